@@ -1,0 +1,182 @@
+//! What the control plane knows, for whoever shows it: published whole after every pass, never half.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::broker::EndpointId;
+use crate::reconcile::{Conditions, Timestamp};
+
+/// How far this broker is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Phase {
+    /// No declaration has been applied yet.
+    Starting,
+    /// A declaration is applied, be it the last known good one.
+    Serving,
+    /// SIGTERM came: clients are asked to leave, then the process ends.
+    Draining,
+}
+
+/// The control plane at one moment.
+#[derive(Debug, Clone)]
+pub struct ControlState {
+    pub node_name: String,
+    pub started_at: Timestamp,
+    pub phase: Phase,
+    /// `reconcile: {suspend: true}`: nothing is applied until it is lifted.
+    pub suspended: bool,
+    pub source: SourceState,
+    /// Over the canonical documents, before any node's own values: the same on every node that serves the same.
+    pub declaration_digest: String,
+    /// Over what this node serves: held documents and the contents of referenced files count.
+    pub live_digest: String,
+    /// By name; declared ones, held ones, and those that are still draining.
+    pub endpoints: BTreeMap<String, EndpointState>,
+    /// Newest last.
+    pub history: Arc<VecDeque<HistoryEntry>>,
+    /// Passes since the start, and how long the last one took, microseconds.
+    pub passes: u64,
+    pub last_pass_us: u64,
+}
+
+/// Where declarations come from, and how fresh they are.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceState {
+    /// `directory`, `git` or `etcd`.
+    pub kind: &'static str,
+    /// The directory, or the etcd URLs and prefix (no credentials).
+    pub location: String,
+    /// The revision read last: a commit (`+dirty` where the work tree differs), an etcd revision, a content hash.
+    pub attempted_revision: Option<String>,
+    /// The newest revision that is live; refusals may remain (see the conditions).
+    pub applied_revision: Option<String>,
+    pub applied_at: Option<Timestamp>,
+    /// The commit of the attempted revision, where git knows it.
+    pub commit: Option<Commit>,
+    /// When the source was last read whole; staleness counts from here.
+    pub last_read_at: Option<Timestamp>,
+    /// What is wrong with it now.
+    pub trouble: Option<Trouble>,
+    /// Serving what was persisted, because the source could not be read at the start.
+    pub last_known_good: Option<LastKnownGood>,
+    /// What was seen and left aside (hidden files, files that are not YAML), once per pass.
+    pub ignored: Vec<String>,
+}
+
+/// A commit, as git tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Commit {
+    pub id: String,
+    /// `Name <address>`.
+    pub author: String,
+    pub committed_at: Timestamp,
+    /// The message's first line.
+    pub subject: String,
+}
+
+/// A source that cannot be read: what it says, and since when.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trouble {
+    pub message: String,
+    pub since: Timestamp,
+}
+
+/// Which persisted state is served.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastKnownGood {
+    pub revision: String,
+    pub saved_at: Timestamp,
+    pub since: Timestamp,
+}
+
+/// An endpoint, declared and live.
+#[derive(Debug, Clone)]
+pub struct EndpointState {
+    /// `None` until it was first applied.
+    pub id: Option<EndpointId>,
+    /// Counts the declaration's changes, from 1.
+    pub generation: u64,
+    /// `path:line` of the document; where it is held, of the one that is held.
+    pub origin: String,
+    pub conditions: Conditions,
+    /// What the pass could not do yet, as the plan puts it.
+    pub pending: Option<String>,
+}
+
+/// One change of what is live, or one refused attempt at it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryEntry {
+    /// Counts up over restarts.
+    pub sequence: u64,
+    pub at: Timestamp,
+    pub revision: String,
+    pub commit: Option<Commit>,
+    pub outcome: Outcome,
+    /// The plan's summary line.
+    pub summary: String,
+    pub actions: Vec<HistoryAction>,
+    /// Unified diff of the canonical forms; bounded.
+    pub diff: String,
+    pub duration_us: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Outcome {
+    /// Everything is live.
+    Applied,
+    /// Applied, but for what the actions and messages name.
+    AppliedWithRefusals,
+    /// Nothing of it was applied.
+    Refused,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HistoryAction {
+    pub endpoint: String,
+    /// `add`, `update`, `rebind`, `drain`, `remove`, `refused` ...
+    pub action: String,
+    /// What came of it, where something did not.
+    pub error: Option<String>,
+}
+
+/// The published state: readers load it whole and never wait; who follows it waits for [`SharedState::subscribe`].
+#[derive(Debug)]
+pub struct SharedState {
+    current: ArcSwap<ControlState>,
+    version: watch::Sender<u64>,
+}
+
+impl SharedState {
+    /// Starts with `first`.
+    pub fn new(first: ControlState) -> Self {
+        Self { current: ArcSwap::from_pointee(first), version: watch::Sender::new(0) }
+    }
+
+    /// The state after the last pass.
+    pub fn load(&self) -> Arc<ControlState> {
+        self.current.load_full()
+    }
+
+    /// Puts a new state in place and wakes the followers.
+    pub fn publish(&self, state: ControlState) {
+        self.current.store(Arc::new(state));
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Changes with every [`SharedState::publish`].
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+}

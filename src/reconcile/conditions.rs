@@ -1,0 +1,208 @@
+//! What is true of an endpoint, in the words Kubernetes made the field's: type, status, reason, message, generation, time.
+
+use serde::{Deserialize, Serialize};
+
+use super::Timestamp;
+
+/// What a condition is about. Every endpoint has each of them, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum ConditionType {
+    /// The document is valid; `False`: the last good declaration is held, or there never was one.
+    Accepted,
+    /// Everything it refers to is there: auth and acl documents, certificates, password files.
+    ResolvedRefs,
+    /// The listening socket is live with this declaration (said only from the live socket).
+    Programmed,
+    /// Its clients are being asked to leave.
+    Draining,
+    /// Another endpoint has its address and port.
+    Conflicted,
+}
+
+impl ConditionType {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 5] = [Self::Accepted, Self::ResolvedRefs, Self::Programmed, Self::Draining, Self::Conflicted];
+
+    /// Whether `True` is the good news.
+    pub fn good_when_true(self) -> bool {
+        matches!(self, Self::Accepted | Self::ResolvedRefs | Self::Programmed)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ConditionStatus {
+    True,
+    False,
+    /// Not judged yet.
+    Unknown,
+}
+
+/// Why, in one CamelCase word for machines; the message beside it is for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Reason {
+    /// Nothing is wrong.
+    AsDeclared,
+    /// Not judged yet.
+    Pending,
+    /// The document has errors; the last good declaration is held where there is one.
+    Invalid,
+    /// The document, or the place it lies in, cannot be read just now.
+    Unreadable,
+    /// The document is gone and the guard keeps the endpoint until the deletion is confirmed.
+    DeletionHeld,
+    /// A change that would disconnect more clients than `reconcile.maxDisconnects` waits to be confirmed.
+    DisconnectsHeld,
+    /// `reconcile.suspend` freezes everything.
+    Suspended,
+    /// A document it names is not there.
+    MissingReference,
+    /// A file it names cannot be read or is not what it should be.
+    BadFile,
+    /// The address and port are in use by something that is not this broker.
+    AddressInUse,
+    /// The socket cannot be bound for another cause.
+    BindFailed,
+    /// The listener ended and is being bound again.
+    ListenerLost,
+    /// Another endpoint of this broker holds the address and port.
+    PortHeld,
+    /// `enabled: false`.
+    Disabled,
+    /// `nodes` does not select this broker.
+    NotSelected,
+    /// Its declaration is gone.
+    Removed,
+    /// The broker stops.
+    ShuttingDown,
+}
+
+/// One condition of one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: ConditionType,
+    pub status: ConditionStatus,
+    pub reason: Reason,
+    pub message: String,
+    /// The declaration's generation this was judged by.
+    pub observed_generation: u64,
+    /// When `status` last changed.
+    pub last_transition_time: Timestamp,
+}
+
+/// An endpoint's conditions: one of each type.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Conditions(Vec<Condition>);
+
+impl Conditions {
+    /// Nothing is known yet.
+    pub fn unknown(now: Timestamp) -> Self {
+        Self(
+            ConditionType::ALL
+                .into_iter()
+                .map(|kind| Condition {
+                    kind,
+                    status: ConditionStatus::Unknown,
+                    reason: Reason::Pending,
+                    message: String::new(),
+                    observed_generation: 0,
+                    last_transition_time: now,
+                })
+                .collect(),
+        )
+    }
+
+    /// All of them, in [`ConditionType::ALL`]'s order.
+    pub fn iter(&self) -> impl Iterator<Item = &Condition> {
+        self.0.iter()
+    }
+
+    /// The condition of `kind`.
+    pub fn get(&self, kind: ConditionType) -> Option<&Condition> {
+        self.0.iter().find(|condition| condition.kind == kind)
+    }
+
+    /// Whether `kind` is `True`.
+    pub fn is_true(&self, kind: ConditionType) -> bool {
+        self.get(kind).is_some_and(|condition| condition.status == ConditionStatus::True)
+    }
+
+    /// Judges `kind` anew. The transition time moves only when the status does. Says whether anything but the generation
+    /// changed.
+    pub fn set(
+        &mut self,
+        kind: ConditionType,
+        holds: bool,
+        reason: Reason,
+        message: impl Into<String>,
+        generation: u64,
+        now: Timestamp,
+    ) -> bool {
+        let status = if holds { ConditionStatus::True } else { ConditionStatus::False };
+        let message = message.into();
+        let Some(condition) = self.0.iter_mut().find(|condition| condition.kind == kind) else {
+            self.0.push(Condition {
+                kind,
+                status,
+                reason,
+                message,
+                observed_generation: generation,
+                last_transition_time: now,
+            });
+            return true;
+        };
+        condition.observed_generation = generation;
+        let moved = condition.status != status;
+        let changed = moved || condition.reason != reason || condition.message != message;
+        if moved {
+            condition.last_transition_time = now;
+        }
+        condition.status = status;
+        condition.reason = reason;
+        condition.message = message;
+        changed
+    }
+
+    /// Whether nothing is wrong: accepted, resolved, programmed, neither draining nor conflicted.
+    pub fn all_good(&self) -> bool {
+        self.0.iter().all(|condition| match condition.status {
+            ConditionStatus::True => condition.kind.good_when_true(),
+            ConditionStatus::False => !condition.kind.good_when_true(),
+            ConditionStatus::Unknown => false,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_transition_time_moves_only_with_the_status() {
+        let at = Timestamp::from_unix_ms;
+        let mut conditions = Conditions::unknown(at(1));
+        assert!(conditions.set(ConditionType::Programmed, false, Reason::AddressInUse, "held by 7", 1, at(2)));
+        assert!(conditions.set(ConditionType::Programmed, false, Reason::AddressInUse, "held by 8", 2, at(3)));
+        assert!(!conditions.set(ConditionType::Programmed, false, Reason::AddressInUse, "held by 8", 3, at(4)));
+        let programmed = conditions.get(ConditionType::Programmed).unwrap();
+        assert_eq!(programmed.last_transition_time, at(2));
+        assert_eq!(programmed.observed_generation, 3);
+        assert!(conditions.set(ConditionType::Programmed, true, Reason::AsDeclared, "", 3, at(5)));
+        assert_eq!(conditions.get(ConditionType::Programmed).unwrap().last_transition_time, at(5));
+    }
+
+    #[test]
+    fn good_news_is_true_or_false_by_type() {
+        let at = Timestamp::from_unix_ms(1);
+        let mut conditions = Conditions::unknown(at);
+        assert!(!conditions.all_good());
+        for kind in ConditionType::ALL {
+            conditions.set(kind, kind.good_when_true(), Reason::AsDeclared, "", 1, at);
+        }
+        assert!(conditions.all_good());
+        conditions.set(ConditionType::Conflicted, true, Reason::PortHeld, "", 1, at);
+        assert!(!conditions.all_good());
+    }
+}
