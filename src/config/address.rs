@@ -1,0 +1,205 @@
+//! Addresses and address ranges as declarations write them.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// `host`: an IP address, or `unix:/path` for a Unix socket.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Host {
+    Ip(IpAddr),
+    Unix(Arc<Path>),
+}
+
+impl Host {
+    /// A socket address's `sun_path` holds 108 bytes, one of them the terminating NUL.
+    const UNIX_PATH_MAX: usize = 107;
+
+    /// Parses an IP address or `unix:/path`.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a phrase.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
+                return Err(format!("a Unix socket needs an absolute path, `unix:/run/weir.sock`; {text:?} is none"));
+            }
+            if path.len() > Self::UNIX_PATH_MAX {
+                return Err(format!("a Unix socket's path has at most {} bytes", Self::UNIX_PATH_MAX));
+            }
+            return Ok(Self::Unix(Arc::from(Path::new(path))));
+        }
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        bare.parse().map(Self::Ip).map_err(|_| format!("{text:?} is no IP address"))
+    }
+}
+
+impl TryFrom<String> for Host {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Host> for String {
+    fn from(host: Host) -> Self {
+        host.to_string()
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => write!(f, "{ip}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Where an endpoint listens, as declared.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Listen {
+    /// `host` is `None` where the node's own holds.
+    Tcp {
+        host: Option<IpAddr>,
+        port: NonZeroU16,
+    },
+    Unix {
+        path: Arc<Path>,
+    },
+}
+
+impl Listen {
+    /// Where it listens on a node whose `--host` is `default_host`.
+    pub fn on(&self, default_host: IpAddr) -> BindAddress {
+        match self {
+            Self::Tcp { host, port } => BindAddress::Tcp(SocketAddr::new(host.unwrap_or(default_host), port.get())),
+            Self::Unix { path } => BindAddress::Unix(Arc::clone(path)),
+        }
+    }
+
+    /// The port, where there is one.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp { port, .. } => Some(port.get()),
+            Self::Unix { .. } => None,
+        }
+    }
+}
+
+/// An address to bind.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum BindAddress {
+    Tcp(SocketAddr),
+    Unix(Arc<Path>),
+}
+
+impl BindAddress {
+    /// Whether both cannot be bound beside each other. (`::` is bound for both families.)
+    pub fn overlaps(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Unix(a), Self::Unix(b)) => a == b,
+            (Self::Tcp(a), Self::Tcp(b)) => a.port() == b.port() && ips_overlap(a.ip(), b.ip()),
+            _ => false,
+        }
+    }
+}
+
+fn ips_overlap(a: IpAddr, b: IpAddr) -> bool {
+    match (a, b) {
+        (IpAddr::V6(v6), _) | (_, IpAddr::V6(v6)) if v6.is_unspecified() => true,
+        (IpAddr::V4(_), IpAddr::V4(_)) => a == b || a.is_unspecified() || b.is_unspecified(),
+        _ => a == b,
+    }
+}
+
+impl fmt::Display for BindAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A range of addresses: `10.0.0.0/8`, `2001:db8::/32`, or one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Cidr {
+    network: IpAddr,
+    prefix_len: u8,
+}
+
+impl Cidr {
+    /// Parses `address/prefix` or an address.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a phrase.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
+        let address: IpAddr = address.parse().map_err(|_| format!("{address:?} is no IP address"))?;
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        let is_number = |p: &&str| !p.is_empty() && p.len() <= 3 && p.bytes().all(|b| b.is_ascii_digit());
+        let prefix_len = match prefix {
+            None => bits,
+            Some(p) => Some(p)
+                .filter(is_number)
+                .and_then(|p| p.parse().ok())
+                .filter(|&len| len <= bits)
+                .ok_or_else(|| format!("the prefix length must be 0 to {bits}, not {p:?}"))?,
+        };
+        let network = mask(address, prefix_len);
+        if network != address {
+            return Err(format!("{text} has bits beyond its prefix; the network is {network}/{prefix_len}"));
+        }
+        Ok(Self { network, prefix_len })
+    }
+
+    /// Whether `address` is in the range. An IPv4 address mapped into IPv6 counts as IPv4.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        address.is_ipv4() == self.network.is_ipv4() && mask(address, self.prefix_len) == self.network
+    }
+
+    /// Whether every address of `other` is in the range.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.prefix_len <= other.prefix_len && self.contains(other.network)
+    }
+}
+
+fn mask(address: IpAddr, prefix_len: u8) -> IpAddr {
+    match address {
+        IpAddr::V4(v4) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len)).unwrap_or(0);
+            IpAddr::V4((v4.to_bits() & mask).into())
+        }
+        IpAddr::V6(v6) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(prefix_len)).unwrap_or(0);
+            IpAddr::V6((v6.to_bits() & mask).into())
+        }
+    }
+}
+
+impl TryFrom<String> for Cidr {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl From<Cidr> for String {
+    fn from(cidr: Cidr) -> Self {
+        cidr.to_string()
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.network, self.prefix_len)
+    }
+}

@@ -1,0 +1,236 @@
+//! `bridge`: links to other brokers.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{FileRef, Name, Origin, SecretRef};
+
+/// A link to another broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Bridge {
+    #[serde(default)]
+    pub name: Name,
+    #[serde(skip)]
+    pub origin: Origin,
+    #[serde(default)]
+    pub description: Option<Arc<str>>,
+    #[serde(default = "yes")]
+    pub enabled: bool,
+    /// Tried in order; after a failure the next.
+    pub address: Vec<RemoteAddress>,
+    #[serde(default)]
+    pub protocol_version: BridgeVersion,
+    /// `None`: made from the node's and the bridge's names.
+    #[serde(default)]
+    pub client_id: Option<Arc<str>>,
+    #[serde(default)]
+    pub username: Option<Arc<str>>,
+    #[serde(default)]
+    pub password: Option<SecretRef>,
+    #[serde(default = "Bridge::default_keep_alive_s")]
+    pub keep_alive_s: u16,
+    #[serde(default)]
+    pub clean_start: bool,
+    /// How long the remote keeps the session while the link is down (MQTT 5).
+    #[serde(default = "Bridge::default_session_expiry_s")]
+    pub session_expiry_s: u32,
+    #[serde(default)]
+    pub tls: BridgeTls,
+    /// From here to there.
+    #[serde(default)]
+    pub out: Vec<BridgeRule>,
+    /// From there to here.
+    #[serde(default, rename = "in")]
+    pub inward: Vec<BridgeRule>,
+    #[serde(default)]
+    pub queue: BridgeQueue,
+    #[serde(default)]
+    pub reconnect: Reconnect,
+    /// Here, retained: `1` while connected, else `0`.
+    #[serde(default)]
+    pub notification_topic: Option<Arc<str>>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Bridge {
+    fn default_keep_alive_s() -> u16 {
+        60
+    }
+    fn default_session_expiry_s() -> u32 {
+        86_400
+    }
+}
+
+/// `mqtt://host:port` or `mqtts://host:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RemoteAddress {
+    pub tls: bool,
+    /// A name or an IP address, without brackets.
+    pub host: Arc<str>,
+    pub port: u16,
+}
+
+impl RemoteAddress {
+    /// Parses `mqtt[s]://host[:port]`; the port defaults to 1883, with TLS to 8883.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a phrase.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| format!("an address is written mqtt://host:port or mqtts://host:port, not {text:?}"))?;
+        let tls = match scheme {
+            "mqtt" => false,
+            "mqtts" => true,
+            other => return Err(format!("{other:?} is neither mqtt nor mqtts")),
+        };
+        if rest.contains('@') {
+            return Err(
+                "a username and a password do not belong into the address; see `username` and `password`".into()
+            );
+        }
+        let (host, port) = split_port(rest.strip_suffix('/').unwrap_or(rest));
+        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        if host.is_empty() || !host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':')) {
+            return Err(format!("{host:?} is no host"));
+        }
+        let port = match port {
+            None => 1883 + 7000 * u16::from(tls),
+            Some(digits) => digits
+                .parse()
+                .ok()
+                .filter(|&port| port != 0 && digits.bytes().all(|b| b.is_ascii_digit()))
+                .ok_or_else(|| format!("{digits:?} is no port; ports are 1 to 65535"))?,
+        };
+        Ok(Self { tls, host: Arc::from(host), port })
+    }
+}
+
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    let after_bracket = authority.rfind(']').map_or(0, |at| at + 1);
+    match authority.get(after_bracket..).and_then(|rest| rest.rfind(':')) {
+        Some(colon) => {
+            let (host, port) = authority.split_at(after_bracket + colon);
+            (host, port.get(1..))
+        }
+        None => (authority, None),
+    }
+}
+
+impl TryFrom<String> for RemoteAddress {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        Self::parse(&text)
+    }
+}
+
+impl From<RemoteAddress> for String {
+    fn from(address: RemoteAddress) -> Self {
+        let scheme = if address.tls { "mqtts" } else { "mqtt" };
+        let RemoteAddress { host, port, .. } = &address;
+        if host.contains(':') { format!("{scheme}://[{host}]:{port}") } else { format!("{scheme}://{host}:{port}") }
+    }
+}
+
+/// The version spoken to the remote.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum BridgeVersion {
+    V3_1_1,
+    #[default]
+    V5,
+}
+
+impl Serialize for BridgeVersion {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            Self::V3_1_1 => "3.1.1",
+            Self::V5 => "5",
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for BridgeVersion {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let version = serde_json::Value::deserialize(deserializer)?;
+        // Unquoted, YAML reads 5 as a number.
+        match version.as_str().map_or_else(|| version.to_string(), str::to_owned).as_str() {
+            "3.1.1" => Ok(Self::V3_1_1),
+            "5" | "5.0" => Ok(Self::V5),
+            other => Err(serde::de::Error::custom(format!("no protocol version {other}"))),
+        }
+    }
+}
+
+/// TLS towards the remote, for `mqtts://` addresses.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct BridgeTls {
+    /// Whom to trust; `None`: the system's certificate authorities.
+    pub ca_file: Option<FileRef>,
+    pub cert_file: Option<FileRef>,
+    pub key_file: Option<FileRef>,
+    /// The name to look for in the remote's certificate; `None`: the address's host.
+    pub server_name: Option<Arc<str>>,
+}
+
+/// What is carried over, and how topics are renamed: `stripPrefix` is taken off, then `addPrefix` put in front.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BridgeRule {
+    /// A topic filter, of the side that the messages come from.
+    pub filter: Arc<str>,
+    #[serde(default)]
+    pub strip_prefix: Option<Arc<str>>,
+    #[serde(default)]
+    pub add_prefix: Option<Arc<str>>,
+    /// The highest QoS; messages of a higher one are carried with this.
+    #[serde(default = "BridgeRule::default_qos")]
+    pub qos: u8,
+    /// Whether the retain flag is carried.
+    #[serde(default = "yes")]
+    pub retain: bool,
+    /// `in` only: a shared subscription's group, for several brokers that carry the same.
+    #[serde(default)]
+    pub share: Option<Arc<str>>,
+}
+
+impl BridgeRule {
+    fn default_qos() -> u8 {
+        1
+    }
+}
+
+/// What waits while the remote is away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct BridgeQueue {
+    pub max_messages: u32,
+    pub max_bytes: u64,
+    pub overflow: super::QueueOverflow,
+}
+
+impl Default for BridgeQueue {
+    fn default() -> Self {
+        Self { max_messages: 100_000, max_bytes: 64 << 20, overflow: super::QueueOverflow::DropOldest }
+    }
+}
+
+/// Pauses between attempts: doubled from `minMs` to `maxMs`, with jitter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Reconnect {
+    pub min_ms: u32,
+    pub max_ms: u32,
+}
+
+impl Default for Reconnect {
+    fn default() -> Self {
+        Self { min_ms: 500, max_ms: 60_000 }
+    }
+}

@@ -1,0 +1,96 @@
+//! What is wrong, where, and what to do about it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::Identity;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// The document is refused.
+    Error,
+    /// Applied, but hardly meant. `--strict` makes it an error.
+    Warning,
+    /// Worth knowing.
+    Note,
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+            Self::Note => "note",
+        })
+    }
+}
+
+/// A spot in a file. Lines and columns count from 1, columns in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Position {
+    pub line: u32,
+    pub col: u32,
+    /// Characters to underline, at least 1.
+    pub len: u32,
+}
+
+impl Position {
+    /// A file's first character.
+    pub const START: Self = Self { line: 1, col: 1, len: 1 };
+}
+
+/// Another spot that a diagnostic is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Related {
+    pub file: Arc<str>,
+    #[serde(flatten)]
+    pub position: Position,
+    pub message: String,
+}
+
+/// One finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Diagnostic {
+    pub severity: Severity,
+    /// Stable, for machines: `unknown-field`.
+    pub code: &'static str,
+    /// As the snapshot shows it.
+    pub file: Arc<str>,
+    #[serde(flatten)]
+    pub position: Position,
+    /// Instance path within the document: `endpoint.sslConfig.certFile`, `acl.rules[2].topics[0]`; empty for the whole.
+    pub path: String,
+    pub message: String,
+    pub help: Option<String>,
+    pub related: Vec<Related>,
+    /// Whose declaration it is about, where that is known.
+    #[serde(skip)]
+    pub identity: Option<Identity>,
+}
+
+impl Diagnostic {
+    /// Whether the document is refused for it.
+    pub fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+}
+
+/// One line: `file:line:col: path: message (help)`.
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: ", self.file, self.position.line, self.position.col)?;
+        if !self.path.is_empty() {
+            write!(f, "{}: ", self.path)?;
+        }
+        write!(f, "{}", self.message)?;
+        for related in &self.related {
+            write!(f, "; {} at {}:{}:{}", related.message, related.file, related.position.line, related.position.col)?;
+        }
+        self.help.as_ref().map_or(Ok(()), |help| write!(f, "; {help}"))
+    }
+}

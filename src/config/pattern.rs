@@ -1,0 +1,138 @@
+//! Patterns of rules: globs for client ids, topic filters with placeholders.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// `*` stands for any characters, `?` for one; everything else for itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Glob(pub Arc<str>);
+
+impl Glob {
+    /// Whether it matches the whole of `text`. Time is bounded by the product of the lengths.
+    pub fn matches(&self, text: &str) -> bool {
+        let (pattern, text): (Vec<char>, Vec<char>) = (self.0.chars().collect(), text.chars().collect());
+        let (mut p, mut t) = (0, 0);
+        // Where the last `*` was, and how much of the text it has taken.
+        let mut star: Option<(usize, usize)> = None;
+        while t < text.len() {
+            match pattern.get(p) {
+                Some('*') => {
+                    star = Some((p, t));
+                    p += 1;
+                }
+                Some(&c) if c == '?' || Some(&c) == text.get(t) => {
+                    p += 1;
+                    t += 1;
+                }
+                _ => {
+                    let Some((at, taken)) = star else { return false };
+                    star = Some((at, taken + 1));
+                    p = at + 1;
+                    t = taken + 1;
+                }
+            }
+        }
+        pattern.get(p..).is_some_and(|rest| rest.iter().all(|&c| c == '*'))
+    }
+}
+
+/// What a rule says of topics.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum TopicPattern {
+    /// A filter; `${clientid}` and `${username}` stand for the client's own.
+    Filter(Arc<str>),
+    /// `{eq: "#"}`: the filter itself as a client subscribes to it, not what it matches.
+    Eq(Arc<str>),
+}
+
+impl TopicPattern {
+    /// The filter as written.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Filter(filter) | Self::Eq(filter) => filter,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EqForm {
+    eq: Arc<str>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Form {
+    Plain(Arc<str>),
+    Eq(EqForm),
+}
+
+impl Serialize for TopicPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Filter(filter) => serializer.serialize_str(filter),
+            Self::Eq(filter) => EqForm { eq: Arc::clone(filter) }.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TopicPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (filter, pattern): (_, fn(Arc<str>) -> Self) = match Form::deserialize(deserializer)? {
+            Form::Plain(filter) => (filter, Self::Filter),
+            Form::Eq(EqForm { eq }) => (eq, Self::Eq),
+        };
+        check_filter(&filter).map_err(D::Error::custom)?;
+        Ok(pattern(filter))
+    }
+}
+
+impl fmt::Display for TopicPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Filter(filter) => f.write_str(filter),
+            Self::Eq(filter) => write!(f, "{{eq: {filter}}}"),
+        }
+    }
+}
+
+/// Whether `filter` is a topic filter [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.3-1].
+///
+/// # Errors
+/// What is wrong with it, as a phrase.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    if filter.is_empty() {
+        return Err("a topic filter must not be empty".into());
+    }
+    if filter.len() > usize::from(u16::MAX) {
+        return Err("a topic filter has at most 65535 bytes".into());
+    }
+    if filter.contains('\0') {
+        return Err("a topic filter must not contain NUL".into());
+    }
+    let mut levels = filter.split('/').peekable();
+    while let Some(level) = levels.next() {
+        if level.contains('#') && (level != "#" || levels.peek().is_some()) {
+            return Err(format!("`#` must be the whole last level: {filter:?}"));
+        }
+        if level.contains('+') && level != "+" {
+            return Err(format!("`+` must be a whole level: {filter:?}"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `topic` is a topic name, or the beginning of one.
+///
+/// # Errors
+/// What is wrong with it, as a phrase.
+pub fn check_topic(topic: &str) -> Result<(), String> {
+    if topic.is_empty() {
+        return Err("it must not be empty".into());
+    }
+    topic.chars().find(|c| matches!(c, '+' | '#' | '\0')).map_or(Ok(()), |c| Err(format!("it must not contain {c:?}")))
+}

@@ -1,0 +1,88 @@
+//! `sslConfig`: an endpoint's TLS.
+
+use std::sync::Arc;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::FileRef;
+
+/// TLS of an endpoint. Files are PEM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SslConfig {
+    /// Certificate chain, the server's own first.
+    pub cert_file: FileRef,
+    pub key_file: FileRef,
+    /// Further certificates, by server name (SNI).
+    #[serde(default)]
+    pub sni: Vec<SniCertificate>,
+    /// Who may have issued clients' certificates.
+    #[serde(default)]
+    pub ca_file: Option<FileRef>,
+    /// Revoked client certificates.
+    #[serde(default)]
+    pub crl_file: Option<FileRef>,
+    #[serde(default)]
+    pub client_auth: ClientAuth,
+    #[serde(default)]
+    pub min_version: TlsVersion,
+}
+
+/// A certificate for some server names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SniCertificate {
+    /// DNS names; `*.example.com` stands for one label.
+    pub server_names: Vec<Arc<str>>,
+    pub cert_file: FileRef,
+    pub key_file: FileRef,
+}
+
+/// Whether clients show certificates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ClientAuth {
+    #[default]
+    None,
+    /// Asked for; one that is shown must be valid.
+    Optional,
+    Required,
+}
+
+/// The oldest version admitted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    #[default]
+    V1_2,
+    V1_3,
+}
+
+impl Serialize for TlsVersion {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match self {
+            Self::V1_2 => "1.2",
+            Self::V1_3 => "1.3",
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for TlsVersion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let version = serde_json::Value::deserialize(deserializer)?;
+        // Unquoted, YAML reads 1.2 as a number.
+        match version.as_str().map_or_else(|| version.to_string(), str::to_owned).as_str() {
+            "1.2" => Ok(Self::V1_2),
+            "1.3" => Ok(Self::V1_3),
+            other => Err(D::Error::custom(format!("no TLS version {other}"))),
+        }
+    }
+}
+
+/// `sslConfig: {}` is FluxMQ's way to say: no TLS.
+pub(super) fn empty_is_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SslConfig>, D::Error> {
+    match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::Object(fields) if fields.is_empty() => Ok(None),
+        value => serde_json::from_value(value).map(Some).map_err(D::Error::custom),
+    }
+}
