@@ -248,9 +248,9 @@ pub struct Auth<'a> {
     pub user_properties: UserProperties<'a>,
 }
 
-/// User properties, in order, repeats kept [MQTT-3.1.2-..]: a validated property block that is walked on demand.
+/// User properties, in order, repeats kept [MQTT-3.3.2-18]: a validated property block that is walked on demand.
 /// The block may hold other properties too; [`UserProperties::iter`] passes over them.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct UserProperties<'a> {
     pub raw: &'a [u8],
 }

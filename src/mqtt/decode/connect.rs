@@ -1,0 +1,133 @@
+//! CONNECT and CONNACK. Chapters 3.1 and 3.2.
+
+use super::properties;
+use super::reader::Reader;
+use crate::mqtt::rule::{self, Broken, Rule};
+use crate::mqtt::{
+    ConnAck, ConnAckProperties, Connect, ConnectProperties, DecodeError, ProtocolVersion, PublishProperties, QoS, Will,
+    reason,
+};
+
+const RESERVED: u8 = 1 << 0;
+const CLEAN_START: u8 = 1 << 1;
+const WILL: u8 = 1 << 2;
+const WILL_RETAIN: u8 = 1 << 5;
+const PASSWORD: u8 = 1 << 6;
+const USER_NAME: u8 = 1 << 7;
+
+/// Bit 7 of the protocol level: mosquitto's bridges.
+const BRIDGE: u8 = 0x80;
+
+/// Decodes a CONNECT's body, in the version it names itself.
+pub(super) fn connect(body: &[u8]) -> Result<Connect<'_>, DecodeError> {
+    let mut reader = Reader::new(body);
+    let (version, bridge) = protocol(&mut reader)?;
+    after_protocol(reader, version, bridge).map_err(|broken| broken.connect_error(version))
+}
+
+/// The protocol name and level.
+fn protocol(reader: &mut Reader<'_>) -> Result<(ProtocolVersion, bool), DecodeError> {
+    // Whoever speaks a version that nobody knows is answered in 3.1.1's form: 3.1.1 demands the CONNACK
+    // [MQTT-3.1.2-2], 5.0 leaves it open.
+    let unknown = |rule: &Rule| rule.connect_error(ProtocolVersion::V3_1_1);
+    let malformed = |broken: Broken| broken.error(ProtocolVersion::V5);
+    let name = reader.string().map_err(malformed)?;
+    if !matches!(name, "MQTT" | "MQIsdp") {
+        return Err(unknown(&rule::PROTOCOL_NAME));
+    }
+    let level = reader.u8().map_err(malformed)?;
+    match (name, level & !BRIDGE) {
+        ("MQIsdp", 3) => Ok((ProtocolVersion::V3_1, level & BRIDGE != 0)),
+        ("MQTT", 4) => Ok((ProtocolVersion::V3_1_1, level & BRIDGE != 0)),
+        ("MQTT", 5) if level & BRIDGE == 0 => Ok((ProtocolVersion::V5, false)),
+        _ => Err(unknown(&rule::PROTOCOL_LEVEL)),
+    }
+}
+
+fn after_protocol(mut reader: Reader<'_>, version: ProtocolVersion, bridge: bool) -> Result<Connect<'_>, Broken> {
+    let flags = connect_flags(reader.u8()?, version)?;
+    let keep_alive_s = reader.u16()?;
+    let properties = match version {
+        ProtocolVersion::V5 => properties::connect(&mut reader)?,
+        _ => ConnectProperties::default(),
+    };
+    let client_id = reader.string()?;
+    let clean_start = flags & CLEAN_START != 0;
+    let assignable = version == ProtocolVersion::V5 || version == ProtocolVersion::V3_1_1 && clean_start;
+    if client_id.is_empty() && !assignable {
+        return Err(&rule::CLIENT_ID_EMPTY);
+    }
+    let will = if flags & WILL == 0 { None } else { Some(will(&mut reader, flags, version)?) };
+    // MQTT 3.1: "the Remaining Length field takes precedence over the User Name flag", and over the Password flag
+    let follows = |reader: &Reader<'_>| version != ProtocolVersion::V3_1 || !reader.is_empty();
+    let username = if flags & USER_NAME != 0 && follows(&reader) { Some(reader.string()?) } else { None };
+    let password = if flags & PASSWORD != 0 && follows(&reader) { Some(reader.binary()?) } else { None };
+    reader.end()?;
+    Ok(Connect { version, bridge, clean_start, keep_alive_s, client_id, username, password, will, properties })
+}
+
+/// The connect flags, validated; those that the version says to disregard are cleared.
+fn connect_flags(flags: u8, version: ProtocolVersion) -> Result<u8, Broken> {
+    if flags & RESERVED != 0 {
+        return Err(&rule::CONNECT_RESERVED_FLAG);
+    }
+    let will_qos = flags >> 3 & 0b11;
+    if flags & WILL != 0 {
+        if will_qos == 3 {
+            return Err(&rule::WILL_QOS_3);
+        }
+    } else if version != ProtocolVersion::V3_1 {
+        // MQTT 3.1 disregards both without a will
+        if will_qos != 0 {
+            return Err(&rule::WILL_QOS_WITHOUT_WILL);
+        }
+        if flags & WILL_RETAIN != 0 {
+            return Err(&rule::WILL_RETAIN_WITHOUT_WILL);
+        }
+    }
+    if flags & PASSWORD != 0 && flags & USER_NAME == 0 && version != ProtocolVersion::V5 {
+        return Err(&rule::PASSWORD_WITHOUT_USER_NAME);
+    }
+    Ok(flags)
+}
+
+fn will<'a>(reader: &mut Reader<'a>, flags: u8, version: ProtocolVersion) -> Result<Will<'a>, Broken> {
+    let (properties, delay_s) = match version {
+        ProtocolVersion::V5 => properties::will(reader)?,
+        _ => (PublishProperties::default(), 0),
+    };
+    let topic = reader.topic_name(&rule::WILL_TOPIC_WILDCARD)?;
+    if topic.is_empty() {
+        return Err(&rule::WILL_TOPIC_EMPTY);
+    }
+    let payload = reader.binary()?;
+    let qos = match flags >> 3 & 0b11 {
+        0 => QoS::AtMostOnce,
+        1 => QoS::AtLeastOnce,
+        _ => QoS::ExactlyOnce,
+    };
+    Ok(Will { qos, retain: flags & WILL_RETAIN != 0, topic, payload, delay_s, properties })
+}
+
+pub(super) fn connack(mut reader: Reader<'_>, version: ProtocolVersion) -> Result<ConnAck<'_>, Broken> {
+    let flags = reader.u8()?;
+    // MQTT 3.1 does not use this byte
+    let session_present = match version {
+        ProtocolVersion::V3_1 => false,
+        _ if flags & !1 != 0 => return Err(&rule::CONNACK_FLAGS),
+        _ => flags == 1,
+    };
+    let code = reader.u8()?;
+    if !reason::legal_in_connack(version, code) {
+        return Err(&rule::CONNACK_CODE);
+    }
+    if session_present && code != 0 {
+        return Err(&rule::CONNACK_SESSION_PRESENT);
+    }
+    let properties = match version {
+        ProtocolVersion::V5 => properties::connack(&mut reader)?,
+        _ => ConnAckProperties::default(),
+    };
+    reader.end()?;
+    Ok(ConnAck { session_present, code, properties })
+}
