@@ -1,1 +1,16 @@
-//! (see the crate's map)
+//! The read-only HTTP server: FluxMQ's paths and envelope, probes, metrics, events, and a page for a person.
+//!
+//! [`serve`] runs it; what it shows comes through [`StatusView`] alone. A request goes `server` (connections, bounds)
+//! -> `router` (paths, methods, conditional requests) -> a handler, which is a pure function of the view and the query.
+
+mod endpoints;
+mod http;
+mod probes;
+mod query;
+mod router;
+mod server;
+mod view;
+mod writes;
+
+pub use server::{StatusOptions, StatusServer, serve};
+pub use view::*;

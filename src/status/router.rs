@@ -1,0 +1,216 @@
+//! Paths and methods. Every path is in [`ROUTES`], and `/openapi.json` describes exactly those.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::sync::{Semaphore, watch};
+
+use super::http::{Answer, Body, Problem, Reply};
+use super::query::Query;
+use super::server::{Activity, StatusOptions};
+use super::{StatusView, endpoints, probes, writes};
+
+/// What the handlers share.
+pub(super) struct App {
+    pub(super) view: Arc<dyn StatusView>,
+    pub(super) options: StatusOptions,
+    /// Taken by the server itself: no endpoint can have it.
+    pub(super) local_addr: SocketAddr,
+    pub(super) stopping: watch::Receiver<bool>,
+    /// Places for event streams.
+    pub(super) streams: Arc<Semaphore>,
+    /// Judging a large document set takes a core for a while; never more than so many at a time.
+    judging: Semaphore,
+}
+
+impl App {
+    pub(super) fn new(
+        view: Arc<dyn StatusView>,
+        options: StatusOptions,
+        local_addr: SocketAddr,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let streams = Arc::new(Semaphore::new(options.max_streams));
+        Self { view, options, local_addr, stopping, streams, judging: Semaphore::new(1) }
+    }
+}
+
+/// A path, and what answers it.
+pub(super) struct Route {
+    pub(super) path: &'static str,
+    /// Query parameters it knows.
+    pub(super) parameters: &'static [&'static str],
+    pub(super) handler: Handler,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Handler {
+    /// GET: state, in the envelope.
+    State(fn(&App, &Query) -> Reply),
+    /// GET: anything else that is whole.
+    Plain(fn(&App, &Query, &HeaderMap) -> Answer),
+    /// POST: judges what is sent, and changes nothing.
+    Judge(fn(&App, &str) -> Reply),
+    /// A write path of FluxMQ's, named by its verb: always 405.
+    Write(&'static str),
+}
+
+impl Handler {
+    pub(super) const fn allow(self) -> &'static str {
+        match self {
+            Self::State(_) | Self::Plain(_) => "GET, HEAD, OPTIONS",
+            Self::Judge(_) => "POST, OPTIONS",
+            Self::Write(_) => "OPTIONS",
+        }
+    }
+
+    fn permits(self, method: &Method) -> bool {
+        match self {
+            Self::State(_) | Self::Plain(_) => *method == Method::GET || *method == Method::HEAD,
+            Self::Judge(_) => *method == Method::POST,
+            Self::Write(_) => false,
+        }
+    }
+}
+
+const WHICH: &[&str] = &["port", "name"];
+
+const fn state(path: &'static str, parameters: &'static [&'static str], answer: fn(&App, &Query) -> Reply) -> Route {
+    Route { path, parameters, handler: Handler::State(answer) }
+}
+
+const fn plain(path: &'static str, answer: fn(&App, &Query, &HeaderMap) -> Answer) -> Route {
+    Route { path, parameters: &[], handler: Handler::Plain(answer) }
+}
+
+const fn write(path: &'static str, verb: &'static str) -> Route {
+    Route { path, parameters: &[], handler: Handler::Write(verb) }
+}
+
+/// Every path there is.
+pub(super) const ROUTES: &[Route] = &[
+    plain("/livez", probes::livez),
+    plain("/readyz", probes::readyz),
+    state("/api/endpoints/list", &[], endpoints::list),
+    state("/api/endpoints/get", WHICH, endpoints::get),
+    state("/api/endpoints/status", WHICH, endpoints::status),
+    write("/api/endpoints/add", "add"),
+    write("/api/endpoints/update", "update"),
+    write("/api/endpoints/remove", "remove"),
+    write("/api/endpoints/import", "import"),
+];
+
+/// Answers one request. Never fails: what goes wrong is an answer too.
+pub(super) async fn answer(app: Arc<App>, activity: Arc<Activity>, request: Request<Incoming>) -> Response<Body> {
+    let _ = activity;
+    let head = *request.method() == Method::HEAD;
+    let (parts, body) = request.into_parts();
+    let answer = match dispatch(app, &parts, body).await {
+        Ok(answer) => answer,
+        Err(problem) => problem.into(),
+    };
+    answer.into_response(head, &parts.headers)
+}
+
+async fn dispatch(app: Arc<App>, parts: &hyper::http::request::Parts, body: Incoming) -> Result<Answer, Problem> {
+    let path = parts.uri.path();
+    let route = ROUTES
+        .iter()
+        .find(|route| route.path == path)
+        .ok_or_else(|| Problem::not_found(format!("there is nothing at {path}; GET /openapi.json lists every path")))?;
+    if parts.method == Method::OPTIONS {
+        let mut answer = Answer::new(StatusCode::NO_CONTENT, super::http::TEXT, Bytes::new());
+        answer.headers.push((header::ALLOW, HeaderValue::from_static(route.handler.allow())));
+        return Ok(answer);
+    }
+    if let Handler::Write(verb) = route.handler {
+        let sent = receive(&app, body).await.ok();
+        return Err(writes::refuse(&app.view.state(), verb, sent.as_deref()));
+    }
+    if !route.handler.permits(&parts.method) {
+        let allow = route.handler.allow();
+        let message = format!("{path} answers {allow} only; what is declared changes in git or etcd, never here");
+        return Err(Problem { allow: Some(allow), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, message) });
+    }
+    let query = Query::parse(parts.uri.query(), route.parameters)?;
+    match route.handler {
+        Handler::State(handler) => Ok(Answer::reply(handler(&app, &query))),
+        Handler::Plain(handler) => Ok(handler(&app, &query, &parts.headers)),
+        Handler::Judge(handler) => judge(app, &parts.headers, body, handler).await,
+        Handler::Write(_) => Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "read-only")),
+    }
+}
+
+/// Reads what is to be judged, and judges it away from the threads that serve others.
+async fn judge(
+    app: Arc<App>,
+    headers: &HeaderMap,
+    body: Incoming,
+    handler: fn(&App, &str) -> Reply,
+) -> Result<Answer, Problem> {
+    documents_expected(headers)?;
+    let bytes = receive(&app, body).await?;
+    let text = String::from_utf8(bytes.into())
+        .map_err(|error| Problem::bad_request(format!("the body is not UTF-8: {error}")))?;
+    let patience: Duration = app.options.request_timeout;
+    let Ok(Ok(place)) = tokio::time::timeout(patience, app.judging.acquire()).await else {
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "other documents are being judged; try again"));
+    };
+    let judged = tokio::task::spawn_blocking({
+        let app = app.clone();
+        move || handler(&app, &text)
+    });
+    let reply = judged.await.map_err(|error| {
+        tracing::error!(%error, "validation ended by itself");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "validation failed; the log says why")
+    })?;
+    drop(place);
+    Ok(Answer { tagged: false, ..Answer::reply(reply) })
+}
+
+/// JSON is YAML, so both are read alike; anything else is a mistake worth naming.
+fn documents_expected(headers: &HeaderMap) -> Result<(), Problem> {
+    const KNOWN: &[&str] = &["application/json", "application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"];
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if KNOWN.iter().any(|known| known.eq_ignore_ascii_case(essence)) {
+        return Ok(());
+    }
+    Err(Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        format!("Content-Type {essence:?} is not a document's; send application/json or application/yaml"),
+    ))
+}
+
+/// The whole body, within the server's bounds of bytes and time.
+async fn receive(app: &App, body: Incoming) -> Result<Bytes, Problem> {
+    let most = app.options.max_body_bytes;
+    let collected = tokio::time::timeout(app.options.request_timeout, Limited::new(body, most).collect()).await;
+    match collected {
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("the body is larger than {most} bytes; use `weir validate` for sets of that size"),
+        )),
+        Ok(Err(error)) => Err(Problem::bad_request(format!("the body could not be read: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_unique() {
+        for (at, route) in ROUTES.iter().enumerate() {
+            assert!(ROUTES[..at].iter().all(|other| other.path != route.path), "{} twice", route.path);
+        }
+    }
+}

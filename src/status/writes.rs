@@ -1,0 +1,72 @@
+//! FluxMQ's write paths: 405, with what to commit instead.
+
+use hyper::StatusCode;
+use serde_json::{Value, json};
+
+use super::http::Problem;
+use super::{Endpoint, State};
+
+/// Refuses `verb` (`add`, `update`, `remove`, `import`), naming the file or key to change; `sent` is the body, read
+/// only for the port or name it speaks of.
+pub(super) fn refuse(state: &State, verb: &'static str, sent: Option<&[u8]>) -> Problem {
+    let spoken = sent.and_then(|body| serde_json::from_slice::<Value>(body).ok()).unwrap_or_default();
+    let spoken = spoken.get("endpoint").unwrap_or(&spoken);
+    let (todo, target) = match existing(state, spoken) {
+        Some(endpoint) => (if verb == "remove" { "delete" } else { "edit" }, place_of(state, endpoint)),
+        None if verb == "import" => ("create", format!("{}, as `weir import FILE` writes it", new_place(state, "*"))),
+        None if verb == "remove" || verb == "update" => {
+            ("find", format!("no endpoint is declared as {}", naming(spoken)))
+        }
+        None => ("create", new_place(state, &new_name(spoken))),
+    };
+    let doing = match todo {
+        "find" => format!("{target}; GET /api/endpoints/list shows what is"),
+        _ => format!("{todo} {target}"),
+    };
+    let message = format!("endpoints are declared, not commanded: {doing}, and every broker follows within seconds");
+    let data = json!({"readOnly": true, "do": todo, "where": target, "source": state.source.kind});
+    Problem { allow: Some("OPTIONS"), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, message).with_data(data) }
+}
+
+fn existing<'a>(state: &'a State, spoken: &Value) -> Option<&'a Endpoint> {
+    let name = spoken.get("name").and_then(Value::as_str);
+    let port = spoken.get("port").and_then(Value::as_u64);
+    match (name, port) {
+        (Some(name), _) => state.endpoints.iter().find(|endpoint| endpoint.name == name),
+        (None, Some(port)) => state.endpoints.iter().find(|endpoint| endpoint.has_port(port)),
+        (None, None) => None,
+    }
+}
+
+fn naming(spoken: &Value) -> String {
+    match (spoken.get("name").and_then(Value::as_str), spoken.get("port").and_then(Value::as_u64)) {
+        (Some(name), _) => format!("{name:?}"),
+        (None, Some(port)) => format!("port {port}"),
+        (None, None) => "that".to_owned(),
+    }
+}
+
+fn new_name(spoken: &Value) -> String {
+    let websocket = spoken.get("useWebsocket").and_then(Value::as_bool).unwrap_or_default();
+    let transport = if websocket { "ws" } else { "mqtt" };
+    match spoken.get("port").and_then(Value::as_u64) {
+        Some(port) => format!("{transport}-{port}"),
+        None => "NAME".to_owned(),
+    }
+}
+
+fn place_of(state: &State, endpoint: &Endpoint) -> String {
+    match &endpoint.origin {
+        None => format!("the document of endpoint {:?}", endpoint.name),
+        Some(origin) if state.source.kind == "etcd" => format!("key {}", origin.source),
+        Some(origin) => format!("{}/{}", state.source.location.trim_end_matches('/'), origin.source),
+    }
+}
+
+fn new_place(state: &State, name: &str) -> String {
+    if state.source.kind == "etcd" {
+        format!("key {}endpoints/{name}.yaml", state.source.scope.as_deref().unwrap_or("/weir/"))
+    } else {
+        format!("{}/{name}.yaml", state.source.location.trim_end_matches('/'))
+    }
+}
