@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::broker::EndpointId;
 use crate::reconcile::{Conditions, Timestamp};
+pub use crate::source::Commit;
 
 /// How far this broker is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -67,18 +68,6 @@ pub struct SourceState {
     pub last_known_good: Option<LastKnownGood>,
     /// What was seen and left aside (hidden files, files that are not YAML), once per pass.
     pub ignored: Vec<String>,
-}
-
-/// A commit, as git tells it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Commit {
-    pub id: String,
-    /// `Name <address>`.
-    pub author: String,
-    pub committed_at: Timestamp,
-    /// The message's first line.
-    pub subject: String,
 }
 
 /// A source that cannot be read: what it says, and since when.

@@ -54,10 +54,7 @@ impl fmt::Display for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Git { commit, dirty: false, .. } => write!(f, "{}", short(commit)),
-            Self::Git { commit, dirty: true, content } => {
-                write!(f, "{}-dirty", short(commit))?;
-                content.as_deref().map_or(Ok(()), |hash| write!(f, "+{}", short(hash)))
-            }
+            Self::Git { commit, dirty: true, .. } => write!(f, "{}+dirty", short(commit)),
             Self::Content { hash } => write!(f, "{}", short(hash)),
             Self::Etcd { revision, .. } => write!(f, "{revision}"),
         }

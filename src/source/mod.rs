@@ -1,1 +1,97 @@
-//! (see the crate's map)
+//! Where snapshots come from: a directory, a git ref, etcd.
+//!
+//! A source is a task that owns its connection to the outside. It hands over whole [`Reading`]s, never deltas: what moved
+//! it to read again (an event, a timer, a nudge) is a hint and nobody's business but its own.
+
+mod directory;
+mod git;
+mod git_ref;
+mod quiet;
+mod walk;
+mod watch;
+mod work_tree;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, mpsc};
+
+pub use directory::{DirectoryOptions, DirectoryReader, spawn_directory};
+pub use git_ref::{GitRefReader, spawn_git_ref};
+pub use watch::Watch;
+
+use crate::config::Snapshot;
+use crate::reconcile::Timestamp;
+
+/// A source, read whole.
+#[derive(Debug, Clone)]
+pub struct Reading {
+    pub snapshot: Snapshot,
+    /// The revision's commit, where git knows it.
+    pub commit: Option<Commit>,
+    /// `Some`: something was still writing while this was read (and what tells so). What is there may be applied; that
+    /// something is not there proves nothing.
+    pub unsettled: Option<String>,
+    /// What was seen and left aside: hidden files, files that are not YAML. Paths as messages show them.
+    pub ignored: Vec<String>,
+    /// What else is worth saying once: the revision is a content hash because git could not be asked.
+    pub notes: Vec<String>,
+}
+
+/// A commit, as git tells it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Commit {
+    pub id: String,
+    /// `Name <address>`.
+    pub author: String,
+    pub committed_at: Timestamp,
+    /// The message's first line.
+    pub subject: String,
+}
+
+/// Why a source cannot be read at all. Never a deletion.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SourceError {
+    /// What is wrong, where, and what to do.
+    pub message: String,
+}
+
+impl SourceError {
+    fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into() }
+    }
+}
+
+/// What a source tells the reconciler.
+#[derive(Debug)]
+pub enum SourceEvent {
+    Read(Reading),
+    Trouble(SourceError),
+}
+
+/// The reconciler's end of a source. Dropping it ends the source's task.
+#[derive(Debug)]
+pub struct SourceHandle {
+    /// `directory`, `git` or `etcd`.
+    pub kind: &'static str,
+    /// The directory, or the etcd URLs and prefix (no credentials).
+    pub location: String,
+    /// One reading may wait; a source that is faster than its reader waits with the next.
+    pub events: mpsc::Receiver<SourceEvent>,
+    nudge: Arc<Notify>,
+}
+
+impl SourceHandle {
+    /// A source that is nudged through `nudge` and tells through `events`.
+    pub fn new(kind: &'static str, location: String, events: mpsc::Receiver<SourceEvent>, nudge: Arc<Notify>) -> Self {
+        Self { kind, location, events, nudge }
+    }
+
+    /// Asks for a reading now (the periodic pass, SIGHUP, the second look before a deletion). Every nudge is followed by
+    /// an event; several may share one.
+    pub fn nudge(&self) {
+        self.nudge.notify_one();
+    }
+}

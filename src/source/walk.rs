@@ -1,0 +1,305 @@
+//! Reads a directory of documents, whatever is in it: links, loops, pipes, devices, files that change underneath.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::config::{ReadError, SourceFile};
+
+/// Bytes of one file; the validator refuses larger ones, so no more of them is read than tells that they are larger.
+const FILE_BYTES_MAX: u64 = 256 << 10;
+/// Directories below one another.
+const DEPTH_MAX: usize = 32;
+/// Files that may hold documents.
+const FILES_MAX: usize = 100_000;
+/// Entries of all kinds: a directory of a million photographs is a mistake, not a declaration.
+const ENTRIES_MAX: usize = 1_000_000;
+
+/// What a walk found.
+#[derive(Debug, Default)]
+pub(super) struct Walk {
+    pub files: Vec<SourceFile>,
+    /// The target of each file that is a symbolic link itself, by the file's path below the root.
+    pub links: HashMap<Arc<str>, PathBuf>,
+    /// Paths that were left aside, as shown.
+    pub ignored: Vec<String>,
+    /// A file changed while it was read.
+    pub moving: Option<String>,
+    /// Every directory that was read, and those that symbolic links lead through: what to watch.
+    pub watch: BTreeSet<PathBuf>,
+}
+
+/// Remembers the last walk's bytes, so that a file that did not change keeps its allocation: whoever compares pointers
+/// first (the parser's cache) need not compare bytes.
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    by_path: HashMap<Arc<str>, Arc<[u8]>>,
+}
+
+/// Reads everything below `root`. `shown_root` is how messages call it. `entering` is called before a directory is
+/// listed: the moment to watch it, so that nothing happens between the watch and the listing.
+///
+/// # Errors
+/// The root itself cannot be listed.
+pub(super) fn walk(
+    root: &Path,
+    shown_root: &str,
+    contents: &mut Contents,
+    entering: &mut dyn FnMut(&Path),
+) -> io::Result<Walk> {
+    let mut walker = Walker {
+        walk: Walk::default(),
+        previous: std::mem::take(&mut contents.by_path),
+        visiting: HashSet::new(),
+        entries: 0,
+        entering,
+    };
+    let outcome = walker.directory(root, "", shown_root, 0);
+    contents.by_path = walker
+        .walk
+        .files
+        .iter()
+        .filter_map(|file| Some((Arc::clone(&file.path), Arc::clone(file.content.as_ref().ok()?))))
+        .collect();
+    outcome?;
+    walker.walk.files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(walker.walk)
+}
+
+struct Walker<'a> {
+    walk: Walk,
+    previous: HashMap<Arc<str>, Arc<[u8]>>,
+    /// Device and inode of the directories on the way down: a link back to one of them is a loop.
+    visiting: HashSet<(u64, u64)>,
+    entries: usize,
+    entering: &'a mut dyn FnMut(&Path),
+}
+
+impl Walker<'_> {
+    /// `below` is the path below the root with a trailing slash, or empty.
+    fn directory(&mut self, path: &Path, below: &str, shown: &str, depth: usize) -> io::Result<()> {
+        let meta = fs::metadata(path)?;
+        let key = (meta.dev(), meta.ino());
+        if !self.visiting.insert(key) {
+            return Err(io::Error::other("a symbolic link leads back to a directory above it"));
+        }
+        (self.entering)(path);
+        self.walk.watch.insert(path.to_path_buf());
+        let outcome = self.entries_of(path, below, shown, depth);
+        self.visiting.remove(&key);
+        outcome
+    }
+
+    fn entries_of(&mut self, path: &Path, below: &str, shown: &str, depth: usize) -> io::Result<()> {
+        let mut entries = fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()?;
+        self.entries += entries.len();
+        if self.entries > ENTRIES_MAX {
+            return Err(io::Error::other(format!("more than {ENTRIES_MAX} directory entries")));
+        }
+        entries.sort_by_key(fs::DirEntry::file_name);
+        let base: Arc<Path> = Arc::from(path);
+        for entry in entries {
+            let name = entry.file_name();
+            let shown = format!("{shown}/{}", name.to_string_lossy());
+            let Some(name) = name.to_str() else {
+                self.walk.ignored.push(format!("{shown} (its name is not UTF-8)"));
+                continue;
+            };
+            if name.starts_with('.') {
+                self.walk.ignored.push(shown);
+                continue;
+            }
+            let below = format!("{below}{name}");
+            self.entry(&entry.path(), &base, below, shown, depth)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&mut self, path: &Path, base: &Arc<Path>, below: String, shown: String, depth: usize) -> io::Result<()> {
+        let wanted = is_document_name(&below);
+        let meta = match fs::metadata(path) {
+            Ok(meta) => meta,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
+                // Listed a moment ago and gone now: someone is at work here.
+                self.walk.moving.get_or_insert_with(|| format!("{shown} vanished while the directory was read"));
+                return Ok(());
+            }
+            Err(e) => {
+                self.link_directories(path);
+                let message = if e.kind() == io::ErrorKind::NotFound {
+                    "a symbolic link that leads nowhere".to_owned()
+                } else {
+                    describe(&e)
+                };
+                // What cannot be looked at may be a directory: what was declared below it is held as well.
+                let below = if wanted { below } else { format!("{below}/") };
+                return self.unreadable(base, below, shown, message);
+            }
+        };
+        let is_link = fs::symlink_metadata(path).is_ok_and(|own| own.file_type().is_symlink());
+        if is_link {
+            self.link_directories(path);
+        }
+        if meta.is_dir() {
+            if wanted {
+                return self.unreadable(base, below, shown, "a directory where a file is expected".into());
+            }
+            let read = if depth >= DEPTH_MAX {
+                Err(io::Error::other(format!("more than {DEPTH_MAX} directories below one another")))
+            } else {
+                self.directory(path, &format!("{below}/"), &shown, depth + 1)
+            };
+            return match read {
+                Ok(()) => Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    self.walk.moving.get_or_insert_with(|| format!("{shown} vanished while it was read"));
+                    Ok(())
+                }
+                Err(e) => self.unreadable(base, format!("{below}/"), shown, describe(&e)),
+            };
+        }
+        if !wanted {
+            self.walk.ignored.push(shown);
+            return Ok(());
+        }
+        if is_link && let Ok(target) = fs::read_link(path) {
+            self.walk.links.insert(Arc::from(below.as_str()), target);
+        }
+        self.document(path, &meta, base, below, shown)
+    }
+
+    fn document(
+        &mut self,
+        path: &Path,
+        meta: &fs::Metadata,
+        base: &Arc<Path>,
+        below: String,
+        shown: String,
+    ) -> io::Result<()> {
+        if let Some(kind) = not_a_file(meta.file_type()) {
+            return self.unreadable(base, below, shown, format!("{kind} where a file is expected"));
+        }
+        let content = match read_document(path) {
+            Ok(Document { moving, .. }) if moving => {
+                self.walk.moving.get_or_insert_with(|| format!("{shown} was written while it was read"));
+                Err("it was written while it was read".to_owned())
+            }
+            Ok(Document { bytes, .. }) => Ok(bytes),
+            Err(e) => Err(describe(&e)),
+        };
+        match content {
+            Ok(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => {
+                self.unreadable(base, below, shown, "the file is empty; delete it to delete what it declared".into())
+            }
+            Ok(bytes) => {
+                let path: Arc<str> = Arc::from(below);
+                let bytes = match self.previous.get(&path) {
+                    Some(previous) if **previous == *bytes => Arc::clone(previous),
+                    _ => Arc::from(bytes),
+                };
+                self.push(SourceFile { path, shown: Arc::from(shown), base: Arc::clone(base), content: Ok(bytes) })
+            }
+            Err(message) => self.unreadable(base, below, shown, message),
+        }
+    }
+
+    /// Something that is there and cannot be read. A `path` that ends in a slash stands for all below it.
+    fn unreadable(&mut self, base: &Arc<Path>, path: String, shown: String, message: String) -> io::Result<()> {
+        self.push(SourceFile {
+            path: Arc::from(path),
+            shown: Arc::from(shown),
+            base: Arc::clone(base),
+            content: Err(ReadError { message }),
+        })
+    }
+
+    fn push(&mut self, file: SourceFile) -> io::Result<()> {
+        if self.walk.files.len() >= FILES_MAX {
+            return Err(io::Error::other(format!("more than {FILES_MAX} files")));
+        }
+        self.walk.files.push(file);
+        Ok(())
+    }
+
+    fn link_directories(&mut self, link: &Path) {
+        for directory in super::watch::directories_of(link) {
+            (self.entering)(&directory);
+            self.walk.watch.insert(directory);
+        }
+    }
+}
+
+/// Whether a file of this name may hold documents.
+pub(super) fn is_document_name(path: &str) -> bool {
+    matches!(path.rsplit_once('.'), Some((stem, "yaml" | "yml" | "json")) if !stem.is_empty() && !stem.ends_with('/'))
+}
+
+/// Whether a file at `path` below a root is one the walk would read: neither it nor a directory above it is hidden.
+pub(super) fn is_document_path(path: &str) -> bool {
+    is_document_name(path) && !path.split('/').any(|segment| segment.starts_with('.'))
+}
+
+fn not_a_file(kind: fs::FileType) -> Option<&'static str> {
+    match () {
+        () if kind.is_file() => None,
+        () if kind.is_fifo() => Some("a pipe"),
+        () if kind.is_socket() => Some("a socket"),
+        () if kind.is_char_device() || kind.is_block_device() => Some("a device"),
+        () => Some("something else"),
+    }
+}
+
+struct Document {
+    bytes: Vec<u8>,
+    moving: bool,
+}
+
+/// Reads a regular file to its end, and says whether it changed meanwhile.
+fn read_document(path: &Path) -> io::Result<Document> {
+    // O_NONBLOCK: should the file have become a pipe since it was looked at, the open does not wait for a writer.
+    let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
+    let before = file.metadata()?;
+    if let Some(kind) = not_a_file(before.file_type()) {
+        return Err(io::Error::other(format!("{kind} where a file is expected")));
+    }
+    if before.len() > FILE_BYTES_MAX {
+        return Err(too_large(before.len()));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(before.len()).unwrap_or(0) + 1);
+    Read::by_ref(&mut file).take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(too_large(bytes.len() as u64));
+    }
+    let moving = changed(&before, &file, bytes.len() as u64)?;
+    Ok(Document { bytes, moving })
+}
+
+fn changed(before: &fs::Metadata, file: &File, read: u64) -> io::Result<bool> {
+    let after = file.metadata()?;
+    let stamp = |meta: &fs::Metadata| (meta.len(), meta.mtime(), meta.mtime_nsec());
+    Ok(stamp(before) != stamp(&after) || after.len() != read)
+}
+
+fn too_large(bytes: u64) -> io::Error {
+    io::Error::other(format!(
+        "the file has {bytes} bytes or more, a declaration has at most {FILE_BYTES_MAX}; split it"
+    ))
+}
+
+/// An error without Rust's ` (os error 13)`.
+pub(super) fn describe(e: &io::Error) -> String {
+    if e.raw_os_error() == Some(libc::ELOOP) {
+        return "a symbolic link that leads back to itself".into();
+    }
+    match e.kind() {
+        io::ErrorKind::PermissionDenied => "permission denied".into(),
+        io::ErrorKind::NotFound => "no such file or directory".into(),
+        _ => {
+            let text = e.to_string();
+            text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+        }
+    }
+}
