@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::broker::EndpointId;
+use crate::config::{Declared, Diagnostic, Endpoint};
 use crate::reconcile::{Conditions, Timestamp};
 pub use crate::source::Commit;
 
@@ -36,6 +37,10 @@ pub struct ControlState {
     pub declaration_digest: String,
     /// Over what this node serves: held documents and the contents of referenced files count.
     pub live_digest: String,
+    /// What is declared, the last good declarations of held documents included.
+    pub declared: Arc<Declared>,
+    /// What the last pass found.
+    pub diagnostics: Arc<[Diagnostic]>,
     /// By name; declared ones, held ones, and those that are still draining.
     pub endpoints: BTreeMap<String, EndpointState>,
     /// Newest last.
@@ -96,6 +101,10 @@ pub struct EndpointState {
     pub generation: u64,
     /// `path:line` of the document; where it is held, of the one that is held.
     pub origin: String,
+    /// `None` once its document is gone.
+    pub declared: Option<Arc<Endpoint>>,
+    /// What the listener runs by; `None` where nothing listens.
+    pub live: Option<Arc<Endpoint>>,
     pub conditions: Conditions,
     /// What the pass could not do yet, as the plan puts it.
     pub pending: Option<String>,
