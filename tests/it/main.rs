@@ -1,0 +1,7 @@
+//! Integration tests: one binary, a module per area.
+#![allow(unreachable_pub)] // nothing is public in a test binary
+
+mod conformance;
+mod script;
+mod tcp;
+mod wire;

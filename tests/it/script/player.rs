@@ -1,0 +1,492 @@
+//! Plays the steps of a script against a broker.
+
+use std::collections::{HashMap, VecDeque};
+
+use serde_json::{Map, Value};
+
+use super::fields::Fields;
+use super::step::{Action, Step};
+use super::{bytes, expect, packets};
+use crate::wire::{Ack, Observer, Packet, Publish, Version, decode_server_packet, packet_type as t};
+
+/// What a broker did on a connection.
+#[derive(Debug)]
+pub enum TransportEvent {
+    Bytes(Vec<u8>),
+    Closed,
+    /// Nothing within the time that was given.
+    Nothing,
+}
+
+/// How long to wait for something to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// It must happen: wait as long as a slow machine may need.
+    Guard,
+    /// It must not happen: wait a moment.
+    Moment,
+}
+
+/// A broker that connections can be opened to.
+pub trait Transport {
+    /// Opens a connection to one of the runner's endpoints.
+    fn open(&mut self, endpoint: &str) -> Result<usize, String>;
+    /// Sends bytes. A connection that is gone takes them and drops them.
+    fn send(&mut self, link: usize, bytes: &[u8]);
+    /// What came next.
+    fn poll(&mut self, link: usize, patience: Patience) -> TransportEvent;
+    /// Ends the connection from the client's side and waits until the broker has noticed.
+    fn close(&mut self, link: usize);
+    /// Lets time pass.
+    fn advance(&mut self, millis: u64);
+    /// Waits a moment in real time; nothing where there are no races.
+    fn settle(&mut self);
+    /// Whether every effect of a step is there before the next one.
+    fn is_synchronous(&self) -> bool;
+    /// The client id to use for a script's.
+    fn client_id(&mut self, id: &str) -> String;
+}
+
+/// Keeps scripts that share a broker apart: each puts its topics below its own level.
+pub struct Names {
+    prefix: Option<String>,
+}
+
+impl Names {
+    /// `None`: topics are as the scripts write them.
+    pub fn new(prefix: Option<&str>) -> Names {
+        Names { prefix: prefix.map(str::to_owned) }
+    }
+
+    /// A topic name. `$SYS` and the like stay.
+    pub fn topic(&self, topic: &str) -> String {
+        match &self.prefix {
+            Some(prefix) if !topic.starts_with('$') => format!("{prefix}/{topic}"),
+            _ => topic.to_owned(),
+        }
+    }
+
+    /// A topic filter; of a shared subscription, the filter in it.
+    pub fn filter(&self, filter: &str) -> String {
+        let shared = filter.strip_prefix("$share/").and_then(|rest| rest.split_once('/'));
+        match shared {
+            Some((group, filter)) if !filter.is_empty() => format!("$share/{group}/{}", self.topic(filter)),
+            _ if filter.is_empty() => String::new(),
+            _ => self.topic(filter),
+        }
+    }
+}
+
+/// Plays `steps` in `version` with connections to `endpoint`. The error says which step failed and how.
+pub fn play(
+    steps: &[Step],
+    version: Version,
+    endpoint: &str,
+    names: &Names,
+    transport: &mut dyn Transport,
+) -> Result<(), String> {
+    let mut player = Player { version, endpoint, names, transport, peers: HashMap::new(), order: Vec::new() };
+    let result = player.steps(steps).and_then(|()| player.finish());
+    for peer in player.peers.into_values() {
+        player.transport.close(peer.link);
+    }
+    result
+}
+
+struct Peer {
+    link: usize,
+    version: Version,
+    observer: Observer,
+    received: Vec<u8>,
+    /// Decoded and not yet expected.
+    queue: VecDeque<Packet>,
+    closed: bool,
+    connected: bool,
+    next_id: u16,
+}
+
+struct Player<'a> {
+    version: Version,
+    endpoint: &'a str,
+    names: &'a Names,
+    transport: &'a mut dyn Transport,
+    peers: HashMap<String, Peer>,
+    order: Vec<String>,
+}
+
+impl Player<'_> {
+    fn steps(&mut self, steps: &[Step]) -> Result<(), String> {
+        for (index, step) in steps.iter().enumerate() {
+            if step.only.is_empty() || step.only.contains(&self.version) {
+                self.action(&step.action)
+                    .map_err(|error| format!("step {}: {error}\n    {:?}", index + 1, step.action))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Nothing may be left that no step expected.
+    fn finish(&mut self) -> Result<(), String> {
+        let open: Vec<String> = self.order.iter().filter(|name| !self.peers[*name].closed).cloned().collect();
+        for name in open {
+            if self.transport.is_synchronous() {
+                self.pump(&name, Patience::Moment)?;
+            }
+            if let Some(packet) = self.peers[&name].queue.front() {
+                return Err(format!("{name} was left with {packet:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn action(&mut self, action: &Action) -> Result<(), String> {
+        match action {
+            Action::Open { client } => self.open(client, self.version),
+            Action::Connect { client, fields } => self.connect(client, fields.clone()),
+            Action::Send { client, packets } => self.send(client, packets),
+            Action::Raw { client, bytes } => {
+                let peer = self.peer(client)?;
+                let (version, link) = (peer.version, peer.link);
+                peer.observer.sent_raw();
+                let bytes = bytes::evaluate(bytes, version, self.names)?;
+                self.transport.send(link, &bytes);
+                Ok(())
+            }
+            Action::Expect { client, kind, expected } => {
+                let packet = self.take(client, packets::server_packet_type(kind)?)?;
+                let version = self.peer(client)?.version;
+                expect::matches(&packet, expected, version, self.names)
+                    .map_err(|error| format!("{error}; it was {packet:?}"))
+            }
+            Action::ExpectAll { client, publishes } => self.expect_all(client, publishes.clone()),
+            Action::Publish { client, fields } => self.publish(client, fields.clone()),
+            Action::Receive { client, fields } => self.receive(client, fields),
+            Action::Subscribe { client, fields } => self.subscribe(client, fields.clone()),
+            Action::Unsubscribe { client, fields } => self.unsubscribe(client, fields.clone()),
+            Action::Ping { client } => self.ping(client),
+            Action::Silence { clients } => clients.iter().try_for_each(|client| self.silence(client)),
+            Action::Closed { client } => self.closed(client),
+            Action::Refused { client, code } => self.refused(client, *code),
+            Action::Rejected { client, code, return_code } => self.rejected(client, *code, *return_code),
+            Action::Disconnect { client, fields } => {
+                self.send(client, &[("disconnect".to_owned(), Value::Object(fields.clone()))])?;
+                self.closed(client)
+            }
+            Action::Close { client } => {
+                let peer = self.peer(client)?;
+                peer.closed = true;
+                peer.queue.clear();
+                let link = peer.link;
+                self.transport.close(link);
+                Ok(())
+            }
+            Action::Advance { millis } => {
+                self.transport.advance(*millis);
+                Ok(())
+            }
+            Action::Settle => self.settle(),
+            Action::Repeat { times, name, steps } => (1..=*times).try_for_each(|count| {
+                let variables: Map<String, Value> = [(name.clone(), Value::from(count))].into_iter().collect();
+                let steps: Vec<Step> = steps
+                    .iter()
+                    .map(|step| Step::parse(super::substitute(step, &variables)))
+                    .collect::<Result<_, _>>()?;
+                self.steps(&steps).map_err(|error| format!("round {count}: {error}"))
+            }),
+        }
+    }
+
+    fn peer(&mut self, client: &str) -> Result<&mut Peer, String> {
+        self.peers.get_mut(client).ok_or_else(|| format!("no client is called {client:?} yet"))
+    }
+
+    fn open(&mut self, client: &str, version: Version) -> Result<(), String> {
+        let link = self.transport.open(self.endpoint)?;
+        let peer = Peer {
+            link,
+            version,
+            observer: Observer::new(version),
+            received: Vec::new(),
+            queue: VecDeque::new(),
+            closed: false,
+            connected: false,
+            next_id: 1000,
+        };
+        if let Some(old) = self.peers.insert(client.to_owned(), peer) {
+            if !old.closed {
+                return Err(format!("{client} is still connected; close it first or use another name"));
+            }
+        }
+        self.order.retain(|name| name != client);
+        self.order.push(client.to_owned());
+        Ok(())
+    }
+
+    fn connect(&mut self, client: &str, fields: Map<String, Value>) -> Result<(), String> {
+        let mut fields = Fields::new("connect", Value::Object(fields))?;
+        let version = match fields.optional::<String>("version")? {
+            Some(name) => super::version(&name)?,
+            None => self.version,
+        };
+        let session: Option<bool> = fields.optional("session")?;
+        let expected: Option<Value> = fields.optional("connack")?;
+        let answered = fields.optional::<bool>("answered")?.unwrap_or(true);
+        let mut connect = packets::connect(&mut fields, client, version, self.names)?;
+        fields.finish()?;
+        if !connect.client_id.is_empty() {
+            connect.client_id = self.transport.client_id(&connect.client_id);
+        }
+        if self.peers.get(client).is_none_or(|peer| peer.closed || peer.connected) {
+            self.open(client, version)?;
+        }
+        self.peer(client)?.version = version;
+        self.send_packet(client, &Packet::Connect(connect))?;
+        if !answered {
+            return Ok(());
+        }
+        let connack = self.take(client, t::CONNACK)?;
+        let expected = expected.unwrap_or(Value::Null);
+        expect::matches(&connack, &expected, version, self.names)
+            .map_err(|error| format!("{error}; it was {connack:?}"))?;
+        let Packet::ConnAck { session_present, .. } = connack else { return Err("no CONNACK".to_owned()) };
+        if session.is_some_and(|session| session != session_present && version != Version::V3_1) {
+            return Err(format!("session present is {session_present}"));
+        }
+        self.peer(client)?.connected = true;
+        Ok(())
+    }
+
+    fn send_packet(&mut self, client: &str, packet: &Packet) -> Result<(), String> {
+        let peer = self.peer(client)?;
+        peer.observer.sent(packet);
+        let (link, bytes) = (peer.link, packet.encode(peer.version));
+        self.transport.send(link, &bytes);
+        Ok(())
+    }
+
+    fn send(&mut self, client: &str, packets: &[(String, Value)]) -> Result<(), String> {
+        let names = self.names;
+        let peer = self.peer(client)?;
+        let mut bytes = Vec::new();
+        for (kind, value) in packets {
+            let packet = packets::to_send(kind, value.clone(), peer.version, names)?;
+            peer.observer.sent(&packet);
+            bytes.extend_from_slice(&packet.encode(peer.version));
+        }
+        let link = peer.link;
+        self.transport.send(link, &bytes);
+        Ok(())
+    }
+
+    /// Takes in what came; whether anything did.
+    fn pump(&mut self, client: &str, patience: Patience) -> Result<bool, String> {
+        let peer = self.peers.get_mut(client).ok_or_else(|| format!("no client is called {client:?} yet"))?;
+        if peer.closed {
+            return Ok(false);
+        }
+        match self.transport.poll(peer.link, patience) {
+            TransportEvent::Nothing => return Ok(false),
+            TransportEvent::Closed if !peer.received.is_empty() => {
+                return Err(format!("{client} was closed within a packet: {:02x?}", peer.received));
+            }
+            TransportEvent::Closed => peer.closed = true,
+            TransportEvent::Bytes(bytes) => peer.received.extend_from_slice(&bytes),
+        }
+        loop {
+            let decoded = decode_server_packet(peer.version, &peer.received);
+            let Some((mut packet, size)) = decoded.map_err(|error| format!("{client} received: {error}"))? else {
+                return Ok(true);
+            };
+            peer.observer.received(&mut packet, size).map_err(|error| format!("{client} received {error}"))?;
+            peer.received.drain(..size);
+            peer.queue.push_back(packet);
+        }
+    }
+
+    /// The next packet of a type, waiting for it. The order between types is the server's choice; a DISCONNECT or the
+    /// close ends the waiting.
+    fn take(&mut self, client: &str, packet_type: u8) -> Result<Packet, String> {
+        loop {
+            let peer = self.peer(client)?;
+            if let Some(index) = peer.queue.iter().position(|packet| packets::type_of(packet) == packet_type) {
+                return peer.queue.remove(index).ok_or_else(|| "gone".to_owned());
+            }
+            let over = peer.closed || peer.queue.iter().any(|packet| matches!(packet, Packet::Disconnect { .. }));
+            if over || !self.pump(client, Patience::Guard)? {
+                let peer = self.peer(client)?;
+                let state = if peer.closed { "was closed" } else { "received nothing" };
+                return Err(format!("{client} {state}; packet type {packet_type} expected, waiting: {:?}", peer.queue));
+            }
+        }
+    }
+
+    fn closed(&mut self, client: &str) -> Result<(), String> {
+        while !self.peer(client)?.closed {
+            if !self.pump(client, Patience::Guard)? {
+                return Err(format!("{client} is still open; waiting: {:?}", self.peer(client)?.queue));
+            }
+        }
+        match self.peer(client)?.queue.pop_front() {
+            None => Ok(()),
+            Some(packet) => Err(format!("{client} was sent {packet:?} before the close")),
+        }
+    }
+
+    fn refused(&mut self, client: &str, code: u8) -> Result<(), String> {
+        if self.peer(client)?.version.is_v5() {
+            let packet = self.take(client, t::DISCONNECT)?;
+            let Packet::Disconnect { code: found, .. } = packet else { return Err("no DISCONNECT".to_owned()) };
+            if found != code {
+                return Err(format!("DISCONNECT {found:#04x}, not {code:#04x}"));
+            }
+        }
+        self.closed(client)
+    }
+
+    fn rejected(&mut self, client: &str, code: Option<u8>, return_code: Option<u8>) -> Result<(), String> {
+        let code = if self.peer(client)?.version.is_v5() { code } else { return_code };
+        if let Some(code) = code {
+            let packet = self.take(client, t::CONNACK)?;
+            let Packet::ConnAck { code: found, .. } = packet else { return Err("no CONNACK".to_owned()) };
+            if found != code {
+                return Err(format!("CONNACK {found:#04x}, not {code:#04x}"));
+            }
+        }
+        self.closed(client)
+    }
+
+    fn silence(&mut self, client: &str) -> Result<(), String> {
+        if !self.transport.is_synchronous() && self.peer(client)?.connected && !self.peer(client)?.closed {
+            self.transport.settle();
+            self.ping(client)?;
+        }
+        self.pump(client, Patience::Moment)?;
+        let peer = self.peer(client)?;
+        match peer.queue.front() {
+            None if peer.closed => Err(format!("{client} was closed")),
+            None => Ok(()),
+            Some(packet) => Err(format!("{client} was sent {packet:?}")),
+        }
+    }
+
+    fn ping(&mut self, client: &str) -> Result<(), String> {
+        self.send_packet(client, &Packet::PingReq)?;
+        self.take(client, t::PINGRESP).map(|_| ())
+    }
+
+    fn settle(&mut self) -> Result<(), String> {
+        if self.transport.is_synchronous() {
+            return Ok(());
+        }
+        for _ in 0..2 {
+            let open = |name: &&String| self.peers[*name].connected && !self.peers[*name].closed;
+            let clients: Vec<String> = self.order.iter().filter(open).cloned().collect();
+            clients.iter().try_for_each(|client| self.ping(client))?;
+            self.transport.settle();
+        }
+        Ok(())
+    }
+
+    fn expect_all(&mut self, client: &str, mut expected: Vec<Value>) -> Result<(), String> {
+        let version = self.peer(client)?.version;
+        while !expected.is_empty() {
+            let packet = self.take(client, t::PUBLISH)?;
+            let fits = |value: &Value| expect::matches(&packet, value, version, self.names).is_ok();
+            let index = expected.iter().position(fits).ok_or_else(|| format!("none of them: {packet:?}"))?;
+            expected.remove(index);
+        }
+        Ok(())
+    }
+
+    fn next_id(&mut self, client: &str) -> Result<u16, String> {
+        let peer = self.peer(client)?;
+        peer.next_id += 1;
+        Ok(peer.next_id)
+    }
+
+    fn ack(&mut self, client: &str, packet_type: u8, id: u16) -> Result<(), String> {
+        self.send_packet(client, &Packet::Ack(Ack { packet_type, id, code: 0, properties: Vec::new() }))
+    }
+
+    fn publish(&mut self, client: &str, mut fields: Map<String, Value>) -> Result<(), String> {
+        let code = fields.shift_remove("code");
+        let id = self.next_id(client)?;
+        let qos = fields.get("qos").and_then(Value::as_u64).unwrap_or(0);
+        if qos > 0 && !fields.contains_key("id") {
+            fields.insert("id".to_owned(), Value::from(id));
+        }
+        let version = self.peer(client)?.version;
+        let packet = packets::to_send("publish", Value::Object(fields), version, self.names)?;
+        let Packet::Publish(Publish { qos, id, retain, .. }) = packet else { return Err("no PUBLISH".to_owned()) };
+        self.send_packet(client, &packet)?;
+        if let Some(id) = id {
+            let first = self.take(client, if qos == 1 { t::PUBACK } else { t::PUBREC })?;
+            let mut expected = serde_json::json!({ "id": id });
+            if let Some(code) = code {
+                expected["code"] = code;
+            }
+            expect::matches(&first, &expected, version, self.names)?;
+            let refused = matches!(&first, Packet::Ack(ack) if ack.code >= 0x80);
+            if qos == 2 && !refused {
+                self.ack(client, t::PUBREL, id)?;
+                let last = self.take(client, t::PUBCOMP)?;
+                expect::matches(&last, &serde_json::json!({ "id": id }), version, self.names)?;
+            }
+        }
+        if retain { self.settle() } else { Ok(()) }
+    }
+
+    fn receive(&mut self, client: &str, fields: &Map<String, Value>) -> Result<(), String> {
+        let packet = self.take(client, t::PUBLISH)?;
+        let version = self.peer(client)?.version;
+        expect::matches(&packet, &Value::Object(fields.clone()), version, self.names)
+            .map_err(|error| format!("{error}; it was {packet:?}"))?;
+        let Packet::Publish(Publish { qos, id: Some(id), .. }) = packet else { return Ok(()) };
+        if qos == 1 {
+            return self.ack(client, t::PUBACK, id);
+        }
+        self.ack(client, t::PUBREC, id)?;
+        let pubrel = self.take(client, t::PUBREL)?;
+        expect::matches(&pubrel, &serde_json::json!({ "id": id }), version, self.names)?;
+        self.ack(client, t::PUBCOMP, id)
+    }
+
+    fn subscribe(&mut self, client: &str, mut fields: Map<String, Value>) -> Result<(), String> {
+        // One filter may be written without the list.
+        if !fields.contains_key("filters") {
+            let inner = ["filter", "qos", "no_local", "retain_as_published", "retain_handling"];
+            let single: Map<String, Value> =
+                inner.iter().filter_map(|key| Some(((*key).to_owned(), fields.shift_remove(*key)?))).collect();
+            fields.insert("filters".to_owned(), Value::Array(vec![Value::Object(single)]));
+        }
+        let codes = fields.shift_remove("codes");
+        if !fields.contains_key("id") {
+            fields.insert("id".to_owned(), Value::from(self.next_id(client)?));
+        }
+        let version = self.peer(client)?.version;
+        let packet = packets::to_send("subscribe", Value::Object(fields), version, self.names)?;
+        let Packet::Subscribe { id, filters, .. } = &packet else { return Err("no SUBSCRIBE".to_owned()) };
+        let granted: Vec<u8> = filters.iter().map(|(_, options)| options & 3).collect();
+        let codes = codes.unwrap_or_else(|| Value::from(granted));
+        self.send_packet(client, &packet)?;
+        let suback = self.take(client, t::SUBACK)?;
+        expect::matches(&suback, &serde_json::json!({ "id": id, "codes": codes }), version, self.names)
+    }
+
+    fn unsubscribe(&mut self, client: &str, mut fields: Map<String, Value>) -> Result<(), String> {
+        if let Some(filter) = fields.shift_remove("filter") {
+            fields.insert("filters".to_owned(), Value::Array(vec![filter]));
+        }
+        let codes = fields.shift_remove("codes");
+        if !fields.contains_key("id") {
+            fields.insert("id".to_owned(), Value::from(self.next_id(client)?));
+        }
+        let version = self.peer(client)?.version;
+        let packet = packets::to_send("unsubscribe", Value::Object(fields), version, self.names)?;
+        let Packet::Unsubscribe { id, filters, .. } = &packet else { return Err("no UNSUBSCRIBE".to_owned()) };
+        let codes = codes.unwrap_or_else(|| Value::from(vec![0; filters.len()]));
+        self.send_packet(client, &packet)?;
+        let unsuback = self.take(client, t::UNSUBACK)?;
+        expect::matches(&unsuback, &serde_json::json!({ "id": id, "codes": codes }), version, self.names)
+    }
+}
