@@ -1,1 +1,111 @@
-//! (see the crate's map)
+//! Who may connect. (Who may publish and subscribe is [`crate::broker::Authorize`].)
+//!
+//! A listener's policy holds one [`Authenticate`]; a chain of them is one too. An answer that takes time is
+//! [`Decision::Pending`]: the event loop runs it on its worker pool and never waits for it.
+
+mod anonymous;
+mod certificate;
+
+use std::net::SocketAddr;
+
+pub use anonymous::Anonymous;
+pub use certificate::{PeerCertificate, SubjectAltName};
+
+use crate::broker::{EndpointPolicy, Millis, Principal};
+use crate::mqtt::ProtocolVersion;
+
+/// What a client shows at CONNECT.
+#[derive(Clone, Copy)]
+pub struct Credentials<'a> {
+    /// Where it came in.
+    pub endpoint: &'a EndpointPolicy,
+    /// Now, on the core's clock: what [`Principal::expires_at`] counts from.
+    pub now: Millis,
+    pub version: ProtocolVersion,
+    /// As sent, or as the server assigned it.
+    pub client_id: &'a str,
+    pub client_id_assigned: bool,
+    pub username: Option<&'a str>,
+    pub password: Option<&'a [u8]>,
+    /// The client's address, the one the PROXY header names where there is one; `None` on a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// The verified certificate of mutual TLS.
+    pub certificate: Option<&'a PeerCertificate>,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    /// MQTT 5.0 enhanced authentication.
+    pub authentication_method: Option<&'a str>,
+    pub authentication_data: Option<&'a [u8]>,
+}
+
+/// What an authenticator decides.
+pub enum Decision {
+    /// Come in.
+    Admit(Principal),
+    /// Come in; `data` is the last word of an enhanced authentication, for CONNACK.
+    AdmitWith { principal: Principal, data: Vec<u8> },
+    /// Stay out.
+    Refuse(Refusal),
+    /// Not known yet: run this on a worker thread. It may take long, but must end: it holds a worker.
+    Pending(Box<dyn FnOnce() -> Decision + Send>),
+    /// Ask the client for more: an AUTH packet with `data` goes out, the answer goes to `exchange`.
+    Continue { data: Vec<u8>, exchange: Box<dyn AuthExchange> },
+}
+
+/// One enhanced authentication under way.
+pub trait AuthExchange: Send {
+    /// The client's next AUTH data (empty where the packet carries none).
+    fn step(self: Box<Self>, data: &[u8]) -> Decision;
+}
+
+/// Why a client stays out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// Unknown, wrong, or none where some are needed. One answer for all, so that nobody learns which names exist.
+    BadCredentials,
+    NotAuthorized,
+    /// The server that would know does not answer.
+    Unavailable,
+    BadAuthenticationMethod,
+    Banned,
+    /// Too many attempts.
+    RateExceeded,
+    /// No worker free to decide.
+    Busy,
+}
+
+impl Refusal {
+    /// CONNACK's reason code, 5.0.
+    pub fn reason_code(self) -> u8 {
+        match self {
+            Refusal::BadCredentials => 0x86,
+            Refusal::NotAuthorized => 0x87,
+            Refusal::Unavailable => 0x88,
+            Refusal::Busy => 0x89,
+            Refusal::Banned => 0x8A,
+            Refusal::BadAuthenticationMethod => 0x8C,
+            Refusal::RateExceeded => 0x9F,
+        }
+    }
+
+    /// CONNACK's return code, 3.x: 3 server unavailable, 4 bad user name or password, 5 not authorized.
+    pub fn return_code(self) -> u8 {
+        match self {
+            Refusal::BadCredentials => 4,
+            Refusal::NotAuthorized | Refusal::BadAuthenticationMethod | Refusal::Banned => 5,
+            Refusal::Unavailable | Refusal::RateExceeded | Refusal::Busy => 3,
+        }
+    }
+}
+
+/// Decides who may connect. Shared by all shards and called on their threads: whatever does not answer in microseconds
+/// (a slow hash, a request over the network) must answer [`Decision::Pending`].
+pub trait Authenticate: Send + Sync {
+    /// Judges a CONNECT.
+    fn authenticate(&self, credentials: &Credentials<'_>) -> Decision;
+
+    /// Whether a client that was let in as `principal` would still be, as far as that can be told without its password:
+    /// `false` where the record that admitted it is gone or has changed. Asked of every open connection of an endpoint
+    /// whose authentication changed; those it does not confirm are drained.
+    fn confirms(&self, principal: &Principal, client_id: &str) -> bool;
+}

@@ -1,1 +1,29 @@
-//! (see the crate's map)
+//! The data plane's IO: listening sockets, the acceptor, the shards' event loops, TLS, WebSocket, PROXY protocol.
+//!
+//! ```text
+//! listener ─▶ acceptor (one thread) ─▶ shard (one thread each): PROXY header ─▶ TLS ─▶ WebSocket ─▶ CONNECT ─▶ authentication
+//!                                                                                                                 │
+//!             sockets ◀─ out buffers ◀─ core of the home shard ◀──────────────────────────────────────────────────┘
+//! ```
+//!
+//! A shard is one OS thread with its own epoll loop: no scheduler stands between a readable socket and the core.
+//! [`DataPlane`] is the handle the control plane holds.
+
+mod acceptor;
+mod plane;
+mod policy;
+mod queue;
+mod shard;
+mod socket;
+mod stats;
+
+pub use plane::{
+    ClientRow, ConnectionFacts, DataPlane, DataPlaneConfig, DrainPlan, DrainPredicate, DrainWhich, ListenerChange,
+    PlaneError,
+};
+pub use policy::{
+    AcceptOverflow, ChildOptions, HandshakeLimits, IpRange, KeepAlive, ListenerPolicy, ProxyProtocolPolicy, TlsPolicy,
+    Transport, WebSocketPolicy,
+};
+pub use socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions};
+pub use stats::{EndpointStats, RefusalCounts};

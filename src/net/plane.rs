@@ -1,0 +1,232 @@
+//! The handle the control plane holds: it hides the threads and their mailboxes.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::acceptor::{self, Command};
+use super::policy::ListenerPolicy;
+use super::queue::Mailbox;
+use super::shard::{self, Control, Event};
+use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
+use super::stats::{CounterRegistry, EndpointStats};
+use crate::broker::{EndpointId, EndpointPolicy, Millis, Principal};
+
+/// How the data plane is set up.
+#[derive(Debug, Clone)]
+pub struct DataPlaneConfig {
+    /// Threads that serve connections; at least 1.
+    pub shards: u16,
+    /// Open connections of the node; `None`: what the file descriptor limit allows.
+    pub max_connections: Option<u32>,
+    /// Connections that are not admitted yet, per shard. Above it the oldest of them is closed.
+    pub max_pending_connections: u32,
+    /// Threads for slow authentication.
+    pub workers: u16,
+}
+
+impl Default for DataPlaneConfig {
+    fn default() -> Self {
+        Self { shards: 1, max_connections: None, max_pending_connections: 8192, workers: 2 }
+    }
+}
+
+/// One change of what listens. All changes of one [`DataPlane::install`] take effect between two accepts.
+pub enum ListenerChange {
+    /// Accepts from `socket` from now on. A listener with the same key is replaced, as by `Remove`.
+    Add { socket: BoundSocket, policy: Arc<ListenerPolicy> },
+    /// Connections accepted from now on get `policy`.
+    SetPolicy { key: SocketKey, policy: Arc<ListenerPolicy> },
+    /// Accepts what already waits in the socket's queue, to the policy it has, then closes the socket.
+    Remove { key: SocketKey },
+}
+
+/// How connections are asked to leave.
+#[derive(Clone)]
+pub struct DrainPlan {
+    pub which: DrainWhich,
+    /// Connections per second, over all shards; `None`: all at once.
+    pub per_s: Option<u32>,
+    /// DISCONNECT's reason code for 5.0; 3.x is closed.
+    pub reason_code: u8,
+    /// Where to go instead, for 5.0.
+    pub server_reference: Option<Arc<str>>,
+}
+
+/// Which of an endpoint's connections a drain means, judged once, when it begins.
+#[derive(Clone)]
+pub enum DrainWhich {
+    All,
+    /// So many, those accepted last first.
+    Newest(u32),
+    /// Those for which this is true; it gets the client id, its principal and, with mutual TLS, its certificate chain.
+    Matching(Arc<DrainPredicate>),
+}
+
+/// Judges one connection.
+pub type DrainPredicate = dyn Fn(&ConnectionFacts<'_>) -> bool + Send + Sync;
+
+/// What a drain can judge a connection by.
+pub struct ConnectionFacts<'a> {
+    pub client_id: &'a str,
+    pub principal: &'a Principal,
+    pub peer: Option<SocketAddr>,
+    /// DER, the client's own first; empty without mutual TLS.
+    pub certificates: &'a [rustls::pki_types::CertificateDer<'static>],
+}
+
+/// One connected client, for the status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientRow {
+    pub client_id: String,
+    pub username: Option<String>,
+    /// `None` on a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// Milliseconds since it was admitted.
+    pub connected_ms: Millis,
+    /// CONNECT's protocol level: 3, 4 or 5.
+    pub protocol_level: u8,
+    pub tls: bool,
+    pub websocket: bool,
+    pub shard: u16,
+    /// Counts accepted connections of the process; rows are sorted by it.
+    pub sequence: u64,
+}
+
+/// The data plane does not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PlaneError {
+    #[error("the data plane was shut down")]
+    Stopped,
+    #[error("nothing listens under the key of change {index} of the install")]
+    NoSuchListener { index: usize },
+}
+
+/// Listening sockets, the acceptor and the shards. Cheap to clone; all clones are the same data plane.
+#[derive(Clone)]
+pub struct DataPlane {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    pool: Arc<SocketPool>,
+    counters: Arc<CounterRegistry>,
+    acceptor: Arc<Mailbox<Command>>,
+    shards: Vec<Arc<Mailbox<Event>>>,
+    epoch: Instant,
+}
+
+impl DataPlane {
+    /// Starts the threads. Raises the file descriptor limit to what the system allows this process.
+    pub fn start(config: &DataPlaneConfig) -> io::Result<DataPlane> {
+        let epoch = Instant::now();
+        let pool = Arc::new(SocketPool::default());
+        let counters = Arc::new(CounterRegistry::default());
+        let shards = shard::start(config, epoch)?;
+        let acceptor = acceptor::start(config, Arc::clone(&pool), Arc::clone(&counters), shards.clone())?;
+        Ok(Self { inner: Arc::new(Inner { pool, counters, acceptor, shards, epoch }) })
+    }
+
+    /// The core's clock: milliseconds since the data plane started.
+    pub fn now(&self) -> Millis {
+        Millis::try_from(self.inner.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX)
+    }
+
+    /// Binds and listens, the prepared half of [`ListenerChange::Add`]. An address that overlaps or equals one of a
+    /// live listener is bound beside it, so that the other may be removed in the same install.
+    pub fn bind(&self, key: &SocketKey, options: &SocketOptions) -> io::Result<BoundSocket> {
+        self.inner.pool.bind(key, options)
+    }
+
+    /// Applies all changes, between two accepts. On an error nothing was applied.
+    pub async fn install(&self, changes: Vec<ListenerChange>) -> Result<(), PlaneError> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.acceptor.send(Command::Install { changes, reply });
+        answer.await.map_err(|_| PlaneError::Stopped)?
+    }
+
+    /// Puts a new policy in force for an endpoint's open connections; done when every shard has it.
+    pub async fn set_endpoint_policy(&self, policy: Arc<EndpointPolicy>) -> Result<(), PlaneError> {
+        self.ask_all(|reply| Control::SetPolicy { policy: Arc::clone(&policy), reply }).await.map(|_| ())
+    }
+
+    /// Asks connections of an endpoint to leave, as the plan says. Returns how many were asked, when all were. A drain
+    /// goes on where the future is dropped.
+    pub async fn drain(&self, endpoint: EndpointId, plan: DrainPlan) -> Result<u32, PlaneError> {
+        let from_sequence = match plan.which {
+            DrainWhich::Newest(count) => self.sequence_of_newest(endpoint, count).await?,
+            DrainWhich::All | DrainWhich::Matching(_) => Some(0),
+        };
+        let Some(from_sequence) = from_sequence else { return Ok(0) };
+        let plan = Arc::new(plan);
+        let drained =
+            self.ask_all(|reply| Control::Drain { endpoint, from_sequence, plan: Arc::clone(&plan), reply }).await?;
+        Ok(drained.into_iter().sum())
+    }
+
+    /// The accept sequence from which on a connection is one of the newest `count`; `None`: no connection is.
+    async fn sequence_of_newest(&self, endpoint: EndpointId, count: u32) -> Result<Option<u64>, PlaneError> {
+        let mut sequences = self.ask_all(|reply| Control::Sequences { endpoint, reply }).await?.concat();
+        sequences.sort_unstable_by(|a, b| b.cmp(a));
+        Ok(sequences.get(..(count as usize).min(sequences.len())).and_then(|newest| newest.last().copied()))
+    }
+
+    /// Connected clients of an endpoint, in the order they were accepted: `limit` of them from number `offset` on.
+    pub async fn clients(
+        &self,
+        endpoint: EndpointId,
+        offset: usize,
+        limit: usize,
+    ) -> Result<Vec<ClientRow>, PlaneError> {
+        let mut rows = self.ask_all(|reply| Control::Clients { endpoint, reply }).await?.concat();
+        rows.sort_unstable_by_key(|row| row.sequence);
+        Ok(rows.into_iter().skip(offset).take(limit).collect())
+    }
+
+    /// Stops accepting, tells every client (5.0: 0x8B, server shutting down), and ends the threads when all have gone or
+    /// `grace` is over.
+    pub async fn shutdown(&self, grace: Duration) -> Result<(), PlaneError> {
+        let (reply, answer) = oneshot::channel();
+        self.inner.acceptor.send(Command::Stop { reply });
+        answer.await.map_err(|_| PlaneError::Stopped)?;
+        self.ask_all(|reply| Control::Shutdown { grace, reply }).await.map(|_| ())
+    }
+
+    /// Every endpoint's counters, by id.
+    pub fn stats(&self) -> Vec<EndpointStats> {
+        self.inner.counters.read()
+    }
+
+    /// One endpoint's counters; `None` where it never had a listener.
+    pub fn endpoint_stats(&self, endpoint: EndpointId) -> Option<EndpointStats> {
+        self.inner.counters.get(endpoint).map(|counters| counters.read())
+    }
+
+    /// Drops the counters of an endpoint that is gone for good.
+    pub fn forget_endpoint(&self, endpoint: EndpointId) {
+        self.inner.counters.forget(endpoint);
+    }
+
+    /// What really listens, asked of the sockets themselves, by key.
+    pub fn listeners(&self) -> Vec<ListenerStatus> {
+        self.inner.pool.statuses()
+    }
+
+    /// Puts a question to every shard and waits for all answers.
+    async fn ask_all<T>(&self, mut question: impl FnMut(oneshot::Sender<T>) -> Control) -> Result<Vec<T>, PlaneError> {
+        let mut answers = Vec::with_capacity(self.inner.shards.len());
+        for shard in &self.inner.shards {
+            let (reply, answer) = oneshot::channel();
+            shard.send(Event::Control(question(reply)));
+            answers.push(answer);
+        }
+        let mut replies = Vec::with_capacity(answers.len());
+        for answer in answers {
+            replies.push(answer.await.map_err(|_| PlaneError::Stopped)?);
+        }
+        Ok(replies)
+    }
+}

@@ -1,0 +1,69 @@
+//! A thread's mailbox: many senders, one receiver that sleeps in epoll.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::{io, mem};
+
+use mio::{Registry, Token, Waker};
+
+/// Mail for an event loop. A sender wakes the loop only where it sleeps, so a busy loop costs no eventfd write.
+pub(super) struct Mailbox<T> {
+    mail: Mutex<Vec<T>>,
+    has_mail: AtomicBool,
+    sleeping: AtomicBool,
+    waker: Waker,
+}
+
+impl<T> Mailbox<T> {
+    pub(super) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
+        Ok(Self {
+            mail: Mutex::new(Vec::new()),
+            has_mail: AtomicBool::new(false),
+            sleeping: AtomicBool::new(false),
+            waker: Waker::new(registry, token)?,
+        })
+    }
+
+    pub(super) fn send(&self, item: T) {
+        self.send_all(std::iter::once(item));
+    }
+
+    /// Sends all with one lock and at most one wake.
+    pub(super) fn send_all(&self, items: impl IntoIterator<Item = T>) {
+        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        mail.extend(items);
+        self.has_mail.store(true, Ordering::SeqCst);
+        drop(mail);
+        // SeqCst on both flags: either this sees `sleeping`, or the receiver sees `has_mail` before it sleeps.
+        if self.sleeping.swap(false, Ordering::SeqCst)
+            && let Err(error) = self.waker.wake()
+        {
+            tracing::error!(%error, "an event loop could not be woken");
+        }
+    }
+
+    /// The receiver is about to sleep. False: it must not, there is mail.
+    pub(super) fn may_sleep(&self) -> bool {
+        self.sleeping.store(true, Ordering::SeqCst);
+        if self.has_mail.load(Ordering::SeqCst) {
+            self.sleeping.store(false, Ordering::SeqCst);
+            return false;
+        }
+        true
+    }
+
+    /// The receiver is up again.
+    pub(super) fn awake(&self) {
+        self.sleeping.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes everything that waits; `into` must be empty and gets its capacity back next time.
+    pub(super) fn take(&self, into: &mut Vec<T>) {
+        if !self.has_mail.load(Ordering::SeqCst) {
+            return;
+        }
+        let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
+        mem::swap(&mut *mail, into);
+        self.has_mail.store(false, Ordering::SeqCst);
+    }
+}
