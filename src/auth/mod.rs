@@ -3,11 +3,13 @@
 //! A listener's policy holds one [`Authenticate`]; a chain of them is one too. An answer that takes time is
 //! [`Decision::Pending`]: the event loop runs it on its worker pool and never waits for it.
 
+mod acl;
 mod anonymous;
 mod certificate;
 
 use std::net::SocketAddr;
 
+pub use acl::{DenyAll, Request, RuleSet, Verdict};
 pub use anonymous::Anonymous;
 pub use certificate::{PeerCertificate, SubjectAltName};
 

@@ -1,0 +1,480 @@
+//! An acl document, compiled: may this client publish here, may it subscribe to all of that?
+//!
+//! A subscription is judged as a filter: an `allow` rule must cover everything the filter matches, a `deny` rule strikes
+//! as soon as it matches anything of it. So a granted subscription never delivers what the rules deny, and no message
+//! needs to be judged again on its way to a subscriber.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::broker::{Authorize, Subject};
+use crate::config::{Acl, AclRule, Action, Cidr, Glob, Permission, TopicPattern};
+use crate::mqtt::QoS;
+
+/// `enableAcl` without an acl document: closed, not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DenyAll;
+
+impl Authorize for DenyAll {
+    fn may_publish(&self, _: Subject<'_>, _: &str, _: QoS, _: bool) -> bool {
+        false
+    }
+    fn may_subscribe(&self, _: Subject<'_>, _: &str, _: QoS) -> bool {
+        false
+    }
+    fn may_receive(&self, _: Subject<'_>, _: &str) -> bool {
+        false
+    }
+}
+
+/// A compiled acl document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuleSet {
+    no_match: Permission,
+    /// In the order in which they decide.
+    rules: Vec<Rule>,
+}
+
+/// What is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request<'a> {
+    Publish {
+        topic: &'a str,
+        qos: QoS,
+        retain: bool,
+    },
+    /// For `$share/group/filter`, `filter` is what follows the group.
+    Subscribe {
+        filter: &'a str,
+        qos: QoS,
+    },
+    /// To be sent a message of a topic, by a subscription that was granted before.
+    Receive {
+        topic: &'a str,
+    },
+}
+
+/// What the rules say, and which of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verdict {
+    pub permission: Permission,
+    /// Index in the document's `rules`; `None`: none matched, `noMatch` decided.
+    pub rule: Option<usize>,
+}
+
+impl RuleSet {
+    /// Compiles a document.
+    pub fn compile(acl: &Acl) -> Self {
+        let rules = acl.by_precedence().into_iter().map(|(index, rule)| Rule::compile(index, rule)).collect();
+        Self { no_match: acl.no_match, rules }
+    }
+
+    /// Judges a request, and says which rule decided.
+    pub fn judge(&self, subject: Subject<'_>, request: Request<'_>) -> Verdict {
+        let decided = self.rules.iter().find(|rule| rule.matches(subject, request));
+        decided.map_or(Verdict { permission: self.no_match, rule: None }, |rule| Verdict {
+            permission: rule.permission,
+            rule: Some(rule.index),
+        })
+    }
+
+    fn allows(&self, subject: Subject<'_>, request: Request<'_>) -> bool {
+        self.judge(subject, request).permission == Permission::Allow
+    }
+}
+
+impl Authorize for RuleSet {
+    fn may_publish(&self, subject: Subject<'_>, topic: &str, qos: QoS, retain: bool) -> bool {
+        self.allows(subject, Request::Publish { topic, qos, retain })
+    }
+
+    fn may_subscribe(&self, subject: Subject<'_>, filter: &str, qos: QoS) -> bool {
+        self.allows(subject, Request::Subscribe { filter, qos })
+    }
+
+    fn may_receive(&self, subject: Subject<'_>, topic: &str) -> bool {
+        self.allows(subject, Request::Receive { topic })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rule {
+    /// As written in the document.
+    index: usize,
+    permission: Permission,
+    publish: bool,
+    subscribe: bool,
+    client_id: Option<Glob>,
+    username: Option<Arc<str>>,
+    network: Option<Cidr>,
+    topics: Option<Vec<Pattern>>,
+    qos: Option<Vec<u8>>,
+    retain: Option<bool>,
+}
+
+impl Rule {
+    fn compile(index: usize, rule: &AclRule) -> Self {
+        Self {
+            index,
+            permission: rule.permission,
+            publish: matches!(rule.action, Action::Publish | Action::All),
+            subscribe: matches!(rule.action, Action::Subscribe | Action::All),
+            client_id: rule.client_id.clone(),
+            username: rule.username.clone(),
+            network: rule.ipaddr,
+            topics: rule.topics.as_ref().map(|topics| topics.iter().map(Pattern::compile).collect()),
+            qos: rule.qos.clone(),
+            retain: rule.retain,
+        }
+    }
+
+    fn matches(&self, subject: Subject<'_>, request: Request<'_>) -> bool {
+        let asked = match request {
+            Request::Publish { .. } => self.publish,
+            Request::Subscribe { .. } | Request::Receive { .. } => self.subscribe,
+        };
+        asked && self.is_about(subject) && self.admits_flags(request) && self.matches_topic(subject, request)
+    }
+
+    fn is_about(&self, subject: Subject<'_>) -> bool {
+        let in_network = |network: &Cidr| subject.address.is_some_and(|address: IpAddr| network.contains(address));
+        self.username.as_deref().is_none_or(|wanted| subject.username == Some(wanted))
+            && self.network.as_ref().is_none_or(in_network)
+            && self.client_id.as_ref().is_none_or(|glob| glob.matches(subject.client_id))
+    }
+
+    fn admits_flags(&self, request: Request<'_>) -> bool {
+        let qos_is = |qos: QoS| self.qos.as_ref().is_none_or(|wanted| wanted.contains(&(qos as u8)));
+        match request {
+            Request::Publish { qos, retain, .. } => qos_is(qos) && self.retain.is_none_or(|wanted| wanted == retain),
+            // Retaining is a publisher's act: a rule that names it says nothing of subscriptions.
+            Request::Subscribe { qos, .. } => self.retain.is_none() && qos_is(qos),
+            // Which QoS the subscription was granted is not known: the rule that may have granted it stands.
+            Request::Receive { .. } => {
+                self.retain.is_none() && (self.qos.is_none() || self.permission == Permission::Allow)
+            }
+        }
+    }
+
+    fn matches_topic(&self, subject: Subject<'_>, request: Request<'_>) -> bool {
+        let Some(patterns) = &self.topics else { return true };
+        patterns.iter().any(|pattern| pattern.matches(subject, request, self.permission))
+    }
+}
+
+/// One entry of `topics`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Pattern {
+    /// `{eq: ...}`: the text itself is meant.
+    exact: bool,
+    levels: Vec<Level>,
+    placeholders: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Level {
+    Literal(Box<str>),
+    Template(Vec<Part>),
+    Plus,
+    Hash,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(Box<str>),
+    ClientId,
+    Username,
+}
+
+impl Pattern {
+    fn compile(pattern: &TopicPattern) -> Self {
+        let exact = matches!(pattern, TopicPattern::Eq(_));
+        let levels: Vec<Level> = pattern.as_str().split('/').map(|text| Level::compile(text, exact)).collect();
+        let placeholders = levels.iter().any(|level| matches!(level, Level::Template(_)));
+        Self { exact, levels, placeholders }
+    }
+
+    fn matches(&self, subject: Subject<'_>, request: Request<'_>, permission: Permission) -> bool {
+        if !self.placeholders {
+            return self.matches_levels(&self.levels, request, permission);
+        }
+        match self.filled(subject, permission) {
+            Some(levels) => self.matches_levels(&levels, request, permission),
+            None => false,
+        }
+    }
+
+    /// The levels with the client's own values. A value is text, never a wildcard; and one with a separator, a wildcard
+    /// or a leading `$` earns no permission: whoever chooses the client id `a/b` must not be given what `a` owns.
+    fn filled(&self, subject: Subject<'_>, permission: Permission) -> Option<Vec<Level>> {
+        let mut levels = Vec::with_capacity(self.levels.len());
+        for level in &self.levels {
+            let Level::Template(parts) = level else {
+                levels.push(level.clone());
+                continue;
+            };
+            let mut text = String::new();
+            for part in parts {
+                let value = match part {
+                    Part::Text(text) => &**text,
+                    Part::ClientId => subject.client_id,
+                    Part::Username => subject.username?,
+                };
+                let own = !matches!(part, Part::Text(_));
+                let risky = value.is_empty() || value.starts_with('$') || value.contains(['/', '+', '#']);
+                if risky && permission == Permission::Allow && !matches!(part, Part::Text(_)) {
+                    return None;
+                }
+                text.push_str(value);
+            }
+            levels.extend(text.split('/').map(|text| Level::Literal(text.into())));
+        }
+        Some(levels)
+    }
+
+    fn matches_levels(&self, levels: &[Level], request: Request<'_>, permission: Permission) -> bool {
+        match request {
+            Request::Publish { topic, .. } | Request::Receive { topic } => covers(levels, topic, true),
+            Request::Subscribe { filter, .. } if self.exact => covers(levels, filter, true),
+            Request::Subscribe { filter, .. } => match permission {
+                Permission::Allow => covers(levels, filter, false),
+                Permission::Deny => overlaps(levels, filter),
+            },
+        }
+    }
+}
+
+impl Level {
+    fn compile(text: &str, exact: bool) -> Self {
+        match text {
+            "+" if !exact => Level::Plus,
+            "#" if !exact => Level::Hash,
+            _ => {
+                let parts = parts(text);
+                match <[Part; 1]>::try_from(parts) {
+                    Ok([Part::Text(text)]) => Level::Literal(text),
+                    Ok([part]) => Level::Template(vec![part]),
+                    Err(parts) if parts.is_empty() => Level::Literal("".into()),
+                    Err(parts) => Level::Template(parts),
+                }
+            }
+        }
+    }
+}
+
+fn parts(text: &str) -> Vec<Part> {
+    const PLACEHOLDERS: [(&str, Part); 2] = [("${clientid}", Part::ClientId), ("${username}", Part::Username)];
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() {
+        let next = PLACEHOLDERS.iter().filter_map(|(name, part)| Some((rest.find(name)?, name, part))).min_by_key(|n| n.0);
+        let Some((at, name, part)) = next else {
+            parts.push(Part::Text(rest.into()));
+            break;
+        };
+        let (before, from) = rest.split_at(at);
+        if !before.is_empty() {
+            parts.push(Part::Text(before.into()));
+        }
+        parts.push(part.clone());
+        rest = from.strip_prefix(name).unwrap_or_default();
+    }
+    parts
+}
+
+/// Whether `levels` match everything that `filter` does. With `literal`, `filter` is a topic name (or to be taken as
+/// written), and this is plain matching. Wildcards of the first level pass over `$` topics [MQTT-4.7.2-1].
+fn covers(levels: &[Level], filter: &str, literal: bool) -> bool {
+    let mut theirs = filter.split('/');
+    for (depth, level) in levels.iter().enumerate() {
+        let next = theirs.next();
+        let dollar = depth == 0 && next.is_some_and(|text| text.starts_with('$'));
+        match (level, next) {
+            (Level::Hash, _) => return !dollar,
+            (_, None) => return false,
+            (Level::Plus, Some(text)) => {
+                if dollar || (!literal && text == "#") {
+                    return false;
+                }
+            }
+            (Level::Literal(own), Some(text)) => {
+                if **own != *text {
+                    return false;
+                }
+            }
+            (Level::Template(_), Some(_)) => return false, // filled before
+        }
+    }
+    theirs.next().is_none()
+}
+
+/// Whether there is a topic that both `levels` and `filter` match.
+fn overlaps(levels: &[Level], filter: &str) -> bool {
+    let mut ours = levels.iter();
+    let mut theirs = filter.split('/');
+    let mut first = true;
+    loop {
+        let (own, other) = (ours.next(), theirs.next());
+        let own_wild = matches!(own, Some(Level::Plus | Level::Hash));
+        let other_wild = matches!(other, Some("+" | "#"));
+        let own_dollar = matches!(own, Some(Level::Literal(text)) if text.starts_with('$'));
+        let other_dollar = other.is_some_and(|text| text.starts_with('$'));
+        if first && ((own_wild && other_dollar) || (other_wild && own_dollar)) {
+            return false;
+        }
+        first = false;
+        match (own, other) {
+            (Some(Level::Hash), _) | (_, Some("#")) => return true,
+            (None, None) => return true,
+            (None, _) | (_, None) => return false,
+            (Some(Level::Plus), _) | (_, Some("+")) => {}
+            (Some(Level::Literal(own)), Some(other)) if **own == *other => {}
+            (Some(_), Some(_)) => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(yaml: &str) -> RuleSet {
+        let acl: Acl = serde_yaml::from_str(yaml).unwrap();
+        RuleSet::compile(&acl)
+    }
+
+    fn subject<'a>(client_id: &'a str, username: Option<&'a str>, address: &str) -> Subject<'a> {
+        Subject { client_id, username, address: address.parse().ok() }
+    }
+
+    fn publish(topic: &str) -> Request<'_> {
+        Request::Publish { topic, qos: QoS::AtMostOnce, retain: false }
+    }
+
+    fn subscribe(filter: &str) -> Request<'_> {
+        Request::Subscribe { filter, qos: QoS::AtLeastOnce }
+    }
+
+    const EXAMPLE: &str = r##"
+name: default
+rules:
+  - {permission: allow, action: subscribe, username: dashboard, topics: ["$SYS/#"]}
+  - {permission: allow, action: all, ipaddr: 127.0.0.1/32, topics: ["$SYS/#", "#"]}
+  - {permission: deny, action: subscribe, topics: ["$SYS/#", {eq: "#"}]}
+  - {permission: allow, action: publish, clientId: "sensor_*", topics: ["sensor/${clientid}/data"], priority: 10}
+  - {permission: allow, action: subscribe, topics: ["open/#"]}
+"##;
+
+    #[test]
+    fn the_documented_example_decides_as_it_reads() {
+        let set = rules(EXAMPLE);
+        let far = |client| subject(client, None, "192.0.2.7");
+        let cases = [
+            (subject("x", Some("dashboard"), "192.0.2.7"), subscribe("$SYS/broker/#"), true, Some(0)),
+            (far("x"), subscribe("$SYS/broker/#"), false, Some(2)),
+            (far("x"), subscribe("#"), false, Some(2)),
+            (subject("x", None, "127.0.0.1"), subscribe("#"), true, Some(1)),
+            (subject("x", None, "127.0.0.1"), publish("$SYS/x"), true, Some(1)),
+            (far("sensor_1"), publish("sensor/sensor_1/data"), true, Some(3)),
+            (far("sensor_1"), publish("sensor/sensor_2/data"), false, None),
+            (far("sensor_+"), publish("sensor/sensor_+/data"), false, None),
+            (far("x"), subscribe("open/a/+"), true, Some(4)),
+            (far("x"), subscribe("open"), true, Some(4)),
+            (far("x"), subscribe("+/a"), false, None),
+        ];
+        for (who, request, allowed, rule) in cases {
+            let verdict = set.judge(who, request);
+            assert_eq!((verdict.permission == Permission::Allow, verdict.rule), (allowed, rule), "{request:?}");
+        }
+    }
+
+    #[test]
+    fn a_denied_part_denies_the_whole_subscription() {
+        let set = rules(
+            r##"{rules: [{permission: deny, topics: ["secret/+/key"]}, {permission: allow, topics: ["#"]}], noMatch: deny}"##,
+        );
+        let who = subject("x", None, "192.0.2.7");
+        for (filter, allowed) in [
+            ("#", false),
+            ("secret/#", false),
+            ("secret/+/+", false),
+            ("secret/a/key", false),
+            ("+/+/key", false),
+            ("secret/a", true),
+            ("secret/a/key/deeper", true),
+            ("other/#", true),
+            ("$SYS/#", false),
+        ] {
+            assert_eq!(set.may_subscribe(who, filter, QoS::AtMostOnce), allowed, "{filter}");
+        }
+        assert!(!set.may_publish(who, "secret/a/key", QoS::AtMostOnce, false));
+        assert!(!set.may_receive(who, "secret/a/key"));
+        assert!(set.may_receive(who, "secret/a/lock"));
+    }
+
+    #[test]
+    fn own_values_never_widen_a_permission_and_never_escape_a_denial() {
+        let set = rules(
+            r##"{rules: [{permission: deny, topics: ["jail/${username}/#"]},
+                       {permission: allow, topics: ["home/${username}/#", "jail/#"]}]}"##,
+        );
+        for name in ["+", "#", "a/b", "", "+/+", "$x"] {
+            let who = subject("c", Some(name), "192.0.2.7");
+            assert!(!set.may_subscribe(who, &format!("home/{name}/x"), QoS::AtMostOnce), "{name}");
+            assert!(!set.may_publish(who, "home/someone/x", QoS::AtMostOnce, false), "{name}");
+        }
+        let ann = subject("c", Some("ann"), "192.0.2.7");
+        assert!(set.may_subscribe(ann, "home/ann/#", QoS::AtMostOnce));
+        assert!(!set.may_subscribe(ann, "home/+/x", QoS::AtMostOnce));
+        assert!(!set.may_publish(ann, "jail/ann/x", QoS::AtMostOnce, false));
+        assert!(set.may_publish(ann, "jail/bob/x", QoS::AtMostOnce, false));
+        assert!(!set.may_publish(subject("c", Some("a/b"), "192.0.2.7"), "jail/a/b/x", QoS::AtMostOnce, false));
+        assert!(!set.may_publish(subject("c", None, "192.0.2.7"), "home//x", QoS::AtMostOnce, false));
+    }
+
+    #[test]
+    fn flags_narrow_a_rule() {
+        let set = rules(
+            r##"{rules: [{permission: allow, action: publish, qos: [0, 1], retain: false, topics: ["a"]},
+                       {permission: allow, action: subscribe, qos: [0], topics: ["b"]}]}"##,
+        );
+        let who = subject("x", None, "192.0.2.7");
+        assert!(set.may_publish(who, "a", QoS::AtLeastOnce, false));
+        assert!(!set.may_publish(who, "a", QoS::ExactlyOnce, false));
+        assert!(!set.may_publish(who, "a", QoS::AtMostOnce, true));
+        assert!(set.may_subscribe(who, "b", QoS::AtMostOnce));
+        assert!(!set.may_subscribe(who, "b", QoS::AtLeastOnce));
+        assert!(set.may_receive(who, "b"));
+    }
+
+    /// Against the definition: every topic of a small world.
+    #[test]
+    fn covering_and_overlapping_agree_with_matching() {
+        let names = ["a", "b", "$s"];
+        let mut topics = vec![];
+        for x in names {
+            topics.push(x.to_owned());
+            for y in names {
+                topics.push(format!("{x}/{y}"));
+                topics.extend(names.iter().map(|z| format!("{x}/{y}/{z}")));
+            }
+        }
+        let words = ["a", "$s", "+"];
+        let mut filters = vec!["#".to_owned()];
+        for x in words {
+            filters.extend([x.to_owned(), format!("{x}/#")]);
+            for y in words {
+                filters.extend([format!("{x}/{y}"), format!("{x}/{y}/#")]);
+            }
+        }
+        for own in &filters {
+            let levels = Pattern::compile(&TopicPattern::Filter(own.as_str().into())).levels;
+            for other in &filters {
+                let theirs: Vec<_> = topics.iter().filter(|topic| crate::mqtt::matches(other, topic)).collect();
+                let both = theirs.iter().filter(|topic| crate::mqtt::matches(own, topic)).count();
+                assert_eq!(overlaps(&levels, other), both > 0, "{own} {other}");
+                assert_eq!(covers(&levels, other, false), both == theirs.len(), "{own} covers {other}");
+            }
+        }
+    }
+}
