@@ -189,7 +189,10 @@ enum Part {
 impl Pattern {
     fn compile(pattern: &TopicPattern) -> Self {
         let exact = matches!(pattern, TopicPattern::Eq(_));
-        let levels: Vec<Level> = pattern.as_str().split('/').map(|text| Level::compile(text, exact)).collect();
+        let mut levels: Vec<Level> = pattern.as_str().split('/').map(|text| Level::compile(text, exact)).collect();
+        if levels == [Level::Plus, Level::Hash] {
+            levels.remove(0); // the same topics, and a subscription to `#` is covered
+        }
         let placeholders = levels.iter().any(|level| matches!(level, Level::Template(_)));
         Self { exact, levels, placeholders }
     }
@@ -267,7 +270,8 @@ fn parts(text: &str) -> Vec<Part> {
     let mut parts = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
-        let next = PLACEHOLDERS.iter().filter_map(|(name, part)| Some((rest.find(name)?, name, part))).min_by_key(|n| n.0);
+        let next =
+            PLACEHOLDERS.iter().filter_map(|(name, part)| Some((rest.find(name)?, name, part))).min_by_key(|n| n.0);
         let Some((at, name, part)) = next else {
             parts.push(Part::Text(rest.into()));
             break;
