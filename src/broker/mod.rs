@@ -3,11 +3,38 @@
 //! A [`Core`] is one shard's: it owns its connections, sessions, subscriptions and its part of the retained messages
 //! outright. Whoever drives it (the event loop in `net`, a test, the simulation) feeds it bytes and time and takes away
 //! what it wrote into the connections' [`OutBuf`]s and into the [`Batch`]es for other shards.
+//!
+//! - `core`: the state and the interface; `lifecycle`: connections, sessions and wills; `publish`, `subscribe`, `acks`:
+//!   packets from clients; `deliver`: messages to clients; `shared`: shared subscriptions; `link`: other shards.
+//! - `tree`, `subscriptions`, `retained`, `session`, `connection`, `inflight`, `message`, `view`, `out`: what they hold.
+//! - `policy`, `limits`: the bounds, an endpoint's and the node's.
 
+mod acks;
+mod connection;
 mod core;
+mod deliver;
+mod inflight;
+mod lifecycle;
+pub mod limits;
+mod link;
+mod message;
 mod out;
 mod policy;
+mod publish;
+mod rate;
+mod retained;
+mod session;
+mod shared;
+mod slab;
+mod stats;
+mod subscribe;
+mod subscriptions;
+mod timers;
+mod tree;
+mod view;
 
 pub use self::core::*;
+pub use link::Batch;
 pub use out::OutBuf;
 pub use policy::*;
+pub use stats::*;

@@ -10,6 +10,7 @@ use crate::mqtt::{ProtocolVersion, QoS};
 pub struct EndpointId(pub u32);
 
 /// What the core enforces for the connections of one endpoint.
+#[derive(Debug)]
 pub struct EndpointPolicy {
     pub id: EndpointId,
     pub name: Arc<str>,

@@ -1,0 +1,104 @@
+//! PUBACK, PUBREC, PUBREL, PUBCOMP, DISCONNECT and AUTH from clients.
+
+use super::inflight::Awaits;
+use super::session::NEVER_EXPIRES;
+use super::{ConnId, Core, Millis};
+use crate::mqtt::{Ack, Auth, Disconnect, ProtocolVersion, ReasonCode};
+
+impl Core {
+    /// The receiver has a QoS 1 message.
+    pub(super) fn on_puback(&mut self, id: ConnId, ack: &Ack<'_>, now: Millis) {
+        self.complete(id, ack, Awaits::PubAck, now);
+    }
+
+    /// The receiver has released a QoS 2 message.
+    pub(super) fn on_pubcomp(&mut self, id: ConnId, ack: &Ack<'_>, now: Millis) {
+        self.complete(id, ack, Awaits::PubComp, now);
+    }
+
+    /// Ends an exchange if it is at that point. An acknowledgement nobody waits for is passed over: after a reconnect
+    /// with a new session a client may still send some.
+    fn complete(&mut self, id: ConnId, ack: &Ack<'_>, awaited: Awaits, now: Millis) {
+        let Some(session_id) = self.connections.get(id.slot).map(|c| c.session) else { return };
+        let Some(session) = self.sessions.get_mut(session_id) else { return };
+        if session.inflight.get_mut(ack.packet_id).is_none_or(|sent| sent.awaits != awaited) {
+            return;
+        }
+        session.inflight.remove(ack.packet_id);
+        self.advance(session_id, now);
+    }
+
+    /// The receiver has a QoS 2 message, or (5.0, codes from 0x80) will not have it, which ends the exchange
+    /// [MQTT-4.3.3-4].
+    pub(super) fn on_pubrec(&mut self, id: ConnId, ack: &Ack<'_>, now: Millis) {
+        let Some(connection) = self.connections.get(id.slot) else { return };
+        let (session_id, version) = (connection.session, connection.version);
+        let Some(session) = self.sessions.get_mut(session_id) else { return };
+        let sent = session.inflight.get_mut(ack.packet_id);
+        let code = match sent {
+            Some(sent) if sent.awaits == Awaits::PubComp || sent.awaits == Awaits::PubRec => {
+                if ack.code >= 0x80 && sent.awaits == Awaits::PubRec {
+                    session.inflight.remove(ack.packet_id);
+                    return self.advance(session_id, now);
+                }
+                sent.awaits = Awaits::PubComp;
+                sent.message = None;
+                ReasonCode::Success
+            }
+            _ if ack.code >= 0x80 => return,
+            _ => ReasonCode::PacketIdentifierNotFound,
+        };
+        let code = if version == ProtocolVersion::V5 { code } else { ReasonCode::Success };
+        self.write(id.slot, |out| {
+            crate::mqtt::pubrel(out, version, ack.packet_id, code);
+            Ok(())
+        });
+    }
+
+    /// The publisher releases a QoS 2 message: its identifier is free again.
+    pub(super) fn on_pubrel(&mut self, id: ConnId, ack: &Ack<'_>) {
+        let Some(connection) = self.connections.get(id.slot) else { return };
+        let version = connection.version;
+        let Some(session) = self.sessions.get_mut(connection.session) else { return };
+        let known = session.incoming.as_mut().is_some_and(|incoming| incoming.remove(&ack.packet_id));
+        if session.incoming.as_ref().is_some_and(|incoming| incoming.is_empty()) {
+            session.incoming = None;
+        }
+        let unknown = !known && version == ProtocolVersion::V5;
+        let code = if unknown { ReasonCode::PacketIdentifierNotFound } else { ReasonCode::Success };
+        self.write(id.slot, |out| {
+            crate::mqtt::pubcomp(out, version, ack.packet_id, code);
+            Ok(())
+        });
+    }
+
+    /// The client says goodbye: no will, unless it asks for it with 0x04; 5.0 may set a new session expiry.
+    pub(super) fn on_disconnect(&mut self, id: ConnId, disconnect: &Disconnect<'_>) {
+        let Some(session_id) = self.connections.get(id.slot).map(|c| c.session) else { return };
+        let Some(session) = self.sessions.get_mut(session_id) else { return };
+        if let Some(expiry_s) = disconnect.session_expiry_s {
+            // A session that was to end with its connection cannot be kept after all [MQTT-3.14.2-2].
+            if session.expiry_s == 0 && expiry_s != 0 {
+                return self.refuse(id.slot, ReasonCode::ProtocolError);
+            }
+            session.expiry_s = expiry_s.min(session.policy.limits.session_expiry_max_s.unwrap_or(NEVER_EXPIRES));
+        }
+        if disconnect.code == ReasonCode::Success as u8 {
+            session.will = None;
+        }
+        self.close(id.slot);
+    }
+
+    /// AUTH of a connection that used no enhanced authentication breaks the protocol [MQTT-4.12.0-6]. Where it did, the
+    /// driver takes re-authentication in hand; until a method offers it, it is refused.
+    pub(super) fn on_auth(&mut self, id: ConnId, auth: &Auth<'_>) {
+        let Some(connection) = self.connections.get(id.slot) else { return };
+        let method = connection.rare.as_ref().and_then(|aside| aside.authentication_method.as_deref());
+        let reason = match (method, auth.authentication_method) {
+            // The method of CONNECT is the method of the connection [MQTT-4.12.1-1].
+            (Some(method), Some(named)) if method == named => ReasonCode::NotAuthorized,
+            _ => ReasonCode::ProtocolError,
+        };
+        self.refuse(id.slot, reason);
+    }
+}

@@ -1,0 +1,103 @@
+//! A connection, as the core sees it: what it was told in CONNECT, and what waits to be written to it.
+
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+
+use super::rate::Rates;
+use super::subscriptions::SessionId;
+use super::{ConnId, EndpointPolicy, Millis, OutBuf, Principal, ShardId};
+use crate::mqtt::ProtocolVersion;
+
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) session: SessionId,
+    /// Place of its endpoint's counters.
+    pub(super) endpoint: u32,
+    pub(super) policy: Arc<EndpointPolicy>,
+    pub(super) principal: Box<Principal>,
+    pub(super) version: ProtocolVersion,
+    /// Named in the list of those with something to write.
+    pub(super) dirty: bool,
+    /// To be closed once its buffer is written; takes and sends nothing more.
+    pub(super) closing: bool,
+    /// The client's Receive Maximum.
+    pub(super) receive_maximum: u16,
+    /// The client's Maximum Packet Size.
+    pub(super) maximum_packet_size: u32,
+    /// One and a half times the keep-alive, ms; 0: none.
+    pub(super) keep_alive_ms: u32,
+    pub(super) last_received: Millis,
+    pub(super) connected_at: Millis,
+    pub(super) out: OutBuf,
+    /// How many slow receivers, links and rates hold up its reading.
+    pub(super) pauses: u16,
+    /// Publishers that wait for this connection to take what was written to it.
+    pub(super) waiters: Vec<Origin>,
+    /// Until when it counts as slow.
+    pub(super) slow_until: Millis,
+    pub(super) rare: Option<Box<Aside>>,
+}
+
+/// What few connections have.
+#[derive(Debug, Default)]
+pub(super) struct Aside {
+    /// Topic by incoming alias less one.
+    pub(super) incoming_aliases: Vec<Option<Box<str>>>,
+    pub(super) outgoing_aliases: OutgoingAliases,
+    pub(super) rates: Option<Rates>,
+    /// Messages on their way over a topic's owner: (owner, place in the link to it).
+    pub(super) via_owner: Vec<(ShardId, u64)>,
+    /// Enhanced authentication: the method of CONNECT [MQTT-4.12.0-5].
+    pub(super) authentication_method: Option<Box<str>>,
+}
+
+impl Connection {
+    pub(super) fn aside(&mut self) -> &mut Aside {
+        self.rare.get_or_insert_default()
+    }
+
+    pub(super) fn is_v5(&self) -> bool {
+        self.version == ProtocolVersion::V5
+    }
+}
+
+/// Where a message came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Origin {
+    pub(super) shard: ShardId,
+    pub(super) connection: ConnId,
+    /// The publisher's session, for No Local.
+    pub(super) session: SessionId,
+}
+
+impl Origin {
+    /// The broker itself.
+    pub(super) const NOBODY: Self = Self {
+        shard: ShardId(u16::MAX),
+        connection: ConnId { slot: u32::MAX, generation: u32::MAX },
+        session: u32::MAX,
+    };
+}
+
+/// Aliases the server gave topics, first come, up to the client's Topic Alias Maximum.
+#[derive(Debug, Default)]
+pub(super) struct OutgoingAliases {
+    pub(super) maximum: u16,
+    by_topic: HashMap<Box<str>, u16>,
+}
+
+impl OutgoingAliases {
+    /// The alias of `topic` and whether the client knows it already; `None` where all are given.
+    pub(super) fn get(&mut self, topic: &str) -> Option<(u16, bool)> {
+        if let Some(&alias) = self.by_topic.get(topic) {
+            return Some((alias, true));
+        }
+        if self.by_topic.len() >= usize::from(self.maximum) {
+            return None;
+        }
+        let alias = self.by_topic.len() as u16 + 1;
+        self.by_topic.insert(topic.into(), alias);
+        Some((alias, false))
+    }
+}

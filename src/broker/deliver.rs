@@ -1,0 +1,366 @@
+//! Messages to sessions: sent at once, queued, or dropped by a named bound.
+
+use super::connection::Origin;
+use super::inflight::{Awaits, Delivery, Sent};
+use super::limits::{
+    PAUSE_MAX_MS, PENDING_WRITE_HIGH_BYTES, PENDING_WRITE_LOW_BYTES, PENDING_WRITE_MAX_BYTES, POOLED_BUFFER_MAX_BYTES,
+    POOLED_BUFFERS_MAX, SLOW_FOR_MS,
+};
+use super::message::Message;
+use super::session::{Queued, Session};
+use super::shared::Readiness;
+use super::subscriptions::SessionId;
+use super::timers::Timer;
+use super::view::View;
+use super::{ConnId, Core, Dropped, Millis, QueueOverflow};
+use crate::mqtt::{EncodeError, QoS, ReasonCode};
+
+impl Core {
+    /// Sends a message to a session, as far as its window, its socket and its queue allow.
+    pub(super) fn deliver(&mut self, to: SessionId, delivery: Delivery, view: &mut View<'_>, now: Millis) {
+        let Some(session) = self.sessions.get(to) else { return };
+        match session.connection {
+            Some(slot) if !session.must_queue(delivery.qos) => {
+                if delivery.qos == QoS::AtMostOnce {
+                    self.send_qos0(slot, &delivery, view, now);
+                } else if session.inflight.len() < self.window(slot, session) && self.has_room(slot) {
+                    self.send_acknowledged(to, slot, delivery, view, now);
+                } else {
+                    self.enqueue(to, delivery, view, now);
+                }
+            }
+            None if delivery.qos == QoS::AtMostOnce => {}
+            _ => self.enqueue(to, delivery, view, now),
+        }
+    }
+
+    /// How many messages may be unacknowledged: the client's Receive Maximum [MQTT-4.9.0-1] and the endpoint's bound.
+    fn window(&self, slot: u32, session: &Session) -> usize {
+        let client = self.connections.get(slot).map_or(0, |c| c.receive_maximum);
+        usize::from(client.min(session.policy.limits.max_inflight))
+    }
+
+    fn has_room(&self, slot: u32) -> bool {
+        self.connections.get(slot).is_some_and(|c| c.out.len() < PENDING_WRITE_HIGH_BYTES)
+    }
+
+    fn send_qos0(&mut self, slot: u32, delivery: &Delivery, view: &mut View<'_>, now: Millis) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let waiting = connection.out.len();
+        if waiting >= PENDING_WRITE_HIGH_BYTES {
+            if now < connection.slow_until || waiting >= PENDING_WRITE_MAX_BYTES {
+                self.drop_message(slot, Dropped::Slow);
+                return;
+            }
+            self.hold_up(slot, view.origin, now);
+        }
+        self.append(slot, delivery, None, false, view, now);
+    }
+
+    /// Writes the PUBLISH into the connection's out buffer. `false`: it is too large for the client.
+    fn append(
+        &mut self,
+        slot: u32,
+        delivery: &Delivery,
+        packet_id: Option<crate::mqtt::PacketId>,
+        dup: bool,
+        view: &mut View<'_>,
+        now: Millis,
+    ) -> bool {
+        let Some(connection) = self.connections.get_mut(slot) else { return false };
+        if connection.out.is_bare() {
+            connection.out.lend(self.pool.pop().unwrap_or_default());
+        }
+        match view.append(connection, delivery, packet_id, dup, now) {
+            Some(length) => {
+                let counters = &mut self.counters[connection.endpoint as usize];
+                counters.messages_sent += 1;
+                counters.bytes_sent += length as u64;
+                if !connection.dirty {
+                    self.mark_dirty(slot);
+                }
+                true
+            }
+            None => {
+                self.drop_message(slot, Dropped::TooLarge);
+                false
+            }
+        }
+    }
+
+    pub(super) fn mark_dirty(&mut self, slot: u32) {
+        let generation = self.connections.generation(slot);
+        if let Some(connection) = self.connections.get_mut(slot)
+            && !connection.dirty
+        {
+            connection.dirty = true;
+            self.dirty.push(ConnId { slot, generation });
+        }
+    }
+
+    fn send_acknowledged(&mut self, to: SessionId, slot: u32, delivery: Delivery, view: &mut View<'_>, now: Millis) {
+        let Some(session) = self.sessions.get_mut(to) else { return };
+        let packet_id = session.inflight.allocate();
+        let keep = session.outlives_connection() || delivery.group.is_some();
+        if !self.append(slot, &delivery, Some(packet_id), false, view, now) {
+            return;
+        }
+        let awaits = if delivery.qos == QoS::ExactlyOnce { Awaits::PubRec } else { Awaits::PubAck };
+        let message = keep.then(|| view.store());
+        if let Some(session) = self.sessions.get_mut(to) {
+            session.inflight.push(Sent { packet_id, awaits, message, delivery, unsent: false });
+        }
+    }
+
+    fn enqueue(&mut self, to: SessionId, delivery: Delivery, view: &mut View<'_>, now: Millis) {
+        let message = view.store();
+        self.enqueue_message(to, Queued { message, delivery, retained: false }, view.origin, now);
+    }
+
+    /// Queues a message to its bound; beyond it, what the endpoint declares goes.
+    pub(super) fn enqueue_message(&mut self, to: SessionId, queued: Queued, origin: Origin, now: Millis) {
+        let Some(session) = self.sessions.get_mut(to) else { return };
+        let limits = &session.policy.limits;
+        let (messages, bytes) = (limits.max_queued_messages, limits.max_queued_bytes);
+        let size = queued.message.size() as u64;
+        let over = |queue: &super::session::Queue| queue.counted() >= messages || queue.bytes() + size > bytes;
+        let mut dropped = 0;
+        if !queued.retained && over(&session.queue) {
+            if limits.queue_overflow == QueueOverflow::DropOldest {
+                while over(&session.queue) && session.queue.drop_oldest().is_some() {
+                    dropped += 1;
+                }
+            }
+            if over(&session.queue) {
+                let id = session.policy.id;
+                return self.count_dropped(id, Dropped::QueueFull, dropped + 1);
+            }
+        }
+        session.queue.push(queued);
+        let half_full = session.queue.counted() > messages / 2 || session.queue.bytes() > bytes / 2;
+        let (id, connection) = (session.policy.id, session.connection);
+        self.count_dropped(id, Dropped::QueueFull, dropped);
+        if let (true, Some(slot)) = (half_full, connection) {
+            self.hold_up(slot, origin, now);
+        }
+        self.tell_readiness(to, Readiness::Busy);
+    }
+
+    fn count_dropped(&mut self, endpoint: super::EndpointId, why: Dropped, count: u64) {
+        let place = self.endpoint_place(endpoint);
+        self.counters[place as usize].dropped[why as usize] += count;
+    }
+
+    /// Counts a message that a connection did not get.
+    pub(super) fn drop_message(&mut self, slot: u32, why: Dropped) {
+        if let Some(connection) = self.connections.get(slot) {
+            self.counters[connection.endpoint as usize].dropped[why as usize] += 1;
+        }
+    }
+
+    /// A receiver is behind: its publisher's reading pauses until it has caught up, or until the pause's deadline; after
+    /// that the receiver counts as slow, and nobody pauses for it.
+    fn hold_up(&mut self, slot: u32, origin: Origin, now: Millis) {
+        let generation = self.connections.generation(slot);
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if now < connection.slow_until || origin == Origin::NOBODY || connection.waiters.contains(&origin) {
+            return;
+        }
+        if origin.shard == self.config.shard && origin.connection.slot == slot {
+            // A publisher that is its own slow receiver would wait for itself.
+            return;
+        }
+        if connection.waiters.is_empty() {
+            self.timers.push(now + PAUSE_MAX_MS, Timer::Pause(ConnId { slot, generation }));
+        }
+        connection.waiters.push(origin);
+        self.pause(origin);
+    }
+
+    /// The pause's deadline: whoever waits goes on.
+    pub(super) fn pause_is_over(&mut self, connection: ConnId, now: Millis) {
+        if let Some(slow) = self.connections.get_generation(connection.slot, connection.generation)
+            && !slow.waiters.is_empty()
+        {
+            slow.slow_until = now + SLOW_FOR_MS;
+            self.let_go(connection.slot);
+        }
+    }
+
+    /// Lets the publishers go on that wait for a connection.
+    pub(super) fn let_go(&mut self, slot: u32) {
+        let waiters = self.connections.get_mut(slot).map(|c| std::mem::take(&mut c.waiters)).unwrap_or_default();
+        waiters.into_iter().for_each(|origin| self.resume(origin));
+    }
+
+    /// See [`Core::written`].
+    pub(super) fn was_written(&mut self, slot: u32, now: Millis) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if let Some(buffer) = connection.out.reclaim() {
+            if buffer.capacity() <= POOLED_BUFFER_MAX_BYTES && self.pool.len() < POOLED_BUFFERS_MAX {
+                self.pool.push(buffer);
+            }
+        } else {
+            connection.out.compact();
+        }
+        if connection.out.len() > PENDING_WRITE_LOW_BYTES || connection.closing {
+            return;
+        }
+        let (session, has_waiters) = (connection.session, !connection.waiters.is_empty());
+        let queued = self.sessions.get(session).is_some_and(|s| !s.queue.is_empty());
+        if queued {
+            self.pump(session, now);
+        }
+        if has_waiters {
+            self.release_waiters(slot);
+        }
+    }
+
+    /// Waiters go on when both the socket and the queue are well below their bounds again.
+    fn release_waiters(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(session) = self.sessions.get(connection.session) else { return };
+        let limits = &session.policy.limits;
+        let low = session.queue.counted() <= limits.max_queued_messages / 4
+            && session.queue.bytes() <= limits.max_queued_bytes / 4;
+        if low && connection.out.len() <= PENDING_WRITE_LOW_BYTES {
+            self.let_go(slot);
+        }
+    }
+
+    /// Moves what is queued into the window and the out buffer, as far as there is room.
+    pub(super) fn pump(&mut self, id: SessionId, now: Millis) {
+        loop {
+            let Some(session) = self.sessions.get(id) else { return };
+            let Some(slot) = session.connection else { return };
+            if session.has_pending_subscribe() {
+                return;
+            }
+            let Some(front) = session.queue.front() else { break };
+            let qos0 = front.delivery.qos == QoS::AtMostOnce;
+            if !self.has_room(slot) || (!qos0 && session.inflight.len() >= self.window(slot, session)) {
+                break;
+            }
+            let Some(queued) = self.sessions.get_mut(id).and_then(|s| s.queue.pop()) else { return };
+            if queued.message.is_expired(now) {
+                self.drop_message(slot, Dropped::Expired);
+                continue;
+            }
+            self.send_queued(id, slot, queued, now);
+        }
+        let Some(session) = self.sessions.get(id) else { return };
+        let connection = session.connection;
+        if session.queue.is_empty() {
+            self.tell_readiness(id, Readiness::Ready);
+        }
+        if let Some(slot) = connection
+            && self.connections.get(slot).is_some_and(|c| !c.waiters.is_empty())
+        {
+            self.release_waiters(slot);
+        }
+    }
+
+    fn send_queued(&mut self, id: SessionId, slot: u32, queued: Queued, now: Millis) {
+        let Queued { message, delivery, .. } = queued;
+        let publish = message.as_publish();
+        let mut view = View::of(&message, &publish, Origin::NOBODY);
+        if delivery.qos == QoS::AtMostOnce {
+            self.append(slot, &delivery, None, false, &mut view, now);
+        } else {
+            self.send_acknowledged(id, slot, delivery, &mut view, now);
+        }
+    }
+
+    /// After a reconnect: what was sent and not acknowledged goes out again, as it was and in order [MQTT-4.4.0-1]
+    /// [MQTT-4.6.0-1], then what is queued.
+    pub(super) fn resend(&mut self, id: SessionId, slot: u32, now: Millis) {
+        let Some(session) = self.sessions.get(id) else { return };
+        let window = self.window(slot, session);
+        let sent: Vec<Sent> = self.sessions.get_mut(id).map(|s| s.inflight.drain().collect()).unwrap_or_default();
+        let mut kept = Vec::with_capacity(sent.len());
+        for mut entry in sent {
+            entry.unsent = kept.len() >= window;
+            if entry.unsent || self.send_again(slot, &entry, now) {
+                kept.push(entry);
+            }
+        }
+        if let Some(session) = self.sessions.get_mut(id) {
+            kept.into_iter().for_each(|entry| session.inflight.push(entry));
+        }
+        self.pump(id, now);
+    }
+
+    /// Sends a message again, or goes on with its exchange. `false`: it is nothing for this client any more.
+    fn send_again(&mut self, slot: u32, sent: &Sent, now: Millis) -> bool {
+        let Some(version) = self.connections.get(slot).map(|c| c.version) else { return false };
+        if sent.awaits == Awaits::PubComp {
+            self.write(slot, |out| {
+                crate::mqtt::pubrel(out, version, sent.packet_id, ReasonCode::Success);
+                Ok(())
+            });
+            return true;
+        }
+        let Some(message) = &sent.message else { return false };
+        let publish = message.as_publish();
+        let mut view = View::of(message, &publish, Origin::NOBODY);
+        self.append(slot, &sent.delivery, Some(sent.packet_id), true, &mut view, now)
+    }
+
+    /// The window moved on: what a resend had to leave goes first, then what is queued.
+    pub(super) fn advance(&mut self, id: SessionId, now: Millis) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if let (Some(slot), Some(next)) = (session.connection, session.inflight.next_unsent()) {
+            next.unsent = false;
+            let again = next.clone();
+            if !self.send_again(slot, &again, now)
+                && let Some(session) = self.sessions.get_mut(id)
+            {
+                session.inflight.remove(again.packet_id);
+            }
+            return;
+        }
+        if session.queue.is_empty() {
+            session.inflight.release();
+        } else {
+            self.pump(id, now);
+        }
+    }
+
+    /// Appends a packet to a connection's out buffer; closes a connection that does not read what it must be told.
+    pub(super) fn write(&mut self, slot: u32, encode: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>) {
+        let Some(connection) = self.connections.get_mut(slot).filter(|c| !c.closing) else { return };
+        if connection.out.is_bare() {
+            connection.out.lend(self.pool.pop().unwrap_or_default());
+        }
+        let buffer = connection.out.buffer();
+        let start = buffer.len();
+        // What is larger than the client takes is not sent [MQTT-3.1.2-24]; without it the client cannot go on.
+        let unfit = encode(buffer).is_err() || buffer.len() - start > connection.maximum_packet_size as usize;
+        if unfit {
+            buffer.truncate(start);
+            return self.close(slot);
+        }
+        let (dirty, waiting) = (connection.dirty, connection.out.len());
+        if !dirty {
+            self.mark_dirty(slot);
+        }
+        if waiting > PENDING_WRITE_MAX_BYTES {
+            self.close(slot);
+        }
+    }
+}
+
+impl Message {
+    /// The message as a PUBLISH to be encoded.
+    pub(super) fn as_publish(&self) -> crate::mqtt::Publish<'_> {
+        crate::mqtt::Publish {
+            dup: false,
+            qos: self.qos,
+            retain: self.retain,
+            topic: self.topic(),
+            packet_id: None,
+            properties: crate::mqtt::PublishProperties { raw: self.properties(), ..Default::default() },
+            payload: self.payload(),
+        }
+    }
+}

@@ -1,0 +1,37 @@
+//! The node's own bounds: what holds whatever an endpoint declares. Each with its unit and what its breach brings.
+
+use super::Millis;
+
+/// Shards (and later nodes) a message can be routed to: a bit each in a route.
+pub const DESTINATIONS_MAX: u16 = 64;
+
+/// Bytes waiting for one connection above which its publishers pause, and QoS 0 for it is dropped once it counts as slow
+/// (`weir_endpoint_messages_dropped_total{reason="slow"}`).
+pub const PENDING_WRITE_HIGH_BYTES: usize = 1 << 20;
+/// Bytes waiting below which paused publishers go on.
+pub const PENDING_WRITE_LOW_BYTES: usize = 256 << 10;
+/// Bytes waiting for one connection above which it is closed: what it must be told (acknowledgements) cannot be dropped.
+pub const PENDING_WRITE_MAX_BYTES: usize = 8 << 20;
+/// The longest a publisher is paused for one slow subscriber.
+pub const PAUSE_MAX_MS: Millis = 200;
+/// How long a subscriber that outlasted a pause counts as slow: nobody pauses for it.
+pub const SLOW_FOR_MS: Millis = 10_000;
+
+/// Filters in one SUBSCRIBE or UNSUBSCRIBE; 5.0 gets DISCONNECT 0x97, 3.x the close.
+pub const FILTERS_PER_PACKET_MAX: usize = 4096;
+/// Bytes of a client identifier; 0x85.
+pub const CLIENT_ID_MAX_BYTES: usize = 4096;
+/// QoS 2 publishes of one session between PUBLISH and PUBREL, of a 3.x client (5.0 has its Receive Maximum); the close.
+pub const INCOMING_QOS2_MAX: usize = 65_535;
+/// Members of one shared subscription; SUBACK 0x97.
+pub const GROUP_MEMBERS_MAX: usize = 65_536;
+/// Unacknowledged bytes on the way to one other shard above which publishers pause.
+pub const LINK_HIGH_BYTES: u64 = 8 << 20;
+/// Bytes taken from a link after which it is told so, at the latest.
+pub const LINK_ACKNOWLEDGE_BYTES: u64 = 256 << 10;
+/// Output buffers kept for reuse, and the largest that is kept, bytes.
+pub const POOLED_BUFFERS_MAX: usize = 64;
+/// The largest output buffer that is kept for reuse, bytes.
+pub const POOLED_BUFFER_MAX_BYTES: usize = 512 << 10;
+/// Payloads from this size on are shared between a message's receivers instead of copied to each.
+pub const SHARED_PAYLOAD_MIN_BYTES: usize = 8 << 10;

@@ -1,0 +1,152 @@
+//! Links between shards: what crosses goes in batches, in order, and is acknowledged by how far it was taken.
+//!
+//! A link's other end is a shard today; nothing here says that it could not be another node.
+
+use std::sync::Arc;
+
+use super::connection::Origin;
+use super::inflight::Delivery;
+use super::message::Message;
+use super::session::{SessionRef, SpaceId};
+use super::shared::{GroupKey, Member, Readiness};
+use super::{ConnId, Millis};
+use crate::mqtt::ProtocolVersion;
+
+/// What an item counts for on a link beside its bytes.
+const ITEM_BYTES: u64 = 32;
+
+/// Work for another shard, in order; made by `Core::take_batch`, taken by `Core::deliver_batch` over there.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub(super) items: Vec<Item>,
+    /// The packets that items name by range.
+    pub(super) bytes: Vec<u8>,
+    /// Where the link stands after this batch.
+    pub(super) end: u64,
+    /// How far the other direction was taken by who sends this.
+    pub(super) taken: u64,
+}
+
+/// What the receiver of a PUBLISH does with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hop {
+    /// Deliver it to who wants it here.
+    Last,
+    /// It belongs to the topic's owner: keep it if it is retained, and send it everywhere.
+    Owner,
+}
+
+#[derive(Debug)]
+pub(super) enum Item {
+    /// From now on `id` means this namespace.
+    Space {
+        id: SpaceId,
+        name: Arc<str>,
+    },
+    Publish(Crossing),
+    /// Messages of `filter` are wanted over there.
+    Want {
+        space: SpaceId,
+        filter: Box<str>,
+    },
+    /// They no longer are.
+    Unwant {
+        space: SpaceId,
+        filter: Box<str>,
+    },
+    /// All that was asked before holds here: say so, and send what is retained under these filters.
+    Sync {
+        request: SyncId,
+        reads: Vec<(SpaceId, Box<str>)>,
+    },
+    /// It holds. Retained messages by the index of the read that found them.
+    Synced {
+        request: SyncId,
+        retained: Vec<(u32, Message)>,
+    },
+    /// A member for a group owned here.
+    Join {
+        group: Arc<GroupKey>,
+        member: Member,
+    },
+    Leave {
+        group: Arc<GroupKey>,
+        session: SessionRef,
+    },
+    Readiness {
+        group: Arc<GroupKey>,
+        session: SessionRef,
+        readiness: Readiness,
+    },
+    /// A member's part of a shared subscription.
+    Assign {
+        session: SessionRef,
+        message: Message,
+        delivery: Delivery,
+        origin: Origin,
+    },
+    /// A member went before it took the message: another one is to have it.
+    Return {
+        group: Arc<GroupKey>,
+        message: Message,
+    },
+    /// A receiver over there is slow: pause its publisher.
+    Pause(ConnId),
+    Resume(ConnId),
+    /// Carries nothing but the batch's watermark.
+    Taken,
+}
+
+/// A PUBLISH between shards.
+#[derive(Debug)]
+pub(super) struct Crossing {
+    pub(super) space: SpaceId,
+    pub(super) hop: Hop,
+    pub(super) version: ProtocolVersion,
+    pub(super) origin: Origin,
+    pub(super) expires_at: Millis,
+    /// Range in the batch's bytes.
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+/// Names a SUBSCRIBE that waits for other shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SyncId {
+    pub(super) session: SessionRef,
+    pub(super) serial: u32,
+}
+
+/// This end of a link.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    pub(super) batch: Batch,
+    /// Everything put on the link, in bytes, and how much of it the other end has taken.
+    pub(super) sent: u64,
+    pub(super) taken: u64,
+    /// What was taken from the other end, and what it was told of that.
+    pub(super) received: u64,
+    pub(super) told: u64,
+    /// Namespaces the other end has been told.
+    pub(super) defined: Vec<bool>,
+    /// The other end's numbers of namespaces, as ours.
+    pub(super) spaces: Vec<SpaceId>,
+    /// Publishers that wait for the link.
+    pub(super) waiters: Vec<Origin>,
+}
+
+impl Link {
+    pub(super) fn push(&mut self, item: Item) {
+        self.sent += ITEM_BYTES;
+        self.batch.items.push(item);
+    }
+
+    /// Appends bytes to the batch; answers with their range.
+    pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> (u32, u32) {
+        let start = self.batch.bytes.len();
+        write(&mut self.batch.bytes);
+        let end = self.batch.bytes.len();
+        self.sent += (end - start) as u64;
+        (start as u32, end as u32)
+    }
+}

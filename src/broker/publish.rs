@@ -1,0 +1,305 @@
+//! PUBLISH from clients, and the routing of messages.
+
+use super::connection::Origin;
+use super::inflight::Delivery;
+use super::limits::{INCOMING_QOS2_MAX, LINK_HIGH_BYTES};
+use super::link::{Crossing, Hop, Item};
+use super::message::expires_at;
+use super::session::SpaceId;
+use super::timers::Timer;
+use super::view::View;
+use super::{ConnId, Core, Dropped, Millis, ShardId, Subject, owner_of};
+use crate::mqtt::{PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
+
+/// What stops a PUBLISH.
+enum Refused {
+    /// The connection ends with this reason.
+    Disconnect(ReasonCode),
+    /// The message goes no further; where it is acknowledged, with this reason.
+    Message(ReasonCode, Dropped),
+}
+
+impl Core {
+    /// A PUBLISH from a client; `raw` is the whole packet.
+    pub(super) fn on_publish(&mut self, id: ConnId, publish: &Publish<'_>, raw: &[u8], now: Millis) {
+        let Some(connection) = self.connections.get(id.slot) else { return };
+        self.counters[connection.endpoint as usize].messages_received += 1;
+        if publish.qos == QoS::ExactlyOnce && self.is_resend(id.slot, publish.packet_id) {
+            self.acknowledge(id.slot, publish, ReasonCode::Success);
+            return;
+        }
+        if let Err(refused) = self.check_publish(id, publish, raw.len(), now) {
+            match refused {
+                Refused::Disconnect(reason) => self.refuse(id.slot, reason),
+                Refused::Message(reason, why) => {
+                    self.drop_message(id.slot, why);
+                    self.acknowledge(id.slot, publish, reason);
+                }
+            }
+            return;
+        }
+        if publish.topic.is_empty() {
+            // `check_publish` found the alias: the name is taken out and put back, not copied.
+            let Some(name) = self.alias_slot(id.slot, publish).and_then(Option::take) else { return };
+            self.publish_on(id, &name, publish, raw, now);
+            if let Some(slot) = self.alias_slot(id.slot, publish) {
+                *slot = Some(name);
+            }
+        } else {
+            self.publish_on(id, publish.topic, publish, raw, now);
+        }
+    }
+
+    fn alias_slot(&mut self, slot: u32, publish: &Publish<'_>) -> Option<&mut Option<Box<str>>> {
+        let alias = publish.properties.topic_alias?;
+        let aside = self.connections.get_mut(slot)?.rare.as_mut()?;
+        aside.incoming_aliases.get_mut(usize::from(alias.get()) - 1)
+    }
+
+    /// A QoS 2 message that was taken already: it is acknowledged again, and goes no further [MQTT-4.3.3-10].
+    fn is_resend(&self, slot: u32, packet_id: Option<PacketId>) -> bool {
+        let session = self.connections.get(slot).and_then(|c| self.sessions.get(c.session));
+        let incoming = session.and_then(|s| s.incoming.as_ref());
+        matches!((incoming, packet_id), (Some(incoming), Some(id)) if incoming.contains(&id))
+    }
+
+    fn check_publish(&mut self, id: ConnId, publish: &Publish<'_>, size: usize, now: Millis) -> Result<(), Refused> {
+        let Some(connection) = self.connections.get_mut(id.slot) else { return Ok(()) };
+        let limits = &connection.policy.limits;
+        if publish.qos > limits.maximum_qos {
+            return Err(Refused::Disconnect(ReasonCode::QoSNotSupported));
+        }
+        if publish.retain && !limits.retain_available {
+            return Err(Refused::Disconnect(ReasonCode::RetainNotSupported));
+        }
+        let (levels_max, receive_maximum) = (limits.max_topic_levels, usize::from(limits.receive_maximum));
+        if let Some(alias) = publish.properties.topic_alias {
+            let place = usize::from(alias.get()) - 1;
+            if alias.get() > limits.topic_alias_maximum {
+                return Err(Refused::Disconnect(ReasonCode::TopicAliasInvalid));
+            }
+            let aliases = &mut connection.aside().incoming_aliases;
+            if publish.topic.is_empty() {
+                // An alias that was never set [MQTT-3.3.2-7 and section 3.3.2.3.4].
+                if aliases.get(place).is_none_or(Option::is_none) {
+                    return Err(Refused::Disconnect(ReasonCode::ProtocolError));
+                }
+            } else {
+                if aliases.len() <= place {
+                    aliases.resize(place + 1, None);
+                }
+                aliases[place] = Some(publish.topic.into());
+            }
+        }
+        let is_v5 = connection.is_v5();
+        if publish.qos == QoS::ExactlyOnce {
+            let session = self.sessions.get(connection.session);
+            let open = session.and_then(|s| s.incoming.as_ref()).map_or(0, |incoming| incoming.len());
+            // Beyond what CONNACK allowed [MQTT-3.3.4-9]; 3.x was told nothing, and has the identifiers' own bound.
+            if open >= if is_v5 { receive_maximum } else { INCOMING_QOS2_MAX } {
+                return Err(Refused::Disconnect(ReasonCode::ReceiveMaximumExceeded));
+            }
+        }
+        self.take_rate(id, size, now);
+        if crate::mqtt::levels(publish.topic) > usize::from(levels_max) {
+            return Err(if is_v5 && publish.qos > QoS::AtMostOnce {
+                Refused::Message(ReasonCode::TopicNameInvalid, Dropped::TooLarge)
+            } else {
+                Refused::Disconnect(ReasonCode::TopicNameInvalid)
+            });
+        }
+        if publish.properties.payload_format_indicator == Some(1) && std::str::from_utf8(publish.payload).is_err() {
+            return Err(if publish.qos > QoS::AtMostOnce {
+                Refused::Message(ReasonCode::PayloadFormatInvalid, Dropped::NotAuthorized)
+            } else {
+                Refused::Disconnect(ReasonCode::PayloadFormatInvalid)
+            });
+        }
+        self.authorize_publish(id.slot, publish)
+    }
+
+    fn authorize_publish(&mut self, slot: u32, publish: &Publish<'_>) -> Result<(), Refused> {
+        let Some(connection) = self.connections.get(slot) else { return Ok(()) };
+        let topic = match publish.properties.topic_alias {
+            Some(alias) if publish.topic.is_empty() => connection
+                .rare
+                .as_ref()
+                .and_then(|aside| aside.incoming_aliases.get(usize::from(alias.get()) - 1)?.as_deref())
+                .unwrap_or_default(),
+            _ => publish.topic,
+        };
+        let refused = Err(Refused::Message(ReasonCode::NotAuthorized, Dropped::NotAuthorized));
+        // $SYS is the broker's own to write.
+        if topic.starts_with("$SYS/") {
+            return refused;
+        }
+        if connection.policy.acl.is_none() && connection.principal.claims_acl.is_none() {
+            return Ok(());
+        }
+        let Some(session) = self.sessions.get(connection.session) else { return Ok(()) };
+        let subject = Subject {
+            client_id: &session.client_id,
+            username: connection.principal.username.as_deref(),
+            address: connection.principal.address,
+        };
+        let acls = [&connection.policy.acl, &connection.principal.claims_acl];
+        let allowed =
+            acls.into_iter().flatten().all(|acl| acl.may_publish(subject, topic, publish.qos, publish.retain));
+        if allowed { Ok(()) } else { refused }
+    }
+
+    fn take_rate(&mut self, id: ConnId, size: usize, now: Millis) {
+        let Some(connection) = self.connections.get_mut(id.slot) else { return };
+        let Some(rates) = connection.rare.as_mut().and_then(|aside| aside.rates.as_mut()) else { return };
+        let debt_ms = rates.take(size, now);
+        if debt_ms > 0 {
+            connection.pauses += 1;
+            self.timers.push(now + debt_ms, Timer::Rate(id));
+        }
+    }
+
+    fn publish_on(&mut self, id: ConnId, topic: &str, publish: &Publish<'_>, raw: &[u8], now: Millis) {
+        let Some(connection) = self.connections.get(id.slot) else { return };
+        let (version, session_id) = (connection.version, connection.session);
+        let ceiling_s = connection.policy.limits.message_expiry_max_s;
+        let expires_at = expires_at(publish.properties.message_expiry_s, ceiling_s, now);
+        let Some(session) = self.sessions.get_mut(session_id) else { return };
+        if let (QoS::ExactlyOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
+            session.incoming.get_or_insert_default().insert(packet_id);
+        }
+        let space = session.space;
+        let origin = Origin { shard: self.config.shard, connection: id, session: session_id };
+        let mut view = View::new(topic, publish, version, raw, expires_at, origin);
+        self.route(space, &mut view, now);
+        self.acknowledge(id.slot, publish, ReasonCode::Success);
+    }
+
+    /// PUBACK or PUBREC, as the QoS asks.
+    fn acknowledge(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode) {
+        let Some(packet_id) = publish.packet_id else { return };
+        let Some(version) = self.connections.get(slot).map(|c| c.version) else { return };
+        // 3.x has no reason in its acknowledgements: what is refused is acknowledged all the same [MQTT-3.3.5-2].
+        let code = if version == ProtocolVersion::V5 { reason } else { ReasonCode::Success };
+        if publish.qos == QoS::ExactlyOnce && version != ProtocolVersion::V5 && reason as u8 >= 0x80 {
+            self.remember_incoming(slot, packet_id);
+        }
+        self.write(slot, |out| {
+            if publish.qos == QoS::ExactlyOnce {
+                crate::mqtt::pubrec(out, version, packet_id, code);
+            } else {
+                crate::mqtt::puback(out, version, packet_id, code);
+            }
+            Ok(())
+        });
+    }
+
+    /// A 3.x client goes on with PUBREL after any PUBREC.
+    fn remember_incoming(&mut self, slot: u32, packet_id: PacketId) {
+        if let Some(session) = self.connections.get(slot).map(|c| c.session).and_then(|s| self.sessions.get_mut(s)) {
+            session.incoming.get_or_insert_default().insert(packet_id);
+        }
+    }
+
+    /// Routes a message that came in here: over its topic's owner where it is retained (so that what a subscriber is sent
+    /// of it, kept and live, is one sequence), or where an earlier one of its publisher still is on that way.
+    pub(super) fn route(&mut self, space: SpaceId, view: &mut View<'_>, now: Millis) {
+        if self.config.shards > 1 {
+            let owner = self.topic_owner(space, view.topic);
+            if owner != self.config.shard && (view.publish.retain || self.is_on_the_way(view.origin, owner)) {
+                self.send_over(owner, space, Hop::Owner, view);
+                self.remember_way(view.origin, owner);
+                return;
+            }
+        }
+        self.route_here(space, view, now);
+    }
+
+    /// Keeps and fans out a message as its topic's owner, or one that is not retained.
+    pub(super) fn route_here(&mut self, space: SpaceId, view: &mut View<'_>, now: Millis) {
+        if view.publish.retain {
+            let message = view.store();
+            self.spaces[space as usize].retained.set(&message);
+        }
+        let destinations = self.fan_out(space, view, now);
+        let mut rest = destinations;
+        while rest != 0 {
+            let to = ShardId(rest.trailing_zeros() as u16);
+            rest &= rest - 1;
+            self.send_over(to, space, Hop::Last, view);
+        }
+    }
+
+    /// Delivers to who wants it on this shard; answers which other destinations do.
+    pub(super) fn fan_out(&mut self, space: SpaceId, view: &mut View<'_>, now: Millis) -> u64 {
+        let matches = self.spaces[space as usize].subscriptions.matches(view.topic);
+        view.set_receivers(matches.subscribers.len());
+        for matched in &matches.subscribers {
+            let own = view.origin.session == matched.session && view.origin.shard == self.config.shard;
+            if matched.no_local && own {
+                continue;
+            }
+            let (first, more) = matches.identifiers(matched);
+            let identifiers = first.map(|first| std::iter::once(first).chain(more.iter().copied()).collect());
+            let delivery = Delivery {
+                qos: matched.qos.min(view.publish.qos),
+                retain: matched.retain_as_published && view.publish.retain,
+                identifiers,
+                group: None,
+            };
+            self.deliver(matched.session, delivery, view, now);
+        }
+        for &group in &matches.groups {
+            self.deliver_shared(group, view, None, now);
+        }
+        matches.destinations
+    }
+
+    fn send_over(&mut self, to: ShardId, space: SpaceId, hop: Hop, view: &View<'_>) {
+        self.define_space(to, space);
+        let link = &mut self.links[usize::from(to.0)];
+        let mut form = Ok(view.version);
+        let (start, end) = link.append(|bytes| form = view.encode_for_link(bytes));
+        // It was decoded from a packet as large: it can be encoded again.
+        let Ok(version) = form else { return };
+        let (origin, expires_at) = (view.origin, view.expires_at);
+        link.push(Item::Publish(Crossing { space, hop, version, origin, expires_at, start, end }));
+        if link.sent - link.taken > LINK_HIGH_BYTES && origin != Origin::NOBODY && !link.waiters.contains(&origin) {
+            link.waiters.push(origin);
+            self.pause(origin);
+        }
+    }
+
+    fn topic_owner(&self, space: SpaceId, topic: &str) -> ShardId {
+        owner_of(&[&self.spaces[space as usize].name, topic], self.config.shards)
+    }
+
+    fn is_on_the_way(&mut self, origin: Origin, owner: ShardId) -> bool {
+        let taken = self.links[usize::from(owner.0)].taken;
+        let Some(aside) = self
+            .origin_connection(origin)
+            .and_then(|slot| self.connections.get_mut(slot))
+            .and_then(|connection| connection.rare.as_mut())
+        else {
+            return false;
+        };
+        aside.via_owner.retain(|&(shard, place)| shard != owner || place > taken);
+        aside.via_owner.iter().any(|&(shard, _)| shard == owner)
+    }
+
+    fn remember_way(&mut self, origin: Origin, owner: ShardId) {
+        let place = self.links[usize::from(owner.0)].sent;
+        let Some(slot) = self.origin_connection(origin) else { return };
+        if let Some(connection) = self.connections.get_mut(slot) {
+            let via_owner = &mut connection.aside().via_owner;
+            via_owner.retain(|&(shard, _)| shard != owner);
+            via_owner.push((owner, place));
+        }
+    }
+
+    /// The slot of a message's publisher, where that is a connection of this shard.
+    pub(super) fn origin_connection(&self, origin: Origin) -> Option<u32> {
+        let ConnId { slot, generation } = origin.connection;
+        let here = origin.shard == self.config.shard && self.connections.generation(slot) == generation;
+        (here && self.connections.get(slot).is_some()).then_some(slot)
+    }
+}

@@ -1,0 +1,172 @@
+//! A session: what the broker keeps for a client, connected or away.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashSet;
+
+use super::inflight::{Delivery, Inflight};
+use super::message::Message;
+use super::shared::SharedSubscription;
+use super::subscribe::PendingSubscribe;
+use super::subscriptions::SessionId;
+use super::tree::NodeId;
+use super::{EndpointPolicy, Millis};
+use crate::mqtt::{PacketId, QoS};
+
+/// Index of a namespace in its core.
+pub(super) type SpaceId = u32;
+
+/// Names a session from another shard, or after a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SessionRef {
+    pub(super) id: SessionId,
+    pub(super) generation: u32,
+}
+
+/// A session that never ends by itself.
+pub(super) const NEVER_EXPIRES: u32 = u32::MAX;
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) client_id: Box<str>,
+    pub(super) space: SpaceId,
+    /// Slot of its connection, while it has one.
+    pub(super) connection: Option<u32>,
+    pub(super) expiry_s: u32,
+    /// When it ends, while away.
+    pub(super) ends_at: Millis,
+    /// Of the endpoint it was last connected to; also in force while away.
+    pub(super) policy: Arc<EndpointPolicy>,
+    /// The nodes of its filters.
+    pub(super) subscriptions: Vec<NodeId>,
+    pub(super) inflight: Inflight,
+    pub(super) queue: Queue,
+    /// Packet identifiers of QoS 2 publishes between PUBLISH and PUBREL.
+    pub(super) incoming: Option<Box<HashSet<PacketId>>>,
+    pub(super) will: Option<Box<PendingWill>>,
+    pub(super) rare: Option<Box<Rare>>,
+}
+
+/// What few sessions have.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    pub(super) shared: Vec<SharedSubscription>,
+    /// SUBSCRIBEs that wait for other shards, oldest first.
+    pub(super) pending: VecDeque<PendingSubscribe>,
+}
+
+/// A will that has not been sent.
+#[derive(Debug)]
+pub(super) struct PendingWill {
+    pub(super) message: Message,
+    pub(super) delay_s: u32,
+    /// When it is to be sent, once its connection has gone.
+    pub(super) due_at: Option<Millis>,
+}
+
+impl Session {
+    /// Whether what is sent to the client must be kept for its next connection.
+    pub(super) fn outlives_connection(&self) -> bool {
+        self.expiry_s > 0
+    }
+
+    pub(super) fn has_pending_subscribe(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| !rare.pending.is_empty())
+    }
+
+    /// Whether a message of `qos` has to line up behind others.
+    pub(super) fn must_queue(&self, qos: QoS) -> bool {
+        self.has_pending_subscribe()
+            || if qos == QoS::AtMostOnce { self.queue.retained > 0 } else { !self.queue.waiting.is_empty() }
+    }
+}
+
+/// Messages that wait for the window, the socket or the client.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    waiting: VecDeque<Queued>,
+    /// Bytes and number of those that count against the bounds.
+    bytes: u64,
+    counted: u32,
+    /// How many come from a subscribe's retained messages: they are bounded by what is retained, and not counted.
+    retained: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) message: Message,
+    pub(super) delivery: Delivery,
+    /// Sent in answer to a SUBSCRIBE.
+    pub(super) retained: bool,
+}
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Messages that count against the bounds.
+    pub(super) fn counted(&self) -> u32 {
+        self.counted
+    }
+
+    /// Bytes that count against the bounds.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn front(&self) -> Option<&Queued> {
+        self.waiting.front()
+    }
+
+    pub(super) fn push(&mut self, queued: Queued) {
+        self.count(&queued, true);
+        self.waiting.push_back(queued);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Queued> {
+        let queued = self.waiting.pop_front()?;
+        self.count(&queued, false);
+        if self.waiting.is_empty() {
+            self.waiting = VecDeque::new();
+        }
+        Some(queued)
+    }
+
+    /// Drops the oldest message that counts.
+    pub(super) fn drop_oldest(&mut self) -> Option<Queued> {
+        let place = self.waiting.iter().position(|queued| !queued.retained)?;
+        let queued = self.waiting.remove(place)?;
+        self.count(&queued, false);
+        Some(queued)
+    }
+
+    /// Keeps what `keep` says; answers how many went.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Queued) -> bool) -> usize {
+        let before = self.waiting.len();
+        let kept: VecDeque<Queued> = std::mem::take(&mut self.waiting).into_iter().filter(|q| keep(q)).collect();
+        (self.bytes, self.counted, self.retained) = (0, 0, 0);
+        kept.into_iter().for_each(|queued| self.push(queued));
+        before - self.waiting.len()
+    }
+
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Queued> + use<> {
+        (self.bytes, self.counted, self.retained) = (0, 0, 0);
+        std::mem::take(&mut self.waiting).into_iter()
+    }
+
+    fn count(&mut self, queued: &Queued, comes: bool) {
+        let size = queued.message.size() as u64;
+        match (queued.retained, comes) {
+            (true, true) => self.retained += 1,
+            (true, false) => self.retained -= 1,
+            (false, true) => (self.counted, self.bytes) = (self.counted + 1, self.bytes + size),
+            (false, false) => (self.counted, self.bytes) = (self.counted - 1, self.bytes - size),
+        }
+    }
+}
