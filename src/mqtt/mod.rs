@@ -10,6 +10,8 @@ mod property;
 mod raw;
 mod reason;
 mod rule;
+#[cfg(test)]
+mod tests;
 mod topic;
 
 pub use decode::{DecodeContext, Decoded, Side, decode, decode_connect};

@@ -25,6 +25,17 @@ pub(super) fn connect(body: &[u8]) -> Result<Connect<'_>, DecodeError> {
     after_protocol(reader, version, bridge).map_err(|broken| broken.connect_error(version))
 }
 
+/// The error of a CONNECT whose fixed header is wrong. Where the bytes already tell the version, it is refused in the
+/// version's words.
+pub(super) fn refuse(broken: Broken, bytes: &[u8]) -> DecodeError {
+    let remaining_length = bytes.iter().skip(1).take(4).take_while(|&&byte| byte & 0x80 != 0).count() + 1;
+    let body = bytes.get(1 + remaining_length..).unwrap_or_default();
+    match protocol(&mut Reader::new(body)) {
+        Ok((version, _)) => broken.connect_error(version),
+        Err(_) => broken.error(ProtocolVersion::V5),
+    }
+}
+
 /// The protocol name and level.
 fn protocol(reader: &mut Reader<'_>) -> Result<(ProtocolVersion, bool), DecodeError> {
     // Whoever speaks a version that nobody knows is answered in 3.1.1's form: 3.1.1 demands the CONNACK

@@ -75,7 +75,7 @@ pub fn decode_connect(bytes: &[u8], max_packet_size: u32) -> Result<Decoded<Conn
                 connect::connect(frame.body).map(|packet| Decoded::Packet { packet, len: frame.len })
             }
             Ok(Framed::Partial { needs }) => Ok(Decoded::Incomplete { needs }),
-            Err(broken) => Err(broken.error(ProtocolVersion::V5)),
+            Err(broken) => Err(connect::refuse(broken, bytes)),
         },
     }
 }
@@ -156,11 +156,17 @@ fn check_first_byte(packet_type: u8, flags: u8, version: Option<ProtocolVersion>
         (Side::Server, Some(true)) => return Err(&rule::NOT_FROM_SERVER),
         _ => {}
     }
-    let acknowledged = matches!(packet_type, PUBREL | SUBSCRIBE | UNSUBSCRIBE);
-    let wanted = if acknowledged { 0b0010 } else { 0 };
-    // MQTT 3.1 has these sent at QoS 1, again with DUP where they are repeated
-    let dup = if acknowledged && version == Some(ProtocolVersion::V3_1) { 0b1000 } else { 0 };
-    if flags & !dup == wanted { Ok(()) } else { Err(&rule::FLAGS) }
+    let (wanted, broken) = match packet_type {
+        PUBREL => (0b0010, &rule::FLAGS_PUBREL),
+        SUBSCRIBE => (0b0010, &rule::FLAGS_SUBSCRIBE),
+        UNSUBSCRIBE => (0b0010, &rule::FLAGS_UNSUBSCRIBE),
+        DISCONNECT => (0, &rule::FLAGS_DISCONNECT),
+        AUTH => (0, &rule::FLAGS_AUTH),
+        _ => (0, &rule::FLAGS),
+    };
+    // MQTT 3.1 sends those three at QoS 1, again with DUP where they are repeated
+    let dup = if wanted != 0 && version == Some(ProtocolVersion::V3_1) { 0b1000 } else { 0 };
+    if flags & !dup == wanted { Ok(()) } else { Err(broken) }
 }
 
 /// Everything but PUBLISH and CONNECT.
