@@ -1,6 +1,6 @@
-//! `/api/endpoints/...`: what is declared and what runs, in FluxMQ's shapes.
+//! `/api/endpoints/list`, `get` and `status`: what is declared and what runs, in FluxMQ's shapes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hyper::StatusCode;
 use serde_json::{Map, Value, json};
@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use super::http::{Problem, Reply};
 use super::query::Query;
 use super::router::App;
-use super::{ConditionStatus, Endpoint, EndpointTraffic, State};
+use super::{Endpoint, State};
+use crate::reconcile::{Condition, ConditionStatus, ConditionType, Reason};
 
 impl Endpoint {
     /// What it runs by; what is declared where nothing runs.
@@ -22,23 +23,13 @@ impl Endpoint {
     }
 
     /// Whether `port` is its live or its declared one.
-    pub(super) fn has_port(&self, port: u64) -> bool {
-        [&self.live, &self.declared].into_iter().flatten().any(|body| port_of(body).map(u64::from) == Some(port))
+    pub(super) fn has_port(&self, port: u16) -> bool {
+        [&self.live, &self.declared].into_iter().flatten().any(|body| port_of(body) == Some(port))
     }
 
-    fn host(&self) -> Option<&str> {
-        self.effective()?.get("host")?.as_str()
-    }
-
-    /// `host:port`, `[v6]:port` or `unix:/path`.
-    pub(super) fn address(&self) -> String {
-        match (self.host(), self.port()) {
-            (Some(host), Some(port)) if host.contains(':') && !host.starts_with("unix:") => format!("[{host}]:{port}"),
-            (Some(host), Some(port)) => format!("{host}:{port}"),
-            (Some(host), None) => host.to_owned(),
-            (None, Some(port)) => format!("*:{port}"),
-            (None, None) => self.name.clone(),
-        }
+    /// Whether a socket is bound for it, be it by an older declaration.
+    pub(super) fn listening(&self) -> bool {
+        self.live.is_some()
     }
 
     /// Whether its document asks for a listener.
@@ -53,11 +44,36 @@ impl Endpoint {
 
     /// One word for a person.
     pub(super) fn phase(&self) -> &'static str {
-        match (self.draining, self.listening, self.enabled()) {
-            (true, _, _) => "draining",
-            (false, true, _) => "listening",
-            (false, false, true) => "down",
-            (false, false, false) => "disabled",
+        match (self.listening(), self.enabled()) {
+            (true, _) => "listening",
+            (false, _) if self.conditions.is_true(ConditionType::Draining) => "draining",
+            (false, true) if self.not_selected() => "notSelected",
+            (false, true) => "down",
+            (false, false) => "disabled",
+        }
+    }
+
+    /// Whether `nodes` gives it to other brokers.
+    fn not_selected(&self) -> bool {
+        self.conditions.get(ConditionType::Programmed).is_some_and(|condition| condition.reason == Reason::NotSelected)
+    }
+
+    /// Conditions that say that something is wrong, as against under way or meant so.
+    pub(super) fn trouble(&self) -> impl Iterator<Item = &Condition> {
+        self.conditions.iter().filter(|condition| {
+            let bad = if condition.kind.good_when_true() { ConditionStatus::False } else { ConditionStatus::True };
+            let meant = matches!(condition.reason, Reason::Disabled | Reason::NotSelected | Reason::Removed);
+            condition.kind != ConditionType::Draining && condition.status == bad && !meant
+        })
+    }
+
+    /// `healthy`, `degraded` (serves, but not as declared), `unhealthy` (declared and does not serve), `disabled`.
+    pub(super) fn health(&self) -> &'static str {
+        match self.phase() {
+            "listening" if self.trouble().next().is_none() => "healthy",
+            "listening" => "degraded",
+            "down" => "unhealthy",
+            _ => "disabled",
         }
     }
 }
@@ -66,7 +82,7 @@ fn port_of(body: &Value) -> Option<u16> {
     u16::try_from(body.get("port")?.as_u64()?).ok()
 }
 
-/// Which endpoints a request speaks of: all, or the one that `port` or `name` names.
+/// Which endpoint a request speaks of: the one that `port` or `name` names, or (`None`) all.
 pub(super) fn select<'a>(state: &'a State, query: &Query) -> Result<Option<&'a Endpoint>, Problem> {
     match (query.get("name"), query.port()?) {
         (Some(_), Some(_)) => Err(Problem::bad_request("give port or name, not both")),
@@ -76,8 +92,7 @@ pub(super) fn select<'a>(state: &'a State, query: &Query) -> Result<Option<&'a E
             None => Err(Problem::not_found(format!("no endpoint is called {name:?}"))),
         },
         (None, Some(port)) => {
-            let found: Vec<&Endpoint> =
-                state.endpoints.iter().filter(|endpoint| endpoint.has_port(port.into())).collect();
+            let found: Vec<&Endpoint> = state.endpoints.iter().filter(|endpoint| endpoint.has_port(port)).collect();
             match found[..] {
                 [] => Err(Problem::not_found(format!("no endpoint on port {port}"))),
                 [endpoint] => Ok(Some(endpoint)),
@@ -93,21 +108,27 @@ fn ambiguous(port: u16, found: &[&Endpoint]) -> Problem {
     Problem::new(StatusCode::CONFLICT, message).with_data(json!({"port": port, "names": names}))
 }
 
-/// The one endpoint a request names.
-fn select_one<'a>(state: &'a State, query: &Query) -> Result<&'a Endpoint, Problem> {
-    select(state, query)?.ok_or_else(|| Problem::bad_request("say which endpoint: ?port=1883 or ?name=..."))
+/// Answers for the one endpoint that the query names, else for all of them, keyed as in `list`.
+pub(super) fn one_or_all(state: &State, query: &Query, answer: impl Fn(&Endpoint) -> Value) -> Reply {
+    Ok(match select(state, query)? {
+        Some(endpoint) => answer(endpoint),
+        None => json!({"endpoints": keyed(state, answer), "total": state.endpoints.len()}),
+    })
 }
 
 /// Endpoints keyed as FluxMQ keys them, by port, in its order; by `host:port` where a port occurs twice.
 pub(super) fn keyed(state: &State, value: impl Fn(&Endpoint) -> Value) -> Map<String, Value> {
     let mut ordered: Vec<&Endpoint> = state.endpoints.iter().collect();
-    ordered.sort_by_key(|endpoint| (endpoint.port(), endpoint.address(), endpoint.name.clone()));
-    let mut map = Map::new();
+    ordered.sort_by_key(|endpoint| (endpoint.port().is_none(), endpoint.port(), &endpoint.address, &endpoint.name));
+    let mut on_port: BTreeMap<Option<u16>, usize> = BTreeMap::new();
     for endpoint in &ordered {
-        let same_port = ordered.iter().filter(|other| other.port() == endpoint.port()).count();
+        *on_port.entry(endpoint.port()).or_default() += 1;
+    }
+    let mut map = Map::new();
+    for endpoint in ordered {
         let key = match endpoint.port() {
-            Some(port) if same_port == 1 => port.to_string(),
-            _ => endpoint.address(),
+            Some(port) if on_port.get(&Some(port)) == Some(&1) => port.to_string(),
+            _ => endpoint.address.clone(),
         };
         // Two that want the very same address: the second cannot listen, but is listed.
         let key = if map.contains_key(&key) { format!("{key} {}", endpoint.name) } else { key };
@@ -120,12 +141,8 @@ pub(super) fn keyed(state: &State, value: impl Fn(&Endpoint) -> Value) -> Map<St
 pub(super) fn list(app: &App, _: &Query) -> Reply {
     let state = app.view.state();
     let active: BTreeSet<u16> =
-        state.endpoints.iter().filter(|endpoint| endpoint.listening).filter_map(Endpoint::port).collect();
-    Ok(json!({
-        "endpoints": keyed(&state, entry),
-        "activePorts": active,
-        "total": state.endpoints.len(),
-    }))
+        state.endpoints.iter().filter(|endpoint| endpoint.listening()).filter_map(Endpoint::port).collect();
+    Ok(json!({"endpoints": keyed(&state, entry), "activePorts": active, "total": state.endpoints.len()}))
 }
 
 /// The fields as they run, by FluxMQ's names, and who it is.
@@ -138,6 +155,7 @@ fn entry(endpoint: &Endpoint) -> Value {
         fields.extend(body.iter().filter(|(key, _)| *key != "port").map(|(key, value)| (key.clone(), value.clone())));
     }
     fields.insert("name".to_owned(), json!(endpoint.name));
+    fields.insert("address".to_owned(), json!(endpoint.address));
     fields.insert("state".to_owned(), json!(endpoint.phase()));
     Value::Object(fields)
 }
@@ -145,30 +163,31 @@ fn entry(endpoint: &Endpoint) -> Value {
 /// `GET /api/endpoints/get?port=|name=`
 pub(super) fn get(app: &App, query: &Query) -> Reply {
     let state = app.view.state();
-    let endpoint = select_one(&state, query)?;
+    let endpoint =
+        select(&state, query)?.ok_or_else(|| Problem::bad_request("say which endpoint: ?port=1883 or ?name=..."))?;
     let mut data = entry(endpoint);
     if let Value::Object(fields) = &mut data {
+        fields.insert("health".to_owned(), json!(endpoint.health()));
         fields.insert("origin".to_owned(), json!(endpoint.origin));
         fields.insert("declared".to_owned(), json!(endpoint.declared));
         fields.insert("live".to_owned(), json!(endpoint.live));
         fields.insert("differences".to_owned(), Value::Array(differences(endpoint)));
+        fields.insert("pending".to_owned(), json!(endpoint.pending));
         fields.insert("conditions".to_owned(), json!(endpoint.conditions));
     }
     Ok(data)
 }
 
-/// Fields whose declared and live values are not the same, in the declared order.
+/// Fields whose declared and live values are not the same, in the declared order. None where either side is missing:
+/// that is said by `declared` or `live` being null.
 pub(super) fn differences(endpoint: &Endpoint) -> Vec<Value> {
-    let empty = Map::new();
-    let object = |body: &'_ Option<Value>| body.as_ref().and_then(Value::as_object).cloned().unwrap_or_default();
-    let (declared, live) = match (&endpoint.declared, &endpoint.live) {
-        (None, None) => (empty.clone(), empty),
-        (declared, live) => (object(declared), object(live)),
+    let (Some(Value::Object(declared)), Some(Value::Object(live))) = (&endpoint.declared, &endpoint.live) else {
+        return Vec::new();
     };
-    let mut fields: Vec<&String> = declared.keys().collect();
-    fields.extend(live.keys().filter(|key| !declared.contains_key(*key)));
-    fields
-        .into_iter()
+    let undeclared = live.keys().filter(|key| !declared.contains_key(*key));
+    declared
+        .keys()
+        .chain(undeclared)
         .filter(|field| declared.get(*field) != live.get(*field))
         .map(|field| json!({"field": field, "declared": declared.get(field), "live": live.get(field)}))
         .collect()
@@ -178,44 +197,22 @@ pub(super) fn differences(endpoint: &Endpoint) -> Vec<Value> {
 pub(super) fn status(app: &App, query: &Query) -> Reply {
     let state = app.view.state();
     let traffic = app.view.traffic();
-    let none = EndpointTraffic::default();
-    let one = |endpoint: &Endpoint| {
-        let counted = traffic.endpoints.get(&endpoint.name).unwrap_or(&none);
+    one_or_all(&state, query, |endpoint| {
+        let counted = traffic.of(&endpoint.name);
         json!({
             "name": endpoint.name,
             "port": endpoint.port(),
-            "address": endpoint.address(),
+            "address": endpoint.address,
             "state": endpoint.phase(),
             "enabled": endpoint.enabled(),
-            "listening": endpoint.listening,
-            "listeningSince": endpoint.listening_since,
-            "health": health_of(endpoint).0,
+            "health": endpoint.health(),
             "connections": {"current": counted.connections, "max": endpoint.limit("maxConnectionSize")},
             "sessions": {"current": counted.sessions, "max": endpoint.limit("maxSessionSize")},
             "certificateExpiresAt": endpoint.certificate_expires_at,
+            "differs": endpoint.declared.is_some() && endpoint.live.is_some() && endpoint.declared != endpoint.live,
+            "pending": endpoint.pending,
             "origin": endpoint.origin,
             "conditions": endpoint.conditions,
         })
-    };
-    Ok(match select(&state, query)? {
-        Some(endpoint) => one(endpoint),
-        None => json!({"endpoints": keyed(&state, one), "total": state.endpoints.len()}),
     })
-}
-
-/// `healthy`, `degraded` (serves, but not as declared), `unhealthy` (declared and does not serve), `disabled`; and why.
-pub(super) fn health_of(endpoint: &Endpoint) -> (&'static str, Vec<&str>) {
-    let trouble: Vec<&str> = endpoint
-        .conditions
-        .iter()
-        .filter(|condition| condition.status == ConditionStatus::False)
-        .map(|condition| condition.message.as_str())
-        .collect();
-    let word = match (endpoint.listening, endpoint.enabled()) {
-        (true, _) if trouble.is_empty() => "healthy",
-        (true, _) => "degraded",
-        (false, true) => "unhealthy",
-        (false, false) => "disabled",
-    };
-    (word, trouble)
 }

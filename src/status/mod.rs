@@ -3,12 +3,19 @@
 //! [`serve`] runs it; what it shows comes through [`StatusView`] alone. A request goes `server` (connections, bounds)
 //! -> `router` (paths, methods, conditional requests) -> a handler, which is a pure function of the view and the query.
 
+mod control;
 mod endpoints;
+mod events;
 mod http;
+mod metrics;
 mod probes;
 mod query;
 mod router;
+mod sampler;
 mod server;
+mod system;
+mod traffic;
+mod validate;
 mod view;
 mod writes;
 

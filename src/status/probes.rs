@@ -6,6 +6,7 @@ use hyper::header::HeaderMap;
 use super::http::{Answer, TEXT};
 use super::query::Query;
 use super::router::App;
+use crate::apply::Phase;
 
 /// The process serves requests.
 pub(super) fn livez(_: &App, _: &Query, _: &HeaderMap) -> Answer {
@@ -15,12 +16,11 @@ pub(super) fn livez(_: &App, _: &Query, _: &HeaderMap) -> Answer {
 /// A first snapshot has been applied. A document refused later does not take a broker out of service.
 pub(super) fn readyz(app: &App, _: &Query, _: &HeaderMap) -> Answer {
     let state = app.view.state();
-    if state.synced {
-        return Answer::new(StatusCode::OK, TEXT, "ok\n");
-    }
-    let why = match &state.source.error {
-        Some(error) => format!("not ready: {} cannot be read: {error}\n", state.source.kind),
-        None => "not ready: the first snapshot is not applied yet\n".to_owned(),
+    let why = match (state.phase, &state.source.trouble) {
+        (Phase::Serving, _) => return Answer::new(StatusCode::OK, TEXT, "ok\n"),
+        (Phase::Draining, _) => "not ready: the broker is shutting down\n".to_owned(),
+        (Phase::Starting, None) => "not ready: no declaration is applied yet\n".to_owned(),
+        (Phase::Starting, Some(trouble)) => format!("not ready: no declaration is applied yet: {}\n", trouble.message),
     };
     Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, why)
 }

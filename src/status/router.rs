@@ -8,13 +8,16 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{Semaphore, watch};
 
 use super::http::{Answer, Body, Problem, Reply};
 use super::query::Query;
+use super::sampler::Sampler;
 use super::server::{Activity, StatusOptions};
-use super::{StatusView, endpoints, probes, writes};
+use super::{StatusView, control, endpoints, events, metrics, probes, system, traffic, validate, writes};
+use crate::reconcile::Timestamp;
 
 /// What the handlers share.
 pub(super) struct App {
@@ -25,6 +28,9 @@ pub(super) struct App {
     pub(super) stopping: watch::Receiver<bool>,
     /// Places for event streams.
     pub(super) streams: Arc<Semaphore>,
+    pub(super) sampler: Sampler,
+    /// When the last sample was taken.
+    pub(super) sampled: watch::Sender<Timestamp>,
     /// Judging a large document set takes a core for a while; never more than so many at a time.
     judging: Semaphore,
 }
@@ -37,7 +43,16 @@ impl App {
         stopping: watch::Receiver<bool>,
     ) -> Self {
         let streams = Arc::new(Semaphore::new(options.max_streams));
-        Self { view, options, local_addr, stopping, streams, judging: Semaphore::new(1) }
+        Self {
+            view,
+            options,
+            local_addr,
+            stopping,
+            streams,
+            sampler: Sampler::default(),
+            sampled: watch::Sender::default(),
+            judging: Semaphore::new(1),
+        }
     }
 }
 
@@ -55,6 +70,8 @@ pub(super) enum Handler {
     State(fn(&App, &Query) -> Reply),
     /// GET: anything else that is whole.
     Plain(fn(&App, &Query, &HeaderMap) -> Answer),
+    /// GET: a stream of server-sent events.
+    Events,
     /// POST: judges what is sent, and changes nothing.
     Judge(fn(&App, &str) -> Reply),
     /// A write path of FluxMQ's, named by its verb: always 405.
@@ -64,7 +81,7 @@ pub(super) enum Handler {
 impl Handler {
     pub(super) const fn allow(self) -> &'static str {
         match self {
-            Self::State(_) | Self::Plain(_) => "GET, HEAD, OPTIONS",
+            Self::State(_) | Self::Plain(_) | Self::Events => "GET, HEAD, OPTIONS",
             Self::Judge(_) => "POST, OPTIONS",
             Self::Write(_) => "OPTIONS",
         }
@@ -72,7 +89,7 @@ impl Handler {
 
     fn permits(self, method: &Method) -> bool {
         match self {
-            Self::State(_) | Self::Plain(_) => *method == Method::GET || *method == Method::HEAD,
+            Self::State(_) | Self::Plain(_) | Self::Events => *method == Method::GET || *method == Method::HEAD,
             Self::Judge(_) => *method == Method::POST,
             Self::Write(_) => false,
         }
@@ -89,6 +106,10 @@ const fn plain(path: &'static str, answer: fn(&App, &Query, &HeaderMap) -> Answe
     Route { path, parameters: &[], handler: Handler::Plain(answer) }
 }
 
+const fn judge(path: &'static str, answer: fn(&App, &str) -> Reply) -> Route {
+    Route { path, parameters: &[], handler: Handler::Judge(answer) }
+}
+
 const fn write(path: &'static str, verb: &'static str) -> Route {
     Route { path, parameters: &[], handler: Handler::Write(verb) }
 }
@@ -97,28 +118,55 @@ const fn write(path: &'static str, verb: &'static str) -> Route {
 pub(super) const ROUTES: &[Route] = &[
     plain("/livez", probes::livez),
     plain("/readyz", probes::readyz),
+    plain("/metrics", metrics::metrics),
     state("/api/endpoints/list", &[], endpoints::list),
     state("/api/endpoints/get", WHICH, endpoints::get),
     state("/api/endpoints/status", WHICH, endpoints::status),
+    state("/api/endpoints/metrics", WHICH, traffic::metrics),
+    state("/api/endpoints/performance", WHICH, traffic::performance),
+    state("/api/endpoints/health", WHICH, traffic::health),
+    state("/api/endpoints/check-port", &["port"], traffic::check_port),
+    Route { path: "/api/endpoints/export", parameters: &["format"], handler: Handler::Plain(control::export) },
+    state("/api/endpoints/history", &["port", "name", "limit"], control::history),
+    judge("/api/endpoints/validate", validate::endpoint),
+    judge("/api/endpoints/validate-config", validate::set),
     write("/api/endpoints/add", "add"),
     write("/api/endpoints/update", "update"),
     write("/api/endpoints/remove", "remove"),
     write("/api/endpoints/import", "import"),
+    state("/api/cluster/status", &[], system::cluster_status),
+    state("/api/cluster/nodes", &[], system::cluster_nodes),
+    state("/api/system/health", &[], system::health),
+    state("/api/system/resources", &[], system::resources),
+    state("/api/declared", &["kind", "name"], control::declared),
+    state("/api/plan", &[], control::plan),
+    state("/api/source", &[], control::source),
+    state("/api/ignite/status", &[], control::ignite),
+    Route { path: "/api/events", parameters: &[], handler: Handler::Events },
 ];
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
 pub(super) async fn answer(app: Arc<App>, activity: Arc<Activity>, request: Request<Incoming>) -> Response<Body> {
-    let _ = activity;
     let head = *request.method() == Method::HEAD;
     let (parts, body) = request.into_parts();
-    let answer = match dispatch(app, &parts, body).await {
-        Ok(answer) => answer,
-        Err(problem) => problem.into(),
-    };
-    answer.into_response(head, &parts.headers)
+    match dispatch(app, activity, &parts, body).await {
+        Ok(Dispatched::Whole(answer)) => answer.into_response(head, &parts.headers),
+        Ok(Dispatched::Stream(response)) => response,
+        Err(problem) => Answer::from(problem).into_response(head, &parts.headers),
+    }
 }
 
-async fn dispatch(app: Arc<App>, parts: &hyper::http::request::Parts, body: Incoming) -> Result<Answer, Problem> {
+enum Dispatched {
+    Whole(Answer),
+    Stream(Response<Body>),
+}
+
+async fn dispatch(
+    app: Arc<App>,
+    activity: Arc<Activity>,
+    parts: &Parts,
+    body: Incoming,
+) -> Result<Dispatched, Problem> {
     let path = parts.uri.path();
     let route = ROUTES
         .iter()
@@ -127,7 +175,7 @@ async fn dispatch(app: Arc<App>, parts: &hyper::http::request::Parts, body: Inco
     if parts.method == Method::OPTIONS {
         let mut answer = Answer::new(StatusCode::NO_CONTENT, super::http::TEXT, Bytes::new());
         answer.headers.push((header::ALLOW, HeaderValue::from_static(route.handler.allow())));
-        return Ok(answer);
+        return Ok(Dispatched::Whole(answer));
     }
     if let Handler::Write(verb) = route.handler {
         let sent = receive(&app, body).await.ok();
@@ -139,16 +187,18 @@ async fn dispatch(app: Arc<App>, parts: &hyper::http::request::Parts, body: Inco
         return Err(Problem { allow: Some(allow), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, message) });
     }
     let query = Query::parse(parts.uri.query(), route.parameters)?;
-    match route.handler {
-        Handler::State(handler) => Ok(Answer::reply(handler(&app, &query))),
-        Handler::Plain(handler) => Ok(handler(&app, &query, &parts.headers)),
-        Handler::Judge(handler) => judge(app, &parts.headers, body, handler).await,
-        Handler::Write(_) => Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "read-only")),
-    }
+    Ok(Dispatched::Whole(match route.handler {
+        Handler::State(handler) => Answer::reply(handler(&app, &query)),
+        Handler::Plain(handler) => handler(&app, &query, &parts.headers),
+        Handler::Events => return events::open(&app, activity, parts.method == Method::HEAD).map(Dispatched::Stream),
+        Handler::Judge(handler) => judge_body(app, &parts.headers, body, handler).await?,
+        // Refused above.
+        Handler::Write(verb) => return Err(writes::refuse(&app.view.state(), verb, None)),
+    }))
 }
 
 /// Reads what is to be judged, and judges it away from the threads that serve others.
-async fn judge(
+async fn judge_body(
     app: Arc<App>,
     headers: &HeaderMap,
     body: Incoming,

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::StatusView;
 use super::router::{self, App};
+use super::sampler;
 
 /// Bounds of the status server. The defaults are for operators' tools, not for the public.
 #[derive(Debug, Clone)]
@@ -91,8 +92,24 @@ pub fn serve(
     let local_addr = listener.local_addr()?;
     let (stop, stopping) = watch::channel(false);
     let app = Arc::new(App::new(view, options.clone(), local_addr, stopping.clone()));
+    tokio::spawn(sample(app.clone(), stopping.clone()));
     let task = tokio::spawn(accept_loop(listener, app, options, stopping));
     Ok(StatusServer { local_addr, stop, task })
+}
+
+/// Looks at the counters now and then, for rates and plots.
+async fn sample(app: Arc<App>, mut stopping: watch::Receiver<bool>) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(sampler::INTERVAL_MS));
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = stopping.wait_for(|stop| *stop) => return,
+            _ = ticks.tick() => {}
+        }
+        let now = app.view.now();
+        app.sampler.add(now, &app.view.traffic());
+        app.sampled.send_replace(now);
+    }
 }
 
 async fn accept_loop(

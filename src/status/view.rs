@@ -1,16 +1,16 @@
 //! What the status server reads. Plain values: the control plane publishes a [`State`], the data plane counts
 //! [`Traffic`]; whoever owns both implements [`StatusView`]. The server never reaches further.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::watch;
 
-/// Milliseconds since the Unix epoch; written to JSON as RFC 3339.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct UnixMillis(pub u64);
+use crate::apply::{HistoryEntry, Phase, SourceState};
+use crate::config::Diagnostic;
+use crate::reconcile::{Conditions, Timestamp};
 
 /// The one door between the server and the broker. Every call is cheap and never waits for the data plane.
 pub trait StatusView: Send + Sync + 'static {
@@ -25,33 +25,29 @@ pub trait StatusView: Send + Sync + 'static {
     /// The static tier of the one validator.
     fn validate(&self, request: ValidateRequest) -> Validation;
     /// The wall clock.
-    fn now(&self) -> UnixMillis;
+    fn now(&self) -> Timestamp;
 }
 
 /// The control plane at one moment.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone)]
 pub struct State {
     pub node: Node,
-    pub source: Source,
-    /// Whether a first snapshot has been applied (refusals count as applied: they are reported on their endpoints).
-    pub synced: bool,
+    pub phase: Phase,
+    /// `reconcile: {suspend: true}`.
+    pub suspended: bool,
+    pub source: SourceState,
     /// Over the canonical documents, before this node's own values.
-    pub declaration_digest: Option<String>,
+    pub declaration_digest: String,
     /// Over what runs, held documents and referenced files included.
-    pub live_digest: Option<String>,
-    /// Of the node as a whole.
-    pub conditions: Vec<Condition>,
+    pub live_digest: String,
     /// Ordered by name.
     pub endpoints: Vec<Endpoint>,
     /// All documents as declared, secrets as references.
     pub documents: Vec<Document>,
-    /// What the last pass refused or warned of.
-    pub diagnostics: Vec<Diagnostic>,
-    /// Declared against live, after the last pass.
-    pub plan: Plan,
-    /// Newest first, bounded by whoever publishes it.
-    pub history: Vec<HistoryEntry>,
+    /// What the last pass found.
+    pub diagnostics: Arc<[Diagnostic]>,
+    /// Newest last, bounded by whoever publishes it.
+    pub history: Arc<VecDeque<HistoryEntry>>,
     /// This node first; the others where there is a cluster.
     pub nodes: Vec<ClusterNode>,
     pub reconcile: ReconcileCounters,
@@ -64,133 +60,50 @@ pub struct Node {
     pub name: String,
     pub labels: BTreeMap<String, String>,
     pub version: String,
-    pub started_at: UnixMillis,
+    pub started_at: Timestamp,
     pub shards: u16,
 }
 
-/// Where declarations come from, and how fresh they are.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Source {
-    /// `directory`, `git` or `etcd`.
-    pub kind: String,
-    /// The directory, or the etcd URLs without credentials.
-    pub location: String,
-    /// The etcd prefix, or the git reference.
-    pub scope: Option<String>,
-    pub attempted_revision: Option<String>,
-    pub applied_revision: Option<String>,
-    /// When the source was last read in full.
-    pub last_read_at: Option<UnixMillis>,
-    /// Why it cannot be read, while it cannot.
-    pub error: Option<String>,
-}
-
-/// As Kubernetes has them.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Condition {
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub status: ConditionStatus,
-    pub reason: String,
-    pub message: String,
-    pub observed_generation: u64,
-    pub last_transition_time: UnixMillis,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub enum ConditionStatus {
-    True,
-    False,
-    #[default]
-    Unknown,
-}
-
 /// One endpoint: declared, live, or both.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone)]
 pub struct Endpoint {
     pub name: String,
-    /// The file (and line) or the etcd key that declares it: where to change it.
-    pub origin: Option<Origin>,
+    /// Where it listens or is declared to: `0.0.0.0:1883`, `[::]:1883`, `unix:/run/weir.sock`.
+    pub address: String,
+    /// Where its document stands: the file (or etcd key) and the line.
+    pub origin: Origin,
     /// Canonical, defaults applied. Absent once its document is gone (it drains).
     pub declared: Option<Value>,
     /// What the live listener runs by, in the same form. Absent where nothing listens.
     pub live: Option<Value>,
-    /// From the live socket: whether it is bound and accepting.
-    pub listening: bool,
-    pub draining: bool,
-    pub listening_since: Option<UnixMillis>,
+    pub conditions: Conditions,
+    /// What the last pass could not do yet.
+    pub pending: Option<String>,
     /// Of the certificate served, where TLS is.
-    pub certificate_expires_at: Option<UnixMillis>,
-    pub conditions: Vec<Condition>,
+    pub certificate_expires_at: Option<Timestamp>,
 }
 
+/// Where a document stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Origin {
-    /// A path below the directory, or a whole etcd key.
-    pub source: String,
-    pub line: Option<u32>,
+    /// As the source shows it: a path, or a whole etcd key.
+    pub file: String,
+    pub line: u32,
 }
 
+/// A document as declared.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Document {
     /// `endpoint`, `auth`, `acl`, `bridge`, `ban`, `defaults`, `reconcile`.
-    pub kind: String,
-    pub name: String,
-    pub origin: Option<Origin>,
+    pub kind: &'static str,
+    /// `None` for the kinds of which there is one.
+    pub name: Option<String>,
+    pub origin: Origin,
     /// The body, without the kind.
     pub body: Value,
 }
 
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Diagnostic {
-    pub severity: String,
-    /// `file:line:col`'s parts.
-    pub source: String,
-    pub line: Option<u32>,
-    pub column: Option<u32>,
-    /// Path of the value within its document, as a JSON pointer.
-    pub path: String,
-    pub message: String,
-    pub help: Option<String>,
-}
-
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Plan {
-    pub actions: Vec<Action>,
-    pub clients_affected: u64,
-}
-
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Action {
-    /// `create`, `update`, `delete`, ...
-    pub verb: String,
-    pub endpoint: String,
-    /// `cosmetic`, `live`, `new-connections`, `drain`, `rebind`.
-    pub class: String,
-    pub summary: String,
-    pub clients_affected: u64,
-}
-
-/// One applied (or refused) revision.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct HistoryEntry {
-    pub at: UnixMillis,
-    pub revision: Option<String>,
-    /// `applied`, `appliedWithRefusals`, `refused`, `failed`.
-    pub outcome: String,
-    pub actions: Vec<Action>,
-    pub diagnostics: Vec<Diagnostic>,
-    /// Unified, over the canonical documents, secrets as references.
-    pub diff: String,
-}
-
+/// A broker of the cluster, as this one sees it.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterNode {
@@ -199,19 +112,17 @@ pub struct ClusterNode {
     pub applied_revision: Option<String>,
     pub declaration_digest: Option<String>,
     pub converged: bool,
-    pub last_seen_at: Option<UnixMillis>,
+    pub last_seen_at: Option<Timestamp>,
+    /// Why it has not converged.
     pub reason: Option<String>,
 }
 
 /// Since start.
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, Default)]
 pub struct ReconcileCounters {
-    /// By outcome.
-    pub passes: BTreeMap<String, u64>,
-    pub duration: Histogram,
-    /// By action verb and outcome.
-    pub actions: BTreeMap<(String, String), u64>,
+    pub passes: u64,
+    pub last_pass_s: f64,
+    pub durations: Histogram,
 }
 
 /// A histogram's counts: not cumulative, one more than `bounds` (the last: beyond them all).
@@ -224,6 +135,9 @@ pub struct Histogram {
     pub sum: f64,
 }
 
+/// Counts by one of a closed set of words.
+pub type Counts = BTreeMap<&'static str, u64>;
+
 /// The data plane's counters, since start.
 #[derive(Debug, Clone, Default)]
 pub struct Traffic {
@@ -235,27 +149,56 @@ pub struct Traffic {
     pub subscriptions: u64,
 }
 
-#[derive(Debug, Clone, Default, PartialEq)]
+impl Traffic {
+    /// Of the endpoint called `name`; nought where nothing was counted.
+    pub fn of(&self, name: &str) -> &EndpointTraffic {
+        static NONE: EndpointTraffic = EndpointTraffic::NONE;
+        self.endpoints.get(name).unwrap_or(&NONE)
+    }
+}
+
+/// One endpoint's counters. Totals count from the process's start.
+#[derive(Debug, Clone, PartialEq)]
 pub struct EndpointTraffic {
     pub connections: u64,
     pub sessions: u64,
     pub accepted: u64,
     /// CONNECTs by outcome: `accepted`, or the reason's name.
-    pub connects: BTreeMap<String, u64>,
+    pub connects: Counts,
     pub authentication_failures: u64,
     pub authorization_failures: u64,
     /// `protocol`, `transport`, `tls`, `limit`, `timeout`, ...
-    pub errors: BTreeMap<String, u64>,
+    pub errors: Counts,
     pub messages_received: u64,
     pub messages_sent: u64,
     /// By reason.
-    pub messages_dropped: BTreeMap<String, u64>,
+    pub messages_dropped: Counts,
     pub bytes_received: u64,
     pub bytes_sent: u64,
     /// Messages waiting in sessions' queues.
     pub queued_messages: u64,
     /// Seconds from publish to delivery.
     pub latency: Histogram,
+}
+
+impl EndpointTraffic {
+    /// Nothing was counted.
+    pub const NONE: Self = Self {
+        connections: 0,
+        sessions: 0,
+        accepted: 0,
+        connects: Counts::new(),
+        authentication_failures: 0,
+        authorization_failures: 0,
+        errors: Counts::new(),
+        messages_received: 0,
+        messages_sent: 0,
+        messages_dropped: Counts::new(),
+        bytes_received: 0,
+        bytes_sent: 0,
+        queued_messages: 0,
+        latency: Histogram { bounds: Vec::new(), counts: Vec::new(), sum: 0.0 },
+    };
 }
 
 /// Which clients to list.
@@ -292,7 +235,7 @@ pub struct Client {
     pub clean_start: bool,
     pub keep_alive_s: u16,
     pub session_expiry_s: u32,
-    pub connected_at: Option<UnixMillis>,
+    pub connected_at: Option<Timestamp>,
     pub subscriptions: Vec<Subscription>,
     pub inflight: u64,
     pub queued_messages: u64,
@@ -312,40 +255,19 @@ pub struct Subscription {
 /// What to judge.
 #[derive(Debug, Clone)]
 pub enum ValidateRequest {
-    /// One endpoint, as an upsert into what is declared.
-    Endpoint(Value),
+    /// The text of one endpoint, bare or under its `endpoint:` key, as an upsert into what is declared.
+    Endpoint(String),
     /// A set by itself: the text of one YAML or JSON file.
     Set(String),
 }
 
+/// What the validator found.
 #[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Validation {
+    /// No errors; warnings may remain.
     pub valid: bool,
     pub diagnostics: Vec<Diagnostic>,
-}
-
-impl Serialize for UnixMillis {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl std::fmt::Display for UnixMillis {
-    /// RFC 3339 in UTC, to the millisecond.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let nanos = i128::from(self.0) * 1_000_000;
-        let at = time::OffsetDateTime::from_unix_timestamp_nanos(nanos).map_err(|_| std::fmt::Error)?;
-        let (date, clock) = (at.date(), at.time());
-        write!(
-            f,
-            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-            date.year(),
-            u8::from(date.month()),
-            date.day(),
-            clock.hour(),
-            clock.minute(),
-            clock.second(),
-            clock.millisecond()
-        )
-    }
+    /// What a commit of it would be known by, where it is valid.
+    pub declaration_digest: Option<String>,
 }

@@ -30,7 +30,7 @@ pub(super) fn refuse(state: &State, verb: &'static str, sent: Option<&[u8]>) -> 
 
 fn existing<'a>(state: &'a State, spoken: &Value) -> Option<&'a Endpoint> {
     let name = spoken.get("name").and_then(Value::as_str);
-    let port = spoken.get("port").and_then(Value::as_u64);
+    let port = spoken.get("port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
     match (name, port) {
         (Some(name), _) => state.endpoints.iter().find(|endpoint| endpoint.name == name),
         (None, Some(port)) => state.endpoints.iter().find(|endpoint| endpoint.has_port(port)),
@@ -56,17 +56,15 @@ fn new_name(spoken: &Value) -> String {
 }
 
 fn place_of(state: &State, endpoint: &Endpoint) -> String {
-    match &endpoint.origin {
-        None => format!("the document of endpoint {:?}", endpoint.name),
-        Some(origin) if state.source.kind == "etcd" => format!("key {}", origin.source),
-        Some(origin) => format!("{}/{}", state.source.location.trim_end_matches('/'), origin.source),
-    }
+    let kind = if state.source.kind == "etcd" { "key " } else { "" };
+    format!("{kind}{}", endpoint.origin.file)
 }
 
 fn new_place(state: &State, name: &str) -> String {
+    let location = state.source.location.trim_end_matches('/');
     if state.source.kind == "etcd" {
-        format!("key {}endpoints/{name}.yaml", state.source.scope.as_deref().unwrap_or("/weir/"))
+        format!("a key endpoints/{name}.yaml under the prefix of {location}")
     } else {
-        format!("{}/{name}.yaml", state.source.location.trim_end_matches('/'))
+        format!("{location}/{name}.yaml")
     }
 }

@@ -1,0 +1,157 @@
+//! What is declared, what remains to be done, where it comes from and what was done: `/api/declared`, `/api/plan`,
+//! `/api/source`, and FluxMQ's `export` and `history`.
+
+use hyper::StatusCode;
+use hyper::header::HeaderMap;
+use serde_json::{Map, Value, json};
+
+use super::http::{Answer, Problem, Reply};
+use super::query::Query;
+use super::router::App;
+use super::{Document, State, endpoints};
+use crate::config::Kind;
+
+const YAML: &str = "application/yaml; charset=utf-8";
+/// Entries of `history`: without `limit`, and at most.
+const HISTORY_DEFAULT: usize = 50;
+const HISTORY_MOST: usize = 1000;
+
+/// `GET /api/declared?kind=&name=`
+pub(super) fn declared(app: &App, query: &Query) -> Reply {
+    let state = app.view.state();
+    let kind = known_kind(query)?;
+    let name = query.get("name");
+    let documents: Vec<&Document> = state
+        .documents
+        .iter()
+        .filter(|document| kind.is_none_or(|kind| document.kind == kind.key()))
+        .filter(|document| name.is_none() || document.name.as_deref() == name)
+        .collect();
+    Ok(json!({
+        "documents": documents,
+        "total": documents.len(),
+        "declarationDigest": state.declaration_digest,
+        "diagnostics": state.diagnostics,
+    }))
+}
+
+fn known_kind(query: &Query) -> Result<Option<Kind>, Problem> {
+    let Some(word) = query.get("kind") else { return Ok(None) };
+    let kinds = Kind::ALL.map(Kind::key).join(", ");
+    Kind::from_key(word)
+        .map(Some)
+        .ok_or_else(|| Problem::bad_request(format!("there is no kind {word:?}; there are {kinds}")))
+}
+
+/// `GET /api/plan`: what is declared and not live, endpoint by endpoint.
+pub(super) fn plan(app: &App, _: &Query) -> Reply {
+    let state = app.view.state();
+    let pending: Vec<Value> = state
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| {
+            let differences = endpoints::differences(endpoint);
+            let trouble: Vec<_> = endpoint.trouble().collect();
+            let sound = differences.is_empty() && trouble.is_empty() && endpoint.pending.is_none();
+            (!sound).then(|| {
+                json!({
+                    "endpoint": endpoint.name,
+                    "address": endpoint.address,
+                    "origin": endpoint.origin,
+                    "state": endpoint.phase(),
+                    "pending": endpoint.pending,
+                    "differences": differences,
+                    "trouble": trouble,
+                })
+            })
+        })
+        .collect();
+    Ok(json!({
+        "converged": pending.is_empty(),
+        "pending": pending,
+        "suspended": state.suspended,
+        "declarationDigest": state.declaration_digest,
+        "liveDigest": state.live_digest,
+    }))
+}
+
+/// `GET /api/source`
+pub(super) fn source(app: &App, _: &Query) -> Reply {
+    let state = app.view.state();
+    let mut data = json!(state.source);
+    if let Value::Object(fields) = &mut data {
+        fields.insert("suspended".to_owned(), json!(state.suspended));
+        fields.insert("declarationDigest".to_owned(), json!(state.declaration_digest));
+        fields.insert("liveDigest".to_owned(), json!(state.live_digest));
+    }
+    Ok(data)
+}
+
+/// `GET /api/ignite/status`: there is no such thing here; where to look instead.
+pub(super) fn ignite(_: &App, _: &Query) -> Reply {
+    Ok(json!({
+        "ignite": false,
+        "see": "/api/source",
+        "why": "declarations come from git or etcd, not from an Ignite cache; /api/source tells which revision is applied",
+    }))
+}
+
+/// `GET /api/endpoints/history?limit=&port=|name=`: newest first.
+pub(super) fn history(app: &App, query: &Query) -> Reply {
+    let state = app.view.state();
+    let limit = query.limit(HISTORY_DEFAULT, HISTORY_MOST)?;
+    // An endpoint that is gone has a history too, so a name that is not known (any more) is no error here.
+    let name = match query.get("name") {
+        Some(name) if query.get("port").is_none() => Some(name),
+        _ => endpoints::select(&state, query)?.map(|endpoint| endpoint.name.as_str()),
+    };
+    let of_interest = state
+        .history
+        .iter()
+        .rev()
+        .filter(|entry| name.is_none_or(|name| entry.actions.iter().any(|action| action.endpoint == name)));
+    let entries: Vec<_> = of_interest.clone().take(limit).collect();
+    Ok(json!({"entries": entries, "total": of_interest.count()}))
+}
+
+/// `GET /api/endpoints/export?format=json|yaml`: every document, ready to be committed.
+pub(super) fn export(app: &App, query: &Query, _: &HeaderMap) -> Answer {
+    let state = app.view.state();
+    match query.get("format") {
+        None | Some("json") => {
+            let documents: Vec<Value> = state.documents.iter().map(whole).collect();
+            Answer::reply(Ok(json!({"apiVersion": "weir/v1", "documents": documents, "total": documents.len()})))
+        }
+        Some("yaml") => match yaml(&state) {
+            Ok(text) => Answer { tagged: true, ..Answer::new(StatusCode::OK, YAML, text) },
+            Err(error) => {
+                tracing::error!(%error, "the declaration could not be written as YAML");
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the declaration could not be written as YAML").into()
+            }
+        },
+        Some(other) => Problem::bad_request(format!("format {other:?} is neither json nor yaml")).into(),
+    }
+}
+
+/// The document under its kind, with its name.
+fn whole(document: &Document) -> Value {
+    let mut body = Map::new();
+    if let Some(name) = &document.name {
+        body.insert("name".to_owned(), json!(name));
+    }
+    if let Value::Object(fields) = &document.body {
+        body.extend(fields.clone());
+    }
+    json!({document.kind: body})
+}
+
+fn yaml(state: &State) -> Result<String, serde_yaml::Error> {
+    let mut text = String::new();
+    for document in &state.documents {
+        if !text.is_empty() {
+            text.push_str("---\n");
+        }
+        text.push_str(&serde_yaml::to_string(&whole(document))?);
+    }
+    Ok(text)
+}

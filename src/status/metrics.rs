@@ -1,0 +1,364 @@
+//! `/metrics`: OpenMetrics, or Prometheus's older text format for who asks for that. Labels are endpoints and closed
+//! sets of words, never a client id or a topic.
+
+use std::fmt;
+use std::sync::Arc;
+
+use hyper::StatusCode;
+use hyper::header::{self, HeaderMap};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::http::{Answer, Problem};
+use super::query::Query;
+use super::router::App;
+use super::system::Process;
+use super::{Endpoint, EndpointTraffic, Histogram, State, Traffic};
+use crate::apply::Phase;
+use crate::config::Severity;
+use crate::reconcile::{ConditionStatus, Timestamp};
+
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// `GET /metrics`
+pub(super) fn metrics(app: &App, _: &Query, headers: &HeaderMap) -> Answer {
+    let scrape =
+        Scrape { state: app.view.state(), traffic: app.view.traffic(), process: Process::read(), now: app.view.now() };
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(scrape));
+    let mut text = String::new();
+    if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &registry) {
+        tracing::error!(%error, "the metrics could not be written");
+        return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written").into();
+    }
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    if accepted.into_iter().any(|value| value.contains("application/openmetrics-text")) {
+        Answer::new(StatusCode::OK, OPENMETRICS, text)
+    } else {
+        Answer::new(StatusCode::OK, PROMETHEUS_TEXT, prometheus_text(&text))
+    }
+}
+
+/// All that one scrape shows, read at one moment.
+#[derive(Debug)]
+struct Scrape {
+    state: Arc<State>,
+    traffic: Traffic,
+    process: Process,
+    now: Timestamp,
+}
+
+type Labels<'a> = Vec<(&'a str, String)>;
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        let out = &mut encoder;
+        self.node(out)?;
+        self.reconcile(out)?;
+        self.endpoint_states(out)?;
+        self.endpoint_connections(out)?;
+        self.endpoint_messages(out)?;
+        self.process(out)
+    }
+}
+
+impl Scrape {
+    fn node(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let state = &self.state;
+        out.encode_descriptor("weir_build", "The running version.", None, MetricType::Info)?
+            .encode_info(&vec![("version", state.node.version.clone())])?;
+        let declaration = vec![
+            ("revision", state.source.applied_revision.clone().unwrap_or_default()),
+            ("digest", state.declaration_digest.clone()),
+        ];
+        out.encode_descriptor("weir_declaration", "The declaration that is applied.", None, MetricType::Info)?
+            .encode_info(&declaration)?;
+        gauge(
+            out,
+            "weir_ready",
+            "1 once a declaration is applied, until the broker drains.",
+            state.phase == Phase::Serving,
+        )?;
+        gauge(
+            out,
+            "weir_sessions",
+            "Sessions, of connected clients and of those that are away.",
+            self.traffic.sessions,
+        )?;
+        gauge(out, "weir_subscriptions", "Subscriptions of all sessions.", self.traffic.subscriptions)?;
+        gauge(out, "weir_retained_messages", "Retained messages.", self.traffic.retained_messages)?;
+        gauge_of(
+            out,
+            "weir_retained",
+            "Payloads of retained messages.",
+            Unit::Bytes,
+            self.traffic.retained_bytes as f64,
+        )?;
+        let converged = state.nodes.iter().filter(|node| node.converged).count() as u64;
+        gauge(out, "weir_cluster_nodes", "Brokers known, this one included.", state.nodes.len() as u64)?;
+        gauge(out, "weir_cluster_nodes_converged", "Brokers that serve the newest declaration.", converged)
+    }
+
+    fn reconcile(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let (state, source) = (&self.state, &self.state.source);
+        let sound = state
+            .endpoints
+            .iter()
+            .all(|endpoint| matches!(endpoint.health(), "healthy" | "disabled") && endpoint.pending.is_none());
+        gauge(out, "weir_reconcile_converged", "1 while everything declared is live as declared.", sound)?;
+        gauge(out, "weir_reconcile_suspended", "1 while `reconcile: {suspend: true}` is declared.", state.suspended)?;
+        counter(out, "weir_reconcile_passes", "Reconcile passes since start.", state.reconcile.passes)?;
+        gauge_of(
+            out,
+            "weir_reconcile_last_pass_duration",
+            "How long the last pass took.",
+            Unit::Seconds,
+            state.reconcile.last_pass_s,
+        )?;
+        let mut pass = out.encode_descriptor(
+            "weir_reconcile_pass_duration",
+            "How long passes take.",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        histogram(&mut pass, &state.reconcile.durations)?;
+        let mut found =
+            out.encode_descriptor("weir_reconcile_diagnostics", "What the last pass found.", None, MetricType::Gauge)?;
+        for (severity, word) in [(Severity::Error, "error"), (Severity::Warning, "warning")] {
+            let count = state.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
+            found.encode_family(&vec![("severity", word)])?.encode_gauge(&(count as u64))?;
+        }
+        gauge(out, "weir_source_up", "1 while the source can be read.", source.trouble.is_none())?;
+        let stale_s = source.last_read_at.map_or(f64::INFINITY, |at| self.now.since_ms(at) as f64 / 1000.0);
+        gauge_of(out, "weir_source_staleness", "Since the source was last read whole.", Unit::Seconds, stale_s)
+    }
+
+    fn endpoint_states(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        self.gauges(out, "weir_endpoint_up", "1 while a listener is bound for it.", |endpoint, _| {
+            Some(u64::from(endpoint.listening()))
+        })?;
+        let help = "Conditions, 1 for True and 0 for False; absent while not judged.";
+        let mut family = out.encode_descriptor("weir_endpoint_condition", help, None, MetricType::Gauge)?;
+        for endpoint in &self.state.endpoints {
+            for condition in endpoint.conditions.iter().filter(|each| each.status != ConditionStatus::Unknown) {
+                let mut labels = labels(endpoint);
+                labels.push(("type", format!("{:?}", condition.kind)));
+                let holds = u64::from(condition.status == ConditionStatus::True);
+                family.encode_family(&labels)?.encode_gauge(&holds)?;
+            }
+        }
+        let help = "When the certificate served expires, since the Unix epoch.";
+        let unit = Some(&Unit::Seconds);
+        let mut expiry =
+            out.encode_descriptor("weir_endpoint_certificate_expiry_timestamp", help, unit, MetricType::Gauge)?;
+        for endpoint in &self.state.endpoints {
+            if let Some(at) = endpoint.certificate_expires_at {
+                expiry.encode_family(&labels(endpoint))?.encode_gauge(&(at.unix_ms / 1000))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn endpoint_connections(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        self.gauges(out, "weir_endpoint_connections_current", "Open connections.", |_, counted| {
+            Some(counted.connections)
+        })?;
+        let help = "Open connections allowed (maxConnectionSize); absent where not limited.";
+        self.gauges(out, "weir_endpoint_connections_max", help, |endpoint, _| endpoint.limit("maxConnectionSize"))?;
+        self.counters(out, "weir_endpoint_connections_accepted", "Connections accepted.", |counted| counted.accepted)?;
+        self.counted_by(out, "weir_endpoint_connects", "CONNECT packets by outcome.", "outcome", |counted| {
+            &counted.connects
+        })?;
+        let help = "CONNECT packets that authentication refused.";
+        self.counters(out, "weir_endpoint_authentication_failures", help, |counted| counted.authentication_failures)?;
+        let help = "Publishes and subscriptions that the acl refused.";
+        self.counters(out, "weir_endpoint_authorization_failures", help, |counted| counted.authorization_failures)?;
+        self.counted_by(out, "weir_endpoint_errors", "Connections ended for an error, by kind.", "kind", |counted| {
+            &counted.errors
+        })?;
+        self.gauges(out, "weir_endpoint_sessions_current", "Sessions kept, connected or not.", |_, counted| {
+            Some(counted.sessions)
+        })?;
+        let help = "Sessions kept for clients that are away, at most (maxSessionSize); absent where not limited.";
+        self.gauges(out, "weir_endpoint_sessions_max", help, |endpoint, _| endpoint.limit("maxSessionSize"))
+    }
+
+    fn endpoint_messages(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "PUBLISH packets received from clients.";
+        self.counters(out, "weir_endpoint_messages_received", help, |counted| counted.messages_received)?;
+        let help = "PUBLISH packets sent to clients.";
+        self.counters(out, "weir_endpoint_messages_sent", help, |counted| counted.messages_sent)?;
+        let help = "Messages not delivered, by reason.";
+        self.counted_by(out, "weir_endpoint_messages_dropped", help, "reason", |counted| &counted.messages_dropped)?;
+        self.gauges(out, "weir_endpoint_messages_queued", "Messages waiting in sessions.", |_, counted| {
+            Some(counted.queued_messages)
+        })?;
+        let help = "Bytes read from clients.";
+        self.counters(out, "weir_endpoint_bytes_received", help, |counted| counted.bytes_received)?;
+        self.counters(out, "weir_endpoint_bytes_sent", "Bytes written to clients.", |counted| counted.bytes_sent)?;
+        let mut family = out.encode_descriptor(
+            "weir_endpoint_publish_to_deliver",
+            "From a message's receipt to its being written to a subscriber's connection.",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        for (endpoint, counted) in self.counted() {
+            if !counted.latency.bounds.is_empty() {
+                histogram(&mut family.encode_family(&labels(endpoint))?, &counted.latency)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn process(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let process = &self.process;
+        let started = self.state.node.started_at.unix_ms as f64 / 1000.0;
+        gauge_of(out, "process_start_time", "When the process started, since the Unix epoch.", Unit::Seconds, started)?;
+        if let Some(seconds) = process.cpu_s {
+            out.encode_descriptor("process_cpu", "Processor time used.", Some(&Unit::Seconds), MetricType::Counter)?
+                .encode_counter::<NoLabelSet, f64, f64>(&seconds, None)?;
+        }
+        if let Some(bytes) = process.resident_bytes {
+            gauge_of(out, "process_resident_memory", "Memory resident.", Unit::Bytes, bytes as f64)?;
+        }
+        if let (Some(open), Some(most)) = (process.open_fds, process.max_fds) {
+            gauge(out, "process_open_fds", "File descriptors open.", open)?;
+            gauge(out, "process_max_fds", "File descriptors allowed.", most)?;
+        }
+        Ok(())
+    }
+
+    /// Every endpoint with its counters, nought where the data plane has none.
+    fn counted(&self) -> impl Iterator<Item = (&Endpoint, &EndpointTraffic)> {
+        self.state.endpoints.iter().map(|each| (each, self.traffic.of(&each.name)))
+    }
+
+    fn gauges(
+        &self,
+        out: &mut DescriptorEncoder,
+        name: &str,
+        help: &str,
+        value: impl Fn(&Endpoint, &EndpointTraffic) -> Option<u64>,
+    ) -> fmt::Result {
+        let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (endpoint, counted) in self.counted() {
+            if let Some(value) = value(endpoint, counted) {
+                family.encode_family(&labels(endpoint))?.encode_gauge(&value)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn counters(
+        &self,
+        out: &mut DescriptorEncoder,
+        name: &str,
+        help: &str,
+        value: impl Fn(&EndpointTraffic) -> u64,
+    ) -> fmt::Result {
+        let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (endpoint, counted) in self.counted() {
+            let labels = labels(endpoint);
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, u64, f64>(&value(counted), None)?;
+        }
+        Ok(())
+    }
+
+    fn counted_by(
+        &self,
+        out: &mut DescriptorEncoder,
+        name: &str,
+        help: &str,
+        label: &str,
+        values: impl Fn(&EndpointTraffic) -> &super::Counts,
+    ) -> fmt::Result {
+        let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (endpoint, counted) in self.counted() {
+            for (word, value) in values(counted) {
+                let mut labels = labels(endpoint);
+                labels.push((label, (*word).to_owned()));
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(value, None)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn labels<'a>(endpoint: &Endpoint) -> Labels<'a> {
+    vec![
+        ("endpoint", endpoint.name.clone()),
+        ("port", endpoint.port().map(|port| port.to_string()).unwrap_or_default()),
+    ]
+}
+
+fn gauge(out: &mut DescriptorEncoder, name: &str, help: &str, value: impl Into<u64>) -> fmt::Result {
+    out.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value.into())
+}
+
+/// The unit becomes the name's ending.
+fn gauge_of(out: &mut DescriptorEncoder, name: &str, help: &str, unit: Unit, value: f64) -> fmt::Result {
+    out.encode_descriptor(name, help, Some(&unit), MetricType::Gauge)?.encode_gauge(&value)
+}
+
+fn counter(out: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
+    let mut metric = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+    metric.encode_counter::<NoLabelSet, u64, f64>(&value, None)
+}
+
+fn histogram(metric: &mut MetricEncoder, histogram: &Histogram) -> fmt::Result {
+    let bounds = histogram.bounds.iter().copied().chain([f64::MAX]);
+    let buckets: Vec<(f64, u64)> = bounds.zip(histogram.counts.iter().copied()).collect();
+    let count = buckets.iter().map(|(_, count)| count).sum();
+    metric.encode_histogram::<NoLabelSet>(histogram.sum, count, &buckets, None)
+}
+
+/// Rewrites OpenMetrics as the text format 0.0.4: there a counter's family has its samples' name, `info` is a gauge,
+/// and neither `UNIT` nor `EOF` exists.
+fn prometheus_text(openmetrics: &str) -> String {
+    let kinds: std::collections::HashMap<&str, &str> = openmetrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "))
+        .filter_map(|described| described.split_once(' '))
+        .collect();
+    let sample_name = |family: &str| match kinds.get(family) {
+        Some(&"counter") => format!("{family}_total"),
+        Some(&"info") => format!("{family}_info"),
+        _ => family.to_owned(),
+    };
+    let mut text = String::with_capacity(openmetrics.len());
+    for line in openmetrics.lines().filter(|line| !line.starts_with("# UNIT ") && *line != "# EOF") {
+        let comment = line.strip_prefix("# ").and_then(|rest| rest.split_once(' '));
+        match comment.and_then(|(word, rest)| Some((word, rest.split_once(' ')?))) {
+            Some(("TYPE", (family, kind))) => {
+                let kind = match kind {
+                    "info" => "gauge",
+                    "unknown" => "untyped",
+                    other => other,
+                };
+                text.extend(["# TYPE ", &sample_name(family), " ", kind]);
+            }
+            Some(("HELP", (family, help))) => text.extend(["# HELP ", &sample_name(family), " ", help]),
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_older_text_format_names_families_as_samples() {
+        let openmetrics = "# HELP a_x Things.\n# TYPE a_x counter\na_x_total{l=\"# TYPE\"} 1\n# HELP b B.\n# TYPE b info\n\
+            b_info{v=\"1\"} 1\n# HELP c_seconds C.\n# TYPE c_seconds gauge\n# UNIT c_seconds seconds\nc_seconds 2.0\n# EOF\n";
+        let text = "# HELP a_x_total Things.\n# TYPE a_x_total counter\na_x_total{l=\"# TYPE\"} 1\n# HELP b_info B.\n\
+            # TYPE b_info gauge\nb_info{v=\"1\"} 1\n# HELP c_seconds C.\n# TYPE c_seconds gauge\nc_seconds 2.0\n";
+        assert_eq!(prometheus_text(openmetrics), text);
+    }
+}

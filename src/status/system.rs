@@ -1,0 +1,178 @@
+//! `/api/system/...` and `/api/cluster/...`: this process, this broker, the others.
+
+use serde_json::{Value, json};
+
+use super::http::Reply;
+use super::query::Query;
+use super::router::App;
+use super::{ClusterNode, State};
+use crate::apply::Phase;
+
+/// `GET /api/system/health`: whether this broker does what it is declared to do.
+pub(super) fn health(app: &App, _: &Query) -> Reply {
+    let state = app.view.state();
+    let checks = checks(&state);
+    let ok = checks.iter().all(|check| check["ok"] == json!(true));
+    Ok(json!({
+        "health": if ok { "healthy" } else { "degraded" },
+        "phase": state.phase,
+        "version": state.node.version,
+        "startedAt": state.node.started_at,
+        "uptimeS": app.view.now().since_ms(state.node.started_at) / 1000,
+        "checks": checks,
+    }))
+}
+
+fn checks(state: &State) -> Vec<Value> {
+    let by_health = |word: &str| -> Vec<&str> {
+        let found = state.endpoints.iter().filter(|endpoint| endpoint.health() == word);
+        found.map(|endpoint| endpoint.name.as_str()).collect()
+    };
+    let listed = |names: Vec<&str>, none: &str| json!({"ok": names.is_empty(), "message": if names.is_empty() { none.to_owned() } else { names.join(", ") }});
+    let trouble = state.source.trouble.as_ref();
+    let serving = match state.phase {
+        Phase::Starting => (false, "no declaration is applied yet"),
+        Phase::Serving => (true, "a declaration is applied"),
+        Phase::Draining => (false, "the broker is shutting down"),
+    };
+    let named = |name: &str, mut check: Value| {
+        check["check"] = json!(name);
+        check
+    };
+    vec![
+        named("Serving", json!({"ok": serving.0, "message": serving.1})),
+        named(
+            "SourceReadable",
+            json!({
+                "ok": trouble.is_none(),
+                "message": trouble.map_or_else(|| format!("{} is readable", state.source.location), |trouble| trouble.message.clone()),
+            }),
+        ),
+        named("EndpointsListening", listed(by_health("unhealthy"), "every declared endpoint listens")),
+        named("EndpointsAsDeclared", listed(by_health("degraded"), "every listener is as declared")),
+        named(
+            "NotSuspended",
+            json!({"ok": !state.suspended, "message": if state.suspended { "`reconcile: {suspend: true}` is declared: nothing is applied" } else { "changes are applied" }}),
+        ),
+    ]
+}
+
+/// `GET /api/system/resources`: what the process uses, and what there is. Null where the system does not tell.
+pub(super) fn resources(app: &App, _: &Query) -> Reply {
+    let process = Process::read();
+    let machine = Machine::read();
+    let state = app.view.state();
+    Ok(json!({
+        "cpu": {
+            "cores": std::thread::available_parallelism().map(usize::from).ok(),
+            "shards": state.node.shards,
+            "usedS": process.cpu_s,
+            "load1": machine.load1,
+        },
+        "memory": {
+            "residentBytes": process.resident_bytes,
+            "peakResidentBytes": process.peak_resident_bytes,
+            "machineBytes": machine.memory_bytes,
+            "machineAvailableBytes": machine.memory_available_bytes,
+        },
+        "fileDescriptors": {"open": process.open_fds, "max": process.max_fds},
+        "threads": process.threads,
+        "uptimeS": app.view.now().since_ms(state.node.started_at) / 1000,
+    }))
+}
+
+/// `GET /api/cluster/status`
+pub(super) fn cluster_status(app: &App, _: &Query) -> Reply {
+    let state = app.view.state();
+    let behind: Vec<Value> = state
+        .nodes
+        .iter()
+        .filter(|node| !node.converged)
+        .map(|node| json!({"name": node.name, "reason": node.reason}))
+        .collect();
+    Ok(json!({
+        "node": state.node.name,
+        "clustered": state.nodes.len() > 1,
+        "converged": behind.is_empty(),
+        "notConverged": behind,
+        "nodes": state.nodes.len(),
+        "appliedRevision": state.source.applied_revision,
+        "declarationDigest": state.declaration_digest,
+    }))
+}
+
+/// `GET /api/cluster/nodes`
+pub(super) fn cluster_nodes(app: &App, _: &Query) -> Reply {
+    let state = app.view.state();
+    let nodes: &Vec<ClusterNode> = &state.nodes;
+    Ok(json!({"nodes": nodes, "total": nodes.len()}))
+}
+
+/// What the kernel says of this process; nothing is made up where it does not.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Process {
+    pub(super) cpu_s: Option<f64>,
+    pub(super) resident_bytes: Option<u64>,
+    pub(super) peak_resident_bytes: Option<u64>,
+    pub(super) open_fds: Option<u64>,
+    pub(super) max_fds: Option<u64>,
+    pub(super) threads: Option<u64>,
+}
+
+impl Process {
+    pub(super) fn read() -> Self {
+        let status = read("/proc/self/status");
+        let limits = read("/proc/self/limits");
+        Self {
+            cpu_s: cpu_s(&read("/proc/self/stat")),
+            resident_bytes: kib(&status, "VmRSS:"),
+            peak_resident_bytes: kib(&status, "VmHWM:"),
+            open_fds: std::fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64),
+            max_fds: limits
+                .lines()
+                .find_map(|line| line.strip_prefix("Max open files"))
+                .and_then(|rest| rest.split_whitespace().next()?.parse().ok()),
+            threads: field(&status, "Threads:").and_then(|value| value.parse().ok()),
+        }
+    }
+}
+
+/// User and system time, which the kernel counts in hundredths of a second (USER_HZ, the same on every platform).
+fn cpu_s(stat: &str) -> Option<f64> {
+    // The second field is the program's name in brackets, which may hold anything.
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    Some((user + system) as f64 / 100.0)
+}
+
+struct Machine {
+    load1: Option<f64>,
+    memory_bytes: Option<u64>,
+    memory_available_bytes: Option<u64>,
+}
+
+impl Machine {
+    fn read() -> Self {
+        let memory = read("/proc/meminfo");
+        Self {
+            load1: read("/proc/loadavg").split_whitespace().next().and_then(|value| value.parse().ok()),
+            memory_bytes: kib(&memory, "MemTotal:"),
+            memory_available_bytes: kib(&memory, "MemAvailable:"),
+        }
+    }
+}
+
+/// Empty where there is no such file: other systems than Linux.
+fn read(path: &str) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(name)).and_then(|rest| rest.split_whitespace().next())
+}
+
+fn kib(text: &str, name: &str) -> Option<u64> {
+    field(text, name)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}

@@ -1,0 +1,24 @@
+//! `POST /api/endpoints/validate` and `validate-config`: the validator's static tier, for whoever is about to commit.
+
+use serde_json::json;
+
+use super::ValidateRequest;
+use super::http::{Problem, Reply};
+use super::router::App;
+
+/// One endpoint, bare or under `endpoint:`, judged as if it were added to (or replaced in) what is declared.
+pub(super) fn endpoint(app: &App, text: &str) -> Reply {
+    judge(app, text, "an endpoint, as JSON or YAML", ValidateRequest::Endpoint)
+}
+
+/// A set of documents, judged by itself.
+pub(super) fn set(app: &App, text: &str) -> Reply {
+    judge(app, text, "documents, as JSON or YAML", ValidateRequest::Set)
+}
+
+fn judge(app: &App, text: &str, wanted: &str, request: fn(String) -> ValidateRequest) -> Reply {
+    if text.trim().is_empty() {
+        return Err(Problem::bad_request(format!("the body is empty; send {wanted}")));
+    }
+    Ok(json!(app.view.validate(request(text.to_owned()))))
+}
