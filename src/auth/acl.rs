@@ -223,7 +223,6 @@ impl Pattern {
                     Part::ClientId => subject.client_id,
                     Part::Username => subject.username?,
                 };
-                let own = !matches!(part, Part::Text(_));
                 let risky = value.is_empty() || value.starts_with('$') || value.contains(['/', '+', '#']);
                 if risky && permission == Permission::Allow && !matches!(part, Part::Text(_)) {
                     return None;

@@ -1,0 +1,377 @@
+//! The smallest acts that bring live to declared.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::change::{Change, ChangeClass};
+use super::effective::{Bans, Effective, Files};
+use crate::config::{BindAddress, Declared, Endpoint, Name, PruneGuard};
+
+/// What a node is, as far as a plan depends on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    /// `--host`.
+    pub default_host: IpAddr,
+    /// `--node-label`.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What runs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Live {
+    /// Those that listen, or should. What only still drains is not among them.
+    pub endpoints: BTreeMap<Name, LiveEndpoint>,
+}
+
+/// An endpoint that runs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LiveEndpoint {
+    /// What it runs by.
+    pub effective: Effective,
+    pub address: BindAddress,
+    /// As the socket itself says; `false`: the listener was lost.
+    pub listening: bool,
+    /// Open connections; `None` where nobody counted (a plan against files).
+    pub connections: Option<u32>,
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ActionKind {
+    /// Bind and serve.
+    Add,
+    /// The socket stays.
+    Update,
+    /// A socket is bound anew, here or elsewhere.
+    Rebind,
+    /// Closed and drained; the declaration stays.
+    Drain,
+    /// Closed and drained; the declaration is gone.
+    Remove,
+    /// Another endpoint has the address.
+    Conflicted,
+    /// Nothing.
+    None,
+}
+
+/// What to do with one endpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Action {
+    pub name: Name,
+    pub kind: ActionKind,
+    pub changes: Vec<Change>,
+    /// Where it listens now.
+    pub from: Option<BindAddress>,
+    /// Where it is to listen.
+    pub to: Option<BindAddress>,
+    pub disconnects: Disconnects,
+    /// `Some`: not to be done yet, and why.
+    pub waits: Option<String>,
+    /// What else there is to say: who holds the port, why it is drained.
+    pub note: Option<String>,
+    /// What is to run; `None` for `Drain`, `Remove` and endpoints that do not run here.
+    pub effective: Option<Effective>,
+}
+
+/// How many clients an action disconnects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Disconnects {
+    #[default]
+    None,
+    Exactly(u32),
+    /// Each is judged when it comes to it.
+    UpTo(u32),
+    /// All, or some; nobody counted them.
+    Uncounted,
+}
+
+impl Disconnects {
+    /// The most it can be, as far as is known.
+    pub fn at_most(self) -> u32 {
+        match self {
+            Self::None | Self::Uncounted => 0,
+            Self::Exactly(count) | Self::UpTo(count) => count,
+        }
+    }
+
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, some) | (some, Self::None) => some,
+            (Self::Uncounted, _) | (_, Self::Uncounted) => Self::Uncounted,
+            (Self::Exactly(a), Self::Exactly(b)) => Self::Exactly(a.max(b)),
+            (a, b) => Self::UpTo(a.at_most().max(b.at_most())),
+        }
+    }
+}
+
+/// What brings live to declared: one action per endpoint that is declared or live, by name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    pub actions: Vec<Action>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do, now or later.
+    pub fn is_empty(&self) -> bool {
+        self.actions.iter().all(|action| action.kind == ActionKind::None)
+    }
+
+    /// What is to be done now.
+    pub fn due(&self) -> impl Iterator<Item = &Action> {
+        self.actions.iter().filter(|action| {
+            action.waits.is_none() && !matches!(action.kind, ActionKind::None | ActionKind::Conflicted)
+        })
+    }
+
+    /// The most clients it disconnects, as far as is known.
+    pub fn disconnects(&self) -> u64 {
+        self.due().map(|action| u64::from(action.disconnects.at_most())).sum()
+    }
+
+    /// The action for an endpoint.
+    pub fn get(&self, name: &str) -> Option<&Action> {
+        self.actions.iter().find(|action| action.name.as_str() == name)
+    }
+}
+
+/// Endpoints that could not do what was planned, and why: they stay as they are, and where they are.
+pub type Pinned = BTreeMap<Name, String>;
+
+/// What brings `live` to `declared` on `node`. `files` has what was read of every referenced file. Deletions in it have
+/// been agreed to; see [`super::Guard`].
+pub fn plan(declared: &Declared, live: &Live, node: &Node, files: &Files, pinned: &Pinned) -> Plan {
+    let bans = shared_bans(declared, live);
+    let names: BTreeSet<&Name> = declared.endpoints.keys().chain(live.endpoints.keys()).collect();
+    // Who has to stay where it is may be in another's way, who has to stay then, too.
+    let mut staying: BTreeSet<Name> = pinned.keys().cloned().collect();
+    loop {
+        let conflicts = conflicts(declared, live, node, &staying);
+        let judge = |name: &&Name| one(name, declared, live, node, files, &bans, &conflicts);
+        let mut actions: Vec<Action> = names.iter().filter_map(judge).collect();
+        for action in &mut actions {
+            action.waits = pinned.get(&action.name).filter(|_| action.kind != ActionKind::None).cloned();
+        }
+        hold_disconnects(&mut actions, declared.reconcile.max_disconnects, &declared.reconcile.prune);
+        let stays = |action: &&Action| action.waits.is_some() || action.kind == ActionKind::Conflicted;
+        let known = staying.len();
+        staying.extend(actions.iter().filter(stays).map(|action| action.name.clone()));
+        if staying.len() == known {
+            return Plan { actions };
+        }
+    }
+}
+
+fn one(
+    name: &Name,
+    declared: &Declared,
+    live: &Live,
+    node: &Node,
+    files: &Files,
+    bans: &Arc<Bans>,
+    conflicts: &BTreeMap<Name, Name>,
+) -> Option<Action> {
+    let running = live.endpoints.get(name);
+    let Some(endpoint) = declared.endpoints.get(name) else {
+        return running.map(|running| leave(ActionKind::Remove, name, running, None));
+    };
+    if !runs(endpoint, node) {
+        return Some(stand_still(endpoint, running, node));
+    }
+    let effective = Effective::of(endpoint, declared, bans, files);
+    let to = endpoint.listen.on(node.default_host);
+    Some(match (conflicts.get(name), running) {
+        (Some(holder), _) => conflicted(effective, to, running, holder),
+        (None, Some(running)) => update(effective, to, running),
+        (None, None) => add(effective, to),
+    })
+}
+
+/// The declared bans; the very map that is live where nothing differs, so that comparing them is comparing pointers.
+fn shared_bans(declared: &Declared, live: &Live) -> Arc<Bans> {
+    let known = live.endpoints.values().map(|running| &running.effective.bans).find(|bans| ***bans == declared.bans);
+    known.map_or_else(|| Arc::new(declared.bans.clone()), Arc::clone)
+}
+
+fn runs(endpoint: &Endpoint, node: &Node) -> bool {
+    endpoint.enabled && endpoint.is_for(&node.labels)
+}
+
+/// A wish for an address.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Claim<'a> {
+    /// Sorts those first that listen there already: they keep it. Among newcomers the first by name has it.
+    newcomer: bool,
+    name: &'a Name,
+    address: BindAddress,
+}
+
+/// Who cannot have its address, and who has it. `staying` endpoints keep the address that they have.
+fn conflicts(declared: &Declared, live: &Live, node: &Node, staying: &BTreeSet<Name>) -> BTreeMap<Name, Name> {
+    let mut claims: Vec<Claim<'_>> = Vec::new();
+    for (name, endpoint) in declared.endpoints.iter().filter(|(_, endpoint)| runs(endpoint, node)) {
+        let address = endpoint.listen.on(node.default_host);
+        let held = live.endpoints.get(name).map(|running| &running.address);
+        let newcomer = held != Some(&address);
+        claims.push(Claim { newcomer, name, address });
+    }
+    for (name, running) in live.endpoints.iter().filter(|(name, _)| staying.contains(*name)) {
+        claims.push(Claim { newcomer: false, name, address: running.address.clone() });
+    }
+    claims.sort();
+    let mut taken: BTreeMap<Option<u16>, Vec<(&Name, BindAddress)>> = BTreeMap::new();
+    let mut conflicts = BTreeMap::new();
+    for Claim { name, address, .. } in claims {
+        let port = match &address {
+            BindAddress::Tcp(address) => Some(address.port()),
+            BindAddress::Unix(_) => None,
+        };
+        let there = taken.entry(port).or_default();
+        match there.iter().find(|(other, taken)| *other != name && taken.overlaps(&address)) {
+            Some((holder, _)) => {
+                conflicts.insert(name.clone(), (*holder).clone());
+            }
+            None => there.push((name, address)),
+        }
+    }
+    conflicts
+}
+
+fn action(name: &Name, kind: ActionKind) -> Action {
+    Action {
+        name: name.clone(),
+        kind,
+        changes: Vec::new(),
+        from: None,
+        to: None,
+        disconnects: Disconnects::None,
+        waits: None,
+        note: None,
+        effective: None,
+    }
+}
+
+/// Declared, but not to run here.
+fn stand_still(endpoint: &Endpoint, running: Option<&LiveEndpoint>, node: &Node) -> Action {
+    let note = if !endpoint.enabled {
+        "enabled: false".to_owned()
+    } else {
+        let wanted =
+            endpoint.nodes.iter().find(|(key, value)| node.labels.get(&***key).is_none_or(|v| **v != ***value));
+        wanted.map_or_else(String::new, |(key, value)| format!("for nodes with {key}: {value}"))
+    };
+    match running {
+        Some(running) => leave(ActionKind::Drain, &endpoint.name, running, Some(note)),
+        None => Action { note: Some(note), ..action(&endpoint.name, ActionKind::None) },
+    }
+}
+
+fn leave(kind: ActionKind, name: &Name, running: &LiveEndpoint, note: Option<String>) -> Action {
+    let from = Some(running.address.clone());
+    Action { from, disconnects: everybody(running), note, ..action(name, kind) }
+}
+
+fn add(effective: Effective, to: BindAddress) -> Action {
+    let name = effective.endpoint.name.clone();
+    Action { to: Some(to), effective: Some(effective), ..action(&name, ActionKind::Add) }
+}
+
+fn conflicted(effective: Effective, to: BindAddress, running: Option<&LiveEndpoint>, holder: &Name) -> Action {
+    let name = effective.endpoint.name.clone();
+    let note = format!("{to} is held by endpoint {holder}");
+    let from = running.map(|running| running.address.clone());
+    let changes = running.map_or_else(Vec::new, |running| running.effective.changes(&effective));
+    Action {
+        from,
+        to: Some(to),
+        note: Some(note),
+        changes,
+        effective: Some(effective),
+        ..action(&name, ActionKind::Conflicted)
+    }
+}
+
+fn update(effective: Effective, to: BindAddress, running: &LiveEndpoint) -> Action {
+    let mut changes = running.effective.changes(&effective);
+    let moves = to != running.address;
+    if !moves {
+        // `host` written out or left to the node: the same socket.
+        for change in changes.iter_mut().filter(|change| matches!(change.path.as_str(), "host" | "port")) {
+            change.class = ChangeClass::Cosmetic;
+        }
+    }
+    let rebinds = moves || !running.listening || changes.iter().any(|change| change.class == ChangeClass::Rebind);
+    let kind = match () {
+        () if rebinds => ActionKind::Rebind,
+        () if changes.is_empty() => ActionKind::None,
+        () => ActionKind::Update,
+    };
+    let restarts = changes.iter().any(|change| change.path == "restartedAt");
+    let disconnects = if moves || restarts {
+        everybody(running)
+    } else {
+        changes.iter().fold(Disconnects::None, |all, change| all.and(disconnects_of(change, running)))
+    };
+    let name = effective.endpoint.name.clone();
+    Action {
+        kind,
+        changes,
+        from: Some(running.address.clone()),
+        to: Some(to),
+        disconnects,
+        note: (!running.listening).then(|| "its listener was lost".to_owned()),
+        effective: Some(effective),
+        ..action(&name, kind)
+    }
+}
+
+fn everybody(running: &LiveEndpoint) -> Disconnects {
+    match running.connections {
+        None => Disconnects::Uncounted,
+        Some(0) => Disconnects::None,
+        Some(count) => Disconnects::Exactly(count),
+    }
+}
+
+/// Whom a change within the socket sends away.
+fn disconnects_of(change: &Change, running: &LiveEndpoint) -> Disconnects {
+    if change.class != ChangeClass::Drain {
+        return Disconnects::None;
+    }
+    let Some(connections) = running.connections else { return Disconnects::Uncounted };
+    if change.path == "maxConnectionSize" {
+        let limit = change.to.as_ref().and_then(serde_json::Value::as_u64).unwrap_or(u64::MAX);
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        return match connections.saturating_sub(limit) {
+            0 => Disconnects::None,
+            over => Disconnects::Exactly(over),
+        };
+    }
+    // What carries the bytes, and the namespace, are the same for all connections; the rest is judged one by one.
+    let everybody = matches!(change.path.as_str(), "useWebsocket" | "sslConfig" | "mountpoint" | "proxyProtocol");
+    match connections {
+        0 => Disconnects::None,
+        count if everybody => Disconnects::Exactly(count),
+        count => Disconnects::UpTo(count),
+    }
+}
+
+/// Lets everything that disconnects wait, where together it would disconnect more than is allowed at once. What is
+/// named in `confirm` is meant.
+fn hold_disconnects(actions: &mut [Action], limit: Option<u32>, prune: &PruneGuard) {
+    let Some(limit) = limit else { return };
+    let unconfirmed = |action: &Action| action.disconnects.at_most() > 0 && !prune.confirm.contains(&action.name);
+    let total: u64 = actions.iter().filter(|a| unconfirmed(a)).map(|a| u64::from(a.disconnects.at_most())).sum();
+    if total <= u64::from(limit) {
+        return;
+    }
+    for action in actions.iter_mut().filter(|action| unconfirmed(action)) {
+        action.waits = Some(format!(
+            "{total} clients would be disconnected, reconcile.maxDisconnects allows {limit}; name the endpoint in \
+             reconcile.prune.confirm, or raise the limit"
+        ));
+    }
+}
