@@ -1,13 +1,14 @@
 //! A snapshot, the last good declarations and the node's context to what is declared.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use super::{Declared, Diagnostic, Identity, Name, NodeContext, Snapshot};
-
-/// What the last pass left: parsed files by content, and the last good declaration of each identity. Opaque; it is
-/// handed back to the next [`load`], and survives a restart as JSON.
-#[derive(Debug, Clone, Default)]
-pub struct Previous {}
+use super::cross::{self, Candidate, Candidates, Others};
+use super::document::{Body, Document, ParsedFile, parse_file};
+use super::path::InstancePath;
+use super::previous::{Good, Item};
+use super::{Declared, Defaults, Diagnostic, Identity, Kind, Name, NodeContext, Position, Previous, Related, Severity};
+use super::{Snapshot, SourceFile, effective};
 
 /// What [`load`] makes of a snapshot.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +20,13 @@ pub struct Loaded {
     pub refusals: BTreeMap<Identity, Refusal>,
     /// For the next pass.
     pub previous: Previous,
+}
+
+impl Loaded {
+    /// Whether the snapshot is valid as a whole.
+    pub fn is_valid(&self) -> bool {
+        !self.diagnostics.iter().any(Diagnostic::is_error)
+    }
 }
 
 /// Why an identity is not as the snapshot declares it.
@@ -48,6 +56,323 @@ pub enum RefusalReason {
 
 /// What `snapshot` declares. A bad document harms only itself: its identity stays at the last good declaration that
 /// `previous` has of it. Files whose bytes did not change are not parsed again.
-pub fn load(_snapshot: &Snapshot, previous: &Previous, _node: &NodeContext) -> Loaded {
-    Loaded { previous: previous.clone(), ..Loaded::default() }
+pub fn load(snapshot: &Snapshot, previous: &Previous, node: &NodeContext) -> Loaded {
+    let mut pass =
+        Pass { previous, node, loaded: Loaded::default(), documents: BTreeMap::new(), trouble: BTreeMap::new() };
+    let mut files: Vec<&SourceFile> = snapshot.files.iter().collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    for file in files {
+        pass.read(file);
+    }
+    pass.refuse_duplicates();
+    pass.hold();
+    pass.others();
+    pass.endpoints();
+    pass.finish()
+}
+
+/// A file whose declarations are not all known.
+struct Trouble {
+    reason: RefusalReason,
+    message: String,
+}
+
+struct Pass<'a> {
+    previous: &'a Previous,
+    node: &'a NodeContext,
+    loaded: Loaded,
+    /// What the snapshot names; `None` where the identity is refused.
+    documents: BTreeMap<Identity, Vec<(Arc<str>, Arc<Document>)>>,
+    /// By path.
+    trouble: BTreeMap<Arc<str>, Trouble>,
+}
+
+impl Pass<'_> {
+    fn read(&mut self, file: &SourceFile) {
+        let bytes = match &file.content {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                let diagnostic = unreadable(file, &error.message);
+                let trouble = Trouble { reason: RefusalReason::Unreadable, message: diagnostic.to_string() };
+                self.trouble.insert(Arc::clone(&file.path), trouble);
+                self.loaded.diagnostics.push(diagnostic);
+                return;
+            }
+        };
+        let parsed = self.previous.parsed(file, bytes).unwrap_or_else(|| Arc::new(parse_file(file, bytes)));
+        self.loaded.previous.keep(file, bytes, &parsed);
+        self.take(file, &parsed);
+    }
+
+    fn take(&mut self, file: &SourceFile, parsed: &ParsedFile) {
+        self.loaded.diagnostics.extend(parsed.problems.iter().cloned());
+        for document in &parsed.documents {
+            self.loaded.diagnostics.extend(document.warnings.iter().cloned());
+            if let Err(errors) = &document.body {
+                self.loaded.diagnostics.extend(errors.iter().cloned());
+            }
+            if let Some(identity) = &document.identity {
+                let entry = (Arc::clone(&file.path), Arc::clone(document));
+                self.documents.entry(identity.clone()).or_default().push(entry);
+            }
+        }
+        if parsed.has_unknown {
+            let nameless = parsed.documents.iter().filter(|document| document.identity.is_none());
+            let first =
+                parsed.problems.first().or_else(|| nameless.filter_map(|d| d.body.as_ref().err()?.first()).next());
+            let message = first.map(ToString::to_string).unwrap_or_default();
+            self.trouble.insert(Arc::clone(&file.path), Trouble { reason: RefusalReason::Unparsable, message });
+        }
+    }
+
+    /// A name that is declared twice is declared by none.
+    fn refuse_duplicates(&mut self) {
+        for (identity, documents) in self.documents.iter().filter(|(_, documents)| documents.len() > 1) {
+            let Some(((_, first), rest)) = documents.split_first() else { continue };
+            for (_, document) in rest {
+                let path = InstancePath::of(&[identity.kind.key()]);
+                let message = if identity.kind.is_single() {
+                    format!("there is one `{}` document at most", identity.kind)
+                } else {
+                    format!("{identity} is declared twice")
+                };
+                let mut diagnostic = document.diagnostic(Severity::Error, "declared-twice", &path, message);
+                diagnostic.help = Some(if identity.kind.is_single() {
+                    "merge them into one".into()
+                } else {
+                    "give one of them another `name`".into()
+                });
+                diagnostic.related.push(Related {
+                    file: Arc::clone(&first.origin.file),
+                    position: first.origin.position,
+                    message: "first declared".into(),
+                });
+                refuse(&mut self.loaded, self.previous, identity, RefusalReason::Invalid, &diagnostic.to_string());
+                self.loaded.diagnostics.push(diagnostic);
+            }
+        }
+    }
+
+    /// Notes every identity that is not as declared, and carries over the last good declarations.
+    fn hold(&mut self) {
+        for (identity, documents) in &self.documents {
+            let errors = documents.iter().find_map(|(_, document)| document.body.as_ref().err());
+            if let Some(errors) = errors {
+                let message = errors.first().map(ToString::to_string).unwrap_or_default();
+                refuse(&mut self.loaded, self.previous, identity, RefusalReason::Invalid, &message);
+            }
+        }
+        for (identity, good) in self.previous.good() {
+            if let (false, Some(trouble)) = (self.documents.contains_key(identity), self.trouble.get(&good.path)) {
+                refuse(&mut self.loaded, self.previous, identity, trouble.reason.clone(), &trouble.message);
+            }
+        }
+    }
+
+    /// The valid document of an identity.
+    fn valid(&self, identity: &Identity) -> Option<&(Arc<str>, Arc<Document>)> {
+        match self.documents.get(identity)?.as_slice() {
+            [one] if one.1.body.is_ok() => Some(one),
+            _ => None,
+        }
+    }
+
+    /// Everything but endpoints.
+    fn others(&mut self) {
+        let valid: Vec<(Identity, Arc<str>, Arc<Document>)> = self
+            .documents
+            .keys()
+            .filter(|identity| identity.kind != Kind::Endpoint)
+            .filter_map(|identity| {
+                self.valid(identity).map(|(path, d)| (identity.clone(), Arc::clone(path), Arc::clone(d)))
+            })
+            .collect();
+        for (identity, path, document) in valid {
+            let Ok(body) = &document.body else { continue };
+            let item = match body {
+                Body::Auth(auth) => Item::Auth(Arc::clone(auth)),
+                Body::Acl(acl) => Item::Acl(Arc::clone(acl)),
+                Body::Bridge(bridge) => Item::Bridge(Arc::clone(bridge)),
+                Body::Ban(ban) => Item::Ban(Arc::clone(ban)),
+                Body::Defaults(defaults) => Item::Defaults(Arc::clone(defaults)),
+                Body::Reconcile(reconcile) => Item::Reconcile(Arc::clone(reconcile)),
+                Body::Endpoint(_) => continue,
+            };
+            self.accept(identity, Good { path, document: Some(document), defaults: None, item });
+        }
+        let held: Vec<Identity> = self.loaded.refusals.keys().filter(|id| id.kind != Kind::Endpoint).cloned().collect();
+        for identity in held {
+            self.keep_held(&identity);
+        }
+    }
+
+    fn accept(&mut self, identity: Identity, good: Good) {
+        good.item.declare(&identity.name, &mut self.loaded.declared);
+        self.loaded.previous.set_good(identity, good);
+    }
+
+    fn keep_held(&mut self, identity: &Identity) {
+        if let Some(good) = self.previous.good_of(identity) {
+            self.accept(identity.clone(), good.clone());
+        }
+    }
+
+    /// Whether what endpoints inherit is not known: `defaults` is refused, and there is no last good one.
+    fn defaults_unknown(&self) -> Option<&Refusal> {
+        self.loaded.refusals.get(&Identity::single(Kind::Defaults)).filter(|refusal| !refusal.held)
+    }
+
+    fn endpoints(&mut self) {
+        let mut candidates = self.candidates();
+        let refused: BTreeSet<(Kind, Name)> = self
+            .loaded
+            .refusals
+            .iter()
+            .filter(|(_, refusal)| !refusal.held)
+            .map(|(identity, _)| (identity.kind, identity.name.clone()))
+            .collect();
+        // Who gives way falls back to its last good declaration, and somebody else may have to give way for it. Each
+        // round settles at least one, and what is held never gives way.
+        loop {
+            let others = Others { declared: &self.loaded.declared, refused: &refused };
+            let losers = cross::losers(&candidates, self.node, &others);
+            if losers.is_empty() {
+                break;
+            }
+            for loser in losers {
+                let identity = Identity::new(Kind::Endpoint, loser.name.clone());
+                let reason = loser.holder.map_or(RefusalReason::Invalid, |holder| RefusalReason::Conflicted { holder });
+                refuse(&mut self.loaded, self.previous, &identity, reason, &loser.diagnostic.to_string());
+                self.loaded.diagnostics.push(loser.diagnostic);
+                if let Some(candidate) = candidates.remove(&loser.name) {
+                    if let Some(incumbent) = candidate.incumbent {
+                        let held =
+                            Candidate { endpoint: Arc::clone(&incumbent), document: None, incumbent: Some(incumbent) };
+                        candidates.insert(loser.name, held);
+                    }
+                }
+            }
+        }
+        self.keep_referenced(&candidates);
+        self.declare(candidates);
+    }
+
+    /// The endpoints that the snapshot declares, and the held ones.
+    fn candidates(&mut self) -> Candidates {
+        let mut candidates = Candidates::new();
+        let defaults = self.loaded.declared.defaults.clone();
+        let unknown = self.defaults_unknown().map(|refusal| refusal.message.clone());
+        let identities: Vec<Identity> =
+            self.documents.keys().filter(|identity| identity.kind == Kind::Endpoint).cloned().collect();
+        for identity in identities {
+            let Some((_, document)) = self.valid(&identity).cloned() else { continue };
+            if let Some(cause) = &unknown {
+                let message = format!("what it inherits is not known: {cause}");
+                refuse(&mut self.loaded, self.previous, &identity, RefusalReason::Invalid, &message);
+                continue;
+            }
+            let incumbent = self.previous.good_endpoint(&identity);
+            match self.endpoint(&identity, &document, defaults.as_ref()) {
+                Ok(endpoint) => {
+                    candidates.insert(identity.name, Candidate { endpoint, document: Some(document), incumbent });
+                }
+                Err(diagnostic) => {
+                    refuse(&mut self.loaded, self.previous, &identity, RefusalReason::Invalid, &diagnostic.to_string());
+                    self.loaded.diagnostics.push(*diagnostic);
+                }
+            }
+        }
+        for identity in self.loaded.refusals.keys().filter(|identity| identity.kind == Kind::Endpoint) {
+            if let Some(endpoint) = self.previous.good_endpoint(identity) {
+                let held = Candidate { endpoint: Arc::clone(&endpoint), document: None, incumbent: Some(endpoint) };
+                candidates.insert(identity.name.clone(), held);
+            }
+        }
+        candidates
+    }
+
+    /// The endpoint of a document; the same one as last time, where neither it nor `defaults` changed.
+    fn endpoint(
+        &self,
+        identity: &Identity,
+        document: &Arc<Document>,
+        defaults: Option<&Arc<Defaults>>,
+    ) -> Result<Arc<super::Endpoint>, Box<Diagnostic>> {
+        if let Some(endpoint) = self.previous.same_endpoint(identity, document, defaults) {
+            return Ok(endpoint);
+        }
+        let path = InstancePath::of(&["endpoint"]);
+        let Ok(Body::Endpoint(fields)) = &document.body else {
+            return Err(Box::new(document.diagnostic(Severity::Error, "not-understood", &path, "it is no endpoint")));
+        };
+        effective::endpoint(fields, defaults.map(Arc::as_ref), &identity.name, &document.origin)
+            .map(Arc::new)
+            .map_err(|problem| Box::new(document.diagnostic(Severity::Error, "not-understood", &path, problem)))
+    }
+
+    /// A held endpoint refers to what it referred to when it was good.
+    fn keep_referenced(&mut self, candidates: &Candidates) {
+        let mut needed = BTreeMap::new();
+        for candidate in candidates.values().filter(|candidate| candidate.document.is_none()) {
+            let endpoint = &candidate.endpoint;
+            let named = [(Kind::Auth, &endpoint.auth), (Kind::Acl, &endpoint.acl)];
+            let named = named.into_iter().filter_map(|(kind, name)| Some((kind, name.clone()?)));
+            let bridges = endpoint.bridges.iter().map(|name| (Kind::Bridge, name.clone()));
+            for (kind, name) in named.chain(bridges) {
+                needed.insert(Identity::new(kind, name), endpoint.name.clone());
+            }
+        }
+        for (identity, by) in needed {
+            if self.loaded.previous.good_of(&identity).is_none() {
+                let message =
+                    format!("{identity} is gone, but endpoint `{by}`, held at its last good declaration, needs it");
+                refuse(&mut self.loaded, self.previous, &identity, RefusalReason::StillReferenced, &message);
+                self.keep_held(&identity);
+            }
+        }
+    }
+
+    fn declare(&mut self, candidates: Candidates) {
+        let defaults = self.loaded.declared.defaults.clone();
+        for (name, candidate) in candidates {
+            let identity = Identity::new(Kind::Endpoint, name);
+            let Some(document) = candidate.document else {
+                self.keep_held(&identity);
+                continue;
+            };
+            let found = cross::warnings(&document, &candidate.endpoint, &self.loaded.declared);
+            self.loaded.diagnostics.extend(found);
+            let path = self.valid(&identity).map(|(path, _)| Arc::clone(path)).unwrap_or_default();
+            let item = Item::Endpoint(candidate.endpoint);
+            self.accept(identity, Good { path, document: Some(document), defaults: defaults.clone(), item });
+        }
+    }
+
+    fn finish(mut self) -> Loaded {
+        self.loaded.diagnostics.sort_by(|a, b| {
+            (&a.file, a.position, &a.path, &a.message).cmp(&(&b.file, b.position, &b.path, &b.message))
+        });
+        self.loaded
+    }
+}
+
+fn unreadable(file: &SourceFile, message: &str) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        code: "unreadable",
+        file: Arc::clone(&file.shown),
+        position: Position::START,
+        path: String::new(),
+        message: format!("cannot be read: {message}"),
+        help: None,
+        related: Vec::new(),
+        identity: None,
+    }
+}
+
+/// Notes that `identity` is not as declared; the first reason stays.
+fn refuse(loaded: &mut Loaded, previous: &Previous, identity: &Identity, reason: RefusalReason, message: &str) {
+    let held = previous.good_of(identity).is_some();
+    let refusal = || Refusal { reason, message: message.to_owned(), held };
+    loaded.refusals.entry(identity.clone()).or_insert_with(refusal);
 }

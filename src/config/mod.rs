@@ -1,39 +1,70 @@
 //! A snapshot of YAML documents to what is declared, or diagnostics. Pure: the source has read the files.
 //!
 //! ```text
-//! Snapshot ─▶ yaml (guarded) ─▶ schema ─▶ documents ─▶ cross-document rules ─▶ Declared, diagnostics, what is held
+//! Snapshot ─▶ yaml (guarded) ─▶ schema ─▶ document (typed) ─▶ load: defaults, cross rules, what is held ─▶ Declared
 //! ```
+//!
+//! - `snapshot`: what a source hands over. `yaml`, `path`: bytes to values and their positions, within bounds.
+//! - `schema`, `explain`, `suggest`: the JSON Schema, and its violations in words.
+//! - `document`, `semantics`, `shadow`: one document by itself.
+//! - `endpoint`, `transport`, `tls`, `auth`, `acl`, `bridge`, `ban`, `reconciliation`: what documents declare, as types.
+//! - `load`, `effective`, `cross`, `previous`: documents together, and what the last pass left.
+//! - `canonical`, `diff`, `classes`: one text for one meaning, its digest, and what a difference does.
 
 mod acl;
 mod address;
 mod auth;
 mod ban;
 mod bridge;
+mod canonical;
+mod classes;
+mod cross;
 mod declared;
 mod diagnostic;
+mod diff;
+mod document;
+mod effective;
 mod endpoint;
+mod explain;
 mod load;
+#[cfg(test)]
+mod load_tests;
 mod name;
 mod origin;
+mod path;
 mod pattern;
+mod previous;
 mod reconciliation;
+mod schema;
+mod semantics;
+mod shadow;
 mod snapshot;
+mod suggest;
 mod tls;
 mod transport;
+mod yaml;
 
 pub use acl::*;
 pub use address::*;
 pub use auth::*;
 pub use ban::*;
 pub use bridge::*;
+pub use canonical::{BuiltInDefaults, CanonicalDocument, canonical, canonical_yaml, declaration_digest};
+pub use classes::*;
 pub use declared::*;
 pub use diagnostic::*;
+pub use diff::*;
 pub use endpoint::*;
 pub use load::*;
 pub use name::*;
 pub use origin::*;
 pub use pattern::*;
+pub use previous::Previous;
 pub use reconciliation::*;
+pub use schema::{SCHEMA, schema};
+pub use shadow::filter_covers;
 pub use snapshot::*;
+pub use suggest::did_you_mean;
 pub use tls::*;
 pub use transport::*;
+pub use yaml::{DEPTH_MAX, FILE_SIZE_MAX};

@@ -1,0 +1,243 @@
+//! The canonical form: one text for one meaning, whatever the order of keys, the comments, the files and the defaults
+//! written out.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+use super::previous::Item;
+use super::schema::{deref, field_schema, kind_schema};
+use super::{Declared, Identity, Kind};
+
+/// Whether fields that have their default value are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BuiltInDefaults {
+    LeftOut,
+    WrittenOut,
+}
+
+/// A declaration as data: `{name: ..., port: ...}`, fields in the schema's order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CanonicalDocument {
+    pub identity: Identity,
+    pub body: Map<String, Value>,
+}
+
+/// All declarations, by kind and name. `defaults` is applied, hence not among them.
+pub fn canonical(declared: &Declared, defaults: BuiltInDefaults) -> Vec<CanonicalDocument> {
+    let mut documents = Vec::new();
+    let mut add = |kind, name: &super::Name, body| {
+        documents.push(CanonicalDocument { identity: Identity::new(kind, name.clone()), body });
+    };
+    for (name, endpoint) in &declared.endpoints {
+        add(Kind::Endpoint, name, fields_of(&**endpoint));
+    }
+    for (name, auth) in &declared.auths {
+        add(Kind::Auth, name, fields_of(&**auth));
+    }
+    for (name, acl) in &declared.acls {
+        add(Kind::Acl, name, fields_of(&**acl));
+    }
+    for (name, bridge) in &declared.bridges {
+        add(Kind::Bridge, name, fields_of(&**bridge));
+    }
+    for (name, ban) in &declared.bans {
+        add(Kind::Ban, name, fields_of(&**ban));
+    }
+    let reconcile = fields_of(&*declared.reconcile);
+    documents.push(CanonicalDocument { identity: Identity::single(Kind::Reconcile), body: reconcile });
+    if defaults == BuiltInDefaults::LeftOut {
+        for document in &mut documents {
+            let fields = std::mem::take(&mut document.body);
+            document.body = without_defaults(fields, kind_schema(document.identity.kind));
+        }
+        // Settings that are all as built in are as good as none.
+        documents.retain(|document| !(document.identity.kind.is_single() && document.body.is_empty()));
+    }
+    documents
+}
+
+impl CanonicalDocument {
+    /// As YAML, with the line `---` before it.
+    pub fn to_yaml(&self) -> String {
+        let mut text = format!("---\n{}:", self.identity.kind);
+        write_map(&mut text, &self.body, 2);
+        text
+    }
+}
+
+/// All documents as one YAML stream.
+pub fn canonical_yaml(documents: &[CanonicalDocument]) -> String {
+    documents.iter().map(CanonicalDocument::to_yaml).collect()
+}
+
+/// What is declared, as a version-prefixed hash: equal for equal declarations in any form, on any node. Values that the
+/// node fills in are not part of it, nor are fields that have their default.
+pub fn declaration_digest(declared: &Declared) -> String {
+    let mut hash = Sha256::new();
+    hash.update(b"weir declaration v1\n");
+    for document in canonical(declared, BuiltInDefaults::LeftOut) {
+        let mut body = Value::Object(document.body);
+        body.sort_all_objects();
+        hash.update(format!("{}:{body}\n", document.identity.kind));
+    }
+    let mut digest = "v1-".to_owned();
+    for byte in hash.finalize() {
+        let _infallible = write!(digest, "{byte:02x}");
+    }
+    digest
+}
+
+/// A declaration of any kind with every field that has a value.
+pub(super) fn full(item: &Item) -> Map<String, Value> {
+    match item {
+        Item::Endpoint(endpoint) => fields_of(&**endpoint),
+        Item::Auth(auth) => fields_of(&**auth),
+        Item::Acl(acl) => fields_of(&**acl),
+        Item::Bridge(bridge) => fields_of(&**bridge),
+        Item::Ban(ban) => fields_of(&**ban),
+        Item::Reconcile(reconcile) => fields_of(&**reconcile),
+        Item::Defaults(defaults) => {
+            [("endpoint".to_owned(), Value::Object(defaults.endpoint.clone()))].into_iter().collect()
+        }
+    }
+}
+
+/// The fields of a document's type; those without a value left out.
+pub(super) fn fields_of(document: &impl Serialize) -> Map<String, Value> {
+    #[allow(clippy::expect_used)] // keys are strings, numbers are finite: nothing in these types can fail
+    let value = serde_json::to_value(document).expect("documents are JSON");
+    match without_nulls(value) {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let fields = fields.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(fields.map(|(key, value)| (key, without_nulls(value))).collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
+        other => other,
+    }
+}
+
+fn without_defaults(fields: Map<String, Value>, parent: &'static Value) -> Map<String, Value> {
+    let mut kept = Map::new();
+    for (field, value) in fields {
+        let Some(rule) = field_schema(parent, &field) else {
+            kept.insert(field, value);
+            continue;
+        };
+        let value = strip(value, rule);
+        if rule.get("default") != Some(&value) {
+            kept.insert(field, value);
+        }
+    }
+    kept
+}
+
+fn strip(value: Value, rule: &'static Value) -> Value {
+    match value {
+        Value::Object(fields) => Value::Object(without_defaults(fields, rule)),
+        Value::Array(items) => {
+            let item_rule = rule.get("items").map_or(&Value::Null, deref);
+            Value::Array(items.into_iter().map(|item| strip(item, item_rule)).collect())
+        }
+        other => other,
+    }
+}
+
+/// After `key:`.
+fn write_value(text: &mut String, value: &Value, indent: usize) {
+    match value {
+        Value::Object(fields) => write_map(text, fields, indent),
+        Value::Array(items) if items.is_empty() => text.push_str(" []\n"),
+        Value::Array(items) => {
+            text.push('\n');
+            for item in items {
+                text.extend(std::iter::repeat_n(' ', indent));
+                text.push('-');
+                write_item(text, item, indent + 2);
+            }
+        }
+        scalar => {
+            text.push(' ');
+            write_scalar(text, scalar);
+            text.push('\n');
+        }
+    }
+}
+
+fn write_map(text: &mut String, fields: &Map<String, Value>, indent: usize) {
+    if fields.is_empty() {
+        text.push_str(" {}\n");
+        return;
+    }
+    text.push('\n');
+    for (key, value) in fields {
+        text.extend(std::iter::repeat_n(' ', indent));
+        write_string(text, key);
+        text.push(':');
+        write_value(text, value, indent + 2);
+    }
+}
+
+/// After `-`: a mapping's first field stands on the same line.
+fn write_item(text: &mut String, item: &Value, indent: usize) {
+    match item {
+        Value::Object(fields) if !fields.is_empty() => {
+            for (at, (key, value)) in fields.iter().enumerate() {
+                if at == 0 {
+                    text.push(' ');
+                } else {
+                    text.extend(std::iter::repeat_n(' ', indent));
+                }
+                write_string(text, key);
+                text.push(':');
+                write_value(text, value, indent + 2);
+            }
+        }
+        other => write_value(text, other, indent),
+    }
+}
+
+fn write_scalar(text: &mut String, scalar: &Value) {
+    match scalar {
+        Value::String(string) => write_string(text, string),
+        other => {
+            let _infallible = write!(text, "{other}");
+        }
+    }
+}
+
+/// Plain where no YAML parser, of version 1.1 or 1.2, could read anything but this text; else in double quotes.
+fn write_string(text: &mut String, string: &str) {
+    const OTHER_MEANING: [&str; 10] = ["true", "false", "yes", "no", "on", "off", "null", "y", "n", "nan"];
+    let plain = string.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
+        && string.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '/' | '-' | '@' | '+'))
+        && !OTHER_MEANING.contains(&string.to_ascii_lowercase().as_str());
+    if plain {
+        text.push_str(string);
+        return;
+    }
+    text.push('"');
+    for c in string.chars() {
+        match c {
+            '"' => text.push_str("\\\""),
+            '\\' => text.push_str("\\\\"),
+            '\n' => text.push_str("\\n"),
+            '\t' => text.push_str("\\t"),
+            '\r' => text.push_str("\\r"),
+            c if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}') => {
+                let _infallible = write!(text, "\\u{:04x}", u32::from(c));
+            }
+            c => text.push(c),
+        }
+    }
+    text.push('"');
+}

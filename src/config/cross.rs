@@ -1,0 +1,266 @@
+//! Rules across documents: who has an address, who is the default, whether references lead anywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::document::Document;
+use super::path::InstancePath;
+use super::suggest::did_you_mean;
+use super::{Authenticator, BindAddress, ClientAuth, Declared, Diagnostic, Endpoint, Kind, Name, NodeContext, Related};
+use super::{DEFAULT_NAME, Severity};
+
+/// An endpoint that wants to be declared.
+pub(super) struct Candidate {
+    pub(super) endpoint: Arc<Endpoint>,
+    /// `None`: it is held at its last good declaration.
+    pub(super) document: Option<Arc<Document>>,
+    /// Its last good declaration.
+    pub(super) incumbent: Option<Arc<Endpoint>>,
+}
+
+/// A candidate that cannot be, and why.
+pub(super) struct Loser {
+    pub(super) name: Name,
+    pub(super) diagnostic: Diagnostic,
+    /// Who has the address, where it is about one.
+    pub(super) holder: Option<Name>,
+}
+
+/// Candidates by name.
+pub(super) type Candidates = BTreeMap<Name, Candidate>;
+
+/// Everybody who has to give way now. After they did, there may be new ones: ask again.
+pub(super) fn losers(candidates: &Candidates, node: &NodeContext, others: &Others<'_>) -> Vec<Loser> {
+    let mut found = Vec::new();
+    address_clashes(candidates, node, &mut found);
+    status_clashes(candidates, node, &mut found);
+    default_clashes(candidates, &mut found);
+    for candidate in candidates.values() {
+        dangling(candidate, others, &mut found);
+    }
+    // One reason is enough, unless they are about different things.
+    let mut seen = BTreeSet::new();
+    found.retain(|loser| seen.insert((loser.name.clone(), loser.diagnostic.path.clone())));
+    found
+}
+
+/// The names that endpoints can refer to.
+pub(super) struct Others<'a> {
+    pub(super) declared: &'a Declared,
+    /// Named in the snapshot, but refused, and no last good declaration is known.
+    pub(super) refused: &'a BTreeSet<(Kind, Name)>,
+}
+
+impl Others<'_> {
+    fn has(&self, kind: Kind, name: &str) -> bool {
+        match kind {
+            Kind::Auth => self.declared.auths.contains_key(name),
+            Kind::Acl => self.declared.acls.contains_key(name),
+            _ => self.declared.bridges.contains_key(name),
+        }
+    }
+
+    fn names(&self, kind: Kind) -> Vec<&str> {
+        match kind {
+            Kind::Auth => self.declared.auths.keys().map(Name::as_str).collect(),
+            Kind::Acl => self.declared.acls.keys().map(Name::as_str).collect(),
+            _ => self.declared.bridges.keys().map(Name::as_str).collect(),
+        }
+    }
+}
+
+/// Who comes first where two want the same: who is held, then who had it, then by name.
+fn rank<'a>(name: &'a Name, candidate: &Candidate, had_it: impl Fn(&Endpoint) -> bool) -> (u8, &'a Name) {
+    let rank = match (&candidate.document, &candidate.incumbent) {
+        (None, _) => 0,
+        (Some(_), Some(incumbent)) if incumbent.enabled && had_it(incumbent) => 1,
+        _ => 2,
+    };
+    (rank, name)
+}
+
+fn address_clashes(candidates: &Candidates, node: &NodeContext, found: &mut Vec<Loser>) {
+    // Only those on one port, or one path, can clash.
+    let mut by_place: BTreeMap<(Option<u16>, Option<&std::path::Path>), Vec<&Name>> = BTreeMap::new();
+    for (name, candidate) in candidates.iter().filter(|(_, candidate)| candidate.endpoint.enabled) {
+        let place = match &candidate.endpoint.listen {
+            super::Listen::Tcp { port, .. } => (Some(port.get()), None),
+            super::Listen::Unix { path } => (None, Some(&**path)),
+        };
+        by_place.entry(place).or_default().push(name);
+    }
+    let address = |endpoint: &Endpoint| endpoint.listen.on(node.default_host);
+    for names in by_place.into_values().filter(|names| names.len() > 1) {
+        let mut ranked: Vec<(&Name, &Candidate)> =
+            names.iter().filter_map(|name| candidates.get_key_value(*name)).collect();
+        ranked.sort_by_key(|(name, candidate)| {
+            rank(name, candidate, |incumbent| address(incumbent).overlaps(&address(&candidate.endpoint)))
+        });
+        let mut holders: Vec<(&Name, &Candidate)> = Vec::new();
+        for (name, candidate) in ranked {
+            let wanted = address(&candidate.endpoint);
+            let holder = holders.iter().find(|(_, holder)| {
+                address(&holder.endpoint).overlaps(&wanted) && may_meet(&holder.endpoint, &candidate.endpoint)
+            });
+            match (holder, &candidate.document) {
+                (Some((holder_name, holder)), Some(document)) => found.push(Loser {
+                    name: name.clone(),
+                    diagnostic: address_clash(document, candidate, holder, &wanted, &address(&holder.endpoint)),
+                    holder: Some((*holder_name).clone()),
+                }),
+                _ => holders.push((name, candidate)),
+            }
+        }
+    }
+}
+
+/// Whether a node may hold both: not where they select different values of one label.
+fn may_meet(a: &Endpoint, b: &Endpoint) -> bool {
+    a.nodes.iter().all(|(label, value)| b.nodes.get(label).is_none_or(|other| other == value))
+}
+
+fn address_clash(
+    document: &Document,
+    candidate: &Candidate,
+    holder: &Candidate,
+    wanted: &BindAddress,
+    held: &BindAddress,
+) -> Diagnostic {
+    let other = &holder.endpoint;
+    let path = InstancePath::of(&["endpoint", if wanted_is_tcp(wanted) { "port" } else { "host" }]);
+    let message = if wanted == held {
+        format!("{wanted} is already taken by endpoint `{}`", other.name)
+    } else {
+        format!("{wanted} overlaps {held}, which endpoint `{}` has", other.name)
+    };
+    let mut diagnostic = document.diagnostic(Severity::Error, "address-conflict", &path, message);
+    diagnostic.help = Some(if candidate.endpoint.use_websocket != other.use_websocket {
+        "WebSocket and plain MQTT cannot share a port; choose another `port`".into()
+    } else {
+        "choose another `port`, or another `host` for each".into()
+    });
+    let place = if holder.document.is_some() { "first taken" } else { "held by the last good declaration" };
+    // Where the port stands, if the document is at hand; else where the declaration began.
+    let port_at = holder.document.as_deref().map(|document| path.position_in(&document.node));
+    diagnostic.related.push(Related {
+        file: Arc::clone(&other.origin.file),
+        position: port_at.unwrap_or(other.origin.position),
+        message: place.into(),
+    });
+    diagnostic
+}
+
+fn wanted_is_tcp(address: &BindAddress) -> bool {
+    matches!(address, BindAddress::Tcp(_))
+}
+
+fn status_clashes(candidates: &Candidates, node: &NodeContext, found: &mut Vec<Loser>) {
+    let Some(status) = node.status_addr.filter(|status| status.port() != 0) else { return };
+    for (name, candidate) in candidates.iter().filter(|(_, candidate)| candidate.endpoint.enabled) {
+        let Some(document) = &candidate.document else { continue };
+        let wanted = candidate.endpoint.listen.on(node.default_host);
+        if wanted.overlaps(&BindAddress::Tcp(status)) {
+            let diagnostic = status_clash(document, &wanted, status);
+            found.push(Loser { name: name.clone(), diagnostic, holder: None });
+        }
+    }
+}
+
+fn status_clash(document: &Document, wanted: &BindAddress, status: SocketAddr) -> Diagnostic {
+    let path = InstancePath::of(&["endpoint", "port"]);
+    let message = format!("{wanted} is where the broker's status listens ({status})");
+    let mut diagnostic = document.diagnostic(Severity::Error, "status-port", &path, message);
+    diagnostic.help = Some("choose another `port`, or move the status with --status-addr".into());
+    diagnostic
+}
+
+fn default_clashes(candidates: &Candidates, found: &mut Vec<Loser>) {
+    let mut defaults: Vec<_> = candidates.iter().filter(|(_, candidate)| candidate.endpoint.is_default).collect();
+    defaults.sort_by_key(|(name, candidate)| rank(name, candidate, |incumbent| incumbent.is_default));
+    let mut defaults = defaults.into_iter();
+    let Some((first, holder)) = defaults.next() else { return };
+    for (name, candidate) in defaults {
+        let Some(document) = &candidate.document else { continue };
+        let path = InstancePath::of(&["endpoint", "isDefault"]);
+        let message = format!("there is one default endpoint, and `{first}` is it already");
+        let mut diagnostic = document.diagnostic(Severity::Error, "two-defaults", &path, message);
+        diagnostic.help = Some("remove `isDefault` from one of them".into());
+        let at = holder.document.as_deref().map(|document| path.position_in(&document.node));
+        diagnostic.related.push(Related {
+            file: Arc::clone(&holder.endpoint.origin.file),
+            position: at.unwrap_or(holder.endpoint.origin.position),
+            message: "first".into(),
+        });
+        found.push(Loser { name: name.clone(), diagnostic, holder: None });
+    }
+}
+
+/// References by name that lead nowhere.
+fn dangling(candidate: &Candidate, others: &Others<'_>, found: &mut Vec<Loser>) {
+    let Some(document) = &candidate.document else { return };
+    let endpoint = &candidate.endpoint;
+    let named = [(Kind::Auth, "auth", &endpoint.auth), (Kind::Acl, "acl", &endpoint.acl)];
+    let named = named.into_iter().filter_map(|(kind, field, name)| Some((kind, field, None, name.as_ref()?)));
+    let bridges = endpoint.bridges.iter().enumerate().map(|(i, name)| (Kind::Bridge, "bridges", Some(i), name));
+    for (kind, field, index, name) in named.chain(bridges) {
+        if others.has(kind, name.as_str()) {
+            continue;
+        }
+        let mut path = InstancePath::of(&["endpoint", field]);
+        if let Some(index) = index {
+            path = path.index(index);
+        }
+        let refused = others.refused.contains(&(kind, name.clone()));
+        let why = if refused { "has errors" } else { "is not there" };
+        let message = format!("the {kind} document `{name}` {why}");
+        let mut diagnostic = document.diagnostic(Severity::Error, "missing-reference", &path, message);
+        let known = others.names(kind);
+        diagnostic.help = match did_you_mean(name.as_str(), known.iter().copied()) {
+            _ if refused => Some("mend it first".into()),
+            Some(near) => Some(format!("did you mean `{near}`?")),
+            None if known.is_empty() => Some(format!("add a document `{kind}: {{name: {name}, ...}}`")),
+            None => Some(format!("there are: {}", listed(&known))),
+        };
+        found.push(Loser { name: endpoint.name.clone(), diagnostic, holder: None });
+    }
+}
+
+fn listed(names: &[&str]) -> String {
+    const MAX: usize = 8;
+    let mut shown: Vec<String> = names.iter().take(MAX).map(|name| format!("`{name}`")).collect();
+    if names.len() > MAX {
+        shown.push(format!("and {} more", names.len() - MAX));
+    }
+    shown.join(", ")
+}
+
+/// What is valid, and hardly meant, about an endpoint among the other documents.
+pub(super) fn warnings(document: &Document, endpoint: &Endpoint, declared: &Declared) -> Vec<Diagnostic> {
+    let mut found = super::effective::warnings(document, endpoint);
+    let mut warn = |field: &str, code, message: String, help: &str| {
+        let path = InstancePath::of(&["endpoint", field]);
+        let mut diagnostic = document.diagnostic(Severity::Warning, code, &path, message);
+        diagnostic.help = Some(help.to_owned());
+        found.push(diagnostic);
+    };
+    let auth = declared.auths.get(endpoint.auth_name());
+    if endpoint.enable_auth && endpoint.auth.is_none() && auth.is_none() {
+        let message = format!("every CONNECT will be refused: no auth document is called `{DEFAULT_NAME}`");
+        warn("enableAuth", "no-auth", message, "add one, or name one with `auth`, or set `enableAuth: false`");
+    }
+    if endpoint.enable_acl && endpoint.acl.is_none() && !declared.acls.contains_key(DEFAULT_NAME) {
+        let message = format!("every topic will be refused: no acl document is called `{DEFAULT_NAME}`");
+        warn("enableAcl", "no-acl", message, "add one, or name one with `acl`, or set `enableAcl: false`");
+    }
+    let by_certificate =
+        auth.is_some_and(|auth| auth.chain.iter().any(|link| matches!(link, Authenticator::ClientCertificate(_))));
+    let asked = endpoint.ssl_config.as_ref().is_some_and(|tls| tls.client_auth != ClientAuth::None)
+        || endpoint.proxy_protocol.as_ref().is_some_and(|proxy| proxy.client_certificate);
+    if endpoint.enable_auth && by_certificate && !asked {
+        let message =
+            format!("auth `{}` looks at client certificates, but this endpoint asks for none", endpoint.auth_name());
+        warn("auth", "no-effect", message, "add `clientAuth: optional` or `required` and `caFile` to `sslConfig`");
+    }
+    found
+}

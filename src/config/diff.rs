@@ -1,0 +1,51 @@
+//! Canonical texts beside each other.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use similar::{Algorithm, TextDiff};
+
+use super::{CanonicalDocument, Identity};
+
+/// What a hostile pair of texts may cost; real ones take microseconds.
+const DEADLINE: Duration = Duration::from_secs(2);
+/// Unchanged lines around a change.
+const CONTEXT_LINES: usize = 3;
+
+/// The unified diff of two texts; empty where they are equal.
+pub fn unified_diff(old: &str, new: &str, old_name: &str, new_name: &str) -> String {
+    if old == new {
+        return String::new();
+    }
+    TextDiff::configure()
+        .algorithm(Algorithm::Myers)
+        .timeout(DEADLINE)
+        .diff_lines(old, new)
+        .unified_diff()
+        .context_radius(CONTEXT_LINES)
+        .header(old_name, new_name)
+        .to_string()
+}
+
+/// The unified diff of two sets of documents, document by document, as git shows files. Empty where they are equal.
+pub fn diff_documents(old: &[CanonicalDocument], new: &[CanonicalDocument]) -> String {
+    let mut pairs: BTreeMap<&Identity, (Option<&CanonicalDocument>, Option<&CanonicalDocument>)> = BTreeMap::new();
+    for document in old {
+        pairs.entry(&document.identity).or_default().0 = Some(document);
+    }
+    for document in new {
+        pairs.entry(&document.identity).or_default().1 = Some(document);
+    }
+    pairs.into_values().map(|(old, new)| diff_document(old, new)).collect()
+}
+
+/// The unified diff of one document, `None` where it is not there.
+pub fn diff_document(old: Option<&CanonicalDocument>, new: Option<&CanonicalDocument>) -> String {
+    let name = |side: &str, document: Option<&CanonicalDocument>| match document {
+        None => "/dev/null".to_owned(),
+        Some(document) if document.identity.kind.is_single() => format!("{side}/{}", document.identity.kind),
+        Some(document) => format!("{side}/{}/{}", document.identity.kind, document.identity.name),
+    };
+    let text = |document: Option<&CanonicalDocument>| document.map(CanonicalDocument::to_yaml).unwrap_or_default();
+    unified_diff(&text(old), &text(new), &name("a", old), &name("b", new))
+}

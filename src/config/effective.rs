@@ -1,0 +1,88 @@
+//! Endpoints with `defaults` applied, and what is wrong or odd about one by itself.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::document::Document;
+use super::path::InstancePath;
+use super::{ClientAuth, Defaults, Diagnostic, Endpoint, Host, Listen, Name, Origin, Severity};
+
+/// The endpoint that `fields` and `defaults` declare. A field that is given replaces the whole default.
+///
+/// # Errors
+/// What does not fit together, as a phrase.
+pub(super) fn endpoint(
+    fields: &Map<String, Value>,
+    defaults: Option<&Defaults>,
+    name: &Name,
+    origin: &Origin,
+) -> Result<Endpoint, String> {
+    let mut merged = fields.clone();
+    for (field, value) in defaults.iter().flat_map(|defaults| &defaults.endpoint) {
+        if !merged.contains_key(field) {
+            merged.insert(field.clone(), value.clone());
+        }
+    }
+    complete(merged, name, origin)
+}
+
+/// The endpoint of a complete set of fields.
+pub(super) fn complete(fields: Map<String, Value>, name: &Name, origin: &Origin) -> Result<Endpoint, String> {
+    let mut endpoint: Endpoint = serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())?;
+    endpoint.listen = match (&endpoint.host, endpoint.port) {
+        (Some(Host::Unix(path)), None) => Listen::Unix { path: Arc::clone(path) },
+        (Some(Host::Unix(_)), Some(_)) => return Err("a Unix socket has no port".into()),
+        (Some(Host::Ip(ip)), Some(port)) => Listen::Tcp { host: Some(*ip), port },
+        (None, Some(port)) => Listen::Tcp { host: None, port },
+        (_, None) => return Err("`port` is missing".into()),
+    };
+    endpoint.name = name.clone();
+    endpoint.origin = origin.clone();
+    Ok(endpoint)
+}
+
+/// What is hardly meant.
+pub(super) fn warnings(document: &Document, endpoint: &Endpoint) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let mut warn = |fields: &[&str], message: &str, help: &str| {
+        let mut path = InstancePath::of(&["endpoint"]);
+        for field in fields {
+            path = path.key(field);
+        }
+        let mut diagnostic = document.diagnostic(Severity::Warning, "no-effect", &path, message);
+        diagnostic.help = Some(help.to_owned());
+        found.push(diagnostic);
+    };
+    if endpoint.enable_bridge && endpoint.bridges.is_empty() {
+        warn(&["enableBridge"], "`enableBridge` has no effect: no bridge is named", "add `bridges: [name]`");
+    }
+    if !endpoint.enable_bridge && !endpoint.bridges.is_empty() {
+        warn(&["bridges"], "`bridges` has no effect without `enableBridge`", "add `enableBridge: true`");
+    }
+    if !endpoint.enable_auth && endpoint.auth.is_some() {
+        warn(&["auth"], "`auth` has no effect: `enableAuth` is false", "remove one of them");
+    }
+    if !endpoint.enable_acl && endpoint.acl.is_some() {
+        warn(&["acl"], "`acl` has no effect: `enableAcl` is false", "remove one of them");
+    }
+    if !endpoint.use_websocket && !endpoint.websocket.origins.is_empty() {
+        warn(&["websocket"], "`websocket` has no effect without `useWebsocket`", "add `useWebsocket: true`");
+    }
+    if let Some(tls) = &endpoint.ssl_config {
+        if tls.client_auth == ClientAuth::None && tls.ca_file.is_some() {
+            let help = "add `clientAuth: required`, or `optional`";
+            warn(&["sslConfig", "caFile"], "`caFile` has no effect: clients are not asked for certificates", help);
+        }
+    }
+    let is_unix = matches!(endpoint.listen, Listen::Unix { .. });
+    if !is_unix && endpoint.server_options.unix_mode.is_some() {
+        let help = "remove it, or listen on `host: unix:/path`";
+        warn(&["serverOptions", "unixMode"], "`unixMode` has no effect: the endpoint listens on TCP", help);
+    }
+    if is_unix && endpoint.proxy_protocol.is_some() {
+        let help = "remove it, or listen on TCP";
+        warn(&["proxyProtocol"], "`proxyProtocol` has no effect: a Unix socket's peers have no address", help);
+    }
+    found
+}

@@ -1,0 +1,345 @@
+//! A schema violation in words that mend a file.
+
+use jsonschema::ValidationError;
+use jsonschema::error::ValidationErrorKind as Kind;
+use serde_json::Value;
+
+use super::path::{InstancePath, Segment};
+use super::schema::{field_schema, format_problem, schema};
+use super::suggest::did_you_mean;
+
+/// One violation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) path: InstancePath,
+    /// Whether the key is at fault, not the value.
+    pub(super) at_key: bool,
+    pub(super) code: &'static str,
+    pub(super) message: String,
+    pub(super) help: Option<String>,
+}
+
+impl Finding {
+    /// Whether one of both is enough.
+    pub(super) fn is_about_the_same(&self, other: &Self) -> bool {
+        self.path == other.path && (self.message == other.message || (is_of_text(self.code) && is_of_text(other.code)))
+    }
+}
+
+fn is_of_text(code: &str) -> bool {
+    matches!(code, "format" | "pattern")
+}
+
+/// The findings of one error; several where it is about several fields.
+pub(super) fn explain(error: &ValidationError<'_>) -> Vec<Finding> {
+    let path = path_of(error);
+    let rule = Rule::of(error);
+    let value = error.instance().as_ref();
+    if let Kind::AdditionalProperties { unexpected } = error.kind() {
+        return unexpected.iter().map(|field| unknown_field(&path, field, &rule)).collect();
+    }
+    // The kinds of documents are counted before the schema is asked.
+    if path.0.is_empty() && matches!(error.kind(), Kind::MinProperties { .. } | Kind::MaxProperties { .. }) {
+        return Vec::new();
+    }
+    let (code, message, help) = match error.kind() {
+        _ if rule.text("errorMessage").is_some() => {
+            ("not-allowed", rule.text("errorMessage").unwrap_or_default().to_owned(), rule.first_sentence())
+        }
+        Kind::Required { property } => {
+            let property = property.as_str().unwrap_or_default();
+            let help = Rule::around(error).property(property).and_then(|field| field.first_sentence());
+            let help = help.map(|sentence| format!("{property}: {sentence}"));
+            ("missing-field", format!("`{property}` is missing"), help)
+        }
+        Kind::Type { .. } => type_mismatch(&path, value, &rule),
+        Kind::Enum { options } => none_of(value, options),
+        Kind::Constant { expected_value } => {
+            ("not-allowed", format!("{} is not known", shown(value)), Some(format!("write {}", shown(expected_value))))
+        }
+        Kind::Maximum { limit } => ("out-of-range", format!("{} is more than {limit}", shown(value)), rule.range()),
+        Kind::Minimum { limit } => ("out-of-range", format!("{} is less than {limit}", shown(value)), rule.range()),
+        Kind::Format { format } => bad_text(value, format_problem(format, value.as_str().unwrap_or_default()), &rule),
+        Kind::Pattern { .. } => {
+            let (_, message, help) = bad_text(value, None, &rule);
+            ("pattern", message, help)
+        }
+        Kind::PropertyNames { error: inner } => {
+            let key = inner.instance().as_str().unwrap_or_default();
+            let path = path.key(key);
+            let message = format!("{} is no name here", shown(inner.instance()));
+            return vec![Finding { path, at_key: true, code: "bad-key", message, help: None }];
+        }
+        _ => other(error.kind(), &rule),
+    };
+    let at_key = matches!(error.kind(), Kind::Required { .. });
+    vec![Finding { path, at_key, code, message, help }]
+}
+
+fn other(kind: &Kind, rule: &Rule) -> (&'static str, String, Option<String>) {
+    match kind {
+        Kind::MinItems { limit } => ("too-few", format!("at least {limit} must be given"), rule.first_sentence()),
+        Kind::MaxItems { limit } => ("too-many", format!("at most {limit} are allowed"), None),
+        Kind::UniqueItems => ("duplicate-item", "an item is given twice".into(), None),
+        Kind::MinLength { .. } => ("empty", "must not be empty".into(), rule.first_sentence()),
+        Kind::MaxLength { limit } => ("too-long", format!("has more than {limit} characters"), None),
+        Kind::MinProperties { .. } => ("empty", "is empty".into(), rule.fields().map(|f| format!("give one of {f}"))),
+        Kind::MaxProperties { limit } => (
+            "too-many",
+            format!("has more than {limit} field{}", if *limit == 1 { "" } else { "s" }),
+            rule.fields().map(|fields| format!("give one of {fields}; begin the next item with `- `")),
+        ),
+        // No other keyword is used by the schema.
+        kind => ("not-allowed", format!("the schema's `{}` is violated", kind.keyword()), rule.first_sentence()),
+    }
+}
+
+fn path_of(error: &ValidationError<'_>) -> InstancePath {
+    let segments = error.instance_path().segments().map(|segment| match segment {
+        jsonschema::paths::LocationSegment::Property(key) => Segment::Key(key.into_owned()),
+        jsonschema::paths::LocationSegment::Index(index) => Segment::Index(index),
+    });
+    InstancePath(segments.collect())
+}
+
+/// The part of the schema that a violated keyword stands in.
+struct Rule(Option<&'static Value>);
+
+impl Rule {
+    fn of(error: &ValidationError<'_>) -> Self {
+        Self(schema().pointer(parent(error.schema_path().as_str())))
+    }
+
+    /// Where the fields are described that `then` and `else` are about.
+    fn around(error: &ValidationError<'_>) -> Self {
+        let mut pointer = parent(error.schema_path().as_str());
+        while pointer.ends_with("/then") || pointer.ends_with("/else") {
+            pointer = parent(pointer);
+        }
+        Self(schema().pointer(pointer))
+    }
+
+    fn get(&self, key: &str) -> Option<&'static Value> {
+        self.0?.get(key)
+    }
+
+    fn text(&self, key: &str) -> Option<&'static str> {
+        self.get(key)?.as_str()
+    }
+
+    fn property(&self, name: &str) -> Option<Rule> {
+        self.0.and_then(|rule| field_schema(rule, name)).map(|field| Rule(Some(field)))
+    }
+
+    fn first_sentence(&self) -> Option<String> {
+        let text = self.text("description")?;
+        Some(text.split_inclusive(". ").next().unwrap_or(text).trim().trim_end_matches('.').to_owned())
+    }
+
+    /// `allowed: 1 to 65535 connections`.
+    fn range(&self) -> Option<String> {
+        let unit = self.text("x-unit").map(|unit| format!(" {unit}")).unwrap_or_default();
+        match (self.get("minimum"), self.get("maximum")) {
+            (Some(min), Some(max)) => Some(format!("allowed: {min} to {max}{unit}")),
+            (Some(min), None) => Some(format!("allowed: {min}{unit} or more")),
+            (None, Some(max)) => Some(format!("allowed: up to {max}{unit}")),
+            (None, None) => None,
+        }
+    }
+
+    fn field_names(&self) -> impl Iterator<Item = &'static str> {
+        self.get("properties")
+            .and_then(Value::as_object)
+            .into_iter()
+            .flat_map(|fields| fields.keys().map(String::as_str))
+    }
+
+    fn fields(&self) -> Option<String> {
+        let names: Vec<_> = self.field_names().map(|name| format!("`{name}`")).collect();
+        (!names.is_empty()).then(|| names.join(", "))
+    }
+}
+
+/// A JSON pointer without its last step.
+fn parent(pointer: &str) -> &str {
+    pointer.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+/// What other brokers call our fields.
+const ALIASES: &[(&str, &str)] = &[
+    ("acl_file", "acl"),
+    ("address", "host"),
+    ("allowAnonymous", "enableAuth"),
+    ("bind", "host"),
+    ("bindAddress", "host"),
+    ("listener", "port"),
+    ("maxConnections", "maxConnectionSize"),
+    ("maxKeepalive", "keepAliveMaxS"),
+    ("maxMessageSize", "messageMaxSize"),
+    ("maxPacketSize", "messageMaxSize"),
+    ("maxQos", "maximumQos"),
+    ("mount_point", "mountpoint"),
+    ("protocol", "useWebsocket"),
+    ("ssl", "sslConfig"),
+    ("tls", "sslConfig"),
+    ("topic", "topics"),
+    ("websocketPath", "path"),
+    ("ws", "useWebsocket"),
+];
+
+fn unknown_field(parent: &InstancePath, field: &str, rule: &Rule) -> Finding {
+    let alias = ALIASES.iter().find(|(alias, ours)| *alias == field && rule.property(ours).is_some());
+    let near = alias.map(|(_, ours)| *ours).or_else(|| did_you_mean(field, rule.field_names()));
+    let inner =
+        rule.field_names().find(|name| rule.property(name).is_some_and(|inner| inner.property(field).is_some()));
+    let version = env!("CARGO_PKG_VERSION");
+    let help = if let Some(near) = near {
+        format!("did you mean `{near}`?")
+    } else if let Some(inner) = inner {
+        format!("it belongs into `{inner}`")
+    } else if rule.field_names().count() > 12 {
+        format!("weir {version} does not know it; `weir schema` lists all fields")
+    } else {
+        let fields = rule.fields().map_or_else(|| "none".to_owned(), |fields| fields);
+        format!("weir {version} knows here: {fields}")
+    };
+    let message = format!("unknown field `{}`", field.escape_debug());
+    Finding { path: parent.key(field), at_key: true, code: "unknown-field", message, help: Some(help) }
+}
+
+fn type_mismatch(path: &InstancePath, value: &Value, rule: &Rule) -> (&'static str, String, Option<String>) {
+    let code = "wrong-type";
+    let wanted = rule.get("type");
+    let name = path.last_key().unwrap_or_default();
+    if value.is_null() {
+        let help = match wanted.and_then(Value::as_str) {
+            Some("object") => format!("write `{name}: {{}}`, or indent its fields below it"),
+            Some("array") => format!("write `{name}: []`, or begin its items with `- `"),
+            _ => "give it a value, or remove the line".into(),
+        };
+        return (code, format!("`{name}` has no value"), Some(help));
+    }
+    let wanted_in_words = match wanted {
+        Some(Value::String(wanted)) => words(wanted).to_owned(),
+        Some(Value::Array(several)) => {
+            let several: Vec<_> = several.iter().filter_map(Value::as_str).map(words).collect();
+            several.join(" or ")
+        }
+        _ => "something else".into(),
+    };
+    if rule.get("x-secret").is_some() {
+        return (code, format!("must be {wanted_in_words}"), rule.text("patternErrorMessage").map(str::to_owned));
+    }
+    let message = format!("must be {wanted_in_words}, not {}", described(value));
+    let help = wanted.and_then(Value::as_str).and_then(|wanted| type_help(wanted, value, rule));
+    (code, message, help.or_else(|| rule.range()))
+}
+
+fn type_help(wanted: &str, value: &Value, rule: &Rule) -> Option<String> {
+    match (wanted, value) {
+        ("integer", Value::String(text)) => {
+            if text.parse::<i64>().is_ok() {
+                return Some("remove the quotes".into());
+            }
+            let number = with_suffix(text, rule.text("x-unit")?)?;
+            Some(format!("in {}: {number}", rule.text("x-unit")?))
+        }
+        ("string", Value::Number(_) | Value::Bool(_)) => Some(format!("put it in quotes: \"{value}\"")),
+        ("boolean", Value::String(text)) => match text.to_ascii_lowercase().as_str() {
+            "yes" | "on" | "true" | "1" => Some("write true".into()),
+            "no" | "off" | "false" | "0" => Some("write false".into()),
+            _ => Some("write true or false".into()),
+        },
+        ("array", _) => Some("put it in brackets: [...], or begin each item with `- `".into()),
+        ("object", Value::String(text)) if text.contains(':') => Some("put a space after the colon".into()),
+        ("object", Value::Array(_)) => Some("remove the `- ` or the brackets".into()),
+        _ => None,
+    }
+}
+
+/// `4MiB` as a number of bytes, `10s` as one of seconds or milliseconds.
+fn with_suffix(text: &str, unit: &str) -> Option<u64> {
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, suffix) = text.split_at_checked(digits)?;
+    let number: u64 = number.parse().ok()?;
+    let suffix = suffix.trim().to_ascii_lowercase();
+    let factor = match (unit.split(' ').next()?, suffix.as_str()) {
+        ("bytes", "b") | ("seconds", "s") | ("milliseconds", "ms") => 1,
+        ("bytes", "k" | "kb" | "kib") => 1 << 10,
+        ("bytes", "m" | "mb" | "mib") => 1 << 20,
+        ("bytes", "g" | "gb" | "gib") => 1 << 30,
+        ("milliseconds", "s") => 1000,
+        ("seconds", "m" | "min") => 60,
+        ("milliseconds", "m" | "min") => 60_000,
+        ("seconds", "h") => 3600,
+        ("seconds", "d") => 86_400,
+        _ => return None,
+    };
+    number.checked_mul(factor)
+}
+
+fn words(json_type: &str) -> &str {
+    match json_type {
+        "integer" => "a whole number",
+        "number" => "a number",
+        "string" => "text",
+        "boolean" => "true or false",
+        "array" => "a list",
+        "object" => "a mapping",
+        other => other,
+    }
+}
+
+fn described(value: &Value) -> String {
+    match value {
+        Value::Null => "nothing".into(),
+        Value::Bool(_) => format!("{value}"),
+        Value::Number(_) => format!("the number {value}"),
+        Value::String(_) => format!("the text {}", shown(value)),
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "a mapping".into(),
+    }
+}
+
+/// A value as messages show it: short, on one line.
+fn shown(value: &Value) -> String {
+    const MAX_CHARS: usize = 60;
+    let text = value.to_string();
+    if text.chars().count() <= MAX_CHARS {
+        return text;
+    }
+    let cut: String = text.chars().take(MAX_CHARS).collect();
+    format!("{cut}…")
+}
+
+fn none_of(value: &Value, options: &Value) -> (&'static str, String, Option<String>) {
+    let mut names: Vec<String> = Vec::new();
+    for option in options.as_array().into_iter().flatten() {
+        // Versions are listed as text and as the number that YAML makes of them.
+        let name = option.as_str().map_or_else(|| option.to_string(), str::to_owned);
+        if !names.contains(&name) && name != "5.0" {
+            names.push(name);
+        }
+    }
+    let near = value.as_str().and_then(|text| did_you_mean(text, names.iter().map(String::as_str)));
+    let allowed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let help =
+        near.map_or_else(|| format!("allowed: {allowed}"), |near| format!("did you mean `{near}`? allowed: {allowed}"));
+    ("not-allowed", format!("{} is not allowed", shown(value)), Some(help))
+}
+
+fn bad_text(value: &Value, problem: Option<String>, rule: &Rule) -> (&'static str, String, Option<String>) {
+    let wanted = rule.text("patternErrorMessage");
+    let secret = rule.get("x-secret").is_some();
+    let message = match problem {
+        Some(problem) => problem,
+        None if secret => "a secret must not stand in a declaration".into(),
+        None => format!("{} is not allowed", shown(value)),
+    };
+    let hint = match value.as_str().unwrap_or_default() {
+        "localhost" => Some("write 127.0.0.1".to_owned()),
+        "*" => Some("write 0.0.0.0 for all of IPv4, :: for all addresses".to_owned()),
+        _ => wanted.map(|wanted| format!("allowed: {wanted}")),
+    };
+    ("format", message, hint)
+}

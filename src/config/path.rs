@@ -1,0 +1,103 @@
+//! Where in a document a value is, and where that stands in the file.
+
+use std::fmt::Write as _;
+
+use super::Position;
+use super::yaml::Node;
+
+/// A step into a value.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Segment {
+    Key(String),
+    Index(usize),
+}
+
+/// From the document's root to a value in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub(super) struct InstancePath(pub(super) Vec<Segment>);
+
+impl InstancePath {
+    /// `endpoint.port` as a path.
+    pub(super) fn of(keys: &[&str]) -> Self {
+        Self(keys.iter().map(|&key| Segment::Key(key.to_owned())).collect())
+    }
+
+    /// One step further, to a field.
+    pub(super) fn key(&self, key: &str) -> Self {
+        let mut path = self.clone();
+        path.0.push(Segment::Key(key.to_owned()));
+        path
+    }
+
+    /// One step further, to an item.
+    pub(super) fn index(&self, index: usize) -> Self {
+        let mut path = self.clone();
+        path.0.push(Segment::Index(index));
+        path
+    }
+
+    /// The last key on the way.
+    pub(super) fn last_key(&self) -> Option<&str> {
+        self.0.iter().rev().find_map(|segment| match segment {
+            Segment::Key(key) => Some(key.as_str()),
+            Segment::Index(_) => None,
+        })
+    }
+
+    /// Where the value stands; where there is none, the nearest thing around it.
+    pub(super) fn position_in(&self, root: &Node) -> Position {
+        let mut node = root;
+        let mut nearest = root.at;
+        for segment in &self.0 {
+            let next = match segment {
+                Segment::Key(key) => node.entry(key).map(|entry| (&entry.node, entry.key_at)),
+                Segment::Index(index) => node.item(*index).map(|item| (item, item.at)),
+            };
+            let Some((inner, at)) = next else { return nearest };
+            node = inner;
+            nearest = at;
+        }
+        match node.children {
+            super::yaml::Children::Scalar => node.at,
+            // A whole collection is shown by its key.
+            _ => nearest,
+        }
+    }
+
+    /// Where the last step's key stands.
+    pub(super) fn key_position_in(&self, root: &Node) -> Position {
+        let Some((Segment::Key(key), parents)) = self.0.split_last() else { return self.position_in(root) };
+        let parent = Self(parents.to_vec());
+        parent.node_in(root).and_then(|node| node.entry(key)).map_or_else(|| parent.position_in(root), |e| e.key_at)
+    }
+
+    fn node_in<'a>(&self, root: &'a Node) -> Option<&'a Node> {
+        self.0.iter().try_fold(root, |node, segment| match segment {
+            Segment::Key(key) => node.entry(key).map(|entry| &entry.node),
+            Segment::Index(index) => node.item(*index),
+        })
+    }
+}
+
+impl std::fmt::Display for InstancePath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (at, segment) in self.0.iter().enumerate() {
+            match segment {
+                Segment::Index(index) => write!(f, "[{index}]")?,
+                Segment::Key(key) => {
+                    if at > 0 {
+                        f.write_char('.')?;
+                    }
+                    let plain =
+                        |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '.' | '[' | ']' | '"' | ':');
+                    if !key.is_empty() && key.chars().all(plain) {
+                        f.write_str(key)?;
+                    } else {
+                        write!(f, "{key:?}")?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

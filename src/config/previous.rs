@@ -1,0 +1,233 @@
+//! What one pass leaves to the next: parsed files, and the last good declaration of each identity.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::document::{Document, ParsedFile};
+use super::{Acl, Auth, Ban, Bridge, Declared, Defaults, Endpoint, Identity, Kind, Name, Origin, Position, Reconcile};
+use super::{SourceFile, effective};
+
+/// What the last pass left. Opaque; it is handed back to the next [`super::load`], and its declarations survive a
+/// restart as JSON.
+#[derive(Debug, Clone, Default)]
+pub struct Previous {
+    files: BTreeMap<Arc<str>, CachedFile>,
+    good: BTreeMap<Identity, Good>,
+}
+
+#[derive(Debug, Clone)]
+struct CachedFile {
+    shown: Arc<str>,
+    base: Arc<Path>,
+    bytes: Arc<[u8]>,
+    parsed: Arc<ParsedFile>,
+}
+
+/// A declaration that was accepted.
+#[derive(Debug, Clone)]
+pub(super) struct Good {
+    /// The file's, in the snapshot.
+    pub(super) path: Arc<str>,
+    /// `None` after a restart.
+    pub(super) document: Option<Arc<Document>>,
+    /// What was applied to an endpoint.
+    pub(super) defaults: Option<Arc<Defaults>>,
+    pub(super) item: Item,
+}
+
+/// A declaration of any kind.
+#[derive(Debug, Clone)]
+pub(super) enum Item {
+    Endpoint(Arc<Endpoint>),
+    Auth(Arc<Auth>),
+    Acl(Arc<Acl>),
+    Bridge(Arc<Bridge>),
+    Ban(Arc<Ban>),
+    Defaults(Arc<Defaults>),
+    Reconcile(Arc<Reconcile>),
+}
+
+impl Item {
+    /// Adds it to what is declared.
+    pub(super) fn declare(&self, name: &Name, declared: &mut Declared) {
+        let name = name.clone();
+        match self {
+            Self::Endpoint(endpoint) => drop(declared.endpoints.insert(name, Arc::clone(endpoint))),
+            Self::Auth(auth) => drop(declared.auths.insert(name, Arc::clone(auth))),
+            Self::Acl(acl) => drop(declared.acls.insert(name, Arc::clone(acl))),
+            Self::Bridge(bridge) => drop(declared.bridges.insert(name, Arc::clone(bridge))),
+            Self::Ban(ban) => drop(declared.bans.insert(name, Arc::clone(ban))),
+            Self::Defaults(defaults) => declared.defaults = Some(Arc::clone(defaults)),
+            Self::Reconcile(reconcile) => declared.reconcile = Arc::clone(reconcile),
+        }
+    }
+
+    fn origin(&self) -> &Origin {
+        match self {
+            Self::Endpoint(endpoint) => &endpoint.origin,
+            Self::Auth(auth) => &auth.origin,
+            Self::Acl(acl) => &acl.origin,
+            Self::Bridge(bridge) => &bridge.origin,
+            Self::Ban(ban) => &ban.origin,
+            Self::Defaults(defaults) => &defaults.origin,
+            Self::Reconcile(reconcile) => &reconcile.origin,
+        }
+    }
+}
+
+impl Previous {
+    /// What was made of the file, where its bytes are the same.
+    pub(super) fn parsed(&self, file: &SourceFile, bytes: &[u8]) -> Option<Arc<ParsedFile>> {
+        let cached = self.files.get(&file.path)?;
+        let same = cached.shown == file.shown && cached.base == file.base && *cached.bytes == *bytes;
+        same.then(|| Arc::clone(&cached.parsed))
+    }
+
+    pub(super) fn keep(&mut self, file: &SourceFile, bytes: &Arc<[u8]>, parsed: &Arc<ParsedFile>) {
+        let cached = CachedFile {
+            shown: Arc::clone(&file.shown),
+            base: Arc::clone(&file.base),
+            bytes: Arc::clone(bytes),
+            parsed: Arc::clone(parsed),
+        };
+        self.files.insert(Arc::clone(&file.path), cached);
+    }
+
+    pub(super) fn good(&self) -> impl Iterator<Item = (&Identity, &Good)> {
+        self.good.iter()
+    }
+
+    pub(super) fn good_of(&self, identity: &Identity) -> Option<&Good> {
+        self.good.get(identity)
+    }
+
+    pub(super) fn set_good(&mut self, identity: Identity, good: Good) {
+        self.good.insert(identity, good);
+    }
+
+    /// The last good declaration of an endpoint.
+    pub(super) fn good_endpoint(&self, identity: &Identity) -> Option<Arc<Endpoint>> {
+        match &self.good.get(identity)?.item {
+            Item::Endpoint(endpoint) => Some(Arc::clone(endpoint)),
+            _ => None,
+        }
+    }
+
+    /// The endpoint that was made of this very document with these very defaults.
+    pub(super) fn same_endpoint(
+        &self,
+        identity: &Identity,
+        document: &Arc<Document>,
+        defaults: Option<&Arc<Defaults>>,
+    ) -> Option<Arc<Endpoint>> {
+        let good = self.good.get(identity)?;
+        let same_document = good.document.as_ref().is_some_and(|known| Arc::ptr_eq(known, document));
+        let same_defaults = match (&good.defaults, defaults) {
+            (None, None) => true,
+            (Some(known), Some(now)) => Arc::ptr_eq(known, now),
+            _ => false,
+        };
+        if same_document && same_defaults { self.good_endpoint(identity) } else { None }
+    }
+
+    /// The last good declarations, for a restart.
+    pub fn to_json(&self) -> Value {
+        let declarations: Vec<Value> = self
+            .good
+            .iter()
+            .map(|(identity, good)| {
+                let origin = good.item.origin();
+                let kept = Kept {
+                    identity: identity.clone(),
+                    path: Arc::clone(&good.path),
+                    file: Arc::clone(&origin.file),
+                    line: origin.position.line,
+                    col: origin.position.col,
+                    base: origin.base.display().to_string(),
+                    declaration: super::canonical::full(&good.item),
+                };
+                serde_json::to_value(kept).unwrap_or_default()
+            })
+            .collect();
+        serde_json::json!({ "format": FORMAT, "declarations": declarations })
+    }
+
+    /// The last good declarations of an earlier run.
+    ///
+    /// # Errors
+    /// What of it is not understood, as a phrase: it was written by another version, or damaged.
+    pub fn from_json(value: &Value) -> Result<Self, String> {
+        if value.get("format") != Some(&Value::from(FORMAT)) {
+            return Err(format!("not in format {FORMAT}, but {}", value.get("format").unwrap_or(&Value::Null)));
+        }
+        let kept: Vec<Kept> = value
+            .get("declarations")
+            .map(|kept| serde_json::from_value(kept.clone()).map_err(|error| error.to_string()))
+            .transpose()?
+            .unwrap_or_default();
+        let mut previous = Self::default();
+        for kept in kept {
+            let identity = kept.identity.clone();
+            let good = kept.restore().map_err(|problem| format!("{identity}: {problem}"))?;
+            previous.good.insert(identity, good);
+        }
+        Ok(previous)
+    }
+}
+
+/// The version of [`Previous::to_json`]'s output.
+const FORMAT: &str = "weir/last-known-good/v1";
+
+/// A last good declaration as it survives a restart.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    #[serde(flatten)]
+    identity: Identity,
+    path: Arc<str>,
+    file: Arc<str>,
+    line: u32,
+    col: u32,
+    base: String,
+    /// With `defaults` applied.
+    declaration: Map<String, Value>,
+}
+
+impl Kept {
+    fn restore(self) -> Result<Good, String> {
+        fn parse<T: serde::de::DeserializeOwned>(
+            body: Map<String, Value>,
+            finish: impl FnOnce(&mut T),
+        ) -> Result<Arc<T>, String> {
+            let mut parsed: T = serde_json::from_value(Value::Object(body)).map_err(|error| error.to_string())?;
+            finish(&mut parsed);
+            Ok(Arc::new(parsed))
+        }
+        let position = Position { line: self.line, col: self.col, len: 1 };
+        let origin = Origin { file: self.file, position, base: Arc::from(Path::new(&self.base)) };
+        let name = self.identity.name;
+        let body = self.declaration;
+        let item = match self.identity.kind {
+            Kind::Endpoint => Item::Endpoint(Arc::new(effective::complete(body, &name, &origin)?)),
+            Kind::Auth => Item::Auth(parse(body, |auth: &mut Auth| (auth.name, auth.origin) = (name, origin))?),
+            Kind::Acl => Item::Acl(parse(body, |acl: &mut Acl| (acl.name, acl.origin) = (name, origin))?),
+            Kind::Bridge => {
+                Item::Bridge(parse(body, |bridge: &mut Bridge| (bridge.name, bridge.origin) = (name, origin))?)
+            }
+            Kind::Ban => Item::Ban(parse(body, |ban: &mut Ban| (ban.name, ban.origin) = (name, origin))?),
+            Kind::Reconcile => Item::Reconcile(parse(body, |reconcile: &mut Reconcile| reconcile.origin = origin)?),
+            Kind::Defaults => {
+                let mut body = body;
+                let endpoint = match body.remove("endpoint") {
+                    Some(Value::Object(fields)) => fields,
+                    _ => Map::new(),
+                };
+                Item::Defaults(Arc::new(Defaults { origin, endpoint }))
+            }
+        };
+        Ok(Good { path: self.path, document: None, defaults: None, item })
+    }
+}

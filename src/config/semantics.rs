@@ -1,0 +1,91 @@
+//! What a schema cannot say about one document.
+
+use super::document::{Body, Document};
+use super::path::InstancePath;
+use super::shadow::shadowed;
+use super::{Acl, AclRule, Bridge, Diagnostic, Related, Severity};
+
+/// Errors and warnings about a document by itself. Endpoints are judged with `defaults` applied, elsewhere.
+pub(super) fn of_document(document: &Document, body: &Body) -> Vec<Diagnostic> {
+    match body {
+        Body::Acl(acl) => of_acl(document, acl),
+        Body::Bridge(bridge) => of_bridge(document, bridge),
+        Body::Endpoint(_) | Body::Auth(_) | Body::Ban(_) | Body::Defaults(_) | Body::Reconcile(_) => Vec::new(),
+    }
+}
+
+fn of_acl(document: &Document, acl: &Acl) -> Vec<Diagnostic> {
+    let rules = InstancePath::of(&["acl", "rules"]);
+    let mut found = Vec::new();
+    for (index, rule) in acl.rules.iter().enumerate() {
+        if rule.retain.is_some() && rule.action == super::Action::Subscribe {
+            let path = rules.index(index).key("retain");
+            let message = "subscriptions have no retain flag; the rule never matches";
+            found.push(document.diagnostic(Severity::Warning, "never-matches", &path, message));
+        }
+    }
+    for (later, earlier) in shadowed(acl) {
+        let (later_path, earlier_path) = (rules.index(later), rules.index(earlier));
+        let message = format!(
+            "the rule never decides: rule {} ({}) is asked before it and matches all that it matches",
+            earlier + 1,
+            verdict(acl.rules.get(earlier)),
+        );
+        let mut diagnostic = document.diagnostic(Severity::Warning, "shadowed-rule", &later_path, message);
+        diagnostic.help = Some("remove it, or put it first, or give it a higher `priority`".into());
+        diagnostic.related.push(Related {
+            file: document.origin.file.clone(),
+            position: earlier_path.position_in(&document.node),
+            message: format!("rule {}", earlier + 1),
+        });
+        found.push(diagnostic);
+    }
+    found
+}
+
+fn verdict(rule: Option<&AclRule>) -> &'static str {
+    match rule.map(|rule| rule.permission) {
+        Some(super::Permission::Allow) => "allow",
+        _ => "deny",
+    }
+}
+
+fn of_bridge(document: &Document, bridge: &Bridge) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for (direction, rules) in [("out", &bridge.out), ("in", &bridge.inward)] {
+        for (index, rule) in rules.iter().enumerate() {
+            let Some(prefix) = &rule.strip_prefix else { continue };
+            if !literal_prefix(&rule.filter).starts_with(&**prefix) {
+                let path = InstancePath::of(&["bridge", direction]).index(index).key("stripPrefix");
+                let message = format!("not every topic that {:?} matches begins with {:?}", &*rule.filter, &**prefix);
+                let mut diagnostic = document.diagnostic(Severity::Error, "strip-prefix", &path, message);
+                diagnostic.help = Some("strip a beginning of the filter, before its first wildcard".into());
+                found.push(diagnostic);
+            }
+        }
+    }
+    if bridge.out.is_empty() && bridge.inward.is_empty() {
+        let path = InstancePath::of(&["bridge"]);
+        let mut diagnostic = document.diagnostic(Severity::Warning, "no-effect", &path, "the bridge carries nothing");
+        diagnostic.help = Some("give it rules in `out` or `in`".into());
+        found.push(diagnostic);
+    }
+    if bridge.tls != super::BridgeTls::default() && bridge.address.iter().all(|address| !address.tls) {
+        let path = InstancePath::of(&["bridge", "tls"]);
+        let mut diagnostic =
+            document.diagnostic(Severity::Warning, "no-effect", &path, "`tls` has no effect: no address is mqtts://");
+        diagnostic.help = Some("write mqtts:// in `address`".into());
+        found.push(diagnostic);
+    }
+    if bridge.reconnect.min_ms > bridge.reconnect.max_ms {
+        let path = InstancePath::of(&["bridge", "reconnect"]);
+        let message = format!("minMs ({}) is more than maxMs ({})", bridge.reconnect.min_ms, bridge.reconnect.max_ms);
+        found.push(document.diagnostic(Severity::Error, "out-of-range", &path, message));
+    }
+    found
+}
+
+/// What every topic that a filter matches begins with.
+fn literal_prefix(filter: &str) -> &str {
+    filter.find(['+', '#']).map_or(filter, |wildcard| filter.get(..wildcard).unwrap_or_default())
+}

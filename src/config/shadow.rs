@@ -1,0 +1,99 @@
+//! ACL rules that never decide, because an earlier one matches all that they match.
+
+use super::{Acl, AclRule, Action, Glob, TopicPattern};
+
+/// Pairs of indexes, as written: a rule, and the first one before it (in order of precedence) that takes all it matches.
+pub(super) fn shadowed(acl: &Acl) -> Vec<(usize, usize)> {
+    let rules = acl.by_precedence();
+    let mut pairs = Vec::new();
+    for (at, &(later, rule)) in rules.iter().enumerate() {
+        let before = rules.iter().take(at);
+        if let Some(&(earlier, _)) = before.clone().find(|(_, earlier)| covers(earlier, rule)) {
+            pairs.push((later, earlier));
+        }
+    }
+    pairs.sort_unstable();
+    pairs
+}
+
+/// Whether `a` matches everything that `b` matches. May say no where it is not sure.
+fn covers(a: &AclRule, b: &AclRule) -> bool {
+    (a.action == Action::All || a.action == b.action)
+        && any_or(a.username.as_ref(), b.username.as_ref(), |a, b| a == b)
+        && any_or(a.retain.as_ref(), b.retain.as_ref(), |a, b| a == b)
+        && any_or(a.qos.as_ref(), b.qos.as_ref(), |a, b| b.iter().all(|qos| a.contains(qos)))
+        && any_or(a.ipaddr.as_ref(), b.ipaddr.as_ref(), |a, b| a.covers(b))
+        && any_or(a.client_id.as_ref(), b.client_id.as_ref(), glob_covers)
+        && any_or(a.topics.as_ref(), b.topics.as_ref(), |a, b| {
+            b.iter().all(|inner| a.iter().any(|outer| pattern_covers(outer, inner)))
+        })
+}
+
+/// An absent condition covers everything, and is covered by nothing else.
+fn any_or<T: ?Sized>(a: Option<&T>, b: Option<&T>, covers: impl FnOnce(&T, &T) -> bool) -> bool {
+    match (a, b) {
+        (None, _) => true,
+        (Some(_), None) => false,
+        (Some(a), Some(b)) => covers(a, b),
+    }
+}
+
+fn glob_covers(a: &Glob, b: &Glob) -> bool {
+    a == b || &*a.0 == "*" || (!b.0.contains(['*', '?']) && a.matches(&b.0))
+}
+
+fn pattern_covers(a: &TopicPattern, b: &TopicPattern) -> bool {
+    match (a, b) {
+        (TopicPattern::Eq(a), TopicPattern::Eq(b)) => a == b,
+        // A literal filter is one of those that a wider filter permits or denies.
+        (TopicPattern::Filter(a), TopicPattern::Eq(b) | TopicPattern::Filter(b)) => filter_covers(a, b),
+        (TopicPattern::Eq(_), TopicPattern::Filter(_)) => false,
+    }
+}
+
+/// Whether every topic that filter `b` matches is matched by filter `a`. Placeholders equal only themselves.
+pub fn filter_covers(a: &str, b: &str) -> bool {
+    // Wildcards in the first level do not match topics that begin with `$` [MQTT-4.7.2-1].
+    if b.starts_with('$') && a.starts_with(['+', '#']) {
+        return false;
+    }
+    let (mut a, mut b) = (a.split('/'), b.split('/'));
+    loop {
+        match (a.next(), b.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            // What stands for a placeholder is not known here; it might contain a `/`.
+            (Some("+"), Some(level)) if level != "#" && !level.contains("${") => {}
+            (Some(one), Some(other)) if one == other => {}
+            _ => return false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_contain_each_other() {
+        let cases = [
+            ("#", "a/b", true),
+            ("#", "#", true),
+            ("#", "$SYS/#", false),
+            ("+/b", "$a/b", false),
+            ("$SYS/#", "$SYS/a/+", true),
+            ("a/#", "a", true),
+            ("a/#", "a/+/c", true),
+            ("a/+", "a/#", false),
+            ("a/+", "a/b", true),
+            ("a/b", "a/+", false),
+            ("a/+/c", "a/+/c", true),
+            ("a/+", "a", false),
+            ("a", "a/#", false),
+            ("a/${clientid}", "a/${clientid}", true),
+            ("a/+", "a/${clientid}", false),
+        ];
+        for (a, b, expected) in cases {
+            assert_eq!(filter_covers(a, b), expected, "{a} covers {b}");
+        }
+    }
+}
