@@ -14,6 +14,7 @@ use super::shard::{self, Control, Event};
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
 use super::stats::{CounterRegistry, EndpointStats};
 use crate::broker::{EndpointId, EndpointPolicy, Millis, Principal};
+use crate::mqtt::ProtocolVersion;
 
 /// How the data plane is set up.
 #[derive(Debug, Clone)]
@@ -74,6 +75,10 @@ pub struct ConnectionFacts<'a> {
     pub client_id: &'a str,
     pub principal: &'a Principal,
     pub peer: Option<SocketAddr>,
+    pub version: ProtocolVersion,
+    /// [`EndpointPolicy::generation`] of the listener's policy that it was admitted by: tells those who came after a
+    /// change from those who were there before it.
+    pub generation: u64,
     /// DER, the client's own first; empty without mutual TLS.
     pub certificates: &'a [rustls::pki_types::CertificateDer<'static>],
 }
