@@ -29,6 +29,8 @@ mod slab;
 mod stats;
 mod subscribe;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod tree;
 mod view;
