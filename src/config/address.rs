@@ -160,6 +160,16 @@ impl Cidr {
         Ok(Self { network, prefix_len })
     }
 
+    /// The range's first address.
+    pub fn network(&self) -> IpAddr {
+        self.network
+    }
+
+    /// How many leading bits make the network.
+    pub fn prefix_len(&self) -> u8 {
+        self.prefix_len
+    }
+
     /// Whether `address` is in the range. An IPv4 address mapped into IPv6 counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

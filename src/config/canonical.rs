@@ -106,7 +106,7 @@ pub(super) fn full(item: &Item) -> Map<String, Value> {
 }
 
 /// The fields of a document's type; those without a value left out.
-pub(super) fn fields_of(document: &impl Serialize) -> Map<String, Value> {
+pub fn fields_of(document: &impl Serialize) -> Map<String, Value> {
     #[allow(clippy::expect_used)] // keys are strings, numbers are finite: nothing in these types can fail
     let value = serde_json::to_value(document).expect("documents are JSON");
     match without_nulls(value) {

@@ -49,7 +49,7 @@ pub use address::*;
 pub use auth::*;
 pub use ban::*;
 pub use bridge::*;
-pub use canonical::{BuiltInDefaults, CanonicalDocument, canonical, canonical_yaml, declaration_digest};
+pub use canonical::{BuiltInDefaults, CanonicalDocument, canonical, canonical_yaml, declaration_digest, fields_of};
 pub use classes::*;
 pub use declared::*;
 pub use diagnostic::*;

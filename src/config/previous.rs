@@ -134,6 +134,22 @@ impl Previous {
         if same_document && same_defaults { self.good_endpoint(identity) } else { None }
     }
 
+    /// All last good declarations: what is served while there is nothing newer.
+    pub fn declared(&self) -> Declared {
+        let mut declared = Declared::default();
+        for (identity, good) in &self.good {
+            good.item.declare(&identity.name, &mut declared);
+        }
+        declared
+    }
+
+    /// Takes over what `other` has of an identity, where this one has nothing.
+    pub fn carry_over(&mut self, other: &Previous, identity: &Identity) {
+        if let Some(good) = other.good.get(identity) {
+            self.good.entry(identity.clone()).or_insert_with(|| good.clone());
+        }
+    }
+
     /// The last good declarations, for a restart.
     pub fn to_json(&self) -> Value {
         let declarations: Vec<Value> = self

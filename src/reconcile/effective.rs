@@ -1,13 +1,17 @@
 //! An endpoint with everything that it refers to: what its listener really runs by.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::change::{Change, ChangeClass, differences, endpoint_changes};
-use crate::config::{Acl, Auth, Authenticator, Ban, Declared, Endpoint, FileRef, HeaderValue, Name, Origin, SecretRef};
+use crate::config;
+
+use crate::config::{
+    Acl, Auth, Authenticator, Ban, ChangeClass, Declared, Endpoint, FieldChange, FileRef, HeaderValue, Kind, Name,
+    Origin, SecretRef,
+};
 
 /// What a referenced file holds: a digest of its content, or why it cannot be read.
 pub type FileDigest = Result<Arc<str>, Arc<str>>;
@@ -84,34 +88,32 @@ impl Effective {
     }
 
     /// How `to` differs.
-    pub fn changes(&self, to: &Effective) -> Vec<Change> {
-        let mut changes = Vec::new();
+    pub fn changes(&self, to: &Effective) -> Vec<FieldChange> {
+        let mut found = Vec::new();
         if !Arc::ptr_eq(&self.endpoint, &to.endpoint) && self.endpoint != to.endpoint {
-            changes.extend(endpoint_changes(&self.endpoint, &to.endpoint));
+            found.extend(config::changes(&self.endpoint, &to.endpoint));
         }
         if self.auth != to.auth {
-            let (path, class) = (format!("auth {}", to.endpoint.auth_name()), ChangeClass::Drain);
-            let (from, to) = (document(self.auth.as_deref()), document(to.auth.as_deref()));
-            changes.extend(document_changes(&path, &from, &to, class));
+            let name = format!("auth {}", to.endpoint.auth_name());
+            found.extend(document_changes(Kind::Auth, &name, self.auth.as_deref(), to.auth.as_deref()));
         }
         if self.acl != to.acl {
-            let (path, class) = (format!("acl {}", to.endpoint.acl_name()), ChangeClass::Live);
-            let (from, to) = (document(self.acl.as_deref()), document(to.acl.as_deref()));
-            changes.extend(document_changes(&path, &from, &to, class));
+            let name = format!("acl {}", to.endpoint.acl_name());
+            found.extend(document_changes(Kind::Acl, &name, self.acl.as_deref(), to.acl.as_deref()));
         }
         if !Arc::ptr_eq(&self.bans, &to.bans) {
-            for name in self.bans.keys().chain(to.bans.keys().filter(|name| !self.bans.contains_key(*name))) {
-                let of = |bans: &Bans| document(bans.get(name).map(|ban| &**ban));
-                let (from, to) = (of(&self.bans), of(&to.bans));
-                changes.extend(document_changes(&format!("ban {name}"), &from, &to, ChangeClass::Drain));
+            let names: BTreeSet<&Name> = self.bans.keys().chain(to.bans.keys()).collect();
+            for name in names {
+                let (from, to) = (self.bans.get(name).map(|ban| &**ban), to.bans.get(name).map(|ban| &**ban));
+                found.extend(document_changes(Kind::Ban, &format!("ban {name}"), from, to));
             }
         }
-        changes.extend(self.file_changes(to));
-        changes
+        found.extend(self.file_changes(to));
+        found
     }
 
-    fn file_changes(&self, to: &Effective) -> Vec<Change> {
-        let mut changes: Vec<Change> = Vec::new();
+    fn file_changes(&self, to: &Effective) -> Vec<FieldChange> {
+        let mut changes: Vec<FieldChange> = Vec::new();
         for reference in to.references() {
             let (from, to) = (self.files.get(&reference.path), to.files.get(&reference.path));
             // A path that is new to the endpoint is a change of the field that names it.
@@ -126,7 +128,7 @@ impl Effective {
                 Some(known) => known.class = known.class.max(class),
                 None => {
                     let short = |digest: &Arc<str>| Value::from(digest.get(..12).unwrap_or(digest));
-                    changes.push(Change { path, from: from.map(short), to: Some(short(to)), class });
+                    changes.push(FieldChange { path, old: from.map(short), new: Some(short(to)), class });
                 }
             }
         }
@@ -134,22 +136,22 @@ impl Effective {
     }
 }
 
-fn document<T: serde::Serialize>(document: Option<&T>) -> Value {
-    document.and_then(|document| serde_json::to_value(document).ok()).unwrap_or(Value::Null)
-}
-
-fn document_changes(name: &str, from: &Value, to: &Value, class: ChangeClass) -> Vec<Change> {
-    let mut changes = Vec::new();
-    differences("", from, to, &mut |path, from, to| {
-        let class = match path {
-            "description" | "name" => ChangeClass::Cosmetic,
-            _ if path.starts_with("rateLimit") || path.starts_with("flapping") => ChangeClass::Live,
-            _ => class,
-        };
-        let path = if path.is_empty() { name.to_owned() } else { format!("{name}: {path}") };
-        changes.push(Change { path, from: from.cloned(), to: to.cloned(), class });
-    });
-    changes
+/// In what a document that is referred to differs: field by field, or as a whole where it comes or goes.
+fn document_changes<T: serde::Serialize>(kind: Kind, name: &str, from: Option<&T>, to: Option<&T>) -> Vec<FieldChange> {
+    let (Some(from), Some(to)) = (from, to) else {
+        let whole = |document: Option<&T>| document.map(|document| Value::Object(config::fields_of(document)));
+        let (old, new) = (whole(from), whole(to));
+        if old == new {
+            return Vec::new();
+        }
+        let class = if kind == Kind::Acl { ChangeClass::Live } else { ChangeClass::Drain };
+        return vec![FieldChange { path: name.to_owned(), old, new, class }];
+    };
+    let mut found = config::field_changes(kind, &config::fields_of(from), &config::fields_of(to));
+    for change in &mut found {
+        change.path = format!("{name}: {}", change.path);
+    }
+    found
 }
 
 /// Every file that an endpoint with this auth document reads.

@@ -1,13 +1,11 @@
 //! Declared against live: plans, conditions, their rendering. Pure: no sockets, no files, no clock; time is an argument.
 
-mod change;
 mod conditions;
 mod effective;
 mod guard;
 mod plan;
 mod timestamp;
 
-pub use change::{Change, ChangeClass, class_of, endpoint_changes};
 pub use conditions::*;
 pub use effective::*;
 pub use guard::{Guard, Judgement, Observed};

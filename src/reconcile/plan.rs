@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::change::{Change, ChangeClass};
 use super::effective::{Bans, Effective, Files};
-use crate::config::{BindAddress, Declared, Endpoint, Name, PruneGuard};
+use crate::config::{BindAddress, ChangeClass, Declared, Endpoint, FieldChange, Name, PruneGuard};
 
 /// What a node is, as far as a plan depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +62,7 @@ pub enum ActionKind {
 pub struct Action {
     pub name: Name,
     pub kind: ActionKind,
-    pub changes: Vec<Change>,
+    pub changes: Vec<FieldChange>,
     /// Where it listens now.
     pub from: Option<BindAddress>,
     /// Where it is to listen.
@@ -337,13 +336,13 @@ fn everybody(running: &LiveEndpoint) -> Disconnects {
 }
 
 /// Whom a change within the socket sends away.
-fn disconnects_of(change: &Change, running: &LiveEndpoint) -> Disconnects {
+fn disconnects_of(change: &FieldChange, running: &LiveEndpoint) -> Disconnects {
     if change.class != ChangeClass::Drain {
         return Disconnects::None;
     }
     let Some(connections) = running.connections else { return Disconnects::Uncounted };
     if change.path == "maxConnectionSize" {
-        let limit = change.to.as_ref().and_then(serde_json::Value::as_u64).unwrap_or(u64::MAX);
+        let limit = change.new.as_ref().and_then(serde_json::Value::as_u64).unwrap_or(u64::MAX);
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         return match connections.saturating_sub(limit) {
             0 => Disconnects::None,
