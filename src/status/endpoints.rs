@@ -70,7 +70,7 @@ impl Endpoint {
     /// `healthy`, `degraded` (serves, but not as declared), `unhealthy` (declared and does not serve), `disabled`.
     pub(super) fn health(&self) -> &'static str {
         match self.phase() {
-            "listening" if self.trouble().next().is_none() => "healthy",
+            "listening" if self.trouble().next().is_none() && self.pending.is_none() => "healthy",
             "listening" => "degraded",
             "down" => "unhealthy",
             _ => "disabled",

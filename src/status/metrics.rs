@@ -104,10 +104,7 @@ impl Scrape {
 
     fn reconcile(&self, out: &mut DescriptorEncoder) -> fmt::Result {
         let (state, source) = (&self.state, &self.state.source);
-        let sound = state
-            .endpoints
-            .iter()
-            .all(|endpoint| matches!(endpoint.health(), "healthy" | "disabled") && endpoint.pending.is_none());
+        let sound = state.endpoints.iter().all(|endpoint| matches!(endpoint.health(), "healthy" | "disabled"));
         gauge(out, "weir_reconcile_converged", "1 while everything declared is live as declared.", sound)?;
         gauge(out, "weir_reconcile_suspended", "1 while `reconcile: {suspend: true}` is declared.", state.suspended)?;
         counter(out, "weir_reconcile_passes", "Reconcile passes since start.", state.reconcile.passes)?;
@@ -310,7 +307,7 @@ fn counter(out: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> f
 }
 
 fn histogram(metric: &mut MetricEncoder, histogram: &Histogram) -> fmt::Result {
-    let bounds = histogram.bounds.iter().copied().chain([f64::MAX]);
+    let bounds = histogram.bounds.iter().copied().chain([f64::INFINITY]);
     let buckets: Vec<(f64, u64)> = bounds.zip(histogram.counts.iter().copied()).collect();
     let count = buckets.iter().map(|(_, count)| count).sum();
     metric.encode_histogram::<NoLabelSet>(histogram.sum, count, &buckets, None)

@@ -24,37 +24,32 @@ pub(super) fn health(app: &App, _: &Query) -> Reply {
 }
 
 fn checks(state: &State) -> Vec<Value> {
-    let by_health = |word: &str| -> Vec<&str> {
-        let found = state.endpoints.iter().filter(|endpoint| endpoint.health() == word);
-        found.map(|endpoint| endpoint.name.as_str()).collect()
-    };
-    let listed = |names: Vec<&str>, none: &str| json!({"ok": names.is_empty(), "message": if names.is_empty() { none.to_owned() } else { names.join(", ") }});
-    let trouble = state.source.trouble.as_ref();
-    let serving = match state.phase {
+    let check = |name: &str, ok: bool, message: &str| json!({"check": name, "ok": ok, "message": message});
+    let listening = named(state, "unhealthy");
+    let as_declared = named(state, "degraded");
+    let (serving, phase) = match state.phase {
         Phase::Starting => (false, "no declaration is applied yet"),
         Phase::Serving => (true, "a declaration is applied"),
         Phase::Draining => (false, "the broker is shutting down"),
     };
-    let named = |name: &str, mut check: Value| {
-        check["check"] = json!(name);
-        check
+    let source = match &state.source.trouble {
+        Some(trouble) => check("SourceReadable", false, &trouble.message),
+        None => check("SourceReadable", true, &format!("{} is readable", state.source.location)),
     };
+    let suspended = if state.suspended { "`reconcile: {suspend: true}` is declared: nothing is applied" } else { "" };
     vec![
-        named("Serving", json!({"ok": serving.0, "message": serving.1})),
-        named(
-            "SourceReadable",
-            json!({
-                "ok": trouble.is_none(),
-                "message": trouble.map_or_else(|| format!("{} is readable", state.source.location), |trouble| trouble.message.clone()),
-            }),
-        ),
-        named("EndpointsListening", listed(by_health("unhealthy"), "every declared endpoint listens")),
-        named("EndpointsAsDeclared", listed(by_health("degraded"), "every listener is as declared")),
-        named(
-            "NotSuspended",
-            json!({"ok": !state.suspended, "message": if state.suspended { "`reconcile: {suspend: true}` is declared: nothing is applied" } else { "changes are applied" }}),
-        ),
+        check("Serving", serving, phase),
+        source,
+        check("EndpointsListening", listening.is_empty(), &listening),
+        check("EndpointsAsDeclared", as_declared.is_empty(), &as_declared),
+        check("NotSuspended", !state.suspended, suspended),
     ]
+}
+
+/// The endpoints of this health, for a person.
+fn named(state: &State, health: &str) -> String {
+    let found = state.endpoints.iter().filter(|endpoint| endpoint.health() == health);
+    found.map(|endpoint| endpoint.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// `GET /api/system/resources`: what the process uses, and what there is. Null where the system does not tell.

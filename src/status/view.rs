@@ -2,6 +2,8 @@
 //! [`Traffic`]; whoever owns both implements [`StatusView`]. The server never reaches further.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -20,13 +22,17 @@ pub trait StatusView: Send + Sync + 'static {
     fn changes(&self) -> watch::Receiver<u64>;
     /// Counters of every endpoint, summed over the shards.
     fn traffic(&self) -> Traffic;
-    /// Open connections and sessions kept, at most `query.limit` of them, ordered by (namespace, client id).
-    fn clients(&self, query: &ClientQuery) -> ClientPage;
+    /// Connected clients, in the order in which they came, at most `query.limit` of them. `None`: the data plane does not
+    /// answer (any more).
+    fn clients(&self, query: ClientQuery) -> Answering<Option<ClientPage>>;
     /// The static tier of the one validator.
     fn validate(&self, request: ValidateRequest) -> Validation;
     /// The wall clock.
     fn now(&self) -> Timestamp;
 }
+
+/// An answer that the shards are asked for.
+pub type Answering<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The control plane at one moment.
 #[derive(Debug, Clone)]
@@ -201,55 +207,44 @@ impl EndpointTraffic {
     };
 }
 
-/// Which clients to list.
-#[derive(Debug, Clone, Default)]
+/// Which clients to list: those that meet all of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientQuery {
+    /// The endpoint's name.
     pub endpoint: Option<String>,
-    pub id_prefix: Option<String>,
-    /// An address, or a prefix of one as text.
-    pub address: Option<String>,
     /// Exactly this client id.
-    pub id: Option<String>,
-    /// Start behind this (namespace, client id).
-    pub after: Option<(String, String)>,
+    pub client_id: Option<String>,
+    pub client_id_prefix: Option<String>,
+    pub address: Option<IpAddr>,
+    /// Only those that came after the one of this number.
+    pub after: Option<u64>,
     pub limit: usize,
 }
 
+/// Some of the clients that were asked for.
 #[derive(Debug, Clone, Default)]
 pub struct ClientPage {
     pub clients: Vec<Client>,
-    /// Whether there are more behind the last.
+    /// Whether more would follow the last.
     pub more: bool,
 }
 
+/// One connected client.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Client {
     pub client_id: String,
-    pub namespace: String,
     pub endpoint: String,
-    pub connected: bool,
-    pub address: Option<String>,
+    /// Counts the process's accepted connections.
+    pub sequence: u64,
+    pub address: Option<SocketAddr>,
     pub username: Option<String>,
-    pub protocol: String,
-    pub clean_start: bool,
-    pub keep_alive_s: u16,
-    pub session_expiry_s: u32,
-    pub connected_at: Option<Timestamp>,
-    pub subscriptions: Vec<Subscription>,
-    pub inflight: u64,
-    pub queued_messages: u64,
-    pub queued_bytes: u64,
-    pub messages_received: u64,
-    pub messages_sent: u64,
-    pub messages_dropped: u64,
-}
-
-#[derive(Debug, Clone, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Subscription {
-    pub filter: String,
-    pub qos: u8,
+    /// `3.1`, `3.1.1` or `5.0`.
+    pub protocol: &'static str,
+    /// `tcp`, `tls`, `ws` or `wss`.
+    pub transport: &'static str,
+    pub connected_at: Timestamp,
+    pub shard: u16,
 }
 
 /// What to judge.

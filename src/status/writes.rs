@@ -11,20 +11,24 @@ use super::{Endpoint, State};
 pub(super) fn refuse(state: &State, verb: &'static str, sent: Option<&[u8]>) -> Problem {
     let spoken = sent.and_then(|body| serde_json::from_slice::<Value>(body).ok()).unwrap_or_default();
     let spoken = spoken.get("endpoint").unwrap_or(&spoken);
-    let (todo, target) = match existing(state, spoken) {
-        Some(endpoint) => (if verb == "remove" { "delete" } else { "edit" }, place_of(state, endpoint)),
-        None if verb == "import" => ("create", format!("{}, as `weir import FILE` writes it", new_place(state, "*"))),
-        None if verb == "remove" || verb == "update" => {
-            ("find", format!("no endpoint is declared as {}", naming(spoken)))
+    let (todo, place) = match existing(state, spoken) {
+        Some(endpoint) => (if verb == "remove" { "delete" } else { "edit" }, Some(place_of(state, endpoint))),
+        None if matches!(verb, "remove" | "update") => ("find", None),
+        None if verb == "import" => ("import", Some(new_place(state, "NAME"))),
+        None => ("create", Some(new_place(state, &new_name(spoken)))),
+    };
+    let doing = match (&place, todo) {
+        (None, _) => {
+            let naming = naming(spoken);
+            format!("no endpoint is declared as {naming} (GET /api/endpoints/list shows those that are)")
         }
-        None => ("create", new_place(state, &new_name(spoken))),
+        (Some(place), "import") => {
+            format!("`weir import FILE` writes it as documents; commit them beside {place}, and every broker follows")
+        }
+        (Some(place), _) => format!("{todo} {place}, and every broker follows"),
     };
-    let doing = match todo {
-        "find" => format!("{target}; GET /api/endpoints/list shows what is"),
-        _ => format!("{todo} {target}"),
-    };
-    let message = format!("endpoints are declared, not commanded: {doing}, and every broker follows within seconds");
-    let data = json!({"readOnly": true, "do": todo, "where": target, "source": state.source.kind});
+    let message = format!("endpoints are declared, not commanded: {doing}");
+    let data = json!({"readOnly": true, "do": todo, "where": place, "source": state.source.kind});
     Problem { allow: Some("OPTIONS"), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, message).with_data(data) }
 }
 

@@ -3,5 +3,6 @@
 
 mod conformance;
 mod script;
+mod status;
 mod tcp;
 mod wire;

@@ -1,0 +1,314 @@
+//! A broker that only looks like one: fixed times, four endpoints of different fates, one refused change.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use weirmq::apply::{Commit, HistoryAction, HistoryEntry, Outcome, Phase, SourceState, Trouble};
+use weirmq::config::{Diagnostic, Position, Severity};
+use weirmq::reconcile::{ConditionType, Conditions, Reason, Timestamp};
+use weirmq::status::*;
+
+pub const NOW: Timestamp = Timestamp::from_unix_ms(1_795_233_600_000);
+
+/// What the server is shown; tests change it.
+pub struct Fake {
+    pub state: Mutex<Arc<State>>,
+    pub traffic: Mutex<Traffic>,
+    pub changes: watch::Sender<u64>,
+    pub now: Mutex<Timestamp>,
+    pub clients: Vec<Client>,
+}
+
+impl Fake {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(Arc::new(state())),
+            traffic: Mutex::new(traffic()),
+            changes: watch::Sender::new(7),
+            now: Mutex::new(NOW),
+            clients: clients(),
+        })
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock().unwrap();
+        change(Arc::make_mut(&mut state));
+        drop(state);
+        self.changes.send_modify(|version| *version += 1);
+    }
+}
+
+impl StatusView for Fake {
+    fn state(&self) -> Arc<State> {
+        self.state.lock().unwrap().clone()
+    }
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+    fn traffic(&self) -> Traffic {
+        self.traffic.lock().unwrap().clone()
+    }
+    fn clients(&self, query: ClientQuery) -> Answering<Option<ClientPage>> {
+        let of_interest = self.clients.iter().filter(|client| {
+            query.endpoint.as_ref().is_none_or(|endpoint| client.endpoint == *endpoint)
+                && query.client_id.as_ref().is_none_or(|id| client.client_id == *id)
+                && query.client_id_prefix.as_ref().is_none_or(|prefix| client.client_id.starts_with(prefix))
+                && query.address.is_none_or(|address| client.address.is_some_and(|each| each.ip() == address))
+                && query.after.is_none_or(|after| client.sequence > after)
+        });
+        let mut clients: Vec<Client> = of_interest.take(query.limit + 1).cloned().collect();
+        let more = clients.len() > query.limit;
+        clients.truncate(query.limit);
+        Box::pin(async move { Some(ClientPage { clients, more }) })
+    }
+    fn validate(&self, request: ValidateRequest) -> Validation {
+        match request {
+            ValidateRequest::Endpoint(text) | ValidateRequest::Set(text) if text.contains("prot:") => {
+                Validation { valid: false, diagnostics: vec![diagnostic()], declaration_digest: None }
+            }
+            ValidateRequest::Endpoint(_) => Validation { valid: true, ..Validation::default() },
+            ValidateRequest::Set(_) => {
+                Validation { valid: true, diagnostics: Vec::new(), declaration_digest: Some("v1:5f0c".to_owned()) }
+            }
+        }
+    }
+    fn now(&self) -> Timestamp {
+        *self.now.lock().unwrap()
+    }
+}
+
+/// Serves `fake` on a free port.
+pub fn serve_with(fake: &Arc<Fake>, options: StatusOptions) -> StatusServer {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    weirmq::status::serve(listener, fake.clone(), options).unwrap()
+}
+
+pub fn serve(fake: &Arc<Fake>) -> StatusServer {
+    serve_with(fake, StatusOptions::default())
+}
+
+fn ago(seconds: u64) -> Timestamp {
+    Timestamp::from_unix_ms(NOW.unix_ms - seconds * 1000)
+}
+
+fn diagnostic() -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Error,
+        code: "unknown-field",
+        file: "endpoints.d/ws.yaml".into(),
+        position: Position { line: 3, col: 3, len: 4 },
+        path: "endpoint.prot".to_owned(),
+        message: "unknown field `prot`".to_owned(),
+        help: Some("did you mean `port`?".to_owned()),
+        related: Vec::new(),
+        identity: None,
+    }
+}
+
+fn body(port: u16, more: Value) -> Value {
+    let mut body = json!({"port": port, "host": "0.0.0.0", "useWebsocket": false, "path": "/mqtt", "enableAuth": true,
+        "enableAcl": true, "enableBridge": false, "messageMaxSize": 4_194_304, "enabled": true, "isDefault": false});
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    body
+}
+
+fn conditions(falls: &[(ConditionType, bool, Reason, &str)]) -> Conditions {
+    let mut conditions = Conditions::unknown(ago(600));
+    for kind in ConditionType::ALL {
+        conditions.set(kind, kind.good_when_true(), Reason::AsDeclared, "", 2, ago(600));
+    }
+    for (kind, holds, reason, message) in falls {
+        conditions.set(*kind, *holds, *reason, *message, 3, ago(30));
+    }
+    conditions
+}
+
+fn endpoint(name: &str, address: &str, declared: Value) -> Endpoint {
+    Endpoint {
+        name: name.to_owned(),
+        address: address.to_owned(),
+        origin: Origin { file: format!("endpoints.d/{name}.yaml"), line: 2 },
+        declared: Some(declared.clone()),
+        live: Some(declared),
+        conditions: conditions(&[]),
+        pending: None,
+        certificate_expires_at: None,
+    }
+}
+
+fn endpoints() -> Vec<Endpoint> {
+    let tls = json!({"sslConfig": {"certFile": "tls/a.pem", "keyFile": "tls/a.key"}, "maxConnectionSize": 10});
+    let held = (ConditionType::Accepted, false, Reason::Invalid, "endpoints.d/ws.yaml:3:3: unknown field `prot`");
+    let taken = (ConditionType::Programmed, false, Reason::AddressInUse, "0.0.0.0:1885 is in use by process 4711");
+    vec![
+        endpoint("mqtt", "0.0.0.0:1883", body(1883, json!({"maxConnectionSize": 1000, "maxSessionSize": 100}))),
+        Endpoint {
+            live: None,
+            conditions: conditions(&[taken]),
+            pending: Some("bind 0.0.0.0:1885".to_owned()),
+            ..endpoint("site/spare", "0.0.0.0:1885", body(1885, json!({})))
+        },
+        Endpoint {
+            live: Some(body(8883, json!({"host": "10.0.0.1", "sslConfig": {}, "maxConnectionSize": 5}))),
+            pending: Some("rebind 10.0.0.1:8883".to_owned()),
+            certificate_expires_at: Some(Timestamp::from_unix_ms(NOW.unix_ms + 86_400_000)),
+            ..endpoint("tls-a", "10.0.0.1:8883", body(8883, tls.clone()))
+        },
+        endpoint("tls-b", "10.0.0.2:8883", body(8883, tls)),
+        endpoint("unix", "unix:/run/weir.sock", json!({"host": "unix:/run/weir.sock", "enabled": true})),
+        Endpoint { live: None, ..endpoint("off", "0.0.0.0:1999", body(1999, json!({"enabled": false}))) },
+        Endpoint {
+            conditions: conditions(&[held]),
+            ..endpoint("ws", "0.0.0.0:8083", body(8083, json!({"useWebsocket": true})))
+        },
+    ]
+}
+
+fn history() -> VecDeque<HistoryEntry> {
+    let action = |endpoint: &str, action: &str, error: Option<&str>| HistoryAction {
+        endpoint: endpoint.to_owned(),
+        action: action.to_owned(),
+        error: error.map(str::to_owned),
+    };
+    let commit = Commit {
+        id: "8d1e0a5b6c7d8e9fa0b1c2d3e4f5061728394a5b".to_owned(),
+        author: "Ada <ada@example.com>".to_owned(),
+        committed_at: ago(3600),
+        subject: "Open the WebSocket <port>".to_owned(),
+    };
+    let first = HistoryEntry {
+        sequence: 1,
+        at: ago(3590),
+        revision: "8d1e0a5b6c7d".to_owned(),
+        commit: Some(commit),
+        outcome: Outcome::Applied,
+        summary: "2 to add".to_owned(),
+        actions: vec![action("mqtt", "add", None), action("ws", "add", None)],
+        diff: "--- /dev/null\n+++ endpoints.d/ws.yaml\n@@ -0,0 +1,2 @@\n+endpoint:\n+  port: 8083\n".to_owned(),
+        duration_us: 1800,
+    };
+    let second = HistoryEntry {
+        sequence: 2,
+        at: ago(30),
+        revision: "0badc0ffee00".to_owned(),
+        commit: None,
+        outcome: Outcome::AppliedWithRefusals,
+        summary: "1 to rebind, 1 refused".to_owned(),
+        actions: vec![action("site/spare", "add", Some("address in use")), action("ws", "refused", None)],
+        diff: "--- endpoints.d/ws.yaml\n+++ endpoints.d/ws.yaml\n@@ -1,2 +1,2 @@\n endpoint:\n-  port: 8083\n+  prot: 8084\n"
+            .to_owned(),
+        duration_us: 2400,
+    };
+    VecDeque::from([first, second])
+}
+
+pub fn state() -> State {
+    let mut endpoints = endpoints();
+    endpoints.sort_by(|a, b| a.name.cmp(&b.name));
+    let documents = endpoints.iter().map(|endpoint| Document {
+        kind: "endpoint",
+        name: Some(endpoint.name.clone()),
+        origin: endpoint.origin.clone(),
+        body: endpoint.declared.clone().unwrap_or_default(),
+    });
+    let bridge = Document {
+        kind: "bridge",
+        name: Some("cloud".to_owned()),
+        origin: Origin { file: "endpoints.d/cloud.yaml".to_owned(), line: 1 },
+        body: json!({"address": ["mqtts://a.example.com:8883"], "password": "file:cloud.secret"}),
+    };
+    let this = ClusterNode {
+        name: "n1".to_owned(),
+        applied_revision: Some("0badc0ffee00".to_owned()),
+        declaration_digest: Some("v1:2b8c".to_owned()),
+        converged: true,
+        last_seen_at: Some(NOW),
+        ..ClusterNode::default()
+    };
+    State {
+        node: Node {
+            name: "n1".to_owned(),
+            labels: BTreeMap::from([("site".to_owned(), "eu".to_owned())]),
+            version: "0.0.0-test".to_owned(),
+            started_at: ago(7200),
+            shards: 2,
+        },
+        phase: Phase::Serving,
+        suspended: false,
+        source: SourceState {
+            kind: "git",
+            location: "/etc/weir/endpoints.d".to_owned(),
+            attempted_revision: Some("0badc0ffee00".to_owned()),
+            applied_revision: Some("0badc0ffee00".to_owned()),
+            applied_at: Some(ago(30)),
+            commit: None,
+            last_read_at: Some(ago(3)),
+            trouble: None,
+            last_known_good: None,
+            ignored: vec!["README.md".to_owned()],
+        },
+        declaration_digest: "v1:2b8c".to_owned(),
+        live_digest: "v1:77aa".to_owned(),
+        documents: documents.chain([bridge]).collect(),
+        endpoints,
+        diagnostics: Arc::from([diagnostic()]),
+        history: Arc::new(history()),
+        nodes: vec![this],
+        reconcile: ReconcileCounters {
+            passes: 42,
+            last_pass_s: 0.0024,
+            durations: Histogram { bounds: vec![0.001, 0.01, 0.1], counts: vec![30, 11, 1, 0], sum: 0.1 },
+        },
+    }
+}
+
+pub fn unreadable(state: &mut State) {
+    state.source.trouble =
+        Some(Trouble { message: "/etc/weir/endpoints.d: permission denied".to_owned(), since: ago(10) });
+}
+
+pub fn traffic() -> Traffic {
+    let mqtt = EndpointTraffic {
+        connections: 17,
+        sessions: 20,
+        accepted: 120,
+        connects: Counts::from([("success", 110), ("badUserNameOrPassword", 4)]),
+        authentication_failures: 4,
+        authorization_failures: 2,
+        errors: Counts::from([("protocol", 3), ("timeout", 1)]),
+        messages_received: 4000,
+        messages_sent: 9000,
+        messages_dropped: Counts::from([("queueFull", 5)]),
+        bytes_received: 123_456,
+        bytes_sent: 654_321,
+        queued_messages: 12,
+        latency: Histogram { bounds: vec![0.001, 0.01, 0.1], counts: vec![900, 90, 9, 1], sum: 1.25 },
+    };
+    let full = EndpointTraffic { connections: 5, accepted: 5, ..EndpointTraffic::NONE };
+    Traffic {
+        endpoints: BTreeMap::from([("mqtt".to_owned(), mqtt), ("tls-a".to_owned(), full)]),
+        retained_messages: 3,
+        retained_bytes: 96,
+        sessions: 25,
+        subscriptions: 31,
+    }
+}
+
+fn clients() -> Vec<Client> {
+    (1..=5)
+        .map(|number| Client {
+            client_id: if number == 5 { "<script>alert(1)</script>".to_owned() } else { format!("sensor-{number}") },
+            endpoint: if number % 2 == 0 { "ws".to_owned() } else { "mqtt".to_owned() },
+            sequence: number,
+            address: format!("192.0.2.{number}:5000{number}").parse().ok(),
+            username: (number == 1).then(|| "ada".to_owned()),
+            protocol: if number == 3 { "3.1.1" } else { "5.0" },
+            transport: if number % 2 == 0 { "ws" } else { "tcp" },
+            connected_at: ago(100 - number),
+            shard: u16::try_from(number % 2).unwrap(),
+        })
+        .collect()
+}
