@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use weirmq::broker::{
-    Admission, ConnId, Core, CoreConfig, EndpointId, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions, ShardId,
+    Admission, ConnId, Core, CoreConfig, EndpointId, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions,
+    ShardId,
 };
 use weirmq::mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Side, decode};
 
