@@ -1,1 +1,76 @@
-//! (see the crate's map)
+//! The verbs of the command line, one file each.
+//!
+//! A verb has `Args` and `run(Args) -> anyhow::Result<Exit>`. An error is printed with its causes and exits with 1; wrong
+//! usage exits with 64.
+
+mod completions;
+mod diff;
+mod environment;
+mod exit;
+mod format;
+mod import;
+mod input;
+mod man;
+mod print;
+mod render;
+mod schema;
+mod validate;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+pub use exit::Exit;
+
+/// An MQTT broker whose listeners are declared in git or etcd.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, max_term_width = 100, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Validate(validate::Args),
+    Diff(diff::Args),
+    Render(render::Args),
+    Import(import::Args),
+    Schema(schema::Args),
+    Completions(completions::Args),
+    Man(man::Args),
+}
+
+/// Runs the verb that the command line names.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refuse_usage(&error),
+    };
+    let result = match cli.verb {
+        Verb::Validate(args) => validate::run(args),
+        Verb::Diff(args) => diff::run(args),
+        Verb::Render(args) => render::run(args),
+        Verb::Import(args) => import::run(args),
+        Verb::Schema(args) => schema::run(args),
+        Verb::Completions(args) => completions::run(args),
+        Verb::Man(args) => man::run(args),
+    };
+    match result {
+        Ok(exit) => exit.into(),
+        // Whoever read our output has had enough of it: `weir render | head`.
+        Err(error) if print::is_closed_pipe(&error) => Exit::Success.into(),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            Exit::Failure.into()
+        }
+    }
+}
+
+fn refuse_usage(error: &clap::Error) -> ExitCode {
+    let wanted = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    // Nothing is left to tell it to where this fails.
+    let _unwritable = error.print();
+    if wanted { Exit::Success.into() } else { Exit::Usage.into() }
+}

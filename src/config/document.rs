@@ -75,7 +75,6 @@ impl Document {
 
 /// Parses a file.
 pub(super) fn parse_file(file: &SourceFile, bytes: &[u8]) -> ParsedFile {
-    let json = file.path.ends_with(".json");
     let at_file = |at: Position, code, message: String, help: Option<String>| Diagnostic {
         severity: Severity::Error,
         code,
@@ -87,7 +86,7 @@ pub(super) fn parse_file(file: &SourceFile, bytes: &[u8]) -> ParsedFile {
         related: Vec::new(),
         identity: None,
     };
-    let parsed = match yaml::parse(bytes, json) {
+    let parsed = match yaml::parse(bytes) {
         Ok(parsed) => parsed,
         Err(problems) => {
             let problems = problems.into_iter().map(|p| at_file(p.at, p.code, p.message, p.help)).collect();

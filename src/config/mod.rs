@@ -27,8 +27,6 @@ mod effective;
 mod endpoint;
 mod explain;
 mod load;
-#[cfg(test)]
-mod load_tests;
 mod name;
 mod origin;
 mod path;

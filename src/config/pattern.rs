@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::mqtt::{validate_topic_filter, validate_topic_name};
+
 /// `*` stands for any characters, `?` for one; everything else for itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -100,30 +102,12 @@ impl fmt::Display for TopicPattern {
     }
 }
 
-/// Whether `filter` is a topic filter [MQTT-4.7.1-1] [MQTT-4.7.1-2] [MQTT-4.7.3-1].
+/// Whether `filter` is a topic filter.
 ///
 /// # Errors
 /// What is wrong with it, as a phrase.
 pub fn check_filter(filter: &str) -> Result<(), String> {
-    if filter.is_empty() {
-        return Err("a topic filter must not be empty".into());
-    }
-    if filter.len() > usize::from(u16::MAX) {
-        return Err("a topic filter has at most 65535 bytes".into());
-    }
-    if filter.contains('\0') {
-        return Err("a topic filter must not contain NUL".into());
-    }
-    let mut levels = filter.split('/').peekable();
-    while let Some(level) = levels.next() {
-        if level.contains('#') && (level != "#" || levels.peek().is_some()) {
-            return Err(format!("`#` must be the whole last level: {filter:?}"));
-        }
-        if level.contains('+') && level != "+" {
-            return Err(format!("`+` must be a whole level: {filter:?}"));
-        }
-    }
-    Ok(())
+    validate_topic_filter(filter).map_err(|error| format!("{filter:?} {error}"))
 }
 
 /// Whether `topic` is a topic name, or the beginning of one.
@@ -131,8 +115,5 @@ pub fn check_filter(filter: &str) -> Result<(), String> {
 /// # Errors
 /// What is wrong with it, as a phrase.
 pub fn check_topic(topic: &str) -> Result<(), String> {
-    if topic.is_empty() {
-        return Err("it must not be empty".into());
-    }
-    topic.chars().find(|c| matches!(c, '+' | '#' | '\0')).map_or(Ok(()), |c| Err(format!("it must not contain {c:?}")))
+    validate_topic_name(topic).map_err(|error| format!("{topic:?} {error}"))
 }

@@ -16,10 +16,10 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
             // `maxConn` for `maxConnectionSize`: cut off, not misspelt.
             let cut = plain.len() >= 4 && squeezed.starts_with(&plain);
             let distance = if cut { 0 } else { distance };
-            (distance <= allowed).then_some((distance, candidate))
+            (distance <= allowed).then_some((distance, candidate.len(), candidate))
         })
         .min()
-        .map(|(_, candidate)| candidate)
+        .map(|(_, _, candidate)| candidate)
 }
 
 /// `max_connection-size` and `maxConnectionSize` are the same slip.

@@ -4,6 +4,7 @@
 //! nesting, duplicate keys, anchors, aliases, tags, merge keys. The second, `serde_yaml`, makes the values. Both must see
 //! the same structure.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
@@ -85,21 +86,29 @@ impl Node {
     }
 }
 
-/// The documents of a file; empty ones left out. `json`: tabs are white space.
+/// The documents of a file; empty ones left out.
 ///
 /// # Errors
 /// Every problem found until parsing had to stop; none of the file's documents is known then.
-pub(super) fn parse(bytes: &[u8], json: bool) -> Result<Vec<Parsed>, Vec<Problem>> {
+pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Parsed>, Vec<Problem>> {
     let text = text_of(bytes).map_err(|problem| vec![problem])?;
-    let without_tabs;
-    let text = if json && text.contains('\t') {
-        without_tabs = text.replace('\t', " ");
-        &without_tabs
-    } else {
-        text
-    };
-    let nodes = positions(text)?;
-    values(text, nodes).map_err(|problem| vec![problem])
+    let text = untabbed(text);
+    let nodes = positions(&text)?;
+    values(&text, nodes).map_err(|problem| vec![problem])
+}
+
+/// JSON may be indented by tabs, which YAML's parsers refuse even where its grammar does not.
+fn untabbed(text: &str) -> Cow<'_, str> {
+    if !text.trim_start().starts_with(['{', '[']) || !text.contains('\t') {
+        return Cow::Borrowed(text);
+    }
+    let (mut quoted, mut escaped) = (false, false);
+    let spaced = text.chars().map(|c| {
+        quoted ^= c == '"' && !escaped;
+        escaped = quoted && c == '\\' && !escaped;
+        if c == '\t' && !quoted { ' ' } else { c }
+    });
+    Cow::Owned(spaced.collect())
 }
 
 /// The bytes as text, without a byte order mark.
@@ -246,7 +255,8 @@ impl Reader {
     fn scalar(&mut self, text: &str, style: ScalarStyle, at: Position) {
         if !self.expects_key() {
             // A document without content is null; it declares nothing.
-            if !(self.open.is_empty() && text.is_empty() && style == ScalarStyle::Plain) {
+            let is_null = style == ScalarStyle::Plain && matches!(text, "" | "~" | "null" | "Null" | "NULL");
+            if !(self.open.is_empty() && is_null) {
                 self.add(Node { at, children: Children::Scalar });
             }
             return;
@@ -372,12 +382,7 @@ fn values(text: &str, nodes: Vec<Node>) -> Result<Vec<Parsed>, Problem> {
         let value = json(value, &node)?;
         parsed.push(Parsed { value, node });
     }
-    match nodes.next() {
-        None => Ok(parsed),
-        // `~` and `null` as whole documents are nothing, however they are spelt.
-        Some(Node { children: Children::Scalar, .. }) => Ok(parsed),
-        Some(node) => Err(disagreement(node.at)),
-    }
+    nodes.next().map_or(Ok(parsed), |left| Err(disagreement(left.at)))
 }
 
 fn disagreement(at: Position) -> Problem {

@@ -1,0 +1,22 @@
+//! `weir completions`
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+
+use super::print::print;
+use super::{Cli, Exit};
+
+/// Print a shell's completions for weir.
+///
+/// bash: weir completions bash > /etc/bash_completion.d/weir
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    shell: Shell,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::command(), "weir", &mut script);
+    print(&String::from_utf8(script)?)?;
+    Ok(Exit::Success)
+}

@@ -1,0 +1,50 @@
+//! `weir diff`
+
+use std::path::Path;
+
+use super::Exit;
+use super::input::read_operand;
+use super::print::{has_color, print};
+use super::render::valid;
+use crate::config::{BuiltInDefaults, canonical, diff_documents};
+
+/// Show how two sets of declarations differ in meaning.
+///
+/// The canonical forms are compared, document by document: the order of keys, comments, files and written-out defaults
+/// make no difference. Exits with 0 if they mean the same, with 1 if not.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A directory, a file, - or git:REVISION (of the other operand's directory) or git:REVISION:PATH.
+    #[arg(value_name = "A")]
+    old: String,
+    /// The same.
+    #[arg(value_name = "B")]
+    new: String,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    let beside = |other: &str| if other.starts_with("git:") { None } else { Some(Path::new(other).to_owned()) };
+    let old = valid(&read_operand(&args.old, beside(&args.new).as_deref())?)?;
+    let new = valid(&read_operand(&args.new, beside(&args.old).as_deref())?)?;
+    let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
+    let diff = diff_documents(&form(&old), &form(&new));
+    print(&if has_color() { colored(&diff) } else { diff.clone() })?;
+    Ok(if diff.is_empty() { Exit::Success } else { Exit::Failure })
+}
+
+/// As git colours it.
+fn colored(diff: &str) -> String {
+    let mut text = String::new();
+    for line in diff.split_inclusive('\n') {
+        let style = match line.as_bytes() {
+            [b'-', b'-', b'-', b' ', ..] | [b'+', b'+', b'+', b' ', ..] => "1",
+            [b'@', ..] => "36",
+            [b'-', ..] => "31",
+            [b'+', ..] => "32",
+            _ => "0",
+        };
+        let bare = line.trim_end_matches('\n');
+        text.push_str(&format!("\u{1b}[{style}m{bare}\u{1b}[0m\n"));
+    }
+    text
+}

@@ -1,0 +1,123 @@
+//! For a person: `file:line:col: error: path: message`, the line with the spot underlined, what to do.
+
+use annotate_snippets::renderer::DecorStyle;
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+use super::Report;
+use crate::config::{Diagnostic, Position, Severity, SourceFile};
+
+pub(super) fn render(report: &Report<'_>, color: bool) -> String {
+    let mut text = String::new();
+    for diagnostic in report.diagnostics {
+        text.push_str(&finding(report, diagnostic, color));
+        text.push('\n');
+    }
+    text.push_str(&summary(report, color));
+    text.push('\n');
+    text
+}
+
+fn finding(report: &Report<'_>, diagnostic: &Diagnostic, color: bool) -> String {
+    let Diagnostic { severity, file, position, path, message, .. } = diagnostic;
+    let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
+    let shown = painted(&severity.to_string(), style(*severity), color);
+    let mut text = format!("{file}:{}:{}: {shown}: {path}{message}\n", position.line, position.col);
+    text.push_str(&excerpt(report, file, *position, diagnostic.severity, None, color));
+    for related in &diagnostic.related {
+        let at = related.position;
+        text.push_str(&format!("  {} at {}:{}:{}\n", related.message, related.file, at.line, at.col));
+        text.push_str(&excerpt(report, &related.file, at, Severity::Note, None, color));
+    }
+    if let Some(help) = &diagnostic.help {
+        text.push_str(&format!("  {}: {help}\n", painted("help", "36;1", color)));
+    }
+    text
+}
+
+/// The line, with the spot underlined; nothing where it is not there to be shown.
+fn excerpt(
+    report: &Report<'_>,
+    file: &str,
+    at: Position,
+    severity: Severity,
+    label: Option<&str>,
+    color: bool,
+) -> String {
+    let Some(line) = line_of(report, file, at.line) else { return String::new() };
+    let line = masked(&line);
+    let offset = |chars: u32| line.char_indices().nth(chars as usize).map_or(line.len(), |(at, _)| at);
+    let start = offset(at.col.saturating_sub(1));
+    let end = offset(at.col.saturating_sub(1).saturating_add(at.len)).max(start);
+    let level = match severity {
+        Severity::Error => Level::ERROR,
+        Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
+    };
+    let annotation = AnnotationKind::Primary.span(start..end).label(label);
+    let snippet = Snippet::source(line.as_str()).line_start(at.line as usize).annotation(annotation);
+    let renderer = if color { Renderer::styled() } else { Renderer::plain() };
+    let group = Group::with_level(level).element(snippet);
+    let mut text = renderer.decor_style(DecorStyle::Ascii).term_width(140).render(&[group]);
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+fn line_of(report: &Report<'_>, file: &str, number: u32) -> Option<String> {
+    let source: &SourceFile = report.snapshot.files.iter().find(|source| *source.shown == *file)?;
+    let bytes = source.content.as_ref().ok()?;
+    let text = String::from_utf8_lossy(bytes.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(bytes));
+    let line = text.split('\n').nth(number.checked_sub(1)? as usize)?.trim_end_matches('\r');
+    // Control characters would move the cursor.
+    Some(line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect())
+}
+
+/// What looks like a secret is not repeated into a log, even where it must not stand at all.
+fn masked(line: &str) -> String {
+    let Some((key, value)) = line.split_once(':') else { return line.to_owned() };
+    let name = key.to_ascii_lowercase();
+    let secret = ["pass", "secret", "token", "authorization", "api-key", "apikey", "cookie"];
+    let reference = |text: &str| {
+        text.trim_start_matches([' ', '"', '\'']).starts_with("file:")
+            || text.trim_start_matches([' ', '"', '\'']).starts_with("env:")
+    };
+    if !secret.iter().any(|word| name.contains(word)) || reference(value) || value.trim().is_empty() {
+        return line.to_owned();
+    }
+    let hidden: String = value.chars().map(|c| if c.is_whitespace() { c } else { '*' }).collect();
+    format!("{key}:{hidden}")
+}
+
+fn summary(report: &Report<'_>, color: bool) -> String {
+    let warnings = match report.count(Severity::Warning) {
+        0 => String::new(),
+        1 => ", 1 warning".to_owned(),
+        n => format!(", {n} warnings"),
+    };
+    if !report.is_valid() {
+        let errors = report.count(Severity::Error);
+        let plural = if errors == 1 { "" } else { "s" };
+        return painted(&format!("{errors} error{plural}{warnings}"), "31;1", color);
+    }
+    let counts: Vec<String> = report
+        .counts
+        .iter()
+        .map(|(kind, count)| format!("{count} {kind}{}", if *count == 1 || kind.is_single() { "" } else { "s" }))
+        .collect();
+    let counts = if counts.is_empty() { "nothing is declared".to_owned() } else { counts.join(", ") };
+    let digest = report.digest.as_ref().map(|digest| format!("\ndigest {digest}")).unwrap_or_default();
+    format!("{}: {counts}{warnings}{digest}", painted("valid", "32;1", color))
+}
+
+fn style(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => "31;1",
+        Severity::Warning => "33;1",
+        Severity::Note => "36;1",
+    }
+}
+
+fn painted(text: &str, style: &str, color: bool) -> String {
+    if color { format!("\u{1b}[{style}m{text}\u{1b}[0m") } else { text.to_owned() }
+}

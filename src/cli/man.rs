@@ -1,0 +1,34 @@
+//! `weir man`
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::CommandFactory;
+
+use super::print::print;
+use super::{Cli, Exit};
+
+/// Print the manual page, or write one for each verb into a directory.
+///
+/// weir man | man -l -
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Write weir.1, weir-validate.1, ... into this directory.
+    #[arg(long, value_name = "DIR")]
+    out_dir: Option<PathBuf>,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    match args.out_dir {
+        Some(directory) => {
+            clap_mangen::generate_to(Cli::command(), &directory)
+                .with_context(|| format!("{}: cannot write the pages", directory.display()))?;
+        }
+        None => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            print(&String::from_utf8(page)?)?;
+        }
+    }
+    Ok(Exit::Success)
+}

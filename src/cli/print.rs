@@ -1,0 +1,25 @@
+//! Writing to standard output and standard error.
+
+use std::io::{self, IsTerminal, Write};
+
+/// Writes to standard output.
+///
+/// # Errors
+/// It cannot be written to; see [`is_closed_pipe`].
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// Whether a write failed because its reader has gone.
+pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Whether standard output may be coloured: a terminal, and nobody has asked for none (<https://no-color.org>).
+pub(super) fn has_color() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    io::stdout().is_terminal() && !unwanted && !dumb
+}

@@ -1,0 +1,56 @@
+//! `weir render`
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+
+use super::Exit;
+use super::input::read_all;
+use super::print::print;
+use crate::config::{
+    BuiltInDefaults, Declared, Diagnostic, NodeContext, Previous, Snapshot, canonical, canonical_yaml,
+    declaration_digest, load,
+};
+
+/// Print the canonical form of declarations.
+///
+/// Sorted, with `defaults` applied, fields that have their built-in default left out. It means the same as what it was
+/// made of, and is a golden file worth keeping: it is stable across weir's minor versions.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Directories (read recursively), files, or - for standard input.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Write fields out that have their built-in default.
+    #[arg(long)]
+    all: bool,
+    /// Print only the declaration digest.
+    #[arg(long, conflicts_with = "all")]
+    digest: bool,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    let declared = valid(&read_all(&args.paths)?)?;
+    if args.digest {
+        print(&format!("{}\n", declaration_digest(&declared)))?;
+        return Ok(Exit::Success);
+    }
+    let defaults = if args.all { BuiltInDefaults::WrittenOut } else { BuiltInDefaults::LeftOut };
+    print(&canonical_yaml(&canonical(&declared, defaults)))?;
+    Ok(Exit::Success)
+}
+
+/// What a valid snapshot declares. The status port is a matter of the node that it is for, not of what it means.
+///
+/// # Errors
+/// The snapshot's errors, one line each.
+pub(super) fn valid(snapshot: &Snapshot) -> anyhow::Result<Declared> {
+    let node = NodeContext { status_addr: None, ..NodeContext::default() };
+    let loaded = load(snapshot, &Previous::default(), &node);
+    if loaded.is_valid() {
+        return Ok(loaded.declared);
+    }
+    let errors: Vec<&Diagnostic> = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).collect();
+    let lines: String = errors.iter().map(|error| format!("\n{error}")).collect();
+    bail!("{} is not valid:{lines}", snapshot.origin)
+}

@@ -1,0 +1,108 @@
+//! `weir validate`
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use super::Exit;
+use super::format::{Format, Report};
+use super::input::read_all;
+use super::print::{has_color, print};
+use crate::config::{Declared, Kind, Loaded, NodeContext, Previous, Severity, declaration_digest, load};
+
+/// Judge declarations: all errors of all files at once.
+///
+/// Several paths are one set of documents. Exits with 0 if the set is valid, with 1 if it is not or cannot be read.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Directories (read recursively), files, or - for standard input.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Look at this machine, too: are ports free, do certificates load, are files readable?
+    #[arg(long)]
+    environment: bool,
+    /// Make warnings errors.
+    #[arg(long)]
+    strict: bool,
+    /// How to write the findings.
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+    #[command(flatten)]
+    node: NodeArgs,
+}
+
+/// What the broker will know that the declarations are for.
+#[derive(Debug, clap::Args)]
+pub(super) struct NodeArgs {
+    /// Where the broker's status listens, or `none`; no endpoint can have that port.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = parse_status_addr)]
+    status_addr: StatusAddr,
+    /// Where endpoints without a host listen.
+    #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
+    host: IpAddr,
+    /// The node's labels, for --environment: endpoints with other `nodes` are not looked at.
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
+}
+
+/// An address, or none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StatusAddr(Option<SocketAddr>);
+
+fn parse_status_addr(text: &str) -> Result<StatusAddr, String> {
+    if text == "none" {
+        return Ok(StatusAddr(None));
+    }
+    text.parse().map(|addr| StatusAddr(Some(addr))).map_err(|_| "not ADDRESS:PORT, nor `none`".to_owned())
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| "not KEY=VALUE".to_owned())
+}
+
+impl NodeArgs {
+    /// What the declarations are judged against.
+    pub(super) fn context(&self) -> NodeContext {
+        NodeContext {
+            status_addr: self.status_addr.0,
+            default_host: self.host,
+            labels: self.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
+        }
+    }
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    let snapshot = read_all(&args.paths)?;
+    let node = args.node.context();
+    let Loaded { declared, mut diagnostics, .. } = load(&snapshot, &Previous::default(), &node);
+    if args.environment {
+        diagnostics.extend(super::environment::check(&declared, &node));
+    }
+    if args.strict {
+        for diagnostic in diagnostics.iter_mut().filter(|diagnostic| diagnostic.severity == Severity::Warning) {
+            diagnostic.severity = Severity::Error;
+        }
+    }
+    let valid = !diagnostics.iter().any(|diagnostic| diagnostic.is_error());
+    let report = Report {
+        snapshot: &snapshot,
+        diagnostics: &diagnostics,
+        counts: counts(&declared),
+        digest: valid.then(|| declaration_digest(&declared)),
+    };
+    print(&report.render(args.format, has_color()))?;
+    Ok(if valid { Exit::Success } else { Exit::Failure })
+}
+
+fn counts(declared: &Declared) -> Vec<(Kind, usize)> {
+    let counts = [
+        (Kind::Endpoint, declared.endpoints.len()),
+        (Kind::Auth, declared.auths.len()),
+        (Kind::Acl, declared.acls.len()),
+        (Kind::Bridge, declared.bridges.len()),
+        (Kind::Ban, declared.bans.len()),
+    ];
+    counts.into_iter().filter(|(_, count)| *count > 0).collect()
+}
