@@ -3,10 +3,13 @@
 //! [`serve`] runs it; what it shows comes through [`StatusView`] alone. A request goes `server` (connections, bounds)
 //! -> `router` (paths, methods, conditional requests) -> a handler, which is a pure function of the view and the query.
 
+mod clients;
 mod control;
 mod endpoints;
 mod events;
 mod http;
+mod judge;
+mod live;
 mod metrics;
 mod probes;
 mod query;
@@ -19,5 +22,6 @@ mod validate;
 mod view;
 mod writes;
 
+pub use live::LiveView;
 pub use server::{StatusOptions, StatusServer, serve};
 pub use view::*;

@@ -39,6 +39,15 @@ impl Query {
         }
     }
 
+    /// A whole number.
+    pub(super) fn number(&self, name: &str) -> Result<Option<u64>, Problem> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        match parse_decimal(value) {
+            Some(number) => Ok(Some(number)),
+            None => Err(Problem::bad_request(format!("{name} {value:?} is not a whole number"))),
+        }
+    }
+
     /// How many to answer with: from 1 to `most`.
     pub(super) fn limit(&self, default: usize, most: usize) -> Result<usize, Problem> {
         let Some(value) = self.get("limit") else { return Ok(default) };

@@ -16,7 +16,7 @@ use super::http::{Answer, Body, Problem, Reply};
 use super::query::Query;
 use super::sampler::Sampler;
 use super::server::{Activity, StatusOptions};
-use super::{StatusView, control, endpoints, events, metrics, probes, system, traffic, validate, writes};
+use super::{StatusView, clients, control, endpoints, events, metrics, probes, system, traffic, validate, writes};
 use crate::reconcile::Timestamp;
 
 /// What the handlers share.
@@ -70,6 +70,8 @@ pub(super) enum Handler {
     State(fn(&App, &Query) -> Reply),
     /// GET: anything else that is whole.
     Plain(fn(&App, &Query, &HeaderMap) -> Answer),
+    /// GET: who is connected, in the envelope; the shards are asked.
+    Clients,
     /// GET: a stream of server-sent events.
     Events,
     /// POST: judges what is sent, and changes nothing.
@@ -81,7 +83,7 @@ pub(super) enum Handler {
 impl Handler {
     pub(super) const fn allow(self) -> &'static str {
         match self {
-            Self::State(_) | Self::Plain(_) | Self::Events => "GET, HEAD, OPTIONS",
+            Self::State(_) | Self::Plain(_) | Self::Clients | Self::Events => "GET, HEAD, OPTIONS",
             Self::Judge(_) => "POST, OPTIONS",
             Self::Write(_) => "OPTIONS",
         }
@@ -89,7 +91,9 @@ impl Handler {
 
     fn permits(self, method: &Method) -> bool {
         match self {
-            Self::State(_) | Self::Plain(_) | Self::Events => *method == Method::GET || *method == Method::HEAD,
+            Self::State(_) | Self::Plain(_) | Self::Clients | Self::Events => {
+                *method == Method::GET || *method == Method::HEAD
+            }
             Self::Judge(_) => *method == Method::POST,
             Self::Write(_) => false,
         }
@@ -138,6 +142,7 @@ pub(super) const ROUTES: &[Route] = &[
     state("/api/cluster/nodes", &[], system::cluster_nodes),
     state("/api/system/health", &[], system::health),
     state("/api/system/resources", &[], system::resources),
+    Route { path: "/api/clients", parameters: clients::PARAMETERS, handler: Handler::Clients },
     state("/api/declared", &["kind", "name"], control::declared),
     state("/api/plan", &[], control::plan),
     state("/api/source", &[], control::source),
@@ -190,6 +195,7 @@ async fn dispatch(
     Ok(Dispatched::Whole(match route.handler {
         Handler::State(handler) => Answer::reply(handler(&app, &query)),
         Handler::Plain(handler) => handler(&app, &query, &parts.headers),
+        Handler::Clients => Answer { tagged: false, ..Answer::reply(clients::list(&app, &query).await) },
         Handler::Events => return events::open(&app, activity, parts.method == Method::HEAD).map(Dispatched::Stream),
         Handler::Judge(handler) => judge_body(app, &parts.headers, body, handler).await?,
         // Refused above.

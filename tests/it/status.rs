@@ -1,5 +1,8 @@
 //! The status server, over real sockets: its answers against golden files, its bounds, its streams.
 
+// Helpers outside `#[test]` functions may unwrap too: a panic is how a test fails.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod client;
 mod fake;
 mod golden;

@@ -1,0 +1,48 @@
+//! `/api/clients`: who is connected. What clients call themselves is theirs to choose: whoever shows it, escapes it.
+
+use std::net::IpAddr;
+
+use hyper::StatusCode;
+use serde_json::json;
+
+use super::ClientQuery;
+use super::http::{Problem, Reply};
+use super::query::Query;
+use super::router::App;
+
+/// Clients a page: without `limit`, and at most.
+const PAGE_DEFAULT: usize = 100;
+const PAGE_MOST: usize = 1000;
+
+/// Parameters of `GET /api/clients`.
+pub(super) const PARAMETERS: &[&str] = &["port", "name", "clientId", "clientIdPrefix", "address", "after", "limit"];
+
+/// `GET /api/clients?port=|name=&clientId=&clientIdPrefix=&address=&after=&limit=`: in the order in which they came;
+/// `next` is the `after` of the next page.
+pub(super) async fn list(app: &App, query: &Query) -> Reply {
+    let state = app.view.state();
+    let endpoint = super::endpoints::select(&state, query)?.map(|endpoint| endpoint.name.clone());
+    let address = match query.get("address") {
+        None => None,
+        Some(text) => Some(
+            text.parse::<IpAddr>().map_err(|_| Problem::bad_request(format!("address {text:?} is no IP address")))?,
+        ),
+    };
+    let wanted = ClientQuery {
+        endpoint,
+        client_id: query.get("clientId").map(str::to_owned),
+        client_id_prefix: query.get("clientIdPrefix").map(str::to_owned),
+        address,
+        after: query.number("after")?,
+        limit: query.limit(PAGE_DEFAULT, PAGE_MOST)?,
+    };
+    let page = tokio::time::timeout(app.options.request_timeout, app.view.clients(wanted)).await;
+    let Ok(Some(page)) = page else {
+        return Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the shards did not answer; the broker stops or is overloaded",
+        ));
+    };
+    let next = page.clients.last().filter(|_| page.more).map(|client| client.sequence);
+    Ok(json!({"clients": page.clients, "next": next}))
+}

@@ -1,0 +1,274 @@
+//! The broker itself as a [`StatusView`]: the published control state and the data plane's counters.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value};
+use tokio::sync::watch;
+
+use super::judge::judge;
+use super::{
+    Answering, Client, ClientPage, ClientQuery, ClusterNode, Counts, Document, Endpoint, EndpointTraffic, Node, Origin,
+    ReconcileCounters, State, StatusView, Traffic, ValidateRequest, Validation,
+};
+use crate::apply::{ControlState, EndpointState, SharedState};
+use crate::broker::{Dropped, EndpointId};
+use crate::config::{self, BuiltInDefaults, Declared, NodeContext, canonical, fields_of};
+use crate::net::{ClientRow, DataPlane, EndpointStats};
+use crate::reconcile::Timestamp;
+
+/// Shows a running broker.
+pub struct LiveView {
+    control: Arc<SharedState>,
+    plane: DataPlane,
+    context: NodeContext,
+    shards: u16,
+    /// Follows the published versions.
+    version: watch::Receiver<u64>,
+    /// The state made of the version beside it.
+    made: Mutex<Option<(u64, Arc<State>)>>,
+}
+
+impl LiveView {
+    /// `context` is what documents sent for validation are judged against.
+    pub fn new(control: Arc<SharedState>, plane: DataPlane, context: NodeContext, shards: u16) -> Self {
+        let version = control.subscribe();
+        Self { control, plane, context, shards, version, made: Mutex::new(None) }
+    }
+}
+
+impl StatusView for LiveView {
+    fn state(&self) -> Arc<State> {
+        // The version is read before the state: a state published in between is made anew the next time, never missed.
+        let version = *self.version.borrow();
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*made {
+            Some((of, state)) if *of == version => state.clone(),
+            _ => {
+                let state = Arc::new(state(&self.control.load(), &self.context, self.shards));
+                *made = Some((version, state.clone()));
+                state
+            }
+        }
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.control.subscribe()
+    }
+
+    fn traffic(&self) -> Traffic {
+        let control = self.control.load();
+        let names: BTreeMap<EndpointId, &String> =
+            control.endpoints.iter().filter_map(|(name, endpoint)| Some((endpoint.id?, name))).collect();
+        let mut traffic = Traffic::default();
+        for stats in self.plane.stats() {
+            if let Some(name) = names.get(&stats.endpoint) {
+                traffic.endpoints.insert(name.to_string(), endpoint_traffic(&stats));
+            }
+        }
+        traffic
+    }
+
+    fn clients(&self, query: ClientQuery) -> Answering<Option<ClientPage>> {
+        let control = self.control.load();
+        let (plane, now) = (self.plane.clone(), self.now());
+        Box::pin(async move { clients(&control, &plane, &query, now).await })
+    }
+
+    fn validate(&self, request: ValidateRequest) -> Validation {
+        judge(&request, &self.control.load().declared, &self.context)
+    }
+
+    fn now(&self) -> Timestamp {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Timestamp::from_unix_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+fn state(control: &ControlState, context: &NodeContext, shards: u16) -> State {
+    let this = ClusterNode {
+        name: control.node_name.clone(),
+        applied_revision: control.source.applied_revision.clone(),
+        declaration_digest: Some(control.declaration_digest.clone()),
+        converged: control.source.applied_revision == control.source.attempted_revision,
+        last_seen_at: control.source.last_read_at,
+        ..ClusterNode::default()
+    };
+    State {
+        node: Node {
+            name: control.node_name.clone(),
+            labels: context.labels.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: control.started_at,
+            shards,
+        },
+        phase: control.phase,
+        suspended: control.suspended,
+        source: control.source.clone(),
+        declaration_digest: control.declaration_digest.clone(),
+        live_digest: control.live_digest.clone(),
+        endpoints: control.endpoints.iter().map(|(name, each)| endpoint(name.as_str(), each, context)).collect(),
+        documents: documents(&control.declared),
+        diagnostics: control.diagnostics.clone(),
+        history: control.history.clone(),
+        nodes: vec![this],
+        reconcile: ReconcileCounters {
+            passes: control.passes,
+            last_pass_s: control.last_pass_us as f64 / 1e6,
+            ..ReconcileCounters::default()
+        },
+    }
+}
+
+fn endpoint(name: &str, state: &EndpointState, context: &NodeContext) -> Endpoint {
+    let effective = state.live.as_ref().or(state.declared.as_ref());
+    Endpoint {
+        name: name.to_owned(),
+        address: effective.map(|each| each.listen.on(context.default_host).to_string()).unwrap_or_default(),
+        origin: match &state.declared {
+            Some(declared) => origin(&declared.origin),
+            None => written_origin(&state.origin),
+        },
+        declared: state.declared.as_deref().map(body),
+        live: state.live.as_deref().map(body),
+        conditions: state.conditions.clone(),
+        pending: state.pending.clone(),
+        certificate_expires_at: None,
+    }
+}
+
+/// The endpoint's fields without its name, which stands beside them.
+fn body(endpoint: &config::Endpoint) -> Value {
+    Value::Object(nameless(fields_of(endpoint)))
+}
+
+fn nameless(mut fields: Map<String, Value>) -> Map<String, Value> {
+    fields.shift_remove("name");
+    fields
+}
+
+fn origin(origin: &config::Origin) -> Origin {
+    Origin { file: origin.file.to_string(), line: origin.position.line }
+}
+
+/// `path:line`
+fn written_origin(text: &str) -> Origin {
+    let parsed = text.rsplit_once(':').and_then(|(file, line)| Some((file, line.parse().ok()?)));
+    let (file, line) = parsed.unwrap_or((text, 1));
+    Origin { file: file.to_owned(), line }
+}
+
+fn documents(declared: &Declared) -> Vec<Document> {
+    let mut documents: Vec<Document> = canonical(declared, BuiltInDefaults::LeftOut)
+        .into_iter()
+        .map(|document| {
+            let name = document.identity.name.as_str();
+            let found = match document.identity.kind {
+                config::Kind::Endpoint => declared.endpoints.get(name).map(|each| origin(&each.origin)),
+                config::Kind::Auth => declared.auths.get(name).map(|each| origin(&each.origin)),
+                config::Kind::Acl => declared.acls.get(name).map(|each| origin(&each.origin)),
+                config::Kind::Bridge => declared.bridges.get(name).map(|each| origin(&each.origin)),
+                config::Kind::Ban => declared.bans.get(name).map(|each| origin(&each.origin)),
+                config::Kind::Reconcile | config::Kind::Defaults => None,
+            };
+            let single = document.identity.kind.is_single();
+            Document {
+                kind: document.identity.kind.key(),
+                name: (!single).then(|| name.to_owned()),
+                origin: found.unwrap_or_default(),
+                body: Value::Object(nameless(document.body)),
+            }
+        })
+        .collect();
+    if let Some(defaults) = &declared.defaults {
+        let body = Map::from_iter([("endpoint".to_owned(), Value::Object(defaults.endpoint.clone()))]);
+        let kind = config::Kind::Defaults.key();
+        documents.push(Document { kind, name: None, origin: origin(&defaults.origin), body: Value::Object(body) });
+    }
+    documents
+}
+
+/// Refusals that are the CONNECT's own outcome; the others are errors of the connection.
+const CONNECT_REFUSALS: [&str; 3] = ["authentication", "session", "version"];
+
+fn endpoint_traffic(stats: &EndpointStats) -> EndpointTraffic {
+    let (connects, errors): (Counts, Counts) = stats
+        .refused
+        .iter()
+        .filter(|(reason, _)| *reason != "shutdown")
+        .partition(|(reason, _)| CONNECT_REFUSALS.contains(reason));
+    let mut traffic = EndpointTraffic {
+        connections: stats.connections_current.into(),
+        accepted: stats.accepted_total,
+        connects,
+        authentication_failures: stats.refused.authentication,
+        errors,
+        ..EndpointTraffic::NONE
+    };
+    traffic.connects.insert("success", stats.admitted_total);
+    traffic.bytes_received = stats.bytes_received_total;
+    traffic.bytes_sent = stats.bytes_sent_total;
+    traffic.messages_dropped = Dropped::ALL.iter().map(|reason| (reason.label(), 0)).collect();
+    traffic
+}
+
+/// Asks the shards for the clients of each endpoint in question.
+async fn clients(control: &ControlState, plane: &DataPlane, query: &ClientQuery, now: Timestamp) -> Option<ClientPage> {
+    let asked = control
+        .endpoints
+        .iter()
+        .filter(|(name, _)| query.endpoint.as_ref().is_none_or(|endpoint| endpoint == name.as_str()));
+    let mut found = Vec::new();
+    for (name, endpoint) in asked {
+        let Some(id) = endpoint.id else { continue };
+        let rows = plane.clients(id, 0, usize::MAX).await.ok()?;
+        found.extend(rows.into_iter().filter(|row| meets(row, query)).map(|row| client(name.as_str(), row, now)));
+    }
+    found.sort_unstable_by_key(|client| client.sequence);
+    let more = found.len() > query.limit;
+    found.truncate(query.limit);
+    Some(ClientPage { clients: found, more })
+}
+
+fn meets(row: &ClientRow, query: &ClientQuery) -> bool {
+    query.client_id.as_ref().is_none_or(|id| row.client_id == *id)
+        && query.client_id_prefix.as_ref().is_none_or(|prefix| row.client_id.starts_with(prefix))
+        && query.address.is_none_or(|address| row.peer.is_some_and(|peer| peer.ip() == address))
+        && query.after.is_none_or(|after| row.sequence > after)
+}
+
+fn client(endpoint: &str, row: ClientRow, now: Timestamp) -> Client {
+    Client {
+        client_id: row.client_id,
+        endpoint: endpoint.to_owned(),
+        sequence: row.sequence,
+        address: row.peer,
+        username: row.username,
+        protocol: match row.protocol_level {
+            3 => "3.1",
+            4 => "3.1.1",
+            _ => "5.0",
+        },
+        transport: match (row.tls, row.websocket) {
+            (false, false) => "tcp",
+            (true, false) => "tls",
+            (false, true) => "ws",
+            (true, true) => "wss",
+        },
+        connected_at: Timestamp::from_unix_ms(now.unix_ms.saturating_sub(row.connected_ms)),
+        shard: row.shard,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_read_back() {
+        let parsed = |text| written_origin(text);
+        assert_eq!(parsed("a/b.yaml:12"), Origin { file: "a/b.yaml".to_owned(), line: 12 });
+        assert_eq!(parsed("C:odd"), Origin { file: "C:odd".to_owned(), line: 1 });
+    }
+}
