@@ -188,13 +188,14 @@ impl Core {
             if self.connections.get(conn.slot).is_none_or(|c| c.closing) {
                 break;
             }
-            match decode(&bytes[consumed..], &context) {
+            // Matched by reference: a decoded packet is large, and moving it out costs more than decoding it.
+            match &decode(&bytes[consumed..], &context) {
                 Ok(Decoded::Packet { packet, len }) => {
-                    self.on_packet(conn, &packet, &bytes[consumed..consumed + len], now);
+                    self.on_packet(conn, packet, &bytes[consumed..consumed + len], now);
                     consumed += len;
                 }
                 Ok(Decoded::Incomplete { needs: whole }) => {
-                    needs = whole;
+                    needs = *whole;
                     break;
                 }
                 Err(error) => self.refuse(conn.slot, error.reason),

@@ -101,7 +101,9 @@ impl Core {
             }
         }
         self.take_rate(id, size, now);
-        if crate::mqtt::levels(publish.topic) > usize::from(levels_max) {
+        // A topic has at most one level more than bytes: most need no count.
+        let levels_max = usize::from(levels_max);
+        if publish.topic.len() >= levels_max && crate::mqtt::levels(publish.topic) > levels_max {
             return Err(if is_v5 && publish.qos > QoS::AtMostOnce {
                 Refused::Message(ReasonCode::TopicNameInvalid, Dropped::TooLarge)
             } else {

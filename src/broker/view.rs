@@ -26,7 +26,7 @@ pub(super) struct View<'a> {
     stored: Option<Message>,
     /// How many receivers the message has here: what is encoded for several is kept.
     receivers: usize,
-    encoded: [Option<Encoded>; 4],
+    encoded: Option<Box<[Option<Encoded>; 4]>>,
 }
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl<'a> View<'a> {
             origin,
             stored: None,
             receivers: 1,
-            encoded: [None, None, None, None],
+            encoded: None,
         }
     }
 
@@ -130,10 +130,11 @@ impl<'a> View<'a> {
         now: Millis,
     ) -> Option<usize> {
         let form = usize::from(connection.is_v5()) * 2 + usize::from(packet_id.is_some());
-        if self.encoded[form].is_none() {
-            self.encoded[form] = self.encode_once(connection.version, packet_id.is_some(), now);
+        if self.encoded.as_ref().is_none_or(|forms| forms[form].is_none()) {
+            let encoded = self.encode_once(connection.version, packet_id.is_some(), now);
+            self.encoded.get_or_insert_default()[form] = encoded;
         }
-        let encoded = self.encoded[form].as_ref()?;
+        let encoded = self.encoded.as_ref()?[form].as_ref()?;
         let length = encoded.bytes.len();
         if length > connection.maximum_packet_size as usize {
             return None;
