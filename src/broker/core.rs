@@ -8,6 +8,7 @@ use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use super::connection::{Connection, Origin};
 use super::limits::{DESTINATIONS_MAX, LINK_ACKNOWLEDGE_BYTES, LINK_HIGH_BYTES};
 use super::link::{Crossing, Hop, Item, Link};
+use super::pool::Pool;
 use super::retained::Retained;
 use super::session::{Session, SessionRef, SpaceId};
 use super::shared::{Group, GroupKey};
@@ -127,8 +128,7 @@ pub struct Core {
     pub(super) serial: u32,
     endpoint_index: HashMap<EndpointId, u32>,
     pub(super) counters: Vec<EndpointCounters>,
-    /// Output buffers for reuse.
-    pub(super) pool: Vec<Vec<u8>>,
+    pub(super) pool: Pool,
     pub(super) dirty: Vec<ConnId>,
     resumed: Vec<ConnId>,
     pub(super) closing: Vec<ConnId>,
@@ -155,7 +155,7 @@ impl Core {
             serial: 0,
             endpoint_index: HashMap::new(),
             counters: Vec::new(),
-            pool: Vec::new(),
+            pool: Pool::default(),
             dirty: Vec::new(),
             resumed: Vec::new(),
             closing: Vec::new(),

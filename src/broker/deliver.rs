@@ -3,8 +3,7 @@
 use super::connection::Origin;
 use super::inflight::{Awaits, Delivery, Sent};
 use super::limits::{
-    PAUSE_MAX_MS, PENDING_WRITE_HIGH_BYTES, PENDING_WRITE_LOW_BYTES, PENDING_WRITE_MAX_BYTES, POOLED_BUFFER_MAX_BYTES,
-    POOLED_BUFFERS_MAX, SLOW_FOR_MS,
+    PAUSE_MAX_MS, PENDING_WRITE_HIGH_BYTES, PENDING_WRITE_LOW_BYTES, PENDING_WRITE_MAX_BYTES, SLOW_FOR_MS,
 };
 use super::message::Message;
 use super::session::{Queued, Session};
@@ -69,7 +68,7 @@ impl Core {
     ) -> bool {
         let Some(connection) = self.connections.get_mut(slot) else { return false };
         if connection.out.is_bare() {
-            connection.out.lend(self.pool.pop().unwrap_or_default());
+            connection.out.lend(self.pool.take());
         }
         match view.append(connection, delivery, packet_id, dup, now) {
             Some(length) => {
@@ -197,9 +196,7 @@ impl Core {
     pub(super) fn was_written(&mut self, slot: u32, now: Millis) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         if let Some(buffer) = connection.out.reclaim() {
-            if buffer.capacity() <= POOLED_BUFFER_MAX_BYTES && self.pool.len() < POOLED_BUFFERS_MAX {
-                self.pool.push(buffer);
-            }
+            self.pool.give_back(buffer);
         } else {
             connection.out.compact();
         }
@@ -330,7 +327,7 @@ impl Core {
     pub(super) fn write(&mut self, slot: u32, encode: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>) {
         let Some(connection) = self.connections.get_mut(slot).filter(|c| !c.closing) else { return };
         if connection.out.is_bare() {
-            connection.out.lend(self.pool.pop().unwrap_or_default());
+            connection.out.lend(self.pool.take());
         }
         let buffer = connection.out.buffer();
         let start = buffer.len();

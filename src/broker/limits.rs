@@ -29,9 +29,7 @@ pub const GROUP_MEMBERS_MAX: usize = 65_536;
 pub const LINK_HIGH_BYTES: u64 = 8 << 20;
 /// Bytes taken from a link after which it is told so, at the latest.
 pub const LINK_ACKNOWLEDGE_BYTES: u64 = 256 << 10;
-/// Output buffers kept for reuse, and the largest that is kept, bytes.
-pub const POOLED_BUFFERS_MAX: usize = 64;
-/// The largest output buffer that is kept for reuse, bytes.
-pub const POOLED_BUFFER_MAX_BYTES: usize = 512 << 10;
+/// Bytes of output buffers that a shard keeps for reuse; beyond it they go back to the allocator.
+pub const POOLED_BYTES_MAX: usize = 8 << 20;
 /// Payloads from this size on are shared between a message's receivers instead of copied to each.
 pub const SHARED_PAYLOAD_MIN_BYTES: usize = 8 << 10;

@@ -20,6 +20,7 @@ mod link;
 mod message;
 mod out;
 mod policy;
+mod pool;
 mod publish;
 mod rate;
 mod retained;
