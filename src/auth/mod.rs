@@ -4,14 +4,24 @@
 //! [`Decision::Pending`]: the event loop runs it on its worker pool and never waits for it.
 
 mod acl;
+mod admission;
 mod anonymous;
+mod ban;
 mod certificate;
+mod chain;
+mod digest;
+mod guard;
+mod password;
+mod recent;
 
 use std::net::SocketAddr;
 
 pub use acl::{DenyAll, Request, RuleSet, Verdict};
+pub use admission::{Admission, ReadFile};
 pub use anonymous::Anonymous;
+pub use ban::{Bans, Suspect};
 pub use certificate::{PeerCertificate, SubjectAltName};
+pub use password::{PasswordFile, PasswordHash, RecordError};
 
 use crate::broker::{EndpointPolicy, Millis, Principal};
 use crate::mqtt::ProtocolVersion;

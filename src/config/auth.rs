@@ -163,6 +163,14 @@ pub struct HttpHook {
 }
 
 impl HttpHook {
+    /// Its secrets.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
+        self.headers.values().filter_map(|value| match value {
+            HeaderValue::Secret(secret) => Some(secret),
+            HeaderValue::Plain(_) => None,
+        })
+    }
+
     fn default_timeout_ms() -> u32 {
         1000
     }

@@ -1,0 +1,178 @@
+//! Auth and ban documents to what a listener asks: the one door between declarations and authentication.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::anonymous::AnonymousLink;
+use super::chain::{Chain, Link};
+use super::digest::version_of;
+use super::guard::{Guard, Memory};
+use super::password::{PasswordFile, PasswordLink};
+use super::{Anonymous, Authenticate, Bans, Credentials, Decision, Refusal};
+use crate::broker::Principal;
+use crate::config::{Auth, Authenticator, Ban, FileRef, Name, SecretRef};
+
+/// Reads a referenced file as of this pass: its content, or one line that names it and says why not.
+pub type ReadFile<'a> = dyn Fn(&Path) -> Result<Arc<[u8]>, String> + 'a;
+
+/// Compiles declarations, and remembers what must outlive a change of them: recent failures, frequent clients. One for
+/// the node.
+#[derive(Default)]
+pub struct Admission {
+    memory: Arc<Memory>,
+    /// Chains in force: endpoints that name the same auth document share one, a large password file is held once.
+    chains: Mutex<BTreeMap<Name, Compiled>>,
+}
+
+struct Compiled {
+    auth: Arc<Auth>,
+    contents: Contents,
+    chain: Weak<Chain>,
+}
+
+type Contents = BTreeMap<PathBuf, Arc<[u8]>>;
+
+impl Admission {
+    /// What an endpoint's connections are asked for: `enable_auth` as declared, `auth` the document it names (`None`:
+    /// there is no such document, and nobody may come in), and `bans`.
+    ///
+    /// # Errors
+    /// Why the declaration cannot take effect: one line per finding, with file and line, and no secret. What is in force
+    /// is to stay; where nothing is, nothing may be opened.
+    pub fn authenticate(
+        &self,
+        enable_auth: bool,
+        auth: Option<&Arc<Auth>>,
+        bans: &BTreeMap<Name, Arc<Ban>>,
+        read: &ReadFile<'_>,
+    ) -> Result<Arc<dyn Authenticate>, String> {
+        let (inner, failures): (Arc<dyn Authenticate>, _) = match (enable_auth, auth) {
+            (false, _) => (Arc::new(Anonymous::new()), None),
+            (true, None) => (Arc::new(RefuseAll), None),
+            (true, Some(auth)) => (self.chain(auth, read)?, Some(auth.rate_limit.clone())),
+        };
+        let bans = Bans::new(bans.values().cloned());
+        Ok(Arc::new(Guard { memory: Arc::clone(&self.memory), bans, failures, inner }))
+    }
+
+    fn chain(&self, auth: &Arc<Auth>, read: &ReadFile<'_>) -> Result<Arc<Chain>, String> {
+        let mut contents = Contents::new();
+        for path in files(auth) {
+            let content = read(&path)?;
+            contents.insert(path, content);
+        }
+        let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        chains.retain(|_, known| known.chain.strong_count() > 0);
+        let known = chains.get(&auth.name).filter(|known| known.auth == *auth && known.contents == contents);
+        if let Some(chain) = known.and_then(|known| known.chain.upgrade()) {
+            return Ok(chain);
+        }
+        let chain = Arc::new(compile(auth, &contents)?);
+        let compiled = Compiled { auth: Arc::clone(auth), contents, chain: Arc::downgrade(&chain) };
+        chains.insert(auth.name.clone(), compiled);
+        Ok(chain)
+    }
+}
+
+/// Compiles an auth document, given the contents of its files by path.
+///
+/// # Errors
+/// Everything that is wrong with what it refers to, a line each.
+fn compile(auth: &Auth, contents: &Contents) -> Result<Chain, String> {
+    let references = References { auth, contents };
+    let mut links: Vec<Box<dyn Link>> = Vec::new();
+    let mut problems = Vec::new();
+    // The links so far whose answer to a client cannot be known again without its password.
+    let mut opaque: Vec<String> = Vec::new();
+    for (index, declared) in auth.chain.iter().enumerate() {
+        let parts: Vec<&[u8]> = opaque.iter().map(String::as_bytes).collect();
+        match link(declared, &references, &version_of(&parts)) {
+            Ok(link) => links.push(link),
+            Err(message) => problems.push(format!("auth {}: chain[{index}]: {message}", auth.name)),
+        }
+        let transparent =
+            matches!(declared, Authenticator::PasswordFile(_) | Authenticator::Scram(_) | Authenticator::Anonymous(_));
+        if !transparent {
+            opaque.push(format!("{declared:?}"));
+        }
+    }
+    if problems.is_empty() { Ok(Chain::new(links)) } else { Err(problems.join("\n")) }
+}
+
+fn link(declared: &Authenticator, references: &References<'_>, after: &str) -> Result<Box<dyn Link>, String> {
+    match declared {
+        Authenticator::PasswordFile(declared) => {
+            let (name, content) = references.file(&declared.file)?;
+            let records = PasswordFile::parse(&content).map_err(|error| error.in_file(&name))?;
+            Ok(Box::new(PasswordLink::new(records, after)))
+        }
+        Authenticator::Anonymous(declared) => Ok(Box::new(AnonymousLink::new(declared, after))),
+        other => Err(format!("{} is not supported by this version", other.key())),
+    }
+}
+
+/// Every file that `auth` reads.
+fn files(auth: &Auth) -> Vec<PathBuf> {
+    let mut found: Vec<&FileRef> = Vec::new();
+    for link in &auth.chain {
+        match link {
+            Authenticator::PasswordFile(link) => found.push(&link.file),
+            Authenticator::Scram(link) => found.push(&link.file),
+            Authenticator::Jwt(link) => found.extend(link.key_file.iter().chain(&link.jwks_file)),
+            Authenticator::Http(link) => {
+                found.extend(&link.ca_file);
+                found.extend(link.secrets().filter_map(|secret| match secret {
+                    SecretRef::File(file) => Some(file),
+                    SecretRef::Env(_) => None,
+                }));
+            }
+            Authenticator::ClientCertificate(_) | Authenticator::Anonymous(_) => {}
+        }
+    }
+    found.into_iter().map(|file| auth.origin.resolve(file)).collect()
+}
+
+/// What one auth document refers to, as its links ask for it.
+pub(super) struct References<'a> {
+    auth: &'a Auth,
+    contents: &'a Contents,
+}
+
+impl References<'_> {
+    /// A file's name for messages, and its content.
+    pub(super) fn file(&self, file: &FileRef) -> Result<(String, Arc<[u8]>), String> {
+        let path = self.auth.origin.resolve(file);
+        let name = path.display().to_string();
+        let content = self.contents.get(&path).map(Arc::clone).ok_or_else(|| format!("{name} was not read"))?;
+        Ok((name, content))
+    }
+
+    /// A secret, without a trailing line break.
+    pub(super) fn secret(&self, secret: &SecretRef) -> Result<String, String> {
+        let text = match secret {
+            SecretRef::File(file) => {
+                let (name, content) = self.file(file)?;
+                String::from_utf8(content.to_vec()).map_err(|_| format!("{name} is not UTF-8"))?
+            }
+            SecretRef::Env(name) => {
+                std::env::var(&**name).map_err(|_| format!("the environment variable {name} is not set"))?
+            }
+        };
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+    }
+}
+
+/// Refuses everybody, and confirms nobody.
+struct RefuseAll;
+
+impl Authenticate for RefuseAll {
+    fn authenticate(&self, _: &Credentials<'_>) -> Decision {
+        Decision::Refuse(Refusal::BadCredentials)
+    }
+
+    fn confirms(&self, _: &Principal, _: &str) -> bool {
+        false
+    }
+}

@@ -1,0 +1,187 @@
+//! One password hash: Argon2id as PHC writes it, or what mosquitto's `mosquitto_passwd` writes.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use ring::digest::{Context, SHA512};
+use ring::pbkdf2;
+use ring::rand::{SecureRandom, SystemRandom};
+use subtle::ConstantTimeEq;
+
+/// Bounds of what a file may ask for: one line must not take a worker's minutes or the node's memory.
+const MAX_MEMORY_KIB: u32 = 1 << 20;
+const MAX_PASSES: u32 = 64;
+const MAX_LANES: u32 = 64;
+const MAX_ITERATIONS: u32 = 10_000_000;
+/// What we write: 19 MiB, 2 passes, 1 lane (OWASP's advice for Argon2id).
+const OWN_MEMORY_KIB: u32 = 19_456;
+const OWN_PASSES: u32 = 2;
+const OWN_LANES: u32 = 1;
+const SALT_BYTES: usize = 16;
+const HASH_BYTES: usize = 32;
+const SHA512_BYTES: usize = 64;
+
+/// A salted password hash. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash {
+    scheme: Scheme,
+    salt: Arc<[u8]>,
+    hash: Arc<[u8]>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    Argon2id {
+        memory_kib: u32,
+        passes: u32,
+        lanes: u32,
+    },
+    /// mosquitto's `$6$`: SHA-512 over password and salt.
+    SaltedSha512,
+    /// mosquitto's `$7$`: PBKDF2-HMAC-SHA512.
+    Pbkdf2Sha512 {
+        iterations: NonZeroU32,
+    },
+}
+
+impl PasswordHash {
+    /// Parses `$argon2id$v=19$m=..,t=..,p=..$salt$hash`, `$6$salt$hash` or `$7$iterations$salt$hash`.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a phrase that does not repeat it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let fields: Vec<&str> = text.split('$').collect();
+        match *fields.as_slice() {
+            ["", "argon2id", "v=19", costs, salt, hash] => {
+                let (memory_kib, passes, lanes) = argon2_costs(costs)?;
+                let hash = decode(&STANDARD_NO_PAD, hash, "hash")?;
+                if hash.len() != HASH_BYTES {
+                    return Err(format!("the Argon2id hash must have {HASH_BYTES} bytes, it has {}", hash.len()));
+                }
+                let salt = decode(&STANDARD_NO_PAD, salt, "salt")?;
+                if salt.len() < argon2::MIN_SALT_LEN {
+                    return Err("the salt is too short".into());
+                }
+                Ok(Self { scheme: Scheme::Argon2id { memory_kib, passes, lanes }, salt, hash })
+            }
+            ["", "6", salt, hash] => Self::mosquitto(Scheme::SaltedSha512, salt, hash),
+            ["", "7", iterations, salt, hash] => {
+                let iterations = number(iterations).filter(|n| *n <= MAX_ITERATIONS).and_then(NonZeroU32::new);
+                let iterations =
+                    iterations.ok_or_else(|| format!("the iterations must be 1 to {MAX_ITERATIONS}, in digits"))?;
+                Self::mosquitto(Scheme::Pbkdf2Sha512 { iterations }, salt, hash)
+            }
+            _ => Err("the hash must begin with `$argon2id$v=19$`, `$7$` or `$6$` and have all its fields; \
+                      `weir passwd` writes such lines"
+                .into()),
+        }
+    }
+
+    fn mosquitto(scheme: Scheme, salt: &str, hash: &str) -> Result<Self, String> {
+        let (salt, hash) = (decode(&STANDARD, salt, "salt")?, decode(&STANDARD, hash, "hash")?);
+        if salt.is_empty() {
+            return Err("the salt is empty".into());
+        }
+        if hash.len() != SHA512_BYTES {
+            return Err(format!("the hash must have {SHA512_BYTES} bytes, it has {}", hash.len()));
+        }
+        Ok(Self { scheme, salt, hash })
+    }
+
+    /// A new Argon2id hash with a random salt.
+    ///
+    /// # Errors
+    /// The system gives no randomness or no memory, as a phrase.
+    pub fn create(password: &[u8]) -> Result<Self, String> {
+        let mut salt = [0; SALT_BYTES];
+        SystemRandom::new().fill(&mut salt).map_err(|_| "the system gives no random bytes".to_owned())?;
+        let scheme = Scheme::Argon2id { memory_kib: OWN_MEMORY_KIB, passes: OWN_PASSES, lanes: OWN_LANES };
+        let mut hash = [0; HASH_BYTES];
+        scheme.argon2(password, &salt, &mut hash)?;
+        Ok(Self { scheme, salt: Arc::from(salt), hash: Arc::from(hash) })
+    }
+
+    /// Whether `password` is the one. Takes the time the hash is made to take; the comparison takes the same time
+    /// whatever differs. A hash that cannot be computed matches nothing.
+    pub fn verify(&self, password: &[u8]) -> bool {
+        match self.scheme {
+            Scheme::Argon2id { .. } => {
+                let mut computed = [0; HASH_BYTES];
+                self.scheme.argon2(password, &self.salt, &mut computed).is_ok()
+                    && bool::from(computed.as_slice().ct_eq(&self.hash))
+            }
+            Scheme::SaltedSha512 => {
+                let mut context = Context::new(&SHA512);
+                context.update(password);
+                context.update(&self.salt);
+                context.finish().as_ref().ct_eq(&self.hash).into()
+            }
+            Scheme::Pbkdf2Sha512 { iterations } => {
+                pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA512, iterations, &self.salt, password, &self.hash).is_ok()
+            }
+        }
+    }
+}
+
+impl Scheme {
+    fn argon2(self, password: &[u8], salt: &[u8], out: &mut [u8; HASH_BYTES]) -> Result<(), String> {
+        let Self::Argon2id { memory_kib, passes, lanes } = self else {
+            return Err("not Argon2id".into());
+        };
+        let params = Params::new(memory_kib, passes, lanes, Some(HASH_BYTES)).map_err(|error| error.to_string())?;
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        argon2.hash_password_into(password, salt, out).map_err(|error| error.to_string())
+    }
+}
+
+fn argon2_costs(text: &str) -> Result<(u32, u32, u32), String> {
+    let mut fields = text.split(',');
+    let mut field = |name: &str| fields.next().and_then(|field| field.strip_prefix(name)).and_then(number);
+    let costs = (field("m="), field("t="), field("p="));
+    match (costs, fields.next()) {
+        ((Some(memory_kib), Some(passes), Some(lanes)), None)
+            if memory_kib <= MAX_MEMORY_KIB && passes <= MAX_PASSES && lanes <= MAX_LANES =>
+        {
+            Params::new(memory_kib, passes, lanes, Some(HASH_BYTES)).map_err(|error| error.to_string())?;
+            Ok((memory_kib, passes, lanes))
+        }
+        _ => Err(format!(
+            "the costs must read `m=KIB,t=PASSES,p=LANES`, at most {MAX_MEMORY_KIB}, {MAX_PASSES} and {MAX_LANES}"
+        )),
+    }
+}
+
+fn number(text: &str) -> Option<u32> {
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+fn decode(engine: &impl Engine, text: &str, what: &str) -> Result<Arc<[u8]>, String> {
+    engine.decode(text).map(Arc::from).map_err(|_| format!("the {what} is not base64, or cut off"))
+}
+
+/// As it stands in the file.
+impl fmt::Display for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.scheme {
+            Scheme::Argon2id { memory_kib, passes, lanes } => {
+                let (salt, hash) = (STANDARD_NO_PAD.encode(&self.salt), STANDARD_NO_PAD.encode(&self.hash));
+                write!(f, "$argon2id$v=19$m={memory_kib},t={passes},p={lanes}${salt}${hash}")
+            }
+            Scheme::SaltedSha512 => write!(f, "$6${}${}", STANDARD.encode(&self.salt), STANDARD.encode(&self.hash)),
+            Scheme::Pbkdf2Sha512 { iterations } => {
+                write!(f, "$7${iterations}${}${}", STANDARD.encode(&self.salt), STANDARD.encode(&self.hash))
+            }
+        }
+    }
+}
+
+/// The scheme only: hashes do not belong into logs.
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PasswordHash({:?})", self.scheme)
+    }
+}
