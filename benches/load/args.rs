@@ -18,7 +18,7 @@ pub struct Args {
     #[arg(long, default_value_t = 3)]
     pub rounds: usize,
     /// Seconds of publishing in a measured stretch.
-    #[arg(long, default_value_t = 1.5)]
+    #[arg(long, default_value_t = 1.0)]
     pub seconds: f64,
     /// One round of short stretches: whether all runs, not how fast.
     #[arg(long)]

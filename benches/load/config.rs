@@ -41,7 +41,7 @@ pub fn prepare(spec: &Spec, listener: Listener, port: u16, dir: &Path, tls: &Cer
         }
         Kind::Mosquitto => {
             let path = dir.join("mosquitto.conf");
-            fs::write(&path, mosquitto_conf(listener, port, tls)).context("mosquitto.conf")?;
+            fs::write(&path, mosquitto_conf(listener, port, free_port()?, tls)).context("mosquitto.conf")?;
             command.arg("-c").arg(path);
         }
         Kind::Rumqttd => {
@@ -89,17 +89,22 @@ fn weir_documents(listener: Listener, port: u16, tls: &Certificates) -> String {
     )
 }
 
-fn mosquitto_conf(listener: Listener, port: u16, tls: &Certificates) -> String {
+fn mosquitto_conf(listener: Listener, port: u16, spare_port: u16, tls: &Certificates) -> String {
     let transport = match listener {
         Listener::Plain => String::new(),
         Listener::WebSocket => "protocol websockets\n".to_owned(),
         Listener::Tls => format!("certfile {}\nkeyfile {}\n", tls.certificate.display(), tls.key.display()),
     };
+    // 2.0.11 ends at once where no listener but WebSocket ones is declared.
+    let beside = match listener {
+        Listener::WebSocket => format!("listener {spare_port} 127.0.0.1\n"),
+        Listener::Plain | Listener::Tls => String::new(),
+    };
     // As root it would change to a user that cannot read the certificates' directory.
     let user = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
     format!(
         "user {user}\npersistence false\nlog_type none\nmax_inflight_messages 0\nmax_queued_messages 0\n\
-         max_queued_bytes 0\nset_tcp_nodelay true\nlistener {port} 127.0.0.1\n{transport}allow_anonymous true\n"
+         max_queued_bytes 0\nset_tcp_nodelay true\n{beside}listener {port} 127.0.0.1\n{transport}allow_anonymous true\n"
     )
 }
 

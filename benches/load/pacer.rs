@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,7 +18,9 @@ pub struct Lane<'a> {
 /// Runs the lanes for `stretch`, each on its own schedule; lateness is caught up at once. How often each one sent.
 pub fn pace(lanes: &mut [Lane<'_>], epoch: Instant, stretch: Duration) -> Result<Vec<u64>> {
     // The kernel rounds sleeps up by 50 us otherwise: more than one interval.
-    fs::write("/proc/thread-self/timerslack_ns", "1").context("setting the timer slack")?;
+    let thread = fs::read_link("/proc/thread-self").context("/proc/thread-self")?;
+    let id = thread.file_name().context("/proc/thread-self")?;
+    fs::write(Path::new("/proc").join(id).join("timerslack_ns"), "1").context("setting the timer slack")?;
     let start = Instant::now();
     let mut sent = vec![0u64; lanes.len()];
     loop {

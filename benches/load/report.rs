@@ -81,8 +81,10 @@ impl Report<'_> {
         }
     }
 
+    /// Whether weir, the first column, reaches the goal.
     fn met(&self, row: usize, measure: &Measure) -> Option<bool> {
-        let cell = self.cell(row, 0, measure.key)?;
+        let weir = self.brokers.iter().position(|broker| broker.name.starts_with("weir"))?;
+        let cell = self.cell(row, weir, measure.key)?;
         let (got, wanted) = match measure.goal? {
             Goal::Ratio(ratio) => (cell.ratio?, ratio),
             Goal::Value(value) => (cell.value, value),
