@@ -27,7 +27,7 @@ impl Finding {
 }
 
 fn is_of_text(code: &str) -> bool {
-    matches!(code, "format" | "pattern")
+    matches!(code, "format" | "pattern" | "empty" | "too-long")
 }
 
 /// The findings of one error; several where it is about several fields.
@@ -49,7 +49,8 @@ pub(super) fn explain(error: &ValidationError<'_>) -> Vec<Finding> {
         Kind::Required { property } => {
             let property = property.as_str().unwrap_or_default();
             let help = Rule::around(error).property(property).and_then(|field| field.first_sentence());
-            let help = help.map(|sentence| format!("{property}: {sentence}"));
+            let allowed = Rule::around(error).property(property).and_then(|field| field.allowed());
+            let help = help.map(|sentence| format!("{property}: {sentence}{}", allowed.unwrap_or_default()));
             ("missing-field", format!("`{property}` is missing"), help)
         }
         Kind::Type { .. } => type_mismatch(&path, value, &rule),
@@ -78,7 +79,7 @@ pub(super) fn explain(error: &ValidationError<'_>) -> Vec<Finding> {
 
 fn other(kind: &Kind, rule: &Rule) -> (&'static str, String, Option<String>) {
     match kind {
-        Kind::MinItems { limit } => ("too-few", format!("at least {limit} must be given"), rule.first_sentence()),
+        Kind::MinItems { limit } => ("too-few", format!("at least {limit} must be given"), rule.if_absent()),
         Kind::MaxItems { limit } => ("too-many", format!("at most {limit} are allowed"), None),
         Kind::UniqueItems => ("duplicate-item", "an item is given twice".into(), None),
         Kind::MinLength { .. } => ("empty", "must not be empty".into(), rule.first_sentence()),
@@ -136,6 +137,18 @@ impl Rule {
         Some(text.split_inclusive(". ").next().unwrap_or(text).trim().trim_end_matches('.').to_owned())
     }
 
+    /// `; allowed: ...`, where the values can be listed.
+    fn allowed(&self) -> Option<String> {
+        let values = self.get("enum")?.as_array()?.iter().filter_map(Value::as_str);
+        Some(format!("; allowed: {}", values.map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")))
+    }
+
+    /// What leaving the field out means.
+    fn if_absent(&self) -> Option<String> {
+        let (_, absent) = self.text("description")?.split_once("Absent: ")?;
+        Some(format!("or leave it out: {}", absent.trim_end_matches('.')))
+    }
+
     /// `allowed: 1 to 65535 connections`.
     fn range(&self) -> Option<String> {
         let unit = self.text("x-unit").map(|unit| format!(" {unit}")).unwrap_or_default();
@@ -187,12 +200,21 @@ const ALIASES: &[(&str, &str)] = &[
     ("ws", "useWebsocket"),
 ];
 
+/// What other brokers call our values.
+const VALUE_ALIASES: &[(&str, &str)] =
+    &[("pubsub", "all"), ("both", "all"), ("readwrite", "all"), ("read", "subscribe"), ("write", "publish")];
+
 fn unknown_field(parent: &InstancePath, field: &str, rule: &Rule) -> Finding {
     let alias = ALIASES.iter().find(|(alias, ours)| *alias == field && rule.property(ours).is_some());
     let near = alias.map(|(_, ours)| *ours).or_else(|| did_you_mean(field, rule.field_names()));
     let inner =
         rule.field_names().find(|name| rule.property(name).is_some_and(|inner| inner.property(field).is_some()));
     let version = env!("CARGO_PKG_VERSION");
+    if parent.to_string() == "defaults.endpoint" && matches!(field, "name" | "port" | "isDefault") {
+        let message = format!("`{field}` cannot be a default");
+        let help = Some("each endpoint has its own".to_owned());
+        return Finding { path: parent.key(field), at_key: true, code: "unknown-field", message, help };
+    }
     let help = if let Some(near) = near {
         format!("did you mean `{near}`?")
     } else if let Some(inner) = inner {
@@ -321,7 +343,9 @@ fn none_of(value: &Value, options: &Value) -> (&'static str, String, Option<Stri
             names.push(name);
         }
     }
-    let near = value.as_str().and_then(|text| did_you_mean(text, names.iter().map(String::as_str)));
+    let names_as_str = || names.iter().map(String::as_str);
+    let alias = VALUE_ALIASES.iter().find(|(alias, ours)| value == alias && names_as_str().any(|name| name == *ours));
+    let near = alias.map(|(_, ours)| *ours).or_else(|| did_you_mean(value.as_str()?, names_as_str()));
     let allowed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let help =
         near.map_or_else(|| format!("allowed: {allowed}"), |near| format!("did you mean `{near}`? allowed: {allowed}"));

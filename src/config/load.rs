@@ -134,7 +134,7 @@ impl Pass<'_> {
                 let message = if identity.kind.is_single() {
                     format!("there is one `{}` document at most", identity.kind)
                 } else {
-                    format!("{identity} is declared twice")
+                    format!("`{}` is declared twice", identity.name)
                 };
                 let mut diagnostic = document.diagnostic(Severity::Error, "declared-twice", &path, message);
                 diagnostic.help = Some(if identity.kind.is_single() {

@@ -73,19 +73,19 @@ impl std::borrow::Borrow<str> for Name {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
-    Defaults,
     Endpoint,
     Auth,
     Acl,
     Bridge,
     Ban,
+    Defaults,
     Reconcile,
 }
 
 impl Kind {
     /// Every kind, in the order of the canonical form.
     pub const ALL: [Self; 7] =
-        [Self::Defaults, Self::Endpoint, Self::Auth, Self::Acl, Self::Bridge, Self::Ban, Self::Reconcile];
+        [Self::Endpoint, Self::Auth, Self::Acl, Self::Bridge, Self::Ban, Self::Defaults, Self::Reconcile];
 
     /// The top-level key.
     pub fn key(self) -> &'static str {

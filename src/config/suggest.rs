@@ -15,7 +15,7 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
             let allowed = (plain.chars().count().max(squeezed.chars().count()) / 3).clamp(1, 4);
             // `maxConn` for `maxConnectionSize`: cut off, not misspelt.
             let cut = plain.len() >= 4 && squeezed.starts_with(&plain);
-            let distance = if cut { 0 } else { distance };
+            let distance = if cut { 1 } else { distance };
             (distance <= allowed).then_some((distance, candidate.len(), candidate))
         })
         .min()

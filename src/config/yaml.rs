@@ -208,7 +208,7 @@ impl Reader {
     fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), ()> {
         let at = position(span);
         match event {
-            Event::Alias(_) => self.refuse_anchor(at),
+            Event::Alias(_) => self.refuse_alias(at),
             Event::Scalar(text, style, anchor, tag) => {
                 self.refuse_extras(at, anchor, tag.is_some());
                 self.scalar(&text, style, at);
@@ -233,8 +233,7 @@ impl Reader {
 
     fn begin(&mut self, at: Position, children: Children) -> Result<(), ()> {
         if self.open.len() >= DEPTH_MAX {
-            let message = format!("more than {DEPTH_MAX} mappings and sequences within each other");
-            self.problems.push(Problem::new(at, "too-deep", message));
+            self.problems.push(too_deep(at));
             return Err(());
         }
         if self.expects_key() {
@@ -257,6 +256,7 @@ impl Reader {
             // A document without content is null; it declares nothing.
             let is_null = style == ScalarStyle::Plain && matches!(text, "" | "~" | "null" | "Null" | "NULL");
             if !(self.open.is_empty() && is_null) {
+                self.refuse_huge_number(text, style, at);
                 self.add(Node { at, children: Children::Scalar });
             }
             return;
@@ -280,6 +280,16 @@ impl Reader {
         open.key = Some((text.into(), at));
     }
 
+    /// The second pass would end at it, and say less.
+    fn refuse_huge_number(&mut self, text: &str, style: ScalarStyle, at: Position) {
+        let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+        let is_number = style == ScalarStyle::Plain && !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
+        if is_number && text.parse::<i64>().is_err() && text.parse::<u64>().is_err() {
+            let problem = Problem::new(at, "number-too-large", "the number is too large to mean anything here");
+            self.problems.push(problem.help("quote it, if it is meant as text"));
+        }
+    }
+
     fn add(&mut self, node: Node) {
         let Some(open) = self.open.last_mut() else {
             self.documents.push(node);
@@ -296,11 +306,8 @@ impl Reader {
         }
     }
 
-    fn refuse_anchor(&mut self, at: Position) {
-        self.problems.push(
-            Problem::new(at, "anchor", "anchors (`&`) and aliases (`*`) are not supported")
-                .help("write the value out, or quote it if it is meant to begin with `&` or `*`"),
-        );
+    fn refuse_alias(&mut self, at: Position) {
+        self.refuse_anchor(at);
         // The alias stands for a key or a value all the same.
         if self.expects_key() {
             if let Some(open) = self.open.last_mut() {
@@ -311,12 +318,19 @@ impl Reader {
         }
     }
 
-    fn refuse_extras(&mut self, at: Position, anchor: usize, tagged: bool) {
-        if anchor != 0 {
+    /// The first is enough: where there is one, there are many.
+    fn refuse_anchor(&mut self, at: Position) {
+        if self.problems.iter().all(|problem| problem.code != "anchor") {
             self.problems.push(
                 Problem::new(at, "anchor", "anchors (`&`) and aliases (`*`) are not supported")
                     .help("write the value out, or quote it if it is meant to begin with `&` or `*`"),
             );
+        }
+    }
+
+    fn refuse_extras(&mut self, at: Position, anchor: usize, tagged: bool) {
+        if anchor != 0 {
+            self.refuse_anchor(at);
         }
         if tagged {
             self.problems.push(
@@ -327,9 +341,16 @@ impl Reader {
     }
 }
 
+fn too_deep(at: Position) -> Problem {
+    Problem::new(at, "too-deep", format!("more than {DEPTH_MAX} mappings and sequences within each other"))
+}
+
 /// A scanner's error in the words of who wrote the file.
 fn syntax(text: &str, error: &ScanError) -> Problem {
     let at = position_of(*error.marker());
+    if error.info() == "recursion limit exceeded" {
+        return too_deep(at);
+    }
     let line = |number: u32| text.lines().nth(number.saturating_sub(1) as usize).unwrap_or_default();
     for number in [at.line, at.line.saturating_sub(1)] {
         let line = line(number);

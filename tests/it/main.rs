@@ -2,6 +2,7 @@
 #![allow(unreachable_pub)] // nothing is public in a test binary
 
 mod conformance;
+mod golden;
 mod script;
 mod status;
 mod tcp;

@@ -73,20 +73,47 @@ fn line_of(report: &Report<'_>, file: &str, number: u32) -> Option<String> {
     Some(line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect())
 }
 
-/// What looks like a secret is not repeated into a log, even where it must not stand at all.
+/// What looks like a secret is not repeated into a log, even where it must not stand at all. Lengths stay.
 fn masked(line: &str) -> String {
-    let Some((key, value)) = line.split_once(':') else { return line.to_owned() };
-    let name = key.to_ascii_lowercase();
-    let secret = ["pass", "secret", "token", "authorization", "api-key", "apikey", "cookie"];
-    let reference = |text: &str| {
-        text.trim_start_matches([' ', '"', '\'']).starts_with("file:")
-            || text.trim_start_matches([' ', '"', '\'']).starts_with("env:")
-    };
-    if !secret.iter().any(|word| name.contains(word)) || reference(value) || value.trim().is_empty() {
-        return line.to_owned();
+    let mut chars: Vec<char> = line.chars().collect();
+    for colon in (0..chars.len()).filter(|&at| chars.get(at) == Some(&':')).collect::<Vec<_>>() {
+        let (before, after) = chars.split_at(colon);
+        let hidden = if let [':', '/', '/', ..] = after {
+            // `mqtt://user:password@host`
+            let authority: Vec<char> = after.iter().skip(3).take_while(|c| !matches!(c, '/' | ' ')).copied().collect();
+            authority.iter().rposition(|&c| c == '@').map(|at| (colon + 3, colon + 3 + at))
+        } else if is_secret_key(before) {
+            secret_value(after).map(|(from, to)| (colon + from, colon + to))
+        } else {
+            None
+        };
+        if let Some(hidden) = hidden.and_then(|(from, to)| chars.get_mut(from..to)) {
+            hidden.iter_mut().filter(|c| !c.is_whitespace()).for_each(|c| *c = '*');
+        }
     }
-    let hidden: String = value.chars().map(|c| if c.is_whitespace() { c } else { '*' }).collect();
-    format!("{key}:{hidden}")
+    chars.into_iter().collect()
+}
+
+/// Whether the word that ends `before` names a secret, and not the file that holds one.
+fn is_secret_key(before: &[char]) -> bool {
+    const WORDS: [&str; 9] = ["pass", "pasw", "pwd", "secret", "token", "authorization", "api-key", "apikey", "cookie"];
+    let in_word = |c: &&char| c.is_alphanumeric() || matches!(c, '_' | '-' | '"' | '\'');
+    let mut word: String = before.iter().rev().take_while(in_word).collect();
+    word = word.chars().rev().filter(|c| !matches!(c, '"' | '\'')).flat_map(char::to_lowercase).collect();
+    WORDS.iter().any(|secret| word.contains(secret)) && !word.ends_with("file")
+}
+
+/// The part of `: value, ...` that is the value; `None` where it is but a reference.
+fn secret_value(after: &[char]) -> Option<(usize, usize)> {
+    let start = after.iter().skip(1).position(|c| !c.is_whitespace())? + 1;
+    let rest = after.get(start..)?;
+    let end = match rest.first()? {
+        quote @ ('"' | '\'') => rest.iter().skip(1).position(|c| c == quote).map_or(rest.len(), |at| at + 2),
+        '{' | '[' => return None,
+        _ => rest.iter().position(|c| matches!(c, ',' | '}' | ']')).unwrap_or(rest.len()),
+    };
+    let text: String = rest.iter().take(end).filter(|c| !matches!(c, '"' | '\'')).collect();
+    (!text.starts_with("file:") && !text.starts_with("env:")).then_some((start, start + end))
 }
 
 fn summary(report: &Report<'_>, color: bool) -> String {
