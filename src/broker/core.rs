@@ -1,13 +1,12 @@
 //! One shard's core: its state, and the interface through which it is driven.
 
-use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
-use super::connection::{Connection, Origin};
-use super::limits::{DESTINATIONS_MAX, LINK_ACKNOWLEDGE_BYTES, LINK_HIGH_BYTES};
-use super::link::{Crossing, Hop, Item, Link};
+use super::connection::Connection;
+use super::limits::DESTINATIONS_MAX;
+use super::link::Link;
 use super::pool::Pool;
 use super::retained::Retained;
 use super::session::{Session, SessionRef, SpaceId};
@@ -15,8 +14,7 @@ use super::shared::{Group, GroupKey};
 use super::slab::Slab;
 use super::subscriptions::{GroupId, SessionId, Subscriptions};
 use super::timers::{Timer, Timers};
-use super::view::View;
-use super::{Batch, CoreGauges, EndpointCounters, EndpointId, EndpointPolicy, Millis, OutBuf, Principal};
+use super::{AwaySessions, EndpointCounters, EndpointId, EndpointPolicy, Millis, OutBuf, Principal};
 use crate::mqtt::{Connect, DecodeContext, Decoded, Packet, ReasonCode, Side, decode};
 
 /// A connection within one core: a slot and the slot's generation, so that a stale id is never somebody else's.
@@ -116,24 +114,25 @@ pub struct Core {
     pub(super) config: CoreConfig,
     pub(super) connections: Slab<Connection>,
     pub(super) sessions: Slab<Session>,
-    session_index: HashTable<SessionId>,
-    hasher: DefaultHashBuilder,
+    pub(super) session_index: HashTable<SessionId>,
+    pub(super) hasher: DefaultHashBuilder,
     pub(super) spaces: Vec<Space>,
-    space_index: HashMap<Arc<str>, SpaceId>,
+    pub(super) space_index: HashMap<Arc<str>, SpaceId>,
     pub(super) groups: Slab<Group>,
     pub(super) group_index: HashMap<Arc<GroupKey>, GroupId>,
     pub(super) links: Vec<Link>,
     pub(super) timers: Timers,
     /// Numbers the SUBSCRIBEs that wait for other shards.
     pub(super) serial: u32,
-    endpoint_index: HashMap<EndpointId, u32>,
+    pub(super) endpoint_index: HashMap<EndpointId, u32>,
     pub(super) counters: Vec<EndpointCounters>,
     pub(super) pool: Pool,
     pub(super) dirty: Vec<ConnId>,
-    resumed: Vec<ConnId>,
+    pub(super) resumed: Vec<ConnId>,
     pub(super) closing: Vec<ConnId>,
     /// The time of the call that is being served.
     pub(super) now: Millis,
+    pub(super) away: AwaySessions,
 }
 
 impl Core {
@@ -160,7 +159,13 @@ impl Core {
             resumed: Vec::new(),
             closing: Vec::new(),
             now: 0,
+            away: AwaySessions::default(),
         }
+    }
+
+    /// Counts sessions of clients that are away together with the node's other cores.
+    pub fn share_away(&mut self, away: AwaySessions) {
+        self.away = away;
     }
 
     /// Takes an admitted client in: takeover, session, will, CONNACK (in its out buffer). The driver keeps its socket
@@ -281,85 +286,6 @@ impl Core {
         into.append(&mut self.closing);
     }
 
-    /// What waits for another shard, if anything.
-    pub fn take_batch(&mut self, to: ShardId) -> Option<Batch> {
-        let link = self.links.get_mut(usize::from(to.0))?;
-        if link.batch.items.is_empty() {
-            if link.received - link.told < LINK_ACKNOWLEDGE_BYTES {
-                return None;
-            }
-            link.batch.items.push(Item::Taken);
-        }
-        link.told = link.received;
-        let mut batch = std::mem::take(&mut link.batch);
-        (batch.end, batch.taken) = (link.sent, link.received);
-        Some(batch)
-    }
-
-    /// Takes another shard's batch.
-    pub fn deliver_batch(&mut self, from: ShardId, batch: Batch, now: Millis) {
-        self.now = now;
-        let Batch { items, bytes, end, taken } = batch;
-        for item in items {
-            self.on_item(from, item, &bytes, now);
-        }
-        let Some(link) = self.links.get_mut(usize::from(from.0)) else { return };
-        link.received = end;
-        link.taken = link.taken.max(taken);
-        if link.sent - link.taken <= LINK_HIGH_BYTES / 2 {
-            let waiters = std::mem::take(&mut link.waiters);
-            waiters.into_iter().for_each(|origin| self.resume(origin));
-        }
-    }
-
-    fn on_item(&mut self, from: ShardId, item: Item, bytes: &[u8], now: Millis) {
-        match item {
-            Item::Space { id, name } => self.learn_space(from, id, &name),
-            Item::Publish(crossing) => self.on_crossing(from, &crossing, bytes, now),
-            Item::Want { space, filter } => {
-                let space = self.space_of(from, space);
-                self.spaces[space as usize].subscriptions.add_destination(&filter, from.0);
-            }
-            Item::Unwant { space, filter } => {
-                let space = self.space_of(from, space);
-                self.spaces[space as usize].subscriptions.remove_destination(&filter, from.0);
-            }
-            Item::Sync { request, reads } => {
-                let reads: Vec<_> = reads.into_iter().map(|(space, f)| (self.space_of(from, space), f)).collect();
-                self.sync(from, request, &reads, now);
-            }
-            Item::Synced { request, retained } => self.synced(request, &retained, now),
-            Item::Join { group, member } => {
-                self.join(&group, member);
-            }
-            Item::Leave { group, session } => self.leave(&group, from, session),
-            Item::Readiness { group, session, readiness } => self.set_readiness(&group, from, session, readiness),
-            Item::Assign { session, message, delivery, origin } => {
-                self.assigned(session, &message, delivery, origin, now);
-            }
-            Item::Return { group, message } => self.redeliver(&group, &message, None, now),
-            Item::Pause(id) => self.pause_here(id),
-            Item::Resume(id) => self.resume_here(id),
-            Item::Taken => {}
-        }
-    }
-
-    fn on_crossing(&mut self, from: ShardId, crossing: &Crossing, bytes: &[u8], now: Millis) {
-        let raw = &bytes[crossing.start as usize..crossing.end as usize];
-        let context = DecodeContext { version: crossing.version, max_packet_size: u32::MAX, from: Side::Client };
-        // What was decoded there decodes here: it is the same code.
-        let Ok(Decoded::Packet { packet: Packet::Publish(publish), .. }) = decode(raw, &context) else { return };
-        let space = self.space_of(from, crossing.space);
-        let (expires_at, origin) = (crossing.expires_at, crossing.origin);
-        let mut view = View::new(publish.topic, &publish, crossing.version, raw, expires_at, origin);
-        match crossing.hop {
-            Hop::Last => {
-                self.fan_out(space, &mut view, now);
-            }
-            Hop::Owner => self.route_here(space, &mut view, now),
-        }
-    }
-
     /// Whatever is due: keep-alives, wills, expiries, pauses' deadlines.
     pub fn tick(&mut self, now: Millis) {
         self.now = now;
@@ -422,146 +348,11 @@ impl Core {
         }
     }
 
-    /// Every connection of an endpoint, oldest first.
-    pub fn connections(&self, endpoint: EndpointId) -> Vec<ConnId> {
-        let of_endpoint = self.connections.iter().filter(|(_, c)| c.policy.id == endpoint && !c.closing);
-        let mut found: Vec<_> = of_endpoint
-            .map(|(slot, c)| (c.connected_at, ConnId { slot, generation: self.connections.generation(slot) }))
-            .collect();
-        found.sort_unstable();
-        found.into_iter().map(|(_, id)| id).collect()
-    }
-
-    /// Counters of the endpoints this core has seen.
-    pub fn counters(&self) -> impl Iterator<Item = (EndpointId, &EndpointCounters)> {
-        self.endpoint_index.iter().map(|(&id, &place)| (id, &self.counters[place as usize]))
-    }
-
-    /// What the core holds now.
-    pub fn gauges(&self) -> CoreGauges {
-        CoreGauges {
-            connections: self.connections.len(),
-            sessions: self.sessions.len(),
-            subscriptions: self.sessions.iter().map(|(_, s)| s.subscriptions.len()).sum(),
-            retained_messages: self.spaces.iter().map(|s| s.retained.count()).sum(),
-            retained_bytes: self.spaces.iter().map(|s| s.retained.bytes()).sum(),
-            inflight: self.sessions.iter().map(|(_, s)| s.inflight.len()).sum(),
-            queued: self.sessions.iter().map(|(_, s)| s.queue.len()).sum(),
-        }
-    }
-
     /// The place of an endpoint's counters.
     pub(super) fn endpoint_place(&mut self, id: EndpointId) -> u32 {
         *self.endpoint_index.entry(id).or_insert_with(|| {
             self.counters.push(EndpointCounters::default());
             (self.counters.len() - 1) as u32
         })
-    }
-
-    /// Stops reading from a publisher, here or on its shard.
-    pub(super) fn pause(&mut self, origin: Origin) {
-        if origin.shard == self.config.shard {
-            self.pause_here(origin.connection);
-        } else if let Some(link) = self.links.get_mut(usize::from(origin.shard.0)) {
-            link.push(Item::Pause(origin.connection));
-        }
-    }
-
-    pub(super) fn resume(&mut self, origin: Origin) {
-        if origin.shard == self.config.shard {
-            self.resume_here(origin.connection);
-        } else if let Some(link) = self.links.get_mut(usize::from(origin.shard.0)) {
-            link.push(Item::Resume(origin.connection));
-        }
-    }
-
-    fn pause_here(&mut self, id: ConnId) {
-        if let Some(connection) = self.connections.get_generation(id.slot, id.generation) {
-            connection.pauses += 1;
-        }
-    }
-
-    fn resume_here(&mut self, id: ConnId) {
-        if let Some(connection) = self.connections.get_generation(id.slot, id.generation)
-            && connection.pauses > 0
-        {
-            connection.pauses -= 1;
-            if connection.pauses == 0 {
-                self.resumed.push(id);
-            }
-        }
-    }
-
-    /// The namespace of that name, made where it is new.
-    pub(super) fn space(&mut self, name: &str) -> SpaceId {
-        if let Some(&id) = self.space_index.get(name) {
-            return id;
-        }
-        let (id, name) = (self.spaces.len() as SpaceId, Arc::<str>::from(name));
-        self.space_index.insert(Arc::clone(&name), id);
-        self.spaces.push(Space { name, subscriptions: Subscriptions::new(), retained: Retained::new() });
-        id
-    }
-
-    /// Tells another shard what a namespace's number means, once.
-    pub(super) fn define_space(&mut self, to: ShardId, id: SpaceId) {
-        let link = &mut self.links[usize::from(to.0)];
-        let place = id as usize;
-        if link.defined.len() <= place {
-            link.defined.resize(place + 1, false);
-        }
-        if !std::mem::replace(&mut link.defined[place], true) {
-            link.push(Item::Space { id, name: Arc::clone(&self.spaces[place].name) });
-        }
-    }
-
-    fn learn_space(&mut self, from: ShardId, theirs: SpaceId, name: &str) {
-        let ours = self.space(name);
-        let spaces = &mut self.links[usize::from(from.0)].spaces;
-        if spaces.len() <= theirs as usize {
-            spaces.resize(theirs as usize + 1, ours);
-        }
-        spaces[theirs as usize] = ours;
-    }
-
-    fn space_of(&mut self, from: ShardId, theirs: SpaceId) -> SpaceId {
-        let known = self.links[usize::from(from.0)].spaces.get(theirs as usize).copied();
-        debug_assert!(known.is_some(), "a namespace is told before it is used");
-        known.unwrap_or_else(|| self.space(""))
-    }
-
-    fn session_hash(&self, space: SpaceId, client_id: &str) -> u64 {
-        let mut hasher = self.hasher.build_hasher();
-        hasher.write_u32(space);
-        hasher.write(client_id.as_bytes());
-        hasher.finish()
-    }
-
-    pub(super) fn find_session(&self, space: SpaceId, client_id: &str) -> Option<SessionId> {
-        let same =
-            |&id: &SessionId| self.sessions.get(id).is_some_and(|s| s.space == space && *s.client_id == *client_id);
-        self.session_index.find(self.session_hash(space, client_id), same).copied()
-    }
-
-    pub(super) fn index_session(&mut self, space: SpaceId, id: SessionId) {
-        let Some(session) = self.sessions.get(id) else { return };
-        let hash = self.session_hash(space, &session.client_id);
-        let (sessions, hasher) = (&self.sessions, &self.hasher);
-        self.session_index.insert_unique(hash, id, |&id| {
-            let mut hasher = hasher.build_hasher();
-            if let Some(session) = sessions.get(id) {
-                hasher.write_u32(session.space);
-                hasher.write(session.client_id.as_bytes());
-            }
-            hasher.finish()
-        });
-    }
-
-    pub(super) fn unindex_session(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.get(id) else { return };
-        let hash = self.session_hash(session.space, &session.client_id);
-        if let Ok(entry) = self.session_index.find_entry(hash, |&other| other == id) {
-            entry.remove();
-        }
     }
 }

@@ -34,6 +34,9 @@ impl Core {
         let (slot, generation) = self.connections.insert(connection);
         let id = ConnId { slot, generation };
         if let Some(session) = self.sessions.get_mut(session_id) {
+            if std::mem::take(&mut session.counted_away) {
+                self.away.subtract(session.policy.id);
+            }
             session.connection = Some(slot);
             session.expiry_s = expiry_s;
             session.ends_at = Millis::MAX;
@@ -116,6 +119,7 @@ impl Core {
             connection: None,
             expiry_s: 0,
             ends_at: Millis::MAX,
+            counted_away: false,
             policy: Arc::clone(&admission.policy),
             subscriptions: Vec::new(),
             inflight: Inflight::new(),
@@ -272,9 +276,13 @@ impl Core {
             rare.pending.clear();
         }
         if session.expiry_s == 0 {
-            self.end_session(id, now);
-            return;
+            return self.end_session(id, now);
         }
+        // One more than the endpoint may keep is not kept.
+        if !self.away.try_add(session.policy.id, session.policy.limits.max_sessions) {
+            return self.end_session(id, now);
+        }
+        session.counted_away = true;
         session.queue.retain(|queued| queued.delivery.qos > QoS::AtMostOnce);
         let reference = SessionRef { id, generation };
         session.ends_at = match session.expiry_s {
@@ -322,6 +330,9 @@ impl Core {
         }
         self.unindex_session(id);
         let Some(mut session) = self.sessions.remove(id) else { return };
+        if session.counted_away {
+            self.away.subtract(session.policy.id);
+        }
         let shared = session.rare.as_mut().map(|rare| std::mem::take(&mut rare.shared)).unwrap_or_default();
         shared.iter().for_each(|shared| self.leave_group(shared, was));
         if !shared.is_empty() {

@@ -5,19 +5,24 @@
 //! what it wrote into the connections' [`OutBuf`]s and into the [`Batch`]es for other shards.
 //!
 //! - `core`: the state and the interface; `lifecycle`: connections, sessions and wills; `publish`, `subscribe`, `acks`:
-//!   packets from clients; `deliver`: messages to clients; `shared`: shared subscriptions; `link`: other shards.
+//!   packets from clients; `deliver`: messages to clients; `shared`: shared subscriptions; `link`, `exchange`: other shards;
+//!   `names`: namespaces and client ids; `inspect`: what the status is told.
 //! - `tree`, `subscriptions`, `retained`, `session`, `connection`, `inflight`, `message`, `view`, `out`: what they hold.
 //! - `policy`, `limits`: the bounds, an endpoint's and the node's.
 
 mod acks;
+mod away;
 mod connection;
 mod core;
 mod deliver;
+mod exchange;
 mod inflight;
+mod inspect;
 mod lifecycle;
 pub mod limits;
 mod link;
 mod message;
+mod names;
 mod out;
 mod policy;
 mod pool;
@@ -37,6 +42,7 @@ mod tree;
 mod view;
 
 pub use self::core::*;
+pub use away::AwaySessions;
 pub use link::Batch;
 pub use out::OutBuf;
 pub use policy::*;

@@ -36,6 +36,8 @@ pub(super) struct Session {
     pub(super) expiry_s: u32,
     /// When it ends, while away.
     pub(super) ends_at: Millis,
+    /// Counted among its endpoint's sessions of clients that are away.
+    pub(super) counted_away: bool,
     /// Of the endpoint it was last connected to; also in force while away.
     pub(super) policy: Arc<EndpointPolicy>,
     /// The nodes of its filters.

@@ -63,6 +63,28 @@ pub struct EndpointCounters {
     pub protocol_errors: u64,
 }
 
+/// A connection and its session, for the status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionDetail {
+    pub client_id: String,
+    pub keep_alive_s: u16,
+    /// `u32::MAX`: never.
+    pub session_expiry_s: u32,
+    /// Filters, shared ones as `$share/group/filter`.
+    pub subscriptions: Vec<String>,
+    /// Messages sent and not yet acknowledged.
+    pub inflight: usize,
+    /// Messages that wait.
+    pub queued: usize,
+    pub queued_bytes: u64,
+    /// Bytes that wait for the socket.
+    pub waiting_bytes: usize,
+    /// It did not keep up lately: nobody waits for it.
+    pub slow: bool,
+    /// Its reading pauses, for a slow receiver or for its rate.
+    pub paused: bool,
+}
+
 /// What a core holds now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CoreGauges {

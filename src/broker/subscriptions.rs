@@ -417,6 +417,11 @@ impl Subscriptions {
         self.tree.value_mut(node).subscribers.get_mut(session).map(|_| node)
     }
 
+    /// The filter of a node.
+    pub(super) fn filter(&self, node: NodeId) -> String {
+        self.tree.path(node)
+    }
+
     /// The filter and subscriber of a session at a node.
     pub(super) fn get(&mut self, node: NodeId, session: SessionId) -> Option<(String, Subscriber)> {
         let subscriber = *self.tree.value_mut(node).subscribers.get_mut(session)?;
