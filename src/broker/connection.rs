@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use super::rate::Rates;
 use super::subscriptions::SessionId;
 use super::{ConnId, EndpointPolicy, Millis, OutBuf, Principal, ShardId};
-use crate::mqtt::ProtocolVersion;
+use crate::mqtt::{ProtocolVersion, QoS};
 
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -34,9 +34,34 @@ pub(super) struct Connection {
     pub(super) pauses: u16,
     /// Publishers that wait for this connection to take what was written to it.
     pub(super) waiters: Vec<Origin>,
+    /// What its rules permitted last; forgotten when they change. Most clients publish to one topic again and again.
+    pub(super) permitted: Option<Box<Permitted>>,
     /// Until when it counts as slow.
     pub(super) slow_until: Millis,
     pub(super) rare: Option<Box<Aside>>,
+}
+
+/// A publish that was permitted.
+#[derive(Debug)]
+pub(super) struct Permitted {
+    topic: String,
+    qos: QoS,
+    retain: bool,
+}
+
+impl Connection {
+    /// Whether the same publish was permitted by the rules in force.
+    pub(super) fn was_permitted(&self, topic: &str, qos: QoS, retain: bool) -> bool {
+        self.permitted.as_ref().is_some_and(|p| p.qos == qos && p.retain == retain && p.topic == topic)
+    }
+
+    /// Remembers a permission of the rules in force.
+    pub(super) fn permit(&mut self, topic: &str, qos: QoS, retain: bool) {
+        let permitted = self.permitted.get_or_insert_with(|| Box::new(Permitted { topic: String::new(), qos, retain }));
+        permitted.topic.clear();
+        permitted.topic.push_str(topic);
+        (permitted.qos, permitted.retain) = (qos, retain);
+    }
 }
 
 /// What few connections have.

@@ -336,6 +336,7 @@ impl Core {
         for id in self.connections(policy.id) {
             let Some(connection) = self.connections.get_mut(id.slot) else { continue };
             connection.policy = Arc::clone(&policy);
+            connection.permitted = None;
             let rates = super::rate::Rates::new(&policy.limits, now);
             if rates.is_some() || connection.rare.is_some() {
                 connection.aside().rates = rates;

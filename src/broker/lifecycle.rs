@@ -153,6 +153,7 @@ impl Core {
             out: OutBuf::default(),
             pauses: 0,
             waiters: Vec::new(),
+            permitted: None,
             slow_until: 0,
             rare: None,
         };

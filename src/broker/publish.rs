@@ -121,7 +121,10 @@ impl Core {
     }
 
     fn authorize_publish(&mut self, slot: u32, publish: &Publish<'_>) -> Result<(), Refused> {
-        let Some(connection) = self.connections.get(slot) else { return Ok(()) };
+        let Some(connection) = self.connections.get_mut(slot) else { return Ok(()) };
+        if connection.was_permitted(publish.topic, publish.qos, publish.retain) {
+            return Ok(());
+        }
         let topic = match publish.properties.topic_alias {
             Some(alias) if publish.topic.is_empty() => connection
                 .rare
@@ -147,7 +150,13 @@ impl Core {
         let acls = [&connection.policy.acl, &connection.principal.claims_acl];
         let allowed =
             acls.into_iter().flatten().all(|acl| acl.may_publish(subject, topic, publish.qos, publish.retain));
-        if allowed { Ok(()) } else { refused }
+        if !allowed {
+            return refused;
+        }
+        if !publish.topic.is_empty() {
+            connection.permit(publish.topic, publish.qos, publish.retain);
+        }
+        Ok(())
     }
 
     fn take_rate(&mut self, id: ConnId, size: usize, now: Millis) {
