@@ -56,6 +56,12 @@ impl Admission {
         Ok(Arc::new(Guard { memory: Arc::clone(&self.memory), bans, failures, inner }))
     }
 
+    #[cfg(test)]
+    pub(super) fn chains_in_force(&self) -> usize {
+        let chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        chains.values().filter(|known| known.chain.strong_count() > 0).count()
+    }
+
     fn chain(&self, auth: &Arc<Auth>, read: &ReadFile<'_>) -> Result<Arc<Chain>, String> {
         let mut contents = Contents::new();
         for path in files(auth) {

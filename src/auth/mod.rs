@@ -121,3 +121,6 @@ pub trait Authenticate: Send + Sync {
     /// whose authentication changed; those it does not confirm are drained.
     fn confirms(&self, principal: &Principal, client_id: &str) -> bool;
 }
+
+#[cfg(test)]
+mod tests;
