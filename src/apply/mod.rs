@@ -1,5 +1,24 @@
 //! Executes plans: binds, installs, drains. Where the control plane and the data plane meet.
+//!
+//! [`Reconciler`] is the loop's body (`reconciler`: a reading comes in; `converge`: plan, prepare, commit; `observe`:
+//! conditions and what is published); [`run`] is the loop.
 
+mod compile;
+mod converge;
+mod drain;
+mod files;
+mod history;
+mod observe;
+mod plane;
+mod port_holder;
+mod reconciler;
+mod service;
 mod state;
+mod tls;
 
+pub use files::{FileSystem, ReadFiles};
+pub use history::{HISTORY_MAX, History};
+pub use plane::{Plane, SocketChange};
+pub use reconciler::{Next, Reconciler, ReconcilerOptions, Start};
+pub use service::{Kept, Signal, run, signals, source_name, wall_clock};
 pub use state::*;

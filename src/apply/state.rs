@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::broker::EndpointId;
 use crate::config::{Declared, Diagnostic, Endpoint};
-use crate::reconcile::{Conditions, Timestamp};
+use crate::reconcile::{Conditions, Plan, Timestamp};
 pub use crate::source::Commit;
 
 /// How far this broker is.
@@ -43,11 +43,35 @@ pub struct ControlState {
     pub diagnostics: Arc<[Diagnostic]>,
     /// By name; declared ones, held ones, and those that are still draining.
     pub endpoints: BTreeMap<String, EndpointState>,
+    /// What the last pass planned, with what had to wait.
+    pub plan: Arc<Plan>,
     /// Newest last.
     pub history: Arc<VecDeque<HistoryEntry>>,
     /// Passes since the start, and how long the last one took, microseconds.
     pub passes: u64,
     pub last_pass_us: u64,
+}
+
+impl ControlState {
+    /// Nothing is known yet.
+    pub fn starting(node_name: String, now: Timestamp, source: SourceState) -> Self {
+        Self {
+            node_name,
+            started_at: now,
+            phase: Phase::Starting,
+            suspended: false,
+            source,
+            declaration_digest: String::new(),
+            live_digest: String::new(),
+            declared: Arc::default(),
+            diagnostics: Arc::from([]),
+            endpoints: BTreeMap::new(),
+            plan: Arc::default(),
+            history: Arc::default(),
+            passes: 0,
+            last_pass_us: 0,
+        }
+    }
 }
 
 /// Where declarations come from, and how fresh they are.

@@ -13,6 +13,7 @@ mod input;
 mod man;
 mod print;
 mod render;
+mod run;
 mod schema;
 mod validate;
 
@@ -33,6 +34,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Run(run::Args),
     Validate(validate::Args),
     Diff(diff::Args),
     Render(render::Args),
@@ -49,6 +51,7 @@ pub fn main() -> ExitCode {
         Err(error) => return refuse_usage(&error),
     };
     let result = match cli.verb {
+        Verb::Run(args) => run::run(args),
         Verb::Validate(args) => validate::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Render(args) => render::run(args),

@@ -9,8 +9,7 @@ use serde_json::Value;
 use crate::config;
 
 use crate::config::{
-    Acl, Auth, Authenticator, Ban, ChangeClass, Declared, Endpoint, FieldChange, FileRef, HeaderValue, Kind, Name,
-    Origin, SecretRef,
+    Acl, Auth, Authenticator, Ban, ChangeClass, Declared, Endpoint, FieldChange, FileRef, Kind, Name, Origin, SecretRef,
 };
 
 /// What a referenced file holds: a digest of its content, or why it cannot be read.
@@ -190,8 +189,8 @@ fn credential_files(link: &Authenticator, note: &mut dyn FnMut(&FileRef, FileRol
             if let Some(file) = &link.ca_file {
                 note(file, FileRole::Identity);
             }
-            for value in link.headers.values() {
-                if let HeaderValue::Secret(SecretRef::File(file)) = value {
+            for secret in link.secrets() {
+                if let SecretRef::File(file) = secret {
                     note(file, FileRole::Identity);
                 }
             }

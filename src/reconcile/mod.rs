@@ -4,6 +4,7 @@ mod conditions;
 mod effective;
 mod guard;
 mod plan;
+pub mod render;
 mod timestamp;
 
 pub use conditions::*;

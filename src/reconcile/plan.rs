@@ -57,6 +57,21 @@ pub enum ActionKind {
     None,
 }
 
+impl ActionKind {
+    /// As plans and the history write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Add => "add",
+            Self::Update => "update",
+            Self::Rebind => "rebind",
+            Self::Drain => "drain",
+            Self::Remove => "remove",
+            Self::Conflicted => "conflicted",
+            Self::None => "none",
+        }
+    }
+}
+
 /// What to do with one endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Action {
@@ -97,6 +112,17 @@ impl Disconnects {
         }
     }
 
+    /// Of two endpoints together.
+    pub fn plus(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, some) | (some, Self::None) => some,
+            (Self::Uncounted, _) | (_, Self::Uncounted) => Self::Uncounted,
+            (Self::Exactly(a), Self::Exactly(b)) => Self::Exactly(a.saturating_add(b)),
+            (a, b) => Self::UpTo(a.at_most().saturating_add(b.at_most())),
+        }
+    }
+
+    /// Of two changes of one endpoint.
     fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::None, some) | (some, Self::None) => some,

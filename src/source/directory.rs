@@ -171,7 +171,7 @@ pub(super) async fn follow<R, L>(
                     unsettled = Some("files changed while they were read".into());
                 }
                 reading.unsettled = unsettled.take().or(reading.unsettled);
-                SourceEvent::Read(reading)
+                SourceEvent::Read(Box::new(reading))
             }
             Err(error) => SourceEvent::Trouble(error),
         };

@@ -67,7 +67,7 @@ impl SourceError {
 /// What a source tells the reconciler.
 #[derive(Debug)]
 pub enum SourceEvent {
-    Read(Reading),
+    Read(Box<Reading>),
     Trouble(SourceError),
 }
 

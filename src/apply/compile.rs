@@ -1,0 +1,128 @@
+//! A declaration, with what it refers to, to what a listener runs by.
+
+use std::sync::Arc;
+
+use super::files::Contents;
+use super::tls;
+use crate::auth::{self, Admission, Authenticate};
+use crate::broker::{Authorize, EndpointId, EndpointPolicy};
+use crate::config::{self, BindAddress, Endpoint};
+use crate::net::{
+    AcceptOverflow, ChildOptions, HandshakeLimits, IpRange, KeepAlive, ListenerPolicy, ProxyProtocolPolicy, SocketKey,
+    SocketOptions, Transport, WebSocketPolicy,
+};
+use crate::reconcile::Effective;
+
+/// The policy of an endpoint as of one of its generations.
+///
+/// # Errors
+/// Which file cannot be used, and why.
+pub(super) fn policy(
+    id: EndpointId,
+    generation: u64,
+    effective: &Effective,
+    admission: &Admission,
+    files: &Contents,
+) -> Result<ListenerPolicy, String> {
+    let endpoint = &*effective.endpoint;
+    let transport = match &endpoint.ssl_config {
+        None => Transport::Plain,
+        Some(ssl) => Transport::Tls(tls::load(endpoint, ssl, files)?),
+    };
+    Ok(ListenerPolicy {
+        endpoint: Arc::new(endpoint_policy(id, generation, effective)),
+        transport,
+        websocket: endpoint.use_websocket.then(|| websocket(endpoint)),
+        proxy_protocol: endpoint.proxy_protocol.as_ref().map(proxy_protocol),
+        authenticate: authenticate(admission, effective, files)?,
+        max_connections: endpoint.max_connection_size,
+        max_connections_per_address: endpoint.max_connection_per_address,
+        max_pending_connections: endpoint.max_pending_connections,
+        max_connections_per_s: endpoint.max_connection_per_second,
+        accept_overflow: match endpoint.accept_overflow {
+            config::AcceptOverflow::Delay => AcceptOverflow::Delay,
+            config::AcceptOverflow::Refuse => AcceptOverflow::Refuse,
+        },
+        child: child_options(&endpoint.child_options),
+        handshake: HandshakeLimits { time_ms: endpoint.connect_timeout_ms, ..HandshakeLimits::default() },
+    })
+}
+
+fn endpoint_policy(id: EndpointId, generation: u64, effective: &Effective) -> EndpointPolicy {
+    let endpoint = &*effective.endpoint;
+    let acl = endpoint.enable_acl.then(|| match &effective.acl {
+        Some(acl) => Arc::new(auth::RuleSet::compile(acl)) as Arc<dyn Authorize>,
+        None => Arc::new(auth::DenyAll),
+    });
+    EndpointPolicy {
+        id,
+        name: endpoint.name.to_arc(),
+        generation,
+        namespace: endpoint.mountpoint.clone().unwrap_or_default(),
+        versions: endpoint.protocol_versions.0,
+        limits: endpoint.limits(),
+        acl,
+    }
+}
+
+fn authenticate(
+    admission: &Admission,
+    effective: &Effective,
+    files: &Contents,
+) -> Result<Arc<dyn Authenticate>, String> {
+    let enabled = effective.endpoint.enable_auth;
+    admission.authenticate(enabled, effective.auth.as_ref(), &effective.bans, &|path| files.get(path))
+}
+
+fn websocket(endpoint: &Endpoint) -> WebSocketPolicy {
+    let origins = &endpoint.websocket.origins;
+    WebSocketPolicy {
+        path: endpoint.path.to_string(),
+        allowed_origins: (!origins.is_empty()).then(|| origins.iter().map(ToString::to_string).collect()),
+        // A WebSocket message may hold several packets, and part of one.
+        max_message_bytes: u64::from(endpoint.message_max_size).saturating_mul(2),
+    }
+}
+
+fn proxy_protocol(proxy: &config::ProxyProtocol) -> ProxyProtocolPolicy {
+    let range = |cidr: &config::Cidr| IpRange { network: cidr.network(), prefix_bits: cidr.prefix_len() };
+    ProxyProtocolPolicy {
+        sources: proxy.trusted_sources.iter().map(range).collect(),
+        client_certificate: proxy.client_certificate,
+    }
+}
+
+fn child_options(child: &config::ChildOptions) -> ChildOptions {
+    ChildOptions {
+        no_delay: child.no_delay,
+        keep_alive: child.keep_alive.then(|| KeepAlive {
+            idle_s: child.keep_alive_idle_s.map(u32::from),
+            interval_s: child.keep_alive_interval_s.map(u32::from),
+            count: child.keep_alive_count.map(u32::from),
+        }),
+        send_buffer_bytes: child.send_buffer,
+        receive_buffer_bytes: child.receive_buffer,
+        user_timeout_ms: child.user_timeout_ms,
+    }
+}
+
+/// The options of an endpoint's listening socket.
+pub(super) fn socket_options(endpoint: &Endpoint) -> SocketOptions {
+    let server = &endpoint.server_options;
+    SocketOptions {
+        backlog: server.backlog,
+        reuse_port: server.reuse_port,
+        receive_buffer_bytes: server.receive_buffer,
+        send_buffer_bytes: server.send_buffer,
+        defer_accept_s: server.defer_accept_s.map(u32::from),
+        unix_mode: server.unix_mode.map(|mode| mode.0),
+    }
+}
+
+/// The key of the socket at an address.
+pub(super) fn socket_key(address: &BindAddress) -> SocketKey {
+    match address {
+        BindAddress::Tcp(address) => SocketKey::Tcp(*address),
+        BindAddress::Unix(path) => SocketKey::Unix(path.to_path_buf()),
+    }
+}

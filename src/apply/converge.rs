@@ -1,0 +1,337 @@
+//! One pass from declared to live: plan, prepare everything, then commit it at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::files::{Contents, ReadFiles, hex};
+use super::plane::{Plane, SocketChange};
+use super::reconciler::{Leaving, Reconciler, Running};
+use super::{compile, drain, port_holder};
+use crate::broker::EndpointId;
+use crate::config::{ChangeClass, Name};
+use crate::net::{ListenerPolicy, SocketKey, SocketOptions};
+use crate::reconcile::{self, Action, ActionKind, Effective, Live, LiveEndpoint, Pinned, Plan, Reason, Timestamp};
+
+/// Why an action could not be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+/// What came of a pass.
+#[derive(Debug, Default)]
+pub(super) struct Converged {
+    /// What was planned, with what had to wait.
+    pub(super) plan: Plan,
+    pub(super) failures: BTreeMap<Name, Failure>,
+    /// What could not be read of what the endpoints refer to.
+    pub(super) unreadable: BTreeMap<Name, String>,
+}
+
+/// An action whose sockets are bound and whose files are loaded.
+struct Prepared<S> {
+    id: EndpointId,
+    key: SocketKey,
+    options: SocketOptions,
+    policy: Arc<ListenerPolicy>,
+    /// `None`: a socket that is there already takes the policy.
+    socket: Option<S>,
+    digest: Arc<str>,
+}
+
+impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
+    /// Brings live to what is applied, as far as it can be done; an action that fails concerns its endpoint alone.
+    pub(super) async fn converge(&mut self, now: Timestamp) -> Converged {
+        self.forget_the_gone();
+        let referenced = self.referenced();
+        let contents = Contents::read(&mut self.files, referenced.iter());
+        let live = self.live();
+        let mut pinned = Pinned::new();
+        let mut failures = BTreeMap::new();
+        let mut prepared: BTreeMap<Name, Prepared<P::Socket>> = BTreeMap::new();
+        let plan = loop {
+            let plan = reconcile::plan(&self.applied, &live, &self.options.node, &contents.digests, &pinned);
+            prepared.retain(|name, _| plan.due().any(|action| action.name == *name));
+            let mut failed = false;
+            for action in plan.due().filter(|action| needs_preparation(action)) {
+                if prepared.contains_key(&action.name) {
+                    continue;
+                }
+                match self.prepare(action, &live, &contents) {
+                    Ok(ready) => drop(prepared.insert(action.name.clone(), ready)),
+                    Err(failure) => {
+                        failed = true;
+                        pinned.insert(action.name.clone(), failure.message.clone());
+                        failures.insert(action.name.clone(), failure);
+                    }
+                }
+            }
+            if !failed {
+                break plan;
+            }
+        };
+        let unreadable = self.unreadable(&contents);
+        let mut converged = Converged { plan, failures, unreadable };
+        self.commit(&mut converged, prepared, now).await;
+        converged
+    }
+
+    /// Files that what is applied refers to.
+    fn referenced(&self) -> BTreeSet<PathBuf> {
+        let endpoints = self.applied.endpoints.values().filter(|endpoint| endpoint.is_for(&self.options.node.labels));
+        endpoints
+            .flat_map(|endpoint| {
+                let auth = endpoint.enable_auth.then(|| self.applied.auths.get(endpoint.auth_name())).flatten();
+                reconcile::references(endpoint, auth.map(|auth| &**auth))
+            })
+            .map(|reference| reference.path)
+            .collect()
+    }
+
+    fn unreadable(&self, contents: &Contents) -> BTreeMap<Name, String> {
+        let mut found = BTreeMap::new();
+        for (name, endpoint) in self.applied.endpoints.iter().filter(|(_, endpoint)| endpoint.enabled) {
+            let auth = endpoint.enable_auth.then(|| self.applied.auths.get(endpoint.auth_name())).flatten();
+            for reference in reconcile::references(endpoint, auth.map(|auth| &**auth)) {
+                if let Some(Err(message)) = contents.digests.get(&reference.path) {
+                    found.entry(name.clone()).or_insert_with(|| format!("{}: {message}", reference.path.display()));
+                }
+            }
+        }
+        found
+    }
+
+    /// What runs, as the sockets themselves say.
+    fn live(&self) -> Live {
+        let alive: BTreeSet<SocketKey> =
+            self.plane.listeners().into_iter().filter(|status| status.alive).map(|status| status.key).collect();
+        let endpoints = self.running.iter().map(|(name, running)| {
+            let live = LiveEndpoint {
+                effective: running.effective.clone(),
+                address: running.address.clone(),
+                listening: alive.contains(&running.key),
+                connections: Some(self.plane.connections(running.id)),
+            };
+            (name.clone(), live)
+        });
+        Live { endpoints: endpoints.collect() }
+    }
+
+    fn prepare(&mut self, action: &Action, live: &Live, files: &Contents) -> Result<Prepared<P::Socket>, Failure> {
+        let (Some(effective), Some(to)) = (&action.effective, &action.to) else {
+            return Err(Failure { reason: Reason::Pending, message: "there is nothing to prepare".into() });
+        };
+        let bad_file = |message| Failure { reason: Reason::BadFile, message };
+        let known = self.running.get(&action.name);
+        let id = known.map_or(EndpointId(self.next_id), |running| running.id);
+        let generation = self.generations.get(&action.name).copied().unwrap_or_default() + 1;
+        let policy = compile::policy(id, generation, effective, &self.admission, files).map_err(bad_file)?;
+        let key = compile::socket_key(to);
+        let options = compile::socket_options(&effective.endpoint);
+        let restarts = action.changes.iter().any(|change| change.path == "restartedAt");
+        let socket = if !restarts && self.has_socket(&key, &options, live) || self.keeps_unix_socket(&key, live) {
+            None
+        } else {
+            Some(self.plane.bind(&key, &options).map_err(|e| bind_failure(&key, &e))?)
+        };
+        if known.is_none() {
+            self.next_id += 1;
+        }
+        Ok(Prepared { id, key, options, policy: Arc::new(policy), socket, digest: digest_of(effective) })
+    }
+
+    /// Whether a live socket of ours, whoever has it now, is what is wanted.
+    fn has_socket(&self, key: &SocketKey, options: &SocketOptions, live: &Live) -> bool {
+        self.running.iter().any(|(name, running)| {
+            let listening = live.endpoints.get(name).is_some_and(|live| live.listening);
+            running.key == *key && running.options == *options && listening
+        })
+    }
+
+    /// A Unix socket's path cannot be bound twice: a live one stays, whatever its options.
+    fn keeps_unix_socket(&self, key: &SocketKey, live: &Live) -> bool {
+        matches!(key, SocketKey::Unix(_))
+            && self.running.iter().any(|(name, running)| {
+                running.key == *key && live.endpoints.get(name).is_some_and(|live| live.listening)
+            })
+    }
+
+    /// Puts everything prepared in force between two accepts, then deals with who is connected.
+    async fn commit(
+        &mut self,
+        converged: &mut Converged,
+        prepared: BTreeMap<Name, Prepared<P::Socket>>,
+        now: Timestamp,
+    ) {
+        let leaving: Vec<Action> = converged
+            .plan
+            .due()
+            .filter(|action| matches!(action.kind, ActionKind::Remove | ActionKind::Drain))
+            .cloned()
+            .collect();
+        let (changes, installed) = self.changes(&leaving, prepared);
+        if !changes.is_empty()
+            && let Err(error) = self.plane.install(changes).await
+        {
+            tracing::error!(%error, "the data plane refused a change; the next pass begins with what it has");
+            for (name, _) in installed {
+                let failure = Failure { reason: Reason::BindFailed, message: error.to_string() };
+                converged.failures.insert(name, failure);
+            }
+            return;
+        }
+        for action in &leaving {
+            self.let_go(action, now);
+        }
+        for (name, new) in installed {
+            if let Some(action) = converged.plan.get(name.as_str()).cloned() {
+                self.put_in_force(&action, new).await;
+            }
+        }
+        for action in converged.plan.due().filter(|action| !needs_preparation(action)) {
+            if let (Some(running), Some(effective)) = (self.running.get_mut(&action.name), &action.effective) {
+                running.effective = effective.clone(); // cosmetic
+                running.digest = digest_of(effective);
+            }
+        }
+    }
+
+    /// What to tell the acceptor, and what it puts in force.
+    #[allow(clippy::type_complexity)] // a pair of lists, taken apart at once
+    fn changes(
+        &self,
+        leaving: &[Action],
+        prepared: BTreeMap<Name, Prepared<P::Socket>>,
+    ) -> (Vec<SocketChange<P::Socket>>, Vec<(Name, Prepared<()>)>) {
+        let going: BTreeSet<&Name> = leaving.iter().map(|action| &action.name).collect();
+        let mut wanted: BTreeSet<SocketKey> = prepared.values().map(|new| new.key.clone()).collect();
+        let staying = |name: &Name| !going.contains(name) && !prepared.contains_key(name);
+        wanted.extend(self.running.iter().filter(|(name, _)| staying(name)).map(|(_, running)| running.key.clone()));
+        let unwanted: BTreeSet<&SocketKey> =
+            self.running.values().map(|running| &running.key).filter(|key| !wanted.contains(*key)).collect();
+        let unwanted: Vec<SocketKey> = unwanted.into_iter().cloned().collect();
+        let mut changes = Vec::new();
+        let mut installed = Vec::new();
+        for (name, new) in prepared {
+            let Prepared { id, key, options, policy, socket, digest } = new;
+            changes.push(match socket {
+                Some(socket) => SocketChange::Add { socket, policy: Arc::clone(&policy) },
+                None => SocketChange::SetPolicy { key: key.clone(), policy: Arc::clone(&policy) },
+            });
+            installed.push((name, Prepared { id, key, options, policy, socket: None, digest }));
+        }
+        let installed_here: BTreeSet<SocketKey> = self.plane.listeners().into_iter().map(|status| status.key).collect();
+        changes.extend(
+            unwanted.into_iter().filter(|key| installed_here.contains(key)).map(|key| SocketChange::Remove { key }),
+        );
+        (changes, installed)
+    }
+
+    /// An endpoint's listener is gone; its clients are asked to leave.
+    fn let_go(&mut self, action: &Action, now: Timestamp) {
+        let Some(running) = self.running.remove(&action.name) else { return };
+        let connections = self.plane.connections(running.id);
+        let for_good = action.kind == ActionKind::Remove;
+        let plan = drain::everybody(&running.effective.endpoint.drain, connections, for_good);
+        self.start_drain(&action.name, &running, plan);
+        tracing::info!(endpoint = %action.name, address = %running.address, connections, "listener closed");
+        self.leaving.push(Leaving { name: action.name.clone(), id: running.id, address: running.address, since: now });
+    }
+
+    async fn put_in_force(&mut self, action: &Action, new: Prepared<()>) {
+        let Some(effective) = action.effective.clone() else { return };
+        let Some(address) = action.to.clone() else { return };
+        let endpoint = Arc::clone(&effective.endpoint);
+        let policy = new.policy;
+        *self.generations.entry(action.name.clone()).or_default() = policy.endpoint.generation;
+        let moved = action.from.as_ref().is_some_and(|from| *from != address);
+        let restarts = action.changes.iter().any(|change| change.path == "restartedAt");
+        let running = Running {
+            id: new.id,
+            effective,
+            address,
+            key: new.key,
+            options: new.options,
+            policy: Arc::clone(&policy),
+            digest: new.digest,
+        };
+        if action.kind == ActionKind::Add {
+            tracing::info!(endpoint = %action.name, address = %running.address, protocol = protocol(&policy), "listening");
+            self.running.insert(action.name.clone(), running);
+            return;
+        }
+        if let Err(error) = self.plane.set_endpoint_policy(Arc::clone(&policy.endpoint)).await {
+            tracing::error!(endpoint = %action.name, %error, "open connections did not get the new policy");
+        }
+        let connections = self.plane.connections(running.id);
+        let plans = if moved || restarts {
+            vec![drain::everybody_before(&policy, &endpoint.drain, connections)]
+        } else {
+            drain::no_longer_admitted(&action.changes, &policy, &endpoint.drain, connections)
+        };
+        for plan in plans {
+            self.start_drain(&action.name, &running, plan);
+        }
+        let changed: Vec<&str> = action.changes.iter().map(|change| change.path.as_str()).collect();
+        tracing::info!(
+            endpoint = %action.name, address = %running.address, changed = changed.join(", "), "changed"
+        );
+        self.running.insert(action.name.clone(), running);
+    }
+}
+
+/// Whether an action needs more than to be noted.
+fn needs_preparation(action: &Action) -> bool {
+    match action.kind {
+        ActionKind::Add | ActionKind::Rebind => true,
+        ActionKind::Update => action.changes.iter().any(|change| change.class > ChangeClass::Cosmetic),
+        ActionKind::Drain | ActionKind::Remove | ActionKind::Conflicted | ActionKind::None => false,
+    }
+}
+
+fn bind_failure(key: &SocketKey, e: &std::io::Error) -> Failure {
+    let (reason, cause) = match e.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            let holder = port_holder::describe(key).map_or_else(String::new, |holder| format!(" by {holder}"));
+            (Reason::AddressInUse, format!("the address is in use{holder}; it is tried again until it is free"))
+        }
+        std::io::ErrorKind::AddrNotAvailable => (Reason::BindFailed, "this machine has no such address".to_owned()),
+        std::io::ErrorKind::PermissionDenied => {
+            (Reason::BindFailed, "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE)".to_owned())
+        }
+        _ => (Reason::BindFailed, e.to_string()),
+    };
+    Failure { reason, message: format!("cannot listen on {key}: {cause}") }
+}
+
+fn protocol(policy: &ListenerPolicy) -> &'static str {
+    let tls = matches!(policy.transport, crate::net::Transport::Tls(_));
+    match (tls, policy.websocket.is_some()) {
+        (false, false) => "mqtt",
+        (true, false) => "mqtts",
+        (false, true) => "ws",
+        (true, true) => "wss",
+    }
+}
+
+/// Over what an endpoint runs by: itself, the documents it refers to, the contents of its files.
+fn digest_of(effective: &Effective) -> Arc<str> {
+    let mut hash = Sha256::new();
+    let mut add = |value: Result<String, serde_json::Error>| {
+        hash.update(value.unwrap_or_default());
+        hash.update([0]);
+    };
+    add(serde_json::to_string(&*effective.endpoint));
+    add(serde_json::to_string(&effective.auth));
+    add(serde_json::to_string(&effective.acl));
+    add(serde_json::to_string(&effective.bans));
+    for digest in effective.files.values() {
+        hash.update(digest.as_ref().map_or("-", |digest| digest));
+        hash.update([0]);
+    }
+    hex(&hash.finalize())
+}

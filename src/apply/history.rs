@@ -1,0 +1,117 @@
+//! Every change of what is live, and every refused attempt: bounded, kept across restarts.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use super::state::{HistoryAction, HistoryEntry, Outcome};
+use crate::config::{self, BuiltInDefaults, Declared, Diagnostic, Name};
+use crate::reconcile::{Effective, Timestamp};
+use crate::source::{Commit, Reading};
+use crate::store::Journal;
+
+/// Entries that are kept.
+pub const HISTORY_MAX: usize = 500;
+/// Bytes of an entry's diff; what is beyond is left out, and said so.
+const DIFF_BYTES_MAX: usize = 64 << 10;
+
+/// The history, newest last.
+#[derive(Debug, Default)]
+pub struct History {
+    entries: Arc<VecDeque<HistoryEntry>>,
+    journal: Option<Journal<HistoryEntry>>,
+    /// The last refusal, so that each is recorded once.
+    refused: Option<(String, Arc<[Diagnostic]>)>,
+}
+
+impl History {
+    /// Goes on where `entries` end; new ones are written to `journal`.
+    pub fn resume(journal: Option<Journal<HistoryEntry>>, entries: VecDeque<HistoryEntry>) -> Self {
+        Self { entries: Arc::new(entries), journal, refused: None }
+    }
+
+    /// All entries.
+    pub(super) fn entries(&self) -> Arc<VecDeque<HistoryEntry>> {
+        Arc::clone(&self.entries)
+    }
+
+    /// Records a refusal of a whole snapshot; says whether it is news.
+    pub(super) fn note_refusal(
+        &mut self,
+        reading: &Reading,
+        summary: &str,
+        diagnostics: &Arc<[Diagnostic]>,
+        now: Timestamp,
+    ) -> bool {
+        let revision = reading.snapshot.revision.to_string();
+        let refused = Some((revision.clone(), Arc::clone(diagnostics)));
+        if self.refused == refused {
+            return false;
+        }
+        self.refused = refused;
+        let actions = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).map(|diagnostic| HistoryAction {
+            endpoint: diagnostic.identity.as_ref().map(|identity| identity.name.to_string()).unwrap_or_default(),
+            action: "refused".to_owned(),
+            error: Some(diagnostic.to_string()),
+        });
+        self.push(HistoryEntry {
+            sequence: 0,
+            at: now,
+            revision,
+            commit: reading.commit.clone(),
+            outcome: Outcome::Refused,
+            summary: summary.to_owned(),
+            actions: actions.collect(),
+            diff: String::new(),
+            duration_us: 0,
+        });
+        true
+    }
+
+    /// Records a change; its sequence number is given here.
+    pub(super) fn push(&mut self, mut entry: HistoryEntry) {
+        entry.sequence = self.entries.back().map_or(1, |last| last.sequence + 1);
+        let entries = Arc::make_mut(&mut self.entries);
+        entries.push_back(entry.clone());
+        while entries.len() > HISTORY_MAX {
+            entries.pop_front();
+        }
+        if let Some(journal) = &mut self.journal
+            && let Err(error) = journal.append(&entry, &self.entries)
+        {
+            tracing::error!(%error, "the history is not kept on disk");
+        }
+    }
+}
+
+/// What is recorded of a change beside what was done.
+pub(super) struct Occasion<'a> {
+    pub(super) revision: String,
+    pub(super) commit: Option<Commit>,
+    pub(super) at: Timestamp,
+    pub(super) before: &'a BTreeMap<Name, Effective>,
+    pub(super) after: &'a BTreeMap<Name, Effective>,
+}
+
+impl Occasion<'_> {
+    /// The unified diff of what endpoints run by, before and after.
+    pub(super) fn diff(&self) -> String {
+        let differs = |name: &&Name| self.before.get(*name) != self.after.get(*name);
+        let of = |all: &BTreeMap<Name, Effective>| {
+            let mut some = Declared::default();
+            for (name, effective) in all.iter().filter(|(name, _)| differs(name)) {
+                some.endpoints.insert(name.clone(), Arc::clone(&effective.endpoint));
+                some.auths.extend(effective.auth.iter().map(|auth| (auth.name.clone(), Arc::clone(auth))));
+                some.acls.extend(effective.acl.iter().map(|acl| (acl.name.clone(), Arc::clone(acl))));
+                some.bans.extend(effective.bans.iter().map(|(name, ban)| (name.clone(), Arc::clone(ban))));
+            }
+            config::canonical(&some, BuiltInDefaults::LeftOut)
+        };
+        let mut diff = config::diff_documents(&of(self.before), &of(self.after));
+        if diff.len() > DIFF_BYTES_MAX {
+            let end = (0..=DIFF_BYTES_MAX).rev().find(|at| diff.is_char_boundary(*at)).unwrap_or_default();
+            diff.truncate(end);
+            diff.push_str("\n... the rest is left out\n");
+        }
+        diff
+    }
+}

@@ -1,0 +1,79 @@
+//! What the control plane asks of the data plane; a simulation answers the same questions.
+
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+
+use crate::broker::{EndpointId, EndpointPolicy};
+use crate::net::{
+    BoundSocket, DataPlane, DrainPlan, ListenerChange, ListenerPolicy, ListenerStatus, PlaneError, SocketKey,
+    SocketOptions,
+};
+
+/// A data plane, as [`DataPlane`] is one; its methods say what each of these does.
+pub trait Plane: Send + Sync + 'static {
+    /// A socket that is bound and not yet accepted from.
+    type Socket: Send;
+
+    fn bind(&self, key: &SocketKey, options: &SocketOptions) -> io::Result<Self::Socket>;
+    fn install(&self, changes: Vec<SocketChange<Self::Socket>>) -> impl Future<Output = Result<(), PlaneError>> + Send;
+    fn set_endpoint_policy(&self, policy: Arc<EndpointPolicy>) -> impl Future<Output = Result<(), PlaneError>> + Send;
+    fn drain(
+        &self,
+        endpoint: EndpointId,
+        plan: DrainPlan,
+    ) -> impl Future<Output = Result<u32, PlaneError>> + Send + 'static;
+    fn listeners(&self) -> Vec<ListenerStatus>;
+    /// Open connections of an endpoint.
+    fn connections(&self, endpoint: EndpointId) -> u32;
+    fn forget(&self, endpoint: EndpointId);
+}
+
+/// [`ListenerChange`], whatever a socket is.
+pub enum SocketChange<S> {
+    Add { socket: S, policy: Arc<ListenerPolicy> },
+    SetPolicy { key: SocketKey, policy: Arc<ListenerPolicy> },
+    Remove { key: SocketKey },
+}
+
+impl Plane for DataPlane {
+    type Socket = BoundSocket;
+
+    fn bind(&self, key: &SocketKey, options: &SocketOptions) -> io::Result<BoundSocket> {
+        DataPlane::bind(self, key, options)
+    }
+
+    async fn install(&self, changes: Vec<SocketChange<BoundSocket>>) -> Result<(), PlaneError> {
+        let changes = changes.into_iter().map(|change| match change {
+            SocketChange::Add { socket, policy } => ListenerChange::Add { socket, policy },
+            SocketChange::SetPolicy { key, policy } => ListenerChange::SetPolicy { key, policy },
+            SocketChange::Remove { key } => ListenerChange::Remove { key },
+        });
+        DataPlane::install(self, changes.collect()).await
+    }
+
+    async fn set_endpoint_policy(&self, policy: Arc<EndpointPolicy>) -> Result<(), PlaneError> {
+        DataPlane::set_endpoint_policy(self, policy).await
+    }
+
+    fn drain(
+        &self,
+        endpoint: EndpointId,
+        plan: DrainPlan,
+    ) -> impl Future<Output = Result<u32, PlaneError>> + Send + 'static {
+        let plane = self.clone();
+        async move { DataPlane::drain(&plane, endpoint, plan).await }
+    }
+
+    fn listeners(&self) -> Vec<ListenerStatus> {
+        DataPlane::listeners(self)
+    }
+
+    fn connections(&self, endpoint: EndpointId) -> u32 {
+        self.endpoint_stats(endpoint).map_or(0, |stats| stats.connections_current)
+    }
+
+    fn forget(&self, endpoint: EndpointId) {
+        self.forget_endpoint(endpoint);
+    }
+}

@@ -1,0 +1,477 @@
+//! The control plane's one loop body: a reading comes in, what can be brought to it is, and what came of it is published.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::converge::{Converged, Failure};
+use super::files::ReadFiles;
+use super::history::History;
+use super::plane::Plane;
+use super::state::{ControlState, LastKnownGood, Phase, SharedState, SourceState, Trouble};
+use crate::auth::Admission;
+use crate::broker::EndpointId;
+use crate::config::{
+    self, BindAddress, Declared, Diagnostic, Identity, Kind, Loaded, Name, NodeContext, Previous, Refusal,
+};
+use crate::net::{DrainPlan, DrainWhich, ListenerPolicy, SocketKey, SocketOptions};
+use crate::reconcile::{Conditions, Effective, Guard, Judgement, Node, Observed, Plan, Timestamp};
+use crate::source::{Reading, SourceError};
+
+/// How this node reconciles.
+#[derive(Debug, Clone)]
+pub struct ReconcilerOptions {
+    pub node_name: String,
+    pub node: Node,
+    /// What declarations are judged against.
+    pub context: NodeContext,
+    /// A snapshot with any error in it is refused whole.
+    pub atomic: bool,
+    /// An empty declaration is meant.
+    pub allow_empty: bool,
+}
+
+/// What the loop does after a pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Wait for a hint.
+    Rest,
+    /// Something is missing that was there: read again soon, before believing it.
+    LookAgain,
+    /// Something failed that may succeed later: try again.
+    Retry,
+}
+
+/// An endpoint that listens.
+pub(super) struct Running {
+    pub(super) id: EndpointId,
+    pub(super) effective: Effective,
+    pub(super) address: BindAddress,
+    pub(super) key: SocketKey,
+    pub(super) options: SocketOptions,
+    pub(super) policy: Arc<ListenerPolicy>,
+    /// Over all that it runs by.
+    pub(super) digest: Arc<str>,
+}
+
+/// An endpoint that listens no more and still has clients.
+#[derive(Debug, Clone)]
+pub(super) struct Leaving {
+    pub(super) name: Name,
+    pub(super) id: EndpointId,
+    pub(super) address: BindAddress,
+    pub(super) since: Timestamp,
+}
+
+/// A drain that has asked everyone it meant.
+#[derive(Debug)]
+pub struct Drained {
+    pub(super) name: Name,
+    pub(super) count: u32,
+}
+
+/// Declared, live, and how the one became the other.
+pub struct Reconciler<P: Plane, F: ReadFiles> {
+    pub(super) options: ReconcilerOptions,
+    pub(super) plane: Arc<P>,
+    pub(super) files: F,
+    /// The node's memory of who failed and who comes too often, and its compiled auth documents.
+    pub(super) admission: Admission,
+    pub(super) guard: Guard,
+    /// What the validator remembers.
+    pub(super) previous: Previous,
+    /// What is to run: the last accepted declaration, with what the guard keeps of older ones.
+    pub(super) applied: Arc<Declared>,
+    /// Whether anything was ever accepted.
+    pub(super) accepted_any: bool,
+    /// What was known to be good before the start.
+    pub(super) restored: Option<LastKnownGood>,
+    /// Whether `previous` is not yet kept.
+    pub(super) unsaved: bool,
+    /// Whether anything was ever brought about.
+    pub(super) begun: bool,
+    pub(super) kept: BTreeMap<Name, String>,
+    pub(super) refusals: BTreeMap<Identity, Refusal>,
+    pub(super) diagnostics: Arc<[Diagnostic]>,
+    pub(super) running: BTreeMap<Name, Running>,
+    pub(super) leaving: Vec<Leaving>,
+    /// Drains under way, by endpoint.
+    pub(super) draining: BTreeMap<Name, u32>,
+    pub(super) conditions: BTreeMap<Name, Conditions>,
+    pub(super) generations: BTreeMap<Name, u64>,
+    pub(super) next_id: u32,
+    pub(super) plan: Arc<Plan>,
+    pub(super) failures: BTreeMap<Name, Failure>,
+    pub(super) source: SourceState,
+    pub(super) suspended: bool,
+    pub(super) phase: Phase,
+    pub(super) started_at: Timestamp,
+    pub(super) declaration_digest: String,
+    pub(super) history: History,
+    pub(super) passes: u64,
+    pub(super) last_pass_us: u64,
+    pub(super) shared: Arc<SharedState>,
+    pub(super) drained: mpsc::UnboundedSender<Drained>,
+    /// What was said of the source before, so that it is said once.
+    pub(super) said: BTreeSet<String>,
+}
+
+/// What a reconciler starts with.
+pub struct Start {
+    pub options: ReconcilerOptions,
+    /// `directory`, `git` or `etcd`, and where.
+    pub source_kind: &'static str,
+    pub source_location: String,
+    /// The last known good declarations, where there are any: revision, when they were saved, what they are.
+    pub last_known_good: Option<(String, Timestamp, Previous)>,
+    pub history: History,
+    pub now: Timestamp,
+}
+
+impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
+    /// Nothing listens yet. The second value tells when drains have come to their end: hand what it yields to
+    /// [`Reconciler::drain_ended`].
+    pub fn new(start: Start, plane: P, files: F) -> (Self, mpsc::UnboundedReceiver<Drained>) {
+        let (drained, ended) = mpsc::unbounded_channel();
+        let now = start.now;
+        let restored = start.last_known_good.as_ref().map(|(revision, saved_at, _)| LastKnownGood {
+            revision: revision.clone(),
+            saved_at: *saved_at,
+            since: now,
+        });
+        let previous = start.last_known_good.map(|(_, _, previous)| previous).unwrap_or_default();
+        let applied = Arc::new(previous.declared());
+        let source = SourceState {
+            kind: start.source_kind,
+            location: start.source_location,
+            attempted_revision: None,
+            applied_revision: None,
+            applied_at: None,
+            commit: None,
+            last_read_at: None,
+            trouble: None,
+            last_known_good: None,
+            ignored: Vec::new(),
+        };
+        let first = ControlState::starting(start.options.node_name.clone(), now, source.clone());
+        let reconciler = Self {
+            options: start.options,
+            plane: Arc::new(plane),
+            files,
+            admission: Admission::default(),
+            guard: Guard::default(),
+            previous,
+            accepted_any: restored.is_some(),
+            declaration_digest: String::new(),
+            applied,
+            restored,
+            begun: false,
+            unsaved: false,
+            kept: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+            diagnostics: Arc::from([]),
+            running: BTreeMap::new(),
+            leaving: Vec::new(),
+            draining: BTreeMap::new(),
+            conditions: BTreeMap::new(),
+            generations: BTreeMap::new(),
+            next_id: 1,
+            plan: Arc::default(),
+            failures: BTreeMap::new(),
+            source,
+            suspended: false,
+            phase: Phase::Starting,
+            started_at: now,
+            history: start.history,
+            passes: 0,
+            last_pass_us: 0,
+            shared: Arc::new(SharedState::new(first)),
+            drained,
+            said: BTreeSet::new(),
+        };
+        (reconciler, ended)
+    }
+
+    /// Where what is known is published.
+    pub fn state(&self) -> Arc<SharedState> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Whether what is to survive a restart has changed since the last call.
+    pub fn take_unsaved(&mut self) -> bool {
+        std::mem::take(&mut self.unsaved)
+    }
+
+    /// What is to survive a restart: the revision and the declarations.
+    pub fn last_known_good(&self) -> Option<(String, Previous)> {
+        Some((self.source.applied_revision.clone()?, self.previous.clone()))
+    }
+
+    /// A reading of the source: judge it, apply what can be applied, publish what came of it.
+    pub async fn read(&mut self, reading: Reading, now: Timestamp) -> Next {
+        self.note_reading(&reading, now);
+        let loaded = config::load(&reading.snapshot, &self.previous, &self.options.context);
+        self.note_diagnostics(&loaded);
+        if self.options.atomic && !loaded.is_valid() {
+            self.refuse_whole(&reading, &loaded, now);
+            return self.bring_about(None, now).await;
+        }
+        let troubled: BTreeSet<Identity> = loaded.refusals.keys().cloned().collect();
+        let unreadable = unreadable_places(&reading);
+        let observed = Observed {
+            declared: &loaded.declared,
+            troubled: &troubled,
+            unreadable: &unreadable,
+            settled: reading.unsettled.is_none(),
+            allow_empty: self.options.allow_empty,
+        };
+        match self.guard.judge(&self.applied, &observed, now) {
+            Judgement::LookAgain { missing } => {
+                let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
+                tracing::debug!(missing = names.join(", "), "not there any longer; looking again before believing it");
+                if self.begun {
+                    self.bring_about(None, now).await; // what listens is kept alive meanwhile
+                }
+                Next::LookAgain
+            }
+            Judgement::Proceed { declared, kept } => {
+                if self.is_empty_start(&declared) {
+                    return self.wait_for_declarations(now).await;
+                }
+                self.accept(loaded, declared, kept);
+                self.bring_about(Some(&reading), now).await
+            }
+        }
+    }
+
+    /// The source cannot be read: say so, keep alive what is live.
+    pub async fn trouble(&mut self, error: &SourceError, now: Timestamp) -> Next {
+        let since = match &self.source.trouble {
+            Some(known) if known.message == error.message => known.since,
+            _ => {
+                tracing::error!(source = self.source.location, "{error}; what was declared last stays in force");
+                now
+            }
+        };
+        self.source.trouble = Some(Trouble { message: error.message.clone(), since });
+        if !self.begun
+            && let Some(known) = &mut self.restored
+        {
+            tracing::warn!(
+                revision = known.revision, saved_at = %known.saved_at, endpoints = self.applied.endpoints.len(),
+                "serving the last known good declaration"
+            );
+            known.since = now;
+            self.source.last_known_good = Some(known.clone());
+        }
+        self.bring_about(None, now).await
+    }
+
+    /// Nothing new was read: plans declared against live once more, for whatever healed or broke.
+    pub async fn tick(&mut self, now: Timestamp) -> Next {
+        self.bring_about(None, now).await
+    }
+
+    /// A drain has come to its end.
+    pub fn drain_ended(&mut self, drained: &Drained) {
+        if let Some(count) = self.draining.get_mut(&drained.name) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.draining.remove(&drained.name);
+            }
+        }
+        if drained.count > 0 {
+            tracing::info!(endpoint = %drained.name, clients = drained.count, "clients were asked to leave");
+        }
+        self.observe();
+    }
+
+    /// Whether clients are still being asked to leave.
+    pub fn is_draining(&self) -> bool {
+        !self.draining.is_empty() || !self.leaving.is_empty()
+    }
+
+    /// The broker stops: the status says so from now on.
+    pub fn begin_shutdown(&mut self) {
+        self.phase = Phase::Draining;
+        self.observe();
+    }
+
+    fn note_reading(&mut self, reading: &Reading, now: Timestamp) {
+        if let Some(trouble) = self.source.trouble.take() {
+            tracing::info!(source = self.source.location, "can be read again (it could not: {})", trouble.message);
+        }
+        self.source.attempted_revision = Some(reading.snapshot.revision.to_string());
+        self.source.commit.clone_from(&reading.commit);
+        self.source.last_read_at = Some(now);
+        self.source.ignored.clone_from(&reading.ignored);
+        for path in &reading.ignored {
+            if self.said.insert(path.clone()) {
+                tracing::info!(path, "left aside: not a visible .yaml, .yml or .json file");
+            }
+        }
+        for note in reading.notes.iter().chain(&reading.unsettled) {
+            if self.said.insert(note.clone()) {
+                tracing::warn!("{note}");
+            }
+        }
+    }
+
+    /// Logs what was not found before.
+    fn note_diagnostics(&mut self, loaded: &Loaded) {
+        if *self.diagnostics == *loaded.diagnostics {
+            return;
+        }
+        for diagnostic in loaded.diagnostics.iter().filter(|known| !self.diagnostics.contains(known)) {
+            if diagnostic.is_error() {
+                tracing::error!("{diagnostic}");
+            } else {
+                tracing::warn!("{diagnostic}");
+            }
+        }
+        self.diagnostics = Arc::from(loaded.diagnostics.as_slice());
+    }
+
+    /// At the start, nothing declared: an empty mount more likely than an empty wish.
+    fn is_empty_start(&self, declared: &Declared) -> bool {
+        !self.accepted_any && declared.endpoints.is_empty() && !self.options.allow_empty
+    }
+
+    async fn wait_for_declarations(&mut self, now: Timestamp) -> Next {
+        if self.said.insert("empty".to_owned()) {
+            tracing::warn!(
+                source = self.source.location,
+                "declares no endpoint; waiting for one (--allow-empty takes an empty declaration for what is meant)"
+            );
+        }
+        self.bring_about(None, now).await
+    }
+
+    fn refuse_whole(&mut self, reading: &Reading, loaded: &Loaded, now: Timestamp) {
+        self.refusals.clone_from(&loaded.refusals);
+        let errors = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
+        let summary = format!("refused whole (--atomic): {errors} errors");
+        if self.history.note_refusal(reading, &summary, &self.diagnostics, now) {
+            tracing::error!(revision = %reading.snapshot.revision, errors, "refused whole, as --atomic demands");
+        }
+    }
+
+    fn accept(&mut self, loaded: Loaded, declared: Declared, kept: BTreeMap<Name, String>) {
+        self.suspended = declared.reconcile.suspend;
+        self.refusals = loaded.refusals;
+        for (name, why) in kept.iter().filter(|(name, why)| self.kept.get(*name) != Some(why)) {
+            tracing::warn!(endpoint = %name, "kept although its document is gone: {why}");
+        }
+        self.kept = kept;
+        if self.suspended {
+            // The new settings are known, nothing else is taken over.
+            let mut applied = (*self.applied).clone();
+            applied.reconcile = declared.reconcile;
+            self.applied = Arc::new(applied);
+            return;
+        }
+        let mut previous = loaded.previous;
+        for name in self.kept.keys() {
+            previous.carry_over(&self.previous, &Identity::new(Kind::Endpoint, name.clone()));
+        }
+        self.previous = previous;
+        self.accepted_any = true;
+        if self.declaration_digest.is_empty() || !same(&self.applied, &declared) {
+            self.declaration_digest = config::declaration_digest(&declared);
+            self.unsaved = true;
+        }
+        self.applied = Arc::new(declared);
+    }
+
+    /// Plans, applies, records, publishes. `reading` is what is being applied, where something new is.
+    async fn bring_about(&mut self, reading: Option<&Reading>, now: Timestamp) -> Next {
+        let begun = std::time::Instant::now();
+        let before = self.effects();
+        let frozen = self.suspended && self.begun;
+        self.begun = true;
+        let converged = if frozen { Converged::default() } else { self.converge(now).await };
+        let Converged { plan, failures, unreadable } = converged;
+        self.plan = Arc::new(plan);
+        for (name, failure) in failures.iter().filter(|(name, failure)| self.failures.get(*name) != Some(failure)) {
+            tracing::error!(endpoint = %name, "{}", failure.message);
+        }
+        let fresh_failures = failures != self.failures;
+        self.failures = failures;
+        self.passes += 1;
+        self.last_pass_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        if let Some(reading) = reading.filter(|_| !self.suspended) {
+            self.source.applied_revision = Some(reading.snapshot.revision.to_string());
+            self.source.applied_at = Some(now);
+            self.source.last_known_good = None;
+            self.phase = if self.phase == Phase::Starting { Phase::Serving } else { self.phase };
+        }
+        self.record(&before, fresh_failures, now);
+        self.judge(&unreadable, now);
+        self.observe();
+        if self.failures.is_empty() { Next::Rest } else { Next::Retry }
+    }
+
+    pub(super) fn start_drain(&mut self, name: &Name, running: &Running, plan: DrainPlan) {
+        *self.draining.entry(name.clone()).or_default() += 1;
+        let handshake_ms = u64::from(running.policy.handshake.time_ms);
+        // Those over a limit were counted once; a second look would count others.
+        let again = (!matches!(plan.which, DrainWhich::Newest(_))).then(|| plan.clone());
+        let first = self.plane.drain(running.id, plan);
+        let (plane, id, name, tell) = (Arc::clone(&self.plane), running.id, name.clone(), self.drained.clone());
+        tokio::spawn(async move {
+            let mut count = 0;
+            match first.await {
+                Ok(asked) => count += asked,
+                Err(error) => tracing::error!(endpoint = %name, %error, "clients were not asked to leave"),
+            }
+            // Nobody listens once the broker has stopped.
+            drop(tell.send(Drained { name: name.clone(), count }));
+            let Some(again) = again else { return };
+            // Who was shaking hands by the old policy is in by now.
+            tokio::time::sleep(std::time::Duration::from_millis(handshake_ms)).await;
+            if let Ok(late) = plane.drain(id, again).await
+                && late > 0
+            {
+                tracing::info!(endpoint = %name, clients = late, "late clients were asked to leave");
+            }
+        });
+    }
+
+    pub(super) fn forget_the_gone(&mut self) {
+        let plane = &self.plane;
+        self.leaving.retain(|leaving| {
+            let connected = plane.connections(leaving.id) > 0;
+            if !connected {
+                plane.forget(leaving.id);
+            }
+            connected
+        });
+    }
+}
+
+/// Files and directories (these with a slash at their end) that could not be read, as shown.
+fn unreadable_places(reading: &Reading) -> BTreeSet<Arc<str>> {
+    let unread = reading.snapshot.files.iter().filter(|file| file.content.is_err());
+    unread
+        .map(
+            |file| {
+                if file.path.ends_with('/') { Arc::from(format!("{}/", file.shown)) } else { Arc::clone(&file.shown) }
+            },
+        )
+        .collect()
+}
+
+/// Whether two declarations are the same, document by document; those that were not parsed again are known by address.
+fn same(a: &Declared, b: &Declared) -> bool {
+    fn equal<T: PartialEq>(a: &BTreeMap<Name, Arc<T>>, b: &BTreeMap<Name, Arc<T>>) -> bool {
+        a.len() == b.len() && a.iter().zip(b).all(|((an, a), (bn, b))| an == bn && (Arc::ptr_eq(a, b) || a == b))
+    }
+    equal(&a.endpoints, &b.endpoints)
+        && equal(&a.auths, &b.auths)
+        && equal(&a.acls, &b.acls)
+        && equal(&a.bridges, &b.bridges)
+        && equal(&a.bans, &b.bans)
+        && a.defaults == b.defaults
+        && a.reconcile == b.reconcile
+}

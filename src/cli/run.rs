@@ -1,0 +1,263 @@
+//! `weir run`
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+
+use super::Exit;
+use crate::apply::{
+    FileSystem, HISTORY_MAX, History, Kept, Reconciler, ReconcilerOptions, Signal, Start, run as reconcile, signals,
+    source_name, wall_clock,
+};
+use crate::config::{NodeContext, Previous};
+use crate::net::{DataPlane, DataPlaneConfig};
+use crate::reconcile::{Node, Timestamp};
+use crate::source::{DirectoryOptions, SourceHandle, spawn_directory, spawn_git_ref};
+use crate::status::{LiveView, StatusOptions, StatusServer, serve};
+use crate::store::{Journal, LastKnownGoodFile};
+
+/// How long SIGTERM waits for clients to leave.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+
+/// Run the broker: its listeners follow what is declared.
+///
+/// SIGHUP reads the source now. SIGTERM asks clients to leave and exits with 0; a second one ends at once.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Directory of declarations
+    #[arg(long, env = "WEIR_ENDPOINTS", value_name = "DIR")]
+    endpoints: PathBuf,
+    /// Serve what is committed at REF of the repository that DIR lies in, not the work tree
+    #[arg(long, env = "WEIR_GIT_REF", value_name = "REF")]
+    git_ref: Option<String>,
+    /// Address of the read-only HTTP API, or `none`
+    #[arg(long, env = "WEIR_STATUS_ADDR", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    status_addr: String,
+    /// Directory for what outlives a restart (last known good, history); without it, nothing does
+    #[arg(long, env = "WEIR_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// This broker's name [default: the host's]
+    #[arg(long, env = "WEIR_NODE_NAME", value_name = "NAME")]
+    node_name: Option<String>,
+    /// A label that `nodes:` selectors are matched against; may be repeated
+    #[arg(long = "node-label", env = "WEIR_NODE_LABEL", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    node_labels: Vec<(String, String)>,
+    /// Address that endpoints without a `host` bind
+    #[arg(long, env = "WEIR_HOST", value_name = "ADDR", default_value = "0.0.0.0")]
+    host: IpAddr,
+    /// Threads that serve connections [default: one less than there are cores]
+    #[arg(long, env = "WEIR_SHARDS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    shards: Option<u16>,
+    /// Refuse a whole snapshot for any error in it
+    #[arg(long, env = "WEIR_ATOMIC")]
+    atomic: bool,
+    /// Take an empty declaration for what is meant
+    #[arg(long, env = "WEIR_ALLOW_EMPTY")]
+    allow_empty: bool,
+    /// Seconds after which the source is read even if nothing seems to have changed
+    #[arg(long, env = "WEIR_RESYNC_S", value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    resync_s: u32,
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `weirmq::net=debug,info`
+    #[arg(long, env = "WEIR_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    log_level: String,
+    #[arg(long, env = "WEIR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+/// How the log is written, to standard error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label is written KEY=VALUE".to_owned()),
+    }
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    start_log(&args)?;
+    let status_addr = status_addr(&args.status_addr)?;
+    if args.git_ref.is_none() && !args.endpoints.is_dir() && args.data_dir.is_none() {
+        bail!("--endpoints {}: no such directory", args.endpoints.display());
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let shards = args.shards.unwrap_or_else(|| u16::try_from(cores.saturating_sub(1).max(1)).unwrap_or(u16::MAX));
+    let plane = DataPlane::start(&DataPlaneConfig { shards, ..DataPlaneConfig::default() })
+        .context("the data plane cannot be started")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("weir-control")
+        .enable_all()
+        .build()
+        .context("the control plane cannot be started")?;
+    runtime.block_on(serve_until_stopped(args, status_addr, plane, shards))
+}
+
+async fn serve_until_stopped(
+    args: Args,
+    status_addr: Option<SocketAddr>,
+    plane: DataPlane,
+    shards: u16,
+) -> anyhow::Result<Exit> {
+    // Bound before anything listens: a second broker on this machine is told at once.
+    let status_socket = status_addr.map(bind_status).transpose()?;
+    let mut stops = signals().context("signals cannot be received")?;
+    let context = NodeContext {
+        status_addr,
+        default_host: args.host,
+        labels: args.node_labels.iter().cloned().collect::<BTreeMap<_, _>>(),
+    };
+    let source = spawn_source(&args);
+    let kept = keep(&args, &source)?;
+    let (last_known_good, history, kept) = kept;
+    let start = Start {
+        options: ReconcilerOptions {
+            node_name: args.node_name.clone().unwrap_or_else(host_name),
+            node: Node { default_host: args.host, labels: context.labels.clone() },
+            context: context.clone(),
+            atomic: args.atomic,
+            allow_empty: args.allow_empty,
+        },
+        source_kind: source.kind,
+        source_location: source.location.clone(),
+        last_known_good,
+        history,
+        now: wall_clock(),
+    };
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"), shards, source = source.location, status = ?status_addr, "weir starts"
+    );
+    let (reconciler, drained) = Reconciler::new(start, plane.clone(), FileSystem);
+    let status = match status_socket {
+        None => None,
+        Some(socket) => {
+            let view = LiveView::new(reconciler.state(), plane.clone(), context, shards);
+            Some(
+                serve(socket, Arc::new(view), StatusOptions::default())
+                    .context("the status server cannot be started")?,
+            )
+        }
+    };
+    let (tell, told) = tokio::sync::mpsc::channel(4);
+    let forward = tokio::spawn(async move {
+        while let Some(signal) = stops.recv().await {
+            if signal == Signal::Stop || tell.send(signal).await.is_err() {
+                break;
+            }
+        }
+        drop(tell.send(Signal::Stop).await); // nobody waits for it where the loop has ended
+        stops
+    });
+    let mut reconciler = reconcile(reconciler, source, drained, told, kept).await;
+    reconciler.begin_shutdown();
+    let stops = forward.await.context("signals are lost")?;
+    shut_down(&plane, status, stops).await;
+    Ok(Exit::Success)
+}
+
+/// Asks everybody to leave; another SIGTERM ends that at once.
+async fn shut_down(plane: &DataPlane, status: Option<StatusServer>, mut stops: tokio::sync::mpsc::Receiver<Signal>) {
+    tracing::info!("stopping: clients are asked to leave");
+    let again = async {
+        while let Some(signal) = stops.recv().await {
+            if signal == Signal::Stop {
+                return;
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    let orderly = async {
+        if let Err(error) = plane.shutdown(SHUTDOWN_GRACE).await {
+            tracing::error!(%error, "the data plane did not stop in order");
+        }
+        if let Some(status) = status {
+            status.shutdown().await;
+        }
+    };
+    tokio::select! {
+        () = orderly => tracing::info!("stopped"),
+        () = again => tracing::warn!("told to stop again: ending at once"),
+    }
+}
+
+fn spawn_source(args: &Args) -> SourceHandle {
+    let resync = Duration::from_secs(u64::from(args.resync_s));
+    match &args.git_ref {
+        Some(revision) => spawn_git_ref(&args.endpoints, revision, resync),
+        None => spawn_directory(DirectoryOptions { root: args.endpoints.clone(), resync }),
+    }
+}
+
+type KeptBefore = (Option<(String, Timestamp, Previous)>, History, Option<Kept>);
+
+/// What an earlier run left, and where this one leaves it.
+fn keep(args: &Args, source: &SourceHandle) -> anyhow::Result<KeptBefore> {
+    let Some(data_dir) = &args.data_dir else {
+        tracing::info!("no --data-dir: after a restart, nothing is known of what was served before");
+        return Ok((None, History::default(), None));
+    };
+    std::fs::create_dir_all(data_dir).with_context(|| format!("--data-dir {}", data_dir.display()))?;
+    let history = open_history(data_dir)?;
+    let file = LastKnownGoodFile::new(data_dir);
+    let name = source_name(source);
+    let saved = match file.load() {
+        Ok(saved) => saved,
+        Err(error) => {
+            tracing::error!(%error, "the last known good declaration cannot be used");
+            None
+        }
+    };
+    let ours = saved.filter(|saved| {
+        if saved.source != name {
+            tracing::warn!(of = saved.source, "the last known good declaration is of another source; it is not used");
+        }
+        saved.source == name
+    });
+    let last_known_good = ours.map(|saved| (saved.revision, saved.saved_at, saved.previous));
+    Ok((last_known_good, history, Some(Kept { file, source: name })))
+}
+
+fn open_history(data_dir: &Path) -> anyhow::Result<History> {
+    let (journal, entries) = Journal::open(&data_dir.join("history.jsonl"), HISTORY_MAX).context("the history")?;
+    Ok(History::resume(Some(journal), entries))
+}
+
+fn status_addr(text: &str) -> anyhow::Result<Option<SocketAddr>> {
+    if text == "none" {
+        return Ok(None);
+    }
+    text.parse()
+        .map(Some)
+        .with_context(|| format!("--status-addr {text}: an address and port such as 127.0.0.1:8080, or `none`"))
+}
+
+fn bind_status(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).with_context(|| format!("the status address {address} (--status-addr)"))
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "weir".to_owned() } else { name.to_owned() }
+}
+
+fn start_log(args: &Args) -> anyhow::Result<()> {
+    use std::io::IsTerminal;
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log_level)
+        .with_context(|| format!("--log-level {}", args.log_level))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let outcome = match args.log_format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    outcome.map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))
+}

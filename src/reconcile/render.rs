@@ -1,0 +1,203 @@
+//! Plans as text: for a terminal, for programs, for a pull request. Deterministic to the byte.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::plan::{Action, ActionKind, Disconnects, Plan};
+use crate::config::FieldChange;
+
+/// Characters of a value in text that is for people.
+const VALUE_CHARS_MAX: usize = 60;
+
+/// `2 to add, 1 to change in place, 1 to rebind (37 clients will be disconnected), 1 to remove`.
+pub fn summary(plan: &Plan) -> String {
+    const KINDS: [(ActionKind, &str); 6] = [
+        (ActionKind::Add, "to add"),
+        (ActionKind::Update, "to change in place"),
+        (ActionKind::Rebind, "to rebind"),
+        (ActionKind::Drain, "to drain"),
+        (ActionKind::Remove, "to remove"),
+        (ActionKind::Conflicted, "in conflict"),
+    ];
+    let mut parts = Vec::new();
+    for (kind, words) in KINDS {
+        let of_kind: Vec<&Action> = plan.actions.iter().filter(|a| a.kind == kind && a.waits.is_none()).collect();
+        if !of_kind.is_empty() {
+            let clients = of_kind.iter().fold(Disconnects::None, |all, action| all.plus(action.disconnects));
+            let clients = disconnected(clients).map_or_else(String::new, |text| format!(" ({text})"));
+            parts.push(format!("{} {words}{clients}", of_kind.len()));
+        }
+    }
+    let waiting = plan.actions.iter().filter(|action| action.waits.is_some()).count();
+    if waiting > 0 {
+        parts.push(format!("{waiting} waiting"));
+    }
+    if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") }
+}
+
+/// `37 clients will be disconnected`; `None` where none will, or nobody knows.
+fn disconnected(clients: Disconnects) -> Option<String> {
+    let counted = |count: u32| if count == 1 { "1 client".to_owned() } else { format!("{count} clients") };
+    match clients {
+        Disconnects::None | Disconnects::Uncounted | Disconnects::Exactly(0) | Disconnects::UpTo(0) => None,
+        Disconnects::Exactly(count) => Some(format!("{} will be disconnected", counted(count))),
+        Disconnects::UpTo(count) => Some(format!("up to {} will be disconnected", counted(count))),
+    }
+}
+
+/// For a terminal: the summary, a paragraph for each endpoint, the diff.
+pub fn human(plan: &Plan, diff: &str) -> String {
+    let mut text = String::new();
+    for action in plan.actions.iter().filter(|action| action.kind != ActionKind::None) {
+        push(&mut text, format_args!("{} endpoint {}: {}", sign(action.kind), action.name, headline(action)));
+        for change in &action.changes {
+            push(&mut text, format_args!("    {}: {}  [{}]", change.path, from_to(change), change.class));
+        }
+        for line in remarks(action) {
+            push(&mut text, format_args!("    {line}"));
+        }
+    }
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    push(&mut text, format_args!("{}", summary(plan)));
+    if !diff.is_empty() {
+        text.push('\n');
+        text.push_str(diff);
+    }
+    text
+}
+
+/// For a pull request's comment.
+pub fn markdown(plan: &Plan, diff: &str) -> String {
+    let mut text = String::new();
+    push(&mut text, format_args!("### Plan: {}", summary(plan)));
+    let actions: Vec<&Action> = plan.actions.iter().filter(|action| action.kind != ActionKind::None).collect();
+    if !actions.is_empty() {
+        push(
+            &mut text,
+            format_args!("\n| | endpoint | action | what changes | clients |\n| --- | --- | --- | --- | --- |"),
+        );
+    }
+    for action in actions {
+        let changes: Vec<String> = action
+            .changes
+            .iter()
+            .map(|change| format!("`{}`: {} ({})", change.path, escaped(&from_to(change)), change.class))
+            .chain(remarks(action).iter().map(|line| escaped(line)))
+            .collect();
+        let clients = disconnected(action.disconnects).unwrap_or_default();
+        push(
+            &mut text,
+            format_args!(
+                "| `{}` | {} | {} | {} | {clients} |",
+                sign(action.kind),
+                escaped(action.name.as_str()),
+                escaped(&headline(action)),
+                changes.join("<br>")
+            ),
+        );
+    }
+    if !diff.is_empty() {
+        // A fence longer than any run of backticks inside.
+        let fence = "`".repeat(longest_run(diff, '`').max(2) + 1);
+        push(&mut text, format_args!("\n<details><summary>Diff</summary>\n\n{fence}diff"));
+        text.push_str(diff);
+        push(&mut text, format_args!("{fence}\n\n</details>"));
+    }
+    text
+}
+
+/// For programs.
+pub fn json(plan: &Plan, diff: &str) -> Value {
+    let listed = plan.actions.iter().filter(|action| action.kind != ActionKind::None);
+    let actions: Vec<Value> = listed.map(action_json).collect();
+    json!({
+        "format": "weir/plan/v1",
+        "summary": summary(plan),
+        "unchanged": plan.actions.len() - actions.len(),
+        "actions": actions,
+        "diff": diff,
+    })
+}
+
+fn action_json(action: &Action) -> Value {
+    let (clients, bound) = match action.disconnects {
+        Disconnects::None => (Some(0), "exactly"),
+        Disconnects::Exactly(count) => (Some(count), "exactly"),
+        Disconnects::UpTo(count) => (Some(count), "atMost"),
+        Disconnects::Uncounted => (None, "unknown"),
+    };
+    json!({
+        "endpoint": action.name.as_str(),
+        "action": action.kind.as_str(),
+        "from": action.from.as_ref().map(ToString::to_string),
+        "to": action.to.as_ref().map(ToString::to_string),
+        "changes": action.changes,
+        "disconnects": {"clients": clients, "bound": bound},
+        "waits": action.waits,
+        "note": action.note,
+    })
+}
+
+fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
+    // Writing to a String does not fail.
+    let _ok = writeln!(text, "{line}");
+}
+
+fn sign(kind: ActionKind) -> &'static str {
+    match kind {
+        ActionKind::Add => "+",
+        ActionKind::Update | ActionKind::Rebind => "~",
+        ActionKind::Drain | ActionKind::Remove => "-",
+        ActionKind::Conflicted => "!",
+        ActionKind::None => " ",
+    }
+}
+
+/// `rebind, 0.0.0.0:1883 -> 0.0.0.0:1884`.
+fn headline(action: &Action) -> String {
+    let verb = action.kind.as_str();
+    match (&action.from, &action.to) {
+        (Some(from), Some(to)) if from != to => format!("{verb}, {from} -> {to}"),
+        (_, Some(at)) | (Some(at), None) => format!("{verb}, {at}"),
+        (None, None) => verb.to_owned(),
+    }
+}
+
+fn remarks(action: &Action) -> Vec<String> {
+    let mut lines: Vec<String> = action.note.iter().cloned().collect();
+    lines.extend(disconnected(action.disconnects));
+    lines.extend(action.waits.iter().map(|why| format!("waits: {why}")));
+    lines
+}
+
+fn from_to(change: &FieldChange) -> String {
+    format!("{} -> {}", value(change.old.as_ref()), value(change.new.as_ref()))
+}
+
+fn value(value: Option<&Value>) -> String {
+    let text = match value {
+        None => return "(absent)".to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    };
+    if text.chars().count() <= VALUE_CHARS_MAX {
+        return text;
+    }
+    text.chars().take(VALUE_CHARS_MAX).chain("...".chars()).collect()
+}
+
+fn escaped(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ").replace('<', "&lt;")
+}
+
+fn longest_run(text: &str, wanted: char) -> usize {
+    let (mut longest, mut run) = (0, 0);
+    for c in text.chars() {
+        run = if c == wanted { run + 1 } else { 0 };
+        longest = longest.max(run);
+    }
+    longest
+}

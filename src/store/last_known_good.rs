@@ -1,0 +1,96 @@
+//! The last known good declarations, for a start without a source.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{StoreError, write};
+use crate::config::Previous;
+use crate::reconcile::Timestamp;
+
+/// Where the last known good declarations are kept.
+#[derive(Debug, Clone)]
+pub struct LastKnownGoodFile {
+    path: PathBuf,
+}
+
+/// What is kept.
+#[derive(Debug, Clone)]
+pub struct Saved {
+    /// Which source it is from: that of another one is nobody's last known good.
+    pub source: String,
+    pub revision: String,
+    pub saved_at: Timestamp,
+    pub previous: Previous,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Form {
+    source: String,
+    revision: String,
+    saved_at: Timestamp,
+    declarations: serde_json::Value,
+}
+
+impl LastKnownGoodFile {
+    /// The file in a data directory.
+    pub fn new(data_dir: &Path) -> Self {
+        Self { path: data_dir.join("last-known-good.json") }
+    }
+
+    /// Keeps it, in place of what was kept before.
+    ///
+    /// # Errors
+    /// It cannot be written; what was kept before still is.
+    pub fn save(&self, saved: &Saved) -> Result<(), StoreError> {
+        let form = Form {
+            source: saved.source.clone(),
+            revision: saved.revision.clone(),
+            saved_at: saved.saved_at,
+            declarations: saved.previous.to_json(),
+        };
+        let content = |e: serde_json::Error| StoreError::Content { path: self.path.clone(), message: e.to_string() };
+        write::replace(&self.path, &serde_json::to_vec(&form).map_err(content)?)
+    }
+
+    /// What was kept; `None` where nothing was.
+    ///
+    /// # Errors
+    /// It cannot be read or understood.
+    pub fn load(&self) -> Result<Option<Saved>, StoreError> {
+        let bytes = match fs::read(&self.path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StoreError::Io { path: self.path.clone(), source }),
+        };
+        let content = |message: String| StoreError::Content { path: self.path.clone(), message };
+        let form: Form = serde_json::from_slice(&bytes).map_err(|e| content(e.to_string()))?;
+        let previous = Previous::from_json(&form.declarations).map_err(content)?;
+        Ok(Some(Saved { source: form.source, revision: form.revision, saved_at: form.saved_at, previous }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_comes_back_and_damage_is_told() {
+        let tmp = tempfile::tempdir().unwrap();
+        let file = LastKnownGoodFile::new(tmp.path());
+        assert!(file.load().unwrap().is_none());
+        let saved = Saved {
+            source: "directory /etc/weir".into(),
+            revision: "abc".into(),
+            saved_at: Timestamp::from_unix_ms(5),
+            previous: Previous::default(),
+        };
+        file.save(&saved).unwrap();
+        let back = file.load().unwrap().unwrap();
+        assert_eq!((back.source, back.revision, back.saved_at), (saved.source, saved.revision, saved.saved_at));
+        fs::write(&file.path, b"{").unwrap();
+        assert!(file.load().unwrap_err().to_string().contains("last-known-good.json"));
+    }
+}
