@@ -20,7 +20,7 @@ pub use acl::{DenyAll, Request, RuleSet, Verdict};
 pub use admission::{Admission, ReadFile};
 pub use anonymous::Anonymous;
 pub use ban::{Bans, Suspect};
-pub use certificate::{PeerCertificate, SubjectAltName};
+pub use certificate::{CertificateError, PeerCertificate, SubjectAltName};
 pub use password::{PasswordFile, PasswordHash, RecordError};
 
 use crate::broker::{EndpointPolicy, Millis, Principal};

@@ -12,6 +12,7 @@
 
 mod acks;
 mod away;
+mod client;
 mod connection;
 mod core;
 mod deliver;
@@ -43,6 +44,7 @@ mod view;
 
 pub use self::core::*;
 pub use away::AwaySessions;
+pub use client::Client;
 pub use link::Batch;
 pub use out::OutBuf;
 pub use policy::*;

@@ -1,16 +1,25 @@
 //! The acceptor: one thread that owns every listening socket, so that limits are exact and a change of policy is atomic.
 
-use std::io;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use std::{io, thread};
 
-use mio::{Poll, Token};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
 use tokio::sync::oneshot;
 
-use super::plane::{DataPlaneConfig, ListenerChange, PlaneError};
-use super::queue::Mailbox;
-use super::shard::Event;
-use super::socket::SocketPool;
-use super::stats::CounterRegistry;
+use super::accept_rate::AcceptRate;
+use super::mailbox::{CloseOnEnd, Mailbox};
+use super::plane::{ListenerChange, PlaneError};
+use super::policy::{AcceptOverflow, ListenerPolicy};
+use super::shard::{Accepted, Event};
+use super::socket::{ListeningSocket, SocketKey, SocketPool};
+use super::stats::{EndpointTally, Opened, Reason, Tallies};
+use super::stream::Stream;
 
 /// What the acceptor is told.
 pub(super) enum Command {
@@ -25,15 +34,335 @@ pub(super) enum Command {
 }
 
 const WAKER: Token = Token(usize::MAX);
+/// Connections accepted from one listener before the next one has its turn.
+const ACCEPT_BURST: usize = 64;
+/// How long nothing is accepted after the process or the system ran out of file descriptors or memory.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the acceptor works with.
+pub(super) struct AcceptorConfig {
+    pub(super) pool: Arc<SocketPool>,
+    pub(super) tallies: Arc<Tallies>,
+    pub(super) shards: Vec<Arc<Mailbox<Event>>>,
+    /// Number of the last accepted connection.
+    pub(super) sequence: Arc<AtomicU64>,
+    /// Open connections of the node.
+    pub(super) max_connections: u32,
+}
 
 /// Starts the thread.
-pub(super) fn start(
-    config: &DataPlaneConfig,
-    pool: Arc<SocketPool>,
-    counters: Arc<CounterRegistry>,
-    shards: Vec<Arc<Mailbox<Event>>>,
-) -> io::Result<Arc<Mailbox<Command>>> {
-    let _ = (config, pool, counters, shards);
+pub(super) fn start(config: AcceptorConfig) -> io::Result<Arc<Mailbox<Command>>> {
     let poll = Poll::new()?;
-    Ok(Arc::new(Mailbox::new(poll.registry(), WAKER)?))
+    let mailbox = Arc::new(Mailbox::new(poll.registry(), WAKER)?);
+    let outgoing = config.shards.iter().map(|_| Vec::new()).collect();
+    let mut acceptor = Acceptor {
+        config,
+        poll,
+        mailbox: Arc::clone(&mailbox),
+        listeners: HashMap::new(),
+        by_key: HashMap::new(),
+        ready: Vec::new(),
+        next_token: 0,
+        next_shard: 0,
+        outgoing,
+        exhausted_until: None,
+        stopped: false,
+    };
+    thread::Builder::new().name("weir-accept".into()).spawn(move || {
+        let _closes = CloseOnEnd(Arc::clone(&acceptor.mailbox));
+        while !acceptor.stopped {
+            acceptor.turn();
+        }
+    })?;
+    Ok(mailbox)
+}
+
+struct Listener {
+    key: SocketKey,
+    socket: Arc<ListeningSocket>,
+    policy: Arc<ListenerPolicy>,
+    tally: Arc<EndpointTally>,
+    rate: Option<AcceptRate>,
+    /// Above the accept rate: nothing is accepted before.
+    resume_at: Option<Instant>,
+}
+
+struct Acceptor {
+    config: AcceptorConfig,
+    poll: Poll,
+    mailbox: Arc<Mailbox<Command>>,
+    listeners: HashMap<Token, Listener>,
+    by_key: HashMap<SocketKey, Token>,
+    /// Listeners in whose queues connections may wait.
+    ready: Vec<Token>,
+    next_token: usize,
+    next_shard: usize,
+    /// Accepted connections by shard: handed over once per turn.
+    outgoing: Vec<Vec<Event>>,
+    exhausted_until: Option<Instant>,
+    stopped: bool,
+}
+
+/// Why accepting from a listener stopped.
+enum Accepting {
+    /// Its queue is empty.
+    Drained,
+    /// Others have their turn.
+    Burst,
+    /// Until then: the rate.
+    Delayed(Instant),
+    /// No file descriptors, or no memory.
+    Exhausted,
+}
+
+impl Acceptor {
+    fn turn(&mut self) {
+        let mut events = Events::with_capacity(256);
+        let timeout = if self.mailbox.may_sleep() { self.timeout() } else { Some(Duration::ZERO) };
+        if let Err(error) = self.poll.poll(&mut events, timeout)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            tracing::error!(%error, "the acceptor cannot poll");
+            thread::sleep(EXHAUSTED_PAUSE);
+        }
+        self.mailbox.awake();
+        for event in &events {
+            if event.token() != WAKER && !self.ready.contains(&event.token()) {
+                self.ready.push(event.token());
+            }
+        }
+        let mut commands = Vec::new();
+        self.mailbox.take(&mut commands);
+        for command in commands {
+            self.on_command(command);
+        }
+        self.accept_ready(Instant::now());
+        for (shard, events) in self.config.shards.iter().zip(&mut self.outgoing) {
+            if !events.is_empty() {
+                shard.send_all(events.drain(..));
+            }
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if self.ready.is_empty() {
+            return None;
+        }
+        let now = Instant::now();
+        let due = self.ready.iter().map(|token| self.listeners.get(token).and_then(|listener| listener.resume_at));
+        // A ready listener that is not delayed is due now.
+        let listener = due.map(|at| at.unwrap_or(now)).min().unwrap_or(now);
+        let at = self.exhausted_until.map_or(listener, |until| until.max(listener));
+        Some(at.saturating_duration_since(now))
+    }
+
+    fn on_command(&mut self, command: Command) {
+        match command {
+            Command::Install { changes, reply } => {
+                // Who asked may have gone; the change holds all the same.
+                let _ = reply.send(self.install(changes));
+            }
+            Command::Stop { reply } => {
+                for (_, listener) in self.listeners.drain() {
+                    self.config.pool.remove(&listener.key, &listener.socket);
+                }
+                self.stopped = true;
+                let _ = reply.send(());
+            }
+        }
+    }
+
+    /// All or nothing: what can fail comes first.
+    fn install(&mut self, changes: Vec<ListenerChange>) -> Result<(), PlaneError> {
+        let mut keys: Vec<&SocketKey> = self.by_key.keys().collect();
+        for (index, change) in changes.iter().enumerate() {
+            match change {
+                ListenerChange::Add { socket, policy } => {
+                    keys.push(&socket.key);
+                    set_child_options(&socket.socket, policy, index)?;
+                }
+                ListenerChange::SetPolicy { key, .. } | ListenerChange::Remove { key } if !keys.contains(&key) => {
+                    return Err(PlaneError::NoSuchListener { index });
+                }
+                ListenerChange::SetPolicy { .. } | ListenerChange::Remove { .. } => {}
+            }
+        }
+        self.offer_child_options(&changes)?;
+        let first_token = self.next_token;
+        for (index, change) in changes.iter().enumerate() {
+            let ListenerChange::Add { socket, .. } = change else { continue };
+            let fd = socket.socket.socket.as_raw_fd();
+            let token = Token(self.next_token);
+            if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
+                // The sockets registered so far leave the poll when they are dropped with `changes`.
+                self.next_token = first_token;
+                return Err(PlaneError::Install { index, error: error.to_string() });
+            }
+            self.next_token += 1;
+        }
+        let mut token = first_token;
+        for change in changes {
+            match change {
+                ListenerChange::Add { socket, policy } => {
+                    self.add(Token(token), socket.key, socket.socket, policy);
+                    token += 1;
+                }
+                ListenerChange::SetPolicy { key, policy } => self.set_policy(&key, policy),
+                ListenerChange::Remove { key } => self.remove(&key),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets new child options on live listeners. Where one fails, the ones before it get their old ones back.
+    fn offer_child_options(&self, changes: &[ListenerChange]) -> Result<(), PlaneError> {
+        let mut set: Vec<&Listener> = Vec::new();
+        for (index, change) in changes.iter().enumerate() {
+            let ListenerChange::SetPolicy { key, policy } = change else { continue };
+            let Some(listener) = self.by_key.get(key).and_then(|token| self.listeners.get(token)) else { continue };
+            if listener.policy.child == policy.child {
+                continue;
+            }
+            set.push(listener);
+            if let Err(error) = set_child_options(&listener.socket, policy, index) {
+                for listener in set {
+                    if let Err(error) = listener.socket.set_child_options(&listener.policy.child) {
+                        tracing::error!(listener = %listener.key, %error, "its socket options could not be put back");
+                    }
+                }
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, token: Token, key: SocketKey, socket: Arc<ListeningSocket>, policy: Arc<ListenerPolicy>) {
+        self.remove(&key);
+        self.config.pool.insert(key.clone(), Arc::clone(&socket));
+        self.by_key.insert(key.clone(), token);
+        let tally = self.config.tallies.of(policy.endpoint.id);
+        let rate = policy.max_connections_per_s.map(|per_s| AcceptRate::new(per_s, Instant::now()));
+        self.listeners.insert(token, Listener { key, socket, policy, tally, rate, resume_at: None });
+        // Clients may wait since the bind.
+        self.ready.push(token);
+    }
+
+    fn set_policy(&mut self, key: &SocketKey, policy: Arc<ListenerPolicy>) {
+        let Some(listener) = self.by_key.get(key).and_then(|token| self.listeners.get_mut(token)) else { return };
+        let per_s = policy.max_connections_per_s;
+        if listener.rate.as_ref().map(AcceptRate::per_s) != per_s {
+            listener.rate = per_s.map(|per_s| AcceptRate::new(per_s, Instant::now()));
+            listener.resume_at = None;
+        }
+        listener.tally = self.config.tallies.of(policy.endpoint.id);
+        listener.policy = policy;
+    }
+
+    fn remove(&mut self, key: &SocketKey) {
+        let Some(token) = self.by_key.remove(key) else { return };
+        let Some(mut listener) = self.listeners.remove(&token) else { return };
+        self.ready.retain(|ready| *ready != token);
+        // Who waits in the queue came while the listener was there: the rate delays nobody any more.
+        listener.rate = None;
+        while matches!(self.accept_from(&mut listener, Instant::now()), Accepting::Burst) {}
+        let fd = listener.socket.socket.as_raw_fd();
+        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+            tracing::error!(listener = %key, %error, "a listening socket could not leave the poll");
+        }
+        self.config.pool.remove(key, &listener.socket);
+    }
+
+    fn accept_ready(&mut self, now: Instant) {
+        if self.exhausted_until.is_some_and(|until| until > now) {
+            return;
+        }
+        self.exhausted_until = None;
+        for token in std::mem::take(&mut self.ready) {
+            // Out of the map while connections are accepted, so that all else may be borrowed.
+            let Some(mut listener) = self.listeners.remove(&token) else { continue };
+            let accepting = match listener.resume_at {
+                Some(at) if at > now => Accepting::Delayed(at),
+                _ => self.accept_from(&mut listener, now),
+            };
+            listener.resume_at = match accepting {
+                Accepting::Delayed(at) => Some(at),
+                _ => None,
+            };
+            if !matches!(accepting, Accepting::Drained) {
+                self.ready.push(token);
+            }
+            if matches!(accepting, Accepting::Exhausted) {
+                self.exhausted_until = Some(now + EXHAUSTED_PAUSE);
+            }
+            self.listeners.insert(token, listener);
+        }
+    }
+
+    fn accept_from(&mut self, listener: &mut Listener, now: Instant) -> Accepting {
+        for _ in 0..ACCEPT_BURST {
+            let wait = listener.rate.as_mut().and_then(|rate| rate.wait(now));
+            if let Some(wait) = wait
+                && listener.policy.accept_overflow == AcceptOverflow::Delay
+            {
+                return Accepting::Delayed(now + wait);
+            }
+            let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+            let (socket, address) = match listener.socket.socket.accept4(flags) {
+                Ok(accepted) => accepted,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        tracing::error!(listener = %listener.key, %error, "cannot accept; trying again shortly");
+                        listener.tally.refused(Reason::NodeLimit);
+                        return Accepting::Exhausted;
+                    }
+                    _ if error.kind() == io::ErrorKind::WouldBlock => return Accepting::Drained,
+                    // The connection died in the queue, or a signal came: the next one may be sound.
+                    _ => continue,
+                },
+            };
+            if wait.is_some() {
+                listener.tally.refused(Reason::AcceptRate);
+                continue;
+            }
+            if let Some(rate) = &mut listener.rate {
+                rate.spend();
+            }
+            let unix = matches!(listener.key, SocketKey::Unix(_));
+            self.on_accepted(listener, Stream::new(socket, unix), address.as_socket());
+        }
+        Accepting::Burst
+    }
+
+    fn on_accepted(&mut self, listener: &Listener, stream: Stream, peer: Option<SocketAddr>) {
+        let (policy, tally) = (&listener.policy, &listener.tally);
+        if self.config.tallies.node_connections() >= self.config.max_connections {
+            return tally.refused(Reason::NodeLimit);
+        }
+        if policy.max_connections.is_some_and(|max| tally.connections() >= max) {
+            return tally.refused(Reason::ConnectionLimit);
+        }
+        let displaces = policy.max_pending_connections.is_some_and(|max| tally.pending() >= max);
+        let (mut opened, pending) = tally.open();
+        // Behind a proxy the client's address is known later.
+        if policy.proxy_protocol.is_none() && !claim_address(&mut opened, policy, peer) {
+            return tally.refused(Reason::AddressLimit);
+        }
+        let sequence = self.config.sequence.fetch_add(1, Ordering::AcqRel) + 1;
+        let policy = Arc::clone(policy);
+        let accepted = Accepted { stream, peer, policy, opened, pending, sequence, displaces };
+        self.outgoing[self.next_shard].push(Event::Accepted(Box::new(accepted)));
+        self.next_shard = (self.next_shard + 1) % self.outgoing.len();
+    }
+}
+
+/// Counts a connection to its client's address, where the endpoint bounds that; false: too many.
+pub(super) fn claim_address(opened: &mut Opened, policy: &ListenerPolicy, peer: Option<SocketAddr>) -> bool {
+    match (policy.max_connections_per_address, peer) {
+        (Some(max), Some(peer)) => opened.claim_address(peer.ip().to_canonical(), max),
+        _ => true,
+    }
+}
+
+fn set_child_options(socket: &ListeningSocket, policy: &ListenerPolicy, index: usize) -> Result<(), PlaneError> {
+    socket.set_child_options(&policy.child).map_err(|error| PlaneError::Install { index, error: error.to_string() })
 }

@@ -9,13 +9,20 @@
 //! A shard is one OS thread with its own epoll loop: no scheduler stands between a readable socket and the core.
 //! [`DataPlane`] is the handle the control plane holds.
 
+mod accept_rate;
 mod acceptor;
+mod layers;
+mod mailbox;
 mod plane;
 mod policy;
-mod queue;
+mod proxy;
 mod shard;
 mod socket;
 mod stats;
+mod stream;
+mod tls;
+mod websocket;
+mod workers;
 
 pub use plane::{
     ClientRow, ConnectionFacts, DataPlane, DataPlaneConfig, DrainPlan, DrainPredicate, DrainWhich, ListenerChange,
@@ -27,3 +34,4 @@ pub use policy::{
 };
 pub use socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions};
 pub use stats::{EndpointStats, RefusalCounts};
+pub use tls::{ClientAuth, Identity, TlsError, TlsFile, TlsSettings};

@@ -3,16 +3,18 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::acceptor::{self, Command};
+use super::acceptor::{self, AcceptorConfig, Command};
+use super::mailbox::Mailbox;
 use super::policy::ListenerPolicy;
-use super::queue::Mailbox;
-use super::shard::{self, Control, Event};
+use super::shard::{self, Control, Event, Shared};
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
-use super::stats::{CounterRegistry, EndpointStats};
+use super::stats::{EndpointStats, Tallies};
+use super::workers::Workers;
 use crate::broker::{EndpointId, EndpointPolicy, Millis, Principal};
 use crate::mqtt::ProtocolVersion;
 
@@ -102,12 +104,14 @@ pub struct ClientRow {
 }
 
 /// The data plane does not answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlaneError {
     #[error("the data plane was shut down")]
     Stopped,
     #[error("nothing listens under the key of change {index} of the install")]
     NoSuchListener { index: usize },
+    #[error("change {index} of the install cannot be applied: {error}")]
+    Install { index: usize, error: String },
 }
 
 /// Listening sockets, the acceptor and the shards. Cheap to clone; all clones are the same data plane.
@@ -118,21 +122,38 @@ pub struct DataPlane {
 
 struct Inner {
     pool: Arc<SocketPool>,
-    counters: Arc<CounterRegistry>,
+    tallies: Arc<Tallies>,
     acceptor: Arc<Mailbox<Command>>,
     shards: Vec<Arc<Mailbox<Event>>>,
     epoch: Instant,
+    sequence: Arc<AtomicU64>,
 }
+
+/// File descriptors that are no connections: listening sockets, files, the control plane's own connections.
+const OTHER_DESCRIPTORS: u64 = 512;
 
 impl DataPlane {
     /// Starts the threads. Raises the file descriptor limit to what the system allows this process.
     pub fn start(config: &DataPlaneConfig) -> io::Result<DataPlane> {
         let epoch = Instant::now();
         let pool = Arc::new(SocketPool::default());
-        let counters = Arc::new(CounterRegistry::default());
-        let shards = shard::start(config, epoch)?;
-        let acceptor = acceptor::start(config, Arc::clone(&pool), Arc::clone(&counters), shards.clone())?;
-        Ok(Self { inner: Arc::new(Inner { pool, counters, acceptor, shards, epoch }) })
+        let tallies = Arc::new(Tallies::default());
+        let sequence = Arc::new(AtomicU64::new(0));
+        let workers = Workers::start(config.workers)?;
+        let shared = Arc::new(Shared { epoch, tallies: Arc::clone(&tallies), workers });
+        let shards = shard::start(config, &shared)?;
+        let descriptors = raise_descriptor_limit();
+        let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(descriptors / 2);
+        let max_connections =
+            config.max_connections.unwrap_or(u32::MAX).min(u32::try_from(affordable).unwrap_or(u32::MAX));
+        let acceptor = acceptor::start(AcceptorConfig {
+            pool: Arc::clone(&pool),
+            tallies: Arc::clone(&tallies),
+            shards: shards.clone(),
+            sequence: Arc::clone(&sequence),
+            max_connections,
+        })?;
+        Ok(Self { inner: Arc::new(Inner { pool, tallies, acceptor, shards, epoch, sequence }) })
     }
 
     /// The core's clock: milliseconds since the data plane started.
@@ -167,8 +188,13 @@ impl DataPlane {
         };
         let Some(from_sequence) = from_sequence else { return Ok(0) };
         let plan = Arc::new(plan);
-        let drained =
-            self.ask_all(|reply| Control::Drain { endpoint, from_sequence, plan: Arc::clone(&plan), reply }).await?;
+        let until_sequence = self.inner.sequence.load(Ordering::Acquire);
+        let drained = self
+            .ask_all(|reply| {
+                let plan = Arc::clone(&plan);
+                Control::Drain { endpoint, from_sequence, until_sequence, plan, reply }
+            })
+            .await?;
         Ok(drained.into_iter().sum())
     }
 
@@ -186,7 +212,8 @@ impl DataPlane {
         offset: usize,
         limit: usize,
     ) -> Result<Vec<ClientRow>, PlaneError> {
-        let mut rows = self.ask_all(|reply| Control::Clients { endpoint, reply }).await?.concat();
+        let first = offset.saturating_add(limit);
+        let mut rows = self.ask_all(|reply| Control::Clients { endpoint, limit: first, reply }).await?.concat();
         rows.sort_unstable_by_key(|row| row.sequence);
         Ok(rows.into_iter().skip(offset).take(limit).collect())
     }
@@ -202,17 +229,20 @@ impl DataPlane {
 
     /// Every endpoint's counters, by id.
     pub fn stats(&self) -> Vec<EndpointStats> {
-        self.inner.counters.read()
+        self.inner.tallies.read()
     }
 
     /// One endpoint's counters; `None` where it never had a listener.
     pub fn endpoint_stats(&self, endpoint: EndpointId) -> Option<EndpointStats> {
-        self.inner.counters.get(endpoint).map(|counters| counters.read())
+        self.inner.tallies.get(endpoint).map(|tally| tally.read())
     }
 
     /// Drops the counters of an endpoint that is gone for good.
     pub fn forget_endpoint(&self, endpoint: EndpointId) {
-        self.inner.counters.forget(endpoint);
+        self.inner.tallies.forget(endpoint);
+        for shard in &self.inner.shards {
+            shard.send(Event::Control(Control::Forget { endpoint }));
+        }
     }
 
     /// What really listens, asked of the sockets themselves, by key.
@@ -233,5 +263,18 @@ impl DataPlane {
             replies.push(answer.await.map_err(|_| PlaneError::Stopped)?);
         }
         Ok(replies)
+    }
+}
+
+/// Raises the soft limit of file descriptors to the hard one; answers with what holds now.
+fn raise_descriptor_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => maximum.unwrap_or(u64::MAX),
+        Err(error) => {
+            tracing::warn!(%error, ?current, "the file descriptor limit stays as it is");
+            current.unwrap_or(u64::MAX)
+        }
     }
 }

@@ -1,26 +1,29 @@
 //! Counters of each endpoint, shared by the acceptor and all shards.
 //!
-//! What happens per connection is counted at once; what happens per message is summed up by each shard and added here
-//! at most every 100 ms, so that no cache line is fought over on the message path.
+//! What happens per connection is counted at once; what happens per message is counted by each shard's core for itself
+//! and shown here a few times a second, so that no cache line is fought over on the message path.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::broker::EndpointId;
+use crate::broker::{EndpointCounters, EndpointId};
 
 /// An endpoint's counters at one moment. Totals count from the process's start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointStats {
     pub endpoint: EndpointId,
     /// Open sockets, those before CONNECT included: what `max_connections` bounds.
     pub connections_current: u32,
+    /// Those of them that are not admitted yet.
+    pub connections_pending: u32,
     pub accepted_total: u64,
     /// Connections whose CONNECT was answered with success.
     pub admitted_total: u64,
-    pub bytes_received_total: u64,
-    pub bytes_sent_total: u64,
     pub refused: RefusalCounts,
+    /// What the cores counted, over all shards; at most a fraction of a second old.
+    pub broker: EndpointCounters,
 }
 
 macro_rules! reasons {
@@ -57,6 +60,8 @@ macro_rules! reasons {
 reasons! {
     /// The endpoint's `max_connections` was reached.
     ConnectionLimit connection_limit,
+    /// The endpoint's `max_connections_per_address` was reached.
+    AddressLimit address_limit,
     /// The node's bound (file descriptors) was reached.
     NodeLimit node_limit,
     /// Above the accept rate, where the endpoint refuses instead of delaying.
@@ -88,38 +93,60 @@ reasons! {
 }
 
 /// One endpoint's counters.
-pub(super) struct EndpointCounters {
-    pub(super) endpoint: EndpointId,
+pub(super) struct EndpointTally {
+    endpoint: EndpointId,
     connections: AtomicU32,
+    pending: AtomicU32,
+    /// Open sockets of the node.
+    node: Arc<AtomicU32>,
     accepted: AtomicU64,
     admitted: AtomicU64,
-    bytes_received: AtomicU64,
-    bytes_sent: AtomicU64,
     refused: Refused,
+    /// Open connections by address, of those accepted while a limit per address was declared.
+    addresses: Mutex<HashMap<IpAddr, u32>>,
+    /// Each shard's own counts.
+    shards: Mutex<Vec<EndpointCounters>>,
 }
 
-impl EndpointCounters {
-    fn new(endpoint: EndpointId) -> Self {
+/// Every write under these locks is one operation of the collection: a panic while one was held left nothing half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl EndpointTally {
+    fn new(endpoint: EndpointId, node: Arc<AtomicU32>) -> Self {
         Self {
             endpoint,
             connections: AtomicU32::new(0),
+            pending: AtomicU32::new(0),
+            node,
             accepted: AtomicU64::new(0),
             admitted: AtomicU64::new(0),
-            bytes_received: AtomicU64::new(0),
-            bytes_sent: AtomicU64::new(0),
             refused: Refused::default(),
+            addresses: Mutex::default(),
+            shards: Mutex::default(),
         }
+    }
+
+    pub(super) fn endpoint(&self) -> EndpointId {
+        self.endpoint
     }
 
     pub(super) fn connections(&self) -> u32 {
         self.connections.load(Ordering::Acquire)
     }
 
-    /// Counts an accepted connection in; the guard counts it out.
-    pub(super) fn open(self: &Arc<Self>) -> Opened {
+    pub(super) fn pending(&self) -> u32 {
+        self.pending.load(Ordering::Acquire)
+    }
+
+    /// Counts an accepted connection in; the guards count it out.
+    pub(super) fn open(self: &Arc<Self>) -> (Opened, Pending) {
         self.connections.fetch_add(1, Ordering::AcqRel);
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        self.node.fetch_add(1, Ordering::AcqRel);
         self.accepted.fetch_add(1, Ordering::Relaxed);
-        Opened(Arc::clone(self))
+        (Opened { tally: Arc::clone(self), address: None }, Pending(Arc::clone(self)))
     }
 
     pub(super) fn refused(&self, reason: Reason) {
@@ -130,63 +157,117 @@ impl EndpointCounters {
         self.admitted.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn add_bytes(&self, received: u64, sent: u64) {
-        self.bytes_received.fetch_add(received, Ordering::Relaxed);
-        self.bytes_sent.fetch_add(sent, Ordering::Relaxed);
+    /// Shows what one shard has counted.
+    pub(super) fn publish(&self, shard: u16, counters: &EndpointCounters) {
+        let mut shards = lock(&self.shards);
+        let place = usize::from(shard);
+        if shards.len() <= place {
+            shards.resize(place + 1, EndpointCounters::default());
+        }
+        shards[place].clone_from(counters);
     }
 
     pub(super) fn read(&self) -> EndpointStats {
+        let mut broker = EndpointCounters::default();
+        for counters in lock(&self.shards).iter() {
+            broker.messages_received += counters.messages_received;
+            broker.messages_sent += counters.messages_sent;
+            broker.bytes_received += counters.bytes_received;
+            broker.bytes_sent += counters.bytes_sent;
+            broker.protocol_errors += counters.protocol_errors;
+            for (sum, dropped) in broker.dropped.iter_mut().zip(counters.dropped) {
+                *sum += dropped;
+            }
+        }
         EndpointStats {
             endpoint: self.endpoint,
             connections_current: self.connections(),
+            connections_pending: self.pending(),
             accepted_total: self.accepted.load(Ordering::Relaxed),
             admitted_total: self.admitted.load(Ordering::Relaxed),
-            bytes_received_total: self.bytes_received.load(Ordering::Relaxed),
-            bytes_sent_total: self.bytes_sent.load(Ordering::Relaxed),
             refused: self.refused.read(),
+            broker,
         }
     }
 }
 
 /// A connection that counts as open for as long as this lives: dropped with its socket.
-pub(super) struct Opened(Arc<EndpointCounters>);
+pub(super) struct Opened {
+    tally: Arc<EndpointTally>,
+    address: Option<Box<IpAddr>>,
+}
 
 impl Opened {
-    pub(super) fn counters(&self) -> &Arc<EndpointCounters> {
-        &self.0
+    pub(super) fn tally(&self) -> &Arc<EndpointTally> {
+        &self.tally
+    }
+
+    /// Counts the connection to its address; false where `max` are open from there already.
+    pub(super) fn claim_address(&mut self, address: IpAddr, max: u32) -> bool {
+        let mut addresses = lock(&self.tally.addresses);
+        let open = addresses.entry(address).or_insert(0);
+        if *open >= max {
+            return false;
+        }
+        *open += 1;
+        self.address = Some(Box::new(address));
+        true
     }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::AcqRel);
+        self.tally.connections.fetch_sub(1, Ordering::AcqRel);
+        self.tally.node.fetch_sub(1, Ordering::AcqRel);
+        if let Some(address) = self.address.take() {
+            let mut addresses = lock(&self.tally.addresses);
+            if let Some(open) = addresses.get_mut(&*address) {
+                *open -= 1;
+                if *open == 0 {
+                    addresses.remove(&*address);
+                }
+            }
+        }
     }
 }
 
-/// The counters of every endpoint that has, or had, a listener.
+/// A connection that counts as not yet admitted for as long as this lives.
+pub(super) struct Pending(Arc<EndpointTally>);
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The tallies of every endpoint that has, or had, a listener.
 #[derive(Default)]
-pub(super) struct CounterRegistry(Mutex<HashMap<EndpointId, Arc<EndpointCounters>>>);
+pub(super) struct Tallies {
+    /// Open sockets of the node.
+    node: Arc<AtomicU32>,
+    by_endpoint: Mutex<HashMap<EndpointId, Arc<EndpointTally>>>,
+}
 
-impl CounterRegistry {
-    fn lock(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<EndpointCounters>>> {
-        // Every write is one map operation: a panic elsewhere while it was held cannot have left it half done.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl Tallies {
+    pub(super) fn node_connections(&self) -> u32 {
+        self.node.load(Ordering::Acquire)
     }
 
-    pub(super) fn of(&self, endpoint: EndpointId) -> Arc<EndpointCounters> {
-        Arc::clone(self.lock().entry(endpoint).or_insert_with(|| Arc::new(EndpointCounters::new(endpoint))))
+    pub(super) fn of(&self, endpoint: EndpointId) -> Arc<EndpointTally> {
+        let new = || Arc::new(EndpointTally::new(endpoint, Arc::clone(&self.node)));
+        Arc::clone(lock(&self.by_endpoint).entry(endpoint).or_insert_with(new))
     }
 
-    pub(super) fn get(&self, endpoint: EndpointId) -> Option<Arc<EndpointCounters>> {
-        self.lock().get(&endpoint).map(Arc::clone)
+    pub(super) fn get(&self, endpoint: EndpointId) -> Option<Arc<EndpointTally>> {
+        lock(&self.by_endpoint).get(&endpoint).map(Arc::clone)
     }
 
     pub(super) fn forget(&self, endpoint: EndpointId) {
-        self.lock().remove(&endpoint);
+        lock(&self.by_endpoint).remove(&endpoint);
     }
 
     pub(super) fn read(&self) -> Vec<EndpointStats> {
-        let mut all: Vec<_> = self.lock().values().map(|counters| counters.read()).collect();
+        let mut all: Vec<_> = lock(&self.by_endpoint).values().map(|tally| tally.read()).collect();
         all.sort_unstable_by_key(|stats| stats.endpoint);
         all
     }

@@ -207,9 +207,13 @@ fn endpoint_traffic(stats: &EndpointStats) -> EndpointTraffic {
         ..EndpointTraffic::NONE
     };
     traffic.connects.insert("success", stats.admitted_total);
-    traffic.bytes_received = stats.bytes_received_total;
-    traffic.bytes_sent = stats.bytes_sent_total;
-    traffic.messages_dropped = Dropped::ALL.iter().map(|reason| (reason.label(), 0)).collect();
+    let broker = &stats.broker;
+    traffic.messages_received = broker.messages_received;
+    traffic.messages_sent = broker.messages_sent;
+    traffic.bytes_received = broker.bytes_received;
+    traffic.bytes_sent = broker.bytes_sent;
+    traffic.messages_dropped =
+        Dropped::ALL.iter().map(|reason| (reason.label(), broker.dropped[*reason as usize])).collect();
     traffic
 }
 

@@ -1,57 +1,304 @@
 //! A shard: one thread, one epoll loop, one broker core.
+//!
+//! - `table`: the connections; `arrive`, `handshake`, `admit`: from accept to admission; `receive`, `send`: bytes of
+//!   admitted ones; `close`: how they end; `control`, `drain`: what the control plane asks.
 
-use std::io;
+mod admit;
+mod arrive;
+mod close;
+mod control;
+mod drain;
+mod handshake;
+mod random;
+mod receive;
+mod send;
+mod table;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
-use mio::{Poll, Token};
-use tokio::sync::oneshot;
+use mio::{Events, Poll, Token};
 
-use super::plane::{ClientRow, DataPlaneConfig, DrainPlan};
-use super::queue::Mailbox;
-use crate::broker::{EndpointId, EndpointPolicy};
+pub(super) use self::admit::HandOver;
+pub(super) use self::arrive::Accepted;
+pub(super) use self::control::Control;
+pub(super) use self::table::Key;
+
+use self::drain::{ActiveDrain, Ending};
+use self::random::ClientIds;
+use self::table::Table;
+use super::mailbox::{CloseOnEnd, Mailbox};
+use super::plane::DataPlaneConfig;
+use super::stats::Tallies;
+use super::workers::Workers;
+use crate::auth::Decision;
+use crate::broker::{Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, EndpointPolicy, Millis, ShardId};
 
 /// What a shard is told by others.
 pub(super) enum Event {
+    /// The acceptor has a connection for it.
+    Accepted(Box<Accepted>),
+    /// Another shard has admitted a client whose home is here.
+    HandOver(Box<HandOver>),
+    /// A worker has decided.
+    Decided {
+        key: Key,
+        decision: Decision,
+    },
+    /// Another shard's core has work for this one's.
+    Batch {
+        from: ShardId,
+        batch: Batch,
+    },
     Control(Control),
 }
 
-/// What the control plane asks of a shard.
-pub(super) enum Control {
-    SetPolicy {
-        policy: Arc<EndpointPolicy>,
-        reply: oneshot::Sender<()>,
-    },
-    /// Connections of `endpoint` accepted as number `from_sequence` or later.
-    Drain {
-        endpoint: EndpointId,
-        from_sequence: u64,
-        plan: Arc<DrainPlan>,
-        reply: oneshot::Sender<u32>,
-    },
-    Sequences {
-        endpoint: EndpointId,
-        reply: oneshot::Sender<Vec<u64>>,
-    },
-    Clients {
-        endpoint: EndpointId,
-        reply: oneshot::Sender<Vec<ClientRow>>,
-    },
-    Shutdown {
-        grace: Duration,
-        reply: oneshot::Sender<()>,
-    },
+const WAKER: Token = Token(usize::MAX);
+const EVENTS: usize = 1024;
+/// Bytes of one read.
+const READ_BYTES: usize = 64 << 10;
+/// The shared read buffer: a read, and before it the beginning of a packet.
+const BUFFER_BYTES: usize = READ_BYTES + receive::HELD_MAX_BYTES;
+/// Bytes received since the last flush after which the connections are flushed before more is read.
+const EARLY_FLUSH_BYTES: usize = 256 << 10;
+/// How often deadlines of handshakes and of closing connections are looked at.
+const SWEEP_MS: Millis = 100;
+/// How often counters are shown to the control plane.
+const PUBLISH_MS: Millis = 250;
+
+/// What all shards share.
+pub(super) struct Shared {
+    pub(super) epoch: Instant,
+    pub(super) tallies: Arc<Tallies>,
+    pub(super) workers: Workers,
 }
 
-const WAKER: Token = Token(usize::MAX);
+struct Shard {
+    id: ShardId,
+    shared: Arc<Shared>,
+    core: Core,
+    poll: Poll,
+    mailbox: Arc<Mailbox<Event>>,
+    /// Every shard's mailbox, this one's too.
+    peers: Vec<Arc<Mailbox<Event>>>,
+    /// Mail for them, sent once per turn.
+    outgoing: Vec<Vec<Event>>,
+    table: Table,
+    buffer: Vec<u8>,
+    /// What layers make of the buffer.
+    plain: Vec<u8>,
+    now: Millis,
+    /// Connections with bytes that no event will tell of again.
+    ready: Vec<Key>,
+    /// Scratch lists of the core's.
+    ids: Vec<ConnId>,
+    /// Connections before admission, and those on their way out.
+    pending: Vec<Key>,
+    closing: Vec<(Key, Millis)>,
+    max_pending: usize,
+    next_sweep: Millis,
+    unflushed_bytes: usize,
+    client_ids: ClientIds,
+    /// The newest policy that was put in force for open connections.
+    policies: HashMap<EndpointId, Arc<EndpointPolicy>>,
+    /// Connections accepted up to here are not admitted any more: a drain was to have taken them.
+    drained_until: HashMap<EndpointId, u64>,
+    drains: Vec<ActiveDrain>,
+    ending: Option<Ending>,
+    published: HashMap<EndpointId, EndpointCounters>,
+    next_publish: Millis,
+    stopped: bool,
+}
 
 /// Starts the threads.
-pub(super) fn start(config: &DataPlaneConfig, epoch: Instant) -> io::Result<Vec<Arc<Mailbox<Event>>>> {
-    let _ = epoch;
-    (0..config.shards)
-        .map(|_| {
-            let poll = Poll::new()?;
-            Ok(Arc::new(Mailbox::new(poll.registry(), WAKER)?))
-        })
-        .collect()
+pub(super) fn start(config: &DataPlaneConfig, shared: &Arc<Shared>) -> io::Result<Vec<Arc<Mailbox<Event>>>> {
+    let polls: Vec<Poll> = (0..config.shards).map(|_| Poll::new()).collect::<io::Result<_>>()?;
+    let peers: Vec<Arc<Mailbox<Event>>> =
+        polls.iter().map(|poll| Ok(Arc::new(Mailbox::new(poll.registry(), WAKER)?))).collect::<io::Result<_>>()?;
+    for (poll, id) in polls.into_iter().zip(0..) {
+        let mut shard = Shard::new(ShardId(id), config, Arc::clone(shared), poll, peers.clone());
+        thread::Builder::new().name(format!("weir-shard-{id}")).spawn(move || {
+            let _closes = CloseOnEnd(Arc::clone(&shard.mailbox));
+            let mut events = Events::with_capacity(EVENTS);
+            while !shard.stopped {
+                shard.turn(&mut events);
+            }
+        })?;
+    }
+    Ok(peers)
+}
+
+impl Shard {
+    fn new(
+        id: ShardId,
+        config: &DataPlaneConfig,
+        shared: Arc<Shared>,
+        poll: Poll,
+        peers: Vec<Arc<Mailbox<Event>>>,
+    ) -> Self {
+        Self {
+            id,
+            shared,
+            core: Core::new(CoreConfig { shard: id, shards: config.shards }),
+            poll,
+            mailbox: Arc::clone(&peers[usize::from(id.0)]),
+            outgoing: peers.iter().map(|_| Vec::new()).collect(),
+            peers,
+            table: Table::default(),
+            buffer: vec![0; BUFFER_BYTES],
+            plain: Vec::new(),
+            now: 0,
+            ready: Vec::new(),
+            ids: Vec::new(),
+            pending: Vec::new(),
+            closing: Vec::new(),
+            max_pending: config.max_pending_connections as usize,
+            next_sweep: Millis::MAX,
+            unflushed_bytes: 0,
+            client_ids: ClientIds::default(),
+            policies: HashMap::new(),
+            drained_until: HashMap::new(),
+            drains: Vec::new(),
+            ending: None,
+            published: HashMap::new(),
+            next_publish: Millis::MAX,
+            stopped: false,
+        }
+    }
+
+    /// One round: waits for something to happen, lets it happen, and sends what came of it, each socket and each other
+    /// shard at most once.
+    fn turn(&mut self, events: &mut Events) {
+        let timeout =
+            if self.ready.is_empty() && self.mailbox.may_sleep() { self.timeout() } else { Some(Duration::ZERO) };
+        if let Err(error) = self.poll.poll(events, timeout)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            tracing::error!(shard = self.id.0, %error, "a shard cannot poll");
+            thread::sleep(Duration::from_millis(10));
+        }
+        self.mailbox.awake();
+        self.now = Millis::try_from(self.shared.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX);
+        if self.next_publish == Millis::MAX {
+            self.next_publish = self.now + PUBLISH_MS;
+        }
+        self.take_mail();
+        for key in std::mem::take(&mut self.ready) {
+            self.on_readable(key);
+        }
+        for event in &*events {
+            if event.token() != WAKER {
+                self.on_event(event);
+            }
+        }
+        if self.core.next_deadline().is_some_and(|at| at <= self.now) {
+            self.core.tick(self.now);
+        }
+        self.run_drains();
+        self.settle();
+        if self.next_sweep <= self.now {
+            self.sweep();
+        }
+        if self.next_publish <= self.now {
+            self.publish();
+        }
+        self.check_ending();
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        let ending = self.ending.as_ref().map_or(Millis::MAX, |ending| ending.deadline);
+        let own = self.next_sweep.min(self.next_publish).min(self.next_drain()).min(ending);
+        let at = self.core.next_deadline().map_or(own, |at| at.min(own));
+        (at != Millis::MAX).then(|| Duration::from_millis(at.saturating_sub(self.now)))
+    }
+
+    fn take_mail(&mut self) {
+        let mut mail = Vec::new();
+        self.mailbox.take(&mut mail);
+        for event in mail {
+            match event {
+                Event::Accepted(accepted) => self.on_accepted(*accepted),
+                Event::HandOver(hand_over) => self.on_hand_over(*hand_over),
+                Event::Decided { key, decision } => self.on_decided(key, decision),
+                Event::Batch { from, batch } => self.core.deliver_batch(from, batch, self.now),
+                Event::Control(control) => self.on_control(control),
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: &mio::event::Event) {
+        let key = Key::of(event.token());
+        let Some(connection) = self.table.get_mut(key) else { return };
+        if event.is_error() || event.is_write_closed() && event.is_read_closed() {
+            // Nothing can be written any more, and what the peer sent before a reset is gone, too.
+            connection.paused = false;
+        }
+        connection.hung_up |= event.is_read_closed() || event.is_error();
+        if event.is_writable() && connection.blocked {
+            connection.blocked = false;
+            self.flush(key);
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.on_readable(key);
+        }
+    }
+
+    /// Sends what the turn brought forth.
+    fn settle(&mut self) {
+        self.send_batches();
+        self.flush_dirty();
+        let mut ids = std::mem::take(&mut self.ids);
+        self.core.take_closing(&mut ids);
+        for id in ids.drain(..) {
+            if let Some(key) = self.table.key_of(id) {
+                self.close(key);
+            }
+        }
+        self.core.take_resumed(&mut ids);
+        for id in ids.drain(..) {
+            self.resume(id);
+        }
+        self.ids = ids;
+        self.send_batches();
+        for (peer, events) in self.peers.iter().zip(&mut self.outgoing) {
+            if !events.is_empty() {
+                peer.send_all(events.drain(..));
+            }
+        }
+    }
+
+    fn send_batches(&mut self) {
+        for (to, outgoing) in self.outgoing.iter_mut().enumerate() {
+            let to = ShardId(to as u16);
+            if to != self.id
+                && let Some(batch) = self.core.take_batch(to)
+            {
+                outgoing.push(Event::Batch { from: self.id, batch });
+            }
+        }
+    }
+
+    fn resume(&mut self, id: ConnId) {
+        let Some(key) = self.table.key_of(id) else { return };
+        let Some(connection) = self.table.get_mut(key) else { return };
+        connection.paused = false;
+        if connection.unread {
+            self.ready.push(key);
+        }
+    }
+
+    /// Shows the counters that moved.
+    fn publish(&mut self) {
+        self.next_publish = Millis::MAX;
+        for (endpoint, counters) in self.core.counters() {
+            if self.published.get(&endpoint) != Some(counters) {
+                self.published.insert(endpoint, counters.clone());
+                if let Some(tally) = self.shared.tallies.get(endpoint) {
+                    tally.publish(self.id.0, counters);
+                }
+            }
+        }
+    }
 }

@@ -8,7 +8,8 @@ use mio::{Registry, Token, Waker};
 
 /// Mail for an event loop. A sender wakes the loop only where it sleeps, so a busy loop costs no eventfd write.
 pub(super) struct Mailbox<T> {
-    mail: Mutex<Vec<T>>,
+    /// `None`: the loop has ended, and what is sent is dropped.
+    mail: Mutex<Option<Vec<T>>>,
     has_mail: AtomicBool,
     sleeping: AtomicBool,
     waker: Waker,
@@ -17,7 +18,7 @@ pub(super) struct Mailbox<T> {
 impl<T> Mailbox<T> {
     pub(super) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
         Ok(Self {
-            mail: Mutex::new(Vec::new()),
+            mail: Mutex::new(Some(Vec::new())),
             has_mail: AtomicBool::new(false),
             sleeping: AtomicBool::new(false),
             waker: Waker::new(registry, token)?,
@@ -31,7 +32,8 @@ impl<T> Mailbox<T> {
     /// Sends all with one lock and at most one wake.
     pub(super) fn send_all(&self, items: impl IntoIterator<Item = T>) {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
-        mail.extend(items);
+        let Some(open) = &mut *mail else { return };
+        open.extend(items);
         self.has_mail.store(true, Ordering::SeqCst);
         drop(mail);
         // SeqCst on both flags: either this sees `sleeping`, or the receiver sees `has_mail` before it sleeps.
@@ -63,7 +65,24 @@ impl<T> Mailbox<T> {
             return;
         }
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
-        mem::swap(&mut *mail, into);
+        if let Some(open) = &mut *mail {
+            mem::swap(open, into);
+        }
         self.has_mail.store(false, Ordering::SeqCst);
+    }
+
+    /// The loop ends: drops what waits and all that is sent from now on, so that who waits for an answer learns of it.
+    pub(super) fn close(&self) {
+        let mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(mail);
+    }
+}
+
+/// Closes a mailbox however its thread ends.
+pub(super) struct CloseOnEnd<T>(pub(super) std::sync::Arc<Mailbox<T>>);
+
+impl<T> Drop for CloseOnEnd<T> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }

@@ -1,0 +1,81 @@
+//! A token bucket for accepted connections.
+
+use std::time::{Duration, Instant};
+
+/// Admits `per_s` connections a second; unused ones of the last second may come at once.
+#[derive(Debug, Clone)]
+pub(super) struct AcceptRate {
+    per_s: u32,
+    tokens: f64,
+    updated: Instant,
+}
+
+impl AcceptRate {
+    pub(super) fn new(per_s: u32, now: Instant) -> Self {
+        Self { per_s, tokens: f64::from(per_s), updated: now }
+    }
+
+    pub(super) fn per_s(&self) -> u32 {
+        self.per_s
+    }
+
+    /// How long until a connection may be accepted; `None`: now.
+    pub(super) fn wait(&mut self, now: Instant) -> Option<Duration> {
+        let rate = f64::from(self.per_s);
+        let gained = now.saturating_duration_since(self.updated).as_secs_f64() * rate;
+        self.tokens = (self.tokens + gained).min(rate.max(1.0));
+        self.updated = now;
+        // A rate of 0 admits nobody: look again now and then.
+        let wait = || Duration::try_from_secs_f64((1.0 - self.tokens) / rate).unwrap_or(Duration::from_secs(3600));
+        (self.tokens < 1.0).then(wait)
+    }
+
+    /// Counts a connection that was accepted.
+    pub(super) fn spend(&mut self) {
+        self.tokens -= 1.0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(rate: &mut AcceptRate, now: Instant) -> bool {
+        let admitted = rate.wait(now).is_none();
+        if admitted {
+            rate.spend();
+        }
+        admitted
+    }
+
+    #[test]
+    fn admits_a_burst_then_the_rate() {
+        let start = Instant::now();
+        let mut rate = AcceptRate::new(10, start);
+        assert_eq!((0..100).filter(|_| take(&mut rate, start)).count(), 10);
+        let wait = rate.wait(start).unwrap();
+        assert!(wait <= Duration::from_millis(100) && wait > Duration::from_millis(99), "{wait:?}");
+        let admitted = (1..=1000).filter(|ms| take(&mut rate, start + Duration::from_millis(*ms))).count();
+        assert!((9..=10).contains(&admitted), "{admitted}");
+        // However long it rested, a second's worth is the burst.
+        let later = start + Duration::from_secs(100);
+        assert_eq!((0..100).filter(|_| take(&mut rate, later)).count(), 10);
+    }
+
+    #[test]
+    fn a_rate_of_one_admits_one_a_second() {
+        let start = Instant::now();
+        let mut rate = AcceptRate::new(1, start);
+        assert!(take(&mut rate, start));
+        assert!(!take(&mut rate, start));
+        assert!(take(&mut rate, start + Duration::from_millis(1001)));
+    }
+
+    #[test]
+    fn a_rate_of_zero_admits_nobody() {
+        let start = Instant::now();
+        let mut rate = AcceptRate::new(0, start);
+        assert!(!take(&mut rate, start));
+        assert!(!take(&mut rate, start + Duration::from_secs(1_000_000)));
+    }
+}

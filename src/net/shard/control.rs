@@ -1,0 +1,100 @@
+//! What the control plane asks of a shard.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::Shard;
+use super::table::State;
+use crate::broker::{EndpointId, EndpointPolicy};
+use crate::net::plane::{ClientRow, DrainPlan};
+
+/// A question or an order. Who asked may have gone before the answer; the order holds all the same.
+pub(in crate::net) enum Control {
+    SetPolicy {
+        policy: Arc<EndpointPolicy>,
+        reply: oneshot::Sender<()>,
+    },
+    Drain {
+        endpoint: EndpointId,
+        /// Connections accepted as number `from_sequence` or later.
+        from_sequence: u64,
+        /// Those accepted up to here, and not admitted yet, never are.
+        until_sequence: u64,
+        plan: Arc<DrainPlan>,
+        reply: oneshot::Sender<u32>,
+    },
+    /// The sequence numbers of an endpoint's connections.
+    Sequences {
+        endpoint: EndpointId,
+        reply: oneshot::Sender<Vec<u64>>,
+    },
+    /// An endpoint's clients: the first `limit` by sequence number.
+    Clients {
+        endpoint: EndpointId,
+        limit: usize,
+        reply: oneshot::Sender<Vec<ClientRow>>,
+    },
+    /// An endpoint is gone for good.
+    Forget {
+        endpoint: EndpointId,
+    },
+    Shutdown {
+        grace: Duration,
+        reply: oneshot::Sender<()>,
+    },
+}
+
+impl Shard {
+    pub(super) fn on_control(&mut self, control: Control) {
+        match control {
+            Control::SetPolicy { policy, reply } => {
+                self.policies.insert(policy.id, Arc::clone(&policy));
+                self.core.set_policy(policy, self.now);
+                let _ = reply.send(());
+            }
+            Control::Drain { endpoint, from_sequence, until_sequence, plan, reply } => {
+                self.begin_drain(endpoint, from_sequence, until_sequence, plan, reply);
+            }
+            Control::Sequences { endpoint, reply } => {
+                let of_endpoint = self.table.iter().filter(|(_, connection)| {
+                    connection.opened.tally().endpoint() == endpoint && !matches!(connection.state, State::Lingering)
+                });
+                let _ = reply.send(of_endpoint.map(|(_, connection)| connection.sequence).collect());
+            }
+            Control::Clients { endpoint, limit, reply } => {
+                let _ = reply.send(self.clients(endpoint, limit));
+            }
+            Control::Forget { endpoint } => {
+                self.policies.remove(&endpoint);
+                self.drained_until.remove(&endpoint);
+                self.published.remove(&endpoint);
+            }
+            Control::Shutdown { grace, reply } => self.begin_ending(grace, reply),
+        }
+    }
+
+    fn clients(&self, endpoint: EndpointId, limit: usize) -> Vec<ClientRow> {
+        let mut found: Vec<_> = self.core.connections(endpoint);
+        let sequence = |id| Some(self.table.get(self.table.key_of(id)?)?.sequence);
+        found.sort_by_cached_key(|&id| sequence(id));
+        let row = |id| {
+            let connection = self.table.get(self.table.key_of(id)?)?;
+            let client = self.core.client(id)?;
+            let layers = connection.layers.as_ref();
+            Some(ClientRow {
+                client_id: client.client_id.to_owned(),
+                username: client.principal.username.as_deref().map(str::to_owned),
+                peer: connection.peer,
+                connected_ms: self.now.saturating_sub(client.connected_at),
+                protocol_level: client.version as u8,
+                tls: layers.is_some_and(|layers| layers.tls.is_some()),
+                websocket: layers.is_some_and(|layers| layers.websocket.is_some()),
+                shard: self.id.0,
+                sequence: connection.sequence,
+            })
+        };
+        found.into_iter().filter_map(row).take(limit).collect()
+    }
+}

@@ -1,0 +1,166 @@
+//! Asking clients to leave: gradually, or all at once at the end.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::Shard;
+use super::table::{Connection, Key, State};
+use crate::broker::{ConnId, Ended, EndpointId, Millis};
+use crate::mqtt::ReasonCode;
+use crate::net::plane::{ConnectionFacts, DrainPlan, DrainWhich};
+use crate::net::stats::Reason;
+
+/// A drain under way.
+pub(super) struct ActiveDrain {
+    targets: VecDeque<ConnId>,
+    plan: Arc<DrainPlan>,
+    /// This shard's part of the rate, connections per ms; `None`: all at once.
+    per_ms: Option<f64>,
+    /// Connections that may be asked now.
+    credit: f64,
+    updated: Millis,
+    asked: u32,
+    reply: oneshot::Sender<u32>,
+}
+
+/// The shard's own end.
+pub(super) struct Ending {
+    pub(super) deadline: Millis,
+    reply: oneshot::Sender<()>,
+}
+
+impl ActiveDrain {
+    /// When the next connection may be asked.
+    fn due(&self) -> Millis {
+        match self.per_ms {
+            Some(per_ms) if self.credit < 1.0 => {
+                self.updated + (((1.0 - self.credit) / per_ms).ceil() as Millis).max(1)
+            }
+            _ => self.updated,
+        }
+    }
+}
+
+impl Shard {
+    pub(super) fn begin_drain(
+        &mut self,
+        endpoint: EndpointId,
+        from_sequence: u64,
+        until_sequence: u64,
+        plan: Arc<DrainPlan>,
+        reply: oneshot::Sender<u32>,
+    ) {
+        // Who is not admitted yet has nothing to lose: it connects again, and meets what is declared now.
+        let pending: Vec<Key> = self
+            .pending
+            .iter()
+            .copied()
+            .filter(|key| {
+                self.table.get(*key).is_some_and(|connection| {
+                    connection.opened.tally().endpoint() == endpoint
+                        && (from_sequence..=until_sequence).contains(&connection.sequence)
+                })
+            })
+            .collect();
+        for key in pending {
+            self.refuse(key, Reason::Shutdown, &[]);
+        }
+        if !matches!(plan.which, DrainWhich::Newest(_)) {
+            self.drained_until.insert(endpoint, until_sequence);
+        }
+        let mut targets: VecDeque<ConnId> = self.core.connections(endpoint).into();
+        targets.retain(|&id| {
+            let Some(connection) = self.table.key_of(id).and_then(|key| self.table.get(key)) else { return false };
+            let in_range = (from_sequence..=until_sequence).contains(&connection.sequence);
+            in_range
+                && match &plan.which {
+                    DrainWhich::All | DrainWhich::Newest(_) => true,
+                    DrainWhich::Matching(predicate) => {
+                        self.facts(id, connection).is_some_and(|facts| predicate(&facts))
+                    }
+                }
+        });
+        let shards = self.peers.len() as f64;
+        let per_ms = plan.per_s.map(|per_s| f64::from(per_s.max(1)) / shards / 1000.0);
+        self.drains.push(ActiveDrain { targets, plan, per_ms, credit: 1.0, updated: self.now, asked: 0, reply });
+    }
+
+    fn facts<'a>(&'a self, id: ConnId, connection: &'a Connection) -> Option<ConnectionFacts<'a>> {
+        let client = self.core.client(id)?;
+        let tls = connection.layers.as_ref().and_then(|layers| layers.tls.as_ref());
+        Some(ConnectionFacts {
+            client_id: client.client_id,
+            principal: client.principal,
+            peer: connection.peer,
+            version: client.version,
+            generation: connection.generation,
+            certificates: tls.and_then(|tls| tls.peer_certificates()).unwrap_or_default(),
+        })
+    }
+
+    pub(super) fn next_drain(&self) -> Millis {
+        self.drains.iter().map(ActiveDrain::due).min().unwrap_or(Millis::MAX)
+    }
+
+    /// Asks as many as the rates allow.
+    pub(super) fn run_drains(&mut self) {
+        if self.drains.is_empty() {
+            return;
+        }
+        let (core, now) = (&mut self.core, self.now);
+        for drain in &mut self.drains {
+            if let Some(per_ms) = drain.per_ms {
+                drain.credit += now.saturating_sub(drain.updated) as f64 * per_ms;
+            }
+            drain.updated = now;
+            while drain.per_ms.is_none() || drain.credit >= 1.0 {
+                let Some(id) = drain.targets.pop_front() else { break };
+                // It may have left by itself.
+                if core.client(id).is_some() {
+                    core.disconnect(id, drain.plan.reason_code, drain.plan.server_reference.as_deref(), now);
+                    drain.asked += 1;
+                    drain.credit -= 1.0;
+                }
+            }
+        }
+        for drain in self.drains.extract_if(.., |drain| drain.targets.is_empty()) {
+            let _ = drain.reply.send(drain.asked);
+        }
+    }
+
+    pub(super) fn begin_ending(&mut self, grace: Duration, reply: oneshot::Sender<()>) {
+        for key in std::mem::take(&mut self.pending.clone()) {
+            self.refuse(key, Reason::Shutdown, &[]);
+        }
+        let open: Vec<ConnId> = self
+            .table
+            .iter()
+            .filter_map(|(_, connection)| match connection.state {
+                State::Open(id) => Some(id),
+                _ => None,
+            })
+            .collect();
+        for id in open {
+            self.core.disconnect(id, ReasonCode::ServerShuttingDown.as_u8(), None, self.now);
+        }
+        let grace = Millis::try_from(grace.as_millis()).unwrap_or(Millis::MAX);
+        self.ending = Some(Ending { deadline: self.now.saturating_add(grace), reply });
+    }
+
+    /// Ends the thread once everybody has gone, or the grace is over.
+    pub(super) fn check_ending(&mut self) {
+        let Some(ending) = self.ending.take_if(|ending| self.table.len() == 0 || ending.deadline <= self.now) else {
+            return;
+        };
+        let left: Vec<Key> = self.table.iter().map(|(key, _)| key).collect();
+        for key in left {
+            self.end_whatever(key, Ended::Server);
+        }
+        self.publish();
+        self.stopped = true;
+        let _ = ending.reply.send(());
+    }
+}

@@ -1,0 +1,305 @@
+//! Reading from admitted connections.
+
+use std::io::ErrorKind;
+
+use super::table::{Connection, Key, Partial, State};
+use super::{EARLY_FLUSH_BYTES, READ_BYTES, Shard};
+use crate::broker::{ConnId, Ended, Then};
+use crate::net::websocket::Incoming;
+
+/// Reads of one connection before the others have their turn.
+const READS_PER_TURN: usize = 4;
+/// A packet whose beginning is kept in the shared buffer while the rest is read; a larger one is read into a buffer of
+/// its own, so that it is not copied again with every read.
+pub(super) const HELD_MAX_BYTES: usize = 128 << 10;
+
+/// How reading from a connection ended for now.
+enum Reading {
+    /// The socket is empty; an event will tell of more.
+    Drained,
+    /// There may be more.
+    More,
+    /// The core wants no more for now.
+    Paused {
+        drained: bool,
+    },
+    /// The core is done with it.
+    Close,
+    Ended(Ended),
+    /// It is no longer there.
+    Gone,
+}
+
+/// What one read gave.
+enum Read {
+    Bytes { n: usize, drained: bool },
+    Stop(Reading),
+}
+
+/// Reads into `into`. A short read means that the socket is empty, unless the end of the stream is still to be read.
+fn read(connection: &Connection, into: &mut [u8]) -> Read {
+    loop {
+        match connection.stream.read(into) {
+            Ok(0) => return Read::Stop(Reading::Ended(Ended::PeerClosed)),
+            Ok(n) => return Read::Bytes { n, drained: n < into.len() && !connection.hung_up },
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Read::Stop(Reading::Drained),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return Read::Stop(Reading::Ended(Ended::PeerClosed)),
+        }
+    }
+}
+
+impl Shard {
+    /// The socket may hold bytes.
+    pub(super) fn on_readable(&mut self, key: Key) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        match &connection.state {
+            State::Pending(_) => self.on_handshake_readable(key),
+            State::Lingering => self.discard(key),
+            State::Open(_) if connection.paused || connection.closing => connection.unread = true,
+            State::Open(id) => {
+                let id = *id;
+                let layered = connection.layers.is_some();
+                let mut buffer = std::mem::take(&mut self.buffer);
+                let reading = if layered {
+                    self.read_layers(key, id, &mut buffer)
+                } else {
+                    self.read_socket(key, id, &mut buffer)
+                };
+                self.buffer = buffer;
+                self.after_reading(key, reading);
+            }
+        }
+    }
+
+    fn after_reading(&mut self, key: Key, reading: Reading) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        match reading {
+            Reading::Drained => connection.unread = false,
+            Reading::More => {
+                connection.unread = true;
+                self.ready.push(key);
+            }
+            Reading::Paused { drained } => {
+                connection.unread = !drained;
+                connection.paused = true;
+            }
+            Reading::Close => self.close_after_reading(key),
+            Reading::Ended(why) => self.end(key, why),
+            Reading::Gone => {}
+        }
+    }
+
+    /// MQTT directly on the socket: the core reads from the shared buffer, nothing is copied but the beginning of a
+    /// packet whose end has not come.
+    fn read_socket(&mut self, key: Key, id: ConnId, buffer: &mut [u8]) -> Reading {
+        let mut held = 0;
+        for _ in 0..READS_PER_TURN {
+            let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
+            if let Some(partial) = connection.partial.take() {
+                if partial.needs > HELD_MAX_BYTES {
+                    return self.read_large(key, id, partial);
+                }
+                held = partial.filled;
+                buffer[..held].copy_from_slice(&partial.bytes[..held]);
+            }
+            let (n, drained) = match read(connection, &mut buffer[held..held + READ_BYTES]) {
+                Read::Bytes { n, drained } => (n, drained),
+                Read::Stop(reading) => {
+                    hold(connection, &buffer[..held], 0);
+                    return reading;
+                }
+            };
+            let filled = held + n;
+            let received = self.core.receive(id, &buffer[..filled], self.now);
+            if received.then == Then::Close {
+                return Reading::Close;
+            }
+            let consumed = received.consumed.min(filled);
+            let needs = received.needs.unwrap_or(0);
+            held = filled - consumed;
+            let stops = drained || received.then == Then::Pause;
+            if stops || needs > HELD_MAX_BYTES {
+                hold(connection, &buffer[consumed..filled], needs);
+                held = 0;
+            } else {
+                buffer.copy_within(consumed..filled, 0);
+            }
+            self.unflushed_bytes += n;
+            if self.unflushed_bytes >= EARLY_FLUSH_BYTES {
+                self.flush_dirty();
+            }
+            if received.then == Then::Pause {
+                return Reading::Paused { drained };
+            }
+            if drained {
+                return Reading::Drained;
+            }
+        }
+        if let Some(connection) = self.table.get_mut(key)
+            && connection.partial.is_none()
+        {
+            hold(connection, &buffer[..held], 0);
+        }
+        Reading::More
+    }
+
+    /// A large packet, straight into a buffer that grows with what came, whatever length the packet claims.
+    fn read_large(&mut self, key: Key, id: ConnId, mut partial: Box<Partial>) -> Reading {
+        for _ in 0..READS_PER_TURN {
+            let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
+            partial.make_room();
+            let (n, drained) = match read(connection, &mut partial.bytes[partial.filled..]) {
+                Read::Bytes { n, drained } => (n, drained),
+                Read::Stop(reading) => {
+                    connection.partial = Some(partial);
+                    return reading;
+                }
+            };
+            partial.filled += n;
+            if partial.filled < partial.needs {
+                if drained {
+                    connection.partial = Some(partial);
+                    return Reading::Drained;
+                }
+                continue;
+            }
+            let received = self.core.receive(id, &partial.bytes[..partial.filled], self.now);
+            // The buffer ended with the packet, so nothing is left of it.
+            debug_assert!(received.consumed == partial.filled);
+            return match received.then {
+                Then::Close => Reading::Close,
+                Then::Pause => Reading::Paused { drained },
+                Then::Continue => {
+                    if drained {
+                        Reading::Drained
+                    } else {
+                        Reading::More
+                    }
+                }
+            };
+        }
+        if let Some(connection) = self.table.get_mut(key) {
+            connection.partial = Some(partial);
+        }
+        Reading::More
+    }
+
+    /// MQTT inside TLS, WebSocket, or both.
+    fn read_layers(&mut self, key: Key, id: ConnId, buffer: &mut [u8]) -> Reading {
+        for _ in 0..READS_PER_TURN {
+            let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
+            let (n, drained) = match read(connection, &mut buffer[..READ_BYTES]) {
+                Read::Bytes { n, drained } => (n, drained),
+                Read::Stop(reading) => return reading,
+            };
+            let reading = self.feed_layers(key, id, &buffer[..n]);
+            if !matches!(reading, Reading::More) {
+                return match reading {
+                    Reading::Paused { .. } => Reading::Paused { drained },
+                    other => other,
+                };
+            }
+            self.unflushed_bytes += n;
+            if self.unflushed_bytes >= EARLY_FLUSH_BYTES {
+                self.flush_dirty();
+            }
+            if drained {
+                return Reading::Drained;
+            }
+        }
+        Reading::More
+    }
+
+    /// Feeds the core with what layers make of `raw`. `More` where it wants more.
+    fn feed_layers(&mut self, key: Key, id: ConnId, raw: &[u8]) -> Reading {
+        let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
+        let Some(layers) = &mut connection.layers else { return Reading::Gone };
+        let mut held = connection.partial.take();
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.clear();
+        // A large packet gathers in its own buffer, a small beginning goes before what follows it.
+        let gathers = held.as_ref().is_some_and(|partial| partial.needs > HELD_MAX_BYTES);
+        let opened = match &mut held {
+            Some(partial) if gathers => {
+                partial.bytes.truncate(partial.filled);
+                layers.open(raw, &mut partial.bytes)
+            }
+            Some(partial) => {
+                plain.extend_from_slice(&partial.bytes[..partial.filled]);
+                layers.open(raw, &mut plain)
+            }
+            None => layers.open(raw, &mut plain),
+        };
+        let wants_write = layers.wants_write();
+        if let Some(partial) = held.as_mut().filter(|_| gathers) {
+            partial.filled = partial.bytes.len();
+        }
+        let reading = match held {
+            Some(partial) if gathers && partial.filled < partial.needs => {
+                connection.partial = Some(partial);
+                Reading::More
+            }
+            Some(partial) if gathers => self.feed(key, id, &partial.bytes),
+            _ => self.feed(key, id, &plain),
+        };
+        self.plain = plain;
+        self.plain.shrink_to(BUFFER_KEPT_BYTES);
+        if wants_write {
+            self.flush(key);
+        }
+        match (opened, reading) {
+            (Ok(Incoming::Open), reading) => reading,
+            (_, reading @ (Reading::Close | Reading::Ended(_) | Reading::Gone)) => reading,
+            (Ok(Incoming::Closed), _) => Reading::Ended(Ended::PeerClosed),
+            (Err(error), _) => {
+                self.layer_failed(key, &error);
+                Reading::Gone
+            }
+        }
+    }
+
+    /// Feeds the core, and holds what is left of the bytes. `More` where it wants more.
+    fn feed(&mut self, key: Key, id: ConnId, bytes: &[u8]) -> Reading {
+        if bytes.is_empty() {
+            return Reading::More;
+        }
+        let received = self.core.receive(id, bytes, self.now);
+        if received.then == Then::Close {
+            return Reading::Close;
+        }
+        let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
+        hold(connection, bytes.get(received.consumed..).unwrap_or(&[]), received.needs.unwrap_or(0));
+        match received.then {
+            Then::Pause => Reading::Paused { drained: false },
+            Then::Continue | Then::Close => Reading::More,
+        }
+    }
+
+    /// Feeds the core with what came together with a CONNECT.
+    pub(super) fn feed_first(&mut self, key: Key, id: ConnId, bytes: &[u8]) {
+        match self.feed(key, id, bytes) {
+            Reading::More => {}
+            reading => self.after_reading(key, reading),
+        }
+    }
+}
+
+/// Capacity of the layers' scratch buffer that is kept between turns, bytes.
+const BUFFER_KEPT_BYTES: usize = 256 << 10;
+
+/// Keeps the beginning of a packet with its connection.
+fn hold(connection: &mut Connection, bytes: &[u8], needs: usize) {
+    connection.partial =
+        (!bytes.is_empty()).then(|| Box::new(Partial { bytes: bytes.to_vec(), filled: bytes.len(), needs }));
+}
+
+impl Partial {
+    /// Room for the rest of the packet, but for no more than came already.
+    fn make_room(&mut self) {
+        if self.filled == self.bytes.len() {
+            let room = self.needs.min((self.filled * 2).max(READ_BYTES));
+            self.bytes.resize(room, 0);
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Writing to connections.
+
+use super::Shard;
+use super::table::{Key, State};
+use crate::broker::Ended;
+use crate::net::layers::{self, Wrote};
+
+/// Rounds of flushing within one turn: writing may let queued messages move on, which want to be written in turn.
+const FLUSH_ROUNDS: usize = 4;
+
+impl Shard {
+    /// Writes what waits for connections, each once.
+    pub(super) fn flush_dirty(&mut self) {
+        self.unflushed_bytes = 0;
+        let mut ids = std::mem::take(&mut self.ids);
+        for _ in 0..FLUSH_ROUNDS {
+            self.core.take_dirty(&mut ids);
+            if ids.is_empty() {
+                break;
+            }
+            for id in ids.drain(..) {
+                if let Some(key) = self.table.key_of(id) {
+                    self.flush(key);
+                }
+            }
+        }
+        self.ids = ids;
+    }
+
+    /// Writes what waits for one connection, as far as its socket takes it.
+    pub(super) fn flush(&mut self, key: Key) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        if connection.blocked {
+            return;
+        }
+        let layers = connection.layers.as_deref_mut();
+        let (wrote, open) = match &mut connection.state {
+            State::Open(id) => {
+                let id = *id;
+                let Some(out) = self.core.out(id) else { return };
+                let wrote = layers::write(&connection.stream, layers, out);
+                if wrote.is_ok() {
+                    self.core.written(id, self.now);
+                }
+                (wrote, true)
+            }
+            State::Pending(handshake) => (layers::write(&connection.stream, layers, &mut handshake.out), false),
+            State::Lingering => return,
+        };
+        match wrote {
+            Ok(Wrote::All) => {
+                if connection.closing {
+                    self.finish(key);
+                }
+            }
+            Ok(Wrote::Blocked) => self.watch_writable(key),
+            Err(_) if open => self.end(key, Ended::WriteFailed),
+            Err(_) => self.drop_connection(key),
+        }
+    }
+
+    fn watch_writable(&mut self, key: Key) {
+        let Some(connection) = self.table.get_mut(key) else { return };
+        connection.blocked = true;
+        // Once watched, always watched: edges come only after a write fell short, so they cost nothing otherwise.
+        if connection.watches_writable {
+            return;
+        }
+        connection.watches_writable = true;
+        if !connection.registered {
+            // On its way into the poll, or into another shard's.
+            return;
+        }
+        if let Err(error) = connection.stream.watch_writable(self.poll.registry(), key.token()) {
+            tracing::error!(shard = self.id.0, %error, "a connection could not be watched for writing");
+            self.end_whatever(key, Ended::WriteFailed);
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! An endpoint's TLS configuration, from PEM. Reading the files is the caller's affair.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::{Ticketer, default_provider};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, VerifierBuilderError, WebPkiClientVerifier,
+};
+use rustls::sign::CertifiedKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, ServerConfig};
+
+use super::policy::TlsPolicy;
+
+/// What an endpoint declares of its TLS; everything PEM is the contents of a file.
+pub struct TlsSettings<'a> {
+    /// The endpoint's own certificate: where no server name of `sni` is asked for.
+    pub identity: Identity<'a>,
+    pub sni: Vec<(Vec<Arc<str>>, Identity<'a>)>,
+    pub client_auth: ClientAuth<'a>,
+    /// Whether TLS 1.2 is refused.
+    pub only_tls13: bool,
+    /// Whether HTTP is spoken inside (WebSocket): decides the ALPN protocol.
+    pub websocket: bool,
+}
+
+/// A certificate chain, the own one first, and its key.
+#[derive(Clone, Copy)]
+pub struct Identity<'a> {
+    pub chain_pem: &'a [u8],
+    pub key_pem: &'a [u8],
+}
+
+/// Whether clients show certificates.
+#[derive(Clone, Copy)]
+pub enum ClientAuth<'a> {
+    None,
+    Asked {
+        /// Whether one must be shown.
+        required: bool,
+        /// Who may have issued them.
+        ca_pem: &'a [u8],
+        /// Lists of revoked ones, one for each issuer in a chain. A certificate whose issuer has none, or only one that
+        /// is out of date, is refused.
+        crl_pem: Option<&'a [u8]>,
+    },
+}
+
+/// Which of the files is at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFile {
+    Certificate,
+    Key,
+    ClientCa,
+    ClientCrl,
+}
+
+impl fmt::Display for TlsFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Certificate => "the certificate file",
+            Self::Key => "the key file",
+            Self::ClientCa => "the CA file",
+            Self::ClientCrl => "the CRL file",
+        })
+    }
+}
+
+/// Why a configuration cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{0} is not PEM: {1}")]
+    Pem(TlsFile, pem::Error),
+    #[error("{0} holds none in PEM")]
+    Empty(TlsFile),
+    #[error("{0}: {1}")]
+    Content(TlsFile, rustls::Error),
+    #[error("the key does not belong to the certificate, or cannot be used: {0}")]
+    Key(rustls::Error),
+    #[error("{0:?} is no server name: a DNS name, or `*.` and one")]
+    ServerName(Arc<str>),
+    #[error("client certificates cannot be verified: {0}")]
+    Verifier(#[from] VerifierBuilderError),
+    #[error(transparent)]
+    Rustls(#[from] rustls::Error),
+}
+
+impl TlsSettings<'_> {
+    /// Makes the configuration. Sessions resume by tickets whose key is the configuration's own: a new configuration
+    /// takes none of the old one's, so that a session never outlives the trust that began it.
+    pub fn build(&self) -> Result<TlsPolicy, TlsError> {
+        let provider = Arc::new(default_provider());
+        let versions = if self.only_tls13 { &[&TLS13][..] } else { &[&TLS13, &TLS12] };
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_protocol_versions(versions)?;
+        let client_verifier = client_verifier(self.client_auth, &provider)?;
+        let builder = match &client_verifier {
+            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
+            None => builder.with_no_client_auth(),
+        };
+        let mut config = builder.with_cert_resolver(Arc::new(self.resolver(&provider)?));
+        // Clients that offer no ALPN are served, those that offer only others are told so by the handshake.
+        config.alpn_protocols = vec![if self.websocket { b"http/1.1".to_vec() } else { b"mqtt".to_vec() }];
+        config.ticketer = Ticketer::new()?;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 1;
+        Ok(TlsPolicy { config: Arc::new(config), client_verifier })
+    }
+
+    fn resolver(&self, provider: &CryptoProvider) -> Result<Certificates, TlsError> {
+        let mut by_name = HashMap::new();
+        for (names, identity) in &self.sni {
+            let key = Arc::new(certified_key(*identity, provider)?);
+            for name in names {
+                let bare = name.strip_prefix("*.").unwrap_or(name);
+                if rustls::pki_types::DnsName::try_from(bare).is_err() {
+                    return Err(TlsError::ServerName(Arc::clone(name)));
+                }
+                by_name.insert(name.to_ascii_lowercase().into(), Arc::clone(&key));
+            }
+        }
+        Ok(Certificates { default: Arc::new(certified_key(self.identity, provider)?), by_name })
+    }
+}
+
+fn certificates(pem: &[u8], file: TlsFile) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    let found = found.map_err(|error| TlsError::Pem(file, error))?;
+    if found.is_empty() { Err(TlsError::Empty(file)) } else { Ok(found) }
+}
+
+fn certified_key(identity: Identity<'_>, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+    let chain = certificates(identity.chain_pem, TlsFile::Certificate)?;
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::Empty(TlsFile::Key),
+        error => TlsError::Pem(TlsFile::Key, error),
+    })?;
+    CertifiedKey::from_der(chain, key, provider).map_err(TlsError::Key)
+}
+
+fn client_verifier(
+    client_auth: ClientAuth<'_>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    let ClientAuth::Asked { required, ca_pem, crl_pem } = client_auth else { return Ok(None) };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(ca_pem, TlsFile::ClientCa)? {
+        roots.add(certificate).map_err(|error| TlsError::Content(TlsFile::ClientCa, error))?;
+    }
+    let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    if let Some(pem) = crl_pem {
+        let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
+        let lists = lists.map_err(|error| TlsError::Pem(TlsFile::ClientCrl, error))?;
+        // Without a list nothing would be checked at all.
+        if lists.is_empty() {
+            return Err(TlsError::Empty(TlsFile::ClientCrl));
+        }
+        builder = builder.with_crls(lists).enforce_revocation_expiration();
+    }
+    if !required {
+        builder = builder.allow_unauthenticated();
+    }
+    Ok(Some(builder.build()?))
+}
+
+/// Certificates by server name.
+#[derive(Debug)]
+struct Certificates {
+    default: Arc<CertifiedKey>,
+    /// Lower case; `*.example.com` stands for one label.
+    by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
+}
+
+impl Certificates {
+    fn find(&self, name: &str) -> Option<&Arc<CertifiedKey>> {
+        let name = name.to_ascii_lowercase();
+        self.by_name.get(&*name).or_else(|| {
+            let (_, parent) = name.split_once('.')?;
+            self.by_name.get(&*format!("*.{parent}"))
+        })
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let found = hello.server_name().and_then(|name| self.find(name));
+        Some(Arc::clone(found.unwrap_or(&self.default)))
+    }
+}
