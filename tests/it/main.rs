@@ -1,6 +1,8 @@
 //! Integration tests: one binary, a module per area.
 #![allow(unreachable_pub)] // nothing is public in a test binary
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
+mod codec;
 mod conformance;
 mod golden;
 mod script;

@@ -34,9 +34,8 @@ impl<'a> Properties<'a> {
         mut each: impl FnMut(u8, &mut Reader<'a>) -> Result<(), Broken>,
     ) -> Result<UserProperties<'a>, Broken> {
         while !self.reader.is_empty() {
-            let id = self.next_id()?;
-            each(id, &mut self.reader)
-                .map_err(|broken| if *broken == rule::ENDS_EARLY { &rule::PROPERTY_ENDS_EARLY } else { broken })?;
+            let read = self.next_id().and_then(|id| each(id, &mut self.reader));
+            read.map_err(|broken| if *broken == rule::ENDS_EARLY { &rule::PROPERTY_ENDS_EARLY } else { broken })?;
         }
         Ok(UserProperties { raw: self.raw })
     }

@@ -101,8 +101,23 @@ pub fn encode_publish_parts(
         check_subscription_identifier(identifier)?;
     }
     let remaining = remaining_len(version, topic.len(), packet_id.is_some(), properties_len, payload.len());
-    header(out, first_byte(dup, qos, retain), remaining)?;
-    out.extend_from_slice(&topic_len.to_be_bytes());
+    let first = first_byte(dup, qos, retain);
+    let [high, low] = topic_len.to_be_bytes();
+    // slices of a known length are stores; others are calls
+    match remaining {
+        0..0x80 => {
+            out.reserve(2 + remaining);
+            out.extend_from_slice(&[first, remaining as u8, high, low]);
+        }
+        0x80..0x4000 => {
+            out.reserve(3 + remaining);
+            out.extend_from_slice(&[first, remaining as u8 | 0x80, (remaining >> 7) as u8, high, low]);
+        }
+        _ => {
+            header(out, first, remaining)?;
+            out.extend_from_slice(&[high, low]);
+        }
+    }
     out.extend_from_slice(topic.as_bytes());
     if let Some(packet_id) = packet_id {
         out.extend_from_slice(&packet_id.get().to_be_bytes());

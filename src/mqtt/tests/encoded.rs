@@ -83,8 +83,9 @@ fn a_publish_is_made_of_its_parts() {
         subscription_identifiers: &[1, 128, 268_435_455],
     };
     let plain = PublishPropsOut::default();
+    type Row<'a> = (ProtocolVersion, bool, QoS, bool, &'a str, u16, &'a PublishPropsOut<'a>, u8, &'a str);
     #[rustfmt::skip] // a table
-    let cases: &[(ProtocolVersion, bool, QoS, bool, &str, u16, &PublishPropsOut<'_>, u8, &str)] = &[
+    let cases: &[Row<'_>] = &[
         (V3_1_1, false, QoS::AtMostOnce, false, "a", 0, &plain, 0x30, "'a' \"pay\""),
         (V3_1_1, true, QoS::AtLeastOnce, true, "a", 7, &properties, 0x3B, "'a' 0007 \"pay\""),
         (V5, false, QoS::AtMostOnce, true, "a", 0, &plain, 0x31, "'a' 00 \"pay\""),

@@ -305,8 +305,9 @@ fn the_first_packet_must_be_connect() {
 /// Which CONNACK a bad CONNECT gets; `None`: the close alone.
 #[test]
 fn a_bad_connect_is_refused_in_its_own_version() {
+    type Row = (u8, &'static str, Option<(ProtocolVersion, u8)>);
     #[rustfmt::skip] // a table
-    let cases: &[(u8, &str, Option<(ProtocolVersion, u8)>)] = &[
+    let cases: &[Row] = &[
         (0x10, "'MQTT' 06 02 0000 'c'", Some((V3_1_1, 0x01))),
         (0x10, "'MQTT' 03 02 0000 'c'", Some((V3_1_1, 0x01))),
         (0x10, "'MQIsdp' 04 02 0000 'c'", Some((V3_1_1, 0x01))),

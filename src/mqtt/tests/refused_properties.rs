@@ -46,6 +46,7 @@ pub(super) static CASES: &[Case] = &[
     Case(&rule::VARINT_TOO_LONG, V5, Client, 0x30, "'a' 8080808001"),
     Case(&rule::PROPERTY_ENDS_EARLY, V5, Client, 0x30, "'a' 01 01"),
     Case(&rule::PROPERTY_ENDS_EARLY, V5, Client, 0x30, "'a' 03 02 0000"),
+    Case(&rule::PROPERTY_ENDS_EARLY, V5, Client, 0x30, "'a' 03 01 00 81 00"), // inside an identifier
     Case(&rule::PROPERTY_ENDS_EARLY, V5, Client, 0x30, "'a' 04 03 0002 61"),
     Case(&rule::PROPERTY_ENDS_EARLY, V5, Client, 0x30, "'a' 04 26 'k'"),
     Case(&rule::PROPERTY_ENDS_EARLY, V5, Client, 0x30, "'a' 06 26 'k' 0001 61"), // the value stands outside
