@@ -5,6 +5,7 @@
 mod codec;
 mod conformance;
 mod golden;
+mod load_bench;
 mod script;
 mod status;
 mod tcp;
