@@ -69,6 +69,7 @@ pub(super) fn plan(app: &App, _: &Query) -> Reply {
     Ok(json!({
         "converged": pending.is_empty(),
         "pending": pending,
+        "diagnostics": state.diagnostics,
         "suspended": state.suspended,
         "declarationDigest": state.declaration_digest,
         "liveDigest": state.live_digest,

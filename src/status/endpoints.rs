@@ -82,23 +82,25 @@ fn port_of(body: &Value) -> Option<u16> {
     u16::try_from(body.get("port")?.as_u64()?).ok()
 }
 
-/// Which endpoint a request speaks of: the one that `port` or `name` names, or (`None`) all.
+/// Which endpoint a request speaks of: the one that `port`, `name` or both name, or (`None`) all.
 pub(super) fn select<'a>(state: &'a State, query: &Query) -> Result<Option<&'a Endpoint>, Problem> {
-    match (query.get("name"), query.port()?) {
-        (Some(_), Some(_)) => Err(Problem::bad_request("give port or name, not both")),
-        (None, None) => Ok(None),
-        (Some(name), None) => match state.endpoints.iter().find(|endpoint| endpoint.name == name) {
-            Some(endpoint) => Ok(Some(endpoint)),
-            None => Err(Problem::not_found(format!("no endpoint is called {name:?}"))),
-        },
-        (None, Some(port)) => {
-            let found: Vec<&Endpoint> = state.endpoints.iter().filter(|endpoint| endpoint.has_port(port)).collect();
-            match found[..] {
-                [] => Err(Problem::not_found(format!("no endpoint on port {port}"))),
-                [endpoint] => Ok(Some(endpoint)),
-                _ => Err(ambiguous(port, &found)),
-            }
+    let (name, port) = (query.get("name"), query.port()?);
+    let found: Vec<&Endpoint> = state
+        .endpoints
+        .iter()
+        .filter(|endpoint| name.is_none_or(|name| endpoint.name == name))
+        .filter(|endpoint| port.is_none_or(|port| endpoint.has_port(port)))
+        .collect();
+    match (name, port, &found[..]) {
+        (None, None, _) => Ok(None),
+        (_, _, [endpoint]) => Ok(Some(endpoint)),
+        (None, Some(port), []) => Err(Problem::not_found(format!("no endpoint on port {port}"))),
+        (Some(name), None, []) => Err(Problem::not_found(format!("no endpoint is called {name:?}"))),
+        (Some(name), Some(port), []) => {
+            Err(Problem::not_found(format!("no endpoint is called {name:?} and has port {port}")))
         }
+        // Names are unique, so only a port can mean several.
+        (_, port, several) => Err(ambiguous(port.unwrap_or_default(), several)),
     }
 }
 
@@ -160,22 +162,22 @@ fn entry(endpoint: &Endpoint) -> Value {
     Value::Object(fields)
 }
 
-/// `GET /api/endpoints/get?port=|name=`
+/// `GET /api/endpoints/get`: of one, or of all.
 pub(super) fn get(app: &App, query: &Query) -> Reply {
     let state = app.view.state();
-    let endpoint =
-        select(&state, query)?.ok_or_else(|| Problem::bad_request("say which endpoint: ?port=1883 or ?name=..."))?;
-    let mut data = entry(endpoint);
-    if let Value::Object(fields) = &mut data {
-        fields.insert("health".to_owned(), json!(endpoint.health()));
-        fields.insert("origin".to_owned(), json!(endpoint.origin));
-        fields.insert("declared".to_owned(), json!(endpoint.declared));
-        fields.insert("live".to_owned(), json!(endpoint.live));
-        fields.insert("differences".to_owned(), Value::Array(differences(endpoint)));
-        fields.insert("pending".to_owned(), json!(endpoint.pending));
-        fields.insert("conditions".to_owned(), json!(endpoint.conditions));
-    }
-    Ok(data)
+    one_or_all(&state, query, |endpoint| {
+        let mut data = entry(endpoint);
+        if let Value::Object(fields) = &mut data {
+            fields.insert("health".to_owned(), json!(endpoint.health()));
+            fields.insert("origin".to_owned(), json!(endpoint.origin));
+            fields.insert("declared".to_owned(), json!(endpoint.declared));
+            fields.insert("live".to_owned(), json!(endpoint.live));
+            fields.insert("differences".to_owned(), Value::Array(differences(endpoint)));
+            fields.insert("pending".to_owned(), json!(endpoint.pending));
+            fields.insert("conditions".to_owned(), json!(endpoint.conditions));
+        }
+        data
+    })
 }
 
 /// Fields whose declared and live values are not the same, in the declared order. None where either side is missing:

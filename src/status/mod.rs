@@ -11,6 +11,7 @@ mod http;
 mod judge;
 mod live;
 mod metrics;
+mod page;
 mod probes;
 mod query;
 mod router;
@@ -23,5 +24,6 @@ mod view;
 mod writes;
 
 pub use live::LiveView;
+pub use router::paths;
 pub use server::{StatusOptions, StatusServer, serve};
 pub use view::*;

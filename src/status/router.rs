@@ -16,7 +16,9 @@ use super::http::{Answer, Body, Problem, Reply};
 use super::query::Query;
 use super::sampler::Sampler;
 use super::server::{Activity, StatusOptions};
-use super::{StatusView, clients, control, endpoints, events, metrics, probes, system, traffic, validate, writes};
+use super::{
+    StatusView, clients, control, endpoints, events, metrics, page, probes, system, traffic, validate, writes,
+};
 use crate::reconcile::Timestamp;
 
 /// What the handlers share.
@@ -120,6 +122,11 @@ const fn write(path: &'static str, verb: &'static str) -> Route {
 
 /// Every path there is.
 pub(super) const ROUTES: &[Route] = &[
+    plain("/", page::index),
+    plain("/app.css", page::style),
+    plain("/app.js", page::script),
+    plain("/favicon.svg", page::icon),
+    plain("/openapi.json", page::openapi),
     plain("/livez", probes::livez),
     plain("/readyz", probes::readyz),
     plain("/metrics", metrics::metrics),
@@ -149,6 +156,11 @@ pub(super) const ROUTES: &[Route] = &[
     state("/api/ignite/status", &[], control::ignite),
     Route { path: "/api/events", parameters: &[], handler: Handler::Events },
 ];
+
+/// Every path that is answered.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    ROUTES.iter().map(|route| route.path)
+}
 
 /// Answers one request. Never fails: what goes wrong is an answer too.
 pub(super) async fn answer(app: Arc<App>, activity: Arc<Activity>, request: Request<Incoming>) -> Response<Body> {

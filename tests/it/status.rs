@@ -6,5 +6,7 @@
 mod client;
 mod fake;
 mod golden;
+mod openapi;
+mod page;
 mod server;
 mod streams;

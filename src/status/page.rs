@@ -1,0 +1,37 @@
+//! The page at `/`: three files, embedded, without a build step. What they may do is in `http::common_headers`.
+
+use hyper::StatusCode;
+use hyper::header::HeaderMap;
+
+use super::http::Answer;
+use super::query::Query;
+use super::router::App;
+
+fn file(content_type: &'static str, text: &'static str) -> Answer {
+    Answer { tagged: true, ..Answer::new(StatusCode::OK, content_type, text) }
+}
+
+/// `GET /`
+pub(super) fn index(_: &App, _: &Query, _: &HeaderMap) -> Answer {
+    file("text/html; charset=utf-8", include_str!("page/index.html"))
+}
+
+/// `GET /app.css`
+pub(super) fn style(_: &App, _: &Query, _: &HeaderMap) -> Answer {
+    file("text/css; charset=utf-8", include_str!("page/app.css"))
+}
+
+/// `GET /app.js`
+pub(super) fn script(_: &App, _: &Query, _: &HeaderMap) -> Answer {
+    file("text/javascript; charset=utf-8", include_str!("page/app.js"))
+}
+
+/// `GET /favicon.svg`
+pub(super) fn icon(_: &App, _: &Query, _: &HeaderMap) -> Answer {
+    file("image/svg+xml", include_str!("page/favicon.svg"))
+}
+
+/// `GET /openapi.json`
+pub(super) fn openapi(_: &App, _: &Query, _: &HeaderMap) -> Answer {
+    file(super::http::JSON, include_str!("openapi.json"))
+}

@@ -1,0 +1,513 @@
+// What the broker says, shown. Everything comes from this broker and everything is put in as text: client ids, topics
+// and commit messages are strangers' words.
+
+const $ = (id) => document.getElementById(id);
+const SVG = "http://www.w3.org/2000/svg";
+const KEPT = 150; // points of a plot
+const tags = new Map(); // path -> entity tag and what it stood for
+const series = new Map(); // endpoint -> [{at, in, out, connections, dropped}]
+const redraw = new Map(); // endpoint -> function that shows its newest numbers
+let total = [];
+let staleSince = null;
+let startedAt = null;
+
+// --- elements, always by text ---
+
+function el(name, properties, ...children) {
+  const node = document.createElement(name);
+  fill(node, properties, children);
+  return node;
+}
+
+function svg(name, attributes, ...children) {
+  const node = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+}
+
+function fill(node, properties, children) {
+  for (const [key, value] of Object.entries(properties ?? {})) {
+    if (key === "class") node.className = value;
+    else if (key in node) node[key] = value;
+    else node.setAttribute(key, value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+}
+
+// Replaces the children only if `data` differs from what is shown: focus, selection and open details stay.
+function show(node, data, make) {
+  const text = JSON.stringify(data);
+  if (node.shownData === text) return;
+  node.shownData = text;
+  node.replaceChildren(...[make()].flat().filter(Boolean));
+}
+
+function keyed(list, items, key, make, update) {
+  const existing = new Map([...list.children].map((child) => [child.dataset.key, child]));
+  let after = null;
+  for (const item of items) {
+    const name = key(item);
+    let node = existing.get(name);
+    existing.delete(name);
+    if (!node) {
+      node = make(item);
+      node.dataset.key = name;
+    }
+    update(node, item);
+    const place = after ? after.nextSibling : list.firstChild;
+    if (node !== place) list.insertBefore(node, place);
+    after = node;
+  }
+  for (const [name, node] of existing) {
+    redraw.delete(name);
+    node.remove();
+  }
+}
+
+const badge = (kind, text) => el("span", { class: `badge ${kind}` }, text);
+const HEALTH = {
+  healthy: ["good", "✓ healthy"],
+  degraded: ["warn", "! degraded"],
+  unhealthy: ["bad", "✗ down"],
+  disabled: ["off", "– off"],
+};
+const OUTCOME = {
+  applied: ["good", "✓ applied"],
+  appliedWithRefusals: ["warn", "! with refusals"],
+  refused: ["bad", "✗ refused"],
+};
+
+// --- numbers and times ---
+
+function count(value) {
+  if (value === null || value === undefined) return "–";
+  if (value >= 1e6) return `${(value / 1e6).toFixed(1)}M`;
+  if (value >= 1e4) return `${(value / 1e3).toFixed(1)}k`;
+  return value >= 100 || Number.isInteger(value) ? String(Math.round(value)) : value.toFixed(1);
+}
+
+function span(seconds) {
+  const s = Math.max(0, Math.round(seconds));
+  if (s < 60) return `${s} s`;
+  if (s < 3600) return `${Math.floor(s / 60)} min`;
+  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
+  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
+}
+
+const since = (time) => (Date.now() - Date.parse(time)) / 1000;
+const ago = (time) => (time ? `${span(since(time))} ago` : "never");
+
+// A time that keeps telling how long ago it was.
+function when(time) {
+  if (!time) return el("span", { class: "when" }, "never");
+  return el("time", { class: "when", dateTime: time, title: new Date(time).toLocaleString() }, ago(time));
+}
+
+const written = (value) =>
+  value === undefined || value === null ? "" : typeof value === "string" ? value : JSON.stringify(value);
+
+// --- fetching ---
+
+async function fetched(path) {
+  const known = tags.get(path);
+  const answer = await fetch(path, { headers: known ? { "If-None-Match": known.tag } : {} });
+  if (answer.status === 304 && known) return known.data;
+  const body = await answer.json();
+  if (!answer.ok && body.data === null) throw new Error(body.message);
+  const tag = answer.headers.get("etag");
+  if (tag) tags.set(path, { tag, data: body.data });
+  return body.data;
+}
+
+let refreshing = false;
+let again = false;
+
+async function refresh() {
+  if (refreshing) {
+    again = true;
+    return;
+  }
+  refreshing = true;
+  try {
+    do {
+      again = false;
+      const [status, plan, source, system, nodes, history] = await Promise.all(
+        ["/api/endpoints/status", "/api/plan", "/api/source", "/api/system/health", "/api/cluster/nodes", "/api/endpoints/history?limit=30"].map(fetched),
+      );
+      showHead(system, source, nodes);
+      showEndpoints(Object.values(status.endpoints));
+      showDiagnostics(plan.diagnostics);
+      showHistory(history.entries);
+      showSource(source);
+      showNodes(nodes.nodes);
+      showTiles();
+    } while (again);
+  } catch (error) {
+    $("trouble").textContent = `This page could not be brought up to date: ${error.message}`;
+    $("trouble").hidden = false;
+  } finally {
+    refreshing = false;
+  }
+}
+
+// --- head and tiles ---
+
+let endpointsNow = [];
+let sourceNow = null;
+
+function showHead(system, source, nodes) {
+  sourceNow = source;
+  startedAt = system.startedAt;
+  $("node").textContent = `${nodes.nodes[0]?.name ?? ""} · ${system.version}`;
+  document.title = `Weir ${nodes.nodes[0]?.name ?? ""}`;
+  const failing = system.checks.filter((check) => !check.ok);
+  const good = failing.length === 0;
+  $("verdict").className = `verdict ${good ? "good" : "warn"}`;
+  $("verdict").textContent = good
+    ? "✓ Everything declared is live"
+    : `! ${failing.map((check) => CHECKS[check.check] ?? check.check).join("; ")}`;
+  const said = source.trouble ? `The ${source.kind} source cannot be read since ${ago(source.trouble.since)}: ${source.trouble.message}. What was applied last stays live.` : "";
+  $("trouble").textContent = said;
+  $("trouble").hidden = !said;
+}
+
+const CHECKS = {
+  Serving: "Not serving",
+  SourceReadable: "The source cannot be read",
+  EndpointsListening: "An endpoint is down",
+  EndpointsAsDeclared: "An endpoint is not as declared",
+  NotSuspended: "Reconciling is suspended",
+};
+
+function showTiles() {
+  const listening = endpointsNow.filter((endpoint) => endpoint.state === "listening").length;
+  const last = total.at(-1);
+  const clients = last ? last.connections : endpointsNow.reduce((sum, endpoint) => sum + endpoint.connections.current, 0);
+  const facts = [
+    ["Listening", String(listening), `of ${endpointsNow.length}`],
+    ["Clients", count(clients), ""],
+    ["Messages in", count(last?.in), "/s"],
+    ["Messages out", count(last?.out), "/s"],
+    ["Dropped", count(last?.dropped), "/s"],
+    ["Revision", sourceNow?.appliedRevision?.slice(0, 12) ?? "none", ""],
+    ["Source read", sourceNow?.lastReadAt ? span(since(sourceNow.lastReadAt)) : "never", sourceNow?.lastReadAt ? "ago" : ""],
+    ["Up", startedAt ? span(since(startedAt)) : "–", ""],
+  ];
+  show($("tiles"), facts, () =>
+    facts.map(([name, value, unit]) => el("div", {}, el("dt", {}, name), el("dd", { class: value.length > 8 ? "long" : "" }, value, unit && " ", unit && el("small", {}, unit)))),
+  );
+}
+
+// --- plots ---
+
+function path(points, key, width, height, top) {
+  const end = points.at(-1)?.at ?? 0;
+  const x = (at) => width - ((end - at) / (KEPT * 2000)) * width;
+  const y = (value) => height - 2 - (value / top) * (height - 6);
+  return points.map((point, index) => `${index ? "L" : "M"}${x(point.at).toFixed(1)} ${y(point[key]).toFixed(1)}`).join("");
+}
+
+// A round number above the highest value, so that the scale does not jump with every point.
+function ceiling(points, keys) {
+  const most = Math.max(1, ...points.flatMap((point) => keys.map((key) => point[key])));
+  const power = 10 ** Math.floor(Math.log10(most));
+  return [1, 2, 5, 10].map((step) => step * power).find((round) => round >= most);
+}
+
+function plot(label, points, lines, width, height) {
+  const top = ceiling(points, lines.map(([key]) => key));
+  const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": label });
+  for (const part of [0, 0.5, 1]) {
+    const y = height - 2 - part * (height - 6);
+    drawing.append(svg("line", { x1: 0, x2: width, y1: y, y2: y, class: "grid" }));
+  }
+  for (const [key, style] of lines) {
+    if (points.length > 1) drawing.append(svg("path", { d: path(points, key, width, height, top), class: `series ${style}` }));
+  }
+  return [drawing, top];
+}
+
+function figure(title, points, lines, unit) {
+  const last = points.at(-1);
+  const texts = lines.map(([key, , name]) => `${name} ${count(last?.[key])}${unit}`);
+  const [drawing, top] = plot(`${title}: ${texts.join(", ")}`, points, lines, 600, 100);
+  const legend = lines.map(([key, style, name]) =>
+    el("span", {}, el("span", { class: `key ${style}`, ariaHidden: "true" }, style === "out" ? "╌ " : "— "), `${name} `, el("b", {}, `${count(last?.[key])}${unit}`)),
+  );
+  return el("figure", { class: "plot" }, el("figcaption", {}, el("b", {}, title), ...legend, el("span", {}, `scale to ${count(top)}${unit}`)), drawing);
+}
+
+const MESSAGES = [
+  ["in", "in", "in"],
+  ["out", "out", "out"],
+];
+
+function showPlots() {
+  $("plots").replaceChildren(
+    figure("Messages", total, MESSAGES, "/s"),
+    figure("Clients", total, [["connections", "in", "open"]], ""),
+  );
+  for (const draw of redraw.values()) draw();
+}
+
+function took(points) {
+  for (const point of points) {
+    const at = Date.parse(point.at);
+    const sum = { at, in: 0, out: 0, connections: 0, dropped: 0 };
+    for (const [name, rates] of Object.entries(point.endpoints)) {
+      const values = { at, in: rates.messagesReceivedPerS, out: rates.messagesSentPerS, connections: rates.connections, dropped: rates.messagesDroppedPerS };
+      const kept = series.get(name) ?? [];
+      kept.push(values);
+      series.set(name, kept.slice(-KEPT));
+      for (const key of ["in", "out", "connections", "dropped"]) sum[key] += values[key];
+    }
+    total.push(sum);
+  }
+  total = total.slice(-KEPT);
+  const names = new Set(Object.keys(points.at(-1)?.endpoints ?? {}));
+  for (const name of series.keys()) if (!names.has(name)) series.delete(name);
+  showPlots();
+  showTiles();
+}
+
+// --- endpoints ---
+
+function showEndpoints(endpoints) {
+  endpointsNow = endpoints;
+  keyed($("endpoint-list"), endpoints, (endpoint) => endpoint.name, newEndpoint, updateEndpoint);
+  if (endpoints.length === 0) $("endpoint-list").textContent = "No endpoint is declared.";
+  const names = endpoints.map((endpoint) => endpoint.name);
+  show($("client-endpoint"), names, () => [el("option", { value: "" }, "all"), ...names.map((name) => el("option", { value: name }, name))]);
+}
+
+function newEndpoint(endpoint) {
+  const name = endpoint.name;
+  const node = el("details", {}, el("summary", {}, el("span", { class: "row" })), el("div", { class: "detail" }));
+  redraw.set(name, () => {
+    const points = series.get(name) ?? [];
+    const [drawing] = plot(`Messages of ${name}`, points, MESSAGES, 128, 30);
+    drawing.setAttribute("class", "spark");
+    node.querySelector("svg.spark")?.replaceWith(drawing);
+    const last = points.at(-1);
+    const rates = node.querySelector(".rates");
+    if (rates && last) rates.textContent = `${count(last.in)} in, ${count(last.out)} out /s`;
+    const open = node.querySelector(".clients-now");
+    if (open && last) open.textContent = count(last.connections);
+    const meter = node.querySelector("meter");
+    if (meter && last) meter.value = last.connections;
+  });
+  node.addEventListener("toggle", () => node.open && showDetail(node, name));
+  return node;
+}
+
+function updateEndpoint(node, endpoint) {
+  const { connections, ...fixed } = endpoint;
+  show(node.querySelector(".row"), fixed, () => {
+    const max = connections.max;
+    const [kind, word] = HEALTH[endpoint.health];
+    const expiry = endpoint.certificateExpiresAt;
+    return [
+      el("span", { class: "state" }, badge(kind, endpoint.state === "draining" ? "– draining" : word)),
+      el("span", { class: "who" }, el("span", { class: "name" }, endpoint.name)),
+      el("span", { class: "where" }, el("code", {}, endpoint.address), endpoint.pending && el("br"), endpoint.pending && el("small", {}, endpoint.pending)),
+      el("span", {},
+        el("small", {}, el("b", { class: "clients-now" }, count(connections.current)), max ? ` of ${count(max)} clients` : " clients"),
+        max && el("meter", { min: 0, max, high: max * 0.8, optimum: 0, value: connections.current, ariaLabel: `${connections.current} of ${max} clients` })),
+      el("small", { class: "rates" }, "–"),
+      svg("svg", { class: "spark" }),
+      expiry && since(expiry) > -14 * 86400 && badge(since(expiry) > 0 ? "bad" : "warn", since(expiry) > 0 ? "certificate expired" : `certificate expires in ${span(-since(expiry))}`),
+    ];
+  });
+  redraw.get(endpoint.name)?.();
+  if (node.open) showDetail(node, endpoint.name);
+}
+
+async function showDetail(node, name) {
+  let data;
+  try {
+    data = await fetched(`/api/endpoints/get?name=${encodeURIComponent(name)}`);
+  } catch (error) {
+    node.querySelector(".detail").replaceChildren(el("p", { class: "banner bad" }, error.message));
+    return;
+  }
+  show(node.querySelector(".detail"), data, () => [
+    el("p", { class: "quiet" }, "Declared in ", el("code", {}, `${data.origin.file}:${data.origin.line}`)),
+    el("h3", {}, "Conditions"),
+    conditions(data.conditions),
+    el("h3", {}, "Declared and live"),
+    compare(data),
+  ]);
+}
+
+const GOOD_WHEN_TRUE = new Set(["Accepted", "ResolvedRefs", "Programmed"]);
+
+function conditions(list) {
+  const rows = list.map((condition) => {
+    const good = (condition.status === "True") === GOOD_WHEN_TRUE.has(condition.type);
+    const kind = condition.status === "Unknown" ? "off" : good ? "good" : condition.type === "Draining" ? "warn" : "bad";
+    const mark = { good: "✓ ", bad: "✗ ", warn: "! ", off: "– " }[kind];
+    return el("tr", {},
+      el("th", { scope: "row" }, condition.type),
+      el("td", {}, badge(kind, mark + condition.status)),
+      el("td", {}, condition.reason),
+      el("td", {}, condition.message),
+      el("td", { class: "nowrap" }, when(condition.lastTransitionTime)));
+  });
+  const head = ["Condition", "Status", "Reason", "Message", "Since"].map((name) => el("th", { scope: "col" }, name));
+  return scrolled("Conditions", el("table", {}, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)));
+}
+
+const scrolled = (label, table) => el("div", { class: "scroll", tabIndex: 0, role: "region", ariaLabel: label }, table);
+
+// Fields that differ first, then the others.
+function compare(data) {
+  if (!data.declared) return el("p", {}, "Its document is gone: the endpoint is being drained.");
+  const fields = [...new Set([...Object.keys(data.declared), ...Object.keys(data.live ?? {})])];
+  const differs = new Set(data.differences.map((difference) => difference.field));
+  fields.sort((a, b) => differs.has(b) - differs.has(a));
+  const rows = fields.map((field) =>
+    el("tr", { class: differs.has(field) ? "differs" : "" },
+      el("th", { scope: "row" }, field),
+      el("td", {}, el("code", {}, written(data.declared[field]) || "–")),
+      el("td", {}, data.live ? el("code", {}, written(data.live[field]) || "–") : "nothing listens")),
+  );
+  const head = ["Field", "Declared", "Live"].map((name) => el("th", { scope: "col" }, name));
+  return scrolled("Declared and live", el("table", { class: "compare" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)));
+}
+
+// --- diagnostics, history, source, brokers ---
+
+function showDiagnostics(list) {
+  $("diagnostics").hidden = list.length === 0;
+  show($("diagnostic-list"), list, () =>
+    list.map((found) =>
+      el("li", { class: found.severity },
+        el("code", {}, `${found.file}:${found.line}:${found.col}`), " ", found.path && el("b", {}, `${found.path}: `), found.message,
+        found.help && el("div", { class: "quiet" }, found.help))),
+  );
+}
+
+function showHistory(entries) {
+  keyed($("history-list"), entries, (entry) => String(entry.sequence), newEntry, () => {});
+  if (entries.length === 0) $("history-list").textContent = "Nothing has been applied yet.";
+}
+
+function newEntry(entry) {
+  const [kind, word] = OUTCOME[entry.outcome];
+  const subject = entry.commit ? `${entry.commit.subject} (${entry.commit.author})` : entry.summary;
+  const actions = entry.actions.map((action) =>
+    el("li", {}, `${action.action} `, el("b", {}, action.endpoint), action.error ? `: ${action.error}` : ""));
+  return el("details", {},
+    el("summary", {}, el("span", { class: "history" },
+      el("span", {}, badge(kind, word)), el("code", {}, entry.revision.slice(0, 12)), el("span", { class: "subject" }, subject), when(entry.at))),
+    el("div", { class: "detail" },
+      el("p", {}, entry.summary, " ", el("span", { class: "quiet" }, `in ${(entry.durationUs / 1000).toFixed(1)} ms`)),
+      actions.length ? el("ul", {}, ...actions) : null,
+      entry.diff ? diff(entry.diff) : el("p", { class: "quiet" }, "The declaration itself did not change.")));
+}
+
+function diff(text) {
+  const kinds = [["+++", "head"], ["---", "head"], ["@@", "head"], ["+", "plus"], ["-", "minus"]];
+  const lines = text.replace(/\n$/, "").split("\n").map((line) =>
+    el("span", { class: kinds.find(([start]) => line.startsWith(start))?.[1] ?? "" }, line || " "));
+  return el("pre", { class: "diff", tabIndex: 0, ariaLabel: "Difference" }, ...lines);
+}
+
+function showSource(source) {
+  show($("source"), source, () => {
+    const facts = [
+      ["Kind", source.kind],
+      ["Location", el("code", {}, source.location)],
+      ["Attempted", el("code", {}, source.attemptedRevision ?? "nothing yet")],
+      ["Applied", el("code", {}, source.appliedRevision ?? "nothing yet")],
+      source.commit && ["Commit", `${source.commit.subject} (${source.commit.author})`],
+      ["Last read", when(source.lastReadAt)],
+      source.lastKnownGood && ["Serving", `the last known good revision ${source.lastKnownGood.revision}`],
+      source.suspended && ["Suspended", "nothing is applied until `suspend` is lifted"],
+      ["Declaration", el("code", {}, source.declarationDigest)],
+      ["Live", el("code", {}, source.liveDigest)],
+      source.ignored?.length && ["Ignored", source.ignored.join(", ")],
+    ];
+    return facts.filter(Boolean).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]);
+  });
+}
+
+function showNodes(nodes) {
+  show($("nodes"), nodes, () =>
+    nodes.map((node) =>
+      el("tr", {},
+        el("th", { scope: "row" }, node.name),
+        el("td", {}, badge(node.converged ? "good" : "warn", node.converged ? "✓ yes" : "! no"), node.reason && ` ${node.reason}`),
+        el("td", {}, el("code", {}, node.appliedRevision?.slice(0, 12) ?? "–")),
+        el("td", {}, when(node.lastSeenAt)))),
+  );
+}
+
+// --- clients ---
+
+let nextClient = null;
+
+async function showClients(more) {
+  const query = new URLSearchParams({ limit: "100" });
+  if ($("client-prefix").value) query.set("clientIdPrefix", $("client-prefix").value);
+  if ($("client-endpoint").value) query.set("name", $("client-endpoint").value);
+  if (more && nextClient !== null) query.set("after", nextClient);
+  let page;
+  try {
+    page = await fetched(`/api/clients?${query}`);
+  } catch (error) {
+    $("client-note").textContent = error.message;
+    return;
+  }
+  const rows = page.clients.map((client) =>
+    el("tr", {},
+      el("th", { scope: "row" }, el("code", {}, client.clientId)),
+      el("td", {}, client.endpoint),
+      el("td", {}, el("code", {}, client.address ?? "local")),
+      el("td", {}, client.username ?? ""),
+      el("td", { class: "nowrap" }, `${client.protocol} ${client.transport}`),
+      el("td", { class: "nowrap" }, when(client.connectedAt))));
+  if (more) $("client-rows").append(...rows);
+  else $("client-rows").replaceChildren(...rows);
+  nextClient = page.next;
+  $("client-more").hidden = nextClient === null;
+  const shown = $("client-rows").childElementCount;
+  $("client-note").textContent = shown === 0 ? "No such client is connected." : `${shown} shown${nextClient === null ? "" : ", there are more"}`;
+}
+
+// --- live ---
+
+function follow() {
+  const events = new EventSource("/api/events");
+  const connection = $("connection");
+  events.addEventListener("open", () => {
+    staleSince = null;
+    series.clear(); // the stream begins with the last five minutes
+    total = [];
+    connection.textContent = "● live";
+  });
+  events.addEventListener("error", () => {
+    staleSince ??= Date.now();
+    connection.textContent = "○ the broker does not answer; trying again";
+    if (events.readyState === EventSource.CLOSED) setTimeout(follow, 5000);
+  });
+  events.addEventListener("state", refresh);
+  events.addEventListener("traffic", (event) => took(JSON.parse(event.data)));
+}
+
+function tick() {
+  for (const time of document.querySelectorAll("time")) time.textContent = ago(time.dateTime);
+  if (staleSince) $("connection").textContent = `○ no answer for ${span((Date.now() - staleSince) / 1000)}; what is shown may be old`;
+  showTiles();
+}
+
+$("client-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  showClients(false);
+});
+$("client-more").addEventListener("click", () => showClients(true));
+showPlots();
+refresh().then(() => showClients(false));
+follow();
+setInterval(tick, 1000);
