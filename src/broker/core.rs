@@ -180,7 +180,6 @@ impl Core {
         self.now = now;
         let closed = Received { consumed: bytes.len(), needs: None, then: Then::Close };
         let Some(connection) = self.connections.get_generation(conn.slot, conn.generation) else { return closed };
-        connection.last_received = now;
         let context = DecodeContext {
             version: connection.version,
             max_packet_size: connection.policy.limits.message_max_size,
@@ -207,7 +206,11 @@ impl Core {
             }
         }
         self.counters[endpoint].bytes_received += consumed as u64;
-        let Some(connection) = self.connections.get(conn.slot) else { return closed };
+        let Some(connection) = self.connections.get_mut(conn.slot) else { return closed };
+        if consumed > 0 {
+            // Packets count, not the bytes of one that never ends [MQTT-3.1.2-22].
+            connection.last_received = now;
+        }
         let then = match (connection.closing, connection.pauses > 0) {
             (true, _) => Then::Close,
             (false, true) => Then::Pause,

@@ -7,7 +7,6 @@ use super::limits::{
 };
 use super::message::Message;
 use super::session::{Queued, Session};
-use super::shared::Readiness;
 use super::subscriptions::SessionId;
 use super::timers::Timer;
 use super::view::View;
@@ -109,6 +108,7 @@ impl Core {
         if let Some(session) = self.sessions.get_mut(to) {
             session.inflight.push(Sent { packet_id, awaits, message, delivery, unsent: false });
         }
+        self.tell_readiness(to);
     }
 
     fn enqueue(&mut self, to: SessionId, delivery: Delivery, view: &mut View<'_>, now: Millis) {
@@ -142,7 +142,7 @@ impl Core {
         if let (true, Some(slot)) = (half_full, connection) {
             self.hold_up(slot, origin, now);
         }
-        self.tell_readiness(to, Readiness::Busy);
+        self.tell_readiness(to);
     }
 
     fn count_dropped(&mut self, endpoint: super::EndpointId, why: Dropped, count: u64) {
@@ -247,9 +247,7 @@ impl Core {
         }
         let Some(session) = self.sessions.get(id) else { return };
         let connection = session.connection;
-        if session.queue.is_empty() {
-            self.tell_readiness(id, Readiness::Ready);
-        }
+        self.tell_readiness(id);
         if let Some(slot) = connection
             && self.connections.get(slot).is_some_and(|c| !c.waiters.is_empty())
         {
@@ -318,6 +316,7 @@ impl Core {
         }
         if session.queue.is_empty() {
             session.inflight.release();
+            self.tell_readiness(id);
         } else {
             self.pump(id, now);
         }

@@ -8,7 +8,6 @@ use super::limits::CLIENT_ID_MAX_BYTES;
 use super::message::{Message, expires_at};
 use super::rate::Rates;
 use super::session::{NEVER_EXPIRES, PendingWill, Queue, Session, SessionRef};
-use super::shared::Readiness;
 use super::subscriptions::SessionId;
 use super::timers::Timer;
 use super::view::View;
@@ -49,12 +48,7 @@ impl Core {
             // What an earlier endpoint or rule set granted is judged by this one.
             self.judge_session(session_id, now);
             self.resend(session_id, slot, now);
-            let standing = if self.sessions.get(session_id).is_some_and(|s| s.queue.is_empty()) {
-                Readiness::Ready
-            } else {
-                Readiness::Busy
-            };
-            self.tell_readiness(session_id, standing);
+            self.tell_readiness(session_id);
         }
         Ok(id)
     }
@@ -299,7 +293,7 @@ impl Core {
         if let Some(due_at) = due_at {
             self.timers.push(due_at, Timer::session(reference));
         }
-        self.tell_readiness(id, Readiness::Away);
+        self.tell_readiness(id);
         self.session_is_due(reference, now);
     }
 

@@ -246,7 +246,7 @@ impl Core {
         view.set_receivers(matches.subscribers.len());
         for matched in &matches.subscribers {
             let own = view.origin.session == matched.session && view.origin.shard == self.config.shard;
-            if matched.no_local && own {
+            if !matched.audience.takes(own) {
                 continue;
             }
             let (first, more) = matches.identifiers(matched);

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::connection::Origin;
+use super::connection::{Connection, Origin};
 use super::inflight::Delivery;
 use super::limits::{GROUP_MEMBERS_MAX, PENDING_WRITE_HIGH_BYTES};
 use super::link::Item;
 use super::message::Message;
-use super::session::{Queued, SessionRef};
+use super::session::{Queued, Session, SessionRef};
+use super::slab::Slab;
 use super::subscriptions::{GroupId, SessionId};
 use super::view::View;
 use super::{Core, Dropped, Millis, ShardId, owner_of};
@@ -150,18 +151,7 @@ impl Core {
         let here = self.config.shard;
         let (sessions, connections) = (&self.sessions, &self.connections);
         let standing = |member: &Member| {
-            if member.shard != here {
-                return member.readiness;
-            }
-            let Some(session) = sessions.get(member.session.id) else { return Readiness::Away };
-            let Some(connection) = session.connection.and_then(|slot| connections.get(slot)) else {
-                return Readiness::Away;
-            };
-            let window = connection.receive_maximum.min(session.policy.limits.max_inflight);
-            let room = session.inflight.len() < usize::from(window)
-                && session.queue.is_empty()
-                && connection.out.len() < PENDING_WRITE_HIGH_BYTES;
-            if room { Readiness::Ready } else { Readiness::Busy }
+            if member.shard == here { standing(sessions, connections, member.session.id) } else { member.readiness }
         };
         let Some(group) = self.groups.get_mut(id) else { return };
         let Some(member) = group.choose(view.publish.qos, standing, not) else {
@@ -225,7 +215,7 @@ impl Core {
 
     /// A session that ends gives back what it had not acknowledged; not a QoS 2 message that was already sent
     /// [MQTT-4.8.2-5].
-    pub(super) fn return_shared(&mut self, session: &mut super::session::Session, was: SessionRef, now: Millis) {
+    pub(super) fn return_shared(&mut self, session: &mut Session, was: SessionRef, now: Millis) {
         let sent = session.inflight.drain().filter(|s| s.delivery.qos == QoS::AtLeastOnce);
         let sent: Vec<_> = sent.filter_map(|s| Some((s.delivery.group?, s.message?))).collect();
         let queued = session.queue.drain().filter_map(|q: Queued| Some((q.delivery.group?, q.message)));
@@ -235,9 +225,12 @@ impl Core {
     }
 
     /// Tells the owners elsewhere of a session's groups how it stands, where that changed.
-    pub(super) fn tell_readiness(&mut self, id: SessionId, readiness: Readiness) {
-        let generation = self.sessions.generation(id);
-        let here = self.config.shard;
+    pub(super) fn tell_readiness(&mut self, id: SessionId) {
+        let (generation, here) = (self.sessions.generation(id), self.config.shard);
+        if self.sessions.get(id).is_none_or(|s| s.rare.as_ref().is_none_or(|rare| rare.shared.is_empty())) {
+            return;
+        }
+        let readiness = standing(&self.sessions, &self.connections, id);
         let Some(rare) = self.sessions.get_mut(id).and_then(|s| s.rare.as_mut()) else { return };
         for shared in rare.shared.iter_mut().filter(|s| s.owner != here && s.told != readiness) {
             shared.told = readiness;
@@ -249,4 +242,15 @@ impl Core {
             });
         }
     }
+}
+
+/// How a session of this shard stands to further messages.
+pub(super) fn standing(sessions: &Slab<Session>, connections: &Slab<Connection>, id: SessionId) -> Readiness {
+    let Some(session) = sessions.get(id) else { return Readiness::Away };
+    let Some(connection) = session.connection.and_then(|slot| connections.get(slot)) else { return Readiness::Away };
+    let window = connection.receive_maximum.min(session.policy.limits.max_inflight);
+    let room = session.inflight.len() < usize::from(window)
+        && session.queue.is_empty()
+        && connection.out.len() < PENDING_WRITE_HIGH_BYTES;
+    if room { Readiness::Ready } else { Readiness::Busy }
 }

@@ -8,7 +8,7 @@ use super::limits::FILTERS_PER_PACKET_MAX;
 use super::link::{Item, SyncId};
 use super::message::Message;
 use super::session::{Queued, SessionRef, SpaceId};
-use super::shared::{GroupKey, Member, Readiness, SharedSubscription};
+use super::shared::{GroupKey, Member, SharedSubscription, standing};
 use super::subscriptions::{SessionId, Subscriber};
 use super::tree::NodeId;
 use super::{ConnId, Core, Millis, ShardId, Subject};
@@ -159,16 +159,16 @@ impl Core {
         let key = Arc::new(GroupKey { namespace, group: shared.group.into(), filter: shared.filter.into() });
         let owner = self.group_owner(&key);
         let reference = SessionRef { id, generation: self.sessions.generation(id) };
+        let readiness = standing(&self.sessions, &self.connections, id);
         let Some(session) = self.sessions.get_mut(id) else { return Err(ReasonCode::UnspecifiedError) };
         let rare = session.rare.get_or_insert_default();
-        if !rare.shared.iter().any(|s| s.key == key) {
-            if full {
-                return Err(ReasonCode::QuotaExceeded);
-            }
-            rare.shared.push(SharedSubscription { key: Arc::clone(&key), owner, told: Readiness::Ready });
+        match rare.shared.iter_mut().find(|s| s.key == key) {
+            Some(known) => known.told = readiness,
+            None if full => return Err(ReasonCode::QuotaExceeded),
+            None => rare.shared.push(SharedSubscription { key: Arc::clone(&key), owner, told: readiness }),
         }
         let shard = self.config.shard;
-        let member = Member { shard, session: reference, options, identifier, readiness: Readiness::Ready };
+        let member = Member { shard, session: reference, options, identifier, readiness };
         if owner != shard {
             self.links[usize::from(owner.0)].push(Item::Join { group: key, member });
         } else if !self.join(&key, member) {

@@ -175,13 +175,32 @@ impl Value for Interest {
     }
 }
 
+/// Whose messages a [`Matched`] is for. A No Local subscription is none for the session's own messages
+/// [MQTT-3.8.3-3]; where another one overlaps it without, the session is named once for each case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    Everybody,
+    Others,
+    Itself,
+}
+
+impl Audience {
+    /// Whether a message is meant that the session published itself (`own`), or did not.
+    pub(super) fn takes(self, own: bool) -> bool {
+        match self {
+            Audience::Everybody => true,
+            Audience::Others => !own,
+            Audience::Itself => own,
+        }
+    }
+}
+
 /// A session that gets a message, its overlapping subscriptions merged into one delivery.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Matched {
     pub(super) session: SessionId,
     pub(super) qos: QoS,
-    /// All of its matching subscriptions say No Local.
-    pub(super) no_local: bool,
+    pub(super) audience: Audience,
     pub(super) retain_as_published: bool,
     /// The first subscription identifier; 0: none.
     identifier: u32,
@@ -210,7 +229,7 @@ impl Matches {
         self.subscribers.extend(interest.subscribers.as_slice().iter().map(|s| Matched {
             session: s.session,
             qos: s.options.qos,
-            no_local: s.options.no_local,
+            audience: if s.options.no_local { Audience::Others } else { Audience::Everybody },
             retain_as_published: s.options.retain_as_published,
             identifier: s.identifier,
             more: (0, 0),
@@ -223,27 +242,37 @@ impl Matches {
 
     /// One delivery per session, at the highest granted QoS, with every identifier [MQTT-3.3.4-2] [MQTT-3.3.4-3].
     fn merge(&mut self) {
-        self.subscribers.sort_by_key(|m| m.session);
-        let mut merged: Vec<Matched> = Vec::with_capacity(self.subscribers.len());
-        for next in std::mem::take(&mut self.subscribers) {
-            match merged.last_mut() {
-                Some(last) if last.session == next.session => {
-                    last.qos = last.qos.max(next.qos);
-                    last.no_local &= next.no_local;
-                    last.retain_as_published |= next.retain_as_published;
-                    if last.identifier == 0 {
-                        last.identifier = next.identifier;
-                    } else if next.identifier != 0 {
-                        let end = self.identifiers.len() as u32;
-                        let start = if last.more.0 == last.more.1 { end } else { last.more.0 };
-                        self.identifiers.push(next.identifier);
-                        last.more = (start, end + 1);
-                    }
-                }
-                _ => merged.push(next),
+        let mut found = std::mem::take(&mut self.subscribers);
+        found.sort_by_key(|m| m.session);
+        for overlapping in found.chunk_by(|a, b| a.session == b.session) {
+            let no_local = overlapping.iter().filter(|m| m.audience == Audience::Others).count();
+            self.merge_one(overlapping.iter());
+            if no_local > 0
+                && no_local < overlapping.len()
+                && let Some(all) = self.subscribers.last_mut()
+            {
+                all.audience = Audience::Others;
+                self.merge_one(overlapping.iter().filter(|m| m.audience == Audience::Everybody));
+                self.subscribers.last_mut().into_iter().for_each(|own| own.audience = Audience::Itself);
             }
         }
-        self.subscribers = merged;
+    }
+
+    /// Adds one delivery for overlapping subscriptions of one session.
+    fn merge_one<'a>(&mut self, mut overlapping: impl Iterator<Item = &'a Matched>) {
+        let Some(mut merged) = overlapping.next().copied() else { return };
+        let start = self.identifiers.len() as u32;
+        for next in overlapping {
+            merged.qos = merged.qos.max(next.qos);
+            merged.retain_as_published |= next.retain_as_published;
+            if merged.identifier == 0 {
+                merged.identifier = next.identifier;
+            } else if next.identifier != 0 {
+                self.identifiers.push(next.identifier);
+            }
+        }
+        merged.more = (start, self.identifiers.len() as u32);
+        self.subscribers.push(merged);
     }
 }
 

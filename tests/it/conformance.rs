@@ -5,6 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use crate::memory::MemoryTransport;
 use crate::script::{Names, Script, load_directory, play};
 use crate::tcp::TcpTransport;
 use crate::wire::Version;
@@ -79,6 +80,33 @@ fn play_one_over_tcp(run: &Run, endpoints: &HashMap<String, SocketAddr>, prefix:
     let mut transport = TcpTransport::new(endpoints.clone(), prefix);
     let steps = run.script.steps(&run.case)?;
     play(&steps, run.version, &run.script.endpoint, &names, &mut transport)
+}
+
+fn play_in_memory(shards: u16) {
+    let mut scripts = scripts();
+    scripts.retain(|script| script.tcp_only.is_none());
+    let runs = runs(scripts);
+    let mut failures = Vec::new();
+    for run in &runs {
+        let mut transport = MemoryTransport::new(shards);
+        let played = run.script.steps(&run.case).and_then(|steps| {
+            play(&steps, run.version, &run.script.endpoint, &Names::new(None), &mut transport)
+        });
+        if let Err(error) = played {
+            failures.push(format!("{}\n  {error}", run.name()));
+        }
+    }
+    report(&failures, runs.len());
+}
+
+#[test]
+fn in_memory_on_one_shard() {
+    play_in_memory(1);
+}
+
+#[test]
+fn in_memory_on_three_shards() {
+    play_in_memory(3);
 }
 
 /// Any broker: WEIR_CONFORMANCE_ADDR=host:port. Its deviations fail the test; who is right is for the reader to say.

@@ -6,6 +6,8 @@ mod codec;
 mod conformance;
 mod golden;
 mod load_bench;
+mod memory;
+mod node;
 mod script;
 mod status;
 mod tcp;

@@ -138,7 +138,8 @@ fn substitute(value: &Value, case: &Map<String, Value>) -> Value {
         }
         Value::Array(values) => Value::Array(values.iter().map(|value| substitute(value, case)).collect()),
         Value::Object(map) => {
-            Value::Object(map.iter().map(|(key, value)| (key.clone(), substitute(value, case))).collect())
+            let key = |key: &String| substitute(&Value::String(key.clone()), case).as_str().unwrap_or(key).to_owned();
+            Value::Object(map.iter().map(|(name, value)| (key(name), substitute(value, case))).collect())
         }
         other => other.clone(),
     }

@@ -59,7 +59,8 @@ fn property_value(row: &PropertyRow, value: &Value, version: Version, names: &Na
     }
 }
 
-fn text(value: &Value, version: Version, names: &Names) -> Result<String, String> {
+/// Text, or one of the notations of [`binary`].
+pub fn text(value: &Value, version: Version, names: &Names) -> Result<String, String> {
     String::from_utf8(binary(value, version, names)?).map_err(|error| error.to_string())
 }
 

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use super::fields::Fields;
 use super::step::{Action, Step};
 use super::{bytes, expect, packets};
-use crate::wire::{Ack, Observer, Packet, Publish, Version, decode_server_packet, packet_type as t};
+use crate::wire::{Ack, Observer, Packet, PropertyValue, Publish, Version, decode_server_packet, packet_type as t};
 
 /// What a broker did on a connection.
 #[derive(Debug)]
@@ -103,6 +103,8 @@ struct Peer {
     closed: bool,
     connected: bool,
     next_id: u16,
+    /// As sent, or as assigned.
+    client_id: String,
 }
 
 struct Player<'a> {
@@ -158,7 +160,13 @@ impl Player<'_> {
                 expect::matches(&packet, expected, version, self.names)
                     .map_err(|error| format!("{error}; it was {packet:?}"))
             }
-            Action::ExpectAll { client, publishes } => self.expect_all(client, publishes.clone()),
+            Action::ExpectAll { client, publishes, acknowledge } => {
+                self.expect_all(client, publishes.clone(), *acknowledge)
+            }
+            Action::Broken { client } => self.broken(client),
+            Action::FilterRefused { client, id } => self.filter_refused(client, *id),
+            Action::Matches { client, yes, no } => self.matches(client, yes, no),
+            Action::Shares { clients, messages, each } => self.shares(clients, *messages, *each),
             Action::Publish { client, fields } => self.publish(client, fields.clone()),
             Action::Receive { client, fields } => self.receive(client, fields),
             Action::Subscribe { client, fields } => self.subscribe(client, fields.clone()),
@@ -166,8 +174,8 @@ impl Player<'_> {
             Action::Ping { client } => self.ping(client),
             Action::Silence { clients } => clients.iter().try_for_each(|client| self.silence(client)),
             Action::Closed { client } => self.closed(client),
-            Action::Refused { client, code } => self.refused(client, *code),
-            Action::Rejected { client, code, return_code } => self.rejected(client, *code, *return_code),
+            Action::Refused { client, codes } => self.refused(client, codes),
+            Action::Rejected { client, codes, return_code } => self.rejected(client, codes, *return_code),
             Action::Disconnect { client, fields } => {
                 self.send(client, &[("disconnect".to_owned(), Value::Object(fields.clone()))])?;
                 self.closed(client)
@@ -211,6 +219,7 @@ impl Player<'_> {
             closed: false,
             connected: false,
             next_id: 1000,
+            client_id: String::new(),
         };
         if let Some(old) = self.peers.insert(client.to_owned(), peer) {
             if !old.closed {
@@ -231,15 +240,24 @@ impl Player<'_> {
         let session: Option<bool> = fields.optional("session")?;
         let expected: Option<Value> = fields.optional("connack")?;
         let answered = fields.optional::<bool>("answered")?.unwrap_or(true);
+        let id_of: Option<String> = fields.optional("id_of")?;
+        let expiry: Option<u32> = fields.optional("expiry")?;
         let mut connect = packets::connect(&mut fields, client, version, self.names)?;
         fields.finish()?;
-        if !connect.client_id.is_empty() {
+        if let (true, Some(expiry)) = (version.is_v5(), expiry) {
+            connect.properties.push((0x11, PropertyValue::Number(expiry)));
+        }
+        if let Some(other) = id_of {
+            connect.client_id = self.peer(&other)?.client_id.clone();
+        } else if !connect.client_id.is_empty() {
             connect.client_id = self.transport.client_id(&connect.client_id);
         }
         if self.peers.get(client).is_none_or(|peer| peer.closed || peer.connected) {
             self.open(client, version)?;
         }
-        self.peer(client)?.version = version;
+        let peer = self.peer(client)?;
+        peer.version = version;
+        peer.client_id = connect.client_id.clone();
         self.send_packet(client, &Packet::Connect(connect))?;
         if !answered {
             return Ok(());
@@ -248,7 +266,10 @@ impl Player<'_> {
         let expected = expected.unwrap_or(Value::Null);
         expect::matches(&connack, &expected, version, self.names)
             .map_err(|error| format!("{error}; it was {connack:?}"))?;
-        let Packet::ConnAck { session_present, .. } = connack else { return Err("no CONNACK".to_owned()) };
+        let Packet::ConnAck { session_present, properties, .. } = connack else { return Err("no CONNACK".to_owned()) };
+        if let Some((_, PropertyValue::String(assigned))) = properties.into_iter().find(|(id, _)| *id == 0x12) {
+            self.peer(client)?.client_id = assigned;
+        }
         if session.is_some_and(|session| session != session_present && version != Version::V3_1) {
             return Err(format!("session present is {session_present}"));
         }
@@ -332,27 +353,73 @@ impl Player<'_> {
         }
     }
 
-    fn refused(&mut self, client: &str, code: u8) -> Result<(), String> {
+    fn refused(&mut self, client: &str, codes: &[u8]) -> Result<(), String> {
         if self.peer(client)?.version.is_v5() {
             let packet = self.take(client, t::DISCONNECT)?;
-            let Packet::Disconnect { code: found, .. } = packet else { return Err("no DISCONNECT".to_owned()) };
-            if found != code {
-                return Err(format!("DISCONNECT {found:#04x}, not {code:#04x}"));
+            let Packet::Disconnect { code, .. } = packet else { return Err("no DISCONNECT".to_owned()) };
+            if !codes.contains(&code) {
+                return Err(format!("DISCONNECT {code:#04x}, not {codes:#04x?}"));
             }
         }
         self.closed(client)
     }
 
-    fn rejected(&mut self, client: &str, code: Option<u8>, return_code: Option<u8>) -> Result<(), String> {
-        let code = if self.peer(client)?.version.is_v5() { code } else { return_code };
-        if let Some(code) = code {
+    fn rejected(&mut self, client: &str, codes: &[u8], return_code: Option<u8>) -> Result<(), String> {
+        let return_code: Vec<u8> = return_code.into_iter().collect();
+        let codes = if self.peer(client)?.version.is_v5() { codes } else { &return_code };
+        if !codes.is_empty() {
             let packet = self.take(client, t::CONNACK)?;
-            let Packet::ConnAck { code: found, .. } = packet else { return Err("no CONNACK".to_owned()) };
-            if found != code {
-                return Err(format!("CONNACK {found:#04x}, not {code:#04x}"));
+            let Packet::ConnAck { code, .. } = packet else { return Err("no CONNACK".to_owned()) };
+            if !codes.contains(&code) {
+                return Err(format!("CONNACK {code:#04x}, not {codes:#04x?}"));
             }
         }
         self.closed(client)
+    }
+
+    /// Closed before it was connected: with a CONNACK of whichever version, or without.
+    fn broken(&mut self, client: &str) -> Result<(), String> {
+        let link = self.peer(client)?.link;
+        let mut bytes = Vec::new();
+        loop {
+            match self.transport.poll(link, Patience::Guard) {
+                TransportEvent::Bytes(more) => bytes.extend_from_slice(&more),
+                TransportEvent::Closed => break,
+                TransportEvent::Nothing => return Err(format!("{client} is still open; it received {bytes:02x?}")),
+            }
+        }
+        self.peer(client)?.closed = true;
+        let is_refusal = |version| {
+            let decoded = decode_server_packet(version, &bytes);
+            matches!(decoded, Ok(Some((Packet::ConnAck { code: 1.., .. }, size))) if size == bytes.len())
+        };
+        if bytes.is_empty() || is_refusal(Version::V5) || is_refusal(Version::V3_1_1) {
+            Ok(())
+        } else {
+            Err(format!("{client} was sent {bytes:02x?} before it was connected"))
+        }
+    }
+
+    /// SUBACK or UNSUBACK with a failure for the one filter, or the close.
+    fn filter_refused(&mut self, client: &str, id: u16) -> Result<(), String> {
+        while self.peer(client)?.queue.is_empty() && !self.peer(client)?.closed {
+            if !self.pump(client, Patience::Guard)? {
+                return Err(format!("{client} received nothing"));
+            }
+        }
+        let is_v5 = self.peer(client)?.version.is_v5();
+        match self.peer(client)?.queue.pop_front() {
+            None | Some(Packet::Disconnect { code: 0x81 | 0x82 | 0x8F, .. }) => self.closed(client),
+            Some(Packet::SubAck { id: found, codes, .. }) if found == id && codes == [if is_v5 { 0x8F } else { 0x80 }] => {
+                Ok(())
+            }
+            Some(Packet::UnsubAck { id: found, codes, .. })
+                if found == id && (!is_v5 || codes == [0x11] || codes == [0x8F]) =>
+            {
+                Ok(())
+            }
+            Some(other) => Err(format!("{client} was sent {other:?}")),
+        }
     }
 
     fn silence(&mut self, client: &str) -> Result<(), String> {
@@ -387,20 +454,57 @@ impl Player<'_> {
         Ok(())
     }
 
-    fn expect_all(&mut self, client: &str, mut expected: Vec<Value>) -> Result<(), String> {
+    fn expect_all(&mut self, client: &str, mut expected: Vec<Value>, acknowledge: bool) -> Result<(), String> {
         let version = self.peer(client)?.version;
         while !expected.is_empty() {
             let packet = self.take(client, t::PUBLISH)?;
             let fits = |value: &Value| expect::matches(&packet, value, version, self.names).is_ok();
             let index = expected.iter().position(fits).ok_or_else(|| format!("none of them: {packet:?}"))?;
             expected.remove(index);
+            if acknowledge {
+                self.complete(client, &packet)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Publishes to each topic; what matches the client's subscription comes back to it, the rest does not.
+    fn matches(&mut self, client: &str, yes: &[String], no: &[String]) -> Result<(), String> {
+        for (topic, comes) in yes.iter().map(|topic| (topic, true)).chain(no.iter().map(|topic| (topic, false))) {
+            let message = serde_json::json!({ "topic": topic, "payload": "x", "qos": 1 });
+            let Value::Object(message) = message else { return Ok(()) };
+            let result = self.publish(client, message.clone()).and_then(|()| {
+                if comes { self.receive(client, &message) } else { self.silence(client) }
+            });
+            result.map_err(|error| format!("topic {topic:?}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Takes `messages` messages in all from `clients`, at least `each` from every one of them.
+    fn shares(&mut self, clients: &[String], messages: usize, each: usize) -> Result<(), String> {
+        let mut counts = vec![0; clients.len()];
+        let mut idle = 0;
+        while counts.iter().sum::<usize>() < messages && idle < 200 {
+            idle += 1;
+            for (client, count) in clients.iter().zip(&mut counts) {
+                self.pump(client, Patience::Moment)?;
+                while self.peer(client)?.queue.iter().any(|packet| matches!(packet, Packet::Publish(_))) {
+                    let packet = self.take(client, t::PUBLISH)?;
+                    self.complete(client, &packet)?;
+                    (*count, idle) = (*count + 1, 0);
+                }
+            }
+        }
+        if counts.iter().sum::<usize>() != messages || counts.iter().any(|count| *count < each) {
+            return Err(format!("{messages} messages, at least {each} each, were expected: {counts:?}"));
         }
         Ok(())
     }
 
     fn next_id(&mut self, client: &str) -> Result<u16, String> {
         let peer = self.peer(client)?;
-        peer.next_id += 1;
+        peer.next_id = peer.next_id.checked_add(1).unwrap_or(1000);
         Ok(peer.next_id)
     }
 
@@ -441,10 +545,16 @@ impl Player<'_> {
         let version = self.peer(client)?.version;
         expect::matches(&packet, &Value::Object(fields.clone()), version, self.names)
             .map_err(|error| format!("{error}; it was {packet:?}"))?;
-        let Packet::Publish(Publish { qos, id: Some(id), .. }) = packet else { return Ok(()) };
+        self.complete(client, &packet)
+    }
+
+    /// Does everything the QoS of a received PUBLISH asks for.
+    fn complete(&mut self, client: &str, packet: &Packet) -> Result<(), String> {
+        let Packet::Publish(Publish { qos, id: Some(id), .. }) = *packet else { return Ok(()) };
         if qos == 1 {
             return self.ack(client, t::PUBACK, id);
         }
+        let version = self.peer(client)?.version;
         self.ack(client, t::PUBREC, id)?;
         let pubrel = self.take(client, t::PUBREL)?;
         expect::matches(&pubrel, &serde_json::json!({ "id": id }), version, self.names)?;

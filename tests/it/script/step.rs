@@ -25,8 +25,16 @@ pub enum Action {
     Raw { client: String, bytes: String },
     /// Expects one packet of a kind.
     Expect { client: String, kind: String, expected: Value },
-    /// Expects these PUBLISH packets in any order.
-    ExpectAll { client: String, publishes: Vec<Value> },
+    /// Expects these PUBLISH packets in any order; does what their QoS asks for if told to.
+    ExpectAll { client: String, publishes: Vec<Value>, acknowledge: bool },
+    /// Publishes to topics that come back to the client and to some that do not.
+    Matches { client: String, yes: Vec<String>, no: Vec<String> },
+    /// Members of a group take so many messages in all, and each of them so many at least.
+    Shares { clients: Vec<String>, messages: usize, each: usize },
+    /// The one filter of SUBSCRIBE or UNSUBSCRIBE `id` is refused, by its code or by the close.
+    FilterRefused { client: String, id: u16 },
+    /// The server closed a connection that never was accepted; a CONNACK with an error may come before.
+    Broken { client: String },
     /// PUBLISH with everything its QoS asks for.
     Publish { client: String, fields: Map<String, Value> },
     /// Expects a PUBLISH and does everything its QoS asks for.
@@ -41,10 +49,10 @@ pub enum Action {
     Silence { clients: Vec<String> },
     /// The server closed the connection and had nothing more to say.
     Closed { client: String },
-    /// 5.0: DISCONNECT with this code, then closed; 3.x: closed.
-    Refused { client: String, code: u8 },
-    /// CONNACK with the code of the version (3.x: none where absent), then closed.
-    Rejected { client: String, code: Option<u8>, return_code: Option<u8> },
+    /// 5.0: DISCONNECT with one of these codes, then closed; 3.x: closed.
+    Refused { client: String, codes: Vec<u8> },
+    /// CONNACK with a code of the version (3.x: no CONNACK where absent), then closed.
+    Rejected { client: String, codes: Vec<u8>, return_code: Option<u8> },
     /// Sends DISCONNECT and waits for the server to close.
     Disconnect { client: String, fields: Map<String, Value> },
     /// Ends the connection without DISCONNECT.
@@ -92,7 +100,7 @@ impl Action {
                 let (kind, expected) = fields.last()?;
                 if kind == "publishes" {
                     let publishes = serde_json::from_value(expected).map_err(|error| error.to_string())?;
-                    return Ok(Action::ExpectAll { client, publishes });
+                    return Ok(Action::ExpectAll { client, publishes, acknowledge: false });
                 }
                 super::packets::server_packet_type(&kind)?;
                 Action::Expect { client, kind, expected }
@@ -103,14 +111,29 @@ impl Action {
                 Action::Raw { client, bytes }
             }
             "refused" => {
-                let code = fields.required("code")?;
+                let codes = codes(&mut fields)?;
                 fields.finish()?;
-                Action::Refused { client, code }
+                Action::Refused { client, codes }
             }
             "rejected" => {
-                let (code, return_code) = (fields.optional("code")?, fields.optional("return_code")?);
+                let (codes, return_code) = (codes(&mut fields)?, fields.optional("return_code")?);
                 fields.finish()?;
-                Action::Rejected { client, code, return_code }
+                Action::Rejected { client, codes, return_code }
+            }
+            "receive_all" => {
+                let publishes = fields.required("publishes")?;
+                fields.finish()?;
+                Action::ExpectAll { client, publishes, acknowledge: true }
+            }
+            "matches" => {
+                let (yes, no) = (fields.required("yes")?, fields.required("no")?);
+                fields.finish()?;
+                Action::Matches { client, yes, no }
+            }
+            "filter_refused" => {
+                let id = fields.required("id")?;
+                fields.finish()?;
+                Action::FilterRefused { client, id }
             }
             other => return Err(format!("no step is called {other:?}")),
         })
@@ -124,12 +147,20 @@ impl Action {
             "ping" => Action::Ping { client: client()? },
             "closed" => Action::Closed { client: client()? },
             "close" => Action::Close { client: client()? },
+            "broken" => Action::Broken { client: client()? },
             "settle" => Action::Settle,
             "silence" => {
                 let clients = if value.is_string() { Value::Array(vec![value.clone()]) } else { value.clone() };
                 Action::Silence {
                     clients: serde_json::from_value(clients).map_err(|error| format!("silence: {error}"))?,
                 }
+            }
+            "shares" => {
+                let mut fields = Fields::new("shares", value.clone())?;
+                let (clients, messages) = (fields.required("clients")?, fields.required("messages")?);
+                let each = fields.required("each")?;
+                fields.finish()?;
+                Action::Shares { clients, messages, each }
             }
             "advance" => Action::Advance { millis: value.as_u64().ok_or("advance: milliseconds are wanted")? },
             "repeat" => {
@@ -151,4 +182,14 @@ fn packets(fields: Fields) -> Result<Vec<(String, Value)>, String> {
     }
     let list: Vec<Value> = serde_json::from_value(value).map_err(|error| error.to_string())?;
     list.into_iter().map(|packet| Fields::new("packet", packet)?.last()).collect()
+}
+
+/// `code`: one, or a list of those that are right.
+fn codes(fields: &mut Fields) -> Result<Vec<u8>, String> {
+    let codes = match fields.optional::<Value>("code")? {
+        None => return Ok(Vec::new()),
+        Some(Value::Array(codes)) => Value::Array(codes),
+        Some(code) => Value::Array(vec![code]),
+    };
+    serde_json::from_value(codes).map_err(|error| format!("code: {error}"))
 }

@@ -20,6 +20,8 @@ pub struct Observer {
     aliases: HashMap<u32, String>,
     /// QoS 1 and 2 messages received and not yet done with.
     incoming: HashSet<u16>,
+    /// Packet ids for which a PUBREC went out.
+    pubrecs: HashSet<u16>,
     /// What the server owes, in order: (packet type of the answer, packet id).
     owed: VecDeque<(u8, u16)>,
     /// Bytes that are no packet were sent: what the server owes is unknown.
@@ -42,6 +44,7 @@ impl Observer {
             disconnected: false,
             aliases: HashMap::new(),
             incoming: HashSet::new(),
+            pubrecs: HashSet::new(),
             owed: VecDeque::new(),
             blind: false,
         }
@@ -79,6 +82,9 @@ impl Observer {
                 t::PUBREC if ack.code >= 0x80 => {
                     self.incoming.remove(&ack.id);
                 }
+                t::PUBREC => {
+                    self.pubrecs.insert(ack.id);
+                }
                 _ => {}
             },
             _ => {}
@@ -107,7 +113,7 @@ impl Observer {
         }
         match packet {
             Packet::Publish(publish) => self.publish(publish),
-            Packet::Ack(Ack { packet_type: t::PUBREL, id, .. }) => self.pubrel(*id),
+            Packet::Ack(Ack { packet_type: t::PUBREL, id, code, .. }) => self.pubrel(*id, *code),
             Packet::Ack(ack) => self.owed_answer(ack.packet_type, ack.id),
             Packet::SubAck { id, .. } => self.owed_answer(t::SUBACK, *id),
             Packet::UnsubAck { id, .. } => self.owed_answer(t::UNSUBACK, *id),
@@ -165,12 +171,16 @@ impl Observer {
         Ok(())
     }
 
-    fn pubrel(&mut self, id: u16) -> Result<(), String> {
+    fn pubrel(&mut self, id: u16, code: u8) -> Result<(), String> {
         if self.resumed {
             // It may be one of an earlier connection.
             self.incoming.insert(id);
+            return Ok(());
         }
-        if self.incoming.contains(&id) { Ok(()) } else { Err(format!("PUBREL for packet id {id}, never received")) }
+        match (self.pubrecs.contains(&id) || self.blind, self.incoming.contains(&id), code) {
+            (true, true, 0) | (true, false, 0x92) => Ok(()),
+            _ => Err(format!("PUBREL {code:#04x} for packet id {id} [MQTT-4.3.3-4]")),
+        }
     }
 
     /// PUBACKs, PUBRECs and so on each come in the order of what they answer [MQTT-4.6.0-2].

@@ -1,0 +1,97 @@
+//! Scripts against the core in memory.
+
+use std::collections::HashMap;
+
+use weirmq::broker::{EndpointLimits, home_shard};
+use weirmq::mqtt::QoS;
+
+use crate::node::{Node, policy};
+use crate::script::{Patience, Transport, TransportEvent};
+
+/// The endpoints that scripts name, as the core knows them. `endpoints.rs` declares the same ones.
+pub fn limits(endpoint: &str) -> Option<(u32, EndpointLimits)> {
+    match endpoint {
+        "default" => Some((1, EndpointLimits::default())),
+        "small" => {
+            let limits = EndpointLimits {
+                receive_maximum: 2,
+                message_max_size: 1024,
+                topic_alias_maximum: 3,
+                ..EndpointLimits::default()
+            };
+            Some((2, limits))
+        }
+        "limited" => {
+            let limits = EndpointLimits {
+                keep_alive_max_s: Some(60),
+                session_expiry_max_s: Some(100),
+                maximum_qos: QoS::AtLeastOnce,
+                retain_available: false,
+                ..EndpointLimits::default()
+            };
+            Some((3, limits))
+        }
+        _ => None,
+    }
+}
+
+/// A [`Node`] of its own for each script.
+pub struct MemoryTransport {
+    node: Node,
+    shards: u16,
+    client_ids: HashMap<String, String>,
+}
+
+impl MemoryTransport {
+    /// A broker of `shards` shards.
+    pub fn new(shards: u16) -> MemoryTransport {
+        MemoryTransport { node: Node::new(shards), shards, client_ids: HashMap::new() }
+    }
+}
+
+impl Transport for MemoryTransport {
+    fn open(&mut self, endpoint: &str) -> Result<usize, String> {
+        let (id, limits) = limits(endpoint).ok_or_else(|| format!("no endpoint is called {endpoint:?}"))?;
+        Ok(self.node.open(policy(id, limits)))
+    }
+
+    fn send(&mut self, link: usize, bytes: &[u8]) {
+        self.node.send(link, bytes);
+        self.node.settle();
+    }
+
+    fn poll(&mut self, link: usize, _: Patience) -> TransportEvent {
+        let bytes = self.node.take(link);
+        match (bytes.is_empty(), self.node.is_closed(link)) {
+            (false, _) => TransportEvent::Bytes(bytes),
+            (true, true) => TransportEvent::Closed,
+            (true, false) => TransportEvent::Nothing,
+        }
+    }
+
+    fn close(&mut self, link: usize) {
+        self.node.close(link);
+        self.node.settle();
+    }
+
+    fn advance(&mut self, millis: u64) {
+        self.node.advance(millis);
+    }
+
+    fn settle(&mut self) {}
+
+    fn is_synchronous(&self) -> bool {
+        true
+    }
+
+    /// Each further client of a script lives on the next shard.
+    fn client_id(&mut self, id: &str) -> String {
+        let next = (self.client_ids.len() % usize::from(self.shards)) as u16;
+        let shards = self.shards;
+        let chosen = self.client_ids.entry(id.to_owned()).or_insert_with(|| {
+            let lives_there = |candidate: &String| home_shard("", candidate, shards).0 == next;
+            (0..1000).map(|salt| format!("{id}{}", "z".repeat(salt))).find(lives_there).expect("some salt fits")
+        });
+        chosen.clone()
+    }
+}

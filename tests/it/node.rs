@@ -1,0 +1,324 @@
+//! A broker in memory: the shards' cores, driven as the event loops drive them, but deterministically and under injected
+//! time. Conformance scripts, the simulation and the regression tests share it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use weirmq::broker::{
+    Admission, Batch, ConnId, Core, CoreConfig, Ended, EndpointId, EndpointLimits, EndpointPolicy, Principal,
+    ProtocolVersions, ShardId, Then, home_shard,
+};
+use weirmq::mqtt::{ConnAck, ConnAckProperties, Decoded, Packet, ReasonCode, Refusal, decode_connect, encode};
+
+/// A connection of a [`Node`].
+pub type LinkId = usize;
+
+/// The policy of an endpoint without rules.
+pub fn policy(id: u32, limits: EndpointLimits) -> Arc<EndpointPolicy> {
+    Arc::new(EndpointPolicy {
+        id: EndpointId(id),
+        name: format!("endpoint{id}").into(),
+        generation: 1,
+        namespace: "".into(),
+        versions: ProtocolVersions::ALL,
+        limits,
+        acl: None,
+    })
+}
+
+/// Where a connection stands.
+enum Stage {
+    /// CONNECT has not come.
+    Waiting(Vec<u8>),
+    /// A core serves it. `kept` is the partial packet, or what came while reading was paused.
+    Admitted { shard: usize, id: ConnId, kept: Vec<u8>, paused: bool },
+    Closed,
+}
+
+struct Link {
+    policy: Arc<EndpointPolicy>,
+    stage: Stage,
+    to_client: Vec<u8>,
+    /// Whether the client reads: what it does not take stays with the core.
+    reads: bool,
+}
+
+/// The broker.
+pub struct Node {
+    pub cores: Vec<Core>,
+    pub now: u64,
+    links: Vec<Link>,
+    /// Batches on their way, by sender and receiver.
+    on_the_way: Vec<Vec<VecDeque<Batch>>>,
+    assigned: u32,
+}
+
+impl Node {
+    /// A broker of `shards` shards.
+    pub fn new(shards: u16) -> Node {
+        let cores: Vec<Core> = (0..shards).map(|shard| Core::new(CoreConfig { shard: ShardId(shard), shards })).collect();
+        let count = cores.len();
+        let on_the_way = (0..count).map(|_| (0..count).map(|_| VecDeque::new()).collect()).collect();
+        // Time does not start at zero: an early instant must have room below it.
+        Node { cores, now: 1_000_000, links: Vec::new(), on_the_way, assigned: 0 }
+    }
+
+    /// A client opens a connection to an endpoint.
+    pub fn open(&mut self, policy: Arc<EndpointPolicy>) -> LinkId {
+        self.links.push(Link { policy, stage: Stage::Waiting(Vec::new()), to_client: Vec::new(), reads: true });
+        self.links.len() - 1
+    }
+
+    /// A client sends bytes. What the core answers is only there after [`Node::settle`] or [`Node::step`].
+    pub fn send(&mut self, link: LinkId, bytes: &[u8]) {
+        match &mut self.links[link].stage {
+            Stage::Closed => {}
+            Stage::Waiting(buffer) => {
+                buffer.extend_from_slice(bytes);
+                self.try_connect(link);
+            }
+            Stage::Admitted { kept, paused, .. } => {
+                kept.extend_from_slice(bytes);
+                if !*paused {
+                    self.feed(link);
+                }
+            }
+        }
+    }
+
+    /// Takes what was sent to a client.
+    pub fn take(&mut self, link: LinkId) -> Vec<u8> {
+        std::mem::take(&mut self.links[link].to_client)
+    }
+
+    /// Whether the broker closed the connection, or the client did.
+    pub fn is_closed(&self, link: LinkId) -> bool {
+        matches!(self.links[link].stage, Stage::Closed)
+    }
+
+    /// A client stops or starts reading from its socket.
+    pub fn set_reads(&mut self, link: LinkId, reads: bool) {
+        self.links[link].reads = reads;
+        if let (true, Stage::Admitted { shard, id, .. }) = (reads, &self.links[link].stage) {
+            let (shard, id) = (*shard, *id);
+            self.flush(shard, id, link);
+        }
+    }
+
+    /// Bytes that wait in the broker for a client that does not read.
+    pub fn pending(&mut self, link: LinkId) -> usize {
+        match &self.links[link].stage {
+            Stage::Admitted { shard, id, .. } => self.cores[*shard].out(*id).map_or(0, |out| out.len()),
+            _ => 0,
+        }
+    }
+
+    /// The client closes, or the network fails.
+    pub fn close(&mut self, link: LinkId) {
+        if let Stage::Admitted { shard, id, .. } = self.links[link].stage {
+            self.cores[shard].ended(id, Ended::PeerClosed, self.now);
+        }
+        self.links[link].stage = Stage::Closed;
+    }
+
+    /// Lets time pass, and does what is due when it is due.
+    pub fn advance(&mut self, millis: u64) {
+        let end = self.now + millis;
+        self.settle();
+        while let Some(due) = self.cores.iter().filter_map(Core::next_deadline).min().filter(|due| *due <= end) {
+            self.now = due.max(self.now);
+            self.tick();
+            self.settle();
+        }
+        self.now = end;
+        self.tick();
+        self.settle();
+    }
+
+    fn tick(&mut self) {
+        for core in &mut self.cores {
+            core.tick(self.now);
+        }
+    }
+
+    /// Runs until nothing is left to do.
+    pub fn settle(&mut self) {
+        loop {
+            self.collect();
+            let Some((from, to)) = self.pairs().find(|&(from, to)| !self.on_the_way[from][to].is_empty()) else { return };
+            self.deliver(from, to);
+        }
+    }
+
+    /// Collects what the cores want written and sent, then delivers one batch: the one `choose` picks among those that
+    /// could be delivered next. Returns false where there is none.
+    pub fn step(&mut self, choose: impl FnOnce(usize) -> usize) -> bool {
+        self.collect();
+        let waiting: Vec<_> = self.pairs().filter(|&(from, to)| !self.on_the_way[from][to].is_empty()).collect();
+        if waiting.is_empty() {
+            return false;
+        }
+        let (from, to) = waiting[choose(waiting.len()) % waiting.len()];
+        self.deliver(from, to);
+        self.collect();
+        true
+    }
+
+    fn pairs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let count = self.cores.len();
+        (0..count).flat_map(move |from| (0..count).map(move |to| (from, to)))
+    }
+
+    fn deliver(&mut self, from: usize, to: usize) {
+        if let Some(batch) = self.on_the_way[from][to].pop_front() {
+            self.cores[to].deliver_batch(ShardId(from as u16), batch, self.now);
+        }
+    }
+
+    /// What a shard does at the end of a turn of its loop: flush, close, read on, hand over.
+    fn collect(&mut self) {
+        for shard in 0..self.cores.len() {
+            loop {
+                let (mut dirty, mut closing, mut resumed) = (Vec::new(), Vec::new(), Vec::new());
+                self.cores[shard].take_dirty(&mut dirty);
+                self.cores[shard].take_closing(&mut closing);
+                self.cores[shard].take_resumed(&mut resumed);
+                if dirty.is_empty() && closing.is_empty() && resumed.is_empty() {
+                    break;
+                }
+                for id in dirty {
+                    if let Some(link) = self.link_of(shard, id) {
+                        self.flush(shard, id, link);
+                    }
+                }
+                for id in closing {
+                    if let Some(link) = self.link_of(shard, id) {
+                        self.finish(link);
+                    }
+                }
+                for id in resumed {
+                    if let Some(link) = self.link_of(shard, id) {
+                        if let Stage::Admitted { paused, .. } = &mut self.links[link].stage {
+                            *paused = false;
+                        }
+                        self.feed(link);
+                    }
+                }
+            }
+            for to in 0..self.cores.len() {
+                while let Some(batch) = self.cores[shard].take_batch(ShardId(to as u16)) {
+                    self.on_the_way[shard][to].push_back(batch);
+                }
+            }
+        }
+    }
+
+    fn link_of(&self, shard: usize, id: ConnId) -> Option<LinkId> {
+        self.links.iter().rposition(
+            |link| matches!(link.stage, Stage::Admitted { shard: on, id: found, .. } if on == shard && found == id),
+        )
+    }
+
+    /// Writes what waits to the client, a part at a time as a socket would take it.
+    fn flush(&mut self, shard: usize, id: ConnId, link: LinkId) {
+        while self.links[link].reads {
+            let Some(out) = self.cores[shard].out(id) else { return };
+            if out.is_empty() {
+                return;
+            }
+            let part = out.first().len().min(1000);
+            let bytes = out.first()[..part].to_vec();
+            out.advance(part);
+            self.links[link].to_client.extend_from_slice(&bytes);
+            self.cores[shard].written(id, self.now);
+        }
+    }
+
+    /// Flushes and closes a connection that the core is done with.
+    fn finish(&mut self, link: LinkId) {
+        let Stage::Admitted { shard, id, .. } = self.links[link].stage else { return };
+        self.links[link].reads = true;
+        self.flush(shard, id, link);
+        self.links[link].stage = Stage::Closed;
+        self.cores[shard].ended(id, Ended::Server, self.now);
+    }
+
+    fn feed(&mut self, link: LinkId) {
+        let Stage::Admitted { shard, id, kept, .. } = &mut self.links[link].stage else { return };
+        let (shard, id, bytes) = (*shard, *id, std::mem::take(kept));
+        if bytes.is_empty() {
+            return;
+        }
+        let received = self.cores[shard].receive(id, &bytes, self.now);
+        if received.then == Then::Close {
+            return self.finish(link);
+        }
+        if let Stage::Admitted { kept, paused, .. } = &mut self.links[link].stage {
+            *paused = received.then == Then::Pause;
+            *kept = bytes[received.consumed..].to_vec();
+        }
+    }
+
+    fn refuse(&mut self, link: LinkId, connack: Vec<u8>) {
+        self.links[link].to_client.extend_from_slice(&connack);
+        self.links[link].stage = Stage::Closed;
+    }
+
+    /// What a shard does with a connection that is not admitted yet.
+    fn try_connect(&mut self, link: LinkId) {
+        let Stage::Waiting(buffer) = &mut self.links[link].stage else { return };
+        let bytes = std::mem::take(buffer);
+        let policy = Arc::clone(&self.links[link].policy);
+        let (connect, len) = match decode_connect(&bytes, policy.limits.message_max_size) {
+            Ok(Decoded::Packet { packet, len }) => (packet, len),
+            Ok(Decoded::Incomplete { .. }) => {
+                self.links[link].stage = Stage::Waiting(bytes);
+                return;
+            }
+            Err(error) => return self.refuse(link, error.refusal.map(connack).unwrap_or_default()),
+        };
+        if connect.properties.authentication_method.is_some() {
+            let code = ReasonCode::BadAuthenticationMethod as u8;
+            return self.refuse(link, connack(Refusal { version: connect.version, code }));
+        }
+        let assigned = connect.client_id.is_empty();
+        let client_id = if assigned {
+            self.assigned += 1;
+            format!("assigned-{}", self.assigned)
+        } else {
+            connect.client_id.to_owned()
+        };
+        let shard = usize::from(home_shard(&policy.namespace, &client_id, self.cores.len() as u16).0);
+        let principal = Principal {
+            username: connect.username.map(Into::into),
+            address: None,
+            admitted_by: "test".into(),
+            claims_acl: None,
+            expires_at: None,
+        };
+        let admission = Admission {
+            policy,
+            connect: &connect,
+            client_id: &client_id,
+            assigned,
+            principal,
+            authentication_data: None,
+        };
+        match self.cores[shard].admit(admission, self.now) {
+            Err(connack) => self.refuse(link, connack),
+            Ok(id) => {
+                self.links[link].stage =
+                    Stage::Admitted { shard, id, kept: bytes[len..].to_vec(), paused: false };
+                self.feed(link);
+            }
+        }
+    }
+}
+
+fn connack(refusal: Refusal) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let connack =
+        ConnAck { session_present: false, code: refusal.code, properties: ConnAckProperties::default() };
+    encode(&Packet::ConnAck(Box::new(connack)), refusal.version, &mut bytes).expect("a CONNACK of two bytes");
+    bytes
+}
