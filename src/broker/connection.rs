@@ -94,6 +94,8 @@ pub(super) struct Origin {
     pub(super) connection: ConnId,
     /// The publisher's session, for No Local.
     pub(super) session: SessionId,
+    /// The publisher's client id, hashed by its home shard, of a message that is retained: it outlives the session.
+    pub(super) client: u64,
 }
 
 impl Origin {
@@ -102,6 +104,7 @@ impl Origin {
         shard: ShardId(u16::MAX),
         connection: ConnId { slot: u32::MAX, generation: u32::MAX },
         session: u32::MAX,
+        client: 0,
     };
 }
 

@@ -32,6 +32,7 @@ impl Core {
         let connection = self.new_connection(admission, session_id, now);
         let (slot, generation) = self.connections.insert(connection);
         let id = ConnId { slot, generation };
+        let publisher = self.client_hash(session_id);
         if let Some(session) = self.sessions.get_mut(session_id) {
             if std::mem::take(&mut session.counted_away) {
                 self.away.subtract(session.policy.id);
@@ -39,7 +40,7 @@ impl Core {
             session.connection = Some(slot);
             session.expiry_s = expiry_s;
             session.ends_at = Millis::MAX;
-            session.will = will(admission, now);
+            session.will = will(admission, publisher);
             session.policy = policy;
         }
         self.start_timers(id, admission, now);
@@ -351,7 +352,8 @@ impl Core {
             message.expires_at = now.saturating_add(message.expires_at);
         }
         let publish = message.as_publish();
-        let origin = Origin { session: id, shard: self.config.shard, ..Origin::NOBODY };
+        let client = message.publisher;
+        let origin = Origin { session: id, shard: self.config.shard, client, ..Origin::NOBODY };
         let mut view = View::of(&message, &publish, origin);
         self.route(space, &mut view, now);
     }
@@ -378,7 +380,7 @@ fn server_keep_alive_s(admission: &Admission<'_>) -> Option<u16> {
 }
 
 /// The will of a CONNECT, ready to be sent. Its `expires_at` is a duration until it is published.
-fn will(admission: &Admission<'_>, _now: Millis) -> Option<Box<PendingWill>> {
+fn will(admission: &Admission<'_>, publisher: u64) -> Option<Box<PendingWill>> {
     let will = admission.connect.will.as_ref()?;
     let publish = Publish {
         dup: false,
@@ -390,7 +392,7 @@ fn will(admission: &Admission<'_>, _now: Millis) -> Option<Box<PendingWill>> {
         payload: will.payload,
     };
     let lives = expires_at(will.properties.message_expiry_s, admission.policy.limits.message_expiry_max_s, 0);
-    let message = Message::new(will.topic, &publish, lives);
+    let message = Message::new(will.topic, &publish, lives).published_by(publisher);
     Some(Box::new(PendingWill { message, delay_s: will.delay_s, due_at: None }))
 }
 

@@ -18,6 +18,8 @@ pub(super) struct Message {
     pub(super) retain: bool,
     /// When it expires; `Millis::MAX`: never.
     pub(super) expires_at: Millis,
+    /// Of a retained message: who published it, as in [`Origin::client`](super::connection::Origin).
+    pub(super) publisher: u64,
 }
 
 impl Message {
@@ -35,7 +37,13 @@ impl Message {
             qos: publish.qos,
             retain: publish.retain,
             expires_at,
+            publisher: 0,
         }
+    }
+
+    /// The same, by a publisher that is to be remembered.
+    pub(super) fn published_by(self, publisher: u64) -> Self {
+        Self { publisher, ..self }
     }
 
     pub(super) fn topic(&self) -> &str {

@@ -56,6 +56,11 @@ impl Core {
         hasher.finish()
     }
 
+    /// What stands for a session's client id among the messages that it leaves behind.
+    pub(super) fn client_hash(&self, id: SessionId) -> u64 {
+        self.sessions.get(id).map_or(0, |session| self.session_hash(session.space, &session.client_id))
+    }
+
     pub(super) fn find_session(&self, space: SpaceId, client_id: &str) -> Option<SessionId> {
         let same =
             |&id: &SessionId| self.sessions.get(id).is_some_and(|s| s.space == space && *s.client_id == *client_id);

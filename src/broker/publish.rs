@@ -174,12 +174,13 @@ impl Core {
         let (version, session_id) = (connection.version, connection.session);
         let ceiling_s = connection.policy.limits.message_expiry_max_s;
         let expires_at = expires_at(publish.properties.message_expiry_s, ceiling_s, now);
+        let client = if publish.retain { self.client_hash(session_id) } else { 0 };
         let Some(session) = self.sessions.get_mut(session_id) else { return };
         if let (QoS::ExactlyOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
             session.incoming.get_or_insert_default().insert(packet_id);
         }
         let space = session.space;
-        let origin = Origin { shard: self.config.shard, connection: id, session: session_id };
+        let origin = Origin { shard: self.config.shard, connection: id, session: session_id, client };
         let mut view = View::new(topic, publish, version, raw, expires_at, origin);
         self.route(space, &mut view, now);
         self.acknowledge(id.slot, publish, ReasonCode::Success);

@@ -34,9 +34,15 @@ struct Read {
     qos: QoS,
     /// Subscription identifier; 0: none.
     identifier: u32,
+    /// With No Local, whose messages are not wanted [MQTT-3.8.3-3]; else 0.
+    not_of: u64,
 }
 
 impl Read {
+    fn wants(&self, message: &Message) -> bool {
+        self.not_of == 0 || self.not_of != message.publisher
+    }
+
     fn queued(&self, message: &Message) -> Queued {
         let delivery = Delivery {
             qos: self.qos.min(message.qos),
@@ -141,7 +147,8 @@ impl Core {
             RetainHandling::Never => false,
         };
         if wanted {
-            reads.push(Read { filter: plain.into(), qos, identifier });
+            let not_of = if options.no_local { self.client_hash(session_id) } else { 0 };
+            reads.push(Read { filter: plain.into(), qos, identifier, not_of });
         }
         Ok(qos)
     }
@@ -185,7 +192,11 @@ impl Core {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let retained = &self.spaces[session.space as usize].retained;
         for read in reads {
-            retained.matching(&read.filter, now, |message| session.queue.push(read.queued(message)));
+            retained.matching(&read.filter, now, |message| {
+                if read.wants(message) {
+                    session.queue.push(read.queued(message));
+                }
+            });
         }
     }
 
@@ -228,7 +239,7 @@ impl Core {
         let Some(pending) = rare.pending.iter_mut().find(|p| p.serial == request.serial) else { return };
         pending.awaits -= 1;
         for (read, message) in retained {
-            if let Some(read) = pending.reads.get(*read as usize) {
+            if let Some(read) = pending.reads.get(*read as usize).filter(|read| read.wants(message)) {
                 session.queue.push(read.queued(message));
             }
         }

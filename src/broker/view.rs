@@ -76,8 +76,9 @@ impl<'a> View<'a> {
 
     /// The message in a form that can be kept; made once.
     pub(super) fn store(&mut self) -> Message {
-        let (topic, publish, expires_at) = (self.topic, self.publish, self.expires_at);
-        self.stored.get_or_insert_with(|| Message::new(topic, publish, expires_at)).clone()
+        let (topic, publish, expires_at, publisher) = (self.topic, self.publish, self.expires_at, self.origin.client);
+        let store = || Message::new(topic, publish, expires_at).published_by(publisher);
+        self.stored.get_or_insert_with(store).clone()
     }
 
     /// Appends the PUBLISH for one receiver to its out buffer. Answers with its length, or `None` where it is larger

@@ -89,9 +89,10 @@ fn play_in_memory(shards: u16) {
     let mut failures = Vec::new();
     for run in &runs {
         let mut transport = MemoryTransport::new(shards);
-        let played = run.script.steps(&run.case).and_then(|steps| {
-            play(&steps, run.version, &run.script.endpoint, &Names::new(None), &mut transport)
-        });
+        let played = run
+            .script
+            .steps(&run.case)
+            .and_then(|steps| play(&steps, run.version, &run.script.endpoint, &Names::new(None), &mut transport));
         if let Err(error) = played {
             failures.push(format!("{}\n  {error}", run.name()));
         }

@@ -31,7 +31,12 @@ enum Stage {
     /// CONNECT has not come.
     Waiting(Vec<u8>),
     /// A core serves it. `kept` is the partial packet, or what came while reading was paused.
-    Admitted { shard: usize, id: ConnId, kept: Vec<u8>, paused: bool },
+    Admitted {
+        shard: usize,
+        id: ConnId,
+        kept: Vec<u8>,
+        paused: bool,
+    },
     Closed,
 }
 
@@ -56,7 +61,8 @@ pub struct Node {
 impl Node {
     /// A broker of `shards` shards.
     pub fn new(shards: u16) -> Node {
-        let cores: Vec<Core> = (0..shards).map(|shard| Core::new(CoreConfig { shard: ShardId(shard), shards })).collect();
+        let cores: Vec<Core> =
+            (0..shards).map(|shard| Core::new(CoreConfig { shard: ShardId(shard), shards })).collect();
         let count = cores.len();
         let on_the_way = (0..count).map(|_| (0..count).map(|_| VecDeque::new()).collect()).collect();
         // Time does not start at zero: an early instant must have room below it.
@@ -145,7 +151,9 @@ impl Node {
     pub fn settle(&mut self) {
         loop {
             self.collect();
-            let Some((from, to)) = self.pairs().find(|&(from, to)| !self.on_the_way[from][to].is_empty()) else { return };
+            let Some((from, to)) = self.pairs().find(|&(from, to)| !self.on_the_way[from][to].is_empty()) else {
+                return;
+            };
             self.deliver(from, to);
         }
     }
@@ -307,8 +315,7 @@ impl Node {
         match self.cores[shard].admit(admission, self.now) {
             Err(connack) => self.refuse(link, connack),
             Ok(id) => {
-                self.links[link].stage =
-                    Stage::Admitted { shard, id, kept: bytes[len..].to_vec(), paused: false };
+                self.links[link].stage = Stage::Admitted { shard, id, kept: bytes[len..].to_vec(), paused: false };
                 self.feed(link);
             }
         }
@@ -317,8 +324,7 @@ impl Node {
 
 fn connack(refusal: Refusal) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let connack =
-        ConnAck { session_present: false, code: refusal.code, properties: ConnAckProperties::default() };
+    let connack = ConnAck { session_present: false, code: refusal.code, properties: ConnAckProperties::default() };
     encode(&Packet::ConnAck(Box::new(connack)), refusal.version, &mut bytes).expect("a CONNACK of two bytes");
     bytes
 }

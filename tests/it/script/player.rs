@@ -410,7 +410,9 @@ impl Player<'_> {
         let is_v5 = self.peer(client)?.version.is_v5();
         match self.peer(client)?.queue.pop_front() {
             None | Some(Packet::Disconnect { code: 0x81 | 0x82 | 0x8F, .. }) => self.closed(client),
-            Some(Packet::SubAck { id: found, codes, .. }) if found == id && codes == [if is_v5 { 0x8F } else { 0x80 }] => {
+            Some(Packet::SubAck { id: found, codes, .. })
+                if found == id && codes == [if is_v5 { 0x8F } else { 0x80 }] =>
+            {
                 Ok(())
             }
             Some(Packet::UnsubAck { id: found, codes, .. })
@@ -473,9 +475,9 @@ impl Player<'_> {
         for (topic, comes) in yes.iter().map(|topic| (topic, true)).chain(no.iter().map(|topic| (topic, false))) {
             let message = serde_json::json!({ "topic": topic, "payload": "x", "qos": 1 });
             let Value::Object(message) = message else { return Ok(()) };
-            let result = self.publish(client, message.clone()).and_then(|()| {
-                if comes { self.receive(client, &message) } else { self.silence(client) }
-            });
+            let result = self
+                .publish(client, message.clone())
+                .and_then(|()| if comes { self.receive(client, &message) } else { self.silence(client) });
             result.map_err(|error| format!("topic {topic:?}: {error}"))?;
         }
         Ok(())
