@@ -19,6 +19,13 @@ pub(super) struct Candidate {
     pub(super) incumbent: Option<Arc<Endpoint>>,
 }
 
+impl Candidate {
+    /// One that stays at its last good declaration.
+    pub(super) fn held(endpoint: Arc<Endpoint>) -> Self {
+        Self { endpoint: Arc::clone(&endpoint), document: None, incumbent: Some(endpoint) }
+    }
+}
+
 /// A candidate that cannot be, and why.
 pub(super) struct Loser {
     pub(super) name: Name,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::document::Document;
 use super::path::InstancePath;
-use super::{ClientAuth, Defaults, Diagnostic, Endpoint, Host, Listen, Name, Origin, Severity};
+use super::{ClientAuth, Defaults, Diagnostic, Endpoint, Host, Listen, Name, Origin, Severity, SslConfig};
 
 /// The endpoint that `fields` and `defaults` declare. A field that is given replaces the whole default.
 ///
@@ -69,11 +69,10 @@ pub(super) fn warnings(document: &Document, endpoint: &Endpoint) -> Vec<Diagnost
     if !endpoint.use_websocket && !endpoint.websocket.origins.is_empty() {
         warn(&["websocket"], "`websocket` has no effect without `useWebsocket`", "add `useWebsocket: true`");
     }
-    if let Some(tls) = &endpoint.ssl_config {
-        if tls.client_auth == ClientAuth::None && tls.ca_file.is_some() {
-            let help = "add `clientAuth: required`, or `optional`";
-            warn(&["sslConfig", "caFile"], "`caFile` has no effect: clients are not asked for certificates", help);
-        }
+    let unasked = |tls: &SslConfig| tls.client_auth == ClientAuth::None && tls.ca_file.is_some();
+    if endpoint.ssl_config.as_ref().is_some_and(unasked) {
+        let help = "add `clientAuth: required`, or `optional`";
+        warn(&["sslConfig", "caFile"], "`caFile` has no effect: clients are not asked for certificates", help);
     }
     let is_unix = matches!(endpoint.listen, Listen::Unix { .. });
     if !is_unix && endpoint.server_options.unix_mode.is_some() {

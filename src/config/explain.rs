@@ -20,6 +20,12 @@ pub(super) struct Finding {
 }
 
 impl Finding {
+    /// That there is more, which is not looked into.
+    pub(super) fn too_many(shown: usize) -> Self {
+        let message = format!("more than {shown} errors in one document; the others are not shown");
+        Self { path: InstancePath::default(), at_key: false, code: "too-many-errors", message, help: None }
+    }
+
     /// Whether one of both is enough.
     pub(super) fn is_about_the_same(&self, other: &Self) -> bool {
         self.path == other.path && (self.message == other.message || (is_of_text(self.code) && is_of_text(other.code)))
@@ -30,13 +36,13 @@ fn is_of_text(code: &str) -> bool {
     matches!(code, "format" | "pattern" | "empty" | "too-long")
 }
 
-/// The findings of one error; several where it is about several fields.
-pub(super) fn explain(error: &ValidationError<'_>) -> Vec<Finding> {
+/// The findings of one error; several where it is about several fields, but not many more than `max`.
+pub(super) fn explain(error: &ValidationError<'_>, max: usize) -> Vec<Finding> {
     let path = path_of(error);
     let rule = Rule::of(error);
     let value = error.instance().as_ref();
     if let Kind::AdditionalProperties { unexpected } = error.kind() {
-        return unexpected.iter().map(|field| unknown_field(&path, field, &rule)).collect();
+        return unexpected.iter().take(max + 1).map(|field| unknown_field(&path, field, &rule)).collect();
     }
     // The kinds of documents are counted before the schema is asked.
     if path.0.is_empty() && matches!(error.kind(), Kind::MinProperties { .. } | Kind::MaxProperties { .. }) {
@@ -222,7 +228,7 @@ fn unknown_field(parent: &InstancePath, field: &str, rule: &Rule) -> Finding {
     } else if rule.field_names().count() > 12 {
         format!("weir {version} does not know it; `weir schema` lists all fields")
     } else {
-        let fields = rule.fields().map_or_else(|| "none".to_owned(), |fields| fields);
+        let fields = rule.fields().unwrap_or_else(|| "none".to_owned());
         format!("weir {version} knows here: {fields}")
     };
     let message = format!("unknown field `{}`", field.escape_debug());

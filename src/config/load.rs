@@ -71,6 +71,9 @@ pub fn load(snapshot: &Snapshot, previous: &Previous, node: &NodeContext) -> Loa
     pass.finish()
 }
 
+/// A document, and the path of the file that it stands in.
+type Placed = (Arc<str>, Arc<Document>);
+
 /// A file whose declarations are not all known.
 struct Trouble {
     reason: RefusalReason,
@@ -81,8 +84,8 @@ struct Pass<'a> {
     previous: &'a Previous,
     node: &'a NodeContext,
     loaded: Loaded,
-    /// What the snapshot names; `None` where the identity is refused.
-    documents: BTreeMap<Identity, Vec<(Arc<str>, Arc<Document>)>>,
+    /// What the snapshot names; more than one document where it does so twice.
+    documents: BTreeMap<Identity, Vec<Placed>>,
     /// By path.
     trouble: BTreeMap<Arc<str>, Trouble>,
 }
@@ -170,7 +173,7 @@ impl Pass<'_> {
     }
 
     /// The valid document of an identity.
-    fn valid(&self, identity: &Identity) -> Option<&(Arc<str>, Arc<Document>)> {
+    fn valid(&self, identity: &Identity) -> Option<&Placed> {
         match self.documents.get(identity)?.as_slice() {
             [one] if one.1.body.is_ok() => Some(one),
             _ => None,
@@ -244,12 +247,9 @@ impl Pass<'_> {
                 let reason = loser.holder.map_or(RefusalReason::Invalid, |holder| RefusalReason::Conflicted { holder });
                 refuse(&mut self.loaded, self.previous, &identity, reason, &loser.diagnostic.to_string());
                 self.loaded.diagnostics.push(loser.diagnostic);
-                if let Some(candidate) = candidates.remove(&loser.name) {
-                    if let Some(incumbent) = candidate.incumbent {
-                        let held =
-                            Candidate { endpoint: Arc::clone(&incumbent), document: None, incumbent: Some(incumbent) };
-                        candidates.insert(loser.name, held);
-                    }
+                let incumbent = candidates.remove(&loser.name).and_then(|candidate| candidate.incumbent);
+                if let Some(incumbent) = incumbent {
+                    candidates.insert(loser.name, Candidate::held(incumbent));
                 }
             }
         }
@@ -284,8 +284,7 @@ impl Pass<'_> {
         }
         for identity in self.loaded.refusals.keys().filter(|identity| identity.kind == Kind::Endpoint) {
             if let Some(endpoint) = self.previous.good_endpoint(identity) {
-                let held = Candidate { endpoint: Arc::clone(&endpoint), document: None, incumbent: Some(endpoint) };
-                candidates.insert(identity.name.clone(), held);
+                candidates.insert(identity.name.clone(), Candidate::held(endpoint));
             }
         }
         candidates

@@ -38,6 +38,8 @@ mod semantics;
 mod shadow;
 mod snapshot;
 mod suggest;
+#[cfg(test)]
+mod tests;
 mod tls;
 mod transport;
 mod yaml;

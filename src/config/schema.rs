@@ -81,11 +81,18 @@ pub(super) fn format_problem(format: &str, text: &str) -> Option<String> {
     FORMATS.iter().find(|(name, _)| *name == format).and_then(|(_, check)| check(text).err())
 }
 
+/// Findings of one document; who has made more mistakes mends these first.
+const FINDINGS_MAX: usize = 100;
+
 /// Everything in which `document` is not as the schema wants it.
 pub(super) fn check(document: &Value) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
     for error in VALIDATOR.iter_errors(document) {
-        for finding in explain(&error) {
+        for finding in explain(&error, FINDINGS_MAX) {
+            if findings.len() >= FINDINGS_MAX {
+                findings.push(Finding::too_many(FINDINGS_MAX));
+                return findings;
+            }
             // A pattern and a format about one value: the format says it better.
             if let Some(known) = findings.iter_mut().find(|known| known.is_about_the_same(&finding)) {
                 if finding.code == "format" {

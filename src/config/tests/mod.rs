@@ -1,0 +1,39 @@
+//! Whole snapshots in, declarations and diagnostics out.
+
+mod generate;
+mod holding;
+mod hostile;
+mod properties;
+mod schema;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+
+/// A snapshot of files, each a path and its content.
+fn snapshot(files: &[(&str, &str)]) -> Snapshot {
+    let files = files.iter().map(|(path, text)| SourceFile {
+        path: Arc::from(*path),
+        shown: Arc::from(*path),
+        base: Arc::from(Path::new("/etc/weir")),
+        content: Ok(Arc::from(text.as_bytes())),
+    });
+    let revision = Revision::Content { hash: "0".into() };
+    Snapshot { origin: Arc::from("test"), revision, files: files.collect() }
+}
+
+/// What is made of files when nothing was known before.
+fn first(files: &[(&str, &str)]) -> Loaded {
+    load(&snapshot(files), &Previous::default(), &NodeContext::default())
+}
+
+/// What is made of files after `before`.
+fn then(before: &Loaded, files: &[(&str, &str)]) -> Loaded {
+    load(&snapshot(files), &before.previous, &NodeContext::default())
+}
+
+/// The diagnostics' codes with their places: `a.yaml:2 out-of-range`.
+fn codes(loaded: &Loaded) -> Vec<String> {
+    loaded.diagnostics.iter().map(|d| format!("{}:{} {}", d.file, d.position.line, d.code)).collect()
+}
