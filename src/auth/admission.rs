@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::anonymous::AnonymousLink;
+use super::certificate_link::CertificateLink;
 use super::chain::{Chain, Link};
 use super::digest::version_of;
 use super::guard::{Guard, Memory};
 use super::password::{PasswordFile, PasswordLink};
+use super::scram::{ScramFile, ScramLink};
 use super::{Anonymous, Authenticate, Bans, Credentials, Decision, Refusal};
 use crate::broker::Principal;
 use crate::config::{Auth, Authenticator, Ban, FileRef, Name, SecretRef};
@@ -114,6 +116,12 @@ fn link(declared: &Authenticator, references: &References<'_>, after: &str) -> R
             Ok(Box::new(PasswordLink::new(records, after)))
         }
         Authenticator::Anonymous(declared) => Ok(Box::new(AnonymousLink::new(declared, after))),
+        Authenticator::Scram(declared) => {
+            let (name, content) = references.file(&declared.file)?;
+            let users = ScramFile::parse(&content, after).map_err(|error| error.in_file(&name))?;
+            Ok(Box::new(ScramLink::new(users, after)))
+        }
+        Authenticator::ClientCertificate(declared) => Ok(Box::new(CertificateLink::new(declared, after))),
         other => Err(format!("{} is not supported by this version", other.key())),
     }
 }

@@ -2,13 +2,18 @@
 //!
 //! TLS has verified the certificate by the time it is read here; only its names are taken out of the DER.
 
+use std::fmt::Write;
 use std::net::IpAddr;
+
+use super::der::{Der, Malformed, OID, SEQUENCE};
 
 /// A client certificate that was verified against the endpoint's CA and CRL.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PeerCertificate {
     /// The last common name of the subject.
     pub common_name: Option<String>,
+    /// The whole subject as RFC 4514 writes it: `CN=device 7,O=Example`.
+    pub subject: Option<String>,
     pub subject_alt_names: Vec<SubjectAltName>,
     /// Big-endian, without leading zeros.
     pub serial: Vec<u8>,
@@ -34,16 +39,20 @@ pub enum CertificateError {
     Name,
 }
 
+impl From<Malformed> for CertificateError {
+    fn from(_: Malformed) -> Self {
+        Self::Der
+    }
+}
+
 const BOOLEAN: u8 = 0x01;
 const INTEGER: u8 = 0x02;
 const OCTET_STRING: u8 = 0x04;
-const OID: u8 = 0x06;
 const UTF8_STRING: u8 = 0x0C;
 const PRINTABLE_STRING: u8 = 0x13;
 const TELETEX_STRING: u8 = 0x14;
 const IA5_STRING: u8 = 0x16;
 const BMP_STRING: u8 = 0x1E;
-const SEQUENCE: u8 = 0x30;
 const SET: u8 = 0x31;
 const VERSION: u8 = 0xA0;
 const EXTENSIONS: u8 = 0xA3;
@@ -71,7 +80,7 @@ impl PeerCertificate {
         for _algorithm_issuer_validity in 0..3 {
             fields.expect(SEQUENCE)?;
         }
-        let common_name = common_name(fields.expect(SEQUENCE)?)?;
+        let subject = fields.expect(SEQUENCE)?;
         fields.expect(SEQUENCE)?;
         let mut subject_alt_names = Vec::new();
         while let Some((tag, value)) = fields.next()? {
@@ -80,7 +89,13 @@ impl PeerCertificate {
             }
         }
         let leading_zeros = serial.iter().take_while(|byte| **byte == 0).count();
-        Ok(Self { common_name, subject_alt_names, serial: serial[leading_zeros..].to_vec(), der: der.to_vec() })
+        Ok(Self {
+            common_name: common_name(subject)?,
+            subject: Some(distinguished_name(subject)?),
+            subject_alt_names,
+            serial: serial[leading_zeros..].to_vec(),
+            der: der.to_vec(),
+        })
     }
 }
 
@@ -102,6 +117,86 @@ fn common_name(name: &[u8]) -> Result<Option<String>, CertificateError> {
         }
     }
     Ok(found)
+}
+
+/// Attribute types with a short name (RFC 4514, section 3).
+const SHORT_NAMES: [(&[u8], &str); 9] = [
+    (COMMON_NAME, "CN"),
+    (&[0x55, 0x04, 0x07], "L"),
+    (&[0x55, 0x04, 0x08], "ST"),
+    (&[0x55, 0x04, 0x0A], "O"),
+    (&[0x55, 0x04, 0x0B], "OU"),
+    (&[0x55, 0x04, 0x06], "C"),
+    (&[0x55, 0x04, 0x09], "STREET"),
+    (&[0x09, 0x92, 0x26, 0x89, 0x93, 0xF2, 0x2C, 0x64, 0x01, 0x19], "DC"),
+    (&[0x09, 0x92, 0x26, 0x89, 0x93, 0xF2, 0x2C, 0x64, 0x01, 0x01], "UID"),
+];
+
+/// A Name as text, the last set first (RFC 4514, section 2).
+fn distinguished_name(name: &[u8]) -> Result<String, CertificateError> {
+    let mut sets = Vec::new();
+    let mut list = Der(name);
+    while let Some((_, set)) = list.next()? {
+        let mut attributes = Vec::new();
+        let mut set = Der(set);
+        while let Some((_, attribute)) = set.next()? {
+            let mut parts = Der(attribute);
+            let oid = parts.expect(OID)?;
+            let (tag, value) = parts.next()?.ok_or(CertificateError::Der)?;
+            attributes.push(match SHORT_NAMES.iter().find(|(known, _)| *known == oid) {
+                Some((_, name)) => format!("{name}={}", escaped(&text(tag, value)?)),
+                None => format!("{}={}", dotted(oid), hex_value(tag, value)),
+            });
+        }
+        sets.push(attributes.join("+"));
+    }
+    sets.reverse();
+    Ok(sets.join(","))
+}
+
+fn escaped(text: &str) -> String {
+    let mut out = String::new();
+    for (at, c) in text.char_indices() {
+        let at_start = at == 0 && matches!(c, ' ' | '#');
+        let at_end = at + c.len_utf8() == text.len() && c == ' ';
+        if at_start || at_end || matches!(c, '"' | '+' | ',' | ';' | '<' | '>' | '\\') {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
+}
+
+fn dotted(oid: &[u8]) -> String {
+    let mut numbers: Vec<u64> = Vec::new();
+    let mut number: u64 = 0;
+    for byte in oid {
+        number = (number << 7) | u64::from(byte & 0x7F);
+        if byte & 0x80 == 0 {
+            numbers.push(std::mem::take(&mut number));
+        }
+    }
+    let first = numbers.first().copied().unwrap_or(0);
+    let root = (first / 40).min(2);
+    let rest = numbers.iter().skip(1).map(u64::to_string);
+    [root.to_string(), (first - root * 40).to_string()].into_iter().chain(rest).collect::<Vec<_>>().join(".")
+}
+
+/// `#` and the value's DER, hexadecimal.
+fn hex_value(tag: u8, value: &[u8]) -> String {
+    let mut out = String::from("#");
+    let length = value.len().to_be_bytes();
+    let significant = length.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<u8>>();
+    let header: Vec<u8> = if value.len() < 0x80 {
+        vec![tag, significant.first().copied().unwrap_or(0)]
+    } else {
+        [&[tag, 0x80 | significant.len() as u8], significant.as_slice()].concat()
+    };
+    for byte in header.iter().chain(value) {
+        // Writing to a String does not fail.
+        let _ok = write!(out, "{byte:02x}");
+    }
+    out
 }
 
 fn alt_names(extensions: &[u8]) -> Result<Vec<SubjectAltName>, CertificateError> {
@@ -148,38 +243,4 @@ fn text(tag: u8, value: &[u8]) -> Result<String, CertificateError> {
         _ => return Err(CertificateError::Name),
     };
     if text.contains('\0') { Err(CertificateError::Name) } else { Ok(text) }
-}
-
-/// Walks the values of a DER sequence.
-struct Der<'a>(&'a [u8]);
-
-impl<'a> Der<'a> {
-    /// The next tag and contents; `None` at the end.
-    fn next(&mut self) -> Result<Option<(u8, &'a [u8])>, CertificateError> {
-        let (tag, rest) = match self.0 {
-            [] => return Ok(None),
-            [tag, rest @ ..] => (*tag, rest),
-        };
-        let (length, rest) = match rest {
-            [short @ 0..=0x7F, rest @ ..] => (usize::from(*short), rest),
-            [0x81, length, rest @ ..] => (usize::from(*length), rest),
-            [0x82, a, b, rest @ ..] => (usize::from(u16::from_be_bytes([*a, *b])), rest),
-            [0x83, a, b, c, rest @ ..] => (u32::from_be_bytes([0, *a, *b, *c]) as usize, rest),
-            _ => return Err(CertificateError::Der),
-        };
-        let (value, rest) = rest.split_at_checked(length).ok_or(CertificateError::Der)?;
-        self.0 = rest;
-        Ok(Some((tag, value)))
-    }
-
-    fn expect(&mut self, wanted: u8) -> Result<&'a [u8], CertificateError> {
-        match self.next()? {
-            Some((tag, value)) if tag == wanted => Ok(value),
-            _ => Err(CertificateError::Der),
-        }
-    }
-
-    fn optional(&mut self, wanted: u8) -> Result<Option<&'a [u8]>, CertificateError> {
-        if self.0.first() == Some(&wanted) { self.expect(wanted).map(Some) } else { Ok(None) }
-    }
 }

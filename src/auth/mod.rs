@@ -8,11 +8,14 @@ mod admission;
 mod anonymous;
 mod ban;
 mod certificate;
+mod certificate_link;
 mod chain;
+mod der;
 mod digest;
 mod guard;
 mod password;
 mod recent;
+mod scram;
 
 use std::net::SocketAddr;
 
@@ -22,6 +25,7 @@ pub use anonymous::Anonymous;
 pub use ban::{Bans, Suspect};
 pub use certificate::{CertificateError, PeerCertificate, SubjectAltName};
 pub use password::{PasswordFile, PasswordHash, RecordError};
+pub use scram::ScramRecord;
 
 use crate::broker::{EndpointPolicy, Millis, Principal};
 use crate::mqtt::ProtocolVersion;

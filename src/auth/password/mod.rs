@@ -5,6 +5,7 @@ mod hash;
 
 use std::sync::Arc;
 
+pub(super) use file::lines;
 pub use file::{PasswordFile, RecordError};
 pub use hash::PasswordHash;
 

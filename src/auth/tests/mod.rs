@@ -1,8 +1,10 @@
 //! Auth and ban documents at work: what is declared, who knocks, what comes of it.
 
+mod certificate;
 mod chain;
 mod guard;
 mod password;
+mod scram;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

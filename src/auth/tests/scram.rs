@@ -1,0 +1,126 @@
+use std::num::NonZeroU32;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ring::{digest, hmac, pbkdf2};
+
+use super::*;
+
+/// A client's side, written apart from the server's.
+fn proof(password: &str, salt: &[u8], iterations: u32, auth_message: &str) -> String {
+    let mut salted = [0; 32];
+    let iterations = NonZeroU32::new(iterations).unwrap();
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password.as_bytes(), &mut salted);
+    let mac = |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text);
+    let client_key = mac(&salted, b"Client Key");
+    let stored_key = digest::digest(&digest::SHA256, client_key.as_ref());
+    let signature = mac(stored_key.as_ref(), auth_message.as_bytes());
+    let xor: Vec<u8> = client_key.as_ref().iter().zip(signature.as_ref()).map(|(a, b)| a ^ b).collect();
+    STANDARD.encode(xor)
+}
+
+fn first(username: &str) -> Knock {
+    let data = format!("n,,n={username},r=clientnonce");
+    Knock { method: Some("SCRAM-SHA-256".into()), data: Some(data.into_bytes()), ..knock() }
+}
+
+/// The challenge, and what goes on with it.
+fn challenge(decision: Decision) -> (String, Box<dyn AuthExchange>) {
+    match decision {
+        Decision::Continue { data, exchange } => (String::from_utf8(data).unwrap(), exchange),
+        _ => panic!("no challenge"),
+    }
+}
+
+fn salt_and_iterations(challenge: &str) -> (Vec<u8>, u32) {
+    let field = |name: &str| challenge.split(',').find_map(|field| field.strip_prefix(name)).unwrap().to_owned();
+    (STANDARD.decode(field("s=")).unwrap(), field("i=").parse().unwrap())
+}
+
+fn authenticate(door: &Door, username: &str, password: &str) -> Decision {
+    let (asked, exchange) = challenge(door.begin(&first(username)));
+    let (salt, iterations) = salt_and_iterations(&asked);
+    let nonce = asked.split(',').next().unwrap();
+    let without_proof = format!("c=biws,{nonce}");
+    let message = format!("n={username},r=clientnonce,{asked},{without_proof}");
+    let proof = proof(password, &salt, iterations, &message);
+    exchange.step(format!("{without_proof},p={proof}").as_bytes())
+}
+
+fn house() -> House {
+    House::with(&[("keys", &format!("alice:{}\n", ScramRecord::create(b"secret").unwrap()))])
+}
+
+const SCRAM: &str = "{chain: [{scram: {file: keys}}, {anonymous: {withUsername: true}}]}";
+
+#[test]
+fn who_knows_the_password_comes_in_and_learns_that_the_server_knows_it_too() {
+    let door = house().door(SCRAM);
+    let Decision::AdmitWith { principal, data } = authenticate(&door, "alice", "secret") else { panic!("refused") };
+    assert_eq!(principal.username.as_deref(), Some("alice"));
+    assert!(data.starts_with(b"v="));
+    assert!(door.confirms(&principal));
+    // A new record, though of the same password, and a record taken out.
+    assert!(!house().door(SCRAM).confirms(&principal));
+    let others = House::with(&[("keys", &format!("bob:{}\n", ScramRecord::create(b"x").unwrap()))]);
+    assert!(!others.door(SCRAM).confirms(&principal));
+}
+
+#[test]
+fn who_does_not_know_it_is_refused_and_never_passed_on() {
+    let door = house().door(SCRAM);
+    for (username, password) in [("alice", "Secret"), ("alice", ""), ("bob", "secret")] {
+        assert_eq!(settle(authenticate(&door, username, password)).err(), Some(Refusal::BadCredentials), "{username}");
+    }
+    let garbage = Knock { data: Some(b"x".to_vec()), ..first("alice") };
+    assert_eq!(door.answer(&garbage), "BadCredentials");
+    let other_method = Knock { method: Some("SCRAM-SHA-1".into()), ..first("alice") };
+    assert_eq!(door.answer(&other_method), "BadAuthenticationMethod");
+    assert_eq!(door.answer(&knock()), "in as nobody");
+}
+
+#[test]
+fn a_stranger_is_asked_like_a_friend_and_the_same_each_time() {
+    let door = house().door(SCRAM);
+    let ask = |username: &str| salt_and_iterations(&challenge(door.begin(&first(username))).0);
+    let (alice, bob) = (ask("alice"), ask("bob"));
+    assert_eq!((alice.0.len(), alice.1), (bob.0.len(), bob.1));
+    assert_eq!(bob, ask("bob"));
+    assert_ne!(bob.0, ask("carol").0);
+}
+
+#[test]
+fn a_client_that_waits_to_be_asked_is_asked() {
+    let door = house().door(SCRAM);
+    let (asked, exchange) = challenge(door.begin(&Knock { data: None, ..first("alice") }));
+    assert_eq!(asked, "");
+    let (asked, _) = challenge(exchange.step(b"n,,n=alice,r=clientnonce"));
+    assert!(asked.starts_with("r=clientnonce"));
+}
+
+#[test]
+fn failures_in_an_exchange_count_like_others() {
+    let door = house().door("{chain: [{scram: {file: keys}}], rateLimit: {maxFailures: 2, windowS: 60}}");
+    for _ in 0..2 {
+        assert!(settle(authenticate(&door, "alice", "guess")).is_err());
+    }
+    assert_eq!(door.answer(&first("alice")), "RateExceeded");
+}
+
+#[test]
+fn a_scram_file_with_anything_wrong_in_it_is_refused_whole() {
+    let good = ScramRecord::create(b"secret").unwrap().to_string();
+    let cases = [
+        (String::new(), "keys: there is no user"),
+        (format!("alice:{good}\nbob:{}", &good[..good.len() - 2]), "keys:2: the server key is not base64"),
+        (format!("alice:{}", good.replace("256$15000", "256$100")), "keys:1: the iterations must be"),
+        (format!("alice:{}", good.replace("SHA-256", "SHA-1")), "keys:1: the record must read"),
+        (format!("alice:{good}\nalice:{good}"), "keys:2: \"alice\" stands here a second time"),
+        (ALICE_7.into(), "keys:1: the record must read"),
+    ];
+    for (content, expected) in cases {
+        let message = House::with(&[("keys", &content)]).try_door(SCRAM).err().unwrap();
+        assert!(message.contains(expected), "{message}");
+    }
+    assert_eq!(ScramRecord::parse(&good).unwrap().to_string(), good);
+}
