@@ -19,6 +19,6 @@ mod tls;
 pub use files::{FileSystem, ReadFiles};
 pub use history::{HISTORY_MAX, History};
 pub use plane::{Plane, SocketChange};
-pub use reconciler::{Next, Reconciler, ReconcilerOptions, Start};
+pub use reconciler::{Drained, Next, Reconciler, ReconcilerOptions, Start};
 pub use service::{Kept, Signal, run, signals, source_name, wall_clock};
 pub use state::*;

@@ -154,7 +154,7 @@ async fn serve_until_stopped(
                 break;
             }
         }
-        drop(tell.send(Signal::Stop).await); // nobody waits for it where the loop has ended
+        let _ended = tell.send(Signal::Stop).await; // nobody waits for it where the loop has ended
         stops
     });
     let mut reconciler = reconcile(reconciler, source, drained, told, kept).await;

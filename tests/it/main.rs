@@ -9,6 +9,7 @@ mod load_bench;
 mod memory;
 mod node;
 mod script;
+mod reconcile_sim;
 mod status;
 mod tcp;
 mod wire;
