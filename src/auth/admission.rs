@@ -9,11 +9,12 @@ use super::certificate_link::CertificateLink;
 use super::chain::{Chain, Link};
 use super::digest::version_of;
 use super::guard::{Guard, Memory};
+use super::jwt::{JwtLink, KeySet};
 use super::password::{PasswordFile, PasswordLink};
 use super::scram::{ScramFile, ScramLink};
 use super::{Anonymous, Authenticate, Bans, Credentials, Decision, Refusal};
 use crate::broker::Principal;
-use crate::config::{Auth, Authenticator, Ban, FileRef, Name, SecretRef};
+use crate::config::{Auth, Authenticator, Ban, FileRef, Jwt, JwtAlgorithm, Name, SecretRef};
 
 /// Reads a referenced file as of this pass: its content, or one line that names it and says why not.
 pub type ReadFile<'a> = dyn Fn(&Path) -> Result<Arc<[u8]>, String> + 'a;
@@ -122,8 +123,22 @@ fn link(declared: &Authenticator, references: &References<'_>, after: &str) -> R
             Ok(Box::new(ScramLink::new(users, after)))
         }
         Authenticator::ClientCertificate(declared) => Ok(Box::new(CertificateLink::new(declared, after))),
+        Authenticator::Jwt(declared) => {
+            let keys = jwt_keys(declared, references)?;
+            Ok(Box::new(JwtLink::new(declared, keys, after)))
+        }
         other => Err(format!("{} is not supported by this version", other.key())),
     }
+}
+
+fn jwt_keys(declared: &Jwt, references: &References<'_>) -> Result<KeySet, String> {
+    let (file, parse): (_, fn(&[u8], JwtAlgorithm) -> _) = match (&declared.key_file, &declared.jwks_file) {
+        (Some(file), None) => (file, KeySet::from_key_file),
+        (None, Some(file)) => (file, KeySet::from_jwks),
+        _ => return Err("jwt wants either `keyFile` or `jwksFile`".into()),
+    };
+    let (name, content) = references.file(file)?;
+    parse(&content, declared.algorithm).map_err(|error| format!("{name}: {error}"))
 }
 
 /// Every file that `auth` reads.

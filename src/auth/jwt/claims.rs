@@ -1,0 +1,130 @@
+//! What a token says, once its signature is proven.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::auth::RuleSet;
+use crate::auth::chain::Attempt;
+use crate::broker::Authorize;
+use crate::config::{Acl, AclRule, Action, Jwt, Name, Origin, Permission, TopicPattern};
+
+/// A token's payload.
+pub(super) struct Claims(Map<String, Value>);
+
+/// A token that is good for this client.
+pub(super) struct Accepted {
+    pub(super) username: Option<Box<str>>,
+    pub(super) claims_acl: Option<Arc<dyn Authorize>>,
+    /// Seconds until it ends, leeway included.
+    pub(super) remaining_s: Option<u64>,
+}
+
+impl Claims {
+    pub(super) fn parse(payload: &[u8]) -> Option<Self> {
+        serde_json::from_slice(payload).ok().map(Self)
+    }
+
+    /// `None`: the token is not meant for this client, this broker, or this moment.
+    pub(super) fn accept(&self, declared: &Jwt, attempt: &Attempt, unix_now_s: i64) -> Option<Accepted> {
+        let issued_here = declared.issuer.as_deref().is_none_or(|wanted| self.word("iss") == Some(wanted));
+        let meant_for_us = declared.audience.as_deref().is_none_or(|wanted| self.is_for(wanted));
+        let own_id = declared.client_id_claim.as_deref();
+        let own_id = own_id.is_none_or(|claim| self.word(claim) == Some(&*attempt.client_id));
+        if !issued_here || !meant_for_us || !own_id {
+            return None;
+        }
+        let username = match declared.username_claim.as_deref() {
+            Some(claim) => Some(Box::from(self.word(claim).filter(|username| !username.is_empty())?)),
+            None => attempt.username.clone(),
+        };
+        let claims_acl = match declared.acl_claim.as_deref().and_then(|claim| self.0.get(claim)) {
+            Some(claim) => Some(Arc::new(rules(claim)?) as Arc<dyn Authorize>),
+            None => None,
+        };
+        Some(Accepted { username, claims_acl, remaining_s: self.remaining_s(declared, unix_now_s)? })
+    }
+
+    /// RFC 7519, 4.1.4 and 4.1.5. The outer `None`: not now; the inner: without end.
+    fn remaining_s(&self, declared: &Jwt, unix_now_s: i64) -> Option<Option<u64>> {
+        let leeway_s = i64::from(declared.leeway_s);
+        if let Some(not_before) = self.0.get("nbf")
+            && unix_now_s.saturating_add(leeway_s) < numeric_date(not_before)?
+        {
+            return None;
+        }
+        match self.0.get("exp") {
+            Some(expiry) => {
+                let end = numeric_date(expiry)?.saturating_add(leeway_s);
+                let remaining_s = u64::try_from(end.saturating_sub(unix_now_s)).ok()?;
+                (remaining_s > 0).then_some(Some(remaining_s))
+            }
+            None => (!declared.require_expiry).then_some(None),
+        }
+    }
+
+    fn word(&self, name: &str) -> Option<&str> {
+        self.0.get(name).and_then(Value::as_str)
+    }
+
+    /// RFC 7519, 4.1.3: `aud` is a string, or an array of them.
+    fn is_for(&self, wanted: &str) -> bool {
+        match self.0.get("aud") {
+            Some(Value::String(audience)) => audience == wanted,
+            Some(Value::Array(audiences)) => audiences.iter().any(|audience| audience.as_str() == Some(wanted)),
+            _ => false,
+        }
+    }
+}
+
+/// Seconds since 1970, perhaps with a fraction.
+fn numeric_date(value: &Value) -> Option<i64> {
+    value
+        .as_i64()
+        .or_else(|| value.as_f64().filter(|seconds| seconds.abs() < 1e15).map(|seconds| seconds.floor() as i64))
+}
+
+/// The rules a credential carries: `{publish: [filter, ...], subscribe: [...], all: [...]}` (EMQ X's `pub` and `sub` mean the
+/// same), or a list of rules as an acl document has them. What they do not allow they deny. `None`: not of this form,
+/// and then nothing of it can be trusted.
+pub(in crate::auth) fn rules(claim: &Value) -> Option<RuleSet> {
+    let rules = match claim {
+        Value::Object(lists) => {
+            let mut rules = Vec::new();
+            for (name, filters) in lists {
+                let action = match name.as_str() {
+                    "publish" | "pub" => Action::Publish,
+                    "subscribe" | "sub" => Action::Subscribe,
+                    "all" => Action::All,
+                    _ => return None,
+                };
+                let topics: Vec<TopicPattern> = serde_json::from_value(filters.clone()).ok()?;
+                rules.push(allow(action, topics));
+            }
+            rules
+        }
+        Value::Array(_) => serde_json::from_value(claim.clone()).ok()?,
+        _ => return None,
+    };
+    Some(RuleSet::compile(&Acl {
+        name: Name::default(),
+        origin: Origin::default(),
+        description: None,
+        no_match: Permission::Deny,
+        rules,
+    }))
+}
+
+fn allow(action: Action, topics: Vec<TopicPattern>) -> AclRule {
+    AclRule {
+        permission: Permission::Allow,
+        action,
+        client_id: None,
+        username: None,
+        ipaddr: None,
+        topics: Some(topics),
+        qos: None,
+        retain: None,
+        priority: 0,
+    }
+}

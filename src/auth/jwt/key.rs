@@ -1,0 +1,249 @@
+//! The keys that tokens are verified with: PEM, a secret, or a JSON Web Key Set (RFC 7517).
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
+use ring::{digest, hmac};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{PemObject, SectionKind};
+use rustls::server::ParsedCertificate;
+use serde_json::Value;
+
+use crate::auth::der::{BIT_STRING, Der, Malformed, OID, SEQUENCE};
+use crate::config::JwtAlgorithm;
+
+/// All keys of one file.
+pub(in crate::auth) struct KeySet {
+    keys: Vec<Key>,
+    /// Whether a token must name its key, where there are several.
+    named: bool,
+}
+
+/// One key, bound to the declared algorithm.
+pub(super) struct Key {
+    id: Option<String>,
+    material: Material,
+    fingerprint: Vec<u8>,
+}
+
+enum Material {
+    Secret(hmac::Key),
+    /// PKCS #1 for RSA, the point for elliptic curves.
+    Public {
+        algorithm: &'static dyn VerificationAlgorithm,
+        bytes: Vec<u8>,
+    },
+    Rsa {
+        parameters: &'static RsaParameters,
+        modulus: Vec<u8>,
+        exponent: Vec<u8>,
+    },
+}
+
+/// What kind of key an algorithm needs.
+enum Family {
+    Hmac(hmac::Algorithm),
+    Rsa(&'static RsaParameters),
+    /// The curve's name in a JWK, its OID, and the length of one coordinate.
+    Curve {
+        name: &'static str,
+        oid: &'static [u8],
+        algorithm: &'static dyn VerificationAlgorithm,
+        coordinate_bytes: usize,
+    },
+    Ed25519,
+}
+
+const RSA_ENCRYPTION: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x01];
+const EC_PUBLIC_KEY: &[u8] = &[0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01];
+const P256: &[u8] = &[0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07];
+const P384: &[u8] = &[0x2B, 0x81, 0x04, 0x00, 0x22];
+const ED25519: &[u8] = &[0x2B, 0x65, 0x70];
+
+fn family(algorithm: JwtAlgorithm) -> Family {
+    match algorithm {
+        JwtAlgorithm::HS256 => Family::Hmac(hmac::HMAC_SHA256),
+        JwtAlgorithm::HS384 => Family::Hmac(hmac::HMAC_SHA384),
+        JwtAlgorithm::HS512 => Family::Hmac(hmac::HMAC_SHA512),
+        JwtAlgorithm::RS256 => Family::Rsa(&signature::RSA_PKCS1_2048_8192_SHA256),
+        JwtAlgorithm::RS384 => Family::Rsa(&signature::RSA_PKCS1_2048_8192_SHA384),
+        JwtAlgorithm::RS512 => Family::Rsa(&signature::RSA_PKCS1_2048_8192_SHA512),
+        JwtAlgorithm::PS256 => Family::Rsa(&signature::RSA_PSS_2048_8192_SHA256),
+        JwtAlgorithm::PS384 => Family::Rsa(&signature::RSA_PSS_2048_8192_SHA384),
+        JwtAlgorithm::PS512 => Family::Rsa(&signature::RSA_PSS_2048_8192_SHA512),
+        JwtAlgorithm::ES256 => Family::Curve {
+            name: "P-256",
+            oid: P256,
+            algorithm: &signature::ECDSA_P256_SHA256_FIXED,
+            coordinate_bytes: 32,
+        },
+        JwtAlgorithm::ES384 => Family::Curve {
+            name: "P-384",
+            oid: P384,
+            algorithm: &signature::ECDSA_P384_SHA384_FIXED,
+            coordinate_bytes: 48,
+        },
+        JwtAlgorithm::EdDSA => Family::Ed25519,
+    }
+}
+
+impl KeySet {
+    /// A key file: for HS* the secret itself (a trailing line break does not count), else PEM with one public key, or a
+    /// certificate that holds it.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a phrase without any of it.
+    pub(in crate::auth) fn from_key_file(content: &[u8], algorithm: JwtAlgorithm) -> Result<Self, String> {
+        let material = match family(algorithm) {
+            Family::Hmac(hash) => secret(content.trim_ascii_end(), hash)?,
+            other => public_from_pem(content, &other, algorithm)?,
+        };
+        Ok(Self { keys: vec![Key::new(None, material, content)], named: false })
+    }
+
+    /// A JSON Web Key Set. Keys that are for something else are left out; at least one must remain.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a phrase.
+    pub(in crate::auth) fn from_jwks(content: &[u8], algorithm: JwtAlgorithm) -> Result<Self, String> {
+        let set: Value = serde_json::from_slice(content)
+            .map_err(|error| format!("not JSON, or half written: line {}, column {}", error.line(), error.column()))?;
+        let declared = set.get("keys").and_then(Value::as_array).ok_or("a JSON Web Key Set has an array `keys`")?;
+        let mut keys: Vec<Key> = Vec::new();
+        for (index, jwk) in declared.iter().enumerate() {
+            let Some(material) = from_jwk(jwk, algorithm).map_err(|error| format!("keys[{index}]: {error}"))? else {
+                continue;
+            };
+            let id = jwk.get("kid").and_then(Value::as_str).map(str::to_owned);
+            if keys.iter().any(|key| key.id == id) {
+                return Err(format!("keys[{index}]: `kid` must tell the keys apart"));
+            }
+            keys.push(Key::new(id, material, jwk.to_string().as_bytes()));
+        }
+        if keys.is_empty() {
+            return Err(format!("no key in it is for {algorithm:?}"));
+        }
+        Ok(Self { keys, named: true })
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Key> {
+        self.keys.iter()
+    }
+
+    /// The key that a token's `kid` means. Without one there must be no choice.
+    pub(super) fn choose(&self, id: Option<&str>) -> Option<(usize, &Key)> {
+        match (self.keys.as_slice(), id) {
+            ([only], _) if !self.named => Some((0, only)),
+            ([only], None) => Some((0, only)),
+            (keys, Some(id)) => keys.iter().enumerate().find(|(_, key)| key.id.as_deref() == Some(id)),
+            _ => None,
+        }
+    }
+}
+
+impl Key {
+    fn new(id: Option<String>, material: Material, source: &[u8]) -> Self {
+        Self { id, material, fingerprint: digest::digest(&digest::SHA256, source).as_ref().to_vec() }
+    }
+
+    /// Changes with the key.
+    pub(super) fn fingerprint(&self) -> &[u8] {
+        &self.fingerprint
+    }
+
+    pub(super) fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        match &self.material {
+            Material::Secret(key) => hmac::verify(key, message, signature).is_ok(),
+            Material::Public { algorithm, bytes } => {
+                UnparsedPublicKey::new(*algorithm, bytes).verify(message, signature).is_ok()
+            }
+            Material::Rsa { parameters, modulus, exponent } => {
+                RsaPublicKeyComponents { n: modulus, e: exponent }.verify(parameters, message, signature).is_ok()
+            }
+        }
+    }
+}
+
+/// RFC 7518, section 3.2: a secret has at least as many bytes as the hash.
+fn secret(secret: &[u8], hash: hmac::Algorithm) -> Result<Material, String> {
+    let least = hash.digest_algorithm().output_len();
+    if secret.starts_with(b"-----BEGIN") {
+        return Err("a secret is wanted for this algorithm, not a PEM key".into());
+    }
+    if secret.len() < least {
+        return Err(format!("the secret must have at least {least} bytes, it has {}", secret.len()));
+    }
+    Ok(Material::Secret(hmac::Key::new(hash, secret)))
+}
+
+fn public_from_pem(content: &[u8], family: &Family, algorithm: JwtAlgorithm) -> Result<Material, String> {
+    let mut sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(content);
+    let Some(Ok((kind, der))) = sections.next() else {
+        return Err("no PEM in it, or cut off; a `PUBLIC KEY` or a `CERTIFICATE` is wanted".into());
+    };
+    if sections.next().is_some() {
+        return Err("more than one PEM section; for several keys write a `jwksFile`".into());
+    }
+    let malformed = |_: Malformed| format!("no public key for {algorithm:?} in it");
+    match (kind, family) {
+        (SectionKind::PublicKey, _) => public_from_spki(&der, family).map_err(malformed),
+        (SectionKind::Certificate, _) => {
+            let der = CertificateDer::from(der);
+            let certificate = ParsedCertificate::try_from(&der).map_err(|error| error.to_string())?;
+            public_from_spki(&certificate.subject_public_key_info(), family).map_err(malformed)
+        }
+        (SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey, _) => {
+            Err("a private key; the broker needs the public one only".into())
+        }
+        _ => Err(format!("neither a public key for {algorithm:?} nor a certificate")),
+    }
+}
+
+/// SubjectPublicKeyInfo (RFC 5280, 4.1): algorithm, then the key as a bit string.
+fn public_from_spki(der: &[u8], family: &Family) -> Result<Material, Malformed> {
+    let mut fields = Der(Der(der).expect(SEQUENCE)?);
+    let mut identifier = Der(fields.expect(SEQUENCE)?);
+    let oid = identifier.expect(OID)?;
+    let [0, key @ ..] = fields.expect(BIT_STRING)? else { return Err(Malformed) };
+    let bytes = key.to_vec();
+    match family {
+        Family::Rsa(parameters) if oid == RSA_ENCRYPTION => Ok(Material::Public { algorithm: *parameters, bytes }),
+        Family::Curve { oid: curve, algorithm, .. } if oid == EC_PUBLIC_KEY && identifier.expect(OID)? == *curve => {
+            Ok(Material::Public { algorithm: *algorithm, bytes })
+        }
+        Family::Ed25519 if oid == ED25519 => Ok(Material::Public { algorithm: &signature::ED25519, bytes }),
+        _ => Err(Malformed),
+    }
+}
+
+/// `Ok(None)`: a key for something else.
+fn from_jwk(jwk: &Value, algorithm: JwtAlgorithm) -> Result<Option<Material>, String> {
+    let word = |name: &str| jwk.get(name).and_then(Value::as_str);
+    let other_use = word("use").is_some_and(|purpose| purpose != "sig");
+    let other_algorithm = word("alg").is_some_and(|named| named != format!("{algorithm:?}"));
+    if other_use || other_algorithm {
+        return Ok(None);
+    }
+    let bytes = |name: &str| {
+        let text = word(name).ok_or_else(|| format!("`{name}` is missing"))?;
+        URL_SAFE_NO_PAD.decode(text).map_err(|_| format!("`{name}` is not base64url"))
+    };
+    match (family(algorithm), word("kty")) {
+        (Family::Hmac(hash), Some("oct")) => secret(&bytes("k")?, hash).map(Some),
+        (Family::Rsa(parameters), Some("RSA")) => {
+            Ok(Some(Material::Rsa { parameters, modulus: bytes("n")?, exponent: bytes("e")? }))
+        }
+        (Family::Curve { name, algorithm, coordinate_bytes, .. }, Some("EC")) if word("crv") == Some(name) => {
+            let (x, y) = (bytes("x")?, bytes("y")?);
+            if x.len() != coordinate_bytes || y.len() != coordinate_bytes {
+                return Err(format!("`x` and `y` must have {coordinate_bytes} bytes"));
+            }
+            // 4: an uncompressed point.
+            Ok(Some(Material::Public { algorithm, bytes: [&[4], x.as_slice(), &y].concat() }))
+        }
+        (Family::Ed25519, Some("OKP")) if word("crv") == Some("Ed25519") => {
+            Ok(Some(Material::Public { algorithm: &signature::ED25519, bytes: bytes("x")? }))
+        }
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,297 @@
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use ring::hmac;
+use ring::rand::SystemRandom;
+use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::*;
+use crate::broker::Subject;
+use crate::mqtt::QoS;
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+const RSA_PUBLIC: &str = include_str!("jwt_rsa/public.pem");
+const RSA_JWKS: &str = include_str!("jwt_rsa/jwks.json");
+const RS256: &str = include_str!("jwt_rsa/RS256.jwt");
+const PS256: &str = include_str!("jwt_rsa/PS256.jwt");
+
+fn unsigned(header: &Value, claims: &Value) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    format!("{}.{}", part(header), part(claims))
+}
+
+fn signed(header: &Value, claims: &Value, sign: impl FnOnce(&[u8]) -> Vec<u8>) -> String {
+    let message = unsigned(header, claims);
+    let signature = URL_SAFE_NO_PAD.encode(sign(message.as_bytes()));
+    format!("{message}.{signature}")
+}
+
+fn by_secret(secret: &str, claims: &Value) -> String {
+    signed(&json!({"alg": "HS256"}), claims, |message| hs256(secret.as_bytes(), message))
+}
+
+fn hs256(secret: &[u8], message: &[u8]) -> Vec<u8> {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message).as_ref().to_vec()
+}
+
+fn now_s() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
+}
+
+fn soon() -> Value {
+    json!({"sub": "alice", "exp": now_s() + 600})
+}
+
+fn with(mut claims: Value, name: &str, value: Value) -> Value {
+    claims[name] = value;
+    claims
+}
+
+fn token(token: &str) -> Knock {
+    user("somebody", token)
+}
+
+fn house() -> House {
+    House::with(&[("secret", &format!("{SECRET}\n")), ("rsa.pem", RSA_PUBLIC), ("jwks.json", RSA_JWKS)])
+}
+
+const HS256: &str =
+    "{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub}}], rateLimit: {maxFailures: 1000000}}";
+
+#[test]
+fn claims_are_judged_strictly() {
+    let door = house().door(
+        "{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub, issuer: us, audience: broker, \
+         clientIdClaim: cid, leewayS: 10}}]}",
+    );
+    let good = json!({"sub": "alice", "exp": now_s() + 600, "iss": "us", "aud": "broker", "cid": "c1"});
+    let alter = |name: &str, value: Value| with(good.clone(), name, value);
+    let cases = [
+        (good.clone(), "in as alice"),
+        (alter("aud", json!(["x", "broker"])), "in as alice"),
+        (alter("exp", json!(now_s() as f64 + 600.5)), "in as alice"),
+        (alter("exp", json!(now_s() - 5)), "in as alice"),
+        (alter("nbf", json!(now_s() + 5)), "in as alice"),
+        (alter("exp", json!(now_s() - 15)), "BadCredentials"),
+        (alter("exp", json!("never")), "BadCredentials"),
+        (alter("exp", json!(null)), "BadCredentials"),
+        (alter("exp", json!(1e300)), "BadCredentials"),
+        (alter("nbf", json!(now_s() + 60)), "BadCredentials"),
+        (alter("nbf", json!("x")), "BadCredentials"),
+        (alter("iss", json!("them")), "BadCredentials"),
+        (alter("iss", json!(["us"])), "BadCredentials"),
+        (alter("aud", json!("other")), "BadCredentials"),
+        (alter("aud", json!(["other"])), "BadCredentials"),
+        (alter("cid", json!("c2")), "BadCredentials"),
+        (alter("cid", json!(null)), "BadCredentials"),
+        (alter("sub", json!("")), "BadCredentials"),
+        (alter("sub", json!(7)), "BadCredentials"),
+        (json!([]), "BadCredentials"),
+        (json!({}), "BadCredentials"),
+    ];
+    for (claims, expected) in cases {
+        assert_eq!(door.answer(&token(&by_secret(SECRET, &claims))), expected, "{claims}");
+    }
+}
+
+#[test]
+fn only_the_declared_algorithm_and_key_count() {
+    let house = house();
+    let hs = house.door(HS256);
+    let rs = house.door("{name: rs, chain: [{jwt: {algorithm: RS256, keyFile: rsa.pem, usernameClaim: sub}}]}");
+    let header = |algorithm: &str| json!({"alg": algorithm});
+    let sign_with = |secret: &'static [u8]| move |message: &[u8]| hs256(secret, message);
+    let secret = SECRET.as_bytes();
+    let good = by_secret(SECRET, &soon());
+    let cases = [
+        ("as it should be", &hs, good.clone(), "in as alice"),
+        ("another secret", &hs, by_secret("ffffffffffffffffffffffffffffffff", &soon()), "BadCredentials"),
+        ("no signature", &hs, format!("{}.", unsigned(&header("HS256"), &soon())), "BadCredentials"),
+        ("alg none", &hs, format!("{}.", unsigned(&header("none"), &soon())), "BadCredentials"),
+        ("alg None, signed", &hs, signed(&header("None"), &soon(), sign_with(secret)), "BadCredentials"),
+        ("another HS", &hs, signed(&header("HS512"), &soon(), sign_with(secret)), "BadCredentials"),
+        (
+            "an extension that must be understood",
+            &hs,
+            signed(&json!({"alg": "HS256", "crit": ["b64"]}), &soon(), sign_with(secret)),
+            "BadCredentials",
+        ),
+        ("RS256", &rs, RS256.into(), "in as alice"),
+        ("RS256, another payload", &rs, format!("{}.AAAA", unsigned(&header("RS256"), &soon())), "BadCredentials"),
+        ("PS256 for RS256", &rs, PS256.into(), "BadCredentials"),
+        // The classic: the public key as the secret of an HMAC.
+        (
+            "the public key as a secret",
+            &rs,
+            signed(&header("HS256"), &soon(), sign_with(RSA_PUBLIC.as_bytes())),
+            "BadCredentials",
+        ),
+        (
+            "the public key as a secret, called RS256",
+            &rs,
+            signed(&header("RS256"), &soon(), sign_with(RSA_PUBLIC.as_bytes())),
+            "BadCredentials",
+        ),
+    ];
+    for (what, door, text, expected) in cases {
+        assert_eq!(door.answer(&token(&text)), expected, "{what}");
+    }
+    // Every bit of the signature counts.
+    let (message, signature) = good.rsplit_once('.').unwrap();
+    let signature = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    for bit in 0..signature.len() * 8 {
+        let mut wrong = signature.clone();
+        wrong[bit / 8] ^= 1 << (bit % 8);
+        let text = format!("{message}.{}", URL_SAFE_NO_PAD.encode(wrong));
+        assert_eq!(hs.answer(&token(&text)), "BadCredentials", "bit {bit}");
+    }
+}
+
+#[test]
+fn what_is_no_token_is_passed_on_and_a_bad_token_is_not() {
+    let door = house().door(
+        "{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub}}, {anonymous: {withUsername: true}}]}",
+    );
+    for password in ["secret", "", "a.b", "a.b.c", "e30.e30.e30", "....", "a.b.c.d"] {
+        assert_eq!(door.answer(&user("bob", password)), "in as nobody", "{password:?}");
+    }
+    assert_eq!(door.answer(&token(&by_secret(&"f".repeat(32), &soon()))), "BadCredentials");
+}
+
+#[test]
+fn elliptic_curves_verify_from_pem_and_from_key_sets() {
+    let random = SystemRandom::new();
+    let pem = |spki_prefix: &[u8], point: &[u8]| {
+        let der = [spki_prefix, point].concat();
+        format!("-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n", STANDARD.encode(der))
+    };
+    let jwk = |kty: &str, crv: &str, x: &[u8], y: Option<&[u8]>| {
+        let mut key = json!({"kty": kty, "crv": crv, "kid": "a", "x": URL_SAFE_NO_PAD.encode(x)});
+        if let Some(y) = y {
+            key["y"] = json!(URL_SAFE_NO_PAD.encode(y));
+        }
+        json!({"keys": [key]}).to_string()
+    };
+    let hex = |text: &str| -> Vec<u8> {
+        (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+    };
+    let mut cases = Vec::new();
+    let curves = [
+        (
+            "ES256",
+            "P-256",
+            &signature::ECDSA_P256_SHA256_FIXED_SIGNING,
+            "3059301306072a8648ce3d020106082a8648ce3d030107034200",
+        ),
+        (
+            "ES384",
+            "P-384",
+            &signature::ECDSA_P384_SHA384_FIXED_SIGNING,
+            "3076301006072a8648ce3d020106052b81040022036200",
+        ),
+    ];
+    for (name, crv, algorithm, prefix) in curves {
+        let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).unwrap();
+        let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random).unwrap();
+        let point = pair.public_key().as_ref();
+        let (x, y) = point[1..].split_at(point.len() / 2);
+        let text = signed(&json!({"alg": name, "kid": "a"}), &soon(), |message| {
+            pair.sign(&random, message).unwrap().as_ref().to_vec()
+        });
+        cases.push((name, pem(&hex(prefix), point), jwk("EC", crv, x, Some(y)), text));
+    }
+    let pkcs8 = Ed25519KeyPair::generate_pkcs8(&random).unwrap();
+    let pair = Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap();
+    let point = pair.public_key().as_ref();
+    let text = signed(&json!({"alg": "EdDSA", "kid": "a"}), &soon(), |message| pair.sign(message).as_ref().to_vec());
+    cases.push(("EdDSA", pem(&hex("302a300506032b6570032100"), point), jwk("OKP", "Ed25519", point, None), text));
+
+    for (name, pem, jwks, text) in cases {
+        let house = House::with(&[("pem", &pem), ("jwks", &jwks)]);
+        for source in ["keyFile: pem", "jwksFile: jwks"] {
+            let yaml = format!("{{chain: [{{jwt: {{algorithm: {name}, {source}, usernameClaim: sub}}}}]}}");
+            let door = house.door(&yaml);
+            assert_eq!(door.answer(&token(&text)), "in as alice", "{name} {source}");
+            assert!(matches!(door.begin(&token(&text)), Decision::Pending(_)), "{name} on the event loop");
+            let mut forged = text.clone().into_bytes();
+            let at = forged.len() - 5;
+            forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
+            assert_eq!(door.answer(&token(&String::from_utf8(forged).unwrap())), "BadCredentials", "{name} {source}");
+        }
+    }
+}
+
+#[test]
+fn key_sets_choose_by_kid_and_rotate() {
+    let yaml = "{chain: [{jwt: {algorithm: RS256, jwksFile: jwks.json, usernameClaim: sub}}]}";
+    let mut house = house();
+    let door = house.door(yaml);
+    assert_eq!(door.answer(&token(RS256)), "in as alice");
+    let alice = door.try_knock(&token(RS256)).unwrap();
+    assert!(door.confirms(&alice));
+
+    // A key is added: nothing changes for who is in.
+    let mut set: Value = serde_json::from_str(RSA_JWKS).unwrap();
+    let mut added = set["keys"][2].clone();
+    added["kid"] = json!("k2");
+    set["keys"].as_array_mut().unwrap().push(added);
+    house.write("jwks.json", set.to_string().as_bytes());
+    assert!(house.door(yaml).confirms(&alice));
+
+    // Its own key is taken out: its kid means nothing any more, whatever other keys there are.
+    set["keys"].as_array_mut().unwrap().remove(2);
+    house.write("jwks.json", set.to_string().as_bytes());
+    let door = house.door(yaml);
+    assert!(!door.confirms(&alice));
+    assert_eq!(door.answer(&token(RS256)), "BadCredentials");
+}
+
+#[test]
+fn a_tokens_end_and_its_rules_go_with_the_client() {
+    let door = house().door("{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub, aclClaim: acl}}]}");
+    let knock_with = |acl: Value| token(&by_secret(SECRET, &with(soon(), "acl", acl)));
+    let knock = knock_with(json!({"publish": ["up/${clientid}/#"], "sub": ["down/#"]}));
+    let principal = door.try_knock(&knock).unwrap();
+    let expires_in_ms = principal.expires_at.unwrap() - knock.now;
+    assert!((595_000..=600_000).contains(&expires_in_ms), "{expires_in_ms}");
+    let acl = principal.claims_acl.unwrap();
+    let subject = Subject { client_id: "c1", username: Some("alice"), address: None };
+    let publishes = |topic: &str| acl.may_publish(subject, topic, QoS::AtMostOnce, false);
+    let subscribes = |filter: &str| acl.may_subscribe(subject, filter, QoS::AtMostOnce);
+    assert_eq!([publishes("up/c1/x"), publishes("up/c2/x"), publishes("down/x")], [true, false, false]);
+    assert_eq!([subscribes("down/+"), subscribes("#"), subscribes("up/c1/x")], [true, false, false]);
+
+    let list = json!([{"permission": "allow", "action": "publish", "topics": ["a"], "qos": [0]}]);
+    assert!(door.try_knock(&knock_with(list)).unwrap().claims_acl.is_some());
+    for broken in [json!("#"), json!({"publish": "#"}), json!({"write": ["#"]}), json!({"pub": ["a/#/b"]}), json!([1])]
+    {
+        assert_eq!(door.answer(&knock_with(broken.clone())), "BadCredentials", "{broken}");
+    }
+    let lasting = house().door("{chain: [{jwt: {algorithm: HS256, keyFile: secret, requireExpiry: false}}]}");
+    let principal = lasting.try_knock(&token(&by_secret(SECRET, &json!({})))).unwrap();
+    assert_eq!((principal.expires_at, principal.username.as_deref()), (None, Some("somebody")));
+}
+
+#[test]
+fn key_files_that_are_not_what_they_should_be_are_refused_with_a_reason() {
+    let cases = [
+        ("HS256, keyFile: f", "short", "f: the secret must have at least 32 bytes, it has 5"),
+        ("HS256, keyFile: f", RSA_PUBLIC, "f: a secret is wanted"),
+        ("HS256, keyFile: f", "", "f: the secret must have at least 32 bytes, it has 0"),
+        ("RS256, keyFile: f", "", "f: no PEM in it"),
+        ("RS256, keyFile: f", &RSA_PUBLIC[..200], "f: no PEM in it"),
+        ("ES256, keyFile: f", RSA_PUBLIC, "f: no public key for ES256"),
+        ("EdDSA, keyFile: f", RSA_PUBLIC, "f: no public key for EdDSA"),
+        ("RS256, jwksFile: f", &RSA_JWKS[..100], "f: not JSON, or half written"),
+        ("RS256, jwksFile: f", "{}", "f: a JSON Web Key Set has an array"),
+        ("EdDSA, jwksFile: f", RSA_JWKS, "f: no key in it is for EdDSA"),
+        ("ES256, jwksFile: f", RSA_JWKS, "f: keys[0]: `x` and `y` must have 32 bytes"),
+        ("RS256", "", "jwt wants either `keyFile` or `jwksFile`"),
+    ];
+    for (declared, content, expected) in cases {
+        let house = House::with(&[("f", content)]);
+        let message = house.try_door(&format!("{{chain: [{{jwt: {{algorithm: {declared}}}}}]}}")).err().unwrap();
+        assert!(message.contains(expected), "{declared}: {message}");
+    }
+}
