@@ -14,6 +14,7 @@ mod port_holder;
 mod reconciler;
 mod service;
 mod state;
+mod sys_topics;
 mod tls;
 
 pub use files::{FileSystem, ReadFiles};
@@ -22,3 +23,4 @@ pub use plane::{Plane, SocketChange};
 pub use reconciler::{Drained, Next, Reconciler, ReconcilerOptions, Start};
 pub use service::{Kept, Signal, run, signals, source_name, wall_clock};
 pub use state::*;
+pub use sys_topics::publish_sys_topics;

@@ -11,8 +11,8 @@ use clap::ValueEnum;
 
 use super::Exit;
 use crate::apply::{
-    FileSystem, HISTORY_MAX, History, Kept, Reconciler, ReconcilerOptions, Signal, Start, run as reconcile, signals,
-    source_name, wall_clock,
+    FileSystem, HISTORY_MAX, History, Kept, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics,
+    run as reconcile, signals, source_name, wall_clock,
 };
 use crate::config::{NodeContext, Previous};
 use crate::net::{DataPlane, DataPlaneConfig};
@@ -147,6 +147,7 @@ async fn serve_until_stopped(
             )
         }
     };
+    tokio::spawn(publish_sys_topics(reconciler.state(), plane.clone()));
     let (tell, told) = tokio::sync::mpsc::channel(4);
     let forward = tokio::spawn(async move {
         while let Some(signal) = stops.recv().await {

@@ -15,7 +15,7 @@ use super::shard::{self, Control, Event, Shared};
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
 use super::stats::{EndpointStats, Tallies};
 use super::workers::Workers;
-use crate::broker::{EndpointId, EndpointPolicy, Millis, Principal};
+use crate::broker::{CoreGauges, EndpointId, EndpointPolicy, Millis, Principal};
 use crate::mqtt::ProtocolVersion;
 
 /// How the data plane is set up.
@@ -216,6 +216,28 @@ impl DataPlane {
         let mut rows = self.ask_all(|reply| Control::Clients { endpoint, limit: first, reply }).await?.concat();
         rows.sort_unstable_by_key(|row| row.sequence);
         Ok(rows.into_iter().skip(offset).take(limit).collect())
+    }
+
+    /// Publishes a message of the broker itself, with QoS 0. `topic` must be a valid topic name.
+    pub fn publish(&self, namespace: &str, topic: &str, payload: Vec<u8>, retain: bool) {
+        let (namespace, topic) = (namespace.into(), topic.to_owned());
+        if let Some(shard) = self.inner.shards.first() {
+            shard.send(Event::Control(Control::Publish { namespace, topic, payload, retain }));
+        }
+    }
+
+    /// What the cores hold now, all together.
+    pub async fn gauges(&self) -> Result<CoreGauges, PlaneError> {
+        let each = self.ask_all(|reply| Control::Gauges { reply }).await?;
+        Ok(each.into_iter().fold(CoreGauges::default(), |sum, core| CoreGauges {
+            connections: sum.connections + core.connections,
+            sessions: sum.sessions + core.sessions,
+            subscriptions: sum.subscriptions + core.subscriptions,
+            retained_messages: sum.retained_messages + core.retained_messages,
+            retained_bytes: sum.retained_bytes + core.retained_bytes,
+            inflight: sum.inflight + core.inflight,
+            queued: sum.queued + core.queued,
+        }))
     }
 
     /// Stops accepting, tells every client (5.0: 0x8B, server shutting down), and ends the threads when all have gone or

@@ -7,7 +7,8 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::table::State;
-use crate::broker::{EndpointId, EndpointPolicy};
+use crate::broker::{CoreGauges, EndpointId, EndpointPolicy};
+use crate::mqtt::{Publish, PublishProperties, QoS};
 use crate::net::plane::{ClientRow, DrainPlan};
 
 /// A question or an order. Who asked may have gone before the answer; the order holds all the same.
@@ -35,6 +36,16 @@ pub(in crate::net) enum Control {
         endpoint: EndpointId,
         limit: usize,
         reply: oneshot::Sender<Vec<ClientRow>>,
+    },
+    /// A message of the broker itself.
+    Publish {
+        namespace: Arc<str>,
+        topic: String,
+        payload: Vec<u8>,
+        retain: bool,
+    },
+    Gauges {
+        reply: oneshot::Sender<CoreGauges>,
     },
     /// An endpoint is gone for good.
     Forget {
@@ -65,6 +76,21 @@ impl Shard {
             }
             Control::Clients { endpoint, limit, reply } => {
                 let _ = reply.send(self.clients(endpoint, limit));
+            }
+            Control::Publish { namespace, topic, payload, retain } => {
+                let publish = Publish {
+                    dup: false,
+                    qos: QoS::AtMostOnce,
+                    retain,
+                    topic: &topic,
+                    packet_id: None,
+                    properties: PublishProperties::default(),
+                    payload: &payload,
+                };
+                self.core.publish_internal(&namespace, &publish, self.now);
+            }
+            Control::Gauges { reply } => {
+                let _ = reply.send(self.core.gauges());
             }
             Control::Forget { endpoint } => {
                 self.policies.remove(&endpoint);
