@@ -6,6 +6,7 @@
 mod compile;
 mod converge;
 mod drain;
+mod environment;
 mod files;
 mod history;
 mod observe;
@@ -17,6 +18,7 @@ mod state;
 mod sys_topics;
 mod tls;
 
+pub use environment::{Obstacle, obstacles};
 pub use files::{FileSystem, ReadFiles};
 pub use history::{HISTORY_MAX, History};
 pub use plane::{Plane, SocketChange};

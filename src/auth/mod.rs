@@ -17,6 +17,7 @@ mod jwt;
 mod password;
 mod recent;
 mod scram;
+mod validity;
 
 use std::net::SocketAddr;
 
@@ -27,6 +28,7 @@ pub use ban::{Bans, Suspect};
 pub use certificate::{CertificateError, PeerCertificate, SubjectAltName};
 pub use password::{PasswordFile, PasswordHash, RecordError};
 pub use scram::ScramRecord;
+pub use validity::validity;
 
 use crate::broker::{EndpointPolicy, Millis, Principal};
 use crate::mqtt::ProtocolVersion;

@@ -76,10 +76,10 @@ impl NodeArgs {
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let snapshot = read_all(&args.paths)?;
     let node = args.node.context();
-    let Loaded { declared, mut diagnostics, .. } = load(&snapshot, &Previous::default(), &node);
-    if args.environment {
-        diagnostics.extend(super::environment::check(&declared, &node));
-    }
+    let loaded = load(&snapshot, &Previous::default(), &node);
+    let here = if args.environment { super::environment::check(&loaded, &node) } else { Vec::new() };
+    let Loaded { declared, mut diagnostics, .. } = loaded;
+    diagnostics.extend(here);
     if args.strict {
         for diagnostic in diagnostics.iter_mut().filter(|diagnostic| diagnostic.severity == Severity::Warning) {
             diagnostic.severity = Severity::Error;

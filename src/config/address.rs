@@ -111,10 +111,10 @@ impl BindAddress {
 }
 
 fn ips_overlap(a: IpAddr, b: IpAddr) -> bool {
-    match (a, b) {
+    match (a.to_canonical(), b.to_canonical()) {
         (IpAddr::V6(v6), _) | (_, IpAddr::V6(v6)) if v6.is_unspecified() => true,
-        (IpAddr::V4(_), IpAddr::V4(_)) => a == b || a.is_unspecified() || b.is_unspecified(),
-        _ => a == b,
+        (IpAddr::V4(a), IpAddr::V4(b)) => a == b || a.is_unspecified() || b.is_unspecified(),
+        (a, b) => a == b,
     }
 }
 

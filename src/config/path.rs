@@ -22,6 +22,13 @@ impl InstancePath {
         Self(keys.iter().map(|&key| Segment::Key(key.to_owned())).collect())
     }
 
+    /// `/endpoint/sslConfig/sni/0/certFile` as a path; all-digit steps are indexes.
+    pub(super) fn of_pointer(pointer: &str) -> Self {
+        let steps = pointer.split('/').filter(|step| !step.is_empty());
+        let segment = |step: &str| step.parse().map_or_else(|_| Segment::Key(step.to_owned()), Segment::Index);
+        Self(steps.map(segment).collect())
+    }
+
     /// One step further, to a field.
     pub(super) fn key(&self, key: &str) -> Self {
         let mut path = self.clone();

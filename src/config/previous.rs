@@ -8,8 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::document::{Document, ParsedFile};
+use super::path::InstancePath;
 use super::{Acl, Auth, Ban, Bridge, Declared, Defaults, Endpoint, Identity, Kind, Name, Origin, Position, Reconcile};
-use super::{SourceFile, effective};
+use super::{Diagnostic, Severity, SourceFile, effective};
 
 /// What the last pass left. Opaque; it is handed back to the next [`super::load`], and its declarations survive a
 /// restart as JSON.
@@ -148,6 +149,20 @@ impl Previous {
         if let Some(good) = other.good.get(identity) {
             self.good.entry(identity.clone()).or_insert_with(|| good.clone());
         }
+    }
+
+    /// A finding about a declaration that was accepted in this run: what `pointer` (`/endpoint/sslConfig/certFile`) leads
+    /// to. `None` where its document is not at hand.
+    pub fn diagnostic(
+        &self,
+        identity: &Identity,
+        severity: Severity,
+        code: &'static str,
+        pointer: &str,
+        message: String,
+    ) -> Option<Diagnostic> {
+        let document = self.good.get(identity)?.document.as_ref()?;
+        Some(document.diagnostic(severity, code, &InstancePath::of_pointer(pointer), message))
     }
 
     /// The last good declarations, for a restart.

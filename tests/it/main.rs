@@ -4,6 +4,7 @@
 
 mod codec;
 mod conformance;
+mod environment;
 mod golden;
 mod load_bench;
 mod memory;

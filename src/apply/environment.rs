@@ -1,0 +1,208 @@
+//! What a machine lacks of what is declared: the environment tier of `weir validate`. Looks, and changes nothing.
+
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::TcpListener;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use time::OffsetDateTime;
+
+use super::files::{Contents, FileSystem, ReadFiles};
+use super::{compile, port_holder, tls};
+use crate::auth::{Admission, validity};
+use crate::config::{
+    Auth, BindAddress, Bridge, Declared, Endpoint, FileRef, Identity, Kind, NodeContext, Origin, SecretRef, Severity,
+};
+
+/// Days before a certificate's end from which on it is worth a warning.
+const EXPIRES_SOON_DAYS: i64 = 14;
+
+/// What would keep a declaration from taking effect on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    pub identity: Identity,
+    /// Where in its document: `/endpoint/sslConfig/certFile`.
+    pub pointer: String,
+    pub severity: Severity,
+    pub message: String,
+    pub help: Option<String>,
+}
+
+/// Every obstacle to what is declared for a node such as `node`, by declaration.
+pub fn obstacles(declared: &Declared, node: &NodeContext, now: OffsetDateTime) -> Vec<Obstacle> {
+    let mut found = Vec::new();
+    let held = declared.endpoints.values().filter(|endpoint| endpoint.enabled && endpoint.is_for(&node.labels));
+    let (mut auths, mut bridges) = (BTreeSet::new(), BTreeSet::new());
+    for endpoint in held {
+        let mut notes = Notes::new(Kind::Endpoint, &endpoint.name, &mut found);
+        address(&mut notes, endpoint, node);
+        certificates(&mut notes, endpoint, now);
+        if endpoint.enable_auth {
+            auths.insert(endpoint.auth_name());
+        }
+        if endpoint.enable_bridge {
+            bridges.extend(&endpoint.bridges);
+        }
+    }
+    for auth in auths.into_iter().filter_map(|name| declared.auths.get(name)) {
+        credentials(&mut Notes::new(Kind::Auth, &auth.name, &mut found), auth);
+    }
+    for bridge in bridges.into_iter().filter_map(|name| declared.bridges.get(name)).filter(|bridge| bridge.enabled) {
+        remote(&mut Notes::new(Kind::Bridge, &bridge.name, &mut found), bridge);
+    }
+    found
+}
+
+/// Takes down what is found about one declaration.
+struct Notes<'a> {
+    identity: Identity,
+    found: &'a mut Vec<Obstacle>,
+}
+
+impl<'a> Notes<'a> {
+    fn new(kind: Kind, name: &crate::config::Name, found: &'a mut Vec<Obstacle>) -> Self {
+        Self { identity: Identity::new(kind, name.clone()), found }
+    }
+
+    fn note(&mut self, severity: Severity, pointer: &str, message: String, help: Option<&str>) {
+        self.found.push(Obstacle {
+            identity: self.identity.clone(),
+            pointer: pointer.to_owned(),
+            severity,
+            message,
+            help: help.map(str::to_owned),
+        });
+    }
+
+    fn error(&mut self, pointer: &str, message: impl Into<String>, help: &str) {
+        self.note(Severity::Error, pointer, message.into(), Some(help));
+    }
+
+    /// Notes what keeps a file from being read.
+    fn file(&mut self, origin: &Origin, pointer: &str, file: &FileRef) -> Option<Vec<u8>> {
+        let path = origin.resolve(file);
+        FileSystem.read(&path).map_err(|why| self.error(pointer, format!("{}: {why}", path.display()), HELP_FILE)).ok()
+    }
+}
+
+const HELP_FILE: &str = "put it there, readable by the user that the broker runs as";
+
+/// Binds the address for a moment.
+fn address(notes: &mut Notes<'_>, endpoint: &Endpoint, node: &NodeContext) {
+    let address = endpoint.listen.on(node.default_host);
+    match &address {
+        BindAddress::Unix(path) => unix_socket(notes, path),
+        BindAddress::Tcp(socket) => {
+            let Err(error) = TcpListener::bind(socket) else { return };
+            let (pointer, message, help) = match error.kind() {
+                ErrorKind::AddrInUse => {
+                    let holder = port_holder::describe(&compile::socket_key(&address));
+                    let holder = holder.map(|holder| format!(" by {holder}")).unwrap_or_default();
+                    let help = "end what holds it (a running weir may be just that), or choose another `port`";
+                    ("/endpoint/port", format!("{socket} is in use{holder}"), help)
+                }
+                ErrorKind::AddrNotAvailable => {
+                    ("/endpoint/host", format!("this machine has no address {}", socket.ip()), "choose one that it has")
+                }
+                ErrorKind::PermissionDenied => {
+                    let help = "grant CAP_NET_BIND_SERVICE, lower net.ipv4.ip_unprivileged_port_start, or choose a port from 1024 on";
+                    ("/endpoint/port", format!("{socket} is a privileged port, and this user may not bind it"), help)
+                }
+                _ => ("/endpoint/port", format!("{socket} cannot be bound: {error}"), "see what the system says"),
+            };
+            notes.error(pointer, message, help);
+        }
+    }
+}
+
+fn unix_socket(notes: &mut Notes<'_>, path: &Path) {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    if !parent.is_dir() {
+        let help = "make it, writable by the user that the broker runs as";
+        notes.error("/endpoint/host", format!("{} is no directory", parent.display()), help);
+    }
+    if path.symlink_metadata().is_ok_and(|meta| !meta.file_type().is_socket()) {
+        notes.error("/endpoint/host", format!("{} is there, and no socket", path.display()), "move it away");
+    }
+}
+
+/// Loads what `sslConfig` names, and looks when it ends.
+fn certificates(notes: &mut Notes<'_>, endpoint: &Endpoint, now: OffsetDateTime) {
+    let Some(ssl) = &endpoint.ssl_config else { return };
+    let own = [(Some(&ssl.cert_file), "certFile"), (Some(&ssl.key_file), "keyFile")];
+    let trust = [(ssl.ca_file.as_ref(), "caFile"), (ssl.crl_file.as_ref(), "crlFile")];
+    let own = own.into_iter().chain(trust).filter_map(|(file, field)| Some((file?, field.to_owned())));
+    let by_name = ssl.sni.iter().enumerate().flat_map(|(at, sni)| {
+        [(&sni.cert_file, format!("sni/{at}/certFile")), (&sni.key_file, format!("sni/{at}/keyFile"))]
+    });
+    let mut paths = Vec::new();
+    let mut complete = true;
+    for (file, field) in own.chain(by_name) {
+        let pointer = format!("/endpoint/sslConfig/{field}");
+        match notes.file(&endpoint.origin, &pointer, file) {
+            Some(pem) if !field.ends_with("keyFile") => time_left(notes, &pointer, &pem, now),
+            Some(_) => {}
+            None => complete = false,
+        }
+        paths.push(endpoint.origin.resolve(file));
+    }
+    // What cannot be read is told already.
+    if !complete {
+        return;
+    }
+    let contents = Contents::read(&mut FileSystem, paths.iter());
+    if let Err(why) = tls::load(endpoint, ssl, &contents) {
+        notes.error("/endpoint/sslConfig", why, "`openssl x509 -in FILE -text` shows what a file holds");
+    }
+}
+
+fn time_left(notes: &mut Notes<'_>, pointer: &str, pem: &[u8], now: OffsetDateTime) {
+    // What is no certificate at all is told by whoever loads it.
+    let times = CertificateDer::pem_slice_iter(pem).flatten().filter_map(|der| validity(&der).ok());
+    for (begins, ends) in times {
+        if ends < now {
+            notes.error(pointer, format!("a certificate in it expired on {}", ends.date()), "renew it");
+        } else if begins > now {
+            let message = format!("a certificate in it holds only from {} on", begins.date());
+            notes.error(pointer, message, "wait, or mend the clock");
+        } else if (ends - now).whole_days() < EXPIRES_SOON_DAYS {
+            let message = format!("a certificate in it expires on {}", ends.date());
+            notes.note(Severity::Warning, pointer, message, Some("renew it"));
+        }
+    }
+}
+
+/// Compiles an auth document with its files.
+fn credentials(notes: &mut Notes<'_>, auth: &Arc<Auth>) {
+    let read = |path: &Path| {
+        let content = FileSystem.read(path).map(Arc::from);
+        content.map_err(|why| format!("{}: {why}", path.display()))
+    };
+    let compiled = Admission::default().authenticate(true, Some(auth), &Default::default(), &read);
+    for line in compiled.err().iter().flat_map(|why| why.lines()) {
+        notes.error("/auth/chain", line, HELP_FILE);
+    }
+}
+
+/// Looks for what a bridge needs here. It does not connect.
+fn remote(notes: &mut Notes<'_>, bridge: &Bridge) {
+    let files =
+        [("caFile", &bridge.tls.ca_file), ("certFile", &bridge.tls.cert_file), ("keyFile", &bridge.tls.key_file)];
+    for (field, file) in files {
+        if let Some(file) = file {
+            notes.file(&bridge.origin, &format!("/bridge/tls/{field}"), file);
+        }
+    }
+    match &bridge.password {
+        Some(SecretRef::File(file)) => drop(notes.file(&bridge.origin, "/bridge/password", file)),
+        Some(SecretRef::Env(name)) if std::env::var_os(&**name).is_none() => {
+            let message = format!("the environment has no variable {name}");
+            notes.error("/bridge/password", message, "set it for the broker; here it may rightly be absent");
+        }
+        Some(SecretRef::Env(_)) | None => {}
+    }
+}

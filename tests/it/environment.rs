@@ -1,0 +1,114 @@
+//! `weir validate --environment`: what this machine lacks is found, at its place in the documents.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+
+use rcgen::{CertificateParams, KeyPair, date_time_ymd};
+use serde_json::Value;
+
+/// A certificate for `localhost` that holds between two years, and its key.
+fn certificate(directory: &Path, name: &str, from: i32, to: i32) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.not_before = date_time_ymd(from, 1, 1);
+    params.not_after = date_time_ymd(to, 1, 1);
+    let certificate = params.self_signed(&key).unwrap();
+    fs::write(directory.join(format!("{name}.crt")), certificate.pem()).unwrap();
+    fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+}
+
+/// The findings about one file: `path: message` each.
+fn findings(directory: &Path, text: &str) -> Vec<String> {
+    fs::write(directory.join("a.yaml"), text).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["validate", "--environment", "--status-addr", "none", "--format", "json", "a.yaml"])
+        .env_remove("WEIR_TEST_NO_SUCH_VARIABLE")
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(i32::from(report["valid"] == false)));
+    let found = report["diagnostics"].as_array().unwrap().iter();
+    found.map(|d| format!("{}: {}", d["path"].as_str().unwrap(), d["message"].as_str().unwrap())).collect()
+}
+
+/// An endpoint with further fields, open to all, on a port that is free, and what follows it.
+fn endpoint(fields: &str) -> String {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    format!("endpoint: {{host: 127.0.0.1, port: {free}, enableAuth: false, enableAcl: false{fields}}}\n")
+}
+
+#[test]
+fn what_is_there_is_no_obstacle() {
+    let place = tempfile::tempdir().unwrap();
+    certificate(place.path(), "good", 2020, 2090);
+    let tls = ", sslConfig: {certFile: good.crt, keyFile: good.key, caFile: good.crt, clientAuth: optional}";
+    assert_eq!(findings(place.path(), &endpoint(tls)), [""; 0]);
+}
+
+#[test]
+fn certificates_are_loaded() {
+    let place = tempfile::tempdir().unwrap();
+    let at = place.path();
+    certificate(at, "good", 2020, 2090);
+    certificate(at, "other", 2020, 2090);
+    certificate(at, "old", 2020, 2021);
+    certificate(at, "early", 2089, 2090);
+    fs::write(at.join("junk"), "junk").unwrap();
+    let cases = [
+        ("nowhere.crt", "good.key", "endpoint.sslConfig.certFile: nowhere.crt: no such file"),
+        ("old.crt", "old.key", "endpoint.sslConfig.certFile: a certificate in it expired on 2021-01-01"),
+        ("early.crt", "early.key", "endpoint.sslConfig.certFile: a certificate in it holds only from 2089-01-01 on"),
+        ("good.crt", "other.key", "endpoint.sslConfig: good.crt and other.key do not go together"),
+        ("junk", "good.key", "endpoint.sslConfig: junk: no certificate in it"),
+        ("good.crt", "junk", "endpoint.sslConfig: junk: no private key in PEM"),
+    ];
+    for (cert, key, expected) in cases {
+        let found = findings(at, &endpoint(&format!(", sslConfig: {{certFile: {cert}, keyFile: {key}}}")));
+        assert!(found.len() == 1 && found.iter().all(|line| line.starts_with(expected)), "{expected}: {found:?}");
+    }
+    let sni = ", sslConfig: {certFile: good.crt, keyFile: good.key, sni: [{serverNames: [a], certFile: x, keyFile: good.key}]}";
+    assert_eq!(findings(at, &endpoint(sni)), ["endpoint.sslConfig.sni[0].certFile: x: no such file"]);
+}
+
+#[test]
+fn addresses_are_tried() {
+    let place = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let open = "enableAuth: false, enableAcl: false";
+    let found = findings(place.path(), &format!("endpoint: {{port: {port}, {open}}}"));
+    let expected = format!("endpoint.port: 0.0.0.0:{port} is in use by process {} (", std::process::id());
+    assert!(found.len() == 1 && found.iter().all(|line| line.starts_with(&expected)), "{expected}: {found:?}");
+    let elsewhere = findings(place.path(), &format!("endpoint: {{port: {port}, host: 192.0.2.1, {open}}}"));
+    assert_eq!(elsewhere, ["endpoint.host: this machine has no address 192.0.2.1"]);
+    // Disabled, or for other nodes: it needs nothing here.
+    assert_eq!(findings(place.path(), &format!("endpoint: {{port: {port}, enabled: false, {open}}}")), [""; 0]);
+    assert_eq!(findings(place.path(), &format!("endpoint: {{port: {port}, nodes: {{a: b}}, {open}}}")), [""; 0]);
+    let unix = findings(place.path(), &format!("endpoint: {{host: 'unix:/nowhere/at/all', {open}}}"));
+    assert_eq!(unix, ["endpoint.host: /nowhere/at is no directory"]);
+}
+
+#[test]
+fn credentials_are_read() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("users"), "alice\n").unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let with = |documents: &str| {
+        let endpoint = format!("endpoint: {{host: 127.0.0.1, port: {port}, enableAcl: false}}\n");
+        findings(place.path(), &format!("{endpoint}---\n{documents}"))
+    };
+    let missing = with("auth: {name: default, chain: [{passwordFile: {file: nowhere}}]}");
+    assert_eq!(missing, ["auth.chain: nowhere: no such file"]);
+    let damaged = with("auth: {name: default, chain: [{passwordFile: {file: users}}]}");
+    assert!(damaged.len() == 1 && damaged.iter().all(|line| line.contains("users:1: ")), "{damaged:?}");
+    let bridge = "bridge: {name: cloud, address: ['mqtts://a'], out: [{filter: a}], tls: {caFile: ca}, \
+                  username: u, password: 'env:WEIR_TEST_NO_SUCH_VARIABLE'}";
+    let found = findings(place.path(), &format!("{}---\n{bridge}", endpoint(", enableBridge: true, bridges: [cloud]")));
+    let variable = "bridge.password: the environment has no variable WEIR_TEST_NO_SUCH_VARIABLE";
+    assert_eq!(found, ["bridge.tls.caFile: ca: no such file", variable]);
+}
