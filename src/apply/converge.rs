@@ -82,7 +82,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
 
     /// Files that what is applied refers to.
     fn referenced(&self) -> BTreeSet<PathBuf> {
-        let endpoints = self.applied.endpoints.values().filter(|endpoint| endpoint.is_for(&self.options.node.labels));
+        let endpoints = self.applied.endpoints.values().filter(|endpoint| self.options.node.holds(endpoint));
         endpoints
             .flat_map(|endpoint| {
                 let auth = endpoint.enable_auth.then(|| self.applied.auths.get(endpoint.auth_name())).flatten();

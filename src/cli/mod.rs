@@ -11,6 +11,7 @@ mod format;
 mod import;
 mod input;
 mod man;
+mod plan;
 mod print;
 mod render;
 mod run;
@@ -36,6 +37,7 @@ struct Cli {
 enum Verb {
     Run(run::Args),
     Validate(validate::Args),
+    Plan(plan::Args),
     Diff(diff::Args),
     Render(render::Args),
     Import(import::Args),
@@ -53,6 +55,7 @@ pub fn main() -> ExitCode {
     let result = match cli.verb {
         Verb::Run(args) => run::run(args),
         Verb::Validate(args) => validate::run(args),
+        Verb::Plan(args) => plan::run(args),
         Verb::Diff(args) => diff::run(args),
         Verb::Render(args) => render::run(args),
         Verb::Import(args) => import::run(args),

@@ -122,7 +122,7 @@ async fn serve_until_stopped(
     let start = Start {
         options: ReconcilerOptions {
             node_name: args.node_name.clone().unwrap_or_else(host_name),
-            node: Node { default_host: args.host, labels: context.labels.clone() },
+            node: Node { default_host: args.host, labels: Some(context.labels.clone()) },
             context: context.clone(),
             atomic: args.atomic,
             allow_empty: args.allow_empty,

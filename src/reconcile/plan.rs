@@ -14,8 +14,15 @@ use crate::config::{BindAddress, ChangeClass, Declared, Endpoint, FieldChange, N
 pub struct Node {
     /// `--host`.
     pub default_host: IpAddr,
-    /// `--node-label`.
-    pub labels: BTreeMap<String, String>,
+    /// `--node-label`; `None`: no node in particular, every endpoint counts.
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+impl Node {
+    /// Whether `nodes` selects it.
+    pub fn holds(&self, endpoint: &Endpoint) -> bool {
+        self.labels.as_ref().is_none_or(|labels| endpoint.is_for(labels))
+    }
 }
 
 /// What runs.
@@ -222,7 +229,7 @@ fn shared_bans(declared: &Declared, live: &Live) -> Arc<Bans> {
 }
 
 fn runs(endpoint: &Endpoint, node: &Node) -> bool {
-    endpoint.enabled && endpoint.is_for(&node.labels)
+    endpoint.enabled && node.holds(endpoint)
 }
 
 /// A wish for an address.
@@ -255,7 +262,10 @@ fn conflicts(declared: &Declared, live: &Live, node: &Node, staying: &BTreeSet<N
             BindAddress::Unix(_) => None,
         };
         let there = taken.entry(port).or_default();
-        match there.iter().find(|(other, taken)| *other != name && taken.overlaps(&address)) {
+        let in_the_way = |other: &Name, taken: &BindAddress| {
+            other != name && taken.overlaps(&address) && !are_apart(declared, other, name)
+        };
+        match there.iter().find(|(other, taken)| in_the_way(other, taken)) {
             Some((holder, _)) => {
                 conflicts.insert(name.clone(), (*holder).clone());
             }
@@ -263,6 +273,12 @@ fn conflicts(declared: &Declared, live: &Live, node: &Node, staying: &BTreeSet<N
         }
     }
     conflicts
+}
+
+/// Whether no node holds both: their selectors want different values of one label.
+fn are_apart(declared: &Declared, a: &Name, b: &Name) -> bool {
+    let (Some(a), Some(b)) = (declared.endpoints.get(a), declared.endpoints.get(b)) else { return false };
+    a.nodes.iter().any(|(key, value)| b.nodes.get(key).is_some_and(|other| other != value))
 }
 
 fn action(name: &Name, kind: ActionKind) -> Action {
@@ -284,8 +300,9 @@ fn stand_still(endpoint: &Endpoint, running: Option<&LiveEndpoint>, node: &Node)
     let note = if !endpoint.enabled {
         "enabled: false".to_owned()
     } else {
-        let wanted =
-            endpoint.nodes.iter().find(|(key, value)| node.labels.get(&***key).is_none_or(|v| **v != ***value));
+        let wanted = endpoint.nodes.iter().find(|(key, value)| {
+            node.labels.as_ref().and_then(|labels| labels.get(&***key)).is_none_or(|v| **v != ***value)
+        });
         wanted.map_or_else(String::new, |(key, value)| format!("for nodes with {key}: {value}"))
     };
     match running {

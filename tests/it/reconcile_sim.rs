@@ -323,7 +323,7 @@ impl Simulation {
         let start = Start {
             options: ReconcilerOptions {
                 node_name: "sim".into(),
-                node: Node { default_host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), labels: BTreeMap::new() },
+                node: Node { default_host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), labels: Some(BTreeMap::new()) },
                 context: NodeContext { status_addr: None, ..NodeContext::default() },
                 atomic: false,
                 allow_empty: false,

@@ -1,0 +1,202 @@
+//! `weir plan`
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+use super::Exit;
+use super::input::{read_all, read_operand};
+use super::print::print;
+use super::render::valid;
+use crate::config::{
+    BindAddress, BuiltInDefaults, Declared, Name, Revision, Snapshot, SourceFile, canonical, diff_documents,
+};
+use crate::reconcile::{Effective, Files, Live, LiveEndpoint, Node, Pinned, Plan, plan, render};
+
+/// How long a broker may take to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Bytes of an answer.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Show what a change of declarations would do: to which endpoint, how, and to how many clients.
+///
+/// Exits with 0; with --detailed-exitcode with 2 where there is something to do. With --max-disconnects, with 1 where
+/// more clients would be disconnected.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// What is to be: a directory, a file, or - for standard input
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// What is: a path, git:REVISION (of the same directory), git:REVISION:PATH, or a broker's http://HOST:PORT
+    #[arg(long, value_name = "WHAT")]
+    against: String,
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+    /// Exit with 2 where there is something to do
+    #[arg(long)]
+    detailed_exitcode: bool,
+    /// Fail where more clients than this would be disconnected (known only against a live broker)
+    #[arg(long, value_name = "N")]
+    max_disconnects: Option<u64>,
+    /// Address that endpoints without a `host` bind [default: the broker's, or 0.0.0.0]
+    #[arg(long, value_name = "ADDR")]
+    host: Option<IpAddr>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A paragraph for each endpoint, then the diff
+    Human,
+    /// `"format": "weir/plan/v1"`
+    Json,
+    /// For a pull request's comment
+    Markdown,
+}
+
+/// What is: files, or a broker.
+struct Present {
+    declared: Declared,
+    /// What a broker's endpoints listen on, and how many clients they have.
+    listening: Option<BTreeMap<String, Listening>>,
+}
+
+struct Listening {
+    address: String,
+    connections: u32,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    let wanted = valid(&read_all(std::slice::from_ref(&args.path))?)?;
+    let present = if args.against.starts_with("http") {
+        ask(&args.against)?
+    } else {
+        let beside = (args.path != Path::new("-")).then_some(args.path.as_path());
+        Present { declared: valid(&read_operand(&args.against, beside)?)?, listening: None }
+    };
+    let default_host = args.host.or_else(|| present.default_host()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let node = Node { default_host, labels: None };
+    let live = present.live(default_host);
+    let made = plan(&wanted, &live, &node, &Files::new(), &Pinned::new());
+    let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
+    let diff = diff_documents(&form(&present.declared), &form(&wanted));
+    print(&match args.format {
+        Format::Human => render::human(&made, &diff),
+        Format::Markdown => render::markdown(&made, &diff),
+        Format::Json => format!("{:#}\n", render::json(&made, &diff)),
+    })?;
+    judge(&args, &made)
+}
+
+fn judge(args: &Args, made: &Plan) -> anyhow::Result<Exit> {
+    // What waits for a confirmation would disconnect them as well, once it has it.
+    let disconnects: u64 = made.actions.iter().map(|action| u64::from(action.disconnects.at_most())).sum();
+    if let Some(limit) = args.max_disconnects
+        && disconnects > limit
+    {
+        bail!("{disconnects} clients would be disconnected, --max-disconnects allows {limit}");
+    }
+    let nothing = made.is_empty();
+    Ok(if args.detailed_exitcode && !nothing { Exit::Reserved } else { Exit::Success })
+}
+
+impl Present {
+    /// A broker's own `--host`, as its endpoints without a `host` show it.
+    fn default_host(&self) -> Option<IpAddr> {
+        let listening = self.listening.as_ref()?;
+        let hostless = self.declared.endpoints.values().filter(|endpoint| {
+            let addresses = [Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST].map(|ip| endpoint.listen.on(IpAddr::V4(ip)));
+            matches!(&addresses, [a, b] if a != b)
+        });
+        let mut addresses = hostless.filter_map(|endpoint| listening.get(endpoint.name.as_str()));
+        addresses.find_map(|listening| listening.address.parse::<SocketAddr>().ok()).map(|address| address.ip())
+    }
+
+    fn live(&self, default_host: IpAddr) -> Live {
+        let bans = Arc::new(self.declared.bans.clone());
+        let mut live = Live::default();
+        for (name, endpoint) in self.declared.endpoints.iter().filter(|(_, endpoint)| endpoint.enabled) {
+            let known = match &self.listening {
+                None => None,
+                Some(listening) => match listening.get(name.as_str()) {
+                    Some(known) => Some(known),
+                    None => continue,
+                },
+            };
+            let address = endpoint.listen.on(default_host);
+            let address = known.and_then(|known| known.address.parse().ok()).map_or(address, BindAddress::Tcp);
+            let running = LiveEndpoint {
+                effective: Effective::of(endpoint, &self.declared, &bans, &Files::new()),
+                address,
+                listening: true,
+                connections: known.map(|known| known.connections),
+            };
+            live.endpoints.insert(name.clone(), running);
+        }
+        live
+    }
+}
+
+/// Asks a broker what it has declared, where it listens, and how many clients there are.
+fn ask(base: &str) -> anyhow::Result<Present> {
+    if !base.starts_with("http://") {
+        bail!("--against {base}: only http:// is spoken; the status API listens on a private address");
+    }
+    let base = base.trim_end_matches('/');
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (documents, status) = runtime.block_on(async {
+        let documents = get(&format!("{base}/api/endpoints/export?format=json")).await?;
+        anyhow::Ok((documents, get(&format!("{base}/api/endpoints/status")).await?))
+    })?;
+    let documents = documents.pointer("/documents").and_then(Value::as_array);
+    let documents = documents.with_context(|| format!("{base}: not weir's answer"))?;
+    let files = documents.iter().enumerate().map(|(at, document)| SourceFile {
+        path: Arc::from(format!("{at}.json")),
+        shown: Arc::from(format!("{base} document {at}")),
+        base: Arc::from(Path::new("")),
+        content: Ok(Arc::from(document.to_string().into_bytes())),
+    });
+    let revision = Revision::Content { hash: String::new() };
+    let snapshot = Snapshot { origin: Arc::from(base), revision, files: files.collect() };
+    Ok(Present { declared: valid(&snapshot)?, listening: Some(listening(&status)) })
+}
+
+fn listening(status: &Value) -> BTreeMap<String, Listening> {
+    let endpoints = status.get("endpoints").and_then(Value::as_object);
+    let of = |endpoint: &Value| {
+        let name: Name = serde_json::from_value(endpoint.get("name")?.clone()).ok()?;
+        let address = endpoint.get("address")?.as_str()?.to_owned();
+        let connections = endpoint.pointer("/connections/current")?.as_u64()?;
+        let live = endpoint.get("state")?.as_str()? == "listening";
+        let connections = u32::try_from(connections).unwrap_or(u32::MAX);
+        live.then(|| (name.to_string(), Listening { address, connections }))
+    };
+    endpoints.into_iter().flat_map(|endpoints| endpoints.values()).filter_map(of).collect()
+}
+
+/// The `data` of an answer.
+async fn get(url: &str) -> anyhow::Result<Value> {
+    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let uri: hyper::Uri = url.parse().with_context(|| url.to_owned())?;
+    let answer = async {
+        let response = client.get(uri).await.with_context(|| url.to_owned())?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| anyhow::anyhow!("{url}: {error}"))?.to_bytes();
+        if !status.is_success() {
+            bail!("{url}: {status}");
+        }
+        let answer: Value = serde_json::from_slice(&body).with_context(|| format!("{url}: not JSON"))?;
+        Ok(answer.get("data").cloned().unwrap_or(answer))
+    };
+    tokio::time::timeout(ANSWER_WITHIN, answer).await.with_context(|| format!("{url}: no answer"))?
+}
