@@ -27,7 +27,7 @@ pub use anonymous::Anonymous;
 pub use ban::{Bans, Suspect};
 pub use certificate::{CertificateError, PeerCertificate, SubjectAltName};
 pub use password::{PasswordFile, PasswordHash, RecordError};
-pub use scram::ScramRecord;
+pub use scram::{ScramRecord, check_scram_file};
 pub use validity::validity;
 
 use crate::broker::{EndpointPolicy, Millis, Principal};

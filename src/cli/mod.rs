@@ -11,6 +11,7 @@ mod format;
 mod import;
 mod input;
 mod man;
+mod passwd;
 mod plan;
 mod print;
 mod render;
@@ -41,6 +42,7 @@ enum Verb {
     Diff(diff::Args),
     Render(render::Args),
     Import(import::Args),
+    Passwd(passwd::Args),
     Schema(schema::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -59,6 +61,7 @@ pub fn main() -> ExitCode {
         Verb::Diff(args) => diff::run(args),
         Verb::Render(args) => render::run(args),
         Verb::Import(args) => import::run(args),
+        Verb::Passwd(args) => passwd::run(args),
         Verb::Schema(args) => schema::run(args),
         Verb::Completions(args) => completions::run(args),
         Verb::Man(args) => man::run(args),

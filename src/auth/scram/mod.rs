@@ -56,6 +56,14 @@ impl ScramFile {
     }
 }
 
+/// Whether a SCRAM file would be taken.
+///
+/// # Errors
+/// The first bad line.
+pub fn check_scram_file(content: &[u8]) -> Result<(), RecordError> {
+    ScramFile::parse(content, "").map(|_| ())
+}
+
 fn version(record: &ScramRecord) -> String {
     version_of(&[record.to_string().as_bytes()])
 }

@@ -1,0 +1,202 @@
+//! `weir passwd`
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+
+use super::Exit;
+use crate::auth::{PasswordFile, PasswordHash, ScramRecord, check_scram_file};
+
+/// MQTT's longest password, bytes.
+const PASSWORD_BYTES_MAX: usize = 65_535;
+
+/// Set or delete a user's password in a file for `passwordFile` or `scram`
+///
+/// The password is read from the terminal without echo, or is the first line of standard input. The file is made where
+/// there is none, and replaced at once: a broker that reads it meanwhile sees the old one or the new one, whole.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The password file
+    file: PathBuf,
+    /// The user's name, as clients give it
+    user: String,
+    /// Take the user out
+    #[arg(long, short = 'D')]
+    delete: bool,
+    /// Write a SCRAM-SHA-256 record, for `scram`
+    #[arg(long, conflicts_with = "delete")]
+    scram: bool,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    if args.user.is_empty()
+        || args.user.contains(':')
+        || args.user.starts_with('#')
+        || args.user.contains(char::is_control)
+    {
+        bail!("a user name has no colon and no control character, and does not begin with #");
+    }
+    let shown = args.file.display().to_string();
+    let old = read(&args.file)?;
+    let known = old.lines().any(|line| is_users(line, &args.user));
+    if args.delete && !known {
+        bail!("{shown}: there is no user {:?}", args.user);
+    }
+    let record = match (args.delete, args.scram) {
+        (true, _) => None,
+        (false, scram) => {
+            check(&old, scram, &shown)?;
+            let password = ask_password(&args.user)?;
+            let record = if scram {
+                ScramRecord::create(&password).map(|record| record.to_string())
+            } else {
+                PasswordHash::create(&password).map(|hash| hash.to_string())
+            };
+            Some(record.map_err(anyhow::Error::msg)?)
+        }
+    };
+    replace(&args.file, &edited(&old, &args.user, record.as_deref())).with_context(|| shown.clone())?;
+    let done = if args.delete {
+        "deleted"
+    } else if known {
+        "changed"
+    } else {
+        "added"
+    };
+    eprintln!("{shown}: {done} {}", args.user);
+    Ok(Exit::Success)
+}
+
+/// The file's text; empty where there is none.
+fn read(path: &Path) -> anyhow::Result<String> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+/// A file that the broker would refuse is not made worse.
+fn check(text: &str, scram: bool, shown: &str) -> anyhow::Result<()> {
+    if text.lines().all(|line| line.is_empty() || line.starts_with('#')) {
+        return Ok(());
+    }
+    let checked =
+        if scram { check_scram_file(text.as_bytes()) } else { PasswordFile::parse(text.as_bytes()).map(|_| ()) };
+    checked.map_err(|error| anyhow::Error::msg(error.in_file(shown)))
+}
+
+fn is_users(line: &str, user: &str) -> bool {
+    line.strip_prefix(user).is_some_and(|rest| rest.starts_with(':'))
+}
+
+/// `text` with the user's line replaced, taken out, or added at the end. Other lines stay as they are.
+fn edited(text: &str, user: &str, record: Option<&str>) -> String {
+    let line = record.map(|record| format!("{user}:{record}\n"));
+    let mut out = String::new();
+    let mut written = false;
+    for old in text.lines() {
+        if !is_users(old, user) {
+            out.push_str(old);
+            out.push('\n');
+        } else if !written {
+            out.push_str(line.as_deref().unwrap_or_default());
+            written = true;
+        }
+    }
+    if !written {
+        out.push_str(line.as_deref().unwrap_or_default());
+    }
+    out
+}
+
+/// Writes beside the file, then renames over it. A new file is for its owner only.
+fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    // Through a symlink, so that the link stays.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let mode = fs::metadata(&target).map_or(0o600, |meta| meta.permissions().mode() & 0o7777);
+    let name = target.file_name().context("no file name")?.to_string_lossy();
+    let beside = target.with_file_name(format!(".{name}.{}", std::process::id()));
+    let written = write_new(&beside, text, mode).and_then(|()| fs::rename(&beside, &target));
+    if let Err(error) = written {
+        // What is left of it holds nothing that matters; the first error is the one to tell.
+        let _left = fs::remove_file(&beside);
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(mode))?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn ask_password(user: &str) -> anyhow::Result<Vec<u8>> {
+    let password = if io::stdin().is_terminal() {
+        let first = ask_unseen(&format!("Password for {user}: "))?;
+        if first != ask_unseen("Again: ")? {
+            bail!("the two are not the same; nothing was changed");
+        }
+        first
+    } else {
+        read_line(&mut io::stdin().lock())?
+    };
+    if password.is_empty() {
+        bail!("an empty password would let everybody in who knows the name; nothing was changed");
+    }
+    if password.len() > PASSWORD_BYTES_MAX {
+        bail!("MQTT carries at most {PASSWORD_BYTES_MAX} bytes of password");
+    }
+    Ok(password)
+}
+
+fn read_line(input: &mut impl BufRead) -> anyhow::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    input.read_until(b'\n', &mut line)?;
+    if line.ends_with(b"\n") {
+        line.pop();
+    }
+    if line.ends_with(b"\r") {
+        line.pop();
+    }
+    Ok(line)
+}
+
+/// Reads a line from the terminal, which does not show it.
+fn ask_unseen(prompt: &str) -> anyhow::Result<Vec<u8>> {
+    let terminal = File::open("/dev/tty").context("/dev/tty")?;
+    eprint!("{prompt}");
+    let shown = tcgetattr(&terminal)?;
+    let mut unseen = shown.clone();
+    unseen.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&terminal, OptionalActions::Flush, &unseen)?;
+    let line = read_line(&mut io::BufReader::new(&terminal));
+    tcsetattr(&terminal, OptionalActions::Flush, &shown)?;
+    eprintln!();
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_users_own_line_changes() {
+        let text = "# people\nbob:1\nalice:2\nbobby:3";
+        let cases = [
+            ("alice", Some("9"), "# people\nbob:1\nalice:9\nbobby:3\n"),
+            ("bob", None, "# people\nalice:2\nbobby:3\n"),
+            ("carol", Some("9"), "# people\nbob:1\nalice:2\nbobby:3\ncarol:9\n"),
+            ("bo", None, "# people\nbob:1\nalice:2\nbobby:3\n"),
+        ];
+        for (user, record, expected) in cases {
+            assert_eq!(edited(text, user, record), expected, "{user}");
+        }
+    }
+}
