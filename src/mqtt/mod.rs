@@ -1,6 +1,12 @@
 //! The MQTT wire format: bytes to [`Packet`] and back, for 3.1, 3.1.1 and 5.0. Pure: no IO, no clock.
 //!
-//! Decoding borrows from the caller's buffer and allocates nothing; what must outlive the buffer is copied by its owner.
+//! Decoding borrows from the caller's buffer and allocates nothing but a box for CONNECT and CONNACK; what must outlive
+//! the buffer is copied by its owner. Encoding appends to a buffer that the caller owns.
+//!
+//! - [`decode`], [`decode_connect`]: strict; each rule is a row of `rule.rs`, with its clause in either specification.
+//! - [`encode`] for any packet; [`encode_publish_parts`], [`puback`] and their like for the message path.
+//! - [`SharedFilter`], [`matches()`], [`validate_topic_name`], [`validate_topic_filter`]: topics.
+//! - [`ReasonCode`]: names, and which packet may carry which.
 
 mod decode;
 mod encode;

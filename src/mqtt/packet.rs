@@ -30,6 +30,19 @@ pub enum QoS {
     ExactlyOnce = 2,
 }
 
+impl QoS {
+    /// The QoS that `bits` name: 0, 1 or 2.
+    #[inline]
+    pub const fn from_bits(bits: u8) -> Option<Self> {
+        match bits {
+            0 => Some(Self::AtMostOnce),
+            1 => Some(Self::AtLeastOnce),
+            2 => Some(Self::ExactlyOnce),
+            _ => None,
+        }
+    }
+}
+
 /// Any control packet, in either direction.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Packet<'a> {
@@ -182,7 +195,8 @@ pub struct Subscribe<'a> {
 /// One filter of a SUBSCRIBE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SubscribeFilter<'a> {
-    /// As sent, `$share/` and all; well-formed UTF-8 and of legal length, but not yet judged as a topic filter.
+    /// As sent, `$share/` and all; well-formed UTF-8 and of legal length, but not yet judged as a topic filter:
+    /// [`super::SharedFilter::parse`] does that, filter by filter, so that each can have its own code in SUBACK.
     pub filter: &'a str,
     pub options: SubscriptionOptions,
 }

@@ -1,7 +1,5 @@
 //! Topic names and topic filters: what is legal, and what matches what. Chapter 4.7 and 4.8.2.
 
-use super::ReasonCode;
-
 /// Bytes of the longest topic name or filter [MQTT-4.7.3-3].
 pub const MAX_TOPIC_BYTES: usize = 65_535;
 
@@ -29,13 +27,6 @@ pub enum TopicError {
     ShareNameWildcard,
     #[error("is a shared subscription without a topic filter [MQTT-4.8.2-2]")]
     ShareFilterMissing,
-}
-
-impl TopicError {
-    /// The reason code for a filter's SUBACK or UNSUBACK.
-    pub fn filter_reason(self) -> ReasonCode {
-        ReasonCode::TopicFilterInvalid
-    }
 }
 
 /// Whether `name` can be published to: not empty, at most 65,535 bytes, neither U+0000 nor a wildcard in it.
@@ -114,11 +105,6 @@ impl<'a> SharedFilter<'a> {
 /// Levels of a topic name or filter: one more than it has separators.
 pub fn levels(topic: &str) -> usize {
     1 + topic.bytes().filter(|&byte| byte == b'/').count()
-}
-
-/// Whether `filter` has a wildcard.
-pub fn has_wildcard(filter: &str) -> bool {
-    filter.bytes().any(|byte| matches!(byte, b'+' | b'#'))
 }
 
 /// Whether the valid `filter` (not a shared one) matches the valid topic name `topic`.

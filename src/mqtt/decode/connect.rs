@@ -56,7 +56,8 @@ fn protocol(reader: &mut Reader<'_>) -> Result<(ProtocolVersion, bool), DecodeEr
 }
 
 fn after_protocol(mut reader: Reader<'_>, version: ProtocolVersion, bridge: bool) -> Result<Connect<'_>, Broken> {
-    let flags = connect_flags(reader.u8()?, version)?;
+    let flags = reader.u8()?;
+    check_flags(flags, version)?;
     let keep_alive_s = reader.u16()?;
     let properties = match version {
         ProtocolVersion::V5 => properties::connect(&mut reader)?,
@@ -77,19 +78,17 @@ fn after_protocol(mut reader: Reader<'_>, version: ProtocolVersion, bridge: bool
     Ok(Connect { version, bridge, clean_start, keep_alive_s, client_id, username, password, will, properties })
 }
 
-/// The connect flags, validated; those that the version says to disregard are cleared.
-fn connect_flags(flags: u8, version: ProtocolVersion) -> Result<u8, Broken> {
+fn will_qos(flags: u8) -> u8 {
+    flags >> 3 & 0b11
+}
+
+fn check_flags(flags: u8, version: ProtocolVersion) -> Result<(), Broken> {
     if flags & RESERVED != 0 {
         return Err(&rule::CONNECT_RESERVED_FLAG);
     }
-    let will_qos = flags >> 3 & 0b11;
-    if flags & WILL != 0 {
-        if will_qos == 3 {
-            return Err(&rule::WILL_QOS_3);
-        }
-    } else if version != ProtocolVersion::V3_1 {
-        // MQTT 3.1 disregards both without a will
-        if will_qos != 0 {
+    // MQTT 3.1 disregards the will's flags without a will
+    if flags & WILL == 0 && version != ProtocolVersion::V3_1 {
+        if will_qos(flags) != 0 {
             return Err(&rule::WILL_QOS_WITHOUT_WILL);
         }
         if flags & WILL_RETAIN != 0 {
@@ -99,10 +98,11 @@ fn connect_flags(flags: u8, version: ProtocolVersion) -> Result<u8, Broken> {
     if flags & PASSWORD != 0 && flags & USER_NAME == 0 && version != ProtocolVersion::V5 {
         return Err(&rule::PASSWORD_WITHOUT_USER_NAME);
     }
-    Ok(flags)
+    Ok(())
 }
 
 fn will<'a>(reader: &mut Reader<'a>, flags: u8, version: ProtocolVersion) -> Result<Will<'a>, Broken> {
+    let qos = QoS::from_bits(will_qos(flags)).ok_or(&rule::WILL_QOS_3)?;
     let (properties, delay_s) = match version {
         ProtocolVersion::V5 => properties::will(reader)?,
         _ => (PublishProperties::default(), 0),
@@ -112,11 +112,6 @@ fn will<'a>(reader: &mut Reader<'a>, flags: u8, version: ProtocolVersion) -> Res
         return Err(&rule::WILL_TOPIC_EMPTY);
     }
     let payload = reader.binary()?;
-    let qos = match flags >> 3 & 0b11 {
-        0 => QoS::AtMostOnce,
-        1 => QoS::AtLeastOnce,
-        _ => QoS::ExactlyOnce,
-    };
     Ok(Will { qos, retain: flags & WILL_RETAIN != 0, topic, payload, delay_s, properties })
 }
 

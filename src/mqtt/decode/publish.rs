@@ -10,11 +10,7 @@ use crate::mqtt::{ProtocolVersion, Publish, PublishProperties, QoS, Side};
 pub(super) fn publish<'a>(frame: &Frame<'a>, version: ProtocolVersion, from: Side) -> Result<Publish<'a>, Broken> {
     let mut reader = Reader::new(frame.body);
     let topic = reader.topic_name(&rule::TOPIC_WILDCARD)?;
-    let qos = match frame.flags >> 1 & 0b11 {
-        0 => QoS::AtMostOnce,
-        1 => QoS::AtLeastOnce,
-        _ => QoS::ExactlyOnce,
-    };
+    let qos = QoS::from_bits(frame.flags >> 1 & 0b11).ok_or(&rule::QOS_3)?;
     let packet_id = if qos == QoS::AtMostOnce { None } else { Some(reader.packet_id()?) };
     let properties = if version == ProtocolVersion::V5 {
         properties::publish(&mut reader, from)?

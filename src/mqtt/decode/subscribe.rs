@@ -35,12 +35,7 @@ fn options(byte: u8, version: ProtocolVersion) -> Result<SubscriptionOptions, Br
         return Err(&rule::SUBSCRIPTION_RESERVED_BITS);
     }
     Ok(SubscriptionOptions {
-        qos: match byte & 0b11 {
-            0 => QoS::AtMostOnce,
-            1 => QoS::AtLeastOnce,
-            2 => QoS::ExactlyOnce,
-            _ => return Err(&rule::SUBSCRIPTION_QOS_3),
-        },
+        qos: QoS::from_bits(byte & 0b11).ok_or(&rule::SUBSCRIPTION_QOS_3)?,
         no_local: byte & 0b100 != 0,
         retain_as_published: byte & 0b1000 != 0,
         retain_handling: match byte >> 4 & 0b11 {

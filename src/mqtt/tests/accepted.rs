@@ -2,7 +2,7 @@
 
 use super::super::ProtocolVersion::{V3_1, V3_1_1, V5};
 use super::super::Side::{Client, Server};
-use super::super::{Packet, ProtocolVersion, QoS, RetainHandling, Side};
+use super::super::{Packet, ProtocolVersion, QoS, RetainHandling, Side, rule};
 use super::{decoded, encoded, packet};
 
 /// First byte and body of a packet that is right.
@@ -127,6 +127,27 @@ fn strings_may_hold_what_should_not_be_there() {
         bytes.extend_from_slice(topic.as_bytes());
         let Packet::Publish(publish) = decoded(&bytes, V3_1_1, Client) else { panic!() };
         assert_eq!(publish.topic, topic);
+    }
+}
+
+/// Names are looked through eight bytes at a time: at every length and place, what is forbidden is found and what is not
+/// is left.
+#[test]
+fn every_byte_of_a_name_is_looked_at() {
+    for len in 1..=40 {
+        for at in 0..len {
+            for byte in 0..0x80 {
+                let mut bytes = vec![0x30, 2 + len as u8, 0, len as u8];
+                bytes.extend(vec![b'a'; len]);
+                bytes[4 + at] = byte;
+                let taken = super::super::decode(&bytes, &super::context(V3_1_1, Client));
+                match byte {
+                    0 => assert_eq!(taken, Err(rule::NULL_CHARACTER.error(V3_1_1)), "{len} {at}"),
+                    b'+' | b'#' => assert_eq!(taken, Err(rule::TOPIC_WILDCARD.error(V3_1_1)), "{len} {at} {byte}"),
+                    _ => assert!(taken.is_ok(), "{len} {at} {byte}"),
+                }
+            }
+        }
     }
 }
 
