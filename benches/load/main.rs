@@ -127,8 +127,10 @@ fn describe(args: &Args, settings: &Settings) -> Vec<(&'static str, String)> {
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");
     let cores = cpus.lines().filter(|line| line.starts_with("processor")).count();
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let congestion = fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
+    let model = model.trim_start_matches([' ', '\t', ':']);
     vec![
-        ("machine", format!("{cores} × {}, Linux {}", model.trim_start_matches([' ', '\t', ':']), kernel.trim())),
+        ("machine", format!("{cores} × {model}, Linux {}, TCP {}", kernel.trim(), congestion.trim())),
         ("rounds", format!("{}, interleaved; stretches of {} s", args.rounds(), settings.stretch.as_secs_f64())),
         (
             "flow control",

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -69,18 +69,26 @@ fn document(name: usize, port: u16) -> String {
     )
 }
 
-/// A directory with `count` documents, a file each, and the auth and ACL they refer to.
-fn directory(ports: impl Iterator<Item = u16>) -> Result<TempDir> {
-    let dir = TempDir::with_prefix("weir-bench-docs-").context("a directory for documents")?;
+/// Documents, a file each, with the auth and ACL they refer to; in a directory of their own below a quiet one, since
+/// what happens beside them may be watched too.
+struct Documents {
+    path: PathBuf,
+    _parent: TempDir,
+}
+
+fn documents(ports: impl Iterator<Item = u16>) -> Result<Documents> {
+    let parent = TempDir::with_prefix("weir-bench-docs-").context("a directory for documents")?;
+    let path = parent.path().join("endpoints.d");
+    fs::create_dir(&path)?;
     fs::write(
-        dir.path().join("policy.yaml"),
+        path.join("policy.yaml"),
         "auth: {name: default, chain: [{anonymous: {}}]}\n---\n\
          acl: {name: default, noMatch: deny, rules: [{permission: allow, action: all, topics: [\"#\"]}]}\n",
     )?;
     for (name, port) in ports.enumerate() {
-        fs::write(dir.path().join(format!("tenant-{name}.yaml")), document(name, port))?;
+        fs::write(path.join(format!("tenant-{name}.yaml")), document(name, port))?;
     }
-    Ok(dir)
+    Ok(Documents { path, _parent: parent })
 }
 
 fn timed(command: &mut Command) -> Result<Outcome> {
@@ -94,14 +102,14 @@ fn timed(command: &mut Command) -> Result<Outcome> {
 }
 
 fn validate(spec: &Spec, count: u16) -> Result<Outcome> {
-    let dir = directory(1_024..1_024 + count)?;
-    timed(Command::new(&spec.program).arg("validate").arg(dir.path()))
+    let documents = documents(20_000..20_000 + count)?;
+    timed(Command::new(&spec.program).arg("validate").arg(&documents.path))
 }
 
 fn plan(spec: &Spec, count: u16) -> Result<Outcome> {
-    let (before, after) = (directory(1_024..1_024 + count)?, directory(1_024..1_024 + count)?);
-    fs::write(after.path().join("tenant-7.yaml"), document(7, 60_001))?;
-    timed(Command::new(&spec.program).arg("plan").arg(after.path()).arg("--against").arg(before.path()))
+    let (before, after) = (documents(20_000..20_000 + count)?, documents(20_000..20_000 + count)?);
+    fs::write(after.path.join("tenant-7.yaml"), document(7, 60_001))?;
+    timed(Command::new(&spec.program).arg("plan").arg(&after.path).arg("--against").arg(&before.path))
 }
 
 /// `count` ports that nobody listens on.
@@ -138,15 +146,15 @@ fn start(spec: &Spec, documents: &Path, first_port: u16) -> Result<Running> {
 fn endpoints(spec: &Spec, count: usize) -> Result<Outcome> {
     let mut ports = free_ports(count + 1)?;
     let added = ports.pop().context("no ports")?;
-    let single = directory(ports[..1].iter().copied())?;
-    let one = start(spec, single.path(), ports[0])?;
+    let single = documents(ports[..1].iter().copied())?;
+    let one = start(spec, &single.path, ports[0])?;
     std::thread::sleep(Duration::from_secs(1));
     let rss_of_one = rss_bytes(one.pid())?;
     drop(one);
 
-    let dir = directory(ports.iter().copied())?;
+    let documents = documents(ports.iter().copied())?;
     let began = Instant::now();
-    let broker = start(spec, dir.path(), ports[0])?;
+    let broker = start(spec, &documents.path, ports[0])?;
     let startup_ms = wait_until_accepting(&ports, began)?;
     let startup_cpu_ms = crate::process::CpuReading::take(broker.pid())?.total_s() * 1e3;
     // Start-up's own work and the directory's first quiet period end.
@@ -158,9 +166,9 @@ fn endpoints(spec: &Spec, count: usize) -> Result<Outcome> {
     let rest = rest.stop()?;
 
     let meter = Meter::start(&broker)?;
-    fs::write(dir.path().join(".incoming"), document(count, added))?;
+    fs::write(documents.path.join(".incoming"), document(count, added))?;
     let renamed = Instant::now();
-    fs::rename(dir.path().join(".incoming"), dir.path().join("tenant-added.yaml"))?;
+    fs::rename(documents.path.join(".incoming"), documents.path.join("tenant-added.yaml"))?;
     let change_ms = wait_until_accepting(&[added], renamed)?;
     std::thread::sleep(Duration::from_secs(1));
     let change = meter.stop()?;
