@@ -8,12 +8,12 @@ use crate::mqtt::{Ack, Auth, Disconnect, ProtocolVersion, ReasonCode};
 impl Core {
     /// The receiver has a QoS 1 message.
     pub(super) fn on_puback(&mut self, id: ConnId, ack: &Ack<'_>, now: Millis) {
-        self.complete(id, ack, Awaits::PubAck, now);
+        self.complete(id, ack, Awaits::Ack, now);
     }
 
     /// The receiver has released a QoS 2 message.
     pub(super) fn on_pubcomp(&mut self, id: ConnId, ack: &Ack<'_>, now: Millis) {
-        self.complete(id, ack, Awaits::PubComp, now);
+        self.complete(id, ack, Awaits::Complete, now);
     }
 
     /// Ends an exchange if it is at that point. An acknowledgement nobody waits for is passed over: after a reconnect
@@ -36,12 +36,12 @@ impl Core {
         let Some(session) = self.sessions.get_mut(session_id) else { return };
         let sent = session.inflight.get_mut(ack.packet_id);
         let code = match sent {
-            Some(sent) if sent.awaits == Awaits::PubComp || sent.awaits == Awaits::PubRec => {
-                if ack.code >= 0x80 && sent.awaits == Awaits::PubRec {
+            Some(sent) if sent.awaits == Awaits::Complete || sent.awaits == Awaits::Received => {
+                if ack.code >= 0x80 && sent.awaits == Awaits::Received {
                     session.inflight.remove(ack.packet_id);
                     return self.advance(session_id, now);
                 }
-                sent.awaits = Awaits::PubComp;
+                sent.awaits = Awaits::Complete;
                 sent.message = None;
                 ReasonCode::Success
             }

@@ -103,7 +103,7 @@ impl Core {
         if !self.append(slot, &delivery, Some(packet_id), false, view, now) {
             return;
         }
-        let awaits = if delivery.qos == QoS::ExactlyOnce { Awaits::PubRec } else { Awaits::PubAck };
+        let awaits = if delivery.qos == QoS::ExactlyOnce { Awaits::Received } else { Awaits::Ack };
         let message = keep.then(|| view.store());
         if let Some(session) = self.sessions.get_mut(to) {
             session.inflight.push(Sent { packet_id, awaits, message, delivery, unsent: false });
@@ -288,7 +288,7 @@ impl Core {
     /// Sends a message again, or goes on with its exchange. `false`: it is nothing for this client any more.
     fn send_again(&mut self, slot: u32, sent: &Sent, now: Millis) -> bool {
         let Some(version) = self.connections.get(slot).map(|c| c.version) else { return false };
-        if sent.awaits == Awaits::PubComp {
+        if sent.awaits == Awaits::Complete {
             self.write(slot, |out| {
                 crate::mqtt::pubrel(out, version, sent.packet_id, ReasonCode::Success);
                 Ok(())

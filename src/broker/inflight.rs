@@ -10,9 +10,9 @@ use crate::mqtt::{PacketId, QoS};
 /// What has to come next for a sent message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Awaits {
-    PubAck,
-    PubRec,
-    PubComp,
+    Ack,
+    Received,
+    Complete,
 }
 
 /// How one delivery differs from its message.
@@ -134,7 +134,7 @@ mod tests {
         let packet_id = window.allocate();
         window.push(Sent {
             packet_id,
-            awaits: Awaits::PubAck,
+            awaits: Awaits::Ack,
             message: None,
             delivery: Delivery::default(),
             unsent: false,
