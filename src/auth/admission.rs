@@ -4,17 +4,23 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use hyper::header::{HeaderMap, HeaderName};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
 use super::anonymous::AnonymousLink;
 use super::certificate_link::CertificateLink;
 use super::chain::{Chain, Link};
 use super::digest::version_of;
 use super::guard::{Guard, Memory};
-use super::jwt::{JwtLink, KeySet};
+use super::http::{HttpLink, Service, parse_url};
+use super::jwt::{JwtLink, KeySet, jwt_terms};
 use super::password::{PasswordFile, PasswordLink};
 use super::scram::{ScramFile, ScramLink};
 use super::{Anonymous, Authenticate, Bans, Credentials, Decision, Refusal};
 use crate::broker::Principal;
-use crate::config::{Auth, Authenticator, Ban, FileRef, Jwt, JwtAlgorithm, Name, SecretRef};
+use crate::config::{Auth, Authenticator, Ban, FileRef, HeaderValue, HttpHook, Jwt, JwtAlgorithm, Name, SecretRef};
 
 /// Reads a referenced file as of this pass: its content, or one line that names it and says why not.
 pub type ReadFile<'a> = dyn Fn(&Path) -> Result<Arc<[u8]>, String> + 'a;
@@ -100,13 +106,19 @@ fn compile(auth: &Auth, contents: &Contents) -> Result<Chain, String> {
             Ok(link) => links.push(link),
             Err(message) => problems.push(format!("auth {}: chain[{index}]: {message}", auth.name)),
         }
-        let transparent =
-            matches!(declared, Authenticator::PasswordFile(_) | Authenticator::Scram(_) | Authenticator::Anonymous(_));
-        if !transparent {
-            opaque.push(format!("{declared:?}"));
-        }
+        opaque.extend(identity(declared));
     }
     if problems.is_empty() { Ok(Chain::new(links)) } else { Err(problems.join("\n")) }
+}
+
+/// What tells a link from another where its answer to a client cannot be known again; `None`: it can.
+fn identity(declared: &Authenticator) -> Option<String> {
+    match declared {
+        Authenticator::PasswordFile(_) | Authenticator::Scram(_) | Authenticator::Anonymous(_) => None,
+        Authenticator::Http(declared) => Some(format!("http {}", declared.url)),
+        Authenticator::Jwt(declared) => Some(format!("jwt {}", jwt_terms(declared))),
+        Authenticator::ClientCertificate(declared) => Some(format!("{declared:?}")),
+    }
 }
 
 fn link(declared: &Authenticator, references: &References<'_>, after: &str) -> Result<Box<dyn Link>, String> {
@@ -127,8 +139,40 @@ fn link(declared: &Authenticator, references: &References<'_>, after: &str) -> R
             let keys = jwt_keys(declared, references)?;
             Ok(Box::new(JwtLink::new(declared, keys, after)))
         }
-        other => Err(format!("{} is not supported by this version", other.key())),
+        Authenticator::Http(declared) => Ok(Box::new(HttpLink::new(declared, service(declared, references)?, after))),
     }
+}
+
+fn service(declared: &HttpHook, references: &References<'_>) -> Result<Service, String> {
+    let url = parse_url(&declared.url)?;
+    let mut headers = HeaderMap::new();
+    for (name, value) in &declared.headers {
+        let text = match value {
+            HeaderValue::Plain(text) => text.to_string(),
+            HeaderValue::Secret(secret) => references.secret(secret)?,
+        };
+        let name: HeaderName = name.parse().map_err(|_| format!("{name:?} is no header's name"))?;
+        let value = text.parse().map_err(|_| format!("the value of header {name} has characters no header has"))?;
+        headers.insert(name, value);
+    }
+    let roots = match (url.scheme_str(), &declared.ca_file) {
+        (Some("https"), Some(file)) => Some(trusted(file, references)?),
+        (Some("https"), None) => {
+            return Err("https wants a `caFile`; the system's is often /etc/ssl/certs/ca-certificates.crt".into());
+        }
+        _ => None,
+    };
+    Service::new(url, headers, roots)
+}
+
+fn trusted(file: &FileRef, references: &References<'_>) -> Result<RootCertStore, String> {
+    let (name, content) = references.file(file)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&content) {
+        let certificate = certificate.map_err(|error| format!("{name}: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("{name}: {error}"))?;
+    }
+    if roots.is_empty() { Err(format!("{name}: no certificate in it")) } else { Ok(roots) }
 }
 
 fn jwt_keys(declared: &Jwt, references: &References<'_>) -> Result<KeySet, String> {

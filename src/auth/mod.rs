@@ -13,6 +13,7 @@ mod chain;
 mod der;
 mod digest;
 mod guard;
+mod http;
 mod jwt;
 mod password;
 mod recent;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
+pub(super) use self::claims::rules;
 use self::claims::{Accepted, Claims};
 pub(super) use self::key::KeySet;
 use self::token::Token;
@@ -36,14 +37,17 @@ struct Verifier {
 
 impl JwtLink {
     pub(super) fn new(declared: &Jwt, keys: KeySet, after: &str) -> Self {
-        // Where the keys lie does not matter to who was admitted by them.
-        let terms = Jwt { key_file: None, jwks_file: None, ..declared.clone() };
-        let terms = format!("{terms:?}");
+        let terms = jwt_terms(declared);
         let admitted_by =
             keys.iter().map(|key| AdmittedBy::write(KIND, &version_of(&[terms.as_bytes(), key.fingerprint()]), after));
         let admitted_by = admitted_by.collect();
         Self { verifier: Arc::new(Verifier { declared: declared.clone(), keys }), admitted_by }
     }
+}
+
+/// What a token must be, without where the keys lie.
+pub(super) fn jwt_terms(declared: &Jwt) -> String {
+    format!("{:?}", Jwt { key_file: None, jwks_file: None, ..declared.clone() })
 }
 
 impl Link for JwtLink {

@@ -3,6 +3,7 @@
 mod certificate;
 mod chain;
 mod guard;
+mod http;
 mod jwt;
 mod password;
 mod scram;

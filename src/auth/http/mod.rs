@@ -1,0 +1,218 @@
+//! `http`: asks a service who may come in. Whatever is not a clear answer keeps the client out.
+//!
+//! The question is a JSON object (POST) or a query string (GET) of [`question`]'s fields. The answer is status 200 with
+//! `{"result": "allow" | "deny" | "ignore"}`, and where it allows, perhaps `username`, `acl` (as in a token) and
+//! `expiresAt` (seconds since 1970). 401 and 403 deny, 204 passes on.
+
+mod breaker;
+mod cache;
+mod client;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hyper::Uri;
+use serde_json::{Map, Value, json};
+use time::OffsetDateTime;
+
+use self::breaker::Breaker;
+use self::cache::Cache;
+pub(super) use self::client::Service;
+use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Grant, Link};
+use super::digest::version_of;
+use super::{Refusal, jwt};
+use crate::broker::Principal;
+use crate::config::{HttpHook, HttpMethod};
+use crate::mqtt::ProtocolVersion;
+
+const KIND: &str = "http";
+
+/// The service as a link of a chain.
+pub(super) struct HttpLink {
+    hook: Arc<Hook>,
+}
+
+struct Hook {
+    service: Service,
+    method: HttpMethod,
+    timeout: Duration,
+    max_concurrent: u16,
+    under_way: AtomicU16,
+    breaker: Breaker,
+    cache: Cache,
+    admitted_by: Arc<str>,
+}
+
+/// What the service says.
+#[derive(Debug, Clone, PartialEq)]
+enum Verdict {
+    Allow {
+        /// `None`: as it gave it.
+        username: Option<String>,
+        acl: Option<Value>,
+        expires_at_unix_s: Option<i64>,
+    },
+    Deny,
+    Ignore,
+}
+
+impl HttpLink {
+    pub(super) fn new(declared: &HttpHook, service: Service, after: &str) -> Self {
+        let version = version_of(&[declared.url.as_bytes()]);
+        let breaker = &declared.circuit_breaker;
+        Self {
+            hook: Arc::new(Hook {
+                service,
+                method: declared.method,
+                timeout: Duration::from_millis(u64::from(declared.timeout_ms)),
+                max_concurrent: declared.max_concurrent,
+                under_way: AtomicU16::new(0),
+                breaker: Breaker::new(breaker.failures, Duration::from_secs(u64::from(breaker.open_s))),
+                cache: Cache::new(Duration::from_secs(u64::from(declared.cache_ttl_s))),
+                admitted_by: AdmittedBy::write(KIND, &version, after),
+            }),
+        }
+    }
+}
+
+impl Link for HttpLink {
+    fn judge(&self, attempt: &Arc<Attempt>) -> Answer {
+        if attempt.method.is_some() {
+            return Answer::PassOn { owed: false };
+        }
+        let key = self.hook.cache.key(attempt);
+        if let Some(verdict) = self.hook.cache.get(&key, Instant::now()) {
+            return self.hook.answer(&verdict, attempt);
+        }
+        let (hook, attempt) = (Arc::clone(&self.hook), Arc::clone(attempt));
+        Answer::Later(Box::new(move || match hook.ask(&attempt) {
+            Ok(verdict) => {
+                let answer = hook.answer(&verdict, &attempt);
+                hook.cache.put(key, verdict, Instant::now());
+                answer
+            }
+            Err(refusal) => Answer::Deny(refusal),
+        }))
+    }
+
+    /// The service cannot be asked without the password: as long as it is the same one, its word stands.
+    fn confirms(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Confirmation {
+        let own = AdmittedBy::parse(&self.hook.admitted_by);
+        if own == Some(AdmittedBy { offered: None, ..*admission }) { Confirmation::Yes } else { Confirmation::PassesOn }
+    }
+}
+
+impl Hook {
+    fn ask(&self, attempt: &Attempt) -> Result<Verdict, Refusal> {
+        if self.breaker.is_open(Instant::now()) {
+            return Err(Refusal::Unavailable);
+        }
+        if self.under_way.fetch_add(1, Ordering::Relaxed) >= self.max_concurrent {
+            self.under_way.fetch_sub(1, Ordering::Relaxed);
+            return Err(Refusal::Unavailable);
+        }
+        let answer = self.service.ask(self.method, &question(attempt), self.timeout);
+        self.under_way.fetch_sub(1, Ordering::Relaxed);
+        let verdict = answer.and_then(|(status, body)| understand(status, &body));
+        self.breaker.note(verdict.is_ok(), Instant::now());
+        verdict.map_err(|error| {
+            tracing::warn!(service = %self.service.shown(), %error, "the authentication service does not answer");
+            Refusal::Unavailable
+        })
+    }
+
+    fn answer(&self, verdict: &Verdict, attempt: &Attempt) -> Answer {
+        let Verdict::Allow { username, acl, expires_at_unix_s } = verdict else {
+            return match verdict {
+                Verdict::Ignore => Answer::PassOn { owed: false },
+                _ => Answer::Deny(Refusal::BadCredentials),
+            };
+        };
+        let remaining_s = expires_at_unix_s.map(|end| end.saturating_sub(OffsetDateTime::now_utc().unix_timestamp()));
+        let rules = acl.as_ref().map(jwt::rules);
+        if remaining_s.is_some_and(|left| left <= 0) || matches!(rules, Some(None)) {
+            return Answer::Deny(Refusal::BadCredentials);
+        }
+        let remaining_ms = remaining_s.and_then(|left| u64::try_from(left).ok()).map(|left| left.saturating_mul(1000));
+        Answer::Allow(Grant {
+            username: username.as_deref().map(Box::from).or_else(|| attempt.username.clone()),
+            admitted_by: Arc::clone(&self.admitted_by),
+            claims_acl: rules.flatten().map(|rules| Arc::new(rules) as _),
+            expires_at: remaining_ms.map(|left| attempt.now.saturating_add(left)),
+            data: None,
+        })
+    }
+}
+
+/// What the service is told of a client. A password that is no text goes as `passwordBase64`.
+fn question(attempt: &Attempt) -> Map<String, Value> {
+    let protocol = match attempt.version {
+        ProtocolVersion::V3_1 => "3.1",
+        ProtocolVersion::V3_1_1 => "3.1.1",
+        ProtocolVersion::V5 => "5.0",
+    };
+    let mut fields = Map::new();
+    let mut put = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            fields.insert(name.to_owned(), value);
+        }
+    };
+    put("endpoint", Some(json!(&*attempt.endpoint)));
+    put("clientId", Some(json!(attempt.client_id)));
+    put("username", attempt.username.as_deref().map(|username| json!(username)));
+    match attempt.password.as_deref().map(|password| (password, std::str::from_utf8(password))) {
+        Some((_, Ok(text))) => put("password", Some(json!(text))),
+        Some((bytes, Err(_))) => put("passwordBase64", Some(json!(STANDARD.encode(bytes)))),
+        None => {}
+    }
+    put("address", attempt.peer.map(|peer| json!(peer.ip().to_canonical().to_string())));
+    put("protocol", Some(json!(protocol)));
+    put("tls", Some(json!(attempt.tls)));
+    let certificate = attempt.certificate.as_ref();
+    put("certificateCommonName", certificate.and_then(|shown| shown.common_name.as_ref()).map(|name| json!(name)));
+    fields
+}
+
+/// A clear answer, or why it is none.
+fn understand(status: u16, body: &[u8]) -> Result<Verdict, String> {
+    match status {
+        200 => {}
+        204 => return Ok(Verdict::Ignore),
+        401 | 403 => return Ok(Verdict::Deny),
+        other => return Err(format!("it answers with status {other}")),
+    }
+    let answer: Map<String, Value> =
+        serde_json::from_slice(body).map_err(|_| "its answer is no JSON object".to_owned())?;
+    match answer.get("result").and_then(Value::as_str) {
+        Some("deny") => Ok(Verdict::Deny),
+        Some("ignore") => Ok(Verdict::Ignore),
+        Some("allow") => {
+            let username = match answer.get("username") {
+                None | Some(Value::Null) => None,
+                Some(Value::String(username)) if !username.is_empty() => Some(username.clone()),
+                Some(_) => return Err("`username` in its answer is no name".into()),
+            };
+            let expires_at_unix_s = match answer.get("expiresAt") {
+                None | Some(Value::Null) => None,
+                Some(end) => Some(end.as_i64().ok_or("`expiresAt` in its answer is no whole number")?),
+            };
+            let acl = answer.get("acl").filter(|acl| !acl.is_null()).cloned();
+            Ok(Verdict::Allow { username, acl, expires_at_unix_s })
+        }
+        _ => Err("`result` in its answer is none of allow, deny, ignore".into()),
+    }
+}
+
+/// What a declared URL must be.
+pub(super) fn parse_url(url: &str) -> Result<Uri, String> {
+    let uri: Uri = url.parse().map_err(|_| format!("{url} is not a URL"))?;
+    let known = matches!(uri.scheme_str(), Some("http" | "https"));
+    let authority = uri.authority().filter(|_| known).ok_or_else(|| format!("{url} is not an http or https URL"))?;
+    if authority.as_str().contains('@') {
+        return Err("a URL must not hold a user name or password; write `headers` with a secret".into());
+    }
+    Ok(uri)
+}

@@ -1,0 +1,184 @@
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+/// A service that answers each question with what `answer` makes of it, and remembers the questions.
+struct TestService {
+    url: String,
+    questions: Arc<Mutex<Vec<String>>>,
+}
+
+impl TestService {
+    fn start(answer: impl Fn(&str) -> String + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/auth", listener.local_addr().unwrap());
+        let questions: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = Arc::clone(&questions);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let question = read_request(&mut stream);
+                let answer = answer(&question);
+                seen.lock().unwrap().push(question);
+                // The broker may have given up.
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+        Self { url, questions }
+    }
+
+    fn asked(&self) -> usize {
+        self.questions.lock().unwrap().len()
+    }
+}
+
+fn read_request(stream: &mut impl Read) -> String {
+    let mut text = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let count = stream.read(&mut buffer).unwrap_or(0);
+        text.extend_from_slice(&buffer[..count]);
+        let shown = String::from_utf8_lossy(&text).into_owned();
+        let wanted = shown.split_once("\r\n\r\n").map(|(head, body)| {
+            let length =
+                head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            body.len() >= length.unwrap_or(0)
+        });
+        if count == 0 || wanted == Some(true) {
+            return shown;
+        }
+    }
+}
+
+fn response(status: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
+}
+
+fn door(service: &TestService, more: &str) -> Door {
+    let house = House::with(&[("token", "Bearer s3cret\n")]);
+    house.door(&format!(
+        "{{chain: [{{http: {{url: \"{}\", headers: {{authorization: \"file:token\"}} {more}}}}}], \
+         rateLimit: {{maxFailures: 1000, windowS: 60}}}}",
+        service.url
+    ))
+}
+
+#[test]
+fn only_a_clear_answer_lets_a_client_in() {
+    let cases = [
+        ("200 OK", r#"{"result": "allow"}"#, "in as alice"),
+        ("200 OK", r#"{"result": "allow", "username": "alias"}"#, "in as alias"),
+        ("200 OK", r#"{"result": "allow", "expiresAt": 4102444800}"#, "in as alice"),
+        ("200 OK", r#"{"result": "allow", "expiresAt": 1000}"#, "BadCredentials"),
+        ("200 OK", r#"{"result": "allow", "acl": {"pub": ["a/#"]}}"#, "in as alice"),
+        ("200 OK", r#"{"result": "allow", "acl": "all"}"#, "BadCredentials"),
+        ("200 OK", r#"{"result": "deny"}"#, "BadCredentials"),
+        ("200 OK", r#"{"result": "ignore"}"#, "BadCredentials"),
+        ("204 No Content", "", "BadCredentials"),
+        ("401 Unauthorized", "", "BadCredentials"),
+        ("403 Forbidden", r#"{"result": "allow"}"#, "BadCredentials"),
+        ("200 OK", r#"{"result": "Allow"}"#, "Unavailable"),
+        ("200 OK", r#"{"result": true}"#, "Unavailable"),
+        ("200 OK", r#"{"result": "allow", "username": ""}"#, "Unavailable"),
+        ("200 OK", r#"{"result": "allow", "username": 7}"#, "Unavailable"),
+        ("200 OK", r#"["allow"]"#, "Unavailable"),
+        ("200 OK", "allow", "Unavailable"),
+        ("200 OK", "", "Unavailable"),
+        ("201 Created", r#"{"result": "allow"}"#, "Unavailable"),
+        ("302 Found", r#"{"result": "allow"}"#, "Unavailable"),
+        ("404 Not Found", r#"{"result": "allow"}"#, "Unavailable"),
+        ("500 Oops", r#"{"result": "allow"}"#, "Unavailable"),
+    ];
+    for (status, body, expected) in cases {
+        let service = TestService::start(move |_| response(status, body));
+        assert_eq!(door(&service, "").answer(&user("alice", "secret")), expected, "{status} {body}");
+    }
+    let garbage = TestService::start(|_| "garbage\r\n\r\n".into());
+    assert_eq!(door(&garbage, "").answer(&user("alice", "secret")), "Unavailable");
+    let endless = TestService::start(|_| response("200 OK", &" ".repeat(1 << 20)));
+    assert_eq!(door(&endless, "").answer(&user("alice", "secret")), "Unavailable");
+}
+
+#[test]
+fn the_service_is_told_who_asks_and_who_the_broker_is() {
+    let service = TestService::start(|_| response("200 OK", r#"{"result": "allow"}"#));
+    let knock = Knock { password: Some(vec![0xFF, 0x00]), ..user("alice & bob", "") };
+    door(&service, "").answer(&user("alice & bob", "p\"w"));
+    door(&service, "").answer(&knock);
+    door(&service, ", method: GET").answer(&user("alice & bob", "p w"));
+    let questions = service.questions.lock().unwrap();
+    let has = |index: usize, text: &str| assert!(questions[index].contains(text), "{text}: {}", questions[index]);
+    has(0, "POST /auth HTTP/1.1");
+    has(0, "authorization: Bearer s3cret");
+    has(0, r#""clientId":"c1","username":"alice & bob","password":"p\"w","address":"192.0.2.1","protocol":"5.0""#);
+    has(1, r#""passwordBase64":"/wA=""#);
+    has(2, "GET /auth?endpoint=e&clientId=c1&username=alice%20%26%20bob&password=p%20w&address=192.0.2.1");
+}
+
+#[test]
+fn a_service_that_hangs_or_is_gone_keeps_clients_out_and_is_left_alone() {
+    let hanging = TestService::start(|_| {
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        String::new()
+    });
+    let breaker = ", timeoutMs: 50, circuitBreaker: {failures: 2, openS: 60}";
+    let hanging_door = door(&hanging, breaker);
+    let gone = TestService { url: "http://127.0.0.1:1/".into(), questions: Arc::default() };
+    let gone_door = door(&gone, breaker);
+    for _ in 0..4 {
+        assert_eq!(hanging_door.answer(&user("alice", "secret")), "Unavailable");
+        assert_eq!(gone_door.answer(&user("alice", "secret")), "Unavailable");
+    }
+    // The first is still being answered; the third and fourth never went out.
+    assert!(hanging.asked() <= 2, "{}", hanging.asked());
+}
+
+#[test]
+fn answers_are_kept_for_the_same_question_only_and_no_longer_than_declared() {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&count);
+    let service = TestService::start(move |question| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let right = question.contains(r#""password":"secret""#);
+        response("200 OK", if right { r#"{"result": "allow"}"# } else { r#"{"result": "deny"}"# })
+    });
+    let kept = door(&service, ", cacheTtlS: 60");
+    let asked = |door: &Door, knock: &Knock| (door.answer(knock), count.swap(0, Ordering::SeqCst));
+    let alice = user("alice", "secret");
+    assert_eq!(asked(&kept, &alice), ("in as alice".into(), 1));
+    assert_eq!(asked(&kept, &alice), ("in as alice".into(), 0));
+    assert_eq!(asked(&kept, &user("alice", "guess")), ("BadCredentials".into(), 1));
+    assert_eq!(asked(&kept, &user("alice", "guess")), ("BadCredentials".into(), 0));
+    assert_eq!(asked(&kept, &Knock { client_id: "c2", ..alice.clone() }), ("in as alice".into(), 1));
+    assert_eq!(asked(&kept, &Knock { peer: None, ..alice.clone() }), ("in as alice".into(), 1));
+    let not_kept = door(&service, "");
+    assert_eq!([asked(&not_kept, &alice).1, asked(&not_kept, &alice).1], [1, 1]);
+}
+
+#[test]
+fn a_changed_service_confirms_nobody() {
+    let answer = |_: &str| response("200 OK", r#"{"result": "allow"}"#);
+    let (one, other) = (TestService::start(answer), TestService::start(answer));
+    let principal = door(&one, "").try_knock(&user("alice", "secret")).unwrap();
+    assert!(door(&one, ", timeoutMs: 900").confirms(&principal) && !door(&other, "").confirms(&principal));
+}
+
+#[test]
+fn declarations_that_cannot_work_are_refused_with_a_reason() {
+    let cases = [
+        ("url: \"https://127.0.0.1/\"", "https wants a `caFile`"),
+        ("url: \"https://127.0.0.1/\", caFile: ca", "ca: no certificate in it"),
+        ("url: \"ftp://127.0.0.1/\"", "is not an http or https URL"),
+        ("url: \"http://u:p@127.0.0.1/\"", "must not hold a user name"),
+        ("url: \"http://127.0.0.1/\", headers: {x: \"file:none\"}", "no such file"),
+        ("url: \"http://127.0.0.1/\", headers: {x: \"env:WEIR_TEST_UNSET\"}", "WEIR_TEST_UNSET is not set"),
+    ];
+    for (declared, expected) in cases {
+        let house = House::with(&[("ca", "")]);
+        let message = house.try_door(&format!("{{chain: [{{http: {{{declared}}}}}]}}")).err().unwrap();
+        assert!(message.contains(expected), "{declared}: {message}");
+    }
+}
