@@ -11,6 +11,7 @@ mod memory;
 mod node;
 mod reconcile_sim;
 mod script;
+mod statements;
 mod status;
 mod tcp;
 mod wire;

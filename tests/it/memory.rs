@@ -1,25 +1,21 @@
 //! Scripts against the core in memory.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use weirmq::broker::{EndpointLimits, home_shard};
+use weirmq::broker::{Authorize, EndpointLimits, EndpointPolicy, Subject, home_shard};
 use weirmq::mqtt::QoS;
 
 use crate::node::{Node, policy};
 use crate::script::{Patience, Transport, TransportEvent};
 
 /// The endpoints that scripts name, as the core knows them. `endpoints.rs` declares the same ones.
-pub fn limits(endpoint: &str) -> Option<(u32, EndpointLimits)> {
-    match endpoint {
-        "default" => Some((1, EndpointLimits::default())),
+fn endpoint(name: &str) -> Option<Arc<EndpointPolicy>> {
+    let limits = EndpointLimits::default();
+    Some(match name {
+        "default" => policy(1, limits),
         "small" => {
-            let limits = EndpointLimits {
-                receive_maximum: 2,
-                message_max_size: 1024,
-                topic_alias_maximum: 3,
-                ..EndpointLimits::default()
-            };
-            Some((2, limits))
+            policy(2, EndpointLimits { receive_maximum: 2, message_max_size: 1024, topic_alias_maximum: 3, ..limits })
         }
         "limited" => {
             let limits = EndpointLimits {
@@ -27,11 +23,34 @@ pub fn limits(endpoint: &str) -> Option<(u32, EndpointLimits)> {
                 session_expiry_max_s: Some(100),
                 maximum_qos: QoS::AtLeastOnce,
                 retain_available: false,
-                ..EndpointLimits::default()
+                topic_alias_maximum: 0,
+                ..limits
             };
-            Some((3, limits))
+            policy(3, limits)
         }
-        _ => None,
+        "rules" => {
+            let plain = Arc::into_inner(policy(4, limits))?;
+            Arc::new(EndpointPolicy { acl: Some(Arc::new(DeniedTopics)), ..plain })
+        }
+        _ => return None,
+    })
+}
+
+/// Nothing of `denied/` may be published or subscribed to.
+#[derive(Debug)]
+struct DeniedTopics;
+
+impl Authorize for DeniedTopics {
+    fn may_publish(&self, _: Subject<'_>, topic: &str, _: QoS, _: bool) -> bool {
+        !topic.starts_with("denied/")
+    }
+
+    fn may_subscribe(&self, _: Subject<'_>, filter: &str, _: QoS) -> bool {
+        !filter.starts_with("denied/")
+    }
+
+    fn may_receive(&self, _: Subject<'_>, _: &str) -> bool {
+        true
     }
 }
 
@@ -51,8 +70,8 @@ impl MemoryTransport {
 
 impl Transport for MemoryTransport {
     fn open(&mut self, endpoint: &str) -> Result<usize, String> {
-        let (id, limits) = limits(endpoint).ok_or_else(|| format!("no endpoint is called {endpoint:?}"))?;
-        Ok(self.node.open(policy(id, limits)))
+        let policy = self::endpoint(endpoint).ok_or_else(|| format!("no endpoint is called {endpoint:?}"))?;
+        Ok(self.node.open(policy))
     }
 
     fn send(&mut self, link: usize, bytes: &[u8]) {

@@ -193,15 +193,24 @@ impl Player<'_> {
                 Ok(())
             }
             Action::Settle => self.settle(),
-            Action::Repeat { times, name, steps } => (1..=*times).try_for_each(|count| {
-                let variables: Map<String, Value> = [(name.clone(), Value::from(count))].into_iter().collect();
-                let steps: Vec<Step> = steps
-                    .iter()
-                    .map(|step| Step::parse(super::substitute(step, &variables)))
-                    .collect::<Result<_, _>>()?;
-                self.steps(&steps).map_err(|error| format!("round {count}: {error}"))
-            }),
+            Action::Repeat { times, name, steps } => self.repeat(*times, name, steps),
         }
+    }
+
+    fn repeat(&mut self, times: u64, name: &str, steps: &[Value]) -> Result<(), String> {
+        let parse = |count: u64| -> Result<Vec<Step>, String> {
+            let variables: Map<String, Value> = [(name.to_owned(), Value::from(count))].into_iter().collect();
+            steps.iter().map(|step| Step::parse(super::substitute(step, &variables))).collect()
+        };
+        let mut parsed = parse(1)?;
+        let differs = steps.iter().any(|step| step.to_string().contains(&format!("${{{name}}}")));
+        for count in 1..=times {
+            if differs && count > 1 {
+                parsed = parse(count)?;
+            }
+            self.steps(&parsed).map_err(|error| format!("round {count}: {error}"))?;
+        }
+        Ok(())
     }
 
     fn peer(&mut self, client: &str) -> Result<&mut Peer, String> {
