@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::memory::MemoryTransport;
+use crate::process::Broker;
 use crate::script::{Names, Script, load_directory, play};
 use crate::tcp::TcpTransport;
 use crate::wire::Version;
@@ -108,6 +109,34 @@ fn in_memory_on_one_shard() {
 #[test]
 fn in_memory_on_three_shards() {
     play_in_memory(3);
+}
+
+fn play_against_the_broker(shards: u16) {
+    let mut scripts = scripts();
+    scripts.retain(|script| script.memory_only.is_none());
+    let mut broker = Broker::start(shards);
+    let (alone, together): (Vec<Run>, Vec<Run>) = runs(scripts).into_iter().partition(|run| run.script.exclusive);
+    let mut failures = play_over_tcp(&together, broker.endpoints(), "");
+    if !broker.is_alive() {
+        failures.push(format!("the broker ended:\n{}", broker.log()));
+    }
+    for run in &alone {
+        let broker = Broker::start(shards);
+        if let Err(error) = play_one_over_tcp(run, broker.endpoints(), "") {
+            failures.push(format!("{}\n  {error}", run.name()));
+        }
+    }
+    report(&failures, together.len() + alone.len());
+}
+
+#[test]
+fn over_tcp_on_one_shard() {
+    play_against_the_broker(1);
+}
+
+#[test]
+fn over_tcp_on_three_shards() {
+    play_against_the_broker(3);
 }
 
 /// Any broker: WEIR_CONFORMANCE_ADDR=host:port. Its deviations fail the test; who is right is for the reader to say.

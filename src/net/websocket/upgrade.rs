@@ -9,7 +9,8 @@ use crate::net::policy::WebSocketPolicy;
 
 /// Bytes of the request, its headers included.
 const REQUEST_MAX_BYTES: usize = 8192;
-/// The subprotocols that mean MQTT: the registered one, and the one of the days of 3.1 [MQTT-6.0.0-3].
+/// The subprotocols that mean MQTT: the registered one, to be chosen where it is offered [MQTT-6.0.0-4], and the one of the
+/// days of 3.1.
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 
 /// What came of a client's first bytes.
@@ -69,7 +70,7 @@ fn origin_allowed(headers: &HeaderMap, policy: &WebSocketPolicy) -> bool {
 
 /// The first subprotocol of the client's list that is MQTT, in our own spelling.
 fn subprotocol(headers: &HeaderMap) -> Option<&'static str> {
-    words(headers, &SEC_WEBSOCKET_PROTOCOL).find_map(|offered| SUBPROTOCOLS.into_iter().find(|known| *known == offered))
+    SUBPROTOCOLS.into_iter().find(|known| words(headers, &SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == *known))
 }
 
 fn words<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {

@@ -143,7 +143,7 @@ impl Player<'_> {
 
     fn action(&mut self, action: &Action) -> Result<(), String> {
         match action {
-            Action::Open { client } => self.open(client, self.version),
+            Action::Open { client } => self.open(client, self.version, self.endpoint),
             Action::Connect { client, fields } => self.connect(client, fields.clone()),
             Action::Send { client, packets } => self.send(client, packets),
             Action::Raw { client, bytes } => {
@@ -217,8 +217,8 @@ impl Player<'_> {
         self.peers.get_mut(client).ok_or_else(|| format!("no client is called {client:?} yet"))
     }
 
-    fn open(&mut self, client: &str, version: Version) -> Result<(), String> {
-        let link = self.transport.open(self.endpoint)?;
+    fn open(&mut self, client: &str, version: Version, endpoint: &str) -> Result<(), String> {
+        let link = self.transport.open(endpoint)?;
         let peer = Peer {
             link,
             version,
@@ -249,6 +249,7 @@ impl Player<'_> {
         let session: Option<bool> = fields.optional("session")?;
         let expected: Option<Value> = fields.optional("connack")?;
         let answered = fields.optional::<bool>("answered")?.unwrap_or(true);
+        let endpoint: Option<String> = fields.optional("endpoint")?;
         let id_of: Option<String> = fields.optional("id_of")?;
         let expiry: Option<u32> = fields.optional("expiry")?;
         let mut connect = packets::connect(&mut fields, client, version, self.names)?;
@@ -262,7 +263,7 @@ impl Player<'_> {
             connect.client_id = self.transport.client_id(&connect.client_id);
         }
         if self.peers.get(client).is_none_or(|peer| peer.closed || peer.connected) {
-            self.open(client, version)?;
+            self.open(client, version, endpoint.as_deref().unwrap_or(self.endpoint))?;
         }
         let peer = self.peer(client)?;
         peer.version = version;
