@@ -2,6 +2,7 @@
 #![allow(unreachable_pub)] // nothing is public in a test binary
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
+mod client;
 mod codec;
 mod conformance;
 mod environment;
@@ -11,6 +12,7 @@ mod memory;
 mod node;
 mod process;
 mod reconcile_sim;
+mod scram;
 mod script;
 mod statements;
 mod status;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// How long a broker may take to listen.
-const START_GUARD: Duration = Duration::from_secs(60);
+const START_GUARD: Duration = Duration::from_secs(30);
 
 /// The endpoints that every broker of the tests has: name, and fields beside port and host. `memory.rs` has the same.
 const ENDPOINTS: &[(&str, &str)] = &[
@@ -21,7 +21,10 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ),
     ("rules", "enableAcl: true"),
     ("websocket", "useWebsocket: true, path: /mqtt"),
+    ("scram", "enableAuth: true, auth: scram"),
 ];
+
+const AUTH: &str = "auth: {name: scram, chain: [{scram: {file: users.scram}}]}\n";
 
 /// Scripts that share a broker put their topics one level down.
 const ACL: &str = "acl: {name: default, noMatch: allow, rules: [{permission: deny, action: all, \
@@ -55,13 +58,15 @@ impl Broker {
         let mut endpoints = HashMap::new();
         for ((name, fields), listener) in ENDPOINTS.iter().zip(&free) {
             let address = listener.local_addr().expect("its address");
-            let base = if fields.contains("enableAcl") { "" } else { "enableAcl: false, " };
-            let document =
-                format!("endpoint: {{host: 127.0.0.1, port: {}, enableAuth: false, {base}{fields}}}\n", address.port());
+            let acl = if fields.contains("enableAcl") { "" } else { "enableAcl: false, " };
+            let auth = if fields.contains("enableAuth") { "" } else { "enableAuth: false, " };
+            let document = format!("endpoint: {{host: 127.0.0.1, port: {}, {auth}{acl}{fields}}}\n", address.port());
             std::fs::write(declared.join(format!("{name}.yaml")), document).expect("a document");
             endpoints.insert((*name).to_owned(), address);
         }
         std::fs::write(declared.join("acl.yaml"), ACL).expect("a document");
+        std::fs::write(declared.join("auth.yaml"), AUTH).expect("a document");
+        std::fs::write(declared.join("users.scram"), crate::scram::record("user", "secret")).expect("the users");
         drop(free);
         let log = File::create(directory.path().join("log")).expect("a log");
         let child = Command::new(env!("CARGO_BIN_EXE_weir"))
@@ -81,11 +86,12 @@ impl Broker {
         let mut waiting: Vec<SocketAddr> = self.endpoints.values().copied().collect();
         while !waiting.is_empty() {
             waiting.retain(|address| TcpStream::connect(address).is_err());
-            let ended = self.child.try_wait().expect("a child of ours").is_some();
-            if ended || Instant::now() > deadline {
-                eprintln!("the broker does not listen on {waiting:?}:\n{}", self.log());
+            let log = self.log();
+            if log.contains("in use") {
                 return false;
             }
+            let is_late = Instant::now() > deadline;
+            assert!(self.is_alive() && !is_late, "the broker does not listen on {waiting:?}:\n{log}");
             std::thread::sleep(Duration::from_millis(10));
         }
         true

@@ -76,7 +76,10 @@ fn match_publish(publish: &Publish, fields: &mut Fields, version: Version, names
         return Err(format!("payload is {:?}, not {:?}", shown(&publish.payload), shown(&payload)));
     }
     same("qos", publish.qos, fields.optional("qos")?.unwrap_or(0))?;
-    same("retain", publish.retain, fields.optional("retain")?.unwrap_or(false))?;
+    let retain = fields.optional::<Value>("retain")?.unwrap_or(Value::Bool(false));
+    if retain.as_str() != Some("any") {
+        same("retain", Value::Bool(publish.retain), retain)?;
+    }
     same("dup", publish.dup, fields.optional("dup")?.unwrap_or(false))?;
     match fields.optional::<u16>("id")? {
         Some(id) => same("id", publish.id, Some(id)),

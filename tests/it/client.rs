@@ -1,0 +1,114 @@
+//! A blocking MQTT client over TCP for tests in Rust: strict on what it receives, free in what it sends.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::wire::{Connect, Observer, Packet, Properties, Publish, Version, decode_server_packet};
+
+/// How long something that must happen may take on a slow machine.
+const GUARD: Duration = Duration::from_secs(20);
+
+/// A connection to a broker.
+pub struct Client {
+    pub stream: TcpStream,
+    version: Version,
+    observer: Observer,
+    received: Vec<u8>,
+}
+
+impl Client {
+    /// Opens a connection and sends nothing.
+    pub fn open(address: SocketAddr, version: Version) -> Client {
+        let stream = TcpStream::connect(address).expect("it listens");
+        stream.set_read_timeout(Some(GUARD)).expect("a timeout above zero");
+        stream.set_nodelay(true).expect("a socket option");
+        Client { stream, version, observer: Observer::new(version), received: Vec::new() }
+    }
+
+    /// Opens a connection and is admitted with a clean start.
+    pub fn connect(address: SocketAddr, version: Version, client_id: &str) -> Client {
+        let mut client = Client::open(address, version);
+        client.send(&connect(version, client_id, Properties::new()));
+        match client.receive() {
+            Some(Packet::ConnAck { code: 0, .. }) => client,
+            other => panic!("{client_id} was not admitted: {other:?}"),
+        }
+    }
+
+    /// Sends a packet.
+    pub fn send(&mut self, packet: &Packet) {
+        self.observer.sent(packet);
+        // A broker that refuses a packet may close before all of it is sent.
+        let _ = self.stream.write_all(&packet.encode(self.version));
+    }
+
+    /// Sends bytes, whatever they are.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.observer.sent_raw();
+        self.stream.write_all(bytes)
+    }
+
+    /// The next packet; `None`: the broker closed.
+    pub fn receive(&mut self) -> Option<Packet> {
+        loop {
+            if let Some((mut packet, size)) = decode_server_packet(self.version, &self.received).expect("a packet") {
+                self.received.drain(..size);
+                self.observer.received(&mut packet, size).expect("what a server may send");
+                return Some(packet);
+            }
+            let mut buffer = [0; 65_536];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(count) => self.received.extend_from_slice(&buffer[..count]),
+                Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                    return None;
+                }
+                Err(error) => panic!("nothing came: {error}"),
+            }
+        }
+    }
+
+    /// Subscribes to one filter and waits for the SUBACK.
+    pub fn subscribe(&mut self, filter: &str, qos: u8) {
+        let filters = vec![(filter.to_owned(), qos)];
+        self.send(&Packet::Subscribe { id: 1, properties: Properties::new(), filters });
+        match self.receive() {
+            Some(Packet::SubAck { codes, .. }) if codes == [qos] => {}
+            other => panic!("{filter} was not granted: {other:?}"),
+        }
+    }
+
+    /// PINGREQ and its PINGRESP, with nothing in between.
+    pub fn ping(&mut self) {
+        self.send(&Packet::PingReq);
+        assert_eq!(self.receive(), Some(Packet::PingResp));
+    }
+}
+
+/// A CONNECT with a clean start and no keep-alive.
+pub fn connect(version: Version, client_id: &str, properties: Properties) -> Packet {
+    Packet::Connect(Connect {
+        version,
+        clean: true,
+        keep_alive_s: 0,
+        client_id: client_id.to_owned(),
+        username: None,
+        password: None,
+        will: None,
+        properties,
+    })
+}
+
+/// A PUBLISH without properties.
+pub fn publish(topic: &str, payload: &[u8], qos: u8, id: Option<u16>) -> Packet {
+    Packet::Publish(Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic: topic.to_owned(),
+        id,
+        properties: Properties::new(),
+        payload: payload.to_vec(),
+    })
+}
