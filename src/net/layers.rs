@@ -10,6 +10,8 @@ use crate::broker::OutBuf;
 
 /// Ciphertext that may wait for the socket, bytes.
 const TLS_BUFFER_MAX_BYTES: usize = 64 << 10;
+/// The WebSocket close code that says that all is well.
+const NORMAL_CLOSURE: u16 = 1000;
 /// Slices of one system call.
 const SLICES: usize = 16;
 
@@ -82,8 +84,19 @@ impl Layers {
             || self.websocket.as_ref().is_some_and(|websocket| websocket.writer.has_pending())
     }
 
-    /// Says goodbye in each layer's words, innermost first. `code` is a WebSocket close code.
-    pub(super) fn close(&mut self, code: u16) {
+    /// Queues WebSocket's close frame, unless one was sent. (TLS's goodbye is [`finish`].)
+    pub(super) fn close(&mut self) {
+        self.close_with(NORMAL_CLOSURE);
+    }
+
+    /// Queues the close frame that tells of an error. (TLS has queued its alert by itself.)
+    pub(super) fn close_for(&mut self, error: &LayerError) {
+        if let LayerError::WebSocket(error) = error {
+            self.close_with(error.code);
+        }
+    }
+
+    fn close_with(&mut self, code: u16) {
         if let Some(websocket) = &mut self.websocket {
             websocket.writer.close(Some(code));
         }

@@ -129,6 +129,17 @@ struct Inner {
     sequence: Arc<AtomicU64>,
 }
 
+impl Drop for Inner {
+    /// Nobody is left to ask for anything: the threads end at once.
+    fn drop(&mut self) {
+        self.acceptor.send(Command::Stop { reply: oneshot::channel().0 });
+        for shard in &self.shards {
+            let reply = oneshot::channel().0;
+            shard.send(Event::Control(Control::Shutdown { grace: Duration::ZERO, reply }));
+        }
+    }
+}
+
 /// File descriptors that are no connections: listening sockets, files, the control plane's own connections.
 const OTHER_DESCRIPTORS: u64 = 512;
 
@@ -171,7 +182,10 @@ impl DataPlane {
     pub async fn install(&self, changes: Vec<ListenerChange>) -> Result<(), PlaneError> {
         let (reply, answer) = oneshot::channel();
         self.inner.acceptor.send(Command::Install { changes, reply });
-        answer.await.map_err(|_| PlaneError::Stopped)?
+        let result = answer.await.map_err(|_| PlaneError::Stopped)?;
+        // A removed socket may have been what stood in the way.
+        self.inner.pool.close_shared_ports();
+        result
     }
 
     /// Puts a new policy in force for an endpoint's open connections; done when every shard has it.

@@ -1,7 +1,7 @@
 //! Listening sockets: binding them, sharing a port for the moment of a hand-over, what is alive of them.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -191,11 +191,15 @@ impl ListeningSocket {
 
 /// Every listening socket the acceptor holds, for those who bind beside them and for the status.
 #[derive(Default)]
-pub(super) struct SocketPool(Mutex<HashMap<SocketKey, Arc<ListeningSocket>>>);
+pub(super) struct SocketPool {
+    sockets: Mutex<HashMap<SocketKey, Arc<ListeningSocket>>>,
+    /// Ports that were bound beside themselves, and that the kernel still takes for shared.
+    shared_ports: Mutex<HashSet<u16>>,
+}
 
 impl SocketPool {
     fn lock(&self) -> MutexGuard<'_, HashMap<SocketKey, Arc<ListeningSocket>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn insert(&self, key: SocketKey, socket: Arc<ListeningSocket>) {
@@ -246,7 +250,26 @@ impl SocketPool {
         }
         let bound = bound?;
         bound.socket.socket.set_reuse_port(options.reuse_port)?;
+        self.shared_ports.lock().unwrap_or_else(PoisonError::into_inner).insert(address.port());
+        self.close_shared_ports();
         Ok(bound)
+    }
+
+    /// Makes the kernel forget that ports were shared. Clearing SO_REUSEPORT is not enough: the port itself remembers
+    /// that its last socket was bound with it, and admits the next one that has it without looking at the others. A bind
+    /// of the same port without the option ends that, to an address that is nobody's.
+    ///
+    /// Where a wildcard of each family (or `::`, which is both) is bound, there is no such address, and the port stays
+    /// open to other processes of the same user that set SO_REUSEPORT, until it is bound anew.
+    pub(super) fn close_shared_ports(&self) {
+        let mut shared = self.shared_ports.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.retain(|port| {
+            let sockets = self.lock();
+            let declared = sockets.iter().any(|(key, socket)| {
+                matches!(key, SocketKey::Tcp(address) if address.port() == *port) && socket.options.reuse_port
+            });
+            !declared && bind_to_nobody(*port).is_err()
+        });
     }
 }
 
@@ -275,6 +298,22 @@ fn bind_tcp(address: SocketAddr, options: &SocketOptions, reuse_port: bool) -> i
     let local = socket.local_addr()?.as_socket().unwrap_or(address);
     let socket = ListeningSocket { socket, options: options.clone(), file: None };
     Ok(BoundSocket { key: SocketKey::Tcp(local), socket: Arc::new(socket) })
+}
+
+/// Binds a port for a moment, at an address of the ranges for documentation.
+fn bind_to_nobody(port: u16) -> io::Result<()> {
+    let bind = |domain, address: IpAddr| {
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        if domain == Domain::IPV6 {
+            socket.set_only_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        } else {
+            socket.set_freebind_v4(true)?;
+        }
+        socket.bind(&SockAddr::from(SocketAddr::new(address, port)))
+    };
+    bind(Domain::IPV6, Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, 1).into())
+        .or_else(|_: io::Error| bind(Domain::IPV4, Ipv4Addr::new(192, 0, 2, 1).into()))
 }
 
 fn bind_unix(path: &Path, options: &SocketOptions) -> io::Result<BoundSocket> {

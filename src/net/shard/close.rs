@@ -9,8 +9,6 @@ use crate::net::stats::Reason;
 /// How long a closing connection may take to be written out, and then for its peer to close, ms.
 const CLOSING_MS: Millis = 5_000;
 const LINGER_MS: Millis = 2_000;
-/// WebSocket close codes.
-const NORMAL_CLOSURE: u16 = 1000;
 
 impl Shard {
     /// The core is done with a connection: writes what waits, then closes it.
@@ -56,7 +54,7 @@ impl Shard {
             return self.drop_connection(key);
         }
         if let Some(layers) = connection.layers.as_deref_mut() {
-            layers.close(NORMAL_CLOSURE);
+            layers.close();
         }
         let mut layers = connection.layers.take();
         let said = layers::write(&connection.stream, layers.as_deref_mut(), &mut Unsent::default())
@@ -114,10 +112,8 @@ impl Shard {
     pub(super) fn layer_failed(&mut self, key: Key, error: &LayerError) {
         tracing::debug!(shard = self.id.0, %error, "a connection ends");
         let Some(connection) = self.table.get_mut(key) else { return };
-        if let Some(layers) = connection.layers.as_deref_mut()
-            && let LayerError::WebSocket(error) = error
-        {
-            layers.close(error.code);
+        if let Some(layers) = connection.layers.as_deref_mut() {
+            layers.close_for(error);
         }
         if let State::Open(id) = connection.state {
             self.core.ended(id, Ended::PeerClosed, self.now);

@@ -187,6 +187,7 @@ impl Shard {
             Ok(Incoming::Closed) => {}
             Err(error) => {
                 tracing::debug!(shard = self.id.0, %error, "a handshake ends");
+                layers.close_for(&error);
                 self.refuse(key, if websocket { Reason::WebSocket } else { Reason::Tls }, &[]);
                 return Step::Done;
             }
@@ -312,7 +313,10 @@ fn open_websocket(handshake: &mut Handshake, layers: &mut Layers, bytes: &[u8]) 
             let mut plain = Vec::new();
             match layers.open_frames(&rest, &mut plain) {
                 Ok(_) => Verdict::Next(plain),
-                Err(_) => Verdict::Refuse(Reason::WebSocket, Vec::new()),
+                Err(error) => {
+                    layers.close_for(&error);
+                    Verdict::Refuse(Reason::WebSocket, Vec::new())
+                }
             }
         }
         Upgrade::Refused { response, why } => {

@@ -1,0 +1,245 @@
+//! A small MQTT client over any byte stream. Packets are built by hand, so that the broker's codec is not its own judge.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use tungstenite::client::IntoClientRequest;
+use tungstenite::{Message, WebSocket};
+
+/// How long something that must happen may take on a slow machine.
+pub const GUARD: Duration = Duration::from_secs(20);
+
+pub trait Pipe: Read + Write + Send {}
+impl<T: Read + Write + Send> Pipe for T {}
+
+pub fn tcp(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(GUARD)).unwrap();
+    stream.set_write_timeout(Some(GUARD)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+pub fn unix(path: &Path) -> UnixStream {
+    let stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(GUARD)).unwrap();
+    stream
+}
+
+/// A client's TLS that trusts `ca`.
+pub fn tls_config(ca: &CertificateDer<'static>) -> ClientConfig {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    builder.with_root_certificates(roots).with_no_client_auth()
+}
+
+pub fn tls(
+    stream: TcpStream,
+    config: &Arc<ClientConfig>,
+    name: &'static str,
+) -> StreamOwned<ClientConnection, TcpStream> {
+    let name = ServerName::try_from(name).unwrap();
+    StreamOwned::new(ClientConnection::new(Arc::clone(config), name).unwrap(), stream)
+}
+
+/// MQTT in WebSocket frames, by another's implementation.
+pub struct Frames<S> {
+    socket: WebSocket<S>,
+    unread: Vec<u8>,
+}
+
+pub fn websocket<S: Read + Write>(stream: S, path: &str) -> Frames<S> {
+    let mut request = format!("ws://localhost{path}").into_client_request().unwrap();
+    request.headers_mut().insert("Sec-WebSocket-Protocol", "mqtt".parse().unwrap());
+    let (socket, response) = match tungstenite::client(request, stream) {
+        Ok(upgraded) => upgraded,
+        Err(error) => panic!("{error}"),
+    };
+    assert_eq!(response.headers()["Sec-WebSocket-Protocol"], "mqtt");
+    Frames { socket, unread: Vec::new() }
+}
+
+impl<S: Read + Write> Read for Frames<S> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        while self.unread.is_empty() {
+            match self.socket.read() {
+                Ok(Message::Binary(bytes)) => self.unread = bytes.to_vec(),
+                Ok(Message::Close(_)) | Err(tungstenite::Error::ConnectionClosed) => return Ok(0),
+                Ok(_) => {}
+                Err(tungstenite::Error::Io(error)) => return Err(error),
+                Err(error) => return Err(std::io::Error::other(error)),
+            }
+        }
+        let taken = self.unread.len().min(into.len());
+        into[..taken].copy_from_slice(&self.unread[..taken]);
+        self.unread.drain(..taken);
+        Ok(taken)
+    }
+}
+
+impl<S: Read + Write> Write for Frames<S> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.socket.send(Message::Binary(bytes.to_vec().into())).map_err(std::io::Error::other)?;
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A packet: its first byte and what follows the remaining length.
+pub type Packet = (u8, Vec<u8>);
+
+pub struct Client {
+    pipe: Box<dyn Pipe>,
+    v5: bool,
+}
+
+pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    let mut length = body.len();
+    loop {
+        let low = (length % 128) as u8;
+        length /= 128;
+        bytes.push(if length > 0 { low | 0x80 } else { low });
+        if length == 0 {
+            break;
+        }
+    }
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+pub fn string(text: &str) -> Vec<u8> {
+    [&u16::try_from(text.len()).unwrap().to_be_bytes()[..], text.as_bytes()].concat()
+}
+
+/// CONNECT with Clean Start and no keep-alive.
+pub fn connect(level: u8, client_id: &str) -> Vec<u8> {
+    connect_with(level, client_id, &[], None)
+}
+
+/// CONNECT of 5.0 with properties, or of any version with a user name and password.
+pub fn connect_with(level: u8, client_id: &str, properties: &[u8], login: Option<(&str, &str)>) -> Vec<u8> {
+    let mut body = string(if level == 3 { "MQIsdp" } else { "MQTT" });
+    body.extend_from_slice(&[level, if login.is_some() { 0xC2 } else { 0x02 }, 0, 0]);
+    if level == 5 {
+        body.push(u8::try_from(properties.len()).unwrap());
+        body.extend_from_slice(properties);
+    }
+    body.extend(string(client_id));
+    if let Some((username, password)) = login {
+        body.extend(string(username));
+        body.extend(string(password));
+    }
+    packet(0x10, &body)
+}
+
+impl Client {
+    pub fn new(pipe: impl Pipe + 'static, level: u8) -> Client {
+        Client { pipe: Box::new(pipe), v5: level == 5 }
+    }
+
+    /// Connects, and expects to be let in.
+    pub fn enter(pipe: impl Pipe + 'static, level: u8, client_id: &str) -> Client {
+        let mut client = Client::new(pipe, level);
+        client.send(&connect(level, client_id));
+        let (first, body) = client.receive().expect("CONNACK");
+        assert_eq!((first, body[1]), (0x20, 0), "CONNACK {body:02x?}");
+        client
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.pipe.write_all(bytes).unwrap();
+        self.pipe.flush().unwrap();
+    }
+
+    /// Sends what the broker may no longer want.
+    pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.pipe.write_all(bytes)?;
+        self.pipe.flush()
+    }
+
+    /// The next packet; `None`: the broker closed.
+    pub fn receive(&mut self) -> Option<Packet> {
+        let first = self.byte()?;
+        let mut length = 0;
+        for shift in (0..28).step_by(7) {
+            let byte = self.byte().expect("a remaining length");
+            length |= usize::from(byte & 0x7F) << shift;
+            if byte & 0x80 == 0 {
+                break;
+            }
+        }
+        let mut body = vec![0; length];
+        self.pipe.read_exact(&mut body).unwrap();
+        Some((first, body))
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let mut byte = [0];
+        match self.pipe.read(&mut byte) {
+            Ok(0) => None,
+            Ok(_) => Some(byte[0]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                panic!("nothing came in {GUARD:?}")
+            }
+            // A reset, or TLS that ended without a close_notify.
+            Err(_) => None,
+        }
+    }
+
+    pub fn subscribe(&mut self, filter: &str, qos: u8) {
+        let properties: &[u8] = if self.v5 { &[0] } else { &[] };
+        self.send(&packet(0x82, &[&[0, 1], properties, &string(filter), &[qos]].concat()));
+        let (first, body) = self.receive().expect("SUBACK");
+        assert_eq!((first, *body.last().unwrap()), (0x90, qos), "SUBACK {body:02x?}");
+    }
+
+    pub fn publish_bytes(&self, topic: &str, payload: &[u8], qos: u8) -> Vec<u8> {
+        let id: &[u8] = if qos > 0 { &[0, 7] } else { &[] };
+        let properties: &[u8] = if self.v5 { &[0] } else { &[] };
+        packet(0x30 | qos << 1, &[&string(topic), id, properties, payload].concat())
+    }
+
+    /// Publishes; with QoS 1 waits for the acknowledgement.
+    pub fn publish(&mut self, topic: &str, payload: &[u8], qos: u8) {
+        let bytes = self.publish_bytes(topic, payload, qos);
+        self.send(&bytes);
+        if qos == 1 {
+            let (first, body) = self.receive().expect("PUBACK");
+            assert_eq!((first, &body[..2]), (0x40, &[0, 7][..]));
+        }
+    }
+
+    /// The next message, acknowledged where it asks for that.
+    pub fn message(&mut self) -> (String, Vec<u8>) {
+        let (first, body) = self.receive().expect("PUBLISH");
+        assert_eq!(first & 0xF0, 0x30, "{first:02x}");
+        let topic_len = usize::from(u16::from_be_bytes([body[0], body[1]]));
+        let topic = String::from_utf8(body[2..2 + topic_len].to_vec()).unwrap();
+        let mut at = 2 + topic_len;
+        if first & 0x06 != 0 {
+            self.send(&packet(0x40, &body[at..at + 2]));
+            at += 2;
+        }
+        if self.v5 {
+            assert_eq!(body[at], 0, "no properties were sent");
+            at += 1;
+        }
+        (topic, body[at..].to_vec())
+    }
+
+    pub fn ping(&mut self) {
+        self.send(&[0xC0, 0]);
+        assert_eq!(self.receive(), Some((0xD0, Vec::new())));
+    }
+}

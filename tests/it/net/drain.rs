@@ -1,0 +1,164 @@
+//! Clients are asked to leave, and told why.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use weirmq::broker::{EndpointId, EndpointPolicy};
+use weirmq::net::{DrainPlan, DrainWhich, ListenerPolicy, PlaneError};
+
+use super::client::{self, Client, string};
+use super::plane::{Plane, endpoint, policy};
+
+fn plan(which: DrainWhich) -> DrainPlan {
+    DrainPlan { which, per_s: None, reason_code: 0x98, server_reference: None }
+}
+
+fn enter(plane: &Plane, id: u32, count: usize, level: u8) -> Vec<Client> {
+    let address = plane.listen_tcp(policy(id));
+    (0..count).map(|n| Client::enter(client::tcp(address), level, &format!("{id}-{level}-{n}"))).collect()
+}
+
+#[test]
+fn everybody_is_told_and_closed() {
+    for shards in [1, 3] {
+        let plane = Plane::start(shards);
+        let (mut v5, mut v4) = (enter(&plane, 1, 10, 5), enter(&plane, 1, 10, 4));
+        let mut others = enter(&plane, 2, 3, 5);
+        let reference =
+            DrainPlan { reason_code: 0x9C, server_reference: Some("b:1883".into()), ..plan(DrainWhich::All) };
+        assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), reference)), Ok(20));
+        let told = [&[0x9C, 9, 0x1C][..], &string("b:1883")].concat();
+        for client in &mut v5 {
+            assert_eq!(client.receive(), Some((0xE0, told.clone())));
+            assert_eq!(client.receive(), None);
+        }
+        v4.iter_mut().for_each(|client| assert_eq!(client.receive(), None));
+        others.iter_mut().for_each(Client::ping);
+        drop((v4, v5));
+        plane.until(1, "all are gone", |stats| stats.connections_current == 0);
+    }
+}
+
+#[test]
+fn the_newest_go_first() {
+    let plane = Plane::start(3);
+    let mut clients = enter(&plane, 1, 10, 5);
+    assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), plan(DrainWhich::Newest(4)))), Ok(4));
+    for client in clients.drain(6..) {
+        let mut client = client;
+        assert_eq!(client.receive(), Some((0xE0, vec![0x98])));
+    }
+    clients.iter_mut().for_each(Client::ping);
+    assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), plan(DrainWhich::Newest(0)))), Ok(0));
+}
+
+#[test]
+fn a_predicate_chooses() {
+    let plane = Plane::start(2);
+    let mut clients = enter(&plane, 1, 10, 5);
+    let odd = DrainWhich::Matching(Arc::new(|facts| facts.client_id.ends_with(['1', '3', '5', '7', '9'])));
+    assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), plan(odd))), Ok(5));
+    for (number, client) in clients.iter_mut().enumerate() {
+        if number % 2 == 1 {
+            assert_eq!(client.receive(), Some((0xE0, vec![0x98])));
+        } else {
+            client.ping();
+        }
+    }
+}
+
+#[test]
+fn a_rate_spreads_it_out() {
+    let plane = Plane::start(2);
+    let _clients = enter(&plane, 1, 20, 5);
+    let start = Instant::now();
+    let slow = DrainPlan { per_s: Some(40), ..plan(DrainWhich::All) };
+    assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), slow)), Ok(20));
+    // The two first ones at once; 20 a second on each shard.
+    assert!(start.elapsed() >= Duration::from_millis(300), "{:?}", start.elapsed());
+}
+
+#[test]
+fn who_was_accepted_before_a_drain_is_not_admitted_after_it() {
+    let plane = Plane::start(3);
+    let address = plane.listen_tcp(policy(1));
+    let mut dawdlers: Vec<_> = (0..10).map(|_| Client::new(client::tcp(address), 5)).collect();
+    plane.until(1, "all accepted", |stats| stats.connections_pending == 10);
+    assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), plan(DrainWhich::All))), Ok(0));
+    for client in &mut dawdlers {
+        let _ = client.try_send(&client::connect(5, "late"));
+        assert_eq!(client.receive(), None);
+    }
+    assert_eq!(plane.stats(1).admitted_total, 0);
+    Client::enter(client::tcp(address), 5, "punctual");
+}
+
+#[test]
+fn a_policy_reaches_open_connections_and_those_on_their_way() {
+    let plane = Plane::start(2);
+    let address = plane.listen_tcp(policy(1));
+    let mut open = Client::enter(client::tcp(address), 5, "open");
+    let mut dawdler = Client::new(client::tcp(address), 5);
+    plane.until(1, "accepted", |stats| stats.connections_pending == 1);
+    let mut tighter = endpoint(1);
+    tighter.generation = 2;
+    tighter.limits.message_max_size = 1024;
+    plane.wait(plane.plane.set_endpoint_policy(Arc::new(EndpointPolicy { ..tighter }))).unwrap();
+    dawdler.send(&client::connect(5, "late"));
+    assert_eq!(dawdler.receive().unwrap().1[1], 0);
+    for mut client in [open, dawdler] {
+        client.send(&client.publish_bytes("t", &[0; 2000], 0));
+        assert_eq!(client.receive(), Some((0xE0, vec![0x95])), "packet too large");
+    }
+    open = Client::enter(client::tcp(address), 5, "again");
+    open.ping();
+}
+
+#[test]
+fn a_shutdown_tells_everybody_and_ends_the_threads() {
+    for shards in [1, 3] {
+        let plane = Plane::start(shards);
+        let (mut v5, mut v4) = (enter(&plane, 1, 10, 5), enter(&plane, 2, 10, 4));
+        let reading = std::thread::spawn(move || {
+            for client in &mut v5 {
+                assert_eq!(client.receive(), Some((0xE0, vec![0x8B])));
+                assert_eq!(client.receive(), None);
+            }
+            v4.iter_mut().for_each(|client| assert_eq!(client.receive(), None));
+        });
+        assert_eq!(plane.wait(plane.plane.shutdown(Duration::from_secs(10))), Ok(()));
+        reading.join().unwrap();
+        assert_eq!(plane.wait(plane.plane.install(Vec::new())), Err(PlaneError::Stopped));
+        assert!(plane.plane.listeners().is_empty());
+    }
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_those_who_never_read() {
+    let plane = Plane::start(2);
+    let deaf = enter(&plane, 1, 3, 5);
+    let start = Instant::now();
+    assert_eq!(plane.wait(plane.plane.shutdown(Duration::from_millis(300))), Ok(()));
+    assert!(start.elapsed() < Duration::from_secs(10));
+    drop(deaf);
+}
+
+#[test]
+fn clients_are_listed_in_order() {
+    let plane = Plane::start(3);
+    let _clients = enter(&plane, 1, 12, 5);
+    let other = ListenerPolicy { ..policy(2) };
+    let address = plane.listen_tcp(other);
+    let mut named = Client::new(client::tcp(address), 4);
+    named.send(&client::connect_with(4, "named", &[], Some(("alice", "secret"))));
+    assert_eq!(named.receive(), Some((0x20, vec![0, 0])));
+    let rows = plane.wait(plane.plane.clients(EndpointId(1), 0, 100)).unwrap();
+    let ids: Vec<_> = rows.iter().map(|row| row.client_id.clone()).collect();
+    let expected: Vec<_> = (0..12).map(|n| format!("1-5-{n}")).collect();
+    assert_eq!(ids, expected);
+    let page = plane.wait(plane.plane.clients(EndpointId(1), 4, 3)).unwrap();
+    assert_eq!(page, rows[4..7]);
+    let rows = plane.wait(plane.plane.clients(EndpointId(2), 0, 100)).unwrap();
+    assert_eq!((rows.len(), rows[0].username.as_deref(), rows[0].protocol_level), (1, Some("alice"), 4));
+    assert!(rows[0].peer.is_some() && !rows[0].tls && !rows[0].websocket);
+}
