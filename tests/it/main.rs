@@ -16,8 +16,6 @@ mod reconcile_sim;
 mod scram;
 mod script;
 mod statements;
-mod reconcile_sim;
-mod script;
 mod status;
 mod tcp;
 mod websocket;
