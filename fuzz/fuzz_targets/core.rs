@@ -1,0 +1,156 @@
+//! A whole core, on one shard and on two, fed with hostile bytes from several connections while time passes: nothing
+//! panics, and what waits for anybody stays within its bound.
+#![no_main]
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use libfuzzer_sys::fuzz_target;
+use weirmq::broker::{
+    Admission, ConnId, Core, CoreConfig, Ended, EndpointId, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions,
+    ShardId, Then, home_shard, limits,
+};
+use weirmq::mqtt::decode_connect;
+
+const CONNECTIONS: usize = 4;
+
+/// Packets worth mutating from: what the bytes of the input name by one number.
+const SEEDS: [&[u8]; 10] = [
+    b"\x82\x06\x00\x01\x00\x01#\x01",
+    b"\x82\x0e\x00\x02\x00\x09$share/g/+\x02",
+    b"\x32\x06\x00\x01a\x00\x07x",
+    b"\x35\x05\x00\x01a\x00\x08",
+    b"\x31\x04\x00\x01ax",
+    b"\x62\x02\x00\x08",
+    b"\x40\x02\x00\x01",
+    b"\x50\x02\x00\x01",
+    b"\xa2\x05\x00\x03\x00\x01#",
+    b"\xe0\x00",
+];
+
+struct Node {
+    cores: Vec<Core>,
+    connections: [Option<(usize, ConnId)>; CONNECTIONS],
+    policy: Arc<EndpointPolicy>,
+    now: u64,
+}
+
+impl Node {
+    fn new(shards: u16) -> Self {
+        let limits = EndpointLimits { max_queued_messages: 8, receive_maximum: 4, ..EndpointLimits::default() };
+        let policy = EndpointPolicy {
+            id: EndpointId(0),
+            name: "fuzz".into(),
+            generation: 0,
+            namespace: "".into(),
+            versions: ProtocolVersions::ALL,
+            limits,
+            acl: None,
+        };
+        let core = |shard| Core::new(CoreConfig { shard: ShardId(shard), shards });
+        Self { cores: (0..shards).map(core).collect(), connections: [None; CONNECTIONS], policy: Arc::new(policy), now: 0 }
+    }
+
+    fn connect(&mut self, place: usize, bytes: &[u8]) {
+        self.end(place);
+        let Ok(weirmq::mqtt::Decoded::Packet { packet: connect, .. }) =
+            decode_connect(bytes, u32::MAX)
+        else {
+            return;
+        };
+        let client_id = if connect.client_id.is_empty() { "assigned" } else { connect.client_id };
+        let shard = usize::from(home_shard("", client_id, self.cores.len() as u16).0);
+        let principal = Principal {
+            username: None,
+            address: None,
+            admitted_by: "anonymous".into(),
+            claims_acl: None,
+            expires_at: None,
+        };
+        let policy = Arc::clone(&self.policy);
+        let admission =
+            Admission { policy, connect: &connect, client_id, assigned: false, principal, authentication_data: None };
+        self.connections[place] = self.cores[shard].admit(admission, self.now).ok().map(|id| (shard, id));
+    }
+
+    fn receive(&mut self, place: usize, bytes: &[u8]) {
+        let Some((shard, id)) = self.connections[place] else { return };
+        let received = self.cores[shard].receive(id, bytes, self.now);
+        assert!(received.consumed <= bytes.len());
+        if received.then == Then::Close {
+            self.end(place);
+        }
+    }
+
+    fn end(&mut self, place: usize) {
+        if let Some((shard, id)) = self.connections[place].take() {
+            self.cores[shard].ended(id, Ended::PeerClosed, self.now);
+        }
+    }
+
+    /// Writes all that waits and carries batches until none is left.
+    fn settle(&mut self) {
+        for _ in 0..64 {
+            let mut quiet = true;
+            for from in 0..self.cores.len() {
+                for to in (0..self.cores.len()).filter(|&to| to != from) {
+                    if let Some(batch) = self.cores[from].take_batch(ShardId(to as u16)) {
+                        quiet = false;
+                        self.cores[to].deliver_batch(ShardId(from as u16), batch, self.now);
+                    }
+                }
+            }
+            for shard in 0..self.cores.len() {
+                let (mut dirty, mut closing) = (Vec::new(), Vec::new());
+                self.cores[shard].take_dirty(&mut dirty);
+                self.cores[shard].take_closing(&mut closing);
+                for id in dirty {
+                    if let Some(out) = self.cores[shard].out(id) {
+                        assert!(out.len() <= limits::PENDING_WRITE_MAX_BYTES + (1 << 20));
+                        let mut slices = [IoSlice::new(&[]); 8];
+                        let filled = out.fill_slices(&mut slices);
+                        let taken = slices[..filled].iter().map(|s| s.len()).sum();
+                        out.advance(taken);
+                    }
+                    self.cores[shard].written(id, self.now);
+                }
+                for id in closing {
+                    if let Some(place) = self.connections.iter().position(|c| *c == Some((shard, id))) {
+                        self.end(place);
+                    }
+                }
+            }
+            if quiet {
+                return;
+            }
+        }
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let Some((&choice, mut rest)) = data.split_first() else { return };
+    let mut node = Node::new(1 + u16::from(choice & 1));
+    while let [what, length, bytes @ ..] = rest {
+        let (bytes, after) = bytes.split_at(usize::from(*length).min(bytes.len()));
+        let place = usize::from(what & 3);
+        match what >> 2 & 7 {
+            0 | 1 => node.connect(place, bytes),
+            2 => {
+                let version = if what & 0x80 == 0 { 4 } else { 5 };
+                let properties: &[u8] = if version == 5 { &[0] } else { &[] };
+                let mut connect = vec![0x10, 13 + properties.len() as u8, 0, 4, b'M', b'Q', b'T', b'T', version];
+                connect.extend_from_slice(&[what & 0x40 >> 5, 0, 30]);
+                connect.extend_from_slice(properties);
+                connect.extend_from_slice(&[0, 1, b'a' + place as u8]);
+                node.connect(place, &connect);
+            }
+            3 => node.end(place),
+            4 => node.now += u64::from(*length) * 1000,
+            5 => node.receive(place, SEEDS[usize::from(*length) % SEEDS.len()]),
+            _ => node.receive(place, bytes),
+        }
+        node.cores.iter_mut().for_each(|core| core.tick(node.now));
+        node.settle();
+        rest = after;
+    }
+});
