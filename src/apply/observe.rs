@@ -90,8 +90,13 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 (ConditionType::Conflicted, self.conflicted(&name, refusal)),
             ];
             let generation = self.generations.get(&name).copied().unwrap_or_default();
+            let shown = name.clone();
             let conditions = self.conditions.entry(name).or_insert_with(|| Conditions::unknown(now));
             for (kind, (holds, reason, message)) in judged {
+                let told = conditions.iter().any(|known| known.kind == kind && known.message == message);
+                if kind == ConditionType::ResolvedRefs && !told && unreadable.get(&shown) == Some(&message) {
+                    tracing::error!(endpoint = %shown, "{message}; what was read before stays in force");
+                }
                 conditions.set(kind, holds, reason, message, generation, now);
             }
         }

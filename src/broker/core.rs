@@ -348,7 +348,8 @@ impl Core {
             if let Some(session) = self.sessions.get_mut(session) {
                 session.policy = Arc::clone(&policy);
             }
-            self.judge_session(session, now);
+            self.judge_session(session);
+            self.pump(session, now);
         }
     }
 

@@ -10,7 +10,7 @@ use super::session::{Queued, Session};
 use super::subscriptions::SessionId;
 use super::timers::Timer;
 use super::view::View;
-use super::{ConnId, Core, Dropped, Millis, QueueOverflow};
+use super::{ConnId, Core, Dropped, Millis, QueueOverflow, Subject};
 use crate::mqtt::{EncodeError, QoS, ReasonCode};
 
 impl Core {
@@ -285,6 +285,17 @@ impl Core {
         self.pump(id, now);
     }
 
+    /// Whether the client, as whom it is connected now, may be sent what was sent before.
+    fn may_receive(&self, slot: u32, topic: &str) -> bool {
+        let Some(connection) = self.connections.get(slot) else { return false };
+        let Some(session) = self.sessions.get(connection.session) else { return false };
+        let principal = &connection.principal;
+        let (username, address) = (principal.username.as_deref(), principal.address);
+        let subject = Subject { client_id: &session.client_id, username, address };
+        let acls = [&connection.policy.acl, &principal.claims_acl];
+        acls.into_iter().flatten().all(|acl| acl.may_receive(subject, topic))
+    }
+
     /// Sends a message again, or goes on with its exchange. `false`: it is nothing for this client any more.
     fn send_again(&mut self, slot: u32, sent: &Sent, now: Millis) -> bool {
         let Some(version) = self.connections.get(slot).map(|c| c.version) else { return false };
@@ -296,6 +307,9 @@ impl Core {
             return true;
         }
         let Some(message) = &sent.message else { return false };
+        if !self.may_receive(slot, message.topic()) {
+            return false;
+        }
         let publish = message.as_publish();
         let mut view = View::of(message, &publish, Origin::NOBODY);
         self.append(slot, &sent.delivery, Some(sent.packet_id), true, &mut view, now)

@@ -47,7 +47,7 @@ impl Core {
         self.write_connack(slot, admission, expiry_s, present);
         if present {
             // What an earlier endpoint or rule set granted is judged by this one.
-            self.judge_session(session_id, now);
+            self.judge_session(session_id);
             self.resend(session_id, slot, now);
             self.tell_readiness(session_id);
         }

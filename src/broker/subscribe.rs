@@ -338,10 +338,14 @@ impl Core {
     }
 
     /// Drops what the session was refused since, or may not receive any more; see [`Core::set_policy`].
-    pub(super) fn judge_session(&mut self, id: SessionId, now: Millis) {
+    pub(super) fn judge_session(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else { return };
         let Some(connection) = session.connection.and_then(|slot| self.connections.get(slot)) else { return };
-        let Some(acl) = connection.policy.acl.clone() else { return };
+        let acls = [connection.policy.acl.clone(), connection.principal.claims_acl.clone()];
+        let acls: Vec<_> = acls.into_iter().flatten().collect();
+        if acls.is_empty() {
+            return;
+        }
         let (slot, space) = (session.connection.unwrap_or_default(), session.space);
         let client_id = session.client_id.clone();
         let principal = connection.principal.clone();
@@ -349,21 +353,28 @@ impl Core {
         let subject = Subject { client_id: &client_id, username: principal.username.as_deref(), address };
         for node in session.subscriptions.clone() {
             let Some((filter, subscriber)) = self.spaces[space as usize].subscriptions.get(node, id) else { continue };
-            if !acl.may_subscribe(subject, &filter, subscriber.options.qos) {
+            if !acls.iter().all(|acl| acl.may_subscribe(subject, &filter, subscriber.options.qos)) {
                 self.unsubscribe_node(id, space, node);
             }
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
         let mut left = Vec::new();
         if let Some(rare) = &mut session.rare {
-            let refused = |s: &SharedSubscription| !acl.may_subscribe(subject, &s.key.filter, QoS::AtMostOnce);
+            let refused = |s: &SharedSubscription| {
+                !acls.iter().all(|acl| acl.may_subscribe(subject, &s.key.filter, QoS::AtMostOnce))
+            };
             left = rare.shared.extract_if(.., |s| refused(s)).collect();
         }
-        let dropped = session.queue.retain(|q| acl.may_receive(subject, q.message.topic()));
+        let may_receive = |topic: &str| acls.iter().all(|acl| acl.may_receive(subject, topic));
+        let dropped = session.queue.retain(|q| may_receive(q.message.topic()));
+        // A will is published as its client, whose right to its topic may be gone since CONNECT.
+        session.will.take_if(|will| {
+            let (topic, qos, retain) = (will.message.topic(), will.message.qos, will.message.retain);
+            !acls.iter().all(|acl| acl.may_publish(subject, topic, qos, retain))
+        });
         let generation = self.sessions.generation(id);
         left.iter().for_each(|shared| self.leave_group(shared, SessionRef { id, generation }));
         (0..dropped).for_each(|_| self.drop_message(slot, super::Dropped::Revoked));
-        self.pump(id, now);
     }
 
     /// Publishes for the broker itself: `$SYS`, and what comes in over bridges.

@@ -1,0 +1,84 @@
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::client::Client;
+
+/// How long something that must happen may take on a slow machine.
+const GUARD: Duration = Duration::from_secs(20);
+
+/// `weir run` on a directory of its own; ends with the value.
+pub struct Broker {
+    pub place: tempfile::TempDir,
+    pub address: SocketAddr,
+    process: Child,
+}
+
+impl Broker {
+    /// Serves one endpoint with `fields` more, the `documents`, and the files they name.
+    pub fn start(fields: &str, documents: &str, files: &[(&str, &str)]) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let endpoint = format!("endpoint: {{name: main, host: 127.0.0.1, port: {}{fields}}}\n", address.port());
+        fs::write(place.path().join("endpoint.yaml"), endpoint).unwrap();
+        for (name, content) in files {
+            fs::write(place.path().join(name), content).unwrap();
+        }
+        fs::write(place.path().join("documents.yaml"), documents).unwrap();
+        let log = fs::File::create(place.path().join("log")).unwrap();
+        let process = Command::new(env!("CARGO_BIN_EXE_weir"))
+            .args(["run", "--status-addr", "none", "--resync-s", "1", "--shards", "2", "--endpoints"])
+            .arg(place.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let broker = Self { place, address, process };
+        broker.until("it listens", || TcpStream::connect(broker.address).is_ok());
+        broker
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap()
+    }
+
+    /// Replaces a file at once, as editors and git do.
+    pub fn write(&self, name: &str, content: &str) {
+        fs::write(self.path("new.tmp"), content).unwrap();
+        fs::rename(self.path("new.tmp"), self.path(name)).unwrap();
+    }
+
+    /// Replaces a file and waits until the log tells what came of it.
+    pub fn write_until(&self, name: &str, content: &str, told: &str) {
+        let before = self.log().len();
+        self.write(name, content);
+        self.until(told, || self.log().get(before..).is_some_and(|new| new.contains(told)));
+    }
+
+    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let start = Instant::now();
+        while !holds() {
+            assert!(start.elapsed() < GUARD, "not in time: {what}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub fn client(&self, id: &str) -> Client {
+        Client::new(self.address, id)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        // It may have ended by itself; a test that cares asks its log.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,141 @@
+//! Holes that other brokers had, each tried here.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use super::broker::Broker;
+use super::live::people;
+
+const NOT_AUTHORIZED: u8 = 0x87;
+const BAD_CREDENTIALS: u8 = 0x86;
+const ANYBODY: &str = "auth: {name: default, chain: [{anonymous: {withUsername: true}}]}\n";
+const PEOPLE: &str = "auth: {name: default, chain: [{passwordFile: {file: people}}]}\n";
+
+/// CVE-2017-7650: a client or user called `#` or `+` was given what patterns give to all.
+#[test]
+fn a_name_that_is_a_wildcard_earns_nothing() {
+    let documents = format!(
+        "{ANYBODY}---\nacl: {{name: default, rules: [{{permission: allow, topics: ['own/${{clientid}}/#']}}]}}\n"
+    );
+    let broker = Broker::start("", &documents, &[]);
+    let mut good = broker.client("c7").connected();
+    assert_eq!([good.subscribe("own/c7/#"), good.subscribe("own/c8/x"), good.subscribe("own/+/x")], [1, 0x87, 0x87]);
+    for id in ["#", "+", "+/#", "c7/x", "c7/#", "$SYS"] {
+        let mut client = broker.client(id).connected();
+        for filter in ["own/#", "own/+/#", "own/c7/x", &format!("own/{id}/x").replace(['#', '+'], "c7")] {
+            assert_eq!(client.subscribe(filter), NOT_AUTHORIZED, "{id} {filter}");
+        }
+        assert_eq!(client.publish("own/c7/x", "1", false), NOT_AUTHORIZED, "{id}");
+    }
+}
+
+/// CVE-2018-12550: an access list without a rule counted as none, and none as "everything".
+#[test]
+fn an_access_list_without_rules_permits_nothing() {
+    let documents = [
+        format!("{ANYBODY}---\nacl: {{name: default, rules: []}}\n"),
+        ANYBODY.to_owned(),
+        format!("{ANYBODY}---\n# acl:\n"),
+    ];
+    for documents in documents {
+        let broker = Broker::start("", &documents, &[]);
+        let mut client = broker.client("c").connected();
+        assert_eq!([client.subscribe("a"), client.publish("a", "1", false)], [NOT_AUTHORIZED; 2], "{documents}");
+        assert_eq!(broker.client("w").will("a").connect(), NOT_AUTHORIZED, "{documents}");
+    }
+}
+
+/// CVE-2018-12550 and CVE-2017-7652: neither does a list that breaks, or cannot be read when it is read again.
+#[test]
+fn an_access_list_that_breaks_stays_what_it_was() {
+    let good = format!("{PEOPLE}---\nacl: {{name: default, rules: [{{permission: allow, topics: ['a']}}]}}\n");
+    let broker = Broker::start("", &good, &[("people", &people())]);
+    let mut client = broker.client("c").user("alice", "secret").connected();
+    for broken in [&good[..good.len() - 20], "acl: {name: default, rules: [{permission: perhaps}]}", "acl: {", "\0"] {
+        broker.write_until("documents.yaml", broken, "ERROR");
+        assert_eq!([client.may_publish("a"), client.may_publish("b")], [true, false]);
+        let mut other = broker.client("d").user("alice", "secret").connected();
+        assert_eq!([other.subscribe("a"), other.subscribe("b")], [1, NOT_AUTHORIZED], "{broken}");
+        assert_eq!(broker.client("e").user("alice", "x").connect(), BAD_CREDENTIALS);
+    }
+}
+
+/// CVE-2018-12551: a malformed line of the password file let in whoever gave its text as a name.
+#[test]
+fn a_password_file_that_never_was_good_lets_nobody_in() {
+    for content in ["", "alice\n", "alice:\n", "alice:$6$\n", ":\n", "\n\n", "alice:$6$c2FsdA==$\n"] {
+        assert!(weirmq::auth::PasswordFile::parse(content.as_bytes()).is_err(), "{content:?}");
+    }
+}
+
+/// CVE-2026-25627 (over TCP and over WebSocket), CVE-2024-48077 and their class: a packet that promises more than it
+/// brings, or is never finished, costs its own connection at most.
+#[test]
+fn a_length_that_lies_harms_nobody_else() {
+    let broker = Broker::start(", enableAcl: false, messageMaxSize: 65536", ANYBODY, &[]);
+    for lie in [&[0x30, 0xFF, 0xFF, 0xFF, 0x7F][..], &[0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F], &[0x30, 0x80, 0x80, 0x01]] {
+        let mut before = TcpStream::connect(broker.address).unwrap();
+        before.write_all(lie).unwrap();
+        let mut after = broker.client("liar").connected();
+        after.send_bytes(lie);
+        after.send_bytes(&[0; 1000]);
+        let mut good = broker.client("good").connected();
+        assert_eq!(good.subscribe("a"), 1, "{lie:?}");
+    }
+    let websocket = Broker::start(", enableAcl: false, useWebsocket: true, path: /mqtt", ANYBODY, &[]);
+    for _ in 0..3 {
+        let mut stream = upgraded(&websocket);
+        // A masked binary frame of five bytes: a PUBLISH of 256 MiB.
+        stream.write_all(&[0x82, 0x85, 0, 0, 0, 0, 0x30, 0xFF, 0xFF, 0xFF, 0x7F]).unwrap();
+    }
+    // It still answers.
+    upgraded(&websocket);
+}
+
+fn upgraded(broker: &Broker) -> TcpStream {
+    let mut stream = TcpStream::connect(broker.address).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let request = "GET /mqtt HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Protocol: mqtt\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 101");
+    stream
+}
+
+/// CVE-2025-59946: subscriptions that change while messages go to them, from several shards, and takeovers amid it.
+#[test]
+fn subscriptions_that_come_and_go_under_traffic() {
+    let broker = Broker::start(", enableAcl: false", ANYBODY, &[]);
+    let churn = |number: usize| {
+        for round in 0..20 {
+            // Two of them share each client id, and take it from one another.
+            let mut client = broker.client(&format!("churn{}", number / 2));
+            if client.connect() == 0 {
+                for filter in ["t/#", "t/+", "$share/g/t/1"] {
+                    let filters = vec![(filter.to_owned(), 1)];
+                    client.send(&crate::wire::Packet::Subscribe { id: 1, properties: vec![], filters });
+                    let filters = vec![filter.to_owned()];
+                    client.send(&crate::wire::Packet::Unsubscribe { id: 2, properties: vec![], filters });
+                }
+                if round % 2 == 0 {
+                    client.hear();
+                }
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for number in 0..4 {
+            scope.spawn(move || churn(number));
+        }
+        let mut sender = broker.client("sender").connected();
+        for _ in 0..300 {
+            let code = sender.publish("t/1", "x", false);
+            assert!(matches!(code, 0 | 0x10), "{code:#x}");
+        }
+    });
+    let mut last = broker.client("last").connected();
+    assert_eq!(last.subscribe("t/1"), 1);
+}

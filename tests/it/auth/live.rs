@@ -1,0 +1,134 @@
+//! No connection outlives the declaration that admitted it.
+
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use super::broker::Broker;
+
+const ADMINISTRATIVE_ACTION: u8 = 0x98;
+const BAD_CREDENTIALS: u8 = 0x86;
+const NOT_AUTHORIZED: u8 = 0x87;
+const BANNED: u8 = 0x8A;
+
+const PEOPLE: &str = "auth: {name: default, chain: [{passwordFile: {file: people}}]}\n";
+
+/// Runs `weir passwd`.
+pub fn passwd(broker: &Broker, user: &str, password: &str) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .arg("passwd")
+        .arg(broker.path("people"))
+        .arg(user)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(password.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// `alice` and `bob`, both with the password `secret`, in mosquitto's cheap form.
+pub fn people() -> String {
+    const HASH: &str = "$7$101$7e92RQakt8KnbE4s$yLgtd/cKo/7fU/ENCVSCXgJyrm9Z2dzRmVaKWJoTjUJoUtl/MIqARYsMwjoJncSg2gvJN3cZ8L89kcYxJcgF5Q==";
+    format!("alice:{HASH}\nbob:{HASH}\n")
+}
+
+#[test]
+fn a_changed_password_ends_its_own_connections_and_no_others() {
+    let broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &people())]);
+    let mut alice = broker.client("a").user("alice", "secret").connected();
+    let mut bob = broker.client("b").user("bob", "secret").connected();
+    assert_eq!(broker.client("a2").user("alice", "wrong").connect(), BAD_CREDENTIALS);
+    passwd(&broker, "alice", "changed");
+    assert_eq!(alice.disconnected(), ADMINISTRATIVE_ACTION);
+    assert!(bob.received().is_empty());
+    assert_eq!(broker.client("a").user("alice", "secret").connect(), BAD_CREDENTIALS);
+    assert_eq!(broker.client("a").user("alice", "changed").connect(), 0);
+}
+
+#[test]
+fn a_broken_password_file_changes_nothing() {
+    let broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &people())]);
+    let mut alice = broker.client("a").user("alice", "secret").connected();
+    let whole = people();
+    let states = [("half:$6$", "people:1: the hash"), ("", "there is no user in it"), (&whole[..150], "people:2: ")];
+    for (content, told) in states {
+        broker.write_until("people", content, told);
+        assert!(alice.received().is_empty());
+        assert_eq!(broker.client("b").user("bob", "secret").connect(), 0, "{told}");
+        for (user, password) in [("alice", ""), ("alice", "wrong"), ("half", ""), ("", ""), ("nobody", "secret")] {
+            assert_eq!(broker.client("x").user(user, password).connect(), BAD_CREDENTIALS, "{told} {user:?}");
+        }
+    }
+    let before = broker.log().len();
+    fs::remove_file(broker.path("people")).unwrap();
+    broker.until("the log tells", || broker.log()[before..].contains("no such file"));
+    assert_eq!(broker.client("b").user("bob", "secret").connect(), 0);
+    assert_eq!(broker.client("b").user("nobody", "secret").connect(), BAD_CREDENTIALS);
+}
+
+#[test]
+fn a_ban_holds_for_who_is_in_and_who_comes_and_ends_with_its_document() {
+    let broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &people())]);
+    let mut alice = broker.client("a").user("alice", "secret").connected();
+    let mut robot = broker.client("bot-1").user("bob", "secret").connected();
+    let mut bob = broker.client("b").user("bob", "secret").connected();
+    broker.write("ban.yaml", "ban: {name: abuse, entries: [{username: alice}, {clientId: 'bot-*', reason: flood}]}\n");
+    assert_eq!([alice.disconnected(), robot.disconnected()], [ADMINISTRATIVE_ACTION; 2]);
+    assert!(bob.received().is_empty());
+    assert_eq!(broker.client("a").user("alice", "secret").connect(), BANNED);
+    assert_eq!(broker.client("bot-2").user("bob", "secret").connect(), BANNED);
+    broker.write("ban.yaml", "ban: {name: abuse, entries: [{username: somebody}]}\n");
+    broker.until("the ban ends", || broker.client("a").user("alice", "secret").connect() == 0);
+}
+
+fn acl(rules: &str) -> String {
+    format!("{PEOPLE}---\nacl: {{name: default, rules: [{rules}]}}\n")
+}
+
+const ALICE_ALL: &str = "{permission: allow, username: alice, topics: ['#']}";
+
+#[test]
+fn a_revoked_right_ends_subscriptions_queued_messages_and_wills() {
+    let bobs = "{permission: allow, username: bob, topics: ['a/#', 'b/#']}";
+    let fewer = "{permission: allow, username: bob, topics: ['b/#']}";
+    let broker = Broker::start("", &acl(&format!("{ALICE_ALL}, {bobs}")), &[("people", &people())]);
+    let mut alice = broker.client("a").user("alice", "secret").connected();
+    assert_eq!(alice.subscribe("#"), 1);
+    let mut bob = broker.client("b").user("bob", "secret").connected();
+    assert_eq!([bob.subscribe("a/x"), bob.subscribe("b/x"), bob.subscribe("#")], [1, 1, NOT_AUTHORIZED]);
+    // One who is away, with a message waiting; and one whose will is in a topic he is to lose.
+    let mut away = broker.client("away").user("bob", "secret").durable().connected();
+    assert_eq!([away.subscribe("a/y"), away.subscribe("b/y")], [1, 1]);
+    drop(away);
+    let dying = broker.client("dying").user("bob", "secret").will("a/will").connected();
+    assert!(alice.publish("a/retained", "1", true) < 0x80);
+    alice.received();
+
+    broker.write_until("documents.yaml", &acl(&format!("{ALICE_ALL}, {fewer}")), "changed endpoint=main");
+    let mut sender = broker.client("s").user("alice", "secret").connected();
+    for topic in ["a/x", "b/x", "a/y", "b/y"] {
+        sender.publish(topic, "1", false);
+    }
+    assert_eq!(bob.received(), ["b/x"]);
+    assert_eq!([bob.subscribe("a/x"), bob.subscribe("+/x"), bob.subscribe("a/retained")], [NOT_AUTHORIZED; 3]);
+    assert_eq!(bob.publish("a/x", "1", false), NOT_AUTHORIZED);
+    drop(dying);
+    let mut away = broker.client("away").user("bob", "secret").durable().connected();
+    assert_eq!(away.received(), ["b/y"]);
+    assert!(sender.may_publish("a/y"));
+    assert!(away.received().is_empty());
+    assert!(!alice.received().contains(&"a/will".to_owned()));
+}
+
+#[test]
+fn a_token_ends_with_its_time() {
+    let documents = "auth: {name: default, chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub}}]}\n";
+    let secret = "0123456789abcdef0123456789abcdef";
+    let broker = Broker::start(", enableAcl: false", documents, &[("secret", secret)]);
+    let now_s = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let token = |exp: u64| super::methods::hs256(secret, &format!(r#"{{"sub":"alice","exp":{exp}}}"#));
+    let mut alice = broker.client("a").user("x", &token(now_s + 3)).connected();
+    assert_eq!(alice.disconnected(), NOT_AUTHORIZED);
+    assert_eq!(broker.client("a").user("x", &token(now_s - 1)).connect(), BAD_CREDENTIALS);
+}

@@ -1,0 +1,7 @@
+//! Who may come in and what they may do, asked of the real program while its declarations change.
+
+mod broker;
+mod client;
+mod holes;
+mod live;
+mod methods;
