@@ -1,0 +1,326 @@
+//! EMQ X's `acl.conf`: Erlang terms, `{allow, {user, "dashboard"}, subscribe, ["$SYS/#"]}.`
+
+use anyhow::bail;
+use serde_json::{Map, Value, json};
+
+use super::draft::{Document, Draft};
+use crate::config::Kind;
+
+/// An Erlang term, as far as rules need it.
+#[derive(Debug, Clone, PartialEq)]
+enum Term {
+    Atom(String),
+    Text(String),
+    Number(i64),
+    Tuple(Vec<Term>),
+    List(Vec<Term>),
+}
+
+/// Reads the rules.
+///
+/// # Errors
+/// It is not a list of Erlang terms; with the line.
+pub(super) fn import(text: &str) -> anyhow::Result<Draft> {
+    let terms = Reader::new(text).terms()?;
+    let mut draft = Draft::default();
+    let mut rules = Vec::new();
+    let mut document = Document::new(Kind::Acl, "default");
+    for (line, term) in &terms {
+        match rules_of(term) {
+            Ok(found) => rules.extend(found),
+            Err(why) => {
+                if matches!(term, Term::Tuple(parts) if parts.first() == Some(&Term::Atom("deny".into()))) {
+                    document.decide(format!("a rule that denies is missing here: {}", shown(term)));
+                }
+                draft.leave(Some(*line), shown(term), why);
+            }
+        }
+    }
+    if rules.is_empty() && !terms.is_empty() {
+        return Ok(draft);
+    }
+    let last = rules.last().and_then(Value::as_object);
+    if last.is_none_or(|last| last.len() > 1) {
+        document.decide(
+            "noMatch: EMQ X takes it from acl_nomatch in emqx.conf, which is allow unless changed; here it is deny",
+        );
+    }
+    document.set("rules", rules);
+    draft.add(document);
+    Ok(draft)
+}
+
+/// The rules that a term means; several where it names alternatives.
+fn rules_of(term: &Term) -> Result<Vec<Value>, String> {
+    let Term::Tuple(parts) = term else { return Err("not a rule".into()) };
+    let (Some(Term::Atom(permission)), who) = (parts.first(), parts.get(1)) else { return Err("not a rule".into()) };
+    if permission != "allow" && permission != "deny" {
+        return Err(format!("neither allow nor deny, but {permission}"));
+    }
+    let mut rule = Map::new();
+    rule.insert("permission".into(), permission.as_str().into());
+    if let Some(action) = parts.get(2) {
+        insert_action(&mut rule, action)?;
+    }
+    let topics = parts.get(3).map(topics_of).transpose()?;
+    let alternatives = who.map_or_else(|| Ok(vec![Map::new()]), conditions)?;
+    let merged = alternatives.into_iter().map(|conditions| {
+        let mut merged = rule.clone();
+        merged.extend(conditions);
+        merged.extend(topics.iter().map(|topics| ("topics".to_owned(), topics.clone())));
+        Value::Object(merged)
+    });
+    Ok(merged.collect())
+}
+
+fn insert_action(rule: &mut Map<String, Value>, action: &Term) -> Result<(), String> {
+    let (name, options) = match action {
+        Term::Atom(name) => (name, None),
+        Term::Tuple(parts) => match parts.as_slice() {
+            [Term::Atom(name), Term::List(options)] => (name, Some(options)),
+            _ => return Err("its action is not understood".into()),
+        },
+        _ => return Err("its action is not understood".into()),
+    };
+    match name.as_str() {
+        "publish" | "subscribe" => drop(rule.insert("action".into(), name.as_str().into())),
+        "pubsub" | "all" => {}
+        other => return Err(format!("action {other} is not understood")),
+    }
+    for option in options.into_iter().flatten() {
+        match option {
+            Term::Tuple(pair) => match pair.as_slice() {
+                [Term::Atom(key), Term::Number(qos)] if key == "qos" => drop(rule.insert("qos".into(), json!([qos]))),
+                [Term::Atom(key), Term::Atom(flag)] if key == "retain" && (flag == "true" || flag == "false") => {
+                    rule.insert("retain".into(), (flag == "true").into());
+                }
+                [Term::Atom(key), Term::Atom(all)] if (key == "retain" || key == "qos") && all == "all" => {}
+                _ => return Err("its action's options are not understood".into()),
+            },
+            _ => return Err("its action's options are not understood".into()),
+        }
+    }
+    Ok(())
+}
+
+fn topics_of(topics: &Term) -> Result<Value, String> {
+    let Term::List(topics) = topics else { return Err("its topics are no list".into()) };
+    let topic = |text: &str| text.replace("%c", "${clientid}").replace("%u", "${username}");
+    let topics: Result<Vec<Value>, String> = topics
+        .iter()
+        .map(|term| match term {
+            Term::Text(text) => Ok(topic(text).into()),
+            Term::Tuple(pair) => match pair.as_slice() {
+                [Term::Atom(eq), Term::Text(text)] if eq == "eq" => Ok(json!({ "eq": topic(text) })),
+                _ => Err("a topic is not understood".into()),
+            },
+            _ => Err("a topic is not understood".into()),
+        })
+        .collect();
+    topics.map(Value::Array)
+}
+
+/// What a `who` demands: alternatives, each a set of conditions.
+fn conditions(who: &Term) -> Result<Vec<Map<String, Value>>, String> {
+    let one = |field: &str, value: &str| vec![[(field.to_owned(), Value::from(value))].into_iter().collect()];
+    match who {
+        Term::Atom(all) if all == "all" => Ok(vec![Map::new()]),
+        Term::Tuple(pair) => match pair.as_slice() {
+            [Term::Atom(key), Term::Text(text)] => match key.as_str() {
+                "user" | "username" => Ok(one("username", text)),
+                "client" | "clientid" => Ok(one("clientId", text)),
+                "ipaddr" => Ok(one("ipaddr", text)),
+                other => Err(format!("condition {other} is not understood")),
+            },
+            [Term::Atom(key), Term::Atom(all)] if all == "all" && key != "ipaddr" => Ok(vec![Map::new()]),
+            [Term::Atom(key), Term::List(addresses)] if key == "ipaddrs" => {
+                let texts = addresses.iter().map(|address| match address {
+                    Term::Text(text) => Ok(one("ipaddr", text)),
+                    _ => Err("an address is not understood".to_owned()),
+                });
+                Ok(texts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+            }
+            [Term::Atom(key), Term::Tuple(re)] if matches!(re.first(), Some(Term::Atom(re)) if re == "re") => {
+                match (key.as_str(), re.get(1)) {
+                    ("client" | "clientid", Some(Term::Text(pattern))) => {
+                        let glob = glob_of(pattern);
+                        glob.map(|glob| one("clientId", &glob)).ok_or_else(|| format!("regular expression {pattern:?}"))
+                    }
+                    _ => Err("a regular expression; Weir matches usernames exactly, client ids by * and ?".into()),
+                }
+            }
+            [Term::Atom(key), Term::List(parts)] if key == "and" => all_of(parts),
+            [Term::Atom(key), Term::List(parts)] if key == "or" => {
+                Ok(parts.iter().map(conditions).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+            }
+            _ => Err("whom it is about is not understood".into()),
+        },
+        _ => Err("whom it is about is not understood".into()),
+    }
+}
+
+/// Every combination of the parts' alternatives.
+fn all_of(parts: &[Term]) -> Result<Vec<Map<String, Value>>, String> {
+    let mut combined = vec![Map::new()];
+    for part in parts {
+        let alternatives = conditions(part)?;
+        let mut next = Vec::new();
+        for known in &combined {
+            for further in &alternatives {
+                let clash = further.iter().any(|(key, value)| known.get(key).is_some_and(|other| other != value));
+                if clash {
+                    return Err("two conditions on one thing".into());
+                }
+                let mut both: Map<String, Value> = known.clone();
+                both.extend(further.clone());
+                next.push(both);
+            }
+        }
+        combined = next;
+    }
+    Ok(combined)
+}
+
+/// `^sensor_.*$` as `sensor_*`; none where a glob cannot say it.
+fn glob_of(pattern: &str) -> Option<String> {
+    let (from_start, pattern) = pattern.strip_prefix('^').map_or((false, pattern), |rest| (true, rest));
+    let (to_end, pattern) = pattern.strip_suffix('$').map_or((false, pattern), |rest| (true, rest));
+    let inner = pattern.replace(".*", "*");
+    if inner.contains(['.', '+', '?', '[', ']', '(', ')', '{', '}', '|', '\\', '^', '$']) || inner.is_empty() {
+        return None;
+    }
+    let glob = format!("{}{inner}{}", if from_start { "" } else { "*" }, if to_end { "" } else { "*" });
+    Some(glob.replace("**", "*"))
+}
+
+fn shown(term: &Term) -> String {
+    let list = |terms: &[Term]| terms.iter().map(shown).collect::<Vec<_>>().join(", ");
+    match term {
+        Term::Atom(atom) => atom.clone(),
+        Term::Text(text) => format!("{text:?}"),
+        Term::Number(number) => number.to_string(),
+        Term::Tuple(terms) => format!("{{{}}}", list(terms)),
+        Term::List(terms) => format!("[{}]", list(terms)),
+    }
+}
+
+/// Reads terms, each ended by a full stop.
+struct Reader<'a> {
+    rest: &'a str,
+    line: usize,
+}
+
+impl<'a> Reader<'a> {
+    /// Terms within each other.
+    const DEPTH_MAX: usize = 32;
+
+    fn new(text: &'a str) -> Self {
+        Self { rest: text, line: 1 }
+    }
+
+    fn terms(mut self) -> anyhow::Result<Vec<(usize, Term)>> {
+        let mut terms = Vec::new();
+        loop {
+            self.skip();
+            if self.rest.is_empty() {
+                return Ok(terms);
+            }
+            let line = self.line;
+            let term = self.term(0)?;
+            self.skip();
+            if !self.take(".") {
+                bail!("line {}: a full stop is missing after the term of line {line}", self.line);
+            }
+            terms.push((line, term));
+        }
+    }
+
+    /// White space and comments.
+    fn skip(&mut self) {
+        loop {
+            let trimmed = self.rest.trim_start();
+            let skipped = self.rest.len() - trimmed.len();
+            self.line += self.rest.get(..skipped).unwrap_or_default().matches('\n').count();
+            self.rest = trimmed;
+            if !trimmed.starts_with('%') {
+                return;
+            }
+            self.rest = trimmed.find('\n').and_then(|end| trimmed.get(end..)).unwrap_or_default();
+        }
+    }
+
+    fn take(&mut self, token: &str) -> bool {
+        match self.rest.strip_prefix(token) {
+            Some(rest) => {
+                self.rest = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn term(&mut self, depth: usize) -> anyhow::Result<Term> {
+        if depth > Self::DEPTH_MAX {
+            bail!("line {}: terms are nested too deeply", self.line);
+        }
+        self.skip();
+        if self.take("{") {
+            return self.items("}", depth).map(Term::Tuple);
+        }
+        if self.take("[") {
+            return self.items("]", depth).map(Term::List);
+        }
+        if self.take("<<\"") {
+            let text = self.quoted('"')?;
+            if !self.take(">>") {
+                bail!("line {}: `>>` is missing", self.line);
+            }
+            return Ok(Term::Text(text));
+        }
+        if self.take("\"") {
+            return self.quoted('"').map(Term::Text);
+        }
+        if self.take("'") {
+            return self.quoted('\'').map(Term::Atom);
+        }
+        let end =
+            self.rest.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '@' | '-'))).unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at(end);
+        if word.is_empty() {
+            bail!("line {}: this is not acl.conf: {:?}", self.line, self.rest.lines().next().unwrap_or_default());
+        }
+        self.rest = rest;
+        Ok(word.parse().map_or_else(|_| Term::Atom(word.to_owned()), Term::Number))
+    }
+
+    fn items(&mut self, close: &str, depth: usize) -> anyhow::Result<Vec<Term>> {
+        let mut items = Vec::new();
+        loop {
+            self.skip();
+            if self.take(close) {
+                return Ok(items);
+            }
+            if !items.is_empty() && !self.take(",") {
+                bail!("line {}: `,` or `{close}` is missing", self.line);
+            }
+            items.push(self.term(depth + 1)?);
+        }
+    }
+
+    fn quoted(&mut self, quote: char) -> anyhow::Result<String> {
+        let mut text = String::new();
+        let mut chars = self.rest.char_indices();
+        while let Some((at, c)) = chars.next() {
+            match c {
+                '\\' => text.extend(chars.next().map(|(_, escaped)| escaped)),
+                '\n' => break,
+                c if c == quote => {
+                    self.rest = self.rest.get(at + c.len_utf8()..).unwrap_or_default();
+                    return Ok(text);
+                }
+                c => text.push(c),
+            }
+        }
+        bail!("line {}: a quote is not closed", self.line)
+    }
+}

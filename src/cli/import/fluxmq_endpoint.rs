@@ -1,0 +1,246 @@
+//! One endpoint of FluxMQ's.
+
+use serde_json::{Map, Value, json};
+
+use super::draft::{Document, Draft};
+use crate::config::Kind;
+
+/// Fields that mean the same.
+const SAME: &[&str] = &[
+    "port",
+    "useWebsocket",
+    "path",
+    "enabled",
+    "isDefault",
+    "enableAuth",
+    "enableAcl",
+    "maxConnectionSize",
+    "maxConnectionPerSecond",
+    "maxSessionSize",
+    "messageMaxSize",
+];
+
+/// Fields that say how it is, not how it is to be.
+const STATE: &[&str] = &["status", "createTime", "updateTime", "uptime", "id", "version"];
+
+/// Fields without a counterpart, and what takes their place.
+const LEFT: &[(&str, &str)] = &[
+    ("aclRefreshPeriod", "ACLs apply when they are declared"),
+    ("authConfig", "declare an `auth` document; databases are asked through its `http`"),
+    ("authType", "declare an `auth` document; databases are asked through its `http`"),
+    ("exclusivePool", "there is a thread per core: see --shards"),
+    ("logging", "see --log-level and --log-format"),
+    ("metrics", "metrics are always on, at /metrics"),
+    ("metricsConfig", "metrics are always on, at /metrics of --status-addr"),
+    ("options", "see `serverOptions`"),
+    ("wiretap", "packets are not logged"),
+];
+
+/// Carries an endpoint over.
+pub(super) fn endpoint(fields: &Map<String, Value>, draft: &mut Draft) {
+    let Some(port) = fields.get("port").and_then(Value::as_u64) else {
+        draft.leave(None, "an endpoint without a port", "its port is what it is known by");
+        return;
+    };
+    let flag = |field: &str| fields.get(field).and_then(Value::as_bool);
+    let encrypted = is_encrypted(fields);
+    let scheme = match (flag("useWebsocket").unwrap_or(false), encrypted) {
+        (false, false) => "mqtt",
+        (false, true) => "mqtts",
+        (true, false) => "ws",
+        (true, true) => "wss",
+    };
+    let mut document = Document::new(Kind::Endpoint, &draft.unique_name(&format!("{scheme}-{port}")));
+    for field in SAME {
+        if let Some(value) = fields.get(*field) {
+            document.set(field, value.clone());
+        }
+    }
+    let what = |field: &str| format!("endpoint {port}: {field}");
+    for (field, value) in fields {
+        match field.as_str() {
+            known if SAME.contains(&known) || STATE.contains(&known) => {}
+            "sslConfig" | "ssl" => tls(value, &what(field), &mut document, draft),
+            "serverOptions" | "childOptions" => options(field, value, &what(field), &mut document, draft),
+            "maxSendWindowSize" => document.set("maxInflight", value.clone()),
+            "maxReceiveWindowSize" => document.set("receiveMaximum", value.clone()),
+            "sessionPersistence" if *value == true => {
+                document.set("durability", "disk");
+                document.note("sessionPersistence: true");
+            }
+            "proxy" if *value == true => {
+                document.set("proxyProtocol.trustedSources", json!(["127.0.0.1/32"]));
+                document.decide("list your proxies in trustedSources; FluxMQ believed anybody");
+            }
+            "aclConfig" => acl(value, &what(field), &mut document, draft),
+            "aclType" if *value == "config" => {}
+            "aclType" => draft.leave(None, what(field), "declare an `acl` document"),
+            "bridgeConfig" => bridge(value, &mut document, draft),
+            "enableBridge" if *value == true && !fields.contains_key("bridgeConfig") => {
+                draft.leave(
+                    None,
+                    what(field),
+                    "Weir has no rule engine; declare `bridge` documents and name them in `bridges`",
+                );
+            }
+            // Off, or nothing: as Weir has it.
+            _ if matches!(value, Value::Bool(false) | Value::Null) || value.as_object().is_some_and(Map::is_empty) => {}
+            "enableBridge" => {}
+            "metrics" if *value == true => {}
+            other => {
+                let known = LEFT.iter().find(|(field, _)| *field == other);
+                draft.leave(None, what(other), known.map_or("not known", |(_, instead)| instead));
+            }
+        }
+    }
+    if fields.contains_key("maxSessionSize") {
+        document
+            .decide("maxSessionSize counts sessions; FluxMQ before 2.1 meant messages per session (maxQueuedMessages)");
+    }
+    draft.add(document);
+}
+
+fn is_encrypted(fields: &Map<String, Value>) -> bool {
+    let config = fields.get("sslConfig").or_else(|| fields.get("ssl")).and_then(Value::as_object);
+    config.is_some_and(|config| !config.is_empty() && config.get("enabled") != Some(&json!(false)))
+}
+
+fn tls(value: &Value, what: &str, document: &mut Document, draft: &mut Draft) {
+    let Some(config) = value.as_object().filter(|config| !config.is_empty()) else { return };
+    if config.get("enabled") == Some(&json!(false)) {
+        return;
+    }
+    for (theirs, ours) in [("crt", "certFile"), ("key", "keyFile"), ("ca", "caFile")] {
+        if let Some(file) = config.get(theirs) {
+            document.set(&format!("sslConfig.{ours}"), file.clone());
+        }
+    }
+    if config.contains_key("ca") {
+        document.set("sslConfig.clientAuth", "required");
+        document.decide("clientAuth: required, or optional if clients without a certificate are to be admitted");
+    }
+    if let Some(store) = config.get("keyStorePath").and_then(Value::as_str) {
+        document.set("sslConfig.certFile", "tls/server.crt");
+        document.set("sslConfig.keyFile", "tls/server.key");
+        document.decide(format!(
+            "turn the keystore into PEM: keytool -importkeystore -srckeystore {store} -destkeystore k.p12 -deststoretype PKCS12;\n\
+             openssl pkcs12 -in k.p12 -nokeys -out tls/server.crt; openssl pkcs12 -in k.p12 -nocerts -nodes -out tls/server.key"
+        ));
+    }
+    if let Some(store) = config.get("trustStorePath").and_then(Value::as_str) {
+        document.set("sslConfig.caFile", "tls/clients-ca.crt");
+        document.set("sslConfig.clientAuth", "required");
+        document.decide(format!("export the trusted certificates of {store} to tls/clients-ca.crt, PEM"));
+    }
+    if !config.contains_key("crt") && !config.contains_key("keyStorePath") {
+        document.set("enabled", false);
+        document.decide("enabled: false, because sslConfig names no certificate: add certFile and keyFile");
+    }
+    let versions = config.get("protocols").and_then(Value::as_array);
+    if versions.is_some_and(|versions| !versions.is_empty() && versions.iter().all(|version| version == "TLSv1.3")) {
+        document.set("sslConfig.minVersion", "1.3");
+    }
+    let carried = [
+        "enabled",
+        "crt",
+        "key",
+        "ca",
+        "keyStorePath",
+        "trustStorePath",
+        "protocols",
+        "keyStorePassword",
+        "trustStorePassword",
+    ];
+    for field in config.keys().filter(|field| !carried.contains(&field.as_str())) {
+        draft.leave(None, format!("{what}.{field}"), "Weir's TLS has no such setting");
+    }
+}
+
+/// Netty's options, however they are spelt: `soBacklog`, `SO_BACKLOG`.
+fn options(field: &str, value: &Value, what: &str, document: &mut Document, draft: &mut Draft) {
+    let known: &[(&str, &str)] = if field == "serverOptions" {
+        &[
+            ("sobacklog", "backlog"),
+            ("sorcvbuf", "receiveBuffer"),
+            ("sosndbuf", "sendBuffer"),
+            ("soreuseport", "reusePort"),
+        ]
+    } else {
+        &[
+            ("tcpnodelay", "noDelay"),
+            ("sokeepalive", "keepAlive"),
+            ("sosndbuf", "sendBuffer"),
+            ("sorcvbuf", "receiveBuffer"),
+            ("tcpusertimeout", "userTimeoutMs"),
+            ("tcpkeepidle", "keepAliveIdleS"),
+            ("tcpkeepintvl", "keepAliveIntervalS"),
+            ("tcpkeepcnt", "keepAliveCount"),
+        ]
+    };
+    for (option, value) in value.as_object().into_iter().flatten() {
+        let plain: String = option.chars().filter(|c| *c != '_').flat_map(char::to_lowercase).collect();
+        match known.iter().find(|(theirs, _)| *theirs == plain) {
+            Some((_, ours)) => document.set(&format!("{field}.{ours}"), value.clone()),
+            // Always on.
+            None if plain == "soreuseaddr" && *value == true => {}
+            None => draft.leave(None, format!("{what}.{option}"), "Weir has no such option there"),
+        }
+    }
+}
+
+/// `config: {rules: [{username, allow: [filter], deny: [filter]}]}`.
+fn acl(value: &Value, what: &str, endpoint: &mut Document, draft: &mut Draft) {
+    let config = value.as_object();
+    for source in config.into_iter().flat_map(Map::keys).filter(|source| *source != "config") {
+        draft.leave(None, format!("{what}.{source}"), "declare an `acl` document");
+    }
+    let Some(rules) = value.pointer("/config/rules").and_then(Value::as_array) else { return };
+    let mut carried = Vec::new();
+    for rule in rules {
+        for (verdict, permission) in [("deny", "deny"), ("allow", "allow")] {
+            let Some(topics) = rule.get(verdict).filter(|topics| topics.is_array()) else { continue };
+            let mut ours = Map::new();
+            ours.insert("permission".into(), permission.into());
+            for (theirs, field) in [("username", "username"), ("clientId", "clientId"), ("clientid", "clientId")] {
+                if let Some(who) = rule.get(theirs) {
+                    ours.insert(field.into(), who.clone());
+                }
+            }
+            ours.insert("topics".into(), topics.clone());
+            carried.push(Value::Object(ours));
+        }
+    }
+    let name = draft.unique_name("imported-acl");
+    let mut document = Document::new(Kind::Acl, &name);
+    document.set("rules", carried);
+    endpoint.set("acl", name);
+    draft.add(document);
+}
+
+fn bridge(value: &Value, endpoint: &mut Document, draft: &mut Draft) {
+    let text = |field: &str| value.get(field).and_then(Value::as_str);
+    let Some(host) = text("remoteHost") else {
+        draft.leave(None, "bridgeConfig", "it names no remoteHost");
+        return;
+    };
+    let name = draft.unique_name("bridge");
+    let mut document = Document::new(Kind::Bridge, &name);
+    let port = value.get("remotePort").and_then(Value::as_u64).unwrap_or(1883);
+    document.set("address", json!([format!("mqtt://{host}:{port}")]));
+    for field in ["clientId", "username"] {
+        if let Some(value) = text(field) {
+            document.set(field, value);
+        }
+    }
+    if value.get("password").is_some() {
+        document.set("password", format!("file:{name}.secret"));
+        document.decide(format!("write the password into {name}.secret; it does not stand in a declaration"));
+    }
+    let topics = value.get("topics").and_then(Value::as_array).into_iter().flatten();
+    let rules: Vec<Value> = topics.map(|filter| json!({ "filter": filter })).collect();
+    document.set("out", rules);
+    document.decide("FluxMQ does not say in which direction its topics are carried; here it is `out`");
+    endpoint.set("enableBridge", true);
+    endpoint.set("bridges", json!([name]));
+    draft.add(document);
+}
