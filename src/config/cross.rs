@@ -245,6 +245,9 @@ fn listed(names: &[&str]) -> String {
 /// What is valid, and hardly meant, about an endpoint among the other documents.
 pub(super) fn warnings(document: &Document, endpoint: &Endpoint, declared: &Declared) -> Vec<Diagnostic> {
     let mut found = super::effective::warnings(document, endpoint);
+    if !endpoint.enabled {
+        return found;
+    }
     let mut warn = |field: &str, code, message: String, help: &str| {
         let path = InstancePath::of(&["endpoint", field]);
         let mut diagnostic = document.diagnostic(Severity::Warning, code, &path, message);

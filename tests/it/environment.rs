@@ -1,7 +1,5 @@
 //! `weir validate --environment`: what this machine lacks is found, at its place in the documents.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;

@@ -1,8 +1,6 @@
 //! `tests/golden/<verb>/<case>/`: `cmd` is a shell script, run in a copy of the directory `in`; `stdout`, `stderr` and
 //! `exit` are what it must do (absent: nothing, nothing, 0). `UPDATE_GOLDEN=1` rewrites them; `GOLDEN=part` picks cases.
 
-#![allow(clippy::unwrap_used)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

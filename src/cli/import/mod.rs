@@ -78,7 +78,7 @@ fn origin_of(file: &Path, text: &str) -> anyhow::Result<Origin> {
     }
     // `key value`, and neither `key: value` nor `key = value`.
     let mut words = content.split_whitespace();
-    let looks_like_conf = words.next().is_some_and(|key| mosquitto::is_known(key)) && words.next() != Some("=");
+    let looks_like_conf = words.next().is_some_and(mosquitto::is_known) && words.next() != Some("=");
     if looks_like_conf || name.contains("mosquitto") {
         return Ok(Origin::Mosquitto);
     }
