@@ -145,7 +145,7 @@ fn files_are_of_a_size_to_be_read() {
 
 #[test]
 fn nothing_is_left_open() {
-    let marks = ["todo!(", "unimplemented!(", "dbg!(", "#[ignore"];
+    let marks = ["todo!(", "unimplemented!(", "dbg!(", "#[ignore]"];
     let mut findings = Vec::new();
     for file in ["src", "tests", "benches"].iter().flat_map(|folder| rust_files(&root().join(folder))) {
         if file.ends_with("tests/tidy.rs") {

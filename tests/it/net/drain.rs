@@ -157,7 +157,8 @@ fn clients_are_listed_in_order() {
     let expected: Vec<_> = (0..12).map(|n| format!("1-5-{n}")).collect();
     assert_eq!(ids, expected);
     let page = plane.wait(plane.plane.clients(EndpointId(1), 4, 3)).unwrap();
-    assert_eq!(page, rows[4..7]);
+    let sequences = |rows: &[_]| rows.iter().map(|row: &weirmq::net::ClientRow| row.sequence).collect::<Vec<_>>();
+    assert_eq!(sequences(&page), sequences(&rows[4..7]));
     let rows = plane.wait(plane.plane.clients(EndpointId(2), 0, 100)).unwrap();
     assert_eq!((rows.len(), rows[0].username.as_deref(), rows[0].protocol_level), (1, Some("alice"), 4));
     assert!(rows[0].peer.is_some() && !rows[0].tls && !rows[0].websocket);
