@@ -236,7 +236,7 @@ fn text(tag: u8, value: &[u8]) -> Result<String, CertificateError> {
         PRINTABLE_STRING | IA5_STRING if value.is_ascii() => value.iter().map(|byte| char::from(*byte)).collect(),
         // In practice Latin-1, whose code points are Unicode's.
         TELETEX_STRING => value.iter().map(|byte| char::from(*byte)).collect(),
-        BMP_STRING if value.len() % 2 == 0 => {
+        BMP_STRING if value.len().is_multiple_of(2) => {
             let units: Vec<u16> = value.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
             String::from_utf16(&units).map_err(|_| CertificateError::Name)?
         }

@@ -3,6 +3,7 @@
 //! A verb has `Args` and `run(Args) -> anyhow::Result<Exit>`. An error is printed with its causes and exits with 1; wrong
 //! usage exits with 64.
 
+mod acl;
 mod completions;
 mod diff;
 mod environment;
@@ -43,6 +44,7 @@ enum Verb {
     Render(render::Args),
     Import(import::Args),
     Passwd(passwd::Args),
+    Acl(acl::Args),
     Schema(schema::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -62,6 +64,7 @@ pub fn main() -> ExitCode {
         Verb::Render(args) => render::run(args),
         Verb::Import(args) => import::run(args),
         Verb::Passwd(args) => passwd::run(args),
+        Verb::Acl(args) => acl::run(args),
         Verb::Schema(args) => schema::run(args),
         Verb::Completions(args) => completions::run(args),
         Verb::Man(args) => man::run(args),

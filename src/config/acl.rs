@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Cidr, Glob, Name, Origin, TopicPattern};
+use super::path::InstancePath;
+use super::{Cidr, Glob, Name, Origin, Position, TopicPattern, yaml};
 
 /// Rules. The one with the highest priority decides, among equals the first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +31,14 @@ impl Acl {
         rules.sort_by_key(|(_, rule)| std::cmp::Reverse(rule.priority));
         rules
     }
+}
+
+/// Where a rule of `acl` stands in the file it came from; `None`: `content` is not that file.
+pub fn rule_position(content: &[u8], acl: &Acl, rule: usize) -> Option<Position> {
+    let path = InstancePath::of(&["acl", "rules"]).index(rule);
+    let documents = yaml::parse(content).ok()?;
+    let own = |node: &&yaml::Node| node.entry("acl").is_some_and(|entry| entry.key_at == acl.origin.position);
+    documents.iter().map(|document| &document.node).find(own).map(|node| path.position_in(node))
 }
 
 /// A verdict.

@@ -14,31 +14,45 @@ use crate::mqtt::{validate_topic_filter, validate_topic_name};
 pub struct Glob(pub Arc<str>);
 
 impl Glob {
-    /// Whether it matches the whole of `text`. Time is bounded by the product of the lengths.
+    /// Whether it matches the whole of `text`. Time is bounded by the product of the lengths; nothing is allocated.
     pub fn matches(&self, text: &str) -> bool {
-        let (pattern, text): (Vec<char>, Vec<char>) = (self.0.chars().collect(), text.chars().collect());
+        let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
         let (mut p, mut t) = (0, 0);
         // Where the last `*` was, and how much of the text it has taken.
         let mut star: Option<(usize, usize)> = None;
         while t < text.len() {
             match pattern.get(p) {
-                Some('*') => {
+                Some(b'*') => {
                     star = Some((p, t));
                     p += 1;
                 }
-                Some(&c) if c == '?' || Some(&c) == text.get(t) => {
+                Some(b'?') => {
+                    p += 1;
+                    t += char_len(text, t);
+                }
+                Some(byte) if Some(byte) == text.get(t) => {
                     p += 1;
                     t += 1;
                 }
                 _ => {
                     let Some((at, taken)) = star else { return false };
-                    star = Some((at, taken + 1));
+                    t = taken + char_len(text, taken);
+                    star = Some((at, t));
                     p = at + 1;
-                    t = taken + 1;
                 }
             }
         }
-        pattern.get(p..).is_some_and(|rest| rest.iter().all(|&c| c == '*'))
+        pattern.get(p..).is_some_and(|rest| rest.iter().all(|&byte| byte == b'*'))
+    }
+}
+
+/// Bytes of the character that begins at `at`.
+fn char_len(text: &[u8], at: usize) -> usize {
+    match text.get(at) {
+        Some(0xF0..) => 4,
+        Some(0xE0..) => 3,
+        Some(0xC0..) => 2,
+        _ => 1,
     }
 }
 

@@ -19,10 +19,15 @@ pub struct Broker {
 impl Broker {
     /// Serves one endpoint with `fields` more, the `documents`, and the files they name.
     pub fn start(fields: &str, documents: &str, files: &[(&str, &str)]) -> Self {
-        let place = tempfile::tempdir().unwrap();
         let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let endpoint = format!("endpoint: {{name: main, host: 127.0.0.1, port: {}{fields}}}\n", address.port());
-        fs::write(place.path().join("endpoint.yaml"), endpoint).unwrap();
+        let files: Vec<_> = files.iter().copied().chain([("endpoint.yaml", endpoint.as_str())]).collect();
+        Self::serve(address, documents, &files)
+    }
+
+    /// Serves `documents`, one of which has an endpoint at `address`.
+    pub fn serve(address: SocketAddr, documents: &str, files: &[(&str, &str)]) -> Self {
+        let place = tempfile::tempdir().unwrap();
         for (name, content) in files {
             fs::write(place.path().join(name), content).unwrap();
         }

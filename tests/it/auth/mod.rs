@@ -2,6 +2,7 @@
 
 mod broker;
 mod client;
+mod examples;
 mod holes;
 mod live;
 mod methods;

@@ -1,0 +1,113 @@
+//! `weir acl explain`
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Subcommand;
+
+use super::Exit;
+use super::input::read_all;
+use super::print::print;
+use super::render::valid;
+use crate::auth::{Request, RuleSet};
+use crate::broker::Subject;
+use crate::config::{Acl, Name, Permission, Snapshot, check_filter, check_topic, rule_position};
+use crate::mqtt::{QoS, SharedFilter};
+
+/// Ask what acl documents permit
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    question: Question,
+}
+
+#[derive(Debug, Subcommand)]
+enum Question {
+    Explain(Explain),
+}
+
+/// Say whether a client may publish or subscribe, and which rule decides
+///
+/// Exits with 0 where it may, with 1 where it may not.
+#[derive(Debug, clap::Args)]
+struct Explain {
+    #[arg(long, value_name = "ID")]
+    client_id: String,
+    #[arg(long, value_name = "NAME")]
+    username: Option<String>,
+    /// The client's address
+    #[arg(long, value_name = "IP")]
+    address: Option<IpAddr>,
+    /// Topic name, or the filter of a subscription
+    #[arg(long, value_name = "TOPIC")]
+    topic: String,
+    /// May it publish? (what is asked where nothing else is)
+    #[arg(long, conflicts_with = "subscribe")]
+    publish: bool,
+    /// May it subscribe?
+    #[arg(long)]
+    subscribe: bool,
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    qos: u8,
+    /// With the retain flag
+    #[arg(long, conflicts_with = "subscribe")]
+    retain: bool,
+    /// The acl document
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    acl: String,
+    /// Directories, files, or - for standard input
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    let Question::Explain(asked) = args.question;
+    let snapshot = read_all(&asked.paths)?;
+    let declared = valid(&snapshot)?;
+    let name = Name::parse(&asked.acl).map_err(anyhow::Error::msg)?;
+    let acl = declared.acls.get(&name).with_context(|| format!("there is no acl document `{name}`"))?;
+    let subject = Subject { client_id: &asked.client_id, username: asked.username.as_deref(), address: asked.address };
+    let verdict = RuleSet::compile(acl).judge(subject, request(&asked)?);
+    let word = match verdict.permission {
+        Permission::Allow => "allowed",
+        Permission::Deny => "denied",
+    };
+    let why = match verdict.rule {
+        Some(rule) => format!("by rule {} of acl {name}, {}", rule + 1, place(&snapshot, acl, rule)),
+        None => format!("by noMatch of acl {name}, {}: no rule matches", shown(acl)),
+    };
+    print(&format!("{word} {why}\n"))?;
+    Ok(if verdict.permission == Permission::Allow { Exit::Success } else { Exit::Failure })
+}
+
+fn request(asked: &Explain) -> anyhow::Result<Request<'_>> {
+    let qos = match asked.qos {
+        0 => QoS::AtMostOnce,
+        1 => QoS::AtLeastOnce,
+        _ => QoS::ExactlyOnce,
+    };
+    if asked.subscribe {
+        let shared =
+            SharedFilter::parse(&asked.topic).map_err(|_| anyhow::anyhow!("no shared subscription's filter"))?;
+        let filter = shared.map_or(asked.topic.as_str(), |shared| shared.filter);
+        check_filter(filter).map_err(anyhow::Error::msg)?;
+        return Ok(Request::Subscribe { filter, qos });
+    }
+    if let Err(error) = check_topic(&asked.topic) {
+        bail!("--topic {:?}: {error}; filters are for --subscribe", asked.topic);
+    }
+    Ok(Request::Publish { topic: &asked.topic, qos, retain: asked.retain })
+}
+
+fn shown(acl: &Acl) -> String {
+    format!("{}:{}", acl.origin.file, acl.origin.position.line)
+}
+
+/// `file:line` of a rule.
+fn place(snapshot: &Snapshot, acl: &Acl, rule: usize) -> String {
+    let file = snapshot.files.iter().find(|file| file.shown == acl.origin.file);
+    let content = file.and_then(|file| file.content.as_ref().ok());
+    let position = content.and_then(|content| rule_position(content, acl, rule));
+    position.map_or_else(|| shown(acl), |position| format!("{}:{}", acl.origin.file, position.line))
+}

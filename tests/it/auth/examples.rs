@@ -1,0 +1,99 @@
+//! What stands under `examples/auth` does what its comments say.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+
+use weirmq::auth::ScramRecord;
+
+use super::broker::Broker;
+use super::live::people;
+use super::methods::hs256;
+
+fn example(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/auth").join(name).join("endpoint.yaml");
+    fs::read_to_string(path).unwrap()
+}
+
+/// Runs an example on a free port in place of 1883.
+fn run(name: &str, files: &[(&str, &str)]) -> Broker {
+    let address = free();
+    let text = example(name).replace("port: 1883", &format!("host: 127.0.0.1, port: {}", address.port()));
+    Broker::serve(address, &text, files)
+}
+
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[test]
+fn every_example_is_valid() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/auth");
+    for entry in fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        let run = Command::new(env!("CARGO_BIN_EXE_weir")).args(["validate", "--strict"]).arg(&path).output().unwrap();
+        assert!(run.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&run.stdout));
+    }
+}
+
+#[test]
+fn password_file() {
+    let broker = run("password-file", &[("users.passwd", &people())]);
+    let mut alice = broker.client("a").user("alice", "secret").connected();
+    assert_eq!([alice.subscribe("devices/alice/#"), alice.subscribe("devices/bob/#")], [1, 0x87]);
+    assert_eq!(broker.client("a").user("alice", "wrong").connect(), 0x86);
+}
+
+#[test]
+fn jwt() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let broker = run("jwt", &[("jwt.secret", secret)]);
+    let claims = r#"{"sub":"alice","client_id":"c1","aud":"weir","exp":4102444800,"acl":{"publish":["up/#"]}}"#;
+    let mut alice = broker.client("c1").user("", &hs256(secret, claims)).connected();
+    assert_eq!([alice.may_publish("up/1"), alice.may_publish("down/1")], [true, false]);
+    assert_eq!(alice.subscribe("up/#"), 0x87);
+    assert_eq!(broker.client("c2").user("", &hs256(secret, claims)).connect(), 0x86);
+}
+
+#[test]
+fn scram_and_a_password_file_behind_it() {
+    let keys = format!("alice:{}\n", ScramRecord::create(b"secret").unwrap());
+    let broker = run("scram", &[("users.scram", &keys), ("users.passwd", &people())]);
+    broker.client("b").user("bob", "secret").connected();
+}
+
+#[test]
+fn bans() {
+    let broker = run("bans", &[]);
+    broker.client("good").connected();
+    assert_eq!(broker.client("bot-9").connect(), 0x8A);
+}
+
+#[test]
+fn http_without_its_service_keeps_everybody_out() {
+    let text = |port: u16| example("http").replace("127.0.0.1:9000", &format!("127.0.0.1:{port}"));
+    let (address, nobody) = (free(), free());
+    let text = text(nobody.port()).replace("port: 1883", &format!("host: 127.0.0.1, port: {}", address.port()));
+    let broker = Broker::serve(address, &text, &[("service.token", "Bearer x\n")]);
+    assert_eq!(broker.client("c").user("alice", "secret").connect(), 0x88);
+}
+
+#[test]
+fn tenants_see_nothing_of_each_other() {
+    let (red, blue) = (free(), free());
+    let text = example("tenants")
+        .replace("port: 1883", &format!("host: 127.0.0.1, port: {}", red.port()))
+        .replace("port: 1884", &format!("host: 127.0.0.1, port: {}", blue.port()));
+    let alice: String = people().lines().take(1).map(|line| format!("{line}\n")).collect();
+    let bob: String = people().lines().skip(1).map(|line| format!("{line}\n")).collect();
+    let broker = Broker::serve(red, &text, &[("red.passwd", &alice), ("blue.passwd", &bob)]);
+    let client = |address, id: &str| super::client::Client::new(address, id);
+    let mut alice = client(red, "same").user("alice", "secret").connected();
+    let mut bob = client(blue, "same").user("bob", "secret").connected();
+    assert_eq!([alice.subscribe("#"), bob.subscribe("#")], [1, 1]);
+    assert_eq!([alice.publish("x", "1", true), bob.publish("y", "1", true)], [0, 0]);
+    assert_eq!([alice.received(), bob.received()], [["x"], ["y"]]);
+    assert_eq!(client(red, "b").user("bob", "secret").connect(), 0x86);
+    drop(broker);
+}
