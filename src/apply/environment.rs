@@ -99,12 +99,7 @@ fn address(notes: &mut Notes<'_>, endpoint: &Endpoint, node: &NodeContext) {
         BindAddress::Tcp(socket) => {
             let Err(error) = TcpListener::bind(socket) else { return };
             let (pointer, message, help) = match error.kind() {
-                ErrorKind::AddrInUse => {
-                    let holder = port_holder::describe(&compile::socket_key(&address));
-                    let holder = holder.map(|holder| format!(" by {holder}")).unwrap_or_default();
-                    let help = "end what holds it (a running weir may be just that), or choose another `port`";
-                    ("/endpoint/port", format!("{socket} is in use{holder}"), help)
-                }
+                ErrorKind::AddrInUse => return in_use(notes, &address),
                 ErrorKind::AddrNotAvailable => {
                     ("/endpoint/host", format!("this machine has no address {}", socket.ip()), "choose one that it has")
                 }
@@ -117,6 +112,17 @@ fn address(notes: &mut Notes<'_>, endpoint: &Endpoint, node: &NodeContext) {
             notes.error(pointer, message, help);
         }
     }
+}
+
+/// Held by another program, or by the very broker that these declarations are for.
+fn in_use(notes: &mut Notes<'_>, address: &BindAddress) {
+    let holder = port_holder::describe(&compile::socket_key(address)).unwrap_or_else(|| "somebody".to_owned());
+    let (severity, help) = if holder.ends_with("(weir)") {
+        (Severity::Warning, "fine, if it is the broker that this is declared for")
+    } else {
+        (Severity::Error, "end what holds it, or choose another `port`")
+    };
+    notes.note(severity, "/endpoint/port", format!("{address} is in use by {holder}"), Some(help));
 }
 
 fn unix_socket(notes: &mut Notes<'_>, path: &Path) {

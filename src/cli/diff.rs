@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use super::Exit;
 use super::input::read_operand;
 use super::print::{has_color, print};
 use super::render::valid;
+use super::{Exit, broker};
 use crate::config::{BuiltInDefaults, canonical, diff_documents};
 
 /// Show how two sets of declarations differ in meaning.
@@ -14,7 +14,8 @@ use crate::config::{BuiltInDefaults, canonical, diff_documents};
 /// make no difference. Exits with 0 if they mean the same, with 1 if not.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// A directory, a file, - or git:REVISION (of the other operand's directory) or git:REVISION:PATH.
+    /// A directory, a file, -, git:REVISION (of the other operand's directory), git:REVISION:PATH, or a broker's
+    /// http://HOST:PORT.
     #[arg(value_name = "A")]
     old: String,
     /// The same.
@@ -23,7 +24,9 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    let beside = |other: &str| if other.starts_with("git:") { None } else { Some(Path::new(other).to_owned()) };
+    let beside = |other: &str| {
+        if other.starts_with("git:") || broker::is_url(other) { None } else { Some(Path::new(other).to_owned()) }
+    };
     let old = valid(&read_operand(&args.old, beside(&args.new).as_deref())?)?;
     let new = valid(&read_operand(&args.new, beside(&args.old).as_deref())?)?;
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);

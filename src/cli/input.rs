@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 
+use super::broker;
 use crate::config::{FILE_SIZE_MAX, ReadError, Revision, Snapshot, SourceFile};
 use crate::source::{DirectoryReader, GitRefReader};
 
-/// Reads directories, files and `-` as one set of documents.
+/// Reads directories, files, `-` and brokers' addresses as one set of documents.
 ///
 /// # Errors
 /// A path that is not there, or cannot be read at all. A file that cannot be read within a directory is part of the
@@ -24,6 +25,9 @@ pub(super) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Snapshot> {
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<SourceFile>> {
+    if let Some(url) = path.to_str().filter(|text| broker::is_url(text)) {
+        return Ok(broker::declared(url)?.files);
+    }
     if path == Path::new("-") {
         return read_stdin().map(|file| vec![file]);
     }
@@ -62,7 +66,7 @@ fn bounded(reader: impl Read) -> std::io::Result<Arc<[u8]>> {
     Ok(bytes.into())
 }
 
-/// Reads what one operand of `diff` means: a path, `-`, or `git:REVISION` of the directory `beside`.
+/// Reads what one operand of `diff` means: a path, `-`, a broker's http://HOST:PORT, or `git:REVISION` of the directory `beside`.
 ///
 /// # Errors
 /// It cannot be read.

@@ -4,6 +4,7 @@
 //! usage exits with 64.
 
 mod acl;
+mod broker;
 mod completions;
 mod diff;
 mod environment;

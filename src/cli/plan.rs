@@ -4,29 +4,17 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::ValueEnum;
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
-use super::Exit;
 use super::input::{read_all, read_operand};
 use super::print::print;
 use super::render::valid;
-use crate::config::{
-    BindAddress, BuiltInDefaults, Declared, Name, Revision, Snapshot, SourceFile, canonical, diff_documents,
-};
+use super::{Exit, broker};
+use crate::config::{BindAddress, BuiltInDefaults, Declared, Name, canonical, diff_documents};
 use crate::reconcile::{Effective, Files, Live, LiveEndpoint, Node, Pinned, Plan, plan, render};
-
-/// How long a broker may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// Bytes of an answer.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Show what a change of declarations would do: to which endpoint, how, and to how many clients.
 ///
@@ -77,7 +65,7 @@ struct Listening {
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let wanted = valid(&read_all(std::slice::from_ref(&args.path))?)?;
-    let present = if args.against.starts_with("http") {
+    let present = if broker::is_url(&args.against) {
         ask(&args.against)?
     } else {
         let beside = (args.path != Path::new("-")).then_some(args.path.as_path());
@@ -148,25 +136,8 @@ impl Present {
 
 /// Asks a broker what it has declared, where it listens, and how many clients there are.
 fn ask(base: &str) -> anyhow::Result<Present> {
-    if !base.starts_with("http://") {
-        bail!("--against {base}: only http:// is spoken; the status API listens on a private address");
-    }
-    let base = base.trim_end_matches('/');
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (documents, status) = runtime.block_on(async {
-        let documents = get(&format!("{base}/api/endpoints/export?format=json")).await?;
-        anyhow::Ok((documents, get(&format!("{base}/api/endpoints/status")).await?))
-    })?;
-    let documents = documents.pointer("/documents").and_then(Value::as_array);
-    let documents = documents.with_context(|| format!("{base}: not weir's answer"))?;
-    let files = documents.iter().enumerate().map(|(at, document)| SourceFile {
-        path: Arc::from(format!("{at}.json")),
-        shown: Arc::from(format!("{base} document {at}")),
-        base: Arc::from(Path::new("")),
-        content: Ok(Arc::from(document.to_string().into_bytes())),
-    });
-    let revision = Revision::Content { hash: String::new() };
-    let snapshot = Snapshot { origin: Arc::from(base), revision, files: files.collect() };
+    let [documents, status] = broker::ask(base, [broker::EXPORT, "/api/endpoints/status"])?;
+    let snapshot = broker::snapshot(base, &documents)?;
     Ok(Present { declared: valid(&snapshot)?, listening: Some(listening(&status)) })
 }
 
@@ -181,22 +152,4 @@ fn listening(status: &Value) -> BTreeMap<String, Listening> {
         live.then(|| (name.to_string(), Listening { address, connections }))
     };
     endpoints.into_iter().flat_map(|endpoints| endpoints.values()).filter_map(of).collect()
-}
-
-/// The `data` of an answer.
-async fn get(url: &str) -> anyhow::Result<Value> {
-    let client: Client<_, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let uri: hyper::Uri = url.parse().with_context(|| url.to_owned())?;
-    let answer = async {
-        let response = client.get(uri).await.with_context(|| url.to_owned())?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("{url}: {error}"))?.to_bytes();
-        if !status.is_success() {
-            bail!("{url}: {status}");
-        }
-        let answer: Value = serde_json::from_slice(&body).with_context(|| format!("{url}: not JSON"))?;
-        Ok(answer.get("data").cloned().unwrap_or(answer))
-    };
-    tokio::time::timeout(ANSWER_WITHIN, answer).await.with_context(|| format!("{url}: no answer"))?
 }

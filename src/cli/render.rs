@@ -18,7 +18,7 @@ use crate::config::{
 /// made of, and is a golden file worth keeping: it is stable across weir's minor versions.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Directories (read recursively), files, or - for standard input.
+    /// Directories (read recursively), files, - for standard input, or a broker's http://HOST:PORT.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
     /// Write fields out that have their built-in default.
