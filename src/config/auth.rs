@@ -147,7 +147,7 @@ pub struct HttpHook {
     pub method: HttpMethod,
     #[serde(default)]
     pub headers: BTreeMap<Arc<str>, HeaderValue>,
-    /// Certificate authorities for `https://`; `None`: the system's.
+    /// Certificate authorities; `https://` needs them.
     #[serde(default)]
     pub ca_file: Option<FileRef>,
     #[serde(default = "HttpHook::default_timeout_ms")]

@@ -132,3 +132,24 @@ fn a_token_ends_with_its_time() {
     assert_eq!(alice.disconnected(), NOT_AUTHORIZED);
     assert_eq!(broker.client("a").user("x", &token(now_s - 1)).connect(), BAD_CREDENTIALS);
 }
+
+#[test]
+fn a_session_taken_up_with_a_lesser_token_loses_what_that_does_not_permit() {
+    let documents = "auth: {name: default, chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub, \
+                     aclClaim: acl}}]}\n";
+    let secret = "0123456789abcdef0123456789abcdef";
+    let broker = Broker::start(", enableAcl: false", documents, &[("secret", secret)]);
+    let token = |acl: &str| {
+        super::methods::hs256(secret, &format!(r#"{{"sub":"alice","exp":4102444800,"acl":{{"all":[{acl}]}}}}"#))
+    };
+    let (broad, narrow) = (token(r##""#""##), token(r#""b""#));
+    let mut away = broker.client("away").user("", &broad).durable().connected();
+    assert_eq!([away.subscribe("a"), away.subscribe("b")], [1, 1]);
+    drop(away);
+    let mut sender = broker.client("sender").user("", &broad).connected();
+    assert!(sender.may_publish("a") && sender.may_publish("b"));
+    let mut away = broker.client("away").user("", &narrow).durable().connected();
+    assert_eq!(away.received(), ["b"]);
+    assert!(sender.may_publish("a"));
+    assert!(away.received().is_empty());
+}
