@@ -13,6 +13,7 @@ mod memory;
 mod net;
 mod node;
 mod process;
+mod programs;
 mod reconcile_sim;
 mod scram;
 mod script;
