@@ -82,7 +82,8 @@ impl Sampler {
         let samples = self.lock();
         let last = samples.back()?;
         let oldest_ms = last.at.unix_ms.saturating_sub(window_s * 1000);
-        let first = samples.iter().find(|sample| sample.at.unix_ms >= oldest_ms)?;
+        let first =
+            samples.iter().find(|sample| sample.at.unix_ms >= oldest_ms && sample.endpoints.contains_key(endpoint))?;
         between(first, last, endpoint)
     }
 
@@ -151,6 +152,16 @@ mod tests {
         let all = sampler.rates("e0", 3600).unwrap();
         assert_eq!((all.window_s, all.messages_received), (99.0, 5.96));
         assert_eq!(sampler.rates("other", 10), None);
+    }
+
+    #[test]
+    fn rates_of_a_new_endpoint_begin_with_it() {
+        let sampler = Sampler::default();
+        for (at_s, endpoints) in [(0, 1), (2, 2), (4, 2)] {
+            sampler.add(Timestamp::from_unix_ms(at_s * 1000), &traffic(at_s * 10, endpoints));
+        }
+        let rates = sampler.rates("e1", 60).unwrap();
+        assert_eq!((rates.window_s, rates.messages_received), (2.0, 10.0));
     }
 
     #[test]
