@@ -235,6 +235,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             history: self.history.entries(),
             passes: self.passes,
             last_pass_us: self.last_pass_us,
+            pass_durations: self.pass_durations,
         };
         self.shared.publish(state);
     }

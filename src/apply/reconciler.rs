@@ -9,6 +9,7 @@ use super::converge::{Converged, Failure};
 use super::files::ReadFiles;
 use super::history::History;
 use super::plane::Plane;
+use super::state::PassDurations;
 use super::state::{ControlState, LastKnownGood, Phase, SharedState, SourceState, Trouble};
 use crate::auth::Admission;
 use crate::broker::EndpointId;
@@ -111,6 +112,7 @@ pub struct Reconciler<P: Plane, F: ReadFiles> {
     pub(super) history: History,
     pub(super) passes: u64,
     pub(super) last_pass_us: u64,
+    pub(super) pass_durations: PassDurations,
     pub(super) shared: Arc<SharedState>,
     pub(super) drained: mpsc::UnboundedSender<Drained>,
     /// What was said of the source before, so that it is said once.
@@ -186,6 +188,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             history: start.history,
             passes: 0,
             last_pass_us: 0,
+            pass_durations: PassDurations::default(),
             shared: Arc::new(SharedState::new(first)),
             drained,
             said: BTreeSet::new(),
@@ -400,6 +403,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.failures = failures;
         self.passes += 1;
         self.last_pass_us = u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.pass_durations.observe(self.last_pass_us);
         if let Some(reading) = reading.filter(|_| !self.suspended) {
             self.source.applied_revision = Some(reading.snapshot.revision.to_string());
             self.source.applied_at = Some(now);

@@ -50,6 +50,27 @@ pub struct ControlState {
     /// Passes since the start, and how long the last one took, microseconds.
     pub passes: u64,
     pub last_pass_us: u64,
+    pub pass_durations: PassDurations,
+}
+
+/// How long the passes took, since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PassDurations {
+    /// Passes up to each of [`PassDurations::BOUNDS_US`] and above the one before; the last: above them all.
+    pub counts: [u64; Self::BOUNDS_US.len() + 1],
+    pub sum_us: u64,
+}
+
+impl PassDurations {
+    /// Microseconds.
+    pub const BOUNDS_US: [u64; 7] = [1_000, 5_000, 25_000, 100_000, 500_000, 2_500_000, 10_000_000];
+
+    /// Counts a pass.
+    pub fn observe(&mut self, duration_us: u64) {
+        let place = Self::BOUNDS_US.iter().position(|&bound| duration_us <= bound).unwrap_or(Self::BOUNDS_US.len());
+        self.counts[place] += 1;
+        self.sum_us = self.sum_us.saturating_add(duration_us);
+    }
 }
 
 impl ControlState {
@@ -70,6 +91,7 @@ impl ControlState {
             history: Arc::default(),
             passes: 0,
             last_pass_us: 0,
+            pass_durations: PassDurations::default(),
         }
     }
 }

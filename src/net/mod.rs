@@ -11,6 +11,7 @@
 
 mod accept_rate;
 mod acceptor;
+mod find;
 mod layers;
 mod mailbox;
 mod plane;
@@ -24,6 +25,7 @@ mod tls;
 mod websocket;
 mod workers;
 
+pub use find::{ClientFilter, FoundClient};
 pub use plane::{
     ClientRow, ConnectionFacts, DataPlane, DataPlaneConfig, DrainPlan, DrainPredicate, DrainWhich, ListenerChange,
     PlaneError,

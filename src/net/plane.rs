@@ -287,7 +287,10 @@ impl DataPlane {
     }
 
     /// Puts a question to every shard and waits for all answers.
-    async fn ask_all<T>(&self, mut question: impl FnMut(oneshot::Sender<T>) -> Control) -> Result<Vec<T>, PlaneError> {
+    pub(super) async fn ask_all<T>(
+        &self,
+        mut question: impl FnMut(oneshot::Sender<T>) -> Control,
+    ) -> Result<Vec<T>, PlaneError> {
         let mut answers = Vec::with_capacity(self.inner.shards.len());
         for shard in &self.inner.shards {
             let (reply, answer) = oneshot::channel();

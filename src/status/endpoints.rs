@@ -209,7 +209,6 @@ pub(super) fn status(app: &App, query: &Query) -> Reply {
             "enabled": endpoint.enabled(),
             "health": endpoint.health(),
             "connections": {"current": counted.connections, "max": endpoint.limit("maxConnectionSize")},
-            "sessions": {"current": counted.sessions, "max": endpoint.limit("maxSessionSize")},
             "certificateExpiresAt": endpoint.certificate_expires_at,
             "differs": endpoint.declared.is_some() && endpoint.live.is_some() && endpoint.declared != endpoint.live,
             "pending": endpoint.pending,

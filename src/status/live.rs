@@ -9,13 +9,13 @@ use tokio::sync::watch;
 
 use super::judge::judge;
 use super::{
-    Answering, Client, ClientPage, ClientQuery, ClusterNode, Counts, Document, Endpoint, EndpointTraffic, Node, Origin,
-    ReconcileCounters, State, StatusView, Traffic, ValidateRequest, Validation,
+    Answering, Client, ClientDetail, ClientPage, ClientQuery, ClusterNode, Counts, Document, Endpoint, EndpointTraffic,
+    Histogram, Holdings, Node, Origin, ReconcileCounters, State, StatusView, Traffic, ValidateRequest, Validation,
 };
-use crate::apply::{ControlState, EndpointState, SharedState};
+use crate::apply::{ControlState, EndpointState, PassDurations, SharedState};
 use crate::broker::{Dropped, EndpointId};
 use crate::config::{self, BuiltInDefaults, Declared, NodeContext, canonical, fields_of};
-use crate::net::{ClientRow, DataPlane, EndpointStats};
+use crate::net::{ClientFilter, DataPlane, EndpointStats, FoundClient};
 use crate::reconcile::Timestamp;
 
 /// Shows a running broker.
@@ -59,8 +59,7 @@ impl StatusView for LiveView {
 
     fn traffic(&self) -> Traffic {
         let control = self.control.load();
-        let names: BTreeMap<EndpointId, &String> =
-            control.endpoints.iter().filter_map(|(name, endpoint)| Some((endpoint.id?, name))).collect();
+        let names = names(&control);
         let mut traffic = Traffic::default();
         for stats in self.plane.stats() {
             if let Some(name) = names.get(&stats.endpoint) {
@@ -70,10 +69,25 @@ impl StatusView for LiveView {
         traffic
     }
 
+    fn holdings(&self) -> Answering<Option<Holdings>> {
+        let plane = self.plane.clone();
+        Box::pin(async move {
+            let held = plane.gauges().await.ok()?;
+            Some(Holdings {
+                sessions: held.sessions as u64,
+                subscriptions: held.subscriptions as u64,
+                retained_messages: held.retained_messages as u64,
+                retained_bytes: held.retained_bytes as u64,
+                inflight_messages: held.inflight as u64,
+                queued_messages: held.queued as u64,
+            })
+        })
+    }
+
     fn clients(&self, query: ClientQuery) -> Answering<Option<ClientPage>> {
         let control = self.control.load();
         let (plane, now) = (self.plane.clone(), self.now());
-        Box::pin(async move { clients(&control, &plane, &query, now).await })
+        Box::pin(async move { clients(&control, &plane, query, now).await })
     }
 
     fn validate(&self, request: ValidateRequest) -> Validation {
@@ -115,10 +129,18 @@ fn state(control: &ControlState, context: &NodeContext, shards: u16) -> State {
         nodes: vec![this],
         reconcile: ReconcileCounters {
             passes: control.passes,
-            last_pass_s: control.last_pass_us as f64 / 1e6,
-            ..ReconcileCounters::default()
+            last_pass_s: seconds(control.last_pass_us),
+            durations: Histogram {
+                bounds: PassDurations::BOUNDS_US.map(seconds).to_vec(),
+                counts: control.pass_durations.counts.to_vec(),
+                sum: seconds(control.pass_durations.sum_us),
+            },
         },
     }
+}
+
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
 }
 
 fn endpoint(name: &str, state: &EndpointState, context: &NodeContext) -> Endpoint {
@@ -200,6 +222,7 @@ fn endpoint_traffic(stats: &EndpointStats) -> EndpointTraffic {
         .partition(|(reason, _)| CONNECT_REFUSALS.contains(reason));
     let mut traffic = EndpointTraffic {
         connections: stats.connections_current.into(),
+        pending: stats.connections_pending.into(),
         accepted: stats.accepted_total,
         connects,
         authentication_failures: stats.refused.authentication,
@@ -217,35 +240,44 @@ fn endpoint_traffic(stats: &EndpointStats) -> EndpointTraffic {
     traffic
 }
 
-/// Asks the shards for the clients of each endpoint in question.
-async fn clients(control: &ControlState, plane: &DataPlane, query: &ClientQuery, now: Timestamp) -> Option<ClientPage> {
-    let asked = control
-        .endpoints
-        .iter()
-        .filter(|(name, _)| query.endpoint.as_ref().is_none_or(|endpoint| endpoint == name.as_str()));
-    let mut found = Vec::new();
-    for (name, endpoint) in asked {
-        let Some(id) = endpoint.id else { continue };
-        let rows = plane.clients(id, 0, usize::MAX).await.ok()?;
-        found.extend(rows.into_iter().filter(|row| meets(row, query)).map(|row| client(name.as_str(), row, now)));
-    }
-    found.sort_unstable_by_key(|client| client.sequence);
+/// Asks the shards, for one more than is wanted: that tells whether there are more.
+async fn clients(control: &ControlState, plane: &DataPlane, query: ClientQuery, now: Timestamp) -> Option<ClientPage> {
+    let endpoint = match &query.endpoint {
+        None => None,
+        // Without an id, it never had a listener.
+        Some(name) => match control.endpoints.get(name).and_then(|endpoint| endpoint.id) {
+            Some(id) => Some(id),
+            None => return Some(ClientPage::default()),
+        },
+    };
+    let filter = ClientFilter {
+        endpoint,
+        client_id: query.client_id,
+        client_id_prefix: query.client_id_prefix,
+        address: query.address,
+        after: query.after,
+        limit: query.limit.saturating_add(1),
+    };
+    let mut found = plane.find_clients(filter).await.ok()?;
     let more = found.len() > query.limit;
     found.truncate(query.limit);
-    Some(ClientPage { clients: found, more })
+    let names = names(control);
+    let clients = found.into_iter().map(|found| {
+        let endpoint = names.get(&found.endpoint).map_or_else(String::new, |name| (*name).clone());
+        client(endpoint, found, now)
+    });
+    Some(ClientPage { clients: clients.collect(), more })
 }
 
-fn meets(row: &ClientRow, query: &ClientQuery) -> bool {
-    query.client_id.as_ref().is_none_or(|id| row.client_id == *id)
-        && query.client_id_prefix.as_ref().is_none_or(|prefix| row.client_id.starts_with(prefix))
-        && query.address.is_none_or(|address| row.peer.is_some_and(|peer| peer.ip() == address))
-        && query.after.is_none_or(|after| row.sequence > after)
+fn names(control: &ControlState) -> BTreeMap<EndpointId, &String> {
+    control.endpoints.iter().filter_map(|(name, endpoint)| Some((endpoint.id?, name))).collect()
 }
 
-fn client(endpoint: &str, row: ClientRow, now: Timestamp) -> Client {
+fn client(endpoint: String, found: FoundClient, now: Timestamp) -> Client {
+    let row = found.row;
     Client {
         client_id: row.client_id,
-        endpoint: endpoint.to_owned(),
+        endpoint,
         sequence: row.sequence,
         address: row.peer,
         username: row.username,
@@ -262,6 +294,17 @@ fn client(endpoint: &str, row: ClientRow, now: Timestamp) -> Client {
         },
         connected_at: Timestamp::from_unix_ms(now.unix_ms.saturating_sub(row.connected_ms)),
         shard: row.shard,
+        detail: found.detail.map(|detail| ClientDetail {
+            keep_alive_s: detail.keep_alive_s,
+            session_expiry_s: detail.session_expiry_s,
+            subscriptions: detail.subscriptions,
+            inflight_messages: detail.inflight as u64,
+            queued_messages: detail.queued as u64,
+            queued_bytes: detail.queued_bytes,
+            waiting_bytes: detail.waiting_bytes as u64,
+            slow: detail.slow,
+            paused: detail.paused,
+        }),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
@@ -12,10 +13,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::http::{Answer, Problem};
-use super::query::Query;
 use super::router::App;
 use super::system::Process;
-use super::{Endpoint, EndpointTraffic, Histogram, State, Traffic};
+use super::{Endpoint, EndpointTraffic, Histogram, Holdings, State, Traffic};
 use crate::apply::Phase;
 use crate::config::Severity;
 use crate::reconcile::{ConditionStatus, Timestamp};
@@ -23,10 +23,19 @@ use crate::reconcile::{ConditionStatus, Timestamp};
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// How long the shards have to say what they hold; a scrape without that is better than none.
+const HOLDINGS_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// `GET /metrics`
-pub(super) fn metrics(app: &App, _: &Query, headers: &HeaderMap) -> Answer {
-    let scrape =
-        Scrape { state: app.view.state(), traffic: app.view.traffic(), process: Process::read(), now: app.view.now() };
+pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
+    let holdings = tokio::time::timeout(HOLDINGS_TIMEOUT, app.view.holdings()).await.ok().flatten();
+    let scrape = Scrape {
+        state: app.view.state(),
+        traffic: app.view.traffic(),
+        holdings,
+        process: Process::read(),
+        now: app.view.now(),
+    };
     let mut registry = Registry::default();
     registry.register_collector(Box::new(scrape));
     let mut text = String::new();
@@ -47,6 +56,7 @@ pub(super) fn metrics(app: &App, _: &Query, headers: &HeaderMap) -> Answer {
 struct Scrape {
     state: Arc<State>,
     traffic: Traffic,
+    holdings: Option<Holdings>,
     process: Process,
     now: Timestamp,
 }
@@ -57,6 +67,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let out = &mut encoder;
         self.node(out)?;
+        self.holdings(out)?;
         self.reconcile(out)?;
         self.endpoint_states(out)?;
         self.endpoint_connections(out)?;
@@ -82,24 +93,25 @@ impl Scrape {
             "1 once a declaration is applied, until the broker drains.",
             state.phase == Phase::Serving,
         )?;
-        gauge(
-            out,
-            "weir_sessions",
-            "Sessions, of connected clients and of those that are away.",
-            self.traffic.sessions,
-        )?;
-        gauge(out, "weir_subscriptions", "Subscriptions of all sessions.", self.traffic.subscriptions)?;
-        gauge(out, "weir_retained_messages", "Retained messages.", self.traffic.retained_messages)?;
-        gauge_of(
-            out,
-            "weir_retained",
-            "Payloads of retained messages.",
-            Unit::Bytes,
-            self.traffic.retained_bytes as f64,
-        )?;
         let converged = state.nodes.iter().filter(|node| node.converged).count() as u64;
         gauge(out, "weir_cluster_nodes", "Brokers known, this one included.", state.nodes.len() as u64)?;
         gauge(out, "weir_cluster_nodes_converged", "Brokers that serve the newest declaration.", converged)
+    }
+
+    fn holdings(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let Some(held) = &self.holdings else { return Ok(()) };
+        gauge(out, "weir_sessions", "Sessions, of connected clients and of those that are away.", held.sessions)?;
+        gauge(out, "weir_subscriptions", "Subscriptions of all sessions.", held.subscriptions)?;
+        gauge(out, "weir_messages_inflight", "Messages sent and not yet acknowledged.", held.inflight_messages)?;
+        gauge(out, "weir_messages_queued", "Messages waiting in sessions.", held.queued_messages)?;
+        gauge(out, "weir_retained_messages", "Retained messages.", held.retained_messages)?;
+        gauge_of(
+            out,
+            "weir_retained",
+            "Retained messages' topics and payloads.",
+            Unit::Bytes,
+            held.retained_bytes as f64,
+        )
     }
 
     fn reconcile(&self, out: &mut DescriptorEncoder) -> fmt::Result {
@@ -137,6 +149,15 @@ impl Scrape {
         self.gauges(out, "weir_endpoint_up", "1 while a listener is bound for it.", |endpoint, _| {
             Some(u64::from(endpoint.listening()))
         })?;
+        let help = "1 for the word that tells how it fares, 0 for the others.";
+        let mut family = out.encode_descriptor("weir_endpoint_health", help, None, MetricType::Gauge)?;
+        for endpoint in &self.state.endpoints {
+            for word in ["healthy", "degraded", "unhealthy", "disabled"] {
+                let mut labels = labels(endpoint);
+                labels.push(("health", word.to_owned()));
+                family.encode_family(&labels)?.encode_gauge(&u64::from(endpoint.health() == word))?;
+            }
+        }
         let help = "Conditions, 1 for True and 0 for False; absent while not judged.";
         let mut family = out.encode_descriptor("weir_endpoint_condition", help, None, MetricType::Gauge)?;
         for endpoint in &self.state.endpoints {
@@ -176,11 +197,8 @@ impl Scrape {
         self.counted_by(out, "weir_endpoint_errors", "Connections ended for an error, by kind.", "kind", |counted| {
             &counted.errors
         })?;
-        self.gauges(out, "weir_endpoint_sessions_current", "Sessions kept, connected or not.", |_, counted| {
-            Some(counted.sessions)
-        })?;
-        let help = "Sessions kept for clients that are away, at most (maxSessionSize); absent where not limited.";
-        self.gauges(out, "weir_endpoint_sessions_max", help, |endpoint, _| endpoint.limit("maxSessionSize"))
+        let help = "Open connections whose CONNECT is not accepted yet.";
+        self.gauges(out, "weir_endpoint_connections_pending", help, |_, counted| Some(counted.pending))
     }
 
     fn endpoint_messages(&self, out: &mut DescriptorEncoder) -> fmt::Result {
@@ -190,24 +208,9 @@ impl Scrape {
         self.counters(out, "weir_endpoint_messages_sent", help, |counted| counted.messages_sent)?;
         let help = "Messages not delivered, by reason.";
         self.counted_by(out, "weir_endpoint_messages_dropped", help, "reason", |counted| &counted.messages_dropped)?;
-        self.gauges(out, "weir_endpoint_messages_queued", "Messages waiting in sessions.", |_, counted| {
-            Some(counted.queued_messages)
-        })?;
         let help = "Bytes read from clients.";
         self.counters(out, "weir_endpoint_bytes_received", help, |counted| counted.bytes_received)?;
-        self.counters(out, "weir_endpoint_bytes_sent", "Bytes written to clients.", |counted| counted.bytes_sent)?;
-        let mut family = out.encode_descriptor(
-            "weir_endpoint_publish_to_deliver",
-            "From a message's receipt to its being written to a subscriber's connection.",
-            Some(&Unit::Seconds),
-            MetricType::Histogram,
-        )?;
-        for (endpoint, counted) in self.counted() {
-            if !counted.latency.bounds.is_empty() {
-                histogram(&mut family.encode_family(&labels(endpoint))?, &counted.latency)?;
-            }
-        }
-        Ok(())
+        self.counters(out, "weir_endpoint_bytes_sent", "Bytes written to clients.", |counted| counted.bytes_sent)
     }
 
     fn process(&self, out: &mut DescriptorEncoder) -> fmt::Result {

@@ -72,6 +72,8 @@ pub(super) enum Handler {
     State(fn(&App, &Query) -> Reply),
     /// GET: anything else that is whole.
     Plain(fn(&App, &Query, &HeaderMap) -> Answer),
+    /// GET: everything that is counted, as a scraper reads it; the shards are asked.
+    Metrics,
     /// GET: who is connected, in the envelope; the shards are asked.
     Clients,
     /// GET: a stream of server-sent events.
@@ -85,7 +87,7 @@ pub(super) enum Handler {
 impl Handler {
     pub(super) const fn allow(self) -> &'static str {
         match self {
-            Self::State(_) | Self::Plain(_) | Self::Clients | Self::Events => "GET, HEAD, OPTIONS",
+            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Clients | Self::Events => "GET, HEAD, OPTIONS",
             Self::Judge(_) => "POST, OPTIONS",
             Self::Write(_) => "OPTIONS",
         }
@@ -93,7 +95,7 @@ impl Handler {
 
     fn permits(self, method: &Method) -> bool {
         match self {
-            Self::State(_) | Self::Plain(_) | Self::Clients | Self::Events => {
+            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Clients | Self::Events => {
                 *method == Method::GET || *method == Method::HEAD
             }
             Self::Judge(_) => *method == Method::POST,
@@ -129,7 +131,7 @@ pub(super) const ROUTES: &[Route] = &[
     plain("/openapi.json", page::openapi),
     plain("/livez", probes::livez),
     plain("/readyz", probes::readyz),
-    plain("/metrics", metrics::metrics),
+    Route { path: "/metrics", parameters: &[], handler: Handler::Metrics },
     state("/api/endpoints/list", &[], endpoints::list),
     state("/api/endpoints/get", WHICH, endpoints::get),
     state("/api/endpoints/status", WHICH, endpoints::status),
@@ -207,6 +209,7 @@ async fn dispatch(
     Ok(Dispatched::Whole(match route.handler {
         Handler::State(handler) => Answer::reply(handler(&app, &query)),
         Handler::Plain(handler) => handler(&app, &query, &parts.headers),
+        Handler::Metrics => metrics::metrics(&app, &parts.headers).await,
         Handler::Clients => Answer { tagged: false, ..Answer::reply(clients::list(&app, &query).await) },
         Handler::Events => return events::open(&app, activity, parts.method == Method::HEAD).map(Dispatched::Stream),
         Handler::Judge(handler) => judge_body(app, &parts.headers, body, handler).await?,

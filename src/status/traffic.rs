@@ -7,7 +7,7 @@ use super::http::{Problem, Reply};
 use super::query::Query;
 use super::router::App;
 use super::sampler::Rates;
-use super::{Endpoint, Histogram, endpoints};
+use super::{Endpoint, endpoints};
 use crate::reconcile::ConditionStatus;
 
 /// Seconds over which rates are averaged.
@@ -25,17 +25,16 @@ pub(super) fn metrics(app: &App, query: &Query) -> Reply {
             "since": state.node.started_at,
             "connections": {
                 "current": counted.connections,
+                "pending": counted.pending,
                 "max": endpoint.limit("maxConnectionSize"),
                 "acceptedTotal": counted.accepted,
             },
             "connects": counted.connects,
-            "sessions": {"current": counted.sessions, "max": endpoint.limit("maxSessionSize")},
             "messages": {
                 "receivedTotal": counted.messages_received,
                 "sentTotal": counted.messages_sent,
                 "droppedTotal": counted.messages_dropped.values().sum::<u64>(),
                 "droppedByReason": counted.messages_dropped,
-                "queued": counted.queued_messages,
             },
             "bytes": {"receivedTotal": counted.bytes_received, "sentTotal": counted.bytes_sent},
             "errors": {"total": counted.errors.values().sum::<u64>(), "byKind": counted.errors},
@@ -59,28 +58,18 @@ fn rates_json(rates: &Rates) -> Value {
     })
 }
 
-/// `GET /api/endpoints/performance`: how long messages take, and what waits.
+/// `GET /api/endpoints/performance`: how near it is to its limits, and how fast it goes.
 pub(super) fn performance(app: &App, query: &Query) -> Reply {
     let state = app.view.state();
     let traffic = app.view.traffic();
     endpoints::one_or_all(&state, query, |endpoint| {
         let counted = traffic.of(&endpoint.name);
-        let count = counted.latency.counts.iter().sum::<u64>();
         json!({
             "name": endpoint.name,
             "port": endpoint.port(),
-            "publishToDeliver": {
-                "unit": "seconds",
-                "count": count,
-                // A count of messages is far below 2^52.
-                "mean": (count > 0).then(|| counted.latency.sum / count as f64),
-                "p50": quantile(&counted.latency, 0.5),
-                "p90": quantile(&counted.latency, 0.9),
-                "p99": quantile(&counted.latency, 0.99),
-            },
-            "queuedMessages": counted.queued_messages,
             "connectionsUsed": used(counted.connections, endpoint.limit("maxConnectionSize")),
-            "sessionsUsed": used(counted.sessions, endpoint.limit("maxSessionSize")),
+            "pendingConnections": counted.pending,
+            "droppedByReason": counted.messages_dropped,
             "rates": app.sampler.rates(&endpoint.name, RATE_WINDOW_S).map(|rates| rates_json(&rates)),
         })
     })
@@ -89,26 +78,6 @@ pub(super) fn performance(app: &App, query: &Query) -> Reply {
 /// The part of a limit that is in use, 0 to 1; `None` where there is no limit.
 fn used(current: u64, max: Option<u64>) -> Option<f64> {
     max.filter(|max| *max > 0).map(|max| current as f64 / max as f64)
-}
-
-/// The value below which a part `q` of the observations lies, interpolated within its bucket, as Prometheus does it;
-/// beyond the last bound, that bound. `None` without observations.
-fn quantile(histogram: &Histogram, q: f64) -> Option<f64> {
-    let count: u64 = histogram.counts.iter().sum();
-    if count == 0 {
-        return None;
-    }
-    let rank = q * count as f64;
-    let (mut below, mut lower) = (0.0, 0.0);
-    for (bound, observations) in histogram.bounds.iter().zip(&histogram.counts) {
-        let here = *observations as f64;
-        if here > 0.0 && below + here >= rank {
-            return Some(lower + (bound - lower) * (rank - below) / here);
-        }
-        below += here;
-        lower = *bound;
-    }
-    histogram.bounds.last().copied()
 }
 
 /// `GET /api/endpoints/health`: of one, or of all; 503 where one that is asked about should serve and does not.
@@ -178,21 +147,4 @@ pub(super) fn check_port(app: &App, query: &Query) -> Reply {
         "usedBy": used_by,
         "scope": "this broker's endpoints and status server; `weir validate --environment` also asks the machine",
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn quantiles_are_interpolated_within_their_bucket() {
-        let histogram = Histogram { bounds: vec![0.001, 0.01, 0.1], counts: vec![50, 40, 8, 2], sum: 1.0 };
-        let near = |a: Option<f64>, b: f64| assert!((a.unwrap() - b).abs() < 1e-9, "{a:?} is not {b}");
-        near(quantile(&histogram, 0.25), 0.0005);
-        near(quantile(&histogram, 0.5), 0.001);
-        near(quantile(&histogram, 0.9), 0.01);
-        near(quantile(&histogram, 0.94), 0.055);
-        near(quantile(&histogram, 0.999), 0.1);
-        assert_eq!(quantile(&Histogram::default(), 0.5), None);
-    }
 }

@@ -22,6 +22,8 @@ pub trait StatusView: Send + Sync + 'static {
     fn changes(&self) -> watch::Receiver<u64>;
     /// Counters of every endpoint, summed over the shards.
     fn traffic(&self) -> Traffic;
+    /// What the shards hold; they count it on the spot. `None`: the data plane does not answer (any more).
+    fn holdings(&self) -> Answering<Option<Holdings>>;
     /// Connected clients, in the order in which they came, at most `query.limit` of them. `None`: the data plane does not
     /// answer (any more).
     fn clients(&self, query: ClientQuery) -> Answering<Option<ClientPage>>;
@@ -149,10 +151,20 @@ pub type Counts = BTreeMap<&'static str, u64>;
 pub struct Traffic {
     /// By endpoint name.
     pub endpoints: BTreeMap<String, EndpointTraffic>,
-    pub retained_messages: u64,
-    pub retained_bytes: u64,
+}
+
+/// What the shards hold, all endpoints together.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// Of connected clients and of those that are away.
     pub sessions: u64,
     pub subscriptions: u64,
+    pub retained_messages: u64,
+    pub retained_bytes: u64,
+    /// Sent and not yet acknowledged.
+    pub inflight_messages: u64,
+    /// Waiting in sessions.
+    pub queued_messages: u64,
 }
 
 impl Traffic {
@@ -167,7 +179,8 @@ impl Traffic {
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndpointTraffic {
     pub connections: u64,
-    pub sessions: u64,
+    /// Those of them whose CONNECT is not accepted yet.
+    pub pending: u64,
     pub accepted: u64,
     /// CONNECTs by outcome: `accepted`, or the reason's name.
     pub connects: Counts,
@@ -181,17 +194,13 @@ pub struct EndpointTraffic {
     pub messages_dropped: Counts,
     pub bytes_received: u64,
     pub bytes_sent: u64,
-    /// Messages waiting in sessions' queues.
-    pub queued_messages: u64,
-    /// Seconds from publish to delivery.
-    pub latency: Histogram,
 }
 
 impl EndpointTraffic {
     /// Nothing was counted.
     pub const NONE: Self = Self {
         connections: 0,
-        sessions: 0,
+        pending: 0,
         accepted: 0,
         connects: Counts::new(),
         authentication_failures: 0,
@@ -202,8 +211,6 @@ impl EndpointTraffic {
         messages_dropped: Counts::new(),
         bytes_received: 0,
         bytes_sent: 0,
-        queued_messages: 0,
-        latency: Histogram { bounds: Vec::new(), counts: Vec::new(), sum: 0.0 },
     };
 }
 
@@ -245,6 +252,28 @@ pub struct Client {
     pub transport: &'static str,
     pub connected_at: Timestamp,
     pub shard: u16,
+    /// Told where one client id is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<ClientDetail>,
+}
+
+/// A client's session and connection, looked at closely.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientDetail {
+    /// Nought: no keep-alive.
+    pub keep_alive_s: u16,
+    pub session_expiry_s: u32,
+    pub subscriptions: Vec<String>,
+    pub inflight_messages: u64,
+    pub queued_messages: u64,
+    pub queued_bytes: u64,
+    /// Written, and not yet taken by the socket.
+    pub waiting_bytes: u64,
+    /// It did not keep up lately.
+    pub slow: bool,
+    /// It is not read from, for a slow receiver or for its rate.
+    pub paused: bool,
 }
 
 /// What to judge.

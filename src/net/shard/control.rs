@@ -7,8 +7,9 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::table::State;
-use crate::broker::{CoreGauges, EndpointId, EndpointPolicy};
+use crate::broker::{ConnId, CoreGauges, EndpointId, EndpointPolicy};
 use crate::mqtt::{Publish, PublishProperties, QoS};
+use crate::net::find::{ClientFilter, FoundClient};
 use crate::net::plane::{ClientRow, DrainPlan};
 
 /// A question or an order. Who asked may have gone before the answer; the order holds all the same.
@@ -43,6 +44,11 @@ pub(in crate::net) enum Control {
         topic: String,
         payload: Vec<u8>,
         retain: bool,
+    },
+    /// Clients that meet a filter.
+    Find {
+        filter: Arc<ClientFilter>,
+        reply: oneshot::Sender<Vec<FoundClient>>,
     },
     Gauges {
         reply: oneshot::Sender<CoreGauges>,
@@ -89,6 +95,9 @@ impl Shard {
                 };
                 self.core.publish_internal(&namespace, &publish, self.now);
             }
+            Control::Find { filter, reply } => {
+                let _ = reply.send(self.find(&filter));
+            }
             Control::Gauges { reply } => {
                 let _ = reply.send(self.core.gauges());
             }
@@ -105,22 +114,44 @@ impl Shard {
         let mut found: Vec<_> = self.core.connections(endpoint);
         let sequence = |id| Some(self.table.get(self.table.key_of(id)?)?.sequence);
         found.sort_by_cached_key(|&id| sequence(id));
-        let row = |id| {
-            let connection = self.table.get(self.table.key_of(id)?)?;
-            let client = self.core.client(id)?;
-            let layers = connection.layers.as_ref();
-            Some(ClientRow {
-                client_id: client.client_id.to_owned(),
-                username: client.principal.username.as_deref().map(str::to_owned),
-                peer: connection.peer,
-                connected_ms: self.now.saturating_sub(client.connected_at),
-                protocol_level: client.version as u8,
-                tls: layers.is_some_and(|layers| layers.tls.is_some()),
-                websocket: layers.is_some_and(|layers| layers.websocket.is_some()),
-                shard: self.id.0,
-                sequence: connection.sequence,
+        found.into_iter().filter_map(|id| self.row(id)).take(limit).collect()
+    }
+
+    fn row(&self, id: ConnId) -> Option<ClientRow> {
+        let connection = self.table.get(self.table.key_of(id)?)?;
+        let client = self.core.client(id)?;
+        let layers = connection.layers.as_ref();
+        Some(ClientRow {
+            client_id: client.client_id.to_owned(),
+            username: client.principal.username.as_deref().map(str::to_owned),
+            peer: connection.peer,
+            connected_ms: self.now.saturating_sub(client.connected_at),
+            protocol_level: client.version as u8,
+            tls: layers.is_some_and(|layers| layers.tls.is_some()),
+            websocket: layers.is_some_and(|layers| layers.websocket.is_some()),
+            shard: self.id.0,
+            sequence: connection.sequence,
+        })
+    }
+
+    fn find(&self, filter: &ClientFilter) -> Vec<FoundClient> {
+        let mut found: Vec<(u64, EndpointId, ConnId)> = self
+            .table
+            .iter()
+            .filter_map(|(_, connection)| {
+                let State::Open(id) = connection.state else { return None };
+                let endpoint = connection.opened.tally().endpoint();
+                let peer = connection.peer.map(|peer| peer.ip());
+                let client = self.core.client(id)?;
+                let met = filter.meets(endpoint, connection.sequence, peer, client.client_id);
+                met.then_some((connection.sequence, endpoint, id))
             })
+            .collect();
+        found.sort_unstable();
+        let told = |(_, endpoint, id): (u64, EndpointId, ConnId)| {
+            let detail = filter.client_id.as_ref().and_then(|_| self.core.describe(id));
+            Some(FoundClient { endpoint, row: self.row(id)?, detail })
         };
-        found.into_iter().filter_map(row).take(limit).collect()
+        found.into_iter().filter_map(told).take(filter.limit).collect()
     }
 }

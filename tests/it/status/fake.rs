@@ -51,6 +51,18 @@ impl StatusView for Fake {
     fn traffic(&self) -> Traffic {
         self.traffic.lock().unwrap().clone()
     }
+    fn holdings(&self) -> Answering<Option<Holdings>> {
+        Box::pin(async {
+            Some(Holdings {
+                sessions: 25,
+                subscriptions: 31,
+                retained_messages: 3,
+                retained_bytes: 96,
+                inflight_messages: 4,
+                queued_messages: 12,
+            })
+        })
+    }
     fn clients(&self, query: ClientQuery) -> Answering<Option<ClientPage>> {
         let of_interest = self.clients.iter().filter(|client| {
             query.endpoint.as_ref().is_none_or(|endpoint| client.endpoint == *endpoint)
@@ -59,7 +71,15 @@ impl StatusView for Fake {
                 && query.address.is_none_or(|address| client.address.is_some_and(|each| each.ip() == address))
                 && query.after.is_none_or(|after| client.sequence > after)
         });
-        let mut clients: Vec<Client> = of_interest.take(query.limit + 1).cloned().collect();
+        let detailed = query.client_id.is_some();
+        let detail = || ClientDetail {
+            keep_alive_s: 60,
+            session_expiry_s: 3600,
+            subscriptions: vec!["sensor/+/temp".to_owned(), "$share/g/a/#".to_owned()],
+            ..ClientDetail::default()
+        };
+        let of_interest = of_interest.map(|client| Client { detail: detailed.then(detail), ..client.clone() });
+        let mut clients: Vec<Client> = of_interest.take(query.limit + 1).collect();
         let more = clients.len() > query.limit;
         clients.truncate(query.limit);
         Box::pin(async move { Some(ClientPage { clients, more }) })
@@ -273,7 +293,7 @@ pub fn unreadable(state: &mut State) {
 pub fn traffic() -> Traffic {
     let mqtt = EndpointTraffic {
         connections: 17,
-        sessions: 20,
+        pending: 2,
         accepted: 120,
         connects: Counts::from([("success", 110), ("badUserNameOrPassword", 4)]),
         authentication_failures: 4,
@@ -284,17 +304,9 @@ pub fn traffic() -> Traffic {
         messages_dropped: Counts::from([("queueFull", 5)]),
         bytes_received: 123_456,
         bytes_sent: 654_321,
-        queued_messages: 12,
-        latency: Histogram { bounds: vec![0.001, 0.01, 0.1], counts: vec![900, 90, 9, 1], sum: 1.25 },
     };
     let full = EndpointTraffic { connections: 5, accepted: 5, ..EndpointTraffic::NONE };
-    Traffic {
-        endpoints: BTreeMap::from([("mqtt".to_owned(), mqtt), ("tls-a".to_owned(), full)]),
-        retained_messages: 3,
-        retained_bytes: 96,
-        sessions: 25,
-        subscriptions: 31,
-    }
+    Traffic { endpoints: BTreeMap::from([("mqtt".to_owned(), mqtt), ("tls-a".to_owned(), full)]) }
 }
 
 fn clients() -> Vec<Client> {
@@ -309,6 +321,7 @@ fn clients() -> Vec<Client> {
             transport: if number % 2 == 0 { "ws" } else { "tcp" },
             connected_at: ago(100 - number),
             shard: u16::try_from(number % 2).unwrap(),
+            detail: None,
         })
         .collect()
 }

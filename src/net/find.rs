@@ -1,0 +1,61 @@
+//! Looking for clients, for the status.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::plane::{ClientRow, DataPlane, PlaneError};
+use super::shard::Control;
+use crate::broker::{ConnectionDetail, EndpointId};
+
+/// Which connected clients are looked for: those that meet all of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientFilter {
+    /// Of one of these endpoints; `None`: of any.
+    pub endpoint: Option<EndpointId>,
+    /// Exactly this client id: then [`FoundClient::detail`] is told.
+    pub client_id: Option<String>,
+    pub client_id_prefix: Option<String>,
+    pub address: Option<IpAddr>,
+    /// Accepted after the connection of this number.
+    pub after: Option<u64>,
+    /// The first so many, by number.
+    pub limit: usize,
+}
+
+impl ClientFilter {
+    /// Whether a connection's own facts meet it; the client id is asked for last.
+    pub(super) fn meets(&self, endpoint: EndpointId, sequence: u64, peer: Option<IpAddr>, client_id: &str) -> bool {
+        self.endpoint.is_none_or(|wanted| wanted == endpoint)
+            && self.after.is_none_or(|after| sequence > after)
+            && self.address.is_none_or(|address| peer.map(|peer| peer.to_canonical()) == Some(address.to_canonical()))
+            && self.client_id.as_ref().is_none_or(|wanted| wanted == client_id)
+            && self.client_id_prefix.as_ref().is_none_or(|prefix| client_id.starts_with(prefix))
+    }
+}
+
+/// A client that was looked for.
+#[derive(Debug, Clone)]
+pub struct FoundClient {
+    pub endpoint: EndpointId,
+    pub row: ClientRow,
+    pub detail: Option<ConnectionDetail>,
+}
+
+impl DataPlane {
+    /// Looks for connected clients, in the order in which they were accepted.
+    ///
+    /// # Errors
+    /// The data plane was shut down.
+    pub async fn find_clients(&self, filter: ClientFilter) -> Result<Vec<FoundClient>, PlaneError> {
+        let filter = Arc::new(filter);
+        let mut found = self
+            .ask_all(|reply| Control::Find { filter: Arc::clone(&filter), reply })
+            .await?
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>();
+        found.sort_unstable_by_key(|each| each.row.sequence);
+        found.truncate(filter.limit);
+        Ok(found)
+    }
+}
