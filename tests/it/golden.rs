@@ -1,5 +1,6 @@
 //! `tests/golden/<verb>/<case>/`: `cmd` is a shell script, run in a copy of the directory `in`; `stdout`, `stderr` and
-//! `exit` are what it must do (absent: nothing, nothing, 0). `UPDATE_GOLDEN=1` rewrites them; `GOLDEN=part` picks cases.
+//! `exit` are what it must do (absent: nothing, nothing, 0). `$ROOT` is the repository.
+//! `UPDATE_GOLDEN=1` rewrites them; `GOLDEN=part` picks cases.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,6 +50,7 @@ fn run(case: &Path, update: bool) -> Vec<String> {
         .env("PATH", path)
         .env("LC_ALL", "C.UTF-8")
         .env("HOME", place.path())
+        .env("ROOT", env!("CARGO_MANIFEST_DIR"))
         .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_NAME"), "Golden")))
         .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_EMAIL"), "golden@example.com")))
         .envs(["AUTHOR", "COMMITTER"].map(|who| (format!("GIT_{who}_DATE"), "2026-01-01T00:00:00Z")))
@@ -56,7 +58,9 @@ fn run(case: &Path, update: bool) -> Vec<String> {
         .output()
         .unwrap();
     let place = place.path().display().to_string();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&place, "$PWD");
+    let text = |bytes: &[u8]| {
+        String::from_utf8_lossy(bytes).replace(&place, "$PWD").replace(env!("CARGO_MANIFEST_DIR"), "$ROOT")
+    };
     let status = output.status.code().map_or("killed".to_owned(), |code| code.to_string());
     let exit = if status == "0" { String::new() } else { format!("{status}\n") };
     let got = [("stdout", text(&output.stdout)), ("stderr", text(&output.stderr)), ("exit", exit)];

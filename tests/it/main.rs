@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
 mod auth;
+mod ci_examples;
 mod client;
 mod codec;
 mod conformance;
@@ -15,6 +16,7 @@ mod node;
 mod process;
 mod programs;
 mod reconcile_sim;
+mod schema;
 mod scram;
 mod script;
 mod statements;

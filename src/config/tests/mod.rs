@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
+use crate::config;
 
 /// A snapshot of files, each a path and its content.
 fn snapshot(files: &[(&str, &str)]) -> Snapshot {
