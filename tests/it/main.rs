@@ -19,6 +19,7 @@ mod reconcile_sim;
 mod schema;
 mod scram;
 mod script;
+mod source;
 mod statements;
 mod status;
 mod tcp;

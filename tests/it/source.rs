@@ -1,0 +1,514 @@
+//! The directory source on a real file system, through what editors, git and orchestrators do to directories.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use weirmq::config::Revision;
+use weirmq::source::{
+    DirectoryOptions, DirectoryReader, GitRefReader, Reading, SourceEvent, SourceHandle, spawn_directory, spawn_git_ref,
+};
+
+/// What must happen, happens within this on the slowest machine.
+const GUARD: Duration = Duration::from_secs(30);
+/// So long that a test that needs the periodic pass would fail: what is seen is seen by events.
+const NO_RESYNC: Duration = Duration::from_secs(3600);
+
+fn write(path: impl AsRef<Path>, text: &str) {
+    fs::create_dir_all(path.as_ref().parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+fn read(root: &Path) -> Reading {
+    DirectoryReader::new(root).read(None).unwrap()
+}
+
+/// Each file's path below the root, and its text or what is wrong with it.
+fn contents(reading: &Reading) -> BTreeMap<String, Result<String, String>> {
+    let of = |file: &weirmq::config::SourceFile| match &file.content {
+        Ok(bytes) => Ok(String::from_utf8_lossy(bytes).into_owned()),
+        Err(error) => Err(error.message.clone()),
+    };
+    reading.snapshot.files.iter().map(|file| (file.path.to_string(), of(file))).collect()
+}
+
+fn names(reading: &Reading) -> Vec<String> {
+    contents(reading).into_keys().collect()
+}
+
+fn git(directory: &Path, args: &[&str]) -> String {
+    let output = Command::new("git")
+        .args(["-c", "user.name=Ann", "-c", "user.email=ann@example.com", "-c", "init.defaultBranch=main"])
+        .args(args)
+        .current_dir(directory)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+/// Follows a source with a guard on everything.
+struct Follower {
+    source: SourceHandle,
+}
+
+impl Follower {
+    fn directory(root: &Path) -> Self {
+        Self { source: spawn_directory(DirectoryOptions { root: root.to_path_buf(), resync: NO_RESYNC }) }
+    }
+
+    async fn event(&mut self) -> SourceEvent {
+        tokio::time::timeout(GUARD, self.source.events.recv()).await.expect("an event in time").expect("a source")
+    }
+
+    /// The first settled reading for which `wanted` holds; and whether a file was missing in a settled one before it.
+    async fn until(&mut self, wanted: impl Fn(&Reading) -> bool) -> Reading {
+        let deadline = tokio::time::Instant::now() + GUARD;
+        loop {
+            assert!(tokio::time::Instant::now() < deadline, "it never came to that");
+            if let SourceEvent::Read(reading) = self.event().await
+                && reading.unsettled.is_none()
+                && wanted(&reading)
+            {
+                return *reading;
+            }
+        }
+    }
+
+    async fn until_text(&mut self, path: &str, text: &str) {
+        self.until(|reading| contents(reading).get(path) == Some(&Ok(text.to_owned()))).await;
+    }
+
+    async fn until_names(&mut self, wanted: &[&str]) {
+        self.until(|reading| names(reading) == wanted).await;
+    }
+}
+
+fn directory() -> (TempDir, PathBuf) {
+    let tmp = tempfile::tempdir().unwrap();
+    let root = tmp.path().join("endpoints.d");
+    fs::create_dir(&root).unwrap();
+    (tmp, root)
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+#[test]
+fn whatever_lies_in_a_directory_is_read_or_named() {
+    let (_tmp, root) = directory();
+    write(root.join("a.yaml"), "a: 1\n");
+    write(root.join("deep/er/b.yml"), "b: 1\n");
+    write(root.join("c.json"), "{}\n");
+    for ignored in [".hidden.yaml", ".git/config", "d.yaml~", "e.yaml.swp", "#f.yaml#", "README.md", ".yaml"] {
+        write(root.join(ignored), "x\n");
+    }
+    write(root.join("empty.yaml"), "");
+    write(root.join("large.yaml"), &"#".repeat(300 << 10));
+    fs::create_dir(root.join("dir.yaml")).unwrap();
+    symlink("nowhere", root.join("dangling.yaml")).unwrap();
+    symlink("loop.yaml", root.join("loop.yaml")).unwrap();
+    symlink(".", root.join("self")).unwrap();
+    symlink("gone", root.join("team")).unwrap();
+    symlink("/dev/zero", root.join("device.yaml")).unwrap();
+    symlink("/proc/self/mem", root.join("unreadable.yaml")).unwrap();
+    let made = Command::new("mkfifo").arg(root.join("pipe.yaml")).status().unwrap();
+    assert!(made.success());
+    let reading = read(&root);
+    let contents = contents(&reading);
+    let good: Vec<&String> = contents.iter().filter(|(_, content)| content.is_ok()).map(|(path, _)| path).collect();
+    assert_eq!(good, ["a.yaml", "c.json", "deep/er/b.yml"]);
+    for (path, words) in [
+        ("empty.yaml", "the file is empty"),
+        ("large.yaml", "at most 262144"),
+        ("dir.yaml", "a directory"),
+        ("dangling.yaml", "leads nowhere"),
+        ("loop.yaml", "back to itself"),
+        ("self/", "back to a directory above"),
+        ("team/", "leads nowhere"),
+        ("device.yaml", "a device"),
+        ("pipe.yaml", "a pipe"),
+        ("unreadable.yaml", "error"),
+    ] {
+        let problem = contents[path].as_ref().unwrap_err();
+        assert!(problem.contains(words), "{path}: {problem}");
+    }
+    assert_eq!(contents.len(), 13);
+    assert_eq!(reading.ignored.len(), 7, "{:?}", reading.ignored);
+    assert!(reading.unsettled.is_none());
+}
+
+#[test]
+fn a_root_that_is_not_there_is_an_error_and_not_empty() {
+    let (tmp, root) = directory();
+    fs::remove_dir(&root).unwrap();
+    let error = DirectoryReader::new(&root).read(None).unwrap_err();
+    assert!(error.message.contains("no such file or directory"), "{error}");
+    write(tmp.path().join("file"), "");
+    assert!(DirectoryReader::new(&tmp.path().join("file")).read(None).unwrap_err().message.contains("not a directory"));
+}
+
+#[test]
+fn the_same_content_is_the_same_allocation_and_the_same_revision() {
+    let (_tmp, root) = directory();
+    write(root.join("a.yaml"), "a: 1\n");
+    write(root.join("b.yaml"), "b: 1\n");
+    let mut reader = DirectoryReader::new(&root);
+    let first = reader.read(None).unwrap();
+    write(root.join("b.yaml"), "b: 2\n");
+    write(root.join("a.yaml"), "a: 1\n");
+    let second = reader.read(None).unwrap();
+    let bytes = |reading: &Reading, at: usize| reading.snapshot.files[at].content.clone().unwrap();
+    assert!(std::sync::Arc::ptr_eq(&bytes(&first, 0), &bytes(&second, 0)));
+    assert!(!std::sync::Arc::ptr_eq(&bytes(&first, 1), &bytes(&second, 1)));
+    assert_ne!(first.snapshot.revision, second.snapshot.revision);
+    assert_eq!(second.snapshot.revision, read(&root).snapshot.revision);
+}
+
+#[test]
+fn editors_and_scripts_are_followed() {
+    let (_tmp, root) = directory();
+    write(root.join("a.yaml"), "one");
+    runtime().block_on(async {
+        let mut follower = Follower::directory(&root);
+        follower.until_text("a.yaml", "one").await;
+        // Renamed over, as editors do.
+        write(root.join(".a.yaml.new"), "two");
+        fs::rename(root.join(".a.yaml.new"), root.join("a.yaml")).unwrap();
+        follower.until_text("a.yaml", "two").await;
+        // Truncated, then written: whatever is seen of the moment between is no deletion.
+        let file = fs::File::create(root.join("a.yaml")).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(file);
+        write(root.join("a.yaml"), "three");
+        follower.until_text("a.yaml", "three").await;
+        // New directories, with files in them at once.
+        write(root.join("x/y/z/b.yaml"), "b");
+        follower.until_names(&["a.yaml", "x/y/z/b.yaml"]).await;
+        write(root.join("x/y/z/c.yaml"), "c");
+        follower.until_names(&["a.yaml", "x/y/z/b.yaml", "x/y/z/c.yaml"]).await;
+        // A directory moved away and one moved in.
+        fs::rename(root.join("x"), root.join("w")).unwrap();
+        follower.until_names(&["a.yaml", "w/y/z/b.yaml", "w/y/z/c.yaml"]).await;
+        write(root.join("w/y/z/b.yaml"), "b2");
+        follower.until_text("w/y/z/b.yaml", "b2").await;
+        // Removed and made again, under the same name.
+        fs::remove_dir_all(root.join("w")).unwrap();
+        write(root.join("w/b.yaml"), "b3");
+        follower.until_text("w/b.yaml", "b3").await;
+        write(root.join("w/b.yaml"), "b4");
+        follower.until_text("w/b.yaml", "b4").await;
+        // A file becomes a directory.
+        fs::remove_file(root.join("a.yaml")).unwrap();
+        write(root.join("a.yaml/inside.yaml"), "i");
+        follower.until(|reading| contents(reading)["a.yaml"].is_err()).await;
+    });
+}
+
+#[test]
+fn a_config_map_is_followed() {
+    // As the kubelet lays it out: files are links through `..data`, which is swapped.
+    let (_tmp, root) = directory();
+    write(root.join("..2026_01/a.yaml"), "one");
+    symlink("..2026_01", root.join("..data")).unwrap();
+    symlink("..data/a.yaml", root.join("a.yaml")).unwrap();
+    runtime().block_on(async {
+        let mut follower = Follower::directory(&root);
+        follower.until_text("a.yaml", "one").await;
+        write(root.join("..2026_02/a.yaml"), "two");
+        symlink("..2026_02", root.join("..data_tmp")).unwrap();
+        fs::rename(root.join("..data_tmp"), root.join("..data")).unwrap();
+        fs::remove_dir_all(root.join("..2026_01")).unwrap();
+        follower.until_text("a.yaml", "two").await;
+    });
+}
+
+#[test]
+fn a_root_that_is_a_swapped_link_is_followed() {
+    // As git-sync does it.
+    let tmp = tempfile::tempdir().unwrap();
+    let root = tmp.path().join("current/endpoints");
+    write(tmp.path().join("rev-1/endpoints/a.yaml"), "one");
+    symlink("rev-1", tmp.path().join("current")).unwrap();
+    runtime().block_on(async {
+        let mut follower = Follower::directory(&root);
+        follower.until_text("a.yaml", "one").await;
+        for (revision, text) in [("rev-2", "two"), ("rev-3", "three")] {
+            write(tmp.path().join(revision).join("endpoints/a.yaml"), text);
+            symlink(revision, tmp.path().join("next")).unwrap();
+            fs::rename(tmp.path().join("next"), tmp.path().join("current")).unwrap();
+            follower.until_text("a.yaml", text).await;
+        }
+        write(tmp.path().join("rev-3/endpoints/a.yaml"), "four");
+        follower.until_text("a.yaml", "four").await;
+    });
+}
+
+#[test]
+fn a_file_that_links_elsewhere_is_followed_where_it_lies() {
+    let (tmp, root) = directory();
+    write(tmp.path().join("elsewhere/real.yaml"), "one");
+    symlink("../elsewhere/real.yaml", root.join("a.yaml")).unwrap();
+    runtime().block_on(async {
+        let mut follower = Follower::directory(&root);
+        follower.until_text("a.yaml", "one").await;
+        write(tmp.path().join("elsewhere/real.yaml"), "two");
+        follower.until_text("a.yaml", "two").await;
+    });
+}
+
+#[test]
+fn a_root_that_goes_and_comes_back_is_trouble_and_then_followed() {
+    let (_tmp, root) = directory();
+    write(root.join("a.yaml"), "one");
+    runtime().block_on(async {
+        let mut follower = Follower::directory(&root);
+        follower.until_text("a.yaml", "one").await;
+        fs::remove_dir_all(&root).unwrap();
+        while !matches!(follower.event().await, SourceEvent::Trouble(_)) {}
+        write(root.join("a.yaml"), "two");
+        follower.until_text("a.yaml", "two").await;
+        write(root.join("a.yaml"), "three");
+        follower.until_text("a.yaml", "three").await;
+    });
+}
+
+#[test]
+fn a_nudge_and_the_periodic_pass_read_without_an_event() {
+    let (_tmp, root) = directory();
+    write(root.join("a.yaml"), "one");
+    runtime().block_on(async {
+        let mut follower = Follower::directory(&root);
+        follower.until_text("a.yaml", "one").await;
+        follower.source.nudge();
+        follower.until_text("a.yaml", "one").await;
+        let resync = Duration::from_millis(50);
+        let mut periodic = Follower { source: spawn_directory(DirectoryOptions { root: root.clone(), resync }) };
+        for _ in 0..3 {
+            periodic.until_text("a.yaml", "one").await;
+        }
+    });
+}
+
+#[test]
+fn thousands_of_files_at_once_arrive_whole() {
+    let (_tmp, root) = directory();
+    runtime().block_on(async {
+        let mut follower = Follower::directory(&root);
+        follower.until_names(&[]).await;
+        for n in 0..5000 {
+            write(root.join(format!("d{}/f{n}.yaml", n % 50)), "x");
+        }
+        let reading = follower.until(|reading| reading.snapshot.files.len() == 5000).await;
+        assert!(reading.snapshot.files.iter().all(|file| file.content.is_ok()));
+    });
+}
+
+#[test]
+fn a_checkout_of_thousands_of_files_is_never_seen_half_done() {
+    let tmp = tempfile::tempdir().unwrap();
+    let top = tmp.path();
+    git(top, &["init", "-q"]);
+    for branch in ["one", "two"] {
+        git(top, &["checkout", "-q", "--orphan", branch]);
+        fs::remove_dir_all(top.join("endpoints")).unwrap_or_default();
+        for n in 0..5000 {
+            write(top.join(format!("endpoints/d{}/f{n}.yaml", n % 50)), branch);
+        }
+        git(top, &["add", "-A"]);
+        git(top, &["commit", "-qm", branch]);
+    }
+    runtime().block_on(async {
+        let mut follower = Follower::directory(&top.join("endpoints"));
+        follower.until(|reading| reading.snapshot.files.len() == 5000).await;
+        let checkout = tokio::task::spawn_blocking({
+            let top = top.to_path_buf();
+            move || git(&top, &["checkout", "-q", "one"])
+        });
+        loop {
+            let SourceEvent::Read(reading) = follower.event().await else { panic!("trouble in a checkout") };
+            if reading.unsettled.is_some() {
+                continue;
+            }
+            let contents = contents(&reading);
+            assert_eq!(contents.len(), 5000, "a settled reading has files missing");
+            let of = |branch: &str| contents.values().filter(|text| **text == Ok(branch.to_owned())).count();
+            assert!(of("one") == 5000 || of("two") == 5000, "a settled reading has a mixture");
+            if of("one") == 5000 {
+                break;
+            }
+        }
+        checkout.await.unwrap();
+        let id = git(top, &["rev-parse", "one"]);
+        let clean = Revision::Git { commit: id, dirty: false, content: None };
+        follower.source.nudge();
+        follower.until(|reading| reading.snapshot.revision == clean).await;
+    });
+}
+
+#[test]
+fn while_git_holds_its_index_nothing_is_settled() {
+    let (_tmp, root) = directory();
+    git(&root, &["init", "-q"]);
+    write(root.join("a.yaml"), "one");
+    write(root.join(".git/index.lock"), "");
+    runtime().block_on(async {
+        let mut follower = Follower::directory(&root);
+        let SourceEvent::Read(reading) = follower.event().await else { panic!("trouble") };
+        assert!(reading.unsettled.is_some());
+        follower.source.nudge();
+        let SourceEvent::Read(reading) = follower.event().await else { panic!("trouble") };
+        assert!(reading.unsettled.is_some());
+        fs::remove_file(root.join(".git/index.lock")).unwrap();
+        follower.until_text("a.yaml", "one").await;
+    });
+}
+
+/// `dirty`, where the revision is a commit's.
+fn dirty(root: &Path, commit: &str) -> bool {
+    match read(root).snapshot.revision {
+        Revision::Git { commit: found, dirty, content } => {
+            assert_eq!((found.as_str(), dirty), (commit, content.is_some()));
+            dirty
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_revision_is_the_commit_and_says_where_files_differ() {
+    let tmp = tempfile::tempdir().unwrap();
+    let top = tmp.path();
+    let root = top.join("deploy/endpoints");
+    git(top, &["init", "-q"]);
+    write(root.join("a.yaml"), "a");
+    write(root.join("sub/b.yaml"), "b");
+    assert!(matches!(read(&root).snapshot.revision, Revision::Content { .. }), "no commit yet");
+    symlink("a.yaml", root.join("link.yaml")).unwrap();
+    git(top, &["add", "-A"]);
+    git(top, &["commit", "-qm", "First\n\nand more"]);
+    let id = git(top, &["rev-parse", "HEAD"]);
+    let reading = read(&root);
+    assert_eq!(reading.snapshot.revision, Revision::Git { commit: id.clone(), dirty: false, content: None });
+    let commit = reading.commit.unwrap();
+    assert_eq!((commit.author.as_str(), commit.subject.as_str()), ("Ann <ann@example.com>", "First"));
+    // What lies elsewhere, or is not read, is nobody's business here.
+    write(top.join("other.yaml"), "x");
+    write(root.join("notes.txt"), "x");
+    assert!(!dirty(&root, &id));
+    write(root.join("a.yaml"), "A");
+    assert!(dirty(&root, &id));
+    write(root.join("a.yaml"), "a");
+    assert!(!dirty(&root, &id), "the content counts, not the time");
+    write(root.join("new.yaml"), "n");
+    assert!(dirty(&root, &id), "a file that is not committed");
+    fs::remove_file(root.join("new.yaml")).unwrap();
+    fs::remove_file(root.join("sub/b.yaml")).unwrap();
+    assert!(dirty(&root, &id), "a committed file that is gone");
+    git(top, &["checkout", "-q", "--", "."]);
+    git(top, &["pack-refs", "--all"]);
+    git(top, &["gc", "-q"]);
+    assert!(!dirty(&root, &id), "packed");
+    let worktree = tmp.path().join("linked");
+    git(top, &["worktree", "add", "-q", worktree.to_str().unwrap(), "-b", "side"]);
+    assert!(!dirty(&worktree.join("deploy/endpoints"), &id), "a linked work tree");
+    git(top, &["checkout", "-q", "--detach"]);
+    assert!(!dirty(&root, &id), "a detached head");
+}
+
+#[test]
+fn a_commit_changes_the_revision_without_changing_a_file() {
+    let (_tmp, root) = directory();
+    git(&root, &["init", "-q"]);
+    write(root.join("a.yaml"), "one");
+    git(&root, &["add", "-A"]);
+    git(&root, &["commit", "-qm", "one"]);
+    write(root.join("a.yaml"), "two");
+    runtime().block_on(async {
+        let mut follower = Follower::directory(&root);
+        follower.until(|reading| matches!(reading.snapshot.revision, Revision::Git { dirty: true, .. })).await;
+        git(&root, &["commit", "-qam", "two"]);
+        let reading = follower.until(|r| matches!(r.snapshot.revision, Revision::Git { dirty: false, .. })).await;
+        assert_eq!(reading.commit.unwrap().subject, "two");
+    });
+}
+
+#[test]
+fn nothing_that_a_repository_configures_is_run() {
+    let (tmp, root) = directory();
+    let trap = tmp.path().join("ran");
+    let script = tmp.path().join("trap.sh");
+    write(&script, &format!("#!/bin/sh\ntouch {}\ncat\n", trap.display()));
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    git(&root, &["init", "-q"]);
+    write(root.join("a.yaml"), "one");
+    git(&root, &["add", "-A"]);
+    git(&root, &["commit", "-qm", "one"]);
+    let script = script.to_str().unwrap();
+    for key in ["core.fsmonitor", "core.pager", "core.sshCommand", "gpg.program", "filter.x.clean", "filter.x.smudge"] {
+        git(&root, &["config", key, script]);
+    }
+    git(&root, &["config", "log.showSignature", "true"]);
+    write(root.join(".git/info/attributes"), "*.yaml filter=x\n");
+    for hook in ["post-checkout", "reference-transaction", "post-index-change"] {
+        fs::create_dir_all(root.join(".git/hooks")).unwrap();
+        fs::copy(script, root.join(".git/hooks").join(hook)).unwrap();
+    }
+    if trap.exists() {
+        fs::remove_file(&trap).unwrap();
+    }
+    assert!(matches!(read(&root).snapshot.revision, Revision::Git { .. }));
+    GitRefReader::new(&root, "HEAD").read(None).unwrap();
+    assert!(!trap.exists(), "something was run");
+}
+
+#[test]
+fn a_git_ref_serves_what_is_committed_there() {
+    let tmp = tempfile::tempdir().unwrap();
+    let top = tmp.path().join("repo");
+    let root = top.join("endpoints");
+    fs::create_dir(&top).unwrap();
+    git(&top, &["init", "-q", "-b", "main"]);
+    write(root.join("a.yaml"), "one");
+    write(root.join("sub/b.yaml"), "b");
+    write(root.join(".hidden.yaml"), "h");
+    write(top.join("outside.yaml"), "o");
+    symlink("a.yaml", root.join("link.yaml")).unwrap();
+    git(&top, &["add", "-A"]);
+    git(&top, &["commit", "-qm", "one"]);
+    write(root.join("a.yaml"), "not committed");
+    runtime().block_on(async {
+        let mut follower = Follower { source: spawn_git_ref(&root, "main", NO_RESYNC) };
+        let reading = follower.until(|_| true).await;
+        assert_eq!(names(&reading), ["a.yaml", "link.yaml", "sub/b.yaml"]);
+        assert_eq!(contents(&reading)["a.yaml"], Ok("one".to_owned()));
+        assert!(contents(&reading)["link.yaml"].as_ref().unwrap_err().contains("symbolic link"));
+        git(&top, &["commit", "-qam", "two"]);
+        follower.until_text("a.yaml", "not committed").await;
+        // Another branch checked out, without the directory, is no matter.
+        git(&top, &["checkout", "-q", "--orphan", "other"]);
+        git(&top, &["rm", "-rfq", "."]);
+        let reading = GitRefReader::new(&root, "main").read(None).unwrap();
+        assert_eq!(contents(&reading)["a.yaml"], Ok("not committed".to_owned()));
+    });
+    let bare = tmp.path().join("bare.git");
+    git(tmp.path(), &["clone", "-q", "--bare", "repo", "bare.git"]);
+    for (place, expected) in [(bare.clone(), "endpoints/a.yaml"), (bare.join("endpoints"), "a.yaml")] {
+        let reading = GitRefReader::new(&place, "main").read(None).unwrap();
+        assert_eq!(names(&reading)[0], expected);
+    }
+    for (place, revision, words) in [
+        (bare.join("nowhere"), "main", "not a directory at main"),
+        (bare.clone(), "no-such-branch", "no commit called"),
+        (bare, "--upload-pack=x", "no commit called"),
+        (tmp.path().join("x"), "main", "not in a git repository"),
+    ] {
+        let error = GitRefReader::new(&place, revision).read(None).unwrap_err();
+        assert!(error.message.contains(words), "{error}");
+    }
+}
