@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::accept_rate::AcceptRate;
 use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::{ListenerChange, PlaneError};
-use super::policy::{AcceptOverflow, ListenerPolicy};
+use super::policy::{AcceptOverflow, ListenerPolicy, Transport};
 use super::shard::{Accepted, Event};
 use super::socket::{ListeningSocket, SocketKey, SocketPool};
 use super::stats::{EndpointTally, Opened, Reason, Tallies};
@@ -36,6 +36,8 @@ pub(super) enum Command {
 const WAKER: Token = Token(usize::MAX);
 /// Connections accepted from one listener before the next one has its turn.
 const ACCEPT_BURST: usize = 64;
+/// Pending connections of an endpoint above which one too many is closed without a word.
+const VISITORS_MAX: u32 = 256;
 /// How long nothing is accepted after the process or the system ran out of file descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -338,18 +340,21 @@ impl Acceptor {
         if self.config.tallies.node_connections() >= self.config.max_connections {
             return tally.refused(Reason::NodeLimit);
         }
-        if policy.max_connections.is_some_and(|max| tally.connections() >= max) {
+        let over_limit = policy.max_connections.is_some_and(|max| tally.connections() >= max);
+        // One too many is told so after its CONNECT, where that costs little and there are not many of them.
+        let plain = matches!(policy.transport, Transport::Plain);
+        if over_limit && (!plain || tally.pending() >= VISITORS_MAX) {
             return tally.refused(Reason::ConnectionLimit);
         }
         let displaces = policy.max_pending_connections.is_some_and(|max| tally.pending() >= max);
-        let (mut opened, pending) = tally.open();
+        let (mut opened, pending) = if over_limit { tally.visit() } else { tally.open() };
         // Behind a proxy the client's address is known later.
         if policy.proxy_protocol.is_none() && !claim_address(&mut opened, policy, peer) {
             return tally.refused(Reason::AddressLimit);
         }
         let sequence = self.config.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         let policy = Arc::clone(policy);
-        let accepted = Accepted { stream, peer, policy, opened, pending, sequence, displaces };
+        let accepted = Accepted { stream, peer, policy, opened, pending, sequence, displaces, over_limit };
         self.outgoing[self.next_shard].push(Event::Accepted(Box::new(accepted)));
         self.next_shard = (self.next_shard + 1) % self.outgoing.len();
     }

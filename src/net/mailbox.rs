@@ -78,11 +78,16 @@ impl<T> Mailbox<T> {
     }
 }
 
-/// Closes a mailbox however its thread ends.
+/// Closes a mailbox when its thread ends. A thread that panics takes connections and sessions with it that nothing can
+/// bring back: the process ends, for its supervisor to start it anew, rather than to go on without them.
 pub(super) struct CloseOnEnd<T>(pub(super) std::sync::Arc<Mailbox<T>>);
 
 impl<T> Drop for CloseOnEnd<T> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a thread of the data plane has panicked; the process ends");
+            std::process::abort();
+        }
         self.0.close();
     }
 }

@@ -146,7 +146,14 @@ impl EndpointTally {
         self.pending.fetch_add(1, Ordering::AcqRel);
         self.node.fetch_add(1, Ordering::AcqRel);
         self.accepted.fetch_add(1, Ordering::Relaxed);
-        (Opened { tally: Arc::clone(self), address: None }, Pending(Arc::clone(self)))
+        (Opened { tally: Arc::clone(self), counted: true, address: None }, Pending(Arc::clone(self)))
+    }
+
+    /// Lets a connection in that is one too many, to be told so: it is no connection of the endpoint.
+    pub(super) fn visit(self: &Arc<Self>) -> (Opened, Pending) {
+        self.pending.fetch_add(1, Ordering::AcqRel);
+        self.node.fetch_add(1, Ordering::AcqRel);
+        (Opened { tally: Arc::clone(self), counted: false, address: None }, Pending(Arc::clone(self)))
     }
 
     pub(super) fn refused(&self, reason: Reason) {
@@ -194,6 +201,8 @@ impl EndpointTally {
 /// A connection that counts as open for as long as this lives: dropped with its socket.
 pub(super) struct Opened {
     tally: Arc<EndpointTally>,
+    /// Whether it is one of the endpoint's, or merely one of the node's sockets.
+    counted: bool,
     address: Option<Box<IpAddr>>,
 }
 
@@ -217,7 +226,9 @@ impl Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.tally.connections.fetch_sub(1, Ordering::AcqRel);
+        if self.counted {
+            self.tally.connections.fetch_sub(1, Ordering::AcqRel);
+        }
         self.tally.node.fetch_sub(1, Ordering::AcqRel);
         if let Some(address) = self.address.take() {
             let mut addresses = lock(&self.tally.addresses);

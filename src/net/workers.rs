@@ -1,5 +1,6 @@
 //! Threads for what takes time: slow password hashes, questions to other servers.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{io, thread};
@@ -24,7 +25,10 @@ impl Workers {
             let receiver = Arc::clone(&receiver);
             thread::Builder::new().name(format!("weir-worker-{number}")).spawn(move || {
                 while let Some(job) = next(&receiver) {
-                    job();
+                    // Whose job it was runs into the handshake's deadline; the worker is needed by others.
+                    if catch_unwind(AssertUnwindSafe(job)).is_err() {
+                        tracing::error!("an authenticator has panicked");
+                    }
                 }
             })?;
         }

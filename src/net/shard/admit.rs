@@ -61,6 +61,14 @@ impl Shard {
             self.refuse(key, Reason::Version, &refusal_bytes(connect.version, code));
             return Step::Done;
         }
+        if handshake.over_limit {
+            let code = match connect.version {
+                ProtocolVersion::V5 => ReasonCode::QuotaExceeded.as_u8(),
+                _ => return_code::SERVER_UNAVAILABLE,
+            };
+            self.refuse(key, Reason::ConnectionLimit, &refusal_bytes(connect.version, code));
+            return Step::Done;
+        }
         if connect.client_id.is_empty() {
             match self.client_ids.next() {
                 Ok(id) => handshake.assigned_id = Some(id),

@@ -22,11 +22,13 @@ pub(in crate::net) struct Accepted {
     pub(in crate::net) sequence: u64,
     /// The endpoint has as many pending connections as it may: another one of it goes.
     pub(in crate::net) displaces: bool,
+    /// The endpoint has as many connections as it may: this one is let in to be told so.
+    pub(in crate::net) over_limit: bool,
 }
 
 impl Shard {
     pub(super) fn on_accepted(&mut self, accepted: Accepted) {
-        let Accepted { stream, peer, policy, opened, pending, sequence, displaces } = accepted;
+        let Accepted { stream, peer, policy, opened, pending, sequence, displaces, over_limit } = accepted;
         if self.ending.is_some() {
             return opened.tally().refused(Reason::Shutdown);
         }
@@ -51,6 +53,7 @@ impl Shard {
         let generation = policy.endpoint.generation;
         let handshake = Box::new(Handshake {
             stage,
+            over_limit,
             policy,
             _pending: pending,
             position: self.pending.len(),

@@ -20,6 +20,8 @@ use crate::net::websocket::{Incoming, Upgrade, upgrade};
 /// A connection before admission.
 pub(super) struct Handshake {
     pub(super) stage: Stage,
+    /// One too many: refused when it has said its version.
+    pub(super) over_limit: bool,
     pub(super) policy: Arc<ListenerPolicy>,
     /// Counts it among the pending ones.
     pub(super) _pending: Pending,
@@ -76,8 +78,7 @@ impl Shard {
     /// Reads from a pending connection until its socket is empty, or it is pending no more.
     pub(super) fn on_handshake_readable(&mut self, key: Key) {
         let mut buffer = std::mem::take(&mut self.buffer);
-        loop {
-            let Some(connection) = self.table.get_mut(key) else { break };
+        while let Some(connection) = self.table.get_mut(key) {
             let State::Pending(handshake) = &connection.state else { break };
             if matches!(handshake.stage, Stage::Deciding) {
                 connection.unread = true;

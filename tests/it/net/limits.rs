@@ -27,7 +27,13 @@ fn an_endpoint_has_no_more_connections_than_it_may() {
             assert!(try_enter(address, &format!("c{n}")).is_none());
         }
         Client::enter(client::tcp(free), 4, "elsewhere");
-        assert_eq!(plane.stats(1).refused.connection_limit, 5);
+        for (level, code) in [(5, 0x97), (4, 3)] {
+            let mut refused = Client::new(client::tcp(address), level);
+            refused.send(&connect(level, "told"));
+            assert_eq!(refused.receive().map(|(_, body)| body[1]), Some(code), "version {level}");
+            assert_eq!(refused.receive(), None);
+        }
+        assert_eq!(plane.stats(1).refused.connection_limit, 7);
         assert_eq!(plane.stats(1).connections_current, 5);
         clients.iter_mut().for_each(Client::ping);
         clients.pop();

@@ -131,7 +131,8 @@ fn intruder(address: SocketAddr) -> std::io::Result<()> {
 fn an_overlapping_address_takes_over_without_a_gap() {
     let any = |port| SocketKey::Tcp(SocketAddr::from(([0, 0, 0, 0], port)));
     let any_6 = |port| SocketKey::Tcp(SocketAddr::from(([0_u16; 8], port)));
-    let cases: [(&str, fn(u16) -> SocketKey, fn(u16) -> SocketKey); 5] = [
+    type Address = fn(u16) -> SocketKey;
+    let cases: [(&str, Address, Address); 5] = [
         ("narrow to wide", loopback, any),
         ("wide to narrow", any, loopback),
         ("wide to dual-stack", any, any_6),
