@@ -2,27 +2,23 @@
 //!
 //! `WEIR_SIM_SEEDS=10000` runs as many seeds; `WEIR_SIM_SEED=17` replays one. A failing seed is printed.
 
+mod world;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::future::Future;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
-use weirmq::apply::{
-    Drained, History, Next, Plane, ReadFiles, Reconciler, ReconcilerOptions, SharedState, SocketChange, Start,
-};
-use weirmq::broker::{EndpointId, EndpointPolicy, Principal};
+use weirmq::apply::{Drained, History, Next, Plane, ReadFiles, Reconciler, ReconcilerOptions, SharedState, Start};
 use weirmq::config::{NodeContext, ReadError, Revision, Snapshot, SourceFile};
-use weirmq::mqtt::ProtocolVersion;
-use weirmq::net::{
-    ConnectionFacts, DrainPlan, DrainWhich, ListenerPolicy, ListenerStatus, PlaneError, SocketKey, SocketOptions,
-};
+use weirmq::net::SocketKey;
 use weirmq::reconcile::{ConditionType, Node, Timestamp};
 use weirmq::source::{Reading, SourceError};
+
+use world::{BOUND, Client, NoFiles, World};
 
 /// Small numbers that follow one another by chance, the same for the same seed.
 struct Chance(u64);
@@ -46,186 +42,6 @@ impl Chance {
 
     fn of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
         if all.is_empty() { None } else { all.get(self.below(all.len() as u64) as usize) }
-    }
-}
-
-/// The data plane's model.
-#[derive(Clone, Default)]
-struct World(Arc<Mutex<Sockets>>);
-
-#[derive(Default)]
-struct Sockets {
-    listeners: BTreeMap<SocketKey, Listener>,
-    clients: Vec<Client>,
-    next_client: u64,
-    /// Addresses that some other program has.
-    taken: BTreeSet<SocketKey>,
-}
-
-struct Listener {
-    policy: Arc<ListenerPolicy>,
-    alive: bool,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-struct Client {
-    id: u64,
-    endpoint: EndpointId,
-    name: String,
-    generation: u64,
-    username: Option<Box<str>>,
-}
-
-/// Bound and not installed sockets, over all simulations of the process.
-static BOUND: AtomicUsize = AtomicUsize::new(0);
-
-struct Bound(SocketKey);
-
-impl Bound {
-    fn new(key: SocketKey) -> Self {
-        BOUND.fetch_add(1, Ordering::SeqCst);
-        Self(key)
-    }
-}
-
-impl Drop for Bound {
-    fn drop(&mut self) {
-        BOUND.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-impl World {
-    fn lock(&self) -> MutexGuard<'_, Sockets> {
-        self.0.lock().unwrap()
-    }
-
-    fn connect(&self, key: &SocketKey) {
-        let mut world = self.lock();
-        let Some(listener) = world.listeners.get(key).filter(|listener| listener.alive) else { return };
-        let policy = Arc::clone(&listener.policy);
-        let open = world.clients.iter().filter(|client| client.endpoint == policy.endpoint.id).count();
-        if policy.max_connections.is_some_and(|limit| open >= limit as usize) {
-            return;
-        }
-        world.next_client += 1;
-        let client = Client {
-            id: world.next_client,
-            endpoint: policy.endpoint.id,
-            name: policy.endpoint.name.to_string(),
-            generation: policy.endpoint.generation,
-            username: None,
-        };
-        world.clients.push(client);
-    }
-}
-
-impl Plane for World {
-    type Socket = Bound;
-
-    fn bind(&self, key: &SocketKey, _: &SocketOptions) -> io::Result<Bound> {
-        if self.lock().taken.iter().any(|taken| taken.overlaps(key)) {
-            return Err(io::ErrorKind::AddrInUse.into());
-        }
-        Ok(Bound::new(key.clone()))
-    }
-
-    async fn install(&self, changes: Vec<SocketChange<Bound>>) -> Result<(), PlaneError> {
-        let mut world = self.lock();
-        for change in changes {
-            match change {
-                SocketChange::Add { socket, policy } => {
-                    world.listeners.insert(socket.0.clone(), Listener { policy, alive: true });
-                }
-                SocketChange::SetPolicy { key, policy } => {
-                    world.listeners.get_mut(&key).expect("a policy for a listener that is there").policy = policy;
-                }
-                SocketChange::Remove { key } => {
-                    world.listeners.remove(&key).expect("a listener that is there is removed");
-                }
-            }
-        }
-        let keys: Vec<_> = world.listeners.keys().collect();
-        for (at, key) in keys.iter().enumerate() {
-            let other = keys.iter().skip(at + 1).find(|other| other.overlaps(key));
-            assert!(other.is_none(), "{key} and {other:?} listen beside each other");
-        }
-        Ok(())
-    }
-
-    async fn set_endpoint_policy(&self, _: Arc<EndpointPolicy>) -> Result<(), PlaneError> {
-        Ok(())
-    }
-
-    fn drain(
-        &self,
-        endpoint: EndpointId,
-        plan: DrainPlan,
-    ) -> impl Future<Output = Result<u32, PlaneError>> + Send + 'static {
-        let world = self.clone();
-        async move {
-            let mut world = world.lock();
-            let before = world.clients.len();
-            let mut newest: Vec<u64> =
-                world.clients.iter().filter(|client| client.endpoint == endpoint).map(|client| client.id).collect();
-            newest.sort_by_key(|id| std::cmp::Reverse(*id));
-            world.clients.retain(|client| {
-                let goes = match &plan.which {
-                    DrainWhich::All => true,
-                    DrainWhich::Newest(count) => newest.iter().take(*count as usize).any(|id| *id == client.id),
-                    DrainWhich::Matching(judge) => judge(&facts(client, &principal(client))),
-                };
-                client.endpoint != endpoint || !goes
-            });
-            Ok((before - world.clients.len()) as u32)
-        }
-    }
-
-    fn listeners(&self) -> Vec<ListenerStatus> {
-        let world = self.lock();
-        let status = |(key, listener): (&SocketKey, &Listener)| ListenerStatus {
-            key: key.clone(),
-            alive: listener.alive,
-            error: (!listener.alive).then(|| "it died".to_owned()),
-        };
-        world.listeners.iter().map(status).collect()
-    }
-
-    fn connections(&self, endpoint: EndpointId) -> u32 {
-        self.lock().clients.iter().filter(|client| client.endpoint == endpoint).count() as u32
-    }
-
-    fn forget(&self, endpoint: EndpointId) {
-        assert_eq!(self.connections(endpoint), 0, "an endpoint with clients is forgotten");
-    }
-}
-
-fn principal(client: &Client) -> Principal {
-    Principal {
-        username: client.username.clone(),
-        address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        admitted_by: Arc::from("anonymous"),
-        claims_acl: None,
-        expires_at: None,
-    }
-}
-
-fn facts<'a>(client: &'a Client, principal: &'a Principal) -> ConnectionFacts<'a> {
-    ConnectionFacts {
-        client_id: "c",
-        principal,
-        peer: None,
-        version: ProtocolVersion::V5,
-        generation: client.generation,
-        certificates: &[],
-    }
-}
-
-/// No declaration of the simulation refers to a file that is there.
-struct NoFiles;
-
-impl ReadFiles for NoFiles {
-    fn read(&mut self, _: &Path) -> Result<Vec<u8>, String> {
-        Err("no such file".into())
     }
 }
 

@@ -4,7 +4,7 @@
 //! `{ … }` with a variable byte integer of length; `[ … ]` with two bytes of length; `v5( … )` and `v3( … )` only in that
 //! version; `( … )` grouping; `*N` the item before it N times.
 
-use super::player::Names;
+use super::transport::Names;
 use crate::wire::{Version, put_binary, put_variable_byte_integer};
 
 /// Evaluates the notation.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::fields::Fields;
 use super::packets;
-use super::player::Names;
+use super::transport::Names;
 use crate::wire::*;
 
 /// Whether `packet` is what `expected` says; the error says how it differs.

@@ -8,6 +8,7 @@ mod fields;
 mod packets;
 mod player;
 mod step;
+mod transport;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,8 +17,9 @@ use serde_json::{Map, Value};
 
 use crate::wire::Version;
 use fields::Fields;
-pub use player::{Names, Patience, Transport, TransportEvent, play};
+pub use player::play;
 pub use step::Step;
+pub use transport::{Names, Patience, Transport, TransportEvent};
 
 /// One script: a document of a file under `tests/conformance`.
 #[derive(Debug, Clone)]

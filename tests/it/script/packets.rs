@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::bytes;
 use super::fields::Fields;
-use super::player::Names;
+use super::transport::Names;
 use crate::wire::*;
 
 /// Payloads and binary values: text, `{bytes: notation}`, or `{text: x, times: N}`.

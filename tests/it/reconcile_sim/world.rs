@@ -1,0 +1,196 @@
+//! The world of the simulation: sockets, clients, and files that are not there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use weirmq::apply::{Plane, ReadFiles, SocketChange};
+use weirmq::broker::{EndpointId, EndpointPolicy, Principal};
+use weirmq::mqtt::ProtocolVersion;
+use weirmq::net::{
+    ConnectionFacts, DrainPlan, DrainWhich, ListenerPolicy, ListenerStatus, PlaneError, SocketKey, SocketOptions,
+};
+
+/// The data plane's model.
+#[derive(Clone, Default)]
+pub(super) struct World(pub(super) Arc<Mutex<Sockets>>);
+
+#[derive(Default)]
+pub(super) struct Sockets {
+    pub(super) listeners: BTreeMap<SocketKey, Listener>,
+    pub(super) clients: Vec<Client>,
+    pub(super) next_client: u64,
+    /// Addresses that some other program has.
+    pub(super) taken: BTreeSet<SocketKey>,
+}
+
+pub(super) struct Listener {
+    pub(super) policy: Arc<ListenerPolicy>,
+    pub(super) alive: bool,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Client {
+    pub(super) id: u64,
+    pub(super) endpoint: EndpointId,
+    pub(super) name: String,
+    pub(super) generation: u64,
+    pub(super) username: Option<Box<str>>,
+}
+
+/// Bound and not installed sockets, over all simulations of the process.
+pub(super) static BOUND: AtomicUsize = AtomicUsize::new(0);
+
+pub(super) struct Bound(pub(super) SocketKey);
+
+impl Bound {
+    pub(super) fn new(key: SocketKey) -> Self {
+        BOUND.fetch_add(1, Ordering::SeqCst);
+        Self(key)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        BOUND.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl World {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Sockets> {
+        self.0.lock().unwrap()
+    }
+
+    pub(super) fn connect(&self, key: &SocketKey) {
+        let mut world = self.lock();
+        let Some(listener) = world.listeners.get(key).filter(|listener| listener.alive) else { return };
+        let policy = Arc::clone(&listener.policy);
+        let open = world.clients.iter().filter(|client| client.endpoint == policy.endpoint.id).count();
+        if policy.max_connections.is_some_and(|limit| open >= limit as usize) {
+            return;
+        }
+        world.next_client += 1;
+        let client = Client {
+            id: world.next_client,
+            endpoint: policy.endpoint.id,
+            name: policy.endpoint.name.to_string(),
+            generation: policy.endpoint.generation,
+            username: None,
+        };
+        world.clients.push(client);
+    }
+}
+
+impl Plane for World {
+    type Socket = Bound;
+
+    fn bind(&self, key: &SocketKey, _: &SocketOptions) -> io::Result<Bound> {
+        if self.lock().taken.iter().any(|taken| taken.overlaps(key)) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        Ok(Bound::new(key.clone()))
+    }
+
+    async fn install(&self, changes: Vec<SocketChange<Bound>>) -> Result<(), PlaneError> {
+        let mut world = self.lock();
+        for change in changes {
+            match change {
+                SocketChange::Add { socket, policy } => {
+                    world.listeners.insert(socket.0.clone(), Listener { policy, alive: true });
+                }
+                SocketChange::SetPolicy { key, policy } => {
+                    world.listeners.get_mut(&key).expect("a policy for a listener that is there").policy = policy;
+                }
+                SocketChange::Remove { key } => {
+                    world.listeners.remove(&key).expect("a listener that is there is removed");
+                }
+            }
+        }
+        let keys: Vec<_> = world.listeners.keys().collect();
+        for (at, key) in keys.iter().enumerate() {
+            let other = keys.iter().skip(at + 1).find(|other| other.overlaps(key));
+            assert!(other.is_none(), "{key} and {other:?} listen beside each other");
+        }
+        Ok(())
+    }
+
+    async fn set_endpoint_policy(&self, _: Arc<EndpointPolicy>) -> Result<(), PlaneError> {
+        Ok(())
+    }
+
+    fn drain(
+        &self,
+        endpoint: EndpointId,
+        plan: DrainPlan,
+    ) -> impl Future<Output = Result<u32, PlaneError>> + Send + 'static {
+        let world = self.clone();
+        async move {
+            let mut world = world.lock();
+            let before = world.clients.len();
+            let mut newest: Vec<u64> =
+                world.clients.iter().filter(|client| client.endpoint == endpoint).map(|client| client.id).collect();
+            newest.sort_by_key(|id| std::cmp::Reverse(*id));
+            world.clients.retain(|client| {
+                let goes = match &plan.which {
+                    DrainWhich::All => true,
+                    DrainWhich::Newest(count) => newest.iter().take(*count as usize).any(|id| *id == client.id),
+                    DrainWhich::Matching(judge) => judge(&facts(client, &principal(client))),
+                };
+                client.endpoint != endpoint || !goes
+            });
+            Ok((before - world.clients.len()) as u32)
+        }
+    }
+
+    fn listeners(&self) -> Vec<ListenerStatus> {
+        let world = self.lock();
+        let status = |(key, listener): (&SocketKey, &Listener)| ListenerStatus {
+            key: key.clone(),
+            alive: listener.alive,
+            error: (!listener.alive).then(|| "it died".to_owned()),
+        };
+        world.listeners.iter().map(status).collect()
+    }
+
+    fn connections(&self, endpoint: EndpointId) -> u32 {
+        self.lock().clients.iter().filter(|client| client.endpoint == endpoint).count() as u32
+    }
+
+    fn forget(&self, endpoint: EndpointId) {
+        assert_eq!(self.connections(endpoint), 0, "an endpoint with clients is forgotten");
+    }
+}
+
+pub(super) fn principal(client: &Client) -> Principal {
+    Principal {
+        username: client.username.clone(),
+        address: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        admitted_by: Arc::from("anonymous"),
+        claims_acl: None,
+        expires_at: None,
+    }
+}
+
+pub(super) fn facts<'a>(client: &'a Client, principal: &'a Principal) -> ConnectionFacts<'a> {
+    ConnectionFacts {
+        client_id: "c",
+        principal,
+        peer: None,
+        version: ProtocolVersion::V5,
+        generation: client.generation,
+        certificates: &[],
+    }
+}
+
+/// No declaration of the simulation refers to a file that is there.
+pub(super) struct NoFiles;
+
+impl ReadFiles for NoFiles {
+    fn read(&mut self, _: &Path) -> Result<Vec<u8>, String> {
+        Err("no such file".into())
+    }
+}
