@@ -19,6 +19,7 @@ mod print;
 mod render;
 mod run;
 mod schema;
+mod status;
 mod validate;
 
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ enum Verb {
     Import(import::Args),
     Passwd(passwd::Args),
     Acl(acl::Args),
+    Status(status::Args),
     Schema(schema::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -66,6 +68,7 @@ pub fn main() -> ExitCode {
         Verb::Import(args) => import::run(args),
         Verb::Passwd(args) => passwd::run(args),
         Verb::Acl(args) => acl::run(args),
+        Verb::Status(args) => status::run(args),
         Verb::Schema(args) => schema::run(args),
         Verb::Completions(args) => completions::run(args),
         Verb::Man(args) => man::run(args),

@@ -10,3 +10,4 @@ mod openapi;
 mod page;
 mod server;
 mod streams;
+mod tools;

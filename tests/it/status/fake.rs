@@ -33,6 +33,14 @@ impl Fake {
         })
     }
 
+    /// Time passes, and messages come.
+    pub fn tick(&self, ms: u64, messages: u64) {
+        let mut now = self.now.lock().unwrap();
+        *now = now.plus_ms(ms);
+        let mut traffic = self.traffic.lock().unwrap();
+        traffic.endpoints.get_mut("mqtt").unwrap().messages_received += messages;
+    }
+
     pub fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock().unwrap();
         change(Arc::make_mut(&mut state));

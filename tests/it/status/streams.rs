@@ -64,10 +64,7 @@ async fn a_change_is_told_and_traffic_flows() {
     assert_eq!(reader.next("state").await.unwrap()["appliedRevision"], json!("f00"));
     loop {
         // The fake's clock stands until it is moved.
-        let mut now = fake.now.lock().unwrap();
-        *now = now.plus_ms(2000);
-        drop(now);
-        fake.traffic.lock().unwrap().endpoints.get_mut("mqtt").unwrap().messages_received += 100;
+        fake.tick(2000, 100);
         let points = reader.next("traffic").await.unwrap();
         if let Some(point) = points.as_array().unwrap().last() {
             assert!(point["endpoints"]["mqtt"]["messagesReceivedPerS"].as_f64().unwrap() > 0.0, "{point}");

@@ -1,0 +1,157 @@
+//! `weir status`
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::Exit;
+use super::broker::ask;
+use super::print::print;
+
+/// Show what a running broker declares, runs and refuses.
+///
+/// Ends with 0 where everything declared is live, with 1 where something is not (or the broker does not answer).
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The broker's status address.
+    #[arg(long, default_value = "http://127.0.0.1:8080", env = "WEIR_STATUS", value_name = "URL")]
+    status: String,
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    let paths = ["/api/system/health", "/api/source", "/api/endpoints/status", "/api/plan"];
+    let [health, source, endpoints, plan] = ask(&args.status, paths)?;
+    let sound = health["health"] == "healthy";
+    let text = match args.format {
+        Format::Json => {
+            let all = json!({"health": health, "source": source, "endpoints": endpoints["endpoints"], "plan": plan});
+            format!("{all:#}\n")
+        }
+        Format::Human => human(&health, &source, &endpoints, &plan),
+    };
+    print(&text)?;
+    Ok(if sound { Exit::Success } else { Exit::Failure })
+}
+
+fn human(health: &Value, source: &Value, endpoints: &Value, plan: &Value) -> String {
+    let mut text = String::new();
+    let _infallible = writeln!(
+        text,
+        "{} {} from {} {}, up {}",
+        word(&health["phase"]),
+        source["appliedRevision"].as_str().map_or("nothing yet".to_owned(), printable),
+        word(&source["kind"]),
+        word(&source["location"]),
+        duration(health["uptimeS"].as_u64().unwrap_or_default()),
+    );
+    for check in list(&health["checks"]).filter(|check| check["ok"] == json!(false)) {
+        let _infallible = writeln!(text, "! {}: {}", word(&check["check"]), word(&check["message"]));
+    }
+    text.push('\n');
+    let rows: Vec<[String; 5]> =
+        endpoints["endpoints"].as_object().into_iter().flat_map(serde_json::Map::values).map(row).collect();
+    text.push_str(&table(["ENDPOINT", "ADDRESS", "HEALTH", "CLIENTS", "DECLARED IN"], &rows));
+    for pending in list(&plan["pending"]) {
+        let _infallible = write!(text, "\n{}: {}\n", word(&pending["endpoint"]), word(&pending["state"]));
+        if let Some(what) = pending["pending"].as_str() {
+            let _infallible = writeln!(text, "  waits: {}", printable(what));
+        }
+        for trouble in list(&pending["trouble"]) {
+            let _infallible = writeln!(text, "  {}: {}", word(&trouble["reason"]), word(&trouble["message"]));
+        }
+        for field in list(&pending["differences"]) {
+            let (declared, live) = (printable(&field["declared"].to_string()), printable(&field["live"].to_string()));
+            let _infallible = writeln!(text, "  {}: declared {declared}, live {live}", word(&field["field"]));
+        }
+    }
+    text
+}
+
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().into_iter().flatten()
+}
+
+fn word(value: &Value) -> String {
+    value.as_str().map(printable).unwrap_or_default()
+}
+
+/// What others wrote (a file's name, a message with a piece of a document) must not steer the terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+}
+
+fn row(endpoint: &Value) -> [String; 5] {
+    let connections = &endpoint["connections"];
+    let current = connections["current"].as_u64().unwrap_or_default();
+    let clients = match connections["max"].as_u64() {
+        Some(max) => format!("{current}/{max}"),
+        None => current.to_string(),
+    };
+    let health = match endpoint["state"].as_str() {
+        Some("draining") => "draining".to_owned(),
+        _ => word(&endpoint["health"]),
+    };
+    let origin = format!("{}:{}", word(&endpoint["origin"]["file"]), endpoint["origin"]["line"]);
+    [word(&endpoint["name"]), word(&endpoint["address"]), health, clients, origin]
+}
+
+fn table(head: [&str; 5], rows: &[[String; 5]]) -> String {
+    let mut widths = head.map(str::len);
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in std::iter::once(&head.map(str::to_owned)).chain(rows) {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_in_trouble_is_shown_whole() {
+        let health = json!({"health": "degraded", "phase": "serving", "uptimeS": 7_261,
+            "checks": [{"check": "EndpointsListening", "ok": false, "message": "ws"}, {"check": "Serving", "ok": true}]});
+        let source = json!({"kind": "git", "location": "/etc/weir", "appliedRevision": "0badc0ffee00"});
+        let status = |name: &str, max: Value| {
+            json!({"name": name, "address": "0.0.0.0:1883", "health": "healthy", "state": "listening",
+                "connections": {"current": 3, "max": max}, "origin": {"file": "a.yaml", "line": 2}})
+        };
+        let endpoints =
+            json!({"endpoints": {"1": status("mqtt", json!(10)), "2": status("w\u{1b}[31ms", Value::Null)}});
+        let plan = json!({"pending": [{"endpoint": "ws", "state": "down", "pending": "bind",
+            "trouble": [{"reason": "AddressInUse", "message": "by 4711"}],
+            "differences": [{"field": "host", "declared": "::", "live": null}]}]});
+        let shown = human(&health, &source, &endpoints, &plan);
+        let expected = "serving 0badc0ffee00 from git /etc/weir, up 2 h 1 min\n! EndpointsListening: ws\n\n\
+            ENDPOINT  ADDRESS       HEALTH   CLIENTS  DECLARED IN\n\
+            mqtt      0.0.0.0:1883  healthy  3/10     a.yaml:2\n\
+            w\u{FFFD}[31ms   0.0.0.0:1883  healthy  3        a.yaml:2\n\
+            \nws: down\n  waits: bind\n  AddressInUse: by 4711\n  host: declared \"::\", live null\n";
+        assert_eq!(shown, expected);
+    }
+}
