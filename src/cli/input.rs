@@ -16,15 +16,23 @@ use crate::source::{DirectoryReader, GitRefReader};
 /// A path that is not there, or cannot be read at all. A file that cannot be read within a directory is part of the
 /// snapshot, as unreadable.
 pub(super) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Snapshot> {
+    read_noting(paths, &mut Vec::new())
+}
+
+/// [`read_all`], noting what lies in the directories and is left aside.
+///
+/// # Errors
+/// See [`read_all`].
+pub(super) fn read_noting(paths: &[PathBuf], ignored: &mut Vec<String>) -> anyhow::Result<Snapshot> {
     let mut files = Vec::new();
     for path in paths {
-        files.extend(read(path)?);
+        files.extend(read(path, ignored)?);
     }
     let origin = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(" ");
     Ok(Snapshot { origin: Arc::from(origin), revision: Revision::Content { hash: String::new() }, files })
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<SourceFile>> {
+fn read(path: &Path, ignored: &mut Vec<String>) -> anyhow::Result<Vec<SourceFile>> {
     if let Some(url) = path.to_str().filter(|text| broker::is_url(text)) {
         return Ok(broker::declared(url)?.files);
     }
@@ -33,7 +41,9 @@ fn read(path: &Path) -> anyhow::Result<Vec<SourceFile>> {
     }
     let meta = path.metadata().with_context(|| path.display().to_string())?;
     if meta.is_dir() {
-        return Ok(DirectoryReader::new(path).read(None)?.snapshot.files);
+        let reading = DirectoryReader::new(path).read(None)?;
+        ignored.extend(reading.ignored);
+        return Ok(reading.snapshot.files);
     }
     if !meta.is_file() {
         bail!("{}: neither a file nor a directory", path.display());

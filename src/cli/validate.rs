@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::Exit;
 use super::format::{Format, Report};
-use super::input::read_all;
+use super::input::read_noting;
 use super::print::{has_color, print};
 use crate::config::{Declared, Kind, Loaded, NodeContext, Previous, Severity, declaration_digest, load};
 
@@ -74,7 +74,8 @@ impl NodeArgs {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    let snapshot = read_all(&args.paths)?;
+    let mut ignored = Vec::new();
+    let snapshot = read_noting(&args.paths, &mut ignored)?;
     let node = args.node.context();
     let loaded = load(&snapshot, &Previous::default(), &node);
     let here = if args.environment { super::environment::check(&loaded, &node) } else { Vec::new() };
@@ -89,6 +90,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let report = Report {
         snapshot: &snapshot,
         diagnostics: &diagnostics,
+        ignored: &ignored,
         counts: counts(&declared),
         digest: valid.then(|| declaration_digest(&declared)),
     };

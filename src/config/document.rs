@@ -59,6 +59,7 @@ impl Document {
         path: &InstancePath,
         message: impl Into<String>,
     ) -> Diagnostic {
+        debug_assert!(super::meaning(code).is_some(), "{code} is not among the codes");
         Diagnostic {
             severity,
             code,
@@ -75,7 +76,7 @@ impl Document {
 
 /// Parses a file.
 pub(super) fn parse_file(file: &SourceFile, bytes: &[u8]) -> ParsedFile {
-    let at_file = |at: Position, code, message: String, help: Option<String>| Diagnostic {
+    let at_file = |at: Position, code: &'static str, message: String, help: Option<String>| Diagnostic {
         severity: Severity::Error,
         code,
         file: Arc::clone(&file.shown),

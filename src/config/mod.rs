@@ -9,7 +9,7 @@
 //! - `document`, `semantics`, `shadow`: one document by itself.
 //! - `endpoint`, `transport`, `tls`, `auth`, `acl`, `bridge`, `ban`, `reconciliation`: what documents declare, as types.
 //! - `load`, `effective`, `cross`, `previous`: documents together, and what the last pass left.
-//! - `canonical`, `diff`, `classes`: one text for one meaning, its digest, and what a difference does.
+//! - `codes`: the diagnostics' codes. `canonical`, `diff`, `classes`: one text for one meaning, its digest, and what a difference does.
 
 mod acl;
 mod address;
@@ -18,6 +18,7 @@ mod ban;
 mod bridge;
 mod canonical;
 mod classes;
+mod codes;
 mod cross;
 mod declared;
 mod diagnostic;
@@ -51,6 +52,7 @@ pub use ban::*;
 pub use bridge::*;
 pub use canonical::{BuiltInDefaults, CanonicalDocument, canonical, canonical_yaml, declaration_digest, fields_of};
 pub use classes::*;
+pub use codes::*;
 pub use declared::*;
 pub use diagnostic::*;
 pub use diff::*;

@@ -103,5 +103,8 @@ pub(super) fn check(document: &Value) -> Vec<Finding> {
             }
         }
     }
+    for finding in findings.iter_mut().filter(|finding| finding.code == "pattern") {
+        finding.code = "format";
+    }
     findings
 }

@@ -15,6 +15,7 @@ pub(super) fn render(report: &Report<'_>) -> String {
         "errors": report.count(Severity::Error),
         "warnings": report.count(Severity::Warning),
         "documents": documents,
+        "ignored": report.ignored,
         "diagnostics": report.diagnostics,
     });
     format!("{value:#}\n")

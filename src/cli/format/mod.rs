@@ -29,6 +29,8 @@ pub(super) enum Format {
 pub(super) struct Report<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) diagnostics: &'a [Diagnostic],
+    /// Files that were left aside, as shown.
+    pub(super) ignored: &'a [String],
     /// How many documents there are of each kind.
     pub(super) counts: Vec<(Kind, usize)>,
     /// `None` where the set is invalid.

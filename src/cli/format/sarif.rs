@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{Report, is_file, with_help, workspace_relative};
-use crate::config::{Diagnostic, Position, Severity};
+use crate::config::{Diagnostic, Position, Severity, meaning};
 
 pub(super) fn render(report: &Report<'_>) -> String {
     let codes: BTreeSet<&str> = report.diagnostics.iter().map(|diagnostic| diagnostic.code).collect();
-    let rules: Vec<Value> = codes.iter().map(|code| json!({ "id": code })).collect();
+    let rule = |code: &&str| json!({ "id": code, "shortDescription": { "text": meaning(code).unwrap_or(code) } });
+    let rules: Vec<Value> = codes.iter().map(rule).collect();
     let results: Vec<Value> = report.diagnostics.iter().map(result).collect();
     let value = json!({
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",

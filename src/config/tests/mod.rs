@@ -36,5 +36,7 @@ fn then(before: &Loaded, files: &[(&str, &str)]) -> Loaded {
 
 /// The diagnostics' codes with their places: `a.yaml:2 out-of-range`.
 fn codes(loaded: &Loaded) -> Vec<String> {
+    let unknown: Vec<&str> = loaded.diagnostics.iter().map(|d| d.code).filter(|code| meaning(code).is_none()).collect();
+    assert!(unknown.is_empty(), "{unknown:?} are not among the codes");
     loaded.diagnostics.iter().map(|d| format!("{}:{} {}", d.file, d.position.line, d.code)).collect()
 }

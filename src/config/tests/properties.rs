@@ -88,6 +88,7 @@ proptest! {
     fn the_schema_and_the_parser_agree(seed: u64) {
         let document = Generator::new(seed, 4).document();
         let loaded = first(&[("a.yaml", &text(&document))]);
+        codes(&loaded);
         let schema_accepts = super::super::schema::check(&document).is_empty();
         let errors = errors(&loaded);
         prop_assert_eq!(schema_accepts, errors.is_empty(), "{}\n{:#?}", document, errors);
@@ -163,6 +164,7 @@ proptest! {
         text.replace_range(at..end, &with);
         let loaded = first(&[("a.yaml", &text)]);
         let lines = text.split('\n').count() as u32;
+        codes(&loaded);
         for diagnostic in &loaded.diagnostics {
             prop_assert!((1..=lines + 1).contains(&diagnostic.position.line), "{diagnostic}\n{text}");
             prop_assert!(diagnostic.position.col >= 1 && diagnostic.position.len >= 1, "{diagnostic}");

@@ -51,6 +51,15 @@ fn every_field_is_described() {
 }
 
 #[test]
+fn every_code_is_documented() {
+    let page = include_str!("../../../docs/validate.md");
+    for (code, meaning) in CODES {
+        assert!(page.contains(&format!("| `{code}` | {meaning} |")), "| `{code}` | {meaning} |");
+    }
+    assert!(CODES.is_sorted());
+}
+
+#[test]
 fn change_classes_are_known() {
     let known: Vec<&str> = ChangeClass::ALL.iter().map(|class| class.as_str()).collect();
     every_field(&mut |path, field| match field.get("x-change-class") {
