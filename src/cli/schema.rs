@@ -5,7 +5,7 @@ use super::print::print;
 
 /// Print the JSON Schema of the documents.
 ///
-/// For editors, save it and begin files with
+/// For editors: save it, and begin each document with the line
 /// `# yaml-language-server: $schema=endpoint.schema.json`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}

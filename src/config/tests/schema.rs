@@ -1,7 +1,7 @@
 //! The schema says what the types are: no field of one is missing in the other, no default differs, every field is
 //! described.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::super::canonical::fields_of;
 use super::super::schema::{deref, field_schema, kind_schema};
@@ -43,8 +43,78 @@ fn every_field_is_described() {
             wrong.push(format!("{path}: no range"));
         }
         let in_list = path.contains("[]") || path.starts_with("defaults.endpoint");
-        if !in_list && path != "defaults.endpoint" && field.get("x-change-class").is_none() {
+        // Another name is another declaration.
+        let classless = in_list || path == "defaults.endpoint" || path.ends_with(".name");
+        if !classless && field.get("x-change-class").is_none() {
             wrong.push(format!("{path}: no change class"));
+        }
+    });
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// What an editor shows beside the description: range, unit, default, and what a change does.
+fn facts(field: &Value) -> String {
+    let text = |key: &str| field.get(key).and_then(Value::as_str);
+    let mut parts = Vec::new();
+    if let Some(values) = field.get("enum").and_then(Value::as_array) {
+        let mut names: Vec<String> = Vec::new();
+        for value in values {
+            let name = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            if !names.contains(&name) && name != "5.0" {
+                names.push(name);
+            }
+        }
+        parts.push(names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "));
+    }
+    if let (Some(minimum), Some(maximum)) = (field.get("minimum"), field.get("maximum")) {
+        let unit = text("x-unit").map(|unit| format!(" {unit}")).unwrap_or_default();
+        parts.push(format!("{minimum} to {maximum}{unit}"));
+    }
+    if let Some(default) = field.get("default").filter(|default| !default.is_object() && **default != json!([])) {
+        let shown = default.as_str().map_or_else(|| default.to_string().replace(',', ", "), str::to_owned);
+        parts.push(format!("default `{shown}`"));
+    }
+    let mut sentences = Vec::new();
+    if !parts.is_empty() {
+        let joined = parts.join("; ");
+        let (first, rest) = joined.split_at(1);
+        sentences.push(format!("{}{rest}.", first.to_uppercase()));
+    }
+    let effect = |class: &str| match class {
+        "cosmetic" => "does nothing to clients",
+        "live" => "applies at once",
+        "new-connections" => "applies to new connections",
+        "drain" => "closes, gradually, the connections that are no longer admitted",
+        _ => "binds the socket anew, and closes its connections gradually",
+    };
+    match field.get("x-change-class") {
+        Some(Value::String(class)) => sentences.push(format!("A change {}.", effect(class))),
+        Some(Value::Object(directions)) => {
+            let begins = [
+                ("raise", "Raising it"),
+                ("lower", "lowering it"),
+                ("enable", "Switching it on"),
+                ("disable", "switching it off"),
+            ];
+            let parts = begins.iter().filter_map(|(direction, begin)| {
+                Some(format!("{begin} {}", effect(directions.get(*direction)?.as_str()?)))
+            });
+            sentences.push(format!("{}.", parts.collect::<Vec<_>>().join("; ")));
+        }
+        _ => {}
+    }
+    sentences.join(" ")
+}
+
+#[test]
+fn hover_texts_tell_the_facts() {
+    let mut wrong = Vec::new();
+    every_field(&mut |path, field| {
+        let facts = facts(field);
+        let description = field.get("description").and_then(Value::as_str).unwrap_or_default();
+        let expected = (!facts.is_empty()).then(|| format!("{description}\n\n{facts}"));
+        if field.get("markdownDescription").and_then(Value::as_str) != expected.as_deref() {
+            wrong.push(format!("{path}: \"markdownDescription\": {}", json!(expected)));
         }
     });
     assert!(wrong.is_empty(), "{wrong:#?}");
