@@ -1,5 +1,6 @@
 //! Asks a running broker over its status API.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,11 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Whether an operand means a broker, and not a path.
 pub(super) fn is_url(operand: &str) -> bool {
     operand.starts_with("http://") || operand.starts_with("https://")
+}
+
+/// The address in a broker's URL, where it is one and no name.
+pub(super) fn address(operand: &str) -> Option<SocketAddr> {
+    operand.strip_prefix("http://")?.split('/').next()?.parse().ok()
 }
 
 /// The `data` of the answers to several paths below a broker's `http://HOST:PORT`.

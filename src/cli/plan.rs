@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::input::{read_all, read_operand};
 use super::print::print;
-use super::render::valid;
+use super::render::{valid, valid_for};
+use super::validate::{StatusAddr, parse_status_addr};
 use super::{Exit, broker};
 use crate::config::{BindAddress, BuiltInDefaults, Declared, Name, canonical, diff_documents};
 use crate::reconcile::{Effective, Files, Live, LiveEndpoint, Node, Pinned, Plan, plan, render};
@@ -39,6 +40,9 @@ pub(super) struct Args {
     /// Address that endpoints without a `host` bind [default: the broker's, or 0.0.0.0]
     #[arg(long, value_name = "ADDR")]
     host: Option<IpAddr>,
+    /// Where the broker's status listens, or `none`; no endpoint can have that port
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = parse_status_addr)]
+    status_addr: StatusAddr,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -64,7 +68,9 @@ struct Listening {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    let wanted = valid(&read_all(std::slice::from_ref(&args.path))?)?;
+    // A broker that answers has its status where it answers.
+    let status_addr = broker::address(&args.against).or(args.status_addr.0);
+    let wanted = valid_for(&read_all(std::slice::from_ref(&args.path))?, status_addr)?;
     let present = if broker::is_url(&args.against) {
         ask(&args.against)?
     } else {

@@ -1,5 +1,6 @@
 //! `weir render`
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::bail;
@@ -45,7 +46,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 /// # Errors
 /// The snapshot's errors, one line each.
 pub(super) fn valid(snapshot: &Snapshot) -> anyhow::Result<Declared> {
-    let node = NodeContext { status_addr: None, ..NodeContext::default() };
+    valid_for(snapshot, None)
+}
+
+/// What a snapshot declares that is valid for a broker whose status listens on an address.
+///
+/// # Errors
+/// See [`valid`].
+pub(super) fn valid_for(snapshot: &Snapshot, status_addr: Option<SocketAddr>) -> anyhow::Result<Declared> {
+    let node = NodeContext { status_addr, ..NodeContext::default() };
     let loaded = load(snapshot, &Previous::default(), &node);
     if loaded.is_valid() {
         return Ok(loaded.declared);

@@ -47,9 +47,10 @@ pub(super) struct NodeArgs {
 
 /// An address, or none.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct StatusAddr(Option<SocketAddr>);
+pub(super) struct StatusAddr(pub(super) Option<SocketAddr>);
 
-fn parse_status_addr(text: &str) -> Result<StatusAddr, String> {
+/// Parses `ADDRESS:PORT` or `none`.
+pub(super) fn parse_status_addr(text: &str) -> Result<StatusAddr, String> {
     if text == "none" {
         return Ok(StatusAddr(None));
     }
