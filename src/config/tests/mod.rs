@@ -5,6 +5,7 @@ mod holding;
 mod hostile;
 mod properties;
 mod schema;
+mod values;
 
 use std::path::Path;
 use std::sync::Arc;
