@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
-use weirmq::apply::{Drained, History, Next, Plane, ReadFiles, Reconciler, ReconcilerOptions, SharedState, Start};
+use weirmq::apply::{Drained, History, Next, Reconciler, ReconcilerOptions, SharedState, Start};
 use weirmq::config::{NodeContext, ReadError, Revision, Snapshot, SourceFile};
 use weirmq::net::SocketKey;
 use weirmq::reconcile::{ConditionType, Node, Timestamp};
