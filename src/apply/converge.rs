@@ -232,14 +232,14 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     /// An endpoint's listener is gone; its clients are asked to leave.
-    fn let_go(&mut self, action: &Action, now: Timestamp) {
+    fn let_go(&mut self, action: &Action, _now: Timestamp) {
         let Some(running) = self.running.remove(&action.name) else { return };
         let connections = self.plane.connections(running.id);
         let for_good = action.kind == ActionKind::Remove;
         let plan = drain::everybody(&running.effective.endpoint.drain, connections, for_good);
         self.start_drain(&action.name, &running, plan);
         tracing::info!(endpoint = %action.name, address = %running.address, connections, "listener closed");
-        self.leaving.push(Leaving { name: action.name.clone(), id: running.id, address: running.address, since: now });
+        self.leaving.push(Leaving { name: action.name.clone(), id: running.id });
     }
 
     async fn put_in_force(&mut self, action: &Action, new: Prepared<()>) {

@@ -41,7 +41,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 error: Some(failure.message.clone()),
             })
             .collect();
-        if done.is_empty() && !(fresh_failures && !failed.is_empty()) {
+        if done.is_empty() && (!fresh_failures || failed.is_empty()) {
             return;
         }
         let after = self.effects();

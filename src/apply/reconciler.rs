@@ -61,8 +61,6 @@ pub(super) struct Running {
 pub(super) struct Leaving {
     pub(super) name: Name,
     pub(super) id: EndpointId,
-    pub(super) address: BindAddress,
-    pub(super) since: Timestamp,
 }
 
 /// A drain that has asked everyone it meant.

@@ -125,11 +125,10 @@ fn every_statement_has_a_script_or_an_exception() {
     let (_, mut wrong) = everything.accounts();
     let sources = sources();
     for exception in &everything.exceptions {
-        if let Some(test) = &exception.test {
-            if !sources.contains(&format!("fn {test}()")) {
+        if let Some(test) = &exception.test
+            && !sources.contains(&format!("fn {test}()")) {
                 wrong.push(format!("exceptions.toml: there is no test {test}"));
             }
-        }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -126,11 +126,10 @@ fn version(name: &str) -> Result<Version, String> {
 fn substitute(value: &Value, case: &Map<String, Value>) -> Value {
     match value {
         Value::String(text) => {
-            if let Some(whole) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}')) {
-                if let Some(value) = case.get(whole) {
+            if let Some(whole) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'))
+                && let Some(value) = case.get(whole) {
                     return value.clone();
                 }
-            }
             let mut text = text.clone();
             for (name, value) in case {
                 let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
