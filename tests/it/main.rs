@@ -4,6 +4,7 @@
 
 mod auth;
 mod ci_examples;
+mod broker_sim;
 mod client;
 mod codec;
 mod conformance;

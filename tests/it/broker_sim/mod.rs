@@ -1,0 +1,59 @@
+//! The seeded simulation of the broker: random clients against the cores in memory, under injected time.
+//!
+//! A failing run prints its seed. `WEIR_SIM_SEED=n` plays that one alone; `WEIR_SIM_SEEDS=n` plays so many, from
+//! `WEIR_SIM_FROM` on; `WEIR_SIM_SECONDS=n` plays until the time is up.
+
+mod exact;
+mod model;
+mod rng;
+
+use std::time::{Duration, Instant};
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}: a number")))
+}
+
+/// Plays `simulate` for the seeds that the environment asks for, else for `default` of them.
+fn for_seeds(default: u64, mut simulate: impl FnMut(u64)) {
+    if let Some(seed) = variable("WEIR_SIM_SEED") {
+        return simulate(seed);
+    }
+    let from = variable("WEIR_SIM_FROM").unwrap_or(0);
+    if let Some(seconds) = variable("WEIR_SIM_SECONDS") {
+        let end = Instant::now() + Duration::from_secs(seconds);
+        let mut seed = from;
+        while Instant::now() < end {
+            simulate(seed);
+            seed += 1;
+        }
+        println!("{} seeds from {from}", seed - from);
+        return;
+    }
+    (from..from + variable("WEIR_SIM_SEEDS").unwrap_or(default)).for_each(simulate);
+}
+
+/// Says which seed it was when the broker panics.
+struct Running(u64);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("it was WEIR_SIM_SEED={}", self.0);
+        }
+    }
+}
+
+fn simulate_exactly(seed: u64) {
+    let _running = Running(seed);
+    let shards = if seed % 2 == 0 { 1 } else { 3 };
+    let mut exact = exact::Exact::new(seed, shards);
+    if let Err(error) = exact.run(300) {
+        let tail = exact.log.len().saturating_sub(60);
+        panic!("{shards} shards: {error}\n{}", exact.log[tail..].join("\n"));
+    }
+}
+
+#[test]
+fn the_broker_does_what_the_model_says() {
+    for_seeds(150, simulate_exactly);
+}
