@@ -124,6 +124,8 @@ pub struct Core {
     pub(super) timers: Timers,
     /// Numbers the SUBSCRIBEs that wait for other shards.
     pub(super) serial: u32,
+    /// Of clients that went: what they still had on the way over a topic's owner, by [`Core::client_hash`].
+    pub(super) left_on_the_way: Vec<(u64, ShardId, u64)>,
     pub(super) endpoint_index: HashMap<EndpointId, u32>,
     pub(super) counters: Vec<EndpointCounters>,
     pub(super) pool: Pool,
@@ -152,6 +154,7 @@ impl Core {
             links,
             timers: Timers::default(),
             serial: 0,
+            left_on_the_way: Vec::new(),
             endpoint_index: HashMap::new(),
             counters: Vec::new(),
             pool: Pool::default(),

@@ -2,7 +2,7 @@
 
 use super::connection::Origin;
 use super::limits::{LINK_ACKNOWLEDGE_BYTES, LINK_HIGH_BYTES};
-use super::link::{Crossing, Hop, Item};
+use super::link::{Crossing, Hop, Item, Onward};
 use super::view::View;
 use super::{Batch, ConnId, Core, Millis, ShardId};
 use crate::mqtt::{DecodeContext, Decoded, Packet, Side, decode};
@@ -10,29 +10,51 @@ use crate::mqtt::{DecodeContext, Decoded, Packet, Side, decode};
 impl Core {
     /// What waits for another shard, if anything.
     pub fn take_batch(&mut self, to: ShardId) -> Option<Batch> {
+        self.settle(to);
         let link = self.links.get_mut(usize::from(to.0))?;
         if link.batch.items.is_empty() {
-            if link.received - link.told < LINK_ACKNOWLEDGE_BYTES {
+            if link.received - link.told < LINK_ACKNOWLEDGE_BYTES && !link.owes_notice {
                 return None;
             }
             link.batch.items.push(Item::Taken);
         }
         link.told = link.received;
+        link.owes_notice = false;
         let mut batch = std::mem::take(&mut link.batch);
-        (batch.end, batch.taken) = (link.sent, link.received);
+        (batch.end, batch.taken, batch.settled) = (link.sent, link.received, link.their_settled);
         Some(batch)
+    }
+
+    /// Finds how far what came from a shard has been taken by those it was sent on to.
+    fn settle(&mut self, from: ShardId) {
+        while let Some(onward) = self.links.get(usize::from(from.0)).and_then(|link| link.onward.front()) {
+            if self.links.iter().zip(&onward.until).any(|(link, until)| link.taken < *until) {
+                return;
+            }
+            let Some(link) = self.links.get_mut(usize::from(from.0)) else { return };
+            if let Some(onward) = link.onward.pop_front() {
+                link.their_settled = onward.end;
+                link.owes_notice |= !onward.until.is_empty();
+            }
+        }
     }
 
     /// Takes another shard's batch.
     pub fn deliver_batch(&mut self, from: ShardId, batch: Batch, now: Millis) {
         self.now = now;
-        let Batch { items, bytes, end, taken } = batch;
+        let Batch { items, bytes, end, taken, settled, asks_notice } = batch;
+        let mut sends_on = false;
         for item in items {
+            sends_on |= matches!(&item, Item::Publish(crossing) if crossing.hop == Hop::Owner);
             self.on_item(from, item, &bytes, now);
         }
+        let until = if sends_on { self.links.iter().map(|link| link.sent).collect() } else { Vec::new() };
         let Some(link) = self.links.get_mut(usize::from(from.0)) else { return };
         link.received = end;
+        link.onward.push_back(Onward { end, until });
+        link.owes_notice |= asks_notice;
         link.taken = link.taken.max(taken);
+        link.settled = link.settled.max(settled);
         if link.sent - link.taken <= LINK_HIGH_BYTES / 2 {
             let waiters = std::mem::take(&mut link.waiters);
             waiters.into_iter().for_each(|origin| self.resume(origin));

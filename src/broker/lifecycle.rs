@@ -155,8 +155,10 @@ impl Core {
         let rates = Rates::new(&policy.limits, now);
         let alias_maximum = properties.topic_alias_maximum.unwrap_or(0);
         let method = properties.authentication_method;
-        if rates.is_some() || alias_maximum > 0 || method.is_some() {
+        let via_owner = self.found_on_the_way(session);
+        if rates.is_some() || alias_maximum > 0 || method.is_some() || !via_owner.is_empty() {
             let aside: &mut Aside = connection.aside();
+            aside.via_owner = via_owner;
             aside.rates = rates;
             aside.outgoing_aliases.maximum = alias_maximum;
             aside.authentication_method = method.map(Into::into);
@@ -271,6 +273,8 @@ impl Core {
         if let Some(rare) = &mut session.rare {
             rare.pending.clear();
         }
+        self.leave_on_the_way(slot, id);
+        let Some(session) = self.sessions.get_mut(id) else { return };
         if session.expiry_s == 0 {
             return self.end_session(id, now);
         }

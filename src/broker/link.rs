@@ -2,6 +2,7 @@
 //!
 //! A link's other end is a shard today; nothing here says that it could not be another node.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::connection::Origin;
@@ -25,6 +26,10 @@ pub struct Batch {
     pub(super) end: u64,
     /// How far the other direction was taken by who sends this.
     pub(super) taken: u64,
+    /// How far the other direction, and what was sent on because of it, was taken by everybody.
+    pub(super) settled: u64,
+    /// The sender wants to hear of it at once when this is taken.
+    pub(super) asks_notice: bool,
 }
 
 /// What the receiver of a PUBLISH does with it.
@@ -117,6 +122,15 @@ pub(super) struct SyncId {
     pub(super) serial: u32,
 }
 
+/// What came with a batch and was sent on to others: settled once they all have taken it.
+#[derive(Debug)]
+pub(super) struct Onward {
+    /// Where the link that it came by stood after it.
+    pub(super) end: u64,
+    /// Where each link of ours stood after it; empty where nothing was sent on.
+    pub(super) until: Vec<u64>,
+}
+
 /// This end of a link.
 #[derive(Debug, Default)]
 pub(super) struct Link {
@@ -127,6 +141,13 @@ pub(super) struct Link {
     /// What was taken from the other end, and what it was told of that.
     pub(super) received: u64,
     pub(super) told: u64,
+    /// How far what was put on the link has also been taken by those it was sent on to.
+    pub(super) settled: u64,
+    /// The same of what came from the other end, and what is not settled of it yet.
+    pub(super) their_settled: u64,
+    pub(super) onward: VecDeque<Onward>,
+    /// The other end is to hear how far things are, though there be nothing else to say.
+    pub(super) owes_notice: bool,
     /// Namespaces the other end has been told.
     pub(super) defined: Vec<bool>,
     /// The other end's numbers of namespaces, as ours.

@@ -6,6 +6,7 @@ use super::limits::{INCOMING_QOS2_MAX, LINK_HIGH_BYTES};
 use super::link::{Crossing, Hop, Item};
 use super::message::expires_at;
 use super::session::SpaceId;
+use super::subscriptions::SessionId;
 use super::timers::Timer;
 use super::view::View;
 use super::{ConnId, Core, Dropped, Millis, ShardId, Subject, owner_of};
@@ -275,6 +276,8 @@ impl Core {
         let Ok(version) = form else { return };
         let (origin, expires_at) = (view.origin, view.expires_at);
         link.push(Item::Publish(Crossing { space, hop, version, origin, expires_at, start, end }));
+        // Sent on for another shard, whose publisher waits to know that it may take the short way again.
+        link.batch.asks_notice |= hop == Hop::Last && origin.shard != self.config.shard && origin != Origin::NOBODY;
         if link.sent - link.taken > LINK_HIGH_BYTES && origin != Origin::NOBODY && !link.waiters.contains(&origin) {
             link.waiters.push(origin);
             self.pause(origin);
@@ -286,7 +289,7 @@ impl Core {
     }
 
     fn is_on_the_way(&mut self, origin: Origin, owner: ShardId) -> bool {
-        let taken = self.links[usize::from(owner.0)].taken;
+        let settled = self.links[usize::from(owner.0)].settled;
         let Some(aside) = self
             .origin_connection(origin)
             .and_then(|slot| self.connections.get_mut(slot))
@@ -294,7 +297,7 @@ impl Core {
         else {
             return false;
         };
-        aside.via_owner.retain(|&(shard, place)| shard != owner || place > taken);
+        aside.via_owner.retain(|&(shard, place)| shard != owner || place > settled);
         aside.via_owner.iter().any(|&(shard, _)| shard == owner)
     }
 
@@ -306,6 +309,33 @@ impl Core {
             via_owner.retain(|&(shard, _)| shard != owner);
             via_owner.push((owner, place));
         }
+    }
+
+    /// A client went: should it come back at once, what it publishes then must not overtake what it published before
+    /// [MQTT-4.6.0-5].
+    pub(super) fn leave_on_the_way(&mut self, slot: u32, session: SessionId) {
+        let aside = self.connections.get_mut(slot).and_then(|connection| connection.rare.as_mut());
+        let ways = aside.map(|aside| std::mem::take(&mut aside.via_owner)).unwrap_or_default();
+        if !ways.is_empty() {
+            let client = self.client_hash(session);
+            self.forget_what_arrived();
+            self.left_on_the_way.extend(ways.into_iter().map(|(owner, place)| (client, owner, place)));
+        }
+    }
+
+    /// What a client that came back had left on the way.
+    pub(super) fn found_on_the_way(&mut self, session: SessionId) -> Vec<(ShardId, u64)> {
+        if self.left_on_the_way.is_empty() {
+            return Vec::new();
+        }
+        self.forget_what_arrived();
+        let client = self.client_hash(session);
+        self.left_on_the_way.extract_if(.., |(left, ..)| *left == client).map(|(_, owner, place)| (owner, place)).collect()
+    }
+
+    fn forget_what_arrived(&mut self) {
+        let links = &self.links;
+        self.left_on_the_way.retain(|&(_, owner, place)| place > links[usize::from(owner.0)].settled);
     }
 
     /// The slot of a message's publisher, where that is a connection of this shard.

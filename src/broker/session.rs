@@ -80,7 +80,7 @@ impl Session {
     /// Whether a message of `qos` has to line up behind others.
     pub(super) fn must_queue(&self, qos: QoS) -> bool {
         self.has_pending_subscribe()
-            || if qos == QoS::AtMostOnce { self.queue.retained > 0 } else { !self.queue.waiting.is_empty() }
+            || if qos == QoS::AtMostOnce { self.queue.lined_up > 0 } else { !self.queue.waiting.is_empty() }
     }
 }
 
@@ -91,8 +91,9 @@ pub(super) struct Queue {
     /// Bytes and number of those that count against the bounds.
     bytes: u64,
     counted: u32,
-    /// How many come from a subscribe's retained messages: they are bounded by what is retained, and not counted.
-    retained: u32,
+    /// How many a QoS 0 message must not overtake: those from a subscribe's retained messages (they are bounded by what is
+    /// retained, and not counted), and other QoS 0 messages that had to line up behind them.
+    lined_up: u32,
 }
 
 #[derive(Debug)]
@@ -152,23 +153,27 @@ impl Queue {
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&Queued) -> bool) -> usize {
         let before = self.waiting.len();
         let kept: VecDeque<Queued> = std::mem::take(&mut self.waiting).into_iter().filter(|q| keep(q)).collect();
-        (self.bytes, self.counted, self.retained) = (0, 0, 0);
+        (self.bytes, self.counted, self.lined_up) = (0, 0, 0);
         kept.into_iter().for_each(|queued| self.push(queued));
         before - self.waiting.len()
     }
 
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Queued> + use<> {
-        (self.bytes, self.counted, self.retained) = (0, 0, 0);
+        (self.bytes, self.counted, self.lined_up) = (0, 0, 0);
         std::mem::take(&mut self.waiting).into_iter()
     }
 
     fn count(&mut self, queued: &Queued, comes: bool) {
         let size = queued.message.size() as u64;
-        match (queued.retained, comes) {
-            (true, true) => self.retained += 1,
-            (true, false) => self.retained -= 1,
-            (false, true) => (self.counted, self.bytes) = (self.counted + 1, self.bytes + size),
-            (false, false) => (self.counted, self.bytes) = (self.counted - 1, self.bytes - size),
+        if queued.retained || queued.delivery.qos == QoS::AtMostOnce {
+            self.lined_up = if comes { self.lined_up + 1 } else { self.lined_up - 1 };
+        }
+        if !queued.retained {
+            (self.counted, self.bytes) = if comes {
+                (self.counted + 1, self.bytes + size)
+            } else {
+                (self.counted - 1, self.bytes - size)
+            };
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod exact;
 mod model;
+mod races;
 mod rng;
 
 use std::time::{Duration, Instant};
@@ -56,4 +57,19 @@ fn simulate_exactly(seed: u64) {
 #[test]
 fn the_broker_does_what_the_model_says() {
     for_seeds(150, simulate_exactly);
+}
+
+fn simulate_races(seed: u64) {
+    let _running = Running(seed);
+    let shards = [1, 2, 3, 4][seed as usize % 4];
+    let mut races = races::Races::new(seed, shards);
+    if let Err(error) = races.run(1500) {
+        let tail = 0;
+        panic!("{shards} shards: {error}\n{}", races.log[tail..].join("\n"));
+    }
+}
+
+#[test]
+fn nobody_lacks_or_doubts_what_races_between_shards() {
+    for_seeds(60, simulate_races);
 }

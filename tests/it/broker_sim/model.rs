@@ -385,7 +385,7 @@ impl Model {
             return;
         };
         let waits = if delivery.qos == 0 {
-            session.queue.iter().any(|waiting| waiting.retained)
+            session.queue.iter().any(|waiting| waiting.retained || waiting.qos == 0)
         } else {
             !session.queue.is_empty() || session.flights.len() >= connection.receive_maximum
         };
