@@ -244,3 +244,82 @@ fn text(tag: u8, value: &[u8]) -> Result<String, CertificateError> {
     };
     if text.contains('\0') { Err(CertificateError::Name) } else { Ok(text) }
 }
+
+#[cfg(test)]
+mod tests {
+    use rcgen::string::{BmpString, PrintableString, TeletexString};
+    use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair, SanType, SerialNumber};
+
+    use super::*;
+
+    fn certificate(common_names: Vec<DnValue>, names: Vec<SanType>) -> Vec<u8> {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, "not this one");
+        for name in common_names {
+            params.distinguished_name.push(DnType::CommonName, name);
+        }
+        params.subject_alt_names = names;
+        params.serial_number = Some(SerialNumber::from(vec![0xFF, 0x00, 0x01]));
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    #[test]
+    fn common_names_of_every_string_type_are_read() {
+        let cases = [
+            (DnValue::Utf8String("gerät-1".into()), "gerät-1"),
+            (DnValue::PrintableString(PrintableString::try_from("device 1").unwrap()), "device 1"),
+            (DnValue::TeletexString(TeletexString::try_from("device-1").unwrap()), "device-1"),
+            (DnValue::BmpString(BmpString::try_from("gerät-1").unwrap()), "gerät-1"),
+        ];
+        for (value, expected) in cases {
+            let parsed = PeerCertificate::parse(&certificate(vec![value], Vec::new())).unwrap();
+            assert_eq!(parsed.common_name.as_deref(), Some(expected));
+            assert_eq!(parsed.serial, [0xFF, 0x00, 0x01]);
+        }
+        let nameless = PeerCertificate::parse(&certificate(Vec::new(), Vec::new())).unwrap();
+        assert_eq!((nameless.common_name, nameless.subject_alt_names), (None, Vec::new()));
+    }
+
+    #[test]
+    fn a_name_that_a_nul_would_cut_is_refused() {
+        let der = certificate(vec![DnValue::Utf8String("admin\0.example".into())], Vec::new());
+        assert_eq!(PeerCertificate::parse(&der), Err(CertificateError::Name));
+    }
+
+    #[test]
+    fn alternative_names_are_read_in_order() {
+        let names = vec![
+            SanType::DnsName("a.example".try_into().unwrap()),
+            SanType::Rfc822Name("a@example.com".try_into().unwrap()),
+            SanType::URI("urn:dev:1".try_into().unwrap()),
+            SanType::IpAddress("192.0.2.1".parse().unwrap()),
+            SanType::IpAddress("2001:db8::1".parse().unwrap()),
+        ];
+        let expected = [
+            SubjectAltName::Dns("a.example".into()),
+            SubjectAltName::Email("a@example.com".into()),
+            SubjectAltName::Uri("urn:dev:1".into()),
+            SubjectAltName::Ip("192.0.2.1".parse().unwrap()),
+            SubjectAltName::Ip("2001:db8::1".parse().unwrap()),
+        ];
+        assert_eq!(PeerCertificate::parse(&certificate(Vec::new(), names)).unwrap().subject_alt_names, expected);
+    }
+
+    #[test]
+    fn malformed_ones_are_refused_without_a_panic() {
+        let der =
+            certificate(vec![DnValue::Utf8String("device-1".into())], vec![SanType::URI("urn:x".try_into().unwrap())]);
+        for cut in 0..der.len() {
+            assert!(PeerCertificate::parse(&der[..cut]).is_err(), "{cut} bytes");
+        }
+        for at in 0..der.len() {
+            for flip in [0x01, 0x80, 0xFF] {
+                let mut bad = der.clone();
+                bad[at] ^= flip;
+                // Whatever it reads, it ends.
+                let _ = PeerCertificate::parse(&bad);
+            }
+        }
+    }
+}

@@ -303,3 +303,25 @@ impl Partial {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_follows_what_came_not_what_is_claimed() {
+        let mut partial = Partial { bytes: vec![0; 10], filled: 10, needs: 256 << 20 };
+        partial.make_room();
+        assert_eq!(partial.bytes.len(), READ_BYTES);
+        partial.filled = READ_BYTES - 1;
+        partial.make_room();
+        assert_eq!(partial.bytes.len(), READ_BYTES, "there is still room");
+        partial.filled = READ_BYTES;
+        partial.make_room();
+        assert_eq!(partial.bytes.len(), 2 * READ_BYTES);
+        partial.needs = 2 * READ_BYTES + 5;
+        partial.filled = 2 * READ_BYTES;
+        partial.make_room();
+        assert_eq!(partial.bytes.len(), 2 * READ_BYTES + 5, "never past the packet's end");
+    }
+}
