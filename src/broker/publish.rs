@@ -330,7 +330,10 @@ impl Core {
         }
         self.forget_what_arrived();
         let client = self.client_hash(session);
-        self.left_on_the_way.extract_if(.., |(left, ..)| *left == client).map(|(_, owner, place)| (owner, place)).collect()
+        self.left_on_the_way
+            .extract_if(.., |(left, ..)| *left == client)
+            .map(|(_, owner, place)| (owner, place))
+            .collect()
     }
 
     fn forget_what_arrived(&mut self) {

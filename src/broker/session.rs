@@ -169,11 +169,8 @@ impl Queue {
             self.lined_up = if comes { self.lined_up + 1 } else { self.lined_up - 1 };
         }
         if !queued.retained {
-            (self.counted, self.bytes) = if comes {
-                (self.counted + 1, self.bytes + size)
-            } else {
-                (self.counted - 1, self.bytes - size)
-            };
+            (self.counted, self.bytes) =
+                if comes { (self.counted + 1, self.bytes + size) } else { (self.counted - 1, self.bytes - size) };
         }
     }
 }

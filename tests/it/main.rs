@@ -3,11 +3,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
 mod auth;
-mod ci_examples;
 mod broker_sim;
+mod ci_examples;
 mod client;
 mod codec;
 mod conformance;
+mod cve;
 mod environment;
 mod golden;
 mod load_bench;

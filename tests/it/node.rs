@@ -102,23 +102,6 @@ impl Node {
         matches!(self.links[link].stage, Stage::Closed)
     }
 
-    /// A client stops or starts reading from its socket.
-    pub fn set_reads(&mut self, link: LinkId, reads: bool) {
-        self.links[link].reads = reads;
-        if let (true, Stage::Admitted { shard, id, .. }) = (reads, &self.links[link].stage) {
-            let (shard, id) = (*shard, *id);
-            self.flush(shard, id, link);
-        }
-    }
-
-    /// Bytes that wait in the broker for a client that does not read.
-    pub fn pending(&mut self, link: LinkId) -> usize {
-        match &self.links[link].stage {
-            Stage::Admitted { shard, id, .. } => self.cores[*shard].out(*id).map_or(0, |out| out.len()),
-            _ => 0,
-        }
-    }
-
     /// The client closes, or the network fails.
     pub fn close(&mut self, link: LinkId) {
         if let Stage::Admitted { shard, id, .. } = self.links[link].stage {

@@ -126,9 +126,10 @@ fn every_statement_has_a_script_or_an_exception() {
     let sources = sources();
     for exception in &everything.exceptions {
         if let Some(test) = &exception.test
-            && !sources.contains(&format!("fn {test}()")) {
-                wrong.push(format!("exceptions.toml: there is no test {test}"));
-            }
+            && !sources.contains(&format!("fn {test}()"))
+        {
+            wrong.push(format!("exceptions.toml: there is no test {test}"));
+        }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

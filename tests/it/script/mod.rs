@@ -127,9 +127,10 @@ fn substitute(value: &Value, case: &Map<String, Value>) -> Value {
     match value {
         Value::String(text) => {
             if let Some(whole) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'))
-                && let Some(value) = case.get(whole) {
-                    return value.clone();
-                }
+                && let Some(value) = case.get(whole)
+            {
+                return value.clone();
+            }
             let mut text = text.clone();
             for (name, value) in case {
                 let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

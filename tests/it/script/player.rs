@@ -164,9 +164,10 @@ impl Player<'_> {
             client_id: String::new(),
         };
         if let Some(old) = self.peers.insert(client.to_owned(), peer)
-            && !old.closed {
-                return Err(format!("{client} is still connected; close it first or use another name"));
-            }
+            && !old.closed
+        {
+            return Err(format!("{client} is still connected; close it first or use another name"));
+        }
         self.order.retain(|name| name != client);
         self.order.push(client.to_owned());
         Ok(())
