@@ -41,7 +41,7 @@ fn the_same_qos_2_message_again_and_again_is_taken_once() {
         let before = broker.resident_bytes();
         for _ in 0..500 {
             publisher.send(&publish("cve/qos2", &[b'x'; 100_000], 2, Some(7)));
-            assert!(matches!(publisher.receive(), Some(Packet::PubRec(_))));
+            assert!(matches!(publisher.receive(), Some(Packet::Ack(_))));
         }
         assert!(matches!(subscriber.receive(), Some(Packet::Publish(_))));
         subscriber.ping();
