@@ -25,5 +25,6 @@ mod source;
 mod statements;
 mod status;
 mod tcp;
+mod tour;
 mod websocket;
 mod wire;
