@@ -46,7 +46,7 @@ impl Drop for Running {
 
 fn simulate_exactly(seed: u64) {
     let _running = Running(seed);
-    let shards = if seed % 2 == 0 { 1 } else { 3 };
+    let shards = if seed.is_multiple_of(2) { 1 } else { 3 };
     let mut exact = exact::Exact::new(seed, shards);
     if let Err(error) = exact.run(300) {
         let tail = exact.log.len().saturating_sub(60);

@@ -247,10 +247,10 @@ impl Model {
         let ends_now = session.expiry_s == 0;
         session.ends_at = (session.expiry_s != NEVER).then(|| now + u64::from(session.expiry_s) * 1000);
         session.will_due_at = session.will.as_ref().map(|will| now + will.delay_s * 1000);
-        if let Some(code) = code {
-            if connection.version.is_v5() {
-                self.expect(connection.link, Expected::Disconnect(code));
-            }
+        if let Some(code) = code
+            && connection.version.is_v5()
+        {
+            self.expect(connection.link, Expected::Disconnect(code));
         }
         self.expect(connection.link, Expected::Closed);
         if ends_now {
