@@ -11,6 +11,7 @@
 
 mod accept_rate;
 mod acceptor;
+mod alarm;
 mod find;
 mod layers;
 mod mailbox;

@@ -29,6 +29,7 @@ pub(super) use self::table::Key;
 use self::drain::{ActiveDrain, Ending};
 use self::random::ClientIds;
 use self::table::Table;
+use super::alarm::Alarm;
 use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::DataPlaneConfig;
 use super::stats::Tallies;
@@ -56,6 +57,7 @@ pub(super) enum Event {
 }
 
 const WAKER: Token = Token(usize::MAX);
+const ALARM: Token = Token(usize::MAX - 1);
 const EVENTS: usize = 1024;
 /// Bytes of one read.
 const READ_BYTES: usize = 64 << 10;
@@ -80,6 +82,7 @@ struct Shard {
     shared: Arc<Shared>,
     core: Core,
     poll: Poll,
+    alarm: Alarm,
     mailbox: Arc<Mailbox<Event>>,
     /// Every shard's mailbox, this one's too.
     peers: Vec<Arc<Mailbox<Event>>>,
@@ -118,7 +121,8 @@ pub(super) fn start(config: &DataPlaneConfig, shared: &Arc<Shared>) -> io::Resul
     let peers: Vec<Arc<Mailbox<Event>>> =
         polls.iter().map(|poll| Ok(Arc::new(Mailbox::new(poll.registry(), WAKER)?))).collect::<io::Result<_>>()?;
     for (poll, id) in polls.into_iter().zip(0..) {
-        let mut shard = Shard::new(ShardId(id), config, Arc::clone(shared), poll, peers.clone());
+        let alarm = Alarm::new(poll.registry(), ALARM)?;
+        let mut shard = Shard::new(ShardId(id), config, Arc::clone(shared), poll, alarm, peers.clone());
         thread::Builder::new().name(format!("weir-shard-{id}")).spawn(move || {
             let _closes = CloseOnEnd(Arc::clone(&shard.mailbox));
             let mut events = Events::with_capacity(EVENTS);
@@ -136,9 +140,11 @@ impl Shard {
         config: &DataPlaneConfig,
         shared: Arc<Shared>,
         poll: Poll,
+        alarm: Alarm,
         peers: Vec<Arc<Mailbox<Event>>>,
     ) -> Self {
         Self {
+            alarm,
             id,
             shared,
             core: Core::new(CoreConfig { shard: id, shards: config.shards }),
@@ -172,7 +178,7 @@ impl Shard {
     /// shard at most once.
     fn turn(&mut self, events: &mut Events) {
         let timeout =
-            if self.ready.is_empty() && self.mailbox.may_sleep() { self.timeout() } else { Some(Duration::ZERO) };
+            if self.ready.is_empty() && self.mailbox.may_sleep() { self.sleep_time() } else { Some(Duration::ZERO) };
         if let Err(error) = self.poll.poll(events, timeout)
             && error.kind() != io::ErrorKind::Interrupted
         {
@@ -189,7 +195,7 @@ impl Shard {
             self.on_readable(key);
         }
         for event in &*events {
-            if event.token() != WAKER {
+            if !matches!(event.token(), WAKER | ALARM) {
                 self.on_event(event);
             }
         }
@@ -207,11 +213,11 @@ impl Shard {
         self.check_ending();
     }
 
-    fn timeout(&self) -> Option<Duration> {
+    fn sleep_time(&mut self) -> Option<Duration> {
         let ending = self.ending.as_ref().map_or(Millis::MAX, |ending| ending.deadline);
         let own = self.next_sweep.min(self.next_publish).min(self.next_drain()).min(ending);
         let at = self.core.next_deadline().map_or(own, |at| at.min(own));
-        (at != Millis::MAX).then(|| Duration::from_millis(at.saturating_sub(self.now)))
+        self.alarm.sleep_until(at, self.now)
     }
 
     fn take_mail(&mut self) {
