@@ -287,6 +287,11 @@ impl Core {
         into.append(&mut self.resumed);
     }
 
+    /// Whether something waits to be taken: a connection to flush, to close or to resume.
+    pub fn has_pending(&self) -> bool {
+        !(self.dirty.is_empty() && self.closing.is_empty() && self.resumed.is_empty())
+    }
+
     /// Connections the core wants closed once their out buffer is flushed (takeover, keep-alive, breach, drain).
     pub fn take_closing(&mut self, into: &mut Vec<ConnId>) {
         into.append(&mut self.closing);

@@ -177,8 +177,8 @@ impl Shard {
     /// One round: waits for something to happen, lets it happen, and sends what came of it, each socket and each other
     /// shard at most once.
     fn turn(&mut self, events: &mut Events) {
-        let timeout =
-            if self.ready.is_empty() && self.mailbox.may_sleep() { self.sleep_time() } else { Some(Duration::ZERO) };
+        let done = self.ready.is_empty() && !self.core.has_pending();
+        let timeout = if done && self.mailbox.may_sleep() { self.sleep_time() } else { Some(Duration::ZERO) };
         if let Err(error) = self.poll.poll(events, timeout)
             && error.kind() != io::ErrorKind::Interrupted
         {

@@ -5,7 +5,8 @@ use super::table::{Key, State};
 use crate::broker::Ended;
 use crate::net::layers::{self, Wrote};
 
-/// Rounds of flushing within one turn: writing may let queued messages move on, which want to be written in turn.
+/// Rounds of flushing within one turn: writing may let queued messages move on, which want to be written in turn. What
+/// is left then has to wait until others had theirs: the loop does not sleep before.
 const FLUSH_ROUNDS: usize = 4;
 
 impl Shard {

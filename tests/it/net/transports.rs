@@ -1,6 +1,6 @@
 //! Every transport carries MQTT, whatever its pieces.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -177,6 +177,32 @@ fn a_subscriber_that_reads_late_gets_everything() {
             assert!(subscriber.message().1 == payload(200_000, number), "{transport}, message {number}");
         }
         subscriber.ping();
+    }
+}
+
+/// The socket takes whatever the broker writes, so no event ever calls for more: the broker itself has to remember.
+#[test]
+fn what_is_retained_arrives_without_another_event() {
+    let plane = Plane::start(1);
+    let address = plane.listen_tcp(policy(1));
+    let mut publisher = Client::enter(client::tcp(address), 4, "p");
+    let topics = 30_000;
+    let packets: Vec<u8> = (0..topics)
+        .flat_map(|number| {
+            let mut packet = publisher.publish_bytes(&format!("site/{number}"), &payload(1000, number), 0);
+            packet[0] |= 1;
+            packet
+        })
+        .collect();
+    publisher.send(&packets);
+    publisher.ping();
+    for round in 0..10 {
+        let pipe = client::tcp(address);
+        let mut fast = pipe.try_clone().unwrap();
+        let mut subscriber = Client::enter(pipe, 4, &format!("s{round}"));
+        subscriber.subscribe("site/#", 0);
+        let mut buffer = vec![0; packets.len()];
+        fast.read_exact(&mut buffer).expect("all of it");
     }
 }
 
