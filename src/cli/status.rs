@@ -96,7 +96,7 @@ fn row(endpoint: &Value) -> [String; 5] {
         None => current.to_string(),
     };
     let health = match endpoint["state"].as_str() {
-        Some("draining") => "draining".to_owned(),
+        Some(state @ ("draining" | "refused")) => state.to_owned(),
         _ => word(&endpoint["health"]),
     };
     let origin = format!("{}:{}", word(&endpoint["origin"]["file"]), endpoint["origin"]["line"]);

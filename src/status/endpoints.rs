@@ -47,10 +47,17 @@ impl Endpoint {
         match (self.listening(), self.enabled()) {
             (true, _) => "listening",
             (false, _) if self.conditions.is_true(ConditionType::Draining) => "draining",
+            (false, false) if self.refused() => "refused",
             (false, true) if self.not_selected() => "notSelected",
             (false, true) => "down",
             (false, false) => "disabled",
         }
+    }
+
+    /// Whether its document has errors, and no good one is held.
+    fn refused(&self) -> bool {
+        let accepted = self.conditions.get(ConditionType::Accepted);
+        self.declared.is_none() && accepted.is_some_and(|accepted| accepted.status == ConditionStatus::False)
     }
 
     /// Whether `nodes` gives it to other brokers.
@@ -72,7 +79,7 @@ impl Endpoint {
         match self.phase() {
             "listening" if self.trouble().next().is_none() && self.pending.is_none() => "healthy",
             "listening" => "degraded",
-            "down" => "unhealthy",
+            "down" | "refused" => "unhealthy",
             _ => "disabled",
         }
     }
@@ -130,6 +137,7 @@ pub(super) fn keyed(state: &State, value: impl Fn(&Endpoint) -> Value) -> Map<St
     for endpoint in ordered {
         let key = match endpoint.port() {
             Some(port) if on_port.get(&Some(port)) == Some(&1) => port.to_string(),
+            None if endpoint.address.is_empty() => endpoint.name.clone(),
             _ => endpoint.address.clone(),
         };
         // Two that want the very same address: the second cannot listen, but is listed.

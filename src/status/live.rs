@@ -14,7 +14,7 @@ use super::{
 };
 use crate::apply::{ControlState, EndpointState, PassDurations, SharedState};
 use crate::broker::{Dropped, EndpointId};
-use crate::config::{self, BuiltInDefaults, Declared, NodeContext, canonical, fields_of};
+use crate::config::{self, BuiltInDefaults, Declared, Diagnostic, NodeContext, canonical, fields_of};
 use crate::net::{ClientFilter, DataPlane, EndpointStats, FoundClient};
 use crate::reconcile::Timestamp;
 
@@ -122,7 +122,7 @@ fn state(control: &ControlState, context: &NodeContext, shards: u16) -> State {
         source: control.source.clone(),
         declaration_digest: control.declaration_digest.clone(),
         live_digest: control.live_digest.clone(),
-        endpoints: control.endpoints.iter().map(|(name, each)| endpoint(name.as_str(), each, context)).collect(),
+        endpoints: control.endpoints.iter().map(|(name, each)| endpoint(name, each, control, context)).collect(),
         documents: documents(&control.declared),
         diagnostics: control.diagnostics.clone(),
         history: control.history.clone(),
@@ -143,13 +143,14 @@ fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
-fn endpoint(name: &str, state: &EndpointState, context: &NodeContext) -> Endpoint {
+fn endpoint(name: &str, state: &EndpointState, control: &ControlState, context: &NodeContext) -> Endpoint {
     let effective = state.live.as_ref().or(state.declared.as_ref());
     Endpoint {
         name: name.to_owned(),
         address: effective.map(|each| each.listen.on(context.default_host).to_string()).unwrap_or_default(),
         origin: match &state.declared {
             Some(declared) => origin(&declared.origin),
+            None if state.origin.is_empty() => complained_of(name, &control.diagnostics),
             None => written_origin(&state.origin),
         },
         declared: state.declared.as_deref().map(body),
@@ -172,6 +173,16 @@ fn nameless(mut fields: Map<String, Value>) -> Map<String, Value> {
 
 fn origin(origin: &config::Origin) -> Origin {
     Origin { file: origin.file.to_string(), line: origin.position.line }
+}
+
+/// A document that was never good stands where its first diagnostic is.
+fn complained_of(name: &str, diagnostics: &[Diagnostic]) -> Origin {
+    let about = |found: &&Diagnostic| {
+        let identity = found.identity.as_ref();
+        identity.is_some_and(|each| each.kind == config::Kind::Endpoint && each.name.as_str() == name)
+    };
+    let found = diagnostics.iter().find(about);
+    found.map_or_else(Origin::default, |found| Origin { file: found.file.to_string(), line: found.position.line })
 }
 
 /// `path:line`

@@ -72,6 +72,7 @@ const HEALTH = {
   unhealthy: ["bad", "✗ down"],
   disabled: ["off", "– off"],
 };
+const STATE = { draining: "– draining", refused: "✗ refused", notSelected: "– not here" };
 const OUTCOME = {
   applied: ["good", "✓ applied"],
   appliedWithRefusals: ["warn", "! with refusals"],
@@ -308,7 +309,7 @@ function updateEndpoint(node, endpoint) {
     const [kind, word] = HEALTH[endpoint.health];
     const expiry = endpoint.certificateExpiresAt;
     return [
-      el("span", { class: "state" }, badge(kind, endpoint.state === "draining" ? "– draining" : word)),
+      el("span", { class: "state" }, badge(kind, STATE[endpoint.state] ?? word)),
       el("span", { class: "who" }, el("span", { class: "name" }, endpoint.name)),
       el("span", { class: "where" }, el("code", {}, endpoint.address), endpoint.pending && el("br"), endpoint.pending && el("small", {}, endpoint.pending)),
       el("span", {},

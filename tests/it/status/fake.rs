@@ -186,6 +186,18 @@ fn endpoints() -> Vec<Endpoint> {
             ..endpoint("tls-a", "10.0.0.1:8883", body(8883, tls.clone()))
         },
         endpoint("tls-b", "10.0.0.2:8883", body(8883, tls)),
+        Endpoint {
+            address: String::new(),
+            declared: None,
+            live: None,
+            conditions: conditions(&[(
+                ConditionType::Accepted,
+                false,
+                Reason::Invalid,
+                "endpoints.d/new.yaml:2:3: no",
+            )]),
+            ..endpoint("new", "", json!({}))
+        },
         endpoint("unix", "unix:/run/weir.sock", json!({"host": "unix:/run/weir.sock", "enabled": true})),
         Endpoint { live: None, ..endpoint("off", "0.0.0.0:1999", body(1999, json!({"enabled": false}))) },
         Endpoint {
@@ -236,7 +248,7 @@ fn history() -> VecDeque<HistoryEntry> {
 pub fn state() -> State {
     let mut endpoints = endpoints();
     endpoints.sort_by(|a, b| a.name.cmp(&b.name));
-    let documents = endpoints.iter().map(|endpoint| Document {
+    let documents = endpoints.iter().filter(|endpoint| endpoint.declared.is_some()).map(|endpoint| Document {
         kind: "endpoint",
         name: Some(endpoint.name.clone()),
         origin: endpoint.origin.clone(),

@@ -140,7 +140,7 @@ async fn the_page_shows_the_broker_and_executes_nothing_of_its_clients() {
     let browser = Browser::start().await;
     browser.post("url", json!({"url": format!("http://{}/", server.local_addr())})).await;
 
-    browser.until("document.querySelectorAll('#endpoint-list > details').length === 7").await;
+    browser.until("document.querySelectorAll('#endpoint-list > details').length === 8").await;
     browser.until("document.querySelector('#connection').textContent.includes('live')").await;
     browser.until("document.querySelector('#verdict').textContent.includes('An endpoint is down')").await;
     // A client whose id is markup is shown, not obeyed.
