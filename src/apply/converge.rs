@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::files::{Contents, ReadFiles, hex};
 use super::plane::{Plane, SocketChange};
 use super::reconciler::{Leaving, Reconciler, Running};
-use super::{compile, drain, port_holder};
+use super::{compile, drain, port_holder, tls};
 use crate::broker::EndpointId;
 use crate::config::{ChangeClass, Name};
 use crate::net::{ListenerPolicy, SocketKey, SocketOptions};
@@ -41,6 +41,7 @@ struct Prepared<S> {
     /// `None`: a socket that is there already takes the policy.
     socket: Option<S>,
     digest: Arc<str>,
+    certificate_expires_at: Option<Timestamp>,
 }
 
 impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
@@ -141,7 +142,15 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         if known.is_none() {
             self.next_id += 1;
         }
-        Ok(Prepared { id, key, options, policy: Arc::new(policy), socket, digest: digest_of(effective) })
+        Ok(Prepared {
+            id,
+            key,
+            options,
+            policy: Arc::new(policy),
+            socket,
+            digest: digest_of(effective),
+            certificate_expires_at: tls::expires_at(&effective.endpoint, files),
+        })
     }
 
     /// Whether a live socket of ours, whoever has it now, is what is wanted.
@@ -217,12 +226,13 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let mut changes = Vec::new();
         let mut installed = Vec::new();
         for (name, new) in prepared {
-            let Prepared { id, key, options, policy, socket, digest } = new;
+            let Prepared { id, key, options, policy, socket, digest, certificate_expires_at } = new;
             changes.push(match socket {
                 Some(socket) => SocketChange::Add { socket, policy: Arc::clone(&policy) },
                 None => SocketChange::SetPolicy { key: key.clone(), policy: Arc::clone(&policy) },
             });
-            installed.push((name, Prepared { id, key, options, policy, socket: None, digest }));
+            let new = Prepared { id, key, options, policy, socket: None, digest, certificate_expires_at };
+            installed.push((name, new));
         }
         let installed_here: BTreeSet<SocketKey> = self.plane.listeners().into_iter().map(|status| status.key).collect();
         changes.extend(
@@ -258,6 +268,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             options: new.options,
             policy: Arc::clone(&policy),
             digest: new.digest,
+            certificate_expires_at: new.certificate_expires_at,
         };
         if action.kind == ActionKind::Add {
             tracing::info!(endpoint = %action.name, address = %running.address, protocol = protocol(&policy), "listening");

@@ -217,6 +217,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 live,
                 conditions: conditions.clone(),
                 pending: self.pending(name),
+                certificate_expires_at: running.and_then(|running| running.certificate_expires_at),
             };
             (name.to_string(), state)
         });

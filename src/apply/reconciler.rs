@@ -54,6 +54,7 @@ pub(super) struct Running {
     pub(super) policy: Arc<ListenerPolicy>,
     /// Over all that it runs by.
     pub(super) digest: Arc<str>,
+    pub(super) certificate_expires_at: Option<Timestamp>,
 }
 
 /// An endpoint that listens no more and still has clients.

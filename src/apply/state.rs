@@ -154,6 +154,8 @@ pub struct EndpointState {
     pub conditions: Conditions,
     /// What the pass could not do yet, as the plan puts it.
     pub pending: Option<String>,
+    /// When the first of the certificates it serves stops to hold.
+    pub certificate_expires_at: Option<Timestamp>,
 }
 
 /// One change of what is live, or one refused attempt at it.

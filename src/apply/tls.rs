@@ -13,8 +13,10 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
 
 use super::files::Contents;
+use crate::auth::validity;
 use crate::config::{ClientAuth, Endpoint, FileRef, SslConfig, TlsVersion};
 use crate::net::TlsPolicy;
+use crate::reconcile::Timestamp;
 
 /// Loads an endpoint's certificates and trust.
 ///
@@ -48,6 +50,21 @@ pub(super) fn load(endpoint: &Endpoint, ssl: &SslConfig, files: &Contents) -> Re
         config.send_tls13_tickets = 0;
     }
     Ok(TlsPolicy { config: Arc::new(config), client_verifier })
+}
+
+/// When the first of an endpoint's own certificates stops to hold (those of its chains included). `None`: no TLS, or no
+/// certificate that tells.
+pub(super) fn expires_at(endpoint: &Endpoint, files: &Contents) -> Option<Timestamp> {
+    let ssl = endpoint.ssl_config.as_ref()?;
+    let loader = Loader { endpoint, files };
+    std::iter::once(&ssl.cert_file)
+        .chain(ssl.sni.iter().map(|sni| &sni.cert_file))
+        .filter_map(|file| loader.certificates(file).ok())
+        .flatten()
+        .filter_map(|certificate| validity(&certificate).ok())
+        .filter_map(|(_, end)| u64::try_from(end.unix_timestamp()).ok())
+        .min()
+        .map(|end_s| Timestamp::from_unix_ms(end_s * 1000))
 }
 
 struct Loader<'a> {

@@ -130,7 +130,9 @@ impl Core {
                     dropped += 1;
                 }
             }
+            session.dropped = session.dropped.saturating_add(dropped as u32);
             if over(&session.queue) {
+                session.dropped = session.dropped.saturating_add(1);
                 let id = session.policy.id;
                 return self.count_dropped(id, Dropped::QueueFull, dropped + 1);
             }
@@ -154,6 +156,19 @@ impl Core {
     pub(super) fn drop_message(&mut self, slot: u32, why: Dropped) {
         if let Some(connection) = self.connections.get(slot) {
             self.counters[connection.endpoint as usize].dropped[why as usize] += 1;
+            // The others are the publisher's loss, not this receiver's.
+            if !matches!(why, Dropped::NotAuthorized | Dropped::Invalid | Dropped::NoMember)
+                && let Some(session) = self.sessions.get_mut(connection.session)
+            {
+                session.dropped = session.dropped.saturating_add(1);
+            }
+        }
+    }
+
+    /// Counts what an acl refused a connection.
+    pub(super) fn count_unauthorized(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.get(slot) {
+            self.counters[connection.endpoint as usize].authorization_failures += 1;
         }
     }
 

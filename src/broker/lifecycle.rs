@@ -19,6 +19,10 @@ impl Core {
     pub(super) fn admit_client(&mut self, admission: &Admission<'_>, now: Millis) -> Result<ConnId, Vec<u8>> {
         let connect = admission.connect;
         if let Some(reason) = self.refusal(admission) {
+            if reason == ReasonCode::NotAuthorized {
+                let place = self.endpoint_place(admission.policy.id);
+                self.counters[place as usize].authorization_failures += 1;
+            }
             return Err(refusal_bytes(connect.version, reason));
         }
         let policy = Arc::clone(&admission.policy);
@@ -114,6 +118,7 @@ impl Core {
             connection: None,
             expiry_s: 0,
             ends_at: Millis::MAX,
+            dropped: 0,
             counted_away: false,
             policy: Arc::clone(&admission.policy),
             subscriptions: Vec::new(),

@@ -45,6 +45,7 @@ mod view;
 pub use self::core::*;
 pub use away::AwaySessions;
 pub use client::Client;
+pub use inspect::RETAINED_LOOK_MAX;
 pub use link::Batch;
 pub use out::OutBuf;
 pub use policy::*;

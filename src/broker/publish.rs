@@ -34,6 +34,9 @@ impl Core {
                 Refused::Disconnect(reason) => self.refuse(id.slot, reason),
                 Refused::Message(reason, why) => {
                     self.drop_message(id.slot, why);
+                    if reason == ReasonCode::NotAuthorized {
+                        self.count_unauthorized(id.slot);
+                    }
                     self.acknowledge(id.slot, publish, reason);
                 }
             }
@@ -106,14 +109,14 @@ impl Core {
         let levels_max = usize::from(levels_max);
         if publish.topic.len() >= levels_max && crate::mqtt::levels(publish.topic) > levels_max {
             return Err(if is_v5 && publish.qos > QoS::AtMostOnce {
-                Refused::Message(ReasonCode::TopicNameInvalid, Dropped::TooLarge)
+                Refused::Message(ReasonCode::TopicNameInvalid, Dropped::Invalid)
             } else {
                 Refused::Disconnect(ReasonCode::TopicNameInvalid)
             });
         }
         if publish.properties.payload_format_indicator == Some(1) && std::str::from_utf8(publish.payload).is_err() {
             return Err(if publish.qos > QoS::AtMostOnce {
-                Refused::Message(ReasonCode::PayloadFormatInvalid, Dropped::NotAuthorized)
+                Refused::Message(ReasonCode::PayloadFormatInvalid, Dropped::Invalid)
             } else {
                 Refused::Disconnect(ReasonCode::PayloadFormatInvalid)
             });

@@ -76,6 +76,16 @@ impl Retained {
         self.bytes
     }
 
+    /// One more than the highest place that [`Retained::at`] knows.
+    pub(super) fn end(&self) -> NodeId {
+        self.tree.end()
+    }
+
+    /// What is kept at a place, if anything is.
+    pub(super) fn at(&self, place: NodeId) -> Option<&Message> {
+        self.tree.value(place).as_ref()
+    }
+
     /// Calls `each` for every living message whose topic `filter` matches.
     pub(super) fn matching(&self, filter: &str, now: Millis, mut each: impl FnMut(&Message)) {
         if filter.bytes().all(|b| b != b'+' && b != b'#') {

@@ -36,6 +36,8 @@ pub(super) struct Session {
     pub(super) expiry_s: u32,
     /// When it ends, while away.
     pub(super) ends_at: Millis,
+    /// Messages it did not get, since it began.
+    pub(super) dropped: u32,
     /// Counted among its endpoint's sessions of clients that are away.
     pub(super) counted_away: bool,
     /// Of the endpoint it was last connected to; also in force while away.
@@ -71,6 +73,11 @@ impl Session {
     /// Whether what is sent to the client must be kept for its next connection.
     pub(super) fn outlives_connection(&self) -> bool {
         self.expiry_s > 0
+    }
+
+    /// Its subscriptions, shared ones included.
+    pub(super) fn filters(&self) -> usize {
+        self.subscriptions.len() + self.rare.as_ref().map_or(0, |rare| rare.shared.len())
     }
 
     pub(super) fn has_pending_subscribe(&self) -> bool {

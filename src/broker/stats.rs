@@ -1,4 +1,10 @@
-//! What the core counts, by endpoint.
+//! What the core counts, by endpoint, and what it tells of what it holds.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{EndpointId, Millis};
+use crate::mqtt::QoS;
 
 /// Why a message went no further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,11 +24,13 @@ pub enum Dropped {
     Revoked,
     /// No member of a shared subscription could take it.
     NoMember,
+    /// Its topic has too many levels, or its payload is not the UTF-8 it claims to be.
+    Invalid,
 }
 
 impl Dropped {
     /// Every reason.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Slow,
         Self::QueueFull,
         Self::Expired,
@@ -30,6 +38,7 @@ impl Dropped {
         Self::NotAuthorized,
         Self::Revoked,
         Self::NoMember,
+        Self::Invalid,
     ];
 
     /// The metric's label.
@@ -42,6 +51,7 @@ impl Dropped {
             Self::NotAuthorized => "not_authorized",
             Self::Revoked => "revoked",
             Self::NoMember => "no_member",
+            Self::Invalid => "invalid",
         }
     }
 }
@@ -61,6 +71,8 @@ pub struct EndpointCounters {
     pub dropped: [u64; Dropped::ALL.len()],
     /// Connections ended for breaking the protocol.
     pub protocol_errors: u64,
+    /// Publishes, subscriptions and wills that an acl refused.
+    pub authorization_failures: u64,
 }
 
 /// A connection and its session, for the status.
@@ -83,6 +95,63 @@ pub struct ConnectionDetail {
     pub slow: bool,
     /// Its reading pauses, for a slow receiver or for its rate.
     pub paused: bool,
+    /// Messages that the session did not get, since it began.
+    pub dropped: u32,
+}
+
+/// A session with messages that wait for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backlog {
+    pub client_id: String,
+    /// Of the endpoint it is, or was last, connected to.
+    pub endpoint: EndpointId,
+    pub connected: bool,
+    pub inflight: usize,
+    pub queued: usize,
+    pub queued_bytes: u64,
+    /// Bytes that wait for the socket.
+    pub waiting_bytes: u64,
+    /// It did not keep up lately.
+    pub slow: bool,
+    /// Messages that the session did not get, since it began.
+    pub dropped: u32,
+}
+
+impl Backlog {
+    /// What worse backlogs have more of.
+    pub fn weight(&self) -> (u64, u32) {
+        (self.queued_bytes.saturating_add(self.waiting_bytes), self.dropped)
+    }
+}
+
+/// Where to go on looking at retained messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RetainedPlace {
+    pub(super) space: u32,
+    pub(super) node: u32,
+}
+
+impl RetainedPlace {
+    /// From two numbers that came from [`RetainedPlace::numbers`]; any others are a place too, maybe an empty one.
+    pub fn at(space: u32, node: u32) -> Self {
+        Self { space, node }
+    }
+
+    /// To be kept by whoever pages.
+    pub fn numbers(self) -> (u32, u32) {
+        (self.space, self.node)
+    }
+}
+
+/// A retained message, without its payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetainedTopic {
+    pub namespace: Arc<str>,
+    pub topic: String,
+    pub qos: QoS,
+    pub payload_bytes: usize,
+    /// Milliseconds until it expires; `None`: it does not.
+    pub expires_in_ms: Option<Millis>,
 }
 
 /// What a core holds now.
@@ -95,4 +164,44 @@ pub struct CoreGauges {
     pub retained_bytes: usize,
     pub inflight: usize,
     pub queued: usize,
+    pub endpoints: BTreeMap<EndpointId, EndpointGauges>,
+}
+
+/// What the sessions of one endpoint hold: of those that are, or were last, connected to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EndpointGauges {
+    pub sessions: usize,
+    /// Those of them whose client is away.
+    pub away: usize,
+    pub subscriptions: usize,
+    pub inflight: usize,
+    pub queued: usize,
+    pub queued_bytes: u64,
+}
+
+impl EndpointGauges {
+    fn add(&mut self, other: &Self) {
+        self.sessions += other.sessions;
+        self.away += other.away;
+        self.subscriptions += other.subscriptions;
+        self.inflight += other.inflight;
+        self.queued += other.queued;
+        self.queued_bytes += other.queued_bytes;
+    }
+}
+
+impl CoreGauges {
+    /// Adds what another core holds.
+    pub fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.sessions += other.sessions;
+        self.subscriptions += other.subscriptions;
+        self.retained_messages += other.retained_messages;
+        self.retained_bytes += other.retained_bytes;
+        self.inflight += other.inflight;
+        self.queued += other.queued;
+        for (endpoint, gauges) in &other.endpoints {
+            self.endpoints.entry(*endpoint).or_default().add(gauges);
+        }
+    }
 }

@@ -76,8 +76,12 @@ impl Core {
             .filters()
             .map(|filter| match self.subscribe_one(id.slot, session, filter, identifier, &mut reads) {
                 Ok(qos) => qos as u8,
-                Err(reason) if version == ProtocolVersion::V5 => reason as u8,
-                Err(_) => 0x80,
+                Err(reason) => {
+                    if reason == ReasonCode::NotAuthorized {
+                        self.count_unauthorized(id.slot);
+                    }
+                    if version == ProtocolVersion::V5 { reason as u8 } else { 0x80 }
+                }
             })
             .collect();
         let granted = codes.iter().any(|&code| code < 0x80);

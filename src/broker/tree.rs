@@ -158,6 +158,11 @@ impl<V: Value> Tree<V> {
         &mut self.nodes[node as usize].value
     }
 
+    /// One more than the highest index in use.
+    pub(super) fn end(&self) -> NodeId {
+        self.nodes.len() as NodeId
+    }
+
     pub(super) fn parent(&self, node: NodeId) -> NodeId {
         self.nodes[node as usize].parent
     }

@@ -3,6 +3,7 @@
 //! A verb has `Args` and `run(Args) -> anyhow::Result<Exit>`. An error is printed with its causes and exits with 1; wrong
 //! usage exits with 64.
 
+mod access;
 mod acl;
 mod broker;
 mod completions;
@@ -20,6 +21,7 @@ mod render;
 mod run;
 mod schema;
 mod status;
+mod systemd;
 mod validate;
 
 use std::process::ExitCode;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
-use super::Exit;
+use super::{Exit, systemd};
 use crate::apply::{
     FileSystem, HISTORY_MAX, History, Kept, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics,
     run as reconcile, signals, source_name, wall_clock,
@@ -18,7 +18,7 @@ use crate::config::{NodeContext, Previous};
 use crate::net::{DataPlane, DataPlaneConfig};
 use crate::reconcile::{Node, Timestamp};
 use crate::source::{DirectoryOptions, SourceHandle, spawn_directory, spawn_git_ref};
-use crate::status::{LiveView, StatusOptions, StatusServer, serve};
+use crate::status::{AccessOptions, LiveView, Secret, StatusOptions, StatusServer, TlsFiles, serve};
 use crate::store::{Journal, LastKnownGoodFile};
 
 /// How long SIGTERM waits for clients to leave.
@@ -38,6 +38,8 @@ pub(super) struct Args {
     /// Address of the read-only HTTP API, or `none`
     #[arg(long, env = "WEIR_STATUS_ADDR", value_name = "ADDR", default_value = "127.0.0.1:8080")]
     status_addr: String,
+    #[command(flatten)]
+    status_access: StatusAccess,
     /// Directory for what outlives a restart (last known good, history); without it, nothing does
     #[arg(long, env = "WEIR_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -67,6 +69,49 @@ pub(super) struct Args {
     log_level: String,
     #[arg(long, env = "WEIR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+}
+
+/// Who may read the HTTP API. Without any of it, whoever reaches the address.
+#[derive(Debug, clap::Args)]
+struct StatusAccess {
+    /// Certificate chain (PEM) of the HTTP API: makes it HTTPS; read again when it changes
+    #[arg(long, env = "WEIR_STATUS_TLS_CERT", value_name = "FILE", requires = "status_tls_key")]
+    status_tls_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, env = "WEIR_STATUS_TLS_KEY", value_name = "FILE", requires = "status_tls_cert")]
+    status_tls_key: Option<PathBuf>,
+    /// Callers need a certificate issued by one of these (PEM), or the token where one is declared
+    #[arg(long, env = "WEIR_STATUS_CLIENT_CA", value_name = "FILE", requires = "status_tls_cert")]
+    status_client_ca: Option<PathBuf>,
+    /// Callers need this bearer token; /livez and /readyz go without
+    #[arg(long, env = "WEIR_STATUS_BEARER_TOKEN", value_name = "file:PATH|env:NAME")]
+    status_bearer_token: Option<Secret>,
+    /// An origin whose pages may read the HTTP API in a browser, as https://grafana.example.com; may be repeated
+    #[arg(long = "status-cors-origin", env = "WEIR_STATUS_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
+    status_cors_origins: Vec<String>,
+}
+
+impl StatusAccess {
+    fn options(&self) -> AccessOptions {
+        let tls = self.status_tls_cert.clone().zip(self.status_tls_key.clone());
+        AccessOptions {
+            tls: tls.map(|(cert, key)| TlsFiles { cert, key, client_ca: self.status_client_ca.clone() }),
+            token: self.status_bearer_token.clone(),
+            cors_origins: self.status_cors_origins.clone(),
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        self.status_client_ca.is_none() && self.status_bearer_token.is_none()
+    }
+}
+
+/// As browsers send it: a scheme, a host, maybe a port, nothing after them.
+fn origin(text: &str) -> Result<String, String> {
+    match text.split_once("://") {
+        Some(("http" | "https", host)) if !host.is_empty() && !host.contains(['/', '*', ' ']) => Ok(text.to_owned()),
+        _ => Err("an origin is written https://HOST or https://HOST:PORT, without a path or a *".to_owned()),
+    }
 }
 
 /// How the log is written, to standard error.
@@ -141,16 +186,30 @@ async fn serve_until_stopped(
         None => None,
         Some(socket) => {
             let view = LiveView::new(reconciler.state(), plane.clone(), context, shards);
-            Some(
-                serve(socket, Arc::new(view), StatusOptions::default())
-                    .context("the status server cannot be started")?,
-            )
+            let access = args.status_access.options();
+            let options = StatusOptions { access, ..StatusOptions::default() };
+            if args.status_access.is_open() && status_addr.is_some_and(|address| !address.ip().is_loopback()) {
+                tracing::warn!(
+                    status = ?status_addr,
+                    "whoever reaches the status address reads who is connected: --status-bearer-token or --status-client-ca"
+                );
+            }
+            Some(serve(socket, Arc::new(view), options).context("the status server cannot be started")?)
         }
     };
     tokio::spawn(publish_sys_topics(reconciler.state(), plane.clone()));
+    let manager = systemd::Manager::from_environment()?.map(Arc::new);
+    let (reload, reloads) = tokio::sync::mpsc::channel(4);
+    if let Some(manager) = &manager {
+        tokio::spawn(systemd::follow(manager.clone(), reconciler.state(), plane.clone(), reloads));
+    }
     let (tell, told) = tokio::sync::mpsc::channel(4);
     let forward = tokio::spawn(async move {
         while let Some(signal) = stops.recv().await {
+            if signal == Signal::ReadNow {
+                // Several reloads at once are one; without a manager nobody listens.
+                let _busy = reload.try_send(());
+            }
             if signal == Signal::Stop || tell.send(signal).await.is_err() {
                 break;
             }
@@ -160,6 +219,9 @@ async fn serve_until_stopped(
     });
     let mut reconciler = reconcile(reconciler, source, drained, told, kept).await;
     reconciler.begin_shutdown();
+    if let Some(manager) = &manager {
+        manager.stopping();
+    }
     let stops = forward.await.context("signals are lost")?;
     shut_down(&plane, status, stops).await;
     Ok(Exit::Success)

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::Exit;
-use super::broker::ask;
+use super::broker::{self, ask};
 use super::print::print;
 
 /// Show what a running broker declares, runs and refuses.
@@ -18,6 +18,17 @@ pub(super) struct Args {
     status: String,
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
+    /// Ask only whether it is alive, or ready for clients: for health checks of containers
+    #[arg(long, value_enum, conflicts_with = "format")]
+    probe: Option<Probe>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Probe {
+    /// The process and each of its shards come round.
+    Live,
+    /// A declaration is applied, and the broker does not stop.
+    Ready,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -27,6 +38,15 @@ enum Format {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    if let Some(probe) = args.probe {
+        let path = match probe {
+            Probe::Live => "/livez",
+            Probe::Ready => "/readyz",
+        };
+        let (good, text) = broker::probe(&args.status, path)?;
+        print(&text)?;
+        return Ok(if good { Exit::Success } else { Exit::Failure });
+    }
     let paths = ["/api/system/health", "/api/source", "/api/endpoints/status", "/api/plan"];
     let [health, source, endpoints, plan] = ask(&args.status, paths)?;
     let sound = health["health"] == "healthy";

@@ -1,11 +1,11 @@
-//! Looking for clients, for the status.
+//! Looking for clients, backlogs and retained messages, for the status.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::plane::{ClientRow, DataPlane, PlaneError};
 use super::shard::Control;
-use crate::broker::{ConnectionDetail, EndpointId};
+use crate::broker::{Backlog, ConnectionDetail, EndpointId, RetainedPlace, RetainedTopic};
 
 /// Which connected clients are looked for: those that meet all of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -41,6 +41,22 @@ pub struct FoundClient {
     pub detail: Option<ConnectionDetail>,
 }
 
+/// Which retained messages are looked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RetainedFilter {
+    /// `None`: of any namespace.
+    pub namespace: Option<String>,
+    /// A valid topic filter; `None`: all, those of `$SYS` too.
+    pub filter: Option<String>,
+}
+
+/// Where a search for retained messages goes on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RetainedCursor {
+    pub shard: u16,
+    pub place: RetainedPlace,
+}
+
 impl DataPlane {
     /// Looks for connected clients, in the order in which they were accepted.
     ///
@@ -57,5 +73,53 @@ impl DataPlane {
         found.sort_unstable_by_key(|each| each.row.sequence);
         found.truncate(filter.limit);
         Ok(found)
+    }
+
+    /// The sessions with most waiting for them, worst first, at most `limit`.
+    ///
+    /// # Errors
+    /// The data plane was shut down.
+    pub async fn backlogs(&self, limit: usize) -> Result<Vec<Backlog>, PlaneError> {
+        let mut found = self.ask_all(|reply| Control::Backlogs { limit, reply }).await?.concat();
+        found.sort_by_key(|backlog| std::cmp::Reverse(backlog.weight()));
+        found.truncate(limit);
+        Ok(found)
+    }
+
+    /// Retained messages from `from` on, at most `limit`, and where to go on; `None`: those were the last. A shard gives a
+    /// fraction of a millisecond at a time to it.
+    ///
+    /// # Errors
+    /// The data plane was shut down.
+    pub async fn retained(
+        &self,
+        filter: RetainedFilter,
+        from: RetainedCursor,
+        limit: usize,
+    ) -> Result<(Vec<RetainedTopic>, Option<RetainedCursor>), PlaneError> {
+        let filter = Arc::new(filter);
+        let (mut found, mut cursor) = (Vec::new(), from);
+        loop {
+            let RetainedCursor { shard, place } = cursor;
+            let (filter, wanted) = (Arc::clone(&filter), limit - found.len());
+            let asked = self.ask_one(shard, |reply| Control::Retained { filter, from: place, limit: wanted, reply });
+            let Some((more, next)) = asked.await? else { return Ok((found, None)) };
+            found.extend(more);
+            cursor = match next {
+                Some(place) => RetainedCursor { shard, place },
+                None => RetainedCursor { shard: shard + 1, place: RetainedPlace::default() },
+            };
+            if found.len() >= limit {
+                return Ok((found, Some(cursor)));
+            }
+        }
+    }
+
+    /// Ends when every shard has come round once.
+    ///
+    /// # Errors
+    /// The data plane was shut down.
+    pub async fn pulse(&self) -> Result<(), PlaneError> {
+        self.ask_all(|reply| Control::Pulse { reply }).await.map(|_| ())
     }
 }

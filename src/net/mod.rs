@@ -12,6 +12,7 @@
 mod accept_rate;
 mod acceptor;
 mod alarm;
+mod dwell;
 mod find;
 mod layers;
 mod mailbox;
@@ -26,7 +27,8 @@ mod tls;
 mod websocket;
 mod workers;
 
-pub use find::{ClientFilter, FoundClient};
+pub use dwell::DeliverDurations;
+pub use find::{ClientFilter, FoundClient, RetainedCursor, RetainedFilter};
 pub use plane::{
     ClientRow, ConnectionFacts, DataPlane, DataPlaneConfig, DrainPlan, DrainPredicate, DrainWhich, ListenerChange,
     PlaneError,

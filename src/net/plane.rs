@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 use super::acceptor::{self, AcceptorConfig, Command};
+use super::dwell::{DeliverDurations, Dwell};
 use super::mailbox::Mailbox;
 use super::policy::ListenerPolicy;
 use super::shard::{self, Control, Event, Shared};
@@ -123,6 +124,7 @@ pub struct DataPlane {
 struct Inner {
     pool: Arc<SocketPool>,
     tallies: Arc<Tallies>,
+    dwell: Arc<Dwell>,
     acceptor: Arc<Mailbox<Command>>,
     shards: Vec<Arc<Mailbox<Event>>>,
     epoch: Instant,
@@ -151,7 +153,8 @@ impl DataPlane {
         let tallies = Arc::new(Tallies::default());
         let sequence = Arc::new(AtomicU64::new(0));
         let workers = Workers::start(config.workers)?;
-        let shared = Arc::new(Shared { epoch, tallies: Arc::clone(&tallies), workers });
+        let dwell = Arc::new(Dwell::default());
+        let shared = Arc::new(Shared { epoch, dwell: Arc::clone(&dwell), tallies: Arc::clone(&tallies), workers });
         let shards = shard::start(config, &shared)?;
         let descriptors = raise_descriptor_limit();
         let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(descriptors / 2);
@@ -164,7 +167,7 @@ impl DataPlane {
             sequence: Arc::clone(&sequence),
             max_connections,
         })?;
-        Ok(Self { inner: Arc::new(Inner { pool, tallies, acceptor, shards, epoch, sequence }) })
+        Ok(Self { inner: Arc::new(Inner { pool, tallies, dwell, acceptor, shards, epoch, sequence }) })
     }
 
     /// The core's clock: milliseconds since the data plane started.
@@ -243,15 +246,9 @@ impl DataPlane {
     /// What the cores hold now, all together.
     pub async fn gauges(&self) -> Result<CoreGauges, PlaneError> {
         let each = self.ask_all(|reply| Control::Gauges { reply }).await?;
-        Ok(each.into_iter().fold(CoreGauges::default(), |sum, core| CoreGauges {
-            connections: sum.connections + core.connections,
-            sessions: sum.sessions + core.sessions,
-            subscriptions: sum.subscriptions + core.subscriptions,
-            retained_messages: sum.retained_messages + core.retained_messages,
-            retained_bytes: sum.retained_bytes + core.retained_bytes,
-            inflight: sum.inflight + core.inflight,
-            queued: sum.queued + core.queued,
-        }))
+        let mut all = CoreGauges::default();
+        each.iter().for_each(|core| all.add(core));
+        Ok(all)
     }
 
     /// Stops accepting, tells every client (5.0: 0x8B, server shutting down), and ends the threads when all have gone or
@@ -266,6 +263,11 @@ impl DataPlane {
     /// Every endpoint's counters, by id.
     pub fn stats(&self) -> Vec<EndpointStats> {
         self.inner.tallies.read()
+    }
+
+    /// How long messages stayed in the shards, from a sample.
+    pub fn deliver_durations(&self) -> DeliverDurations {
+        self.inner.dwell.read()
     }
 
     /// One endpoint's counters; `None` where it never had a listener.
@@ -284,6 +286,18 @@ impl DataPlane {
     /// What really listens, asked of the sockets themselves, by key.
     pub fn listeners(&self) -> Vec<ListenerStatus> {
         self.inner.pool.statuses()
+    }
+
+    /// Puts a question to one shard; `None`: there is no such shard.
+    pub(super) async fn ask_one<T>(
+        &self,
+        shard: u16,
+        question: impl FnOnce(oneshot::Sender<T>) -> Control,
+    ) -> Result<Option<T>, PlaneError> {
+        let Some(mailbox) = self.inner.shards.get(usize::from(shard)) else { return Ok(None) };
+        let (reply, answer) = oneshot::channel();
+        mailbox.send(Event::Control(question(reply)));
+        answer.await.map(Some).map_err(|_| PlaneError::Stopped)
     }
 
     /// Puts a question to every shard and waits for all answers.

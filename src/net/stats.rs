@@ -182,6 +182,7 @@ impl EndpointTally {
             broker.bytes_received += counters.bytes_received;
             broker.bytes_sent += counters.bytes_sent;
             broker.protocol_errors += counters.protocol_errors;
+            broker.authorization_failures += counters.authorization_failures;
             for (sum, dropped) in broker.dropped.iter_mut().zip(counters.dropped) {
                 *sum += dropped;
             }

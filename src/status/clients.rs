@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use hyper::StatusCode;
 use serde_json::json;
 
 use super::ClientQuery;
@@ -36,13 +35,18 @@ pub(super) async fn list(app: &App, query: &Query) -> Reply {
         after: query.number("after")?,
         limit: query.limit(PAGE_DEFAULT, PAGE_MOST)?,
     };
-    let page = tokio::time::timeout(app.options.request_timeout, app.view.clients(wanted)).await;
-    let Ok(Some(page)) = page else {
-        return Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the shards did not answer; the broker stops or is overloaded",
-        ));
-    };
+    let page = app.asked(app.view.clients(wanted)).await?;
     let next = page.clients.last().filter(|_| page.more).map(|client| client.sequence);
     Ok(json!({"clients": page.clients, "next": next}))
+}
+
+/// Sessions in `GET /api/clients/slowest`: without `limit`, and at most.
+const SLOWEST_DEFAULT: usize = 20;
+const SLOWEST_MOST: usize = 200;
+
+/// `GET /api/clients/slowest?limit=`: sessions with most bytes waiting for them, or most messages lost, worst first; those
+/// of clients that are away included.
+pub(super) async fn slowest(app: &App, query: &Query) -> Reply {
+    let limit = query.limit(SLOWEST_DEFAULT, SLOWEST_MOST)?;
+    Ok(json!({"sessions": app.asked(app.view.backlogs(limit)).await?}))
 }

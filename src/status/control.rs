@@ -10,6 +10,7 @@ use super::query::Query;
 use super::router::App;
 use super::{Document, State, endpoints};
 use crate::config::Kind;
+use crate::reconcile::render;
 
 const YAML: &str = "application/yaml; charset=utf-8";
 /// Entries of `history`: without `limit`, and at most.
@@ -43,7 +44,8 @@ fn known_kind(query: &Query) -> Result<Option<Kind>, Problem> {
         .ok_or_else(|| Problem::bad_request(format!("there is no kind {word:?}; there are {kinds}")))
 }
 
-/// `GET /api/plan`: what is declared and not live, endpoint by endpoint.
+/// `GET /api/plan`: what the last pass planned (what it did, and what had to wait), and what is declared and not live now,
+/// endpoint by endpoint.
 pub(super) fn plan(app: &App, _: &Query) -> Reply {
     let state = app.view.state();
     let pending: Vec<Value> = state
@@ -66,8 +68,11 @@ pub(super) fn plan(app: &App, _: &Query) -> Reply {
             })
         })
         .collect();
+    let plan = render::json(&state.plan, "");
     Ok(json!({
         "converged": pending.is_empty(),
+        "summary": plan["summary"],
+        "actions": plan["actions"],
         "pending": pending,
         "diagnostics": state.diagnostics,
         "suspended": state.suspended,

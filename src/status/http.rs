@@ -26,11 +26,13 @@ pub(super) struct Problem {
     pub(super) data: Value,
     /// For 405.
     pub(super) allow: Option<&'static str>,
+    /// For 401: whether a bearer token would do.
+    pub(super) challenge: bool,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), data: Value::Null, allow: None }
+        Self { status, message: message.into(), data: Value::Null, allow: None, challenge: false }
     }
 
     pub(super) fn bad_request(message: impl Into<String>) -> Self {
@@ -52,6 +54,10 @@ impl From<Problem> for Answer {
         let mut answer = Answer::envelope(problem.status, &problem.data, &problem.message);
         if let Some(allow) = problem.allow {
             answer.headers.push((header::ALLOW, HeaderValue::from_static(allow)));
+        }
+        if problem.challenge {
+            let challenge = HeaderValue::from_static("Bearer realm=\"weir\"");
+            answer.headers.push((header::WWW_AUTHENTICATE, challenge));
         }
         if problem.status == StatusCode::SERVICE_UNAVAILABLE {
             answer.headers.push((header::RETRY_AFTER, HeaderValue::from_static("5")));

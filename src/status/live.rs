@@ -9,13 +9,16 @@ use tokio::sync::watch;
 
 use super::judge::judge;
 use super::{
-    Answering, Client, ClientDetail, ClientPage, ClientQuery, ClusterNode, Counts, Document, Endpoint, EndpointTraffic,
-    Histogram, Holdings, Node, Origin, ReconcileCounters, State, StatusView, Traffic, ValidateRequest, Validation,
+    Answering, Backlog, Client, ClientDetail, ClientPage, ClientQuery, ClusterNode, Counts, Document, Endpoint,
+    EndpointHoldings, EndpointTraffic, Histogram, Holdings, Node, Origin, ReconcileCounters, RetainedTopic, State,
+    StatusView, TopicCursor, TopicPage, TopicQuery, Traffic, ValidateRequest, Validation,
 };
 use crate::apply::{ControlState, EndpointState, PassDurations, SharedState};
-use crate::broker::{Dropped, EndpointId};
+use crate::broker::{self, Dropped, EndpointGauges, EndpointId, RetainedPlace};
 use crate::config::{self, BuiltInDefaults, Declared, Diagnostic, NodeContext, canonical, fields_of};
-use crate::net::{ClientFilter, DataPlane, EndpointStats, FoundClient};
+use crate::net::{
+    ClientFilter, DataPlane, DeliverDurations, EndpointStats, FoundClient, RetainedCursor, RetainedFilter,
+};
 use crate::reconcile::Timestamp;
 
 /// Shows a running broker.
@@ -60,7 +63,15 @@ impl StatusView for LiveView {
     fn traffic(&self) -> Traffic {
         let control = self.control.load();
         let names = names(&control);
-        let mut traffic = Traffic::default();
+        let durations = self.plane.deliver_durations();
+        let mut traffic = Traffic {
+            endpoints: BTreeMap::new(),
+            deliver_durations: Histogram {
+                bounds: DeliverDurations::BOUNDS_US.map(seconds).to_vec(),
+                counts: durations.counts.to_vec(),
+                sum: durations.sum_ns as f64 / 1e9,
+            },
+        };
         for stats in self.plane.stats() {
             if let Some(name) = names.get(&stats.endpoint) {
                 traffic.endpoints.insert(name.to_string(), endpoint_traffic(&stats));
@@ -70,9 +81,12 @@ impl StatusView for LiveView {
     }
 
     fn holdings(&self) -> Answering<Option<Holdings>> {
-        let plane = self.plane.clone();
+        let (control, plane) = (self.control.load(), self.plane.clone());
         Box::pin(async move {
             let held = plane.gauges().await.ok()?;
+            let names = names(&control);
+            let of_endpoint =
+                |(id, held): (&EndpointId, &EndpointGauges)| Some(((*names.get(id)?).clone(), holdings(held)));
             Some(Holdings {
                 sessions: held.sessions as u64,
                 subscriptions: held.subscriptions as u64,
@@ -80,6 +94,7 @@ impl StatusView for LiveView {
                 retained_bytes: held.retained_bytes as u64,
                 inflight_messages: held.inflight as u64,
                 queued_messages: held.queued as u64,
+                endpoints: held.endpoints.iter().filter_map(of_endpoint).collect(),
             })
         })
     }
@@ -88,6 +103,25 @@ impl StatusView for LiveView {
         let control = self.control.load();
         let (plane, now) = (self.plane.clone(), self.now());
         Box::pin(async move { clients(&control, &plane, query, now).await })
+    }
+
+    fn backlogs(&self, limit: usize) -> Answering<Option<Vec<Backlog>>> {
+        let (control, plane) = (self.control.load(), self.plane.clone());
+        Box::pin(async move {
+            let found = plane.backlogs(limit).await.ok()?;
+            let names = names(&control);
+            Some(found.into_iter().map(|each| backlog(endpoint_name(&names, each.endpoint), each)).collect())
+        })
+    }
+
+    fn topics(&self, query: TopicQuery) -> Answering<Option<TopicPage>> {
+        let plane = self.plane.clone();
+        Box::pin(async move { topics(&plane, query).await })
+    }
+
+    fn pulse(&self) -> Answering<bool> {
+        let plane = self.plane.clone();
+        Box::pin(async move { plane.pulse().await.is_ok() })
     }
 
     fn validate(&self, request: ValidateRequest) -> Validation {
@@ -127,6 +161,7 @@ fn state(control: &ControlState, context: &NodeContext, shards: u16) -> State {
         diagnostics: control.diagnostics.clone(),
         history: control.history.clone(),
         nodes: vec![this],
+        plan: control.plan.clone(),
         reconcile: ReconcileCounters {
             passes: control.passes,
             last_pass_s: seconds(control.last_pass_us),
@@ -157,7 +192,7 @@ fn endpoint(name: &str, state: &EndpointState, control: &ControlState, context: 
         live: state.live.as_deref().map(body),
         conditions: state.conditions.clone(),
         pending: state.pending.clone(),
-        certificate_expires_at: None,
+        certificate_expires_at: state.certificate_expires_at,
     }
 }
 
@@ -242,6 +277,7 @@ fn endpoint_traffic(stats: &EndpointStats) -> EndpointTraffic {
     };
     traffic.connects.insert("success", stats.admitted_total);
     let broker = &stats.broker;
+    traffic.authorization_failures = broker.authorization_failures;
     traffic.messages_received = broker.messages_received;
     traffic.messages_sent = broker.messages_sent;
     traffic.bytes_received = broker.bytes_received;
@@ -273,11 +309,56 @@ async fn clients(control: &ControlState, plane: &DataPlane, query: ClientQuery, 
     let more = found.len() > query.limit;
     found.truncate(query.limit);
     let names = names(control);
-    let clients = found.into_iter().map(|found| {
-        let endpoint = names.get(&found.endpoint).map_or_else(String::new, |name| (*name).clone());
-        client(endpoint, found, now)
-    });
+    let clients = found.into_iter().map(|found| client(endpoint_name(&names, found.endpoint), found, now));
     Some(ClientPage { clients: clients.collect(), more })
+}
+
+fn endpoint_name(names: &BTreeMap<EndpointId, &String>, id: EndpointId) -> String {
+    names.get(&id).map_or_else(String::new, |name| (*name).clone())
+}
+
+fn holdings(held: &EndpointGauges) -> EndpointHoldings {
+    EndpointHoldings {
+        sessions: held.sessions as u64,
+        sessions_away: held.away as u64,
+        subscriptions: held.subscriptions as u64,
+        inflight_messages: held.inflight as u64,
+        queued_messages: held.queued as u64,
+        queued_bytes: held.queued_bytes,
+    }
+}
+
+fn backlog(endpoint: String, found: broker::Backlog) -> Backlog {
+    Backlog {
+        client_id: found.client_id,
+        endpoint,
+        connected: found.connected,
+        slow: found.slow,
+        inflight_messages: found.inflight as u64,
+        queued_messages: found.queued as u64,
+        queued_bytes: found.queued_bytes,
+        waiting_bytes: found.waiting_bytes,
+        dropped_messages: found.dropped.into(),
+    }
+}
+
+async fn topics(plane: &DataPlane, query: TopicQuery) -> Option<TopicPage> {
+    let TopicCursor(shard, space, node) = query.after;
+    let from = RetainedCursor { shard, place: RetainedPlace::at(space, node) };
+    let filter = RetainedFilter { namespace: query.namespace, filter: query.filter };
+    let (found, next) = plane.retained(filter, from, query.limit).await.ok()?;
+    let topics = found.into_iter().map(|each| RetainedTopic {
+        namespace: each.namespace.to_string(),
+        topic: each.topic,
+        qos: each.qos as u8,
+        payload_bytes: each.payload_bytes as u64,
+        expires_in_s: each.expires_in_ms.map(|ms| ms / 1000),
+    });
+    let next = next.map(|RetainedCursor { shard, place }| {
+        let (space, node) = place.numbers();
+        TopicCursor(shard, space, node)
+    });
+    Some(TopicPage { topics: topics.collect(), next })
 }
 
 fn names(control: &ControlState) -> BTreeMap<EndpointId, &String> {
@@ -315,6 +396,7 @@ fn client(endpoint: String, found: FoundClient, now: Timestamp) -> Client {
             waiting_bytes: detail.waiting_bytes as u64,
             slow: detail.slow,
             paused: detail.paused,
+            dropped_messages: detail.dropped.into(),
         }),
     }
 }

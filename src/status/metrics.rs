@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
@@ -15,16 +14,14 @@ use prometheus_client::registry::{Registry, Unit};
 use super::http::{Answer, Problem};
 use super::router::App;
 use super::system::Process;
-use super::{Endpoint, EndpointTraffic, Histogram, Holdings, State, Traffic};
+use super::traffic::HOLDINGS_TIMEOUT;
+use super::{Endpoint, EndpointHoldings, EndpointTraffic, Histogram, Holdings, State, Traffic};
 use crate::apply::Phase;
 use crate::config::Severity;
 use crate::reconcile::{ConditionStatus, Timestamp};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// How long the shards have to say what they hold; a scrape without that is better than none.
-const HOLDINGS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// `GET /metrics`
 pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
@@ -111,7 +108,30 @@ impl Scrape {
             "Retained messages' topics and payloads.",
             Unit::Bytes,
             held.retained_bytes as f64,
-        )
+        )?;
+        self.held(out, "weir_endpoint_sessions", "Sessions last connected to it.", |held| held.sessions)?;
+        let help = "Those of its sessions whose client is away (maxSessionSize bounds them).";
+        self.held(out, "weir_endpoint_sessions_away", help, |held| held.sessions_away)?;
+        let help = "Subscriptions of its sessions.";
+        self.held(out, "weir_endpoint_subscriptions", help, |held| held.subscriptions)?;
+        let help = "Messages sent to its sessions and not yet acknowledged.";
+        self.held(out, "weir_endpoint_messages_inflight", help, |held| held.inflight_messages)?;
+        let help = "Messages waiting in its sessions.";
+        self.held(out, "weir_endpoint_messages_queued", help, |held| held.queued_messages)?;
+        let help = "Bytes of the messages waiting in its sessions.";
+        self.held(out, "weir_endpoint_queued_bytes", help, |held| held.queued_bytes)
+    }
+
+    /// Of what the endpoints' sessions hold.
+    fn held(
+        &self,
+        out: &mut DescriptorEncoder,
+        name: &str,
+        help: &str,
+        value: fn(&EndpointHoldings) -> u64,
+    ) -> fmt::Result {
+        let Some(held) = &self.holdings else { return Ok(()) };
+        self.gauges(out, name, help, |endpoint, _| Some(held.endpoints.get(&endpoint.name).map_or(0, value)))
     }
 
     fn reconcile(&self, out: &mut DescriptorEncoder) -> fmt::Result {
@@ -210,7 +230,11 @@ impl Scrape {
         self.counted_by(out, "weir_endpoint_messages_dropped", help, "reason", |counted| &counted.messages_dropped)?;
         let help = "Bytes read from clients.";
         self.counters(out, "weir_endpoint_bytes_received", help, |counted| counted.bytes_received)?;
-        self.counters(out, "weir_endpoint_bytes_sent", "Bytes written to clients.", |counted| counted.bytes_sent)
+        self.counters(out, "weir_endpoint_bytes_sent", "Bytes written to clients.", |counted| counted.bytes_sent)?;
+        let help = "From reading a PUBLISH to writing it to subscribers, in a sample of the shards' turns.";
+        let unit = Some(&Unit::Seconds);
+        let mut deliver = out.encode_descriptor("weir_publish_to_deliver", help, unit, MetricType::Histogram)?;
+        histogram(&mut deliver, &self.traffic.deliver_durations)
     }
 
     fn process(&self, out: &mut DescriptorEncoder) -> fmt::Result {

@@ -3,6 +3,7 @@
 //! [`serve`] runs it; what it shows comes through [`StatusView`] alone. A request goes `server` (connections, bounds)
 //! -> `router` (paths, methods, conditional requests) -> a handler, which is a pure function of the view and the query.
 
+mod access;
 mod clients;
 mod control;
 mod endpoints;
@@ -16,14 +17,18 @@ mod probes;
 mod query;
 mod router;
 mod sampler;
+mod secret;
 mod server;
 mod system;
+mod topics;
 mod traffic;
 mod validate;
 mod view;
 mod writes;
 
+pub use access::{AccessError, AccessOptions, TlsFiles};
 pub use live::LiveView;
 pub use router::paths;
+pub use secret::{Secret, SecretError};
 pub use server::{StatusOptions, StatusServer, serve};
 pub use view::*;

@@ -1,8 +1,9 @@
 //! Paths and methods. Every path is in [`ROUTES`], and `/openapi.json` describes exactly those.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -12,12 +13,14 @@ use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{Semaphore, watch};
 
+use super::access::Access;
 use super::http::{Answer, Body, Problem, Reply};
 use super::query::Query;
 use super::sampler::Sampler;
 use super::server::{Activity, StatusOptions};
 use super::{
-    StatusView, clients, control, endpoints, events, metrics, page, probes, system, traffic, validate, writes,
+    Answering, StatusView, clients, control, endpoints, events, metrics, page, probes, system, topics, traffic,
+    validate, writes,
 };
 use crate::reconcile::Timestamp;
 
@@ -25,6 +28,7 @@ use crate::reconcile::Timestamp;
 pub(super) struct App {
     pub(super) view: Arc<dyn StatusView>,
     pub(super) options: StatusOptions,
+    pub(super) access: Arc<Access>,
     /// Taken by the server itself: no endpoint can have it.
     pub(super) local_addr: SocketAddr,
     pub(super) stopping: watch::Receiver<bool>,
@@ -33,6 +37,8 @@ pub(super) struct App {
     pub(super) sampler: Sampler,
     /// When the last sample was taken.
     pub(super) sampled: watch::Sender<Timestamp>,
+    /// When the shards last came round, by the process's own clock.
+    pub(super) pulse: Mutex<Instant>,
     /// Judging a large document set takes a core for a while; never more than so many at a time.
     judging: Semaphore,
 }
@@ -41,6 +47,7 @@ impl App {
     pub(super) fn new(
         view: Arc<dyn StatusView>,
         options: StatusOptions,
+        access: Arc<Access>,
         local_addr: SocketAddr,
         stopping: watch::Receiver<bool>,
     ) -> Self {
@@ -48,13 +55,24 @@ impl App {
         Self {
             view,
             options,
+            access,
             local_addr,
             stopping,
             streams,
             sampler: Sampler::default(),
             sampled: watch::Sender::default(),
+            pulse: Mutex::new(Instant::now()),
             judging: Semaphore::new(1),
         }
+    }
+
+    /// What the shards answer, where they do so in time.
+    pub(super) async fn asked<T>(&self, answer: Answering<Option<T>>) -> Result<T, Problem> {
+        let answer = tokio::time::timeout(self.options.request_timeout, answer).await;
+        answer.ok().flatten().ok_or_else(|| {
+            let message = "the shards did not answer; the broker stops or is overloaded";
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, message)
+        })
     }
 }
 
@@ -66,6 +84,9 @@ pub(super) struct Route {
     pub(super) handler: Handler,
 }
 
+/// A reply that waits for the shards.
+pub(super) type Asking<'a> = Pin<Box<dyn Future<Output = Reply> + Send + 'a>>;
+
 #[derive(Clone, Copy)]
 pub(super) enum Handler {
     /// GET: state, in the envelope.
@@ -74,8 +95,8 @@ pub(super) enum Handler {
     Plain(fn(&App, &Query, &HeaderMap) -> Answer),
     /// GET: everything that is counted, as a scraper reads it; the shards are asked.
     Metrics,
-    /// GET: who is connected, in the envelope; the shards are asked.
-    Clients,
+    /// GET: what the shards have to be asked for, in the envelope.
+    Asked(for<'a> fn(&'a App, &'a Query) -> Asking<'a>),
     /// GET: a stream of server-sent events.
     Events,
     /// POST: judges what is sent, and changes nothing.
@@ -87,7 +108,7 @@ pub(super) enum Handler {
 impl Handler {
     pub(super) const fn allow(self) -> &'static str {
         match self {
-            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Clients | Self::Events => "GET, HEAD, OPTIONS",
+            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Asked(_) | Self::Events => "GET, HEAD, OPTIONS",
             Self::Judge(_) => "POST, OPTIONS",
             Self::Write(_) => "OPTIONS",
         }
@@ -95,7 +116,7 @@ impl Handler {
 
     fn permits(self, method: &Method) -> bool {
         match self {
-            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Clients | Self::Events => {
+            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Asked(_) | Self::Events => {
                 *method == Method::GET || *method == Method::HEAD
             }
             Self::Judge(_) => *method == Method::POST,
@@ -108,6 +129,14 @@ const WHICH: &[&str] = &["port", "name"];
 
 const fn state(path: &'static str, parameters: &'static [&'static str], answer: fn(&App, &Query) -> Reply) -> Route {
     Route { path, parameters, handler: Handler::State(answer) }
+}
+
+const fn asked(
+    path: &'static str,
+    parameters: &'static [&'static str],
+    answer: for<'a> fn(&'a App, &'a Query) -> Asking<'a>,
+) -> Route {
+    Route { path, parameters, handler: Handler::Asked(answer) }
 }
 
 const fn plain(path: &'static str, answer: fn(&App, &Query, &HeaderMap) -> Answer) -> Route {
@@ -135,7 +164,7 @@ pub(super) const ROUTES: &[Route] = &[
     state("/api/endpoints/list", &[], endpoints::list),
     state("/api/endpoints/get", WHICH, endpoints::get),
     state("/api/endpoints/status", WHICH, endpoints::status),
-    state("/api/endpoints/metrics", WHICH, traffic::metrics),
+    asked("/api/endpoints/metrics", WHICH, |app, query| Box::pin(traffic::metrics(app, query))),
     state("/api/endpoints/performance", WHICH, traffic::performance),
     state("/api/endpoints/health", WHICH, traffic::health),
     state("/api/endpoints/check-port", &["port"], traffic::check_port),
@@ -151,7 +180,9 @@ pub(super) const ROUTES: &[Route] = &[
     state("/api/cluster/nodes", &[], system::cluster_nodes),
     state("/api/system/health", &[], system::health),
     state("/api/system/resources", &[], system::resources),
-    Route { path: "/api/clients", parameters: clients::PARAMETERS, handler: Handler::Clients },
+    asked("/api/clients", clients::PARAMETERS, |app, query| Box::pin(clients::list(app, query))),
+    asked("/api/clients/slowest", &["limit"], |app, query| Box::pin(clients::slowest(app, query))),
+    asked("/api/topics", topics::PARAMETERS, |app, query| Box::pin(topics::list(app, query))),
     state("/api/declared", &["kind", "name"], control::declared),
     state("/api/plan", &[], control::plan),
     state("/api/source", &[], control::source),
@@ -168,10 +199,41 @@ pub fn paths() -> impl Iterator<Item = &'static str> {
 pub(super) async fn answer(app: Arc<App>, activity: Arc<Activity>, request: Request<Incoming>) -> Response<Body> {
     let head = *request.method() == Method::HEAD;
     let (parts, body) = request.into_parts();
-    match dispatch(app, activity, &parts, body).await {
+    let access = Arc::clone(&app.access);
+    // A browser asks beforehand without credentials: what may be asked is no secret.
+    let admitted = if parts.method == Method::OPTIONS {
+        Ok(())
+    } else {
+        access.admit(parts.uri.path(), &parts.headers, activity.identified)
+    };
+    let dispatched = match admitted {
+        Ok(()) => dispatch(app, activity, &parts, body).await,
+        Err(problem) => Err(problem),
+    };
+    let mut response = match dispatched {
         Ok(Dispatched::Whole(answer)) => answer.into_response(head, &parts.headers),
         Ok(Dispatched::Stream(response)) => response,
         Err(problem) => Answer::from(problem).into_response(head, &parts.headers),
+    };
+    share(&access, &parts, response.headers_mut());
+    response
+}
+
+/// Lets pages of declared origins read the answer.
+fn share(access: &Access, parts: &Parts, headers: &mut HeaderMap) {
+    if access.varies() {
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+    }
+    let Some(origin) = access.cors(&parts.headers) else { return };
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static("etag"));
+    if parts.method == Method::OPTIONS && parts.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+        let allowed = HeaderValue::from_static("authorization, content-type, if-none-match");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, allowed);
+        headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
+        if let Some(methods) = headers.get(header::ALLOW).cloned() {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+        }
     }
 }
 
@@ -210,7 +272,7 @@ async fn dispatch(
         Handler::State(handler) => Answer::reply(handler(&app, &query)),
         Handler::Plain(handler) => handler(&app, &query, &parts.headers),
         Handler::Metrics => metrics::metrics(&app, &parts.headers).await,
-        Handler::Clients => Answer { tagged: false, ..Answer::reply(clients::list(&app, &query).await) },
+        Handler::Asked(handler) => Answer::reply(handler(&app, &query).await),
         Handler::Events => return events::open(&app, activity, parts.method == Method::HEAD).map(Dispatched::Stream),
         Handler::Judge(handler) => judge_body(app, &parts.headers, body, handler).await?,
         // Refused above.

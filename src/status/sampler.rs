@@ -134,7 +134,8 @@ mod tests {
 
     fn traffic(messages_received: u64, endpoints: usize) -> Traffic {
         let counted = EndpointTraffic { messages_received, ..EndpointTraffic::NONE };
-        Traffic { endpoints: (0..endpoints).map(|at| (format!("e{at}"), counted.clone())).collect() }
+        let endpoints = (0..endpoints).map(|at| (format!("e{at}"), counted.clone())).collect();
+        Traffic { endpoints, ..Traffic::default() }
     }
 
     #[test]

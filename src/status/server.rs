@@ -10,18 +10,21 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
 use super::StatusView;
+use super::access::{Access, AccessOptions};
 use super::router::{self, App};
-use super::sampler;
+use super::{probes, sampler};
 
 /// Bounds of the status server. The defaults are for operators' tools, not for the public.
 #[derive(Debug, Clone)]
 pub struct StatusOptions {
+    /// Who may read.
+    pub access: AccessOptions,
     /// Connections at a time; more wait in the listening socket's backlog.
     pub max_connections: usize,
     /// Event streams at a time, over all connections.
@@ -36,6 +39,10 @@ pub struct StatusOptions {
     pub request_timeout: Duration,
     /// A connection without a request for so long, and without an event stream, is closed.
     pub idle_timeout: Duration,
+    /// Between two questions to the shards for a sign of life.
+    pub pulse_interval: Duration,
+    /// Without a sign of life from every shard for so long, `/livez` says so.
+    pub pulse_timeout: Duration,
     /// For open requests to end at shutdown.
     pub shutdown_timeout: Duration,
 }
@@ -43,6 +50,7 @@ pub struct StatusOptions {
 impl Default for StatusOptions {
     fn default() -> Self {
         Self {
+            access: AccessOptions::default(),
             max_connections: 256,
             max_streams: 64,
             max_head_bytes: 16 << 10,
@@ -50,6 +58,8 @@ impl Default for StatusOptions {
             head_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
+            pulse_interval: Duration::from_secs(2),
+            pulse_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(5),
         }
     }
@@ -81,7 +91,7 @@ impl StatusServer {
 /// Serves `view` on `listener` from a task of the present tokio runtime.
 ///
 /// # Errors
-/// The listener cannot be registered with the runtime.
+/// A file or secret of `options.access` cannot be used, or the listener cannot be registered with the runtime.
 pub fn serve(
     listener: std::net::TcpListener,
     view: Arc<dyn StatusView>,
@@ -91,8 +101,11 @@ pub fn serve(
     let listener = TcpListener::from_std(listener)?;
     let local_addr = listener.local_addr()?;
     let (stop, stopping) = watch::channel(false);
-    let app = Arc::new(App::new(view, options.clone(), local_addr, stopping.clone()));
+    let access = Arc::new(Access::open(options.access.clone()).map_err(std::io::Error::other)?);
+    tokio::spawn(Arc::clone(&access).follow(stopping.clone()));
+    let app = Arc::new(App::new(view, options.clone(), access, local_addr, stopping.clone()));
     tokio::spawn(sample(app.clone(), stopping.clone()));
+    tokio::spawn(probes::watch(app.clone(), stopping.clone()));
     let task = tokio::spawn(accept_loop(listener, app, options, stopping));
     Ok(StatusServer { local_addr, stop, task })
 }
@@ -159,18 +172,20 @@ async fn accept(
     Ok((stream, place))
 }
 
-/// What a connection's watchdog looks at.
+/// What a connection's watchdog looks at, and who is at its other end.
 pub(super) struct Activity {
     opened: Instant,
     /// Milliseconds after `opened` at which the last request came.
     last_request_ms: AtomicU64,
     /// Event streams open on it.
     pub(super) streams: AtomicUsize,
+    /// Whether the caller showed a certificate.
+    pub(super) identified: bool,
 }
 
 impl Activity {
-    fn new() -> Self {
-        Self { opened: Instant::now(), last_request_ms: AtomicU64::new(0), streams: AtomicUsize::new(0) }
+    fn new(identified: bool) -> Self {
+        Self { opened: Instant::now(), last_request_ms: AtomicU64::new(0), streams: AtomicUsize::new(0), identified }
     }
 
     fn touch(&self) {
@@ -192,30 +207,55 @@ fn connection(
     stream: TcpStream,
     app: Arc<App>,
     options: &StatusOptions,
-    watcher: hyper_util::server::graceful::Watcher,
+    watcher: Watcher,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let idle_timeout = options.idle_timeout;
+    let (idle_timeout, handshake_timeout) = (options.idle_timeout, options.head_timeout);
     let builder = builder(options);
-    let activity = Arc::new(Activity::new());
     if let Err(error) = bound_unread_writes(&stream, idle_timeout) {
         tracing::debug!(%error, "a status connection goes without a write timeout");
     }
+    async move {
+        let Some(tls) = app.access.tls() else {
+            return converse(TokioIo::new(stream), builder, app, false, watcher, idle_timeout).await;
+        };
+        let handshake = tokio_rustls::TlsAcceptor::from(tls).accept(stream);
+        match tokio::time::timeout(handshake_timeout, handshake).await {
+            Ok(Ok(stream)) => {
+                let identified = stream.get_ref().1.peer_certificates().is_some();
+                converse(TokioIo::new(stream), builder, app, identified, watcher, idle_timeout).await;
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake with the status server failed"),
+            Err(_) => tracing::debug!("a TLS handshake with the status server took too long"),
+        }
+    }
+}
+
+/// Answers what is asked over one connection, until it ends or has been idle too long.
+async fn converse<S>(
+    stream: S,
+    builder: auto::Builder<TokioExecutor>,
+    app: Arc<App>,
+    identified: bool,
+    watcher: Watcher,
+    idle_timeout: Duration,
+) where
+    S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let activity = Arc::new(Activity::new(identified));
     let seen = activity.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         seen.touch();
         let (app, activity) = (app.clone(), seen.clone());
         async move { Ok::<_, Infallible>(router::answer(app, activity, request).await) }
     });
-    async move {
-        let served = watcher.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
-        tokio::select! {
-            served = served => {
-                if let Err(error) = served {
-                    tracing::debug!(%error, "a status connection ended");
-                }
+    let served = watcher.watch(builder.serve_connection(stream, service).into_owned());
+    tokio::select! {
+        served = served => {
+            if let Err(error) = served {
+                tracing::debug!(%error, "a status connection ended");
             }
-            () = idle(&activity, idle_timeout) => tracing::debug!("an idle status connection was closed"),
         }
+        () = idle(&activity, idle_timeout) => tracing::debug!("an idle status connection was closed"),
     }
 }
 

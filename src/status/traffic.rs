@@ -1,5 +1,7 @@
 //! `/api/endpoints/metrics`, `performance`, `health` and `check-port`: how an endpoint fares.
 
+use std::time::Duration;
+
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
@@ -10,11 +12,16 @@ use super::sampler::Rates;
 use super::{Endpoint, endpoints};
 use crate::reconcile::ConditionStatus;
 
+/// How long the shards have to say what they hold; everything else without that is better than nothing.
+pub(super) const HOLDINGS_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Seconds over which rates are averaged.
 const RATE_WINDOW_S: u64 = 60;
 
 /// `GET /api/endpoints/metrics`: counters since start and rates over the last minute.
-pub(super) fn metrics(app: &App, query: &Query) -> Reply {
+pub(super) async fn metrics(app: &App, query: &Query) -> Reply {
+    let held = app.view.holdings();
+    let holdings = tokio::time::timeout(HOLDINGS_TIMEOUT, held).await.ok().flatten();
     let state = app.view.state();
     let traffic = app.view.traffic();
     endpoints::one_or_all(&state, query, |endpoint| {
@@ -29,6 +36,7 @@ pub(super) fn metrics(app: &App, query: &Query) -> Reply {
                 "max": endpoint.limit("maxConnectionSize"),
                 "acceptedTotal": counted.accepted,
             },
+            "sessions": holdings.as_ref().map(|held| held.endpoints.get(&endpoint.name).copied().unwrap_or_default()),
             "connects": counted.connects,
             "messages": {
                 "receivedTotal": counted.messages_received,

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::apply::{HistoryEntry, Phase, SourceState};
 use crate::config::Diagnostic;
-use crate::reconcile::{Conditions, Timestamp};
+use crate::reconcile::{Conditions, Plan, Timestamp};
 
 /// The one door between the server and the broker. Every call is cheap and never waits for the data plane.
 pub trait StatusView: Send + Sync + 'static {
@@ -27,6 +27,12 @@ pub trait StatusView: Send + Sync + 'static {
     /// Connected clients, in the order in which they came, at most `query.limit` of them. `None`: the data plane does not
     /// answer (any more).
     fn clients(&self, query: ClientQuery) -> Answering<Option<ClientPage>>;
+    /// Sessions with messages that wait for them, worst first, at most `limit`. `None`: the data plane does not answer.
+    fn backlogs(&self, limit: usize) -> Answering<Option<Vec<Backlog>>>;
+    /// Retained messages. `None`: the data plane does not answer.
+    fn topics(&self, query: TopicQuery) -> Answering<Option<TopicPage>>;
+    /// Whether every shard has come round once more since the call. It may take as long as a shard hangs.
+    fn pulse(&self) -> Answering<bool>;
     /// The static tier of the one validator.
     fn validate(&self, request: ValidateRequest) -> Validation;
     /// The wall clock.
@@ -58,6 +64,8 @@ pub struct State {
     pub history: Arc<VecDeque<HistoryEntry>>,
     /// This node first; the others where there is a cluster.
     pub nodes: Vec<ClusterNode>,
+    /// What the last pass planned, with what had to wait.
+    pub plan: Arc<Plan>,
     pub reconcile: ReconcileCounters,
 }
 
@@ -151,6 +159,8 @@ pub type Counts = BTreeMap<&'static str, u64>;
 pub struct Traffic {
     /// By endpoint name.
     pub endpoints: BTreeMap<String, EndpointTraffic>,
+    /// How long messages stayed in the shards, from a sample.
+    pub deliver_durations: Histogram,
 }
 
 /// What the shards hold, all endpoints together.
@@ -165,6 +175,21 @@ pub struct Holdings {
     pub inflight_messages: u64,
     /// Waiting in sessions.
     pub queued_messages: u64,
+    /// By endpoint name.
+    pub endpoints: BTreeMap<String, EndpointHoldings>,
+}
+
+/// What the sessions of one endpoint hold: of those that are, or were last, connected to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointHoldings {
+    pub sessions: u64,
+    /// Those of them whose client is away.
+    pub sessions_away: u64,
+    pub subscriptions: u64,
+    pub inflight_messages: u64,
+    pub queued_messages: u64,
+    pub queued_bytes: u64,
 }
 
 impl Traffic {
@@ -274,6 +299,64 @@ pub struct ClientDetail {
     pub slow: bool,
     /// It is not read from, for a slow receiver or for its rate.
     pub paused: bool,
+    /// Messages that the session did not get, since it began.
+    pub dropped_messages: u64,
+}
+
+/// A session with messages that wait for it.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backlog {
+    pub client_id: String,
+    /// The endpoint it is, or was last, connected to.
+    pub endpoint: String,
+    pub connected: bool,
+    /// It did not keep up lately.
+    pub slow: bool,
+    pub inflight_messages: u64,
+    pub queued_messages: u64,
+    pub queued_bytes: u64,
+    /// Written, and not yet taken by the socket.
+    pub waiting_bytes: u64,
+    /// Messages that the session did not get, since it began.
+    pub dropped_messages: u64,
+}
+
+/// Which retained messages to list.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TopicQuery {
+    /// `None`: of any namespace.
+    pub namespace: Option<String>,
+    /// A valid topic filter; `None`: all, those of `$SYS` too.
+    pub filter: Option<String>,
+    /// Where a page before this one ended.
+    pub after: TopicCursor,
+    pub limit: usize,
+}
+
+/// A place among retained messages: shard, namespace, node. Only the data plane knows what it means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TopicCursor(pub u16, pub u32, pub u32);
+
+/// Some of the retained messages that were asked for.
+#[derive(Debug, Clone, Default)]
+pub struct TopicPage {
+    pub topics: Vec<RetainedTopic>,
+    /// Where the next page begins; `None`: this was the last.
+    pub next: Option<TopicCursor>,
+}
+
+/// A retained message. What it says is nobody's business here.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RetainedTopic {
+    /// Empty: the shared one.
+    pub namespace: String,
+    pub topic: String,
+    pub qos: u8,
+    pub payload_bytes: u64,
+    /// `None`: it does not expire.
+    pub expires_in_s: Option<u64>,
 }
 
 /// What to judge.

@@ -24,6 +24,7 @@ mod script;
 mod source;
 mod statements;
 mod status;
+mod systemd;
 mod tcp;
 mod tour;
 mod websocket;

@@ -4,6 +4,7 @@ mod authentication;
 mod client;
 mod drain;
 mod handshake;
+mod inspect;
 mod limits;
 mod listeners;
 mod plane;

@@ -3,6 +3,7 @@
 // Helpers outside `#[test]` functions may unwrap too: a panic is how a test fails.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod access;
 mod client;
 mod fake;
 mod golden;

@@ -7,9 +7,9 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::table::State;
-use crate::broker::{ConnId, CoreGauges, EndpointId, EndpointPolicy};
+use crate::broker::{Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, RetainedPlace, RetainedTopic};
 use crate::mqtt::{Publish, PublishProperties, QoS};
-use crate::net::find::{ClientFilter, FoundClient};
+use crate::net::find::{ClientFilter, FoundClient, RetainedFilter};
 use crate::net::plane::{ClientRow, DrainPlan};
 
 /// A question or an order. Who asked may have gone before the answer; the order holds all the same.
@@ -52,6 +52,22 @@ pub(in crate::net) enum Control {
     },
     Gauges {
         reply: oneshot::Sender<CoreGauges>,
+    },
+    /// The sessions with most waiting for them.
+    Backlogs {
+        limit: usize,
+        reply: oneshot::Sender<Vec<Backlog>>,
+    },
+    /// Retained messages that meet a filter, from a place on.
+    Retained {
+        filter: Arc<RetainedFilter>,
+        from: RetainedPlace,
+        limit: usize,
+        reply: oneshot::Sender<(Vec<RetainedTopic>, Option<RetainedPlace>)>,
+    },
+    /// Whether the shard still turns.
+    Pulse {
+        reply: oneshot::Sender<()>,
     },
     /// An endpoint is gone for good.
     Forget {
@@ -100,6 +116,16 @@ impl Shard {
             }
             Control::Gauges { reply } => {
                 let _ = reply.send(self.core.gauges());
+            }
+            Control::Backlogs { limit, reply } => {
+                let _ = reply.send(self.core.backlogs(limit));
+            }
+            Control::Retained { filter, from, limit, reply } => {
+                let wanted = (filter.namespace.as_deref(), filter.filter.as_deref());
+                let _ = reply.send(self.core.retained_from(from, wanted, limit, self.now));
+            }
+            Control::Pulse { reply } => {
+                let _ = reply.send(());
             }
             Control::Forget { endpoint } => {
                 self.policies.remove(&endpoint);

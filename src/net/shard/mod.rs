@@ -30,6 +30,7 @@ use self::drain::{ActiveDrain, Ending};
 use self::random::ClientIds;
 use self::table::Table;
 use super::alarm::Alarm;
+use super::dwell::{Dwell, ONE_TURN_IN};
 use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::DataPlaneConfig;
 use super::stats::Tallies;
@@ -73,6 +74,7 @@ const PUBLISH_MS: Millis = 250;
 /// What all shards share.
 pub(super) struct Shared {
     pub(super) epoch: Instant,
+    pub(super) dwell: Arc<Dwell>,
     pub(super) tallies: Arc<Tallies>,
     pub(super) workers: Workers,
 }
@@ -93,6 +95,7 @@ struct Shard {
     /// What layers make of the buffer.
     plain: Vec<u8>,
     now: Millis,
+    turns: u32,
     /// Connections with bytes that no event will tell of again.
     ready: Vec<Key>,
     /// Scratch lists of the core's.
@@ -156,6 +159,7 @@ impl Shard {
             buffer: vec![0; BUFFER_BYTES],
             plain: Vec::new(),
             now: 0,
+            turns: 0,
             ready: Vec::new(),
             ids: Vec::new(),
             pending: Vec::new(),
@@ -186,7 +190,10 @@ impl Shard {
             thread::sleep(Duration::from_millis(10));
         }
         self.mailbox.awake();
-        self.now = Millis::try_from(self.shared.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX);
+        let begun = self.shared.epoch.elapsed();
+        self.now = Millis::try_from(begun.as_millis()).unwrap_or(Millis::MAX);
+        self.turns = self.turns.wrapping_add(1);
+        let sent_before = self.turns.is_multiple_of(ONE_TURN_IN).then(|| self.messages_sent());
         if self.next_publish == Millis::MAX {
             self.next_publish = self.now + PUBLISH_MS;
         }
@@ -204,6 +211,9 @@ impl Shard {
         }
         self.run_drains();
         self.settle();
+        if sent_before.is_some_and(|before| self.messages_sent() > before) {
+            self.shared.dwell.observe(self.shared.epoch.elapsed().saturating_sub(begun));
+        }
         if self.next_sweep <= self.now {
             self.sweep();
         }
@@ -211,6 +221,10 @@ impl Shard {
             self.publish();
         }
         self.check_ending();
+    }
+
+    fn messages_sent(&self) -> u64 {
+        self.core.counters().map(|(_, counters)| counters.messages_sent).sum()
     }
 
     fn sleep_time(&mut self) -> Option<Duration> {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -20,6 +21,8 @@ pub struct Fake {
     pub changes: watch::Sender<u64>,
     pub now: Mutex<Timestamp>,
     pub clients: Vec<Client>,
+    /// Whether a shard hangs.
+    pub hangs: AtomicBool,
 }
 
 impl Fake {
@@ -30,6 +33,7 @@ impl Fake {
             changes: watch::Sender::new(7),
             now: Mutex::new(NOW),
             clients: clients(),
+            hangs: AtomicBool::new(false),
         })
     }
 
@@ -60,7 +64,15 @@ impl StatusView for Fake {
         self.traffic.lock().unwrap().clone()
     }
     fn holdings(&self) -> Answering<Option<Holdings>> {
-        Box::pin(async {
+        let held = EndpointHoldings {
+            sessions: 22,
+            sessions_away: 7,
+            subscriptions: 30,
+            inflight_messages: 4,
+            queued_messages: 12,
+            queued_bytes: 768,
+        };
+        Box::pin(async move {
             Some(Holdings {
                 sessions: 25,
                 subscriptions: 31,
@@ -68,6 +80,7 @@ impl StatusView for Fake {
                 retained_bytes: 96,
                 inflight_messages: 4,
                 queued_messages: 12,
+                endpoints: BTreeMap::from([("mqtt".to_owned(), held)]),
             })
         })
     }
@@ -91,6 +104,51 @@ impl StatusView for Fake {
         let more = clients.len() > query.limit;
         clients.truncate(query.limit);
         Box::pin(async move { Some(ClientPage { clients, more }) })
+    }
+    fn backlogs(&self, limit: usize) -> Answering<Option<Vec<Backlog>>> {
+        let slow = Backlog {
+            client_id: "dashboard".to_owned(),
+            endpoint: "mqtt".to_owned(),
+            connected: true,
+            slow: true,
+            inflight_messages: 20,
+            queued_messages: 950,
+            queued_bytes: 61_440,
+            waiting_bytes: 1_048_576,
+            dropped_messages: 5,
+        };
+        let away = Backlog {
+            client_id: "archive".to_owned(),
+            endpoint: "tls-a".to_owned(),
+            queued_messages: 12,
+            queued_bytes: 768,
+            ..Backlog::default()
+        };
+        let worst = vec![slow, away].into_iter().take(limit).collect();
+        Box::pin(async move { Some(worst) })
+    }
+    fn topics(&self, query: TopicQuery) -> Answering<Option<TopicPage>> {
+        let topic = |namespace: &str, topic: &str, qos: u8| RetainedTopic {
+            namespace: namespace.to_owned(),
+            topic: topic.to_owned(),
+            qos,
+            payload_bytes: 4,
+            expires_in_s: (qos == 1).then_some(3600),
+        };
+        let all = [topic("", "sensor/1/temp", 1), topic("", "$SYS/broker/version", 0), topic("eu", "sensor/1/temp", 2)];
+        let TopicCursor(_, _, start) = query.after;
+        let wanted = all.into_iter().enumerate().skip(start as usize).filter(|(_, each)| {
+            query.namespace.as_ref().is_none_or(|namespace| each.namespace == *namespace)
+                && query.filter.as_ref().is_none_or(|filter| weirmq::mqtt::matches(filter, &each.topic))
+        });
+        let mut wanted: Vec<(usize, RetainedTopic)> = wanted.take(query.limit + 1).collect();
+        let more = wanted.split_off(query.limit.min(wanted.len()));
+        let next = more.first().map(|(at, _)| TopicCursor(0, 0, *at as u32));
+        Box::pin(async move { Some(TopicPage { topics: wanted.into_iter().map(|(_, each)| each).collect(), next }) })
+    }
+    fn pulse(&self) -> Answering<bool> {
+        let hangs = self.hangs.load(Ordering::Relaxed);
+        Box::pin(async move { if hangs { std::future::pending().await } else { true } })
     }
     fn validate(&self, request: ValidateRequest) -> Validation {
         match request {
@@ -297,6 +355,7 @@ pub fn state() -> State {
         diagnostics: Arc::from([diagnostic()]),
         history: Arc::new(history()),
         nodes: vec![this],
+        plan: Arc::default(),
         reconcile: ReconcileCounters {
             passes: 42,
             last_pass_s: 0.0024,
@@ -326,7 +385,10 @@ pub fn traffic() -> Traffic {
         bytes_sent: 654_321,
     };
     let full = EndpointTraffic { connections: 5, accepted: 5, ..EndpointTraffic::NONE };
-    Traffic { endpoints: BTreeMap::from([("mqtt".to_owned(), mqtt), ("tls-a".to_owned(), full)]) }
+    Traffic {
+        endpoints: BTreeMap::from([("mqtt".to_owned(), mqtt), ("tls-a".to_owned(), full)]),
+        deliver_durations: Histogram { bounds: vec![0.000_05, 0.000_5], counts: vec![90, 9, 1], sum: 0.004 },
+    }
 }
 
 fn clients() -> Vec<Client> {

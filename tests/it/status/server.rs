@@ -179,3 +179,20 @@ async fn shutdown_ends_idle_connections_and_frees_the_port() {
     kept.read_to_end(&mut rest).await.unwrap();
     assert!(TcpStream::connect(addr).await.is_err(), "still listening");
 }
+
+#[tokio::test]
+async fn a_shard_that_hangs_is_not_alive() {
+    let fake = fake::Fake::new();
+    fake.hangs.store(true, std::sync::atomic::Ordering::Relaxed);
+    let brief = Duration::from_millis(50);
+    let options = StatusOptions { pulse_interval: brief, pulse_timeout: brief, ..StatusOptions::default() };
+    let server = fake::serve_with(&fake, options);
+    let answer = loop {
+        let answer = get(server.local_addr(), "/livez").await;
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    assert_eq!(answer.status, 503);
+    assert!(answer.text().starts_with("not alive: a shard has not come round"), "{}", answer.text());
+}

@@ -1,0 +1,161 @@
+//! What systemd is told (`Type=notify-reload`, `WatchdogSec=`): ready, reloading, stopping, alive. Without a
+//! `NOTIFY_SOCKET` nothing is told to anybody.
+
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::mpsc;
+
+use crate::apply::{ControlState, Phase, SharedState};
+use crate::net::DataPlane;
+
+/// A reload that nothing came of for so long is reported as done, with a status that says so; systemd would kill us later.
+const RELOAD_WITHIN: Duration = Duration::from_secs(30);
+
+/// The way to the service manager.
+#[derive(Debug)]
+pub(super) struct Manager {
+    socket: UnixDatagram,
+    /// How often it wants a sign of life.
+    watchdog: Option<Duration>,
+}
+
+impl Manager {
+    /// The one that started this process, if one did and wants to be told.
+    ///
+    /// # Errors
+    /// It left an address that cannot be used.
+    pub(super) fn from_environment() -> anyhow::Result<Option<Self>> {
+        let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Ok(None) };
+        let name = name.to_str().context("NOTIFY_SOCKET is no text")?.to_owned();
+        let for_us = std::env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
+        let every_us: Option<u64> = std::env::var("WATCHDOG_USEC").ok().and_then(|text| text.parse().ok());
+        let watchdog = every_us.filter(|us| for_us && *us > 0).map(|us| Duration::from_micros(us) / 2);
+        Self::connect(&name, watchdog).with_context(|| format!("NOTIFY_SOCKET {name}")).map(Some)
+    }
+
+    /// `name` is a path, or `@` and an abstract name.
+    fn connect(name: &str, watchdog: Option<Duration>) -> std::io::Result<Self> {
+        let address = match name.strip_prefix('@') {
+            Some(name) => SocketAddr::from_abstract_name(name)?,
+            None => SocketAddr::from_pathname(name)?,
+        };
+        let socket = UnixDatagram::unbound()?;
+        socket.connect_addr(&address)?;
+        // The manager may be busy; nobody here waits for it.
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, watchdog })
+    }
+
+    fn tell(&self, message: &str) {
+        if let Err(error) = self.socket.send(message.as_bytes()) {
+            tracing::warn!(%error, "the service manager was not told {:?}", message.lines().next().unwrap_or_default());
+        }
+    }
+
+    pub(super) fn stopping(&self) {
+        self.tell("STOPPING=1\nSTATUS=clients are asked to leave");
+    }
+}
+
+/// Tells the manager how the broker fares, until dropped. `reloads` yields for each SIGHUP.
+pub(super) async fn follow(
+    manager: Arc<Manager>,
+    control: Arc<SharedState>,
+    plane: DataPlane,
+    mut reloads: mpsc::Receiver<()>,
+) {
+    let mut changes = control.subscribe();
+    let mut alive = tokio::time::interval(manager.watchdog.unwrap_or(Duration::from_secs(3600)));
+    alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut ready, mut told) = (false, String::new());
+    // Passes before the reload, and when to give it up.
+    let mut reloading: Option<(u64, tokio::time::Instant)> = None;
+    loop {
+        let state = control.load();
+        let passed = match reloading {
+            Some((before, until)) => state.passes > before || tokio::time::Instant::now() >= until,
+            None => !ready && state.passes > 0,
+        };
+        let status = status_line(&state);
+        if passed {
+            (ready, reloading) = (true, None);
+            manager.tell(&format!("READY=1\nSTATUS={status}"));
+        } else if ready && told != status {
+            manager.tell(&format!("STATUS={status}"));
+        }
+        told = status;
+        let give_up = reloading.map(|(_, until)| until);
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            Some(()) = reloads.recv() => {
+                reloading = Some((control.load().passes, tokio::time::Instant::now() + RELOAD_WITHIN));
+                manager.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_us()));
+            }
+            () = at(give_up) => {}
+            _ = alive.tick(), if manager.watchdog.is_some() => {
+                // A shard that hangs keeps us here, and the manager without a sign of life.
+                if plane.pulse().await.is_ok() {
+                    manager.tell("WATCHDOG=1");
+                }
+            }
+        }
+    }
+}
+
+async fn at(instant: Option<tokio::time::Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// For `systemctl status`.
+fn status_line(state: &ControlState) -> String {
+    let revision = state.source.applied_revision.as_deref().unwrap_or("nothing yet");
+    let live = state.endpoints.values().filter(|endpoint| endpoint.live.is_some()).count();
+    let errors = state.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
+    let mut line = match state.phase {
+        Phase::Starting => format!("waiting for a declaration in {}", state.source.location),
+        Phase::Serving => format!("serving {revision}: {live} endpoints listen"),
+        Phase::Draining => "clients are asked to leave".to_owned(),
+    };
+    if errors > 0 {
+        line.push_str(&format!(", {errors} errors in the declaration"));
+    }
+    if let Some(trouble) = &state.source.trouble {
+        line.push_str(&format!(", the source cannot be read: {}", trouble.message));
+    }
+    line.replace(char::is_control, " ")
+}
+
+/// Microseconds of CLOCK_MONOTONIC, by which systemd tells this reload from an older one.
+fn monotonic_us() -> i64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec * 1_000_000 + now.tv_nsec / 1000
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manager_is_told_by_path_and_by_abstract_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let by_path = UnixDatagram::bind(&path).unwrap();
+        let name = format!("weir-test-{}", std::process::id());
+        let abstract_address = SocketAddr::from_abstract_name(&name).unwrap();
+        let by_name = UnixDatagram::bind_addr(&abstract_address).unwrap();
+        for (name, receiver) in [(path.to_str().unwrap().to_owned(), by_path), (format!("@{name}"), by_name)] {
+            Manager::connect(&name, None).unwrap().stopping();
+            let mut message = [0; 100];
+            let length = receiver.recv(&mut message).unwrap();
+            assert!(message[..length].starts_with(b"STOPPING=1\n"));
+        }
+        assert!(Manager::connect("/nowhere/at/all", None).is_err());
+    }
+}

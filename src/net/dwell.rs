@@ -1,0 +1,62 @@
+//! How long messages stay in a shard: a sample, so that the message path pays nothing for it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// One turn of a shard's loop in so many is looked at.
+pub(super) const ONE_TURN_IN: u32 = 32;
+
+/// From reading a PUBLISH to writing it to its subscribers' sockets, in turns that delivered something. What waits for a
+/// slow subscriber, or crosses to another shard, is delivered by a later turn and counts there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct DeliverDurations {
+    /// Sampled turns up to each of [`DeliverDurations::BOUNDS_US`] and above the one before; the last: above them all.
+    pub counts: [u64; Self::BOUNDS_US.len() + 1],
+    pub sum_ns: u64,
+}
+
+impl DeliverDurations {
+    /// Microseconds.
+    pub const BOUNDS_US: [u64; 10] = [10, 25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000];
+}
+
+/// The counts of all shards.
+#[derive(Debug, Default)]
+pub(super) struct Dwell {
+    counts: [AtomicU64; DeliverDurations::BOUNDS_US.len() + 1],
+    sum_ns: AtomicU64,
+}
+
+impl Dwell {
+    pub(super) fn observe(&self, duration: Duration) {
+        let us = duration.as_micros();
+        let bounds = DeliverDurations::BOUNDS_US;
+        let place = bounds.iter().position(|&bound| us <= u128::from(bound)).unwrap_or(bounds.len());
+        self.counts[place].fetch_add(1, Ordering::Relaxed);
+        self.sum_ns.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn read(&self) -> DeliverDurations {
+        let mut counts = [0; DeliverDurations::BOUNDS_US.len() + 1];
+        for (count, counted) in counts.iter_mut().zip(&self.counts) {
+            *count = counted.load(Ordering::Relaxed);
+        }
+        DeliverDurations { counts, sum_ns: self.sum_ns.load(Ordering::Relaxed) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_counts_in_the_first_bound_that_holds_it() {
+        let dwell = Dwell::default();
+        for us in [10, 11, 100_000, 100_001] {
+            dwell.observe(Duration::from_micros(us));
+        }
+        let read = dwell.read();
+        assert_eq!(read.counts, [1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        assert_eq!(read.sum_ns, 200_022_000);
+    }
+}

@@ -1,0 +1,176 @@
+//! Who may read: a bearer token, a client certificate, either where both are declared, or whoever reaches the address.
+//! Certificates and token are read again when their files change; what cannot be read leaves in force what was.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use hyper::StatusCode;
+use hyper::header::{self, HeaderMap, HeaderValue};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+use tokio::sync::watch;
+
+use super::http::Problem;
+use super::secret::Secret;
+
+/// What the status server asks of its callers.
+#[derive(Debug, Clone, Default)]
+pub struct AccessOptions {
+    pub tls: Option<TlsFiles>,
+    /// What callers have to know. The probes and the page's own files (they tell nothing) go without.
+    pub token: Option<Secret>,
+    /// Origins whose pages may read the answers in a browser; none: no page but the server's own.
+    pub cors_origins: Vec<String>,
+}
+
+/// PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// Who may have issued callers' certificates; where it is given, callers need one (or the token, if one is declared).
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Why access cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct AccessError(String);
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// What is in force.
+pub(super) struct Access {
+    options: AccessOptions,
+    tls: Option<ArcSwap<ServerConfig>>,
+    /// The token's digest: comparing digests tells nothing of its length either.
+    token: Option<ArcSwap<[u8; 32]>>,
+}
+
+impl Access {
+    /// Reads everything that `options` names.
+    pub(super) fn open(options: AccessOptions) -> Result<Self, AccessError> {
+        let tls = options.tls.as_ref().map(server_config).transpose()?.map(ArcSwap::new);
+        let token = options.token.as_ref().map(token_digest).transpose()?.map(ArcSwap::from_pointee);
+        Ok(Self { options, tls, token })
+    }
+
+    /// The TLS configuration for the next connection; `None`: none is declared.
+    pub(super) fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.tls.as_ref().map(ArcSwap::load_full)
+    }
+
+    /// Looks at the files now and then, until `stopping`.
+    pub(super) async fn follow(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
+        if self.tls.is_none() && self.token.is_none() {
+            return;
+        }
+        let mut failed = None;
+        loop {
+            tokio::select! {
+                _ = stopping.wait_for(|stop| *stop) => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let error = self.renew().err().map(|error| error.to_string());
+            if let Some(error) = error.as_ref().filter(|_| error != failed) {
+                tracing::error!("{error}; the status server goes on with what it had");
+            }
+            failed = error;
+        }
+    }
+
+    fn renew(&self) -> Result<(), AccessError> {
+        if let (Some(files), Some(tls)) = (&self.options.tls, &self.tls) {
+            tls.store(server_config(files)?);
+        }
+        if let (Some(secret), Some(token)) = (&self.options.token, &self.token) {
+            token.store(Arc::new(token_digest(secret)?));
+        }
+        Ok(())
+    }
+
+    /// Whether a caller may have what is at `path`; `identified`: it showed a certificate.
+    pub(super) fn admit(&self, path: &str, headers: &HeaderMap, identified: bool) -> Result<(), Problem> {
+        // These tell nothing of the broker but whether it lives.
+        const OPEN: &[&str] = &["/livez", "/readyz", "/", "/app.css", "/app.js", "/favicon.svg", "/openapi.json"];
+        let certified = self.options.tls.as_ref().is_some_and(|files| files.client_ca.is_some());
+        if (self.token.is_none() && !certified) || identified || OPEN.contains(&path) {
+            return Ok(());
+        }
+        let wanted = match (&self.token, certified) {
+            (Some(token), _) if knows(headers, &token.load()) => return Ok(()),
+            (Some(_), true) => "a bearer token or a client certificate",
+            (Some(_), false) => "a bearer token (Authorization: Bearer ...)",
+            (None, _) => "a client certificate",
+        };
+        let mut problem = Problem::new(StatusCode::UNAUTHORIZED, format!("{path} is for those who show {wanted}"));
+        problem.challenge = self.token.is_some();
+        Err(problem)
+    }
+
+    /// The origin of a page elsewhere that may read the answer.
+    pub(super) fn cors(&self, headers: &HeaderMap) -> Option<HeaderValue> {
+        let origin = headers.get(header::ORIGIN)?;
+        self.options.cors_origins.iter().any(|known| known.as_bytes() == origin.as_bytes()).then(|| origin.clone())
+    }
+
+    /// Whether answers depend on who asks from where.
+    pub(super) fn varies(&self) -> bool {
+        !self.options.cors_origins.is_empty()
+    }
+}
+
+fn knows(headers: &HeaderMap, token: &[u8; 32]) -> bool {
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let shown = shown.and_then(|value| value.split_once(' ')).filter(|(kind, _)| kind.eq_ignore_ascii_case("bearer"));
+    shown.is_some_and(|(_, shown)| bool::from(Sha256::digest(shown.trim().as_bytes()).as_slice().ct_eq(token)))
+}
+
+fn token_digest(secret: &Secret) -> Result<[u8; 32], AccessError> {
+    let token = secret.read().map_err(|error| AccessError(format!("--status-bearer-token {error}")))?;
+    Ok(Sha256::digest(token.as_bytes()).into())
+}
+
+fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, AccessError> {
+    let wrong = |path: &PathBuf, error: &dyn std::fmt::Display| AccessError(format!("{}: {error}", path.display()));
+    let certificates = |path: &PathBuf| -> Result<Vec<CertificateDer<'static>>, AccessError> {
+        let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let found = found.map_err(|error| wrong(path, &error))?;
+        if found.is_empty() { Err(wrong(path, &"no certificate in it")) } else { Ok(found) }
+    };
+    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong(&files.key, &error))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| AccessError(format!("TLS cannot be set up: {error}")))?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(ca) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(ca)? {
+                roots.add(certificate).map_err(|error| wrong(ca, &error))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            // The probes come without one; `admit` asks the others for it.
+            builder
+                .with_client_cert_verifier(verifier.allow_unauthenticated().build().map_err(|error| wrong(ca, &error))?)
+        }
+    };
+    let mut config = builder
+        .with_single_cert(certificates(&files.cert)?, key)
+        .map_err(|error| AccessError(format!("{} and {}: {error}", files.cert.display(), files.key.display())))?;
+    if files.client_ca.is_some() {
+        // A resumed session would bring back a certificate that was judged by older trust.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}

@@ -1,0 +1,86 @@
+//! What the data plane tells of itself.
+
+use std::collections::BTreeSet;
+
+use weirmq::auth::DenyAll;
+use weirmq::broker::{EndpointId, EndpointPolicy};
+use weirmq::net::{ListenerPolicy, RetainedCursor, RetainedFilter};
+
+use super::client::{self, Client, connect_with, packet, string};
+use super::plane::{Plane, endpoint, policy};
+
+/// Retained, QoS 1.
+fn retain(client: &mut Client, topic: &str, payload: &[u8]) {
+    client.send(&packet(0x33, &[&string(topic)[..], &[0, 9], payload].concat()));
+    assert_eq!(client.receive().map(|(first, _)| first), Some(0x40));
+}
+
+#[test]
+fn retained_messages_are_listed_page_by_page() {
+    for shards in [1, 3] {
+        let plane = Plane::start(shards);
+        let shared = plane.listen_tcp(policy(1));
+        let tenant = EndpointPolicy { namespace: "eu".into(), ..endpoint(2) };
+        let tenant = plane.listen_tcp(ListenerPolicy { endpoint: tenant.into(), ..policy(2) });
+        let mut client = Client::enter(client::tcp(shared), 4, "a");
+        let topics: BTreeSet<String> = (0..50).map(|n| format!("sensor/{n}/temp")).collect();
+        topics.iter().for_each(|topic| retain(&mut client, topic, b"25.5"));
+        retain(&mut client, "other", b"1");
+        retain(&mut Client::enter(client::tcp(tenant), 4, "b"), "sensor/0/temp", b"7");
+
+        let (mut cursor, mut found) = (RetainedCursor::default(), Vec::new());
+        let filter = RetainedFilter { namespace: Some(String::new()), filter: Some("sensor/+/temp".to_owned()) };
+        loop {
+            let (page, next) = plane.wait(plane.plane.retained(filter.clone(), cursor, 7)).unwrap();
+            assert!(page.len() <= 7);
+            assert!(page.iter().all(|each| each.payload_bytes == 4 && each.expires_in_ms.is_none()));
+            found.extend(page.into_iter().map(|each| each.topic));
+            match next {
+                Some(next) => cursor = next,
+                None => break,
+            }
+        }
+        assert_eq!((found.len(), found.into_iter().collect::<BTreeSet<_>>()), (50, topics));
+        let all = plane.plane.retained(RetainedFilter::default(), RetainedCursor::default(), 1000);
+        assert_eq!(plane.wait(all).unwrap().0.len(), 52);
+    }
+}
+
+#[test]
+fn what_sessions_hold_is_told_by_endpoint_and_the_worst_comes_first() {
+    let plane = Plane::start(2);
+    let address = plane.listen_tcp(policy(1));
+    // Two sessions that outlive their connections.
+    for (id, filter) in [("away", "t/#"), ("less", "t/0")] {
+        let mut client = Client::new(client::tcp(address), 5);
+        // Session Expiry Interval
+        client.send(&connect_with(5, id, &[0x11, 0, 0, 0x0E, 0x10], None));
+        assert_eq!(client.receive().map(|(_, body)| body[1]), Some(0));
+        client.subscribe(filter, 1);
+    }
+    plane.until(1, "they leave", |stats| stats.connections_current == 0);
+    let mut publisher = Client::enter(client::tcp(address), 4, "publisher");
+    (0..10).for_each(|n| publisher.publish(&format!("t/{n}"), b"payload", 1));
+
+    let worst = plane.wait(plane.plane.backlogs(10)).unwrap();
+    let told: Vec<_> = worst.iter().map(|each| (each.client_id.as_str(), each.queued, each.connected)).collect();
+    assert_eq!(told, [("away", 10, false), ("less", 1, false)]);
+    assert_eq!(plane.wait(plane.plane.backlogs(1)).unwrap().len(), 1);
+    let gauges = plane.wait(plane.plane.gauges()).unwrap();
+    let held = gauges.endpoints[&EndpointId(1)];
+    assert_eq!((held.sessions, held.away, held.subscriptions, held.queued), (3, 2, 2, 11));
+    assert_eq!((gauges.sessions, gauges.subscriptions, gauges.queued), (3, 2, 11));
+    plane.wait(plane.plane.pulse()).unwrap();
+}
+
+#[test]
+fn what_an_acl_refuses_is_counted() {
+    let plane = Plane::start(1);
+    let closed = EndpointPolicy { acl: Some(std::sync::Arc::new(DenyAll)), ..endpoint(1) };
+    let address = plane.listen_tcp(ListenerPolicy { endpoint: closed.into(), ..policy(1) });
+    let mut client = Client::enter(client::tcp(address), 4, "a");
+    client.publish("a", b"1", 1);
+    client.send(&packet(0x82, &[&[0, 1][..], &string("a"), &[0]].concat()));
+    assert_eq!(client.receive(), Some((0x90, vec![0, 1, 0x80])));
+    plane.until(1, "both are counted", |stats| stats.broker.authorization_failures == 2);
+}
