@@ -165,12 +165,14 @@ pub(super) async fn follow<R, L>(
             return;
         };
         tools = Some((read, watch));
+        let mut restless = false;
         let event = match outcome {
             Ok(mut reading) => {
                 if unsettled.is_none() && events.count() != before {
                     unsettled = Some("files changed while they were read".into());
                 }
                 reading.unsettled = unsettled.take().or(reading.unsettled);
+                restless = reading.unsettled.is_some();
                 SourceEvent::Read(Box::new(reading))
             }
             Err(error) => SourceEvent::Trouble(error),
@@ -180,8 +182,10 @@ pub(super) async fn follow<R, L>(
         }
         unsettled = tokio::select! {
             () = tell.closed() => return,
-            () = events.happened() => settle(&events, &nudge, &lock).await,
-            () = nudge.notified() => still_locked(&lock),
+            // What was read amid changes is read again once they are over.
+            again = settle(&events, &nudge, &lock), if restless => again,
+            () = events.happened(), if !restless => settle(&events, &nudge, &lock).await,
+            () = nudge.notified(), if !restless => still_locked(&lock),
             () = tokio::time::sleep(jittered(resync)) => {
                 if let Some((_, watch)) = &mut tools {
                     watch.renew();
