@@ -38,6 +38,9 @@ const WAKER: Token = Token(usize::MAX);
 const ACCEPT_BURST: usize = 64;
 /// Pending connections of an endpoint above which one too many is closed without a word.
 const VISITORS_MAX: u32 = 256;
+/// How long a socket that gave way to another finishes handshakes: SYN-ACKs that were lost are sent again after 1 s, and
+/// once more 2 s later.
+const HANDSHAKE_GRACE: Duration = Duration::from_secs(3);
 /// How long nothing is accepted after the process or the system ran out of file descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -63,6 +66,7 @@ pub(super) fn start(config: AcceptorConfig) -> io::Result<Arc<Mailbox<Command>>>
         mailbox: Arc::clone(&mailbox),
         listeners: HashMap::new(),
         by_key: HashMap::new(),
+        leaving: Vec::new(),
         ready: Vec::new(),
         next_token: 0,
         next_shard: 0,
@@ -89,12 +93,20 @@ struct Listener {
     resume_at: Option<Instant>,
 }
 
+/// A listener that another one has taken over from, and whose handshakes under way are finished.
+struct Leaving {
+    token: Token,
+    listener: Listener,
+    until: Instant,
+}
+
 struct Acceptor {
     config: AcceptorConfig,
     poll: Poll,
     mailbox: Arc<Mailbox<Command>>,
     listeners: HashMap<Token, Listener>,
     by_key: HashMap<SocketKey, Token>,
+    leaving: Vec<Leaving>,
     /// Listeners in whose queues connections may wait.
     ready: Vec<Token>,
     next_token: usize,
@@ -138,7 +150,9 @@ impl Acceptor {
         for command in commands {
             self.on_command(command);
         }
-        self.accept_ready(Instant::now());
+        let now = Instant::now();
+        self.accept_ready(now);
+        self.close_left(now);
         for (shard, events) in self.config.shards.iter().zip(&mut self.outgoing) {
             if !events.is_empty() {
                 shard.send_all(events.drain(..));
@@ -147,14 +161,13 @@ impl Acceptor {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.ready.is_empty() {
-            return None;
-        }
         let now = Instant::now();
         let due = self.ready.iter().map(|token| self.listeners.get(token).and_then(|listener| listener.resume_at));
         // A ready listener that is not delayed is due now.
-        let listener = due.map(|at| at.unwrap_or(now)).min().unwrap_or(now);
-        let at = self.exhausted_until.map_or(listener, |until| until.max(listener));
+        let listener = due.map(|at| at.unwrap_or(now)).min();
+        let listener = listener.map(|at| self.exhausted_until.map_or(at, |until| until.max(at)));
+        let left = self.leaving.iter().map(|leaving| leaving.until).min();
+        let at = [listener, left].into_iter().flatten().min()?;
         Some(at.saturating_duration_since(now))
     }
 
@@ -167,6 +180,9 @@ impl Acceptor {
             Command::Stop { reply } => {
                 for (_, listener) in self.listeners.drain() {
                     self.config.pool.remove(&listener.key, &listener.socket);
+                }
+                for leaving in self.leaving.drain(..) {
+                    self.config.pool.forget_leaving(&leaving.listener.socket);
                 }
                 self.stopped = true;
                 let _ = reply.send(());
@@ -203,16 +219,22 @@ impl Acceptor {
             self.next_token += 1;
         }
         let mut token = first_token;
+        let mut removed = Vec::new();
         for change in changes {
             match change {
                 ListenerChange::Add { socket, policy } => {
+                    removed.extend(self.take_out(&socket.key));
                     self.add(Token(token), socket.key, socket.socket, policy);
                     token += 1;
                 }
                 ListenerChange::SetPolicy { key, policy } => self.set_policy(&key, policy),
-                ListenerChange::Remove { key } => self.remove(&key),
+                ListenerChange::Remove { key } => removed.extend(self.take_out(&key)),
             }
         }
+        for (token, listener) in removed {
+            self.let_go(token, listener);
+        }
+        self.close_left(Instant::now());
         Ok(())
     }
 
@@ -239,7 +261,6 @@ impl Acceptor {
     }
 
     fn add(&mut self, token: Token, key: SocketKey, socket: Arc<ListeningSocket>, policy: Arc<ListenerPolicy>) {
-        self.remove(&key);
         self.config.pool.insert(key.clone(), Arc::clone(&socket));
         self.by_key.insert(key.clone(), token);
         let tally = self.config.tallies.of(policy.endpoint.id);
@@ -260,18 +281,91 @@ impl Acceptor {
         listener.policy = policy;
     }
 
-    fn remove(&mut self, key: &SocketKey) {
-        let Some(token) = self.by_key.remove(key) else { return };
-        let Some(mut listener) = self.listeners.remove(&token) else { return };
+    fn take_out(&mut self, key: &SocketKey) -> Option<(Token, Listener)> {
+        let token = self.by_key.remove(key)?;
+        let listener = self.listeners.remove(&token)?;
+        self.config.pool.remove(key, &listener.socket);
         self.ready.retain(|ready| *ready != token);
+        Some((token, listener))
+    }
+
+    /// Serves who waits in a removed listener's queue, then closes it; where another listener takes over from it, only
+    /// once the handshakes under way have had their time.
+    fn let_go(&mut self, token: Token, mut listener: Listener) {
         // Who waits in the queue came while the listener was there: the rate delays nobody any more.
         listener.rate = None;
-        while matches!(self.accept_from(&mut listener, Instant::now()), Accepting::Burst) {}
+        if self.heir(&listener.key).is_some() {
+            match listener.socket.give_way() {
+                Ok(()) => {
+                    self.empty_queue(&mut listener);
+                    self.config.pool.note_leaving(&listener.key, &listener.socket);
+                    self.leaving.push(Leaving { token, listener, until: Instant::now() + HANDSHAKE_GRACE });
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        listener = %listener.key, %error, "it cannot give way: connections that begin just now may be reset"
+                    );
+                }
+            }
+        }
+        self.close(listener);
+    }
+
+    fn empty_queue(&mut self, listener: &mut Listener) {
+        while matches!(self.accept_from(listener, Instant::now()), Accepting::Burst) {}
+    }
+
+    fn close(&mut self, mut listener: Listener) {
+        self.empty_queue(&mut listener);
         let fd = listener.socket.socket.as_raw_fd();
         if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
-            tracing::error!(listener = %key, %error, "a listening socket could not leave the poll");
+            tracing::error!(listener = %listener.key, %error, "a listening socket could not leave the poll");
         }
-        self.config.pool.remove(key, &listener.socket);
+    }
+
+    /// Who takes over from a listener that is removed: who has its address, or one that covers it or lies within.
+    fn heir(&self, key: &SocketKey) -> Option<&Listener> {
+        let same = self.by_key.get(key).and_then(|token| self.listeners.get(token));
+        same.or_else(|| self.listeners.values().find(|listener| listener.key.overlaps(key)))
+    }
+
+    /// Closes what has had its time, and what nobody takes over from any longer.
+    fn close_left(&mut self, now: Instant) {
+        let mut at = 0;
+        while let Some(leaving) = self.leaving.get(at) {
+            if leaving.until > now && self.heir(&leaving.listener.key).is_some() {
+                at += 1;
+                continue;
+            }
+            let mut leaving = self.leaving.swap_remove(at);
+            self.ready.retain(|ready| *ready != leaving.token);
+            self.inherit(&mut leaving.listener);
+            self.config.pool.forget_leaving(&leaving.listener.socket);
+            self.close(leaving.listener);
+        }
+    }
+
+    /// Has a leaving listener accept as its heir would.
+    fn inherit(&self, listener: &mut Listener) {
+        let Some(heir) = self.heir(&listener.key) else { return };
+        let (policy, tally) = (Arc::clone(&heir.policy), Arc::clone(&heir.tally));
+        if policy.child != listener.policy.child
+            && let Err(error) = listener.socket.set_child_options(&policy.child)
+        {
+            tracing::error!(listener = %listener.key, %error, "who comes late keeps its former socket options");
+        }
+        (listener.policy, listener.tally) = (policy, tally);
+    }
+
+    fn accept_leaving(&mut self, token: Token, now: Instant) {
+        let Some(at) = self.leaving.iter().position(|leaving| leaving.token == token) else { return };
+        let mut leaving = self.leaving.swap_remove(at);
+        self.inherit(&mut leaving.listener);
+        if !matches!(self.accept_from(&mut leaving.listener, now), Accepting::Drained) {
+            self.ready.push(token);
+        }
+        self.leaving.push(leaving);
     }
 
     fn accept_ready(&mut self, now: Instant) {
@@ -281,7 +375,10 @@ impl Acceptor {
         self.exhausted_until = None;
         for token in std::mem::take(&mut self.ready) {
             // Out of the map while connections are accepted, so that all else may be borrowed.
-            let Some(mut listener) = self.listeners.remove(&token) else { continue };
+            let Some(mut listener) = self.listeners.remove(&token) else {
+                self.accept_leaving(token, now);
+                continue;
+            };
             let accepting = match listener.resume_at {
                 Some(at) if at > now => Accepting::Delayed(at),
                 _ => self.accept_from(&mut listener, now),

@@ -44,7 +44,9 @@ pub enum ListenerChange {
     Add { socket: BoundSocket, policy: Arc<ListenerPolicy> },
     /// Connections accepted from now on get `policy`.
     SetPolicy { key: SocketKey, policy: Arc<ListenerPolicy> },
-    /// Accepts what already waits in the socket's queue, to the policy it has, then closes the socket.
+    /// Accepts what already waits in the socket's queue, to the policy it has, then closes the socket. Where a listener
+    /// of an overlapping address is there, that takes over: it gets new connections at once, and for some seconds also
+    /// those whose handshake the removed one had begun.
     Remove { key: SocketKey },
 }
 

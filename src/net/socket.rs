@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -158,6 +159,15 @@ impl ListeningSocket {
         Ok(())
     }
 
+    /// Takes no new connection from now on; handshakes under way go on and end in the queue. A new connection meets
+    /// whoever else listens at the address.
+    ///
+    /// The kernel looks for a listener when a SYN comes, and passes over one that is bound to another interface; what
+    /// follows the SYN belongs to the handshake, wherever its listener is bound by then.
+    pub(super) fn give_way(&self) -> io::Result<()> {
+        self.socket.bind_device_by_index_v4(NO_INTERFACE[0])
+    }
+
     /// Sets what accepted sockets inherit.
     pub(super) fn set_child_options(&self, child: &ChildOptions) -> io::Result<()> {
         let socket = &self.socket;
@@ -189,10 +199,15 @@ impl ListeningSocket {
     }
 }
 
+/// Indices of network interfaces that no machine has: the kernel counts from 1. What is bound to one gets no packet.
+const NO_INTERFACE: [Option<NonZeroU32>; 2] = [NonZeroU32::new(0x7FFF_FFFF), NonZeroU32::new(0x7FFF_FFFE)];
+
 /// Every listening socket the acceptor holds, for those who bind beside them and for the status.
 #[derive(Default)]
 pub(super) struct SocketPool {
     sockets: Mutex<HashMap<SocketKey, Arc<ListeningSocket>>>,
+    /// Sockets that gave way to others and still finish handshakes.
+    leaving: Mutex<Vec<(SocketKey, Arc<ListeningSocket>)>>,
     /// Ports that were bound beside themselves, and that the kernel still takes for shared.
     shared_ports: Mutex<HashSet<u16>>,
 }
@@ -212,6 +227,19 @@ impl SocketPool {
         if sockets.get(key).is_some_and(|held| Arc::ptr_eq(held, socket)) {
             sockets.remove(key);
         }
+    }
+
+    /// Keeps a removed socket in mind for those who bind beside it, until [`SocketPool::forget_leaving`].
+    pub(super) fn note_leaving(&self, key: &SocketKey, socket: &Arc<ListeningSocket>) {
+        self.lock_leaving().push((key.clone(), Arc::clone(socket)));
+    }
+
+    pub(super) fn forget_leaving(&self, socket: &Arc<ListeningSocket>) {
+        self.lock_leaving().retain(|(_, held)| !Arc::ptr_eq(held, socket));
+    }
+
+    fn lock_leaving(&self) -> MutexGuard<'_, Vec<(SocketKey, Arc<ListeningSocket>)>> {
+        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn statuses(&self) -> Vec<ListenerStatus> {
@@ -238,8 +266,11 @@ impl SocketPool {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
             result => return result,
         }
-        let overlapping: Vec<Arc<ListeningSocket>> =
+        let mut overlapping: Vec<Arc<ListeningSocket>> =
             self.lock().iter().filter(|(held, _)| held.overlaps(key)).map(|(_, socket)| Arc::clone(socket)).collect();
+        let leaving = self.lock_leaving();
+        overlapping.extend(leaving.iter().filter(|(held, _)| held.overlaps(key)).map(|(_, socket)| Arc::clone(socket)));
+        drop(leaving);
         if overlapping.is_empty() {
             return Err(io::ErrorKind::AddrInUse.into());
         }
@@ -302,18 +333,22 @@ fn bind_tcp(address: SocketAddr, options: &SocketOptions, reuse_port: bool) -> i
 
 /// Binds a port for a moment, at an address of the ranges for documentation.
 fn bind_to_nobody(port: u16) -> io::Result<()> {
-    let bind = |domain, address: IpAddr| {
-        let socket = Socket::new(domain, Type::STREAM, None)?;
-        if domain == Domain::IPV6 {
+    let bind = |address: IpAddr, interface: Option<NonZeroU32>| {
+        let socket = Socket::new(Domain::for_address(SocketAddr::new(address, port)), Type::STREAM, None)?;
+        if address.is_ipv6() {
             socket.set_only_v6(true)?;
             socket.set_freebind_v6(true)?;
         } else {
             socket.set_freebind_v4(true)?;
         }
+        socket.bind_device_by_index_v4(interface)?;
         socket.bind(&SockAddr::from(SocketAddr::new(address, port)))
     };
-    bind(Domain::IPV6, Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, 1).into())
-        .or_else(|_: io::Error| bind(Domain::IPV4, Ipv4Addr::new(192, 0, 2, 1).into()))
+    let v4 = Ipv4Addr::new(192, 0, 2, 1).into();
+    bind(Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, 1).into(), None)
+        .or_else(|_: io::Error| bind(v4, None))
+        // A wildcard that gave way is bound to another interface, and so is not in the way of this.
+        .or_else(|_| bind(v4, NO_INTERFACE[1]))
 }
 
 fn bind_unix(path: &Path, options: &SocketOptions) -> io::Result<BoundSocket> {

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Instant;
 
 use socket2::{Domain, Socket, Type};
 use weirmq::net::{ListenerChange, ListenerPolicy, PlaneError, SocketKey, SocketOptions};
@@ -40,6 +41,7 @@ fn two_listeners_swap_policies_under_a_connect_loop() {
         let policies: Vec<Arc<ListenerPolicy>> = (1..=2).map(|id| Arc::new(policy(id))).collect();
         let keys: Vec<SocketKey> = (0..2).map(|n| plane.listen(&loopback(0), policy(n + 1))).collect();
         let stop = Stop(AtomicBool::new(false));
+        let start = Instant::now();
         thread::scope(|scope| {
             let stopping = Stopping(&stop);
             let connecting: Vec<_> = keys
@@ -58,18 +60,22 @@ fn two_listeners_swap_policies_under_a_connect_loop() {
                     })
                 })
                 .collect();
-            for round in 0..200 {
+            let served = || admitted(&plane, 1) > 0 && admitted(&plane, 2) > 0;
+            for round in 0.. {
                 let swap = |index: usize| ListenerChange::SetPolicy {
                     key: keys[index].clone(),
                     policy: Arc::clone(&policies[(index + round) % 2]),
                 };
                 plane.install(vec![swap(0), swap(1)]);
                 thread::yield_now();
+                assert!(start.elapsed() < client::GUARD, "one of them never admitted anybody");
+                if round >= 200 && served() {
+                    break;
+                }
             }
             drop(stopping);
             let connected: u64 = connecting.into_iter().map(|thread| thread.join().unwrap()).sum();
             assert_eq!(connected, admitted(&plane, 1) + admitted(&plane, 2));
-            assert!(admitted(&plane, 1) > 0 && admitted(&plane, 2) > 0);
         });
     }
 }
@@ -127,19 +133,67 @@ fn intruder(address: SocketAddr) -> std::io::Result<()> {
     socket.listen(1)
 }
 
+type Address = fn(u16) -> SocketKey;
+
+fn any(port: u16) -> SocketKey {
+    SocketKey::Tcp(SocketAddr::from(([0, 0, 0, 0], port)))
+}
+
+fn any_6(port: u16) -> SocketKey {
+    SocketKey::Tcp(SocketAddr::from(([0_u16; 8], port)))
+}
+
+/// What takes over from what.
+const OVERLAPPING: [(&str, Address, Address); 5] = [
+    ("narrow to wide", loopback, any),
+    ("wide to narrow", any, loopback),
+    ("wide to dual-stack", any, any_6),
+    ("dual-stack to narrow", any_6, loopback),
+    ("the same again", loopback, loopback),
+];
+
+/// In the place of `old`.
+fn take_over(plane: &Plane, old: &SocketKey, to: Address) -> SocketKey {
+    let socket = plane.plane.bind(&to(address(old).port()), &SocketOptions::default()).unwrap();
+    let new = socket.key().clone();
+    let mut changes = vec![ListenerChange::Add { socket, policy: Arc::new(policy(2)) }];
+    if new != *old {
+        changes.push(ListenerChange::Remove { key: old.clone() });
+    }
+    plane.install(changes);
+    new
+}
+
+#[test]
+fn a_handshake_under_way_ends_well_when_another_address_takes_over() {
+    for (name, from, to) in OVERLAPPING {
+        let plane = Plane::start(1);
+        // The handshake is not over for the kernel until the first bytes come.
+        let defers = SocketOptions { defer_accept_s: Some(30), ..SocketOptions::default() };
+        let socket = plane.plane.bind(&from(0), &defers).unwrap();
+        let old = socket.key().clone();
+        plane.install(vec![ListenerChange::Add { socket, policy: Arc::new(policy(1)) }]);
+        let target = SocketAddr::from(([127, 0, 0, 1], address(&old).port()));
+        let mut early: Vec<_> = (0..3).map(|_| Client::new(client::tcp(target), 4)).collect();
+        let new = take_over(&plane, &old, to);
+        Client::enter(client::tcp(target), 4, "late").ping();
+        for (number, client) in early.iter_mut().enumerate() {
+            client.send(&connect(4, &format!("early{number}")));
+            assert_eq!(client.receive(), Some((0x20, vec![0, 0])), "{name}");
+            client.ping();
+        }
+        assert_eq!((admitted(&plane, 1), admitted(&plane, 2)), (0, 4), "{name}: all by what is declared now");
+        // There and back again, with the former socket still there.
+        take_over(&plane, &new, from);
+        Client::enter(client::tcp(target), 4, "back").ping();
+        plane.install(vec![ListenerChange::Remove { key: from(target.port()) }]);
+        TcpListener::bind(target).unwrap_or_else(|e| panic!("{name}: nothing is left behind: {e}"));
+    }
+}
+
 #[test]
 fn an_overlapping_address_takes_over_without_a_gap() {
-    let any = |port| SocketKey::Tcp(SocketAddr::from(([0, 0, 0, 0], port)));
-    let any_6 = |port| SocketKey::Tcp(SocketAddr::from(([0_u16; 8], port)));
-    type Address = fn(u16) -> SocketKey;
-    let cases: [(&str, Address, Address); 5] = [
-        ("narrow to wide", loopback, any),
-        ("wide to narrow", any, loopback),
-        ("wide to dual-stack", any, any_6),
-        ("dual-stack to narrow", any_6, loopback),
-        ("the same again", loopback, loopback),
-    ];
-    for (name, from, to) in cases {
+    for (name, from, to) in OVERLAPPING {
         let plane = Plane::start(2);
         let old = plane.listen(&from(0), policy(1));
         let port = address(&old).port();
