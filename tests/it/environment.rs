@@ -8,6 +8,8 @@ use std::process::Command;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::Value;
 
+use crate::ports;
+
 /// A certificate for `localhost` that holds between two years, and its key.
 fn certificate(directory: &Path, name: &str, from: i32, to: i32) {
     let key = KeyPair::generate().unwrap();
@@ -36,7 +38,7 @@ fn findings(directory: &Path, text: &str) -> Vec<String> {
 
 /// An endpoint with further fields, open to all, on a port that is free, and what follows it.
 fn endpoint(fields: &str) -> String {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let free = ports::free();
     format!("endpoint: {{host: 127.0.0.1, port: {free}, enableAuth: false, enableAcl: false{fields}}}\n")
 }
 
@@ -95,7 +97,7 @@ fn addresses_are_tried() {
 fn credentials_are_read() {
     let place = tempfile::tempdir().unwrap();
     fs::write(place.path().join("users"), "alice\n").unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = ports::free();
     let with = |documents: &str| {
         let endpoint = format!("endpoint: {{host: 127.0.0.1, port: {port}, enableAcl: false}}\n");
         findings(place.path(), &format!("{endpoint}---\n{documents}"))

@@ -15,6 +15,7 @@ mod load_bench;
 mod memory;
 mod net;
 mod node;
+mod ports;
 mod process;
 mod programs;
 mod reconcile_sim;

@@ -2,14 +2,16 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::ports;
+
 /// How long a broker may take to listen.
-const START_GUARD: Duration = Duration::from_secs(30);
+const START_GUARD: Duration = Duration::from_secs(60);
 
 /// The endpoints that every broker of the tests has: name, and fields beside port and host. `memory.rs` has the same.
 const ENDPOINTS: &[(&str, &str)] = &[
@@ -53,11 +55,9 @@ impl Broker {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let declared = directory.path().join("endpoints.d");
         std::fs::create_dir(&declared).expect("a directory");
-        let free: Vec<TcpListener> =
-            ENDPOINTS.iter().map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port")).collect();
         let mut endpoints = HashMap::new();
-        for ((name, fields), listener) in ENDPOINTS.iter().zip(&free) {
-            let address = listener.local_addr().expect("its address");
+        for (name, fields) in ENDPOINTS {
+            let address = ports::free_address();
             let acl = if fields.contains("enableAcl") { "" } else { "enableAcl: false, " };
             let auth = if fields.contains("enableAuth") { "" } else { "enableAuth: false, " };
             let document = format!("endpoint: {{host: 127.0.0.1, port: {}, {auth}{acl}{fields}}}\n", address.port());
@@ -67,7 +67,6 @@ impl Broker {
         std::fs::write(declared.join("acl.yaml"), ACL).expect("a document");
         std::fs::write(declared.join("auth.yaml"), AUTH).expect("a document");
         std::fs::write(declared.join("users.scram"), crate::scram::record("user", "secret")).expect("the users");
-        drop(free);
         let log = File::create(directory.path().join("log")).expect("a log");
         let child = Command::new(env!("CARGO_BIN_EXE_weir"))
             .args(["run", "--status-addr", "none", "--shards", &shards.to_string(), "--endpoints"])

@@ -2,20 +2,17 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
+use crate::ports;
 use crate::wire::Version;
 
 /// A guard, not a promise: how long the broker may take to follow on a busy machine.
-const GUARD: Duration = Duration::from_secs(20);
-
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
-}
+const GUARD: Duration = Duration::from_secs(60);
 
 fn address(port: u16) -> SocketAddr {
     ([127, 0, 0, 1], port).into()
@@ -37,7 +34,7 @@ struct Tour {
 
 impl Tour {
     fn start(root: &Path, log: &Path) -> Tour {
-        let status = address(free_port());
+        let status = address(ports::free());
         let log = fs::File::create(log).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_weir"))
             .args(["run", "--status-addr", &status.to_string(), "--endpoints"])
@@ -95,7 +92,7 @@ fn listeners_follow_the_directory_and_others_notice_nothing() {
     let tmp = tempfile::tempdir().unwrap();
     let root = tmp.path().join("endpoints.d");
     fs::create_dir(&root).unwrap();
-    let (first, second, third) = (free_port(), free_port(), free_port());
+    let (first, second, third) = (ports::free(), ports::free(), ports::free());
     let document = |port| format!("endpoint: {{port: {port}, host: 127.0.0.1, enableAuth: false, enableAcl: false}}\n");
     fs::write(root.join("first.yaml"), document(first)).unwrap();
     fs::write(root.join("second.yaml"), document(second)).unwrap();

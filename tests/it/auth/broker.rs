@@ -1,13 +1,14 @@
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::client::Client;
+use crate::ports;
 
 /// How long something that must happen may take on a slow machine.
-const GUARD: Duration = Duration::from_secs(20);
+const GUARD: Duration = Duration::from_secs(60);
 
 /// `weir run` on a directory of its own; ends with the value.
 pub struct Broker {
@@ -19,7 +20,7 @@ pub struct Broker {
 impl Broker {
     /// Serves one endpoint with `fields` more, the `documents`, and the files they name.
     pub fn start(fields: &str, documents: &str, files: &[(&str, &str)]) -> Self {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = ports::free_address();
         let endpoint = format!("endpoint: {{name: main, host: 127.0.0.1, port: {}{fields}}}\n", address.port());
         let files: Vec<_> = files.iter().copied().chain([("endpoint.yaml", endpoint.as_str())]).collect();
         Self::serve(address, documents, &files)

@@ -6,7 +6,7 @@ use crate::wire::{
     Connect, Packet, Properties, PropertyRow, PropertyValue, Publish, Version, Will, decode_server_packet,
 };
 
-const GUARD: Duration = Duration::from_secs(20);
+const GUARD: Duration = Duration::from_secs(60);
 
 /// A client of MQTT 5.0 that waits for each answer.
 pub struct Client {

@@ -1,7 +1,6 @@
 //! What stands under `examples/auth` does what its comments say.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 
@@ -10,6 +9,7 @@ use weirmq::auth::ScramRecord;
 use super::broker::Broker;
 use super::live::people;
 use super::methods::hs256;
+use crate::ports;
 
 fn example(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/auth").join(name).join("endpoint.yaml");
@@ -18,13 +18,9 @@ fn example(name: &str) -> String {
 
 /// Runs an example on a free port in place of 1883.
 fn run(name: &str, files: &[(&str, &str)]) -> Broker {
-    let address = free();
+    let address = ports::free_address();
     let text = example(name).replace("port: 1883", &format!("host: 127.0.0.1, port: {}", address.port()));
     Broker::serve(address, &text, files)
-}
-
-fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 #[test]
@@ -73,7 +69,7 @@ fn bans() {
 #[test]
 fn http_without_its_service_keeps_everybody_out() {
     let text = |port: u16| example("http").replace("127.0.0.1:9000", &format!("127.0.0.1:{port}"));
-    let (address, nobody) = (free(), free());
+    let (address, nobody) = (ports::free_address(), ports::free_address());
     let text = text(nobody.port()).replace("port: 1883", &format!("host: 127.0.0.1, port: {}", address.port()));
     let broker = Broker::serve(address, &text, &[("service.token", "Bearer x\n")]);
     assert_eq!(broker.client("c").user("alice", "secret").connect(), 0x88);
@@ -81,7 +77,7 @@ fn http_without_its_service_keeps_everybody_out() {
 
 #[test]
 fn tenants_see_nothing_of_each_other() {
-    let (red, blue) = (free(), free());
+    let (red, blue) = (ports::free_address(), ports::free_address());
     let text = example("tenants")
         .replace("port: 1883", &format!("host: 127.0.0.1, port: {}", red.port()))
         .replace("port: 1884", &format!("host: 127.0.0.1, port: {}", blue.port()));

@@ -13,7 +13,7 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::{Message, WebSocket};
 
 /// How long something that must happen may take on a slow machine.
-pub const GUARD: Duration = Duration::from_secs(20);
+pub const GUARD: Duration = Duration::from_secs(60);
 
 pub trait Pipe: Read + Write + Send {}
 impl<T: Read + Write + Send> Pipe for T {}

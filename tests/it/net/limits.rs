@@ -76,8 +76,11 @@ fn above_the_accept_rate_clients_wait_or_are_refused() {
     let rate = |id, accept_overflow| ListenerPolicy { max_connections_per_s: Some(10), accept_overflow, ..policy(id) };
     let delays = plane.listen_tcp(rate(1, AcceptOverflow::Delay));
     let refuses = plane.listen_tcp(rate(2, AcceptOverflow::Refuse));
+    let start = Instant::now();
     let entered = (0..30).filter(|n| try_enter(refuses, &format!("r{n}")).is_some()).count();
-    assert!((10..=20).contains(&entered), "{entered}");
+    // Ten at once, and one more for every tenth of a second that it took.
+    let most = 11 + start.elapsed().as_millis() as usize / 100;
+    assert!((10..=most).contains(&entered), "{entered} in {:?}", start.elapsed());
     assert_eq!(plane.stats(2).refused.accept_rate, 30 - entered as u64);
     let start = Instant::now();
     for n in 0..15 {
@@ -102,7 +105,9 @@ fn a_flood_of_pending_connections_displaces_itself() {
         stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
         matches!(stream.read(&mut [0]), Ok(0))
     };
-    assert!(silent.iter_mut().map(is_closed).filter(|closed| *closed).count() >= 50);
+    plane.until(1, "the displaced ones see it", |_| {
+        silent.iter_mut().map(is_closed).filter(|closed| *closed).count() >= 50
+    });
     let _silent: Vec<_> = (0..20).map(|_| client::tcp(bounded)).collect();
     plane.until(2, "all accepted", |stats| stats.accepted_total == 20 && stats.connections_pending <= 10);
     assert!(try_enter(bounded, "honest-2").is_some(), "amid the flood");
@@ -112,7 +117,7 @@ fn a_flood_of_pending_connections_displaces_itself() {
 fn closed_connections_are_counted_out_however_they_end() {
     for shards in [1, 3] {
         let plane = Plane::start(shards);
-        let handshake = HandshakeLimits { time_ms: 200, ..HandshakeLimits::default() };
+        let handshake = HandshakeLimits { time_ms: 2000, ..HandshakeLimits::default() };
         let address = plane.listen_tcp(ListenerPolicy { handshake, ..policy(1) });
         for n in 0..50 {
             let mut client = Client::enter(client::tcp(address), 4, &format!("c{n}"));

@@ -1,0 +1,28 @@
+//! Ports for brokers that run as processes: known before the broker binds them.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// Below those that the system gives to clients and to whoever binds port 0, so that nobody else comes by one meanwhile.
+const FIRST: u16 = 10_000;
+const COUNT: u16 = 22_000;
+
+/// A port that nobody listens on, and that no other test of this process gets.
+pub fn free() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    // Other processes of this suite begin elsewhere.
+    let begin = (std::process::id().wrapping_mul(0x9E37_79B1) >> 16) % u32::from(COUNT);
+    for _ in 0..COUNT {
+        let offset = (begin + u32::from(NEXT.fetch_add(1, Ordering::Relaxed))) % u32::from(COUNT);
+        let port = FIRST + offset as u16;
+        if TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no port from {FIRST} on is free");
+}
+
+/// A free port of 127.0.0.1.
+pub fn free_address() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free()))
+}
