@@ -246,7 +246,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let Some(running) = self.running.remove(&action.name) else { return };
         let connections = self.plane.connections(running.id);
         let for_good = action.kind == ActionKind::Remove;
-        let plan = drain::everybody(&running.effective.endpoint.drain, connections, for_good);
+        let plan = drain::everybody(&running.policy, &running.effective.endpoint.drain, connections, for_good);
         self.start_drain(&action.name, &running, plan);
         tracing::info!(endpoint = %action.name, address = %running.address, connections, "listener closed");
         self.leaving.push(Leaving { name: action.name.clone(), id: running.id });

@@ -15,15 +15,13 @@ const USE_ANOTHER_SERVER: u8 = 0x9C;
 const SERVER_MOVED: u8 = 0x9D;
 
 /// Everybody, because the listener goes: for good, or only for now.
-pub(super) fn everybody(drain: &Drain, connections: u32, for_good: bool) -> DrainPlan {
-    with_rate(DrainWhich::All, drain, connections, for_good)
+pub(super) fn everybody(policy: &ListenerPolicy, drain: &Drain, connections: u32, for_good: bool) -> DrainPlan {
+    with_rate(DrainWhich::All, policy, drain, connections, for_good)
 }
 
 /// Everybody who came in by an older generation than `policy`'s.
-pub(super) fn everybody_before(policy: &Arc<ListenerPolicy>, drain: &Drain, connections: u32) -> DrainPlan {
-    let generation = policy.endpoint.generation;
-    let which = DrainWhich::Matching(Arc::new(move |facts| facts.generation < generation));
-    with_rate(which, drain, connections, false)
+pub(super) fn everybody_before(policy: &ListenerPolicy, drain: &Drain, connections: u32) -> DrainPlan {
+    with_rate(DrainWhich::Before(policy.endpoint.generation), policy, drain, connections, false)
 }
 
 /// Whom the new policy would not have let in, judged by what `changes` touch.
@@ -42,13 +40,13 @@ pub(super) fn no_longer_admitted(
         let which = DrainWhich::Matching(Arc::new(move |facts| {
             facts.generation < judge.endpoint.generation && !admits(&judge, facts)
         }));
-        plans.push(with_rate(which, drain, connections, false));
+        plans.push(with_rate(which, policy, drain, connections, false));
     }
     let lowered = draining.iter().any(|change| change.path == "maxConnectionSize");
     if let (true, Some(limit)) = (lowered, policy.max_connections) {
         let over = connections.saturating_sub(limit);
         if over > 0 {
-            plans.push(with_rate(DrainWhich::Newest(over), drain, over, false));
+            plans.push(with_rate(DrainWhich::Newest(over), policy, drain, over, false));
         }
     }
     plans
@@ -81,7 +79,7 @@ fn certificate_is_trusted(policy: &ListenerPolicy, facts: &ConnectionFacts<'_>) 
     }
 }
 
-fn with_rate(which: DrainWhich, drain: &Drain, connections: u32, for_good: bool) -> DrainPlan {
+fn with_rate(which: DrainWhich, policy: &ListenerPolicy, drain: &Drain, connections: u32, for_good: bool) -> DrainPlan {
     let by_window = (drain.window_s > 0).then(|| connections.div_ceil(drain.window_s).max(1));
     let per_s = match (by_window, drain.max_per_second) {
         (Some(rate), Some(most)) => Some(rate.min(most)),
@@ -92,5 +90,6 @@ fn with_rate(which: DrainWhich, drain: &Drain, connections: u32, for_good: bool)
         Some(_) if for_good => SERVER_MOVED,
         Some(_) => USE_ANOTHER_SERVER,
     };
-    DrainPlan { which, per_s, reason_code, server_reference: drain.server_reference.clone() }
+    let (server_reference, handshake_ms) = (drain.server_reference.clone(), policy.handshake.time_ms);
+    DrainPlan { which, per_s, reason_code, server_reference, handshake_ms }
 }

@@ -60,15 +60,23 @@ pub struct DrainPlan {
     pub reason_code: u8,
     /// Where to go instead, for 5.0.
     pub server_reference: Option<Arc<str>>,
+    /// How long the plan is remembered for those who were accepted before it and are admitted after it: the time a
+    /// handshake may take.
+    pub handshake_ms: u32,
 }
 
-/// Which of an endpoint's connections a drain means, judged once, when it begins.
+/// Which of an endpoint's connections a drain means, judged when it begins; those still shaking hands then, when they are
+/// admitted.
 #[derive(Clone)]
 pub enum DrainWhich {
+    /// Everybody. Who is still shaking hands is let in and told to leave at once, like the others.
     All,
+    /// Everybody who came in by an older generation than this of the endpoint's policy; the others as with `All`.
+    Before(u64),
     /// So many, those accepted last first.
     Newest(u32),
-    /// Those for which this is true; it gets the client id, its principal and, with mutual TLS, its certificate chain.
+    /// Those for which this is true; it gets the client id, its principal and, with mutual TLS, its certificate chain. Who
+    /// is still shaking hands is refused where it is true.
     Matching(Arc<DrainPredicate>),
 }
 
@@ -203,7 +211,7 @@ impl DataPlane {
     pub async fn drain(&self, endpoint: EndpointId, plan: DrainPlan) -> Result<u32, PlaneError> {
         let from_sequence = match plan.which {
             DrainWhich::Newest(count) => self.sequence_of_newest(endpoint, count).await?,
-            DrainWhich::All | DrainWhich::Matching(_) => Some(0),
+            DrainWhich::All | DrainWhich::Before(_) | DrainWhich::Matching(_) => Some(0),
         };
         let Some(from_sequence) = from_sequence else { return Ok(0) };
         let plan = Arc::new(plan);

@@ -166,7 +166,8 @@ impl Plan {
 
     /// The action for an endpoint.
     pub fn get(&self, name: &str) -> Option<&Action> {
-        self.actions.iter().find(|action| action.name.as_str() == name)
+        let at = self.actions.binary_search_by(|action| action.name.as_str().cmp(name)).ok()?;
+        self.actions.get(at)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::drain::Verdict;
 use super::handshake::{Stage, Step, refusal_bytes};
 use super::table::{Connection, Key, State};
 use super::{Event, Shard};
@@ -13,6 +14,7 @@ use crate::mqtt::{
     return_code,
 };
 use crate::net::layers::Layers;
+use crate::net::plane::ConnectionFacts;
 use crate::net::stats::{Opened, Reason};
 use crate::net::stream::Stream;
 
@@ -295,18 +297,19 @@ impl Shard {
     /// Admits a client whose home is this shard; `rest` is what came after its CONNECT.
     fn enter(&mut self, key: Key, policy: Arc<EndpointPolicy>, connect: &Connect<'_>, rest: &[u8], welcome: Welcome) {
         let Some(connection) = self.table.get_mut(key) else { return };
+        connection.generation = policy.generation;
+        let client_id = welcome.assigned_id.as_deref().unwrap_or(connect.client_id);
         // What changed since it was accepted holds for it too.
-        let drained = self.drained_until.get(&policy.id).is_some_and(|until| connection.sequence <= *until);
-        if drained || self.ending.is_some() {
+        let verdict = self.verdict_on(key, &policy, connect.version, client_id, &welcome.principal);
+        if matches!(verdict, Verdict::Refuse) || self.ending.is_some() {
             return self.refuse(key, Reason::Shutdown, &refused(connect.version, Refusal::Busy));
         }
-        connection.generation = policy.generation;
         let newest = self.policies.get(&policy.id).filter(|newest| newest.generation > policy.generation);
         let policy = newest.map_or(policy, Arc::clone);
         let admission = Admission {
             policy,
             connect,
-            client_id: welcome.assigned_id.as_deref().unwrap_or(connect.client_id),
+            client_id,
             assigned: welcome.assigned_id.is_some(),
             principal: welcome.principal,
             authentication_data: welcome.authentication_data.as_deref(),
@@ -315,13 +318,38 @@ impl Shard {
             Ok(id) => id,
             Err(bytes) => return self.refuse(key, Reason::Session, &bytes),
         };
+        let Some(connection) = self.table.get_mut(key) else { return };
         connection.opened.tally().admitted();
         if let State::Pending(handshake) = std::mem::replace(&mut connection.state, State::Open(id)) {
             let position = handshake.position;
             self.no_longer_pending(position);
         }
         self.table.bind(id, key);
+        if let Verdict::Leave(plan) = verdict {
+            return self.core.disconnect(id, plan.reason_code, plan.server_reference.as_deref(), self.now);
+        }
         self.feed_first(key, id, rest);
+    }
+
+    fn verdict_on(
+        &self,
+        key: Key,
+        policy: &EndpointPolicy,
+        version: ProtocolVersion,
+        client_id: &str,
+        principal: &Principal,
+    ) -> Verdict {
+        let Some(connection) = self.table.get(key) else { return Verdict::Refuse };
+        let tls = connection.layers.as_ref().and_then(|layers| layers.tls.as_ref());
+        let facts = ConnectionFacts {
+            client_id,
+            principal,
+            peer: connection.peer,
+            version,
+            generation: policy.generation,
+            certificates: tls.and_then(|tls| tls.peer_certificates()).unwrap_or_default(),
+        };
+        self.verdict(policy.id, connection.sequence, &facts)
     }
 }
 

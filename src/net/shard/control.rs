@@ -129,7 +129,7 @@ impl Shard {
             }
             Control::Forget { endpoint } => {
                 self.policies.remove(&endpoint);
-                self.drained_until.remove(&endpoint);
+                self.past_drains.retain(|past| past.endpoint != endpoint);
                 self.published.remove(&endpoint);
             }
             Control::Shutdown { grace, reply } => self.begin_ending(grace, reply),

@@ -1,6 +1,7 @@
 //! Asking clients to leave: gradually, or all at once at the end.
 
 use std::collections::VecDeque;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,23 @@ pub(super) struct ActiveDrain {
     updated: Millis,
     asked: u32,
     reply: oneshot::Sender<u32>,
+}
+
+/// A drain that began, for those who were accepted before it.
+pub(super) struct PastDrain {
+    pub(super) endpoint: EndpointId,
+    until_sequence: u64,
+    plan: Arc<DrainPlan>,
+    /// Whoever was accepted before it has been admitted by then, or closed.
+    until: Millis,
+}
+
+/// What becomes of a connection that is admitted after drains that it should have met.
+pub(super) enum Verdict {
+    Stay,
+    /// It is admitted, and told to leave.
+    Leave(Arc<DrainPlan>),
+    Refuse,
 }
 
 /// The shard's own end.
@@ -53,23 +71,12 @@ impl Shard {
         plan: Arc<DrainPlan>,
         reply: oneshot::Sender<u32>,
     ) {
-        // Who is not admitted yet has nothing to lose: it connects again, and meets what is declared now.
-        let pending: Vec<Key> = self
-            .pending
-            .iter()
-            .copied()
-            .filter(|key| {
-                self.table.get(*key).is_some_and(|connection| {
-                    connection.opened.tally().endpoint() == endpoint
-                        && (from_sequence..=until_sequence).contains(&connection.sequence)
-                })
-            })
-            .collect();
-        for key in pending {
-            self.refuse(key, Reason::Shutdown, &[]);
-        }
-        if !matches!(plan.which, DrainWhich::Newest(_)) {
-            self.drained_until.insert(endpoint, until_sequence);
+        if matches!(plan.which, DrainWhich::Newest(_)) {
+            self.refuse_pending(endpoint, from_sequence..=until_sequence);
+        } else {
+            let until = self.now + Millis::from(plan.handshake_ms);
+            self.past_drains.retain(|past| past.until > self.now);
+            self.past_drains.push(PastDrain { endpoint, until_sequence, plan: Arc::clone(&plan), until });
         }
         let mut targets: VecDeque<ConnId> = self.core.connections(endpoint).into();
         targets.retain(|&id| {
@@ -78,6 +85,7 @@ impl Shard {
             in_range
                 && match &plan.which {
                     DrainWhich::All | DrainWhich::Newest(_) => true,
+                    DrainWhich::Before(generation) => connection.generation < *generation,
                     DrainWhich::Matching(predicate) => {
                         self.facts(id, connection).is_some_and(|facts| predicate(&facts))
                     }
@@ -86,6 +94,33 @@ impl Shard {
         let shards = self.peers.len() as f64;
         let per_ms = plan.per_s.map(|per_s| f64::from(per_s.max(1)) / shards / 1000.0);
         self.drains.push(ActiveDrain { targets, plan, per_ms, credit: 1.0, updated: self.now, asked: 0, reply });
+    }
+
+    /// Who is not admitted yet has nothing to lose.
+    fn refuse_pending(&mut self, endpoint: EndpointId, sequences: RangeInclusive<u64>) {
+        let is_meant = |key: &Key| {
+            self.table.get(*key).is_some_and(|connection| {
+                connection.opened.tally().endpoint() == endpoint && sequences.contains(&connection.sequence)
+            })
+        };
+        let pending: Vec<Key> = self.pending.iter().copied().filter(is_meant).collect();
+        for key in pending {
+            self.refuse(key, Reason::Shutdown, &[]);
+        }
+    }
+
+    /// What drains that began after a connection was accepted mean for it, now that it would be admitted.
+    pub(super) fn verdict(&self, endpoint: EndpointId, sequence: u64, facts: &ConnectionFacts<'_>) -> Verdict {
+        let mut verdict = Verdict::Stay;
+        for past in self.past_drains.iter().filter(|p| p.endpoint == endpoint && sequence <= p.until_sequence) {
+            match &past.plan.which {
+                DrainWhich::Matching(predicate) if predicate(facts) => return Verdict::Refuse,
+                DrainWhich::Before(generation) if facts.generation >= *generation => {}
+                DrainWhich::All | DrainWhich::Before(_) => verdict = Verdict::Leave(Arc::clone(&past.plan)),
+                DrainWhich::Matching(_) | DrainWhich::Newest(_) => {}
+            }
+        }
+        verdict
     }
 
     fn facts<'a>(&'a self, id: ConnId, connection: &'a Connection) -> Option<ConnectionFacts<'a>> {

@@ -26,7 +26,7 @@ pub(super) use self::arrive::Accepted;
 pub(super) use self::control::Control;
 pub(super) use self::table::Key;
 
-use self::drain::{ActiveDrain, Ending};
+use self::drain::{ActiveDrain, Ending, PastDrain};
 use self::random::ClientIds;
 use self::table::Table;
 use super::alarm::Alarm;
@@ -109,8 +109,8 @@ struct Shard {
     client_ids: ClientIds,
     /// The newest policy that was put in force for open connections.
     policies: HashMap<EndpointId, Arc<EndpointPolicy>>,
-    /// Connections accepted up to here are not admitted any more: a drain was to have taken them.
-    drained_until: HashMap<EndpointId, u64>,
+    /// What holds for those who were accepted before a drain, and are not admitted yet.
+    past_drains: Vec<PastDrain>,
     drains: Vec<ActiveDrain>,
     ending: Option<Ending>,
     published: HashMap<EndpointId, EndpointCounters>,
@@ -169,7 +169,7 @@ impl Shard {
             unflushed_bytes: 0,
             client_ids: ClientIds::default(),
             policies: HashMap::new(),
-            drained_until: HashMap::new(),
+            past_drains: Vec::new(),
             drains: Vec::new(),
             ending: None,
             published: HashMap::new(),

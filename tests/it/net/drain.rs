@@ -10,7 +10,7 @@ use super::client::{self, Client, string};
 use super::plane::{Plane, endpoint, policy};
 
 fn plan(which: DrainWhich) -> DrainPlan {
-    DrainPlan { which, per_s: None, reason_code: 0x98, server_reference: None }
+    DrainPlan { which, per_s: None, reason_code: 0x98, server_reference: None, handshake_ms: 60_000 }
 }
 
 fn enter(plane: &Plane, id: u32, count: usize, level: u8) -> Vec<Client> {
@@ -79,18 +79,45 @@ fn a_rate_spreads_it_out() {
 }
 
 #[test]
-fn who_was_accepted_before_a_drain_is_not_admitted_after_it() {
+fn who_was_accepted_before_a_drain_and_is_admitted_after_it_is_told_like_the_others() {
+    for which in [DrainWhich::All, DrainWhich::Before(2)] {
+        let plane = Plane::start(3);
+        let address = plane.listen_tcp(policy(1));
+        let mut dawdlers: Vec<_> = (0..10).map(|_| Client::new(client::tcp(address), 5)).collect();
+        plane.until(1, "all accepted", |stats| stats.connections_pending == 10);
+        assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), plan(which))), Ok(0));
+        for (number, client) in dawdlers.iter_mut().enumerate() {
+            let subscribe = client::packet(0x82, &[&[0, 1, 0][..], &string("t"), &[0]].concat());
+            client.send(&[client::connect(5, &format!("late{number}")), subscribe].concat());
+            assert_eq!(client.receive().map(|(first, body)| (first, body[1])), Some((0x20, 0)));
+            assert_eq!(client.receive(), Some((0xE0, vec![0x98])), "and what it sent besides is not served");
+            assert_eq!(client.receive(), None);
+        }
+        let mut punctual = Client::enter(client::tcp(address), 5, "punctual");
+        punctual.ping();
+    }
+}
+
+#[test]
+fn who_is_no_longer_admitted_is_refused_though_it_was_accepted_before() {
     let plane = Plane::start(3);
     let address = plane.listen_tcp(policy(1));
     let mut dawdlers: Vec<_> = (0..10).map(|_| Client::new(client::tcp(address), 5)).collect();
     plane.until(1, "all accepted", |stats| stats.connections_pending == 10);
-    assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), plan(DrainWhich::All))), Ok(0));
-    for client in &mut dawdlers {
-        let _ = client.try_send(&client::connect(5, "late"));
-        assert_eq!(client.receive(), None);
+    let odd = DrainWhich::Matching(Arc::new(|facts| facts.client_id.ends_with(['1', '3', '5', '7', '9'])));
+    assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), plan(odd))), Ok(0));
+    for (number, client) in dawdlers.iter_mut().enumerate() {
+        client.send(&client::connect(5, &format!("c{number}")));
+        let code = client.receive().map(|(_, body)| body[1]);
+        if number % 2 == 1 {
+            assert_eq!(code, Some(0x89), "server busy");
+            assert_eq!(client.receive(), None);
+        } else {
+            assert_eq!(code, Some(0));
+            client.ping();
+        }
     }
-    assert_eq!(plane.stats(1).admitted_total, 0);
-    Client::enter(client::tcp(address), 5, "punctual");
+    assert_eq!(plane.stats(1).admitted_total, 5);
 }
 
 #[test]

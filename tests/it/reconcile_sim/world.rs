@@ -137,6 +137,7 @@ impl Plane for World {
             world.clients.retain(|client| {
                 let goes = match &plan.which {
                     DrainWhich::All => true,
+                    DrainWhich::Before(generation) => client.generation < *generation,
                     DrainWhich::Newest(count) => newest.iter().take(*count as usize).any(|id| *id == client.id),
                     DrainWhich::Matching(judge) => judge(&facts(client, &principal(client))),
                 };
