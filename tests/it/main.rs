@@ -4,6 +4,7 @@
 
 mod auth;
 mod broker_sim;
+mod chance;
 mod ci_examples;
 mod client;
 mod codec;
@@ -18,6 +19,7 @@ mod node;
 mod ports;
 mod process;
 mod programs;
+mod reconcile;
 mod reconcile_sim;
 mod schema;
 mod scram;

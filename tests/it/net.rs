@@ -1,7 +1,7 @@
 //! The data plane over real sockets.
 
 mod authentication;
-mod client;
+pub mod client;
 mod drain;
 mod handshake;
 mod inspect;
@@ -9,5 +9,5 @@ mod limits;
 mod listeners;
 mod plane;
 mod proxy;
-mod tls;
+pub mod tls;
 mod transports;

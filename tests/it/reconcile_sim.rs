@@ -18,32 +18,8 @@ use weirmq::net::SocketKey;
 use weirmq::reconcile::{ConditionType, Node, Timestamp};
 use weirmq::source::{Reading, SourceError};
 
+use crate::chance::Chance;
 use world::{BOUND, Client, NoFiles, World};
-
-/// Small numbers that follow one another by chance, the same for the same seed.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-
-    fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-
-    fn of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
-        if all.is_empty() { None } else { all.get(self.below(all.len() as u64) as usize) }
-    }
-}
 
 /// One endpoint's file, as an operator leaves it.
 #[derive(Debug, Clone, PartialEq)]
@@ -153,7 +129,7 @@ impl Simulation {
         let (reconciler, ended) = Reconciler::new(start, world.clone(), NoFiles);
         let state = reconciler.state();
         Self {
-            chance: Chance(seed),
+            chance: Chance::new(seed),
             world,
             files: BTreeMap::new(),
             reconciler,

@@ -114,7 +114,7 @@ impl Authenticate for Guestbook {
     }
 }
 
-fn with_certificate(ca: &Authority, client: &Issued) -> ClientConfig {
+pub fn with_certificate(ca: &Authority, client: &Issued) -> ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(ca.der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -1,0 +1,62 @@
+//! Addresses that are in use, come free, or are taken away.
+
+use std::net::TcpListener;
+
+use super::broker::{Broker, at, client, endpoint};
+use crate::ports;
+
+#[test]
+fn a_port_that_another_process_has_is_named_and_taken_once_it_comes_free() {
+    let (port, other) = (ports::free(), ports::free());
+    let foreign = TcpListener::bind(at(port)).unwrap();
+    let broker =
+        Broker::start(&[("taken.yaml", &endpoint("taken", port, "")), ("other.yaml", &endpoint("other", other, ""))]);
+    let told = broker.until_told("taken", "Programmed", false, "AddressInUse");
+    let holder = format!("process {} (", std::process::id());
+    for words in [format!("127.0.0.1:{port}"), holder] {
+        assert!(told.message.contains(&words), "{words} is not in {told:?}");
+    }
+    assert!(broker.log().contains(&told.message), "the log has it, too");
+    // Nobody else is concerned.
+    broker.until_listening("other");
+    client(other, "c").ping();
+    let accepted = broker.condition("taken", "Accepted").unwrap();
+    assert!(accepted.holds, "{accepted:?}");
+    drop(foreign);
+    broker.until_listening("taken");
+    client(port, "c").ping();
+}
+
+#[test]
+fn who_cannot_move_stays_where_it_is() {
+    let (from, to) = (ports::free(), ports::free());
+    let foreign = TcpListener::bind(at(to)).unwrap();
+    let broker = Broker::start(&[("e.yaml", &endpoint("e", from, ""))]);
+    broker.until_listening("e");
+    let mut resident = client(from, "resident");
+    broker.write("e.yaml", &endpoint("e", to, ", drain: {windowS: 0}"));
+    let told = broker.until_told("e", "Programmed", false, "AddressInUse");
+    assert!(told.message.contains("it runs by its former declaration"), "{told:?}");
+    resident.ping();
+    client(from, "newcomer").ping();
+    drop(foreign);
+    broker.until_listening("e");
+    client(to, "newcomer").ping();
+    assert!(matches!(resident.receive(), Some(crate::wire::Packet::Disconnect { code: 0x98, .. })));
+    assert!(std::net::TcpStream::connect(at(from)).is_err(), "the old port is given back");
+}
+
+#[test]
+fn two_that_want_one_address_are_told_of_each_other() {
+    let port = ports::free();
+    let broker = Broker::start(&[("a.yaml", &endpoint("a", port, ""))]);
+    broker.until_listening("a");
+    let mut resident = client(port, "resident");
+    broker.write("b.yaml", &endpoint("b", port, "").replace("127.0.0.1", "0.0.0.0"));
+    let told = broker.until_told("b", "Conflicted", true, "PortHeld");
+    assert!(told.message.contains('a'), "{told:?}");
+    resident.ping();
+    broker.apply("a.yaml", &endpoint("a", ports::free(), ""));
+    broker.until_listening("b");
+    client(port, "newcomer").ping();
+}

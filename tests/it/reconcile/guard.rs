@@ -1,0 +1,106 @@
+//! What waits to be confirmed.
+
+use super::broker::{Broker, at, client, endpoint};
+use crate::ports;
+
+fn listens(port: u16) -> bool {
+    std::net::TcpStream::connect(at(port)).is_ok()
+}
+
+#[test]
+fn a_large_deletion_waits_until_it_is_confirmed() {
+    let names = ["a", "b", "c", "d", "e"];
+    let ports: Vec<u16> = names.iter().map(|_| ports::free()).collect();
+    let texts: Vec<String> = names.iter().zip(&ports).map(|(name, port)| endpoint(name, *port, "")).collect();
+    let files = ["a.yaml", "b.yaml", "c.yaml", "d.yaml", "e.yaml"];
+    let documents: Vec<(&str, &str)> = files.iter().copied().zip(texts.iter().map(String::as_str)).collect();
+    let broker = Broker::start(&documents);
+    names.iter().for_each(|name| broker.until_listening(name));
+    let mut residents: Vec<_> = ports.iter().map(|port| client(*port, &port.to_string())).collect();
+    // Three of five go at once: too many.
+    for file in &files[2..] {
+        broker.remove(file);
+    }
+    for name in &names[2..] {
+        let told = broker.until_told(name, "Accepted", false, "DeletionHeld");
+        assert!(told.message.contains("3 of 5") && told.message.contains("reconcile.prune.confirm"), "{told:?}");
+    }
+    assert!(ports.iter().all(|port| listens(*port)));
+    residents.iter_mut().for_each(crate::client::Client::ping);
+    // A restart confirms nothing.
+    broker.write("reconcile.yaml", "reconcile: {prune: {confirm: [c, d]}}\n");
+    broker.until("the confirmed ones go", || !listens(ports[2]) && !listens(ports[3]));
+    // The one that is left is within the bound.
+    broker.until("and the last one with them", || !listens(ports[4]));
+    for resident in &mut residents[..2] {
+        resident.ping();
+    }
+}
+
+#[test]
+fn the_last_one_and_what_is_not_to_be_pruned_wait_to_be_named() {
+    let (kept, last) = (ports::free(), ports::free());
+    let broker = Broker::start(&[
+        ("kept.yaml", &endpoint("kept", kept, ", prune: disabled")),
+        ("last.yaml", &endpoint("last", last, "")),
+    ]);
+    broker.until_listening("kept");
+    broker.until_listening("last");
+    broker.remove("kept.yaml");
+    let told = broker.until_told("kept", "Accepted", false, "DeletionHeld");
+    assert!(told.message.contains("prune: disabled"), "{told:?}");
+    broker.remove("last.yaml");
+    let told = broker.until_told("last", "Accepted", false, "DeletionHeld");
+    assert!(told.message.contains("every endpoint was deleted at once"), "{told:?}");
+    assert!(listens(kept) && listens(last));
+    broker.write("reconcile.yaml", "reconcile: {prune: {confirm: [kept, last]}}\n");
+    broker.until("both go", || !listens(kept) && !listens(last));
+}
+
+#[test]
+fn what_would_disconnect_too_many_waits_until_it_is_confirmed() {
+    let (from, to, bystander) = (ports::free(), ports::free(), ports::free());
+    let broker = Broker::start(&[
+        ("e.yaml", &endpoint("e", from, ", drain: {windowS: 0}")),
+        ("bystander.yaml", &endpoint("bystander", bystander, "")),
+        ("reconcile.yaml", "reconcile: {maxDisconnects: 3}\n"),
+    ]);
+    broker.until_listening("e");
+    let mut clients: Vec<_> = (0..5).map(|n| client(from, &format!("c{n}"))).collect();
+    broker.until("they are counted", || broker.connected("e") == 5);
+    broker.write("e.yaml", &endpoint("e", to, ", drain: {windowS: 0}"));
+    let told = broker.until_told("e", "Programmed", false, "DisconnectsHeld");
+    assert!(told.message.contains("5 clients would be disconnected"), "{told:?}");
+    clients.iter_mut().for_each(crate::client::Client::ping);
+    assert!(listens(from) && !listens(to));
+    let plan = broker.get("/api/plan");
+    assert_eq!((&plan["converged"], &plan["pending"][0]["endpoint"]), (&false.into(), &"e".into()), "{plan}");
+    broker.write("reconcile.yaml", "reconcile: {maxDisconnects: 3, prune: {confirm: [e]}}\n");
+    broker.until_listening("e");
+    for client in &mut clients {
+        assert!(matches!(client.receive(), Some(crate::wire::Packet::Disconnect { code: 0x98, .. })));
+    }
+    assert!(!listens(from) && listens(to));
+}
+
+#[test]
+fn while_it_is_suspended_nothing_is_applied() {
+    let (port, other) = (ports::free(), ports::free());
+    let broker = Broker::start(&[("e.yaml", &endpoint("e", port, ""))]);
+    broker.until_listening("e");
+    broker.write("reconcile.yaml", "reconcile: {suspend: true}\n");
+    broker.until("it says so", || broker.get("/api/source")["suspended"] == true);
+    broker.write("e.yaml", &endpoint("e", other, ""));
+    broker.write("new.yaml", &endpoint("new", ports::free(), ""));
+    let before = broker.get("/api/source")["attemptedRevision"].clone();
+    broker.until("it is read", || {
+        broker.get("/api/source")["attemptedRevision"] != before || broker.log().contains("new")
+    });
+    broker.signal(rustix::process::Signal::HUP);
+    client(port, "c").ping();
+    assert!(!listens(other));
+    assert_eq!(broker.get("/api/plan")["suspended"], true);
+    broker.write("reconcile.yaml", "reconcile: {suspend: false}\n");
+    broker.until_listening("new");
+    broker.until("what waited is applied", || listens(other) && !listens(port));
+}

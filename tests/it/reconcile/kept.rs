@@ -1,0 +1,107 @@
+//! What was known to be good survives a restart.
+
+use std::fs;
+
+use super::broker::{Broker, at, client, endpoint};
+use crate::ports;
+
+fn saved(broker: &Broker) {
+    broker.until("it is kept", || broker.root().join("../data/last-known-good.json").exists());
+}
+
+#[test]
+fn a_start_with_a_broken_file_serves_what_was_served() {
+    let (first, second) = (ports::free(), ports::free());
+    let text = |fields: &str| endpoint("first", first, fields);
+    let mut broker = Broker::start(&[("first.yaml", &text("")), ("second.yaml", &endpoint("second", second, ""))]);
+    broker.until_listening("first");
+    saved(&broker);
+    broker.write("first.yaml", &text(", maxConnectionSze: 3"));
+    broker.until_told("first", "Accepted", false, "Invalid");
+    broker.restart(&[]);
+    for name in ["first", "second"] {
+        broker.until_listening(name);
+    }
+    let told = broker.until_told("first", "Accepted", false, "Invalid");
+    assert!(told.message.contains("first.yaml:1:") && told.message.contains("last good"), "{told:?}");
+    client(first, "c").ping();
+    // And with one that is no YAML at all.
+    broker.write("first.yaml", "endpoint: {\n");
+    broker.restart(&[]);
+    broker.until_listening("first");
+    broker.until_told("first", "Accepted", false, "Invalid");
+    broker.write("first.yaml", &text(""));
+    broker.until_told("first", "Accepted", true, "AsDeclared");
+}
+
+#[test]
+fn a_start_without_the_mount_serves_what_was_served_and_says_so() {
+    let port = ports::free();
+    let mut broker = Broker::start(&[("e.yaml", &endpoint("e", port, ""))]);
+    broker.until_listening("e");
+    saved(&broker);
+    let revision = broker.applied();
+    fs::rename(broker.root(), broker.root().with_extension("away")).unwrap();
+    broker.restart(&[]);
+    broker.until_listening("e");
+    client(port, "c").ping();
+    let source = broker.get("/api/source");
+    assert_eq!(source["lastKnownGood"]["revision"], revision, "{source}");
+    assert!(source["lastKnownGood"]["since"].is_string(), "{source}");
+    assert!(source["trouble"]["message"].as_str().is_some_and(|why| why.contains("no such file")), "{source}");
+    fs::rename(broker.root().with_extension("away"), broker.root()).unwrap();
+    broker.until("the source is read again", || broker.get("/api/source")["lastKnownGood"].is_null());
+    assert!(broker.get("/api/source")["trouble"].is_null());
+    client(port, "c").ping();
+}
+
+#[test]
+fn a_start_on_an_empty_mount_deletes_nothing() {
+    let port = ports::free();
+    let mut broker = Broker::start(&[("e.yaml", &endpoint("e", port, ""))]);
+    broker.until_listening("e");
+    saved(&broker);
+    broker.remove("e.yaml");
+    broker.restart(&[]);
+    let told = broker.until_told("e", "Accepted", false, "DeletionHeld");
+    assert!(told.message.contains("--allow-empty"), "{told:?}");
+    client(port, "c").ping();
+    // Meant so.
+    broker.restart(&["--allow-empty"]);
+    broker.until("it is gone", || std::net::TcpStream::connect(at(port)).is_err());
+}
+
+#[test]
+fn an_accepted_deletion_outlives_a_restart() {
+    let (stays, goes) = (ports::free(), ports::free());
+    let mut broker =
+        Broker::start(&[("stays.yaml", &endpoint("stays", stays, "")), ("goes.yaml", &endpoint("goes", goes, ""))]);
+    broker.until_listening("goes");
+    saved(&broker);
+    broker.remove("goes.yaml");
+    broker.until("it is gone", || std::net::TcpStream::connect(at(goes)).is_err());
+    let kept = broker.root().join("../data/last-known-good.json");
+    broker.until("that is kept", || !fs::read_to_string(&kept).unwrap().contains("\"goes\""));
+    fs::rename(broker.root(), broker.root().with_extension("away")).unwrap();
+    broker.restart(&[]);
+    broker.until_listening("stays");
+    assert!(std::net::TcpStream::connect(at(goes)).is_err());
+    assert!(broker.condition("goes", "Accepted").is_none());
+}
+
+#[test]
+fn the_history_outlives_a_restart() {
+    let port = ports::free();
+    let mut broker = Broker::start(&[("e.yaml", &endpoint("e", port, ""))]);
+    broker.until_listening("e");
+    broker.apply("e.yaml", &endpoint("e", port, ", maxConnectionSize: 7"));
+    let entries = |broker: &Broker| broker.get("/api/endpoints/history?name=e")["entries"].clone();
+    broker.until("the change is recorded", || entries(&broker)[0]["diff"].to_string().contains("maxConnectionSize: 7"));
+    let before = entries(&broker);
+    broker.restart(&[]);
+    broker.until_listening("e");
+    let after = entries(&broker);
+    for entry in before.as_array().unwrap() {
+        assert!(after.as_array().unwrap().contains(entry), "{entry} is not in {after}");
+    }
+}

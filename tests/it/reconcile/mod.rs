@@ -1,0 +1,10 @@
+//! The built broker follows what is declared: its listeners, its clients, what it says of them.
+
+mod address;
+mod broker;
+mod guard;
+mod kept;
+mod leave;
+mod material;
+mod moving;
+mod soak;
