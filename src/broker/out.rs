@@ -78,6 +78,19 @@ impl OutBuf {
         }
     }
 
+    /// A copy of what waits behind the first `skip` bytes.
+    pub fn to_vec_from(&self, skip: usize) -> Vec<u8> {
+        let (mut at, mut bytes) = (self.taken, Vec::with_capacity(self.len()));
+        for piece in self.shared.iter().flat_map(|shared| &shared.pieces) {
+            bytes.extend_from_slice(&self.buf[at..piece.at]);
+            bytes.extend_from_slice(&piece.bytes[piece.range.clone()]);
+            at = piece.at;
+        }
+        bytes.extend_from_slice(&self.buf[at..]);
+        bytes.drain(..skip.min(bytes.len()));
+        bytes
+    }
+
     /// Takes `n` bytes as written.
     pub fn advance(&mut self, mut n: usize) {
         if let Some(shared) = &mut self.shared {

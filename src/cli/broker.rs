@@ -50,7 +50,7 @@ pub(super) fn ask<const N: usize>(base: &str, paths: [&str; N]) -> anyhow::Resul
 ///
 /// # Errors
 /// No answer.
-pub(super) fn probe(base: &str, path: &str) -> anyhow::Result<(bool, String)> {
+pub(super) fn text(base: &str, path: &str) -> anyhow::Result<(bool, String)> {
     let (good, body) = runtime()?.block_on(whole(base, path))?;
     Ok((good, String::from_utf8_lossy(&body).into_owned()))
 }

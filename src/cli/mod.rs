@@ -18,10 +18,12 @@ mod passwd;
 mod plan;
 mod print;
 mod render;
+mod report;
 mod run;
 mod schema;
 mod status;
 mod systemd;
+mod trace;
 mod validate;
 
 use std::process::ExitCode;
@@ -50,6 +52,8 @@ enum Verb {
     Passwd(passwd::Args),
     Acl(acl::Args),
     Status(status::Args),
+    Trace(trace::Args),
+    Report(report::Args),
     Schema(schema::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -71,6 +75,8 @@ pub fn main() -> ExitCode {
         Verb::Passwd(args) => passwd::run(args),
         Verb::Acl(args) => acl::run(args),
         Verb::Status(args) => status::run(args),
+        Verb::Trace(args) => trace::run(args),
+        Verb::Report(args) => report::run(args),
         Verb::Schema(args) => schema::run(args),
         Verb::Completions(args) => completions::run(args),
         Verb::Man(args) => man::run(args),

@@ -43,7 +43,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
             Probe::Live => "/livez",
             Probe::Ready => "/readyz",
         };
-        let (good, text) = broker::probe(&args.status, path)?;
+        let (good, text) = broker::text(&args.status, path)?;
         print(&text)?;
         return Ok(if good { Exit::Success } else { Exit::Failure });
     }

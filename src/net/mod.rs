@@ -24,6 +24,7 @@ mod socket;
 mod stats;
 mod stream;
 mod tls;
+mod trace;
 mod websocket;
 mod workers;
 
@@ -40,3 +41,4 @@ pub use policy::{
 pub use socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions};
 pub use stats::{EndpointStats, RefusalCounts};
 pub use tls::{ClientAuth, Identity, TlsError, TlsFile, TlsSettings};
+pub use trace::{TraceFilter, TraceStep, TraceSteps, Traced};

@@ -96,6 +96,11 @@ impl Access {
         Ok(())
     }
 
+    /// Whether callers have to show anything.
+    pub(super) fn is_guarded(&self) -> bool {
+        self.token.is_some() || self.options.tls.as_ref().is_some_and(|files| files.client_ca.is_some())
+    }
+
     /// Whether a caller may have what is at `path`; `identified`: it showed a certificate.
     pub(super) fn admit(&self, path: &str, headers: &HeaderMap, identified: bool) -> Result<(), Problem> {
         // These tell nothing of the broker but whether it lives.

@@ -22,22 +22,33 @@ use super::server::Activity;
 use crate::reconcile::Timestamp;
 
 /// Nothing to say for so long: a comment is sent, so that proxies and dead peers are noticed.
-const SILENCE: Duration = Duration::from_secs(15);
+pub(super) const SILENCE: Duration = Duration::from_secs(15);
 /// A reader that takes nothing for so long is let go.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Opens a stream, where there is a place for one.
+/// Opens the stream of changes and traffic, where there is a place for one.
 pub(super) fn open(app: &Arc<App>, activity: Arc<Activity>, head: bool) -> Result<Response<Body>, Problem> {
+    let (sender, receiver) = mpsc::channel(4);
+    let response = stream(app, activity, (!head).then_some(receiver))?;
+    if !head {
+        tokio::spawn(feed(app.clone(), sender));
+    }
+    Ok(response)
+}
+
+/// A stream of what `events` yields, where there is a place for one; without `events`, its head.
+pub(super) fn stream(
+    app: &App,
+    activity: Arc<Activity>,
+    events: Option<mpsc::Receiver<Bytes>>,
+) -> Result<Response<Body>, Problem> {
     let place = app.streams.clone().try_acquire_owned().map_err(|_| {
         let message = format!("{} event streams are open, as many as there may be", app.options.max_streams);
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, message)
     })?;
-    let body = if head {
-        http_body_util::Empty::new().boxed_unsync()
-    } else {
-        let (sender, receiver) = mpsc::channel(4);
-        tokio::spawn(feed(app.clone(), sender));
-        EventBody { receiver, _open: Open::new(activity), _place: place }.boxed_unsync()
+    let body = match events {
+        None => http_body_util::Empty::new().boxed_unsync(),
+        Some(receiver) => EventBody { receiver, _open: Open::new(activity), _place: place }.boxed_unsync(),
     };
     let mut response = Response::new(body);
     let headers = response.headers_mut();
@@ -119,7 +130,7 @@ async fn feed(app: Arc<App>, sender: mpsc::Sender<Bytes>) {
     }
 }
 
-fn written(kind: &str, id: Option<u64>, data: &Value) -> Bytes {
+pub(super) fn written(kind: &str, id: Option<u64>, data: &Value) -> Bytes {
     // JSON has no line breaks, so one `data:` line is enough.
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
     format!("event: {kind}\n{id}data: {data}\n\n").into()

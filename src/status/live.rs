@@ -5,13 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::judge::judge;
 use super::{
     Answering, Backlog, Client, ClientDetail, ClientPage, ClientQuery, ClusterNode, Counts, Document, Endpoint,
     EndpointHoldings, EndpointTraffic, Histogram, Holdings, Node, Origin, ReconcileCounters, RetainedTopic, State,
-    StatusView, TopicCursor, TopicPage, TopicQuery, Traffic, ValidateRequest, Validation,
+    StatusView, TopicCursor, TopicPage, TopicQuery, TraceEvent, TraceQuery, Traffic, ValidateRequest, Validation,
+    live_trace,
 };
 use crate::apply::{ControlState, EndpointState, PassDurations, SharedState};
 use crate::broker::{self, Dropped, EndpointGauges, EndpointId, RetainedPlace};
@@ -117,6 +118,11 @@ impl StatusView for LiveView {
     fn topics(&self, query: TopicQuery) -> Answering<Option<TopicPage>> {
         let plane = self.plane.clone();
         Box::pin(async move { topics(&plane, query).await })
+    }
+
+    fn trace(&self, query: TraceQuery) -> Answering<Option<mpsc::Receiver<TraceEvent>>> {
+        let (control, plane) = (self.control.load(), self.plane.clone());
+        Box::pin(async move { live_trace::begin(&control, plane, query).await })
     }
 
     fn pulse(&self) -> Answering<bool> {
@@ -313,7 +319,7 @@ async fn clients(control: &ControlState, plane: &DataPlane, query: ClientQuery, 
     Some(ClientPage { clients: clients.collect(), more })
 }
 
-fn endpoint_name(names: &BTreeMap<EndpointId, &String>, id: EndpointId) -> String {
+pub(super) fn endpoint_name(names: &BTreeMap<EndpointId, &String>, id: EndpointId) -> String {
     names.get(&id).map_or_else(String::new, |name| (*name).clone())
 }
 
@@ -361,8 +367,17 @@ async fn topics(plane: &DataPlane, query: TopicQuery) -> Option<TopicPage> {
     Some(TopicPage { topics: topics.collect(), next })
 }
 
-fn names(control: &ControlState) -> BTreeMap<EndpointId, &String> {
+pub(super) fn names(control: &ControlState) -> BTreeMap<EndpointId, &String> {
     control.endpoints.iter().filter_map(|(name, endpoint)| Some((endpoint.id?, name))).collect()
+}
+
+/// As people call a protocol level.
+pub(super) fn protocol(level: u8) -> &'static str {
+    match level {
+        3 => "3.1",
+        4 => "3.1.1",
+        _ => "5.0",
+    }
 }
 
 fn client(endpoint: String, found: FoundClient, now: Timestamp) -> Client {
@@ -373,11 +388,7 @@ fn client(endpoint: String, found: FoundClient, now: Timestamp) -> Client {
         sequence: row.sequence,
         address: row.peer,
         username: row.username,
-        protocol: match row.protocol_level {
-            3 => "3.1",
-            4 => "3.1.1",
-            _ => "5.0",
-        },
+        protocol: protocol(row.protocol_level),
         transport: match (row.tls, row.websocket) {
             (false, false) => "tcp",
             (true, false) => "tls",

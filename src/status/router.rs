@@ -19,7 +19,7 @@ use super::query::Query;
 use super::sampler::Sampler;
 use super::server::{Activity, StatusOptions};
 use super::{
-    Answering, StatusView, clients, control, endpoints, events, metrics, page, probes, system, topics, traffic,
+    Answering, StatusView, clients, control, endpoints, events, metrics, page, probes, system, topics, trace, traffic,
     validate, writes,
 };
 use crate::reconcile::Timestamp;
@@ -34,6 +34,8 @@ pub(super) struct App {
     pub(super) stopping: watch::Receiver<bool>,
     /// Places for event streams.
     pub(super) streams: Arc<Semaphore>,
+    /// Places for traces.
+    pub(super) traces: Arc<Semaphore>,
     pub(super) sampler: Sampler,
     /// When the last sample was taken.
     pub(super) sampled: watch::Sender<Timestamp>,
@@ -59,6 +61,7 @@ impl App {
             local_addr,
             stopping,
             streams,
+            traces: Arc::new(Semaphore::new(trace::TRACES_MAX)),
             sampler: Sampler::default(),
             sampled: watch::Sender::default(),
             pulse: Mutex::new(Instant::now()),
@@ -99,6 +102,8 @@ pub(super) enum Handler {
     Asked(for<'a> fn(&'a App, &'a Query) -> Asking<'a>),
     /// GET: a stream of server-sent events.
     Events,
+    /// GET: the stream of one client's packets.
+    Trace,
     /// POST: judges what is sent, and changes nothing.
     Judge(fn(&App, &str) -> Reply),
     /// A write path of FluxMQ's, named by its verb: always 405.
@@ -108,7 +113,9 @@ pub(super) enum Handler {
 impl Handler {
     pub(super) const fn allow(self) -> &'static str {
         match self {
-            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Asked(_) | Self::Events => "GET, HEAD, OPTIONS",
+            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Asked(_) | Self::Events | Self::Trace => {
+                "GET, HEAD, OPTIONS"
+            }
             Self::Judge(_) => "POST, OPTIONS",
             Self::Write(_) => "OPTIONS",
         }
@@ -116,7 +123,7 @@ impl Handler {
 
     fn permits(self, method: &Method) -> bool {
         match self {
-            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Asked(_) | Self::Events => {
+            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Asked(_) | Self::Events | Self::Trace => {
                 *method == Method::GET || *method == Method::HEAD
             }
             Self::Judge(_) => *method == Method::POST,
@@ -182,6 +189,7 @@ pub(super) const ROUTES: &[Route] = &[
     state("/api/system/resources", &[], system::resources),
     asked("/api/clients", clients::PARAMETERS, |app, query| Box::pin(clients::list(app, query))),
     asked("/api/clients/slowest", &["limit"], |app, query| Box::pin(clients::slowest(app, query))),
+    Route { path: "/api/clients/trace", parameters: trace::PARAMETERS, handler: Handler::Trace },
     asked("/api/topics", topics::PARAMETERS, |app, query| Box::pin(topics::list(app, query))),
     state("/api/declared", &["kind", "name"], control::declared),
     state("/api/plan", &[], control::plan),
@@ -274,6 +282,10 @@ async fn dispatch(
         Handler::Metrics => metrics::metrics(&app, &parts.headers).await,
         Handler::Asked(handler) => Answer::reply(handler(&app, &query).await),
         Handler::Events => return events::open(&app, activity, parts.method == Method::HEAD).map(Dispatched::Stream),
+        Handler::Trace => {
+            let head = parts.method == Method::HEAD;
+            return trace::open(&app, &query, activity, head).await.map(Dispatched::Stream);
+        }
         Handler::Judge(handler) => judge_body(app, &parts.headers, body, handler).await?,
         // Refused above.
         Handler::Write(verb) => return Err(writes::refuse(&app.view.state(), verb, None)),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::apply::{HistoryEntry, Phase, SourceState};
 use crate::config::Diagnostic;
@@ -31,6 +31,8 @@ pub trait StatusView: Send + Sync + 'static {
     fn backlogs(&self, limit: usize) -> Answering<Option<Vec<Backlog>>>;
     /// Retained messages. `None`: the data plane does not answer.
     fn topics(&self, query: TopicQuery) -> Answering<Option<TopicPage>>;
+    /// What happens to a client from now on, until the answer is dropped. `None`: the data plane does not answer.
+    fn trace(&self, query: TraceQuery) -> Answering<Option<mpsc::Receiver<TraceEvent>>>;
     /// Whether every shard has come round once more since the call. It may take as long as a shard hangs.
     fn pulse(&self) -> Answering<bool>;
     /// The static tier of the one validator.
@@ -357,6 +359,24 @@ pub struct RetainedTopic {
     pub payload_bytes: u64,
     /// `None`: it does not expire.
     pub expires_in_s: Option<u64>,
+}
+
+/// Whose packets to tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceQuery {
+    pub client_id: String,
+    /// The endpoint's name; `None`: any.
+    pub endpoint: Option<String>,
+    /// What messages say, too.
+    pub payloads: bool,
+}
+
+/// Something that happened to a traced client.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TraceEvent {
+    /// `connected`, `packet`, `ended` or `lost`.
+    pub kind: &'static str,
+    pub data: Value,
 }
 
 /// What to judge.

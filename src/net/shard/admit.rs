@@ -325,6 +325,9 @@ impl Shard {
             self.no_longer_pending(position);
         }
         self.table.bind(id, key);
+        if !self.tracers.is_empty() {
+            self.trace_admitted(key, id);
+        }
         if let Verdict::Leave(plan) = verdict {
             return self.core.disconnect(id, plan.reason_code, plan.server_reference.as_deref(), self.now);
         }

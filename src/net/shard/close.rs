@@ -39,6 +39,7 @@ impl Shard {
     pub(super) fn finish(&mut self, key: Key) {
         let Some(connection) = self.table.get_mut(key) else { return };
         if let State::Open(id) = connection.state {
+            self.trace_ended(id);
             self.core.ended(id, Ended::Server, self.now);
         }
         self.linger(key);
@@ -86,6 +87,7 @@ impl Shard {
     pub(super) fn end(&mut self, key: Key, why: Ended) {
         let Some(connection) = self.table.remove(key) else { return };
         if let State::Open(id) = connection.state {
+            self.trace_ended(id);
             self.core.ended(id, why, self.now);
         }
     }
@@ -116,6 +118,7 @@ impl Shard {
             layers.close_for(error);
         }
         if let State::Open(id) = connection.state {
+            self.trace_ended(id);
             self.core.ended(id, Ended::PeerClosed, self.now);
         }
         self.linger(key);

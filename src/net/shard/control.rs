@@ -11,6 +11,7 @@ use crate::broker::{Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, Ret
 use crate::mqtt::{Publish, PublishProperties, QoS};
 use crate::net::find::{ClientFilter, FoundClient, RetainedFilter};
 use crate::net::plane::{ClientRow, DrainPlan};
+use crate::net::trace::Tracer;
 
 /// A question or an order. Who asked may have gone before the answer; the order holds all the same.
 pub(in crate::net) enum Control {
@@ -64,6 +65,11 @@ pub(in crate::net) enum Control {
         from: RetainedPlace,
         limit: usize,
         reply: oneshot::Sender<(Vec<RetainedTopic>, Option<RetainedPlace>)>,
+    },
+    /// Somebody looks over a client's shoulder.
+    Trace {
+        tracer: Box<Tracer>,
+        reply: oneshot::Sender<()>,
     },
     /// Whether the shard still turns.
     Pulse {
@@ -123,6 +129,10 @@ impl Shard {
             Control::Retained { filter, from, limit, reply } => {
                 let wanted = (filter.namespace.as_deref(), filter.filter.as_deref());
                 let _ = reply.send(self.core.retained_from(from, wanted, limit, self.now));
+            }
+            Control::Trace { tracer, reply } => {
+                self.begin_trace(*tracer);
+                let _ = reply.send(());
             }
             Control::Pulse { reply } => {
                 let _ = reply.send(());

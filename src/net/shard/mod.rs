@@ -1,7 +1,7 @@
 //! A shard: one thread, one epoll loop, one broker core.
 //!
 //! - `table`: the connections; `arrive`, `handshake`, `admit`: from accept to admission; `receive`, `send`: bytes of
-//!   admitted ones; `close`: how they end; `control`, `drain`: what the control plane asks.
+//!   admitted ones; `close`: how they end; `control`, `drain`: what the control plane asks; `trace`: who looks on.
 
 mod admit;
 mod arrive;
@@ -13,6 +13,7 @@ mod random;
 mod receive;
 mod send;
 mod table;
+mod trace;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use super::dwell::{Dwell, ONE_TURN_IN};
 use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::DataPlaneConfig;
 use super::stats::Tallies;
+use super::trace::Tracer;
 use super::workers::Workers;
 use crate::auth::Decision;
 use crate::broker::{Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, EndpointPolicy, Millis, ShardId};
@@ -113,6 +115,8 @@ struct Shard {
     past_drains: Vec<PastDrain>,
     drains: Vec<ActiveDrain>,
     ending: Option<Ending>,
+    /// Who looks over a client's shoulder: nobody, as a rule.
+    tracers: Vec<Tracer>,
     published: HashMap<EndpointId, EndpointCounters>,
     next_publish: Millis,
     stopped: bool,
@@ -172,6 +176,7 @@ impl Shard {
             past_drains: Vec::new(),
             drains: Vec::new(),
             ending: None,
+            tracers: Vec::new(),
             published: HashMap::new(),
             next_publish: Millis::MAX,
             stopped: false,

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use super::table::{Connection, Key, Partial, State};
-use super::{EARLY_FLUSH_BYTES, READ_BYTES, Shard};
+use super::{EARLY_FLUSH_BYTES, READ_BYTES, Shard, trace};
 use crate::broker::{ConnId, Ended, Then};
 use crate::net::websocket::Incoming;
 
@@ -112,6 +112,9 @@ impl Shard {
             };
             let filled = held + n;
             let received = self.core.receive(id, &buffer[..filled], self.now);
+            if !self.tracers.is_empty() {
+                trace::received(&mut self.tracers, id, self.now, &buffer[..received.consumed.min(filled)]);
+            }
             if received.then == Then::Close {
                 return Reading::Close;
             }
@@ -165,6 +168,9 @@ impl Shard {
                 continue;
             }
             let received = self.core.receive(id, &partial.bytes[..partial.filled], self.now);
+            if !self.tracers.is_empty() {
+                trace::received(&mut self.tracers, id, self.now, &partial.bytes[..partial.filled]);
+            }
             // The buffer ended with the packet, so nothing is left of it.
             debug_assert!(received.consumed == partial.filled);
             return match received.then {
@@ -265,6 +271,9 @@ impl Shard {
             return Reading::More;
         }
         let received = self.core.receive(id, bytes, self.now);
+        if !self.tracers.is_empty() {
+            trace::received(&mut self.tracers, id, self.now, &bytes[..received.consumed.min(bytes.len())]);
+        }
         if received.then == Then::Close {
             return Reading::Close;
         }

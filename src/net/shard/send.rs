@@ -1,7 +1,7 @@
 //! Writing to connections.
 
 use super::Shard;
-use super::table::{Key, State};
+use super::table::{Connection, Key, State};
 use crate::broker::Ended;
 use crate::net::layers::{self, Wrote};
 
@@ -30,6 +30,11 @@ impl Shard {
 
     /// Writes what waits for one connection, as far as its socket takes it.
     pub(super) fn flush(&mut self, key: Key) {
+        if !self.tracers.is_empty()
+            && let Some(&Connection { state: State::Open(id), blocked: false, .. }) = self.table.get(key)
+        {
+            self.trace_sending(id);
+        }
         let Some(connection) = self.table.get_mut(key) else { return };
         if connection.blocked {
             return;
@@ -40,6 +45,9 @@ impl Shard {
                 let id = *id;
                 let Some(out) = self.core.out(id) else { return };
                 let wrote = layers::write(&connection.stream, layers, out);
+                for tracer in self.tracers.iter_mut().filter(|tracer| tracer.follows(id)) {
+                    tracer.left(out.len());
+                }
                 if wrote.is_ok() {
                     self.core.written(id, self.now);
                 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use weirmq::auth::DenyAll;
 use weirmq::broker::{EndpointId, EndpointPolicy};
-use weirmq::net::{ListenerPolicy, RetainedCursor, RetainedFilter};
+use weirmq::mqtt::ProtocolVersion;
+use weirmq::net::{ListenerPolicy, RetainedCursor, RetainedFilter, TraceFilter, Traced};
 
 use super::client::{self, Client, connect_with, packet, string};
 use super::plane::{Plane, endpoint, policy};
@@ -62,6 +63,12 @@ fn what_sessions_hold_is_told_by_endpoint_and_the_worst_comes_first() {
     let mut publisher = Client::enter(client::tcp(address), 4, "publisher");
     (0..10).for_each(|n| publisher.publish(&format!("t/{n}"), b"payload", 1));
 
+    // What another shard is to queue may come there after the publisher's acknowledgement.
+    let start = std::time::Instant::now();
+    while plane.wait(plane.plane.gauges()).unwrap().queued < 11 {
+        assert!(start.elapsed() < client::GUARD, "{:?}", plane.wait(plane.plane.gauges()));
+        std::thread::yield_now();
+    }
     let worst = plane.wait(plane.plane.backlogs(10)).unwrap();
     let told: Vec<_> = worst.iter().map(|each| (each.client_id.as_str(), each.queued, each.connected)).collect();
     assert_eq!(told, [("away", 10, false), ("less", 1, false)]);
@@ -83,4 +90,38 @@ fn what_an_acl_refuses_is_counted() {
     client.send(&packet(0x82, &[&[0, 1][..], &string("a"), &[0]].concat()));
     assert_eq!(client.receive(), Some((0x90, vec![0, 1, 0x80])));
     plane.until(1, "both are counted", |stats| stats.broker.authorization_failures == 2);
+}
+
+#[test]
+fn a_trace_tells_whole_packets_of_one_client_and_no_other() {
+    for shards in [1, 3] {
+        let plane = Plane::start(shards);
+        let address = plane.listen_tcp(policy(1));
+        let mut early = Client::enter(client::tcp(address), 4, "early");
+        let mut other = Client::enter(client::tcp(address), 4, "other");
+        let trace = |id: &str| TraceFilter { client_id: id.to_owned(), endpoint: Some(EndpointId(1)) };
+        let mut steps = plane.wait(plane.plane.trace(trace("early"))).unwrap();
+        let mut later = plane.wait(plane.plane.trace(trace("late"))).unwrap();
+        early.subscribe("t", 0);
+        other.publish("t", b"25.5", 0);
+        other.publish("elsewhere", b"1", 0);
+        assert_eq!(early.message(), ("t".to_owned(), b"25.5".to_vec()));
+        drop(early);
+
+        let mut next = || plane.wait(steps.next()).expect("a step").what;
+        assert!(matches!(next(), Traced::Connected { version: ProtocolVersion::V3_1_1, .. }));
+        let subscribe = packet(0x82, &[&[0, 1][..], &string("t"), &[0]].concat());
+        assert_eq!(next(), Traced::Received { version: ProtocolVersion::V3_1_1, bytes: subscribe });
+        assert_eq!(next(), Traced::Sent { version: ProtocolVersion::V3_1_1, bytes: vec![0x90, 3, 0, 1, 0] });
+        let publish = packet(0x30, &[&string("t")[..], b"25.5"].concat());
+        assert_eq!(next(), Traced::Sent { version: ProtocolVersion::V3_1_1, bytes: publish });
+        assert_eq!(next(), Traced::Ended);
+
+        let late = Client::enter(client::tcp(address), 5, "late");
+        let mut next = || plane.wait(later.next()).expect("a step").what;
+        assert!(matches!(next(), Traced::Connected { version: ProtocolVersion::V5, .. }));
+        assert!(matches!(next(), Traced::Sent { bytes, .. } if bytes[0] == 0x20));
+        drop(late);
+        assert_eq!(next(), Traced::Ended);
+    }
 }

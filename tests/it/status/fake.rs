@@ -146,6 +146,17 @@ impl StatusView for Fake {
         let next = more.first().map(|(at, _)| TopicCursor(0, 0, *at as u32));
         Box::pin(async move { Some(TopicPage { topics: wanted.into_iter().map(|(_, each)| each).collect(), next }) })
     }
+    fn trace(&self, query: TraceQuery) -> Answering<Option<tokio::sync::mpsc::Receiver<TraceEvent>>> {
+        let (tell, told) = tokio::sync::mpsc::channel(8);
+        let packet = json!({"at": NOW, "direction": "received", "packet": "PUBLISH", "topic": query.client_id});
+        for (kind, data) in [("connected", json!({"at": NOW})), ("packet", packet.clone()), ("packet", packet)] {
+            tell.try_send(TraceEvent { kind, data }).unwrap();
+        }
+        Box::pin(async move {
+            tokio::spawn(async move { tell.closed().await });
+            Some(told)
+        })
+    }
     fn pulse(&self) -> Answering<bool> {
         let hangs = self.hangs.load(Ordering::Relaxed);
         Box::pin(async move { if hangs { std::future::pending().await } else { true } })

@@ -20,7 +20,7 @@ async fn every_described_path_answers_as_described() {
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             // A path without operations has a summary and a description only; a stream has no end.
-            if path == "/api/events" || !operation.is_object() {
+            if path == "/api/events" || path == "/api/clients/trace" || !operation.is_object() {
                 continue;
             }
             let target = if path.ends_with("check-port") { format!("{path}?port=1883") } else { path.clone() };

@@ -99,3 +99,34 @@ async fn shutdown_ends_streams() {
     tokio::time::timeout(Duration::from_secs(20), server.shutdown()).await.expect("it stops");
     assert!(reader.next("never").await.is_none());
 }
+
+#[tokio::test]
+async fn a_trace_ends_with_as_many_packets_as_were_asked_for() {
+    let server = fake::serve(&fake::Fake::new());
+    let mut reader = Reader::open(server.local_addr(), "/api/clients/trace?clientId=sensor-7&limit=2").await;
+    assert!(reader.next("connected").await.unwrap()["at"].is_string());
+    assert_eq!(reader.next("packet").await.unwrap()["topic"], json!("sensor-7"));
+    reader.next("packet").await.unwrap();
+    let end = reader.next("end").await.unwrap();
+    assert_eq!(end, json!({"why": "as many packets as were asked for", "packets": 2}));
+}
+
+#[tokio::test]
+async fn traces_are_bounded_and_say_what_they_need() {
+    let server = fake::serve(&fake::Fake::new());
+    for (query, message) in [
+        ("", "say whom: ?clientId=sensor-7"),
+        ("?clientId=a&payloads=yes", "payloads \"yes\" is neither true nor false"),
+        ("?clientId=a&limit=0", "limit \"0\" is not a number from 1 to 100000"),
+    ] {
+        let answer = get(server.local_addr(), &format!("/api/clients/trace{query}")).await;
+        assert_eq!((answer.status, answer.json()["message"].as_str()), (400, Some(message)));
+    }
+    let mut readers = Vec::new();
+    for _ in 0..8 {
+        let mut reader = Reader::open(server.local_addr(), "/api/clients/trace?clientId=a").await;
+        reader.next("connected").await.unwrap();
+        readers.push(reader);
+    }
+    assert_eq!(get(server.local_addr(), "/api/clients/trace?clientId=a").await.status, 503);
+}

@@ -1,0 +1,56 @@
+//! Telling who looks over a client's shoulder. Every call is behind a look at whether anybody does.
+
+use super::Shard;
+use super::table::{Key, State};
+use crate::broker::{ConnId, Millis};
+use crate::net::trace::{Traced, Tracer};
+
+impl Shard {
+    /// A listener comes: its client may be connected already.
+    pub(super) fn begin_trace(&mut self, mut tracer: Tracer) {
+        self.tracers.retain(|tracer| !tracer.is_over());
+        let found = self.table.iter().find_map(|(_, connection)| {
+            let State::Open(id) = connection.state else { return None };
+            let endpoint = connection.opened.tally().endpoint();
+            let client = self.core.client(id).filter(|client| tracer.wants(endpoint, client.client_id))?;
+            Some((id, Traced::Connected { endpoint, peer: connection.peer, version: client.version }))
+        });
+        if let Some((id, connected)) = found {
+            let waiting = self.core.out(id).map_or(0, |out| out.len());
+            tracer.follow(id, waiting, connected, self.now);
+        }
+        self.tracers.push(tracer);
+    }
+
+    /// A client was admitted.
+    pub(super) fn trace_admitted(&mut self, key: Key, id: ConnId) {
+        self.tracers.retain(|tracer| !tracer.is_over());
+        let (Some(connection), Some(client)) = (self.table.get(key), self.core.client(id)) else { return };
+        let endpoint = connection.opened.tally().endpoint();
+        for tracer in self.tracers.iter_mut().filter(|tracer| tracer.wants(endpoint, client.client_id)) {
+            let connected = Traced::Connected { endpoint, peer: connection.peer, version: client.version };
+            tracer.follow(id, 0, connected, self.now);
+        }
+    }
+
+    pub(super) fn trace_sending(&mut self, id: ConnId) {
+        for tracer in self.tracers.iter_mut().filter(|tracer| tracer.follows(id)) {
+            if let Some(out) = self.core.out(id) {
+                tracer.sending(out, self.now);
+            }
+        }
+    }
+
+    pub(super) fn trace_ended(&mut self, id: ConnId) {
+        for tracer in self.tracers.iter_mut().filter(|tracer| tracer.follows(id)) {
+            tracer.ended(self.now);
+        }
+    }
+}
+
+/// A connection's whole packets came in.
+pub(super) fn received(tracers: &mut [Tracer], id: ConnId, now: Millis, bytes: &[u8]) {
+    for tracer in tracers.iter_mut().filter(|tracer| tracer.follows(id)) {
+        tracer.received(bytes, now);
+    }
+}

@@ -1,0 +1,79 @@
+//! A trace of the data plane's, in the words of the status server.
+
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::live::{endpoint_name, names, protocol};
+use super::packets::packets;
+use super::{TraceEvent, TraceQuery};
+use crate::apply::{ControlState, wall_clock};
+use crate::mqtt::Side;
+use crate::net::{DataPlane, TraceFilter, TraceStep, Traced};
+use crate::reconcile::Timestamp;
+
+/// Events that wait for the stream; the data plane's own bounds stand behind them.
+const WAITING_MAX: usize = 16;
+
+/// Begins to follow a client. `None`: the data plane does not answer.
+pub(super) async fn begin(
+    control: &ControlState,
+    plane: DataPlane,
+    query: TraceQuery,
+) -> Option<mpsc::Receiver<TraceEvent>> {
+    let endpoint = query.endpoint.as_ref().and_then(|name| control.endpoints.get(name)?.id);
+    let (tell, told) = mpsc::channel(WAITING_MAX);
+    if query.endpoint.is_some() && endpoint.is_none() {
+        // It never had a listener, so nobody comes over it.
+        tokio::spawn(async move { tell.closed().await });
+        return Some(told);
+    }
+    let filter = TraceFilter { client_id: query.client_id, endpoint };
+    let mut steps = plane.trace(filter).await.ok()?;
+    let names = names(control).into_iter().map(|(id, name)| (id, name.clone())).collect::<Vec<_>>();
+    tokio::spawn(async move {
+        loop {
+            let step = tokio::select! {
+                () = tell.closed() => return,
+                step = steps.next() => step,
+            };
+            let Some(TraceStep { at, what }) = step else { return };
+            let ago_ms = plane.now().saturating_sub(at);
+            let at = Timestamp::from_unix_ms(wall_clock().unix_ms.saturating_sub(ago_ms));
+            let names = names.iter().map(|(id, name)| (*id, name)).collect();
+            for event in events(at, what, query.payloads, |id| endpoint_name(&names, id)) {
+                if tell.send(event).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    Some(told)
+}
+
+fn events(
+    at: Timestamp,
+    what: Traced,
+    payloads: bool,
+    endpoint: impl Fn(crate::broker::EndpointId) -> String,
+) -> Vec<TraceEvent> {
+    let (version, bytes, side, direction) = match what {
+        Traced::Connected { endpoint: id, peer, version } => {
+            let protocol = protocol(version as u8);
+            let data = json!({"at": at, "endpoint": endpoint(id), "address": peer, "protocol": protocol});
+            return vec![TraceEvent { kind: "connected", data }];
+        }
+        Traced::Ended => return vec![TraceEvent { kind: "ended", data: json!({"at": at}) }],
+        Traced::Lost { steps } => return vec![TraceEvent { kind: "lost", data: json!({"at": at, "steps": steps}) }],
+        Traced::Received { version, bytes } => (version, bytes, Side::Client, "received"),
+        Traced::Sent { version, bytes } => (version, bytes, Side::Server, "sent"),
+    };
+    let packets = packets(&bytes, version, side, payloads).into_iter();
+    let told = packets.map(|mut packet| {
+        if let Some(fields) = packet.as_object_mut() {
+            fields.shift_insert(0, "at".to_owned(), json!(at));
+            fields.shift_insert(1, "direction".to_owned(), json!(direction));
+        }
+        TraceEvent { kind: "packet", data: packet }
+    });
+    told.collect()
+}
