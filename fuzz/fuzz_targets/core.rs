@@ -47,8 +47,13 @@ impl Node {
             limits,
             acl: None,
         };
-        let core = |shard| Core::new(CoreConfig { shard: ShardId(shard), shards });
-        Self { cores: (0..shards).map(core).collect(), connections: [None; CONNECTIONS], policy: Arc::new(policy), now: 0 }
+        let policy = Arc::new(policy);
+        let core = |shard| {
+            let mut core = Core::new(CoreConfig { shard: ShardId(shard), shards });
+            core.know_policy(&policy);
+            core
+        };
+        Self { cores: (0..shards).map(core).collect(), connections: [None; CONNECTIONS], policy, now: 0 }
     }
 
     fn connect(&mut self, place: usize, bytes: &[u8]) {

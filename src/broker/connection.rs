@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::provenance::Publisher;
 use super::rate::Rates;
 use super::subscriptions::SessionId;
 use super::{ConnId, EndpointPolicy, Millis, OutBuf, Principal, ShardId};
@@ -71,8 +72,12 @@ pub(super) struct Aside {
     pub(super) incoming_aliases: Vec<Option<Box<str>>>,
     pub(super) outgoing_aliases: OutgoingAliases,
     pub(super) rates: Option<Rates>,
+    /// Until when it is not read, having published too fast; 0: it is read.
+    pub(super) resumes_at: Millis,
     /// Messages on their way over a topic's owner: (owner, place in the link to it).
     pub(super) via_owner: Vec<(ShardId, u64)>,
+    /// As whom it published what is retained.
+    pub(super) publisher: Option<Arc<Publisher>>,
     /// Enhanced authentication: the method of CONNECT [MQTT-4.12.0-5].
     pub(super) authentication_method: Option<Box<str>>,
 }
@@ -94,8 +99,6 @@ pub(super) struct Origin {
     pub(super) connection: ConnId,
     /// The publisher's session, for No Local.
     pub(super) session: SessionId,
-    /// The publisher's client id, hashed by its home shard, of a message that is retained: it outlives the session.
-    pub(super) client: u64,
 }
 
 impl Origin {
@@ -104,7 +107,6 @@ impl Origin {
         shard: ShardId(u16::MAX),
         connection: ConnId { slot: u32::MAX, generation: u32::MAX },
         session: u32::MAX,
-        client: 0,
     };
 }
 

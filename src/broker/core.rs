@@ -8,13 +8,15 @@ use super::connection::Connection;
 use super::limits::DESTINATIONS_MAX;
 use super::link::Link;
 use super::pool::Pool;
+use super::provenance::Rules;
+use super::rate::Lease;
 use super::retained::Retained;
 use super::session::{Session, SessionRef, SpaceId};
 use super::shared::{Group, GroupKey};
 use super::slab::Slab;
 use super::subscriptions::{GroupId, SessionId, Subscriptions};
 use super::timers::{Timer, Timers};
-use super::{AwaySessions, EndpointCounters, EndpointId, EndpointPolicy, Millis, OutBuf, Principal};
+use super::{AwaySessions, EndpointCounters, EndpointId, EndpointPolicy, Millis, OutBuf, Principal, TotalRates};
 use crate::mqtt::{Connect, DecodeContext, Decoded, Packet, ReasonCode, Side, decode};
 
 /// A connection within one core: a slot and the slot's generation, so that a stale id is never somebody else's.
@@ -135,6 +137,10 @@ pub struct Core {
     /// The time of the call that is being served.
     pub(super) now: Millis,
     pub(super) away: AwaySessions,
+    pub(super) rules: Rules,
+    pub(super) total_rates: TotalRates,
+    /// This core's portions of them, by the place of the endpoint's counters.
+    pub(super) leases: Vec<Lease>,
 }
 
 impl Core {
@@ -163,12 +169,17 @@ impl Core {
             closing: Vec::new(),
             now: 0,
             away: AwaySessions::default(),
+            rules: Rules::default(),
+            total_rates: TotalRates::default(),
+            leases: Vec::new(),
         }
     }
 
-    /// Counts sessions of clients that are away together with the node's other cores.
-    pub fn share_away(&mut self, away: AwaySessions) {
+    /// Counts sessions of clients that are away, and publishes against endpoints' rates, together with the node's other
+    /// cores.
+    pub fn share_counts(&mut self, away: AwaySessions, total_rates: TotalRates) {
         self.away = away;
+        self.total_rates = total_rates;
     }
 
     /// Takes an admitted client in: takeover, session, will, CONNACK (in its out buffer). The driver keeps its socket
@@ -305,7 +316,7 @@ impl Core {
                 Timer::KeepAlive(id) => self.check_keep_alive(id, now),
                 Timer::Session { id, generation } => self.session_is_due(SessionRef { id, generation }, now),
                 Timer::Pause(id) => self.pause_is_over(id, now),
-                Timer::Rate(id) => self.resume_here(id),
+                Timer::Rate(id) => self.look_at_rate(id, now),
                 Timer::Credential(id) => self.check_credential(id, now),
             }
         }
@@ -341,16 +352,21 @@ impl Core {
     }
 
     /// A new policy for an endpoint's open connections (law 7 of the design): limits change live, subscriptions the new
-    /// rules refuse are removed, queued messages they forbid are dropped.
+    /// rules refuse are removed, queued messages they forbid are dropped; what the endpoint's clients had retained is
+    /// given out as far as they may still publish it.
     pub fn set_policy(&mut self, policy: Arc<EndpointPolicy>, now: Millis) {
         self.now = now;
+        self.learn_policy(&policy);
         for id in self.connections(policy.id) {
             let Some(connection) = self.connections.get_mut(id.slot) else { continue };
             connection.policy = Arc::clone(&policy);
             connection.permitted = None;
             let rates = super::rate::Rates::new(&policy.limits, now);
             if rates.is_some() || connection.rare.is_some() {
-                connection.aside().rates = rates;
+                let aside = connection.aside();
+                aside.rates = rates;
+                // What the old rates had it wait for is forgiven.
+                aside.resumes_at = aside.resumes_at.min(now);
             }
             let session = connection.session;
             if let Some(session) = self.sessions.get_mut(session) {
@@ -365,6 +381,7 @@ impl Core {
     pub(super) fn endpoint_place(&mut self, id: EndpointId) -> u32 {
         *self.endpoint_index.entry(id).or_insert_with(|| {
             self.counters.push(EndpointCounters::default());
+            self.leases.push(Lease::NONE);
             (self.counters.len() - 1) as u32
         })
     }

@@ -245,6 +245,7 @@ impl Core {
         loop {
             let Some(session) = self.sessions.get(id) else { return };
             let Some(slot) = session.connection else { return };
+            let space = session.space;
             if session.has_pending_subscribe() {
                 return;
             }
@@ -256,6 +257,10 @@ impl Core {
             let Some(queued) = self.sessions.get_mut(id).and_then(|s| s.queue.pop()) else { return };
             if queued.message.is_expired(now) {
                 self.drop_message(slot, Dropped::Expired);
+                continue;
+            }
+            if !self.may_give_out(space, &queued.message) {
+                self.drop_message(slot, Dropped::Revoked);
                 continue;
             }
             self.send_queued(id, slot, queued, now);

@@ -101,6 +101,7 @@ impl Core {
         let space = self.space_of(from, crossing.space);
         let (expires_at, origin) = (crossing.expires_at, crossing.origin);
         let mut view = View::new(publish.topic, &publish, crossing.version, raw, expires_at, origin);
+        view.publisher.clone_from(&crossing.publisher);
         match crossing.hop {
             Hop::Last => {
                 self.fan_out(space, &mut view, now);

@@ -6,6 +6,7 @@ use super::connection::{Aside, Connection, Origin};
 use super::inflight::Inflight;
 use super::limits::CLIENT_ID_MAX_BYTES;
 use super::message::{Message, expires_at};
+use super::provenance::Publisher;
 use super::rate::Rates;
 use super::session::{NEVER_EXPIRES, PendingWill, Queue, Session, SessionRef};
 use super::subscriptions::SessionId;
@@ -36,7 +37,6 @@ impl Core {
         let connection = self.new_connection(admission, session_id, now);
         let (slot, generation) = self.connections.insert(connection);
         let id = ConnId { slot, generation };
-        let publisher = self.client_hash(session_id);
         if let Some(session) = self.sessions.get_mut(session_id) {
             if std::mem::take(&mut session.counted_away) {
                 self.away.subtract(session.policy.id);
@@ -44,7 +44,7 @@ impl Core {
             session.connection = Some(slot);
             session.expiry_s = expiry_s;
             session.ends_at = Millis::MAX;
-            session.will = will(admission, publisher);
+            session.will = will(admission);
             session.policy = policy;
         }
         self.start_timers(id, admission, now);
@@ -361,8 +361,7 @@ impl Core {
             message.expires_at = now.saturating_add(message.expires_at);
         }
         let publish = message.as_publish();
-        let client = message.publisher;
-        let origin = Origin { session: id, shard: self.config.shard, client, ..Origin::NOBODY };
+        let origin = Origin { session: id, shard: self.config.shard, ..Origin::NOBODY };
         let mut view = View::of(&message, &publish, origin);
         self.route(space, &mut view, now);
     }
@@ -389,7 +388,7 @@ fn server_keep_alive_s(admission: &Admission<'_>) -> Option<u16> {
 }
 
 /// The will of a CONNECT, ready to be sent. Its `expires_at` is a duration until it is published.
-fn will(admission: &Admission<'_>, publisher: u64) -> Option<Box<PendingWill>> {
+fn will(admission: &Admission<'_>) -> Option<Box<PendingWill>> {
     let will = admission.connect.will.as_ref()?;
     let publish = Publish {
         dup: false,
@@ -401,6 +400,8 @@ fn will(admission: &Admission<'_>, publisher: u64) -> Option<Box<PendingWill>> {
         payload: will.payload,
     };
     let lives = expires_at(will.properties.message_expiry_s, admission.policy.limits.message_expiry_max_s, 0);
+    let (client_id, principal) = (admission.client_id, &admission.principal);
+    let publisher = will.retain.then(|| Arc::new(Publisher::new(client_id, principal, &admission.policy.name)));
     let message = Message::new(will.topic, &publish, lives).published_by(publisher);
     Some(Box::new(PendingWill { message, delay_s: will.delay_s, due_at: None }))
 }

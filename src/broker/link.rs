@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::connection::Origin;
 use super::inflight::Delivery;
 use super::message::Message;
+use super::provenance::Publisher;
 use super::session::{SessionRef, SpaceId};
 use super::shared::{GroupKey, Member, Readiness};
 use super::{ConnId, Millis};
@@ -109,6 +110,8 @@ pub(super) struct Crossing {
     pub(super) hop: Hop,
     pub(super) version: ProtocolVersion,
     pub(super) origin: Origin,
+    /// Of a message that is retained.
+    pub(super) publisher: Option<Arc<Publisher>>,
     pub(super) expires_at: Millis,
     /// Range in the batch's bytes.
     pub(super) start: u32,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::Millis;
+use super::provenance::Publisher;
 use crate::mqtt::{Publish, QoS};
 
 /// A stored message. Cloning shares the bytes.
@@ -18,8 +19,8 @@ pub(super) struct Message {
     pub(super) retain: bool,
     /// When it expires; `Millis::MAX`: never.
     pub(super) expires_at: Millis,
-    /// Of a retained message: who published it, as in [`Origin::client`](super::connection::Origin).
-    pub(super) publisher: u64,
+    /// Of a message that is retained: who published it; `None`: the broker itself.
+    pub(super) publisher: Option<Arc<Publisher>>,
 }
 
 impl Message {
@@ -37,12 +38,12 @@ impl Message {
             qos: publish.qos,
             retain: publish.retain,
             expires_at,
-            publisher: 0,
+            publisher: None,
         }
     }
 
     /// The same, by a publisher that is to be remembered.
-    pub(super) fn published_by(self, publisher: u64) -> Self {
+    pub(super) fn published_by(self, publisher: Option<Arc<Publisher>>) -> Self {
         Self { publisher, ..self }
     }
 

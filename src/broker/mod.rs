@@ -5,8 +5,8 @@
 //! what it wrote into the connections' [`OutBuf`]s and into the [`Batch`]es for other shards.
 //!
 //! - `core`: the state and the interface; `lifecycle`: connections, sessions and wills; `publish`, `subscribe`, `acks`:
-//!   packets from clients; `deliver`: messages to clients; `shared`: shared subscriptions; `link`, `exchange`: other shards;
-//!   `names`: namespaces and client ids; `inspect`: what the status is told.
+//!   packets from clients; `pace`: how fast they may; `deliver`: messages to clients; `shared`: shared subscriptions; `link`, `exchange`: other shards;
+//!   `names`: namespaces and client ids; `provenance`: who published what is retained; `inspect`: what the status is told.
 //! - `tree`, `subscriptions`, `retained`, `session`, `connection`, `inflight`, `message`, `view`, `out`: what they hold.
 //! - `policy`, `limits`: the bounds, an endpoint's and the node's.
 
@@ -25,8 +25,10 @@ mod link;
 mod message;
 mod names;
 mod out;
+mod pace;
 mod policy;
 mod pool;
+mod provenance;
 mod publish;
 mod rate;
 mod retained;
@@ -49,4 +51,5 @@ pub use inspect::RETAINED_LOOK_MAX;
 pub use link::Batch;
 pub use out::OutBuf;
 pub use policy::*;
+pub use rate::TotalRates;
 pub use stats::*;

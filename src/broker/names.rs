@@ -56,7 +56,7 @@ impl Core {
         hasher.finish()
     }
 
-    /// What stands for a session's client id among the messages that it leaves behind.
+    /// What stands for a session's client id where what it sent is still on its way.
     pub(super) fn client_hash(&self, id: SessionId) -> u64 {
         self.sessions.get(id).map_or(0, |session| self.session_hash(session.space, &session.client_id))
     }

@@ -78,6 +78,11 @@ pub struct EndpointLimits {
     pub max_publish_rate: Option<u32>,
     /// Published bytes per second and client; `None`: unlimited.
     pub max_publish_bytes_rate: Option<u64>,
+    /// Publishes per second, all clients of the endpoint together, over all shards; `None`: unlimited.
+    pub max_total_publish_rate: Option<u32>,
+    /// Their bytes per second; `None`: unlimited.
+    pub max_total_publish_bytes_rate: Option<u64>,
+    pub publish_overflow: PublishOverflow,
     pub maximum_qos: QoS,
     pub retain_available: bool,
 }
@@ -100,6 +105,9 @@ impl Default for EndpointLimits {
             max_topic_levels: 128,
             max_publish_rate: None,
             max_publish_bytes_rate: None,
+            max_total_publish_rate: None,
+            max_total_publish_bytes_rate: None,
+            publish_overflow: PublishOverflow::Delay,
             maximum_qos: QoS::ExactlyOnce,
             retain_available: true,
         }
@@ -111,6 +119,15 @@ impl Default for EndpointLimits {
 pub enum QueueOverflow {
     DropNewest,
     DropOldest,
+}
+
+/// What becomes of a client that publishes faster than it may, or than all may together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublishOverflow {
+    /// It is not read until the rate allows.
+    Delay,
+    /// It is told (5.0: 0x96) and disconnected.
+    Disconnect,
 }
 
 /// As whom a client was admitted.

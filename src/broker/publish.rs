@@ -7,7 +7,6 @@ use super::link::{Crossing, Hop, Item};
 use super::message::expires_at;
 use super::session::SpaceId;
 use super::subscriptions::SessionId;
-use super::timers::Timer;
 use super::view::View;
 use super::{ConnId, Core, Dropped, Millis, ShardId, Subject, owner_of};
 use crate::mqtt::{PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
@@ -104,7 +103,9 @@ impl Core {
                 return Err(Refused::Disconnect(ReasonCode::ReceiveMaximumExceeded));
             }
         }
-        self.take_rate(id, size, now);
+        if self.take_rate(id, size, now).is_err() {
+            return Err(Refused::Disconnect(ReasonCode::MessageRateTooHigh));
+        }
         // A topic has at most one level more than bytes: most need no count.
         let levels_max = usize::from(levels_max);
         if publish.topic.len() >= levels_max && crate::mqtt::levels(publish.topic) > levels_max {
@@ -163,29 +164,20 @@ impl Core {
         Ok(())
     }
 
-    fn take_rate(&mut self, id: ConnId, size: usize, now: Millis) {
-        let Some(connection) = self.connections.get_mut(id.slot) else { return };
-        let Some(rates) = connection.rare.as_mut().and_then(|aside| aside.rates.as_mut()) else { return };
-        let debt_ms = rates.take(size, now);
-        if debt_ms > 0 {
-            connection.pauses += 1;
-            self.timers.push(now + debt_ms, Timer::Rate(id));
-        }
-    }
-
     fn publish_on(&mut self, id: ConnId, topic: &str, publish: &Publish<'_>, raw: &[u8], now: Millis) {
         let Some(connection) = self.connections.get(id.slot) else { return };
         let (version, session_id) = (connection.version, connection.session);
         let ceiling_s = connection.policy.limits.message_expiry_max_s;
         let expires_at = expires_at(publish.properties.message_expiry_s, ceiling_s, now);
-        let client = if publish.retain { self.client_hash(session_id) } else { 0 };
+        let publisher = if publish.retain { self.publisher(id.slot) } else { None };
         let Some(session) = self.sessions.get_mut(session_id) else { return };
         if let (QoS::ExactlyOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
             session.incoming.get_or_insert_default().insert(packet_id);
         }
         let space = session.space;
-        let origin = Origin { shard: self.config.shard, connection: id, session: session_id, client };
+        let origin = Origin { shard: self.config.shard, connection: id, session: session_id };
         let mut view = View::new(topic, publish, version, raw, expires_at, origin);
+        view.publisher = publisher;
         self.route(space, &mut view, now);
         self.acknowledge(id.slot, publish, ReasonCode::Success);
     }
@@ -277,8 +269,8 @@ impl Core {
         let (start, end) = link.append(|bytes| form = view.encode_for_link(bytes));
         // It was decoded from a packet as large: it can be encoded again.
         let Ok(version) = form else { return };
-        let (origin, expires_at) = (view.origin, view.expires_at);
-        link.push(Item::Publish(Crossing { space, hop, version, origin, expires_at, start, end }));
+        let (origin, publisher, expires_at) = (view.origin, view.publisher.clone(), view.expires_at);
+        link.push(Item::Publish(Crossing { space, hop, version, origin, publisher, expires_at, start, end }));
         // Sent on for another shard, whose publisher waits to know that it may take the short way again.
         link.batch.asks_notice |= hop == Hop::Last && origin.shard != self.config.shard && origin != Origin::NOBODY;
         if link.sent - link.taken > LINK_HIGH_BYTES && origin != Origin::NOBODY && !link.waiters.contains(&origin) {

@@ -34,13 +34,14 @@ struct Read {
     qos: QoS,
     /// Subscription identifier; 0: none.
     identifier: u32,
-    /// With No Local, whose messages are not wanted [MQTT-3.8.3-3]; else 0.
-    not_of: u64,
+    /// With No Local, whose messages are not wanted [MQTT-3.8.3-3].
+    not_of: Option<Box<str>>,
 }
 
 impl Read {
     fn wants(&self, message: &Message) -> bool {
-        self.not_of == 0 || self.not_of != message.publisher
+        let Some(not_of) = &self.not_of else { return true };
+        message.publisher.as_ref().is_none_or(|publisher| publisher.client_id != *not_of)
     }
 
     fn queued(&self, message: &Message) -> Queued {
@@ -151,7 +152,8 @@ impl Core {
             RetainHandling::Never => false,
         };
         if wanted {
-            let not_of = if options.no_local { self.client_hash(session_id) } else { 0 };
+            let own_id = || self.sessions.get(session_id).map(|session| session.client_id.clone());
+            let not_of = options.no_local.then(own_id).flatten();
             reads.push(Read { filter: plain.into(), qos, identifier, not_of });
         }
         Ok(qos)
@@ -194,10 +196,10 @@ impl Core {
     /// Queues what is retained here under the filters.
     fn queue_retained(&mut self, id: SessionId, reads: &[Read], now: Millis) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let retained = &self.spaces[session.space as usize].retained;
+        let (space, rules) = (&self.spaces[session.space as usize], &self.rules);
         for read in reads {
-            retained.matching(&read.filter, now, |message| {
-                if read.wants(message) {
+            space.retained.matching(&read.filter, now, |message| {
+                if read.wants(message) && rules.permit(&space.name, message) {
                     session.queue.push(read.queued(message));
                 }
             });
@@ -229,8 +231,12 @@ impl Core {
     pub(super) fn sync(&mut self, from: ShardId, request: SyncId, reads: &[(SpaceId, Box<str>)], now: Millis) {
         let mut retained = Vec::new();
         for (index, (space, filter)) in reads.iter().enumerate() {
-            let store = &self.spaces[*space as usize].retained;
-            store.matching(filter, now, |message| retained.push((index as u32, message.clone())));
+            let space = &self.spaces[*space as usize];
+            space.retained.matching(filter, now, |message| {
+                if self.rules.permit(&space.name, message) {
+                    retained.push((index as u32, message.clone()));
+                }
+            });
         }
         self.links[usize::from(from.0)].push(Item::Synced { request, retained });
     }

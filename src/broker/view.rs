@@ -7,6 +7,7 @@ use super::connection::{Connection, Origin};
 use super::inflight::Delivery;
 use super::limits::SHARED_PAYLOAD_MIN_BYTES;
 use super::message::{Message, remaining_s};
+use super::provenance::Publisher;
 use crate::mqtt::{
     EncodeError, PacketId, ProtocolVersion, Publish, PublishPropsOut, QoS, encode_publish_parts, publish_len,
 };
@@ -23,6 +24,8 @@ pub(super) struct View<'a> {
     raw: Option<&'a [u8]>,
     pub(super) expires_at: Millis,
     pub(super) origin: Origin,
+    /// Of a message that is retained.
+    pub(super) publisher: Option<Arc<Publisher>>,
     stored: Option<Message>,
     /// How many receivers the message has here: what is encoded for several is kept.
     receivers: usize,
@@ -57,6 +60,7 @@ impl<'a> View<'a> {
             raw: as_it_is.then_some(raw),
             expires_at,
             origin,
+            publisher: None,
             stored: None,
             receivers: 1,
             encoded: None,
@@ -66,6 +70,7 @@ impl<'a> View<'a> {
     /// A stored message.
     pub(super) fn of(message: &'a Message, publish: &'a Publish<'a>, origin: Origin) -> Self {
         let mut view = Self::new(publish.topic, publish, ProtocolVersion::V5, &[], message.expires_at, origin);
+        view.publisher.clone_from(&message.publisher);
         view.stored = Some(message.clone());
         view
     }
@@ -76,8 +81,8 @@ impl<'a> View<'a> {
 
     /// The message in a form that can be kept; made once.
     pub(super) fn store(&mut self) -> Message {
-        let (topic, publish, expires_at, publisher) = (self.topic, self.publish, self.expires_at, self.origin.client);
-        let store = || Message::new(topic, publish, expires_at).published_by(publisher);
+        let (topic, publish, expires_at, publisher) = (self.topic, self.publish, self.expires_at, &self.publisher);
+        let store = || Message::new(topic, publish, expires_at).published_by(publisher.clone());
         self.stored.get_or_insert_with(store).clone()
     }
 

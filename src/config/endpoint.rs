@@ -180,6 +180,7 @@ impl Endpoint {
 
     /// What the broker's core enforces of it for each client.
     pub fn limits(&self) -> crate::broker::EndpointLimits {
+        use crate::broker::PublishOverflow as Excess;
         use crate::mqtt::QoS;
         crate::broker::EndpointLimits {
             message_max_size: self.message_max_size,
@@ -200,6 +201,12 @@ impl Endpoint {
             max_topic_levels: self.max_topic_levels,
             max_publish_rate: self.max_publish_per_second,
             max_publish_bytes_rate: self.max_publish_bytes_per_second,
+            max_total_publish_rate: self.max_total_publish_per_second,
+            max_total_publish_bytes_rate: self.max_total_publish_bytes_per_second,
+            publish_overflow: match self.publish_overflow {
+                PublishOverflow::Delay => Excess::Delay,
+                PublishOverflow::Disconnect => Excess::Disconnect,
+            },
             maximum_qos: match self.maximum_qos {
                 0 => QoS::AtMostOnce,
                 1 => QoS::AtLeastOnce,

@@ -16,7 +16,7 @@ use super::shard::{self, Control, Event, Shared};
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
 use super::stats::{EndpointStats, Tallies};
 use super::workers::Workers;
-use crate::broker::{CoreGauges, EndpointId, EndpointPolicy, Millis, Principal};
+use crate::broker::{AwaySessions, CoreGauges, EndpointId, EndpointPolicy, Millis, Principal, TotalRates};
 use crate::mqtt::ProtocolVersion;
 
 /// How the data plane is set up.
@@ -164,7 +164,14 @@ impl DataPlane {
         let sequence = Arc::new(AtomicU64::new(0));
         let workers = Workers::start(config.workers)?;
         let dwell = Arc::new(Dwell::default());
-        let shared = Arc::new(Shared { epoch, dwell: Arc::clone(&dwell), tallies: Arc::clone(&tallies), workers });
+        let shared = Arc::new(Shared {
+            epoch,
+            dwell: Arc::clone(&dwell),
+            tallies: Arc::clone(&tallies),
+            workers,
+            away: AwaySessions::default(),
+            total_rates: TotalRates::default(),
+        });
         let shards = shard::start(config, &shared)?;
         let descriptors = raise_descriptor_limit();
         let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(descriptors / 2);
@@ -193,6 +200,14 @@ impl DataPlane {
 
     /// Applies all changes, between two accepts. On an error nothing was applied.
     pub async fn install(&self, changes: Vec<ListenerChange>) -> Result<(), PlaneError> {
+        // Every shard knows an endpoint before one of them gets its first connection.
+        for change in &changes {
+            if let ListenerChange::Add { policy, .. } | ListenerChange::SetPolicy { policy, .. } = change {
+                for shard in &self.inner.shards {
+                    shard.send(Event::Control(Control::Know { policy: Arc::clone(&policy.endpoint) }));
+                }
+            }
+        }
         let (reply, answer) = oneshot::channel();
         self.inner.acceptor.send(Command::Install { changes, reply });
         let result = answer.await.map_err(|_| PlaneError::Stopped)?;

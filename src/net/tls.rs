@@ -37,6 +37,16 @@ pub struct Identity<'a> {
     pub key_pem: &'a [u8],
 }
 
+impl Identity<'_> {
+    /// Whether the pair can be used.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check(&self) -> Result<(), TlsError> {
+        certified_key(*self, &default_provider()).map(|_| ())
+    }
+}
+
 /// Whether clients show certificates.
 #[derive(Clone, Copy)]
 pub enum ClientAuth<'a> {
@@ -93,7 +103,8 @@ pub enum TlsError {
 
 impl TlsSettings<'_> {
     /// Makes the configuration. Sessions resume by tickets whose key is the configuration's own: a new configuration
-    /// takes none of the old one's, so that a session never outlives the trust that began it.
+    /// takes none of the old one's, so that a session never outlives the trust that began it. Where clients show
+    /// certificates, none resumes: each one is judged at each connection, by the lists and the time of then.
     pub fn build(&self) -> Result<TlsPolicy, TlsError> {
         let provider = Arc::new(default_provider());
         let versions = if self.only_tls13 { &[&TLS13][..] } else { &[&TLS13, &TLS12] };
@@ -106,9 +117,13 @@ impl TlsSettings<'_> {
         let mut config = builder.with_cert_resolver(Arc::new(self.resolver(&provider)?));
         // Clients that offer no ALPN are served, those that offer only others are told so by the handshake.
         config.alpn_protocols = vec![if self.websocket { b"http/1.1".to_vec() } else { b"mqtt".to_vec() }];
-        config.ticketer = Ticketer::new()?;
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.send_tls13_tickets = 1;
+        if client_verifier.is_none() {
+            config.ticketer = Ticketer::new()?;
+            config.send_tls13_tickets = 1;
+        } else {
+            config.send_tls13_tickets = 0;
+        }
         Ok(TlsPolicy { config: Arc::new(config), client_verifier })
     }
 

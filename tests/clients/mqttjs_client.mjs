@@ -1,19 +1,21 @@
 // MQTT.js against a broker: mqttjs_client.mjs URL 3|4|5. Prints what failed and exits 1, else "ok".
-// The package is found through NODE_PATH's first entry.
+// MQTTJS_ROOT is where the package is installed; MQTTJS_CA, a certificate authority to trust for wss and mqtts.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
 const require = createRequire(process.env.MQTTJS_ROOT + "/");
 const mqtt = require("mqtt");
 const [url, level] = [process.argv[2], Number(process.argv[3])];
 const protocol = level === 3 ? { protocolId: "MQIsdp", protocolVersion: 3 } : { protocolVersion: level };
+const trust = process.env.MQTTJS_CA ? { ca: readFileSync(process.env.MQTTJS_CA) } : {};
 const prefix = `js/${url.slice(0, 2)}/${level}`;
 
 setTimeout(() => { console.error("no answer in 60 s"); process.exit(1); }, 60_000).unref();
 
 async function peer(name, options = {}) {
   const client = mqtt.connect(url, {
-    clientId: `js${url.slice(0, 2)}${level}-${name}`, reconnectPeriod: 0, ...protocol, ...options,
+    clientId: `js${url.slice(0, 2)}${level}-${name}`, reconnectPeriod: 0, ...trust, ...protocol, ...options,
   });
   // Before the connection stands: what waits for a session comes right behind CONNACK.
   const received = [], waiting = [];

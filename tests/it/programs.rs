@@ -10,12 +10,12 @@ use crate::process::Broker;
 const GUARD: Duration = Duration::from_secs(90);
 
 /// Where `tests/run` puts what it installs.
-fn tools() -> PathBuf {
+pub fn tools() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools")
 }
 
 /// Whether a program is there. Where it is not, the test fails, unless nothing may be installed.
-fn is_there(program: &Path) -> bool {
+pub fn is_there(program: &Path) -> bool {
     let found = program.is_absolute() && program.exists()
         || std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|d| d.join(program).exists()));
     if !found {
@@ -27,7 +27,7 @@ fn is_there(program: &Path) -> bool {
 }
 
 /// Runs a program to its end; a program that does not end is killed.
-fn run(command: &mut Command) -> Output {
+pub fn run(command: &mut Command) -> Output {
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let deadline = Instant::now() + GUARD;
     while child.try_wait().unwrap().is_none() {
@@ -39,7 +39,7 @@ fn run(command: &mut Command) -> Output {
     child.wait_with_output().unwrap()
 }
 
-fn succeeds(command: &mut Command) -> String {
+pub fn succeeds(command: &mut Command) -> String {
     let output = run(command);
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);

@@ -75,6 +75,10 @@ pub(in crate::net) enum Control {
     Pulse {
         reply: oneshot::Sender<()>,
     },
+    /// An endpoint is about to be served.
+    Know {
+        policy: Arc<EndpointPolicy>,
+    },
     /// An endpoint is gone for good.
     Forget {
         endpoint: EndpointId,
@@ -137,7 +141,9 @@ impl Shard {
             Control::Pulse { reply } => {
                 let _ = reply.send(());
             }
+            Control::Know { policy } => self.core.know_policy(&policy),
             Control::Forget { endpoint } => {
+                self.core.forget_policy(endpoint);
                 self.policies.remove(&endpoint);
                 self.past_drains.retain(|past| past.endpoint != endpoint);
                 self.published.remove(&endpoint);

@@ -38,7 +38,10 @@ use super::stats::Tallies;
 use super::trace::Tracer;
 use super::workers::Workers;
 use crate::auth::Decision;
-use crate::broker::{Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, EndpointPolicy, Millis, ShardId};
+use crate::broker::{
+    AwaySessions, Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, EndpointPolicy, Millis, ShardId,
+    TotalRates,
+};
 
 /// What a shard is told by others.
 pub(super) enum Event {
@@ -79,6 +82,8 @@ pub(super) struct Shared {
     pub(super) dwell: Arc<Dwell>,
     pub(super) tallies: Arc<Tallies>,
     pub(super) workers: Workers,
+    pub(super) away: AwaySessions,
+    pub(super) total_rates: TotalRates,
 }
 
 struct Shard {
@@ -150,11 +155,13 @@ impl Shard {
         alarm: Alarm,
         peers: Vec<Arc<Mailbox<Event>>>,
     ) -> Self {
+        let mut core = Core::new(CoreConfig { shard: id, shards: config.shards });
+        core.share_counts(shared.away.clone(), shared.total_rates.clone());
         Self {
             alarm,
             id,
             shared,
-            core: Core::new(CoreConfig { shard: id, shards: config.shards }),
+            core,
             poll,
             mailbox: Arc::clone(&peers[usize::from(id.0)]),
             outgoing: peers.iter().map(|_| Vec::new()).collect(),

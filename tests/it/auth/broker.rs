@@ -35,7 +35,8 @@ impl Broker {
         fs::write(place.path().join("documents.yaml"), documents).unwrap();
         let log = fs::File::create(place.path().join("log")).unwrap();
         let process = Command::new(env!("CARGO_BIN_EXE_weir"))
-            .args(["run", "--status-addr", "none", "--resync-s", "1", "--shards", "2", "--endpoints"])
+            .args(["run", "--status-addr", "none", "--host", "127.0.0.1", "--resync-s", "1", "--shards", "2"])
+            .arg("--endpoints")
             .arg(place.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())

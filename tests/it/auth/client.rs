@@ -64,6 +64,14 @@ impl Client {
         self
     }
 
+    pub fn retained_will(self, topic: &str) -> Self {
+        let mut client = self.will(topic);
+        if let Some(will) = &mut client.connect.will {
+            will.retain = true;
+        }
+        client
+    }
+
     pub fn with(mut self, name: &str, value: PropertyValue) -> Self {
         self.connect.properties.push(property(name, value));
         self

@@ -11,23 +11,24 @@ use super::live::people;
 use super::methods::hs256;
 use crate::ports;
 
-fn example(name: &str) -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/auth").join(name).join("endpoint.yaml");
+pub fn example(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name).join("endpoint.yaml");
     fs::read_to_string(path).unwrap()
 }
 
-/// Runs an example on a free port in place of 1883.
-fn run(name: &str, files: &[(&str, &str)]) -> Broker {
+/// Runs an example on a free port in place of its own.
+pub fn run(name: &str, files: &[(&str, &str)]) -> Broker {
     let address = ports::free_address();
-    let text = example(name).replace("port: 1883", &format!("host: 127.0.0.1, port: {}", address.port()));
+    let on_port = |port: u16| (format!("port: {port}"), format!("port: {}", address.port()));
+    let text = [1883, 8883, 8084].map(on_port).iter().fold(example(name), |text, (old, new)| text.replace(old, new));
     Broker::serve(address, &text, files)
 }
 
 #[test]
 fn every_example_is_valid() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/auth");
-    for entry in fs::read_dir(root).unwrap() {
-        let path = entry.unwrap().path();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let within = |name: &str| fs::read_dir(root.join(name)).unwrap().map(|entry| entry.unwrap().path());
+    for path in within("auth").chain(within("transports")).chain([root.join("limits"), root.join("endpoints.d")]) {
         let run = Command::new(env!("CARGO_BIN_EXE_weir")).args(["validate", "--strict"]).arg(&path).output().unwrap();
         assert!(run.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&run.stdout));
     }
@@ -35,7 +36,7 @@ fn every_example_is_valid() {
 
 #[test]
 fn password_file() {
-    let broker = run("password-file", &[("users.passwd", &people())]);
+    let broker = run("auth/password-file", &[("users.passwd", &people())]);
     let mut alice = broker.client("a").user("alice", "secret").connected();
     assert_eq!([alice.subscribe("devices/alice/#"), alice.subscribe("devices/bob/#")], [1, 0x87]);
     assert_eq!(broker.client("a").user("alice", "wrong").connect(), 0x86);
@@ -44,7 +45,7 @@ fn password_file() {
 #[test]
 fn jwt() {
     let secret = "0123456789abcdef0123456789abcdef";
-    let broker = run("jwt", &[("jwt.secret", secret)]);
+    let broker = run("auth/jwt", &[("jwt.secret", secret)]);
     let claims = r#"{"sub":"alice","client_id":"c1","aud":"weir","exp":4102444800,"acl":{"publish":["up/#"]}}"#;
     let mut alice = broker.client("c1").user("", &hs256(secret, claims)).connected();
     assert_eq!([alice.may_publish("up/1"), alice.may_publish("down/1")], [true, false]);
@@ -55,20 +56,20 @@ fn jwt() {
 #[test]
 fn scram_and_a_password_file_behind_it() {
     let keys = format!("alice:{}\n", ScramRecord::create(b"secret").unwrap());
-    let broker = run("scram", &[("users.scram", &keys), ("users.passwd", &people())]);
+    let broker = run("auth/scram", &[("users.scram", &keys), ("users.passwd", &people())]);
     broker.client("b").user("bob", "secret").connected();
 }
 
 #[test]
 fn bans() {
-    let broker = run("bans", &[]);
+    let broker = run("auth/bans", &[]);
     broker.client("good").connected();
     assert_eq!(broker.client("bot-9").connect(), 0x8A);
 }
 
 #[test]
 fn http_without_its_service_keeps_everybody_out() {
-    let text = |port: u16| example("http").replace("127.0.0.1:9000", &format!("127.0.0.1:{port}"));
+    let text = |port: u16| example("auth/http").replace("127.0.0.1:9000", &format!("127.0.0.1:{port}"));
     let (address, nobody) = (ports::free_address(), ports::free_address());
     let text = text(nobody.port()).replace("port: 1883", &format!("host: 127.0.0.1, port: {}", address.port()));
     let broker = Broker::serve(address, &text, &[("service.token", "Bearer x\n")]);
@@ -78,7 +79,7 @@ fn http_without_its_service_keeps_everybody_out() {
 #[test]
 fn tenants_see_nothing_of_each_other() {
     let (red, blue) = (ports::free_address(), ports::free_address());
-    let text = example("tenants")
+    let text = example("auth/tenants")
         .replace("port: 1883", &format!("host: 127.0.0.1, port: {}", red.port()))
         .replace("port: 1884", &format!("host: 127.0.0.1, port: {}", blue.port()));
     let alice: String = people().lines().take(1).map(|line| format!("{line}\n")).collect();

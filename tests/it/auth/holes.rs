@@ -105,6 +105,86 @@ fn upgraded(broker: &Broker) -> TcpStream {
     stream
 }
 
+/// CVE-2018-12546: what a client had retained was given to new subscribers after it lost its right to the topic.
+#[test]
+fn a_retained_message_does_not_outlive_its_publishers_right() {
+    let documents = |bobs: &str| {
+        format!(
+            "{PEOPLE}---\nacl: {{name: default, rules: [{{permission: allow, username: alice, topics: ['#']}}, \
+             {{permission: allow, action: publish, username: bob, topics: [{bobs}]}}]}}\n"
+        )
+    };
+    // Enough topics that each shard owns some.
+    let topics: Vec<String> = (0..8).map(|n| format!("a/{n}")).collect();
+    let broker = Broker::start("", &documents("'a/#'"), &[("people", &people())]);
+    let read = |id: &str| {
+        let mut reader = broker.client(id).user("alice", "secret").connected();
+        assert_eq!(reader.subscribe("a/#"), 1);
+        let mut read = reader.received();
+        read.sort_unstable();
+        read
+    };
+    let mut away = broker.client("away").user("alice", "secret").durable().connected();
+    assert_eq!(away.subscribe("a/#"), 1);
+    drop(away);
+    let mut bob = broker.client("b").user("bob", "secret").connected();
+    let dying = broker.client("dying").user("bob", "secret").retained_will("a/will").connected();
+    for topic in &topics {
+        assert_eq!(bob.publish(topic, "bob's", true), 0);
+    }
+    drop(dying);
+    broker.until("the will is kept", || read("r").len() == 9);
+
+    broker.write_until("documents.yaml", &documents("'a/0', 'b'"), "changed endpoint=main");
+    assert_eq!(read("r"), ["a/0"]);
+    assert_eq!(bob.publish("a/1", "bob's", true), NOT_AUTHORIZED);
+    // What was retained waits for a client that is away, too.
+    let mut away = broker.client("away").user("alice", "secret").durable().connected();
+    assert_eq!(away.received(), ["a/0"]);
+    // Another's message in the same place is another's.
+    assert_eq!(away.publish("a/1", "alice's", true), 0);
+    assert_eq!(read("r"), ["a/0", "a/1"]);
+
+    broker.write_until("documents.yaml", &documents("'a/#'"), "changed endpoint=main");
+    assert_eq!(read("r").len(), 9);
+}
+
+/// The same, where the endpoint that the publisher came in by is no longer there: as good as any other's are its rules.
+#[test]
+fn a_retained_message_of_an_endpoint_that_is_gone_needs_the_right_on_another() {
+    let acls = "---\nacl: {name: open, rules: [{permission: allow, topics: ['#']}]}\n\
+                ---\nacl: {name: narrow, rules: [{permission: allow, action: subscribe, topics: ['#']}, \
+                {permission: allow, action: publish, topics: ['a/0', 'a/1']}]}\n";
+    let (main, other) = (free(), free());
+    let endpoint = |name: &str, address: std::net::SocketAddr, acl: &str| {
+        format!("---\nendpoint: {{name: {name}, host: 127.0.0.1, port: {}, acl: {acl}}}\n", address.port())
+    };
+    let both = format!("{ANYBODY}{acls}{}{}", endpoint("main", main, "narrow"), endpoint("other", other, "open"));
+    let broker = Broker::serve(main, &both, &[]);
+    broker.until("both listen", || TcpStream::connect(other).is_ok());
+    let mut publisher = super::client::Client::new(other, "p").connected();
+    for n in 0..6 {
+        assert!(publisher.publish(&format!("a/{n}"), "x", true) < 0x80);
+    }
+    let read = || {
+        let mut reader = broker.client("r").connected();
+        assert_eq!(reader.subscribe("a/#"), 1);
+        let mut read = reader.received();
+        read.sort_unstable();
+        read
+    };
+    assert_eq!(read().len(), 6);
+    let one = format!("{ANYBODY}{acls}{}", endpoint("main", main, "narrow"));
+    broker.write("documents.yaml", &one);
+    broker.until("it is gone", || TcpStream::connect(other).is_err());
+    drop(publisher);
+    broker.until("its rules are gone", || read() == ["a/0", "a/1"]);
+}
+
+fn free() -> std::net::SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
 /// CVE-2025-59946: subscriptions that change while messages go to them, from several shards, and takeovers amid it.
 #[test]
 fn subscriptions_that_come_and_go_under_traffic() {

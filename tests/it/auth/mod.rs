@@ -1,8 +1,10 @@
 //! Who may come in and what they may do, asked of the real program while its declarations change.
 
-mod broker;
+pub mod broker;
 mod client;
 mod examples;
 mod holes;
 mod live;
 mod methods;
+mod mtls;
+mod transports;

@@ -124,7 +124,7 @@ pub fn with_certificate(ca: &Authority, client: &Issued) -> ClientConfig {
 }
 
 /// Whether a client with this configuration gets in.
-fn enters(address: SocketAddr, config: ClientConfig) -> bool {
+pub fn enters(address: SocketAddr, config: ClientConfig) -> bool {
     let mut stream = client::tls(client::tcp(address), &Arc::new(config), "localhost");
     let sent = stream.write_all(&client::connect(4, "c")).and_then(|()| stream.flush());
     let mut connack = [0; 4];

@@ -1,0 +1,147 @@
+//! Mutual TLS on the real program, with the clients people have.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use super::broker::Broker;
+use super::examples::run;
+use super::live::people;
+use crate::net::client::{self, Client, connect};
+use crate::net::tls::{Authority, Issued, enters, with_certificate};
+use crate::programs::{is_there, run as run_program, succeeds};
+
+const SERVER: &[&str] = &["localhost", "127.0.0.1"];
+
+/// `examples/auth/mtls` with an authority's files; nobody is revoked but number 66.
+fn mtls(ca: &Authority) -> Broker {
+    let server = ca.issue("server", SERVER, 1);
+    let files = [
+        ("server.crt", &*server.chain_pem),
+        ("server.key", &*server.key_pem),
+        ("clients-ca.crt", &*ca.pem()),
+        ("clients.crl", &*ca.revoke(&[66], 2100)),
+    ];
+    run("auth/mtls", &files)
+}
+
+/// Writes a certificate and its key beside the broker's files; their paths.
+fn kept(broker: &Broker, name: &str, issued: &Issued) -> [String; 2] {
+    let paths = [broker.path(&format!("{name}.crt")), broker.path(&format!("{name}.key"))];
+    std::fs::write(&paths[0], &issued.chain_pem).unwrap();
+    std::fs::write(&paths[1], &issued.key_pem).unwrap();
+    paths.map(|path| path.display().to_string())
+}
+
+#[test]
+fn mosquitto_with_good_foreign_revoked_and_no_certificates() {
+    if !is_there(Path::new("mosquitto_pub")) || !is_there(Path::new("mosquitto_sub")) {
+        return;
+    }
+    let (ca, other_ca) = (Authority::new(), Authority::new());
+    let broker = mtls(&ca);
+    let good = kept(&broker, "good", &ca.issue("device-1", &[], 10));
+    let revoked = kept(&broker, "revoked", &ca.issue("device-1", &[], 66));
+    let foreign = kept(&broker, "foreign", &other_ca.issue("device-1", &[], 10));
+    let (port, trusted) = (broker.address.port().to_string(), broker.path("clients-ca.crt"));
+    let command = |program: &str, certificate: Option<&[String; 2]>, more: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(["-h", "127.0.0.1", "-p", &port, "-q", "1", "--cafile"]).arg(&trusted).args(more);
+        if let Some([cert, key]) = certificate {
+            command.args(["--cert", cert, "--key", key]);
+        }
+        command
+    };
+    for version in ["mqttv311", "mqttv5"] {
+        let topic = format!("devices/device-1/{version}");
+        let publish = ["-V", version, "-t", &topic, "-m", "25.5", "-r"];
+        succeeds(&mut command("mosquitto_pub", Some(&good), &publish));
+        let filter = ["-V", version, "-t", "devices/device-1/+", "-C", "1", "-W", "30"];
+        assert_eq!(succeeds(&mut command("mosquitto_sub", Some(&good), &filter)), "25.5\n");
+        // The common name is the user, and bounds what it may do.
+        let others = ["-V", version, "-t", "devices/device-2/#", "-C", "1", "-W", "30"];
+        let denied = run_program(&mut command("mosquitto_sub", Some(&good), &others));
+        assert!(String::from_utf8_lossy(&denied.stderr).contains("denied"), "{denied:?}");
+        for (who, certificate) in [("revoked", Some(&revoked)), ("foreign", Some(&foreign)), ("none", None)] {
+            let refused = run_program(&mut command("mosquitto_pub", certificate, &publish));
+            assert!(!refused.status.success(), "{who}: {refused:?}");
+        }
+    }
+}
+
+#[test]
+fn a_revoked_certificate_ends_its_open_connections_and_no_others() {
+    let ca = Authority::new();
+    let broker = mtls(&ca);
+    let (bad, good) = (ca.issue("device-1", &[], 10), ca.issue("device-2", &[], 11));
+    let enter = |device: &Issued, id: &str| {
+        let config = Arc::new(with_certificate(&ca, device));
+        Client::enter(client::tls(client::tcp(broker.address), &config, "localhost"), 5, id)
+    };
+    let (mut revoked, mut again, mut other) = (enter(&bad, "a"), enter(&bad, "b"), enter(&good, "c"));
+    broker.write_until("clients.crl", &ca.revoke(&[66, 10], 2100), "changed endpoint=devices");
+    for client in [&mut revoked, &mut again] {
+        assert_eq!(client.receive(), Some((0xE0, vec![0x98])), "administrative action");
+        assert_eq!(client.receive(), None);
+    }
+    other.ping();
+    assert!(!enters(broker.address, with_certificate(&ca, &bad)));
+    // A list that cannot be used changes nothing: neither for the one, nor for the other.
+    for broken in ["", "junk\n", &ca.revoke(&[], 2100)[..100]] {
+        broker.write_until("clients.crl", broken, "clients.crl: the CRL file");
+        assert!(!enters(broker.address, with_certificate(&ca, &bad)), "{broken:?}");
+        assert!(enters(broker.address, with_certificate(&ca, &good)), "{broken:?}");
+        other.ping();
+    }
+    // And one that is out of date admits nobody new, and confirms nobody.
+    broker.write_until("clients.crl", &ca.revoke(&[66, 10], 2021), "changed endpoint=devices");
+    assert!(!enters(broker.address, with_certificate(&ca, &good)));
+    assert_eq!(other.receive(), Some((0xE0, vec![0x98])));
+    broker.write_until("clients.crl", &ca.revoke(&[66], 2100), "changed endpoint=devices");
+    assert!(enters(broker.address, with_certificate(&ca, &bad)), "no longer revoked");
+}
+
+#[test]
+fn an_authority_that_is_no_longer_trusted_takes_its_clients_with_it() {
+    let (ca, next) = (Authority::new(), Authority::new());
+    let broker = mtls(&ca);
+    let device = ca.issue("device-1", &[], 10);
+    let config = Arc::new(with_certificate(&ca, &device));
+    let mut open = Client::enter(client::tls(client::tcp(broker.address), &config, "localhost"), 5, "a");
+    std::fs::write(broker.path("new.tmp"), next.revoke(&[], 2100)).unwrap();
+    std::fs::rename(broker.path("new.tmp"), broker.path("clients.crl")).unwrap();
+    broker.write("clients-ca.crt", &next.pem());
+    assert_eq!(open.receive(), Some((0xE0, vec![0x98])));
+    broker.until("the old ones are refused", || !enters(broker.address, with_certificate(&ca, &device)));
+}
+
+#[test]
+fn a_name_of_the_certificate_is_the_user() {
+    let ca = Authority::new();
+    let server = ca.issue("server", SERVER, 1);
+    let files = [
+        ("server.crt", &*server.chain_pem),
+        ("server.key", &*server.key_pem),
+        ("clients-ca.crt", &*ca.pem()),
+        ("users.passwd", &*people()),
+    ];
+    let broker = run("auth/mtls-names", &files);
+    let open = |config| client::tls(client::tcp(broker.address), &Arc::new(config), "localhost");
+    let named = ca.issue("ignored", &["dev7.example", "192.0.2.7"], 10);
+    let mut device = Client::enter(open(with_certificate(&ca, &named)), 5, "d");
+    device.subscribe("devices/dev7.example/#", 1);
+    device.publish("devices/dev7.example/up", b"1", 0);
+    assert_eq!(device.message().0, "devices/dev7.example/up");
+    // Without the name: not in, not even with a password that would do.
+    let nameless = ca.issue("dev7.example", &[], 11);
+    let with_password = client::connect_with(5, "n", &[], Some(("alice", "secret")));
+    for (config, packet, code) in [
+        (with_certificate(&ca, &nameless), &with_password, 0x86),
+        (client::tls_config(&ca.der()), &with_password, 0),
+        (client::tls_config(&ca.der()), &connect(5, "n"), 0x86),
+    ] {
+        let mut client = Client::new(open(config), 5);
+        client.send(packet);
+        assert_eq!(client.receive().map(|(_, body)| body[1]), Some(code));
+    }
+}

@@ -1,0 +1,204 @@
+//! `examples/transports` on the real program, with the clients people have.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::broker::Broker;
+use super::examples::{example, run};
+use super::live::people;
+use crate::net::client::{self, Client, connect};
+use crate::net::tls::Authority;
+use crate::programs::{is_there, run as run_program, succeeds, tools};
+
+fn secure(ca: &Authority) -> Broker {
+    let server = ca.issue("server", &["localhost", "127.0.0.1"], 1);
+    let eu = ca.issue("eu", &["eu.example", "x.eu.example"], 2);
+    let files = [
+        ("server.crt", &*server.chain_pem),
+        ("server.key", &*server.key_pem),
+        ("eu.crt", &*eu.chain_pem),
+        ("eu.key", &*eu.key_pem),
+        ("users.passwd", &*people()),
+    ];
+    let broker = run("transports/tls", &files);
+    std::fs::write(broker.path("ca.crt"), ca.pem()).unwrap();
+    broker
+}
+
+#[test]
+fn openssl_over_tls() {
+    if !is_there(Path::new("openssl")) {
+        return;
+    }
+    let broker = secure(&Authority::new());
+    let address = broker.address.to_string();
+    let s_client = |more: &[&str]| {
+        let mut command = Command::new("openssl");
+        command.args(["s_client", "-connect", &address, "-verify_return_error", "-CAfile"]).arg(broker.path("ca.crt"));
+        let output = run_program(command.args(more));
+        let text = format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.success(), text)
+    };
+    let cases: [(&[&str], bool, &[&str]); 8] = [
+        (&["-tls1_3"], true, &["Verification: OK", "CN = server", "No ALPN negotiated"]),
+        (&["-tls1_2"], true, &["Verification: OK"]),
+        (&["-alpn", "mqtt"], true, &["ALPN protocol: mqtt"]),
+        (&["-alpn", "h2"], false, &["no application protocol"]),
+        (&["-servername", "eu.example"], true, &["CN = eu"]),
+        (&["-servername", "x.eu.example"], true, &["CN = eu"]),
+        (&["-servername", "other.example"], true, &["CN = server"]),
+        (&["-tls1_1", "-cipher", "DEFAULT@SECLEVEL=0"], false, &[]),
+    ];
+    for (arguments, connects, expected) in cases {
+        let (connected, text) = s_client(arguments);
+        assert_eq!(connected, connects, "{arguments:?}\n{text}");
+        for words in expected {
+            assert!(text.contains(words), "{arguments:?}: {words}\n{text}");
+        }
+    }
+    let (_, text) = s_client(&["-tls1_2", "-reconnect"]);
+    assert!(text.contains("Reused, TLSv1.2"), "sessions resume\n{text}");
+}
+
+#[test]
+fn mosquitto_and_curl_over_tls() {
+    if !is_there(Path::new("mosquitto_sub")) || !is_there(Path::new("curl")) {
+        return;
+    }
+    let broker = secure(&Authority::new());
+    let (port, ca) = (broker.address.port().to_string(), broker.path("ca.crt"));
+    let login = ["-h", "127.0.0.1", "-p", &port, "-u", "alice", "-P", "secret", "-q", "1"];
+    let topic = "devices/alice/temp";
+    succeeds(Command::new("mosquitto_pub").args(login).arg("--cafile").arg(&ca).args(["-t", topic, "-m", "21", "-r"]));
+    let mut subscriber = Command::new("mosquitto_sub");
+    subscriber.args(login).arg("--cafile").arg(&ca).args(["-t", topic, "-C", "1", "-W", "30"]);
+    assert_eq!(succeeds(&mut subscriber), "21\n");
+    // Whose authority is not ours, the client itself refuses.
+    let foreign = broker.path("foreign.crt");
+    std::fs::write(&foreign, Authority::new().pem()).unwrap();
+    let refused = run_program(Command::new("mosquitto_pub").args(login).arg("--cafile").arg(&foreign).args(["-t", topic, "-m", "1"]));
+    assert!(!refused.status.success(), "{refused:?}");
+}
+
+#[test]
+fn curl_publishes_with_a_password() {
+    if !is_there(Path::new("curl")) {
+        return;
+    }
+    let broker = run("auth/password-file", &[("users.passwd", &people())]);
+    let mut alice = broker.client("a").user("alice", "secret").connected();
+    assert_eq!(alice.subscribe("devices/alice/#"), 1);
+    let url = format!("mqtt://{}/devices/alice/temp", broker.address);
+    let curl = |login: &str| run_program(Command::new("curl").args(["-sS", "-m", "30", "-u", login, "-d", "21", &url]));
+    assert!(!curl("alice:wrong").status.success());
+    assert!(curl("alice:secret").status.success());
+    broker.until("curl's message", || alice.received() == ["devices/alice/temp"]);
+}
+
+fn browsers(ca: &Authority) -> Broker {
+    let server = ca.issue("server", &["localhost", "127.0.0.1"], 1);
+    let broker = run("transports/wss", &[("server.crt", &server.chain_pem), ("server.key", &server.key_pem)]);
+    std::fs::write(broker.path("ca.crt"), ca.pem()).unwrap();
+    broker
+}
+
+#[test]
+fn curl_asks_for_a_websocket_over_tls() {
+    if !is_there(Path::new("curl")) {
+        return;
+    }
+    let broker = browsers(&Authority::new());
+    let asked = |path: &str, headers: &[&str]| {
+        let mut command = Command::new("curl");
+        // After 101 the connection stays: what is waited for is the answer alone.
+        command.args(["-s", "--http1.1", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"]);
+        command.arg(broker.path("ca.crt")).arg(format!("https://{}{path}", broker.address));
+        for header in headers {
+            command.args(["-H", header]);
+        }
+        String::from_utf8(run_program(&mut command).stdout).unwrap()
+    };
+    let upgrade = [
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Protocol: mqtt",
+    ];
+    let with = |more: &'static str| upgrade.iter().copied().chain([more]).collect::<Vec<_>>();
+    assert_eq!(asked("/mqtt", &[]), "426");
+    assert_eq!(asked("/other", &upgrade), "404");
+    assert_eq!(asked("/mqtt", &with("Origin: https://evil.example")), "403");
+    assert_eq!(asked("/mqtt", &with("Origin: https://app.example")), "101");
+}
+
+#[test]
+fn mqtt_js_over_wss() {
+    let root = tools().join("node");
+    if !is_there(Path::new("node")) || !is_there(&root.join("node_modules/mqtt")) {
+        return;
+    }
+    let broker = browsers(&Authority::new());
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/mqttjs_client.mjs");
+    let url = format!("wss://{}/mqtt", broker.address);
+    for version in ["3", "4", "5"] {
+        let mut command = Command::new("node");
+        command.env("MQTTJS_ROOT", &root).env("MQTTJS_CA", broker.path("ca.crt"));
+        succeeds(command.arg(&script).args([&url, version]));
+    }
+}
+
+#[test]
+fn a_unix_socket_is_for_whom_its_permissions_name() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = tempfile::tempdir().unwrap();
+    let (path, declared) = (place.path().join("mqtt.sock"), place.path().join("endpoints.d"));
+    std::fs::create_dir(&declared).unwrap();
+    let text = example("transports/unix").replace("/run/weir/mqtt.sock", &path.display().to_string());
+    std::fs::write(declared.join("endpoint.yaml"), text).unwrap();
+    let mut process = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["run", "--status-addr", "none", "--endpoints"])
+        .arg(&declared)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let deadline = std::time::Instant::now() + client::GUARD;
+    while std::os::unix::net::UnixStream::connect(&path).is_err() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let tried = std::panic::catch_unwind(|| {
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        let mut local = Client::enter(client::unix(&path), 5, "local");
+        local.subscribe("a", 0);
+        local.publish("a", b"1", 0);
+        assert_eq!(local.message().0, "a");
+    });
+    process.kill().unwrap();
+    process.wait().unwrap();
+    tried.unwrap();
+}
+
+#[test]
+fn behind_a_proxy_rules_see_the_clients_own_address() {
+    let broker = run("transports/proxy", &[]);
+    let behind = |header: &str| {
+        let mut stream = client::tcp(broker.address);
+        stream.write_all(header.as_bytes()).unwrap();
+        Client::enter(stream, 5, "c")
+    };
+    let subscribed = |mut client: Client| {
+        client.send(&client::packet(0x82, &[&[0, 1, 0][..], &client::string("a"), &[0]].concat()));
+        client.receive().and_then(|(_, body)| body.last().copied())
+    };
+    assert_eq!(subscribed(behind("PROXY TCP4 198.51.100.7 127.0.0.1 4000 1883\r\n")), Some(0));
+    assert_eq!(subscribed(behind("PROXY TCP4 192.0.2.7 127.0.0.1 4000 1883\r\n")), Some(0x87));
+    let mut without: TcpStream = client::tcp(broker.address);
+    without.write_all(&connect(5, "c")).unwrap();
+    let mut rest = Vec::new();
+    let _ = without.read_to_end(&mut rest);
+    assert_eq!(rest, b"", "no header, no answer");
+}
