@@ -91,6 +91,12 @@ impl Client {
         }
     }
 
+    /// Says goodbye, and waits until the broker has closed.
+    pub fn leave(mut self) {
+        self.send(&Packet::Disconnect { code: 0, properties: Properties::new() });
+        while self.hear() != Heard::Closed {}
+    }
+
     /// Connects, or panics.
     pub fn connected(mut self) -> Self {
         assert_eq!(self.connect(), 0, "{:?}", self.connect);

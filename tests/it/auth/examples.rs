@@ -65,6 +65,10 @@ fn bans() {
     let broker = run("auth/bans", &[]);
     broker.client("good").connected();
     assert_eq!(broker.client("bot-9").connect(), 0x8A);
+    let connects = (0..16).map(|_| broker.client("flapping").connect());
+    assert_eq!(connects.filter(|code| *code == 0).count(), 15);
+    assert_eq!(broker.client("flapping").connect(), 0x8A);
+    broker.client("another").connected();
 }
 
 #[test]

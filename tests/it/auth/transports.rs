@@ -78,7 +78,9 @@ fn mosquitto_and_curl_over_tls() {
     // Whose authority is not ours, the client itself refuses.
     let foreign = broker.path("foreign.crt");
     std::fs::write(&foreign, Authority::new().pem()).unwrap();
-    let refused = run_program(Command::new("mosquitto_pub").args(login).arg("--cafile").arg(&foreign).args(["-t", topic, "-m", "1"]));
+    let refused = run_program(
+        Command::new("mosquitto_pub").args(login).arg("--cafile").arg(&foreign).args(["-t", topic, "-m", "1"]),
+    );
     assert!(!refused.status.success(), "{refused:?}");
 }
 

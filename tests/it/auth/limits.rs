@@ -1,0 +1,251 @@
+//! Every bound of `examples/limits`, on the real program with two shards.
+
+use std::time::{Duration, Instant};
+
+use super::broker::Broker;
+use super::client::{Client, Heard, property};
+use super::examples::{example, free, run};
+use crate::wire::{Packet, Properties, PropertyValue, Publish, Version};
+
+const QUOTA_EXCEEDED: u8 = 0x97;
+
+/// The example with other values for some fields: `("maxQueuedMessages: 3", "maxQueuedMessages: 100")`.
+fn run_with(changes: &[(&str, &str)]) -> Broker {
+    let address = free();
+    Broker::serve(address, &text(address.port(), changes), &[])
+}
+
+fn text(port: u16, changes: &[(&str, &str)]) -> String {
+    let text = example("limits").replace("port: 1883", &format!("port: {port}"));
+    changes.iter().fold(text, |text, (old, new)| {
+        assert!(text.contains(old), "{old}");
+        text.replace(old, new)
+    })
+}
+
+/// Puts other values in force, and waits until they are.
+fn change(broker: &Broker, changes: &[(&str, &str)]) {
+    broker.write_until("documents.yaml", &text(broker.address.port(), changes), "changed endpoint=bounded");
+}
+
+fn publish(topic: &str, payload: &[u8], qos: u8) -> Packet {
+    Packet::Publish(Publish {
+        dup: false,
+        qos,
+        retain: false,
+        topic: topic.to_owned(),
+        id: (qos > 0).then_some(7),
+        properties: Properties::new(),
+        payload: payload.to_vec(),
+    })
+}
+
+/// DISCONNECT's code, whatever else comes before it.
+fn told(client: &mut Client) -> Option<u8> {
+    loop {
+        match client.hear() {
+            Heard::Packet(Packet::Disconnect { code, .. }) => return Some(code),
+            Heard::Packet(_) => {}
+            Heard::Closed => return None,
+        }
+    }
+}
+
+fn connack(client: &mut Client) -> (bool, u8, Properties) {
+    client.send_connect();
+    match client.hear() {
+        Heard::Packet(Packet::ConnAck { session_present, code, properties }) => (session_present, code, properties),
+        other => panic!("{other:?} for CONNACK"),
+    }
+}
+
+#[test]
+fn the_client_is_told_its_bounds() {
+    let broker = run("limits", &[]);
+    let mut client = broker.client("c").with("session_expiry_interval", PropertyValue::Number(100_000));
+    let (_, code, properties) = connack(&mut client);
+    assert_eq!(code, 0);
+    for (name, value) in [
+        ("server_keep_alive", 300),
+        ("session_expiry_interval", 3600),
+        ("receive_maximum", 20),
+        ("maximum_packet_size", 4096),
+        ("topic_alias_maximum", 8),
+        ("maximum_qos", 1),
+    ] {
+        let expected = property(name, PropertyValue::Number(value));
+        assert!(properties.contains(&expected), "{name}: {properties:?}");
+    }
+}
+
+#[test]
+fn one_connection_too_many_is_told_so() {
+    let broker = run_with(&[("maxConnectionSize: 100", "maxConnectionSize: 2")]);
+    let (first, _second) = (broker.client("a").connected(), broker.client("b").connected());
+    assert_eq!(broker.client("c").connect(), QUOTA_EXCEEDED);
+    first.leave();
+    broker.until("there is room again", || broker.client("c").connect() == 0);
+}
+
+#[test]
+fn sessions_of_absent_clients_are_counted_over_all_shards() {
+    let broker = run("limits", &[]);
+    let names: Vec<String> = (0..8).map(|n| format!("durable{n}")).collect();
+    for name in &names {
+        broker.client(name).durable().connected().leave();
+    }
+    let present: Vec<bool> = names.iter().map(|name| connack(&mut broker.client(name).durable()).0).collect();
+    assert_eq!(present, [true, true, false, false, false, false, false, false]);
+}
+
+#[test]
+fn a_large_packet_is_refused_before_it_is_taken() {
+    let broker = run("limits", &[]);
+    let mut client = broker.client("c").connected();
+    client.send_bytes(&publish("a", &[b'x'; 5000], 0).encode(Version::V5)[..100]);
+    assert_eq!(told(&mut client), Some(0x95), "packet too large");
+}
+
+#[test]
+fn subscriptions_and_levels_are_bounded() {
+    let broker = run("limits", &[]);
+    let mut client = broker.client("c").connected();
+    assert_eq!([client.subscribe("a"), client.subscribe("$share/g/b")], [1, 1]);
+    assert_eq!([client.subscribe("c"), client.subscribe("$share/g/c")], [QUOTA_EXCEEDED; 2]);
+    assert_eq!(client.subscribe("a"), 1, "again the same one");
+    assert_eq!([client.publish("1/2/3/4", "x", false), client.publish("1/2/3/4/5", "x", false)], [0, 0x90]);
+    let mut other = broker.client("d").connected();
+    assert_eq!(
+        [other.subscribe("1/2/3/4/5"), other.subscribe("1/2/3/4"), other.subscribe("+/+/+/+/#")],
+        [0x8F, 1, 0x8F]
+    );
+    // A change holds for who is connected.
+    change(&broker, &[("maxTopicLevels: 4", "maxTopicLevels: 2"), ("maxSubscriptions: 2", "maxSubscriptions: 3")]);
+    assert_eq!(client.publish("1/2/3", "x", false), 0x90);
+    assert_eq!(client.subscribe("c"), 1);
+}
+
+/// What of ten messages a client finds that was away meanwhile.
+fn found(broker: &Broker, payload: &str) -> Vec<String> {
+    let mut away = broker.client("away").durable().connected();
+    away.subscribe("q/+");
+    away.leave();
+    let mut sender = broker.client("sender").connected();
+    for n in 0..10 {
+        assert!(sender.publish(&format!("q/{n}"), payload, false) < 0x80);
+    }
+    let mut back = broker.client("away").durable().connected();
+    let found = back.received();
+    broker.client("away").connected().leave(); // clean start: nothing is left of it
+    found
+}
+
+#[test]
+fn a_full_queue_keeps_what_is_declared() {
+    let broker = run("limits", &[]);
+    assert_eq!(found(&broker, "x"), ["q/7", "q/8", "q/9"]);
+    change(&broker, &[("dropOldest", "dropNewest")]);
+    assert_eq!(found(&broker, "x"), ["q/0", "q/1", "q/2"]);
+    let bytes =
+        [("maxQueuedMessages: 3", "maxQueuedMessages: 100"), ("maxQueuedBytes: 1048576", "maxQueuedBytes: 5000")];
+    change(&broker, &bytes);
+    let two_kilobytes = "x".repeat(2000);
+    assert_eq!(found(&broker, &two_kilobytes), ["q/8", "q/9"]);
+    change(&broker, &[bytes[0], bytes[1], ("dropOldest", "dropNewest")]);
+    assert_eq!(found(&broker, &two_kilobytes), ["q/0", "q/1"]);
+}
+
+#[test]
+fn a_message_lives_no_longer_than_it_may() {
+    let broker = run("limits", &[]);
+    let mut publisher = broker.client("p").connected();
+    assert!(publisher.publish("kept", "x", true) < 0x80);
+    let mut reader = broker.client("r").connected();
+    assert_eq!(reader.subscribe("kept"), 1);
+    let Heard::Packet(Packet::Publish(message)) = reader.hear() else { panic!("no retained message") };
+    let name = property("message_expiry_interval", PropertyValue::Number(0)).0;
+    let expiry = message.properties.iter().find(|(own, _)| *own == name);
+    assert!(matches!(expiry, Some((_, PropertyValue::Number(86_000..=86_400)))), "{expiry:?}");
+}
+
+#[test]
+fn too_many_unacknowledged_messages_wait() {
+    let broker =
+        run_with(&[("maxInflight: 20", "maxInflight: 2"), ("maxPublishPerSecond: 50 ", "maxPublishPerSecond: 5000 ")]);
+    let mut reader = broker.client("r").connected();
+    assert_eq!(reader.subscribe("a/+"), 1);
+    let mut sender = broker.client("s").connected();
+    for n in 0..4 {
+        assert!(sender.publish(&format!("a/{n}"), "x", false) < 0x80);
+    }
+    assert_eq!(reader.received(), ["a/0", "a/1"]);
+    let id = |n: u8| [0x40, 2, 0, n];
+    reader.send_bytes(&[id(1), id(2)].concat());
+    assert_eq!(reader.received(), ["a/2", "a/3"]);
+}
+
+#[test]
+fn who_publishes_too_fast_is_told_and_others_are_not_held_up() {
+    let broker = run("limits", &[]);
+    let mut good = broker.client("good").connected();
+    let flood: Vec<u8> = (0..5000).flat_map(|_| publish("f", b"x", 0).encode(Version::V5)).collect();
+    let bytes: Vec<u8> = (0..30).flat_map(|_| publish("f", &[b'x'; 4000], 0).encode(Version::V5)).collect();
+    for (why, burst) in [("messages", &flood), ("bytes", &bytes)] {
+        let mut fast = broker.client("fast").connected();
+        fast.send_bytes(burst);
+        assert_eq!(told(&mut fast), Some(0x96), "message rate too high: {why}");
+        assert!(good.publish("a", "x", false) < 0x80);
+    }
+}
+
+#[test]
+fn all_clients_together_keep_the_endpoints_rate() {
+    let broker = run_with(&[("maxPublishPerSecond: 50 ", "maxPublishPerSecond: 100000 ")]);
+    let burst: Vec<u8> = (0..3000).flat_map(|_| publish("f", b"x", 0).encode(Version::V5)).collect();
+    let mut clients: Vec<Client> = (0..4).map(|n| broker.client(&format!("c{n}")).connected()).collect();
+    clients.iter_mut().for_each(|client| client.send_bytes(&burst));
+    for client in &mut clients {
+        assert_eq!(told(client), Some(0x96));
+    }
+}
+
+#[test]
+fn who_publishes_too_fast_is_read_later_where_that_is_declared() {
+    let delay = [("publishOverflow: disconnect", "publishOverflow: delay")];
+    let broker = run_with(&delay);
+    let mut reader = broker.client("r").connected();
+    assert_eq!(reader.subscribe("f"), 1);
+    let mut fast = broker.client("fast").connected();
+    let start = Instant::now();
+    let burst: Vec<u8> = (0..100).flat_map(|_| publish("f", b"x", 0).encode(Version::V5)).collect();
+    fast.send_bytes(&burst);
+    for _ in 0..100 {
+        assert!(matches!(reader.hear(), Heard::Packet(Packet::Publish(_))), "nothing is lost");
+    }
+    assert!(fast.received().is_empty());
+    // A hundred at fifty a second, of which the first fifty are free.
+    assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
+
+    // A debt of minutes is forgiven by a declaration that allows more.
+    let slow = [delay[0], ("maxPublishBytesPerSecond: 65536", "maxPublishBytesPerSecond: 1024")];
+    change(&broker, &slow);
+    let large: Vec<u8> = (0..50).flat_map(|_| publish("f", &[b'x'; 4000], 0).encode(Version::V5)).collect();
+    fast.send_bytes(&large);
+    assert!(matches!(reader.hear(), Heard::Packet(Packet::Publish(_))));
+    fast.send(&Packet::PingReq);
+    change(&broker, &delay);
+    assert_eq!(fast.hear(), Heard::Packet(Packet::PingResp));
+}
+
+#[test]
+fn wrong_passwords_are_counted_by_address() {
+    let people = super::live::people();
+    let documents =
+        "auth: {name: default, chain: [{passwordFile: {file: people}}], rateLimit: {maxFailures: 3, windowS: 600}}\n";
+    let broker = Broker::start(", enableAcl: false", documents, &[("people", &people)]);
+    let mut open = broker.client("open").user("alice", "secret").connected();
+    let codes: Vec<u8> = (0..4).map(|n| broker.client("x").user("alice", &format!("guess{n}")).connect()).collect();
+    assert_eq!(codes, [0x86, 0x86, 0x86, 0x9F]);
+    assert_eq!(broker.client("y").user("bob", "secret").connect(), 0x9F, "the right one no longer helps");
+    assert!(open.received().is_empty(), "who is in stays");
+}
