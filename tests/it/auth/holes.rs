@@ -5,6 +5,7 @@ use std::net::TcpStream;
 
 use super::broker::Broker;
 use super::live::people;
+use crate::ports;
 
 const NOT_AUTHORIZED: u8 = 0x87;
 const BAD_CREDENTIALS: u8 = 0x86;
@@ -155,7 +156,7 @@ fn a_retained_message_of_an_endpoint_that_is_gone_needs_the_right_on_another() {
     let acls = "---\nacl: {name: open, rules: [{permission: allow, topics: ['#']}]}\n\
                 ---\nacl: {name: narrow, rules: [{permission: allow, action: subscribe, topics: ['#']}, \
                 {permission: allow, action: publish, topics: ['a/0', 'a/1']}]}\n";
-    let (main, other) = (free(), free());
+    let (main, other) = (ports::free_address(), ports::free_address());
     let endpoint = |name: &str, address: std::net::SocketAddr, acl: &str| {
         format!("---\nendpoint: {{name: {name}, host: 127.0.0.1, port: {}, acl: {acl}}}\n", address.port())
     };
@@ -179,10 +180,6 @@ fn a_retained_message_of_an_endpoint_that_is_gone_needs_the_right_on_another() {
     broker.until("it is gone", || TcpStream::connect(other).is_err());
     drop(publisher);
     broker.until("its rules are gone", || read() == ["a/0", "a/1"]);
-}
-
-fn free() -> std::net::SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// CVE-2025-59946: subscriptions that change while messages go to them, from several shards, and takeovers amid it.

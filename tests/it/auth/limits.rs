@@ -4,14 +4,15 @@ use std::time::{Duration, Instant};
 
 use super::broker::Broker;
 use super::client::{Client, Heard, property};
-use super::examples::{example, free, run};
+use super::examples::{example, run};
+use crate::ports;
 use crate::wire::{Packet, Properties, PropertyValue, Publish, Version};
 
 const QUOTA_EXCEEDED: u8 = 0x97;
 
 /// The example with other values for some fields: `("maxQueuedMessages: 3", "maxQueuedMessages: 100")`.
 fn run_with(changes: &[(&str, &str)]) -> Broker {
-    let address = free();
+    let address = ports::free_address();
     Broker::serve(address, &text(address.port(), changes), &[])
 }
 
