@@ -1,22 +1,23 @@
-//! The acceptor: one thread that owns every listening socket, so that limits are exact and a change of policy is atomic.
+//! The acceptor: owns every listening socket, so that limits are exact and a change of policy is atomic.
+//!
+//! It lives in the first shard's loop. A thread of its own would cost a context switch and a wake per connection.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use std::{io, thread};
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token};
+use mio::{Interest, Registry, Token};
 use tokio::sync::oneshot;
 
 use super::accept_rate::AcceptRate;
-use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::{ListenerChange, PlaneError};
 use super::policy::{AcceptOverflow, ListenerPolicy, Transport};
-use super::shard::{Accepted, Event};
+use super::shard::Accepted;
 use super::socket::{ListeningSocket, SocketKey, SocketPool};
 use super::stats::{EndpointTally, Opened, Reason, Tallies};
 use super::stream::Stream;
@@ -27,13 +28,14 @@ pub(super) enum Command {
         changes: Vec<ListenerChange>,
         reply: oneshot::Sender<Result<(), PlaneError>>,
     },
-    /// Closes every listening socket and ends the thread.
+    /// Closes every listening socket.
     Stop {
         reply: oneshot::Sender<()>,
     },
 }
 
-const WAKER: Token = Token(usize::MAX);
+/// Tokens of listeners have this bit, those of connections do not.
+const LISTENER_BIT: usize = 1 << 63;
 /// Connections accepted from one listener before the next one has its turn.
 const ACCEPT_BURST: usize = 64;
 /// Pending connections of an endpoint above which one too many is closed without a word.
@@ -48,39 +50,10 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 pub(super) struct AcceptorConfig {
     pub(super) pool: Arc<SocketPool>,
     pub(super) tallies: Arc<Tallies>,
-    pub(super) shards: Vec<Arc<Mailbox<Event>>>,
     /// Number of the last accepted connection.
     pub(super) sequence: Arc<AtomicU64>,
     /// Open connections of the node.
     pub(super) max_connections: u32,
-}
-
-/// Starts the thread.
-pub(super) fn start(config: AcceptorConfig) -> io::Result<Arc<Mailbox<Command>>> {
-    let poll = Poll::new()?;
-    let mailbox = Arc::new(Mailbox::new(poll.registry(), WAKER)?);
-    let outgoing = config.shards.iter().map(|_| Vec::new()).collect();
-    let mut acceptor = Acceptor {
-        config,
-        poll,
-        mailbox: Arc::clone(&mailbox),
-        listeners: HashMap::new(),
-        by_key: HashMap::new(),
-        leaving: Vec::new(),
-        ready: Vec::new(),
-        next_token: 0,
-        next_shard: 0,
-        outgoing,
-        exhausted_until: None,
-        stopped: false,
-    };
-    thread::Builder::new().name("weir-accept".into()).spawn(move || {
-        let _closes = CloseOnEnd(Arc::clone(&acceptor.mailbox));
-        while !acceptor.stopped {
-            acceptor.turn();
-        }
-    })?;
-    Ok(mailbox)
 }
 
 struct Listener {
@@ -100,21 +73,18 @@ struct Leaving {
     until: Instant,
 }
 
-struct Acceptor {
+pub(super) struct Acceptor {
     config: AcceptorConfig,
-    poll: Poll,
-    mailbox: Arc<Mailbox<Command>>,
+    registry: Registry,
     listeners: HashMap<Token, Listener>,
     by_key: HashMap<SocketKey, Token>,
     leaving: Vec<Leaving>,
     /// Listeners in whose queues connections may wait.
     ready: Vec<Token>,
     next_token: usize,
-    next_shard: usize,
-    /// Accepted connections by shard: handed over once per turn.
-    outgoing: Vec<Vec<Event>>,
     exhausted_until: Option<Instant>,
-    stopped: bool,
+    /// Connections that were accepted and not yet taken.
+    accepted: Vec<Accepted>,
 }
 
 /// Why accepting from a listener stopped.
@@ -130,48 +100,43 @@ enum Accepting {
 }
 
 impl Acceptor {
-    fn turn(&mut self) {
-        let mut events = Events::with_capacity(256);
-        let timeout = if self.mailbox.may_sleep() { self.timeout() } else { Some(Duration::ZERO) };
-        if let Err(error) = self.poll.poll(&mut events, timeout)
-            && error.kind() != io::ErrorKind::Interrupted
-        {
-            tracing::error!(%error, "the acceptor cannot poll");
-            thread::sleep(EXHAUSTED_PAUSE);
-        }
-        self.mailbox.awake();
-        for event in &events {
-            if event.token() != WAKER && !self.ready.contains(&event.token()) {
-                self.ready.push(event.token());
-            }
-        }
-        let mut commands = Vec::new();
-        self.mailbox.take(&mut commands);
-        for command in commands {
-            self.on_command(command);
-        }
-        let now = Instant::now();
-        self.accept_ready(now);
-        self.close_left(now);
-        for (shard, events) in self.config.shards.iter().zip(&mut self.outgoing) {
-            if !events.is_empty() {
-                shard.send_all(events.drain(..));
-            }
+    pub(super) fn new(config: AcceptorConfig, registry: Registry) -> Self {
+        Self {
+            config,
+            registry,
+            listeners: HashMap::new(),
+            by_key: HashMap::new(),
+            leaving: Vec::new(),
+            ready: Vec::new(),
+            next_token: LISTENER_BIT,
+            exhausted_until: None,
+            accepted: Vec::new(),
         }
     }
 
-    fn timeout(&self) -> Option<Duration> {
-        let now = Instant::now();
+    /// Whether an event is a listener's.
+    pub(super) fn is_listener(token: Token) -> bool {
+        token.0 & LISTENER_BIT != 0
+    }
+
+    /// Connections wait in a listener's queue.
+    pub(super) fn mark_ready(&mut self, token: Token) {
+        if !self.ready.contains(&token) {
+            self.ready.push(token);
+        }
+    }
+
+    /// When there is something to accept or to close, as far as is known; `None`: an event will tell.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let due = self.ready.iter().map(|token| self.listeners.get(token).and_then(|listener| listener.resume_at));
         // A ready listener that is not delayed is due now.
         let listener = due.map(|at| at.unwrap_or(now)).min();
         let listener = listener.map(|at| self.exhausted_until.map_or(at, |until| until.max(at)));
         let left = self.leaving.iter().map(|leaving| leaving.until).min();
-        let at = [listener, left].into_iter().flatten().min()?;
-        Some(at.saturating_duration_since(now))
+        listener.into_iter().chain(left).min()
     }
 
-    fn on_command(&mut self, command: Command) {
+    pub(super) fn on_command(&mut self, command: Command) {
         match command {
             Command::Install { changes, reply } => {
                 // Who asked may have gone; the change holds all the same.
@@ -184,10 +149,21 @@ impl Acceptor {
                 for leaving in self.leaving.drain(..) {
                     self.config.pool.forget_leaving(&leaving.listener.socket);
                 }
-                self.stopped = true;
+                self.by_key.clear();
                 let _ = reply.send(());
             }
         }
+    }
+
+    /// Accepts what waits and may come in.
+    pub(super) fn accept(&mut self, now: Instant) -> Vec<Accepted> {
+        if !self.ready.is_empty() {
+            self.accept_ready(now);
+        }
+        if !self.leaving.is_empty() {
+            self.close_left(now);
+        }
+        std::mem::take(&mut self.accepted)
     }
 
     /// All or nothing: what can fail comes first.
@@ -211,7 +187,7 @@ impl Acceptor {
             let ListenerChange::Add { socket, .. } = change else { continue };
             let fd = socket.socket.socket.as_raw_fd();
             let token = Token(self.next_token);
-            if let Err(error) = self.poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE) {
+            if let Err(error) = self.registry.register(&mut SourceFd(&fd), token, Interest::READABLE) {
                 // The sockets registered so far leave the poll when they are dropped with `changes`.
                 self.next_token = first_token;
                 return Err(PlaneError::Install { index, error: error.to_string() });
@@ -319,7 +295,7 @@ impl Acceptor {
     fn close(&mut self, mut listener: Listener) {
         self.empty_queue(&mut listener);
         let fd = listener.socket.socket.as_raw_fd();
-        if let Err(error) = self.poll.registry().deregister(&mut SourceFd(&fd)) {
+        if let Err(error) = self.registry.deregister(&mut SourceFd(&fd)) {
             tracing::error!(listener = %listener.key, %error, "a listening socket could not leave the poll");
         }
     }
@@ -451,9 +427,7 @@ impl Acceptor {
         }
         let sequence = self.config.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         let policy = Arc::clone(policy);
-        let accepted = Accepted { stream, peer, policy, opened, pending, sequence, displaces, over_limit };
-        self.outgoing[self.next_shard].push(Event::Accepted(Box::new(accepted)));
-        self.next_shard = (self.next_shard + 1) % self.outgoing.len();
+        self.accepted.push(Accepted { stream, peer, policy, opened, pending, sequence, displaces, over_limit });
     }
 }
 

@@ -1,12 +1,13 @@
 //! The data plane's IO: listening sockets, the acceptor, the shards' event loops, TLS, WebSocket, PROXY protocol.
 //!
 //! ```text
-//! listener ─▶ acceptor (one thread) ─▶ shard (one thread each): PROXY header ─▶ TLS ─▶ WebSocket ─▶ CONNECT ─▶ authentication
-//!                                                                                                                 │
-//!             sockets ◀─ out buffers ◀─ core of the home shard ◀──────────────────────────────────────────────────┘
+//! listener ─▶ acceptor ─▶ a shard: PROXY header ─▶ TLS ─▶ WebSocket ─▶ CONNECT ─▶ authentication
+//!                                                                                       │
+//!             sockets ◀─ out buffers ◀─ core of the client's home shard ◀───────────────┘
 //! ```
 //!
-//! A shard is one OS thread with its own epoll loop: no scheduler stands between a readable socket and the core.
+//! A shard is one OS thread with its own epoll loop: no scheduler stands between a readable socket and the core. The
+//! first shard's loop has the acceptor, too.
 //! [`DataPlane`] is the handle the control plane holds.
 
 mod accept_rate;

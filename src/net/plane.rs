@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::acceptor::{self, AcceptorConfig, Command};
+use super::acceptor::{AcceptorConfig, Command};
 use super::dwell::{DeliverDurations, Dwell};
 use super::mailbox::Mailbox;
 use super::policy::ListenerPolicy;
@@ -135,16 +135,23 @@ struct Inner {
     pool: Arc<SocketPool>,
     tallies: Arc<Tallies>,
     dwell: Arc<Dwell>,
-    acceptor: Arc<Mailbox<Command>>,
     shards: Vec<Arc<Mailbox<Event>>>,
     epoch: Instant,
     sequence: Arc<AtomicU64>,
 }
 
+impl Inner {
+    fn tell_acceptor(&self, command: Command) {
+        if let Some(first) = self.shards.first() {
+            first.send(Event::Listeners(command));
+        }
+    }
+}
+
 impl Drop for Inner {
     /// Nobody is left to ask for anything: the threads end at once.
     fn drop(&mut self) {
-        self.acceptor.send(Command::Stop { reply: oneshot::channel().0 });
+        self.tell_acceptor(Command::Stop { reply: oneshot::channel().0 });
         for shard in &self.shards {
             let reply = oneshot::channel().0;
             shard.send(Event::Control(Control::Shutdown { grace: Duration::ZERO, reply }));
@@ -172,19 +179,18 @@ impl DataPlane {
             away: AwaySessions::default(),
             total_rates: TotalRates::default(),
         });
-        let shards = shard::start(config, &shared)?;
         let descriptors = raise_descriptor_limit();
         let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(descriptors / 2);
         let max_connections =
             config.max_connections.unwrap_or(u32::MAX).min(u32::try_from(affordable).unwrap_or(u32::MAX));
-        let acceptor = acceptor::start(AcceptorConfig {
+        let acceptor = AcceptorConfig {
             pool: Arc::clone(&pool),
             tallies: Arc::clone(&tallies),
-            shards: shards.clone(),
             sequence: Arc::clone(&sequence),
             max_connections,
-        })?;
-        Ok(Self { inner: Arc::new(Inner { pool, tallies, dwell, acceptor, shards, epoch, sequence }) })
+        };
+        let shards = shard::start(config, &shared, acceptor)?;
+        Ok(Self { inner: Arc::new(Inner { pool, tallies, dwell, shards, epoch, sequence }) })
     }
 
     /// The core's clock: milliseconds since the data plane started.
@@ -209,7 +215,7 @@ impl DataPlane {
             }
         }
         let (reply, answer) = oneshot::channel();
-        self.inner.acceptor.send(Command::Install { changes, reply });
+        self.inner.tell_acceptor(Command::Install { changes, reply });
         let result = answer.await.map_err(|_| PlaneError::Stopped)?;
         // A removed socket may have been what stood in the way.
         self.inner.pool.close_shared_ports();
@@ -280,7 +286,7 @@ impl DataPlane {
     /// `grace` is over.
     pub async fn shutdown(&self, grace: Duration) -> Result<(), PlaneError> {
         let (reply, answer) = oneshot::channel();
-        self.inner.acceptor.send(Command::Stop { reply });
+        self.inner.tell_acceptor(Command::Stop { reply });
         answer.await.map_err(|_| PlaneError::Stopped)?;
         self.ask_all(|reply| Control::Shutdown { grace, reply }).await.map(|_| ())
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::handshake::{Handshake, Stage};
 use super::table::{Connection, Key, State};
-use super::{SWEEP_MS, Shard};
+use super::{Event, SWEEP_MS, Shard};
 use crate::broker::Ended;
 use crate::net::layers::{Layers, Unsent};
 use crate::net::policy::{ListenerPolicy, Transport};
@@ -27,6 +27,24 @@ pub(in crate::net) struct Accepted {
 }
 
 impl Shard {
+    /// Accepts what waits. A connection whose handshake is heavy goes to the shards in turn; any other one is decoded
+    /// here and goes straight to its home.
+    pub(super) fn accept(&mut self) {
+        let Some(acceptor) = &mut self.acceptor else { return };
+        for accepted in acceptor.accept(self.instant) {
+            if matches!(accepted.policy.transport, Transport::Plain) {
+                self.on_accepted(accepted);
+                continue;
+            }
+            self.next_shard = (self.next_shard + 1) % self.peers.len();
+            if self.next_shard == usize::from(self.id.0) {
+                self.on_accepted(accepted);
+            } else {
+                self.outgoing[self.next_shard].push(Event::Accepted(Box::new(accepted)));
+            }
+        }
+    }
+
     pub(super) fn on_accepted(&mut self, accepted: Accepted) {
         let Accepted { stream, peer, policy, opened, pending, sequence, displaces, over_limit } = accepted;
         if self.ending.is_some() {
@@ -84,8 +102,10 @@ impl Shard {
         });
         self.pending.push(key);
         self.next_sweep = self.next_sweep.min(self.now + SWEEP_MS);
-        // Often the CONNECT is there already; where its home is another shard, this one's poll never sees the socket.
-        self.on_handshake_readable(key);
+        // Often the CONNECT is there already; where its home is another shard, this one's poll need not see the socket.
+        if self.peers.len() > 1 {
+            self.on_handshake_readable(key);
+        }
         self.register(key);
     }
 

@@ -30,6 +30,7 @@ pub(super) use self::table::Key;
 use self::drain::{ActiveDrain, Ending, PastDrain};
 use self::random::ClientIds;
 use self::table::Table;
+use super::acceptor::{Acceptor, AcceptorConfig, Command};
 use super::alarm::Alarm;
 use super::dwell::{Dwell, ONE_TURN_IN};
 use super::mailbox::{CloseOnEnd, Mailbox};
@@ -45,6 +46,8 @@ use crate::broker::{
 
 /// What a shard is told by others.
 pub(super) enum Event {
+    /// For the acceptor, which is the first shard's.
+    Listeners(Command),
     /// The acceptor has a connection for it.
     Accepted(Box<Accepted>),
     /// Another shard has admitted a client whose home is here.
@@ -92,6 +95,10 @@ struct Shard {
     core: Core,
     poll: Poll,
     alarm: Alarm,
+    /// The first shard's.
+    acceptor: Option<Acceptor>,
+    /// The shard that has the next connection's TLS handshake.
+    next_shard: usize,
     mailbox: Arc<Mailbox<Event>>,
     /// Every shard's mailbox, this one's too.
     peers: Vec<Arc<Mailbox<Event>>>,
@@ -101,6 +108,8 @@ struct Shard {
     buffer: Vec<u8>,
     /// What layers make of the buffer.
     plain: Vec<u8>,
+    /// When the turn began, by the system's clock and by the core's.
+    instant: Instant,
     now: Millis,
     turns: u32,
     /// Connections with bytes that no event will tell of again.
@@ -128,13 +137,20 @@ struct Shard {
 }
 
 /// Starts the threads.
-pub(super) fn start(config: &DataPlaneConfig, shared: &Arc<Shared>) -> io::Result<Vec<Arc<Mailbox<Event>>>> {
-    let polls: Vec<Poll> = (0..config.shards).map(|_| Poll::new()).collect::<io::Result<_>>()?;
+pub(super) fn start(
+    config: &DataPlaneConfig,
+    shared: &Arc<Shared>,
+    acceptor: AcceptorConfig,
+) -> io::Result<Vec<Arc<Mailbox<Event>>>> {
+    let polls: Vec<Poll> = (0..config.shards.max(1)).map(|_| Poll::new()).collect::<io::Result<_>>()?;
     let peers: Vec<Arc<Mailbox<Event>>> =
         polls.iter().map(|poll| Ok(Arc::new(Mailbox::new(poll.registry(), WAKER)?))).collect::<io::Result<_>>()?;
+    let mut acceptor_config = Some(acceptor);
     for (poll, id) in polls.into_iter().zip(0..) {
         let alarm = Alarm::new(poll.registry(), ALARM)?;
-        let mut shard = Shard::new(ShardId(id), config, Arc::clone(shared), poll, alarm, peers.clone());
+        let registry = poll.registry().try_clone()?;
+        let acceptor = acceptor_config.take().map(|config| Acceptor::new(config, registry));
+        let mut shard = Shard::new(ShardId(id), config, Arc::clone(shared), poll, alarm, acceptor, peers.clone());
         thread::Builder::new().name(format!("weir-shard-{id}")).spawn(move || {
             let _closes = CloseOnEnd(Arc::clone(&shard.mailbox));
             let mut events = Events::with_capacity(EVENTS);
@@ -153,22 +169,27 @@ impl Shard {
         shared: Arc<Shared>,
         poll: Poll,
         alarm: Alarm,
+        acceptor: Option<Acceptor>,
         peers: Vec<Arc<Mailbox<Event>>>,
     ) -> Self {
-        let mut core = Core::new(CoreConfig { shard: id, shards: config.shards });
+        let mut core = Core::new(CoreConfig { shard: id, shards: peers.len() as u16 });
         core.share_counts(shared.away.clone(), shared.total_rates.clone());
+        let instant = shared.epoch;
         Self {
             alarm,
             id,
             shared,
             core,
             poll,
+            acceptor,
+            next_shard: 0,
             mailbox: Arc::clone(&peers[usize::from(id.0)]),
             outgoing: peers.iter().map(|_| Vec::new()).collect(),
             peers,
             table: Table::default(),
             buffer: vec![0; BUFFER_BYTES],
             plain: Vec::new(),
+            instant,
             now: 0,
             turns: 0,
             ready: Vec::new(),
@@ -202,7 +223,8 @@ impl Shard {
             thread::sleep(Duration::from_millis(10));
         }
         self.mailbox.awake();
-        let begun = self.shared.epoch.elapsed();
+        self.instant = Instant::now();
+        let begun = self.instant - self.shared.epoch;
         self.now = Millis::try_from(begun.as_millis()).unwrap_or(Millis::MAX);
         self.turns = self.turns.wrapping_add(1);
         let sent_before = self.turns.is_multiple_of(ONE_TURN_IN).then(|| self.messages_sent());
@@ -218,6 +240,7 @@ impl Shard {
                 self.on_event(event);
             }
         }
+        self.accept();
         if self.core.next_deadline().is_some_and(|at| at <= self.now) {
             self.core.tick(self.now);
         }
@@ -243,6 +266,10 @@ impl Shard {
         let ending = self.ending.as_ref().map_or(Millis::MAX, |ending| ending.deadline);
         let own = self.next_sweep.min(self.next_publish).min(self.next_drain()).min(ending);
         let at = self.core.next_deadline().map_or(own, |at| at.min(own));
+        if let Some(due) = self.acceptor.as_ref().and_then(|acceptor| acceptor.due(self.instant)) {
+            let accept = due.saturating_duration_since(self.instant);
+            return Some(self.alarm.sleep_until(at, self.now).map_or(accept, |timer| timer.min(accept)));
+        }
         self.alarm.sleep_until(at, self.now)
     }
 
@@ -251,6 +278,11 @@ impl Shard {
         self.mailbox.take(&mut mail);
         for event in mail {
             match event {
+                Event::Listeners(command) => {
+                    if let Some(acceptor) = &mut self.acceptor {
+                        acceptor.on_command(command);
+                    }
+                }
                 Event::Accepted(accepted) => self.on_accepted(*accepted),
                 Event::HandOver(hand_over) => self.on_hand_over(*hand_over),
                 Event::Decided { key, decision } => self.on_decided(key, decision),
@@ -261,6 +293,12 @@ impl Shard {
     }
 
     fn on_event(&mut self, event: &mio::event::Event) {
+        if Acceptor::is_listener(event.token()) {
+            if let Some(acceptor) = &mut self.acceptor {
+                acceptor.mark_ready(event.token());
+            }
+            return;
+        }
         let key = Key::of(event.token());
         let Some(connection) = self.table.get_mut(key) else { return };
         if event.is_error() || event.is_write_closed() && event.is_read_closed() {

@@ -18,8 +18,8 @@ pub(in crate::net) struct Key {
     pub(super) generation: u32,
 }
 
-/// Generations stay below it, so that no connection's token is the waker's.
-const GENERATIONS: u32 = u32::MAX;
+/// Generations stay below it: the topmost bit of a token is the listeners' and the waker's.
+const GENERATIONS: u32 = 1 << 31;
 
 impl Key {
     pub(super) fn token(self) -> Token {
