@@ -6,7 +6,7 @@ use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use super::connection::Connection;
 use super::limits::DESTINATIONS_MAX;
-use super::link::Link;
+use super::link::{LateSync, Link};
 use super::pool::Pool;
 use super::provenance::Rules;
 use super::rate::Lease;
@@ -16,8 +16,10 @@ use super::shared::{Group, GroupKey};
 use super::slab::Slab;
 use super::subscriptions::{GroupId, SessionId, Subscriptions};
 use super::timers::{Timer, Timers};
-use super::{AwaySessions, EndpointCounters, EndpointId, EndpointPolicy, Millis, OutBuf, Principal, TotalRates};
-use crate::mqtt::{Connect, DecodeContext, Decoded, Packet, ReasonCode, Side, decode};
+use super::{
+    AwaySessions, EndpointCounters, EndpointId, EndpointPolicy, Millis, OutBuf, Principal, Reauthentication, TotalRates,
+};
+use crate::mqtt::{Connect, DecodeContext, DecodeErrorKind, Decoded, Packet, ReasonCode, Side, decode};
 
 /// A connection within one core: a slot and the slot's generation, so that a stale id is never somebody else's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -126,6 +128,7 @@ pub struct Core {
     pub(super) timers: Timers,
     /// Numbers the SUBSCRIBEs that wait for other shards.
     pub(super) serial: u32,
+    pub(super) late_syncs: Vec<LateSync>,
     /// Of clients that went: what they still had on the way over a topic's owner, by [`Core::client_hash`].
     pub(super) left_on_the_way: Vec<(u64, ShardId, u64)>,
     pub(super) endpoint_index: HashMap<EndpointId, u32>,
@@ -160,6 +163,7 @@ impl Core {
             links,
             timers: Timers::default(),
             serial: 0,
+            late_syncs: Vec::new(),
             left_on_the_way: Vec::new(),
             endpoint_index: HashMap::new(),
             counters: Vec::new(),
@@ -216,7 +220,12 @@ impl Core {
                     needs = *whole;
                     break;
                 }
-                Err(error) => self.refuse(conn.slot, error.reason),
+                Err(error) => {
+                    // A second CONNECT may be wrong in a way that DISCONNECT has no code for [MQTT-3.1.0-2].
+                    let has_no_code =
+                        matches!(error.kind, DecodeErrorKind::UnsupportedVersion | DecodeErrorKind::ClientIdentifier);
+                    self.refuse(conn.slot, if has_no_code { ReasonCode::ProtocolError } else { error.reason });
+                }
             }
         }
         self.counters[endpoint].bytes_received += consumed as u64;
@@ -334,6 +343,10 @@ impl Core {
     /// A client that was silent for one and a half times its keep-alive is gone [MQTT-3.1.2-22].
     fn check_keep_alive(&mut self, id: ConnId, now: Millis) {
         let Some(connection) = self.connections.get_generation(id.slot, id.generation) else { return };
+        if connection.pauses > 0 {
+            // Who is not read cannot be heard.
+            connection.last_received = now;
+        }
         let deadline = connection.last_received + u64::from(connection.keep_alive_ms);
         if deadline > now {
             self.timers.push(deadline, Timer::KeepAlive(id));
@@ -345,9 +358,9 @@ impl Core {
     fn check_credential(&mut self, id: ConnId, now: Millis) {
         let Some(connection) = self.connections.get_generation(id.slot, id.generation) else { return };
         match connection.principal.expires_at {
-            Some(at) if at > now => self.timers.push(at, Timer::Credential(id)),
-            Some(_) => self.tell_and_close(id.slot, ReasonCode::NotAuthorized),
-            None => {}
+            Some(at) if at <= now => self.tell_and_close(id.slot, ReasonCode::NotAuthorized),
+            // It was renewed, and has another timer.
+            _ => {}
         }
     }
 

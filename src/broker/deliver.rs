@@ -337,23 +337,31 @@ impl Core {
 
     /// The window moved on: what a resend had to leave goes first, then what is queued.
     pub(super) fn advance(&mut self, id: SessionId, now: Millis) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        if let (Some(slot), Some(next)) = (session.connection, session.inflight.next_unsent()) {
-            next.unsent = false;
-            let again = next.clone();
-            if !self.send_again(slot, &again, now)
+        while let Some((slot, next)) = self.next_unsent(id) {
+            if !self.send_again(slot, &next, now)
                 && let Some(session) = self.sessions.get_mut(id)
             {
-                session.inflight.remove(again.packet_id);
+                session.inflight.remove(next.packet_id);
             }
-            return;
         }
+        let Some(session) = self.sessions.get_mut(id) else { return };
         if session.queue.is_empty() {
             session.inflight.release();
             self.tell_readiness(id);
         } else {
             self.pump(id, now);
         }
+    }
+
+    /// The oldest message that a resend had to leave, where the window has room for it now.
+    fn next_unsent(&mut self, id: SessionId) -> Option<(u32, Sent)> {
+        let session = self.sessions.get(id)?;
+        let slot = session.connection?;
+        if session.inflight.all_sent() || session.inflight.outstanding() >= self.window(slot, session) {
+            return None;
+        }
+        let next = self.sessions.get_mut(id)?.inflight.next_unsent()?;
+        Some((slot, next))
     }
 
     /// Appends a packet to a connection's out buffer; closes a connection that does not read what it must be told.

@@ -2,7 +2,7 @@
 
 use super::connection::Origin;
 use super::limits::{LINK_ACKNOWLEDGE_BYTES, LINK_HIGH_BYTES};
-use super::link::{Crossing, Hop, Item, Onward};
+use super::link::{Crossing, Hop, Item, LateSync, Onward};
 use super::view::View;
 use super::{Batch, ConnId, Core, Millis, ShardId};
 use crate::mqtt::{DecodeContext, Decoded, Packet, Side, decode};
@@ -16,7 +16,7 @@ impl Core {
             if link.received - link.told < LINK_ACKNOWLEDGE_BYTES && !link.owes_notice {
                 return None;
             }
-            link.batch.items.push(Item::Taken);
+            link.batch.items.push_back(Item::Taken);
         }
         link.told = link.received;
         link.owes_notice = false;
@@ -42,22 +42,51 @@ impl Core {
     /// Takes another shard's batch.
     pub fn deliver_batch(&mut self, from: ShardId, batch: Batch, now: Millis) {
         self.now = now;
-        let Batch { items, bytes, end, taken, settled, asks_notice } = batch;
-        let mut sends_on = false;
-        for item in items {
-            sends_on |= matches!(&item, Item::Publish(crossing) if crossing.hop == Hop::Owner);
-            self.on_item(from, item, &bytes, now);
-        }
-        let until = if sends_on { self.links.iter().map(|link| link.sent).collect() } else { Vec::new() };
         let Some(link) = self.links.get_mut(usize::from(from.0)) else { return };
-        link.received = end;
-        link.onward.push_back(Onward { end, until });
-        link.owes_notice |= asks_notice;
-        link.taken = link.taken.max(taken);
-        link.settled = link.settled.max(settled);
+        link.taken = link.taken.max(batch.taken);
+        link.settled = link.settled.max(batch.settled);
+        link.held.push_back(batch);
         if link.sent - link.taken <= LINK_HIGH_BYTES / 2 {
             let waiters = std::mem::take(&mut link.waiters);
             waiters.into_iter().for_each(|origin| self.resume(origin));
+        }
+        self.work_off(from, now);
+        // What came may be what another link waits for.
+        while let Some(other) = self.links.iter().position(|link| link.held.front().is_some_and(|b| self.is_ripe(b))) {
+            self.work_off(ShardId(other as u16), now);
+        }
+        self.answer_late_syncs();
+    }
+
+    /// Whether a batch's first item need not wait. A PUBLISH that came over its topic's owner does, until what its
+    /// publisher's shard sent here before has been taken: it must not overtake that [MQTT-4.6.0-5]. (It waits for what
+    /// was sent before it was, as does whatever that waits for: nothing ever waits for itself.)
+    fn is_ripe(&self, batch: &Batch) -> bool {
+        let Some(Item::Publish(Crossing { hop: Hop::Last { after }, origin, .. })) = batch.items.front() else {
+            return true;
+        };
+        self.links.get(usize::from(origin.shard.0)).is_none_or(|link| link.received >= *after)
+    }
+
+    /// Does what a link brought, as far as it need not wait.
+    fn work_off(&mut self, from: ShardId, now: Millis) {
+        let place = usize::from(from.0);
+        while let Some(mut batch) = self.links[place].held.pop_front() {
+            while self.is_ripe(&batch)
+                && let Some(item) = batch.items.pop_front()
+            {
+                self.links[place].received += item.bytes();
+                batch.sent_on |= matches!(&item, Item::Publish(Crossing { hop: Hop::Owner { .. }, .. }));
+                self.on_item(from, item, &batch.bytes, now);
+            }
+            if !batch.items.is_empty() {
+                return self.links[place].held.push_front(batch);
+            }
+            let until = if batch.sent_on { self.links.iter().map(|link| link.sent).collect() } else { Vec::new() };
+            let link = &mut self.links[place];
+            link.received = batch.end;
+            link.onward.push_back(Onward { end: batch.end, until });
+            link.owes_notice |= batch.asks_notice;
         }
     }
 
@@ -75,11 +104,19 @@ impl Core {
             }
             Item::Sync { request, reads } => {
                 let reads: Vec<_> = reads.into_iter().map(|(space, f)| (self.space_of(from, space), f)).collect();
-                self.sync(from, request, &reads, now);
+                let retained = self.retained_under(&reads, now);
+                let until = std::mem::take(&mut self.links[usize::from(from.0)].joined);
+                let holds = self.have_taken(from, &until);
+                if !holds {
+                    self.ask_for_notice(&until);
+                    self.late_syncs.push(LateSync { from, request, until });
+                }
+                self.links[usize::from(from.0)].push(Item::Synced { request, retained, holds });
             }
-            Item::Synced { request, retained } => self.synced(request, &retained, now),
+            Item::Synced { request, retained, holds } => self.synced(request, &retained, holds, now),
             Item::Join { group, member } => {
                 self.join(&group, member);
+                self.links[usize::from(from.0)].joined = self.links.iter().map(|link| link.sent).collect();
             }
             Item::Leave { group, session } => self.leave(&group, from, session),
             Item::Readiness { group, session, readiness } => self.set_readiness(&group, from, session, readiness),
@@ -93,6 +130,29 @@ impl Core {
         }
     }
 
+    /// Whether every shard has taken what it was sent up to `until`; `but` is told nothing before it has, so it does not
+    /// count.
+    fn have_taken(&self, but: ShardId, until: &[u64]) -> bool {
+        let links = self.links.iter().zip(until).enumerate();
+        links.filter(|(to, _)| *to != usize::from(but.0)).all(|(_, (link, until))| link.taken >= *until)
+    }
+
+    /// Asks those who have not taken what they were sent up to `until` to say when they have.
+    fn ask_for_notice(&mut self, until: &[u64]) {
+        for (link, _) in self.links.iter_mut().zip(until).filter(|(link, until)| link.taken < **until) {
+            link.batch.items.push_back(Item::Taken);
+            link.batch.asks_notice = true;
+        }
+    }
+
+    fn answer_late_syncs(&mut self) {
+        while let Some(place) = self.late_syncs.iter().position(|late| self.have_taken(late.from, &late.until)) {
+            let LateSync { from, request, .. } = self.late_syncs.swap_remove(place);
+            let answer = Item::Synced { request, retained: Vec::new(), holds: true };
+            self.links[usize::from(from.0)].push(answer);
+        }
+    }
+
     fn on_crossing(&mut self, from: ShardId, crossing: &Crossing, bytes: &[u8], now: Millis) {
         let raw = &bytes[crossing.start as usize..crossing.end as usize];
         let context = DecodeContext { version: crossing.version, max_packet_size: u32::MAX, from: Side::Client };
@@ -102,11 +162,11 @@ impl Core {
         let (expires_at, origin) = (crossing.expires_at, crossing.origin);
         let mut view = View::new(publish.topic, &publish, crossing.version, raw, expires_at, origin);
         view.publisher.clone_from(&crossing.publisher);
-        match crossing.hop {
-            Hop::Last => {
+        match &crossing.hop {
+            Hop::Last { .. } => {
                 self.fan_out(space, &mut view, now);
             }
-            Hop::Owner => self.route_here(space, &mut view, now),
+            Hop::Owner { after } => self.route_here(space, &mut view, after, now),
         }
     }
 

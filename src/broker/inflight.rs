@@ -56,13 +56,22 @@ impl Inflight {
         self.sent.len()
     }
 
-    /// The oldest that still has to be sent again.
-    pub(super) fn next_unsent(&mut self) -> Option<&mut Sent> {
-        if self.unsent == 0 {
-            return None;
-        }
+    /// Whether nothing has to be sent again.
+    pub(super) fn all_sent(&self) -> bool {
+        self.unsent == 0
+    }
+
+    /// How many were sent in this connection.
+    pub(super) fn outstanding(&self) -> usize {
+        self.sent.len() - self.unsent
+    }
+
+    /// The oldest that still has to be sent again, which is for the caller to do.
+    pub(super) fn next_unsent(&mut self) -> Option<Sent> {
+        let next = self.sent.iter_mut().find(|sent| sent.unsent)?;
+        next.unsent = false;
         self.unsent -= 1;
-        self.sent.iter_mut().find(|sent| sent.unsent)
+        Some(next.clone())
     }
 
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Sent> + '_ {
@@ -108,10 +117,12 @@ impl Inflight {
     }
 
     pub(super) fn remove(&mut self, id: PacketId) -> Option<Sent> {
-        match self.place(id)? {
+        let removed = match self.place(id)? {
             0 => self.sent.pop_front(),
             place => self.sent.remove(place),
-        }
+        };
+        self.unsent -= usize::from(removed.as_ref().is_some_and(|sent| sent.unsent));
+        removed
     }
 
     /// Frees what an emptied window holds.

@@ -11,7 +11,7 @@ use super::message::Message;
 use super::provenance::Publisher;
 use super::session::{SessionRef, SpaceId};
 use super::shared::{GroupKey, Member, Readiness};
-use super::{ConnId, Millis};
+use super::{ConnId, Millis, ShardId};
 use crate::mqtt::ProtocolVersion;
 
 /// What an item counts for on a link beside its bytes.
@@ -20,7 +20,7 @@ const ITEM_BYTES: u64 = 32;
 /// Work for another shard, in order; made by `Core::take_batch`, taken by `Core::deliver_batch` over there.
 #[derive(Debug, Default)]
 pub struct Batch {
-    pub(super) items: Vec<Item>,
+    pub(super) items: VecDeque<Item>,
     /// The packets that items name by range.
     pub(super) bytes: Vec<u8>,
     /// Where the link stands after this batch.
@@ -31,15 +31,19 @@ pub struct Batch {
     pub(super) settled: u64,
     /// The sender wants to hear of it at once when this is taken.
     pub(super) asks_notice: bool,
+    /// At its receiver: some of it was sent on to others.
+    pub(super) sent_on: bool,
 }
 
 /// What the receiver of a PUBLISH does with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Hop {
-    /// Deliver it to who wants it here.
-    Last,
-    /// It belongs to the topic's owner: keep it if it is retained, and send it everywhere.
-    Owner,
+    /// Deliver it to who wants it here, but not before what its publisher's shard had sent here by then: the link from
+    /// there was taken up to `after`.
+    Last { after: u64 },
+    /// It belongs to the topic's owner: keep it if it is retained, and send it everywhere. `after` is where the publisher's
+    /// shard's links to each shard stood.
+    Owner { after: Box<[u64]> },
 }
 
 #[derive(Debug)]
@@ -65,10 +69,11 @@ pub(super) enum Item {
         request: SyncId,
         reads: Vec<(SpaceId, Box<str>)>,
     },
-    /// It holds. Retained messages by the index of the read that found them.
+    /// Retained messages by the index of the read that found them, and whether all holds now; else it is said later.
     Synced {
         request: SyncId,
         retained: Vec<(u32, Message)>,
+        holds: bool,
     },
     /// A member for a group owned here.
     Join {
@@ -134,6 +139,14 @@ pub(super) struct Onward {
     pub(super) until: Vec<u64>,
 }
 
+/// A SUBSCRIBE elsewhere that waits until every shard has taken what it was sent.
+#[derive(Debug)]
+pub(super) struct LateSync {
+    pub(super) from: ShardId,
+    pub(super) request: SyncId,
+    pub(super) until: Vec<u64>,
+}
+
 /// This end of a link.
 #[derive(Debug, Default)]
 pub(super) struct Link {
@@ -141,6 +154,8 @@ pub(super) struct Link {
     /// Everything put on the link, in bytes, and how much of it the other end has taken.
     pub(super) sent: u64,
     pub(super) taken: u64,
+    /// Batches from the other end that wait for another link.
+    pub(super) held: VecDeque<Batch>,
     /// What was taken from the other end, and what it was told of that.
     pub(super) received: u64,
     pub(super) told: u64,
@@ -151,6 +166,9 @@ pub(super) struct Link {
     pub(super) onward: VecDeque<Onward>,
     /// The other end is to hear how far things are, though there be nothing else to say.
     pub(super) owes_notice: bool,
+    /// Where our links stood when somebody over there last joined a group that is owned here: by then every shard had been
+    /// told that the group wants its filter. The [`Item::Sync`] that follows takes it.
+    pub(super) joined: Vec<u64>,
     /// Namespaces the other end has been told.
     pub(super) defined: Vec<bool>,
     /// The other end's numbers of namespaces, as ours.
@@ -159,10 +177,22 @@ pub(super) struct Link {
     pub(super) waiters: Vec<Origin>,
 }
 
+impl Item {
+    /// What it, and the bytes it names, count for on a link.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Publish(crossing) => ITEM_BYTES + u64::from(crossing.end - crossing.start),
+            // It is put there as the batch leaves, past all bounds.
+            Self::Taken => 0,
+            _ => ITEM_BYTES,
+        }
+    }
+}
+
 impl Link {
     pub(super) fn push(&mut self, item: Item) {
         self.sent += ITEM_BYTES;
-        self.batch.items.push(item);
+        self.batch.items.push_back(item);
     }
 
     /// Appends bytes to the batch; answers with their range.

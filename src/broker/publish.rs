@@ -1,5 +1,7 @@
 //! PUBLISH from clients, and the routing of messages.
 
+use std::num::NonZeroU16;
+
 use super::connection::Origin;
 use super::inflight::Delivery;
 use super::limits::{INCOMING_QOS2_MAX, LINK_HIGH_BYTES};
@@ -24,6 +26,12 @@ impl Core {
     pub(super) fn on_publish(&mut self, id: ConnId, publish: &Publish<'_>, raw: &[u8], now: Millis) {
         let Some(connection) = self.connections.get(id.slot) else { return };
         self.counters[connection.endpoint as usize].messages_received += 1;
+        // An alias is learned from every PUBLISH, whatever becomes of the message.
+        if let Some(alias) = publish.properties.topic_alias
+            && let Err(reason) = self.learn_alias(id.slot, alias, publish.topic)
+        {
+            return self.refuse(id.slot, reason);
+        }
         if publish.qos == QoS::ExactlyOnce && self.is_resend(id.slot, publish.packet_id) {
             self.acknowledge(id.slot, publish, ReasonCode::Success);
             return;
@@ -42,7 +50,7 @@ impl Core {
             return;
         }
         if publish.topic.is_empty() {
-            // `check_publish` found the alias: the name is taken out and put back, not copied.
+            // `learn_alias` found the alias: the name is taken out and put back, not copied.
             let Some(name) = self.alias_slot(id.slot, publish).and_then(Option::take) else { return };
             self.publish_on(id, &name, publish, raw, now);
             if let Some(slot) = self.alias_slot(id.slot, publish) {
@@ -51,6 +59,29 @@ impl Core {
         } else {
             self.publish_on(id, publish.topic, publish, raw, now);
         }
+    }
+
+    /// Notes what topic an alias stands for from now on, or finds that it stands for one [section 3.3.2.3.4].
+    fn learn_alias(&mut self, slot: u32, alias: NonZeroU16, topic: &str) -> Result<(), ReasonCode> {
+        let Some(connection) = self.connections.get_mut(slot) else { return Ok(()) };
+        if alias.get() > connection.policy.limits.topic_alias_maximum {
+            return Err(ReasonCode::TopicAliasInvalid);
+        }
+        let place = usize::from(alias.get()) - 1;
+        let aliases = &mut connection.aside().incoming_aliases;
+        if topic.is_empty() {
+            // One that was never set, perhaps in an earlier connection [MQTT-3.3.2-7].
+            return if aliases.get(place).is_some_and(Option::is_some) {
+                Ok(())
+            } else {
+                Err(ReasonCode::ProtocolError)
+            };
+        }
+        if aliases.len() <= place {
+            aliases.resize(place + 1, None);
+        }
+        aliases[place] = Some(topic.into());
+        Ok(())
     }
 
     fn alias_slot(&mut self, slot: u32, publish: &Publish<'_>) -> Option<&mut Option<Box<str>>> {
@@ -67,7 +98,7 @@ impl Core {
     }
 
     fn check_publish(&mut self, id: ConnId, publish: &Publish<'_>, size: usize, now: Millis) -> Result<(), Refused> {
-        let Some(connection) = self.connections.get_mut(id.slot) else { return Ok(()) };
+        let Some(connection) = self.connections.get(id.slot) else { return Ok(()) };
         let limits = &connection.policy.limits;
         if publish.qos > limits.maximum_qos {
             return Err(Refused::Disconnect(ReasonCode::QoSNotSupported));
@@ -76,29 +107,12 @@ impl Core {
             return Err(Refused::Disconnect(ReasonCode::RetainNotSupported));
         }
         let (levels_max, receive_maximum) = (limits.max_topic_levels, usize::from(limits.receive_maximum));
-        if let Some(alias) = publish.properties.topic_alias {
-            let place = usize::from(alias.get()) - 1;
-            if alias.get() > limits.topic_alias_maximum {
-                return Err(Refused::Disconnect(ReasonCode::TopicAliasInvalid));
-            }
-            let aliases = &mut connection.aside().incoming_aliases;
-            if publish.topic.is_empty() {
-                // An alias that was never set [MQTT-3.3.2-7 and section 3.3.2.3.4].
-                if aliases.get(place).is_none_or(Option::is_none) {
-                    return Err(Refused::Disconnect(ReasonCode::ProtocolError));
-                }
-            } else {
-                if aliases.len() <= place {
-                    aliases.resize(place + 1, None);
-                }
-                aliases[place] = Some(publish.topic.into());
-            }
-        }
         let is_v5 = connection.is_v5();
-        if publish.qos == QoS::ExactlyOnce {
+        // A QoS 1 message is acknowledged at once; it breaks the bound where QoS 2 has used it up.
+        if publish.qos == QoS::ExactlyOnce || is_v5 && publish.qos == QoS::AtLeastOnce {
             let session = self.sessions.get(connection.session);
             let open = session.and_then(|s| s.incoming.as_ref()).map_or(0, |incoming| incoming.len());
-            // Beyond what CONNACK allowed [MQTT-3.3.4-9]; 3.x was told nothing, and has the identifiers' own bound.
+            // Beyond what CONNACK allowed [MQTT-3.3.4-7]; 3.x was told nothing, and has the identifiers' own bound.
             if open >= if is_v5 { receive_maximum } else { INCOMING_QOS2_MAX } {
                 return Err(Refused::Disconnect(ReasonCode::ReceiveMaximumExceeded));
             }
@@ -214,16 +228,17 @@ impl Core {
         if self.config.shards > 1 {
             let owner = self.topic_owner(space, view.topic);
             if owner != self.config.shard && (view.publish.retain || self.is_on_the_way(view.origin, owner)) {
-                self.send_over(owner, space, Hop::Owner, view);
+                let after = self.links.iter().map(|link| link.sent).collect();
+                self.send_over(owner, space, Hop::Owner { after }, view);
                 self.remember_way(view.origin, owner);
                 return;
             }
         }
-        self.route_here(space, view, now);
+        self.route_here(space, view, &[], now);
     }
 
-    /// Keeps and fans out a message as its topic's owner, or one that is not retained.
-    pub(super) fn route_here(&mut self, space: SpaceId, view: &mut View<'_>, now: Millis) {
+    /// Keeps and fans out a message as its topic's owner, or one that is not retained. `after`: see [`Hop::Owner`].
+    pub(super) fn route_here(&mut self, space: SpaceId, view: &mut View<'_>, after: &[u64], now: Millis) {
         if view.publish.retain {
             let message = view.store();
             self.spaces[space as usize].retained.set(&message);
@@ -233,7 +248,10 @@ impl Core {
         while rest != 0 {
             let to = ShardId(rest.trailing_zeros() as u16);
             rest &= rest - 1;
-            self.send_over(to, space, Hop::Last, view);
+            // The publisher's own shard has done with what came before.
+            let is_home = to == view.origin.shard;
+            let after = after.get(usize::from(to.0)).copied().filter(|_| !is_home).unwrap_or(0);
+            self.send_over(to, space, Hop::Last { after }, view);
         }
     }
 
@@ -270,9 +288,11 @@ impl Core {
         // It was decoded from a packet as large: it can be encoded again.
         let Ok(version) = form else { return };
         let (origin, publisher, expires_at) = (view.origin, view.publisher.clone(), view.expires_at);
+        let is_last = matches!(hop, Hop::Last { .. });
+        let asks_notice = is_last && origin.shard != self.config.shard && origin != Origin::NOBODY;
         link.push(Item::Publish(Crossing { space, hop, version, origin, publisher, expires_at, start, end }));
         // Sent on for another shard, whose publisher waits to know that it may take the short way again.
-        link.batch.asks_notice |= hop == Hop::Last && origin.shard != self.config.shard && origin != Origin::NOBODY;
+        link.batch.asks_notice |= asks_notice;
         if link.sent - link.taken > LINK_HIGH_BYTES && origin != Origin::NOBODY && !link.waiters.contains(&origin) {
             link.waiters.push(origin);
             self.pause(origin);

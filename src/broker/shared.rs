@@ -183,7 +183,12 @@ impl Core {
         origin: Origin,
         now: Millis,
     ) {
-        if self.sessions.get_generation(session.id, session.generation).is_some() {
+        let is_member = |s: &mut Session| match (&delivery.group, &s.rare) {
+            (Some(group), Some(rare)) => rare.shared.iter().any(|shared| shared.key == *group),
+            _ => false,
+        };
+        // Who has left the group since gets nothing of it any more [MQTT-3.10.4-2].
+        if self.sessions.get_generation(session.id, session.generation).is_some_and(is_member) {
             let publish = message.as_publish();
             let mut view = View::of(message, &publish, origin);
             self.deliver(session.id, delivery, &mut view, now);

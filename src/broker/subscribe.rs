@@ -227,8 +227,8 @@ impl Core {
         self.queue_retained(id, &reads, now);
     }
 
-    /// Another shard asks: all that came before holds, and this is what is retained here.
-    pub(super) fn sync(&mut self, from: ShardId, request: SyncId, reads: &[(SpaceId, Box<str>)], now: Millis) {
+    /// What is retained here, by the index of the read that finds it.
+    pub(super) fn retained_under(&self, reads: &[(SpaceId, Box<str>)], now: Millis) -> Vec<(u32, Message)> {
         let mut retained = Vec::new();
         for (index, (space, filter)) in reads.iter().enumerate() {
             let space = &self.spaces[*space as usize];
@@ -238,16 +238,16 @@ impl Core {
                 }
             });
         }
-        self.links[usize::from(from.0)].push(Item::Synced { request, retained });
+        retained
     }
 
-    /// Another shard answered.
-    pub(super) fn synced(&mut self, request: SyncId, retained: &[(u32, Message)], now: Millis) {
+    /// Another shard answered; `holds`: with its last word.
+    pub(super) fn synced(&mut self, request: SyncId, retained: &[(u32, Message)], holds: bool, now: Millis) {
         let SessionRef { id, generation } = request.session;
         let Some(session) = self.sessions.get_generation(id, generation) else { return };
         let Some(rare) = &mut session.rare else { return };
         let Some(pending) = rare.pending.iter_mut().find(|p| p.serial == request.serial) else { return };
-        pending.awaits -= 1;
+        pending.awaits -= u16::from(holds);
         for (read, message) in retained {
             if let Some(read) = pending.reads.get(*read as usize).filter(|read| read.wants(message)) {
                 session.queue.push(read.queued(message));

@@ -12,6 +12,7 @@ use crate::node::{LinkId, Node, policy};
 use crate::wire::*;
 
 const PUBLISHERS: usize = 3;
+const GROUP: &str = "$share/g/t/#";
 
 /// What an actor is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,8 @@ struct Actor {
     /// The filters that SUBACK granted, and the clock when it came.
     subscribed_at: Option<u64>,
     asked: bool,
+    /// A guest that is subscribed to nothing, and since when.
+    left_at: Option<u64>,
 }
 
 /// A message that was published.
@@ -102,6 +105,7 @@ impl Races {
                 received: Vec::new(),
                 subscribed_at: None,
                 asked: false,
+                left_at: None,
             });
             races.connect(index);
         }
@@ -164,7 +168,7 @@ impl Races {
         actor.bytes.clear();
         if !persistent {
             actor.incoming.clear();
-            (actor.subscribed_at, actor.asked) = (None, false);
+            (actor.subscribed_at, actor.asked, actor.left_at) = (None, false, Some(self.clock));
         }
         let packet = Packet::Connect(Connect {
             version: Version::V5,
@@ -178,8 +182,9 @@ impl Races {
         });
         self.log.push(format!("{:>5} {} connects", self.clock, actor.name));
         self.send(index, &packet);
-        // A SUBSCRIBE that was not answered is asked again as a new one.
+        // A SUBSCRIBE that was not answered is asked again as a new one; only guests unsubscribe, who start anew.
         let actor = &mut self.actors[index];
+        actor.unacknowledged.retain(|_, packet| !matches!(packet, Packet::Unsubscribe { .. }));
         let open = actor.unacknowledged.len();
         actor.unacknowledged.retain(|_, packet| !matches!(packet, Packet::Subscribe { .. }));
         actor.asked &= open == actor.unacknowledged.len();
@@ -227,6 +232,7 @@ impl Races {
         }
         match self.actors[index].role {
             Role::Publisher(number) => self.publish(index, number),
+            Role::Guest if self.actors[index].subscribed_at.is_some() && self.rng.one_in(4) => self.unsubscribe(index),
             _ => self.act_if_unsubscribed(index),
         }
     }
@@ -235,17 +241,25 @@ impl Races {
         let filters: &[(&str, u8)] = match self.actors[index].role {
             Role::Publisher(_) => return,
             Role::Subscriber => &[("t/#", 2), ("r/#", 1)],
-            Role::Member | Role::Guest => &[("$share/g/t/#", 2)],
+            Role::Member | Role::Guest => &[(GROUP, 2)],
         };
         // Subscribers ask again now and then: nothing may be lost by it, nor anything old come after it.
         let again = self.actors[index].role == Role::Subscriber && self.rng.one_in(8);
         if self.actors[index].asked && !again || self.actors[index].unacknowledged.len() > 1 {
             return;
         }
-        self.actors[index].asked = true;
+        (self.actors[index].asked, self.actors[index].left_at) = (true, None);
         let id = self.new_id(index);
         let filters = filters.iter().map(|(filter, options)| ((*filter).to_owned(), *options)).collect();
         let packet = Packet::Subscribe { id, properties: Properties::new(), filters };
+        self.actors[index].unacknowledged.insert(id, packet.clone());
+        self.send(index, &packet);
+    }
+
+    fn unsubscribe(&mut self, index: usize) {
+        let id = self.new_id(index);
+        let packet = Packet::Unsubscribe { id, properties: Properties::new(), filters: vec![GROUP.to_owned()] };
+        self.actors[index].subscribed_at = None;
         self.actors[index].unacknowledged.insert(id, packet.clone());
         self.send(index, &packet);
     }
@@ -306,6 +320,13 @@ impl Races {
         let ack = |packet_type, id| Packet::Ack(Ack { packet_type, id, code: 0, properties: Properties::new() });
         match packet {
             Packet::Publish(publish) => {
+                let number = number_of(&publish.payload);
+                let sent = self.published.iter().find(|p| p.topic == publish.topic && p.number == number);
+                if let (Some(left), Some(sent)) = (actor.left_at, sent)
+                    && sent.at > left
+                {
+                    return Err(format!("{} left at {left} and was sent {publish:?} of {}", actor.name, sent.at));
+                }
                 let fresh = publish.qos < 2 || publish.id.is_some_and(|id| actor.incoming.insert(id));
                 if fresh && !(publish.dup && publish.qos == 1) {
                     actor.received.push((publish.topic.clone(), number_of(&publish.payload)));
@@ -342,6 +363,10 @@ impl Races {
                 }
                 actor.unacknowledged.remove(&id);
                 actor.subscribed_at.get_or_insert(clock);
+            }
+            Packet::UnsubAck { id, .. } => {
+                actor.unacknowledged.remove(&id);
+                (actor.asked, actor.left_at) = (false, Some(clock));
             }
             Packet::Disconnect { code: 0x8E, .. } | Packet::ConnAck { code: 0, .. } => {}
             other => return Err(format!("{} was sent {other:?}", actor.name)),
