@@ -8,14 +8,14 @@ use std::sync::Arc;
 use libfuzzer_sys::fuzz_target;
 use weirmq::broker::{
     Admission, ConnId, Core, CoreConfig, Ended, EndpointId, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions,
-    ShardId, Then, home_shard, limits,
+    Reauthentication, ShardId, Then, home_shard, limits,
 };
 use weirmq::mqtt::decode_connect;
 
 const CONNECTIONS: usize = 4;
 
 /// Packets worth mutating from: what the bytes of the input name by one number.
-const SEEDS: [&[u8]; 10] = [
+const SEEDS: [&[u8]; 12] = [
     b"\x82\x06\x00\x01\x00\x01#\x01",
     b"\x82\x0e\x00\x02\x00\x09$share/g/+\x02",
     b"\x32\x06\x00\x01a\x00\x07x",
@@ -26,7 +26,13 @@ const SEEDS: [&[u8]; 10] = [
     b"\x50\x02\x00\x01",
     b"\xa2\x05\x00\x03\x00\x01#",
     b"\xe0\x00",
+    b"\xf0\x06\x19\x04\x15\x00\x01M",
+    b"\xf0\x0a\x18\x08\x15\x00\x01M\x16\x00\x01x",
 ];
+
+fn anonymous() -> Principal {
+    Principal { username: None, address: None, admitted_by: "anonymous".into(), claims_acl: None, expires_at: None }
+}
 
 struct Node {
     cores: Vec<Core>,
@@ -65,13 +71,7 @@ impl Node {
         };
         let client_id = if connect.client_id.is_empty() { "assigned" } else { connect.client_id };
         let shard = usize::from(home_shard("", client_id, self.cores.len() as u16).0);
-        let principal = Principal {
-            username: None,
-            address: None,
-            admitted_by: "anonymous".into(),
-            claims_acl: None,
-            expires_at: None,
-        };
+        let principal = anonymous();
         let policy = Arc::clone(&self.policy);
         let admission =
             Admission { policy, connect: &connect, client_id, assigned: false, principal, authentication_data: None };
@@ -106,7 +106,15 @@ impl Node {
                 }
             }
             for shard in 0..self.cores.len() {
-                let (mut dirty, mut closing) = (Vec::new(), Vec::new());
+                let (mut dirty, mut closing, mut asked) = (Vec::new(), Vec::new(), Vec::new());
+                self.cores[shard].take_reauthentications(&mut asked);
+                for Reauthentication { connection, begins, data } in asked {
+                    if begins && data.is_none() {
+                        self.cores[shard].ask_for_more(connection, b"more", self.now);
+                    } else {
+                        self.cores[shard].reauthenticated(connection, anonymous(), data.as_deref(), self.now);
+                    }
+                }
                 self.cores[shard].take_dirty(&mut dirty);
                 self.cores[shard].take_closing(&mut closing);
                 for id in dirty {
@@ -142,7 +150,7 @@ fuzz_target!(|data: &[u8]| {
             0 | 1 => node.connect(place, bytes),
             2 => {
                 let version = if what & 0x80 == 0 { 4 } else { 5 };
-                let properties: &[u8] = if version == 5 { &[0] } else { &[] };
+                let properties: &[u8] = if version == 5 { b"\x04\x15\x00\x01M" } else { &[] };
                 let mut connect = vec![0x10, 13 + properties.len() as u8, 0, 4, b'M', b'Q', b'T', b'T', version];
                 connect.extend_from_slice(&[what & 0x40 >> 5, 0, 30]);
                 connect.extend_from_slice(properties);

@@ -275,7 +275,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             self.running.insert(action.name.clone(), running);
             return;
         }
-        if let Err(error) = self.plane.set_endpoint_policy(Arc::clone(&policy.endpoint)).await {
+        if let Err(error) = self.plane.set_policy(Arc::clone(&policy)).await {
             tracing::error!(endpoint = %action.name, %error, "open connections did not get the new policy");
         }
         let connections = self.plane.connections(running.id);

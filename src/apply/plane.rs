@@ -4,7 +4,7 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
-use crate::broker::{EndpointId, EndpointPolicy};
+use crate::broker::EndpointId;
 use crate::net::{
     BoundSocket, DataPlane, DrainPlan, ListenerChange, ListenerPolicy, ListenerStatus, PlaneError, SocketKey,
     SocketOptions,
@@ -17,7 +17,7 @@ pub trait Plane: Send + Sync + 'static {
 
     fn bind(&self, key: &SocketKey, options: &SocketOptions) -> io::Result<Self::Socket>;
     fn install(&self, changes: Vec<SocketChange<Self::Socket>>) -> impl Future<Output = Result<(), PlaneError>> + Send;
-    fn set_endpoint_policy(&self, policy: Arc<EndpointPolicy>) -> impl Future<Output = Result<(), PlaneError>> + Send;
+    fn set_policy(&self, policy: Arc<ListenerPolicy>) -> impl Future<Output = Result<(), PlaneError>> + Send;
     fn drain(
         &self,
         endpoint: EndpointId,
@@ -52,8 +52,8 @@ impl Plane for DataPlane {
         DataPlane::install(self, changes.collect()).await
     }
 
-    async fn set_endpoint_policy(&self, policy: Arc<EndpointPolicy>) -> Result<(), PlaneError> {
-        DataPlane::set_endpoint_policy(self, policy).await
+    async fn set_policy(&self, policy: Arc<ListenerPolicy>) -> Result<(), PlaneError> {
+        DataPlane::set_policy(self, policy).await
     }
 
     fn drain(

@@ -51,7 +51,7 @@ impl Authenticate for Guard {
             now: credentials.now,
             address: credentials.peer.map(|peer| peer.ip().to_canonical()),
             client: (Arc::clone(&credentials.endpoint.namespace), credentials.client_id.into()),
-            assigned: credentials.client_id_assigned,
+            uncounted: credentials.client_id_assigned || credentials.again,
         };
         match visit.refusal() {
             Some(refusal) => Decision::Refuse(refusal),
@@ -73,7 +73,8 @@ struct Visit {
     now: Millis,
     address: Option<IpAddr>,
     client: ClientKey,
-    assigned: bool,
+    /// It does not count as connecting: its id is new each time, or it is connected.
+    uncounted: bool,
 }
 
 impl Visit {
@@ -83,7 +84,7 @@ impl Visit {
         if self.is_banned(None) {
             return Some(Refusal::Banned);
         }
-        let flapping = self.bans.flapping().filter(|_| !self.assigned);
+        let flapping = self.bans.flapping().filter(|_| !self.uncounted);
         if flapping.is_some_and(|rule| self.memory.kept_out.count(&self.client, self.now, rule.ban_ms()) > 0) {
             return Some(Refusal::Banned);
         }
@@ -121,7 +122,7 @@ impl Visit {
         if self.is_banned(principal.username.as_deref()) {
             return Err(Refusal::Banned);
         }
-        if let Some(rule) = self.bans.flapping().filter(|_| !self.assigned) {
+        if let Some(rule) = self.bans.flapping().filter(|_| !self.uncounted) {
             let connects = self.memory.connects.add(self.client.clone(), self.now, rule.window_ms());
             if connects > rule.max_connects {
                 self.memory.kept_out.add(self.client.clone(), self.now, rule.ban_ms());

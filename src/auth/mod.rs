@@ -34,7 +34,7 @@ pub use validity::validity;
 use crate::broker::{EndpointPolicy, Millis, Principal};
 use crate::mqtt::ProtocolVersion;
 
-/// What a client shows at CONNECT.
+/// What a client shows at CONNECT, or to authenticate again.
 #[derive(Clone, Copy)]
 pub struct Credentials<'a> {
     /// Where it came in.
@@ -56,13 +56,15 @@ pub struct Credentials<'a> {
     /// MQTT 5.0 enhanced authentication.
     pub authentication_method: Option<&'a str>,
     pub authentication_data: Option<&'a [u8]>,
+    /// It is connected already, and shows again who it is.
+    pub again: bool,
 }
 
 /// What an authenticator decides.
 pub enum Decision {
     /// Come in.
     Admit(Principal),
-    /// Come in; `data` is the last word of an enhanced authentication, for CONNACK.
+    /// Come in; `data` is the last word of an enhanced authentication, for CONNACK (or AUTH).
     AdmitWith { principal: Principal, data: Vec<u8> },
     /// Stay out.
     Refuse(Refusal),
@@ -104,6 +106,17 @@ impl Refusal {
             Refusal::Busy => 0x89,
             Refusal::Banned => 0x8A,
             Refusal::BadAuthenticationMethod => 0x8C,
+            Refusal::RateExceeded => 0x9F,
+        }
+    }
+
+    /// DISCONNECT's reason code, where a re-authentication fails.
+    pub fn disconnect_code(self) -> u8 {
+        match self {
+            Refusal::BadCredentials | Refusal::NotAuthorized | Refusal::Banned | Refusal::BadAuthenticationMethod => {
+                0x87
+            }
+            Refusal::Unavailable | Refusal::Busy => 0x89,
             Refusal::RateExceeded => 0x9F,
         }
     }

@@ -1,9 +1,9 @@
-//! PUBACK, PUBREC, PUBREL, PUBCOMP, DISCONNECT and AUTH from clients.
+//! PUBACK, PUBREC, PUBREL, PUBCOMP and DISCONNECT from clients.
 
 use super::inflight::Awaits;
 use super::session::NEVER_EXPIRES;
 use super::{ConnId, Core, Millis};
-use crate::mqtt::{Ack, Auth, Disconnect, ProtocolVersion, ReasonCode};
+use crate::mqtt::{Ack, Disconnect, ProtocolVersion, ReasonCode};
 
 impl Core {
     /// The receiver has a QoS 1 message.
@@ -87,18 +87,5 @@ impl Core {
             session.will = None;
         }
         self.close(id.slot);
-    }
-
-    /// AUTH of a connection that used no enhanced authentication breaks the protocol [MQTT-4.12.0-6]. Where it did, the
-    /// driver takes re-authentication in hand; until a method offers it, it is refused.
-    pub(super) fn on_auth(&mut self, id: ConnId, auth: &Auth<'_>) {
-        let Some(connection) = self.connections.get(id.slot) else { return };
-        let method = connection.rare.as_ref().and_then(|aside| aside.authentication_method.as_deref());
-        let reason = match (method, auth.authentication_method) {
-            // The method of CONNECT is the method of the connection [MQTT-4.12.1-1].
-            (Some(method), Some(named)) if method == named => ReasonCode::NotAuthorized,
-            _ => ReasonCode::ProtocolError,
-        };
-        self.refuse(id.slot, reason);
     }
 }

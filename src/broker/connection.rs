@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use super::authentication::Turn;
 use super::provenance::Publisher;
 use super::rate::Rates;
 use super::subscriptions::SessionId;
@@ -80,6 +81,7 @@ pub(super) struct Aside {
     pub(super) publisher: Option<Arc<Publisher>>,
     /// Enhanced authentication: the method of CONNECT [MQTT-4.12.0-5].
     pub(super) authentication_method: Option<Box<str>>,
+    pub(super) reauthentication: Turn,
 }
 
 impl Connection {

@@ -129,6 +129,7 @@ pub struct Core {
     /// Numbers the SUBSCRIBEs that wait for other shards.
     pub(super) serial: u32,
     pub(super) late_syncs: Vec<LateSync>,
+    pub(super) reauthentications: Vec<Reauthentication>,
     /// Of clients that went: what they still had on the way over a topic's owner, by [`Core::client_hash`].
     pub(super) left_on_the_way: Vec<(u64, ShardId, u64)>,
     pub(super) endpoint_index: HashMap<EndpointId, u32>,
@@ -164,6 +165,7 @@ impl Core {
             timers: Timers::default(),
             serial: 0,
             late_syncs: Vec::new(),
+            reauthentications: Vec::new(),
             left_on_the_way: Vec::new(),
             endpoint_index: HashMap::new(),
             counters: Vec::new(),

@@ -4,13 +4,15 @@
 //! outright. Whoever drives it (the event loop in `net`, a test, the simulation) feeds it bytes and time and takes away
 //! what it wrote into the connections' [`OutBuf`]s and into the [`Batch`]es for other shards.
 //!
-//! - `core`: the state and the interface; `lifecycle`: connections, sessions and wills; `publish`, `subscribe`, `acks`:
-//!   packets from clients; `pace`: how fast they may; `deliver`: messages to clients; `shared`: shared subscriptions; `link`, `exchange`: other shards;
-//!   `names`: namespaces and client ids; `provenance`: who published what is retained; `inspect`: what the status is told.
+//! - `core`: the state and the interface; `lifecycle`: connections, sessions and wills; `publish`, `subscribe`, `acks`,
+//!   `authentication`: packets from clients; `pace`: how fast they may; `deliver`: messages to clients; `shared`: shared
+//!   subscriptions; `link`, `exchange`: other shards; `names`: namespaces and client ids; `provenance`: who published what
+//!   is retained; `inspect`: what the status is told.
 //! - `tree`, `subscriptions`, `retained`, `session`, `connection`, `inflight`, `message`, `view`, `out`: what they hold.
 //! - `policy`, `limits`: the bounds, an endpoint's and the node's.
 
 mod acks;
+mod authentication;
 mod away;
 mod client;
 mod connection;
@@ -45,6 +47,7 @@ mod tree;
 mod view;
 
 pub use self::core::*;
+pub use authentication::Reauthentication;
 pub use away::AwaySessions;
 pub use client::Client;
 pub use inspect::RETAINED_LOOK_MAX;

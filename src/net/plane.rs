@@ -16,7 +16,7 @@ use super::shard::{self, Control, Event, Shared};
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
 use super::stats::{EndpointStats, Tallies};
 use super::workers::Workers;
-use crate::broker::{AwaySessions, CoreGauges, EndpointId, EndpointPolicy, Millis, Principal, TotalRates};
+use crate::broker::{AwaySessions, CoreGauges, EndpointId, Millis, Principal, TotalRates};
 use crate::mqtt::ProtocolVersion;
 
 /// How the data plane is set up.
@@ -223,7 +223,7 @@ impl DataPlane {
     }
 
     /// Puts a new policy in force for an endpoint's open connections; done when every shard has it.
-    pub async fn set_endpoint_policy(&self, policy: Arc<EndpointPolicy>) -> Result<(), PlaneError> {
+    pub async fn set_policy(&self, policy: Arc<ListenerPolicy>) -> Result<(), PlaneError> {
         self.ask_all(|reply| Control::SetPolicy { policy: Arc::clone(&policy), reply }).await.map(|_| ())
     }
 

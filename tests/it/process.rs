@@ -66,7 +66,7 @@ impl Broker {
         }
         std::fs::write(declared.join("acl.yaml"), ACL).expect("a document");
         std::fs::write(declared.join("auth.yaml"), AUTH).expect("a document");
-        std::fs::write(declared.join("users.scram"), crate::scram::record("user", "secret")).expect("the users");
+        std::fs::write(declared.join("users.scram"), crate::scram::users()).expect("the users");
         let log = File::create(directory.path().join("log")).expect("a log");
         let child = Command::new(env!("CARGO_BIN_EXE_weir"))
             .args(["run", "--status-addr", "none", "--shards", &shards.to_string(), "--endpoints"])

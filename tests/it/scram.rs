@@ -20,16 +20,16 @@ fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
 }
 
-fn salted_password(password: &str) -> [u8; 32] {
+fn salted_password(password: &str, salt: &[u8]) -> [u8; 32] {
     let mut salted = [0; 32];
     let iterations = NonZeroU32::new(ITERATIONS).expect("above zero");
-    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, SALT, password.as_bytes(), &mut salted);
+    pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password.as_bytes(), &mut salted);
     salted
 }
 
 /// The line of a users file.
 pub fn record(user: &str, password: &str) -> String {
-    let salted = salted_password(password);
+    let salted = salted_password(password, SALT);
     let stored_key = digest::digest(&digest::SHA256, &mac(&salted, b"Client Key"));
     let server_key = mac(&salted, b"Server Key");
     let encoded = |bytes: &[u8]| STANDARD.encode(bytes);
@@ -64,31 +64,58 @@ fn method_and_data(properties: &Properties) -> (Option<String>, String) {
     (method, data)
 }
 
-/// Knocks as `user` and answers the challenge; the packet that decides, and the signature a true server would give.
-fn authenticate(broker: &Broker, password: &str) -> (Client, Option<Packet>, String) {
-    let mut client = Client::open(broker.address("scram"), Version::V5);
-    let first = "n=user,r=clientnonce";
-    client.send(&client::connect(Version::V5, "scram", properties(&format!("n,,{first}"))));
-    let Some(Packet::Auth { code, properties: asked }) = client.receive() else { panic!("no challenge") };
-    assert_eq!(code, 0x18, "[MQTT-4.12.0-2]");
+/// The users of the endpoint: both have the password `secret`.
+pub fn users() -> String {
+    record("user", "secret") + &record("other", "secret")
+}
+
+fn auth(code: u8, data: &str) -> Packet {
+    Packet::Auth { code, properties: properties(data) }
+}
+
+/// `client-first-message`.
+fn first(user: &str) -> String {
+    format!("n,,n={user},r=clientnonce")
+}
+
+/// What answers the challenge that is sent to `user`, and the signature a true server would give.
+fn answer(user: &str, password: &str, challenge: Option<Packet>) -> (Packet, String) {
+    let Some(Packet::Auth { code: 0x18, properties: asked }) = challenge else { panic!("no challenge: {challenge:?}") };
     let (method, challenge) = method_and_data(&asked);
     assert_eq!(method.as_deref(), Some(METHOD), "[MQTT-4.12.0-5]");
     let nonce = challenge.split(',').next().expect("a nonce");
     assert!(nonce.starts_with("r=clientnonce") && nonce.len() > "r=clientnonce".len(), "{challenge}");
-    assert!(challenge.contains(&format!(",s={},i={ITERATIONS}", STANDARD.encode(SALT))), "{challenge}");
+    let salt = challenge.split(',').find_map(|field| field.strip_prefix("s=")).expect("a salt");
+    let salt = STANDARD.decode(salt).expect("base64");
+    assert!(challenge.ends_with(&format!(",i={ITERATIONS}")), "{challenge}");
 
     let without_proof = format!("c=biws,{nonce}");
-    let message = format!("{first},{challenge},{without_proof}");
-    let salted = salted_password(password);
+    let message = format!("n={user},r=clientnonce,{challenge},{without_proof}");
+    let salted = salted_password(password, &salt);
     let client_key = mac(&salted, b"Client Key");
     let stored_key = digest::digest(&digest::SHA256, &client_key);
     let signature = mac(stored_key.as_ref(), message.as_bytes());
     let proof: Vec<u8> = client_key.iter().zip(signature).map(|(a, b)| a ^ b).collect();
-    let answer = format!("{without_proof},p={}", STANDARD.encode(proof));
-    client.send(&Packet::Auth { code: 0x18, properties: properties(&answer) });
+    let last = format!("{without_proof},p={}", STANDARD.encode(proof));
     let server_signature = mac(&mac(&salted, b"Server Key"), message.as_bytes());
+    (auth(0x18, &last), format!("v={}", STANDARD.encode(server_signature)))
+}
+
+/// Knocks as `user` and answers the challenge; the packet that decides, and the signature a true server would give.
+fn authenticate(broker: &Broker, password: &str) -> (Client, Option<Packet>, String) {
+    let mut client = Client::open(broker.address("scram"), Version::V5);
+    client.send(&client::connect(Version::V5, "scram", properties(&first("user"))));
+    let (last, signature) = answer("user", password, client.receive());
+    client.send(&last);
     let decided = client.receive();
-    (client, decided, format!("v={}", STANDARD.encode(server_signature)))
+    (client, decided, signature)
+}
+
+/// A client that was let in.
+fn admitted(broker: &Broker) -> Client {
+    let (client, decided, _) = authenticate(broker, "secret");
+    assert!(matches!(decided, Some(Packet::ConnAck { code: 0, .. })), "{decided:?}");
+    client
 }
 
 /// [MQTT-4.12.0-2] [MQTT-4.12.0-4] [MQTT-4.12.0-5]
@@ -104,20 +131,53 @@ fn scram_authenticates_over_tcp() {
     assert_eq!(refused.receive(), None, "[MQTT-4.12.0-4]");
 }
 
-/// [MQTT-4.12.1-2]: re-authentication is not served, so that every one fails.
+/// Section 4.12.1 of MQTT 5.0: the same exchange, AUTH 0x00 at its end, and other packets flow meanwhile.
+#[test]
+fn scram_re_authenticates_while_messages_flow() {
+    let broker = Broker::start(2);
+    let mut client = admitted(&broker);
+    client.subscribe("flows", 0);
+    for round in ["first", "second"] {
+        client.send(&auth(0x19, &first("user")));
+        let (last, signature) = answer("user", "secret", client.receive());
+        client.send(&client::publish("flows", round.as_bytes(), 0, None));
+        let Some(Packet::Publish(flowed)) = client.receive() else { panic!("nothing flows") };
+        assert_eq!(flowed.payload, round.as_bytes());
+        client.send(&last);
+        let Some(Packet::Auth { code: 0x00, properties }) = client.receive() else { panic!("{round}: refused") };
+        assert_eq!(method_and_data(&properties), (Some(METHOD.to_owned()), signature), "[MQTT-4.12.0-5]");
+        client.ping();
+    }
+}
+
+/// [MQTT-4.12.1-2]
 #[test]
 fn scram_re_authentication_that_fails_ends_the_connection() {
     let broker = Broker::start(2);
-    let (mut client, decided, _) = authenticate(&broker, "secret");
-    assert!(matches!(decided, Some(Packet::ConnAck { code: 0, .. })), "{decided:?}");
-    client.send(&Packet::Auth { code: 0x19, properties: properties("n,,n=user,r=again") });
-    let told = client.receive();
-    assert!(matches!(told, Some(Packet::Disconnect { code: 0x87, .. })), "{told:?}");
-    assert_eq!(client.receive(), None);
-    // Another method than CONNECT's breaks the protocol.
-    let (mut client, _, _) = authenticate(&broker, "secret");
-    let other = vec![(AUTHENTICATION_METHOD, PropertyValue::String("OTHER".to_owned()))];
-    client.send(&Packet::Auth { code: 0x19, properties: other });
-    let told = client.receive();
-    assert!(matches!(told, Some(Packet::Disconnect { code: 0x82, .. })), "{told:?}");
+    for (user, password) in [("user", "wrong"), ("stranger", "secret"), ("other", "secret")] {
+        let mut client = admitted(&broker);
+        client.send(&auth(0x19, &first(user)));
+        let (last, _) = answer(user, password, client.receive());
+        client.send(&last);
+        let told = client.receive();
+        assert!(matches!(told, Some(Packet::Disconnect { code: 0x87, .. })), "{user}: {told:?}");
+        assert_eq!(client.receive(), None, "{user}");
+    }
+    // What no exchange has a place for breaks the protocol.
+    let other_method = vec![(AUTHENTICATION_METHOD, PropertyValue::String("OTHER".to_owned()))];
+    let out_of_turn = [
+        ("another method [MQTT-4.12.1-1]", vec![Packet::Auth { code: 0x19, properties: other_method }]),
+        ("an answer to nothing", vec![auth(0x18, "c=biws,r=clientnonce")]),
+        ("begun twice", vec![auth(0x19, &first("user")), auth(0x19, &first("user"))]),
+    ];
+    for (case, packets) in out_of_turn {
+        let mut client = admitted(&broker);
+        packets.iter().for_each(|packet| client.send(packet));
+        let mut told = client.receive();
+        if matches!(told, Some(Packet::Auth { code: 0x18, .. })) && packets.len() > 1 {
+            told = client.receive();
+        }
+        assert!(matches!(told, Some(Packet::Disconnect { code: 0x82, .. })), "{case}: {told:?}");
+        assert_eq!(client.receive(), None, "{case}");
+    }
 }

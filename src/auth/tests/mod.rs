@@ -124,6 +124,7 @@ impl Door {
             tls: knock.certificate.is_some(),
             authentication_method: knock.method.as_deref(),
             authentication_data: knock.data.as_deref(),
+            again: false,
         })
     }
 

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::drain::Verdict;
 use super::handshake::{Stage, Step, refusal_bytes};
+use super::reauthenticate::Enhanced;
 use super::table::{Connection, Key, State};
 use super::{Event, Shard};
 use crate::auth::{Credentials, Decision, Refusal};
 use crate::broker::{Admission, EndpointPolicy, Principal, home_shard};
 use crate::mqtt::{
-    Auth, Connect, DecodeContext, Decoded, Packet, ProtocolVersion, ReasonCode, Side, auth, decode, decode_connect,
-    return_code,
+    Auth, Connect, DecodeContext, DecodeError, Decoded, Packet, ProtocolVersion, ReasonCode, Side, auth, decode,
+    decode_connect, return_code,
 };
 use crate::net::layers::Layers;
 use crate::net::plane::ConnectionFacts;
@@ -40,6 +41,7 @@ struct Welcome {
     assigned_id: Option<Box<str>>,
     principal: Principal,
     authentication_data: Option<Vec<u8>>,
+    enhanced: Option<Box<Enhanced>>,
 }
 
 /// The words of a refusal, by version.
@@ -95,6 +97,7 @@ impl Shard {
             tls: connection.layers.as_ref().is_some_and(|layers| layers.tls.is_some()),
             authentication_method: properties.authentication_method,
             authentication_data: properties.authentication_data,
+            again: false,
         });
         let (principal, authentication_data) = match decision {
             Decision::Admit(principal) => (principal, None),
@@ -110,13 +113,19 @@ impl Shard {
             }
         };
         let assigned_id = handshake.assigned_id.take();
-        self.welcome(key, connect, bytes, len, Welcome { assigned_id, principal, authentication_data });
+        let enhanced = Enhanced::new(connect, handshake, assigned_id.as_deref());
+        self.welcome(key, connect, bytes, len, Welcome { assigned_id, principal, authentication_data, enhanced });
         Step::Done
     }
 
     /// A worker's answer.
     pub(super) fn on_decided(&mut self, key: Key, decision: Decision) {
-        self.on_decision(key, decision);
+        match self.table.get(key).map(|connection| &connection.state) {
+            Some(State::Open(_)) => self.on_judged_again(key, decision),
+            _ => {
+                self.on_decision(key, decision);
+            }
+        }
         if let Some(connection) = self.table.get_mut(key)
             && connection.unread
         {
@@ -152,7 +161,8 @@ impl Shard {
         bytes.append(&mut handshake.input);
         // It was decoded before: it is the same code.
         if let Ok(Decoded::Packet { packet: connect, .. }) = decode_connect(&bytes, u32::MAX) {
-            self.welcome(key, &connect, &bytes, len, Welcome { assigned_id, principal, authentication_data });
+            let enhanced = Enhanced::new(&connect, handshake, assigned_id.as_deref());
+            self.welcome(key, &connect, &bytes, len, Welcome { assigned_id, principal, authentication_data, enhanced });
         }
         Step::Done
     }
@@ -222,9 +232,17 @@ impl Shard {
                 self.refuse(key, Reason::PeerClosed, &[]);
                 return Step::Done;
             }
-            Ok(_) | Err(_) => {
-                let code = ReasonCode::ProtocolError.as_u8();
-                self.refuse(key, Reason::Protocol, &refusal_bytes(ProtocolVersion::V5, code));
+            other => {
+                // Of the decoder's codes CONNACK has those two.
+                let code = match other {
+                    Err(DecodeError { reason, .. })
+                        if matches!(reason, ReasonCode::MalformedPacket | ReasonCode::PacketTooLarge) =>
+                    {
+                        reason
+                    }
+                    _ => ReasonCode::ProtocolError,
+                };
+                self.refuse(key, Reason::Protocol, &refusal_bytes(ProtocolVersion::V5, code.as_u8()));
                 return Step::Done;
             }
         };
@@ -276,6 +294,7 @@ impl Shard {
             state: State::Lingering,
             layers,
             partial: None,
+            enhanced: None,
             opened,
             peer,
             sequence,
@@ -304,8 +323,8 @@ impl Shard {
         if matches!(verdict, Verdict::Refuse) || self.ending.is_some() {
             return self.refuse(key, Reason::Shutdown, &refused(connect.version, Refusal::Busy));
         }
-        let newest = self.policies.get(&policy.id).filter(|newest| newest.generation > policy.generation);
-        let policy = newest.map_or(policy, Arc::clone);
+        let newest = self.policies.get(&policy.id).map(|newest| &newest.endpoint);
+        let policy = newest.filter(|newest| newest.generation > policy.generation).map_or(policy, Arc::clone);
         let admission = Admission {
             policy,
             connect,
@@ -319,6 +338,7 @@ impl Shard {
             Err(bytes) => return self.refuse(key, Reason::Session, &bytes),
         };
         let Some(connection) = self.table.get_mut(key) else { return };
+        connection.enhanced = welcome.enhanced;
         connection.opened.tally().admitted();
         if let State::Pending(handshake) = std::mem::replace(&mut connection.state, State::Open(id)) {
             let position = handshake.position;

@@ -88,6 +88,7 @@ impl Shard {
             state: State::Pending(handshake),
             layers,
             partial: None,
+            enhanced: None,
             opened,
             peer,
             sequence,

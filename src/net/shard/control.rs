@@ -11,12 +11,13 @@ use crate::broker::{Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, Ret
 use crate::mqtt::{Publish, PublishProperties, QoS};
 use crate::net::find::{ClientFilter, FoundClient, RetainedFilter};
 use crate::net::plane::{ClientRow, DrainPlan};
+use crate::net::policy::ListenerPolicy;
 use crate::net::trace::Tracer;
 
 /// A question or an order. Who asked may have gone before the answer; the order holds all the same.
 pub(in crate::net) enum Control {
     SetPolicy {
-        policy: Arc<EndpointPolicy>,
+        policy: Arc<ListenerPolicy>,
         reply: oneshot::Sender<()>,
     },
     Drain {
@@ -93,8 +94,9 @@ impl Shard {
     pub(super) fn on_control(&mut self, control: Control) {
         match control {
             Control::SetPolicy { policy, reply } => {
-                self.policies.insert(policy.id, Arc::clone(&policy));
-                self.core.set_policy(policy, self.now);
+                let endpoint = Arc::clone(&policy.endpoint);
+                self.policies.insert(endpoint.id, policy);
+                self.core.set_policy(endpoint, self.now);
                 let _ = reply.send(());
             }
             Control::Drain { endpoint, from_sequence, until_sequence, plan, reply } => {

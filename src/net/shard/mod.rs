@@ -1,7 +1,8 @@
 //! A shard: one thread, one epoll loop, one broker core.
 //!
 //! - `table`: the connections; `arrive`, `handshake`, `admit`: from accept to admission; `receive`, `send`: bytes of
-//!   admitted ones; `close`: how they end; `control`, `drain`: what the control plane asks; `trace`: who looks on.
+//!   admitted ones; `reauthenticate`: their AUTH; `close`: how they end; `control`, `drain`: what the control plane asks;
+//!   `trace`: who looks on.
 
 mod admit;
 mod arrive;
@@ -10,6 +11,7 @@ mod control;
 mod drain;
 mod handshake;
 mod random;
+mod reauthenticate;
 mod receive;
 mod send;
 mod table;
@@ -35,13 +37,13 @@ use super::alarm::Alarm;
 use super::dwell::{Dwell, ONE_TURN_IN};
 use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::DataPlaneConfig;
+use super::policy::ListenerPolicy;
 use super::stats::Tallies;
 use super::trace::Tracer;
 use super::workers::Workers;
 use crate::auth::Decision;
 use crate::broker::{
-    AwaySessions, Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, EndpointPolicy, Millis, ShardId,
-    TotalRates,
+    AwaySessions, Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, Millis, ShardId, TotalRates,
 };
 
 /// What a shard is told by others.
@@ -124,7 +126,7 @@ struct Shard {
     unflushed_bytes: usize,
     client_ids: ClientIds,
     /// The newest policy that was put in force for open connections.
-    policies: HashMap<EndpointId, Arc<EndpointPolicy>>,
+    policies: HashMap<EndpointId, Arc<ListenerPolicy>>,
     /// What holds for those who were accepted before a drain, and are not admitted yet.
     past_drains: Vec<PastDrain>,
     drains: Vec<ActiveDrain>,
@@ -317,7 +319,7 @@ impl Shard {
 
     /// Sends what the turn brought forth.
     fn settle(&mut self) {
-        self.send_batches();
+        self.reauthenticate();
         self.flush_dirty();
         let mut ids = std::mem::take(&mut self.ids);
         self.core.take_closing(&mut ids);
@@ -332,11 +334,6 @@ impl Shard {
         }
         self.ids = ids;
         self.send_batches();
-        for (peer, events) in self.peers.iter().zip(&mut self.outgoing) {
-            if !events.is_empty() {
-                peer.send_all(events.drain(..));
-            }
-        }
     }
 
     fn send_batches(&mut self) {
@@ -346,6 +343,11 @@ impl Shard {
                 && let Some(batch) = self.core.take_batch(to)
             {
                 outgoing.push(Event::Batch { from: self.id, batch });
+            }
+        }
+        for (peer, events) in self.peers.iter().zip(&mut self.outgoing) {
+            if !events.is_empty() {
+                peer.send_all(events.drain(..));
             }
         }
     }

@@ -10,9 +10,11 @@ use crate::net::layers::{self, Wrote};
 const FLUSH_ROUNDS: usize = 4;
 
 impl Shard {
-    /// Writes what waits for connections, each once.
+    /// Writes what waits for connections, each once. Other shards get their part before: who is told that its message was
+    /// taken, and then asks another shard for it, finds it there.
     pub(super) fn flush_dirty(&mut self) {
         self.unflushed_bytes = 0;
+        self.send_batches();
         let mut ids = std::mem::take(&mut self.ids);
         for _ in 0..FLUSH_ROUNDS {
             self.core.take_dirty(&mut ids);

@@ -10,6 +10,7 @@ use crate::net::stats::Opened;
 use crate::net::stream::Stream;
 
 use super::handshake::Handshake;
+use super::reauthenticate::Enhanced;
 
 /// A connection of this shard: a slot and its generation, so that what is meant for one that is gone finds nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,8 @@ pub(super) struct Connection {
     /// `None`: MQTT directly on the socket.
     pub(super) layers: Option<Box<Layers>>,
     pub(super) partial: Option<Box<Partial>>,
+    /// Where CONNECT named an authentication method.
+    pub(super) enhanced: Option<Box<Enhanced>>,
     pub(super) opened: Opened,
     pub(super) peer: Option<SocketAddr>,
     /// Counts the process's accepted connections.

@@ -76,8 +76,10 @@ fn scram_over_auth_packets() {
         let (_, answer) = scram(&broker, username, password);
         assert!(matches!(answer, Packet::ConnAck { code: 0x86, .. }), "{answer:?}");
     }
-    // Authenticating again while connected is refused cleanly.
+    // Who does not prove it again has to go.
     client.send(&auth(0x19, "n,,n=alice,r=abc"));
+    let Heard::Packet(Packet::Auth { code: 0x18, .. }) = client.hear() else { panic!("no challenge") };
+    client.send(&auth(0x18, "c=biws,r=abc,p=AAAA"));
     assert_eq!(client.disconnected(), 0x87);
     let mut other = broker.client("o").with("authentication_method", PropertyValue::String("X".into()));
     assert_eq!(other.connect(), 0x8C);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weirmq::broker::{EndpointId, EndpointPolicy};
+use weirmq::broker::EndpointId;
 use weirmq::net::{DrainPlan, DrainWhich, ListenerPolicy, PlaneError};
 
 use super::client::{self, Client, string};
@@ -130,7 +130,8 @@ fn a_policy_reaches_open_connections_and_those_on_their_way() {
     let mut tighter = endpoint(1);
     tighter.generation = 2;
     tighter.limits.message_max_size = 1024;
-    plane.wait(plane.plane.set_endpoint_policy(Arc::new(EndpointPolicy { ..tighter }))).unwrap();
+    let tighter = ListenerPolicy { endpoint: Arc::new(tighter), ..policy(1) };
+    plane.wait(plane.plane.set_policy(Arc::new(tighter))).unwrap();
     dawdler.send(&client::connect(5, "late"));
     assert_eq!(dawdler.receive().unwrap().1[1], 0);
     for mut client in [open, dawdler] {

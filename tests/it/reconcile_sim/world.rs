@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use weirmq::apply::{Plane, ReadFiles, SocketChange};
-use weirmq::broker::{EndpointId, EndpointPolicy, Principal};
+use weirmq::broker::{EndpointId, Principal};
 use weirmq::mqtt::ProtocolVersion;
 use weirmq::net::{
     ConnectionFacts, DrainPlan, DrainWhich, ListenerPolicy, ListenerStatus, PlaneError, SocketKey, SocketOptions,
@@ -118,7 +118,7 @@ impl Plane for World {
         Ok(())
     }
 
-    async fn set_endpoint_policy(&self, _: Arc<EndpointPolicy>) -> Result<(), PlaneError> {
+    async fn set_policy(&self, _: Arc<ListenerPolicy>) -> Result<(), PlaneError> {
         Ok(())
     }
 
