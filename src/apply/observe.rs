@@ -9,7 +9,7 @@ use super::files::{ReadFiles, hex};
 use super::history::Occasion;
 use super::plane::Plane;
 use super::reconciler::Reconciler;
-use super::state::{ControlState, EndpointState, HistoryAction, HistoryEntry, Outcome};
+use super::state::{ControlState, EndpointState, HistoryAction, HistoryEntry, Outcome, SourceState};
 use crate::config::{Endpoint, Identity, Kind, Name, Refusal, RefusalReason};
 use crate::reconcile::{ActionKind, ConditionType, Conditions, Effective, Reason, Timestamp, render};
 
@@ -226,7 +226,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             started_at: self.started_at,
             phase: self.phase,
             suspended: self.suspended,
-            source: self.source.clone(),
+            source: SourceState { incidents: self.incidents.counts(), ..self.source.clone() },
             declaration_digest: self.declaration_digest.clone(),
             live_digest: self.live_digest(),
             declared: Arc::clone(&self.applied),

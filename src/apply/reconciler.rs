@@ -10,7 +10,7 @@ use super::files::ReadFiles;
 use super::history::History;
 use super::plane::Plane;
 use super::state::PassDurations;
-use super::state::{ControlState, LastKnownGood, Phase, SharedState, SourceState, Trouble};
+use super::state::{ControlState, LastKnownGood, Phase, SharedState, SourceState, StoreState, Trouble};
 use crate::auth::Admission;
 use crate::broker::EndpointId;
 use crate::config::{
@@ -18,7 +18,7 @@ use crate::config::{
 };
 use crate::net::{DrainPlan, DrainWhich, ListenerPolicy, SocketKey, SocketOptions};
 use crate::reconcile::{Conditions, Effective, Guard, Judgement, Node, Observed, Plan, Timestamp};
-use crate::source::{Reading, SourceError};
+use crate::source::{Incidents, Reading, SourceError};
 
 /// How this node reconciles.
 #[derive(Debug, Clone)]
@@ -104,6 +104,7 @@ pub struct Reconciler<P: Plane, F: ReadFiles> {
     pub(super) plan: Arc<Plan>,
     pub(super) failures: BTreeMap<Name, Failure>,
     pub(super) source: SourceState,
+    pub(super) incidents: Arc<Incidents>,
     pub(super) suspended: bool,
     pub(super) phase: Phase,
     pub(super) started_at: Timestamp,
@@ -124,6 +125,8 @@ pub struct Start {
     /// `directory`, `git` or `etcd`, and where.
     pub source_kind: &'static str,
     pub source_location: String,
+    /// What the source counts.
+    pub incidents: Arc<Incidents>,
     /// The last known good declarations, where there are any: revision, when they were saved, what they are.
     pub last_known_good: Option<(String, Timestamp, Previous)>,
     pub history: History,
@@ -151,7 +154,10 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             applied_at: None,
             commit: None,
             last_read_at: None,
+            reads: 0,
+            store: None,
             trouble: None,
+            incidents: BTreeMap::new(),
             last_known_good: None,
             ignored: Vec::new(),
         };
@@ -181,6 +187,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             plan: Arc::default(),
             failures: BTreeMap::new(),
             source,
+            incidents: start.incidents,
             suspended: false,
             phase: Phase::Starting,
             started_at: now,
@@ -256,7 +263,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 now
             }
         };
-        self.source.trouble = Some(Trouble { message: error.message.clone(), since });
+        self.source.trouble = Some(Trouble { kind: error.kind, message: error.message.clone(), since });
         if !self.begun
             && let Some(known) = &mut self.restored
         {
@@ -307,6 +314,19 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.source.attempted_revision = Some(reading.snapshot.revision.to_string());
         self.source.commit.clone_from(&reading.commit);
         self.source.last_read_at = Some(now);
+        match &reading.store {
+            None => self.source.reads += 1,
+            Some(facts) => {
+                self.source.reads = facts.reads;
+                let applied = self.source.store.take().and_then(|store| store.applied_documents);
+                self.source.store = Some(StoreState {
+                    cluster_id: format!("{:x}", facts.cluster_id),
+                    read_revision: facts.read_revision,
+                    attempted_documents: facts.documents_digest.clone(),
+                    applied_documents: applied,
+                });
+            }
+        }
         self.source.ignored.clone_from(&reading.ignored);
         for path in &reading.ignored {
             if self.said.insert(path.clone()) {
@@ -406,6 +426,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         if let Some(reading) = reading.filter(|_| !self.suspended) {
             self.source.applied_revision = Some(reading.snapshot.revision.to_string());
             self.source.applied_at = Some(now);
+            if let Some(store) = &mut self.source.store {
+                store.applied_documents = Some(store.attempted_documents.clone());
+            }
             self.source.last_known_good = None;
             self.phase = if self.phase == Phase::Starting { Phase::Serving } else { self.phase };
         }

@@ -180,8 +180,10 @@ pub fn signals() -> std::io::Result<mpsc::Receiver<Signal>> {
 }
 
 /// What a source is called where its last known good is kept.
-pub fn source_name(source: &SourceHandle) -> String {
-    let location =
-        std::path::absolute(&source.location).map_or_else(|_| source.location.clone(), |p| p.display().to_string());
-    format!("{} {location}", source.kind)
+pub fn source_name(kind: &str, location: &str) -> String {
+    if kind == "etcd" {
+        return format!("{kind} {location}");
+    }
+    let absolute = std::path::absolute(location).map_or_else(|_| location.to_owned(), |p| p.display().to_string());
+    format!("{kind} {absolute}")
 }

@@ -8,15 +8,17 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::broker::EndpointId;
+use crate::cluster::ClusterView;
 use crate::config::{Declared, Diagnostic, Endpoint};
 use crate::reconcile::{Conditions, Plan, Timestamp};
-pub use crate::source::Commit;
+pub use crate::source::{Commit, TroubleKind};
 
 /// How far this broker is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Phase {
     /// No declaration has been applied yet.
+    #[default]
     Starting,
     /// A declaration is applied, be it the last known good one.
     Serving,
@@ -113,18 +115,39 @@ pub struct SourceState {
     pub commit: Option<Commit>,
     /// When the source was last read whole; staleness counts from here.
     pub last_read_at: Option<Timestamp>,
+    /// How often it was read whole.
+    pub reads: u64,
+    /// Of a store: which, and up to which of its revisions its documents are known.
+    pub store: Option<StoreState>,
     /// What is wrong with it now.
     pub trouble: Option<Trouble>,
+    /// How often it was in which kind of trouble since the start, ended ones included.
+    pub incidents: BTreeMap<&'static str, u64>,
     /// Serving what was persisted, because the source could not be read at the start.
     pub last_known_good: Option<LastKnownGood>,
     /// What was seen and left aside (hidden files, files that are not YAML), once per pass.
     pub ignored: Vec<String>,
 }
 
+/// A store, as far as it is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreState {
+    /// Hexadecimal, as etcd's own tools show it.
+    pub cluster_id: String,
+    /// At or after `attemptedRevision`: until then, nothing has changed.
+    pub read_revision: i64,
+    /// Over the documents as bytes, as they were read last, and as they were applied last: equal on all brokers that have
+    /// the same documents, whatever the store's revision.
+    pub attempted_documents: String,
+    pub applied_documents: Option<String>,
+}
+
 /// A source that cannot be read: what it says, and since when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trouble {
+    pub kind: TroubleKind,
     pub message: String,
     pub since: Timestamp,
 }
@@ -201,13 +224,18 @@ pub struct HistoryAction {
 #[derive(Debug)]
 pub struct SharedState {
     current: ArcSwap<ControlState>,
+    cluster: ArcSwap<ClusterView>,
     version: watch::Sender<u64>,
 }
 
 impl SharedState {
     /// Starts with `first`.
     pub fn new(first: ControlState) -> Self {
-        Self { current: ArcSwap::from_pointee(first), version: watch::Sender::new(0) }
+        Self {
+            current: ArcSwap::from_pointee(first),
+            cluster: ArcSwap::from_pointee(ClusterView::default()),
+            version: watch::Sender::new(0),
+        }
     }
 
     /// The state after the last pass.
@@ -221,7 +249,18 @@ impl SharedState {
         self.version.send_modify(|version| *version += 1);
     }
 
-    /// Changes with every [`SharedState::publish`].
+    /// The other brokers, as they were last known.
+    pub fn cluster(&self) -> Arc<ClusterView> {
+        self.cluster.load_full()
+    }
+
+    /// Puts what is known of the other brokers in place and wakes the followers.
+    pub fn publish_cluster(&self, view: ClusterView) {
+        self.cluster.store(Arc::new(view));
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Changes with every publication.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.version.subscribe()
     }

@@ -9,6 +9,7 @@ mod broker;
 mod completions;
 mod diff;
 mod environment;
+mod etcd;
 mod exit;
 mod format;
 mod import;
@@ -17,6 +18,7 @@ mod man;
 mod passwd;
 mod plan;
 mod print;
+mod push;
 mod render;
 mod report;
 mod run;
@@ -25,6 +27,7 @@ mod status;
 mod systemd;
 mod trace;
 mod validate;
+mod wait;
 
 use std::process::ExitCode;
 
@@ -51,6 +54,8 @@ enum Verb {
     Import(import::Args),
     Passwd(passwd::Args),
     Acl(acl::Args),
+    Push(push::Args),
+    Wait(wait::Args),
     Status(status::Args),
     Trace(trace::Args),
     Report(report::Args),
@@ -74,6 +79,8 @@ pub fn main() -> ExitCode {
         Verb::Import(args) => import::run(args),
         Verb::Passwd(args) => passwd::run(args),
         Verb::Acl(args) => acl::run(args),
+        Verb::Push(args) => push::run(args),
+        Verb::Wait(args) => wait::run(args),
         Verb::Status(args) => status::run(args),
         Verb::Trace(args) => trace::run(args),
         Verb::Report(args) => report::run(args),

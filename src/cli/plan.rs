@@ -79,7 +79,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let default_host = args.host.or_else(|| present.default_host()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let node = Node { default_host, labels: None };
-    let live = present.live(default_host);
+    let live = live(&present.declared, present.listening.as_ref(), default_host);
     let made = plan(&wanted, &live, &node, &Files::new(), &Pinned::new());
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
     let diff = diff_documents(&form(&present.declared), &form(&wanted));
@@ -89,6 +89,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         Format::Json => format!("{:#}\n", render::json(&made, &diff)),
     })?;
     judge(&args, &made)
+}
+
+/// What brokers will do about a change, without asking one; and the diff of the canonical forms.
+pub(super) fn planned(old: &Declared, new: &Declared) -> (Plan, String) {
+    let default_host = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let live = live(old, None, default_host);
+    let made = plan(new, &live, &Node { default_host, labels: None }, &Files::new(), &Pinned::new());
+    let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
+    (made, diff_documents(&form(old), &form(new)))
 }
 
 fn judge(args: &Args, made: &Plan) -> anyhow::Result<Exit> {
@@ -114,30 +123,31 @@ impl Present {
         let mut addresses = hostless.filter_map(|endpoint| listening.get(endpoint.name.as_str()));
         addresses.find_map(|listening| listening.address.parse::<SocketAddr>().ok()).map(|address| address.ip())
     }
+}
 
-    fn live(&self, default_host: IpAddr) -> Live {
-        let bans = Arc::new(self.declared.bans.clone());
-        let mut live = Live::default();
-        for (name, endpoint) in self.declared.endpoints.iter().filter(|(_, endpoint)| endpoint.enabled) {
-            let known = match &self.listening {
-                None => None,
-                Some(listening) => match listening.get(name.as_str()) {
-                    Some(known) => Some(known),
-                    None => continue,
-                },
-            };
-            let address = endpoint.listen.on(default_host);
-            let address = known.and_then(|known| known.address.parse().ok()).map_or(address, BindAddress::Tcp);
-            let running = LiveEndpoint {
-                effective: Effective::of(endpoint, &self.declared, &bans, &Files::new()),
-                address,
-                listening: true,
-                connections: known.map(|known| known.connections),
-            };
-            live.endpoints.insert(name.clone(), running);
-        }
-        live
+/// What runs where `declared` does; of a broker, what it says listens.
+fn live(declared: &Declared, listening: Option<&BTreeMap<String, Listening>>, default_host: IpAddr) -> Live {
+    let bans = Arc::new(declared.bans.clone());
+    let mut live = Live::default();
+    for (name, endpoint) in declared.endpoints.iter().filter(|(_, endpoint)| endpoint.enabled) {
+        let known = match listening {
+            None => None,
+            Some(listening) => match listening.get(name.as_str()) {
+                Some(known) => Some(known),
+                None => continue,
+            },
+        };
+        let address = endpoint.listen.on(default_host);
+        let address = known.and_then(|known| known.address.parse().ok()).map_or(address, BindAddress::Tcp);
+        let running = LiveEndpoint {
+            effective: Effective::of(endpoint, declared, &bans, &Files::new()),
+            address,
+            listening: true,
+            connections: known.map(|known| known.connections),
+        };
+        live.endpoints.insert(name.clone(), running);
     }
+    live
 }
 
 /// Asks a broker what it has declared, where it listens, and how many clients there are.

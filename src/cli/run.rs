@@ -9,16 +9,19 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 
+use super::etcd::EtcdArgs;
 use super::{Exit, systemd};
 use crate::apply::{
     FileSystem, HISTORY_MAX, History, Kept, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics,
     run as reconcile, signals, source_name, wall_clock,
 };
+use crate::cluster::{Member, NodeFacts, is_node_name, spawn_member};
 use crate::config::{NodeContext, Previous};
 use crate::net::{DataPlane, DataPlaneConfig};
 use crate::reconcile::{Node, Timestamp};
+use crate::source::etcd::{EtcdAccess, EtcdOptions, EtcdRoot, Known, spawn_etcd};
 use crate::source::{DirectoryOptions, SourceHandle, spawn_directory, spawn_git_ref};
-use crate::status::{AccessOptions, LiveView, Secret, StatusOptions, StatusServer, TlsFiles, serve};
+use crate::status::{AccessOptions, LiveView, Secret, StatusOptions, StatusServer, TlsFiles, connections, serve};
 use crate::store::{Journal, LastKnownGoodFile};
 
 /// How long SIGTERM waits for clients to leave.
@@ -30,11 +33,16 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Directory of declarations
-    #[arg(long, env = "WEIR_ENDPOINTS", value_name = "DIR")]
-    endpoints: PathBuf,
+    #[arg(long, env = "WEIR_ENDPOINTS", value_name = "DIR", required_unless_present = "etcd", conflicts_with = "etcd")]
+    endpoints: Option<PathBuf>,
     /// Serve what is committed at REF of the repository that DIR lies in, not the work tree
-    #[arg(long, env = "WEIR_GIT_REF", value_name = "REF")]
+    #[arg(long, env = "WEIR_GIT_REF", value_name = "REF", conflicts_with = "etcd")]
     git_ref: Option<String>,
+    #[command(flatten)]
+    etcd: EtcdArgs,
+    /// Directory that files named in etcd's documents are relative to
+    #[arg(long, env = "WEIR_FILES", value_name = "DIR", default_value = ".")]
+    files: PathBuf,
     /// Address of the read-only HTTP API, or `none`
     #[arg(long, env = "WEIR_STATUS_ADDR", value_name = "ADDR", default_value = "127.0.0.1:8080")]
     status_addr: String,
@@ -131,9 +139,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     start_log(&args)?;
     let status_addr = status_addr(&args.status_addr)?;
-    if args.git_ref.is_none() && !args.endpoints.is_dir() && args.data_dir.is_none() {
-        bail!("--endpoints {}: no such directory", args.endpoints.display());
-    }
+    let declared = declared_in(&args)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let shards = args.shards.unwrap_or_else(|| u16::try_from(cores.saturating_sub(1).max(1)).unwrap_or(u16::MAX));
     let plane = DataPlane::start(&DataPlaneConfig { shards, ..DataPlaneConfig::default() })
@@ -144,11 +150,66 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         .enable_all()
         .build()
         .context("the control plane cannot be started")?;
-    runtime.block_on(serve_until_stopped(args, status_addr, plane, shards))
+    runtime.block_on(serve_until_stopped(args, declared, status_addr, plane, shards))
+}
+
+/// Where declarations are.
+enum DeclaredIn {
+    Directory(DirectoryOptions),
+    GitRef { directory: PathBuf, revision: String, resync: Duration },
+    Etcd(EtcdOptions),
+}
+
+fn declared_in(args: &Args) -> anyhow::Result<DeclaredIn> {
+    let resync = Duration::from_secs(u64::from(args.resync_s));
+    match (&args.endpoints, &args.git_ref) {
+        (Some(directory), Some(revision)) => {
+            Ok(DeclaredIn::GitRef { directory: directory.clone(), revision: revision.clone(), resync })
+        }
+        (Some(root), None) if root.is_dir() || args.data_dir.is_some() => {
+            Ok(DeclaredIn::Directory(DirectoryOptions { root: root.clone(), resync }))
+        }
+        (Some(root), None) => bail!("--endpoints {}: no such directory", root.display()),
+        (None, _) => {
+            let files =
+                std::path::absolute(&args.files).with_context(|| format!("--files {}", args.files.display()))?;
+            Ok(DeclaredIn::Etcd(EtcdOptions { access: args.etcd.access()?, root: args.etcd.root(), files, resync }))
+        }
+    }
+}
+
+impl DeclaredIn {
+    /// What last known good declarations are told apart by.
+    fn name(&self) -> String {
+        match self {
+            Self::Directory(options) => source_name("directory", &options.root.display().to_string()),
+            Self::GitRef { directory, revision, .. } => {
+                source_name("git", &format!("{} at {revision}", directory.display()))
+            }
+            Self::Etcd(options) => source_name("etcd", &options.location()),
+        }
+    }
+
+    /// Where brokers of one fleet meet.
+    fn meeting_place(&self) -> Option<(EtcdAccess, EtcdRoot)> {
+        match self {
+            Self::Etcd(options) => Some((options.access.clone(), options.root.clone())),
+            Self::Directory(_) | Self::GitRef { .. } => None,
+        }
+    }
+
+    fn spawn(self, known: Option<Known>) -> SourceHandle {
+        match self {
+            Self::Directory(options) => spawn_directory(options),
+            Self::GitRef { directory, revision, resync } => spawn_git_ref(&directory, &revision, resync),
+            Self::Etcd(options) => spawn_etcd(options, known),
+        }
+    }
 }
 
 async fn serve_until_stopped(
     args: Args,
+    declared: DeclaredIn,
     status_addr: Option<SocketAddr>,
     plane: DataPlane,
     shards: u16,
@@ -161,12 +222,21 @@ async fn serve_until_stopped(
         default_host: args.host,
         labels: args.node_labels.iter().cloned().collect::<BTreeMap<_, _>>(),
     };
-    let source = spawn_source(&args);
-    let kept = keep(&args, &source)?;
-    let (last_known_good, history, kept) = kept;
+    let (last_known_good, history, kept) = keep(&args, declared.name())?;
+    let member = declared.meeting_place();
+    let node_name = args.node_name.clone().unwrap_or_else(host_name);
+    is_node_name(&node_name).map_err(|problem| anyhow::anyhow!("--node-name: {problem}"))?;
+    let facts = NodeFacts {
+        instance: random_instance(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        status_url: status_addr.map(status_url),
+        labels: context.labels.clone(),
+        default_host: Some(args.host),
+    };
+    let source = declared.spawn(last_known_good.as_ref().and_then(known));
     let start = Start {
         options: ReconcilerOptions {
-            node_name: args.node_name.clone().unwrap_or_else(host_name),
+            node_name,
             node: Node { default_host: args.host, labels: Some(context.labels.clone()) },
             context: context.clone(),
             atomic: args.atomic,
@@ -174,6 +244,7 @@ async fn serve_until_stopped(
         },
         source_kind: source.kind,
         source_location: source.location.clone(),
+        incidents: Arc::clone(&source.incidents),
         last_known_good,
         history,
         now: wall_clock(),
@@ -185,7 +256,8 @@ async fn serve_until_stopped(
     let status = match status_socket {
         None => None,
         Some(socket) => {
-            let view = LiveView::new(reconciler.state(), plane.clone(), context, shards);
+            let view =
+                LiveView::new(reconciler.state(), plane.clone(), context, shards, facts.clone(), source.nudger());
             let access = args.status_access.options();
             let options = StatusOptions { access, ..StatusOptions::default() };
             if args.status_access.is_open() && status_addr.is_some_and(|address| !address.ip().is_loopback()) {
@@ -197,6 +269,11 @@ async fn serve_until_stopped(
             Some(serve(socket, Arc::new(view), options).context("the status server cannot be started")?)
         }
     };
+    let member = member.map(|(access, root)| {
+        let (shared, plane) = (reconciler.state(), plane.clone());
+        let connections = Box::new(move || connections(&plane));
+        spawn_member(Member { access, root, facts, shared, connections })
+    });
     tokio::spawn(publish_sys_topics(reconciler.state(), plane.clone()));
     let manager = systemd::Manager::from_environment()?.map(Arc::new);
     let (reload, reloads) = tokio::sync::mpsc::channel(4);
@@ -221,6 +298,9 @@ async fn serve_until_stopped(
     reconciler.begin_shutdown();
     if let Some(manager) = &manager {
         manager.stopping();
+    }
+    if let Some(member) = member {
+        member.leave().await;
     }
     let stops = forward.await.context("signals are lost")?;
     shut_down(&plane, status, stops).await;
@@ -252,18 +332,16 @@ async fn shut_down(plane: &DataPlane, status: Option<StatusServer>, mut stops: t
     }
 }
 
-fn spawn_source(args: &Args) -> SourceHandle {
-    let resync = Duration::from_secs(u64::from(args.resync_s));
-    match &args.git_ref {
-        Some(revision) => spawn_git_ref(&args.endpoints, revision, resync),
-        None => spawn_directory(DirectoryOptions { root: args.endpoints.clone(), resync }),
-    }
+type LastKnownGood = (String, Timestamp, Previous);
+type KeptBefore = (Option<LastKnownGood>, History, Option<Kept>);
+
+/// What an etcd that went back meanwhile has lost is told by this.
+fn known((revision, saved_at, previous): &LastKnownGood) -> Option<Known> {
+    Some(Known { revision: revision.parse().ok()?, saved_at: *saved_at, paths: previous.paths() })
 }
 
-type KeptBefore = (Option<(String, Timestamp, Previous)>, History, Option<Kept>);
-
 /// What an earlier run left, and where this one leaves it.
-fn keep(args: &Args, source: &SourceHandle) -> anyhow::Result<KeptBefore> {
+fn keep(args: &Args, name: String) -> anyhow::Result<KeptBefore> {
     let Some(data_dir) = &args.data_dir else {
         tracing::info!("no --data-dir: after a restart, nothing is known of what was served before");
         return Ok((None, History::default(), None));
@@ -271,7 +349,6 @@ fn keep(args: &Args, source: &SourceHandle) -> anyhow::Result<KeptBefore> {
     std::fs::create_dir_all(data_dir).with_context(|| format!("--data-dir {}", data_dir.display()))?;
     let history = open_history(data_dir)?;
     let file = LastKnownGoodFile::new(data_dir);
-    let name = source_name(source);
     let saved = match file.load() {
         Ok(saved) => saved,
         Err(error) => {
@@ -311,6 +388,20 @@ fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "weir".to_owned() } else { name.to_owned() }
+}
+
+/// Tells this process from another of the same name.
+fn random_instance() -> String {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    format!("{:016x}", RandomState::new().build_hasher().finish())
+}
+
+/// Where others find this broker's status; bound to every address, it is looked for under the machine's name.
+fn status_url(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() {
+        return format!("http://{}:{}", host_name(), address.port());
+    }
+    format!("http://{address}")
 }
 
 fn start_log(args: &Args) -> anyhow::Result<()> {

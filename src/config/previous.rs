@@ -1,6 +1,6 @@
 //! What one pass leaves to the next: parsed files, and the last good declaration of each identity.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -142,6 +142,11 @@ impl Previous {
             good.item.declare(&identity.name, &mut declared);
         }
         declared
+    }
+
+    /// The files that the last good declarations stand in, by their path in the snapshot.
+    pub fn paths(&self) -> BTreeSet<Arc<str>> {
+        self.good.values().map(|good| Arc::clone(&good.path)).collect()
     }
 
     /// Takes over what `other` has of an identity, where this one has nothing.

@@ -91,6 +91,7 @@ impl DirectoryReader {
             unsettled: walked.moving.or_else(|| still_locked(&|| self.lock())),
             ignored: shortened(walked.ignored),
             notes,
+            store: None,
         })
     }
 
@@ -202,7 +203,7 @@ async fn settled_now(events: &Events, nudge: &Notify, lock: &impl Fn() -> Option
 }
 
 /// Half of `period` to one and a half, so that a fleet does not read in step.
-pub(super) fn jittered(period: Duration) -> Duration {
+pub(crate) fn jittered(period: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish();
     let thousandths = u32::try_from(random % 1001).unwrap_or(500);
     period / 2 + period * thousandths / 1000

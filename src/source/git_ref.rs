@@ -76,6 +76,7 @@ impl GitRefReader {
             unsettled: None,
             ignored: ignored.clone(),
             notes: Vec::new(),
+            store: None,
         })
     }
 

@@ -4,9 +4,11 @@
 //! it to read again (an event, a timer, a nudge) is a hint and nobody's business but its own.
 
 mod directory;
+pub mod etcd;
 mod git;
 mod git_ref;
 mod quiet;
+mod trouble;
 mod walk;
 mod watch;
 mod work_tree;
@@ -16,8 +18,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 
+pub(crate) use directory::jittered;
 pub use directory::{DirectoryOptions, DirectoryReader, spawn_directory};
 pub use git_ref::{GitRefReader, spawn_git_ref};
+pub use trouble::{Incidents, TroubleKind};
 pub use watch::Watch;
 
 use crate::config::Snapshot;
@@ -36,6 +40,20 @@ pub struct Reading {
     pub ignored: Vec<String>,
     /// What else is worth saying once: the revision is a content hash because git could not be asked.
     pub notes: Vec<String>,
+    /// Of a store; `None` for files.
+    pub store: Option<StoreFacts>,
+}
+
+/// What a store tells beside its documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreFacts {
+    pub cluster_id: u64,
+    /// Up to which the documents are known; at or after the snapshot's own revision.
+    pub read_revision: i64,
+    /// How often everything was listed.
+    pub reads: u64,
+    /// Over the documents as bytes: [`etcd::documents_digest`].
+    pub documents_digest: String,
 }
 
 /// A commit, as git tells it.
@@ -54,13 +72,14 @@ pub struct Commit {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SourceError {
+    pub kind: TroubleKind,
     /// What is wrong, where, and what to do.
     pub message: String,
 }
 
 impl SourceError {
     fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into() }
+        Self { kind: TroubleKind::Unreadable, message: message.into() }
     }
 }
 
@@ -80,13 +99,20 @@ pub struct SourceHandle {
     pub location: String,
     /// One reading may wait; a source that is faster than its reader waits with the next.
     pub events: mpsc::Receiver<SourceEvent>,
+    /// What it went through.
+    pub incidents: Arc<Incidents>,
     nudge: Arc<Notify>,
 }
 
 impl SourceHandle {
     /// A source that is nudged through `nudge` and tells through `events`.
     pub fn new(kind: &'static str, location: String, events: mpsc::Receiver<SourceEvent>, nudge: Arc<Notify>) -> Self {
-        Self { kind, location, events, nudge }
+        Self { kind, location, events, incidents: Arc::default(), nudge }
+    }
+
+    /// What asks for a reading, for who does not hold the source.
+    pub fn nudger(&self) -> Arc<Notify> {
+        Arc::clone(&self.nudge)
     }
 
     /// Asks for a reading now (the periodic pass, SIGHUP, the second look before a deletion). Every nudge is followed by

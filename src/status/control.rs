@@ -81,8 +81,13 @@ pub(super) fn plan(app: &App, _: &Query) -> Reply {
     }))
 }
 
-/// `GET /api/source`
-pub(super) fn source(app: &App, _: &Query) -> Reply {
+/// `GET /api/source?fresh=true`: with it, the source is read anew; `reads` tells when that has come about.
+pub(super) fn source(app: &App, query: &Query) -> Reply {
+    match query.get("fresh") {
+        None | Some("false") => {}
+        Some("true") => app.view.read_source(),
+        Some(other) => return Err(Problem::bad_request(format!("fresh={other:?} is neither true nor false"))),
+    }
     let state = app.view.state();
     let mut data = json!(state.source);
     if let Value::Object(fields) = &mut data {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::judge::judge;
 use super::{
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::apply::{ControlState, EndpointState, PassDurations, SharedState};
 use crate::broker::{self, Dropped, EndpointGauges, EndpointId, RetainedPlace};
+use crate::cluster::{ClusterView, NodeFacts, NodeRecord, standings};
 use crate::config::{self, BuiltInDefaults, Declared, Diagnostic, NodeContext, canonical, fields_of};
 use crate::net::{
     ClientFilter, DataPlane, DeliverDurations, EndpointStats, FoundClient, RetainedCursor, RetainedFilter,
@@ -28,6 +29,8 @@ pub struct LiveView {
     plane: DataPlane,
     context: NodeContext,
     shards: u16,
+    facts: NodeFacts,
+    nudge: Arc<Notify>,
     /// Follows the published versions.
     version: watch::Receiver<u64>,
     /// The state made of the version beside it.
@@ -36,9 +39,17 @@ pub struct LiveView {
 
 impl LiveView {
     /// `context` is what documents sent for validation are judged against.
-    pub fn new(control: Arc<SharedState>, plane: DataPlane, context: NodeContext, shards: u16) -> Self {
+    /// `nudge` asks the source for a reading; `facts` are what this broker tells the others of itself.
+    pub fn new(
+        control: Arc<SharedState>,
+        plane: DataPlane,
+        context: NodeContext,
+        shards: u16,
+        facts: NodeFacts,
+        nudge: Arc<Notify>,
+    ) -> Self {
         let version = control.subscribe();
-        Self { control, plane, context, shards, version, made: Mutex::new(None) }
+        Self { control, plane, context, shards, facts, nudge, version, made: Mutex::new(None) }
     }
 }
 
@@ -50,7 +61,11 @@ impl StatusView for LiveView {
         match &*made {
             Some((of, state)) if *of == version => state.clone(),
             _ => {
-                let state = Arc::new(state(&self.control.load(), &self.context, self.shards));
+                let connections = connections(&self.plane);
+                let nodes = nodes(&self.control.load(), &self.control.cluster(), &self.facts, connections);
+                let trouble = self.control.cluster().trouble.clone();
+                let state = state(&self.control.load(), &self.context, self.shards);
+                let state = Arc::new(State { nodes, membership_trouble: trouble, ..state });
                 *made = Some((version, state.clone()));
                 state
             }
@@ -134,6 +149,10 @@ impl StatusView for LiveView {
         judge(&request, &self.control.load().declared, &self.context)
     }
 
+    fn read_source(&self) {
+        self.nudge.notify_one();
+    }
+
     fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp::from_unix_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
@@ -141,14 +160,6 @@ impl StatusView for LiveView {
 }
 
 fn state(control: &ControlState, context: &NodeContext, shards: u16) -> State {
-    let this = ClusterNode {
-        name: control.node_name.clone(),
-        applied_revision: control.source.applied_revision.clone(),
-        declaration_digest: Some(control.declaration_digest.clone()),
-        converged: control.source.applied_revision == control.source.attempted_revision,
-        last_seen_at: control.source.last_read_at,
-        ..ClusterNode::default()
-    };
     State {
         node: Node {
             name: control.node_name.clone(),
@@ -166,7 +177,8 @@ fn state(control: &ControlState, context: &NodeContext, shards: u16) -> State {
         documents: documents(&control.declared),
         diagnostics: control.diagnostics.clone(),
         history: control.history.clone(),
-        nodes: vec![this],
+        nodes: Vec::new(),
+        membership_trouble: None,
         plan: control.plan.clone(),
         reconcile: ReconcileCounters {
             passes: control.passes,
@@ -178,6 +190,28 @@ fn state(control: &ControlState, context: &NodeContext, shards: u16) -> State {
             },
         },
     }
+}
+
+/// This broker, then the others.
+fn nodes(control: &ControlState, cluster: &ClusterView, facts: &NodeFacts, connections: u64) -> Vec<ClusterNode> {
+    let this = NodeRecord::of(control, facts, connections);
+    let records: Vec<NodeRecord> = std::iter::once(this).chain(cluster.others.iter().cloned()).collect();
+    let standings = standings(&records);
+    let nodes = records.into_iter().zip(standings).enumerate();
+    nodes
+        .map(|(at, (record, standing))| ClusterNode {
+            this: at == 0,
+            converged: standing.converged,
+            reason: standing.reason,
+            duplicate_name: cluster.duplicates.contains(&record.name),
+            record,
+        })
+        .collect()
+}
+
+/// Open connections of all endpoints.
+pub(crate) fn connections(plane: &DataPlane) -> u64 {
+    plane.stats().iter().map(|stats| u64::from(stats.connections_current)).sum()
 }
 
 fn seconds(us: u64) -> f64 {

@@ -16,7 +16,7 @@ use super::router::App;
 use super::system::Process;
 use super::traffic::HOLDINGS_TIMEOUT;
 use super::{Endpoint, EndpointHoldings, EndpointTraffic, Histogram, Holdings, State, Traffic};
-use crate::apply::Phase;
+use crate::apply::{Phase, TroubleKind};
 use crate::config::Severity;
 use crate::reconcile::{ConditionStatus, Timestamp};
 
@@ -161,8 +161,34 @@ impl Scrape {
             found.encode_family(&vec![("severity", word)])?.encode_gauge(&(count as u64))?;
         }
         gauge(out, "weir_source_up", "1 while the source can be read.", source.trouble.is_none())?;
+        let mut trouble = out.encode_descriptor(
+            "weir_source_trouble",
+            "1 while the source is in this kind of trouble.",
+            None,
+            MetricType::Gauge,
+        )?;
+        for kind in TroubleKind::ALL {
+            let is = source.trouble.as_ref().is_some_and(|trouble| trouble.kind == kind);
+            trouble.encode_family(&vec![("kind", kind.as_str())])?.encode_gauge(&u64::from(is))?;
+        }
+        let help = "How often the source was in trouble, by kind; what ended by itself at once is counted too.";
+        let mut incidents = out.encode_descriptor("weir_source_incidents", help, None, MetricType::Counter)?;
+        for kind in TroubleKind::ALL {
+            let count = source.incidents.get(kind.as_str()).copied().unwrap_or_default();
+            let labels = vec![("kind", kind.as_str())];
+            incidents.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+        }
+        self.cluster(out)?;
         let stale_s = source.last_read_at.map_or(f64::INFINITY, |at| self.now.since_ms(at) as f64 / 1000.0);
         gauge_of(out, "weir_source_staleness", "Since the source was last read whole.", Unit::Seconds, stale_s)
+    }
+
+    fn cluster(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let nodes = &self.state.nodes;
+        let twins = nodes.iter().filter(|node| node.duplicate_name).count();
+        gauge(out, "weir_cluster_duplicate_names", "Brokers that share their name with another.", twins as u64)?;
+        let help = "1 while the other brokers are seen as far as there is a place to meet.";
+        gauge(out, "weir_cluster_membership_up", help, self.state.membership_trouble.is_none())
     }
 
     fn endpoint_states(&self, out: &mut DescriptorEncoder) -> fmt::Result {

@@ -31,6 +31,7 @@ mod writes;
 
 pub use access::{AccessError, AccessOptions, TlsFiles};
 pub use live::LiveView;
+pub(crate) use live::connections;
 pub use router::paths;
 pub use secret::{Secret, SecretError};
 pub use server::{StatusOptions, StatusServer, serve};

@@ -193,7 +193,7 @@ pub(super) const ROUTES: &[Route] = &[
     asked("/api/topics", topics::PARAMETERS, |app, query| Box::pin(topics::list(app, query))),
     state("/api/declared", &["kind", "name"], control::declared),
     state("/api/plan", &[], control::plan),
-    state("/api/source", &[], control::source),
+    state("/api/source", &["fresh"], control::source),
     state("/api/ignite/status", &[], control::ignite),
     Route { path: "/api/events", parameters: &[], handler: Handler::Events },
 ];

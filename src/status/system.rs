@@ -1,5 +1,7 @@
 //! `/api/system/...` and `/api/cluster/...`: this process, this broker, the others.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::http::Reply;
@@ -83,14 +85,18 @@ pub(super) fn cluster_status(app: &App, _: &Query) -> Reply {
         .nodes
         .iter()
         .filter(|node| !node.converged)
-        .map(|node| json!({"name": node.name, "reason": node.reason}))
+        .map(|node| json!({"name": node.record.name, "reason": node.reason}))
         .collect();
+    let duplicates: BTreeSet<&str> =
+        state.nodes.iter().filter(|node| node.duplicate_name).map(|node| node.record.name.as_str()).collect();
     Ok(json!({
         "node": state.node.name,
         "clustered": state.nodes.len() > 1,
         "converged": behind.is_empty(),
         "notConverged": behind,
         "nodes": state.nodes.len(),
+        "duplicateNames": duplicates,
+        "trouble": state.membership_trouble,
         "appliedRevision": state.source.applied_revision,
         "declarationDigest": state.declaration_digest,
     }))

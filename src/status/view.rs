@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use crate::apply::{HistoryEntry, Phase, SourceState};
+use crate::cluster::NodeRecord;
 use crate::config::Diagnostic;
 use crate::reconcile::{Conditions, Plan, Timestamp};
 
@@ -37,6 +38,8 @@ pub trait StatusView: Send + Sync + 'static {
     fn pulse(&self) -> Answering<bool>;
     /// The static tier of the one validator.
     fn validate(&self, request: ValidateRequest) -> Validation;
+    /// Asks for a reading of the source; it changes nothing but how fresh what is known is.
+    fn read_source(&self);
     /// The wall clock.
     fn now(&self) -> Timestamp;
 }
@@ -66,6 +69,8 @@ pub struct State {
     pub history: Arc<VecDeque<HistoryEntry>>,
     /// This node first; the others where there is a cluster.
     pub nodes: Vec<ClusterNode>,
+    /// Why the others are not known for certain.
+    pub membership_trouble: Option<String>,
     /// What the last pass planned, with what had to wait.
     pub plan: Arc<Plan>,
     pub reconcile: ReconcileCounters,
@@ -125,14 +130,17 @@ pub struct Document {
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterNode {
-    pub name: String,
-    pub status_url: Option<String>,
-    pub applied_revision: Option<String>,
-    pub declaration_digest: Option<String>,
+    /// What it tells of itself.
+    #[serde(flatten)]
+    pub record: NodeRecord,
+    /// The broker that answers.
+    pub this: bool,
+    /// It has the newest documents that any broker has seen.
     pub converged: bool,
-    pub last_seen_at: Option<Timestamp>,
     /// Why it has not converged.
     pub reason: Option<String>,
+    /// Another broker has the same name.
+    pub duplicate_name: bool,
 }
 
 /// Since start.

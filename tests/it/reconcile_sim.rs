@@ -16,7 +16,7 @@ use weirmq::apply::{Drained, History, Next, Reconciler, ReconcilerOptions, Share
 use weirmq::config::{NodeContext, ReadError, Revision, Snapshot, SourceFile};
 use weirmq::net::SocketKey;
 use weirmq::reconcile::{ConditionType, Node, Timestamp};
-use weirmq::source::{Reading, SourceError};
+use weirmq::source::{Reading, SourceError, TroubleKind};
 
 use crate::chance::Chance;
 use world::{BOUND, Client, NoFiles, World};
@@ -122,6 +122,7 @@ impl Simulation {
             },
             source_kind: "directory",
             source_location: "sim".into(),
+            incidents: Arc::default(),
             last_known_good: None,
             history: History::default(),
             now: Timestamp::from_unix_ms(0),
@@ -157,6 +158,7 @@ impl Simulation {
             unsettled: (!settled).then(|| "writing".to_owned()),
             ignored: Vec::new(),
             notes: Vec::new(),
+            store: None,
         }
     }
 
@@ -237,7 +239,7 @@ impl Simulation {
             }
             10 => {
                 self.tell(format_args!("the source cannot be read"));
-                let error = SourceError { message: "gone".into() };
+                let error = SourceError { kind: TroubleKind::Unreadable, message: "gone".into() };
                 self.reconciler.trouble(&error, Timestamp::from_unix_ms(self.now)).await;
             }
             _ => {

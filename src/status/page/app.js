@@ -441,7 +441,7 @@ function showNodes(nodes) {
         el("th", { scope: "row" }, node.name),
         el("td", {}, badge(node.converged ? "good" : "warn", node.converged ? "✓ yes" : "! no"), node.reason && ` ${node.reason}`),
         el("td", {}, el("code", {}, node.appliedRevision?.slice(0, 12) ?? "–")),
-        el("td", {}, when(node.lastSeenAt)))),
+        el("td", {}, `${node.endpoints.listening}/${node.endpoints.declared}`))),
   );
 }
 

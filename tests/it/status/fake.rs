@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use weirmq::apply::{Commit, HistoryAction, HistoryEntry, Outcome, Phase, SourceState, Trouble};
+use weirmq::apply::{Commit, HistoryAction, HistoryEntry, Outcome, Phase, SourceState, Trouble, TroubleKind};
+use weirmq::cluster::{Endpoints, NodeRecord, Refused};
 use weirmq::config::{Diagnostic, Position, Severity};
 use weirmq::reconcile::{ConditionType, Conditions, Reason, Timestamp};
 use weirmq::status::*;
@@ -172,6 +173,7 @@ impl StatusView for Fake {
             }
         }
     }
+    fn read_source(&self) {}
     fn now(&self) -> Timestamp {
         *self.now.lock().unwrap()
     }
@@ -329,14 +331,38 @@ pub fn state() -> State {
         origin: Origin { file: "endpoints.d/cloud.yaml".to_owned(), line: 1 },
         body: json!({"address": ["mqtts://a.example.com:8883"], "password": "file:cloud.secret"}),
     };
-    let this = ClusterNode {
+    let record = NodeRecord {
         name: "n1".to_owned(),
+        instance: "4f2a".to_owned(),
+        version: "0.0.0-test".to_owned(),
+        started_at: ago(7200),
+        phase: Phase::Serving,
+        attempted_revision: Some("0badc0ffee00".to_owned()),
         applied_revision: Some("0badc0ffee00".to_owned()),
-        declaration_digest: Some("v1:2b8c".to_owned()),
-        converged: true,
-        last_seen_at: Some(NOW),
-        ..ClusterNode::default()
+        declaration_digest: "v1:2b8c".to_owned(),
+        live_digest: "v1:77aa".to_owned(),
+        ..NodeRecord::default()
     };
+    let refused = Refused {
+        endpoint: Some("mqtt".to_owned()),
+        reason: "AddressInUse".to_owned(),
+        message: "cannot listen on 0.0.0.0:1883".to_owned(),
+    };
+    let other = NodeRecord {
+        name: "n2".to_owned(),
+        instance: "93c1".to_owned(),
+        status_url: Some("http://10.0.0.2:8080".to_owned()),
+        endpoints: Endpoints {
+            declared: 3,
+            listening: 1,
+            addresses: BTreeMap::from([("wss".to_owned(), "0.0.0.0:8084".to_owned())]),
+        },
+        refusals: BTreeMap::from([("endpoints.d/mqtt.yaml".to_owned(), refused)]),
+        ..record.clone()
+    };
+    let this = ClusterNode { record, this: true, converged: true, ..ClusterNode::default() };
+    let reason = Some("it has applied revision 12, the newest is 15".to_owned());
+    let other = ClusterNode { record: other, reason, ..ClusterNode::default() };
     State {
         node: Node {
             name: "n1".to_owned(),
@@ -355,7 +381,10 @@ pub fn state() -> State {
             applied_at: Some(ago(30)),
             commit: None,
             last_read_at: Some(ago(3)),
+            reads: 41,
+            store: None,
             trouble: None,
+            incidents: BTreeMap::from([("unreadable", 2)]),
             last_known_good: None,
             ignored: vec!["README.md".to_owned()],
         },
@@ -365,7 +394,8 @@ pub fn state() -> State {
         endpoints,
         diagnostics: Arc::from([diagnostic()]),
         history: Arc::new(history()),
-        nodes: vec![this],
+        nodes: vec![this, other],
+        membership_trouble: None,
         plan: Arc::default(),
         reconcile: ReconcileCounters {
             passes: 42,
@@ -376,8 +406,8 @@ pub fn state() -> State {
 }
 
 pub fn unreadable(state: &mut State) {
-    state.source.trouble =
-        Some(Trouble { message: "/etc/weir/endpoints.d: permission denied".to_owned(), since: ago(10) });
+    let message = "/etc/weir/endpoints.d: permission denied".to_owned();
+    state.source.trouble = Some(Trouble { kind: TroubleKind::Unreadable, message, since: ago(10) });
 }
 
 pub fn traffic() -> Traffic {

@@ -1,0 +1,65 @@
+//! The flags that lead to an etcd, for every verb that speaks to one.
+
+use std::path::PathBuf;
+
+use anyhow::anyhow;
+
+use crate::config::SecretRef;
+use crate::source::etcd::{EtcdAccess, EtcdRoot, check_url};
+
+/// Where the etcd is, as whom, and which keys are ours.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct EtcdArgs {
+    /// etcd's servers, http:// or https://, separated by commas; one is spoken to at a time
+    #[arg(long, env = "WEIR_ETCD", value_name = "URL[,URL]", value_delimiter = ',', value_parser = url)]
+    etcd: Vec<String>,
+    /// The fleet's root: documents are below `endpoints/` in it, brokers below `nodes/`
+    #[arg(long, env = "WEIR_ETCD_PREFIX", value_name = "PREFIX", default_value = "/weir/", value_parser = EtcdRoot::parse)]
+    etcd_prefix: EtcdRoot,
+    /// Who signed etcd's certificates (PEM)
+    #[arg(long, env = "WEIR_ETCD_CA", value_name = "FILE")]
+    etcd_ca: Option<PathBuf>,
+    /// Our certificate for etcd (PEM)
+    #[arg(long, env = "WEIR_ETCD_CERT", value_name = "FILE", requires = "etcd_key")]
+    etcd_cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, env = "WEIR_ETCD_KEY", value_name = "FILE", requires = "etcd_cert")]
+    etcd_key: Option<PathBuf>,
+    /// Our user in etcd
+    #[arg(long, env = "WEIR_ETCD_USER", value_name = "USER", requires = "etcd_password")]
+    etcd_user: Option<String>,
+    /// Where the user's password is: file:PATH or env:NAME
+    #[arg(long, env = "WEIR_ETCD_PASSWORD", value_name = "REF", requires = "etcd_user", hide_env_values = true)]
+    etcd_password: Option<String>,
+}
+
+fn url(text: &str) -> Result<String, String> {
+    check_url(text).map(|()| text.trim_end_matches('/').to_owned())
+}
+
+impl EtcdArgs {
+    /// Servers and credentials.
+    ///
+    /// # Errors
+    /// What does not fit together.
+    pub(super) fn access(&self) -> anyhow::Result<EtcdAccess> {
+        let password = self.etcd_password.as_deref().map(|text| {
+            // What was given may be the password itself, so it is not repeated.
+            SecretRef::parse(text).map_err(|_| anyhow!("--etcd-password: where the password is, file:PATH or env:NAME"))
+        });
+        let password = password.transpose()?;
+        let access = EtcdAccess {
+            urls: self.etcd.clone(),
+            ca_file: self.etcd_ca.clone(),
+            identity: self.etcd_cert.clone().zip(self.etcd_key.clone()),
+            user: self.etcd_user.clone().zip(password),
+        };
+        access.check().map_err(|problem| anyhow!(problem))?;
+        Ok(access)
+    }
+
+    /// The fleet's root.
+    pub(super) fn root(&self) -> EtcdRoot {
+        self.etcd_prefix.clone()
+    }
+}

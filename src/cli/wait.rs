@@ -1,0 +1,146 @@
+//! `weir wait`
+
+use std::time::{Duration, Instant};
+
+use super::Exit;
+use super::broker::ask;
+use super::print::print;
+use crate::cluster::{Goal, Interest, Known, NodeRecord, Verdict, judge};
+use anyhow::{Context, bail};
+
+/// Between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Looks between two readings of the source that are asked for.
+const READ_EVERY: u64 = 10;
+
+/// Wait until a change is applied: for CI, after a push, a put or a commit.
+///
+/// Exits with 0 once it is applied, with 2 once it is applied and something in it is refused, with 1 if it was not in time:
+/// then who has not, and why, is printed.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("goal").required(true).args(["revision", "digest", "key"]))]
+pub(super) struct Args {
+    /// Until this revision, or a later one: of etcd, or a commit
+    #[arg(long, value_name = "R")]
+    revision: Option<String>,
+    /// Until the declaration has this digest, as `weir validate` prints it
+    #[arg(long, value_name = "DIGEST")]
+    digest: Option<String>,
+    /// Until what this key (or file) holds now is applied; only its refusals count
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Only this endpoint's refusals count
+    #[arg(long, value_name = "NAME")]
+    endpoint: Option<String>,
+    /// Every broker of the cluster, not only the one that is asked
+    #[arg(long)]
+    cluster: bool,
+    /// The status address of the broker to ask
+    #[arg(long, default_value = "http://127.0.0.1:8080", env = "WEIR_STATUS", value_name = "URL")]
+    status: String,
+    /// How long to wait, seconds
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    timeout_s: u64,
+}
+
+/// What one look shows.
+struct Look {
+    nodes: Vec<NodeRecord>,
+    known: Known,
+    /// Why not all brokers may be seen.
+    trouble: Option<String>,
+    /// The names of the endpoints that the broker knows, where one is waited for.
+    endpoints: Option<Vec<String>>,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    let deadline = Instant::now() + Duration::from_secs(args.timeout_s);
+    let interest = Interest { endpoint: args.endpoint.clone(), key: args.key.clone() };
+    let mut goal = match (&args.revision, &args.digest) {
+        (Some(revision), _) => Some(Goal::Revision(revision.clone())),
+        (None, Some(digest)) => Some(Goal::Digest(digest.clone())),
+        // Known at the first look.
+        (None, None) => None,
+    };
+    for looks in 0_u64.. {
+        // A reading of the store tells that a revision has come in which nothing of ours changed.
+        let fresh = args.key.is_some() || looks % READ_EVERY == READ_EVERY - 1;
+        let seen = look(&args, fresh);
+        let verdict = seen.as_ref().ok().map(|seen| {
+            // A reading that is under way may have begun before the change; the one after it has not.
+            let goal = goal.get_or_insert(Goal::Reads(seen.known.reads + 2));
+            let verdict = judge(&seen.nodes, &seen.known, goal, &interest);
+            match (&seen.trouble, verdict) {
+                (Some(why), Verdict::Applied(_)) => Verdict::Waiting(vec![("cluster".to_owned(), why.clone())]),
+                (_, verdict) => verdict,
+            }
+        });
+        match (verdict, seen) {
+            (Some(Verdict::Applied(refusals)), Ok(seen)) => return applied(&args, &seen, &refusals),
+            (verdict, seen) if Instant::now() >= deadline => return not_in_time(&args, verdict, seen.err()),
+            _ => std::thread::sleep(LOOK_EVERY),
+        }
+    }
+    Ok(Exit::Failure)
+}
+
+fn look(args: &Args, fresh: bool) -> anyhow::Result<Look> {
+    let source = if fresh { "/api/source?fresh=true" } else { "/api/source" };
+    let [source, nodes, status] = ask(&args.status, [source, "/api/cluster/nodes", "/api/cluster/status"])?;
+    let mut records = Vec::new();
+    for node in nodes["nodes"].as_array().into_iter().flatten() {
+        let record = serde_json::from_value(node.clone()).context("/api/cluster/nodes is not understood")?;
+        if args.cluster || node["this"] == true {
+            records.push(record);
+        }
+    }
+    let store = &source["store"];
+    let endpoints = match &args.endpoint {
+        None => None,
+        Some(_) => {
+            let [endpoints] = ask(&args.status, ["/api/endpoints/status"])?;
+            let all = endpoints["endpoints"].as_object().into_iter().flat_map(|all| all.values());
+            Some(all.filter_map(|each| each["name"].as_str().map(ToOwned::to_owned)).collect())
+        }
+    };
+    Ok(Look {
+        nodes: records,
+        known: Known {
+            reads: source["reads"].as_u64().unwrap_or_default(),
+            read_revision: store["readRevision"].as_i64(),
+            documents: store["attemptedDocuments"].as_str().map(ToOwned::to_owned),
+        },
+        trouble: status["trouble"].as_str().filter(|_| args.cluster).map(ToOwned::to_owned),
+        endpoints,
+    })
+}
+
+fn applied(args: &Args, seen: &Look, refusals: &[(String, String)]) -> anyhow::Result<Exit> {
+    if let (Some(name), Some(known)) = (&args.endpoint, &seen.endpoints)
+        && !known.contains(name)
+    {
+        bail!("applied, but no endpoint is called {name:?}");
+    }
+    let mut text = String::new();
+    for node in &seen.nodes {
+        let revision = node.applied_revision.as_deref().unwrap_or("-");
+        text.push_str(&format!("{}: applied, revision {revision}\n", node.name));
+    }
+    for (node, refusal) in refusals {
+        text.push_str(&format!("{node}: refused: {refusal}\n"));
+    }
+    print(&text)?;
+    Ok(if refusals.is_empty() { Exit::Success } else { Exit::Reserved })
+}
+
+fn not_in_time(args: &Args, verdict: Option<Verdict>, error: Option<anyhow::Error>) -> anyhow::Result<Exit> {
+    let who = match (verdict, error) {
+        (Some(Verdict::Waiting(waiting)), _) => {
+            let lines: Vec<String> = waiting.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+            lines.join("\n")
+        }
+        (_, Some(error)) => format!("{error:#}"),
+        _ => "nothing is known".to_owned(),
+    };
+    bail!("not applied within {} s\n{who}", args.timeout_s)
+}

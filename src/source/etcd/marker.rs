@@ -1,0 +1,140 @@
+//! The marker that a push leaves beside the documents, and the digest by which a set of them is known.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::reconcile::Timestamp;
+use crate::source::Commit;
+
+/// The marker's key below `endpoints/`. Hidden, so it is never a document; in the same range, so that it changes in the
+/// same snapshot as the documents.
+pub const MARKER_KEY: &str = ".push";
+/// What the marker says it is.
+const FORMAT: &str = "weir/push/v1";
+
+/// What a push has left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Marker {
+    pub format: String,
+    pub state: PushState,
+    /// [`documents_digest`] of all documents under the prefix once the push is through.
+    pub digest: String,
+    pub documents: usize,
+    /// The revision that the push was planned against.
+    pub base: i64,
+    pub pushed_at: Timestamp,
+    /// Of the directory that was pushed, where git knows it.
+    pub commit: Option<Commit>,
+    /// Files differed from the commit.
+    pub dirty: bool,
+}
+
+/// How far a push is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PushState {
+    /// Its documents are being written, in several transactions.
+    Begun,
+    Complete,
+}
+
+impl Marker {
+    /// A marker of a set of `documents` with `digest`.
+    pub fn new(state: PushState, digest: String, documents: usize, base: i64, pushed_at: Timestamp) -> Self {
+        Self { format: FORMAT.to_owned(), state, digest, documents, base, pushed_at, commit: None, dirty: false }
+    }
+
+    /// Reads a marker's value.
+    ///
+    /// # Errors
+    /// It is none, as a phrase.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let marker: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if marker.format == FORMAT { Ok(marker) } else { Err(format!("its format is {:?}", marker.format)) }
+    }
+
+    /// As it is stored.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // Strings, numbers and times: nothing in it can fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+/// SHA-256 of a document's bytes.
+pub(super) fn content_hash(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+/// A set of documents as bytes: over each one's path and [`content_hash`], in the order of paths. Two stores with the same
+/// digest declare the same.
+pub fn documents_digest<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8; 32])>) -> String {
+    let mut hash = Sha256::new();
+    hash.update(b"weir documents v1\n");
+    for (path, content) in documents {
+        hash.update(content);
+        hash.update(path.as_bytes());
+        hash.update([0]);
+    }
+    let mut digest = "d1-".to_owned();
+    for byte in hash.finalize() {
+        let _infallible = write!(digest, "{byte:02x}");
+    }
+    digest
+}
+
+/// Whether a key below `endpoints/` holds a document: text, and no segment of it is hidden or empty at the end.
+pub(super) fn document_path(key: &[u8]) -> Option<Arc<str>> {
+    let path = std::str::from_utf8(key).ok()?;
+    let visible = !path.is_empty() && !path.ends_with('/') && !path.split('/').any(|segment| segment.starts_with('.'));
+    visible.then(|| Arc::from(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_comes_back_and_others_are_told() {
+        let marker = Marker::new(PushState::Begun, "d1-00".into(), 3, 7, Timestamp::from_unix_ms(9));
+        assert_eq!(Marker::parse(&marker.to_bytes()), Ok(marker.clone()));
+        let other = Marker { format: "weir/push/v9".into(), ..marker };
+        assert!(Marker::parse(&other.to_bytes()).unwrap_err().contains("v9"));
+        assert!(Marker::parse(b"\xff\x00").is_err());
+    }
+
+    #[test]
+    fn the_digest_tells_paths_and_contents_apart() {
+        let (a, b) = (content_hash(b"a"), content_hash(b"b"));
+        let sets = [
+            vec![],
+            vec![("x", &a)],
+            vec![("x", &b)],
+            vec![("y", &a)],
+            vec![("x", &a), ("y", &b)],
+            vec![("x", &b), ("y", &a)],
+        ];
+        let digests: std::collections::BTreeSet<String> =
+            sets.iter().map(|set| documents_digest(set.iter().copied())).collect();
+        assert_eq!(digests.len(), sets.len());
+    }
+
+    #[test]
+    fn what_is_hidden_or_no_text_is_no_document() {
+        for (key, is) in [
+            (&b"tenant-a"[..], true),
+            (b"eu/tenant-a.yaml", true),
+            (b"v1.2", true),
+            (b"", false),
+            (b".push", false),
+            (b"eu/.hidden/a", false),
+            (b"eu/", false),
+            (b"\xff\xfe", false),
+        ] {
+            assert_eq!(document_path(key).is_some(), is, "{}", String::from_utf8_lossy(key));
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Where an etcd is, how to get into it, and which of its keys are ours.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::SecretRef;
+
+/// Where documents are below the root.
+const DOCUMENTS: &str = "endpoints/";
+/// Where brokers are below the root.
+const NODES: &str = "nodes/";
+
+/// How to follow an etcd.
+#[derive(Debug, Clone)]
+pub struct EtcdOptions {
+    pub access: EtcdAccess,
+    pub root: EtcdRoot,
+    /// What documents' file references are relative to.
+    pub files: PathBuf,
+    /// About how long without a change until everything is listed all the same (half of it to one and a half).
+    pub resync: Duration,
+}
+
+impl EtcdOptions {
+    /// The servers and the root, without credentials.
+    pub fn location(&self) -> String {
+        format!("{} {}", self.access.shown(), self.root.as_str())
+    }
+}
+
+/// Servers and credentials.
+#[derive(Debug, Clone, Default)]
+pub struct EtcdAccess {
+    /// `http://HOST:PORT` or `https://HOST:PORT`, of one cluster; one is spoken to at a time.
+    pub urls: Vec<String>,
+    /// Whom to believe, for https.
+    pub ca_file: Option<PathBuf>,
+    /// The client's own certificate and key.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    pub user: Option<(String, SecretRef)>,
+}
+
+impl EtcdAccess {
+    /// The servers' addresses, for people.
+    pub fn shown(&self) -> String {
+        self.urls.join(",")
+    }
+
+    /// Judges the parts together.
+    ///
+    /// # Errors
+    /// What does not fit, as a sentence.
+    pub fn check(&self) -> Result<(), String> {
+        let https = self.urls.iter().filter(|url| url.starts_with("https://")).count();
+        if https > 0 && https < self.urls.len() {
+            return Err("--etcd: either all URLs are https or none is".to_owned());
+        }
+        if https > 0 && self.ca_file.is_none() {
+            return Err("--etcd: https needs --etcd-ca, the certificate of who signed the servers'".to_owned());
+        }
+        if https == 0 && (self.ca_file.is_some() || self.identity.is_some()) {
+            return Err("--etcd-ca, --etcd-cert and --etcd-key are for https URLs".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// Judges a server's URL.
+///
+/// # Errors
+/// What is wrong with it, as a phrase; it may hold a password, so it is not repeated.
+pub fn check_url(url: &str) -> Result<(), String> {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let authority = rest.ok_or("a URL such as http://127.0.0.1:2379")?;
+    let authority = authority.trim_end_matches('/');
+    if authority.contains('@') {
+        return Err("a password does not belong in a URL; use --etcd-user and --etcd-password".to_owned());
+    }
+    let port = authority.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok()));
+    match port.flatten() {
+        Some(_) if !authority.contains('/') => Ok(()),
+        _ => Err("a URL such as http://127.0.0.1:2379, with a port and without a path".to_owned()),
+    }
+}
+
+/// The fleet's root: documents under `endpoints/`, brokers under `nodes/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EtcdRoot(String);
+
+impl EtcdRoot {
+    /// Parses a prefix. A slash at its end is taken for granted, so that `/weir` never reaches into `/weird`; and who names
+    /// the documents' own prefix, `/weir/endpoints/`, means the root above it.
+    ///
+    /// # Errors
+    /// It is empty, or holds what no key should.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let trimmed = text.trim_end_matches('/');
+        let trimmed = trimmed.strip_suffix("/endpoints").unwrap_or(trimmed);
+        if trimmed.trim_matches('/').is_empty() {
+            return Err(format!("{text:?}: a prefix such as /weir/"));
+        }
+        if trimmed.chars().any(|c| c.is_control() || c.is_whitespace()) {
+            return Err(format!("{text:?}: a prefix has neither blanks nor control characters"));
+        }
+        Ok(Self(format!("{trimmed}/")))
+    }
+
+    /// The root, with a slash at its end.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The documents' prefix.
+    pub fn documents(&self) -> String {
+        format!("{}{DOCUMENTS}", self.0)
+    }
+
+    /// The brokers' prefix.
+    pub fn nodes(&self) -> String {
+        format!("{}{NODES}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefixes_end_in_a_slash_and_mean_the_root() {
+        for text in ["/weir", "/weir/", "/weir//", "/weir/endpoints", "/weir/endpoints/"] {
+            let root = EtcdRoot::parse(text).unwrap();
+            assert_eq!(
+                (root.as_str(), &*root.documents(), &*root.nodes()),
+                ("/weir/", "/weir/endpoints/", "/weir/nodes/")
+            );
+        }
+        assert_eq!(EtcdRoot::parse("/eu/weir/").unwrap().as_str(), "/eu/weir/");
+        for text in ["", "/", "//", "/a b/", "/a\n", "/endpoints"] {
+            assert!(EtcdRoot::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn urls_are_judged_one_by_one() {
+        for url in ["http://127.0.0.1:2379", "http://[::1]:2379/", "https://etcd.example.com:2379"] {
+            assert_eq!(check_url(url), Ok(()), "{url}");
+        }
+        for (url, words) in [
+            ("127.0.0.1:2379", "a URL such as"),
+            ("http://host", "with a port"),
+            ("http://host:2379/v3", "without a path"),
+            ("http://:2379", "with a port"),
+            ("http://u:secret@host:2379", "does not belong in a URL"),
+        ] {
+            let problem = check_url(url).unwrap_err();
+            assert!(problem.contains(words) && !problem.contains("secret"), "{url}: {problem}");
+        }
+    }
+
+    #[test]
+    fn credentials_are_judged_together() {
+        let access = |urls: &[&str]| EtcdAccess {
+            urls: urls.iter().map(|url| (*url).to_owned()).collect(),
+            ..EtcdAccess::default()
+        };
+        assert_eq!(access(&["http://a:1", "http://b:1"]).check(), Ok(()));
+        assert!(access(&["https://a:1"]).check().unwrap_err().contains("--etcd-ca"));
+        assert!(access(&["https://a:1", "http://b:1"]).check().unwrap_err().contains("all URLs"));
+        let plain = EtcdAccess { ca_file: Some("ca.pem".into()), ..access(&["http://a:1"]) };
+        assert!(plain.check().unwrap_err().contains("https"));
+    }
+}

@@ -1,0 +1,322 @@
+//! What the prefix holds, as this broker knows it: listings and changes come in, readings go out. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::marker::{MARKER_KEY, Marker, PushState, content_hash, document_path, documents_digest};
+use crate::config::{ReadError, Revision, Snapshot, SourceFile};
+use crate::reconcile::Timestamp;
+use crate::source::{Reading, SourceError, StoreFacts, TroubleKind};
+
+/// A value under the prefix.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) mod_revision: i64,
+    pub(super) bytes: Arc<[u8]>,
+    hash: [u8; 32],
+    /// `None`: no document.
+    path: Option<Arc<str>>,
+    /// The whole key.
+    shown: Arc<str>,
+}
+
+/// Everything below `endpoints/`, at one revision. Keys are relative.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Listing {
+    pub(super) cluster_id: u64,
+    pub(super) revision: i64,
+    pub(super) keys: BTreeMap<Vec<u8>, Stored>,
+}
+
+/// What a watch tells of one key.
+#[derive(Debug, Clone)]
+pub(super) struct Change {
+    pub(super) key: Vec<u8>,
+    pub(super) revision: i64,
+    /// `None`: deleted.
+    pub(super) value: Option<Vec<u8>>,
+}
+
+/// What was known before this process started: a store that is behind it has lost something.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    pub revision: i64,
+    pub saved_at: Timestamp,
+    /// Documents' paths below `endpoints/`.
+    pub paths: BTreeSet<Arc<str>>,
+}
+
+/// The prefix's content, and what is to be said of it.
+#[derive(Debug)]
+pub(super) struct Replica {
+    /// `/weir/endpoints/`.
+    prefix: Arc<str>,
+    /// How messages call the whole: `http://127.0.0.1:2379 /weir/`.
+    origin: Arc<str>,
+    /// What documents' file references are relative to.
+    base: Arc<Path>,
+    cluster_id: Option<u64>,
+    /// At which the content last changed, as far as is known: what brokers and people call the revision.
+    revision: i64,
+    /// Up to which the content is known.
+    read_revision: i64,
+    /// Events up to this one are in the last listing.
+    listed_revision: i64,
+    reads: u64,
+    keys: BTreeMap<Vec<u8>, Stored>,
+    /// Documents that the store lost when it went back; kept until somebody decides.
+    lost: BTreeSet<Arc<str>>,
+    /// The newest push that is known of.
+    last_push: Timestamp,
+    known: Option<Known>,
+}
+
+/// What adopting a listing has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Adopted {
+    pub(super) changed: bool,
+    pub(super) went_back: bool,
+}
+
+/// What the content amounts to.
+#[derive(Debug)]
+pub(super) enum View {
+    Whole(Box<Reading>),
+    /// A push has not come to its end: nothing of it is to be applied. What held before it is at `base`.
+    Half {
+        error: SourceError,
+        base: i64,
+    },
+}
+
+impl Stored {
+    pub(super) fn new(prefix: &str, key: &[u8], mod_revision: i64, bytes: &[u8]) -> Self {
+        Self {
+            mod_revision,
+            bytes: Arc::from(bytes),
+            hash: content_hash(bytes),
+            path: document_path(key),
+            shown: Arc::from(format!("{prefix}{}", String::from_utf8_lossy(key))),
+        }
+    }
+
+    /// The document's path and its hash.
+    pub(super) fn document(&self) -> Option<(&Arc<str>, &[u8; 32])> {
+        Some((self.path.as_ref()?, &self.hash))
+    }
+}
+
+impl Listing {
+    /// The marker, where there is one that is understood.
+    pub(super) fn marker(&self) -> Option<Marker> {
+        Marker::parse(&self.keys.get(MARKER_KEY.as_bytes())?.bytes).ok()
+    }
+
+    /// The documents, by path.
+    pub(super) fn documents(&self) -> impl Iterator<Item = (&Arc<str>, &Stored)> {
+        self.keys.values().filter_map(|stored| Some((stored.path.as_ref()?, stored)))
+    }
+
+    /// The documents' digest.
+    pub(super) fn digest(&self) -> String {
+        digest(&self.keys)
+    }
+}
+
+fn digest(keys: &BTreeMap<Vec<u8>, Stored>) -> String {
+    documents_digest(keys.values().filter_map(Stored::document).map(|(path, hash)| (&**path, hash)))
+}
+
+impl Replica {
+    /// Nothing is read yet.
+    pub(super) fn new(prefix: &str, origin: &str, base: &Path, known: Option<Known>) -> Self {
+        Self {
+            prefix: Arc::from(prefix),
+            origin: Arc::from(origin),
+            base: Arc::from(base),
+            cluster_id: None,
+            revision: 0,
+            read_revision: known.as_ref().map_or(0, |known| known.revision),
+            listed_revision: 0,
+            reads: 0,
+            keys: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            last_push: known.as_ref().map_or_else(Timestamp::default, |known| known.saved_at),
+            known,
+        }
+    }
+
+    /// Where a watch goes on.
+    pub(super) fn watch_from(&self) -> i64 {
+        self.listed_revision + 1
+    }
+
+    /// Whether a header of this cluster and revision is of a store that is behind what is known.
+    pub(super) fn is_behind(&self, cluster_id: u64, revision: i64) -> bool {
+        self.cluster_id.is_some_and(|known| known != cluster_id) || revision < self.read_revision
+    }
+
+    /// Takes over a listing, which is the truth but for what a store that went back has lost.
+    pub(super) fn adopt(&mut self, listing: Listing) -> Adopted {
+        let first = self.cluster_id.is_none();
+        let went_back = self.is_behind(listing.cluster_id, listing.revision);
+        if went_back {
+            let had = self.keys.values().filter_map(|stored| stored.path.clone());
+            self.lost.extend(had.chain(self.known.iter().flat_map(|known| known.paths.iter().cloned())));
+        }
+        self.known = None;
+        let changed = first || went_back || !same(&self.keys, &listing.keys);
+        if changed {
+            self.revision = listing.revision;
+        }
+        self.cluster_id = Some(listing.cluster_id);
+        self.read_revision = listing.revision;
+        self.listed_revision = listing.revision;
+        self.reads += 1;
+        if changed {
+            let before = std::mem::replace(&mut self.keys, listing.keys);
+            self.share(&before);
+        }
+        self.settle_lost();
+        Adopted { changed, went_back }
+    }
+
+    /// Takes over what a watch tells: whole revisions. Says whether anything came of it.
+    pub(super) fn apply(&mut self, changes: Vec<Change>) -> bool {
+        let mut changed = false;
+        for change in changes.into_iter().filter(|change| change.revision > self.listed_revision) {
+            changed = true;
+            self.revision = self.revision.max(change.revision);
+            self.read_revision = self.read_revision.max(change.revision);
+            // A put, or a deletion after one: somebody has decided.
+            if let Some(path) = document_path(&change.key) {
+                self.lost.remove(&path);
+            }
+            match change.value {
+                Some(value) => {
+                    let stored = Stored::new(&self.prefix, &change.key, change.revision, &value);
+                    self.keys.insert(change.key, stored);
+                }
+                None => drop(self.keys.remove(&change.key)),
+            }
+        }
+        self.settle_lost();
+        changed
+    }
+
+    /// What did not change keeps its allocation: the parser's cache compares pointers first.
+    fn share(&mut self, before: &BTreeMap<Vec<u8>, Stored>) {
+        for (key, stored) in &mut self.keys {
+            if let Some(old) = before.get(key).filter(|old| old.hash == stored.hash) {
+                stored.bytes = Arc::clone(&old.bytes);
+            }
+        }
+    }
+
+    /// What is there is not lost; and a push that is newer than all that is known of has decided about the rest.
+    fn settle_lost(&mut self) {
+        let marker = self.marker().and_then(Result::ok).filter(|marker| marker.state == PushState::Complete);
+        if let Some(marker) = marker.filter(|marker| marker.pushed_at > self.last_push) {
+            self.last_push = marker.pushed_at;
+            self.lost.clear();
+        }
+        if !self.lost.is_empty() {
+            let there: BTreeSet<&Arc<str>> = self.keys.values().filter_map(|stored| stored.path.as_ref()).collect();
+            self.lost.retain(|path| !there.contains(path));
+        }
+    }
+
+    fn marker(&self) -> Option<Result<Marker, String>> {
+        Some(Marker::parse(&self.keys.get(MARKER_KEY.as_bytes())?.bytes))
+    }
+
+    /// What is to be applied, or why nothing is.
+    pub(super) fn view(&self) -> View {
+        let digest = digest(&self.keys);
+        let mut notes = Vec::new();
+        let mut commit = None;
+        match self.marker() {
+            Some(Ok(marker)) if marker.digest == digest => {
+                if let (true, Some(commit)) = (marker.dirty, &marker.commit) {
+                    notes.push(format!("pushed from a work tree that differs from commit {}", commit.id));
+                }
+                commit = marker.commit;
+            }
+            Some(Ok(marker)) if marker.state == PushState::Begun => return self.half(&marker),
+            Some(Ok(_)) | None => {}
+            Some(Err(why)) => notes.push(format!("{}{MARKER_KEY} is not a push's marker: {why}", self.prefix)),
+        }
+        if !self.lost.is_empty() {
+            notes.push(format!(
+                "the store was wiped or restored: it has lost {} documents, which stay in force until they are put again, \
+                 put and deleted, or `weir push` decides",
+                self.lost.len()
+            ));
+        }
+        View::Whole(Box::new(Reading {
+            snapshot: Snapshot {
+                origin: Arc::clone(&self.origin),
+                revision: Revision::Etcd { cluster_id: self.cluster_id.unwrap_or_default(), revision: self.revision },
+                files: self.files(),
+            },
+            commit,
+            unsettled: None,
+            ignored: self.left_aside(),
+            notes,
+            store: Some(StoreFacts {
+                cluster_id: self.cluster_id.unwrap_or_default(),
+                read_revision: self.read_revision,
+                reads: self.reads,
+                documents_digest: digest,
+            }),
+        }))
+    }
+
+    fn half(&self, marker: &Marker) -> View {
+        let message = format!(
+            "{}: the push of {} documents begun at {} has not ended: nothing is applied before it has; if it died, `weir \
+             push` again",
+            self.origin, marker.documents, marker.pushed_at
+        );
+        View::Half { error: SourceError { kind: TroubleKind::HalfPushed, message }, base: marker.base }
+    }
+
+    fn files(&self) -> Vec<SourceFile> {
+        let there = self.keys.values().filter_map(|stored| {
+            let blank = stored.bytes.iter().all(u8::is_ascii_whitespace);
+            let empty =
+                || ReadError { message: "the value is empty; delete the key to delete what it declared".into() };
+            Some(SourceFile {
+                path: Arc::clone(stored.path.as_ref()?),
+                shown: Arc::clone(&stored.shown),
+                base: Arc::clone(&self.base),
+                content: if blank { Err(empty()) } else { Ok(Arc::clone(&stored.bytes)) },
+            })
+        });
+        let lost = self.lost.iter().map(|path| SourceFile {
+            path: Arc::clone(path),
+            shown: Arc::from(format!("{}{path}", self.prefix)),
+            base: Arc::clone(&self.base),
+            content: Err(ReadError {
+                message: "the store was wiped or restored, and lost this key; put it again, put and delete it, or `weir push`"
+                    .into(),
+            }),
+        });
+        there.chain(lost).collect()
+    }
+
+    fn left_aside(&self) -> Vec<String> {
+        let aside = self.keys.iter().filter(|(key, stored)| stored.path.is_none() && *key != MARKER_KEY.as_bytes());
+        aside.map(|(_, stored)| stored.shown.to_string()).collect()
+    }
+}
+
+fn same(a: &BTreeMap<Vec<u8>, Stored>, b: &BTreeMap<Vec<u8>, Stored>) -> bool {
+    a.len() == b.len()
+        && a.iter().zip(b).all(|((ak, a), (bk, b))| ak == bk && a.mod_revision == b.mod_revision && a.hash == b.hash)
+}
+
+#[cfg(test)]
+#[path = "replica_tests.rs"]
+mod tests;
