@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::ValueEnum;
 
 use super::etcd::EtcdArgs;
-use super::{Exit, systemd};
+use super::log::{self, LogFormat};
+use super::{Exit, pressure, systemd};
 use crate::apply::{
     FileSystem, HISTORY_MAX, History, Kept, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics,
     run as reconcile, signals, source_name, wall_clock,
@@ -109,6 +109,10 @@ impl StatusAccess {
         }
     }
 
+    fn is_secure(&self) -> bool {
+        self.status_tls_cert.is_some()
+    }
+
     fn is_open(&self) -> bool {
         self.status_client_ca.is_none() && self.status_bearer_token.is_none()
     }
@@ -122,13 +126,6 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-/// How the log is written, to standard error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
 fn label(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
@@ -137,7 +134,7 @@ fn label(text: &str) -> Result<(String, String), String> {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    start_log(&args)?;
+    let log = log::start(&args.log_level, args.log_format)?;
     let status_addr = status_addr(&args.status_addr)?;
     let declared = declared_in(&args)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -150,7 +147,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         .enable_all()
         .build()
         .context("the control plane cannot be started")?;
-    runtime.block_on(serve_until_stopped(args, declared, status_addr, plane, shards))
+    runtime.block_on(serve_until_stopped(args, declared, status_addr, plane, shards, log))
 }
 
 /// Where declarations are.
@@ -213,6 +210,7 @@ async fn serve_until_stopped(
     status_addr: Option<SocketAddr>,
     plane: DataPlane,
     shards: u16,
+    log: Arc<log::Control>,
 ) -> anyhow::Result<Exit> {
     // Bound before anything listens: a second broker on this machine is told at once.
     let status_socket = status_addr.map(bind_status).transpose()?;
@@ -229,7 +227,7 @@ async fn serve_until_stopped(
     let facts = NodeFacts {
         instance: random_instance(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        status_url: status_addr.map(status_url),
+        status_url: status_addr.map(|address| status_url(address, args.status_access.is_secure())),
         labels: context.labels.clone(),
         default_host: Some(args.host),
     };
@@ -275,6 +273,8 @@ async fn serve_until_stopped(
         spawn_member(Member { access, root, facts, shared, connections })
     });
     tokio::spawn(publish_sys_topics(reconciler.state(), plane.clone()));
+    tokio::spawn(log::follow(log, reconciler.state()));
+    tokio::spawn(pressure::watch(plane.clone()));
     let manager = systemd::Manager::from_environment()?.map(Arc::new);
     let (reload, reloads) = tokio::sync::mpsc::channel(4);
     if let Some(manager) = &manager {
@@ -397,21 +397,10 @@ fn random_instance() -> String {
 }
 
 /// Where others find this broker's status; bound to every address, it is looked for under the machine's name.
-fn status_url(address: SocketAddr) -> String {
+fn status_url(address: SocketAddr, secure: bool) -> String {
+    let scheme = if secure { "https" } else { "http" };
     if address.ip().is_unspecified() {
-        return format!("http://{}:{}", host_name(), address.port());
+        return format!("{scheme}://{}:{}", host_name(), address.port());
     }
-    format!("http://{address}")
-}
-
-fn start_log(args: &Args) -> anyhow::Result<()> {
-    use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_new(&args.log_level)
-        .with_context(|| format!("--log-level {}", args.log_level))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    let outcome = match args.log_format {
-        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    };
-    outcome.map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))
+    format!("{scheme}://{address}")
 }

@@ -1,16 +1,133 @@
 //! `weir schema`
 
+use serde_json::Value;
+
 use super::Exit;
 use super::print::print;
+use crate::config::schema;
 
-/// Print the JSON Schema of the documents.
+/// Print the JSON Schema of the documents, or a reference of their fields made from it.
 ///
 /// For editors: save it, and begin each document with the line
 /// `# yaml-language-server: $schema=endpoint.schema.json`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// `markdown`: a table of fields for each kind of document, to read
+    #[arg(long, value_enum, default_value_t = Format::Json)]
+    format: Format,
+}
 
-pub(super) fn run(_: Args) -> anyhow::Result<Exit> {
-    print(crate::config::SCHEMA)?;
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Format {
+    Json,
+    Markdown,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    match args.format {
+        Format::Json => print(crate::config::SCHEMA)?,
+        Format::Markdown => print(&markdown())?,
+    }
     Ok(Exit::Success)
+}
+
+const HEAD: &str = "\
+# Every field of every document
+
+Made by `weir schema --format markdown`; the schema itself, for editors, is what `weir schema` prints.
+
+*A change* tells what a change of the field does to those who are connected: `cosmetic` nothing; `live` applies at once, nobody is
+closed; `new-connections` holds from the next connection on; `drain` asks those to leave, gradually, whom the new declaration would
+not have admitted; `rebind` binds the socket anew and asks everybody to leave, gradually. `weir plan` says it of your change.
+";
+
+fn markdown() -> String {
+    let mut text = HEAD.to_owned();
+    for (kind, body) in fields(schema()).filter(|(kind, _)| *kind != "apiVersion") {
+        let body = deref(body);
+        text.push_str(&format!("\n## {kind}\n\n{}\n", said(body)));
+        if let Some(example) = body["examples"].get(0) {
+            text.push_str(&format!("\nExample: `{example}`\n"));
+        }
+        text.push_str("\n| field | what it may be | default | a change | meaning |\n| --- | --- | --- | --- | --- |\n");
+        rows(&mut text, "", body, 0);
+    }
+    text
+}
+
+/// Objects within objects beyond this are no part of any document.
+const DEPTH_MAX: usize = 8;
+
+fn rows(text: &mut String, prefix: &str, parent: &Value, depth: usize) {
+    let required: Vec<&str> = parent["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    for (name, field) in fields(parent) {
+        let path = format!("{prefix}{name}");
+        let default = match field.get("default").or_else(|| deref(field).get("default")) {
+            Some(Value::Object(fields)) if fields.is_empty() => "`{}`".to_owned(),
+            Some(default) => format!("`{default}`"),
+            None if required.contains(&name) => "(required)".to_owned(),
+            None => String::new(),
+        };
+        let class = field["x-change-class"].as_str().unwrap_or_default();
+        let meaning = cell(said(field));
+        text.push_str(&format!("| `{path}` | {} | {} | {class} | {meaning} |\n", cell(&range(field)), cell(&default)));
+        if depth < DEPTH_MAX {
+            rows(text, &format!("{path}."), deref(field), depth + 1);
+            rows(text, &format!("{path}[]."), deref(&deref(field)["items"]), depth + 1);
+        }
+    }
+}
+
+fn fields(parent: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    parent["properties"].as_object().into_iter().flatten().map(|(name, field)| (name.as_str(), field))
+}
+
+/// What a reference means, be it alone or wrapped in `allOf` to stand beside a description.
+fn deref(part: &Value) -> &Value {
+    let reference = part.get("$ref").or_else(|| part["allOf"].get(0)?.get("$ref"));
+    let pointer = reference.and_then(Value::as_str).and_then(|target| target.strip_prefix('#'));
+    pointer.and_then(|pointer| schema().pointer(pointer)).unwrap_or(part)
+}
+
+fn said(field: &Value) -> &str {
+    field["description"].as_str().or_else(|| deref(field)["description"].as_str()).unwrap_or_default()
+}
+
+/// Type and bounds: `integer, 1 to 65535`.
+fn range(field: &Value) -> String {
+    let own = deref(field);
+    let of = |key: &str| field.get(key).or_else(|| own.get(key)).filter(|value| !value.is_null());
+    if let Some(values) = of("enum").and_then(Value::as_array) {
+        return values.iter().map(|value| format!("`{}`", bare(value))).collect::<Vec<_>>().join(", ");
+    }
+    let mut range = match of("type") {
+        Some(Value::String(kind)) if kind == "array" => match range(&own["items"]).as_str() {
+            "" => "list".to_owned(),
+            "object" => "list of objects".to_owned(),
+            item => format!("list of: {item}"),
+        },
+        Some(Value::String(kind)) => kind.clone(),
+        Some(Value::Array(kinds)) => kinds.iter().map(bare).collect::<Vec<_>>().join(" or "),
+        _ => String::new(),
+    };
+    if let Some(words) = of("patternErrorMessage").and_then(Value::as_str) {
+        range = words.to_owned();
+    }
+    let bounds = match (of("minimum"), of("maximum")) {
+        (Some(least), Some(most)) => format!(", {least} to {most}"),
+        (Some(least), None) => format!(", at least {least}"),
+        (None, Some(most)) => format!(", at most {most}"),
+        (None, None) => String::new(),
+    };
+    range.push_str(&bounds);
+    range
+}
+
+fn bare(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// As a table's cell.
+fn cell(text: &str) -> String {
+    text.replace('|', "\\|").replace('\n', " ").replace('<', "&lt;")
 }

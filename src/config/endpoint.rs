@@ -30,6 +30,8 @@ pub struct Endpoint {
     pub enabled: bool,
     pub is_default: bool,
     pub restarted_at: Option<Arc<str>>,
+    /// Of the broker's lines about it; `None`: as all others.
+    pub log_level: Option<LogLevel>,
     pub prune: Prune,
 
     pub use_websocket: bool,
@@ -114,6 +116,7 @@ impl Default for Endpoint {
             enabled: true,
             is_default: false,
             restarted_at: None,
+            log_level: None,
             prune: Prune::Enabled,
             use_websocket: false,
             path: Arc::from("/mqtt"),
@@ -254,6 +257,17 @@ pub enum PublishOverflow {
     Delay,
     /// It is disconnected with 0x96, message rate too high.
     Disconnect,
+}
+
+/// How much the broker writes about an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
 }
 
 /// What has to have happened to a QoS 1 or 2 message before it is acknowledged.

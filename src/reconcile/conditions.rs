@@ -37,9 +37,20 @@ pub enum ConditionStatus {
     Unknown,
 }
 
-/// Why, in one CamelCase word for machines; the message beside it is for people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Reason {
+macro_rules! reasons {
+    ($($(#[doc = $meaning:literal])+ $reason:ident),+ $(,)?) => {
+        /// Why, in one CamelCase word for machines; the message beside it is for people.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Reason { $($(#[doc = $meaning])+ $reason),+ }
+
+        impl Reason {
+            /// All of them, with what each means.
+            pub const ALL: &[(Self, &str)] = &[$((Self::$reason, concat!($($meaning),+))),+];
+        }
+    };
+}
+
+reasons! {
     /// Nothing is wrong.
     AsDeclared,
     /// Not judged yet.

@@ -104,7 +104,17 @@ impl Access {
     /// Whether a caller may have what is at `path`; `identified`: it showed a certificate.
     pub(super) fn admit(&self, path: &str, headers: &HeaderMap, identified: bool) -> Result<(), Problem> {
         // These tell nothing of the broker but whether it lives.
-        const OPEN: &[&str] = &["/livez", "/readyz", "/", "/app.css", "/app.js", "/favicon.svg", "/openapi.json"];
+        const OPEN: &[&str] = &[
+            "/livez",
+            "/readyz",
+            "/",
+            "/app.css",
+            "/app.js",
+            "/access.js",
+            "/elements.js",
+            "/favicon.svg",
+            "/openapi.json",
+        ];
         let certified = self.options.tls.as_ref().is_some_and(|files| files.client_ca.is_some());
         if (self.token.is_none() && !certified) || identified || OPEN.contains(&path) {
             return Ok(());

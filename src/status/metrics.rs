@@ -274,6 +274,10 @@ impl Scrape {
         if let Some(bytes) = process.resident_bytes {
             gauge_of(out, "process_resident_memory", "Memory resident.", Unit::Bytes, bytes as f64)?;
         }
+        if let Some(bytes) = super::memory_limit_bytes() {
+            let help = "Memory the process may have: the least of what its control groups allow and what there is.";
+            gauge_of(out, "process_memory_limit", help, Unit::Bytes, bytes as f64)?;
+        }
         if let (Some(open), Some(most)) = (process.open_fds, process.max_fds) {
             gauge(out, "process_open_fds", "File descriptors open.", open)?;
             gauge(out, "process_max_fds", "File descriptors allowed.", most)?;

@@ -35,4 +35,5 @@ pub(crate) use live::connections;
 pub use router::paths;
 pub use secret::{Secret, SecretError};
 pub use server::{StatusOptions, StatusServer, serve};
+pub use system::{memory_limit_bytes, resident_bytes};
 pub use view::*;

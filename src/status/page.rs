@@ -1,4 +1,4 @@
-//! The page at `/`: three files, embedded, without a build step. What they may do is in `http::common_headers`.
+//! The page at `/`: six files, embedded, without a build step. What they may do is in `http::common_headers`.
 
 use hyper::StatusCode;
 use hyper::header::HeaderMap;
@@ -24,6 +24,16 @@ pub(super) fn style(_: &App, _: &Query, _: &HeaderMap) -> Answer {
 /// `GET /app.js`
 pub(super) fn script(_: &App, _: &Query, _: &HeaderMap) -> Answer {
     file("text/javascript; charset=utf-8", include_str!("page/app.js"))
+}
+
+/// `GET /access.js`
+pub(super) fn access_script(_: &App, _: &Query, _: &HeaderMap) -> Answer {
+    file("text/javascript; charset=utf-8", include_str!("page/access.js"))
+}
+
+/// `GET /elements.js`
+pub(super) fn elements_script(_: &App, _: &Query, _: &HeaderMap) -> Answer {
+    file("text/javascript; charset=utf-8", include_str!("page/elements.js"))
 }
 
 /// `GET /favicon.svg`

@@ -163,6 +163,8 @@ pub(super) const ROUTES: &[Route] = &[
     plain("/", page::index),
     plain("/app.css", page::style),
     plain("/app.js", page::script),
+    plain("/access.js", page::access_script),
+    plain("/elements.js", page::elements_script),
     plain("/favicon.svg", page::icon),
     plain("/openapi.json", page::openapi),
     plain("/livez", probes::livez),

@@ -1,6 +1,7 @@
 //! `/api/system/...` and `/api/cluster/...`: this process, this broker, the others.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -69,6 +70,7 @@ pub(super) fn resources(app: &App, _: &Query) -> Reply {
         "memory": {
             "residentBytes": process.resident_bytes,
             "peakResidentBytes": process.peak_resident_bytes,
+            "limitBytes": memory_limit_bytes(),
             "machineBytes": machine.memory_bytes,
             "machineAvailableBytes": machine.memory_available_bytes,
         },
@@ -176,4 +178,24 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
 
 fn kib(text: &str, name: &str) -> Option<u64> {
     field(text, name)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Memory that this process has in use.
+pub fn resident_bytes() -> Option<u64> {
+    kib(&read("/proc/self/status"), "VmRSS:")
+}
+
+/// Memory that this process may have: the least of what its control groups allow (version 2) and what the machine has.
+/// `None`: the system does not tell.
+pub fn memory_limit_bytes() -> Option<u64> {
+    let machine = kib(&read("/proc/meminfo"), "MemTotal:")?;
+    let group = read("/proc/self/cgroup");
+    let group = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    let groups = Path::new(group).ancestors().map(|group| {
+        let below = group.strip_prefix("/").unwrap_or(group);
+        std::fs::read_to_string(Path::new("/sys/fs/cgroup").join(below).join("memory.max")).unwrap_or_default()
+    });
+    // `max`, or no file at all: no limit there.
+    let limits = groups.filter_map(|text| text.trim().parse().ok());
+    limits.chain([machine]).min()
 }

@@ -5,6 +5,7 @@
 
 mod access;
 mod client;
+mod docs;
 mod fake;
 mod golden;
 mod openapi;

@@ -171,10 +171,13 @@ impl Shard {
         let Some(State::Pending(handshake)) = self.table.get(key).map(|connection| &connection.state) else {
             return Step::Done;
         };
-        let version = match decode_connect(&handshake.connect, u32::MAX) {
-            Ok(Decoded::Packet { packet, .. }) => packet.version,
-            _ => ProtocolVersion::V5,
+        let (version, client_id) = match decode_connect(&handshake.connect, u32::MAX) {
+            Ok(Decoded::Packet { packet, .. }) => (packet.version, packet.client_id),
+            _ => (ProtocolVersion::V5, ""),
         };
+        let endpoint = &*handshake.policy.endpoint.name;
+        let peer = self.table.get(key).and_then(|connection| connection.peer);
+        tracing::info!(endpoint, ?peer, client_id, why = ?refusal, "authentication refuses a client");
         self.refuse(key, Reason::Authentication, &refused(version, refusal));
         Step::Done
     }

@@ -167,7 +167,8 @@ impl Shard {
                 None => handshake.certificate.take(),
                 Some(Ok(certificate)) => Some(Box::new(certificate)),
                 Some(Err(error)) => {
-                    tracing::info!(%error, "a client certificate cannot be read");
+                    let endpoint = &*handshake.policy.endpoint.name;
+                    tracing::info!(endpoint, peer = ?connection.peer, %error, "a client certificate cannot be read");
                     self.refuse(key, Reason::Tls, &[]);
                     return Step::Done;
                 }
@@ -187,7 +188,8 @@ impl Shard {
             }
             Ok(Incoming::Closed) => {}
             Err(error) => {
-                tracing::debug!(shard = self.id.0, %error, "a handshake ends");
+                let endpoint = &*handshake.policy.endpoint.name;
+                tracing::debug!(endpoint, peer = ?connection.peer, %error, "a handshake ends");
                 layers.close_for(&error);
                 self.refuse(key, if websocket { Reason::WebSocket } else { Reason::Tls }, &[]);
                 return Step::Done;
@@ -249,7 +251,8 @@ impl Shard {
                 Step::Wait
             }
             Err(error) => {
-                tracing::debug!(endpoint = %policy.endpoint.name, %error, "a CONNECT is refused");
+                let endpoint = &*policy.endpoint.name;
+                tracing::debug!(endpoint, peer = ?connection.peer, %error, "a CONNECT is refused");
                 let refusal = error.refusal.map(|refusal| refusal_bytes(refusal.version, refusal.code));
                 self.refuse(key, Reason::Protocol, &refusal.unwrap_or_default());
                 Step::Done

@@ -1,71 +1,17 @@
 // What the broker says, shown. Everything comes from this broker and everything is put in as text: client ids, topics
 // and commit messages are strangers' words.
 
+import { Unauthorized, fetched, setToken, streamed } from "./access.js";
+import { ago, badge, bytes, count, el, keyed, show, since, span, svg, when, written } from "./elements.js";
+
 const $ = (id) => document.getElementById(id);
-const SVG = "http://www.w3.org/2000/svg";
 const KEPT = 150; // points of a plot
-const tags = new Map(); // path -> entity tag and what it stood for
 const series = new Map(); // endpoint -> [{at, in, out, connections, dropped}]
 const redraw = new Map(); // endpoint -> function that shows its newest numbers
 let total = [];
 let staleSince = null;
 let startedAt = null;
 
-// --- elements, always by text ---
-
-function el(name, properties, ...children) {
-  const node = document.createElement(name);
-  fill(node, properties, children);
-  return node;
-}
-
-function svg(name, attributes, ...children) {
-  const node = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-  node.append(...children);
-  return node;
-}
-
-function fill(node, properties, children) {
-  for (const [key, value] of Object.entries(properties ?? {})) {
-    if (key === "class") node.className = value;
-    else if (key in node) node[key] = value;
-    else node.setAttribute(key, value);
-  }
-  node.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
-}
-
-// Replaces the children only if `data` differs from what is shown: focus, selection and open details stay.
-function show(node, data, make) {
-  const text = JSON.stringify(data);
-  if (node.shownData === text) return;
-  node.shownData = text;
-  node.replaceChildren(...[make()].flat().filter(Boolean));
-}
-
-function keyed(list, items, key, make, update) {
-  const existing = new Map([...list.children].map((child) => [child.dataset.key, child]));
-  let after = null;
-  for (const item of items) {
-    const name = key(item);
-    let node = existing.get(name);
-    existing.delete(name);
-    if (!node) {
-      node = make(item);
-      node.dataset.key = name;
-    }
-    update(node, item);
-    const place = after ? after.nextSibling : list.firstChild;
-    if (node !== place) list.insertBefore(node, place);
-    after = node;
-  }
-  for (const [name, node] of existing) {
-    redraw.delete(name);
-    node.remove();
-  }
-}
-
-const badge = (kind, text) => el("span", { class: `badge ${kind}` }, text);
 const HEALTH = {
   healthy: ["good", "✓ healthy"],
   degraded: ["warn", "! degraded"],
@@ -79,47 +25,7 @@ const OUTCOME = {
   refused: ["bad", "✗ refused"],
 };
 
-// --- numbers and times ---
-
-function count(value) {
-  if (value === null || value === undefined) return "–";
-  if (value >= 1e6) return `${(value / 1e6).toFixed(1)}M`;
-  if (value >= 1e4) return `${(value / 1e3).toFixed(1)}k`;
-  return value >= 100 || Number.isInteger(value) ? String(Math.round(value)) : value.toFixed(1);
-}
-
-function span(seconds) {
-  const s = Math.max(0, Math.round(seconds));
-  if (s < 60) return `${s} s`;
-  if (s < 3600) return `${Math.floor(s / 60)} min`;
-  if (s < 86400) return `${Math.floor(s / 3600)} h ${Math.floor((s % 3600) / 60)} min`;
-  return `${Math.floor(s / 86400)} d ${Math.floor((s % 86400) / 3600)} h`;
-}
-
-const since = (time) => (Date.now() - Date.parse(time)) / 1000;
-const ago = (time) => (time ? `${span(since(time))} ago` : "never");
-
-// A time that keeps telling how long ago it was.
-function when(time) {
-  if (!time) return el("span", { class: "when" }, "never");
-  return el("time", { class: "when", dateTime: time, title: new Date(time).toLocaleString() }, ago(time));
-}
-
-const written = (value) =>
-  value === undefined || value === null ? "" : typeof value === "string" ? value : JSON.stringify(value);
-
 // --- fetching ---
-
-async function fetched(path) {
-  const known = tags.get(path);
-  const answer = await fetch(path, { headers: known ? { "If-None-Match": known.tag } : {} });
-  if (answer.status === 304 && known) return known.data;
-  const body = await answer.json();
-  if (!answer.ok && body.data === null) throw new Error(body.message);
-  const tag = answer.headers.get("etag");
-  if (tag) tags.set(path, { tag, data: body.data });
-  return body.data;
-}
 
 let refreshing = false;
 let again = false;
@@ -145,6 +51,7 @@ async function refresh() {
       showTiles();
     } while (again);
   } catch (error) {
+    if (error instanceof Unauthorized) return askToken();
     $("trouble").textContent = `This page could not be brought up to date: ${error.message}`;
     $("trouble").hidden = false;
   } finally {
@@ -276,7 +183,7 @@ function took(points) {
 
 function showEndpoints(endpoints) {
   endpointsNow = endpoints;
-  keyed($("endpoint-list"), endpoints, (endpoint) => endpoint.name, newEndpoint, updateEndpoint);
+  keyed($("endpoint-list"), endpoints, (endpoint) => endpoint.name, newEndpoint, updateEndpoint, (name) => redraw.delete(name));
   if (endpoints.length === 0) $("endpoint-list").textContent = "No endpoint is declared.";
   const names = endpoints.map((endpoint) => endpoint.name);
   show($("client-endpoint"), names, () => [el("option", { value: "" }, "all"), ...names.map((name) => el("option", { value: name }, name))]);
@@ -325,15 +232,23 @@ function updateEndpoint(node, endpoint) {
 }
 
 async function showDetail(node, name) {
-  let data;
+  let data, counted;
   try {
-    data = await fetched(`/api/endpoints/get?name=${encodeURIComponent(name)}`);
+    const who = encodeURIComponent(name);
+    [data, counted] = await Promise.all([fetched(`/api/endpoints/get?name=${who}`), fetched(`/api/endpoints/metrics?name=${who}`)]);
   } catch (error) {
     node.querySelector(".detail").replaceChildren(el("p", { class: "banner bad" }, error.message));
     return;
   }
-  show(node.querySelector(".detail"), data, () => [
+  const lost = Object.entries(counted.messages.droppedByReason).filter(([, number]) => number > 0);
+  const refused = Object.entries({ ...counted.errors.byKind, ...counted.connects }).filter(([word, number]) => number > 0 && word !== "success");
+  const list = (entries) => entries.map(([word, number]) => `${word.replaceAll("_", " ")} ${count(number)}`).join(", ") || "none";
+  const held = counted.sessions;
+  show(node.querySelector(".detail"), [data, lost, refused, held], () => [
     el("p", { class: "quiet" }, "Declared in ", el("code", {}, `${data.origin.file}:${data.origin.line}`)),
+    el("p", {},
+      held && `${count(held.sessions)} sessions, ${count(held.sessionsAway)} of them away; ${count(held.subscriptions)} subscriptions; ${count(held.queuedMessages)} messages waiting. `,
+      `Messages lost: ${list(lost)}. Connections refused: ${list(refused)}.`),
     el("h3", {}, "Conditions"),
     conditions(data.conditions),
     el("h3", {}, "Declared and live"),
@@ -390,7 +305,7 @@ function showDiagnostics(list) {
 }
 
 function showHistory(entries) {
-  keyed($("history-list"), entries, (entry) => String(entry.sequence), newEntry, () => {});
+  keyed($("history-list"), entries, (entry) => String(entry.sequence), newEntry, () => {}, () => {});
   if (entries.length === 0) $("history-list").textContent = "Nothing has been applied yet.";
 }
 
@@ -477,38 +392,127 @@ async function showClients(more) {
   $("client-note").textContent = shown === 0 ? "No such client is connected." : `${shown} shown${nextClient === null ? "" : ", there are more"}`;
 }
 
+// --- who does not keep up, what is retained ---
+
+async function showSlowest() {
+  let data;
+  try {
+    data = await fetched("/api/clients/slowest?limit=10");
+  } catch {
+    return; // the rest of the page says what is wrong
+  }
+  $("slow").hidden = data.sessions.length === 0;
+  show($("slow-rows"), data.sessions, () =>
+    data.sessions.map((session) =>
+      el("tr", {},
+        el("th", { scope: "row" }, el("code", {}, session.clientId)),
+        el("td", {}, session.endpoint),
+        el("td", {}, session.slow ? badge("bad", "✗ slow") : session.connected ? badge("warn", "! behind") : badge("off", "– away")),
+        el("td", { class: "number" }, `${count(session.queuedMessages)} (${bytes(session.queuedBytes)})`),
+        el("td", { class: "number" }, bytes(session.waitingBytes)),
+        el("td", { class: "number" }, count(session.droppedMessages)))),
+  );
+}
+
+let nextTopic = null;
+
+async function showTopics(more) {
+  const query = new URLSearchParams({ limit: "100" });
+  if ($("topic-filter").value) query.set("filter", $("topic-filter").value);
+  if (more && nextTopic !== null) query.set("after", nextTopic);
+  let page;
+  try {
+    page = await fetched(`/api/topics?${query}`);
+  } catch (error) {
+    $("topic-note").textContent = error.message;
+    return;
+  }
+  const rows = page.topics.map((topic) =>
+    el("tr", {},
+      el("th", { scope: "row" }, el("code", {}, topic.topic)),
+      el("td", {}, topic.namespace || "shared"),
+      el("td", {}, String(topic.qos)),
+      el("td", { class: "number" }, bytes(topic.payloadBytes)),
+      el("td", {}, topic.expiresInS === null ? "never" : `in ${span(topic.expiresInS)}`)));
+  if (more) $("topic-rows").append(...rows);
+  else $("topic-rows").replaceChildren(...rows);
+  nextTopic = page.next;
+  $("topics").hidden = false;
+  $("topic-more").hidden = nextTopic === null;
+  const shown = $("topic-rows").childElementCount;
+  $("topic-note").textContent = shown === 0 && nextTopic === null ? "Nothing is retained there." : `${shown} shown${nextTopic === null ? "" : ", there may be more"}`;
+}
+
 // --- live ---
 
-function follow() {
-  const events = new EventSource("/api/events");
+let asking = false;
+
+function askToken() {
+  asking = true;
+  $("login").hidden = false;
+  $("verdict").textContent = "This broker asks for a token";
+  $("token").focus();
+}
+
+async function follow() {
   const connection = $("connection");
-  events.addEventListener("open", () => {
+  const opened = () => {
     staleSince = null;
     series.clear(); // the stream begins with the last five minutes
     total = [];
     connection.textContent = "● live";
-  });
-  events.addEventListener("error", () => {
-    staleSince ??= Date.now();
-    connection.textContent = "○ the broker does not answer; trying again";
-    if (events.readyState === EventSource.CLOSED) setTimeout(follow, 5000);
-  });
-  events.addEventListener("state", refresh);
-  events.addEventListener("traffic", (event) => took(JSON.parse(event.data)));
+  };
+  try {
+    await streamed("/api/events", opened, (kind, data) => {
+      if (kind === "state") refresh();
+      else if (kind === "traffic") took(data);
+    });
+  } catch (error) {
+    if (error instanceof Unauthorized) return askToken();
+  }
+  staleSince ??= Date.now();
+  connection.textContent = "○ the broker does not answer; trying again";
+  setTimeout(follow, 2000);
 }
+
+let ticks = 0;
 
 function tick() {
   for (const time of document.querySelectorAll("time")) time.textContent = ago(time.dateTime);
   if (staleSince) $("connection").textContent = `○ no answer for ${span((Date.now() - staleSince) / 1000)}; what is shown may be old`;
   showTiles();
+  ticks += 1;
+  if (ticks % 10 === 0 && !staleSince && !asking && document.visibilityState === "visible") showSlowest();
 }
 
+$("login").addEventListener("submit", (event) => {
+  event.preventDefault();
+  setToken($("token").value.trim());
+  $("token").value = "";
+  $("login").hidden = true;
+  asking = false;
+  start();
+});
 $("client-form").addEventListener("submit", (event) => {
   event.preventDefault();
   showClients(false);
 });
 $("client-more").addEventListener("click", () => showClients(true));
+$("topic-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  showTopics(false);
+});
+$("topic-more").addEventListener("click", () => showTopics(true));
+
+function start() {
+  refresh().then(() => {
+    if (asking) return;
+    showClients(false);
+    showSlowest();
+  });
+  follow();
+}
+
 showPlots();
-refresh().then(() => showClients(false));
-follow();
+start();
 setInterval(tick, 1000);
