@@ -7,6 +7,7 @@
 //!
 //! - [`mqtt`]: bytes to packets and back; topics; reason codes. Pure.
 //! - [`broker`]: sessions, subscriptions, retained messages, routing; one core per shard. Pure.
+//! - [`bridge`]: a link to another broker: two connections and what passes between them. Pure.
 //! - [`net`]: listeners, the shards' event loops, TLS, WebSocket, PROXY protocol.
 //! - [`auth`]: who may connect, who may publish and subscribe.
 //! - [`config`]: a snapshot of YAML documents to what is declared, or diagnostics. Pure.
@@ -20,6 +21,7 @@
 
 pub mod apply;
 pub mod auth;
+pub mod bridge;
 pub mod broker;
 pub mod cli;
 pub mod cluster;

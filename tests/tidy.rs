@@ -9,20 +9,24 @@ use std::path::{Path, PathBuf};
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("mqtt", &[]),
     ("broker", &["mqtt"]),
+    ("bridge", &["mqtt"]),
     ("config", &["mqtt", "broker"]),
     ("reconcile", &["config"]),
     ("auth", &["mqtt", "broker", "config"]),
-    ("net", &["mqtt", "broker", "auth"]),
+    ("net", &["mqtt", "broker", "bridge", "auth"]),
     ("store", &["config", "reconcile"]),
     ("source", &["config", "reconcile"]),
     ("cluster", &["config", "reconcile", "source", "apply"]),
-    ("apply", &["mqtt", "broker", "config", "reconcile", "auth", "net", "store", "source", "cluster"]),
-    ("status", &["mqtt", "broker", "config", "reconcile", "auth", "net", "store", "source", "cluster", "apply"]),
+    ("apply", &["mqtt", "broker", "bridge", "config", "reconcile", "auth", "net", "store", "source", "cluster"]),
+    (
+        "status",
+        &["mqtt", "broker", "bridge", "config", "reconcile", "auth", "net", "store", "source", "cluster", "apply"],
+    ),
     ("cli", &["mqtt", "broker", "config", "reconcile", "auth", "net", "store", "source", "cluster", "apply", "status"]),
 ];
 
 /// Modules without IO, clock or chance.
-const PURE: &[&str] = &["mqtt", "broker", "config", "reconcile"];
+const PURE: &[&str] = &["mqtt", "broker", "bridge", "config", "reconcile"];
 
 /// What a pure module may not name.
 const IMPURE: &[&str] = &[

@@ -78,6 +78,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let unreadable = self.unreadable(&contents);
         let mut converged = Converged { plan, failures, unreadable };
         self.commit(&mut converged, prepared, now).await;
+        self.commit_bridges(&converged.plan, &contents);
         converged
     }
 
@@ -90,6 +91,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 reconcile::references(endpoint, auth.map(|auth| &**auth))
             })
             .map(|reference| reference.path)
+            .chain(self.bridge_files())
             .collect()
     }
 
@@ -119,7 +121,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             };
             (name.clone(), live)
         });
-        Live { endpoints: endpoints.collect() }
+        Live { endpoints: endpoints.collect(), bridges: self.bridges.live() }
     }
 
     fn prepare(&mut self, action: &Action, live: &Live, files: &Contents) -> Result<Prepared<P::Socket>, Failure> {

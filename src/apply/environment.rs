@@ -12,11 +12,15 @@ use rustls::pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
 use super::files::{Contents, FileSystem, ReadFiles};
-use super::{compile, port_holder, tls};
+use super::{bridges, compile, port_holder, tls};
 use crate::auth::{Admission, validity};
+use crate::bridge::Cause;
+use crate::broker::EndpointId;
 use crate::config::{
     Auth, BindAddress, Bridge, Declared, Endpoint, FileRef, Identity, Kind, NodeContext, Origin, SecretRef, Severity,
 };
+use crate::net::bridge::probe;
+use crate::reconcile::{EffectiveBridge, bridge_files};
 
 /// Days before a certificate's end from which on it is worth a warning.
 const EXPIRES_SOON_DAYS: i64 = 14;
@@ -194,8 +198,9 @@ fn credentials(notes: &mut Notes<'_>, auth: &Arc<Auth>) {
     }
 }
 
-/// Looks for what a bridge needs here. It does not connect.
-fn remote(notes: &mut Notes<'_>, bridge: &Bridge) {
+/// Looks for what a bridge needs here, and tries the other broker.
+fn remote(notes: &mut Notes<'_>, bridge: &Arc<Bridge>) {
+    let before = notes.found.len();
     let files =
         [("caFile", &bridge.tls.ca_file), ("certFile", &bridge.tls.cert_file), ("keyFile", &bridge.tls.key_file)];
     for (field, file) in files {
@@ -211,4 +216,38 @@ fn remote(notes: &mut Notes<'_>, bridge: &Bridge) {
         }
         Some(SecretRef::Env(_)) | None => {}
     }
+    // What cannot be read is told already.
+    if notes.found.len() == before {
+        connects(notes, bridge);
+    }
 }
+
+/// Connects as the bridge would, under another client id.
+fn connects(notes: &mut Notes<'_>, bridge: &Arc<Bridge>) {
+    let paths: Vec<_> = bridge_files(bridge).map(|(path, _)| path).collect();
+    let contents = Contents::read(&mut FileSystem, paths.iter());
+    let effective =
+        EffectiveBridge { bridge: Arc::clone(bridge), namespace: Arc::from(""), files: contents.digests.clone() };
+    let settings = match bridges::settings(&effective, EndpointId(0), 0, "validate", &contents) {
+        Ok(settings) => settings,
+        Err(why) => return notes.error("/bridge/tls", why, "`openssl x509 -in FILE -text` shows what a file holds"),
+    };
+    let outcomes = match probe(&settings) {
+        Ok(outcomes) => outcomes,
+        Err(error) => return notes.error("/bridge/address", format!("cannot be tried: {error}"), HELP_SYSTEM),
+    };
+    for (at, (address, outcome)) in outcomes.into_iter().enumerate() {
+        let Err(failure) = outcome else { continue };
+        let pointer = format!("/bridge/address/{at}");
+        let (severity, help) = match failure.cause {
+            // The bridge waits for it, and so does what it carries.
+            Cause::Unreachable | Cause::TimedOut | Cause::Lost => {
+                (Severity::Warning, "fine, if it is up later, or can be reached from the broker's machine only")
+            }
+            _ => (Severity::Error, "see the other broker's log, and `username`, `password` and `tls`"),
+        };
+        notes.note(severity, &pointer, format!("{address}: {}", failure.message), Some(help));
+    }
+}
+
+const HELP_SYSTEM: &str = "see what the system says";

@@ -3,6 +3,7 @@
 //! [`Reconciler`] is the loop's body (`reconciler`: a reading comes in; `converge`: plan, prepare, commit; `observe`:
 //! conditions and what is published); [`run`] is the loop.
 
+mod bridges;
 mod compile;
 mod converge;
 mod drain;
@@ -18,6 +19,7 @@ mod state;
 mod sys_topics;
 mod tls;
 
+pub use bridges::{BridgeState, Bridging};
 pub use environment::{Obstacle, obstacles};
 pub use files::{FileSystem, ReadFiles};
 pub use history::{HISTORY_MAX, History};

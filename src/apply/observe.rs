@@ -25,7 +25,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Writes the history where something was done, or failed anew.
     pub(super) fn record(&mut self, before: &BTreeMap<Name, Effective>, fresh_failures: bool, now: Timestamp) {
         let plan = Arc::clone(&self.plan);
-        let done: Vec<HistoryAction> = plan
+        let mut done: Vec<HistoryAction> = plan
             .due()
             .map(|action| HistoryAction {
                 endpoint: action.name.to_string(),
@@ -33,6 +33,13 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 error: self.failures.get(&action.name).map(|failure| failure.message.clone()),
             })
             .collect();
+        done.extend(plan.due_bridges().filter(|action| !self.bridges.is_failing(&action.name)).map(|action| {
+            HistoryAction {
+                endpoint: format!("bridge {}", action.name),
+                action: action.kind.as_str().to_owned(),
+                error: None,
+            }
+        }));
         let failed = self.failures.iter().filter(|(name, _)| plan.due().all(|action| action.name != **name));
         let failed: Vec<HistoryAction> = failed
             .map(|(name, failure)| HistoryAction {
@@ -232,6 +239,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             declared: Arc::clone(&self.applied),
             diagnostics: Arc::clone(&self.diagnostics),
             endpoints: endpoints.collect(),
+            bridges: self.bridges.states(&self.applied),
             plan: Arc::clone(&self.plan),
             history: self.history.entries(),
             passes: self.passes,

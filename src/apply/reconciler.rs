@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::bridges::Bridging;
 use super::converge::{Converged, Failure};
 use super::files::ReadFiles;
 use super::history::History;
@@ -96,6 +97,7 @@ pub struct Reconciler<P: Plane, F: ReadFiles> {
     pub(super) diagnostics: Arc<[Diagnostic]>,
     pub(super) running: BTreeMap<Name, Running>,
     pub(super) leaving: Vec<Leaving>,
+    pub(super) bridges: Bridging,
     /// Drains under way, by endpoint.
     pub(super) draining: BTreeMap<Name, u32>,
     pub(super) conditions: BTreeMap<Name, Conditions>,
@@ -180,6 +182,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             diagnostics: Arc::from([]),
             running: BTreeMap::new(),
             leaving: Vec::new(),
+            bridges: Bridging::default(),
             draining: BTreeMap::new(),
             conditions: BTreeMap::new(),
             generations: BTreeMap::new(),
@@ -200,6 +203,16 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             said: BTreeSet::new(),
         };
         (reconciler, ended)
+    }
+
+    /// Has declared bridges run by `host`. Without one they are only declared.
+    pub fn run_bridges_on(&mut self, host: crate::net::bridge::BridgeHost) {
+        self.bridges.run_on(host);
+    }
+
+    /// Drains and disconnects every bridge; their sessions stay.
+    pub async fn pause_bridges(&mut self) {
+        self.bridges.pause().await;
     }
 
     /// Where what is known is published.

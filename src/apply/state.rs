@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::bridges::BridgeState;
 use crate::broker::EndpointId;
 use crate::cluster::ClusterView;
 use crate::config::{Declared, Diagnostic, Endpoint};
@@ -45,6 +46,8 @@ pub struct ControlState {
     pub diagnostics: Arc<[Diagnostic]>,
     /// By name; declared ones, held ones, and those that are still draining.
     pub endpoints: BTreeMap<String, EndpointState>,
+    /// By name: every declared bridge, and those that run.
+    pub bridges: BTreeMap<String, BridgeState>,
     /// What the last pass planned, with what had to wait.
     pub plan: Arc<Plan>,
     /// Newest last.
@@ -89,6 +92,7 @@ impl ControlState {
             declared: Arc::default(),
             diagnostics: Arc::from([]),
             endpoints: BTreeMap::new(),
+            bridges: BTreeMap::new(),
             plan: Arc::default(),
             history: Arc::default(),
             passes: 0,

@@ -19,6 +19,8 @@ pub(super) struct Connection {
     pub(super) policy: Arc<EndpointPolicy>,
     pub(super) principal: Box<Principal>,
     pub(super) version: ProtocolVersion,
+    /// Of mosquitto's kind (3.1.1): its subscriptions have No Local and Retain As Published, which its version cannot ask for.
+    pub(super) is_bridge: bool,
     /// Named in the list of those with something to write.
     pub(super) dirty: bool,
     /// To be closed once its buffer is written; takes and sends nothing more.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::session::Session;
 use super::{
     Backlog, ConnId, ConnectionDetail, Core, CoreGauges, EndpointCounters, EndpointId, Millis, RetainedPlace,
-    RetainedTopic,
+    RetainedTopic, Waiting,
 };
 
 /// Places that one question after retained messages looks at: a fraction of a millisecond of the shard's time.
@@ -48,6 +48,17 @@ impl Core {
             slow: self.now < connection.slow_until,
             paused: connection.pauses > 0,
             dropped: session.dropped,
+        })
+    }
+
+    /// What waits for a client, connected or away; `None` where it has no session here.
+    pub fn waiting_for(&self, namespace: &str, client_id: &str) -> Option<Waiting> {
+        let space = *self.space_index.get(namespace)?;
+        let session = self.sessions.get(self.find_session(space, client_id)?)?;
+        Some(Waiting {
+            queued: session.queue.len() as u64,
+            queued_bytes: session.queue.bytes(),
+            inflight: session.inflight.len() as u64,
         })
     }
 

@@ -143,6 +143,7 @@ impl Core {
             policy: Arc::clone(policy),
             principal: Box::new(admission.principal.clone()),
             version: connect.version,
+            is_bridge: connect.bridge,
             dirty: false,
             closing: false,
             receive_maximum: properties.receive_maximum.map_or(u16::MAX, std::num::NonZeroU16::get),

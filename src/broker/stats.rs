@@ -205,3 +205,13 @@ impl CoreGauges {
         }
     }
 }
+
+/// What waits for one client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Messages that have not been sent, and their bytes.
+    pub queued: u64,
+    pub queued_bytes: u64,
+    /// Messages sent and not yet acknowledged.
+    pub inflight: u64,
+}

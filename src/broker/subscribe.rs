@@ -128,6 +128,9 @@ impl Core {
         let space = session.space;
         let mut options = filter.options;
         options.qos = qos;
+        if connection.is_bridge && shared.is_none() {
+            (options.no_local, options.retain_as_published) = (true, true);
+        }
         if let Some(shared) = shared {
             self.subscribe_shared(session_id, space, &shared, options, identifier, full)?;
             return Ok(qos);

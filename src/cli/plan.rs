@@ -15,7 +15,7 @@ use super::render::{valid, valid_for};
 use super::validate::{StatusAddr, parse_status_addr};
 use super::{Exit, broker};
 use crate::config::{BindAddress, BuiltInDefaults, Declared, Name, canonical, diff_documents};
-use crate::reconcile::{Effective, Files, Live, LiveEndpoint, Node, Pinned, Plan, plan, render};
+use crate::reconcile::{Effective, Files, Live, LiveEndpoint, Node, Pinned, Plan, bridges, plan, render};
 
 /// Show what a change of declarations would do: to which endpoint, how, and to how many clients.
 ///
@@ -147,6 +147,7 @@ fn live(declared: &Declared, listening: Option<&BTreeMap<String, Listening>>, de
         };
         live.endpoints.insert(name.clone(), running);
     }
+    live.bridges = bridges(declared, &Node { default_host, labels: None }, &Files::new());
     live
 }
 

@@ -17,6 +17,7 @@ use crate::apply::{
 };
 use crate::cluster::{Member, NodeFacts, is_node_name, spawn_member};
 use crate::config::{NodeContext, Previous};
+use crate::net::bridge::BridgeHost;
 use crate::net::{DataPlane, DataPlaneConfig};
 use crate::reconcile::{Node, Timestamp};
 use crate::source::etcd::{EtcdAccess, EtcdOptions, EtcdRoot, Known, spawn_etcd};
@@ -250,7 +251,8 @@ async fn serve_until_stopped(
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"), shards, source = source.location, status = ?status_addr, "weir starts"
     );
-    let (reconciler, drained) = Reconciler::new(start, plane.clone(), FileSystem);
+    let (mut reconciler, drained) = Reconciler::new(start, plane.clone(), FileSystem);
+    reconciler.run_bridges_on(BridgeHost::start(plane.clone()).context("the bridges' thread cannot be started")?);
     let status = match status_socket {
         None => None,
         Some(socket) => {
@@ -302,6 +304,7 @@ async fn serve_until_stopped(
     if let Some(member) = member {
         member.leave().await;
     }
+    reconciler.pause_bridges().await;
     let stops = forward.await.context("signals are lost")?;
     shut_down(&plane, status, stops).await;
     Ok(Exit::Success)

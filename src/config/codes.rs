@@ -6,6 +6,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("ambiguous", "YAML parsers disagree about what the file means"),
     ("anchor", "an anchor or an alias"),
     ("bad-key", "a key that is no name here"),
+    ("bridge-mountpoint", "a bridge that endpoints of several mountpoints name"),
     ("control-character", "a character that no text file has"),
     ("declared-twice", "a name that is declared twice, or a second document of a kind of which there is one"),
     ("document-kind", "a document without exactly one of the top-level keys"),

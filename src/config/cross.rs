@@ -46,6 +46,7 @@ pub(super) fn losers(candidates: &Candidates, node: &NodeContext, others: &Other
     for candidate in candidates.values() {
         dangling(candidate, others, &mut found);
     }
+    bridge_clashes(candidates, &mut found);
     // One reason is enough, unless they are about different things.
     let mut seen = BTreeSet::new();
     found.retain(|loser| seen.insert((loser.name.clone(), loser.diagnostic.path.clone())));
@@ -230,6 +231,34 @@ fn dangling(candidate: &Candidate, others: &Others<'_>, found: &mut Vec<Loser>) 
             None => Some(format!("there are: {}", listed(&known))),
         };
         found.push(Loser { name: endpoint.name.clone(), diagnostic, holder: None });
+    }
+}
+
+/// A bridge carries the topics of one namespace: endpoints that name it have one mountpoint.
+fn bridge_clashes(candidates: &Candidates, found: &mut Vec<Loser>) {
+    let mut takers: BTreeMap<&Name, Vec<(&Name, &Candidate, usize)>> = BTreeMap::new();
+    for (name, candidate) in candidates.iter().filter(|(_, candidate)| candidate.endpoint.enable_bridge) {
+        for (index, bridge) in candidate.endpoint.bridges.iter().enumerate() {
+            takers.entry(bridge).or_default().push((name, candidate, index));
+        }
+    }
+    for (bridge, mut takers) in takers {
+        takers.sort_by_key(|(name, candidate, _)| {
+            rank(name, candidate, |incumbent| incumbent.enable_bridge && incumbent.bridges.contains(bridge))
+        });
+        let Some((first, holder, _)) = takers.first().copied() else { continue };
+        for (name, candidate, index) in takers {
+            let Some(document) = &candidate.document else { continue };
+            if candidate.endpoint.mountpoint == holder.endpoint.mountpoint {
+                continue;
+            }
+            let path = InstancePath::of(&["endpoint", "bridges"]).index(index);
+            let message =
+                format!("the bridge `{bridge}` carries the topics of endpoint `{first}`'s mountpoint already");
+            let mut diagnostic = document.diagnostic(Severity::Error, "bridge-mountpoint", &path, message);
+            diagnostic.help = Some("declare another bridge for this mountpoint".into());
+            found.push(Loser { name: name.clone(), diagnostic, holder: None });
+        }
     }
 }
 

@@ -427,7 +427,17 @@ impl Acceptor {
         }
         let sequence = self.config.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         let policy = Arc::clone(policy);
-        self.accepted.push(Accepted { stream, peer, policy, opened, pending, sequence, displaces, over_limit });
+        self.accepted.push(Accepted {
+            stream,
+            peer,
+            policy,
+            opened,
+            pending,
+            sequence,
+            displaces,
+            over_limit,
+            inside: false,
+        });
     }
 }
 

@@ -13,6 +13,7 @@
 mod accept_rate;
 mod acceptor;
 mod alarm;
+pub mod bridge;
 mod dwell;
 mod find;
 mod layers;

@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use socket2::Socket;
 use tokio::sync::oneshot;
 
 use super::acceptor::{AcceptorConfig, Command};
 use super::dwell::{DeliverDurations, Dwell};
 use super::mailbox::Mailbox;
 use super::policy::ListenerPolicy;
-use super::shard::{self, Control, Event, Shared};
+use super::shard::{self, Accepted, Control, Event, Shared};
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
 use super::stats::{EndpointStats, Tallies};
+use super::stream::Stream;
 use super::workers::Workers;
-use crate::broker::{AwaySessions, CoreGauges, EndpointId, Millis, Principal, TotalRates};
+use crate::broker::{AwaySessions, CoreGauges, EndpointId, Millis, Principal, TotalRates, Waiting, home_shard};
 use crate::mqtt::ProtocolVersion;
 
 /// How the data plane is set up.
@@ -272,6 +274,44 @@ impl DataPlane {
         if let Some(shard) = self.inner.shards.first() {
             shard.send(Event::Control(Control::Publish { namespace, topic, payload, retain }));
         }
+    }
+
+    /// What waits for a client, connected or away; `None` where it has no session.
+    pub async fn waiting_for(&self, namespace: &str, client_id: &str) -> Result<Option<Waiting>, PlaneError> {
+        let (reply, answer) = oneshot::channel();
+        if let Some(shard) = self.home_of(namespace, client_id) {
+            let (namespace, client_id) = (namespace.into(), client_id.into());
+            shard.send(Event::Control(Control::Waiting { namespace, client_id, reply }));
+        }
+        answer.await.map_err(|_| PlaneError::Stopped)
+    }
+
+    /// Hands a shard the one end of a socket pair as a connection of its own process. It is served as an accepted one;
+    /// its client id may be one that is reserved.
+    pub(super) fn open_inside(&self, end: Socket, policy: Arc<ListenerPolicy>, client_id: &str) {
+        let (opened, pending) = self.inner.tallies.of(policy.endpoint.id).open();
+        let sequence = self.inner.sequence.fetch_add(1, Ordering::AcqRel) + 1;
+        for shard in &self.inner.shards {
+            shard.send(Event::Control(Control::Know { policy: Arc::clone(&policy.endpoint) }));
+        }
+        let Some(shard) = self.home_of(&policy.endpoint.namespace, client_id) else { return };
+        shard.send(Event::Accepted(Box::new(Accepted {
+            stream: Stream::new(end, true),
+            peer: None,
+            policy,
+            opened,
+            pending,
+            sequence,
+            displaces: false,
+            over_limit: false,
+            inside: true,
+        })));
+    }
+
+    fn home_of(&self, namespace: &str, client_id: &str) -> Option<&Mailbox<Event>> {
+        let shards = &self.inner.shards;
+        let home = home_shard(namespace, client_id, u16::try_from(shards.len()).unwrap_or(u16::MAX));
+        shards.get(usize::from(home.0)).map(|shard| &**shard)
     }
 
     /// What the cores hold now, all together.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use super::bridges::{BridgeAction, Bridges, bridges, plan_bridges};
 use super::effective::{Bans, Effective, Files};
 use crate::config::{BindAddress, ChangeClass, Declared, Endpoint, FieldChange, Name, PruneGuard};
 
@@ -30,6 +31,7 @@ impl Node {
 pub struct Live {
     /// Those that listen, or should. What only still drains is not among them.
     pub endpoints: BTreeMap<Name, LiveEndpoint>,
+    pub bridges: Bridges,
 }
 
 /// An endpoint that runs.
@@ -140,16 +142,22 @@ impl Disconnects {
     }
 }
 
-/// What brings live to declared: one action per endpoint that is declared or live, by name.
+/// What brings live to declared: one action per endpoint that is declared or live, by name; then one per bridge.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     pub actions: Vec<Action>,
+    pub bridges: Vec<BridgeAction>,
 }
 
 impl Plan {
     /// Whether there is nothing to do, now or later.
     pub fn is_empty(&self) -> bool {
-        self.actions.iter().all(|action| action.kind == ActionKind::None)
+        self.actions.iter().all(|action| action.kind == ActionKind::None) && self.due_bridges().next().is_none()
+    }
+
+    /// What is to be done with bridges.
+    pub fn due_bridges(&self) -> impl Iterator<Item = &BridgeAction> {
+        self.bridges.iter().filter(|action| action.kind != ActionKind::None)
     }
 
     /// What is to be done now.
@@ -193,7 +201,8 @@ pub fn plan(declared: &Declared, live: &Live, node: &Node, files: &Files, pinned
         let known = staying.len();
         staying.extend(actions.iter().filter(stays).map(|action| action.name.clone()));
         if staying.len() == known {
-            return Plan { actions };
+            let bridges = plan_bridges(&bridges(declared, node, files), &live.bridges);
+            return Plan { actions, bridges };
         }
     }
 }

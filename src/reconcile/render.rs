@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use super::bridges::BridgeAction;
 use super::plan::{Action, ActionKind, Disconnects, Plan};
 use crate::config::FieldChange;
 
@@ -33,6 +34,15 @@ pub fn summary(plan: &Plan) -> String {
     if waiting > 0 {
         parts.push(format!("{waiting} waiting"));
     }
+    for (kind, words) in
+        [(ActionKind::Add, "to add"), (ActionKind::Update, "to change"), (ActionKind::Remove, "to remove")]
+    {
+        match plan.due_bridges().filter(|action| action.kind == kind).count() {
+            0 => {}
+            1 => parts.push(format!("1 bridge {words}")),
+            count => parts.push(format!("{count} bridges {words}")),
+        }
+    }
     if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") }
 }
 
@@ -56,6 +66,12 @@ pub fn human(plan: &Plan, diff: &str) -> String {
         }
         for line in remarks(action) {
             push(&mut text, format_args!("    {line}"));
+        }
+    }
+    for action in plan.due_bridges() {
+        push(&mut text, format_args!("{} bridge {}: {}", sign(action.kind), action.name, bridge_headline(action)));
+        for change in &action.changes {
+            push(&mut text, format_args!("    {}: {}  [{}]", change.path, from_to(change), change.class));
         }
     }
     if !text.is_empty() {
@@ -99,6 +115,18 @@ pub fn markdown(plan: &Plan, diff: &str) -> String {
             ),
         );
     }
+    if plan.due_bridges().next().is_some() {
+        push(&mut text, format_args!("\n| | bridge | action | what changes |\n| --- | --- | --- | --- |"));
+    }
+    for action in plan.due_bridges() {
+        let changes: Vec<String> = action
+            .changes
+            .iter()
+            .map(|change| format!("`{}`: {} ({})", change.path, escaped(&from_to(change)), change.class))
+            .collect();
+        let (name, headline) = (escaped(action.name.as_str()), escaped(&bridge_headline(action)));
+        push(&mut text, format_args!("| `{}` | {name} | {headline} | {} |", sign(action.kind), changes.join("<br>")));
+    }
     if !diff.is_empty() {
         // A fence longer than any run of backticks inside.
         let fence = "`".repeat(longest_run(diff, '`').max(2) + 1);
@@ -113,13 +141,43 @@ pub fn markdown(plan: &Plan, diff: &str) -> String {
 pub fn json(plan: &Plan, diff: &str) -> Value {
     let listed = plan.actions.iter().filter(|action| action.kind != ActionKind::None);
     let actions: Vec<Value> = listed.map(action_json).collect();
-    json!({
+    let mut plain = json!({
         "format": "weir/plan/v1",
         "summary": summary(plan),
         "unchanged": plan.actions.len() - actions.len(),
         "actions": actions,
-        "diff": diff,
+    });
+    let bridges: Vec<Value> = plan.due_bridges().map(bridge_json).collect();
+    if let Value::Object(fields) = &mut plain {
+        if !bridges.is_empty() {
+            fields.insert("bridges".to_owned(), bridges.into());
+        }
+        fields.insert("diff".to_owned(), diff.into());
+    }
+    plain
+}
+
+fn bridge_json(action: &BridgeAction) -> Value {
+    json!({
+        "bridge": action.name.as_str(),
+        "action": action.kind.as_str(),
+        "changes": action.changes,
+        "reconnects": action.reconnects,
     })
+}
+
+/// `update, reconnects`; `add, mqtts://a.example.com:8883`.
+fn bridge_headline(action: &BridgeAction) -> String {
+    let verb = action.kind.as_str();
+    match (action.kind, &action.effective) {
+        (ActionKind::Add, Some(effective)) => {
+            let addresses: Vec<String> = effective.bridge.address.iter().cloned().map(String::from).collect();
+            let disabled = if effective.bridge.enabled { "" } else { ", disabled" };
+            format!("{verb}, {}{disabled}", addresses.join(" "))
+        }
+        _ if action.reconnects => format!("{verb}, reconnects"),
+        _ => verb.to_owned(),
+    }
 }
 
 fn action_json(action: &Action) -> Value {

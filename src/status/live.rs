@@ -9,10 +9,10 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use super::judge::judge;
 use super::{
-    Answering, Backlog, Client, ClientDetail, ClientPage, ClientQuery, ClusterNode, Counts, Document, Endpoint,
-    EndpointHoldings, EndpointTraffic, Histogram, Holdings, Node, Origin, ReconcileCounters, RetainedTopic, State,
-    StatusView, TopicCursor, TopicPage, TopicQuery, TraceEvent, TraceQuery, Traffic, ValidateRequest, Validation,
-    live_trace,
+    Answering, Backlog, BridgeView, Client, ClientDetail, ClientPage, ClientQuery, ClusterNode, Counts, Document,
+    Endpoint, EndpointHoldings, EndpointTraffic, Histogram, Holdings, Node, Origin, ReconcileCounters, RetainedTopic,
+    State, StatusView, TopicCursor, TopicPage, TopicQuery, TraceEvent, TraceQuery, Traffic, ValidateRequest,
+    Validation, live_trace,
 };
 use crate::apply::{ControlState, EndpointState, PassDurations, SharedState};
 use crate::broker::{self, Dropped, EndpointGauges, EndpointId, RetainedPlace};
@@ -94,6 +94,10 @@ impl StatusView for LiveView {
             }
         }
         traffic
+    }
+
+    fn bridges(&self) -> Vec<BridgeView> {
+        super::live_bridges::bridges(&self.control.load(), &self.plane, self.now())
     }
 
     fn holdings(&self) -> Answering<Option<Holdings>> {
@@ -261,7 +265,7 @@ fn complained_of(name: &str, diagnostics: &[Diagnostic]) -> Origin {
 }
 
 /// `path:line`
-fn written_origin(text: &str) -> Origin {
+pub(super) fn written_origin(text: &str) -> Origin {
     let parsed = text.rsplit_once(':').and_then(|(file, line)| Some((file, line.parse().ok()?)));
     let (file, line) = parsed.unwrap_or((text, 1));
     Origin { file: file.to_owned(), line }

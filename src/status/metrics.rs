@@ -15,7 +15,7 @@ use super::http::{Answer, Problem};
 use super::router::App;
 use super::system::Process;
 use super::traffic::HOLDINGS_TIMEOUT;
-use super::{Endpoint, EndpointHoldings, EndpointTraffic, Histogram, Holdings, State, Traffic};
+use super::{BridgeView, Endpoint, EndpointHoldings, EndpointTraffic, Histogram, Holdings, State, Traffic};
 use crate::apply::{Phase, TroubleKind};
 use crate::config::Severity;
 use crate::reconcile::{ConditionStatus, Timestamp};
@@ -29,6 +29,7 @@ pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
     let scrape = Scrape {
         state: app.view.state(),
         traffic: app.view.traffic(),
+        bridges: app.view.bridges(),
         holdings,
         process: Process::read(),
         now: app.view.now(),
@@ -53,6 +54,7 @@ pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
 struct Scrape {
     state: Arc<State>,
     traffic: Traffic,
+    bridges: Vec<BridgeView>,
     holdings: Option<Holdings>,
     process: Process,
     now: Timestamp,
@@ -69,6 +71,7 @@ impl Collector for Scrape {
         self.endpoint_states(out)?;
         self.endpoint_connections(out)?;
         self.endpoint_messages(out)?;
+        super::bridges::encode(out, &self.bridges)?;
         self.process(out)
     }
 }

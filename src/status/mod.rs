@@ -4,6 +4,7 @@
 //! -> `router` (paths, methods, conditional requests) -> a handler, which is a pure function of the view and the query.
 
 mod access;
+mod bridges;
 mod clients;
 mod control;
 mod endpoints;
@@ -11,6 +12,7 @@ mod events;
 mod http;
 mod judge;
 mod live;
+mod live_bridges;
 mod live_trace;
 mod metrics;
 mod packets;
@@ -30,6 +32,7 @@ mod view;
 mod writes;
 
 pub use access::{AccessError, AccessOptions, TlsFiles};
+pub use bridges::{BridgeCondition, BridgeLink, BridgeView, RefusedFilter};
 pub use live::LiveView;
 pub(crate) use live::connections;
 pub use router::paths;

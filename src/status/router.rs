@@ -19,8 +19,8 @@ use super::query::Query;
 use super::sampler::Sampler;
 use super::server::{Activity, StatusOptions};
 use super::{
-    Answering, StatusView, clients, control, endpoints, events, metrics, page, probes, system, topics, trace, traffic,
-    validate, writes,
+    Answering, StatusView, bridges, clients, control, endpoints, events, metrics, page, probes, system, topics, trace,
+    traffic, validate, writes,
 };
 use crate::reconcile::Timestamp;
 
@@ -193,6 +193,7 @@ pub(super) const ROUTES: &[Route] = &[
     asked("/api/clients/slowest", &["limit"], |app, query| Box::pin(clients::slowest(app, query))),
     Route { path: "/api/clients/trace", parameters: trace::PARAMETERS, handler: Handler::Trace },
     asked("/api/topics", topics::PARAMETERS, |app, query| Box::pin(topics::list(app, query))),
+    state("/api/bridges", &["name"], bridges::list),
     state("/api/declared", &["kind", "name"], control::declared),
     state("/api/plan", &[], control::plan),
     state("/api/source", &["fresh"], control::source),

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
+use super::BridgeView;
 use crate::apply::{HistoryEntry, Phase, SourceState};
 use crate::cluster::NodeRecord;
 use crate::config::Diagnostic;
@@ -23,6 +24,8 @@ pub trait StatusView: Send + Sync + 'static {
     fn changes(&self) -> watch::Receiver<u64>;
     /// Counters of every endpoint, summed over the shards.
     fn traffic(&self) -> Traffic;
+    /// Every bridge, by name.
+    fn bridges(&self) -> Vec<BridgeView>;
     /// What the shards hold; they count it on the spot. `None`: the data plane does not answer (any more).
     fn holdings(&self) -> Answering<Option<Holdings>>;
     /// Connected clients, in the order in which they came, at most `query.limit` of them. `None`: the data plane does not

@@ -1,7 +1,9 @@
 //! All rows, in the order of the table.
 
 use super::pairs::Load;
-use super::{Better, Goal, Measure, Outcome, Row, Settings, churn, control, fanout, filters, growth, idle, paced};
+use super::{
+    Better, Goal, Measure, Outcome, Row, Settings, bridge, churn, control, fanout, filters, growth, idle, paced,
+};
 use super::{residue, retained};
 use crate::brokers::{Kind, Spec};
 use crate::transport::Listener;
@@ -65,6 +67,7 @@ pub fn catalogue() -> Vec<Row> {
     rows.extend(paced_rows());
     rows.extend(footprint_rows());
     rows.extend(growth_rows());
+    rows.extend(bridge_rows());
     rows.extend(control::rows(weir_only));
     rows
 }
@@ -217,6 +220,18 @@ fn footprint_rows() -> Vec<Row> {
             everyone,
             residue::run,
         ),
+    ]
+}
+
+fn bridge_rows() -> Vec<Row> {
+    let forwarding = |id, title: &str, qos| {
+        let measures = vec![higher("msgs_per_cpu_s", title, "msg per CPU s", Some(1.0))];
+        row(id, measures, bridge::applies, move |settings, spec| bridge::run(settings, spec, qos))
+    };
+    vec![
+        forwarding("bridge-q0", "50 pairs over a bridge, QoS 0, 64 B", 0),
+        forwarding("bridge-q1", "50 pairs over a bridge, QoS 1, 64 B, window 50", 1),
+        forwarding("bridge-q2", "50 pairs over a bridge, QoS 2, 64 B, window 50", 2),
     ]
 }
 

@@ -1,5 +1,6 @@
 //! The rows of the table: what is done to a broker, and what is measured of it.
 
+mod bridge;
 mod catalogue;
 mod churn;
 mod control;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 
 use super::{Meter, Outcome, Settings};
-use crate::brokers::Spec;
+use crate::brokers::{Running, Spec};
 use crate::engine::{Clients, Engine, Handler};
 use crate::ledger::{Faults, Stream};
 use crate::transport::Listener;
@@ -38,17 +38,21 @@ impl Load {
     /// Starts the broker and measures one stretch.
     pub fn run(&self, settings: &Settings, spec: &Spec) -> Result<Outcome> {
         let broker = settings.start(spec, self.listener)?;
-        let target = settings.target(&broker, self.listener);
+        self.measure(settings, &broker, &broker)
+    }
+
+    /// Measures one stretch of `broker`; the subscribers are at `far`.
+    pub fn measure(&self, settings: &Settings, broker: &Running, far: &Running) -> Result<Outcome> {
         let mut engine = Engine::new()?;
-        engine.connect(&target, self.version, "sub", self.pairs)?;
-        engine.connect(&target, self.version, "pub", self.pairs)?;
+        engine.connect(&settings.target(far, self.listener), self.version, "sub", self.pairs)?;
+        engine.connect(&settings.target(broker, self.listener), self.version, "pub", self.pairs)?;
         let packets = (0..self.pairs).map(|pair| (pair, wire::subscribe(self.version, 1, &[topic(pair)], self.qos)));
         engine.acknowledged(self.version, &mut packets.into_iter())?;
 
         let mut traffic = Traffic::new(*self, settings);
         traffic.publish_for(&mut engine, settings.stretch / 4)?;
         let before = traffic.delivered();
-        let meter = Meter::start(&broker)?;
+        let meter = Meter::start(broker)?;
         traffic.publish_for(&mut engine, settings.stretch)?;
         let cost = meter.stop()?;
         Ok(Outcome { values: cost.per_message(traffic.delivered() - before), faults: traffic.faults })

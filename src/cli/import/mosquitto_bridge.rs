@@ -20,17 +20,16 @@ const LEFT: &[(&str, &str)] = &[
     ("bridge_receive_maximum", "not offered"),
     ("bridge_reload_type", "a change does what it needs to, no more"),
     ("bridge_require_ocsp", "not offered"),
-    ("bridge_session_expiry_interval", "see `sessionExpiryS`"),
     ("bridge_tls_version", "TLS 1.2 and 1.3 are spoken"),
     ("idle_timeout", "a bridge is always connected"),
-    ("local_cleansession", "a bridge has no local session of its own"),
-    ("local_clientid", "a bridge is no local client"),
-    ("local_password", "a bridge is no local client"),
-    ("local_username", "a bridge is no local client"),
+    ("local_cleansession", "the bridge's session here is always kept"),
+    ("local_clientid", "the bridge's session here has a name of its own"),
+    ("local_password", "a bridge needs no credentials here"),
+    ("local_username", "a bridge needs no credentials here"),
     ("round_robin", "addresses are tried in order"),
     ("start_type", "a bridge is always connected"),
     ("threshold", "a bridge is always connected"),
-    ("try_private", "loops are found by other means"),
+    ("try_private", "a bridge shows itself as one, unless the other broker refuses that"),
 ];
 
 /// Keys that are looked for by name.
@@ -42,6 +41,7 @@ const CARRIED: &[&str] = &[
     "bridge_keyfile",
     "bridge_outgoing_retain",
     "bridge_protocol_version",
+    "bridge_session_expiry_interval",
     "cleansession",
     "clientid",
     "connection",
@@ -86,6 +86,9 @@ pub(super) fn bridge(section: &Section, draft: &mut Draft) -> Option<String> {
     }
     if let Some(seconds) = section.get("keepalive_interval").and_then(Setting::number) {
         document.set("keepAliveS", seconds);
+    }
+    if let Some(seconds) = section.get("bridge_session_expiry_interval").and_then(Setting::number) {
+        document.set("sessionExpiryS", seconds);
     }
     if section.flag("cleansession") == Some(true) {
         document.set("cleanStart", true);

@@ -9,6 +9,7 @@ use super::reauthenticate::Enhanced;
 use super::table::{Connection, Key, State};
 use super::{Event, Shard};
 use crate::auth::{Credentials, Decision, Refusal};
+use crate::bridge::LOCAL_ID_PREFIX;
 use crate::broker::{Admission, EndpointPolicy, Principal, home_shard};
 use crate::mqtt::{
     Auth, Connect, DecodeContext, DecodeError, Decoded, Packet, ProtocolVersion, ReasonCode, Side, auth, decode,
@@ -71,6 +72,15 @@ impl Shard {
                 _ => return_code::SERVER_UNAVAILABLE,
             };
             self.refuse(key, Reason::ConnectionLimit, &refusal_bytes(connect.version, code));
+            return Step::Done;
+        }
+        if !handshake.inside && connect.client_id.starts_with(LOCAL_ID_PREFIX) {
+            // The sessions of bridges are nobody else's to take over.
+            let code = match connect.version {
+                ProtocolVersion::V5 => ReasonCode::ClientIdentifierNotValid.as_u8(),
+                _ => return_code::IDENTIFIER_REJECTED,
+            };
+            self.refuse(key, Reason::Session, &refusal_bytes(connect.version, code));
             return Step::Done;
         }
         if connect.client_id.is_empty() {

@@ -24,6 +24,8 @@ pub(in crate::net) struct Accepted {
     pub(in crate::net) displaces: bool,
     /// The endpoint has as many connections as it may: this one is let in to be told so.
     pub(in crate::net) over_limit: bool,
+    /// It comes from this process.
+    pub(in crate::net) inside: bool,
 }
 
 impl Shard {
@@ -46,7 +48,7 @@ impl Shard {
     }
 
     pub(super) fn on_accepted(&mut self, accepted: Accepted) {
-        let Accepted { stream, peer, policy, opened, pending, sequence, displaces, over_limit } = accepted;
+        let Accepted { stream, peer, policy, opened, pending, sequence, displaces, over_limit, inside } = accepted;
         if self.ending.is_some() {
             return opened.tally().refused(Reason::Shutdown);
         }
@@ -72,6 +74,7 @@ impl Shard {
         let handshake = Box::new(Handshake {
             stage,
             over_limit,
+            inside,
             policy,
             _pending: pending,
             position: self.pending.len(),

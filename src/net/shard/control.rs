@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::table::State;
-use crate::broker::{Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, RetainedPlace, RetainedTopic};
+use crate::broker::{Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, RetainedPlace, RetainedTopic, Waiting};
 use crate::mqtt::{Publish, PublishProperties, QoS};
 use crate::net::find::{ClientFilter, FoundClient, RetainedFilter};
 use crate::net::plane::{ClientRow, DrainPlan};
@@ -80,6 +80,12 @@ pub(in crate::net) enum Control {
     Know {
         policy: Arc<EndpointPolicy>,
     },
+    /// What waits for a client whose home is here.
+    Waiting {
+        namespace: Box<str>,
+        client_id: Box<str>,
+        reply: oneshot::Sender<Option<Waiting>>,
+    },
     /// An endpoint is gone for good.
     Forget {
         endpoint: EndpointId,
@@ -144,6 +150,9 @@ impl Shard {
                 let _ = reply.send(());
             }
             Control::Know { policy } => self.core.know_policy(&policy),
+            Control::Waiting { namespace, client_id, reply } => {
+                let _ = reply.send(self.core.waiting_for(&namespace, &client_id));
+            }
             Control::Forget { endpoint } => {
                 self.core.forget_policy(endpoint);
                 self.policies.remove(&endpoint);

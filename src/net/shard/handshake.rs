@@ -22,6 +22,8 @@ pub(super) struct Handshake {
     pub(super) stage: Stage,
     /// One too many: refused when it has said its version.
     pub(super) over_limit: bool,
+    /// It comes from this process.
+    pub(super) inside: bool,
     pub(super) policy: Arc<ListenerPolicy>,
     /// Counts it among the pending ones.
     pub(super) _pending: Pending,

@@ -6,7 +6,7 @@
 mod exact;
 mod model;
 mod races;
-mod rng;
+pub mod rng;
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ fn variable(name: &str) -> Option<u64> {
 }
 
 /// Plays `simulate` for the seeds that the environment asks for, else for `default` of them.
-fn for_seeds(default: u64, mut simulate: impl FnMut(u64)) {
+pub fn for_seeds(default: u64, mut simulate: impl FnMut(u64)) {
     if let Some(seed) = variable("WEIR_SIM_SEED") {
         return simulate(seed);
     }
@@ -34,7 +34,7 @@ fn for_seeds(default: u64, mut simulate: impl FnMut(u64)) {
 }
 
 /// Says which seed it was when the broker panics.
-struct Running(u64);
+pub struct Running(pub u64);
 
 impl Drop for Running {
     fn drop(&mut self) {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use weirmq::apply::{Commit, HistoryAction, HistoryEntry, Outcome, Phase, SourceState, Trouble, TroubleKind};
 use weirmq::cluster::{Endpoints, NodeRecord, Refused};
 use weirmq::config::{Diagnostic, Position, Severity};
-use weirmq::reconcile::{ConditionType, Conditions, Reason, Timestamp};
+use weirmq::reconcile::{ConditionStatus, ConditionType, Conditions, Reason, Timestamp};
 use weirmq::status::*;
 
 pub const NOW: Timestamp = Timestamp::from_unix_ms(1_795_233_600_000);
@@ -63,6 +63,9 @@ impl StatusView for Fake {
     }
     fn traffic(&self) -> Traffic {
         self.traffic.lock().unwrap().clone()
+    }
+    fn bridges(&self) -> Vec<BridgeView> {
+        vec![bridge()]
     }
     fn holdings(&self) -> Answering<Option<Holdings>> {
         let held = EndpointHoldings {
@@ -447,4 +450,41 @@ fn clients() -> Vec<Client> {
             detail: None,
         })
         .collect()
+}
+
+fn bridge() -> BridgeView {
+    let condition = |kind, status, reason, message: &str| BridgeCondition {
+        kind,
+        status,
+        reason,
+        message: message.to_owned(),
+        observed_generation: 2,
+        last_transition_time: (kind == "Connected").then(|| NOW.plus_ms(0)),
+    };
+    let lost = "mqtt://b.example.com:1883: the other broker closed the connection";
+    BridgeView {
+        name: "cloud".to_owned(),
+        origin: Origin { file: "endpoints.d/cloud.yaml".to_owned(), line: 1 },
+        endpoints: vec!["mqtt".to_owned()],
+        addresses: vec!["mqtts://a.example.com:8883".to_owned(), "mqtt://b.example.com:1883".to_owned()],
+        conditions: vec![
+            condition("ResolvedRefs", ConditionStatus::True, "AsDeclared", ""),
+            condition("Connected", ConditionStatus::False, "Lost", lost),
+        ],
+        link: Some(BridgeLink {
+            connected: false,
+            address: Some("mqtt://b.example.com:1883".to_owned()),
+            connects: 3,
+            failures: 4,
+            last_error: Some(lost.to_owned()),
+            messages_sent: 1200,
+            messages_received: 34,
+            messages_dropped: Counts::from_iter([("loop", 1), ("no_rule", 0), ("queue_full", 5), ("refused", 0)]),
+            queued_messages: 17,
+            queued_bytes: 2048,
+            inflight_messages: 2,
+            lag_s: 1.5,
+            refused_filters: vec![RefusedFilter { filter: "secret/#".to_owned(), reason_code: 0x87 }],
+        }),
+    }
 }

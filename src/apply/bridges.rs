@@ -1,0 +1,338 @@
+//! Bridges: what is declared, compiled and run.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore};
+use sha2::{Digest, Sha256};
+
+use super::files::{Contents, ReadFiles, hex};
+use super::plane::Plane;
+use super::reconciler::Reconciler;
+use crate::bridge::{LOCAL_ID_PREFIX, Mark, Rule, Spec};
+use crate::broker::{EndpointId, QueueOverflow};
+use crate::config::{self, Bridge, BridgeRule, BridgeVersion, Declared, FileRef, Name, SecretRef};
+use crate::mqtt::{ProtocolVersion, QoS};
+use crate::net::bridge::{BridgeAddress, BridgeHost, BridgeSettings, BridgeStatusReader, RunningBridge};
+use crate::reconcile::{ActionKind, Bridges, EffectiveBridge, Plan, bridge_files};
+
+/// How long a bridge may take to say goodbye when the broker stops.
+const PAUSE_GRACE: Duration = Duration::from_secs(6);
+
+/// A bridge, declared and live.
+#[derive(Debug, Clone)]
+pub struct BridgeState {
+    /// `path:line` of the document.
+    pub origin: String,
+    pub declared: Arc<Bridge>,
+    /// Endpoints that name it.
+    pub endpoints: Vec<String>,
+    /// Counts the changes that were applied, from 1; 0: it never ran.
+    pub generation: u64,
+    /// What keeps it, or its newest declaration, from running: a file that cannot be used.
+    pub failure: Option<String>,
+    /// What its session here is counted under; `None`: it never ran.
+    pub endpoint: Option<EndpointId>,
+    /// `None` where it does not run.
+    pub live: Option<BridgeStatusReader>,
+}
+
+/// The bridges of this node.
+#[derive(Default)]
+pub struct Bridging {
+    host: Option<BridgeHost>,
+    running: BTreeMap<Name, Live>,
+    failures: BTreeMap<Name, String>,
+}
+
+struct Live {
+    effective: EffectiveBridge,
+    endpoint: EndpointId,
+    generation: u64,
+    /// `None` without a host.
+    running: Option<RunningBridge>,
+}
+
+impl Bridging {
+    pub(super) fn run_on(&mut self, host: BridgeHost) {
+        self.host = Some(host);
+    }
+
+    /// What runs.
+    pub(super) fn live(&self) -> Bridges {
+        self.running.iter().map(|(name, live)| (name.clone(), live.effective.clone())).collect()
+    }
+
+    /// Whether a bridge's newest declaration cannot be run.
+    pub(super) fn is_failing(&self, name: &Name) -> bool {
+        self.failures.contains_key(name)
+    }
+
+    /// What is known of every bridge.
+    pub(super) fn states(&self, declared: &Declared) -> BTreeMap<String, BridgeState> {
+        let all = declared.bridges.iter().map(|(name, bridge)| (name, bridge));
+        let kept = self.running.iter().map(|(name, live)| (name, &live.effective.bridge));
+        let mut states = BTreeMap::new();
+        for (name, bridge) in all.chain(kept) {
+            states.entry(name.to_string()).or_insert_with(|| {
+                let live = self.running.get(name);
+                let names_it =
+                    |endpoint: &&Arc<config::Endpoint>| endpoint.enable_bridge && endpoint.bridges.contains(name);
+                BridgeState {
+                    origin: format!("{}:{}", bridge.origin.file, bridge.origin.position.line),
+                    declared: Arc::clone(bridge),
+                    endpoints: declared.endpoints.values().filter(names_it).map(|e| e.name.to_string()).collect(),
+                    generation: live.map_or(0, |live| live.generation),
+                    endpoint: live.map(|live| live.endpoint),
+                    failure: self.failures.get(name).cloned(),
+                    live: live.and_then(|live| live.running.as_ref()).map(RunningBridge::status_reader),
+                }
+            });
+        }
+        states
+    }
+
+    /// Drains and disconnects all of them; their sessions stay.
+    pub(super) async fn pause(&mut self) {
+        let running = std::mem::take(&mut self.running).into_values().filter_map(|live| live.running);
+        let pauses: Vec<_> = running.map(|bridge| tokio::spawn(bridge.pause(PAUSE_GRACE))).collect();
+        for pause in pauses {
+            // One that panicked has nothing left to drain.
+            let _ended = pause.await;
+        }
+    }
+}
+
+impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
+    /// Files that this node's bridges refer to.
+    pub(super) fn bridge_files(&self) -> Vec<PathBuf> {
+        let wanted = crate::reconcile::bridges(&self.applied, &self.options.node, &Default::default());
+        wanted.values().flat_map(|wanted| bridge_files(&wanted.bridge)).map(|(path, _)| path).collect()
+    }
+
+    /// Does what is planned for bridges. One that cannot be compiled stays as it is, and says why.
+    pub(super) fn commit_bridges(&mut self, plan: &Plan, contents: &Contents) {
+        let declared: Vec<&Name> = plan.bridges.iter().map(|action| &action.name).collect();
+        self.bridges.failures.retain(|name, _| declared.contains(&name));
+        for action in &plan.bridges {
+            match (action.kind, &action.effective) {
+                (ActionKind::Remove, _) | (_, None) => self.remove_bridge(&action.name),
+                (ActionKind::None, _) => drop(self.bridges.failures.remove(&action.name)),
+                (_, Some(effective)) => {
+                    let moved = self
+                        .bridges
+                        .running
+                        .get(&action.name)
+                        .is_some_and(|live| live.effective.namespace != effective.namespace);
+                    if moved {
+                        // Another namespace's session is another session.
+                        self.remove_bridge(&action.name);
+                    }
+                    match self.run_bridge(effective, contents) {
+                        Ok(()) => drop(self.bridges.failures.remove(&action.name)),
+                        Err(failure) => {
+                            if self.bridges.failures.get(&action.name) != Some(&failure) {
+                                tracing::error!(bridge = %action.name, "{failure}");
+                            }
+                            self.bridges.failures.insert(action.name.clone(), failure);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn remove_bridge(&mut self, name: &Name) {
+        let Some(live) = self.bridges.running.remove(name) else { return };
+        if let Some(running) = live.running {
+            running.remove();
+        }
+    }
+
+    fn run_bridge(&mut self, effective: &EffectiveBridge, contents: &Contents) -> Result<(), String> {
+        let name = &effective.bridge.name;
+        let known = self.bridges.running.get(name);
+        let endpoint = known.map_or(EndpointId(self.next_id), |live| live.endpoint);
+        let generation = known.map_or(0, |live| live.generation) + 1;
+        let compiled = settings(effective, endpoint, generation, &self.options.node_name, contents)?;
+        let compiled = Arc::new(compiled);
+        match self.bridges.running.get_mut(name) {
+            Some(live) => {
+                if let Some(running) = &live.running {
+                    running.change(compiled);
+                }
+                (live.effective, live.generation) = (effective.clone(), generation);
+            }
+            None => {
+                self.next_id += 1;
+                let running = self.bridges.host.as_ref().and_then(|host| host.run(compiled));
+                let live = Live { effective: effective.clone(), endpoint, generation, running };
+                self.bridges.running.insert(name.clone(), live);
+            }
+        }
+        tracing::info!(bridge = %name, generation, "bridge declared");
+        Ok(())
+    }
+}
+
+/// A declaration, with what it refers to, to what a bridge runs by.
+///
+/// # Errors
+/// Which file or variable cannot be used, and why.
+pub(super) fn settings(
+    effective: &EffectiveBridge,
+    endpoint: EndpointId,
+    generation: u64,
+    node_name: &str,
+    contents: &Contents,
+) -> Result<BridgeSettings, String> {
+    let EffectiveBridge { bridge, namespace, .. } = effective;
+    let password = password(bridge, contents)?;
+    let tls = match bridge.address.iter().any(|address| address.tls) {
+        true => Some(Arc::new(client_tls(bridge, contents)?)),
+        false => None,
+    };
+    let client_id = match &bridge.client_id {
+        Some(client_id) => client_id.to_string(),
+        None if namespace.is_empty() => format!("{node_name}-{}", bridge.name),
+        None => format!("{node_name}-{}-{namespace}", bridge.name),
+    };
+    let connection = connection(effective, &client_id, password.as_deref());
+    let mark = Mark::new(node_name, namespace).map_err(|error| format!("the node's name: {error}"))?;
+    let spec = Spec {
+        version: match bridge.protocol_version {
+            BridgeVersion::V3_1_1 => ProtocolVersion::V3_1_1,
+            BridgeVersion::V5 => ProtocolVersion::V5,
+        },
+        client_id: client_id.into(),
+        username: bridge.username.as_deref().map(Into::into),
+        password,
+        keep_alive_s: bridge.keep_alive_s,
+        clean_start: bridge.clean_start,
+        session_expiry_s: bridge.session_expiry_s,
+        local_id: format!("{LOCAL_ID_PREFIX}{}", bridge.name).into(),
+        mark,
+        out: bridge.out.iter().map(rule).collect(),
+        inward: bridge.inward.iter().map(rule).collect(),
+    };
+    let address = |a: &config::RemoteAddress| BridgeAddress { tls: a.tls, host: Arc::clone(&a.host), port: a.port };
+    Ok(BridgeSettings {
+        name: bridge.name.to_arc(),
+        namespace: Arc::clone(namespace),
+        endpoint,
+        generation,
+        spec: Arc::new(spec),
+        addresses: bridge.address.iter().map(address).collect(),
+        tls,
+        server_name: bridge.tls.server_name.clone(),
+        connection,
+        queue_max_messages: bridge.queue.max_messages,
+        queue_max_bytes: bridge.queue.max_bytes,
+        queue_overflow: match bridge.queue.overflow {
+            config::QueueOverflow::DropNewest => QueueOverflow::DropNewest,
+            config::QueueOverflow::DropOldest => QueueOverflow::DropOldest,
+        },
+        reconnect_min_ms: bridge.reconnect.min_ms,
+        reconnect_max_ms: bridge.reconnect.max_ms,
+        notification_topic: bridge.notification_topic.clone(),
+        enabled: bridge.enabled,
+    })
+}
+
+fn rule(rule: &BridgeRule) -> Rule {
+    let text = |prefix: &Option<Arc<str>>| prefix.as_deref().unwrap_or_default().into();
+    Rule {
+        filter: (*rule.filter).into(),
+        strip: text(&rule.strip_prefix),
+        add: text(&rule.add_prefix),
+        qos: QoS::from_bits(rule.qos).unwrap_or_default(),
+        retain: rule.retain,
+        share: rule.share.as_deref().map(Into::into),
+    }
+}
+
+/// Over all that a connection depends on.
+fn connection(effective: &EffectiveBridge, client_id: &str, password: Option<&[u8]>) -> Arc<str> {
+    let bridge = &effective.bridge;
+    let mut hash = Sha256::new();
+    let parts = format!(
+        "{:?} {:?} {client_id:?} {:?} {} {} {} {:?} {:?}",
+        bridge.address,
+        bridge.protocol_version,
+        bridge.username,
+        bridge.keep_alive_s,
+        bridge.clean_start,
+        bridge.session_expiry_s,
+        bridge.tls,
+        effective.files,
+    );
+    hash.update(parts);
+    hash.update(password.unwrap_or_default());
+    hex(&hash.finalize())
+}
+
+fn password(bridge: &Bridge, contents: &Contents) -> Result<Option<Box<[u8]>>, String> {
+    match &bridge.password {
+        None => Ok(None),
+        Some(SecretRef::File(file)) => {
+            let bytes = contents.get(&bridge.origin.resolve(file))?;
+            let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
+            Ok(Some(text.strip_suffix(b"\r").unwrap_or(text).into()))
+        }
+        Some(SecretRef::Env(name)) => match std::env::var(&**name) {
+            Ok(value) => Ok(Some(value.into_bytes().into())),
+            Err(_) => Err(format!("the environment has no variable {name}")),
+        },
+    }
+}
+
+/// Where systems keep the certificate authorities that they trust.
+const SYSTEM_AUTHORITIES: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+fn client_tls(bridge: &Bridge, contents: &Contents) -> Result<ClientConfig, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let read = |file: &FileRef| contents.get(&bridge.origin.resolve(file));
+    let mut roots = RootCertStore::empty();
+    match &bridge.tls.ca_file {
+        Some(file) => {
+            for certificate in certificates(&read(file)?, &file.0)? {
+                roots.add(certificate).map_err(|error| format!("{}: {error}", file.0))?;
+            }
+        }
+        None => {
+            let bundle = SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok());
+            let bundle = bundle.ok_or("this system has no certificate authorities; name a `tls.caFile`")?;
+            // A bundle may hold some that are too old to be used.
+            roots.add_parsable_certificates(certificates(&bundle, "the system's authorities")?);
+        }
+    }
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("TLS cannot be set up: {error}"))?
+        .with_root_certificates(roots);
+    let (Some(cert_file), Some(key_file)) = (&bridge.tls.cert_file, &bridge.tls.key_file) else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let chain = certificates(&read(cert_file)?, &cert_file.0)?;
+    let key = PrivateKeyDer::from_pem_slice(&read(key_file)?)
+        .map_err(|error| format!("{}: no private key in PEM: {error}", key_file.0))?;
+    builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|error| format!("{} and {} do not go together: {error}", cert_file.0, key_file.0))
+}
+
+fn certificates(pem: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| format!("{name}: not PEM: {e}"))?;
+    if found.is_empty() { Err(format!("{name}: no certificate in it")) } else { Ok(found) }
+}

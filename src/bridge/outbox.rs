@@ -1,0 +1,38 @@
+//! Bytes on their way out of a link.
+
+/// Bytes that wait for one connection above which nothing more is taken from the other.
+pub(super) const HIGH_BYTES: usize = 256 << 10;
+
+/// Bytes that wait for one connection.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    taken: usize,
+}
+
+impl Outbox {
+    /// What waits.
+    pub fn waiting(&self) -> &[u8] {
+        self.bytes.get(self.taken..).unwrap_or_default()
+    }
+
+    /// `n` bytes were written.
+    pub fn advance(&mut self, n: usize) {
+        self.taken = (self.taken + n).min(self.bytes.len());
+        if self.taken == self.bytes.len() {
+            self.clear();
+        } else if self.taken > HIGH_BYTES {
+            self.bytes.drain(..self.taken);
+            self.taken = 0;
+        }
+    }
+
+    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.taken = 0;
+    }
+}

@@ -1,0 +1,93 @@
+//! The way into the core: a socket pair whose other end a shard takes for an accepted connection.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use socket2::Socket;
+
+use super::BridgeSettings;
+use crate::auth::{Authenticate, Credentials, Decision, Refusal};
+use crate::bridge::LOCAL_ID_PREFIX;
+use crate::broker::{EndpointLimits, EndpointPolicy, Principal, ProtocolVersions};
+use crate::mqtt::QoS;
+use crate::net::policy::{AcceptOverflow, ChildOptions, HandshakeLimits, ListenerPolicy, Transport};
+
+/// Bytes that the kernel holds for either end.
+const SOCKET_BUFFER_BYTES: usize = 512 << 10;
+
+/// A connected pair: ours, for tokio, and the shard's.
+pub(super) fn pair() -> io::Result<(tokio::net::UnixStream, Socket)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    let theirs = Socket::from(OwnedFd::from(theirs));
+    let ours = Socket::from(OwnedFd::from(ours));
+    for end in [&ours, &theirs] {
+        end.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
+    }
+    Ok((tokio::net::UnixStream::from_std(OwnedFd::from(ours).into())?, theirs))
+}
+
+/// What a bridge's session here may do: everything, for the declaration says what it carries; bounded is what waits.
+pub(super) fn policy(settings: &BridgeSettings) -> Arc<ListenerPolicy> {
+    let limits = EndpointLimits {
+        // The other broker's sizes and windows hold.
+        message_max_size: u32::MAX,
+        receive_maximum: u16::MAX,
+        max_inflight: u16::MAX,
+        max_topic_levels: u16::MAX,
+        topic_alias_maximum: 0,
+        max_queued_messages: settings.queue_max_messages,
+        max_queued_bytes: settings.queue_max_bytes,
+        queue_overflow: settings.queue_overflow,
+        maximum_qos: QoS::ExactlyOnce,
+        ..EndpointLimits::default()
+    };
+    let endpoint = EndpointPolicy {
+        id: settings.endpoint,
+        name: format!("bridge {}", settings.name).into(),
+        generation: settings.generation,
+        namespace: Arc::clone(&settings.namespace),
+        versions: ProtocolVersions::ALL,
+        limits,
+        acl: None,
+    };
+    Arc::new(ListenerPolicy {
+        endpoint: Arc::new(endpoint),
+        transport: Transport::Plain,
+        websocket: None,
+        proxy_protocol: None,
+        authenticate: Arc::new(Insider),
+        max_connections: None,
+        max_connections_per_address: None,
+        max_pending_connections: None,
+        max_connections_per_s: None,
+        accept_overflow: AcceptOverflow::Delay,
+        child: ChildOptions::default(),
+        handshake: HandshakeLimits::default(),
+    })
+}
+
+/// Admits the broker's own bridges: nobody else has the other end of the pair.
+struct Insider;
+
+impl Authenticate for Insider {
+    fn authenticate(&self, credentials: &Credentials<'_>) -> Decision {
+        if !credentials.client_id.starts_with(LOCAL_ID_PREFIX) {
+            return Decision::Refuse(Refusal::NotAuthorized);
+        }
+        Decision::Admit(Principal {
+            username: None,
+            address: None,
+            admitted_by: "bridge".into(),
+            claims_acl: None,
+            expires_at: None,
+        })
+    }
+
+    fn confirms(&self, _principal: &Principal, _client_id: &str) -> bool {
+        true
+    }
+}

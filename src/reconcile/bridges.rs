@@ -1,0 +1,120 @@
+//! Bridges, declared against live.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::effective::Files;
+use super::plan::{ActionKind, Node};
+use crate::config::{self, Bridge, ChangeClass, Declared, FieldChange, Kind, Name, SecretRef};
+
+/// A bridge that is to run, and what it refers to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EffectiveBridge {
+    pub bridge: Arc<Bridge>,
+    /// The mountpoint of the endpoints that name it; empty: none.
+    pub namespace: Arc<str>,
+    /// What it reads, as it was when this was made.
+    pub files: Files,
+}
+
+/// Bridges that run, or are to.
+pub type Bridges = BTreeMap<Name, EffectiveBridge>;
+
+/// What to do with one bridge.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BridgeAction {
+    pub name: Name,
+    /// `Add`, `Update`, `Remove` or `None`.
+    pub kind: ActionKind,
+    pub changes: Vec<FieldChange>,
+    /// Whether the link is drained and made anew.
+    pub reconnects: bool,
+    /// What is to run; `None` for `Remove`.
+    pub effective: Option<EffectiveBridge>,
+}
+
+/// Files that a bridge reads, resolved, each with what is written.
+pub fn bridge_files(bridge: &Bridge) -> impl Iterator<Item = (PathBuf, &Arc<str>)> {
+    let secret = match &bridge.password {
+        Some(SecretRef::File(file)) => Some(file),
+        Some(SecretRef::Env(_)) | None => None,
+    };
+    let tls = [&bridge.tls.ca_file, &bridge.tls.cert_file, &bridge.tls.key_file];
+    tls.into_iter().flatten().chain(secret).map(|file| (bridge.origin.resolve(file), &file.0))
+}
+
+/// The bridges that the endpoints of this node name. Where endpoints of several mountpoints name one, the first by name
+/// says whose topics it carries; see the validator, which refuses the others.
+pub fn bridges(declared: &Declared, node: &Node, files: &Files) -> Bridges {
+    let mut found = Bridges::new();
+    for endpoint in declared.endpoints.values() {
+        if !endpoint.enabled || !endpoint.enable_bridge || !node.holds(endpoint) {
+            continue;
+        }
+        for bridge in endpoint.bridges.iter().filter_map(|name| declared.bridges.get(name)) {
+            found.entry(bridge.name.clone()).or_insert_with(|| EffectiveBridge {
+                bridge: Arc::clone(bridge),
+                namespace: endpoint.mountpoint.clone().unwrap_or_default(),
+                files: bridge_files(bridge)
+                    .filter_map(|(path, _)| files.get_key_value(&path))
+                    .map(|(path, digest)| (path.clone(), digest.clone()))
+                    .collect(),
+            });
+        }
+    }
+    found
+}
+
+/// What brings `live` to `wanted`: an action for each bridge of either.
+pub(super) fn plan_bridges(wanted: &Bridges, live: &Bridges) -> Vec<BridgeAction> {
+    let names: BTreeSet<&Name> = wanted.keys().chain(live.keys()).collect();
+    let action = |name: &Name| {
+        let (from, to) = (live.get(name), wanted.get(name));
+        let changes = match (from, to) {
+            (Some(from), Some(to)) => from.changes(to),
+            _ => Vec::new(),
+        };
+        let kind = match (from, to) {
+            (None, _) => ActionKind::Add,
+            (Some(_), None) => ActionKind::Remove,
+            (Some(_), Some(_)) if changes.is_empty() => ActionKind::None,
+            (Some(_), Some(_)) => ActionKind::Update,
+        };
+        let reconnects = changes.iter().any(|change| change.class >= ChangeClass::Drain);
+        BridgeAction { name: name.clone(), kind, changes, reconnects, effective: to.cloned() }
+    };
+    names.into_iter().map(action).collect()
+}
+
+impl EffectiveBridge {
+    /// How `to` differs.
+    fn changes(&self, to: &Self) -> Vec<FieldChange> {
+        let mut found = Vec::new();
+        if !Arc::ptr_eq(&self.bridge, &to.bridge) {
+            let (from, to) = (config::fields_of(&*self.bridge), config::fields_of(&*to.bridge));
+            found.extend(config::field_changes(Kind::Bridge, &from, &to));
+        }
+        if self.namespace != to.namespace {
+            let text = |namespace: &Arc<str>| (!namespace.is_empty()).then(|| Value::from(&**namespace));
+            found.push(FieldChange {
+                path: "mountpoint".to_owned(),
+                old: text(&self.namespace),
+                new: text(&to.namespace),
+                class: ChangeClass::Drain,
+            });
+        }
+        for (path, written) in bridge_files(&to.bridge) {
+            let (Some(was), Some(Ok(is))) = (self.files.get(&path), to.files.get(&path)) else { continue };
+            let was = was.as_ref().ok();
+            if was != Some(is) {
+                let short = |digest: &Arc<str>| Value::from(digest.get(..12).unwrap_or(digest));
+                let (old, new) = (was.map(short), Some(short(is)));
+                found.push(FieldChange { path: format!("file {written}"), old, new, class: ChangeClass::Drain });
+            }
+        }
+        found
+    }
+}

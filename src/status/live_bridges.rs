@@ -1,0 +1,119 @@
+//! The broker's bridges as the status shows them.
+
+use super::{BridgeCondition, BridgeLink, BridgeView, Counts, RefusedFilter};
+use crate::apply::{BridgeState, ControlState};
+use crate::bridge::Cause;
+use crate::broker::Dropped;
+use crate::net::DataPlane;
+use crate::net::bridge::{BridgePhase, BridgeStatus};
+use crate::reconcile::{ConditionStatus, Timestamp};
+
+/// Every bridge, by name.
+pub(super) fn bridges(control: &ControlState, plane: &DataPlane, now: Timestamp) -> Vec<BridgeView> {
+    let view = |(name, state): (&String, &BridgeState)| {
+        let status = state.live.as_ref().map(|live| live.read());
+        let dropped = state.endpoint.and_then(|id| plane.endpoint_stats(id)).map(|stats| stats.broker.dropped);
+        BridgeView {
+            name: name.clone(),
+            origin: super::live::written_origin(&state.origin),
+            endpoints: state.endpoints.clone(),
+            addresses: state.declared.address.iter().cloned().map(String::from).collect(),
+            conditions: vec![resolved(state), connected(state, status.as_ref(), now)],
+            link: status.map(|status| link(status, dropped.map_or(0, |by| by[Dropped::QueueFull as usize]))),
+        }
+    };
+    control.bridges.iter().map(view).collect()
+}
+
+fn condition(
+    kind: &'static str,
+    holds: bool,
+    reason: &'static str,
+    message: String,
+    generation: u64,
+) -> BridgeCondition {
+    BridgeCondition {
+        kind,
+        status: if holds { ConditionStatus::True } else { ConditionStatus::False },
+        reason,
+        message,
+        observed_generation: generation,
+        last_transition_time: None,
+    }
+}
+
+fn resolved(state: &BridgeState) -> BridgeCondition {
+    match &state.failure {
+        None => condition("ResolvedRefs", true, "AsDeclared", String::new(), state.generation),
+        Some(failure) => condition("ResolvedRefs", false, "BadFile", failure.clone(), state.generation),
+    }
+}
+
+fn connected(state: &BridgeState, status: Option<&BridgeStatus>, now: Timestamp) -> BridgeCondition {
+    let Some(status) = status else {
+        let message = match (&state.failure, state.endpoints.is_empty()) {
+            (Some(failure), _) => failure.clone(),
+            (None, true) => "no endpoint names it in `bridges`".to_owned(),
+            (None, false) => "no endpoint that names it is enabled on this node".to_owned(),
+        };
+        return condition("Connected", false, "NotRunning", message, state.generation);
+    };
+    let address = status.address.clone().unwrap_or_default();
+    let failure = status.last_failure.as_ref();
+    let message = failure.map_or_else(String::new, |failure| failure.message.clone());
+    let (holds, reason, message) = match status.phase {
+        BridgePhase::Connected if status.refused.is_empty() => (true, "AsDeclared", format!("connected to {address}")),
+        BridgePhase::Connected => {
+            let refused: Vec<String> =
+                status.refused.iter().map(|(filter, code)| format!("{filter:?} (0x{code:02x})")).collect();
+            let message = format!("connected to {address}, which refuses to be subscribed to {}", refused.join(", "));
+            (true, "SubscriptionRefused", message)
+        }
+        BridgePhase::Disabled => (false, "Disabled", "`enabled: false`".to_owned()),
+        BridgePhase::Stopped => (false, "ShuttingDown", String::new()),
+        BridgePhase::Connecting | BridgePhase::Waiting => {
+            let reason = failure.map_or("Connecting", |failure| match failure.cause {
+                Cause::Unreachable => "Unreachable",
+                Cause::Refused => "Refused",
+                Cause::Lost => "Lost",
+                Cause::TimedOut => "TimedOut",
+                Cause::Protocol => "ProtocolError",
+                Cause::Local => "LocalError",
+            });
+            (false, reason, message)
+        }
+    };
+    let since = Timestamp::from_unix_ms(now.unix_ms.saturating_sub(status.since_ms));
+    let plain = condition("Connected", holds, reason, message, state.generation);
+    BridgeCondition { last_transition_time: Some(since), ..plain }
+}
+
+fn link(status: BridgeStatus, queue_full: u64) -> BridgeLink {
+    let counters = status.counters;
+    let dropped = [
+        ("loop", counters.dropped_loop),
+        ("no_rule", counters.dropped_no_rule),
+        ("queue_full", queue_full),
+        ("refused", counters.refused),
+        ("unfit", counters.dropped_unfit),
+    ];
+    BridgeLink {
+        connected: status.phase == BridgePhase::Connected,
+        address: status.address,
+        connects: status.connects_total,
+        failures: status.failures_total,
+        last_error: status.last_failure.map(|failure| failure.message),
+        messages_sent: counters.sent,
+        messages_received: counters.received,
+        messages_dropped: Counts::from_iter(dropped),
+        queued_messages: status.queued,
+        queued_bytes: status.queued_bytes,
+        inflight_messages: status.inflight,
+        lag_s: status.lag_ms as f64 / 1000.0,
+        refused_filters: status
+            .refused
+            .into_iter()
+            .map(|(filter, reason_code)| RefusedFilter { filter, reason_code })
+            .collect(),
+    }
+}

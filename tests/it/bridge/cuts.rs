@@ -1,0 +1,146 @@
+//! The built broker beside real peers, both ways at once, over a wire that breaks at random bytes. A history of what was
+//! sent and what came is judged: nothing lost, nothing out of order, at QoS 2 nothing doubled.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use weirmq::mqtt::{PublishProperties, QoS};
+
+use super::peers::{Got, Listener, Mosquitto, Peer, Weir, Wire, mosquitto, until};
+
+/// Messages acknowledged before the next ones are sent.
+const BATCH: u32 = 20;
+/// For what comes at once after a cut: a listener that is behind is not to lose any of it.
+const ROOM: &str = ", maxQueuedMessages: 10000000, maxQueuedBytes: 10000000000";
+/// A wire carries so many bytes before it breaks, at most: some break in the handshake, some after hundreds of messages.
+const WIRE_BYTES_MAX: usize = 12_000;
+
+/// Nothing came for so long: what is missing is lost.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Other {
+    Weir,
+    Mosquitto,
+}
+
+fn bridge(port: u16, version: &str, qos: QoS) -> String {
+    let qos = qos as u8;
+    format!(
+        "bridge:
+  name: cloud
+  address: [\"mqtt://127.0.0.1:{port}\"]
+  protocolVersion: \"{version}\"
+  out: [{{filter: \"sensor/#\", addPrefix: site1/, qos: {qos}}}]
+  in: [{{filter: \"cmd/site1/#\", stripPrefix: cmd/site1/, addPrefix: cmd/, qos: {qos}}}]
+  queue: {{maxMessages: 1000000, maxBytes: 1073741824}}
+  reconnect: {{minMs: 10, maxMs: 50}}
+"
+    )
+}
+
+/// Publishes numbers until told to stop; how many.
+fn flood(port: u16, client_id: &str, topic: &str, qos: QoS, stop: &AtomicBool) -> u32 {
+    let mut peer = Peer::connect(port, client_id);
+    let mut next = 0_u32;
+    while !stop.load(Ordering::SeqCst) {
+        let numbers = (next..next + BATCH).map(|number| number.to_be_bytes().repeat(8));
+        peer.publish_all(numbers, topic, qos, false, PublishProperties::default());
+        next += BATCH;
+    }
+    next
+}
+
+/// What came on a topic, once `sent` different messages have, or nothing has come for long.
+fn all(listener: &Listener, topic: &str, sent: u32) -> Vec<Got> {
+    let (mut seen, mut since) = (0, Instant::now());
+    loop {
+        let count = listener.count();
+        if count != seen {
+            (seen, since) = (count, Instant::now());
+            let got: Vec<Got> = listener.got().into_iter().filter(|got| got.topic == topic).collect();
+            let different: BTreeSet<&[u8]> = got.iter().map(|got| &*got.payload).collect();
+            if different.len() >= sent as usize {
+                return got;
+            }
+        } else if since.elapsed() > PATIENCE {
+            return listener.got().into_iter().filter(|got| got.topic == topic).collect();
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn judge(what: &str, got: &[Got], sent: u32, qos: QoS) {
+    let number = |got: &Got| u32::from_be_bytes(got.payload[..4].try_into().unwrap());
+    let mut seen = BTreeSet::new();
+    let first: Vec<u32> = got.iter().map(number).filter(|number| seen.insert(*number)).collect();
+    let lost: Vec<u32> = (0..sent).filter(|number| !seen.contains(number)).collect();
+    let ends = (lost.first(), lost.last());
+    assert!(lost.is_empty(), "{what}: lost {} of {sent}, within {ends:?}", lost.len());
+    assert!(first.is_sorted(), "{what}: out of order");
+    assert!(qos != QoS::ExactlyOnce || got.len() == first.len(), "{what}: {} doubled", got.len() - first.len());
+    let whole = |got: &Got| got.payload == number(got).to_be_bytes().repeat(8);
+    assert!(got.iter().all(whole), "{what}: changed on the way");
+    println!("{what}: {sent} sent, {} came, {} of them twice", got.len(), got.len() - first.len());
+}
+
+fn play(other: Other, version: &str, qos: QoS, cuts: usize, seed: u64) {
+    let (weir, peer);
+    let port = match other {
+        Other::Weir => {
+            weir = Weir::start("there", ROOM, "");
+            weir.port
+        }
+        Other::Mosquitto => {
+            let Some(program) = mosquitto() else { return };
+            peer = Mosquitto::start(&program, "");
+            peer.port
+        }
+    };
+    let wire = Wire::new(port, seed, WIRE_BYTES_MAX);
+    let fields = format!("{ROOM}, enableBridge: true, bridges: [cloud]");
+    let here = Weir::start("here", &fields, &bridge(wire.port, version, qos));
+    let archive = Listener::new(port, "archive", "site1/#");
+    let reader = Listener::new(here.port, "reader", "cmd/#");
+    // What the other side is to keep for us it keeps from the first subscription on.
+    let mut operator = Peer::connect(port, "first");
+    until("the other side knows the subscription", || {
+        operator.publish("cmd/site1/first", b"?", qos, false);
+        reader.count() > 0
+    });
+    let stop = AtomicBool::new(false);
+    let (out, inward) = thread::scope(|scope| {
+        let out = scope.spawn(|| flood(here.port, "publisher", "sensor/a", qos, &stop));
+        let inward = scope.spawn(|| flood(port, "operator", "cmd/site1/b", qos, &stop));
+        until("the wire breaks often enough", || wire.broken() >= cuts);
+        stop.store(true, Ordering::SeqCst);
+        (out.join().unwrap(), inward.join().unwrap())
+    });
+    wire.mend();
+    let what = format!("{other:?} {version} {qos:?} seed {seed}, {} cuts", wire.broken());
+    judge(&format!("{what}, out"), &all(&archive, "site1/sensor/a", out), out, qos);
+    judge(&format!("{what}, in"), &all(&reader, "cmd/b", inward), inward, qos);
+    assert!(here.log().contains("connected"), "{}", here.log());
+}
+
+#[test]
+fn a_few_cuts_lose_and_double_nothing() {
+    play(Other::Mosquitto, "3.1.1", QoS::AtLeastOnce, 6, 1);
+    play(Other::Mosquitto, "5", QoS::ExactlyOnce, 6, 2);
+    play(Other::Weir, "5", QoS::ExactlyOnce, 6, 3);
+}
+
+#[test]
+#[ignore = "a hundred cuts for each of eight pairs: tests/run --all"]
+fn a_hundred_cuts_lose_and_double_nothing() {
+    let seed = std::env::var("WEIR_BRIDGE_SEED").map_or(100, |seed| seed.parse().unwrap());
+    for other in [Other::Mosquitto, Other::Weir] {
+        for version in ["3.1.1", "5"] {
+            for qos in [QoS::AtLeastOnce, QoS::ExactlyOnce] {
+                play(other, version, qos, 100, seed);
+            }
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Bridges: the link between brokers in memory, cut at every byte, and the built broker beside real peers.
+
+mod cuts;
+mod live;
+mod peers;
+mod simulation;
