@@ -199,6 +199,7 @@ impl Link {
         self.lowered = Ids::default();
         self.draining = false;
         self.handshake_until = Millis::MAX;
+        self.list_filters();
     }
 
     /// Whether messages are carried.
@@ -339,7 +340,8 @@ impl Link {
     pub(super) fn list_filters(&mut self) {
         let maximum_qos = self.maximum_qos;
         let is_v5 = self.spec.version == ProtocolVersion::V5;
-        let list = |rules: &[Rule], maximum_qos: QoS, has_options: bool| {
+        let up = self.remote == Leg::Up;
+        let list = |rules: &[Rule], maximum_qos: QoS, has_options: bool, retained: RetainHandling| {
             let mut filters = Filters::new();
             for rule in rules {
                 let wanted = SubscriptionOptions {
@@ -348,19 +350,17 @@ impl Link {
                     // [MQTT-3.8.3-4].
                     no_local: has_options && rule.share.is_none(),
                     retain_as_published: has_options && rule.retain,
-                    retain_handling: match (has_options, rule.retain) {
-                        (true, true) => RetainHandling::IfNew,
-                        (true, false) => RetainHandling::Never,
-                        (false, _) => RetainHandling::Always,
-                    },
+                    retain_handling: if rule.retain { retained } else { RetainHandling::Never },
                 };
                 let known = filters.entry(rule.subscription()).or_insert(wanted);
                 known.qos = known.qos.max(wanted.qos);
             }
             filters
         };
-        self.wanted_here = list(&self.spec.out, maximum_qos, true);
-        self.wanted_there = list(&self.spec.inward, QoS::ExactlyOnce, is_v5);
+        // What is retained here is asked for once there is somebody to take it: at QoS 0 it does not wait.
+        let retained = if up { RetainHandling::Always } else { RetainHandling::Never };
+        self.wanted_here = list(&self.spec.out, maximum_qos, true, retained);
+        self.wanted_there = list(&self.spec.inward, QoS::ExactlyOnce, is_v5, RetainHandling::IfNew);
     }
 
     /// Carries nothing new out; what is on its way may still come to its end. See [`Link::is_drained`].

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::mqtt::{
-    EncodeError, Packet, PacketId, ProtocolVersion, Subscribe, SubscriptionOptions, Unsubscribe, UserProperties, encode,
+    EncodeError, Packet, PacketId, ProtocolVersion, RetainHandling, Subscribe, SubscriptionOptions, Unsubscribe,
+    UserProperties, encode,
 };
 
 /// Filters with their options.
@@ -50,10 +51,14 @@ impl Subscriptions {
         self.refused.iter().map(|(filter, code)| (&**filter, *code))
     }
 
+    /// Whether a subscription is there. One whose retained messages came need not be made anew for them not to come.
+    fn has(&self, filter: &str, wanted: &SubscriptionOptions) -> bool {
+        let with_retained = SubscriptionOptions { retain_handling: RetainHandling::Always, ..*wanted };
+        self.agreed.get(filter).is_some_and(|agreed| agreed == wanted || *agreed == with_retained)
+    }
+
     fn missing<'a>(&'a self, wanted: &'a Filters) -> impl Iterator<Item = (&'a Box<str>, &'a SubscriptionOptions)> {
-        wanted.iter().filter(|(filter, options)| {
-            self.agreed.get(*filter) != Some(options) && !self.refused.contains_key(*filter)
-        })
+        wanted.iter().filter(|(filter, options)| !self.has(filter, options) && !self.refused.contains_key(*filter))
     }
 
     /// Asks for what is missing, and that what is no longer wanted be sent no more. `free` is an identifier that no other

@@ -19,7 +19,7 @@ pub(super) fn bridges(control: &ControlState, plane: &DataPlane, now: Timestamp)
             endpoints: state.endpoints.clone(),
             addresses: state.declared.address.iter().cloned().map(String::from).collect(),
             conditions: vec![resolved(state), connected(state, status.as_ref(), now)],
-            link: status.map(|status| link(status, dropped.map_or(0, |by| by[Dropped::QueueFull as usize]))),
+            link: status.map(|status| link(status, dropped.unwrap_or_default())),
         }
     };
     control.bridges.iter().map(view).collect()
@@ -88,15 +88,16 @@ fn connected(state: &BridgeState, status: Option<&BridgeStatus>, now: Timestamp)
     BridgeCondition { last_transition_time: Some(since), ..plain }
 }
 
-fn link(status: BridgeStatus, queue_full: u64) -> BridgeLink {
+/// `here`: what this broker dropped of what was for the bridge, by reason.
+fn link(status: BridgeStatus, here: [u64; Dropped::ALL.len()]) -> BridgeLink {
     let counters = status.counters;
-    let dropped = [
+    let by_link = [
         ("loop", counters.dropped_loop),
         ("no_rule", counters.dropped_no_rule),
-        ("queue_full", queue_full),
         ("refused", counters.refused),
         ("unfit", counters.dropped_unfit),
     ];
+    let dropped = Dropped::ALL.iter().map(|reason| (reason.label(), here[*reason as usize])).chain(by_link);
     BridgeLink {
         connected: status.phase == BridgePhase::Connected,
         address: status.address,

@@ -85,6 +85,9 @@ impl Driver {
             if let Some(stop) = orders.stop {
                 return self.stop(stop).await;
             }
+            if self.orders.has_changed().is_err() {
+                return; // nobody is left to give orders
+            }
             if self.is_new
                 && let Err(failure) = self.visit(Errand::Settle).await
             {
@@ -249,7 +252,8 @@ impl Driver {
             tokio::select! {
                 // The busy one comes last: it uses up the task's turn.
                 biased;
-                changed = self.orders.changed() => {
+                // Once it is leaving, nothing else can be ordered; and who gave the order may be gone.
+                changed = self.orders.changed(), if leaving.is_none() => {
                     if changed.is_err() {
                         return Ok(());
                     }

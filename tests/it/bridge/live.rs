@@ -7,7 +7,8 @@ use std::process::Command;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, Issuer, KeyPair};
 use weirmq::mqtt::{PublishProperties, QoS, ReasonCode};
 
-use super::peers::{Listener, Peer, Weir, free_port, until};
+use super::peers::{Listener, Peer, Weir, until};
+use crate::ports::free;
 
 const QOS: QoS = QoS::AtLeastOnce;
 const NAMES_IT: &str = ", enableBridge: true, bridges: [cloud]";
@@ -28,7 +29,7 @@ fn connected(weir: &Weir) -> String {
 #[test]
 fn a_bridge_follows_its_declaration() {
     let there = Weir::start("there", "", "");
-    let nobody = free_port();
+    let nobody = free();
     let address = format!("address: [\"mqtt://127.0.0.1:{nobody}\", \"mqtt://127.0.0.1:{}\"]", there.port);
     let out = |filter: &str| format!("out: [{{filter: \"{filter}\", addPrefix: site1/}}]");
     let first = format!("{address}, notificationTopic: state/cloud, {}", out("sensor/#"));

@@ -18,6 +18,7 @@ use weirmq::mqtt::{
 };
 
 use crate::broker_sim::rng::Rng;
+use crate::ports::free;
 
 /// A guard, not a promise: how long anything may take on a busy machine.
 const GUARD: Duration = Duration::from_secs(120);
@@ -29,10 +30,6 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "not in time: {what}");
         thread::sleep(Duration::from_millis(10));
     }
-}
-
-pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
 fn at(port: u16) -> SocketAddr {
@@ -75,7 +72,7 @@ impl Weir {
     pub fn start(name: &str, fields: &str, documents: &str) -> Weir {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("endpoints.d")).unwrap();
-        let (port, status) = (free_port(), at(free_port()));
+        let (port, status) = (free(), at(free()));
         declare(directory.path(), "mqtt.yaml", &endpoint(port, fields));
         declare(directory.path(), "more.yaml", documents);
         let log = fs::File::create(directory.path().join("log")).unwrap();
@@ -157,7 +154,7 @@ pub struct Mosquitto {
 
 impl Mosquitto {
     pub fn start(program: &Path, more: &str) -> Mosquitto {
-        let (directory, port) = (tempfile::tempdir().unwrap(), free_port());
+        let (directory, port) = (tempfile::tempdir().unwrap(), free());
         let conf = directory.path().join("mosquitto.conf");
         let limits = "max_queued_messages 0\nmax_queued_bytes 0\npersistence false\nset_tcp_nodelay true\n";
         let text = format!("{limits}listener {port} 127.0.0.1\nallow_anonymous true\n{more}");

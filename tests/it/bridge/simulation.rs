@@ -422,6 +422,35 @@ fn nothing_goes_round() {
     }
 }
 
+/// What is retained when a bridge begins is carried once the other broker is there, also at QoS 0, and not again.
+#[test]
+fn what_is_retained_is_carried_once() {
+    let qos = QoS::AtLeastOnce;
+    let mut quiet = rule("b/#", "", "", qos);
+    quiet.retain = false;
+    let spec = spec(V5, vec![rule("a/#", "", "", qos), quiet], Vec::new());
+    let mut world = World::new(spec, 1);
+    let mut here = Client::new(&mut world.here, "here");
+    for (topic, qos) in [("a/0", QoS::AtMostOnce), ("a/1", qos), ("b/1", qos)] {
+        here.publish(&mut world.here, topic, b"kept", qos, true);
+    }
+    let mut there = Client::new(&mut world.there, "there");
+    there.subscribe(&mut world.there, "#");
+    world.prime();
+    for _ in 0..3 {
+        world.settle();
+        there.hear(&mut world.there);
+        world.cut();
+    }
+    here.publish(&mut world.here, "b/1", b"live", qos, true);
+    world.settle();
+    there.hear(&mut world.there);
+    let mut got: Vec<_> =
+        there.got.iter().map(|(topic, payload, retain)| (topic.as_str(), &payload[..], *retain)).collect();
+    got.sort_unstable();
+    assert_eq!(got, [("a/0", &b"kept"[..], true), ("a/1", b"kept", true), ("b/1", b"live", false)]);
+}
+
 /// A change of rules is a difference of subscriptions, on the open connections.
 #[test]
 fn rules_change_on_the_open_link() {
