@@ -120,10 +120,10 @@ impl Core {
             }
             Item::Leave { group, session } => self.leave(&group, from, session),
             Item::Readiness { group, session, readiness } => self.set_readiness(&group, from, session, readiness),
-            Item::Assign { session, message, delivery, origin } => {
-                self.assigned(session, &message, delivery, origin, now);
+            Item::Assign { session, message, delivery, origin, may_return } => {
+                self.assigned(session, &message, delivery, origin, may_return, now);
             }
-            Item::Return { group, message } => self.redeliver(&group, &message, None, now),
+            Item::Return { group, message } => self.redeliver(&group, &message, now),
             Item::Pause(id) => self.pause_here(id),
             Item::Resume(id) => self.resume_here(id),
             Item::Taken => {}

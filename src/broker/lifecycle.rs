@@ -342,7 +342,7 @@ impl Core {
         let shared = session.rare.as_mut().map(|rare| std::mem::take(&mut rare.shared)).unwrap_or_default();
         shared.iter().for_each(|shared| self.leave_group(shared, was));
         // It may hold messages of groups that it has left.
-        self.return_shared(&mut session, was, now);
+        self.return_shared(&mut session, now);
         if let Some(will) = will {
             self.send_will_in(space, id, &will, now);
         }

@@ -95,6 +95,8 @@ pub(super) enum Item {
         message: Message,
         delivery: Delivery,
         origin: Origin,
+        /// The owner took the member for ready: if it is not, another one is to have the message.
+        may_return: bool,
     },
     /// A member went before it took the message: another one is to have it.
     Return {

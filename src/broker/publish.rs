@@ -275,7 +275,7 @@ impl Core {
             self.deliver(matched.session, delivery, view, now);
         }
         for &group in &matches.groups {
-            self.deliver_shared(group, view, None, now);
+            self.deliver_shared(group, view, now);
         }
         matches.destinations
     }

@@ -63,15 +63,12 @@ pub(super) struct Group {
 
 impl Group {
     /// The next member in turn, among those that stand best; one away only for what its session can keep.
-    fn choose(&mut self, qos: QoS, standing: impl Fn(&Member) -> Readiness, not: Option<SessionRef>) -> Option<Member> {
+    fn choose(&mut self, qos: QoS, standing: impl Fn(&Member) -> Readiness) -> Option<Member> {
         let count = self.members.len();
         let mut best: Option<(Readiness, usize)> = None;
         for step in 0..count {
             let place = (self.turn + step) % count;
             let member = &self.members[place];
-            if not == Some(member.session) && count > 1 {
-                continue;
-            }
             let readiness = standing(member);
             let able = readiness != Readiness::Away || qos.min(member.options.qos) > QoS::AtMostOnce;
             if able && best.is_none_or(|(so_far, _)| readiness < so_far) {
@@ -147,14 +144,19 @@ impl Core {
     }
 
     /// Gives one member of a group the message.
-    pub(super) fn deliver_shared(&mut self, id: GroupId, view: &mut View<'_>, not: Option<SessionRef>, now: Millis) {
+    pub(super) fn deliver_shared(&mut self, id: GroupId, view: &mut View<'_>, now: Millis) {
+        self.assign(id, view, false, now);
+    }
+
+    /// Chooses a member. `again`: one has returned the message already.
+    fn assign(&mut self, id: GroupId, view: &mut View<'_>, again: bool, now: Millis) {
         let here = self.config.shard;
         let (sessions, connections) = (&self.sessions, &self.connections);
         let standing = |member: &Member| {
             if member.shard == here { standing(sessions, connections, member.session.id) } else { member.readiness }
         };
         let Some(group) = self.groups.get_mut(id) else { return };
-        let Some(member) = group.choose(view.publish.qos, standing, not) else {
+        let Some(member) = group.choose(view.publish.qos, standing) else {
             if let Some(connection) = self.origin_connection(view.origin) {
                 self.drop_message(connection, Dropped::NoMember);
             }
@@ -169,63 +171,73 @@ impl Core {
         if member.shard == here {
             self.deliver(member.session.id, delivery, view, now);
         } else {
-            let item = Item::Assign { session: member.session, message: view.store(), delivery, origin: view.origin };
+            let may_return = !again && member.readiness == Readiness::Ready && group.members.len() > 1;
+            let (session, message, origin) = (member.session, view.store(), view.origin);
+            let item = Item::Assign { session, message, delivery, origin, may_return };
             self.links[usize::from(member.shard.0)].push(item);
         }
     }
 
-    /// A message assigned to a session here by a group's owner elsewhere.
+    /// A message assigned to a session here by a group's owner elsewhere. It goes back where the session can take less than
+    /// the owner knew (and `may_return` it, once), or has left the group and gets nothing of it any more [MQTT-3.10.4-2].
     pub(super) fn assigned(
         &mut self,
         session: SessionRef,
         message: &Message,
         delivery: Delivery,
         origin: Origin,
+        may_return: bool,
         now: Millis,
     ) {
         let is_member = |s: &mut Session| match (&delivery.group, &s.rare) {
             (Some(group), Some(rare)) => rare.shared.iter().any(|shared| shared.key == *group),
             _ => false,
         };
-        // Who has left the group since gets nothing of it any more [MQTT-3.10.4-2].
-        if self.sessions.get_generation(session.id, session.generation).is_some_and(is_member) {
+        let is_member = self.sessions.get_generation(session.id, session.generation).is_some_and(is_member);
+        let takes = match standing(&self.sessions, &self.connections, session.id) {
+            Readiness::Ready => true,
+            Readiness::Busy => !may_return || delivery.qos == QoS::AtMostOnce,
+            Readiness::Away => !may_return,
+        };
+        if is_member && takes {
             let publish = message.as_publish();
             let mut view = View::of(message, &publish, origin);
             self.deliver(session.id, delivery, &mut view, now);
         } else if let Some(group) = delivery.group {
-            self.give_back(&group, message.clone(), Some(session), now);
+            self.give_back(&group, message.clone(), now);
         }
     }
 
-    /// Returns a message to its group: somebody else is to have it.
-    fn give_back(&mut self, key: &Arc<GroupKey>, message: Message, not: Option<SessionRef>, now: Millis) {
+    /// Returns a message to its group, which its member has left or told before that it is not ready: somebody else is to
+    /// have it.
+    fn give_back(&mut self, key: &Arc<GroupKey>, message: Message, now: Millis) {
         let owner = self.group_owner(key);
         if owner == self.config.shard {
-            self.redeliver(key, &message, not, now);
+            self.redeliver(key, &message, now);
         } else {
             self.links[usize::from(owner.0)].push(Item::Return { group: Arc::clone(key), message });
         }
     }
 
     /// A returned message goes to another member.
-    pub(super) fn redeliver(&mut self, key: &GroupKey, message: &Message, not: Option<SessionRef>, now: Millis) {
+    pub(super) fn redeliver(&mut self, key: &GroupKey, message: &Message, now: Millis) {
         if let Some(&id) = self.group_index.get(key)
             && !message.is_expired(now)
         {
             let publish = message.as_publish();
             let mut view = View::of(message, &publish, Origin::NOBODY);
-            self.deliver_shared(id, &mut view, not, now);
+            self.assign(id, &mut view, true, now);
         }
     }
 
     /// A session that ends gives back what it had not acknowledged; not a QoS 2 message that was already sent
     /// [MQTT-4.8.2-5].
-    pub(super) fn return_shared(&mut self, session: &mut Session, was: SessionRef, now: Millis) {
+    pub(super) fn return_shared(&mut self, session: &mut Session, now: Millis) {
         let sent = session.inflight.drain().filter(|s| s.delivery.qos == QoS::AtLeastOnce);
         let sent: Vec<_> = sent.filter_map(|s| Some((s.delivery.group?, s.message?))).collect();
         let queued = session.queue.drain().filter_map(|q: Queued| Some((q.delivery.group?, q.message)));
         for (group, message) in sent.into_iter().chain(queued.collect::<Vec<_>>()) {
-            self.give_back(&group, message, Some(was), now);
+            self.give_back(&group, message, now);
         }
     }
 

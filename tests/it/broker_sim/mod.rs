@@ -64,7 +64,7 @@ fn simulate_races(seed: u64) {
     let shards = [1, 2, 3, 4][seed as usize % 4];
     let mut races = races::Races::new(seed, shards);
     if let Err(error) = races.run(1500) {
-        let tail = 0;
+        let tail = races.log.len().saturating_sub(60);
         panic!("{shards} shards: {error}\n{}", races.log[tail..].join("\n"));
     }
 }
