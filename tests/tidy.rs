@@ -14,7 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("reconcile", &["config"]),
     ("auth", &["mqtt", "broker", "config"]),
     ("net", &["mqtt", "broker", "bridge", "auth"]),
-    ("store", &["config", "reconcile"]),
+    ("store", &["broker", "config", "reconcile"]),
     ("source", &["config", "reconcile"]),
     ("cluster", &["config", "reconcile", "source", "apply"]),
     ("apply", &["mqtt", "broker", "bridge", "config", "reconcile", "auth", "net", "store", "source", "cluster"]),

@@ -11,7 +11,7 @@ use super::plane::{Plane, SocketChange};
 use super::reconciler::{Leaving, Reconciler, Running};
 use super::{compile, drain, port_holder, tls};
 use crate::broker::EndpointId;
-use crate::config::{ChangeClass, Name};
+use crate::config::{ChangeClass, Durability, Name};
 use crate::net::{ListenerPolicy, SocketKey, SocketOptions};
 use crate::reconcile::{self, Action, ActionKind, Effective, Live, LiveEndpoint, Pinned, Plan, Reason, Timestamp};
 
@@ -128,6 +128,11 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let (Some(effective), Some(to)) = (&action.effective, &action.to) else {
             return Err(Failure { reason: Reason::Pending, message: "there is nothing to prepare".into() });
         };
+        if effective.endpoint.durability == Durability::Disk && !self.options.has_store {
+            let message =
+                "`durability: disk` needs a place: start weir with --data-dir, or declare `durability: memory`";
+            return Err(Failure { reason: Reason::NoStore, message: message.into() });
+        }
         let bad_file = |message| Failure { reason: Reason::BadFile, message };
         let known = self.running.get(&action.name);
         let id = known.map_or(EndpointId(self.next_id), |running| running.id);

@@ -32,6 +32,8 @@ pub struct ReconcilerOptions {
     pub atomic: bool,
     /// An empty declaration is meant.
     pub allow_empty: bool,
+    /// There is a store: endpoints may be `durability: disk`.
+    pub has_store: bool,
 }
 
 /// What the loop does after a pass.

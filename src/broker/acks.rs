@@ -24,7 +24,10 @@ impl Core {
         if session.inflight.get_mut(ack.packet_id).is_none_or(|sent| sent.awaits != awaited) {
             return;
         }
-        session.inflight.remove(ack.packet_id);
+        let owner = session.durable.as_ref().map(|durable| durable.id);
+        if let (Some(sent), Some(owner)) = (session.inflight.remove(ack.packet_id), owner) {
+            self.forget_sent(owner, &sent);
+        }
         self.advance(session_id, now);
     }
 
@@ -34,15 +37,24 @@ impl Core {
         let Some(connection) = self.connections.get(id.slot) else { return };
         let (session_id, version) = (connection.session, connection.version);
         let Some(session) = self.sessions.get_mut(session_id) else { return };
+        let owner = session.durable.as_ref().map(|durable| durable.id);
         let sent = session.inflight.get_mut(ack.packet_id);
         let code = match sent {
             Some(sent) if sent.awaits == Awaits::Complete || sent.awaits == Awaits::Received => {
                 if ack.code >= 0x80 && sent.awaits == Awaits::Received {
-                    session.inflight.remove(ack.packet_id);
+                    if let (Some(sent), Some(owner)) = (session.inflight.remove(ack.packet_id), owner) {
+                        self.forget_sent(owner, &sent);
+                    }
                     return self.advance(session_id, now);
                 }
+                let received = (owner.is_some() && sent.awaits == Awaits::Received).then(|| sent.clone());
                 sent.awaits = Awaits::Complete;
                 sent.message = None;
+                if let (Some(received), Some(owner)) = (received, owner) {
+                    self.record_released(owner, &received);
+                }
+                // A client that has seen PUBREL takes what comes by that identifier for a new message.
+                self.hold_durable(id.slot);
                 ReasonCode::Success
             }
             _ if ack.code >= 0x80 => return,
@@ -64,6 +76,15 @@ impl Core {
         if session.incoming.as_ref().is_some_and(|incoming| incoming.is_empty()) {
             session.incoming = None;
         }
+        let released = session.durable.as_mut().and_then(|durable| {
+            durable.recovered.remove(&ack.packet_id);
+            durable.received.remove(&ack.packet_id).then_some(durable.id)
+        });
+        if let Some(owner) = released {
+            self.forget_received(owner, ack.packet_id);
+        }
+        // Once it has seen PUBCOMP, the client uses the identifier for another message.
+        self.hold_durable(id.slot);
         let unknown = !known && version == ProtocolVersion::V5;
         let code = if unknown { ReasonCode::PacketIdentifierNotFound } else { ReasonCode::Success };
         self.write(id.slot, |out| {

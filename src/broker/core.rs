@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use super::connection::Connection;
+use super::journal::{Journal, Recording};
 use super::limits::DESTINATIONS_MAX;
 use super::link::{LateSync, Link};
 use super::pool::Pool;
@@ -37,8 +38,16 @@ pub fn home_shard(namespace: &str, client_id: &str, shards: u16) -> ShardId {
     owner_of(&[namespace, client_id], shards)
 }
 
-/// The shard that owns what `names` name. Every shard must find the same one: FNV-1a, which has no seed.
+/// The shard that owns what `names` name. Every shard must find the same one.
 pub(super) fn owner_of(names: &[&str], shards: u16) -> ShardId {
+    let hash = stable_hash(names);
+    // The low bits of FNV depend on the low bits of the input alone.
+    let mixed = hash ^ (hash >> 32);
+    ShardId((mixed % u64::from(shards.max(1))) as u16)
+}
+
+/// FNV-1a, which has no seed: the same in every shard and process.
+pub(super) fn stable_hash(names: &[&str]) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for name in names {
         // 0xff is no byte of UTF-8: it parts one name from the next.
@@ -46,9 +55,7 @@ pub(super) fn owner_of(names: &[&str], shards: u16) -> ShardId {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
-    // The low bits of FNV depend on the low bits of the input alone.
-    let mixed = hash ^ (hash >> 32);
-    ShardId((mixed % u64::from(shards.max(1))) as u16)
+    hash
 }
 
 /// A client that may come in: its CONNECT is decoded, its credentials were accepted, this is its home shard.
@@ -145,6 +152,7 @@ pub struct Core {
     pub(super) total_rates: TotalRates,
     /// This core's portions of them, by the place of the endpoint's counters.
     pub(super) leases: Vec<Lease>,
+    pub(super) journal: Journal,
 }
 
 impl Core {
@@ -178,6 +186,7 @@ impl Core {
             rules: Rules::default(),
             total_rates: TotalRates::default(),
             leases: Vec::new(),
+            journal: Journal::default(),
         }
     }
 
@@ -186,6 +195,11 @@ impl Core {
     pub fn share_counts(&mut self, away: AwaySessions, total_rates: TotalRates) {
         self.away = away;
         self.total_rates = total_rates;
+    }
+
+    /// Tells durable state as records from now on: to be called before anything else, where there is a store.
+    pub fn keep_records(&mut self, recording: Recording) {
+        self.journal.start(recording, self.config.shard.0, self.config.shards);
     }
 
     /// Takes an admitted client in: takeover, session, will, CONNACK (in its out buffer). The driver keeps its socket
@@ -331,9 +345,7 @@ impl Core {
                 Timer::Credential(id) => self.check_credential(id, now),
             }
         }
-        for space in &mut self.spaces {
-            space.retained.expire(now);
-        }
+        self.expire_retained(now);
     }
 
     /// When [`Core::tick`] is next needed.
@@ -372,6 +384,7 @@ impl Core {
     pub fn set_policy(&mut self, policy: Arc<EndpointPolicy>, now: Millis) {
         self.now = now;
         self.learn_policy(&policy);
+        self.adopt(&policy);
         for id in self.connections(policy.id) {
             let Some(connection) = self.connections.get_mut(id.slot) else { continue };
             connection.policy = Arc::clone(&policy);
@@ -389,6 +402,24 @@ impl Core {
             }
             self.judge_session(session);
             self.pump(session, now);
+        }
+    }
+
+    /// Restored sessions of an endpoint get its policy as soon as it is declared.
+    pub(super) fn adopt(&mut self, policy: &Arc<EndpointPolicy>) {
+        if !self.journal.on {
+            return;
+        }
+        for session in self.sessions.iter_mut() {
+            let old = &session.policy;
+            if old.id != EndpointId::RESTORED || old.name != policy.name || old.namespace != policy.namespace {
+                continue;
+            }
+            if session.counted_away {
+                self.away.subtract(old.id);
+                session.counted_away = self.away.try_add(policy.id, None);
+            }
+            session.policy = Arc::clone(policy);
         }
     }
 

@@ -6,12 +6,13 @@ use super::limits::{
     PAUSE_MAX_MS, PENDING_WRITE_HIGH_BYTES, PENDING_WRITE_LOW_BYTES, PENDING_WRITE_MAX_BYTES, SLOW_FOR_MS,
 };
 use super::message::Message;
+use super::record::RecordId;
 use super::session::{Queued, Session};
 use super::subscriptions::SessionId;
 use super::timers::Timer;
 use super::view::View;
 use super::{ConnId, Core, Dropped, Millis, QueueOverflow, Subject};
-use crate::mqtt::{EncodeError, QoS, ReasonCode};
+use crate::mqtt::{EncodeError, PacketId, QoS, ReasonCode};
 
 impl Core {
     /// Sends a message to a session, as far as its window, its socket and its queue allow.
@@ -100,7 +101,15 @@ impl Core {
         let Some(session) = self.sessions.get_mut(to) else { return };
         let packet_id = session.inflight.allocate();
         let keep = session.outlives_connection() || delivery.group.is_some();
-        if !self.append(slot, &delivery, Some(packet_id), false, view, now) {
+        let owner = session.durable.as_ref().map(|durable| durable.id);
+        let mut delivery = delivery;
+        if let Some(owner) = owner {
+            self.record_sent(owner, slot, &mut delivery, packet_id, view);
+        }
+        if !self.append(slot, &delivery, Some(packet_id), delivery.again, view, now) {
+            if let Some(owner) = owner {
+                self.forget_delivery(owner, &delivery, Some(&view.store()));
+            }
             return;
         }
         let awaits = if delivery.qos == QoS::ExactlyOnce { Awaits::Received } else { Awaits::Ack };
@@ -111,33 +120,67 @@ impl Core {
         self.tell_readiness(to);
     }
 
+    /// Records a message that a durable session is about to be sent. Its packet identifier is recorded with it where it
+    /// is new; that of a QoS 2 message always, and before the client sees it: the client knows the message by it.
+    fn record_sent(
+        &mut self,
+        owner: RecordId,
+        slot: u32,
+        delivery: &mut Delivery,
+        packet_id: PacketId,
+        view: &mut View<'_>,
+    ) {
+        if !delivery.record.is_some() {
+            let message = self.message_for_record(view, delivery.qos);
+            self.record_delivery(owner, delivery, &message, Some(packet_id));
+        } else if delivery.qos == QoS::ExactlyOnce {
+            self.record_delivery(owner, delivery, &view.store(), Some(packet_id));
+        }
+        if delivery.qos == QoS::ExactlyOnce {
+            self.hold(slot);
+        }
+    }
+
     fn enqueue(&mut self, to: SessionId, delivery: Delivery, view: &mut View<'_>, now: Millis) {
-        let message = view.store();
+        let durable = delivery.qos > QoS::AtMostOnce && self.sessions.get(to).is_some_and(|s| s.durable.is_some());
+        let message = if durable { self.message_for_record(view, delivery.qos) } else { view.store() };
         self.enqueue_message(to, Queued { message, delivery, retained: false }, view.origin, now);
     }
 
     /// Queues a message to its bound; beyond it, what the endpoint declares goes.
-    pub(super) fn enqueue_message(&mut self, to: SessionId, queued: Queued, origin: Origin, now: Millis) {
+    pub(super) fn enqueue_message(&mut self, to: SessionId, mut queued: Queued, origin: Origin, now: Millis) {
         let Some(session) = self.sessions.get_mut(to) else { return };
+        let owner = session.durable.as_ref().map(|durable| durable.id);
         let limits = &session.policy.limits;
         let (messages, bytes) = (limits.max_queued_messages, limits.max_queued_bytes);
         let size = queued.message.size() as u64;
         let over = |queue: &super::session::Queue| queue.counted() >= messages || queue.bytes() + size > bytes;
-        let mut dropped = 0;
+        let mut dropped = Vec::new();
         if !queued.retained && over(&session.queue) {
             if limits.queue_overflow == QueueOverflow::DropOldest {
-                while over(&session.queue) && session.queue.drop_oldest().is_some() {
-                    dropped += 1;
+                while over(&session.queue)
+                    && let Some(oldest) = session.queue.drop_oldest()
+                {
+                    dropped.push(oldest);
                 }
             }
-            session.dropped = session.dropped.saturating_add(dropped as u32);
+            session.dropped = session.dropped.saturating_add(dropped.len() as u32);
             if over(&session.queue) {
                 session.dropped = session.dropped.saturating_add(1);
                 let id = session.policy.id;
-                return self.count_dropped(id, Dropped::QueueFull, dropped + 1);
+                self.count_dropped(id, Dropped::QueueFull, dropped.len() as u64 + 1);
+                return self.forget_queued(owner, &dropped);
             }
         }
+        if owner.is_some() {
+            self.forget_queued(owner, &dropped);
+            self.record_queued(to, &mut queued);
+        }
+        let dropped = dropped.len() as u64;
+        let Some(session) = self.sessions.get_mut(to) else { return };
         session.queue.push(queued);
+        let limits = &session.policy.limits;
+        let (messages, bytes) = (limits.max_queued_messages, limits.max_queued_bytes);
         let half_full = session.queue.counted() > messages / 2 || session.queue.bytes() > bytes / 2;
         let (id, connection) = (session.policy.id, session.connection);
         self.count_dropped(id, Dropped::QueueFull, dropped);
@@ -145,6 +188,12 @@ impl Core {
             self.hold_up(slot, origin, now);
         }
         self.tell_readiness(to);
+    }
+
+    /// Queued messages of a durable session that it does not get.
+    pub(super) fn forget_queued(&mut self, owner: Option<RecordId>, dropped: &[Queued]) {
+        let Some(owner) = owner else { return };
+        dropped.iter().for_each(|queued| self.forget_delivery(owner, &queued.delivery, Some(&queued.message)));
     }
 
     fn count_dropped(&mut self, endpoint: super::EndpointId, why: Dropped, count: u64) {
@@ -257,10 +306,14 @@ impl Core {
             let Some(queued) = self.sessions.get_mut(id).and_then(|s| s.queue.pop()) else { return };
             if queued.message.is_expired(now) {
                 self.drop_message(slot, Dropped::Expired);
+                let owner = self.durable_of(slot);
+                self.forget_queued(owner, &[queued]);
                 continue;
             }
             if !self.may_give_out(space, &queued.message) {
                 self.drop_message(slot, Dropped::Revoked);
+                let owner = self.durable_of(slot);
+                self.forget_queued(owner, &[queued]);
                 continue;
             }
             self.send_queued(id, slot, queued, now);
@@ -297,6 +350,8 @@ impl Core {
             entry.unsent = kept.len() >= window;
             if entry.unsent || self.send_again(slot, &entry, now) {
                 kept.push(entry);
+            } else if let Some(owner) = self.durable_of(slot) {
+                self.forget_sent(owner, &entry);
             }
         }
         if let Some(session) = self.sessions.get_mut(id) {
@@ -319,6 +374,9 @@ impl Core {
     /// Sends a message again, or goes on with its exchange. `false`: it is nothing for this client any more.
     fn send_again(&mut self, slot: u32, sent: &Sent, now: Millis) -> bool {
         let Some(version) = self.connections.get(slot).map(|c| c.version) else { return false };
+        if sent.awaits != Awaits::Ack {
+            self.hold_durable(slot);
+        }
         if sent.awaits == Awaits::Complete {
             self.write(slot, |out| {
                 crate::mqtt::pubrel(out, version, sent.packet_id, ReasonCode::Success);
@@ -342,6 +400,9 @@ impl Core {
                 && let Some(session) = self.sessions.get_mut(id)
             {
                 session.inflight.remove(next.packet_id);
+                if let Some(owner) = self.durable_of(slot) {
+                    self.forget_sent(owner, &next);
+                }
             }
         }
         let Some(session) = self.sessions.get_mut(id) else { return };

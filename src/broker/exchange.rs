@@ -2,7 +2,7 @@
 
 use super::connection::Origin;
 use super::limits::{LINK_ACKNOWLEDGE_BYTES, LINK_HIGH_BYTES};
-use super::link::{Crossing, Hop, Item, LateSync, Onward};
+use super::link::{Crossing, Hop, Item, LateSync, Onward, Storing};
 use super::view::View;
 use super::{Batch, ConnId, Core, Millis, ShardId};
 use crate::mqtt::{DecodeContext, Decoded, Packet, Side, decode};
@@ -22,6 +22,7 @@ impl Core {
         link.owes_notice = false;
         let mut batch = std::mem::take(&mut link.batch);
         (batch.end, batch.taken, batch.settled) = (link.sent, link.received, link.their_settled);
+        batch.stored = link.their_stored;
         Some(batch)
     }
 
@@ -45,6 +46,7 @@ impl Core {
         let Some(link) = self.links.get_mut(usize::from(from.0)) else { return };
         link.taken = link.taken.max(batch.taken);
         link.settled = link.settled.max(batch.settled);
+        link.stored = link.stored.max(batch.stored);
         link.held.push_back(batch);
         if link.sent - link.taken <= LINK_HIGH_BYTES / 2 {
             let waiters = std::mem::take(&mut link.waiters);
@@ -56,6 +58,7 @@ impl Core {
             self.work_off(ShardId(other as u16), now);
         }
         self.answer_late_syncs();
+        self.settle_turns();
     }
 
     /// Whether a batch's first item need not wait. A PUBLISH that came over its topic's owner does, until what its
@@ -72,6 +75,8 @@ impl Core {
     fn work_off(&mut self, from: ShardId, now: Millis) {
         let place = usize::from(from.0);
         while let Some(mut batch) = self.links[place].held.pop_front() {
+            // What is sent on because of this batch is the sender's to wait for, not this shard's clients'.
+            let own = self.journal.swap_until(std::mem::take(&mut batch.stored_until));
             while self.is_ripe(&batch)
                 && let Some(item) = batch.items.pop_front()
             {
@@ -79,6 +84,7 @@ impl Core {
                 batch.sent_on |= matches!(&item, Item::Publish(Crossing { hop: Hop::Owner { .. }, .. }));
                 self.on_item(from, item, &batch.bytes, now);
             }
+            batch.stored_until = self.journal.swap_until(own);
             if !batch.items.is_empty() {
                 return self.links[place].held.push_front(batch);
             }
@@ -87,6 +93,10 @@ impl Core {
             link.received = batch.end;
             link.onward.push_back(Onward { end: batch.end, until });
             link.owes_notice |= batch.asks_notice;
+            if batch.asks_stored {
+                let (end, until) = (batch.end, batch.stored_until);
+                link.storing.push_back(Storing { end, batch: self.journal.unstored(), until });
+            }
         }
     }
 
@@ -126,6 +136,10 @@ impl Core {
             Item::Return { group, message } => self.redeliver(&group, &message, now),
             Item::Pause(id) => self.pause_here(id),
             Item::Resume(id) => self.resume_here(id),
+            Item::Durable => self.journal.somebody = true,
+            Item::Released(once) => {
+                self.forget_recovered(once);
+            }
             Item::Taken => {}
         }
     }
@@ -162,12 +176,20 @@ impl Core {
         let (expires_at, origin) = (crossing.expires_at, crossing.origin);
         let mut view = View::new(publish.topic, &publish, crossing.version, raw, expires_at, origin);
         view.publisher.clone_from(&crossing.publisher);
+        (view.durable, view.once) = (crossing.durable, crossing.once);
+        let before = self.journal.recorded;
         match &crossing.hop {
             Hop::Last { .. } => {
                 self.fan_out(space, &mut view, now);
             }
             Hop::Owner { after } => self.route_here(space, &mut view, after, now),
         }
+        if let Some(once) = crossing.once
+            && self.journal.recorded != before
+        {
+            self.record_received(once);
+        }
+        self.await_disk(&view);
     }
 
     /// Stops reading from a publisher, here or on its shard.

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::message::Message;
+use super::record::RecordId;
 use super::shared::GroupKey;
 use crate::mqtt::{PacketId, QoS};
 
@@ -24,6 +25,10 @@ pub(super) struct Delivery {
     pub(super) identifiers: Option<Box<[u32]>>,
     /// The shared subscription it came by: it goes back there when this session ends.
     pub(super) group: Option<Arc<GroupKey>>,
+    /// Its record, where the session is durable.
+    pub(super) record: RecordId,
+    /// An earlier process may have sent it already.
+    pub(super) again: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -92,6 +97,17 @@ impl Inflight {
         }
         self.next = after(id);
         id
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Sent> {
+        self.sent.iter()
+    }
+
+    /// Puts back what an earlier process had sent: its identifiers may be in any order.
+    pub(super) fn restore(&mut self, sent: Sent) {
+        self.lapped = true;
+        self.next = after(self.next.max(sent.packet_id));
+        self.push(sent);
     }
 
     pub(super) fn push(&mut self, sent: Sent) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::connection::{Aside, Connection, Origin};
 use super::inflight::Inflight;
+use super::journal::Durable;
 use super::limits::CLIENT_ID_MAX_BYTES;
 use super::message::{Message, expires_at};
 use super::provenance::Publisher;
@@ -29,11 +30,12 @@ impl Core {
         let policy = Arc::clone(&admission.policy);
         let space = self.space(&policy.namespace);
         let expiry_s = session_expiry_s(admission);
+        let recorded = self.journal.recorded;
         let (session_id, present) = match self.find_session(space, admission.client_id) {
             Some(old) => self.take_over(old, connect.clean_start, now),
             None => (None, false),
         };
-        let session_id = session_id.unwrap_or_else(|| self.new_session(admission, space));
+        let session_id = session_id.unwrap_or_else(|| self.new_session(admission, space, expiry_s));
         let connection = self.new_connection(admission, session_id, now);
         let (slot, generation) = self.connections.insert(connection);
         let id = ConnId { slot, generation };
@@ -48,6 +50,11 @@ impl Core {
             session.policy = policy;
         }
         self.start_timers(id, admission, now);
+        self.record_session(session_id);
+        if self.journal.recorded != recorded {
+            // What CONNACK says of the session must be as true after a crash; all else follows CONNACK.
+            self.hold(slot);
+        }
         self.write_connack(slot, admission, expiry_s, present);
         if present {
             // What an earlier endpoint or rule set granted is judged by this one.
@@ -111,7 +118,12 @@ impl Core {
         (Some(id), true)
     }
 
-    fn new_session(&mut self, admission: &Admission<'_>, space: u32) -> SessionId {
+    fn new_session(&mut self, admission: &Admission<'_>, space: u32, expiry_s: u32) -> SessionId {
+        let durable = self.journal.on && admission.policy.limits.durable && expiry_s > 0;
+        let durable = durable.then(|| Box::new(Durable::new(self.journal.new_id(), false)));
+        if durable.is_some() {
+            self.tell_durable();
+        }
         let session = Session {
             client_id: admission.client_id.into(),
             space,
@@ -127,6 +139,7 @@ impl Core {
             incoming: None,
             will: None,
             rare: None,
+            durable,
         };
         let (id, _) = self.sessions.insert(session);
         self.index_session(space, id);
@@ -305,6 +318,7 @@ impl Core {
             self.timers.push(due_at, Timer::session(reference));
         }
         self.tell_readiness(id);
+        self.record_session(id);
         self.session_is_due(reference, now);
     }
 
@@ -321,6 +335,7 @@ impl Core {
             && let Some(will) = due.will.take()
         {
             self.send_will(session.id, &will, now);
+            self.record_session(session.id);
         }
     }
 
@@ -328,6 +343,7 @@ impl Core {
     pub(super) fn end_session(&mut self, id: SessionId, now: Millis) {
         let generation = self.sessions.generation(id);
         let was = SessionRef { id, generation };
+        self.forget_session(id);
         let Some(session) = self.sessions.get_mut(id) else { return };
         let space = session.space;
         let will = session.will.take();

@@ -27,6 +27,8 @@ pub const INCOMING_QOS2_MAX: usize = 65_535;
 pub const GROUP_MEMBERS_MAX: usize = 65_536;
 /// Unacknowledged bytes on the way to one other shard above which publishers pause.
 pub const LINK_HIGH_BYTES: u64 = 8 << 20;
+/// Bytes of records that are not on disk yet, of one shard, above which publishers that make more pause.
+pub const RECORDS_HIGH_BYTES: u64 = 32 << 20;
 /// Bytes taken from a link after which it is told so, at the latest.
 pub const LINK_ACKNOWLEDGE_BYTES: u64 = 256 << 10;
 /// Bytes of output buffers that a shard keeps for reuse; beyond it they go back to the allocator.

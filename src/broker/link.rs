@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::connection::Origin;
 use super::inflight::Delivery;
+use super::journal::Once;
 use super::message::Message;
 use super::provenance::Publisher;
 use super::session::{SessionRef, SpaceId};
@@ -33,6 +34,12 @@ pub struct Batch {
     pub(super) asks_notice: bool,
     /// At its receiver: some of it was sent on to others.
     pub(super) sent_on: bool,
+    /// The sender wants to hear of it when what came of this is durable.
+    pub(super) asks_stored: bool,
+    /// How far what came from the receiver is durable, and what was sent on because of it.
+    pub(super) stored: u64,
+    /// At its receiver: other shards that something was sent on to, and how far each must have stored.
+    pub(super) stored_until: Vec<(u16, u64)>,
 }
 
 /// What the receiver of a PUBLISH does with it.
@@ -106,6 +113,10 @@ pub(super) enum Item {
     /// A receiver over there is slow: pause its publisher.
     Pause(ConnId),
     Resume(ConnId),
+    /// Over there is a durable session.
+    Durable,
+    /// A QoS 2 publish that an earlier process took is released.
+    Released(Once),
     /// Carries nothing but the batch's watermark.
     Taken,
 }
@@ -120,6 +131,10 @@ pub(super) struct Crossing {
     /// Of a message that is retained.
     pub(super) publisher: Option<Arc<Publisher>>,
     pub(super) expires_at: Millis,
+    /// If it is retained, then on disk.
+    pub(super) durable: bool,
+    /// See [`Once`].
+    pub(super) once: Option<Once>,
     /// Range in the batch's bytes.
     pub(super) start: u32,
     pub(super) end: u32,
@@ -149,6 +164,18 @@ pub(super) struct LateSync {
     pub(super) until: Vec<u64>,
 }
 
+/// What came with a batch and is not durable. It waits for nothing that has another cause: else two shards whose clients
+/// publish to each other would wait in a circle.
+#[derive(Debug)]
+pub(super) struct Storing {
+    /// Where the link that it came by stood after it.
+    pub(super) end: u64,
+    /// The batch of records that it left here; 0: none.
+    pub(super) batch: u64,
+    /// Other shards that it was sent on to, and how far each must have stored.
+    pub(super) until: Vec<(u16, u64)>,
+}
+
 /// This end of a link.
 #[derive(Debug, Default)]
 pub(super) struct Link {
@@ -166,6 +193,11 @@ pub(super) struct Link {
     /// The same of what came from the other end, and what is not settled of it yet.
     pub(super) their_settled: u64,
     pub(super) onward: VecDeque<Onward>,
+    /// How far what was put on the link is durable wherever it had to be.
+    pub(super) stored: u64,
+    /// The same of what came from the other end, and what is not durable of it.
+    pub(super) their_stored: u64,
+    pub(super) storing: VecDeque<Storing>,
     /// The other end is to hear how far things are, though there be nothing else to say.
     pub(super) owes_notice: bool,
     /// Where our links stood when somebody over there last joined a group that is owned here: by then every shard had been

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::Millis;
 use super::provenance::Publisher;
+use super::record::RecordId;
 use crate::mqtt::{Publish, QoS};
 
 /// A stored message. Cloning shares the bytes.
@@ -21,6 +22,8 @@ pub(super) struct Message {
     pub(super) expires_at: Millis,
     /// Of a message that is retained: who published it; `None`: the broker itself.
     pub(super) publisher: Option<Arc<Publisher>>,
+    /// Where it has a record of its own that durable sessions' deliveries name.
+    pub(super) record: RecordId,
 }
 
 impl Message {
@@ -39,12 +42,32 @@ impl Message {
             retain: publish.retain,
             expires_at,
             publisher: None,
+            record: RecordId::NONE,
         }
     }
 
     /// The same, by a publisher that is to be remembered.
     pub(super) fn published_by(self, publisher: Option<Arc<Publisher>>) -> Self {
         Self { publisher, ..self }
+    }
+
+    /// The same, for those who know nothing of the record it may have.
+    pub(super) fn unrecorded(self) -> Self {
+        Self { record: RecordId::NONE, ..self }
+    }
+
+    /// From its parts, as [`Message::topic`] and the others answer them.
+    pub(super) fn from_parts(topic: &str, properties: &[u8], payload: &[u8], qos: QoS, retain: bool) -> Self {
+        Self {
+            bytes: [topic.as_bytes(), properties, payload].concat().into(),
+            topic_len: topic.len() as u16,
+            properties_len: properties.len() as u32,
+            qos,
+            retain,
+            expires_at: Millis::MAX,
+            publisher: None,
+            record: RecordId::NONE,
+        }
     }
 
     pub(super) fn topic(&self) -> &str {

@@ -7,8 +7,10 @@
 //! - `core`: the state and the interface; `lifecycle`: connections, sessions and wills; `publish`, `subscribe`, `acks`,
 //!   `authentication`: packets from clients; `pace`: how fast they may; `deliver`: messages to clients; `shared`: shared
 //!   subscriptions; `link`, `exchange`: other shards; `names`: namespaces and client ids; `provenance`: who published what
-//!   is retained; `inspect`: what the status is told.
-//! - `tree`, `subscriptions`, `retained`, `session`, `connection`, `inflight`, `message`, `view`, `out`: what they hold.
+//!   is retained; `inspect`: what the status is told; `durable`, `restore`: what outlives the process, told as records and
+//!   taken back from them.
+//! - `tree`, `subscriptions`, `retained`, `session`, `connection`, `inflight`, `message`, `view`, `out`, `journal`,
+//!   `record`: what they hold.
 //! - `policy`, `limits`: the bounds, an endpoint's and the node's.
 
 mod acks;
@@ -18,9 +20,11 @@ mod client;
 mod connection;
 mod core;
 mod deliver;
+mod durable;
 mod exchange;
 mod inflight;
 mod inspect;
+mod journal;
 mod lifecycle;
 pub mod limits;
 mod link;
@@ -33,6 +37,8 @@ mod pool;
 mod provenance;
 mod publish;
 mod rate;
+mod record;
+mod restore;
 mod retained;
 mod session;
 mod shared;
@@ -51,8 +57,11 @@ pub use authentication::Reauthentication;
 pub use away::AwaySessions;
 pub use client::Client;
 pub use inspect::RETAINED_LOOK_MAX;
+pub use journal::Recording;
 pub use link::Batch;
 pub use out::OutBuf;
 pub use policy::*;
 pub use rate::TotalRates;
+pub use record::{Kept, Key, Kind, RecordBatch, RecordId, RecordSink, Records, append_record};
+pub use restore::{Restored, Stored};
 pub use stats::*;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::core::Space;
 use super::link::Item;
 use super::retained::Retained;
-use super::session::SpaceId;
+use super::session::{Session, SpaceId};
 use super::subscriptions::{SessionId, Subscriptions};
-use super::{Core, ShardId};
+use super::{Core, ShardId, stable_hash};
 
 impl Core {
     /// The namespace of that name, made where it is new.
@@ -58,7 +58,8 @@ impl Core {
 
     /// What stands for a session's client id where what it sent is still on its way.
     pub(super) fn client_hash(&self, id: SessionId) -> u64 {
-        self.sessions.get(id).map_or(0, |session| self.session_hash(session.space, &session.client_id))
+        let name = |session: &Session| stable_hash(&[&self.spaces[session.space as usize].name, &session.client_id]);
+        self.sessions.get(id).map_or(0, name)
     }
 
     pub(super) fn find_session(&self, space: SpaceId, client_id: &str) -> Option<SessionId> {

@@ -13,6 +13,15 @@ pub struct OutBuf {
     taken: usize,
     /// Shared pieces that go between the bytes of `buf`, in order.
     shared: Option<Box<Shared>>,
+    /// From where on bytes are held back, and until which turn is settled; both grow.
+    holds: Option<Box<VecDeque<Hold>>>,
+}
+
+#[derive(Debug)]
+struct Hold {
+    /// What of `buf` is at or behind this index waits.
+    at: usize,
+    turn: u64,
 }
 
 #[derive(Debug, Default)]
@@ -40,12 +49,46 @@ impl OutBuf {
         self.len() == 0
     }
 
-    /// Fills `slices` with what waits, from the front; answers how many it filled (0: nothing waits).
+    /// Bytes that may be written now.
+    pub fn ready(&self) -> usize {
+        let limit = self.limit();
+        let pieces = self.shared.iter().flat_map(|shared| &shared.pieces).take_while(|piece| piece.at <= limit);
+        limit - self.taken + pieces.map(|piece| piece.range.len()).sum::<usize>()
+    }
+
+    /// Where in `buf` what may be written ends. A piece goes with what is before it.
+    fn limit(&self) -> usize {
+        self.holds.as_ref().and_then(|holds| holds.front()).map_or(self.buf.len(), |hold| hold.at)
+    }
+
+    /// What is appended from now on waits until turn `turn` is settled. `false`: it waits for that already.
+    pub(super) fn hold(&mut self, turn: u64) -> bool {
+        let (at, holds) = (self.buf.len(), self.holds.get_or_insert_default());
+        if holds.back().is_some_and(|hold| hold.turn >= turn) {
+            return false;
+        }
+        holds.push_back(Hold { at, turn });
+        true
+    }
+
+    /// Every turn up to `turn` is settled.
+    pub(super) fn release(&mut self, turn: u64) {
+        let Some(holds) = &mut self.holds else { return };
+        while holds.front().is_some_and(|hold| hold.turn <= turn) {
+            holds.pop_front();
+        }
+        if holds.is_empty() {
+            self.holds = None;
+        }
+    }
+
+    /// Fills `slices` with what may be written, from the front; answers how many it filled (0: nothing does).
     pub fn fill_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let limit = self.limit();
         let Some(shared) = &self.shared else {
-            return match (slices.first_mut(), self.taken < self.buf.len()) {
+            return match (slices.first_mut(), self.taken < limit) {
                 (Some(slot), true) => {
-                    *slot = IoSlice::new(&self.buf[self.taken..]);
+                    *slot = IoSlice::new(&self.buf[self.taken..limit]);
                     1
                 }
                 _ => 0,
@@ -53,8 +96,8 @@ impl OutBuf {
         };
         let mut at = self.taken;
         let mut filled = 0;
-        let pieces = shared.pieces.iter().map(|p| (p.at, &p.bytes[p.range.clone()]));
-        for (end, piece) in pieces.chain(std::iter::once((self.buf.len(), &[][..]))) {
+        let pieces = shared.pieces.iter().take_while(|p| p.at <= limit).map(|p| (p.at, &p.bytes[p.range.clone()]));
+        for (end, piece) in pieces.chain(std::iter::once((limit, &[][..]))) {
             for bytes in [&self.buf[at..end], piece] {
                 if !bytes.is_empty() {
                     let Some(slot) = slices.get_mut(filled) else { return filled };
@@ -67,7 +110,7 @@ impl OutBuf {
         filled
     }
 
-    /// The first run of contiguous bytes; empty where nothing waits.
+    /// The first run of contiguous bytes; empty where nothing may be written.
     pub fn first(&self) -> &[u8] {
         let mut slice = [IoSlice::new(&[])];
         self.fill_slices(&mut slice);
@@ -154,6 +197,7 @@ impl OutBuf {
     pub(super) fn compact(&mut self) {
         if self.shared.is_none() && self.taken > 64 << 10 && self.taken * 2 > self.buf.len() {
             self.buf.drain(..self.taken);
+            self.holds.iter_mut().flat_map(|holds| holds.iter_mut()).for_each(|hold| hold.at -= self.taken);
             self.taken = 0;
         }
     }

@@ -9,6 +9,11 @@ use crate::mqtt::{ProtocolVersion, QoS};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointId(pub u32);
 
+impl EndpointId {
+    /// Of sessions that were restored, until their endpoint is declared again; no endpoint has it.
+    pub(super) const RESTORED: Self = Self(u32::MAX);
+}
+
 /// What the core enforces for the connections of one endpoint.
 #[derive(Debug)]
 pub struct EndpointPolicy {
@@ -85,6 +90,9 @@ pub struct EndpointLimits {
     pub publish_overflow: PublishOverflow,
     pub maximum_qos: QoS,
     pub retain_available: bool,
+    /// `durability: disk`: sessions that begin here, and messages retained from here, are on disk before anybody is told
+    /// so.
+    pub durable: bool,
 }
 
 impl Default for EndpointLimits {
@@ -110,6 +118,7 @@ impl Default for EndpointLimits {
             publish_overflow: PublishOverflow::Delay,
             maximum_qos: QoS::ExactlyOnce,
             retain_available: true,
+            durable: false,
         }
     }
 }

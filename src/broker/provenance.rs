@@ -9,6 +9,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::message::Message;
+use super::record::{Fields, Value};
 use super::session::SpaceId;
 use super::{Core, EndpointId, EndpointPolicy, Principal, Subject};
 
@@ -30,6 +31,27 @@ impl Publisher {
             address: principal.address,
             endpoint: Arc::clone(endpoint),
         }
+    }
+
+    /// Writes it into a record.
+    pub(super) fn write(&self, fields: &mut Fields<'_>) {
+        fields.sized(self.client_id.as_bytes()).sized(self.endpoint.as_bytes());
+        let username = self.username.as_deref();
+        fields.u8(u8::from(username.is_some())).sized(username.unwrap_or_default().as_bytes());
+        fields.sized(self.address.map(|address| address.to_string()).unwrap_or_default().as_bytes());
+    }
+
+    /// Reads what [`Publisher::write`] wrote.
+    pub(super) fn read(value: &mut Value<'_>) -> Option<Self> {
+        let (client_id, endpoint) = (value.text()?, value.text()?);
+        let has_username = value.u8()? != 0;
+        let (username, address) = (value.text()?, value.text()?);
+        Some(Self {
+            client_id: client_id.into(),
+            username: has_username.then(|| username.into()),
+            address: if address.is_empty() { None } else { Some(address.parse().ok()?) },
+            endpoint: endpoint.into(),
+        })
     }
 
     fn subject(&self) -> Subject<'_> {
@@ -78,6 +100,7 @@ impl Core {
     pub fn know_policy(&mut self, policy: &Arc<EndpointPolicy>) {
         let known = self.rules.by_endpoint.get(&policy.name).is_some_and(|known| known.id == policy.id);
         if !known {
+            self.adopt(policy);
             self.rules.learn(policy);
         }
     }

@@ -4,9 +4,11 @@ use std::num::NonZeroU16;
 
 use super::connection::Origin;
 use super::inflight::Delivery;
+use super::journal::{Once, Part};
 use super::limits::{INCOMING_QOS2_MAX, LINK_HIGH_BYTES};
 use super::link::{Crossing, Hop, Item};
 use super::message::expires_at;
+use super::record::RecordId;
 use super::session::SpaceId;
 use super::subscriptions::SessionId;
 use super::view::View;
@@ -33,6 +35,8 @@ impl Core {
             return self.refuse(id.slot, reason);
         }
         if publish.qos == QoS::ExactlyOnce && self.is_resend(id.slot, publish.packet_id) {
+            // What it waits for may not be on disk yet, and was promised on another connection.
+            self.hold(id.slot);
             self.acknowledge(id.slot, publish, ReasonCode::Success);
             return;
         }
@@ -93,8 +97,9 @@ impl Core {
     /// A QoS 2 message that was taken already: it is acknowledged again, and goes no further [MQTT-4.3.3-10].
     fn is_resend(&self, slot: u32, packet_id: Option<PacketId>) -> bool {
         let session = self.connections.get(slot).and_then(|c| self.sessions.get(c.session));
-        let incoming = session.and_then(|s| s.incoming.as_ref());
-        matches!((incoming, packet_id), (Some(incoming), Some(id)) if incoming.contains(&id))
+        let Some((session, id)) = session.zip(packet_id) else { return false };
+        let taken = session.incoming.as_ref().is_some_and(|incoming| incoming.contains(&id));
+        taken && !session.durable.as_ref().is_some_and(|durable| durable.recovered.contains(&id))
     }
 
     fn check_publish(&mut self, id: ConnId, publish: &Publish<'_>, size: usize, now: Millis) -> Result<(), Refused> {
@@ -112,13 +117,18 @@ impl Core {
         if publish.qos == QoS::ExactlyOnce || is_v5 && publish.qos == QoS::AtLeastOnce {
             let session = self.sessions.get(connection.session);
             let open = session.and_then(|s| s.incoming.as_ref()).map_or(0, |incoming| incoming.len());
+            let again =
+                session.and_then(|s| s.incoming.as_ref()).zip(publish.packet_id).is_some_and(|(i, p)| i.contains(&p));
             // Beyond what CONNACK allowed [MQTT-3.3.4-7]; 3.x was told nothing, and has the identifiers' own bound.
-            if open >= if is_v5 { receive_maximum } else { INCOMING_QOS2_MAX } {
+            if !again && open >= if is_v5 { receive_maximum } else { INCOMING_QOS2_MAX } {
                 return Err(Refused::Disconnect(ReasonCode::ReceiveMaximumExceeded));
             }
         }
         if self.take_rate(id, size, now).is_err() {
             return Err(Refused::Disconnect(ReasonCode::MessageRateTooHigh));
+        }
+        if self.journal.full {
+            self.check_store(id.slot, publish)?;
         }
         // A topic has at most one level more than bytes: most need no count.
         let levels_max = usize::from(levels_max);
@@ -137,6 +147,19 @@ impl Core {
             });
         }
         self.authorize_publish(id.slot, publish)
+    }
+
+    /// The disk is full: 5.0 can be told so. A 3.x client cannot, it would take any acknowledgement for success; it waits.
+    fn check_store(&mut self, slot: u32, publish: &Publish<'_>) -> Result<(), Refused> {
+        let Some(connection) = self.connections.get(slot).filter(|connection| connection.is_v5()) else {
+            return Ok(());
+        };
+        let Some(space) = self.sessions.get(connection.session).map(|session| session.space) else { return Ok(()) };
+        let kept = publish.retain && connection.policy.limits.durable;
+        if publish.qos > QoS::AtMostOnce && self.wants_record(space, publish.topic, kept) {
+            return Err(Refused::Message(ReasonCode::QuotaExceeded, Dropped::StoreFull));
+        }
+        Ok(())
     }
 
     fn authorize_publish(&mut self, slot: u32, publish: &Publish<'_>) -> Result<(), Refused> {
@@ -181,19 +204,41 @@ impl Core {
     fn publish_on(&mut self, id: ConnId, topic: &str, publish: &Publish<'_>, raw: &[u8], now: Millis) {
         let Some(connection) = self.connections.get(id.slot) else { return };
         let (version, session_id) = (connection.version, connection.session);
-        let ceiling_s = connection.policy.limits.message_expiry_max_s;
+        let (ceiling_s, durable) = (connection.policy.limits.message_expiry_max_s, connection.policy.limits.durable);
         let expires_at = expires_at(publish.properties.message_expiry_s, ceiling_s, now);
         let publisher = if publish.retain { self.publisher(id.slot) } else { None };
         let Some(session) = self.sessions.get_mut(session_id) else { return };
+        let mut once = None;
         if let (QoS::ExactlyOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
             session.incoming.get_or_insert_default().insert(packet_id);
+            once = session.durable.as_ref().map(|durable| (durable.id, packet_id));
         }
         let space = session.space;
         let origin = Origin { shard: self.config.shard, connection: id, session: session_id };
         let mut view = View::new(topic, publish, version, raw, expires_at, origin);
-        view.publisher = publisher;
+        (view.publisher, view.durable, view.once) = (publisher, durable, once);
+        let (recorded, dependencies) = (self.journal.recorded, self.journal.dependencies);
         self.route(space, &mut view, now);
+        if self.journal.dependencies != dependencies {
+            if let Some(once) = once {
+                self.take_once(session_id, once, self.journal.recorded != recorded);
+            }
+            self.hold(id.slot);
+            self.await_disk(&view);
+        }
         self.acknowledge(id.slot, publish, ReasonCode::Success);
+    }
+
+    /// A QoS 2 publish of a durable session left records, here or on other shards: its packet identifier is to be known
+    /// as long as they may be asked for, together with them.
+    fn take_once(&mut self, session: SessionId, once: Once, here: bool) {
+        if let Some(durable) = self.sessions.get_mut(session).and_then(|s| s.durable.as_mut()) {
+            durable.received.insert(once.1);
+            durable.recovered.remove(&once.1);
+        }
+        if here {
+            self.record_received(once);
+        }
     }
 
     /// PUBACK or PUBREC, as the QoS asks.
@@ -239,9 +284,9 @@ impl Core {
 
     /// Keeps and fans out a message as its topic's owner, or one that is not retained. `after`: see [`Hop::Owner`].
     pub(super) fn route_here(&mut self, space: SpaceId, view: &mut View<'_>, after: &[u64], now: Millis) {
-        if view.publish.retain {
+        if view.publish.retain && !self.was_kept(space, view) {
             let message = view.store();
-            self.spaces[space as usize].retained.set(&message);
+            self.set_retained(space, &message, view.durable);
         }
         let destinations = self.fan_out(space, view, now);
         let mut rest = destinations;
@@ -261,7 +306,7 @@ impl Core {
         view.set_receivers(matches.subscribers.len());
         for matched in &matches.subscribers {
             let own = view.origin.session == matched.session && view.origin.shard == self.config.shard;
-            if !matched.audience.takes(own) {
+            if !matched.audience.takes(own) || (view.once.is_some() && self.had_taken(matched.session, view)) {
                 continue;
             }
             let (first, more) = matches.identifiers(matched);
@@ -271,10 +316,15 @@ impl Core {
                 retain: matched.retain_as_published && view.publish.retain,
                 identifiers,
                 group: None,
+                record: RecordId::NONE,
+                again: false,
             };
             self.deliver(matched.session, delivery, view, now);
         }
         for &group in &matches.groups {
+            if view.once.is_some() && self.group_had_taken(group, view) {
+                continue;
+            }
             self.deliver_shared(group, view, now);
         }
         matches.destinations
@@ -288,15 +338,41 @@ impl Core {
         // It was decoded from a packet as large: it can be encoded again.
         let Ok(version) = form else { return };
         let (origin, publisher, expires_at) = (view.origin, view.publisher.clone(), view.expires_at);
+        let (durable, once) = (view.durable, view.once);
         let is_last = matches!(hop, Hop::Last { .. });
         let asks_notice = is_last && origin.shard != self.config.shard && origin != Origin::NOBODY;
-        link.push(Item::Publish(Crossing { space, hop, version, origin, publisher, expires_at, start, end }));
+        let crossing = Crossing { space, hop, version, origin, publisher, expires_at, durable, once, start, end };
+        link.push(Item::Publish(crossing));
         // Sent on for another shard, whose publisher waits to know that it may take the short way again.
         link.batch.asks_notice |= asks_notice;
         if link.sent - link.taken > LINK_HIGH_BYTES && origin != Origin::NOBODY && !link.waiters.contains(&origin) {
             link.waiters.push(origin);
             self.pause(origin);
         }
+        if self.journal.on && view.publish.qos > QoS::AtMostOnce {
+            self.depend_on(to, !is_last && durable);
+        }
+    }
+
+    /// Whether an earlier process had taken part of a QoS 2 publish that its client sends again: the part of the shard
+    /// that `names` belonged to then.
+    pub(super) fn was_taken(&self, view: &View<'_>, names: &[&str]) -> bool {
+        let Some(once) = view.once.filter(|_| !self.journal.recovered.is_empty()) else { return false };
+        self.journal.recovered_shards.iter().any(|&shards| {
+            let part = Part { shards, shard: owner_of(names, shards).0 };
+            self.journal.recovered.contains(&(once, part))
+        })
+    }
+
+    /// The same, of what its topic's owner keeps.
+    fn was_kept(&self, space: SpaceId, view: &View<'_>) -> bool {
+        self.was_taken(view, &[&self.spaces[space as usize].name, view.topic])
+    }
+
+    /// The same, of what a session was to get.
+    fn had_taken(&self, session: SessionId, view: &View<'_>) -> bool {
+        let Some(session) = self.sessions.get(session) else { return false };
+        self.was_taken(view, &[&self.spaces[session.space as usize].name, &session.client_id])
     }
 
     fn topic_owner(&self, space: SpaceId, topic: &str) -> ShardId {

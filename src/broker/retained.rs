@@ -4,9 +4,13 @@ use std::collections::BTreeSet;
 
 use super::Millis;
 use super::message::Message;
+use super::record::RecordId;
 use super::tree::{NodeId, ROOT, Tree, Value};
 
-impl Value for Option<Message> {
+/// A message, and its record where it has one.
+type Entry = Option<(Message, RecordId)>;
+
+impl Value for Entry {
     fn is_empty(&self) -> bool {
         self.is_none()
     }
@@ -15,7 +19,7 @@ impl Value for Option<Message> {
 /// Topic to message.
 #[derive(Debug)]
 pub(super) struct Retained {
-    tree: Tree<Option<Message>>,
+    tree: Tree<Entry>,
     /// Those that expire, soonest first.
     expiring: BTreeSet<(Millis, NodeId)>,
     count: usize,
@@ -27,16 +31,22 @@ impl Retained {
         Self { tree: Tree::new(), expiring: BTreeSet::new(), count: 0, bytes: 0 }
     }
 
+    /// The record of what a topic has.
+    pub(super) fn record(&self, topic: &str) -> RecordId {
+        let entry = self.tree.find(topic).and_then(|node| self.tree.value(node).as_ref());
+        entry.map_or(RecordId::NONE, |(_, record)| *record)
+    }
+
     /// Keeps `message` in place of what its topic had; an empty payload removes [MQTT-3.3.1-6] [MQTT-3.3.1-7].
-    pub(super) fn set(&mut self, message: &Message) {
+    pub(super) fn set(&mut self, message: &Message, record: RecordId) {
         if message.payload().is_empty() {
             self.remove(message.topic());
             return;
         }
         let node = self.tree.insert(message.topic());
         self.bytes += message.size();
-        match self.tree.value_mut(node).replace(message.clone()) {
-            Some(old) => self.forget(node, &old),
+        match self.tree.value_mut(node).replace((message.clone().unrecorded(), record)) {
+            Some((old, _)) => self.forget(node, &old),
             None => self.count += 1,
         }
         if message.expires_at != Millis::MAX {
@@ -52,7 +62,7 @@ impl Retained {
     }
 
     fn clear(&mut self, node: NodeId) {
-        if let Some(old) = self.tree.value_mut(node).take() {
+        if let Some((old, _)) = self.tree.value_mut(node).take() {
             self.count -= 1;
             self.forget(node, &old);
             self.tree.prune(node);
@@ -83,13 +93,13 @@ impl Retained {
 
     /// What is kept at a place, if anything is.
     pub(super) fn at(&self, place: NodeId) -> Option<&Message> {
-        self.tree.value(place).as_ref()
+        self.tree.value(place).as_ref().map(|(message, _)| message)
     }
 
     /// Calls `each` for every living message whose topic `filter` matches.
     pub(super) fn matching(&self, filter: &str, now: Millis, mut each: impl FnMut(&Message)) {
         if filter.bytes().all(|b| b != b'+' && b != b'#') {
-            if let Some(message) = self.tree.find(filter).and_then(|node| self.tree.value(node).as_ref())
+            if let Some((message, _)) = self.tree.find(filter).and_then(|node| self.tree.value(node).as_ref())
                 && !message.is_expired(now)
             {
                 each(message);
@@ -117,7 +127,7 @@ impl Retained {
     }
 
     fn offer(&self, node: NodeId, now: Millis, each: &mut impl FnMut(&Message)) {
-        if let Some(message) = self.tree.value(node)
+        if let Some((message, _)) = self.tree.value(node)
             && !message.is_expired(now)
         {
             each(message);
@@ -129,12 +139,15 @@ impl Retained {
         self.tree.children(node).filter(move |&child| node != ROOT || !self.tree.level(child).starts_with('$'))
     }
 
-    /// Removes what expired.
-    pub(super) fn expire(&mut self, now: Millis) {
+    /// Removes what expired; `gone` is told the record each had.
+    pub(super) fn expire(&mut self, now: Millis, mut gone: impl FnMut(RecordId)) {
         while let Some(&(at, node)) = self.expiring.first()
             && at <= now
         {
             self.expiring.pop_first();
+            if let Some((_, record)) = self.tree.value(node) {
+                gone(*record);
+            }
             self.clear(node);
         }
     }

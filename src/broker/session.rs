@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::HashSet;
 
 use super::inflight::{Delivery, Inflight};
+use super::journal::Durable;
 use super::message::Message;
 use super::shared::SharedSubscription;
 use super::subscribe::PendingSubscribe;
@@ -50,6 +51,8 @@ pub(super) struct Session {
     pub(super) incoming: Option<Box<HashSet<PacketId>>>,
     pub(super) will: Option<Box<PendingWill>>,
     pub(super) rare: Option<Box<Rare>>,
+    /// Where it outlives the process.
+    pub(super) durable: Option<Box<Durable>>,
 }
 
 /// What few sessions have.
@@ -72,7 +75,7 @@ pub(super) struct PendingWill {
 impl Session {
     /// Whether what is sent to the client must be kept for its next connection.
     pub(super) fn outlives_connection(&self) -> bool {
-        self.expiry_s > 0
+        self.expiry_s > 0 || self.durable.is_some()
     }
 
     /// Its subscriptions, shared ones included.
@@ -130,6 +133,10 @@ impl Queue {
         self.bytes
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Queued> {
+        self.waiting.iter()
+    }
+
     pub(super) fn front(&self) -> Option<&Queued> {
         self.waiting.front()
     }
@@ -156,13 +163,14 @@ impl Queue {
         Some(queued)
     }
 
-    /// Keeps what `keep` says; answers how many went.
-    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Queued) -> bool) -> usize {
-        let before = self.waiting.len();
-        let kept: VecDeque<Queued> = std::mem::take(&mut self.waiting).into_iter().filter(|q| keep(q)).collect();
+    /// Keeps what `keep` says; answers with what went.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&Queued) -> bool) -> Vec<Queued> {
+        let mut gone = Vec::new();
         (self.bytes, self.counted, self.lined_up) = (0, 0, 0);
-        kept.into_iter().for_each(|queued| self.push(queued));
-        before - self.waiting.len()
+        for queued in std::mem::take(&mut self.waiting) {
+            if keep(&queued) { self.push(queued) } else { gone.push(queued) }
+        }
+        gone
     }
 
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Queued> + use<> {

@@ -7,6 +7,7 @@ use super::inflight::Delivery;
 use super::limits::{GROUP_MEMBERS_MAX, PENDING_WRITE_HIGH_BYTES};
 use super::link::Item;
 use super::message::Message;
+use super::record::RecordId;
 use super::session::{Queued, Session, SessionRef};
 use super::slab::Slab;
 use super::subscriptions::{GroupId, SessionId};
@@ -51,6 +52,8 @@ pub(super) struct SharedSubscription {
     pub(super) owner: ShardId,
     /// What the owner was told last.
     pub(super) told: Readiness,
+    /// Its record, where the session is durable.
+    pub(super) record: RecordId,
 }
 
 #[derive(Debug)]
@@ -88,6 +91,12 @@ impl Core {
     /// The shard that owns a group.
     pub(super) fn group_owner(&self, key: &GroupKey) -> ShardId {
         owner_of(&[&key.namespace, "$share", &key.group, &key.filter], self.config.shards)
+    }
+
+    /// Whether an earlier process had given a group its message, of a QoS 2 publish that is sent again.
+    pub(super) fn group_had_taken(&self, id: GroupId, view: &View<'_>) -> bool {
+        let Some(key) = self.groups.get(id).map(|group| &group.key) else { return false };
+        self.was_taken(view, &[&key.namespace, "$share", &key.group, &key.filter])
     }
 
     /// A member joins a group owned here, or changes its options. `false`: the group is full.
@@ -167,14 +176,17 @@ impl Core {
             retain: member.options.retain_as_published && view.publish.retain,
             identifiers: (member.identifier != 0).then(|| Box::from([member.identifier])),
             group: Some(Arc::clone(&group.key)),
+            record: RecordId::NONE,
+            again: false,
         };
         if member.shard == here {
             self.deliver(member.session.id, delivery, view, now);
         } else {
             let may_return = !again && member.readiness == Readiness::Ready && group.members.len() > 1;
-            let (session, message, origin) = (member.session, view.store(), view.origin);
+            let (session, message, origin) = (member.session, view.store().unrecorded(), view.origin);
             let item = Item::Assign { session, message, delivery, origin, may_return };
             self.links[usize::from(member.shard.0)].push(item);
+            self.depend_on(member.shard, false);
         }
     }
 
@@ -211,11 +223,13 @@ impl Core {
     /// Returns a message to its group, which its member has left or told before that it is not ready: somebody else is to
     /// have it.
     fn give_back(&mut self, key: &Arc<GroupKey>, message: Message, now: Millis) {
+        let message = message.unrecorded();
         let owner = self.group_owner(key);
         if owner == self.config.shard {
             self.redeliver(key, &message, now);
         } else {
             self.links[usize::from(owner.0)].push(Item::Return { group: Arc::clone(key), message });
+            self.depend_on(owner, false);
         }
     }
 

@@ -26,11 +26,13 @@ pub enum Dropped {
     NoMember,
     /// Its topic has too many levels, or its payload is not the UTF-8 it claims to be.
     Invalid,
+    /// The disk that it had to be kept on is full.
+    StoreFull,
 }
 
 impl Dropped {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Slow,
         Self::QueueFull,
         Self::Expired,
@@ -39,6 +41,7 @@ impl Dropped {
         Self::Revoked,
         Self::NoMember,
         Self::Invalid,
+        Self::StoreFull,
     ];
 
     /// The metric's label.
@@ -52,6 +55,7 @@ impl Dropped {
             Self::Revoked => "revoked",
             Self::NoMember => "no_member",
             Self::Invalid => "invalid",
+            Self::StoreFull => "store_full",
         }
     }
 }

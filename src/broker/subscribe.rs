@@ -7,6 +7,7 @@ use super::inflight::Delivery;
 use super::limits::FILTERS_PER_PACKET_MAX;
 use super::link::{Item, SyncId};
 use super::message::Message;
+use super::record::RecordId;
 use super::session::{Queued, SessionRef, SpaceId};
 use super::shared::{GroupKey, Member, SharedSubscription, standing};
 use super::subscriptions::{SessionId, Subscriber};
@@ -50,6 +51,8 @@ impl Read {
             retain: true,
             identifiers: (self.identifier != 0).then(|| Box::from([self.identifier])),
             group: None,
+            record: RecordId::NONE,
+            again: false,
         };
         Queued { message: message.clone(), delivery, retained: true }
     }
@@ -89,6 +92,7 @@ impl Core {
         if self.config.shards > 1 && granted {
             self.ask_other_shards(session, subscribe.packet_id, codes, reads, now);
         } else {
+            self.hold_durable(id.slot);
             self.write(id.slot, |out| crate::mqtt::suback(out, version, subscribe.packet_id, &codes));
             self.queue_retained(session, &reads, now);
             self.pump(session, now);
@@ -141,11 +145,13 @@ impl Core {
         }
         let position = session.subscriptions.len() as u32;
         let added = subscriptions.add(plain, Subscriber { session: session_id, position, identifier, options });
-        if added.replaced.is_none()
-            && let Some(session) = self.sessions.get_mut(session_id)
+        let known = added.replaced.map(|replaced| replaced.position);
+        if let Some(session) = self.sessions.get_mut(session_id)
+            && known.is_none()
         {
             session.subscriptions.push(added.node);
         }
+        self.keep_subscription(session_id, known, plain, options, identifier);
         if added.first {
             self.want(space, plain);
         }
@@ -160,6 +166,25 @@ impl Core {
             reads.push(Read { filter: plain.into(), qos, identifier, not_of });
         }
         Ok(qos)
+    }
+
+    /// Records a session's subscription at position `known`, or its newest, where the session is durable.
+    fn keep_subscription(
+        &mut self,
+        id: SessionId,
+        known: Option<u32>,
+        filter: &str,
+        options: crate::mqtt::SubscriptionOptions,
+        identifier: u32,
+    ) {
+        let Some(durable) = self.sessions.get(id).and_then(|session| session.durable.as_ref()) else { return };
+        let record = known.and_then(|position| durable.subscriptions.get(position as usize).copied());
+        let record = self.record_subscription(durable.id, record, filter, options, identifier);
+        if known.is_none()
+            && let Some(durable) = self.sessions.get_mut(id).and_then(|session| session.durable.as_mut())
+        {
+            durable.subscriptions.push(record);
+        }
     }
 
     fn subscribe_shared(
@@ -181,31 +206,67 @@ impl Core {
         match rare.shared.iter_mut().find(|s| s.key == key) {
             Some(known) => known.told = readiness,
             None if full => return Err(ReasonCode::QuotaExceeded),
-            None => rare.shared.push(SharedSubscription { key: Arc::clone(&key), owner, told: readiness }),
+            None => {
+                let record = RecordId::NONE;
+                rare.shared.push(SharedSubscription { key: Arc::clone(&key), owner, told: readiness, record });
+            }
         }
         let shard = self.config.shard;
         let member = Member { shard, session: reference, options, identifier, readiness };
         if owner != shard {
-            self.links[usize::from(owner.0)].push(Item::Join { group: key, member });
+            self.links[usize::from(owner.0)].push(Item::Join { group: Arc::clone(&key), member });
         } else if !self.join(&key, member) {
             if let Some(rare) = self.sessions.get_mut(id).and_then(|s| s.rare.as_mut()) {
                 rare.shared.retain(|s| s.key != key);
             }
             return Err(ReasonCode::QuotaExceeded);
         }
+        self.keep_shared(id, &key, options, identifier);
         Ok(())
+    }
+
+    /// Records a shared subscription, where the session is durable.
+    fn keep_shared(
+        &mut self,
+        id: SessionId,
+        key: &GroupKey,
+        options: crate::mqtt::SubscriptionOptions,
+        identifier: u32,
+    ) {
+        let Some(session) = self.sessions.get(id) else { return };
+        let Some(owner) = session.durable.as_ref().map(|durable| durable.id) else { return };
+        let shared = session.rare.iter().flat_map(|rare| &rare.shared).find(|shared| *shared.key == *key);
+        let known = shared.map(|shared| shared.record).filter(|record| record.is_some());
+        let filter = format!("$share/{}/{}", key.group, key.filter);
+        let record = self.record_subscription(owner, known, &filter, options, identifier);
+        let shared = self.sessions.get_mut(id).and_then(|session| session.rare.as_mut()).map(|rare| &mut rare.shared);
+        if let Some(shared) = shared.and_then(|shared| shared.iter_mut().find(|shared| *shared.key == *key)) {
+            shared.record = record;
+        }
     }
 
     /// Queues what is retained here under the filters.
     fn queue_retained(&mut self, id: SessionId, reads: &[Read], now: Millis) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let (space, rules) = (&self.spaces[session.space as usize], &self.rules);
+        let mut found = Vec::new();
         for read in reads {
             space.retained.matching(&read.filter, now, |message| {
                 if read.wants(message) && rules.permit(&space.name, message) {
-                    session.queue.push(read.queued(message));
+                    found.push(read.queued(message));
                 }
             });
+        }
+        self.queue_found(id, found);
+    }
+
+    /// Queues retained messages that a subscribe found, whatever their number.
+    fn queue_found(&mut self, id: SessionId, found: Vec<Queued>) {
+        for mut queued in found {
+            self.record_queued(id, &mut queued);
+            if let Some(session) = self.sessions.get_mut(id) {
+                session.queue.push(queued);
+            }
         }
     }
 
@@ -251,17 +312,20 @@ impl Core {
         let Some(rare) = &mut session.rare else { return };
         let Some(pending) = rare.pending.iter_mut().find(|p| p.serial == request.serial) else { return };
         pending.awaits -= u16::from(holds);
-        for (read, message) in retained {
-            if let Some(read) = pending.reads.get(*read as usize).filter(|read| read.wants(message)) {
-                session.queue.push(read.queued(message));
-            }
-        }
+        let wanted = retained.iter().filter_map(|(read, message)| {
+            let read = pending.reads.get(*read as usize).filter(|read| read.wants(message))?;
+            Some(read.queued(message))
+        });
+        let found: Vec<Queued> = wanted.collect();
         let mut done = Vec::new();
         while rare.pending.front().is_some_and(|p| p.awaits == 0) {
             done.extend(rare.pending.pop_front());
         }
-        let Some(slot) = session.connection else { return };
+        let connection = session.connection;
+        self.queue_found(id, found);
+        let Some(slot) = connection else { return };
         let Some(version) = self.connections.get(slot).map(|c| c.version) else { return };
+        self.hold_durable(slot);
         for pending in &done {
             self.write(slot, |out| crate::mqtt::suback(out, version, pending.packet_id, &pending.codes));
         }
@@ -287,6 +351,7 @@ impl Core {
                 if existed { ReasonCode::Success as u8 } else { ReasonCode::NoSubscriptionExisted as u8 }
             })
             .collect();
+        self.hold_durable(id.slot);
         self.write(id.slot, |out| crate::mqtt::unsuback(out, version, unsubscribe.packet_id, &codes));
     }
 
@@ -301,14 +366,19 @@ impl Core {
     pub(super) fn unsubscribe_node(&mut self, id: SessionId, space: SpaceId, node: NodeId) {
         let subscriptions = &mut self.spaces[space as usize].subscriptions;
         let Some((position, gone)) = subscriptions.remove(node, id) else { return };
+        let mut record = None;
         if let Some(session) = self.sessions.get_mut(id) {
             session.subscriptions.swap_remove(position as usize);
+            record = session.durable.as_mut().map(|d| (d.id, d.subscriptions.swap_remove(position as usize)));
             if let Some(&moved) = session.subscriptions.get(position as usize) {
                 subscriptions.set_position(moved, id, position);
             }
         }
         if let Some(filter) = gone {
             self.unwant(space, &filter);
+        }
+        if let Some((owner, record)) = record {
+            self.forget_subscription(owner, record);
         }
     }
 
@@ -324,6 +394,10 @@ impl Core {
 
     /// Takes a session out of a group, here or at its owner.
     pub(super) fn leave_group(&mut self, shared: &SharedSubscription, session: SessionRef) {
+        let durable = self.sessions.get(session.id).and_then(|session| session.durable.as_ref());
+        if let Some(owner) = durable.map(|durable| durable.id).filter(|_| shared.record.is_some()) {
+            self.forget_subscription(owner, shared.record);
+        }
         if shared.owner == self.config.shard {
             self.leave(&shared.key, shared.owner, session);
         } else {
@@ -380,14 +454,19 @@ impl Core {
         }
         let may_receive = |topic: &str| acls.iter().all(|acl| acl.may_receive(subject, topic));
         let dropped = session.queue.retain(|q| may_receive(q.message.topic()));
+        let owner = session.durable.as_ref().map(|durable| durable.id);
         // A will is published as its client, whose right to its topic may be gone since CONNECT.
-        session.will.take_if(|will| {
+        let will = session.will.take_if(|will| {
             let (topic, qos, retain) = (will.message.topic(), will.message.qos, will.message.retain);
             !acls.iter().all(|acl| acl.may_publish(subject, topic, qos, retain))
         });
+        if will.is_some() {
+            self.record_session(id);
+        }
+        self.forget_queued(owner, &dropped);
         let generation = self.sessions.generation(id);
         left.iter().for_each(|shared| self.leave_group(shared, SessionRef { id, generation }));
-        (0..dropped).for_each(|_| self.drop_message(slot, super::Dropped::Revoked));
+        dropped.iter().for_each(|_| self.drop_message(slot, super::Dropped::Revoked));
     }
 
     /// Publishes for the broker itself: `$SYS`, and what comes in over bridges.

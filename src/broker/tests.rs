@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::message::Message;
+use super::record::RecordId;
 use super::retained::Retained;
 use super::subscriptions::{Subscriber, Subscriptions};
 use crate::mqtt::{Publish, PublishProperties, QoS, SubscriptionOptions, matches};
@@ -108,12 +109,12 @@ proptest! {
         let mut model = std::collections::BTreeMap::new();
         for (topic, keep, expires_at) in steps {
             let payload: &[u8] = if keep { b"x" } else { b"" };
-            retained.set(&message(&topic, payload, expires_at));
+            retained.set(&message(&topic, payload, expires_at), RecordId::NONE);
             if keep { model.insert(topic, expires_at); } else { model.remove(&topic); }
         }
         for expire in [false, true] {
             if expire {
-                retained.expire(now);
+                retained.expire(now, |_| {});
                 model.retain(|_, at| *at > now);
                 prop_assert_eq!(retained.count(), model.len());
             }

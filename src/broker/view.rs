@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Millis;
 use super::connection::{Connection, Origin};
 use super::inflight::Delivery;
+use super::journal::Once;
 use super::limits::SHARED_PAYLOAD_MIN_BYTES;
 use super::message::{Message, remaining_s};
 use super::provenance::Publisher;
@@ -26,6 +27,10 @@ pub(super) struct View<'a> {
     pub(super) origin: Origin,
     /// Of a message that is retained.
     pub(super) publisher: Option<Arc<Publisher>>,
+    /// If it is retained, then on disk.
+    pub(super) durable: bool,
+    /// A QoS 2 publish of a durable session: what tells it from every other.
+    pub(super) once: Option<Once>,
     stored: Option<Message>,
     /// How many receivers the message has here: what is encoded for several is kept.
     receivers: usize,
@@ -61,6 +66,8 @@ impl<'a> View<'a> {
             expires_at,
             origin,
             publisher: None,
+            durable: false,
+            once: None,
             stored: None,
             receivers: 1,
             encoded: None,
@@ -77,6 +84,16 @@ impl<'a> View<'a> {
 
     pub(super) fn set_receivers(&mut self, receivers: usize) {
         self.receivers = receivers;
+    }
+
+    /// Whether it may have more than one receiver here.
+    pub(super) fn has_several_receivers(&self) -> bool {
+        self.receivers > 1
+    }
+
+    /// What [`View::store`] answers from now on.
+    pub(super) fn set_stored(&mut self, message: &Message) {
+        self.stored = Some(message.clone());
     }
 
     /// The message in a form that can be kept; made once.

@@ -8,6 +8,7 @@ mod acl;
 mod broker;
 mod completions;
 mod diff;
+mod durable;
 mod environment;
 mod etcd;
 mod exit;

@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 
 use super::etcd::EtcdArgs;
 use super::log::{self, LogFormat};
-use super::{Exit, pressure, systemd};
+use super::{Exit, durable, pressure, systemd};
 use crate::apply::{
     FileSystem, HISTORY_MAX, History, Kept, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics,
     run as reconcile, signals, source_name, wall_clock,
@@ -23,6 +23,7 @@ use crate::reconcile::{Node, Timestamp};
 use crate::source::etcd::{EtcdAccess, EtcdOptions, EtcdRoot, Known, spawn_etcd};
 use crate::source::{DirectoryOptions, SourceHandle, spawn_directory, spawn_git_ref};
 use crate::status::{AccessOptions, LiveView, Secret, StatusOptions, StatusServer, TlsFiles, connections, serve};
+use crate::store::records::{Store, StoreStats};
 use crate::store::{Journal, LastKnownGoodFile};
 
 /// How long SIGTERM waits for clients to leave.
@@ -140,15 +141,26 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let declared = declared_in(&args)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let shards = args.shards.unwrap_or_else(|| u16::try_from(cores.saturating_sub(1).max(1)).unwrap_or(u16::MAX));
-    let plane = DataPlane::start(&DataPlaneConfig { shards, ..DataPlaneConfig::default() })
-        .context("the data plane cannot be started")?;
+    let config = DataPlaneConfig { shards, ..DataPlaneConfig::default() };
+    let (plane, store) = match &args.data_dir {
+        None => (DataPlane::start(&config).context("the data plane cannot be started")?, None),
+        Some(data_dir) => {
+            let (plane, store) = durable::start(&config, data_dir)?;
+            (plane, Some(store))
+        }
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("weir-control")
         .enable_all()
         .build()
         .context("the control plane cannot be started")?;
-    runtime.block_on(serve_until_stopped(args, declared, status_addr, plane, shards, log))
+    let stats = store.as_ref().map(Store::stats);
+    runtime.block_on(serve_until_stopped(args, declared, status_addr, (plane, shards, stats), log))?;
+    if let Some(store) = store {
+        store.finish();
+    }
+    Ok(Exit::Success)
 }
 
 /// Where declarations are.
@@ -209,10 +221,9 @@ async fn serve_until_stopped(
     args: Args,
     declared: DeclaredIn,
     status_addr: Option<SocketAddr>,
-    plane: DataPlane,
-    shards: u16,
+    (plane, shards, store): (DataPlane, u16, Option<Arc<StoreStats>>),
     log: Arc<log::Control>,
-) -> anyhow::Result<Exit> {
+) -> anyhow::Result<()> {
     // Bound before anything listens: a second broker on this machine is told at once.
     let status_socket = status_addr.map(bind_status).transpose()?;
     let mut stops = signals().context("signals cannot be received")?;
@@ -240,6 +251,7 @@ async fn serve_until_stopped(
             context: context.clone(),
             atomic: args.atomic,
             allow_empty: args.allow_empty,
+            has_store: store.is_some(),
         },
         source_kind: source.kind,
         source_location: source.location.clone(),
@@ -256,8 +268,8 @@ async fn serve_until_stopped(
     let status = match status_socket {
         None => None,
         Some(socket) => {
-            let view =
-                LiveView::new(reconciler.state(), plane.clone(), context, shards, facts.clone(), source.nudger());
+            let (state, facts) = (reconciler.state(), facts.clone());
+            let view = LiveView::new(state, plane.clone(), context, shards, facts, source.nudger(), store);
             let access = args.status_access.options();
             let options = StatusOptions { access, ..StatusOptions::default() };
             if args.status_access.is_open() && status_addr.is_some_and(|address| !address.ip().is_loopback()) {
@@ -307,7 +319,7 @@ async fn serve_until_stopped(
     reconciler.pause_bridges().await;
     let stops = forward.await.context("signals are lost")?;
     shut_down(&plane, status, stops).await;
-    Ok(Exit::Success)
+    Ok(())
 }
 
 /// Asks everybody to leave; another SIGTERM ends that at once.

@@ -216,6 +216,7 @@ impl Endpoint {
                 _ => QoS::ExactlyOnce,
             },
             retain_available: self.retain_available,
+            durable: self.durability == Durability::Disk,
         }
     }
 }

@@ -133,7 +133,7 @@ fn decrypt(tls: &mut ServerConnection, mut raw: &[u8], output: &mut Vec<u8>) -> 
 
 /// Bytes on their way out.
 pub(super) trait Outgoing {
-    /// Bytes that wait.
+    /// Bytes that may be written.
     fn waiting(&self) -> usize;
     fn fill_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize;
     fn advance(&mut self, n: usize);
@@ -141,7 +141,7 @@ pub(super) trait Outgoing {
 
 impl Outgoing for OutBuf {
     fn waiting(&self) -> usize {
-        self.len()
+        self.ready()
     }
     fn fill_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         self.fill_slices(slices)

@@ -40,6 +40,7 @@ pub use policy::{
     AcceptOverflow, ChildOptions, HandshakeLimits, IpRange, KeepAlive, ListenerPolicy, ProxyProtocolPolicy, TlsPolicy,
     Transport, WebSocketPolicy,
 };
+pub use shard::Keeping;
 pub use socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions};
 pub use stats::{EndpointStats, RefusalCounts};
 pub use tls::{ClientAuth, Identity, TlsError, TlsFile, TlsSettings};

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use socket2::Socket;
 use tokio::sync::oneshot;
@@ -13,7 +13,7 @@ use super::acceptor::{AcceptorConfig, Command};
 use super::dwell::{DeliverDurations, Dwell};
 use super::mailbox::Mailbox;
 use super::policy::ListenerPolicy;
-use super::shard::{self, Accepted, Control, Event, Shared};
+use super::shard::{self, Accepted, Control, Event, Keeping, Shared};
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
 use super::stats::{EndpointStats, Tallies};
 use super::stream::Stream;
@@ -167,7 +167,18 @@ const OTHER_DESCRIPTORS: u64 = 512;
 impl DataPlane {
     /// Starts the threads. Raises the file descriptor limit to what the system allows this process.
     pub fn start(config: &DataPlaneConfig) -> io::Result<DataPlane> {
+        Self::begin(config, None)
+    }
+
+    /// The same with a store: what it holds is back when this returns, and durable state is kept there.
+    pub fn start_with(config: &DataPlaneConfig, keeping: Keeping) -> io::Result<DataPlane> {
+        Self::begin(config, Some(keeping))
+    }
+
+    fn begin(config: &DataPlaneConfig, keeping: Option<Keeping>) -> io::Result<DataPlane> {
         let epoch = Instant::now();
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let epoch_unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
         let pool = Arc::new(SocketPool::default());
         let tallies = Arc::new(Tallies::default());
         let sequence = Arc::new(AtomicU64::new(0));
@@ -191,7 +202,8 @@ impl DataPlane {
             sequence: Arc::clone(&sequence),
             max_connections,
         };
-        let shards = shard::start(config, &shared, acceptor)?;
+        let keeping = keeping.map(|keeping| (keeping, epoch_unix_ms));
+        let shards = shard::start(config, &shared, acceptor, keeping)?;
         Ok(Self { inner: Arc::new(Inner { pool, tallies, dwell, shards, epoch, sequence }) })
     }
 

@@ -69,6 +69,8 @@ reasons! {
     MissingReference,
     /// A file it names cannot be read or is not what it should be.
     BadFile,
+    /// `durability: disk`, and the broker has no directory to keep anything in.
+    NoStore,
     /// The address and port are in use by something that is not this broker.
     AddressInUse,
     /// The socket cannot be bound for another cause.

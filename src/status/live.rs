@@ -22,6 +22,7 @@ use crate::net::{
     ClientFilter, DataPlane, DeliverDurations, EndpointStats, FoundClient, RetainedCursor, RetainedFilter,
 };
 use crate::reconcile::Timestamp;
+use crate::store::records::StoreStats;
 
 /// Shows a running broker.
 pub struct LiveView {
@@ -31,6 +32,7 @@ pub struct LiveView {
     shards: u16,
     facts: NodeFacts,
     nudge: Arc<Notify>,
+    store: Option<Arc<StoreStats>>,
     /// Follows the published versions.
     version: watch::Receiver<u64>,
     /// The state made of the version beside it.
@@ -47,9 +49,10 @@ impl LiveView {
         shards: u16,
         facts: NodeFacts,
         nudge: Arc<Notify>,
+        store: Option<Arc<StoreStats>>,
     ) -> Self {
         let version = control.subscribe();
-        Self { control, plane, context, shards, facts, nudge, version, made: Mutex::new(None) }
+        Self { control, plane, context, shards, facts, nudge, store, version, made: Mutex::new(None) }
     }
 }
 
@@ -70,6 +73,10 @@ impl StatusView for LiveView {
                 state
             }
         }
+    }
+
+    fn store(&self) -> Option<Arc<StoreStats>> {
+        self.store.clone()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

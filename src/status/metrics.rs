@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
@@ -19,6 +20,7 @@ use super::{BridgeView, Endpoint, EndpointHoldings, EndpointTraffic, Histogram, 
 use crate::apply::{Phase, TroubleKind};
 use crate::config::Severity;
 use crate::reconcile::{ConditionStatus, Timestamp};
+use crate::store::records::StoreStats;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -31,6 +33,7 @@ pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
         traffic: app.view.traffic(),
         bridges: app.view.bridges(),
         holdings,
+        store: app.view.store(),
         process: Process::read(),
         now: app.view.now(),
     };
@@ -56,6 +59,7 @@ struct Scrape {
     traffic: Traffic,
     bridges: Vec<BridgeView>,
     holdings: Option<Holdings>,
+    store: Option<Arc<StoreStats>>,
     process: Process,
     now: Timestamp,
 }
@@ -67,6 +71,7 @@ impl Collector for Scrape {
         let out = &mut encoder;
         self.node(out)?;
         self.holdings(out)?;
+        self.store(out)?;
         self.reconcile(out)?;
         self.endpoint_states(out)?;
         self.endpoint_connections(out)?;
@@ -123,6 +128,29 @@ impl Scrape {
         self.held(out, "weir_endpoint_messages_queued", help, |held| held.queued_messages)?;
         let help = "Bytes of the messages waiting in its sessions.";
         self.held(out, "weir_endpoint_queued_bytes", help, |held| held.queued_bytes)
+    }
+
+    /// Where there is a data directory.
+    fn store(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let Some(store) = &self.store else { return Ok(()) };
+        let read = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        counter(out, "weir_store_commits", "Commits, each with one fsync.", read(&store.commits))?;
+        counter(out, "weir_store_records", "Records written, what cleaning moved not counted.", read(&store.records))?;
+        let help = "Turns of shards that had something durable to tell: how many share a commit.";
+        counter(out, "weir_store_batches", help, read(&store.batches))?;
+        let spent = read(&store.commit_ns) as f64 / 1e9;
+        out.encode_descriptor(
+            "weir_store_commit",
+            "Time spent in commits.",
+            Some(&Unit::Seconds),
+            MetricType::Counter,
+        )?
+        .encode_counter::<NoLabelSet, f64, f64>(&spent, None)?;
+        gauge(out, "weir_store_files", "Files of the log.", read(&store.files))?;
+        gauge_of(out, "weir_store_size", "All of the log.", Unit::Bytes, read(&store.bytes) as f64)?;
+        gauge_of(out, "weir_store_live", "Records that hold.", Unit::Bytes, read(&store.live_bytes) as f64)?;
+        gauge(out, "weir_store_live_records", "Records that hold.", read(&store.live_records))?;
+        gauge(out, "weir_store_full", "1 while the store's disk is full.", store.full.load(Ordering::Relaxed))
     }
 
     /// Of what the endpoints' sessions hold.

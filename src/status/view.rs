@@ -15,6 +15,7 @@ use crate::apply::{HistoryEntry, Phase, SourceState};
 use crate::cluster::NodeRecord;
 use crate::config::Diagnostic;
 use crate::reconcile::{Conditions, Plan, Timestamp};
+use crate::store::records::StoreStats;
 
 /// The one door between the server and the broker. Every call is cheap and never waits for the data plane.
 pub trait StatusView: Send + Sync + 'static {
@@ -39,6 +40,10 @@ pub trait StatusView: Send + Sync + 'static {
     fn trace(&self, query: TraceQuery) -> Answering<Option<mpsc::Receiver<TraceEvent>>>;
     /// Whether every shard has come round once more since the call. It may take as long as a shard hangs.
     fn pulse(&self) -> Answering<bool>;
+    /// What the store has done and holds. `None`: there is none.
+    fn store(&self) -> Option<Arc<StoreStats>> {
+        None
+    }
     /// The static tier of the one validator.
     fn validate(&self, request: ValidateRequest) -> Validation;
     /// Asks for a reading of the source; it changes nothing but how fresh what is known is.

@@ -1,7 +1,9 @@
-//! What outlives the process: the last known good declarations, and the history of changes.
+//! What outlives the process: the last known good declarations, the history of changes, and the records of durable
+//! sessions.
 
 mod journal;
 mod last_known_good;
+pub mod records;
 mod write;
 
 use std::path::PathBuf;
@@ -16,4 +18,8 @@ pub enum StoreError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: {message}", path.display())]
     Content { path: PathBuf, message: String },
+    #[error("{}: another weir has it open", path.display())]
+    InUse { path: PathBuf },
+    #[error("{}: {source}", path.display())]
+    Log { path: PathBuf, source: records::LogError },
 }

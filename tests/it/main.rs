@@ -11,6 +11,7 @@ mod client;
 mod codec;
 mod conformance;
 mod cve;
+mod durability;
 mod environment;
 mod golden;
 mod load_bench;

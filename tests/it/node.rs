@@ -215,7 +215,7 @@ impl Node {
     fn flush(&mut self, shard: usize, id: ConnId, link: LinkId) {
         while self.links[link].reads {
             let Some(out) = self.cores[shard].out(id) else { return };
-            if out.is_empty() {
+            if out.ready() == 0 {
                 return;
             }
             let part = out.first().len().min(1000);

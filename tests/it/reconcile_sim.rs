@@ -119,6 +119,7 @@ impl Simulation {
                 context: NodeContext { status_addr: None, ..NodeContext::default() },
                 atomic: false,
                 allow_empty: false,
+                has_store: true,
             },
             source_kind: "directory",
             source_location: "sim".into(),

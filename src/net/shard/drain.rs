@@ -194,6 +194,7 @@ impl Shard {
         for key in left {
             self.end_whatever(key, Ended::Server);
         }
+        self.send_records();
         self.publish();
         self.stopped = true;
         let _ = ending.reply.send(());

@@ -43,7 +43,8 @@ use super::trace::Tracer;
 use super::workers::Workers;
 use crate::auth::Decision;
 use crate::broker::{
-    AwaySessions, Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, Millis, ShardId, TotalRates,
+    AwaySessions, Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, Kept, Millis, RecordSink, Recording,
+    Restored, ShardId, Stored, TotalRates,
 };
 
 /// What a shard is told by others.
@@ -65,6 +66,8 @@ pub(super) enum Event {
         batch: Batch,
     },
     Control(Control),
+    /// The store has come further.
+    Kept(Kept),
 }
 
 const WAKER: Token = Token(usize::MAX);
@@ -81,6 +84,12 @@ const SWEEP_MS: Millis = 100;
 /// How often counters are shown to the control plane.
 const PUBLISH_MS: Millis = 250;
 
+/// Where durable state goes, and what of it is there already.
+pub struct Keeping {
+    pub sink: Arc<dyn RecordSink>,
+    pub stored: Stored,
+}
+
 /// What all shards share.
 pub(super) struct Shared {
     pub(super) epoch: Instant,
@@ -95,6 +104,7 @@ struct Shard {
     id: ShardId,
     shared: Arc<Shared>,
     core: Core,
+    sink: Option<Arc<dyn RecordSink>>,
     poll: Poll,
     alarm: Alarm,
     /// The first shard's.
@@ -138,22 +148,35 @@ struct Shard {
     stopped: bool,
 }
 
-/// Starts the threads.
+/// Starts the threads; with a store, what it holds is in place before.
 pub(super) fn start(
     config: &DataPlaneConfig,
     shared: &Arc<Shared>,
     acceptor: AcceptorConfig,
+    keeping: Option<(Keeping, u64)>,
 ) -> io::Result<Vec<Arc<Mailbox<Event>>>> {
     let polls: Vec<Poll> = (0..config.shards.max(1)).map(|_| Poll::new()).collect::<io::Result<_>>()?;
     let peers: Vec<Arc<Mailbox<Event>>> =
         polls.iter().map(|poll| Ok(Arc::new(Mailbox::new(poll.registry(), WAKER)?))).collect::<io::Result<_>>()?;
     let mut acceptor_config = Some(acceptor);
+    let mut shards = Vec::new();
     for (poll, id) in polls.into_iter().zip(0..) {
         let alarm = Alarm::new(poll.registry(), ALARM)?;
         let registry = poll.registry().try_clone()?;
         let acceptor = acceptor_config.take().map(|config| Acceptor::new(config, registry));
-        let mut shard = Shard::new(ShardId(id), config, Arc::clone(shared), poll, alarm, acceptor, peers.clone());
-        thread::Builder::new().name(format!("weir-shard-{id}")).spawn(move || {
+        shards.push(Shard::new(ShardId(id), config, Arc::clone(shared), poll, alarm, acceptor, peers.clone()));
+    }
+    if let Some((keeping, epoch_unix_ms)) = keeping {
+        let mailboxes = peers.clone();
+        keeping.sink.tell(Box::new(move |shard, kept| {
+            if let Some(mailbox) = mailboxes.get(usize::from(shard.0)) {
+                mailbox.send(Event::Kept(kept));
+            }
+        }));
+        restore(&mut shards, &keeping, epoch_unix_ms)?;
+    }
+    for mut shard in shards {
+        thread::Builder::new().name(format!("weir-shard-{}", shard.id.0)).spawn(move || {
             let _closes = CloseOnEnd(Arc::clone(&shard.mailbox));
             let mut events = Events::with_capacity(EVENTS);
             while !shard.stopped {
@@ -162,6 +185,31 @@ pub(super) fn start(
         })?;
     }
     Ok(peers)
+}
+
+/// Gives every core its part of what is stored, and each what it must know of the others.
+fn restore(shards: &mut [Shard], keeping: &Keeping, epoch_unix_ms: u64) -> io::Result<()> {
+    let mut restored = Restored::default();
+    let recording = Recording { next_id: keeping.stored.next_id(), epoch_unix_ms };
+    for shard in &mut *shards {
+        shard.sink = Some(Arc::clone(&keeping.sink));
+        shard.core.keep_records(recording);
+        let part = shard.core.restore(&keeping.stored, 0);
+        restored.add(part.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?);
+    }
+    let count = shards.len();
+    let mut quiet = false;
+    while !std::mem::replace(&mut quiet, true) {
+        for (from, to) in (0..count).flat_map(|from| (0..count).map(move |to| (from, to))).filter(|(a, b)| a != b) {
+            if let Some(batch) = shards[from].core.take_batch(ShardId(to as u16)) {
+                shards[to].core.deliver_batch(ShardId(from as u16), batch, 0);
+                quiet = false;
+            }
+        }
+    }
+    let Restored { sessions, subscriptions, deliveries, retained } = restored;
+    tracing::info!(sessions, subscriptions, messages = deliveries, retained, "durable state is back");
+    Ok(())
 }
 
 impl Shard {
@@ -182,6 +230,7 @@ impl Shard {
             id,
             shared,
             core,
+            sink: None,
             poll,
             acceptor,
             next_shard: 0,
@@ -290,6 +339,7 @@ impl Shard {
                 Event::Decided { key, decision } => self.on_decided(key, decision),
                 Event::Batch { from, batch } => self.core.deliver_batch(from, batch, self.now),
                 Event::Control(control) => self.on_control(control),
+                Event::Kept(kept) => self.core.on_kept(kept, self.now),
             }
         }
     }
@@ -320,6 +370,8 @@ impl Shard {
     /// Sends what the turn brought forth.
     fn settle(&mut self) {
         self.reauthenticate();
+        self.send_batches();
+        self.send_records();
         self.flush_dirty();
         let mut ids = std::mem::take(&mut self.ids);
         self.core.take_closing(&mut ids);
@@ -334,6 +386,7 @@ impl Shard {
         }
         self.ids = ids;
         self.send_batches();
+        self.send_records();
     }
 
     fn send_batches(&mut self) {
@@ -349,6 +402,14 @@ impl Shard {
             if !events.is_empty() {
                 peer.send_all(events.drain(..));
             }
+        }
+    }
+
+    /// Hands what the turn changed of durable state to the store.
+    fn send_records(&mut self) {
+        let Some(sink) = &self.sink else { return };
+        if let Some(batch) = self.core.take_records() {
+            sink.keep(self.id, batch);
         }
     }
 

@@ -60,7 +60,8 @@ impl Shard {
         };
         match wrote {
             Ok(Wrote::All) => {
-                if connection.closing {
+                // What waits for the disk is still to come.
+                if connection.closing && !self.holds_back(key) {
                     self.finish(key);
                 }
             }
@@ -68,6 +69,13 @@ impl Shard {
             Err(_) if open => self.end(key, Ended::WriteFailed),
             Err(_) => self.drop_connection(key),
         }
+    }
+
+    /// Whether the core has more for a connection than may be written yet.
+    fn holds_back(&mut self, key: Key) -> bool {
+        let Some(State::Open(id)) = self.table.get(key).map(|connection| &connection.state) else { return false };
+        let id = *id;
+        self.core.out(id).is_some_and(|out| !out.is_empty())
     }
 
     fn watch_writable(&mut self, key: Key) {

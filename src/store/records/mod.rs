@@ -1,0 +1,101 @@
+//! The records of durable sessions and retained messages, on disk.
+//!
+//! `disk`: what is needed of a file system; `frame`, `log`: the form of the files; `writer`: the thread that commits.
+
+mod disk;
+mod frame;
+mod log;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::path::Path;
+use std::sync::Arc;
+
+pub use disk::{Directory, Disk, SegmentFile};
+pub use log::{Log, LogError, LogLimits, LogSize, Opened};
+pub use writer::{OnFailure, StoreStats, Writer};
+
+use super::StoreError;
+use crate::broker::Stored;
+
+/// Where in a data directory the records are.
+const DIRECTORY: &str = "store";
+/// Held by whoever has the store open.
+const LOCK: &str = "lock";
+
+/// A store that nobody else has open.
+pub struct OpenedStore {
+    pub log: Log<Directory>,
+    pub stored: Stored,
+    /// See [`Opened::torn_bytes`].
+    pub torn_bytes: u64,
+    pub lock: StoreLock,
+}
+
+/// As long as it lives, no other process opens the store.
+#[derive(Debug)]
+pub struct StoreLock {
+    _file: File,
+}
+
+/// Opens the store of a data directory, or begins it.
+///
+/// # Errors
+/// Another process has it open, it cannot be written, it is of a newer version, or damaged.
+pub fn open(data_dir: &Path) -> Result<OpenedStore, StoreError> {
+    let path = data_dir.join(DIRECTORY);
+    let io = |path: &Path| {
+        let path = path.to_path_buf();
+        move |source| StoreError::Io { path, source }
+    };
+    fs::create_dir_all(&path).map_err(io(&path))?;
+    let lock = path.join(LOCK);
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock).map_err(io(&lock))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path }),
+        Err(TryLockError::Error(source)) => return Err(StoreError::Io { path: lock, source }),
+    }
+    // What the directory itself is in is to be there after a crash too.
+    File::open(data_dir).and_then(|parent| parent.sync_all()).map_err(io(data_dir))?;
+    let opened =
+        Log::open(Directory::new(&path), LogLimits::default()).map_err(|source| StoreError::Log { path, source })?;
+    let Opened { log, stored, torn_bytes } = opened;
+    Ok(OpenedStore { log, stored, torn_bytes, lock: StoreLock { _file: file } })
+}
+
+/// A store that a broker writes to.
+pub struct Store {
+    writer: Arc<Writer>,
+    _lock: StoreLock,
+}
+
+impl Store {
+    /// Starts the writer; what was stored goes to the data plane.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub fn start(opened: OpenedStore, on_failure: OnFailure) -> Result<(Self, Stored), StoreError> {
+        let OpenedStore { log, stored, lock, .. } = opened;
+        let thread = |source| StoreError::Io { path: DIRECTORY.into(), source };
+        let writer = Arc::new(Writer::start(log, on_failure).map_err(thread)?);
+        Ok((Self { writer, _lock: lock }, stored))
+    }
+
+    /// Whom the shards give their records to.
+    pub fn sink(&self) -> Arc<Writer> {
+        Arc::clone(&self.writer)
+    }
+
+    /// Writes what it was given, and lets go of the store.
+    pub fn finish(self) {
+        self.writer.finish();
+    }
+
+    /// What it has done.
+    pub fn stats(&self) -> Arc<StoreStats> {
+        self.writer.stats()
+    }
+}

@@ -1,0 +1,10 @@
+//! What was acknowledged is never lost: clients and the checker of what they saw, against cores in memory whose disk
+//! forgets, and against a real process that is killed.
+//!
+//! `history`: the checker; `actor`: the clients; `memory`: cores and a disk in memory, seeded; `process`: `kill -9`.
+
+mod actor;
+mod history;
+mod memory;
+mod process;
+mod trouble;

@@ -1,0 +1,263 @@
+//! `kill -9` at random moments under load, again and again, on a real disk.
+//!
+//! `WEIR_KILL_CYCLES=n` kills so often; `WEIR_KILL_SEED=n` chooses the moments.
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::actor::{Actor, Role, cast, judge_retained};
+use super::history::History;
+use crate::broker_sim::rng::Rng;
+use crate::wire::Version;
+
+/// How long what must happen may take on a slow machine.
+const GUARD: Duration = Duration::from_secs(120);
+
+/// A broker whose data outlives it.
+pub struct Durable {
+    place: tempfile::TempDir,
+    pub address: SocketAddr,
+    shards: u16,
+    process: Option<Child>,
+}
+
+impl Durable {
+    /// A broker with one endpoint that is `durability: disk`; `fields` more of it.
+    pub fn start(shards: u16, fields: &str) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let mut durable = Self { place, address, shards, process: None };
+        durable.declare(fields);
+        durable.begin();
+        durable
+    }
+
+    pub fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.place.path().join("data")
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.place.path().join("log")).unwrap()
+    }
+
+    fn declare(&self, fields: &str) {
+        let endpoints = self.place.path().join("endpoints.d");
+        fs::create_dir_all(&endpoints).unwrap();
+        let document = format!(
+            "endpoint: {{name: main, host: 127.0.0.1, port: {}, enableAuth: false, enableAcl: false, durability: disk, \
+             maxQueuedMessages: 1000000{fields}}}\n",
+            self.address.port()
+        );
+        fs::write(endpoints.join("main.yaml"), document).unwrap();
+    }
+
+    /// Runs it until it listens.
+    pub fn begin(&mut self) {
+        let log = File::options().create(true).append(true).open(self.place.path().join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_weir"))
+            .args(["run", "--status-addr", "none", "--shards", &self.shards.to_string(), "--log-level", "warn"])
+            .arg("--endpoints")
+            .arg(self.place.path().join("endpoints.d"))
+            .arg("--data-dir")
+            .arg(self.data())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(child);
+        let start = Instant::now();
+        while TcpStream::connect(self.address).is_err() {
+            assert!(start.elapsed() < GUARD, "the broker does not listen\n{}", self.log());
+            let ended = self.process.as_mut().and_then(|child| child.try_wait().ok().flatten());
+            assert!(ended.is_none(), "the broker ended: {ended:?}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.process.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// SIGTERM, until it has ended.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.process.take() else { return };
+        let pid = i32::try_from(child.id()).unwrap();
+        let pid = rustix_pid(pid);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(child.wait().unwrap().success(), "{}", self.log());
+    }
+}
+
+fn rustix_pid(pid: i32) -> rustix::process::Pid {
+    rustix::process::Pid::from_raw(pid).unwrap()
+}
+
+impl Drop for Durable {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// The clients, each on a socket of its own, driven by one thread.
+struct Clients {
+    rng: Rng,
+    actors: Vec<Actor>,
+    streams: Vec<Option<TcpStream>>,
+    history: History,
+}
+
+impl Clients {
+    fn new(seed: u64) -> Self {
+        let actors = cast();
+        let streams = actors.iter().map(|_| None).collect();
+        Self { rng: Rng::new(seed), actors, streams, history: History::default() }
+    }
+
+    fn close(&mut self, at: usize) {
+        if self.streams[at].take().is_some() {
+            self.actors[at].closed(&mut self.history);
+        }
+    }
+
+    /// One client does something, or hears something. Answers whether anything happened.
+    fn step(&mut self, at: usize, address: SocketAddr) -> bool {
+        if self.streams[at].is_none() {
+            let Ok(stream) = TcpStream::connect(address) else { return false };
+            stream.set_nodelay(true).unwrap();
+            let hello = self.actors[at].open(&mut self.history);
+            self.streams[at] = Some(stream);
+            return self.send(at, &hello);
+        }
+        let Some(heard) = self.read(at) else {
+            self.close(at);
+            return true;
+        };
+        let mut out = self.actors[at].receive(&heard, &mut self.history);
+        out.extend(self.actors[at].act(&mut self.rng, &mut self.history));
+        if out.is_empty() { !heard.is_empty() } else { self.send(at, &out) }
+    }
+
+    fn send(&mut self, at: usize, bytes: &[u8]) -> bool {
+        let Some(stream) = &mut self.streams[at] else { return false };
+        stream.set_nonblocking(false).unwrap();
+        stream.set_write_timeout(Some(GUARD)).unwrap();
+        if stream.write_all(bytes).is_err() {
+            self.close(at);
+        }
+        true
+    }
+
+    /// What came; `None`: the connection is gone.
+    fn read(&mut self, at: usize) -> Option<Vec<u8>> {
+        let stream = self.streams[at].as_mut()?;
+        stream.set_nonblocking(true).unwrap();
+        let mut buffer = vec![0; 64 << 10];
+        match stream.read(&mut buffer) {
+            Ok(0) => None,
+            Ok(count) => {
+                buffer.truncate(count);
+                Some(buffer)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Some(Vec::new()),
+            Err(_) => None,
+        }
+    }
+
+    /// Lets all of them go on until `done`.
+    fn run(&mut self, address: SocketAddr, what: &str, mut done: impl FnMut(&Self) -> bool) {
+        let start = Instant::now();
+        while !done(self) {
+            let mut anything = false;
+            for at in 0..self.actors.len() {
+                anything |= self.step(at, address);
+            }
+            if !anything {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            assert!(start.elapsed() < GUARD, "not in time: {what}; {}", self.history.findings().join("\n"));
+        }
+    }
+
+    /// What was on its way when the broker died is heard, then every connection is gone.
+    fn after_kill(&mut self) {
+        for at in 0..self.actors.len() {
+            while let Some(heard) = self.read(at).filter(|_| self.streams[at].is_some()) {
+                if !heard.is_empty() {
+                    self.actors[at].receive(&heard, &mut self.history);
+                }
+            }
+            self.close(at);
+        }
+    }
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}: a number")))
+}
+
+/// Kills the broker again and again; answers with what was found, and how many messages were acknowledged.
+fn kill_cycles(cycles: u64, seed: u64, shards: u16) -> (Vec<String>, usize) {
+    let mut broker = Durable::start(shards, "");
+    let mut clients = Clients::new(seed);
+    let everybody = std::mem::take(&mut clients.actors);
+    let (listeners, speakers): (Vec<Actor>, Vec<Actor>) =
+        everybody.into_iter().partition(|actor| actor.role == Role::Subscriber);
+    // Who listens is there before anybody speaks.
+    clients.actors = listeners;
+    clients.run(broker.address, "the subscribers are there", |clients| clients.actors.iter().all(Actor::is_set_up));
+    clients.actors.extend(speakers);
+    for _ in 0..cycles {
+        let until = clients.history.acknowledged_count() + 20 + clients.rng.below(1_000);
+        clients
+            .run(broker.address, "messages are acknowledged", |clients| clients.history.acknowledged_count() >= until);
+        broker.kill();
+        clients.after_kill();
+        broker.begin();
+    }
+    clients.actors.iter_mut().for_each(|actor| actor.rests = true);
+    clients.run(broker.address, "everything is delivered", |clients| {
+        clients.actors.iter().all(Actor::is_at_rest) && clients.history.is_complete()
+    });
+    clients.actors.push(Actor::new("reader", Role::Reader, Version::V3_1_1));
+    clients.streams.push(None);
+    clients.run(broker.address, "what is retained is read", |clients| {
+        clients.actors.last().is_some_and(|reader| reader.has_read)
+    });
+    let found = clients.actors.pop().map(|reader| reader.found).unwrap_or_default();
+    judge_retained(&clients.actors, &found, &mut clients.history);
+    (clients.history.findings(), clients.history.acknowledged_count())
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_kill_9() {
+    let (cycles, seed) = (number("WEIR_KILL_CYCLES", 3), number("WEIR_KILL_SEED", 1));
+    for shards in [1, 2] {
+        let (findings, acknowledged) = kill_cycles(cycles, seed, shards);
+        println!("{cycles} kills, {shards} shards: {acknowledged} messages acknowledged, {} findings", findings.len());
+        assert!(findings.is_empty(), "WEIR_KILL_SEED={seed}, {shards} shards:\n{}", findings.join("\n"));
+    }
+}
+
+#[test]
+#[ignore = "200 kills take minutes: tests/run --all"]
+fn nothing_acknowledged_is_lost_by_200_kills() {
+    let (cycles, seed) = (number("WEIR_KILL_CYCLES", 200), number("WEIR_KILL_SEED", 7));
+    for shards in [1, 2] {
+        let (findings, acknowledged) = kill_cycles(cycles / 2, seed, shards);
+        println!("{} kills, {shards} shards: {acknowledged} acknowledged, {} findings", cycles / 2, findings.len());
+        assert!(findings.is_empty(), "WEIR_KILL_SEED={seed}, {shards} shards:\n{}", findings.join("\n"));
+    }
+}
