@@ -370,7 +370,6 @@ impl Shard {
     /// Sends what the turn brought forth.
     fn settle(&mut self) {
         self.reauthenticate();
-        self.send_batches();
         self.send_records();
         self.flush_dirty();
         let mut ids = std::mem::take(&mut self.ids);
