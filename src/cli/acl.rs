@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
+use serde_json::json;
 
 use super::Exit;
 use super::input::read_all;
@@ -31,6 +32,8 @@ enum Question {
 ///
 /// Exits with 0 where it may, with 1 where it may not.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  weir acl explain --client-id c1 --topic sensor/1/temp endpoints.d\n  \
+    weir acl explain --client-id c1 --username ada --topic 'sensor/#' --subscribe endpoints.d")]
 struct Explain {
     #[arg(long, value_name = "ID")]
     client_id: String,
@@ -56,9 +59,17 @@ struct Explain {
     /// The acl document
     #[arg(long, value_name = "NAME", default_value = "default")]
     acl: String,
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
     /// Directories, files, or - for standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
@@ -77,7 +88,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         Some(rule) => format!("by rule {} of acl {name}, {}", rule + 1, place(&snapshot, acl, rule)),
         None => format!("by noMatch of acl {name}, {}: no rule matches", shown(acl)),
     };
-    print(&format!("{word} {why}\n"))?;
+    print(&match asked.format {
+        Format::Human => format!("{word} {why}\n"),
+        Format::Json => {
+            let place = verdict.rule.map_or_else(|| shown(acl), |rule| place(&snapshot, acl, rule));
+            let rule = verdict.rule.map(|rule| rule + 1);
+            let allowed = verdict.permission == Permission::Allow;
+            format!("{:#}\n", json!({"allowed": allowed, "acl": name.as_str(), "rule": rule, "place": place}))
+        }
+    })?;
     Ok(if verdict.permission == Permission::Allow { Exit::Success } else { Exit::Failure })
 }
 

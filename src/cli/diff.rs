@@ -13,6 +13,7 @@ use crate::config::{BuiltInDefaults, canonical, diff_documents};
 /// The canonical forms are compared, document by document: the order of keys, comments, files and written-out defaults
 /// make no difference. Exits with 0 if they mean the same, with 1 if not.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  weir diff endpoints.d http://127.0.0.1:8080\n  weir diff git:HEAD~1 endpoints.d")]
 pub(super) struct Args {
     /// A directory, a file, -, git:REVISION (of the other operand's directory), git:REVISION:PATH, or a broker's
     /// http://HOST:PORT.
@@ -21,6 +22,15 @@ pub(super) struct Args {
     /// The same.
     #[arg(value_name = "B")]
     new: String,
+    /// `json`: `{"same": ..., "diff": "..."}`
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Human,
+    Json,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
@@ -31,7 +41,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let new = valid(&read_operand(&args.new, beside(&args.old).as_deref())?)?;
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
     let diff = diff_documents(&form(&old), &form(&new));
-    print(&if has_color() { colored(&diff) } else { diff.clone() })?;
+    print(&match args.format {
+        Format::Json => format!("{:#}\n", serde_json::json!({"same": diff.is_empty(), "diff": diff})),
+        Format::Human if has_color() => colored(&diff),
+        Format::Human => diff.clone(),
+    })?;
     Ok(if diff.is_empty() { Exit::Success } else { Exit::Failure })
 }
 

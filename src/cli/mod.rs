@@ -40,16 +40,30 @@ use clap::{Parser, Subcommand};
 pub use exit::Exit;
 
 /// An MQTT broker whose listeners are declared in git or etcd.
+///
+/// What stands in a directory (or a git ref) is what the broker listens on: it follows changes by itself, without a
+/// restart, and disconnects nobody who need not be. Nothing is changed by command; every verb but `run` only reads.
 #[derive(Debug, Parser)]
-#[command(name = "weir", version, max_term_width = 100, disable_help_subcommand = true)]
+#[command(name = "weir", version, max_term_width = 100, disable_help_subcommand = true, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,
 }
 
+const AFTER_HELP: &str = "\
+First steps:
+  weir run --endpoints examples/endpoints.d        a broker with those endpoints
+  weir validate DIR                                all errors at once, before a commit
+  weir plan DIR --against http://127.0.0.1:8080    what a change would do, and to how many clients
+  weir status                                      what is declared, what runs, what is refused
+
+Exit codes: 0 good; 1 a negative answer, or a failure; 2 with reservations (each verb's help says which); 64 wrong usage.
+Brokers are asked at WEIR_STATUS (http://127.0.0.1:8080); WEIR_STATUS_TOKEN (file:PATH or env:NAME), WEIR_STATUS_CA,
+WEIR_STATUS_CERT and WEIR_STATUS_KEY let in where one is guarded.";
+
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Run(run::Args),
+    Run(Box<run::Args>),
     Validate(validate::Args),
     Plan(plan::Args),
     Diff(diff::Args),
@@ -74,7 +88,7 @@ pub fn main() -> ExitCode {
         Err(error) => return refuse_usage(&error),
     };
     let result = match cli.verb {
-        Verb::Run(args) => run::run(args),
+        Verb::Run(args) => run::run(*args),
         Verb::Validate(args) => validate::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::Diff(args) => diff::run(args),

@@ -22,6 +22,9 @@ use crate::reconcile::{Effective, Files, Live, LiveEndpoint, Node, Pinned, Plan,
 /// Exits with 0; with --detailed-exitcode with 2 where there is something to do. With --max-disconnects, with 1 where
 /// more clients would be disconnected.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  weir plan endpoints.d --against http://127.0.0.1:8080\n  \
+    weir plan endpoints.d --against git:HEAD~1 --format markdown    for a pull request\n  \
+    weir plan endpoints.d --against http://127.0.0.1:8080 --max-disconnects 100")]
 pub(super) struct Args {
     /// What is to be: a directory, a file, or - for standard input
     #[arg(value_name = "PATH")]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::bail;
+use serde_json::json;
 
 use super::Exit;
 use super::input::read_all;
@@ -28,6 +29,15 @@ pub(super) struct Args {
     /// Print only the declaration digest.
     #[arg(long, conflicts_with = "all")]
     digest: bool,
+    /// `json`: one object, `{"documents": [...], "declarationDigest": "..."}`
+    #[arg(long, value_enum, default_value_t = Format::Yaml, conflicts_with = "digest")]
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    Yaml,
+    Json,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
@@ -37,7 +47,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         return Ok(Exit::Success);
     }
     let defaults = if args.all { BuiltInDefaults::WrittenOut } else { BuiltInDefaults::LeftOut };
-    print(&canonical_yaml(&canonical(&declared, defaults)))?;
+    let documents = canonical(&declared, defaults);
+    print(&match args.format {
+        Format::Yaml => canonical_yaml(&documents),
+        Format::Json => {
+            let documents: Vec<_> = documents.iter().map(|each| json!({each.identity.kind.key(): each.body})).collect();
+            let digest = declaration_digest(&declared);
+            format!("{:#}\n", json!({"documents": documents, "declarationDigest": digest}))
+        }
+    })?;
     Ok(Exit::Success)
 }
 

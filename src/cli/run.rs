@@ -33,6 +33,10 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 ///
 /// SIGHUP reads the source now. SIGTERM asks clients to leave and exits with 0; a second one ends at once.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  weir run --endpoints endpoints.d\n  \
+    weir run --endpoints /srv/mqtt/endpoints.d --git-ref main --data-dir /var/lib/weir\n  \
+    WEIR_ENDPOINTS=endpoints.d WEIR_LOG_FORMAT=json weir run\n\n\
+    Under systemd (Type=notify-reload, WatchdogSec=) it tells the manager that it is ready, reloads, stops and lives.")]
 pub(super) struct Args {
     /// Directory of declarations
     #[arg(long, env = "WEIR_ENDPOINTS", value_name = "DIR", required_unless_present = "etcd", conflicts_with = "etcd")]

@@ -1,5 +1,7 @@
 //! `weir schema`
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::Exit;
@@ -68,7 +70,12 @@ fn rows(text: &mut String, prefix: &str, parent: &Value, depth: usize) {
             None if required.contains(&name) => "(required)".to_owned(),
             None => String::new(),
         };
-        let class = field["x-change-class"].as_str().unwrap_or_default();
+        let class = match &field["x-change-class"] {
+            Value::Object(ways) => {
+                ways.iter().map(|(way, class)| format!("{way}: {}", bare(class))).collect::<Vec<_>>().join(", ")
+            }
+            class => class.as_str().unwrap_or_default().to_owned(),
+        };
         let meaning = cell(said(field));
         text.push_str(&format!("| `{path}` | {} | {} | {class} | {meaning} |\n", cell(&range(field)), cell(&default)));
         if depth < DEPTH_MAX {
@@ -98,7 +105,11 @@ fn range(field: &Value) -> String {
     let own = deref(field);
     let of = |key: &str| field.get(key).or_else(|| own.get(key)).filter(|value| !value.is_null());
     if let Some(values) = of("enum").and_then(Value::as_array) {
-        return values.iter().map(|value| format!("`{}`", bare(value))).collect::<Vec<_>>().join(", ");
+        let mut words: Vec<String> = values.iter().map(|value| format!("`{}`", bare(value))).collect();
+        // What may be written as a number or as a text is one value.
+        let mut seen = BTreeSet::new();
+        words.retain(|word| seen.insert(word.clone()));
+        return words.join(", ");
     }
     let mut range = match of("type") {
         Some(Value::String(kind)) if kind == "array" => match range(&own["items"]).as_str() {

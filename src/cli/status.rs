@@ -12,6 +12,8 @@ use super::print::print;
 ///
 /// Ends with 0 where everything declared is live, with 1 where something is not (or the broker does not answer).
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  weir status\n  weir status --format json | jq '.plan.pending'\n  \
+    weir status --probe live    for a container's health check")]
 pub(super) struct Args {
     /// The broker's status address.
     #[arg(long, default_value = "http://127.0.0.1:8080", env = "WEIR_STATUS", value_name = "URL")]

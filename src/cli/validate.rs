@@ -14,6 +14,11 @@ use crate::config::{Declared, Kind, Loaded, NodeContext, Previous, Severity, dec
 ///
 /// Several paths are one set of documents. Exits with 0 if the set is valid, with 1 if it is not or cannot be read.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  weir validate endpoints.d\n  weir validate --strict --environment /etc/weir/endpoints.d\n  \
+    kubectl get configmap weir-endpoints -o jsonpath='{.data.endpoints\\.yaml}' | weir validate -\n  \
+    weir validate endpoints.d --format github    in a workflow of GitHub"
+)]
 pub(super) struct Args {
     /// Directories (read recursively), files, or - for standard input.
     #[arg(required = true, value_name = "PATH")]

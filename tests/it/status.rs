@@ -8,6 +8,7 @@ mod client;
 mod docs;
 mod fake;
 mod golden;
+mod live;
 mod openapi;
 mod page;
 mod server;

@@ -1,0 +1,138 @@
+//! The status server of the built broker, with clients: what the fake cannot show.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::client::get;
+
+/// How long something that must happen may take on a slow machine.
+const GUARD: Duration = Duration::from_secs(60);
+
+/// A broker whose endpoint is a Unix socket; ended when dropped.
+struct Broker {
+    child: Child,
+    directory: tempfile::TempDir,
+    status: SocketAddr,
+}
+
+impl Broker {
+    async fn start(more: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let declared = directory.path().join("endpoints.d");
+        std::fs::create_dir(&declared).unwrap();
+        let socket = directory.path().join("mqtt.sock");
+        let document =
+            format!("endpoint: {{host: \"unix:{}\", enableAuth: false, enableAcl: false}}\n", socket.display());
+        std::fs::write(declared.join("local.yaml"), document).unwrap();
+        let mut broker = Self::spawn(directory, more);
+        broker.wait_until_ready().await;
+        broker
+    }
+
+    fn spawn(directory: tempfile::TempDir, more: &[&str]) -> Self {
+        let status = crate::ports::free_address();
+        let log = std::fs::File::create(directory.path().join("log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_weir"))
+            .args(["run", "--shards", "2", "--status-addr", &status.to_string(), "--endpoints"])
+            .arg(directory.path().join("endpoints.d"))
+            .args(more)
+            .stdin(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self { child, directory, status }
+    }
+
+    async fn wait_until_ready(&mut self) {
+        let start = Instant::now();
+        loop {
+            let runs = self.child.try_wait().unwrap().is_none();
+            assert!(runs && start.elapsed() < GUARD, "the broker is not ready: {}", self.log());
+            let answers = tokio::net::TcpStream::connect(self.status).await.is_ok();
+            if answers && get(self.status, "/readyz").await.status == 200 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    fn declare(&self, fields: &str) {
+        let socket = self.directory.path().join("mqtt.sock");
+        let document =
+            format!("endpoint: {{host: \"unix:{}\", enableAuth: false, enableAcl: false{fields}}}\n", socket.display());
+        let path = self.directory.path().join("endpoints.d/local.yaml");
+        std::fs::write(path.with_extension("new"), document).unwrap();
+        std::fs::rename(path.with_extension("new"), path).unwrap();
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sends bytes that are no CONNECT, and reads until the broker closes.
+fn disturb(broker: &Broker) {
+    use std::io::{Read, Write};
+    let mut stream = std::os::unix::net::UnixStream::connect(broker.directory.path().join("mqtt.sock")).unwrap();
+    stream.set_read_timeout(Some(GUARD)).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let _ = stream.read_to_end(&mut Vec::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoints_log_level_follows_its_declaration() {
+    let broker = Broker::start(&[]).await;
+    disturb(&broker);
+    assert!(!broker.log().contains("a CONNECT is refused"), "{}", broker.log());
+    broker.declare(", logLevel: debug");
+    let start = Instant::now();
+    while !broker.log().contains("a CONNECT is refused") {
+        assert!(start.elapsed() < GUARD, "{}", broker.log());
+        disturb(&broker);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_verbs_are_let_in_with_a_token_and_a_report_holds_no_secret() {
+    let secrets = tempfile::tempdir().unwrap();
+    let token = secrets.path().join("token");
+    std::fs::write(&token, "correct-horse-battery\n").unwrap();
+    let reference = format!("file:{}", token.display());
+    let broker = Broker::start(&["--status-bearer-token", &reference]).await;
+    let url = format!("http://{}", broker.status);
+    let weir = |arguments: &[&str], reference: Option<&str>| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        command.args(arguments).args(["--status", &url]).env_remove("WEIR_STATUS_TOKEN");
+        if let Some(reference) = reference {
+            command.env("WEIR_STATUS_TOKEN", reference);
+        }
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        (output.status.code(), said)
+    };
+    let (code, said) = weir(&["status"], None);
+    assert_eq!(code, Some(1));
+    assert!(said.contains("bearer token"), "{said}");
+    assert_eq!(weir(&["status", "--probe", "live"], None), (Some(0), "ok\n".to_owned()));
+    let (code, said) = weir(&["status"], Some(&reference));
+    assert_eq!(code, Some(0), "{said}");
+
+    let log = broker.directory.path().join("log");
+    let archive = secrets.path().join("report.tar");
+    let paths = [log.to_str().unwrap(), archive.to_str().unwrap()];
+    let (code, said) = weir(&["report", "--log", paths[0], "--output", paths[1]], Some(&reference));
+    assert!(matches!(code, Some(0 | 2)), "{said}");
+    let bytes = std::fs::read(&archive).unwrap();
+    let text = String::from_utf8_lossy(&bytes);
+    assert!(text.contains("weir_endpoint_up") && text.contains("\"conditions\"") && text.contains("weir starts"));
+    assert!(!text.contains("correct-horse-battery"));
+}
