@@ -75,7 +75,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         Err(error) => errors.push(format!("{name}: {error:#}")),
     };
     for (path, name) in ASKED {
-        take(name, broker::text(&args.status, path).map(|(_, text)| text));
+        take(name, answered(&args.status, path));
     }
     for (path, name) in READ {
         take(name, std::fs::read_to_string(path).map_err(Into::into));
@@ -95,6 +95,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     }
     print(&said)?;
     Ok(if errors.is_empty() { Exit::Success } else { Exit::Reserved })
+}
+
+fn answered(base: &str, path: &str) -> anyhow::Result<String> {
+    let (good, text) = broker::text(base, path)?;
+    anyhow::ensure!(good, "{}", text.trim());
+    Ok(text)
 }
 
 fn journal(unit: &str) -> anyhow::Result<String> {
