@@ -100,25 +100,37 @@ fn messages_of_every_size_pass_between_all_transports() {
 #[test]
 fn a_flood_keeps_its_order() {
     const COUNT: u32 = 20_000;
+    // Published at once. Three such batches are less than what the broker lets wait for a subscriber that is slow to read.
+    const BATCH: u32 = 1_000;
     for shards in [1, 3] {
         let everywhere = Everywhere::start(shards, |_| {});
         for transport in TRANSPORTS {
             let mut subscriber = Client::enter(everywhere.open(transport), 4, &format!("s-{transport}"));
             subscriber.subscribe(transport, 1);
             let mut publisher = Client::enter(everywhere.open("tcp"), 4, &format!("p-{transport}"));
+            let (taken, may_go_on) = std::sync::mpsc::channel();
             let publishing = std::thread::spawn(move || {
-                let mut bytes = Vec::new();
-                for number in 0..COUNT {
-                    let payload = [&number.to_be_bytes()[..], &vec![0; (number % 300) as usize]].concat();
-                    bytes.extend(publisher.publish_bytes(transport, &payload, 0));
+                for first in (0..COUNT).step_by(BATCH as usize) {
+                    let mut bytes = Vec::new();
+                    for number in first..first + BATCH {
+                        let payload = [&number.to_be_bytes()[..], &vec![0; (number % 300) as usize]].concat();
+                        bytes.extend(publisher.publish_bytes(transport, &payload, 0));
+                    }
+                    if first >= 3 * BATCH {
+                        may_go_on.recv().unwrap();
+                    }
+                    publisher.send(&bytes);
                 }
-                publisher.send(&bytes);
                 publisher
             });
             for number in 0..COUNT {
                 let (_, payload) = subscriber.message();
                 assert_eq!(payload[..4], number.to_be_bytes(), "{transport}, {shards} shards");
                 assert_eq!(payload.len(), 4 + (number % 300) as usize);
+                if number % BATCH == BATCH - 1 {
+                    // The publisher may have sent all of it.
+                    let _ = taken.send(());
+                }
             }
             publishing.join().unwrap().ping();
         }
