@@ -12,7 +12,7 @@ use super::reconciler::{Leaving, Reconciler, Running};
 use super::{compile, drain, port_holder, tls};
 use crate::broker::EndpointId;
 use crate::config::{ChangeClass, Durability, Name};
-use crate::net::{ListenerPolicy, SocketKey, SocketOptions};
+use crate::net::{ListenerPolicy, ListenerStatus, SocketKey, SocketOptions};
 use crate::reconcile::{self, Action, ActionKind, Effective, Live, LiveEndpoint, Pinned, Plan, Reason, Timestamp};
 
 /// Why an action could not be done.
@@ -50,13 +50,14 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.forget_the_gone();
         let referenced = self.referenced();
         let contents = Contents::read(&mut self.files, referenced.iter());
-        let live = self.live();
+        let statuses = self.plane.listeners();
+        let live = self.live(&statuses);
         let mut pinned = Pinned::new();
         let mut failures = BTreeMap::new();
         let mut prepared: BTreeMap<Name, Prepared<P::Socket>> = BTreeMap::new();
         let plan = loop {
             let plan = reconcile::plan(&self.applied, &live, &self.options.node, &contents.digests, &pinned);
-            prepared.retain(|name, _| plan.due().any(|action| action.name == *name));
+            prepared.retain(|name, _| plan.is_due(name.as_str()));
             let mut failed = false;
             for action in plan.due().filter(|action| needs_preparation(action)) {
                 if prepared.contains_key(&action.name) {
@@ -77,7 +78,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         };
         let unreadable = self.unreadable(&contents);
         let mut converged = Converged { plan, failures, unreadable };
-        self.commit(&mut converged, prepared, now).await;
+        self.commit(&mut converged, prepared, &statuses, now).await;
         self.commit_bridges(&converged.plan, &contents);
         converged
     }
@@ -109,9 +110,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     /// What runs, as the sockets themselves say.
-    fn live(&self) -> Live {
-        let alive: BTreeSet<SocketKey> =
-            self.plane.listeners().into_iter().filter(|status| status.alive).map(|status| status.key).collect();
+    fn live(&self, statuses: &[ListenerStatus]) -> Live {
+        let alive: BTreeSet<&SocketKey> =
+            statuses.iter().filter(|status| status.alive).map(|status| &status.key).collect();
         let endpoints = self.running.iter().map(|(name, running)| {
             let live = LiveEndpoint {
                 effective: running.effective.clone(),
@@ -181,6 +182,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         &mut self,
         converged: &mut Converged,
         prepared: BTreeMap<Name, Prepared<P::Socket>>,
+        statuses: &[ListenerStatus],
         now: Timestamp,
     ) {
         let leaving: Vec<Action> = converged
@@ -189,7 +191,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             .filter(|action| matches!(action.kind, ActionKind::Remove | ActionKind::Drain))
             .cloned()
             .collect();
-        let (changes, installed) = self.changes(&leaving, prepared);
+        let (changes, installed) = self.changes(&leaving, prepared, statuses);
         if !changes.is_empty()
             && let Err(error) = self.plane.install(changes).await
         {
@@ -222,6 +224,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         &self,
         leaving: &[Action],
         prepared: BTreeMap<Name, Prepared<P::Socket>>,
+        statuses: &[ListenerStatus],
     ) -> (Vec<SocketChange<P::Socket>>, Vec<(Name, Prepared<()>)>) {
         let going: BTreeSet<&Name> = leaving.iter().map(|action| &action.name).collect();
         let mut wanted: BTreeSet<SocketKey> = prepared.values().map(|new| new.key.clone()).collect();
@@ -241,7 +244,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             let new = Prepared { id, key, options, policy, socket: None, digest, certificate_expires_at };
             installed.push((name, new));
         }
-        let installed_here: BTreeSet<SocketKey> = self.plane.listeners().into_iter().map(|status| status.key).collect();
+        let installed_here: BTreeSet<&SocketKey> = statuses.iter().map(|status| &status.key).collect();
         changes.extend(
             unwanted.into_iter().filter(|key| installed_here.contains(key)).map(|key| SocketChange::Remove { key }),
         );

@@ -40,7 +40,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 error: None,
             }
         }));
-        let failed = self.failures.iter().filter(|(name, _)| plan.due().all(|action| action.name != **name));
+        let failed = self.failures.iter().filter(|(name, _)| !plan.is_due(name.as_str()));
         let failed: Vec<HistoryAction> = failed
             .map(|(name, failure)| HistoryAction {
                 endpoint: name.to_string(),

@@ -15,7 +15,7 @@ use super::state::{ControlState, LastKnownGood, Phase, SharedState, SourceState,
 use crate::auth::Admission;
 use crate::broker::EndpointId;
 use crate::config::{
-    self, BindAddress, Declared, Diagnostic, Identity, Kind, Loaded, Name, NodeContext, Previous, Refusal,
+    self, BindAddress, DeclarationDigest, Declared, Diagnostic, Identity, Kind, Loaded, Name, NodeContext, Previous, Refusal,
 };
 use crate::net::{DrainPlan, DrainWhich, ListenerPolicy, SocketKey, SocketOptions};
 use crate::reconcile::{Conditions, Effective, Guard, Judgement, Node, Observed, Plan, Timestamp};
@@ -113,6 +113,7 @@ pub struct Reconciler<P: Plane, F: ReadFiles> {
     pub(super) phase: Phase,
     pub(super) started_at: Timestamp,
     pub(super) declaration_digest: String,
+    digester: DeclarationDigest,
     pub(super) history: History,
     pub(super) passes: u64,
     pub(super) last_pass_us: u64,
@@ -175,6 +176,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             previous,
             accepted_any: restored.is_some(),
             declaration_digest: String::new(),
+            digester: DeclarationDigest::default(),
             applied,
             restored,
             begun: false,
@@ -415,7 +417,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.previous = previous;
         self.accepted_any = true;
         if self.declaration_digest.is_empty() || !same(&self.applied, &declared) {
-            self.declaration_digest = config::declaration_digest(&declared);
+            self.declaration_digest = self.digester.of(&declared);
             self.unsaved = true;
         }
         self.applied = Arc::new(declared);

@@ -2,11 +2,12 @@
 //!
 //! A tenant with a mountpoint does not see them: they name every endpoint.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{ControlState, SharedState};
-use crate::broker::{CoreGauges, EndpointCounters};
+use crate::broker::{CoreGauges, EndpointCounters, EndpointId};
 use crate::net::{DataPlane, EndpointStats, PlaneError};
 
 /// How often they are published.
@@ -55,8 +56,9 @@ fn sys_topics(
     .into_iter()
     .map(|(topic, value)| (format!("$SYS/broker/{topic}"), value))
     .collect();
+    let by_id: HashMap<EndpointId, &EndpointStats> = stats.iter().map(|stats| (stats.endpoint, stats)).collect();
     for (name, endpoint) in &control.endpoints {
-        let Some(of) = endpoint.id.and_then(|id| stats.iter().find(|s| s.endpoint == id)) else { continue };
+        let Some(of) = endpoint.id.and_then(|id| by_id.get(&id)) else { continue };
         let prefix = format!("$SYS/broker/endpoints/{name}");
         topics.push((format!("{prefix}/connections"), of.connections_current.to_string()));
         topics.push((format!("{prefix}/messages/received"), of.broker.messages_received.to_string()));

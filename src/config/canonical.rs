@@ -1,7 +1,9 @@
 //! The canonical form: one text for one meaning, whatever the order of keys, the comments, the files and the defaults
 //! written out.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -9,7 +11,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::previous::Item;
 use super::schema::{deref, field_schema, kind_schema};
-use super::{Declared, Identity, Kind};
+use super::texts::Texts;
+use super::{Declared, Identity, Kind, Name};
 
 /// Whether fields that have their default value are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,27 +30,8 @@ pub struct CanonicalDocument {
 
 /// All declarations, by kind and name. `defaults` is applied, hence not among them.
 pub fn canonical(declared: &Declared, defaults: BuiltInDefaults) -> Vec<CanonicalDocument> {
-    let mut documents = Vec::new();
-    let mut add = |kind, name: &super::Name, body| {
-        documents.push(CanonicalDocument { identity: Identity::new(kind, name.clone()), body });
-    };
-    for (name, endpoint) in &declared.endpoints {
-        add(Kind::Endpoint, name, fields_of(&**endpoint));
-    }
-    for (name, auth) in &declared.auths {
-        add(Kind::Auth, name, fields_of(&**auth));
-    }
-    for (name, acl) in &declared.acls {
-        add(Kind::Acl, name, fields_of(&**acl));
-    }
-    for (name, bridge) in &declared.bridges {
-        add(Kind::Bridge, name, fields_of(&**bridge));
-    }
-    for (name, ban) in &declared.bans {
-        add(Kind::Ban, name, fields_of(&**ban));
-    }
-    let reconcile = fields_of(&*declared.reconcile);
-    documents.push(CanonicalDocument { identity: Identity::single(Kind::Reconcile), body: reconcile });
+    let mut documents: Vec<CanonicalDocument> =
+        items(declared).map(|(identity, item)| CanonicalDocument { identity, body: full(&item) }).collect();
     if defaults == BuiltInDefaults::LeftOut {
         for document in &mut documents {
             let fields = std::mem::take(&mut document.body);
@@ -76,18 +60,57 @@ pub fn canonical_yaml(documents: &[CanonicalDocument]) -> String {
 /// What is declared, as a version-prefixed hash: equal for equal declarations in any form, on any node. Values that the
 /// node fills in are not part of it, nor are fields that have their default.
 pub fn declaration_digest(declared: &Declared) -> String {
-    let mut hash = Sha256::new();
-    hash.update(b"weir declaration v1\n");
-    for document in canonical(declared, BuiltInDefaults::LeftOut) {
-        let mut body = Value::Object(document.body);
-        body.sort_all_objects();
-        hash.update(format!("{}:{body}\n", document.identity.kind));
+    DeclarationDigest::default().of(declared)
+}
+
+/// Makes [`declaration_digest`]s of one declaration after another; what did not change costs little.
+#[derive(Debug, Default)]
+pub struct DeclarationDigest {
+    lines: Texts,
+}
+
+impl DeclarationDigest {
+    /// The digest of `declared`.
+    pub fn of(&mut self, declared: &Declared) -> String {
+        let mut hash = Sha256::new();
+        hash.update(b"weir declaration v1\n");
+        for line in self.lines.of(items(declared), digest_line) {
+            hash.update(&*line);
+        }
+        let mut digest = "v1-".to_owned();
+        for byte in hash.finalize() {
+            let _infallible = write!(digest, "{byte:02x}");
+        }
+        digest
     }
-    let mut digest = "v1-".to_owned();
-    for byte in hash.finalize() {
-        let _infallible = write!(digest, "{byte:02x}");
+}
+
+/// A document as it goes into the digest; nothing of settings that are all as built in.
+fn digest_line(identity: &Identity, item: &Item) -> String {
+    let fields = without_defaults(full(item), kind_schema(identity.kind));
+    if identity.kind.is_single() && fields.is_empty() {
+        return String::new();
     }
-    digest
+    let mut body = Value::Object(fields);
+    body.sort_all_objects();
+    format!("{}:{body}\n", identity.kind)
+}
+
+/// All declarations, by kind and name. `defaults` is applied, hence not among them.
+fn items(declared: &Declared) -> impl Iterator<Item = (Identity, Item)> {
+    fn each<'a, T>(
+        kind: Kind,
+        of: &'a BTreeMap<Name, Arc<T>>,
+        item: fn(Arc<T>) -> Item,
+    ) -> impl Iterator<Item = (Identity, Item)> + 'a {
+        of.iter().map(move |(name, one)| (Identity::new(kind, name.clone()), item(Arc::clone(one))))
+    }
+    each(Kind::Endpoint, &declared.endpoints, Item::Endpoint)
+        .chain(each(Kind::Auth, &declared.auths, Item::Auth))
+        .chain(each(Kind::Acl, &declared.acls, Item::Acl))
+        .chain(each(Kind::Bridge, &declared.bridges, Item::Bridge))
+        .chain(each(Kind::Ban, &declared.bans, Item::Ban))
+        .chain([(Identity::single(Kind::Reconcile), Item::Reconcile(Arc::clone(&declared.reconcile)))])
 }
 
 /// A declaration of any kind with every field that has a value.

@@ -41,6 +41,7 @@ mod snapshot;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod tls;
 mod transport;
 mod yaml;
@@ -50,7 +51,9 @@ pub use address::*;
 pub use auth::*;
 pub use ban::*;
 pub use bridge::*;
-pub use canonical::{BuiltInDefaults, CanonicalDocument, canonical, canonical_yaml, declaration_digest, fields_of};
+pub use canonical::{
+    BuiltInDefaults, CanonicalDocument, DeclarationDigest, canonical, canonical_yaml, declaration_digest, fields_of,
+};
 pub use classes::*;
 pub use codes::*;
 pub use declared::*;
@@ -61,7 +64,7 @@ pub use load::*;
 pub use name::*;
 pub use origin::*;
 pub use pattern::*;
-pub use previous::Previous;
+pub use previous::{Keeper, Previous};
 pub use reconciliation::*;
 pub use schema::{SCHEMA, schema};
 pub use shadow::filter_covers;

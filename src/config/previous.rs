@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::document::{Document, ParsedFile};
 use super::path::InstancePath;
+use super::texts::Texts;
 use super::{Acl, Auth, Ban, Bridge, Declared, Defaults, Endpoint, Identity, Kind, Name, Origin, Position, Reconcile};
 use super::{Diagnostic, Severity, SourceFile, effective};
 
@@ -64,6 +65,20 @@ impl Item {
             Self::Ban(ban) => drop(declared.bans.insert(name, Arc::clone(ban))),
             Self::Defaults(defaults) => declared.defaults = Some(Arc::clone(defaults)),
             Self::Reconcile(reconcile) => declared.reconcile = Arc::clone(reconcile),
+        }
+    }
+
+    /// Whether it is the very same.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Endpoint(a), Self::Endpoint(b)) => Arc::ptr_eq(a, b),
+            (Self::Auth(a), Self::Auth(b)) => Arc::ptr_eq(a, b),
+            (Self::Acl(a), Self::Acl(b)) => Arc::ptr_eq(a, b),
+            (Self::Bridge(a), Self::Bridge(b)) => Arc::ptr_eq(a, b),
+            (Self::Ban(a), Self::Ban(b)) => Arc::ptr_eq(a, b),
+            (Self::Defaults(a), Self::Defaults(b)) => Arc::ptr_eq(a, b),
+            (Self::Reconcile(a), Self::Reconcile(b)) => Arc::ptr_eq(a, b),
+            _ => false,
         }
     }
 
@@ -170,27 +185,6 @@ impl Previous {
         Some(document.diagnostic(severity, code, &InstancePath::of_pointer(pointer), message))
     }
 
-    /// The last good declarations, for a restart.
-    pub fn to_json(&self) -> Value {
-        let declarations: Vec<Value> = self
-            .good
-            .iter()
-            .map(|(identity, good)| {
-                let origin = good.item.origin();
-                let kept = Kept {
-                    identity: identity.clone(),
-                    path: Arc::clone(&good.path),
-                    file: Arc::clone(&origin.file),
-                    line: origin.position.line,
-                    col: origin.position.col,
-                    base: origin.base.display().to_string(),
-                    declaration: super::canonical::full(&good.item),
-                };
-                serde_json::to_value(kept).unwrap_or_default()
-            })
-            .collect();
-        serde_json::json!({ "format": FORMAT, "declarations": declarations })
-    }
 
     /// The last good declarations of an earlier run.
     ///
@@ -215,7 +209,36 @@ impl Previous {
     }
 }
 
-/// The version of [`Previous::to_json`]'s output.
+/// Writes last good declarations for a restart, again and again; only what is new is made anew.
+#[derive(Debug, Default)]
+pub struct Keeper {
+    texts: Texts,
+}
+
+impl Keeper {
+    /// Everything in `previous` that [`Previous::from_json`] brings back, as JSON.
+    pub fn json(&mut self, previous: &Previous) -> String {
+        let items = previous.good.iter().map(|(identity, good)| (identity.clone(), good.item.clone()));
+        let make = |identity: &Identity, item: &Item| {
+            let origin = item.origin();
+            let kept = Kept {
+                identity: identity.clone(),
+                path: previous.good.get(identity).map(|good| Arc::clone(&good.path)).unwrap_or_default(),
+                file: Arc::clone(&origin.file),
+                line: origin.position.line,
+                col: origin.position.col,
+                base: origin.base.display().to_string(),
+                declaration: super::canonical::full(item),
+            };
+            // Keys are strings and numbers are finite: it cannot fail.
+            serde_json::to_string(&kept).unwrap_or_default()
+        };
+        let declarations = self.texts.of(items, make).join(",\n");
+        format!("{{\"format\":\"{FORMAT}\",\"declarations\":[\n{declarations}\n]}}")
+    }
+}
+
+/// The version of [`Keeper::json`]'s output.
 const FORMAT: &str = "weir/last-known-good/v1";
 
 /// A last good declaration as it survives a restart.

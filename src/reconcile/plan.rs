@@ -100,6 +100,12 @@ pub struct Action {
     pub effective: Option<Effective>,
 }
 
+impl Action {
+    fn is_due(&self) -> bool {
+        self.waits.is_none() && !matches!(self.kind, ActionKind::None | ActionKind::Conflicted)
+    }
+}
+
 /// How many clients an action disconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Disconnects {
@@ -162,9 +168,12 @@ impl Plan {
 
     /// What is to be done now.
     pub fn due(&self) -> impl Iterator<Item = &Action> {
-        self.actions.iter().filter(|action| {
-            action.waits.is_none() && !matches!(action.kind, ActionKind::None | ActionKind::Conflicted)
-        })
+        self.actions.iter().filter(|action| action.is_due())
+    }
+
+    /// Whether there is something to be done to an endpoint now.
+    pub fn is_due(&self, name: &str) -> bool {
+        self.get(name).is_some_and(Action::is_due)
     }
 
     /// The most clients it disconnects, as far as is known.

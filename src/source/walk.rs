@@ -113,7 +113,12 @@ impl Walker<'_> {
                 continue;
             }
             let below = format!("{below}{name}");
-            self.entry(&entry.path(), &base, below, shown, depth)?;
+            // A plain file is looked at when it is open.
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                self.file(&entry.path(), &base, below, shown)?;
+            } else {
+                self.entry(&entry.path(), &base, below, shown, depth)?;
+            }
         }
         Ok(())
     }
@@ -161,26 +166,20 @@ impl Walker<'_> {
                 Err(e) => self.unreadable(base, format!("{below}/"), shown, describe(&e)),
             };
         }
-        if !wanted {
-            self.walk.ignored.push(shown);
-            return Ok(());
-        }
-        if is_link && let Ok(target) = fs::read_link(path) {
+        if wanted
+            && is_link
+            && let Ok(target) = fs::read_link(path)
+        {
             self.walk.links.insert(Arc::from(below.as_str()), target);
         }
-        self.document(path, &meta, base, below, shown)
+        self.file(path, base, below, shown)
     }
 
-    fn document(
-        &mut self,
-        path: &Path,
-        meta: &fs::Metadata,
-        base: &Arc<Path>,
-        below: String,
-        shown: String,
-    ) -> io::Result<()> {
-        if let Some(kind) = not_a_file(meta.file_type()) {
-            return self.unreadable(base, below, shown, format!("{kind} where a file is expected"));
+    /// What is no directory.
+    fn file(&mut self, path: &Path, base: &Arc<Path>, below: String, shown: String) -> io::Result<()> {
+        if !is_document_name(&below) {
+            self.walk.ignored.push(shown);
+            return Ok(());
         }
         let content = match read_document(path) {
             Ok(Document { moving, .. }) if moving => {
@@ -188,6 +187,10 @@ impl Walker<'_> {
                 Err("it was written while it was read".to_owned())
             }
             Ok(Document { bytes, .. }) => Ok(bytes),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
+                self.walk.moving.get_or_insert_with(|| format!("{shown} vanished while the directory was read"));
+                return Ok(());
+            }
             Err(e) => Err(describe(&e)),
         };
         match content {
@@ -257,7 +260,7 @@ struct Document {
     moving: bool,
 }
 
-/// Reads a regular file to its end, and says whether it changed meanwhile.
+/// Reads a regular file whole, and says whether it changed meanwhile.
 fn read_document(path: &Path) -> io::Result<Document> {
     // O_NONBLOCK: should the file have become a pipe since it was looked at, the open does not wait for a writer.
     let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
@@ -268,11 +271,15 @@ fn read_document(path: &Path) -> io::Result<Document> {
     if before.len() > FILE_BYTES_MAX {
         return Err(too_large(before.len()));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(before.len()).unwrap_or(0) + 1);
-    Read::by_ref(&mut file).take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(too_large(bytes.len() as u64));
-    }
+    // One read is enough, unless the file becomes longer or shorter meanwhile: that is seen below.
+    let mut bytes = vec![0; usize::try_from(before.len()).unwrap_or(0) + 1];
+    let read = loop {
+        match file.read(&mut bytes) {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            outcome => break outcome?,
+        }
+    };
+    bytes.truncate(read);
     let moving = changed(&before, &file, bytes.len() as u64)?;
     Ok(Document { bytes, moving })
 }

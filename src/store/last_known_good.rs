@@ -2,17 +2,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::{StoreError, write};
-use crate::config::Previous;
+use crate::config::{Keeper, Previous};
 use crate::reconcile::Timestamp;
 
 /// Where the last known good declarations are kept.
 #[derive(Debug, Clone)]
 pub struct LastKnownGoodFile {
     path: PathBuf,
+    /// Remembers what was written, over all clones.
+    keeper: Arc<Mutex<Keeper>>,
 }
 
 /// What is kept.
@@ -25,7 +28,7 @@ pub struct Saved {
     pub previous: Previous,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Form {
     source: String,
@@ -37,7 +40,7 @@ struct Form {
 impl LastKnownGoodFile {
     /// The file in a data directory.
     pub fn new(data_dir: &Path) -> Self {
-        Self { path: data_dir.join("last-known-good.json") }
+        Self { path: data_dir.join("last-known-good.json"), keeper: Arc::default() }
     }
 
     /// Keeps it, in place of what was kept before.
@@ -45,14 +48,13 @@ impl LastKnownGoodFile {
     /// # Errors
     /// It cannot be written; what was kept before still is.
     pub fn save(&self, saved: &Saved) -> Result<(), StoreError> {
-        let form = Form {
-            source: saved.source.clone(),
-            revision: saved.revision.clone(),
-            saved_at: saved.saved_at,
-            declarations: saved.previous.to_json(),
-        };
+        let declarations = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).json(&saved.previous);
         let content = |e: serde_json::Error| StoreError::Content { path: self.path.clone(), message: e.to_string() };
-        write::replace(&self.path, &serde_json::to_vec(&form).map_err(content)?)
+        let head =
+            serde_json::json!({ "source": saved.source, "revision": saved.revision, "savedAt": saved.saved_at });
+        let head = serde_json::to_string(&head).map_err(content)?;
+        let head = head.trim_end_matches('}');
+        write::replace(&self.path, format!("{head},\"declarations\":{declarations}}}\n").as_bytes())
     }
 
     /// What was kept; `None` where nothing was.
