@@ -15,7 +15,8 @@ use super::state::{ControlState, LastKnownGood, Phase, SharedState, SourceState,
 use crate::auth::Admission;
 use crate::broker::EndpointId;
 use crate::config::{
-    self, BindAddress, DeclarationDigest, Declared, Diagnostic, Identity, Kind, Loaded, Name, NodeContext, Previous, Refusal,
+    self, BindAddress, DeclarationDigest, Declared, Diagnostic, Identity, Kind, Loaded, Name, NodeContext, Previous,
+    Refusal,
 };
 use crate::net::{DrainPlan, DrainWhich, ListenerPolicy, SocketKey, SocketOptions};
 use crate::reconcile::{Conditions, Effective, Guard, Judgement, Node, Observed, Plan, Timestamp};

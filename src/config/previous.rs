@@ -185,7 +185,6 @@ impl Previous {
         Some(document.diagnostic(severity, code, &InstancePath::of_pointer(pointer), message))
     }
 
-
     /// The last good declarations of an earlier run.
     ///
     /// # Errors
