@@ -16,19 +16,23 @@ impl Core {
         self.complete(id, ack, Awaits::Complete, now);
     }
 
-    /// Ends an exchange if it is at that point. An acknowledgement nobody waits for is passed over: after a reconnect
-    /// with a new session a client may still send some.
+    /// Ends an exchange that is at that point; one at another point is answered wrongly. An acknowledgement nobody waits
+    /// for is passed over: after a reconnect with a new session a client may still send some.
     fn complete(&mut self, id: ConnId, ack: &Ack<'_>, awaited: Awaits, now: Millis) {
         let Some(session_id) = self.connections.get(id.slot).map(|c| c.session) else { return };
         let Some(session) = self.sessions.get_mut(session_id) else { return };
-        if session.inflight.get_mut(ack.packet_id).is_none_or(|sent| sent.awaits != awaited) {
-            return;
+        match session.inflight.get_mut(ack.packet_id).map(|sent| sent.awaits) {
+            Some(awaits) if awaits == awaited => {
+                let owner = session.durable.as_ref().map(|durable| durable.id);
+                if let (Some(sent), Some(owner)) = (session.inflight.remove(ack.packet_id), owner) {
+                    self.forget_sent(owner, &sent);
+                }
+                self.advance(session_id, now);
+            }
+            // [MQTT-4.3.2-4] [MQTT-4.3.3-8]
+            Some(_) => self.refuse(id.slot, ReasonCode::ProtocolError),
+            None => {}
         }
-        let owner = session.durable.as_ref().map(|durable| durable.id);
-        if let (Some(sent), Some(owner)) = (session.inflight.remove(ack.packet_id), owner) {
-            self.forget_sent(owner, &sent);
-        }
-        self.advance(session_id, now);
     }
 
     /// The receiver has a QoS 2 message, or (5.0, codes from 0x80) will not have it, which ends the exchange
@@ -40,7 +44,9 @@ impl Core {
         let owner = session.durable.as_ref().map(|durable| durable.id);
         let sent = session.inflight.get_mut(ack.packet_id);
         let code = match sent {
-            Some(sent) if sent.awaits == Awaits::Complete || sent.awaits == Awaits::Received => {
+            // [MQTT-4.3.2-4]
+            Some(sent) if sent.awaits == Awaits::Ack => return self.refuse(id.slot, ReasonCode::ProtocolError),
+            Some(sent) => {
                 if ack.code >= 0x80 && sent.awaits == Awaits::Received {
                     if let (Some(sent), Some(owner)) = (session.inflight.remove(ack.packet_id), owner) {
                         self.forget_sent(owner, &sent);
@@ -57,8 +63,8 @@ impl Core {
                 self.hold_durable(id.slot);
                 ReasonCode::Success
             }
-            _ if ack.code >= 0x80 => return,
-            _ => ReasonCode::PacketIdentifierNotFound,
+            None if ack.code >= 0x80 => return,
+            None => ReasonCode::PacketIdentifierNotFound,
         };
         let code = if version == ProtocolVersion::V5 { code } else { ReasonCode::Success };
         self.write(id.slot, |out| {
