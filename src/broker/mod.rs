@@ -63,5 +63,5 @@ pub use out::OutBuf;
 pub use policy::*;
 pub use rate::TotalRates;
 pub use record::{Kept, Key, Kind, RecordBatch, RecordId, RecordSink, Records, append_record};
-pub use restore::{Restored, Stored};
+pub use restore::{Restored, Stored, StoredSession};
 pub use stats::*;

@@ -46,6 +46,36 @@ impl Restored {
     }
 }
 
+/// What a record of [`Kind::Session`] says of its session, for whoever looks into a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSession<'a> {
+    pub namespace: &'a str,
+    pub client_id: &'a str,
+    /// Name of the endpoint it was last connected to.
+    pub endpoint: &'a str,
+    /// `u32::MAX`: never.
+    pub expiry_s: u32,
+    /// When it ends, by the wall clock, ms since 1970; 0: its client was connected.
+    pub ends_at_unix_ms: u64,
+}
+
+impl<'a> StoredSession<'a> {
+    /// `None`: damaged, or of a newer version.
+    pub fn read(value: &'a [u8]) -> Option<Self> {
+        Self::take(&mut Value(value))
+    }
+
+    fn take(value: &mut Value<'a>) -> Option<Self> {
+        Some(Self {
+            namespace: value.text()?,
+            client_id: value.text()?,
+            endpoint: value.text()?,
+            expiry_s: value.u32()?,
+            ends_at_unix_ms: value.u64()?,
+        })
+    }
+}
+
 /// A record that says nothing this version understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the record {key:?} cannot be understood: it is damaged, or of a newer version")]
@@ -154,9 +184,8 @@ impl Core {
         key: Key,
         mut value: Value<'_>,
     ) -> Option<()> {
-        let (namespace, client_id, endpoint) = (value.text()?, value.text()?, value.text()?);
-        let (expiry_s, ends_at) = (value.u32()?, value.u64()?);
-        let was_connected = ends_at == 0;
+        let StoredSession { namespace, client_id, endpoint, expiry_s, ends_at_unix_ms } = StoredSession::take(&mut value)?;
+        let was_connected = ends_at_unix_ms == 0;
         let will = match value.u8()? {
             0 => None,
             _ => Some((value.u32()?, value.u64()?, read_message(value)?)),
@@ -167,7 +196,7 @@ impl Core {
         let (now, space) = (work.now, self.space(namespace));
         let after_s = |seconds: u32| now.saturating_add(u64::from(seconds) * 1000);
         let ends_at = match (was_connected, expiry_s) {
-            (false, _) => self.journal.from_unix_ms(ends_at),
+            (false, _) => self.journal.from_unix_ms(ends_at_unix_ms),
             // Its connection ended with the process.
             (true, NEVER_EXPIRES) => Millis::MAX,
             (true, seconds) => after_s(seconds),

@@ -27,6 +27,7 @@ mod report;
 mod run;
 mod schema;
 mod status;
+mod store;
 mod systemd;
 mod trace;
 mod validate;
@@ -76,6 +77,7 @@ enum Verb {
     Status(status::Args),
     Trace(trace::Args),
     Report(report::Args),
+    Store(store::Args),
     Schema(schema::Args),
     Completions(completions::Args),
     Man(man::Args),
@@ -101,6 +103,7 @@ pub fn main() -> ExitCode {
         Verb::Status(args) => status::run(args),
         Verb::Trace(args) => trace::run(args),
         Verb::Report(args) => report::run(args),
+        Verb::Store(args) => store::run(args),
         Verb::Schema(args) => schema::run(args),
         Verb::Completions(args) => completions::run(args),
         Verb::Man(args) => man::run(args),

@@ -40,6 +40,11 @@ pub struct StoreLock {
     _file: File,
 }
 
+/// Whether a data directory has a store.
+pub fn is_store(data_dir: &Path) -> bool {
+    data_dir.join(DIRECTORY).is_dir()
+}
+
 /// Opens the store of a data directory, or begins it.
 ///
 /// # Errors

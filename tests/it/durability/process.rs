@@ -15,7 +15,7 @@ use crate::broker_sim::rng::Rng;
 use crate::wire::Version;
 
 /// How long what must happen may take on a slow machine.
-const GUARD: Duration = Duration::from_secs(120);
+pub const GUARD: Duration = Duration::from_secs(120);
 
 /// A broker whose data outlives it.
 pub struct Durable {

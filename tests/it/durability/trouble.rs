@@ -1,10 +1,14 @@
 //! A data directory that cannot be used, a declaration that needs one, and a torn end.
 
+use std::collections::VecDeque;
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use super::process::Durable;
+use super::process::{Durable, GUARD};
+use crate::wire::{Ack, Connect, Packet, Properties, PropertyValue, Publish, Version, decode_server_packet};
 
 /// Runs a second broker on a data directory until it ends; answers with what it says.
 fn refused(broker: &Durable) -> String {
@@ -55,4 +59,191 @@ fn a_torn_end_is_cut_off_and_said() {
     OpenOptions::new().append(true).open(&file).unwrap().write_all(b"wfrm and then the power went").unwrap();
     broker.begin();
     assert!(broker.log().contains("the last commit was cut short"), "{}", broker.log());
+}
+
+/// A client that asks and waits for the answer.
+struct Client {
+    stream: TcpStream,
+    input: Vec<u8>,
+}
+
+impl Client {
+    fn enter(broker: &Durable, id: &str) -> Self {
+        Self::enter_with(broker, id, vec![(0x11, PropertyValue::Number(u32::MAX))])
+    }
+
+    fn enter_with(broker: &Durable, id: &str, properties: Properties) -> Self {
+        let stream = TcpStream::connect(broker.address).unwrap();
+        stream.set_read_timeout(Some(GUARD)).unwrap();
+        let mut client = Self { stream, input: Vec::new() };
+        let connect = Connect {
+            version: Version::V5,
+            clean: false,
+            keep_alive_s: 0,
+            client_id: id.to_owned(),
+            username: None,
+            password: None,
+            will: None,
+            properties,
+        };
+        client.send(&Packet::Connect(connect));
+        assert!(matches!(client.hear(), Packet::ConnAck { code: 0, .. }));
+        client
+    }
+
+    fn send(&mut self, packet: &Packet) {
+        self.stream.write_all(&packet.encode(Version::V5)).unwrap();
+    }
+
+    fn hear(&mut self) -> Packet {
+        loop {
+            if let Some((packet, length)) = decode_server_packet(Version::V5, &self.input).unwrap() {
+                self.input.drain(..length);
+                return packet;
+            }
+            let mut buffer = [0; 4096];
+            let count = self.stream.read(&mut buffer).unwrap();
+            assert!(count > 0, "the broker closed");
+            self.input.extend_from_slice(&buffer[..count]);
+        }
+    }
+
+    /// Whether a publish is refused for want of room. Where it is taken in before the shard has heard of the full disk,
+    /// it is not answered: then another one has to ask.
+    fn is_refused(broker: &Durable) -> bool {
+        let mut client = Self::enter_with(broker, "asks", Vec::new());
+        client.send_publish(0);
+        client.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let mut answer = [0; 5];
+        client.stream.read(&mut answer).is_ok_and(|count| answer[..count].contains(&0x97))
+    }
+
+    /// Publishes 4 KiB with QoS 1 that begin with a number; answers with the reason of PUBACK.
+    fn publish(&mut self, number: u32) -> u8 {
+        self.send_publish(number);
+        match self.hear() {
+            Packet::Ack(ack) => ack.code,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn send_publish(&mut self, number: u32) {
+        let payload = [&number.to_be_bytes()[..], &[0; 4096]].concat();
+        let (topic, id) = ("t".to_owned(), Some(1));
+        let publish = Publish { dup: false, qos: 1, retain: false, topic, id, properties: Vec::new(), payload };
+        self.send(&Packet::Publish(publish));
+    }
+}
+
+/// Ends a mount.
+struct Mounted(std::path::PathBuf);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _status = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+fn mount(arguments: &[&str], at: &std::path::Path) -> bool {
+    let status = Command::new("mount").args(arguments).arg(at).stderr(Stdio::null()).status();
+    status.is_ok_and(|status| status.success())
+}
+
+#[test]
+fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
+    let mut broker = Durable::start(1, "");
+    broker.stop();
+    fs::remove_dir_all(broker.data()).unwrap();
+    fs::create_dir(broker.data()).unwrap();
+    if !mount(&["-t", "tmpfs", "-o", "size=512k", "tmpfs"], &broker.data()) {
+        println!("skipped: this process may not mount a small disk");
+        return;
+    }
+    let mounted = Mounted(broker.data());
+    broker.begin();
+    let mut subscriber = Client::enter(&broker, "away");
+    let filters = vec![("t".to_owned(), 1)];
+    subscriber.send(&Packet::Subscribe { id: 1, properties: Vec::new(), filters });
+    assert!(matches!(subscriber.hear(), Packet::SubAck { .. }));
+    drop(subscriber);
+    // The first one that finds the disk full waits for room; whoever comes meanwhile is told.
+    let mut first = Client::enter(&broker, "first");
+    let address = broker.address;
+    let waits = std::thread::spawn(move || {
+        let mut acknowledged = Vec::new();
+        for number in 0..200 {
+            match first.publish(number) {
+                0 => acknowledged.push(number),
+                0x97 => break,
+                other => panic!("{other:#x} from {address}"),
+            }
+        }
+        acknowledged
+    });
+    let start = Instant::now();
+    while !broker.log().contains("the store's disk is full") {
+        assert!(start.elapsed() < GUARD, "{}", broker.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    while !Client::is_refused(&broker) {
+        assert!(start.elapsed() < GUARD, "nobody is told that the disk is full\n{}", broker.log());
+    }
+    assert!(mount(&["-o", "remount,size=16m"], &broker.data()));
+    let acknowledged = waits.join().unwrap();
+    assert!(acknowledged.len() > 50, "{acknowledged:?}");
+    let mut after = Client::enter(&broker, "after");
+    assert_eq!(after.publish(1_000), 0, "there is room again");
+    broker.kill();
+    broker.begin();
+    let mut subscriber = Client::enter(&broker, "away");
+    let mut owed: VecDeque<u32> = acknowledged.into_iter().chain([1_000]).collect();
+    while let Some(wanted) = owed.front() {
+        match subscriber.hear() {
+            Packet::Publish(publish) => {
+                // What was not acknowledged may be there, too.
+                if publish.payload[..4] == wanted.to_be_bytes() {
+                    owed.pop_front();
+                }
+                let ack = Ack { packet_type: 4, id: publish.id.unwrap(), code: 0, properties: Vec::new() };
+                subscriber.send(&Packet::Ack(ack));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    broker.kill();
+    drop(mounted);
+}
+
+#[test]
+fn an_export_brings_a_store_back() {
+    let mut broker = Durable::start(1, "");
+    let mut subscriber = Client::enter(&broker, "away");
+    let filters = vec![("t".to_owned(), 1)];
+    subscriber.send(&Packet::Subscribe { id: 1, properties: Vec::new(), filters });
+    assert!(matches!(subscriber.hear(), Packet::SubAck { .. }));
+    drop(subscriber);
+    assert_eq!(Client::enter(&broker, "publisher").publish(7), 0);
+    let store = |verb: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        command.args(["store", verb]).arg(broker.data());
+        command
+    };
+    let busy = store("export").output().unwrap();
+    assert_eq!(busy.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&busy.stderr).contains("another weir has it open"));
+    let (mut inspect, mut export, mut import) = (store("inspect"), store("export"), store("import"));
+    broker.stop();
+    let seen = String::from_utf8(inspect.arg("--sessions").output().unwrap().stdout).unwrap();
+    assert!(seen.contains("\"\" \"away\" of main: 1 messages wait, never expires"), "{seen}");
+    let exported = export.output().unwrap();
+    assert!(exported.status.success());
+    fs::remove_dir_all(broker.data()).unwrap();
+    let mut importing = import.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    importing.stdin.take().unwrap().write_all(&exported.stdout).unwrap();
+    assert!(importing.wait().unwrap().success());
+    broker.begin();
+    match Client::enter(&broker, "away").hear() {
+        Packet::Publish(publish) => assert_eq!(publish.payload[..4], 7_u32.to_be_bytes()),
+        other => panic!("{other:?}"),
+    }
 }

@@ -12,6 +12,7 @@ use weirmq::cluster::{Endpoints, NodeRecord, Refused};
 use weirmq::config::{Diagnostic, Position, Severity};
 use weirmq::reconcile::{ConditionStatus, ConditionType, Conditions, Reason, Timestamp};
 use weirmq::status::*;
+use weirmq::store::records::StoreStats;
 
 pub const NOW: Timestamp = Timestamp::from_unix_ms(1_795_233_600_000);
 
@@ -66,6 +67,13 @@ impl StatusView for Fake {
     }
     fn bridges(&self) -> Vec<BridgeView> {
         vec![bridge()]
+    }
+    fn store(&self) -> Option<Arc<StoreStats>> {
+        let store = StoreStats::default();
+        store.commits.store(3, Ordering::Relaxed);
+        store.records.store(40, Ordering::Relaxed);
+        store.bytes.store(5_000, Ordering::Relaxed);
+        Some(Arc::new(store))
     }
     fn holdings(&self) -> Answering<Option<Holdings>> {
         let held = EndpointHoldings {
