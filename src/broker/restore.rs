@@ -184,7 +184,8 @@ impl Core {
         key: Key,
         mut value: Value<'_>,
     ) -> Option<()> {
-        let StoredSession { namespace, client_id, endpoint, expiry_s, ends_at_unix_ms } = StoredSession::take(&mut value)?;
+        let StoredSession { namespace, client_id, endpoint, expiry_s, ends_at_unix_ms } =
+            StoredSession::take(&mut value)?;
         let was_connected = ends_at_unix_ms == 0;
         let will = match value.u8()? {
             0 => None,

@@ -160,11 +160,8 @@ fn import(mut store: OpenedStore) -> anyhow::Result<Exit> {
     for (number, line) in lines.enumerate() {
         let at = || format!("line {}: not a record of an export", number + 2);
         let line: Line = serde_json::from_str(&line?).with_context(at)?;
-        let key: [u8; Key::BYTES] = STANDARD
-            .decode(&line.key)
-            .ok()
-            .and_then(|key| key.try_into().ok())
-            .with_context(at)?;
+        let key: [u8; Key::BYTES] =
+            STANDARD.decode(&line.key).ok().and_then(|key| key.try_into().ok()).with_context(at)?;
         let value = STANDARD.decode(&line.value).with_context(at)?;
         append_record(&mut bytes, Key::from_bytes(key), Some(&value));
         count += 1;
