@@ -13,6 +13,7 @@ mod conformance;
 mod cve;
 mod durability;
 mod environment;
+mod etcd;
 mod golden;
 mod load_bench;
 mod memory;

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::client::{EtcdResult, answered, connect, explained, list, prefix_end, silent};
 use super::options::EtcdOptions;
-use super::replica::{Change, Known, Replica, View};
+use super::replica::{Change, Known, Listing, Replica, View};
 use crate::source::{Incidents, SourceError, SourceEvent, SourceHandle, TroubleKind, jittered};
 
 /// A watch on which nothing came for so long is asked whether it lives; without an answer for as long again, it does not.
@@ -175,7 +175,7 @@ impl Follower {
                     list_at = Instant::now() + jittered(self.options.resync);
                     let listing = list(&client, &url, &self.prefix, None).await?;
                     // What the watch has not told is either under way, or it never will: it begins anew in both cases.
-                    if self.adopt(listing) {
+                    if self.adopt(&client, &url, listing).await? {
                         stream = self.watch(&client, &url).await?;
                         asked = false;
                         check_at = Instant::now() + WATCHDOG;
@@ -196,13 +196,22 @@ impl Follower {
 
     async fn list_and_watch(&mut self, client: &Client, url: &str) -> EtcdResult<WatchStream> {
         let listing = list(client, url, &self.prefix, None).await?;
-        self.adopt(listing);
+        self.adopt(client, url, listing).await?;
         self.watch(client, url).await
     }
 
     /// Says whether anything differs from what the watch has told.
-    fn adopt(&mut self, listing: super::replica::Listing) -> bool {
-        let adopted = self.replica.adopt(listing);
+    async fn adopt(&mut self, client: &Client, url: &str, listing: Listing) -> EtcdResult<bool> {
+        let is_another = match self.replica.doubt(&listing) {
+            None => false,
+            Some(revision) => match list(client, url, &self.prefix, Some(revision)).await {
+                Ok(past) => !self.replica.is_borne_out(&past),
+                // Nobody can tell any longer, and deletions are meant more often than stores are restored.
+                Err(error) if error.kind == TroubleKind::Compacted => false,
+                Err(error) => return Err(error),
+            },
+        };
+        let adopted = self.replica.adopt(listing, is_another);
         if adopted.went_back {
             self.incidents.count(TroubleKind::WentBack);
             tracing::error!(
@@ -210,7 +219,7 @@ impl Follower {
                 "the store is behind what it told before: it was wiped, restored, or is another one; nothing is deleted for it"
             );
         }
-        adopted.changed
+        Ok(adopted.changed)
     }
 
     async fn watch(&self, client: &Client, url: &str) -> EtcdResult<WatchStream> {
@@ -288,7 +297,7 @@ async fn before_push(
         }
     };
     let mut replica = Replica::new(prefix, &format!("etcd {url}"), files, None);
-    replica.adopt(listing);
+    replica.adopt(listing, false);
     match replica.view() {
         View::Whole(reading) => Some(reading),
         View::Half { .. } => None,

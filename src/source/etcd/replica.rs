@@ -157,13 +157,40 @@ impl Replica {
         self.cluster_id.is_some_and(|known| known != cluster_id) || revision < self.read_revision
     }
 
-    /// Takes over a listing, which is the truth but for what a store that went back has lost.
-    pub(super) fn adopt(&mut self, listing: Listing) -> Adopted {
+    /// Documents that were known and are not in the listing, of a store that may be the one that is known: then it still
+    /// has them at the revision that is answered, and they were deleted later. A store that was restored and has grown past
+    /// that revision has not.
+    pub(super) fn doubt(&self, listing: &Listing) -> Option<i64> {
+        let there: BTreeSet<&Arc<str>> = listing.documents().map(|(path, _)| path).collect();
+        let is_missing = self.known_paths().any(|path| !there.contains(path));
+        let can_tell = self.read_revision > 0 && !self.is_behind(listing.cluster_id, listing.revision);
+        (is_missing && can_tell).then_some(self.read_revision)
+    }
+
+    /// Whether the store has at the revision of [`Replica::doubt`] what is known of it.
+    pub(super) fn is_borne_out(&self, past: &Listing) -> bool {
+        let there: BTreeMap<&Arc<str>, &Stored> = past.documents().collect();
+        let same = |stored: &Stored| {
+            let path = stored.path.as_ref();
+            path.is_none_or(|path| there.get(path).is_some_and(|past| past.mod_revision == stored.mod_revision))
+        };
+        self.keys.values().all(same)
+            && self.known.iter().flat_map(|known| &known.paths).all(|path| there.contains_key(path))
+    }
+
+    fn known_paths(&self) -> impl Iterator<Item = &Arc<str>> {
+        let before = self.known.iter().flat_map(|known| &known.paths);
+        self.keys.values().filter_map(|stored| stored.path.as_ref()).chain(before)
+    }
+
+    /// Takes over a listing, which is the truth but for what a store that went back has lost. `is_another`: it is known not
+    /// to be the store that is known, whatever its revision.
+    pub(super) fn adopt(&mut self, listing: Listing, is_another: bool) -> Adopted {
         let first = self.cluster_id.is_none();
-        let went_back = self.is_behind(listing.cluster_id, listing.revision);
+        let went_back = is_another || self.is_behind(listing.cluster_id, listing.revision);
         if went_back {
-            let had = self.keys.values().filter_map(|stored| stored.path.clone());
-            self.lost.extend(had.chain(self.known.iter().flat_map(|known| known.paths.iter().cloned())));
+            let had: Vec<Arc<str>> = self.known_paths().cloned().collect();
+            self.lost.extend(had);
         }
         self.known = None;
         let changed = first || went_back || !same(&self.keys, &listing.keys);

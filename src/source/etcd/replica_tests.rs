@@ -49,26 +49,26 @@ fn marker(state: PushState, keys: &[(&str, i64, &str)], pushed_at_ms: u64) -> St
 #[test]
 fn what_is_listed_and_watched_adds_up() {
     let mut replica = replica(None);
-    assert!(replica.adopt(listing(1, 10, &[("a", 3, "1"), ("b", 4, "2")])).changed);
+    assert!(replica.adopt(listing(1, 10, &[("a", 3, "1"), ("b", 4, "2")]), false).changed);
     assert_eq!(replica.watch_from(), 11);
     assert!(!replica.apply(vec![put("a", 9, "old")]), "the listing has it already");
     assert!(replica.apply(vec![put("a", 12, "3"), delete("b", 12), put("c", 12, "4")]));
     assert_eq!(seen(&replica), (vec!["a=3".into(), "c=4".into()], "12".into()));
-    let again = replica.adopt(listing(1, 40, &[("a", 12, "3"), ("c", 12, "4")]));
+    let again = replica.adopt(listing(1, 40, &[("a", 12, "3"), ("c", 12, "4")]), false);
     assert_eq!(again, Adopted { changed: false, went_back: false });
     let reading = whole(&replica);
     assert_eq!(reading.snapshot.revision.to_string(), "12", "nothing of ours changed since");
     assert_eq!(reading.store.unwrap().read_revision, 40);
-    assert!(replica.adopt(listing(1, 41, &[("a", 12, "3")])).changed, "a deletion that the watch has not told");
+    assert!(replica.adopt(listing(1, 41, &[("a", 12, "3")]), false).changed, "a deletion that the watch has not told");
     assert_eq!(seen(&replica), (vec!["a=3".into()], "41".into()));
 }
 
 #[test]
 fn what_did_not_change_keeps_its_allocation() {
     let mut replica = replica(None);
-    replica.adopt(listing(1, 10, &[("a", 3, "1"), ("b", 4, "2")]));
+    replica.adopt(listing(1, 10, &[("a", 3, "1"), ("b", 4, "2")]), false);
     let before = whole(&replica).snapshot.files[0].content.clone().unwrap();
-    replica.adopt(listing(1, 12, &[("a", 3, "1"), ("b", 12, "3")]));
+    replica.adopt(listing(1, 12, &[("a", 3, "1"), ("b", 12, "3")]), false);
     assert!(Arc::ptr_eq(&before, whole(&replica).snapshot.files[0].content.as_ref().unwrap()));
 }
 
@@ -77,7 +77,7 @@ fn keys_that_are_no_documents_are_left_aside_and_named() {
     let mut replica = replica(None);
     let mut all = listing(1, 10, &[("a", 3, "1"), (".hidden", 4, "x"), ("eu/", 5, "x"), ("blank", 6, " \n")]);
     all.keys.insert(b"\xff".to_vec(), Stored::new(PREFIX, b"\xff", 7, b"\x00\x01"));
-    replica.adopt(all);
+    replica.adopt(all, false);
     assert_eq!(seen(&replica).0, ["a=1", "blank-"]);
     let aside = whole(&replica).ignored;
     assert_eq!(aside, ["/weir/endpoints/.hidden", "/weir/endpoints/eu/", "/weir/endpoints/\u{FFFD}"]);
@@ -90,16 +90,16 @@ fn a_store_that_went_back_deletes_nothing() {
         [("restored", listing(1, 12, &[("a", 3, "1")])), ("another one", listing(2, 900, &[("a", 3, "1")]))]
     {
         let mut replica = replica(None);
-        replica.adopt(listing(1, 20, &present));
+        replica.adopt(listing(1, 20, &present), false);
         assert!(replica.is_behind(back.cluster_id, back.revision), "{case}");
         let (cluster, at) = (back.cluster_id, back.revision);
-        assert!(replica.adopt(back).went_back, "{case}");
+        assert!(replica.adopt(back, false).went_back, "{case}");
         assert_eq!(seen(&replica).0, ["a=1", "b-", "c-"], "{case}");
         replica.apply(vec![put("b", at + 1, "4")]);
         assert_eq!(seen(&replica).0, ["a=1", "b=4", "c-"], "{case}: put again");
         replica.apply(vec![put("c", at + 2, "x"), delete("c", at + 3)]);
         assert_eq!(seen(&replica).0, ["a=1", "b=4"], "{case}: put and deleted");
-        assert!(!replica.adopt(listing(cluster, at + 9, &[("a", 3, "1"), ("b", at + 1, "4")])).went_back);
+        assert!(!replica.adopt(listing(cluster, at + 9, &[("a", 3, "1"), ("b", at + 1, "4")]), false).went_back);
     }
 }
 
@@ -111,10 +111,10 @@ fn what_was_known_before_the_start_is_not_lost_either() {
         paths: ["a", "b"].map(Arc::from).into_iter().collect(),
     };
     let mut behind = replica(Some(known.clone()));
-    assert!(behind.adopt(listing(7, 5, &[("a", 3, "1")])).went_back);
+    assert!(behind.adopt(listing(7, 5, &[("a", 3, "1")]), false).went_back);
     assert_eq!(seen(&behind).0, ["a=1", "b-"]);
     let mut ahead = replica(Some(known));
-    assert!(!ahead.adopt(listing(7, 21, &[("a", 3, "1")])).went_back);
+    assert!(!ahead.adopt(listing(7, 21, &[("a", 3, "1")]), false).went_back);
     assert_eq!(seen(&ahead).0, ["a=1"]);
 }
 
@@ -124,9 +124,9 @@ fn a_newer_push_decides_about_what_was_lost() {
     for (pushed_at, decides) in [(50, false), (200, true)] {
         let mut replica = replica(None);
         let first = marker(PushState::Complete, &[("a", 3, "1"), ("b", 4, "2")], 100);
-        replica.adopt(listing(1, 20, &[("a", 3, "1"), ("b", 4, "2"), (".push", 5, &first)]));
+        replica.adopt(listing(1, 20, &[("a", 3, "1"), ("b", 4, "2"), (".push", 5, &first)]), false);
         let second = marker(PushState::Complete, &left, pushed_at);
-        replica.adopt(listing(1, 9, &[("a", 3, "1"), (".push", 4, &second)]));
+        replica.adopt(listing(1, 9, &[("a", 3, "1"), (".push", 4, &second)]), false);
         let expected: &[&str] = if decides { &["a=1"] } else { &["a=1", "b-"] };
         assert_eq!(seen(&replica).0, expected, "pushed at {pushed_at}");
     }
@@ -137,7 +137,7 @@ fn a_push_is_taken_whole_or_not_at_all() {
     let wanted = [("a", 21, "1"), ("b", 22, "2")];
     let begun = marker(PushState::Begun, &wanted, 100);
     let mut replica = replica(None);
-    replica.adopt(listing(1, 10, &[("z", 3, "0")]));
+    replica.adopt(listing(1, 10, &[("z", 3, "0")]), false);
     replica.apply(vec![put(".push", 20, &begun)]);
     let View::Half { error, base } = replica.view() else { panic!("nothing is there of it yet") };
     assert_eq!((error.kind, base), (TroubleKind::HalfPushed, 10));
@@ -163,10 +163,29 @@ fn the_commit_is_named_while_the_documents_are_the_pushed_ones() {
     });
     let text = String::from_utf8(pushed.to_bytes()).unwrap();
     let mut replica = replica(None);
-    replica.adopt(listing(1, 10, &[("a", 3, "1"), (".push", 4, &text)]));
+    replica.adopt(listing(1, 10, &[("a", 3, "1"), (".push", 4, &text)]), false);
     assert_eq!(whole(&replica).commit.unwrap().id, "0badc0ffee");
     replica.apply(vec![put("a", 11, "2")]);
     assert_eq!(whole(&replica).commit, None);
     replica.apply(vec![put(".push", 12, "{}")]);
     assert!(whole(&replica).notes[0].contains("is not a push's marker"));
+}
+
+#[test]
+fn a_store_that_was_restored_and_has_grown_since_is_told_by_what_it_had() {
+    let mut replica = replica(None);
+    replica.adopt(listing(1, 20, &[("a", 3, "1"), ("b", 14, "2")]), false);
+    let now = listing(1, 30, &[("a", 3, "1")]);
+    assert_eq!(replica.doubt(&now), Some(20));
+    assert_eq!(replica.doubt(&listing(1, 30, &[("a", 29, "1"), ("b", 14, "2")])), None, "nothing is missing");
+    assert_eq!(replica.doubt(&listing(1, 19, &[])), None, "it is behind in any case");
+    for (case, past, borne_out) in [
+        ("deleted after it was read", listing(1, 20, &[("a", 3, "1"), ("b", 14, "2")]), true),
+        ("it never was there", listing(1, 20, &[("a", 3, "1")]), false),
+        ("it was put at another time", listing(1, 20, &[("a", 3, "1"), ("b", 9, "2")]), false),
+    ] {
+        assert_eq!(replica.is_borne_out(&past), borne_out, "{case}");
+    }
+    assert!(replica.adopt(now, true).went_back);
+    assert_eq!(seen(&replica).0, ["a=1", "b-"]);
 }

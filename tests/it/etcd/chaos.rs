@@ -1,0 +1,214 @@
+//! Whatever happens to the store and to the brokers: afterwards all have what the prefix has, and nobody lost a listener.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::broker::Broker;
+use super::documents::{Documents, key};
+use super::store::Etcd;
+use super::{is_there, push, until, words};
+use crate::chance::{Chance, seed};
+use crate::client::Client;
+use crate::ports;
+use crate::wire::Version;
+
+/// Endpoints that are never deleted nor moved: on each broker, a client stays on the first while it lives.
+const ANCHORS: [&str; 3] = ["anchor/1", "anchor/2", "anchor/3"];
+/// Endpoints that come, move and go.
+const OTHERS: [&str; 4] = ["w", "x", "y", "z"];
+
+struct Chaos {
+    chance: Chance,
+    etcd: Etcd,
+    documents: Documents,
+    brokers: Vec<Broker>,
+    bystanders: Vec<Client>,
+    story: String,
+}
+
+fn bystander(broker: &Broker, documents: &Documents) -> Client {
+    Client::connect((broker.host, documents.port(ANCHORS[0])).into(), Version::V5, "bystander")
+}
+
+impl Chaos {
+    fn new(seed: u64) -> Self {
+        let etcd = Etcd::start();
+        let documents = Documents::new(&ANCHORS);
+        push(documents.path(), &etcd.url(), &[]);
+        let brokers = Broker::three(&etcd.url());
+        documents.until_everywhere(&brokers);
+        let bystanders = brokers.iter().map(|broker| bystander(broker, &documents)).collect();
+        Self { chance: Chance::new(seed), etcd, documents, brokers, bystanders, story: String::new() }
+    }
+
+    /// What is put or deleted by hand while the store can be written.
+    fn change(&mut self) {
+        for _ in 0..=self.chance.below(3) {
+            let name = *self.chance.of(&OTHERS).unwrap();
+            let gone = self.documents.endpoints.contains_key(name) && self.chance.one_in(3);
+            if gone {
+                self.documents.remove(name);
+                self.etcd.delete(&key(name));
+            } else {
+                self.documents.set(
+                    name,
+                    ports::free(),
+                    if self.chance.one_in(2) { ", maxConnectionSize: 9" } else { "" },
+                );
+                self.etcd.put(&key(name), &self.documents.text(name));
+            }
+        }
+    }
+
+    /// Listeners that nobody deleted are there, whatever happens.
+    fn anchors_hold(&self) {
+        for broker in &self.brokers {
+            for name in ANCHORS {
+                assert!(broker.listens(self.documents.port(name)), "{} lost {name}: {}", broker.name, self.story);
+            }
+        }
+    }
+
+    fn restart(&mut self, at: usize) {
+        self.brokers[at].kill();
+        self.brokers[at].run();
+        for name in ANCHORS {
+            let port = self.documents.port(name);
+            until(&format!("{} serves what it served: {}", self.brokers[at].name, self.story), || {
+                self.brokers[at].listens(port)
+            });
+        }
+        self.bystanders[at] = bystander(&self.brokers[at], &self.documents);
+    }
+
+    fn doze(&mut self, up_to_ms: u64) {
+        let ms = self.chance.below(up_to_ms);
+        std::thread::sleep(Duration::from_millis(ms));
+    }
+
+    fn round(&mut self, number: usize, event: u64) {
+        let before = std::time::Instant::now();
+        self.story = format!("round {number}, event {event}");
+        let at = self.chance.below(3) as usize;
+        match event {
+            0 => self.change(),
+            1 => {
+                self.etcd.kill();
+                self.doze(1500);
+                self.anchors_hold();
+                self.etcd.run();
+                self.change();
+            }
+            2 => {
+                self.etcd.freeze();
+                // Sometimes for longer than a silent store is taken for a living one.
+                let ms = if self.chance.one_in(4) { 13_000 } else { 1500 };
+                self.doze(ms);
+                self.anchors_hold();
+                self.etcd.thaw();
+                self.change();
+            }
+            3 => {
+                self.brokers[at].signal(Signal::STOP);
+                self.change();
+                let revision = self.etcd.revision().to_string();
+                // Nothing may have happened since the last time.
+                let compacted = self.etcd.try_ctl(&["compact", &revision], None);
+                assert!(compacted.status.success() || words(&compacted).contains("compacted"), "{}", words(&compacted));
+                self.brokers[at].signal(Signal::CONT);
+            }
+            4 => {
+                self.etcd.wipe();
+                self.doze(1000);
+                self.anchors_hold();
+                push(self.documents.path(), &self.etcd.url(), &["--prune"]);
+            }
+            5 => {
+                let backup = tempfile::tempdir().unwrap();
+                let backup = backup.path().join("backup");
+                self.etcd.save(&backup);
+                self.change();
+                self.doze(500);
+                self.etcd.restore(&backup);
+                self.doze(1000);
+                self.anchors_hold();
+                push(self.documents.path(), &self.etcd.url(), &["--prune"]);
+            }
+            6 => {
+                self.etcd.ctl(&["defrag"]);
+                self.change();
+            }
+            7 => {
+                self.change();
+                self.restart(at);
+            }
+            8 => {
+                self.etcd.kill();
+                self.restart(at);
+                self.etcd.run();
+                self.change();
+            }
+            _ => {
+                self.change();
+                push(self.documents.path(), &self.etcd.url(), &["--prune"]);
+            }
+        }
+        self.settle();
+        eprintln!("{}: {:?}", self.story, before.elapsed());
+    }
+
+    /// All have what is declared, no broker is in trouble, and whoever was connected is.
+    fn settle(&mut self) {
+        let digest = self.documents.digest();
+        for broker in &self.brokers {
+            until(&format!("{} has what is declared after {}", broker.name, self.story), || broker.digest() == digest);
+        }
+        self.documents.until_everywhere(&self.brokers);
+        self.anchors_hold();
+        self.bystanders.iter_mut().for_each(Client::ping);
+    }
+}
+
+/// `rounds` rounds, each event about equally often.
+fn run(rounds: usize, seed: u64) {
+    if !is_there() {
+        return;
+    }
+    println!("WEIR_SIM_SEED={seed}");
+    let mut chaos = Chaos::new(seed);
+    let mut events: Vec<u64> = Vec::new();
+    for number in 0..rounds {
+        if events.is_empty() {
+            events = (0..10).collect();
+        }
+        let event = events.remove(chaos.chance.below(events.len() as u64) as usize);
+        chaos.round(number, event);
+    }
+    // Every watch lives: what is put now comes without anybody looking again.
+    chaos.documents.set("last", ports::free(), "");
+    let (name, text) = (key("last"), chaos.documents.text("last"));
+    chaos.etcd.put(&name, &text);
+    chaos.settle();
+    for broker in &chaos.brokers {
+        until("nobody is in trouble", || broker.trouble().is_none());
+        until("all see all", || broker.nodes().len() == 3 && broker.get("/api/cluster/status")["converged"] == true);
+        // Endpoints come and go by the dozen in each round; nothing of them stays.
+        let (files, threads, bytes) = (broker.open_files(), broker.threads(), broker.resident_bytes());
+        eprintln!("{}: {files} files, {threads} threads, {} KiB", broker.name, bytes >> 10);
+        assert!(files < 150, "{} has {files} files open", broker.name);
+        assert!(threads < 30, "{} has {threads} threads", broker.name);
+        assert!(bytes < 200 << 20, "{} holds {bytes} bytes", broker.name);
+    }
+}
+
+#[test]
+fn a_few_rounds_of_chaos() {
+    run(10, seed());
+}
+
+#[test]
+#[ignore = "ten minutes and more; tests/run --all runs it"]
+fn a_hundred_rounds_of_chaos() {
+    run(100, seed());
+}

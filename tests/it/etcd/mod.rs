@@ -1,0 +1,61 @@
+//! Brokers on a real etcd. Everything is started here, on free ports with directories of its own, and ended by its process.
+
+mod access;
+mod broker;
+mod chaos;
+mod documents;
+mod following;
+mod members;
+mod pushing;
+mod servers;
+mod speed;
+mod store;
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A guard, not a promise: what must come about does so within this on a machine that does much else.
+const GUARD: Duration = Duration::from_secs(120);
+
+/// Waits until something holds; in between, others get the machine.
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + GUARD;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether etcd is there. Where it is not, the test fails, unless nothing may be installed.
+fn is_there() -> bool {
+    let found = |program: &str| {
+        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|d| d.join(program).exists()))
+    };
+    if found("etcd") && found("etcdctl") {
+        return true;
+    }
+    assert!(std::env::var_os("WEIR_TEST_OFFLINE").is_some(), "etcd or etcdctl is missing: tests/run installs them");
+    eprintln!("SKIPPED: etcd is missing, and WEIR_TEST_OFFLINE is set");
+    false
+}
+
+/// Runs `weir` with arguments.
+fn weir(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_weir")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+/// What a program printed, both ways.
+fn words(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// `weir push` of a directory, which must work.
+fn push(directory: &Path, urls: &str, more: &[&str]) -> String {
+    let directory = directory.display().to_string();
+    let mut args = vec!["push", &directory, "--etcd", urls];
+    args.extend(more);
+    let output = weir(&args);
+    assert!(output.status.success(), "{}", words(&output));
+    words(&output)
+}

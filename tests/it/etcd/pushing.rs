@@ -1,0 +1,163 @@
+//! `weir push`: all or nothing, guarded, planned first.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use super::broker::Broker;
+use super::documents::{Documents, document, key};
+use super::store::Etcd;
+use super::{is_there, push, until, weir, words};
+use crate::ports;
+
+fn git(directory: &Path, args: &[&str]) -> String {
+    let identity = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com", "-c", "init.defaultBranch=main"];
+    let output = Command::new("git").args(identity).args(args).current_dir(directory).output().unwrap();
+    assert!(output.status.success(), "git {args:?}: {}", words(&output));
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+fn revision_of(pushed: &str) -> i64 {
+    pushed.trim_end().rsplit_once("revision ").unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn the_plan_is_printed_the_commit_is_named_and_the_rest_stays_without_prune() {
+    if !is_there() {
+        return;
+    }
+    let etcd = Etcd::start();
+    let documents = Documents::new(&["a", "b"]);
+    let (path, url) = (documents.path(), etcd.url());
+    git(path, &["init", "-q"]);
+    git(path, &["add", "-A"]);
+    git(path, &["commit", "-qm", "two endpoints"]);
+    let commit = git(path, &["rev-parse", "HEAD"]);
+    let extra = ports::free();
+    etcd.put(&key("extra"), &document(extra, ""));
+    let before = etcd.revision();
+
+    let planned = push(path, &url, &["--dry-run", "--prune"]);
+    for line in ["+ key a\n", "- key extra\n", "+ endpoint a: add", "- endpoint extra: remove"] {
+        assert!(planned.contains(line), "{line}: {planned}");
+    }
+    assert_eq!(etcd.revision(), before, "a dry run writes nothing");
+
+    let pushed = push(path, &url, &[]);
+    assert!(pushed.contains("key extra is not in the directory and stays"), "{pushed}");
+    assert_eq!(revision_of(&pushed), before + 1, "one transaction");
+    let broker = Broker::start(1, &url, &[]);
+    until("all three listen", || [documents.port("a"), documents.port("b"), extra].iter().all(|p| broker.listens(*p)));
+    until("the status names the commit", || broker.get("/api/source")["commit"]["id"] == commit.as_str());
+    let record = || etcd.ctl(&["get", "/weir/nodes/n1", "--print-value-only"]);
+    until("so does its record", || record().contains(&commit));
+
+    push(path, &url, &["--prune"]);
+    documents.until_on(&broker);
+    let again = push(path, &url, &["--prune"]);
+    assert!(
+        again.contains("0 keys to write, 0 to delete, 2 as they are") && again.contains("nothing to do"),
+        "{again}"
+    );
+    etcd.put(&key("a"), &document(ports::free(), ""));
+    until("the documents are no longer the commit's", || broker.get("/api/source")["commit"].is_null());
+}
+
+#[test]
+fn what_is_not_valid_is_not_pushed() {
+    if !is_there() {
+        return;
+    }
+    let etcd = Etcd::start();
+    let documents = Documents::new(&["a"]);
+    fs::write(documents.path().join("bad.yaml"), "endpoint: {prot: 1}\n").unwrap();
+    let before = etcd.revision();
+    let output = weir(&["push", &documents.path().display().to_string(), "--etcd", &etcd.url()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(words(&output).contains("bad.yaml:1:12") && words(&output).contains("did you mean `port`"));
+    assert_eq!(etcd.revision(), before);
+}
+
+/// Two hundred documents are more than one transaction: brokers have the old set or the new one.
+#[test]
+fn more_than_a_transaction_holds_is_still_all_or_nothing() {
+    if !is_there() {
+        return;
+    }
+    let etcd = Etcd::start();
+    let mut documents = Documents::new(&["a"]);
+    push(documents.path(), &etcd.url(), &[]);
+    let broker = Broker::start(1, &etcd.url(), &[]);
+    documents.until_on(&broker);
+    let first = documents.digest();
+    for number in 0..200 {
+        documents.set(&format!("many/e{number}"), ports::free(), ", enabled: false");
+    }
+    let pushed = push(documents.path(), &etcd.url(), &[]);
+    documents.until_on(&broker);
+    let history = broker.get("/api/endpoints/history?limit=500");
+    assert_eq!(history["total"], 1, "what is disabled does nothing: {history:#}");
+
+    // A push that died halfway: its first transactions are there, its last ones never come.
+    let marker = etcd.ctl(&["get", "/weir/endpoints/.push", "--print-value-only"]);
+    let digest_at = marker.find("\"digest\":\"d1-").unwrap() + 13;
+    let mut begun = marker.trim_end().replace("\"complete\"", "\"begun\"");
+    begun.replace_range(digest_at - 3..digest_at + 5, "deadbeef");
+    let base = revision_of(&pushed);
+    begun = begun.replace(&format!("\"base\":{}", base_of(&marker)), &format!("\"base\":{base}"));
+    etcd.put("/weir/endpoints/.push", &begun);
+    let later = ports::free();
+    etcd.put(&key("a"), &document(later, ""));
+    until("it is told", || broker.trouble().as_deref() == Some("halfPushed"));
+    assert!(broker.listens(documents.port("a")) && !broker.listens(later), "nothing of it is applied");
+    // A broker that comes now knows nothing but the store: it has what held before that push.
+    let newcomer = Broker::start(2, &etcd.url(), &[]);
+    documents.until_on(&newcomer);
+    assert!(!newcomer.listens(later));
+
+    documents.set("a", later, "");
+    let healed = push(documents.path(), &etcd.url(), &[]);
+    assert!(healed.contains("a push has begun and not ended here"), "{healed}");
+    documents.until_everywhere(&[broker, newcomer]);
+    assert_ne!(documents.digest(), first);
+}
+
+fn base_of(marker: &str) -> i64 {
+    let marker: serde_json::Value = serde_json::from_str(marker).unwrap();
+    marker["base"].as_i64().unwrap()
+}
+
+/// The plan was made against what somebody else has changed since: nothing is pushed, whatever was changed.
+#[tokio::test]
+async fn somebody_elses_change_fails_a_push_cleanly() {
+    use weirmq::source::etcd::{EtcdAccess, EtcdRoot, Marker, PushState, plan_push, present};
+    if !is_there() {
+        return;
+    }
+    let etcd = Etcd::start();
+    let access = EtcdAccess { urls: vec![etcd.url()], ..EtcdAccess::default() };
+    let root = EtcdRoot::parse("/weir/").unwrap();
+    for count in [1_u16, 200] {
+        etcd.put(&key("mine"), "1");
+        etcd.put(&key("theirs"), "1");
+        let wanted = (0..count).map(|n| (format!("k{n}"), b"x".as_slice().into())).collect();
+        for change in ["put", "new", "del"] {
+            let there = present(&access, &root).await.unwrap();
+            let plan = plan_push(&wanted, &there.documents(), false);
+            match change {
+                "put" => etcd.put(&key("theirs"), "2"),
+                "new" => etcd.put(&key("another"), "2"),
+                _ => etcd.delete(&key("theirs")),
+            };
+            let before = etcd.ctl(&["get", "--prefix", "/weir/endpoints/"]);
+            let now = weirmq::apply::wall_clock();
+            let marker = Marker::new(PushState::Complete, plan.digest.clone(), plan.documents, there.revision(), now);
+            let error = weirmq::source::etcd::push(&there, &plan, &marker).await.unwrap_err().to_string();
+            assert!(error.contains("somebody else changed") && error.contains("nothing was pushed"), "{error}");
+            let names = if change == "new" { "another" } else { "theirs" };
+            assert!(error.contains(names), "{change} with {count}: {error}");
+            assert_eq!(etcd.ctl(&["get", "--prefix", "/weir/endpoints/"]), before, "{change} with {count}");
+        }
+        etcd.ctl(&["del", "--prefix", "/weir/"]);
+    }
+}
