@@ -355,10 +355,12 @@ impl Stay {
         answered(&session.url, session.client.kv_client().delete(old, None)).await.map(drop)
     }
 
-    /// Comes when names that are taken twice have been so for long.
+    /// Comes when what is to be said of names that are taken twice has changed.
     fn look_for_twins(&mut self) -> impl Future<Output = ()> + use<> {
         let now = wall_clock();
-        let (_, next) = self.coexistence.observe(self.records.values(), now);
+        let (duplicates, next) = self.coexistence.observe(self.records.values(), now);
+        // It may have become long since it was looked at last.
+        let next = if duplicates == self.reported { next } else { Some(now) };
         async move {
             match next {
                 Some(at) => tokio::time::sleep(Duration::from_millis(at.since_ms(now).max(1))).await,
