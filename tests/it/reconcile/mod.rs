@@ -2,6 +2,7 @@
 
 mod address;
 mod broker;
+mod classes;
 mod guard;
 mod kept;
 mod leave;
