@@ -74,7 +74,7 @@ impl Bridging {
 
     /// What is known of every bridge.
     pub(super) fn states(&self, declared: &Declared) -> BTreeMap<String, BridgeState> {
-        let all = declared.bridges.iter().map(|(name, bridge)| (name, bridge));
+        let all = declared.bridges.iter();
         let kept = self.running.iter().map(|(name, live)| (name, &live.effective.bridge));
         let mut states = BTreeMap::new();
         for (name, bridge) in all.chain(kept) {

@@ -8,6 +8,9 @@ use crate::mqtt::{ConnAck, Disconnect, Packet, ProtocolVersion, QoS, ReasonCode,
 
 /// Messages that may be on their way to the other broker, whatever it allows: they are held here until it acknowledges.
 const WINDOW_MAX: u16 = 1024;
+/// The same for QoS 2 over 3.1.1, which has no word for what a broker allows, nor for one message too many: brokers close
+/// (mosquitto does beyond 100, by default), and would again at every resend.
+const WINDOW_UNTOLD: u16 = 20;
 
 impl Link {
     pub(super) fn on_remote(&mut self, packet: &Packet<'_>, now: Millis) -> Result<(), Failure> {
@@ -43,7 +46,9 @@ impl Link {
         let is_v5 = self.spec.version == ProtocolVersion::V5;
         let keep_alive_s = properties.server_keep_alive_s.unwrap_or(self.spec.keep_alive_s);
         self.keep_alive_ms = Millis::from(keep_alive_s) * 1000;
-        self.window = properties.receive_maximum.map_or(WINDOW_MAX, |maximum| maximum.get().min(WINDOW_MAX));
+        let exactly_once = self.spec.out.iter().any(|rule| rule.qos == QoS::ExactlyOnce);
+        let most = if exactly_once && !is_v5 { WINDOW_UNTOLD } else { WINDOW_MAX };
+        self.window = properties.receive_maximum.map_or(most, |maximum| maximum.get().min(most));
         self.maximum_qos = properties.maximum_qos.unwrap_or(QoS::ExactlyOnce);
         self.retain_available = properties.retain_available.unwrap_or(true);
         self.maximum_packet_size = if is_v5 { properties.maximum_packet_size.unwrap_or(u32::MAX) } else { u32::MAX };

@@ -10,13 +10,16 @@ use crate::mqtt::{
 /// Filters with their options.
 pub(super) type Filters = BTreeMap<Box<str>, SubscriptionOptions>;
 
+/// A SUBSCRIBE that is not answered: its identifier, and its filters in order.
+type Asked = (PacketId, Vec<(Box<str>, SubscriptionOptions)>);
+
 /// A session's subscriptions, as far as the side that holds it has answered. Outlives the connection, as the session does.
 #[derive(Debug, Default)]
 pub(super) struct Subscriptions {
     agreed: Filters,
     /// Filters that were refused on this connection, with the code.
     refused: BTreeMap<Box<str>, u8>,
-    asked: Option<(PacketId, Vec<(Box<str>, SubscriptionOptions)>)>,
+    asked: Option<Asked>,
     dropped: Option<(PacketId, Vec<Box<str>>)>,
 }
 

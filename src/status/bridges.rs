@@ -89,11 +89,16 @@ pub(super) fn list(app: &App, query: &Query) -> Reply {
     }
 }
 
+/// Name, help, unit and value of a family.
+type Gauge = (&'static str, &'static str, Option<Unit>, fn(&BridgeLink) -> f64);
+/// Name, help and value.
+type Counter = (&'static str, &'static str, fn(&BridgeLink) -> u64);
+
 /// The bridges' families.
 pub(super) fn encode(out: &mut DescriptorEncoder, bridges: &[BridgeView]) -> fmt::Result {
     let linked = || bridges.iter().filter_map(|bridge| Some((&bridge.name, bridge.link.as_ref()?)));
     let label = |name: &String| vec![("bridge", name.clone())];
-    let gauges: [(&str, &str, Option<Unit>, fn(&BridgeLink) -> f64); 5] = [
+    let gauges: [Gauge; 5] = [
         ("weir_bridge_connected", "1 while the link is up.", None, |link| f64::from(u8::from(link.connected))),
         ("weir_bridge_queued_messages", "Messages that wait here for the other broker.", None, |link| {
             link.queued_messages as f64
@@ -115,7 +120,7 @@ pub(super) fn encode(out: &mut DescriptorEncoder, bridges: &[BridgeView]) -> fmt
             family.encode_family(&label(bridge))?.encode_gauge(&value(link))?;
         }
     }
-    let counters: [(&str, &str, fn(&BridgeLink) -> u64); 4] = [
+    let counters: [Counter; 4] = [
         ("weir_bridge_connects", "Times that the link came up.", |link| link.connects),
         ("weir_bridge_failures", "Attempts that failed, and links that were lost.", |link| link.failures),
         ("weir_bridge_messages_sent", "Messages sent to the other broker, repeats included.", |link| {

@@ -109,6 +109,6 @@ async fn try_out(address: &BridgeAddress, settings: &BridgeSettings, spec: &Arc<
     tokio::time::timeout(CONNACK_GUARD, admitted).await.unwrap_or_else(|_| Err(late()))?;
     link.leave_remote(true)?;
     // The goodbye is a courtesy: a clean session ends with its connection.
-    poll_fn(|cx| Poll::Ready(drop(wire.poll_write(cx, link.to_remote())))).await;
+    drop(poll_fn(|cx| Poll::Ready(wire.poll_write(cx, link.to_remote()))).await);
     Ok(())
 }
