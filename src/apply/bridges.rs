@@ -223,6 +223,7 @@ pub(super) fn settings(
     Ok(BridgeSettings {
         name: bridge.name.to_arc(),
         namespace: Arc::clone(namespace),
+        durable: effective.durable,
         endpoint,
         generation,
         spec: Arc::new(spec),

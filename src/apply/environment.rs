@@ -226,8 +226,12 @@ fn remote(notes: &mut Notes<'_>, bridge: &Arc<Bridge>) {
 fn connects(notes: &mut Notes<'_>, bridge: &Arc<Bridge>) {
     let paths: Vec<_> = bridge_files(bridge).map(|(path, _)| path).collect();
     let contents = Contents::read(&mut FileSystem, paths.iter());
-    let effective =
-        EffectiveBridge { bridge: Arc::clone(bridge), namespace: Arc::from(""), files: contents.digests.clone() };
+    let effective = EffectiveBridge {
+        bridge: Arc::clone(bridge),
+        namespace: Arc::from(""),
+        durable: false,
+        files: contents.digests.clone(),
+    };
     let settings = match bridges::settings(&effective, EndpointId(0), 0, "validate", &contents) {
         Ok(settings) => settings,
         Err(why) => return notes.error("/bridge/tls", why, "`openssl x509 -in FILE -text` shows what a file holds"),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::effective::Files;
 use super::plan::{ActionKind, Node};
-use crate::config::{self, Bridge, ChangeClass, Declared, FieldChange, Kind, Name, SecretRef};
+use crate::config::{self, Bridge, ChangeClass, Declared, Durability, FieldChange, Kind, Name, SecretRef};
 
 /// A bridge that is to run, and what it refers to.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +16,8 @@ pub struct EffectiveBridge {
     pub bridge: Arc<Bridge>,
     /// The mountpoint of the endpoints that name it; empty: none.
     pub namespace: Arc<str>,
+    /// Whether one of them has `durability: disk`: what waits outlives the process. Decided when its session here begins.
+    pub durable: bool,
     /// What it reads, as it was when this was made.
     pub files: Files,
 }
@@ -55,14 +57,16 @@ pub fn bridges(declared: &Declared, node: &Node, files: &Files) -> Bridges {
             continue;
         }
         for bridge in endpoint.bridges.iter().filter_map(|name| declared.bridges.get(name)) {
-            found.entry(bridge.name.clone()).or_insert_with(|| EffectiveBridge {
+            let effective = found.entry(bridge.name.clone()).or_insert_with(|| EffectiveBridge {
                 bridge: Arc::clone(bridge),
                 namespace: endpoint.mountpoint.clone().unwrap_or_default(),
+                durable: false,
                 files: bridge_files(bridge)
                     .filter_map(|(path, _)| files.get_key_value(&path))
                     .map(|(path, digest)| (path.clone(), digest.clone()))
                     .collect(),
             });
+            effective.durable |= endpoint.durability == Durability::Disk;
         }
     }
     found

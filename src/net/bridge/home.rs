@@ -43,6 +43,7 @@ pub(super) fn policy(settings: &BridgeSettings) -> Arc<ListenerPolicy> {
         max_queued_bytes: settings.queue_max_bytes,
         queue_overflow: settings.queue_overflow,
         maximum_qos: QoS::ExactlyOnce,
+        durable: settings.durable,
         ..EndpointLimits::default()
     };
     let endpoint = EndpointPolicy {

@@ -33,6 +33,8 @@ pub struct BridgeSettings {
     pub name: Arc<str>,
     /// Whose topics are carried: a mountpoint, or empty.
     pub namespace: Arc<str>,
+    /// Whether its session here is kept on disk.
+    pub durable: bool,
     /// What its session here is counted under.
     pub endpoint: EndpointId,
     /// Counts the changes.

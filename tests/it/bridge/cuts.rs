@@ -132,6 +132,28 @@ fn a_few_cuts_lose_and_double_nothing() {
     play(Other::Weir, "5", QoS::ExactlyOnce, 6, 3);
 }
 
+/// `durability: disk`: what waits for the other broker, and what is on its way at QoS 2, outlives a crash.
+#[test]
+fn a_crash_loses_and_doubles_nothing_that_is_on_disk() {
+    let qos = QoS::ExactlyOnce;
+    let there = Weir::start("there", ROOM, "");
+    let archive = Listener::new(there.port, "archive", "site1/#");
+    let fields = format!("{ROOM}, durability: disk, enableBridge: true, bridges: [cloud]");
+    let wire = Wire::new(there.port, 7, WIRE_BYTES_MAX);
+    let mut here = Weir::start("here", &fields, &bridge(wire.port, "5", qos));
+    until("the bridge has its session", || here.bridge("cloud")["link"]["connects"].as_u64() > Some(0));
+    let mut sent = 0;
+    for _ in 0..3 {
+        let mut publisher = Peer::connect(here.port, "publisher");
+        let numbers = (sent..sent + 10 * BATCH).map(|number: u32| number.to_be_bytes().repeat(8));
+        publisher.publish_all(numbers, "sensor/a", qos, false, PublishProperties::default());
+        sent += 10 * BATCH;
+        here.crash();
+    }
+    wire.mend();
+    judge("over crashes", &all(&archive, "site1/sensor/a", sent), sent, qos);
+}
+
 #[test]
 #[ignore = "a hundred cuts for each of eight pairs: tests/run --all"]
 fn a_hundred_cuts_lose_and_double_nothing() {

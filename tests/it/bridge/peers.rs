@@ -49,16 +49,33 @@ impl Drop for Process {
 
 /// The built broker.
 pub struct Weir {
-    _process: Process,
+    process: Process,
     pub directory: TempDir,
     pub port: u16,
     status: SocketAddr,
+    name: String,
 }
 
 /// An endpoint that is open to all, unless `fields` say otherwise.
 fn endpoint(port: u16, fields: &str) -> String {
     let auth = if fields.contains("enableAuth") { "" } else { ", enableAuth: false" };
     format!("endpoint: {{port: {port}, host: 127.0.0.1, enableAcl: false{auth}{fields}}}\n")
+}
+
+fn run(root: &Path, name: &str, status: SocketAddr) -> Process {
+    let log = fs::File::options().create(true).append(true).open(root.join("log")).unwrap();
+    let child = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["run", "--shards", "2", "--node-name", name, "--resync-s", "1"])
+        .args(["--status-addr", &status.to_string(), "--data-dir"])
+        .arg(root.join("data"))
+        .arg("--endpoints")
+        .arg(root.join("endpoints.d"))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .unwrap();
+    Process(child)
 }
 
 fn declare(root: &Path, file: &str, text: &str) {
@@ -75,19 +92,18 @@ impl Weir {
         let (port, status) = (free(), at(free()));
         declare(directory.path(), "mqtt.yaml", &endpoint(port, fields));
         declare(directory.path(), "more.yaml", documents);
-        let log = fs::File::create(directory.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_weir"))
-            .args(["run", "--shards", "2", "--node-name", name, "--resync-s", "1"])
-            .args(["--status-addr", &status.to_string(), "--endpoints"])
-            .arg(directory.path().join("endpoints.d"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let weir = Weir { _process: Process(child), directory, port, status };
+        let process = run(directory.path(), name, status);
+        let weir = Weir { process, directory, port, status, name: name.to_owned() };
         until("the broker listens", || TcpStream::connect(at(port)).is_ok());
         weir
+    }
+
+    /// Kills it, without a word, and starts it again.
+    pub fn crash(&mut self) {
+        self.process.0.kill().unwrap();
+        self.process.0.wait().unwrap();
+        self.process = run(self.directory.path(), &self.name, self.status);
+        until("the broker listens again", || TcpStream::connect(at(self.port)).is_ok());
     }
 
     pub fn endpoint(&self, fields: &str) {
