@@ -2,6 +2,7 @@
 #![allow(unreachable_pub)] // nothing is public in a test binary
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
+mod adversary;
 mod auth;
 mod bridge;
 mod broker_sim;

@@ -1,0 +1,282 @@
+//! Clients that mean harm, in a process of their own.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+use crate::net::client::{connect_with, packet, string};
+
+/// What the attacker's process is told by.
+const VARIABLE: &str = "WEIR_TEST_ATTACK";
+/// How long it waits for an answer.
+const GUARD: Duration = Duration::from_secs(120);
+
+/// What the clients do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Connect, all at once, and stay.
+    Storm,
+    /// Say what begins well a byte a second.
+    SlowConnect,
+    SlowTls,
+    SlowUpgrade,
+    /// Connect with a keep-alive of a second, and are never heard of again.
+    Vanish,
+    /// Connect and say that nothing more will come.
+    HalfClose,
+    /// Subscribe to `flood` and read nothing of it.
+    NeverRead0,
+    NeverRead1,
+    /// Ping and read no answer.
+    PingFlood,
+    /// Try one password after the other.
+    WrongPasswords,
+}
+
+const KINDS: [Kind; 10] = [
+    Kind::Storm,
+    Kind::SlowConnect,
+    Kind::SlowTls,
+    Kind::SlowUpgrade,
+    Kind::Vanish,
+    Kind::HalfClose,
+    Kind::NeverRead0,
+    Kind::NeverRead1,
+    Kind::PingFlood,
+    Kind::WrongPasswords,
+];
+
+/// A process of attackers; it ends with the value.
+pub struct Attack {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    lines: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Attack {
+    /// `count` clients, from an address that `number` tells apart.
+    pub fn start(kind: Kind, address: SocketAddr, count: usize, number: u8) -> Attack {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", "--nocapture", "adversary::attacker::process"])
+            .env(VARIABLE, format!("{kind:?} {address} {count} {number}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        Attack { stdin: child.stdin.take(), child, lines }
+    }
+
+    /// What it says after `word`.
+    pub fn hears(&mut self, word: &str) -> String {
+        let mut lines = self.lines.by_ref().map(Result::unwrap);
+        let said = lines.find_map(|line| line.strip_prefix(word).map(|rest| rest.trim().to_owned()));
+        said.unwrap_or_else(|| panic!("the attacker ended before it said {word:?}"))
+    }
+
+    pub fn stop(&mut self) {
+        self.stdin = None;
+    }
+}
+
+impl Drop for Attack {
+    fn drop(&mut self) {
+        self.stop();
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+#[ignore = "run by the adversarial run"]
+fn process() {
+    let Ok(order) = std::env::var(VARIABLE) else { return };
+    let words: Vec<&str> = order.split(' ').collect();
+    let kind = KINDS.into_iter().find(|kind| format!("{kind:?}") == words[0]).unwrap();
+    let (address, count) = (words[1].parse().unwrap(), words[2].parse().unwrap());
+    let crowd = Crowd { address, count, number: words[3].parse().unwrap() };
+    let over = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&over);
+    std::thread::spawn(move || {
+        // Until the other end closes.
+        let _ = std::io::stdin().read(&mut [0]);
+        told.store(true, Ordering::Relaxed);
+    });
+    println!();
+    match kind {
+        Kind::Storm => crowd.storm(&over),
+        Kind::SlowConnect => crowd.slow(&crowd.hello(0, 0)),
+        Kind::SlowTls => crowd.slow(&[&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3][..], &[7; 500]].concat()),
+        Kind::SlowUpgrade => crowd.slow(format!("GET /mqtt HTTP/1.1\r\nHost: {}", "x".repeat(500)).as_bytes()),
+        Kind::Vanish => crowd.vanish(false),
+        Kind::HalfClose => crowd.vanish(true),
+        Kind::NeverRead0 => crowd.never_read(0, &over),
+        Kind::NeverRead1 => crowd.never_read(1, &over),
+        Kind::PingFlood => crowd.ping(&over),
+        Kind::WrongPasswords => crowd.guess(&over),
+    }
+}
+
+struct Crowd {
+    address: SocketAddr,
+    count: usize,
+    number: u8,
+}
+
+impl Crowd {
+    /// From an address of this crowd's own: one has ports for 28,000 connections only.
+    fn open(&self, receive_buffer: Option<usize>) -> TcpStream {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 1, self.number + 1), 0)).into()).unwrap();
+        if let Some(bytes) = receive_buffer {
+            socket.set_recv_buffer_size(bytes).unwrap();
+        }
+        socket.connect(&self.address.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(GUARD)).unwrap();
+        stream
+    }
+
+    /// CONNECT of the client of that place.
+    fn hello(&self, place: usize, keep_alive_s: u8) -> Vec<u8> {
+        let mut bytes = connect_with(4, &format!("attacker-{}-{place}", self.number), &[], None);
+        bytes[11] = keep_alive_s;
+        bytes
+    }
+
+    fn all(&self, receive_buffer: Option<usize>) -> Vec<TcpStream> {
+        (0..self.count).map(|_| self.open(receive_buffer)).collect()
+    }
+
+    fn enter(&self, keep_alive_s: u8, receive_buffer: Option<usize>) -> Vec<TcpStream> {
+        let mut streams = self.all(receive_buffer);
+        for (place, stream) in streams.iter_mut().enumerate() {
+            // Who is refused is counted below.
+            let _ = stream.write_all(&self.hello(place, keep_alive_s));
+        }
+        streams.retain_mut(|stream| {
+            let mut connack = [0; 4];
+            stream.read_exact(&mut connack).is_ok() && connack == [0x20, 2, 0, 0]
+        });
+        streams
+    }
+
+    fn storm(&self, over: &AtomicBool) {
+        let streams = self.enter(0, None);
+        println!("admitted {}", streams.len());
+        wait(over);
+        drop(streams);
+    }
+
+    fn slow(&self, words: &[u8]) {
+        let mut streams = self.all(None);
+        let mut left = streams.len();
+        for byte in words.chunks(1) {
+            for stream in &mut streams {
+                // Who is closed is counted below.
+                let _ = stream.write_all(byte);
+            }
+            std::thread::sleep(Duration::from_secs(1));
+            streams.retain(is_open);
+            left = streams.len();
+            if left == 0 {
+                break;
+            }
+        }
+        println!("closed {}", self.count - left);
+    }
+
+    fn vanish(&self, half_close: bool) {
+        let mut streams = self.enter(1, None);
+        if half_close {
+            streams.iter().for_each(|stream| stream.shutdown(Shutdown::Write).unwrap());
+        }
+        let silent = streams.len();
+        for _ in 0..60 {
+            std::thread::sleep(Duration::from_secs(1));
+            streams.retain(is_open);
+            if streams.is_empty() {
+                break;
+            }
+        }
+        println!("closed {}", silent - streams.len());
+    }
+
+    fn never_read(&self, qos: u8, over: &AtomicBool) {
+        let mut streams = self.enter(0, Some(4096));
+        for stream in &mut streams {
+            stream.write_all(&packet(0x82, &[&[0, 1][..], &string("flood"), &[qos]].concat())).unwrap();
+        }
+        for stream in &mut streams {
+            stream.read_exact(&mut [0; 5]).unwrap();
+        }
+        println!("ready {}", streams.len());
+        wait(over);
+    }
+
+    fn ping(&self, over: &AtomicBool) {
+        let mut streams = self.enter(0, Some(4096));
+        streams.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
+        println!("ready {}", streams.len());
+        let pings = [0xC0, 0].repeat(32_768);
+        while !over.load(Ordering::Relaxed) {
+            for stream in &mut streams {
+                // What does not fit, or comes too late, is no loss.
+                let _ = stream.write(&pings[..pings.len() & !1]);
+            }
+        }
+    }
+
+    /// `count` threads, each trying one password after the other.
+    fn guess(&self, over: &AtomicBool) {
+        let codes = std::sync::Mutex::new(BTreeMap::<String, usize>::new());
+        std::thread::scope(|scope| {
+            for number in 0..self.count {
+                let codes = &codes;
+                scope.spawn(move || {
+                    for guess in 0.. {
+                        if over.load(Ordering::Relaxed) {
+                            return;
+                        }
+                        let mut stream = self.open(None);
+                        let login = format!("{number}-{guess}");
+                        let hello = connect_with(5, &format!("g{number}"), &[], Some(("alice", &login)));
+                        let mut answer = [0; 4];
+                        let answered = stream.write_all(&hello).is_ok() && stream.read_exact(&mut answer).is_ok();
+                        let code = if answered { format!("{:#04x}", answer[3]) } else { "none".to_owned() };
+                        *codes.lock().unwrap().entry(code).or_default() += 1;
+                    }
+                });
+            }
+        });
+        println!("codes {:?}", codes.into_inner().unwrap());
+    }
+}
+
+fn wait(over: &AtomicBool) {
+    while !over.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether the broker has not closed it yet.
+fn is_open(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).unwrap();
+    let mut reader = stream;
+    let open = loop {
+        match reader.read(&mut [0; 64]) {
+            Ok(0) => break false,
+            Ok(_) => {}
+            Err(error) => break error.kind() == ErrorKind::WouldBlock,
+        }
+    };
+    stream.set_nonblocking(false).unwrap();
+    open
+}
