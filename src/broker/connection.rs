@@ -34,6 +34,8 @@ pub(super) struct Connection {
     pub(super) last_received: Millis,
     pub(super) connected_at: Millis,
     pub(super) out: OutBuf,
+    /// What of the core's buffered bytes is this connection's.
+    pub(super) held_bytes: usize,
     /// How many slow receivers, links and rates hold up its reading.
     pub(super) pauses: u16,
     /// Publishers that wait for this connection to take what was written to it.

@@ -149,6 +149,12 @@ pub struct Core {
     pub(super) now: Millis,
     pub(super) away: AwaySessions,
     pub(super) rules: Rules,
+    /// What the out buffers hold together.
+    pub(super) buffered_bytes: usize,
+    /// Packets taken and deliveries made since the last [`Core::receive`] began.
+    pub(super) work: usize,
+    /// Work that links may still come to in this turn.
+    pub(super) link_budget: usize,
     pub(super) total_rates: TotalRates,
     /// This core's portions of them, by the place of the endpoint's counters.
     pub(super) leases: Vec<Lease>,
@@ -184,6 +190,9 @@ impl Core {
             now: 0,
             away: AwaySessions::default(),
             rules: Rules::default(),
+            buffered_bytes: 0,
+            work: 0,
+            link_budget: usize::MAX,
             total_rates: TotalRates::default(),
             leases: Vec::new(),
             journal: Journal::default(),
@@ -220,6 +229,7 @@ impl Core {
             from: Side::Client,
         };
         let endpoint = connection.endpoint as usize;
+        self.work = 0;
         let mut consumed = 0;
         let mut needs = None;
         while consumed < bytes.len() {
@@ -229,6 +239,7 @@ impl Core {
             // Matched by reference: a decoded packet is large, and moving it out costs more than decoding it.
             match &decode(&bytes[consumed..], &context) {
                 Ok(Decoded::Packet { packet, len }) => {
+                    self.work += 1;
                     self.on_packet(conn, packet, &bytes[consumed..consumed + len], now);
                     consumed += len;
                 }
@@ -323,9 +334,14 @@ impl Core {
         into.append(&mut self.resumed);
     }
 
+    /// How much work the last [`Core::receive`] was: packets taken, and deliveries that they came to here.
+    pub fn work(&self) -> usize {
+        self.work
+    }
+
     /// Whether something waits to be taken: a connection to flush, to close or to resume.
     pub fn has_pending(&self) -> bool {
-        !(self.dirty.is_empty() && self.closing.is_empty() && self.resumed.is_empty())
+        !(self.dirty.is_empty() && self.closing.is_empty() && self.resumed.is_empty()) || self.has_more_to_take()
     }
 
     /// Connections the core wants closed once their out buffer is flushed (takeover, keep-alive, breach, drain).

@@ -2,9 +2,7 @@
 
 use super::connection::Origin;
 use super::inflight::{Awaits, Delivery, Sent};
-use super::limits::{
-    PAUSE_MAX_MS, PENDING_WRITE_HIGH_BYTES, PENDING_WRITE_LOW_BYTES, PENDING_WRITE_MAX_BYTES, SLOW_FOR_MS,
-};
+use super::limits::{PAUSE_MAX_MS, PENDING_WRITE_LOW_BYTES, SLOW_FOR_MS};
 use super::message::Message;
 use super::record::RecordId;
 use super::session::{Queued, Session};
@@ -40,14 +38,15 @@ impl Core {
     }
 
     fn has_room(&self, slot: u32) -> bool {
-        self.connections.get(slot).is_some_and(|c| c.out.len() < PENDING_WRITE_HIGH_BYTES)
+        self.connections.get(slot).is_some_and(|c| c.out.len() < self.write_bounds().high_bytes)
     }
 
     fn send_qos0(&mut self, slot: u32, delivery: &Delivery, view: &mut View<'_>, now: Millis) {
+        let bounds = self.write_bounds();
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let waiting = connection.out.len();
-        if waiting >= PENDING_WRITE_HIGH_BYTES {
-            if now < connection.slow_until || waiting >= PENDING_WRITE_MAX_BYTES {
+        if waiting >= bounds.high_bytes {
+            if now < connection.slow_until || waiting >= bounds.max_bytes {
                 self.drop_message(slot, Dropped::Slow);
                 return;
             }
@@ -75,7 +74,9 @@ impl Core {
                 let counters = &mut self.counters[connection.endpoint as usize];
                 counters.messages_sent += 1;
                 counters.bytes_sent += length as u64;
-                if !connection.dirty {
+                let dirty = connection.dirty;
+                self.count_buffer(slot);
+                if !dirty {
                     self.mark_dirty(slot);
                 }
                 true
@@ -264,9 +265,12 @@ impl Core {
         } else {
             connection.out.compact();
         }
-        if connection.out.len() > PENDING_WRITE_LOW_BYTES || connection.closing {
+        let behind = connection.out.len() > PENDING_WRITE_LOW_BYTES || connection.closing;
+        self.count_buffer(slot);
+        if behind {
             return;
         }
+        let Some(connection) = self.connections.get(slot) else { return };
         let (session, has_waiters) = (connection.session, !connection.waiters.is_empty());
         let queued = self.sessions.get(session).is_some_and(|s| !s.queue.is_empty());
         if queued {
@@ -440,10 +444,11 @@ impl Core {
             return self.close(slot);
         }
         let (dirty, waiting) = (connection.dirty, connection.out.len());
+        self.count_buffer(slot);
         if !dirty {
             self.mark_dirty(slot);
         }
-        if waiting > PENDING_WRITE_MAX_BYTES {
+        if waiting > self.write_bounds().max_bytes {
             self.close(slot);
         }
     }

@@ -54,11 +54,38 @@ impl Core {
         }
         self.work_off(from, now);
         // What came may be what another link waits for.
-        while let Some(other) = self.links.iter().position(|link| link.held.front().is_some_and(|b| self.is_ripe(b))) {
-            self.work_off(ShardId(other as u16), now);
+        while let Some(other) = self.next_ripe() {
+            self.work_off(other, now);
         }
         self.answer_late_syncs();
         self.settle_turns();
+    }
+
+    /// Goes on with what other shards sent, for as much work as this shard's turn has: what goes to thousands is not to
+    /// keep its other clients waiting. Never called, there is no such bound.
+    pub fn begin_turn(&mut self, work: usize, now: Millis) {
+        let was_spent = self.link_budget == 0;
+        self.link_budget = work;
+        if was_spent {
+            self.now = now;
+            while let Some(other) = self.next_ripe() {
+                self.work_off(other, now);
+            }
+            self.answer_late_syncs();
+            self.settle_turns();
+        }
+    }
+
+    /// A link whose next item may be taken now.
+    fn next_ripe(&self) -> Option<ShardId> {
+        let is_ripe = |batch: &Batch| self.is_ripe(batch);
+        let mut links = self.links.iter().map(|link| link.held.front().is_some_and(is_ripe));
+        links.position(|ripe| ripe && self.link_budget > 0).map(|place| ShardId(place as u16))
+    }
+
+    /// Whether something is left to be done that only this turn's end held up.
+    pub(super) fn has_more_to_take(&self) -> bool {
+        self.link_budget == 0 && self.links.iter().any(|link| !link.held.is_empty())
     }
 
     /// Whether a batch's first item need not wait. A PUBLISH that came over its topic's owner does, until what its
@@ -77,12 +104,15 @@ impl Core {
         while let Some(mut batch) = self.links[place].held.pop_front() {
             // What is sent on because of this batch is the sender's to wait for, not this shard's clients'.
             let own = self.journal.swap_until(std::mem::take(&mut batch.stored_until));
-            while self.is_ripe(&batch)
+            while self.link_budget > 0
+                && self.is_ripe(&batch)
                 && let Some(item) = batch.items.pop_front()
             {
+                let before = self.work;
                 self.links[place].received += item.bytes();
                 batch.sent_on |= matches!(&item, Item::Publish(Crossing { hop: Hop::Owner { .. }, .. }));
                 self.on_item(from, item, &batch.bytes, now);
+                self.link_budget = self.link_budget.saturating_sub(self.work.saturating_sub(before));
             }
             batch.stored_until = self.journal.swap_until(own);
             if !batch.items.is_empty() {

@@ -169,6 +169,7 @@ impl Core {
             waiters: Vec::new(),
             permitted: None,
             slow_until: 0,
+            held_bytes: 0,
             rare: None,
         };
         let rates = Rates::new(&policy.limits, now);
@@ -274,7 +275,9 @@ impl Core {
         }
         self.detach(id.slot, now);
         self.let_go(id.slot);
-        self.connections.remove(id.slot);
+        if let Some(gone) = self.connections.remove(id.slot) {
+            self.buffered_bytes -= gone.held_bytes;
+        }
     }
 
     /// Parts a connection from its session. The will, if there still is one, is sent at once or when its delay is over

@@ -12,6 +12,13 @@ pub const PENDING_WRITE_HIGH_BYTES: usize = 1 << 20;
 pub const PENDING_WRITE_LOW_BYTES: usize = 256 << 10;
 /// Bytes waiting for one connection above which it is closed: what it must be told (acknowledgements) cannot be dropped.
 pub const PENDING_WRITE_MAX_BYTES: usize = 8 << 20;
+/// Bytes that the out buffers of all connections hold together, over all shards, above which each may hold less; payloads
+/// that receivers share are not among them.
+pub const BUFFERED_MAX_BYTES: usize = 256 << 20;
+/// In place of [`PENDING_WRITE_HIGH_BYTES`] then.
+pub const CROWDED_WRITE_HIGH_BYTES: usize = 16 << 10;
+/// In place of [`PENDING_WRITE_MAX_BYTES`] then.
+pub const CROWDED_WRITE_MAX_BYTES: usize = 64 << 10;
 /// The longest a publisher is paused for one slow subscriber.
 pub const PAUSE_MAX_MS: Millis = 200;
 /// How long a subscriber that outlasted a pause counts as slow: nobody pauses for it.

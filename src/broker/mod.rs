@@ -5,7 +5,7 @@
 //! what it wrote into the connections' [`OutBuf`]s and into the [`Batch`]es for other shards.
 //!
 //! - `core`: the state and the interface; `lifecycle`: connections, sessions and wills; `publish`, `subscribe`, `acks`,
-//!   `authentication`: packets from clients; `pace`: how fast they may; `deliver`: messages to clients; `shared`: shared
+//!   `authentication`: packets from clients; `pace`: how fast they may; `deliver`, `crowd`: messages to clients; `shared`: shared
 //!   subscriptions; `link`, `exchange`: other shards; `names`: namespaces and client ids; `provenance`: who published what
 //!   is retained; `inspect`: what the status is told; `durable`, `restore`: what outlives the process, told as records and
 //!   taken back from them.
@@ -19,6 +19,7 @@ mod away;
 mod client;
 mod connection;
 mod core;
+mod crowd;
 mod deliver;
 mod durable;
 mod exchange;

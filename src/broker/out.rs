@@ -171,6 +171,11 @@ impl OutBuf {
         shared.pieces.push_back(Piece { at, bytes, range });
     }
 
+    /// Memory of its own, used or not; what it shares with others is not counted.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.buf.capacity()
+    }
+
     /// Whether it has no buffer of its own to write into yet.
     pub(super) fn is_bare(&self) -> bool {
         self.buf.capacity() == 0

@@ -108,6 +108,9 @@ pub struct Jwt {
     /// Wanted in `aud`.
     #[serde(default)]
     pub audience: Option<Arc<str>>,
+    /// Claims that must have these values; of a list, one element.
+    #[serde(default)]
+    pub required_claims: BTreeMap<Arc<str>, serde_json::Value>,
     /// How far clocks may differ, seconds.
     #[serde(default)]
     pub leeway_s: u32,
@@ -147,6 +150,9 @@ pub struct HttpHook {
     pub method: HttpMethod,
     #[serde(default)]
     pub headers: BTreeMap<Arc<str>, HeaderValue>,
+    /// What is asked, by field, with placeholders; empty: everything that is known of the client.
+    #[serde(default)]
+    pub fields: BTreeMap<Arc<str>, Arc<str>>,
     /// Certificate authorities; `https://` needs them.
     #[serde(default)]
     pub ca_file: Option<FileRef>,

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use ring::hmac;
 use ring::rand::SystemRandom;
+use serde_json::{Map, Value};
 
 use super::Verdict;
-use crate::auth::chain::Attempt;
 
 /// Answers kept at most; about 2 MiB.
 const ANSWERS_MAX: usize = 10_000;
@@ -30,9 +30,9 @@ impl Cache {
     }
 
     /// Over everything that the service is told.
-    pub(super) fn key(&self, attempt: &Attempt) -> CacheKey {
+    pub(super) fn key(&self, question: &Map<String, Value>) -> CacheKey {
         let mut context = hmac::Context::with_key(self.secret.as_ref()?);
-        for (name, value) in super::question(attempt) {
+        for (name, value) in question {
             let value = value.to_string();
             context.update(&name.len().to_be_bytes());
             context.update(name.as_bytes());

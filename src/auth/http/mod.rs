@@ -1,32 +1,31 @@
 //! `http`: asks a service who may come in. Whatever is not a clear answer keeps the client out.
 //!
-//! The question is a JSON object (POST) or a query string (GET) of [`question`]'s fields. The answer is status 200 with
+//! The question is a JSON object (POST) or a query string (GET) of [`Question`]'s fields. The answer is status 200 with
 //! `{"result": "allow" | "deny" | "ignore"}`, and where it allows, perhaps `username`, `acl` (as in a token) and
 //! `expiresAt` (seconds since 1970). 401 and 403 deny, 204 passes on.
 
 mod breaker;
 mod cache;
 mod client;
+mod question;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use hyper::Uri;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use self::breaker::Breaker;
 use self::cache::Cache;
 pub(super) use self::client::Service;
+use self::question::Question;
 use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Grant, Link};
 use super::digest::version_of;
 use super::{Refusal, jwt};
 use crate::broker::Principal;
 use crate::config::{HttpHook, HttpMethod};
-use crate::mqtt::ProtocolVersion;
 
 const KIND: &str = "http";
 
@@ -38,6 +37,7 @@ pub(super) struct HttpLink {
 struct Hook {
     service: Service,
     method: HttpMethod,
+    question: Question,
     timeout: Duration,
     max_concurrent: u16,
     under_way: AtomicU16,
@@ -67,6 +67,7 @@ impl HttpLink {
             hook: Arc::new(Hook {
                 service,
                 method: declared.method,
+                question: Question::new(&declared.fields),
                 timeout: Duration::from_millis(u64::from(declared.timeout_ms)),
                 max_concurrent: declared.max_concurrent,
                 under_way: AtomicU16::new(0),
@@ -83,7 +84,7 @@ impl Link for HttpLink {
         if attempt.method.is_some() {
             return Answer::PassOn { owed: false };
         }
-        let key = self.hook.cache.key(attempt);
+        let key = self.hook.cache.key(&self.hook.question.about(attempt));
         if let Some(verdict) = self.hook.cache.get(&key, Instant::now()) {
             return self.hook.answer(&verdict, attempt);
         }
@@ -114,7 +115,7 @@ impl Hook {
             self.under_way.fetch_sub(1, Ordering::Relaxed);
             return Err(Refusal::Unavailable);
         }
-        let answer = self.service.ask(self.method, &question(attempt), self.timeout);
+        let answer = self.service.ask(self.method, &self.question.about(attempt), self.timeout);
         self.under_way.fetch_sub(1, Ordering::Relaxed);
         let verdict = answer.and_then(|(status, body)| understand(status, &body));
         self.breaker.note(verdict.is_ok(), Instant::now());
@@ -145,35 +146,6 @@ impl Hook {
             data: None,
         })
     }
-}
-
-/// What the service is told of a client. A password that is no text goes as `passwordBase64`.
-fn question(attempt: &Attempt) -> Map<String, Value> {
-    let protocol = match attempt.version {
-        ProtocolVersion::V3_1 => "3.1",
-        ProtocolVersion::V3_1_1 => "3.1.1",
-        ProtocolVersion::V5 => "5.0",
-    };
-    let mut fields = Map::new();
-    let mut put = |name: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            fields.insert(name.to_owned(), value);
-        }
-    };
-    put("endpoint", Some(json!(&*attempt.endpoint)));
-    put("clientId", Some(json!(attempt.client_id)));
-    put("username", attempt.username.as_deref().map(|username| json!(username)));
-    match attempt.password.as_deref().map(|password| (password, std::str::from_utf8(password))) {
-        Some((_, Ok(text))) => put("password", Some(json!(text))),
-        Some((bytes, Err(_))) => put("passwordBase64", Some(json!(STANDARD.encode(bytes)))),
-        None => {}
-    }
-    put("address", attempt.peer.map(|peer| json!(peer.ip().to_canonical().to_string())));
-    put("protocol", Some(json!(protocol)));
-    put("tls", Some(json!(attempt.tls)));
-    let certificate = attempt.certificate.as_ref();
-    put("certificateCommonName", certificate.and_then(|shown| shown.common_name.as_ref()).map(|name| json!(name)));
-    fields
 }
 
 /// A clear answer, or why it is none.

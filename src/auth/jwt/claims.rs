@@ -31,7 +31,8 @@ impl Claims {
         let meant_for_us = declared.audience.as_deref().is_none_or(|wanted| self.is_for(wanted));
         let own_id = declared.client_id_claim.as_deref();
         let own_id = own_id.is_none_or(|claim| self.word(claim) == Some(&*attempt.client_id));
-        if !issued_here || !meant_for_us || !own_id {
+        let as_wanted = declared.required_claims.iter().all(|(claim, wanted)| self.has(claim, wanted));
+        if !issued_here || !meant_for_us || !own_id || !as_wanted {
             return None;
         }
         let username = match declared.username_claim.as_deref() {
@@ -60,6 +61,13 @@ impl Claims {
                 (remaining_s > 0).then_some(Some(remaining_s))
             }
             None => (!declared.require_expiry).then_some(None),
+        }
+    }
+
+    fn has(&self, claim: &str, wanted: &Value) -> bool {
+        match self.0.get(claim) {
+            Some(Value::Array(found)) => found.contains(wanted),
+            found => found == Some(wanted),
         }
     }
 

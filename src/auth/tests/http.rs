@@ -109,12 +109,15 @@ fn the_service_is_told_who_asks_and_who_the_broker_is() {
     door(&service, "").answer(&user("alice & bob", "p\"w"));
     door(&service, "").answer(&knock);
     door(&service, ", method: GET").answer(&user("alice & bob", "p w"));
+    let fields = ", fields: {user: \"${username}\", key: \"${clientid}@${address}\", cn: \"${certificatecommonname}\", fix: \"1\"}";
+    door(&service, fields).answer(&user("alice", "secret"));
     let questions = service.questions.lock().unwrap();
     let has = |index: usize, text: &str| assert!(questions[index].contains(text), "{text}: {}", questions[index]);
     has(0, "POST /auth HTTP/1.1");
     has(0, "authorization: Bearer s3cret");
     has(0, r#""clientId":"c1","username":"alice & bob","password":"p\"w","address":"192.0.2.1","protocol":"5.0""#);
     has(1, r#""passwordBase64":"/wA=""#);
+    has(3, r#"{"fix":"1","key":"c1@192.0.2.1","user":"alice"}"#);
     has(2, "GET /auth?endpoint=e&clientId=c1&username=alice%20%26%20bob&password=p%20w&address=192.0.2.1");
 }
 

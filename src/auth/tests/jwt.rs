@@ -63,9 +63,10 @@ const HS256: &str =
 fn claims_are_judged_strictly() {
     let door = house().door(
         "{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub, issuer: us, audience: broker, \
-         clientIdClaim: cid, leewayS: 10}}]}",
+         clientIdClaim: cid, leewayS: 10, requiredClaims: {scope: mqtt, verified: true}}}]}",
     );
-    let good = json!({"sub": "alice", "exp": now_s() + 600, "iss": "us", "aud": "broker", "cid": "c1"});
+    let good = json!({"sub": "alice", "exp": now_s() + 600, "iss": "us", "aud": "broker", "cid": "c1",
+                      "scope": ["x", "mqtt"], "verified": true});
     let alter = |name: &str, value: Value| with(good.clone(), name, value);
     let cases = [
         (good.clone(), "in as alice"),
@@ -87,6 +88,11 @@ fn claims_are_judged_strictly() {
         (alter("cid", json!(null)), "BadCredentials"),
         (alter("sub", json!("")), "BadCredentials"),
         (alter("sub", json!(7)), "BadCredentials"),
+        (alter("scope", json!("mqtt")), "in as alice"),
+        (alter("scope", json!("mqtt x")), "BadCredentials"),
+        (alter("scope", json!([])), "BadCredentials"),
+        (alter("scope", json!(null)), "BadCredentials"),
+        (alter("verified", json!("true")), "BadCredentials"),
         (json!([]), "BadCredentials"),
         (json!({}), "BadCredentials"),
     ];

@@ -152,9 +152,10 @@ impl Shard {
             Decision::AdmitWith { principal, data } => (principal, Some(data)),
             Decision::Pending(job) => {
                 handshake.stage = Stage::Deciding;
+                let endpoint = handshake.policy.endpoint.id;
                 let mailbox = Arc::clone(&self.mailbox);
                 let job = Box::new(move || mailbox.send(Event::Decided { key, decision: job() }));
-                if self.shared.workers.submit(job).is_err() {
+                if self.shared.workers.submit(endpoint, job).is_err() {
                     return self.refuse_authentication(key, Refusal::Busy);
                 }
                 return Step::Wait;
@@ -317,6 +318,8 @@ impl Shard {
             blocked: false,
             paused: false,
             unread,
+            read_bytes: super::receive::FIRST_READ_BYTES,
+            heavy: false,
             hung_up,
             closing: false,
         });

@@ -101,6 +101,8 @@ impl Shard {
             blocked: false,
             paused: false,
             unread: true,
+            read_bytes: super::receive::FIRST_READ_BYTES,
+            heavy: false,
             hung_up: false,
             closing: false,
         });

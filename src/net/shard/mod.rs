@@ -81,6 +81,10 @@ const BUFFER_BYTES: usize = READ_BYTES + receive::HELD_MAX_BYTES;
 const EARLY_FLUSH_BYTES: usize = 256 << 10;
 /// How often deadlines of handshakes and of closing connections are looked at.
 const SWEEP_MS: Millis = 100;
+/// Work (packets and deliveries) that what other shards send may come to in one turn.
+const LINK_WORK_PER_TURN: usize = 32_768;
+/// Work of one turn above which connections that make much of it have to wait for the next: milliseconds.
+const WORK_PER_TURN: usize = 65_536;
 /// How often counters are shown to the control plane.
 const PUBLISH_MS: Millis = 250;
 
@@ -134,6 +138,8 @@ struct Shard {
     max_pending: usize,
     next_sweep: Millis,
     unflushed_bytes: usize,
+    /// Packets taken and deliveries made in this turn, by this shard's own clients.
+    turn_work: usize,
     client_ids: ClientIds,
     /// The newest policy that was put in force for open connections.
     policies: HashMap<EndpointId, Arc<ListenerPolicy>>,
@@ -250,6 +256,7 @@ impl Shard {
             max_pending: config.max_pending_connections as usize,
             next_sweep: Millis::MAX,
             unflushed_bytes: 0,
+            turn_work: 0,
             client_ids: ClientIds::default(),
             policies: HashMap::new(),
             past_drains: Vec::new(),
@@ -282,6 +289,8 @@ impl Shard {
         if self.next_publish == Millis::MAX {
             self.next_publish = self.now + PUBLISH_MS;
         }
+        self.turn_work = 0;
+        self.core.begin_turn(LINK_WORK_PER_TURN, self.now);
         self.take_mail();
         for key in std::mem::take(&mut self.ready) {
             self.on_readable(key);

@@ -98,9 +98,10 @@ impl Shard {
             }
             Decision::Refuse(refusal) => self.refuse_again(key, id, refusal),
             Decision::Pending(job) => {
+                let endpoint = enhanced.policy.endpoint.id;
                 let mailbox = Arc::clone(&self.mailbox);
                 let job = Box::new(move || mailbox.send(Event::Decided { key, decision: job() }));
-                if self.shared.workers.submit(job).is_err() {
+                if self.shared.workers.submit(endpoint, job).is_err() {
                     self.refuse_again(key, id, Refusal::Busy);
                 }
             }

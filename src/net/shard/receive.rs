@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use super::table::{Connection, Key, Partial, State};
-use super::{EARLY_FLUSH_BYTES, READ_BYTES, Shard, trace};
+use super::{EARLY_FLUSH_BYTES, READ_BYTES, Shard, WORK_PER_TURN, trace};
 use crate::broker::{ConnId, Ended, Then};
 use crate::net::websocket::Incoming;
 
@@ -12,6 +12,14 @@ const READS_PER_TURN: usize = 4;
 /// A packet whose beginning is kept in the shared buffer while the rest is read; a larger one is read into a buffer of
 /// its own, so that it is not copied again with every read.
 pub(super) const HELD_MAX_BYTES: usize = 128 << 10;
+
+/// Bytes of a connection's first read, as long as it is not known to how many its messages go; and of the least.
+pub(super) const FIRST_READ_BYTES: u32 = 4096;
+const LEAST_READ_BYTES: u32 = 256;
+/// Work (packets and deliveries) that one read may come to: half a millisecond's, or so.
+const WORK_PER_READ: usize = 4096;
+/// Work of one read from which on a connection counts as heavy.
+const HEAVY_WORK: usize = 256;
 
 /// How reading from a connection ended for now.
 enum Reading {
@@ -49,6 +57,20 @@ fn read(connection: &Connection, into: &mut [u8]) -> Read {
     }
 }
 
+impl Connection {
+    /// How much to read next, where a read of `n` bytes came to so much work.
+    fn pace(&mut self, n: usize, work: usize) {
+        self.heavy = work >= HEAVY_WORK;
+        let read_bytes = self.read_bytes as usize;
+        if work > WORK_PER_READ {
+            let next = n.saturating_mul(WORK_PER_READ) / work;
+            self.read_bytes = u32::try_from(next).unwrap_or(u32::MAX).clamp(LEAST_READ_BYTES, READ_BYTES as u32);
+        } else if work * 2 <= WORK_PER_READ && n >= read_bytes && read_bytes < READ_BYTES {
+            self.read_bytes = (self.read_bytes * 2).min(READ_BYTES as u32);
+        }
+    }
+}
+
 impl Shard {
     /// The socket may hold bytes.
     pub(super) fn on_readable(&mut self, key: Key) {
@@ -57,6 +79,10 @@ impl Shard {
             State::Pending(_) => self.on_handshake_readable(key),
             State::Lingering => self.discard(key),
             State::Open(_) if connection.paused || connection.closing => connection.unread = true,
+            State::Open(_) if connection.heavy && self.turn_work >= WORK_PER_TURN => {
+                connection.unread = true;
+                self.ready.push(key);
+            }
             State::Open(id) => {
                 let id = *id;
                 let layered = connection.layers.is_some();
@@ -103,7 +129,8 @@ impl Shard {
                 held = partial.filled;
                 buffer[..held].copy_from_slice(&partial.bytes[..held]);
             }
-            let (n, drained) = match read(connection, &mut buffer[held..held + READ_BYTES]) {
+            let room = connection.read_bytes as usize;
+            let (n, drained) = match read(connection, &mut buffer[held..held + room]) {
                 Read::Bytes { n, drained } => (n, drained),
                 Read::Stop(reading) => {
                     hold(connection, &buffer[..held], 0);
@@ -112,6 +139,8 @@ impl Shard {
             };
             let filled = held + n;
             let received = self.core.receive(id, &buffer[..filled], self.now);
+            connection.pace(n, self.core.work());
+            self.turn_work += self.core.work();
             if !self.tracers.is_empty() {
                 trace::received(&mut self.tracers, id, self.now, &buffer[..received.consumed.min(filled)]);
             }
@@ -137,6 +166,9 @@ impl Shard {
             }
             if drained {
                 return Reading::Drained;
+            }
+            if self.turn_work >= WORK_PER_TURN {
+                break;
             }
         }
         if let Some(connection) = self.table.get_mut(key)
@@ -195,11 +227,17 @@ impl Shard {
     fn read_layers(&mut self, key: Key, id: ConnId, buffer: &mut [u8]) -> Reading {
         for _ in 0..READS_PER_TURN {
             let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
-            let (n, drained) = match read(connection, &mut buffer[..READ_BYTES]) {
+            let room = connection.read_bytes as usize;
+            let (n, drained) = match read(connection, &mut buffer[..room]) {
                 Read::Bytes { n, drained } => (n, drained),
                 Read::Stop(reading) => return reading,
             };
             let reading = self.feed_layers(key, id, &buffer[..n]);
+            let work = self.core.work();
+            self.turn_work += work;
+            if let Some(connection) = self.table.get_mut(key) {
+                connection.pace(n, work);
+            }
             if !matches!(reading, Reading::More) {
                 return match reading {
                     Reading::Paused { .. } => Reading::Paused { drained },
@@ -212,6 +250,9 @@ impl Shard {
             }
             if drained {
                 return Reading::Drained;
+            }
+            if self.turn_work >= WORK_PER_TURN {
+                break;
             }
         }
         Reading::More

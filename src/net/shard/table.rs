@@ -79,6 +79,10 @@ pub(super) struct Connection {
     pub(super) paused: bool,
     /// The socket may hold bytes that no event will tell of again.
     pub(super) unread: bool,
+    /// Bytes read at once: less where what comes goes to many, so that others have their turn.
+    pub(super) read_bytes: u32,
+    /// What it sends makes much work: in a turn that is long already, it waits.
+    pub(super) heavy: bool,
     /// The peer will send no more: read to the end.
     pub(super) hung_up: bool,
     /// To be closed once everything is written.

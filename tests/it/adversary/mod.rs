@@ -37,9 +37,9 @@ fn other_endpoints_keep_working() {
         assert!(peak < RESIDENT_MAX_BYTES, "{what}: {peak} bytes resident");
     };
     round("20,000 clients connect at once", &|| {
-        let attacks: Vec<Attack> =
+        let mut attacks: Vec<Attack> =
             (0..4).map(|n| Attack::start(Kind::Storm, target.address("storm"), 5000, n)).collect();
-        let told: Vec<String> = attacks.into_iter().map(|mut attack| attack.hears("admitted")).collect();
+        let told: Vec<String> = attacks.iter_mut().map(|attack| attack.hears("admitted")).collect();
         format!("admitted {}", told.join(" + "))
     });
     for (what, kind, endpoint) in [
@@ -61,9 +61,8 @@ fn other_endpoints_keep_working() {
     ] {
         let each = if matches!(kind, Kind::PingFlood) { 250 } else { 2500 };
         round(what, &|| {
-            let attacks: Vec<Attack> =
+            let mut attacks: Vec<Attack> =
                 (0..4).map(|n| Attack::start(kind, target.address("readers"), each, n)).collect();
-            let mut attacks = attacks;
             attacks.iter_mut().for_each(|attack| drop(attack.hears("ready")));
             if matches!(kind, Kind::PingFlood) {
                 std::thread::sleep(ATTACK_TIME);

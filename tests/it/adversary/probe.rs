@@ -21,6 +21,9 @@ pub struct Latency {
     messages: Vec<Duration>,
     connects: Vec<Duration>,
     refused: usize,
+    began: Option<Instant>,
+    /// The longest message, and when in the stretch it was sent.
+    worst: Option<(Duration, Duration)>,
 }
 
 pub struct Probe {
@@ -49,7 +52,7 @@ impl Probe {
                 let start = Instant::now();
                 stream.write_all(&publish).unwrap();
                 stream.read_exact(&mut answer).expect("PUBLISH and PUBACK");
-                times.lock().unwrap().messages.push(start.elapsed());
+                times.lock().unwrap().message_took(start, start.elapsed());
                 if n % CONNECT_EVERY == 0 && may_connect.load(Ordering::Relaxed) {
                     let start = Instant::now();
                     let entered = connect(address, "probe-2").is_some();
@@ -65,7 +68,7 @@ impl Probe {
 
     /// The times while `what` goes on.
     pub fn during(&self, what: impl FnOnce()) -> Latency {
-        drop(std::mem::take(&mut *self.stretch.lock().unwrap()));
+        *self.stretch.lock().unwrap() = Latency { began: Some(Instant::now()), ..Latency::default() };
         what();
         let latency = std::mem::take(&mut *self.stretch.lock().unwrap());
         let is_well = self.thread.as_ref().is_some_and(|thread| !thread.is_finished());
@@ -94,6 +97,16 @@ impl Drop for Probe {
     }
 }
 
+impl Latency {
+    fn message_took(&mut self, sent: Instant, time: Duration) {
+        self.messages.push(time);
+        let at = self.began.map_or(Duration::ZERO, |began| sent.saturating_duration_since(began));
+        if self.worst.is_none_or(|(worst, _)| worst < time) {
+            self.worst = Some((time, at));
+        }
+    }
+}
+
 impl fmt::Display for Latency {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let figures = |times: &[Duration]| {
@@ -104,7 +117,10 @@ impl fmt::Display for Latency {
             format!("{:.1}/{:.1}/{:.1}", ms(at(0.5)), ms(at(0.99)), ms(sorted.last()))
         };
         let (messages, connects) = (figures(&self.messages), figures(&self.connects));
-        write!(f, "message {messages} ms (median/p99/most of {}), connect {connects} ms", self.messages.len())
+        let worst_at_s = self.worst.map_or(0.0, |(_, at)| at.as_secs_f64());
+        let count = self.messages.len();
+        write!(f, "message {messages} ms (median/p99/most of {count}; the worst after {worst_at_s:.1} s), ")?;
+        write!(f, "connect {connects} ms")
     }
 }
 

@@ -1,0 +1,116 @@
+//! What the service is told of a client: everything that is known, or the declared fields.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use crate::auth::chain::Attempt;
+use crate::mqtt::ProtocolVersion;
+
+/// The fields of a question, in the order in which they are written.
+pub(super) struct Question {
+    /// Name, and what its value is made of; empty: everything that is known.
+    declared: Vec<(Arc<str>, Vec<Part>)>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    Text(Box<str>),
+    /// The value of a client's field of that name, in any case.
+    Of(Box<str>),
+}
+
+impl Question {
+    pub(super) fn new(fields: &BTreeMap<Arc<str>, Arc<str>>) -> Self {
+        Self { declared: fields.iter().map(|(name, template)| (Arc::clone(name), parts(template))).collect() }
+    }
+
+    /// The question about one client.
+    pub(super) fn about(&self, attempt: &Attempt) -> Map<String, Value> {
+        let known = known(attempt);
+        if self.declared.is_empty() {
+            return known;
+        }
+        let filled = |parts: &[Part]| parts.iter().map(|part| part.fill(&known)).collect::<Option<String>>();
+        let fields = self.declared.iter().filter_map(|(name, parts)| Some((name.to_string(), json!(filled(parts)?))));
+        fields.collect()
+    }
+}
+
+impl Part {
+    /// `None`: the client has no such field.
+    fn fill(&self, known: &Map<String, Value>) -> Option<String> {
+        match self {
+            Self::Text(text) => Some(text.to_string()),
+            Self::Of(wanted) => {
+                let (_, value) = known.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted))?;
+                Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+            }
+        }
+    }
+}
+
+fn parts(template: &str) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut rest = template;
+    while let Some((before, after)) = rest.split_once("${") {
+        let Some((name, after)) = after.split_once('}') else { break };
+        parts.extend((!before.is_empty()).then(|| Part::Text(before.into())));
+        parts.push(Part::Of(name.into()));
+        rest = after;
+    }
+    parts.extend((!rest.is_empty()).then(|| Part::Text(rest.into())));
+    parts
+}
+
+/// Everything that is known. A password that is no text goes as `passwordBase64`.
+fn known(attempt: &Attempt) -> Map<String, Value> {
+    let protocol = match attempt.version {
+        ProtocolVersion::V3_1 => "3.1",
+        ProtocolVersion::V3_1_1 => "3.1.1",
+        ProtocolVersion::V5 => "5.0",
+    };
+    let mut fields = Map::new();
+    let mut put = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            fields.insert(name.to_owned(), value);
+        }
+    };
+    put("endpoint", Some(json!(&*attempt.endpoint)));
+    put("clientId", Some(json!(attempt.client_id)));
+    put("username", attempt.username.as_deref().map(|username| json!(username)));
+    match attempt.password.as_deref().map(|password| (password, std::str::from_utf8(password))) {
+        Some((_, Ok(text))) => put("password", Some(json!(text))),
+        Some((bytes, Err(_))) => put("passwordBase64", Some(json!(STANDARD.encode(bytes)))),
+        None => {}
+    }
+    put("address", attempt.peer.map(|peer| json!(peer.ip().to_canonical().to_string())));
+    put("protocol", Some(json!(protocol)));
+    put("tls", Some(json!(attempt.tls)));
+    let certificate = attempt.certificate.as_ref();
+    put("certificateCommonName", certificate.and_then(|shown| shown.common_name.as_ref()).map(|name| json!(name)));
+    fields
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_is_text_and_names() {
+        let of = |name: &str| Part::Of(name.into());
+        let text = |text: &str| Part::Text(text.into());
+        for (template, expected) in [
+            ("", vec![]),
+            ("x", vec![text("x")]),
+            ("${username}", vec![of("username")]),
+            ("a${clientid}-${username}b", vec![text("a"), of("clientid"), text("-"), of("username"), text("b")]),
+            ("$5 ${", vec![text("$5 ${")]),
+        ] {
+            assert_eq!(parts(template), expected, "{template}");
+        }
+    }
+}
