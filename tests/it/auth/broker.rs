@@ -1,6 +1,6 @@
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ const GUARD: Duration = Duration::from_secs(60);
 /// `weir run` on a directory of its own; ends with the value.
 pub struct Broker {
     pub place: tempfile::TempDir,
+    data: tempfile::TempDir,
     pub address: SocketAddr,
     process: Child,
 }
@@ -33,19 +34,19 @@ impl Broker {
             fs::write(place.path().join(name), content).unwrap();
         }
         fs::write(place.path().join("documents.yaml"), documents).unwrap();
-        let log = fs::File::create(place.path().join("log")).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_weir"))
-            .args(["run", "--status-addr", "none", "--host", "127.0.0.1", "--resync-s", "1", "--shards", "2"])
-            .arg("--endpoints")
-            .arg(place.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let broker = Self { place, address, process };
+        let data = tempfile::tempdir().unwrap();
+        let process = spawn(place.path(), data.path());
+        let broker = Self { place, data, address, process };
         broker.until("it listens", || TcpStream::connect(broker.address).is_ok());
         broker
+    }
+
+    /// Ends the process at once, lets its directory be changed, and starts it again with a new log.
+    pub fn restart(&mut self, meanwhile: impl FnOnce(&Path)) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        meanwhile(self.place.path());
+        self.process = spawn(self.place.path(), self.data.path());
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -80,6 +81,21 @@ impl Broker {
     pub fn client(&self, id: &str) -> Client {
         Client::new(self.address, id)
     }
+}
+
+fn spawn(place: &Path, data: &Path) -> Child {
+    let log = fs::File::create(place.join("log")).unwrap();
+    Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["run", "--status-addr", "none", "--host", "127.0.0.1", "--resync-s", "1", "--shards", "2"])
+        .arg("--data-dir")
+        .arg(data)
+        .arg("--endpoints")
+        .arg(place)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .unwrap()
 }
 
 impl Drop for Broker {

@@ -67,6 +67,25 @@ fn a_broken_password_file_changes_nothing() {
     assert_eq!(broker.client("b").user("nobody", "secret").connect(), BAD_CREDENTIALS);
 }
 
+/// What referenced files hold is not kept: a broker that starts without them opens nothing, says so, and heals by itself.
+#[test]
+fn after_a_restart_a_file_that_is_missing_or_broken_opens_nothing() {
+    let mut broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &people())]);
+    broker.client("a").user("alice", "secret").connected();
+    for (content, told) in [(None, "people: no such file"), (Some("alice:$6$\n"), "people:1: the hash")] {
+        broker.restart(|place| match content {
+            None => fs::remove_file(place.join("people")).unwrap(),
+            Some(content) => fs::write(place.join("people"), content).unwrap(),
+        });
+        broker.until(told, || broker.log().contains(told));
+        assert!(std::net::TcpStream::connect(broker.address).is_err(), "the port stays closed");
+        broker.write("people", &people());
+        broker.until("it listens", || std::net::TcpStream::connect(broker.address).is_ok());
+        assert_eq!(broker.client("a").user("alice", "secret").connect(), 0);
+        assert_eq!(broker.client("b").user("alice", "wrong").connect(), BAD_CREDENTIALS);
+    }
+}
+
 #[test]
 fn a_ban_holds_for_who_is_in_and_who_comes_and_ends_with_its_document() {
     let broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &people())]);
