@@ -30,6 +30,8 @@ pub(super) async fn begin(
     let filter = TraceFilter { client_id: query.client_id, endpoint };
     let mut steps = plane.trace(filter).await.ok()?;
     let names = names(control).into_iter().map(|(id, name)| (id, name.clone())).collect::<Vec<_>>();
+    // The wall clock is looked at once, so that steps keep their order and distance.
+    let epoch_ms = wall_clock().unix_ms.saturating_sub(plane.now());
     tokio::spawn(async move {
         loop {
             let step = tokio::select! {
@@ -37,8 +39,7 @@ pub(super) async fn begin(
                 step = steps.next() => step,
             };
             let Some(TraceStep { at, what }) = step else { return };
-            let ago_ms = plane.now().saturating_sub(at);
-            let at = Timestamp::from_unix_ms(wall_clock().unix_ms.saturating_sub(ago_ms));
+            let at = Timestamp::from_unix_ms(epoch_ms + at);
             let names = names.iter().map(|(id, name)| (*id, name)).collect();
             for event in events(at, what, query.payloads, |id| endpoint_name(&names, id)) {
                 if tell.send(event).await.is_err() {

@@ -205,3 +205,29 @@ fn the_dashboard_has_a_place_for_every_panel() {
         }
     }
 }
+
+#[test]
+fn the_debian_package_has_everything_it_names() {
+    let manifest: toml::Value = toml::from_str(&read("Cargo.toml")).unwrap();
+    let deb = &manifest["package"]["metadata"]["deb"];
+    let mut checked = 0;
+    for asset in deb["assets"].as_array().unwrap() {
+        let source = asset[0].as_str().unwrap();
+        // Made by packaging/debian/build.
+        if source.starts_with("target/") {
+            continue;
+        }
+        let (directory, name) = source.rsplit_once('/').unwrap_or(("", source));
+        let ending = name.strip_prefix('*');
+        let found = std::fs::read_dir(root().join(directory)).unwrap().any(|file| {
+            let file = file.unwrap().file_name().into_string().unwrap();
+            ending.map_or(file == name, |ending| file.ends_with(ending))
+        });
+        assert!(found, "{source}");
+        checked += 1;
+    }
+    assert!(checked > 5);
+    let units = root().join(deb["systemd-units"]["unit-scripts"].as_str().unwrap());
+    assert!(units.join("weir.service").exists());
+    assert!(root().join(deb["maintainer-scripts"].as_str().unwrap()).join("postinst").exists());
+}

@@ -136,3 +136,29 @@ async fn the_verbs_are_let_in_with_a_token_and_a_report_holds_no_secret() {
     assert!(text.contains("weir_endpoint_up") && text.contains("\"conditions\"") && text.contains("weir starts"));
     assert!(!text.contains("correct-horse-battery"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_shows_packets_and_no_payload() {
+    use std::io::{BufRead, BufReader, Read, Write};
+    let broker = Broker::start(&[]).await;
+    let mut client = std::os::unix::net::UnixStream::connect(broker.directory.path().join("mqtt.sock")).unwrap();
+    client.set_read_timeout(Some(GUARD)).unwrap();
+    client.write_all(b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x00\x00\x02c1").unwrap();
+    client.read_exact(&mut [0; 4]).unwrap();
+    let mut trace = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["trace", "--client-id", "c1", "--limit", "1", "--format", "json"])
+        .args(["--status", &format!("http://{}", broker.status)])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(trace.stdout.take().unwrap()).lines();
+    let mut next = || -> serde_json::Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next()["event"], "connected");
+    client.write_all(b"\x30\x09\x00\x03t/1hush").unwrap();
+    let packet = next();
+    assert_eq!((&packet["packet"], &packet["topic"]), (&"PUBLISH".into(), &"t/1".into()));
+    assert!(!packet.to_string().contains("hush"), "{packet}");
+    assert_eq!(next()["event"], "end");
+    assert!(trace.wait().unwrap().success());
+}

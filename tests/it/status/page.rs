@@ -9,6 +9,7 @@ use hyper::body::Bytes;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
+use weirmq::status::{AccessOptions, Secret, StatusOptions};
 
 use super::fake;
 
@@ -179,6 +180,35 @@ async fn the_page_shows_the_broker_and_executes_nothing_of_its_clients() {
     driving.abort();
     server.shutdown().await;
     browser.until("document.querySelector('#connection').textContent.includes('no answer')").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs chromium and chromedriver; tests/run --all runs it"]
+async fn a_guarded_page_asks_for_the_token() {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "correct-horse-battery").unwrap();
+    let token = Some(Secret::File(secret.path().to_owned()));
+    let access = AccessOptions { token, ..AccessOptions::default() };
+    let server = fake::serve_with(&fake::Fake::new(), StatusOptions { access, ..StatusOptions::default() });
+    let browser = Browser::start().await;
+    browser.post("url", json!({"url": format!("http://{}/", server.local_addr())})).await;
+    browser.until("!document.querySelector('#login').hidden").await;
+    assert_eq!(browser.evaluate("return document.querySelectorAll('#endpoint-list > details').length").await, json!(0));
+    for (typed, outcome) in [
+        (
+            "wrong-horse-battery",
+            "!document.querySelector('#login').hidden && document.querySelector('#token').value === ''",
+        ),
+        ("correct-horse-battery", "document.querySelectorAll('#endpoint-list > details').length === 8"),
+    ] {
+        let script = format!(
+            "document.querySelector('#token').value = '{typed}'; document.querySelector('#login').requestSubmit()"
+        );
+        browser.evaluate(&script).await;
+        browser.until(outcome).await;
+    }
+    browser.until("document.querySelector('#connection').textContent.includes('live')").await;
+    server.shutdown().await;
 }
 
 /// On a phone's screen nothing is wider than the screen.

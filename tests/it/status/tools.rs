@@ -78,7 +78,7 @@ async fn prometheus_scrapes_the_metrics_and_evaluates_the_alerts() {
         ("weir_endpoint_connections_current%7Bendpoint=\"mqtt\"%7D", "17"),
         ("weir_endpoint_errors_total%7Bendpoint=\"mqtt\",kind=\"protocol\"%7D", "3"),
         ("weir_reconcile_pass_duration_seconds_count", "42"),
-        ("count(ALERTS%7Balertname=\"WeirEndpointDown\"%7D)", "1"),
+        ("count(ALERTS%7Balertname=\"WeirEndpointDown\"%7D)", "2"),
     ] {
         let target = format!("/api/v1/query?query={query}").replace('"', "%22");
         let expected = format!("\"{value}\"]");
