@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::actor::{Actor, Role, cast, judge_retained};
 use super::history::History;
 use crate::broker_sim::rng::Rng;
+use crate::ports;
 use crate::wire::Version;
 
 /// How long what must happen may take on a slow machine.
@@ -29,7 +30,7 @@ impl Durable {
     /// A broker with one endpoint that is `durability: disk`; `fields` more of it.
     pub fn start(shards: u16, fields: &str) -> Self {
         let place = tempfile::tempdir().unwrap();
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = ports::free_address();
         let mut durable = Self { place, address, shards, process: None };
         durable.declare(fields);
         durable.begin();

@@ -11,6 +11,7 @@ use weirmq::net::{ListenerChange, ListenerPolicy, PlaneError, SocketKey, SocketO
 
 use super::client::{self, Client, connect};
 use super::plane::{Plane, address, loopback, policy};
+use crate::ports;
 
 /// Stops the threads that ask it, also where the test panics.
 struct Stop(AtomicBool);
@@ -95,7 +96,7 @@ fn a_policy_holds_from_the_install_on() {
 fn a_removed_listener_serves_its_queue_and_gives_the_port_back() {
     let plane = Plane::start(1);
     // A rate that lets one in: the others wait in the queue.
-    let key = plane.listen(&loopback(0), ListenerPolicy { max_connections_per_s: Some(1), ..policy(1) });
+    let key = plane.listen(&loopback(ports::free()), ListenerPolicy { max_connections_per_s: Some(1), ..policy(1) });
     let mut clients: Vec<_> = (0..10).map(|_| Client::new(client::tcp(address(&key)), 4)).collect();
     plane.install(vec![ListenerChange::Remove { key: key.clone() }]);
     for (number, client) in clients.iter_mut().enumerate() {
@@ -170,7 +171,7 @@ fn a_handshake_under_way_ends_well_when_another_address_takes_over() {
         let plane = Plane::start(1);
         // The handshake is not over for the kernel until the first bytes come.
         let defers = SocketOptions { defer_accept_s: Some(30), ..SocketOptions::default() };
-        let socket = plane.plane.bind(&from(0), &defers).unwrap();
+        let socket = plane.plane.bind(&from(ports::free()), &defers).unwrap();
         let old = socket.key().clone();
         plane.install(vec![ListenerChange::Add { socket, policy: Arc::new(policy(1)) }]);
         let target = SocketAddr::from(([127, 0, 0, 1], address(&old).port()));
