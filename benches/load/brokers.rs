@@ -123,6 +123,13 @@ impl Running {
         loopback(self.port)
     }
 
+    /// Kills it; what it kept is in the directory.
+    pub fn kill(mut self) -> Result<TempDir> {
+        self.child.kill().context("SIGKILL")?;
+        self.child.wait().context("its end")?;
+        Ok(std::mem::replace(&mut self.dir, TempDir::new()?))
+    }
+
     /// The end of what it wrote, for an error.
     pub fn log_tail(&self) -> String {
         let text = fs::read(self.dir.path().join("log")).unwrap_or_default();

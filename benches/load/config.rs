@@ -108,6 +108,17 @@ fn mosquitto_conf(listener: Listener, port: u16, spare_port: u16, tls: &Certific
     )
 }
 
+/// With what it needs to keep sessions over a restart.
+pub fn mosquitto_persistent(port: u16, dir: &Path, persists: bool) -> String {
+    let user = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
+    format!(
+        "user {user}\npersistence {persists}\npersistence_location {}/\nlog_type none\nmax_inflight_messages 0\n\
+         max_queued_messages 0\nmax_queued_bytes 0\nset_tcp_nodelay true\nlistener {port} 127.0.0.1\n\
+         allow_anonymous true\n",
+        dir.display()
+    )
+}
+
 fn rumqttd_toml(port: u16) -> String {
     format!(
         "id = 0\n[router]\nid = 0\nmax_connections = 20001\nmax_outgoing_packet_count = 200\n\

@@ -221,7 +221,8 @@ impl Engine {
         Ok(())
     }
 
-    fn open(&mut self, target: &Target) -> Result<()> {
+    /// Opens a connection; what it says first is the caller's to push.
+    pub fn open(&mut self, target: &Target) -> Result<()> {
         let mut stream = dial(target).with_context(|| format!("connecting to {}", target.address))?;
         let conn = self.len();
         let interest = Interest::READABLE | Interest::WRITABLE;

@@ -103,6 +103,14 @@ pub fn connect(version: Version, client_id: &str) -> Vec<u8> {
     packet(0x10, &body)
 }
 
+/// CONNECT of a 3.1.1 client whose session outlives its connection.
+pub fn connect_durable(client_id: &str) -> Vec<u8> {
+    let mut packet = connect(Version::V3_1_1, client_id);
+    let flags = packet.len() - client_id.len() - 2 - 2 - 1;
+    packet[flags] = 0;
+    packet
+}
+
 /// SUBSCRIBE to `filters` at `qos`.
 pub fn subscribe<S: AsRef<str>>(version: Version, packet_id: u16, filters: &[S], qos: u8) -> Vec<u8> {
     let mut body = packet_id.to_be_bytes().to_vec();

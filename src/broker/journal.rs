@@ -216,7 +216,7 @@ impl Journal {
     }
 
     /// The other way; what was before the core's time began is its beginning.
-    pub(super) fn from_unix_ms(&self, at: u64) -> Millis {
+    pub(super) fn core_time(&self, at: u64) -> Millis {
         if at == u64::MAX { Millis::MAX } else { at.saturating_sub(self.epoch_unix_ms) }
     }
 }
@@ -269,7 +269,7 @@ mod tests {
     fn times_survive_the_clock_they_were_made_by() {
         let journal = journal();
         assert_eq!(journal.to_unix_ms(7), 5_007);
-        assert_eq!((journal.from_unix_ms(5_007), journal.from_unix_ms(4_000)), (7, 0));
-        assert_eq!(journal.from_unix_ms(journal.to_unix_ms(Millis::MAX)), Millis::MAX);
+        assert_eq!((journal.core_time(5_007), journal.core_time(4_000)), (7, 0));
+        assert_eq!(journal.core_time(journal.to_unix_ms(Millis::MAX)), Millis::MAX);
     }
 }

@@ -14,7 +14,13 @@ pub struct OutBuf {
     /// Shared pieces that go between the bytes of `buf`, in order.
     shared: Option<Box<Shared>>,
     /// From where on bytes are held back, and until which turn is settled; both grow.
-    holds: Option<Box<VecDeque<Hold>>>,
+    holds: Option<Box<Holds>>,
+}
+
+/// What few buffers have: beside the box, an idle connection pays nothing for it.
+#[derive(Debug, Default)]
+struct Holds {
+    list: VecDeque<Hold>,
 }
 
 #[derive(Debug)]
@@ -58,12 +64,12 @@ impl OutBuf {
 
     /// Where in `buf` what may be written ends. A piece goes with what is before it.
     fn limit(&self) -> usize {
-        self.holds.as_ref().and_then(|holds| holds.front()).map_or(self.buf.len(), |hold| hold.at)
+        self.holds.as_ref().and_then(|holds| holds.list.front()).map_or(self.buf.len(), |hold| hold.at)
     }
 
     /// What is appended from now on waits until turn `turn` is settled. `false`: it waits for that already.
     pub(super) fn hold(&mut self, turn: u64) -> bool {
-        let (at, holds) = (self.buf.len(), self.holds.get_or_insert_default());
+        let (at, holds) = (self.buf.len(), &mut self.holds.get_or_insert_default().list);
         if holds.back().is_some_and(|hold| hold.turn >= turn) {
             return false;
         }
@@ -74,10 +80,10 @@ impl OutBuf {
     /// Every turn up to `turn` is settled.
     pub(super) fn release(&mut self, turn: u64) {
         let Some(holds) = &mut self.holds else { return };
-        while holds.front().is_some_and(|hold| hold.turn <= turn) {
-            holds.pop_front();
+        while holds.list.front().is_some_and(|hold| hold.turn <= turn) {
+            holds.list.pop_front();
         }
-        if holds.is_empty() {
+        if holds.list.is_empty() {
             self.holds = None;
         }
     }
@@ -202,7 +208,7 @@ impl OutBuf {
     pub(super) fn compact(&mut self) {
         if self.shared.is_none() && self.taken > 64 << 10 && self.taken * 2 > self.buf.len() {
             self.buf.drain(..self.taken);
-            self.holds.iter_mut().flat_map(|holds| holds.iter_mut()).for_each(|hold| hold.at -= self.taken);
+            self.holds.iter_mut().flat_map(|holds| &mut holds.list).for_each(|hold| hold.at -= self.taken);
             self.taken = 0;
         }
     }

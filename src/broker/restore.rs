@@ -197,13 +197,13 @@ impl Core {
         let (now, space) = (work.now, self.space(namespace));
         let after_s = |seconds: u32| now.saturating_add(u64::from(seconds) * 1000);
         let ends_at = match (was_connected, expiry_s) {
-            (false, _) => self.journal.from_unix_ms(ends_at_unix_ms),
+            (false, _) => self.journal.core_time(ends_at_unix_ms),
             // Its connection ended with the process.
             (true, NEVER_EXPIRES) => Millis::MAX,
             (true, seconds) => after_s(seconds),
         };
         let will = will.map(|(delay_s, due_at, message)| {
-            let due_at = if was_connected { after_s(delay_s) } else { self.journal.from_unix_ms(due_at) };
+            let due_at = if was_connected { after_s(delay_s) } else { self.journal.core_time(due_at) };
             Box::new(PendingWill { message, delay_s, due_at: Some(due_at) })
         });
         let policy = policies.entry((endpoint.into(), namespace.into()));
@@ -312,7 +312,7 @@ impl Core {
         let group = if flags & DELIVERY_GROUP != 0 { Some((value.text()?, value.text()?)) } else { None };
         let Some(&id) = work.sessions.get(&key.owner()) else { return Some(()) };
         let mut message = if shared.is_some() { work.shared_message(shared)? } else { read_message(value)? };
-        message.expires_at = self.journal.from_unix_ms(message.expires_at);
+        message.expires_at = self.journal.core_time(message.expires_at);
         let session = self.sessions.get_mut(id)?;
         let namespace = &self.spaces[session.space as usize].name;
         let group = group.map(|(group, filter)| {
@@ -366,7 +366,7 @@ impl Core {
         if owner_of(&[namespace, message.topic()], self.config.shards) != self.config.shard {
             return Some(());
         }
-        message.expires_at = self.journal.from_unix_ms(message.expires_at);
+        message.expires_at = self.journal.core_time(message.expires_at);
         let record = RecordId(key.item());
         if message.is_expired(work.now) {
             self.journal.remove(key);

@@ -2,7 +2,8 @@
 
 use super::pairs::Load;
 use super::{
-    Better, Goal, Measure, Outcome, Row, Settings, bridge, churn, control, fanout, filters, growth, idle, paced,
+    Better, Goal, Measure, Outcome, Row, Settings, bridge, churn, control, durable, fanout, filters, growth, idle,
+    paced,
 };
 use super::{residue, retained};
 use crate::brokers::{Kind, Spec};
@@ -68,6 +69,7 @@ pub fn catalogue() -> Vec<Row> {
     rows.extend(footprint_rows());
     rows.extend(growth_rows());
     rows.extend(bridge_rows());
+    rows.extend(durable_rows());
     rows.extend(control::rows(weir_only));
     rows
 }
@@ -232,6 +234,31 @@ fn bridge_rows() -> Vec<Row> {
         forwarding("bridge-q0", "50 pairs over a bridge, QoS 0, 64 B", 0),
         forwarding("bridge-q1", "50 pairs over a bridge, QoS 1, 64 B, window 50", 1),
         forwarding("bridge-q2", "50 pairs over a bridge, QoS 2, 64 B, window 50", 2),
+    ]
+}
+
+fn durable_rows() -> Vec<Row> {
+    let queues = |id, publishers: usize| {
+        let of = |what: &str| format!("{publishers} publishers, QoS 1, {what}");
+        let measures = vec![
+            higher("fill_per_s", &of("into sessions on disk, away"), "msg/s", None),
+            higher("memory_fill_per_s", &of("the same in memory"), "msg/s", None),
+            higher("drain_per_s", &of("out of sessions on disk"), "msg/s", None),
+            higher("memory_drain_per_s", &of("the same in memory"), "msg/s", None),
+            lower("fill_cpu_us_per_msg", &of("CPU per message stored"), "us", None),
+        ];
+        row(id, measures, durable::applies, move |settings, spec| durable::queues(settings, spec, publishers))
+    };
+    let restart = |id, title: &str, (retained, sessions, each)| {
+        let measures = vec![lower("restart_s", title, "s", Some(Goal::Value(5.0)))];
+        row(id, measures, weir_only, move |settings, spec| durable::restart(settings, spec, retained, sessions, each))
+    };
+    vec![
+        queues("durable-1", 1),
+        queues("durable-50", 50),
+        queues("durable-500", 500),
+        restart("restart-retained", "restart after kill -9, 1M retained of 64 B", (1_000_000, 0, 1)),
+        restart("restart-sessions", "restart after kill -9, 100k sessions of 10 messages", (0, 100_000, 10)),
     ]
 }
 

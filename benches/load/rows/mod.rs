@@ -4,6 +4,7 @@ mod bridge;
 mod catalogue;
 mod churn;
 mod control;
+mod durable;
 mod fanout;
 mod filters;
 mod growth;
