@@ -1,5 +1,6 @@
 //! What a bridge stands between: brokers as processes, clients, and a wire that can be cut.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -189,11 +190,46 @@ impl Mosquitto {
     }
 }
 
+/// What the far broker does with QoS 2, seen on the wire. mosquitto 2.0.11 sends a message again after its PUBREL where a
+/// link is cut twice in a row: no receiver can know such a message from a new one.
+#[derive(Default)]
+struct Releases {
+    version: Option<ProtocolVersion>,
+    /// By identifier: the message, and whether it was released.
+    messages: HashMap<PacketId, (Vec<u8>, bool)>,
+    sent_after_release: usize,
+}
+
+impl Releases {
+    /// Takes bytes of one connection, the far broker's; what is left is no whole packet.
+    fn watch(&mut self, bytes: &mut Vec<u8>) {
+        let Some(version) = self.version else { return };
+        let context = DecodeContext { version, max_packet_size: u32::MAX, from: Side::Server };
+        let mut consumed = 0;
+        while let Ok(Decoded::Packet { packet, len }) = decode(&bytes[consumed..], &context) {
+            consumed += len;
+            match packet {
+                Packet::Publish(Publish { qos: QoS::ExactlyOnce, packet_id: Some(id), payload, .. }) => {
+                    let before = self.messages.insert(id, (payload.to_vec(), false));
+                    let again = before.is_some_and(|(known, released)| released && known == payload);
+                    self.sent_after_release += usize::from(again);
+                }
+                Packet::PubRel(ack) => {
+                    self.messages.entry(ack.packet_id).and_modify(|(_, released)| *released = true);
+                }
+                _ => {}
+            }
+        }
+        bytes.drain(..consumed);
+    }
+}
+
 /// A wire between a bridge and its broker that breaks after so many bytes, again and again.
 pub struct Wire {
     pub port: u16,
     broken: Arc<AtomicUsize>,
     whole: Arc<AtomicBool>,
+    releases: Arc<Mutex<Releases>>,
 }
 
 impl Wire {
@@ -201,17 +237,28 @@ impl Wire {
     pub fn new(to: u16, seed: u64, most: usize) -> Wire {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let wire = Wire { port, broken: Arc::default(), whole: Arc::default() };
+        let wire = Wire { port, broken: Arc::default(), whole: Arc::default(), releases: Arc::default() };
         let (broken, whole) = (Arc::clone(&wire.broken), Arc::clone(&wire.whole));
+        let releases = Arc::clone(&wire.releases);
         thread::spawn(move || {
             let mut rng = Rng::new(seed);
             for near in listener.incoming().map_while(Result::ok) {
                 let Ok(far) = TcpStream::connect(at(to)) else { continue };
                 let budget = if whole.load(Ordering::SeqCst) { usize::MAX } else { 1 + rng.below(most) };
-                carry(&near, &far, budget, &broken);
+                carry(&near, &far, budget, &broken, &releases);
             }
         });
         wire
+    }
+
+    /// Looks for messages that the far broker sends again after it has released them, from now on.
+    pub fn watch(&self, version: ProtocolVersion) {
+        self.releases.lock().unwrap().version = Some(version);
+    }
+
+    /// How many there were.
+    pub fn sent_after_release(&self) -> usize {
+        self.releases.lock().unwrap().sent_after_release
     }
 
     pub fn broken(&self) -> usize {
@@ -225,19 +272,24 @@ impl Wire {
 }
 
 /// Two threads that carry one connection until the budget is used up.
-fn carry(near: &TcpStream, far: &TcpStream, budget: usize, broken: &Arc<AtomicUsize>) {
+fn carry(near: &TcpStream, far: &TcpStream, budget: usize, broken: &Arc<AtomicUsize>, releases: &Arc<Mutex<Releases>>) {
     let left = Arc::new(Mutex::new(budget));
     let counted = Arc::new(AtomicBool::new(false));
-    for (from, to) in [(near, far), (far, near)] {
+    for (from, to, watched) in [(near, far, None), (far, near, Some(releases))] {
         let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
         let (left, counted, broken) = (Arc::clone(&left), Arc::clone(&counted), Arc::clone(broken));
+        let watched = watched.map(Arc::clone);
         thread::spawn(move || {
-            let mut buffer = vec![0; 16 << 10];
+            let (mut buffer, mut seen) = (vec![0; 16 << 10], Vec::new());
             while let Ok(count @ 1..) = from.read(&mut buffer) {
                 let mut left = left.lock().unwrap();
                 let part = count.min(*left);
                 *left = if *left == usize::MAX { usize::MAX } else { *left - part };
                 let spent = *left == 0;
+                if let Some(watched) = &watched {
+                    seen.extend_from_slice(&buffer[..part]);
+                    watched.lock().unwrap().watch(&mut seen);
+                }
                 if to.write_all(&buffer[..part]).is_err() || spent {
                     if spent && !counted.swap(true, Ordering::SeqCst) {
                         broken.fetch_add(1, Ordering::SeqCst);
