@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::files::{Contents, ReadFiles, hex};
 use super::plane::{Plane, SocketChange};
 use super::reconciler::{Leaving, Reconciler, Running};
-use super::{compile, drain, port_holder, tls};
+use super::{compile, drain, tls};
 use crate::broker::EndpointId;
 use crate::config::{ChangeClass, Durability, Name};
 use crate::net::{ListenerPolicy, ListenerStatus, SocketKey, SocketOptions};
@@ -145,7 +145,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let socket = if !restarts && self.has_socket(&key, &options, live) || self.keeps_unix_socket(&key, live) {
             None
         } else {
-            Some(self.plane.bind(&key, &options).map_err(|e| bind_failure(&key, &e))?)
+            Some(self.plane.bind(&key, &options).map_err(|e| bind_failure(&*self.plane, &key, &e))?)
         };
         if known.is_none() {
             self.next_id += 1;
@@ -314,10 +314,10 @@ fn needs_preparation(action: &Action) -> bool {
     }
 }
 
-fn bind_failure(key: &SocketKey, e: &std::io::Error) -> Failure {
+fn bind_failure(plane: &impl Plane, key: &SocketKey, e: &std::io::Error) -> Failure {
     let (reason, cause) = match e.kind() {
         std::io::ErrorKind::AddrInUse => {
-            let holder = port_holder::describe(key).map_or_else(String::new, |holder| format!(" by {holder}"));
+            let holder = plane.holder(key).map_or_else(String::new, |holder| format!(" by {holder}"));
             (Reason::AddressInUse, format!("the address is in use{holder}; it is tried again until it is free"))
         }
         std::io::ErrorKind::AddrNotAvailable => (Reason::BindFailed, "this machine has no such address".to_owned()),

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
+use super::port_holder;
 use crate::broker::EndpointId;
 use crate::net::{
     BoundSocket, DataPlane, DrainPlan, ListenerChange, ListenerPolicy, ListenerStatus, PlaneError, SocketKey,
@@ -16,6 +17,8 @@ pub trait Plane: Send + Sync + 'static {
     type Socket: Send;
 
     fn bind(&self, key: &SocketKey, options: &SocketOptions) -> io::Result<Self::Socket>;
+    /// Who has an address that cannot be bound, where that can be told.
+    fn holder(&self, key: &SocketKey) -> Option<String>;
     fn install(&self, changes: Vec<SocketChange<Self::Socket>>) -> impl Future<Output = Result<(), PlaneError>> + Send;
     fn set_policy(&self, policy: Arc<ListenerPolicy>) -> impl Future<Output = Result<(), PlaneError>> + Send;
     fn drain(
@@ -41,6 +44,10 @@ impl Plane for DataPlane {
 
     fn bind(&self, key: &SocketKey, options: &SocketOptions) -> io::Result<BoundSocket> {
         DataPlane::bind(self, key, options)
+    }
+
+    fn holder(&self, key: &SocketKey) -> Option<String> {
+        port_holder::describe(key)
     }
 
     async fn install(&self, changes: Vec<SocketChange<BoundSocket>>) -> Result<(), PlaneError> {

@@ -111,6 +111,8 @@ struct Soak {
     planned: u64,
     sent_away: u64,
     refused: u64,
+    /// Clients that were connected when a commit came, all commits together.
+    under: u64,
 }
 
 fn name(number: usize) -> String {
@@ -141,19 +143,27 @@ impl Soak {
         let members =
             (0..clients).map(|n| Member { of: n as usize % ENDPOINTS, id: format!("m{n}"), stream: None }).collect();
         let chance = Chance::new(seed);
-        Self { chance, broker, upstream, endpoints, members, commits: 0, planned: 0, sent_away: 0, refused: 0 }
+        Self { chance, broker, upstream, endpoints, members, commits: 0, planned: 0, sent_away: 0, refused: 0, under: 0 }
     }
 
     /// Changes some endpoints as people do.
     fn edit(&mut self) {
+        // What was taken away comes back soon, so that most clients are connected at any time.
+        for endpoint in self.endpoints.iter_mut().filter(|endpoint| !endpoint.serves()) {
+            if self.chance.one_in(2) {
+                (endpoint.there, endpoint.enabled) = (true, true);
+            }
+        }
         for _ in 0..=self.chance.below(3) {
             let (a, b) = (self.chance.below(ENDPOINTS as u64) as usize, self.chance.below(ENDPOINTS as u64) as usize);
-            let connected = self.members.iter().filter(|member| member.of == a && member.stream.is_some()).count();
+            let of_a = |member: &&Member| member.of == a;
+            let all = self.members.iter().filter(of_a).count();
+            let connected = self.members.iter().filter(of_a).filter(|member| member.stream.is_some()).count();
             let kind = self.chance.below(10);
             let endpoint = &mut self.endpoints[a];
             match kind {
                 0 | 1 => endpoint.said += 1,
-                2 => endpoint.limit = connected as u64 * 2 + 10,
+                2 => endpoint.limit = all as u64 * 2,
                 3 => endpoint.limit = (connected as u64).saturating_sub(3).max(1),
                 4 => endpoint.keep_alive_s = 600 + self.chance.below(100),
                 5 => endpoint.restarted += 1,
@@ -222,6 +232,7 @@ impl Soak {
     /// One commit: planned, pulled, applied, and held against the plan.
     fn round(&mut self) {
         let commit = self.commit();
+        self.under += self.members.iter().filter(|member| member.stream.is_some()).count() as u64;
         let planned = if self.commits > 1 { self.plan() } else { BTreeMap::new() };
         git(&self.broker.root(), &["pull", "-q", "--ff-only", "origin", "main"]);
         let begun = Instant::now();
@@ -296,12 +307,12 @@ fn soak() {
     // Nothing but what was committed last.
     soak.round();
     soak.check();
-    let connected = soak.members.iter().filter(|member| member.stream.is_some()).count();
     println!(
-        "{} commits in {} s under {clients} clients: {} sent away, {} by the plans' count; {connected} connected at the \
-         end, {} refused at a limit; live is what is declared",
+        "{} commits in {} s, {} of {clients} clients connected on average: {} sent away, {} by the plans' count; {} \
+         refused at a limit; live is what is declared",
         soak.commits,
         begun.elapsed().as_secs(),
+        soak.under / soak.commits.max(1),
         soak.sent_away,
         soak.planned,
         soak.refused

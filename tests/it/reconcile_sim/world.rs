@@ -95,6 +95,10 @@ impl Plane for World {
         Ok(Bound::new(key.clone()))
     }
 
+    fn holder(&self, _: &SocketKey) -> Option<String> {
+        None
+    }
+
     async fn install(&self, changes: Vec<SocketChange<Bound>>) -> Result<(), PlaneError> {
         let mut world = self.lock();
         for change in changes {
