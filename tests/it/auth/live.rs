@@ -107,6 +107,7 @@ fn acl(rules: &str) -> String {
 
 const ALICE_ALL: &str = "{permission: allow, username: alice, topics: ['#']}";
 
+/// CVE-2021-34434: subscriptions of a client that was away, and what waited for it, outlived its right.
 #[test]
 fn a_revoked_right_ends_subscriptions_queued_messages_and_wills() {
     let bobs = "{permission: allow, username: bob, topics: ['a/#', 'b/#']}";
