@@ -64,6 +64,8 @@ impl MemberHandle {
 /// Comes in, and stays until told to leave.
 pub fn spawn_member(member: Member) -> MemberHandle {
     let (stop, mut stopped) = oneshot::channel();
+    let joining = Some("this broker has yet to meet the others".to_owned());
+    member.shared.publish_cluster(ClusterView { trouble: joining, ..ClusterView::default() });
     let task = tokio::spawn(async move {
         let mut stay = Stay::new(member);
         let mut failures: u32 = 0;
@@ -383,7 +385,7 @@ impl Stay {
         self.reported.clone_from(&duplicates);
         let instance = &self.member.facts.instance;
         let others = self.records.values().filter(|record| record.instance != *instance).cloned().collect();
-        let view = ClusterView { others, duplicates, trouble: self.trouble.clone(), is_member: true };
+        let view = ClusterView { others, duplicates, trouble: self.trouble.clone() };
         self.member.shared.publish_cluster(view);
     }
 }

@@ -88,8 +88,6 @@ pub struct ClusterView {
     pub duplicates: BTreeSet<String>,
     /// Why the others are not known for certain, and this one not to them.
     pub trouble: Option<String>,
-    /// Whether there is a place where brokers meet.
-    pub is_member: bool,
 }
 
 /// Whether a broker may be called so: it becomes a key's last segment.
