@@ -94,7 +94,8 @@ pub async fn run<P: Plane, F: ReadFiles>(
         };
         timers.after(next, reconciler.is_draining());
         if reconciler.take_unsaved() {
-            timers.save = Some(tokio::time::Instant::now() + SAVE_AFTER);
+            // Not put off by what comes meanwhile: a source that never rests is kept too.
+            timers.save.get_or_insert(tokio::time::Instant::now() + SAVE_AFTER);
         }
     }
     if timers.save.is_some() {

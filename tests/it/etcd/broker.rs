@@ -99,6 +99,12 @@ impl Broker {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// Whether it has kept an endpoint for a start without a store; it does so half a second after a change.
+    pub fn has_kept(&self, name: &str) -> bool {
+        let kept = fs::read_to_string(self.directory.path().join("data/last-known-good.json"));
+        kept.is_ok_and(|kept| kept.contains(&format!("\"{name}\"")))
+    }
+
     pub fn status_url(&self) -> String {
         format!("http://{}", self.status)
     }

@@ -38,6 +38,9 @@ impl Chaos {
         push(documents.path(), &etcd.url(), &[]);
         let brokers = Broker::three(&etcd.url());
         documents.until_everywhere(&brokers);
+        for broker in &brokers {
+            until("what is served is kept", || broker.has_kept(ANCHORS[0]));
+        }
         let bystanders = brokers.iter().map(|broker| bystander(broker, &documents)).collect();
         Self { chance: Chance::new(seed), etcd, documents, brokers, bystanders, story: String::new() }
     }
