@@ -18,7 +18,7 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ("slow", "auth: anybody, connectTimeoutMs: 5000"),
     ("tls", "auth: anybody, connectTimeoutMs: 5000, sslConfig: {certFile: server.crt, keyFile: server.key}"),
     ("websocket", "auth: anybody, connectTimeoutMs: 5000, useWebsocket: true, path: /mqtt"),
-    ("readers", "auth: anybody, maxInflight: 20, maxQueuedMessages: 100, childOptions: {sendBuffer: 65536}"),
+    ("readers", "auth: anybody, maxInflight: 20, maxQueuedMessages: 100"),
     ("guarded", "auth: guarded"),
     ("passwords", "auth: people"),
 ];
