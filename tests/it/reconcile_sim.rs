@@ -186,11 +186,12 @@ impl Simulation {
         let before = self.files.clone();
         let clients = self.world.lock().clients.clone();
         let listened: BTreeMap<String, SocketKey> = self.listening();
+        let in_force = self.in_force();
         let killed = self.act().await;
         self.now += 1000;
         self.pass(true).await;
         self.check_bystanders(&before, &clients, &listened, killed.as_ref());
-        self.check_edits(&before, &clients, &listened, killed.as_ref());
+        self.check_edits(&before, &clients, &in_force, killed.as_ref());
         self.check_trouble(&before, &listened, killed.as_ref());
         self.check_idle().await;
         self.check_converged();
@@ -284,6 +285,19 @@ impl Simulation {
         alive.map(|(key, listener)| (listener.policy.endpoint.name.to_string(), key.clone())).collect()
     }
 
+    /// Where those listen that run by what their files declare. Others have an edit waiting, for an address to come free or
+    /// a certificate to come, that may take force in any step.
+    fn in_force(&self) -> BTreeMap<String, SocketKey> {
+        let state = self.state.load();
+        let mut listening = self.listening();
+        listening.retain(|name, _| {
+            state.endpoints.get(name).is_some_and(|endpoint| {
+                endpoint.live == endpoint.declared && endpoint.conditions.is_true(ConditionType::Accepted)
+            })
+        });
+        listening
+    }
+
     /// Whose file nobody touched keeps its listener and its clients.
     fn check_bystanders(
         &self,
@@ -316,14 +330,14 @@ impl Simulation {
         &self,
         before: &BTreeMap<&'static str, File>,
         clients: &[Client],
-        listened: &BTreeMap<String, SocketKey>,
+        in_force: &BTreeMap<String, SocketKey>,
         killed: Option<&SocketKey>,
     ) {
         for (name, file) in &self.files {
             let Some(was) = before.get(name) else { continue };
             let same_but_limit = File { limit: was.limit, ..file.clone() } == *was;
             let key = file.key();
-            if !same_but_limit || !file.enabled || listened.get(*name) != Some(&key) || killed == Some(&key) {
+            if !same_but_limit || !file.enabled || in_force.get(*name) != Some(&key) || killed == Some(&key) {
                 continue;
             }
             let had = clients.iter().filter(|client| client.name == *name).count();

@@ -143,7 +143,18 @@ impl Soak {
         let members =
             (0..clients).map(|n| Member { of: n as usize % ENDPOINTS, id: format!("m{n}"), stream: None }).collect();
         let chance = Chance::new(seed);
-        Self { chance, broker, upstream, endpoints, members, commits: 0, planned: 0, sent_away: 0, refused: 0, under: 0 }
+        Self {
+            chance,
+            broker,
+            upstream,
+            endpoints,
+            members,
+            commits: 0,
+            planned: 0,
+            sent_away: 0,
+            refused: 0,
+            under: 0,
+        }
     }
 
     /// Changes some endpoints as people do.
