@@ -15,6 +15,7 @@
 //! - [`source`]: directory, git, etcd: where snapshots come from.
 //! - [`apply`]: executes a plan; owns the socket pool. Where the two planes meet.
 //! - [`store`]: what outlives the process.
+//! - [`telemetry`]: traces of passes, for an OpenTelemetry collector.
 //! - [`cluster`]: who else is there, and who has converged.
 //! - [`status`]: HTTP, read-only.
 //! - [`cli`]: the verbs of the command line.
@@ -32,3 +33,4 @@ pub mod reconcile;
 pub mod source;
 pub mod status;
 pub mod store;
+pub mod telemetry;

@@ -19,6 +19,7 @@ use crate::config::{self, Bridge, BridgeRule, BridgeVersion, Declared, FileRef, 
 use crate::mqtt::{ProtocolVersion, QoS};
 use crate::net::bridge::{BridgeAddress, BridgeHost, BridgeSettings, BridgeStatusReader, RunningBridge};
 use crate::reconcile::{ActionKind, Bridges, EffectiveBridge, Plan, bridge_files};
+use crate::telemetry::Step;
 
 /// How long a bridge may take to say goodbye when the broker stops.
 const PAUSE_GRACE: Duration = Duration::from_secs(6);
@@ -115,10 +116,11 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     /// Does what is planned for bridges. One that cannot be compiled stays as it is, and says why.
-    pub(super) fn commit_bridges(&mut self, plan: &Plan, contents: &Contents) {
+    pub(super) fn commit_bridges(&mut self, plan: &Plan, contents: &Contents, applying: Step) {
         let declared: Vec<&Name> = plan.bridges.iter().map(|action| &action.name).collect();
         self.bridges.failures.retain(|name, _| declared.contains(&name));
         for action in &plan.bridges {
+            let step = self.begin_bridge_action(applying, action);
             match (action.kind, &action.effective) {
                 (ActionKind::Remove, _) | (_, None) => self.remove_bridge(&action.name),
                 (ActionKind::None, _) => drop(self.bridges.failures.remove(&action.name)),
@@ -135,6 +137,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                     match self.run_bridge(effective, contents) {
                         Ok(()) => drop(self.bridges.failures.remove(&action.name)),
                         Err(failure) => {
+                            self.tracer.fail(step, failure.as_str());
                             if self.bridges.failures.get(&action.name) != Some(&failure) {
                                 tracing::error!(bridge = %action.name, "{failure}");
                             }
@@ -143,6 +146,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                     }
                 }
             }
+            self.tracer.end(step);
         }
     }
 
@@ -299,6 +303,11 @@ const SYSTEM_AUTHORITIES: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// The certificate authorities that this system trusts (PEM), where it keeps any.
+pub(crate) fn system_authorities() -> Option<Vec<u8>> {
+    SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok())
+}
+
 fn client_tls(bridge: &Bridge, contents: &Contents) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let read = |file: &FileRef| contents.get(&bridge.origin.resolve(file));
@@ -310,8 +319,8 @@ fn client_tls(bridge: &Bridge, contents: &Contents) -> Result<ClientConfig, Stri
             }
         }
         None => {
-            let bundle = SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok());
-            let bundle = bundle.ok_or("this system has no certificate authorities; name a `tls.caFile`")?;
+            let bundle =
+                system_authorities().ok_or("this system has no certificate authorities; name a `tls.caFile`")?;
             // A bundle may hold some that are too old to be used.
             roots.add_parsable_certificates(certificates(&bundle, "the system's authorities")?);
         }

@@ -14,6 +14,7 @@ use crate::broker::EndpointId;
 use crate::config::{ChangeClass, Durability, Name};
 use crate::net::{ListenerPolicy, ListenerStatus, SocketKey, SocketOptions};
 use crate::reconcile::{self, Action, ActionKind, Effective, Live, LiveEndpoint, Pinned, Plan, Reason, Timestamp};
+use crate::telemetry::{PASS, Step};
 
 /// Why an action could not be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,12 +43,16 @@ struct Prepared<S> {
     socket: Option<S>,
     digest: Arc<str>,
     certificate_expires_at: Option<Timestamp>,
+    /// The action's span, which ends when it is in force.
+    step: Step,
 }
 
 impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Brings live to what is applied, as far as it can be done; an action that fails concerns its endpoint alone.
     pub(super) async fn converge(&mut self, now: Timestamp) -> Converged {
         self.forget_the_gone();
+        let planning = self.tracer.step(PASS, "plan");
+        let mut applying = None;
         let referenced = self.referenced();
         let contents = Contents::read(&mut self.files, referenced.iter());
         let statuses = self.plane.listeners();
@@ -57,15 +62,19 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let mut prepared: BTreeMap<Name, Prepared<P::Socket>> = BTreeMap::new();
         let plan = loop {
             let plan = reconcile::plan(&self.applied, &live, &self.options.node, &contents.digests, &pinned);
+            let applying = *applying.get_or_insert_with(|| self.planned(planning, &plan));
             prepared.retain(|name, _| plan.is_due(name.as_str()));
             let mut failed = false;
             for action in plan.due().filter(|action| needs_preparation(action)) {
                 if prepared.contains_key(&action.name) {
                     continue;
                 }
-                match self.prepare(action, &live, &contents) {
+                let step = self.begin_action(applying, action);
+                match self.prepare(action, &live, &contents, step) {
                     Ok(ready) => drop(prepared.insert(action.name.clone(), ready)),
                     Err(failure) => {
+                        self.tracer.fail(step, failure.message.as_str());
+                        self.tracer.end(step);
                         failed = true;
                         pinned.insert(action.name.clone(), failure.message.clone());
                         failures.insert(action.name.clone(), failure);
@@ -78,8 +87,10 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         };
         let unreadable = self.unreadable(&contents);
         let mut converged = Converged { plan, failures, unreadable };
-        self.commit(&mut converged, prepared, &statuses, now).await;
-        self.commit_bridges(&converged.plan, &contents);
+        let applying = applying.unwrap_or(PASS);
+        self.commit(&mut converged, prepared, &statuses, (applying, now)).await;
+        self.commit_bridges(&converged.plan, &contents, applying);
+        self.tracer.end(applying);
         converged
     }
 
@@ -125,7 +136,13 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         Live { endpoints: endpoints.collect(), bridges: self.bridges.live() }
     }
 
-    fn prepare(&mut self, action: &Action, live: &Live, files: &Contents) -> Result<Prepared<P::Socket>, Failure> {
+    fn prepare(
+        &mut self,
+        action: &Action,
+        live: &Live,
+        files: &Contents,
+        step: Step,
+    ) -> Result<Prepared<P::Socket>, Failure> {
         let (Some(effective), Some(to)) = (&action.effective, &action.to) else {
             return Err(Failure { reason: Reason::Pending, message: "there is nothing to prepare".into() });
         };
@@ -158,6 +175,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             socket,
             digest: digest_of(effective),
             certificate_expires_at: tls::expires_at(&effective.endpoint, files),
+            step,
         })
     }
 
@@ -183,7 +201,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         converged: &mut Converged,
         prepared: BTreeMap<Name, Prepared<P::Socket>>,
         statuses: &[ListenerStatus],
-        now: Timestamp,
+        (applying, now): (Step, Timestamp),
     ) {
         let leaving: Vec<Action> = converged
             .plan
@@ -196,25 +214,32 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             && let Err(error) = self.plane.install(changes).await
         {
             tracing::error!(%error, "the data plane refused a change; the next pass begins with what it has");
-            for (name, _) in installed {
+            for (name, new) in installed {
                 let failure = Failure { reason: Reason::BindFailed, message: error.to_string() };
+                self.tracer.fail(new.step, failure.message.as_str());
                 converged.failures.insert(name, failure);
             }
             return;
         }
         for action in &leaving {
+            let step = self.begin_action(applying, action);
             self.let_go(action, now);
+            self.tracer.end(step);
         }
         for (name, new) in installed {
             if let Some(action) = converged.plan.get(name.as_str()).cloned() {
+                let step = new.step;
                 self.put_in_force(&action, new).await;
+                self.tracer.end(step);
             }
         }
         for action in converged.plan.due().filter(|action| !needs_preparation(action)) {
+            let step = self.begin_action(applying, action);
             if let (Some(running), Some(effective)) = (self.running.get_mut(&action.name), &action.effective) {
                 running.effective = effective.clone(); // cosmetic
                 running.digest = digest_of(effective);
             }
+            self.tracer.end(step);
         }
     }
 
@@ -236,12 +261,12 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let mut changes = Vec::new();
         let mut installed = Vec::new();
         for (name, new) in prepared {
-            let Prepared { id, key, options, policy, socket, digest, certificate_expires_at } = new;
+            let Prepared { id, key, options, policy, socket, digest, certificate_expires_at, step } = new;
             changes.push(match socket {
                 Some(socket) => SocketChange::Add { socket, policy: Arc::clone(&policy) },
                 None => SocketChange::SetPolicy { key: key.clone(), policy: Arc::clone(&policy) },
             });
-            let new = Prepared { id, key, options, policy, socket: None, digest, certificate_expires_at };
+            let new = Prepared { id, key, options, policy, socket: None, digest, certificate_expires_at, step };
             installed.push((name, new));
         }
         let installed_here: BTreeSet<&SocketKey> = statuses.iter().map(|status| &status.key).collect();

@@ -1,7 +1,7 @@
 //! Executes plans: binds, installs, drains. Where the control plane and the data plane meet.
 //!
 //! [`Reconciler`] is the loop's body (`reconciler`: a reading comes in; `converge`: plan, prepare, commit; `observe`:
-//! conditions and what is published); [`run`] is the loop.
+//! conditions and what is published; `spans`: its traces); [`run`] is the loop.
 
 mod bridges;
 mod compile;
@@ -15,10 +15,12 @@ mod plane;
 mod port_holder;
 mod reconciler;
 mod service;
+mod spans;
 mod state;
 mod sys_topics;
 mod tls;
 
+pub(crate) use bridges::system_authorities;
 pub use bridges::{BridgeState, Bridging};
 pub use environment::{Obstacle, obstacles};
 pub use files::{FileSystem, ReadFiles};

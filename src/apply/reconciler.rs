@@ -21,6 +21,7 @@ use crate::config::{
 use crate::net::{DrainPlan, DrainWhich, ListenerPolicy, SocketKey, SocketOptions};
 use crate::reconcile::{Conditions, Effective, Guard, Judgement, Node, Observed, Plan, Timestamp};
 use crate::source::{Incidents, Reading, SourceError};
+use crate::telemetry::{PASS, Tracer};
 
 /// How this node reconciles.
 #[derive(Debug, Clone)]
@@ -123,6 +124,7 @@ pub struct Reconciler<P: Plane, F: ReadFiles> {
     pub(super) drained: mpsc::UnboundedSender<Drained>,
     /// What was said of the source before, so that it is said once.
     pub(super) said: BTreeSet<String>,
+    pub(super) tracer: Tracer,
 }
 
 /// What a reconciler starts with.
@@ -206,6 +208,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             shared: Arc::new(SharedState::new(first)),
             drained,
             said: BTreeSet::new(),
+            tracer: Tracer::default(),
         };
         (reconciler, ended)
     }
@@ -237,8 +240,17 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
 
     /// A reading of the source: judge it, apply what can be applied, publish what came of it.
     pub async fn read(&mut self, reading: Reading, now: Timestamp) -> Next {
+        self.begin_pass("reading", Some(&reading));
+        let next = self.take_in(reading, now).await;
+        self.end_pass(next);
+        next
+    }
+
+    async fn take_in(&mut self, reading: Reading, now: Timestamp) -> Next {
         self.note_reading(&reading, now);
+        let validating = self.tracer.step(PASS, "validate");
         let loaded = config::load(&reading.snapshot, &self.previous, &self.options.context);
+        self.end_validation(validating, reading.snapshot.files.len(), &loaded);
         self.note_diagnostics(&loaded);
         if self.options.atomic && !loaded.is_valid() {
             self.refuse_whole(&reading, &loaded, now);
@@ -274,6 +286,14 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
 
     /// The source cannot be read: say so, keep alive what is live.
     pub async fn trouble(&mut self, error: &SourceError, now: Timestamp) -> Next {
+        self.begin_pass("trouble", None);
+        self.tracer.set(PASS, "weir.source.trouble", error.kind.as_str());
+        let next = self.live_without(error, now).await;
+        self.end_pass(next);
+        next
+    }
+
+    async fn live_without(&mut self, error: &SourceError, now: Timestamp) -> Next {
         let since = match &self.source.trouble {
             Some(known) if known.message == error.message => known.since,
             _ => {
@@ -297,7 +317,10 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
 
     /// Nothing new was read: plans declared against live once more, for whatever healed or broke.
     pub async fn tick(&mut self, now: Timestamp) -> Next {
-        self.bring_about(None, now).await
+        self.begin_pass("retry", None);
+        let next = self.bring_about(None, now).await;
+        self.end_pass(next);
+        next
     }
 
     /// A drain has come to its end.

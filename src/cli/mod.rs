@@ -17,6 +17,7 @@ mod import;
 mod input;
 mod log;
 mod man;
+mod otlp;
 mod passwd;
 mod plan;
 mod pressure;

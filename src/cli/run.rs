@@ -10,6 +10,7 @@ use anyhow::{Context, bail};
 
 use super::etcd::EtcdArgs;
 use super::log::{self, LogFormat};
+use super::otlp::OtlpArgs;
 use super::{Exit, durable, pressure, systemd};
 use crate::apply::{
     FileSystem, HISTORY_MAX, History, Kept, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics,
@@ -25,13 +26,18 @@ use crate::source::{DirectoryOptions, SourceHandle, spawn_directory, spawn_git_r
 use crate::status::{AccessOptions, LiveView, Secret, StatusOptions, StatusServer, TlsFiles, connections, serve};
 use crate::store::records::{Store, StoreStats};
 use crate::store::{Journal, LastKnownGoodFile};
+use crate::telemetry::Exporter;
 
 /// How long SIGTERM waits for clients to leave.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// How long it waits for a collector to take the last traces.
+const TRACES_GRACE: Duration = Duration::from_secs(2);
 
 /// Run the broker: its listeners follow what is declared.
 ///
 /// SIGHUP reads the source now. SIGTERM asks clients to leave and exits with 0; a second one ends at once.
+///
+/// Exits with 0 where it was told to stop, with 1 where it could not start (the reason is on standard error).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  weir run --endpoints endpoints.d\n  \
     weir run --endpoints /srv/mqtt/endpoints.d --git-ref main --data-dir /var/lib/weir\n  \
@@ -83,6 +89,8 @@ pub(super) struct Args {
     log_level: String,
     #[arg(long, env = "WEIR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+    #[command(flatten)]
+    otlp: OtlpArgs,
 }
 
 /// Who may read the HTTP API. Without any of it, whoever reaches the address.
@@ -240,6 +248,7 @@ async fn serve_until_stopped(
     let member = declared.meeting_place();
     let node_name = args.node_name.clone().unwrap_or_else(host_name);
     is_node_name(&node_name).map_err(|problem| anyhow::anyhow!("--node-name: {problem}"))?;
+    let exporter = args.otlp.options(&node_name, |name| std::env::var(name).ok())?.map(Exporter::start);
     let facts = NodeFacts {
         instance: random_instance(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -269,11 +278,16 @@ async fn serve_until_stopped(
     );
     let (mut reconciler, drained) = Reconciler::new(start, plane.clone(), FileSystem);
     reconciler.run_bridges_on(BridgeHost::start(plane.clone()).context("the bridges' thread cannot be started")?);
+    if let Some(exporter) = &exporter {
+        reconciler.trace_with(exporter.tracer());
+    }
     let status = match status_socket {
         None => None,
         Some(socket) => {
             let (state, facts) = (reconciler.state(), facts.clone());
-            let view = LiveView::new(state, plane.clone(), context, shards, facts, source.nudger(), store);
+            let telemetry = exporter.as_ref().map(Exporter::stats);
+            let view = LiveView::new(state, plane.clone(), context, shards, facts, source.nudger());
+            let view = view.with_store(store).with_telemetry(telemetry);
             let access = args.status_access.options();
             let options = StatusOptions { access, ..StatusOptions::default() };
             if args.status_access.is_open() && status_addr.is_some_and(|address| !address.ip().is_loopback()) {
@@ -321,6 +335,9 @@ async fn serve_until_stopped(
         member.leave().await;
     }
     reconciler.pause_bridges().await;
+    if let Some(exporter) = exporter {
+        exporter.finish(TRACES_GRACE).await;
+    }
     let stops = forward.await.context("signals are lost")?;
     shut_down(&plane, status, stops).await;
     Ok(())

@@ -1,4 +1,4 @@
-//! How long messages stay in a shard: a sample, so that the message path pays nothing for it.
+//! How long messages stay in a shard: a sample of turns, so that no message carries a stamp.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
@@ -92,6 +92,7 @@ impl DirectoryReader {
             ignored: shortened(walked.ignored),
             notes,
             store: None,
+            read: None,
         })
     }
 
@@ -156,7 +157,11 @@ pub(super) async fn follow<R, L>(
         let Some((mut read, mut watch)) = tools.take() else { return };
         let before = events.count();
         let task = tokio::task::spawn_blocking(move || {
-            let outcome = read(&mut watch);
+            let begun = Instant::now();
+            let mut outcome = read(&mut watch);
+            if let Ok(reading) = &mut outcome {
+                reading.read = Some((begun, Instant::now()));
+            }
             (read, watch, outcome)
         });
         let Ok((read, watch, outcome)) = task.await else {

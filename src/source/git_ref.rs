@@ -77,6 +77,7 @@ impl GitRefReader {
             ignored: ignored.clone(),
             notes: Vec::new(),
             store: None,
+            read: None,
         })
     }
 

@@ -14,6 +14,7 @@ mod watch;
 mod work_tree;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
@@ -42,6 +43,8 @@ pub struct Reading {
     pub notes: Vec<String>,
     /// Of a store; `None` for files.
     pub store: Option<StoreFacts>,
+    /// From when to when all of it was read; `None`: a watch told what had changed.
+    pub read: Option<(Instant, Instant)>,
 }
 
 /// What a store tells beside its documents.

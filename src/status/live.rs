@@ -23,6 +23,7 @@ use crate::net::{
 };
 use crate::reconcile::Timestamp;
 use crate::store::records::StoreStats;
+use crate::telemetry::TelemetryStats;
 
 /// Shows a running broker.
 pub struct LiveView {
@@ -33,6 +34,7 @@ pub struct LiveView {
     facts: NodeFacts,
     nudge: Arc<Notify>,
     store: Option<Arc<StoreStats>>,
+    telemetry: Option<Arc<TelemetryStats>>,
     /// Follows the published versions.
     version: watch::Receiver<u64>,
     /// The state made of the version beside it.
@@ -49,10 +51,32 @@ impl LiveView {
         shards: u16,
         facts: NodeFacts,
         nudge: Arc<Notify>,
-        store: Option<Arc<StoreStats>>,
     ) -> Self {
         let version = control.subscribe();
-        Self { control, plane, context, shards, facts, nudge, store, version, made: Mutex::new(None) }
+        Self {
+            control,
+            plane,
+            context,
+            shards,
+            facts,
+            nudge,
+            store: None,
+            telemetry: None,
+            version,
+            made: Mutex::new(None),
+        }
+    }
+
+    /// Counts the store, too.
+    #[must_use]
+    pub fn with_store(self, store: Option<Arc<StoreStats>>) -> Self {
+        Self { store, ..self }
+    }
+
+    /// Counts what traces became of, too.
+    #[must_use]
+    pub fn with_telemetry(self, telemetry: Option<Arc<TelemetryStats>>) -> Self {
+        Self { telemetry, ..self }
     }
 }
 
@@ -77,6 +101,10 @@ impl StatusView for LiveView {
 
     fn store(&self) -> Option<Arc<StoreStats>> {
         self.store.clone()
+    }
+
+    fn telemetry(&self) -> Option<Arc<TelemetryStats>> {
+        self.telemetry.clone()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -21,6 +21,7 @@ use crate::apply::{Phase, TroubleKind};
 use crate::config::Severity;
 use crate::reconcile::{ConditionStatus, Timestamp};
 use crate::store::records::StoreStats;
+use crate::telemetry::TelemetryStats;
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -34,6 +35,7 @@ pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
         bridges: app.view.bridges(),
         holdings,
         store: app.view.store(),
+        telemetry: app.view.telemetry(),
         process: Process::read(),
         now: app.view.now(),
     };
@@ -60,6 +62,7 @@ struct Scrape {
     bridges: Vec<BridgeView>,
     holdings: Option<Holdings>,
     store: Option<Arc<StoreStats>>,
+    telemetry: Option<Arc<TelemetryStats>>,
     process: Process,
     now: Timestamp,
 }
@@ -73,6 +76,7 @@ impl Collector for Scrape {
         self.holdings(out)?;
         self.store(out)?;
         self.reconcile(out)?;
+        self.telemetry(out)?;
         self.endpoint_states(out)?;
         self.endpoint_connections(out)?;
         self.endpoint_messages(out)?;
@@ -212,6 +216,22 @@ impl Scrape {
         self.cluster(out)?;
         let stale_s = source.last_read_at.map_or(f64::INFINITY, |at| self.now.since_ms(at) as f64 / 1000.0);
         gauge_of(out, "weir_source_staleness", "Since the source was last read whole.", Unit::Seconds, stale_s)
+    }
+
+    /// Where traces go to a collector.
+    fn telemetry(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let Some(telemetry) = &self.telemetry else { return Ok(()) };
+        let taken = !telemetry.failing.load(Ordering::Relaxed);
+        gauge(out, "weir_telemetry_up", "1 while the OpenTelemetry collector takes traces.", taken)?;
+        let help = "Spans that the OpenTelemetry collector took.";
+        counter(out, "weir_telemetry_spans_exported", help, telemetry.exported.load(Ordering::Relaxed))?;
+        let help = "Spans that the OpenTelemetry collector never got, by reason.";
+        let mut dropped = out.encode_descriptor("weir_telemetry_spans_dropped", help, None, MetricType::Counter)?;
+        for (reason, count) in telemetry.dropped() {
+            let labels = vec![("reason", reason)];
+            dropped.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+        }
+        Ok(())
     }
 
     fn cluster(&self, out: &mut DescriptorEncoder) -> fmt::Result {

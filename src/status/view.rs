@@ -16,6 +16,7 @@ use crate::cluster::NodeRecord;
 use crate::config::Diagnostic;
 use crate::reconcile::{Conditions, Plan, Timestamp};
 use crate::store::records::StoreStats;
+use crate::telemetry::TelemetryStats;
 
 /// The one door between the server and the broker. Every call is cheap and never waits for the data plane.
 pub trait StatusView: Send + Sync + 'static {
@@ -42,6 +43,10 @@ pub trait StatusView: Send + Sync + 'static {
     fn pulse(&self) -> Answering<bool>;
     /// What the store has done and holds. `None`: there is none.
     fn store(&self) -> Option<Arc<StoreStats>> {
+        None
+    }
+    /// What traces became of. `None`: there is no collector.
+    fn telemetry(&self) -> Option<Arc<TelemetryStats>> {
         None
     }
     /// The static tier of the one validator.

@@ -160,6 +160,7 @@ impl Simulation {
             ignored: Vec::new(),
             notes: Vec::new(),
             store: None,
+            read: None,
         }
     }
 

@@ -10,6 +10,7 @@ mod fake;
 mod golden;
 mod live;
 mod openapi;
+mod otlp;
 mod page;
 mod server;
 mod streams;

@@ -34,8 +34,18 @@ pub fn spawn_etcd(options: EtcdOptions, known: Option<Known>) -> SourceHandle {
     handle.incidents = Arc::clone(&incidents);
     let prefix = options.root.documents();
     let replica = Replica::new(&prefix, &format!("etcd {location}"), &options.files, known);
-    let follower =
-        Follower { prefix, replica, tell, nudge, incidents, told_any: false, half_since: None, turn: 0, options };
+    let follower = Follower {
+        prefix,
+        replica,
+        tell,
+        nudge,
+        incidents,
+        told_any: false,
+        half_since: None,
+        listed: None,
+        turn: 0,
+        options,
+    };
     tokio::spawn(follower.run());
     handle
 }
@@ -51,6 +61,8 @@ struct Follower {
     told_any: bool,
     /// Since when a push has begun and not ended.
     half_since: Option<Instant>,
+    /// When everything was listed, where that was not handed over yet.
+    listed: Option<(std::time::Instant, std::time::Instant)>,
     /// Whose turn it is among the servers.
     turn: usize,
 }
@@ -173,7 +185,7 @@ impl Follower {
                 }
                 Step::List => {
                     list_at = Instant::now() + jittered(self.options.resync);
-                    let listing = list(&client, &url, &self.prefix, None).await?;
+                    let listing = self.list(&client, &url).await?;
                     // What the watch has not told is either under way, or it never will: it begins anew in both cases.
                     if self.adopt(&client, &url, listing).await? {
                         stream = self.watch(&client, &url).await?;
@@ -195,9 +207,16 @@ impl Follower {
     }
 
     async fn list_and_watch(&mut self, client: &Client, url: &str) -> EtcdResult<WatchStream> {
-        let listing = list(client, url, &self.prefix, None).await?;
+        let listing = self.list(client, url).await?;
         self.adopt(client, url, listing).await?;
         self.watch(client, url).await
+    }
+
+    async fn list(&mut self, client: &Client, url: &str) -> EtcdResult<Listing> {
+        let begun = std::time::Instant::now();
+        let listing = list(client, url, &self.prefix, None).await?;
+        self.listed = Some((begun, std::time::Instant::now()));
+        Ok(listing)
     }
 
     /// Says whether anything differs from what the watch has told.
@@ -256,7 +275,8 @@ impl Follower {
     /// Tells what is there now. `false`: nobody listens.
     async fn hand_over(&mut self, client: &Client, url: &str) -> bool {
         let (error, base) = match self.replica.view() {
-            View::Whole(reading) => {
+            View::Whole(mut reading) => {
+                reading.read = self.listed.take();
                 self.told_any = true;
                 self.half_since = None;
                 return self.tell.send(SourceEvent::Read(reading)).await.is_ok();

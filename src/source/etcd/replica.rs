@@ -297,6 +297,7 @@ impl Replica {
                 reads: self.reads,
                 documents_digest: digest,
             }),
+            read: None,
         }))
     }
 

@@ -13,6 +13,7 @@ use weirmq::config::{Diagnostic, Position, Severity};
 use weirmq::reconcile::{ConditionStatus, ConditionType, Conditions, Reason, Timestamp};
 use weirmq::status::*;
 use weirmq::store::records::StoreStats;
+use weirmq::telemetry::TelemetryStats;
 
 pub const NOW: Timestamp = Timestamp::from_unix_ms(1_795_233_600_000);
 
@@ -74,6 +75,11 @@ impl StatusView for Fake {
         store.records.store(40, Ordering::Relaxed);
         store.bytes.store(5_000, Ordering::Relaxed);
         Some(Arc::new(store))
+    }
+    fn telemetry(&self) -> Option<Arc<TelemetryStats>> {
+        let telemetry = TelemetryStats::default();
+        telemetry.exported.store(210, Ordering::Relaxed);
+        Some(Arc::new(telemetry))
     }
     fn holdings(&self) -> Answering<Option<Holdings>> {
         let held = EndpointHoldings {

@@ -7,17 +7,17 @@ use std::time::{Duration, Instant};
 use super::client::get;
 
 /// How long something that must happen may take on a slow machine.
-const GUARD: Duration = Duration::from_secs(60);
+pub(super) const GUARD: Duration = Duration::from_secs(60);
 
 /// A broker whose endpoint is a Unix socket; ended when dropped.
-struct Broker {
+pub(super) struct Broker {
     child: Child,
-    directory: tempfile::TempDir,
-    status: SocketAddr,
+    pub(super) directory: tempfile::TempDir,
+    pub(super) status: SocketAddr,
 }
 
 impl Broker {
-    async fn start(more: &[&str]) -> Self {
+    pub(super) async fn start(more: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let declared = directory.path().join("endpoints.d");
         std::fs::create_dir(&declared).unwrap();
@@ -57,7 +57,7 @@ impl Broker {
         }
     }
 
-    fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
@@ -135,6 +135,15 @@ async fn the_verbs_are_let_in_with_a_token_and_a_report_holds_no_secret() {
     let text = String::from_utf8_lossy(&bytes);
     assert!(text.contains("weir_endpoint_up") && text.contains("\"conditions\"") && text.contains("weir starts"));
     assert!(!text.contains("correct-horse-battery"));
+
+    let second = secrets.path().join("second.tar");
+    let arguments = ["report", "--log", paths[0], "--output", second.to_str().unwrap(), "--format", "json"];
+    let (code, said) = weir(&arguments, Some(&reference));
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let complete = said["missing"].as_array().unwrap().is_empty();
+    assert_eq!(code, Some(if complete { 0 } else { 2 }), "{said}");
+    assert_eq!(said["archive"], second.to_str().unwrap());
+    assert!(said["files"].as_array().unwrap().contains(&"metrics.txt".into()), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

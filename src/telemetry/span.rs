@@ -1,0 +1,276 @@
+//! What a pass did, as spans: the pass itself, its steps, their actions.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use super::export::Queue;
+
+/// Spans of one pass: a fleet's first pass has an action for each of its endpoints, and nobody reads thousands.
+pub(super) const PASS_SPANS_MAX: usize = 1024;
+
+/// One span.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Span {
+    pub trace_id: [u8; 16],
+    pub span_id: [u8; 8],
+    /// `None`: the trace's first.
+    pub parent_id: Option<[u8; 8]>,
+    pub name: String,
+    /// Nanoseconds since the Unix epoch.
+    pub begin_ns: u64,
+    pub end_ns: u64,
+    pub attributes: Vec<(&'static str, Attribute)>,
+    /// What went wrong.
+    pub error: Option<String>,
+}
+
+/// What is said of a span.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attribute {
+    Text(String),
+    Count(u64),
+}
+
+impl From<String> for Attribute {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&str> for Attribute {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<usize> for Attribute {
+    fn from(count: usize) -> Self {
+        Self::Count(count as u64)
+    }
+}
+
+/// A span of the pass that is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step(usize);
+
+/// The pass itself.
+pub const PASS: Step = Step(0);
+
+impl Step {
+    /// A span that is not taken down.
+    pub const NONE: Self = Self(usize::MAX);
+}
+
+/// Takes down passes, one after the other. The default one takes down nothing.
+#[derive(Debug, Default)]
+pub struct Tracer {
+    queue: Option<Arc<Queue>>,
+    ids: Ids,
+    pass: Option<Pass>,
+}
+
+/// The pass under way.
+#[derive(Debug)]
+struct Pass {
+    begun: Instant,
+    /// The wall clock's time at `begun`.
+    begun_ns: u64,
+    spans: Vec<Span>,
+    /// Whether each of them has ended.
+    ended: Vec<bool>,
+    left_out: u64,
+}
+
+impl Tracer {
+    pub(super) fn new(queue: Arc<Queue>) -> Self {
+        Self { queue: Some(queue), ..Self::default() }
+    }
+
+    /// A pass begins. One that has not ended is forgotten.
+    pub fn begin(&mut self, name: &str) {
+        if self.queue.is_none() {
+            return;
+        }
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let begun_ns = u64::try_from(wall.as_nanos()).unwrap_or(u64::MAX);
+        let span = Span {
+            trace_id: self.ids.trace(),
+            span_id: self.ids.span(),
+            parent_id: None,
+            name: name.to_owned(),
+            begin_ns: begun_ns,
+            end_ns: begun_ns,
+            attributes: Vec::new(),
+            error: None,
+        };
+        self.pass = Some(Pass { begun: Instant::now(), begun_ns, spans: vec![span], ended: vec![false], left_out: 0 });
+    }
+
+    /// A step begins, within another.
+    pub fn step(&mut self, within: Step, name: impl Into<String>) -> Step {
+        let Some(pass) = &mut self.pass else { return Step::NONE };
+        let Some(parent) = pass.spans.get(within.0) else { return Step::NONE };
+        if pass.spans.len() >= PASS_SPANS_MAX {
+            pass.left_out += 1;
+            return Step::NONE;
+        }
+        let begin_ns = pass.at(Instant::now());
+        let span = Span {
+            trace_id: parent.trace_id,
+            span_id: self.ids.span(),
+            parent_id: Some(parent.span_id),
+            name: name.into(),
+            begin_ns,
+            end_ns: begin_ns,
+            attributes: Vec::new(),
+            error: None,
+        };
+        pass.spans.push(span);
+        pass.ended.push(false);
+        Step(pass.spans.len() - 1)
+    }
+
+    /// What was done before the pass began, and why there is one: the pass reaches back to it.
+    pub fn done(&mut self, name: &str, from: Instant, to: Instant) {
+        let step = self.step(PASS, name);
+        let Some(pass) = &mut self.pass else { return };
+        let (from_ns, to_ns) = (pass.at(from), pass.at(to));
+        if let Some(span) = pass.spans.get_mut(step.0) {
+            (span.begin_ns, span.end_ns) = (from_ns, to_ns.max(from_ns));
+            pass.ended[step.0] = true;
+        }
+        pass.spans[0].begin_ns = pass.spans[0].begin_ns.min(from_ns);
+    }
+
+    /// Says something of a step.
+    pub fn set(&mut self, step: Step, key: &'static str, value: impl Into<Attribute>) {
+        if let Some(span) = self.span(step) {
+            span.attributes.push((key, value.into()));
+        }
+    }
+
+    /// A step went wrong.
+    pub fn fail(&mut self, step: Step, message: impl Into<String>) {
+        if let Some(span) = self.span(step) {
+            span.error = Some(message.into());
+        }
+    }
+
+    /// A step ends.
+    pub fn end(&mut self, step: Step) {
+        let Some(pass) = &mut self.pass else { return };
+        let now = pass.at(Instant::now());
+        if let (Some(span), Some(ended)) = (pass.spans.get_mut(step.0), pass.ended.get_mut(step.0)) {
+            (span.end_ns, *ended) = (now, true);
+        }
+    }
+
+    /// The pass ends, and whatever of it has not; it is handed over.
+    pub fn finish(&mut self) {
+        let (Some(mut pass), Some(queue)) = (self.pass.take(), &self.queue) else { return };
+        let now = pass.at(Instant::now());
+        for (span, _) in pass.spans.iter_mut().zip(&pass.ended).filter(|(_, ended)| !**ended) {
+            span.end_ns = now;
+        }
+        queue.put(pass.spans, pass.left_out);
+    }
+
+    fn span(&mut self, step: Step) -> Option<&mut Span> {
+        self.pass.as_mut()?.spans.get_mut(step.0)
+    }
+}
+
+impl Pass {
+    /// By one clock for all of the pass: the wall clock may be set meanwhile.
+    fn at(&self, instant: Instant) -> u64 {
+        let ns = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        match instant.checked_duration_since(self.begun) {
+            Some(after) => self.begun_ns.saturating_add(ns(after)),
+            None => self.begun_ns.saturating_sub(ns(self.begun.duration_since(instant))),
+        }
+    }
+}
+
+/// Numbers that no other process gives, and never nought.
+#[derive(Debug, Default)]
+struct Ids {
+    keys: RandomState,
+    given: u64,
+}
+
+impl Ids {
+    fn span(&mut self) -> [u8; 8] {
+        self.given += 1;
+        self.keys.hash_one(self.given).max(1).to_be_bytes()
+    }
+
+    fn trace(&mut self) -> [u8; 16] {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&self.span());
+        id[8..].copy_from_slice(&self.span());
+        id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn tracer() -> (Tracer, Arc<Queue>) {
+        let queue = Arc::new(Queue::default());
+        (Tracer::new(Arc::clone(&queue)), queue)
+    }
+
+    #[test]
+    fn a_pass_is_a_tree_that_holds_its_steps() {
+        let (mut tracer, queue) = tracer();
+        let before = Instant::now();
+        tracer.begin("reconcile");
+        tracer.done("read", before.checked_sub(Duration::from_millis(5)).unwrap(), before);
+        let apply = tracer.step(PASS, "apply");
+        let action = tracer.step(apply, "endpoint add");
+        tracer.set(action, "weir.endpoint", "a");
+        tracer.fail(action, "in use");
+        tracer.end(action);
+        tracer.finish();
+        let spans = queue.take().unwrap();
+        let names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
+        assert_eq!(names, ["reconcile", "read", "apply", "endpoint add"]);
+        let parents: Vec<_> = spans.iter().map(|span| span.parent_id).collect();
+        assert_eq!(parents, [None, Some(spans[0].span_id), Some(spans[0].span_id), Some(spans[2].span_id)]);
+        for span in &spans {
+            assert_eq!(span.trace_id, spans[0].trace_id);
+            assert!(spans[0].begin_ns <= span.begin_ns && span.begin_ns <= span.end_ns, "{span:?}");
+            assert!(span.end_ns <= spans[0].end_ns, "{span:?}");
+        }
+        assert_eq!(spans[3].error.as_deref(), Some("in use"));
+        assert_eq!(spans[3].attributes, [("weir.endpoint", Attribute::Text("a".into()))]);
+    }
+
+    #[test]
+    fn without_a_collector_nothing_is_taken_down() {
+        let mut tracer = Tracer::default();
+        tracer.begin("reconcile");
+        let step = tracer.step(PASS, "plan");
+        tracer.set(step, "weir.actions", 3_usize);
+        tracer.end(step);
+        tracer.finish();
+        assert!(tracer.pass.is_none());
+    }
+
+    #[test]
+    fn a_pass_has_a_bounded_number_of_spans() {
+        let (mut tracer, queue) = tracer();
+        tracer.begin("reconcile");
+        for _ in 0..PASS_SPANS_MAX + 10 {
+            let step = tracer.step(PASS, "endpoint add");
+            tracer.set(step, "weir.endpoint", "a");
+            tracer.end(step);
+        }
+        tracer.finish();
+        assert_eq!(queue.take().unwrap().len(), PASS_SPANS_MAX);
+        assert_eq!(queue.stats.dropped(), [("pass_limit", 11), ("queue_full", 0), ("refused", 0)]);
+    }
+}
