@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::Exit;
 use super::input::read_all;
-use super::print::print;
+use super::print::{Format, print};
 use super::render::valid;
 use crate::auth::{Request, RuleSet};
 use crate::broker::Subject;
@@ -17,6 +17,8 @@ use crate::config::{Acl, Name, Permission, Snapshot, check_filter, check_topic, 
 use crate::mqtt::{QoS, SharedFilter};
 
 /// Ask what acl documents permit
+///
+/// Exits with 0 where it is allowed, with 1 where it is not.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -64,12 +66,6 @@ struct Explain {
     /// Directories, files, or - for standard input
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {

@@ -9,6 +9,8 @@ use super::{Cli, Exit};
 /// Print a shell's completions for weir.
 ///
 /// bash: weir completions bash > /etc/bash_completion.d/weir
+///
+/// Exits with 0.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     shell: Shell,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::input::read_operand;
-use super::print::{has_color, print};
+use super::print::{Format, has_color, print};
 use super::render::valid;
 use super::{Exit, broker};
 use crate::config::{BuiltInDefaults, canonical, diff_documents};
@@ -25,12 +25,6 @@ pub(super) struct Args {
     /// `json`: `{"same": ..., "diff": "..."}`
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {

@@ -11,6 +11,8 @@ use super::{Cli, Exit};
 /// Print the manual page, or write one for each verb into a directory.
 ///
 /// weir man | man -l -
+///
+/// Exits with 0, or with 1 where the directory cannot be written.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Write weir.1, weir-validate.1, ... into this directory.

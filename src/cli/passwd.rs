@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::Exit;
+use super::print::{Format, print};
 use crate::auth::{PasswordFile, PasswordHash, ScramRecord, check_scram_file};
 
 /// MQTT's longest password, bytes.
@@ -18,6 +19,8 @@ const PASSWORD_BYTES_MAX: usize = 65_535;
 ///
 /// The password is read from the terminal without echo, or is the first line of standard input. The file is made where
 /// there is none, and replaced at once: a broker that reads it meanwhile sees the old one or the new one, whole.
+///
+/// Exits with 0, or with 1 where nothing was changed.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The password file
@@ -30,6 +33,9 @@ pub(super) struct Args {
     /// Write a SCRAM-SHA-256 record, for `scram`
     #[arg(long, conflicts_with = "delete")]
     scram: bool,
+    /// `json`: `{"file": ..., "user": ..., "outcome": "added"|"changed"|"deleted"}`
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
@@ -67,7 +73,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     } else {
         "added"
     };
-    eprintln!("{shown}: {done} {}", args.user);
+    match args.format {
+        Format::Human => eprintln!("{shown}: {done} {}", args.user),
+        Format::Json => {
+            print(&format!("{:#}\n", serde_json::json!({"file": shown, "user": args.user, "outcome": done})))?;
+        }
+    }
     Ok(Exit::Success)
 }
 

@@ -2,6 +2,15 @@
 
 use std::io::{self, IsTerminal, Write};
 
+/// For whom a verb writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Format {
+    /// Text for a person
+    Human,
+    /// One JSON object; errors stay on standard error
+    Json,
+}
+
 /// Writes to standard output.
 ///
 /// # Errors

@@ -3,14 +3,15 @@
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
+use serde_json::{Value, json};
 
 use super::Exit;
 use super::etcd::EtcdArgs;
 use super::plan::planned;
-use super::print::print;
+use super::print::{Format, print};
 use crate::apply::wall_clock;
 use crate::config::{Declared, NodeContext, Previous, Revision, Snapshot, load};
-use crate::reconcile::render;
+use crate::reconcile::{Plan, render};
 use crate::source::etcd::{
     Documents, Marker, Present, PushPlan, PushState, after_push, documents_of, plan_push, present, push,
 };
@@ -33,6 +34,9 @@ pub(super) struct Args {
     /// Print the plan, write nothing
     #[arg(long)]
     dry_run: bool,
+    /// `json`: `{"put": [...], "deleted": [...], "plan": {...}, "revision": ...}`
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
 }
 
 /// What is to be there.
@@ -50,8 +54,15 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let before = there.documents();
     let plan = plan_push(&wanted.documents, &before, args.prune);
     let after = after_push(&wanted.documents, &before, &plan);
-    print(&shown(&there, &plan, &before, &after)?)?;
+    let mut answer = match args.format {
+        Format::Human => None,
+        Format::Json => Some(to_json(&there, &plan, &before, &after)?),
+    };
+    if answer.is_none() {
+        print(&shown(&there, &plan, &before, &after)?)?;
+    }
     if args.dry_run {
+        answer.map_or(Ok(()), |answer| print(&format!("{answer:#}\n")))?;
         return Ok(Exit::Success);
     }
     let mut marker =
@@ -59,6 +70,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     marker.commit.clone_from(&wanted.commit);
     marker.dirty = wanted.dirty;
     let revision = runtime.block_on(push(&there, &plan, &marker))?;
+    if let Some(answer) = &mut answer {
+        (answer["revision"], answer["commit"]) = (json!(revision), json!(wanted.commit));
+        print(&format!("{answer:#}\n"))?;
+        return Ok(Exit::Success);
+    }
     let of = wanted.commit.map(|commit| format!(" of commit {}", commit.id.get(..12).unwrap_or(&commit.id)));
     print(&format!("pushed{}: revision {revision}\n", of.unwrap_or_default()))?;
     Ok(Exit::Success)
@@ -112,10 +128,32 @@ fn shown(there: &Present, plan: &PushPlan, before: &Documents, after: &Documents
         plan.deletes.len(),
         plan.unchanged
     ));
+    let (made, diff) = consequences(there, before, after)?;
+    text.push_str(&render::human(&made, &diff));
+    Ok(text)
+}
+
+/// The same for a machine; `revision` is what the push came to, `null` where nothing was pushed.
+fn to_json(there: &Present, plan: &PushPlan, before: &Documents, after: &Documents) -> anyhow::Result<Value> {
+    let put = plan.puts.iter().map(|put| json!({"key": put.key, "new": put.is_new}));
+    let (made, diff) = consequences(there, before, after)?;
+    Ok(json!({
+        "put": put.collect::<Vec<_>>(),
+        "deleted": plan.deletes,
+        "left": plan.left,
+        "unchanged": plan.unchanged,
+        "documentsDigest": plan.digest,
+        "replacesHalfPushed": there.is_half_pushed(),
+        "plan": render::json(&made, &diff),
+        "revision": null,
+        "commit": null,
+    }))
+}
+
+/// What brokers will do about it, and the diff of the canonical forms.
+fn consequences(there: &Present, before: &Documents, after: &Documents) -> anyhow::Result<(Plan, String)> {
     // What is there now may not be valid; what can be read of it is what brokers run by.
     let old = load(&there.snapshot(before), &Previous::default(), &nobody()).declared;
     let new = judged(&there.snapshot(after))?;
-    let (made, diff) = planned(&old, &new);
-    text.push_str(&render::human(&made, &diff));
-    Ok(text)
+    Ok(planned(&old, &new))
 }

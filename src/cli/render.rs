@@ -18,6 +18,8 @@ use crate::config::{
 ///
 /// Sorted, with `defaults` applied, fields that have their built-in default left out. It means the same as what it was
 /// made of, and is a golden file worth keeping: it is stable across weir's minor versions.
+///
+/// Exits with 0, or with 1 where the declarations are not valid or cannot be read.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Directories (read recursively), files, - for standard input, or a broker's http://HOST:PORT.

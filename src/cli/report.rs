@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
+use serde_json::json;
 
-use super::print::print;
+use super::print::{Format, print};
 use super::{Exit, broker};
 use crate::apply::wall_clock;
 
@@ -33,6 +34,9 @@ pub(super) struct Args {
     /// The systemd unit
     #[arg(long, value_name = "NAME", default_value = "weir")]
     unit: String,
+    /// `json`: `{"archive": ..., "files": [...], "missing": [...]}`
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
 }
 
 /// What the broker is asked for, and how it is called in the archive.
@@ -89,11 +93,17 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let file = options.write(true).create_new(true).open(&path).with_context(|| path.display().to_string())?;
     write_tar(file, &files).with_context(|| path.display().to_string())?;
-    let mut said = format!("{}: {} files\n", path.display(), files.len());
-    for error in &errors {
-        said.push_str(&format!("  not in it: {error}\n"));
-    }
-    print(&said)?;
+    print(&match args.format {
+        Format::Human => {
+            let missing: String = errors.iter().map(|error| format!("  not in it: {error}\n")).collect();
+            format!("{}: {} files\n{missing}", path.display(), files.len())
+        }
+        Format::Json => {
+            let names: Vec<&String> = files.iter().map(|(name, _)| name).collect();
+            let answer = json!({"archive": path.display().to_string(), "files": names, "missing": errors});
+            format!("{answer:#}\n")
+        }
+    })?;
     Ok(if errors.is_empty() { Exit::Success } else { Exit::Reserved })
 }
 

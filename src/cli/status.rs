@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 
 use super::Exit;
 use super::broker::{self, ask};
-use super::print::print;
+use super::print::{Format, print};
 
 /// Show what a running broker declares, runs and refuses.
 ///
-/// Ends with 0 where everything declared is live, with 1 where something is not (or the broker does not answer).
+/// Exits with 0 where everything declared is live, with 1 where something is not (or the broker does not answer).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  weir status\n  weir status --format json | jq '.plan.pending'\n  \
     weir status --probe live    for a container's health check")]
@@ -31,12 +31,6 @@ enum Probe {
     Live,
     /// A declaration is applied, and the broker does not stop.
     Ready,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::Exit;
+use super::print::{Format, print};
 use crate::broker::{Key, RecordBatch, StoredSession, append_record};
 use crate::store::records::{self, OpenedStore};
 
@@ -22,6 +23,8 @@ const COMMIT_BYTES: usize = 4 << 20;
 ///
 /// The broker must not be running on it: what a running one holds is in its metrics (`weir_store_...`). A commit that a
 /// crash cut short is cut off, as the next start would.
+///
+/// Exits with 0, or with 1 where the store is not there, is in use, or is damaged.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -37,6 +40,8 @@ enum Verb {
         /// List every session with what waits for it
         #[arg(long)]
         sessions: bool,
+        #[arg(long, value_enum, default_value_t = Format::Human)]
+        format: Format,
     },
     /// Write all records to standard output, one line of JSON each
     Export {
@@ -47,6 +52,8 @@ enum Verb {
     Import {
         /// The broker's --data-dir
         data_dir: PathBuf,
+        #[arg(long, value_enum, default_value_t = Format::Human)]
+        format: Format,
     },
 }
 
@@ -67,17 +74,27 @@ struct Line {
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     match args.verb {
-        Verb::Inspect { data_dir, sessions } => {
+        Verb::Inspect { data_dir, sessions, format } => {
             is_there(&data_dir)?;
-            inspect(&records::open(&data_dir)?, sessions)
+            let found = inspect(&records::open(&data_dir)?, sessions)?;
+            print(&match format {
+                Format::Human => found.to_text(),
+                Format::Json => format!("{:#}\n", serde_json::to_value(&found)?),
+            })?;
+            Ok(Exit::Success)
         }
         Verb::Export { data_dir } => {
             is_there(&data_dir)?;
             export(&records::open(&data_dir)?)
         }
-        Verb::Import { data_dir } => {
+        Verb::Import { data_dir, format } => {
             std::fs::create_dir_all(&data_dir).with_context(|| data_dir.display().to_string())?;
-            import(records::open(&data_dir)?)
+            let count = import(records::open(&data_dir)?)?;
+            print(&match format {
+                Format::Human => format!("{count} records\n"),
+                Format::Json => format!("{:#}\n", serde_json::json!({"records": count})),
+            })?;
+            Ok(Exit::Success)
         }
     }
 }
@@ -94,44 +111,104 @@ fn kind(key: Key) -> &'static str {
     key.kind().map_or("unknown", |kind| kind.label())
 }
 
-fn inspect(store: &OpenedStore, sessions: bool) -> anyhow::Result<Exit> {
+/// What a store holds.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Inspected {
+    files: u64,
+    bytes: u64,
+    live_bytes: u64,
+    live_records: u64,
+    /// Of a commit that a crash cut short.
+    cut_off_bytes: u64,
+    /// By kind.
+    records: BTreeMap<&'static str, Records>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sessions: Option<Vec<Session>>,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct Records {
+    count: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Session {
+    namespace: String,
+    client_id: String,
+    endpoint: String,
+    waiting_messages: u64,
+    /// After its connection; `None`: never.
+    expiry_s: Option<u32>,
+}
+
+fn inspect(store: &OpenedStore, sessions: bool) -> anyhow::Result<Inspected> {
     let size = store.log.size();
-    let mut out = io::stdout().lock();
-    writeln!(out, "files         {}", size.files)?;
-    writeln!(out, "bytes         {}", size.bytes)?;
-    writeln!(out, "live bytes    {}", size.live_bytes)?;
-    writeln!(out, "live records  {}", size.live_records)?;
-    if store.torn_bytes > 0 {
-        writeln!(out, "cut off       {} bytes of a commit that a crash cut short", store.torn_bytes)?;
-    }
-    let mut kinds: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
-    let mut owed: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut records: BTreeMap<&str, Records> = BTreeMap::new();
+    let mut owed: BTreeMap<u64, u64> = BTreeMap::new();
     for (key, value) in store.stored.records() {
-        let (count, bytes) = kinds.entry(kind(*key)).or_default();
-        (*count, *bytes) = (*count + 1, *bytes + value.len());
+        let of_kind = records.entry(kind(*key)).or_default();
+        (of_kind.count, of_kind.bytes) = (of_kind.count + 1, of_kind.bytes + value.len() as u64);
         if kind(*key) == "delivery" {
             *owed.entry(key.owner().0).or_default() += 1;
         }
     }
-    for (kind, (count, bytes)) in kinds {
-        writeln!(out, "{kind:<14}{count} ({bytes} bytes)")?;
-    }
-    if sessions {
-        writeln!(out)?;
-        for (key, value) in store.stored.records().iter().filter(|(key, _)| kind(*key) == "session") {
-            let Some(session) = StoredSession::read(value) else {
-                bail!("the record {key:?} cannot be understood: it is damaged, or of a newer version");
-            };
-            let waiting = owed.get(&key.owner().0).copied().unwrap_or(0);
-            let StoredSession { namespace, client_id, endpoint, .. } = session;
-            let expiry = match session.expiry_s {
-                u32::MAX => "never expires".to_owned(),
-                seconds => format!("expires {seconds} s after its connection"),
-            };
-            writeln!(out, "{namespace:?} {client_id:?} of {endpoint}: {waiting} messages wait, {expiry}")?;
+    let stored = store.stored.records().iter().filter(|(key, _)| kind(*key) == "session");
+    let read = stored.map(|(key, value)| {
+        let Some(session) = StoredSession::read(value) else {
+            bail!("the record {key:?} cannot be understood: it is damaged, or of a newer version");
+        };
+        let StoredSession { namespace, client_id, endpoint, expiry_s, .. } = session;
+        Ok(Session {
+            namespace: namespace.to_owned(),
+            client_id: client_id.to_owned(),
+            endpoint: endpoint.to_owned(),
+            waiting_messages: owed.get(&key.owner().0).copied().unwrap_or(0),
+            expiry_s: (expiry_s != u32::MAX).then_some(expiry_s),
+        })
+    });
+    Ok(Inspected {
+        files: size.files,
+        bytes: size.bytes,
+        live_bytes: size.live_bytes,
+        live_records: size.live_records,
+        cut_off_bytes: store.torn_bytes,
+        records,
+        sessions: if sessions { Some(read.collect::<anyhow::Result<_>>()?) } else { None },
+    })
+}
+
+impl Inspected {
+    fn to_text(&self) -> String {
+        let mut text = format!(
+            "files         {}\nbytes         {}\nlive bytes    {}\nlive records  {}\n",
+            self.files, self.bytes, self.live_bytes, self.live_records
+        );
+        if self.cut_off_bytes > 0 {
+            text.push_str(&format!("cut off       {} bytes of a commit that a crash cut short\n", self.cut_off_bytes));
         }
+        for (kind, Records { count, bytes }) in &self.records {
+            text.push_str(&format!("{kind:<14}{count} ({bytes} bytes)\n"));
+        }
+        if let Some(sessions) = &self.sessions {
+            text.push('\n');
+            text.extend(sessions.iter().map(Session::to_text));
+        }
+        text
     }
-    Ok(Exit::Success)
+}
+
+impl Session {
+    fn to_text(&self) -> String {
+        let Self { namespace, client_id, endpoint, waiting_messages, expiry_s } = self;
+        let expiry = match expiry_s {
+            None => "never expires".to_owned(),
+            Some(seconds) => format!("expires {seconds} s after its connection"),
+        };
+        format!("{namespace:?} {client_id:?} of {endpoint}: {waiting_messages} messages wait, {expiry}\n")
+    }
 }
 
 fn export(store: &OpenedStore) -> anyhow::Result<Exit> {
@@ -146,7 +223,7 @@ fn export(store: &OpenedStore) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-fn import(mut store: OpenedStore) -> anyhow::Result<Exit> {
+fn import(mut store: OpenedStore) -> anyhow::Result<usize> {
     if store.log.size().live_records > 0 {
         bail!("the store is not empty: an import would mix two brokers' sessions; give it an empty directory");
     }
@@ -170,8 +247,7 @@ fn import(mut store: OpenedStore) -> anyhow::Result<Exit> {
         }
     }
     commit(&mut store, bytes)?;
-    println!("{count} records");
-    Ok(Exit::Success)
+    Ok(count)
 }
 
 fn commit(store: &mut OpenedStore, bytes: Vec<u8>) -> anyhow::Result<()> {

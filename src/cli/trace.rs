@@ -6,13 +6,15 @@ use anyhow::{Context, bail};
 use http_body_util::{BodyExt, Limited};
 use serde_json::Value;
 
-use super::print::print;
+use super::print::{Format, print};
 use super::{Exit, broker};
 
 /// Watch what one client sends and is sent, packet by packet.
 ///
 /// The client may be connected already or come later; it notices nothing. The trace ends with --limit packets, after ten
 /// minutes, or with Ctrl-C. What messages say is left out unless --payloads is given.
+///
+/// Exits with 0 where the trace came to its end, with 1 where the broker does not answer or goes away.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  weir trace --client-id sensor-7\n  \
     weir trace --client-id sensor-7 --limit 20 --format json | jq -r 'select(.packet == \"PUBLISH\") | .topic'")]
@@ -35,12 +37,6 @@ pub(super) struct Args {
     /// `json`: an object a line
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Human,
-    Json,
 }
 
 /// Bytes of one event at most; a broker's are far smaller.

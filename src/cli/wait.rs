@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::Exit;
 use super::broker::ask;
-use super::print::print;
+use super::print::{Format, print};
 use crate::cluster::{Goal, Interest, Known, NodeRecord, Verdict, judge};
 use anyhow::{Context, bail};
+use serde_json::{Value, json};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -41,6 +42,9 @@ pub(super) struct Args {
     /// How long to wait, seconds
     #[arg(long, value_name = "S", default_value_t = 60)]
     timeout_s: u64,
+    /// `json`: `{"applied": ..., "nodes": [...], "refusals": [...], "waiting": [...]}`
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
 }
 
 /// What one look shows.
@@ -121,6 +125,14 @@ fn applied(args: &Args, seen: &Look, refusals: &[(String, String)]) -> anyhow::R
     {
         bail!("applied, but no endpoint is called {name:?}");
     }
+    let exit = if refusals.is_empty() { Exit::Success } else { Exit::Reserved };
+    if args.format == Format::Json {
+        let nodes = seen.nodes.iter().map(|node| json!({"node": node.name, "revision": node.applied_revision}));
+        let nodes: Vec<Value> = nodes.collect();
+        let answer = json!({"applied": true, "nodes": nodes, "refusals": by_node(refusals), "waiting": []});
+        print(&format!("{answer:#}\n"))?;
+        return Ok(exit);
+    }
     let mut text = String::new();
     for node in &seen.nodes {
         let revision = node.applied_revision.as_deref().unwrap_or("-");
@@ -130,17 +142,23 @@ fn applied(args: &Args, seen: &Look, refusals: &[(String, String)]) -> anyhow::R
         text.push_str(&format!("{node}: refused: {refusal}\n"));
     }
     print(&text)?;
-    Ok(if refusals.is_empty() { Exit::Success } else { Exit::Reserved })
+    Ok(exit)
+}
+
+fn by_node(found: &[(String, String)]) -> Vec<Value> {
+    found.iter().map(|(node, why)| json!({"node": node, "why": why})).collect()
 }
 
 fn not_in_time(args: &Args, verdict: Option<Verdict>, error: Option<anyhow::Error>) -> anyhow::Result<Exit> {
-    let who = match (verdict, error) {
-        (Some(Verdict::Waiting(waiting)), _) => {
-            let lines: Vec<String> = waiting.iter().map(|(name, why)| format!("{name}: {why}")).collect();
-            lines.join("\n")
-        }
-        (_, Some(error)) => format!("{error:#}"),
-        _ => "nothing is known".to_owned(),
+    let waiting = match (verdict, error) {
+        (Some(Verdict::Waiting(waiting)), _) => waiting,
+        (_, Some(error)) => vec![("the broker".to_owned(), format!("{error:#}"))],
+        _ => vec![("the broker".to_owned(), "nothing is known".to_owned())],
     };
-    bail!("not applied within {} s\n{who}", args.timeout_s)
+    if args.format == Format::Json {
+        let answer = json!({"applied": false, "nodes": [], "refusals": [], "waiting": by_node(&waiting)});
+        print(&format!("{answer:#}\n"))?;
+    }
+    let lines: Vec<String> = waiting.iter().map(|(name, why)| format!("{name}: {why}")).collect();
+    bail!("not applied within {} s\n{}", args.timeout_s, lines.join("\n"))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use crate::config::{
     CanonicalDocument, Identity, Kind, Name, NodeContext, Previous, Revision, Snapshot, SourceFile, load,
@@ -145,6 +145,21 @@ impl Draft {
         }
         text.extend(self.documents.iter().map(Document::to_yaml));
         text
+    }
+
+    /// The same for a machine, with what could not be carried over.
+    pub(super) fn to_json(&self, from: &str) -> Value {
+        let documents = self
+            .documents
+            .iter()
+            .map(|document| json!({"kind": document.kind.key(), "fields": document.fields, "notes": document.notes}));
+        let left = self.left.iter().map(|left| json!({"line": left.line, "what": left.what, "why": left.why}));
+        json!({
+            "from": from,
+            "documents": documents.collect::<Vec<_>>(),
+            "yaml": self.to_yaml(from),
+            "notCarriedOver": left.collect::<Vec<_>>(),
+        })
     }
 
     /// What could not be carried over, a line each; empty where all was.

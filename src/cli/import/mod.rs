@@ -14,13 +14,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::Exit;
-use super::print::print;
+use super::print::{Format, print};
 
 /// Turn another broker's configuration into declarations.
 ///
 /// Prints documents, with comments where something wants a decision. What could not be carried over is listed on
-/// standard error, and the exit code is 2 then. What a broker keeps at run time (statistics, times, states) is no
-/// configuration, and is left out.
+/// standard error. What a broker keeps at run time (statistics, times, states) is no configuration, and is left out.
+///
+/// Exits with 0, with 2 where something could not be carried over, with 1 where nothing could.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// FluxMQ's endpoint export (JSON) or config.yaml, EMQ X's acl.conf, or mosquitto.conf.
@@ -29,6 +30,9 @@ pub(super) struct Args {
     /// Whose file it is; told by its content otherwise.
     #[arg(long, value_enum)]
     from: Option<Origin>,
+    /// `json`: `{"documents": [...], "yaml": "...", "notCarriedOver": [...]}`
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
 }
 
 /// The brokers whose configuration is understood.
@@ -59,9 +63,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         eprint!("{}", draft.left(&shown));
         bail!("{shown}: nothing in it could be carried over");
     }
-    print(&draft.to_yaml(&shown))?;
     let left = draft.left(&shown);
-    eprint!("{left}");
+    match args.format {
+        Format::Human => {
+            print(&draft.to_yaml(&shown))?;
+            eprint!("{left}");
+        }
+        Format::Json => print(&format!("{:#}\n", draft.to_json(&shown)))?,
+    }
     Ok(if left.is_empty() { Exit::Success } else { Exit::Reserved })
 }
 

@@ -232,9 +232,17 @@ fn an_export_brings_a_store_back() {
     assert_eq!(busy.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&busy.stderr).contains("another weir has it open"));
     let (mut inspect, mut export, mut import) = (store("inspect"), store("export"), store("import"));
+    let mut inspect_for_machines = store("inspect");
     broker.stop();
     let seen = String::from_utf8(inspect.arg("--sessions").output().unwrap().stdout).unwrap();
     assert!(seen.contains("\"\" \"away\" of main: 1 messages wait, never expires"), "{seen}");
+    let seen = inspect_for_machines.args(["--sessions", "--format", "json"]).output().unwrap().stdout;
+    let seen: serde_json::Value = serde_json::from_slice(&seen).unwrap();
+    let away = serde_json::json!(
+        {"namespace": "", "clientId": "away", "endpoint": "main", "waitingMessages": 1, "expiryS": null}
+    );
+    assert!(seen["sessions"].as_array().unwrap().contains(&away), "{seen:#}");
+    assert_eq!(seen["records"]["delivery"]["count"], 1, "{seen:#}");
     let exported = export.output().unwrap();
     assert!(exported.status.success());
     fs::remove_dir_all(broker.data()).unwrap();

@@ -46,6 +46,12 @@ fn who_is_there_and_who_refuses_what_is_answered_anywhere() {
         "another's is no matter"
     );
     assert_eq!(wait(&brokers[1], &["--cluster", "--key", "good"]).0, Some(0));
+    let (code, said) = wait(&brokers[1], &[&everywhere[..], &["--format", "json"]].concat());
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &said["applied"], &said["waiting"]), (Some(2), &true.into(), &serde_json::json!([])));
+    let names =
+        |list: &Value| -> Vec<Value> { list.as_array().unwrap().iter().map(|each| each["node"].clone()).collect() };
+    assert_eq!((names(&said["nodes"]).len(), names(&said["refusals"]).len()), (3, 3), "{said}");
     assert_eq!(wait(&brokers[1], &["--cluster", "--key", "bad"]).0, Some(2));
     assert_eq!(wait(&brokers[1], &["--cluster", "--key", "/weir/endpoints/bad"]).0, Some(2));
     let (code, said) = wait(&brokers[1], &["--revision", &revision, "--endpoint", "goood"]);
@@ -84,6 +90,9 @@ fn nobody_answers_in_vain() {
     let output = weir(&["wait", "--status", &free, "--revision", "1", "--timeout-s", "0"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(words(&output).contains("not applied within 0 s"), "{}", words(&output));
+    let output = weir(&["wait", "--status", &free, "--revision", "1", "--timeout-s", "0", "--format", "json"]);
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &said["applied"]), (Some(1), &false.into()), "{said}");
     for wrong in [&["wait"][..], &["wait", "--revision", "1", "--digest", "x"], &["push", "."], &["run"]] {
         let output = weir(wrong);
         // `push` without --etcd is told by its own words.

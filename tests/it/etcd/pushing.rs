@@ -76,6 +76,15 @@ fn what_is_not_valid_is_not_pushed() {
     assert_eq!(output.status.code(), Some(1));
     assert!(words(&output).contains("bad.yaml:1:12") && words(&output).contains("did you mean `port`"));
     assert_eq!(etcd.revision(), before);
+
+    fs::remove_file(documents.path().join("bad.yaml")).unwrap();
+    for (dry, revision) in [(&["--dry-run"][..], false), (&[], true)] {
+        let said = push(documents.path(), &etcd.url(), &[&["--format", "json"], dry].concat());
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(said["put"], serde_json::json!([{"key": "a", "new": true}]));
+        assert_eq!(said["plan"]["actions"][0]["endpoint"], "a", "{said:#}");
+        assert_eq!(said["revision"].is_i64(), revision, "{said:#}");
+    }
 }
 
 /// Two hundred documents are more than one transaction: brokers have the old set or the new one.

@@ -114,16 +114,51 @@ async fn every_metric_that_is_spoken_of_exists() {
     for file in files {
         let text = read(file);
         for word in text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
-            let is_metric =
-                ["weir_endpoint_", "weir_reconcile_", "weir_source_", "weir_cluster_", "weir_publish_", "process_"]
-                    .iter()
-                    .any(|start| word.starts_with(start));
+            let is_metric = [
+                "weir_endpoint_",
+                "weir_reconcile_",
+                "weir_source_",
+                "weir_cluster_",
+                "weir_publish_",
+                "weir_telemetry_",
+                "process_",
+            ]
+            .iter()
+            .any(|start| word.starts_with(start));
             if is_metric && !word.ends_with('_') && !known.contains(word) {
                 wrong.push(format!("{file}: {word}"));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_verb_tells_its_exit_codes_and_writes_for_machines() {
+    let help = |arguments: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_weir")).args(arguments).arg("--help").output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let commands = |text: &str| -> Vec<String> {
+        let lines = text.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+        // What an explanation goes on with is indented further.
+        let names = lines.filter(|line| !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+        names.map(str::to_owned).collect()
+    };
+    let verbs = commands(&help(&[]));
+    assert!(verbs.len() > 10, "{verbs:?}");
+    assert_eq!(first_column(&read("docs/operations.md"), "verb"), words(verbs.iter().map(String::as_str)));
+    for verb in &verbs {
+        let said = help(&[verb]);
+        assert!(said.contains("Exits with 0"), "weir {verb} --help says nothing of exit codes: {said}");
+        let below = commands(&said);
+        let forms: Vec<String> = match below.is_empty() {
+            true => vec![said],
+            false => below.iter().filter(|name| *name != "export").map(|name| help(&[verb, name])).collect(),
+        };
+        let for_machines = forms.iter().all(|said| said.contains("--format <") && said.contains("json"));
+        assert_eq!(for_machines, !["run", "completions", "man"].contains(&verb.as_str()), "{verb}: {forms:?}");
+    }
 }
 
 fn documents() -> Vec<String> {
