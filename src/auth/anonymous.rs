@@ -69,13 +69,7 @@ impl Link for AnonymousLink {
         if attempt.method.is_some() || (attempt.username.is_some() && !self.with_username) {
             return Answer::PassOn { owed: false };
         }
-        Answer::Allow(Grant {
-            username: None,
-            admitted_by: Arc::clone(&self.admitted_by),
-            claims_acl: None,
-            expires_at: None,
-            data: None,
-        })
+        Answer::Allow(Grant::plain(None, Arc::clone(&self.admitted_by)))
     }
 
     fn confirms(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Confirmation {

@@ -58,13 +58,7 @@ impl Link for CertificateLink {
         if username.is_none() && self.username != CertificateUsername::Connect {
             return Answer::Deny(Refusal::BadCredentials);
         }
-        Answer::Allow(Grant {
-            username,
-            admitted_by: Arc::clone(&self.admitted_by),
-            claims_acl: None,
-            expires_at: None,
-            data: None,
-        })
+        Answer::Allow(Grant::plain(username, Arc::clone(&self.admitted_by)))
     }
 
     fn confirms(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Confirmation {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::{AuthExchange, Authenticate, Credentials, Decision, PeerCertificate, Refusal};
+use super::{AuthExchange, Authenticate, Credentials, Decision, Inquiry, PeerCertificate, Refusal};
 use crate::broker::{Authorize, Millis, Principal};
 use crate::mqtt::ProtocolVersion;
 
@@ -13,6 +13,8 @@ pub(super) struct Attempt {
     pub(super) now: Millis,
     pub(super) version: ProtocolVersion,
     pub(super) client_id: Box<str>,
+    /// The server chose it, for the client sent none.
+    pub(super) client_id_assigned: bool,
     pub(super) username: Option<Box<str>>,
     pub(super) password: Option<Box<[u8]>>,
     pub(super) peer: Option<SocketAddr>,
@@ -29,6 +31,7 @@ impl Attempt {
             now: credentials.now,
             version: credentials.version,
             client_id: credentials.client_id.into(),
+            client_id_assigned: credentials.client_id_assigned,
             username: credentials.username.map(Box::from),
             password: credentials.password.map(Box::from),
             peer: credentials.peer,
@@ -50,6 +53,8 @@ pub(super) enum Answer {
     },
     /// Ask again on a worker thread.
     Later(Box<dyn FnOnce() -> Answer + Send>),
+    /// Somebody else is asked, as [`Decision::Inquire`].
+    Inquire(Inquiry<Answer>),
     /// Ask the client for more.
     Ask {
         data: Vec<u8>,
@@ -65,12 +70,21 @@ pub(super) trait Dialogue: Send {
 /// As whom a link lets a client in.
 pub(super) struct Grant {
     pub(super) username: Option<Box<str>>,
+    /// For a client that sent none.
+    pub(super) client_id: Option<Box<str>>,
     /// [`Principal::admitted_by`], as [`AdmittedBy`] writes it, without what the client offered.
     pub(super) admitted_by: Arc<str>,
     pub(super) claims_acl: Option<Arc<dyn Authorize>>,
     pub(super) expires_at: Option<Millis>,
     /// For CONNACK.
     pub(super) data: Option<Vec<u8>>,
+}
+
+impl Grant {
+    /// Without anything that most ways in do not know.
+    pub(super) fn plain(username: Option<Box<str>>, admitted_by: Arc<str>) -> Self {
+        Self { username, client_id: None, admitted_by, claims_acl: None, expires_at: None, data: None }
+    }
 }
 
 /// What a link says of a client that is in already.
@@ -188,6 +202,10 @@ impl Walk {
                         self.go_on(work())
                     }));
                 }
+                Answer::Inquire(inquiry) => {
+                    self.on_worker = false; // nor is where the answer comes in one
+                    return Decision::Inquire(Box::pin(async move { self.go_on(inquiry.await) }));
+                }
                 Answer::Ask { data, dialogue } => {
                     self.on_worker = false; // the client's answer comes in on the shard
                     return Decision::Continue { data, exchange: Box::new(WalkExchange { walk: self, dialogue }) };
@@ -207,9 +225,9 @@ impl Walk {
             claims_acl: grant.claims_acl,
             expires_at: grant.expires_at,
         };
-        match grant.data {
-            Some(data) => Decision::AdmitWith { principal, data },
-            None => Decision::Admit(principal),
+        match (grant.data, grant.client_id) {
+            (None, None) => Decision::Admit(principal),
+            (data, client_id) => Decision::AdmitWith { principal, data, client_id },
         }
     }
 

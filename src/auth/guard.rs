@@ -52,6 +52,7 @@ impl Authenticate for Guard {
             address: credentials.peer.map(|peer| peer.ip().to_canonical()),
             client: (Arc::clone(&credentials.endpoint.namespace), credentials.client_id.into()),
             uncounted: credentials.client_id_assigned || credentials.again,
+            again: credentials.again,
         };
         match visit.refusal() {
             Some(refusal) => Decision::Refuse(refusal),
@@ -75,22 +76,25 @@ struct Visit {
     client: ClientKey,
     /// It does not count as connecting: its id is new each time, or it is connected.
     uncounted: bool,
+    /// It is connected, and shows again who it is.
+    again: bool,
 }
 
 impl Visit {
     /// Why the client is not heard at all. A banned user name strikes only once it is proven: before, it would tell
     /// anybody who is banned.
     fn refusal(&self) -> Option<Refusal> {
-        if self.is_banned(None) {
-            return Some(Refusal::Banned);
-        }
-        let flapping = self.bans.flapping().filter(|_| !self.uncounted);
-        if flapping.is_some_and(|rule| self.memory.kept_out.count(&self.client, self.now, rule.ban_ms()) > 0) {
+        if self.is_banned(None) || self.is_kept_out() {
             return Some(Refusal::Banned);
         }
         let (limit, source) = (self.failures.as_ref()?, source(self.address?));
         let failures = self.memory.failures.count(&source, self.now, window_ms(limit));
         (failures >= limit.max_failures).then_some(Refusal::RateExceeded)
+    }
+
+    fn is_kept_out(&self) -> bool {
+        let flapping = self.bans.flapping().filter(|_| !self.uncounted);
+        flapping.is_some_and(|rule| self.memory.kept_out.count(&self.client, self.now, rule.ban_ms()) > 0)
     }
 
     fn is_banned(&self, username: Option<&str>) -> bool {
@@ -99,27 +103,39 @@ impl Visit {
     }
 
     /// Lets what was decided pass, now or later.
-    fn watch(self, decision: Decision) -> Decision {
+    fn watch(mut self, decision: Decision) -> Decision {
         match decision {
             Decision::Admit(principal) => self.admit(principal).map_or_else(Decision::Refuse, Decision::Admit),
-            Decision::AdmitWith { principal, data } => match self.admit(principal) {
-                Ok(principal) => Decision::AdmitWith { principal, data },
-                Err(refusal) => Decision::Refuse(refusal),
-            },
+            Decision::AdmitWith { principal, data, client_id } => {
+                if let Some(given) = &client_id {
+                    self.goes_by(given);
+                }
+                match self.admit(principal) {
+                    Ok(principal) => Decision::AdmitWith { principal, data, client_id },
+                    Err(refusal) => Decision::Refuse(refusal),
+                }
+            }
             Decision::Refuse(refusal) => {
                 self.note_failure(refusal);
                 Decision::Refuse(refusal)
             }
             Decision::Pending(work) => Decision::Pending(Box::new(move || self.watch(work()))),
+            Decision::Inquire(inquiry) => Decision::Inquire(Box::pin(async move { self.watch(inquiry.await) })),
             Decision::Continue { data, exchange } => {
                 Decision::Continue { data, exchange: Box::new(Watched { visit: self, exchange }) }
             }
         }
     }
 
+    /// A client without an id of its own was given one that stays the same.
+    fn goes_by(&mut self, client_id: &str) {
+        self.client.1 = client_id.into();
+        self.uncounted = self.again;
+    }
+
     /// Only who has proven who it is counts as connecting: else anybody could have a client kept out by its id.
     fn admit(&self, principal: Principal) -> Result<Principal, Refusal> {
-        if self.is_banned(principal.username.as_deref()) {
+        if self.is_banned(principal.username.as_deref()) || self.is_kept_out() {
             return Err(Refusal::Banned);
         }
         if let Some(rule) = self.bans.flapping().filter(|_| !self.uncounted) {

@@ -21,6 +21,7 @@ mod scram;
 mod validity;
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 
 pub use acl::{DenyAll, Request, RuleSet, Verdict};
 pub use admission::{Admission, ReadFile};
@@ -28,7 +29,7 @@ pub use anonymous::Anonymous;
 pub use ban::{Bans, Suspect};
 pub use certificate::{CertificateError, PeerCertificate, SubjectAltName};
 pub use password::{PasswordFile, PasswordHash, RecordError};
-pub use scram::{ScramRecord, check_scram_file};
+pub use scram::{ScramRecord, check_scram_file, prepared};
 pub use validity::validity;
 
 use crate::broker::{EndpointPolicy, Millis, Principal};
@@ -64,15 +65,22 @@ pub struct Credentials<'a> {
 pub enum Decision {
     /// Come in.
     Admit(Principal),
-    /// Come in; `data` is the last word of an enhanced authentication, for CONNACK (or AUTH).
-    AdmitWith { principal: Principal, data: Vec<u8> },
+    /// Come in; `data` is the last word of an enhanced authentication, for CONNACK (or AUTH); `client_id` is for a client
+    /// that sent none, in place of the one the server assigned.
+    AdmitWith { principal: Principal, data: Option<Vec<u8>>, client_id: Option<Box<str>> },
     /// Stay out.
     Refuse(Refusal),
     /// Not known yet: run this on a worker thread. It may take long, but must end: it holds a worker.
     Pending(Box<dyn FnOnce() -> Decision + Send>),
+    /// Not known yet: somebody else is asked. It wants a tokio runtime with IO and time, and costs no thread; to drop it is
+    /// to ask no more.
+    Inquire(Inquiry<Decision>),
     /// Ask the client for more: an AUTH packet with `data` goes out, the answer goes to `exchange`.
     Continue { data: Vec<u8>, exchange: Box<dyn AuthExchange> },
 }
+
+/// What comes of asking somebody else.
+pub type Inquiry<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// One enhanced authentication under way.
 pub trait AuthExchange: Send {
@@ -90,6 +98,8 @@ pub enum Refusal {
     Unavailable,
     BadAuthenticationMethod,
     Banned,
+    /// Proven, but for another client id.
+    ClientIdNotValid,
     /// Too many attempts.
     RateExceeded,
     /// No worker free to decide.
@@ -100,6 +110,7 @@ impl Refusal {
     /// CONNACK's reason code, 5.0.
     pub fn reason_code(self) -> u8 {
         match self {
+            Refusal::ClientIdNotValid => 0x85,
             Refusal::BadCredentials => 0x86,
             Refusal::NotAuthorized => 0x87,
             Refusal::Unavailable => 0x88,
@@ -113,17 +124,21 @@ impl Refusal {
     /// DISCONNECT's reason code, where a re-authentication fails.
     pub fn disconnect_code(self) -> u8 {
         match self {
-            Refusal::BadCredentials | Refusal::NotAuthorized | Refusal::Banned | Refusal::BadAuthenticationMethod => {
-                0x87
-            }
+            Refusal::BadCredentials
+            | Refusal::NotAuthorized
+            | Refusal::Banned
+            | Refusal::ClientIdNotValid
+            | Refusal::BadAuthenticationMethod => 0x87,
             Refusal::Unavailable | Refusal::Busy => 0x89,
             Refusal::RateExceeded => 0x9F,
         }
     }
 
-    /// CONNACK's return code, 3.x: 3 server unavailable, 4 bad user name or password, 5 not authorized.
+    /// CONNACK's return code, 3.x: 2 client id rejected, 3 server unavailable, 4 bad user name or password, 5 not
+    /// authorized.
     pub fn return_code(self) -> u8 {
         match self {
+            Refusal::ClientIdNotValid => 2,
             Refusal::BadCredentials => 4,
             Refusal::NotAuthorized | Refusal::BadAuthenticationMethod | Refusal::Banned => 5,
             Refusal::Unavailable | Refusal::RateExceeded | Refusal::Busy => 3,
@@ -132,7 +147,7 @@ impl Refusal {
 }
 
 /// Decides who may connect. Shared by all shards and called on their threads: whatever does not answer in microseconds
-/// (a slow hash, a request over the network) must answer [`Decision::Pending`].
+/// must answer [`Decision::Pending`] (a slow hash) or [`Decision::Inquire`] (a request over the network).
 pub trait Authenticate: Send + Sync {
     /// Judges a CONNECT.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Decision;

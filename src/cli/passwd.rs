@@ -1,5 +1,6 @@
 //! `weir passwd`
 
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -10,7 +11,7 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::Exit;
 use super::print::{Format, print};
-use crate::auth::{PasswordFile, PasswordHash, ScramRecord, check_scram_file};
+use crate::auth::{PasswordFile, PasswordHash, ScramRecord, check_scram_file, prepared};
 
 /// MQTT's longest password, bytes.
 const PASSWORD_BYTES_MAX: usize = 65_535;
@@ -30,7 +31,7 @@ pub(super) struct Args {
     /// Take the user out
     #[arg(long, short = 'D')]
     delete: bool,
-    /// Write a SCRAM-SHA-256 record, for `scram`
+    /// Write a SCRAM-SHA-256 record, for `scram`; name and password are prepared with SASLprep
     #[arg(long, conflicts_with = "delete")]
     scram: bool,
     /// `json`: `{"file": ..., "user": ..., "outcome": "added"|"changed"|"deleted"}`
@@ -48,7 +49,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     }
     let shown = args.file.display().to_string();
     let old = read(&args.file)?;
-    let known = old.lines().any(|line| is_users(line, &args.user));
+    let scram = args.scram || args.delete && check_scram_file(old.as_bytes()).is_ok();
+    let user = if scram {
+        let name = prepared(&args.user).map_err(|why| anyhow::anyhow!("the user name {:?}: {why}", args.user))?;
+        User { name, prepared: true }
+    } else {
+        User { name: args.user.as_str().into(), prepared: false }
+    };
+    let known = old.lines().any(|line| user.has(line));
     if args.delete && !known {
         bail!("{shown}: there is no user {:?}", args.user);
     }
@@ -65,7 +73,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
             Some(record.map_err(anyhow::Error::msg)?)
         }
     };
-    replace(&args.file, &edited(&old, &args.user, record.as_deref())).with_context(|| shown.clone())?;
+    replace(&args.file, &edited(&old, &user, record.as_deref())).with_context(|| shown.clone())?;
     let done = if args.delete {
         "deleted"
     } else if known {
@@ -74,9 +82,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         "added"
     };
     match args.format {
-        Format::Human => eprintln!("{shown}: {done} {}", args.user),
+        Format::Human => eprintln!("{shown}: {done} {}", user.name),
         Format::Json => {
-            print(&format!("{:#}\n", serde_json::json!({"file": shown, "user": args.user, "outcome": done})))?;
+            print(&format!("{:#}\n", serde_json::json!({"file": shown, "user": user.name, "outcome": done})))?;
         }
     }
     Ok(Exit::Success)
@@ -101,17 +109,27 @@ fn check(text: &str, scram: bool, shown: &str) -> anyhow::Result<()> {
     checked.map_err(|error| anyhow::Error::msg(error.in_file(shown)))
 }
 
-fn is_users(line: &str, user: &str) -> bool {
-    line.strip_prefix(user).is_some_and(|rest| rest.starts_with(':'))
+/// Whose line it is.
+struct User<'a> {
+    name: Cow<'a, str>,
+    /// As names of SCRAM are: lines that are spelt otherwise are the same user's.
+    prepared: bool,
+}
+
+impl User<'_> {
+    fn has(&self, line: &str) -> bool {
+        let Some((name, _)) = line.split_once(':') else { return false };
+        name == self.name || self.prepared && prepared(name).is_ok_and(|name| name == self.name)
+    }
 }
 
 /// `text` with the user's line replaced, taken out, or added at the end. Other lines stay as they are.
-fn edited(text: &str, user: &str, record: Option<&str>) -> String {
-    let line = record.map(|record| format!("{user}:{record}\n"));
+fn edited(text: &str, user: &User<'_>, record: Option<&str>) -> String {
+    let line = record.map(|record| format!("{}:{record}\n", user.name));
     let mut out = String::new();
     let mut written = false;
     for old in text.lines() {
-        if !is_users(old, user) {
+        if !user.has(old) {
             out.push_str(old);
             out.push('\n');
         } else if !written {
@@ -207,7 +225,10 @@ mod tests {
             ("bo", None, "# people\nbob:1\nalice:2\nbobby:3\n"),
         ];
         for (user, record, expected) in cases {
-            assert_eq!(edited(text, user, record), expected, "{user}");
+            assert_eq!(edited(text, &User { name: user.into(), prepared: false }, record), expected, "{user}");
         }
+        // However it is spelt, it is one user of SCRAM.
+        let accented = User { name: "jos\u{E9}".into(), prepared: true };
+        assert_eq!(edited("# x\njose\u{301}:1\nann:2\n", &accented, Some("9")), "# x\njos\u{E9}:9\nann:2\n");
     }
 }

@@ -16,6 +16,7 @@ mod alarm;
 pub mod bridge;
 mod dwell;
 mod find;
+mod inquiries;
 mod layers;
 mod mailbox;
 mod plane;

@@ -20,17 +20,22 @@ impl Breaker {
         Self { failures_max: failures_max.max(1), open_for, state: Mutex::default() }
     }
 
-    /// Whether the service is left alone now. When the time is over, one client's question tries it, and the others
-    /// go on being refused for as long again, unless it answers.
+    /// Whether the service is left alone now.
     pub(super) fn is_open(&self, now: Instant) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).open_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether a question may go out now. When the time is over, one client's question tries the service, and the others
+    /// go on being refused for as long again, unless it answers.
+    pub(super) fn may_ask(&self, now: Instant) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match state.open_until {
-            Some(until) if now < until => true,
+            Some(until) if now < until => false,
             Some(_) => {
                 state.open_until = Some(now + self.open_for);
-                false
+                true
             }
-            None => false,
+            None => true,
         }
     }
 
@@ -58,15 +63,16 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         for answered in [false, false, true, false, false] {
             breaker.note(answered, at(0));
-            assert!(!breaker.is_open(at(0)));
+            assert!(breaker.may_ask(at(0)) && !breaker.is_open(at(0)));
         }
         breaker.note(false, at(0));
-        assert_eq!([breaker.is_open(at(0)), breaker.is_open(at(9))], [true, true]);
+        assert_eq!([breaker.may_ask(at(0)), breaker.may_ask(at(9))], [false, false]);
+        assert_eq!([breaker.is_open(at(9)), breaker.is_open(at(10))], [true, false]);
         // One goes through; until it is known how it fared, the next does not.
-        assert_eq!([breaker.is_open(at(10)), breaker.is_open(at(11))], [false, true]);
+        assert_eq!([breaker.may_ask(at(10)), breaker.may_ask(at(11))], [true, false]);
         breaker.note(false, at(12));
-        assert_eq!([breaker.is_open(at(21)), breaker.is_open(at(22))], [true, false]);
+        assert_eq!([breaker.may_ask(at(21)), breaker.may_ask(at(22))], [false, true]);
         breaker.note(true, at(22));
-        assert_eq!([breaker.is_open(at(22)), breaker.is_open(at(22))], [false, false]);
+        assert_eq!([breaker.may_ask(at(22)), breaker.may_ask(at(22))], [true, true]);
     }
 }

@@ -1,4 +1,4 @@
-//! One question over HTTP/1.1, from a worker thread.
+//! One question over HTTP/1.1.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,17 +52,15 @@ impl Service {
         self.url.authority().map_or("", |authority| authority.as_str())
     }
 
-    /// Status and body of the answer. Blocks for at most `timeout`; redirections are not followed.
-    pub(super) fn ask(
+    /// Status and body of the answer, within `timeout`; redirections are not followed.
+    pub(super) async fn ask(
         &self,
         method: HttpMethod,
         question: &Map<String, Value>,
         timeout: Duration,
     ) -> Result<(u16, Vec<u8>), String> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| format!("it cannot be asked: {error}"))?;
-        let exchange = async { tokio::time::timeout(timeout, self.exchange(method, question)).await };
-        runtime.block_on(exchange).map_err(|_| format!("no answer within {} ms", timeout.as_millis()))?
+        let answer = tokio::time::timeout(timeout, self.exchange(method, question)).await;
+        answer.map_err(|_| format!("no answer within {} ms", timeout.as_millis()))?
     }
 
     async fn exchange(&self, method: HttpMethod, question: &Map<String, Value>) -> Result<(u16, Vec<u8>), String> {

@@ -8,9 +8,9 @@ mod breaker;
 mod cache;
 mod client;
 mod question;
+mod queue;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use hyper::Uri;
@@ -18,9 +18,10 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use self::breaker::Breaker;
-use self::cache::Cache;
+use self::cache::{Cache, CacheKey};
 pub(super) use self::client::Service;
 use self::question::Question;
+use self::queue::Queue;
 use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Grant, Link};
 use super::digest::version_of;
 use super::{Refusal, jwt};
@@ -39,8 +40,7 @@ struct Hook {
     method: HttpMethod,
     question: Question,
     timeout: Duration,
-    max_concurrent: u16,
-    under_way: AtomicU16,
+    queue: Queue,
     breaker: Breaker,
     cache: Cache,
     admitted_by: Arc<str>,
@@ -69,8 +69,7 @@ impl HttpLink {
                 method: declared.method,
                 question: Question::new(&declared.fields),
                 timeout: Duration::from_millis(u64::from(declared.timeout_ms)),
-                max_concurrent: declared.max_concurrent,
-                under_way: AtomicU16::new(0),
+                queue: Queue::new(declared.max_concurrent),
                 breaker: Breaker::new(breaker.failures, Duration::from_secs(u64::from(breaker.open_s))),
                 cache: Cache::new(Duration::from_secs(u64::from(declared.cache_ttl_s))),
                 admitted_by: AdmittedBy::write(KIND, &version, after),
@@ -89,13 +88,11 @@ impl Link for HttpLink {
             return self.hook.answer(&verdict, attempt);
         }
         let (hook, attempt) = (Arc::clone(&self.hook), Arc::clone(attempt));
-        Answer::Later(Box::new(move || match hook.ask(&attempt) {
-            Ok(verdict) => {
-                let answer = hook.answer(&verdict, &attempt);
-                hook.cache.put(key, verdict, Instant::now());
-                answer
+        Answer::Inquire(Box::pin(async move {
+            match hook.ask(&attempt, key).await {
+                Ok(verdict) => hook.answer(&verdict, &attempt),
+                Err(refusal) => Answer::Deny(refusal),
             }
-            Err(refusal) => Answer::Deny(refusal),
         }))
     }
 
@@ -107,22 +104,32 @@ impl Link for HttpLink {
 }
 
 impl Hook {
-    fn ask(&self, attempt: &Attempt) -> Result<Verdict, Refusal> {
+    async fn ask(&self, attempt: &Attempt, key: CacheKey) -> Result<Verdict, Refusal> {
         if self.breaker.is_open(Instant::now()) {
             return Err(Refusal::Unavailable);
         }
-        if self.under_way.fetch_add(1, Ordering::Relaxed) >= self.max_concurrent {
-            self.under_way.fetch_sub(1, Ordering::Relaxed);
+        let turn = self.queue.turn(&attempt.endpoint).await.ok_or(Refusal::Busy)?;
+        // While it waited, the same may have been asked, and the service been found out.
+        if let Some(verdict) = self.cache.get(&key, Instant::now()) {
+            return Ok(verdict);
+        }
+        if !self.breaker.may_ask(Instant::now()) {
             return Err(Refusal::Unavailable);
         }
-        let answer = self.service.ask(self.method, &self.question.about(attempt), self.timeout);
-        self.under_way.fetch_sub(1, Ordering::Relaxed);
+        let answer = self.service.ask(self.method, &self.question.about(attempt), self.timeout).await;
+        drop(turn);
         let verdict = answer.and_then(|(status, body)| understand(status, &body));
         self.breaker.note(verdict.is_ok(), Instant::now());
-        verdict.map_err(|error| {
-            tracing::warn!(service = %self.service.shown(), %error, "the authentication service does not answer");
-            Refusal::Unavailable
-        })
+        match verdict {
+            Ok(verdict) => {
+                self.cache.put(key, verdict.clone(), Instant::now());
+                Ok(verdict)
+            }
+            Err(error) => {
+                tracing::warn!(service = %self.service.shown(), %error, "the authentication service does not answer");
+                Err(Refusal::Unavailable)
+            }
+        }
     }
 
     fn answer(&self, verdict: &Verdict, attempt: &Attempt) -> Answer {
@@ -137,13 +144,12 @@ impl Hook {
         if remaining_s.is_some_and(|left| left <= 0) || matches!(rules, Some(None)) {
             return Answer::Deny(Refusal::BadCredentials);
         }
+        let username = username.as_deref().map(Box::from).or_else(|| attempt.username.clone());
         let remaining_ms = remaining_s.and_then(|left| u64::try_from(left).ok()).map(|left| left.saturating_mul(1000));
         Answer::Allow(Grant {
-            username: username.as_deref().map(Box::from).or_else(|| attempt.username.clone()),
-            admitted_by: Arc::clone(&self.admitted_by),
             claims_acl: rules.flatten().map(|rules| Arc::new(rules) as _),
             expires_at: remaining_ms.map(|left| attempt.now.saturating_add(left)),
-            data: None,
+            ..Grant::plain(username, Arc::clone(&self.admitted_by))
         })
     }
 }

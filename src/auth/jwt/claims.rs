@@ -15,9 +15,19 @@ pub(super) struct Claims(Map<String, Value>);
 /// A token that is good for this client.
 pub(super) struct Accepted {
     pub(super) username: Option<Box<str>>,
+    /// For a client that sent none.
+    pub(super) client_id: Option<Box<str>>,
     pub(super) claims_acl: Option<Arc<dyn Authorize>>,
     /// Seconds until it ends, leeway included.
     pub(super) remaining_s: Option<u64>,
+}
+
+/// Why a token is not good for this client, this broker, or this moment.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    Because(&'static str),
+    /// It is for this client id, and the client came with another.
+    ClientId(Box<str>),
 }
 
 impl Claims {
@@ -25,25 +35,50 @@ impl Claims {
         serde_json::from_slice(payload).ok().map(Self)
     }
 
-    /// `None`: the token is not meant for this client, this broker, or this moment.
-    pub(super) fn accept(&self, declared: &Jwt, attempt: &Attempt, unix_now_s: i64) -> Option<Accepted> {
+    pub(super) fn accept(&self, declared: &Jwt, attempt: &Attempt, unix_now_s: i64) -> Result<Accepted, Unfit> {
         let issued_here = declared.issuer.as_deref().is_none_or(|wanted| self.word("iss") == Some(wanted));
         let meant_for_us = declared.audience.as_deref().is_none_or(|wanted| self.is_for(wanted));
-        let own_id = declared.client_id_claim.as_deref();
-        let own_id = own_id.is_none_or(|claim| self.word(claim) == Some(&*attempt.client_id));
         let as_wanted = declared.required_claims.iter().all(|(claim, wanted)| self.has(claim, wanted));
-        if !issued_here || !meant_for_us || !own_id || !as_wanted {
-            return None;
+        let demands = [
+            (issued_here, "its iss is not the issuer"),
+            (meant_for_us, "its aud has not the audience"),
+            (as_wanted, "a required claim is missing, or has another value"),
+        ];
+        if let Some((_, why)) = demands.into_iter().find(|(is_met, _)| !is_met) {
+            return Err(Unfit::Because(why));
         }
         let username = match declared.username_claim.as_deref() {
-            Some(claim) => Some(Box::from(self.word(claim).filter(|username| !username.is_empty())?)),
+            Some(claim) => {
+                let username = self.word(claim).filter(|username| !username.is_empty());
+                Some(Box::from(username.ok_or(Unfit::Because("the claim of the user name is missing, or no name"))?))
+            }
             None => attempt.username.clone(),
         };
         let claims_acl = match declared.acl_claim.as_deref().and_then(|claim| self.0.get(claim)) {
-            Some(claim) => Some(Arc::new(rules(claim)?) as Arc<dyn Authorize>),
+            Some(claim) => {
+                let rules = rules(claim).ok_or(Unfit::Because("the claim of the rules is of no form that is known"))?;
+                Some(Arc::new(rules) as Arc<dyn Authorize>)
+            }
             None => None,
         };
-        Some(Accepted { username, claims_acl, remaining_s: self.remaining_s(declared, unix_now_s)? })
+        let remaining_s = self.remaining_s(declared, unix_now_s);
+        let remaining_s = remaining_s.ok_or(Unfit::Because("it has expired, is not valid yet, or has no end"))?;
+        // Last: who is told of another client id has a token that is good for something.
+        let client_id = declared.client_id_claim.as_deref().map(|claim| self.client_id(claim, attempt));
+        Ok(Accepted { username, client_id: client_id.transpose()?.flatten(), claims_acl, remaining_s })
+    }
+
+    /// The client id to give to a client that sent none; `None`: it has the one that the token says.
+    fn client_id(&self, claim: &str, attempt: &Attempt) -> Result<Option<Box<str>>, Unfit> {
+        let own = self.word(claim).filter(|id| !id.is_empty() && !id.contains('\0'));
+        let own = own.ok_or(Unfit::Because("the claim of the client id is missing, or no client id"))?;
+        if attempt.client_id_assigned {
+            Ok(Some(own.into()))
+        } else if own == &*attempt.client_id {
+            Ok(None)
+        } else {
+            Err(Unfit::ClientId(own.into()))
+        }
     }
 
     /// RFC 7519, 4.1.4 and 4.1.5. The outer `None`: not now; the inner: without end.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 pub(super) use self::claims::rules;
-use self::claims::{Accepted, Claims};
+use self::claims::{Accepted, Claims, Unfit};
 pub(super) use self::key::KeySet;
 use self::token::Token;
 use super::Refusal;
@@ -73,7 +73,7 @@ impl Link for JwtLink {
 }
 
 impl Verifier {
-    /// `None`: the token is not good for this client.
+    /// `None`: it is no token that the declared key has signed.
     fn judge(&self, attempt: &Attempt, admitted_by: &[Arc<str>]) -> Option<Answer> {
         let token = Token::parse(attempt.password.as_deref()?)?;
         if token.algorithm != format!("{:?}", self.declared.algorithm) || token.has_critical {
@@ -85,13 +85,37 @@ impl Verifier {
         }
         let unix_now_s = OffsetDateTime::now_utc().unix_timestamp();
         let claims = Claims::parse(&token.payload)?;
-        let Accepted { username, claims_acl, remaining_s } = claims.accept(&self.declared, attempt, unix_now_s)?;
+        let accepted = match claims.accept(&self.declared, attempt, unix_now_s) {
+            Ok(accepted) => accepted,
+            Err(unfit) => return Some(Answer::Deny(unfit_for(attempt, &unfit))),
+        };
+        let Accepted { username, client_id, claims_acl, remaining_s } = accepted;
         Some(Answer::Allow(Grant {
-            username,
-            admitted_by: Arc::clone(admitted_by.get(index)?),
+            client_id,
             claims_acl,
             expires_at: remaining_s.map(|seconds| attempt.now.saturating_add(seconds.saturating_mul(1000))),
-            data: None,
+            ..Grant::plain(username, Arc::clone(admitted_by.get(index)?))
         }))
+    }
+}
+
+/// What the client is told, and the log, of a token that is signed well: nobody but its issuer can have made it.
+fn unfit_for(attempt: &Attempt, unfit: &Unfit) -> Refusal {
+    let (endpoint, peer, client_id) = (&*attempt.endpoint, &attempt.peer, &*attempt.client_id);
+    match unfit {
+        Unfit::Because(why) => {
+            tracing::info!(endpoint, ?peer, client_id, why, "a token is refused");
+            Refusal::BadCredentials
+        }
+        Unfit::ClientId(wanted) => {
+            tracing::info!(
+                endpoint,
+                ?peer,
+                client_id,
+                wanted = &**wanted,
+                "a token is refused: it is for another client id"
+            );
+            Refusal::ClientIdNotValid
+        }
     }
 }

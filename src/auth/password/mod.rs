@@ -50,13 +50,7 @@ impl Link for PasswordLink {
             if !matches || attempt.password.is_none() {
                 return Answer::Deny(Refusal::BadCredentials);
             }
-            Answer::Allow(Grant {
-                username: attempt.username.clone(),
-                admitted_by,
-                claims_acl: None,
-                expires_at: None,
-                data: None,
-            })
+            Answer::Allow(Grant::plain(attempt.username.clone(), admitted_by))
         }))
     }
 

@@ -1,9 +1,12 @@
 //! The messages of RFC 5802, section 7.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use subtle::ConstantTimeEq;
 
+use super::prepare::prepared;
 use super::record::{ScramRecord, sha256, sign};
 
 /// Longer than any client's; a nonce is repeated in our answer.
@@ -11,6 +14,7 @@ const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// `client-first-message`.
 pub(super) struct ClientFirst {
+    /// Prepared.
     pub(super) username: String,
     /// `n,,` with what stands between the commas.
     gs2_header: String,
@@ -30,9 +34,9 @@ impl ClientFirst {
         }
         let mut attributes = bare.split(',');
         // A leading `m=` is an extension that must be understood, and is not.
-        let username = unescape(attributes.next()?.strip_prefix("n=")?)?;
+        let username = name(attributes.next()?.strip_prefix("n=")?)?;
         let nonce = attributes.next()?.strip_prefix("r=").filter(|nonce| is_printable(nonce))?;
-        let acts_as = authzid.strip_prefix("a=").map(unescape);
+        let acts_as = authzid.strip_prefix("a=").map(name);
         if !(authzid.is_empty() || acts_as == Some(Some(username.clone()))) {
             return None;
         }
@@ -43,6 +47,11 @@ impl ClientFirst {
             username,
         })
     }
+}
+
+/// A `saslname`, prepared (RFC 5802, section 5.1). A name that cannot be is nobody's.
+fn name(text: &str) -> Option<String> {
+    prepared(&unescape(text)?).ok().map(Cow::into_owned)
 }
 
 /// `=2C` is a comma, `=3D` an equals sign; nothing else is escaped.
@@ -160,6 +169,10 @@ mod tests {
             ("y,,n=user,r=abc", Some("user")),
             ("n,a=user,n=user,r=abc", Some("user")),
             ("n,,n=a=2Cb=3Dc,r=abc,x=future", Some("a,b=c")),
+            ("n,,n=I\u{AD}X,r=abc", Some("IX")),
+            ("n,a=\u{2168},n=IX,r=abc", Some("IX")),
+            ("n,,n=a\u{7},r=abc", None),
+            ("n,,n=\u{AD},r=abc", None),
             ("p=tls-exporter,,n=user,r=abc", None),
             ("n,a=root,n=user,r=abc", None),
             ("n,,m=1,n=user,r=abc", None),

@@ -8,6 +8,7 @@
 //! ```
 
 mod exchange;
+mod prepare;
 mod record;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use self::exchange::{Awaiting, ClientFirst};
+pub use prepare::prepared;
 pub use record::ScramRecord;
 
 use super::Refusal;
@@ -30,7 +32,7 @@ use crate::broker::Principal;
 const METHOD: &str = "SCRAM-SHA-256";
 const NONCE_BYTES: usize = 18;
 
-/// The users of a SCRAM file.
+/// The users of a SCRAM file, by their prepared names.
 pub(super) struct ScramFile {
     records: HashMap<Box<str>, (ScramRecord, Arc<str>)>,
     /// What a name that is not in the file gets: the first record's cost, and salts made of its secret.
@@ -47,7 +49,8 @@ impl ScramFile {
             let record = ScramRecord::parse(line.record).map_err(error)?;
             first.get_or_insert_with(|| record.clone());
             let admitted_by = AdmittedBy::write(SCRAM, &version(&record), after);
-            if records.insert(Box::from(line.user), (record, admitted_by)).is_some() {
+            let user = prepared(line.user).map_err(|why| error(format!("the user name {:?}: {why}", line.user)))?;
+            if records.insert(Box::from(&*user), (record, admitted_by)).is_some() {
                 return Err(error(format!("{:?} stands here a second time", line.user)));
             }
         }
@@ -136,13 +139,9 @@ impl Dialogue for Finish {
     fn step(self: Box<Self>, data: &[u8]) -> Answer {
         let proven = self.awaiting.prove(data);
         match (proven, self.admitted_by) {
-            (Some(signature), Some(admitted_by)) => Answer::Allow(Grant {
-                username: Some(self.username),
-                admitted_by,
-                claims_acl: None,
-                expires_at: None,
-                data: Some(signature),
-            }),
+            (Some(signature), Some(admitted_by)) => {
+                Answer::Allow(Grant { data: Some(signature), ..Grant::plain(Some(self.username), admitted_by) })
+            }
             _ => Answer::Deny(Refusal::BadCredentials),
         }
     }

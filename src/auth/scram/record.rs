@@ -8,6 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use ring::rand::{SecureRandom, SystemRandom};
 use ring::{digest, hmac, pbkdf2};
 
+use super::prepare::prepared;
+
 const KEY_BYTES: usize = 32;
 const SALT_BYTES: usize = 16;
 /// RFC 7677 asks for at least 4096.
@@ -61,15 +63,17 @@ impl ScramRecord {
         })
     }
 
-    /// A new record with a random salt. The password is taken as its bytes (no SASLprep: ASCII is the same either way).
+    /// A new record with a random salt, of the prepared password.
     ///
     /// # Errors
-    /// The system gives no randomness.
+    /// The password cannot be prepared, or the system gives no randomness.
     pub fn create(password: &[u8]) -> Result<Self, String> {
+        let text = std::str::from_utf8(password).map_err(|_| "SCRAM wants a password in UTF-8".to_owned())?;
+        let password = prepared(text).map_err(|why| format!("the password: {why}"))?;
         let mut salt = [0; SALT_BYTES];
         SystemRandom::new().fill(&mut salt).map_err(|_| "the system gives no random bytes".to_owned())?;
         let iterations = NonZeroU32::new(OWN_ITERATIONS).unwrap_or(NonZeroU32::MIN);
-        Ok(Self::derive(password, &salt, iterations))
+        Ok(Self::derive(password.as_bytes(), &salt, iterations))
     }
 
     pub(super) fn derive(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Self {

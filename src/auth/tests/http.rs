@@ -162,6 +162,23 @@ fn answers_are_kept_for_the_same_question_only_and_no_longer_than_declared() {
 }
 
 #[test]
+fn links_before_and_behind_the_service_are_asked_in_their_turn() {
+    let ignores = TestService::start(|_| response("200 OK", r#"{"result": "ignore"}"#));
+    let allows = TestService::start(|_| response("200 OK", r#"{"result": "allow"}"#));
+    let house = House::with(&[("people", ALICE_7), ("others", BOB_ARGON2ID)]);
+    let door = house.door(&format!(
+        "{{chain: [{{passwordFile: {{file: people}}}}, {{http: {{url: \"{}\"}}}}, {{passwordFile: {{file: others}}}}, \
+         {{http: {{url: \"{}\"}}}}]}}",
+        ignores.url, allows.url
+    ));
+    let asked = || [ignores.asked(), allows.asked()];
+    assert_eq!((door.answer(&user("alice", "secret")), asked()), ("in as alice".into(), [0, 0]));
+    assert_eq!((door.answer(&user("alice", "wrong")), asked()), ("BadCredentials".into(), [0, 0]));
+    assert_eq!((door.answer(&user("bob", "password")), asked()), ("in as bob".into(), [1, 0]));
+    assert_eq!((door.answer(&user("carol", "x")), asked()), ("in as carol".into(), [2, 1]));
+}
+
+#[test]
 fn a_changed_service_confirms_nobody() {
     let answer = |_: &str| response("200 OK", r#"{"result": "allow"}"#);
     let (one, other) = (TestService::start(answer), TestService::start(answer));

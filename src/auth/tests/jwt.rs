@@ -63,7 +63,7 @@ const HS256: &str =
 fn claims_are_judged_strictly() {
     let door = house().door(
         "{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub, issuer: us, audience: broker, \
-         clientIdClaim: cid, leewayS: 10, requiredClaims: {scope: mqtt, verified: true}}}]}",
+         clientIdClaim: cid, leewayS: 10, requiredClaims: {scope: mqtt, verified: true}}}], rateLimit: {maxFailures: 1000}}",
     );
     let good = json!({"sub": "alice", "exp": now_s() + 600, "iss": "us", "aud": "broker", "cid": "c1",
                       "scope": ["x", "mqtt"], "verified": true});
@@ -84,8 +84,13 @@ fn claims_are_judged_strictly() {
         (alter("iss", json!(["us"])), "BadCredentials"),
         (alter("aud", json!("other")), "BadCredentials"),
         (alter("aud", json!(["other"])), "BadCredentials"),
-        (alter("cid", json!("c2")), "BadCredentials"),
+        (alter("cid", json!("c2")), "ClientIdNotValid"),
         (alter("cid", json!(null)), "BadCredentials"),
+        (alter("cid", json!("")), "BadCredentials"),
+        (alter("cid", json!("c\u{0}1")), "BadCredentials"),
+        (alter("cid", json!(["c1"])), "BadCredentials"),
+        // Who has no token that is good now learns nothing about client ids.
+        (with(alter("cid", json!("c2")), "exp", json!(now_s() - 15)), "BadCredentials"),
         (alter("sub", json!("")), "BadCredentials"),
         (alter("sub", json!(7)), "BadCredentials"),
         (alter("scope", json!("mqtt")), "in as alice"),
@@ -99,6 +104,32 @@ fn claims_are_judged_strictly() {
     for (claims, expected) in cases {
         assert_eq!(door.answer(&token(&by_secret(SECRET, &claims))), expected, "{claims}");
     }
+}
+
+#[test]
+fn a_client_without_an_id_gets_the_tokens() {
+    let mut house = house();
+    let yaml = "{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub, clientIdClaim: cid}}]}";
+    let nameless = |cid: Value| Knock { client_id: "", ..token(&by_secret(SECRET, &with(soon(), "cid", cid))) };
+    let given = |door: &Door, knock: &Knock| match door.begin(knock) {
+        Decision::AdmitWith { client_id, .. } => client_id.unwrap().into_string(),
+        other => format!("{:?}", settle(other).err()),
+    };
+    let door = house.door(yaml);
+    assert_eq!(given(&door, &nameless(json!("d7"))), "d7");
+    assert_eq!(given(&door, &nameless(json!(""))), "Some(BadCredentials)");
+    assert_eq!(given(&door, &nameless(json!(null))), "Some(BadCredentials)");
+    // With an id of its own it keeps that; and without the claim the server's choice stands.
+    let own = Knock { client_id: "d7", ..nameless(json!("d7")) };
+    assert!(matches!(door.begin(&own), Decision::Admit(_)));
+    assert!(matches!(house.door(HS256).begin(&nameless(json!("d7"))), Decision::Admit(_)));
+    // Bans and the count of connects go by the id that it gets.
+    house.ban("{name: b, entries: [{clientId: d8}], flapping: {maxConnects: 2, windowS: 60, banS: 60}}");
+    let door = house.door(yaml);
+    assert_eq!(given(&door, &nameless(json!("d8"))), "Some(Banned)");
+    let connects: Vec<String> = (0..4).map(|_| given(&door, &nameless(json!("d9")))).collect();
+    assert_eq!(connects, ["d9", "d9", "Some(Banned)", "Some(Banned)"]);
+    assert_eq!(door.answer(&Knock { client_id: "d9", ..own }), "Banned");
 }
 
 #[test]

@@ -73,6 +73,7 @@ struct Door(Arc<dyn Authenticate>);
 /// Who knocks.
 #[derive(Clone)]
 struct Knock {
+    /// Empty: the server assigns one.
     client_id: &'static str,
     username: Option<String>,
     password: Option<Vec<u8>>,
@@ -115,8 +116,8 @@ impl Door {
             endpoint: &endpoint,
             now: knock.now,
             version: ProtocolVersion::V5,
-            client_id: knock.client_id,
-            client_id_assigned: false,
+            client_id: if knock.client_id.is_empty() { "assigned" } else { knock.client_id },
+            client_id_assigned: knock.client_id.is_empty(),
             username: knock.username.as_deref(),
             password: knock.password.as_deref(),
             peer: knock.peer,
@@ -151,6 +152,10 @@ fn settle(decision: Decision) -> Result<Principal, Refusal> {
         Decision::Admit(principal) | Decision::AdmitWith { principal, .. } => Ok(principal),
         Decision::Refuse(refusal) => Err(refusal),
         Decision::Pending(work) => settle(work()),
+        Decision::Inquire(inquiry) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            settle(runtime.block_on(inquiry))
+        }
         Decision::Continue { .. } => panic!("a question to the client"),
     }
 }

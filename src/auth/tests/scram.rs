@@ -56,7 +56,9 @@ const SCRAM: &str = "{chain: [{scram: {file: keys}}, {anonymous: {withUsername: 
 #[test]
 fn who_knows_the_password_comes_in_and_learns_that_the_server_knows_it_too() {
     let door = house().door(SCRAM);
-    let Decision::AdmitWith { principal, data } = authenticate(&door, "alice", "secret") else { panic!("refused") };
+    let Decision::AdmitWith { principal, data: Some(data), .. } = authenticate(&door, "alice", "secret") else {
+        panic!("refused")
+    };
     assert_eq!(principal.username.as_deref(), Some("alice"));
     assert!(data.starts_with(b"v="));
     assert!(door.confirms(&principal));
@@ -98,6 +100,23 @@ fn a_client_that_waits_to_be_asked_is_asked() {
     assert!(asked.starts_with("r=clientnonce"));
 }
 
+/// The client is one that prepares what is typed.
+#[test]
+fn it_does_not_matter_how_an_accent_was_typed() {
+    let stored = ScramRecord::create("p\u{2168} \u{A0}jose\u{301}".as_bytes()).unwrap();
+    let house = House::with(&[("keys", &format!("jose\u{301}:{stored}\n"))]);
+    let door = house.door(SCRAM);
+    for typed in ["jose\u{301}", "jos\u{E9}", "j\u{AD}os\u{E9}"] {
+        let Decision::AdmitWith { principal, .. } = authenticate(&door, typed, "pIX  jos\u{E9}") else {
+            panic!("{typed:?} is refused")
+        };
+        assert_eq!(principal.username.as_deref(), Some("jos\u{E9}"));
+        assert!(door.confirms(&principal));
+    }
+    assert_eq!(settle(authenticate(&door, "jos\u{E9}", "pix  jos\u{E9}")).err(), Some(Refusal::BadCredentials));
+    assert_eq!(settle(door.begin(&first("jos\u{E9}\u{7}"))).err(), Some(Refusal::BadCredentials));
+}
+
 #[test]
 fn failures_in_an_exchange_count_like_others() {
     let door = house().door("{chain: [{scram: {file: keys}}], rateLimit: {maxFailures: 2, windowS: 60}}");
@@ -117,10 +136,16 @@ fn a_scram_file_with_anything_wrong_in_it_is_refused_whole() {
         (format!("alice:{}", good.replace("SHA-256", "SHA-1")), "keys:1: the record must read"),
         (format!("alice:{good}\nalice:{good}"), "keys:2: \"alice\" stands here a second time"),
         (ALICE_7.into(), "keys:1: the record must read"),
+        (format!("jose\u{301}:{good}\njos\u{E9}:{good}"), "keys:2: \"jos\u{E9}\" stands here a second time"),
+        (format!("a\u{1F600}:{good}"), "keys:1: the user name \"a\u{1F600}\": it holds characters that SASLprep"),
     ];
     for (content, expected) in cases {
         let message = House::with(&[("keys", &content)]).try_door(SCRAM).err().unwrap();
         assert!(message.contains(expected), "{message}");
     }
     assert_eq!(ScramRecord::parse(&good).unwrap().to_string(), good);
+    for (password, expected) in [(&b"\xFF"[..], "in UTF-8"), ("p\u{7}".as_bytes(), "SASLprep"), (b"", "nothing")] {
+        let message = ScramRecord::create(password).err().unwrap();
+        assert!(message.contains(expected), "{message}");
+    }
 }

@@ -7,15 +7,17 @@ use super::drain::Verdict;
 use super::handshake::{Stage, Step, refusal_bytes};
 use super::reauthenticate::Enhanced;
 use super::table::{Connection, Key, State};
-use super::{Event, Shard};
-use crate::auth::{Credentials, Decision, Refusal};
+use super::{Event, Shard, Shared};
+use crate::auth::{Credentials, Decision, Inquiry, Refusal};
 use crate::bridge::LOCAL_ID_PREFIX;
 use crate::broker::{Admission, EndpointPolicy, Principal, home_shard};
 use crate::mqtt::{
     Auth, Connect, DecodeContext, DecodeError, Decoded, Packet, ProtocolVersion, ReasonCode, Side, auth, decode,
     decode_connect, return_code,
 };
+use crate::net::inquiries::UnderWay;
 use crate::net::layers::Layers;
+use crate::net::mailbox::Mailbox;
 use crate::net::plane::ConnectionFacts;
 use crate::net::stats::{Opened, Reason};
 use crate::net::stream::Stream;
@@ -74,15 +76,6 @@ impl Shard {
             self.refuse(key, Reason::ConnectionLimit, &refusal_bytes(connect.version, code));
             return Step::Done;
         }
-        if !handshake.inside && connect.client_id.starts_with(LOCAL_ID_PREFIX) {
-            // The sessions of bridges are nobody else's to take over.
-            let code = match connect.version {
-                ProtocolVersion::V5 => ReasonCode::ClientIdentifierNotValid.as_u8(),
-                _ => return_code::IDENTIFIER_REJECTED,
-            };
-            self.refuse(key, Reason::Session, &refusal_bytes(connect.version, code));
-            return Step::Done;
-        }
         if connect.client_id.is_empty() {
             match self.client_ids.next() {
                 Ok(id) => handshake.assigned_id = Some(id),
@@ -109,20 +102,16 @@ impl Shard {
             authentication_data: properties.authentication_data,
             again: false,
         });
-        let (principal, authentication_data) = match decision {
-            Decision::Admit(principal) => (principal, None),
-            Decision::AdmitWith { principal, data } => (principal, Some(data)),
-            Decision::Refuse(refusal) => {
-                self.refuse(key, Reason::Authentication, &refused(connect.version, refusal));
-                return Step::Done;
-            }
-            later @ (Decision::Pending(_) | Decision::Continue { .. }) => {
+        let (principal, authentication_data, given_id) = match decision {
+            Decision::Admit(principal) => (principal, None, None),
+            Decision::AdmitWith { principal, data, client_id } => (principal, data, client_id),
+            other => {
                 handshake.connect = bytes[..len].to_vec();
                 handshake.input = bytes[len..].to_vec();
-                return self.on_decision(key, later);
+                return self.on_decision(key, other);
             }
         };
-        let assigned_id = handshake.assigned_id.take();
+        let assigned_id = handshake.assigned_id.take().map(|own| given_id.unwrap_or(own));
         let enhanced = Enhanced::new(connect, handshake, assigned_id.as_deref());
         self.welcome(key, connect, bytes, len, Welcome { assigned_id, principal, authentication_data, enhanced });
         Step::Done
@@ -147,11 +136,16 @@ impl Shard {
     fn on_decision(&mut self, key: Key, decision: Decision) -> Step {
         let Some(connection) = self.table.get_mut(key) else { return Step::Done };
         let State::Pending(handshake) = &mut connection.state else { return Step::Done };
-        let (principal, authentication_data) = match decision {
-            Decision::Admit(principal) => (principal, None),
-            Decision::AdmitWith { principal, data } => (principal, Some(data)),
+        let (principal, authentication_data, given_id) = match decision {
+            Decision::Admit(principal) => (principal, None, None),
+            Decision::AdmitWith { principal, data, client_id } => (principal, data, client_id),
+            Decision::Inquire(inquiry) => {
+                let under_way = inquire(&self.shared, &self.mailbox, key, inquiry);
+                handshake.stage = Stage::Deciding { _under_way: under_way };
+                return Step::Wait;
+            }
             Decision::Pending(job) => {
-                handshake.stage = Stage::Deciding;
+                handshake.stage = Stage::Deciding { _under_way: None };
                 let endpoint = handshake.policy.endpoint.id;
                 let mailbox = Arc::clone(&self.mailbox);
                 let job = Box::new(move || mailbox.send(Event::Decided { key, decision: job() }));
@@ -166,7 +160,7 @@ impl Shard {
                 return self.ask_for_more(key, &data);
             }
         };
-        let assigned_id = handshake.assigned_id.take();
+        let assigned_id = handshake.assigned_id.take().map(|own| given_id.unwrap_or(own));
         let mut bytes = std::mem::take(&mut handshake.connect);
         let len = bytes.len();
         bytes.append(&mut handshake.input);
@@ -261,7 +255,8 @@ impl Shard {
             }
         };
         handshake.input = input.split_off(len);
-        let Stage::Auth(exchange) = std::mem::replace(&mut handshake.stage, Stage::Deciding) else { return Step::Done };
+        let deciding = Stage::Deciding { _under_way: None };
+        let Stage::Auth(exchange) = std::mem::replace(&mut handshake.stage, deciding) else { return Step::Done };
         self.on_decision(key, exchange.step(&data))
     }
 
@@ -271,6 +266,14 @@ impl Shard {
         let State::Pending(handshake) = &connection.state else { return };
         let policy = Arc::clone(&handshake.policy.endpoint);
         let client_id = welcome.assigned_id.as_deref().unwrap_or(connect.client_id);
+        if !handshake.inside && client_id.starts_with(LOCAL_ID_PREFIX) {
+            // The sessions of bridges are nobody else's to take over.
+            let code = match connect.version {
+                ProtocolVersion::V5 => ReasonCode::ClientIdentifierNotValid.as_u8(),
+                _ => return_code::IDENTIFIER_REJECTED,
+            };
+            return self.refuse(key, Reason::Session, &refusal_bytes(connect.version, code));
+        }
         let home = home_shard(&policy.namespace, client_id, self.peers.len() as u16);
         if home == self.id {
             return self.enter(key, policy, connect, &bytes[len..], welcome);
@@ -390,6 +393,17 @@ impl Shard {
         };
         self.verdict(policy.id, connection.sequence, &facts)
     }
+}
+
+/// Lets somebody be asked, whose answer comes to [`Shard::on_decided`].
+pub(super) fn inquire(
+    shared: &Shared,
+    mailbox: &Arc<Mailbox<Event>>,
+    key: Key,
+    inquiry: Inquiry<Decision>,
+) -> Option<UnderWay> {
+    let mailbox = Arc::clone(mailbox);
+    shared.inquiries.submit(async move { mailbox.send(Event::Decided { key, decision: inquiry.await }) })
 }
 
 /// The authentication method a CONNECT named.

@@ -11,6 +11,7 @@ use crate::auth::{AuthExchange, PeerCertificate};
 use crate::broker::Millis;
 use crate::mqtt::{Decoded, ProtocolVersion, connack, decode_connect};
 use crate::net::acceptor::claim_address;
+use crate::net::inquiries::UnderWay;
 use crate::net::layers::{Layers, Unsent, WebSocket};
 use crate::net::policy::{ListenerPolicy, ProxyProtocolPolicy};
 use crate::net::proxy::{self, Parsed};
@@ -48,8 +49,10 @@ pub(super) enum Stage {
     Proxy,
     Upgrade,
     Connect,
-    /// A worker decides; nothing is read meanwhile.
-    Deciding,
+    /// A worker decides, or somebody else does who is asked; nothing is read meanwhile.
+    Deciding {
+        _under_way: Option<UnderWay>,
+    },
     /// The client's next AUTH packet.
     Auth(Box<dyn AuthExchange>),
 }
@@ -82,7 +85,7 @@ impl Shard {
         let mut buffer = std::mem::take(&mut self.buffer);
         while let Some(connection) = self.table.get_mut(key) {
             let State::Pending(handshake) = &connection.state else { break };
-            if matches!(handshake.stage, Stage::Deciding) {
+            if matches!(handshake.stage, Stage::Deciding { .. }) {
                 connection.unread = true;
                 break;
             }
@@ -233,7 +236,7 @@ impl Shard {
                 input.extend_from_slice(bytes);
                 self.step_auth(key, input)
             }
-            Stage::Deciding | Stage::Proxy => {
+            Stage::Deciding { .. } | Stage::Proxy => {
                 handshake.input.extend_from_slice(bytes);
                 Step::Wait
             }

@@ -35,6 +35,7 @@ use self::table::Table;
 use super::acceptor::{Acceptor, AcceptorConfig, Command};
 use super::alarm::Alarm;
 use super::dwell::{Dwell, ONE_TURN_IN};
+use super::inquiries::Inquiries;
 use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::DataPlaneConfig;
 use super::policy::ListenerPolicy;
@@ -100,6 +101,7 @@ pub(super) struct Shared {
     pub(super) dwell: Arc<Dwell>,
     pub(super) tallies: Arc<Tallies>,
     pub(super) workers: Workers,
+    pub(super) inquiries: Inquiries,
     pub(super) away: AwaySessions,
     pub(super) total_rates: TotalRates,
 }

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use super::admit::inquire;
 use super::handshake::Handshake;
 use super::table::{Connection, Key, State};
 use super::{Event, Shard};
 use crate::auth::{AuthExchange, Credentials, Decision, PeerCertificate, Refusal};
 use crate::broker::{ConnId, Principal, Reauthentication};
 use crate::mqtt::{Connect, ProtocolVersion};
+use crate::net::inquiries::UnderWay;
 use crate::net::policy::ListenerPolicy;
 
 /// What a connection with an authentication method shows again.
@@ -22,6 +24,8 @@ pub(super) struct Enhanced {
     certificate: Option<Box<PeerCertificate>>,
     /// A re-authentication under way, where the next word is the client's.
     exchange: Option<Box<dyn AuthExchange>>,
+    /// The same, where somebody else is asked.
+    inquiry: Option<UnderWay>,
 }
 
 impl Enhanced {
@@ -34,6 +38,7 @@ impl Enhanced {
             method: connect.properties.authentication_method?.into(),
             certificate: handshake.certificate.clone(),
             exchange: None,
+            inquiry: None,
         }))
     }
 }
@@ -91,12 +96,15 @@ impl Shard {
         let id = *id;
         match decision {
             Decision::Admit(principal) => self.confirm_again(key, id, principal, None),
-            Decision::AdmitWith { principal, data } => self.confirm_again(key, id, principal, Some(&data)),
+            Decision::AdmitWith { principal, data, .. } => self.confirm_again(key, id, principal, data.as_deref()),
             Decision::Continue { data, exchange } => {
                 enhanced.exchange = Some(exchange);
                 self.core.ask_for_more(id, &data, self.now);
             }
             Decision::Refuse(refusal) => self.refuse_again(key, id, refusal),
+            Decision::Inquire(inquiry) => {
+                enhanced.inquiry = inquire(&self.shared, &self.mailbox, key, inquiry);
+            }
             Decision::Pending(job) => {
                 let endpoint = enhanced.policy.endpoint.id;
                 let mailbox = Arc::clone(&self.mailbox);

@@ -7,9 +7,11 @@ use std::process::Command;
 use weirmq::auth::ScramRecord;
 
 use super::broker::Broker;
+use super::client::{Heard, property};
 use super::live::people;
 use super::methods::hs256;
 use crate::ports;
+use crate::wire::{Packet, PropertyValue};
 
 pub fn example(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name).join("endpoint.yaml");
@@ -50,7 +52,51 @@ fn jwt() {
     let mut alice = broker.client("c1").user("", &hs256(secret, claims)).connected();
     assert_eq!([alice.may_publish("up/1"), alice.may_publish("down/1")], [true, false]);
     assert_eq!(alice.subscribe("up/#"), 0x87);
-    assert_eq!(broker.client("c2").user("", &hs256(secret, claims)).connect(), 0x86);
+    // Another client id is not the token's, and the log says whose it is.
+    assert_eq!(broker.client("c2").user("", &hs256(secret, claims)).connect(), 0x85);
+    broker.until("the log says why", || {
+        let log = broker.log();
+        let line = log.lines().find(|line| line.contains("it is for another client id"));
+        line.is_some_and(|line| line.contains("client_id=\"c2\"") && line.contains("wanted=\"c1\""))
+    });
+}
+
+/// A client that sends no id is served as if it had sent the token's: it is told the id, finds its session, and takes the
+/// place of an older connection.
+#[test]
+fn a_token_gives_the_client_id() {
+    let secret = "0123456789abcdef0123456789abcdef";
+    let broker = run("auth/jwt", &[("jwt.secret", secret)]);
+    let token = |id: &str| {
+        let claims =
+            format!(r##"{{"sub":"alice","client_id":"{id}","aud":"weir","exp":4102444800,"acl":{{"all":["#"]}}}}"##);
+        hs256(secret, &claims)
+    };
+    let enter = |client: super::client::Client| {
+        let mut client = client.user("", &token("c1"));
+        client.send_connect();
+        let Heard::Packet(Packet::ConnAck { session_present, code: 0, properties }) = client.hear() else {
+            panic!("refused")
+        };
+        let told = properties.contains(&property("assigned_client_identifier", PropertyValue::String("c1".into())));
+        (client, session_present, told)
+    };
+    let (mut named, present, told) = enter(broker.client("c1").durable());
+    assert_eq!((present, told), (false, false));
+    assert_eq!(named.subscribe("a"), 1);
+    drop(named);
+    let (nameless, present, told) = enter(broker.client("").durable());
+    assert_eq!((present, told), (true, true));
+    drop(nameless);
+    assert!(broker.client("sender").user("", &token("sender")).connected().may_publish("a"));
+    let (mut nameless, present, told) = enter(broker.client("").durable());
+    assert_eq!((present, told), (true, true));
+    assert_eq!(nameless.received(), ["a"]);
+    let (_newer, present, told) = enter(broker.client("c1"));
+    assert_eq!((present, told), (false, false), "clean start: the session is gone");
+    assert_eq!(nameless.disconnected(), 0x8E, "session taken over");
+    // The sessions of bridges are nobody's, whoever signed it.
+    assert_eq!(broker.client("").user("", &token("$bridge/x")).connect(), 0x85);
 }
 
 #[test]

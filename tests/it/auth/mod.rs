@@ -4,6 +4,7 @@ pub mod broker;
 mod client;
 mod examples;
 mod holes;
+mod http;
 mod limits;
 mod live;
 mod methods;

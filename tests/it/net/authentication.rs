@@ -130,7 +130,9 @@ struct Questions {
 impl AuthExchange for Questions {
     fn step(self: Box<Self>, data: &[u8]) -> Decision {
         match (data, self.left) {
-            (b"right", 0) => Decision::AdmitWith { principal: principal(), data: b"welcome".to_vec() },
+            (b"right", 0) => {
+                Decision::AdmitWith { principal: principal(), data: Some(b"welcome".to_vec()), client_id: None }
+            }
             (b"right", left) => ask(left - 1),
             (b"slow", _) => Decision::Pending(Box::new(|| Decision::Admit(principal()))),
             _ => Decision::Refuse(Refusal::NotAuthorized),

@@ -1,0 +1,63 @@
+//! SASLprep (RFC 4013): names and passwords that look the same are the same, however they were typed.
+
+use std::borrow::Cow;
+
+/// A user name or password, prepared as a stored string (RFC 5802, sections 2.2 and 5.1): what clients that prepare
+/// theirs, too, prove. ASCII stays as it is.
+///
+/// # Errors
+/// Why it cannot be used, as a phrase without a password's characters: it holds some that SASLprep forbids (controls,
+/// private use, what Unicode 3.2 does not know, such as emoji), mixes directions of writing, or nothing is left of it.
+pub fn prepared(text: &str) -> Result<Cow<'_, str>, String> {
+    match stringprep::saslprep(text) {
+        Ok(prepared) if prepared.is_empty() => Err("SASLprep (RFC 4013) leaves nothing of it".into()),
+        Ok(prepared) => Ok(prepared),
+        // The crate's words would repeat a character of the password.
+        Err(_) => {
+            Err("it holds characters that SASLprep (RFC 4013) forbids: controls, emoji and others that Unicode 3.2 \
+                       does not know, or a mix of directions of writing"
+                .into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_passwords_are_prepared_as_rfc_4013_says() {
+        let cases = [
+            // RFC 4013, section 3.
+            ("I\u{AD}X", Some("IX")),
+            ("user", Some("user")),
+            ("USER", Some("USER")),
+            ("\u{AA}", Some("a")),
+            ("\u{2168}", Some("IX")),
+            ("\u{7}", None),
+            ("\u{627}\u{31}", None),
+            // 2.1: other spaces become one, some characters nothing.
+            ("a\u{A0}b\u{3000}c", Some("a b c")),
+            ("a\u{FE00}b", Some("ab")),
+            // 2.2: NFKC, so that it does not matter how an accent was typed.
+            ("jose\u{301}", Some("jos\u{E9}")),
+            ("\u{FB01}ne", Some("fine")),
+            // 2.3: what is forbidden.
+            ("a\0b", None),
+            ("a\u{E000}", None),
+            ("a\u{FFFD}", None),
+            ("\u{202A}a", None),
+            // 2.4: one direction of writing, first and last character too.
+            ("\u{627}\u{628}", Some("\u{627}\u{628}")),
+            ("\u{627}a\u{628}", None),
+            // 2.5: what Unicode 3.2 does not know.
+            ("\u{1F600}", None),
+            // Nothing is left.
+            ("", None),
+            ("\u{AD}", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(prepared(text).ok().as_deref(), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The `http` hook beside a service that takes its time: how many it is asked about at once, and who waits for whom.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use super::broker::Broker;
+use super::client::{Client, Heard};
+use super::live::people;
+use crate::wire::Packet;
+
+/// Longer than a slow machine takes: what waits here waits for the test.
+const PATIENCE: &str = "method: GET, timeoutMs: 60000";
+
+/// A service that lets nobody in until it is told to.
+struct SlowService {
+    address: SocketAddr,
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Questions that have no answer yet, and the most there have been at once.
+    under_way: usize,
+    most: usize,
+    asked: usize,
+    answers: bool,
+}
+
+impl SlowService {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let service = Self { address: listener.local_addr().unwrap(), state: Arc::default() };
+        let state = Arc::clone(&service.state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let state = Arc::clone(&state);
+                std::thread::spawn(move || answer(stream.unwrap(), &state));
+            }
+        });
+        service
+    }
+
+    fn look<T>(&self, at: impl FnOnce(&mut State) -> T) -> T {
+        at(&mut self.state.0.lock().unwrap())
+    }
+
+    fn answer_all(&self) {
+        self.look(|state| state.answers = true);
+        self.state.1.notify_all();
+    }
+}
+
+fn answer(mut stream: TcpStream, (state, changed): &(Mutex<State>, Condvar)) {
+    // What the question says is all the same; its end is an empty line.
+    let mut question = Vec::new();
+    while !question.ends_with(b"\r\n\r\n") {
+        let mut buffer = [0; 4096];
+        match stream.read(&mut buffer) {
+            Ok(count) if count > 0 => question.extend_from_slice(&buffer[..count]),
+            _ => return,
+        }
+    }
+    let mut now = state.lock().unwrap_or_else(PoisonError::into_inner);
+    now.asked += 1;
+    now.under_way += 1;
+    now.most = now.most.max(now.under_way);
+    now = changed.wait_while(now, |state| !state.answers).unwrap();
+    now.under_way -= 1;
+    drop(now);
+    let body = r#"{"result": "allow"}"#;
+    // Who asked may be gone.
+    let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+}
+
+/// An endpoint whose people have passwords; about everybody else the service is asked.
+fn broker(service: &SlowService, endpoint: &str, hook: &str) -> Broker {
+    let documents = format!(
+        "auth: {{name: default, chain: [{{passwordFile: {{file: people}}}}, \
+         {{http: {{url: 'http://{}/', {hook}}}}}]}}\n",
+        service.address
+    );
+    Broker::start(&format!(", enableAcl: false, {endpoint}"), &documents, &[("people", &people())])
+}
+
+/// Clients whose CONNECT is on its way.
+fn knocking(broker: &Broker, count: usize) -> Vec<Client> {
+    let knock = |n: usize| {
+        let mut client = broker.client(&format!("device{n}")).user(&format!("device{n}"), "x");
+        client.send_connect();
+        client
+    };
+    (0..count).map(knock).collect()
+}
+
+fn all_enter(clients: Vec<Client>) {
+    for mut client in clients {
+        assert!(matches!(client.hear(), Heard::Packet(Packet::ConnAck { code: 0, .. })));
+    }
+}
+
+#[test]
+fn a_slow_service_is_asked_about_many_at_once_and_holds_up_nobody_else() {
+    let service = SlowService::start();
+    let broker = broker(&service, "connectTimeoutMs: 600000", PATIENCE);
+    let mut inside = broker.client("inside").user("alice", "secret").connected();
+    let clients = knocking(&broker, 50);
+    broker.until("all of them are asked about", || service.look(|state| state.under_way) == 50);
+    // Who is in is served, and who is not the service's to judge gets in.
+    assert!(inside.may_publish("a"));
+    broker.client("another").user("bob", "secret").connected();
+    assert_eq!(broker.client("wrong").user("bob", "guess").connect(), 0x86);
+    service.answer_all();
+    all_enter(clients);
+}
+
+#[test]
+fn no_more_are_under_way_at_once_than_declared() {
+    let service = SlowService::start();
+    let broker = broker(&service, "connectTimeoutMs: 600000", &format!("{PATIENCE}, maxConcurrent: 8"));
+    let clients = knocking(&broker, 50);
+    broker.until("as many as may be are asked about", || service.look(|state| state.under_way) == 8);
+    service.answer_all();
+    all_enter(clients);
+    assert_eq!(service.look(|state| (state.asked, state.most)), (50, 8));
+}
+
+/// Else a service that was slow for a while would be asked about the dead for as long again.
+#[test]
+fn who_no_longer_waits_is_not_asked_about() {
+    let service = SlowService::start();
+    let broker = broker(&service, "connectTimeoutMs: 500", &format!("{PATIENCE}, maxConcurrent: 1"));
+    // The service never answers about the first, which has been given up by then.
+    broker.until("a second one is asked about", || {
+        knocking(&broker, 1);
+        service.look(|state| state.asked) >= 2
+    });
+    service.answer_all();
+}
