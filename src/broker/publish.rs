@@ -217,6 +217,12 @@ impl Core {
         let origin = Origin { shard: self.config.shard, connection: id, session: session_id };
         let mut view = View::new(topic, publish, version, raw, expires_at, origin);
         (view.publisher, view.durable, view.once) = (publisher, durable, once);
+        // Who subscribes to what it publishes sees PUBREC before its own message, as it would where messages go on at PUBREL.
+        // What may have to wait for the disk comes after.
+        let acknowledges_first = publish.qos == QoS::ExactlyOnce && !self.journal.on;
+        if acknowledges_first {
+            self.acknowledge(id.slot, publish, ReasonCode::Success);
+        }
         let (recorded, dependencies) = (self.journal.recorded, self.journal.dependencies);
         self.route(space, &mut view, now);
         if self.journal.dependencies != dependencies {
@@ -226,7 +232,9 @@ impl Core {
             self.hold(id.slot);
             self.await_disk(&view);
         }
-        self.acknowledge(id.slot, publish, ReasonCode::Success);
+        if !acknowledges_first {
+            self.acknowledge(id.slot, publish, ReasonCode::Success);
+        }
     }
 
     /// A QoS 2 publish of a durable session left records, here or on other shards: its packet identifier is to be known

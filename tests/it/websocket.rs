@@ -168,6 +168,18 @@ fn websocket_frames_need_not_hold_whole_packets() {
     assert!(received.contains(&Packet::PingResp), "{received:?}");
 }
 
+/// Without it a browser tells of a connection that was lost (RFC 6455, section 7.1.5).
+#[test]
+fn websocket_disconnect_is_answered_with_a_close_frame() {
+    let broker = Broker::start(1);
+    let mut client = WebSocket::open(&broker);
+    client.send(BINARY, &connect("goodbye"));
+    assert!(matches!(client.packet(), Some(Packet::ConnAck { code: 0, .. })));
+    client.send(BINARY, &[0xE0, 0]);
+    assert_eq!(client.frame(), Some((CLOSE, vec![0x03, 0xE8])));
+    assert_eq!(client.frame(), None);
+}
+
 #[test]
 fn websocket_subprotocol_is_mqtt() {
     let broker = Broker::start(1);

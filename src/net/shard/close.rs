@@ -24,11 +24,13 @@ impl Shard {
     }
 
     /// The core is done with a connection after what it read: where there is nothing to tell it (it said DISCONNECT
-    /// itself), the socket is closed at once.
+    /// itself), the socket is closed at once. TLS and WebSocket have a goodbye of their own: without it, the peer takes the
+    /// end for a failure.
     pub(super) fn close_after_reading(&mut self, key: Key) {
-        let Some(State::Open(id)) = self.table.get(key).map(|connection| &connection.state) else { return };
-        let id = *id;
-        if self.core.out(id).is_none_or(|out| out.is_empty()) {
+        let Some(connection) = self.table.get(key) else { return };
+        let State::Open(id) = connection.state else { return };
+        let has_goodbye = connection.layers.is_some();
+        if !has_goodbye && self.core.out(id).is_none_or(|out| out.is_empty()) {
             self.end(key, Ended::Server);
         } else {
             self.close(key);
