@@ -1,20 +1,19 @@
 //! What permission costs: one question to a rule set, and a message through the core with rules and without.
 
-#![allow(clippy::expect_used)] // what the rig sends is right, or the figures mean nothing
+#![allow(clippy::expect_used)] // what is measured is right, or the figures mean nothing
+
+mod rig;
 
 use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use weirmq::auth::RuleSet;
-use weirmq::broker::{
-    Admission, Authorize, ConnId, Core, CoreConfig, EndpointId, EndpointLimits, EndpointPolicy, Principal,
-    ProtocolVersions, ShardId, Subject,
-};
+use weirmq::broker::{Authorize, Subject};
 use weirmq::config::Acl;
-use weirmq::mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, QoS, Side, decode};
+use weirmq::mqtt::QoS;
 
-const MESSAGES_PER_READ: usize = 500;
+use self::rig::{MESSAGES_PER_READ, Rig, publish};
 
 /// `count` rules about other clients, then one that allows a client its own topics.
 fn rules(count: usize) -> Arc<RuleSet> {
@@ -41,27 +40,6 @@ fn checks(c: &mut Criterion) {
     group.finish();
 }
 
-fn connect(core: &mut Core, policy: &Arc<EndpointPolicy>, client_id: &str) -> ConnId {
-    let length = client_id.len() as u8;
-    let mut bytes = vec![0x10, 12 + length, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, length];
-    bytes.extend_from_slice(client_id.as_bytes());
-    let context = DecodeContext { version: ProtocolVersion::V3_1_1, max_packet_size: 1 << 20, from: Side::Client };
-    let Ok(Decoded::Packet { packet: Packet::Connect(connect), .. }) = decode(&bytes, &context) else {
-        panic!("a CONNECT")
-    };
-    let principal = Principal {
-        username: Some("nobody".into()),
-        address: None,
-        admitted_by: "anonymous".into(),
-        claims_acl: None,
-        expires_at: None,
-    };
-    let policy = Arc::clone(policy);
-    let (assigned, authentication_data) = (false, None);
-    let admission = Admission { policy, connect: &connect, client_id, assigned, principal, authentication_data };
-    core.admit(admission, 0).expect("admitted")
-}
-
 /// Messages of 64 bytes with QoS 0 that nobody subscribes to: what is measured is taking them in. With one topic the last
 /// permission answers for all; with two in turn each message asks the rules.
 fn messages(c: &mut Criterion) {
@@ -73,28 +51,17 @@ fn messages(c: &mut Criterion) {
         ("10 rules, two topics", 10, 2),
         ("100 rules, two topics", 100, 2),
     ] {
-        let policy = Arc::new(EndpointPolicy {
-            id: EndpointId(1),
-            name: "bench".into(),
-            generation: 1,
-            namespace: "".into(),
-            versions: ProtocolVersions::ALL,
-            limits: EndpointLimits::default(),
-            acl: (count > 0).then(|| rules(count) as Arc<dyn Authorize>),
+        let mut rig = Rig::new((count > 0).then(|| rules(count) as Arc<dyn Authorize>));
+        let publisher = rig.connect("device7");
+        let packet = |n: usize| publish(&format!("devices/device7/{}", n % topics), 0, 64, 0);
+        let read: Vec<u8> = (0..MESSAGES_PER_READ).flat_map(packet).collect();
+        rig.drain();
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                rig.core.receive(publisher, black_box(&read), 0);
+                rig.drain();
+            });
         });
-        let mut core = Core::new(CoreConfig { shard: ShardId(0), shards: 1 });
-        core.know_policy(&policy);
-        let publisher = connect(&mut core, &policy, "device7");
-        let read: Vec<u8> = (0..MESSAGES_PER_READ)
-            .flat_map(|n| {
-                let topic = format!("devices/device7/{}", n % topics);
-                let mut packet = vec![0x30, (2 + topic.len() + 64) as u8, 0, topic.len() as u8];
-                packet.extend_from_slice(topic.as_bytes());
-                packet.resize(packet.len() + 64, b'x');
-                packet
-            })
-            .collect();
-        group.bench_function(name, |b| b.iter(|| core.receive(publisher, black_box(&read), 0)));
     }
     group.finish();
 }
