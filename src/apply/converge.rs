@@ -7,8 +7,9 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::files::{Contents, ReadFiles, hex};
+use super::leave::Leaving;
 use super::plane::{Plane, SocketChange};
-use super::reconciler::{Leaving, Reconciler, Running};
+use super::reconciler::{Reconciler, Running};
 use super::{compile, drain, tls};
 use crate::broker::EndpointId;
 use crate::config::{ChangeClass, Durability, Name};

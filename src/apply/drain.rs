@@ -14,6 +14,10 @@ const USE_ANOTHER_SERVER: u8 = 0x9C;
 /// MQTT 5: server moved (for good), with a server reference.
 const SERVER_MOVED: u8 = 0x9D;
 
+/// A connection's time to finish what is in flight, once its turn has come: a part of the window, and at most so long.
+const IN_FLIGHT_PART: u32 = 4;
+const IN_FLIGHT_MAX_MS: u32 = 5_000;
+
 /// Everybody, because the listener goes: for good, or only for now.
 pub(super) fn everybody(policy: &ListenerPolicy, drain: &Drain, connections: u32, for_good: bool) -> DrainPlan {
     with_rate(DrainWhich::All, policy, drain, connections, for_good)
@@ -80,7 +84,11 @@ fn certificate_is_trusted(policy: &ListenerPolicy, facts: &ConnectionFacts<'_>) 
 }
 
 fn with_rate(which: DrainWhich, policy: &ListenerPolicy, drain: &Drain, connections: u32, for_good: bool) -> DrainPlan {
-    let by_window = (drain.window_s > 0).then(|| connections.div_ceil(drain.window_s).max(1));
+    let window_ms = drain.window_s.saturating_mul(1000);
+    // What the new declaration refuses has lost its right: nothing of it has to come to an end.
+    let is_revoked = matches!(which, DrainWhich::Matching(_));
+    let in_flight_ms = if is_revoked { 0 } else { (window_ms / IN_FLIGHT_PART).min(IN_FLIGHT_MAX_MS) };
+    let by_window = (window_ms > 0).then(|| per_second(connections, window_ms - in_flight_ms));
     let per_s = match (by_window, drain.max_per_second) {
         (Some(rate), Some(most)) => Some(rate.min(most)),
         (rate, most) => rate.or(most),
@@ -91,5 +99,11 @@ fn with_rate(which: DrainWhich, policy: &ListenerPolicy, drain: &Drain, connecti
         Some(_) => USE_ANOTHER_SERVER,
     };
     let (server_reference, handshake_ms) = (drain.server_reference.clone(), policy.handshake.time_ms);
-    DrainPlan { which, per_s, reason_code, server_reference, handshake_ms }
+    DrainPlan { which, per_s, reason_code, server_reference, in_flight_ms, handshake_ms }
+}
+
+/// The rate at which so many have had their turn in so many ms; at least 1.
+fn per_second(connections: u32, ms: u32) -> u32 {
+    let rate = (u64::from(connections) * 1000).div_ceil(u64::from(ms.max(1)));
+    u32::try_from(rate).unwrap_or(u32::MAX).max(1)
 }

@@ -1,7 +1,7 @@
 //! Executes plans: binds, installs, drains. Where the control plane and the data plane meet.
 //!
 //! [`Reconciler`] is the loop's body (`reconciler`: a reading comes in; `converge`: plan, prepare, commit; `observe`:
-//! conditions and what is published; `spans`: its traces); [`run`] is the loop.
+//! conditions and what is published; `leave`: clients on their way out; `spans`: its traces); [`run`] is the loop.
 
 mod bridges;
 mod compile;
@@ -10,6 +10,7 @@ mod drain;
 mod environment;
 mod files;
 mod history;
+mod leave;
 mod observe;
 mod plane;
 mod port_holder;
@@ -25,8 +26,9 @@ pub use bridges::{BridgeState, Bridging};
 pub use environment::{Obstacle, obstacles};
 pub use files::{FileSystem, ReadFiles};
 pub use history::{HISTORY_MAX, History};
+pub use leave::Drained;
 pub use plane::{Plane, SocketChange};
-pub use reconciler::{Drained, Next, Reconciler, ReconcilerOptions, Start};
+pub use reconciler::{Next, Reconciler, ReconcilerOptions, Start};
 pub use service::{Kept, Signal, run, signals, source_name, wall_clock};
 pub use state::*;
 pub use sys_topics::publish_sys_topics;

@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc;
 
 use super::files::ReadFiles;
+use super::leave::Drained;
 use super::plane::Plane;
-use super::reconciler::{Drained, Next, Reconciler};
+use super::reconciler::{Next, Reconciler};
 use crate::reconcile::Timestamp;
 use crate::source::{SourceEvent, SourceHandle};
 use crate::store::{LastKnownGoodFile, Saved};

@@ -7,6 +7,8 @@ use crate::mqtt::ProtocolVersion;
 #[derive(Debug, Clone, Copy)]
 pub struct Client<'a> {
     pub client_id: &'a str,
+    /// The endpoint's name.
+    pub endpoint: &'a str,
     pub principal: &'a Principal,
     pub version: ProtocolVersion,
     pub connected_at: Millis,
@@ -22,6 +24,7 @@ impl Core {
         let session = self.sessions.get(connection.session)?;
         Some(Client {
             client_id: &session.client_id,
+            endpoint: &connection.policy.name,
             principal: &connection.principal,
             version: connection.version,
             connected_at: connection.connected_at,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use super::authentication::Turn;
+use super::farewell::Farewell;
 use super::provenance::Publisher;
 use super::rate::Rates;
 use super::subscriptions::SessionId;
@@ -25,7 +26,7 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// To be closed once its buffer is written; takes and sends nothing more.
     pub(super) closing: bool,
-    /// The client's Receive Maximum.
+    /// The client's Receive Maximum; 0 once it was asked to leave.
     pub(super) receive_maximum: u16,
     /// The client's Maximum Packet Size.
     pub(super) maximum_packet_size: u32,
@@ -86,6 +87,8 @@ pub(super) struct Aside {
     /// Enhanced authentication: the method of CONNECT [MQTT-4.12.0-5].
     pub(super) authentication_method: Option<Box<str>>,
     pub(super) reauthentication: Turn,
+    /// It was asked to leave, and is told so when nothing is in flight any more.
+    pub(super) farewell: Option<Box<Farewell>>,
 }
 
 impl Connection {

@@ -145,6 +145,8 @@ pub struct Core {
     pub(super) dirty: Vec<ConnId>,
     pub(super) resumed: Vec<ConnId>,
     pub(super) closing: Vec<ConnId>,
+    /// Connections that were asked to leave and may have nothing in flight any more.
+    pub(super) leaving: Vec<ConnId>,
     /// The time of the call that is being served.
     pub(super) now: Millis,
     pub(super) away: AwaySessions,
@@ -187,6 +189,7 @@ impl Core {
             dirty: Vec::new(),
             resumed: Vec::new(),
             closing: Vec::new(),
+            leaving: Vec::new(),
             now: 0,
             away: AwaySessions::default(),
             rules: Rules::default(),
@@ -266,6 +269,9 @@ impl Core {
             (false, true) => Then::Pause,
             (false, false) => Then::Continue,
         };
+        if connection.receive_maximum == 0 {
+            self.leaving.push(conn);
+        }
         if then == Then::Close { closed } else { Received { consumed, needs, then } }
     }
 
@@ -294,15 +300,6 @@ impl Core {
     pub fn ended(&mut self, conn: ConnId, why: Ended, now: Millis) {
         self.now = now;
         self.connection_ended(conn, why, now);
-    }
-
-    /// Asks a client to leave: 5.0 gets DISCONNECT with `code` (and reference); then its out buffer is to be flushed and
-    /// the connection closed: it is named by [`Core::take_closing`].
-    pub fn disconnect(&mut self, conn: ConnId, code: u8, server_reference: Option<&str>, now: Millis) {
-        self.now = now;
-        if self.connections.get_generation(conn.slot, conn.generation).is_some() {
-            self.tell_and_close_with(conn.slot, code, server_reference);
-        }
     }
 
     /// Out buffer of a connection; the driver writes from it and advances it, then tells [`Core::written`].
@@ -341,11 +338,14 @@ impl Core {
 
     /// Whether something waits to be taken: a connection to flush, to close or to resume.
     pub fn has_pending(&self) -> bool {
-        !(self.dirty.is_empty() && self.closing.is_empty() && self.resumed.is_empty()) || self.has_more_to_take()
+        let nothing =
+            self.dirty.is_empty() && self.closing.is_empty() && self.resumed.is_empty() && self.leaving.is_empty();
+        !nothing || self.has_more_to_take()
     }
 
     /// Connections the core wants closed once their out buffer is flushed (takeover, keep-alive, breach, drain).
     pub fn take_closing(&mut self, into: &mut Vec<ConnId>) {
+        self.say_goodbye();
         into.append(&mut self.closing);
     }
 
@@ -359,6 +359,7 @@ impl Core {
                 Timer::Pause(id) => self.pause_is_over(id, now),
                 Timer::Rate(id) => self.look_at_rate(id, now),
                 Timer::Credential(id) => self.check_credential(id, now),
+                Timer::Farewell(id) => self.leaving.push(id),
             }
         }
         self.expire_retained(now);

@@ -5,7 +5,7 @@
 //! what it wrote into the connections' [`OutBuf`]s and into the [`Batch`]es for other shards.
 //!
 //! - `core`: the state and the interface; `lifecycle`: connections, sessions and wills; `publish`, `subscribe`, `acks`,
-//!   `authentication`: packets from clients; `pace`: how fast they may; `deliver`, `crowd`: messages to clients; `shared`: shared
+//!   `authentication`: packets from clients; `pace`: how fast they may; `farewell`: how they are asked to leave; `deliver`, `crowd`: messages to clients; `shared`: shared
 //!   subscriptions; `link`, `exchange`: other shards; `names`: namespaces and client ids; `provenance`: who published what
 //!   is retained; `inspect`: what the status is told; `durable`, `restore`: what outlives the process, told as records and
 //!   taken back from them.
@@ -23,6 +23,7 @@ mod crowd;
 mod deliver;
 mod durable;
 mod exchange;
+mod farewell;
 mod inflight;
 mod inspect;
 mod journal;

@@ -19,6 +19,8 @@ pub(super) enum Timer {
     Rate(ConnId),
     /// Has the credential ended?
     Credential(ConnId),
+    /// Has a client that was asked to leave had its time?
+    Farewell(ConnId),
 }
 
 impl Timer {

@@ -28,7 +28,7 @@ use crate::store::records::{Store, StoreStats};
 use crate::store::{Journal, LastKnownGoodFile};
 use crate::telemetry::Exporter;
 
-/// How long SIGTERM waits for clients to leave.
+/// How long SIGTERM waits for clients to leave; the first half of it for what is in flight with them.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 /// How long it waits for a collector to take the last traces.
 const TRACES_GRACE: Duration = Duration::from_secs(2);

@@ -63,6 +63,9 @@ pub struct DrainPlan {
     pub reason_code: u8,
     /// Where to go instead, for 5.0.
     pub server_reference: Option<Arc<str>>,
+    /// How long, once its turn has come, a connection may take to finish what is in flight of QoS 1 and 2 before it is
+    /// told; nothing new is begun with it meanwhile. 0: it is told at once.
+    pub in_flight_ms: u32,
     /// How long the plan is remembered for those who were accepted before it and are admitted after it: the time a
     /// handshake may take.
     pub handshake_ms: u32,
@@ -337,8 +340,8 @@ impl DataPlane {
         Ok(all)
     }
 
-    /// Stops accepting, tells every client (5.0: 0x8B, server shutting down), and ends the threads when all have gone or
-    /// `grace` is over.
+    /// Stops accepting, tells every client (5.0: 0x8B, server shutting down) as soon as nothing is in flight with it, at
+    /// half of `grace` at the latest, and ends the threads when all have gone or `grace` is over.
     pub async fn shutdown(&self, grace: Duration) -> Result<(), PlaneError> {
         let (reply, answer) = oneshot::channel();
         self.inner.tell_acceptor(Command::Stop { reply });

@@ -15,6 +15,7 @@ mod cve;
 mod durability;
 mod environment;
 mod etcd;
+mod farewell;
 mod golden;
 mod load_bench;
 mod memory;

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use weirmq::apply::{Drained, History, Next, Reconciler, ReconcilerOptions, SharedState, Start};
 use weirmq::config::{NodeContext, ReadError, Revision, Snapshot, SourceFile};
+use weirmq::mqtt::ProtocolVersion;
 use weirmq::net::SocketKey;
 use weirmq::reconcile::{ConditionType, Node, Timestamp};
 use weirmq::source::{Reading, SourceError, TroubleKind};
@@ -29,6 +30,7 @@ struct File {
     limit: u16,
     enabled: bool,
     websocket: bool,
+    v3_only: bool,
     certificate: bool,
     restarted_at: u8,
     trouble: Trouble,
@@ -53,6 +55,7 @@ impl File {
             limit: 1 + chance.below(4) as u16,
             enabled: !chance.one_in(8),
             websocket: chance.one_in(4),
+            v3_only: chance.one_in(8),
             certificate: false,
             restarted_at: 0,
             trouble: Trouble::None,
@@ -60,7 +63,7 @@ impl File {
     }
 
     fn edit(&mut self, chance: &mut Chance) {
-        match chance.below(8) {
+        match chance.below(9) {
             0 => self.port = 1000 + chance.below(5) as u16,
             1 => self.host = HOSTS[chance.below(3) as usize],
             2 => self.limit = 1 + chance.below(4) as u16,
@@ -68,6 +71,7 @@ impl File {
             4 => self.websocket = !self.websocket,
             5 => self.restarted_at = self.restarted_at.wrapping_add(1),
             6 => self.certificate = !self.certificate,
+            7 => self.v3_only = !self.v3_only,
             _ => {
                 let troubles = [Trouble::None, Trouble::Invalid, Trouble::Unparsable, Trouble::Unreadable];
                 self.trouble = troubles[chance.below(4) as usize];
@@ -81,6 +85,9 @@ impl File {
              false\n  enableAcl: false\n  restartedAt: \"{}\"\n",
             self.port, self.host, self.limit, self.enabled, self.websocket, self.restarted_at
         );
+        if self.v3_only {
+            text.push_str("  protocolVersions: [\"3.1.1\"]\n");
+        }
         if self.certificate {
             text.push_str("  sslConfig: {certFile: missing.pem, keyFile: missing.key}\n");
         }
@@ -107,6 +114,22 @@ struct Simulation {
     state: Arc<SharedState>,
     now: u64,
     story: String,
+    /// How often each file was changed in this step.
+    touched: BTreeMap<&'static str, u32>,
+}
+
+/// What was before a step.
+struct Before {
+    files: BTreeMap<&'static str, File>,
+    clients: Vec<Client>,
+    listened: BTreeMap<String, SocketKey>,
+    /// Where those listened that ran by what was to run. Others had an edit waiting, for an address to come free or a
+    /// certificate to come, that may take force in any step.
+    settled: BTreeMap<String, SocketKey>,
+    /// Those of them whose file was in force.
+    in_force: BTreeMap<String, SocketKey>,
+    /// Those that some clients are about to leave.
+    draining: BTreeSet<String>,
 }
 
 impl Simulation {
@@ -139,6 +162,7 @@ impl Simulation {
             state,
             now: 0,
             story: String::new(),
+            touched: BTreeMap::new(),
         }
     }
 
@@ -164,9 +188,9 @@ impl Simulation {
         }
     }
 
-    /// Reads until the reconciler has seen enough.
-    async fn pass(&mut self, settled: bool) {
-        for _ in 0..4 {
+    /// Reads until the reconciler has seen enough, `readings` times at most.
+    async fn pass(&mut self, settled: bool, readings: u32) {
+        for _ in 0..readings {
             self.now += 300;
             let reading = self.reading(settled);
             let next = self.reconciler.read(reading, Timestamp::from_unix_ms(self.now)).await;
@@ -174,7 +198,11 @@ impl Simulation {
                 break;
             }
         }
-        // Drains run as tasks.
+        self.let_drains_run().await;
+    }
+
+    /// Drains run as tasks.
+    async fn let_drains_run(&mut self) {
         for _ in 0..3 {
             tokio::task::yield_now().await;
         }
@@ -184,22 +212,47 @@ impl Simulation {
     }
 
     async fn step(&mut self) {
-        let before = self.files.clone();
-        let clients = self.world.lock().clients.clone();
-        let listened: BTreeMap<String, SocketKey> = self.listening();
-        let in_force = self.in_force();
-        let killed = self.act().await;
+        if self.chance.one_in(2) {
+            self.world.end_drains();
+            self.let_drains_run().await;
+        }
+        self.world.lock().slow_drains = self.chance.one_in(3);
+        self.touched.clear();
+        let before = Before {
+            files: self.files.clone(),
+            clients: self.world.staying(),
+            listened: self.listening(),
+            settled: self.settled(),
+            in_force: self.in_force(),
+            draining: self.draining(),
+        };
+        self.act().await;
+        if self.chance.one_in(4) {
+            // The next snapshot is there before the first has been seen to its end.
+            self.now += 50;
+            self.pass(true, 1).await;
+            self.act().await;
+        }
         self.now += 1000;
-        self.pass(true).await;
-        self.check_bystanders(&before, &clients, &listened, killed.as_ref());
-        self.check_edits(&before, &clients, &in_force, killed.as_ref());
-        self.check_trouble(&before, &listened, killed.as_ref());
+        self.pass(true, 4).await;
+        self.check_bystanders(&before);
+        self.check_edits(&before);
+        self.check_trouble(&before);
+        self.check_drains();
         self.check_idle().await;
         self.check_converged();
     }
 
-    /// Somebody does something.
-    async fn act(&mut self) -> Option<SocketKey> {
+    /// Somebody does something; what became of the files is noted.
+    async fn act(&mut self) {
+        let before = self.files.clone();
+        self.do_something().await;
+        for name in NAMES.iter().filter(|name| self.files.get(*name) != before.get(*name)) {
+            *self.touched.entry(name).or_default() += 1;
+        }
+    }
+
+    async fn do_something(&mut self) {
         let present: Vec<&'static str> = self.files.keys().copied().collect();
         let listening: Vec<SocketKey> = self.world.lock().listeners.keys().cloned().collect();
         match self.chance.below(12) {
@@ -237,7 +290,6 @@ impl Simulation {
                 if let Some(key) = self.chance.of(&listening).cloned() {
                     self.tell(format_args!("the listener at {key} dies"));
                     self.world.lock().listeners.get_mut(&key).unwrap().alive = false;
-                    return Some(key);
                 }
             }
             10 => {
@@ -246,7 +298,8 @@ impl Simulation {
                 self.reconciler.trouble(&error, Timestamp::from_unix_ms(self.now)).await;
             }
             _ => {
-                self.tell(format_args!("a checkout in progress: files are missing for a moment"));
+                let settled = self.chance.one_in(2);
+                self.tell(format_args!("a checkout: files are missing for a moment, at rest {settled}"));
                 let all = self.files.clone();
                 let keep = self.chance.next();
                 let mut at = 0;
@@ -254,14 +307,14 @@ impl Simulation {
                     at += 1;
                     keep >> at & 1 == 0
                 });
-                self.pass(false).await;
+                // Seen once, or while the directory is known to change, it is believed by nobody.
+                self.pass(settled, if settled { 1 } else { 4 }).await;
                 self.files = all;
             }
         }
         for key in listening.iter().filter(|_| self.chance.one_in(2)).cloned().collect::<Vec<_>>() {
             self.world.connect(&key);
         }
-        None
     }
 
     fn swap(&mut self, present: &[&'static str]) {
@@ -286,84 +339,83 @@ impl Simulation {
         alive.map(|(key, listener)| (listener.policy.endpoint.name.to_string(), key.clone())).collect()
     }
 
-    /// Where those listen that run by what their files declare. Others have an edit waiting, for an address to come free or
-    /// a certificate to come, that may take force in any step.
-    fn in_force(&self) -> BTreeMap<String, SocketKey> {
+    fn settled(&self) -> BTreeMap<String, SocketKey> {
         let state = self.state.load();
         let mut listening = self.listening();
-        listening.retain(|name, _| {
-            state.endpoints.get(name).is_some_and(|endpoint| {
-                endpoint.live == endpoint.declared && endpoint.conditions.is_true(ConditionType::Accepted)
-            })
-        });
+        listening.retain(|name, _| state.endpoints.get(name).is_some_and(|e| e.live == e.declared));
         listening
     }
 
-    /// Whose file nobody touched keeps its listener and its clients.
-    fn check_bystanders(
-        &self,
-        before: &BTreeMap<&'static str, File>,
-        clients: &[Client],
-        listened: &BTreeMap<String, SocketKey>,
-        killed: Option<&SocketKey>,
-    ) {
-        let now = self.listening();
+    fn in_force(&self) -> BTreeMap<String, SocketKey> {
         let state = self.state.load();
-        for (name, file) in before.iter().filter(|(name, file)| self.files.get(*name) == Some(*file)) {
-            let Some(key) = listened.get(*name).filter(|key| Some(*key) != killed) else { continue };
-            // It may have been waiting to get elsewhere, and the way is free now.
-            if file.trouble == Trouble::None && file.enabled && *key == file.key() {
-                assert_eq!(now.get(*name), Some(key), "{name} lost its listener\n{}", self.story);
-                let stays = |client: &&Client| client.name == *name;
-                let had: Vec<u64> = clients.iter().filter(stays).map(|client| client.id).collect();
-                let world = self.world.lock();
-                let left: BTreeSet<u64> = world.clients.iter().map(|client| client.id).collect();
-                let settled = state.endpoints[*name].conditions.is_true(ConditionType::Programmed);
-                if settled && state.history.back().is_none_or(|last| last.actions.iter().all(|a| a.endpoint != *name)) {
-                    assert!(had.iter().all(|id| left.contains(id)), "{name} lost a client\n{}", self.story);
-                }
-            }
+        let mut settled = self.settled();
+        settled.retain(|name, _| state.endpoints[name].conditions.is_true(ConditionType::Accepted));
+        settled
+    }
+
+    fn draining(&self) -> BTreeSet<String> {
+        let world = self.world.lock();
+        let doomed = world.clients.iter().filter(|client| world.doomed.contains(&client.id));
+        doomed.map(|client| client.name.clone()).collect()
+    }
+
+    /// The clients that an endpoint had before, and how many of them stay.
+    fn had_and_stay(&self, before: &Before, name: &str) -> (usize, usize) {
+        let left: BTreeSet<u64> = self.world.staying().iter().map(|client| client.id).collect();
+        let had = before.clients.iter().filter(|client| client.name == *name);
+        (had.clone().count(), had.filter(|client| left.contains(&client.id)).count())
+    }
+
+    /// Whose file nobody touched keeps its listener and its clients, whatever fails elsewhere and whatever is wrong with
+    /// the file; a listener that died is back.
+    fn check_bystanders(&self, before: &Before) {
+        let now = self.listening();
+        for name in before.files.keys().filter(|name| !self.touched.contains_key(*name)) {
+            let Some(key) = before.settled.get(*name) else { continue };
+            assert_eq!(now.get(*name), Some(key), "{name} lost its listener\n{}", self.story);
+            let (had, stay) = self.had_and_stay(before, name);
+            assert_eq!(stay, had, "{name} lost a client\n{}", self.story);
         }
     }
 
     /// Who is still admitted is not sent away: of a lowered limit those above it go, of a raised one nobody.
-    fn check_edits(
-        &self,
-        before: &BTreeMap<&'static str, File>,
-        clients: &[Client],
-        in_force: &BTreeMap<String, SocketKey>,
-        killed: Option<&SocketKey>,
-    ) {
-        for (name, file) in &self.files {
-            let Some(was) = before.get(name) else { continue };
+    fn check_edits(&self, before: &Before) {
+        for (name, file) in self.files.iter().filter(|(name, _)| self.touched.get(*name) == Some(&1)) {
+            let Some(was) = before.files.get(name) else { continue };
             let same_but_limit = File { limit: was.limit, ..file.clone() } == *was;
-            let key = file.key();
-            if !same_but_limit || !file.enabled || in_force.get(*name) != Some(&key) || killed == Some(&key) {
+            // Who is on the way out still counts as connected, and may make others be over the limit.
+            let drains = before.draining.contains(*name);
+            if !same_but_limit || drains || !before.in_force.contains_key(*name) {
                 continue;
             }
-            let had = clients.iter().filter(|client| client.name == *name).count();
-            let left: BTreeSet<u64> = self.world.lock().clients.iter().map(|client| client.id).collect();
-            let stayed = clients.iter().filter(|client| client.name == *name && left.contains(&client.id)).count();
-            let limit = usize::from(if file.trouble == Trouble::None { file.limit } else { was.limit });
-            assert!(stayed >= had.min(limit), "{name}: {stayed} of {had} clients stayed\n{}", self.story);
+            let (had, stay) = self.had_and_stay(before, name);
+            assert!(stay >= had.min(usize::from(file.limit)), "{name}: {stay} of {had} clients stay\n{}", self.story);
         }
     }
 
-    /// Trouble deletes nothing.
-    fn check_trouble(
-        &self,
-        before: &BTreeMap<&'static str, File>,
-        listened: &BTreeMap<String, SocketKey>,
-        killed: Option<&SocketKey>,
-    ) {
+    /// Trouble deletes nothing and changes nothing.
+    fn check_trouble(&self, before: &Before) {
         let now = self.listening();
-        for (name, file) in self.files.iter().filter(|(_, file)| file.trouble != Trouble::None) {
-            let was_there = before.get(name).is_some_and(|was| was.enabled == file.enabled);
-            let Some(key) = listened.get(*name).filter(|key| was_there && Some(*key) != killed) else { continue };
+        let troubled = self.files.iter().filter(|(_, file)| file.trouble != Trouble::None);
+        for (name, _) in troubled.filter(|(name, _)| self.touched.get(*name).is_none_or(|times| *times == 1)) {
+            let Some(key) = before.listened.get(*name) else { continue };
             assert!(now.contains_key(*name), "{name} at {key} fell to a trouble of its file\n{}", self.story);
             let state = self.state.load();
             let conditions = &state.endpoints[*name].conditions;
             assert!(!conditions.is_true(ConditionType::Accepted), "{name} is held in silence\n{}", self.story);
+            if before.settled.contains_key(*name) {
+                let (had, stay) = self.had_and_stay(before, name);
+                assert_eq!(stay, had, "{name} lost a client to a trouble of its file\n{}", self.story);
+            }
+        }
+    }
+
+    /// While somebody is still to be asked to leave, it is said.
+    fn check_drains(&self) {
+        let state = self.state.load();
+        for name in self.draining() {
+            let said = state.endpoints.get(&*name).is_some_and(|e| e.conditions.is_true(ConditionType::Draining));
+            assert!(said, "{name} drains in silence\n{}", self.story);
         }
     }
 
@@ -402,13 +454,27 @@ impl Simulation {
         let declared: BTreeMap<String, SocketKey> =
             enabled.map(|(name, file)| ((*name).to_owned(), file.key())).collect();
         assert_eq!(self.listening(), declared, "{}", self.story);
+        assert!(state.plan.is_empty(), "{:?}\n{}", state.plan, self.story);
+        self.check_policies();
         for (name, endpoint) in state.endpoints.iter().filter(|(name, _)| declared.contains_key(*name)) {
             let programmed = endpoint.conditions.get(ConditionType::Programmed);
             assert!(endpoint.conditions.is_true(ConditionType::Programmed), "{name}: {programmed:?}\n{}", self.story);
         }
         for (name, file) in self.files.iter().filter(|(_, file)| file.enabled) {
-            let open = self.world.lock().clients.iter().filter(|client| client.name == **name).count();
-            assert!(open <= usize::from(file.limit), "{name} has {open} clients of {}\n{}", file.limit, self.story);
+            let open = self.world.staying().iter().filter(|client| client.name == **name).count();
+            let most = if file.v3_only { 0 } else { usize::from(file.limit) };
+            assert!(open <= most, "{name} has {open} clients of {most}\n{}", self.story);
+        }
+    }
+
+    /// Each listener admits by what its file declares.
+    fn check_policies(&self) {
+        for listener in self.world.lock().listeners.values() {
+            let (policy, file) = (&listener.policy, &self.files[&*listener.policy.endpoint.name]);
+            let admits_5 = policy.endpoint.versions.admits(ProtocolVersion::V5);
+            let live = (policy.max_connections, policy.websocket.is_some(), admits_5);
+            let declared = (Some(u32::from(file.limit)), file.websocket, !file.v3_only);
+            assert_eq!(live, declared, "{}\n{}", policy.endpoint.name, self.story);
         }
     }
 }

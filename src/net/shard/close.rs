@@ -114,8 +114,13 @@ impl Shard {
 
     /// TLS or WebSocket failed on an admitted connection.
     pub(super) fn layer_failed(&mut self, key: Key, error: &LayerError) {
-        tracing::debug!(shard = self.id.0, %error, "a connection ends");
         let Some(connection) = self.table.get_mut(key) else { return };
+        if let State::Open(id) = connection.state
+            && let Some(client) = self.core.client(id)
+        {
+            let (endpoint, client_id) = (client.endpoint, client.client_id);
+            tracing::debug!(endpoint, client_id, shard = self.id.0, %error, "a connection ends");
+        }
         if let Some(layers) = connection.layers.as_deref_mut() {
             layers.close_for(error);
         }

@@ -153,9 +153,9 @@ impl Shard {
             drain.updated = now;
             while drain.per_ms.is_none() || drain.credit >= 1.0 {
                 let Some(id) = drain.targets.pop_front() else { break };
+                let (code, reference) = (drain.plan.reason_code, drain.plan.server_reference.clone());
                 // It may have left by itself.
-                if core.client(id).is_some() {
-                    core.disconnect(id, drain.plan.reason_code, drain.plan.server_reference.as_deref(), now);
+                if core.wind_down(id, code, reference, now + Millis::from(drain.plan.in_flight_ms), now) {
                     drain.asked += 1;
                     drain.credit -= 1.0;
                 }
@@ -178,10 +178,11 @@ impl Shard {
                 _ => None,
             })
             .collect();
-        for id in open {
-            self.core.disconnect(id, ReasonCode::ServerShuttingDown.as_u8(), None, self.now);
-        }
         let grace = Millis::try_from(grace.as_millis()).unwrap_or(Millis::MAX);
+        let until = self.now.saturating_add(grace / 2);
+        for id in open {
+            self.core.wind_down(id, ReasonCode::ServerShuttingDown.as_u8(), None, until, self.now);
+        }
         self.ending = Some(Ending { deadline: self.now.saturating_add(grace), reply });
     }
 

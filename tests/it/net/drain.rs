@@ -10,7 +10,7 @@ use super::client::{self, Client, string};
 use super::plane::{Plane, endpoint, policy};
 
 fn plan(which: DrainWhich) -> DrainPlan {
-    DrainPlan { which, per_s: None, reason_code: 0x98, server_reference: None, handshake_ms: 60_000 }
+    DrainPlan { which, per_s: None, reason_code: 0x98, server_reference: None, in_flight_ms: 0, handshake_ms: 60_000 }
 }
 
 fn enter(plane: &Plane, id: u32, count: usize, level: u8) -> Vec<Client> {
@@ -76,6 +76,69 @@ fn a_rate_spreads_it_out() {
     assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), slow)), Ok(20));
     // The two first ones at once; 20 a second on each shard.
     assert!(start.elapsed() >= Duration::from_millis(300), "{:?}", start.elapsed());
+}
+
+/// A client that was sent a message with QoS 1 and has not acknowledged it.
+fn with_a_message(plane: &Plane, address: std::net::SocketAddr) -> Client {
+    let mut receiver = Client::enter(client::tcp(address), 5, "receiver");
+    receiver.subscribe("t", 1);
+    let other = plane.listen_tcp(policy(2));
+    Client::enter(client::tcp(other), 5, "publisher").publish("t", b"m", 1);
+    let (first, body) = receiver.receive().unwrap();
+    assert_eq!((first, &body[..5]), (0x32, &[0, 1, b't', 0, 1][..]));
+    receiver
+}
+
+#[test]
+fn who_has_a_message_in_flight_may_acknowledge_it_first() {
+    for shards in [1, 3] {
+        let plane = Plane::start(shards);
+        let address = plane.listen_tcp(policy(1));
+        let mut receiver = with_a_message(&plane, address);
+        let mut idle = Client::enter(client::tcp(address), 5, "idle");
+        let patient = DrainPlan { in_flight_ms: 600_000, ..plan(DrainWhich::All) };
+        assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), patient.clone())), Ok(2));
+        assert_eq!(idle.receive(), Some((0xE0, vec![0x98])));
+        receiver.ping();
+        assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), patient)), Ok(0), "nobody is asked twice");
+        receiver.ping();
+        receiver.send(&client::packet(0x40, &[0, 1]));
+        assert_eq!(receiver.receive(), Some((0xE0, vec![0x98])));
+        assert_eq!(receiver.receive(), None);
+    }
+}
+
+#[test]
+fn who_does_not_acknowledge_is_told_when_the_time_is_up() {
+    let plane = Plane::start(2);
+    let address = plane.listen_tcp(policy(1));
+    let mut receiver = with_a_message(&plane, address);
+    let begun = Instant::now();
+    let impatient = DrainPlan { in_flight_ms: 300, ..plan(DrainWhich::All) };
+    assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), impatient)), Ok(1));
+    assert_eq!(receiver.receive(), Some((0xE0, vec![0x98])));
+    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_shutdown_lets_what_is_in_flight_be_acknowledged() {
+    for shards in [1, 3] {
+        let plane = Plane::start(shards);
+        let address = plane.listen_tcp(policy(1));
+        let mut receiver = with_a_message(&plane, address);
+        let mut idle = Client::enter(client::tcp(address), 5, "idle");
+        let acknowledging = std::thread::spawn(move || {
+            assert_eq!(idle.receive(), Some((0xE0, vec![0x8B])));
+            drop(idle);
+            receiver.ping();
+            receiver.send(&client::packet(0x40, &[0, 1]));
+            assert_eq!(receiver.receive(), Some((0xE0, vec![0x8B])));
+        });
+        let begun = Instant::now();
+        assert_eq!(plane.wait(plane.plane.shutdown(Duration::from_secs(1200))), Ok(()));
+        assert!(begun.elapsed() < Duration::from_secs(600), "it waited for what had come to its end");
+        acknowledging.join().unwrap();
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use tokio::sync::Notify;
 use weirmq::apply::{Plane, ReadFiles, SocketChange};
 use weirmq::broker::{EndpointId, Principal};
 use weirmq::mqtt::ProtocolVersion;
@@ -15,9 +16,16 @@ use weirmq::net::{
     ConnectionFacts, DrainPlan, DrainWhich, ListenerPolicy, ListenerStatus, PlaneError, SocketKey, SocketOptions,
 };
 
+/// What a drain by a window of 10 s (the default) leaves to a connection to finish what is in flight.
+const IN_FLIGHT_MS: u32 = 2_500;
+
 /// The data plane's model.
 #[derive(Clone, Default)]
-pub(super) struct World(pub(super) Arc<Mutex<Sockets>>);
+pub(super) struct World {
+    sockets: Arc<Mutex<Sockets>>,
+    /// Drains that took their time come to their end.
+    turns: Arc<Notify>,
+}
 
 #[derive(Default)]
 pub(super) struct Sockets {
@@ -26,6 +34,10 @@ pub(super) struct Sockets {
     pub(super) next_client: u64,
     /// Addresses that some other program has.
     pub(super) taken: BTreeSet<SocketKey>,
+    /// Drains begun now take their time, into the steps that follow.
+    pub(super) slow_drains: bool,
+    /// Clients whose turn in a drain is still to come.
+    pub(super) doomed: BTreeSet<u64>,
 }
 
 pub(super) struct Listener {
@@ -62,13 +74,27 @@ impl Drop for Bound {
 
 impl World {
     pub(super) fn lock(&self) -> MutexGuard<'_, Sockets> {
-        self.0.lock().unwrap()
+        self.sockets.lock().unwrap()
+    }
+
+    /// Clients that are connected and that no drain means.
+    pub(super) fn staying(&self) -> Vec<Client> {
+        let world = self.lock();
+        world.clients.iter().filter(|client| !world.doomed.contains(&client.id)).cloned().collect()
+    }
+
+    /// Lets drains that took their time come to their end.
+    pub(super) fn end_drains(&self) {
+        self.turns.notify_waiters();
     }
 
     pub(super) fn connect(&self, key: &SocketKey) {
         let mut world = self.lock();
         let Some(listener) = world.listeners.get(key).filter(|listener| listener.alive) else { return };
         let policy = Arc::clone(&listener.policy);
+        if !policy.endpoint.versions.admits(ProtocolVersion::V5) {
+            return;
+        }
         let open = world.clients.iter().filter(|client| client.endpoint == policy.endpoint.id).count();
         if policy.max_connections.is_some_and(|limit| open >= limit as usize) {
             return;
@@ -82,6 +108,25 @@ impl World {
             username: None,
         };
         world.clients.push(client);
+    }
+}
+
+impl Sockets {
+    /// Whom a drain means, judged when it begins.
+    fn meant(&self, endpoint: EndpointId, which: &DrainWhich) -> BTreeSet<u64> {
+        let own = self.clients.iter().filter(|client| client.endpoint == endpoint);
+        let newest = |count: u32| {
+            let mut ids: Vec<u64> = own.clone().map(|client| client.id).collect();
+            ids.sort_unstable();
+            ids.into_iter().rev().take(count as usize).collect()
+        };
+        let those = |goes: &dyn Fn(&Client) -> bool| own.clone().filter(|c| goes(c)).map(|c| c.id).collect();
+        match which {
+            DrainWhich::All => those(&|_| true),
+            DrainWhich::Before(generation) => those(&|client| client.generation < *generation),
+            DrainWhich::Newest(count) => newest(*count),
+            DrainWhich::Matching(judge) => those(&|client| judge(&facts(client, &principal(client)))),
+        }
     }
 }
 
@@ -131,23 +176,24 @@ impl Plane for World {
         endpoint: EndpointId,
         plan: DrainPlan,
     ) -> impl Future<Output = Result<u32, PlaneError>> + Send + 'static {
+        let revokes = matches!(plan.which, DrainWhich::Matching(_));
+        assert_eq!(plan.in_flight_ms, if revokes { 0 } else { IN_FLIGHT_MS });
         let world = self.clone();
         async move {
-            let mut world = world.lock();
-            let before = world.clients.len();
-            let mut newest: Vec<u64> =
-                world.clients.iter().filter(|client| client.endpoint == endpoint).map(|client| client.id).collect();
-            newest.sort_by_key(|id| std::cmp::Reverse(*id));
-            world.clients.retain(|client| {
-                let goes = match &plan.which {
-                    DrainWhich::All => true,
-                    DrainWhich::Before(generation) => client.generation < *generation,
-                    DrainWhich::Newest(count) => newest.iter().take(*count as usize).any(|id| *id == client.id),
-                    DrainWhich::Matching(judge) => judge(&facts(client, &principal(client))),
-                };
-                client.endpoint != endpoint || !goes
-            });
-            Ok((before - world.clients.len()) as u32)
+            let (targets, slow) = {
+                let mut sockets = world.lock();
+                let targets = sockets.meant(endpoint, &plan.which);
+                sockets.doomed.extend(&targets);
+                (targets, sockets.slow_drains)
+            };
+            if slow {
+                world.turns.notified().await;
+            }
+            let mut sockets = world.lock();
+            let before = sockets.clients.len();
+            sockets.clients.retain(|client| !targets.contains(&client.id));
+            sockets.doomed.retain(|id| !targets.contains(id));
+            Ok((before - sockets.clients.len()) as u32)
         }
     }
 
