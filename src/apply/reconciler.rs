@@ -349,7 +349,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         }
     }
 
-    /// Logs what was not found before.
+    /// Logs what was not found before, and what is mended.
     fn note_diagnostics(&mut self, loaded: &Loaded) {
         if *self.diagnostics == *loaded.diagnostics {
             return;
@@ -360,6 +360,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             } else {
                 tracing::warn!("{diagnostic}");
             }
+        }
+        for mended in self.diagnostics.iter().filter(|known| known.is_error() && !loaded.diagnostics.contains(known)) {
+            tracing::info!("no longer so: {mended}");
         }
         self.diagnostics = Arc::from(loaded.diagnostics.as_slice());
     }

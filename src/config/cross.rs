@@ -78,14 +78,30 @@ impl Others<'_> {
     }
 }
 
-/// Who comes first where two want the same: who is held, then who had it, then by name.
-fn rank<'a>(name: &'a Name, candidate: &Candidate, had_it: impl Fn(&Endpoint) -> bool) -> (u8, &'a Name) {
-    let rank = match (&candidate.document, &candidate.incumbent) {
-        (None, _) => 0,
-        (Some(_), Some(incumbent)) if incumbent.enabled && had_it(incumbent) => 1,
-        _ => 2,
+/// What a wish rests on, the strongest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Claim {
+    /// It is held, and cannot give way.
+    Held,
+    /// It had just that, and whoever wants it now came later.
+    Had,
+    /// It had a part of it, as who goes from one address to all of them.
+    HadPart,
+    New,
+}
+
+/// Who comes first where two want the same: by claim, then by name.
+fn rank<'a>(name: &'a Name, candidate: &Candidate, claim: impl Fn(&Endpoint) -> Claim) -> (Claim, &'a Name) {
+    let claim = match (&candidate.document, &candidate.incumbent) {
+        (None, _) => Claim::Held,
+        (Some(_), Some(incumbent)) if incumbent.enabled => claim(incumbent),
+        _ => Claim::New,
     };
-    (rank, name)
+    (claim, name)
+}
+
+fn had(it: bool) -> Claim {
+    if it { Claim::Had } else { Claim::New }
 }
 
 fn address_clashes(candidates: &Candidates, node: &NodeContext, found: &mut Vec<Loser>) {
@@ -103,7 +119,12 @@ fn address_clashes(candidates: &Candidates, node: &NodeContext, found: &mut Vec<
         let mut ranked: Vec<(&Name, &Candidate)> =
             names.iter().filter_map(|name| candidates.get_key_value(*name)).collect();
         ranked.sort_by_key(|(name, candidate)| {
-            rank(name, candidate, |incumbent| address(incumbent).overlaps(&address(&candidate.endpoint)))
+            let wanted = address(&candidate.endpoint);
+            rank(name, candidate, |incumbent| match address(incumbent) {
+                held if held == wanted => Claim::Had,
+                held if held.overlaps(&wanted) => Claim::HadPart,
+                _ => Claim::New,
+            })
         });
         let mut holders: Vec<(&Name, &Candidate)> = Vec::new();
         for (name, candidate) in ranked {
@@ -185,7 +206,7 @@ fn status_clash(document: &Document, wanted: &BindAddress, status: SocketAddr) -
 
 fn default_clashes(candidates: &Candidates, found: &mut Vec<Loser>) {
     let mut defaults: Vec<_> = candidates.iter().filter(|(_, candidate)| candidate.endpoint.is_default).collect();
-    defaults.sort_by_key(|(name, candidate)| rank(name, candidate, |incumbent| incumbent.is_default));
+    defaults.sort_by_key(|(name, candidate)| rank(name, candidate, |incumbent| had(incumbent.is_default)));
     let mut defaults = defaults.into_iter();
     let Some((first, holder)) = defaults.next() else { return };
     for (name, candidate) in defaults {
@@ -244,7 +265,7 @@ fn bridge_clashes(candidates: &Candidates, found: &mut Vec<Loser>) {
     }
     for (bridge, mut takers) in takers {
         takers.sort_by_key(|(name, candidate, _)| {
-            rank(name, candidate, |incumbent| incumbent.enable_bridge && incumbent.bridges.contains(bridge))
+            rank(name, candidate, |incumbent| had(incumbent.enable_bridge && incumbent.bridges.contains(bridge)))
         });
         let Some((first, holder, _)) = takers.first().copied() else { continue };
         for (name, candidate, index) in takers {

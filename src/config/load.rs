@@ -161,8 +161,7 @@ impl Pass<'_> {
         for (identity, documents) in &self.documents {
             let errors = documents.iter().find_map(|(_, document)| document.body.as_ref().err());
             if let Some(errors) = errors {
-                let message = errors.first().map(ToString::to_string).unwrap_or_default();
-                refuse(&mut self.loaded, self.previous, identity, RefusalReason::Invalid, &message);
+                refuse(&mut self.loaded, self.previous, identity, RefusalReason::Invalid, &first_of(errors));
             }
         }
         for (identity, good) in self.previous.good() {
@@ -352,6 +351,15 @@ impl Pass<'_> {
             (&a.file, a.position, &a.path, &a.message).cmp(&(&b.file, b.position, &b.path, &b.message))
         });
         self.loaded
+    }
+}
+
+/// The first of a document's errors by place, and how many there are besides.
+fn first_of(errors: &[Diagnostic]) -> String {
+    let first = errors.iter().min_by_key(|error| error.position).map(ToString::to_string).unwrap_or_default();
+    match errors.len() {
+        0 | 1 => first,
+        count => format!("{first} (and {} more in this document)", count - 1),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use notify::event::{AccessKind, AccessMode, EventKind, ModifyKind};
@@ -31,6 +31,8 @@ struct Shared {
     woken: Notify,
     /// Watched directories that were removed or renamed: the kernel has dropped their watches.
     lost: Mutex<Vec<PathBuf>>,
+    /// Events were dropped (inotify's queue was full): any directory may have been lost.
+    overflowed: AtomicBool,
 }
 
 impl std::fmt::Debug for Watch {
@@ -130,6 +132,9 @@ impl Watch {
     }
 
     fn forget_lost(&mut self) {
+        if self.shared.overflowed.swap(false, Ordering::AcqRel) {
+            self.renew();
+        }
         let mut lost = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
         for path in lost.drain(..) {
             self.watched.remove(&path);
@@ -139,6 +144,10 @@ impl Watch {
 
 impl Shared {
     fn note(&self, event: notify::Result<notify::Event>) {
+        let hides_others = event.as_ref().map_or(true, notify::Event::need_rescan);
+        if hides_others {
+            self.overflowed.store(true, Ordering::Release);
+        }
         if let Ok(event) = event {
             match event.kind {
                 // Our own reading.
@@ -149,7 +158,7 @@ impl Shared {
                 _ => {}
             }
         }
-        // An error (an overflow among them) hides events: it counts as one.
+        // An overflow, or an error, hides events: it counts as one.
         self.events.fetch_add(1, Ordering::AcqRel);
         self.woken.notify_one();
     }
@@ -226,6 +235,40 @@ mod tests {
         let expected = ["mnt", "repo", "repo/rev-1"].map(|name| top.join(name));
         assert_eq!(found, expected.into_iter().collect());
         assert_eq!(directories_of(&top.join("certs/a.pem")), [top.join("certs")].into_iter().collect());
+    }
+
+    /// Waits until there was an event since `before`.
+    fn wait_for_more(watch: &Watch, before: u64) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while watch.events().count() == before {
+            assert!(std::time::Instant::now() < deadline, "no event came");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn after_an_overflow_every_directory_is_watched_anew() {
+        let tmp = tempfile::tempdir().unwrap();
+        let directory = tmp.path().join("d");
+        std::fs::create_dir(&directory).unwrap();
+        let mut watch = Watch::new();
+        watch.add(&directory);
+        // It goes and comes back, which is among what the kernel could not tell any more.
+        std::fs::remove_dir(&directory).unwrap();
+        wait_for_more(&watch, 0);
+        std::fs::create_dir(&directory).unwrap();
+        while !watch.shared.lost.lock().unwrap().contains(&directory) {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        watch.shared.lost.lock().unwrap().clear();
+        let overflow = notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
+        let before = watch.events().count();
+        watch.shared.note(Ok(overflow));
+        assert_eq!(watch.events().count(), before + 1, "it is a hint");
+        watch.add(&directory);
+        let before = watch.events().count();
+        std::fs::write(directory.join("file"), "").unwrap();
+        wait_for_more(&watch, before);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use weirmq::apply::{Drained, History, Next, Reconciler, ReconcilerOptions, Share
 use weirmq::config::{NodeContext, ReadError, Revision, Snapshot, SourceFile};
 use weirmq::mqtt::ProtocolVersion;
 use weirmq::net::SocketKey;
-use weirmq::reconcile::{ConditionType, Node, Timestamp};
+use weirmq::reconcile::{ConditionStatus, ConditionType, Node, Timestamp};
 use weirmq::source::{Reading, SourceError, TroubleKind};
 
 use crate::chance::Chance;
@@ -367,12 +367,17 @@ impl Simulation {
     }
 
     /// Whose file nobody touched keeps its listener and its clients, whatever fails elsewhere and whatever is wrong with
-    /// the file; a listener that died is back.
+    /// the file; and stays accepted, whoever else wants its address. A listener that died is back.
     fn check_bystanders(&self, before: &Before) {
-        let now = self.listening();
-        for name in before.files.keys().filter(|name| !self.touched.contains_key(*name)) {
-            let Some(key) = before.settled.get(*name) else { continue };
+        let (now, state) = (self.listening(), self.state.load());
+        for (name, file) in before.files.iter().filter(|(name, _)| !self.touched.contains_key(*name)) {
+            let is_held = file.trouble != Trouble::None;
+            let known = if is_held { &before.settled } else { &before.in_force };
+            let Some(key) = known.get(*name) else { continue };
             assert_eq!(now.get(*name), Some(key), "{name} lost its listener\n{}", self.story);
+            let accepted = state.endpoints[*name].conditions.get(ConditionType::Accepted).unwrap();
+            let accepted_or_held = is_held || accepted.status == ConditionStatus::True;
+            assert!(accepted_or_held, "{name} is refused for another: {accepted:?}\n{}", self.story);
             let (had, stay) = self.had_and_stay(before, name);
             assert_eq!(stay, had, "{name} lost a client\n{}", self.story);
         }

@@ -103,6 +103,24 @@ fn ports_belong_to_who_has_them() {
 }
 
 #[test]
+fn who_wants_more_than_it_has_takes_nothing_from_others() {
+    let on = |host: &str, more: &str| {
+        format!("endpoint: {{port: 1, host: {host}, enableAuth: false, enableAcl: false{more}}}")
+    };
+    let before = first(&[("a.yaml", &on("127.0.0.1", "")), ("b.yaml", &on("127.0.0.2", ""))]);
+    // All addresses, of which it has one: `b` has another, and did nothing.
+    let greedy = on("0.0.0.0", "");
+    let after = then(&before, &[("a.yaml", &greedy), ("b.yaml", &on("127.0.0.2", ""))]);
+    assert_eq!(held(&after), ["!a:1", "b:1"]);
+    // And `b` may be changed where it is.
+    let changed = then(&after, &[("a.yaml", &greedy), ("b.yaml", &on("127.0.0.2", ", maxConnectionSize: 7"))]);
+    assert_eq!(held(&changed), ["!a:1", "b:1"]);
+    assert_eq!(changed.declared.endpoints["b"].max_connection_size, Some(7));
+    // Once it is out of the way, `a` has them.
+    assert_eq!(held(&then(&changed, &[("a.yaml", &greedy)])), ["a:1"]);
+}
+
+#[test]
 fn a_name_declared_twice_is_declared_by_none() {
     let before = first(&[("a.yaml", &endpoint(1))]);
     let again = "endpoint: {name: a, port: 2, enableAuth: false, enableAcl: false}";
