@@ -53,6 +53,10 @@ pub(super) fn no_longer_admitted(
             plans.push(with_rate(DrainWhich::Newest(over), policy, drain, over, false));
         }
     }
+    let lowered = draining.iter().any(|change| change.path == "maxConnectionPerAddress");
+    if let (true, Some(limit)) = (lowered, policy.max_connections_per_address) {
+        plans.push(with_rate(DrainWhich::NewestOfAddress(limit), policy, drain, connections, false));
+    }
     plans
 }
 

@@ -1,6 +1,6 @@
 //! Every change of what is live, and every refused attempt: bounded, kept across restarts.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::state::{HistoryAction, HistoryEntry, Outcome};
@@ -19,14 +19,24 @@ const DIFF_BYTES_MAX: usize = 64 << 10;
 pub struct History {
     entries: Arc<VecDeque<HistoryEntry>>,
     journal: Option<Journal<HistoryEntry>>,
-    /// The last refusal, so that each is recorded once.
+    /// The last refusal of a whole snapshot, so that each is recorded once.
     refused: Option<(String, Arc<[Diagnostic]>)>,
+    /// What was refused or held back of what is applied, as of the last entry.
+    held_back: BTreeSet<HeldBack>,
+}
+
+/// A change that is not done, and does not fail in the doing: its document is wrong, or it waits to be confirmed.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct HeldBack {
+    pub(super) endpoint: String,
+    pub(super) action: &'static str,
+    pub(super) why: String,
 }
 
 impl History {
     /// Goes on where `entries` end; new ones are written to `journal`.
     pub fn resume(journal: Option<Journal<HistoryEntry>>, entries: VecDeque<HistoryEntry>) -> Self {
-        Self { entries: Arc::new(entries), journal, refused: None }
+        Self { entries: Arc::new(entries), journal, refused: None, held_back: BTreeSet::new() }
     }
 
     /// All entries.
@@ -65,6 +75,18 @@ impl History {
             duration_us: 0,
         });
         true
+    }
+
+    /// Those of all that is held back that were not told before.
+    pub(super) fn news_of(&mut self, held_back: BTreeSet<HeldBack>) -> Vec<HistoryAction> {
+        let news = held_back.difference(&self.held_back).map(|news| HistoryAction {
+            endpoint: news.endpoint.clone(),
+            action: news.action.to_owned(),
+            error: Some(news.why.clone()),
+        });
+        let news = news.collect();
+        self.held_back = held_back;
+        news
     }
 
     /// Records a change; its sequence number is given here.

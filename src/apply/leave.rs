@@ -48,7 +48,8 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         *self.draining.entry(name.clone()).or_default() += 1;
         let handshake_ms = u64::from(running.policy.handshake.time_ms);
         // Those over a limit were counted once; a second look would count others.
-        let again = (!matches!(plan.which, DrainWhich::Newest(_))).then(|| plan.clone());
+        let again =
+            (!matches!(plan.which, DrainWhich::Newest(_) | DrainWhich::NewestOfAddress(_))).then(|| plan.clone());
         let first = self.plane.drain(running.id, plan);
         let (plane, id, name, tell) = (Arc::clone(&self.plane), running.id, name.clone(), self.drained.clone());
         tokio::spawn(async move {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::files::{ReadFiles, hex};
-use super::history::Occasion;
+use super::history::{HeldBack, Occasion};
 use super::plane::Plane;
 use super::reconciler::Reconciler;
 use super::state::{ControlState, EndpointState, HistoryAction, HistoryEntry, Outcome, SourceState};
@@ -22,7 +22,33 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.running.iter().map(|(name, running)| (name.clone(), running.effective.clone())).collect()
     }
 
-    /// Writes the history where something was done, or failed anew.
+    /// What is refused, or waits to be confirmed.
+    pub(super) fn held_back(&self) -> BTreeSet<HeldBack> {
+        let refused = |endpoint: String, why: String| HeldBack { endpoint, action: "refused", why };
+        let documents = self.refusals.iter().map(|(identity, refusal)| {
+            let name = match identity.kind {
+                Kind::Endpoint => identity.name.to_string(),
+                kind if kind.is_single() => kind.to_string(),
+                kind => format!("{kind} {}", identity.name),
+            };
+            refused(name, refusal.message.clone())
+        });
+        // What declares nothing that is known.
+        let nameless = self.diagnostics.iter().filter(|error| error.is_error() && error.identity.is_none());
+        let nameless = nameless.map(ToString::to_string);
+        let nameless = nameless.filter(|why| !self.refusals.values().any(|refusal| refusal.message == *why));
+        let kept = self.kept.iter().map(|(name, why)| (name.to_string(), "remove", why.clone()));
+        // How many clients it would disconnect changes all the time.
+        let waiting = self.plan.actions.iter().filter(|action| action.waits.is_some());
+        let waiting = waiting.filter(|action| !self.failures.contains_key(&action.name)).map(|action| {
+            let why = "it would disconnect more clients than reconcile.maxDisconnects allows";
+            (action.name.to_string(), action.kind.as_str(), why.to_owned())
+        });
+        let waiting = kept.chain(waiting).map(|(endpoint, action, why)| HeldBack { endpoint, action, why });
+        documents.chain(nameless.map(|why| refused(String::new(), why))).chain(waiting).collect()
+    }
+
+    /// Writes the history where something was done, failed anew, or was refused anew.
     pub(super) fn record(&mut self, before: &BTreeMap<Name, Effective>, fresh_failures: bool, now: Timestamp) {
         let plan = Arc::clone(&self.plan);
         let mut done: Vec<HistoryAction> = plan
@@ -48,7 +74,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 error: Some(failure.message.clone()),
             })
             .collect();
-        if done.is_empty() && (!fresh_failures || failed.is_empty()) {
+        let held_back = self.held_back();
+        let refused = self.history.news_of(held_back);
+        if done.is_empty() && refused.is_empty() && (!fresh_failures || failed.is_empty()) {
             return;
         }
         let after = self.effects();
@@ -60,7 +88,16 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             after: &after,
         };
         let refusals = !self.failures.is_empty() || !self.refusals.is_empty() || !self.kept.is_empty();
-        let summary = render::summary(&plan);
+        let outcome = match (done.is_empty() && failed.is_empty(), refusals) {
+            (true, _) => Outcome::Refused,
+            (false, true) => Outcome::AppliedWithRefusals,
+            (false, false) => Outcome::Applied,
+        };
+        let summary = match (outcome, refused.len()) {
+            (Outcome::Refused, count) => format!("{count} refused"),
+            (_, 0) => render::summary(&plan),
+            (_, count) => format!("{}, {count} refused", render::summary(&plan)),
+        };
         tracing::info!(revision = occasion.revision, "{summary}");
         let diff = occasion.diff();
         self.history.push(HistoryEntry {
@@ -68,9 +105,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             at: occasion.at,
             revision: occasion.revision,
             commit: occasion.commit,
-            outcome: if refusals { Outcome::AppliedWithRefusals } else { Outcome::Applied },
+            outcome,
             summary,
-            actions: done.into_iter().chain(failed).collect(),
+            actions: done.into_iter().chain(failed).chain(refused).collect(),
             diff,
             duration_us: self.last_pass_us,
         });

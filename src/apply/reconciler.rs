@@ -389,6 +389,8 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         if self.history.note_refusal(reading, &summary, &self.diagnostics, now) {
             tracing::error!(revision = %reading.snapshot.revision, errors, "refused whole, as --atomic demands");
         }
+        let held_back = self.held_back();
+        let _told_as_a_whole = self.history.news_of(held_back);
     }
 
     fn accept(&mut self, loaded: Loaded, declared: Declared, kept: BTreeMap<Name, String>) {

@@ -1,7 +1,8 @@
 //! The handle the control plane holds: it hides the threads and their mailboxes.
 
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -81,6 +82,8 @@ pub enum DrainWhich {
     Before(u64),
     /// So many, those accepted last first.
     Newest(u32),
+    /// Of each address all but so many, those accepted last first.
+    NewestOfAddress(u32),
     /// Those for which this is true; it gets the client id, its principal and, with mutual TLS, its certificate chain. Who
     /// is still shaking hands is refused where it is true.
     Matching(Arc<DrainPredicate>),
@@ -250,27 +253,22 @@ impl DataPlane {
     /// Asks connections of an endpoint to leave, as the plan says. Returns how many were asked, when all were. A drain
     /// goes on where the future is dropped.
     pub async fn drain(&self, endpoint: EndpointId, plan: DrainPlan) -> Result<u32, PlaneError> {
-        let from_sequence = match plan.which {
-            DrainWhich::Newest(count) => self.sequence_of_newest(endpoint, count).await?,
-            DrainWhich::All | DrainWhich::Before(_) | DrainWhich::Matching(_) => Some(0),
+        let chosen = match plan.which {
+            DrainWhich::Newest(_) | DrainWhich::NewestOfAddress(_) => {
+                let accepted = self.ask_all(|reply| Control::Sequences { endpoint, reply }).await?.concat();
+                Some(Arc::new(newest(accepted, &plan.which)))
+            }
+            DrainWhich::All | DrainWhich::Before(_) | DrainWhich::Matching(_) => None,
         };
-        let Some(from_sequence) = from_sequence else { return Ok(0) };
         let plan = Arc::new(plan);
         let until_sequence = self.inner.sequence.load(Ordering::Acquire);
         let drained = self
             .ask_all(|reply| {
-                let plan = Arc::clone(&plan);
-                Control::Drain { endpoint, from_sequence, until_sequence, plan, reply }
+                let (plan, chosen) = (Arc::clone(&plan), chosen.clone());
+                Control::Drain { endpoint, chosen, until_sequence, plan, reply }
             })
             .await?;
         Ok(drained.into_iter().sum())
-    }
-
-    /// The accept sequence from which on a connection is one of the newest `count`; `None`: no connection is.
-    async fn sequence_of_newest(&self, endpoint: EndpointId, count: u32) -> Result<Option<u64>, PlaneError> {
-        let mut sequences = self.ask_all(|reply| Control::Sequences { endpoint, reply }).await?.concat();
-        sequences.sort_unstable_by(|a, b| b.cmp(a));
-        Ok(sequences.get(..(count as usize).min(sequences.len())).and_then(|newest| newest.last().copied()))
     }
 
     /// Connected clients of an endpoint, in the order they were accepted: `limit` of them from number `offset` on.
@@ -405,6 +403,26 @@ impl DataPlane {
             replies.push(answer.await.map_err(|_| PlaneError::Stopped)?);
         }
         Ok(replies)
+    }
+}
+
+/// Which of the `accepted` connections are over a limit: theirs are the highest sequence numbers.
+fn newest(mut accepted: Vec<(u64, Option<IpAddr>)>, which: &DrainWhich) -> HashSet<u64> {
+    accepted.sort_unstable();
+    match which {
+        DrainWhich::Newest(count) => {
+            accepted.iter().rev().take(*count as usize).map(|(sequence, _)| *sequence).collect()
+        }
+        DrainWhich::NewestOfAddress(limit) => {
+            let mut counts: HashMap<IpAddr, u32> = HashMap::new();
+            let is_over = |(sequence, address): (u64, Option<IpAddr>)| {
+                let count = counts.entry(address?).or_default();
+                *count += 1;
+                (*count > *limit).then_some(sequence)
+            };
+            accepted.into_iter().filter_map(is_over).collect()
+        }
+        DrainWhich::All | DrainWhich::Before(_) | DrainWhich::Matching(_) => HashSet::new(),
     }
 }
 

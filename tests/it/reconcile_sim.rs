@@ -2,6 +2,7 @@
 //!
 //! `WEIR_SIM_SEEDS=10000` runs as many seeds; `WEIR_SIM_SEED=17` replays one. A failing seed is printed.
 
+mod file;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,97 +14,15 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use weirmq::apply::{Drained, History, Next, Reconciler, ReconcilerOptions, SharedState, Start};
-use weirmq::config::{NodeContext, ReadError, Revision, Snapshot, SourceFile};
+use weirmq::config::{NodeContext, Revision, Snapshot, SourceFile};
 use weirmq::mqtt::ProtocolVersion;
 use weirmq::net::SocketKey;
 use weirmq::reconcile::{ConditionStatus, ConditionType, Node, Timestamp};
 use weirmq::source::{Reading, SourceError, TroubleKind};
 
 use crate::chance::Chance;
+use file::{File, NAMES, Trouble};
 use world::{BOUND, Client, NoFiles, World};
-
-/// One endpoint's file, as an operator leaves it.
-#[derive(Debug, Clone, PartialEq)]
-struct File {
-    port: u16,
-    host: &'static str,
-    limit: u16,
-    enabled: bool,
-    websocket: bool,
-    v3_only: bool,
-    certificate: bool,
-    restarted_at: u8,
-    trouble: Trouble,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
-    None,
-    Invalid,
-    Unparsable,
-    Unreadable,
-}
-
-const HOSTS: [&str; 3] = ["0.0.0.0", "127.0.0.1", "127.0.0.2"];
-const NAMES: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
-
-impl File {
-    fn random(chance: &mut Chance) -> Self {
-        Self {
-            port: 1000 + chance.below(5) as u16,
-            host: if chance.one_in(2) { HOSTS[0] } else { HOSTS[chance.below(3) as usize] },
-            limit: 1 + chance.below(4) as u16,
-            enabled: !chance.one_in(8),
-            websocket: chance.one_in(4),
-            v3_only: chance.one_in(8),
-            certificate: false,
-            restarted_at: 0,
-            trouble: Trouble::None,
-        }
-    }
-
-    fn edit(&mut self, chance: &mut Chance) {
-        match chance.below(9) {
-            0 => self.port = 1000 + chance.below(5) as u16,
-            1 => self.host = HOSTS[chance.below(3) as usize],
-            2 => self.limit = 1 + chance.below(4) as u16,
-            3 => self.enabled = !self.enabled,
-            4 => self.websocket = !self.websocket,
-            5 => self.restarted_at = self.restarted_at.wrapping_add(1),
-            6 => self.certificate = !self.certificate,
-            7 => self.v3_only = !self.v3_only,
-            _ => {
-                let troubles = [Trouble::None, Trouble::Invalid, Trouble::Unparsable, Trouble::Unreadable];
-                self.trouble = troubles[chance.below(4) as usize];
-            }
-        }
-    }
-
-    fn content(&self) -> Result<Arc<[u8]>, ReadError> {
-        let mut text = format!(
-            "endpoint:\n  port: {}\n  host: {}\n  maxConnectionSize: {}\n  enabled: {}\n  useWebsocket: {}\n  enableAuth: \
-             false\n  enableAcl: false\n  restartedAt: \"{}\"\n",
-            self.port, self.host, self.limit, self.enabled, self.websocket, self.restarted_at
-        );
-        if self.v3_only {
-            text.push_str("  protocolVersions: [\"3.1.1\"]\n");
-        }
-        if self.certificate {
-            text.push_str("  sslConfig: {certFile: missing.pem, keyFile: missing.key}\n");
-        }
-        match self.trouble {
-            Trouble::None => {}
-            Trouble::Invalid => text.push_str("  prot: 1\n"),
-            Trouble::Unparsable => text.push_str("  - {\n"),
-            Trouble::Unreadable => return Err(ReadError { message: "permission denied".into() }),
-        }
-        Ok(Arc::from(text.as_bytes()))
-    }
-
-    fn key(&self) -> SocketKey {
-        SocketKey::Tcp(format!("{}:{}", self.host, self.port).parse().unwrap())
-    }
-}
 
 struct Simulation {
     chance: Chance,
@@ -116,6 +35,8 @@ struct Simulation {
     story: String,
     /// How often each file was changed in this step.
     touched: BTreeMap<&'static str, u32>,
+    /// Listeners that died in this step.
+    killed: BTreeSet<SocketKey>,
 }
 
 /// What was before a step.
@@ -163,6 +84,7 @@ impl Simulation {
             now: 0,
             story: String::new(),
             touched: BTreeMap::new(),
+            killed: BTreeSet::new(),
         }
     }
 
@@ -218,6 +140,7 @@ impl Simulation {
         }
         self.world.lock().slow_drains = self.chance.one_in(3);
         self.touched.clear();
+        self.killed.clear();
         let before = Before {
             files: self.files.clone(),
             clients: self.world.staying(),
@@ -290,6 +213,7 @@ impl Simulation {
                 if let Some(key) = self.chance.of(&listening).cloned() {
                     self.tell(format_args!("the listener at {key} dies"));
                     self.world.lock().listeners.get_mut(&key).unwrap().alive = false;
+                    self.killed.insert(key);
                 }
             }
             10 => {
@@ -404,6 +328,9 @@ impl Simulation {
         let troubled = self.files.iter().filter(|(_, file)| file.trouble != Trouble::None);
         for (name, _) in troubled.filter(|(name, _)| self.touched.get(*name).is_none_or(|times| *times == 1)) {
             let Some(key) = before.listened.get(*name) else { continue };
+            if self.killed.contains(key) && !before.settled.contains_key(*name) {
+                continue; // it is to be bound elsewhere, where it cannot be bound yet
+            }
             assert!(now.contains_key(*name), "{name} at {key} fell to a trouble of its file\n{}", self.story);
             let state = self.state.load();
             let conditions = &state.endpoints[*name].conditions;

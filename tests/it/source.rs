@@ -1,6 +1,6 @@
 //! The directory source on a real file system, through what editors and orchestrators do to directories; `git`: and git.
 
-mod git;
+pub mod git;
 
 use std::collections::BTreeMap;
 use std::fs;

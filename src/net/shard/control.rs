@@ -1,12 +1,14 @@
 //! What the control plane asks of a shard.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::Shard;
-use super::table::State;
+use super::table::{Connection, State};
 use crate::broker::{Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, RetainedPlace, RetainedTopic, Waiting};
 use crate::mqtt::{Publish, PublishProperties, QoS};
 use crate::net::find::{ClientFilter, FoundClient, RetainedFilter};
@@ -22,17 +24,17 @@ pub(in crate::net) enum Control {
     },
     Drain {
         endpoint: EndpointId,
-        /// Connections accepted as number `from_sequence` or later.
-        from_sequence: u64,
+        /// Just these, by their sequence number; `None`: whom the plan means.
+        chosen: Option<Arc<HashSet<u64>>>,
         /// Those accepted up to here, and not admitted yet, never are.
         until_sequence: u64,
         plan: Arc<DrainPlan>,
         reply: oneshot::Sender<u32>,
     },
-    /// The sequence numbers of an endpoint's connections.
+    /// The sequence numbers of an endpoint's connections, and where they come from.
     Sequences {
         endpoint: EndpointId,
-        reply: oneshot::Sender<Vec<u64>>,
+        reply: oneshot::Sender<Vec<(u64, Option<IpAddr>)>>,
     },
     /// An endpoint's clients: the first `limit` by sequence number.
     Clients {
@@ -105,14 +107,15 @@ impl Shard {
                 self.core.set_policy(endpoint, self.now);
                 let _ = reply.send(());
             }
-            Control::Drain { endpoint, from_sequence, until_sequence, plan, reply } => {
-                self.begin_drain(endpoint, from_sequence, until_sequence, plan, reply);
+            Control::Drain { endpoint, chosen, until_sequence, plan, reply } => {
+                self.begin_drain(endpoint, chosen.as_deref(), until_sequence, plan, reply);
             }
             Control::Sequences { endpoint, reply } => {
                 let of_endpoint = self.table.iter().filter(|(_, connection)| {
                     connection.opened.tally().endpoint() == endpoint && !matches!(connection.state, State::Lingering)
                 });
-                let _ = reply.send(of_endpoint.map(|(_, connection)| connection.sequence).collect());
+                let place = |c: &Connection| (c.sequence, c.peer.map(|peer| peer.ip()));
+                let _ = reply.send(of_endpoint.map(|(_, connection)| place(connection)).collect());
             }
             Control::Clients { endpoint, limit, reply } => {
                 let _ = reply.send(self.clients(endpoint, limit));

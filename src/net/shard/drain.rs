@@ -1,7 +1,6 @@
 //! Asking clients to leave: gradually, or all at once at the end.
 
-use std::collections::VecDeque;
-use std::ops::RangeInclusive;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,13 +65,13 @@ impl Shard {
     pub(super) fn begin_drain(
         &mut self,
         endpoint: EndpointId,
-        from_sequence: u64,
+        chosen: Option<&HashSet<u64>>,
         until_sequence: u64,
         plan: Arc<DrainPlan>,
         reply: oneshot::Sender<u32>,
     ) {
-        if matches!(plan.which, DrainWhich::Newest(_)) {
-            self.refuse_pending(endpoint, from_sequence..=until_sequence);
+        if let Some(chosen) = chosen {
+            self.refuse_pending(endpoint, chosen);
         } else {
             let until = self.now + Millis::from(plan.handshake_ms);
             self.past_drains.retain(|past| past.until > self.now);
@@ -81,10 +80,10 @@ impl Shard {
         let mut targets: VecDeque<ConnId> = self.core.connections(endpoint).into();
         targets.retain(|&id| {
             let Some(connection) = self.table.key_of(id).and_then(|key| self.table.get(key)) else { return false };
-            let in_range = (from_sequence..=until_sequence).contains(&connection.sequence);
-            in_range
+            let sequence = connection.sequence;
+            chosen.map_or(sequence <= until_sequence, |chosen| chosen.contains(&sequence))
                 && match &plan.which {
-                    DrainWhich::All | DrainWhich::Newest(_) => true,
+                    DrainWhich::All | DrainWhich::Newest(_) | DrainWhich::NewestOfAddress(_) => true,
                     DrainWhich::Before(generation) => connection.generation < *generation,
                     DrainWhich::Matching(predicate) => {
                         self.facts(id, connection).is_some_and(|facts| predicate(&facts))
@@ -97,7 +96,7 @@ impl Shard {
     }
 
     /// Who is not admitted yet has nothing to lose.
-    fn refuse_pending(&mut self, endpoint: EndpointId, sequences: RangeInclusive<u64>) {
+    fn refuse_pending(&mut self, endpoint: EndpointId, sequences: &HashSet<u64>) {
         let is_meant = |key: &Key| {
             self.table.get(*key).is_some_and(|connection| {
                 connection.opened.tally().endpoint() == endpoint && sequences.contains(&connection.sequence)
@@ -117,7 +116,7 @@ impl Shard {
                 DrainWhich::Matching(predicate) if predicate(facts) => return Verdict::Refuse,
                 DrainWhich::Before(generation) if facts.generation >= *generation => {}
                 DrainWhich::All | DrainWhich::Before(_) => verdict = Verdict::Leave(Arc::clone(&past.plan)),
-                DrainWhich::Matching(_) | DrainWhich::Newest(_) => {}
+                DrainWhich::Matching(_) | DrainWhich::Newest(_) | DrainWhich::NewestOfAddress(_) => {}
             }
         }
         verdict

@@ -53,6 +53,26 @@ fn the_newest_go_first() {
 }
 
 #[test]
+fn of_each_address_the_newest_go_first() {
+    let plane = Plane::start(3);
+    let address = plane.listen_tcp(policy(1));
+    let from = |host: [u8; 4], id: &str| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&std::net::SocketAddr::from((host, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        Client::enter(std::net::TcpStream::from(socket), 5, id)
+    };
+    let mut clients: Vec<Client> = (0..5).map(|n| from([127, 0, 0, 1], &format!("many{n}"))).collect();
+    let mut alone = from([127, 0, 0, 2], "alone");
+    assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), plan(DrainWhich::NewestOfAddress(2)))), Ok(3));
+    for mut client in clients.drain(2..) {
+        assert_eq!(client.receive(), Some((0xE0, vec![0x98])));
+    }
+    clients.iter_mut().for_each(Client::ping);
+    alone.ping();
+}
+
+#[test]
 fn a_predicate_chooses() {
     let plane = Plane::start(2);
     let mut clients = enter(&plane, 1, 10, 5);

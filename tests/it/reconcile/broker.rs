@@ -62,11 +62,17 @@ impl Broker {
     }
 
     pub fn start_with(documents: &[(&str, &str)], arguments: &[&str]) -> Self {
+        Self::start_prepared(documents, |_| {}, arguments)
+    }
+
+    /// `prepare` does what else is to be done to the directory before the start.
+    pub fn start_prepared(documents: &[(&str, &str)], prepare: impl FnOnce(&Path), arguments: &[&str]) -> Self {
         let place = tempfile::tempdir().unwrap();
         fs::create_dir(place.path().join("endpoints.d")).unwrap();
         for (name, text) in documents {
             fs::write(place.path().join("endpoints.d").join(name), text).unwrap();
         }
+        prepare(&place.path().join("endpoints.d"));
         let (status, child) = spawn(place.path(), arguments);
         let broker = Self { place, status, child };
         broker.until("it answers", || TcpStream::connect(broker.status).is_ok());

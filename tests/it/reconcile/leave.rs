@@ -107,6 +107,28 @@ fn they_leave_at_the_declared_rate_and_wills_are_sent() {
 }
 
 #[test]
+fn over_a_lowered_limit_the_newest_leave() {
+    let (of_all, of_one) = (ports::free(), ports::free());
+    let text = |name: &str, port: u16, limit: &str| endpoint(name, port, &format!(", drain: {{windowS: 0}}, {limit}"));
+    let broker = Broker::start(&[
+        ("all.yaml", &text("all", of_all, "maxConnectionSize: 5")),
+        ("one.yaml", &text("one", of_one, "maxConnectionPerAddress: 5")),
+    ]);
+    for (name, port, limit) in [("all", of_all, "maxConnectionSize: 2"), ("one", of_one, "maxConnectionPerAddress: 2")]
+    {
+        broker.until_listening(name);
+        let mut clients: Vec<Client> = (0..4).map(|n| client(port, &format!("{name}{n}"))).collect();
+        broker.until("they are counted", || broker.connected(name) == 4);
+        broker.apply(&format!("{name}.yaml"), &text(name, port, limit));
+        for client in clients.drain(2..).rev() {
+            let mut client = client;
+            assert_eq!(told_to_leave(&mut client), (0x98, None), "{name}");
+        }
+        clients.iter_mut().for_each(Client::ping);
+    }
+}
+
+#[test]
 fn a_restart_that_is_declared_happens_once() {
     let port = ports::free();
     let restarted = |when: &str| endpoint("e", port, &format!(", drain: {{windowS: 0}}, restartedAt: '{when}'"));

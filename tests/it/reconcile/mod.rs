@@ -3,6 +3,7 @@
 mod address;
 mod broker;
 mod classes;
+mod git;
 mod guard;
 mod kept;
 mod leave;

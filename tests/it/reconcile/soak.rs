@@ -17,19 +17,13 @@ use super::broker::{Broker, at, endpoint};
 use crate::chance::{self, Chance};
 use crate::net::client::connect;
 use crate::ports;
+use crate::source::git::git;
 
 const GUARD: Duration = Duration::from_secs(60);
 const ENDPOINTS: usize = 20;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
-
-fn git(directory: &Path, arguments: &[&str]) -> String {
-    let identity = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com", "-c", "init.defaultBranch=main"];
-    let done = Command::new("git").args(identity).args(arguments).current_dir(directory).output().unwrap();
-    assert!(done.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&done.stderr));
-    String::from_utf8(done.stdout).unwrap().trim_end().to_owned()
 }
 
 /// One endpoint's file.

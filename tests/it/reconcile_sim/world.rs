@@ -125,6 +125,7 @@ impl Sockets {
             DrainWhich::All => those(&|_| true),
             DrainWhich::Before(generation) => those(&|client| client.generation < *generation),
             DrainWhich::Newest(count) => newest(*count),
+            DrainWhich::NewestOfAddress(_) => unreachable!("no limit of an address is declared"),
             DrainWhich::Matching(judge) => those(&|client| judge(&facts(client, &principal(client)))),
         }
     }

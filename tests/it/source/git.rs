@@ -10,7 +10,8 @@ use weirmq::source::{GitRefReader, SourceEvent, spawn_git_ref};
 
 use super::{Follower, NO_RESYNC, contents, directory, names, read, runtime, write};
 
-fn git(directory: &Path, args: &[&str]) -> String {
+/// Runs git as Ann.
+pub fn git(directory: &Path, args: &[&str]) -> String {
     let output = Command::new("git")
         .args(["-c", "user.name=Ann", "-c", "user.email=ann@example.com", "-c", "init.defaultBranch=main"])
         .args(args)

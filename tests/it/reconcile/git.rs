@@ -1,0 +1,121 @@
+//! What git knows of a change, and what of it goes live.
+
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use super::broker::{Broker, at, endpoint};
+use crate::ports;
+use crate::source::git::git;
+
+fn listens(port: u16) -> bool {
+    std::net::TcpStream::connect(at(port)).is_ok()
+}
+
+fn commit_all(root: &Path, message: &str) -> String {
+    git(root, &["add", "-A"]);
+    git(root, &["commit", "-qm", message]);
+    git(root, &["rev-parse", "HEAD"])
+}
+
+fn start_repository(root: &Path) {
+    git(root, &["init", "-q"]);
+    commit_all(root, "First");
+}
+
+/// The newest entry of the history.
+fn newest(broker: &Broker) -> Value {
+    broker.get("/api/endpoints/history")["entries"][0].clone()
+}
+
+/// What was done or refused, as `endpoint action`.
+fn actions(entry: &Value) -> Vec<String> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let all = entry["actions"].as_array().cloned().unwrap_or_default();
+    all.iter().map(|action| format!("{} {}", text(&action["endpoint"]), text(&action["action"]))).collect()
+}
+
+/// A directory beside the broker's that is a work tree of the same repository, on a branch of its own.
+fn other_work_tree(broker: &Broker) -> std::path::PathBuf {
+    let other = broker.root().with_extension("other");
+    git(&broker.root(), &["worktree", "add", "-q", &other.display().to_string(), "-b", "next"]);
+    other
+}
+
+#[test]
+fn what_is_pulled_stands_in_the_history_with_its_commit() {
+    let (port, new) = (ports::free(), ports::free());
+    let broker = Broker::start_prepared(&[("e.yaml", &endpoint("e", port, ""))], start_repository, &[]);
+    broker.until_listening("e");
+    let first = git(&broker.root(), &["rev-parse", "HEAD"]);
+    assert_eq!(broker.applied(), first[..12]);
+    let other = other_work_tree(&broker);
+    let pull = |message: &str, files: &[(&str, &str)]| {
+        files.iter().for_each(|(name, text)| std::fs::write(other.join(name), text).unwrap());
+        let commit = commit_all(&other, message);
+        git(&broker.root(), &["merge", "-q", "--ff-only", "next"]);
+        broker.until(message, || newest(&broker)["commit"]["id"] == commit.as_str());
+        newest(&broker)
+    };
+
+    let good = pull("Seven of them\n\nand why", &[("e.yaml", &endpoint("e", port, ", maxConnectionSize: 7"))]);
+    assert_eq!((&good["outcome"], &good["commit"]["subject"]), (&"applied".into(), &"Seven of them".into()), "{good}");
+    assert_eq!(good["commit"]["author"], "Ann <ann@example.com>");
+    assert_eq!(actions(&good), ["e update"]);
+    assert!(good["diff"].as_str().unwrap().contains("+  maxConnectionSize: 7"), "{good}");
+    assert!(good["durationUs"].as_u64().is_some() && good["at"].is_string(), "{good}");
+
+    let wrong = endpoint("e", port, ", maxConnectionSze: 8");
+    let mixed = pull("One wrong, one right", &[("e.yaml", &wrong), ("new.yaml", &endpoint("new", new, ""))]);
+    assert_eq!(mixed["outcome"], "appliedWithRefusals", "{mixed}");
+    assert_eq!(actions(&mixed), ["new add", "e refused"]);
+    assert!(mixed["actions"][1]["error"].as_str().unwrap().contains("e.yaml:1:"), "{mixed}");
+
+    let refused = pull("Wrong again", &[("new.yaml", "endpoint: {port: 0}\n"), ("third.yaml", "endpoint: {")]);
+    assert_eq!((&refused["outcome"], &refused["summary"]), (&"refused".into(), &"2 refused".into()), "{refused}");
+    assert_eq!(actions(&refused), [" refused", "new refused"]);
+    assert_eq!(refused["diff"], "");
+    assert!(listens(port) && listens(new));
+    // What is not committed says so.
+    let last = git(&broker.root(), &["rev-parse", "HEAD"]);
+    broker.write("e.yaml", &endpoint("e", port, ", maxConnectionSize: 9"));
+    broker.until("it is dirty", || broker.applied() == format!("{}+dirty", &last[..12]));
+}
+
+#[test]
+fn of_a_git_ref_only_commits_go_live() {
+    let (port, edited, committed) = (ports::free(), ports::free(), ports::free());
+    let first = endpoint("e", port, "");
+    let broker = Broker::start_prepared(&[("e.yaml", &first)], start_repository, &["--git-ref", "HEAD"]);
+    broker.until_listening("e");
+    let read_at = || broker.get("/api/source")["lastReadAt"].clone();
+    let before = read_at();
+    broker.write("e.yaml", &endpoint("e", edited, ", drain: {windowS: 0}"));
+    broker.signal(Signal::HUP);
+    broker.until("it is read again", || read_at() != before);
+    assert!(listens(port) && !listens(edited));
+    broker.write("e.yaml", &endpoint("e", committed, ", drain: {windowS: 0}"));
+    let commit = commit_all(&broker.root(), "Elsewhere");
+    broker.until("the commit is live", || broker.applied() == commit[..12]);
+    broker.until_listening("e");
+    assert!(listens(committed) && !listens(port));
+}
+
+#[test]
+fn an_atomic_broker_takes_all_of_it_or_nothing() {
+    let (from, to) = (ports::free(), ports::free());
+    let broker = Broker::start_with(&[("e.yaml", &endpoint("e", from, ""))], &["--atomic"]);
+    broker.until_listening("e");
+    broker.write("wrong.yaml", "endpoint: {prt: 1}\n");
+    broker.until("it is refused", || newest(&broker)["outcome"] == "refused");
+    let refused = newest(&broker)["sequence"].clone();
+    broker.write("e.yaml", &endpoint("e", to, ""));
+    broker.until("it is refused, too", || {
+        newest(&broker)["sequence"] != refused && newest(&broker)["outcome"] == "refused"
+    });
+    assert!(listens(from) && !listens(to));
+    assert!(newest(&broker)["summary"].as_str().unwrap().contains("--atomic"));
+    broker.remove("wrong.yaml");
+    broker.until("all of it is right", || listens(to));
+}
