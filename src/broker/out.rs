@@ -198,6 +198,8 @@ impl OutBuf {
         if !self.is_empty() || self.is_bare() {
             return None;
         }
+        // Nothing stands behind a hold, or it would wait: what is held back begins with the next buffer.
+        self.holds.iter_mut().flat_map(|holds| &mut holds.list).for_each(|hold| hold.at = 0);
         self.taken = 0;
         let mut buf = std::mem::take(&mut self.buf);
         buf.clear();
@@ -245,5 +247,22 @@ mod tests {
             assert_eq!(drained(&mut out, step), b"12abcxyzwend", "step {step}");
             assert!(out.reclaim().is_some());
         }
+    }
+    /// What was to stand behind the hold may not have been sent after all, or comes later.
+    #[test]
+    fn a_hold_with_nothing_behind_it_outlives_the_buffer() {
+        let mut out = OutBuf::default();
+        out.buffer().extend_from_slice(b"abc");
+        assert!(out.hold(1));
+        assert_eq!(out.first(), b"abc");
+        out.advance(3);
+        assert_eq!(out.reclaim(), Some(Vec::new()));
+        assert_eq!((out.ready(), out.first()), (0, &b""[..]));
+        out.lend(Vec::new());
+        out.buffer().extend_from_slice(b"held");
+        assert!(!out.hold(1));
+        assert_eq!((out.ready(), out.first()), (0, &b""[..]));
+        out.release(1);
+        assert_eq!(drained(&mut out, 100), b"held");
     }
 }
