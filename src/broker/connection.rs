@@ -34,6 +34,9 @@ pub(super) struct Connection {
     pub(super) keep_alive_ms: u32,
     pub(super) last_received: Millis,
     pub(super) connected_at: Millis,
+    /// PUBLISH packets from the client, and to it.
+    pub(super) messages_received: u64,
+    pub(super) messages_sent: u64,
     pub(super) out: OutBuf,
     /// What of the core's buffered bytes is this connection's.
     pub(super) held_bytes: usize,

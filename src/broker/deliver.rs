@@ -71,6 +71,7 @@ impl Core {
         }
         match view.append(connection, delivery, packet_id, dup, now) {
             Some(length) => {
+                connection.messages_sent += 1;
                 let counters = &mut self.counters[connection.endpoint as usize];
                 counters.messages_sent += 1;
                 counters.bytes_sent += length as u64;

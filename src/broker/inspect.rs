@@ -48,6 +48,8 @@ impl Core {
             slow: self.now < connection.slow_until,
             paused: connection.pauses > 0,
             dropped: session.dropped,
+            messages_received: connection.messages_received,
+            messages_sent: connection.messages_sent,
         })
     }
 

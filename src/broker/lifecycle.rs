@@ -164,6 +164,8 @@ impl Core {
             keep_alive_ms: u32::from(keep_alive_s) * 1500,
             last_received: now,
             connected_at: now,
+            messages_received: 0,
+            messages_sent: 0,
             out: OutBuf::default(),
             pauses: 0,
             waiters: Vec::new(),

@@ -26,7 +26,8 @@ enum Refused {
 impl Core {
     /// A PUBLISH from a client; `raw` is the whole packet.
     pub(super) fn on_publish(&mut self, id: ConnId, publish: &Publish<'_>, raw: &[u8], now: Millis) {
-        let Some(connection) = self.connections.get(id.slot) else { return };
+        let Some(connection) = self.connections.get_mut(id.slot) else { return };
+        connection.messages_received += 1;
         self.counters[connection.endpoint as usize].messages_received += 1;
         // An alias is learned from every PUBLISH, whatever becomes of the message.
         if let Some(alias) = publish.properties.topic_alias

@@ -101,6 +101,9 @@ pub struct ConnectionDetail {
     pub paused: bool,
     /// Messages that the session did not get, since it began.
     pub dropped: u32,
+    /// PUBLISH packets from the client and to it, since it connected.
+    pub messages_received: u64,
+    pub messages_sent: u64,
 }
 
 /// A session with messages that wait for it.

@@ -274,7 +274,11 @@ async fn serve_until_stopped(
         now: wall_clock(),
     };
     tracing::info!(
-        version = env!("CARGO_PKG_VERSION"), shards, source = source.location, status = ?status_addr, "weir starts"
+        version = env!("CARGO_PKG_VERSION"),
+        shards,
+        source = source.location,
+        status = status_addr.map(tracing::field::display),
+        "weir starts"
     );
     let (mut reconciler, drained) = Reconciler::new(start, plane.clone(), FileSystem);
     reconciler.run_bridges_on(BridgeHost::start(plane.clone()).context("the bridges' thread cannot be started")?);
@@ -292,7 +296,7 @@ async fn serve_until_stopped(
             let options = StatusOptions { access, ..StatusOptions::default() };
             if args.status_access.is_open() && status_addr.is_some_and(|address| !address.ip().is_loopback()) {
                 tracing::warn!(
-                    status = ?status_addr,
+                    status = status_addr.map(tracing::field::display),
                     "whoever reaches the status address reads who is connected: --status-bearer-token or --status-client-ca"
                 );
             }

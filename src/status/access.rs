@@ -112,6 +112,7 @@ impl Access {
             "/app.js",
             "/access.js",
             "/elements.js",
+            "/lists.js",
             "/favicon.svg",
             "/openapi.json",
         ];

@@ -455,6 +455,8 @@ pub(super) fn protocol(level: u8) -> &'static str {
 
 fn client(endpoint: String, found: FoundClient, now: Timestamp) -> Client {
     let row = found.row;
+    // Of the first second, all of it: a rate of a moment says nothing.
+    let per_s = |count: u64| count as f64 / (row.connected_ms.max(1000) as f64 / 1000.0);
     Client {
         client_id: row.client_id,
         endpoint,
@@ -481,6 +483,10 @@ fn client(endpoint: String, found: FoundClient, now: Timestamp) -> Client {
             slow: detail.slow,
             paused: detail.paused,
             dropped_messages: detail.dropped.into(),
+            messages_received: detail.messages_received,
+            messages_sent: detail.messages_sent,
+            messages_received_per_s: per_s(detail.messages_received),
+            messages_sent_per_s: per_s(detail.messages_sent),
         }),
     }
 }

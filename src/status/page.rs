@@ -1,4 +1,4 @@
-//! The page at `/`: six files, embedded, without a build step. What they may do is in `http::common_headers`.
+//! The page at `/`: seven files, embedded, without a build step. What they may do is in `http::common_headers`.
 
 use hyper::StatusCode;
 use hyper::header::HeaderMap;
@@ -34,6 +34,11 @@ pub(super) fn access_script(_: &App, _: &Query, _: &HeaderMap) -> Answer {
 /// `GET /elements.js`
 pub(super) fn elements_script(_: &App, _: &Query, _: &HeaderMap) -> Answer {
     file("text/javascript; charset=utf-8", include_str!("page/elements.js"))
+}
+
+/// `GET /lists.js`
+pub(super) fn lists_script(_: &App, _: &Query, _: &HeaderMap) -> Answer {
+    file("text/javascript; charset=utf-8", include_str!("page/lists.js"))
 }
 
 /// `GET /favicon.svg`

@@ -165,6 +165,7 @@ pub(super) const ROUTES: &[Route] = &[
     plain("/app.js", page::script),
     plain("/access.js", page::access_script),
     plain("/elements.js", page::elements_script),
+    plain("/lists.js", page::lists_script),
     plain("/favicon.svg", page::icon),
     plain("/openapi.json", page::openapi),
     plain("/livez", probes::livez),

@@ -324,6 +324,11 @@ pub struct ClientDetail {
     pub paused: bool,
     /// Messages that the session did not get, since it began.
     pub dropped_messages: u64,
+    /// PUBLISH packets from the client and to it, since it connected; and how many a second on average.
+    pub messages_received: u64,
+    pub messages_sent: u64,
+    pub messages_received_per_s: f64,
+    pub messages_sent_per_s: f64,
 }
 
 /// A session with messages that wait for it.

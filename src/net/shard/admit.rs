@@ -182,7 +182,7 @@ impl Shard {
         };
         let endpoint = &*handshake.policy.endpoint.name;
         let peer = self.table.get(key).and_then(|connection| connection.peer);
-        tracing::info!(endpoint, ?peer, client_id, why = ?refusal, "authentication refuses a client");
+        tracing::info!(endpoint, peer = peer.map(tracing::field::display), client_id, why = ?refusal, "authentication refuses a client");
         self.refuse(key, Reason::Authentication, &refused(version, refusal));
         Step::Done
     }

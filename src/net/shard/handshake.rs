@@ -173,7 +173,7 @@ impl Shard {
                 Some(Ok(certificate)) => Some(Box::new(certificate)),
                 Some(Err(error)) => {
                     let endpoint = &*handshake.policy.endpoint.name;
-                    tracing::info!(endpoint, peer = ?connection.peer, %error, "a client certificate cannot be read");
+                    tracing::info!(endpoint, peer = connection.peer.map(tracing::field::display), %error, "a client certificate cannot be read");
                     self.refuse(key, Reason::Tls, &[]);
                     return Step::Done;
                 }
@@ -194,7 +194,7 @@ impl Shard {
             Ok(Incoming::Closed) => {}
             Err(error) => {
                 let endpoint = &*handshake.policy.endpoint.name;
-                tracing::debug!(endpoint, peer = ?connection.peer, %error, "a handshake ends");
+                tracing::debug!(endpoint, peer = connection.peer.map(tracing::field::display), %error, "a handshake ends");
                 layers.close_for(&error);
                 self.refuse(key, if websocket { Reason::WebSocket } else { Reason::Tls }, &[]);
                 return Step::Done;
@@ -257,7 +257,7 @@ impl Shard {
             }
             Err(error) => {
                 let endpoint = &*policy.endpoint.name;
-                tracing::debug!(endpoint, peer = ?connection.peer, %error, "a CONNECT is refused");
+                tracing::debug!(endpoint, peer = connection.peer.map(tracing::field::display), %error, "a CONNECT is refused");
                 let refusal = error.refusal.map(|refusal| refusal_bytes(refusal.version, refusal.code));
                 self.refuse(key, Reason::Protocol, &refusal.unwrap_or_default());
                 Step::Done
@@ -278,7 +278,7 @@ fn proxy_header(handshake: &mut Handshake, peer: &mut Option<SocketAddr>, raw: &
     let refuse = || Verdict::Refuse(Reason::ProxyProtocol, Vec::new());
     let Some(policy) = &handshake.policy.proxy_protocol else { return refuse() };
     if !may_speak_for_others(policy, *peer) {
-        tracing::info!(endpoint = %handshake.policy.endpoint.name, ?peer, "not a trusted source of PROXY headers");
+        tracing::info!(endpoint = %handshake.policy.endpoint.name, peer = peer.map(tracing::field::display), "not a trusted source of PROXY headers");
         return refuse();
     }
     handshake.input.extend_from_slice(raw);
@@ -297,7 +297,7 @@ fn proxy_header(handshake: &mut Handshake, peer: &mut Option<SocketAddr>, raw: &
             Verdict::Next(std::mem::take(&mut handshake.input).split_off(header.len))
         }
         Err(error) => {
-            tracing::info!(endpoint = %handshake.policy.endpoint.name, ?peer, %error, "a connection is refused");
+            tracing::info!(endpoint = %handshake.policy.endpoint.name, peer = peer.map(tracing::field::display), %error, "a connection is refused");
             refuse()
         }
     }

@@ -25,6 +25,7 @@ export async function fetched(path) {
   if (answer.status === 401) throw new Unauthorized(body.message);
   if (!answer.ok && body.data === null) throw new Error(body.message);
   const tag = answer.headers.get("etag");
+  if (tags.size > 200) tags.clear(); // a page that is open for weeks asks for many clients
   if (tag) tags.set(path, { tag, data: body.data });
   return body.data;
 }

@@ -2,7 +2,8 @@
 // and commit messages are strangers' words.
 
 import { Unauthorized, fetched, setToken, streamed } from "./access.js";
-import { ago, badge, bytes, count, el, keyed, show, since, span, svg, when, written } from "./elements.js";
+import { ago, badge, count, el, keyed, show, since, span, svg, when, written } from "./elements.js";
+import { showClients, showSlowest } from "./lists.js";
 
 const $ = (id) => document.getElementById(id);
 const KEPT = 150; // points of a plot
@@ -74,11 +75,13 @@ function showHead(system, source, nodes) {
   $("verdict").className = `verdict ${good ? "good" : "warn"}`;
   $("verdict").textContent = good
     ? "✓ Everything declared is live"
-    : `! ${failing.map((check) => CHECKS[check.check] ?? check.check).join("; ")}`;
+    : `! ${failing.map((check) => `${CHECKS[check.check] ?? check.check}${NAMING.has(check.check) ? `: ${check.message}` : ""}`).join("; ")}`;
   const said = source.trouble ? `The ${source.kind} source cannot be read since ${ago(source.trouble.since)}: ${source.trouble.message}. What was applied last stays live.` : "";
   $("trouble").textContent = said;
   $("trouble").hidden = !said;
 }
+
+const NAMING = new Set(["EndpointsListening", "EndpointsAsDeclared"]); // their message is the endpoints' names
 
 const CHECKS = {
   Serving: "Not serving",
@@ -182,6 +185,9 @@ function took(points) {
 // --- endpoints ---
 
 function showEndpoints(endpoints) {
+  // What is wrong is seen first.
+  const urgency = ["unhealthy", "degraded", "healthy", "disabled"];
+  endpoints.sort((a, b) => urgency.indexOf(a.health) - urgency.indexOf(b.health));
   endpointsNow = endpoints;
   keyed($("endpoint-list"), endpoints, (endpoint) => endpoint.name, newEndpoint, updateEndpoint, (name) => redraw.delete(name));
   if (endpoints.length === 0) $("endpoint-list").textContent = "No endpoint is declared.";
@@ -218,17 +224,25 @@ function updateEndpoint(node, endpoint) {
     return [
       el("span", { class: "state" }, badge(kind, STATE[endpoint.state] ?? word)),
       el("span", { class: "who" }, el("span", { class: "name" }, endpoint.name)),
-      el("span", { class: "where" }, el("code", {}, endpoint.address), endpoint.pending && el("br"), endpoint.pending && el("small", {}, endpoint.pending)),
+      el("span", { class: "where" }, el("code", {}, endpoint.address)),
       el("span", {},
         el("small", {}, el("b", { class: "clients-now" }, count(connections.current)), max ? ` of ${count(max)} clients` : " clients"),
         max && el("meter", { min: 0, max, high: max * 0.8, optimum: 0, value: connections.current, ariaLabel: `${connections.current} of ${max} clients` })),
       el("small", { class: "rates" }, "–"),
       svg("svg", { class: "spark" }),
-      expiry && since(expiry) > -14 * 86400 && badge(since(expiry) > 0 ? "bad" : "warn", since(expiry) > 0 ? "certificate expired" : `certificate expires in ${span(-since(expiry))}`),
+      complaint(endpoint) && el("small", { class: "complaint" }, complaint(endpoint)),
+      expiry && since(expiry) > -14 * 86400 && el("span", { class: "expiry" }, badge(since(expiry) > 0 ? "bad" : "warn", since(expiry) > 0 ? "certificate expired" : `certificate expires in ${span(-since(expiry))}`)),
     ];
   });
   redraw.get(endpoint.name)?.();
   if (node.open) showDetail(node, endpoint.name);
+}
+
+// Why it is not as declared, in one sentence.
+function complaint(endpoint) {
+  if (endpoint.health === "healthy" || endpoint.health === "disabled") return endpoint.pending ?? "";
+  const bad = endpoint.conditions.find((condition) => condition.status !== "Unknown" && condition.message && (condition.status === "True") !== GOOD_WHEN_TRUE.has(condition.type));
+  return bad?.message ?? endpoint.pending ?? "";
 }
 
 async function showDetail(node, name) {
@@ -276,20 +290,33 @@ function conditions(list) {
 
 const scrolled = (label, table) => el("div", { class: "scroll", tabIndex: 0, role: "region", ariaLabel: label }, table);
 
-// Fields that differ first, then the others.
+// What differs; the rest only where somebody asks for it.
 function compare(data) {
-  if (!data.declared) return el("p", {}, "Its document is gone: the endpoint is being drained.");
+  if (!data.declared) {
+    const gone = data.conditions.some((condition) => condition.type === "Accepted" && condition.reason === "Removed");
+    return el("p", {}, gone ? "Its document is gone: the endpoint is being drained." : "Nothing of its document is in force: see Accepted above.");
+  }
   const fields = [...new Set([...Object.keys(data.declared), ...Object.keys(data.live ?? {})])];
-  const differs = new Set(data.differences.map((difference) => difference.field));
-  fields.sort((a, b) => differs.has(b) - differs.has(a));
+  const named = new Set(data.differences.map((difference) => difference.field));
+  const differing = fields.filter((field) => named.has(field));
+  const same = fields.filter((field) => !named.has(field));
+  const nothing = data.live ? "Live as declared." : "Nothing listens for it.";
+  return el("div", {},
+    differing.length ? comparison("What differs", differing, data, "differs") : el("p", {}, nothing),
+    same.length && el("details", { class: "same" },
+      el("summary", {}, `${same.length} fields ${data.live ? "that are the same" : "as declared"}`),
+      comparison("The other fields", same, data, "")));
+}
+
+function comparison(label, fields, data, kind) {
   const rows = fields.map((field) =>
-    el("tr", { class: differs.has(field) ? "differs" : "" },
-      el("th", { scope: "row" }, field),
+    el("tr", { class: kind },
+      el("th", { scope: "row" }, ...field.split(/(?=[A-Z])/).flatMap((part, index) => (index ? [el("wbr"), part] : [part]))),
       el("td", {}, el("code", {}, written(data.declared[field]) || "–")),
       el("td", {}, data.live ? el("code", {}, written(data.live[field]) || "–") : "nothing listens")),
   );
   const head = ["Field", "Declared", "Live"].map((name) => el("th", { scope: "col" }, name));
-  return scrolled("Declared and live", el("table", { class: "compare" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)));
+  return scrolled(label, el("table", { class: "compare" }, el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...rows)));
 }
 
 // --- diagnostics, history, source, brokers ---
@@ -353,94 +380,30 @@ function showNodes(nodes) {
   show($("nodes"), nodes, () =>
     nodes.map((node) =>
       el("tr", {},
-        el("th", { scope: "row" }, node.name),
-        el("td", {}, badge(node.converged ? "good" : "warn", node.converged ? "✓ yes" : "! no"), node.reason && ` ${node.reason}`),
-        el("td", {}, el("code", {}, node.appliedRevision?.slice(0, 12) ?? "–")),
-        el("td", {}, `${node.endpoints.listening}/${node.endpoints.declared}`))),
+        el("th", { scope: "row" }, pageOf(node), node.this && el("span", { class: "quiet" }, " (this one)"), node.duplicateName && badge("bad", "✗ two of this name")),
+        el("td", {}, badge(node.converged ? "good" : "warn", node.converged ? "✓ yes" : "! no"), node.reason && ` ${node.reason}`, refusalsOf(node)),
+        el("td", {}, el("code", { title: documentsOf(node) }, documentsOf(node).slice(0, 11) || "–"), el("small", { class: "quiet" }, ` at ${node.appliedRevision?.slice(0, 12) ?? "none"}`)),
+        el("td", { class: "nowrap" }, `${node.endpoints.listening} of ${node.endpoints.declared}`),
+        el("td", { class: "number" }, count(node.connections)))),
   );
 }
 
-// --- clients ---
+// Equal where brokers serve the same documents, whatever else the store's revision counts.
+const documentsOf = (node) => node.appliedDocuments ?? node.declarationDigest;
 
-let nextClient = null;
-
-async function showClients(more) {
-  const query = new URLSearchParams({ limit: "100" });
-  if ($("client-prefix").value) query.set("clientIdPrefix", $("client-prefix").value);
-  if ($("client-endpoint").value) query.set("name", $("client-endpoint").value);
-  if (more && nextClient !== null) query.set("after", nextClient);
-  let page;
-  try {
-    page = await fetched(`/api/clients?${query}`);
-  } catch (error) {
-    $("client-note").textContent = error.message;
-    return;
-  }
-  const rows = page.clients.map((client) =>
-    el("tr", {},
-      el("th", { scope: "row" }, el("code", {}, client.clientId)),
-      el("td", {}, client.endpoint),
-      el("td", {}, el("code", {}, client.address ?? "local")),
-      el("td", {}, client.username ?? ""),
-      el("td", { class: "nowrap" }, `${client.protocol} ${client.transport}`),
-      el("td", { class: "nowrap" }, when(client.connectedAt))));
-  if (more) $("client-rows").append(...rows);
-  else $("client-rows").replaceChildren(...rows);
-  nextClient = page.next;
-  $("client-more").hidden = nextClient === null;
-  const shown = $("client-rows").childElementCount;
-  $("client-note").textContent = shown === 0 ? "No such client is connected." : `${shown} shown${nextClient === null ? "" : ", there are more"}`;
+function refusalsOf(node) {
+  const refused = Object.entries(node.refusals);
+  const number = refused.length + node.moreRefusals;
+  if (number === 0) return null;
+  const said = refused.map(([key, refusal]) => `${key}: ${refusal.reason}`);
+  return el("details", { class: "same" }, el("summary", {}, badge("warn", `! ${number} refused`)),
+    el("ul", {}, ...said.map((line) => el("li", {}, line)), node.moreRefusals ? el("li", {}, `and ${node.moreRefusals} more`) : null));
 }
 
-// --- who does not keep up, what is retained ---
-
-async function showSlowest() {
-  let data;
-  try {
-    data = await fetched("/api/clients/slowest?limit=10");
-  } catch {
-    return; // the rest of the page says what is wrong
-  }
-  $("slow").hidden = data.sessions.length === 0;
-  show($("slow-rows"), data.sessions, () =>
-    data.sessions.map((session) =>
-      el("tr", {},
-        el("th", { scope: "row" }, el("code", {}, session.clientId)),
-        el("td", {}, session.endpoint),
-        el("td", {}, session.slow ? badge("bad", "✗ slow") : session.connected ? badge("warn", "! behind") : badge("off", "– away")),
-        el("td", { class: "number" }, `${count(session.queuedMessages)} (${bytes(session.queuedBytes)})`),
-        el("td", { class: "number" }, bytes(session.waitingBytes)),
-        el("td", { class: "number" }, count(session.droppedMessages)))),
-  );
-}
-
-let nextTopic = null;
-
-async function showTopics(more) {
-  const query = new URLSearchParams({ limit: "100" });
-  if ($("topic-filter").value) query.set("filter", $("topic-filter").value);
-  if (more && nextTopic !== null) query.set("after", nextTopic);
-  let page;
-  try {
-    page = await fetched(`/api/topics?${query}`);
-  } catch (error) {
-    $("topic-note").textContent = error.message;
-    return;
-  }
-  const rows = page.topics.map((topic) =>
-    el("tr", {},
-      el("th", { scope: "row" }, el("code", {}, topic.topic)),
-      el("td", {}, topic.namespace || "shared"),
-      el("td", {}, String(topic.qos)),
-      el("td", { class: "number" }, bytes(topic.payloadBytes)),
-      el("td", {}, topic.expiresInS === null ? "never" : `in ${span(topic.expiresInS)}`)));
-  if (more) $("topic-rows").append(...rows);
-  else $("topic-rows").replaceChildren(...rows);
-  nextTopic = page.next;
-  $("topics").hidden = false;
-  $("topic-more").hidden = nextTopic === null;
-  const shown = $("topic-rows").childElementCount;
-  $("topic-note").textContent = shown === 0 && nextTopic === null ? "Nothing is retained there." : `${shown} shown${nextTopic === null ? "" : ", there may be more"}`;
+// A broker's own page, where its address is one of the web: others write these records.
+function pageOf(node) {
+  const web = /^https?:\/\//.test(node.statusUrl ?? "") && !node.this;
+  return web ? el("a", { href: node.statusUrl, rel: "noreferrer" }, node.name) : node.name;
 }
 
 // --- live ---
@@ -493,16 +456,6 @@ $("login").addEventListener("submit", (event) => {
   asking = false;
   start();
 });
-$("client-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  showClients(false);
-});
-$("client-more").addEventListener("click", () => showClients(true));
-$("topic-form").addEventListener("submit", (event) => {
-  event.preventDefault();
-  showTopics(false);
-});
-$("topic-more").addEventListener("click", () => showTopics(true));
 
 function start() {
   refresh().then(() => {

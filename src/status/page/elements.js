@@ -21,7 +21,24 @@ function fill(node, properties, children) {
     else if (key in node) node[key] = value;
     else node.setAttribute(key, value);
   }
-  node.append(...children.filter((child) => child !== null && child !== undefined && child !== ""));
+  const there = children.filter((child) => child !== null && child !== undefined && child !== false && child !== "");
+  node.append(...there.map((child) => (typeof child === "string" ? visible(child) : child)));
+}
+
+// Characters that are not seen, or turn the reading round (a name can end in "gpj.exe" and look like "exe.jpg"), by number.
+function visible(text) {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) =>
+    character === "\n" || character === "\t" ? character : `⟨U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
+}
+
+const OWN_MAX = 96;
+
+// What a client calls itself or its topics: however long, on a few lines, and its spaces seen.
+export function own(text) {
+  const seen = text.replace(/^ +| +$/g, (spaces) => "⟨U+0020⟩".repeat(spaces.length)) || "(empty)";
+  const characters = [...seen];
+  if (characters.length <= OWN_MAX) return el("code", { class: "own" }, seen);
+  return el("span", {}, el("code", { class: "own", title: visible(text) }, `${characters.slice(0, OWN_MAX).join("")}…`), el("small", { class: "quiet" }, ` ${characters.length} characters`));
 }
 
 // Replaces the children only if `data` differs from what is shown: focus, selection and open details stay.

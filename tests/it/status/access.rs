@@ -31,7 +31,18 @@ async fn with_a_token_declared_only_probes_and_the_empty_page_go_without() {
     let directory = tempfile::tempdir().unwrap();
     let server = serve(AccessOptions { token: Some(token(directory.path())), ..AccessOptions::default() });
     let addr = server.local_addr();
-    for path in ["/livez", "/readyz", "/", "/app.js", "/app.css", "/favicon.svg", "/openapi.json"] {
+    for path in [
+        "/livez",
+        "/readyz",
+        "/",
+        "/app.js",
+        "/access.js",
+        "/elements.js",
+        "/lists.js",
+        "/app.css",
+        "/favicon.svg",
+        "/openapi.json",
+    ] {
         assert_eq!(get(addr, path).await.status, 200, "{path}");
     }
     for path in weirmq::status::paths().filter(|path| path.starts_with("/api/") || *path == "/metrics") {

@@ -102,6 +102,54 @@ async fn an_endpoints_log_level_follows_its_declaration() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_an_object_a_line_and_a_rejection_is_said_once() {
+    let broker = Broker::start(&["--log-format", "json", "--resync-s", "1"]).await;
+    let declared = broker.directory.path().join("endpoints.d");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let document = format!("endpoint: {{name: busy, host: 127.0.0.1, port: {port}, logLevel: debug}}\n");
+    std::fs::write(broker.directory.path().join("new"), format!("{document}---\nendpoint: {{prot: 1}}\n")).unwrap();
+    std::fs::rename(broker.directory.path().join("new"), declared.join("more.yaml")).unwrap();
+    let start = Instant::now();
+    let passes = || async { get(broker.status, "/api/source").await.json()["data"]["reads"].as_u64().unwrap() };
+    let until = passes().await + 4;
+    while passes().await < until {
+        assert!(start.elapsed() < GUARD, "{}", broker.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // The address is free at last: somebody disturbs the endpoint.
+    drop(taken);
+    while !broker.log().contains("a CONNECT is refused") {
+        assert!(start.elapsed() < GUARD, "{}", broker.log());
+        if let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
+            let _refused = std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\n\r\n");
+            stream.set_read_timeout(Some(GUARD)).unwrap();
+            let _end = std::io::Read::read_to_end(&mut stream, &mut Vec::new());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let log = broker.log();
+    let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let lines: Vec<serde_json::Value> = whole.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    for line in &lines {
+        assert!(["timestamp", "level", "message"].iter().all(|field| line[field].is_string()), "{line}");
+    }
+    let with = |text: &str| {
+        let found = lines.iter().filter(|line| line["message"].as_str().unwrap().contains(text));
+        found.collect::<Vec<_>>()
+    };
+    let rejections = with("unknown field `prot`; did you mean `port`?");
+    assert_eq!(rejections.len(), 1, "{log}");
+    let message = rejections[0]["message"].as_str().unwrap();
+    assert!(message.contains("more.yaml:3:12: endpoint.prot: "), "{message}");
+    assert_eq!((&rejections[0]["level"], with("in use").len()), (&"ERROR".into(), 1), "{log}");
+    assert!(with("to add").iter().all(|line| line["revision"].is_string()), "{log}");
+    assert!(with("listening").iter().any(|line| line["endpoint"] == "busy"), "{log}");
+    let peer = with("a CONNECT is refused")[0]["peer"].as_str().unwrap();
+    assert!(peer.parse::<SocketAddr>().is_ok(), "{peer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_verbs_are_let_in_with_a_token_and_a_report_holds_no_secret() {
     let secrets = tempfile::tempdir().unwrap();
     let token = secrets.path().join("token");
@@ -168,6 +216,9 @@ async fn a_trace_shows_packets_and_no_payload() {
     let packet = next();
     assert_eq!((&packet["packet"], &packet["topic"]), (&"PUBLISH".into(), &"t/1".into()));
     assert!(!packet.to_string().contains("hush"), "{packet}");
+    let known = get(broker.status, "/api/clients?clientId=c1").await.json()["data"]["clients"][0]["detail"].clone();
+    assert_eq!((&known["messagesReceived"], &known["messagesSent"]), (&1.into(), &0.into()), "{known}");
+    assert!(known["messagesReceivedPerS"].as_f64().unwrap() > 0.0, "{known}");
     assert_eq!(next()["event"], "end");
     assert!(trace.wait().unwrap().success());
 }

@@ -258,7 +258,8 @@ async fn a_pass_is_one_trace_with_a_span_for_each_action() {
     let directory = broker.directory.path().join("endpoints.d");
     let two =
         format!("endpoint: {{name: busy, host: 127.0.0.1, port: {port}}}\n---\nendpoint: {{name: odd, prot: 1}}\n");
-    std::fs::write(directory.join("more.yaml"), two).unwrap();
+    std::fs::write(broker.directory.path().join("more.yaml"), two).unwrap();
+    std::fs::rename(broker.directory.path().join("more.yaml"), directory.join("more.yaml")).unwrap();
     let second = collector.trace("appliedWithRefusals", &broker);
     let action =
         second.spans.iter().find(|span| span.attributes.get("weir.endpoint").is_some_and(|name| name == "busy"));

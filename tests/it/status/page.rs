@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
@@ -112,7 +113,7 @@ async fn send(url: &str, body: &Value) -> Value {
 }
 
 /// Moves the fake broker's clock and counters on, as a busy one's would.
-fn drive(fake: &std::sync::Arc<fake::Fake>) -> tokio::task::JoinHandle<()> {
+fn drive(fake: &Arc<fake::Fake>) -> tokio::task::JoinHandle<()> {
     let fake = fake.clone();
     tokio::spawn(async move {
         for step in 0_u64.. {
@@ -134,7 +135,9 @@ fn drive(fake: &std::sync::Arc<fake::Fake>) -> tokio::task::JoinHandle<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs chromium and chromedriver; tests/run --all runs it"]
 async fn the_page_shows_the_broker_and_executes_nothing_of_its_clients() {
-    let fake = fake::Fake::new();
+    let mut fake = fake::Fake::new();
+    // It would be read as "pumpexe.jpg".
+    Arc::get_mut(&mut fake).unwrap().clients[3].client_id = "pump\u{202e}gpj.exe".to_owned();
     *fake.now.lock().unwrap() = fake::NOW;
     let server = fake::serve(&fake);
     let driving = drive(&fake);
@@ -147,6 +150,12 @@ async fn the_page_shows_the_broker_and_executes_nothing_of_its_clients() {
     // A client whose id is markup is shown, not obeyed.
     browser.until("document.querySelector('#client-rows').textContent.includes('<script>alert(1)</script>')").await;
     assert_eq!(browser.evaluate("return document.querySelectorAll('#client-rows script').length").await, json!(0));
+    // By keyboard: a client opens in place.
+    browser.evaluate("document.querySelector('.opener').focus()").await;
+    browser.keys(&["\u{E007}"]).await;
+    browser.until("document.querySelector('.client-detail .facts').textContent.includes('sensor/+/temp')").await;
+    browser.until("document.querySelector('#client-rows').textContent.includes('pump⟨U+202E⟩gpj.exe')").await;
+    browser.until("document.querySelector('#verdict').textContent.includes('site/spare')").await;
     browser.until("document.querySelector('#diagnostic-list').textContent.includes('did you mean `port`?')").await;
     browser.until("document.querySelectorAll('#plots path').length === 3 && document.querySelectorAll('[data-key=mqtt] path').length === 2").await;
 

@@ -1,11 +1,13 @@
 //! What others' tools say: promtool and Prometheus of the metrics and the alerts, schemathesis of the API.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::client::get;
 use super::fake;
+use super::live::Broker;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -87,7 +89,7 @@ async fn prometheus_scrapes_the_metrics_and_evaluates_the_alerts() {
 }
 
 /// Asks until the answer has `expected` in it; the tool needs a moment to start and to scrape.
-async fn wait_for(addr: std::net::SocketAddr, target: &str, expected: &str) {
+async fn wait_for(addr: SocketAddr, target: &str, expected: &str) {
     let mut last = String::new();
     for _ in 0..150 {
         if std::net::TcpStream::connect(addr).is_ok() {
@@ -108,10 +110,21 @@ async fn schemathesis_finds_the_api_as_described() {
     // The health of what is down is 503, which is described, but a server error to this tool.
     fake.change(|state| state.endpoints.retain(|endpoint| endpoint.name != "site/spare" && endpoint.name != "new"));
     let server = fake::serve(&fake);
+    schemathesis(server.local_addr()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs schemathesis; tests/run --all runs it"]
+async fn schemathesis_finds_a_running_broker_as_described() {
+    let broker = Broker::start(&[]).await;
+    schemathesis(broker.status).await;
+}
+
+async fn schemathesis(addr: SocketAddr) {
     let installed = root().join("target/test-tools/venv/bin/schemathesis");
     let program = if installed.exists() { installed } else { PathBuf::from("schemathesis") };
     let directory = tempfile::tempdir().unwrap();
-    let url = format!("http://{}/openapi.json", server.local_addr());
+    let url = format!("http://{addr}/openapi.json");
     let said = tokio::task::spawn_blocking(move || {
         let mut command = Command::new(program);
         command.current_dir(directory.path()).args(["run", &url, "--no-color", "--max-examples", "30"]);
