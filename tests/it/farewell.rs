@@ -85,11 +85,12 @@ impl Scene {
 
     fn wind_down(&mut self, patience_ms: u64) -> bool {
         let now = self.node.now;
-        let asked = self.node.cores.iter_mut().map(|core| {
-            let ids = core.connections(EndpointId(1));
-            ids.into_iter().any(|id| core.wind_down(id, 0x98, None, now + patience_ms, now))
-        });
-        let asked = asked.fold(false, |any, asked| any || asked);
+        let mut asked = false;
+        for core in &mut self.node.cores {
+            for id in core.connections(EndpointId(1)) {
+                asked |= core.wind_down(id, 0x98, None, now + patience_ms, now);
+            }
+        }
         self.node.settle();
         asked
     }
