@@ -9,8 +9,9 @@ use crate::ports;
 fn a_port_that_another_process_has_is_named_and_taken_once_it_comes_free() {
     let (port, other) = (ports::free(), ports::free());
     let foreign = TcpListener::bind(at(port)).unwrap();
-    let broker =
-        Broker::start(&[("taken.yaml", &endpoint("taken", port, "")), ("other.yaml", &endpoint("other", other, ""))]);
+    let documents = (endpoint("taken", port, ""), endpoint("other", other, ""));
+    let documents = [("taken.yaml", &*documents.0), ("other.yaml", &*documents.1)];
+    let broker = Broker::start_with(&documents, &["--resync-s", "3600"]);
     let told = broker.until_told("taken", "Programmed", false, "AddressInUse");
     let holder = format!("process {} (", std::process::id());
     for words in [format!("127.0.0.1:{port}"), holder] {

@@ -38,7 +38,8 @@ fn a_new_pair_is_taken_whole_and_open_connections_stay() {
     symlink("..1", elsewhere.path().join("..data")).unwrap();
     let file = |name: &str| elsewhere.path().join("..data").join(name).display().to_string();
     let tls = format!(", sslConfig: {{certFile: '{}', keyFile: '{}'}}", file("server.pem"), file("server.key"));
-    let broker = Broker::start(&[("e.yaml", &endpoint("e", port, &tls))]);
+    // Nothing but the signal has it look there.
+    let broker = Broker::start_with(&[("e.yaml", &endpoint("e", port, &tls))], &["--resync-s", "3600"]);
     broker.until_listening("e");
     let config = Arc::new(client::tls_config(&ca.der()));
     let mut open = Client::enter(client::tls(client::tcp(at(port)), &config, "localhost"), 5, "open");
