@@ -61,8 +61,7 @@ impl Claims {
             }
             None => None,
         };
-        let remaining_s = self.remaining_s(declared, unix_now_s);
-        let remaining_s = remaining_s.ok_or(Unfit::Because("it has expired, is not valid yet, or has no end"))?;
+        let remaining_s = self.remaining_s(declared, unix_now_s).map_err(Unfit::Because)?;
         // Last: who is told of another client id has a token that is good for something.
         let client_id = declared.client_id_claim.as_deref().map(|claim| self.client_id(claim, attempt));
         Ok(Accepted { username, client_id: client_id.transpose()?.flatten(), claims_acl, remaining_s })
@@ -81,21 +80,23 @@ impl Claims {
         }
     }
 
-    /// RFC 7519, 4.1.4 and 4.1.5. The outer `None`: not now; the inner: without end.
-    fn remaining_s(&self, declared: &Jwt, unix_now_s: i64) -> Option<Option<u64>> {
+    /// RFC 7519, 4.1.4 and 4.1.5. `None`: without end.
+    fn remaining_s(&self, declared: &Jwt, unix_now_s: i64) -> Result<Option<u64>, &'static str> {
         let leeway_s = i64::from(declared.leeway_s);
         if let Some(not_before) = self.0.get("nbf")
-            && unix_now_s.saturating_add(leeway_s) < numeric_date(not_before)?
+            && unix_now_s.saturating_add(leeway_s) < numeric_date(not_before).ok_or("its nbf is no time")?
         {
-            return None;
+            return Err("it is not valid yet");
         }
         match self.0.get("exp") {
             Some(expiry) => {
-                let end = numeric_date(expiry)?.saturating_add(leeway_s);
-                let remaining_s = u64::try_from(end.saturating_sub(unix_now_s)).ok()?;
-                (remaining_s > 0).then_some(Some(remaining_s))
+                let end = numeric_date(expiry).ok_or("its exp is no time")?.saturating_add(leeway_s);
+                let remaining_s =
+                    u64::try_from(end.saturating_sub(unix_now_s)).ok().filter(|remaining_s| *remaining_s > 0);
+                remaining_s.map(Some).ok_or("it has expired")
             }
-            None => (!declared.require_expiry).then_some(None),
+            None if declared.require_expiry => Err("it has no exp"),
+            None => Ok(None),
         }
     }
 

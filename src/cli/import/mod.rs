@@ -24,7 +24,7 @@ use super::print::{Format, print};
 /// Exits with 0, with 2 where something could not be carried over, with 1 where nothing could.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// FluxMQ's endpoint export (JSON) or config.yaml, EMQ X's acl.conf, or mosquitto.conf.
+    /// FluxMQ's endpoint export (JSON) or config.yaml, EMQ X's acl.conf, mosquitto.conf, or mosquitto's ACL file.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// Whose file it is; told by its content otherwise.
@@ -42,7 +42,7 @@ enum Origin {
     Fluxmq,
     /// acl.conf.
     Emqx,
-    /// mosquitto.conf.
+    /// mosquitto.conf, or an ACL file.
     Mosquitto,
 }
 
@@ -56,6 +56,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let mut draft = match origin {
         Origin::Fluxmq => fluxmq::import(&text).with_context(|| shown.clone())?,
         Origin::Emqx => acl_conf::import(&text).with_context(|| shown.clone())?,
+        Origin::Mosquitto if mosquitto_acl::is_alone(&text) => mosquitto_acl::import_alone(&text),
         Origin::Mosquitto => mosquitto::import(&args.file, &text),
     };
     draft.leave_what_is_invalid();
@@ -88,7 +89,7 @@ fn origin_of(file: &Path, text: &str) -> anyhow::Result<Origin> {
     // `key value`, and neither `key: value` nor `key = value`.
     let mut words = content.split_whitespace();
     let looks_like_conf = words.next().is_some_and(mosquitto::is_known) && words.next() != Some("=");
-    if looks_like_conf || name.contains("mosquitto") {
+    if looks_like_conf || mosquitto_acl::is_alone(text) || name.contains("mosquitto") {
         return Ok(Origin::Mosquitto);
     }
     bail!("{}: whose configuration is this? Say it with --from fluxmq, emqx or mosquitto", file.display())

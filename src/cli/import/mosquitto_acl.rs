@@ -37,6 +37,32 @@ pub(super) fn import(
             return draft.add(document);
         }
     };
+    carry_over(Some(path), &text, nobody_named, anonymous, document, draft);
+}
+
+/// An ACL file by itself: whom its endpoints admit is not known, so nothing is said of those.
+pub(super) fn import_alone(text: &str) -> Draft {
+    let mut draft = Draft::default();
+    carry_over(None, text, false, true, Document::new(Kind::Acl, "default"), &mut draft);
+    draft
+}
+
+/// Whether it is an ACL file and no mosquitto.conf, which has `topic` lines for bridges, and a `user`.
+pub(super) fn is_alone(text: &str) -> bool {
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut keys = lines().filter_map(|line| line.split_whitespace().next());
+    keys.all(|key| matches!(key, "user" | "topic" | "pattern")) && lines().any(|line| !line.starts_with("user"))
+}
+
+/// `named`: the file, where it is not the one that is imported.
+fn carry_over(
+    named: Option<&Path>,
+    text: &str,
+    nobody_named: bool,
+    anonymous: bool,
+    mut document: Document,
+    draft: &mut Draft,
+) {
     let mut rules = Vec::new();
     let mut who = Who::Anonymous;
     for (index, line) in text.lines().enumerate() {
@@ -44,7 +70,6 @@ pub(super) fn import(
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let place = format!("{}:{}: {line}", path.display(), index + 1);
         let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let outcome = match (key, &who) {
             ("user", _) => {
@@ -64,7 +89,10 @@ pub(super) fn import(
                 if value.trim_start().starts_with("deny") {
                     document.decide(format!("a rule that denies is missing here: {line}"));
                 }
-                draft.leave(None, place, why);
+                match named {
+                    Some(path) => draft.leave(None, format!("{}:{}: {line}", path.display(), index + 1), why),
+                    None => draft.leave(Some(index + 1), line, why),
+                }
             }
         }
     }

@@ -4,9 +4,14 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
 use super::broker::Broker;
 use super::client::{Client, Heard};
 use super::live::people;
+use crate::net::tls::Authority;
 use crate::wire::Packet;
 
 /// Longer than a slow machine takes: what waits here waits for the test.
@@ -52,14 +57,8 @@ impl SlowService {
 }
 
 fn answer(mut stream: TcpStream, (state, changed): &(Mutex<State>, Condvar)) {
-    // What the question says is all the same; its end is an empty line.
-    let mut question = Vec::new();
-    while !question.ends_with(b"\r\n\r\n") {
-        let mut buffer = [0; 4096];
-        match stream.read(&mut buffer) {
-            Ok(count) if count > 0 => question.extend_from_slice(&buffer[..count]),
-            _ => return,
-        }
+    if !read_question(&mut stream) {
+        return;
     }
     let mut now = state.lock().unwrap_or_else(PoisonError::into_inner);
     now.asked += 1;
@@ -68,6 +67,23 @@ fn answer(mut stream: TcpStream, (state, changed): &(Mutex<State>, Condvar)) {
     now = changed.wait_while(now, |state| !state.answers).unwrap();
     now.under_way -= 1;
     drop(now);
+    allow(&mut stream);
+}
+
+/// Reads to the empty line at the end: what the question says is all the same. `false`: it never ends.
+fn read_question(stream: &mut impl Read) -> bool {
+    let mut question = Vec::new();
+    while !question.ends_with(b"\r\n\r\n") {
+        let mut buffer = [0; 4096];
+        match stream.read(&mut buffer) {
+            Ok(count) if count > 0 => question.extend_from_slice(&buffer[..count]),
+            _ => return false,
+        }
+    }
+    true
+}
+
+fn allow(stream: &mut impl Write) {
     let body = r#"{"result": "allow"}"#;
     // Who asked may be gone.
     let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
@@ -123,6 +139,43 @@ fn no_more_are_under_way_at_once_than_declared() {
     service.answer_all();
     all_enter(clients);
     assert_eq!(service.look(|state| (state.asked, state.most)), (50, 8));
+}
+
+/// A service behind TLS, by `rustls`, that lets everybody in; its authority is `ca`.
+fn secure_service(ca: &Authority) -> SocketAddr {
+    let issued = ca.issue("service", &["localhost", "127.0.0.1"], 1);
+    let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = Arc::new(builder.with_no_client_auth().with_single_cert(vec![issued.der.clone()], key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut stream = StreamOwned::new(connection, stream.unwrap());
+            if read_question(&mut stream) {
+                allow(&mut stream);
+                stream.conn.send_close_notify();
+                let _ = stream.flush();
+            }
+        }
+    });
+    address
+}
+
+#[test]
+fn a_service_behind_tls_is_asked_where_its_authority_is_trusted() {
+    let (ca, other) = (Authority::new(), Authority::new());
+    let address = secure_service(&ca);
+    let documents = format!(
+        "auth: {{name: default, chain: [{{http: {{url: 'https://{address}/', method: GET, timeoutMs: 60000, \
+         caFile: ca}}}}]}}\n"
+    );
+    let broker = Broker::start(", enableAcl: false, connectTimeoutMs: 600000", &documents, &[("ca", &ca.pem())]);
+    broker.client("a").user("alice", "x").connected();
+    broker.write_until("ca", &other.pem(), "changed endpoint=main");
+    assert_eq!(broker.client("a").user("alice", "x").connect(), 0x88);
 }
 
 /// Else a service that was slow for a while would be asked about the dead for as long again.

@@ -2,9 +2,14 @@
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use super::broker::Broker;
+use crate::programs::{is_there, succeeds};
 
 const ADMINISTRATIVE_ACTION: u8 = 0x98;
 const BAD_CREDENTIALS: u8 = 0x86;
@@ -151,6 +156,59 @@ fn a_token_ends_with_its_time() {
     let mut alice = broker.client("a").user("x", &token(now_s + 3)).connected();
     assert_eq!(alice.disconnected(), NOT_AUTHORIZED);
     assert_eq!(broker.client("a").user("x", &token(now_s - 1)).connect(), BAD_CREDENTIALS);
+}
+
+#[test]
+fn keys_rotate_without_a_gap_and_one_that_is_taken_out_takes_its_clients_with_it() {
+    let documents = "auth: {name: default, chain: [{jwt: {algorithm: HS256, jwksFile: keys, usernameClaim: sub}}]}\n";
+    let secret = |id: &str| format!("0123456789abcdef0123456789abcde{id}");
+    let keys = |ids: &[&str]| {
+        let key = |id: &&str| format!(r#"{{"kty":"oct","kid":"{id}","k":"{}"}}"#, URL_SAFE_NO_PAD.encode(secret(id)));
+        format!(r#"{{"keys":[{}]}}"#, ids.iter().map(key).collect::<Vec<_>>().join(","))
+    };
+    let token = |id: &str| {
+        let header = format!(r#"{{"alg":"HS256","kid":"{id}"}}"#);
+        super::methods::hs256_under(&header, &secret(id), r#"{"sub":"alice","exp":4102444800}"#)
+    };
+    let broker = Broker::start(", enableAcl: false", documents, &[("keys", &keys(&["a"]))]);
+    let enter = |client_id: &str, id: &str| broker.client(client_id).user("", &token(id));
+    let mut old = enter("old", "a").connected();
+    assert_eq!(enter("new", "b").connect(), BAD_CREDENTIALS);
+    broker.write_until("keys", &keys(&["a", "b"]), "changed endpoint=main");
+    let mut new = enter("new", "b").connected();
+    assert!(old.received().is_empty());
+    // A half-written set changes nothing.
+    broker.write_until("keys", &keys(&["b"])[..40], "half written");
+    assert!(old.received().is_empty() && enter("other", "a").connect() == 0);
+    broker.write("keys", &keys(&["b"]));
+    assert_eq!(old.disconnected(), ADMINISTRATIVE_ACTION);
+    assert!(new.received().is_empty());
+    assert_eq!(enter("old", "a").connect(), BAD_CREDENTIALS);
+}
+
+/// Files as mosquitto_passwd writes them, in both of its forms, are taken as they are and may go on being written by it.
+#[test]
+fn files_that_mosquitto_passwd_writes_are_taken_as_they_are() {
+    if !is_there(Path::new("mosquitto_passwd")) {
+        return;
+    }
+    let written = |path: &Path, arguments: &[&str], user: &str, password: &str| {
+        succeeds(Command::new("mosquitto_passwd").args(arguments).arg("-b").arg(path).args([user, password]));
+    };
+    let place = tempfile::tempdir().unwrap();
+    for (form, begins) in [("sha512-pbkdf2", "alice:$7$"), ("sha512", "alice:$6$")] {
+        let file = place.path().join(form);
+        written(&file, &["-H", form, "-c"], "alice", "secret");
+        let content = fs::read_to_string(&file).unwrap();
+        assert!(content.starts_with(begins), "{content}");
+        let broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &content)]);
+        let mut alice = broker.client("a").user("alice", "secret").connected();
+        assert_eq!(broker.client("x").user("alice", "Secret").connect(), BAD_CREDENTIALS);
+        written(&file, &["-H", form], "bob", "b: c");
+        broker.write_until("people", &fs::read_to_string(&file).unwrap(), "changed endpoint=main");
+        broker.client("b").user("bob", "b: c").connected();
+        assert!(alice.received().is_empty());
+    }
 }
 
 #[test]

@@ -13,7 +13,12 @@ use crate::wire::{Packet, Properties, PropertyValue};
 
 /// A token signed with HS256.
 pub fn hs256(secret: &str, claims: &str) -> String {
-    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256"}"#), URL_SAFE_NO_PAD.encode(claims));
+    hs256_under(r#"{"alg":"HS256"}"#, secret, claims)
+}
+
+/// The same with a header of one's own.
+pub fn hs256_under(header: &str, secret: &str, claims: &str) -> String {
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), message.as_bytes());
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(tag))
 }

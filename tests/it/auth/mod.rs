@@ -9,4 +9,6 @@ mod limits;
 mod live;
 mod methods;
 mod mtls;
+mod rules;
+mod tenants;
 mod transports;
