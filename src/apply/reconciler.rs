@@ -284,7 +284,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let since = match &self.source.trouble {
             Some(known) if known.message == error.message => known.since,
             _ => {
-                tracing::error!(source = self.source.location, "{error}; what was declared last stays in force");
+                let nothing = !self.accepted_any && self.restored.is_none();
+                let meanwhile = if nothing { "nothing is served yet" } else { "what was declared last stays in force" };
+                tracing::error!(source = self.source.location, "{error}; {meanwhile}; it is tried again");
                 now
             }
         };

@@ -83,7 +83,20 @@ impl Access {
         };
         let name =
             ServerName::try_from(host.to_owned()).with_context(|| format!("{host} is no name in certificates"))?;
-        Ok(TlsConnector::from(Arc::new(config)).connect(name, stream).await?)
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| explained(&error))
+    }
+}
+
+/// With the next step, where openssl's habits are what stands in the way.
+fn explained(error: &std::io::Error) -> anyhow::Error {
+    let said = error.to_string();
+    if said.contains("CaUsedAsEndEntity") {
+        anyhow::anyhow!(
+            "the broker shows a certificate that may issue others (as `openssl req -x509` makes them); \
+             give it one made with -addext basicConstraints=critical,CA:FALSE, or issued by a CA"
+        )
+    } else {
+        anyhow::anyhow!(said)
     }
 }
 

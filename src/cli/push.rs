@@ -123,8 +123,9 @@ fn shown(there: &Present, plan: &PushPlan, before: &Documents, after: &Documents
         text.push_str(&format!("  key {key} is not in the directory and stays (--prune deletes it)\n"));
     }
     text.push_str(&format!(
-        "{} keys to write, {} to delete, {} as they are\n\n",
+        "{} key{} to write, {} to delete, {} as they are\n\n",
         plan.puts.len(),
+        if plan.puts.len() == 1 { "" } else { "s" },
         plan.deletes.len(),
         plan.unchanged
     ));

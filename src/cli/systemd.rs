@@ -120,11 +120,13 @@ fn status_line(state: &ControlState) -> String {
     let errors = state.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
     let mut line = match state.phase {
         Phase::Starting => format!("waiting for a declaration in {}", state.source.location),
+        Phase::Serving if live == 1 => format!("serving {revision}: 1 endpoint listens"),
         Phase::Serving => format!("serving {revision}: {live} endpoints listen"),
         Phase::Draining => "clients are asked to leave".to_owned(),
     };
     if errors > 0 {
-        line.push_str(&format!(", {errors} errors in the declaration"));
+        let plural = if errors == 1 { "" } else { "s" };
+        line.push_str(&format!(", {errors} error{plural} in the declaration"));
     }
     if let Some(trouble) = &state.source.trouble {
         line.push_str(&format!(", the source cannot be read: {}", trouble.message));

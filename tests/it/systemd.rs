@@ -61,7 +61,7 @@ fn systemd_is_told_ready_alive_reloading_and_stopping() {
         .unwrap();
     let mut broker = Broker(broker);
     let ready = until(&told, "READY=1\n");
-    assert!(ready.contains(": 1 endpoints listen"), "{ready}");
+    assert!(ready.contains(": 1 endpoint listens"), "{ready}");
     until(&told, "WATCHDOG=1");
     broker.signal(Signal::HUP);
     assert!(until(&told, "RELOADING=1\n").contains("\nMONOTONIC_USEC="));

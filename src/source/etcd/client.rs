@@ -189,6 +189,10 @@ pub fn explained(url: &str, error: &Error) -> SourceError {
         TroubleKind::PermissionDenied => " (grant the user's role readwrite on the prefix)",
         TroubleKind::NoSpace => " (compact and defragment the store, then `etcdctl alarm disarm`)",
         TroubleKind::Unauthenticated => " (--etcd-user, --etcd-password)",
+        _ if what.contains("alert: BadCertificate") || what.contains("alert: CertificateRequired") => {
+            " (it wants a certificate of ours: --etcd-cert, --etcd-key)"
+        }
+        _ if url.starts_with("http://") && what.contains("broken pipe") => " (does it speak TLS? Then https://)",
         _ => "",
     };
     SourceError { kind, message: format!("{url}: {what}{help}") }
