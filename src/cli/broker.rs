@@ -137,7 +137,9 @@ pub(super) async fn open(base: &str, path: &str) -> anyhow::Result<Response<Inco
     }
     let request = request.body(Empty::new())?;
     let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| {
-        anyhow::anyhow!("{base}: {error}: no broker's status listens there; --status or WEIR_STATUS says where one does")
+        anyhow::anyhow!(
+            "{base}: {error}: no broker's status listens there; --status or WEIR_STATUS says where one does"
+        )
     })?;
     let response = if secure {
         exchange(access.secure(&host, stream).await.with_context(|| url.clone())?, request).await
