@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::git::Repository;
 use super::quiet::{settle, still_locked};
-use super::walk::{Contents, describe, walk};
+use super::walk::{Contents, Look, describe, walk};
 use super::watch::{Events, Watch, directories_of};
 use super::work_tree::WorkTree;
 use super::{Reading, SourceError, SourceEvent, SourceHandle};
@@ -57,7 +57,19 @@ impl DirectoryReader {
     ///
     /// # Errors
     /// The directory is not there, or cannot be listed.
-    pub fn read(&mut self, mut watch: Option<&mut Watch>) -> Result<Reading, SourceError> {
+    pub fn read(&mut self, watch: Option<&mut Watch>) -> Result<Reading, SourceError> {
+        self.look(watch, Look::Closely)
+    }
+
+    /// Looks at everything, and reads what was written to since it was read last, as far as the file system tells.
+    ///
+    /// # Errors
+    /// As of [`Self::read`].
+    pub fn refresh(&mut self, watch: Option<&mut Watch>) -> Result<Reading, SourceError> {
+        self.look(watch, Look::AtStamps)
+    }
+
+    fn look(&mut self, mut watch: Option<&mut Watch>, look: Look) -> Result<Reading, SourceError> {
         let mut wanted = self.way_to_root();
         if let Some(watch) = watch.as_deref_mut() {
             wanted.iter().for_each(|directory| watch.add(directory));
@@ -72,7 +84,7 @@ impl DirectoryReader {
                 watch.add(directory);
             }
         };
-        let walked = walk(&root, &self.shown, &mut self.contents, &mut entering).map_err(|e| fail(&e))?;
+        let walked = walk(&root, &self.shown, look, &mut self.contents, &mut entering).map_err(|e| fail(&e))?;
         self.repository = Repository::discover(&root);
         if let Some(repository) = &self.repository {
             entering(&repository.git_dir);
@@ -129,7 +141,7 @@ pub fn spawn_directory(options: DirectoryOptions) -> SourceHandle {
     let location = options.root.display().to_string();
     let mut reader = DirectoryReader::new(&options.root);
     let lock_reader = options.root.clone();
-    let read = move |watch: &mut Watch| reader.read(Some(watch));
+    let read = move |watch: &mut Watch, look: Look| reader.look(Some(watch), look);
     let lock = move || {
         let root = lock_reader.canonicalize().ok()?;
         Repository::discover(&root)?.index_lock()
@@ -138,7 +150,8 @@ pub fn spawn_directory(options: DirectoryOptions) -> SourceHandle {
     SourceHandle::new("directory", location, events, nudge)
 }
 
-/// Reads at once and then on every hint, until nobody listens.
+/// Reads at once and then on every hint, until nobody listens. A hint makes it look for what was written to; what it is
+/// asked for, and what is due now and then however many hints there are, is read closely.
 pub(super) async fn follow<R, L>(
     read: R,
     lock: L,
@@ -146,19 +159,21 @@ pub(super) async fn follow<R, L>(
     nudge: Arc<Notify>,
     tell: mpsc::Sender<SourceEvent>,
 ) where
-    R: FnMut(&mut Watch) -> Result<Reading, SourceError> + Send + 'static,
+    R: FnMut(&mut Watch, Look) -> Result<Reading, SourceError> + Send + 'static,
     L: Fn() -> Option<PathBuf>,
 {
     let watch = Watch::new();
     let events = watch.events();
     let mut tools = Some((read, watch));
     let mut unsettled = still_locked(&lock);
+    let mut look = Look::Closely;
+    let mut resync_at = tokio::time::Instant::now() + jittered(resync);
     loop {
         let Some((mut read, mut watch)) = tools.take() else { return };
         let before = events.count();
         let task = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
-            let mut outcome = read(&mut watch);
+            let mut outcome = read(&mut watch, look);
             if let Ok(reading) = &mut outcome {
                 reading.read = Some((begun, Instant::now()));
             }
@@ -186,20 +201,27 @@ pub(super) async fn follow<R, L>(
         if tell.send(event).await.is_err() {
             return;
         }
-        unsettled = tokio::select! {
+        (unsettled, look) = tokio::select! {
             () = tell.closed() => return,
             // What was read amid changes is read again once they are over.
-            again = settle(&events, &nudge, &lock), if restless => again,
-            () = events.happened(), if !restless => settle(&events, &nudge, &lock).await,
-            () = nudge.notified(), if !restless => still_locked(&lock),
-            () = tokio::time::sleep(jittered(resync)) => {
+            again = settle(&events, &nudge, &lock), if restless => after_hint(again),
+            () = events.happened(), if !restless => after_hint(settle(&events, &nudge, &lock).await),
+            () = nudge.notified(), if !restless => (still_locked(&lock), Look::Closely),
+            () = tokio::time::sleep_until(resync_at) => {
                 if let Some((_, watch)) = &mut tools {
                     watch.renew();
                 }
-                settled_now(&events, &nudge, &lock).await
+                resync_at = tokio::time::Instant::now() + jittered(resync);
+                (settled_now(&events, &nudge, &lock).await, Look::Closely)
             }
         };
     }
+}
+
+/// Where whoever writes did not come to rest, or was not waited for, times of change tell less.
+fn after_hint(unsettled: Option<String>) -> (Option<String>, Look) {
+    let look = if unsettled.is_some() { Look::Closely } else { Look::AtStamps };
+    (unsettled, look)
 }
 
 /// The periodic pass waits for git, too.

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::directory::follow;
 use super::git::{GitError, Repository, TreeEntry};
-use super::walk::is_document_path;
+use super::walk::{Look, is_document_path};
 use super::watch::Watch;
 use super::{Commit, Reading, SourceError, SourceHandle};
 use crate::config::{ReadError, Revision, Snapshot, SourceFile};
@@ -154,7 +154,8 @@ pub fn spawn_git_ref(directory: &Path, revision: &str, resync: Duration) -> Sour
     let nudge = Arc::new(Notify::new());
     let location = format!("{} at {revision}", directory.display());
     let mut reader = GitRefReader::new(directory, revision);
-    let read = move |watch: &mut Watch| reader.read(Some(watch));
+    // What is committed is known by its id; there is nothing to look at closely.
+    let read = move |watch: &mut Watch, _: Look| reader.read(Some(watch));
     tokio::spawn(follow(read, || None, resync, Arc::clone(&nudge), tell));
     SourceHandle::new("git", location, events, nudge)
 }

@@ -8,6 +8,7 @@ pub mod etcd;
 mod git;
 mod git_ref;
 mod quiet;
+mod stamp;
 mod trouble;
 mod walk;
 mod watch;

@@ -6,7 +6,9 @@ use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::stamp::{self, Stamp};
 use crate::config::{ReadError, SourceFile};
 
 /// Bytes of one file; the validator refuses larger ones, so no more of them is read than tells that they are larger.
@@ -32,11 +34,27 @@ pub(super) struct Walk {
     pub watch: BTreeSet<PathBuf>,
 }
 
-/// Remembers the last walk's bytes, so that a file that did not change keeps its allocation: whoever compares pointers
+/// How to look at a file whose bytes are known from the last walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It is read again.
+    Closely,
+    /// It is read again unless it has the stamp that it had when it was read.
+    AtStamps,
+}
+
+/// Remembers what the last walk read, so that a file that did not change keeps its allocations: whoever compares pointers
 /// first (the parser's cache) need not compare bytes.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    by_path: HashMap<Arc<str>, Arc<[u8]>>,
+    by_path: HashMap<Arc<str>, Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    file: SourceFile,
+    /// `None`: it may have been written to since without showing it.
+    stamp: Option<Stamp>,
 }
 
 /// Reads everything below `root`. `shown_root` is how messages call it. `entering` is called before a directory is
@@ -47,23 +65,22 @@ pub(super) struct Contents {
 pub(super) fn walk(
     root: &Path,
     shown_root: &str,
+    look: Look,
     contents: &mut Contents,
     entering: &mut dyn FnMut(&Path),
 ) -> io::Result<Walk> {
     let mut walker = Walker {
         walk: Walk::default(),
+        look,
+        now: stamp::now(),
+        kept: HashMap::with_capacity(contents.by_path.len()),
         previous: std::mem::take(&mut contents.by_path),
         visiting: HashSet::new(),
         entries: 0,
         entering,
     };
     let outcome = walker.directory(root, "", shown_root, 0);
-    contents.by_path = walker
-        .walk
-        .files
-        .iter()
-        .filter_map(|file| Some((Arc::clone(&file.path), Arc::clone(file.content.as_ref().ok()?))))
-        .collect();
+    contents.by_path = std::mem::take(&mut walker.kept);
     outcome?;
     walker.walk.files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(walker.walk)
@@ -71,7 +88,12 @@ pub(super) fn walk(
 
 struct Walker<'a> {
     walk: Walk,
-    previous: HashMap<Arc<str>, Arc<[u8]>>,
+    look: Look,
+    /// When the walk began, by [`stamp::now`]: nothing was read before.
+    now: Duration,
+    previous: HashMap<Arc<str>, Known>,
+    /// For the next walk.
+    kept: HashMap<Arc<str>, Known>,
     /// Device and inode of the directories on the way down: a link back to one of them is a loop.
     visiting: HashSet<(u64, u64)>,
     entries: usize,
@@ -99,7 +121,7 @@ impl Walker<'_> {
         if self.entries > ENTRIES_MAX {
             return Err(io::Error::other(format!("more than {ENTRIES_MAX} directory entries")));
         }
-        entries.sort_by_key(fs::DirEntry::file_name);
+        entries.sort_by_cached_key(fs::DirEntry::file_name);
         let base: Arc<Path> = Arc::from(path);
         for entry in entries {
             let name = entry.file_name();
@@ -181,32 +203,48 @@ impl Walker<'_> {
             self.walk.ignored.push(shown);
             return Ok(());
         }
-        let content = match read_document(path) {
-            Ok(Document { moving, .. }) if moving => {
+        let previous = self.previous.remove(below.as_str());
+        if self.look == Look::AtStamps
+            && let Some(known) = &previous
+            && known.stamp.is_some_and(|stamp| fs::metadata(path).is_ok_and(|meta| Stamp::of(&meta) == stamp))
+        {
+            let Known { file, stamp } = known;
+            return self.keep(SourceFile { base: same_base(&file.base, base), ..file.clone() }, *stamp);
+        }
+        let Document { bytes, stamp } = match read_document(path, self.now) {
+            Ok(Some(document)) => document,
+            Ok(None) => {
                 self.walk.moving.get_or_insert_with(|| format!("{shown} was written while it was read"));
-                Err("it was written while it was read".to_owned())
+                return self.unreadable(base, below, shown, "it was written while it was read".to_owned());
             }
-            Ok(Document { bytes, .. }) => Ok(bytes),
             Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
                 self.walk.moving.get_or_insert_with(|| format!("{shown} vanished while the directory was read"));
                 return Ok(());
             }
-            Err(e) => Err(describe(&e)),
+            Err(e) => return self.unreadable(base, below, shown, describe(&e)),
         };
-        match content {
-            Ok(bytes) if bytes.iter().all(u8::is_ascii_whitespace) => {
-                self.unreadable(base, below, shown, "the file is empty; delete it to delete what it declared".into())
-            }
-            Ok(bytes) => {
-                let path: Arc<str> = Arc::from(below);
-                let bytes = match self.previous.get(&path) {
-                    Some(previous) if **previous == *bytes => Arc::clone(previous),
-                    _ => Arc::from(bytes),
-                };
-                self.push(SourceFile { path, shown: Arc::from(shown), base: Arc::clone(base), content: Ok(bytes) })
-            }
-            Err(message) => self.unreadable(base, below, shown, message),
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            let message = "the file is empty; delete it to delete what it declared";
+            return self.unreadable(base, below, shown, message.to_owned());
         }
+        let file = match previous {
+            Some(Known { file, .. }) if file.content.as_ref().is_ok_and(|known| **known == *bytes) => {
+                SourceFile { base: same_base(&file.base, base), ..file }
+            }
+            _ => SourceFile {
+                path: Arc::from(below),
+                shown: Arc::from(shown),
+                base: Arc::clone(base),
+                content: Ok(Arc::from(bytes)),
+            },
+        };
+        self.keep(file, stamp)
+    }
+
+    /// A file with content, which the next walk remembers.
+    fn keep(&mut self, file: SourceFile, stamp: Option<Stamp>) -> io::Result<()> {
+        self.kept.insert(Arc::clone(&file.path), Known { file: file.clone(), stamp });
+        self.push(file)
     }
 
     /// Something that is there and cannot be read. A `path` that ends in a slash stands for all below it.
@@ -235,6 +273,11 @@ impl Walker<'_> {
     }
 }
 
+/// The known allocation, where it says the same.
+fn same_base(known: &Arc<Path>, now: &Arc<Path>) -> Arc<Path> {
+    Arc::clone(if known.as_os_str() == now.as_os_str() { known } else { now })
+}
+
 /// Whether a file of this name may hold documents.
 pub(super) fn is_document_name(path: &str) -> bool {
     matches!(path.rsplit_once('.'), Some((stem, "yaml" | "yml" | "json")) if !stem.is_empty() && !stem.ends_with('/'))
@@ -257,11 +300,11 @@ fn not_a_file(kind: fs::FileType) -> Option<&'static str> {
 
 struct Document {
     bytes: Vec<u8>,
-    moving: bool,
+    stamp: Option<Stamp>,
 }
 
-/// Reads a regular file whole, and says whether it changed meanwhile.
-fn read_document(path: &Path) -> io::Result<Document> {
+/// Reads a regular file whole, after `now`. `None`: it changed meanwhile.
+fn read_document(path: &Path, now: Duration) -> io::Result<Option<Document>> {
     // O_NONBLOCK: should the file have become a pipe since it was looked at, the open does not wait for a writer.
     let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
     let before = file.metadata()?;
@@ -281,7 +324,7 @@ fn read_document(path: &Path) -> io::Result<Document> {
     };
     bytes.truncate(read);
     let moving = changed(&before, &file, bytes.len() as u64)?;
-    Ok(Document { bytes, moving })
+    Ok((!moving).then(|| Document { bytes, stamp: Stamp::settled(&before, now) }))
 }
 
 fn changed(before: &fs::Metadata, file: &File, read: u64) -> io::Result<bool> {

@@ -30,6 +30,7 @@ mod schema;
 mod scram;
 mod script;
 mod source;
+mod stamps;
 mod statements;
 mod status;
 mod systemd;
