@@ -1,6 +1,6 @@
 //! One pass from declared to live: plan, prepare everything, then commit it at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -57,7 +57,8 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let referenced = self.referenced();
         let contents = Contents::read(&mut self.files, referenced.iter());
         let statuses = self.plane.listeners();
-        let live = self.live(&statuses);
+        self.note_listeners(&statuses);
+        let live = self.live();
         let mut pinned = Pinned::new();
         let mut failures = BTreeMap::new();
         let mut prepared: BTreeMap<Name, Prepared<P::Socket>> = BTreeMap::new();
@@ -90,6 +91,11 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let mut converged = Converged { plan, failures, unreadable };
         let applying = applying.unwrap_or(PASS);
         self.commit(&mut converged, prepared, &statuses, (applying, now)).await;
+        for action in converged.plan.due() {
+            if let Some(running) = self.running.get_mut(&action.name) {
+                running.listening = self.plane.listener(&running.key).is_some_and(|status| status.alive);
+            }
+        }
         self.commit_bridges(&converged.plan, &contents, applying);
         self.tracer.end(applying);
         converged
@@ -121,15 +127,22 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         found
     }
 
-    /// What runs, as the sockets themselves say.
-    fn live(&self, statuses: &[ListenerStatus]) -> Live {
-        let alive: BTreeSet<&SocketKey> =
+    /// Notes who listens, as the sockets themselves say.
+    pub(super) fn note_listeners(&mut self, statuses: &[ListenerStatus]) {
+        let alive: HashSet<&SocketKey> =
             statuses.iter().filter(|status| status.alive).map(|status| &status.key).collect();
+        for running in self.running.values_mut() {
+            running.listening = alive.contains(&running.key);
+        }
+    }
+
+    /// What runs.
+    fn live(&self) -> Live {
         let endpoints = self.running.iter().map(|(name, running)| {
             let live = LiveEndpoint {
                 effective: running.effective.clone(),
                 address: running.address.clone(),
-                listening: alive.contains(&running.key),
+                listening: running.listening,
                 connections: Some(self.plane.connections(running.id)),
             };
             (name.clone(), live)
@@ -299,8 +312,10 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let running = Running {
             id: new.id,
             effective,
+            shown_address: Arc::from(address.to_string()),
             address,
             key: new.key,
+            listening: false,
             options: new.options,
             policy: Arc::clone(&policy),
             digest: new.digest,

@@ -8,10 +8,11 @@ use sha2::{Digest, Sha256};
 use super::files::{ReadFiles, hex};
 use super::history::{HeldBack, Occasion};
 use super::plane::Plane;
-use super::reconciler::Reconciler;
+use super::reconciler::{Reconciler, Running};
 use super::state::{ControlState, EndpointState, HistoryAction, HistoryEntry, Outcome, SourceState};
-use crate::config::{Endpoint, Identity, Kind, Name, Refusal, RefusalReason};
-use crate::reconcile::{ActionKind, ConditionType, Conditions, Effective, Reason, Timestamp, render};
+use crate::broker::EndpointId;
+use crate::config::{Endpoint, InOrder, Kind, Name, Refusal, RefusalReason};
+use crate::reconcile::{Action, ActionKind, ConditionType, Conditions, Effective, Reason, Timestamp, render};
 
 /// A judgement of one condition: whether it holds, why, and in words.
 type Judged = (bool, Reason, String);
@@ -79,12 +80,17 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         if done.is_empty() && refused.is_empty() && (!fresh_failures || failed.is_empty()) {
             return;
         }
-        let after = self.effects();
+        // Nothing else was changed.
+        let due = |effects: &BTreeMap<Name, Effective>| -> BTreeMap<Name, Effective> {
+            let due = plan.due().filter_map(|action| effects.get_key_value(&action.name));
+            due.map(|(name, effective)| (name.clone(), effective.clone())).collect()
+        };
+        let (before, after) = (due(before), due(&self.effects()));
         let occasion = Occasion {
             revision: self.source.attempted_revision.clone().unwrap_or_default(),
             commit: self.source.commit.clone(),
             at: now,
-            before,
+            before: &before,
             after: &after,
         };
         let refusals = !self.failures.is_empty() || !self.refusals.is_empty() || !self.kept.is_empty();
@@ -115,39 +121,57 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
 
     /// Judges every endpoint's conditions. `unreadable` names files that could not be read.
     pub(super) fn judge(&mut self, unreadable: &BTreeMap<Name, String>, now: Timestamp) {
-        let alive: BTreeSet<_> =
-            self.plane.listeners().into_iter().filter(|status| status.alive).map(|status| status.key).collect();
-        let mut names: BTreeSet<Name> = self.applied.endpoints.keys().cloned().collect();
-        names.extend(self.running.keys().cloned());
-        names.extend(self.leaving.iter().map(|leaving| leaving.name.clone()));
-        let refused = self.refusals.keys().filter(|identity| identity.kind == Kind::Endpoint);
-        names.extend(refused.map(|identity| identity.name.clone()));
-        self.conditions.retain(|name, _| names.contains(name));
-        for name in names {
-            let refusal = self.refusals.get(&Identity::new(Kind::Endpoint, name.clone()));
-            let listening = self.running.get(&name).is_some_and(|running| alive.contains(&running.key));
-            let judged = [
-                (ConditionType::Accepted, self.accepted(&name, refusal)),
-                (ConditionType::ResolvedRefs, self.resolved(&name, unreadable)),
-                (ConditionType::Programmed, self.programmed(&name, listening)),
-                (ConditionType::Draining, self.is_asking_to_leave(&name)),
-                (ConditionType::Conflicted, self.conflicted(&name, refusal)),
-            ];
-            let generation = self.generations.get(&name).copied().unwrap_or_default();
-            let shown = name.clone();
-            let conditions = self.conditions.entry(name).or_insert_with(|| Conditions::unknown(now));
-            for (kind, (holds, reason, message)) in judged {
-                let told = conditions.iter().any(|known| known.kind == kind && known.message == message);
-                if kind == ConditionType::ResolvedRefs && !told && unreadable.get(&shown) == Some(&message) {
-                    tracing::error!(endpoint = %shown, "{message}; what was read before stays in force");
-                }
+        let mut judged = Vec::with_capacity(self.conditions.len() + 1);
+        let mut before = InOrder::of(&self.conditions);
+        let mut generations = InOrder::of(&self.generations);
+        self.each_subject(|subject| {
+            let name = subject.name;
+            let generation = generations.get(name).copied().unwrap_or_default();
+            let mut conditions = before.get(name).cloned().unwrap_or_else(|| Conditions::unknown(now));
+            let (holds, reason, message) = self.resolved(subject, unreadable);
+            let told = || conditions.get(ConditionType::ResolvedRefs).is_some_and(|known| known.message == message);
+            if unreadable.get(name).is_some_and(|why| *why == message) && !told() {
+                tracing::error!(endpoint = %name, "{message}; what was read before stays in force");
+            }
+            conditions.set(ConditionType::ResolvedRefs, holds, reason, message, generation, now);
+            for (kind, (holds, reason, message)) in [
+                (ConditionType::Accepted, self.accepted(subject)),
+                (ConditionType::Programmed, self.programmed(subject)),
+                (ConditionType::Draining, self.is_asking_to_leave(name)),
+                (ConditionType::Conflicted, conflicted(subject)),
+            ] {
                 conditions.set(kind, holds, reason, message, generation, now);
             }
+            judged.push((name.clone(), conditions));
+        });
+        self.conditions = judged.into_iter().collect();
+    }
+
+    /// Everything that there is something to say of, by name.
+    fn each_subject<'a>(&'a self, mut say: impl FnMut(&Subject<'a>)) {
+        let refused = || self.refusals.iter().filter(|(identity, _)| identity.kind == Kind::Endpoint);
+        let mut names: Vec<&Name> = self.applied.endpoints.keys().chain(self.running.keys()).collect();
+        names.extend(self.leaving.iter().map(|leaving| &leaving.name));
+        names.extend(refused().map(|(identity, _)| &identity.name));
+        names.sort();
+        names.dedup();
+        let mut declared = InOrder::of(&self.applied.endpoints);
+        let mut running = InOrder::of(&self.running);
+        let mut actions = InOrder::new(self.plan.actions.iter().map(|action| (&action.name, action)));
+        let mut refusals = InOrder::new(refused().map(|(identity, refusal)| (&identity.name, refusal)));
+        for name in names {
+            say(&Subject {
+                name,
+                declared: declared.get(name),
+                running: running.get(name),
+                action: actions.get(name),
+                refusal: refusals.get(name),
+            });
         }
     }
 
-    fn accepted(&self, name: &Name, refusal: Option<&Refusal>) -> Judged {
-        if let Some(refusal) = refusal {
+    fn accepted(&self, subject: &Subject<'_>) -> Judged {
+        if let Some(refusal) = subject.refusal {
             let reason = match refusal.reason {
                 RefusalReason::Unreadable => Reason::Unreadable,
                 RefusalReason::Conflicted { .. } => Reason::PortHeld,
@@ -156,23 +180,23 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             let held = if refusal.held { " (its last good declaration is in force)" } else { "" };
             return (false, reason, format!("{}{held}", refusal.message));
         }
-        if let Some(why) = self.kept.get(name) {
+        if let Some(why) = self.kept.get(subject.name) {
             return (false, Reason::DeletionHeld, why.clone());
         }
-        if self.applied.endpoints.contains_key(name) {
+        if subject.declared.is_some() {
             return (true, Reason::AsDeclared, String::new());
         }
         (false, Reason::Removed, "its document was deleted".to_owned())
     }
 
-    fn resolved(&self, name: &Name, unreadable: &BTreeMap<Name, String>) -> Judged {
-        if let Some(failure) = self.failures.get(name).filter(|failure| failure.reason == Reason::BadFile) {
+    fn resolved(&self, subject: &Subject<'_>, unreadable: &BTreeMap<Name, String>) -> Judged {
+        if let Some(failure) = self.failures.get(subject.name).filter(|failure| failure.reason == Reason::BadFile) {
             return (false, Reason::BadFile, failure.message.clone());
         }
-        if let Some(message) = unreadable.get(name) {
+        if let Some(message) = unreadable.get(subject.name) {
             return (false, Reason::BadFile, message.clone());
         }
-        match self.applied.endpoints.get(name) {
+        match subject.declared {
             Some(endpoint) => self.missing_document(endpoint),
             None => (true, Reason::AsDeclared, String::new()),
         }
@@ -190,13 +214,14 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         (true, Reason::AsDeclared, String::new())
     }
 
-    fn programmed(&self, name: &Name, listening: bool) -> Judged {
-        let running = self.running.get(name);
+    fn programmed(&self, subject: &Subject<'_>) -> Judged {
+        let running = subject.running;
+        let listening = running.is_some_and(|running| running.listening);
         let former = if listening { "; it runs by its former declaration" } else { "" };
-        if let Some(failure) = self.failures.get(name) {
+        if let Some(failure) = self.failures.get(subject.name) {
             return (false, failure.reason, format!("{}{former}", failure.message));
         }
-        if let Some(action) = self.plan.get(name.as_str()) {
+        if let Some(action) = subject.action {
             if let Some(why) = &action.waits {
                 return (false, Reason::DisconnectsHeld, format!("{why}{former}"));
             }
@@ -206,7 +231,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                     return (false, Reason::PortHeld, format!("{note}{former}"));
                 }
                 ActionKind::Drain | ActionKind::None if running.is_none() => {
-                    let enabled = self.applied.endpoints.get(name).is_some_and(|endpoint| endpoint.enabled);
+                    let enabled = subject.declared.is_some_and(|endpoint| endpoint.enabled);
                     let reason = if enabled { Reason::NotSelected } else { Reason::Disabled };
                     return (false, reason, action.note.clone().unwrap_or_default());
                 }
@@ -214,10 +239,10 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             }
         }
         match running {
-            Some(running) if listening => (true, Reason::AsDeclared, format!("listening on {}", running.address)),
+            Some(running) if listening => (true, Reason::AsDeclared, format!("listening on {}", running.shown_address)),
             Some(running) => (false, Reason::ListenerLost, format!("nothing listens on {}", running.address)),
             None if self.suspended => (false, Reason::Suspended, "reconciliation is suspended".to_owned()),
-            None if self.applied.endpoints.contains_key(name) => (false, Reason::Pending, String::new()),
+            None if subject.declared.is_some() => (false, Reason::Pending, String::new()),
             None => (false, Reason::Removed, "it does not listen".to_owned()),
         }
     }
@@ -234,37 +259,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         (false, Reason::AsDeclared, String::new())
     }
 
-    fn conflicted(&self, name: &Name, refusal: Option<&Refusal>) -> Judged {
-        if let Some(Refusal { reason: RefusalReason::Conflicted { holder }, message, .. }) = refusal {
-            return (true, Reason::PortHeld, format!("endpoint {holder} has the address: {message}"));
-        }
-        match self.plan.get(name.as_str()).filter(|action| action.kind == ActionKind::Conflicted) {
-            Some(action) => (true, Reason::PortHeld, action.note.clone().unwrap_or_default()),
-            None => (false, Reason::AsDeclared, String::new()),
-        }
-    }
-
     /// Publishes what is known now.
     pub(super) fn observe(&mut self) {
-        let endpoints = self.conditions.iter().map(|(name, conditions)| {
-            let declared = self.applied.endpoints.get(name).cloned();
-            let running = self.running.get(name);
-            let live = running.map(|running| Arc::clone(&running.effective.endpoint));
-            let origin = declared.as_ref().or(live.as_ref()).map(|endpoint| &endpoint.origin);
-            let origin = origin.map(|origin| format!("{}:{}", origin.file, origin.position.line));
-            let leaving = self.leaving.iter().rev().find(|leaving| leaving.name == *name).map(|leaving| leaving.id);
-            let state = EndpointState {
-                id: running.map(|running| running.id).or(leaving),
-                generation: self.generations.get(name).copied().unwrap_or_default(),
-                origin: origin.unwrap_or_default(),
-                declared,
-                live,
-                conditions: conditions.clone(),
-                pending: self.pending(name),
-                certificate_expires_at: running.and_then(|running| running.certificate_expires_at),
-            };
-            (name.to_string(), state)
-        });
+        let endpoints = self.endpoint_states();
         let state = ControlState {
             node_name: self.options.node_name.clone(),
             started_at: self.started_at,
@@ -275,7 +272,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             live_digest: self.live_digest(),
             declared: Arc::clone(&self.applied),
             diagnostics: Arc::clone(&self.diagnostics),
-            endpoints: endpoints.collect(),
+            endpoints,
             bridges: self.bridges.states(&self.applied),
             plan: Arc::clone(&self.plan),
             history: self.history.entries(),
@@ -286,20 +283,113 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.shared.publish(state);
     }
 
-    /// What the plan has for an endpoint that was not done.
-    fn pending(&self, name: &Name) -> Option<String> {
-        let action = self.plan.get(name.as_str())?;
-        let why = action.waits.as_ref().or(action.note.as_ref());
-        let open = action.waits.is_some() || action.kind == ActionKind::Conflicted;
-        open.then(|| format!("{}: {}", action.kind.as_str(), why.map_or("", |why| why)))
+    /// Every endpoint's state; what was published before, where nothing differs.
+    fn endpoint_states(&self) -> BTreeMap<Arc<str>, Arc<EndpointState>> {
+        let published = self.shared.load();
+        let mut before = InOrder::of(&published.endpoints);
+        let mut declared = InOrder::of(&self.applied.endpoints);
+        let mut running = InOrder::of(&self.running);
+        let mut generations = InOrder::of(&self.generations);
+        let mut actions = InOrder::new(self.plan.actions.iter().map(|action| (&action.name, action)));
+        let states = self.conditions.iter().map(|(name, conditions)| {
+            let running = running.get(name);
+            let leaving = || self.leaving.iter().rev().find(|leaving| leaving.name == *name).map(|leaving| leaving.id);
+            let facts = Facts {
+                id: running.map(|running| running.id).or_else(leaving),
+                generation: generations.get(name).copied().unwrap_or_default(),
+                declared: declared.get(name),
+                live: running.map(|running| &running.effective.endpoint),
+                conditions,
+                pending: actions.get(name).and_then(pending),
+                certificate_expires_at: running.and_then(|running| running.certificate_expires_at),
+            };
+            let name = name.to_arc();
+            let state = match before.get(&name) {
+                Some(known) if facts.are_of(known) => Arc::clone(known),
+                _ => Arc::new(facts.into_state()),
+            };
+            (name, state)
+        });
+        states.collect()
     }
 
     fn live_digest(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(b"weir live v1\n");
         for (name, running) in &self.running {
-            hash.update(format!("{name} {} {}\n", running.address, running.digest));
+            for part in [name.as_str(), " ", &running.shown_address, " ", &running.digest, "\n"] {
+                hash.update(part);
+            }
         }
         format!("v1-{}", hex(&hash.finalize()))
+    }
+}
+
+/// An endpoint, and what its conditions are judged by.
+struct Subject<'a> {
+    name: &'a Name,
+    declared: Option<&'a Arc<Endpoint>>,
+    running: Option<&'a Running>,
+    action: Option<&'a Action>,
+    refusal: Option<&'a Refusal>,
+}
+
+fn conflicted(subject: &Subject<'_>) -> Judged {
+    if let Some(Refusal { reason: RefusalReason::Conflicted { holder }, message, .. }) = subject.refusal {
+        return (true, Reason::PortHeld, format!("endpoint {holder} has the address: {message}"));
+    }
+    match subject.action.filter(|action| action.kind == ActionKind::Conflicted) {
+        Some(action) => (true, Reason::PortHeld, action.note.clone().unwrap_or_default()),
+        None => (false, Reason::AsDeclared, String::new()),
+    }
+}
+
+/// What the plan has for an endpoint that was not done.
+fn pending(action: &Action) -> Option<String> {
+    let why = action.waits.as_ref().or(action.note.as_ref());
+    let open = action.waits.is_some() || action.kind == ActionKind::Conflicted;
+    open.then(|| format!("{}: {}", action.kind.as_str(), why.map_or("", |why| why)))
+}
+
+/// What an [`EndpointState`] is made of.
+struct Facts<'a> {
+    id: Option<EndpointId>,
+    generation: u64,
+    declared: Option<&'a Arc<Endpoint>>,
+    live: Option<&'a Arc<Endpoint>>,
+    conditions: &'a Conditions,
+    pending: Option<String>,
+    certificate_expires_at: Option<Timestamp>,
+}
+
+impl Facts<'_> {
+    /// Whether `state` says the same; declarations are known by address.
+    fn are_of(&self, state: &EndpointState) -> bool {
+        let is = |fact: Option<&Arc<Endpoint>>, known: &Option<Arc<Endpoint>>| match (fact, known) {
+            (Some(fact), Some(known)) => Arc::ptr_eq(fact, known),
+            (None, None) => true,
+            _ => false,
+        };
+        self.id == state.id
+            && self.generation == state.generation
+            && is(self.declared, &state.declared)
+            && is(self.live, &state.live)
+            && self.conditions.is_same(&state.conditions)
+            && self.pending == state.pending
+            && self.certificate_expires_at == state.certificate_expires_at
+    }
+
+    fn into_state(self) -> EndpointState {
+        let origin = self.declared.or(self.live).map(|endpoint| &endpoint.origin);
+        EndpointState {
+            id: self.id,
+            generation: self.generation,
+            origin: origin.map(|origin| format!("{}:{}", origin.file, origin.position.line)).unwrap_or_default(),
+            declared: self.declared.cloned(),
+            live: self.live.cloned(),
+            conditions: self.conditions.clone(),
+            pending: self.pending,
+            certificate_expires_at: self.certificate_expires_at,
+        }
     }
 }

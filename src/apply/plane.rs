@@ -27,6 +27,10 @@ pub trait Plane: Send + Sync + 'static {
         plan: DrainPlan,
     ) -> impl Future<Output = Result<u32, PlaneError>> + Send + 'static;
     fn listeners(&self) -> Vec<ListenerStatus>;
+    /// One of them.
+    fn listener(&self, key: &SocketKey) -> Option<ListenerStatus> {
+        self.listeners().into_iter().find(|status| status.key == *key)
+    }
     /// Open connections of an endpoint.
     fn connections(&self, endpoint: EndpointId) -> u32;
     fn forget(&self, endpoint: EndpointId);
@@ -74,6 +78,10 @@ impl Plane for DataPlane {
 
     fn listeners(&self) -> Vec<ListenerStatus> {
         DataPlane::listeners(self)
+    }
+
+    fn listener(&self, key: &SocketKey) -> Option<ListenerStatus> {
+        DataPlane::listener(self, key)
     }
 
     fn connections(&self, endpoint: EndpointId) -> u32 {

@@ -55,7 +55,11 @@ pub(super) struct Running {
     pub(super) id: EndpointId,
     pub(super) effective: Effective,
     pub(super) address: BindAddress,
+    /// As people see it.
+    pub(super) shown_address: Arc<str>,
     pub(super) key: SocketKey,
+    /// As the socket itself said in this pass.
+    pub(super) listening: bool,
     pub(super) options: SocketOptions,
     pub(super) policy: Arc<ListenerPolicy>,
     /// Over all that it runs by.
@@ -428,7 +432,13 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let before = self.effects();
         let frozen = self.suspended && self.begun;
         self.begun = true;
-        let converged = if frozen { Converged::default() } else { self.converge(now).await };
+        let converged = if frozen {
+            let statuses = self.plane.listeners();
+            self.note_listeners(&statuses);
+            Converged::default()
+        } else {
+            self.converge(now).await
+        };
         let Converged { plan, failures, unreadable } = converged;
         self.plan = Arc::new(plan);
         for (name, failure) in failures.iter().filter(|(name, failure)| self.failures.get(*name) != Some(failure)) {

@@ -44,8 +44,9 @@ pub struct ControlState {
     pub declared: Arc<Declared>,
     /// What the last pass found.
     pub diagnostics: Arc<[Diagnostic]>,
-    /// By name; declared ones, held ones, and those that are still draining.
-    pub endpoints: BTreeMap<String, EndpointState>,
+    /// By name; declared ones, held ones, and those that are still draining. What did not change is what was published
+    /// before.
+    pub endpoints: BTreeMap<Arc<str>, Arc<EndpointState>>,
     /// By name: every declared bridge, and those that run.
     pub bridges: BTreeMap<String, BridgeState>,
     /// What the last pass planned, with what had to wait.

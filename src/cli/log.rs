@@ -86,7 +86,7 @@ pub(super) async fn follow(log: Arc<Control>, control: Arc<SharedState>) {
         let declared = state
             .endpoints
             .iter()
-            .filter_map(|(name, endpoint)| Some((name.clone(), filter_of(endpoint.declared.as_ref()?.log_level?))));
+            .filter_map(|(name, endpoint)| Some((name.to_string(), filter_of(endpoint.declared.as_ref()?.log_level?))));
         log.set(declared.collect());
         drop(state);
         tokio::select! {

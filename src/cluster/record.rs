@@ -1,6 +1,7 @@
 //! What a broker tells of itself: one value in etcd, one row of `/api/cluster/nodes`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -157,14 +158,13 @@ impl NodeRecord {
 
 fn endpoints(control: &ControlState, facts: &NodeFacts) -> Endpoints {
     let declared = control.endpoints.values().filter(|endpoint| endpoint.declared.is_some()).count();
-    let programmed = |endpoint: &&EndpointState| endpoint.conditions.is_true(ConditionType::Programmed);
+    let programmed = |endpoint: &&Arc<EndpointState>| endpoint.conditions.is_true(ConditionType::Programmed);
     let listening = control.endpoints.values().filter(programmed).count();
     let host = facts.default_host.unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-    let addresses = control
-        .endpoints
-        .iter()
-        .filter(|(_, endpoint)| programmed(endpoint))
-        .filter_map(|(name, endpoint)| Some((name.clone(), endpoint.live.as_ref()?.listen.on(host).to_string())));
+    let addresses =
+        control.endpoints.iter().filter(|(_, endpoint)| programmed(endpoint)).filter_map(|(name, endpoint)| {
+            Some((name.to_string(), endpoint.live.as_ref()?.listen.on(host).to_string()))
+        });
     Endpoints { declared, listening, addresses: addresses.take(ADDRESSES_MAX).collect() }
 }
 
@@ -175,9 +175,9 @@ fn refusals(control: &ControlState) -> (BTreeMap<String, Refused>, usize) {
         if let Some((reason, message)) = refusal(endpoint) {
             // One that never was good has no place of its own but what is said of it.
             let file = endpoint.origin.rsplit_once(':').map(|(file, _)| file).filter(|file| !file.is_empty());
-            let said = || control.diagnostics.iter().find(|each| endpoint_of(each).as_ref() == Some(name));
+            let said = || control.diagnostics.iter().find(|each| endpoint_of(each).is_some_and(|each| *each == **name));
             let key = file.or_else(|| said().map(|diagnostic| &*diagnostic.file)).unwrap_or(name);
-            let refused = Refused { endpoint: Some(name.clone()), reason, message: bounded(&message) };
+            let refused = Refused { endpoint: Some(name.to_string()), reason, message: bounded(&message) };
             found.entry(key.to_owned()).or_insert(refused);
         }
     }

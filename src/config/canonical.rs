@@ -75,7 +75,7 @@ impl DeclarationDigest {
         let mut hash = Sha256::new();
         hash.update(b"weir declaration v1\n");
         for line in self.lines.of(items(declared), digest_line) {
-            hash.update(&*line);
+            hash.update(&**line);
         }
         let mut digest = "v1-".to_owned();
         for byte in hash.finalize() {

@@ -106,18 +106,19 @@ fn had(it: bool) -> Claim {
 
 fn address_clashes(candidates: &Candidates, node: &NodeContext, found: &mut Vec<Loser>) {
     // Only those on one port, or one path, can clash.
-    let mut by_place: BTreeMap<(Option<u16>, Option<&std::path::Path>), Vec<&Name>> = BTreeMap::new();
+    type Place<'a> = (Option<u16>, Option<&'a std::path::Path>);
+    let mut by_place: Vec<(Place<'_>, (&Name, &Candidate))> = Vec::with_capacity(candidates.len());
     for (name, candidate) in candidates.iter().filter(|(_, candidate)| candidate.endpoint.enabled) {
         let place = match &candidate.endpoint.listen {
             super::Listen::Tcp { port, .. } => (Some(port.get()), None),
             super::Listen::Unix { path } => (None, Some(&**path)),
         };
-        by_place.entry(place).or_default().push(name);
+        by_place.push((place, (name, candidate)));
     }
+    by_place.sort_by_key(|(place, _)| *place);
     let address = |endpoint: &Endpoint| endpoint.listen.on(node.default_host);
-    for names in by_place.into_values().filter(|names| names.len() > 1) {
-        let mut ranked: Vec<(&Name, &Candidate)> =
-            names.iter().filter_map(|name| candidates.get_key_value(*name)).collect();
+    for takers in by_place.chunk_by(|(a, _), (b, _)| a == b).filter(|takers| takers.len() > 1) {
+        let mut ranked: Vec<(&Name, &Candidate)> = takers.iter().map(|(_, taker)| *taker).collect();
         ranked.sort_by_key(|(name, candidate)| {
             let wanted = address(&candidate.endpoint);
             rank(name, candidate, |incumbent| match address(incumbent) {

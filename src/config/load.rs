@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::cross::{self, Candidate, Candidates, Others};
 use super::document::{Body, Document, ParsedFile, parse_file};
+use super::in_order::InOrder;
 use super::path::InstancePath;
-use super::previous::{Good, Item};
+use super::previous::{CachedFile, Good, Item};
 use super::{Declared, Defaults, Diagnostic, Identity, Kind, Name, NodeContext, Position, Previous, Related, Severity};
 use super::{Snapshot, SourceFile, effective};
 
@@ -59,11 +60,7 @@ pub enum RefusalReason {
 pub fn load(snapshot: &Snapshot, previous: &Previous, node: &NodeContext) -> Loaded {
     let mut pass =
         Pass { previous, node, loaded: Loaded::default(), documents: BTreeMap::new(), trouble: BTreeMap::new() };
-    let mut files: Vec<&SourceFile> = snapshot.files.iter().collect();
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    for file in files {
-        pass.read(file);
-    }
+    pass.read(&snapshot.files);
     pass.refuse_duplicates();
     pass.hold();
     pass.others();
@@ -91,23 +88,44 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    fn read(&mut self, file: &SourceFile) {
-        let bytes = match &file.content {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                let diagnostic = unreadable(file, &error.message);
-                let trouble = Trouble { reason: RefusalReason::Unreadable, message: diagnostic.to_string() };
-                self.trouble.insert(Arc::clone(&file.path), trouble);
-                self.loaded.diagnostics.push(diagnostic);
-                return;
+    fn read(&mut self, files: &[SourceFile]) {
+        let mut files: Vec<&SourceFile> = files.iter().collect();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let mut known = InOrder::of(self.previous.files());
+        let mut kept = Vec::with_capacity(files.len());
+        let mut documents: Vec<(Identity, Placed)> = Vec::with_capacity(files.len());
+        for file in files {
+            let bytes = match &file.content {
+                Ok(bytes) => bytes,
+                Err(error) => {
+                    let diagnostic = unreadable(file, &error.message);
+                    let trouble = Trouble { reason: RefusalReason::Unreadable, message: diagnostic.to_string() };
+                    self.trouble.insert(Arc::clone(&file.path), trouble);
+                    self.loaded.diagnostics.push(diagnostic);
+                    continue;
+                }
+            };
+            let parsed = match known.get(&file.path).filter(|known| known.is_of(file, bytes)) {
+                Some(known) => Arc::clone(&known.parsed),
+                None => Arc::new(parse_file(file, bytes)),
+            };
+            self.take(file, &parsed, &mut documents);
+            kept.push((Arc::clone(&file.path), CachedFile::new(file, bytes, parsed)));
+        }
+        self.loaded.previous.keep(kept);
+        // By identity; of one identity, as they stand.
+        documents.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let mut by_identity: Vec<(Identity, Vec<Placed>)> = Vec::with_capacity(documents.len());
+        for (identity, placed) in documents {
+            match by_identity.last_mut() {
+                Some((last, all)) if *last == identity => all.push(placed),
+                _ => by_identity.push((identity, vec![placed])),
             }
-        };
-        let parsed = self.previous.parsed(file, bytes).unwrap_or_else(|| Arc::new(parse_file(file, bytes)));
-        self.loaded.previous.keep(file, bytes, &parsed);
-        self.take(file, &parsed);
+        }
+        self.documents = by_identity.into_iter().collect();
     }
 
-    fn take(&mut self, file: &SourceFile, parsed: &ParsedFile) {
+    fn take(&mut self, file: &SourceFile, parsed: &ParsedFile, documents: &mut Vec<(Identity, Placed)>) {
         self.loaded.diagnostics.extend(parsed.problems.iter().cloned());
         for document in &parsed.documents {
             self.loaded.diagnostics.extend(document.warnings.iter().cloned());
@@ -115,8 +133,7 @@ impl Pass<'_> {
                 self.loaded.diagnostics.extend(errors.iter().cloned());
             }
             if let Some(identity) = &document.identity {
-                let entry = (Arc::clone(&file.path), Arc::clone(document));
-                self.documents.entry(identity.clone()).or_default().push(entry);
+                documents.push((identity.clone(), (Arc::clone(&file.path), Arc::clone(document))));
             }
         }
         if parsed.has_unknown {
@@ -164,18 +181,11 @@ impl Pass<'_> {
                 refuse(&mut self.loaded, self.previous, identity, RefusalReason::Invalid, &first_of(errors));
             }
         }
-        for (identity, good) in self.previous.good() {
+        let somewhere = !self.trouble.is_empty();
+        for (identity, good) in self.previous.good().iter().filter(|_| somewhere) {
             if let (false, Some(trouble)) = (self.documents.contains_key(identity), self.trouble.get(&good.path)) {
                 refuse(&mut self.loaded, self.previous, identity, trouble.reason.clone(), &trouble.message);
             }
-        }
-    }
-
-    /// The valid document of an identity.
-    fn valid(&self, identity: &Identity) -> Option<&Placed> {
-        match self.documents.get(identity)?.as_slice() {
-            [one] if one.1.body.is_ok() => Some(one),
-            _ => None,
         }
     }
 
@@ -183,10 +193,10 @@ impl Pass<'_> {
     fn others(&mut self) {
         let valid: Vec<(Identity, Arc<str>, Arc<Document>)> = self
             .documents
-            .keys()
-            .filter(|identity| identity.kind != Kind::Endpoint)
-            .filter_map(|identity| {
-                self.valid(identity).map(|(path, d)| (identity.clone(), Arc::clone(path), Arc::clone(d)))
+            .iter()
+            .filter(|(identity, _)| identity.kind != Kind::Endpoint)
+            .filter_map(|(identity, placed)| {
+                valid(placed).map(|(path, d)| (identity.clone(), Arc::clone(path), Arc::clone(d)))
             })
             .collect();
         for (identity, path, document) in valid {
@@ -258,54 +268,37 @@ impl Pass<'_> {
 
     /// The endpoints that the snapshot declares, and the held ones.
     fn candidates(&mut self) -> Candidates {
-        let mut candidates = Candidates::new();
+        let mut candidates = Vec::with_capacity(self.documents.len());
         let defaults = self.loaded.declared.defaults.clone();
         let unknown = self.defaults_unknown().map(|refusal| refusal.message.clone());
-        let identities: Vec<Identity> =
-            self.documents.keys().filter(|identity| identity.kind == Kind::Endpoint).cloned().collect();
-        for identity in identities {
-            let Some((_, document)) = self.valid(&identity).cloned() else { continue };
+        let mut last_good = InOrder::of(self.previous.good());
+        for (identity, placed) in self.documents.iter().filter(|(identity, _)| identity.kind == Kind::Endpoint) {
+            let Some((_, document)) = valid(placed) else { continue };
             if let Some(cause) = &unknown {
                 let message = format!("what it inherits is not known: {cause}");
-                refuse(&mut self.loaded, self.previous, &identity, RefusalReason::Invalid, &message);
+                refuse(&mut self.loaded, self.previous, identity, RefusalReason::Invalid, &message);
                 continue;
             }
-            let incumbent = self.previous.good_endpoint(&identity);
-            match self.endpoint(&identity, &document, defaults.as_ref()) {
+            let good = last_good.get(identity);
+            match endpoint(identity, document, good, defaults.as_ref()) {
                 Ok(endpoint) => {
-                    candidates.insert(identity.name, Candidate { endpoint, document: Some(document), incumbent });
+                    let incumbent = good.and_then(Good::endpoint).cloned();
+                    let candidate = Candidate { endpoint, document: Some(Arc::clone(document)), incumbent };
+                    candidates.push((identity.name.clone(), candidate));
                 }
                 Err(diagnostic) => {
-                    refuse(&mut self.loaded, self.previous, &identity, RefusalReason::Invalid, &diagnostic.to_string());
+                    refuse(&mut self.loaded, self.previous, identity, RefusalReason::Invalid, &diagnostic.to_string());
                     self.loaded.diagnostics.push(*diagnostic);
                 }
             }
         }
+        let mut candidates: Candidates = candidates.into_iter().collect();
         for identity in self.loaded.refusals.keys().filter(|identity| identity.kind == Kind::Endpoint) {
-            if let Some(endpoint) = self.previous.good_endpoint(identity) {
-                candidates.insert(identity.name.clone(), Candidate::held(endpoint));
+            if let Some(endpoint) = self.previous.good_of(identity).and_then(Good::endpoint) {
+                candidates.insert(identity.name.clone(), Candidate::held(Arc::clone(endpoint)));
             }
         }
         candidates
-    }
-
-    /// The endpoint of a document; the same one as last time, where neither it nor `defaults` changed.
-    fn endpoint(
-        &self,
-        identity: &Identity,
-        document: &Arc<Document>,
-        defaults: Option<&Arc<Defaults>>,
-    ) -> Result<Arc<super::Endpoint>, Box<Diagnostic>> {
-        if let Some(endpoint) = self.previous.same_endpoint(identity, document, defaults) {
-            return Ok(endpoint);
-        }
-        let path = InstancePath::of(&["endpoint"]);
-        let Ok(Body::Endpoint(fields)) = &document.body else {
-            return Err(Box::new(document.diagnostic(Severity::Error, "not-understood", &path, "it is no endpoint")));
-        };
-        effective::endpoint(fields, defaults.map(Arc::as_ref), &identity.name, &document.origin)
-            .map(Arc::new)
-            .map_err(|problem| Box::new(document.diagnostic(Severity::Error, "not-understood", &path, problem)))
     }
 
     /// A held endpoint refers to what it referred to when it was good.
@@ -332,17 +325,27 @@ impl Pass<'_> {
 
     fn declare(&mut self, candidates: Candidates) {
         let defaults = self.loaded.declared.defaults.clone();
+        let mut documents = InOrder::of(&self.documents);
+        let mut good = Vec::with_capacity(candidates.len());
+        let mut held = Vec::new();
         for (name, candidate) in candidates {
             let identity = Identity::new(Kind::Endpoint, name);
             let Some(document) = candidate.document else {
-                self.keep_held(&identity);
+                held.push(identity);
                 continue;
             };
             let found = cross::warnings(&document, &candidate.endpoint, &self.loaded.declared);
             self.loaded.diagnostics.extend(found);
-            let path = self.valid(&identity).map(|(path, _)| Arc::clone(path)).unwrap_or_default();
+            let placed = documents.get(&identity).and_then(|placed| valid(placed));
+            let path = placed.map(|(path, _)| Arc::clone(path)).unwrap_or_default();
             let item = Item::Endpoint(candidate.endpoint);
-            self.accept(identity, Good { path, document: Some(document), defaults: defaults.clone(), item });
+            good.push((identity, Good { path, document: Some(document), defaults: defaults.clone(), item }));
+        }
+        let endpoints = good.iter().filter_map(|(id, good)| Some((id.name.clone(), Arc::clone(good.endpoint()?))));
+        self.loaded.declared.endpoints = endpoints.collect();
+        self.loaded.previous.set_all_good(good);
+        for identity in held {
+            self.keep_held(&identity);
         }
     }
 
@@ -361,6 +364,33 @@ fn first_of(errors: &[Diagnostic]) -> String {
         0 | 1 => first,
         count => format!("{first} (and {} more in this document)", count - 1),
     }
+}
+
+/// The document of an identity that is declared once, and rightly.
+fn valid(placed: &[Placed]) -> Option<&Placed> {
+    match placed {
+        [one] if one.1.body.is_ok() => Some(one),
+        _ => None,
+    }
+}
+
+/// The endpoint of a document; the one of its last good declaration, where neither it nor `defaults` changed.
+fn endpoint(
+    identity: &Identity,
+    document: &Arc<Document>,
+    good: Option<&Good>,
+    defaults: Option<&Arc<Defaults>>,
+) -> Result<Arc<super::Endpoint>, Box<Diagnostic>> {
+    if let Some(endpoint) = good.and_then(|good| good.endpoint_of(document, defaults)) {
+        return Ok(Arc::clone(endpoint));
+    }
+    let path = InstancePath::of(&["endpoint"]);
+    let Ok(Body::Endpoint(fields)) = &document.body else {
+        return Err(Box::new(document.diagnostic(Severity::Error, "not-understood", &path, "it is no endpoint")));
+    };
+    effective::endpoint(fields, defaults.map(Arc::as_ref), &identity.name, &document.origin)
+        .map(Arc::new)
+        .map_err(|problem| Box::new(document.diagnostic(Severity::Error, "not-understood", &path, problem)))
 }
 
 fn unreadable(file: &SourceFile, message: &str) -> Diagnostic {

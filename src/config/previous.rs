@@ -17,16 +17,32 @@ use super::{Diagnostic, Severity, SourceFile, effective};
 /// restart as JSON.
 #[derive(Debug, Clone, Default)]
 pub struct Previous {
-    files: BTreeMap<Arc<str>, CachedFile>,
-    good: BTreeMap<Identity, Good>,
+    // Shared with whoever writes them down meanwhile.
+    files: Arc<BTreeMap<Arc<str>, CachedFile>>,
+    good: Arc<BTreeMap<Identity, Good>>,
 }
 
+/// A file, and what was made of it.
 #[derive(Debug, Clone)]
-struct CachedFile {
+pub(super) struct CachedFile {
     shown: Arc<str>,
     base: Arc<Path>,
     bytes: Arc<[u8]>,
-    parsed: Arc<ParsedFile>,
+    pub(super) parsed: Arc<ParsedFile>,
+}
+
+impl CachedFile {
+    /// `file`, whose bytes are `bytes`, and what was made of it.
+    pub(super) fn new(file: &SourceFile, bytes: &Arc<[u8]>, parsed: Arc<ParsedFile>) -> Self {
+        Self { shown: Arc::clone(&file.shown), base: Arc::clone(&file.base), bytes: Arc::clone(bytes), parsed }
+    }
+
+    /// Whether the same would be made of `file`. A source that hands out what it had before is known by address.
+    pub(super) fn is_of(&self, file: &SourceFile, bytes: &Arc<[u8]>) -> bool {
+        self.shown == file.shown
+            && (Arc::ptr_eq(&self.base, &file.base) || self.base == file.base)
+            && (Arc::ptr_eq(&self.bytes, bytes) || self.bytes == *bytes)
+    }
 }
 
 /// A declaration that was accepted.
@@ -39,6 +55,30 @@ pub(super) struct Good {
     /// What was applied to an endpoint.
     pub(super) defaults: Option<Arc<Defaults>>,
     pub(super) item: Item,
+}
+
+impl Good {
+    pub(super) fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        match &self.item {
+            Item::Endpoint(endpoint) => Some(endpoint),
+            _ => None,
+        }
+    }
+
+    /// The endpoint, where it was made of this very document with these very defaults.
+    pub(super) fn endpoint_of(
+        &self,
+        document: &Arc<Document>,
+        defaults: Option<&Arc<Defaults>>,
+    ) -> Option<&Arc<Endpoint>> {
+        let same_document = self.document.as_ref().is_some_and(|known| Arc::ptr_eq(known, document));
+        let same_defaults = match (&self.defaults, defaults) {
+            (None, None) => true,
+            (Some(known), Some(now)) => Arc::ptr_eq(known, now),
+            _ => false,
+        };
+        if same_document && same_defaults { self.endpoint() } else { None }
+    }
 }
 
 /// A declaration of any kind.
@@ -96,25 +136,18 @@ impl Item {
 }
 
 impl Previous {
-    /// What was made of the file, where its bytes are the same.
-    pub(super) fn parsed(&self, file: &SourceFile, bytes: &[u8]) -> Option<Arc<ParsedFile>> {
-        let cached = self.files.get(&file.path)?;
-        let same = cached.shown == file.shown && cached.base == file.base && *cached.bytes == *bytes;
-        same.then(|| Arc::clone(&cached.parsed))
+    /// The files that were parsed, by path.
+    pub(super) fn files(&self) -> &BTreeMap<Arc<str>, CachedFile> {
+        &self.files
     }
 
-    pub(super) fn keep(&mut self, file: &SourceFile, bytes: &Arc<[u8]>, parsed: &Arc<ParsedFile>) {
-        let cached = CachedFile {
-            shown: Arc::clone(&file.shown),
-            base: Arc::clone(&file.base),
-            bytes: Arc::clone(bytes),
-            parsed: Arc::clone(parsed),
-        };
-        self.files.insert(Arc::clone(&file.path), cached);
+    /// Keeps the files that were parsed.
+    pub(super) fn keep(&mut self, files: Vec<(Arc<str>, CachedFile)>) {
+        self.files = Arc::new(files.into_iter().collect());
     }
 
-    pub(super) fn good(&self) -> impl Iterator<Item = (&Identity, &Good)> {
-        self.good.iter()
+    pub(super) fn good(&self) -> &BTreeMap<Identity, Good> {
+        &self.good
     }
 
     pub(super) fn good_of(&self, identity: &Identity) -> Option<&Good> {
@@ -122,38 +155,18 @@ impl Previous {
     }
 
     pub(super) fn set_good(&mut self, identity: Identity, good: Good) {
-        self.good.insert(identity, good);
+        Arc::make_mut(&mut self.good).insert(identity, good);
     }
 
-    /// The last good declaration of an endpoint.
-    pub(super) fn good_endpoint(&self, identity: &Identity) -> Option<Arc<Endpoint>> {
-        match &self.good.get(identity)?.item {
-            Item::Endpoint(endpoint) => Some(Arc::clone(endpoint)),
-            _ => None,
-        }
-    }
-
-    /// The endpoint that was made of this very document with these very defaults.
-    pub(super) fn same_endpoint(
-        &self,
-        identity: &Identity,
-        document: &Arc<Document>,
-        defaults: Option<&Arc<Defaults>>,
-    ) -> Option<Arc<Endpoint>> {
-        let good = self.good.get(identity)?;
-        let same_document = good.document.as_ref().is_some_and(|known| Arc::ptr_eq(known, document));
-        let same_defaults = match (&good.defaults, defaults) {
-            (None, None) => true,
-            (Some(known), Some(now)) => Arc::ptr_eq(known, now),
-            _ => false,
-        };
-        if same_document && same_defaults { self.good_endpoint(identity) } else { None }
+    /// Adds many, which costs less than one by one.
+    pub(super) fn set_all_good(&mut self, good: Vec<(Identity, Good)>) {
+        Arc::make_mut(&mut self.good).append(&mut good.into_iter().collect());
     }
 
     /// All last good declarations: what is served while there is nothing newer.
     pub fn declared(&self) -> Declared {
         let mut declared = Declared::default();
-        for (identity, good) in &self.good {
+        for (identity, good) in &*self.good {
             good.item.declare(&identity.name, &mut declared);
         }
         declared
@@ -167,7 +180,7 @@ impl Previous {
     /// Takes over what `other` has of an identity, where this one has nothing.
     pub fn carry_over(&mut self, other: &Previous, identity: &Identity) {
         if let Some(good) = other.good.get(identity) {
-            self.good.entry(identity.clone()).or_insert_with(|| good.clone());
+            Arc::make_mut(&mut self.good).entry(identity.clone()).or_insert_with(|| good.clone());
         }
     }
 
@@ -198,13 +211,13 @@ impl Previous {
             .map(|kept| serde_json::from_value(kept.clone()).map_err(|error| error.to_string()))
             .transpose()?
             .unwrap_or_default();
-        let mut previous = Self::default();
+        let mut good = BTreeMap::new();
         for kept in kept {
             let identity = kept.identity.clone();
-            let good = kept.restore().map_err(|problem| format!("{identity}: {problem}"))?;
-            previous.good.insert(identity, good);
+            let restored = kept.restore().map_err(|problem| format!("{identity}: {problem}"))?;
+            good.insert(identity, restored);
         }
-        Ok(previous)
+        Ok(Self { files: Arc::default(), good: Arc::new(good) })
     }
 }
 
@@ -215,8 +228,8 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Everything in `previous` that [`Previous::from_json`] brings back, as JSON.
-    pub fn json(&mut self, previous: &Previous) -> String {
+    /// Writes everything in `previous` that [`Previous::from_json`] brings back, as JSON.
+    pub fn write(&mut self, previous: &Previous, json: &mut String) {
         let items = previous.good.iter().map(|(identity, good)| (identity.clone(), good.item.clone()));
         let make = |identity: &Identity, item: &Item| {
             let origin = item.origin();
@@ -232,12 +245,20 @@ impl Keeper {
             // Keys are strings and numbers are finite: it cannot fail.
             serde_json::to_string(&kept).unwrap_or_default()
         };
-        let declarations = self.texts.of(items, make).join(",\n");
-        format!("{{\"format\":\"{FORMAT}\",\"declarations\":[\n{declarations}\n]}}")
+        let declarations = self.texts.of(items, make);
+        json.reserve(declarations.clone().map(|text| text.len() + 2).sum::<usize>() + 100);
+        json.push_str("{\"format\":\"");
+        json.push_str(FORMAT);
+        json.push_str("\",\"declarations\":[");
+        for (at, text) in declarations.enumerate() {
+            json.push_str(if at == 0 { "\n" } else { ",\n" });
+            json.push_str(text);
+        }
+        json.push_str("\n]}");
     }
 }
 
-/// The version of [`Keeper::json`]'s output.
+/// The version of [`Keeper::write`]'s output.
 const FORMAT: &str = "weir/last-known-good/v1";
 
 /// A last good declaration as it survives a restart.

@@ -1,6 +1,5 @@
 //! Texts made of declarations, remembered: of a thousand documents one changes at a time, and only that is written anew.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Identity;
@@ -9,26 +8,26 @@ use super::previous::Item;
 /// A text for each declaration. One that is the same allocation as the last time keeps its text.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Texts {
-    known: BTreeMap<Identity, (Item, Arc<str>)>,
+    known: Vec<(Identity, Item, Arc<str>)>,
 }
 
 impl Texts {
-    /// The texts of all of `items`, in their order. Others are forgotten.
+    /// The texts of all of `items`, in their order, which is that of identities. Others are forgotten.
     pub(super) fn of(
         &mut self,
         items: impl Iterator<Item = (Identity, Item)>,
         make: impl Fn(&Identity, &Item) -> String,
-    ) -> Vec<Arc<str>> {
-        let mut before = std::mem::take(&mut self.known);
-        let mut texts = Vec::with_capacity(before.len());
+    ) -> impl Iterator<Item = &Arc<str>> + Clone {
+        let mut before = std::mem::take(&mut self.known).into_iter().peekable();
+        self.known.reserve(before.len() + 1);
         for (identity, item) in items {
-            let text = match before.remove(&identity) {
-                Some((known, text)) if known.is(&item) => text,
+            while before.next_if(|(known, ..)| *known < identity).is_some() {}
+            let text = match before.next_if(|(known, ..)| *known == identity) {
+                Some((_, known, text)) if known.is(&item) => text,
                 _ => Arc::from(make(&identity, &item)),
             };
-            texts.push(Arc::clone(&text));
-            self.known.insert(identity, (item, text));
+            self.known.push((identity, item, text));
         }
-        texts
+        self.known.iter().map(|(_, _, text)| text)
     }
 }

@@ -375,6 +375,11 @@ impl DataPlane {
         self.inner.pool.statuses()
     }
 
+    /// One of them.
+    pub fn listener(&self, key: &SocketKey) -> Option<ListenerStatus> {
+        self.inner.pool.status(key)
+    }
+
     /// Puts a question to one shard; `None`: there is no such shard.
     pub(super) async fn ask_one<T>(
         &self,

@@ -139,6 +139,11 @@ pub struct ListenerStatus {
 }
 
 impl ListeningSocket {
+    fn status(&self, key: &SocketKey) -> ListenerStatus {
+        let error = self.check(key).err().map(|error| error.to_string());
+        ListenerStatus { key: key.clone(), alive: error.is_none(), error }
+    }
+
     fn check(&self, key: &SocketKey) -> io::Result<()> {
         if !self.socket.is_listener()? {
             return Err(io::Error::other("the socket does not listen"));
@@ -243,16 +248,13 @@ impl SocketPool {
     }
 
     pub(super) fn statuses(&self) -> Vec<ListenerStatus> {
-        let mut all: Vec<_> = self
-            .lock()
-            .iter()
-            .map(|(key, socket)| {
-                let error = socket.check(key).err().map(|error| error.to_string());
-                ListenerStatus { key: key.clone(), alive: error.is_none(), error }
-            })
-            .collect();
+        let mut all: Vec<_> = self.lock().iter().map(|(key, socket)| socket.status(key)).collect();
         all.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         all
+    }
+
+    pub(super) fn status(&self, key: &SocketKey) -> Option<ListenerStatus> {
+        self.lock().get(key).map(|socket| socket.status(key))
     }
 
     /// Binds `key`. Where sockets of this pool overlap it, they and the new one share the port (SO_REUSEPORT) for the

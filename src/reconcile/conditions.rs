@@ -1,5 +1,7 @@
 //! What is true of an endpoint, in the words Kubernetes made the field's: type, status, reason, message, generation, time.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
@@ -104,27 +106,23 @@ pub struct Condition {
     pub last_transition_time: Timestamp,
 }
 
-/// An endpoint's conditions: one of each type.
+/// An endpoint's conditions: one of each type. What did not change is shared by all clones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Conditions(Vec<Condition>);
+pub struct Conditions(Arc<Vec<Condition>>);
 
 impl Conditions {
     /// Nothing is known yet.
     pub fn unknown(now: Timestamp) -> Self {
-        Self(
-            ConditionType::ALL
-                .into_iter()
-                .map(|kind| Condition {
-                    kind,
-                    status: ConditionStatus::Unknown,
-                    reason: Reason::Pending,
-                    message: String::new(),
-                    observed_generation: 0,
-                    last_transition_time: now,
-                })
-                .collect(),
-        )
+        let unknown = |kind| Condition {
+            kind,
+            status: ConditionStatus::Unknown,
+            reason: Reason::Pending,
+            message: String::new(),
+            observed_generation: 0,
+            last_transition_time: now,
+        };
+        Self(Arc::new(ConditionType::ALL.into_iter().map(unknown).collect()))
     }
 
     /// All of them, in [`ConditionType::ALL`]'s order.
@@ -149,33 +147,45 @@ impl Conditions {
         kind: ConditionType,
         holds: bool,
         reason: Reason,
-        message: impl Into<String>,
+        message: impl AsRef<str>,
         generation: u64,
         now: Timestamp,
     ) -> bool {
         let status = if holds { ConditionStatus::True } else { ConditionStatus::False };
-        let message = message.into();
-        let Some(condition) = self.0.iter_mut().find(|condition| condition.kind == kind) else {
-            self.0.push(Condition {
+        let message = message.as_ref();
+        let Some(at) = self.0.iter().position(|condition| condition.kind == kind) else {
+            Arc::make_mut(&mut self.0).push(Condition {
                 kind,
                 status,
                 reason,
-                message,
+                message: message.to_owned(),
                 observed_generation: generation,
                 last_transition_time: now,
             });
             return true;
         };
+        let known = &self.0[at];
+        let moved = known.status != status;
+        let changed = moved || known.reason != reason || known.message != message;
+        if !changed && known.observed_generation == generation {
+            return false;
+        }
+        let condition = &mut Arc::make_mut(&mut self.0)[at];
         condition.observed_generation = generation;
-        let moved = condition.status != status;
-        let changed = moved || condition.reason != reason || condition.message != message;
         if moved {
             condition.last_transition_time = now;
         }
-        condition.status = status;
-        condition.reason = reason;
-        condition.message = message;
+        if changed {
+            condition.status = status;
+            condition.reason = reason;
+            message.clone_into(&mut condition.message);
+        }
         changed
+    }
+
+    /// Whether the two are one allocation, hence equal.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Whether nothing is wrong: accepted, resolved, programmed, neither draining nor conflicted.

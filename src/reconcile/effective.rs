@@ -92,11 +92,11 @@ impl Effective {
         if !Arc::ptr_eq(&self.endpoint, &to.endpoint) && self.endpoint != to.endpoint {
             found.extend(config::changes(&self.endpoint, &to.endpoint));
         }
-        if self.auth != to.auth {
+        if !is_same(self.auth.as_ref(), to.auth.as_ref()) {
             let name = format!("auth {}", to.endpoint.auth_name());
             found.extend(document_changes(Kind::Auth, &name, self.auth.as_deref(), to.auth.as_deref()));
         }
-        if self.acl != to.acl {
+        if !is_same(self.acl.as_ref(), to.acl.as_ref()) {
             let name = format!("acl {}", to.endpoint.acl_name());
             found.extend(document_changes(Kind::Acl, &name, self.acl.as_deref(), to.acl.as_deref()));
         }
@@ -132,6 +132,15 @@ impl Effective {
             }
         }
         changes
+    }
+}
+
+/// Whether two documents are equal; one that was not parsed again is known by address.
+fn is_same<T: PartialEq>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
+        (None, None) => true,
+        _ => false,
     }
 }
 

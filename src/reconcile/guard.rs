@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::Timestamp;
-use crate::config::{Acl, Auth, Declared, Identity, Kind, Name, Prune};
+use crate::config::{Acl, Auth, Declared, Identity, InOrder, Kind, Name, Origin, Prune};
 
 /// Readings that must agree that a document is gone.
 const AGREEING_READINGS: u32 = 2;
@@ -63,9 +63,9 @@ impl Guard {
             return Judgement::LookAgain { missing: waiting };
         }
         let mut kept = BTreeMap::new();
-        for name in last.endpoints.keys() {
-            let gone = Identity::new(Kind::Endpoint, name.clone());
-            if !observed.declared.endpoints.contains_key(name) && !missing.contains(&gone) {
+        let mut there = InOrder::of(&observed.declared.endpoints);
+        for name in last.endpoints.keys().filter(|name| there.get(name).is_none()) {
+            if !missing.contains(&Identity::new(Kind::Endpoint, name.clone())) {
                 kept.insert(name.clone(), "its document cannot be read".to_owned());
             }
         }
@@ -82,10 +82,8 @@ impl Guard {
 
     /// What was applied and is not there any longer, for no trouble that is known. Counts how often each was missed.
     fn count_missing(&mut self, last: &Declared, observed: &Observed<'_>, now: Timestamp) -> BTreeSet<Identity> {
-        let there = identities(observed.declared);
-        let missing: BTreeSet<Identity> = identities(last)
+        let missing: BTreeSet<Identity> = gone(last, observed.declared)
             .into_iter()
-            .filter(|(identity, _)| !there.contains_key(identity))
             .filter(|(identity, file)| {
                 !observed.troubled.contains(identity) && !is_unreadable(file, observed.unreadable)
             })
@@ -106,24 +104,35 @@ impl Guard {
     }
 }
 
-/// Every document of a declaration, with the file it came from.
-fn identities(declared: &Declared) -> BTreeMap<Identity, Arc<str>> {
-    let mut all = BTreeMap::new();
-    let mut note = |kind, name: &Name, file: &Arc<str>| {
-        all.insert(Identity::new(kind, name.clone()), Arc::clone(file));
-    };
-    declared.endpoints.iter().for_each(|(name, it)| note(Kind::Endpoint, name, &it.origin.file));
-    declared.auths.iter().for_each(|(name, it)| note(Kind::Auth, name, &it.origin.file));
-    declared.acls.iter().for_each(|(name, it)| note(Kind::Acl, name, &it.origin.file));
-    declared.bridges.iter().for_each(|(name, it)| note(Kind::Bridge, name, &it.origin.file));
-    declared.bans.iter().for_each(|(name, it)| note(Kind::Ban, name, &it.origin.file));
-    if let Some(defaults) = &declared.defaults {
-        all.insert(Identity::single(Kind::Defaults), Arc::clone(&defaults.origin.file));
+/// Every document of `last` that `now` does not have, with the file it came from.
+fn gone<'a>(last: &'a Declared, now: &Declared) -> Vec<(Identity, &'a Arc<str>)> {
+    fn of<'a, T>(
+        kind: Kind,
+        last: &'a BTreeMap<Name, Arc<T>>,
+        now: &BTreeMap<Name, Arc<T>>,
+        origin: fn(&T) -> &Origin,
+        gone: &mut Vec<(Identity, &'a Arc<str>)>,
+    ) {
+        let mut there = InOrder::of(now);
+        for (name, it) in last {
+            if there.get(name).is_none() {
+                gone.push((Identity::new(kind, name.clone()), &origin(it).file));
+            }
+        }
     }
-    if !declared.reconcile.origin.file.is_empty() {
-        all.insert(Identity::single(Kind::Reconcile), Arc::clone(&declared.reconcile.origin.file));
+    let mut gone = Vec::new();
+    of(Kind::Endpoint, &last.endpoints, &now.endpoints, |it| &it.origin, &mut gone);
+    of(Kind::Auth, &last.auths, &now.auths, |it| &it.origin, &mut gone);
+    of(Kind::Acl, &last.acls, &now.acls, |it| &it.origin, &mut gone);
+    of(Kind::Bridge, &last.bridges, &now.bridges, |it| &it.origin, &mut gone);
+    of(Kind::Ban, &last.bans, &now.bans, |it| &it.origin, &mut gone);
+    if let (Some(defaults), None) = (&last.defaults, &now.defaults) {
+        gone.push((Identity::single(Kind::Defaults), &defaults.origin.file));
     }
-    all
+    if !last.reconcile.origin.file.is_empty() && now.reconcile.origin.file.is_empty() {
+        gone.push((Identity::single(Kind::Reconcile), &last.reconcile.origin.file));
+    }
+    gone
 }
 
 fn is_unreadable(file: &str, unreadable: &BTreeSet<Arc<str>>) -> bool {

@@ -141,7 +141,7 @@ impl StatusView for LiveView {
             let held = plane.gauges().await.ok()?;
             let names = names(&control);
             let of_endpoint =
-                |(id, held): (&EndpointId, &EndpointGauges)| Some(((*names.get(id)?).clone(), holdings(held)));
+                |(id, held): (&EndpointId, &EndpointGauges)| Some((names.get(id)?.to_string(), holdings(held)));
             Some(Holdings {
                 sessions: held.sessions as u64,
                 subscriptions: held.subscriptions as u64,
@@ -371,7 +371,7 @@ async fn clients(control: &ControlState, plane: &DataPlane, query: ClientQuery, 
     let endpoint = match &query.endpoint {
         None => None,
         // Without an id, it never had a listener.
-        Some(name) => match control.endpoints.get(name).and_then(|endpoint| endpoint.id) {
+        Some(name) => match control.endpoints.get(name.as_str()).and_then(|endpoint| endpoint.id) {
             Some(id) => Some(id),
             None => return Some(ClientPage::default()),
         },
@@ -392,8 +392,8 @@ async fn clients(control: &ControlState, plane: &DataPlane, query: ClientQuery, 
     Some(ClientPage { clients: clients.collect(), more })
 }
 
-pub(super) fn endpoint_name(names: &BTreeMap<EndpointId, &String>, id: EndpointId) -> String {
-    names.get(&id).map_or_else(String::new, |name| (*name).clone())
+pub(super) fn endpoint_name(names: &BTreeMap<EndpointId, &Arc<str>>, id: EndpointId) -> String {
+    names.get(&id).map_or_else(String::new, |name| name.to_string())
 }
 
 fn holdings(held: &EndpointGauges) -> EndpointHoldings {
@@ -440,7 +440,7 @@ async fn topics(plane: &DataPlane, query: TopicQuery) -> Option<TopicPage> {
     Some(TopicPage { topics: topics.collect(), next })
 }
 
-pub(super) fn names(control: &ControlState) -> BTreeMap<EndpointId, &String> {
+pub(super) fn names(control: &ControlState) -> BTreeMap<EndpointId, &Arc<str>> {
     control.endpoints.iter().filter_map(|(name, endpoint)| Some((endpoint.id?, name))).collect()
 }
 

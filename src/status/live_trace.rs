@@ -20,7 +20,7 @@ pub(super) async fn begin(
     plane: DataPlane,
     query: TraceQuery,
 ) -> Option<mpsc::Receiver<TraceEvent>> {
-    let endpoint = query.endpoint.as_ref().and_then(|name| control.endpoints.get(name)?.id);
+    let endpoint = query.endpoint.as_ref().and_then(|name| control.endpoints.get(name.as_str())?.id);
     let (tell, told) = mpsc::channel(WAITING_MAX);
     if query.endpoint.is_some() && endpoint.is_none() {
         // It never had a listener, so nobody comes over it.

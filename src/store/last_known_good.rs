@@ -48,12 +48,14 @@ impl LastKnownGoodFile {
     /// # Errors
     /// It cannot be written; what was kept before still is.
     pub fn save(&self, saved: &Saved) -> Result<(), StoreError> {
-        let declarations = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).json(&saved.previous);
         let content = |e: serde_json::Error| StoreError::Content { path: self.path.clone(), message: e.to_string() };
         let head = serde_json::json!({ "source": saved.source, "revision": saved.revision, "savedAt": saved.saved_at });
-        let head = serde_json::to_string(&head).map_err(content)?;
-        let head = head.trim_end_matches('}');
-        write::replace(&self.path, format!("{head},\"declarations\":{declarations}}}\n").as_bytes())
+        let mut text = serde_json::to_string(&head).map_err(content)?;
+        text.truncate(text.trim_end_matches('}').len());
+        text.push_str(",\"declarations\":");
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).write(&saved.previous, &mut text);
+        text.push_str("}\n");
+        write::replace(&self.path, text.as_bytes())
     }
 
     /// What was kept; `None` where nothing was.

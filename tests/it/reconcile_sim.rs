@@ -266,14 +266,14 @@ impl Simulation {
     fn settled(&self) -> BTreeMap<String, SocketKey> {
         let state = self.state.load();
         let mut listening = self.listening();
-        listening.retain(|name, _| state.endpoints.get(name).is_some_and(|e| e.live == e.declared));
+        listening.retain(|name, _| state.endpoints.get(name.as_str()).is_some_and(|e| e.live == e.declared));
         listening
     }
 
     fn in_force(&self) -> BTreeMap<String, SocketKey> {
         let state = self.state.load();
         let mut settled = self.settled();
-        settled.retain(|name, _| state.endpoints[name].conditions.is_true(ConditionType::Accepted));
+        settled.retain(|name, _| state.endpoints[name.as_str()].conditions.is_true(ConditionType::Accepted));
         settled
     }
 
@@ -388,7 +388,7 @@ impl Simulation {
         assert_eq!(self.listening(), declared, "{}", self.story);
         assert!(state.plan.is_empty(), "{:?}\n{}", state.plan, self.story);
         self.check_policies();
-        for (name, endpoint) in state.endpoints.iter().filter(|(name, _)| declared.contains_key(*name)) {
+        for (name, endpoint) in state.endpoints.iter().filter(|(name, _)| declared.contains_key(&***name)) {
             let programmed = endpoint.conditions.get(ConditionType::Programmed);
             assert!(endpoint.conditions.is_true(ConditionType::Programmed), "{name}: {programmed:?}\n{}", self.story);
         }

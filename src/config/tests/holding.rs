@@ -189,7 +189,8 @@ fn the_last_good_declarations_survive_a_restart() {
     let before =
         first(&[("a.yaml", everything), ("d.yaml", "defaults: {endpoint: {path: /x}}"), ("b.yaml", &endpoint(2))]);
     assert_eq!(codes(&before), [""; 0]);
-    let kept = Keeper::default().json(&before.previous);
+    let mut kept = String::new();
+    Keeper::default().write(&before.previous, &mut kept);
     let previous = Previous::from_json(&serde_json::from_str(&kept).unwrap()).unwrap();
     let restarted = Loaded { previous, ..Loaded::default() };
     let after = then(&restarted, &[("a.yaml", "{"), ("b.yaml", "{"), ("d.yaml", "{")]);
