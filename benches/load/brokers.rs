@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use crate::config;
+use crate::rows::NGINX_STREAM;
 use crate::tls::Certificates;
 use crate::transport::Listener;
 
@@ -22,6 +23,9 @@ pub enum Kind {
     Mosquitto,
     Rumqttd,
     Rmqttd,
+    /// Proxies, beside which changes of listeners are measured.
+    Nginx,
+    Haproxy,
     /// A command line with `{port}` (and `{dir}`, an empty directory) in it; plain TCP only.
     Template(String),
 }
@@ -50,6 +54,8 @@ impl Spec {
             "mosquitto" => Kind::Mosquitto,
             "rumqttd" => Kind::Rumqttd,
             "rmqttd" => Kind::Rmqttd,
+            "nginx" if Path::new(NGINX_STREAM).is_file() => Kind::Nginx,
+            "haproxy" => Kind::Haproxy,
             _ => return None,
         };
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -65,22 +71,24 @@ impl Spec {
         match self.kind {
             Kind::Weir { .. } | Kind::Mosquitto => true,
             Kind::Rumqttd | Kind::Rmqttd | Kind::Template(_) => listener == Listener::Plain,
+            Kind::Nginx | Kind::Haproxy => false,
         }
     }
 
     /// Its version as it tells it, or "unknown".
     pub fn version(&self) -> String {
-        let (flag, wanted) = match self.kind {
-            Kind::Mosquitto => ("-h", "version"),
-            _ => ("--version", ""),
+        let flag = match self.kind {
+            Kind::Template(_) => return "unknown".to_owned(),
+            Kind::Mosquitto => "-h",
+            Kind::Nginx | Kind::Haproxy => "-v",
+            _ => "--version",
         };
-        if matches!(self.kind, Kind::Template(_)) {
+        let Ok(output) = Command::new(&self.program).arg(flag).stdin(Stdio::null()).output() else {
             return "unknown".to_owned();
-        }
-        let output = Command::new(&self.program).arg(flag).stdin(Stdio::null()).output();
-        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-        let line = text.lines().find(|line| line.contains(wanted)).unwrap_or("unknown");
-        line.rsplit(' ').next().unwrap_or(line).to_owned()
+        };
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        let is_version = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.');
+        text.split([' ', '/', '-', '\n']).find(is_version).unwrap_or("unknown").to_owned()
     }
 
     /// Starts it with one listener and waits until that accepts.

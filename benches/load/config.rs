@@ -25,6 +25,7 @@ pub fn describe(kind: &Kind) -> String {
         Kind::Rmqttd => {
             "one tcp listener, anonymous, `max_inflight 65535`, `max_mqueue_len 1000000`, rate unlimited".to_owned()
         }
+        Kind::Nginx | Kind::Haproxy => "one worker; see \"A thousand listeners and one change\"".to_owned(),
         Kind::Template(command) => format!("`{command}`"),
     }
 }
@@ -54,6 +55,7 @@ pub fn prepare(spec: &Spec, listener: Listener, port: u16, dir: &Path, tls: &Cer
             fs::write(&path, rmqttd_toml(port, free_port()?, free_port()?, dir)).context("rmqtt.toml")?;
             command.arg("-f").arg(path).current_dir(dir);
         }
+        Kind::Nginx | Kind::Haproxy => bail!("{} is no broker", spec.name),
         Kind::Template(template) => {
             let line = template.replace("{port}", &port.to_string()).replace("{dir}", &dir.display().to_string());
             let mut words = line.split_whitespace();

@@ -32,7 +32,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 
 use crate::args::Args;
-use crate::brokers::Spec;
+use crate::brokers::{Kind, Spec};
 use crate::process::NoiseReading;
 use crate::report::{Broker, Report, Run};
 use crate::rows::{Row, Settings};
@@ -40,15 +40,16 @@ use crate::tls::Certificates;
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let rows = rows::catalogue();
+    let (rows, listeners) = (rows::catalogue(), [rows::listeners()]);
     if args.list {
-        for row in &rows {
+        for row in rows.iter().chain(&listeners) {
             println!("{:<18} {}", row.id, row.measures[0].title);
         }
         return Ok(());
     }
     let wanted: Vec<&Row> = rows.iter().filter(|row| args.wants(row.id)).collect();
-    ensure!(!wanted.is_empty(), "no row is named or begins so: `--list` shows them");
+    let listeners: Vec<&Row> = listeners.iter().filter(|row| args.wants(row.id)).collect();
+    ensure!(wanted.len() + listeners.len() > 0, "no row is named or begins so: `--list` shows them");
     let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers");
     if args.install_peers {
         peers::install(&installed)?;
@@ -62,19 +63,39 @@ fn main() -> Result<()> {
         total_window_bytes: 32 * 1024 * 1024,
         certificates: Certificates::make()?,
     };
-    let report = measure(&args, &settings, wanted, &specs)?;
-    println!("\n{}", report.table());
+    let (proxies, brokers): (Vec<_>, Vec<_>) =
+        specs.into_iter().partition(|spec| matches!(spec.kind, Kind::Nginx | Kind::Haproxy));
+    let mut tables = Vec::new();
+    if !wanted.is_empty() {
+        tables.push(("bench", measure(&args, &settings, wanted, &brokers, Some(&args.reference))?));
+    }
+    if let Some(row) = listeners.first() {
+        let specs: Vec<Spec> = brokers.into_iter().chain(proxies).filter(|spec| (row.applies)(spec)).collect();
+        tables.push(("listeners", measure(&args, &settings, listeners, &specs, None)?));
+    }
+    for (_, report) in &tables {
+        println!("\n{}", report.table());
+    }
     if let Some(path) = &args.json {
-        fs::write(path, serde_json::to_string_pretty(&report.json())? + "\n")
+        let json: serde_json::Map<_, _> =
+            tables.iter().map(|(name, report)| ((*name).to_owned(), report.json())).collect();
+        fs::write(path, serde_json::to_string_pretty(&json)? + "\n")
             .with_context(|| format!("writing {}", path.display()))?;
     }
     if let Some(path) = &args.markdown {
-        report::write_markdown(path, &report.markdown())?;
+        tables.iter().try_for_each(|(name, report)| report::write_markdown(path, name, &report.markdown()))?;
     }
     Ok(())
 }
 
-fn measure<'a>(args: &Args, settings: &Settings, rows: Vec<&'a Row>, specs: &[Spec]) -> Result<Report<'a>> {
+/// `reference`: the broker that ratios refer to.
+fn measure<'a>(
+    args: &Args,
+    settings: &Settings,
+    rows: Vec<&'a Row>,
+    specs: &[Spec],
+    reference: Option<&str>,
+) -> Result<Report<'a>> {
     let mut runs: Vec<Vec<Vec<Run>>> = rows.iter().map(|_| specs.iter().map(|_| Vec::new()).collect()).collect();
     for round in 1..=args.rounds() {
         for (at, row) in rows.iter().enumerate() {
@@ -93,7 +114,7 @@ fn measure<'a>(args: &Args, settings: &Settings, rows: Vec<&'a Row>, specs: &[Sp
     Ok(Report {
         rows,
         brokers: specs.iter().map(broker).collect(),
-        reference: specs.iter().position(|spec| spec.name == args.reference),
+        reference: specs.iter().position(|spec| Some(spec.name.as_str()) == reference),
         runs,
         settings: describe(args, settings),
     })
@@ -116,7 +137,8 @@ fn announce(round: usize, row: &Row, spec: &Spec, run: &Run) {
         Ok(outcome) if !outcome.faults.none() => format!("void: {}", outcome.faults),
         Ok(outcome) => {
             let values = outcome.values.iter().map(|(key, value)| format!("{key} {value:.3}"));
-            values.collect::<Vec<_>>().join(", ")
+            let words = outcome.words.iter().map(|(key, words)| format!("{key}: {words}"));
+            values.chain(words).collect::<Vec<_>>().join(", ")
         }
     };
     eprintln!("round {round}  {:<16} {:<12} {says}{noisy}", row.id, spec.name);

@@ -11,8 +11,6 @@ use crate::ledger::Faults;
 use crate::rows::{Better, Goal, Measure, Outcome, Row};
 use crate::stats::median;
 
-const BEGIN: &str = "<!-- bench:begin -->";
-const END: &str = "<!-- bench:end -->";
 /// Others' share of the machine above which a run is called disturbed, in cores.
 pub const NOISY_CORES: f64 = 0.15;
 
@@ -96,7 +94,8 @@ impl Report<'_> {
         let mut lines = Vec::new();
         for (at, row) in self.rows.iter().enumerate() {
             for measure in &row.measures {
-                let mut line = vec![format!("{} [{}]", measure.title, measure.unit)];
+                let unit = if measure.unit.is_empty() { String::new() } else { format!(" [{}]", measure.unit) };
+                let mut line = vec![format!("{}{unit}", measure.title)];
                 for broker in 0..self.brokers.len() {
                     line.push(self.cell_text(at, broker, measure, separator));
                 }
@@ -116,6 +115,9 @@ impl Report<'_> {
         let runs = &self.runs[row][broker];
         let void = runs.iter().filter(|run| run.trouble().is_some()).count();
         let mark = if void > 0 { format!(" ({void} of {} void)", runs.len()) } else { String::new() };
+        if measure.unit.is_empty() && void < runs.len() {
+            return said(runs, measure.key);
+        }
         match self.cell(row, broker, measure.key) {
             _ if runs.is_empty() => "n/a".to_owned(),
             None => "void".to_owned(),
@@ -207,6 +209,8 @@ impl Report<'_> {
             Ok(outcome) => json!({
                 "values": outcome.values.iter().map(|(key, value)| ((*key).to_owned(), json!(value)))
                     .collect::<serde_json::Map<String, Value>>(),
+                "words": outcome.words.iter().map(|(key, words)| ((*key).to_owned(), json!(words)))
+                    .collect::<serde_json::Map<String, Value>>(),
                 "void": (!outcome.faults.none()).then(|| faults_json(&outcome.faults)),
                 "noiseCores": run.noise_cores,
             }),
@@ -233,6 +237,15 @@ impl Report<'_> {
             "rows": rows.collect::<Vec<_>>(),
         })
     }
+}
+
+/// What the rounds say in words; each once.
+fn said(runs: &[Run], key: &str) -> String {
+    let words = runs.iter().filter_map(|run| run.outcome.as_ref().ok()).flat_map(|outcome| &outcome.words);
+    let mut said: Vec<&str> = words.filter(|(name, _)| *name == key).map(|(_, words)| words.as_str()).collect();
+    said.sort_unstable();
+    said.dedup();
+    said.join("; or ")
 }
 
 fn faults_json(faults: &Faults) -> Value {
@@ -267,16 +280,18 @@ fn figure(value: f64) -> String {
     apart
 }
 
-/// Writes `table` to `path`: between the markers where the file has them, else as the whole file.
-pub fn write_markdown(path: &Path, table: &str) -> Result<()> {
+/// Writes `table` to `path` between its markers (`<!-- name:begin -->`, `<!-- name:end -->`); a new file gets them.
+pub fn write_markdown(path: &Path, name: &str, table: &str) -> Result<()> {
+    let (begin_mark, end_mark) = (format!("<!-- {name}:begin -->"), format!("<!-- {name}:end -->"));
     let present = if path.exists() { fs::read_to_string(path)? } else { String::new() };
-    let text = match (present.find(BEGIN), present.find(END)) {
+    let text = match (present.find(&begin_mark), present.find(&end_mark)) {
         (Some(begin), Some(end)) if begin < end => {
-            format!("{}{BEGIN}\n\n{table}\n{}", &present[..begin], &present[end..])
+            format!("{}{begin_mark}\n\n{table}\n{}", &present[..begin], &present[end..])
         }
         _ => {
-            ensure!(present.trim().is_empty(), "{} has text but no {BEGIN} and {END}", path.display());
-            table.to_owned()
+            let is_ours = present.trim().is_empty() || present.starts_with("<!-- ");
+            ensure!(is_ours, "{} has text but no {begin_mark} and {end_mark}", path.display());
+            format!("{present}{begin_mark}\n\n{table}\n{end_mark}\n")
         }
     };
     fs::write(path, text).with_context(|| format!("writing {}", path.display()))

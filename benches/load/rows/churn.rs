@@ -55,7 +55,7 @@ pub fn run(settings: &Settings, spec: &Spec) -> Result<Outcome> {
     let extra_us = (churning.cpu_s - quiet.cpu_s).max(0.0) * 1e6;
     let mut values = vec![("cpu_us_per_operation", extra_us / operations as f64)];
     values.extend(paced.percentiles());
-    Ok(Outcome { values, faults: paced.faults })
+    Ok(Outcome { values, faults: paced.faults, ..Outcome::default() })
 }
 
 fn stand(engine: &mut Engine, first: usize) -> Result<()> {

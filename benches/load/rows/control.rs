@@ -12,7 +12,6 @@ use tempfile::TempDir;
 use super::{Better, Goal, Measure, Meter, Outcome, Row, Settings};
 use crate::brokers::{Kind, Running, Spec, loopback};
 use crate::config::weir_arguments;
-use crate::ledger::Faults;
 use crate::process::{children_cpu_s, rss_bytes};
 
 /// Below the ports the kernel gives to clients.
@@ -88,6 +87,8 @@ fn documents(ports: impl Iterator<Item = u16>) -> Result<Documents> {
     for (name, port) in ports.enumerate() {
         fs::write(path.join(format!("tenant-{name}.yaml")), document(name, port))?;
     }
+    // As files mostly are, these are older than the program that reads them.
+    std::thread::sleep(Duration::from_millis(100));
     Ok(Documents { path, _parent: parent })
 }
 
@@ -98,7 +99,7 @@ fn timed(command: &mut Command) -> Result<Outcome> {
     let says = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?} ended with {}: {}", output.status, says.trim_end());
     let cpu_ms = (children_cpu_s()? - cpu) * 1e3;
-    Ok(Outcome { values: vec![("wall_ms", wall_ms), ("cpu_ms", cpu_ms)], faults: Faults::default() })
+    Ok(Outcome { values: vec![("wall_ms", wall_ms), ("cpu_ms", cpu_ms)], ..Outcome::default() })
 }
 
 fn validate(spec: &Spec, count: u16) -> Result<Outcome> {
@@ -113,7 +114,7 @@ fn plan(spec: &Spec, count: u16) -> Result<Outcome> {
 }
 
 /// `count` ports that nobody listens on.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
+pub(super) fn free_ports(count: usize) -> Result<Vec<u16>> {
     let mut held = Vec::new();
     for port in PORTS {
         held.extend(TcpListener::bind(loopback(port)));
@@ -124,7 +125,7 @@ fn free_ports(count: usize) -> Result<Vec<u16>> {
     bail!("fewer than {count} free ports below {}", PORTS.end)
 }
 
-fn wait_until_accepting(ports: &[u16], since: Instant) -> Result<f64> {
+pub(super) fn wait_until_accepting(ports: &[u16], since: Instant) -> Result<f64> {
     for &port in ports {
         while TcpStream::connect(loopback(port)).is_err() {
             ensure!(since.elapsed() < PATIENCE, "port {port} does not accept");
@@ -181,5 +182,5 @@ fn endpoints(spec: &Spec, count: usize) -> Result<Outcome> {
         ("idle_cpu_ms_per_s", idle_cpu_ms_per_s),
         ("rss_bytes_per_endpoint", rss.saturating_sub(rss_of_one) as f64 / (count - 1) as f64),
     ];
-    Ok(Outcome { values, faults: Faults::default() })
+    Ok(Outcome { values, ..Outcome::default() })
 }

@@ -92,7 +92,7 @@ pub fn queues(settings: &Settings, spec: &Spec, publishers: usize) -> Result<Out
         values.push((drain_key, draining.received as f64 / cost.wall_s));
         faults.lost += sent.saturating_sub(draining.received);
     }
-    Ok(Outcome { values, faults })
+    Ok(Outcome { values, faults, ..Outcome::default() })
 }
 
 /// Sessions `d/0`, `d/1` ... that are subscribed and away.
@@ -160,7 +160,7 @@ pub fn restart(settings: &Settings, spec: &Spec, retained: usize, sessions: usiz
     let broker = start(spec, Kept::Disk, port, dir)?;
     let values = vec![("restart_s", begun.elapsed().as_secs_f64())];
     drop(broker);
-    Ok(Outcome { values, faults: Faults::default() })
+    Ok(Outcome { values, ..Outcome::default() })
 }
 
 /// Publishers of QoS 1.

@@ -33,7 +33,7 @@ pub fn run(settings: &Settings, spec: &Spec, subscribers: usize) -> Result<Outco
     let meter = Meter::start(&broker)?;
     fanout.publish_for(&mut engine, settings.stretch)?;
     let cost = meter.stop()?;
-    Ok(Outcome { values: cost.per_message(fanout.delivered() - before), faults: fanout.faults })
+    Ok(Outcome { values: cost.per_message(fanout.delivered() - before), faults: fanout.faults, ..Outcome::default() })
 }
 
 struct Fanout {

@@ -66,7 +66,7 @@ pub fn cost(settings: &Settings, spec: &Spec, filters: usize) -> Result<Outcome>
         ("rss_bytes_per_filter", grown as f64 / filters as f64),
         ("cpu_us_per_subscribe", cost.cpu_s * 1e6 / filters as f64),
     ];
-    Ok(Outcome { values, faults: Faults::default() })
+    Ok(Outcome { values, ..Outcome::default() })
 }
 
 /// QoS 0, 64 B, into `filters` filters, each message matching one. `topics`: how many of the filters are published to.
@@ -79,7 +79,7 @@ pub fn publish(settings: &Settings, spec: &Spec, filters: usize, topics: usize) 
     let meter = Meter::start(&broker)?;
     traffic.publish_for(&mut engine, settings.stretch)?;
     let cost = meter.stop()?;
-    Ok(Outcome { values: cost.per_message(traffic.delivered() - before), faults: traffic.faults })
+    Ok(Outcome { values: cost.per_message(traffic.delivered() - before), faults: traffic.faults, ..Outcome::default() })
 }
 
 /// Each (publisher, subscriber) is a stream of its own: MQTT promises order within it.

@@ -16,7 +16,7 @@ fn compare(small: &Outcome, large: &Outcome) -> Result<Outcome> {
     faults.add(large.faults);
     let (small, large) = (value(small, "cpu_us_per_msg")?, value(large, "cpu_us_per_msg")?);
     let values = vec![("cost_ratio", large / small), ("small_cpu_us_per_msg", small), ("large_cpu_us_per_msg", large)];
-    Ok(Outcome { values, faults })
+    Ok(Outcome { values, faults, ..Outcome::default() })
 }
 
 /// 500 and 1,000 subscribers of one topic; per delivery.

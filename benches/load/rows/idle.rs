@@ -7,7 +7,6 @@ use anyhow::{Result, ensure};
 use super::{Meter, Outcome, Settings};
 use crate::brokers::Spec;
 use crate::engine::Engine;
-use crate::ledger::Faults;
 use crate::process::{open_files_limit, rss_bytes};
 use crate::transport::Listener;
 use crate::wire::{self, Version};
@@ -45,5 +44,5 @@ pub fn run(settings: &Settings, spec: &Spec, listener: Listener, wanted: usize) 
     ];
     // The broker goes first, so that the thousands of closed sockets wait on its side and keep no port of ours.
     drop(broker);
-    Ok(Outcome { values, faults: Faults::default() })
+    Ok(Outcome { values, ..Outcome::default() })
 }

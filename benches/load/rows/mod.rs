@@ -9,6 +9,7 @@ mod fanout;
 mod filters;
 mod growth;
 mod idle;
+mod listeners;
 mod paced;
 mod pairs;
 mod residue;
@@ -19,6 +20,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 pub use self::catalogue::catalogue;
+pub use self::listeners::fleet::NGINX_STREAM;
+pub use self::listeners::row as listeners;
 use crate::brokers::{Running, Spec};
 use crate::engine::Target;
 use crate::ledger::Faults;
@@ -87,6 +90,8 @@ pub struct Measure {
 #[derive(Debug, Clone, Default)]
 pub struct Outcome {
     pub values: Vec<(&'static str, f64)>,
+    /// What measures without a unit show.
+    pub words: Vec<(&'static str, String)>,
     pub faults: Faults,
 }
 

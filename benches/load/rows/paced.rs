@@ -36,7 +36,7 @@ pub fn run(settings: &Settings, spec: &Spec, load: Load) -> Result<Outcome> {
     let cost = meter.stop()?;
     let mut values = cost.per_message(sent);
     values.extend(paced.percentiles());
-    Ok(Outcome { values, faults: paced.faults })
+    Ok(Outcome { values, faults: paced.faults, ..Outcome::default() })
 }
 
 /// A broker with paced pairs on it: connections 0..n subscribe, n..2n publish.

@@ -55,7 +55,11 @@ impl Load {
         let meter = Meter::start(broker)?;
         traffic.publish_for(&mut engine, settings.stretch)?;
         let cost = meter.stop()?;
-        Ok(Outcome { values: cost.per_message(traffic.delivered() - before), faults: traffic.faults })
+        Ok(Outcome {
+            values: cost.per_message(traffic.delivered() - before),
+            faults: traffic.faults,
+            ..Outcome::default()
+        })
     }
 }
 

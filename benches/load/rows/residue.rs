@@ -57,7 +57,7 @@ pub fn run(settings: &Settings, spec: &Spec) -> Result<Outcome> {
         ("rss_after_over_before", after as f64 / before as f64),
         ("rss_left_kib", after.saturating_sub(before) as f64 / 1024.0),
     ];
-    Ok(Outcome { values, faults })
+    Ok(Outcome { values, faults, ..Outcome::default() })
 }
 
 fn topic(pair: usize) -> String {

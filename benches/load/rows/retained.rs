@@ -42,7 +42,7 @@ pub fn run(settings: &Settings, spec: &Spec, topics: usize) -> Result<Outcome> {
     faults.lost += fetching.seen.iter().filter(|&&seen| !seen).count() as u64;
     let mut values = cost.per_message(fetching.received as u64);
     values.push(("rss_bytes_per_retained", grown as f64 / topics as f64));
-    Ok(Outcome { values, faults })
+    Ok(Outcome { values, faults, ..Outcome::default() })
 }
 
 struct Storing {
