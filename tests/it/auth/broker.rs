@@ -49,6 +49,15 @@ impl Broker {
         self.process = spawn(self.place.path(), self.data.path());
     }
 
+    /// Lets the process open so many files and sockets more than it has, and none beyond.
+    pub fn leave_descriptors(&self, count: u64) {
+        let id = self.process.id();
+        let most = fs::read_dir(format!("/proc/{id}/fd")).unwrap().count() as u64 + count;
+        let pid = rustix::process::Pid::from_raw(id.try_into().unwrap());
+        let limit = rustix::process::Rlimit { current: Some(most), maximum: Some(most) };
+        rustix::process::prlimit(pid, rustix::process::Resource::Nofile, limit).unwrap();
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.place.path().join(name)
     }

@@ -61,6 +61,43 @@ fn an_access_list_that_breaks_stays_what_it_was() {
     }
 }
 
+/// CVE-2017-7652: a broker that was told to read its files again, and had no file descriptor left to do it, went on without
+/// them. The rules that are new allow more than the old ones do, so that what is asked here is the same before and after.
+#[test]
+fn a_reload_without_file_descriptors_opens_nothing() {
+    let rules = |topics: &str| {
+        let auth = "auth: {name: default, chain: [{passwordFile: {file: people}}], rateLimit: {maxFailures: 1000000, windowS: 60}}";
+        format!("{auth}\n---\nacl: {{name: default, rules: [{{permission: allow, topics: [{topics}]}}]}}\n")
+    };
+    let broker = Broker::start(", connectTimeoutMs: 120000", &rules("a"), &[("people", &people())]);
+    let mut alice = broker.client("alice").user("alice", "secret").connected();
+    // In the broker's hands before it has run out, and silent until then.
+    let strangers = [("", ""), ("alice", ""), ("alice", "wrong"), ("carol", "wrong"), ("nobody", "secret")];
+    let strangers: Vec<_> = strangers.iter().map(|(user, password)| broker.client("x").user(user, password)).collect();
+    let mut bob = broker.client("bob").user("bob", "secret");
+    broker.leave_descriptors(100);
+    let crowd: Vec<_> = (0..200).map(|_| TcpStream::connect(broker.address).unwrap()).collect();
+    broker.until("no descriptor is left", || broker.log().contains("cannot accept"));
+
+    let carol = people().replace("bob", "carol");
+    broker.write("people", &format!("{}{}", people(), carol.lines().nth(1).unwrap_or_default()));
+    broker.write("documents.yaml", &rules("a, c"));
+    let out_of_files = |line: &str| line.contains("Too many open files") && !line.contains("cannot accept");
+    broker.until("the reload has failed", || broker.log().lines().any(out_of_files));
+    assert_eq!([alice.may_publish("a"), alice.may_publish("b")], [true, false]);
+    for mut stranger in strangers {
+        assert_eq!(stranger.connect(), BAD_CREDENTIALS);
+    }
+    assert_eq!(bob.connect(), 0);
+    assert_eq!([bob.may_publish("a"), bob.may_publish("b")], [true, false]);
+
+    drop(crowd);
+    broker.until("the new rules hold", || alice.may_publish("c"));
+    assert_eq!([alice.may_publish("a"), alice.may_publish("b"), bob.may_publish("b")], [true, false, false]);
+    broker.until("the new user gets in", || broker.client("carol").user("carol", "secret").connect() == 0);
+    assert_eq!(broker.client("y").user("carol", "wrong").connect(), BAD_CREDENTIALS);
+}
+
 /// CVE-2018-12551: a malformed line of the password file let in whoever gave its text as a name.
 #[test]
 fn a_password_file_that_never_was_good_lets_nobody_in() {
