@@ -345,7 +345,10 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.source.ignored.clone_from(&reading.ignored);
         for path in &reading.ignored {
             if self.said.insert(path.clone()) {
-                tracing::info!(path, "left aside: not a visible .yaml, .yml or .json file");
+                tracing::info!(
+                    path,
+                    "no document, for it is no visible .yaml, .yml or .json file; documents may still name it"
+                );
             }
         }
         for note in reading.notes.iter().chain(&reading.unsettled) {

@@ -1,15 +1,17 @@
 //! `examples/transports` on the real program, with the clients people have.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use super::broker::Broker;
 use super::examples::{example, run};
 use super::live::people;
 use crate::net::client::{self, Client, connect};
-use crate::net::tls::Authority;
+use crate::net::tls::{Authority, enters, with_certificate};
+use crate::ports;
 use crate::programs::{is_there, run as run_program, succeeds, tools};
 
 fn secure(ca: &Authority) -> Broker {
@@ -203,4 +205,118 @@ fn behind_a_proxy_rules_see_the_clients_own_address() {
     let mut rest = Vec::new();
     let _ = without.read_to_end(&mut rest);
     assert_eq!(rest, b"", "no header, no answer");
+}
+
+/// An endpoint for everybody, with `fields` more.
+fn open_to_all(address: SocketAddr, fields: &str) -> String {
+    format!(
+        "auth: {{name: default, chain: [{{anonymous: {{}}}}]}}\n---\nendpoint: {{name: main, host: 127.0.0.1, port: {}, \
+         enableAcl: false, drain: {{windowS: 0}}{fields}}}\n",
+        address.port()
+    )
+}
+
+/// DISCONNECT: administrative action.
+fn asked_to_leave() -> Option<(u8, Vec<u8>)> {
+    Some((0xE0, vec![0x98]))
+}
+
+#[test]
+fn stricter_tls_holds_for_who_is_in_and_who_comes() {
+    let (ca, address) = (Authority::new(), ports::free_address());
+    let server = ca.issue("server", &["localhost"], 1);
+    let declared =
+        |more: &str| open_to_all(address, &format!(", sslConfig: {{certFile: server.crt, keyFile: server.key{more}}}"));
+    let files = [("server.crt", &*server.chain_pem), ("server.key", &*server.key_pem), ("ca.crt", &*ca.pem())];
+    let broker = Broker::serve(address, &declared(""), &files);
+    let config = |version| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(ca.der()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = rustls::ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+        builder.with_root_certificates(roots).with_no_client_auth()
+    };
+    let (tls12, tls13) = (|| config(&rustls::version::TLS12), || config(&rustls::version::TLS13));
+    let enter = |config| Client::enter(client::tls(client::tcp(address), &Arc::new(config), "localhost"), 5, "open");
+    let mut old = enter(tls12());
+    broker.write_until("documents.yaml", &declared(", minVersion: '1.3'"), "changed endpoint=main");
+    assert_eq!(old.receive(), asked_to_leave());
+    assert!(!enters(address, tls12()) && enters(address, tls13()));
+
+    let mut nameless = enter(tls13());
+    let required = declared(", minVersion: '1.3', caFile: ca.crt, clientAuth: required");
+    broker.write_until("documents.yaml", &required, "changed endpoint=main");
+    assert_eq!(nameless.receive(), asked_to_leave());
+    assert!(!enters(address, tls13()) && enters(address, with_certificate(&ca, &ca.issue("device", &[], 2))));
+}
+
+#[test]
+fn a_source_that_is_no_longer_trusted_takes_its_clients_with_it() {
+    let address = ports::free_address();
+    let declared = |source: &str| open_to_all(address, &format!(", proxyProtocol: {{trustedSources: [{source}]}}"));
+    let broker = Broker::serve(address, &declared("127.0.0.1/32"), &[]);
+    let header = b"PROXY TCP4 198.51.100.7 127.0.0.1 4000 1883\r\n";
+    let mut stream = client::tcp(address);
+    stream.write_all(header).unwrap();
+    let mut open = Client::enter(stream, 5, "c");
+    broker.write_until("documents.yaml", &declared("192.0.2.0/24"), "changed endpoint=main");
+    assert_eq!(open.receive(), asked_to_leave());
+    let mut stream = client::tcp(address);
+    // It may be closed before it has said all.
+    let _ = stream.write_all(&[&header[..], &connect(5, "c")].concat());
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert_eq!(rest, b"");
+}
+
+#[test]
+fn a_websockets_origins_and_path_change_while_it_serves() {
+    let address = ports::free_address();
+    let declared = |fields: &str| open_to_all(address, &format!(", useWebsocket: true{fields}"));
+    let broker = Broker::serve(address, &declared(""), &[]);
+    let status = |path: &str, origin: &str| {
+        let mut stream = client::tcp(address);
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nOrigin: {origin}\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Protocol: mqttv3.1\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut line = [0; 12];
+        stream.read_exact(&mut line).unwrap();
+        String::from_utf8(line[9..].to_vec()).unwrap()
+    };
+    assert_eq!(status("/mqtt", "https://evil.example"), "101");
+    let mut open = Client::enter(client::websocket(client::tcp(address), "/mqtt"), 5, "w");
+    let listed = ", websocket: {origins: ['https://app.example']}";
+    broker.write_until("documents.yaml", &declared(listed), "changed endpoint=main");
+    // Whose page it is was not kept: everybody connects again.
+    assert_eq!(open.receive(), asked_to_leave());
+    assert_eq!([status("/mqtt", "https://evil.example"), status("/mqtt", "https://app.example")], ["403", "101"]);
+    let mut open = Client::enter(client::websocket(client::tcp(address), "/mqtt"), 5, "w");
+    broker.write_until("documents.yaml", &declared(&format!("{listed}, path: /other")), "changed endpoint=main");
+    assert_eq!([status("/mqtt", "https://app.example"), status("/other", "https://app.example")], ["404", "101"]);
+    open.ping();
+}
+
+/// Rules know a client that comes over IPv4 to a socket of both families by its IPv4 address.
+#[test]
+fn ipv6_and_ipv4_on_one_port() {
+    if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+        eprintln!("SKIPPED: this machine has no IPv6");
+        return;
+    }
+    let four = ports::free_address();
+    let six = SocketAddr::from((Ipv6Addr::LOCALHOST, four.port()));
+    let documents = format!(
+        "auth: {{name: default, chain: [{{anonymous: {{}}}}]}}\n---\nendpoint: {{name: main, host: '::', port: {}}}\n---\n\
+         acl: {{name: default, rules: [{{permission: allow, ipaddr: 127.0.0.1/32, topics: [four]}}, \
+         {{permission: allow, ipaddr: '::1/128', topics: [six]}}]}}\n",
+        four.port()
+    );
+    let _broker = Broker::serve(four, &documents, &[]);
+    for (address, granted) in [(four, [1, 0x87]), (six, [0x87, 1])] {
+        let mut client = super::client::Client::new(address, "c").connected();
+        assert_eq!(["four", "six"].map(|filter| client.subscribe(filter)), granted, "{address}");
+    }
 }
