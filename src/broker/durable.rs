@@ -1,11 +1,13 @@
 //! What a core does for durability: it tells changes as records, and holds back what a client may only be told once they
 //! are on disk.
 
+use std::collections::VecDeque;
+
 use super::core::Core;
 use super::inflight::{Awaits, Delivery, Sent};
 use super::journal::{Once, Part};
 use super::limits::RECORDS_HIGH_BYTES;
-use super::link::Item;
+use super::link::{Item, RANKS, Wait};
 use super::message::Message;
 use super::record::{Fields, Key, Kind, RecordBatch, RecordId};
 use super::session::{Queued, SpaceId};
@@ -36,8 +38,8 @@ impl Core {
     pub(super) fn settle_turns(&mut self) {
         self.settle_links();
         let links = &self.links;
-        let place = |shard: u16| links.get(usize::from(shard)).map_or(u64::MAX, |link| link.stored);
-        let Some(settled) = self.journal.settle(place) else { return };
+        let is_there = |wait: &Wait| links[usize::from(wait.shard)].stored[wait.rank] >= wait.place;
+        let Some(settled) = self.journal.settle(is_there) else { return };
         while let Some(&(number, id)) = self.journal.holding.front()
             && number <= settled
         {
@@ -55,20 +57,21 @@ impl Core {
 
     /// Finds how far what other shards sent is durable.
     fn settle_links(&mut self) {
-        if self.links.iter().all(|link| link.storing.is_empty()) {
+        if self.links.iter().flat_map(|link| &link.storing).all(VecDeque::is_empty) {
             return;
         }
-        let stored: Vec<u64> = self.links.iter().map(|link| link.stored).collect();
-        let is_there =
-            |&(shard, place): &(u16, u64)| stored.get(usize::from(shard)).is_none_or(|stored| *stored >= place);
+        let stored: Vec<[u64; RANKS]> = self.links.iter().map(|link| link.stored).collect();
+        let is_there = |wait: &Wait| stored[usize::from(wait.shard)][wait.rank] >= wait.place;
         for link in &mut self.links {
-            while let Some(first) = link.storing.front()
-                && self.journal.is_stored(first.batch)
-                && first.until.iter().all(is_there)
-            {
-                link.their_stored = first.end;
-                link.owes_notice = true;
-                link.storing.pop_front();
+            for (storing, their_stored) in link.storing.iter_mut().zip(&mut link.their_stored) {
+                while let Some(first) = storing.front()
+                    && self.journal.is_stored(first.batch)
+                    && first.until.iter().all(is_there)
+                {
+                    *their_stored = first.end;
+                    link.owes_notice = true;
+                    storing.pop_front();
+                }
             }
         }
     }
@@ -109,12 +112,13 @@ impl Core {
         }
     }
 
-    /// A message for another shard may be recorded there, or farther on: this turn waits for it.
-    pub(super) fn depend_on(&mut self, to: ShardId, kept: bool) {
-        if self.journal.on && (self.journal.somebody || kept) {
+    /// A message for another shard, just put on its link with `rank`, may be recorded there, or farther on: this turn waits
+    /// for it. Only a message that is returned a second time, because two members left at once, is not waited for.
+    pub(super) fn depend_on(&mut self, to: ShardId, rank: usize, kept: bool) {
+        if self.journal.on && (self.journal.somebody || kept) && self.journal.may_wait_for(rank) {
             let link = &mut self.links[usize::from(to.0)];
-            link.batch.asks_stored = true;
-            self.journal.wait_for(to.0, link.sent);
+            link.batch.asks_stored[rank] = true;
+            self.journal.wait_for(Wait { shard: to.0, rank, place: link.sent });
         }
     }
 

@@ -46,7 +46,9 @@ impl Core {
         let Some(link) = self.links.get_mut(usize::from(from.0)) else { return };
         link.taken = link.taken.max(batch.taken);
         link.settled = link.settled.max(batch.settled);
-        link.stored = link.stored.max(batch.stored);
+        for (stored, told) in link.stored.iter_mut().zip(batch.stored) {
+            *stored = told.max(*stored);
+        }
         link.held.push_back(batch);
         if link.sent - link.taken <= LINK_HIGH_BYTES / 2 {
             let waiters = std::mem::take(&mut link.waiters);
@@ -102,8 +104,6 @@ impl Core {
     fn work_off(&mut self, from: ShardId, now: Millis) {
         let place = usize::from(from.0);
         while let Some(mut batch) = self.links[place].held.pop_front() {
-            // What is sent on because of this batch is the sender's to wait for, not this shard's clients'.
-            let own = self.journal.swap_until(std::mem::take(&mut batch.stored_until));
             while self.link_budget > 0
                 && self.is_ripe(&batch)
                 && let Some(item) = batch.items.pop_front()
@@ -111,10 +111,9 @@ impl Core {
                 let before = self.work;
                 self.links[place].received += item.bytes();
                 batch.sent_on |= matches!(&item, Item::Publish(Crossing { hop: Hop::Owner { .. }, .. }));
-                self.on_item(from, item, &batch.bytes, now);
+                self.on_item_of(&mut batch, from, item, now);
                 self.link_budget = self.link_budget.saturating_sub(self.work.saturating_sub(before));
             }
-            batch.stored_until = self.journal.swap_until(own);
             if !batch.items.is_empty() {
                 return self.links[place].held.push_front(batch);
             }
@@ -123,11 +122,20 @@ impl Core {
             link.received = batch.end;
             link.onward.push_back(Onward { end: batch.end, until });
             link.owes_notice |= batch.asks_notice;
-            if batch.asks_stored {
-                let (end, until) = (batch.end, batch.stored_until);
-                link.storing.push_back(Storing { end, batch: self.journal.unstored(), until });
+            let (end, unstored) = (batch.end, self.journal.unstored());
+            for (rank, until) in batch.stored_until.into_iter().enumerate().filter(|(rank, _)| batch.asks_stored[*rank])
+            {
+                link.storing[rank].push_back(Storing { end, batch: unstored, until });
             }
         }
+    }
+
+    /// What is sent on because of an item is its sender's to wait for, not this shard's clients'.
+    fn on_item_of(&mut self, batch: &mut Batch, from: ShardId, item: Item, now: Millis) {
+        let Some(rank) = item.rank() else { return self.on_item(from, item, &batch.bytes, now) };
+        let own = self.journal.swap_until(std::mem::take(&mut batch.stored_until[rank]), Some(rank));
+        self.on_item(from, item, &batch.bytes, now);
+        batch.stored_until[rank] = self.journal.swap_until(own, None);
     }
 
     fn on_item(&mut self, from: ShardId, item: Item, bytes: &[u8], now: Millis) {
@@ -160,7 +168,7 @@ impl Core {
             }
             Item::Leave { group, session } => self.leave(&group, from, session),
             Item::Readiness { group, session, readiness } => self.set_readiness(&group, from, session, readiness),
-            Item::Assign { session, message, delivery, origin, may_return } => {
+            Item::Assign { session, message, delivery, origin, may_return, .. } => {
                 self.assigned(session, &message, delivery, origin, may_return, now);
             }
             Item::Return { group, message } => self.redeliver(&group, &message, now),

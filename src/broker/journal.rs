@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use hashbrown::{HashMap, HashSet};
 
 use super::connection::Origin;
+use super::link::Wait;
 use super::record::{Fields, Key, RecordBatch, RecordId};
 use super::{ConnId, Millis};
 use crate::mqtt::PacketId;
@@ -58,8 +59,8 @@ struct Turn {
     number: u64,
     /// Bytes of its records; 0: nothing for the disk.
     bytes: u64,
-    /// Other shards, and how far each must have settled what it was sent.
-    until: Vec<(u16, u64)>,
+    /// How far other shards must have settled what they were sent.
+    until: Vec<Wait>,
 }
 
 #[derive(Debug, Default)]
@@ -76,7 +77,9 @@ pub(super) struct Journal {
     step: u64,
     number: u64,
     bytes: Vec<u8>,
-    until: Vec<(u16, u64)>,
+    until: Vec<Wait>,
+    /// The rank of the item from another shard that is being worked off.
+    rank: Option<usize>,
     turns: VecDeque<Turn>,
     /// The newest batch of records that was handed over, and the newest that is on disk.
     handed: u64,
@@ -132,13 +135,18 @@ impl Journal {
         super::record::append_record(&mut self.bytes, key, None);
     }
 
-    /// What this turn brings forth waits until shard `to` has settled its link up to `place`.
-    pub(super) fn wait_for(&mut self, to: u16, place: u64) {
+    /// What this turn, or the item that is being worked off, brings forth waits until another shard has come that far.
+    pub(super) fn wait_for(&mut self, wait: Wait) {
         self.dependencies += 1;
-        match self.until.iter_mut().find(|(shard, _)| *shard == to) {
-            Some((_, until)) => *until = place,
-            None => self.until.push((to, place)),
+        match self.until.iter_mut().find(|known| (known.shard, known.rank) == (wait.shard, wait.rank)) {
+            Some(known) => known.place = wait.place,
+            None => self.until.push(wait),
         }
+    }
+
+    /// Whether what comes now of what is being worked off can be waited for: it is of a higher rank.
+    pub(super) fn may_wait_for(&self, rank: usize) -> bool {
+        self.rank.is_none_or(|cause| cause < rank)
     }
 
     /// The newest turn that is not settled; `None`: all are, and this one has nothing to wait for.
@@ -164,8 +172,9 @@ impl Journal {
         batch <= self.stored
     }
 
-    /// Puts other waits in the place of this turn's.
-    pub(super) fn swap_until(&mut self, until: Vec<(u16, u64)>) -> Vec<(u16, u64)> {
+    /// Puts other waits in the place of this turn's, while an item of `rank` is worked off.
+    pub(super) fn swap_until(&mut self, until: Vec<Wait>, rank: Option<usize>) -> Vec<Wait> {
+        self.rank = rank;
         std::mem::replace(&mut self.until, until)
     }
 
@@ -196,11 +205,11 @@ impl Journal {
 
     /// Finds which turns are settled, by how far each other shard has settled its link. Answers with the newest number
     /// where there is a newer one.
-    pub(super) fn settle(&mut self, settled_link: impl Fn(u16) -> u64) -> Option<u64> {
+    pub(super) fn settle(&mut self, has_settled: impl Fn(&Wait) -> bool) -> Option<u64> {
         let before = self.settled;
         while let Some(turn) = self.turns.front() {
             let on_disk = turn.bytes == 0 || turn.number <= self.stored;
-            if !on_disk || turn.until.iter().any(|&(shard, place)| settled_link(shard) < place) {
+            if !on_disk || !turn.until.iter().all(&has_settled) {
                 break;
             }
             self.settled = turn.number;
@@ -249,19 +258,20 @@ mod tests {
     fn a_turn_settles_with_its_records_and_with_what_it_sent_away() {
         let mut journal = journal();
         assert_eq!((journal.unsettled(), journal.end_turn()), (None, None));
+        let wait = |place| Wait { shard: 0, rank: 1, place };
         record(&mut journal);
-        journal.wait_for(0, 70);
+        journal.wait_for(wait(70));
         assert_eq!(journal.unsettled(), Some(1));
         let batch = journal.end_turn().expect("it has a record");
         assert_eq!((batch.number, batch.records().count()), (1, 1));
         // A turn without records waits for the other shard alone, and for the turns before it.
-        journal.wait_for(0, 90);
+        journal.wait_for(wait(90));
         assert_eq!((journal.end_turn(), journal.unsettled()), (None, Some(2)));
-        assert_eq!(journal.settle(|_| 90), None, "the first is not on disk");
+        assert_eq!(journal.settle(|wait| wait.place <= 90), None, "the first is not on disk");
         journal.stored(1);
-        assert_eq!(journal.settle(|_| 69), None, "the other shard has not settled");
-        assert_eq!(journal.settle(|_| 70), Some(1));
-        assert_eq!(journal.settle(|_| 90), Some(2));
+        assert_eq!(journal.settle(|wait| wait.place <= 69), None, "the other shard has not settled");
+        assert_eq!(journal.settle(|wait| wait.place <= 70), Some(1));
+        assert_eq!(journal.settle(|wait| wait.place <= 90), Some(2));
         assert_eq!((journal.unsettled(), journal.backlog_bytes()), (None, 0));
     }
 

@@ -18,6 +18,15 @@ use crate::mqtt::ProtocolVersion;
 /// What an item counts for on a link beside its bytes.
 const ITEM_BYTES: u64 = 32;
 
+/// How far from its publisher an item is, by [`Item::rank`]: what is durable of a link is counted for each rank apart, for
+/// what comes of an item is of a higher rank. So an answer waits for higher ranks alone, and nobody waits in a circle.
+pub(super) const RANKS: usize = 5;
+pub(super) const RANK_OWNER: usize = 0;
+pub(super) const RANK_LAST: usize = 1;
+pub(super) const RANK_ASSIGN: usize = 2;
+pub(super) const RANK_RETURN: usize = 3;
+pub(super) const RANK_ASSIGN_AGAIN: usize = 4;
+
 /// Work for another shard, in order; made by `Core::take_batch`, taken by `Core::deliver_batch` over there.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -34,12 +43,20 @@ pub struct Batch {
     pub(super) asks_notice: bool,
     /// At its receiver: some of it was sent on to others.
     pub(super) sent_on: bool,
-    /// The sender wants to hear of it when what came of this is durable.
-    pub(super) asks_stored: bool,
+    /// The sender wants to hear of it when what came of its items of a rank is durable.
+    pub(super) asks_stored: [bool; RANKS],
     /// How far what came from the receiver is durable, and what was sent on because of it.
-    pub(super) stored: u64,
-    /// At its receiver: other shards that something was sent on to, and how far each must have stored.
-    pub(super) stored_until: Vec<(u16, u64)>,
+    pub(super) stored: [u64; RANKS],
+    /// At its receiver: other shards that something was sent on to because of its items of a rank.
+    pub(super) stored_until: [Vec<Wait>; RANKS],
+}
+
+/// Another shard has to have stored what it was sent of a rank, up to a place of the link.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wait {
+    pub(super) shard: u16,
+    pub(super) rank: usize,
+    pub(super) place: u64,
 }
 
 /// What the receiver of a PUBLISH does with it.
@@ -104,6 +121,8 @@ pub(super) enum Item {
         origin: Origin,
         /// The owner took the member for ready: if it is not, another one is to have the message.
         may_return: bool,
+        /// Another member has returned it.
+        again: bool,
     },
     /// A member went before it took the message: another one is to have it.
     Return {
@@ -164,8 +183,8 @@ pub(super) struct LateSync {
     pub(super) until: Vec<u64>,
 }
 
-/// What came with a batch and is not durable. It waits for nothing that has another cause: else two shards whose clients
-/// publish to each other would wait in a circle.
+/// What came of a batch's items of one rank and is not durable. It waits for nothing that has another cause: else two
+/// shards whose clients publish to each other would wait in a circle.
 #[derive(Debug)]
 pub(super) struct Storing {
     /// Where the link that it came by stood after it.
@@ -173,7 +192,7 @@ pub(super) struct Storing {
     /// The batch of records that it left here; 0: none.
     pub(super) batch: u64,
     /// Other shards that it was sent on to, and how far each must have stored.
-    pub(super) until: Vec<(u16, u64)>,
+    pub(super) until: Vec<Wait>,
 }
 
 /// This end of a link.
@@ -193,11 +212,11 @@ pub(super) struct Link {
     /// The same of what came from the other end, and what is not settled of it yet.
     pub(super) their_settled: u64,
     pub(super) onward: VecDeque<Onward>,
-    /// How far what was put on the link is durable wherever it had to be.
-    pub(super) stored: u64,
+    /// How far what was put on the link is durable wherever it had to be, by rank.
+    pub(super) stored: [u64; RANKS],
     /// The same of what came from the other end, and what is not durable of it.
-    pub(super) their_stored: u64,
-    pub(super) storing: VecDeque<Storing>,
+    pub(super) their_stored: [u64; RANKS],
+    pub(super) storing: [VecDeque<Storing>; RANKS],
     /// The other end is to hear how far things are, though there be nothing else to say.
     pub(super) owes_notice: bool,
     /// Where our links stood when somebody over there last joined a group that is owned here: by then every shard had been
@@ -219,6 +238,18 @@ impl Item {
             // It is put there as the batch leaves, past all bounds.
             Self::Taken => 0,
             _ => ITEM_BYTES,
+        }
+    }
+
+    /// What it is on the way from a publisher to a receiver; `None`: nothing.
+    pub(super) fn rank(&self) -> Option<usize> {
+        match self {
+            Self::Publish(Crossing { hop: Hop::Owner { .. }, .. }) => Some(RANK_OWNER),
+            Self::Publish(Crossing { hop: Hop::Last { .. }, .. }) => Some(RANK_LAST),
+            Self::Assign { again: false, .. } => Some(RANK_ASSIGN),
+            Self::Return { .. } => Some(RANK_RETURN),
+            Self::Assign { again: true, .. } => Some(RANK_ASSIGN_AGAIN),
+            _ => None,
         }
     }
 }

@@ -6,7 +6,7 @@ use super::connection::Origin;
 use super::inflight::Delivery;
 use super::journal::{Once, Part};
 use super::limits::{INCOMING_QOS2_MAX, LINK_HIGH_BYTES};
-use super::link::{Crossing, Hop, Item};
+use super::link::{Crossing, Hop, Item, RANK_LAST, RANK_OWNER};
 use super::message::expires_at;
 use super::record::RecordId;
 use super::session::SpaceId;
@@ -360,7 +360,7 @@ impl Core {
             self.pause(origin);
         }
         if self.journal.on && view.publish.qos > QoS::AtMostOnce {
-            self.depend_on(to, !is_last && durable);
+            self.depend_on(to, if is_last { RANK_LAST } else { RANK_OWNER }, !is_last && durable);
         }
     }
 

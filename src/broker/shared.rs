@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::connection::{Connection, Origin};
 use super::inflight::Delivery;
 use super::limits::{GROUP_MEMBERS_MAX, PENDING_WRITE_HIGH_BYTES};
-use super::link::Item;
+use super::link::{Item, RANK_ASSIGN, RANK_ASSIGN_AGAIN, RANK_RETURN};
 use super::message::Message;
 use super::record::RecordId;
 use super::session::{Queued, Session, SessionRef};
@@ -184,9 +184,9 @@ impl Core {
         } else {
             let may_return = !again && member.readiness == Readiness::Ready && group.members.len() > 1;
             let (session, message, origin) = (member.session, view.store().unrecorded(), view.origin);
-            let item = Item::Assign { session, message, delivery, origin, may_return };
+            let item = Item::Assign { session, message, delivery, origin, may_return, again };
             self.links[usize::from(member.shard.0)].push(item);
-            self.depend_on(member.shard, false);
+            self.depend_on(member.shard, if again { RANK_ASSIGN_AGAIN } else { RANK_ASSIGN }, false);
         }
     }
 
@@ -229,7 +229,7 @@ impl Core {
             self.redeliver(key, &message, now);
         } else {
             self.links[usize::from(owner.0)].push(Item::Return { group: Arc::clone(key), message });
-            self.depend_on(owner, false);
+            self.depend_on(owner, RANK_RETURN, false);
         }
     }
 

@@ -146,13 +146,19 @@ impl Node {
     /// could be delivered next. Returns false where there is none.
     pub fn step(&mut self, choose: impl FnOnce(usize) -> usize) -> bool {
         self.collect();
+        let delivered = self.deliver_one(choose);
+        self.collect();
+        delivered
+    }
+
+    /// Delivers one of the batches on their way, if there is any; what comes of it is not collected yet.
+    pub fn deliver_one(&mut self, choose: impl FnOnce(usize) -> usize) -> bool {
         let waiting: Vec<_> = self.pairs().filter(|&(from, to)| !self.on_the_way[from][to].is_empty()).collect();
         if waiting.is_empty() {
             return false;
         }
         let (from, to) = waiting[choose(waiting.len()) % waiting.len()];
         self.deliver(from, to);
-        self.collect();
         true
     }
 
@@ -168,7 +174,7 @@ impl Node {
     }
 
     /// What a shard does at the end of a turn of its loop: flush, close, read on, hand over.
-    fn collect(&mut self) {
+    pub fn collect(&mut self) {
         for shard in 0..self.cores.len() {
             loop {
                 let (mut dirty, mut closing, mut resumed) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,9 +1,11 @@
 //! What was acknowledged is never lost: clients and the checker of what they saw, against cores in memory whose disk
 //! forgets, and against a real process that is killed.
 //!
-//! `history`: the checker; `actor`: the clients; `memory`: cores and a disk in memory, seeded; `process`: `kill -9`.
+//! `history`: the checker; `actor`: the clients; `memory`: cores and a disk in memory, seeded; `process`: `kill -9`;
+//! `circle`: shards that wait for each other's disks.
 
 mod actor;
+mod circle;
 mod history;
 mod memory;
 mod process;
