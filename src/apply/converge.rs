@@ -176,7 +176,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let socket = if !restarts && self.has_socket(&key, &options, live) || self.keeps_unix_socket(&key, live) {
             None
         } else {
-            Some(self.plane.bind(&key, &options).map_err(|e| bind_failure(&*self.plane, &key, &e))?)
+            Some(self.bind(&key, &options)?)
         };
         if known.is_none() {
             self.next_id += 1;
@@ -191,6 +191,20 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             certificate_expires_at: tls::expires_at(&effective.endpoint, files),
             step,
         })
+    }
+
+    fn bind(&self, key: &SocketKey, options: &SocketOptions) -> Result<P::Socket, Failure> {
+        let error = match self.plane.bind(key, options) {
+            Ok(socket) => return Ok(socket),
+            Err(error) => error,
+        };
+        let in_use = error.kind() == std::io::ErrorKind::AddrInUse;
+        let holder = if in_use { self.plane.holder(key) } else { None };
+        match holder {
+            // Who had it may have gone while it was looked for.
+            None if in_use => self.plane.bind(key, options).map_err(|error| bind_failure(key, &error, None)),
+            holder => Err(bind_failure(key, &error, holder.as_deref())),
+        }
     }
 
     /// Whether a live socket of ours, whoever has it now, is what is wanted.
@@ -355,10 +369,10 @@ fn needs_preparation(action: &Action) -> bool {
     }
 }
 
-fn bind_failure(plane: &impl Plane, key: &SocketKey, e: &std::io::Error) -> Failure {
+fn bind_failure(key: &SocketKey, e: &std::io::Error, holder: Option<&str>) -> Failure {
     let (reason, cause) = match e.kind() {
         std::io::ErrorKind::AddrInUse => {
-            let holder = plane.holder(key).map_or_else(String::new, |holder| format!(" by {holder}"));
+            let holder = holder.map_or_else(String::new, |holder| format!(" by {holder}"));
             (Reason::AddressInUse, format!("the address is in use{holder}; it is tried again until it is free"))
         }
         std::io::ErrorKind::AddrNotAvailable => (Reason::BindFailed, "this machine has no such address".to_owned()),

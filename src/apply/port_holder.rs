@@ -14,13 +14,7 @@ const STATE_LISTEN: &str = "0A";
 /// `process 4711 (nginx)`, where a process can be found that listens where `key` wants to.
 pub(super) fn describe(key: &SocketKey) -> Option<String> {
     let SocketKey::Tcp(_) = key else { return None };
-    let inodes: BTreeSet<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .into_iter()
-        .filter_map(|table| fs::read_to_string(table).ok())
-        .flat_map(|table| listeners(&table))
-        .filter(|(address, _)| SocketKey::Tcp(*address).overlaps(key))
-        .map(|(_, inode)| format!("socket:[{inode}]"))
-        .collect();
+    let inodes = listening_at(key);
     if inodes.is_empty() {
         return None;
     }
@@ -39,7 +33,19 @@ pub(super) fn describe(key: &SocketKey) -> Option<String> {
             return Some(format!("process {pid} ({})", name.trim_end()));
         }
     }
-    Some("a process that is not ours to see".to_owned())
+    // It may have closed the socket meanwhile.
+    (!inodes.is_disjoint(&listening_at(key))).then(|| "a process that is not ours to see".to_owned())
+}
+
+/// The sockets that listen where `key` wants to, as /proc/PID/fd names them.
+fn listening_at(key: &SocketKey) -> BTreeSet<String> {
+    ["/proc/net/tcp", "/proc/net/tcp6"]
+        .into_iter()
+        .filter_map(|table| fs::read_to_string(table).ok())
+        .flat_map(|table| listeners(&table))
+        .filter(|(address, _)| SocketKey::Tcp(*address).overlaps(key))
+        .map(|(_, inode)| format!("socket:[{inode}]"))
+        .collect()
 }
 
 /// Listening sockets and their inodes: `sl local_address rem_address st tx:rx tr:when retrnsmt uid timeout inode`.

@@ -403,7 +403,14 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     fn accept(&mut self, loaded: Loaded, declared: Declared, kept: BTreeMap<Name, String>) {
-        self.suspended = declared.reconcile.suspend;
+        if self.suspended != declared.reconcile.suspend {
+            self.suspended = declared.reconcile.suspend;
+            if self.suspended {
+                tracing::warn!("`reconcile: {{suspend: true}}` is declared: nothing is applied until it is taken out");
+            } else {
+                tracing::info!("reconciliation goes on");
+            }
+        }
         self.refusals = loaded.refusals;
         for (name, why) in kept.iter().filter(|(name, why)| self.kept.get(*name) != Some(why)) {
             tracing::warn!(endpoint = %name, "kept although its document is gone: {why}");

@@ -10,6 +10,7 @@ use super::query::Query;
 use super::router::App;
 use super::{ClusterNode, State};
 use crate::apply::Phase;
+use crate::config::{Diagnostic, Kind};
 
 /// `GET /api/system/health`: whether this broker does what it is declared to do.
 pub(super) fn health(app: &App, _: &Query) -> Reply {
@@ -30,6 +31,7 @@ fn checks(state: &State) -> Vec<Value> {
     let check = |name: &str, ok: bool, message: &str| json!({"check": name, "ok": ok, "message": message});
     let listening = named(state, "unhealthy");
     let as_declared = named(state, "degraded");
+    let refused = refused_documents(state);
     let (serving, phase) = match state.phase {
         Phase::Starting => (false, "no declaration is applied yet"),
         Phase::Serving => (true, "a declaration is applied"),
@@ -43,10 +45,24 @@ fn checks(state: &State) -> Vec<Value> {
     vec![
         check("Serving", serving, phase),
         source,
+        check("DocumentsAccepted", refused.is_empty(), &refused),
         check("EndpointsListening", listening.is_empty(), &listening),
         check("EndpointsAsDeclared", as_declared.is_empty(), &as_declared),
         check("NotSuspended", !state.suspended, suspended),
     ]
+}
+
+/// What is wrong in documents that are no endpoint's, or nobody's; an endpoint's own is told with it.
+fn refused_documents(state: &State) -> String {
+    const SHOWN_MAX: usize = 3;
+    let of_endpoint = |found: &Diagnostic| found.identity.as_ref().is_some_and(|id| id.kind == Kind::Endpoint);
+    let errors = state.diagnostics.iter().filter(|found| found.is_error() && !of_endpoint(found));
+    let mut shown: Vec<String> = errors.clone().take(SHOWN_MAX).map(ToString::to_string).collect();
+    match errors.count().saturating_sub(SHOWN_MAX) {
+        0 => {}
+        more => shown.push(format!("and {more} more")),
+    }
+    shown.join("; ")
 }
 
 /// The endpoints of this health, for a person.

@@ -81,11 +81,12 @@ function showHead(system, source, nodes) {
   $("trouble").hidden = !said;
 }
 
-const NAMING = new Set(["EndpointsListening", "EndpointsAsDeclared"]); // their message is the endpoints' names
+const NAMING = new Set(["DocumentsAccepted", "EndpointsListening", "EndpointsAsDeclared"]); // their message says which
 
 const CHECKS = {
   Serving: "Not serving",
   SourceReadable: "The source cannot be read",
+  DocumentsAccepted: "A document is refused",
   EndpointsListening: "An endpoint is down",
   EndpointsAsDeclared: "An endpoint is not as declared",
   NotSuspended: "Reconciling is suspended",

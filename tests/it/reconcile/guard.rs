@@ -90,6 +90,7 @@ fn while_it_is_suspended_nothing_is_applied() {
     broker.until_listening("e");
     broker.write("reconcile.yaml", "reconcile: {suspend: true}\n");
     broker.until("it says so", || broker.get("/api/source")["suspended"] == true);
+    assert!(broker.log().contains("nothing is applied until it is taken out"), "{}", broker.log());
     broker.write("e.yaml", &endpoint("e", other, ""));
     broker.write("new.yaml", &endpoint("new", ports::free(), ""));
     let before = broker.get("/api/source")["attemptedRevision"].clone();

@@ -72,6 +72,25 @@ fn a_start_on_an_empty_mount_deletes_nothing() {
 }
 
 #[test]
+fn what_is_wrong_with_a_document_of_no_endpoint_is_told_too() {
+    let port = ports::free();
+    let broker = Broker::start(&[("e.yaml", &endpoint("e", port, "")), ("ban.yaml", "ban: {name: b, entries: []}\n")]);
+    broker.until_listening("e");
+    let checked = || {
+        let health = broker.get("/api/system/health");
+        let check = health["checks"].as_array().and_then(|all| all.iter().find(|c| c["check"] == "DocumentsAccepted"));
+        check.map_or_else(String::new, |check| format!("{} {}", check["ok"], check["message"].as_str().unwrap_or("")))
+    };
+    assert_eq!(checked(), "true ");
+    broker.write("ban.yaml", "ban: {name: b, entries: [{user: x}]}\n");
+    broker.until("it is told", || checked().contains("ban.yaml:1:"));
+    broker.write("ban.yaml", "{");
+    broker.until("and that it is no YAML", || checked().contains("not YAML"));
+    broker.write("ban.yaml", "ban: {name: b, entries: []}\n");
+    broker.until("it is mended", || checked() == "true " && broker.log().contains("no longer so"));
+}
+
+#[test]
 fn an_accepted_deletion_outlives_a_restart() {
     let (stays, goes) = (ports::free(), ports::free());
     let mut broker =
