@@ -197,8 +197,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             return (false, Reason::BadFile, message.clone());
         }
         match subject.declared {
-            Some(endpoint) => self.missing_document(endpoint),
-            None => (true, Reason::AsDeclared, String::new()),
+            // What runs nowhere here refuses nobody.
+            Some(endpoint) if endpoint.enabled && self.options.node.holds(endpoint) => self.missing_document(endpoint),
+            Some(_) | None => (true, Reason::AsDeclared, String::new()),
         }
     }
 

@@ -124,7 +124,7 @@ pub(super) fn cluster_status(app: &App, _: &Query) -> Reply {
 pub(super) fn cluster_nodes(app: &App, _: &Query) -> Reply {
     let state = app.view.state();
     let nodes: &Vec<ClusterNode> = &state.nodes;
-    Ok(json!({"nodes": nodes, "total": nodes.len()}))
+    Ok(json!({"nodes": nodes, "total": nodes.len(), "trouble": state.membership_trouble}))
 }
 
 /// What the kernel says of this process; nothing is made up where it does not.

@@ -5,6 +5,7 @@
 
 mod access;
 mod client;
+mod clients;
 mod docs;
 mod fake;
 mod golden;

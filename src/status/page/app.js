@@ -48,7 +48,7 @@ async function refresh() {
       showDiagnostics(plan.diagnostics);
       showHistory(history.entries);
       showSource(source);
-      showNodes(nodes.nodes);
+      showNodes(nodes.nodes, nodes.trouble);
       showTiles();
     } while (again);
   } catch (error) {
@@ -377,7 +377,8 @@ function showSource(source) {
   });
 }
 
-function showNodes(nodes) {
+function showNodes(nodes, trouble) {
+  $("nodes-note").textContent = trouble ? `The others are shown as they were last known: ${trouble}` : "";
   show($("nodes"), nodes, () =>
     nodes.map((node) =>
       el("tr", {},

@@ -221,4 +221,18 @@ async fn a_trace_shows_packets_and_no_payload() {
     assert!(known["messagesReceivedPerS"].as_f64().unwrap() > 0.0, "{known}");
     assert_eq!(next()["event"], "end");
     assert!(trace.wait().unwrap().success());
+
+    let mut trace = Command::new(env!("CARGO_BIN_EXE_weir"))
+        .args(["trace", "--client-id", "c1", "--limit", "1", "--payloads"])
+        .args(["--status", &format!("http://{}", broker.status)])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(trace.stdout.take().unwrap()).lines();
+    lines.next().unwrap().unwrap();
+    client.write_all(b"\x30\x09\x00\x03t/1hush").unwrap();
+    let packet = lines.next().unwrap().unwrap();
+    assert!(packet.contains("hush"), "{packet}");
+    assert!(trace.wait().unwrap().success());
 }
