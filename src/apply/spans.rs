@@ -17,6 +17,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// `why`: `reading`, `trouble` or `retry`.
     pub(super) fn begin_pass(&mut self, why: &str, reading: Option<&Reading>) {
         self.tracer.begin("reconcile");
+        if !self.tracer.is_on() {
+            return;
+        }
         if let Some((from, to)) = reading.and_then(|reading| reading.read) {
             self.tracer.done("read", from, to);
         }
@@ -26,6 +29,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     pub(super) fn end_validation(&mut self, step: Step, documents: usize, loaded: &Loaded) {
+        if !self.tracer.is_on() {
+            return;
+        }
         let mut errors = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error());
         let first = errors.next().map(ToString::to_string);
         let count = usize::from(first.is_some()) + errors.count();
@@ -41,6 +47,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
 
     /// The plan is made; what it names is being done from now on.
     pub(super) fn planned(&mut self, planning: Step, plan: &Plan) -> Step {
+        if !self.tracer.is_on() {
+            return Step::NONE;
+        }
         self.tracer.set(planning, "weir.plan", render::summary(plan));
         self.tracer.set(planning, "weir.actions", plan.due().count() + plan.due_bridges().count());
         self.tracer.end(planning);
@@ -48,6 +57,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     pub(super) fn begin_action(&mut self, applying: Step, action: &Action) -> Step {
+        if !self.tracer.is_on() {
+            return Step::NONE;
+        }
         let step = self.tracer.step(applying, format!("endpoint {}", action.kind.as_str()));
         self.tracer.set(step, "weir.endpoint", action.name.as_str());
         if let Some(address) = action.to.as_ref().or(action.from.as_ref()) {
@@ -62,7 +74,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     pub(super) fn begin_bridge_action(&mut self, applying: Step, action: &BridgeAction) -> Step {
-        if action.kind == ActionKind::None {
+        if action.kind == ActionKind::None || !self.tracer.is_on() {
             return Step::NONE;
         }
         let step = self.tracer.step(applying, format!("bridge {}", action.kind.as_str()));
@@ -72,6 +84,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
 
     /// Says what came of the pass, and hands it over.
     pub(super) fn end_pass(&mut self, next: Next) {
+        if !self.tracer.is_on() {
+            return;
+        }
         let (outcome, error) = self.outcome(next);
         let revision = self.source.attempted_revision.clone().unwrap_or_default();
         let applied = self.source.applied_revision.clone().unwrap_or_default();

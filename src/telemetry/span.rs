@@ -87,6 +87,11 @@ impl Tracer {
         Self { queue: Some(queue), ..Self::default() }
     }
 
+    /// Whether a pass is being taken down: what is said of it need not be made otherwise.
+    pub fn is_on(&self) -> bool {
+        self.pass.is_some()
+    }
+
     /// A pass begins. One that has not ended is forgotten.
     pub fn begin(&mut self, name: &str) {
         if self.queue.is_none() {
