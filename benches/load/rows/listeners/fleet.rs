@@ -203,9 +203,7 @@ fn tree(root: u32) -> Result<Vec<u32>> {
 
 const CONFIGURATION: &str = "configuration";
 
-/// `nobody` admits nobody: that is what the second kind of listener answers.
 const WEIR_POLICY: &str = "auth: {name: default, chain: [{anonymous: {}}]}\n---\n\
-     auth: {name: nobody, chain: [{clientCertificate: {username: commonName}}]}\n---\n\
      acl: {name: default, noMatch: deny, rules: [{permission: allow, action: all, topics: [\"#\"]}]}\n";
 
 fn endpoints(dir: &Path) -> PathBuf {
@@ -228,10 +226,11 @@ fn spawn(spec: &Spec, dir: &Path) -> Result<Child> {
 }
 
 fn weir_document(listener: &Listener) -> String {
-    let auth = if listener.answers == Answer::Second { "  auth: nobody\n" } else { "" };
+    // Who is refused for a wrong password too often is refused everywhere, so the second kind refuses a version.
+    let versions = if listener.answers == Answer::Second { "  protocolVersions: [\"5.0\"]\n" } else { "" };
     format!(
         "endpoint:\n  name: {}\n  port: {}\n  host: 127.0.0.1\n  messageMaxSize: 65536\n  maxConnectionSize: 500\n  \
-         maxSessionSize: 200\n{auth}",
+         maxSessionSize: 200\n{versions}",
         listener.name, listener.port
     )
 }

@@ -23,7 +23,7 @@ const HELD: usize = 200;
 const DEBOUNCE_MS: f64 = 200.0;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// After a change that may be refused, until it is looked at what came of it.
-const SETTLED: Duration = Duration::from_secs(4);
+const SETTLED: Duration = Duration::from_secs(6);
 /// For start-up's own work.
 const REST: Duration = Duration::from_secs(4);
 
@@ -65,6 +65,7 @@ struct Trial<'a> {
     declared: Vec<Listener>,
     /// Ports that nothing has yet.
     spare: Vec<u16>,
+    added: usize,
     /// Two whose declaration never changes.
     unaffected: [u16; 2],
 }
@@ -89,7 +90,7 @@ fn run(spec: &Spec) -> Result<Outcome> {
     std::thread::sleep(REST);
 
     let unaffected = [ports[10], ports[LISTENERS - 10]];
-    let mut trial = Trial { fleet, talk, declared, spare: spare.to_vec(), unaffected };
+    let mut trial = Trial { fleet, talk, declared, spare: spare.to_vec(), added: 0, unaffected };
     let held_at = if talk == Talk::Mqtt { unaffected[0] } else { *held_port };
     let held = Held::connect(talk, held_at, HELD)?;
     let _sunk: Vec<_> = if talk == Talk::Mqtt { Vec::new() } else { accept_all(&sink)? };
@@ -114,7 +115,8 @@ impl Trial<'_> {
     /// One more, on a port that was free.
     fn another(&mut self) -> Result<Listener> {
         let port = self.spare.pop().context("no spare port")?;
-        Ok(Listener::new(format!("added-{port}"), port, Answer::First))
+        self.added += 1;
+        Ok(Listener::new(format!("added-{}", self.added), port, Answer::First))
     }
 
     fn change(&mut self, to: Vec<Listener>) -> Result<()> {
@@ -221,7 +223,7 @@ impl Trial<'_> {
         let named = if log.contains(&bad.port.to_string()) { "the port is named" } else { "no port is named" };
         let outage = match refused {
             0 => String::new(),
-            _ => format!("; {refused} connections refused on two others, {:.1} s long", longest_gap.as_secs_f64()),
+            _ => format!("; others refuse for {:.1} s", longest_gap.as_secs_f64()),
         };
         let outcome = self.outcome(port_of(&good)?)?;
         drop(taken);
