@@ -15,7 +15,7 @@ use crate::store::{LastKnownGoodFile, Saved};
 /// Between two looks at what seems to be gone.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Between attempts at what failed: doubled each time, from the first to the second.
-const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 /// How long after a change the last known good is written: a burst of changes is written once.
 const SAVE_AFTER: Duration = Duration::from_millis(500);
 
