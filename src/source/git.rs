@@ -122,6 +122,14 @@ impl Repository {
         }
     }
 
+    /// What may have been meant by a name that stands for nothing: the local branches, the newest first, ten at most.
+    pub(super) fn branches(&self) -> Result<String, GitError> {
+        let listing =
+            ["for-each-ref", "--count=10", "--sort=-committerdate", "--format=%(refname:short)", "refs/heads"];
+        let names = self.run(&listing, None)?;
+        Ok(String::from_utf8_lossy(&names).split_whitespace().collect::<Vec<_>>().join(", "))
+    }
+
     /// Author, time and subject of a commit.
     pub(super) fn commit(&self, id: &str) -> Result<Commit, GitError> {
         let bytes = self.run(&["cat-file", "commit", id], None)?;

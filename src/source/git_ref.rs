@@ -51,9 +51,14 @@ impl GitRefReader {
         }
         let at = format!("{shown} at {}", self.revision);
         let fail = |e: GitError| SourceError::new(format!("{at}: {e}"));
-        let id = repository.resolve(&self.revision).map_err(fail)?.ok_or_else(|| {
-            SourceError::new(format!("{shown}: the repository has no commit called {:?}", self.revision))
-        })?;
+        let Some(id) = repository.resolve(&self.revision).map_err(fail)? else {
+            let branches = repository.branches().map_err(fail)?;
+            let has = if branches.is_empty() { String::new() } else { format!("; its branches: {branches}") };
+            return Err(SourceError::new(format!(
+                "{shown}: the repository has no commit called {:?}{has}",
+                self.revision
+            )));
+        };
         if self.known.as_ref().is_none_or(|(commit, ..)| commit.id != id) {
             if repository.is_absent(&id).map_err(fail)? {
                 return Err(SourceError::new(format!("{shown}: not a directory at {} ({id})", self.revision)));
