@@ -196,7 +196,7 @@ fn a_handshake_under_way_ends_well_when_another_address_takes_over() {
 fn an_overlapping_address_takes_over_without_a_gap() {
     for (name, from, to) in OVERLAPPING {
         let plane = Plane::start(2);
-        let old = plane.listen(&from(0), policy(1));
+        let old = plane.listen(&from(ports::free()), policy(1));
         let port = address(&old).port();
         let target = SocketAddr::from(([127, 0, 0, 1], port));
         let stop = Stop(AtomicBool::new(false));
