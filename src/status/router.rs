@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
@@ -23,6 +23,9 @@ use super::{
     traffic, validate, writes,
 };
 use crate::reconcile::Timestamp;
+
+/// A body of so many times the bound is not read to its end.
+const FLOOD: usize = 4;
 
 /// What the handlers share.
 pub(super) struct App {
@@ -340,16 +343,32 @@ fn documents_expected(headers: &HeaderMap) -> Result<(), Problem> {
 /// The whole body, within the server's bounds of bytes and time.
 async fn receive(app: &App, body: Incoming) -> Result<Bytes, Problem> {
     let most = app.options.max_body_bytes;
-    let collected = tokio::time::timeout(app.options.request_timeout, Limited::new(body, most).collect()).await;
+    let collected = tokio::time::timeout(app.options.request_timeout, collect(body, most)).await;
     match collected {
         Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::new(
+        Ok(Ok(Some(bytes))) => Ok(bytes),
+        Ok(Ok(None)) => Err(Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             format!("the body is larger than {most} bytes; use `weir validate` for sets of that size"),
         )),
         Ok(Err(error)) => Err(Problem::bad_request(format!("the body could not be read: {error}"))),
     }
+}
+
+/// What comes, or `None` where it is more than `most` bytes. The rest of that is read and thrown away, as far as it is no
+/// flood: over HTTP/2, who stops reading takes back its answer, too.
+async fn collect(mut body: Incoming, most: usize) -> Result<Option<Bytes>, hyper::Error> {
+    let (mut kept, mut seen) = (BytesMut::new(), 0_usize);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame?.into_data() else { continue };
+        seen = seen.saturating_add(data.len());
+        if seen <= most {
+            kept.extend_from_slice(&data);
+        } else if seen > most.saturating_mul(FLOOD) {
+            break;
+        }
+    }
+    Ok((seen <= most).then(|| kept.freeze()))
 }
 
 #[cfg(test)]

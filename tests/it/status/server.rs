@@ -98,6 +98,24 @@ async fn http_2_works_with_prior_knowledge() {
 }
 
 #[tokio::test]
+async fn over_http_2_an_oversized_body_is_told_why() {
+    let options = StatusOptions { max_body_bytes: 100_000, ..StatusOptions::default() };
+    let server = fake::serve_with(&fake::Fake::new(), options);
+    let stream = TcpStream::connect(server.local_addr()).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    for _ in 0..3 {
+        let uri = format!("http://{}/api/endpoints/validate", server.local_addr());
+        let body = http_body_util::Full::new(bytes::Bytes::from(vec![b' '; 350_000]));
+        let response = sender.send_request(hyper::Request::post(uri).body(body).unwrap()).await.unwrap();
+        assert_eq!(response.status().as_u16(), 413);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&body).contains("larger than 100000 bytes"));
+    }
+}
+
+#[tokio::test]
 async fn a_connection_serves_many_requests() {
     let server = fake::serve(&fake::Fake::new());
     let one = "GET /livez HTTP/1.1\r\nHost: x\r\n\r\n";
