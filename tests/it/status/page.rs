@@ -153,7 +153,7 @@ async fn the_page_shows_the_broker_and_executes_nothing_of_its_clients() {
     // By keyboard: a client opens in place.
     browser.evaluate("document.querySelector('.opener').focus()").await;
     browser.keys(&["\u{E007}"]).await;
-    browser.until("document.querySelector('.client-detail .facts').textContent.includes('sensor/+/temp')").await;
+    browser.until("document.querySelector('.client-detail')?.textContent.includes('sensor/+/temp')").await;
     browser.until("document.querySelector('#client-rows').textContent.includes('pump⟨U+202E⟩gpj.exe')").await;
     browser.until("document.querySelector('#verdict').textContent.includes('site/spare')").await;
     browser.until("document.querySelector('#diagnostic-list').textContent.includes('did you mean `port`?')").await;
