@@ -192,6 +192,10 @@ impl ListeningSocket {
                 }
                 socket.set_tcp_keepalive(&parameters)?;
             }
+            // What the peer has no room for stays with us, where it is bounded and counted: the kernel would take
+            // megabytes for each peer that does not read, and ten thousand of them bring all sockets of the machine to
+            // the end of its TCP memory, where segments of everybody are dropped.
+            socket.set_tcp_notsent_lowat(UNSENT_MAX_BYTES)?;
             socket.set_tcp_user_timeout(child.user_timeout_ms.map(|ms| Duration::from_millis(u64::from(ms))))?;
         }
         if let Some(bytes) = child.send_buffer_bytes.or(self.options.send_buffer_bytes) {
@@ -203,6 +207,10 @@ impl ListeningSocket {
         Ok(())
     }
 }
+
+/// Bytes that the kernel holds for a peer that has no room for them, above which it takes no more; up to one segment of
+/// 64 KiB may come on top.
+const UNSENT_MAX_BYTES: u32 = 32 << 10;
 
 /// Indices of network interfaces that no machine has: the kernel counts from 1. What is bound to one gets no packet.
 const NO_INTERFACE: [Option<NonZeroU32>; 2] = [NonZeroU32::new(0x7FFF_FFFF), NonZeroU32::new(0x7FFF_FFFE)];
