@@ -62,6 +62,7 @@ impl Rig {
     pub(crate) fn drain(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         self.core.take_dirty(&mut dirty);
+        dirty.extend(std::iter::from_fn(|| self.core.next_in_crowd()));
         for conn in dirty.drain(..) {
             let mut acks = Vec::new();
             if let Some(out) = self.core.out(conn) {

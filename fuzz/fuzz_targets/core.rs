@@ -116,6 +116,7 @@ impl Node {
                     }
                 }
                 self.cores[shard].take_dirty(&mut dirty);
+                dirty.extend(std::iter::from_fn(|| self.cores[shard].next_in_crowd()));
                 self.cores[shard].take_closing(&mut closing);
                 for id in dirty {
                     if let Some(out) = self.cores[shard].out(id) {

@@ -22,8 +22,9 @@ pub(super) struct Connection {
     pub(super) version: ProtocolVersion,
     /// Of mosquitto's kind (3.1.1): its subscriptions have No Local and Retain As Published, which its version cannot ask for.
     pub(super) is_bridge: bool,
-    /// Named in the list of those with something to write.
+    /// Named in the list of those with something to write; and in that of the crowd.
     pub(super) dirty: bool,
+    pub(super) in_crowd: bool,
     /// To be closed once its buffer is written; takes and sends nothing more.
     pub(super) closing: bool,
     /// The client's Receive Maximum; 0 once it was asked to leave.

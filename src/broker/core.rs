@@ -1,18 +1,19 @@
 //! One shard's core: its state, and the interface through which it is driven.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use super::connection::Connection;
 use super::journal::{Journal, Recording};
-use super::limits::DESTINATIONS_MAX;
+use super::limits::{DESTINATIONS_MAX, PROMPT_DELIVERIES};
 use super::link::{LateSync, Link};
 use super::pool::Pool;
 use super::provenance::Rules;
 use super::rate::Lease;
 use super::retained::Retained;
-use super::session::{Session, SessionRef, SpaceId};
+use super::session::{QueuedBytes, Session, SessionRef, SpaceId};
 use super::shared::{Group, GroupKey};
 use super::slab::Slab;
 use super::subscriptions::{GroupId, SessionId, Subscriptions};
@@ -143,6 +144,9 @@ pub struct Core {
     pub(super) counters: Vec<EndpointCounters>,
     pub(super) pool: Pool,
     pub(super) dirty: Vec<ConnId>,
+    pub(super) crowd: VecDeque<ConnId>,
+    /// Deliveries whose receivers are still written to ahead of the crowd.
+    pub(super) prompt_deliveries: usize,
     pub(super) resumed: Vec<ConnId>,
     pub(super) closing: Vec<ConnId>,
     /// Connections that were asked to leave and may have nothing in flight any more.
@@ -153,6 +157,9 @@ pub struct Core {
     pub(super) rules: Rules,
     /// What the out buffers hold together.
     pub(super) buffered_bytes: usize,
+    /// What the queues hold together, and from where on they grow no more.
+    pub(super) queued_bytes: QueuedBytes,
+    pub(super) queued_max_bytes: usize,
     /// Packets taken and deliveries made since the last [`Core::receive`] began.
     pub(super) work: usize,
     /// Work that links may still come to in this turn.
@@ -187,6 +194,8 @@ impl Core {
             counters: Vec::new(),
             pool: Pool::default(),
             dirty: Vec::new(),
+            crowd: VecDeque::new(),
+            prompt_deliveries: PROMPT_DELIVERIES,
             resumed: Vec::new(),
             closing: Vec::new(),
             leaving: Vec::new(),
@@ -194,6 +203,8 @@ impl Core {
             away: AwaySessions::default(),
             rules: Rules::default(),
             buffered_bytes: 0,
+            queued_bytes: QueuedBytes::default(),
+            queued_max_bytes: usize::MAX,
             work: 0,
             link_budget: usize::MAX,
             total_rates: TotalRates::default(),
@@ -218,6 +229,7 @@ impl Core {
     /// under `ConnId::slot`. A refused one (`Err`: bytes of the CONNACK to write before the close) leaves nothing behind.
     pub fn admit(&mut self, admission: Admission<'_>, now: Millis) -> Result<ConnId, Vec<u8>> {
         self.now = now;
+        self.begin_prompt();
         self.admit_client(&admission, now)
     }
 
@@ -233,6 +245,7 @@ impl Core {
         };
         let endpoint = connection.endpoint as usize;
         self.work = 0;
+        self.begin_prompt();
         let mut consumed = 0;
         let mut needs = None;
         while consumed < bytes.len() {
@@ -316,7 +329,7 @@ impl Core {
         }
     }
 
-    /// Connections with something to write since the last call (each once).
+    /// Connections with something to write since the last call (each once), but for the crowd's.
     pub fn take_dirty(&mut self, into: &mut Vec<ConnId>) {
         for &id in &self.dirty {
             if let Some(connection) = self.connections.get_generation(id.slot, id.generation) {
@@ -340,7 +353,7 @@ impl Core {
     pub fn has_pending(&self) -> bool {
         let nothing =
             self.dirty.is_empty() && self.closing.is_empty() && self.resumed.is_empty() && self.leaving.is_empty();
-        !nothing || self.has_more_to_take()
+        !(nothing && self.crowd.is_empty()) || self.has_more_to_take()
     }
 
     /// Connections the core wants closed once their out buffer is flushed (takeover, keep-alive, breach, drain).

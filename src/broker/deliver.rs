@@ -1,6 +1,7 @@
 //! Messages to sessions: sent at once, queued, or dropped by a named bound.
 
 use super::connection::Origin;
+use super::crowd::{QueueBounds, queue_bounds};
 use super::inflight::{Awaits, Delivery, Sent};
 use super::limits::{PAUSE_MAX_MS, PENDING_WRITE_LOW_BYTES, SLOW_FOR_MS};
 use super::message::Message;
@@ -89,16 +90,6 @@ impl Core {
         }
     }
 
-    pub(super) fn mark_dirty(&mut self, slot: u32) {
-        let generation = self.connections.generation(slot);
-        if let Some(connection) = self.connections.get_mut(slot)
-            && !connection.dirty
-        {
-            connection.dirty = true;
-            self.dirty.push(ConnId { slot, generation });
-        }
-    }
-
     fn send_acknowledged(&mut self, to: SessionId, slot: u32, delivery: Delivery, view: &mut View<'_>, now: Millis) {
         let Some(session) = self.sessions.get_mut(to) else { return };
         let packet_id = session.inflight.allocate();
@@ -146,20 +137,21 @@ impl Core {
     fn enqueue(&mut self, to: SessionId, delivery: Delivery, view: &mut View<'_>, now: Millis) {
         let durable = delivery.qos > QoS::AtMostOnce && self.sessions.get(to).is_some_and(|s| s.durable.is_some());
         let message = if durable { self.message_for_record(view, delivery.qos) } else { view.store() };
-        self.enqueue_message(to, Queued { message, delivery, retained: false }, view.origin, now);
+        let queued = Queued { message, delivery, retained: false, sharers: view.receivers() };
+        self.enqueue_message(to, queued, view.origin, now);
     }
 
     /// Queues a message to its bound; beyond it, what the endpoint declares goes.
     pub(super) fn enqueue_message(&mut self, to: SessionId, mut queued: Queued, origin: Origin, now: Millis) {
         let Some(session) = self.sessions.get_mut(to) else { return };
         let owner = session.durable.as_ref().map(|durable| durable.id);
-        let limits = &session.policy.limits;
-        let (messages, bytes) = (limits.max_queued_messages, limits.max_queued_bytes);
         let size = queued.message.size() as u64;
+        let QueueBounds { messages, bytes } =
+            queue_bounds(session, size, self.queued_bytes.get() > self.queued_max_bytes);
         let over = |queue: &super::session::Queue| queue.counted() >= messages || queue.bytes() + size > bytes;
         let mut dropped = Vec::new();
         if !queued.retained && over(&session.queue) {
-            if limits.queue_overflow == QueueOverflow::DropOldest {
+            if session.policy.limits.queue_overflow == QueueOverflow::DropOldest {
                 while over(&session.queue)
                     && let Some(oldest) = session.queue.drop_oldest()
                 {
@@ -275,6 +267,8 @@ impl Core {
         let (session, has_waiters) = (connection.session, !connection.waiters.is_empty());
         let queued = self.sessions.get(session).is_some_and(|s| !s.queue.is_empty());
         if queued {
+            // It had so much to take that the rest had to line up: others come first.
+            self.prompt_deliveries = 0;
             self.pump(session, now);
         }
         if has_waiters {

@@ -68,6 +68,7 @@ impl Core {
     pub fn begin_turn(&mut self, work: usize, now: Millis) {
         let was_spent = self.link_budget == 0;
         self.link_budget = work;
+        self.begin_prompt();
         if was_spent {
             self.now = now;
             while let Some(other) = self.next_ripe() {

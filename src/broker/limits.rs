@@ -19,6 +19,10 @@ pub const BUFFERED_MAX_BYTES: usize = 256 << 20;
 pub const CROWDED_WRITE_HIGH_BYTES: usize = 16 << 10;
 /// In place of [`PENDING_WRITE_MAX_BYTES`] then.
 pub const CROWDED_WRITE_MAX_BYTES: usize = 64 << 10;
+/// What a session's queue may hold in place of what is declared, where all queues together are at the node's bound; one
+/// that holds more already keeps it, and grows no more.
+pub const CROWDED_QUEUED_MESSAGES: u32 = 100;
+pub const CROWDED_QUEUED_BYTES: u64 = 64 << 10;
 /// The longest a publisher is paused for one slow subscriber.
 pub const PAUSE_MAX_MS: Millis = 200;
 /// How long a subscriber that outlasted a pause counts as slow: nobody pauses for it.
@@ -32,6 +36,8 @@ pub const CLIENT_ID_MAX_BYTES: usize = 4096;
 pub const INCOMING_QOS2_MAX: usize = 65_535;
 /// Members of one shared subscription; SUBACK 0x97.
 pub const GROUP_MEMBERS_MAX: usize = 65_536;
+/// Deliveries of one read, or of what other shards send in one turn, whose receivers are written to ahead of the crowd.
+pub const PROMPT_DELIVERIES: usize = 64;
 /// Unacknowledged bytes on the way to one other shard above which publishers pause.
 pub const LINK_HIGH_BYTES: u64 = 8 << 20;
 /// Bytes of records that are not on disk yet, of one shard, above which publishers that make more pause.

@@ -314,6 +314,7 @@ impl Core {
         let matches = self.spaces[space as usize].subscriptions.matches(view.topic);
         view.set_receivers(matches.subscribers.len());
         self.work += matches.subscribers.len();
+        self.prompt_deliveries = self.prompt_deliveries.saturating_sub(matches.subscribers.len());
         for matched in &matches.subscribers {
             let own = view.origin.session == matched.session && view.origin.shard == self.config.shard;
             if !matched.audience.takes(own) || (view.once.is_some() && self.had_taken(matched.session, view)) {

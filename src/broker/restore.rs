@@ -220,7 +220,7 @@ impl Core {
             policy: Arc::clone(policy),
             subscriptions: Vec::new(),
             inflight: Inflight::new(),
-            queue: Queue::default(),
+            queue: Queue::new(self.queued_bytes.clone()),
             incoming: None,
             will,
             rare: None,
@@ -341,7 +341,7 @@ impl Core {
                 let awaits = if delivery.qos == QoS::ExactlyOnce { Awaits::Received } else { Awaits::Ack };
                 session.inflight.restore(Sent { packet_id, awaits, message: Some(message), delivery, unsent: false });
             }
-            None => session.queue.push(Queued { message, delivery, retained: false }),
+            None => session.queue.push(Queued { message, delivery, retained: false, sharers: 1 }),
         }
         Some(())
     }

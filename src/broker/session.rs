@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::HashSet;
 
@@ -94,10 +95,23 @@ impl Session {
     }
 }
 
+/// Bytes that all queues of a core hold.
+#[derive(Debug, Clone, Default)]
+pub(super) struct QueuedBytes(Arc<AtomicUsize>);
+
+impl QueuedBytes {
+    pub(super) fn get(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// Messages that wait for the window, the socket or the client.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Queue {
     waiting: VecDeque<Queued>,
+    /// Memory that it takes, entries included; and that of all.
+    held_bytes: usize,
+    total: QueuedBytes,
     /// Bytes and number of those that count against the bounds.
     bytes: u64,
     counted: u32,
@@ -112,9 +126,32 @@ pub(super) struct Queued {
     pub(super) delivery: Delivery,
     /// Sent in answer to a SUBSCRIBE.
     pub(super) retained: bool,
+    /// How many its bytes are shared by, as far as is known: each takes its part of the memory.
+    pub(super) sharers: usize,
+}
+
+impl Queued {
+    fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.message.size() / self.sharers.max(1)
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.forget_held();
+    }
 }
 
 impl Queue {
+    /// An empty one, counted in `total`.
+    pub(super) fn new(total: QueuedBytes) -> Self {
+        Self { waiting: VecDeque::new(), held_bytes: 0, total, bytes: 0, counted: 0, lined_up: 0 }
+    }
+
+    fn forget_held(&mut self) {
+        self.total.0.fetch_sub(std::mem::take(&mut self.held_bytes), Ordering::Relaxed);
+    }
+
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -166,6 +203,7 @@ impl Queue {
     /// Keeps what `keep` says; answers with what went.
     pub(super) fn retain(&mut self, mut keep: impl FnMut(&Queued) -> bool) -> Vec<Queued> {
         let mut gone = Vec::new();
+        self.forget_held();
         (self.bytes, self.counted, self.lined_up) = (0, 0, 0);
         for queued in std::mem::take(&mut self.waiting) {
             if keep(&queued) { self.push(queued) } else { gone.push(queued) }
@@ -174,12 +212,21 @@ impl Queue {
     }
 
     pub(super) fn drain(&mut self) -> impl Iterator<Item = Queued> + use<> {
+        self.forget_held();
         (self.bytes, self.counted, self.lined_up) = (0, 0, 0);
         std::mem::take(&mut self.waiting).into_iter()
     }
 
     fn count(&mut self, queued: &Queued, comes: bool) {
         let size = queued.message.size() as u64;
+        let held_bytes = queued.held_bytes();
+        if comes {
+            self.held_bytes += held_bytes;
+            self.total.0.fetch_add(held_bytes, Ordering::Relaxed);
+        } else {
+            self.held_bytes -= held_bytes;
+            self.total.0.fetch_sub(held_bytes, Ordering::Relaxed);
+        }
         if queued.retained || queued.delivery.qos == QoS::AtMostOnce {
             self.lined_up = if comes { self.lined_up + 1 } else { self.lined_up - 1 };
         }

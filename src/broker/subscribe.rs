@@ -54,7 +54,8 @@ impl Read {
             record: RecordId::NONE,
             again: false,
         };
-        Queued { message: message.clone(), delivery, retained: true }
+        // The store of retained messages has its bytes.
+        Queued { message: message.clone(), delivery, retained: true, sharers: usize::MAX }
     }
 }
 

@@ -86,6 +86,10 @@ impl<'a> View<'a> {
         self.receivers = receivers;
     }
 
+    pub(super) fn receivers(&self) -> usize {
+        self.receivers
+    }
+
     /// Whether it may have more than one receiver here.
     pub(super) fn has_several_receivers(&self) -> bool {
         self.receivers > 1

@@ -1,4 +1,5 @@
-//! Warnings before it hurts: memory near its bound, shards that take long to come round.
+//! Memory: how much of it queues may take, what the allocator has too much of, a warning before it runs out. And shards
+//! that take long to come round.
 
 use std::time::{Duration, Instant};
 
@@ -9,15 +10,69 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Shares of the memory bound, in percent: warned above the first, and again only after falling below the second.
 const MEMORY_HIGH: u64 = 85;
 const MEMORY_CALM: u64 = 75;
+/// Queues may hold one part in so many of the memory there is.
+const QUEUES_PART_OF_MEMORY: u64 = 4;
+/// Growth since the allocator last gave back what it has, in bytes and as a part of what there was, from which on it does so
+/// again.
+const TRIM_FROM_BYTES: u64 = 64 << 20;
+const TRIM_FROM_PART: u64 = 4;
 /// A shard that takes so long to answer delays everything its clients send.
 const TURN_LONG: Duration = Duration::from_secs(1);
+
+/// What all queues together may hold, where it is known how much memory there is.
+pub(super) fn queued_max_bytes() -> Option<usize> {
+    usize::try_from(memory_limit_bytes()? / QUEUES_PART_OF_MEMORY).ok()
+}
+
+/// When the allocator gives memory back: once what had grown grows no more. By itself it keeps what lies below anything
+/// that is still in use: after a rush, most of it.
+#[derive(Debug, Default)]
+struct Trim {
+    /// Resident at the last look, and the least since memory was given back.
+    last: u64,
+    least: u64,
+}
+
+impl Trim {
+    fn is_due(&mut self, used: u64) -> bool {
+        let calm = used <= self.last + self.last / 64;
+        self.last = used;
+        if self.least == 0 || used < self.least {
+            self.least = used;
+        }
+        calm && used >= self.least + TRIM_FROM_BYTES.max(self.least / TRIM_FROM_PART)
+    }
+
+    fn is_done(&mut self, used: u64) {
+        (self.last, self.least) = (used, used);
+    }
+}
+
+/// Gives pages that nothing lies on back to the system.
+async fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        let began = Instant::now();
+        // SAFETY: glibc's own call, thread-safe, without pointers; Rust's memory is what its `malloc` gave out. No safe
+        // wrapper knows it.
+        #[allow(unsafe_code)]
+        let trim = || unsafe { libc::malloc_trim(0) };
+        let Ok(gave) = tokio::task::spawn_blocking(trim).await else { return };
+        tracing::debug!(gave = gave == 1, took_us = began.elapsed().as_micros(), "free memory goes back to the system");
+    }
+}
 
 /// Looks now and then, until the data plane stops.
 pub(super) async fn watch(plane: DataPlane) {
     let limit_bytes = memory_limit_bytes();
     let mut high = false;
+    let mut trim = Trim::default();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        if resident_bytes().is_some_and(|used| trim.is_due(used)) {
+            give_back_memory().await;
+            trim.is_done(resident_bytes().unwrap_or_default());
+        }
         if let (Some(limit_bytes), Some(used_bytes)) = (limit_bytes, resident_bytes()) {
             let now_high = is_high(used_bytes, limit_bytes, high);
             if now_high && !high {
@@ -48,7 +103,19 @@ fn is_high(used_bytes: u64, limit_bytes: u64, was_high: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::is_high;
+    use super::{Trim, is_high};
+
+    #[test]
+    fn memory_is_given_back_once_it_grows_no_more() {
+        let mut trim = Trim::default();
+        let mut looks = |used: &[u64]| used.iter().map(|mib| trim.is_due(mib << 20)).collect::<Vec<_>>();
+        assert_eq!(looks(&[30, 40, 500, 700, 700]), [false, false, false, false, true]);
+        trim.is_done(600 << 20);
+        let mut looks = |used: &[u64]| used.iter().map(|mib| trim.is_due(mib << 20)).collect::<Vec<_>>();
+        assert_eq!(looks(&[600, 700, 700, 760, 755, 100, 100]), [false, false, false, false, true, false, false]);
+        trim.is_done(50 << 20);
+        assert!(!trim.is_due(50 << 20) && !trim.is_due(120 << 20) && trim.is_due(115 << 20));
+    }
 
     #[test]
     fn memory_is_warned_of_once_until_it_is_calm_again() {

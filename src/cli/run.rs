@@ -153,7 +153,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let declared = declared_in(&args)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let shards = args.shards.unwrap_or_else(|| u16::try_from(cores.saturating_sub(1).max(1)).unwrap_or(u16::MAX));
-    let config = DataPlaneConfig { shards, ..DataPlaneConfig::default() };
+    let mut config = DataPlaneConfig { shards, ..DataPlaneConfig::default() };
+    if let Some(bytes) = pressure::queued_max_bytes() {
+        config.queued_max_bytes = bytes;
+    }
     let (plane, store) = match &args.data_dir {
         None => (DataPlane::start(&config).context("the data plane cannot be started")?, None),
         Some(data_dir) => {

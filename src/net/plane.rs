@@ -32,13 +32,16 @@ pub struct DataPlaneConfig {
     pub max_connections: Option<u32>,
     /// Connections that are not admitted yet, per shard. Above it the oldest of them is closed.
     pub max_pending_connections: u32,
+    /// Bytes that the queues of all sessions hold together, above which none of them grows.
+    pub queued_max_bytes: usize,
     /// Threads for slow authentication.
     pub workers: u16,
 }
 
 impl Default for DataPlaneConfig {
     fn default() -> Self {
-        Self { shards: 1, max_connections: None, max_pending_connections: 8192, workers: 2 }
+        let (max_pending_connections, queued_max_bytes) = (8192, 1 << 30);
+        Self { shards: 1, max_connections: None, max_pending_connections, queued_max_bytes, workers: 2 }
     }
 }
 

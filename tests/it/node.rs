@@ -179,6 +179,7 @@ impl Node {
             loop {
                 let (mut dirty, mut closing, mut resumed) = (Vec::new(), Vec::new(), Vec::new());
                 self.cores[shard].take_dirty(&mut dirty);
+                dirty.extend(std::iter::from_fn(|| self.cores[shard].next_in_crowd()));
                 self.cores[shard].take_closing(&mut closing);
                 self.cores[shard].take_resumed(&mut resumed);
                 if dirty.is_empty() && closing.is_empty() && resumed.is_empty() {

@@ -323,6 +323,7 @@ impl Shard {
             unread,
             read_bytes: super::receive::FIRST_READ_BYTES,
             heavy: false,
+            in_line: false,
             hung_up,
             closing: false,
         });

@@ -103,6 +103,7 @@ impl Shard {
             unread: true,
             read_bytes: super::receive::FIRST_READ_BYTES,
             heavy: false,
+            in_line: false,
             hung_up: false,
             closing: false,
         });

@@ -9,6 +9,8 @@ use crate::net::stats::Reason;
 /// How long a closing connection may take to be written out, and then for its peer to close, ms.
 const CLOSING_MS: Millis = 5_000;
 const LINGER_MS: Millis = 2_000;
+/// Reads of what is thrown away before others have their turn.
+const DISCARDS_PER_TURN: usize = 16;
 
 impl Shard {
     /// The core is done with a connection: writes what waits, then closes it.
@@ -71,10 +73,10 @@ impl Shard {
         self.discard(key);
     }
 
-    /// Throws away what still comes.
+    /// Throws away what still comes; of a peer that sends without end, the rest in the next turn.
     pub(super) fn discard(&mut self, key: Key) {
         let Some(connection) = self.table.get_mut(key) else { return };
-        loop {
+        for _ in 0..DISCARDS_PER_TURN {
             match connection.stream.read(&mut self.buffer) {
                 Ok(0) => return self.drop_connection(key),
                 Ok(_) => {}
@@ -83,6 +85,7 @@ impl Shard {
                 Err(_) => return self.drop_connection(key),
             }
         }
+        self.ready.push(key);
     }
 
     /// An admitted connection is gone: the core is told, the socket closed.

@@ -17,7 +17,7 @@ mod send;
 mod table;
 mod trace;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -31,7 +31,7 @@ pub(super) use self::table::Key;
 
 use self::drain::{ActiveDrain, Ending, PastDrain};
 use self::random::ClientIds;
-use self::table::Table;
+use self::table::{State, Table};
 use super::acceptor::{Acceptor, AcceptorConfig, Command};
 use super::alarm::Alarm;
 use super::dwell::{Dwell, ONE_TURN_IN};
@@ -82,10 +82,14 @@ const BUFFER_BYTES: usize = READ_BYTES + receive::HELD_MAX_BYTES;
 const EARLY_FLUSH_BYTES: usize = 256 << 10;
 /// How often deadlines of handshakes and of closing connections are looked at.
 const SWEEP_MS: Millis = 100;
-/// Work (packets and deliveries) that what other shards send may come to in one turn.
-const LINK_WORK_PER_TURN: usize = 32_768;
-/// Work of one turn above which connections that make much of it have to wait for the next: milliseconds.
-const WORK_PER_TURN: usize = 65_536;
+/// Work (packets and deliveries) that what other shards send may come to in one turn; while the crowd is written to, less.
+const LINK_WORK_PER_TURN: usize = 16_384;
+const LINK_WORK_AMID_CROWD: usize = 1024;
+/// How long a turn reads from connections that make much work, and how long it writes to the crowd, in time of this
+/// thread's own: whatever else happens waits no longer than for both. Reading less at once would cost throughput: what
+/// goes to many is cheaper the more of it each write takes.
+const HEAVY_SLICE: Duration = Duration::from_millis(4);
+const CROWD_SLICE: Duration = Duration::from_millis(2);
 /// How often counters are shown to the control plane.
 const PUBLISH_MS: Millis = 250;
 
@@ -132,6 +136,11 @@ struct Shard {
     turns: u32,
     /// Connections with bytes that no event will tell of again.
     ready: Vec<Key>,
+    /// Those that make much work, in the order in which they are read; and until when this turn reads them.
+    heavy: VecDeque<Key>,
+    heavy_until: Option<Duration>,
+    /// How many of the crowd have to be written to before anything more is read for it.
+    crowd_ahead: usize,
     /// Scratch lists of the core's.
     ids: Vec<ConnId>,
     /// Connections before admission, and those on their way out.
@@ -140,8 +149,6 @@ struct Shard {
     max_pending: usize,
     next_sweep: Millis,
     unflushed_bytes: usize,
-    /// Packets taken and deliveries made in this turn, by this shard's own clients.
-    turn_work: usize,
     client_ids: ClientIds,
     /// The newest policy that was put in force for open connections.
     policies: HashMap<EndpointId, Arc<ListenerPolicy>>,
@@ -154,6 +161,13 @@ struct Shard {
     published: HashMap<EndpointId, EndpointCounters>,
     next_publish: Millis,
     stopped: bool,
+}
+
+/// How long this thread has run: on a machine that is busy otherwise, less than a clock says, and what a slice of time is
+/// good for stays the same.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
 /// Starts the threads; with a store, what it holds is in place before.
@@ -231,6 +245,7 @@ impl Shard {
         peers: Vec<Arc<Mailbox<Event>>>,
     ) -> Self {
         let mut core = Core::new(CoreConfig { shard: id, shards: peers.len() as u16 });
+        core.bound_queues(config.queued_max_bytes / peers.len());
         core.share_counts(shared.away.clone(), shared.total_rates.clone());
         let instant = shared.epoch;
         Self {
@@ -252,13 +267,15 @@ impl Shard {
             now: 0,
             turns: 0,
             ready: Vec::new(),
+            heavy: VecDeque::new(),
+            heavy_until: None,
+            crowd_ahead: 0,
             ids: Vec::new(),
             pending: Vec::new(),
             closing: Vec::new(),
             max_pending: config.max_pending_connections as usize,
             next_sweep: Millis::MAX,
             unflushed_bytes: 0,
-            turn_work: 0,
             client_ids: ClientIds::default(),
             policies: HashMap::new(),
             past_drains: Vec::new(),
@@ -274,7 +291,7 @@ impl Shard {
     /// One round: waits for something to happen, lets it happen, and sends what came of it, each socket and each other
     /// shard at most once.
     fn turn(&mut self, events: &mut Events) {
-        let done = self.ready.is_empty() && !self.core.has_pending();
+        let done = self.ready.is_empty() && self.heavy.is_empty() && !self.core.has_pending();
         let timeout = if done && self.mailbox.may_sleep() { self.sleep_time() } else { Some(Duration::ZERO) };
         if let Err(error) = self.poll.poll(events, timeout)
             && error.kind() != io::ErrorKind::Interrupted
@@ -291,8 +308,8 @@ impl Shard {
         if self.next_publish == Millis::MAX {
             self.next_publish = self.now + PUBLISH_MS;
         }
-        self.turn_work = 0;
-        self.core.begin_turn(LINK_WORK_PER_TURN, self.now);
+        let amid_crowd = self.core.crowd_len() > 0;
+        self.core.begin_turn(if amid_crowd { LINK_WORK_AMID_CROWD } else { LINK_WORK_PER_TURN }, self.now);
         self.take_mail();
         for key in std::mem::take(&mut self.ready) {
             self.on_readable(key);
@@ -306,6 +323,7 @@ impl Shard {
         if self.core.next_deadline().is_some_and(|at| at <= self.now) {
             self.core.tick(self.now);
         }
+        self.read_heavy();
         self.run_drains();
         self.settle();
         if sent_before.is_some_and(|before| self.messages_sent() > before) {
@@ -371,7 +389,10 @@ impl Shard {
         connection.hung_up |= event.is_read_closed() || event.is_error();
         if event.is_writable() && connection.blocked {
             connection.blocked = false;
-            self.flush(key);
+            match connection.state {
+                State::Open(id) => self.core.write_later(id),
+                _ => self.flush(key),
+            }
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
             self.on_readable(key);
@@ -383,6 +404,7 @@ impl Shard {
         self.reauthenticate();
         self.send_records();
         self.flush_dirty();
+        self.flush_crowd();
         let mut ids = std::mem::take(&mut self.ids);
         self.core.take_closing(&mut ids);
         for id in ids.drain(..) {

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use super::table::{Connection, Key, Partial, State};
-use super::{EARLY_FLUSH_BYTES, READ_BYTES, Shard, WORK_PER_TURN, trace};
+use super::{EARLY_FLUSH_BYTES, HEAVY_SLICE, READ_BYTES, Shard, cpu_time, trace};
 use crate::broker::{ConnId, Ended, Then};
 use crate::net::websocket::Incoming;
 
@@ -14,7 +14,7 @@ const READS_PER_TURN: usize = 4;
 pub(super) const HELD_MAX_BYTES: usize = 128 << 10;
 
 /// Bytes of a connection's first read, as long as it is not known to how many its messages go; and of the least.
-pub(super) const FIRST_READ_BYTES: u32 = 4096;
+pub(super) const FIRST_READ_BYTES: u32 = 1024;
 const LEAST_READ_BYTES: u32 = 256;
 /// Work (packets and deliveries) that one read may come to: half a millisecond's, or so.
 const WORK_PER_READ: usize = 4096;
@@ -79,23 +79,77 @@ impl Shard {
             State::Pending(_) => self.on_handshake_readable(key),
             State::Lingering => self.discard(key),
             State::Open(_) if connection.paused || connection.closing => connection.unread = true,
-            State::Open(_) if connection.heavy && self.turn_work >= WORK_PER_TURN => {
+            State::Open(_) if connection.heavy => {
                 connection.unread = true;
-                self.ready.push(key);
+                self.line_up(key);
             }
             State::Open(id) => {
                 let id = *id;
-                let layered = connection.layers.is_some();
-                let mut buffer = std::mem::take(&mut self.buffer);
-                let reading = if layered {
-                    self.read_layers(key, id, &mut buffer)
-                } else {
-                    self.read_socket(key, id, &mut buffer)
-                };
-                self.buffer = buffer;
-                self.after_reading(key, reading);
+                self.read_open(key, id);
             }
         }
+    }
+
+    fn read_open(&mut self, key: Key, id: ConnId) {
+        let layered = self.table.get(key).is_some_and(|connection| connection.layers.is_some());
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let reading =
+            if layered { self.read_layers(key, id, &mut buffer) } else { self.read_socket(key, id, &mut buffer) };
+        self.buffer = buffer;
+        self.after_reading(key, reading);
+    }
+
+    /// Those whose packets make much work are read one after the other, when all others have had their turn.
+    fn line_up(&mut self, key: Key) {
+        if let Some(connection) = self.table.get_mut(key)
+            && !std::mem::replace(&mut connection.in_line, true)
+        {
+            self.heavy.push_back(key);
+        }
+    }
+
+    /// Reads from those who stand in line, for a slice of time; and not before what they brought forth earlier has been
+    /// written, or it would grow faster than it goes.
+    pub(super) fn read_heavy(&mut self) {
+        if self.heavy.is_empty() || self.crowd_ahead > 0 {
+            return;
+        }
+        self.flush_dirty();
+        let until = cpu_time() + HEAVY_SLICE;
+        self.heavy_until = Some(until);
+        while let Some(key) = self.heavy.pop_front() {
+            let Some(connection) = self.table.get_mut(key) else { continue };
+            connection.in_line = false;
+            if let State::Open(id) = connection.state
+                && !connection.paused
+                && !connection.closing
+            {
+                self.read_open(key, id);
+            }
+            if self.crowd_ahead > 0 || cpu_time() >= until {
+                break;
+            }
+        }
+        self.heavy_until = None;
+        self.crowd_ahead = self.core.crowd_len();
+    }
+
+    /// Writes what there is before more is read, once much was read. `false`: it was too much to be written now.
+    fn flush_early(&mut self, read_bytes: usize) -> bool {
+        self.unflushed_bytes += read_bytes;
+        if self.unflushed_bytes < EARLY_FLUSH_BYTES {
+            return true;
+        }
+        self.flush_dirty();
+        self.flush_crowd();
+        self.crowd_ahead = self.core.crowd_len();
+        self.crowd_ahead == 0
+    }
+
+    /// Whether a connection may be read once more in this turn.
+    fn may_go_on(&self, key: Key) -> bool {
+        let heavy = self.table.get(key).is_some_and(|connection| connection.heavy);
+        !heavy || self.heavy_until.is_some_and(|until| cpu_time() < until)
     }
 
     fn after_reading(&mut self, key: Key, reading: Reading) {
@@ -104,7 +158,11 @@ impl Shard {
             Reading::Drained => connection.unread = false,
             Reading::More => {
                 connection.unread = true;
-                self.ready.push(key);
+                if connection.heavy {
+                    self.line_up(key);
+                } else {
+                    self.ready.push(key);
+                }
             }
             Reading::Paused { drained } => {
                 connection.unread = !drained;
@@ -140,7 +198,6 @@ impl Shard {
             let filled = held + n;
             let received = self.core.receive(id, &buffer[..filled], self.now);
             connection.pace(n, self.core.work());
-            self.turn_work += self.core.work();
             if !self.tracers.is_empty() {
                 trace::received(&mut self.tracers, id, self.now, &buffer[..received.consumed.min(filled)]);
             }
@@ -157,17 +214,14 @@ impl Shard {
             } else {
                 buffer.copy_within(consumed..filled, 0);
             }
-            self.unflushed_bytes += n;
-            if self.unflushed_bytes >= EARLY_FLUSH_BYTES {
-                self.flush_dirty();
-            }
+            let all_written = self.flush_early(n);
             if received.then == Then::Pause {
                 return Reading::Paused { drained };
             }
             if drained {
                 return Reading::Drained;
             }
-            if self.turn_work >= WORK_PER_TURN {
+            if !all_written || !self.may_go_on(key) {
                 break;
             }
         }
@@ -234,7 +288,6 @@ impl Shard {
             };
             let reading = self.feed_layers(key, id, &buffer[..n]);
             let work = self.core.work();
-            self.turn_work += work;
             if let Some(connection) = self.table.get_mut(key) {
                 connection.pace(n, work);
             }
@@ -244,14 +297,11 @@ impl Shard {
                     other => other,
                 };
             }
-            self.unflushed_bytes += n;
-            if self.unflushed_bytes >= EARLY_FLUSH_BYTES {
-                self.flush_dirty();
-            }
+            let all_written = self.flush_early(n);
             if drained {
                 return Reading::Drained;
             }
-            if self.turn_work >= WORK_PER_TURN {
+            if !all_written || !self.may_go_on(key) {
                 break;
             }
         }

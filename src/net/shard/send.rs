@@ -1,19 +1,20 @@
 //! Writing to connections.
 
-use super::Shard;
 use super::table::{Connection, Key, State};
+use super::{CROWD_SLICE, Shard, cpu_time};
 use crate::broker::Ended;
 use crate::net::layers::{self, Wrote};
 
+/// Connections of the crowd that are written to between two looks at the clock.
+const CROWD_STEP: usize = 8;
 /// Rounds of flushing within one turn: writing may let queued messages move on, which want to be written in turn. What
 /// is left then has to wait until others had theirs: the loop does not sleep before.
 const FLUSH_ROUNDS: usize = 4;
 
 impl Shard {
-    /// Writes what waits for connections, each once. Other shards get their part before: who is told that its message was
+    /// Writes what waits for connections, each once, but for the crowd's. Other shards get their part before: who is told that its message was
     /// taken, and then asks another shard for it, finds it there.
     pub(super) fn flush_dirty(&mut self) {
-        self.unflushed_bytes = 0;
         self.send_batches();
         let mut ids = std::mem::take(&mut self.ids);
         for _ in 0..FLUSH_ROUNDS {
@@ -28,6 +29,26 @@ impl Shard {
             }
         }
         self.ids = ids;
+    }
+
+    /// Writes what waits for those who got something because it went to many: for a slice of time, the rest in the next
+    /// turns. Writing to thousands takes long, and others want to be served in between.
+    pub(super) fn flush_crowd(&mut self) {
+        self.unflushed_bytes = 0;
+        if self.core.crowd_len() == 0 {
+            return;
+        }
+        let until = cpu_time() + CROWD_SLICE;
+        for place in 1_usize.. {
+            let Some(id) = self.core.next_in_crowd() else { break };
+            self.crowd_ahead = self.crowd_ahead.saturating_sub(1);
+            if let Some(key) = self.table.key_of(id) {
+                self.flush(key);
+            }
+            if place.is_multiple_of(CROWD_STEP) && cpu_time() >= until {
+                break;
+            }
+        }
     }
 
     /// Writes what waits for one connection, as far as its socket takes it.

@@ -81,8 +81,9 @@ pub(super) struct Connection {
     pub(super) unread: bool,
     /// Bytes read at once: less where what comes goes to many, so that others have their turn.
     pub(super) read_bytes: u32,
-    /// What it sends makes much work: in a turn that is long already, it waits.
+    /// What it sends makes much work: it is read in its turn with others like it, and stands in their line.
     pub(super) heavy: bool,
+    pub(super) in_line: bool,
     /// The peer will send no more: read to the end.
     pub(super) hung_up: bool,
     /// To be closed once everything is written.
