@@ -27,6 +27,9 @@ const AUTHS: &str = "auth: {name: anybody, chain: [{anonymous: {}}]}\n---\n\
     auth: {name: guarded, chain: [{passwordFile: {file: users}}]}\n---\n\
     auth: {name: people, chain: [{passwordFile: {file: users}}], rateLimit: {maxFailures: 1000000, windowS: 60}}\n";
 
+/// Names the broker to attack, where it is not the one that was built with the tests: a release build.
+const PROGRAM: &str = "WEIR_ADVERSARY_BROKER";
+
 /// How long something that must happen may take on a slow machine.
 const GUARD: Duration = Duration::from_secs(60);
 
@@ -69,7 +72,8 @@ impl Target {
         let log = std::fs::File::create(place.path().join("log")).unwrap();
         let limit = if most > 0 { format!("ulimit -n {most}; ") } else { String::new() };
         let process = Command::new("sh")
-            .args(["-c", &format!("{limit}exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_weir")])
+            .args(["-c", &format!("{limit}exec \"$0\" \"$@\"")])
+            .arg(std::env::var_os(PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_weir").into()))
             .args(["run", "--status-addr", "none", "--shards", "2", "--endpoints"])
             .arg(place.path())
             .stdin(Stdio::null())
@@ -98,6 +102,15 @@ impl Target {
 
     pub fn resident_bytes(&self) -> usize {
         resident_bytes(self.process.id()).unwrap_or_else(|| panic!("the broker has ended:\n{}", self.log()))
+    }
+
+    pub fn until_resident_below(&self, bytes: usize) {
+        let deadline = Instant::now() + GUARD;
+        while self.resident_bytes() > bytes {
+            let resident = self.resident_bytes();
+            assert!(Instant::now() < deadline, "{resident} bytes stay resident:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(500));
+        }
     }
 
     fn watch(&self) {
