@@ -199,7 +199,7 @@ mod tests {
         let entries: usize = core.sessions.iter_mut().map(|session| session.queue.len()).sum();
         let held = core.queued_bytes.get();
         assert!(held > most && held < most + most / 10, "{held} bytes of {entries} messages");
-        let least = core.sessions.iter_mut().filter(|s| s.queue.len() > 0).map(|s| s.queue.len()).min();
+        let least = core.sessions.iter_mut().filter(|s| !s.queue.is_empty()).map(|s| s.queue.len()).min();
         assert!(
             least.is_some_and(|least| least < MESSAGES && least >= CROWDED_QUEUED_MESSAGES as usize / 2),
             "{least:?}"

@@ -14,7 +14,7 @@ use crate::ports;
 /// Name and fields of each endpoint. The bounds that an operator has to choose are chosen here.
 const ENDPOINTS: &[(&str, &str)] = &[
     ("probe", "auth: anybody"),
-    ("storm", "auth: anybody, serverOptions: {backlog: 4096}"),
+    ("storm", "auth: anybody, maxConnectionSize: 19000, serverOptions: {backlog: 4096}"),
     ("slow", "auth: anybody, connectTimeoutMs: 5000"),
     ("tls", "auth: anybody, connectTimeoutMs: 5000, sslConfig: {certFile: server.crt, keyFile: server.key}"),
     ("websocket", "auth: anybody, connectTimeoutMs: 5000, useWebsocket: true, path: /mqtt"),
