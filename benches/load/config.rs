@@ -25,7 +25,7 @@ pub fn describe(kind: &Kind) -> String {
         Kind::Rmqttd => {
             "one tcp listener, anonymous, `max_inflight 65535`, `max_mqueue_len 1000000`, rate unlimited".to_owned()
         }
-        Kind::Nginx | Kind::Haproxy => "one worker; see \"A thousand listeners and one change\"".to_owned(),
+        Kind::Nginx | Kind::Haproxy => "measured with many listeners alone".to_owned(),
         Kind::Template(command) => format!("`{command}`"),
     }
 }

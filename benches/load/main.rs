@@ -71,7 +71,12 @@ fn main() -> Result<()> {
     }
     if let Some(row) = listeners.first() {
         let specs: Vec<Spec> = brokers.into_iter().chain(proxies).filter(|spec| (row.applies)(spec)).collect();
-        tables.push(("listeners", measure(&args, &settings, listeners, &specs, None)?));
+        let mut report = measure(&args, &settings, listeners, &specs, None)?;
+        report.settings.retain(|(name, _)| *name != "flow control");
+        for (broker, spec) in report.brokers.iter_mut().zip(&specs) {
+            broker.configuration = rows::fleet_of(&spec.kind).to_owned();
+        }
+        tables.push(("listeners", report));
     }
     for (_, report) in &tables {
         println!("\n{}", report.table());

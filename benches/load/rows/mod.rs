@@ -20,7 +20,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 pub use self::catalogue::catalogue;
-pub use self::listeners::fleet::NGINX_STREAM;
+pub use self::listeners::fleet::{NGINX_STREAM, describe as fleet_of};
 pub use self::listeners::row as listeners;
 use crate::brokers::{Running, Spec};
 use crate::engine::Target;

@@ -16,6 +16,22 @@ use crate::brokers::{Kind, Spec};
 use crate::config::weir_arguments;
 use crate::process::CpuReading;
 
+/// What the report says about each program's configuration.
+pub fn describe(kind: &Kind) -> &'static str {
+    match kind {
+        Kind::Weir { .. } => {
+            "a file for each endpoint, with `enableAuth` (anonymous), `enableAcl` (allow all) and limits; `--data-dir`, \
+             status server and history on"
+        }
+        Kind::Nginx => "`stream`, a `server` with `return` for each listener, one worker; SIGHUP",
+        Kind::Haproxy => "`-W`, a `frontend` with `http-request return` for each listener, `nbthread 1`; SIGUSR2",
+        Kind::Mosquitto => {
+            "`per_listener_settings true`, a `listener` for each, `persistence false`; SIGTERM and a start"
+        }
+        _ => "not measured",
+    }
+}
+
 /// One listener. What it answers follows its name, not its port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
