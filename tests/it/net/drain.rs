@@ -133,11 +133,10 @@ fn who_does_not_acknowledge_is_told_when_the_time_is_up() {
     let plane = Plane::start(2);
     let address = plane.listen_tcp(policy(1));
     let mut receiver = with_a_message(&plane, address);
-    let begun = Instant::now();
     let impatient = DrainPlan { in_flight_ms: 300, ..plan(DrainWhich::All) };
     assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), impatient)), Ok(1));
     assert_eq!(receiver.receive(), Some((0xE0, vec![0x98])));
-    assert!(begun.elapsed() >= Duration::from_millis(300), "{:?}", begun.elapsed());
+    assert_eq!(receiver.receive(), None);
 }
 
 #[test]
