@@ -97,7 +97,10 @@ async fn get(base: &str, path: &str) -> anyhow::Result<Value> {
     let parsed: Result<Value, _> = serde_json::from_slice(&body);
     if !good {
         let said = parsed.ok().and_then(|answer| answer["message"].as_str().map(str::to_owned));
-        bail!("{base}{path}: {}", said.unwrap_or_else(|| "an error".to_owned()));
+        let said = said.unwrap_or_else(|| "an error".to_owned());
+        let lacks_token = said.contains("bearer token") && std::env::var_os("WEIR_STATUS_TOKEN").is_none();
+        let hint = if lacks_token { "; WEIR_STATUS_TOKEN=file:PATH says where it is" } else { "" };
+        bail!("{base}{path}: {said}{hint}");
     }
     let answer = parsed.with_context(|| format!("{base}{path}: not JSON"))?;
     Ok(answer.get("data").cloned().unwrap_or(answer))
