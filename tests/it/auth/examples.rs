@@ -9,7 +9,7 @@ use weirmq::auth::ScramRecord;
 use super::broker::Broker;
 use super::client::{Heard, property};
 use super::live::people;
-use super::methods::hs256;
+use super::methods::{hs256, scram};
 use crate::ports;
 use crate::wire::{Packet, PropertyValue};
 
@@ -103,6 +103,8 @@ fn a_token_gives_the_client_id() {
 fn scram_and_a_password_file_behind_it() {
     let keys = format!("alice:{}\n", ScramRecord::create(b"secret").unwrap());
     let broker = run("auth/scram", &[("users.scram", &keys), ("users.passwd", &people())]);
+    let (_alice, answer) = scram(&broker, "alice", "secret");
+    assert!(matches!(answer, Packet::ConnAck { code: 0, .. }), "{answer:?}");
     broker.client("b").user("bob", "secret").connected();
 }
 

@@ -10,8 +10,10 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::broker::Broker;
 use super::client::{Client, Heard};
+use super::examples::example;
 use super::live::people;
 use crate::net::tls::Authority;
+use crate::ports;
 use crate::wire::Packet;
 
 /// Longer than a slow machine takes: what waits here waits for the test.
@@ -70,10 +72,10 @@ fn answer(mut stream: TcpStream, (state, changed): &(Mutex<State>, Condvar)) {
     allow(&mut stream);
 }
 
-/// Reads to the empty line at the end: what the question says is all the same. `false`: it never ends.
+/// Reads to the end, an empty line or a JSON object's: what the question says is all the same. `false`: it never ends.
 fn read_question(stream: &mut impl Read) -> bool {
     let mut question = Vec::new();
-    while !question.ends_with(b"\r\n\r\n") {
+    while !(question.starts_with(b"GET") && question.ends_with(b"\r\n\r\n") || question.ends_with(b"}")) {
         let mut buffer = [0; 4096];
         match stream.read(&mut buffer) {
             Ok(count) if count > 0 => question.extend_from_slice(&buffer[..count]),
@@ -139,6 +141,19 @@ fn no_more_are_under_way_at_once_than_declared() {
     service.answer_all();
     all_enter(clients);
     assert_eq!(service.look(|state| (state.asked, state.most)), (50, 8));
+}
+
+#[test]
+fn the_example_asks_its_service() {
+    let (service, address) = (SlowService::start(), ports::free_address());
+    service.answer_all();
+    let text = example("auth/http")
+        .replace("127.0.0.1:9000", &service.address.to_string())
+        .replace("port: 1883", &format!("host: 127.0.0.1, port: {}", address.port()));
+    let broker = Broker::serve(address, &text, &[("service.token", "Bearer x\n")]);
+    // The example waits for half a second, which a busy machine may take.
+    broker.until("it lets alice in", || broker.client("a").user("alice", "secret").connect() == 0);
+    assert!(service.look(|state| state.asked) >= 1);
 }
 
 /// A service behind TLS, by `rustls`, that lets everybody in; its authority is `ca`.

@@ -52,7 +52,7 @@ fn proof(password: &str, challenge: &str, message: &str) -> String {
 }
 
 /// Goes through the exchange; the client and CONNACK.
-fn scram(broker: &Broker, username: &str, password: &str) -> (Client, Packet) {
+pub fn scram(broker: &Broker, username: &str, password: &str) -> (Client, Packet) {
     let first = format!("n={username},r=abc");
     let mut client = broker
         .client("s")
