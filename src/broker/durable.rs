@@ -160,7 +160,14 @@ impl Core {
         for record in durable.subscriptions.into_iter().chain(shared) {
             self.journal.remove(Key::new(Kind::Subscription, owner, record.0));
         }
-        durable.received.into_iter().for_each(|packet_id| self.forget_received(owner, packet_id));
+        let here = usize::from(self.config.shard.0);
+        for packet_id in durable.received {
+            self.forget_received(owner, packet_id);
+            // Those that are still to take their parts would record them after this.
+            for (_, link) in self.links.iter_mut().enumerate().filter(|(shard, _)| *shard != here) {
+                link.push(Item::Orphaned((owner, packet_id)));
+            }
+        }
         self.journal.remove(Key::new(Kind::Session, owner, 0));
     }
 
@@ -278,6 +285,12 @@ impl Core {
     pub(super) fn record_received(&mut self, (owner, packet_id): Once) {
         let item = received_item(packet_id, Part { shards: self.config.shards, shard: self.config.shard.0 });
         self.journal.put(Key::new(Kind::Received, owner, item), |_| {});
+    }
+
+    /// Takes back what [`Core::record_received`] told.
+    pub(super) fn forget_own_part(&mut self, (owner, packet_id): Once) {
+        let item = received_item(packet_id, Part { shards: self.config.shards, shard: self.config.shard.0 });
+        self.journal.remove(Key::new(Kind::Received, owner, item));
     }
 
     /// The publisher has released a packet identifier: no shard has to know it any more.

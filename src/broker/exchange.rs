@@ -179,6 +179,7 @@ impl Core {
             Item::Released(once) => {
                 self.forget_recovered(once);
             }
+            Item::Orphaned(once) => self.forget_own_part(once),
             Item::Taken => {}
         }
     }

@@ -136,6 +136,8 @@ pub(super) enum Item {
     Durable,
     /// A QoS 2 publish that an earlier process took is released.
     Released(Once),
+    /// A session ended before it released a QoS 2 publish: its part over there is to be forgotten, too.
+    Orphaned(Once),
     /// Carries nothing but the batch's watermark.
     Taken,
 }

@@ -110,6 +110,10 @@ impl Stored {
         self.of(Kind::Node).first().and_then(|(_, value)| Value(value).u16())
     }
 
+    fn has_session(&self, id: RecordId) -> bool {
+        self.records.binary_search_by_key(&Key::new(Kind::Session, id, 0), |(key, _)| *key).is_ok()
+    }
+
     fn of(&self, kind: Kind) -> &[(Key, Box<[u8]>)] {
         let bound = |kind: u8| Key::first_of(kind);
         let range: Range<usize> = self.records.partition_point(|(key, _)| *key < bound(kind as u8))
@@ -348,6 +352,12 @@ impl Core {
 
     fn restore_received(&mut self, work: &mut Restoring<'_>, key: Key, _value: Value<'_>) -> Option<()> {
         let (packet_id, part) = received_of(key.item())?;
+        if !work.stored.has_session(key.owner()) {
+            if self.config.shard.0 == 0 {
+                self.journal.remove(key);
+            }
+            return Some(());
+        }
         self.journal.recovered.insert(((key.owner(), packet_id), part));
         if !self.journal.recovered_shards.contains(&part.shards) {
             self.journal.recovered_shards.push(part.shards);

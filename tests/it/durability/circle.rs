@@ -12,7 +12,13 @@ use crate::wire::{Connect, Packet, PropertyValue, Publish, Version, decode_serve
 const PUBLISHERS: usize = 4;
 const PUBLISHES: usize = 200;
 
-fn open(node: &mut Node, policy: &Arc<EndpointPolicy>, name: &str, receive_maximum: u32, filters: &[&str]) -> LinkId {
+pub(super) fn open(
+    node: &mut Node,
+    policy: &Arc<EndpointPolicy>,
+    name: &str,
+    receive_maximum: u32,
+    filters: &[&str],
+) -> LinkId {
     let link = node.open(Arc::clone(policy));
     let properties = vec![(0x11, PropertyValue::Number(1000)), (0x21, PropertyValue::Number(receive_maximum))];
     let connect = Connect {

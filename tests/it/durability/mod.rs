@@ -2,11 +2,12 @@
 //! forgets, and against a real process that is killed.
 //!
 //! `history`: the checker; `actor`: the clients; `memory`: cores and a disk in memory, seeded; `process`: `kill -9`;
-//! `circle`: shards that wait for each other's disks.
+//! `circle`: shards that wait for each other's disks; `orphan`: sessions that end amid a QoS 2 publish.
 
 mod actor;
 mod circle;
 mod history;
 mod memory;
+mod orphan;
 mod process;
 mod trouble;
