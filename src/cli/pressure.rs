@@ -16,6 +16,8 @@ const QUEUES_PART_OF_MEMORY: u64 = 4;
 /// again.
 const TRIM_FROM_BYTES: u64 = 64 << 20;
 const TRIM_FROM_PART: u64 = 4;
+/// Looks between two times at most: five minutes.
+const PASSED_OVER_MAX: u32 = 60;
 /// A shard that takes so long to answer delays everything its clients send.
 const TURN_LONG: Duration = Duration::from_secs(1);
 
@@ -24,13 +26,17 @@ pub(super) fn queued_max_bytes() -> Option<usize> {
     usize::try_from(memory_limit_bytes()? / QUEUES_PART_OF_MEMORY).ok()
 }
 
-/// When the allocator gives memory back: once what had grown grows no more. By itself it keeps what lies below anything
-/// that is still in use: after a rush, most of it.
+/// When the allocator gives memory back: once what had grown grows no more, and then again and again, ever more rarely, as
+/// long as there is so much: what is freed later does not show. By itself the allocator keeps what lies below anything that is
+/// still in use: after a rush, most of it.
 #[derive(Debug, Default)]
 struct Trim {
-    /// Resident at the last look, and the least since memory was given back.
+    /// Resident at the last look, and the least of all.
     last: u64,
     least: u64,
+    /// Looks to pass over before the next time, and how many they were this time.
+    pass_over: u32,
+    passed_over: u32,
 }
 
 impl Trim {
@@ -40,11 +46,21 @@ impl Trim {
         if self.least == 0 || used < self.least {
             self.least = used;
         }
-        calm && used >= self.least + TRIM_FROM_BYTES.max(self.least / TRIM_FROM_PART)
+        if used < self.least + TRIM_FROM_BYTES.max(self.least / TRIM_FROM_PART) {
+            (self.pass_over, self.passed_over) = (0, 0);
+            return false;
+        }
+        if self.pass_over > 0 {
+            self.pass_over -= 1;
+            return false;
+        }
+        calm
     }
 
     fn is_done(&mut self, used: u64) {
-        (self.last, self.least) = (used, used);
+        self.last = used;
+        self.passed_over = (self.passed_over * 2 + 1).min(PASSED_OVER_MAX);
+        self.pass_over = self.passed_over;
     }
 }
 
@@ -111,8 +127,10 @@ mod tests {
         let mut looks = |used: &[u64]| used.iter().map(|mib| trim.is_due(mib << 20)).collect::<Vec<_>>();
         assert_eq!(looks(&[30, 40, 500, 700, 700]), [false, false, false, false, true]);
         trim.is_done(600 << 20);
+        assert!(!trim.is_due(600 << 20) && trim.is_due(600 << 20), "what was freed since");
+        trim.is_done(600 << 20);
         let mut looks = |used: &[u64]| used.iter().map(|mib| trim.is_due(mib << 20)).collect::<Vec<_>>();
-        assert_eq!(looks(&[600, 700, 700, 760, 755, 100, 100]), [false, false, false, false, true, false, false]);
+        assert_eq!(looks(&[600, 600, 600, 600]), [false, false, false, true], "ever more rarely");
         trim.is_done(50 << 20);
         assert!(!trim.is_due(50 << 20) && !trim.is_due(120 << 20) && trim.is_due(115 << 20));
     }
