@@ -4,11 +4,11 @@
 //! outright. Whoever drives it (the event loop in `net`, a test, the simulation) feeds it bytes and time and takes away
 //! what it wrote into the connections' [`OutBuf`]s and into the [`Batch`]es for other shards.
 //!
-//! - `core`: the state and the interface; `lifecycle`: connections, sessions and wills; `publish`, `subscribe`, `acks`,
-//!   `authentication`: packets from clients; `pace`: how fast they may; `farewell`: how they are asked to leave; `deliver`, `crowd`: messages to clients; `shared`: shared
-//!   subscriptions; `link`, `exchange`: other shards; `names`: namespaces and client ids; `provenance`: who published what
-//!   is retained; `inspect`: what the status is told; `durable`, `restore`: what outlives the process, told as records and
-//!   taken back from them.
+//! - `core`: the state and the interface; `lifecycle`: connections, sessions and wills; `publish`, `subscribe`,
+//!   `acks`, `authentication`: packets from clients; `pace`: how fast they may; `farewell`: how they are asked to
+//!   leave; `deliver`, `crowd`: messages to clients; `shared`: shared subscriptions; `link`, `exchange`: other
+//!   shards; `names`: namespaces and client ids; `provenance`: who published what is retained; `inspect`: what the
+//!   status is told; `durable`, `restore`: what outlives the process, told as records and taken back from them.
 //! - `tree`, `subscriptions`, `retained`, `session`, `connection`, `inflight`, `message`, `view`, `out`, `journal`,
 //!   `record`: what they hold.
 //! - `policy`, `limits`: the bounds, an endpoint's and the node's.

@@ -12,8 +12,8 @@ const CROWD_STEP: usize = 8;
 const FLUSH_ROUNDS: usize = 4;
 
 impl Shard {
-    /// Writes what waits for connections, each once, but for the crowd's. Other shards get their part before: who is told that its message was
-    /// taken, and then asks another shard for it, finds it there.
+    /// Writes what waits for connections, each once, but for the crowd's. Other shards get their part before: who is told
+    /// that its message was taken, and then asks another shard for it, finds it there.
     pub(super) fn flush_dirty(&mut self) {
         self.send_batches();
         let mut ids = std::mem::take(&mut self.ids);
