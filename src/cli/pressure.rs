@@ -29,9 +29,9 @@ pub(super) fn queued_max_bytes() -> Option<usize> {
 /// When the allocator gives memory back: once what had grown grows no more, and then again and again, ever more rarely, as
 /// long as there is so much: what is freed later does not show. By itself the allocator keeps what lies below anything that is
 /// still in use: after a rush, most of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Trim {
-    /// Resident at the last look, and the least of all.
+    /// Resident at the last look, and the least of all, the start among them.
     last: u64,
     least: u64,
     /// Looks to pass over before the next time, and how many they were this time.
@@ -40,12 +40,14 @@ struct Trim {
 }
 
 impl Trim {
+    fn new(used: u64) -> Self {
+        Self { last: used, least: used, pass_over: 0, passed_over: 0 }
+    }
+
     fn is_due(&mut self, used: u64) -> bool {
         let calm = used <= self.last + self.last / 64;
         self.last = used;
-        if self.least == 0 || used < self.least {
-            self.least = used;
-        }
+        self.least = self.least.min(used);
         if used < self.least + TRIM_FROM_BYTES.max(self.least / TRIM_FROM_PART) {
             (self.pass_over, self.passed_over) = (0, 0);
             return false;
@@ -82,7 +84,7 @@ async fn give_back_memory() {
 pub(super) async fn watch(plane: DataPlane) {
     let limit_bytes = memory_limit_bytes();
     let mut high = false;
-    let mut trim = Trim::default();
+    let mut trim = Trim::new(resident_bytes().unwrap_or_default());
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         if resident_bytes().is_some_and(|used| trim.is_due(used)) {
@@ -123,7 +125,9 @@ mod tests {
 
     #[test]
     fn memory_is_given_back_once_it_grows_no_more() {
-        let mut trim = Trim::default();
+        let mut trim = Trim::new(30 << 20);
+        assert!(!trim.is_due(400 << 20) && trim.is_due(400 << 20), "what came before the first look");
+        let mut trim = Trim::new(30 << 20);
         let mut looks = |used: &[u64]| used.iter().map(|mib| trim.is_due(mib << 20)).collect::<Vec<_>>();
         assert_eq!(looks(&[30, 40, 500, 700, 700]), [false, false, false, false, true]);
         trim.is_done(600 << 20);
