@@ -92,11 +92,13 @@ impl Effective {
         if !Arc::ptr_eq(&self.endpoint, &to.endpoint) && self.endpoint != to.endpoint {
             found.extend(config::changes(&self.endpoint, &to.endpoint));
         }
-        if !is_same(self.auth.as_ref(), to.auth.as_ref()) {
+        // Where the endpoint names another document, that field is the change: two documents are not compared.
+        let (auth, acl) = (self.endpoint.auth_name(), self.endpoint.acl_name());
+        if auth == to.endpoint.auth_name() && !is_same(self.auth.as_ref(), to.auth.as_ref()) {
             let name = format!("auth {}", to.endpoint.auth_name());
             found.extend(document_changes(Kind::Auth, &name, self.auth.as_deref(), to.auth.as_deref()));
         }
-        if !is_same(self.acl.as_ref(), to.acl.as_ref()) {
+        if acl == to.endpoint.acl_name() && !is_same(self.acl.as_ref(), to.acl.as_ref()) {
             let name = format!("acl {}", to.endpoint.acl_name());
             found.extend(document_changes(Kind::Acl, &name, self.acl.as_deref(), to.acl.as_deref()));
         }

@@ -9,4 +9,5 @@ mod kept;
 mod leave;
 mod material;
 mod moving;
+mod references;
 mod soak;
