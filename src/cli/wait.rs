@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::Exit;
 use super::broker::ask;
 use super::print::{Format, print};
-use crate::cluster::{Goal, Interest, Known, NodeRecord, Verdict, judge};
-use anyhow::{Context, bail};
+use crate::cluster::{Goal, Interest, Known, NodeRecord, Verdict, check_goal, judge};
+use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};
 
 /// Between two looks.
@@ -21,7 +21,8 @@ const READ_EVERY: u64 = 10;
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("goal").required(true).args(["revision", "digest", "key"]))]
 pub(super) struct Args {
-    /// Until this revision, or a later one: of etcd, or a commit
+    /// Until this revision. Of a broker that follows an etcd: its number, or a later one. Of any other: the commit, or
+    /// at least 7 digits of its beginning
     #[arg(long, value_name = "R")]
     revision: Option<String>,
     /// Until the declaration has this digest, as `weir validate` prints it
@@ -70,6 +71,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         // A reading of the store tells that a revision has come in which nothing of ours changed.
         let fresh = args.key.is_some() || looks % READ_EVERY == READ_EVERY - 1;
         let seen = look(&args, fresh);
+        if let (Ok(seen), Some(goal)) = (&seen, &goal) {
+            check_goal(goal, &seen.known).map_err(|problem| anyhow!("--revision: {problem}"))?;
+        }
         let verdict = seen.as_ref().ok().map(|seen| {
             // A reading that is under way may have begun before the change; the one after it has not.
             let goal = goal.get_or_insert(Goal::Reads(seen.known.reads + 2));
@@ -110,6 +114,7 @@ fn look(args: &Args, fresh: bool) -> anyhow::Result<Look> {
     Ok(Look {
         nodes: records,
         known: Known {
+            is_numbered: source["kind"] == "etcd",
             reads: source["reads"].as_u64().unwrap_or_default(),
             read_revision: store["readRevision"].as_i64(),
             documents: store["attemptedDocuments"].as_str().map(ToOwned::to_owned),

@@ -11,4 +11,4 @@ mod verdict;
 pub use convergence::{Coexistence, Standing, standings};
 pub use member::{Member, MemberHandle, spawn_member};
 pub use record::{ClusterView, Endpoints, NodeFacts, NodeRecord, Refused, is_node_name};
-pub use verdict::{Goal, Interest, Known, Verdict, judge};
+pub use verdict::{Goal, Interest, Known, Verdict, check_goal, judge};

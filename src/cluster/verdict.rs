@@ -3,6 +3,9 @@
 use super::record::{NodeRecord, Refused};
 use crate::apply::Phase;
 
+/// A commit's beginning that is shorter than this may be another's.
+const COMMIT_CHARS_MIN: usize = 7;
+
 /// Until when.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Goal {
@@ -25,6 +28,8 @@ pub struct Interest {
 /// What the broker that is asked knows of the source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Known {
+    /// Whether its revisions are an etcd's, numbers that grow. Others are commits or digests, whatever digits they have.
+    pub is_numbered: bool,
     pub reads: u64,
     /// Of a store: up to which revision it is known, and the documents' digest there.
     pub read_revision: Option<i64>,
@@ -38,6 +43,29 @@ pub enum Verdict {
     Waiting(Vec<(String, String)>),
     /// All have; what is refused of it, by broker.
     Applied(Vec<(String, String)>),
+}
+
+/// Whether a source with such revisions can ever reach `goal`.
+///
+/// # Errors
+/// Why not, as a sentence.
+pub fn check_goal(goal: &Goal, known: &Known) -> Result<(), String> {
+    let Goal::Revision(wanted) = goal else { return Ok(()) };
+    if known.is_numbered {
+        let is_number = wanted.parse::<i64>().is_ok();
+        return if is_number {
+            Ok(())
+        } else {
+            Err(format!("the broker follows an etcd, whose revisions are numbers: {wanted:?} is none"))
+        };
+    }
+    if wanted.len() >= COMMIT_CHARS_MIN && wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(());
+    }
+    Err(format!(
+        "{wanted:?} is no commit: the broker follows no etcd, so a revision is a commit (or the digest that `weir status` \
+         shows), or at least {COMMIT_CHARS_MIN} digits of its beginning"
+    ))
 }
 
 /// Judges `nodes` by `goal`.
@@ -78,9 +106,15 @@ fn unmet(node: &NodeRecord, known: &Known, goal: &Goal) -> Option<String> {
         Goal::Digest(digest) if node.declaration_digest == *digest => None,
         Goal::Digest(_) => Some(with_trouble(node, &format!("its digest is {}", node.declaration_digest))),
         Goal::Revision(wanted) => {
-            let reached = is_reached(applied, wanted);
-            let read = wanted.parse().is_ok_and(|wanted: i64| known.read_revision.is_some_and(|read| read >= wanted));
-            if reached || (read && same_documents) {
+            let reached = if known.is_numbered {
+                let wanted = wanted.parse::<i64>().ok();
+                let is_read = wanted.is_some_and(|wanted| known.read_revision.is_some_and(|read| read >= wanted));
+                let is_later = wanted.is_some_and(|wanted| applied.parse().is_ok_and(|applied: i64| applied >= wanted));
+                is_later || (is_read && same_documents)
+            } else {
+                is_commit(applied, wanted)
+            };
+            if reached {
                 return None;
             }
             Some(with_trouble(node, &format!("it has applied revision {applied}")))
@@ -98,15 +132,11 @@ fn unmet(node: &NodeRecord, known: &Known, goal: &Goal) -> Option<String> {
     }
 }
 
-fn is_reached(applied: &str, wanted: &str) -> bool {
-    match (applied.parse::<i64>(), wanted.parse::<i64>()) {
-        (Ok(applied), Ok(wanted)) => applied >= wanted,
-        // A commit, short or long; what is not committed is another.
-        _ => {
-            let common = applied.len().min(wanted.len());
-            common >= 7 && !applied.contains('+') && applied.get(..common) == wanted.get(..common)
-        }
-    }
+/// Whether two names of commits, short or long, mean one; what is not committed is another.
+fn is_commit(applied: &str, wanted: &str) -> bool {
+    let common = applied.len().min(wanted.len());
+    let (Some(applied_part), Some(wanted)) = (applied.get(..common), wanted.get(..common)) else { return false };
+    common >= COMMIT_CHARS_MIN && !applied.contains('+') && applied_part.eq_ignore_ascii_case(wanted)
 }
 
 fn with_trouble(node: &NodeRecord, what: &str) -> String {
@@ -161,7 +191,7 @@ mod tests {
     }
 
     fn known(read_revision: i64, documents: &str) -> Known {
-        Known { reads: 3, read_revision: Some(read_revision), documents: Some(documents.into()) }
+        Known { is_numbered: true, reads: 3, read_revision: Some(read_revision), documents: Some(documents.into()) }
     }
 
     fn names(verdict: Verdict) -> Vec<String> {
@@ -191,6 +221,31 @@ mod tests {
         }
         let dirty = [node("a", "0badc0ffee00+dirty", "")];
         assert_eq!(names(judge(&dirty, &Known::default(), &revision("0badc0ffee00"), &ALL)), ["a"]);
+    }
+
+    #[test]
+    fn a_revision_is_a_number_where_the_source_is_an_etcd_and_nowhere_else() {
+        let commit = Known::default();
+        let number = known(1_234_567, "y");
+        for (source, applied, wanted, sense, reached) in [
+            (&commit, "123456789012", "5", false, false),
+            (&commit, "123456789012", "0000005", true, false),
+            (&commit, "123456789012", "1234567", true, true),
+            (&commit, "123456789012", "1234568", true, false),
+            (&commit, "123456789012", "main", false, false),
+            (&commit, "0badc0ffee00", "0BADC0F", true, true),
+            (&commit, "0badc0ffee00", "", false, false),
+            (&number, "1234567", "5", true, true),
+            (&number, "1234567", "1234567", true, true),
+            (&number, "1234567", "1234568", true, false),
+            (&number, "1234567", "12345678901234567890123456789012345678ab", false, false),
+            (&number, "1234567", "0badc0ffee00", false, false),
+        ] {
+            let goal = Goal::Revision(wanted.into());
+            assert_eq!(check_goal(&goal, source).is_ok(), sense, "{wanted:?}");
+            let verdict = judge(&[node("a", applied, "x")], source, &goal, &ALL);
+            assert_eq!(matches!(verdict, Verdict::Applied(_)), reached, "{applied} {wanted:?}");
+        }
     }
 
     #[test]

@@ -130,3 +130,51 @@ fn an_atomic_broker_takes_all_of_it_or_nothing() {
     broker.remove("wrong.yaml");
     broker.until("all of it is right", || listens(to));
 }
+
+/// A commit whose short id has digits only; there is one in a few hundred.
+fn commit_of_digits(root: &Path) -> String {
+    let tree = git(root, &["rev-parse", "HEAD^{tree}"]);
+    for number in 0..20_000 {
+        let commit = git(root, &["commit-tree", "-m", &format!("Attempt {number}"), &tree]);
+        if commit[..12].bytes().all(|byte| byte.is_ascii_digit()) {
+            return commit;
+        }
+    }
+    panic!("no commit of digits only");
+}
+
+#[test]
+fn a_commit_of_digits_is_no_number_to_wait_for() {
+    let port = ports::free();
+    let digits = std::cell::RefCell::default();
+    let prepare = |root: &Path| {
+        start_repository(root);
+        let commit = commit_of_digits(root);
+        git(root, &["update-ref", "HEAD", &commit]);
+        digits.replace(commit);
+    };
+    let broker = Broker::start_prepared(&[("e.yaml", &endpoint("e", port, ""))], prepare, &[]);
+    broker.until_listening("e");
+    let commit = digits.into_inner();
+    assert_eq!(broker.applied(), commit[..12]);
+    let wait = |revision: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_weir"))
+            .args(["wait", "--status", &format!("http://{}", broker.status()), "--timeout-s", "1"])
+            .args(["--revision", revision])
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    for revision in [&commit[..], &commit[..12], &commit[..7]] {
+        assert_eq!(wait(revision).0, Some(0), "{revision}: {}", wait(revision).1);
+    }
+    for number in ["5", "0"] {
+        let (code, said) = wait(number);
+        assert_eq!(code, Some(1), "{number}");
+        assert!(said.contains("is no commit") && said.contains("at least 7"), "{said}");
+    }
+    // As long as a commit may be written, less than the one that is applied as a number, and not its beginning.
+    let (code, said) = wait("0000001");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("it has applied revision"), "{said}");
+}
