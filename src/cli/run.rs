@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use super::etcd::EtcdArgs;
 use super::log::{self, LogFormat};
 use super::otlp::OtlpArgs;
+use super::validate::parse_label;
 use super::{Exit, durable, pressure, systemd};
 use crate::apply::{
     FileSystem, HISTORY_MAX, History, Kept, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics,
@@ -67,7 +68,7 @@ pub(super) struct Args {
     #[arg(long, env = "WEIR_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
     /// A label that `nodes:` selectors are matched against; may be repeated
-    #[arg(long = "node-label", env = "WEIR_NODE_LABEL", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = label)]
+    #[arg(long = "node-label", env = "WEIR_NODE_LABEL", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = parse_label)]
     node_labels: Vec<(String, String)>,
     /// Address that endpoints without a `host` bind
     #[arg(long, env = "WEIR_HOST", value_name = "ADDR", default_value = "0.0.0.0")]
@@ -137,13 +138,6 @@ fn origin(text: &str) -> Result<String, String> {
     match text.split_once("://") {
         Some(("http" | "https", host)) if !host.is_empty() && !host.contains(['/', '*', ' ']) => Ok(text.to_owned()),
         _ => Err("an origin is written https://HOST or https://HOST:PORT, without a path or a *".to_owned()),
-    }
-}
-
-fn label(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("a label is written KEY=VALUE".to_owned()),
     }
 }
 

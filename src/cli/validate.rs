@@ -62,10 +62,12 @@ pub(super) fn parse_status_addr(text: &str) -> Result<StatusAddr, String> {
     text.parse().map(|addr| StatusAddr(Some(addr))).map_err(|_| "not ADDRESS:PORT, nor `none`".to_owned())
 }
 
-fn parse_label(text: &str) -> Result<(String, String), String> {
-    text.split_once('=')
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .ok_or_else(|| "not KEY=VALUE".to_owned())
+/// Parses a node's label.
+pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label is written KEY=VALUE".to_owned()),
+    }
 }
 
 impl NodeArgs {
