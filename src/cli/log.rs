@@ -3,19 +3,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use clap::ValueEnum;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt as lines;
 use tracing_subscriber::layer::{Context, Filter, Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, fmt as lines};
 
 use crate::apply::SharedState;
 use crate::config::LogLevel;
@@ -26,6 +27,22 @@ pub(super) enum LogFormat {
     Text,
     Json,
 }
+
+/// `--log-level`: a level, and others for modules: `info`, `weirmq::net=debug,info`. Errors are written unless `off` is
+/// asked for.
+#[derive(Debug, Clone)]
+pub(super) struct LogFilter(Targets);
+
+/// What a level is called.
+const LEVELS: [(&str, LevelFilter); 7] = [
+    ("off", LevelFilter::OFF),
+    ("error", LevelFilter::ERROR),
+    ("warn", LevelFilter::WARN),
+    ("warning", LevelFilter::WARN),
+    ("info", LevelFilter::INFO),
+    ("debug", LevelFilter::DEBUG),
+    ("trace", LevelFilter::TRACE),
+];
 
 /// Lines of one kind and endpoint per second, of those that strangers cause.
 const STORM_LINES_PER_S: u32 = 10;
@@ -61,12 +78,11 @@ struct Storm {
 /// Begins to write.
 ///
 /// # Errors
-/// `level` is no filter, or a log is written already.
-pub(super) fn start(level: &str, format: LogFormat) -> anyhow::Result<Arc<Control>> {
+/// A log is written already.
+pub(super) fn start(filter: &LogFilter, format: LogFormat) -> anyhow::Result<Arc<Control>> {
     use std::io::IsTerminal;
-    let base = EnvFilter::try_new(level).with_context(|| format!("--log-level {level}"))?;
     let control = Arc::new(Control::default());
-    let filter = ByEndpoint { base, control: Arc::clone(&control) };
+    let filter = ByEndpoint { base: filter.0.clone(), control: Arc::clone(&control) };
     let log = lines::layer().with_writer(std::io::stderr).with_target(false);
     let registry = tracing_subscriber::registry();
     let outcome = match format {
@@ -94,6 +110,38 @@ pub(super) async fn follow(log: Arc<Control>, control: Arc<SharedState>) {
             _ = tell.tick() => log.tell_left_out(),
         }
     }
+}
+
+impl FromStr for LogFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut default = None;
+        let mut modules = Vec::new();
+        for part in text.split(',').map(str::trim) {
+            match part.split_once('=') {
+                None => default = Some(level(part)?),
+                Some((module, word)) => modules.push((module_path(module.trim())?.to_owned(), level(word.trim())?)),
+            }
+        }
+        Ok(Self(modules.into_iter().collect::<Targets>().with_default(default.unwrap_or(LevelFilter::ERROR))))
+    }
+}
+
+fn level(word: &str) -> Result<LevelFilter, String> {
+    let known = LEVELS.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
+    known.map(|(_, level)| *level).ok_or_else(|| {
+        let names = LEVELS.map(|(name, _)| name).join(", ");
+        format!("{word:?} is no level; levels are {names}, and a module has its own by MODULE=LEVEL")
+    })
+}
+
+fn module_path(text: &str) -> Result<&str, String> {
+    let is_word = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if text.split("::").all(is_word) {
+        return Ok(text);
+    }
+    Err(format!("{text:?} is no module; a module is written weirmq::net"))
 }
 
 fn filter_of(level: LogLevel) -> LevelFilter {
@@ -156,7 +204,7 @@ impl Control {
 
 /// The base level, but for lines about endpoints that have their own.
 struct ByEndpoint {
-    base: EnvFilter,
+    base: Targets,
     control: Arc<Control>,
 }
 
@@ -247,11 +295,87 @@ mod tests {
 
     fn with_log(test: impl FnOnce(&Control, &Written)) {
         let (written, control) = (Written::default(), Arc::new(Control::default()));
-        let filter = ByEndpoint { base: EnvFilter::new("info"), control: Arc::clone(&control) };
+        let filter = ByEndpoint { base: Targets::new().with_default(LevelFilter::INFO), control: Arc::clone(&control) };
         let writer = written.clone();
         let log =
             lines::layer().with_writer(move || writer.clone()).without_time().with_ansi(false).with_filter(filter);
         tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || test(&control, &written));
+    }
+
+    /// Whether an error, a warning, an info and a debug line are written, of weirmq::net and of another module.
+    fn heard(filter: LogFilter) -> ([bool; 4], [bool; 4]) {
+        let written = Written::default();
+        let writer = written.clone();
+        let filter = ByEndpoint { base: filter.0, control: Arc::default() };
+        let log = lines::layer().with_writer(move || writer.clone()).with_ansi(false).with_filter(filter);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
+            tracing::error!(target: "weirmq::net::shard", "net-error");
+            tracing::warn!(target: "weirmq::net::shard", "net-warn");
+            tracing::info!(target: "weirmq::net::shard", "net-info");
+            tracing::debug!(target: "weirmq::net::shard", "net-debug");
+            tracing::error!(target: "weirmq::apply", "apply-error");
+            tracing::warn!(target: "weirmq::apply", "apply-warn");
+            tracing::info!(target: "weirmq::apply", "apply-info");
+            tracing::debug!(target: "weirmq::apply", "apply-debug");
+        });
+        let text = written.take();
+        let has =
+            |module: &str| ["error", "warn", "info", "debug"].map(|level| text.contains(&format!("{module}-{level}")));
+        (has("net"), has("apply"))
+    }
+
+    #[test]
+    fn a_filter_is_what_is_written_and_nothing_else_is_a_filter() {
+        const OFF: [bool; 4] = [false; 4];
+        const ERROR: [bool; 4] = [true, false, false, false];
+        const WARN: [bool; 4] = [true, true, false, false];
+        const INFO: [bool; 4] = [true, true, true, false];
+        const DEBUG: [bool; 4] = [true; 4];
+        for (text, net, other) in [
+            ("off", OFF, OFF),
+            ("error", ERROR, ERROR),
+            ("warn", WARN, WARN),
+            ("warning", WARN, WARN),
+            ("Warning", WARN, WARN),
+            ("info", INFO, INFO),
+            ("INFO", INFO, INFO),
+            ("debug", DEBUG, DEBUG),
+            ("trace", DEBUG, DEBUG),
+            ("weirmq::net=debug,info", DEBUG, INFO),
+            ("info, weirmq::net=warning", WARN, INFO),
+            ("weirmq=debug,weirmq::net=off", OFF, DEBUG),
+            // What is not named has its errors all the same.
+            ("weirmq::net=debug", DEBUG, ERROR),
+            ("hyper=debug", ERROR, ERROR),
+        ] {
+            assert_eq!(heard(text.parse().unwrap()), (net, other), "{text}");
+        }
+        for text in [
+            "",
+            " ",
+            ",",
+            "info,",
+            "loud",
+            "warnings",
+            "3",
+            "weirmq",
+            "weirmq::net",
+            "weirmq::net=",
+            "=info",
+            "weirmq:net=info",
+            "weirmq::=info",
+            "a[b]=info",
+            "a-b=info",
+            "weirmq::net=loud",
+            "info,loud",
+            "debug=info=warn",
+        ] {
+            let error = text.parse::<LogFilter>().unwrap_err();
+            assert!(
+                error.contains("levels are off, error, warn, warning, info") || error.contains("no module"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::etcd::EtcdArgs;
-use super::log::{self, LogFormat};
+use super::log::{self, LogFilter, LogFormat};
 use super::otlp::OtlpArgs;
 use super::validate::parse_label;
 use super::{Exit, durable, pressure, systemd};
@@ -85,9 +85,10 @@ pub(super) struct Args {
     /// Seconds after which the source is read even if nothing seems to have changed
     #[arg(long, env = "WEIR_RESYNC_S", value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
     resync_s: u32,
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `weirmq::net=debug,info`
+    /// `error`, `warn` (or `warning`), `info`, `debug`, `trace` or `off`; modules can have their own, as in
+    /// `weirmq::net=debug,info`
     #[arg(long, env = "WEIR_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
-    log_level: String,
+    log_level: LogFilter,
     #[arg(long, env = "WEIR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     #[command(flatten)]
