@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::Exit;
 use super::format::{Format, Report};
 use super::input::read_noting;
 use super::print::{has_color, print};
-use crate::config::{Declared, Kind, Loaded, NodeContext, Previous, Severity, declaration_digest, load};
+use crate::config::{
+    Declared, Diagnostic, Kind, Loaded, NodeContext, Position, Previous, Severity, Snapshot, declaration_digest, load,
+};
 
 /// Judge declarations: all errors of all files at once.
 ///
@@ -87,8 +90,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let node = args.node.context();
     let loaded = load(&snapshot, &Previous::default(), &node);
     let here = if args.environment { super::environment::check(&loaded, &node) } else { Vec::new() };
+    let is_empty = loaded.previous.paths().is_empty();
     let Loaded { declared, mut diagnostics, .. } = loaded;
     diagnostics.extend(here);
+    if is_empty && diagnostics.is_empty() {
+        diagnostics.push(nothing_declared(&snapshot));
+    }
     if args.strict {
         for diagnostic in diagnostics.iter_mut().filter(|diagnostic| diagnostic.severity == Severity::Warning) {
             diagnostic.severity = Severity::Error;
@@ -104,6 +111,25 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     };
     print(&report.render(args.format, has_color()))?;
     Ok(if valid { Exit::Success } else { Exit::Failure })
+}
+
+/// A directory without a document is hardly the one that was meant.
+fn nothing_declared(snapshot: &Snapshot) -> Diagnostic {
+    Diagnostic {
+        severity: Severity::Warning,
+        code: "empty",
+        file: if &*snapshot.origin == "-" { Arc::from("<stdin>") } else { Arc::clone(&snapshot.origin) },
+        position: Position::START,
+        path: String::new(),
+        message: "no document is in it, so no endpoint is declared".to_owned(),
+        help: Some(
+            "name the directory that has the .yaml, .yml or .json files, or put a document such as \
+             `endpoint: {port: 1883}` into it"
+                .to_owned(),
+        ),
+        related: Vec::new(),
+        identity: None,
+    }
 }
 
 fn counts(declared: &Declared) -> Vec<(Kind, usize)> {
