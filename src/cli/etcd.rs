@@ -38,6 +38,11 @@ fn url(text: &str) -> Result<String, String> {
 }
 
 impl EtcdArgs {
+    /// Whether a server is named.
+    pub(super) fn is_given(&self) -> bool {
+        !self.etcd.is_empty()
+    }
+
     /// Servers and credentials.
     ///
     /// # Errors

@@ -37,7 +37,7 @@ mod wait;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 pub use exit::Exit;
 
@@ -113,10 +113,23 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         // Whoever read our output has had enough of it: `weir render | head`.
         Err(error) if print::is_closed_pipe(&error) => Exit::Success.into(),
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            Exit::Failure.into()
-        }
+        Err(error) => match error.downcast::<clap::Error>() {
+            Ok(usage) => refuse_usage(&usage),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                Exit::Failure.into()
+            }
+        },
+    }
+}
+
+/// Wrong usage of a verb that its parser alone cannot see: printed with the verb's usage, and 64.
+fn wrong_usage(verb: &str, kind: ErrorKind, message: &str) -> anyhow::Error {
+    let mut cli = Cli::command();
+    cli.build();
+    match cli.find_subcommand_mut(verb) {
+        Some(verb) => verb.error(kind, message).into(),
+        None => cli.error(kind, message).into(),
     }
 }
 

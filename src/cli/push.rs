@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
+use clap::error::ErrorKind;
 use serde_json::{Value, json};
 
-use super::Exit;
 use super::etcd::EtcdArgs;
 use super::plan::planned;
 use super::print::{Format, print};
+use super::{Exit, wrong_usage};
 use crate::apply::wall_clock;
 use crate::config::{Declared, NodeContext, Previous, Revision, Snapshot, load};
 use crate::reconcile::{Plan, render};
@@ -47,6 +48,10 @@ struct Wanted {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    if !args.etcd.is_given() {
+        let message = "where is the etcd? --etcd http://HOST:PORT says it, or WEIR_ETCD in the environment";
+        return Err(wrong_usage("push", ErrorKind::MissingRequiredArgument, message));
+    }
     let wanted = read(&args)?;
     let access = args.etcd.access()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
