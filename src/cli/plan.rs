@@ -5,15 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::ValueEnum;
-use serde_json::Value;
+use clap::error::ErrorKind;
+use serde_json::{Value, json};
 
 use super::input::{read_all, read_operand};
 use super::print::print;
 use super::render::{valid, valid_for};
-use super::validate::{StatusAddr, parse_status_addr};
-use super::{Exit, broker};
+use super::validate::{StatusAddr, parse_label, parse_status_addr};
+use super::{Exit, broker, wrong_usage};
 use crate::config::{BindAddress, BuiltInDefaults, Declared, Name, canonical, diff_documents};
 use crate::reconcile::{Effective, Files, Live, LiveEndpoint, Node, Pinned, Plan, bridges, plan, render};
 
@@ -24,6 +25,7 @@ use crate::reconcile::{Effective, Files, Live, LiveEndpoint, Node, Pinned, Plan,
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  weir plan endpoints.d --against http://127.0.0.1:8080\n  \
     weir plan endpoints.d --against git:HEAD~1 --format markdown    for a pull request\n  \
+    weir plan endpoints.d --against git:HEAD~1 --node-label zone=eu    for brokers with that label\n  \
     weir plan endpoints.d --against http://127.0.0.1:8080 --max-disconnects 100")]
 pub(super) struct Args {
     /// What is to be: a directory, a file, or - for standard input
@@ -43,6 +45,10 @@ pub(super) struct Args {
     /// Address that endpoints without a `host` bind [default: the broker's, or 0.0.0.0]
     #[arg(long, value_name = "ADDR")]
     host: Option<IpAddr>,
+    /// A label of the broker that the plan is for, where it is not asked: endpoints with other `nodes` are not its; may be
+    /// repeated [default: every endpoint counts]
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
     /// Where the broker's status listens, or `none`; no endpoint can have that port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = parse_status_addr)]
     status_addr: StatusAddr,
@@ -61,9 +67,19 @@ enum Format {
 /// What is: files, or a broker.
 struct Present {
     declared: Declared,
-    /// What a broker's endpoints listen on, and how many clients they have.
-    listening: Option<BTreeMap<String, Listening>>,
+    broker: Option<Asked>,
 }
+
+/// What a broker tells of itself.
+struct Asked {
+    name: String,
+    labels: Labels,
+    /// What its endpoints listen on, and how many clients they have.
+    listening: BTreeMap<String, Listening>,
+}
+
+/// A node's labels.
+pub(super) type Labels = BTreeMap<String, String>;
 
 struct Listening {
     address: String,
@@ -71,6 +87,10 @@ struct Listening {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    if broker::is_url(&args.against) && !args.labels.is_empty() {
+        let message = "--node-label is for plans against files: the broker that is asked has its own labels";
+        return Err(wrong_usage("plan", ErrorKind::ArgumentConflict, message));
+    }
     // A broker that answers has its status where it answers.
     let status_addr = broker::address(&args.against).or(args.status_addr.0);
     let wanted = valid_for(&read_all(std::slice::from_ref(&args.path))?, status_addr)?;
@@ -78,29 +98,55 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         ask(&args.against)?
     } else {
         let beside = (args.path != Path::new("-")).then_some(args.path.as_path());
-        Present { declared: valid(&read_operand(&args.against, beside)?)?, listening: None }
+        Present { declared: valid(&read_operand(&args.against, beside)?)?, broker: None }
     };
     let default_host = args.host.or_else(|| present.default_host()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
-    let node = Node { default_host, labels: None };
-    let live = live(&present.declared, present.listening.as_ref(), default_host);
+    let labels = present.broker.as_ref().map(|broker| broker.labels.clone()).or_else(|| given(&args.labels));
+    let node = Node { default_host, labels };
+    let live = live(&present.declared, present.broker.as_ref().map(|broker| &broker.listening), &node);
     let made = plan(&wanted, &live, &node, &Files::new(), &Pinned::new());
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
     let diff = diff_documents(&form(&present.declared), &form(&wanted));
+    let of = present.broker.as_ref().filter(|_| has_selectors(&wanted) || has_selectors(&present.declared));
     print(&match args.format {
-        Format::Human => render::human(&made, &diff),
+        Format::Human => {
+            let heading = of.map(|of| format!("broker {}:\n", with_labels(&of.name, &of.labels))).unwrap_or_default();
+            format!("{heading}{}", render::human(&made, &diff))
+        }
         Format::Markdown => render::markdown(&made, &diff),
-        Format::Json => format!("{:#}\n", render::json(&made, &diff)),
+        Format::Json => {
+            let mut plan = render::json(&made, &diff);
+            if let Some(broker) = &present.broker {
+                plan["broker"] = json!({"name": broker.name, "labels": broker.labels});
+            }
+            format!("{plan:#}\n")
+        }
     })?;
     judge(&args, &made)
 }
 
-/// What brokers will do about a change, without asking one; and the diff of the canonical forms.
-pub(super) fn planned(old: &Declared, new: &Declared) -> (Plan, String) {
-    let default_host = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    let live = live(old, None, default_host);
-    let made = plan(new, &live, &Node { default_host, labels: None }, &Files::new(), &Pinned::new());
-    let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
-    (made, diff_documents(&form(old), &form(new)))
+/// What a broker with `labels` will do about a change, without asking one. `None`: no broker in particular, every
+/// endpoint counts.
+pub(super) fn planned(old: &Declared, new: &Declared, labels: Option<Labels>) -> Plan {
+    let node = Node { default_host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), labels };
+    plan(new, &live(old, None, &node), &node, &Files::new(), &Pinned::new())
+}
+
+/// The labels on a command line; `None` where there are none.
+pub(super) fn given(labels: &[(String, String)]) -> Option<Labels> {
+    (!labels.is_empty()).then(|| labels.iter().cloned().collect())
+}
+
+/// Whether it depends on a broker's labels which endpoints it holds.
+pub(super) fn has_selectors(declared: &Declared) -> bool {
+    declared.endpoints.values().any(|endpoint| !endpoint.nodes.is_empty())
+}
+
+/// `n1 (rack=7, zone=eu)`.
+pub(super) fn with_labels(name: &str, labels: &Labels) -> String {
+    let labels: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let labels = if labels.is_empty() { "no labels".to_owned() } else { labels.join(", ") };
+    format!("{name} ({labels})")
 }
 
 fn judge(args: &Args, made: &Plan) -> anyhow::Result<Exit> {
@@ -118,7 +164,7 @@ fn judge(args: &Args, made: &Plan) -> anyhow::Result<Exit> {
 impl Present {
     /// A broker's own `--host`, as its endpoints without a `host` show it.
     fn default_host(&self) -> Option<IpAddr> {
-        let listening = self.listening.as_ref()?;
+        let listening = &self.broker.as_ref()?.listening;
         let hostless = self.declared.endpoints.values().filter(|endpoint| {
             let addresses = [Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST].map(|ip| endpoint.listen.on(IpAddr::V4(ip)));
             matches!(&addresses, [a, b] if a != b)
@@ -128,19 +174,20 @@ impl Present {
     }
 }
 
-/// What runs where `declared` does; of a broker, what it says listens.
-fn live(declared: &Declared, listening: Option<&BTreeMap<String, Listening>>, default_host: IpAddr) -> Live {
+/// What runs on `node` where `declared` does; of a broker, what it says listens.
+fn live(declared: &Declared, listening: Option<&BTreeMap<String, Listening>>, node: &Node) -> Live {
     let bans = Arc::new(declared.bans.clone());
     let mut live = Live::default();
     for (name, endpoint) in declared.endpoints.iter().filter(|(_, endpoint)| endpoint.enabled) {
         let known = match listening {
+            None if !node.holds(endpoint) => continue,
             None => None,
             Some(listening) => match listening.get(name.as_str()) {
                 Some(known) => Some(known),
                 None => continue,
             },
         };
-        let address = endpoint.listen.on(default_host);
+        let address = endpoint.listen.on(node.default_host);
         let address = known.and_then(|known| known.address.parse().ok()).map_or(address, BindAddress::Tcp);
         let running = LiveEndpoint {
             effective: Effective::of(endpoint, declared, &bans, &Files::new()),
@@ -150,15 +197,24 @@ fn live(declared: &Declared, listening: Option<&BTreeMap<String, Listening>>, de
         };
         live.endpoints.insert(name.clone(), running);
     }
-    live.bridges = bridges(declared, &Node { default_host, labels: None }, &Files::new());
+    live.bridges = bridges(declared, node, &Files::new());
     live
 }
 
-/// Asks a broker what it has declared, where it listens, and how many clients there are.
+/// Asks a broker what it has declared, which labels it has, where it listens, and how many clients there are.
 fn ask(base: &str) -> anyhow::Result<Present> {
-    let [documents, status] = broker::ask(base, [broker::EXPORT, "/api/endpoints/status"])?;
+    let paths = [broker::EXPORT, "/api/endpoints/status", "/api/cluster/nodes"];
+    let [documents, status, nodes] = broker::ask(base, paths)?;
     let snapshot = broker::snapshot(base, &documents)?;
-    Ok(Present { declared: valid(&snapshot)?, listening: Some(listening(&status)) })
+    let mut nodes = nodes["nodes"].as_array().into_iter().flatten();
+    let this = nodes
+        .find(|node| node["this"] == true)
+        .with_context(|| format!("{base}/api/cluster/nodes: not weir's answer"))?;
+    let labels = serde_json::from_value(this["labels"].clone());
+    let labels = labels.with_context(|| format!("{base}/api/cluster/nodes: the labels are not understood"))?;
+    let name = this["name"].as_str().unwrap_or_default().to_owned();
+    let broker = Asked { name, labels, listening: listening(&status) };
+    Ok(Present { declared: valid(&snapshot)?, broker: Some(broker) })
 }
 
 fn listening(status: &Value) -> BTreeMap<String, Listening> {

@@ -1,5 +1,6 @@
 //! `weir push`
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{anyhow, bail};
@@ -7,20 +8,24 @@ use clap::error::ErrorKind;
 use serde_json::{Value, json};
 
 use super::etcd::EtcdArgs;
-use super::plan::planned;
+use super::plan::{Labels, given, has_selectors, planned, with_labels};
 use super::print::{Format, print};
+use super::validate::parse_label;
 use super::{Exit, wrong_usage};
 use crate::apply::wall_clock;
-use crate::config::{Declared, NodeContext, Previous, Revision, Snapshot, load};
+use crate::cluster::NodeRecord;
+use crate::config::{
+    BuiltInDefaults, Declared, NodeContext, Previous, Revision, Snapshot, canonical, diff_documents, load,
+};
 use crate::reconcile::{Plan, render};
 use crate::source::etcd::{
-    Documents, Marker, Present, PushPlan, PushState, after_push, documents_of, plan_push, present, push,
+    Documents, EtcdRoot, Marker, Present, PushPlan, PushState, after_push, documents_of, plan_push, present, push,
 };
 use crate::source::{Commit, DirectoryReader};
 
 /// Put a directory's documents into etcd, all or nothing: brokers see the old set or the new one.
 ///
-/// The plan is printed first. Exits with 0 once it is there (or nothing had to be written), with 1 if the directory is not
+/// The plan is printed first: where documents have `nodes`, that of each broker there, by its labels. Exits with 0 once it is there (or nothing had to be written), with 1 if the directory is not
 /// valid, the store cannot be written, or somebody else changed it meanwhile.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -32,13 +37,20 @@ pub(super) struct Args {
     /// Delete what is there and not in DIR
     #[arg(long)]
     prune: bool,
+    /// A label of the brokers to plan for, in place of those that are there; may be repeated
+    #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = parse_label)]
+    labels: Vec<(String, String)>,
     /// Print the plan, write nothing
     #[arg(long)]
     dry_run: bool,
-    /// `json`: `{"put": [...], "deleted": [...], "plan": {...}, "revision": ...}`
+    /// `json`: `{"put": [...], "deleted": [...], "plan": {...}, "brokers": [...], "revision": ...}`; `plan` is of every
+    /// endpoint, each of `brokers` has the `names` of those that hold the same, and their `plan`
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
 }
+
+/// Brokers that are named in a heading.
+const SHOWN_MAX: usize = 10;
 
 /// What is to be there.
 struct Wanted {
@@ -59,12 +71,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let before = there.documents();
     let plan = plan_push(&wanted.documents, &before, args.prune);
     let after = after_push(&wanted.documents, &before, &plan);
+    let will = runtime.block_on(consequences(&args, &there, &before, &after))?;
     let mut answer = match args.format {
         Format::Human => None,
-        Format::Json => Some(to_json(&there, &plan, &before, &after)?),
+        Format::Json => Some(to_json(&there, &plan, &will)),
     };
     if answer.is_none() {
-        print(&shown(&there, &plan, &before, &after)?)?;
+        print(&shown(&there, &plan, &will))?;
     }
     if args.dry_run {
         answer.map_or(Ok(()), |answer| print(&format!("{answer:#}\n")))?;
@@ -113,7 +126,7 @@ fn nobody() -> NodeContext {
 }
 
 /// The keys, then what brokers will do about them.
-fn shown(there: &Present, plan: &PushPlan, before: &Documents, after: &Documents) -> anyhow::Result<String> {
+fn shown(there: &Present, plan: &PushPlan, will: &Consequences) -> String {
     let mut text = String::new();
     if there.is_half_pushed() {
         text.push_str("a push has begun and not ended here; this one takes its place\n");
@@ -134,32 +147,126 @@ fn shown(there: &Present, plan: &PushPlan, before: &Documents, after: &Documents
         plan.deletes.len(),
         plan.unchanged
     ));
-    let (made, diff) = consequences(there, before, after)?;
-    text.push_str(&render::human(&made, &diff));
-    Ok(text)
+    if let Some(why) = &will.unknown {
+        text.push_str(&format!("the plan is of every endpoint, whatever its `nodes`: {why}\n\n"));
+    }
+    if will.brokers.is_empty() {
+        text.push_str(&render::human(&will.of_all, &will.diff));
+        return text;
+    }
+    for group in &will.brokers {
+        text.push_str(&format!("{}:\n{}\n", group.heading(), render::human(&group.plan, "")));
+    }
+    text.push_str(&will.diff);
+    text
 }
 
 /// The same for a machine; `revision` is what the push came to, `null` where nothing was pushed.
-fn to_json(there: &Present, plan: &PushPlan, before: &Documents, after: &Documents) -> anyhow::Result<Value> {
+fn to_json(there: &Present, plan: &PushPlan, will: &Consequences) -> Value {
     let put = plan.puts.iter().map(|put| json!({"key": put.key, "new": put.is_new}));
-    let (made, diff) = consequences(there, before, after)?;
-    Ok(json!({
+    let brokers = will.brokers.iter().map(|group| {
+        let names: Vec<&str> = group.brokers.iter().map(|(name, _)| name.as_str()).collect();
+        json!({"names": names, "plan": render::json(&group.plan, "")})
+    });
+    json!({
         "put": put.collect::<Vec<_>>(),
         "deleted": plan.deletes,
         "left": plan.left,
         "unchanged": plan.unchanged,
         "documentsDigest": plan.digest,
         "replacesHalfPushed": there.is_half_pushed(),
-        "plan": render::json(&made, &diff),
+        "plan": render::json(&will.of_all, &will.diff),
+        "brokers": brokers.collect::<Vec<_>>(),
+        "brokersUnknown": will.unknown,
         "revision": null,
         "commit": null,
-    }))
+    })
 }
 
-/// What brokers will do about it, and the diff of the canonical forms.
-fn consequences(there: &Present, before: &Documents, after: &Documents) -> anyhow::Result<(Plan, String)> {
+/// What comes of a push.
+struct Consequences {
+    /// Of no broker in particular: every endpoint counts. With `--node-label`, of a broker with these labels.
+    of_all: Plan,
+    /// By what they will do, where it depends on the broker.
+    brokers: Vec<Group>,
+    /// Why the brokers are not known, where it depends on them.
+    unknown: Option<String>,
+    /// Of the canonical forms.
+    diff: String,
+}
+
+/// Brokers that will do the same.
+struct Group {
+    /// By name.
+    brokers: Vec<(String, Labels)>,
+    plan: Plan,
+}
+
+impl Group {
+    /// `brokers n1 (zone=eu), n3 (zone=eu)`.
+    fn heading(&self) -> String {
+        let mut shown: Vec<String> =
+            self.brokers.iter().take(SHOWN_MAX).map(|(name, labels)| with_labels(name, labels)).collect();
+        if let more @ 1.. = self.brokers.len().saturating_sub(SHOWN_MAX) {
+            shown.push(format!("and {more} more"));
+        }
+        format!("broker{} {}", if self.brokers.len() == 1 { "" } else { "s" }, shown.join(", "))
+    }
+}
+
+/// What brokers will do about it.
+async fn consequences(
+    args: &Args,
+    there: &Present,
+    before: &Documents,
+    after: &Documents,
+) -> anyhow::Result<Consequences> {
     // What is there now may not be valid; what can be read of it is what brokers run by.
     let old = load(&there.snapshot(before), &Previous::default(), &nobody()).declared;
     let new = judged(&there.snapshot(after))?;
-    Ok(planned(&old, &new))
+    let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
+    let mut will = Consequences {
+        of_all: planned(&old, &new, given(&args.labels)),
+        brokers: Vec::new(),
+        unknown: None,
+        diff: diff_documents(&form(&old), &form(&new)),
+    };
+    if args.labels.is_empty() && (has_selectors(&old) || has_selectors(&new)) {
+        match brokers(there, &args.etcd.root()).await {
+            Ok(brokers) => will.brokers = groups(brokers, |labels| planned(&old, &new, Some(labels.clone()))),
+            Err(why) => will.unknown = Some(why),
+        }
+    }
+    Ok(will)
+}
+
+/// Who is there, by name; or why that is not known.
+async fn brokers(there: &Present, root: &EtcdRoot) -> Result<Vec<(String, Labels)>, String> {
+    let records = there.brokers(root).await.map_err(|error| format!("the brokers are not known: {error}"))?;
+    let mut brokers = Vec::new();
+    for (key, bytes) in records {
+        let record =
+            NodeRecord::parse(&bytes).map_err(|why| format!("the record of broker {key} is not understood: {why}"));
+        brokers.push(record.map(|record| (record.name, record.labels))?);
+    }
+    if brokers.is_empty() {
+        return Err("no broker is there".to_owned());
+    }
+    brokers.sort();
+    Ok(brokers)
+}
+
+/// Puts those together that do the same, in the order of their names.
+fn groups(brokers: Vec<(String, Labels)>, plan: impl Fn(&Labels) -> Plan) -> Vec<Group> {
+    let mut plans: BTreeMap<Labels, Plan> = BTreeMap::new();
+    let mut groups: Vec<(String, Group)> = Vec::new();
+    for (name, labels) in brokers {
+        let plan = plans.entry(labels.clone()).or_insert_with(|| plan(&labels));
+        let shown = render::human(plan, "");
+        match groups.iter_mut().find(|(known, _)| *known == shown) {
+            Some((_, group)) => group.brokers.push((name, labels)),
+            None => groups.push((shown, Group { plan: plan.clone(), brokers: vec![(name, labels)] })),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
 }

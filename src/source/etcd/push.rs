@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, TxnResponse};
 
-use super::client::{answered, connect, list, prefix_end};
+use super::client::{answered, connect, list, list_values, prefix_end};
 use super::marker::{MARKER_KEY, Marker, PushState};
 use super::options::{EtcdAccess, EtcdRoot};
 use super::push_plan::{BATCH_BYTES_MAX, Documents, OPERATIONS_MAX, Operation, PushPlan};
@@ -86,6 +86,14 @@ impl Present {
             revision: Revision::Etcd { cluster_id: self.listing.cluster_id, revision: self.listing.revision },
             files: files.collect(),
         }
+    }
+
+    /// The brokers' records, by key below `root`'s `nodes/`.
+    ///
+    /// # Errors
+    /// The server does not answer, or reading them is not allowed.
+    pub async fn brokers(&self, root: &EtcdRoot) -> Result<Vec<(String, Vec<u8>)>, SourceError> {
+        Ok(list_values(&self.client, &self.url, &root.nodes()).await?.1)
     }
 
     fn marker_key(&self) -> String {

@@ -87,6 +87,46 @@ fn what_is_not_valid_is_not_pushed() {
     }
 }
 
+/// Brokers with other labels hold other endpoints: what is planned is what each of them does.
+#[test]
+fn the_plan_is_of_the_brokers_that_are_there() {
+    if !is_there() {
+        return;
+    }
+    let etcd = Etcd::start();
+    let mut documents = Documents::new(&["everywhere"]);
+    documents.set("moves", ports::free(), ", nodes: {zone: eu}");
+    push(documents.path(), &etcd.url(), &[]);
+    let brokers = [(1, "zone=eu"), (2, "zone=us"), (3, "zone=eu")]
+        .map(|(number, label)| Broker::start(number, &etcd.url(), &["--node-label", label]));
+    until("the three are there", || brokers[0].nodes().len() == 3 && brokers[0].listens(documents.port("moves")));
+
+    documents.set("moves", documents.port("moves"), ", nodes: {zone: us}");
+    documents.set("eu-only", ports::free(), ", nodes: {zone: eu}");
+    let planned = push(documents.path(), &etcd.url(), &["--dry-run"]);
+    let parts: Vec<&str> = planned.split("\nbroker").collect();
+    let [_, eu, us] = parts[..] else { panic!("{planned}") };
+    assert!(eu.starts_with("s n1 (zone=eu), n3 (zone=eu):\n"), "{planned}");
+    assert!(eu.contains("+ endpoint eu-only: add") && eu.contains("- endpoint moves: drain"), "{planned}");
+    assert!(us.starts_with(" n2 (zone=us):\n+ endpoint moves: add"), "{planned}");
+    assert!(!us.contains("endpoint eu-only:"), "{planned}");
+    assert_eq!(planned.matches("+++ b/endpoint/moves").count(), 1, "one diff for all: {planned}");
+
+    let said = push(documents.path(), &etcd.url(), &["--dry-run", "--format", "json"]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["brokers"][0]["names"], serde_json::json!(["n1", "n3"]), "{said:#}");
+    assert_eq!(said["brokers"][1]["plan"]["summary"], "1 to add", "{said:#}");
+
+    // Of a broker that is not there yet.
+    let offline = push(documents.path(), &etcd.url(), &["--dry-run", "--node-label", "zone=asia"]);
+    assert!(offline.contains("nothing to do") && !offline.contains("broker"), "{offline}");
+    push(documents.path(), &etcd.url(), &[]);
+    until("it is done", || {
+        let moved = brokers[1].listens(documents.port("moves")) && !brokers[0].listens(documents.port("moves"));
+        moved && brokers[2].listens(documents.port("eu-only")) && !brokers[1].listens(documents.port("eu-only"))
+    });
+}
+
 /// Two hundred documents are more than one transaction: brokers have the old set or the new one.
 #[test]
 fn more_than_a_transaction_holds_is_still_all_or_nothing() {

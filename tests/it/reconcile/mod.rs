@@ -6,6 +6,7 @@ mod classes;
 mod git;
 mod guard;
 mod kept;
+mod labels;
 mod leave;
 mod material;
 mod moving;
