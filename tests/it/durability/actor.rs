@@ -81,6 +81,8 @@ pub struct Actor {
     pub has_read: bool,
     /// No new publishes.
     pub rests: bool,
+    /// Of a publisher: bytes of its longest payload.
+    pub payload_max: usize,
 }
 
 impl Actor {
@@ -108,6 +110,7 @@ impl Actor {
             found: BTreeMap::new(),
             has_read: false,
             rests: false,
+            payload_max: 200,
         }
     }
 
@@ -354,7 +357,7 @@ impl Actor {
                     self.sequence += 1;
                     let topic = format!("t/{}", self.name);
                     history.sent(&topic, qos, self.sequence);
-                    let payload = format!("{} {}", self.sequence, "x".repeat(rng.below(200)));
+                    let payload = format!("{} {}", self.sequence, "x".repeat(rng.below(self.payload_max)));
                     self.begin(topic, payload.into_bytes(), qos, false, &mut out);
                 }
             }

@@ -1,7 +1,8 @@
 //! What was acknowledged is never lost: clients and the checker of what they saw, against cores in memory whose disk
 //! forgets, and against a real process that is killed.
 //!
-//! `history`: the checker; `actor`: the clients; `memory`: cores and a disk in memory, seeded; `process`: `kill -9`;
+//! `history`: the checker; `actor`: the clients; `memory`: cores and a disk in memory, seeded; `process`: `kill -9` and
+//! power cuts (`power_cut`);
 //! `circle`: shards that wait for each other's disks; `orphan`: sessions that end amid a QoS 2 publish.
 
 mod actor;
@@ -9,5 +10,6 @@ mod circle;
 mod history;
 mod memory;
 mod orphan;
+mod power_cut;
 mod process;
 mod trouble;

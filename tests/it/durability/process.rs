@@ -1,4 +1,4 @@
-//! `kill -9` at random moments under load, again and again, on a real disk.
+//! `kill -9` and power cuts at random moments under load, again and again, on a real disk.
 //!
 //! `WEIR_KILL_CYCLES=n` kills so often; `WEIR_KILL_SEED=n` chooses the moments.
 
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::actor::{Actor, Role, cast, judge_retained};
 use super::history::History;
+use super::power_cut::PowerCut;
 use crate::broker_sim::rng::Rng;
 use crate::ports;
 use crate::wire::Version;
@@ -23,15 +24,26 @@ pub struct Durable {
     place: tempfile::TempDir,
     pub address: SocketAddr,
     shards: u16,
+    power: Option<PowerCut>,
     process: Option<Child>,
 }
 
 impl Durable {
     /// A broker with one endpoint that is `durability: disk`; `fields` more of it.
     pub fn start(shards: u16, fields: &str) -> Self {
+        Self::start_on(tempfile::tempdir().unwrap(), None, shards, fields)
+    }
+
+    /// The same, on a disk whose power can be cut and whose every fsync takes up to `sync_ms` longer.
+    fn start_with_power_cuts(shards: u16, sync_ms: u32) -> Self {
         let place = tempfile::tempdir().unwrap();
+        let power = PowerCut::prepare(place.path(), sync_ms);
+        Self::start_on(place, Some(power), shards, "")
+    }
+
+    fn start_on(place: tempfile::TempDir, power: Option<PowerCut>, shards: u16, fields: &str) -> Self {
         let address = ports::free_address();
-        let mut durable = Self { place, address, shards, process: None };
+        let mut durable = Self { place, address, shards, power, process: None };
         durable.declare(fields);
         durable.begin();
         durable
@@ -63,7 +75,9 @@ impl Durable {
     /// Runs it until it listens.
     pub fn begin(&mut self) {
         let log = File::options().create(true).append(true).open(self.place.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_weir"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        self.power.iter().for_each(|power| power.load_into(&mut command));
+        let child = command
             .args(["run", "--status-addr", "none", "--shards", &self.shards.to_string(), "--log-level", "warn"])
             .arg("--endpoints")
             .arg(self.place.path().join("endpoints.d"))
@@ -84,11 +98,14 @@ impl Durable {
         }
     }
 
-    /// SIGKILL.
+    /// SIGKILL; on a disk whose power can be cut, that too.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.process.take() {
             child.kill().unwrap();
             child.wait().unwrap();
+            self.power.iter().for_each(|power| {
+                power.cut(&self.data().join("store"));
+            });
         }
     }
 
@@ -209,18 +226,34 @@ fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name}: a number")))
 }
 
+/// One run of kills.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    cycles: u64,
+    seed: u64,
+    shards: u16,
+    /// `Some`: the power is cut as well, and every fsync takes up to so many milliseconds longer.
+    power_cut_sync_ms: Option<u32>,
+    /// Bytes of the longest payload.
+    payload_max: usize,
+}
+
 /// Kills the broker again and again; answers with what was found, and how many messages were acknowledged.
-fn kill_cycles(cycles: u64, seed: u64, shards: u16) -> (Vec<String>, usize) {
-    let mut broker = Durable::start(shards, "");
-    let mut clients = Clients::new(seed);
+fn kill_cycles(run: Run) -> (Vec<String>, usize) {
+    let mut broker = match run.power_cut_sync_ms {
+        Some(sync_ms) => Durable::start_with_power_cuts(run.shards, sync_ms),
+        None => Durable::start(run.shards, ""),
+    };
+    let mut clients = Clients::new(run.seed);
+    clients.actors.iter_mut().for_each(|actor| actor.payload_max = run.payload_max);
     let everybody = std::mem::take(&mut clients.actors);
     let (listeners, speakers): (Vec<Actor>, Vec<Actor>) =
         everybody.into_iter().partition(|actor| actor.role == Role::Subscriber);
-    // Who listens is there before anybody speaks.
+    // The subscribers are there before anything is published.
     clients.actors = listeners;
     clients.run(broker.address, "the subscribers are there", |clients| clients.actors.iter().all(Actor::is_set_up));
     clients.actors.extend(speakers);
-    for _ in 0..cycles {
+    for _ in 0..run.cycles {
         let until = clients.history.acknowledged_count() + 20 + clients.rng.below(1_000);
         clients
             .run(broker.address, "messages are acknowledged", |clients| clients.history.acknowledged_count() >= until);
@@ -242,23 +275,42 @@ fn kill_cycles(cycles: u64, seed: u64, shards: u16) -> (Vec<String>, usize) {
     (clients.history.findings(), clients.history.acknowledged_count())
 }
 
+/// Runs it and says what came of it.
+fn assert_nothing_is_lost(run: Run) {
+    let (findings, acknowledged) = kill_cycles(run);
+    println!("{run:?}: {acknowledged} messages acknowledged, {} findings", findings.len());
+    assert!(findings.is_empty(), "WEIR_KILL_SEED={}, {run:?}:\n{}", run.seed, findings.join("\n"));
+}
+
+/// Small messages, no power cut.
+fn kills(cycles: u64, seed: u64, shards: u16) -> Run {
+    let (cycles, seed) = (number("WEIR_KILL_CYCLES", cycles), number("WEIR_KILL_SEED", seed));
+    Run { cycles, seed, shards, power_cut_sync_ms: None, payload_max: 200 }
+}
+
 #[test]
 fn nothing_acknowledged_is_lost_by_kill_9() {
-    let (cycles, seed) = (number("WEIR_KILL_CYCLES", 3), number("WEIR_KILL_SEED", 1));
-    for shards in [1, 2] {
-        let (findings, acknowledged) = kill_cycles(cycles, seed, shards);
-        println!("{cycles} kills, {shards} shards: {acknowledged} messages acknowledged, {} findings", findings.len());
-        assert!(findings.is_empty(), "WEIR_KILL_SEED={seed}, {shards} shards:\n{}", findings.join("\n"));
+    [1, 2].into_iter().for_each(|shards| assert_nothing_is_lost(kills(3, 1, shards)));
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_by_a_power_cut() {
+    for shards in [1, 3] {
+        assert_nothing_is_lost(Run { power_cut_sync_ms: Some(20), ..kills(3, 1, shards) });
     }
 }
 
 #[test]
 #[ignore = "200 kills take minutes: tests/run --all"]
 fn nothing_acknowledged_is_lost_by_200_kills() {
-    let (cycles, seed) = (number("WEIR_KILL_CYCLES", 200), number("WEIR_KILL_SEED", 7));
-    for shards in [1, 2] {
-        let (findings, acknowledged) = kill_cycles(cycles / 2, seed, shards);
-        println!("{} kills, {shards} shards: {acknowledged} acknowledged, {} findings", cycles / 2, findings.len());
-        assert!(findings.is_empty(), "WEIR_KILL_SEED={seed}, {shards} shards:\n{}", findings.join("\n"));
+    [1, 2].into_iter().for_each(|shards| assert_nothing_is_lost(kills(100, 7, shards)));
+}
+
+/// The log passes the size of a file (32 MiB) many times.
+#[test]
+#[ignore = "200 power cuts on each number of shards take minutes: tests/run --all"]
+fn nothing_acknowledged_is_lost_by_200_power_cuts_in_a_log_of_many_files() {
+    for shards in [1, 3] {
+        assert_nothing_is_lost(Run { power_cut_sync_ms: Some(20), payload_max: 48 << 10, ..kills(200, 11, shards) });
     }
 }
