@@ -260,6 +260,12 @@ fn kill_cycles(run: Run) -> (Vec<String>, usize) {
         broker.kill();
         clients.after_kill();
         broker.begin();
+        // What a restart does (wills become due, deliveries are sent on) is interrupted as well.
+        while clients.rng.one_in(2) {
+            std::thread::sleep(Duration::from_millis(clients.rng.below(40) as u64));
+            broker.kill();
+            broker.begin();
+        }
     }
     clients.actors.iter_mut().for_each(|actor| actor.rests = true);
     clients.run(broker.address, "everything is delivered", |clients| {
