@@ -69,8 +69,7 @@ fn main() {
                     append_record(&mut bytes, key(number - count), None);
                 }
             }
-            log.prepare(&[RecordBatch::new(1, bytes)]);
-            log.write().unwrap();
+            log.commit(&[RecordBatch::new(1, bytes)]).unwrap();
         });
         let place = tempfile::tempdir_in(".").unwrap();
         let database = Database::builder(place.path()).manual_journal_persist(true).worker_threads(1).open().unwrap();

@@ -4,6 +4,7 @@
 //! [`RecordBatch`] holds becomes durable together, and batches of a shard in their order.
 
 use super::ShardId;
+use super::limits::RECORDS_HIGH_BYTES;
 
 /// What a record is about. The numbers are part of the stored form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -209,7 +210,8 @@ impl<'a> Iterator for Records<'a> {
 pub enum Kept {
     /// Its batches up to this number are durable.
     UpTo(u64),
-    /// The disk is full (`true`), or no longer is. What was handed over is kept in hand, and written when there is room.
+    /// The disk is full (`true`), or no longer is. What is handed over is still written, out of a reserve: what frees space,
+    /// and what little adds to it. Of what clients send nothing that adds is to be taken.
     Full(bool),
 }
 
@@ -219,6 +221,10 @@ pub trait RecordSink: Send + Sync {
     fn tell(&self, told: Box<dyn Fn(ShardId, Kept) + Send + Sync>);
     /// Takes a shard's batch; numbers grow.
     fn keep(&self, from: ShardId, batch: RecordBatch);
+    /// How much all shards together may have under way, bytes: more may find no room when the disk becomes full.
+    fn backlog_bytes(&self) -> u64 {
+        RECORDS_HIGH_BYTES
+    }
 }
 
 /// Writes numbers and bytes into a value.

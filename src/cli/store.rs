@@ -251,6 +251,6 @@ fn import(mut store: OpenedStore) -> anyhow::Result<usize> {
 }
 
 fn commit(store: &mut OpenedStore, bytes: Vec<u8>) -> anyhow::Result<()> {
-    store.log.prepare(&[RecordBatch::new(1, bytes)]);
-    Ok(store.log.write()?)
+    store.log.commit(&[RecordBatch::new(1, bytes)])?;
+    Ok(())
 }

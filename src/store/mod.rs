@@ -20,6 +20,11 @@ pub enum StoreError {
     Content { path: PathBuf, message: String },
     #[error("{}: another weir has it open", path.display())]
     InUse { path: PathBuf },
+    #[error(
+        "{}: its file system has {bytes} bytes, and the store needs {needed} at least: put the data directory on a larger one",
+        path.display()
+    )]
+    TooSmall { path: PathBuf, bytes: u64, needed: u64 },
     #[error("{}: {source}", path.display())]
     Log { path: PathBuf, source: records::LogError },
 }

@@ -2,7 +2,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
+use rustix::io::Errno;
 
 /// A directory of numbered files that are appended to.
 pub trait Disk: Send {
@@ -18,6 +22,10 @@ pub trait Disk: Send {
     fn remove(&self, number: u64) -> io::Result<()>;
     /// Makes what was created and removed durable.
     fn sync(&self) -> io::Result<()>;
+    /// Bytes that are set aside, so that no file takes them.
+    fn reserved(&self) -> io::Result<u64>;
+    /// Sets so many bytes aside. Where there is no room for as many, what is set aside stays as it is.
+    fn reserve(&self, bytes: u64) -> io::Result<()>;
 }
 
 /// A file that is appended to.
@@ -38,6 +46,10 @@ pub struct Directory {
 
 /// What the files are called.
 const EXTENSION: &str = "log";
+/// The file whose blocks are the reserve.
+const RESERVE: &str = "reserve";
+/// The unit of [`MetadataExt::blocks`].
+const STAT_BLOCK_BYTES: u64 = 512;
 
 impl Directory {
     /// The directory at `path`, which is there.
@@ -93,6 +105,50 @@ impl Disk for Directory {
     fn sync(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
+
+    fn reserved(&self) -> io::Result<u64> {
+        let file = match OpenOptions::new().write(true).open(self.path.join(RESERVE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            other => other?,
+        };
+        let metadata = file.metadata()?;
+        if metadata.blocks() * STAT_BLOCK_BYTES < metadata.len() {
+            // A copy with holes, which sets nothing aside.
+            file.set_len(0)?;
+            return Ok(0);
+        }
+        Ok(metadata.len())
+    }
+
+    fn reserve(&self, bytes: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.path.join(RESERVE))?;
+        let before = file.metadata()?.len();
+        if bytes <= before {
+            // Some file systems give space back only once this is durable.
+            return file.set_len(bytes).and_then(|()| file.sync_all());
+        }
+        // Told beforehand, an attempt in vain costs the file system nothing.
+        let stat = fstatvfs(&file)?;
+        if stat.f_blocks > 0 && stat.f_bavail.saturating_mul(stat.f_frsize) < bytes - before {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let allocated = allocate(&file, before, bytes);
+        if allocated.is_err() {
+            file.set_len(before)?;
+        }
+        allocated
+    }
+}
+
+/// Makes a file longer, with blocks that are its own.
+fn allocate(mut file: &File, before: u64, bytes: u64) -> io::Result<()> {
+    match fallocate(file, FallocateFlags::empty(), before, bytes - before) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}
+        other => return Ok(other?),
+    }
+    file.seek(io::SeekFrom::Start(before))?;
+    io::copy(&mut io::repeat(0).take(bytes - before), &mut file)?;
+    file.sync_data()
 }
 
 /// A file of a [`Directory`].

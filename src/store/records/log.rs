@@ -8,32 +8,23 @@ use std::io;
 
 use hashbrown::HashMap;
 
+use super::cleaning::Cleaning;
 use super::disk::{Disk, SegmentFile};
-use super::frame::{self, FILE_HEADER, FRAME_HEADER, Header};
-use crate::broker::{Key, RecordBatch, Records, Stored, append_record};
-
-/// How large the log may grow.
-#[derive(Debug, Clone, Copy)]
-pub struct LogLimits {
-    /// Bytes after which another file is begun.
-    pub file_bytes: u64,
-    /// Bytes of history that are kept before cleaning begins, beside as many as hold.
-    pub history_bytes: u64,
-}
-
-impl Default for LogLimits {
-    fn default() -> Self {
-        Self { file_bytes: 32 << 20, history_bytes: 64 << 20 }
-    }
-}
+use super::frame::{self, FILE_HEADER, FRAME_HEADER};
+use super::reading::Reading;
+use super::space::{Levels, LogLimits, Purpose, Reserve, full_or};
+use crate::broker::{Key, RecordBatch, Stored, append_record};
 
 /// Bytes that cleaning adds to a commit, beside twice what the commit has itself.
 const CLEAN_BYTES: usize = 256 << 10;
 
+/// How often the reserve gives something up for one frame: more than once where others take what was given up.
+const APPEND_ATTEMPTS: u32 = 3;
+
 /// Why the log cannot go on, or not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// Nothing is lost: to be tried again when there is room.
+    /// Nothing is lost and nothing has changed: to be tried again when there is room.
     #[error("the disk is full: {0}")]
     Full(io::Error),
     /// What is on the disk is not known any more.
@@ -42,12 +33,14 @@ pub enum LogError {
     #[error("file {file} was written by a newer weir (format {found}, this one knows {known}): start that one", known = frame::VERSION)]
     Newer { file: u64, found: u32 },
     #[error(
-        "file {file} is damaged at byte {at}, and whole commits follow: restore a backup, or move the directory away"
+        "file {file} is damaged at byte {at}, and not as a crash leaves it: restore a backup of the directory, or move it away"
     )]
     Damaged { file: u64, at: usize },
-    #[error("file {file} is no file of weir's store")]
-    Foreign { file: u64 },
-    #[error("file {file} is missing")]
+    #[error(
+        "file {file} is damaged in its header, or no file of weir's store: restore a backup of the directory, or move it away"
+    )]
+    Header { file: u64 },
+    #[error("file {file} is missing: restore a backup of the directory, or move it away")]
     Missing { file: u64 },
 }
 
@@ -64,29 +57,45 @@ pub struct LogSize {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Place {
-    segment: u64,
+pub(super) struct Place {
+    pub(super) segment: u64,
     /// Bytes of the record.
-    len: u32,
+    pub(super) len: u32,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Segment {
-    number: u64,
-    bytes: u64,
-    live_bytes: u64,
+pub(super) struct Segment {
+    pub(super) number: u64,
+    pub(super) bytes: u64,
+    pub(super) live_bytes: u64,
 }
 
-/// Cleaning under way: records of the oldest file that held when it began.
-#[derive(Debug)]
-struct Cleaning {
-    bytes: Vec<u8>,
-    /// Key, and the range of its value.
-    left: Vec<(Key, std::ops::Range<usize>)>,
+/// The file that is appended to. There is none until a commit has something to write: so a salt always is that of the
+/// file that it is used for, and a file is only ever cut at its own end.
+struct Active<F> {
+    file: F,
+    salt: u32,
+    bytes: u64,
+}
+
+/// A commit that is not written yet. The log changes when it is.
+#[derive(Default)]
+struct Draft {
+    frame: Vec<u8>,
+    /// Each key once, and the bytes of its record; `None`: it is removed.
+    changes: Vec<(Key, Option<u32>)>,
+    /// [`Cleaning::done`] after it.
+    cleaned: usize,
+}
+
+impl Draft {
+    fn is_empty(&self) -> bool {
+        self.frame.len() <= FRAME_HEADER
+    }
 }
 
 /// How a record in a batch weighs in the log.
-fn size_of(value: &[u8]) -> u32 {
+pub(super) fn size_of(value: &[u8]) -> u32 {
     (Key::BYTES + 4 + value.len()) as u32
 }
 
@@ -94,173 +103,139 @@ fn size_of(value: &[u8]) -> u32 {
 pub struct Log<D: Disk> {
     disk: D,
     limits: LogLimits,
-    file: D::File,
-    /// Oldest first; the last is written to.
+    active: Option<Active<D::File>>,
+    /// Oldest first; the active file's is the last.
     segments: VecDeque<Segment>,
-    /// What the last file will have once the frame is written, where that is to be another one than it is now.
-    begins_segment: bool,
     index: HashMap<Key, Place>,
     live_bytes: u64,
     commit: u64,
-    /// Of the file that is written to.
-    salt: u32,
-    /// The commit that is being written.
-    frame: Vec<u8>,
     cleaning: Option<Cleaning>,
+    /// The file that could not be read to clean it.
+    unreadable: Option<u64>,
+    /// `None`: it keeps none.
+    reserve: Option<Reserve>,
+    /// The last commit found no room.
+    is_stuck: bool,
     /// Scratch: the newest record of each key in a commit.
     newest: HashMap<Key, (u32, usize)>,
+    frame: Vec<u8>,
 }
 
 /// What came of opening a log.
 pub struct Opened<D: Disk> {
     pub log: Log<D>,
     pub stored: Stored,
-    /// Bytes at the end that were no whole commit: a crash cut it short, and nobody was told that it was durable.
+    /// Bytes at the end that were no whole commit, and were cut off: a crash cut it short before it was durable.
     pub torn_bytes: u64,
 }
 
 impl<D: Disk> Log<D> {
-    /// Opens the log on a disk, or begins it.
+    /// Opens the log on a disk. An empty one is begun by the first commit.
     ///
     /// # Errors
-    /// It cannot be read, or is not to be trusted: nothing was changed then.
+    /// It cannot be read, or is not to be trusted: nothing was changed then. Or what was read cannot be made durable.
     pub fn open(disk: D, limits: LogLimits) -> Result<Opened<D>, LogError> {
-        let failed = |what| move |source| LogError::Failed { what, source };
-        let numbers = disk.list().map_err(failed("the store's directory cannot be read"))?;
-        let mut reading = Reading::default();
-        for (at, &number) in numbers.iter().enumerate() {
-            if let Some(before) = at.checked_sub(1).map(|before| numbers[before])
-                && before + 1 != number
-            {
-                return Err(LogError::Missing { file: before + 1 });
-            }
-            let bytes = disk.read(number).map_err(failed("a file of the store cannot be read"))?;
-            reading.read(number, &bytes, at + 1 == numbers.len())?;
-        }
-        let Reading { mut segments, index, commit, torn_bytes, mut salt } = reading;
-        let file = match segments.back() {
-            Some(last) if last.bytes > 0 => {
-                let mut file = disk.open(last.number).map_err(failed("a file of the store cannot be opened"))?;
-                if torn_bytes > 0 {
-                    file.truncate(last.bytes)
-                        .and_then(|()| file.sync())
-                        .map_err(failed("a file of the store cannot be cut"))?;
-                }
-                file
-            }
-            _ => {
-                let number = segments.pop_back().map_or(1, |unwritten| unwritten.number);
-                segments.push_back(Segment { number, bytes: FILE_HEADER as u64, live_bytes: 0 });
-                salt = random();
-                begin_file(&disk, number, salt).map_err(failed("the store cannot be written"))?
-            }
-        };
-        let mut places = HashMap::with_capacity(index.len());
-        let mut records = Vec::with_capacity(index.len());
-        for (key, (place, value)) in index {
-            places.insert(key, place);
-            records.push((key, value));
-        }
+        let reading = Reading::of(&disk)?;
+        let newest = reading.settle(&disk)?;
+        let Reading { segments, index, commit, torn_bytes, .. } = reading;
+        let bytes = segments.back().map_or(0, |last| last.bytes);
         let mut log = Log {
             disk,
             limits,
-            file,
+            active: newest.map(|(file, salt)| Active { file, salt, bytes }),
             segments,
-            begins_segment: false,
-            index: places,
+            index: HashMap::with_capacity(index.len()),
             live_bytes: 0,
             commit,
-            salt,
-            frame: Vec::new(),
             cleaning: None,
+            unreadable: None,
+            reserve: None,
+            is_stuck: false,
             newest: HashMap::new(),
+            frame: Vec::new(),
         };
-        let places: Vec<Place> = log.index.values().copied().collect();
-        places.into_iter().for_each(|place| log.weigh(place, true));
+        let mut records = Vec::with_capacity(index.len());
+        for (key, (place, value)) in index {
+            log.weigh(place, true);
+            log.index.insert(key, place);
+            records.push((key, value));
+        }
         Ok(Opened { log, stored: Stored::new(records), torn_bytes })
     }
 
-    /// Puts batches together to one commit, and what cleaning moves. To be followed by [`Log::write`]. Of several records
-    /// with one key the newest alone is kept, and what comes and goes within the commit never reaches the disk. Answers
-    /// with how many records it writes.
-    pub fn prepare(&mut self, batches: &[RecordBatch]) -> usize {
-        frame::begin(&mut self.frame);
-        self.newest.clear();
-        for (batch, records) in batches.iter().enumerate() {
-            for (place, (key, _)) in records.records().enumerate() {
-                self.newest.insert(key, (batch as u32, place));
-            }
-        }
-        let mut segment = self.segments.back().map_or(1, |last| last.number);
-        let size: usize = batches.iter().map(RecordBatch::size).sum();
-        let end = self.segments.back().map_or(0, |last| last.bytes);
-        self.begins_segment = end + size as u64 > self.limits.file_bytes && end > FILE_HEADER as u64;
-        if self.begins_segment {
-            segment += 1;
-            self.salt = random();
-            self.segments.push_back(Segment { number: segment, bytes: FILE_HEADER as u64, live_bytes: 0 });
-        }
-        let mut written = 0;
-        for (batch, records) in batches.iter().enumerate() {
-            for (place, (key, value)) in records.records().enumerate() {
-                if self.newest.get(&key) != Some(&(batch as u32, place)) {
-                    continue;
-                }
-                let before = self.index.remove(&key);
-                before.into_iter().for_each(|before| self.weigh(before, false));
-                if value.is_none() && before.is_none() {
-                    continue;
-                }
-                append_record(&mut self.frame, key, value);
-                written += 1;
-                if let Some(value) = value {
-                    let place = Place { segment, len: size_of(value) };
-                    self.index.insert(key, place);
-                    self.weigh(place, true);
-                }
-            }
-        }
-        self.clean(segment, CLEAN_BYTES + 2 * size);
-        if self.frame.len() > FRAME_HEADER {
-            frame::finish(&mut self.frame, self.commit + 1, self.salt);
-        }
-        written
-    }
-
-    /// Writes what was prepared, and waits until it is durable. After [`LogError::Full`] it may be called again.
+    /// Puts batches together to one commit, with what cleaning moves, writes it, and waits until it is durable. Of several
+    /// records with one key the newest alone is written, and what comes and goes within the commit never is. Answers with
+    /// how many records it wrote of the batches.
     ///
     /// # Errors
-    /// See [`LogError`]; after anything but `Full` the log is not to be used any more.
-    pub fn write(&mut self) -> Result<(), LogError> {
-        if self.frame.len() > FRAME_HEADER {
-            if self.begins_segment {
-                let number = self.segments.back().map_or(1, |last| last.number);
-                self.file = begin_file(&self.disk, number, self.salt).map_err(full_or("a file cannot be begun"))?;
-                self.begins_segment = false;
-            }
-            let end = self.segments.back().map_or(0, |last| last.bytes);
-            if let Err(error) = self.file.append(&self.frame) {
-                // What was written of it must not stand before what is written next.
-                self.file.truncate(end).map_err(|source| LogError::Failed { what: "a file cannot be cut", source })?;
-                return Err(full_or("the log cannot be written")(error));
-            }
-            self.file.sync().map_err(|source| LogError::Failed { what: "fsync failed", source })?;
-            self.commit += 1;
-            if let Some(last) = self.segments.back_mut() {
-                last.bytes += self.frame.len() as u64;
-            }
-            self.frame.clear();
+    /// See [`LogError`]. After [`LogError::Full`] the log is as it was before; after any other it is not to be used any
+    /// more.
+    pub fn commit(&mut self, batches: &[RecordBatch]) -> Result<usize, LogError> {
+        let (mut draft, grows) = self.draft(batches);
+        let count = draft.changes.len();
+        if !self.is_full() {
+            let size: usize = batches.iter().map(RecordBatch::size).sum();
+            self.move_records(&mut draft, CLEAN_BYTES + 2 * size);
         }
-        if self.cleaning.as_ref().is_some_and(|cleaning| cleaning.left.is_empty()) {
-            self.cleaning = None;
-        }
-        self.drop_dead()
+        let written = self.write(draft, if grows { Purpose::Adds } else { Purpose::Frees });
+        self.is_stuck = matches!(written, Err(LogError::Full(_)));
+        written.map(|()| count)
+    }
+
+    /// Cleans for one commit's length, where there is something to clean.
+    ///
+    /// # Errors
+    /// As of [`Log::commit`].
+    pub fn clean(&mut self) -> Result<(), LogError> {
+        let mut draft = self.draft(&[]).0;
+        // In parts that fit into a small disk's reserve.
+        let budget = CLEAN_BYTES.min((self.limits.file_bytes / 4) as usize);
+        self.move_records(&mut draft, budget);
+        self.write(draft, Purpose::Cleans)
     }
 
     /// Whether cleaning has something to do though there be nothing to commit.
     pub fn wants_cleaning(&self) -> bool {
+        let Some(oldest) = self.segments.front().filter(|_| self.segments.len() > 1) else { return false };
+        if self.unreadable == Some(oldest.number) {
+            return false;
+        }
         let bytes: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
-        self.segments.len() > 1 && bytes > 2 * self.live_bytes + self.limits.history_bytes
+        if self.is_full() {
+            // What is gained must be worth what is written for it, or a disk full of what holds would be written for ever.
+            let is_worth_it = oldest.live_bytes * 2 < oldest.bytes || (bytes - self.live_bytes) * 8 > bytes;
+            return is_worth_it || self.cleaning.is_some();
+        }
+        bytes > 2 * self.live_bytes + self.limits.history_bytes
+    }
+
+    /// Keeps a reserve on the disk from now on.
+    ///
+    /// # Errors
+    /// The disk fails otherwise than by being full.
+    pub fn keep_reserve(&mut self) -> Result<(), LogError> {
+        let held = self
+            .disk
+            .reserved()
+            .map_err(|source| LogError::Failed { what: "the reserve cannot be looked at", source })?;
+        self.reserve = Some(Reserve { held, levels: Levels::default() });
+        self.refill()
+    }
+
+    /// Makes the reserve whole, where there is room.
+    ///
+    /// # Errors
+    /// The disk fails otherwise than by being full.
+    pub fn refill(&mut self) -> Result<(), LogError> {
+        let largest = self.segments.iter().map(|segment| segment.bytes).max().unwrap_or(0);
+        let Some(reserve) = &mut self.reserve else { return Ok(()) };
+        reserve.levels = Levels::new(&self.limits, largest);
+        reserve.refill(&self.disk)
+    }
+
+    /// Whether the disk is full: something could not be written, or could only by giving up some of the reserve.
+    pub fn is_full(&self) -> bool {
+        self.is_stuck || self.reserve.as_ref().is_some_and(|reserve| !reserve.is_whole())
     }
 
     /// How it stands.
@@ -273,23 +248,163 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Removes files at the front of which nothing holds any more. Also what makes room when the disk is full.
-    ///
-    /// # Errors
-    /// The directory cannot be written.
-    pub fn drop_dead(&mut self) -> Result<(), LogError> {
-        while self.segments.len() > 1
-            && self.cleaning.is_none()
-            && self.segments.front().is_some_and(|s| s.live_bytes == 0)
+    pub(super) fn limits(&self) -> &LogLimits {
+        &self.limits
+    }
+
+    /// A planted fault: another salt for a file that has one.
+    #[cfg(test)]
+    pub(super) fn change_salt(&mut self) {
+        if let Some(active) = &mut self.active {
+            active.salt = random();
+        }
+    }
+
+    /// The records of batches as they are to be written, and whether they make the live ones more.
+    fn draft(&mut self, batches: &[RecordBatch]) -> (Draft, bool) {
+        let mut frame = std::mem::take(&mut self.frame);
+        frame::begin(&mut frame);
+        let cleaned = self.cleaning.as_ref().map_or(0, |cleaning| cleaning.done);
+        let mut draft = Draft { frame, changes: Vec::new(), cleaned };
+        self.newest.clear();
+        for (batch, records) in batches.iter().enumerate() {
+            for (place, (key, _)) in records.records().enumerate() {
+                self.newest.insert(key, (batch as u32, place));
+            }
+        }
+        let (mut more, mut less) = (0_u64, 0_u64);
+        for (batch, records) in batches.iter().enumerate() {
+            for (place, (key, value)) in records.records().enumerate() {
+                if self.newest.get(&key) != Some(&(batch as u32, place)) {
+                    continue;
+                }
+                let before = self.index.get(&key);
+                if value.is_none() && before.is_none() {
+                    continue;
+                }
+                append_record(&mut draft.frame, key, value);
+                draft.changes.push((key, value.map(size_of)));
+                more += value.map_or(0, |value| u64::from(size_of(value)));
+                less += before.map_or(0, |before| u64::from(before.len));
+            }
+        }
+        (draft, more > less)
+    }
+
+    /// Writes a commit, unless there is nothing to write; then, and only then, the log is as the commit says.
+    fn write(&mut self, mut draft: Draft, purpose: Purpose) -> Result<(), LogError> {
+        let appended = if draft.is_empty() { Ok(()) } else { self.append(&mut draft.frame, purpose) };
+        let Draft { frame, changes, cleaned } = draft;
+        self.frame = frame;
+        appended?;
+        let segment = self.segments.back().map_or(0, |last| last.number);
+        for (key, len) in changes {
+            if let Some(before) = self.index.remove(&key) {
+                self.weigh(before, false);
+            }
+            if let Some(len) = len {
+                let place = Place { segment, len };
+                self.index.insert(key, place);
+                self.weigh(place, true);
+            }
+        }
+        if let Some(cleaning) = &mut self.cleaning {
+            cleaning.done = cleaned;
+        }
+        self.drop_dead()
+    }
+
+    /// Appends a frame; where there is no room, with what the reserve gives up for it.
+    fn append(&mut self, frame: &mut [u8], purpose: Purpose) -> Result<(), LogError> {
+        // A new file, and the last block of it.
+        let bytes = frame.len() as u64 + 2 * self.limits.block_bytes;
+        if self.is_full()
+            && let Some(reserve) = &mut self.reserve
+            && !reserve.covers(&self.disk, purpose, bytes)?
         {
-            // The directory is synced before the next one goes: were an older file to come back without the newer one
-            // that says what was removed of it, so would what it held.
-            let Some(dead) = self.segments.front().map(|segment| segment.number) else { break };
-            self.disk
-                .remove(dead)
-                .and_then(|()| self.disk.sync())
-                .map_err(|source| LogError::Failed { what: "a file cannot be removed", source })?;
+            return Err(LogError::Full(io::ErrorKind::StorageFull.into()));
+        }
+        let mut attempts = 0..APPEND_ATTEMPTS;
+        loop {
+            let error = match self.try_append(frame) {
+                Err(LogError::Full(error)) => error,
+                other => return other,
+            };
+            let (Some(reserve), Some(_)) = (&mut self.reserve, attempts.next()) else {
+                return Err(LogError::Full(error));
+            };
+            if !reserve.covers(&self.disk, purpose, bytes)? {
+                return Err(LogError::Full(error));
+            }
+            reserve.release(&self.disk, bytes)?;
+        }
+    }
+
+    fn try_append(&mut self, frame: &mut [u8]) -> Result<(), LogError> {
+        let has_room = |active: &Active<D::File>| {
+            active.bytes <= FILE_HEADER as u64 || active.bytes + frame.len() as u64 <= self.limits.file_bytes
+        };
+        let mut active = match self.active.take_if(|active| has_room(active)) {
+            Some(active) => active,
+            None => self.begin_file()?,
+        };
+        frame::finish(frame, self.commit + 1, active.salt);
+        let appended = active.append(frame);
+        let bytes = active.bytes;
+        self.active = Some(active);
+        appended?;
+        self.commit += 1;
+        if let Some(last) = self.segments.back_mut() {
+            last.bytes = bytes;
+        }
+        Ok(())
+    }
+
+    /// Begins a file: after this it is there, with its header, whatever happens.
+    fn begin_file(&mut self) -> Result<Active<D::File>, LogError> {
+        let number = self.segments.back().map_or(1, |last| last.number + 1);
+        let salt = random();
+        let begun = self.disk.create(number).and_then(|mut file| {
+            file.append(&frame::file_header(salt))?;
+            file.sync()?;
+            self.disk.sync()?;
+            Ok(file)
+        });
+        match begun.map_err(full_or("a file cannot be begun")) {
+            Ok(file) => {
+                let bytes = FILE_HEADER as u64;
+                self.segments.push_back(Segment { number, bytes, live_bytes: 0 });
+                Ok(Active { file, salt, bytes })
+            }
+            Err(error) => {
+                if matches!(error, LogError::Full(_)) {
+                    self.remove(number)?;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Removes a file that may be there. The directory is synced before anything else happens: were an older file to come
+    /// back without the newer one that says what was removed of it, so would what it held.
+    fn remove(&self, number: u64) -> Result<(), LogError> {
+        let removed = match self.disk.remove(number) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        };
+        removed
+            .and_then(|()| self.disk.sync())
+            .map_err(|source| LogError::Failed { what: "a file cannot be removed", source })
+    }
+
+    /// Removes files at the front of which nothing holds any more.
+    fn drop_dead(&mut self) -> Result<(), LogError> {
+        while self.segments.len() > 1
+            && let Some(oldest) = self.segments.front().filter(|oldest| oldest.live_bytes == 0)
+        {
+            self.remove(oldest.number)?;
             self.segments.pop_front();
+            self.cleaning = None;
         }
         Ok(())
     }
@@ -307,130 +422,74 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Moves up to `budget` bytes of what holds of the oldest file into the commit.
-    fn clean(&mut self, segment: u64, budget: usize) {
+    /// Adds up to `budget` bytes of what holds of the oldest file to a commit.
+    fn move_records(&mut self, draft: &mut Draft, budget: usize) {
         if self.cleaning.is_none() && self.wants_cleaning() {
             self.cleaning = self.begin_cleaning();
+            draft.cleaned = 0;
         }
-        let Some(mut cleaning) = self.cleaning.take() else { return };
+        let Some(cleaning) = &self.cleaning else { return };
         let Some(oldest) = self.segments.front().map(|oldest| oldest.number) else { return };
-        let until = self.frame.len() + budget;
-        while self.frame.len() < until
-            && let Some((key, range)) = cleaning.left.pop()
-        {
-            let Some(place) = self.index.get(&key).copied().filter(|place| place.segment == oldest) else { continue };
-            append_record(&mut self.frame, key, Some(&cleaning.bytes[range]));
-            self.weigh(place, false);
-            let place = Place { segment, ..place };
-            self.index.insert(key, place);
-            self.weigh(place, true);
+        let until = draft.frame.len() + budget;
+        for (key, range) in &cleaning.records[draft.cleaned..] {
+            if draft.frame.len() >= until {
+                break;
+            }
+            draft.cleaned += 1;
+            let holds = self.index.get(key).filter(|place| place.segment == oldest);
+            if let Some(place) = holds.filter(|_| !self.newest.contains_key(key)) {
+                append_record(&mut draft.frame, *key, Some(&cleaning.bytes[range.clone()]));
+                draft.changes.push((*key, Some(place.len)));
+            }
         }
-        self.cleaning = Some(cleaning);
     }
 
-    /// What holds of the oldest file. A file that cannot be read now is tried again with the next commit.
-    fn begin_cleaning(&self) -> Option<Cleaning> {
-        let oldest = self.segments.front()?.number;
-        let bytes = match self.disk.read(oldest) {
-            Ok(bytes) => bytes,
+    /// What holds of the oldest file. One that cannot be read is left alone, and so are those behind it.
+    fn begin_cleaning(&mut self) -> Option<Cleaning> {
+        let oldest = *self.segments.front()?;
+        let holds =
+            |key: &Key| self.index.get(key).filter(|place| place.segment == oldest.number).map(|place| place.len);
+        let cleaning = match self.disk.read(oldest.number) {
+            Ok(bytes) => Cleaning::of(bytes, &holds).filter(|cleaning| {
+                let found: u64 = cleaning.records.iter().filter_map(|(key, _)| holds(key)).map(u64::from).sum();
+                found == oldest.live_bytes
+            }),
             Err(error) => {
-                tracing::error!(%error, file = oldest, "a file of the store cannot be read, and not be cleaned");
-                return None;
+                tracing::error!(%error, file = oldest.number, "store file cannot be read");
+                None
             }
         };
-        let Header::Good { salt } = frame::read_file_header(&bytes) else { return None };
-        let mut newest = HashMap::new();
-        let mut at = FILE_HEADER;
-        while let Some(frame) = bytes.get(at..).and_then(|from| frame::read(from, salt)) {
-            let end = at + frame.len;
-            let mut records = Records::of(frame.records);
-            while let Some((key, value)) = records.next() {
-                let value_end = end - records.rest();
-                match value {
-                    Some(value) => newest.insert(key, value_end - value.len()..value_end),
-                    None => newest.remove(&key),
-                };
-            }
-            at = end;
+        if cleaning.is_none() {
+            tracing::error!(
+                file = oldest.number,
+                "store cleaning failed: a file is damaged, and the next start will refuse it"
+            );
+            self.unreadable = Some(oldest.number);
         }
-        newest.retain(|key, _| self.index.get(key).is_some_and(|place| place.segment == oldest));
-        Some(Cleaning { bytes, left: newest.into_iter().collect() })
+        cleaning
     }
 }
 
-/// Begins a file: after this it is there, with its header, whatever happens.
-fn begin_file<D: Disk>(disk: &D, number: u64, salt: u32) -> io::Result<D::File> {
-    let mut file = disk.create(number)?;
-    file.append(&frame::file_header(salt))?;
-    file.sync()?;
-    disk.sync()?;
-    Ok(file)
+impl<F: SegmentFile> Active<F> {
+    /// Appends a frame and waits until it is durable.
+    fn append(&mut self, frame: &[u8]) -> Result<(), LogError> {
+        if let Err(error) = self.file.append(frame) {
+            // What was written of it must not stand before what is written next, nor at the end of a file that another one
+            // follows.
+            self.file
+                .truncate(self.bytes)
+                .and_then(|()| self.file.sync())
+                .map_err(|source| LogError::Failed { what: "a file cannot be cut", source })?;
+            return Err(full_or("the log cannot be written")(error));
+        }
+        self.file.sync().map_err(|source| LogError::Failed { what: "fsync failed", source })?;
+        self.bytes += frame.len() as u64;
+        Ok(())
+    }
 }
 
 /// A number that nobody can know before.
 fn random() -> u32 {
     use std::hash::{BuildHasher, Hasher};
     std::hash::RandomState::new().build_hasher().finish() as u32
-}
-
-/// A disk that is full is no failure: it is told apart by what the system says.
-fn full_or(what: &'static str) -> impl Fn(io::Error) -> LogError {
-    move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LogError::Full(source),
-        _ => LogError::Failed { what, source },
-    }
-}
-
-/// A log while it is read.
-#[derive(Default)]
-struct Reading {
-    segments: VecDeque<Segment>,
-    index: HashMap<Key, (Place, Box<[u8]>)>,
-    commit: u64,
-    torn_bytes: u64,
-    salt: u32,
-}
-
-impl Reading {
-    fn read(&mut self, number: u64, bytes: &[u8], is_last: bool) -> Result<(), LogError> {
-        match frame::read_file_header(bytes) {
-            Header::Good { salt } => self.salt = salt,
-            Header::Newer(found) => return Err(LogError::Newer { file: number, found }),
-            Header::Unwritten if is_last => {
-                self.segments.push_back(Segment { number, bytes: 0, live_bytes: 0 });
-                return Ok(());
-            }
-            Header::Unwritten | Header::Foreign => return Err(LogError::Foreign { file: number }),
-        }
-        let mut at = FILE_HEADER;
-        while let Some(frame) = frame::read(&bytes[at..], self.salt) {
-            if self.commit != 0 && frame.commit != self.commit + 1 {
-                return Err(LogError::Damaged { file: number, at });
-            }
-            self.commit = frame.commit;
-            let mut records = Records::of(frame.records);
-            for (key, value) in records.by_ref() {
-                match value {
-                    Some(value) => {
-                        let place = Place { segment: number, len: size_of(value) };
-                        self.index.insert(key, (place, value.into()));
-                    }
-                    None => {
-                        self.index.remove(&key);
-                    }
-                }
-            }
-            if records.rest() > 0 {
-                return Err(LogError::Damaged { file: number, at });
-            }
-            at += frame.len;
-        }
-        let rest = &bytes[at..];
-        if !rest.is_empty() && (!is_last || frame::has_later_frame(rest, self.salt, self.commit)) {
-            return Err(LogError::Damaged { file: number, at });
-        }
-        self.torn_bytes = rest.len() as u64;
-        self.segments.push_back(Segment { number, bytes: at as u64, live_bytes: 0 });
-        Ok(())
-    }
 }

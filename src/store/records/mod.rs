@@ -1,10 +1,15 @@
 //! The records of durable sessions and retained messages, on disk.
 //!
-//! `disk`: what is needed of a file system; `frame`, `log`: the form of the files; `writer`: the thread that commits.
+//! `disk`: what is needed of a file system; `frame`: the format of the files; `log`: what is appended;
+//! `cleaning`: what is moved; `reading`: opening; `space`: limits, and the reserve for a full disk; `committer`, `writer`: the thread that commits.
 
+mod cleaning;
+mod committer;
 mod disk;
 mod frame;
 mod log;
+mod reading;
+mod space;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -14,8 +19,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use disk::{Directory, Disk, SegmentFile};
-pub use log::{Log, LogError, LogLimits, LogSize, Opened};
-pub use writer::{OnFailure, StoreStats, Writer};
+pub use log::{Log, LogError, LogSize, Opened};
+pub use space::LogLimits;
+pub use writer::{OnFailure, StoreStats, Writer, WriterError};
 
 use super::StoreError;
 use crate::broker::Stored;
@@ -48,7 +54,7 @@ pub fn is_store(data_dir: &Path) -> bool {
 /// Opens the store of a data directory, or begins it.
 ///
 /// # Errors
-/// Another process has it open, it cannot be written, it is of a newer version, or damaged.
+/// Another process has it open, it cannot be written, its file system is too small, it is of a newer version, or damaged.
 pub fn open(data_dir: &Path) -> Result<OpenedStore, StoreError> {
     let path = data_dir.join(DIRECTORY);
     let io = |path: &Path| {
@@ -65,10 +71,22 @@ pub fn open(data_dir: &Path) -> Result<OpenedStore, StoreError> {
     }
     // What the directory itself is in is to be there after a crash too.
     File::open(data_dir).and_then(|parent| parent.sync_all()).map_err(io(data_dir))?;
-    let opened =
-        Log::open(Directory::new(&path), LogLimits::default()).map_err(|source| StoreError::Log { path, source })?;
+    let limits = limits_for(&path)?;
+    let opened = Log::open(Directory::new(&path), limits).map_err(|source| StoreError::Log { path, source })?;
     let Opened { log, stored, torn_bytes } = opened;
     Ok(OpenedStore { log, stored, torn_bytes, lock: StoreLock { _file: file } })
+}
+
+/// The limits of a log in a directory, by the size of its file system.
+fn limits_for(path: &Path) -> Result<LogLimits, StoreError> {
+    let stat =
+        rustix::fs::statvfs(path).map_err(|error| StoreError::Io { path: path.to_path_buf(), source: error.into() })?;
+    // Some file systems do not say how large they are.
+    let bytes = if stat.f_blocks == 0 { u64::MAX } else { stat.f_blocks.saturating_mul(stat.f_frsize) };
+    if bytes < space::DISK_BYTES_MIN {
+        return Err(StoreError::TooSmall { path: path.to_path_buf(), bytes, needed: space::DISK_BYTES_MIN });
+    }
+    Ok(LogLimits::for_disk(bytes, stat.f_frsize))
 }
 
 /// A store that a broker writes to.
@@ -81,11 +99,14 @@ impl Store {
     /// Starts the writer; what was stored goes to the data plane.
     ///
     /// # Errors
-    /// The system has no thread to give.
+    /// The disk fails, or the system has no thread to give.
     pub fn start(opened: OpenedStore, on_failure: OnFailure) -> Result<(Self, Stored), StoreError> {
         let OpenedStore { log, stored, lock, .. } = opened;
-        let thread = |source| StoreError::Io { path: DIRECTORY.into(), source };
-        let writer = Arc::new(Writer::start(log, on_failure).map_err(thread)?);
+        let failed = |error| match error {
+            WriterError::Log(source) => StoreError::Log { path: DIRECTORY.into(), source },
+            WriterError::Thread(source) => StoreError::Io { path: DIRECTORY.into(), source },
+        };
+        let writer = Arc::new(Writer::start(log, on_failure).map_err(failed)?);
         Ok((Self { writer, _lock: lock }, stored))
     }
 

@@ -7,12 +7,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::committer::{Committer, Round, Wait};
 use super::disk::Disk;
 use super::log::{Log, LogError, LogSize};
 use crate::broker::{Kept, RecordBatch, RecordSink, ShardId};
 
 /// How long a full disk is left alone before the next attempt.
 const FULL_WAIT: Duration = Duration::from_millis(200);
+/// The least that all shards together may have under way to the disk, bytes.
+const BACKLOG_BYTES_MIN: u64 = 64 << 10;
 
 type Told = Box<dyn Fn(ShardId, Kept) + Send + Sync>;
 
@@ -40,6 +43,25 @@ impl StoreStats {
         self.bytes.store(size.bytes, Ordering::Relaxed);
         self.live_bytes.store(size.live_bytes, Ordering::Relaxed);
         self.live_records.store(size.live_records, Ordering::Relaxed);
+    }
+
+    fn count(&self, round: &Round, took: Duration) {
+        if round.batches > 0 {
+            self.commits.fetch_add(1, Ordering::Relaxed);
+            self.records.fetch_add(round.records as u64, Ordering::Relaxed);
+            self.batches.fetch_add(round.batches as u64, Ordering::Relaxed);
+            self.commit_ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
+    fn show_full(&self, full: bool) {
+        match (self.full.swap(full, Ordering::Relaxed), full) {
+            (false, true) => tracing::error!(
+                "the store's disk is full: new messages are refused (MQTT 5.0: 0x97) or wait until there is room"
+            ),
+            (true, false) => tracing::warn!("the store's disk has room again"),
+            _ => {}
+        }
     }
 }
 
@@ -72,31 +94,45 @@ impl Queue {
 pub struct Writer {
     queue: Arc<Queue>,
     stats: Arc<StoreStats>,
+    backlog_bytes: u64,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Why the writer could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum WriterError {
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error("the thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
 }
 
 /// Called where the log failed: what is on the disk is not known any more, and nothing can be acknowledged.
 pub type OnFailure = Box<dyn FnOnce(LogError) + Send>;
 
 impl Writer {
-    /// Starts the thread.
+    /// Starts the thread, with a reserve on the disk.
     ///
     /// # Errors
-    /// The system has no thread to give.
-    pub fn start<D: Disk + 'static>(log: Log<D>, on_failure: OnFailure) -> std::io::Result<Self>
+    /// The reserve cannot be looked at or sized, or the system has no thread to give.
+    pub fn start<D: Disk + 'static>(mut log: Log<D>, on_failure: OnFailure) -> Result<Self, WriterError>
     where
         D::File: 'static,
     {
+        log.keep_reserve()?;
         let queue = Arc::new(Queue::default());
         let stats = Arc::new(StoreStats::default());
         stats.show(log.size());
+        stats.show_full(log.is_full());
+        // The reserve has room for what is under way when the disk becomes full.
+        let backlog_bytes = (log.limits().file_bytes / 2).max(BACKLOG_BYTES_MIN);
         let (theirs, shown) = (Arc::clone(&queue), Arc::clone(&stats));
         let thread = thread::Builder::new().name("weir-store".into()).spawn(move || {
             if let Err(error) = write_all(log, &theirs, &shown) {
                 on_failure(error);
             }
         })?;
-        Ok(Self { queue, stats, thread: Mutex::new(Some(thread)) })
+        Ok(Self { queue, stats, backlog_bytes, thread: Mutex::new(Some(thread)) })
     }
 
     /// Writes what it was given, and ends the thread.
@@ -124,6 +160,10 @@ impl RecordSink for Writer {
         self.queue.waiting().batches.push((from, batch));
         self.queue.some.notify_one();
     }
+
+    fn backlog_bytes(&self) -> u64 {
+        self.backlog_bytes
+    }
 }
 
 impl Drop for Writer {
@@ -133,90 +173,45 @@ impl Drop for Writer {
 }
 
 /// Commits until the end, or until the log fails.
-fn write_all<D: Disk>(mut log: Log<D>, queue: &Queue, stats: &StoreStats) -> Result<(), LogError> {
+fn write_all<D: Disk>(log: Log<D>, queue: &Queue, stats: &StoreStats) -> Result<(), LogError> {
+    let mut committer = Committer::new(log);
+    // When a full disk was last tried.
+    let mut tried = Instant::now();
     loop {
-        let (batches, ends) = next(queue, log.wants_cleaning());
-        if !batches.is_empty() || log.wants_cleaning() {
-            commit(&mut log, batches, queue, stats)?;
+        let (batches, ends) = next(queue, committer.wait(), FULL_WAIT.saturating_sub(tried.elapsed()));
+        let begun = Instant::now();
+        let waited = ends || begun.duration_since(tried) >= FULL_WAIT;
+        if waited {
+            tried = begun;
         }
-        if ends {
+        let round = committer.round(batches, waited)?;
+        stats.count(&round, begun.elapsed());
+        stats.show(committer.size());
+        stats.show_full(committer.is_full());
+        round.told.into_iter().for_each(|(shard, kept)| queue.tell(shard, kept));
+        if ends && (committer.waiting() == 0 || committer.is_stuck()) {
+            if committer.waiting() > 0 {
+                tracing::warn!("the store's disk is full: what was not acknowledged is not kept");
+            }
             return Ok(());
         }
     }
 }
 
-/// Waits for batches, unless there is cleaning to do.
-fn next(queue: &Queue, cleans: bool) -> (Vec<(ShardId, RecordBatch)>, bool) {
+/// Takes what was handed over, once there is something; on a full disk after `room_in` at the latest.
+fn next(queue: &Queue, wait: Wait, room_in: Duration) -> (Vec<(ShardId, RecordBatch)>, bool) {
     let mut waiting = queue.waiting();
-    while waiting.batches.is_empty() && !waiting.ends && !cleans {
-        waiting = queue.some.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+    match wait {
+        Wait::Nothing => {}
+        Wait::Batches => {
+            while waiting.batches.is_empty() && !waiting.ends {
+                waiting = queue.some.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+        Wait::Room if waiting.batches.is_empty() && !waiting.ends => {
+            waiting = queue.some.wait_timeout(waiting, room_in).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Wait::Room => {}
     }
     (std::mem::take(&mut waiting.batches), waiting.ends)
-}
-
-fn commit<D: Disk>(
-    log: &mut Log<D>,
-    batches: Vec<(ShardId, RecordBatch)>,
-    queue: &Queue,
-    stats: &StoreStats,
-) -> Result<(), LogError> {
-    let begun = Instant::now();
-    let mut newest: Vec<(ShardId, u64)> = Vec::new();
-    for (shard, batch) in &batches {
-        match newest.iter_mut().find(|(known, _)| known == shard) {
-            Some((_, number)) => *number = batch.number,
-            None => newest.push((*shard, batch.number)),
-        }
-    }
-    let batches: Vec<RecordBatch> = batches.into_iter().map(|(_, batch)| batch).collect();
-    let records = log.prepare(&batches);
-    write(log, queue, stats, &newest)?;
-    stats.commits.fetch_add(1, Ordering::Relaxed);
-    stats.records.fetch_add(records as u64, Ordering::Relaxed);
-    stats.batches.fetch_add(batches.len() as u64, Ordering::Relaxed);
-    stats.commit_ns.fetch_add(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-    stats.show(log.size());
-    for (shard, number) in newest {
-        queue.tell(shard, Kept::UpTo(number));
-    }
-    Ok(())
-}
-
-/// Writes, as often as the disk is full; the shards are told when that begins and when it ends.
-fn write<D: Disk>(
-    log: &mut Log<D>,
-    queue: &Queue,
-    stats: &StoreStats,
-    shards: &[(ShardId, u64)],
-) -> Result<(), LogError> {
-    let mut told: Vec<ShardId> = Vec::new();
-    loop {
-        match log.write() {
-            Ok(()) => break,
-            Err(LogError::Full(error)) => {
-                if !stats.full.swap(true, Ordering::Relaxed) {
-                    tracing::error!(%error, "the store's disk is full: nothing durable is acknowledged until there is room");
-                }
-                // A shard may come to need the disk while it is full.
-                let waiting: Vec<ShardId> = queue.waiting().batches.iter().map(|(shard, _)| *shard).collect();
-                for shard in shards.iter().map(|(shard, _)| *shard).chain(waiting) {
-                    if !told.contains(&shard) {
-                        told.push(shard);
-                        queue.tell(shard, Kept::Full(true));
-                    }
-                }
-                if queue.waiting().ends {
-                    return Err(LogError::Full(error));
-                }
-                thread::sleep(FULL_WAIT);
-                log.drop_dead()?;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    if stats.full.swap(false, Ordering::Relaxed) {
-        tracing::warn!("the store's disk has room again");
-    }
-    told.into_iter().for_each(|shard| queue.tell(shard, Kept::Full(false)));
-    Ok(())
 }

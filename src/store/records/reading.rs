@@ -1,0 +1,124 @@
+//! Reading a log when it is opened: which files there are, what they hold, and whether they are to be trusted.
+
+use std::collections::VecDeque;
+
+use hashbrown::HashMap;
+
+use super::disk::{Disk, SegmentFile};
+use super::frame::{self, FILE_HEADER, FileFormat, Header, Tail};
+use super::log::{LogError, Place, Segment, size_of};
+use crate::broker::{Key, Records};
+
+/// What was read.
+#[derive(Default)]
+pub(super) struct Reading {
+    pub(super) segments: VecDeque<Segment>,
+    pub(super) index: HashMap<Key, (Place, Box<[u8]>)>,
+    /// The newest commit.
+    pub(super) commit: u64,
+    /// Bytes at the end that are cut off.
+    pub(super) torn_bytes: u64,
+    /// Of the newest file.
+    format: Option<FileFormat>,
+    /// Files at the end that were made, and never written to.
+    unwritten: Vec<u64>,
+}
+
+/// What a log goes on with: the file to append to and its salt, unless the next commit is to begin another.
+pub(super) type Newest<F> = Option<(F, u32)>;
+
+impl Reading {
+    /// Reads all files. Changes nothing.
+    pub(super) fn of<D: Disk>(disk: &D) -> Result<Self, LogError> {
+        let read = |number| disk.read(number).map_err(failed("a file of the store cannot be read"));
+        let mut numbers = disk.list().map_err(failed("the store's directory cannot be read"))?;
+        if let Some(gap) = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
+            return Err(LogError::Missing { file: gap[0] + 1 });
+        }
+        let mut reading = Self::default();
+        let mut newest = None;
+        while let Some(number) = numbers.pop() {
+            let bytes = read(number)?;
+            if frame::read_file_header(&bytes) != Header::Unwritten {
+                newest = Some((number, bytes));
+                break;
+            }
+            reading.unwritten.push(number);
+            reading.torn_bytes += bytes.len().saturating_sub(FILE_HEADER) as u64;
+        }
+        for number in numbers {
+            reading.file(number, &read(number)?, false)?;
+        }
+        if let Some((number, bytes)) = newest {
+            reading.file(number, &bytes, true)?;
+        }
+        Ok(reading)
+    }
+
+    fn file(&mut self, number: u64, bytes: &[u8], is_newest: bool) -> Result<(), LogError> {
+        let format = match frame::read_file_header(bytes) {
+            Header::Good(format) => format,
+            Header::Newer(found) => return Err(LogError::Newer { file: number, found }),
+            Header::Unwritten | Header::Damaged => return Err(LogError::Header { file: number }),
+        };
+        let mut at = format.header_len();
+        while let Some(frame) = format.read(&bytes[at..]) {
+            if self.commit != 0 && frame.commit != self.commit + 1 {
+                return Err(LogError::Damaged { file: number, at });
+            }
+            self.commit = frame.commit;
+            self.records(number, frame.records).ok_or(LogError::Damaged { file: number, at })?;
+            at += frame.len;
+        }
+        let tail = &bytes[at..];
+        let is_first = at == format.header_len();
+        let is_torn = || is_newest && format.judge_tail(tail, self.commit, is_first, &mut 0) == Tail::Torn;
+        if !tail.is_empty() && !is_torn() {
+            return Err(LogError::Damaged { file: number, at });
+        }
+        self.torn_bytes += tail.len() as u64;
+        self.format = Some(format);
+        self.segments.push_back(Segment { number, bytes: at as u64, live_bytes: 0 });
+        Ok(())
+    }
+
+    /// Takes a commit's records; `None`: they are not records.
+    fn records(&mut self, segment: u64, bytes: &[u8]) -> Option<()> {
+        let mut records = Records::of(bytes);
+        for (key, value) in records.by_ref() {
+            match value {
+                Some(value) => {
+                    let place = Place { segment, len: size_of(value) };
+                    self.index.insert(key, (place, value.into()));
+                }
+                None => {
+                    self.index.remove(&key);
+                }
+            }
+        }
+        (records.rest() == 0).then_some(())
+    }
+
+    /// Cuts off what is torn and removes what was never written, and makes durable what was read: an earlier process may
+    /// have ended before it was, and what is answered from it must not be taken away by a power cut.
+    pub(super) fn settle<D: Disk>(&self, disk: &D) -> Result<Newest<D::File>, LogError> {
+        for number in &self.unwritten {
+            disk.remove(*number).map_err(failed("a file of the store cannot be removed"))?;
+        }
+        let mut newest = None;
+        if let (Some(last), Some(format)) = (self.segments.back(), self.format) {
+            let mut file = disk.open(last.number).map_err(failed("a file of the store cannot be opened"))?;
+            if self.torn_bytes > 0 {
+                file.truncate(last.bytes).map_err(failed("a file of the store cannot be cut"))?;
+            }
+            file.sync().map_err(failed("a file of the store cannot be synced"))?;
+            newest = format.is_written().then_some((file, format.salt));
+        }
+        disk.sync().map_err(failed("the store's directory cannot be synced"))?;
+        Ok(newest)
+    }
+}
+
+fn failed(what: &'static str) -> impl Fn(std::io::Error) -> LogError {
+    move |source| LogError::Failed { what, source }
+}
