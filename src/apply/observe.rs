@@ -11,7 +11,7 @@ use super::plane::Plane;
 use super::reconciler::{Reconciler, Running};
 use super::state::{ControlState, EndpointState, HistoryAction, HistoryEntry, Outcome, SourceState};
 use crate::broker::EndpointId;
-use crate::config::{Endpoint, InOrder, Kind, Name, Refusal, RefusalReason};
+use crate::config::{Endpoint, Held, HeldCause, Identity, InOrder, Kind, Name, Refusal, RefusalReason};
 use crate::reconcile::{Action, ActionKind, ConditionType, Conditions, Effective, Reason, Timestamp, render};
 
 /// A judgement of one condition: whether it holds, why, and in words.
@@ -26,26 +26,23 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// What is refused, or waits to be confirmed.
     pub(super) fn held_back(&self) -> BTreeSet<HeldBack> {
         let refused = |endpoint: String, why: String| HeldBack { endpoint, action: "refused", why };
-        let documents = self.refusals.iter().map(|(identity, refusal)| {
-            let name = match identity.kind {
-                Kind::Endpoint => identity.name.to_string(),
-                kind if kind.is_single() => kind.to_string(),
-                kind => format!("{kind} {}", identity.name),
-            };
-            refused(name, refusal.message.clone())
-        });
+        let documents =
+            self.refusals.iter().map(|(identity, refusal)| refused(subject_of(identity), refusal.message.clone()));
         // What declares nothing that is known.
         let nameless = self.diagnostics.iter().filter(|error| error.is_error() && error.identity.is_none());
         let nameless = nameless.map(ToString::to_string);
         let nameless = nameless.filter(|why| !self.refusals.values().any(|refusal| refusal.message == *why));
-        let kept = self.kept.iter().map(|(name, why)| (name.to_string(), "remove", why.clone()));
+        let held = self.held.iter().map(|(identity, held)| {
+            let edited = held.cause == HeldCause::LockOut && identity.kind == Kind::Endpoint;
+            (subject_of(identity), if edited { "update" } else { "remove" }, held.why.clone())
+        });
         // How many clients it would disconnect changes all the time.
         let waiting = self.plan.actions.iter().filter(|action| action.waits.is_some());
         let waiting = waiting.filter(|action| !self.failures.contains_key(&action.name)).map(|action| {
             let why = "it would disconnect more clients than reconcile.maxDisconnects allows";
             (action.name.to_string(), action.kind.as_str(), why.to_owned())
         });
-        let waiting = kept.chain(waiting).map(|(endpoint, action, why)| HeldBack { endpoint, action, why });
+        let waiting = held.chain(waiting).map(|(endpoint, action, why)| HeldBack { endpoint, action, why });
         documents.chain(nameless.map(|why| refused(String::new(), why))).chain(waiting).collect()
     }
 
@@ -93,7 +90,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             before: &before,
             after: &after,
         };
-        let refusals = !self.failures.is_empty() || !self.refusals.is_empty() || !self.kept.is_empty();
+        let refusals = !self.failures.is_empty() || !self.refusals.is_empty() || !self.held.is_empty();
         let outcome = match (done.is_empty() && failed.is_empty(), refusals) {
             (true, _) => Outcome::Refused,
             (false, true) => Outcome::AppliedWithRefusals,
@@ -180,8 +177,13 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             let held = if refusal.held { " (its last good declaration is in force)" } else { "" };
             return (false, reason, format!("{}{held}", refusal.message));
         }
-        if let Some(why) = self.kept.get(subject.name) {
-            return (false, Reason::DeletionHeld, why.clone());
+        if let Some(held) = self.held_as(Kind::Endpoint, subject.name) {
+            let reason = match held.cause {
+                HeldCause::Unreadable => Reason::Unreadable,
+                HeldCause::LockOut => Reason::LockOutHeld,
+                HeldCause::Deletion | HeldCause::Needed => Reason::DeletionHeld,
+            };
+            return (false, reason, held.why.clone());
         }
         if subject.declared.is_some() {
             return (true, Reason::AsDeclared, String::new());
@@ -198,9 +200,25 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         }
         match subject.declared {
             // What runs nowhere here refuses nobody.
-            Some(endpoint) if endpoint.enabled && self.options.node.holds(endpoint) => self.missing_document(endpoint),
+            Some(endpoint) if endpoint.enabled && self.options.node.holds(endpoint) => {
+                self.held_document(endpoint).unwrap_or_else(|| self.missing_document(endpoint))
+            }
             Some(_) | None => (true, Reason::AsDeclared, String::new()),
         }
+    }
+
+    fn held_as(&self, kind: Kind, name: &Name) -> Option<&Held> {
+        if self.held.is_empty() { None } else { self.held.get(&Identity::new(kind, name.clone())) }
+    }
+
+    /// A document that is gone, and in force because its deletion would lock everybody out.
+    fn held_document(&self, endpoint: &Endpoint) -> Option<Judged> {
+        let auth = self.applied.auths.get_key_value(endpoint.auth_name()).filter(|_| endpoint.enable_auth);
+        let acl = self.applied.acls.get_key_value(endpoint.acl_name()).filter(|_| endpoint.enable_acl);
+        let named = [(Kind::Auth, auth.map(|(name, _)| name)), (Kind::Acl, acl.map(|(name, _)| name))];
+        let mut held = named.into_iter().filter_map(|(kind, name)| self.held_as(kind, name?));
+        let held = held.find(|held| held.cause == HeldCause::LockOut)?;
+        Some((false, Reason::LockOutHeld, held.why.clone()))
     }
 
     fn missing_document(&self, endpoint: &Endpoint) -> Judged {
@@ -323,6 +341,15 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             }
         }
         format!("v1-{}", hex(&hash.finalize()))
+    }
+}
+
+/// What the history calls a document: an endpoint by its name alone.
+fn subject_of(identity: &Identity) -> String {
+    match identity.kind {
+        Kind::Endpoint => identity.name.to_string(),
+        kind if kind.is_single() => kind.to_string(),
+        kind => format!("{kind} {}", identity.name),
     }
 }
 

@@ -16,11 +16,11 @@ use super::state::{ControlState, LastKnownGood, Phase, SharedState, SourceState,
 use crate::auth::Admission;
 use crate::broker::EndpointId;
 use crate::config::{
-    self, BindAddress, DeclarationDigest, Declared, Diagnostic, Identity, Kind, Loaded, Name, NodeContext, Previous,
-    Refusal,
+    self, BindAddress, DeclarationDigest, Declared, Diagnostic, Held, HeldCause, Identity, Kind, Loaded, Name,
+    NodeContext, Previous, Refusal,
 };
 use crate::net::{ListenerPolicy, SocketKey, SocketOptions};
-use crate::reconcile::{Conditions, Effective, Guard, Judgement, Node, Observed, Plan, Timestamp};
+use crate::reconcile::{Conditions, Effective, Guard, Guarded, Judgement, Node, Observed, Plan, Timestamp};
 use crate::source::{Incidents, Reading, SourceError};
 use crate::telemetry::{PASS, Tracer};
 
@@ -87,7 +87,8 @@ pub struct Reconciler<P: Plane, F: ReadFiles> {
     pub(super) unsaved: bool,
     /// Whether anything was ever brought about.
     pub(super) begun: bool,
-    pub(super) kept: BTreeMap<Name, String>,
+    /// What the guard leaves as it was although the source has it otherwise.
+    pub(super) held: BTreeMap<Identity, Held>,
     pub(super) refusals: BTreeMap<Identity, Refusal>,
     pub(super) diagnostics: Arc<[Diagnostic]>,
     pub(super) running: BTreeMap<Name, Running>,
@@ -144,6 +145,8 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             since: now,
         });
         let previous = start.last_known_good.map(|(_, _, previous)| previous).unwrap_or_default();
+        let held = previous.held().clone();
+        held.iter().for_each(|(identity, held)| tell_held(identity, held));
         let applied = Arc::new(previous.declared());
         let source = SourceState {
             kind: start.source_kind,
@@ -166,7 +169,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             plane: Arc::new(plane),
             files,
             admission: Admission::default(),
-            guard: Guard::default(),
+            guard: Guard::resume(&held),
             previous,
             accepted_any: restored.is_some(),
             declaration_digest: String::new(),
@@ -175,7 +178,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             restored,
             begun: false,
             unsaved: false,
-            kept: BTreeMap::new(),
+            held,
             refusals: BTreeMap::new(),
             diagnostics: Arc::from([]),
             running: BTreeMap::new(),
@@ -226,7 +229,8 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
 
     /// What is to survive a restart: the revision and the declarations.
     pub fn last_known_good(&self) -> Option<(String, Previous)> {
-        Some((self.source.applied_revision.clone()?, self.previous.clone()))
+        let restored = || self.restored.as_ref().map(|known| known.revision.clone());
+        Some((self.source.applied_revision.clone().or_else(restored)?, self.previous.clone()))
     }
 
     /// A reading of the source: judge it, apply what can be applied, publish what came of it.
@@ -265,11 +269,11 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 }
                 Next::LookAgain
             }
-            Judgement::Proceed { declared, kept } => {
-                if self.is_empty_start(&declared) {
+            Judgement::Proceed(guarded) => {
+                if self.is_empty_start(&guarded.declared) {
                     return self.wait_for_declarations(now).await;
                 }
-                self.accept(loaded, declared, kept);
+                self.accept(loaded, guarded);
                 self.bring_about(Some(&reading), now).await
             }
         }
@@ -402,7 +406,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let _told_as_a_whole = self.history.news_of(held_back);
     }
 
-    fn accept(&mut self, loaded: Loaded, declared: Declared, kept: BTreeMap<Name, String>) {
+    fn accept(&mut self, loaded: Loaded, Guarded { declared, held }: Guarded) {
         if self.suspended != declared.reconcile.suspend {
             self.suspended = declared.reconcile.suspend;
             if self.suspended {
@@ -412,21 +416,20 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             }
         }
         self.refusals = loaded.refusals;
-        for (name, why) in kept.iter().filter(|(name, why)| self.kept.get(*name) != Some(why)) {
-            tracing::warn!(endpoint = %name, "kept although its document is gone: {why}");
-        }
-        self.kept = kept;
+        self.note_held(held);
         if self.suspended {
             // The new settings are known, nothing else is taken over.
             let mut applied = (*self.applied).clone();
             applied.reconcile = declared.reconcile;
             self.applied = Arc::new(applied);
+            self.previous.set_held(&self.held);
             return;
         }
         let mut previous = loaded.previous;
-        for name in self.kept.keys() {
-            previous.carry_over(&self.previous, &Identity::new(Kind::Endpoint, name.clone()));
+        for identity in self.held.keys() {
+            previous.take_over(&self.previous, identity);
         }
+        previous.set_held(&self.held);
         self.previous = previous;
         self.accepted_any = true;
         if self.declaration_digest.is_empty() || !same(&self.applied, &declared) {
@@ -434,6 +437,20 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             self.unsaved = true;
         }
         self.applied = Arc::new(declared);
+    }
+
+    fn note_held(&mut self, held: BTreeMap<Identity, Held>) {
+        if self.held == held {
+            return;
+        }
+        for (identity, held) in held.iter().filter(|(identity, held)| self.held.get(*identity) != Some(held)) {
+            tell_held(identity, held);
+        }
+        for identity in self.held.keys().filter(|identity| !held.contains_key(*identity)) {
+            tracing::info!(document = %identity, "hold released: confirmed, or declared again");
+        }
+        self.held = held;
+        self.unsaved = true;
     }
 
     /// Plans, applies, records, publishes. `reading` is what is being applied, where something new is.
@@ -472,6 +489,19 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.judge(&unreadable, now);
         self.observe();
         if self.failures.is_empty() { Next::Rest } else { Next::Retry }
+    }
+}
+
+fn tell_held(identity: &Identity, held: &Held) {
+    let what = match (held.cause, identity.kind) {
+        (HeldCause::Deletion | HeldCause::Needed, _) => "deletion held",
+        (HeldCause::LockOut, Kind::Endpoint) => "change held",
+        (HeldCause::LockOut, _) => "deletion held",
+        (HeldCause::Unreadable, _) => "document unreadable",
+    };
+    match identity.kind {
+        Kind::Endpoint => tracing::warn!(endpoint = %identity.name, "{what}: {}", held.why),
+        _ => tracing::warn!(document = %identity, "{what}: {}", held.why),
     }
 }
 

@@ -114,8 +114,8 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         }
         let failures = self.failures.values().map(|failure| failure.message.clone());
         let refusals = self.refusals.values().map(|refusal| refusal.message.clone());
-        let kept = self.kept.iter().map(|(name, why)| format!("{name}: {why}"));
-        let wrong: Vec<String> = failures.chain(refusals).chain(kept).collect();
+        let held = self.held.iter().map(|(identity, held)| format!("{identity}: {}", held.why));
+        let wrong: Vec<String> = failures.chain(refusals).chain(held).collect();
         if let Some(first) = wrong.first() {
             let more = if wrong.len() > 1 { format!(" (and {} more)", wrong.len() - 1) } else { String::new() };
             return ("appliedWithRefusals", Some(format!("{first}{more}")));

@@ -15,8 +15,10 @@ use super::print::print;
 use super::render::{valid, valid_for};
 use super::validate::{StatusAddr, parse_label, parse_status_addr};
 use super::{Exit, broker, wrong_usage};
-use crate::config::{BindAddress, BuiltInDefaults, Declared, Name, canonical, diff_documents};
-use crate::reconcile::{Effective, Files, Live, LiveEndpoint, Node, Pinned, Plan, bridges, plan, render};
+use crate::config::{
+    BindAddress, BuiltInDefaults, Declared, Held, HeldCause, Identity, Kind, Name, canonical, diff_documents,
+};
+use crate::reconcile::{Effective, Files, Live, LiveEndpoint, Node, Plan, bridges, plan_guarded, render};
 
 /// Show what a change of declarations would do: to which endpoint, how, and to how many clients.
 ///
@@ -68,6 +70,8 @@ enum Format {
 struct Present {
     declared: Declared,
     broker: Option<Asked>,
+    /// Deletions that a broker holds already.
+    held: BTreeMap<Identity, Held>,
 }
 
 /// What a broker tells of itself.
@@ -98,13 +102,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         ask(&args.against)?
     } else {
         let beside = (args.path != Path::new("-")).then_some(args.path.as_path());
-        Present { declared: valid(&read_operand(&args.against, beside)?)?, broker: None }
+        Present { declared: valid(&read_operand(&args.against, beside)?)?, broker: None, held: BTreeMap::new() }
     };
     let default_host = args.host.or_else(|| present.default_host()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let labels = present.broker.as_ref().map(|broker| broker.labels.clone()).or_else(|| given(&args.labels));
     let node = Node { default_host, labels };
     let live = live(&present.declared, present.broker.as_ref().map(|broker| &broker.listening), &node);
-    let made = plan(&wanted, &live, &node, &Files::new(), &Pinned::new());
+    let made = plan_guarded(&present.declared, &wanted, &present.held, &live, &node);
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
     let diff = diff_documents(&form(&present.declared), &form(&wanted));
     let of = present.broker.as_ref().filter(|_| has_selectors(&wanted) || has_selectors(&present.declared));
@@ -129,7 +133,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 /// endpoint counts.
 pub(super) fn planned(old: &Declared, new: &Declared, labels: Option<Labels>) -> Plan {
     let node = Node { default_host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), labels };
-    plan(new, &live(old, None, &node), &node, &Files::new(), &Pinned::new())
+    plan_guarded(old, new, &BTreeMap::new(), &live(old, None, &node), &node)
 }
 
 /// The labels on a command line; `None` where there are none.
@@ -214,7 +218,20 @@ fn ask(base: &str) -> anyhow::Result<Present> {
     let labels = labels.with_context(|| format!("{base}/api/cluster/nodes: the labels are not understood"))?;
     let name = this["name"].as_str().unwrap_or_default().to_owned();
     let broker = Asked { name, labels, listening: listening(&status) };
-    Ok(Present { declared: valid(&snapshot)?, broker: Some(broker) })
+    Ok(Present { declared: valid(&snapshot)?, broker: Some(broker), held: held(&status) })
+}
+
+/// The deletions that a broker's conditions tell of.
+fn held(status: &Value) -> BTreeMap<Identity, Held> {
+    let endpoints = status.get("endpoints").and_then(Value::as_object);
+    let of = |endpoint: &Value| {
+        let name: Name = serde_json::from_value(endpoint.get("name")?.clone()).ok()?;
+        let conditions = endpoint.get("conditions")?.as_array()?;
+        let held = conditions.iter().find(|condition| condition["reason"] == "DeletionHeld")?;
+        let why = held.get("message")?.as_str()?.to_owned();
+        Some((Identity::new(Kind::Endpoint, name), Held { cause: HeldCause::Deletion, why }))
+    };
+    endpoints.into_iter().flat_map(|endpoints| endpoints.values()).filter_map(of).collect()
 }
 
 fn listening(status: &Value) -> BTreeMap<String, Listening> {

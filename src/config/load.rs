@@ -182,8 +182,14 @@ impl Pass<'_> {
             }
         }
         let somewhere = !self.trouble.is_empty();
+        let directories: Vec<(&Arc<str>, &Trouble)> =
+            self.trouble.iter().filter(|(path, _)| path.ends_with('/')).collect();
+        let trouble_at = |path: &Arc<str>| {
+            let above = || directories.iter().find(|(directory, _)| path.starts_with(&***directory));
+            self.trouble.get(path).or_else(|| above().map(|(_, trouble)| *trouble))
+        };
         for (identity, good) in self.previous.good().iter().filter(|_| somewhere) {
-            if let (false, Some(trouble)) = (self.documents.contains_key(identity), self.trouble.get(&good.path)) {
+            if let (false, Some(trouble)) = (self.documents.contains_key(identity), trouble_at(&good.path)) {
                 refuse(&mut self.loaded, self.previous, identity, trouble.reason.clone(), &trouble.message);
             }
         }

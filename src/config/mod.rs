@@ -8,7 +8,7 @@
 //! - `schema`, `explain`, `suggest`: the JSON Schema, and its violations in words.
 //! - `document`, `semantics`, `shadow`: one document by itself.
 //! - `endpoint`, `transport`, `tls`, `auth`, `acl`, `bridge`, `ban`, `reconciliation`: what documents declare, as types.
-//! - `load`, `effective`, `cross`, `previous`: documents together, and what the last pass left.
+//! - `load`, `effective`, `cross`, `previous`, `held`: documents together, and what the last pass left.
 //! - `in_order`: sorted maps side by side.
 //! - `codes`: the diagnostics' codes. `canonical`, `diff`, `classes`: one text for one meaning, its digest, and what a difference does.
 
@@ -28,6 +28,7 @@ mod document;
 mod effective;
 mod endpoint;
 mod explain;
+mod held;
 mod in_order;
 mod load;
 mod name;
@@ -62,6 +63,7 @@ pub use declared::*;
 pub use diagnostic::*;
 pub use diff::*;
 pub use endpoint::*;
+pub use held::*;
 pub use in_order::InOrder;
 pub use load::*;
 pub use name::*;

@@ -11,7 +11,7 @@ use super::document::{Document, ParsedFile};
 use super::path::InstancePath;
 use super::texts::Texts;
 use super::{Acl, Auth, Ban, Bridge, Declared, Defaults, Endpoint, Identity, Kind, Name, Origin, Position, Reconcile};
-use super::{Diagnostic, Severity, SourceFile, effective};
+use super::{Diagnostic, Held, HeldCause, Severity, SourceFile, effective};
 
 /// What the last pass left. Opaque; it is handed back to the next [`super::load`], and its declarations survive a
 /// restart as JSON.
@@ -20,6 +20,8 @@ pub struct Previous {
     // Shared with whoever writes them down meanwhile.
     files: Arc<BTreeMap<Arc<str>, CachedFile>>,
     good: Arc<BTreeMap<Identity, Good>>,
+    /// Of `good`, what the source does not declare so (any longer).
+    held: Arc<BTreeMap<Identity, Held>>,
 }
 
 /// A file, and what was made of it.
@@ -172,15 +174,28 @@ impl Previous {
         declared
     }
 
-    /// The files that the last good declarations stand in, by their path in the snapshot.
+    /// The files that the last good declarations stand in, by their path in the snapshot. What is held stands in none.
     pub fn paths(&self) -> BTreeSet<Arc<str>> {
-        self.good.values().map(|good| Arc::clone(&good.path)).collect()
+        let there = self.good.iter().filter(|(identity, _)| !self.held.contains_key(*identity));
+        there.map(|(_, good)| Arc::clone(&good.path)).collect()
     }
 
-    /// Takes over what `other` has of an identity, where this one has nothing.
-    pub fn carry_over(&mut self, other: &Previous, identity: &Identity) {
+    /// What stays in force although the source does not declare it so (any longer), and why.
+    pub fn held(&self) -> &BTreeMap<Identity, Held> {
+        &self.held
+    }
+
+    /// Notes what is held.
+    pub fn set_held(&mut self, held: &BTreeMap<Identity, Held>) {
+        // What cannot be read is held for as long as that: the next reading tells.
+        let held = held.iter().filter(|(_, held)| held.cause != HeldCause::Unreadable);
+        self.held = Arc::new(held.map(|(identity, held)| (identity.clone(), held.clone())).collect());
+    }
+
+    /// Takes over what `other` has of an identity, in place of what this one has.
+    pub fn take_over(&mut self, other: &Previous, identity: &Identity) {
         if let Some(good) = other.good.get(identity) {
-            Arc::make_mut(&mut self.good).entry(identity.clone()).or_insert_with(|| good.clone());
+            Arc::make_mut(&mut self.good).insert(identity.clone(), good.clone());
         }
     }
 
@@ -217,7 +232,12 @@ impl Previous {
             let restored = kept.restore().map_err(|problem| format!("{identity}: {problem}"))?;
             good.insert(identity, restored);
         }
-        Ok(Self { files: Arc::default(), good: Arc::new(good) })
+        let held: Vec<KeptHeld> = match value.get("held") {
+            None => Vec::new(), // of a version that kept none
+            Some(held) => serde_json::from_value(held.clone()).map_err(|error| error.to_string())?,
+        };
+        let held = held.into_iter().map(|kept| (kept.identity, kept.held)).collect();
+        Ok(Self { files: Arc::default(), good: Arc::new(good), held: Arc::new(held) })
     }
 }
 
@@ -254,7 +274,11 @@ impl Keeper {
             json.push_str(if at == 0 { "\n" } else { ",\n" });
             json.push_str(text);
         }
-        json.push_str("\n]}");
+        json.push_str("\n],\"held\":");
+        let held = previous.held.iter().map(|(identity, held)| (identity.clone(), held.clone()));
+        let held: Vec<KeptHeld> = held.map(|(identity, held)| KeptHeld { identity, held }).collect();
+        json.push_str(&serde_json::to_string(&held).unwrap_or_else(|_| "[]".to_owned()));
+        json.push('}');
     }
 }
 
@@ -273,6 +297,15 @@ struct Kept {
     base: String,
     /// With `defaults` applied.
     declaration: Map<String, Value>,
+}
+
+/// What is held, as it survives a restart.
+#[derive(Serialize, Deserialize)]
+struct KeptHeld {
+    #[serde(flatten)]
+    identity: Identity,
+    #[serde(flatten)]
+    held: Held,
 }
 
 impl Kept {

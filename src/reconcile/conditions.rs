@@ -61,10 +61,12 @@ reasons! {
     Invalid,
     /// The document, or the place it lies in, cannot be read just now.
     Unreadable,
-    /// The document is gone and the guard keeps the endpoint until the deletion is confirmed.
+    /// The document is gone and the guard keeps the endpoint until the deletion is confirmed or it is declared again.
     DeletionHeld,
     /// A change that would disconnect more clients than `reconcile.maxDisconnects` waits to be confirmed.
     DisconnectsHeld,
+    /// A change after which every CONNECT, or every topic, would be refused waits to be confirmed.
+    LockOutHeld,
     /// `reconcile.suspend` freezes everything.
     Suspended,
     /// A document it names is not there.

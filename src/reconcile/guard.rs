@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::Timestamp;
-use crate::config::{Acl, Auth, Declared, Identity, InOrder, Kind, Name, Origin, Prune};
+use super::{Timestamp, lock_out};
+use crate::config::{Declared, Held, HeldCause, Identity, InOrder, Kind, Name, Origin, Prune};
 
 /// Readings that must agree that a document is gone.
 const AGREEING_READINGS: u32 = 2;
@@ -13,10 +13,12 @@ const UNSETTLED_ABSENCE_MS: u64 = 10_000;
 /// Up to so many endpoints, any part of them may go at once; only the last one may not.
 const SMALL_SET: usize = 3;
 
-/// Remembers what is missing, from pass to pass.
+/// Remembers what is missing and what is held, from pass to pass.
 #[derive(Debug, Clone, Default)]
 pub struct Guard {
     absent: BTreeMap<Identity, Absence>,
+    /// Endpoints whose deletion waits, and why: until it is confirmed, or they are declared again.
+    held: BTreeMap<Name, String>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,16 +46,30 @@ pub struct Observed<'a> {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Judgement {
     /// Documents are missing that were there: nothing of this reading is applied before another has been made.
-    LookAgain { missing: Vec<Identity> },
-    Proceed {
-        /// What to apply: the reading's, and what is kept of the last one.
-        declared: Declared,
-        /// Endpoints that are kept although the reading does not have them, and why.
-        kept: BTreeMap<Name, String>,
+    LookAgain {
+        missing: Vec<Identity>,
     },
+    Proceed(Guarded),
+}
+
+/// What is to be applied of a reading.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Guarded {
+    /// The reading's, and what is held of what was applied last.
+    pub declared: Declared,
+    /// What is not as the reading has it, and why.
+    pub held: BTreeMap<Identity, Held>,
 }
 
 impl Guard {
+    /// A guard that goes on with what another one held, as after a restart.
+    pub fn resume(held: &BTreeMap<Identity, Held>) -> Self {
+        let deletions =
+            held.iter().filter(|(identity, held)| identity.kind == Kind::Endpoint && held.cause == HeldCause::Deletion);
+        let held = deletions.map(|(identity, held)| (identity.name.clone(), held.why.clone())).collect();
+        Self { absent: BTreeMap::new(), held }
+    }
+
     /// Judges a reading against what was last applied.
     pub fn judge(&mut self, last: &Declared, observed: &Observed<'_>, now: Timestamp) -> Judgement {
         let missing = self.count_missing(last, observed, now);
@@ -62,22 +78,67 @@ impl Guard {
         if !waiting.is_empty() {
             return Judgement::LookAgain { missing: waiting };
         }
-        let mut kept = BTreeMap::new();
+        Judgement::Proceed(self.decide(last, observed, &missing))
+    }
+
+    /// Decides about a change from `last` to `wanted` without another look: for plans.
+    pub fn foresee(&mut self, last: &Declared, wanted: &Declared) -> Guarded {
+        let observed = Observed {
+            declared: wanted,
+            troubled: &BTreeSet::new(),
+            unreadable: &BTreeSet::new(),
+            settled: true,
+            allow_empty: false,
+        };
+        let missing = gone(last, wanted).into_iter().map(|(identity, _)| identity).collect();
+        self.decide(last, &observed, &missing)
+    }
+
+    /// `missing`: what is gone for certain.
+    fn decide(&mut self, last: &Declared, observed: &Observed<'_>, missing: &BTreeSet<Identity>) -> Guarded {
+        self.hold_deletions(last, observed, missing);
+        let mut guarded = Guarded { declared: observed.declared.clone(), held: BTreeMap::new() };
+        let withheld = lock_out::withheld(last, observed.declared);
+        for (identity, why) in withheld.documents {
+            guarded.keep_document(last, identity, HeldCause::LockOut, why);
+        }
+        for (name, why) in &withheld.endpoints {
+            guarded.keep_endpoint(last, name, HeldCause::LockOut, why);
+        }
         let mut there = InOrder::of(&observed.declared.endpoints);
         for name in last.endpoints.keys().filter(|name| there.get(name).is_none()) {
-            if !missing.contains(&Identity::new(Kind::Endpoint, name.clone())) {
-                kept.insert(name.clone(), "its document cannot be read".to_owned());
+            if !missing.contains(&Identity::new(Kind::Endpoint, name.clone())) && !self.held.contains_key(name) {
+                guarded.keep_endpoint(last, name, HeldCause::Unreadable, "its document cannot be read");
             }
         }
-        let confirm = &observed.declared.reconcile.prune.confirm;
+        for (name, why) in &self.held {
+            guarded.keep_endpoint(last, name, HeldCause::Deletion, why);
+        }
+        guarded
+    }
+
+    /// Brings what is held up to date. Only deletions that were never held count for how much is deleted at once, and
+    /// only endpoints that are not held for how much there is: what waits already is neither.
+    fn hold_deletions(&mut self, last: &Declared, observed: &Observed<'_>, missing: &BTreeSet<Identity>) {
+        let prune = &observed.declared.reconcile.prune;
+        let empty_is_meant = observed.allow_empty && observed.declared.endpoints.is_empty();
+        let identity = |name: &Name| Identity::new(Kind::Endpoint, name.clone());
+        self.held.retain(|name, _| {
+            let declared_again =
+                observed.declared.endpoints.contains_key(name) && !observed.troubled.contains(&identity(name));
+            last.endpoints.contains_key(name) && !declared_again
+        });
+        let had = last.endpoints.len() - self.held.len();
+        self.held
+            .retain(|name, _| !missing.contains(&identity(name)) || !prune.confirm.contains(name) && !empty_is_meant);
         let going: Vec<&Name> = missing
             .iter()
-            .filter(|identity| identity.kind == Kind::Endpoint && !confirm.contains(&identity.name))
+            .filter(|identity| identity.kind == Kind::Endpoint)
             .map(|identity| &identity.name)
+            .filter(|name| !prune.confirm.contains(name) && !self.held.contains_key(*name))
             .collect();
-        kept.extend(held_deletions(last, observed, &going));
-        let declared = with_kept(observed.declared, last, &kept);
-        Judgement::Proceed { declared, kept }
+        let held = newly_held(last, observed, &going, had);
+        self.held.extend(held);
     }
 
     /// What was applied and is not there any longer, for no trouble that is known. Counts how often each was missed.
@@ -139,177 +200,69 @@ fn is_unreadable(file: &str, unreadable: &BTreeSet<Arc<str>>) -> bool {
     unreadable.iter().any(|shown| if shown.ends_with('/') { file.starts_with(&**shown) } else { *file == **shown })
 }
 
-/// Which of the endpoints that are `going` are kept all the same, and why.
-fn held_deletions(last: &Declared, observed: &Observed<'_>, going: &[&Name]) -> BTreeMap<Name, String> {
-    let keep = |names: &[&Name], why: &str| names.iter().map(|name| ((*name).clone(), why.to_owned())).collect();
+/// Which of the endpoints that are `going` are held, and why. `had`: how many there were that did not wait already.
+fn newly_held(last: &Declared, observed: &Observed<'_>, going: &[&Name], had: usize) -> BTreeMap<Name, String> {
+    let hold = |names: &[&Name], why: &str| names.iter().map(|name| ((*name).clone(), why.to_owned())).collect();
     let remains = !observed.declared.endpoints.is_empty();
     if !going.is_empty() && !remains && !observed.allow_empty {
-        return keep(
+        return hold(
             going,
             "every endpoint was deleted at once; name them in reconcile.prune.confirm to confirm it, or run with \
              --allow-empty",
         );
     }
-    let had = last.endpoints.len();
     let fraction = observed.declared.reconcile.prune.max_fraction;
     #[allow(clippy::cast_precision_loss)] // counts of endpoints
-    let too_many = had > SMALL_SET && going.len() as f64 > fraction * had as f64;
+    let too_many = last.endpoints.len() > SMALL_SET && going.len() as f64 > fraction * had as f64;
     if too_many && (remains || !observed.allow_empty) {
         let why = format!(
             "{} of {had} endpoints were deleted at once, reconcile.prune.maxFraction allows {fraction}; name them in \
              reconcile.prune.confirm to confirm it",
             going.len()
         );
-        return keep(going, &why);
+        return hold(going, &why);
     }
     let disabled: Vec<&Name> = going
         .iter()
         .copied()
         .filter(|name| last.endpoints.get(*name).is_some_and(|endpoint| endpoint.prune == Prune::Disabled))
         .collect();
-    keep(&disabled, "prune: disabled; name it in reconcile.prune.confirm to delete it")
+    hold(&disabled, "prune: disabled; name it in reconcile.prune.confirm to delete it")
 }
 
-/// `declared`, and the endpoints that are kept, with the documents they need.
-fn with_kept(declared: &Declared, last: &Declared, kept: &BTreeMap<Name, String>) -> Declared {
-    let mut declared = declared.clone();
-    for name in kept.keys() {
-        let Some(endpoint) = last.endpoints.get(name) else { continue };
-        let auth: Option<(&Name, &Arc<Auth>)> = last.auths.get_key_value(endpoint.auth_name());
-        if let Some((name, auth)) = auth.filter(|_| endpoint.enable_auth) {
-            declared.auths.entry(name.clone()).or_insert_with(|| Arc::clone(auth));
+impl Guarded {
+    /// Leaves an endpoint as it was, with the documents that it needs.
+    fn keep_endpoint(&mut self, last: &Declared, name: &Name, cause: HeldCause, why: &str) {
+        let Some(endpoint) = last.endpoints.get(name) else { return };
+        let auth = last.auths.get_key_value(endpoint.auth_name()).filter(|_| endpoint.enable_auth);
+        let acl = last.acls.get_key_value(endpoint.acl_name()).filter(|_| endpoint.enable_acl);
+        let bridges = endpoint.bridges.iter().filter(|_| endpoint.enable_bridge).map(|name| (Kind::Bridge, name));
+        let needs = auth.map(|(name, _)| (Kind::Auth, name)).into_iter().chain(acl.map(|(name, _)| (Kind::Acl, name)));
+        for (kind, document) in needs.chain(bridges) {
+            let why = format!("endpoint `{name}`, which is held, needs it");
+            self.keep_document(last, Identity::new(kind, document.clone()), HeldCause::Needed, why);
         }
-        let acl: Option<(&Name, &Arc<Acl>)> = last.acls.get_key_value(endpoint.acl_name());
-        if let Some((name, acl)) = acl.filter(|_| endpoint.enable_acl) {
-            declared.acls.entry(name.clone()).or_insert_with(|| Arc::clone(acl));
-        }
-        for name in endpoint.bridges.iter().filter(|_| endpoint.enable_bridge) {
-            if let Some(bridge) = last.bridges.get(name) {
-                declared.bridges.entry(name.clone()).or_insert_with(|| Arc::clone(bridge));
-            }
-        }
-        declared.endpoints.insert(name.clone(), Arc::clone(endpoint));
-    }
-    declared
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{Endpoint, Reconcile};
-
-    fn declared(names: &[&str]) -> Declared {
-        let mut declared = Declared::default();
-        for name in names {
-            let name = Name::parse(name).unwrap();
-            let mut endpoint = Endpoint::default();
-            endpoint.name = name.clone();
-            endpoint.origin.file = Arc::from(format!("d/{name}.yaml"));
-            if name.as_str().starts_with("kept") {
-                endpoint.prune = Prune::Disabled;
-            }
-            declared.endpoints.insert(name, Arc::new(endpoint));
-        }
-        declared
+        self.declared.endpoints.insert(name.clone(), Arc::clone(endpoint));
+        let held = Held { cause, why: why.to_owned() };
+        self.held.insert(Identity::new(Kind::Endpoint, name.clone()), held);
     }
 
-    struct Case {
-        guard: Guard,
-        last: Declared,
-        allow_empty: bool,
-        settled: bool,
-        troubled: BTreeSet<Identity>,
-        unreadable: BTreeSet<Arc<str>>,
-    }
-
-    impl Case {
-        fn new(names: &[&str]) -> Self {
-            let (troubled, unreadable) = (BTreeSet::new(), BTreeSet::new());
-            Self {
-                guard: Guard::default(),
-                last: declared(names),
-                allow_empty: false,
-                settled: true,
-                troubled,
-                unreadable,
-            }
+    /// Leaves a document that is gone in force.
+    fn keep_document(&mut self, last: &Declared, identity: Identity, cause: HeldCause, why: String) {
+        fn keep<T>(now: &mut BTreeMap<Name, Arc<T>>, last: &BTreeMap<Name, Arc<T>>, name: &Name) -> bool {
+            let Some(document) = last.get(name).filter(|_| !now.contains_key(name)) else { return false };
+            now.insert(name.clone(), Arc::clone(document));
+            true
         }
-
-        fn judge(&mut self, declared: &Declared, at_ms: u64) -> Judgement {
-            let observed = Observed {
-                declared,
-                troubled: &self.troubled,
-                unreadable: &self.unreadable,
-                settled: self.settled,
-                allow_empty: self.allow_empty,
-            };
-            self.guard.judge(&self.last, &observed, Timestamp::from_unix_ms(at_ms))
+        let (now, name) = (&mut self.declared, &identity.name);
+        let kept = match identity.kind {
+            Kind::Auth => keep(&mut now.auths, &last.auths, name),
+            Kind::Acl => keep(&mut now.acls, &last.acls, name),
+            Kind::Bridge => keep(&mut now.bridges, &last.bridges, name),
+            Kind::Endpoint | Kind::Ban | Kind::Defaults | Kind::Reconcile => false,
+        };
+        if kept {
+            self.held.insert(identity, Held { cause, why });
         }
-
-        /// Two settled looks; the names that run afterwards.
-        fn after(&mut self, declared: &Declared) -> Vec<String> {
-            self.judge(declared, 0);
-            match self.judge(declared, 1) {
-                Judgement::Proceed { declared, .. } => declared.endpoints.keys().map(ToString::to_string).collect(),
-                Judgement::LookAgain { missing } => panic!("looks again for {missing:?}"),
-            }
-        }
-    }
-
-    #[test]
-    fn a_deletion_needs_two_agreeing_readings() {
-        let mut case = Case::new(&["a", "b"]);
-        let (one, both) = (declared(&["a"]), declared(&["a", "b"]));
-        assert!(matches!(case.judge(&one, 0), Judgement::LookAgain { .. }));
-        assert!(matches!(case.judge(&both, 1), Judgement::Proceed { .. }));
-        assert!(matches!(case.judge(&one, 2), Judgement::LookAgain { .. }), "it came back in between");
-        assert!(matches!(case.judge(&one, 3), Judgement::Proceed { .. }));
-    }
-
-    #[test]
-    fn an_unsettled_source_proves_absence_only_slowly() {
-        let mut case = Case::new(&["a", "b"]);
-        case.settled = false;
-        let one = declared(&["a"]);
-        for at_ms in [0, 1, 9_999] {
-            assert!(matches!(case.judge(&one, at_ms), Judgement::LookAgain { .. }), "{at_ms}");
-        }
-        assert!(matches!(case.judge(&one, 10_000), Judgement::Proceed { .. }));
-    }
-
-    #[test]
-    fn trouble_deletes_nothing() {
-        let mut case = Case::new(&["a", "b", "c/d"]);
-        case.troubled.insert(Identity::new(Kind::Endpoint, Name::parse("b").unwrap()));
-        case.unreadable.insert(Arc::from("d/c/"));
-        assert_eq!(case.after(&declared(&["a"])), ["a", "b", "c/d"]);
-    }
-
-    #[test]
-    fn too_much_at_once_waits_to_be_confirmed() {
-        let four = ["a", "b", "c", "d"];
-        assert_eq!(Case::new(&four).after(&declared(&["a", "b"])), ["a", "b"], "half may go");
-        assert_eq!(Case::new(&four).after(&declared(&["a"])), four, "more than half may not");
-        assert_eq!(Case::new(&["a", "b", "c"]).after(&declared(&["a"])), ["a"], "of three, two may go");
-        assert_eq!(Case::new(&["a"]).after(&declared(&[])), ["a"], "the last one may not");
-        assert_eq!(Case::new(&["a"]).after(&declared(&["b"])), ["b"], "a rename is not the last one");
-        let mut confirmed = declared(&["a"]);
-        let mut reconcile = Reconcile::default();
-        reconcile.prune.confirm = ["b", "c"].map(|name| Name::parse(name).unwrap()).to_vec();
-        confirmed.reconcile = Arc::new(reconcile);
-        assert_eq!(Case::new(&four).after(&confirmed), ["a"], "what is not confirmed is within the bound");
-        let mut empty = Case::new(&four);
-        empty.allow_empty = true;
-        assert!(empty.after(&declared(&[])).is_empty());
-    }
-
-    #[test]
-    fn what_is_not_to_be_pruned_stays_until_it_is_named() {
-        assert_eq!(Case::new(&["a", "kept"]).after(&declared(&["a"])), ["a", "kept"]);
-        let mut confirmed = declared(&["a"]);
-        let mut reconcile = Reconcile::default();
-        reconcile.prune.confirm = vec![Name::parse("kept").unwrap()];
-        confirmed.reconcile = Arc::new(reconcile);
-        assert_eq!(Case::new(&["a", "kept"]).after(&confirmed), ["a"]);
     }
 }

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::bridges::{BridgeAction, Bridges, bridges, plan_bridges};
 use super::effective::{Bans, Effective, Files};
+use super::lock_out::LockOut;
 use crate::config::{BindAddress, ChangeClass, Declared, Endpoint, FieldChange, Name, PruneGuard};
 
 /// What a node is, as far as a plan depends on it.
@@ -92,6 +93,8 @@ pub struct Action {
     /// Where it is to listen.
     pub to: Option<BindAddress>,
     pub disconnects: Disconnects,
+    /// What the endpoint refuses to everybody afterwards, and did not before.
+    pub lock_out: Option<LockOut>,
     /// `Some`: not to be done yet, and why.
     pub waits: Option<String>,
     /// What else there is to say: who holds the port, why it is drained.
@@ -159,6 +162,11 @@ impl Plan {
     /// Whether there is nothing to do, now or later.
     pub fn is_empty(&self) -> bool {
         self.actions.iter().all(|action| action.kind == ActionKind::None) && self.due_bridges().next().is_none()
+    }
+
+    /// The endpoints that refuse everybody once all of it is done, by name.
+    pub fn lock_outs(&self) -> impl Iterator<Item = (&Name, LockOut)> {
+        self.actions.iter().filter_map(|action| Some((&action.name, action.lock_out?)))
     }
 
     /// What is to be done with bridges.
@@ -308,6 +316,7 @@ fn action(name: &Name, kind: ActionKind) -> Action {
         from: None,
         to: None,
         disconnects: Disconnects::None,
+        lock_out: None,
         waits: None,
         note: None,
         effective: None,
@@ -383,6 +392,7 @@ fn update(effective: Effective, to: BindAddress, running: &LiveEndpoint) -> Acti
         from: Some(running.address.clone()),
         to: Some(to),
         disconnects,
+        lock_out: LockOut::between(&running.effective, &effective),
         note: (!running.listening).then(|| "its listener was lost".to_owned()),
         effective: Some(effective),
         ..action(&name, kind)
@@ -411,8 +421,10 @@ fn disconnects_of(change: &FieldChange, running: &LiveEndpoint) -> Disconnects {
             over => Disconnects::Exactly(over),
         };
     }
-    // What carries the bytes, and the namespace, are the same for all connections; the rest is judged one by one.
-    let everybody = matches!(change.path.as_str(), "useWebsocket" | "sslConfig" | "mountpoint" | "proxyProtocol");
+    // What carries the bytes, and the namespace, are the same for all connections, and without an auth document none is
+    // confirmed; the rest is judged one by one.
+    let everybody = matches!(change.path.as_str(), "useWebsocket" | "sslConfig" | "mountpoint" | "proxyProtocol")
+        || change.path.starts_with("auth ") && change.new.is_none();
     match connections {
         0 => Disconnects::None,
         count if everybody => Disconnects::Exactly(count),

@@ -11,7 +11,7 @@ use crate::config::FieldChange;
 /// Characters of a value in text that is for people.
 const VALUE_CHARS_MAX: usize = 60;
 
-/// `2 to add, 1 to change in place, 1 to rebind (37 clients will be disconnected), 1 to remove`.
+/// `2 to add, 1 to change in place, 1 to rebind (37 clients will be disconnected), 1 to remove, 1 waiting, 1 lock-out`.
 pub fn summary(plan: &Plan) -> String {
     const KINDS: [(ActionKind, &str); 6] = [
         (ActionKind::Add, "to add"),
@@ -33,6 +33,11 @@ pub fn summary(plan: &Plan) -> String {
     let waiting = plan.actions.iter().filter(|action| action.waits.is_some()).count();
     if waiting > 0 {
         parts.push(format!("{waiting} waiting"));
+    }
+    match plan.lock_outs().count() {
+        0 => {}
+        1 => parts.push("1 lock-out".to_owned()),
+        count => parts.push(format!("{count} lock-outs")),
     }
     for (kind, words) in
         [(ActionKind::Add, "to add"), (ActionKind::Update, "to change"), (ActionKind::Remove, "to remove")]
@@ -77,6 +82,12 @@ pub fn human(plan: &Plan, diff: &str) -> String {
     if !text.is_empty() {
         text.push('\n');
     }
+    for (name, lock_out) in plan.lock_outs() {
+        push(&mut text, format_args!("lock-out: {}", lock_out.of_endpoint(name)));
+    }
+    if plan.lock_outs().next().is_some() {
+        text.push('\n');
+    }
     push(&mut text, format_args!("{}", summary(plan)));
     if !diff.is_empty() {
         text.push('\n');
@@ -89,6 +100,9 @@ pub fn human(plan: &Plan, diff: &str) -> String {
 pub fn markdown(plan: &Plan, diff: &str) -> String {
     let mut text = String::new();
     push(&mut text, format_args!("### Plan: {}", summary(plan)));
+    for (name, lock_out) in plan.lock_outs() {
+        push(&mut text, format_args!("\nlock-out: {}", escaped(&lock_out.of_endpoint(name))));
+    }
     let actions: Vec<&Action> = plan.actions.iter().filter(|action| action.kind != ActionKind::None).collect();
     if !actions.is_empty() {
         push(
@@ -141,11 +155,15 @@ pub fn markdown(plan: &Plan, diff: &str) -> String {
 pub fn json(plan: &Plan, diff: &str) -> Value {
     let listed = plan.actions.iter().filter(|action| action.kind != ActionKind::None);
     let actions: Vec<Value> = listed.map(action_json).collect();
+    let lock_outs = plan
+        .lock_outs()
+        .map(|(name, lock_out)| json!({"endpoint": name.as_str(), "message": lock_out.of_endpoint(name)}));
     let mut plain = json!({
         "format": "weir/plan/v1",
         "summary": summary(plan),
         "unchanged": plan.actions.len() - actions.len(),
         "actions": actions,
+        "lockOuts": lock_outs.collect::<Vec<_>>(),
     });
     let bridges: Vec<Value> = plan.due_bridges().map(bridge_json).collect();
     if let Value::Object(fields) = &mut plain {

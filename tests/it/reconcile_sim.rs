@@ -3,6 +3,7 @@
 //! `WEIR_SIM_SEEDS=10000` runs as many seeds; `WEIR_SIM_SEED=17` replays one. A failing seed is printed.
 
 mod file;
+mod held;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,10 +15,10 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use weirmq::apply::{Drained, History, Next, Reconciler, ReconcilerOptions, SharedState, Start};
-use weirmq::config::{NodeContext, Revision, Snapshot, SourceFile};
+use weirmq::config::{Keeper, NodeContext, Previous, Revision, Snapshot, SourceFile};
 use weirmq::mqtt::ProtocolVersion;
 use weirmq::net::SocketKey;
-use weirmq::reconcile::{ConditionStatus, ConditionType, Node, Timestamp};
+use weirmq::reconcile::{ConditionStatus, ConditionType, Node, Reason, Timestamp};
 use weirmq::source::{Reading, SourceError, TroubleKind};
 
 use crate::chance::Chance;
@@ -28,6 +29,8 @@ struct Simulation {
     chance: Chance,
     world: World,
     files: BTreeMap<&'static str, File>,
+    /// What was deleted with many others, to be put back.
+    deleted: BTreeMap<&'static str, File>,
     reconciler: Reconciler<World, NoFiles>,
     ended: mpsc::UnboundedReceiver<Drained>,
     state: Arc<SharedState>,
@@ -49,6 +52,8 @@ struct Before {
     settled: BTreeMap<String, SocketKey>,
     /// Those of them whose file was in force.
     in_force: BTreeMap<String, SocketKey>,
+    /// Those of them whose deletion is held.
+    held: BTreeMap<String, SocketKey>,
     /// Those that some clients are about to leave.
     draining: BTreeSet<String>,
 }
@@ -56,28 +61,13 @@ struct Before {
 impl Simulation {
     fn new(seed: u64) -> Self {
         let world = World::default();
-        let start = Start {
-            options: ReconcilerOptions {
-                node_name: "sim".into(),
-                node: Node { default_host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), labels: Some(BTreeMap::new()) },
-                context: NodeContext { status_addr: None, ..NodeContext::default() },
-                atomic: false,
-                allow_empty: false,
-                has_store: true,
-            },
-            source_kind: "directory",
-            source_location: "sim".into(),
-            incidents: Arc::default(),
-            last_known_good: None,
-            history: History::default(),
-            now: Timestamp::from_unix_ms(0),
-        };
-        let (reconciler, ended) = Reconciler::new(start, world.clone(), NoFiles);
+        let (reconciler, ended) = Reconciler::new(start(None, Timestamp::from_unix_ms(0)), world.clone(), NoFiles);
         let state = reconciler.state();
         Self {
             chance: Chance::new(seed),
             world,
             files: BTreeMap::new(),
+            deleted: BTreeMap::new(),
             reconciler,
             ended,
             state,
@@ -86,6 +76,22 @@ impl Simulation {
             touched: BTreeMap::new(),
             killed: BTreeSet::new(),
         }
+    }
+
+    /// The broker ends and starts again on what it kept. Its clients are gone.
+    fn restart(&mut self) {
+        self.tell(format_args!("the broker restarts"));
+        let now = Timestamp::from_unix_ms(self.now);
+        let kept = self.reconciler.last_known_good().map(|(revision, previous)| {
+            let mut text = String::new();
+            Keeper::default().write(&previous, &mut text);
+            (revision, now, Previous::from_json(&serde_json::from_str(&text).unwrap()).unwrap())
+        });
+        let world = World::default();
+        world.lock().taken.clone_from(&self.world.lock().taken);
+        let (reconciler, ended) = Reconciler::new(start(kept, now), world.clone(), NoFiles);
+        self.state = reconciler.state();
+        (self.reconciler, self.ended, self.world) = (reconciler, ended, world);
     }
 
     fn reading(&self, settled: bool) -> Reading {
@@ -147,6 +153,7 @@ impl Simulation {
             listened: self.listening(),
             settled: self.settled(),
             in_force: self.in_force(),
+            held: self.held(),
             draining: self.draining(),
         };
         self.act().await;
@@ -159,6 +166,7 @@ impl Simulation {
         self.now += 1000;
         self.pass(true, 4).await;
         self.check_bystanders(&before);
+        self.check_held(&before);
         self.check_edits(&before);
         self.check_trouble(&before);
         self.check_drains();
@@ -178,7 +186,7 @@ impl Simulation {
     async fn do_something(&mut self) {
         let present: Vec<&'static str> = self.files.keys().copied().collect();
         let listening: Vec<SocketKey> = self.world.lock().listeners.keys().cloned().collect();
-        match self.chance.below(12) {
+        match self.chance.below(14) {
             0..=2 => {
                 let name = NAMES[self.chance.below(6) as usize];
                 let file = File::random(&mut self.chance);
@@ -220,6 +228,21 @@ impl Simulation {
                 self.tell(format_args!("the source cannot be read"));
                 let error = SourceError { kind: TroubleKind::Unreadable, message: "gone".into() };
                 self.reconciler.trouble(&error, Timestamp::from_unix_ms(self.now)).await;
+            }
+            11 => {
+                let keep = self.chance.next();
+                self.tell(format_args!("many are deleted at once"));
+                let going = present.iter().enumerate().filter(|(at, _)| keep >> (2 * at) & 3 != 0);
+                for (_, name) in going {
+                    self.deleted.extend(self.files.remove_entry(name));
+                }
+            }
+            12 => {
+                let deleted: Vec<&'static str> = self.deleted.keys().copied().collect();
+                if let Some(name) = self.chance.of(&deleted).copied() {
+                    self.tell(format_args!("put {name} back"));
+                    self.files.extend(self.deleted.remove_entry(name));
+                }
             }
             _ => {
                 let settled = self.chance.one_in(2);
@@ -277,6 +300,16 @@ impl Simulation {
         settled
     }
 
+    fn held(&self) -> BTreeMap<String, SocketKey> {
+        let state = self.state.load();
+        let mut settled = self.settled();
+        settled.retain(|name, _| {
+            let accepted = state.endpoints[name.as_str()].conditions.get(ConditionType::Accepted);
+            accepted.is_some_and(|accepted| accepted.reason == Reason::DeletionHeld)
+        });
+        settled
+    }
+
     fn draining(&self) -> BTreeSet<String> {
         let world = self.world.lock();
         let doomed = world.clients.iter().filter(|client| world.doomed.contains(&client.id));
@@ -304,6 +337,18 @@ impl Simulation {
             assert!(accepted_or_held, "{name} is refused for another: {accepted:?}\n{}", self.story);
             let (had, stay) = self.had_and_stay(before, name);
             assert_eq!(stay, had, "{name} lost a client\n{}", self.story);
+        }
+    }
+
+    /// Whose deletion is held keeps its listener and its clients until its file comes back.
+    fn check_held(&self, before: &Before) {
+        let (now, state) = (self.listening(), self.state.load());
+        for (name, key) in before.held.iter().filter(|(name, _)| !self.touched.contains_key(name.as_str())) {
+            assert_eq!(now.get(name), Some(key), "{name} was held and lost its listener\n{}", self.story);
+            let accepted = state.endpoints[name.as_str()].conditions.get(ConditionType::Accepted).unwrap();
+            assert_eq!(accepted.reason, Reason::DeletionHeld, "{name}\n{}", self.story);
+            let (had, stay) = self.had_and_stay(before, name);
+            assert_eq!(stay, had, "{name} was held and lost a client\n{}", self.story);
         }
     }
 
@@ -411,6 +456,25 @@ impl Simulation {
     }
 }
 
+fn start(last_known_good: Option<(String, Timestamp, Previous)>, now: Timestamp) -> Start {
+    Start {
+        options: ReconcilerOptions {
+            node_name: "sim".into(),
+            node: Node { default_host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), labels: Some(BTreeMap::new()) },
+            context: NodeContext { status_addr: None, ..NodeContext::default() },
+            atomic: false,
+            allow_empty: false,
+            has_store: true,
+        },
+        source_kind: "directory",
+        source_location: "sim".into(),
+        incidents: Arc::default(),
+        last_known_good,
+        history: History::default(),
+        now,
+    }
+}
+
 fn seeds() -> Vec<u64> {
     let read = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match read("WEIR_SIM_SEED") {
@@ -419,22 +483,26 @@ fn seeds() -> Vec<u64> {
     }
 }
 
-#[test]
-fn whatever_happens_live_follows_declared_and_nobody_else_is_touched() {
+/// Runs a simulation for every seed; prints the one that fails.
+fn for_each_seed(run: impl AsyncFn(Simulation)) {
     for seed in seeds() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            runtime.block_on(async {
-                let mut simulation = Simulation::new(seed);
-                for _ in 0..25 {
-                    simulation.step().await;
-                }
-            });
+            runtime.block_on(run(Simulation::new(seed)));
         }));
         if let Err(panic) = outcome {
             eprintln!("WEIR_SIM_SEED={seed} replays this");
             std::panic::resume_unwind(panic);
         }
     }
+}
+
+#[test]
+fn whatever_happens_live_follows_declared_and_nobody_else_is_touched() {
+    for_each_seed(async |mut simulation| {
+        for _ in 0..25 {
+            simulation.step().await;
+        }
+    });
     assert_eq!(BOUND.load(Ordering::SeqCst), 0, "sockets were bound and forgotten");
 }

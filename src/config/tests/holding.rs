@@ -1,5 +1,7 @@
 //! Law 2: a bad document harms only itself, and stays at its last good declaration.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 /// An endpoint that needs nothing else.
@@ -200,4 +202,41 @@ fn the_last_good_declarations_survive_a_restart() {
     for damaged in [r#"{}"#, r#"{"format":"weir/last-known-good/v2"}"#, &kept.replace("\"port\":2", "\"prot\":2")] {
         assert!(Previous::from_json(&serde_json::from_str(damaged).unwrap()).is_err(), "{damaged}");
     }
+}
+
+/// A directory that cannot be read: all that was seen below it is there, of every kind.
+#[test]
+fn an_unreadable_directory_holds_all_that_was_seen_in_it() {
+    let users = "auth: {name: default, chain: [{anonymous: {}}]}";
+    let ban = "ban: {name: abuse, entries: [{username: x}]}";
+    let others = "acl: {name: default, rules: []}";
+    let files = [("team/a.yaml", &*endpoint(1)), ("team/u.yaml", users), ("team/b.yaml", ban), ("teams.yaml", others)];
+    let before = first(&files);
+    let mut files = snapshot(&[("team/", ""), ("c.yaml", &endpoint(2))]);
+    files.files[0].content = Err(ReadError { message: "permission denied".into() });
+    let after = load(&files, &before.previous, &NodeContext::default());
+    assert_eq!(held(&after), ["c:2", "!team/a:1"]);
+    assert!(after.declared.auths.contains_key("default") && after.declared.bans.contains_key("abuse"));
+    assert!(!after.declared.acls.contains_key("default"), "it was beside the directory");
+    let of = ["auth `default`", "ban `abuse`", "endpoint `team/a`"].map(|of| format!("{of}: Unreadable"));
+    assert_eq!(BTreeSet::from_iter(reasons(&after)), BTreeSet::from(of));
+}
+
+/// What is held although its document is gone survives a restart, and stands in no file.
+#[test]
+fn what_is_held_survives_a_restart() {
+    let mut previous = first(&[("a.yaml", &endpoint(1)), ("b.yaml", &endpoint(2))]).previous;
+    let held = |cause| Held { cause, why: "it \"was\" deleted".into() };
+    let identity = |name: &str| Identity::new(Kind::Endpoint, Name::parse(name).unwrap());
+    previous
+        .set_held(&[(identity("a"), held(HeldCause::Deletion)), (identity("c"), held(HeldCause::Unreadable))].into());
+    let mut kept = String::new();
+    Keeper::default().write(&previous, &mut kept);
+    let restored = Previous::from_json(&serde_json::from_str(&kept).unwrap()).unwrap();
+    assert_eq!(*restored.held(), [(identity("a"), held(HeldCause::Deletion))].into());
+    assert_eq!(restored.paths().into_iter().collect::<Vec<_>>(), [Arc::from("b.yaml")]);
+    assert!(restored.declared().endpoints.contains_key("a"));
+    // One of a version that kept none.
+    let older = kept.replace(&kept[kept.find(",\"held\"").unwrap()..kept.len() - 1], "");
+    assert!(Previous::from_json(&serde_json::from_str(&older).unwrap()).unwrap().held().is_empty());
 }

@@ -105,6 +105,12 @@ impl Broker {
         kept.is_ok_and(|kept| kept.contains(&format!("\"{name}\"")))
     }
 
+    /// Whether it has kept that deletions are held.
+    pub fn has_kept_held(&self) -> bool {
+        let kept = fs::read_to_string(self.directory.path().join("data/last-known-good.json"));
+        kept.is_ok_and(|kept| kept.contains("\"cause\":\"deletion\""))
+    }
+
     pub fn status_url(&self) -> String {
         format!("http://{}", self.status)
     }

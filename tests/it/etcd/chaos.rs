@@ -85,6 +85,36 @@ impl Chaos {
         self.bystanders[at] = bystander(&self.brokers[at], &self.documents);
     }
 
+    /// Everything is deleted at once, and waits. It was not meant: it is put back, one by one, and no endpoint is lost on
+    /// the way, by no broker, not even by one that restarts.
+    fn delete_all_and_put_back(&mut self, at: usize) {
+        let mut names: Vec<String> = self.documents.endpoints.keys().cloned().collect();
+        self.etcd.ctl(&["del", "--prefix", "/weir/endpoints/"]);
+        for broker in &self.brokers {
+            for name in &names {
+                let what = format!("{} holds {name}: {}", broker.name, self.story);
+                until(&what, || broker.condition(name, "Accepted").1 == "DeletionHeld");
+            }
+        }
+        let restarts_at = self.chance.below(names.len() as u64) as usize;
+        while !names.is_empty() {
+            if names.len() == restarts_at {
+                until("what is held is kept", || self.brokers[at].has_kept_held());
+                self.restart(at);
+            }
+            let name = names.swap_remove(self.chance.below(names.len() as u64) as usize);
+            self.etcd.put(&key(&name), &self.documents.text(&name));
+            for broker in &self.brokers {
+                let what = format!("{} has {name} back: {}", broker.name, self.story);
+                until(&what, || broker.condition(&name, "Accepted").0 == "True");
+                for (name, (port, _)) in &self.documents.endpoints {
+                    assert!(broker.listens(*port), "{} lost {name}: {}", broker.name, self.story);
+                }
+            }
+            self.bystanders.iter_mut().for_each(Client::ping);
+        }
+    }
+
     fn doze(&mut self, up_to_ms: u64) {
         let ms = self.chance.below(up_to_ms);
         std::thread::sleep(Duration::from_millis(ms));
@@ -152,6 +182,7 @@ impl Chaos {
                 self.etcd.run();
                 self.change();
             }
+            9 => self.delete_all_and_put_back(at),
             _ => {
                 self.change();
                 push(self.documents.path(), &self.etcd.url(), &["--prune"]);
@@ -183,7 +214,7 @@ fn run(rounds: usize, seed: u64) {
     let mut events: Vec<u64> = Vec::new();
     for number in 0..rounds {
         if events.is_empty() {
-            events = (0..10).collect();
+            events = (0..11).collect();
         }
         let event = events.remove(chaos.chance.below(events.len() as u64) as usize);
         chaos.round(number, event);
@@ -205,9 +236,23 @@ fn run(rounds: usize, seed: u64) {
     }
 }
 
+/// Rounds in which everything is deleted and put back, one by one, with changes in between.
+#[test]
+fn documents_are_put_back_one_by_one() {
+    if !is_there() {
+        return;
+    }
+    let seed = seed();
+    println!("WEIR_SIM_SEED={seed}");
+    let mut chaos = Chaos::new(seed);
+    for number in 0..6 {
+        chaos.round(number, if number % 2 == 0 { 9 } else { 0 });
+    }
+}
+
 #[test]
 fn a_few_rounds_of_chaos() {
-    run(10, seed());
+    run(11, seed());
 }
 
 #[test]

@@ -237,6 +237,54 @@ fn a_store_that_went_back_deletes_nothing() {
     until("a push that has it not decides", || !broker.listens(later));
 }
 
+/// A deletion of everything that is held is held by every broker while documents are put back, and after a restart: the
+/// store of which a broker then knows more documents than it has is no store that went back.
+#[test]
+fn a_held_deletion_is_held_by_all_brokers_and_after_a_restart() {
+    if !is_there() {
+        return;
+    }
+    let etcd = Etcd::start();
+    let names = ["a", "b", "c", "d", "e", "f", "g"];
+    let documents = Documents::new(&names);
+    push(documents.path(), &etcd.url(), &[]);
+    let mut brokers = Broker::three(&etcd.url());
+    documents.until_everywhere(&brokers);
+    let connect = |broker: &Broker| -> Vec<Client> {
+        let client = |name| Client::connect((broker.host, documents.port(name)).into(), Version::V5, name);
+        names.map(client).into()
+    };
+    let mut residents: Vec<Vec<Client>> = brokers.iter().map(connect).collect();
+    etcd.ctl(&["del", "--prefix", "/weir/endpoints/"]);
+    let held = |broker: &Broker, name| broker.condition(name, "Accepted").1 == "DeletionHeld";
+    for broker in &brokers {
+        for name in names {
+            until(&format!("{} holds {name}", broker.name), || held(broker, name));
+        }
+    }
+    for (at, name) in names.iter().enumerate() {
+        if at == 2 {
+            until("what is held is kept", || brokers[0].has_kept_held());
+            brokers[0].stop();
+            brokers[0].run();
+            for name in names {
+                until(&format!("it serves {name}"), || brokers[0].listens(documents.port(name)));
+            }
+            residents[0] = connect(&brokers[0]);
+        }
+        etcd.put(&key(name), &documents.text(name));
+        for broker in &brokers {
+            until(&format!("{} has {name} back", broker.name), || broker.condition(name, "Accepted").0 == "True");
+            for later in &names[at + 1..] {
+                assert!(held(broker, later), "{}: {later}: {:?}", broker.name, broker.condition(later, "Accepted"));
+            }
+        }
+        residents.iter_mut().flatten().for_each(Client::ping);
+    }
+    documents.until_everywhere(&brokers);
+    assert_eq!(brokers[0].incidents("wentBack"), 0, "{}", brokers[0].log());
+}
+
 /// A broker that starts while there is no etcd serves what it served.
 #[test]
 fn without_a_store_a_start_serves_what_was_last_good() {

@@ -27,13 +27,97 @@ fn a_large_deletion_waits_until_it_is_confirmed() {
     }
     assert!(ports.iter().all(|port| listens(*port)));
     residents.iter_mut().for_each(crate::client::Client::ping);
-    // A restart confirms nothing.
     broker.write("reconcile.yaml", "reconcile: {prune: {confirm: [c, d]}}\n");
     broker.until("the confirmed ones go", || !listens(ports[2]) && !listens(ports[3]));
-    // The one that is left is within the bound.
-    broker.until("and the last one with them", || !listens(ports[4]));
+    // The one that is left would be within the bound, but it was held.
+    let told = broker.condition("e", "Accepted").unwrap();
+    assert_eq!((told.holds, told.reason.as_str()), (false, "DeletionHeld"), "{told:?}");
+    for resident in [0, 1, 4] {
+        residents[resident].ping();
+    }
+    broker.write("reconcile.yaml", "reconcile: {prune: {confirm: [c, d, e]}}\n");
+    broker.until("it goes once it is confirmed", || !listens(ports[4]));
     for resident in &mut residents[..2] {
         resident.ping();
+    }
+}
+
+/// What the docs advise where a deletion was not meant: put the documents back, one by one.
+#[test]
+fn a_held_deletion_stays_held_while_documents_are_put_back() {
+    let names = ["a", "b", "c", "d", "e", "f", "g"];
+    let ports: Vec<u16> = names.iter().map(|_| ports::free()).collect();
+    let texts: Vec<String> = names.iter().zip(&ports).map(|(name, port)| endpoint(name, *port, "")).collect();
+    let files: Vec<String> = names.iter().map(|name| format!("{name}.yaml")).collect();
+    let documents: Vec<(&str, &str)> = files.iter().map(String::as_str).zip(texts.iter().map(String::as_str)).collect();
+    let mut broker = Broker::start(&documents);
+    names.iter().for_each(|name| broker.until_listening(name));
+    let connect = || -> Vec<_> { ports.iter().map(|port| client(*port, &port.to_string())).collect() };
+    let mut residents = connect();
+    files.iter().for_each(|file| broker.remove(file));
+    for name in names {
+        broker.until_told(name, "Accepted", false, "DeletionHeld");
+    }
+    for (at, file) in files.iter().enumerate() {
+        if at == 3 {
+            // What is held is held after a restart as well.
+            let known = names.map(|name| broker.condition(name, "Accepted").unwrap());
+            saved(&broker);
+            broker.restart(&[]);
+            names.iter().for_each(|name| broker.until_listening(name));
+            for (name, known) in names.iter().zip(&known) {
+                assert_eq!(broker.until_told(name, "Accepted", known.holds, &known.reason), *known);
+            }
+            residents = connect();
+        }
+        broker.write(file, &texts[at]);
+        broker.until_told(names[at], "Accepted", true, "AsDeclared");
+        for name in &names[at + 1..] {
+            let told = broker.condition(name, "Accepted").unwrap();
+            assert!(!told.holds && told.reason == "DeletionHeld", "{name}: {told:?}");
+        }
+        residents.iter_mut().for_each(crate::client::Client::ping);
+    }
+}
+
+/// Waits until what is applied now is kept.
+fn saved(broker: &Broker) {
+    let kept = broker.root().join("../data/last-known-good.json");
+    let revision = broker.applied();
+    broker.until("it is kept", || std::fs::read_to_string(&kept).is_ok_and(|kept| kept.contains(&revision)));
+}
+
+/// An endpoint whose deletion is held goes on with its auth document, after a restart as well.
+#[test]
+fn what_a_held_endpoint_needs_is_held_with_it() {
+    let names = ["a", "b", "c", "d"];
+    let ports: Vec<u16> = names.iter().map(|_| ports::free()).collect();
+    let guarded = |at: usize| {
+        let (name, port) = (names[at], ports[at]);
+        format!("endpoint: {{name: {name}, host: 127.0.0.1, port: {port}, auth: people, enableAcl: false}}\n")
+    };
+    let open = endpoint("a", ports[0], "");
+    let mut broker = Broker::start(&[
+        ("a.yaml", &open),
+        ("b.yaml", &guarded(1)),
+        ("c.yaml", &guarded(2)),
+        ("d.yaml", &guarded(3)),
+        ("people.yaml", "auth: {name: people, chain: [{anonymous: {}}]}\n"),
+    ]);
+    names.iter().for_each(|name| broker.until_listening(name));
+    for file in ["b.yaml", "c.yaml", "d.yaml", "people.yaml"] {
+        broker.remove(file);
+    }
+    for name in &names[1..] {
+        broker.until_told(name, "Accepted", false, "DeletionHeld");
+    }
+    broker.apply("a.yaml", &endpoint("a", ports[0], ", maxConnectionSize: 9"));
+    saved(&broker);
+    broker.restart(&[]);
+    for (name, port) in names.iter().zip(&ports).skip(1) {
+        broker.until_told(name, "Accepted", false, "DeletionHeld");
+        broker.until_listening(name);
+        client(*port, "c").ping();
     }
 }
 

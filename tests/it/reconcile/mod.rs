@@ -8,6 +8,7 @@ mod guard;
 mod kept;
 mod labels;
 mod leave;
+mod lock_out;
 mod material;
 mod moving;
 mod references;

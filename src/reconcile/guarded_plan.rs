@@ -1,0 +1,55 @@
+//! What a reconciler will do about a change, and what of it it will hold: the guard's own decision, shown as a plan.
+
+use std::collections::BTreeMap;
+
+use super::effective::Files;
+use super::guard::{Guard, Guarded};
+use super::plan::{Action, ActionKind, Live, Node, Pinned, Plan, plan};
+use crate::config::{Declared, Held, Identity, Kind};
+
+/// What brings `live`, which runs by `last`, to `wanted`. What the guard holds waits, with the reason. `held`: what is
+/// held already.
+pub fn plan_guarded(
+    last: &Declared,
+    wanted: &Declared,
+    held: &BTreeMap<Identity, Held>,
+    live: &Live,
+    node: &Node,
+) -> Plan {
+    let (files, pinned) = (Files::new(), Pinned::new());
+    let guarded = Guard::resume(held).foresee(last, wanted);
+    let mut made = plan(&guarded.declared, live, node, &files, &pinned);
+    if guarded.held.is_empty() {
+        return made;
+    }
+    let asked = plan(wanted, live, node, &files, &pinned);
+    for action in &mut made.actions {
+        let Some(asked) = asked.get(action.name.as_str()) else { continue };
+        let Some(why) = why_held(&guarded, action, asked) else { continue };
+        if action.kind == ActionKind::None {
+            *action = Action { waits: Some(why), ..asked.clone() };
+        } else {
+            // What else is changed of it does not wait.
+            action.lock_out = asked.lock_out;
+            action.note = Some(action.note.take().map_or_else(|| why.clone(), |note| format!("{note}; {why}")));
+        }
+    }
+    made
+}
+
+/// Why what is asked of an endpoint is not what will be done.
+fn why_held(guarded: &Guarded, action: &Action, asked: &Action) -> Option<String> {
+    let of = |kind: Kind, name: &str| {
+        let held = guarded.held.iter().find(|(identity, _)| identity.kind == kind && identity.name.as_str() == name);
+        held.map(|(_, held)| held.why.clone())
+    };
+    if let Some(why) = of(Kind::Endpoint, action.name.as_str()) {
+        return (asked.kind != ActionKind::None).then_some(why);
+    }
+    if action.lock_out == asked.lock_out {
+        return None;
+    }
+    let endpoint = &asked.effective.as_ref()?.endpoint;
+    let auth = of(Kind::Auth, endpoint.auth_name()).filter(|_| endpoint.enable_auth);
+    auth.or_else(|| of(Kind::Acl, endpoint.acl_name()).filter(|_| endpoint.enable_acl))
+}

@@ -1,0 +1,115 @@
+//! Changes after which every client of an endpoint is refused, because its auth or acl document is not there any longer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::effective::Effective;
+use crate::config::{Declared, Endpoint, Identity, InOrder, Kind, Name};
+
+/// Endpoints named in a message; the others are counted.
+const NAMES_MAX: usize = 8;
+
+/// What an endpoint refuses to everybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LockOut {
+    /// `enableAuth`, and no auth document.
+    Connect,
+    /// `enableAcl`, and no acl document.
+    Topics,
+}
+
+impl LockOut {
+    /// What an endpoint that ran by `from` refuses to everybody once it runs by `to`, and did not before.
+    pub fn between(from: &Effective, to: &Effective) -> Option<Self> {
+        let connect = |effective: &Effective| effective.endpoint.enable_auth && effective.auth.is_none();
+        let topics = |effective: &Effective| effective.endpoint.enable_acl && effective.acl.is_none();
+        match () {
+            () if connect(from) => None,
+            () if connect(to) => Some(Self::Connect),
+            () if topics(to) && !topics(from) => Some(Self::Topics),
+            () => None,
+        }
+    }
+
+    /// `every CONNECT to endpoint a will be refused`.
+    pub fn of_endpoint(self, name: &Name) -> String {
+        match self {
+            Self::Connect => format!("every CONNECT to endpoint {name} will be refused"),
+            Self::Topics => format!("every topic of endpoint {name} will be refused"),
+        }
+    }
+}
+
+/// What has to stay as it was, so that no endpoint is locked out unconfirmed.
+#[derive(Debug, Default)]
+pub(super) struct Withheld {
+    /// Documents that are gone, and why they stay.
+    pub(super) documents: BTreeMap<Identity, String>,
+    /// Endpoints that are declared to use a document that is not there, and why they stay.
+    pub(super) endpoints: BTreeMap<Name, String>,
+}
+
+/// Looks for endpoints that had an auth (acl) document in `last` and have none in `now`, for whatever cause. Those named
+/// in `reconcile.prune.confirm` are meant. One that was open and is to ask for authentication closes at once: what it let
+/// in is revoked.
+pub(super) fn withheld(last: &Declared, now: &Declared) -> Withheld {
+    let mut found = Withheld::default();
+    let mut users: BTreeMap<Identity, Vec<&Name>> = BTreeMap::new();
+    let confirm = &now.reconcile.prune.confirm;
+    let mut before = InOrder::of(&last.endpoints);
+    for (name, endpoint) in now.endpoints.iter().filter(|(_, endpoint)| endpoint.enabled) {
+        let Some(before) = before.get(name).filter(|before| before.enabled) else { continue };
+        for kind in [Kind::Auth, Kind::Acl] {
+            let (Some(had), Some(needs)) = (needed(kind, before), needed(kind, endpoint)) else { continue };
+            let Some(had) = document(kind, last, had) else { continue };
+            if document(kind, now, needs).is_some() || confirm.contains(name) {
+                continue;
+            }
+            if had.as_str() == needs {
+                users.entry(Identity::new(kind, had.clone())).or_default().push(name);
+            } else {
+                let why = format!(
+                    "it is to use the {kind} document `{needs}`, which is not there: {} would be refused; name it in \
+                     reconcile.prune.confirm to confirm it",
+                    refused(kind)
+                );
+                found.endpoints.insert(name.clone(), why);
+            }
+        }
+    }
+    found.documents =
+        users.into_iter().map(|(identity, users)| (identity.clone(), why_kept(&identity, &users))).collect();
+    found
+}
+
+/// The document of a kind that an endpoint needs, by name.
+fn needed(kind: Kind, endpoint: &Arc<Endpoint>) -> Option<&str> {
+    match kind {
+        Kind::Auth => endpoint.enable_auth.then(|| endpoint.auth_name()),
+        _ => endpoint.enable_acl.then(|| endpoint.acl_name()),
+    }
+}
+
+fn document<'a>(kind: Kind, declared: &'a Declared, name: &str) -> Option<&'a Name> {
+    match kind {
+        Kind::Auth => declared.auths.get_key_value(name).map(|(name, _)| name),
+        _ => declared.acls.get_key_value(name).map(|(name, _)| name),
+    }
+}
+
+fn refused(kind: Kind) -> &'static str {
+    if kind == Kind::Auth { "every CONNECT" } else { "every topic" }
+}
+
+fn why_kept(identity: &Identity, users: &[&Name]) -> String {
+    let shown: Vec<&str> = users.iter().take(NAMES_MAX).map(|name| name.as_str()).collect();
+    let more = users.len().saturating_sub(NAMES_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let (noun, verb, them) = if users.len() == 1 { ("endpoint", "uses", "it") } else { ("endpoints", "use", "them") };
+    format!(
+        "{identity} was deleted, and {noun} {}{more} {verb} it: {} would be refused; name {them} in \
+         reconcile.prune.confirm to confirm it",
+        shown.join(", "),
+        refused(identity.kind),
+    )
+}
