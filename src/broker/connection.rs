@@ -93,6 +93,9 @@ pub(super) struct Aside {
     pub(super) reauthentication: Turn,
     /// It was asked to leave, and is told so when nothing is in flight any more.
     pub(super) farewell: Option<Box<Farewell>>,
+    /// Publishes that wait for room on the disk, as they came; and whether it is not read because of them.
+    pub(super) held_publishes: Vec<u8>,
+    pub(super) held_pauses: bool,
 }
 
 impl Connection {

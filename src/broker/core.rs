@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 
 use super::connection::Connection;
+use super::full_disk::HeldPublishes;
 use super::journal::{Journal, Recording};
 use super::limits::{DESTINATIONS_MAX, PROMPT_DELIVERIES};
 use super::link::{LateSync, Link};
@@ -168,6 +169,7 @@ pub struct Core {
     /// This core's portions of them, by the place of the endpoint's counters.
     pub(super) leases: Vec<Lease>,
     pub(super) journal: Journal,
+    pub(super) held: HeldPublishes,
 }
 
 impl Core {
@@ -210,6 +212,7 @@ impl Core {
             total_rates: TotalRates::default(),
             leases: Vec::new(),
             journal: Journal::default(),
+            held: HeldPublishes::default(),
         }
     }
 
@@ -290,6 +293,7 @@ impl Core {
 
     fn on_packet(&mut self, id: ConnId, packet: &Packet<'_>, raw: &[u8], now: Millis) {
         match packet {
+            Packet::Publish(publish) if self.journal.full && self.hold_publish(id, publish, raw) => {}
             Packet::Publish(publish) => self.on_publish(id, publish, raw, now),
             Packet::PubAck(ack) => self.on_puback(id, ack, now),
             Packet::PubRec(ack) => self.on_pubrec(id, ack, now),

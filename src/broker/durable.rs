@@ -6,7 +6,6 @@ use std::collections::VecDeque;
 use super::core::Core;
 use super::inflight::{Awaits, Delivery, Sent};
 use super::journal::{Once, Part};
-use super::limits::RECORDS_HIGH_BYTES;
 use super::link::{Item, RANKS, Wait};
 use super::message::Message;
 use super::record::{Fields, Key, Kind, RecordBatch, RecordId};
@@ -32,6 +31,7 @@ impl Core {
             Kept::Full(full) => self.journal.full = full,
         }
         self.settle_turns();
+        self.release_publishes(now);
     }
 
     /// Lets go what waited for turns that are settled now.
@@ -49,7 +49,7 @@ impl Core {
                 self.mark_dirty(id.slot);
             }
         }
-        if self.journal.backlog_bytes() <= RECORDS_HIGH_BYTES / 2 {
+        if self.journal.backlog_bytes() <= self.held.records_high_bytes() / 2 {
             let waiters = std::mem::take(&mut self.journal.waiters);
             waiters.into_iter().for_each(|origin| self.resume(origin));
         }
@@ -103,7 +103,7 @@ impl Core {
     /// A publisher that outruns the disk pauses.
     pub(super) fn await_disk(&mut self, view: &View<'_>) {
         let origin = view.origin;
-        if self.journal.backlog_bytes() > RECORDS_HIGH_BYTES
+        if self.journal.backlog_bytes() > self.held.records_high_bytes()
             && origin != super::connection::Origin::NOBODY
             && !self.journal.waiters.contains(&origin)
         {

@@ -278,6 +278,7 @@ impl Core {
         }
         self.detach(id.slot, now);
         self.let_go(id.slot);
+        self.drop_held_publishes(id.slot);
         if let Some(gone) = self.connections.remove(id.slot) {
             self.buffered_bytes -= gone.held_bytes;
         }

@@ -42,6 +42,10 @@ pub const PROMPT_DELIVERIES: usize = 64;
 pub const LINK_HIGH_BYTES: u64 = 8 << 20;
 /// Bytes of records that are not on disk yet, of one shard, above which publishers that make more pause.
 pub const RECORDS_HIGH_BYTES: u64 = 32 << 20;
+/// Bytes of publishes that wait for a full disk, of one connection and of all on a shard, above which a connection that
+/// sends more pauses.
+pub const HELD_PUBLISH_BYTES: usize = 64 << 10;
+pub const HELD_PUBLISHES_BYTES: usize = 16 << 20;
 /// Bytes taken from a link after which it is told so, at the latest.
 pub const LINK_ACKNOWLEDGE_BYTES: u64 = 256 << 10;
 /// Bytes of output buffers that a shard keeps for reuse; beyond it they go back to the allocator.

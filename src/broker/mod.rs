@@ -24,6 +24,7 @@ mod deliver;
 mod durable;
 mod exchange;
 mod farewell;
+mod full_disk;
 mod inflight;
 mod inspect;
 mod journal;

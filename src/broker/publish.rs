@@ -96,7 +96,7 @@ impl Core {
     }
 
     /// A QoS 2 message that was taken already: it is acknowledged again, and goes no further [MQTT-4.3.3-10].
-    fn is_resend(&self, slot: u32, packet_id: Option<PacketId>) -> bool {
+    pub(super) fn is_resend(&self, slot: u32, packet_id: Option<PacketId>) -> bool {
         let session = self.connections.get(slot).and_then(|c| self.sessions.get(c.session));
         let Some((session, id)) = session.zip(packet_id) else { return false };
         let taken = session.incoming.as_ref().is_some_and(|incoming| incoming.contains(&id));
@@ -150,14 +150,10 @@ impl Core {
         self.authorize_publish(id.slot, publish)
     }
 
-    /// The disk is full: 5.0 can be told so. A 3.x client cannot, it would take any acknowledgement for success; it waits.
+    /// The disk is full: 5.0 can be told so, and QoS 0 is told nothing. A 3.x client waits, see [`Core::hold_publish`].
     fn check_store(&mut self, slot: u32, publish: &Publish<'_>) -> Result<(), Refused> {
-        let Some(connection) = self.connections.get(slot).filter(|connection| connection.is_v5()) else {
-            return Ok(());
-        };
-        let Some(space) = self.sessions.get(connection.session).map(|session| session.space) else { return Ok(()) };
-        let kept = publish.retain && connection.policy.limits.durable;
-        if publish.qos > QoS::AtMostOnce && self.wants_record(space, publish.topic, kept) {
+        let waits = publish.qos > QoS::AtMostOnce && self.connections.get(slot).is_none_or(|c| !c.is_v5());
+        if !waits && self.needs_room(slot, publish) {
             return Err(Refused::Message(ReasonCode::QuotaExceeded, Dropped::StoreFull));
         }
         Ok(())

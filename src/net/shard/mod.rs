@@ -213,9 +213,11 @@ pub(super) fn start(
 fn restore(shards: &mut [Shard], keeping: &Keeping, epoch_unix_ms: u64) -> io::Result<()> {
     let mut restored = Restored::default();
     let recording = Recording { next_id: keeping.stored.next_id(), epoch_unix_ms };
+    let backlog_bytes = keeping.sink.backlog_bytes() / shards.len() as u64;
     for shard in &mut *shards {
         shard.sink = Some(Arc::clone(&keeping.sink));
         shard.core.keep_records(recording);
+        shard.core.bound_records(backlog_bytes);
         let part = shard.core.restore(&keeping.stored, 0);
         restored.add(part.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?);
     }
