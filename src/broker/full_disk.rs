@@ -98,7 +98,9 @@ impl Core {
 
     /// A connection has ended: what it sent and was not told of is not taken any more.
     pub(super) fn drop_held_publishes(&mut self, slot: u32) {
-        let Some(aside) = self.connections.get_mut(slot).and_then(|connection| connection.rare.as_mut()) else { return };
+        let Some(aside) = self.connections.get_mut(slot).and_then(|connection| connection.rare.as_mut()) else {
+            return;
+        };
         let bytes = std::mem::take(&mut aside.held_publishes);
         if !bytes.is_empty() {
             self.held.bytes -= bytes.len();

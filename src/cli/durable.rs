@@ -15,7 +15,7 @@ pub(super) fn start(config: &DataPlaneConfig, data_dir: &Path) -> anyhow::Result
     std::fs::create_dir_all(data_dir).with_context(|| format!("--data-dir {}", data_dir.display()))?;
     let opened = records::open(data_dir).context("the store")?;
     if opened.torn_bytes > 0 {
-        tracing::warn!(bytes = opened.torn_bytes, "the last commit was cut short; nothing of it was acknowledged");
+        tracing::warn!(bytes = opened.torn_bytes, "the last commit was cut short, and what there was of it is removed");
     }
     let (store, stored) = Store::start(
         opened,

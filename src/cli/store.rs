@@ -176,7 +176,7 @@ fn inspect(store: &OpenedStore, sessions: bool) -> anyhow::Result<Inspected> {
         live_records: size.live_records,
         cut_off_bytes: store.torn_bytes,
         records,
-        sessions: if sessions { Some(read.collect::<anyhow::Result<_>>()?) } else { None },
+        sessions: Some(read.collect::<anyhow::Result<_>>()?).filter(|_| sessions),
     })
 }
 

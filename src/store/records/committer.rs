@@ -54,6 +54,10 @@ impl<D: Disk> Committer<D> {
         self.is_stuck || self.log.is_full()
     }
 
+    pub(super) fn reserve_bytes(&self) -> u64 {
+        self.log.reserve_bytes()
+    }
+
     /// Whether there is no room for what waits.
     pub(super) fn is_stuck(&self) -> bool {
         self.is_stuck

@@ -238,6 +238,11 @@ impl<D: Disk> Log<D> {
         self.is_stuck || self.reserve.as_ref().is_some_and(|reserve| !reserve.is_whole())
     }
 
+    /// How much of the disk it sets aside for when it is full.
+    pub fn reserve_bytes(&self) -> u64 {
+        self.reserve.as_ref().map_or(0, |reserve| reserve.levels.whole)
+    }
+
     /// How it stands.
     pub fn size(&self) -> LogSize {
         LogSize {

@@ -54,10 +54,11 @@ impl StoreStats {
         }
     }
 
-    fn show_full(&self, full: bool) {
+    fn show_full(&self, full: bool, reserve_bytes: u64) {
         match (self.full.swap(full, Ordering::Relaxed), full) {
             (false, true) => tracing::error!(
-                "the store's disk is full: new messages are refused (MQTT 5.0: 0x97) or wait until there is room"
+                reserve_bytes,
+                "the store's disk is full: new messages are refused or wait, until the reserve is free again"
             ),
             (true, false) => tracing::warn!("the store's disk has room again"),
             _ => {}
@@ -123,7 +124,7 @@ impl Writer {
         let queue = Arc::new(Queue::default());
         let stats = Arc::new(StoreStats::default());
         stats.show(log.size());
-        stats.show_full(log.is_full());
+        stats.show_full(log.is_full(), log.reserve_bytes());
         // The reserve has room for what is under way when the disk becomes full.
         let backlog_bytes = (log.limits().file_bytes / 2).max(BACKLOG_BYTES_MIN);
         let (theirs, shown) = (Arc::clone(&queue), Arc::clone(&stats));
@@ -187,11 +188,15 @@ fn write_all<D: Disk>(log: Log<D>, queue: &Queue, stats: &StoreStats) -> Result<
         let round = committer.round(batches, waited)?;
         stats.count(&round, begun.elapsed());
         stats.show(committer.size());
-        stats.show_full(committer.is_full());
+        stats.show_full(committer.is_full(), committer.reserve_bytes());
         round.told.into_iter().for_each(|(shard, kept)| queue.tell(shard, kept));
         if ends && (committer.waiting() == 0 || committer.is_stuck()) {
             if committer.waiting() > 0 {
-                tracing::warn!("the store's disk is full: what was not acknowledged is not kept");
+                tracing::warn!(
+                    "shutdown: the store's disk is full: the last records are not saved; none of them was acknowledged"
+                );
+            } else if committer.is_full() {
+                tracing::warn!("shutdown: the store's disk is full: all records are saved");
             }
             return Ok(());
         }

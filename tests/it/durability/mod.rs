@@ -2,11 +2,12 @@
 //! forgets, and against a real process that is killed.
 //!
 //! `history`: the checker; `actor`: the clients; `memory`: cores and a disk in memory, seeded; `process`: `kill -9` and
-//! power cuts (`power_cut`);
-//! `circle`: shards that wait for each other's disks; `orphan`: sessions that end amid a QoS 2 publish.
+//! power cuts (`power_cut`); `full_disk`: a disk that the store fills; `circle`: shards that wait for each other's disks;
+//! `orphan`: sessions that end amid a QoS 2 publish.
 
 mod actor;
 mod circle;
+mod full_disk;
 mod history;
 mod memory;
 mod orphan;
