@@ -21,9 +21,9 @@ pub struct Reconcile {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct PruneGuard {
-    /// Of all endpoints; more waits for `confirm`. Holds where there are more than 3.
+    /// Of the endpoints whose deletion does not wait already; more waits for `confirm`. Holds where there are more than 3.
     pub max_fraction: f64,
-    /// Names of endpoints whose deletion is meant.
+    /// Names of endpoints whose deletion is meant, or the deletion of the auth or acl document that they use.
     pub confirm: Vec<super::Name>,
 }
 

@@ -207,8 +207,8 @@ fn newly_held(last: &Declared, observed: &Observed<'_>, going: &[&Name], had: us
     if !going.is_empty() && !remains && !observed.allow_empty {
         return hold(
             going,
-            "every endpoint was deleted at once; name them in reconcile.prune.confirm to confirm it, or run with \
-             --allow-empty",
+            "every endpoint was deleted at once; name them in reconcile.prune.confirm to confirm it, declare them again, \
+             or run with --allow-empty",
         );
     }
     let fraction = observed.declared.reconcile.prune.max_fraction;
@@ -217,7 +217,7 @@ fn newly_held(last: &Declared, observed: &Observed<'_>, going: &[&Name], had: us
     if too_many && (remains || !observed.allow_empty) {
         let why = format!(
             "{} of {had} endpoints were deleted at once, reconcile.prune.maxFraction allows {fraction}; name them in \
-             reconcile.prune.confirm to confirm it",
+             reconcile.prune.confirm to confirm it, or declare them again",
             going.len()
         );
         return hold(going, &why);

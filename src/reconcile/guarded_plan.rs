@@ -31,7 +31,8 @@ pub fn plan_guarded(
         } else {
             // What else is changed of it does not wait.
             action.lock_out = asked.lock_out;
-            action.note = Some(action.note.take().map_or_else(|| why.clone(), |note| format!("{note}; {why}")));
+            let note = action.note.take().map_or_else(String::new, |note| format!("{note}; "));
+            action.note = Some(format!("{note}held: {why}"));
         }
     }
     made

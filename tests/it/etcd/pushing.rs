@@ -63,6 +63,31 @@ fn the_plan_is_printed_the_commit_is_named_and_the_rest_stays_without_prune() {
     until("the documents are no longer the commit's", || broker.get("/api/source")["commit"].is_null());
 }
 
+/// What brokers will hold is printed before it is pushed, and locked-out endpoints by name.
+#[test]
+fn what_will_wait_is_printed() {
+    if !is_there() {
+        return;
+    }
+    let etcd = Etcd::start();
+    let mut documents = Documents::new(&["a", "b", "c", "d"]);
+    let guarded = format!("endpoint: {{port: {}, enableAcl: false}}\n", ports::free());
+    fs::write(documents.path().join("guarded.yaml"), guarded).unwrap();
+    fs::write(documents.path().join("auth.yaml"), "auth: {name: default, chain: [{anonymous: {}}]}\n").unwrap();
+    push(documents.path(), &etcd.url(), &[]);
+    fs::remove_file(documents.path().join("auth.yaml")).unwrap();
+    let planned = push(documents.path(), &etcd.url(), &["--prune", "--dry-run"]);
+    assert!(planned.contains("\nlock-out: every CONNECT to endpoint guarded will be refused\n"), "{planned}");
+    assert!(planned.contains("\n1 waiting, 1 lock-out\n"), "{planned}");
+    let json = push(documents.path(), &etcd.url(), &["--prune", "--dry-run", "--format", "json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["plan"]["lockOuts"][0]["endpoint"], "guarded", "{json:#}");
+    ["a", "b", "c"].iter().for_each(|name| documents.remove(name));
+    let planned = push(documents.path(), &etcd.url(), &["--prune", "--dry-run"]);
+    assert!(planned.contains("waits: 3 of 5 endpoints were deleted at once"), "{planned}");
+    assert!(planned.contains("\n4 waiting, 1 lock-out\n"), "{planned}");
+}
+
 #[test]
 fn what_is_not_valid_is_not_pushed() {
     if !is_there() {

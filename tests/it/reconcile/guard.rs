@@ -77,7 +77,23 @@ fn a_held_deletion_stays_held_while_documents_are_put_back() {
             assert!(!told.holds && told.reason == "DeletionHeld", "{name}: {told:?}");
         }
         residents.iter_mut().for_each(crate::client::Client::ping);
+        let held = names.len() - 1 - at;
+        let expected = if held == 0 { "nothing to do".to_owned() } else { format!("{held} waiting") };
+        assert!(planned(&broker).contains(&format!("{expected}\n")), "{}", planned(&broker));
     }
+}
+
+/// What `weir plan` says that the broker will do about its directory.
+pub fn planned(broker: &Broker) -> String {
+    let against = format!("http://{}", broker.status());
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_weir"))
+        .arg("plan")
+        .arg(broker.root())
+        .args(["--against", &against])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// Waits until what is applied now is kept.

@@ -1,6 +1,7 @@
 //! The `auth` or `acl` document that endpoints use is deleted: nobody could connect, or do anything, any longer.
 
 use super::broker::{Broker, at, client};
+use super::guard::planned;
 use crate::client::{Client, connect, publish};
 use crate::ports;
 use crate::wire::{Packet, Properties, Version};
@@ -54,6 +55,11 @@ fn a_deleted_auth_document_waits_until_every_endpoint_that_uses_it_is_named() {
     assert!(broker.log().contains("deletion held"), "{}", broker.log());
     resident.ping();
     client(two, "newcomer").ping();
+    let plan = planned(&broker);
+    for name in ["one", "two"] {
+        assert!(plan.contains(&format!("\nlock-out: every CONNECT to endpoint {name} will be refused\n")), "{plan}");
+    }
+    assert!(plan.contains("\n2 waiting, 2 lock-outs\n"), "{plan}");
     // What else is declared of the endpoints is in force, and after a restart it is held as before.
     broker.apply("two.yaml", &guarded("two", two, ", maxConnectionSize: 9"));
     let revision = broker.applied();
