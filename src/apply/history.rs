@@ -7,7 +7,7 @@ use super::state::{HistoryAction, HistoryEntry, Outcome};
 use crate::config::{self, BuiltInDefaults, Declared, Diagnostic, Name};
 use crate::reconcile::{Effective, Timestamp};
 use crate::source::{Commit, Reading};
-use crate::store::Journal;
+use crate::store::{Journal, StoreError};
 
 /// Entries that are kept.
 pub const HISTORY_MAX: usize = 500;
@@ -40,7 +40,7 @@ impl History {
     }
 
     /// All entries.
-    pub(super) fn entries(&self) -> Arc<VecDeque<HistoryEntry>> {
+    pub fn entries(&self) -> Arc<VecDeque<HistoryEntry>> {
         Arc::clone(&self.entries)
     }
 
@@ -93,15 +93,28 @@ impl History {
     pub(super) fn push(&mut self, mut entry: HistoryEntry) {
         entry.sequence = self.entries.back().map_or(1, |last| last.sequence + 1);
         let entries = Arc::make_mut(&mut self.entries);
-        entries.push_back(entry.clone());
+        entries.push_back(entry);
         while entries.len() > HISTORY_MAX {
             entries.pop_front();
         }
         if let Some(journal) = &mut self.journal
-            && let Err(error) = journal.append(&entry, &self.entries)
+            && let Err(error) = journal.append(&self.entries)
         {
-            tracing::error!(%error, "the history is not kept on disk");
+            tracing::error!(%error, "history not saved; it is tried again");
         }
+    }
+
+    /// Entries that are not on disk, because they could not be written.
+    pub(super) fn unsaved(&self) -> usize {
+        self.journal.as_ref().map_or(0, Journal::unsaved)
+    }
+
+    /// Writes entries that could not be written before.
+    ///
+    /// # Errors
+    /// They still cannot be written.
+    pub(super) fn save(&mut self) -> Result<(), StoreError> {
+        self.journal.as_mut().map_or(Ok(()), |journal| journal.save(&self.entries))
     }
 }
 

@@ -22,6 +22,7 @@ use crate::config::{
 use crate::net::{ListenerPolicy, SocketKey, SocketOptions};
 use crate::reconcile::{Conditions, Effective, Guard, Guarded, Judgement, Node, Observed, Plan, Timestamp};
 use crate::source::{Incidents, Reading, SourceError};
+use crate::store::StoreError;
 use crate::telemetry::{PASS, Tracer};
 
 /// How this node reconciles.
@@ -231,6 +232,19 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     pub fn last_known_good(&self) -> Option<(String, Previous)> {
         let restored = || self.restored.as_ref().map(|known| known.revision.clone());
         Some((self.source.applied_revision.clone().or_else(restored)?, self.previous.clone()))
+    }
+
+    /// History entries that are not on disk, because they could not be written.
+    pub fn unsaved_history(&self) -> usize {
+        self.history.unsaved()
+    }
+
+    /// Writes history entries that could not be written before.
+    ///
+    /// # Errors
+    /// They still cannot be written.
+    pub fn save_history(&mut self) -> Result<(), StoreError> {
+        self.history.save()
     }
 
     /// A reading of the source: judge it, apply what can be applied, publish what came of it.

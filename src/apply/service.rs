@@ -16,8 +16,11 @@ use crate::store::{LastKnownGoodFile, Saved};
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// Between attempts at what failed: doubled each time, from the first to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
-/// How long after a change the last known good is written: a burst of changes is written once.
-const SAVE_AFTER: Duration = Duration::from_millis(500);
+/// What survives a restart is written at once after a change, but not more often than this: of a burst of changes, the
+/// first and the last are written.
+const SAVE_EVERY: Duration = Duration::from_millis(500);
+/// How long after a failed write it is tried again.
+const SAVE_RETRY: Duration = Duration::from_secs(5);
 
 /// What an operator asks of the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +59,7 @@ pub async fn run<P: Plane, F: ReadFiles>(
     kept: Option<Kept>,
 ) -> Reconciler<P, F> {
     let mut timers = Timers::default();
+    let mut saving = Saving::default();
     let mut source_is_there = true;
     loop {
         let event = tokio::select! {
@@ -65,7 +69,7 @@ pub async fn run<P: Plane, F: ReadFiles>(
             Some(ended) = drained.recv() => Event::Drained(ended),
             () = due(timers.look_again) => Event::LookAgain,
             () = due(timers.retry) => Event::Retry,
-            () = due(timers.save) => Event::Save,
+            () = due(saving.due) => Event::Save,
         };
         let now = wall_clock();
         let next = match event {
@@ -88,21 +92,95 @@ pub async fn run<P: Plane, F: ReadFiles>(
             Event::Signal(Signal::Stop) => break,
             Event::Retry => reconciler.tick(now).await,
             Event::Save => {
-                timers.save = None;
-                save(&reconciler, kept.as_ref(), now).await;
+                saving.save(&mut reconciler, kept.as_ref(), now).await;
                 continue;
             }
         };
         timers.after(next, reconciler.is_draining());
-        if reconciler.take_unsaved() {
-            // Not put off by what comes meanwhile: a source that never rests is kept too.
-            timers.save.get_or_insert(tokio::time::Instant::now() + SAVE_AFTER);
+        let changed = reconciler.take_unsaved();
+        saving.last_known_good |= changed;
+        if changed || saving.failure.is_none() && reconciler.unsaved_history() > 0 {
+            saving.request(tokio::time::Instant::now());
+        }
+        // Here, and not when nothing else is to be done: a source that never rests is saved too.
+        if saving.is_due(tokio::time::Instant::now()) {
+            saving.save(&mut reconciler, kept.as_ref(), now).await;
         }
     }
-    if timers.save.is_some() {
-        save(&reconciler, kept.as_ref(), wall_clock()).await;
+    if saving.due.is_some() {
+        saving.save(&mut reconciler, kept.as_ref(), wall_clock()).await;
+        saving.report_unsaved(reconciler.unsaved_history());
     }
     reconciler
+}
+
+/// When what survives a restart is written.
+#[derive(Debug, Default)]
+struct Saving {
+    /// `None`: everything is written.
+    due: Option<tokio::time::Instant>,
+    /// The last attempt.
+    last: Option<tokio::time::Instant>,
+    /// The last known good is not yet written; else it is the history alone.
+    last_known_good: bool,
+    /// Why the last attempt failed.
+    failure: Option<String>,
+}
+
+impl Saving {
+    /// There is something to write.
+    fn request(&mut self, now: tokio::time::Instant) {
+        let allowed = self.last.map_or(now, |last| now.max(last + SAVE_EVERY));
+        self.due = Some(self.due.map_or(allowed, |due| due.min(allowed)));
+    }
+
+    fn is_due(&self, now: tokio::time::Instant) -> bool {
+        self.due.is_some_and(|due| due <= now)
+    }
+
+    /// An attempt has ended.
+    fn attempted(&mut self, now: tokio::time::Instant, failure: Option<String>) {
+        self.last = Some(now);
+        self.due = failure.is_some().then(|| now + SAVE_RETRY);
+        self.failure = failure;
+    }
+
+    async fn save<P: Plane, F: ReadFiles>(
+        &mut self,
+        reconciler: &mut Reconciler<P, F>,
+        kept: Option<&Kept>,
+        now: Timestamp,
+    ) {
+        let mut failure = reconciler.save_history().err().map(|error| error.to_string());
+        if self.last_known_good {
+            match save_last_known_good(reconciler, kept, now).await {
+                Ok(()) => self.last_known_good = false,
+                Err(error) => failure = Some(error),
+            }
+        }
+        match (&self.failure, &failure) {
+            (None, Some(error)) => {
+                tracing::error!(error, "last known good or history not saved; retrying every {SAVE_RETRY:?}")
+            }
+            (Some(_), None) => tracing::info!("last known good and history saved again"),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        self.attempted(tokio::time::Instant::now(), failure);
+    }
+
+    /// The process ends, and this is not on disk.
+    fn report_unsaved(&self, unsaved_history: usize) {
+        let Some(error) = &self.failure else { return };
+        if self.last_known_good {
+            tracing::warn!(
+                error,
+                "shutdown: last known good not saved; a start without the source serves the one saved before"
+            );
+        }
+        if unsaved_history > 0 {
+            tracing::warn!(error, entries = unsaved_history, "shutdown: history entries not saved; they are lost");
+        }
+    }
 }
 
 /// When to do what without a hint from outside.
@@ -110,7 +188,6 @@ pub async fn run<P: Plane, F: ReadFiles>(
 struct Timers {
     look_again: Option<tokio::time::Instant>,
     retry: Option<tokio::time::Instant>,
-    save: Option<tokio::time::Instant>,
     backoff: Option<Duration>,
 }
 
@@ -141,15 +218,17 @@ async fn due(at: Option<tokio::time::Instant>) {
     }
 }
 
-async fn save<P: Plane, F: ReadFiles>(reconciler: &Reconciler<P, F>, kept: Option<&Kept>, now: Timestamp) {
-    let (Some(kept), Some((revision, previous))) = (kept, reconciler.last_known_good()) else { return };
+async fn save_last_known_good<P: Plane, F: ReadFiles>(
+    reconciler: &Reconciler<P, F>,
+    kept: Option<&Kept>,
+    now: Timestamp,
+) -> Result<(), String> {
+    let (Some(kept), Some((revision, previous))) = (kept, reconciler.last_known_good()) else { return Ok(()) };
     let saved = Saved { source: kept.source.clone(), revision, saved_at: now, previous };
     let file = kept.file.clone();
-    let outcome = tokio::task::spawn_blocking(move || file.save(&saved)).await;
-    match outcome {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::error!(%error, "the last known good declaration is not kept on disk"),
-        Err(error) => tracing::error!(%error, "keeping the last known good declaration failed"),
+    match tokio::task::spawn_blocking(move || file.save(&saved)).await {
+        Ok(saved) => saved.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -188,4 +267,42 @@ pub fn source_name(kind: &str, location: &str) -> String {
     }
     let absolute = std::path::absolute(location).map_or_else(|_| location.to_owned(), |p| p.display().to_string());
     format!("{kind} {absolute}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_change_is_saved_at_once_and_a_burst_twice_a_second() {
+        let start = tokio::time::Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut saving = Saving::default();
+        assert!(!saving.is_due(at(0)), "nothing has changed");
+        saving.request(at(0));
+        assert!(saving.is_due(at(0)), "nothing was saved before");
+        saving.attempted(at(10), None);
+        assert_eq!(saving.due, None);
+        for change_ms in [20, 300, 509] {
+            saving.request(at(change_ms));
+            assert!(!saving.is_due(at(change_ms)) && saving.is_due(at(510)), "{change_ms}");
+        }
+        saving.attempted(at(510), None);
+        saving.request(at(1_010));
+        assert!(saving.is_due(at(1_010)), "the last save is old");
+    }
+
+    #[test]
+    fn a_failed_save_is_tried_again_without_and_with_a_change() {
+        let start = tokio::time::Instant::now();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut saving = Saving::default();
+        saving.request(at(0));
+        saving.attempted(at(0), Some("no space".into()));
+        assert!(!saving.is_due(at(4_999)) && saving.is_due(at(5_000)));
+        saving.request(at(100));
+        assert!(!saving.is_due(at(499)) && saving.is_due(at(500)), "a change does not wait for the retry");
+        saving.attempted(at(500), None);
+        assert_eq!((saving.due, saving.failure), (None, None));
+    }
 }

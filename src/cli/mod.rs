@@ -7,6 +7,7 @@ mod access;
 mod acl;
 mod broker;
 mod completions;
+mod data_dir;
 mod diff;
 mod durable;
 mod environment;

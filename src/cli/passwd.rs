@@ -150,13 +150,29 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let mode = fs::metadata(&target).map_or(0o600, |meta| meta.permissions().mode() & 0o7777);
     let name = target.file_name().context("no file name")?.to_string_lossy();
     let beside = target.with_file_name(format!(".{name}.{}", std::process::id()));
+    remove_leftovers(&target, &name);
     let written = write_new(&beside, text, mode).and_then(|()| fs::rename(&beside, &target));
     if let Err(error) = written {
         // What is left of it holds nothing that matters; the first error is the one to tell.
         let _left = fs::remove_file(&beside);
         return Err(error.into());
     }
-    Ok(())
+    // The new name is to be there after a power cut too.
+    let directory = target.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(File::open(directory)?.sync_all()?)
+}
+
+/// Removes what processes that died while they wrote have left beside the file. It is of no use, so a failure is none.
+fn remove_leftovers(target: &Path, name: &str) {
+    let entries = target.parent().and_then(|directory| fs::read_dir(directory).ok()).into_iter().flatten().flatten();
+    for entry in entries {
+        let file = entry.file_name();
+        let suffix = file.to_str().and_then(|file| file.strip_prefix('.')?.strip_prefix(name)?.strip_prefix('.'));
+        let Some(pid) = suffix.and_then(|suffix| suffix.parse::<u32>().ok()) else { continue };
+        if pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists() {
+            let _left = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
@@ -214,6 +230,30 @@ fn ask_unseen(prompt: &str) -> anyhow::Result<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_replaced_file_is_whole_and_nothing_is_left_beside_it() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("passwords");
+        fs::write(&path, "bob:1\n").unwrap();
+        // Of one that died, of one that had this process's number, and of another file.
+        let dead = (1..u32::MAX).rev().find(|pid| !Path::new("/proc").join(pid.to_string()).exists()).unwrap();
+        for left in
+            [format!(".passwords.{dead}"), format!(".passwords.{}", std::process::id()), ".passwords.old".into()]
+        {
+            fs::write(tmp.path().join(left), "bo").unwrap();
+        }
+        replace(&path, "bob:2\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "bob:2\n");
+        let mut names: Vec<_> = fs::read_dir(tmp.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [".passwords.old", "passwords"]);
+        // A rename over a directory fails when all is written.
+        let directory = tmp.path().join("directory");
+        fs::create_dir(&directory).unwrap();
+        assert!(replace(&directory, "bob:3\n").is_err());
+        assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 3);
+    }
 
     #[test]
     fn only_the_users_own_line_changes() {

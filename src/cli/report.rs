@@ -92,7 +92,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     // It names clients: for its owner only.
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let file = options.write(true).create_new(true).open(&path).with_context(|| path.display().to_string())?;
-    write_tar(file, &files).with_context(|| path.display().to_string())?;
+    if let Err(error) = write_tar(file, &files) {
+        // A part of an archive is of no use. The first error is the one to tell.
+        let _left = std::fs::remove_file(&path);
+        return Err(error).with_context(|| path.display().to_string());
+    }
     print(&match args.format {
         Format::Human => {
             let missing: String = errors.iter().map(|error| format!("  not in it: {error}\n")).collect();

@@ -2,31 +2,31 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use super::data_dir::{self, DataDir};
 use super::etcd::EtcdArgs;
 use super::log::{self, LogFilter, LogFormat};
 use super::otlp::OtlpArgs;
 use super::validate::parse_label;
 use super::{Exit, durable, pressure, systemd};
 use crate::apply::{
-    FileSystem, HISTORY_MAX, History, Kept, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics,
-    run as reconcile, signals, source_name, wall_clock,
+    FileSystem, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics, run as reconcile, signals,
+    source_name, wall_clock,
 };
 use crate::cluster::{Member, NodeFacts, is_node_name, spawn_member};
-use crate::config::{NodeContext, Previous};
+use crate::config::NodeContext;
 use crate::net::bridge::BridgeHost;
 use crate::net::{DataPlane, DataPlaneConfig};
-use crate::reconcile::{Node, Timestamp};
+use crate::reconcile::Node;
 use crate::source::etcd::{EtcdAccess, EtcdOptions, EtcdRoot, Known, spawn_etcd};
 use crate::source::{DirectoryOptions, SourceHandle, spawn_directory, spawn_git_ref};
 use crate::status::{AccessOptions, LiveView, Secret, StatusOptions, StatusServer, TlsFiles, connections, serve};
 use crate::store::records::{Store, StoreStats};
-use crate::store::{Journal, LastKnownGoodFile};
 use crate::telemetry::Exporter;
 
 /// How long SIGTERM waits for clients to leave; the first half of it for what is in flight with them.
@@ -242,7 +242,7 @@ async fn serve_until_stopped(
         default_host: args.host,
         labels: args.node_labels.iter().cloned().collect::<BTreeMap<_, _>>(),
     };
-    let (last_known_good, history, kept) = keep(&args, declared.name())?;
+    let DataDir { last_known_good, history, kept } = data_dir::open(args.data_dir.as_deref(), declared.name())?;
     let member = declared.meeting_place();
     let node_name = args.node_name.clone().unwrap_or_else(host_name);
     is_node_name(&node_name).map_err(|problem| anyhow::anyhow!("--node-name: {problem}"))?;
@@ -254,7 +254,7 @@ async fn serve_until_stopped(
         labels: context.labels.clone(),
         default_host: Some(args.host),
     };
-    let source = declared.spawn(last_known_good.as_ref().and_then(known));
+    let source = declared.spawn(last_known_good.as_ref().and_then(data_dir::known));
     let start = Start {
         options: ReconcilerOptions {
             node_name,
@@ -368,45 +368,6 @@ async fn shut_down(plane: &DataPlane, status: Option<StatusServer>, mut stops: t
         () = orderly => tracing::info!("stopped"),
         () = again => tracing::warn!("told to stop again: ending at once"),
     }
-}
-
-type LastKnownGood = (String, Timestamp, Previous);
-type KeptBefore = (Option<LastKnownGood>, History, Option<Kept>);
-
-/// What an etcd that went back meanwhile has lost is told by this.
-fn known((revision, saved_at, previous): &LastKnownGood) -> Option<Known> {
-    Some(Known { revision: revision.parse().ok()?, saved_at: *saved_at, paths: previous.paths() })
-}
-
-/// What an earlier run left, and where this one leaves it.
-fn keep(args: &Args, name: String) -> anyhow::Result<KeptBefore> {
-    let Some(data_dir) = &args.data_dir else {
-        tracing::info!("no --data-dir: after a restart, nothing is known of what was served before");
-        return Ok((None, History::default(), None));
-    };
-    std::fs::create_dir_all(data_dir).with_context(|| format!("--data-dir {}", data_dir.display()))?;
-    let history = open_history(data_dir)?;
-    let file = LastKnownGoodFile::new(data_dir);
-    let saved = match file.load() {
-        Ok(saved) => saved,
-        Err(error) => {
-            tracing::error!(%error, "the last known good declaration cannot be used");
-            None
-        }
-    };
-    let ours = saved.filter(|saved| {
-        if saved.source != name {
-            tracing::warn!(of = saved.source, "the last known good declaration is of another source; it is not used");
-        }
-        saved.source == name
-    });
-    let last_known_good = ours.map(|saved| (saved.revision, saved.saved_at, saved.previous));
-    Ok((last_known_good, history, Some(Kept { file, source: name })))
-}
-
-fn open_history(data_dir: &Path) -> anyhow::Result<History> {
-    let (journal, entries) = Journal::open(&data_dir.join("history.jsonl"), HISTORY_MAX).context("the history")?;
-    Ok(History::resume(Some(journal), entries))
 }
 
 fn status_addr(text: &str) -> anyhow::Result<Option<SocketAddr>> {

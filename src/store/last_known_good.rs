@@ -93,7 +93,44 @@ mod tests {
         file.save(&saved).unwrap();
         let back = file.load().unwrap().unwrap();
         assert_eq!((back.source, back.revision, back.saved_at), (saved.source, saved.revision, saved.saved_at));
-        fs::write(&file.path, b"{").unwrap();
-        assert!(file.load().unwrap_err().to_string().contains("last-known-good.json"));
+        let whole = fs::read(&file.path).unwrap();
+        let cuts = (0..whole.len()).map(|length| whole[..length].to_vec());
+        let zeros = (0..whole.len()).map(|from| [&whole[..from], &vec![0; whole.len() - from]].concat());
+        let no_utf8 = whole.iter().position(|byte| *byte == b'a').map(|at| {
+            let mut bytes = whole.clone();
+            bytes[at] = 0xff;
+            bytes
+        });
+        for bytes in cuts.chain(zeros).chain(no_utf8) {
+            // The newline at the end says nothing.
+            if bytes.trim_ascii_end() == whole.trim_ascii_end() {
+                continue;
+            }
+            fs::write(&file.path, &bytes).unwrap();
+            let text = String::from_utf8_lossy(&bytes);
+            let error = file.load().expect_err(&text);
+            assert!(error.to_string().contains("last-known-good.json"), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_failed_save_leaves_the_former_one_and_nothing_else() {
+        let tmp = tempfile::tempdir().unwrap();
+        let file = LastKnownGoodFile::new(tmp.path());
+        let saved = |revision: &str| Saved {
+            source: "directory /etc/weir".into(),
+            revision: revision.into(),
+            saved_at: Timestamp::from_unix_ms(5),
+            previous: Previous::default(),
+        };
+        file.save(&saved("former")).unwrap();
+        // A rename over a directory fails when all is written.
+        fs::rename(&file.path, tmp.path().join("aside")).unwrap();
+        fs::create_dir(&file.path).unwrap();
+        assert!(file.save(&saved("newer")).is_err());
+        fs::remove_dir(&file.path).unwrap();
+        fs::rename(tmp.path().join("aside"), &file.path).unwrap();
+        assert_eq!(file.load().unwrap().unwrap().revision, "former");
+        assert_eq!(fs::read_dir(tmp.path()).unwrap().count(), 1);
     }
 }

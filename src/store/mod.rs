@@ -8,7 +8,7 @@ mod write;
 
 use std::path::PathBuf;
 
-pub use journal::Journal;
+pub use journal::{Journal, OpenedJournal};
 pub use last_known_good::{LastKnownGoodFile, Saved};
 
 /// Why something could not be kept, or not be had back.

@@ -3,6 +3,7 @@
 mod address;
 mod broker;
 mod classes;
+mod damaged;
 mod git;
 mod guard;
 mod kept;

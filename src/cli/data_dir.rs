@@ -1,0 +1,129 @@
+//! What `weir run` finds in its data directory of an earlier run. Whatever is damaged there, the broker starts.
+
+use std::path::Path;
+
+use anyhow::Context;
+
+use crate::apply::{HISTORY_MAX, History, Kept};
+use crate::config::Previous;
+use crate::reconcile::Timestamp;
+use crate::source::etcd::Known;
+use crate::store::{Journal, LastKnownGoodFile, OpenedJournal};
+
+/// Revision, when it was saved, what it is.
+type LastKnownGood = (String, Timestamp, Previous);
+
+/// What an earlier run left, and where this one leaves it.
+#[derive(Default)]
+pub(super) struct DataDir {
+    pub(super) last_known_good: Option<LastKnownGood>,
+    pub(super) history: History,
+    pub(super) kept: Option<Kept>,
+}
+
+/// Reads what is there for the source of this name.
+///
+/// # Errors
+/// The directory is not there and cannot be made.
+pub(super) fn open(data_dir: Option<&Path>, source: String) -> anyhow::Result<DataDir> {
+    let Some(data_dir) = data_dir else {
+        tracing::info!("no --data-dir: after a restart, nothing is known of what was served before");
+        return Ok(DataDir::default());
+    };
+    std::fs::create_dir_all(data_dir).with_context(|| format!("--data-dir {}", data_dir.display()))?;
+    let file = LastKnownGoodFile::new(data_dir);
+    let last_known_good = load(&file, &source);
+    Ok(DataDir { last_known_good, history: open_history(data_dir), kept: Some(Kept { file, source }) })
+}
+
+/// What an etcd that went back meanwhile has lost is told by this.
+pub(super) fn known((revision, saved_at, previous): &LastKnownGood) -> Option<Known> {
+    Some(Known { revision: revision.parse().ok()?, saved_at: *saved_at, paths: previous.paths() })
+}
+
+fn load(file: &LastKnownGoodFile, source: &str) -> Option<LastKnownGood> {
+    match file.load() {
+        Ok(saved) => {
+            let saved = saved?;
+            if saved.source != source {
+                tracing::warn!(of = saved.source, "last known good not used: it is of another source");
+                return None;
+            }
+            Some((saved.revision, saved.saved_at, saved.previous))
+        }
+        Err(error) => {
+            tracing::error!(%error, "last known good not used: it is damaged; the source alone says what to serve");
+            None
+        }
+    }
+}
+
+fn open_history(data_dir: &Path) -> History {
+    let path = data_dir.join("history.jsonl");
+    let OpenedJournal { journal, entries, skipped_lines, error } = Journal::open(&path, HISTORY_MAX);
+    if skipped_lines > 0 {
+        tracing::warn!(
+            path = %path.display(), lines = skipped_lines,
+            "history: broken lines skipped; they were cut short by a crash or a full disk, or are damaged"
+        );
+    }
+    if let Some(error) = error {
+        tracing::error!(%error, "history not readable; it begins anew");
+    }
+    History::resume(Some(journal), entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Damage to a file, as a crash, a full disk or a bad disk leaves it.
+    fn damages(whole: &[u8]) -> Vec<(String, Vec<u8>)> {
+        let last_line = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let mut damages: Vec<(String, Vec<u8>)> =
+            (last_line..whole.len()).map(|length| (format!("cut at {length}"), whole[..length].to_vec())).collect();
+        let mut no_utf8 = whole.to_vec();
+        no_utf8[whole.len() / 2] = 0xff;
+        damages.push(("no UTF-8".into(), no_utf8));
+        damages.push(("empty".into(), Vec::new()));
+        damages.push(("zeros".into(), vec![0; whole.len()]));
+        damages.push(("garbage".into(), (0..=255).cycle().take(5000).collect()));
+        damages
+    }
+
+    #[test]
+    fn a_damaged_file_does_not_stop_the_start_and_spoils_no_other_file() {
+        let tmp = tempfile::tempdir().unwrap();
+        let entry = r#"{"sequence":1,"at":"2026-01-01T00:00:00Z","revision":"r","commit":null,"outcome":"applied",
+            "summary":"Küche/温度","actions":[],"diff":"","durationUs":1}"#
+            .replace('\n', "");
+        let declared = r#"{"source":"directory /d","revision":"r","savedAt":"2026-01-01T00:00:00Z","declarations":
+            {"format":"weir/last-known-good/v1","declarations":[]}}"#;
+        let files = [("history.jsonl", format!("{entry}\n{entry}\n")), ("last-known-good.json", declared.to_owned())];
+        let write = || files.iter().for_each(|(name, text)| fs::write(tmp.path().join(name), text).unwrap());
+        let found = || {
+            let found = open(Some(tmp.path()), "directory /d".into()).unwrap();
+            (found.history.entries().len(), found.last_known_good.is_some())
+        };
+        write();
+        assert_eq!(found(), (2, true));
+        for (name, text) in &files {
+            for (damage, bytes) in damages(text.as_bytes()) {
+                write();
+                fs::write(tmp.path().join(name), bytes).unwrap();
+                let (history, last_known_good) = found();
+                let is_history = *name == "history.jsonl";
+                assert!(is_history || history == 2, "{name} {damage}");
+                assert!(!is_history || last_known_good, "{name} {damage}");
+                assert!(!damage.starts_with("cut") || history >= 1, "{name} {damage}");
+            }
+            write();
+            fs::remove_file(tmp.path().join(name)).unwrap();
+            fs::create_dir(tmp.path().join(name)).unwrap();
+            found();
+            fs::remove_dir(tmp.path().join(name)).unwrap();
+        }
+    }
+}
