@@ -215,6 +215,70 @@ fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
     drop(mounted);
 }
 
+/// Waits until something holds.
+fn until(broker: &Durable, what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < GUARD, "not in time: {what}\n{}", broker.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn sigterm_on_a_full_disk_ends_with_0_and_says_what_is_not_saved() {
+    let mut broker = Durable::start(1, "");
+    broker.stop();
+    fs::remove_dir_all(broker.data()).unwrap();
+    fs::create_dir(broker.data()).unwrap();
+    if !mount(&["-t", "tmpfs", "-o", "size=512k", "tmpfs"], &broker.data()) {
+        println!("skipped: this process may not mount a small disk");
+        return;
+    }
+    let mounted = Mounted(broker.data());
+    broker.begin();
+    let known = broker.data().join("last-known-good.json");
+    until(&broker, "the last known good is saved", || known.exists());
+    let document = broker.path().join("endpoints.d/main.yaml");
+    let describe = |text: &str| {
+        let declared = fs::read_to_string(&document).unwrap();
+        let start = declared.split(", description").next().unwrap().trim_end().trim_end_matches('}').to_owned();
+        fs::write(broker.path().join("new"), format!("{start}, description: {text}}}\n")).unwrap();
+        fs::rename(broker.path().join("new"), &document).unwrap();
+    };
+    let mut client = Client::enter(&broker, "fills");
+    let filters = vec![("t".to_owned(), 1)];
+    client.send(&Packet::Subscribe { id: 1, properties: Vec::new(), filters });
+    assert!(matches!(client.hear(), Packet::SubAck { .. }));
+    for number in 0..200 {
+        client.send_publish(number);
+    }
+    until(&broker, "the disk is full", || broker.log().contains("the store's disk is full"));
+    // The last pages, too.
+    let _full = fs::write(broker.data().join("filler"), vec![0; 512 << 10]);
+    // More than a page: some of it may be written.
+    describe(&format!("first {}", "温".repeat(3_000)));
+    until(&broker, "that is told", || broker.log().contains("last-known-good.json: No space left"));
+    broker.stop();
+    let log = broker.log();
+    for told in ["shutdown: the store's disk is full", "shutdown: last known good not saved"] {
+        assert!(log.contains(told), "{told} is not told\n{log}");
+    }
+    assert!(!broker.data().join("last-known-good.new").exists(), "what could not be written takes no room");
+    let told = log.matches("last-known-good.json: No space left").count();
+    // It starts on the full disk; when there is room, what was not saved is saved by itself.
+    broker.begin();
+    until(&broker, "that is told again", || broker.log().matches("last-known-good.json: No space left").count() > told);
+    assert!(!fs::read_to_string(&known).unwrap().contains("first"), "there was no room for it");
+    assert!(mount(&["-o", "remount,size=16m"], &broker.data()));
+    until(&broker, "it is saved when there is room", || fs::read_to_string(&known).unwrap().contains("first"));
+    let history = fs::read_to_string(broker.data().join("history.jsonl")).unwrap();
+    for line in history.lines() {
+        assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
+    }
+    broker.kill();
+    drop(mounted);
+}
+
 #[test]
 fn an_export_brings_a_store_back() {
     let mut broker = Durable::start(1, "");
