@@ -1,12 +1,12 @@
 //! Every change of what is live, and every refused attempt: bounded, kept across restarts.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use super::state::{HistoryAction, HistoryEntry, Outcome};
-use crate::config::{self, BuiltInDefaults, Declared, Diagnostic, Name};
-use crate::reconcile::{Effective, Timestamp};
-use crate::source::{Commit, Reading};
+use crate::config::{self, Declared, Diagnostic};
+use crate::reconcile::Timestamp;
+use crate::source::Reading;
 use crate::store::{Journal, StoreError};
 
 /// Entries that are kept.
@@ -23,6 +23,8 @@ pub struct History {
     refused: Option<(String, Arc<[Diagnostic]>)>,
     /// What was refused or held back of what is applied, as of the last entry.
     held_back: BTreeSet<HeldBack>,
+    /// The declared documents as of the last entry: the next entry's diff starts from them.
+    declared: Arc<Declared>,
 }
 
 /// A change that is not done, and does not fail in the doing: its document is wrong, or it waits to be confirmed.
@@ -36,7 +38,12 @@ pub(super) struct HeldBack {
 impl History {
     /// Goes on where `entries` end; new ones are written to `journal`.
     pub fn resume(journal: Option<Journal<HistoryEntry>>, entries: VecDeque<HistoryEntry>) -> Self {
-        Self { entries: Arc::new(entries), journal, refused: None, held_back: BTreeSet::new() }
+        Self { entries: Arc::new(entries), journal, ..Self::default() }
+    }
+
+    /// Sets the declaration that is in force at the start: what the last entries of an earlier run led to.
+    pub(super) fn start_from(&mut self, declared: &Arc<Declared>) {
+        self.declared = Arc::clone(declared);
     }
 
     /// All entries.
@@ -89,6 +96,18 @@ impl History {
         news
     }
 
+    /// The unified diff of the declared documents since the last call, document by document. Empty where none changed.
+    pub(super) fn diff_to(&mut self, declared: &Arc<Declared>) -> String {
+        let before = std::mem::replace(&mut self.declared, Arc::clone(declared));
+        let mut diff = config::diff_declared(&before, declared);
+        if diff.len() > DIFF_BYTES_MAX {
+            let end = (0..=DIFF_BYTES_MAX).rev().find(|at| diff.is_char_boundary(*at)).unwrap_or_default();
+            diff.truncate(end);
+            diff.push_str("\n... the rest is left out\n");
+        }
+        diff
+    }
+
     /// Records a change; its sequence number is given here.
     pub(super) fn push(&mut self, mut entry: HistoryEntry) {
         entry.sequence = self.entries.back().map_or(1, |last| last.sequence + 1);
@@ -115,38 +134,5 @@ impl History {
     /// They still cannot be written.
     pub(super) fn save(&mut self) -> Result<(), StoreError> {
         self.journal.as_mut().map_or(Ok(()), |journal| journal.save(&self.entries))
-    }
-}
-
-/// What is recorded of a change beside what was done.
-pub(super) struct Occasion<'a> {
-    pub(super) revision: String,
-    pub(super) commit: Option<Commit>,
-    pub(super) at: Timestamp,
-    pub(super) before: &'a BTreeMap<Name, Effective>,
-    pub(super) after: &'a BTreeMap<Name, Effective>,
-}
-
-impl Occasion<'_> {
-    /// The unified diff of what endpoints run by, before and after.
-    pub(super) fn diff(&self) -> String {
-        let differs = |name: &&Name| self.before.get(*name) != self.after.get(*name);
-        let of = |all: &BTreeMap<Name, Effective>| {
-            let mut some = Declared::default();
-            for (name, effective) in all.iter().filter(|(name, _)| differs(name)) {
-                some.endpoints.insert(name.clone(), Arc::clone(&effective.endpoint));
-                some.auths.extend(effective.auth.iter().map(|auth| (auth.name.clone(), Arc::clone(auth))));
-                some.acls.extend(effective.acl.iter().map(|acl| (acl.name.clone(), Arc::clone(acl))));
-                some.bans.extend(effective.bans.iter().map(|(name, ban)| (name.clone(), Arc::clone(ban))));
-            }
-            config::canonical(&some, BuiltInDefaults::LeftOut)
-        };
-        let mut diff = config::diff_documents(&of(self.before), &of(self.after));
-        if diff.len() > DIFF_BYTES_MAX {
-            let end = (0..=DIFF_BYTES_MAX).rev().find(|at| diff.is_char_boundary(*at)).unwrap_or_default();
-            diff.truncate(end);
-            diff.push_str("\n... the rest is left out\n");
-        }
-        diff
     }
 }

@@ -6,23 +6,18 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::files::{ReadFiles, hex};
-use super::history::{HeldBack, Occasion};
+use super::history::HeldBack;
 use super::plane::Plane;
 use super::reconciler::{Reconciler, Running};
 use super::state::{ControlState, EndpointState, HistoryAction, HistoryEntry, Outcome, SourceState};
 use crate::broker::EndpointId;
 use crate::config::{Endpoint, Held, HeldCause, Identity, InOrder, Kind, Name, Refusal, RefusalReason};
-use crate::reconcile::{Action, ActionKind, ConditionType, Conditions, Effective, Reason, Timestamp, render};
+use crate::reconcile::{Action, ActionKind, ConditionType, Conditions, Reason, Timestamp, render};
 
 /// A judgement of one condition: whether it holds, why, and in words.
 type Judged = (bool, Reason, String);
 
 impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
-    /// What each endpoint runs by.
-    pub(super) fn effects(&self) -> BTreeMap<Name, Effective> {
-        self.running.iter().map(|(name, running)| (name.clone(), running.effective.clone())).collect()
-    }
-
     /// What is refused, or waits to be confirmed.
     pub(super) fn held_back(&self) -> BTreeSet<HeldBack> {
         let refused = |endpoint: String, why: String| HeldBack { endpoint, action: "refused", why };
@@ -46,8 +41,8 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         documents.chain(nameless.map(|why| refused(String::new(), why))).chain(waiting).collect()
     }
 
-    /// Writes the history where something was done, failed anew, or was refused anew.
-    pub(super) fn record(&mut self, before: &BTreeMap<Name, Effective>, fresh_failures: bool, now: Timestamp) {
+    /// Writes the history where documents changed, or something was done, failed anew, or was refused anew.
+    pub(super) fn record(&mut self, fresh_failures: bool, now: Timestamp) {
         let plan = Arc::clone(&self.plan);
         let mut done: Vec<HistoryAction> = plan
             .due()
@@ -74,40 +69,31 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             .collect();
         let held_back = self.held_back();
         let refused = self.history.news_of(held_back);
-        if done.is_empty() && refused.is_empty() && (!fresh_failures || failed.is_empty()) {
+        let diff = self.history.diff_to(&self.applied);
+        if done.is_empty() && diff.is_empty() && refused.is_empty() && (!fresh_failures || failed.is_empty()) {
             return;
         }
-        // Nothing else was changed.
-        let due = |effects: &BTreeMap<Name, Effective>| -> BTreeMap<Name, Effective> {
-            let due = plan.due().filter_map(|action| effects.get_key_value(&action.name));
-            due.map(|(name, effective)| (name.clone(), effective.clone())).collect()
-        };
-        let (before, after) = (due(before), due(&self.effects()));
-        let occasion = Occasion {
-            revision: self.source.attempted_revision.clone().unwrap_or_default(),
-            commit: self.source.commit.clone(),
-            at: now,
-            before: &before,
-            after: &after,
-        };
         let refusals = !self.failures.is_empty() || !self.refusals.is_empty() || !self.held.is_empty();
-        let outcome = match (done.is_empty() && failed.is_empty(), refusals) {
+        let outcome = match (done.is_empty() && diff.is_empty() && failed.is_empty(), refusals) {
             (true, _) => Outcome::Refused,
             (false, true) => Outcome::AppliedWithRefusals,
             (false, false) => Outcome::Applied,
         };
         let summary = match (outcome, refused.len()) {
             (Outcome::Refused, count) => format!("{count} refused"),
+            (_, 0) if plan.is_empty() && failed.is_empty() => "documents changed; nothing to do".to_owned(),
             (_, 0) => render::summary(&plan),
             (_, count) => format!("{}, {count} refused", render::summary(&plan)),
         };
-        tracing::info!(revision = occasion.revision, "{summary}");
-        let diff = occasion.diff();
+        // Before the source was read, the last known good is what is served.
+        let known = self.source.attempted_revision.as_ref().or(self.restored.as_ref().map(|known| &known.revision));
+        let revision = known.cloned().unwrap_or_default();
+        tracing::info!(revision, "{summary}");
         self.history.push(HistoryEntry {
             sequence: 0,
-            at: occasion.at,
-            revision: occasion.revision,
-            commit: occasion.commit,
+            at: now,
+            revision,
+            commit: self.source.commit.clone(),
             outcome,
             summary,
             actions: done.into_iter().chain(failed).chain(refused).collect(),

@@ -149,6 +149,8 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let held = previous.held().clone();
         held.iter().for_each(|(identity, held)| tell_held(identity, held));
         let applied = Arc::new(previous.declared());
+        let mut history = start.history;
+        history.start_from(&applied);
         let source = SourceState {
             kind: start.source_kind,
             location: start.source_location,
@@ -196,7 +198,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             suspended: false,
             phase: Phase::Starting,
             started_at: now,
-            history: start.history,
+            history,
             passes: 0,
             last_pass_us: 0,
             pass_durations: PassDurations::default(),
@@ -433,9 +435,13 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.note_held(held);
         if self.suspended {
             // The new settings are known, nothing else is taken over.
-            let mut applied = (*self.applied).clone();
-            applied.reconcile = declared.reconcile;
-            self.applied = Arc::new(applied);
+            if self.applied.reconcile != declared.reconcile {
+                let mut applied = (*self.applied).clone();
+                applied.reconcile = declared.reconcile;
+                self.applied = Arc::new(applied);
+                self.previous.take_over(&loaded.previous, &Identity::single(Kind::Reconcile));
+                self.unsaved = true;
+            }
             self.previous.set_held(&self.held);
             return;
         }
@@ -449,8 +455,8 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         if self.declaration_digest.is_empty() || !same(&self.applied, &declared) {
             self.declaration_digest = self.digester.of(&declared);
             self.unsaved = true;
+            self.applied = Arc::new(declared);
         }
-        self.applied = Arc::new(declared);
     }
 
     fn note_held(&mut self, held: BTreeMap<Identity, Held>) {
@@ -470,7 +476,6 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Plans, applies, records, publishes. `reading` is what is being applied, where something new is.
     async fn bring_about(&mut self, reading: Option<&Reading>, now: Timestamp) -> Next {
         let begun = std::time::Instant::now();
-        let before = self.effects();
         let frozen = self.suspended && self.begun;
         self.begun = true;
         let converged = if frozen {
@@ -499,7 +504,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             self.source.last_known_good = None;
             self.phase = if self.phase == Phase::Starting { Phase::Serving } else { self.phase };
         }
-        self.record(&before, fresh_failures, now);
+        self.record(fresh_failures, now);
         self.judge(&unreadable, now);
         self.observe();
         if self.failures.is_empty() { Next::Rest } else { Next::Retry }

@@ -30,17 +30,19 @@ pub struct CanonicalDocument {
 
 /// All declarations, by kind and name. `defaults` is applied, hence not among them.
 pub fn canonical(declared: &Declared, defaults: BuiltInDefaults) -> Vec<CanonicalDocument> {
-    let mut documents: Vec<CanonicalDocument> =
-        items(declared).map(|(identity, item)| CanonicalDocument { identity, body: full(&item) }).collect();
+    items(declared).filter_map(|(identity, item)| document(identity, &item, defaults)).collect()
+}
+
+/// The document of an item; `None`: settings that are all as built in are as good as none.
+pub(super) fn document(identity: Identity, item: &Item, defaults: BuiltInDefaults) -> Option<CanonicalDocument> {
+    let mut body = full(item);
     if defaults == BuiltInDefaults::LeftOut {
-        for document in &mut documents {
-            let fields = std::mem::take(&mut document.body);
-            document.body = without_defaults(fields, kind_schema(document.identity.kind));
+        body = without_defaults(body, kind_schema(identity.kind));
+        if identity.kind.is_single() && body.is_empty() {
+            return None;
         }
-        // Settings that are all as built in are as good as none.
-        documents.retain(|document| !(document.identity.kind.is_single() && document.body.is_empty()));
     }
-    documents
+    Some(CanonicalDocument { identity, body })
 }
 
 impl CanonicalDocument {
@@ -97,7 +99,7 @@ fn digest_line(identity: &Identity, item: &Item) -> String {
 }
 
 /// All declarations, by kind and name. `defaults` is applied, hence not among them.
-fn items(declared: &Declared) -> impl Iterator<Item = (Identity, Item)> {
+pub(super) fn items(declared: &Declared) -> impl Iterator<Item = (Identity, Item)> {
     fn each<'a, T>(
         kind: Kind,
         of: &'a BTreeMap<Name, Arc<T>>,

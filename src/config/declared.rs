@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Acl, Auth, Ban, Bridge, Endpoint, Name, Reconcile};
+use super::{Acl, Auth, Ban, Bridge, Endpoint, Identity, Kind, Name, Reconcile};
 
 /// All valid declarations of a snapshot, and the last good ones of those that are held.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,6 +19,21 @@ pub struct Declared {
     /// Already applied to `endpoints`; kept to be shown.
     pub defaults: Option<Arc<Defaults>>,
     pub reconcile: Arc<Reconcile>,
+}
+
+impl Declared {
+    /// Whether a document of this kind and name is declared.
+    pub fn has(&self, identity: &Identity) -> bool {
+        match identity.kind {
+            Kind::Endpoint => self.endpoints.contains_key(&identity.name),
+            Kind::Auth => self.auths.contains_key(&identity.name),
+            Kind::Acl => self.acls.contains_key(&identity.name),
+            Kind::Bridge => self.bridges.contains_key(&identity.name),
+            Kind::Ban => self.bans.contains_key(&identity.name),
+            Kind::Defaults => self.defaults.is_some(),
+            Kind::Reconcile => !self.reconcile.origin.file.is_empty(),
+        }
+    }
 }
 
 /// `defaults`: fields for endpoints that do not give them.

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use similar::{Algorithm, TextDiff};
 
-use super::{CanonicalDocument, Identity};
+use super::canonical::{document, items};
+use super::previous::Item;
+use super::{BuiltInDefaults, CanonicalDocument, Declared, Identity};
 
 /// What a hostile pair of texts may cost; real ones take microseconds.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -37,6 +39,26 @@ pub fn diff_documents(old: &[CanonicalDocument], new: &[CanonicalDocument]) -> S
         pairs.entry(&document.identity).or_default().1 = Some(document);
     }
     pairs.into_values().map(|(old, new)| diff_document(old, new)).collect()
+}
+
+/// The unified diff of two declarations, document by document. Documents that were not parsed again are known by address.
+pub fn diff_declared(old: &Declared, new: &Declared) -> String {
+    if std::ptr::eq(old, new) {
+        return String::new();
+    }
+    let mut before: BTreeMap<Identity, Item> = items(old).collect();
+    let mut after: BTreeMap<Identity, Item> = items(new).collect();
+    after.retain(|identity, item| {
+        let same = before.get(identity).is_some_and(|known| known.is(item));
+        if same {
+            before.remove(identity);
+        }
+        !same
+    });
+    let documents = |of: BTreeMap<Identity, Item>| -> Vec<CanonicalDocument> {
+        of.into_iter().filter_map(|(identity, item)| document(identity, &item, BuiltInDefaults::LeftOut)).collect()
+    };
+    diff_documents(&documents(before), &documents(after))
 }
 
 /// The unified diff of one document, `None` where it is not there.

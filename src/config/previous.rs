@@ -192,10 +192,12 @@ impl Previous {
         self.held = Arc::new(held.map(|(identity, held)| (identity.clone(), held.clone())).collect());
     }
 
-    /// Takes over what `other` has of an identity, in place of what this one has.
+    /// Takes over what `other` has of one document, which may be that it is not there.
     pub fn take_over(&mut self, other: &Previous, identity: &Identity) {
-        if let Some(good) = other.good.get(identity) {
-            Arc::make_mut(&mut self.good).insert(identity.clone(), good.clone());
+        let good = Arc::make_mut(&mut self.good);
+        match other.good.get(identity) {
+            Some(new) => drop(good.insert(identity.clone(), new.clone())),
+            None => drop(good.remove(identity)),
         }
     }
 

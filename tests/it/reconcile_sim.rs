@@ -4,6 +4,7 @@
 
 mod file;
 mod held;
+mod history;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};

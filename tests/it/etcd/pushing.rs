@@ -170,7 +170,8 @@ fn more_than_a_transaction_holds_is_still_all_or_nothing() {
     let pushed = push(documents.path(), &etcd.url(), &[]);
     documents.until_on(&broker);
     let history = broker.get("/api/endpoints/history?limit=500");
-    assert_eq!(history["total"], 1, "what is disabled does nothing: {history:#}");
+    assert_eq!(history["total"], 2, "the set changed once: {history:#}");
+    assert_eq!(history["entries"][0]["actions"], serde_json::json!([]), "what is disabled does nothing: {history:#}");
 
     // A push that died halfway: its first transactions are there, its last ones never come.
     let marker = etcd.ctl(&["get", "/weir/endpoints/.push", "--print-value-only"]);
