@@ -12,6 +12,8 @@ use crate::wire::{
 const WINDOW: usize = 8;
 /// Session Expiry Interval.
 const EXPIRY: u8 = 0x11;
+const WILL_DELAY: u8 = 0x18;
+const RECEIVE_MAXIMUM: u8 = 0x21;
 
 /// What a client is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,10 +26,54 @@ pub enum Role {
     Retainer,
     /// Subscribes and unsubscribes, and looks after each connect which of the two it is.
     Changer,
-    /// Has a will that is due as soon as its connection goes.
-    Testator,
+    /// Has a will.
+    Testator(Testament),
+    /// Of a shared subscription to everything below `t/` and `will/`.
+    Member(Group),
     /// Reads what is retained below `r/`, in a session of no account.
     Reader,
+}
+
+impl Role {
+    /// Whether it is to be there before anybody speaks.
+    pub fn listens(self) -> bool {
+        matches!(self, Self::Subscriber | Self::Member(_))
+    }
+
+    /// Whether it has a will that is due as soon as its connection goes.
+    pub fn has_will_at_once(self) -> bool {
+        matches!(self, Self::Testator(Testament { delay_s: 0, .. }))
+    }
+
+    /// Whether its session must be there whenever it comes back.
+    fn stays(self) -> bool {
+        match self {
+            Self::Reader => false,
+            Self::Testator(testament) => testament.expiry_s == u32::MAX,
+            Self::Member(group) => !group.leaves,
+            _ => true,
+        }
+    }
+}
+
+/// What becomes of a testator whose connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Testament {
+    pub qos: u8,
+    pub retain: bool,
+    /// Where it is not 0, the client stays away until its will has come.
+    pub delay_s: u32,
+    /// The session ends with it, or before its will would be due.
+    pub expiry_s: u32,
+}
+
+/// A group of a shared subscription; what its members see counts together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Group {
+    pub name: &'static str,
+    pub qos: u8,
+    /// The member ends its session now and then.
+    pub leaves: bool,
 }
 
 /// A publish that is not through.
@@ -76,6 +122,9 @@ pub struct Actor {
     pub retained: RetainedState,
     /// Of a testator: the number of its last connection, which its will bears.
     lives: u64,
+    /// The newest of them whose will is owed; and it is, and the client waits for it.
+    owed_life: u64,
+    owes_will: bool,
     /// Of a reader: what it found, and whether that is all.
     pub found: BTreeMap<String, String>,
     pub has_read: bool,
@@ -107,6 +156,8 @@ impl Actor {
             probed: false,
             retained: RetainedState::default(),
             lives: 0,
+            owed_life: 0,
+            owes_will: false,
             found: BTreeMap::new(),
             has_read: false,
             rests: false,
@@ -114,8 +165,31 @@ impl Actor {
         }
     }
 
+    /// Whether it may connect: a will that is due later would not be, were its client back before.
+    pub fn may_open(&self, history: &History) -> bool {
+        match self.role {
+            Role::Testator(testament) if testament.delay_s > 0 => {
+                !self.owes_will || history.is_delivered(&self.will_topic(), self.lives)
+            }
+            _ => true,
+        }
+    }
+
+    fn will_topic(&self) -> String {
+        format!("will/{}", self.name)
+    }
+
+    /// The topic of a retained will, and of which lives it may hold the will.
+    pub fn retained_will(&self) -> Option<(String, u64, u64)> {
+        let retained = matches!(self.role, Role::Testator(Testament { retain: true, .. }));
+        retained.then(|| (self.will_topic(), self.owed_life, self.lives))
+    }
+
     /// Whether it has nothing under way.
     pub fn is_at_rest(&self) -> bool {
+        if self.owes_will {
+            return true; // Its will is the history's affair.
+        }
         let probed = self.role != Role::Changer || self.probed;
         self.connected
             && probed
@@ -130,19 +204,16 @@ impl Actor {
         self.input.clear();
         (self.connected, self.subscribing, self.probed) = (false, false, false);
         let clean = self.role == Role::Reader;
-        let properties: Properties =
-            if self.version.is_v5() && !clean { vec![(EXPIRY, PropertyValue::Number(u32::MAX))] } else { Vec::new() };
-        if self.role == Role::Testator {
-            self.lives += 1;
-            history.sent(&format!("will/{}", self.name), 2, self.lives);
+        let mut properties = Properties::new();
+        if self.version.is_v5() && !clean {
+            let expiry_s = if let Role::Testator(testament) = self.role { testament.expiry_s } else { u32::MAX };
+            properties.push((EXPIRY, PropertyValue::Number(expiry_s)));
         }
-        let will = (self.role == Role::Testator).then(|| Will {
-            topic: format!("will/{}", self.name),
-            payload: self.lives.to_string().into_bytes(),
-            qos: 2,
-            retain: false,
-            properties: Vec::new(),
-        });
+        if let Role::Member(_) = self.role {
+            // Soon busy: what the group's owner gives it while it does not know comes back.
+            properties.push((RECEIVE_MAXIMUM, PropertyValue::Number(2)));
+        }
+        let will = if let Role::Testator(testament) = self.role { Some(self.will(testament, history)) } else { None };
         let connect = Connect {
             version: self.version,
             clean,
@@ -156,11 +227,29 @@ impl Actor {
         Packet::Connect(connect).encode(self.version)
     }
 
+    fn will(&mut self, testament: Testament, history: &mut History) -> Will {
+        self.lives += 1;
+        self.owes_will = false;
+        history.sent(&self.will_topic(), testament.qos, self.lives);
+        let delay = (WILL_DELAY, PropertyValue::Number(testament.delay_s));
+        Will {
+            topic: self.will_topic(),
+            payload: self.lives.to_string().into_bytes(),
+            qos: testament.qos,
+            retain: testament.retain,
+            properties: if testament.delay_s > 0 { vec![delay] } else { Vec::new() },
+        }
+    }
+
     /// The connection is gone.
     pub fn closed(&mut self, history: &mut History) {
-        if self.role == Role::Testator && self.connected {
+        if let Role::Testator(testament) = self.role
+            && self.connected
+        {
             // CONNACK has come: its will is owed.
-            history.acknowledged(&format!("will/{}", self.name), self.lives);
+            history.acknowledged(&self.will_topic(), self.lives);
+            self.owed_life = self.lives;
+            self.owes_will = testament.delay_s > 0;
         }
         self.connected = false;
         // What was on the way may have taken effect or not.
@@ -174,7 +263,7 @@ impl Actor {
 
     /// Whether its subscription is in place, or it needs none.
     pub fn is_set_up(&self) -> bool {
-        self.role != Role::Subscriber || self.subscribed
+        !self.role.listens() || self.subscribed
     }
 
     /// Takes what came; answers with what to send.
@@ -208,9 +297,13 @@ impl Actor {
         match packet {
             Packet::ConnAck { session_present, code, .. } => self.on_connack(session_present, code, history, out),
             Packet::SubAck { id, .. } | Packet::UnsubAck { id, .. } => {
-                if self.role == Role::Subscriber {
+                if self.role.listens() {
                     (self.subscribing, self.subscribed) = (false, true);
-                    history.subscribed(&self.name);
+                }
+                match self.role {
+                    Role::Subscriber => history.subscribed(&self.name),
+                    Role::Member(Group { name, qos, leaves: false }) => history.group_subscribed(name, qos),
+                    _ => {}
                 }
                 if self.role == Role::Reader {
                     // What is retained comes before the answer to this.
@@ -232,8 +325,12 @@ impl Actor {
         if code != 0 {
             return history.finding(format!("{} was refused with {code}", self.name));
         }
-        if self.had_session && !session_present && self.role != Role::Reader {
+        if self.had_session && !session_present && self.role.stays() {
             history.finding(format!("{}: its session is lost", self.name));
+        }
+        if !session_present {
+            self.subscribed = false;
+            self.taken.clear();
         }
         (self.connected, self.had_session) = (true, true);
         let pending: Vec<Pending> = self.pending.iter().cloned().collect();
@@ -245,12 +342,16 @@ impl Actor {
             }
         }
         if self.role == Role::Reader {
-            let filters = vec![("r/#".to_owned(), 0)];
+            let filters = vec![("r/#".to_owned(), 0), ("will/#".to_owned(), 0)];
             self.send(&Packet::Subscribe { id: 1, properties: Vec::new(), filters }, out);
         }
-        if self.role == Role::Subscriber && !self.subscribed {
+        if self.role.listens() && !self.subscribed {
             self.subscribing = true;
-            let filters = vec![("t/#".to_owned(), 2), ("will/#".to_owned(), 2)];
+            let (share, qos) = match self.role {
+                Role::Member(group) => (format!("$share/{}/", group.name), group.qos),
+                _ => (String::new(), 2),
+            };
+            let filters = vec![(format!("{share}t/#"), qos), (format!("{share}will/#"), qos)];
             let id = self.free_id();
             self.send(&Packet::Subscribe { id, properties: Vec::new(), filters }, out);
         }
@@ -297,10 +398,10 @@ impl Actor {
             return;
         }
         let sequence: Sequence = text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default();
-        if self.role == Role::Changer {
-            self.probe_seen |= self.probe.is_some_and(|(_, probe)| probe == sequence);
-        } else {
-            history.seen(&self.name, &publish.topic, sequence);
+        match self.role {
+            Role::Changer => self.probe_seen |= self.probe.is_some_and(|(_, probe)| probe == sequence),
+            Role::Member(group) => history.seen(group.name, &publish.topic, sequence),
+            _ => history.seen(&self.name, &publish.topic, sequence),
         }
     }
 
@@ -369,6 +470,11 @@ impl Actor {
                 self.begin(format!("r/{}", self.name), payload, 1, true, &mut out);
             }
             Role::Changer => self.change(&mut out),
+            Role::Member(group) if group.leaves && !self.rests && rng.one_in(12) => {
+                // The session ends: what it has not acknowledged goes to others of the group.
+                let properties = vec![(EXPIRY, PropertyValue::Number(0))];
+                self.send(&Packet::Disconnect { code: 0, properties }, &mut out);
+            }
             _ => {}
         }
         out
@@ -407,40 +513,5 @@ impl Actor {
             Packet::Unsubscribe { id, properties: Vec::new(), filters: vec![filter] }
         };
         self.send(&packet, out);
-    }
-}
-
-/// The clients of a run.
-pub fn cast() -> Vec<Actor> {
-    let publisher = |qos| Role::Publisher { qos };
-    vec![
-        Actor::new("subscriber-a", Role::Subscriber, Version::V3_1_1),
-        Actor::new("subscriber-b", Role::Subscriber, Version::V5),
-        Actor::new("subscriber-c", Role::Subscriber, Version::V5),
-        Actor::new("once-a", publisher(2), Version::V3_1_1),
-        Actor::new("once-b", publisher(2), Version::V5),
-        Actor::new("least-a", publisher(1), Version::V3_1_1),
-        Actor::new("least-b", publisher(1), Version::V5),
-        Actor::new("retainer-a", Role::Retainer, Version::V3_1_1),
-        Actor::new("retainer-b", Role::Retainer, Version::V5),
-        Actor::new("changer-a", Role::Changer, Version::V3_1_1),
-        Actor::new("changer-b", Role::Changer, Version::V5),
-        Actor::new("testator-a", Role::Testator, Version::V3_1_1),
-        Actor::new("testator-b", Role::Testator, Version::V5),
-    ]
-}
-
-/// Whether what is retained is what the retainers were told; `found` by topic.
-pub fn judge_retained(actors: &[Actor], found: &BTreeMap<String, String>, history: &mut History) {
-    for actor in actors.iter().filter(|actor| actor.role == Role::Retainer) {
-        let state = &actor.retained;
-        if state.acknowledged != state.last {
-            continue; // It did not come to rest, which is a finding of its own.
-        }
-        let topic = format!("r/{}", actor.name);
-        let expected = state.last.filter(|last| !last.is_multiple_of(2)).map(|last| last.to_string());
-        if found.get(&topic) != expected.as_ref() {
-            history.finding(format!("{topic} holds {:?}, not {expected:?}", found.get(&topic)));
-        }
     }
 }

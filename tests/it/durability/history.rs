@@ -18,6 +18,8 @@ struct Topic {
 pub struct History {
     topics: BTreeMap<String, Topic>,
     subscribers: BTreeSet<String>,
+    /// Groups of shared subscriptions, by the QoS they asked for: what their members see counts together.
+    groups: BTreeMap<String, u8>,
     findings: Vec<String>,
 }
 
@@ -25,6 +27,12 @@ impl History {
     /// A subscriber's SUBACK has come: from now on it is owed everything.
     pub fn subscribed(&mut self, subscriber: &str) {
         self.subscribers.insert(subscriber.to_owned());
+    }
+
+    /// The first of a group's members that stay has its SUBACK.
+    pub fn group_subscribed(&mut self, group: &str, qos: u8) {
+        self.subscribed(group);
+        self.groups.insert(group.to_owned(), qos);
     }
 
     pub fn sent(&mut self, topic: &str, qos: u8, sequence: Sequence) {
@@ -54,6 +62,13 @@ impl History {
         self.topics.values().map(|topic| topic.acknowledged.len()).sum()
     }
 
+    /// Whether every subscriber has a message.
+    pub fn is_delivered(&self, topic: &str, sequence: Sequence) -> bool {
+        let Some(topic) = self.topics.get(topic) else { return false };
+        let has_it = |who: &String| topic.seen.get(who).is_some_and(|seen| seen.contains(&sequence));
+        self.subscribers.iter().all(has_it)
+    }
+
     /// Whether every subscriber has everything that was acknowledged.
     pub fn is_complete(&self) -> bool {
         self.subscribers
@@ -70,7 +85,7 @@ impl History {
                 if !lost.is_empty() {
                     findings.push(format!("{subscriber} was not given {name} {lost:?}, which were acknowledged"));
                 }
-                judge_seen(&mut findings, name, topic, subscriber);
+                judge_seen(&mut findings, name, topic, subscriber, self.groups.get(subscriber).copied());
             }
         }
         findings
@@ -78,11 +93,15 @@ impl History {
 }
 
 fn missing(topic: &Topic, subscriber: &str) -> Vec<Sequence> {
+    if topic.qos == 0 {
+        return Vec::new();
+    }
     let seen: BTreeSet<Sequence> = topic.seen.get(subscriber).into_iter().flatten().copied().collect();
     topic.acknowledged.difference(&seen).copied().collect()
 }
 
-fn judge_seen(findings: &mut Vec<String>, name: &str, topic: &Topic, subscriber: &str) {
+/// `group_qos`: of a group, whose members may overtake each other.
+fn judge_seen(findings: &mut Vec<String>, name: &str, topic: &Topic, subscriber: &str, group_qos: Option<u8>) {
     let mut known = BTreeSet::new();
     let mut newest = 0;
     for &sequence in topic.seen.get(subscriber).into_iter().flatten() {
@@ -90,13 +109,13 @@ fn judge_seen(findings: &mut Vec<String>, name: &str, topic: &Topic, subscriber:
             findings.push(format!("{subscriber} was given {name} {sequence}, which nobody sent"));
         }
         if !known.insert(sequence) {
-            if topic.qos == 2 {
+            if topic.qos.min(group_qos.unwrap_or(2)) == 2 {
                 findings.push(format!("{subscriber} was given {name} {sequence} twice, of QoS 2"));
             }
             // QoS 1 may come again, and then after newer ones.
             continue;
         }
-        if sequence < newest {
+        if sequence < newest && group_qos.is_none() {
             findings.push(format!("{subscriber} was given {name} {sequence} after {newest}"));
         }
         newest = newest.max(sequence);

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::actor::{Actor, Role, cast, judge_retained};
+use super::actor::{Actor, Role};
+use super::cast::{cast, judge_retained};
 use super::history::History;
 use super::power_cut::PowerCut;
 use crate::broker_sim::rng::Rng;
@@ -153,6 +154,9 @@ impl Clients {
     /// One client does something, or hears something. Answers whether anything happened.
     fn step(&mut self, at: usize, address: SocketAddr) -> bool {
         if self.streams[at].is_none() {
+            if !self.actors[at].may_open(&self.history) {
+                return false;
+            }
             let Ok(stream) = TcpStream::connect(address) else { return false };
             stream.set_nodelay(true).unwrap();
             let hello = self.actors[at].open(&mut self.history);
@@ -247,8 +251,7 @@ fn kill_cycles(run: Run) -> (Vec<String>, usize) {
     let mut clients = Clients::new(run.seed);
     clients.actors.iter_mut().for_each(|actor| actor.payload_max = run.payload_max);
     let everybody = std::mem::take(&mut clients.actors);
-    let (listeners, speakers): (Vec<Actor>, Vec<Actor>) =
-        everybody.into_iter().partition(|actor| actor.role == Role::Subscriber);
+    let (listeners, speakers): (Vec<Actor>, Vec<Actor>) = everybody.into_iter().partition(|actor| actor.role.listens());
     // The subscribers are there before anything is published.
     clients.actors = listeners;
     clients.run(broker.address, "the subscribers are there", |clients| clients.actors.iter().all(Actor::is_set_up));
