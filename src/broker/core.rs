@@ -10,6 +10,7 @@ use super::full_disk::HeldPublishes;
 use super::journal::{Journal, Recording};
 use super::limits::{DESTINATIONS_MAX, PROMPT_DELIVERIES};
 use super::link::{LateSync, Link};
+use super::outbox::Outbox;
 use super::pool::Pool;
 use super::provenance::Rules;
 use super::rate::Lease;
@@ -170,6 +171,7 @@ pub struct Core {
     pub(super) leases: Vec<Lease>,
     pub(super) journal: Journal,
     pub(super) held: HeldPublishes,
+    pub(super) outbox: Outbox,
 }
 
 impl Core {
@@ -213,6 +215,7 @@ impl Core {
             leases: Vec::new(),
             journal: Journal::default(),
             held: HeldPublishes::default(),
+            outbox: Outbox::default(),
         }
     }
 
@@ -369,6 +372,7 @@ impl Core {
     /// Whatever is due: keep-alives, wills, expiries, pauses' deadlines.
     pub fn tick(&mut self, now: Millis) {
         self.now = now;
+        self.send_restored();
         while let Some(timer) = self.timers.pop_due(now) {
             match timer {
                 Timer::KeepAlive(id) => self.check_keep_alive(id, now),
@@ -385,7 +389,8 @@ impl Core {
     /// When [`Core::tick`] is next needed.
     pub fn next_deadline(&self) -> Option<Millis> {
         let retained = self.spaces.iter().filter_map(|space| space.retained.next_expiry()).min();
-        [self.timers.next(), retained].into_iter().flatten().min()
+        let restored = self.outbox.has_restored().then_some(0);
+        [self.timers.next(), retained, restored].into_iter().flatten().min()
     }
 
     /// A client that was silent for one and a half times its keep-alive is gone [MQTT-3.1.2-22].

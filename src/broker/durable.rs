@@ -37,6 +37,7 @@ impl Core {
     /// Lets go what waited for turns that are settled now.
     pub(super) fn settle_turns(&mut self) {
         self.settle_links();
+        self.work_outbox();
         let links = &self.links;
         let is_there = |wait: &Wait| links[usize::from(wait.shard)].stored[wait.rank] >= wait.place;
         let Some(settled) = self.journal.settle(is_there) else { return };
@@ -137,7 +138,7 @@ impl Core {
             match &session.will {
                 None => fields.u8(0),
                 Some(will) => {
-                    fields.u8(1).u32(will.delay_s).u64(due_at);
+                    fields.u8(2).u64(will.record.0).u32(will.delay_s).u64(due_at);
                     // The will's expiry is a duration until it is published: no time of any clock.
                     write_message(fields, &will.message, will.message.expires_at)
                 }
@@ -145,10 +146,10 @@ impl Core {
         });
     }
 
-    /// Tells that a session has ended, with all that it had.
-    pub(super) fn forget_session(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.get_mut(id) else { return };
-        let Some(durable) = session.durable.take() else { return };
+    /// Tells that a session has ended, with all that it had. `false`: it was not durable.
+    pub(super) fn forget_session(&mut self, id: SessionId) -> bool {
+        let Some(session) = self.sessions.get_mut(id) else { return false };
+        let Some(durable) = session.durable.take() else { return false };
         let owner = durable.id;
         let queued: Vec<(Delivery, Message)> =
             session.queue.iter().map(|q| (q.delivery.clone(), q.message.clone())).collect();
@@ -169,6 +170,7 @@ impl Core {
             }
         }
         self.journal.remove(Key::new(Kind::Session, owner, 0));
+        true
     }
 
     /// Tells a subscription; `filter` with its `$share`. Answers with its number.
@@ -285,6 +287,13 @@ impl Core {
     pub(super) fn record_received(&mut self, (owner, packet_id): Once) {
         let item = received_item(packet_id, Part { shards: self.config.shards, shard: self.config.shard.0 });
         self.journal.put(Key::new(Kind::Received, owner, item), |_| {});
+    }
+
+    /// The same, where anything was recorded since `recorded`.
+    pub(super) fn record_part(&mut self, once: Option<Once>, recorded: u64) {
+        if let Some(once) = once.filter(|_| self.journal.recorded != recorded) {
+            self.record_received(once);
+        }
     }
 
     /// Takes back what [`Core::record_received`] told.
@@ -411,7 +420,11 @@ fn write_delivery(fields: &mut Fields<'_>, delivery: &Delivery, packet_id: Optio
 }
 
 /// Writes a message at the end of a value; `expires_at` by the wall clock.
-fn write_message<'a, 'b>(fields: &'b mut Fields<'a>, message: &Message, expires_at: u64) -> &'b mut Fields<'a> {
+pub(super) fn write_message<'a, 'b>(
+    fields: &'b mut Fields<'a>,
+    message: &Message,
+    expires_at: u64,
+) -> &'b mut Fields<'a> {
     let publisher = message.publisher.as_deref();
     let flags = message.qos as u8 | u8::from(message.retain) << 2 | u8::from(publisher.is_some()) << 3;
     fields.u8(flags).u64(expires_at);

@@ -1,6 +1,7 @@
 //! What shards say to each other: batches out, batches in, and who has to wait.
 
 use super::connection::Origin;
+use super::journal::Waits;
 use super::limits::{LINK_ACKNOWLEDGE_BYTES, LINK_HIGH_BYTES};
 use super::link::{Crossing, Hop, Item, LateSync, Onward, Storing};
 use super::view::View;
@@ -134,9 +135,10 @@ impl Core {
     /// What is sent on because of an item is its sender's to wait for, not this shard's clients'.
     fn on_item_of(&mut self, batch: &mut Batch, from: ShardId, item: Item, now: Millis) {
         let Some(rank) = item.rank() else { return self.on_item(from, item, &batch.bytes, now) };
-        let own = self.journal.swap_until(std::mem::take(&mut batch.stored_until[rank]), Some(rank));
+        let until = std::mem::take(&mut batch.stored_until[rank]);
+        let own = self.journal.swap_waits(Waits { until, rank: Some(rank) });
         self.on_item(from, item, &batch.bytes, now);
-        batch.stored_until[rank] = self.journal.swap_until(own, None);
+        batch.stored_until[rank] = self.journal.swap_waits(own).until;
     }
 
     fn on_item(&mut self, from: ShardId, item: Item, bytes: &[u8], now: Millis) {
@@ -169,10 +171,10 @@ impl Core {
             }
             Item::Leave { group, session } => self.leave(&group, from, session),
             Item::Readiness { group, session, readiness } => self.set_readiness(&group, from, session, readiness),
-            Item::Assign { session, message, delivery, origin, may_return, .. } => {
-                self.assigned(session, &message, delivery, origin, may_return, now);
+            Item::Assign { session, message, delivery, origin, once, may_return, .. } => {
+                self.assigned(session, &message, delivery, (origin, once), may_return, now);
             }
-            Item::Return { group, message } => self.redeliver(&group, &message, now),
+            Item::Return { group, message, once } => self.returned(&group, &message, once, now),
             Item::Pause(id) => self.pause_here(id),
             Item::Resume(id) => self.resume_here(id),
             Item::Durable => self.journal.somebody = true,
@@ -180,7 +182,7 @@ impl Core {
                 self.forget_recovered(once);
             }
             Item::Orphaned(once) => self.forget_own_part(once),
-            Item::Taken => {}
+            Item::Barrier | Item::Taken => {}
         }
     }
 
@@ -224,11 +226,7 @@ impl Core {
             }
             Hop::Owner { after } => self.route_here(space, &mut view, after, now),
         }
-        if let Some(once) = crossing.once
-            && self.journal.recorded != before
-        {
-            self.record_received(once);
-        }
+        self.record_part(crossing.once, before);
         self.await_disk(&view);
     }
 

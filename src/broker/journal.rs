@@ -54,6 +54,15 @@ pub(super) struct Part {
     pub(super) shard: u16,
 }
 
+/// What is to be waited for, and because of what.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    /// How far other shards must have stored what they were sent.
+    pub(super) until: Vec<Wait>,
+    /// The rank of the item from another shard that is being worked off.
+    pub(super) rank: Option<usize>,
+}
+
 #[derive(Debug)]
 struct Turn {
     number: u64,
@@ -77,9 +86,7 @@ pub(super) struct Journal {
     step: u64,
     number: u64,
     bytes: Vec<u8>,
-    until: Vec<Wait>,
-    /// The rank of the item from another shard that is being worked off.
-    rank: Option<usize>,
+    waits: Waits,
     turns: VecDeque<Turn>,
     /// The newest batch of records that was handed over, and the newest that is on disk.
     handed: u64,
@@ -135,23 +142,34 @@ impl Journal {
         super::record::append_record(&mut self.bytes, key, None);
     }
 
+    /// Takes in records in a batch's form.
+    pub(super) fn append(&mut self, records: &[u8]) {
+        self.recorded += 1;
+        self.bytes.extend_from_slice(records);
+    }
+
+    /// The number of the turn that has not ended.
+    pub(super) fn turn(&self) -> u64 {
+        self.number
+    }
+
     /// What this turn, or the item that is being worked off, brings forth waits until another shard has come that far.
     pub(super) fn wait_for(&mut self, wait: Wait) {
         self.dependencies += 1;
-        match self.until.iter_mut().find(|known| (known.shard, known.rank) == (wait.shard, wait.rank)) {
+        match self.waits.until.iter_mut().find(|known| (known.shard, known.rank) == (wait.shard, wait.rank)) {
             Some(known) => known.place = wait.place,
-            None => self.until.push(wait),
+            None => self.waits.until.push(wait),
         }
     }
 
     /// Whether what comes now of what is being worked off can be waited for: it is of a higher rank.
     pub(super) fn may_wait_for(&self, rank: usize) -> bool {
-        self.rank.is_none_or(|cause| cause < rank)
+        self.waits.rank.is_none_or(|cause| cause < rank)
     }
 
     /// The newest turn that is not settled; `None`: all are, and this one has nothing to wait for.
     pub(super) fn unsettled(&self) -> Option<u64> {
-        if self.bytes.is_empty() && self.until.is_empty() {
+        if self.bytes.is_empty() && self.waits.until.is_empty() {
             self.turns.back().map(|turn| turn.number)
         } else {
             Some(self.number)
@@ -172,10 +190,9 @@ impl Journal {
         batch <= self.stored
     }
 
-    /// Puts other waits in the place of this turn's, while an item of `rank` is worked off.
-    pub(super) fn swap_until(&mut self, until: Vec<Wait>, rank: Option<usize>) -> Vec<Wait> {
-        self.rank = rank;
-        std::mem::replace(&mut self.until, until)
+    /// Puts other waits in the place of this turn's, while something is done that has a cause of its own.
+    pub(super) fn swap_waits(&mut self, waits: Waits) -> Waits {
+        std::mem::replace(&mut self.waits, waits)
     }
 
     /// Bytes that are not durable yet.
@@ -194,7 +211,7 @@ impl Journal {
             self.handed = number;
         }
         self.backlog_bytes += size;
-        self.turns.push_back(Turn { number, bytes: size, until: std::mem::take(&mut self.until) });
+        self.turns.push_back(Turn { number, bytes: size, until: std::mem::take(&mut self.waits.until) });
         (size > 0).then_some(RecordBatch { number, bytes })
     }
 

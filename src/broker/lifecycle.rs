@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use super::connection::{Aside, Connection, Origin};
+use super::connection::{Aside, Connection};
 use super::inflight::Inflight;
 use super::journal::Durable;
 use super::limits::CLIENT_ID_MAX_BYTES;
 use super::message::{Message, expires_at};
+use super::outbox::{Handover, Recipients};
 use super::provenance::Publisher;
 use super::rate::Rates;
+use super::record::RecordId;
 use super::session::{NEVER_EXPIRES, PendingWill, Queue, Session, SessionRef};
 use super::subscriptions::SessionId;
 use super::timers::Timer;
-use super::view::View;
 use super::{Admission, ConnId, Core, Ended, Millis, OutBuf, Subject};
 use crate::mqtt::{ConnAck, ConnAckProperties, Disconnect, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
 
@@ -46,7 +47,8 @@ impl Core {
             session.connection = Some(slot);
             session.expiry_s = expiry_s;
             session.ends_at = Millis::MAX;
-            session.will = will(admission);
+            let durable = session.durable.is_some();
+            session.will = will(admission, || if durable { self.journal.new_id() } else { RecordId::NONE });
             session.policy = policy;
         }
         self.start_timers(id, admission, now);
@@ -111,9 +113,9 @@ impl Core {
             self.end_session(id, now);
             return (None, false);
         }
-        if let Some(session) = self.sessions.get_mut(id) {
-            // The client is back before its will was due [MQTT-3.1.3-9].
-            session.will = None;
+        // The client is back before its will was due [MQTT-3.1.3-9].
+        if let Some(will) = self.sessions.get_mut(id).and_then(|session| session.will.take()) {
+            self.forget_will(will.record);
         }
         (Some(id), true)
     }
@@ -341,7 +343,8 @@ impl Core {
         if due.will.as_ref().is_some_and(|will| will.due_at.is_some_and(|at| at <= now))
             && let Some(will) = due.will.take()
         {
-            self.send_will(session.id, &will, now);
+            let to = Recipients::of_will(due);
+            self.send_will(session.id, to, *will, now);
             self.record_session(session.id);
         }
     }
@@ -350,7 +353,7 @@ impl Core {
     pub(super) fn end_session(&mut self, id: SessionId, now: Millis) {
         let generation = self.sessions.generation(id);
         let was = SessionRef { id, generation };
-        self.forget_session(id);
+        let was_durable = self.forget_session(id);
         let Some(session) = self.sessions.get_mut(id) else { return };
         let space = session.space;
         let will = session.will.take();
@@ -365,28 +368,19 @@ impl Core {
         let shared = session.rare.as_mut().map(|rare| std::mem::take(&mut rare.shared)).unwrap_or_default();
         shared.iter().for_each(|shared| self.leave_group(shared, was));
         // It may hold messages of groups that it has left.
-        self.return_shared(&mut session, now);
+        self.return_shared(&mut session, was_durable, now);
         if let Some(will) = will {
-            self.send_will_in(space, id, &will, now);
+            self.send_will(id, Recipients::of_will(&session), *will, now);
         }
     }
 
-    fn send_will(&mut self, id: SessionId, will: &PendingWill, now: Millis) {
-        if let Some(space) = self.sessions.get(id).map(|s| s.space) {
-            self.send_will_in(space, id, will, now);
-        }
-    }
-
-    fn send_will_in(&mut self, space: u32, id: SessionId, will: &PendingWill, now: Millis) {
-        let mut message = will.message.clone();
+    fn send_will(&mut self, id: SessionId, to: Recipients, will: PendingWill, now: Millis) {
+        let PendingWill { record, mut message, .. } = will;
         if message.expires_at != Millis::MAX {
             // The expiry counts from the moment of publication, which is now [MQTT 5.0 section 3.1.3.2.4].
             message.expires_at = now.saturating_add(message.expires_at);
         }
-        let publish = message.as_publish();
-        let origin = Origin { session: id, shard: self.config.shard, ..Origin::NOBODY };
-        let mut view = View::of(&message, &publish, origin);
-        self.route(space, &mut view, now);
+        self.publish_will(Handover { record, to, message }, id);
     }
 }
 
@@ -411,7 +405,7 @@ fn server_keep_alive_s(admission: &Admission<'_>) -> Option<u16> {
 }
 
 /// The will of a CONNECT, ready to be sent. Its `expires_at` is a duration until it is published.
-fn will(admission: &Admission<'_>) -> Option<Box<PendingWill>> {
+fn will(admission: &Admission<'_>, record: impl FnOnce() -> RecordId) -> Option<Box<PendingWill>> {
     let will = admission.connect.will.as_ref()?;
     let publish = Publish {
         dup: false,
@@ -426,7 +420,7 @@ fn will(admission: &Admission<'_>) -> Option<Box<PendingWill>> {
     let (client_id, principal) = (admission.client_id, &admission.principal);
     let publisher = will.retain.then(|| Arc::new(Publisher::new(client_id, principal, &admission.policy.name)));
     let message = Message::new(will.topic, &publish, lives).published_by(publisher);
-    Some(Box::new(PendingWill { message, delay_s: will.delay_s, due_at: None }))
+    Some(Box::new(PendingWill { record: record(), message, delay_s: will.delay_s, due_at: None }))
 }
 
 /// CONNACK for a client that is not let in.

@@ -119,6 +119,7 @@ pub(super) enum Item {
         message: Message,
         delivery: Delivery,
         origin: Origin,
+        once: Option<Once>,
         /// The owner took the member for ready: if it is not, another one is to have the message.
         may_return: bool,
         /// Another member has returned it.
@@ -128,6 +129,7 @@ pub(super) enum Item {
     Return {
         group: Arc<GroupKey>,
         message: Message,
+        once: Option<Once>,
     },
     /// A receiver over there is slow: pause its publisher.
     Pause(ConnId),
@@ -138,6 +140,8 @@ pub(super) enum Item {
     Released(Once),
     /// A session ended before it released a QoS 2 publish: its part over there is to be forgotten, too.
     Orphaned(Once),
+    /// Asks to hear when everything that was recorded before is on disk.
+    Barrier,
     /// Carries nothing but the batch's watermark.
     Taken,
 }
@@ -247,7 +251,7 @@ impl Item {
     pub(super) fn rank(&self) -> Option<usize> {
         match self {
             Self::Publish(Crossing { hop: Hop::Owner { .. }, .. }) => Some(RANK_OWNER),
-            Self::Publish(Crossing { hop: Hop::Last { .. }, .. }) => Some(RANK_LAST),
+            Self::Publish(Crossing { hop: Hop::Last { .. }, .. }) | Self::Barrier => Some(RANK_LAST),
             Self::Assign { again: false, .. } => Some(RANK_ASSIGN),
             Self::Return { .. } => Some(RANK_RETURN),
             Self::Assign { again: true, .. } => Some(RANK_ASSIGN_AGAIN),

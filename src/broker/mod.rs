@@ -8,7 +8,8 @@
 //!   `acks`, `authentication`: packets from clients; `pace`: how fast they may; `farewell`: how they are asked to
 //!   leave; `deliver`, `crowd`: messages to clients; `shared`: shared subscriptions; `link`, `exchange`: other
 //!   shards; `names`: namespaces and client ids; `provenance`: who published what is retained; `inspect`: what the
-//!   status is told; `durable`, `restore`: what outlives the process, told as records and taken back from them.
+//!   status is told; `durable`, `restore`: what outlives the process, told as records and taken back from them;
+//!   `outbox`: what is kept here until another shard has it.
 //! - `tree`, `subscriptions`, `retained`, `session`, `connection`, `inflight`, `message`, `view`, `out`, `journal`,
 //!   `record`: what they hold.
 //! - `policy`, `limits`: the bounds, an endpoint's and the node's.
@@ -34,6 +35,7 @@ mod link;
 mod message;
 mod names;
 mod out;
+mod outbox;
 mod pace;
 mod policy;
 mod pool;

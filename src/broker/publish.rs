@@ -356,8 +356,9 @@ impl Core {
             link.waiters.push(origin);
             self.pause(origin);
         }
-        if self.journal.on && view.publish.qos > QoS::AtMostOnce {
-            self.depend_on(to, if is_last { RANK_LAST } else { RANK_OWNER }, !is_last && durable);
+        let kept = !is_last && durable;
+        if view.publish.qos > QoS::AtMostOnce || (kept && view.publish.retain) {
+            self.depend_on(to, if is_last { RANK_LAST } else { RANK_OWNER }, kept);
         }
     }
 

@@ -24,13 +24,15 @@ pub enum Kind {
     Received = 6,
     /// A retained message.
     Retained = 7,
-    /// What is of the node as a whole.
+    /// How many shards the process had that wrote the others.
     Node = 8,
+    /// A message that its shard has given up, until another shard has it.
+    Outbox = 9,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Session,
         Self::Subscription,
         Self::Message,
@@ -39,6 +41,7 @@ impl Kind {
         Self::Received,
         Self::Retained,
         Self::Node,
+        Self::Outbox,
     ];
 
     /// How it is called by who looks into a store.
@@ -52,6 +55,7 @@ impl Kind {
             Self::Received => "received",
             Self::Retained => "retained",
             Self::Node => "node",
+            Self::Outbox => "outbox",
         }
     }
 }

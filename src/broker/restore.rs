@@ -3,22 +3,26 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::core::{Core, owner_of};
 use super::durable::{DELIVERY_GROUP, DELIVERY_RETAIN, DELIVERY_SENT, received_of};
 use super::inflight::{Awaits, Delivery, Inflight, Sent};
-use super::journal::Durable;
-use super::link::Item;
+use super::journal::{Durable, Waits};
+use super::link::{Item, RANK_LAST};
 use super::message::Message;
 use super::provenance::Publisher;
-use super::record::{Key, Kind, RecordId, Value};
+use super::record::{Key, Kind, RecordId, Value, append_record};
 use super::session::{NEVER_EXPIRES, PendingWill, Queue, Queued, Session, SessionRef};
 use super::shared::{GroupKey, Member, Readiness, SharedSubscription};
 use super::subscriptions::{SessionId, Subscriber};
 use super::timers::Timer;
-use super::{EndpointId, EndpointLimits, EndpointPolicy, Millis, ProtocolVersions, home_shard};
+use super::{EndpointId, EndpointLimits, EndpointPolicy, Millis, ProtocolVersions, ShardId, home_shard};
 use crate::mqtt::{PacketId, QoS, RetainHandling, SharedFilter, SubscriptionOptions};
+
+/// The item of the record of [`Kind::Node`] that is there while the number of shards changes; those of the shards have
+/// their numbers.
+const REWRITING: u64 = 1 << 16;
 
 /// A store's records, each key's newest, in the order of the keys.
 #[derive(Debug, Default)]
@@ -97,17 +101,19 @@ impl Stored {
 
     /// Larger than any number that was given to a record.
     pub fn next_id(&self) -> u64 {
-        let numbered = |key: &Key| match key.kind() {
+        let numbered = |(key, value): &(Key, Box<[u8]>)| match key.kind() {
             // Their items are packet identifiers.
             Some(Kind::Released | Kind::Received) => key.owner().0,
+            Some(Kind::Node) => 0,
+            Some(Kind::Session) => key.owner().0.max(will_of_session(Value(value)).unwrap_or(0)),
             _ => key.owner().0.max(key.item()),
         };
-        self.records.iter().map(|(key, _)| numbered(key)).max().unwrap_or(0) + 1
+        self.records.iter().map(numbered).max().unwrap_or(0) + 1
     }
 
-    /// How many shards the process had that wrote them; `None`: none did.
-    pub fn shards(&self) -> Option<u16> {
-        self.of(Kind::Node).first().and_then(|(_, value)| Value(value).u16())
+    /// Whether any of it was written by another number of shards.
+    fn is_of_other_shards(&self, shards: u16) -> bool {
+        self.of(Kind::Node).iter().any(|(_, value)| Value(value).u16() != Some(shards))
     }
 
     fn has_session(&self, id: RecordId) -> bool {
@@ -129,6 +135,8 @@ struct Restoring<'a> {
     sessions: HashMap<RecordId, SessionId>,
     /// Messages with records of their own, decoded once.
     messages: HashMap<RecordId, Message>,
+    /// What names wills, and messages in the outbox.
+    named: HashSet<RecordId>,
     /// Sessions were at home elsewhere: shared messages may now be of sessions on several shards.
     moved: bool,
     done: Restored,
@@ -142,12 +150,13 @@ impl Core {
     /// A record that is not understood; the core is of no use then.
     pub fn restore(&mut self, stored: &Stored, now: Millis) -> Result<Restored, BadRecord> {
         self.now = now;
-        let moved = stored.shards().is_some_and(|shards| shards != self.config.shards);
+        let moved = stored.is_of_other_shards(self.config.shards);
         let mut work = Restoring {
             stored,
             now,
             sessions: HashMap::new(),
             messages: HashMap::new(),
+            named: HashSet::new(),
             moved,
             done: Restored::default(),
         };
@@ -158,11 +167,13 @@ impl Core {
         self.each(&mut work, Kind::Subscription, Self::restore_subscription)?;
         self.each(&mut work, Kind::Released, Self::restore_released)?;
         self.each(&mut work, Kind::Delivery, Self::restore_delivery)?;
+        self.each(&mut work, Kind::Outbox, |core, work, key, value| {
+            work.named.insert(key.owner());
+            core.restore_handover(key.owner(), value)
+        })?;
         self.each(&mut work, Kind::Received, Self::restore_received)?;
         self.each(&mut work, Kind::Retained, Self::restore_retained)?;
-        if self.config.shard.0 == 0 {
-            self.restore_node(&work);
-        }
+        self.restore_shards(&work);
         // How their connections ended is part of what is to be known after the next crash.
         let sessions: Vec<SessionId> = work.sessions.values().copied().collect();
         sessions.into_iter().for_each(|id| self.record_session(id));
@@ -193,7 +204,11 @@ impl Core {
         let was_connected = ends_at_unix_ms == 0;
         let will = match value.u8()? {
             0 => None,
-            _ => Some((value.u32()?, value.u64()?, read_message(value)?)),
+            format => {
+                let record = if format == 1 { RecordId::NONE } else { RecordId(value.u64()?) };
+                work.named.insert(record);
+                Some((record, value.u32()?, value.u64()?, read_message(value)?))
+            }
         };
         if home_shard(namespace, client_id, self.config.shards) != self.config.shard {
             return Some(());
@@ -206,9 +221,10 @@ impl Core {
             (true, NEVER_EXPIRES) => Millis::MAX,
             (true, seconds) => after_s(seconds),
         };
-        let will = will.map(|(delay_s, due_at, message)| {
+        let will = will.map(|(record, delay_s, due_at, message)| {
+            let record = if record.is_some() { record } else { self.journal.new_id() };
             let due_at = if was_connected { after_s(delay_s) } else { self.journal.core_time(due_at) };
-            Box::new(PendingWill { message, delay_s, due_at: Some(due_at) })
+            Box::new(PendingWill { record, message, delay_s, due_at: Some(due_at) })
         });
         let policy = policies.entry((endpoint.into(), namespace.into()));
         let policy = policy.or_insert_with(|| Arc::new(stand_in(endpoint, namespace)));
@@ -352,7 +368,7 @@ impl Core {
 
     fn restore_received(&mut self, work: &mut Restoring<'_>, key: Key, _value: Value<'_>) -> Option<()> {
         let (packet_id, part) = received_of(key.item())?;
-        if !work.stored.has_session(key.owner()) {
+        if !work.stored.has_session(key.owner()) && !work.named.contains(&key.owner()) {
             if self.config.shard.0 == 0 {
                 self.journal.remove(key);
             }
@@ -388,15 +404,33 @@ impl Core {
         Some(())
     }
 
-    /// What is the whole node's: how many shards it has, and messages that are of no use to anybody.
-    fn restore_node(&mut self, work: &Restoring<'_>) {
-        let shards = self.config.shards;
-        self.journal.put(Key::new(Kind::Node, RecordId::NONE, 0), |fields| {
+    /// Each shard records how many shards there are, in one commit with what it has rewritten for that. Until all have, and
+    /// what is of no use any more is removed, it counts as written by another number of shards.
+    fn restore_shards(&mut self, work: &Restoring<'_>) {
+        let (here, shards) = (self.config.shard.0, self.config.shards);
+        self.journal.put(Key::new(Kind::Node, RecordId::NONE, u64::from(here)), |fields| {
             fields.u16(shards);
         });
-        if work.moved {
-            work.stored.of(Kind::Message).iter().for_each(|(key, _)| self.journal.remove(*key));
+        if !work.moved || here != 0 {
+            return;
         }
+        let rewriting = Key::new(Kind::Node, RecordId::NONE, REWRITING);
+        self.journal.put(rewriting, |fields| {
+            fields.u16(0);
+        });
+        let gone = work.stored.of(Kind::Node).iter().filter(|(key, _)| key.item() >= u64::from(shards));
+        let gone = gone.chain(work.stored.of(Kind::Message)).map(|(key, _)| *key);
+        let mut records = Vec::new();
+        for key in gone.chain([rewriting]) {
+            append_record(&mut records, key, None);
+        }
+        let own = self.journal.swap_waits(Waits::default());
+        for shard in 1..shards {
+            self.links[usize::from(shard)].push(Item::Barrier);
+            self.depend_on(ShardId(shard), RANK_LAST, true);
+        }
+        let until = self.journal.swap_waits(own).until;
+        self.record_behind(until, records);
     }
 }
 
@@ -416,6 +450,12 @@ impl Restoring<'_> {
     }
 }
 
+/// The number that names the will of a stored session.
+fn will_of_session(mut value: Value<'_>) -> Option<u64> {
+    StoredSession::take(&mut value)?;
+    if value.u8()? == 2 { value.u64() } else { None }
+}
+
 /// What holds for an endpoint's sessions until its declaration is in force again.
 fn stand_in(endpoint: &str, namespace: &str) -> EndpointPolicy {
     EndpointPolicy {
@@ -430,7 +470,7 @@ fn stand_in(endpoint: &str, namespace: &str) -> EndpointPolicy {
 }
 
 /// Reads what `write_message` wrote; its expiry as it was written.
-fn read_message(mut value: Value<'_>) -> Option<Message> {
+pub(super) fn read_message(mut value: Value<'_>) -> Option<Message> {
     let (flags, expires_at) = (value.u8()?, value.u64()?);
     let publisher = if flags & 1 << 3 != 0 { Some(Arc::new(Publisher::read(&mut value)?)) } else { None };
     let (topic_len, properties_len) = (value.u16()?, value.u32()?);

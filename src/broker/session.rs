@@ -9,6 +9,7 @@ use hashbrown::HashSet;
 use super::inflight::{Delivery, Inflight};
 use super::journal::Durable;
 use super::message::Message;
+use super::record::RecordId;
 use super::shared::SharedSubscription;
 use super::subscribe::PendingSubscribe;
 use super::subscriptions::SessionId;
@@ -67,6 +68,8 @@ pub(super) struct Rare {
 /// A will that has not been sent.
 #[derive(Debug)]
 pub(super) struct PendingWill {
+    /// What names it, where the session is durable.
+    pub(super) record: RecordId,
     pub(super) message: Message,
     pub(super) delay_s: u32,
     /// When it is to be sent, once its connection has gone.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::connection::{Connection, Origin};
 use super::inflight::Delivery;
+use super::journal::Once;
 use super::limits::{GROUP_MEMBERS_MAX, PENDING_WRITE_HIGH_BYTES};
 use super::link::{Item, RANK_ASSIGN, RANK_ASSIGN_AGAIN, RANK_RETURN};
 use super::message::Message;
@@ -181,10 +182,15 @@ impl Core {
         };
         if member.shard == here {
             self.deliver(member.session.id, delivery, view, now);
+        } else if view.once.is_some() && !view.in_outbox && view.publish.qos > QoS::AtMostOnce {
+            // Whoever sends it again is not to make this shard choose again, and what this one records is not to say that
+            // the member's shard has it: from here on it is this shard's own to send.
+            let (key, message) = (Arc::clone(&group.key), view.store());
+            self.stage(&key, message, again);
         } else {
             let may_return = !again && member.readiness == Readiness::Ready && group.members.len() > 1;
             let (session, message, origin) = (member.session, view.store().unrecorded(), view.origin);
-            let item = Item::Assign { session, message, delivery, origin, may_return, again };
+            let item = Item::Assign { session, message, delivery, origin, once: view.once, may_return, again };
             self.links[usize::from(member.shard.0)].push(item);
             self.depend_on(member.shard, if again { RANK_ASSIGN_AGAIN } else { RANK_ASSIGN }, false);
         }
@@ -197,10 +203,11 @@ impl Core {
         session: SessionRef,
         message: &Message,
         delivery: Delivery,
-        origin: Origin,
+        (origin, once): (Origin, Option<Once>),
         may_return: bool,
         now: Millis,
     ) {
+        let recorded = self.journal.recorded;
         let is_member = |s: &mut Session| match (&delivery.group, &s.rare) {
             (Some(group), Some(rare)) => rare.shared.iter().any(|shared| shared.key == *group),
             _ => false,
@@ -216,42 +223,59 @@ impl Core {
             let mut view = View::of(message, &publish, origin);
             self.deliver(session.id, delivery, &mut view, now);
         } else if let Some(group) = delivery.group {
-            self.give_back(&group, message.clone(), now);
+            let publish = message.as_publish();
+            let mut view = View::of(message, &publish, Origin::NOBODY);
+            view.once = once;
+            self.send_to_group(&group, &mut view, true, now);
         }
+        self.record_part(once, recorded);
     }
 
-    /// Returns a message to its group, which its member has left or told before that it is not ready: somebody else is to
-    /// have it.
-    fn give_back(&mut self, key: &Arc<GroupKey>, message: Message, now: Millis) {
-        let message = message.unrecorded();
+    /// Sends a message to its group, which a member has left or to which it said before that it is not ready: somebody else
+    /// is to have it. `again`: a member has returned it.
+    pub(super) fn send_to_group(&mut self, key: &Arc<GroupKey>, view: &mut View<'_>, again: bool, now: Millis) {
         let owner = self.group_owner(key);
         if owner == self.config.shard {
-            self.redeliver(key, &message, now);
+            if let Some(&id) = self.group_index.get(key) {
+                self.assign(id, view, again, now);
+            }
+        } else if view.publish.qos > QoS::AtMostOnce && self.journal.somebody && !self.journal.may_wait_for(RANK_RETURN)
+        {
+            // It was returned before, and its owner may wait for this shard: that must not wait for the owner.
+            self.stage(key, view.store(), again);
         } else {
-            self.links[usize::from(owner.0)].push(Item::Return { group: Arc::clone(key), message });
+            let message = view.store().unrecorded();
+            let item = Item::Return { group: Arc::clone(key), message, once: view.once };
+            self.links[usize::from(owner.0)].push(item);
             self.depend_on(owner, RANK_RETURN, false);
         }
     }
 
     /// A returned message goes to another member.
-    pub(super) fn redeliver(&mut self, key: &GroupKey, message: &Message, now: Millis) {
-        if let Some(&id) = self.group_index.get(key)
-            && !message.is_expired(now)
-        {
-            let publish = message.as_publish();
-            let mut view = View::of(message, &publish, Origin::NOBODY);
-            self.assign(id, &mut view, true, now);
+    pub(super) fn returned(&mut self, key: &Arc<GroupKey>, message: &Message, once: Option<Once>, now: Millis) {
+        if message.is_expired(now) {
+            return;
         }
+        let (publish, recorded) = (message.as_publish(), self.journal.recorded);
+        let mut view = View::of(message, &publish, Origin::NOBODY);
+        view.once = once;
+        self.send_to_group(key, &mut view, true, now);
+        self.record_part(once, recorded);
     }
 
     /// A session that ends gives back what it had not acknowledged; not a QoS 2 message that was already sent
     /// [MQTT-4.8.2-5].
-    pub(super) fn return_shared(&mut self, session: &mut Session, now: Millis) {
+    pub(super) fn return_shared(&mut self, session: &mut Session, was_durable: bool, now: Millis) {
         let sent = session.inflight.drain().filter(|s| s.delivery.qos == QoS::AtLeastOnce);
         let sent: Vec<_> = sent.filter_map(|s| Some((s.delivery.group?, s.message?))).collect();
         let queued = session.queue.drain().filter_map(|q: Queued| Some((q.delivery.group?, q.message)));
         for (group, message) in sent.into_iter().chain(queued.collect::<Vec<_>>()) {
-            self.give_back(&group, message, now);
+            if was_durable {
+                self.stage(&group, message, true);
+            } else if !message.is_expired(now) {
+                let publish = message.as_publish();
+                self.send_to_group(&group, &mut View::of(&message, &publish, Origin::NOBODY), true, now);
+            }
         }
     }
 

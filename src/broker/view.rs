@@ -29,8 +29,10 @@ pub(super) struct View<'a> {
     pub(super) publisher: Option<Arc<Publisher>>,
     /// If it is retained, then on disk.
     pub(super) durable: bool,
-    /// A QoS 2 publish of a durable session: what tells it from every other.
+    /// A QoS 2 publish of a durable session, or a message of the outbox: what tells it from every other.
     pub(super) once: Option<Once>,
+    /// This shard's outbox keeps it until the member of a group has it that it goes to.
+    pub(super) in_outbox: bool,
     stored: Option<Message>,
     /// How many receivers the message has here: what is encoded for several is kept.
     receivers: usize,
@@ -68,6 +70,7 @@ impl<'a> View<'a> {
             publisher: None,
             durable: false,
             once: None,
+            in_outbox: false,
             stored: None,
             receivers: 1,
             encoded: None,
