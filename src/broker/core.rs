@@ -304,7 +304,7 @@ impl Core {
             Packet::PubComp(ack) => self.on_pubcomp(id, ack, now),
             Packet::Subscribe(subscribe) => self.on_subscribe(id, subscribe, now),
             Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(id, unsubscribe),
-            Packet::PingReq => self.write(id.slot, |out| {
+            Packet::PingReq => self.write_past_holds(id.slot, |out| {
                 crate::mqtt::pingresp(out);
                 Ok(())
             }),

@@ -426,6 +426,20 @@ impl Core {
 
     /// Appends a packet to a connection's out buffer; closes a connection that does not read what it must be told.
     pub(super) fn write(&mut self, slot: u32, encode: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>) {
+        self.write_packet_to(slot, false, encode);
+    }
+
+    /// The same, for what has nothing to do with what is held back there.
+    pub(super) fn write_past_holds(&mut self, slot: u32, encode: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>) {
+        self.write_packet_to(slot, true, encode);
+    }
+
+    fn write_packet_to(
+        &mut self,
+        slot: u32,
+        past_holds: bool,
+        encode: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
+    ) {
         let Some(connection) = self.connections.get_mut(slot).filter(|c| !c.closing) else { return };
         if connection.out.is_bare() {
             connection.out.lend(self.pool.take());
@@ -437,6 +451,9 @@ impl Core {
         if unfit {
             buffer.truncate(start);
             return self.close(slot);
+        }
+        if past_holds {
+            connection.out.pass(start);
         }
         let (dirty, waiting) = (connection.dirty, connection.out.len());
         self.count_buffer(slot);

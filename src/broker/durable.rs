@@ -8,12 +8,13 @@ use super::inflight::{Awaits, Delivery, Sent};
 use super::journal::{Once, Part};
 use super::link::{Item, RANKS, Wait};
 use super::message::Message;
+use super::out::{Acknowledgement, REFUSAL_BYTES};
 use super::record::{Fields, Key, Kind, RecordBatch, RecordId};
 use super::session::{Queued, SpaceId};
 use super::subscriptions::SessionId;
 use super::view::View;
-use super::{Kept, Millis, ShardId};
-use crate::mqtt::{PacketId, QoS, SubscriptionOptions};
+use super::{ConnId, Kept, Millis, OutBuf, ShardId};
+use crate::mqtt::{PacketId, QoS, ReasonCode, SubscriptionOptions};
 
 impl Core {
     /// Ends a turn: what it changed of durable state, for the store.
@@ -32,6 +33,33 @@ impl Core {
         }
         self.settle_turns();
         self.release_publishes(now);
+        if kept == Kept::Full(true) {
+            self.refuse_waiting();
+        }
+    }
+
+    /// The disk is full, and may stay so: clients that can be told are not left waiting. What they published may come to
+    /// be stored and delivered all the same; a QoS 2 message can only be refused before it is taken, or it could come
+    /// twice.
+    fn refuse_waiting(&mut self) {
+        let holding: Vec<ConnId> = self.journal.holding.iter().map(|(_, id)| *id).collect();
+        for id in holding {
+            if let Some(connection) = self.connections.get_generation(id.slot, id.generation)
+                && connection.is_v5()
+                && connection.maximum_packet_size >= REFUSAL_BYTES
+            {
+                connection.out.refuse(ReasonCode::QuotaExceeded);
+                self.count_buffer(id.slot);
+                self.mark_dirty(id.slot);
+            }
+        }
+        // What they publish from now on is refused as it comes: it need not wait to be read.
+        self.resume_disk_waiters();
+    }
+
+    fn resume_disk_waiters(&mut self) {
+        let waiters = std::mem::take(&mut self.journal.waiters);
+        waiters.into_iter().for_each(|origin| self.resume(origin));
     }
 
     /// Lets go what waited for turns that are settled now.
@@ -46,13 +74,13 @@ impl Core {
         {
             self.journal.holding.pop_front();
             if let Some(connection) = self.connections.get_generation(id.slot, id.generation) {
-                connection.out.release(settled);
+                connection.out.release(settled, connection.version);
+                self.count_buffer(id.slot);
                 self.mark_dirty(id.slot);
             }
         }
         if self.journal.backlog_bytes() <= self.held.records_high_bytes() / 2 {
-            let waiters = std::mem::take(&mut self.journal.waiters);
-            waiters.into_iter().for_each(|origin| self.resume(origin));
+            self.resume_disk_waiters();
         }
     }
 
@@ -79,12 +107,29 @@ impl Core {
 
     /// What is written to a connection from now on waits until all that was changed so far is durable.
     pub(super) fn hold(&mut self, slot: u32) {
-        let Some(number) = self.journal.unsettled() else { return };
+        if let Some(turn) = self.journal.unsettled() {
+            self.wait_for(slot, turn, |out| out.hold(turn, false));
+        }
+    }
+
+    /// The same for CONNACK, before which nothing may go out.
+    pub(super) fn hold_connack(&mut self, slot: u32) {
+        if let Some(turn) = self.journal.unsettled() {
+            self.wait_for(slot, turn, |out| out.hold(turn, true));
+        }
+    }
+
+    /// Acknowledges a PUBLISH once its turn is settled.
+    pub(super) fn acknowledge_after(&mut self, slot: u32, acknowledgement: Acknowledgement) {
+        self.wait_for(slot, acknowledgement.turn, |out| out.acknowledge(acknowledgement));
+    }
+
+    fn wait_for(&mut self, slot: u32, turn: u64, hold: impl FnOnce(&mut OutBuf) -> bool) {
         let generation = self.connections.generation(slot);
         if let Some(connection) = self.connections.get_mut(slot)
-            && connection.out.hold(number)
+            && hold(&mut connection.out)
         {
-            self.journal.holding.push_back((number, super::ConnId { slot, generation }));
+            self.journal.holding.push_back((turn, ConnId { slot, generation }));
         }
     }
 

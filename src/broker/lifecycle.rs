@@ -55,7 +55,7 @@ impl Core {
         self.record_session(session_id);
         if self.journal.recorded != recorded {
             // What CONNACK says of the session must be as true after a crash; all else follows CONNACK.
-            self.hold(slot);
+            self.hold_connack(slot);
         }
         self.write_connack(slot, admission, expiry_s, present);
         if present {
@@ -253,11 +253,20 @@ impl Core {
         if connection.closing {
             return;
         }
-        if connection.is_v5() {
+        let is_v5 = connection.is_v5();
+        self.line_up(slot);
+        if is_v5 {
             let disconnect = Packet::Disconnect(Disconnect { code, server_reference, ..Disconnect::default() });
             self.write_packet(slot, &disconnect, ProtocolVersion::V5);
         }
         self.close(slot);
+    }
+
+    /// What a connection is told last comes after the acknowledgements that wait for the disk.
+    fn line_up(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.get_mut(slot) {
+            connection.out.line_up(connection.version);
+        }
     }
 
     /// The connection takes and sends nothing more, and its session is without it from now on; the socket is closed when
@@ -268,6 +277,7 @@ impl Core {
             && !connection.closing
         {
             connection.closing = true;
+            connection.out.line_up(connection.version);
             self.closing.push(ConnId { slot, generation });
             self.detach(slot, self.now);
         }

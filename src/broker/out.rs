@@ -5,6 +5,12 @@ use std::io::IoSlice;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::mqtt::{PacketId, ProtocolVersion, QoS, ReasonCode};
+
+/// Bytes of an acknowledgement, without and with a reason.
+pub(super) const ACKNOWLEDGEMENT_BYTES: u32 = 4;
+pub(super) const REFUSAL_BYTES: u32 = 5;
+
 /// Bytes for one connection's socket, in order: small packets run together in one buffer, large payloads are shared.
 #[derive(Debug, Default)]
 pub struct OutBuf {
@@ -21,6 +27,8 @@ pub struct OutBuf {
 #[derive(Debug, Default)]
 struct Holds {
     list: VecDeque<Hold>,
+    /// Not in `buf` before their turns are settled, so that nothing else waits behind them; their turns grow.
+    acknowledgements: VecDeque<Acknowledgement>,
 }
 
 #[derive(Debug)]
@@ -28,6 +36,27 @@ struct Hold {
     /// What of `buf` is at or behind this index waits.
     at: usize,
     turn: u64,
+    /// Nothing goes out before it: what is behind it begins with CONNACK.
+    first: bool,
+}
+
+/// PUBACK or PUBREC for a PUBLISH that was taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Acknowledgement {
+    /// The turn that has to be settled before.
+    pub(super) turn: u64,
+    pub(super) qos: QoS,
+    pub(super) packet_id: PacketId,
+    pub(super) code: ReasonCode,
+}
+
+impl Acknowledgement {
+    fn write(self, into: &mut Vec<u8>, version: ProtocolVersion) {
+        match self.qos {
+            QoS::ExactlyOnce => crate::mqtt::pubrec(into, version, self.packet_id, self.code),
+            _ => crate::mqtt::puback(into, version, self.packet_id, self.code),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +76,9 @@ struct Piece {
 impl OutBuf {
     /// Bytes not yet taken.
     pub fn len(&self) -> usize {
-        self.buf.len() - self.taken + self.shared.as_ref().map_or(0, |s| s.bytes)
+        let acknowledgements = self.holds.as_ref().map_or(0, |holds| holds.acknowledgements.len());
+        let shared = self.shared.as_ref().map_or(0, |s| s.bytes);
+        self.buf.len() - self.taken + shared + acknowledgements * ACKNOWLEDGEMENT_BYTES as usize
     }
 
     /// Whether nothing waits.
@@ -67,24 +98,87 @@ impl OutBuf {
         self.holds.as_ref().and_then(|holds| holds.list.front()).map_or(self.buf.len(), |hold| hold.at)
     }
 
-    /// What is appended from now on waits until turn `turn` is settled. `false`: it waits for that already.
-    pub(super) fn hold(&mut self, turn: u64) -> bool {
-        let (at, holds) = (self.buf.len(), &mut self.holds.get_or_insert_default().list);
-        if holds.back().is_some_and(|hold| hold.turn >= turn) {
-            return false;
+    /// What is appended from now on waits until turn `turn` is settled; `first`: and it is CONNACK. `false`: the buffer
+    /// waits for that turn already.
+    pub(super) fn hold(&mut self, turn: u64, first: bool) -> bool {
+        let (at, is_new) = (self.buf.len(), self.latest() < turn);
+        let holds = &mut self.holds.get_or_insert_default().list;
+        if holds.back().is_none_or(|hold| hold.turn < turn) {
+            holds.push_back(Hold { at, turn, first });
         }
-        holds.push_back(Hold { at, turn });
-        true
+        is_new
+    }
+
+    /// Appends an acknowledgement once its turn is settled. `false`: the buffer waits for that turn already.
+    pub(super) fn acknowledge(&mut self, acknowledgement: Acknowledgement) -> bool {
+        let is_new = self.latest() < acknowledgement.turn;
+        self.holds.get_or_insert_default().acknowledgements.push_back(acknowledgement);
+        is_new
+    }
+
+    /// The newest turn that something waits for; 0: none.
+    fn latest(&self) -> u64 {
+        let Some(holds) = &self.holds else { return 0 };
+        let hold = holds.list.back().map_or(0, |hold| hold.turn);
+        hold.max(holds.acknowledgements.back().map_or(0, |acknowledgement| acknowledgement.turn))
+    }
+
+    /// The turn that the last acknowledgement of a QoS waits for.
+    pub(super) fn acknowledges(&self, qos: QoS) -> Option<u64> {
+        let mut waiting = self.holds.iter().flat_map(|holds| holds.acknowledgements.iter().rev());
+        waiting.find(|waiting| waiting.qos == qos).map(|waiting| waiting.turn)
     }
 
     /// Every turn up to `turn` is settled.
-    pub(super) fn release(&mut self, turn: u64) {
+    pub(super) fn release(&mut self, turn: u64, version: ProtocolVersion) {
         let Some(holds) = &mut self.holds else { return };
         while holds.list.front().is_some_and(|hold| hold.turn <= turn) {
             holds.list.pop_front();
         }
-        if holds.list.is_empty() {
+        let settled = holds.acknowledgements.iter().take_while(|waiting| waiting.turn <= turn).count();
+        let settled: Vec<Acknowledgement> = holds.acknowledgements.drain(..settled).collect();
+        self.write_acknowledgements(settled, version);
+    }
+
+    /// Answers the PUBLISHes of QoS 1 whose acknowledgements wait, with `code` in its place.
+    pub(super) fn refuse(&mut self, code: ReasonCode) {
+        let Some(holds) = &mut self.holds else { return };
+        let waiting = std::mem::take(&mut holds.acknowledgements);
+        let (refused, left) = waiting.into_iter().partition(|waiting| waiting.qos == QoS::AtLeastOnce);
+        holds.acknowledgements = left;
+        let refused: VecDeque<Acknowledgement> = refused;
+        let refused = refused.into_iter().map(|waiting| Acknowledgement { code, ..waiting }).collect();
+        self.write_acknowledgements(refused, ProtocolVersion::V5);
+    }
+
+    fn write_acknowledgements(&mut self, acknowledgements: Vec<Acknowledgement>, version: ProtocolVersion) {
+        if self.holds.as_ref().is_some_and(|holds| holds.list.is_empty() && holds.acknowledgements.is_empty()) {
             self.holds = None;
+        }
+        let start = self.buf.len();
+        acknowledgements.into_iter().for_each(|settled| settled.write(&mut self.buf, version));
+        self.pass(start);
+    }
+
+    /// What was appended from `start` on does not wait for what was held back before, unless that is CONNACK.
+    pub(super) fn pass(&mut self, start: usize) {
+        let added = self.buf.len() - start;
+        let Some(holds) = &mut self.holds else { return };
+        let Some(place) = holds.list.front().filter(|hold| !hold.first).map(|hold| hold.at) else { return };
+        self.buf[place..].rotate_right(added);
+        holds.list.iter_mut().for_each(|hold| hold.at += added);
+        let held = self.shared.iter_mut().flat_map(|shared| &mut shared.pieces).filter(|piece| piece.at > place);
+        held.for_each(|piece| piece.at += added);
+    }
+
+    /// What waits outside of the buffer is to go out before what is appended from now on.
+    pub(super) fn line_up(&mut self, version: ProtocolVersion) {
+        let Some(holds) = &mut self.holds else { return };
+        for waiting in std::mem::take(&mut holds.acknowledgements) {
+            if holds.list.back().is_none_or(|hold| hold.turn < waiting.turn) {
+                holds.list.push_back(Hold { at: self.buf.len(), turn: waiting.turn, first: false });
+            }
+            waiting.write(&mut self.buf, version);
         }
     }
 
@@ -127,15 +221,17 @@ impl OutBuf {
         }
     }
 
-    /// A copy of what waits behind the first `skip` bytes.
-    pub fn to_vec_from(&self, skip: usize) -> Vec<u8> {
-        let (mut at, mut bytes) = (self.taken, Vec::with_capacity(self.len()));
-        for piece in self.shared.iter().flat_map(|shared| &shared.pieces) {
+    /// A copy of what may be written now, behind the first `skip` bytes.
+    pub fn ready_from(&self, skip: usize) -> Vec<u8> {
+        let limit = self.limit();
+        let (mut at, mut bytes) = (self.taken, Vec::with_capacity(self.ready()));
+        let pieces = self.shared.iter().flat_map(|shared| &shared.pieces).take_while(|piece| piece.at <= limit);
+        for piece in pieces {
             bytes.extend_from_slice(&self.buf[at..piece.at]);
             bytes.extend_from_slice(&piece.bytes[piece.range.clone()]);
             at = piece.at;
         }
-        bytes.extend_from_slice(&self.buf[at..]);
+        bytes.extend_from_slice(&self.buf[at..limit]);
         bytes.drain(..skip.min(bytes.len()));
         bytes
     }
@@ -253,16 +349,86 @@ mod tests {
     fn a_hold_with_nothing_behind_it_outlives_the_buffer() {
         let mut out = OutBuf::default();
         out.buffer().extend_from_slice(b"abc");
-        assert!(out.hold(1));
+        assert!(out.hold(1, false));
         assert_eq!(out.first(), b"abc");
         out.advance(3);
         assert_eq!(out.reclaim(), Some(Vec::new()));
         assert_eq!((out.ready(), out.first()), (0, &b""[..]));
         out.lend(Vec::new());
         out.buffer().extend_from_slice(b"held");
-        assert!(!out.hold(1));
+        assert!(!out.hold(1, false));
         assert_eq!((out.ready(), out.first()), (0, &b""[..]));
-        out.release(1);
+        out.release(1, ProtocolVersion::V5);
         assert_eq!(drained(&mut out, 100), b"held");
+    }
+    fn acknowledgement(turn: u64, qos: QoS, id: u16) -> Acknowledgement {
+        let packet_id = PacketId::new(id).unwrap_or(PacketId::MIN);
+        Acknowledgement { turn, qos, packet_id, code: ReasonCode::Success }
+    }
+
+    #[test]
+    fn an_acknowledgement_holds_back_nothing_else() {
+        let mut out = OutBuf::default();
+        assert!(out.acknowledge(acknowledgement(1, QoS::AtLeastOnce, 7)));
+        assert!(!out.acknowledge(acknowledgement(1, QoS::ExactlyOnce, 8)));
+        assert!(out.acknowledge(acknowledgement(2, QoS::AtLeastOnce, 9)));
+        out.buffer().extend_from_slice(b"free");
+        assert_eq!((out.first(), out.len()), (&b"free"[..], 16));
+        out.release(1, ProtocolVersion::V5);
+        assert_eq!(drained_ready(&mut out), [&b"free"[..], &[0x40, 2, 0, 7, 0x50, 2, 0, 8]].concat());
+        assert_eq!(out.acknowledges(QoS::AtLeastOnce), Some(2));
+        assert!(!out.is_empty());
+        out.release(2, ProtocolVersion::V5);
+        assert_eq!(drained_ready(&mut out), [0x40, 2, 0, 9]);
+        assert!(out.is_empty() && out.holds.is_none());
+    }
+
+    #[test]
+    fn what_does_not_wait_passes_what_is_held_back_but_not_connack() {
+        for connack in [false, true] {
+            let mut out = OutBuf::default();
+            out.buffer().extend_from_slice(b"abc");
+            out.hold(5, connack);
+            out.buffer().extend_from_slice(b"held");
+            out.push_shared((*b"piece").into(), 0..5);
+            out.acknowledge(acknowledgement(4, QoS::AtLeastOnce, 7));
+            let start = out.buffer().len();
+            out.buffer().extend_from_slice(b"ping");
+            out.pass(start);
+            out.release(4, ProtocolVersion::V3_1_1);
+            let passed = [&b"ping"[..], &[0x40, 2, 0, 7]].concat();
+            if connack {
+                assert_eq!(drained_ready(&mut out), b"abc");
+                out.release(5, ProtocolVersion::V3_1_1);
+                assert_eq!(drained_ready(&mut out), [b"heldpiece", &passed[..]].concat());
+            } else {
+                assert_eq!(drained_ready(&mut out), [b"abc", &passed[..]].concat());
+                out.release(5, ProtocolVersion::V3_1_1);
+                assert_eq!(drained_ready(&mut out), b"heldpiece");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_refused_goes_out_and_qos_2_goes_on_waiting() {
+        let mut out = OutBuf::default();
+        out.hold(1, false);
+        out.buffer().extend_from_slice(b"held");
+        out.acknowledge(acknowledgement(1, QoS::AtLeastOnce, 7));
+        out.acknowledge(acknowledgement(1, QoS::ExactlyOnce, 8));
+        out.refuse(ReasonCode::QuotaExceeded);
+        assert_eq!(drained_ready(&mut out), [0x40, 3, 0, 7, 0x97]);
+        // What is told last comes last.
+        out.line_up(ProtocolVersion::V5);
+        out.buffer().extend_from_slice(b"end");
+        out.release(1, ProtocolVersion::V5);
+        assert_eq!(drained_ready(&mut out), [&b"held"[..], &[0x50, 2, 0, 8], b"end"].concat());
+    }
+
+    fn drained_ready(out: &mut OutBuf) -> Vec<u8> {
+        let ready = out.ready_from(0);
+        assert_eq!(ready.len(), out.ready());
+        out.advance(ready.len());
+        ready
     }
 }

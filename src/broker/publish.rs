@@ -8,6 +8,7 @@ use super::journal::{Once, Part};
 use super::limits::{INCOMING_QOS2_MAX, LINK_HIGH_BYTES};
 use super::link::{Crossing, Hop, Item, RANK_LAST, RANK_OWNER};
 use super::message::expires_at;
+use super::out::{ACKNOWLEDGEMENT_BYTES, Acknowledgement};
 use super::record::RecordId;
 use super::session::SpaceId;
 use super::subscriptions::SessionId;
@@ -37,8 +38,8 @@ impl Core {
         }
         if publish.qos == QoS::ExactlyOnce && self.is_resend(id.slot, publish.packet_id) {
             // What it waits for may not be on disk yet, and was promised on another connection.
-            self.hold(id.slot);
-            self.acknowledge(id.slot, publish, ReasonCode::Success);
+            let turn = self.journal.unsettled();
+            self.acknowledge(id.slot, publish, ReasonCode::Success, turn);
             return;
         }
         if let Err(refused) = self.check_publish(id, publish, raw.len(), now) {
@@ -49,7 +50,7 @@ impl Core {
                     if reason == ReasonCode::NotAuthorized {
                         self.count_unauthorized(id.slot);
                     }
-                    self.acknowledge(id.slot, publish, reason);
+                    self.acknowledge(id.slot, publish, reason, None);
                 }
             }
             return;
@@ -218,19 +219,20 @@ impl Core {
         // What may have to wait for the disk comes after.
         let acknowledges_first = publish.qos == QoS::ExactlyOnce && !self.journal.on;
         if acknowledges_first {
-            self.acknowledge(id.slot, publish, ReasonCode::Success);
+            self.acknowledge(id.slot, publish, ReasonCode::Success, None);
         }
         let (recorded, dependencies) = (self.journal.recorded, self.journal.dependencies);
         self.route(space, &mut view, now);
+        let mut turn = None;
         if self.journal.dependencies != dependencies {
             if let Some(once) = once {
                 self.take_once(session_id, once, self.journal.recorded != recorded);
             }
-            self.hold(id.slot);
+            turn = self.journal.unsettled();
             self.await_disk(&view);
         }
         if !acknowledges_first {
-            self.acknowledge(id.slot, publish, ReasonCode::Success);
+            self.acknowledge(id.slot, publish, ReasonCode::Success, turn);
         }
     }
 
@@ -246,16 +248,34 @@ impl Core {
         }
     }
 
-    /// PUBACK or PUBREC, as the QoS asks.
-    fn acknowledge(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode) {
+    /// PUBACK or PUBREC, as the QoS asks; once `turn` is settled, if there is one.
+    fn acknowledge(&mut self, slot: u32, publish: &Publish<'_>, reason: ReasonCode, turn: Option<u64>) {
         let Some(packet_id) = publish.packet_id else { return };
-        let Some(version) = self.connections.get(slot).map(|c| c.version) else { return };
+        let Some(connection) = self.connections.get(slot) else { return };
+        let (version, maximum_packet_size) = (connection.version, connection.maximum_packet_size);
+        let told_of_full = self.journal.full && version == ProtocolVersion::V5;
+        let (reason, turn) = match turn {
+            // As those that were taken before the disk was full.
+            Some(_) if told_of_full && publish.qos == QoS::AtLeastOnce => (ReasonCode::QuotaExceeded, None),
+            // Not in the order of the PUBLISHes then, to which 5.0 does not hold a server.
+            None if told_of_full => (reason, None),
+            // [MQTT-4.6.0-2]
+            None => (reason, connection.out.acknowledges(publish.qos)),
+            turn => (reason, turn),
+        };
         // 3.x has no reason in its acknowledgements: what is refused is acknowledged all the same [MQTT-3.3.5-2].
         let code = if version == ProtocolVersion::V5 { reason } else { ReasonCode::Success };
         if publish.qos == QoS::ExactlyOnce && version != ProtocolVersion::V5 && reason as u8 >= 0x80 {
             self.remember_incoming(slot, packet_id);
         }
-        self.write(slot, |out| {
+        if let Some(turn) = turn {
+            if maximum_packet_size < ACKNOWLEDGEMENT_BYTES {
+                // It could not be sent when its time comes [MQTT-3.1.2-24].
+                return self.close(slot);
+            }
+            return self.acknowledge_after(slot, Acknowledgement { turn, qos: publish.qos, packet_id, code });
+        }
+        self.write_past_holds(slot, |out| {
             if publish.qos == QoS::ExactlyOnce {
                 crate::mqtt::pubrec(out, version, packet_id, code);
             } else {

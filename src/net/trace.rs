@@ -119,12 +119,12 @@ impl Tracer {
 
     /// The out buffer is about to be written.
     pub(super) fn sending(&mut self, out: &OutBuf, at: Millis) {
-        if out.len() > self.told {
-            self.tell(at, Traced::Sent { version: self.version, bytes: out.to_vec_from(self.told) });
+        if out.ready() > self.told {
+            self.tell(at, Traced::Sent { version: self.version, bytes: out.ready_from(self.told) });
         }
     }
 
-    /// So many bytes of it were left.
+    /// So many bytes that could have been written were left.
     pub(super) fn left(&mut self, bytes: usize) {
         self.told = bytes;
     }

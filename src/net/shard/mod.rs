@@ -190,10 +190,14 @@ pub(super) fn start(
     }
     if let Some((keeping, epoch_unix_ms)) = keeping {
         let mailboxes = peers.clone();
-        keeping.sink.tell(Box::new(move |shard, kept| {
-            if let Some(mailbox) = mailboxes.get(usize::from(shard.0)) {
-                mailbox.send(Event::Kept(kept));
+        keeping.sink.tell(Box::new(move |shard, kept| match kept {
+            Kept::UpTo(_) => {
+                if let Some(mailbox) = mailboxes.get(usize::from(shard.0)) {
+                    mailbox.send(Event::Kept(kept));
+                }
             }
+            // A shard without records of its own may wait for those of others.
+            Kept::Full(_) => mailboxes.iter().for_each(|mailbox| mailbox.send(Event::Kept(kept))),
         }));
         restore(&mut shards, &keeping, epoch_unix_ms)?;
     }

@@ -69,7 +69,7 @@ impl Shard {
                 let Some(out) = self.core.out(id) else { return };
                 let wrote = layers::write(&connection.stream, layers, out);
                 for tracer in self.tracers.iter_mut().filter(|tracer| tracer.follows(id)) {
-                    tracer.left(out.len());
+                    tracer.left(out.ready());
                 }
                 if wrote.is_ok() {
                     self.core.written(id, self.now);

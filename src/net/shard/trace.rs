@@ -16,7 +16,7 @@ impl Shard {
             Some((id, Traced::Connected { endpoint, peer: connection.peer, version: client.version }))
         });
         if let Some((id, connected)) = found {
-            let waiting = self.core.out(id).map_or(0, |out| out.len());
+            let waiting = self.core.out(id).map_or(0, |out| out.ready());
             tracer.follow(id, waiting, connected, self.now);
         }
         self.tracers.push(tracer);

@@ -3,11 +3,12 @@
 //!
 //! `history`: the checker; `actor`, `cast`: the clients; `memory`: cores and a disk in memory, seeded; `process`: `kill -9`
 //! and power cuts (`power_cut`); `full_disk`: a disk that the store fills; `circle`: shards that wait for each other's disks;
-//! `orphan`: sessions that end amid a QoS 2 publish.
+//! `orphan`: sessions that end amid a QoS 2 publish; `full`: who is answered while the disk is full.
 
 mod actor;
 mod cast;
 mod circle;
+mod full;
 mod full_disk;
 mod history;
 mod memory;

@@ -299,7 +299,7 @@ fn kills(cycles: u64, seed: u64, shards: u16) -> Run {
 
 #[test]
 fn nothing_acknowledged_is_lost_by_kill_9() {
-    [1, 2].into_iter().for_each(|shards| assert_nothing_is_lost(kills(3, 1, shards)));
+    [1, 3].into_iter().for_each(|shards| assert_nothing_is_lost(kills(3, 1, shards)));
 }
 
 #[test]
@@ -312,7 +312,7 @@ fn nothing_acknowledged_is_lost_by_a_power_cut() {
 #[test]
 #[ignore = "200 kills take minutes: tests/run --all"]
 fn nothing_acknowledged_is_lost_by_200_kills() {
-    [1, 2].into_iter().for_each(|shards| assert_nothing_is_lost(kills(100, 7, shards)));
+    [1, 3].into_iter().for_each(|shards| assert_nothing_is_lost(kills(100, 7, shards)));
 }
 
 /// The log passes the size of a file (32 MiB) many times.

@@ -72,7 +72,7 @@ impl Client {
         Self::enter_with(broker, id, vec![(0x11, PropertyValue::Number(u32::MAX))])
     }
 
-    fn enter_with(broker: &Durable, id: &str, properties: Properties) -> Self {
+    pub(super) fn enter_with(broker: &Durable, id: &str, properties: Properties) -> Self {
         let stream = TcpStream::connect(broker.address).unwrap();
         stream.set_read_timeout(Some(GUARD)).unwrap();
         let mut client = Self { stream, input: Vec::new() };
@@ -108,8 +108,7 @@ impl Client {
         }
     }
 
-    /// Whether a publish is refused for want of room. Where it is taken in before the shard has heard of the full disk,
-    /// it is not answered: then another one has to ask.
+    /// Whether a publish is refused for want of room.
     fn is_refused(broker: &Durable) -> bool {
         let mut client = Self::enter_with(broker, "asks", Vec::new());
         client.send_publish(0);
@@ -166,6 +165,7 @@ fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
     subscriber.send(&Packet::Subscribe { id: 1, properties: Vec::new(), filters });
     assert!(matches!(subscriber.hear(), Packet::SubAck { .. }));
     drop(subscriber);
+    // The first one that finds the disk full is told, and so is whoever comes meanwhile.
     let mut first = Client::enter(&broker, "first");
     let address = broker.address;
     let waits = std::thread::spawn(move || {
