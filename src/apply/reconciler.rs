@@ -86,6 +86,8 @@ pub struct Reconciler<P: Plane, F: ReadFiles> {
     pub(super) restored: Option<LastKnownGood>,
     /// Whether `previous` is not yet kept.
     pub(super) unsaved: bool,
+    /// Whether something is held of which `previous` is not yet kept.
+    pub(super) newly_held: bool,
     /// Whether anything was ever brought about.
     pub(super) begun: bool,
     /// What the guard leaves as it was although the source has it otherwise.
@@ -181,6 +183,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             restored,
             begun: false,
             unsaved: false,
+            newly_held: false,
             held,
             refusals: BTreeMap::new(),
             diagnostics: Arc::from([]),
@@ -228,6 +231,12 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Whether what is to survive a restart has changed since the last call.
     pub fn take_unsaved(&mut self) -> bool {
         std::mem::take(&mut self.unsaved)
+    }
+
+    /// Whether something is held since the last call that was not: to be kept before anything else is read, or a restart
+    /// would judge what is left of the deletion by itself.
+    pub fn take_newly_held(&mut self) -> bool {
+        std::mem::take(&mut self.newly_held)
     }
 
     /// What is to survive a restart: the revision and the declarations.
@@ -465,6 +474,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         }
         for (identity, held) in held.iter().filter(|(identity, held)| self.held.get(*identity) != Some(held)) {
             tell_held(identity, held);
+            self.newly_held = true;
         }
         for identity in self.held.keys().filter(|identity| !held.contains_key(*identity)) {
             tracing::info!(document = %identity, "hold released: confirmed, or declared again");

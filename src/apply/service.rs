@@ -106,6 +106,10 @@ pub async fn run<P: Plane, F: ReadFiles>(
         if saving.is_due(tokio::time::Instant::now()) {
             saving.save(&mut reconciler, kept.as_ref(), now).await;
         }
+        if reconciler.take_newly_held() {
+            timers.save = None;
+            save(&reconciler, kept.as_ref(), now).await;
+        }
     }
     if saving.due.is_some() {
         saving.save(&mut reconciler, kept.as_ref(), wall_clock()).await;
