@@ -1,7 +1,8 @@
 //! Executes plans: binds, installs, drains. Where the control plane and the data plane meet.
 //!
 //! [`Reconciler`] is the loop's body (`reconciler`: a reading comes in; `converge`: plan, prepare, commit; `observe`:
-//! conditions and what is published; `leave`: clients on their way out; `spans`: its traces); [`run`] is the loop.
+//! conditions and what is published; `held`: what waits to be confirmed; `leave`: clients on their way out; `spans`: its
+//! traces); [`run`] is the loop.
 
 mod bridges;
 mod compile;
@@ -9,6 +10,7 @@ mod converge;
 mod drain;
 mod environment;
 mod files;
+mod held;
 mod history;
 mod leave;
 mod observe;

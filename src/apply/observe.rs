@@ -6,12 +6,13 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::files::{ReadFiles, hex};
+use super::held::is_edit;
 use super::history::HeldBack;
 use super::plane::Plane;
 use super::reconciler::{Reconciler, Running};
 use super::state::{ControlState, EndpointState, HistoryAction, HistoryEntry, Outcome, SourceState};
 use crate::broker::EndpointId;
-use crate::config::{Endpoint, Held, HeldCause, Identity, InOrder, Kind, Name, Refusal, RefusalReason};
+use crate::config::{Endpoint, Identity, InOrder, Kind, Name, Refusal, RefusalReason};
 use crate::reconcile::{Action, ActionKind, ConditionType, Conditions, Reason, Timestamp, render};
 
 /// A judgement of one condition: whether it holds, why, and in words.
@@ -28,8 +29,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let nameless = nameless.map(ToString::to_string);
         let nameless = nameless.filter(|why| !self.refusals.values().any(|refusal| refusal.message == *why));
         let held = self.held.iter().map(|(identity, held)| {
-            let edited = held.cause == HeldCause::LockOut && identity.kind == Kind::Endpoint;
-            (subject_of(identity), if edited { "update" } else { "remove" }, held.why.clone())
+            (subject_of(identity), if is_edit(identity, held) { "update" } else { "remove" }, held.why.clone())
         });
         // How many clients it would disconnect changes all the time.
         let waiting = self.plan.actions.iter().filter(|action| action.waits.is_some());
@@ -163,13 +163,8 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             let held = if refusal.held { " (its last good declaration is in force)" } else { "" };
             return (false, reason, format!("{}{held}", refusal.message));
         }
-        if let Some(held) = self.held_as(Kind::Endpoint, subject.name) {
-            let reason = match held.cause {
-                HeldCause::Unreadable => Reason::Unreadable,
-                HeldCause::LockOut => Reason::LockOutHeld,
-                HeldCause::Deletion | HeldCause::Needed => Reason::DeletionHeld,
-            };
-            return (false, reason, held.why.clone());
+        if let Some((reason, why)) = self.held_endpoint(subject.name) {
+            return (false, reason, why);
         }
         if subject.declared.is_some() {
             return (true, Reason::AsDeclared, String::new());
@@ -187,24 +182,11 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         match subject.declared {
             // What runs nowhere here refuses nobody.
             Some(endpoint) if endpoint.enabled && self.options.node.holds(endpoint) => {
-                self.held_document(endpoint).unwrap_or_else(|| self.missing_document(endpoint))
+                let held = self.held_document(endpoint).map(|(reason, why)| (false, reason, why));
+                held.unwrap_or_else(|| self.missing_document(endpoint))
             }
             Some(_) | None => (true, Reason::AsDeclared, String::new()),
         }
-    }
-
-    fn held_as(&self, kind: Kind, name: &Name) -> Option<&Held> {
-        if self.held.is_empty() { None } else { self.held.get(&Identity::new(kind, name.clone())) }
-    }
-
-    /// A document that is gone, and in force because its deletion would lock everybody out.
-    fn held_document(&self, endpoint: &Endpoint) -> Option<Judged> {
-        let auth = self.applied.auths.get_key_value(endpoint.auth_name()).filter(|_| endpoint.enable_auth);
-        let acl = self.applied.acls.get_key_value(endpoint.acl_name()).filter(|_| endpoint.enable_acl);
-        let named = [(Kind::Auth, auth.map(|(name, _)| name)), (Kind::Acl, acl.map(|(name, _)| name))];
-        let mut held = named.into_iter().filter_map(|(kind, name)| self.held_as(kind, name?));
-        let held = held.find(|held| held.cause == HeldCause::LockOut)?;
-        Some((false, Reason::LockOutHeld, held.why.clone()))
     }
 
     fn missing_document(&self, endpoint: &Endpoint) -> Judged {

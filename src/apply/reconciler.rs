@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use super::bridges::Bridging;
 use super::converge::{Converged, Failure};
 use super::files::ReadFiles;
+use super::held::tell_held;
 use super::history::History;
 use super::leave::{Drained, Leaving};
 use super::plane::Plane;
@@ -16,8 +17,8 @@ use super::state::{ControlState, LastKnownGood, Phase, SharedState, SourceState,
 use crate::auth::Admission;
 use crate::broker::EndpointId;
 use crate::config::{
-    self, BindAddress, DeclarationDigest, Declared, Diagnostic, Held, HeldCause, Identity, Kind, Loaded, Name,
-    NodeContext, Previous, Refusal,
+    self, BindAddress, DeclarationDigest, Declared, Diagnostic, Held, Identity, Loaded, Name, NodeContext, Previous,
+    Refusal,
 };
 use crate::net::{ListenerPolicy, SocketKey, SocketOptions};
 use crate::reconcile::{Conditions, Effective, Guard, Guarded, Judgement, Node, Observed, Plan, Timestamp};
@@ -231,12 +232,6 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Whether what is to survive a restart has changed since the last call.
     pub fn take_unsaved(&mut self) -> bool {
         std::mem::take(&mut self.unsaved)
-    }
-
-    /// Whether something is held since the last call that was not: to be kept before anything else is read, or a restart
-    /// would judge what is left of the deletion by itself.
-    pub fn take_newly_held(&mut self) -> bool {
-        std::mem::take(&mut self.newly_held)
     }
 
     /// What is to survive a restart: the revision and the declarations.
@@ -468,21 +463,6 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         }
     }
 
-    fn note_held(&mut self, held: BTreeMap<Identity, Held>) {
-        if self.held == held {
-            return;
-        }
-        for (identity, held) in held.iter().filter(|(identity, held)| self.held.get(*identity) != Some(held)) {
-            tell_held(identity, held);
-            self.newly_held = true;
-        }
-        for identity in self.held.keys().filter(|identity| !held.contains_key(*identity)) {
-            tracing::info!(document = %identity, "hold released: confirmed, or declared again");
-        }
-        self.held = held;
-        self.unsaved = true;
-    }
-
     /// Plans, applies, records, publishes. `reading` is what is being applied, where something new is.
     async fn bring_about(&mut self, reading: Option<&Reading>, now: Timestamp) -> Next {
         let begun = std::time::Instant::now();
@@ -518,19 +498,6 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.judge(&unreadable, now);
         self.observe();
         if self.failures.is_empty() { Next::Rest } else { Next::Retry }
-    }
-}
-
-fn tell_held(identity: &Identity, held: &Held) {
-    let what = match (held.cause, identity.kind) {
-        (HeldCause::Deletion | HeldCause::Needed, _) => "deletion held",
-        (HeldCause::LockOut, Kind::Endpoint) => "change held",
-        (HeldCause::LockOut, _) => "deletion held",
-        (HeldCause::Unreadable, _) => "document unreadable",
-    };
-    match identity.kind {
-        Kind::Endpoint => tracing::warn!(endpoint = %identity.name, "{what}: {}", held.why),
-        _ => tracing::warn!(document = %identity, "{what}: {}", held.why),
     }
 }
 

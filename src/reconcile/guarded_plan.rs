@@ -40,17 +40,19 @@ pub fn plan_guarded(
 
 /// Why what is asked of an endpoint is not what will be done.
 fn why_held(guarded: &Guarded, action: &Action, asked: &Action) -> Option<String> {
-    let of = |kind: Kind, name: &str| {
-        let held = guarded.held.iter().find(|(identity, _)| identity.kind == kind && identity.name.as_str() == name);
-        held.map(|(_, held)| held.why.clone())
-    };
-    if let Some(why) = of(Kind::Endpoint, action.name.as_str()) {
-        return (asked.kind != ActionKind::None).then_some(why);
+    if let Some(held) = guarded.held.get(&Identity::new(Kind::Endpoint, action.name.clone())) {
+        return (asked.kind != ActionKind::None).then(|| held.why.clone());
     }
     if action.lock_out == asked.lock_out {
         return None;
     }
     let endpoint = &asked.effective.as_ref()?.endpoint;
-    let auth = of(Kind::Auth, endpoint.auth_name()).filter(|_| endpoint.enable_auth);
-    auth.or_else(|| of(Kind::Acl, endpoint.acl_name()).filter(|_| endpoint.enable_acl))
+    let (auth, acl) =
+        (endpoint.enable_auth.then(|| endpoint.auth_name()), endpoint.enable_acl.then(|| endpoint.acl_name()));
+    let is_used = |identity: &Identity| match identity.kind {
+        Kind::Auth => auth == Some(identity.name.as_str()),
+        Kind::Acl => acl == Some(identity.name.as_str()),
+        _ => false,
+    };
+    guarded.held.iter().find(|(identity, _)| is_used(identity)).map(|(_, held)| held.why.clone())
 }
