@@ -1,4 +1,4 @@
-//! Every change of what is live, and every refused attempt: bounded, kept across restarts.
+//! Every change of what is declared or live, and every refused attempt: bounded, kept across restarts.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -186,7 +186,7 @@ pub struct EndpointState {
     pub certificate_expires_at: Option<Timestamp>,
 }
 
-/// One change of what is live, or one refused attempt at it.
+/// One change of what is declared or live, or one refused attempt at it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryEntry {
@@ -199,7 +199,7 @@ pub struct HistoryEntry {
     /// The plan's summary line.
     pub summary: String,
     pub actions: Vec<HistoryAction>,
-    /// Unified diff of the canonical forms; bounded.
+    /// Unified diff of the declared documents, in canonical form, since the entry before; bounded.
     pub diff: String,
     pub duration_us: u64,
 }

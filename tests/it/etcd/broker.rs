@@ -99,7 +99,7 @@ impl Broker {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
-    /// Whether it has kept an endpoint for a start without a store; it does so half a second after a change.
+    /// Whether it has kept an endpoint for a start without a store; at once, or within half a second of the write before.
     pub fn has_kept(&self, name: &str) -> bool {
         let kept = fs::read_to_string(self.directory.path().join("data/last-known-good.json"));
         kept.is_ok_and(|kept| kept.contains(&format!("\"{name}\"")))

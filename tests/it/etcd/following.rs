@@ -308,3 +308,33 @@ fn without_a_store_a_start_serves_what_was_last_good() {
     etcd.put(&key("b"), &documents.text("b"));
     documents.until_on(&broker);
 }
+
+/// What is kept though it was deleted is not taken for what a wiped store has lost, also after a restart.
+#[test]
+fn a_held_deletion_outlives_a_restart_and_can_be_confirmed() {
+    if !is_there() {
+        return;
+    }
+    let etcd = Etcd::start();
+    let mut documents = Documents::new(&["a", "b", "c", "d"]);
+    push(documents.path(), &etcd.url(), &[]);
+    let mut broker = Broker::start(1, &etcd.url(), &[]);
+    documents.until_on(&broker);
+    let gone: Vec<u16> = ["a", "b", "c"].map(|name| documents.port(name)).to_vec();
+    // In one transaction.
+    documents.remove("a");
+    documents.remove("b");
+    documents.remove("c");
+    push(documents.path(), &etcd.url(), &["--prune"]);
+    until("it is held", || broker.condition("a", "Accepted").1 == "DeletionHeld");
+    // The last known good is saved at a revision that does not have them.
+    etcd.put(&key("new"), &document(ports::free(), ""));
+    until("it is saved", || broker.has_kept("new"));
+    broker.kill();
+    broker.run();
+    until("it is held still", || broker.condition("a", "Accepted").1 == "DeletionHeld");
+    assert_eq!(broker.incidents("wentBack"), 0);
+    assert!(gone.iter().all(|port| broker.listens(*port)));
+    etcd.put(&key("reconcile"), "reconcile: {prune: {confirm: [a, b, c]}}\n");
+    until("it is confirmed", || gone.iter().all(|port| !broker.listens(*port)));
+}

@@ -39,16 +39,16 @@ fn a_damaged_file_does_not_stop_the_start_and_the_rest_of_the_history_is_kept() 
         "endpoint: {{name: closed, host: 127.0.0.1, port: {closed}, auth: people, enableAcl: false}}\n---\n\
          auth: {{name: people, chain: [{{passwordFile: {{file: passwords}}}}]}}\n"
     );
-    let mut broker = Broker::start(&[("open.yaml", &describe("one")), ("closed.yaml", &secret), ("passwords", "")]);
+    let users =
+        format!("{TEXT}:$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4\n");
+    let mut broker = Broker::start(&[("open.yaml", &describe("one")), ("closed.yaml", &secret), ("passwords", &users)]);
     broker.until_listening("closed");
     broker.apply("open.yaml", &describe("two"));
     broker.apply("open.yaml", &describe(&format!("{TEXT} in the kitchen")));
     let data = broker.root().join("../data");
     let (history, known) = (data.join("history.jsonl"), data.join("last-known-good.json"));
     broker.until("it is saved", || fs::read_to_string(&known).is_ok_and(|text| text.contains(TEXT)));
-    let passwords = broker.root().join("passwords");
-    fs::write(&passwords, format!("{TEXT}:$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$SWQ\n")).unwrap();
-    for file in [history.clone(), known, passwords] {
+    for file in [history.clone(), known, broker.root().join("passwords")] {
         let whole = fs::read(&file).unwrap();
         for (damage, bytes) in damages(&whole) {
             let what = format!("{} {damage}", file.display());
