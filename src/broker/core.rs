@@ -8,7 +8,7 @@ use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use super::connection::Connection;
 use super::full_disk::HeldPublishes;
 use super::journal::{Journal, Recording};
-use super::limits::{DESTINATIONS_MAX, PROMPT_DELIVERIES};
+use super::limits::{PROMPT_DELIVERIES, SHARDS_MAX};
 use super::link::{LateSync, Link};
 use super::outbox::Outbox;
 use super::pool::Pool;
@@ -111,7 +111,7 @@ pub enum Ended {
 #[derive(Debug, Clone)]
 pub struct CoreConfig {
     pub shard: ShardId,
-    /// At most [`DESTINATIONS_MAX`].
+    /// At most [`SHARDS_MAX`].
     pub shards: u16,
 }
 
@@ -175,8 +175,12 @@ pub struct Core {
 }
 
 impl Core {
+    /// A core without clients.
+    ///
+    /// # Panics
+    /// Above [`SHARDS_MAX`] shards: messages for the others would be lost.
     pub fn new(config: CoreConfig) -> Core {
-        debug_assert!(config.shards <= DESTINATIONS_MAX);
+        assert!(config.shards <= SHARDS_MAX, "{} shards, of at most {SHARDS_MAX}", config.shards);
         let links = (0..config.shards).map(|_| Link::default()).collect();
         Core {
             config,

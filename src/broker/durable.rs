@@ -427,7 +427,7 @@ impl Core {
         let matches = self.spaces[space as usize].subscriptions.matches(topic);
         let durable = |id: SessionId| self.sessions.get(id).is_some_and(|session| session.durable.is_some());
         matches.subscribers.iter().any(|matched| matched.qos > QoS::AtMostOnce && durable(matched.session))
-            || (self.journal.somebody && (matches.destinations != 0 || !matches.groups.is_empty()))
+            || (self.journal.somebody && (!matches.destinations.is_empty() || !matches.groups.is_empty()))
     }
 }
 

@@ -147,11 +147,11 @@ impl Core {
             Item::Publish(crossing) => self.on_crossing(from, &crossing, bytes, now),
             Item::Want { space, filter } => {
                 let space = self.space_of(from, space);
-                self.spaces[space as usize].subscriptions.add_destination(&filter, from.0);
+                self.spaces[space as usize].subscriptions.add_destination(&filter, from);
             }
             Item::Unwant { space, filter } => {
                 let space = self.space_of(from, space);
-                self.spaces[space as usize].subscriptions.remove_destination(&filter, from.0);
+                self.spaces[space as usize].subscriptions.remove_destination(&filter, from);
             }
             Item::Sync { request, reads } => {
                 let reads: Vec<_> = reads.into_iter().map(|(space, f)| (self.space_of(from, space), f)).collect();

@@ -2,8 +2,8 @@
 
 use super::Millis;
 
-/// Shards (and later nodes) a message can be routed to: a bit each in a route.
-pub const DESTINATIONS_MAX: u16 = 64;
+/// Shards of a node; a data plane with more is not started. A route has a bit for each of them.
+pub const SHARDS_MAX: u16 = 255;
 
 /// Bytes waiting for one connection above which its publishers pause, and QoS 0 for it is dropped once it counts as slow
 /// (`weir_endpoint_messages_dropped_total{reason="slow"}`).

@@ -10,8 +10,8 @@
 //!   shards; `names`: namespaces and client ids; `provenance`: who published what is retained; `inspect`: what the
 //!   status is told; `durable`, `restore`: what outlives the process, told as records and taken back from them;
 //!   `outbox`: what is kept here until another shard has it.
-//! - `tree`, `subscriptions`, `retained`, `session`, `connection`, `inflight`, `message`, `view`, `out`, `journal`,
-//!   `record`: what they hold.
+//! - `tree`, `subscriptions`, `shard_set`, `retained`, `session`, `connection`, `inflight`, `message`, `view`, `out`,
+//!   `journal`, `record`: what they hold.
 //! - `policy`, `limits`: the bounds, an endpoint's and the node's.
 
 mod acks;
@@ -46,6 +46,7 @@ mod record;
 mod restore;
 mod retained;
 mod session;
+mod shard_set;
 mod shared;
 mod slab;
 mod stats;

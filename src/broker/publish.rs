@@ -11,6 +11,7 @@ use super::message::expires_at;
 use super::out::{ACKNOWLEDGEMENT_BYTES, Acknowledgement};
 use super::record::RecordId;
 use super::session::SpaceId;
+use super::shard_set::ShardSet;
 use super::subscriptions::SessionId;
 use super::view::View;
 use super::{ConnId, Core, Dropped, Millis, ShardId, Subject, owner_of};
@@ -313,11 +314,7 @@ impl Core {
             let message = view.store();
             self.set_retained(space, &message, view.durable);
         }
-        let destinations = self.fan_out(space, view, now);
-        let mut rest = destinations;
-        while rest != 0 {
-            let to = ShardId(rest.trailing_zeros() as u16);
-            rest &= rest - 1;
+        for to in self.fan_out(space, view, now) {
             // The publisher's own shard has done with what came before.
             let is_home = to == view.origin.shard;
             let after = after.get(usize::from(to.0)).copied().filter(|_| !is_home).unwrap_or(0);
@@ -325,8 +322,8 @@ impl Core {
         }
     }
 
-    /// Delivers to who wants it on this shard; answers which other destinations do.
-    pub(super) fn fan_out(&mut self, space: SpaceId, view: &mut View<'_>, now: Millis) -> u64 {
+    /// Delivers to who wants it on this shard; answers which other shards do.
+    pub(super) fn fan_out(&mut self, space: SpaceId, view: &mut View<'_>, now: Millis) -> ShardSet {
         let matches = self.spaces[space as usize].subscriptions.matches(view.topic);
         view.set_receivers(matches.subscribers.len());
         self.work += matches.subscribers.len();

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 
+use super::ShardId;
+use super::shard_set::ShardSet;
 use super::tree::{NONE, NodeId, ROOT, Tree, Value};
 use crate::mqtt::{QoS, SubscriptionOptions};
 
@@ -136,8 +138,8 @@ struct Interest {
 /// The rarer part of an [`Interest`].
 #[derive(Debug, Default)]
 struct Rest {
-    /// Other destinations that want the filter, a bit each.
-    destinations: u64,
+    /// Other shards that want the filter.
+    destinations: ShardSet,
     groups: Vec<GroupId>,
 }
 
@@ -214,8 +216,8 @@ pub(super) struct Matches {
     pub(super) subscribers: Vec<Matched>,
     identifiers: Vec<u32>,
     pub(super) groups: Vec<GroupId>,
-    /// Other destinations, a bit each.
-    pub(super) destinations: u64,
+    /// Other shards.
+    pub(super) destinations: ShardSet,
 }
 
 impl Matches {
@@ -235,7 +237,7 @@ impl Matches {
             more: (0, 0),
         }));
         if let Some(rest) = &interest.rest {
-            self.destinations |= rest.destinations;
+            self.destinations.extend(&rest.destinations);
             self.groups.extend_from_slice(&rest.groups);
         }
     }
@@ -480,24 +482,24 @@ impl Subscriptions {
 
     fn drop_empty_rest(&mut self, node: NodeId) {
         let interest = self.tree.value_mut(node);
-        if interest.rest.as_ref().is_some_and(|r| r.destinations == 0 && r.groups.is_empty()) {
+        if interest.rest.as_ref().is_some_and(|r| r.destinations.is_empty() && r.groups.is_empty()) {
             interest.rest = None;
         }
         self.tree.prune(node);
     }
 
-    /// Another destination wants `filter`.
-    pub(super) fn add_destination(&mut self, filter: &str, destination: u16) {
+    /// Another shard wants `filter`.
+    pub(super) fn add_destination(&mut self, filter: &str, destination: ShardId) {
         self.touch(filter);
         let node = self.tree.insert(filter);
-        self.rest(node).destinations |= 1 << destination;
+        self.rest(node).destinations.insert(destination);
     }
 
-    /// Another destination no longer wants `filter`.
-    pub(super) fn remove_destination(&mut self, filter: &str, destination: u16) {
+    /// Another shard no longer wants `filter`.
+    pub(super) fn remove_destination(&mut self, filter: &str, destination: ShardId) {
         self.touch(filter);
         if let Some(node) = self.tree.find(filter) {
-            self.rest(node).destinations &= !(1 << destination);
+            self.rest(node).destinations.remove(destination);
             self.drop_empty_rest(node);
         }
     }

@@ -18,6 +18,7 @@ use crate::apply::{
     FileSystem, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics, run as reconcile, signals,
     source_name, wall_clock,
 };
+use crate::broker::limits::SHARDS_MAX;
 use crate::cluster::{Member, NodeFacts, is_node_name, spawn_member};
 use crate::config::NodeContext;
 use crate::net::bridge::BridgeHost;
@@ -73,8 +74,8 @@ pub(super) struct Args {
     /// Address that endpoints without a `host` bind
     #[arg(long, env = "WEIR_HOST", value_name = "ADDR", default_value = "0.0.0.0")]
     host: IpAddr,
-    /// Threads that serve connections [default: one less than there are cores]
-    #[arg(long, env = "WEIR_SHARDS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    /// Threads that serve connections, at most 255 [default: one less than there are cores]
+    #[arg(long, env = "WEIR_SHARDS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
     shards: Option<u16>,
     /// Refuse a whole snapshot for any error in it
     #[arg(long, env = "WEIR_ATOMIC")]
@@ -142,12 +143,17 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
+/// One core is left to everything that is not a shard.
+fn default_shards(cores: usize) -> u16 {
+    u16::try_from(cores.saturating_sub(1)).unwrap_or(u16::MAX).clamp(1, SHARDS_MAX)
+}
+
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let log = log::start(&args.log_level, args.log_format)?;
     let status_addr = status_addr(&args.status_addr)?;
     let declared = declared_in(&args)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let shards = args.shards.unwrap_or_else(|| u16::try_from(cores.saturating_sub(1).max(1)).unwrap_or(u16::MAX));
+    let shards = args.shards.unwrap_or_else(|| default_shards(cores));
     let mut config = DataPlaneConfig { shards, ..DataPlaneConfig::default() };
     if let Some(bytes) = pressure::queued_max_bytes() {
         config.queued_max_bytes = bytes;
@@ -402,4 +408,17 @@ fn status_url(address: SocketAddr, secure: bool) -> String {
         return format!("{scheme}://{}:{}", host_name(), address.port());
     }
     format!("{scheme}://{address}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_number_of_shards_is_one_less_than_the_cores_within_the_bound() {
+        let cases = [(0, 1), (1, 1), (2, 1), (8, 7), (256, 255), (257, 255), (1000, 255), (usize::MAX, 255)];
+        for (cores, shards) in cases {
+            assert_eq!(default_shards(cores), shards, "{cores} cores");
+        }
+    }
 }

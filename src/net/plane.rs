@@ -20,13 +20,14 @@ use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, Socke
 use super::stats::{EndpointStats, Tallies};
 use super::stream::Stream;
 use super::workers::Workers;
+use crate::broker::limits::SHARDS_MAX;
 use crate::broker::{AwaySessions, CoreGauges, EndpointId, Millis, Principal, TotalRates, Waiting, home_shard};
 use crate::mqtt::ProtocolVersion;
 
 /// How the data plane is set up.
 #[derive(Debug, Clone)]
 pub struct DataPlaneConfig {
-    /// Threads that serve connections; at least 1.
+    /// Threads that serve connections; at least 1, at most [`SHARDS_MAX`].
     pub shards: u16,
     /// Open connections of the node; `None`: what the file descriptor limit allows.
     pub max_connections: Option<u32>,
@@ -176,6 +177,9 @@ const OTHER_DESCRIPTORS: u64 = 512;
 
 impl DataPlane {
     /// Starts the threads. Raises the file descriptor limit to what the system allows this process.
+    ///
+    /// # Errors
+    /// There are to be more than [`SHARDS_MAX`] shards, or the system refuses a thread or a file descriptor.
     pub fn start(config: &DataPlaneConfig) -> io::Result<DataPlane> {
         Self::begin(config, None)
     }
@@ -186,6 +190,10 @@ impl DataPlane {
     }
 
     fn begin(config: &DataPlaneConfig, keeping: Option<Keeping>) -> io::Result<DataPlane> {
+        if config.shards > SHARDS_MAX {
+            let message = format!("{} shards are too many: at most {SHARDS_MAX} are possible", config.shards);
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         let epoch = Instant::now();
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let epoch_unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);

@@ -18,6 +18,7 @@ mod etcd;
 mod farewell;
 mod golden;
 mod load_bench;
+mod many_shards;
 mod memory;
 mod net;
 mod node;

@@ -142,6 +142,18 @@ impl Node {
         }
     }
 
+    /// The same, a batch of every link at a time: where there are many shards, to look for them one by one takes long.
+    pub fn settle_in_rounds(&mut self) {
+        loop {
+            self.collect();
+            let waiting: Vec<_> = self.pairs().filter(|&(from, to)| !self.on_the_way[from][to].is_empty()).collect();
+            if waiting.is_empty() {
+                return;
+            }
+            waiting.into_iter().for_each(|(from, to)| self.deliver(from, to));
+        }
+    }
+
     /// Collects what the cores want written and sent, then delivers one batch: the one `choose` picks among those that
     /// could be delivered next. Returns false where there is none.
     pub fn step(&mut self, choose: impl FnOnce(usize) -> usize) -> bool {

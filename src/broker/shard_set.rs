@@ -1,0 +1,112 @@
+//! A set of shards: where else a message has to go. Of a fixed size, so that a route is copied and never allocated.
+
+use super::ShardId;
+use super::limits::SHARDS_MAX;
+
+const BITS: u16 = u64::BITS as u16;
+const WORDS: usize = 4;
+
+const _: () = assert!(SHARDS_MAX as usize <= WORDS * BITS as usize, "every shard has its bit");
+
+/// Shards below [`SHARDS_MAX`], a bit each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct ShardSet([u64; WORDS]);
+
+impl ShardSet {
+    pub(super) fn insert(&mut self, shard: ShardId) {
+        self.0[usize::from(shard.0 / BITS)] |= 1 << (shard.0 % BITS);
+    }
+
+    pub(super) fn remove(&mut self, shard: ShardId) {
+        self.0[usize::from(shard.0 / BITS)] &= !(1 << (shard.0 % BITS));
+    }
+
+    /// Inserts every shard of `other`.
+    pub(super) fn extend(&mut self, other: &Self) {
+        for (word, more) in self.0.iter_mut().zip(other.0) {
+            *word |= more;
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().fold(0, |all, word| all | word) == 0
+    }
+}
+
+impl IntoIterator for ShardSet {
+    type Item = ShardId;
+    type IntoIter = Shards;
+
+    /// In ascending order.
+    fn into_iter(self) -> Shards {
+        Shards { rest: self.0, place: 0 }
+    }
+}
+
+/// The shards of a set that are still to come.
+pub(super) struct Shards {
+    rest: [u64; WORDS],
+    /// The word that is looked at.
+    place: usize,
+}
+
+impl Iterator for Shards {
+    type Item = ShardId;
+
+    fn next(&mut self) -> Option<ShardId> {
+        loop {
+            let word = self.rest.get_mut(self.place)?;
+            if *word != 0 {
+                let bit = word.trailing_zeros() as u16;
+                *word &= *word - 1;
+                return Some(ShardId(self.place as u16 * BITS + bit));
+            }
+            self.place += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(shards: &[u16]) -> ShardSet {
+        let mut set = ShardSet::default();
+        shards.iter().for_each(|shard| set.insert(ShardId(*shard)));
+        set
+    }
+
+    fn shards(set: ShardSet) -> Vec<u16> {
+        set.into_iter().map(|shard| shard.0).collect()
+    }
+
+    #[test]
+    fn a_set_holds_what_was_inserted_in_ascending_order() {
+        let cases: [&[u16]; 5] =
+            [&[], &[0], &[63, 64], &[0, 1, 62, 63, 64, 65, 127, 128, 191, 192, 254], &[SHARDS_MAX - 1]];
+        for case in cases {
+            assert_eq!(shards(set(case)), case);
+            assert_eq!(set(case).is_empty(), case.is_empty());
+        }
+        let all: Vec<u16> = (0..SHARDS_MAX).collect();
+        assert_eq!(shards(set(&all)), all);
+    }
+
+    #[test]
+    fn a_removed_shard_leaves_every_other_one() {
+        for removed in 0..SHARDS_MAX {
+            let mut all = set(&(0..SHARDS_MAX).collect::<Vec<_>>());
+            all.remove(ShardId(removed));
+            assert_eq!(shards(all), (0..SHARDS_MAX).filter(|shard| *shard != removed).collect::<Vec<_>>());
+            all.insert(ShardId(removed));
+            assert_eq!(shards(all).len(), usize::from(SHARDS_MAX));
+        }
+    }
+
+    #[test]
+    fn an_extended_set_holds_the_shards_of_both() {
+        let mut both = set(&[1, 64, 200]);
+        both.extend(&set(&[1, 63, 128]));
+        assert_eq!(shards(both), [1, 63, 64, 128, 200]);
+    }
+}
