@@ -302,7 +302,8 @@ impl Core {
         let key = Arc::new(GroupKey { namespace, group: shared.group.into(), filter: shared.filter.into() });
         let owner = self.group_owner(&key);
         let readiness = Readiness::Away;
-        let subscription = SharedSubscription { key: Arc::clone(&key), owner, told: readiness, record };
+        let subscription =
+            SharedSubscription { key: Arc::clone(&key), owner, qos: options.qos, told: readiness, record };
         let reference = SessionRef { id, generation: self.sessions.generation(id) };
         self.sessions.get_mut(id)?.rare.get_or_insert_default().shared.push(subscription);
         let shard = self.config.shard;

@@ -51,6 +51,8 @@ pub(super) struct Member {
 pub(super) struct SharedSubscription {
     pub(super) key: Arc<GroupKey>,
     pub(super) owner: ShardId,
+    /// As granted: what it is judged by again.
+    pub(super) qos: QoS,
     /// What the owner was told last.
     pub(super) told: Readiness,
     /// Its record, where the session is durable.

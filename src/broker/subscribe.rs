@@ -205,11 +205,11 @@ impl Core {
         let Some(session) = self.sessions.get_mut(id) else { return Err(ReasonCode::UnspecifiedError) };
         let rare = session.rare.get_or_insert_default();
         match rare.shared.iter_mut().find(|s| s.key == key) {
-            Some(known) => known.told = readiness,
+            Some(known) => (known.told, known.qos) = (readiness, options.qos),
             None if full => return Err(ReasonCode::QuotaExceeded),
             None => {
-                let record = RecordId::NONE;
-                rare.shared.push(SharedSubscription { key: Arc::clone(&key), owner, told: readiness, record });
+                let (key, qos, record) = (Arc::clone(&key), options.qos, RecordId::NONE);
+                rare.shared.push(SharedSubscription { key, owner, qos, told: readiness, record });
             }
         }
         let shard = self.config.shard;
@@ -448,9 +448,8 @@ impl Core {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let mut left = Vec::new();
         if let Some(rare) = &mut session.rare {
-            let refused = |s: &SharedSubscription| {
-                !acls.iter().all(|acl| acl.may_subscribe(subject, &s.key.filter, QoS::AtMostOnce))
-            };
+            let refused =
+                |s: &SharedSubscription| !acls.iter().all(|acl| acl.may_subscribe(subject, &s.key.filter, s.qos));
             left = rare.shared.extract_if(.., |s| refused(s)).collect();
         }
         let may_receive = |topic: &str| acls.iter().all(|acl| acl.may_receive(subject, topic));
