@@ -30,6 +30,7 @@ impl Rig {
             versions: ProtocolVersions::ALL,
             limits: EndpointLimits::default(),
             acl,
+            admission: None,
         };
         let policy = Arc::new(policy);
         let mut core = Core::new(CoreConfig { shard: ShardId(0), shards: 1 });

@@ -52,6 +52,7 @@ impl Node {
             versions: ProtocolVersions::ALL,
             limits,
             acl: None,
+            admission: None,
         };
         let policy = Arc::new(policy);
         let core = |shard| {

@@ -29,12 +29,13 @@ pub(super) fn policy(
         None => Transport::Plain,
         Some(ssl) => Transport::Tls(tls::load(endpoint, ssl, files)?),
     };
+    let authenticate = authenticate(admission, effective, files)?;
     Ok(ListenerPolicy {
-        endpoint: Arc::new(endpoint_policy(id, generation, effective)),
+        endpoint: Arc::new(endpoint_policy(id, generation, effective, &authenticate)),
         transport,
         websocket: endpoint.use_websocket.then(|| websocket(endpoint)),
         proxy_protocol: endpoint.proxy_protocol.as_ref().map(proxy_protocol),
-        authenticate: authenticate(admission, effective, files)?,
+        authenticate,
         max_connections: endpoint.max_connection_size,
         max_connections_per_address: endpoint.max_connection_per_address,
         max_pending_connections: endpoint.max_pending_connections,
@@ -48,7 +49,12 @@ pub(super) fn policy(
     })
 }
 
-fn endpoint_policy(id: EndpointId, generation: u64, effective: &Effective) -> EndpointPolicy {
+fn endpoint_policy(
+    id: EndpointId,
+    generation: u64,
+    effective: &Effective,
+    authenticate: &Arc<dyn Authenticate>,
+) -> EndpointPolicy {
     let endpoint = &*effective.endpoint;
     let acl = endpoint.enable_acl.then(|| match &effective.acl {
         Some(acl) => Arc::new(auth::RuleSet::compile(acl)) as Arc<dyn Authorize>,
@@ -62,6 +68,7 @@ fn endpoint_policy(id: EndpointId, generation: u64, effective: &Effective) -> En
         versions: endpoint.protocol_versions.0,
         limits: endpoint.limits(),
         acl,
+        admission: Some(Arc::new(auth::Confirms(Arc::clone(authenticate)))),
     }
 }
 

@@ -17,8 +17,8 @@ use super::state::{ControlState, LastKnownGood, Phase, SharedState, SourceState,
 use crate::auth::Admission;
 use crate::broker::EndpointId;
 use crate::config::{
-    self, BindAddress, DeclarationDigest, Declared, Diagnostic, Held, Identity, Loaded, Name, NodeContext, Previous,
-    Refusal,
+    self, BindAddress, DeclarationDigest, Declared, Diagnostic, Held, Identity, Kind, Loaded, Name, NodeContext,
+    Previous, Refusal,
 };
 use crate::net::{ListenerPolicy, SocketKey, SocketOptions};
 use crate::reconcile::{Conditions, Effective, Guard, Guarded, Judgement, Node, Observed, Plan, Timestamp};

@@ -103,12 +103,8 @@ pub async fn run<P: Plane, F: ReadFiles>(
             saving.request(tokio::time::Instant::now());
         }
         // Here, and not when nothing else is to be done: a source that never rests is saved too.
-        if saving.is_due(tokio::time::Instant::now()) {
+        if reconciler.take_newly_held() || saving.is_due(tokio::time::Instant::now()) {
             saving.save(&mut reconciler, kept.as_ref(), now).await;
-        }
-        if reconciler.take_newly_held() {
-            timers.save = None;
-            save(&reconciler, kept.as_ref(), now).await;
         }
     }
     if saving.due.is_some() {

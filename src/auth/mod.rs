@@ -22,6 +22,7 @@ mod validity;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 
 pub use acl::{DenyAll, Request, RuleSet, Verdict};
 pub use admission::{Admission, ReadFile};
@@ -32,7 +33,7 @@ pub use password::{PasswordFile, PasswordHash, RecordError};
 pub use scram::{ScramRecord, check_scram_file, prepared};
 pub use validity::validity;
 
-use crate::broker::{EndpointPolicy, Millis, Principal};
+use crate::broker::{EndpointPolicy, Millis, Principal, StillAdmits};
 use crate::mqtt::ProtocolVersion;
 
 /// What a client shows at CONNECT, or to authenticate again.
@@ -154,8 +155,24 @@ pub trait Authenticate: Send + Sync {
 
     /// Whether a client that was let in as `principal` would still be, as far as that can be told without its password:
     /// `false` where the record that admitted it is gone or has changed. Asked of every open connection of an endpoint
-    /// whose authentication changed; those it does not confirm are drained.
+    /// whose authentication changed, and of clients that have gone when their wills are due; those it does not confirm are
+    /// disconnected, and their wills dropped.
     fn confirms(&self, principal: &Principal, client_id: &str) -> bool;
+}
+
+/// An authenticator, as the core asks it of clients that have gone.
+pub struct Confirms(pub Arc<dyn Authenticate>);
+
+impl std::fmt::Debug for Confirms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Confirms")
+    }
+}
+
+impl StillAdmits for Confirms {
+    fn still_admits(&self, client_id: &str, principal: &Principal) -> bool {
+        self.0.confirms(principal, client_id)
+    }
 }
 
 #[cfg(test)]

@@ -72,9 +72,12 @@ impl Core {
         if let Some(at) = principal.expires_at {
             self.timers.push(at, Timer::Credential(conn));
         }
-        *connection.principal = principal;
+        *connection.principal = principal.clone();
         connection.permitted = None;
         let session = connection.session;
+        if let Some(will) = self.sessions.get_mut(session).and_then(|session| session.will.as_mut()) {
+            will.principal = principal;
+        }
         self.write_auth(conn, ReasonCode::Success, data, Turn::Nobody);
         self.judge_session(session);
     }
@@ -131,6 +134,7 @@ mod tests {
             versions: ProtocolVersions::ALL,
             limits: EndpointLimits::default(),
             acl: None,
+            admission: None,
         };
         let Ok(Decoded::Packet { packet, .. }) = decode_connect(CONNECT, 1000) else { panic!("no CONNECT") };
         let admission = Admission {

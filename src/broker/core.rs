@@ -20,6 +20,7 @@ use super::shared::{Group, GroupKey};
 use super::slab::Slab;
 use super::subscriptions::{GroupId, SessionId, Subscriptions};
 use super::timers::{Timer, Timers};
+use super::will::Wills;
 use super::{
     AwaySessions, EndpointCounters, EndpointId, EndpointPolicy, Millis, OutBuf, Principal, Reauthentication, TotalRates,
 };
@@ -157,6 +158,7 @@ pub struct Core {
     pub(super) now: Millis,
     pub(super) away: AwaySessions,
     pub(super) rules: Rules,
+    pub(super) wills: Wills,
     /// What the out buffers hold together.
     pub(super) buffered_bytes: usize,
     /// What the queues hold together, and from where on they grow no more.
@@ -210,6 +212,7 @@ impl Core {
             now: 0,
             away: AwaySessions::default(),
             rules: Rules::default(),
+            wills: Wills::default(),
             buffered_bytes: 0,
             queued_bytes: QueuedBytes::default(),
             queued_max_bytes: usize::MAX,
@@ -427,7 +430,6 @@ impl Core {
     pub fn set_policy(&mut self, policy: Arc<EndpointPolicy>, now: Millis) {
         self.now = now;
         self.learn_policy(&policy);
-        self.adopt(&policy);
         for id in self.connections(policy.id) {
             let Some(connection) = self.connections.get_mut(id.slot) else { continue };
             connection.policy = Arc::clone(&policy);
@@ -448,22 +450,30 @@ impl Core {
         }
     }
 
-    /// Restored sessions of an endpoint get its policy as soon as it is declared.
-    pub(super) fn adopt(&mut self, policy: &Arc<EndpointPolicy>) {
+    /// Restored sessions of an endpoint get its policy as soon as it is declared. Answers with those that have a will.
+    pub(super) fn adopt(&mut self, policy: &Arc<EndpointPolicy>) -> Vec<SessionRef> {
+        let mut have_wills = Vec::new();
         if !self.journal.on {
-            return;
+            return have_wills;
         }
-        for session in self.sessions.iter_mut() {
+        let waits_for = |session: &Session| {
             let old = &session.policy;
-            if old.id != EndpointId::RESTORED || old.name != policy.name || old.namespace != policy.namespace {
-                continue;
-            }
+            old.id == EndpointId::RESTORED && old.name == policy.name && old.namespace == policy.namespace
+        };
+        let waiting = self.sessions.iter().filter(|(_, session)| waits_for(session));
+        for id in waiting.map(|(id, _)| id).collect::<Vec<SessionId>>() {
+            let generation = self.sessions.generation(id);
+            let Some(session) = self.sessions.get_mut(id) else { continue };
             if session.counted_away {
-                self.away.subtract(old.id);
+                self.away.subtract(session.policy.id);
                 session.counted_away = self.away.try_add(policy.id, None);
             }
             session.policy = Arc::clone(policy);
+            if session.will.is_some() {
+                have_wills.push(SessionRef { id, generation });
+            }
         }
+        have_wills
     }
 
     /// The place of an endpoint's counters.

@@ -129,6 +129,7 @@ mod tests {
             versions: ProtocolVersions::ALL,
             limits: EndpointLimits::default(),
             acl: None,
+            admission: None,
         };
         let length = client_id.len() as u8;
         let bytes = [&[0x10, 12 + length, 0, 4][..], b"MQTT", &[4, 0, 0, 0, 0, length], client_id.as_bytes()].concat();
@@ -196,10 +197,10 @@ mod tests {
         let most = 1 << 20;
         core.bound_queues(most);
         (0..MESSAGES).for_each(|_| publish(&mut core, publisher));
-        let entries: usize = core.sessions.iter_mut().map(|session| session.queue.len()).sum();
+        let entries: usize = core.sessions.iter().map(|(_, session)| session.queue.len()).sum();
         let held = core.queued_bytes.get();
         assert!(held > most && held < most + most / 10, "{held} bytes of {entries} messages");
-        let least = core.sessions.iter_mut().filter(|s| !s.queue.is_empty()).map(|s| s.queue.len()).min();
+        let least = core.sessions.iter().filter(|(_, s)| !s.queue.is_empty()).map(|(_, s)| s.queue.len()).min();
         assert!(
             least.is_some_and(|least| least < MESSAGES && least >= CROWDED_QUEUED_MESSAGES as usize / 2),
             "{least:?}"

@@ -13,6 +13,7 @@ use super::record::{Fields, Key, Kind, RecordBatch, RecordId};
 use super::session::{Queued, SpaceId};
 use super::subscriptions::SessionId;
 use super::view::View;
+use super::will::{WILL_FORM, write_principal};
 use super::{ConnId, Kept, Millis, OutBuf, ShardId};
 use crate::mqtt::{PacketId, QoS, ReasonCode, SubscriptionOptions};
 
@@ -183,7 +184,8 @@ impl Core {
             match &session.will {
                 None => fields.u8(0),
                 Some(will) => {
-                    fields.u8(2).u64(will.record.0).u32(will.delay_s).u64(due_at);
+                    fields.u8(WILL_FORM).u64(will.record.0).u32(will.delay_s).u64(due_at);
+                    write_principal(fields, &will.principal);
                     // The will's expiry is a duration until it is published: no time of any clock.
                     write_message(fields, &will.message, will.message.expires_at)
                 }

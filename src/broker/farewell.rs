@@ -54,6 +54,20 @@ impl Core {
         before.is_none()
     }
 
+    /// Ends the connection of a client that has lost its right to it: at once, whatever is in flight, and without its will.
+    /// `false`: it is gone.
+    pub fn revoke(&mut self, conn: ConnId, code: u8, now: Millis) -> bool {
+        self.now = now;
+        let Some(connection) = self.connections.get_generation(conn.slot, conn.generation) else { return false };
+        if connection.closing {
+            return false;
+        }
+        let session = connection.session;
+        self.revoke_will(session);
+        self.tell_and_close_with(conn.slot, code, None);
+        true
+    }
+
     /// Says goodbye to those who have nothing in flight any more, and to those whose time is up.
     pub(super) fn say_goodbye(&mut self) {
         for conn in std::mem::take(&mut self.leaving) {

@@ -11,10 +11,10 @@ use super::outbox::{Handover, Recipients};
 use super::provenance::Publisher;
 use super::rate::Rates;
 use super::record::RecordId;
-use super::session::{NEVER_EXPIRES, PendingWill, Queue, Session, SessionRef};
+use super::session::{NEVER_EXPIRES, PendingWill, Queue, Session, SessionRef, SpaceId};
 use super::subscriptions::SessionId;
 use super::timers::Timer;
-use super::{Admission, ConnId, Core, Ended, Millis, OutBuf, Subject};
+use super::{Admission, ConnId, Core, Ended, EndpointId, EndpointPolicy, Millis, OutBuf, Subject};
 use crate::mqtt::{ConnAck, ConnAckProperties, Disconnect, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
 
 impl Core {
@@ -347,14 +347,18 @@ impl Core {
         if due.connection.is_some() {
             return;
         }
+        if due.policy.id == EndpointId::RESTORED && due.will.is_some() && now < self.wills.awaited_until {
+            // By what rules it is to be judged is not known yet; when it is, this is asked again.
+            return self.timers.push(self.wills.awaited_until, Timer::session(session));
+        }
         if due.ends_at <= now {
             return self.end_session(session.id, now);
         }
         if due.will.as_ref().is_some_and(|will| will.due_at.is_some_and(|at| at <= now))
             && let Some(will) = due.will.take()
         {
-            let to = Recipients::of_will(due);
-            self.send_will(session.id, to, *will, now);
+            let (space, client_id, policy) = (due.space, due.client_id.clone(), Arc::clone(&due.policy));
+            self.send_will(session.id, (space, &client_id, &policy), *will, now);
             self.record_session(session.id);
         }
     }
@@ -380,11 +384,22 @@ impl Core {
         // It may hold messages of groups that it has left.
         self.return_shared(&mut session, was_durable, now);
         if let Some(will) = will {
-            self.send_will(id, Recipients::of_will(&session), *will, now);
+            self.send_will(id, (space, &session.client_id, &session.policy), *will, now);
         }
     }
 
-    fn send_will(&mut self, id: SessionId, to: Recipients, will: PendingWill, now: Millis) {
+    /// Publishes a will that is due, if its client still may.
+    fn send_will(
+        &mut self,
+        id: SessionId,
+        (space, client_id, policy): (SpaceId, &str, &EndpointPolicy),
+        will: PendingWill,
+        now: Millis,
+    ) {
+        if let Some(why) = self.will_refusal(space, client_id, &policy.name, &will) {
+            return self.refuse_will(space, client_id, policy, &will, why);
+        }
+        let to = Recipients::Subscribers { space, client_id: client_id.into(), durable: policy.limits.durable };
         let PendingWill { record, mut message, .. } = will;
         if message.expires_at != Millis::MAX {
             // The expiry counts from the moment of publication, which is now [MQTT 5.0 section 3.1.3.2.4].
@@ -430,7 +445,8 @@ fn will(admission: &Admission<'_>, record: impl FnOnce() -> RecordId) -> Option<
     let (client_id, principal) = (admission.client_id, &admission.principal);
     let publisher = will.retain.then(|| Arc::new(Publisher::new(client_id, principal, &admission.policy.name)));
     let message = Message::new(will.topic, &publish, lives).published_by(publisher);
-    Some(Box::new(PendingWill { record: record(), message, delay_s: will.delay_s, due_at: None }))
+    let (record, principal) = (record(), principal.clone());
+    Some(Box::new(PendingWill { record, message, delay_s: will.delay_s, due_at: None, principal }))
 }
 
 /// CONNACK for a client that is not let in.

@@ -28,6 +28,12 @@ pub const PAUSE_MAX_MS: Millis = 200;
 /// How long a subscriber that outlasted a pause counts as slow: nobody pauses for it.
 pub const SLOW_FOR_MS: Millis = 10_000;
 
+/// How long after a restart a will waits for its endpoint to be declared again, by whose rules it is judged. After that it
+/// is judged as one of an endpoint that is gone.
+pub const RESTORED_WILL_WAIT_MS: Millis = 60_000;
+/// Refused wills that are told one by one between two calls of [`super::Core::take_refused_wills`]; the others are counted.
+pub const REFUSED_WILLS_TOLD_MAX: usize = 32;
+
 /// Filters in one SUBSCRIBE or UNSUBSCRIBE; 5.0 gets DISCONNECT 0x97, 3.x the close.
 pub const FILTERS_PER_PACKET_MAX: usize = 4096;
 /// Bytes of a client identifier; 0x85.

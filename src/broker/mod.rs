@@ -4,7 +4,7 @@
 //! outright. Whoever drives it (the event loop in `net`, a test, the simulation) feeds it bytes and time and takes away
 //! what it wrote into the connections' [`OutBuf`]s and into the [`Batch`]es for other shards.
 //!
-//! - `core`: the state and the interface; `lifecycle`: connections, sessions and wills; `publish`, `subscribe`,
+//! - `core`: the state and the interface; `lifecycle`: connections and sessions; `will`: wills; `publish`, `subscribe`,
 //!   `acks`, `authentication`: packets from clients; `pace`: how fast they may; `farewell`: how they are asked to
 //!   leave; `deliver`, `crowd`: messages to clients; `shared`: shared subscriptions; `link`, `exchange`: other
 //!   shards; `names`: namespaces and client ids; `provenance`: who published what is retained; `inspect`: what the
@@ -57,6 +57,7 @@ mod tests;
 mod timers;
 mod tree;
 mod view;
+mod will;
 
 pub use self::core::*;
 pub use authentication::Reauthentication;
@@ -71,3 +72,4 @@ pub use rate::TotalRates;
 pub use record::{Kept, Key, Kind, RecordBatch, RecordId, RecordSink, Records, append_record};
 pub use restore::{Restored, Stored, StoredSession};
 pub use stats::*;
+pub use will::{RefusedWill, WillRefusal};

@@ -18,7 +18,7 @@ use super::link::Wait;
 use super::message::Message;
 use super::record::{Key, Kind, RecordId, Value};
 use super::restore::read_message;
-use super::session::{Session, SpaceId};
+use super::session::SpaceId;
 use super::shared::GroupKey;
 use super::subscriptions::SessionId;
 use super::view::View;
@@ -39,14 +39,6 @@ pub(super) enum Recipients {
     Subscribers { space: SpaceId, client_id: Box<str>, durable: bool },
     /// One member of a group. `again`: another member has returned it.
     Group { key: Arc<GroupKey>, again: bool },
-}
-
-impl Recipients {
-    /// Whom a session's will is for.
-    pub(super) fn of_will(session: &Session) -> Self {
-        let (space, client_id, durable) = (session.space, session.client_id.clone(), session.policy.limits.durable);
-        Self::Subscribers { space, client_id, durable }
-    }
 }
 
 #[derive(Debug, Default)]

@@ -27,6 +27,8 @@ pub struct EndpointPolicy {
     pub limits: EndpointLimits,
     /// `None`: `enableAcl: false`, everything is permitted.
     pub acl: Option<Arc<dyn Authorize>>,
+    /// Judges clients that have gone by what is declared now. `None`: whoever was admitted stays admitted.
+    pub admission: Option<Arc<dyn StillAdmits>>,
 }
 
 /// The versions an endpoint admits.
@@ -169,6 +171,13 @@ pub trait Authorize: Send + Sync + std::fmt::Debug {
     fn may_subscribe(&self, subject: Subject<'_>, filter: &str, qos: QoS) -> bool;
     /// May `subject` be sent a message of `topic`? Asked for what was queued before the rules changed.
     fn may_receive(&self, subject: Subject<'_>, topic: &str) -> bool;
+}
+
+/// Asked when a will is due: its client has gone, and the right to send it may be gone since.
+pub trait StillAdmits: Send + Sync + std::fmt::Debug {
+    /// Whether a client that was admitted as `principal` still would be, as far as that can be told without its
+    /// password: not where it was banned since, or where the record that admitted it was deleted or changed.
+    fn still_admits(&self, client_id: &str, principal: &Principal) -> bool;
 }
 
 impl PartialEq for dyn Authorize {

@@ -36,27 +36,33 @@ impl Publisher {
     /// Writes it into a record.
     pub(super) fn write(&self, fields: &mut Fields<'_>) {
         fields.sized(self.client_id.as_bytes()).sized(self.endpoint.as_bytes());
-        let username = self.username.as_deref();
-        fields.u8(u8::from(username.is_some())).sized(username.unwrap_or_default().as_bytes());
-        fields.sized(self.address.map(|address| address.to_string()).unwrap_or_default().as_bytes());
+        write_identity(fields, self.username.as_deref(), self.address);
     }
 
     /// Reads what [`Publisher::write`] wrote.
     pub(super) fn read(value: &mut Value<'_>) -> Option<Self> {
         let (client_id, endpoint) = (value.text()?, value.text()?);
-        let has_username = value.u8()? != 0;
-        let (username, address) = (value.text()?, value.text()?);
-        Some(Self {
-            client_id: client_id.into(),
-            username: has_username.then(|| username.into()),
-            address: if address.is_empty() { None } else { Some(address.parse().ok()?) },
-            endpoint: endpoint.into(),
-        })
+        let (username, address) = read_identity(value)?;
+        Some(Self { client_id: client_id.into(), username, address, endpoint: endpoint.into() })
     }
 
     fn subject(&self) -> Subject<'_> {
         Subject { client_id: &self.client_id, username: self.username.as_deref(), address: self.address }
     }
+}
+
+/// Writes a user name and an address into a record.
+pub(super) fn write_identity(fields: &mut Fields<'_>, username: Option<&str>, address: Option<IpAddr>) {
+    fields.u8(u8::from(username.is_some())).sized(username.unwrap_or_default().as_bytes());
+    fields.sized(address.map(|address| address.to_string()).unwrap_or_default().as_bytes());
+}
+
+/// Reads what [`write_identity`] wrote.
+pub(super) fn read_identity(value: &mut Value<'_>) -> Option<(Option<Box<str>>, Option<IpAddr>)> {
+    let has_username = value.u8()? != 0;
+    let (username, address) = (value.text()?, value.text()?);
+    let address = if address.is_empty() { None } else { Some(address.parse().ok()?) };
+    Some((has_username.then(|| username.into()), address))
 }
 
 /// The rules in force on each endpoint of the node, by its name: a topic's owner judges for endpoints of which it may
@@ -78,19 +84,27 @@ impl Rules {
         self.by_endpoint.retain(|_, policy| policy.id != endpoint);
     }
 
-    /// Whether who published `message` still may. Where the endpoint it came in by is gone from the namespace (or has
-    /// another name now), any other of the namespace that would take it is enough, and one that would is needed.
+    /// The rules of an endpoint of the namespace, where it is there under that name.
+    pub(super) fn of(&self, namespace: &str, endpoint: &str) -> Option<&Arc<EndpointPolicy>> {
+        self.by_endpoint.get(endpoint).filter(|policy| *policy.namespace == *namespace)
+    }
+
+    /// Whether an endpoint grants what `may` asks. Where it is gone from the namespace (or has another name now), any other
+    /// of the namespace that grants it is enough, and one that does is needed.
+    pub(super) fn grant(&self, namespace: &str, endpoint: &str, may: impl Fn(&EndpointPolicy) -> bool) -> bool {
+        match self.of(namespace, endpoint) {
+            Some(policy) => may(policy),
+            None => self.by_endpoint.values().any(|policy| *policy.namespace == *namespace && may(policy)),
+        }
+    }
+
+    /// Whether who published a retained `message` still may.
     pub(super) fn permit(&self, namespace: &str, message: &Message) -> bool {
         let Some(publisher) = &message.publisher else { return true };
-        let may = |policy: &EndpointPolicy| {
+        self.grant(namespace, &publisher.endpoint, |policy| {
             let acl = policy.acl.as_ref();
             acl.is_none_or(|acl| acl.may_publish(publisher.subject(), message.topic(), message.qos, true))
-        };
-        let there = |policy: &&Arc<EndpointPolicy>| *policy.namespace == *namespace;
-        match self.by_endpoint.get(&publisher.endpoint).filter(there) {
-            Some(policy) => may(policy),
-            None => self.by_endpoint.values().filter(there).any(|policy| may(policy)),
-        }
+        })
     }
 }
 
@@ -100,8 +114,7 @@ impl Core {
     pub fn know_policy(&mut self, policy: &Arc<EndpointPolicy>) {
         let known = self.rules.by_endpoint.get(&policy.name).is_some_and(|known| known.id == policy.id);
         if !known {
-            self.adopt(policy);
-            self.rules.learn(policy);
+            self.learn_policy(policy);
         }
     }
 
@@ -110,8 +123,12 @@ impl Core {
         self.rules.forget(endpoint);
     }
 
+    /// Learns an endpoint's rules. Restored sessions that have waited for them are judged by them, if that is due.
     pub(super) fn learn_policy(&mut self, policy: &Arc<EndpointPolicy>) {
         self.rules.learn(policy);
+        for session in self.adopt(policy) {
+            self.session_is_due(session, self.now);
+        }
     }
 
     /// As whom a connection publishes what is retained.

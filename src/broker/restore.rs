@@ -9,6 +9,7 @@ use super::core::{Core, owner_of};
 use super::durable::{DELIVERY_GROUP, DELIVERY_RETAIN, DELIVERY_SENT, received_of};
 use super::inflight::{Awaits, Delivery, Inflight, Sent};
 use super::journal::{Durable, Waits};
+use super::limits::RESTORED_WILL_WAIT_MS;
 use super::link::{Item, RANK_LAST};
 use super::message::Message;
 use super::provenance::Publisher;
@@ -17,6 +18,7 @@ use super::session::{NEVER_EXPIRES, PendingWill, Queue, Queued, Session, Session
 use super::shared::{GroupKey, Member, Readiness, SharedSubscription};
 use super::subscriptions::{SessionId, Subscriber};
 use super::timers::Timer;
+use super::will::read_principal;
 use super::{EndpointId, EndpointLimits, EndpointPolicy, Millis, ProtocolVersions, ShardId, home_shard};
 use crate::mqtt::{PacketId, QoS, RetainHandling, SharedFilter, SubscriptionOptions};
 
@@ -150,6 +152,7 @@ impl Core {
     /// A record that is not understood; the core is of no use then.
     pub fn restore(&mut self, stored: &Stored, now: Millis) -> Result<Restored, BadRecord> {
         self.now = now;
+        self.wills.awaited_until = now + RESTORED_WILL_WAIT_MS;
         let moved = stored.is_of_other_shards(self.config.shards);
         let mut work = Restoring {
             stored,
@@ -204,10 +207,11 @@ impl Core {
         let was_connected = ends_at_unix_ms == 0;
         let will = match value.u8()? {
             0 => None,
-            format => {
-                let record = if format == 1 { RecordId::NONE } else { RecordId(value.u64()?) };
+            form => {
+                let record = if form == 1 { RecordId::NONE } else { RecordId(value.u64()?) };
                 work.named.insert(record);
-                Some((record, value.u32()?, value.u64()?, read_message(value)?))
+                let (delay_s, due_at) = (value.u32()?, value.u64()?);
+                Some((record, delay_s, due_at, read_principal(form, &mut value)?, read_message(value)?))
             }
         };
         if home_shard(namespace, client_id, self.config.shards) != self.config.shard {
@@ -221,10 +225,10 @@ impl Core {
             (true, NEVER_EXPIRES) => Millis::MAX,
             (true, seconds) => after_s(seconds),
         };
-        let will = will.map(|(record, delay_s, due_at, message)| {
+        let will = will.map(|(record, delay_s, due_at, principal, message)| {
             let record = if record.is_some() { record } else { self.journal.new_id() };
             let due_at = if was_connected { after_s(delay_s) } else { self.journal.core_time(due_at) };
-            Box::new(PendingWill { record, message, delay_s, due_at: Some(due_at) })
+            Box::new(PendingWill { record, message, delay_s, due_at: Some(due_at), principal })
         });
         let policy = policies.entry((endpoint.into(), namespace.into()));
         let policy = policy.or_insert_with(|| Arc::new(stand_in(endpoint, namespace)));
@@ -467,6 +471,7 @@ fn stand_in(endpoint: &str, namespace: &str) -> EndpointPolicy {
         versions: ProtocolVersions::ALL,
         limits: EndpointLimits { durable: true, ..EndpointLimits::default() },
         acl: None,
+        admission: None,
     }
 }
 

@@ -14,7 +14,7 @@ use super::shared::SharedSubscription;
 use super::subscribe::PendingSubscribe;
 use super::subscriptions::SessionId;
 use super::tree::NodeId;
-use super::{EndpointPolicy, Millis};
+use super::{EndpointPolicy, Millis, Principal};
 use crate::mqtt::{PacketId, QoS};
 
 /// Index of a namespace in its core.
@@ -74,6 +74,8 @@ pub(super) struct PendingWill {
     pub(super) delay_s: u32,
     /// When it is to be sent, once its connection has gone.
     pub(super) due_at: Option<Millis>,
+    /// As whom it is published; judged when it is due.
+    pub(super) principal: Principal,
 }
 
 impl Session {

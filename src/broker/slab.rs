@@ -68,10 +68,6 @@ impl<T> Slab<T> {
         self.slots.iter().enumerate().filter_map(|(i, slot)| Some((i as u32, slot.entry.as_ref()?)))
     }
 
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
-        self.slots.iter_mut().filter_map(|slot| slot.entry.as_mut())
-    }
-
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }

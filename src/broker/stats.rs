@@ -20,7 +20,7 @@ pub enum Dropped {
     TooLarge,
     /// The publisher may not publish there.
     NotAuthorized,
-    /// The receiver lost the right to it.
+    /// The receiver lost the right to it; or it was a will, and its client the right to send it.
     Revoked,
     /// No member of a shared subscription could take it.
     NoMember,

@@ -425,7 +425,8 @@ impl Core {
         }
     }
 
-    /// Drops what the session was refused since, or may not receive any more; see [`Core::set_policy`].
+    /// Drops what the session was refused since, or may not receive any more; see [`Core::set_policy`]. Its will is judged
+    /// when it is due.
     pub(super) fn judge_session(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get(id) else { return };
         let Some(connection) = session.connection.and_then(|slot| self.connections.get(slot)) else { return };
@@ -455,14 +456,6 @@ impl Core {
         let may_receive = |topic: &str| acls.iter().all(|acl| acl.may_receive(subject, topic));
         let dropped = session.queue.retain(|q| may_receive(q.message.topic()));
         let owner = session.durable.as_ref().map(|durable| durable.id);
-        // A will is published as its client, whose right to its topic may be gone since CONNECT.
-        let will = session.will.take_if(|will| {
-            let (topic, qos, retain) = (will.message.topic(), will.message.qos, will.message.retain);
-            !acls.iter().all(|acl| acl.may_publish(subject, topic, qos, retain))
-        });
-        if will.is_some() {
-            self.record_session(id);
-        }
         self.forget_queued(owner, &dropped);
         let generation = self.sessions.generation(id);
         left.iter().for_each(|shared| self.leave_group(shared, SessionRef { id, generation }));

@@ -38,4 +38,5 @@ mod systemd;
 mod tcp;
 mod tour;
 mod websocket;
+mod wills;
 mod wire;

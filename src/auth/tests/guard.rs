@@ -68,6 +68,7 @@ fn bans_hold_before_and_after_authentication() {
     house.ban("{entries: [{ipaddr: 192.0.2.0/24}, {clientId: 'c*', until: 2020-01-01T00:00:00Z}]}");
     let door = house.door(PEOPLE);
     assert_eq!([door.answer(&knock()), door.answer(&from("198.51.100.1", knock()))], ["Banned", "in as nobody"]);
+    assert!(!door.confirms(&in_before));
 
     house.bans.clear();
     assert!(house.door(PEOPLE).confirms(&in_before));

@@ -111,6 +111,7 @@ impl Door {
             versions: ProtocolVersions::ALL,
             limits: EndpointLimits::default(),
             acl: None,
+            admission: None,
         };
         self.0.authenticate(&Credentials {
             endpoint: &endpoint,

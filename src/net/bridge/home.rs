@@ -54,6 +54,7 @@ pub(super) fn policy(settings: &BridgeSettings) -> Arc<ListenerPolicy> {
         versions: ProtocolVersions::ALL,
         limits,
         acl: None,
+        admission: None,
     };
     Arc::new(ListenerPolicy {
         endpoint: Arc::new(endpoint),

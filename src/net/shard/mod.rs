@@ -45,7 +45,7 @@ use super::workers::Workers;
 use crate::auth::Decision;
 use crate::broker::{
     AwaySessions, Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, Kept, Millis, RecordSink, Recording,
-    Restored, ShardId, Stored, TotalRates,
+    RefusedWill, Restored, ShardId, Stored, TotalRates,
 };
 
 /// What a shard is told by others.
@@ -425,6 +425,13 @@ impl Shard {
         self.ids = ids;
         self.send_batches();
         self.send_records();
+        self.tell_refused_wills();
+    }
+
+    fn tell_refused_wills(&mut self) {
+        for RefusedWill { endpoint, client_id, topic, why } in self.core.take_refused_wills() {
+            tracing::info!(%endpoint, %client_id, %topic, ?why, "will refused: its client may not publish it any more");
+        }
     }
 
     fn send_batches(&mut self) {

@@ -84,6 +84,7 @@ pub fn endpoint(id: u32) -> EndpointPolicy {
         versions: ProtocolVersions::ALL,
         limits: EndpointLimits { message_max_size: 16 << 20, ..EndpointLimits::default() },
         acl: None,
+        admission: None,
     }
 }
 
