@@ -56,6 +56,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let mut applying = None;
         let referenced = self.referenced();
         let contents = Contents::read(&mut self.files, referenced.iter());
+        self.judge_the_leaving(&contents).await;
         let statuses = self.plane.listeners();
         self.note_listeners(&statuses);
         let live = self.live();
@@ -109,6 +110,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 let auth = endpoint.enable_auth.then(|| self.applied.auths.get(endpoint.auth_name())).flatten();
                 reconcile::references(endpoint, auth.map(|auth| &**auth))
             })
+            .chain(self.leaving.iter().flat_map(|leaving| leaving.running.effective.references()))
             .map(|reference| reference.path)
             .chain(self.bridge_files())
             .collect()
@@ -251,7 +253,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         }
         for action in &leaving {
             let step = self.begin_action(applying, action);
-            self.let_go(action, now);
+            self.let_go(action, now).await;
             self.tracer.end(step);
         }
         for (name, new) in installed {
@@ -305,14 +307,14 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     /// An endpoint's listener is gone; its clients are asked to leave.
-    fn let_go(&mut self, action: &Action, _now: Timestamp) {
+    async fn let_go(&mut self, action: &Action, _now: Timestamp) {
         let Some(running) = self.running.remove(&action.name) else { return };
         let connections = self.plane.connections(running.id);
         let for_good = action.kind == ActionKind::Remove;
         let plan = drain::everybody(&running.policy, &running.effective.endpoint.drain, connections, for_good);
-        self.start_drain(&action.name, &running, plan);
+        self.start_drain(&action.name, &running, plan).await;
         tracing::info!(endpoint = %action.name, address = %running.address, connections, "listener closed");
-        self.leaving.push(Leaving { name: action.name.clone(), id: running.id });
+        self.leaving.push(Leaving { name: action.name.clone(), id: running.id, running });
     }
 
     async fn put_in_force(&mut self, action: &Action, new: Prepared<()>) {
@@ -344,13 +346,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             tracing::error!(endpoint = %action.name, %error, "open connections did not get the new policy");
         }
         let connections = self.plane.connections(running.id);
-        let plans = if moved || restarts {
-            vec![drain::everybody_before(&policy, &endpoint.drain, connections)]
-        } else {
-            drain::no_longer_admitted(&action.changes, &policy, &endpoint.drain, connections)
-        };
-        for plan in plans {
-            self.start_drain(&action.name, &running, plan);
+        let anew = moved || restarts;
+        for plan in drain::after_change(&action.changes, anew, &policy, &endpoint.drain, connections) {
+            self.start_drain(&action.name, &running, plan).await;
         }
         let changed: Vec<&str> = action.changes.iter().map(|change| change.path.as_str()).collect();
         tracing::info!(

@@ -18,64 +18,94 @@ const SERVER_MOVED: u8 = 0x9D;
 const IN_FLIGHT_PART: u32 = 4;
 const IN_FLIGHT_MAX_MS: u32 = 5_000;
 
+/// Why connections end after a change. It says how: the right to be connected is taken back at once, whatever the endpoint's
+/// `drain` says; what `drain` paces is for the sake of the servers that the clients go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Cause {
+    /// The client may no longer be connected: it is banned, its user or password is gone, its certificate is no longer
+    /// trusted, or nothing that is declared now admits it.
+    Revoked,
+    /// The client may be connected, but not in this way: over another transport, in another namespace, with another
+    /// version of MQTT, to a socket that is bound anew or gone.
+    Replaced,
+    /// There are more connections than a lowered limit allows.
+    OverLimit,
+}
+
+impl Cause {
+    /// Of a change of class `drain`, by its path. What is not named here is about who may connect: a field of the auth
+    /// document, a ban, a file of credentials or of certificates.
+    fn of(path: &str) -> Self {
+        match path {
+            "maxConnectionSize" | "maxConnectionPerAddress" => Self::OverLimit,
+            "protocolVersions" => Self::Replaced,
+            path if concerns_everybody(path) => Self::Replaced,
+            _ => Self::Revoked,
+        }
+    }
+}
+
 /// Everybody, because the listener goes: for good, or only for now.
 pub(super) fn everybody(policy: &ListenerPolicy, drain: &Drain, connections: u32, for_good: bool) -> DrainPlan {
-    with_rate(DrainWhich::All, policy, drain, connections, for_good)
+    paced(DrainWhich::All, policy, drain, connections, for_good)
 }
 
-/// Everybody who came in by an older generation than `policy`'s.
-pub(super) fn everybody_before(policy: &ListenerPolicy, drain: &Drain, connections: u32) -> DrainPlan {
-    with_rate(DrainWhich::Before(policy.endpoint.generation), policy, drain, connections, false)
-}
-
-/// Whom the new policy would not have let in, judged by what `changes` touch.
-pub(super) fn no_longer_admitted(
+/// Who has to go after an endpoint has changed: those that lost their right first. `anew`: its socket was bound anew, and
+/// everybody who came in before goes.
+pub(super) fn after_change(
     changes: &[FieldChange],
+    anew: bool,
     policy: &Arc<ListenerPolicy>,
     drain: &Drain,
     connections: u32,
 ) -> Vec<DrainPlan> {
-    let draining: Vec<&FieldChange> = changes.iter().filter(|change| change.class == ChangeClass::Drain).collect();
-    let mut plans = Vec::new();
-    if draining.iter().any(|change| concerns_everybody(&change.path)) {
-        plans.push(everybody_before(policy, drain, connections));
-    } else if draining.iter().any(|change| !is_limit(&change.path)) {
-        let judge = Arc::clone(policy);
-        let which = DrainWhich::Matching(Arc::new(move |facts| {
-            facts.generation < judge.endpoint.generation && !admits(&judge, facts)
-        }));
-        plans.push(with_rate(which, policy, drain, connections, false));
+    let paths = || draining(changes);
+    let mut plans: Vec<DrainPlan> = revoked_by(changes, policy).into_iter().collect();
+    if anew || paths().any(concerns_everybody) {
+        plans.push(paced(DrainWhich::Before(policy.endpoint.generation), policy, drain, connections, false));
+    } else if paths().any(|path| Cause::of(path) == Cause::Replaced) {
+        let which = before(policy, |policy, facts| !policy.endpoint.versions.admits(facts.version));
+        plans.push(paced(which, policy, drain, connections, false));
     }
-    let lowered = draining.iter().any(|change| change.path == "maxConnectionSize");
-    if let (true, Some(limit)) = (lowered, policy.max_connections) {
+    if let (true, Some(limit)) = (paths().any(|path| path == "maxConnectionSize"), policy.max_connections) {
         let over = connections.saturating_sub(limit);
         if over > 0 {
-            plans.push(with_rate(DrainWhich::Newest(over), policy, drain, over, false));
+            plans.push(paced(DrainWhich::Newest(over), policy, drain, over, false));
         }
     }
-    let lowered = draining.iter().any(|change| change.path == "maxConnectionPerAddress");
-    if let (true, Some(limit)) = (lowered, policy.max_connections_per_address) {
-        plans.push(with_rate(DrainWhich::NewestOfAddress(limit), policy, drain, connections, false));
+    let per_address = policy.max_connections_per_address;
+    if let (true, Some(limit)) = (paths().any(|path| path == "maxConnectionPerAddress"), per_address) {
+        plans.push(paced(DrainWhich::NewestOfAddress(limit), policy, drain, connections, false));
     }
     plans
 }
 
+/// Those that lost their right to be connected, where any may have.
+pub(super) fn revoked_by(changes: &[FieldChange], policy: &Arc<ListenerPolicy>) -> Option<DrainPlan> {
+    let may_have = draining(changes).any(|path| Cause::of(path) == Cause::Revoked);
+    may_have.then(|| at_once(before(policy, |policy, facts| !may_connect(policy, facts)), policy))
+}
+
+fn draining(changes: &[FieldChange]) -> impl Iterator<Item = &str> {
+    changes.iter().filter(|change| change.class == ChangeClass::Drain).map(|change| &*change.path)
+}
+
 /// What carries the bytes, and the namespace: one for all connections.
 fn concerns_everybody(path: &str) -> bool {
-    matches!(path, "useWebsocket" | "sslConfig" | "sslConfig.minVersion" | "mountpoint")
+    matches!(path, "enabled" | "useWebsocket" | "sslConfig" | "sslConfig.minVersion" | "mountpoint")
         || path.starts_with("proxyProtocol")
         || path.starts_with("websocket")
 }
 
-fn is_limit(path: &str) -> bool {
-    matches!(path, "maxConnectionSize" | "maxConnectionPerAddress")
+/// Those that came in by an older generation of the policy, and that `goes` says of by the new one.
+fn before(policy: &Arc<ListenerPolicy>, goes: fn(&ListenerPolicy, &ConnectionFacts<'_>) -> bool) -> DrainWhich {
+    let policy = Arc::clone(policy);
+    DrainWhich::Matching(Arc::new(move |facts| facts.generation < policy.endpoint.generation && goes(&policy, facts)))
 }
 
-/// Whether `policy` would let this connection in, as far as can be told of one that is open.
-fn admits(policy: &ListenerPolicy, facts: &ConnectionFacts<'_>) -> bool {
-    policy.endpoint.versions.admits(facts.version)
-        && certificate_is_trusted(policy, facts)
-        && policy.authenticate.confirms(facts.principal, facts.client_id)
+/// Whether the client of a connection that is open would be let in, as far as can be told.
+fn may_connect(policy: &ListenerPolicy, facts: &ConnectionFacts<'_>) -> bool {
+    certificate_is_trusted(policy, facts) && policy.authenticate.confirms(facts.principal, facts.client_id)
 }
 
 fn certificate_is_trusted(policy: &ListenerPolicy, facts: &ConnectionFacts<'_>) -> bool {
@@ -87,11 +117,22 @@ fn certificate_is_trusted(policy: &ListenerPolicy, facts: &ConnectionFacts<'_>) 
     }
 }
 
-fn with_rate(which: DrainWhich, policy: &ListenerPolicy, drain: &Drain, connections: u32, for_good: bool) -> DrainPlan {
+/// Those that lost their right: nothing of them has to come to an end, and no other server is named to them.
+fn at_once(which: DrainWhich, policy: &ListenerPolicy) -> DrainPlan {
+    DrainPlan {
+        which,
+        per_s: None,
+        reason_code: ADMINISTRATIVE_ACTION,
+        server_reference: None,
+        in_flight_ms: 0,
+        revokes: true,
+        handshake_ms: policy.handshake.time_ms,
+    }
+}
+
+fn paced(which: DrainWhich, policy: &ListenerPolicy, drain: &Drain, connections: u32, for_good: bool) -> DrainPlan {
     let window_ms = drain.window_s.saturating_mul(1000);
-    // What the new declaration refuses has lost its right: nothing of it has to come to an end.
-    let is_revoked = matches!(which, DrainWhich::Matching(_));
-    let in_flight_ms = if is_revoked { 0 } else { (window_ms / IN_FLIGHT_PART).min(IN_FLIGHT_MAX_MS) };
+    let in_flight_ms = (window_ms / IN_FLIGHT_PART).min(IN_FLIGHT_MAX_MS);
     let by_window = (window_ms > 0).then(|| per_second(connections, window_ms - in_flight_ms));
     let per_s = match (by_window, drain.max_per_second) {
         (Some(rate), Some(most)) => Some(rate.min(most)),
@@ -103,11 +144,82 @@ fn with_rate(which: DrainWhich, policy: &ListenerPolicy, drain: &Drain, connecti
         Some(_) => USE_ANOTHER_SERVER,
     };
     let (server_reference, handshake_ms) = (drain.server_reference.clone(), policy.handshake.time_ms);
-    DrainPlan { which, per_s, reason_code, server_reference, in_flight_ms, handshake_ms }
+    DrainPlan { which, per_s, reason_code, server_reference, in_flight_ms, revokes: false, handshake_ms }
 }
 
 /// The rate at which so many have had their turn in so many ms; at least 1.
 fn per_second(connections: u32, ms: u32) -> u32 {
     let rate = (u64::from(connections) * 1000).div_ceil(u64::from(ms.max(1)));
     u32::try_from(rate).unwrap_or(u32::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::{Kind, schema};
+
+    /// Paths of the fields whose change, in some direction, is of class `drain`, as a plan names them.
+    fn fields(kind: Kind, prefix: &str) -> Vec<String> {
+        fn walk(parent: &Value, prefix: &str, found: &mut Vec<String>) {
+            for (field, rule) in parent["properties"].as_object().into_iter().flatten() {
+                let path = format!("{prefix}{field}");
+                let class = &rule["x-change-class"];
+                let drains = |class: &Value| class == "drain";
+                if drains(class) || class.as_object().is_some_and(|directions| directions.values().any(drains)) {
+                    found.push(path.clone());
+                }
+                walk(rule, &format!("{path}."), found);
+            }
+        }
+        let reference = schema()["properties"][kind.key()]["$ref"].as_str().unwrap_or_default();
+        let mut found = Vec::new();
+        walk(schema().pointer(&reference[1..]).expect("a kind"), prefix, &mut found);
+        found
+    }
+
+    #[test]
+    fn every_field_that_ends_connections_has_its_cause() {
+        let mut paths = fields(Kind::Endpoint, "");
+        paths.extend(fields(Kind::Auth, "auth default: "));
+        paths.extend(fields(Kind::Ban, "ban abuse: "));
+        paths.extend(["auth default", "ban abuse", "file users.passwd"].map(str::to_owned));
+        let mut by_cause: Vec<(Cause, String)> = paths.into_iter().map(|path| (Cause::of(&path), path)).collect();
+        by_cause.sort();
+        let of =
+            |cause| by_cause.iter().filter(|(known, _)| *known == cause).map(|(_, path)| &**path).collect::<Vec<_>>();
+        assert_eq!(
+            of(Cause::Revoked),
+            [
+                "auth",
+                "auth default",
+                "auth default: chain",
+                "ban abuse",
+                "ban abuse: entries",
+                "enableAuth",
+                "file users.passwd",
+                "sslConfig.caFile",
+                "sslConfig.clientAuth",
+                "sslConfig.crlFile",
+            ]
+        );
+        assert_eq!(
+            of(Cause::Replaced),
+            [
+                "enabled",
+                "mountpoint",
+                "protocolVersions",
+                "proxyProtocol",
+                "proxyProtocol.clientCertificate",
+                "proxyProtocol.trustedSources",
+                "sslConfig",
+                "sslConfig.minVersion",
+                "useWebsocket",
+                "websocket",
+                "websocket.origins",
+            ]
+        );
+        assert_eq!(of(Cause::OverLimit), ["maxConnectionPerAddress", "maxConnectionSize"]);
+    }
 }

@@ -39,8 +39,10 @@ const HEAD: &str = "\
 Made by `weir schema --format markdown`; the schema itself, for editors, is what `weir schema` prints.
 
 *A change* tells what a change of the field does to those who are connected: `cosmetic` nothing; `live` applies at once, nobody is
-closed; `new-connections` holds from the next connection on; `drain` asks those to leave, gradually, whom the new declaration would
-not have admitted; `rebind` binds the socket anew and asks everybody to leave, gradually. `weir plan` says it of your change.
+closed; `new-connections` holds from the next connection on; `drain` closes connections that the new declaration would not have
+admitted: at once where the client lost its right to be connected (`auth`, `enableAuth`, bans, files of credentials, `caFile`,
+`crlFile`, `clientAuth`), otherwise at the pace that the endpoint's `drain` says; `rebind` binds the socket anew and closes all
+others at that pace. `weir plan` says it of your change.
 ";
 
 fn markdown() -> String {

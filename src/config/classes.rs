@@ -20,7 +20,8 @@ pub enum ChangeClass {
     Live,
     /// Applies to connections made from now on; open ones keep what they were told.
     NewConnections,
-    /// Open connections that the new declaration would not have admitted are closed gradually.
+    /// Open connections that the new declaration would not have admitted are closed: at once where their clients lost the
+    /// right to be connected, otherwise at the endpoint's pace.
     Drain,
     /// The socket is bound anew; open connections are closed gradually.
     Rebind,

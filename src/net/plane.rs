@@ -71,6 +71,8 @@ pub struct DrainPlan {
     /// How long, once its turn has come, a connection may take to finish what is in flight of QoS 1 and 2 before it is
     /// told; nothing new is begun with it meanwhile. 0: it is told at once.
     pub in_flight_ms: u32,
+    /// Their right to be connected is gone: `in_flight_ms` does not count, and wills are not sent.
+    pub revokes: bool,
     /// How long the plan is remembered for those who were accepted before it and are admitted after it: the time a
     /// handshake may take.
     pub handshake_ms: u32,

@@ -84,7 +84,7 @@ fn facts(field: &Value) -> String {
         "cosmetic" => "does nothing to clients",
         "live" => "applies at once",
         "new-connections" => "applies to new connections",
-        "drain" => "closes, gradually, the connections that are no longer admitted",
+        "drain" => "closes the connections that are no longer admitted",
         _ => "binds the socket anew, and closes its connections gradually",
     };
     match field.get("x-change-class") {

@@ -153,8 +153,14 @@ impl Shard {
             while drain.per_ms.is_none() || drain.credit >= 1.0 {
                 let Some(id) = drain.targets.pop_front() else { break };
                 let (code, reference) = (drain.plan.reason_code, drain.plan.server_reference.clone());
+                let until = now + Millis::from(drain.plan.in_flight_ms);
+                let asked = if drain.plan.revokes {
+                    core.revoke(id, code, now)
+                } else {
+                    core.wind_down(id, code, reference, until, now)
+                };
                 // It may have left by itself.
-                if core.wind_down(id, code, reference, now + Millis::from(drain.plan.in_flight_ms), now) {
+                if asked {
                     drain.asked += 1;
                     drain.credit -= 1.0;
                 }

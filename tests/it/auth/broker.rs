@@ -15,28 +15,38 @@ pub struct Broker {
     pub place: tempfile::TempDir,
     data: tempfile::TempDir,
     pub address: SocketAddr,
+    shards: u16,
     process: Child,
 }
 
 impl Broker {
     /// Serves one endpoint with `fields` more, the `documents`, and the files they name.
     pub fn start(fields: &str, documents: &str, files: &[(&str, &str)]) -> Self {
+        Self::start_on(2, fields, documents, files)
+    }
+
+    /// The same, on so many shards.
+    pub fn start_on(shards: u16, fields: &str, documents: &str, files: &[(&str, &str)]) -> Self {
         let address = ports::free_address();
         let endpoint = format!("endpoint: {{name: main, host: 127.0.0.1, port: {}{fields}}}\n", address.port());
         let files: Vec<_> = files.iter().copied().chain([("endpoint.yaml", endpoint.as_str())]).collect();
-        Self::serve(address, documents, &files)
+        Self::serve_on(shards, address, documents, &files)
     }
 
     /// Serves `documents`, one of which has an endpoint at `address`.
     pub fn serve(address: SocketAddr, documents: &str, files: &[(&str, &str)]) -> Self {
+        Self::serve_on(2, address, documents, files)
+    }
+
+    fn serve_on(shards: u16, address: SocketAddr, documents: &str, files: &[(&str, &str)]) -> Self {
         let place = tempfile::tempdir().unwrap();
         for (name, content) in files {
             fs::write(place.path().join(name), content).unwrap();
         }
         fs::write(place.path().join("documents.yaml"), documents).unwrap();
         let data = tempfile::tempdir().unwrap();
-        let process = spawn(place.path(), data.path());
-        let broker = Self { place, data, address, process };
+        let process = spawn(shards, place.path(), data.path());
+        let broker = Self { place, data, address, shards, process };
         broker.until("it listens", || TcpStream::connect(broker.address).is_ok());
         broker
     }
@@ -46,7 +56,7 @@ impl Broker {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
         meanwhile(self.place.path());
-        self.process = spawn(self.place.path(), self.data.path());
+        self.process = spawn(self.shards, self.place.path(), self.data.path());
     }
 
     /// Lets the process open so many files and sockets more than it has, and none beyond.
@@ -92,10 +102,11 @@ impl Broker {
     }
 }
 
-fn spawn(place: &Path, data: &Path) -> Child {
+fn spawn(shards: u16, place: &Path, data: &Path) -> Child {
     let log = fs::File::create(place.join("log")).unwrap();
     Command::new(env!("CARGO_BIN_EXE_weir"))
-        .args(["run", "--status-addr", "none", "--host", "127.0.0.1", "--resync-s", "1", "--shards", "2"])
+        .args(["run", "--status-addr", "none", "--host", "127.0.0.1", "--resync-s", "1"])
+        .args(["--shards", &shards.to_string()])
         .arg("--data-dir")
         .arg(data)
         .arg("--endpoints")

@@ -64,6 +64,15 @@ impl Client {
         self
     }
 
+    /// A will that is sent so long after the connection's end, unless its session ends before.
+    pub fn delayed_will(self, topic: &str, delay_s: u32) -> Self {
+        let mut client = self.will(topic);
+        if let Some(will) = &mut client.connect.will {
+            will.properties.push(property("will_delay_interval", PropertyValue::Number(delay_s)));
+        }
+        client
+    }
+
     pub fn retained_will(self, topic: &str) -> Self {
         let mut client = self.will(topic);
         if let Some(will) = &mut client.connect.will {

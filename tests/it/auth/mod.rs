@@ -9,6 +9,7 @@ mod limits;
 mod live;
 mod methods;
 mod mtls;
+mod revocation;
 mod rules;
 mod tenants;
 mod transports;

@@ -10,7 +10,8 @@ use super::client::{self, Client, string};
 use super::plane::{Plane, endpoint, policy};
 
 fn plan(which: DrainWhich) -> DrainPlan {
-    DrainPlan { which, per_s: None, reason_code: 0x98, server_reference: None, in_flight_ms: 0, handshake_ms: 60_000 }
+    let (reason_code, handshake_ms) = (0x98, 60_000);
+    DrainPlan { which, per_s: None, reason_code, server_reference: None, in_flight_ms: 0, revokes: false, handshake_ms }
 }
 
 fn enter(plane: &Plane, id: u32, count: usize, level: u8) -> Vec<Client> {

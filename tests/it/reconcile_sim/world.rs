@@ -177,15 +177,15 @@ impl Plane for World {
         endpoint: EndpointId,
         plan: DrainPlan,
     ) -> impl Future<Output = Result<u32, PlaneError>> + Send + 'static {
-        let revokes = matches!(plan.which, DrainWhich::Matching(_));
-        assert_eq!(plan.in_flight_ms, if revokes { 0 } else { IN_FLIGHT_MS });
+        assert_eq!(plan.in_flight_ms, if plan.revokes { 0 } else { IN_FLIGHT_MS });
+        assert!(!plan.revokes || plan.per_s.is_none(), "what was revoked is gone at once");
         let world = self.clone();
         async move {
             let (targets, slow) = {
                 let mut sockets = world.lock();
                 let targets = sockets.meant(endpoint, &plan.which);
                 sockets.doomed.extend(&targets);
-                (targets, sockets.slow_drains)
+                (targets, sockets.slow_drains && !plan.revokes)
             };
             if slow {
                 world.turns.notified().await;
