@@ -34,7 +34,7 @@ impl Rig {
         };
         let policy = Arc::new(policy);
         let mut core = Core::new(CoreConfig { shard: ShardId(0), shards: 1 });
-        core.know_policy(&policy);
+        core.know_policy(&policy, 0);
         Self { core, policy, dirty: Vec::new() }
     }
 

@@ -57,7 +57,7 @@ impl Node {
         let policy = Arc::new(policy);
         let core = |shard| {
             let mut core = Core::new(CoreConfig { shard: ShardId(shard), shards });
-            core.know_policy(&policy);
+            core.know_policy(&policy, 0);
             core
         };
         Self { cores: (0..shards).map(core).collect(), connections: [None; CONNECTIONS], policy, now: 0 }

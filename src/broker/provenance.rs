@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use super::message::Message;
 use super::record::{Fields, Value};
 use super::session::SpaceId;
-use super::{Core, EndpointId, EndpointPolicy, Principal, Subject};
+use super::{Core, EndpointId, EndpointPolicy, Millis, Principal, Subject};
 
 /// Who published. One for all that a connection retains.
 #[derive(Debug, PartialEq, Eq)]
@@ -111,7 +111,8 @@ impl Rules {
 impl Core {
     /// An endpoint is about to be served, here or on another shard: its rules are what its clients' retained messages
     /// are judged by. Changes come by [`Core::set_policy`].
-    pub fn know_policy(&mut self, policy: &Arc<EndpointPolicy>) {
+    pub fn know_policy(&mut self, policy: &Arc<EndpointPolicy>, now: Millis) {
+        self.now = now;
         let known = self.rules.by_endpoint.get(&policy.name).is_some_and(|known| known.id == policy.id);
         if !known {
             self.learn_policy(policy);

@@ -72,7 +72,7 @@ impl Node {
 
     /// A client opens a connection to an endpoint.
     pub fn open(&mut self, policy: Arc<EndpointPolicy>) -> LinkId {
-        self.cores.iter_mut().for_each(|core| core.know_policy(&policy));
+        self.cores.iter_mut().for_each(|core| core.know_policy(&policy, self.now));
         self.links.push(Link { policy, stage: Stage::Waiting(Vec::new()), to_client: Vec::new(), reads: true });
         self.links.len() - 1
     }

@@ -128,6 +128,12 @@ impl Scene {
     }
 }
 
+/// An endpoint is declared.
+fn know(node: &mut Node, policy: &Arc<EndpointPolicy>) {
+    let now = node.now;
+    node.cores.iter_mut().for_each(|core| core.know_policy(policy, now));
+}
+
 fn watch(node: &mut Node) -> LinkId {
     let watcher = node.open(policy(2, EndpointLimits::default()));
     send(node, watcher, &connect(Version::V5, "watcher", Properties::new()));
@@ -341,7 +347,7 @@ fn a_restored_will_waits_for_its_endpoint_and_is_judged_by_what_is_declared_then
                     node.advance(u64::from(DELAY_S) * 1000);
                     assert_eq!(messages(&mut node, watcher), [""; 0], "its endpoint is not declared yet");
                     let declared = change();
-                    node.cores.iter_mut().for_each(|core| core.know_policy(&declared));
+                    know(&mut node, &declared);
                     node.advance(u64::from(DELAY_S) * 1000);
                     let told: Vec<WillRefusal> = refused(&mut node).into_iter().map(|will| will.why).collect();
                     let sent = messages(&mut node, watcher);
@@ -350,7 +356,7 @@ fn a_restored_will_waits_for_its_endpoint_and_is_judged_by_what_is_declared_then
                     disk.commit(&mut node);
                     let mut node = disk.begin(shards, Some(&node), 1);
                     let watcher = watch(&mut node);
-                    node.cores.iter_mut().for_each(|core| core.know_policy(&declared));
+                    know(&mut node, &declared);
                     node.advance(u64::from(EXPIRY_S) * 2000);
                     assert_eq!((messages(&mut node, watcher), refused(&mut node)), (vec![], vec![]));
                 }

@@ -152,7 +152,7 @@ impl Shard {
             Control::Pulse { reply } => {
                 let _ = reply.send(());
             }
-            Control::Know { policy } => self.core.know_policy(&policy),
+            Control::Know { policy } => self.core.know_policy(&policy, self.now),
             Control::Waiting { namespace, client_id, reply } => {
                 let _ = reply.send(self.core.waiting_for(&namespace, &client_id));
             }
