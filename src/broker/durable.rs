@@ -160,7 +160,7 @@ impl Core {
     }
 
     /// A message for another shard, just put on its link with `rank`, may be recorded there, or farther on: this turn waits
-    /// for it. Only a message that is returned a second time, because two members left at once, is not waited for.
+    /// for it. A message that is returned a second time, because two members left at once, goes into the outbox instead.
     pub(super) fn depend_on(&mut self, to: ShardId, rank: usize, kept: bool) {
         if self.journal.on && (self.journal.somebody || kept) && self.journal.may_wait_for(rank) {
             let link = &mut self.links[usize::from(to.0)];

@@ -1,8 +1,8 @@
 //! What of a core's changes is on its way to the disk, and what waits for it.
 //!
 //! A *turn* is what a shard does between two takings of its records. What a client is told because of a turn (PUBACK,
-//! SUBACK, a QoS 2 message) stands in its out buffer behind a hold with the turn's number, and goes out when the turn is
-//! settled: its own records are durable, and other shards that it sent messages to have settled theirs.
+//! SUBACK, a QoS 2 message) waits in its out buffer with the turn's number, and goes out when the turn is settled: its own
+//! records are durable, and other shards that it sent messages to have settled theirs.
 
 use std::collections::VecDeque;
 
