@@ -218,7 +218,7 @@ impl<D: Disk> Log<D> {
             .disk
             .reserved()
             .map_err(|source| LogError::Failed { what: "the reserve cannot be looked at", source })?;
-        self.reserve = Some(Reserve { held, levels: Levels::default() });
+        self.reserve = Some(Reserve { held, ..Reserve::default() });
         self.refill()
     }
 
@@ -233,9 +233,10 @@ impl<D: Disk> Log<D> {
         reserve.refill(&self.disk)
     }
 
-    /// Whether the disk is full: something could not be written, or could only by giving up some of the reserve.
+    /// Whether the disk is full: something could not be written, or could only be by giving up some of the reserve, and
+    /// there is no room for that again.
     pub fn is_full(&self) -> bool {
-        self.is_stuck || self.reserve.as_ref().is_some_and(|reserve| !reserve.is_whole())
+        self.is_stuck || self.reserve.as_ref().is_some_and(|reserve| reserve.is_low)
     }
 
     /// How much of the disk it sets aside for when it is full.
@@ -455,7 +456,7 @@ impl<D: Disk> Log<D> {
         let holds =
             |key: &Key| self.index.get(key).filter(|place| place.segment == oldest.number).map(|place| place.len);
         let cleaning = match self.disk.read(oldest.number) {
-            Ok(bytes) => Cleaning::of(bytes, &holds).filter(|cleaning| {
+            Ok(bytes) => Cleaning::of(bytes, holds).filter(|cleaning| {
                 let found: u64 = cleaning.records.iter().filter_map(|(key, _)| holds(key)).map(u64::from).sum();
                 found == oldest.live_bytes
             }),

@@ -4,7 +4,8 @@
 //! and the records that cleaning moves before it removes a file. So the log holds a reserve on the disk, and gives it up in
 //! three parts. Any record may take of the first, until everything that was under way when the disk became full is
 //! written; what does not add to the live records may take of the second; only cleaning may take of the third. What is
-//! freed goes to the reserve first. The disk counts as full as long as the reserve is not whole.
+//! freed goes to the reserve first. The disk counts as full from then on until the reserve is whole and there is room for
+//! one file more.
 
 use std::io;
 
@@ -64,6 +65,8 @@ pub(super) struct Levels {
     /// By what adds.
     adds: u64,
     pub(super) whole: u64,
+    /// Room beside it, from which on a disk that was full no longer counts as full.
+    beside: u64,
 }
 
 impl Levels {
@@ -73,7 +76,7 @@ impl Levels {
         let moved = file.max(largest);
         let frees = moved + moved / 4 + 4 * limits.block_bytes;
         let adds = frees + file / 4 * 3;
-        Self { frees, adds, whole: adds + file }
+        Self { frees, adds, whole: adds + file, beside: file }
     }
 }
 
@@ -85,19 +88,21 @@ const SMALL_PART: u64 = 8;
 pub(super) struct Reserve {
     pub(super) held: u64,
     pub(super) levels: Levels,
+    /// Some of it was given up, or could not be had.
+    pub(super) is_low: bool,
 }
 
 impl Reserve {
-    pub(super) fn is_whole(&self) -> bool {
-        self.held >= self.levels.whole
-    }
-
-    /// Makes it whole, as far as the disk has room, or as small as it is to be.
+    /// Makes it whole, if the disk has room, and not larger.
     pub(super) fn refill<D: Disk>(&mut self, disk: &D) -> Result<(), LogError> {
-        if self.held > self.levels.whole {
-            self.set(disk, self.levels.whole)?;
-        } else {
-            self.raise(disk, self.levels.whole)?;
+        let Levels { whole, beside, .. } = self.levels;
+        let wanted = if self.is_low { whole + beside } else { whole };
+        self.is_low = !self.raise(disk, wanted)?;
+        if self.is_low {
+            self.raise(disk, whole)?;
+        }
+        if self.held > whole {
+            self.set(disk, whole)?;
         }
         Ok(())
     }
@@ -121,6 +126,7 @@ impl Reserve {
 
     /// Gives up `bytes`.
     pub(super) fn release<D: Disk>(&mut self, disk: &D, bytes: u64) -> Result<(), LogError> {
+        self.is_low = true;
         self.set(disk, self.held.saturating_sub(bytes))
     }
 

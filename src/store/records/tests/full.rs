@@ -146,7 +146,7 @@ fn a_full_disk_has_room_again_when_messages_are_fetched() {
             // Whoever fetches them connects before.
             broker.hand_over(vec![(SESSION, Some(vec![cycle; 300]))]);
             broker.wait();
-            assert!(broker.sent.is_empty() && broker.full, "cycle {cycle}");
+            assert!(broker.sent.is_empty() && (broker.full || restarts), "cycle {cycle}");
             let mut fetched = 0;
             while broker.full {
                 broker.fetch(messages[fetched]);
