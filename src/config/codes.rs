@@ -12,7 +12,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("document-kind", "a document without exactly one of the top-level keys"),
     ("duplicate-item", "an item that a list has twice"),
     ("duplicate-key", "a key that a mapping has twice"),
-    ("empty", "something empty that must not be"),
+    ("empty", "something empty that must not be; a warning where no document is in what was named"),
     ("encoding", "a file that is not UTF-8"),
     ("environment", "this machine lacks what is declared (--environment)"),
     ("file-too-large", "a file of more than 256 KiB"),
