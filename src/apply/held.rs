@@ -8,6 +8,8 @@ use super::reconciler::Reconciler;
 use crate::config::{Endpoint, Held, HeldCause, Identity, Kind, Name};
 use crate::reconcile::Reason;
 
+const RELEASED: &str = "hold released: it was confirmed, or declared again";
+
 impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Whether something is held since the last call that was not: to be kept before anything else is read, or a restart
     /// would judge what is left of the deletion by itself.
@@ -25,7 +27,10 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             self.newly_held = true;
         }
         for identity in self.held.keys().filter(|identity| !held.contains_key(*identity)) {
-            tracing::info!(document = %identity, "hold released: confirmed, or declared again");
+            match identity.kind {
+                Kind::Endpoint => tracing::info!(endpoint = %identity.name, "{RELEASED}"),
+                _ => tracing::info!(document = %identity, "{RELEASED}"),
+            }
         }
         self.held = held;
         self.unsaved = true;

@@ -19,7 +19,7 @@ use weirmq::apply::{Drained, History, Next, Reconciler, ReconcilerOptions, Share
 use weirmq::config::{Keeper, NodeContext, Previous, Revision, Snapshot, SourceFile};
 use weirmq::mqtt::ProtocolVersion;
 use weirmq::net::SocketKey;
-use weirmq::reconcile::{ConditionStatus, ConditionType, Node, Reason, Timestamp};
+use weirmq::reconcile::{ConditionStatus, ConditionType, Node, Timestamp};
 use weirmq::source::{Reading, SourceError, TroubleKind};
 
 use crate::chance::Chance;
@@ -55,6 +55,8 @@ struct Before {
     in_force: BTreeMap<String, SocketKey>,
     /// Those of them whose deletion is held.
     held: BTreeMap<String, SocketKey>,
+    /// What is in force without a file, wherever it listens.
+    kept: BTreeSet<String>,
     /// Those that some clients are about to leave.
     draining: BTreeSet<String>,
 }
@@ -155,6 +157,7 @@ impl Simulation {
             settled: self.settled(),
             in_force: self.in_force(),
             held: self.held(),
+            kept: self.kept(),
             draining: self.draining(),
         };
         self.act().await;
@@ -301,16 +304,6 @@ impl Simulation {
         settled
     }
 
-    fn held(&self) -> BTreeMap<String, SocketKey> {
-        let state = self.state.load();
-        let mut settled = self.settled();
-        settled.retain(|name, _| {
-            let accepted = state.endpoints[name.as_str()].conditions.get(ConditionType::Accepted);
-            accepted.is_some_and(|accepted| accepted.reason == Reason::DeletionHeld)
-        });
-        settled
-    }
-
     fn draining(&self) -> BTreeSet<String> {
         let world = self.world.lock();
         let doomed = world.clients.iter().filter(|client| world.doomed.contains(&client.id));
@@ -334,22 +327,12 @@ impl Simulation {
             let Some(key) = known.get(*name) else { continue };
             assert_eq!(now.get(*name), Some(key), "{name} lost its listener\n{}", self.story);
             let accepted = state.endpoints[*name].conditions.get(ConditionType::Accepted).unwrap();
-            let accepted_or_held = is_held || accepted.status == ConditionStatus::True;
+            // Of two that had the address by their last good declarations, neither gives way.
+            let accepted_or_held =
+                is_held || accepted.status == ConditionStatus::True || self.is_wanted_back(before, key);
             assert!(accepted_or_held, "{name} is refused for another: {accepted:?}\n{}", self.story);
             let (had, stay) = self.had_and_stay(before, name);
             assert_eq!(stay, had, "{name} lost a client\n{}", self.story);
-        }
-    }
-
-    /// Whose deletion is held keeps its listener and its clients until its file comes back.
-    fn check_held(&self, before: &Before) {
-        let (now, state) = (self.listening(), self.state.load());
-        for (name, key) in before.held.iter().filter(|(name, _)| !self.touched.contains_key(name.as_str())) {
-            assert_eq!(now.get(name), Some(key), "{name} was held and lost its listener\n{}", self.story);
-            let accepted = state.endpoints[name.as_str()].conditions.get(ConditionType::Accepted).unwrap();
-            assert_eq!(accepted.reason, Reason::DeletionHeld, "{name}\n{}", self.story);
-            let (had, stay) = self.had_and_stay(before, name);
-            assert_eq!(stay, had, "{name} was held and lost a client\n{}", self.story);
         }
     }
 

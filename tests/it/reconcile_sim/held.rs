@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use weirmq::reconcile::Reason;
+
 use super::file::{File, Trouble};
 use super::*;
 
@@ -189,4 +191,42 @@ fn no_sequence_of_single_edits_disconnects_a_client_of_an_untouched_endpoint() {
         }
         held.end().await;
     });
+}
+
+impl Simulation {
+    /// Those that listen as declared and whose deletion is held.
+    pub(super) fn held(&self) -> BTreeMap<String, SocketKey> {
+        let state = self.state.load();
+        let mut settled = self.settled();
+        settled.retain(|name, _| {
+            let accepted = state.endpoints[name.as_str()].conditions.get(ConditionType::Accepted);
+            accepted.is_some_and(|accepted| accepted.reason == Reason::DeletionHeld)
+        });
+        settled
+    }
+
+    /// What is in force without a file.
+    pub(super) fn kept(&self) -> BTreeSet<String> {
+        let state = self.state.load();
+        let names = state.declared.endpoints.keys().map(ToString::to_string);
+        names.filter(|name| !self.files.contains_key(name.as_str())).collect()
+    }
+
+    /// Whether what was kept without a file is back, and its file wants this address as it did before.
+    pub(super) fn is_wanted_back(&self, before: &Before, key: &SocketKey) -> bool {
+        let back = self.files.iter().filter(|(name, _)| before.kept.contains(**name));
+        back.into_iter().any(|(_, file)| file.key().overlaps(key))
+    }
+
+    /// Whose deletion is held keeps its listener and its clients until its file comes back.
+    pub(super) fn check_held(&self, before: &Before) {
+        let (now, state) = (self.listening(), self.state.load());
+        for (name, key) in before.held.iter().filter(|(name, _)| !self.touched.contains_key(name.as_str())) {
+            assert_eq!(now.get(name), Some(key), "{name} was held and lost its listener\n{}", self.story);
+            let accepted = state.endpoints[name.as_str()].conditions.get(ConditionType::Accepted).unwrap();
+            assert_eq!(accepted.reason, Reason::DeletionHeld, "{name}\n{}", self.story);
+            let (had, stay) = self.had_and_stay(before, name);
+            assert_eq!(stay, had, "{name} was held and lost a client\n{}", self.story);
+        }
+    }
 }
