@@ -1,7 +1,8 @@
 //! Records: how a core tells what of its state is to outlive the process, and how it is told so again.
 //!
 //! A record is a key and a value; a later one of the same key takes the place of an earlier one, or removes it. What one
-//! [`RecordBatch`] holds becomes durable together, and batches of a shard in their order.
+//! [`RecordBatch`] holds becomes durable together, and batches of a shard in their order. (On a full disk a batch that only
+//! removes may become durable before earlier ones that know nothing of its records; it is told in its turn.)
 
 use super::ShardId;
 use super::limits::RECORDS_HIGH_BYTES;
