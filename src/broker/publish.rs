@@ -256,8 +256,6 @@ impl Core {
         let (version, maximum_packet_size) = (connection.version, connection.maximum_packet_size);
         let told_of_full = self.journal.full && version == ProtocolVersion::V5;
         let (reason, turn) = match turn {
-            // As those that were taken before the disk was full.
-            Some(_) if told_of_full && publish.qos == QoS::AtLeastOnce => (ReasonCode::QuotaExceeded, None),
             // Not in the order of the PUBLISHes then, to which 5.0 does not hold a server.
             None if told_of_full => (reason, None),
             // [MQTT-4.6.0-2]
