@@ -8,10 +8,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use weir_broker::{Authorize, Subject};
+use weir_declare::config::Acl;
+use weir_mqtt::QoS;
 use weirmq::auth::RuleSet;
-use weirmq::broker::{Authorize, Subject};
-use weirmq::config::Acl;
-use weirmq::mqtt::QoS;
 
 use self::rig::{MESSAGES_PER_READ, Rig, publish};
 

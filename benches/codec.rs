@@ -5,8 +5,8 @@ use std::hint::black_box;
 use std::num::NonZeroU16;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use weirmq::mqtt::ProtocolVersion::{V3_1_1, V5};
-use weirmq::mqtt::{
+use weir_mqtt::ProtocolVersion::{V3_1_1, V5};
+use weir_mqtt::{
     Connect, ConnectProperties, DecodeContext, Decoded, Packet, ProtocolVersion, PublishPropsOut, QoS, ReasonCode,
     Side, decode, decode_connect, encode, encode_publish_parts, puback, publish_len,
 };

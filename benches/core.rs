@@ -3,7 +3,7 @@
 mod rig;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use weirmq::broker::ConnId;
+use weir_broker::ConnId;
 
 use self::rig::{MESSAGES_PER_READ, Rig, publish};
 

@@ -9,7 +9,7 @@
 use std::time::{Duration, Instant};
 
 use fjall::{Database, KeyspaceCreateOptions, PersistMode};
-use weirmq::broker::{Key, RecordBatch, append_record};
+use weir_broker::{Key, RecordBatch, append_record};
 use weirmq::store::records::{Directory, Log, LogLimits};
 
 const VALUE: [u8; 100] = [7; 100];

@@ -5,11 +5,11 @@
 use std::hint::black_box;
 use std::sync::Arc;
 
-use weirmq::broker::{
+use weir_broker::{
     Admission, Authorize, ConnId, Core, CoreConfig, EndpointId, EndpointLimits, EndpointPolicy, Principal,
     ProtocolVersions, ShardId,
 };
-use weirmq::mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Side, decode};
+use weir_mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Side, decode};
 
 pub(crate) const MESSAGES_PER_READ: usize = 500;
 

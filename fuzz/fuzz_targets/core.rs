@@ -6,11 +6,11 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use weirmq::broker::{
+use weir_broker::{
     Admission, ConnId, Core, CoreConfig, Ended, EndpointId, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions,
     Reauthentication, ShardId, Then, home_shard, limits,
 };
-use weirmq::mqtt::decode_connect;
+use weir_mqtt::decode_connect;
 
 const CONNECTIONS: usize = 4;
 
@@ -65,7 +65,7 @@ impl Node {
 
     fn connect(&mut self, place: usize, bytes: &[u8]) {
         self.end(place);
-        let Ok(weirmq::mqtt::Decoded::Packet { packet: connect, .. }) =
+        let Ok(weir_mqtt::Decoded::Packet { packet: connect, .. }) =
             decode_connect(bytes, u32::MAX)
         else {
             return;

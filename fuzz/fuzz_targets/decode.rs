@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use weirmq::mqtt::{DecodeContext, Decoded, ProtocolVersion, Side, decode, decode_connect};
+use weir_mqtt::{DecodeContext, Decoded, ProtocolVersion, Side, decode, decode_connect};
 
 fuzz_target!(|data: &[u8]| {
     let Some((&choice, bytes)) = data.split_first() else { return };

@@ -15,7 +15,7 @@ mod theirs;
 
 use generate::Choices;
 use libfuzzer_sys::fuzz_target;
-use weirmq::mqtt::ProtocolVersion;
+use weir_mqtt::ProtocolVersion;
 
 fuzz_target!(|data: &[u8]| {
     let mut choices = Choices::new(data);

@@ -7,7 +7,7 @@ mod generate;
 
 use generate::Choices;
 use libfuzzer_sys::fuzz_target;
-use weirmq::mqtt::{DecodeContext, Decoded, ProtocolVersion, Side, decode, encode};
+use weir_mqtt::{DecodeContext, Decoded, ProtocolVersion, Side, decode, encode};
 
 fn round_trip(bytes: &[u8], version: ProtocolVersion, from: Side) -> bool {
     let context = DecodeContext { version, max_packet_size: u32::MAX, from };

@@ -13,34 +13,17 @@ use sha2::{Digest, Sha256};
 use super::files::{Contents, ReadFiles, hex};
 use super::plane::Plane;
 use super::reconciler::Reconciler;
-use crate::bridge::{LOCAL_ID_PREFIX, Mark, Rule, Spec};
-use crate::broker::{EndpointId, QueueOverflow};
-use crate::config::{self, Bridge, BridgeRule, BridgeVersion, Declared, FileRef, Name, SecretRef};
-use crate::mqtt::{ProtocolVersion, QoS};
-use crate::net::bridge::{BridgeAddress, BridgeHost, BridgeSettings, BridgeStatusReader, RunningBridge};
-use crate::reconcile::{ActionKind, Bridges, EffectiveBridge, Plan, bridge_files};
+use crate::net::bridge::{BridgeAddress, BridgeHost, BridgeSettings, RunningBridge};
+use crate::state::BridgeState;
 use crate::telemetry::Step;
+use weir_bridge::{LOCAL_ID_PREFIX, Mark, Rule, Spec};
+use weir_broker::{EndpointId, QueueOverflow};
+use weir_declare::config::{self, Bridge, BridgeRule, BridgeVersion, Declared, FileRef, Name, SecretRef};
+use weir_declare::reconcile::{ActionKind, Bridges, EffectiveBridge, Plan, bridge_files};
+use weir_mqtt::{ProtocolVersion, QoS};
 
 /// How long a bridge may take to say goodbye when the broker stops.
 const PAUSE_GRACE: Duration = Duration::from_secs(6);
-
-/// A bridge, declared and live.
-#[derive(Debug, Clone)]
-pub struct BridgeState {
-    /// `path:line` of the document.
-    pub origin: String,
-    pub declared: Arc<Bridge>,
-    /// Endpoints that name it.
-    pub endpoints: Vec<String>,
-    /// Counts the changes that were applied, from 1; 0: it never ran.
-    pub generation: u64,
-    /// What keeps it, or its newest declaration, from running: a file that cannot be used.
-    pub failure: Option<String>,
-    /// What its session here is counted under; `None`: it never ran.
-    pub endpoint: Option<EndpointId>,
-    /// `None` where it does not run.
-    pub live: Option<BridgeStatusReader>,
-}
 
 /// The bridges of this node.
 #[derive(Default)]
@@ -111,7 +94,7 @@ impl Bridging {
 impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Files that this node's bridges refer to.
     pub(super) fn bridge_files(&self) -> Vec<PathBuf> {
-        let wanted = crate::reconcile::bridges(&self.applied, &self.options.node, &Default::default());
+        let wanted = weir_declare::reconcile::bridges(&self.applied, &self.options.node, &Default::default());
         wanted.values().flat_map(|wanted| bridge_files(&wanted.bridge)).map(|(path, _)| path).collect()
     }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use super::files::Contents;
 use super::tls;
 use crate::auth::{self, Admission, Authenticate};
-use crate::broker::{Authorize, EndpointId, EndpointPolicy};
-use crate::config::{self, BindAddress, Endpoint};
 use crate::net::{
     AcceptOverflow, ChildOptions, HandshakeLimits, IpRange, KeepAlive, ListenerPolicy, ProxyProtocolPolicy, SocketKey,
     SocketOptions, Transport, WebSocketPolicy,
 };
-use crate::reconcile::Effective;
+use weir_broker::{Authorize, EndpointId, EndpointPolicy};
+use weir_declare::config::{self, BindAddress, Endpoint};
+use weir_declare::reconcile::Effective;
 
 /// The policy of an endpoint as of one of its generations.
 ///

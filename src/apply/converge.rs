@@ -11,11 +11,13 @@ use super::leave::Leaving;
 use super::plane::{Plane, SocketChange};
 use super::reconciler::{Reconciler, Running};
 use super::{compile, drain, tls};
-use crate::broker::EndpointId;
-use crate::config::{ChangeClass, Durability, Name};
 use crate::net::{ListenerPolicy, ListenerStatus, SocketKey, SocketOptions};
-use crate::reconcile::{self, Action, ActionKind, Effective, Live, LiveEndpoint, Pinned, Plan, Reason, Timestamp};
 use crate::telemetry::{PASS, Step};
+use weir_broker::EndpointId;
+use weir_declare::config::{ChangeClass, Durability, Name};
+use weir_declare::reconcile::{
+    self, Action, ActionKind, Effective, Live, LiveEndpoint, Pinned, Plan, Reason, Timestamp,
+};
 
 /// Why an action could not be done.
 #[derive(Debug, Clone, PartialEq, Eq)]

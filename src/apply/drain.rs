@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use rustls::pki_types::UnixTime;
 
-use crate::config::{ChangeClass, Drain, FieldChange};
 use crate::net::{ConnectionFacts, DrainPlan, DrainWhich, ListenerPolicy, Transport};
+use weir_declare::config::{ChangeClass, Drain, FieldChange};
 
 /// MQTT 5: administrative action.
 const ADMINISTRATIVE_ACTION: u8 = 0x98;
@@ -158,7 +158,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::config::{Kind, schema};
+    use weir_declare::config::{Kind, schema};
 
     /// Paths of the fields whose change, in some direction, is of class `drain`, as a plan names them.
     fn fields(kind: Kind, prefix: &str) -> Vec<String> {

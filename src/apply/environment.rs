@@ -14,13 +14,13 @@ use time::OffsetDateTime;
 use super::files::{Contents, FileSystem, ReadFiles};
 use super::{bridges, compile, port_holder, tls};
 use crate::auth::{Admission, validity};
-use crate::bridge::Cause;
-use crate::broker::EndpointId;
-use crate::config::{
+use crate::net::bridge::probe;
+use weir_bridge::Cause;
+use weir_broker::EndpointId;
+use weir_declare::config::{
     Auth, BindAddress, Bridge, Declared, Endpoint, FileRef, Identity, Kind, NodeContext, Origin, SecretRef, Severity,
 };
-use crate::net::bridge::probe;
-use crate::reconcile::{EffectiveBridge, bridge_files};
+use weir_declare::reconcile::{EffectiveBridge, bridge_files};
 
 /// Days before a certificate's end from which on it is worth a warning.
 const EXPIRES_SOON_DAYS: i64 = 14;
@@ -68,7 +68,7 @@ struct Notes<'a> {
 }
 
 impl<'a> Notes<'a> {
-    fn new(kind: Kind, name: &crate::config::Name, found: &'a mut Vec<Obstacle>) -> Self {
+    fn new(kind: Kind, name: &weir_declare::config::Name, found: &'a mut Vec<Obstacle>) -> Self {
         Self { identity: Identity::new(kind, name.clone()), found }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::reconcile::{FileDigest, Files};
+use weir_declare::reconcile::{FileDigest, Files};
 
 /// Bytes of one file: a password file of a million users is about 100 MiB.
 const FILE_BYTES_MAX: u64 = 256 << 20;

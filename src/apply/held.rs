@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::files::ReadFiles;
 use super::plane::Plane;
 use super::reconciler::Reconciler;
-use crate::config::{Endpoint, Held, HeldCause, Identity, Kind, Name};
-use crate::reconcile::Reason;
+use weir_declare::config::{Endpoint, Held, HeldCause, Identity, Kind, Name};
+use weir_declare::reconcile::Reason;
 
 const RELEASED: &str = "hold released: it was confirmed, or declared again";
 

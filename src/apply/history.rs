@@ -3,11 +3,11 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use super::state::{HistoryAction, HistoryEntry, Outcome};
-use crate::config::{self, Declared, Diagnostic};
-use crate::reconcile::Timestamp;
 use crate::source::Reading;
+use crate::state::{HistoryAction, HistoryEntry, Outcome};
 use crate::store::{Journal, StoreError};
+use weir_declare::config::{self, Declared, Diagnostic};
+use weir_declare::reconcile::Timestamp;
 
 /// Entries that are kept.
 pub const HISTORY_MAX: usize = 500;

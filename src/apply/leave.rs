@@ -8,10 +8,10 @@ use super::files::{Contents, ReadFiles};
 use super::plane::Plane;
 use super::reconciler::{Reconciler, Running};
 use super::{compile, drain};
-use crate::broker::EndpointId;
-use crate::config::Name;
 use crate::net::{DrainPlan, DrainWhich, PlaneError};
-use crate::reconcile::Effective;
+use weir_broker::EndpointId;
+use weir_declare::config::Name;
+use weir_declare::reconcile::Effective;
 
 /// How many clients a drain has asked, once it has asked all.
 type Asking = Pin<Box<dyn Future<Output = Result<u32, PlaneError>> + Send>>;

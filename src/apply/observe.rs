@@ -10,10 +10,10 @@ use super::held::is_edit;
 use super::history::HeldBack;
 use super::plane::Plane;
 use super::reconciler::{Reconciler, Running};
-use super::state::{ControlState, EndpointState, HistoryAction, HistoryEntry, Outcome, SourceState};
-use crate::broker::EndpointId;
-use crate::config::{Endpoint, Identity, InOrder, Kind, Name, Refusal, RefusalReason};
-use crate::reconcile::{Action, ActionKind, ConditionType, Conditions, Reason, Timestamp, render};
+use crate::state::{ControlState, EndpointState, HistoryAction, HistoryEntry, Outcome, SourceState};
+use weir_broker::EndpointId;
+use weir_declare::config::{Endpoint, Identity, InOrder, Kind, Name, Refusal, RefusalReason};
+use weir_declare::reconcile::{Action, ActionKind, ConditionType, Conditions, Reason, Timestamp, render};
 
 /// A judgement of one condition: whether it holds, why, and in words.
 type Judged = (bool, Reason, String);

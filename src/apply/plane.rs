@@ -5,11 +5,11 @@ use std::io;
 use std::sync::Arc;
 
 use super::port_holder;
-use crate::broker::EndpointId;
 use crate::net::{
     BoundSocket, DataPlane, DrainPlan, ListenerChange, ListenerPolicy, ListenerStatus, PlaneError, SocketKey,
     SocketOptions,
 };
+use weir_broker::EndpointId;
 
 /// A data plane, as [`DataPlane`] is one; its methods say what each of these does.
 pub trait Plane: Send + Sync + 'static {

@@ -12,19 +12,19 @@ use super::held::tell_held;
 use super::history::History;
 use super::leave::{Drained, Leaving};
 use super::plane::Plane;
-use super::state::PassDurations;
-use super::state::{ControlState, LastKnownGood, Phase, SharedState, SourceState, StoreState, Trouble};
 use crate::auth::Admission;
-use crate::broker::EndpointId;
-use crate::config::{
+use crate::net::{ListenerPolicy, SocketKey, SocketOptions};
+use crate::source::{Incidents, Reading, SourceError};
+use crate::state::PassDurations;
+use crate::state::{ControlState, LastKnownGood, Phase, SharedState, SourceState, StoreState, Trouble};
+use crate::store::StoreError;
+use crate::telemetry::{PASS, Tracer};
+use weir_broker::EndpointId;
+use weir_declare::config::{
     self, BindAddress, DeclarationDigest, Declared, Diagnostic, Held, Identity, Kind, Loaded, Name, NodeContext,
     Previous, Refusal,
 };
-use crate::net::{ListenerPolicy, SocketKey, SocketOptions};
-use crate::reconcile::{Conditions, Effective, Guard, Guarded, Judgement, Node, Observed, Plan, Timestamp};
-use crate::source::{Incidents, Reading, SourceError};
-use crate::store::StoreError;
-use crate::telemetry::{PASS, Tracer};
+use weir_declare::reconcile::{Conditions, Effective, Guard, Guarded, Judgement, Node, Observed, Plan, Timestamp};
 
 /// How this node reconciles.
 #[derive(Debug, Clone)]

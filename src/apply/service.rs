@@ -1,6 +1,6 @@
 //! The loop: waits for what may have changed, and has the reconciler look.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -8,9 +8,10 @@ use super::files::ReadFiles;
 use super::leave::Drained;
 use super::plane::Plane;
 use super::reconciler::{Next, Reconciler};
-use crate::reconcile::Timestamp;
 use crate::source::{SourceEvent, SourceHandle};
+use crate::state::wall_clock;
 use crate::store::{LastKnownGoodFile, Saved};
+use weir_declare::reconcile::Timestamp;
 
 /// Between two looks at what seems to be gone.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
@@ -230,12 +231,6 @@ async fn save_last_known_good<P: Plane, F: ReadFiles>(
         Ok(saved) => saved.map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     }
-}
-
-/// Now, by the wall clock.
-pub fn wall_clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_unix_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Sends what the process is told by signals.

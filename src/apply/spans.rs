@@ -3,10 +3,10 @@
 use super::files::ReadFiles;
 use super::plane::Plane;
 use super::reconciler::{Next, Reconciler};
-use crate::config::Loaded;
-use crate::reconcile::{Action, ActionKind, BridgeAction, Plan, render};
 use crate::source::Reading;
 use crate::telemetry::{PASS, Step, Tracer};
+use weir_declare::config::Loaded;
+use weir_declare::reconcile::{Action, ActionKind, BridgeAction, Plan, render};
 
 impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Has passes traced from now on.

@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{ControlState, SharedState};
-use crate::broker::{CoreGauges, EndpointCounters, EndpointId};
 use crate::net::{DataPlane, EndpointStats, PlaneError};
+use crate::state::{ControlState, SharedState};
+use weir_broker::{CoreGauges, EndpointCounters, EndpointId};
 
 /// How often they are published.
 const SYS_INTERVAL: Duration = Duration::from_secs(10);

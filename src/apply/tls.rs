@@ -7,9 +7,9 @@ use rustls::pki_types::pem::PemObject;
 
 use super::files::Contents;
 use crate::auth::validity;
-use crate::config::{self, Endpoint, FileRef, SslConfig, TlsVersion};
 use crate::net::{ClientAuth, Identity, TlsError, TlsFile, TlsPolicy, TlsSettings};
-use crate::reconcile::Timestamp;
+use weir_declare::config::{self, Endpoint, FileRef, SslConfig, TlsVersion};
+use weir_declare::reconcile::Timestamp;
 
 /// Loads an endpoint's certificates and trust.
 ///

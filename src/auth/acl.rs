@@ -7,9 +7,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::broker::{Authorize, Subject};
-use crate::config::{Acl, AclRule, Action, Cidr, Glob, Permission, TopicPattern};
-use crate::mqtt::QoS;
+use weir_broker::{Authorize, Subject};
+use weir_declare::config::{Acl, AclRule, Action, Cidr, Glob, Permission, TopicPattern};
+use weir_mqtt::QoS;
 
 /// `enableAcl` without an acl document: closed, not open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -473,8 +473,8 @@ rules:
         for own in &filters {
             let levels = Pattern::compile(&TopicPattern::Filter(own.as_str().into())).levels;
             for other in &filters {
-                let theirs: Vec<_> = topics.iter().filter(|topic| crate::mqtt::matches(other, topic)).collect();
-                let both = theirs.iter().filter(|topic| crate::mqtt::matches(own, topic)).count();
+                let theirs: Vec<_> = topics.iter().filter(|topic| weir_mqtt::matches(other, topic)).collect();
+                let both = theirs.iter().filter(|topic| weir_mqtt::matches(own, topic)).count();
                 assert_eq!(overlaps(&levels, other), both > 0, "{own} {other}");
                 assert_eq!(covers(&levels, other, false), both == theirs.len(), "{own} covers {other}");
             }

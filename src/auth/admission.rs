@@ -19,8 +19,10 @@ use super::jwt::{JwtLink, KeySet, jwt_terms};
 use super::password::{PasswordFile, PasswordLink};
 use super::scram::{ScramFile, ScramLink};
 use super::{Anonymous, Authenticate, Bans, Credentials, Decision, Refusal};
-use crate::broker::Principal;
-use crate::config::{Auth, Authenticator, Ban, FileRef, HeaderValue, HttpHook, Jwt, JwtAlgorithm, Name, SecretRef};
+use weir_broker::Principal;
+use weir_declare::config::{
+    Auth, Authenticator, Ban, FileRef, HeaderValue, HttpHook, Jwt, JwtAlgorithm, Name, SecretRef,
+};
 
 /// Reads a referenced file as of this pass: its content, or one line that names it and says why not.
 pub type ReadFile<'a> = dyn Fn(&Path) -> Result<Arc<[u8]>, String> + 'a;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Grant, Link};
 use super::{Authenticate, Credentials, Decision, Refusal};
-use crate::broker::Principal;
-use crate::config;
+use weir_broker::Principal;
+use weir_declare::config;
 
 /// `enableAuth: false`: admits every client, as the user name it gives, unproven. Enhanced authentication is not its affair and is refused.
 pub struct Anonymous {

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use crate::broker::Millis;
-use crate::config::{Ban, BanEntry, Flapping};
+use weir_declare::config::{Ban, BanEntry, Flapping};
 
 /// All ban documents together. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,16 +47,6 @@ fn is_about(entry: &BanEntry, suspect: Suspect<'_>) -> bool {
         && entry.client_id.as_ref().is_none_or(|glob| glob.matches(suspect.client_id))
         && entry.username.as_deref().is_none_or(|username| suspect.username == Some(username))
         && entry.ipaddr.as_ref().is_none_or(|range| suspect.address.is_some_and(|address| range.contains(address)))
-}
-
-impl Flapping {
-    pub(super) fn window_ms(&self) -> Millis {
-        Millis::from(self.window_s) * 1000
-    }
-
-    pub(super) fn ban_ms(&self) -> Millis {
-        Millis::from(self.ban_s) * 1000
-    }
 }
 
 #[cfg(test)]

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Grant, Link};
 use super::digest::version_of;
 use super::{PeerCertificate, Refusal, SubjectAltName};
-use crate::broker::Principal;
-use crate::config::{CertificateUsername, ClientCertificate};
+use weir_broker::Principal;
+use weir_declare::config::{CertificateUsername, ClientCertificate};
 
 const KIND: &str = "clientCertificate";
 

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::{AuthExchange, Authenticate, Credentials, Decision, Inquiry, PeerCertificate, Refusal};
-use crate::broker::{Authorize, Millis, Principal};
-use crate::mqtt::ProtocolVersion;
+use weir_broker::{Authorize, Millis, Principal};
+use weir_mqtt::ProtocolVersion;
 
 /// What a client shows at CONNECT, owned: it may have to wait for a worker thread.
 pub(super) struct Attempt {

@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use super::ban::{Bans, Suspect};
 use super::recent::Recent;
 use super::{AuthExchange, Authenticate, Credentials, Decision, Refusal};
-use crate::broker::{Millis, Principal};
-use crate::config::FailureRateLimit;
+use weir_broker::{Millis, Principal};
+use weir_declare::config::FailureRateLimit;
 
 /// Keys each table remembers, at most twice as many: about 4 MiB.
 const TABLE_KEYS: usize = 32_768;

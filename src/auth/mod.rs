@@ -1,4 +1,4 @@
-//! Who may connect. (Who may publish and subscribe is [`crate::broker::Authorize`].)
+//! Who may connect. (Who may publish and subscribe is [`weir_broker::Authorize`].)
 //!
 //! A listener's policy holds one [`Authenticate`]; a chain of them is one too. An answer that takes time is
 //! [`Decision::Pending`]: the event loop runs it on its worker pool and never waits for it.
@@ -33,8 +33,8 @@ pub use password::{PasswordFile, PasswordHash, RecordError};
 pub use scram::{ScramRecord, check_scram_file, prepared};
 pub use validity::validity;
 
-use crate::broker::{EndpointPolicy, Millis, Principal, StillAdmits};
-use crate::mqtt::ProtocolVersion;
+use weir_broker::{EndpointPolicy, Millis, Principal, StillAdmits};
+use weir_mqtt::ProtocolVersion;
 
 /// What a client shows at CONNECT, or to authenticate again.
 #[derive(Clone, Copy)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::broker::Millis;
+use weir_broker::Millis;
 
 /// Counts per key within a window. Two generations of at most `capacity` keys each: when the younger is full it becomes
 /// the older, and what was the older is forgotten. So a flood of keys costs no memory and no scan; at worst it makes

@@ -12,9 +12,9 @@ use super::input::read_all;
 use super::print::{Format, print};
 use super::render::valid;
 use crate::auth::{Request, RuleSet};
-use crate::broker::Subject;
-use crate::config::{Acl, Name, Permission, Snapshot, check_filter, check_topic, rule_position};
-use crate::mqtt::{QoS, SharedFilter};
+use weir_broker::Subject;
+use weir_declare::config::{Acl, Name, Permission, Snapshot, check_filter, check_topic, rule_position};
+use weir_mqtt::{QoS, SharedFilter};
 
 /// Ask what acl documents permit
 ///

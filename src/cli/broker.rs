@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::access::Access;
-use crate::config::{Revision, Snapshot, SourceFile};
+use weir_declare::config::{Revision, Snapshot, SourceFile};
 
 /// How long a broker may take to answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);

@@ -5,10 +5,10 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::apply::{HISTORY_MAX, History, Kept};
-use crate::config::Previous;
-use crate::reconcile::Timestamp;
 use crate::source::etcd::Known;
 use crate::store::{Journal, LastKnownGoodFile, OpenedJournal};
+use weir_declare::config::Previous;
+use weir_declare::reconcile::Timestamp;
 
 /// Revision, when it was saved, what it is.
 type LastKnownGood = (String, Timestamp, Previous);

@@ -6,7 +6,7 @@ use super::input::read_operand;
 use super::print::{Format, has_color, print};
 use super::render::valid;
 use super::{Exit, broker};
-use crate::config::{BuiltInDefaults, canonical, diff_documents};
+use weir_declare::config::{BuiltInDefaults, canonical, diff_documents};
 
 /// Show how two sets of declarations differ in meaning.
 ///

@@ -3,7 +3,7 @@
 use time::OffsetDateTime;
 
 use crate::apply::obstacles;
-use crate::config::{Diagnostic, Loaded, NodeContext};
+use weir_declare::config::{Diagnostic, Loaded, NodeContext};
 
 /// What this machine lacks of what was loaded.
 pub(super) fn check(loaded: &Loaded, node: &NodeContext) -> Vec<Diagnostic> {

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::anyhow;
 
-use crate::config::SecretRef;
 use crate::source::etcd::{EtcdAccess, EtcdRoot, check_url};
+use weir_declare::config::SecretRef;
 
 /// Where the etcd is, as whom, and which keys are ours.
 #[derive(Debug, Clone, clap::Args)]

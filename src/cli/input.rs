@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 
 use super::broker;
-use crate::config::{FILE_SIZE_MAX, ReadError, Revision, Snapshot, SourceFile};
 use crate::source::{DirectoryReader, GitRefReader};
+use weir_declare::config::{FILE_SIZE_MAX, ReadError, Revision, Snapshot, SourceFile};
 
 /// Reads directories, files, `-` and brokers' addresses as one set of documents.
 ///

@@ -18,8 +18,8 @@ use tracing_subscriber::fmt as lines;
 use tracing_subscriber::layer::{Context, Filter, Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::apply::SharedState;
-use crate::config::LogLevel;
+use crate::state::SharedState;
+use weir_declare::config::LogLevel;
 
 /// How the log is written, to standard error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

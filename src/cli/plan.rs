@@ -15,10 +15,10 @@ use super::print::print;
 use super::render::{valid, valid_for};
 use super::validate::{StatusAddr, parse_label, parse_status_addr};
 use super::{Exit, broker, wrong_usage};
-use crate::config::{
+use weir_declare::config::{
     BindAddress, BuiltInDefaults, Declared, Held, HeldCause, Identity, Kind, Name, canonical, diff_documents,
 };
-use crate::reconcile::{Effective, Files, Live, LiveEndpoint, Node, Plan, bridges, plan_guarded, render};
+use weir_declare::reconcile::{Effective, Files, Live, LiveEndpoint, Node, Plan, bridges, plan_guarded, render};
 
 /// Show what a change of declarations would do: to which endpoint, how, and to how many clients.
 ///

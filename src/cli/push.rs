@@ -12,16 +12,16 @@ use super::plan::{Labels, given, has_selectors, planned, with_labels};
 use super::print::{Format, print};
 use super::validate::parse_label;
 use super::{Exit, wrong_usage};
-use crate::apply::wall_clock;
-use crate::cluster::NodeRecord;
-use crate::config::{
-    BuiltInDefaults, Declared, NodeContext, Previous, Revision, Snapshot, canonical, diff_documents, load,
-};
-use crate::reconcile::{Plan, render};
 use crate::source::etcd::{
     Documents, EtcdRoot, Marker, Present, PushPlan, PushState, after_push, documents_of, plan_push, present, push,
 };
 use crate::source::{Commit, DirectoryReader};
+use crate::state::NodeRecord;
+use crate::state::wall_clock;
+use weir_declare::config::{
+    BuiltInDefaults, Declared, NodeContext, Previous, Revision, Snapshot, canonical, diff_documents, load,
+};
+use weir_declare::reconcile::{Plan, render};
 
 /// Put a directory's documents into etcd, all or nothing: brokers see the old set or the new one.
 ///

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::Exit;
 use super::input::read_all;
 use super::print::print;
-use crate::config::{
+use weir_declare::config::{
     BuiltInDefaults, Declared, Diagnostic, NodeContext, Previous, Snapshot, canonical, canonical_yaml,
     declaration_digest, load,
 };

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::print::{Format, print};
 use super::{Exit, broker};
-use crate::apply::wall_clock;
+use crate::state::wall_clock;
 
 /// Write a support bundle: what to send along with a question.
 ///

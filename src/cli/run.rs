@@ -16,19 +16,21 @@ use super::validate::parse_label;
 use super::{Exit, durable, pressure, systemd};
 use crate::apply::{
     FileSystem, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics, run as reconcile, signals,
-    source_name, wall_clock,
+    source_name,
 };
-use crate::broker::limits::SHARDS_MAX;
-use crate::cluster::{Member, NodeFacts, is_node_name, spawn_member};
-use crate::config::NodeContext;
+use crate::cluster::{Member, spawn_member};
 use crate::net::bridge::BridgeHost;
 use crate::net::{DataPlane, DataPlaneConfig};
-use crate::reconcile::Node;
 use crate::source::etcd::{EtcdAccess, EtcdOptions, EtcdRoot, Known, spawn_etcd};
 use crate::source::{DirectoryOptions, SourceHandle, spawn_directory, spawn_git_ref};
+use crate::state::wall_clock;
+use crate::state::{NodeFacts, is_node_name};
 use crate::status::{AccessOptions, LiveView, Secret, StatusOptions, StatusServer, TlsFiles, connections, serve};
 use crate::store::records::{Store, StoreStats};
 use crate::telemetry::Exporter;
+use weir_broker::limits::SHARDS_MAX;
+use weir_declare::config::NodeContext;
+use weir_declare::reconcile::Node;
 
 /// How long SIGTERM waits for clients to leave; the first half of it for what is in flight with them.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);

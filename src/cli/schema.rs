@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Exit;
 use super::print::print;
-use crate::config::schema;
+use weir_declare::config::schema;
 
 /// Print the JSON Schema of the documents, or a reference of their fields made from it.
 ///
@@ -27,7 +27,7 @@ enum Format {
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     match args.format {
-        Format::Json => print(crate::config::SCHEMA)?,
+        Format::Json => print(weir_declare::config::SCHEMA)?,
         Format::Markdown => print(&markdown())?,
     }
     Ok(Exit::Success)

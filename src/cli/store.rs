@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Exit;
 use super::print::{Format, print};
-use crate::broker::{Key, RecordBatch, StoredSession, append_record};
 use crate::store::records::{self, OpenedStore};
+use weir_broker::{Key, RecordBatch, StoredSession, append_record};
 
 /// The form of an export, in its first line.
 const EXPORT_VERSION: u32 = 1;

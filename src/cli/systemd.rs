@@ -9,8 +9,8 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::sync::mpsc;
 
-use crate::apply::{ControlState, Phase, SharedState};
 use crate::net::DataPlane;
+use crate::state::{ControlState, Phase, SharedState};
 
 /// A reload that nothing came of for so long is reported as done, with a status that says so; systemd would kill us later.
 const RELOAD_WITHIN: Duration = Duration::from_secs(30);

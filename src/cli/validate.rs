@@ -9,7 +9,7 @@ use super::Exit;
 use super::format::{Format, Report};
 use super::input::read_noting;
 use super::print::{has_color, print};
-use crate::config::{
+use weir_declare::config::{
     Declared, Diagnostic, Kind, Loaded, NodeContext, Position, Previous, Severity, Snapshot, declaration_digest, load,
 };
 

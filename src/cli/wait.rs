@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::Exit;
 use super::broker::ask;
 use super::print::{Format, print};
-use crate::cluster::{Goal, Interest, Known, NodeRecord, Verdict, check_goal, judge};
+use crate::cluster::{Goal, Interest, Known, Verdict, check_goal, judge};
+use crate::state::NodeRecord;
 use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};
 

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::record::NodeRecord;
-use crate::apply::Phase;
-use crate::reconcile::Timestamp;
+use crate::state::NodeRecord;
+use crate::state::Phase;
+use weir_declare::reconcile::Timestamp;
 
 /// A broker that was killed and started again has its former self beside it until that one's lease ends: only what lasts
 /// longer are two.

@@ -13,12 +13,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::convergence::Coexistence;
-use super::record::{ClusterView, NodeFacts, NodeRecord};
-use crate::apply::{SharedState, wall_clock};
 use crate::source::etcd::{
     EtcdAccess, EtcdResult, EtcdRoot, answered, connect, explained, list_values, prefix_end, silent,
 };
 use crate::source::{SourceError, TroubleKind};
+use crate::state::{ClusterView, NodeFacts, NodeRecord};
+use crate::state::{SharedState, wall_clock};
 
 /// A broker that died is gone after so long, seconds.
 const LEASE_S: i64 = 10;

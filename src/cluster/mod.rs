@@ -1,14 +1,12 @@
 //! Who else is there, and who has converged on what.
 //!
 //! Each broker keeps a record of itself under a lease (`member`); what the records say together is judged purely:
-//! `record` (what a broker tells of itself), `convergence` (who has what), `verdict` (what `weir wait` waits for).
+//! `convergence` (who has what), `verdict` (what `weir wait` waits for).
 
 mod convergence;
 mod member;
-mod record;
 mod verdict;
 
 pub use convergence::{Coexistence, Standing, standings};
 pub use member::{Member, MemberHandle, spawn_member};
-pub use record::{ClusterView, Endpoints, NodeFacts, NodeRecord, Refused, is_node_name};
 pub use verdict::{Goal, Interest, Known, Verdict, check_goal, judge};

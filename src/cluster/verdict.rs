@@ -1,7 +1,7 @@
 //! What `weir wait` waits for, and whether it is there. Pure.
 
-use super::record::{NodeRecord, Refused};
-use crate::apply::Phase;
+use crate::state::Phase;
+use crate::state::{NodeRecord, Refused};
 
 /// A commit's beginning that is shorter than this may be another's.
 const COMMIT_CHARS_MIN: usize = 7;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mio::{Registry, Token};
 
-use crate::broker::Millis;
+use weir_broker::Millis;
 
 /// Goes off as an event with the token it was made with.
 pub(super) struct Alarm {

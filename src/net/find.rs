@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::plane::{ClientRow, DataPlane, PlaneError};
 use super::shard::Control;
-use crate::broker::{Backlog, ConnectionDetail, EndpointId, RetainedPlace, RetainedTopic};
+use weir_broker::{Backlog, ConnectionDetail, EndpointId, RetainedPlace, RetainedTopic};
 
 /// Which connected clients are looked for: those that meet all of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

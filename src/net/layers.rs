@@ -6,7 +6,7 @@ use rustls::ServerConnection;
 
 use super::stream::Stream;
 use super::websocket::{FrameError, FrameReader, FrameWriter, Incoming};
-use crate::broker::OutBuf;
+use weir_broker::OutBuf;
 
 /// Ciphertext that may wait for the socket, bytes.
 const TLS_BUFFER_MAX_BYTES: usize = 64 << 10;

@@ -20,9 +20,9 @@ use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, Socke
 use super::stats::{EndpointStats, Tallies};
 use super::stream::Stream;
 use super::workers::Workers;
-use crate::broker::limits::SHARDS_MAX;
-use crate::broker::{AwaySessions, CoreGauges, EndpointId, Millis, Principal, TotalRates, Waiting, home_shard};
-use crate::mqtt::ProtocolVersion;
+use weir_broker::limits::SHARDS_MAX;
+use weir_broker::{AwaySessions, CoreGauges, EndpointId, Millis, Principal, TotalRates, Waiting, home_shard};
+use weir_mqtt::ProtocolVersion;
 
 /// How the data plane is set up.
 #[derive(Debug, Clone)]

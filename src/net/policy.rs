@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::server::danger::ClientCertVerifier;
 
 use crate::auth::Authenticate;
-use crate::broker::EndpointPolicy;
+use weir_broker::EndpointPolicy;
 
 /// Everything about a listener but its socket.
 pub struct ListenerPolicy {

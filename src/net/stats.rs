@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::broker::{EndpointCounters, EndpointId};
+use weir_broker::{EndpointCounters, EndpointId};
 
 /// An endpoint's counters at one moment. Totals count from the process's start.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 
 use super::plane::{DataPlane, PlaneError};
 use super::shard::Control;
-use crate::broker::{ConnId, EndpointId, Millis, OutBuf};
-use crate::mqtt::ProtocolVersion;
+use weir_broker::{ConnId, EndpointId, Millis, OutBuf};
+use weir_mqtt::ProtocolVersion;
 
 /// Steps that wait for a listener.
 const STEPS_MAX: usize = 1024;

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::{io, thread};
 
-use crate::broker::EndpointId;
+use weir_broker::EndpointId;
 
 /// Work of one endpoint that waits for a thread; above it the answer is "busy".
 const WAITING_MAX: usize = 4096;

@@ -14,7 +14,7 @@ use super::walk::{Contents, Look, describe, walk};
 use super::watch::{Events, Watch, directories_of};
 use super::work_tree::WorkTree;
 use super::{Reading, SourceError, SourceEvent, SourceHandle};
-use crate::config::Snapshot;
+use weir_declare::config::Snapshot;
 
 /// What is left aside is listed up to this many paths.
 const IGNORED_SHOWN_MAX: usize = 200;

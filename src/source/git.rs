@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::Commit;
-use crate::reconcile::Timestamp;
+use weir_declare::reconcile::Timestamp;
 
 /// How long one run of `git` may take.
 const RUN_TIME_MAX: Duration = Duration::from_secs(30);

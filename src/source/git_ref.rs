@@ -12,7 +12,7 @@ use super::git::{GitError, Repository, TreeEntry};
 use super::walk::{Look, is_document_path};
 use super::watch::Watch;
 use super::{Commit, Reading, SourceError, SourceHandle};
-use crate::config::{ReadError, Revision, Snapshot, SourceFile};
+use weir_declare::config::{ReadError, Revision, Snapshot, SourceFile};
 
 /// As in a directory: larger files are refused unread.
 const FILE_BYTES_MAX: u64 = 256 << 10;

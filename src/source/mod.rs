@@ -26,8 +26,8 @@ pub use git_ref::{GitRefReader, spawn_git_ref};
 pub use trouble::{Incidents, TroubleKind};
 pub use watch::Watch;
 
-use crate::config::Snapshot;
-use crate::reconcile::Timestamp;
+use weir_declare::config::Snapshot;
+use weir_declare::reconcile::Timestamp;
 
 /// A source, read whole.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::stamp::{self, Stamp};
-use crate::config::{ReadError, SourceFile};
+use weir_declare::config::{ReadError, SourceFile};
 
 /// Bytes of one file; the validator refuses larger ones, so no more of them is read than tells that they are larger.
 const FILE_BYTES_MAX: u64 = 256 << 10;

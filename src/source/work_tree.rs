@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use super::Commit;
 use super::git::{GitError, Repository, TreeEntry};
 use super::walk::is_document_path;
-use crate::config::{Revision, SourceFile};
+use weir_declare::config::{Revision, SourceFile};
 
 /// Mode of a symbolic link in a tree: its blob is the link's target.
 const MODE_SYMLINK: &str = "120000";

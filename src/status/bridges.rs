@@ -12,7 +12,7 @@ use super::http::{Problem, Reply};
 use super::query::Query;
 use super::router::App;
 use super::{Counts, Origin};
-use crate::reconcile::{ConditionStatus, Timestamp};
+use weir_declare::reconcile::{ConditionStatus, Timestamp};
 
 /// One bridge: declared, and how its link fares.
 #[derive(Debug, Clone, Serialize)]

@@ -9,8 +9,8 @@ use super::http::{Answer, Problem, Reply};
 use super::query::Query;
 use super::router::App;
 use super::{Document, State, endpoints};
-use crate::config::Kind;
-use crate::reconcile::render;
+use weir_declare::config::Kind;
+use weir_declare::reconcile::render;
 
 const YAML: &str = "application/yaml; charset=utf-8";
 /// Entries of `history`: without `limit`, and at most.

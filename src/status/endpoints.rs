@@ -9,7 +9,7 @@ use super::http::{Problem, Reply};
 use super::query::Query;
 use super::router::App;
 use super::{Endpoint, State};
-use crate::reconcile::{Condition, ConditionStatus, ConditionType, Reason};
+use weir_declare::reconcile::{Condition, ConditionStatus, ConditionType, Reason};
 
 impl Endpoint {
     /// What it runs by; what is declared where nothing runs.

@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use super::http::{Body, Problem, common_headers};
 use super::router::App;
 use super::server::Activity;
-use crate::reconcile::Timestamp;
+use weir_declare::reconcile::Timestamp;
 
 /// Nothing to say for so long: a comment is sent, so that proxies and dead peers are noticed.
 pub(super) const SILENCE: Duration = Duration::from_secs(15);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::{ValidateRequest, Validation};
-use crate::config::{
+use weir_declare::config::{
     BuiltInDefaults, CanonicalDocument, Declared, Diagnostic, Kind, Name, NodeContext, Previous, Revision, Snapshot,
     SourceFile, canonical, declaration_digest, load,
 };

@@ -14,16 +14,17 @@ use super::{
     State, StatusView, TopicCursor, TopicPage, TopicQuery, TraceEvent, TraceQuery, Traffic, ValidateRequest,
     Validation, live_trace,
 };
-use crate::apply::{ControlState, EndpointState, PassDurations, SharedState};
-use crate::broker::{self, Dropped, EndpointGauges, EndpointId, RetainedPlace};
-use crate::cluster::{ClusterView, NodeFacts, NodeRecord, standings};
-use crate::config::{self, BuiltInDefaults, Declared, Diagnostic, NodeContext, canonical, fields_of};
+use crate::cluster::standings;
 use crate::net::{
     ClientFilter, DataPlane, DeliverDurations, EndpointStats, FoundClient, RetainedCursor, RetainedFilter,
 };
-use crate::reconcile::Timestamp;
+use crate::state::{ClusterView, NodeFacts, NodeRecord};
+use crate::state::{ControlState, EndpointState, PassDurations, SharedState};
 use crate::store::records::StoreStats;
 use crate::telemetry::TelemetryStats;
+use weir_broker::{Dropped, EndpointGauges, EndpointId, RetainedPlace};
+use weir_declare::config::{self, BuiltInDefaults, Declared, Diagnostic, NodeContext, canonical, fields_of};
+use weir_declare::reconcile::Timestamp;
 
 /// Shows a running broker.
 pub struct LiveView {
@@ -407,7 +408,7 @@ fn holdings(held: &EndpointGauges) -> EndpointHoldings {
     }
 }
 
-fn backlog(endpoint: String, found: broker::Backlog) -> Backlog {
+fn backlog(endpoint: String, found: weir_broker::Backlog) -> Backlog {
     Backlog {
         client_id: found.client_id,
         endpoint,

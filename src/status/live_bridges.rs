@@ -1,12 +1,12 @@
 //! The broker's bridges as the status shows them.
 
 use super::{BridgeCondition, BridgeLink, BridgeView, Counts, RefusedFilter};
-use crate::apply::{BridgeState, ControlState};
-use crate::bridge::Cause;
-use crate::broker::Dropped;
 use crate::net::DataPlane;
 use crate::net::bridge::{BridgePhase, BridgeStatus};
-use crate::reconcile::{ConditionStatus, Timestamp};
+use crate::state::{BridgeState, ControlState};
+use weir_bridge::Cause;
+use weir_broker::Dropped;
+use weir_declare::reconcile::{ConditionStatus, Timestamp};
 
 /// Every bridge, by name.
 pub(super) fn bridges(control: &ControlState, plane: &DataPlane, now: Timestamp) -> Vec<BridgeView> {

@@ -6,10 +6,10 @@ use tokio::sync::mpsc;
 use super::live::{endpoint_name, names, protocol};
 use super::packets::packets;
 use super::{TraceEvent, TraceQuery};
-use crate::apply::{ControlState, wall_clock};
-use crate::mqtt::Side;
 use crate::net::{DataPlane, TraceFilter, TraceStep, Traced};
-use crate::reconcile::Timestamp;
+use crate::state::{ControlState, wall_clock};
+use weir_declare::reconcile::Timestamp;
+use weir_mqtt::Side;
 
 /// Events that wait for the stream; the data plane's own bounds stand behind them.
 const WAITING_MAX: usize = 16;
@@ -55,7 +55,7 @@ fn events(
     at: Timestamp,
     what: Traced,
     payloads: bool,
-    endpoint: impl Fn(crate::broker::EndpointId) -> String,
+    endpoint: impl Fn(weir_broker::EndpointId) -> String,
 ) -> Vec<TraceEvent> {
     let (version, bytes, side, direction) = match what {
         Traced::Connected { endpoint: id, peer, version } => {

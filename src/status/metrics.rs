@@ -17,11 +17,11 @@ use super::router::App;
 use super::system::Process;
 use super::traffic::HOLDINGS_TIMEOUT;
 use super::{BridgeView, Endpoint, EndpointHoldings, EndpointTraffic, Histogram, Holdings, State, Traffic};
-use crate::apply::{Phase, TroubleKind};
-use crate::config::Severity;
-use crate::reconcile::{ConditionStatus, Timestamp};
+use crate::state::{Phase, TroubleKind};
 use crate::store::records::StoreStats;
 use crate::telemetry::TelemetryStats;
+use weir_declare::config::Severity;
+use weir_declare::reconcile::{ConditionStatus, Timestamp};
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";

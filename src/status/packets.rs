@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
-use crate::mqtt::{Ack, DecodeContext, Decoded, Packet, ProtocolVersion, Publish, Side, Subscribe, decode};
+use weir_mqtt::{Ack, DecodeContext, Decoded, Packet, ProtocolVersion, Publish, Side, Subscribe, decode};
 
 /// Bytes of a payload that are shown.
 const PAYLOAD_SHOWN_BYTES: usize = 1024;

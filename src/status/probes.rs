@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::http::{Answer, TEXT};
 use super::query::Query;
 use super::router::App;
-use crate::apply::Phase;
+use crate::state::Phase;
 
 /// The process serves requests, and every shard came round lately.
 pub(super) fn livez(app: &App, _: &Query, _: &HeaderMap) -> Answer {

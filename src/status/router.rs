@@ -22,7 +22,7 @@ use super::{
     Answering, StatusView, bridges, clients, control, endpoints, events, metrics, page, probes, system, topics, trace,
     traffic, validate, writes,
 };
-use crate::reconcile::Timestamp;
+use weir_declare::reconcile::Timestamp;
 
 /// A body of so many times the bound is not read to its end.
 const FLOOD: usize = 4;

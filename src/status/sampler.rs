@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Mutex;
 
 use super::{EndpointTraffic, Traffic};
-use crate::reconcile::Timestamp;
+use weir_declare::reconcile::Timestamp;
 
 /// Milliseconds between samples.
 pub(super) const INTERVAL_MS: u64 = 2000;

@@ -9,8 +9,8 @@ use super::http::Reply;
 use super::query::Query;
 use super::router::App;
 use super::{ClusterNode, State};
-use crate::apply::Phase;
-use crate::config::{Diagnostic, Kind};
+use crate::state::Phase;
+use weir_declare::config::{Diagnostic, Kind};
 
 /// `GET /api/system/health`: whether this broker does what it is declared to do.
 pub(super) fn health(app: &App, _: &Query) -> Reply {

@@ -19,7 +19,7 @@ pub(super) const PARAMETERS: &[&str] = &["filter", "namespace", "after", "limit"
 pub(super) async fn list(app: &App, query: &Query) -> Reply {
     let filter = query.get("filter").map(str::to_owned);
     if let Some(filter) = &filter {
-        crate::mqtt::validate_topic_filter(filter)
+        weir_mqtt::validate_topic_filter(filter)
             .map_err(|error| Problem::bad_request(format!("filter {filter:?}: {error}")))?;
     }
     let wanted = TopicQuery {

@@ -10,7 +10,7 @@ use super::query::Query;
 use super::router::App;
 use super::sampler::Rates;
 use super::{Endpoint, endpoints};
-use crate::reconcile::ConditionStatus;
+use weir_declare::reconcile::ConditionStatus;
 
 /// How long the shards have to say what they hold; everything else without that is better than nothing.
 pub(super) const HOLDINGS_TIMEOUT: Duration = Duration::from_secs(1);

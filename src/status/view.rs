@@ -11,12 +11,12 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::BridgeView;
-use crate::apply::{HistoryEntry, Phase, SourceState};
-use crate::cluster::NodeRecord;
-use crate::config::Diagnostic;
-use crate::reconcile::{Conditions, Plan, Timestamp};
+use crate::state::NodeRecord;
+use crate::state::{HistoryEntry, Phase, SourceState};
 use crate::store::records::StoreStats;
 use crate::telemetry::TelemetryStats;
+use weir_declare::config::Diagnostic;
+use weir_declare::reconcile::{Conditions, Plan, Timestamp};
 
 /// The one door between the server and the broker. Every call is cheap and never waits for the data plane.
 pub trait StatusView: Send + Sync + 'static {

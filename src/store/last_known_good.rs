@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Deserialize;
 
 use super::{StoreError, write};
-use crate::config::{Keeper, Previous};
-use crate::reconcile::Timestamp;
+use weir_declare::config::{Keeper, Previous};
+use weir_declare::reconcile::Timestamp;
 
 /// Where the last known good declarations are kept.
 #[derive(Debug, Clone)]

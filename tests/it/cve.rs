@@ -1,4 +1,4 @@
-//! Classes of holes that other brokers had, tried on the built broker. Those of the codec are in `src/mqtt/tests`, those of
+//! Classes of holes that other brokers had, tried on the built broker. Those of the codec are in `crates/weir-mqtt/src/tests`, those of
 //! authentication and permission in `auth/holes.rs`.
 
 use crate::client::{Client, publish};

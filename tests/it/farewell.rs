@@ -1,6 +1,6 @@
 //! Clients that are asked to leave while messages are in flight: the core in memory, under made-up time.
 
-use weirmq::broker::{EndpointId, EndpointLimits};
+use weir_broker::{EndpointId, EndpointLimits};
 
 use crate::client::{connect, publish};
 use crate::node::{LinkId, Node, policy};

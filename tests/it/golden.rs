@@ -82,7 +82,7 @@ fn compare(case: &Path, name: &str, got: &str, update: bool) -> Option<String> {
         return None;
     }
     let case = case.display();
-    Some(weirmq::config::unified_diff(&expected, got, &format!("{case}/{name}"), &format!("{case}/{name} (now)")))
+    Some(weir_declare::config::unified_diff(&expected, got, &format!("{case}/{name}"), &format!("{case}/{name} (now)")))
 }
 
 fn copy(from: &Path, to: &Path) {

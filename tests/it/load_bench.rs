@@ -11,7 +11,7 @@ mod stats;
 mod wire;
 
 use ledger::{Faults, Stream};
-use weirmq::mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Side, decode};
+use weir_mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Side, decode};
 use wire::{PublishTemplate, Version};
 
 /// Received sequence numbers; lost of how many sent, duplicated, disordered.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use weirmq::broker::{EndpointLimits, home_shard};
+use weir_broker::{EndpointLimits, home_shard};
 use weirmq::net::{DataPlane, DataPlaneConfig};
 
 use crate::client::{Client, connect, publish};

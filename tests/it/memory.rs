@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weirmq::broker::{Authorize, EndpointLimits, EndpointPolicy, Subject, home_shard};
-use weirmq::mqtt::QoS;
+use weir_broker::{Authorize, EndpointLimits, EndpointPolicy, Subject, home_shard};
+use weir_mqtt::QoS;
 
 use crate::node::{Node, policy};
 use crate::script::{Patience, Transport, TransportEvent};

@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use weirmq::broker::{
+use weir_broker::{
     Admission, Batch, ConnId, Core, CoreConfig, Ended, EndpointId, EndpointLimits, EndpointPolicy, Principal,
     ProtocolVersions, ShardId, Then, home_shard,
 };
-use weirmq::mqtt::{ConnAck, ConnAckProperties, Decoded, Packet, ReasonCode, Refusal, decode_connect, encode};
+use weir_mqtt::{ConnAck, ConnAckProperties, Decoded, Packet, ReasonCode, Refusal, decode_connect, encode};
 
 /// A connection of a [`Node`].
 pub type LinkId = usize;

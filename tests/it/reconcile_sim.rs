@@ -15,12 +15,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
-use weirmq::apply::{Drained, History, Next, Reconciler, ReconcilerOptions, SharedState, Start};
-use weirmq::config::{Keeper, NodeContext, Previous, Revision, Snapshot, SourceFile};
-use weirmq::mqtt::ProtocolVersion;
+use weir_declare::config::{Keeper, NodeContext, Previous, Revision, Snapshot, SourceFile};
+use weir_declare::reconcile::{ConditionStatus, ConditionType, Node, Timestamp};
+use weir_mqtt::ProtocolVersion;
+use weirmq::apply::{Drained, History, Next, Reconciler, ReconcilerOptions, Start};
 use weirmq::net::SocketKey;
-use weirmq::reconcile::{ConditionStatus, ConditionType, Node, Timestamp};
 use weirmq::source::{Reading, SourceError, TroubleKind};
+use weirmq::state::SharedState;
 
 use crate::chance::Chance;
 use file::{File, NAMES, Trouble};

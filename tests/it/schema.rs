@@ -1,6 +1,6 @@
 //! Another validator, check-jsonschema, judges the schema, the examples and generated documents as weir does.
 
-#[path = "../../src/config/tests/generate.rs"]
+#[path = "../../crates/weir-declare/src/config/tests/generate.rs"]
 #[allow(dead_code)] // the unit tests use the rest
 mod generate;
 
@@ -11,8 +11,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use serde_json::Value;
-use weirmq::config;
-use weirmq::config::{NodeContext, Previous, Revision, Snapshot, SourceFile};
+use weir_declare::config;
+use weir_declare::config::{NodeContext, Previous, Revision, Snapshot, SourceFile};
 
 use generate::Generator;
 

@@ -28,7 +28,7 @@ fn read(root: &Path) -> Reading {
 
 /// Each file's path below the root, and its text or what is wrong with it.
 fn contents(reading: &Reading) -> BTreeMap<String, Result<String, String>> {
-    let of = |file: &weirmq::config::SourceFile| match &file.content {
+    let of = |file: &weir_declare::config::SourceFile| match &file.content {
         Ok(bytes) => Ok(String::from_utf8_lossy(bytes).into_owned()),
         Err(error) => Err(error.message.clone()),
     };

@@ -11,7 +11,7 @@ use weirmq::source::{DirectoryReader, Reading};
 use crate::chance::{self, Chance};
 
 fn shown(reading: &Reading) -> Vec<(String, Result<Vec<u8>, String>)> {
-    let content = |file: &weirmq::config::SourceFile| match &file.content {
+    let content = |file: &weir_declare::config::SourceFile| match &file.content {
         Ok(bytes) => Ok(bytes.to_vec()),
         Err(error) => Err(error.message.clone()),
     };

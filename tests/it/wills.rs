@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weirmq::broker::{
+use weir_broker::{
     Authorize, Dropped, EndpointId, EndpointLimits, EndpointPolicy, Kept, Key, Principal, Recording, RefusedWill,
     StillAdmits, Stored, Subject, WillRefusal,
 };
-use weirmq::mqtt::QoS;
+use weir_mqtt::QoS;
 
 use crate::client::{connect, publish};
 use crate::node::{LinkId, Node, policy};

@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::config::HttpMethod;
+use weir_declare::config::HttpMethod;
 
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 64 << 10;

@@ -25,8 +25,8 @@ use self::queue::Queue;
 use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Grant, Link};
 use super::digest::version_of;
 use super::{Refusal, jwt};
-use crate::broker::Principal;
-use crate::config::{HttpHook, HttpMethod};
+use weir_broker::Principal;
+use weir_declare::config::{HttpHook, HttpMethod};
 
 const KIND: &str = "http";
 

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::auth::chain::Attempt;
-use crate::mqtt::ProtocolVersion;
+use weir_mqtt::ProtocolVersion;
 
 /// The fields of a question, in the order in which they are written.
 pub(super) struct Question {

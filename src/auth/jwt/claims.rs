@@ -6,8 +6,8 @@ use serde_json::{Map, Value};
 
 use crate::auth::RuleSet;
 use crate::auth::chain::Attempt;
-use crate::broker::Authorize;
-use crate::config::{Acl, AclRule, Action, Jwt, Name, Origin, Permission, TopicPattern};
+use weir_broker::Authorize;
+use weir_declare::config::{Acl, AclRule, Action, Jwt, Name, Origin, Permission, TopicPattern};
 
 /// A token's payload.
 pub(super) struct Claims(Map<String, Value>);

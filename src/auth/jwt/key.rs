@@ -10,7 +10,7 @@ use rustls::server::ParsedCertificate;
 use serde_json::Value;
 
 use crate::auth::der::{BIT_STRING, Der, Malformed, OID, SEQUENCE};
-use crate::config::JwtAlgorithm;
+use weir_declare::config::JwtAlgorithm;
 
 /// All keys of one file.
 pub(in crate::auth) struct KeySet {

@@ -18,8 +18,8 @@ use self::token::Token;
 use super::Refusal;
 use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Grant, Link};
 use super::digest::version_of;
-use crate::broker::Principal;
-use crate::config::{Jwt, JwtAlgorithm};
+use weir_broker::Principal;
+use weir_declare::config::{Jwt, JwtAlgorithm};
 
 const KIND: &str = "jwt";
 

@@ -12,7 +12,7 @@ pub use hash::PasswordHash;
 use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Grant, Link};
 use super::digest::version_of;
 use super::{Refusal, chain};
-use crate::broker::Principal;
+use weir_broker::Principal;
 
 /// A password file as a link of a chain.
 pub(super) struct PasswordLink {

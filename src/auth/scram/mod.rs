@@ -26,7 +26,7 @@ use super::Refusal;
 use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Dialogue, Grant, Link, SCRAM};
 use super::digest::version_of;
 use super::password::{RecordError, lines};
-use crate::broker::Principal;
+use weir_broker::Principal;
 
 /// Authentication Method.
 const METHOD: &str = "SCRAM-SHA-256";

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::*;
-use crate::broker::Subject;
-use crate::mqtt::QoS;
+use weir_broker::Subject;
+use weir_mqtt::QoS;
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const RSA_PUBLIC: &str = include_str!("jwt_rsa/public.pem");

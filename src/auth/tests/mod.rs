@@ -14,8 +14,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use crate::broker::{EndpointId, EndpointLimits, ProtocolVersions};
-use crate::config::{Auth, Ban, Name};
+use weir_broker::{EndpointId, EndpointLimits, ProtocolVersions};
+use weir_declare::config::{Auth, Ban, Name};
 
 /// `alice` with the password `secret`, as mosquitto_passwd 2.0 writes her.
 const ALICE_6: &str = "alice:$6$yEkqPPOx9a92QGqm$3lox62KIo+BU9PI36lrxgzrKt2FulXmhrSz12hw69vhlDW4vlBBhvsqO8xUHh2CGWZBE+EOgyOiS9YEWkD8zQA==\n";

@@ -1,7 +1,7 @@
 //! GitHub's workflow commands: each diagnostic becomes an annotation at its line.
 
 use super::{Report, is_file, with_help, workspace_relative};
-use crate::config::{Diagnostic, Severity};
+use weir_declare::config::{Diagnostic, Severity};
 
 pub(super) fn render(report: &Report<'_>) -> String {
     report.diagnostics.iter().map(command).collect()

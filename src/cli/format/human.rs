@@ -4,7 +4,7 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::Report;
-use crate::config::{Diagnostic, Position, Severity, SourceFile};
+use weir_declare::config::{Diagnostic, Position, Severity, SourceFile};
 
 pub(super) fn render(report: &Report<'_>, color: bool) -> String {
     let mut text = String::new();

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::Report;
-use crate::config::Severity;
+use weir_declare::config::Severity;
 
 pub(super) fn render(report: &Report<'_>) -> String {
     let documents: Map<String, Value> =

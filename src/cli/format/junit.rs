@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Report, with_help};
-use crate::config::Diagnostic;
+use weir_declare::config::Diagnostic;
 
 pub(super) fn render(report: &Report<'_>) -> String {
     let mut files: Vec<&str> = report.snapshot.files.iter().map(|file| &*file.shown).collect();

@@ -8,7 +8,7 @@ mod sarif;
 
 use std::path::Path;
 
-use crate::config::{Diagnostic, Kind, Severity, Snapshot};
+use weir_declare::config::{Diagnostic, Kind, Severity, Snapshot};
 
 /// How to write diagnostics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

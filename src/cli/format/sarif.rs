@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{Report, is_file, with_help, workspace_relative};
-use crate::config::{Diagnostic, Position, Severity, meaning};
+use weir_declare::config::{Diagnostic, Position, Severity, meaning};
 
 pub(super) fn render(report: &Report<'_>) -> String {
     let codes: BTreeSet<&str> = report.diagnostics.iter().map(|diagnostic| diagnostic.code).collect();

@@ -4,7 +4,7 @@ use anyhow::bail;
 use serde_json::{Map, Value, json};
 
 use super::draft::{Document, Draft};
-use crate::config::Kind;
+use weir_declare::config::Kind;
 
 /// An Erlang term, as far as rules need it.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::config::{
+use weir_declare::config::{
     CanonicalDocument, Identity, Kind, Name, NodeContext, Previous, Revision, Snapshot, SourceFile, load,
 };
 

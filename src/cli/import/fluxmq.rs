@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::draft::{Document, Draft};
 use super::fluxmq_endpoint::endpoint;
-use crate::config::Kind;
+use weir_declare::config::Kind;
 
 /// Sections of `config.yaml` that are not an endpoint's, and what takes their place.
 const SECTIONS: &[(&str, &str)] = &[

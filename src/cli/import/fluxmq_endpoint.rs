@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::draft::{Document, Draft};
-use crate::config::Kind;
+use weir_declare::config::Kind;
 
 /// Fields that mean the same.
 const SAME: &[&str] = &[

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::draft::{Document, Draft};
 use super::mosquitto_bridge::bridge;
 use super::mosquitto_listener::{listener, report_rest};
-use crate::config::Kind;
+use weir_declare::config::Kind;
 
 /// A line: `key value`.
 #[derive(Debug, Clone)]

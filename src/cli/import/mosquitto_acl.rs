@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::draft::{Document, Draft};
 use super::mosquitto::Setting;
-use crate::config::Kind;
+use weir_declare::config::Kind;
 
 /// Denials decide before everything else, as in mosquitto.
 const DENY_PRIORITY: i64 = 1;

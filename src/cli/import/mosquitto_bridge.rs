@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::draft::{Document, Draft};
 use super::mosquitto::{Section, Setting};
-use crate::config::Kind;
+use weir_declare::config::Kind;
 
 /// Keys without a counterpart, and what takes their place.
 const LEFT: &[(&str, &str)] = &[

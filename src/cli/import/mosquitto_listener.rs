@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::draft::{Document, Draft};
 use super::mosquitto::{Conf, SECURITY_KEYS, Section, Setting, beside};
 use super::mosquitto_acl;
-use crate::config::Kind;
+use weir_declare::config::Kind;
 
 /// Keys without a counterpart, and what takes their place.
 const LEFT: &[(&str, &str)] = &[

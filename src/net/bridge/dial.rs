@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 
 use super::wire::{Carrier, Read, Wire};
 use super::{BridgeAddress, BridgeSettings};
-use crate::bridge::{Cause, Failure, Link, Spec};
+use weir_bridge::{Cause, Failure, Link, Spec};
 
 /// How long name resolution, TCP and TLS may take together.
 const DIAL_GUARD: Duration = Duration::from_secs(10);

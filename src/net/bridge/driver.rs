@@ -11,10 +11,10 @@ use tokio::sync::watch;
 use super::status::StatusCell;
 use super::wire::{Read, Wire};
 use super::{BridgePhase, BridgeSettings, Orders, Stop, dial, home};
-use crate::bridge::{Backoff, Cause, Failure, Link};
-use crate::broker::Millis;
 use crate::net::find::ClientFilter;
 use crate::net::plane::DataPlane;
+use weir_bridge::{Backoff, Cause, Failure, Link};
+use weir_broker::Millis;
 
 /// How long what is on its way may take to be acknowledged before a link is closed on purpose.
 const DRAIN_MS: Millis = 5_000;

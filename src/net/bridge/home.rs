@@ -9,10 +9,10 @@ use socket2::Socket;
 
 use super::BridgeSettings;
 use crate::auth::{Authenticate, Credentials, Decision, Refusal};
-use crate::bridge::LOCAL_ID_PREFIX;
-use crate::broker::{EndpointLimits, EndpointPolicy, Principal, ProtocolVersions};
-use crate::mqtt::QoS;
 use crate::net::policy::{AcceptOverflow, ChildOptions, HandshakeLimits, ListenerPolicy, Transport};
+use weir_bridge::LOCAL_ID_PREFIX;
+use weir_broker::{EndpointLimits, EndpointPolicy, Principal, ProtocolVersions};
+use weir_mqtt::QoS;
 
 /// Bytes that the kernel holds for either end.
 const SOCKET_BUFFER_BYTES: usize = 512 << 10;

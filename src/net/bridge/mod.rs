@@ -25,8 +25,8 @@ pub use status::{BridgePhase, BridgeStatus};
 use self::driver::Driver;
 use self::status::StatusCell;
 use super::plane::DataPlane;
-use crate::bridge::Spec;
-use crate::broker::{EndpointId, QueueOverflow};
+use weir_bridge::Spec;
+use weir_broker::{EndpointId, QueueOverflow};
 
 /// A bridge, compiled from its declaration.
 pub struct BridgeSettings {

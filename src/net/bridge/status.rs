@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::BridgeSettings;
-use crate::bridge::{Counters, Failure};
-use crate::broker::Millis;
 use crate::net::plane::DataPlane;
+use weir_bridge::{Counters, Failure};
+use weir_broker::Millis;
 
 /// Where a bridge stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

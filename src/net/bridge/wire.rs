@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::bridge::Outbox;
+use weir_bridge::Outbox;
 
 /// What carries the bytes: TCP, TLS, a socket pair.
 pub(super) trait Carrier: AsyncRead + AsyncWrite + Unpin + Send {}

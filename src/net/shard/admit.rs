@@ -9,18 +9,18 @@ use super::reauthenticate::Enhanced;
 use super::table::{Connection, Key, State};
 use super::{Event, Shard, Shared};
 use crate::auth::{Credentials, Decision, Inquiry, Refusal};
-use crate::bridge::LOCAL_ID_PREFIX;
-use crate::broker::{Admission, EndpointPolicy, Principal, home_shard};
-use crate::mqtt::{
-    Auth, Connect, DecodeContext, DecodeError, Decoded, Packet, ProtocolVersion, ReasonCode, Side, auth, decode,
-    decode_connect, return_code,
-};
 use crate::net::inquiries::UnderWay;
 use crate::net::layers::Layers;
 use crate::net::mailbox::Mailbox;
 use crate::net::plane::ConnectionFacts;
 use crate::net::stats::{Opened, Reason};
 use crate::net::stream::Stream;
+use weir_bridge::LOCAL_ID_PREFIX;
+use weir_broker::{Admission, EndpointPolicy, Principal, home_shard};
+use weir_mqtt::{
+    Auth, Connect, DecodeContext, DecodeError, Decoded, Packet, ProtocolVersion, ReasonCode, Side, auth, decode,
+    decode_connect, return_code,
+};
 
 /// An authenticated client on its way to its home shard.
 pub(in crate::net) struct HandOver {

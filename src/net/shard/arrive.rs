@@ -6,11 +6,11 @@ use std::sync::Arc;
 use super::handshake::{Handshake, Stage};
 use super::table::{Connection, Key, State};
 use super::{Event, SWEEP_MS, Shard};
-use crate::broker::Ended;
 use crate::net::layers::{Layers, Unsent};
 use crate::net::policy::{ListenerPolicy, Transport};
 use crate::net::stats::{Opened, Pending, Reason};
 use crate::net::stream::Stream;
+use weir_broker::Ended;
 
 /// A connection fresh from the acceptor.
 pub(in crate::net) struct Accepted {

@@ -2,9 +2,9 @@
 
 use super::table::{Key, State};
 use super::{SWEEP_MS, Shard};
-use crate::broker::{Ended, Millis};
 use crate::net::layers::{self, LayerError, Outgoing, Unsent};
 use crate::net::stats::Reason;
+use weir_broker::{Ended, Millis};
 
 /// How long a closing connection may take to be written out, and then for its peer to close, ms.
 const CLOSING_MS: Millis = 5_000;

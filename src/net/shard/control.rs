@@ -9,12 +9,12 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::table::{Connection, State};
-use crate::broker::{Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, RetainedPlace, RetainedTopic, Waiting};
-use crate::mqtt::{Publish, PublishProperties, QoS};
 use crate::net::find::{ClientFilter, FoundClient, RetainedFilter};
 use crate::net::plane::{ClientRow, DrainPlan};
 use crate::net::policy::ListenerPolicy;
 use crate::net::trace::Tracer;
+use weir_broker::{Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, RetainedPlace, RetainedTopic, Waiting};
+use weir_mqtt::{Publish, PublishProperties, QoS};
 
 /// A question or an order. Who asked may have gone before the answer; the order holds all the same.
 pub(in crate::net) enum Control {

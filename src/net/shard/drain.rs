@@ -8,10 +8,10 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::table::{Connection, Key, State};
-use crate::broker::{ConnId, Ended, EndpointId, Millis};
-use crate::mqtt::ReasonCode;
 use crate::net::plane::{ConnectionFacts, DrainPlan, DrainWhich};
 use crate::net::stats::Reason;
+use weir_broker::{ConnId, Ended, EndpointId, Millis};
+use weir_mqtt::ReasonCode;
 
 /// A drain under way.
 pub(super) struct ActiveDrain {

@@ -8,8 +8,6 @@ use std::sync::Arc;
 use super::table::{Key, State};
 use super::{READ_BYTES, Shard};
 use crate::auth::{AuthExchange, PeerCertificate};
-use crate::broker::Millis;
-use crate::mqtt::{Decoded, ProtocolVersion, connack, decode_connect};
 use crate::net::acceptor::claim_address;
 use crate::net::inquiries::UnderWay;
 use crate::net::layers::{Layers, Unsent, WebSocket};
@@ -17,6 +15,8 @@ use crate::net::policy::{ListenerPolicy, ProxyProtocolPolicy};
 use crate::net::proxy::{self, Parsed};
 use crate::net::stats::{Pending, Reason};
 use crate::net::websocket::{Incoming, Upgrade, upgrade};
+use weir_broker::Millis;
+use weir_mqtt::{Decoded, ProtocolVersion, connack, decode_connect};
 
 /// A connection before admission.
 pub(super) struct Handshake {
@@ -270,7 +270,7 @@ impl Shard {
 pub(super) fn refusal_bytes(version: ProtocolVersion, code: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
     // Without properties nothing in it can be too long.
-    let _ = connack(&mut bytes, version, false, code, &crate::mqtt::ConnAckProperties::default());
+    let _ = connack(&mut bytes, version, false, code, &weir_mqtt::ConnAckProperties::default());
     bytes
 }
 

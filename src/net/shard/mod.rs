@@ -43,7 +43,7 @@ use super::stats::Tallies;
 use super::trace::Tracer;
 use super::workers::Workers;
 use crate::auth::Decision;
-use crate::broker::{
+use weir_broker::{
     AwaySessions, Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, Kept, Millis, RecordSink, Recording,
     RefusedWill, Restored, ShardId, Stored, TotalRates,
 };

@@ -8,10 +8,10 @@ use super::handshake::Handshake;
 use super::table::{Connection, Key, State};
 use super::{Event, Shard};
 use crate::auth::{AuthExchange, Credentials, Decision, PeerCertificate, Refusal};
-use crate::broker::{ConnId, Principal, Reauthentication};
-use crate::mqtt::{Connect, ProtocolVersion};
 use crate::net::inquiries::UnderWay;
 use crate::net::policy::ListenerPolicy;
+use weir_broker::{ConnId, Principal, Reauthentication};
+use weir_mqtt::{Connect, ProtocolVersion};
 
 /// What a connection with an authentication method shows again.
 pub(super) struct Enhanced {

@@ -4,8 +4,8 @@ use std::io::ErrorKind;
 
 use super::table::{Connection, Key, Partial, State};
 use super::{EARLY_FLUSH_BYTES, HEAVY_SLICE, READ_BYTES, Shard, cpu_time, trace};
-use crate::broker::{ConnId, Ended, Then};
 use crate::net::websocket::Incoming;
+use weir_broker::{ConnId, Ended, Then};
 
 /// Reads of one connection before the others have their turn.
 const READS_PER_TURN: usize = 4;

@@ -2,8 +2,8 @@
 
 use super::table::{Connection, Key, State};
 use super::{CROWD_SLICE, Shard, cpu_time};
-use crate::broker::Ended;
 use crate::net::layers::{self, Wrote};
+use weir_broker::Ended;
 
 /// Connections of the crowd that are written to between two looks at the clock.
 const CROWD_STEP: usize = 8;

@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 
 use mio::Token;
 
-use crate::broker::ConnId;
 use crate::net::layers::Layers;
 use crate::net::stats::Opened;
 use crate::net::stream::Stream;
+use weir_broker::ConnId;
 
 use super::handshake::Handshake;
 use super::reauthenticate::Enhanced;

@@ -2,8 +2,8 @@
 
 use super::Shard;
 use super::table::{Key, State};
-use crate::broker::{ConnId, Millis};
 use crate::net::trace::{Traced, Tracer};
+use weir_broker::{ConnId, Millis};
 
 impl Shard {
     /// A listener comes: its client may be connected already.

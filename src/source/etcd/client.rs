@@ -8,8 +8,8 @@ use etcd_client::{Certificate, Client, ConnectOptions, Error, GetOptions, Identi
 
 use super::options::EtcdAccess;
 use super::replica::{Listing, Stored};
-use crate::config::SecretRef;
 use crate::source::{SourceError, TroubleKind};
+use weir_declare::config::SecretRef;
 
 /// How long a server may take to answer one request.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(5);

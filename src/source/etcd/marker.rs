@@ -6,8 +6,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::reconcile::Timestamp;
 use crate::source::Commit;
+use weir_declare::reconcile::Timestamp;
 
 /// The marker's key below `endpoints/`. Hidden, so it is never a document; in the same range, so that it changes in the
 /// same snapshot as the documents.

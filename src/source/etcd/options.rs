@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::SecretRef;
+use weir_declare::config::SecretRef;
 
 /// Where documents are below the root.
 const DOCUMENTS: &str = "endpoints/";

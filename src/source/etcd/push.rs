@@ -10,8 +10,8 @@ use super::marker::{MARKER_KEY, Marker, PushState};
 use super::options::{EtcdAccess, EtcdRoot};
 use super::push_plan::{BATCH_BYTES_MAX, Documents, OPERATIONS_MAX, Operation, PushPlan};
 use super::replica::Listing;
-use crate::config::{Revision, Snapshot, SourceFile};
 use crate::source::SourceError;
+use weir_declare::config::{Revision, Snapshot, SourceFile};
 
 /// Why a push did not come about.
 #[derive(Debug, thiserror::Error)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::marker::{content_hash, documents_digest};
-use crate::config::SourceFile;
+use weir_declare::config::SourceFile;
 
 /// Operations and comparisons that etcd takes in one transaction, unless it is told otherwise (`--max-txn-ops`).
 pub(super) const OPERATIONS_MAX: usize = 128;
@@ -152,7 +152,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::ReadError;
+    use weir_declare::config::ReadError;
 
     fn documents(pairs: &[(&str, &str)]) -> Documents {
         pairs.iter().map(|(key, text)| ((*key).to_owned(), Arc::from(text.as_bytes()))).collect()

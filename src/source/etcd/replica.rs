@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::marker::{MARKER_KEY, Marker, PushState, content_hash, document_path, documents_digest};
-use crate::config::{ReadError, Revision, Snapshot, SourceFile};
-use crate::reconcile::Timestamp;
 use crate::source::{Reading, SourceError, StoreFacts, TroubleKind};
+use weir_declare::config::{ReadError, Revision, Snapshot, SourceFile};
+use weir_declare::reconcile::Timestamp;
 
 /// A value under the prefix.
 #[derive(Debug, Clone)]

@@ -5,7 +5,7 @@ use std::ops::Range;
 use hashbrown::HashMap;
 
 use super::frame::{self, Header};
-use crate::broker::{Key, Records};
+use weir_broker::{Key, Records};
 
 /// Cleaning under way: records of the oldest file that held when it began.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use hashbrown::HashSet;
 
 use super::disk::Disk;
 use super::log::{Log, LogError, LogSize};
-use crate::broker::{Kept, Key, RecordBatch, ShardId};
+use weir_broker::{Kept, Key, RecordBatch, ShardId};
 
 /// Commits what shards hand over.
 pub(super) struct Committer<D: Disk> {

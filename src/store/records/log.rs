@@ -13,7 +13,7 @@ use super::disk::{Disk, SegmentFile};
 use super::frame::{self, FILE_HEADER, FRAME_HEADER};
 use super::reading::Reading;
 use super::space::{Levels, LogLimits, Purpose, Reserve, full_or};
-use crate::broker::{Key, RecordBatch, Stored, append_record};
+use weir_broker::{Key, RecordBatch, Stored, append_record};
 
 /// Bytes that cleaning adds to a commit, beside twice what the commit has itself.
 const CLEAN_BYTES: usize = 256 << 10;

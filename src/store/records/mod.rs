@@ -24,7 +24,7 @@ pub use space::LogLimits;
 pub use writer::{OnFailure, StoreStats, Writer, WriterError};
 
 use super::StoreError;
-use crate::broker::Stored;
+use weir_broker::Stored;
 
 /// Where in a data directory the records are.
 const DIRECTORY: &str = "store";

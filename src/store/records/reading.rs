@@ -7,7 +7,7 @@ use hashbrown::HashMap;
 use super::disk::{Disk, SegmentFile};
 use super::frame::{self, FILE_HEADER, FileFormat, Header, Tail};
 use super::log::{LogError, Place, Segment, size_of};
-use crate::broker::{Key, Records};
+use weir_broker::{Key, Records};
 
 /// What was read.
 #[derive(Default)]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::committer::{Committer, Round, Wait};
 use super::disk::Disk;
 use super::log::{Log, LogError, LogSize};
-use crate::broker::{Kept, RecordBatch, RecordSink, ShardId};
+use weir_broker::{Kept, RecordBatch, RecordSink, ShardId};
 
 /// How long a full disk is left alone before the next attempt.
 const FULL_WAIT: Duration = Duration::from_millis(200);

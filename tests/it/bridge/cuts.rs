@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use weirmq::mqtt::{ProtocolVersion, PublishProperties, QoS};
+use weir_mqtt::{ProtocolVersion, PublishProperties, QoS};
 
 use super::peers::{Got, Listener, Mosquitto, Peer, Weir, Wire, mosquitto, until};
 

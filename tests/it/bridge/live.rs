@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, Issuer, KeyPair};
-use weirmq::mqtt::{PublishProperties, QoS, ReasonCode};
+use weir_mqtt::{PublishProperties, QoS, ReasonCode};
 
 use super::peers::{Listener, Peer, Weir, until};
 use crate::ports::free;

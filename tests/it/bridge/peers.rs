@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use weirmq::mqtt::{
+use weir_mqtt::{
     Connect, ConnectProperties, DecodeContext, Decoded, Packet, PacketId, ProtocolVersion, Publish, PublishProperties,
     QoS, ReasonCode, Side, Subscribe, UserProperties, decode, encode, puback, pubcomp, pubrec, pubrel,
 };

@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use weirmq::bridge::{Counters, Link, Mark, Rule, Spec};
-use weirmq::broker::EndpointLimits;
-use weirmq::mqtt::{
+use weir_bridge::{Counters, Link, Mark, Rule, Spec};
+use weir_broker::EndpointLimits;
+use weir_mqtt::{
     Connect, ConnectProperties, DecodeContext, Decoded, Packet, PacketId, ProtocolVersion, Publish, PublishProperties,
     QoS, ReasonCode, Side, Subscribe, SubscriptionOptions, UserProperties, decode, encode, puback, pubcomp, pubrec,
 };
@@ -122,7 +122,7 @@ impl Client {
                         self.open.remove(&ack.packet_id.get());
                         pubcomp(&mut answer, V5, ack.packet_id, ReasonCode::Success);
                     }
-                    Packet::PubRec(ack) => weirmq::mqtt::pubrel(&mut answer, V5, ack.packet_id, ReasonCode::Success),
+                    Packet::PubRec(ack) => weir_mqtt::pubrel(&mut answer, V5, ack.packet_id, ReasonCode::Success),
                     _ => {}
                 }
             }

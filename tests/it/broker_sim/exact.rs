@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weirmq::broker::{EndpointLimits, EndpointPolicy};
+use weir_broker::{EndpointLimits, EndpointPolicy};
 
 use super::model::{Connecting, Expected, Message, Model, NEVER, Subscription, Will};
 use super::rng::Rng;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use weirmq::broker::{EndpointLimits, EndpointPolicy};
+use weir_broker::{EndpointLimits, EndpointPolicy};
 
 use super::rng::Rng;
 use crate::node::{LinkId, Node, policy};

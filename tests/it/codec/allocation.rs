@@ -4,7 +4,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
 
-use weirmq::mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Side, decode, decode_connect};
+use weir_mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Side, decode, decode_connect};
 
 use super::generate::{self, Choices};
 

@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 use mqttbytes::{Error, v4, v5};
-use weirmq::mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Side, decode, encode};
+use weir_mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Side, decode, encode};
 
 use super::generate::{self, Choices};
 use super::known_differences::{FORBIDDEN_AND_TAKEN, taken_wrongly, wrongly_refused};
@@ -117,9 +117,9 @@ fn both_match_alike() {
     let topics: Vec<&String> = paths.iter().filter(|path| !path.is_empty() && !path.contains('+')).collect();
     let filters: Vec<String> = paths.iter().flat_map(|path| [path.clone(), format!("{path}/#")]).collect();
     for filter in filters.iter().map(String::as_str).chain(["#"]).filter(|filter| !filter.is_empty()) {
-        assert!(mqttbytes::valid_filter(filter) && weirmq::mqtt::validate_topic_filter(filter).is_ok(), "{filter}");
+        assert!(mqttbytes::valid_filter(filter) && weir_mqtt::validate_topic_filter(filter).is_ok(), "{filter}");
         for topic in &topics {
-            let (ours, theirs) = (weirmq::mqtt::matches(filter, topic), mqttbytes::matches(topic, filter));
+            let (ours, theirs) = (weir_mqtt::matches(filter, topic), mqttbytes::matches(topic, filter));
             assert_eq!(ours, theirs, "{filter} {topic}");
         }
     }

@@ -1,8 +1,8 @@
 //! Packets made from choices: right by construction, in all forms that the specification leaves open; and then spoiled.
 //! An encoder of its own, so that the codec is not asked about itself. The fuzz targets use it too.
 
-use weirmq::mqtt::ProtocolVersion::{self, V3_1, V3_1_1, V5};
-use weirmq::mqtt::Side::{self, Client, Server};
+use weir_mqtt::ProtocolVersion::{self, V3_1, V3_1_1, V5};
+use weir_mqtt::Side::{self, Client, Server};
 
 /// Choices drawn from bytes: a fuzzer's, proptest's, or a seed's. After the last byte every choice is 0.
 pub struct Choices<'a> {

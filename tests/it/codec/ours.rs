@@ -1,6 +1,6 @@
 //! What our decoder read, as facts that can be held against another decoder's.
 
-use weirmq::mqtt::{ConnAckProperties, ConnectProperties, Packet, ProtocolVersion, PublishProperties, UserProperties};
+use weir_mqtt::{ConnAckProperties, ConnectProperties, Packet, ProtocolVersion, PublishProperties, UserProperties};
 
 /// Names and values, in the order of the fields; what is absent is left out.
 #[derive(Debug, PartialEq, Eq, Default)]

@@ -1,7 +1,7 @@
 //! Decode, encode, decode: the same packet.
 
 use proptest::prelude::*;
-use weirmq::mqtt::{
+use weir_mqtt::{
     DecodeContext, Decoded, Packet, ProtocolVersion, PublishPropsOut, Side, decode, encode, encode_publish_parts,
     publish_len,
 };

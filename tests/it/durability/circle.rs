@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use weirmq::broker::{EndpointLimits, EndpointPolicy, Kept, Recording};
+use weir_broker::{EndpointLimits, EndpointPolicy, Kept, Recording};
 
 use crate::broker_sim::rng::Rng;
 use crate::node::{LinkId, Node, policy};

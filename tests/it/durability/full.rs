@@ -4,7 +4,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use weirmq::broker::{EndpointLimits, EndpointPolicy, Kept, RecordBatch, Recording, ShardId, home_shard};
+use weir_broker::{EndpointLimits, EndpointPolicy, Kept, RecordBatch, Recording, ShardId, home_shard};
 
 use super::process::Durable;
 use super::trouble::{Client, Mounted, mount};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Instant;
 
-use weirmq::broker::{EndpointLimits, Kept, Key, RecordBatch, Recording};
+use weir_broker::{EndpointLimits, Kept, Key, RecordBatch, Recording};
 
 use super::process::{Durable, GUARD};
 use super::trouble::{Client, Mounted, mount, refused};

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use weirmq::broker::{EndpointLimits, EndpointPolicy, Kept, Key, Kind, RecordBatch, Recording, Stored};
+use weir_broker::{EndpointLimits, EndpointPolicy, Kept, Key, Kind, RecordBatch, Recording, Stored};
 
 use super::actor::{Actor, Role};
 use super::cast::{cast, judge_retained};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weirmq::broker::{EndpointLimits, EndpointPolicy, Kept, Key, Kind, Recording, Stored};
+use weir_broker::{EndpointLimits, EndpointPolicy, Kept, Key, Kind, Recording, Stored};
 
 use super::circle::open;
 use crate::node::{Node, policy};

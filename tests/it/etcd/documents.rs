@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use tempfile::TempDir;
-use weirmq::config::{NodeContext, Previous, declaration_digest, load};
+use weir_declare::config::{NodeContext, Previous, declaration_digest, load};
 use weirmq::source::DirectoryReader;
 
 use super::broker::Broker;

@@ -225,7 +225,7 @@ async fn somebody_elses_change_fails_a_push_cleanly() {
                 _ => etcd.delete(&key("theirs")),
             };
             let before = etcd.ctl(&["get", "--prefix", "/weir/endpoints/"]);
-            let now = weirmq::apply::wall_clock();
+            let now = weirmq::state::wall_clock();
             let marker = Marker::new(PushState::Complete, plan.digest.clone(), plan.documents, there.revision(), now);
             let error = weirmq::source::etcd::push(&there, &plan, &marker).await.unwrap_err().to_string();
             assert!(error.contains("somebody else changed") && error.contains("nothing was pushed"), "{error}");

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use weir_broker::Principal;
 use weirmq::auth::{AuthExchange, Authenticate, Credentials, Decision, Refusal};
-use weirmq::broker::Principal;
 use weirmq::net::ListenerPolicy;
 
 use super::client::{self, Client, connect, connect_with, packet, string};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use weirmq::broker::EndpointId;
+use weir_broker::EndpointId;
 use weirmq::net::{DrainPlan, DrainWhich, ListenerPolicy, PlaneError};
 
 use super::client::{self, Client, string};

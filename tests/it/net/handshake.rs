@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 
-use weirmq::broker::{EndpointPolicy, ProtocolVersions};
+use weir_broker::{EndpointPolicy, ProtocolVersions};
 use weirmq::net::{HandshakeLimits, ListenerPolicy};
 
 use super::client::{self, Client, connect, connect_with, packet, string};

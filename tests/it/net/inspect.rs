@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use weir_broker::{EndpointId, EndpointPolicy};
+use weir_mqtt::ProtocolVersion;
 use weirmq::auth::DenyAll;
-use weirmq::broker::{EndpointId, EndpointPolicy};
-use weirmq::mqtt::ProtocolVersion;
 use weirmq::net::{ListenerPolicy, RetainedCursor, RetainedFilter, TraceFilter, Traced};
 
 use super::client::{self, Client, connect_with, packet, string};

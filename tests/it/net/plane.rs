@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use weir_broker::{EndpointId, EndpointLimits, EndpointPolicy, ProtocolVersions};
 use weirmq::auth::{Anonymous, Authenticate};
-use weirmq::broker::{EndpointId, EndpointLimits, EndpointPolicy, ProtocolVersions};
 use weirmq::net::{
     AcceptOverflow, ChildOptions, DataPlane, DataPlaneConfig, EndpointStats, HandshakeLimits, ListenerChange,
     ListenerPolicy, SocketKey, SocketOptions, Transport,

@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use weir_broker::{EndpointId, Principal};
 use weirmq::auth::{Anonymous, Authenticate, Credentials, Decision};
-use weirmq::broker::{EndpointId, Principal};
 use weirmq::net::{IpRange, ListenerPolicy, ProxyProtocolPolicy};
 
 use super::client::{self, Client, connect};

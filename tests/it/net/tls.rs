@@ -10,8 +10,8 @@ use rcgen::{
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, HandshakeKind};
+use weir_broker::Principal;
 use weirmq::auth::{Anonymous, Authenticate, Credentials, Decision, PeerCertificate, SubjectAltName};
-use weirmq::broker::Principal;
 use weirmq::net::{ClientAuth, Identity, ListenerPolicy, TlsSettings, Transport};
 
 use super::client::{self, Client};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weirmq::config::ReadError;
+use weir_declare::config::ReadError;
 use weirmq::net::SocketKey;
 
 use crate::chance::Chance;

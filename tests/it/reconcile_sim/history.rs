@@ -6,11 +6,12 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use weirmq::apply::{History, Next, Reconciler, ReconcilerOptions, SharedState, Start};
-use weirmq::config::{NodeContext, Revision, Snapshot, SourceFile};
+use weir_declare::config::{NodeContext, Revision, Snapshot, SourceFile};
+use weir_declare::reconcile::{Node, Timestamp};
+use weirmq::apply::{History, Next, Reconciler, ReconcilerOptions, Start};
 use weirmq::net::SocketKey;
-use weirmq::reconcile::{Node, Timestamp};
 use weirmq::source::{Reading, SourceError, TroubleKind};
+use weirmq::state::SharedState;
 use weirmq::store::{LastKnownGoodFile, Saved};
 
 use super::world::{NoFiles, World};

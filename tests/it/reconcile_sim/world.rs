@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
+use weir_broker::{EndpointId, Principal};
+use weir_mqtt::ProtocolVersion;
 use weirmq::apply::{Plane, ReadFiles, SocketChange};
-use weirmq::broker::{EndpointId, Principal};
-use weirmq::mqtt::ProtocolVersion;
 use weirmq::net::{
     ConnectionFacts, DrainPlan, DrainWhich, ListenerPolicy, ListenerStatus, PlaneError, SocketKey, SocketOptions,
 };

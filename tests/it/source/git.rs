@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use weirmq::config::Revision;
+use weir_declare::config::Revision;
 use weirmq::source::{GitRefReader, SourceEvent, spawn_git_ref};
 
 use super::{Follower, NO_RESYNC, contents, directory, names, read, runtime, write};

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use weirmq::broker::Dropped;
+use weir_broker::Dropped;
+use weir_declare::reconcile::{ConditionType, Reason};
 use weirmq::net::RefusalCounts;
-use weirmq::reconcile::{ConditionType, Reason};
 
 use super::client::request;
 use super::fake;

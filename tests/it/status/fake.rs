@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use weirmq::apply::{Commit, HistoryAction, HistoryEntry, Outcome, Phase, SourceState, Trouble, TroubleKind};
-use weirmq::cluster::{Endpoints, NodeRecord, Refused};
-use weirmq::config::{Diagnostic, Position, Severity};
-use weirmq::reconcile::{ConditionStatus, ConditionType, Conditions, Reason, Timestamp};
+use weir_declare::config::{Diagnostic, Position, Severity};
+use weir_declare::reconcile::{ConditionStatus, ConditionType, Conditions, Reason, Timestamp};
+use weirmq::state::{Commit, HistoryAction, HistoryEntry, Outcome, Phase, SourceState, Trouble, TroubleKind};
+use weirmq::state::{Endpoints, NodeRecord, Refused};
 use weirmq::status::*;
 use weirmq::store::records::StoreStats;
 use weirmq::telemetry::TelemetryStats;
@@ -157,7 +157,7 @@ impl StatusView for Fake {
         let TopicCursor(_, _, start) = query.after;
         let wanted = all.into_iter().enumerate().skip(start as usize).filter(|(_, each)| {
             query.namespace.as_ref().is_none_or(|namespace| each.namespace == *namespace)
-                && query.filter.as_ref().is_none_or(|filter| weirmq::mqtt::matches(filter, &each.topic))
+                && query.filter.as_ref().is_none_or(|filter| weir_mqtt::matches(filter, &each.topic))
         });
         let mut wanted: Vec<(usize, RetainedTopic)> = wanted.take(query.limit + 1).collect();
         let more = wanted.split_off(query.limit.min(wanted.len()));

@@ -7,7 +7,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use weirmq::apply::Phase;
+use weirmq::state::Phase;
 use weirmq::status::StatusOptions;
 
 use super::client::{Answered, exchange, get, request};

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use super::super::committer::{Committer, Wait};
 use super::disk::FaultyDisk;
 use super::{Model, Random, model, numbered_batch};
-use crate::broker::{Kept, RecordBatch, ShardId};
 use crate::store::records::{Log, LogLimits};
+use weir_broker::{Kept, RecordBatch, ShardId};
 
 type Changes = Vec<(u64, Option<Vec<u8>>)>;
 

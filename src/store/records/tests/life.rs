@@ -2,8 +2,8 @@
 
 use super::disk::{Fault, FaultyDisk};
 use super::{Model, Random, batch, model};
-use crate::broker::RecordBatch;
 use crate::store::records::{Log, LogError, LogLimits};
+use weir_broker::RecordBatch;
 
 type Change = (u64, Option<Vec<u8>>);
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use self::disk::{Fault, FaultyDisk};
 use super::*;
-use crate::broker::{Key, RecordBatch, append_record};
+use weir_broker::{Key, RecordBatch, append_record};
 
 fn key(number: u64) -> Key {
     let mut bytes = [0; Key::BYTES];
@@ -33,7 +33,7 @@ fn numbered_batch<V: AsRef<[u8]>>(number: u64, records: &[(u64, Option<V>)]) -> 
 /// What a log holds, by the item of its keys.
 type Model = BTreeMap<u64, Vec<u8>>;
 
-fn model(stored: &crate::broker::Stored) -> Model {
+fn model(stored: &weir_broker::Stored) -> Model {
     stored.records().iter().map(|(key, value)| (key.item(), value.to_vec())).collect()
 }
 
@@ -157,8 +157,8 @@ fn an_fsync_that_fails_is_never_tried_again() {
     let seen = Arc::clone(&failed);
     let writer = Writer::start(log, Box::new(move |error| *seen.lock().unwrap() = Some(error.to_string()))).unwrap();
     let answers = Arc::clone(&told);
-    crate::broker::RecordSink::tell(&writer, Box::new(move |_, kept| answers.lock().unwrap().push(kept)));
-    crate::broker::RecordSink::keep(&writer, crate::broker::ShardId(0), batch(&[(1, Some(b"one"))]));
+    weir_broker::RecordSink::tell(&writer, Box::new(move |_, kept| answers.lock().unwrap().push(kept)));
+    weir_broker::RecordSink::keep(&writer, weir_broker::ShardId(0), batch(&[(1, Some(b"one"))]));
     writer.finish();
     assert_eq!(failed.lock().unwrap().as_deref(), Some("fsync failed: the medium failed"));
     assert!(told.lock().unwrap().is_empty(), "nothing was said to be durable");

@@ -1,0 +1,299 @@
+//! `endpoint`: one declared listener and what it admits. Field by field what `schema/endpoint.schema.json` describes.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{ChildOptions, Versions};
+use super::{Host, Listen, Name, Origin, ProxyProtocol, ServerOptions, SslConfig, Websocket};
+use weir_broker::QueueOverflow as Overflow;
+
+/// A declared endpoint, with `defaults` applied and every default filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Endpoint {
+    pub name: Name,
+    #[serde(skip)]
+    pub origin: Origin,
+    /// Where it listens: `host` and `port`, made one.
+    #[serde(skip)]
+    pub listen: Listen,
+    pub(super) port: Option<NonZeroU16>,
+    pub(super) host: Option<Host>,
+
+    pub description: Option<Arc<str>>,
+    pub labels: BTreeMap<Arc<str>, Arc<str>>,
+    /// Which nodes hold it: those with all of these labels.
+    pub nodes: BTreeMap<Arc<str>, Arc<str>>,
+    pub enabled: bool,
+    pub is_default: bool,
+    pub restarted_at: Option<Arc<str>>,
+    /// Of the broker's lines about it; `None`: as all others.
+    pub log_level: Option<LogLevel>,
+    pub prune: Prune,
+
+    pub use_websocket: bool,
+    /// WebSocket path.
+    pub path: Arc<str>,
+    pub websocket: Websocket,
+    /// `None`: no TLS.
+    #[serde(deserialize_with = "super::tls::empty_is_none")]
+    pub ssl_config: Option<SslConfig>,
+    pub proxy_protocol: Option<ProxyProtocol>,
+    pub server_options: ServerOptions,
+    pub child_options: ChildOptions,
+
+    pub enable_auth: bool,
+    /// Name of an auth document; `None`: the one called `default`.
+    pub auth: Option<Name>,
+    pub enable_acl: bool,
+    /// Name of an acl document; `None`: the one called `default`.
+    pub acl: Option<Name>,
+    pub enable_bridge: bool,
+    pub bridges: Vec<Name>,
+    /// The namespace of topics, client ids and sessions; `None`: the shared one.
+    pub mountpoint: Option<Arc<str>>,
+    pub protocol_versions: Versions,
+
+    /// Open connections.
+    pub max_connection_size: Option<u32>,
+    /// Open connections from one address.
+    pub max_connection_per_address: Option<u32>,
+    /// Accepted connections per second.
+    pub max_connection_per_second: Option<u32>,
+    pub accept_overflow: AcceptOverflow,
+    /// Connections whose CONNECT has not been accepted yet.
+    pub max_pending_connections: Option<u32>,
+    /// From accept to CONNECT, milliseconds, TLS and WebSocket handshakes included.
+    pub connect_timeout_ms: u32,
+    /// Sessions kept for clients that are away.
+    pub max_session_size: Option<u32>,
+    /// Bytes of a packet.
+    pub message_max_size: u32,
+
+    pub keep_alive_max_s: Option<u16>,
+    pub session_expiry_max_s: Option<u32>,
+    pub message_expiry_max_s: Option<u32>,
+    pub receive_maximum: u16,
+    pub topic_alias_maximum: u16,
+    pub maximum_qos: u8,
+    pub retain_available: bool,
+    pub max_inflight: u16,
+    /// Messages waiting per session.
+    pub max_queued_messages: u32,
+    /// Bytes waiting per session.
+    pub max_queued_bytes: u64,
+    pub queue_overflow: QueueOverflow,
+    /// Subscriptions per session.
+    pub max_subscriptions: u32,
+    pub max_topic_levels: u16,
+    /// Publishes per second and client.
+    pub max_publish_per_second: Option<u32>,
+    /// Published bytes per second and client.
+    pub max_publish_bytes_per_second: Option<u64>,
+    /// Publishes per second, all clients of the endpoint together.
+    pub max_total_publish_per_second: Option<u32>,
+    /// Published bytes per second, all clients of the endpoint together.
+    pub max_total_publish_bytes_per_second: Option<u64>,
+    pub publish_overflow: PublishOverflow,
+    pub durability: Durability,
+    pub drain: Drain,
+}
+
+impl Default for Endpoint {
+    fn default() -> Self {
+        Self {
+            name: Name::default(),
+            origin: Origin::default(),
+            listen: Listen::Tcp { host: None, port: NonZeroU16::MIN },
+            port: None,
+            host: None,
+            description: None,
+            labels: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            enabled: true,
+            is_default: false,
+            restarted_at: None,
+            log_level: None,
+            prune: Prune::Enabled,
+            use_websocket: false,
+            path: Arc::from("/mqtt"),
+            websocket: Websocket::default(),
+            ssl_config: None,
+            proxy_protocol: None,
+            server_options: ServerOptions::default(),
+            child_options: ChildOptions::default(),
+            enable_auth: true,
+            auth: None,
+            enable_acl: true,
+            acl: None,
+            enable_bridge: false,
+            bridges: Vec::new(),
+            mountpoint: None,
+            protocol_versions: Versions::default(),
+            max_connection_size: None,
+            max_connection_per_address: None,
+            max_connection_per_second: None,
+            accept_overflow: AcceptOverflow::Delay,
+            max_pending_connections: None,
+            connect_timeout_ms: 10_000,
+            max_session_size: None,
+            message_max_size: 4_194_304,
+            keep_alive_max_s: None,
+            session_expiry_max_s: None,
+            message_expiry_max_s: None,
+            receive_maximum: 1024,
+            topic_alias_maximum: 32,
+            maximum_qos: 2,
+            retain_available: true,
+            max_inflight: 1024,
+            max_queued_messages: 10_000,
+            max_queued_bytes: 64 << 20,
+            queue_overflow: QueueOverflow::DropNewest,
+            max_subscriptions: 1_000_000,
+            max_topic_levels: 128,
+            max_publish_per_second: None,
+            max_publish_bytes_per_second: None,
+            max_total_publish_per_second: None,
+            max_total_publish_bytes_per_second: None,
+            publish_overflow: PublishOverflow::Delay,
+            durability: Durability::Memory,
+            drain: Drain::default(),
+        }
+    }
+}
+
+impl Endpoint {
+    /// Whether a node with `labels` holds it.
+    pub fn is_for(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.nodes.iter().all(|(key, value)| labels.get(&**key).is_some_and(|have| **have == **value))
+    }
+
+    /// The auth document it means.
+    pub fn auth_name(&self) -> &str {
+        self.auth.as_ref().map_or(DEFAULT_NAME, Name::as_str)
+    }
+
+    /// The acl document it means.
+    pub fn acl_name(&self) -> &str {
+        self.acl.as_ref().map_or(DEFAULT_NAME, Name::as_str)
+    }
+
+    /// What the broker's core enforces of it for each client.
+    pub fn limits(&self) -> weir_broker::EndpointLimits {
+        use weir_broker::PublishOverflow as Excess;
+        use weir_mqtt::QoS;
+        weir_broker::EndpointLimits {
+            message_max_size: self.message_max_size,
+            max_sessions: self.max_session_size,
+            receive_maximum: self.receive_maximum,
+            topic_alias_maximum: self.topic_alias_maximum,
+            keep_alive_max_s: self.keep_alive_max_s,
+            session_expiry_max_s: self.session_expiry_max_s,
+            message_expiry_max_s: self.message_expiry_max_s,
+            max_inflight: self.max_inflight,
+            max_queued_messages: self.max_queued_messages,
+            max_queued_bytes: self.max_queued_bytes,
+            queue_overflow: match self.queue_overflow {
+                QueueOverflow::DropNewest => Overflow::DropNewest,
+                QueueOverflow::DropOldest => Overflow::DropOldest,
+            },
+            max_subscriptions: self.max_subscriptions,
+            max_topic_levels: self.max_topic_levels,
+            max_publish_rate: self.max_publish_per_second,
+            max_publish_bytes_rate: self.max_publish_bytes_per_second,
+            max_total_publish_rate: self.max_total_publish_per_second,
+            max_total_publish_bytes_rate: self.max_total_publish_bytes_per_second,
+            publish_overflow: match self.publish_overflow {
+                PublishOverflow::Delay => Excess::Delay,
+                PublishOverflow::Disconnect => Excess::Disconnect,
+            },
+            maximum_qos: match self.maximum_qos {
+                0 => QoS::AtMostOnce,
+                1 => QoS::AtLeastOnce,
+                _ => QoS::ExactlyOnce,
+            },
+            retain_available: self.retain_available,
+            durable: self.durability == Durability::Disk,
+        }
+    }
+}
+
+/// The name of the auth and acl documents that endpoints mean without saying so.
+pub const DEFAULT_NAME: &str = "default";
+
+/// Whether leaving the endpoint out deletes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Prune {
+    Enabled,
+    Disabled,
+}
+
+/// What happens to connections above `maxConnectionPerSecond`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AcceptOverflow {
+    /// They wait in the listening socket's backlog.
+    Delay,
+    /// They are accepted and closed.
+    Refuse,
+}
+
+/// What gives way when a session's queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum QueueOverflow {
+    DropNewest,
+    DropOldest,
+}
+
+/// What happens to a client above a publish rate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PublishOverflow {
+    /// Reading from it pauses.
+    Delay,
+    /// It is disconnected with 0x96, message rate too high.
+    Disconnect,
+}
+
+/// How much the broker writes about an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// What has to have happened to a QoS 1 or 2 message before it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Durability {
+    Memory,
+    /// Committed and fsynced.
+    Disk,
+}
+
+/// How open connections are closed when the declaration no longer admits them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Drain {
+    /// Spread over this many seconds; 0: at once.
+    pub window_s: u32,
+    /// Connections closed per second at most; stretches the window where needed.
+    pub max_per_second: Option<u32>,
+    /// MQTT 5: another server to use, sent with reason code 0x9C.
+    pub server_reference: Option<Arc<str>>,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { window_s: 10, max_per_second: None, server_reference: None }
+    }
+}

@@ -1,0 +1,133 @@
+//! Patterns of rules: globs for client ids, topic filters with placeholders.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use weir_mqtt::{validate_topic_filter, validate_topic_name};
+
+/// `*` stands for any characters, `?` for one; everything else for itself.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Glob(pub Arc<str>);
+
+impl Glob {
+    /// Whether it matches the whole of `text`. Time is bounded by the product of the lengths; nothing is allocated.
+    pub fn matches(&self, text: &str) -> bool {
+        let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
+        let (mut p, mut t) = (0, 0);
+        // Where the last `*` was, and how much of the text it has taken.
+        let mut star: Option<(usize, usize)> = None;
+        while t < text.len() {
+            match pattern.get(p) {
+                Some(b'*') => {
+                    star = Some((p, t));
+                    p += 1;
+                }
+                Some(b'?') => {
+                    p += 1;
+                    t += char_len(text, t);
+                }
+                Some(byte) if Some(byte) == text.get(t) => {
+                    p += 1;
+                    t += 1;
+                }
+                _ => {
+                    let Some((at, taken)) = star else { return false };
+                    t = taken + char_len(text, taken);
+                    star = Some((at, t));
+                    p = at + 1;
+                }
+            }
+        }
+        pattern.get(p..).is_some_and(|rest| rest.iter().all(|&byte| byte == b'*'))
+    }
+}
+
+/// Bytes of the character that begins at `at`.
+fn char_len(text: &[u8], at: usize) -> usize {
+    match text.get(at) {
+        Some(0xF0..) => 4,
+        Some(0xE0..) => 3,
+        Some(0xC0..) => 2,
+        _ => 1,
+    }
+}
+
+/// What a rule says of topics.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum TopicPattern {
+    /// A filter; `${clientid}` and `${username}` stand for the client's own.
+    Filter(Arc<str>),
+    /// `{eq: "#"}`: the filter itself as a client subscribes to it, not what it matches.
+    Eq(Arc<str>),
+}
+
+impl TopicPattern {
+    /// The filter as written.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Filter(filter) | Self::Eq(filter) => filter,
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EqForm {
+    eq: Arc<str>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Form {
+    Plain(Arc<str>),
+    Eq(EqForm),
+}
+
+impl Serialize for TopicPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Filter(filter) => serializer.serialize_str(filter),
+            Self::Eq(filter) => EqForm { eq: Arc::clone(filter) }.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TopicPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (filter, pattern): (_, fn(Arc<str>) -> Self) = match Form::deserialize(deserializer)? {
+            Form::Plain(filter) => (filter, Self::Filter),
+            Form::Eq(EqForm { eq }) => (eq, Self::Eq),
+        };
+        check_filter(&filter).map_err(D::Error::custom)?;
+        Ok(pattern(filter))
+    }
+}
+
+impl fmt::Display for TopicPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Filter(filter) => f.write_str(filter),
+            Self::Eq(filter) => write!(f, "{{eq: {filter}}}"),
+        }
+    }
+}
+
+/// Whether `filter` is a topic filter.
+///
+/// # Errors
+/// What is wrong with it, as a phrase.
+pub fn check_filter(filter: &str) -> Result<(), String> {
+    validate_topic_filter(filter).map_err(|error| format!("{filter:?} {error}"))
+}
+
+/// Whether `topic` is a topic name, or the beginning of one.
+///
+/// # Errors
+/// What is wrong with it, as a phrase.
+pub fn check_topic(topic: &str) -> Result<(), String> {
+    validate_topic_name(topic).map_err(|error| format!("{topic:?} {error}"))
+}

@@ -1,0 +1,256 @@
+//! What a broker tells of itself: one value in etcd, one row of `/api/cluster/nodes`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::control::{ControlState, EndpointState, Phase};
+use weir_declare::config::{Diagnostic, Kind};
+use weir_declare::reconcile::{ConditionType, Reason, Timestamp};
+
+const FORMAT: &str = "weir/node/v1";
+/// Refusals in a record; the others are counted.
+const REFUSALS_MAX: usize = 50;
+/// Addresses in a record.
+const ADDRESSES_MAX: usize = 100;
+/// Characters of a refusal's message.
+const MESSAGE_CHARS_MAX: usize = 400;
+
+/// A broker, in its own words.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRecord {
+    pub format: String,
+    pub name: String,
+    /// Of this process: two brokers of one name differ in it.
+    pub instance: String,
+    pub version: String,
+    pub started_at: Timestamp,
+    pub status_url: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    pub phase: Phase,
+    pub endpoints: Endpoints,
+    pub attempted_revision: Option<String>,
+    pub applied_revision: Option<String>,
+    /// Digests over the documents as bytes; a directory has none.
+    pub attempted_documents: Option<String>,
+    pub applied_documents: Option<String>,
+    /// The commit that was pushed, where the documents are those of it.
+    pub commit: Option<String>,
+    pub declaration_digest: String,
+    pub live_digest: String,
+    pub connections: u64,
+    /// By the key (or file) that the document stands in.
+    pub refusals: BTreeMap<String, Refused>,
+    /// Refusals beyond what a record holds.
+    pub more_refusals: usize,
+    /// What is wrong with the source.
+    pub trouble: Option<String>,
+}
+
+/// A broker's endpoints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoints {
+    pub declared: usize,
+    pub listening: usize,
+    /// Of those that listen, by name, up to a bound.
+    pub addresses: BTreeMap<String, String>,
+}
+
+/// A document that is not as it declares.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Refused {
+    /// The endpoint, where it is one's.
+    pub endpoint: Option<String>,
+    pub reason: String,
+    pub message: String,
+}
+
+/// What a broker knows of itself beside its control plane.
+#[derive(Debug, Clone, Default)]
+pub struct NodeFacts {
+    pub instance: String,
+    pub version: String,
+    pub status_url: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    /// Where endpoints without a `host` listen.
+    pub default_host: Option<std::net::IpAddr>,
+}
+
+/// The brokers, as this one knows them.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterView {
+    /// All others, by name and instance.
+    pub others: Vec<NodeRecord>,
+    /// Names that several brokers have.
+    pub duplicates: BTreeSet<String>,
+    /// Why the others are not known for certain, and this one not to them.
+    pub trouble: Option<String>,
+}
+
+/// Whether a broker may be called so: it becomes a key's last segment.
+///
+/// # Errors
+/// What is wrong with it, as a phrase.
+pub fn is_node_name(name: &str) -> Result<(), String> {
+    let bad = |c: char| c.is_whitespace() || c.is_control() || c == '/' || c == '~';
+    match name.chars().find(|c| bad(*c)) {
+        _ if name.is_empty() => Err("a node's name must not be empty".to_owned()),
+        _ if name.len() > 255 => Err("a node's name has at most 255 bytes".to_owned()),
+        Some(c) => Err(format!("a node's name must not contain {c:?}: {name:?}")),
+        None => Ok(()),
+    }
+}
+
+impl NodeRecord {
+    /// What there is to tell now.
+    pub fn of(control: &ControlState, facts: &NodeFacts, connections: u64) -> Self {
+        let source = &control.source;
+        let (refusals, more_refusals) = refusals(control);
+        Self {
+            format: FORMAT.to_owned(),
+            name: control.node_name.clone(),
+            instance: facts.instance.clone(),
+            version: facts.version.clone(),
+            started_at: control.started_at,
+            status_url: facts.status_url.clone(),
+            labels: facts.labels.clone(),
+            phase: control.phase,
+            endpoints: endpoints(control, facts),
+            attempted_revision: source.attempted_revision.clone(),
+            applied_revision: source.applied_revision.clone(),
+            attempted_documents: source.store.as_ref().map(|store| store.attempted_documents.clone()),
+            applied_documents: source.store.as_ref().and_then(|store| store.applied_documents.clone()),
+            commit: source.commit.as_ref().map(|commit| commit.id.clone()),
+            declaration_digest: control.declaration_digest.clone(),
+            live_digest: control.live_digest.clone(),
+            connections,
+            refusals,
+            more_refusals,
+            trouble: source.trouble.as_ref().map(|trouble| trouble.message.clone()),
+        }
+    }
+
+    /// Reads a record.
+    ///
+    /// # Errors
+    /// It is none, as a phrase.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let record: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        if record.format == FORMAT { Ok(record) } else { Err(format!("its format is {:?}", record.format)) }
+    }
+
+    /// As it is stored.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        // Strings, numbers and times: nothing in it can fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Whether it tells the same, but for how many clients there are.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let connections = other.connections;
+        Self { connections, ..self.clone() } == *other
+    }
+}
+
+fn endpoints(control: &ControlState, facts: &NodeFacts) -> Endpoints {
+    let declared = control.endpoints.values().filter(|endpoint| endpoint.declared.is_some()).count();
+    let programmed = |endpoint: &&Arc<EndpointState>| endpoint.conditions.is_true(ConditionType::Programmed);
+    let listening = control.endpoints.values().filter(programmed).count();
+    let host = facts.default_host.unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+    let addresses =
+        control.endpoints.iter().filter(|(_, endpoint)| programmed(endpoint)).filter_map(|(name, endpoint)| {
+            Some((name.to_string(), endpoint.live.as_ref()?.listen.on(host).to_string()))
+        });
+    Endpoints { declared, listening, addresses: addresses.take(ADDRESSES_MAX).collect() }
+}
+
+/// By key: endpoints whose conditions say that something is refused, then whatever else has errors.
+fn refusals(control: &ControlState) -> (BTreeMap<String, Refused>, usize) {
+    let mut found: BTreeMap<String, Refused> = BTreeMap::new();
+    for (name, endpoint) in &control.endpoints {
+        if let Some((reason, message)) = refusal(endpoint) {
+            // One that never was good has no place of its own but what is said of it.
+            let file = endpoint.origin.rsplit_once(':').map(|(file, _)| file).filter(|file| !file.is_empty());
+            let said = || control.diagnostics.iter().find(|each| endpoint_of(each).is_some_and(|each| *each == **name));
+            let key = file.or_else(|| said().map(|diagnostic| &*diagnostic.file)).unwrap_or(name);
+            let refused = Refused { endpoint: Some(name.to_string()), reason, message: bounded(&message) };
+            found.entry(key.to_owned()).or_insert(refused);
+        }
+    }
+    for diagnostic in control.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
+        let refused = Refused {
+            endpoint: endpoint_of(diagnostic),
+            reason: format!("{:?}", Reason::Invalid),
+            message: bounded(&diagnostic.to_string()),
+        };
+        found.entry(diagnostic.file.to_string()).or_insert(refused);
+    }
+    let more = found.len().saturating_sub(REFUSALS_MAX);
+    (found.into_iter().take(REFUSALS_MAX).collect(), more)
+}
+
+fn endpoint_of(diagnostic: &Diagnostic) -> Option<String> {
+    let identity = diagnostic.identity.as_ref().filter(|identity| identity.kind == Kind::Endpoint)?;
+    Some(identity.name.to_string())
+}
+
+/// What is refused of an endpoint; not what is declared to be so.
+fn refusal(endpoint: &EndpointState) -> Option<(String, String)> {
+    let meant = |reason| {
+        matches!(
+            reason,
+            Reason::AsDeclared
+                | Reason::Pending
+                | Reason::Suspended
+                | Reason::Disabled
+                | Reason::NotSelected
+                | Reason::Removed
+                | Reason::ShuttingDown
+        )
+    };
+    let good = |kind: ConditionType, holds: bool| kind.good_when_true() == holds;
+    let bad = endpoint.conditions.iter().find(|condition| {
+        let holds = match condition.status {
+            weir_declare::reconcile::ConditionStatus::True => true,
+            weir_declare::reconcile::ConditionStatus::False => false,
+            weir_declare::reconcile::ConditionStatus::Unknown => return false,
+        };
+        condition.kind != ConditionType::Draining && !good(condition.kind, holds) && !meant(condition.reason)
+    })?;
+    Some((format!("{:?}", bad.reason), bad.message.clone()))
+}
+
+fn bounded(message: &str) -> String {
+    if message.chars().count() <= MESSAGE_CHARS_MAX {
+        return message.to_owned();
+    }
+    message.chars().take(MESSAGE_CHARS_MAX).chain("...".chars()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_comes_back_and_others_are_told() {
+        let record = NodeRecord { format: FORMAT.into(), name: "n1".into(), ..NodeRecord::default() };
+        assert_eq!(NodeRecord::parse(&record.to_bytes()), Ok(record.clone()));
+        let other = NodeRecord { format: "weir/node/v9".into(), ..record.clone() };
+        assert!(NodeRecord::parse(&other.to_bytes()).unwrap_err().contains("v9"));
+        assert!(record.is_same(&NodeRecord { connections: 7, ..record.clone() }));
+        assert!(!record.is_same(&NodeRecord { live_digest: "x".into(), ..record.clone() }));
+    }
+
+    #[test]
+    fn names_that_cannot_be_a_segment_are_refused() {
+        for (name, is) in
+            [("n1", true), ("host.example.com", true), ("", false), ("a/b", false), ("a~b", false), ("a b", false)]
+        {
+            assert_eq!(is_node_name(name).is_ok(), is, "{name:?}");
+        }
+    }
+}
