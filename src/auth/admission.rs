@@ -164,7 +164,7 @@ fn service(declared: &HttpHook, references: &References<'_>) -> Result<Service, 
         }
         _ => None,
     };
-    Service::new(url, headers, roots)
+    Service::new(url, headers, roots, declared.max_concurrent).map_err(|error| error.to_string())
 }
 
 fn trusted(file: &FileRef, references: &References<'_>) -> Result<RootCertStore, String> {

@@ -5,17 +5,14 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use hyper::header::HeaderValue;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
+use crate::http_client::tls_trusting;
 use crate::status::Secret;
 
 /// What there is to show.
@@ -59,44 +56,20 @@ impl Access {
         Ok(Some(value))
     }
 
-    /// TLS with the broker called `host`.
+    /// How `https` brokers are verified, and this caller's own certificate; `None`: no `WEIR_STATUS_CA`.
     ///
     /// # Errors
-    /// A file that is not what it should be, or a broker that is not who it should be.
-    pub(super) async fn secure(&self, host: &str, stream: TcpStream) -> anyhow::Result<TlsStream<TcpStream>> {
-        let Some(ca) = &self.ca else {
-            bail!("https needs WEIR_STATUS_CA=FILE: who may have issued the broker's certificate");
-        };
+    /// A file that cannot be read, or does not hold what it should.
+    pub(super) fn tls(&self) -> anyhow::Result<Option<ClientConfig>> {
+        let Some(ca) = &self.ca else { return Ok(None) };
         let mut roots = RootCertStore::empty();
         for certificate in certificates(ca)? {
             roots.add(certificate).with_context(|| ca.display().to_string())?;
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let builder = builder.with_root_certificates(roots);
-        let config = match &self.own {
-            None => builder.with_no_client_auth(),
-            Some((cert, key)) => {
-                let own = PrivateKeyDer::from_pem_file(key).with_context(|| key.display().to_string())?;
-                builder.with_client_auth_cert(certificates(cert)?, own)?
-            }
-        };
-        let name =
-            ServerName::try_from(host.to_owned()).with_context(|| format!("{host} is no name in certificates"))?;
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| explained(&error))
-    }
-}
-
-/// With the next step, where openssl's habits are what stands in the way.
-fn explained(error: &std::io::Error) -> anyhow::Error {
-    let said = error.to_string();
-    if said.contains("CaUsedAsEndEntity") {
-        anyhow::anyhow!(
-            "the broker shows a certificate that may issue others (as `openssl req -x509` makes them); \
-             give it one made with -addext basicConstraints=critical,CA:FALSE, or issued by a CA"
-        )
-    } else {
-        anyhow::anyhow!(said)
+        let builder = tls_trusting(roots)?;
+        let Some((cert, key)) = &self.own else { return Ok(Some(builder.with_no_client_auth())) };
+        let own = PrivateKeyDer::from_pem_file(key).with_context(|| key.display().to_string())?;
+        Ok(Some(builder.with_client_auth_cert(certificates(cert)?, own)?))
     }
 }
 

@@ -6,16 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper::{Request, Response, Uri, header};
-use hyper_util::rt::TokioIo;
+use hyper::{Request, Response, header};
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 use super::access::Access;
+use crate::http_client::{HttpClient, HttpError, read_body};
 use weir_declare::config::{Revision, Snapshot, SourceFile};
 
 /// How long a broker may take to answer.
@@ -38,12 +35,14 @@ pub(super) fn address(operand: &str) -> Option<SocketAddr> {
 /// # Errors
 /// No answer, or one that is not understood; with the address.
 pub(super) fn ask<const N: usize>(base: &str, paths: [&str; N]) -> anyhow::Result<[Value; N]> {
-    let runtime = runtime()?;
-    let mut answers = [const { Value::Null }; N];
-    for (answer, path) in answers.iter_mut().zip(paths) {
-        *answer = runtime.block_on(get(base, path))?;
-    }
-    Ok(answers)
+    runtime()?.block_on(async {
+        let broker = Broker::new(base)?;
+        let mut answers = [const { Value::Null }; N];
+        for (answer, path) in answers.iter_mut().zip(paths) {
+            *answer = broker.data(path).await?;
+        }
+        Ok(answers)
+    })
 }
 
 /// Whether the answer to a path is a good one, and its text.
@@ -51,7 +50,7 @@ pub(super) fn ask<const N: usize>(base: &str, paths: [&str; N]) -> anyhow::Resul
 /// # Errors
 /// No answer.
 pub(super) fn text(base: &str, path: &str) -> anyhow::Result<(bool, String)> {
-    let (good, body) = runtime()?.block_on(whole(base, path))?;
+    let (good, body) = runtime()?.block_on(async { Broker::new(base)?.whole(path).await })?;
     Ok((good, String::from_utf8_lossy(&body).into_owned()))
 }
 
@@ -92,72 +91,85 @@ pub(super) fn snapshot(base: &str, answer: &Value) -> anyhow::Result<Snapshot> {
     Ok(Snapshot { origin: Arc::from(base), revision, files: files.collect() })
 }
 
-async fn get(base: &str, path: &str) -> anyhow::Result<Value> {
-    let (good, body) = whole(base, path).await?;
-    let parsed: Result<Value, _> = serde_json::from_slice(&body);
-    if !good {
-        let said = parsed.ok().and_then(|answer| answer["message"].as_str().map(str::to_owned));
-        let said = said.unwrap_or_else(|| "an error".to_owned());
-        let lacks_token = said.contains("bearer token") && std::env::var_os("WEIR_STATUS_TOKEN").is_none();
-        let hint = if lacks_token { "; WEIR_STATUS_TOKEN=file:PATH says where it is" } else { "" };
-        bail!("{base}{path}: {said}{hint}");
-    }
-    let answer = parsed.with_context(|| format!("{base}{path}: not JSON"))?;
-    Ok(answer.get("data").cloned().unwrap_or(answer))
-}
-
-/// Whether the answer's status is a good one, and its body.
-async fn whole(base: &str, path: &str) -> anyhow::Result<(bool, Bytes)> {
-    let answer = async {
-        let response = open(base, path).await?;
-        let good = response.status().is_success();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-        let body = body.map_err(|error| anyhow::anyhow!("{base}{path}: {error}"))?.to_bytes();
-        Ok((good, body))
-    };
-    tokio::time::timeout(ANSWER_WITHIN, answer).await.with_context(|| format!("{base}{path}: no answer"))?
-}
-
-/// Asks for `path` below `base`; the body comes as it comes.
+/// Asks for `path` below `base`; the body arrives piece by piece.
 ///
 /// # Errors
-/// No broker there, or none that lets us in.
+/// No broker answers there.
 pub(super) async fn open(base: &str, path: &str) -> anyhow::Result<Response<Incoming>> {
-    let url = format!("{}{path}", base.trim_end_matches('/'));
-    let uri: Uri = url.parse().with_context(|| url.clone())?;
-    let secure = match uri.scheme_str() {
-        Some("http") => false,
-        Some("https") => true,
-        _ => bail!("{base}: neither http:// nor https://"),
-    };
-    let host = uri.host().with_context(|| format!("{base}: no host"))?.trim_matches(['[', ']']).to_owned();
-    let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
-    let access = Access::from_environment()?;
-    let target = uri.path_and_query().map_or("/", |path| path.as_str());
-    let mut request = Request::get(target).header(header::HOST, format!("{host}:{port}"));
-    if let Some(authorization) = access.authorization()? {
-        request = request.header(header::AUTHORIZATION, authorization);
-    }
-    let request = request.body(Empty::new())?;
-    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| {
-        anyhow::anyhow!(
-            "{base}: {error}: no broker's status listens there; --status or WEIR_STATUS says where one does"
-        )
-    })?;
-    let response = if secure {
-        exchange(access.secure(&host, stream).await.with_context(|| url.clone())?, request).await
-    } else {
-        exchange(stream, request).await
-    };
-    response.with_context(|| url)
+    Broker::new(base)?.open(path).await
 }
 
-async fn exchange<S>(stream: S, request: Request<Empty<Bytes>>) -> anyhow::Result<Response<Incoming>>
-where
-    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-{
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    // Its failure is the request's, too.
-    tokio::spawn(async move { drop(connection.await) });
-    Ok(sender.send_request(request).await?)
+/// A broker's status API, and the connections to it.
+struct Broker<'a> {
+    base: &'a str,
+    access: Access,
+    client: HttpClient,
+}
+
+impl<'a> Broker<'a> {
+    fn new(base: &'a str) -> anyhow::Result<Self> {
+        let access = Access::from_environment()?;
+        let tls = match base.split_once("://") {
+            Some(("http", _)) => None,
+            Some(("https", _)) => Some(access.tls()?.context(
+                "https needs WEIR_STATUS_CA=FILE: the authorities that may have issued the broker's certificate",
+            )?),
+            _ => bail!("{base}: neither http:// nor https://"),
+        };
+        Ok(Self { base, access, client: HttpClient::new(tls, 1)? })
+    }
+
+    async fn data(&self, path: &str) -> anyhow::Result<Value> {
+        let base = self.base;
+        let (good, body) = self.whole(path).await?;
+        let parsed: Result<Value, _> = serde_json::from_slice(&body);
+        if !good {
+            let said = parsed.ok().and_then(|answer| answer["message"].as_str().map(str::to_owned));
+            let said = said.unwrap_or_else(|| "an error".to_owned());
+            let lacks_token = said.contains("bearer token") && std::env::var_os("WEIR_STATUS_TOKEN").is_none();
+            let hint = if lacks_token { "; WEIR_STATUS_TOKEN=file:PATH says where it is" } else { "" };
+            bail!("{base}{path}: {said}{hint}");
+        }
+        let answer = parsed.with_context(|| format!("{base}{path}: not JSON"))?;
+        Ok(answer.get("data").cloned().unwrap_or(answer))
+    }
+
+    /// Whether the answer's status is a good one, and its body.
+    async fn whole(&self, path: &str) -> anyhow::Result<(bool, Bytes)> {
+        let shown = || format!("{}{path}", self.base);
+        let answer = async {
+            let response = self.open(path).await?;
+            let good = response.status().is_success();
+            let body = read_body(response.into_body(), ANSWER_BYTES_MAX).await.with_context(shown)?;
+            Ok((good, body))
+        };
+        tokio::time::timeout(ANSWER_WITHIN, answer).await.with_context(|| format!("{}: no answer", shown()))?
+    }
+
+    async fn open(&self, path: &str) -> anyhow::Result<Response<Incoming>> {
+        let url = format!("{}{path}", self.base.trim_end_matches('/'));
+        let mut request = Request::get(&url);
+        if let Some(authorization) = self.access.authorization()? {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        let request = request.body(Full::default()).with_context(|| url.clone())?;
+        self.client.send(request).await.map_err(|error| match error {
+            HttpError::Connect(why) => anyhow::anyhow!(
+                "{}: {why}: no broker's status listens there; --status or WEIR_STATUS says where one does",
+                self.base
+            ),
+            HttpError::Tls(why) => anyhow::anyhow!("{url}: {}", tls_hint(&why)),
+            other => anyhow::anyhow!("{url}: {other}"),
+        })
+    }
+}
+
+/// Adds the next step where a certificate made with openssl's defaults is the cause.
+fn tls_hint(why: &str) -> &str {
+    if why.contains("CaUsedAsEndEntity") {
+        "the broker shows a certificate that may issue others (as `openssl req -x509` makes them); \
+         give it one made with -addext basicConstraints=critical,CA:FALSE, or issued by a CA"
+    } else {
+        why
+    }
 }

@@ -1,16 +1,17 @@
 //! Where traces go: the flags, and OpenTelemetry's own variables beside them.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use hyper::Uri;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::percent_decode_str;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::apply::system_authorities;
+use crate::http_client::{HttpClient, tls_trusting};
 use crate::telemetry::ExporterOptions;
 
 /// Traces of reconcile passes for an OpenTelemetry collector.
@@ -81,10 +82,11 @@ impl OtlpArgs {
         }
         let secure = url.scheme_str() == Some("https");
         let tls = secure.then(|| self.tls(set("OTEL_EXPORTER_OTLP_CERTIFICATE"))).transpose()?;
-        Ok(Some(ExporterOptions { url, headers, tls, resource }))
+        let client = HttpClient::new(tls, 1)?;
+        Ok(Some(ExporterOptions { url, headers, client, resource }))
     }
 
-    fn tls(&self, standard: Option<String>) -> anyhow::Result<Arc<ClientConfig>> {
+    fn tls(&self, standard: Option<String>) -> anyhow::Result<ClientConfig> {
         let mut roots = RootCertStore::empty();
         match self.otlp_ca.clone().or(standard.map(PathBuf::from)) {
             Some(path) => {
@@ -103,9 +105,7 @@ impl OtlpArgs {
                 roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&bundle).filter_map(Result::ok));
             }
         }
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        Ok(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+        Ok(tls_trusting(roots)?.with_no_client_auth())
     }
 }
 
@@ -132,31 +132,13 @@ fn pairs(variable: &str, text: Option<String>) -> anyhow::Result<Vec<(String, St
     let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
     pairs
         .map(|pair| match pair.split_once('=') {
-            Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), decoded(value.trim()))),
+            Some((key, value)) if !key.trim().is_empty() => {
+                Ok((key.trim().to_owned(), percent_decode_str(value.trim()).decode_utf8_lossy().into_owned()))
+            }
             // The pair may be a secret, so it is not repeated.
             _ => bail!("{variable}: it is written KEY=VALUE,KEY=VALUE"),
         })
         .collect()
-}
-
-/// Without its percent signs, where they and what follows them are an encoding.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        let code = after.get(..2).and_then(|digits| std::str::from_utf8(digits).ok());
-        match code.filter(|_| first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            None => {
-                bytes.push(first);
-                rest = after;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]

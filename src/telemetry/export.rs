@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use hyper::Uri;
 use hyper::header::HeaderMap;
-use rustls::ClientConfig;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::post::{Failure, post};
 use super::{Span, Tracer, otlp};
+use crate::http_client::HttpClient;
 
 /// How long the collector may take to answer.
 pub const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,8 +30,8 @@ pub struct ExporterOptions {
     pub url: Uri,
     /// What the collector wants to see: its credentials.
     pub headers: HeaderMap,
-    /// For `https`.
-    pub tls: Option<Arc<ClientConfig>>,
+    /// Verifies the collector of an `https` URL.
+    pub client: HttpClient,
     /// `service.name` and whatever else tells this process from others.
     pub resource: Vec<(String, String)>,
 }
@@ -169,7 +169,7 @@ async fn send_all(queue: Arc<Queue>, options: ExporterOptions, mut stop: watch::
         };
         let count = pass.len() as u64;
         let body = otlp::traces(&options.resource, &pass).to_string().into_bytes();
-        let sent = post(&options.url, &options.headers, options.tls.as_ref(), body);
+        let sent = post(&options.client, &options.url, &options.headers, body);
         let outcome = tokio::time::timeout(EXPORT_TIMEOUT, sent).await.unwrap_or_else(|_| {
             Err(Failure::Later { why: format!("no answer in {} s", EXPORT_TIMEOUT.as_secs()), after: None })
         });

@@ -1,25 +1,19 @@
 //! One request to the collector.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, RETRY_AFTER, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Uri};
-use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
+
+use crate::http_client::{HttpClient, read_body};
 
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// Why spans did not arrive.
+/// Why the collector did not take the spans.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Failure {
     /// It may be better later; the collector may have said how long to wait.
@@ -28,61 +22,20 @@ pub(super) enum Failure {
     Refused(String),
 }
 
-impl Failure {
-    fn later(why: impl ToString) -> Self {
-        Self::Later { why: why.to_string(), after: None }
-    }
-}
-
-/// Sends `body`; tells how many of its spans the collector did not want.
-pub(super) async fn post(
-    url: &Uri,
-    headers: &HeaderMap,
-    tls: Option<&Arc<ClientConfig>>,
-    body: Vec<u8>,
-) -> Result<u64, Failure> {
-    let refused = |why: &dyn ToString| Failure::Refused(why.to_string());
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let port = url.port_u16().unwrap_or(if tls.is_some() { 443 } else { 80 });
-    let target = url.path_and_query().map_or("/", |path| path.as_str());
-    let authority = url.authority().map_or("", |authority| authority.as_str());
-    let mut request = Request::post(target)
-        .header(HOST, authority)
+/// Sends `body`; returns how many of its spans the collector rejected.
+pub(super) async fn post(client: &HttpClient, url: &Uri, headers: &HeaderMap, body: Vec<u8>) -> Result<u64, Failure> {
+    let mut request = Request::post(url)
         .header(CONTENT_TYPE, "application/json")
         .header(USER_AGENT, concat!("weir/", env!("CARGO_PKG_VERSION")))
         .body(Full::new(Bytes::from(body)))
-        .map_err(|error| refused(&error))?;
+        .map_err(|error| Failure::Refused(error.to_string()))?;
     request.headers_mut().extend(headers.clone());
-    let stream = TcpStream::connect((host.as_str(), port)).await.map_err(Failure::later)?;
-    match tls {
-        None => exchange(stream, request).await,
-        Some(config) => {
-            let name = ServerName::try_from(host).map_err(|error| refused(&error))?;
-            let connector = TlsConnector::from(Arc::clone(config));
-            exchange(connector.connect(name, stream).await.map_err(Failure::later)?, request).await
-        }
-    }
-}
-
-async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<u64, Failure>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(Failure::later)?;
-    // Its failure is the request's, too.
-    let connection = tokio::spawn(async move { drop(connection.await) });
-    let response = sender.send_request(request).await.map_err(Failure::later);
-    let outcome = match response {
-        Err(failure) => Err(failure),
-        Ok(response) => {
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
-            let body = body.map(|body| body.to_bytes()).unwrap_or_default();
-            judge(head.status.as_u16(), &head.headers, &body)
-        }
-    };
-    connection.abort();
-    outcome
+    let response = client.send(request).await;
+    let response = response.map_err(|error| Failure::Later { why: error.to_string(), after: None })?;
+    let (head, body) = response.into_parts();
+    // A body that cannot be read does not change what the status says.
+    let body = read_body(body, ANSWER_BYTES_MAX).await.unwrap_or_default();
+    judge(head.status.as_u16(), &head.headers, &body)
 }
 
 /// As OTLP/HTTP has it: these four statuses may be tried again, other bad ones may not.

@@ -25,6 +25,7 @@ use self::queue::Queue;
 use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Grant, Link};
 use super::digest::version_of;
 use super::{Refusal, jwt};
+use crate::http_client::HttpError;
 use weir_broker::Principal;
 use weir_declare::config::{HttpHook, HttpMethod};
 
@@ -126,7 +127,7 @@ impl Hook {
                 Ok(verdict)
             }
             Err(error) => {
-                tracing::warn!(service = %self.service.shown(), %error, "the authentication service does not answer");
+                tracing::warn!(service = %self.service.authority(), %error, "authentication service failed");
                 Err(Refusal::Unavailable)
             }
         }
@@ -154,16 +155,34 @@ impl Hook {
     }
 }
 
-/// A clear answer, or why it is none.
-fn understand(status: u16, body: &[u8]) -> Result<Verdict, String> {
+/// Why the service gave no answer that can be used.
+#[derive(Debug, thiserror::Error)]
+enum ServiceError {
+    #[error("no answer within {} ms", .0.as_millis())]
+    Timeout(Duration),
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    #[error("the question is not a valid request: {0}")]
+    Request(#[from] hyper::http::Error),
+    #[error("the question cannot be written as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("it answers with status {0}")]
+    Status(u16),
+    #[error("its answer is not a JSON object")]
+    NotJson,
+    #[error("`{0}` in its answer must be {1}")]
+    Field(&'static str, &'static str),
+}
+
+/// Reads an answer.
+fn understand(status: u16, body: &[u8]) -> Result<Verdict, ServiceError> {
     match status {
         200 => {}
         204 => return Ok(Verdict::Ignore),
         401 | 403 => return Ok(Verdict::Deny),
-        other => return Err(format!("it answers with status {other}")),
+        other => return Err(ServiceError::Status(other)),
     }
-    let answer: Map<String, Value> =
-        serde_json::from_slice(body).map_err(|_| "its answer is no JSON object".to_owned())?;
+    let answer: Map<String, Value> = serde_json::from_slice(body).map_err(|_| ServiceError::NotJson)?;
     match answer.get("result").and_then(Value::as_str) {
         Some("deny") => Ok(Verdict::Deny),
         Some("ignore") => Ok(Verdict::Ignore),
@@ -171,16 +190,16 @@ fn understand(status: u16, body: &[u8]) -> Result<Verdict, String> {
             let username = match answer.get("username") {
                 None | Some(Value::Null) => None,
                 Some(Value::String(username)) if !username.is_empty() => Some(username.clone()),
-                Some(_) => return Err("`username` in its answer is no name".into()),
+                Some(_) => return Err(ServiceError::Field("username", "a string that is not empty")),
             };
             let expires_at_unix_s = match answer.get("expiresAt") {
                 None | Some(Value::Null) => None,
-                Some(end) => Some(end.as_i64().ok_or("`expiresAt` in its answer is no whole number")?),
+                Some(end) => Some(end.as_i64().ok_or(ServiceError::Field("expiresAt", "a whole number"))?),
             };
             let acl = answer.get("acl").filter(|acl| !acl.is_null()).cloned();
             Ok(Verdict::Allow { username, acl, expires_at_unix_s })
         }
-        _ => Err("`result` in its answer is none of allow, deny, ignore".into()),
+        _ => Err(ServiceError::Field("result", "allow, deny or ignore")),
     }
 }
 
