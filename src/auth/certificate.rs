@@ -1,11 +1,21 @@
-//! What a client's certificate says of it.
+//! Names and times of X.509 certificates.
 //!
-//! TLS has verified the certificate by the time it is read here; only its names are taken out of the DER.
+//! TLS has verified a client's certificate before it is read here.
 
-use std::fmt::Write;
 use std::net::IpAddr;
 
-use super::der::{Der, Malformed, OID, SEQUENCE};
+use data_encoding::HEXLOWER;
+use time::OffsetDateTime;
+use x509_parser::asn1_rs::{Any, Tag, ToDer};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::{
+    OID_DOMAIN_COMPONENT, OID_USERID, OID_X509_COMMON_NAME, OID_X509_COUNTRY_NAME, OID_X509_LOCALITY_NAME,
+    OID_X509_ORGANIZATION_NAME, OID_X509_ORGANIZATIONAL_UNIT, OID_X509_STATE_OR_PROVINCE_NAME, OID_X509_STREET_ADDRESS,
+    Oid,
+};
+use x509_parser::prelude::{FromDer, X509Error};
+use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
 /// A client certificate that was verified against the endpoint's CA and CRL.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -30,128 +40,96 @@ pub enum SubjectAltName {
     Ip(IpAddr),
 }
 
-/// A certificate whose names cannot be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+/// Why a certificate cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
-    #[error("malformed DER")]
-    Der,
-    #[error("a name in it is no text, or holds a NUL")]
+    #[error("not an X.509 certificate in DER: {0}")]
+    Malformed(String),
+    #[error("a name in it is not text, or contains a NUL")]
     Name,
 }
 
-impl From<Malformed> for CertificateError {
-    fn from(_: Malformed) -> Self {
-        Self::Der
+impl From<X509Error> for CertificateError {
+    fn from(error: X509Error) -> Self {
+        Self::Malformed(error.to_string())
     }
 }
 
-const BOOLEAN: u8 = 0x01;
-const INTEGER: u8 = 0x02;
-const OCTET_STRING: u8 = 0x04;
-const UTF8_STRING: u8 = 0x0C;
-const PRINTABLE_STRING: u8 = 0x13;
-const TELETEX_STRING: u8 = 0x14;
-const IA5_STRING: u8 = 0x16;
-const BMP_STRING: u8 = 0x1E;
-const SET: u8 = 0x31;
-const VERSION: u8 = 0xA0;
-const EXTENSIONS: u8 = 0xA3;
-const ALT_EMAIL: u8 = 0x81;
-const ALT_DNS: u8 = 0x82;
-const ALT_URI: u8 = 0x86;
-const ALT_IP: u8 = 0x87;
-/// 2.5.4.3
-const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
-/// 2.5.29.17
-const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1D, 0x11];
-
 impl PeerCertificate {
-    /// A client of which a trusted proxy says that it has shown a certificate of that name.
+    /// The certificate that a trusted proxy has verified, of which it passes on the common name only.
     pub fn named(common_name: String) -> Self {
         Self { common_name: Some(common_name), ..Self::default() }
     }
 
     /// Reads an X.509 certificate.
+    ///
+    /// # Errors
+    /// It is malformed, or a name in it cannot be used as a user name.
     pub fn parse(der: &[u8]) -> Result<Self, CertificateError> {
-        // Certificate: TBSCertificate first (RFC 5280, 4.1).
-        let mut fields = Der(Der(Der(der).expect(SEQUENCE)?).expect(SEQUENCE)?);
-        fields.optional(VERSION)?;
-        let serial = fields.expect(INTEGER)?;
-        for _algorithm_issuer_validity in 0..3 {
-            fields.expect(SEQUENCE)?;
-        }
-        let subject = fields.expect(SEQUENCE)?;
-        fields.expect(SEQUENCE)?;
-        let mut subject_alt_names = Vec::new();
-        while let Some((tag, value)) = fields.next()? {
-            if tag == EXTENSIONS {
-                subject_alt_names = alt_names(value)?;
-            }
-        }
+        let certificate = parse(der)?;
+        let subject = certificate.subject();
+        let common_name = subject.iter_common_name().last().map(|attribute| text(attribute.attr_value()));
+        let serial = certificate.raw_serial();
         let leading_zeros = serial.iter().take_while(|byte| **byte == 0).count();
         Ok(Self {
-            common_name: common_name(subject)?,
+            common_name: common_name.transpose()?,
             subject: Some(distinguished_name(subject)?),
-            subject_alt_names,
+            subject_alt_names: alt_names(&certificate)?,
             serial: serial[leading_zeros..].to_vec(),
             der: der.to_vec(),
         })
     }
 }
 
-/// Name: a sequence of sets of (type, value).
-fn common_name(name: &[u8]) -> Result<Option<String>, CertificateError> {
-    let mut found = None;
-    let mut sets = Der(name);
-    while let Some((tag, set)) = sets.next()? {
-        if tag != SET {
-            return Err(CertificateError::Der);
-        }
-        let mut attributes = Der(set);
-        while let Some((_, attribute)) = attributes.next()? {
-            let mut parts = Der(attribute);
-            if parts.expect(OID)? == COMMON_NAME {
-                let (tag, value) = parts.next()?.ok_or(CertificateError::Der)?;
-                found = Some(text(tag, value)?);
-            }
-        }
-    }
-    Ok(found)
+/// The first and the last moment at which a certificate is valid.
+///
+/// # Errors
+/// It is malformed.
+pub fn validity(der: &[u8]) -> Result<(OffsetDateTime, OffsetDateTime), CertificateError> {
+    let certificate = parse(der)?;
+    let validity = certificate.validity();
+    Ok((validity.not_before.to_datetime(), validity.not_after.to_datetime()))
+}
+
+fn parse(der: &[u8]) -> Result<X509Certificate<'_>, CertificateError> {
+    let parsed = X509Certificate::from_der(der);
+    parsed.map(|(_, certificate)| certificate).map_err(|error| CertificateError::Malformed(error.to_string()))
 }
 
 /// Attribute types with a short name (RFC 4514, section 3).
-const SHORT_NAMES: [(&[u8], &str); 9] = [
-    (COMMON_NAME, "CN"),
-    (&[0x55, 0x04, 0x07], "L"),
-    (&[0x55, 0x04, 0x08], "ST"),
-    (&[0x55, 0x04, 0x0A], "O"),
-    (&[0x55, 0x04, 0x0B], "OU"),
-    (&[0x55, 0x04, 0x06], "C"),
-    (&[0x55, 0x04, 0x09], "STREET"),
-    (&[0x09, 0x92, 0x26, 0x89, 0x93, 0xF2, 0x2C, 0x64, 0x01, 0x19], "DC"),
-    (&[0x09, 0x92, 0x26, 0x89, 0x93, 0xF2, 0x2C, 0x64, 0x01, 0x01], "UID"),
+const SHORT_NAMES: [(Oid<'_>, &str); 9] = [
+    (OID_X509_COMMON_NAME, "CN"),
+    (OID_X509_LOCALITY_NAME, "L"),
+    (OID_X509_STATE_OR_PROVINCE_NAME, "ST"),
+    (OID_X509_ORGANIZATION_NAME, "O"),
+    (OID_X509_ORGANIZATIONAL_UNIT, "OU"),
+    (OID_X509_COUNTRY_NAME, "C"),
+    (OID_X509_STREET_ADDRESS, "STREET"),
+    (OID_DOMAIN_COMPONENT, "DC"),
+    (OID_USERID, "UID"),
 ];
 
-/// A Name as text, the last set first (RFC 4514, section 2).
-fn distinguished_name(name: &[u8]) -> Result<String, CertificateError> {
+/// A Name as text, the last set first (RFC 4514, section 2). `X509Name`'s own `Display` neither reverses nor escapes.
+fn distinguished_name(name: &X509Name<'_>) -> Result<String, CertificateError> {
     let mut sets = Vec::new();
-    let mut list = Der(name);
-    while let Some((_, set)) = list.next()? {
-        let mut attributes = Vec::new();
-        let mut set = Der(set);
-        while let Some((_, attribute)) = set.next()? {
-            let mut parts = Der(attribute);
-            let oid = parts.expect(OID)?;
-            let (tag, value) = parts.next()?.ok_or(CertificateError::Der)?;
-            attributes.push(match SHORT_NAMES.iter().find(|(known, _)| *known == oid) {
-                Some((_, name)) => format!("{name}={}", escaped(&text(tag, value)?)),
-                None => format!("{}={}", dotted(oid), hex_value(tag, value)),
-            });
-        }
+    for set in name.iter_rdn() {
+        let attributes: Vec<String> = set.iter().map(attribute).collect::<Result<_, _>>()?;
         sets.push(attributes.join("+"));
     }
     sets.reverse();
     Ok(sets.join(","))
+}
+
+/// `type=value`; for a type without a short name, the value is `#` and its DER in hexadecimal.
+fn attribute(attribute: &AttributeTypeAndValue<'_>) -> Result<String, CertificateError> {
+    let (oid, value) = (attribute.attr_type(), attribute.attr_value());
+    match SHORT_NAMES.iter().find(|(known, _)| known == oid) {
+        Some((_, name)) => Ok(format!("{name}={}", escaped(&text(value)?))),
+        None => {
+            let der = value.to_der_vec().map_err(|error| CertificateError::Malformed(error.to_string()))?;
+            Ok(format!("{oid}=#{}", HEXLOWER.encode(&der)))
+        }
+    }
 }
 
 fn escaped(text: &str) -> String {
@@ -167,77 +145,41 @@ fn escaped(text: &str) -> String {
     out
 }
 
-fn dotted(oid: &[u8]) -> String {
-    let mut numbers: Vec<u64> = Vec::new();
-    let mut number: u64 = 0;
-    for byte in oid {
-        number = (number << 7) | u64::from(byte & 0x7F);
-        if byte & 0x80 == 0 {
-            numbers.push(std::mem::take(&mut number));
-        }
-    }
-    let first = numbers.first().copied().unwrap_or(0);
-    let root = (first / 40).min(2);
-    let rest = numbers.iter().skip(1).map(u64::to_string);
-    [root.to_string(), (first - root * 40).to_string()].into_iter().chain(rest).collect::<Vec<_>>().join(".")
-}
-
-/// `#` and the value's DER, hexadecimal.
-fn hex_value(tag: u8, value: &[u8]) -> String {
-    let mut out = String::from("#");
-    let length = value.len().to_be_bytes();
-    let significant = length.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<u8>>();
-    let header: Vec<u8> = if value.len() < 0x80 {
-        vec![tag, significant.first().copied().unwrap_or(0)]
-    } else {
-        [&[tag, 0x80 | significant.len() as u8], significant.as_slice()].concat()
-    };
-    for byte in header.iter().chain(value) {
-        // Writing to a String does not fail.
-        let _ok = write!(out, "{byte:02x}");
-    }
-    out
-}
-
-fn alt_names(extensions: &[u8]) -> Result<Vec<SubjectAltName>, CertificateError> {
+fn alt_names(certificate: &X509Certificate<'_>) -> Result<Vec<SubjectAltName>, CertificateError> {
+    let Some(extension) = certificate.subject_alternative_name()? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
-    let mut list = Der(Der(extensions).expect(SEQUENCE)?);
-    while let Some((_, extension)) = list.next()? {
-        let mut parts = Der(extension);
-        if parts.expect(OID)? != SUBJECT_ALT_NAME {
-            continue;
-        }
-        parts.optional(BOOLEAN)?;
-        let mut names = Der(Der(parts.expect(OCTET_STRING)?).expect(SEQUENCE)?);
-        while let Some((tag, value)) = names.next()? {
-            match tag {
-                ALT_DNS => found.push(SubjectAltName::Dns(text(IA5_STRING, value)?)),
-                ALT_EMAIL => found.push(SubjectAltName::Email(text(IA5_STRING, value)?)),
-                ALT_URI => found.push(SubjectAltName::Uri(text(IA5_STRING, value)?)),
-                ALT_IP => found.push(SubjectAltName::Ip(address(value)?)),
-                _ => {}
-            }
+    for name in &extension.value.general_names {
+        match name {
+            GeneralName::DNSName(name) => found.push(SubjectAltName::Dns(ascii(name)?)),
+            GeneralName::RFC822Name(name) => found.push(SubjectAltName::Email(ascii(name)?)),
+            GeneralName::URI(name) => found.push(SubjectAltName::Uri(ascii(name)?)),
+            GeneralName::IPAddress(bytes) => found.push(SubjectAltName::Ip(address(bytes)?)),
+            GeneralName::Invalid(..) => return Err(CertificateError::Name),
+            _ => {}
         }
     }
     Ok(found)
 }
 
-fn address(value: &[u8]) -> Result<IpAddr, CertificateError> {
-    if let Ok(v4) = <[u8; 4]>::try_from(value) {
+fn address(bytes: &[u8]) -> Result<IpAddr, CertificateError> {
+    if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
         return Ok(v4.into());
     }
-    <[u8; 16]>::try_from(value).map(IpAddr::from).map_err(|_| CertificateError::Der)
+    let v6 = <[u8; 16]>::try_from(bytes);
+    v6.map(IpAddr::from).map_err(|_| CertificateError::Malformed(format!("an IP address of {} bytes", bytes.len())))
 }
 
-/// A name ends up as a user name: what another reader could take for a different one (a NUL cuts it) is refused.
-fn text(tag: u8, value: &[u8]) -> Result<String, CertificateError> {
-    let text = match tag {
-        UTF8_STRING => std::str::from_utf8(value).map_err(|_| CertificateError::Name)?.to_owned(),
-        PRINTABLE_STRING | IA5_STRING if value.is_ascii() => value.iter().map(|byte| char::from(*byte)).collect(),
-        // In practice Latin-1, whose code points are Unicode's.
-        TELETEX_STRING => value.iter().map(|byte| char::from(*byte)).collect(),
-        BMP_STRING if value.len().is_multiple_of(2) => {
-            let units: Vec<u16> = value.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
+/// The text of a name. A name becomes a user name: one that another reader could take for a different one (a NUL cuts it)
+/// is refused.
+fn text(value: &Any<'_>) -> Result<String, CertificateError> {
+    let text = match value.tag() {
+        Tag::Utf8String => std::str::from_utf8(value.data).map_err(|_| CertificateError::Name)?.to_owned(),
+        Tag::PrintableString | Tag::Ia5String if value.data.is_ascii() => latin1(value.data),
+        // In practice Latin-1.
+        Tag::T61String => latin1(value.data),
+        Tag::BmpString if value.data.len().is_multiple_of(2) => {
+            let units: Vec<u16> =
+                value.data.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]])).collect();
             String::from_utf16(&units).map_err(|_| CertificateError::Name)?
         }
         _ => return Err(CertificateError::Name),
@@ -245,10 +187,20 @@ fn text(tag: u8, value: &[u8]) -> Result<String, CertificateError> {
     if text.contains('\0') { Err(CertificateError::Name) } else { Ok(text) }
 }
 
+/// Latin-1's code points are Unicode's.
+fn latin1(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| char::from(*byte)).collect()
+}
+
+/// An IA5String, which the parser has taken for UTF-8.
+fn ascii(name: &str) -> Result<String, CertificateError> {
+    if name.is_ascii() && !name.contains('\0') { Ok(name.to_owned()) } else { Err(CertificateError::Name) }
+}
+
 #[cfg(test)]
 mod tests {
     use rcgen::string::{BmpString, PrintableString, TeletexString};
-    use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair, SanType, SerialNumber};
+    use rcgen::{CertificateParams, DistinguishedName, DnType, DnValue, KeyPair, SanType, SerialNumber, date_time_ymd};
 
     use super::*;
 
@@ -282,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_a_nul_would_cut_is_refused() {
+    fn a_name_with_a_nul_is_refused() {
         let der = certificate(vec![DnValue::Utf8String("admin\0.example".into())], Vec::new());
         assert_eq!(PeerCertificate::parse(&der), Err(CertificateError::Name));
     }
@@ -307,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_ones_are_refused_without_a_panic() {
+    fn malformed_certificates_are_refused_without_a_panic() {
         let der =
             certificate(vec![DnValue::Utf8String("device-1".into())], vec![SanType::URI("urn:x".try_into().unwrap())]);
         for cut in 0..der.len() {
@@ -317,9 +269,32 @@ mod tests {
             for flip in [0x01, 0x80, 0xFF] {
                 let mut bad = der.clone();
                 bad[at] ^= flip;
-                // Whatever it reads, it ends.
-                let _ = PeerCertificate::parse(&bad);
+                let _result = PeerCertificate::parse(&bad); // whatever it is, there is no panic
             }
         }
+    }
+
+    #[test]
+    fn a_subject_is_written_as_rfc_4514_says() {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::OrganizationName, " Example, Inc.");
+        params.distinguished_name.push(DnType::CustomDnType(vec![1, 2, 3, 4]), "x");
+        params.distinguished_name.push(DnType::CommonName, "device 7");
+        let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let subject = PeerCertificate::parse(certificate.der()).unwrap().subject;
+        assert_eq!(subject.as_deref(), Some("CN=device 7,1.2.3.4=#0c0178,O=\\ Example\\, Inc."));
+    }
+
+    #[test]
+    fn times_before_and_after_2050_are_read() {
+        for (from, to) in [((1999, 12, 31), (2049, 12, 31)), ((2020, 2, 29), (2050, 1, 1))] {
+            let mut params = CertificateParams::new(vec!["a".to_owned()]).unwrap();
+            params.not_before = date_time_ymd(from.0, from.1, from.2);
+            params.not_after = date_time_ymd(to.0, to.1, to.2);
+            let certificate = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
+            assert_eq!(validity(certificate.der()).unwrap(), (params.not_before, params.not_after));
+        }
+        assert!(validity(b"no certificate").is_err());
     }
 }

@@ -10,7 +10,6 @@ mod ban;
 mod certificate;
 mod certificate_link;
 mod chain;
-mod der;
 mod digest;
 mod guard;
 mod http;
@@ -18,7 +17,6 @@ mod jwt;
 mod password;
 mod recent;
 mod scram;
-mod validity;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -28,10 +26,9 @@ pub use acl::{DenyAll, Request, RuleSet, Verdict};
 pub use admission::{Admission, ReadFile};
 pub use anonymous::Anonymous;
 pub use ban::{Bans, Suspect};
-pub use certificate::{CertificateError, PeerCertificate, SubjectAltName};
+pub use certificate::{CertificateError, PeerCertificate, SubjectAltName, validity};
 pub use password::{PasswordFile, PasswordHash, RecordError};
 pub use scram::{ScramRecord, check_scram_file, prepared};
-pub use validity::validity;
 
 use weir_broker::{EndpointPolicy, Millis, Principal, StillAdmits};
 use weir_mqtt::ProtocolVersion;

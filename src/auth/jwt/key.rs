@@ -4,12 +4,15 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
 use ring::{digest, hmac};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{PemObject, SectionKind};
-use rustls::server::ParsedCertificate;
 use serde_json::Value;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_NIST_EC_P384, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519, Oid,
+};
+use x509_parser::prelude::FromDer;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::auth::der::{BIT_STRING, Der, Malformed, OID, SEQUENCE};
 use weir_declare::config::JwtAlgorithm;
 
 /// All keys of one file.
@@ -47,18 +50,12 @@ enum Family {
     /// The curve's name in a JWK, its OID, and the length of one coordinate.
     Curve {
         name: &'static str,
-        oid: &'static [u8],
+        oid: Oid<'static>,
         algorithm: &'static dyn VerificationAlgorithm,
         coordinate_bytes: usize,
     },
     Ed25519,
 }
-
-const RSA_ENCRYPTION: &[u8] = &[0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, 0x01];
-const EC_PUBLIC_KEY: &[u8] = &[0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x02, 0x01];
-const P256: &[u8] = &[0x2A, 0x86, 0x48, 0xCE, 0x3D, 0x03, 0x01, 0x07];
-const P384: &[u8] = &[0x2B, 0x81, 0x04, 0x00, 0x22];
-const ED25519: &[u8] = &[0x2B, 0x65, 0x70];
 
 fn family(algorithm: JwtAlgorithm) -> Family {
     match algorithm {
@@ -73,13 +70,13 @@ fn family(algorithm: JwtAlgorithm) -> Family {
         JwtAlgorithm::PS512 => Family::Rsa(&signature::RSA_PSS_2048_8192_SHA512),
         JwtAlgorithm::ES256 => Family::Curve {
             name: "P-256",
-            oid: P256,
+            oid: OID_EC_P256,
             algorithm: &signature::ECDSA_P256_SHA256_FIXED,
             coordinate_bytes: 32,
         },
         JwtAlgorithm::ES384 => Family::Curve {
             name: "P-384",
-            oid: P384,
+            oid: OID_NIST_EC_P384,
             algorithm: &signature::ECDSA_P384_SHA384_FIXED,
             coordinate_bytes: 48,
         },
@@ -184,36 +181,36 @@ fn public_from_pem(content: &[u8], family: &Family, algorithm: JwtAlgorithm) -> 
     if sections.next().is_some() {
         return Err("more than one PEM section; for several keys write a `jwksFile`".into());
     }
-    let malformed = |_: Malformed| format!("no public key for {algorithm:?} in it");
-    match (kind, family) {
-        (SectionKind::PublicKey, _) => public_from_spki(&der, family).map_err(malformed),
-        (SectionKind::Certificate, _) => {
-            let der = CertificateDer::from(der);
-            let certificate = ParsedCertificate::try_from(&der).map_err(|error| error.to_string())?;
-            public_from_spki(&certificate.subject_public_key_info(), family).map_err(malformed)
+    let key = match kind {
+        SectionKind::PublicKey => SubjectPublicKeyInfo::from_der(&der).ok().and_then(|(_, key)| public(&key, family)),
+        SectionKind::Certificate => {
+            let (_, certificate) = X509Certificate::from_der(&der).map_err(|error| error.to_string())?;
+            public(certificate.public_key(), family)
         }
-        (SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey, _) => {
-            Err("a private key; the broker needs the public one only".into())
+        SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey => {
+            return Err("a private key; the broker needs the public one only".into());
         }
-        _ => Err(format!("neither a public key for {algorithm:?} nor a certificate")),
-    }
+        _ => return Err(format!("neither a public key for {algorithm:?} nor a certificate")),
+    };
+    key.ok_or_else(|| format!("no public key for {algorithm:?} in it"))
 }
 
-/// SubjectPublicKeyInfo (RFC 5280, 4.1): algorithm, then the key as a bit string.
-fn public_from_spki(der: &[u8], family: &Family) -> Result<Material, Malformed> {
-    let mut fields = Der(Der(der).expect(SEQUENCE)?);
-    let mut identifier = Der(fields.expect(SEQUENCE)?);
-    let oid = identifier.expect(OID)?;
-    let [0, key @ ..] = fields.expect(BIT_STRING)? else { return Err(Malformed) };
-    let bytes = key.to_vec();
-    match family {
-        Family::Rsa(parameters) if oid == RSA_ENCRYPTION => Ok(Material::Public { algorithm: *parameters, bytes }),
-        Family::Curve { oid: curve, algorithm, .. } if oid == EC_PUBLIC_KEY && identifier.expect(OID)? == *curve => {
-            Ok(Material::Public { algorithm: *algorithm, bytes })
+/// `None`: the key is for another algorithm.
+fn public(key: &SubjectPublicKeyInfo<'_>, family: &Family) -> Option<Material> {
+    let kind = &key.algorithm.algorithm;
+    let curve = || key.algorithm.parameters.as_ref()?.as_oid().ok();
+    let algorithm: &'static dyn VerificationAlgorithm = match family {
+        Family::Rsa(parameters) if *kind == OID_PKCS1_RSAENCRYPTION => *parameters,
+        Family::Curve { oid, algorithm, .. }
+            if *kind == OID_KEY_TYPE_EC_PUBLIC_KEY && curve().as_ref() == Some(oid) =>
+        {
+            *algorithm
         }
-        Family::Ed25519 if oid == ED25519 => Ok(Material::Public { algorithm: &signature::ED25519, bytes }),
-        _ => Err(Malformed),
-    }
+        Family::Ed25519 if *kind == OID_SIG_ED25519 => &signature::ED25519,
+        _ => return None,
+    };
+    let bits = &key.subject_public_key;
+    (bits.unused_bits == 0).then(|| Material::Public { algorithm, bytes: bits.data.to_vec() })
 }
 
 /// `Ok(None)`: a key for something else.
