@@ -15,6 +15,7 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::{self, Client};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use rustls::client::WantsClientCert;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
@@ -22,6 +23,9 @@ use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bounds connection attempts that no request waits for any more.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What [`query_value`] encodes.
+pub const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 type Connections = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 
@@ -95,6 +99,11 @@ impl HttpClient {
 pub async fn read_body(body: Incoming, bytes_max: usize) -> Result<Bytes, HttpError> {
     let collected = Limited::new(body, bytes_max).collect().await;
     collected.map(|body| body.to_bytes()).map_err(|error| HttpError::Body(innermost(&*error).to_string()))
+}
+
+/// Percent-encodes a query string's value: all but RFC 3986's unreserved characters.
+pub fn query_value(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, RESERVED)
 }
 
 /// TLS that trusts servers with a certificate issued by one of `roots`.

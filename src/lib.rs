@@ -15,6 +15,7 @@
 //! - [`apply`]: executes a plan; owns the socket pool. Where the two planes meet.
 //! - [`store`]: what outlives the process.
 //! - [`telemetry`]: traces of passes, for an OpenTelemetry collector.
+//! - `random`: random bytes from the crypto provider.
 //! - [`http_client`]: HTTP requests to others, over kept connections.
 //! - [`cluster`]: the fleet's members, and which of them have converged.
 //! - [`state`]: what the control plane publishes of itself.
@@ -27,6 +28,7 @@ pub mod cli;
 pub mod cluster;
 pub mod http_client;
 pub mod net;
+mod random;
 pub mod source;
 pub mod state;
 pub mod status;

@@ -7,8 +7,20 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The server's modules from the lowest floor to the highest. A module names only modules of lower floors.
-const FLOORS: &[&str] =
-    &["http_client", "telemetry", "store", "source", "auth", "net", "state", "cluster", "apply", "status", "cli"];
+const FLOORS: &[&str] = &[
+    "random",
+    "http_client",
+    "telemetry",
+    "store",
+    "source",
+    "auth",
+    "net",
+    "state",
+    "cluster",
+    "apply",
+    "status",
+    "cli",
+];
 
 /// What the crates under `crates/` may not name: they do no IO, and time is an argument.
 const IMPURE: &[&str] = &[

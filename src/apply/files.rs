@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use weir_declare::reconcile::{FileDigest, Files};
@@ -80,11 +81,5 @@ impl Contents {
 }
 
 pub(super) fn hex(bytes: &[u8]) -> Arc<str> {
-    use std::fmt::Write;
-    let text = bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String does not fail.
-        let _ok = write!(text, "{byte:02x}");
-        text
-    });
-    Arc::from(text)
+    Arc::from(HEXLOWER.encode(bytes))
 }

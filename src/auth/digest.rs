@@ -1,5 +1,6 @@
 //! Short digests: versions of records, keys of caches. Not for passwords.
 
+use data_encoding::HEXLOWER;
 use ring::digest::{Context, SHA256};
 
 /// 128 bits of SHA-256 over `parts`, hexadecimal. Each part is preceded by its length: `ab`, `c` is not `a`, `bc`.
@@ -10,5 +11,5 @@ pub(super) fn version_of(parts: &[&[u8]]) -> String {
         context.update(part);
     }
     let digest = context.finish();
-    digest.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(digest.as_ref().get(..16).unwrap_or_default())
 }

@@ -21,6 +21,7 @@ use crate::apply::{
 use crate::cluster::{Member, spawn_member};
 use crate::net::bridge::BridgeHost;
 use crate::net::{DataPlane, DataPlaneConfig};
+use crate::random::{self, NoRandomness};
 use crate::source::etcd::{EtcdAccess, EtcdOptions, EtcdRoot, Known, spawn_etcd};
 use crate::source::{DirectoryOptions, SourceHandle, spawn_directory, spawn_git_ref};
 use crate::state::wall_clock;
@@ -256,7 +257,7 @@ async fn serve_until_stopped(
     is_node_name(&node_name).map_err(|problem| anyhow::anyhow!("--node-name: {problem}"))?;
     let exporter = args.otlp.options(&node_name, |name| std::env::var(name).ok())?.map(Exporter::start);
     let facts = NodeFacts {
-        instance: random_instance(),
+        instance: random_instance()?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         status_url: status_addr.map(|address| status_url(address, args.status_access.is_secure())),
         labels: context.labels.clone(),
@@ -398,9 +399,8 @@ fn host_name() -> String {
 }
 
 /// Tells this process from another of the same name.
-fn random_instance() -> String {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    format!("{:016x}", RandomState::new().build_hasher().finish())
+fn random_instance() -> Result<String, NoRandomness> {
+    random::number().map(|number| format!("{number:016x}"))
 }
 
 /// Where others find this broker's status; bound to every address, it is looked for under the machine's name.

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::print::{Format, print};
 use super::{Exit, broker};
+use crate::http_client::query_value;
 
 /// Watch what one client sends and is sent, packet by packet.
 ///
@@ -43,9 +44,9 @@ pub(super) struct Args {
 const EVENT_BYTES_MAX: usize = 1 << 20;
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    let mut path = format!("/api/clients/trace?clientId={}&limit={}", encoded(&args.client_id), args.limit);
+    let mut path = format!("/api/clients/trace?clientId={}&limit={}", query_value(&args.client_id), args.limit);
     if let Some(endpoint) = &args.endpoint {
-        path.push_str(&format!("&name={}", encoded(endpoint)));
+        path.push_str(&format!("&name={}", query_value(endpoint)));
     }
     if args.payloads {
         path.push_str("&payloads=true");
@@ -119,20 +120,6 @@ fn shown(kind: &str, data: &Value, format: Format) -> String {
     line
 }
 
-/// Percent-encodes a query's value.
-fn encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(char::from(byte)),
-            other => {
-                let _infallible = write!(encoded, "%{other:02X}");
-            }
-        }
-    }
-    encoded
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +131,5 @@ mod tests {
         assert_eq!(shown(&kind, &data, Format::Human), "T -> PUBLISH topic=\"a\\u001b\"\n");
         assert!(shown(&kind, &data, Format::Json).starts_with("{\"event\":\"packet\",\"at\":\"T\""));
         assert_eq!(event_of(": still here\n\n"), None);
-        assert_eq!(encoded("a b/ü"), "a%20b%2F%C3%BC");
     }
 }

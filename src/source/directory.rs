@@ -1,7 +1,6 @@
 //! A directory of documents, in a git work tree or not.
 
 use std::collections::BTreeSet;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,6 +13,7 @@ use super::walk::{Contents, Look, describe, walk};
 use super::watch::{Events, Watch, directories_of};
 use super::work_tree::WorkTree;
 use super::{Reading, SourceError, SourceEvent, SourceHandle};
+use crate::random;
 use weir_declare::config::Snapshot;
 
 /// What is left aside is listed up to this many paths.
@@ -231,7 +231,6 @@ async fn settled_now(events: &Events, nudge: &Notify, lock: &impl Fn() -> Option
 
 /// Half of `period` to one and a half, so that a fleet does not read in step.
 pub(crate) fn jittered(period: Duration) -> Duration {
-    let random = RandomState::new().build_hasher().finish();
-    let thousandths = u32::try_from(random % 1001).unwrap_or(500);
+    let thousandths = random::number().ok().and_then(|number| u32::try_from(number % 1001).ok()).unwrap_or(500);
     period / 2 + period * thousandths / 1000
 }

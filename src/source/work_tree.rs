@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use sha1::{Digest as _, Sha1};
 use sha2::{Digest as _, Sha256};
 
@@ -130,9 +131,9 @@ fn matching_id(content: &[u8], wanted: &str) -> String {
 fn blob_id(content: &[u8], digits: usize) -> String {
     let header = format!("blob {}\0", content.len());
     if digits == 64 {
-        hex(&Sha256::new().chain_update(header).chain_update(content).finalize())
+        HEXLOWER.encode(&Sha256::new().chain_update(header).chain_update(content).finalize())
     } else {
-        hex(&Sha1::new().chain_update(header).chain_update(content).finalize())
+        HEXLOWER.encode(&Sha1::new().chain_update(header).chain_update(content).finalize())
     }
 }
 
@@ -151,16 +152,7 @@ pub(super) fn content_hash(files: &[SourceFile]) -> String {
             hash.update(part);
         }
     }
-    hex(&hash.finalize())
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String does not fail.
-        let _ok = write!(text, "{byte:02x}");
-        text
-    })
+    HEXLOWER.encode(&hash.finalize())
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! What an answer is made of: the envelope, errors whose status and code agree, headers that every answer carries.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
 
 use bytes::Bytes;
+use data_encoding::HEXLOWER;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -143,13 +143,7 @@ pub(super) fn common_headers(headers: &mut HeaderMap) {
 }
 
 fn entity_tag(body: &[u8]) -> String {
-    let mut tag = String::from("\"");
-    for byte in &Sha256::digest(body)[..12] {
-        // Writing to a String cannot fail.
-        let _ = write!(tag, "{byte:02x}");
-    }
-    tag.push('"');
-    tag
+    format!("\"{}\"", HEXLOWER.encode(&Sha256::digest(body)[..12]))
 }
 
 /// `If-None-Match`, compared weakly (RFC 9110, 13.1.2).

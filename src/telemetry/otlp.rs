@@ -1,5 +1,6 @@
 //! OTLP's JSON encoding: ids in hexadecimal, 64-bit numbers as strings, enumerations as numbers.
 
+use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 
 use super::{Attribute, Span};
@@ -23,8 +24,8 @@ pub fn traces(resource: &[(String, String)], spans: &[Span]) -> Value {
 
 fn span(span: &Span) -> Value {
     let mut value = json!({
-        "traceId": hex(&span.trace_id),
-        "spanId": hex(&span.span_id),
+        "traceId": HEXLOWER.encode(&span.trace_id),
+        "spanId": HEXLOWER.encode(&span.span_id),
         "name": span.name,
         "kind": KIND_INTERNAL,
         "startTimeUnixNano": span.begin_ns.to_string(),
@@ -33,7 +34,7 @@ fn span(span: &Span) -> Value {
         "status": {},
     });
     if let Some(parent) = &span.parent_id {
-        value["parentSpanId"] = json!(hex(parent));
+        value["parentSpanId"] = json!(HEXLOWER.encode(parent));
     }
     if let Some(message) = &span.error {
         value["status"] = json!({"code": STATUS_ERROR, "message": message});
@@ -47,10 +48,6 @@ fn attribute((key, value): &(&'static str, Attribute)) -> Value {
         Attribute::Count(count) => json!({"intValue": count.to_string()}),
     };
     json!({"key": key, "value": value})
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

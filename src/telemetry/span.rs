@@ -1,10 +1,10 @@
 //! What a pass did, as spans: the pass itself, its steps, their actions.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::export::Queue;
+use crate::random;
 
 /// Spans of one pass: a fleet's first pass has an action for each of its endpoints, and nobody reads thousands.
 pub(super) const PASS_SPANS_MAX: usize = 1024;
@@ -197,17 +197,17 @@ impl Pass {
     }
 }
 
-/// Numbers that no other process gives, and never nought.
+/// Random ids, never zero.
 #[derive(Debug, Default)]
 struct Ids {
-    keys: RandomState,
     given: u64,
 }
 
 impl Ids {
     fn span(&mut self) -> [u8; 8] {
         self.given += 1;
-        self.keys.hash_one(self.given).max(1).to_be_bytes()
+        // Without randomness, ids are unique in this process.
+        random::number().unwrap_or(self.given).max(1).to_be_bytes()
     }
 
     fn trace(&mut self) -> [u8; 16] {

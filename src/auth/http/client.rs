@@ -6,18 +6,15 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, HeaderMap};
 use hyper::{Method, Request, Uri};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls::RootCertStore;
 use serde_json::{Map, Value};
 
 use super::ServiceError;
-use crate::http_client::{HttpClient, read_body, tls_trusting};
+use crate::http_client::{HttpClient, query_value, read_body, tls_trusting};
 use weir_declare::config::HttpMethod;
 
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
-/// What a query string's values percent-encode: all but RFC 3986's unreserved characters.
-const QUERY_VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The authentication service: its URL, the headers it wants, and the connections to it.
 pub(in crate::auth) struct Service {
@@ -88,7 +85,7 @@ impl Service {
 fn query(question: &Map<String, Value>) -> String {
     let pair = |(name, value): (&String, &Value)| {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        format!("{name}={}", utf8_percent_encode(&text, QUERY_VALUE))
+        format!("{name}={}", query_value(&text))
     };
     question.iter().map(pair).collect::<Vec<_>>().join("&")
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+
+use ring::hmac;
 
 use super::PasswordHash;
 
@@ -72,7 +73,6 @@ pub(in crate::auth) fn lines(content: &[u8]) -> Result<Vec<Line<'_>>, RecordErro
 pub struct PasswordFile {
     records: Vec<(Box<str>, PasswordHash)>,
     by_user: HashMap<Box<str>, usize>,
-    stand_in: RandomState,
 }
 
 impl PasswordFile {
@@ -93,7 +93,7 @@ impl PasswordFile {
             }
             records.push((line.user.into(), PasswordHash::parse(line.record).map_err(error)?));
         }
-        Ok(Self { records, by_user, stand_in: RandomState::new() })
+        Ok(Self { records, by_user })
     }
 
     /// Users and hashes, as written.
@@ -110,7 +110,10 @@ impl PasswordFile {
     /// The hash to compute for a name that is not in the file: the same one each time it is asked, so that the time it
     /// takes tells nothing, in files that mix kinds of hashes neither.
     pub fn stand_in_for(&self, user: &str) -> Option<&PasswordHash> {
-        let spread = usize::try_from(self.stand_in.hash_one(user) >> 32).unwrap_or(0);
-        self.records.get(spread % self.records.len().max(1)).map(|(_, hash)| hash)
+        // The first record is the key: it is not known outside, and stays the same.
+        let (_, first) = self.records.first()?;
+        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, first.to_string().as_bytes()), user.as_bytes());
+        let spread = tag.as_ref().iter().take(4).fold(0, |spread, byte| (spread << 8) | usize::from(*byte));
+        self.records.get(spread % self.records.len()).map(|(_, hash)| hash)
     }
 }

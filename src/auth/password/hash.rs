@@ -9,8 +9,9 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ring::digest::{Context, SHA512};
 use ring::pbkdf2;
-use ring::rand::{SecureRandom, SystemRandom};
 use subtle::ConstantTimeEq;
+
+use crate::random;
 
 /// Bounds of what a file may ask for: one line must not take a worker's minutes or the node's memory.
 const MAX_MEMORY_KIB: u32 = 1 << 20;
@@ -97,8 +98,7 @@ impl PasswordHash {
     /// # Errors
     /// The system gives no randomness or no memory, as a phrase.
     pub fn create(password: &[u8]) -> Result<Self, String> {
-        let mut salt = [0; SALT_BYTES];
-        SystemRandom::new().fill(&mut salt).map_err(|_| "the system gives no random bytes".to_owned())?;
+        let salt = random::bytes::<SALT_BYTES>().map_err(|error| error.to_string())?;
         let scheme = Scheme::Argon2id { memory_kib: OWN_MEMORY_KIB, passes: OWN_PASSES, lanes: OWN_LANES };
         let mut hash = [0; HASH_BYTES];
         scheme.argon2(password, &salt, &mut hash)?;

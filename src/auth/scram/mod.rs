@@ -16,7 +16,6 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
-use ring::rand::{SecureRandom, SystemRandom};
 
 use self::exchange::{Awaiting, ClientFirst};
 pub use prepare::prepared;
@@ -26,6 +25,7 @@ use super::Refusal;
 use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Dialogue, Grant, Link, SCRAM};
 use super::digest::version_of;
 use super::password::{RecordError, lines};
+use crate::random;
 use weir_broker::Principal;
 
 /// Authentication Method.
@@ -114,10 +114,7 @@ struct Begin {
 impl Dialogue for Begin {
     fn step(self: Box<Self>, data: &[u8]) -> Answer {
         let Some(first) = ClientFirst::parse(data) else { return Answer::Deny(Refusal::BadCredentials) };
-        let mut nonce = [0; NONCE_BYTES];
-        if SystemRandom::new().fill(&mut nonce).is_err() {
-            return Answer::Deny(Refusal::Unavailable);
-        }
+        let Ok(nonce) = random::bytes::<NONCE_BYTES>() else { return Answer::Deny(Refusal::Unavailable) };
         let username = Box::from(first.username.as_str());
         let known = self.users.records.get(&username);
         let record = known.map_or_else(|| self.users.stand_in.for_stranger(&username), |(record, _)| record.clone());

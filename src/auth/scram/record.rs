@@ -5,10 +5,10 @@ use std::num::NonZeroU32;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use ring::rand::{SecureRandom, SystemRandom};
 use ring::{digest, hmac, pbkdf2};
 
 use super::prepare::prepared;
+use crate::random;
 
 const KEY_BYTES: usize = 32;
 const SALT_BYTES: usize = 16;
@@ -70,8 +70,7 @@ impl ScramRecord {
     pub fn create(password: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(password).map_err(|_| "SCRAM wants a password in UTF-8".to_owned())?;
         let password = prepared(text).map_err(|why| format!("the password: {why}"))?;
-        let mut salt = [0; SALT_BYTES];
-        SystemRandom::new().fill(&mut salt).map_err(|_| "the system gives no random bytes".to_owned())?;
+        let salt = random::bytes::<SALT_BYTES>().map_err(|error| error.to_string())?;
         let iterations = NonZeroU32::new(OWN_ITERATIONS).unwrap_or(NonZeroU32::MIN);
         Ok(Self::derive(password.as_bytes(), &salt, iterations))
     }

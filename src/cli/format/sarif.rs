@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::{Report, is_file, with_help, workspace_relative};
+use crate::http_client::RESERVED;
 use weir_declare::config::{Diagnostic, Position, Severity, meaning};
 
 pub(super) fn render(report: &Report<'_>) -> String {
@@ -61,15 +63,8 @@ fn location(file: &str, at: Position) -> Option<Value> {
     is_file(file).then(|| json!({ "physicalLocation": { "artifactLocation": { "uri": uri }, "region": region } }))
 }
 
-/// A path as a URI reference: what is not unreserved is percent-encoded.
+/// A path as a URI reference.
 fn uri(path: &str) -> String {
-    let mut uri = String::new();
-    for byte in path.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            uri.push(char::from(byte));
-        } else {
-            uri.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    uri
+    const PATH: &AsciiSet = &RESERVED.remove(b'/');
+    utf8_percent_encode(path, PATH).to_string()
 }

@@ -1,7 +1,6 @@
 //! One bridge's task: connects, relays, and tries again.
 
 use std::future::poll_fn;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use super::wire::{Read, Wire};
 use super::{BridgePhase, BridgeSettings, Orders, Stop, dial, home};
 use crate::net::find::ClientFilter;
 use crate::net::plane::DataPlane;
+use crate::random;
 use weir_bridge::{Backoff, Cause, Failure, Link};
 use weir_broker::Millis;
 
@@ -179,8 +179,8 @@ impl Driver {
 
     /// Waits for the time of the next attempt, or for orders.
     async fn pause(&mut self) {
-        let chance = RandomState::new().build_hasher().finish();
-        let pause = Duration::from_millis(self.backoff.pause_ms(chance));
+        // Without randomness there is no jitter.
+        let pause = Duration::from_millis(self.backoff.pause_ms(random::number().unwrap_or_default()));
         // Without a sender the next look at the orders ends the task.
         drop(tokio::time::timeout(pause, self.orders.changed()).await);
     }

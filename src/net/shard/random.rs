@@ -1,8 +1,8 @@
 //! Client ids for those who ask the server to assign one.
 
-use std::fmt::Write;
+use data_encoding::HEXLOWER;
 
-use rustls::crypto::ring::default_provider;
+use crate::random::{self, NoRandomness};
 
 const ID_BYTES: usize = 16;
 const POOL_IDS: usize = 64;
@@ -13,25 +13,17 @@ pub(super) struct ClientIds {
     pool: Vec<u8>,
 }
 
-/// The system gives no random bytes.
-#[derive(Debug)]
-pub(super) struct NoRandomness;
-
 impl ClientIds {
     pub(super) fn next(&mut self) -> Result<Box<str>, NoRandomness> {
         if self.pool.len() < ID_BYTES {
             self.pool.resize(ID_BYTES * POOL_IDS, 0);
-            if default_provider().secure_random.fill(&mut self.pool).is_err() {
+            if let Err(error) = random::fill(&mut self.pool) {
                 self.pool.clear();
-                return Err(NoRandomness);
+                return Err(error);
             }
         }
-        let mut id = String::from("weir-");
-        for byte in self.pool.drain(self.pool.len() - ID_BYTES..) {
-            // Writing to a String cannot fail.
-            let _ = write!(id, "{byte:02x}");
-        }
-        Ok(id.into())
+        let bytes = self.pool.split_off(self.pool.len() - ID_BYTES);
+        Ok(format!("weir-{}", HEXLOWER.encode(&bytes)).into())
     }
 }
 

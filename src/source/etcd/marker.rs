@@ -1,8 +1,8 @@
 //! The marker that a push leaves beside the documents, and the digest by which a set of them is known.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -79,11 +79,7 @@ pub fn documents_digest<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8; 3
         hash.update(path.as_bytes());
         hash.update([0]);
     }
-    let mut digest = "d1-".to_owned();
-    for byte in hash.finalize() {
-        let _infallible = write!(digest, "{byte:02x}");
-    }
-    digest
+    format!("d1-{}", HEXLOWER.encode(&hash.finalize()))
 }
 
 /// Whether a key below `endpoints/` holds a document: text, and no segment of it is hidden or empty at the end.
