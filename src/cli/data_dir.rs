@@ -5,13 +5,14 @@ use std::path::Path;
 use anyhow::Context;
 
 use crate::apply::{HISTORY_MAX, History, Kept};
+#[cfg(feature = "etcd")]
 use crate::source::etcd::Known;
 use crate::store::{Journal, LastKnownGoodFile, OpenedJournal};
 use weir_declare::config::Previous;
 use weir_declare::reconcile::Timestamp;
 
 /// Revision, when it was saved, what it is.
-type LastKnownGood = (String, Timestamp, Previous);
+pub(super) type LastKnownGood = (String, Timestamp, Previous);
 
 /// What an earlier run left, and where this one leaves it.
 #[derive(Default)]
@@ -37,6 +38,7 @@ pub(super) fn open(data_dir: Option<&Path>, source: String) -> anyhow::Result<Da
 }
 
 /// What an etcd that went back meanwhile has lost is told by this.
+#[cfg(feature = "etcd")]
 pub(super) fn known((revision, saved_at, previous): &LastKnownGood) -> Option<Known> {
     Some(Known { revision: revision.parse().ok()?, saved_at: *saved_at, paths: previous.paths() })
 }

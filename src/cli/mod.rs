@@ -11,6 +11,7 @@ mod data_dir;
 mod diff;
 mod durable;
 mod environment;
+#[cfg(feature = "etcd")]
 mod etcd;
 mod exit;
 mod format;
@@ -23,6 +24,7 @@ mod passwd;
 mod plan;
 mod pressure;
 mod print;
+#[cfg(feature = "etcd")]
 mod push;
 mod render;
 mod report;
@@ -74,6 +76,7 @@ enum Verb {
     Import(import::Args),
     Passwd(passwd::Args),
     Acl(acl::Args),
+    #[cfg(feature = "etcd")]
     Push(push::Args),
     Wait(wait::Args),
     Status(status::Args),
@@ -100,6 +103,7 @@ pub fn main() -> ExitCode {
         Verb::Import(args) => import::run(args),
         Verb::Passwd(args) => passwd::run(args),
         Verb::Acl(args) => acl::run(args),
+        #[cfg(feature = "etcd")]
         Verb::Push(args) => push::run(args),
         Verb::Wait(args) => wait::run(args),
         Verb::Status(args) => status::run(args),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::data_dir::{self, DataDir};
+#[cfg(feature = "etcd")]
 use super::etcd::EtcdArgs;
 use super::log::{self, LogFilter, LogFormat};
 use super::otlp::OtlpArgs;
@@ -18,15 +19,19 @@ use crate::apply::{
     FileSystem, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics, run as reconcile, signals,
     source_name,
 };
+#[cfg(feature = "etcd")]
 use crate::cluster::{Member, spawn_member};
 use crate::net::bridge::BridgeHost;
 use crate::net::{DataPlane, DataPlaneConfig};
 use crate::random::{self, NoRandomness};
+#[cfg(feature = "etcd")]
 use crate::source::etcd::{EtcdAccess, EtcdOptions, EtcdRoot, Known, spawn_etcd};
 use crate::source::{DirectoryOptions, SourceHandle, spawn_directory, spawn_git_ref};
 use crate::state::wall_clock;
 use crate::state::{NodeFacts, is_node_name};
-use crate::status::{AccessOptions, LiveView, Secret, StatusOptions, StatusServer, TlsFiles, connections, serve};
+#[cfg(feature = "etcd")]
+use crate::status::connections;
+use crate::status::{AccessOptions, LiveView, Secret, StatusOptions, StatusServer, TlsFiles, serve};
 use crate::store::records::{Store, StoreStats};
 use crate::telemetry::Exporter;
 use weir_broker::limits::SHARDS_MAX;
@@ -50,14 +55,19 @@ const TRACES_GRACE: Duration = Duration::from_secs(2);
     Under systemd (Type=notify-reload, WatchdogSec=) it tells the manager that it is ready, reloads, stops and lives.")]
 pub(super) struct Args {
     /// Directory of declarations
-    #[arg(long, env = "WEIR_ENDPOINTS", value_name = "DIR", required_unless_present = "etcd", conflicts_with = "etcd")]
+    #[arg(long, env = "WEIR_ENDPOINTS", value_name = "DIR")]
+    #[cfg_attr(feature = "etcd", arg(required_unless_present = "etcd", conflicts_with = "etcd"))]
+    #[cfg_attr(not(feature = "etcd"), arg(required = true))]
     endpoints: Option<PathBuf>,
     /// Serve what is committed at REF of the repository that DIR lies in, not the work tree
-    #[arg(long, env = "WEIR_GIT_REF", value_name = "REF", conflicts_with = "etcd")]
+    #[arg(long, env = "WEIR_GIT_REF", value_name = "REF")]
+    #[cfg_attr(feature = "etcd", arg(conflicts_with = "etcd"))]
     git_ref: Option<String>,
+    #[cfg(feature = "etcd")]
     #[command(flatten)]
     etcd: EtcdArgs,
     /// Directory that files named in etcd's documents are relative to
+    #[cfg(feature = "etcd")]
     #[arg(long, env = "WEIR_FILES", value_name = "DIR", default_value = ".")]
     files: PathBuf,
     /// Address of the read-only HTTP API, or `none`
@@ -185,7 +195,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 /// Where declarations are.
 enum DeclaredIn {
     Directory(DirectoryOptions),
-    GitRef { directory: PathBuf, revision: String, resync: Duration },
+    GitRef {
+        directory: PathBuf,
+        revision: String,
+        resync: Duration,
+    },
+    #[cfg(feature = "etcd")]
     Etcd(EtcdOptions),
 }
 
@@ -199,6 +214,9 @@ fn declared_in(args: &Args) -> anyhow::Result<DeclaredIn> {
             Ok(DeclaredIn::Directory(DirectoryOptions { root: root.clone(), resync }))
         }
         (Some(root), None) => bail!("--endpoints {}: no such directory", root.display()),
+        #[cfg(not(feature = "etcd"))]
+        (None, _) => bail!("--endpoints DIR is missing"),
+        #[cfg(feature = "etcd")]
         (None, _) => {
             let files =
                 std::path::absolute(&args.files).with_context(|| format!("--files {}", args.files.display()))?;
@@ -215,11 +233,13 @@ impl DeclaredIn {
             Self::GitRef { directory, revision, .. } => {
                 source_name("git", &format!("{} at {revision}", directory.display()))
             }
+            #[cfg(feature = "etcd")]
             Self::Etcd(options) => source_name("etcd", &options.location()),
         }
     }
 
     /// Where brokers of one fleet meet.
+    #[cfg(feature = "etcd")]
     fn meeting_place(&self) -> Option<(EtcdAccess, EtcdRoot)> {
         match self {
             Self::Etcd(options) => Some((options.access.clone(), options.root.clone())),
@@ -227,11 +247,13 @@ impl DeclaredIn {
         }
     }
 
-    fn spawn(self, known: Option<Known>) -> SourceHandle {
+    #[cfg_attr(not(feature = "etcd"), allow(unused_variables))]
+    fn spawn(self, last_known_good: Option<&data_dir::LastKnownGood>) -> SourceHandle {
         match self {
             Self::Directory(options) => spawn_directory(options),
             Self::GitRef { directory, revision, resync } => spawn_git_ref(&directory, &revision, resync),
-            Self::Etcd(options) => spawn_etcd(options, known),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(options) => spawn_etcd(options, last_known_good.and_then(data_dir::known)),
         }
     }
 }
@@ -252,6 +274,7 @@ async fn serve_until_stopped(
         labels: args.node_labels.iter().cloned().collect::<BTreeMap<_, _>>(),
     };
     let DataDir { last_known_good, history, kept } = data_dir::open(args.data_dir.as_deref(), declared.name())?;
+    #[cfg(feature = "etcd")]
     let member = declared.meeting_place();
     let node_name = args.node_name.clone().unwrap_or_else(host_name);
     is_node_name(&node_name).map_err(|problem| anyhow::anyhow!("--node-name: {problem}"))?;
@@ -263,7 +286,7 @@ async fn serve_until_stopped(
         labels: context.labels.clone(),
         default_host: Some(args.host),
     };
-    let source = declared.spawn(last_known_good.as_ref().and_then(data_dir::known));
+    let source = declared.spawn(last_known_good.as_ref());
     let start = Start {
         options: ReconcilerOptions {
             node_name,
@@ -310,6 +333,7 @@ async fn serve_until_stopped(
             Some(serve(socket, Arc::new(view), options).context("the status server cannot be started")?)
         }
     };
+    #[cfg(feature = "etcd")]
     let member = member.map(|(access, root)| {
         let (shared, plane) = (reconciler.state(), plane.clone());
         let connections = Box::new(move || connections(&plane));
@@ -342,6 +366,7 @@ async fn serve_until_stopped(
     if let Some(manager) = &manager {
         manager.stopping();
     }
+    #[cfg(feature = "etcd")]
     if let Some(member) = member {
         member.leave().await;
     }

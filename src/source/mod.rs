@@ -4,6 +4,7 @@
 //! it to read again (an event, a timer, a nudge) is a hint and nobody's business but its own.
 
 mod directory;
+#[cfg(feature = "etcd")]
 pub mod etcd;
 mod git;
 mod git_ref;
@@ -56,7 +57,7 @@ pub struct StoreFacts {
     pub read_revision: i64,
     /// How often everything was listed.
     pub reads: u64,
-    /// Over the documents as bytes: [`etcd::documents_digest`].
+    /// Over the documents as bytes: `etcd::documents_digest`.
     pub documents_digest: String,
 }
 

@@ -14,6 +14,7 @@ mod conformance;
 mod cve;
 mod durability;
 mod environment;
+#[cfg(feature = "etcd")]
 mod etcd;
 mod farewell;
 mod golden;
