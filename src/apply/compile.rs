@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::files::Contents;
 use super::tls;
-use crate::auth::{self, Admission, Authenticate};
+use crate::auth::{self, AuthCompiler, Authenticate};
 use crate::net::{
     AcceptOverflow, ChildOptions, HandshakeLimits, IpRange, KeepAlive, ListenerPolicy, ProxyProtocolPolicy, SocketKey,
     SocketOptions, Transport, WebSocketPolicy,
@@ -21,7 +21,7 @@ pub(super) fn policy(
     id: EndpointId,
     generation: u64,
     effective: &Effective,
-    admission: &Admission,
+    auth_compiler: &AuthCompiler,
     files: &Contents,
 ) -> Result<ListenerPolicy, String> {
     let endpoint = &*effective.endpoint;
@@ -29,7 +29,7 @@ pub(super) fn policy(
         None => Transport::Plain,
         Some(ssl) => Transport::Tls(tls::load(endpoint, ssl, files)?),
     };
-    let authenticate = authenticate(admission, effective, files)?;
+    let authenticate = authenticate(auth_compiler, effective, files)?;
     Ok(ListenerPolicy {
         endpoint: Arc::new(endpoint_policy(id, generation, effective, &authenticate)),
         transport,
@@ -68,17 +68,18 @@ fn endpoint_policy(
         versions: endpoint.protocol_versions.0,
         limits: endpoint.limits(),
         acl,
-        admission: Some(Arc::new(auth::Confirms(Arc::clone(authenticate)))),
+        admission: Some(Arc::new(auth::AdmissionCheck(Arc::clone(authenticate)))),
     }
 }
 
 fn authenticate(
-    admission: &Admission,
+    auth_compiler: &AuthCompiler,
     effective: &Effective,
     files: &Contents,
 ) -> Result<Arc<dyn Authenticate>, String> {
     let enabled = effective.endpoint.enable_auth;
-    admission.authenticate(enabled, effective.auth.as_ref(), &effective.bans, &|path| files.get(path))
+    let compiled = auth_compiler.compile(enabled, effective.auth.as_ref(), &effective.bans, &|path| files.get(path));
+    compiled.map_err(|error| error.to_string())
 }
 
 fn websocket(endpoint: &Endpoint) -> WebSocketPolicy {

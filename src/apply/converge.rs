@@ -173,7 +173,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let known = self.running.get(&action.name);
         let id = known.map_or(EndpointId(self.next_id), |running| running.id);
         let generation = self.generations.get(&action.name).copied().unwrap_or_default() + 1;
-        let policy = compile::policy(id, generation, effective, &self.admission, files).map_err(bad_file)?;
+        let policy = compile::policy(id, generation, effective, &self.auth_compiler, files).map_err(bad_file)?;
         let key = compile::socket_key(to);
         let options = compile::socket_options(&effective.endpoint);
         let restarts = action.changes.iter().any(|change| change.path == "restartedAt");

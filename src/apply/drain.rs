@@ -105,7 +105,7 @@ fn before(policy: &Arc<ListenerPolicy>, goes: fn(&ListenerPolicy, &ConnectionFac
 
 /// Whether the client of a connection that is open would be let in, as far as can be told.
 fn may_connect(policy: &ListenerPolicy, facts: &ConnectionFacts<'_>) -> bool {
-    certificate_is_trusted(policy, facts) && policy.authenticate.confirms(facts.principal, facts.client_id)
+    certificate_is_trusted(policy, facts) && policy.authenticate.still_valid(facts.principal, facts.client_id)
 }
 
 fn certificate_is_trusted(policy: &ListenerPolicy, facts: &ConnectionFacts<'_>) -> bool {

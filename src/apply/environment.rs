@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use super::files::{Contents, FileSystem, ReadFiles};
 use super::{bridges, compile, port_holder, tls};
-use crate::auth::{Admission, validity};
+use crate::auth::{AuthCompiler, validity};
 use crate::net::bridge::probe;
 use weir_bridge::Cause;
 use weir_broker::EndpointId;
@@ -192,8 +192,9 @@ fn credentials(notes: &mut Notes<'_>, auth: &Arc<Auth>) {
         let content = FileSystem.read(path).map(Arc::from);
         content.map_err(|why| format!("{}: {why}", path.display()))
     };
-    let compiled = Admission::default().authenticate(true, Some(auth), &Default::default(), &read);
-    for line in compiled.err().iter().flat_map(|why| why.lines()) {
+    let compiled = AuthCompiler::default().compile(true, Some(auth), &Default::default(), &read);
+    let why = compiled.err().map(|error| error.to_string()).unwrap_or_default();
+    for line in why.lines() {
         notes.error("/auth/chain", line, HELP_FILE);
     }
 }

@@ -12,7 +12,7 @@ use super::held::tell_held;
 use super::history::History;
 use super::leave::{Drained, Leaving};
 use super::plane::Plane;
-use crate::auth::Admission;
+use crate::auth::AuthCompiler;
 use crate::net::{ListenerPolicy, SocketKey, SocketOptions};
 use crate::source::{Incidents, Reading, SourceError};
 use crate::state::PassDurations;
@@ -75,7 +75,7 @@ pub struct Reconciler<P: Plane, F: ReadFiles> {
     pub(super) plane: Arc<P>,
     pub(super) files: F,
     /// The node's memory of who failed and who comes too often, and its compiled auth documents.
-    pub(super) admission: Admission,
+    pub(super) auth_compiler: AuthCompiler,
     pub(super) guard: Guard,
     /// What the validator remembers.
     pub(super) previous: Previous,
@@ -174,7 +174,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             options: start.options,
             plane: Arc::new(plane),
             files,
-            admission: Admission::default(),
+            auth_compiler: AuthCompiler::default(),
             guard: Guard::resume(&held),
             previous,
             accepted_any: restored.is_some(),

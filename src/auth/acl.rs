@@ -1,8 +1,8 @@
-//! An acl document, compiled: may this client publish here, may it subscribe to all of that?
+//! Compiled acl documents: whether a client may publish to a topic or subscribe to a filter.
 //!
-//! A subscription is judged as a filter: an `allow` rule must cover everything the filter matches, a `deny` rule strikes
-//! as soon as it matches anything of it. So a granted subscription never delivers what the rules deny, and no message
-//! needs to be judged again on its way to a subscriber.
+//! A subscription is evaluated as a filter: an `allow` rule must cover everything that the filter matches; a `deny` rule
+//! applies as soon as it matches any of it. So a granted subscription never delivers what the rules deny, and no message
+//! is evaluated again on its way to a subscriber.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use weir_broker::{Authorize, Subject};
 use weir_declare::config::{Acl, AclRule, Action, Cidr, Glob, Permission, TopicPattern};
 use weir_mqtt::QoS;
 
-/// `enableAcl` without an acl document: closed, not open.
+/// `enableAcl` without an acl document: denies everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DenyAll;
 
@@ -35,9 +35,9 @@ pub struct RuleSet {
     rules: Vec<Rule>,
 }
 
-/// What is asked.
+/// A request to evaluate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Request<'a> {
+pub enum AclRequest<'a> {
     Publish {
         topic: &'a str,
         qos: QoS,
@@ -48,15 +48,15 @@ pub enum Request<'a> {
         filter: &'a str,
         qos: QoS,
     },
-    /// To be sent a message of a topic, by a subscription that was granted before.
+    /// Delivery of a message by a subscription that was granted before.
     Receive {
         topic: &'a str,
     },
 }
 
-/// What the rules say, and which of them.
+/// The result, and the rule that it follows from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
+pub struct AclDecision {
     pub permission: Permission,
     /// Index in the document's `rules`; `None`: none matched, `noMatch` decided.
     pub rule: Option<usize>,
@@ -69,31 +69,31 @@ impl RuleSet {
         Self { no_match: acl.no_match, rules }
     }
 
-    /// Judges a request, and says which rule decided.
-    pub fn judge(&self, subject: Subject<'_>, request: Request<'_>) -> Verdict {
+    /// Evaluates a request.
+    pub fn evaluate(&self, subject: Subject<'_>, request: AclRequest<'_>) -> AclDecision {
         let decided = self.rules.iter().find(|rule| rule.matches(subject, request));
-        decided.map_or(Verdict { permission: self.no_match, rule: None }, |rule| Verdict {
+        decided.map_or(AclDecision { permission: self.no_match, rule: None }, |rule| AclDecision {
             permission: rule.permission,
             rule: Some(rule.index),
         })
     }
 
-    fn allows(&self, subject: Subject<'_>, request: Request<'_>) -> bool {
-        self.judge(subject, request).permission == Permission::Allow
+    fn allows(&self, subject: Subject<'_>, request: AclRequest<'_>) -> bool {
+        self.evaluate(subject, request).permission == Permission::Allow
     }
 }
 
 impl Authorize for RuleSet {
     fn may_publish(&self, subject: Subject<'_>, topic: &str, qos: QoS, retain: bool) -> bool {
-        self.allows(subject, Request::Publish { topic, qos, retain })
+        self.allows(subject, AclRequest::Publish { topic, qos, retain })
     }
 
     fn may_subscribe(&self, subject: Subject<'_>, filter: &str, qos: QoS) -> bool {
-        self.allows(subject, Request::Subscribe { filter, qos })
+        self.allows(subject, AclRequest::Subscribe { filter, qos })
     }
 
     fn may_receive(&self, subject: Subject<'_>, topic: &str) -> bool {
-        self.allows(subject, Request::Receive { topic })
+        self.allows(subject, AclRequest::Receive { topic })
     }
 }
 
@@ -128,35 +128,35 @@ impl Rule {
         }
     }
 
-    fn matches(&self, subject: Subject<'_>, request: Request<'_>) -> bool {
+    fn matches(&self, subject: Subject<'_>, request: AclRequest<'_>) -> bool {
         let asked = match request {
-            Request::Publish { .. } => self.publish,
-            Request::Subscribe { .. } | Request::Receive { .. } => self.subscribe,
+            AclRequest::Publish { .. } => self.publish,
+            AclRequest::Subscribe { .. } | AclRequest::Receive { .. } => self.subscribe,
         };
-        asked && self.is_about(subject) && self.admits_flags(request) && self.matches_topic(subject, request)
+        asked && self.matches_subject(subject) && self.admits_flags(request) && self.matches_topic(subject, request)
     }
 
-    fn is_about(&self, subject: Subject<'_>) -> bool {
+    fn matches_subject(&self, subject: Subject<'_>) -> bool {
         let in_network = |network: &Cidr| subject.address.is_some_and(|address: IpAddr| network.contains(address));
         self.username.as_deref().is_none_or(|wanted| subject.username == Some(wanted))
             && self.network.as_ref().is_none_or(in_network)
             && self.client_id.as_ref().is_none_or(|glob| glob.matches(subject.client_id))
     }
 
-    fn admits_flags(&self, request: Request<'_>) -> bool {
+    fn admits_flags(&self, request: AclRequest<'_>) -> bool {
         let qos_is = |qos: QoS| self.qos.as_ref().is_none_or(|wanted| wanted.contains(&(qos as u8)));
         match request {
-            Request::Publish { qos, retain, .. } => qos_is(qos) && self.retain.is_none_or(|wanted| wanted == retain),
+            AclRequest::Publish { qos, retain, .. } => qos_is(qos) && self.retain.is_none_or(|wanted| wanted == retain),
             // Retaining is a publisher's act: a rule that names it says nothing of subscriptions.
-            Request::Subscribe { qos, .. } => self.retain.is_none() && qos_is(qos),
+            AclRequest::Subscribe { qos, .. } => self.retain.is_none() && qos_is(qos),
             // Which QoS the subscription was granted is not known: the rule that may have granted it stands.
-            Request::Receive { .. } => {
+            AclRequest::Receive { .. } => {
                 self.retain.is_none() && (self.qos.is_none() || self.permission == Permission::Allow)
             }
         }
     }
 
-    fn matches_topic(&self, subject: Subject<'_>, request: Request<'_>) -> bool {
+    fn matches_topic(&self, subject: Subject<'_>, request: AclRequest<'_>) -> bool {
         let Some(patterns) = &self.topics else { return true };
         patterns.iter().any(|pattern| pattern.matches(subject, request, self.permission))
     }
@@ -197,7 +197,7 @@ impl Pattern {
         Self { exact, levels, placeholders }
     }
 
-    fn matches(&self, subject: Subject<'_>, request: Request<'_>, permission: Permission) -> bool {
+    fn matches(&self, subject: Subject<'_>, request: AclRequest<'_>, permission: Permission) -> bool {
         if !self.placeholders {
             return self.matches_levels(&self.levels, request, permission);
         }
@@ -234,11 +234,11 @@ impl Pattern {
         Some(levels)
     }
 
-    fn matches_levels(&self, levels: &[Level], request: Request<'_>, permission: Permission) -> bool {
+    fn matches_levels(&self, levels: &[Level], request: AclRequest<'_>, permission: Permission) -> bool {
         match request {
-            Request::Publish { topic, .. } | Request::Receive { topic } => covers(levels, topic, true),
-            Request::Subscribe { filter, .. } if self.exact => covers(levels, filter, true),
-            Request::Subscribe { filter, .. } => match permission {
+            AclRequest::Publish { topic, .. } | AclRequest::Receive { topic } => covers(levels, topic, true),
+            AclRequest::Subscribe { filter, .. } if self.exact => covers(levels, filter, true),
+            AclRequest::Subscribe { filter, .. } => match permission {
                 Permission::Allow => covers(levels, filter, false),
                 Permission::Deny => overlaps(levels, filter),
             },
@@ -350,12 +350,12 @@ mod tests {
         Subject { client_id, username, address: address.parse().ok() }
     }
 
-    fn publish(topic: &str) -> Request<'_> {
-        Request::Publish { topic, qos: QoS::AtMostOnce, retain: false }
+    fn publish(topic: &str) -> AclRequest<'_> {
+        AclRequest::Publish { topic, qos: QoS::AtMostOnce, retain: false }
     }
 
-    fn subscribe(filter: &str) -> Request<'_> {
-        Request::Subscribe { filter, qos: QoS::AtLeastOnce }
+    fn subscribe(filter: &str) -> AclRequest<'_> {
+        AclRequest::Subscribe { filter, qos: QoS::AtLeastOnce }
     }
 
     const EXAMPLE: &str = r##"
@@ -386,7 +386,7 @@ rules:
             (far("x"), subscribe("+/a"), false, None),
         ];
         for (who, request, allowed, rule) in cases {
-            let verdict = set.judge(who, request);
+            let verdict = set.evaluate(who, request);
             assert_eq!((verdict.permission == Permission::Allow, verdict.rule), (allowed, rule), "{request:?}");
         }
     }

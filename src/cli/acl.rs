@@ -11,7 +11,7 @@ use super::Exit;
 use super::input::read_all;
 use super::print::{Format, print};
 use super::render::valid;
-use crate::auth::{Request, RuleSet};
+use crate::auth::{AclRequest, RuleSet};
 use weir_broker::Subject;
 use weir_declare::config::{Acl, Name, Permission, Snapshot, check_filter, check_topic, rule_position};
 use weir_mqtt::{QoS, SharedFilter};
@@ -75,7 +75,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let name = Name::parse(&asked.acl).map_err(anyhow::Error::msg)?;
     let acl = declared.acls.get(&name).with_context(|| format!("there is no acl document `{name}`"))?;
     let subject = Subject { client_id: &asked.client_id, username: asked.username.as_deref(), address: asked.address };
-    let verdict = RuleSet::compile(acl).judge(subject, request(&asked)?);
+    let verdict = RuleSet::compile(acl).evaluate(subject, request(&asked)?);
     let word = match verdict.permission {
         Permission::Allow => "allowed",
         Permission::Deny => "denied",
@@ -96,7 +96,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(if verdict.permission == Permission::Allow { Exit::Success } else { Exit::Failure })
 }
 
-fn request(asked: &Explain) -> anyhow::Result<Request<'_>> {
+fn request(asked: &Explain) -> anyhow::Result<AclRequest<'_>> {
     let qos = match asked.qos {
         0 => QoS::AtMostOnce,
         1 => QoS::AtLeastOnce,
@@ -107,12 +107,12 @@ fn request(asked: &Explain) -> anyhow::Result<Request<'_>> {
             SharedFilter::parse(&asked.topic).map_err(|_| anyhow::anyhow!("no shared subscription's filter"))?;
         let filter = shared.map_or(asked.topic.as_str(), |shared| shared.filter);
         check_filter(filter).map_err(anyhow::Error::msg)?;
-        return Ok(Request::Subscribe { filter, qos });
+        return Ok(AclRequest::Subscribe { filter, qos });
     }
     if let Err(error) = check_topic(&asked.topic) {
         bail!("--topic {:?}: {error}; filters are for --subscribe", asked.topic);
     }
-    Ok(Request::Publish { topic: &asked.topic, qos, retain: asked.retain })
+    Ok(AclRequest::Publish { topic: &asked.topic, qos, retain: asked.retain })
 }
 
 fn shown(acl: &Acl) -> String {

@@ -11,7 +11,7 @@ use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
 
 use super::Exit;
 use super::print::{Format, print};
-use crate::auth::{PasswordFile, PasswordHash, ScramRecord, check_scram_file, prepared};
+use crate::auth::{PasswordFile, PasswordHash, ScramRecord, check_scram_file, saslprep};
 
 /// MQTT's longest password, bytes.
 const PASSWORD_BYTES_MAX: usize = 65_535;
@@ -51,7 +51,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let old = read(&args.file)?;
     let scram = args.scram || args.delete && check_scram_file(old.as_bytes()).is_ok();
     let user = if scram {
-        let name = prepared(&args.user).map_err(|why| anyhow::anyhow!("the user name {:?}: {why}", args.user))?;
+        let name = saslprep(&args.user).map_err(|why| anyhow::anyhow!("the user name {:?}: {why}", args.user))?;
         User { name, prepared: true }
     } else {
         User { name: args.user.as_str().into(), prepared: false }
@@ -66,11 +66,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
             check(&old, scram, &shown)?;
             let password = ask_password(&args.user)?;
             let record = if scram {
-                ScramRecord::create(&password).map(|record| record.to_string())
+                ScramRecord::create(&password).map(|record| record.to_string()).map_err(anyhow::Error::from)
             } else {
-                PasswordHash::create(&password).map(|hash| hash.to_string())
+                PasswordHash::create(&password).map(|hash| hash.to_string()).map_err(anyhow::Error::from)
             };
-            Some(record.map_err(anyhow::Error::msg)?)
+            Some(record?)
         }
     };
     replace(&args.file, &edited(&old, &user, record.as_deref())).with_context(|| shown.clone())?;
@@ -119,7 +119,7 @@ struct User<'a> {
 impl User<'_> {
     fn has(&self, line: &str) -> bool {
         let Some((name, _)) = line.split_once(':') else { return false };
-        name == self.name || self.prepared && prepared(name).is_ok_and(|name| name == self.name)
+        name == self.name || self.prepared && saslprep(name).is_ok_and(|name| name == self.name)
     }
 }
 

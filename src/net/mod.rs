@@ -13,10 +13,10 @@
 mod accept_rate;
 mod acceptor;
 mod alarm;
+mod auth_tasks;
 pub mod bridge;
 mod dwell;
 mod find;
-mod inquiries;
 mod layers;
 mod mailbox;
 mod plane;

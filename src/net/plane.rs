@@ -11,8 +11,8 @@ use socket2::Socket;
 use tokio::sync::oneshot;
 
 use super::acceptor::{AcceptorConfig, Command};
+use super::auth_tasks::AuthTasks;
 use super::dwell::{DeliverDurations, Dwell};
-use super::inquiries::Inquiries;
 use super::mailbox::Mailbox;
 use super::policy::ListenerPolicy;
 use super::shard::{self, Accepted, Control, Event, Keeping, Shared};
@@ -203,14 +203,14 @@ impl DataPlane {
         let tallies = Arc::new(Tallies::default());
         let sequence = Arc::new(AtomicU64::new(0));
         let workers = Workers::start(config.workers)?;
-        let inquiries = Inquiries::start()?;
+        let auth_tasks = AuthTasks::start()?;
         let dwell = Arc::new(Dwell::default());
         let shared = Arc::new(Shared {
             epoch,
             dwell: Arc::clone(&dwell),
             tallies: Arc::clone(&tallies),
             workers,
-            inquiries,
+            auth_tasks,
             away: AwaySessions::default(),
             total_rates: TotalRates::default(),
         });

@@ -3,91 +3,94 @@ use super::*;
 const PEOPLE: &str =
     "{chain: [{passwordFile: {file: people}}, {anonymous: {}}], rateLimit: {maxFailures: 3, windowS: 60}}";
 
-fn from(address: &str, knock: Knock) -> Knock {
-    Knock { peer: Some(SocketAddr::new(address.parse().unwrap(), 4000)), ..knock }
+fn from(address: &str, login: Login) -> Login {
+    Login { peer: Some(SocketAddr::new(address.parse().unwrap(), 4000)), ..login }
 }
 
 #[test]
-fn an_address_that_guesses_is_not_heard_for_a_while_and_others_are() {
-    let door = House::with(&[("people", ALICE_7)]).door(PEOPLE);
+fn failed_attempts_limit_one_address_and_not_others() {
+    let chain = Fixture::with(&[("people", ALICE_7)]).chain(PEOPLE);
     for _ in 0..3 {
-        assert_eq!(door.answer(&user("alice", "guess")), "BadCredentials");
+        assert_eq!(chain.answer(&user("alice", "guess")), "BadCredentials");
     }
     let right = user("alice", "secret");
-    assert_eq!(door.answer(&right), "RateExceeded");
-    assert_eq!(door.answer(&from("192.0.2.2", right.clone())), "in as alice");
-    assert_eq!(door.answer(&from("::ffff:192.0.2.1", right.clone())), "RateExceeded");
-    let later = |after_ms| Knock { now: right.now + after_ms, ..right.clone() };
-    assert_eq!([door.answer(&later(59_999)), door.answer(&later(60_000))], ["RateExceeded", "in as alice"]);
+    assert_eq!(chain.answer(&right), "RateExceeded");
+    assert_eq!(chain.answer(&from("192.0.2.2", right.clone())), "in as alice");
+    assert_eq!(chain.answer(&from("::ffff:192.0.2.1", right.clone())), "RateExceeded");
+    let later = |after_ms| Login { now: right.now + after_ms, ..right.clone() };
+    assert_eq!([chain.answer(&later(59_999)), chain.answer(&later(60_000))], ["RateExceeded", "in as alice"]);
     // On a Unix socket there is no address to count by.
-    assert_eq!(door.answer(&Knock { peer: None, ..right }), "in as alice");
+    assert_eq!(chain.answer(&Login { peer: None, ..right }), "in as alice");
 }
 
 #[test]
-fn an_ipv6_network_counts_as_one() {
-    let door = House::with(&[("people", ALICE_7)]).door(PEOPLE);
+fn an_ipv6_64_counts_as_one_source() {
+    let chain = Fixture::with(&[("people", ALICE_7)]).chain(PEOPLE);
     for host in 1..=3 {
-        door.answer(&from(&format!("2001:db8::{host}"), user("alice", "guess")));
+        chain.answer(&from(&format!("2001:db8::{host}"), user("alice", "guess")));
     }
-    assert_eq!(door.answer(&from("2001:db8::99", user("alice", "secret"))), "RateExceeded");
-    assert_eq!(door.answer(&from("2001:db8:0:1::1", user("alice", "secret"))), "in as alice");
+    assert_eq!(chain.answer(&from("2001:db8::99", user("alice", "secret"))), "RateExceeded");
+    assert_eq!(chain.answer(&from("2001:db8:0:1::1", user("alice", "secret"))), "in as alice");
 }
 
 #[test]
-fn failures_are_remembered_through_a_change_of_declaration() {
-    let mut house = House::with(&[("people", ALICE_7)]);
-    let door = house.door(PEOPLE);
+fn failure_counters_survive_a_change_of_declaration() {
+    let mut fixture = Fixture::with(&[("people", ALICE_7)]);
+    let chain = fixture.chain(PEOPLE);
     for _ in 0..3 {
-        door.answer(&user("alice", "guess"));
+        chain.answer(&user("alice", "guess"));
     }
-    house.write("people", format!("{ALICE_7}{BOB_ARGON2ID}").as_bytes());
-    assert_eq!(house.door(PEOPLE).answer(&user("alice", "secret")), "RateExceeded");
+    fixture.write("people", format!("{ALICE_7}{BOB_ARGON2ID}").as_bytes());
+    assert_eq!(fixture.chain(PEOPLE).answer(&user("alice", "secret")), "RateExceeded");
 }
 
 #[test]
-fn bans_hold_before_and_after_authentication() {
-    let mut house = House::with(&[("people", ALICE_7)]);
-    let in_before = house.door(PEOPLE).try_knock(&user("alice", "secret")).unwrap();
-    assert!(house.door(PEOPLE).confirms(&in_before));
+fn bans_apply_before_and_after_authentication() {
+    let mut fixture = Fixture::with(&[("people", ALICE_7)]);
+    let in_before = fixture.chain(PEOPLE).log_in(&user("alice", "secret")).unwrap();
+    assert!(fixture.chain(PEOPLE).still_valid(&in_before));
 
-    house.ban("{entries: [{username: alice}]}");
-    let door = house.door(PEOPLE);
-    assert_eq!(door.answer(&user("alice", "secret")), "Banned");
+    fixture.ban("{entries: [{username: alice}]}");
+    let chain = fixture.chain(PEOPLE);
+    assert_eq!(chain.answer(&user("alice", "secret")), "Banned");
     // Who cannot prove to be Alice does not learn that she is banned.
-    assert_eq!(door.answer(&user("alice", "wrong")), "BadCredentials");
-    assert!(!door.confirms(&in_before));
+    assert_eq!(chain.answer(&user("alice", "wrong")), "BadCredentials");
+    assert!(!chain.still_valid(&in_before));
 
-    house.ban("{entries: [{clientId: 'c?'}]}");
-    let door = house.door(PEOPLE);
+    fixture.ban("{entries: [{clientId: 'c?'}]}");
+    let chain = fixture.chain(PEOPLE);
     assert_eq!(
-        [door.answer(&knock()), door.answer(&Knock { client_id: "c10", ..knock() })],
+        [chain.answer(&login()), chain.answer(&Login { client_id: "c10", ..login() })],
         ["Banned", "in as nobody"]
     );
-    assert!(!door.confirms(&in_before));
+    assert!(!chain.still_valid(&in_before));
 
-    house.ban("{entries: [{ipaddr: 192.0.2.0/24}, {clientId: 'c*', until: 2020-01-01T00:00:00Z}]}");
-    let door = house.door(PEOPLE);
-    assert_eq!([door.answer(&knock()), door.answer(&from("198.51.100.1", knock()))], ["Banned", "in as nobody"]);
-    assert!(!door.confirms(&in_before));
+    fixture.ban("{entries: [{ipaddr: 192.0.2.0/24}, {clientId: 'c*', until: 2020-01-01T00:00:00Z}]}");
+    let chain = fixture.chain(PEOPLE);
+    assert_eq!([chain.answer(&login()), chain.answer(&from("198.51.100.1", login()))], ["Banned", "in as nobody"]);
+    assert!(!chain.still_valid(&in_before));
 
-    house.bans.clear();
-    assert!(house.door(PEOPLE).confirms(&in_before));
+    fixture.bans.clear();
+    assert!(fixture.chain(PEOPLE).still_valid(&in_before));
 }
 
 #[test]
-fn who_flaps_is_kept_out_and_nobody_can_have_another_kept_out() {
-    let mut house = House::with(&[("people", ALICE_7)]);
-    house.ban("{flapping: {maxConnects: 3, windowS: 10, banS: 100}}");
-    let door = house.door("{chain: [{passwordFile: {file: people}}], rateLimit: {maxFailures: 100, windowS: 60}}");
-    let at = |now, knock: Knock| Knock { now, ..knock };
+fn flapping_clients_are_banned_and_failed_logins_do_not_count() {
+    let mut fixture = Fixture::with(&[("people", ALICE_7)]);
+    fixture.ban("{flapping: {maxConnects: 3, windowS: 10, banS: 100}}");
+    let chain = fixture.chain("{chain: [{passwordFile: {file: people}}], rateLimit: {maxFailures: 100, windowS: 60}}");
+    let at = |now, login: Login| Login { now, ..login };
     for _ in 0..50 {
-        assert_eq!(door.answer(&at(0, user("alice", "guess"))), "BadCredentials");
+        assert_eq!(chain.answer(&at(0, user("alice", "guess"))), "BadCredentials");
     }
     for _ in 0..3 {
-        assert_eq!(door.answer(&at(0, user("alice", "secret"))), "in as alice");
+        assert_eq!(chain.answer(&at(0, user("alice", "secret"))), "in as alice");
     }
     let alice = user("alice", "secret");
-    assert_eq!(door.answer(&at(9_000, alice.clone())), "Banned");
-    assert_eq!(door.answer(&at(9_000, Knock { client_id: "other", ..alice.clone() })), "in as alice");
-    assert_eq!([door.answer(&at(108_999, alice.clone())), door.answer(&at(109_000, alice))], ["Banned", "in as alice"]);
+    assert_eq!(chain.answer(&at(9_000, alice.clone())), "Banned");
+    assert_eq!(chain.answer(&at(9_000, Login { client_id: "other", ..alice.clone() })), "in as alice");
+    assert_eq!(
+        [chain.answer(&at(108_999, alice.clone())), chain.answer(&at(109_000, alice))],
+        ["Banned", "in as alice"]
+    );
 }

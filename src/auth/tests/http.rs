@@ -57,9 +57,9 @@ fn response(status: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len())
 }
 
-fn door(service: &TestService, more: &str) -> Door {
-    let house = House::with(&[("token", "Bearer s3cret\n")]);
-    house.door(&format!(
+fn chain(service: &TestService, more: &str) -> TestChain {
+    let fixture = Fixture::with(&[("token", "Bearer s3cret\n")]);
+    fixture.chain(&format!(
         "{{chain: [{{http: {{url: \"{}\", headers: {{authorization: \"file:token\"}} {more}}}}}], \
          rateLimit: {{maxFailures: 1000, windowS: 60}}}}",
         service.url
@@ -67,7 +67,7 @@ fn door(service: &TestService, more: &str) -> Door {
 }
 
 #[test]
-fn only_a_clear_answer_lets_a_client_in() {
+fn only_a_clear_answer_admits_a_client() {
     let cases = [
         ("200 OK", r#"{"result": "allow"}"#, "in as alice"),
         ("200 OK", r#"{"result": "allow", "username": "alias"}"#, "in as alias"),
@@ -94,23 +94,23 @@ fn only_a_clear_answer_lets_a_client_in() {
     ];
     for (status, body, expected) in cases {
         let service = TestService::start(move |_| response(status, body));
-        assert_eq!(door(&service, "").answer(&user("alice", "secret")), expected, "{status} {body}");
+        assert_eq!(chain(&service, "").answer(&user("alice", "secret")), expected, "{status} {body}");
     }
     let garbage = TestService::start(|_| "garbage\r\n\r\n".into());
-    assert_eq!(door(&garbage, "").answer(&user("alice", "secret")), "Unavailable");
+    assert_eq!(chain(&garbage, "").answer(&user("alice", "secret")), "Unavailable");
     let endless = TestService::start(|_| response("200 OK", &" ".repeat(1 << 20)));
-    assert_eq!(door(&endless, "").answer(&user("alice", "secret")), "Unavailable");
+    assert_eq!(chain(&endless, "").answer(&user("alice", "secret")), "Unavailable");
 }
 
 #[test]
-fn the_service_is_told_who_asks_and_who_the_broker_is() {
+fn requests_carry_the_client_fields_and_the_declared_headers() {
     let service = TestService::start(|_| response("200 OK", r#"{"result": "allow"}"#));
-    let knock = Knock { password: Some(vec![0xFF, 0x00]), ..user("alice & bob", "") };
-    door(&service, "").answer(&user("alice & bob", "p\"w"));
-    door(&service, "").answer(&knock);
-    door(&service, ", method: GET").answer(&user("alice & bob", "p w"));
+    let login = Login { password: Some(vec![0xFF, 0x00]), ..user("alice & bob", "") };
+    chain(&service, "").answer(&user("alice & bob", "p\"w"));
+    chain(&service, "").answer(&login);
+    chain(&service, ", method: GET").answer(&user("alice & bob", "p w"));
     let fields = ", fields: {user: \"${username}\", key: \"${clientid}@${address}\", cn: \"${certificatecommonname}\", fix: \"1\"}";
-    door(&service, fields).answer(&user("alice", "secret"));
+    chain(&service, fields).answer(&user("alice", "secret"));
     let questions = service.questions.lock().unwrap();
     let has = |index: usize, text: &str| assert!(questions[index].contains(text), "{text}: {}", questions[index]);
     has(0, "POST /auth HTTP/1.1");
@@ -122,25 +122,25 @@ fn the_service_is_told_who_asks_and_who_the_broker_is() {
 }
 
 #[test]
-fn a_service_that_hangs_or_is_gone_keeps_clients_out_and_is_left_alone() {
+fn a_service_that_does_not_answer_denies_clients_and_opens_the_circuit() {
     let hanging = TestService::start(|_| {
         std::thread::sleep(std::time::Duration::from_secs(2));
         String::new()
     });
     let breaker = ", timeoutMs: 50, circuitBreaker: {failures: 2, openS: 60}";
-    let hanging_door = door(&hanging, breaker);
+    let hanging_chain = chain(&hanging, breaker);
     let gone = TestService { url: "http://127.0.0.1:1/".into(), questions: Arc::default() };
-    let gone_door = door(&gone, breaker);
+    let gone_chain = chain(&gone, breaker);
     for _ in 0..4 {
-        assert_eq!(hanging_door.answer(&user("alice", "secret")), "Unavailable");
-        assert_eq!(gone_door.answer(&user("alice", "secret")), "Unavailable");
+        assert_eq!(hanging_chain.answer(&user("alice", "secret")), "Unavailable");
+        assert_eq!(gone_chain.answer(&user("alice", "secret")), "Unavailable");
     }
     // The first is still being answered; the third and fourth never went out.
     assert!(hanging.asked() <= 2, "{}", hanging.asked());
 }
 
 #[test]
-fn answers_are_kept_for_the_same_question_only_and_no_longer_than_declared() {
+fn answers_are_cached_for_identical_requests_only() {
     let count = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&count);
     let service = TestService::start(move |question| {
@@ -148,42 +148,42 @@ fn answers_are_kept_for_the_same_question_only_and_no_longer_than_declared() {
         let right = question.contains(r#""password":"secret""#);
         response("200 OK", if right { r#"{"result": "allow"}"# } else { r#"{"result": "deny"}"# })
     });
-    let kept = door(&service, ", cacheTtlS: 60");
-    let asked = |door: &Door, knock: &Knock| (door.answer(knock), count.swap(0, Ordering::SeqCst));
+    let kept = chain(&service, ", cacheTtlS: 60");
+    let asked = |chain: &TestChain, login: &Login| (chain.answer(login), count.swap(0, Ordering::SeqCst));
     let alice = user("alice", "secret");
     assert_eq!(asked(&kept, &alice), ("in as alice".into(), 1));
     assert_eq!(asked(&kept, &alice), ("in as alice".into(), 0));
     assert_eq!(asked(&kept, &user("alice", "guess")), ("BadCredentials".into(), 1));
     assert_eq!(asked(&kept, &user("alice", "guess")), ("BadCredentials".into(), 0));
-    assert_eq!(asked(&kept, &Knock { client_id: "c2", ..alice.clone() }), ("in as alice".into(), 1));
-    assert_eq!(asked(&kept, &Knock { peer: None, ..alice.clone() }), ("in as alice".into(), 1));
-    let not_kept = door(&service, "");
+    assert_eq!(asked(&kept, &Login { client_id: "c2", ..alice.clone() }), ("in as alice".into(), 1));
+    assert_eq!(asked(&kept, &Login { peer: None, ..alice.clone() }), ("in as alice".into(), 1));
+    let not_kept = chain(&service, "");
     assert_eq!([asked(&not_kept, &alice).1, asked(&not_kept, &alice).1], [1, 1]);
 }
 
 #[test]
-fn links_before_and_behind_the_service_are_asked_in_their_turn() {
+fn authenticators_before_and_after_the_service_are_called_in_order() {
     let ignores = TestService::start(|_| response("200 OK", r#"{"result": "ignore"}"#));
     let allows = TestService::start(|_| response("200 OK", r#"{"result": "allow"}"#));
-    let house = House::with(&[("people", ALICE_7), ("others", BOB_ARGON2ID)]);
-    let door = house.door(&format!(
+    let fixture = Fixture::with(&[("people", ALICE_7), ("others", BOB_ARGON2ID)]);
+    let chain = fixture.chain(&format!(
         "{{chain: [{{passwordFile: {{file: people}}}}, {{http: {{url: \"{}\"}}}}, {{passwordFile: {{file: others}}}}, \
          {{http: {{url: \"{}\"}}}}]}}",
         ignores.url, allows.url
     ));
     let asked = || [ignores.asked(), allows.asked()];
-    assert_eq!((door.answer(&user("alice", "secret")), asked()), ("in as alice".into(), [0, 0]));
-    assert_eq!((door.answer(&user("alice", "wrong")), asked()), ("BadCredentials".into(), [0, 0]));
-    assert_eq!((door.answer(&user("bob", "password")), asked()), ("in as bob".into(), [1, 0]));
-    assert_eq!((door.answer(&user("carol", "x")), asked()), ("in as carol".into(), [2, 1]));
+    assert_eq!((chain.answer(&user("alice", "secret")), asked()), ("in as alice".into(), [0, 0]));
+    assert_eq!((chain.answer(&user("alice", "wrong")), asked()), ("BadCredentials".into(), [0, 0]));
+    assert_eq!((chain.answer(&user("bob", "password")), asked()), ("in as bob".into(), [1, 0]));
+    assert_eq!((chain.answer(&user("carol", "x")), asked()), ("in as carol".into(), [2, 1]));
 }
 
 #[test]
-fn a_changed_service_confirms_nobody() {
+fn a_changed_url_makes_admitted_clients_invalid() {
     let answer = |_: &str| response("200 OK", r#"{"result": "allow"}"#);
     let (one, other) = (TestService::start(answer), TestService::start(answer));
-    let principal = door(&one, "").try_knock(&user("alice", "secret")).unwrap();
-    assert!(door(&one, ", timeoutMs: 900").confirms(&principal) && !door(&other, "").confirms(&principal));
+    let principal = chain(&one, "").log_in(&user("alice", "secret")).unwrap();
+    assert!(chain(&one, ", timeoutMs: 900").still_valid(&principal) && !chain(&other, "").still_valid(&principal));
 }
 
 #[test]
@@ -197,8 +197,8 @@ fn declarations_that_cannot_work_are_refused_with_a_reason() {
         ("url: \"http://127.0.0.1/\", headers: {x: \"env:WEIR_TEST_UNSET\"}", "WEIR_TEST_UNSET is not set"),
     ];
     for (declared, expected) in cases {
-        let house = House::with(&[("ca", "")]);
-        let message = house.try_door(&format!("{{chain: [{{http: {{{declared}}}}}]}}")).err().unwrap();
+        let fixture = Fixture::with(&[("ca", "")]);
+        let message = fixture.try_chain(&format!("{{chain: [{{http: {{{declared}}}}}]}}")).err().unwrap().to_string();
         assert!(message.contains(expected), "{declared}: {message}");
     }
 }

@@ -48,20 +48,20 @@ fn with(mut claims: Value, name: &str, value: Value) -> Value {
     claims
 }
 
-fn token(token: &str) -> Knock {
+fn token(token: &str) -> Login {
     user("somebody", token)
 }
 
-fn house() -> House {
-    House::with(&[("secret", &format!("{SECRET}\n")), ("rsa.pem", RSA_PUBLIC), ("jwks.json", RSA_JWKS)])
+fn fixture() -> Fixture {
+    Fixture::with(&[("secret", &format!("{SECRET}\n")), ("rsa.pem", RSA_PUBLIC), ("jwks.json", RSA_JWKS)])
 }
 
 const HS256: &str =
     "{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub}}], rateLimit: {maxFailures: 1000000}}";
 
 #[test]
-fn claims_are_judged_strictly() {
-    let door = house().door(
+fn claims_are_checked_strictly() {
+    let chain = fixture().chain(
         "{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub, issuer: us, audience: broker, \
          clientIdClaim: cid, leewayS: 10, requiredClaims: {scope: mqtt, verified: true}}}], rateLimit: {maxFailures: 1000}}",
     );
@@ -102,41 +102,41 @@ fn claims_are_judged_strictly() {
         (json!({}), "BadCredentials"),
     ];
     for (claims, expected) in cases {
-        assert_eq!(door.answer(&token(&by_secret(SECRET, &claims))), expected, "{claims}");
+        assert_eq!(chain.answer(&token(&by_secret(SECRET, &claims))), expected, "{claims}");
     }
 }
 
 #[test]
-fn a_client_without_an_id_gets_the_tokens() {
-    let mut house = house();
+fn a_client_without_an_id_gets_the_id_of_its_token() {
+    let mut fixture = fixture();
     let yaml = "{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub, clientIdClaim: cid}}]}";
-    let nameless = |cid: Value| Knock { client_id: "", ..token(&by_secret(SECRET, &with(soon(), "cid", cid))) };
-    let given = |door: &Door, knock: &Knock| match door.begin(knock) {
+    let nameless = |cid: Value| Login { client_id: "", ..token(&by_secret(SECRET, &with(soon(), "cid", cid))) };
+    let given = |chain: &TestChain, login: &Login| match chain.begin(login) {
         Decision::AdmitWith { client_id, .. } => client_id.unwrap().into_string(),
         other => format!("{:?}", settle(other).err()),
     };
-    let door = house.door(yaml);
-    assert_eq!(given(&door, &nameless(json!("d7"))), "d7");
-    assert_eq!(given(&door, &nameless(json!(""))), "Some(BadCredentials)");
-    assert_eq!(given(&door, &nameless(json!(null))), "Some(BadCredentials)");
+    let chain = fixture.chain(yaml);
+    assert_eq!(given(&chain, &nameless(json!("d7"))), "d7");
+    assert_eq!(given(&chain, &nameless(json!(""))), "Some(BadCredentials)");
+    assert_eq!(given(&chain, &nameless(json!(null))), "Some(BadCredentials)");
     // With an id of its own it keeps that; and without the claim the server's choice stands.
-    let own = Knock { client_id: "d7", ..nameless(json!("d7")) };
-    assert!(matches!(door.begin(&own), Decision::Admit(_)));
-    assert!(matches!(house.door(HS256).begin(&nameless(json!("d7"))), Decision::Admit(_)));
+    let own = Login { client_id: "d7", ..nameless(json!("d7")) };
+    assert!(matches!(chain.begin(&own), Decision::Admit(_)));
+    assert!(matches!(fixture.chain(HS256).begin(&nameless(json!("d7"))), Decision::Admit(_)));
     // Bans and the count of connects go by the id that it gets.
-    house.ban("{name: b, entries: [{clientId: d8}], flapping: {maxConnects: 2, windowS: 60, banS: 60}}");
-    let door = house.door(yaml);
-    assert_eq!(given(&door, &nameless(json!("d8"))), "Some(Banned)");
-    let connects: Vec<String> = (0..4).map(|_| given(&door, &nameless(json!("d9")))).collect();
+    fixture.ban("{name: b, entries: [{clientId: d8}], flapping: {maxConnects: 2, windowS: 60, banS: 60}}");
+    let chain = fixture.chain(yaml);
+    assert_eq!(given(&chain, &nameless(json!("d8"))), "Some(Banned)");
+    let connects: Vec<String> = (0..4).map(|_| given(&chain, &nameless(json!("d9")))).collect();
     assert_eq!(connects, ["d9", "d9", "Some(Banned)", "Some(Banned)"]);
-    assert_eq!(door.answer(&Knock { client_id: "d9", ..own }), "Banned");
+    assert_eq!(chain.answer(&Login { client_id: "d9", ..own }), "Banned");
 }
 
 #[test]
-fn only_the_declared_algorithm_and_key_count() {
-    let house = house();
-    let hs = house.door(HS256);
-    let rs = house.door("{name: rs, chain: [{jwt: {algorithm: RS256, keyFile: rsa.pem, usernameClaim: sub}}]}");
+fn only_the_declared_algorithm_and_key_are_accepted() {
+    let fixture = fixture();
+    let hs = fixture.chain(HS256);
+    let rs = fixture.chain("{name: rs, chain: [{jwt: {algorithm: RS256, keyFile: rsa.pem, usernameClaim: sub}}]}");
     let header = |algorithm: &str| json!({"alg": algorithm});
     let sign_with = |secret: &'static [u8]| move |message: &[u8]| hs256(secret, message);
     let secret = SECRET.as_bytes();
@@ -171,8 +171,8 @@ fn only_the_declared_algorithm_and_key_count() {
             "BadCredentials",
         ),
     ];
-    for (what, door, text, expected) in cases {
-        assert_eq!(door.answer(&token(&text)), expected, "{what}");
+    for (what, chain, text, expected) in cases {
+        assert_eq!(chain.answer(&token(&text)), expected, "{what}");
     }
     // Every bit of the signature counts.
     let (message, signature) = good.rsplit_once('.').unwrap();
@@ -186,14 +186,14 @@ fn only_the_declared_algorithm_and_key_count() {
 }
 
 #[test]
-fn what_is_no_token_is_passed_on_and_a_bad_token_is_not() {
-    let door = house().door(
+fn a_password_that_is_not_a_token_goes_to_the_next_authenticator_and_a_bad_token_does_not() {
+    let chain = fixture().chain(
         "{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub}}, {anonymous: {withUsername: true}}]}",
     );
     for password in ["secret", "", "a.b", "a.b.c", "e30.e30.e30", "....", "a.b.c.d"] {
-        assert_eq!(door.answer(&user("bob", password)), "in as nobody", "{password:?}");
+        assert_eq!(chain.answer(&user("bob", password)), "in as nobody", "{password:?}");
     }
-    assert_eq!(door.answer(&token(&by_secret(&"f".repeat(32), &soon()))), "BadCredentials");
+    assert_eq!(chain.answer(&token(&by_secret(&"f".repeat(32), &soon()))), "BadCredentials");
 }
 
 #[test]
@@ -245,16 +245,16 @@ fn elliptic_curves_verify_from_pem_and_from_key_sets() {
     cases.push(("EdDSA", pem(&hex("302a300506032b6570032100"), point), jwk("OKP", "Ed25519", point, None), text));
 
     for (name, pem, jwks, text) in cases {
-        let house = House::with(&[("pem", &pem), ("jwks", &jwks)]);
+        let fixture = Fixture::with(&[("pem", &pem), ("jwks", &jwks)]);
         for source in ["keyFile: pem", "jwksFile: jwks"] {
             let yaml = format!("{{chain: [{{jwt: {{algorithm: {name}, {source}, usernameClaim: sub}}}}]}}");
-            let door = house.door(&yaml);
-            assert_eq!(door.answer(&token(&text)), "in as alice", "{name} {source}");
-            assert!(matches!(door.begin(&token(&text)), Decision::Pending(_)), "{name} on the event loop");
+            let chain = fixture.chain(&yaml);
+            assert_eq!(chain.answer(&token(&text)), "in as alice", "{name} {source}");
+            assert!(matches!(chain.begin(&token(&text)), Decision::Blocking(_)), "{name} on the event loop");
             let mut forged = text.clone().into_bytes();
             let at = forged.len() - 5;
             forged[at] = if forged[at] == b'A' { b'B' } else { b'A' };
-            assert_eq!(door.answer(&token(&String::from_utf8(forged).unwrap())), "BadCredentials", "{name} {source}");
+            assert_eq!(chain.answer(&token(&String::from_utf8(forged).unwrap())), "BadCredentials", "{name} {source}");
         }
     }
 }
@@ -262,35 +262,36 @@ fn elliptic_curves_verify_from_pem_and_from_key_sets() {
 #[test]
 fn key_sets_choose_by_kid_and_rotate() {
     let yaml = "{chain: [{jwt: {algorithm: RS256, jwksFile: jwks.json, usernameClaim: sub}}]}";
-    let mut house = house();
-    let door = house.door(yaml);
-    assert_eq!(door.answer(&token(RS256)), "in as alice");
-    let alice = door.try_knock(&token(RS256)).unwrap();
-    assert!(door.confirms(&alice));
+    let mut fixture = fixture();
+    let chain = fixture.chain(yaml);
+    assert_eq!(chain.answer(&token(RS256)), "in as alice");
+    let alice = chain.log_in(&token(RS256)).unwrap();
+    assert!(chain.still_valid(&alice));
 
     // A key is added: nothing changes for who is in.
     let mut set: Value = serde_json::from_str(RSA_JWKS).unwrap();
     let mut added = set["keys"][2].clone();
     added["kid"] = json!("k2");
     set["keys"].as_array_mut().unwrap().push(added);
-    house.write("jwks.json", set.to_string().as_bytes());
-    assert!(house.door(yaml).confirms(&alice));
+    fixture.write("jwks.json", set.to_string().as_bytes());
+    assert!(fixture.chain(yaml).still_valid(&alice));
 
     // Its own key is taken out: its kid means nothing any more, whatever other keys there are.
     set["keys"].as_array_mut().unwrap().remove(2);
-    house.write("jwks.json", set.to_string().as_bytes());
-    let door = house.door(yaml);
-    assert!(!door.confirms(&alice));
-    assert_eq!(door.answer(&token(RS256)), "BadCredentials");
+    fixture.write("jwks.json", set.to_string().as_bytes());
+    let chain = fixture.chain(yaml);
+    assert!(!chain.still_valid(&alice));
+    assert_eq!(chain.answer(&token(RS256)), "BadCredentials");
 }
 
 #[test]
-fn a_tokens_end_and_its_rules_go_with_the_client() {
-    let door = house().door("{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub, aclClaim: acl}}]}");
-    let knock_with = |acl: Value| token(&by_secret(SECRET, &with(soon(), "acl", acl)));
-    let knock = knock_with(json!({"publish": ["up/${clientid}/#"], "sub": ["down/#"]}));
-    let principal = door.try_knock(&knock).unwrap();
-    let expires_in_ms = principal.expires_at.unwrap() - knock.now;
+fn the_principal_has_the_expiry_and_rules_of_the_token() {
+    let chain =
+        fixture().chain("{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub, aclClaim: acl}}]}");
+    let login_with = |acl: Value| token(&by_secret(SECRET, &with(soon(), "acl", acl)));
+    let login = login_with(json!({"publish": ["up/${clientid}/#"], "sub": ["down/#"]}));
+    let principal = chain.log_in(&login).unwrap();
+    let expires_in_ms = principal.expires_at.unwrap() - login.now;
     assert!((595_000..=600_000).contains(&expires_in_ms), "{expires_in_ms}");
     let acl = principal.claims_acl.unwrap();
     let subject = Subject { client_id: "c1", username: Some("alice"), address: None };
@@ -300,18 +301,18 @@ fn a_tokens_end_and_its_rules_go_with_the_client() {
     assert_eq!([subscribes("down/+"), subscribes("#"), subscribes("up/c1/x")], [true, false, false]);
 
     let list = json!([{"permission": "allow", "action": "publish", "topics": ["a"], "qos": [0]}]);
-    assert!(door.try_knock(&knock_with(list)).unwrap().claims_acl.is_some());
+    assert!(chain.log_in(&login_with(list)).unwrap().claims_acl.is_some());
     for broken in [json!("#"), json!({"publish": "#"}), json!({"write": ["#"]}), json!({"pub": ["a/#/b"]}), json!([1])]
     {
-        assert_eq!(door.answer(&knock_with(broken.clone())), "BadCredentials", "{broken}");
+        assert_eq!(chain.answer(&login_with(broken.clone())), "BadCredentials", "{broken}");
     }
-    let lasting = house().door("{chain: [{jwt: {algorithm: HS256, keyFile: secret, requireExpiry: false}}]}");
-    let principal = lasting.try_knock(&token(&by_secret(SECRET, &json!({})))).unwrap();
+    let lasting = fixture().chain("{chain: [{jwt: {algorithm: HS256, keyFile: secret, requireExpiry: false}}]}");
+    let principal = lasting.log_in(&token(&by_secret(SECRET, &json!({})))).unwrap();
     assert_eq!((principal.expires_at, principal.username.as_deref()), (None, Some("somebody")));
 }
 
 #[test]
-fn key_files_that_are_not_what_they_should_be_are_refused_with_a_reason() {
+fn unusable_key_files_are_refused_with_a_reason() {
     let cases = [
         ("HS256, keyFile: f", "short", "f: the secret must have at least 32 bytes, it has 5"),
         ("HS256, keyFile: f", RSA_PUBLIC, "f: a secret is wanted"),
@@ -327,8 +328,9 @@ fn key_files_that_are_not_what_they_should_be_are_refused_with_a_reason() {
         ("RS256", "", "jwt wants either `keyFile` or `jwksFile`"),
     ];
     for (declared, content, expected) in cases {
-        let house = House::with(&[("f", content)]);
-        let message = house.try_door(&format!("{{chain: [{{jwt: {{algorithm: {declared}}}}}]}}")).err().unwrap();
+        let fixture = Fixture::with(&[("f", content)]);
+        let message =
+            fixture.try_chain(&format!("{{chain: [{{jwt: {{algorithm: {declared}}}}}]}}")).err().unwrap().to_string();
         assert!(message.contains(expected), "{declared}: {message}");
     }
 }

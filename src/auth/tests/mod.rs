@@ -1,4 +1,4 @@
-//! Auth and ban documents at work: what is declared, who knocks, what comes of it.
+//! Auth and ban documents at work: what is declared, who logins, what comes of it.
 
 mod certificate;
 mod chain;
@@ -14,8 +14,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::*;
-use weir_broker::{EndpointId, EndpointLimits, ProtocolVersions};
+use weir_broker::{EndpointId, EndpointLimits, EndpointPolicy, Millis, Principal, ProtocolVersions};
 use weir_declare::config::{Auth, Ban, Name};
+use weir_mqtt::ProtocolVersion;
 
 /// `alice` with the password `secret`, as mosquitto_passwd 2.0 writes her.
 const ALICE_6: &str = "alice:$6$yEkqPPOx9a92QGqm$3lox62KIo+BU9PI36lrxgzrKt2FulXmhrSz12hw69vhlDW4vlBBhvsqO8xUHh2CGWZBE+EOgyOiS9YEWkD8zQA==\n";
@@ -29,21 +30,21 @@ fn document<T: serde::de::DeserializeOwned>(yaml: &str) -> T {
     serde_json::from_value(value).unwrap()
 }
 
-/// A node's admission, its files and its bans.
+/// A node's compiler of auth documents, its files and its bans.
 #[derive(Default)]
-struct House {
-    admission: Admission,
+struct Fixture {
+    compiler: AuthCompiler,
     files: BTreeMap<String, Vec<u8>>,
     bans: BTreeMap<Name, Arc<Ban>>,
 }
 
-impl House {
+impl Fixture {
     fn with(files: &[(&str, &str)]) -> Self {
-        let mut house = Self::default();
+        let mut fixture = Self::default();
         for (name, content) in files {
-            house.write(name, content.as_bytes());
+            fixture.write(name, content.as_bytes());
         }
-        house
+        fixture
     }
 
     fn write(&mut self, name: &str, content: &[u8]) {
@@ -54,25 +55,25 @@ impl House {
         self.bans.insert(Name::default(), Arc::new(document(yaml)));
     }
 
-    fn try_door(&self, yaml: &str) -> Result<Door, String> {
+    fn try_chain(&self, yaml: &str) -> Result<TestChain, AuthError> {
         let auth: Auth = document(yaml);
         let read = |path: &Path| {
             let content = self.files.get(path.to_str().unwrap()).map(|content| Arc::from(content.as_slice()));
             content.ok_or_else(|| format!("{}: no such file", path.display()))
         };
-        self.admission.authenticate(true, Some(&Arc::new(auth)), &self.bans, &read).map(Door)
+        self.compiler.compile(true, Some(&Arc::new(auth)), &self.bans, &read).map(TestChain)
     }
 
-    fn door(&self, yaml: &str) -> Door {
-        self.try_door(yaml).unwrap()
+    fn chain(&self, yaml: &str) -> TestChain {
+        self.try_chain(yaml).unwrap()
     }
 }
 
-struct Door(Arc<dyn Authenticate>);
+struct TestChain(Arc<dyn Authenticate>);
 
-/// Who knocks.
+/// Who logins.
 #[derive(Clone)]
-struct Knock {
+struct Login {
     /// Empty: the server assigns one.
     client_id: &'static str,
     username: Option<String>,
@@ -84,8 +85,8 @@ struct Knock {
     now: Millis,
 }
 
-fn knock() -> Knock {
-    Knock {
+fn login() -> Login {
+    Login {
         client_id: "c1",
         username: None,
         password: None,
@@ -97,12 +98,12 @@ fn knock() -> Knock {
     }
 }
 
-fn user(username: &str, password: &str) -> Knock {
-    Knock { username: Some(username.to_owned()), password: Some(password.into()), ..knock() }
+fn user(username: &str, password: &str) -> Login {
+    Login { username: Some(username.to_owned()), password: Some(password.into()), ..login() }
 }
 
-impl Door {
-    fn begin(&self, knock: &Knock) -> Decision {
+impl TestChain {
+    fn begin(&self, login: &Login) -> Decision {
         let endpoint = EndpointPolicy {
             id: EndpointId(1),
             name: "e".into(),
@@ -115,47 +116,47 @@ impl Door {
         };
         self.0.authenticate(&Credentials {
             endpoint: &endpoint,
-            now: knock.now,
+            now: login.now,
             version: ProtocolVersion::V5,
-            client_id: if knock.client_id.is_empty() { "assigned" } else { knock.client_id },
-            client_id_assigned: knock.client_id.is_empty(),
-            username: knock.username.as_deref(),
-            password: knock.password.as_deref(),
-            peer: knock.peer,
-            certificate: knock.certificate.as_ref(),
-            tls: knock.certificate.is_some(),
-            authentication_method: knock.method.as_deref(),
-            authentication_data: knock.data.as_deref(),
+            client_id: if login.client_id.is_empty() { "assigned" } else { login.client_id },
+            client_id_assigned: login.client_id.is_empty(),
+            username: login.username.as_deref(),
+            password: login.password.as_deref(),
+            peer: login.peer,
+            certificate: login.certificate.as_ref(),
+            tls: login.certificate.is_some(),
+            authentication_method: login.method.as_deref(),
+            authentication_data: login.data.as_deref(),
             again: false,
         })
     }
 
-    fn try_knock(&self, knock: &Knock) -> Result<Principal, Refusal> {
-        settle(self.begin(knock))
+    fn log_in(&self, login: &Login) -> Result<Principal, Refusal> {
+        settle(self.begin(login))
     }
 
-    /// As whom, or why not.
-    fn answer(&self, knock: &Knock) -> String {
-        match self.try_knock(knock) {
+    /// `in as USER`, or the refusal.
+    fn answer(&self, login: &Login) -> String {
+        match self.log_in(login) {
             Ok(principal) => format!("in as {}", principal.username.as_deref().unwrap_or("nobody")),
             Err(refusal) => format!("{refusal:?}"),
         }
     }
 
-    fn confirms(&self, principal: &Principal) -> bool {
-        self.0.confirms(principal, "c1")
+    fn still_valid(&self, principal: &Principal) -> bool {
+        self.0.still_valid(principal, "c1")
     }
 }
 
-/// Does what a worker would.
+/// Runs pending work to its end.
 fn settle(decision: Decision) -> Result<Principal, Refusal> {
     match decision {
         Decision::Admit(principal) | Decision::AdmitWith { principal, .. } => Ok(principal),
         Decision::Refuse(refusal) => Err(refusal),
-        Decision::Pending(work) => settle(work()),
-        Decision::Inquire(inquiry) => {
+        Decision::Blocking(work) => settle(work()),
+        Decision::Task(task) => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            settle(runtime.block_on(inquiry))
+            settle(runtime.block_on(task))
         }
         Decision::Continue { .. } => panic!("a question to the client"),
     }

@@ -1,21 +1,21 @@
 use super::*;
 
 #[test]
-fn mosquittos_and_our_own_hashes_admit_whom_they_name() {
+fn hashes_of_mosquitto_and_weir_admit_their_users() {
     let own = format!("dora:{}\n", PasswordHash::create(b"pass word").unwrap());
     let file = format!("# people\n{ALICE_7}\n{BOB_ARGON2ID}{own}");
-    let house = House::with(&[("six", ALICE_6), ("mixed", &file)]);
+    let fixture = Fixture::with(&[("six", ALICE_6), ("mixed", &file)]);
     let (six, mixed) = (
-        house.door("{name: six, chain: [{passwordFile: {file: six}}]}"),
-        house.door("{name: mixed, chain: [{passwordFile: {file: mixed}}]}"),
+        fixture.chain("{name: six, chain: [{passwordFile: {file: six}}]}"),
+        fixture.chain("{name: mixed, chain: [{passwordFile: {file: mixed}}]}"),
     );
     let cases = [
         (&six, user("alice", "secret"), "in as alice"),
         (&six, user("alice", "Secret"), "BadCredentials"),
         (&six, user("alice", ""), "BadCredentials"),
         (&six, user("bob", "secret"), "BadCredentials"),
-        (&six, Knock { username: Some("alice".into()), ..knock() }, "BadCredentials"),
-        (&six, knock(), "BadCredentials"),
+        (&six, Login { username: Some("alice".into()), ..login() }, "BadCredentials"),
+        (&six, login(), "BadCredentials"),
         (&mixed, user("alice", "secret"), "in as alice"),
         (&mixed, user("alice", "secret2"), "BadCredentials"),
         (&mixed, user("bob", "password"), "in as bob"),
@@ -23,13 +23,13 @@ fn mosquittos_and_our_own_hashes_admit_whom_they_name() {
         (&mixed, user("dora", "pass word"), "in as dora"),
         (&mixed, user("dora", "pass"), "BadCredentials"),
     ];
-    for (index, (door, knock, expected)) in cases.into_iter().enumerate() {
-        assert_eq!(door.answer(&knock), expected, "case {index}");
+    for (index, (chain, login, expected)) in cases.into_iter().enumerate() {
+        assert_eq!(chain.answer(&login), expected, "case {index}");
     }
 }
 
 #[test]
-fn a_file_with_anything_wrong_in_it_is_refused_whole() {
+fn a_password_file_with_a_bad_line_is_refused() {
     let cut = |text: &str, bytes: usize| text.get(..text.len() - bytes).unwrap().to_owned();
     let cases = [
         ("empty", String::new(), "people: there is no user in it"),
@@ -49,8 +49,9 @@ fn a_file_with_anything_wrong_in_it_is_refused_whole() {
         ("a short hash", ALICE_6.replace("QA==", ""), "people:1: the hash must have 64 bytes, it has 63"),
     ];
     for (what, content, expected) in cases {
-        let house = House::with(&[("people", &content)]);
-        let message = house.try_door("{chain: [{passwordFile: {file: people}}, {anonymous: {}}]}").err().unwrap();
+        let fixture = Fixture::with(&[("people", &content)]);
+        let message =
+            fixture.try_chain("{chain: [{passwordFile: {file: people}}, {anonymous: {}}]}").err().unwrap().to_string();
         assert!(message.contains(expected), "{what}: {message}");
         assert!(!message.contains("nf65EOg") && !message.contains("secret"), "{what} gives away a hash: {message}");
     }
@@ -60,7 +61,7 @@ fn a_file_with_anything_wrong_in_it_is_refused_whole() {
     for length in (0..whole.len()).filter(|length| !complete.contains(length)) {
         assert!(PasswordFile::parse(&whole.as_bytes()[..length]).is_err(), "{length} bytes of the file were accepted");
     }
-    let unreadable = House::default().try_door("{chain: [{passwordFile: {file: gone}}]}").err().unwrap();
+    let unreadable = Fixture::default().try_chain("{chain: [{passwordFile: {file: gone}}]}").err().unwrap().to_string();
     assert!(unreadable.contains("gone: no such file"), "{unreadable}");
 }
 
@@ -74,29 +75,29 @@ fn hashes_are_written_as_they_were_read() {
 }
 
 #[test]
-fn slow_hashes_never_run_where_the_event_loop_does() {
-    let house = House::with(&[("people", BOB_ARGON2ID)]);
-    let door = house.door("{chain: [{passwordFile: {file: people}}]}");
-    for knock in [user("bob", "password"), user("bob", "wrong"), user("stranger", "password")] {
-        assert!(matches!(door.begin(&knock), Decision::Pending(_)), "{:?}", knock.username);
+fn slow_hashes_run_on_a_worker_only() {
+    let fixture = Fixture::with(&[("people", BOB_ARGON2ID)]);
+    let chain = fixture.chain("{chain: [{passwordFile: {file: people}}]}");
+    for login in [user("bob", "password"), user("bob", "wrong"), user("stranger", "password")] {
+        assert!(matches!(chain.begin(&login), Decision::Blocking(_)), "{:?}", login.username);
     }
 }
 
 #[test]
-fn a_changed_record_confirms_nobody_it_admitted_before() {
-    let mut house = House::with(&[("people", &format!("{ALICE_7}{BOB_ARGON2ID}"))]);
+fn a_changed_record_invalidates_clients_that_it_admitted() {
+    let mut fixture = Fixture::with(&[("people", &format!("{ALICE_7}{BOB_ARGON2ID}"))]);
     let yaml = "{chain: [{passwordFile: {file: people}}]}";
-    let door = house.door(yaml);
-    let alice = door.try_knock(&user("alice", "secret")).unwrap();
-    let bob = door.try_knock(&user("bob", "password")).unwrap();
-    assert!(door.confirms(&alice) && door.confirms(&bob));
+    let chain = fixture.chain(yaml);
+    let alice = chain.log_in(&user("alice", "secret")).unwrap();
+    let bob = chain.log_in(&user("bob", "password")).unwrap();
+    assert!(chain.still_valid(&alice) && chain.still_valid(&bob));
 
     // Alice has a new password (here: another hash of the same one), Bob is as he was, though on another line.
-    house.write("people", format!("# new\n{BOB_ARGON2ID}{ALICE_6}").as_bytes());
-    let door = house.door(yaml);
-    assert!(!door.confirms(&alice) && door.confirms(&bob));
+    fixture.write("people", format!("# new\n{BOB_ARGON2ID}{ALICE_6}").as_bytes());
+    let chain = fixture.chain(yaml);
+    assert!(!chain.still_valid(&alice) && chain.still_valid(&bob));
 
-    house.write("people", ALICE_7.as_bytes());
-    let door = house.door(yaml);
-    assert!(door.confirms(&alice) && !door.confirms(&bob));
+    fixture.write("people", ALICE_7.as_bytes());
+    let chain = fixture.chain(yaml);
+    assert!(chain.still_valid(&alice) && !chain.still_valid(&bob));
 }

@@ -19,9 +19,9 @@ fn proof(password: &str, salt: &[u8], iterations: u32, auth_message: &str) -> St
     STANDARD.encode(xor)
 }
 
-fn first(username: &str) -> Knock {
+fn first(username: &str) -> Login {
     let data = format!("n,,n={username},r=clientnonce");
-    Knock { method: Some("SCRAM-SHA-256".into()), data: Some(data.into_bytes()), ..knock() }
+    Login { method: Some("SCRAM-SHA-256".into()), data: Some(data.into_bytes()), ..login() }
 }
 
 /// The challenge, and what goes on with it.
@@ -37,8 +37,8 @@ fn salt_and_iterations(challenge: &str) -> (Vec<u8>, u32) {
     (STANDARD.decode(field("s=")).unwrap(), field("i=").parse().unwrap())
 }
 
-fn authenticate(door: &Door, username: &str, password: &str) -> Decision {
-    let (asked, exchange) = challenge(door.begin(&first(username)));
+fn authenticate(chain: &TestChain, username: &str, password: &str) -> Decision {
+    let (asked, exchange) = challenge(chain.begin(&first(username)));
     let (salt, iterations) = salt_and_iterations(&asked);
     let nonce = asked.split(',').next().unwrap();
     let without_proof = format!("c=biws,{nonce}");
@@ -47,44 +47,44 @@ fn authenticate(door: &Door, username: &str, password: &str) -> Decision {
     exchange.step(format!("{without_proof},p={proof}").as_bytes())
 }
 
-fn house() -> House {
-    House::with(&[("keys", &format!("alice:{}\n", ScramRecord::create(b"secret").unwrap()))])
+fn fixture() -> Fixture {
+    Fixture::with(&[("keys", &format!("alice:{}\n", ScramRecord::create(b"secret").unwrap()))])
 }
 
 const SCRAM: &str = "{chain: [{scram: {file: keys}}, {anonymous: {withUsername: true}}]}";
 
 #[test]
-fn who_knows_the_password_comes_in_and_learns_that_the_server_knows_it_too() {
-    let door = house().door(SCRAM);
-    let Decision::AdmitWith { principal, data: Some(data), .. } = authenticate(&door, "alice", "secret") else {
+fn a_valid_proof_is_admitted_with_the_server_signature() {
+    let chain = fixture().chain(SCRAM);
+    let Decision::AdmitWith { principal, data: Some(data), .. } = authenticate(&chain, "alice", "secret") else {
         panic!("refused")
     };
     assert_eq!(principal.username.as_deref(), Some("alice"));
     assert!(data.starts_with(b"v="));
-    assert!(door.confirms(&principal));
+    assert!(chain.still_valid(&principal));
     // A new record, though of the same password, and a record taken out.
-    assert!(!house().door(SCRAM).confirms(&principal));
-    let others = House::with(&[("keys", &format!("bob:{}\n", ScramRecord::create(b"x").unwrap()))]);
-    assert!(!others.door(SCRAM).confirms(&principal));
+    assert!(!fixture().chain(SCRAM).still_valid(&principal));
+    let others = Fixture::with(&[("keys", &format!("bob:{}\n", ScramRecord::create(b"x").unwrap()))]);
+    assert!(!others.chain(SCRAM).still_valid(&principal));
 }
 
 #[test]
-fn who_does_not_know_it_is_refused_and_never_passed_on() {
-    let door = house().door(SCRAM);
+fn an_invalid_proof_is_refused_and_ends_the_chain() {
+    let chain = fixture().chain(SCRAM);
     for (username, password) in [("alice", "Secret"), ("alice", ""), ("bob", "secret")] {
-        assert_eq!(settle(authenticate(&door, username, password)).err(), Some(Refusal::BadCredentials), "{username}");
+        assert_eq!(settle(authenticate(&chain, username, password)).err(), Some(Refusal::BadCredentials), "{username}");
     }
-    let garbage = Knock { data: Some(b"x".to_vec()), ..first("alice") };
-    assert_eq!(door.answer(&garbage), "BadCredentials");
-    let other_method = Knock { method: Some("SCRAM-SHA-1".into()), ..first("alice") };
-    assert_eq!(door.answer(&other_method), "BadAuthenticationMethod");
-    assert_eq!(door.answer(&knock()), "in as nobody");
+    let garbage = Login { data: Some(b"x".to_vec()), ..first("alice") };
+    assert_eq!(chain.answer(&garbage), "BadCredentials");
+    let other_method = Login { method: Some("SCRAM-SHA-1".into()), ..first("alice") };
+    assert_eq!(chain.answer(&other_method), "BadAuthenticationMethod");
+    assert_eq!(chain.answer(&login()), "in as nobody");
 }
 
 #[test]
-fn a_stranger_is_asked_like_a_friend_and_the_same_each_time() {
-    let door = house().door(SCRAM);
-    let ask = |username: &str| salt_and_iterations(&challenge(door.begin(&first(username))).0);
+fn an_unknown_user_gets_a_stable_challenge_like_a_known_one() {
+    let chain = fixture().chain(SCRAM);
+    let ask = |username: &str| salt_and_iterations(&challenge(chain.begin(&first(username))).0);
     let (alice, bob) = (ask("alice"), ask("bob"));
     assert_eq!((alice.0.len(), alice.1), (bob.0.len(), bob.1));
     assert_eq!(bob, ask("bob"));
@@ -92,9 +92,9 @@ fn a_stranger_is_asked_like_a_friend_and_the_same_each_time() {
 }
 
 #[test]
-fn a_client_that_waits_to_be_asked_is_asked() {
-    let door = house().door(SCRAM);
-    let (asked, exchange) = challenge(door.begin(&Knock { data: None, ..first("alice") }));
+fn a_connect_without_data_gets_an_empty_auth() {
+    let chain = fixture().chain(SCRAM);
+    let (asked, exchange) = challenge(chain.begin(&Login { data: None, ..first("alice") }));
     assert_eq!(asked, "");
     let (asked, _) = challenge(exchange.step(b"n,,n=alice,r=clientnonce"));
     assert!(asked.starts_with("r=clientnonce"));
@@ -102,32 +102,32 @@ fn a_client_that_waits_to_be_asked_is_asked() {
 
 /// The client is one that prepares what is typed.
 #[test]
-fn it_does_not_matter_how_an_accent_was_typed() {
+fn names_and_passwords_are_compared_after_saslprep() {
     let stored = ScramRecord::create("p\u{2168} \u{A0}jose\u{301}".as_bytes()).unwrap();
-    let house = House::with(&[("keys", &format!("jose\u{301}:{stored}\n"))]);
-    let door = house.door(SCRAM);
+    let fixture = Fixture::with(&[("keys", &format!("jose\u{301}:{stored}\n"))]);
+    let chain = fixture.chain(SCRAM);
     for typed in ["jose\u{301}", "jos\u{E9}", "j\u{AD}os\u{E9}"] {
-        let Decision::AdmitWith { principal, .. } = authenticate(&door, typed, "pIX  jos\u{E9}") else {
+        let Decision::AdmitWith { principal, .. } = authenticate(&chain, typed, "pIX  jos\u{E9}") else {
             panic!("{typed:?} is refused")
         };
         assert_eq!(principal.username.as_deref(), Some("jos\u{E9}"));
-        assert!(door.confirms(&principal));
+        assert!(chain.still_valid(&principal));
     }
-    assert_eq!(settle(authenticate(&door, "jos\u{E9}", "pix  jos\u{E9}")).err(), Some(Refusal::BadCredentials));
-    assert_eq!(settle(door.begin(&first("jos\u{E9}\u{7}"))).err(), Some(Refusal::BadCredentials));
+    assert_eq!(settle(authenticate(&chain, "jos\u{E9}", "pix  jos\u{E9}")).err(), Some(Refusal::BadCredentials));
+    assert_eq!(settle(chain.begin(&first("jos\u{E9}\u{7}"))).err(), Some(Refusal::BadCredentials));
 }
 
 #[test]
-fn failures_in_an_exchange_count_like_others() {
-    let door = house().door("{chain: [{scram: {file: keys}}], rateLimit: {maxFailures: 2, windowS: 60}}");
+fn failed_exchanges_count_as_failed_attempts() {
+    let chain = fixture().chain("{chain: [{scram: {file: keys}}], rateLimit: {maxFailures: 2, windowS: 60}}");
     for _ in 0..2 {
-        assert!(settle(authenticate(&door, "alice", "guess")).is_err());
+        assert!(settle(authenticate(&chain, "alice", "guess")).is_err());
     }
-    assert_eq!(door.answer(&first("alice")), "RateExceeded");
+    assert_eq!(chain.answer(&first("alice")), "RateExceeded");
 }
 
 #[test]
-fn a_scram_file_with_anything_wrong_in_it_is_refused_whole() {
+fn a_scram_file_with_a_bad_line_is_refused() {
     let good = ScramRecord::create(b"secret").unwrap().to_string();
     let cases = [
         (String::new(), "keys: there is no user"),
@@ -140,12 +140,12 @@ fn a_scram_file_with_anything_wrong_in_it_is_refused_whole() {
         (format!("a\u{1F600}:{good}"), "keys:1: the user name \"a\u{1F600}\": it holds characters that SASLprep"),
     ];
     for (content, expected) in cases {
-        let message = House::with(&[("keys", &content)]).try_door(SCRAM).err().unwrap();
+        let message = Fixture::with(&[("keys", &content)]).try_chain(SCRAM).err().unwrap().to_string();
         assert!(message.contains(expected), "{message}");
     }
     assert_eq!(ScramRecord::parse(&good).unwrap().to_string(), good);
     for (password, expected) in [(&b"\xFF"[..], "in UTF-8"), ("p\u{7}".as_bytes(), "SASLprep"), (b"", "nothing")] {
-        let message = ScramRecord::create(password).err().unwrap();
+        let message = ScramRecord::create(password).err().unwrap().to_string();
         assert!(message.contains(expected), "{message}");
     }
 }

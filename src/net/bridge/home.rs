@@ -89,7 +89,7 @@ impl Authenticate for Insider {
         })
     }
 
-    fn confirms(&self, _principal: &Principal, _client_id: &str) -> bool {
+    fn still_valid(&self, _principal: &Principal, _client_id: &str) -> bool {
         true
     }
 }

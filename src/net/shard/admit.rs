@@ -8,8 +8,8 @@ use super::handshake::{Stage, Step, refusal_bytes};
 use super::reauthenticate::Enhanced;
 use super::table::{Connection, Key, State};
 use super::{Event, Shard, Shared};
-use crate::auth::{Credentials, Decision, Inquiry, Refusal};
-use crate::net::inquiries::UnderWay;
+use crate::auth::{AuthTask, Credentials, Decision, Refusal};
+use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::layers::Layers;
 use crate::net::mailbox::Mailbox;
 use crate::net::plane::ConnectionFacts;
@@ -139,13 +139,13 @@ impl Shard {
         let (principal, authentication_data, given_id) = match decision {
             Decision::Admit(principal) => (principal, None, None),
             Decision::AdmitWith { principal, data, client_id } => (principal, data, client_id),
-            Decision::Inquire(inquiry) => {
-                let under_way = inquire(&self.shared, &self.mailbox, key, inquiry);
-                handshake.stage = Stage::Deciding { _under_way: under_way };
+            Decision::Task(task) => {
+                let auth_task = spawn_auth_task(&self.shared, &self.mailbox, key, task);
+                handshake.stage = Stage::Deciding { _auth_task: auth_task };
                 return Step::Wait;
             }
-            Decision::Pending(job) => {
-                handshake.stage = Stage::Deciding { _under_way: None };
+            Decision::Blocking(job) => {
+                handshake.stage = Stage::Deciding { _auth_task: None };
                 let endpoint = handshake.policy.endpoint.id;
                 let mailbox = Arc::clone(&self.mailbox);
                 let job = Box::new(move || mailbox.send(Event::Decided { key, decision: job() }));
@@ -255,7 +255,7 @@ impl Shard {
             }
         };
         handshake.input = input.split_off(len);
-        let deciding = Stage::Deciding { _under_way: None };
+        let deciding = Stage::Deciding { _auth_task: None };
         let Stage::Auth(exchange) = std::mem::replace(&mut handshake.stage, deciding) else { return Step::Done };
         self.on_decision(key, exchange.step(&data))
     }
@@ -396,15 +396,15 @@ impl Shard {
     }
 }
 
-/// Lets somebody be asked, whose answer comes to [`Shard::on_decided`].
-pub(super) fn inquire(
+/// Starts an authentication task; its decision comes to [`Shard::on_decided`].
+pub(super) fn spawn_auth_task(
     shared: &Shared,
     mailbox: &Arc<Mailbox<Event>>,
     key: Key,
-    inquiry: Inquiry<Decision>,
-) -> Option<UnderWay> {
+    task: AuthTask<Decision>,
+) -> Option<AuthTaskHandle> {
     let mailbox = Arc::clone(mailbox);
-    shared.inquiries.submit(async move { mailbox.send(Event::Decided { key, decision: inquiry.await }) })
+    shared.auth_tasks.submit(async move { mailbox.send(Event::Decided { key, decision: task.await }) })
 }
 
 /// The authentication method a CONNECT named.

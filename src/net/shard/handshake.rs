@@ -9,7 +9,7 @@ use super::table::{Key, State};
 use super::{READ_BYTES, Shard};
 use crate::auth::{AuthExchange, PeerCertificate};
 use crate::net::acceptor::claim_address;
-use crate::net::inquiries::UnderWay;
+use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::layers::{Layers, Unsent, WebSocket};
 use crate::net::policy::{ListenerPolicy, ProxyProtocolPolicy};
 use crate::net::proxy::{self, Parsed};
@@ -51,7 +51,7 @@ pub(super) enum Stage {
     Connect,
     /// A worker decides, or somebody else does who is asked; nothing is read meanwhile.
     Deciding {
-        _under_way: Option<UnderWay>,
+        _auth_task: Option<AuthTaskHandle>,
     },
     /// The client's next AUTH packet.
     Auth(Box<dyn AuthExchange>),

@@ -34,8 +34,8 @@ use self::random::ClientIds;
 use self::table::{State, Table};
 use super::acceptor::{Acceptor, AcceptorConfig, Command};
 use super::alarm::Alarm;
+use super::auth_tasks::AuthTasks;
 use super::dwell::{Dwell, ONE_TURN_IN};
-use super::inquiries::Inquiries;
 use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::DataPlaneConfig;
 use super::policy::ListenerPolicy;
@@ -105,7 +105,7 @@ pub(super) struct Shared {
     pub(super) dwell: Arc<Dwell>,
     pub(super) tallies: Arc<Tallies>,
     pub(super) workers: Workers,
-    pub(super) inquiries: Inquiries,
+    pub(super) auth_tasks: AuthTasks,
     pub(super) away: AwaySessions,
     pub(super) total_rates: TotalRates,
 }

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use super::admit::inquire;
+use super::admit::spawn_auth_task;
 use super::handshake::Handshake;
 use super::table::{Connection, Key, State};
 use super::{Event, Shard};
 use crate::auth::{AuthExchange, Credentials, Decision, PeerCertificate, Refusal};
-use crate::net::inquiries::UnderWay;
+use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::policy::ListenerPolicy;
 use weir_broker::{ConnId, Principal, Reauthentication};
 use weir_mqtt::{Connect, ProtocolVersion};
@@ -24,8 +24,8 @@ pub(super) struct Enhanced {
     certificate: Option<Box<PeerCertificate>>,
     /// A re-authentication under way, where the next word is the client's.
     exchange: Option<Box<dyn AuthExchange>>,
-    /// The same, where somebody else is asked.
-    inquiry: Option<UnderWay>,
+    /// The same, where an authentication service is asked.
+    auth_task: Option<AuthTaskHandle>,
 }
 
 impl Enhanced {
@@ -38,7 +38,7 @@ impl Enhanced {
             method: connect.properties.authentication_method?.into(),
             certificate: handshake.certificate.clone(),
             exchange: None,
-            inquiry: None,
+            auth_task: None,
         }))
     }
 }
@@ -102,10 +102,10 @@ impl Shard {
                 self.core.ask_for_more(id, &data, self.now);
             }
             Decision::Refuse(refusal) => self.refuse_again(key, id, refusal),
-            Decision::Inquire(inquiry) => {
-                enhanced.inquiry = inquire(&self.shared, &self.mailbox, key, inquiry);
+            Decision::Task(task) => {
+                enhanced.auth_task = spawn_auth_task(&self.shared, &self.mailbox, key, task);
             }
-            Decision::Pending(job) => {
+            Decision::Blocking(job) => {
                 let endpoint = enhanced.policy.endpoint.id;
                 let mailbox = Arc::clone(&self.mailbox);
                 let job = Box::new(move || mailbox.send(Event::Decided { key, decision: job() }));
@@ -121,7 +121,7 @@ impl Shard {
         // What was declared since it was asked counts too: nobody else would judge it by that.
         let confirmed = self.policies.get(&enhanced.policy.endpoint.id).is_none_or(|newest| {
             newest.endpoint.generation <= enhanced.policy.endpoint.generation
-                || newest.authenticate.confirms(&principal, &enhanced.client_id)
+                || newest.authenticate.still_valid(&principal, &enhanced.client_id)
         });
         if confirmed {
             self.core.reauthenticated(id, principal, data, self.now);

@@ -28,7 +28,7 @@ impl<F: Fn(&Credentials<'_>) -> Decision + Send + Sync> Authenticate for By<F> {
     fn authenticate(&self, credentials: &Credentials<'_>) -> Decision {
         (self.0)(credentials)
     }
-    fn confirms(&self, _principal: &Principal, _client_id: &str) -> bool {
+    fn still_valid(&self, _principal: &Principal, _client_id: &str) -> bool {
         true
     }
 }
@@ -81,7 +81,7 @@ fn gated() -> (ListenerPolicy, Sender<bool>) {
             return Decision::Admit(principal());
         }
         let gate = Arc::clone(&gate);
-        Decision::Pending(Box::new(move || {
+        Decision::Blocking(Box::new(move || {
             let admits = gate.lock().unwrap().recv().unwrap_or(false);
             if admits { Decision::Admit(principal()) } else { Decision::Refuse(Refusal::NotAuthorized) }
         }))
@@ -134,7 +134,7 @@ impl AuthExchange for Questions {
                 Decision::AdmitWith { principal: principal(), data: Some(b"welcome".to_vec()), client_id: None }
             }
             (b"right", left) => ask(left - 1),
-            (b"slow", _) => Decision::Pending(Box::new(|| Decision::Admit(principal()))),
+            (b"slow", _) => Decision::Blocking(Box::new(|| Decision::Admit(principal()))),
             _ => Decision::Refuse(Refusal::NotAuthorized),
         }
     }

@@ -101,7 +101,7 @@ impl Authenticate for Names {
         self.0.lock().unwrap().push(name);
         Anonymous::new().authenticate(credentials)
     }
-    fn confirms(&self, _principal: &Principal, _client_id: &str) -> bool {
+    fn still_valid(&self, _principal: &Principal, _client_id: &str) -> bool {
         true
     }
 }

@@ -109,7 +109,7 @@ impl Authenticate for Guestbook {
         self.0.lock().unwrap().push(credentials.certificate.cloned());
         Anonymous::new().authenticate(credentials)
     }
-    fn confirms(&self, _principal: &Principal, _client_id: &str) -> bool {
+    fn still_valid(&self, _principal: &Principal, _client_id: &str) -> bool {
         true
     }
 }

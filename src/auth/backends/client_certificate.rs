@@ -1,24 +1,24 @@
-//! `clientCertificate`: who shows a certificate that TLS has verified.
+//! `clientCertificate`: clients with a certificate that TLS has verified.
 
 use std::sync::Arc;
 
-use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Grant, Link};
-use super::digest::version_of;
-use super::{PeerCertificate, Refusal, SubjectAltName};
+use crate::auth::admitted_by::AdmittedBy;
+use crate::auth::api::{Answer, Attempt, Authenticator, Grant, Recheck, Refusal};
+use crate::auth::certificate::{PeerCertificate, SubjectAltName};
+use crate::auth::digest::version_of;
 use weir_broker::Principal;
 use weir_declare::config::{CertificateUsername, ClientCertificate};
 
 const KIND: &str = "clientCertificate";
 
-/// Client certificates as a link of a chain. Whether a certificate is still trusted is judged with the endpoint's CA and
-/// CRL, where those change.
-pub(super) struct CertificateLink {
+/// Client certificates as an authenticator. A change of the endpoint's CA or CRL is checked there, not here.
+pub(in crate::auth) struct CertificateBackend {
     username: CertificateUsername,
     admitted_by: Arc<str>,
 }
 
-impl CertificateLink {
-    pub(super) fn new(declared: &ClientCertificate, after: &str) -> Self {
+impl CertificateBackend {
+    pub(in crate::auth) fn new(declared: &ClientCertificate, after: &str) -> Self {
         let version = version_of(&[format!("{:?}", declared.username).as_bytes()]);
         Self { username: declared.username, admitted_by: AdmittedBy::write(KIND, &version, after) }
     }
@@ -48,22 +48,20 @@ impl CertificateLink {
     }
 }
 
-impl Link for CertificateLink {
-    fn judge(&self, attempt: &Arc<Attempt>) -> Answer {
+impl Authenticator for CertificateBackend {
+    fn authenticate(&self, attempt: &Arc<Attempt>) -> Answer {
         let (Some(certificate), None) = (&attempt.certificate, &attempt.method) else {
-            return Answer::PassOn { owed: false };
+            return Answer::Next { equalize: false };
         };
         let username = self.username(certificate, attempt);
-        // Without the part that names it, nobody knows who this is.
+        // The certificate lacks the declared name.
         if username.is_none() && self.username != CertificateUsername::Connect {
             return Answer::Deny(Refusal::BadCredentials);
         }
-        Answer::Allow(Grant::plain(username, Arc::clone(&self.admitted_by)))
+        Answer::Allow(Grant::new(username, Arc::clone(&self.admitted_by)))
     }
 
-    fn confirms(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Confirmation {
-        let own = AdmittedBy::parse(&self.admitted_by);
-        let same = own == Some(AdmittedBy { offered: None, ..*admission });
-        if same { Confirmation::Yes } else { Confirmation::PassesOn }
+    fn still_valid(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Recheck {
+        if admission.is(&self.admitted_by) { Recheck::Valid } else { Recheck::Next }
     }
 }

@@ -1,4 +1,4 @@
-//! Answers that hold for a while.
+//! A cache of the service's answers.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,19 +8,19 @@ use ring::hmac;
 use ring::rand::SystemRandom;
 use serde_json::{Map, Value};
 
-use super::Verdict;
+use super::ServiceAnswer;
 
 /// Answers kept at most; about 2 MiB.
 const ANSWERS_MAX: usize = 10_000;
 
-/// Who asked, with which password: a keyed hash, so that no password lies in memory. `None`: it cannot be kept.
+/// A keyed hash of the request, so that no password stays in memory. `None`: the answer is not cached.
 pub(super) type CacheKey = Option<[u8; 32]>;
 
 pub(super) struct Cache {
     ttl: Duration,
-    /// Of this process only. `None`: the system gave no randomness, and nothing is kept.
+    /// Of this process. `None`: caching is off, or the system gives no random bytes.
     secret: Option<hmac::Key>,
-    answers: Mutex<HashMap<[u8; 32], (Instant, Verdict)>>,
+    answers: Mutex<HashMap<[u8; 32], (Instant, ServiceAnswer)>>,
 }
 
 impl Cache {
@@ -29,10 +29,10 @@ impl Cache {
         Self { ttl, secret, answers: Mutex::default() }
     }
 
-    /// Over everything that the service is told.
-    pub(super) fn key(&self, question: &Map<String, Value>) -> CacheKey {
+    /// Hashes all fields of a request.
+    pub(super) fn key(&self, fields: &Map<String, Value>) -> CacheKey {
         let mut context = hmac::Context::with_key(self.secret.as_ref()?);
-        for (name, value) in question {
+        for (name, value) in fields {
             let value = value.to_string();
             context.update(&name.len().to_be_bytes());
             context.update(name.as_bytes());
@@ -42,12 +42,12 @@ impl Cache {
         context.sign().as_ref().try_into().ok()
     }
 
-    pub(super) fn get(&self, key: &CacheKey, now: Instant) -> Option<Verdict> {
+    pub(super) fn get(&self, key: &CacheKey, now: Instant) -> Option<ServiceAnswer> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.get(key.as_ref()?).filter(|(until, _)| now < *until).map(|(_, verdict)| verdict.clone())
+        answers.get(key.as_ref()?).filter(|(until, _)| now < *until).map(|(_, answer)| answer.clone())
     }
 
-    pub(super) fn put(&self, key: CacheKey, verdict: Verdict, now: Instant) {
+    pub(super) fn put(&self, key: CacheKey, answer: ServiceAnswer, now: Instant) {
         let Some(key) = key else { return };
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if answers.len() >= ANSWERS_MAX {
@@ -56,6 +56,6 @@ impl Cache {
         if answers.len() >= ANSWERS_MAX {
             answers.clear();
         }
-        answers.insert(key, (now + self.ttl, verdict));
+        answers.insert(key, (now + self.ttl, answer));
     }
 }

@@ -43,7 +43,44 @@ enum Material {
     },
 }
 
-/// What kind of key an algorithm needs.
+/// Why a key file cannot be used. No variant holds any of a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(in crate::auth) enum KeyError {
+    #[error("not JSON, or half written: line {line}, column {column}")]
+    Json { line: usize, column: usize },
+    #[error("a JSON Web Key Set has an array `keys`")]
+    NoKeyArray,
+    #[error("keys[{index}]: {error}")]
+    Key { index: usize, error: Box<KeyError> },
+    #[error("`kid` must tell the keys apart")]
+    SameKid,
+    #[error("no key in it is for {0:?}")]
+    NoKeyFor(JwtAlgorithm),
+    #[error("a secret is wanted for this algorithm, not a PEM key")]
+    PemForSecret,
+    #[error("the secret must have at least {least} bytes, it has {found}")]
+    ShortSecret { least: usize, found: usize },
+    #[error("no PEM in it, or cut off; a `PUBLIC KEY` or a `CERTIFICATE` is wanted")]
+    NoPem,
+    #[error("more than one PEM section; for several keys write a `jwksFile`")]
+    ManySections,
+    #[error("a private key; the broker needs the public one only")]
+    PrivateKey,
+    #[error("neither a public key for {0:?} nor a certificate")]
+    OtherPem(JwtAlgorithm),
+    #[error("not an X.509 certificate: {0}")]
+    Certificate(String),
+    #[error("no public key for {0:?} in it")]
+    NoPublicKey(JwtAlgorithm),
+    #[error("`{0}` is missing")]
+    Missing(&'static str),
+    #[error("`{0}` is not base64url")]
+    NotBase64(&'static str),
+    #[error("`x` and `y` must have {0} bytes")]
+    Coordinates(usize),
+}
+
+/// The kind of key that an algorithm needs.
 enum Family {
     Hmac(hmac::Algorithm),
     Rsa(&'static RsaParameters),
@@ -89,8 +126,8 @@ impl KeySet {
     /// certificate that holds it.
     ///
     /// # Errors
-    /// What is wrong with it, as a phrase without any of it.
-    pub(in crate::auth) fn from_key_file(content: &[u8], algorithm: JwtAlgorithm) -> Result<Self, String> {
+    /// See [`KeyError`].
+    pub(in crate::auth) fn from_key_file(content: &[u8], algorithm: JwtAlgorithm) -> Result<Self, KeyError> {
         let material = match family(algorithm) {
             Family::Hmac(hash) => secret(content.trim_ascii_end(), hash)?,
             other => public_from_pem(content, &other, algorithm)?,
@@ -101,24 +138,23 @@ impl KeySet {
     /// A JSON Web Key Set. Keys that are for something else are left out; at least one must remain.
     ///
     /// # Errors
-    /// What is wrong with it, as a phrase.
-    pub(in crate::auth) fn from_jwks(content: &[u8], algorithm: JwtAlgorithm) -> Result<Self, String> {
+    /// See [`KeyError`].
+    pub(in crate::auth) fn from_jwks(content: &[u8], algorithm: JwtAlgorithm) -> Result<Self, KeyError> {
         let set: Value = serde_json::from_slice(content)
-            .map_err(|error| format!("not JSON, or half written: line {}, column {}", error.line(), error.column()))?;
-        let declared = set.get("keys").and_then(Value::as_array).ok_or("a JSON Web Key Set has an array `keys`")?;
+            .map_err(|error| KeyError::Json { line: error.line(), column: error.column() })?;
+        let declared = set.get("keys").and_then(Value::as_array).ok_or(KeyError::NoKeyArray)?;
         let mut keys: Vec<Key> = Vec::new();
         for (index, jwk) in declared.iter().enumerate() {
-            let Some(material) = from_jwk(jwk, algorithm).map_err(|error| format!("keys[{index}]: {error}"))? else {
-                continue;
-            };
+            let in_key = |error| KeyError::Key { index, error: Box::new(error) };
+            let Some(material) = from_jwk(jwk, algorithm).map_err(in_key)? else { continue };
             let id = jwk.get("kid").and_then(Value::as_str).map(str::to_owned);
             if keys.iter().any(|key| key.id == id) {
-                return Err(format!("keys[{index}]: `kid` must tell the keys apart"));
+                return Err(in_key(KeyError::SameKid));
             }
             keys.push(Key::new(id, material, jwk.to_string().as_bytes()));
         }
         if keys.is_empty() {
-            return Err(format!("no key in it is for {algorithm:?}"));
+            return Err(KeyError::NoKeyFor(algorithm));
         }
         Ok(Self { keys, named: true })
     }
@@ -162,37 +198,38 @@ impl Key {
 }
 
 /// RFC 7518, section 3.2: a secret has at least as many bytes as the hash.
-fn secret(secret: &[u8], hash: hmac::Algorithm) -> Result<Material, String> {
+fn secret(secret: &[u8], hash: hmac::Algorithm) -> Result<Material, KeyError> {
     let least = hash.digest_algorithm().output_len();
     if secret.starts_with(b"-----BEGIN") {
-        return Err("a secret is wanted for this algorithm, not a PEM key".into());
+        return Err(KeyError::PemForSecret);
     }
     if secret.len() < least {
-        return Err(format!("the secret must have at least {least} bytes, it has {}", secret.len()));
+        return Err(KeyError::ShortSecret { least, found: secret.len() });
     }
     Ok(Material::Secret(hmac::Key::new(hash, secret)))
 }
 
-fn public_from_pem(content: &[u8], family: &Family, algorithm: JwtAlgorithm) -> Result<Material, String> {
+fn public_from_pem(content: &[u8], family: &Family, algorithm: JwtAlgorithm) -> Result<Material, KeyError> {
     let mut sections = <(SectionKind, Vec<u8>)>::pem_slice_iter(content);
     let Some(Ok((kind, der))) = sections.next() else {
-        return Err("no PEM in it, or cut off; a `PUBLIC KEY` or a `CERTIFICATE` is wanted".into());
+        return Err(KeyError::NoPem);
     };
     if sections.next().is_some() {
-        return Err("more than one PEM section; for several keys write a `jwksFile`".into());
+        return Err(KeyError::ManySections);
     }
     let key = match kind {
         SectionKind::PublicKey => SubjectPublicKeyInfo::from_der(&der).ok().and_then(|(_, key)| public(&key, family)),
         SectionKind::Certificate => {
-            let (_, certificate) = X509Certificate::from_der(&der).map_err(|error| error.to_string())?;
+            let (_, certificate) =
+                X509Certificate::from_der(&der).map_err(|error| KeyError::Certificate(error.to_string()))?;
             public(certificate.public_key(), family)
         }
         SectionKind::PrivateKey | SectionKind::RsaPrivateKey | SectionKind::EcPrivateKey => {
-            return Err("a private key; the broker needs the public one only".into());
+            return Err(KeyError::PrivateKey);
         }
-        _ => return Err(format!("neither a public key for {algorithm:?} nor a certificate")),
+        _ => return Err(KeyError::OtherPem(algorithm)),
     };
-    key.ok_or_else(|| format!("no public key for {algorithm:?} in it"))
+    key.ok_or(KeyError::NoPublicKey(algorithm))
 }
 
 /// `None`: the key is for another algorithm.
@@ -214,16 +251,16 @@ fn public(key: &SubjectPublicKeyInfo<'_>, family: &Family) -> Option<Material> {
 }
 
 /// `Ok(None)`: a key for something else.
-fn from_jwk(jwk: &Value, algorithm: JwtAlgorithm) -> Result<Option<Material>, String> {
+fn from_jwk(jwk: &Value, algorithm: JwtAlgorithm) -> Result<Option<Material>, KeyError> {
     let word = |name: &str| jwk.get(name).and_then(Value::as_str);
     let other_use = word("use").is_some_and(|purpose| purpose != "sig");
     let other_algorithm = word("alg").is_some_and(|named| named != format!("{algorithm:?}"));
     if other_use || other_algorithm {
         return Ok(None);
     }
-    let bytes = |name: &str| {
-        let text = word(name).ok_or_else(|| format!("`{name}` is missing"))?;
-        URL_SAFE_NO_PAD.decode(text).map_err(|_| format!("`{name}` is not base64url"))
+    let bytes = |name: &'static str| {
+        let text = word(name).ok_or(KeyError::Missing(name))?;
+        URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyError::NotBase64(name))
     };
     match (family(algorithm), word("kty")) {
         (Family::Hmac(hash), Some("oct")) => secret(&bytes("k")?, hash).map(Some),
@@ -233,7 +270,7 @@ fn from_jwk(jwk: &Value, algorithm: JwtAlgorithm) -> Result<Option<Material>, St
         (Family::Curve { name, algorithm, coordinate_bytes, .. }, Some("EC")) if word("crv") == Some(name) => {
             let (x, y) = (bytes("x")?, bytes("y")?);
             if x.len() != coordinate_bytes || y.len() != coordinate_bytes {
-                return Err(format!("`x` and `y` must have {coordinate_bytes} bytes"));
+                return Err(KeyError::Coordinates(coordinate_bytes));
             }
             // 4: an uncompressed point.
             Ok(Some(Material::Public { algorithm, bytes: [&[4], x.as_slice(), &y].concat() }))

@@ -1,4 +1,4 @@
-//! Who is kept out of every endpoint, and clients that connect too often.
+//! Ban documents: which clients may connect to no endpoint, and the rule on clients that connect too often.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,29 +9,29 @@ use weir_declare::config::{Ban, BanEntry, Flapping};
 
 /// All ban documents together. Cheap to clone.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Bans {
+pub(in crate::auth) struct Bans {
     documents: Arc<[Arc<Ban>]>,
 }
 
-/// Who is asked about. A condition on something that is not known does not hold.
+/// The client that bans are matched against. A condition on something unknown does not match.
 #[derive(Debug, Clone, Copy)]
-pub struct Suspect<'a> {
-    pub client_id: &'a str,
-    /// As proven by authentication; `None` before it.
-    pub username: Option<&'a str>,
-    pub address: Option<IpAddr>,
+pub(super) struct BanSubject<'a> {
+    pub(super) client_id: &'a str,
+    /// As authenticated; `None` before authentication.
+    pub(super) username: Option<&'a str>,
+    pub(super) address: Option<IpAddr>,
 }
 
 impl Bans {
-    /// Takes the documents together.
-    pub fn new(documents: impl IntoIterator<Item = Arc<Ban>>) -> Self {
+    /// All documents together.
+    pub(in crate::auth) fn new(documents: impl IntoIterator<Item = Arc<Ban>>) -> Self {
         Self { documents: documents.into_iter().collect() }
     }
 
-    /// The ban that keeps `suspect` out at `now`, the wall clock's.
-    pub fn strikes(&self, suspect: Suspect<'_>, now: OffsetDateTime) -> Option<&BanEntry> {
+    /// The ban that applies to `subject` at `now`, the wall clock's time.
+    pub(super) fn find(&self, subject: BanSubject<'_>, now: OffsetDateTime) -> Option<&BanEntry> {
         let mut entries = self.documents.iter().flat_map(|document| document.entries.iter());
-        entries.find(|entry| entry.until.is_none_or(|until| now < until) && is_about(entry, suspect))
+        entries.find(|entry| entry.until.is_none_or(|until| now < until) && matches(entry, subject))
     }
 
     /// The strictest rule on flapping clients.
@@ -40,13 +40,13 @@ impl Bans {
     }
 }
 
-/// An entry without any condition would keep out everybody: it is refused as a document, and strikes nobody here.
-fn is_about(entry: &BanEntry, suspect: Suspect<'_>) -> bool {
+/// An entry without a condition would ban every client: the document is refused, and here it matches none.
+fn matches(entry: &BanEntry, subject: BanSubject<'_>) -> bool {
     let conditional = entry.client_id.is_some() || entry.username.is_some() || entry.ipaddr.is_some();
     conditional
-        && entry.client_id.as_ref().is_none_or(|glob| glob.matches(suspect.client_id))
-        && entry.username.as_deref().is_none_or(|username| suspect.username == Some(username))
-        && entry.ipaddr.as_ref().is_none_or(|range| suspect.address.is_some_and(|address| range.contains(address)))
+        && entry.client_id.as_ref().is_none_or(|glob| glob.matches(subject.client_id))
+        && entry.username.as_deref().is_none_or(|username| subject.username == Some(username))
+        && entry.ipaddr.as_ref().is_none_or(|range| subject.address.is_some_and(|address| range.contains(address)))
 }
 
 #[cfg(test)]
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bans_strike_whom_they_name_and_only_until_they_end() {
+    fn bans_match_the_named_clients_until_they_end() {
         let bans = Bans::new([Arc::new(
             serde_yaml::from_str::<Ban>(
                 r#"
@@ -84,10 +84,10 @@ entries:
             ("a", None, "11.1.1.1", before, false),
         ];
         for (client_id, username, address, now, expected) in cases {
-            let suspect = Suspect { client_id, username, address: address.parse().ok() };
-            assert_eq!(bans.strikes(suspect, now).is_some(), expected, "{client_id} {username:?} {address} {now}");
+            let subject = BanSubject { client_id, username, address: address.parse().ok() };
+            assert_eq!(bans.find(subject, now).is_some(), expected, "{client_id} {username:?} {address} {now}");
         }
         // On a Unix socket there is no address that a ban could be about.
-        assert!(bans.strikes(Suspect { client_id: "a", username: None, address: None }, before).is_none());
+        assert!(bans.find(BanSubject { client_id: "a", username: None, address: None }, before).is_none());
     }
 }

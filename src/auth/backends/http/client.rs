@@ -1,4 +1,4 @@
-//! One question over HTTP/1.1.
+//! One request to the authentication service.
 
 use std::time::Duration;
 
@@ -44,24 +44,24 @@ impl Service {
     }
 
     /// Status and body of the answer, within `timeout`; redirections are not followed.
-    pub(super) async fn ask(
+    pub(super) async fn send(
         &self,
         method: HttpMethod,
-        question: &Map<String, Value>,
+        fields: &Map<String, Value>,
         timeout: Duration,
     ) -> Result<(u16, Bytes), ServiceError> {
         let exchange = async {
-            let response = self.client.send(self.request(method, question)?).await?;
+            let response = self.client.send(self.request(method, fields)?).await?;
             let status = response.status().as_u16();
             Ok((status, read_body(response.into_body(), ANSWER_BYTES_MAX).await?))
         };
         tokio::time::timeout(timeout, exchange).await.map_err(|_| ServiceError::Timeout(timeout))?
     }
 
-    fn request(&self, method: HttpMethod, question: &Map<String, Value>) -> Result<Request<Full<Bytes>>, ServiceError> {
+    fn request(&self, method: HttpMethod, fields: &Map<String, Value>) -> Result<Request<Full<Bytes>>, ServiceError> {
         let (method, url, body) = match method {
-            HttpMethod::Post => (Method::POST, self.url.clone(), serde_json::to_vec(question)?),
-            HttpMethod::Get => (Method::GET, self.with_query(&query(question))?, Vec::new()),
+            HttpMethod::Post => (Method::POST, self.url.clone(), serde_json::to_vec(fields)?),
+            HttpMethod::Get => (Method::GET, self.with_query(&query(fields))?, Vec::new()),
         };
         let mut request = Request::builder().method(method).uri(url);
         if !body.is_empty() {
@@ -82,10 +82,10 @@ impl Service {
 }
 
 /// `name=value&...`, percent-encoded.
-fn query(question: &Map<String, Value>) -> String {
+fn query(fields: &Map<String, Value>) -> String {
     let pair = |(name, value): (&String, &Value)| {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         format!("{name}={}", query_value(&text))
     };
-    question.iter().map(pair).collect::<Vec<_>>().join("&")
+    fields.iter().map(pair).collect::<Vec<_>>().join("&")
 }

@@ -11,14 +11,14 @@ use ring::digest::{Context, SHA512};
 use ring::pbkdf2;
 use subtle::ConstantTimeEq;
 
-use crate::random;
+use crate::random::{self, NoRandomness};
 
 /// Bounds of what a file may ask for: one line must not take a worker's minutes or the node's memory.
 const MAX_MEMORY_KIB: u32 = 1 << 20;
 const MAX_PASSES: u32 = 64;
 const MAX_LANES: u32 = 64;
 const MAX_ITERATIONS: u32 = 10_000_000;
-/// What we write: 19 MiB, 2 passes, 1 lane (OWASP's advice for Argon2id).
+/// What [`PasswordHash::create`] writes: 19 MiB, 2 passes, 1 lane (OWASP's advice for Argon2id).
 const OWN_MEMORY_KIB: u32 = 19_456;
 const OWN_PASSES: u32 = 2;
 const OWN_LANES: u32 = 1;
@@ -49,46 +49,68 @@ enum Scheme {
     },
 }
 
+/// Why a password hash cannot be used or computed. No variant holds any of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordHashError {
+    #[error(
+        "the hash must begin with `$argon2id$v=19$`, `$7$` or `$6$` and have all its fields; `weir passwd` writes such lines"
+    )]
+    Form,
+    #[error("the costs must read `m=KIB,t=PASSES,p=LANES`, at most {MAX_MEMORY_KIB}, {MAX_PASSES} and {MAX_LANES}")]
+    Costs,
+    #[error("the iterations must be 1 to {MAX_ITERATIONS}, in digits")]
+    Iterations,
+    #[error("the {0} is not base64, or cut off")]
+    Base64(&'static str),
+    #[error("the salt is too short")]
+    ShortSalt,
+    #[error("the salt is empty")]
+    NoSalt,
+    #[error("the hash must have {wanted} bytes, it has {found}")]
+    Length { wanted: usize, found: usize },
+    #[error("{0}")]
+    Argon2(argon2::Error),
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
 impl PasswordHash {
     /// Parses `$argon2id$v=19$m=..,t=..,p=..$salt$hash`, `$6$salt$hash` or `$7$iterations$salt$hash`.
     ///
     /// # Errors
-    /// What is wrong with it, as a phrase that does not repeat it.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// See [`PasswordHashError`].
+    pub fn parse(text: &str) -> Result<Self, PasswordHashError> {
         let fields: Vec<&str> = text.split('$').collect();
         match *fields.as_slice() {
             ["", "argon2id", "v=19", costs, salt, hash] => {
                 let (memory_kib, passes, lanes) = argon2_costs(costs)?;
                 let hash = decode(&STANDARD_NO_PAD, hash, "hash")?;
                 if hash.len() != HASH_BYTES {
-                    return Err(format!("the Argon2id hash must have {HASH_BYTES} bytes, it has {}", hash.len()));
+                    return Err(PasswordHashError::Length { wanted: HASH_BYTES, found: hash.len() });
                 }
                 let salt = decode(&STANDARD_NO_PAD, salt, "salt")?;
                 if salt.len() < argon2::MIN_SALT_LEN {
-                    return Err("the salt is too short".into());
+                    return Err(PasswordHashError::ShortSalt);
                 }
                 Ok(Self { scheme: Scheme::Argon2id { memory_kib, passes, lanes }, salt, hash })
             }
             ["", "6", salt, hash] => Self::mosquitto(Scheme::SaltedSha512, salt, hash),
             ["", "7", iterations, salt, hash] => {
                 let iterations = number(iterations).filter(|n| *n <= MAX_ITERATIONS).and_then(NonZeroU32::new);
-                let iterations =
-                    iterations.ok_or_else(|| format!("the iterations must be 1 to {MAX_ITERATIONS}, in digits"))?;
+                let iterations = iterations.ok_or(PasswordHashError::Iterations)?;
                 Self::mosquitto(Scheme::Pbkdf2Sha512 { iterations }, salt, hash)
             }
-            _ => Err("the hash must begin with `$argon2id$v=19$`, `$7$` or `$6$` and have all its fields; \
-                      `weir passwd` writes such lines"
-                .into()),
+            _ => Err(PasswordHashError::Form),
         }
     }
 
-    fn mosquitto(scheme: Scheme, salt: &str, hash: &str) -> Result<Self, String> {
+    fn mosquitto(scheme: Scheme, salt: &str, hash: &str) -> Result<Self, PasswordHashError> {
         let (salt, hash) = (decode(&STANDARD, salt, "salt")?, decode(&STANDARD, hash, "hash")?);
         if salt.is_empty() {
-            return Err("the salt is empty".into());
+            return Err(PasswordHashError::NoSalt);
         }
         if hash.len() != SHA512_BYTES {
-            return Err(format!("the hash must have {SHA512_BYTES} bytes, it has {}", hash.len()));
+            return Err(PasswordHashError::Length { wanted: SHA512_BYTES, found: hash.len() });
         }
         Ok(Self { scheme, salt, hash })
     }
@@ -96,12 +118,11 @@ impl PasswordHash {
     /// A new Argon2id hash with a random salt.
     ///
     /// # Errors
-    /// The system gives no randomness or no memory, as a phrase.
-    pub fn create(password: &[u8]) -> Result<Self, String> {
-        let salt = random::bytes::<SALT_BYTES>().map_err(|error| error.to_string())?;
+    /// The system gives no random bytes or no memory.
+    pub fn create(password: &[u8]) -> Result<Self, PasswordHashError> {
+        let salt = random::bytes::<SALT_BYTES>()?;
         let scheme = Scheme::Argon2id { memory_kib: OWN_MEMORY_KIB, passes: OWN_PASSES, lanes: OWN_LANES };
-        let mut hash = [0; HASH_BYTES];
-        scheme.argon2(password, &salt, &mut hash)?;
+        let hash = argon2id((OWN_MEMORY_KIB, OWN_PASSES, OWN_LANES), password, &salt)?;
         Ok(Self { scheme, salt: Arc::from(salt), hash: Arc::from(hash) })
     }
 
@@ -109,10 +130,9 @@ impl PasswordHash {
     /// whatever differs. A hash that cannot be computed matches nothing.
     pub fn verify(&self, password: &[u8]) -> bool {
         match self.scheme {
-            Scheme::Argon2id { .. } => {
-                let mut computed = [0; HASH_BYTES];
-                self.scheme.argon2(password, &self.salt, &mut computed).is_ok()
-                    && bool::from(computed.as_slice().ct_eq(&self.hash))
+            Scheme::Argon2id { memory_kib, passes, lanes } => {
+                let computed = argon2id((memory_kib, passes, lanes), password, &self.salt);
+                computed.is_ok_and(|computed| bool::from(computed.as_slice().ct_eq(&self.hash)))
             }
             Scheme::SaltedSha512 => {
                 let mut context = Context::new(&SHA512);
@@ -127,18 +147,19 @@ impl PasswordHash {
     }
 }
 
-impl Scheme {
-    fn argon2(self, password: &[u8], salt: &[u8], out: &mut [u8; HASH_BYTES]) -> Result<(), String> {
-        let Self::Argon2id { memory_kib, passes, lanes } = self else {
-            return Err("not Argon2id".into());
-        };
-        let params = Params::new(memory_kib, passes, lanes, Some(HASH_BYTES)).map_err(|error| error.to_string())?;
-        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-        argon2.hash_password_into(password, salt, out).map_err(|error| error.to_string())
-    }
+fn argon2id(
+    (memory_kib, passes, lanes): (u32, u32, u32),
+    password: &[u8],
+    salt: &[u8],
+) -> Result<[u8; HASH_BYTES], PasswordHashError> {
+    let params = Params::new(memory_kib, passes, lanes, Some(HASH_BYTES)).map_err(PasswordHashError::Argon2)?;
+    let mut hash = [0; HASH_BYTES];
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+    argon2.hash_password_into(password, salt, &mut hash).map_err(PasswordHashError::Argon2)?;
+    Ok(hash)
 }
 
-fn argon2_costs(text: &str) -> Result<(u32, u32, u32), String> {
+fn argon2_costs(text: &str) -> Result<(u32, u32, u32), PasswordHashError> {
     let mut fields = text.split(',');
     let mut field = |name: &str| fields.next().and_then(|field| field.strip_prefix(name)).and_then(number);
     let costs = (field("m="), field("t="), field("p="));
@@ -146,12 +167,10 @@ fn argon2_costs(text: &str) -> Result<(u32, u32, u32), String> {
         ((Some(memory_kib), Some(passes), Some(lanes)), None)
             if memory_kib <= MAX_MEMORY_KIB && passes <= MAX_PASSES && lanes <= MAX_LANES =>
         {
-            Params::new(memory_kib, passes, lanes, Some(HASH_BYTES)).map_err(|error| error.to_string())?;
+            Params::new(memory_kib, passes, lanes, Some(HASH_BYTES)).map_err(PasswordHashError::Argon2)?;
             Ok((memory_kib, passes, lanes))
         }
-        _ => Err(format!(
-            "the costs must read `m=KIB,t=PASSES,p=LANES`, at most {MAX_MEMORY_KIB}, {MAX_PASSES} and {MAX_LANES}"
-        )),
+        _ => Err(PasswordHashError::Costs),
     }
 }
 
@@ -159,8 +178,8 @@ fn number(text: &str) -> Option<u32> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-fn decode(engine: &impl Engine, text: &str, what: &str) -> Result<Arc<[u8]>, String> {
-    engine.decode(text).map(Arc::from).map_err(|_| format!("the {what} is not base64, or cut off"))
+fn decode(engine: &impl Engine, text: &str, what: &'static str) -> Result<Arc<[u8]>, PasswordHashError> {
+    engine.decode(text).map(Arc::from).map_err(|_| PasswordHashError::Base64(what))
 }
 
 /// As it stands in the file.

@@ -1,4 +1,4 @@
-//! What the service is told of a client: everything that is known, or the declared fields.
+//! The fields of a request: everything that is known of the client, or the declared ones.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,29 +7,29 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
-use crate::auth::chain::Attempt;
+use crate::auth::api::Attempt;
 use weir_mqtt::ProtocolVersion;
 
-/// The fields of a question, in the order in which they are written.
-pub(super) struct Question {
-    /// Name, and what its value is made of; empty: everything that is known.
+/// The declared fields, in the order in which they are written.
+pub(super) struct Fields {
+    /// Names, and the parts of their values; empty: everything that is known.
     declared: Vec<(Arc<str>, Vec<Part>)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Part {
     Text(Box<str>),
-    /// The value of a client's field of that name, in any case.
-    Of(Box<str>),
+    /// The value of the known field of that name, in any case.
+    Field(Box<str>),
 }
 
-impl Question {
+impl Fields {
     pub(super) fn new(fields: &BTreeMap<Arc<str>, Arc<str>>) -> Self {
         Self { declared: fields.iter().map(|(name, template)| (Arc::clone(name), parts(template))).collect() }
     }
 
-    /// The question about one client.
-    pub(super) fn about(&self, attempt: &Attempt) -> Map<String, Value> {
+    /// The fields of one attempt.
+    pub(super) fn of(&self, attempt: &Attempt) -> Map<String, Value> {
         let known = known(attempt);
         if self.declared.is_empty() {
             return known;
@@ -41,11 +41,11 @@ impl Question {
 }
 
 impl Part {
-    /// `None`: the client has no such field.
+    /// `None`: nothing is known under that name.
     fn fill(&self, known: &Map<String, Value>) -> Option<String> {
         match self {
             Self::Text(text) => Some(text.to_string()),
-            Self::Of(wanted) => {
+            Self::Field(wanted) => {
                 let (_, value) = known.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted))?;
                 Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
             }
@@ -59,14 +59,14 @@ fn parts(template: &str) -> Vec<Part> {
     while let Some((before, after)) = rest.split_once("${") {
         let Some((name, after)) = after.split_once('}') else { break };
         parts.extend((!before.is_empty()).then(|| Part::Text(before.into())));
-        parts.push(Part::Of(name.into()));
+        parts.push(Part::Field(name.into()));
         rest = after;
     }
     parts.extend((!rest.is_empty()).then(|| Part::Text(rest.into())));
     parts
 }
 
-/// Everything that is known. A password that is no text goes as `passwordBase64`.
+/// Everything that is known of a client. A password that is not UTF-8 is sent as `passwordBase64`.
 fn known(attempt: &Attempt) -> Map<String, Value> {
     let protocol = match attempt.version {
         ProtocolVersion::V3_1 => "3.1",
@@ -100,8 +100,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_template_is_text_and_names() {
-        let of = |name: &str| Part::Of(name.into());
+    fn templates_are_split_into_text_and_field_names() {
+        let of = |name: &str| Part::Field(name.into());
         let text = |text: &str| Part::Text(text.into());
         for (template, expected) in [
             ("", vec![]),

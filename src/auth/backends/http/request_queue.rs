@@ -1,17 +1,17 @@
-//! Who waits for the service: so many are asked about at once, and endpoints take turns, so that a flood on one of them
-//! does not keep the others' clients waiting.
+//! Bounds the concurrent requests to the service. Endpoints take turns, so that a flood on one of them does not delay the
+//! others' clients.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
-/// Clients of one endpoint that wait; above it the answer is "busy".
+/// Clients of one endpoint that wait; more are refused as [`Refusal::Busy`](crate::auth::Refusal::Busy).
 const WAITING_MAX: usize = 4096;
 
-pub(super) struct Queue {
-    /// Questions that may go out now. Only the first of each line asks for one, and they get it in the order they asked.
-    free: Semaphore,
+pub(super) struct RequestQueue {
+    /// Requests that may be sent now. Only the head of each line waits for one; they are served first come, first served.
+    permits: Semaphore,
     /// By endpoint.
     lines: StdMutex<HashMap<Arc<str>, Arc<Line>>>,
 }
@@ -21,21 +21,21 @@ struct Line {
     head: Mutex<()>,
 }
 
-impl Queue {
+impl RequestQueue {
     pub(super) fn new(at_once: u16) -> Self {
-        Self { free: Semaphore::new(usize::from(at_once)), lines: StdMutex::default() }
+        Self { permits: Semaphore::new(usize::from(at_once)), lines: StdMutex::default() }
     }
 
-    /// Waits until a question may go out; it is over when what this gives is dropped. Who no longer waits leaves no trace.
+    /// Waits until a request may be sent; it ends when the permit is dropped. Cancelling the wait leaves the line.
     /// `None`: too many wait already.
-    pub(super) async fn turn(&self, endpoint: &Arc<str>) -> Option<SemaphorePermit<'_>> {
+    pub(super) async fn acquire(&self, endpoint: &Arc<str>) -> Option<SemaphorePermit<'_>> {
         let line = self.line(endpoint);
         let _place = line.places.try_acquire().ok()?;
         let _head = line.head.lock().await;
-        self.free.acquire().await.ok()
+        self.permits.acquire().await.ok()
     }
 
-    /// An endpoint's line. Lines in which nobody waits go when another endpoint comes.
+    /// An endpoint's line. A new endpoint's first request removes empty lines.
     fn line(&self, endpoint: &Arc<str>) -> Arc<Line> {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(line) = lines.get(endpoint) {
@@ -62,10 +62,10 @@ mod tests {
     }
 
     #[test]
-    fn so_many_at_once_and_endpoints_take_turns() {
-        let queue = Queue::new(2);
+    fn requests_are_bounded_and_endpoints_take_turns() {
+        let queue = RequestQueue::new(2);
         let names: [Arc<str>; 2] = ["a".into(), "b".into()];
-        let wait = |endpoint: usize| -> Turn<'_> { Box::pin(queue.turn(&names[endpoint])) };
+        let wait = |endpoint: usize| -> Turn<'_> { Box::pin(queue.acquire(&names[endpoint])) };
         let mut turns: Vec<Turn<'_>> = [0, 0, 0, 0, 1, 1].map(wait).into();
         let mut out = Vec::new();
         for (index, turn) in turns.iter_mut().enumerate() {
@@ -75,7 +75,7 @@ mod tests {
             }
         }
         assert_eq!(out.len(), 2);
-        // One that waits goes away; nobody waits for it.
+        // A cancelled wait holds nothing.
         drop(turns.remove(2));
         let mut order = Vec::new();
         let mut waiting: Vec<(usize, Turn<'_>)> = (0..).zip(turns.drain(2..)).collect();
@@ -97,16 +97,16 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded_by_endpoint() {
-        let queue = Queue::new(1);
+    fn waiting_requests_are_bounded_by_endpoint() {
+        let queue = RequestQueue::new(1);
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let mut turns: Vec<Turn<'_>> = (0..=WAITING_MAX).map(|_| Box::pin(queue.turn(&a)) as Turn<'_>).collect();
+        let mut turns: Vec<Turn<'_>> = (0..=WAITING_MAX).map(|_| Box::pin(queue.acquire(&a)) as Turn<'_>).collect();
         let mut taken: Vec<Poll<Option<SemaphorePermit<'_>>>> = turns.iter_mut().map(poll).collect();
         taken.retain(Poll::is_ready);
         assert!(matches!(taken.as_slice(), [Poll::Ready(Some(_))]));
-        let mut one_more: Turn<'_> = Box::pin(queue.turn(&a));
+        let mut one_more: Turn<'_> = Box::pin(queue.acquire(&a));
         assert!(matches!(poll(&mut one_more), Poll::Ready(None)));
-        let mut other: Turn<'_> = Box::pin(queue.turn(&b));
+        let mut other: Turn<'_> = Box::pin(queue.acquire(&b));
         assert!(poll(&mut other).is_pending());
     }
 }

@@ -6,10 +6,10 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use subtle::ConstantTimeEq;
 
-use super::prepare::prepared;
 use super::record::{ScramRecord, sha256, sign};
+use super::saslprep::saslprep;
 
-/// Longer than any client's; a nonce is repeated in our answer.
+/// Longer than any client's message; the answer repeats its nonce.
 const MAX_MESSAGE_BYTES: usize = 4096;
 
 /// `client-first-message`.
@@ -23,7 +23,7 @@ pub(super) struct ClientFirst {
 }
 
 impl ClientFirst {
-    /// `None`: malformed, or it wants channel binding, or to act as somebody else.
+    /// `None`: malformed, or it wants channel binding, or to act as another user.
     pub(super) fn parse(data: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(data).ok().filter(|text| text.len() <= MAX_MESSAGE_BYTES)?;
         let mut parts = text.splitn(3, ',');
@@ -49,9 +49,9 @@ impl ClientFirst {
     }
 }
 
-/// A `saslname`, prepared (RFC 5802, section 5.1). A name that cannot be is nobody's.
+/// A `saslname`, prepared (RFC 5802, section 5.1). `None`: no user can have this name.
 fn name(text: &str) -> Option<String> {
-    prepared(&unescape(text)?).ok().map(Cow::into_owned)
+    saslprep(&unescape(text)?).ok().map(Cow::into_owned)
 }
 
 /// `=2C` is a comma, `=3D` an equals sign; nothing else is escaped.
@@ -74,34 +74,34 @@ fn is_printable(nonce: &str) -> bool {
     !nonce.is_empty() && nonce.bytes().all(|byte| (0x21..=0x7E).contains(&byte))
 }
 
-/// A challenge that was sent, and what answers it.
-pub(super) struct Awaiting {
+/// A challenge that was sent: what a valid `client-final-message` must match.
+pub(super) struct Challenge {
     record: ScramRecord,
     channel: String,
     nonce: String,
     /// The first two thirds of AuthMessage, each with its comma.
-    said: String,
+    auth_message_prefix: String,
 }
 
 /// `server-first-message`.
-pub(super) fn challenge(first: &ClientFirst, record: ScramRecord, server_nonce: &str) -> (Vec<u8>, Awaiting) {
+pub(super) fn challenge(first: &ClientFirst, record: ScramRecord, server_nonce: &str) -> (Vec<u8>, Challenge) {
     let nonce = format!("{}{server_nonce}", first.nonce);
     let message = format!("r={nonce},s={},i={}", STANDARD.encode(&record.salt), record.iterations);
-    let said = format!("{},{message},", first.bare);
+    let auth_message_prefix = format!("{},{message},", first.bare);
     let channel = STANDARD.encode(&first.gs2_header);
-    (message.into_bytes(), Awaiting { record, channel, nonce, said })
+    (message.into_bytes(), Challenge { record, channel, nonce, auth_message_prefix })
 }
 
-impl Awaiting {
-    /// Judges `client-final-message`; `server-final-message` where the proof is right.
-    pub(super) fn prove(&self, data: &[u8]) -> Option<Vec<u8>> {
+impl Challenge {
+    /// Verifies `client-final-message`; returns `server-final-message` where the proof is right.
+    pub(super) fn verify(&self, data: &[u8]) -> Option<Vec<u8>> {
         let text = std::str::from_utf8(data).ok().filter(|text| text.len() <= MAX_MESSAGE_BYTES)?;
         let (without_proof, proof) = text.rsplit_once(",p=")?;
         let mut attributes = without_proof.split(',');
         let channel = attributes.next()?.strip_prefix("c=")?;
         let nonce = attributes.next()?.strip_prefix("r=")?;
         let proof: [u8; 32] = STANDARD.decode(proof).ok()?.try_into().ok()?;
-        let message = format!("{}{without_proof}", self.said);
+        let message = format!("{}{without_proof}", self.auth_message_prefix);
         let mut client_key = sign(&self.record.stored_key, message.as_bytes());
         for (byte, proof) in client_key.iter_mut().zip(proof) {
             *byte ^= proof;
@@ -125,29 +125,29 @@ mod tests {
     const FINAL: &str = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
                          p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
 
-    fn awaiting() -> (String, Awaiting) {
+    fn sent_challenge() -> (String, Challenge) {
         let salt = STANDARD.decode("W22ZaJ0SNY7soEsUEjb6gQ==").unwrap();
         let record = ScramRecord::derive(b"pencil", &salt, NonZeroU32::new(4096).unwrap());
         let first = ClientFirst::parse(FIRST.as_bytes()).unwrap();
-        let (message, awaiting) = challenge(&first, record, "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0");
-        (String::from_utf8(message).unwrap(), awaiting)
+        let (message, sent) = challenge(&first, record, "%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0");
+        (String::from_utf8(message).unwrap(), sent)
     }
 
     /// RFC 7677, section 3.
     #[test]
     fn the_rfcs_own_exchange_succeeds() {
-        let (server_first, awaiting) = awaiting();
+        let (server_first, challenge) = sent_challenge();
         assert_eq!(
             server_first,
             "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"
         );
-        let server_final = awaiting.prove(FINAL.as_bytes()).unwrap();
+        let server_final = challenge.verify(FINAL.as_bytes()).unwrap();
         assert_eq!(server_final, b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
     }
 
     #[test]
     fn anything_else_fails() {
-        let (_, awaiting) = awaiting();
+        let (_, challenge) = sent_challenge();
         let cases = [
             FINAL.replace("p=dH", "p=dI"),
             FINAL.replace("c=biws", "c=eSws"),
@@ -158,7 +158,7 @@ mod tests {
             String::new(),
         ];
         for case in cases {
-            assert_eq!(awaiting.prove(case.as_bytes()), None, "{case}");
+            assert_eq!(challenge.verify(case.as_bytes()), None, "{case}");
         }
     }
 

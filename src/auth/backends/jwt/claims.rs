@@ -1,18 +1,18 @@
-//! What a token says, once its signature is proven.
+//! The claims of a token whose signature is valid.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
 use crate::auth::RuleSet;
-use crate::auth::chain::Attempt;
+use crate::auth::api::Attempt;
 use weir_broker::Authorize;
 use weir_declare::config::{Acl, AclRule, Action, Jwt, Name, Origin, Permission, TopicPattern};
 
 /// A token's payload.
 pub(super) struct Claims(Map<String, Value>);
 
-/// A token that is good for this client.
+/// An accepted token.
 pub(super) struct Accepted {
     pub(super) username: Option<Box<str>>,
     /// For a client that sent none.
@@ -22,11 +22,12 @@ pub(super) struct Accepted {
     pub(super) remaining_s: Option<u64>,
 }
 
-/// Why a token is not good for this client, this broker, or this moment.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unfit {
-    Because(&'static str),
-    /// It is for this client id, and the client came with another.
+/// Why a token is rejected.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Rejected {
+    #[error("{0}")]
+    Claim(&'static str),
+    #[error("the token is for client id {0:?}")]
     ClientId(Box<str>),
 }
 
@@ -35,48 +36,48 @@ impl Claims {
         serde_json::from_slice(payload).ok().map(Self)
     }
 
-    pub(super) fn accept(&self, declared: &Jwt, attempt: &Attempt, unix_now_s: i64) -> Result<Accepted, Unfit> {
-        let issued_here = declared.issuer.as_deref().is_none_or(|wanted| self.word("iss") == Some(wanted));
-        let meant_for_us = declared.audience.as_deref().is_none_or(|wanted| self.is_for(wanted));
-        let as_wanted = declared.required_claims.iter().all(|(claim, wanted)| self.has(claim, wanted));
+    pub(super) fn accept(&self, declared: &Jwt, attempt: &Attempt, unix_now_s: i64) -> Result<Accepted, Rejected> {
+        let has_issuer = declared.issuer.as_deref().is_none_or(|wanted| self.word("iss") == Some(wanted));
+        let has_audience = declared.audience.as_deref().is_none_or(|wanted| self.is_for(wanted));
+        let has_claims = declared.required_claims.iter().all(|(claim, wanted)| self.has(claim, wanted));
         let demands = [
-            (issued_here, "its iss is not the issuer"),
-            (meant_for_us, "its aud has not the audience"),
-            (as_wanted, "a required claim is missing, or has another value"),
+            (has_issuer, "iss is not the declared issuer"),
+            (has_audience, "aud lacks the declared audience"),
+            (has_claims, "a required claim is missing or has another value"),
         ];
         if let Some((_, why)) = demands.into_iter().find(|(is_met, _)| !is_met) {
-            return Err(Unfit::Because(why));
+            return Err(Rejected::Claim(why));
         }
         let username = match declared.username_claim.as_deref() {
             Some(claim) => {
                 let username = self.word(claim).filter(|username| !username.is_empty());
-                Some(Box::from(username.ok_or(Unfit::Because("the claim of the user name is missing, or no name"))?))
+                Some(Box::from(username.ok_or(Rejected::Claim("the user name's claim is missing or not a name"))?))
             }
             None => attempt.username.clone(),
         };
         let claims_acl = match declared.acl_claim.as_deref().and_then(|claim| self.0.get(claim)) {
             Some(claim) => {
-                let rules = rules(claim).ok_or(Unfit::Because("the claim of the rules is of no form that is known"))?;
+                let rules = rules(claim).ok_or(Rejected::Claim("the rules' claim has an unknown form"))?;
                 Some(Arc::new(rules) as Arc<dyn Authorize>)
             }
             None => None,
         };
-        let remaining_s = self.remaining_s(declared, unix_now_s).map_err(Unfit::Because)?;
-        // Last: who is told of another client id has a token that is good for something.
+        let remaining_s = self.remaining_s(declared, unix_now_s).map_err(Rejected::Claim)?;
+        // Checked last: only a token that is valid otherwise reveals that the client id is wrong.
         let client_id = declared.client_id_claim.as_deref().map(|claim| self.client_id(claim, attempt));
         Ok(Accepted { username, client_id: client_id.transpose()?.flatten(), claims_acl, remaining_s })
     }
 
-    /// The client id to give to a client that sent none; `None`: it has the one that the token says.
-    fn client_id(&self, claim: &str, attempt: &Attempt) -> Result<Option<Box<str>>, Unfit> {
+    /// The client id for a client that sent none; `None`: the client sent the token's.
+    fn client_id(&self, claim: &str, attempt: &Attempt) -> Result<Option<Box<str>>, Rejected> {
         let own = self.word(claim).filter(|id| !id.is_empty() && !id.contains('\0'));
-        let own = own.ok_or(Unfit::Because("the claim of the client id is missing, or no client id"))?;
+        let own = own.ok_or(Rejected::Claim("the client id's claim is missing or not a client id"))?;
         if attempt.client_id_assigned {
             Ok(Some(own.into()))
         } else if own == &*attempt.client_id {
             Ok(None)
         } else {
-            Err(Unfit::ClientId(own.into()))
+            Err(Rejected::ClientId(own.into()))
         }
     }
 
@@ -84,18 +85,18 @@ impl Claims {
     fn remaining_s(&self, declared: &Jwt, unix_now_s: i64) -> Result<Option<u64>, &'static str> {
         let leeway_s = i64::from(declared.leeway_s);
         if let Some(not_before) = self.0.get("nbf")
-            && unix_now_s.saturating_add(leeway_s) < numeric_date(not_before).ok_or("its nbf is no time")?
+            && unix_now_s.saturating_add(leeway_s) < numeric_date(not_before).ok_or("nbf is not a time")?
         {
-            return Err("it is not valid yet");
+            return Err("the token is not valid yet (nbf)");
         }
         match self.0.get("exp") {
             Some(expiry) => {
-                let end = numeric_date(expiry).ok_or("its exp is no time")?.saturating_add(leeway_s);
+                let end = numeric_date(expiry).ok_or("exp is not a time")?.saturating_add(leeway_s);
                 let remaining_s =
                     u64::try_from(end.saturating_sub(unix_now_s)).ok().filter(|remaining_s| *remaining_s > 0);
-                remaining_s.map(Some).ok_or("it has expired")
+                remaining_s.map(Some).ok_or("the token has expired (exp)")
             }
-            None if declared.require_expiry => Err("it has no exp"),
+            None if declared.require_expiry => Err("the token has no exp"),
             None => Ok(None),
         }
     }

@@ -2,22 +2,28 @@
 
 use std::borrow::Cow;
 
-/// A user name or password, prepared as a stored string (RFC 5802, sections 2.2 and 5.1): what clients that prepare
-/// theirs, too, prove. ASCII stays as it is.
+/// Why a name or password cannot be prepared. No variant holds any of its characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SaslprepError {
+    #[error("SASLprep (RFC 4013) leaves nothing of it")]
+    Empty,
+    #[error(
+        "it holds characters that SASLprep (RFC 4013) forbids: controls, emoji and others that Unicode 3.2 does not know, \
+         or a mix of directions of writing"
+    )]
+    Forbidden,
+}
+
+/// Prepares a user name or password as a stored string (RFC 5802, sections 2.2 and 5.1). ASCII stays as it is.
 ///
 /// # Errors
-/// Why it cannot be used, as a phrase without a password's characters: it holds some that SASLprep forbids (controls,
-/// private use, what Unicode 3.2 does not know, such as emoji), mixes directions of writing, or nothing is left of it.
-pub fn prepared(text: &str) -> Result<Cow<'_, str>, String> {
+/// See [`SaslprepError`].
+pub fn saslprep(text: &str) -> Result<Cow<'_, str>, SaslprepError> {
     match stringprep::saslprep(text) {
-        Ok(prepared) if prepared.is_empty() => Err("SASLprep (RFC 4013) leaves nothing of it".into()),
+        Ok(prepared) if prepared.is_empty() => Err(SaslprepError::Empty),
         Ok(prepared) => Ok(prepared),
-        // The crate's words would repeat a character of the password.
-        Err(_) => {
-            Err("it holds characters that SASLprep (RFC 4013) forbids: controls, emoji and others that Unicode 3.2 \
-                       does not know, or a mix of directions of writing"
-                .into())
-        }
+        // The crate's message would repeat a character of the password.
+        Err(_) => Err(SaslprepError::Forbidden),
     }
 }
 
@@ -57,7 +63,7 @@ mod tests {
             ("\u{AD}", None),
         ];
         for (text, expected) in cases {
-            assert_eq!(prepared(text).ok().as_deref(), expected, "{text:?}");
+            assert_eq!(saslprep(text).ok().as_deref(), expected, "{text:?}");
         }
     }
 }

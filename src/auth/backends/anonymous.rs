@@ -1,22 +1,23 @@
-//! Everybody may come in.
+//! `anonymous`: clients without credentials; and `enableAuth: false`, which admits every client.
 
 use std::sync::Arc;
 
-use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Grant, Link};
-use super::{Authenticate, Credentials, Decision, Refusal};
+use crate::auth::admitted_by::AdmittedBy;
+use crate::auth::api::{Answer, Attempt, Authenticate, Authenticator, Credentials, Decision, Grant, Recheck, Refusal};
 use weir_broker::Principal;
 use weir_declare::config;
 
-/// `enableAuth: false`: admits every client, as the user name it gives, unproven. Enhanced authentication is not its affair and is refused.
+/// `enableAuth: false`: admits every client under the user name that it sends, without a proof. It refuses enhanced
+/// authentication.
 pub struct Anonymous {
     admitted_by: Arc<str>,
 }
 
 impl Anonymous {
-    /// What [`Principal::admitted_by`] says of its clients.
+    /// [`Principal::admitted_by`] of its clients.
     pub const ADMITTED_BY: &'static str = "unauthenticated";
 
-    /// Admits everybody.
+    /// Admits every client.
     pub fn new() -> Self {
         Self { admitted_by: Arc::from(Self::ADMITTED_BY) }
     }
@@ -43,13 +44,13 @@ impl Authenticate for Anonymous {
         })
     }
 
-    fn confirms(&self, _principal: &Principal, _client_id: &str) -> bool {
+    fn still_valid(&self, _principal: &Principal, _client_id: &str) -> bool {
         true
     }
 }
 
-/// The `anonymous` link of a chain.
-pub(super) struct AnonymousLink {
+/// The `anonymous` authenticator of a chain.
+pub(in crate::auth) struct AnonymousBackend {
     with_username: bool,
     admitted_by: Arc<str>,
     after: String,
@@ -57,27 +58,23 @@ pub(super) struct AnonymousLink {
 
 const KIND: &str = "anonymous";
 
-impl AnonymousLink {
-    pub(super) fn new(declared: &config::Anonymous, after: &str) -> Self {
+impl AnonymousBackend {
+    pub(in crate::auth) fn new(declared: &config::Anonymous, after: &str) -> Self {
         let admitted_by = AdmittedBy::write(KIND, "1", after);
         Self { with_username: declared.with_username, admitted_by, after: after.to_owned() }
     }
 }
 
-impl Link for AnonymousLink {
-    fn judge(&self, attempt: &Arc<Attempt>) -> Answer {
+impl Authenticator for AnonymousBackend {
+    fn authenticate(&self, attempt: &Arc<Attempt>) -> Answer {
         if attempt.method.is_some() || (attempt.username.is_some() && !self.with_username) {
-            return Answer::PassOn { owed: false };
+            return Answer::Next { equalize: false };
         }
-        Answer::Allow(Grant::plain(None, Arc::clone(&self.admitted_by)))
+        Answer::Allow(Grant::new(None, Arc::clone(&self.admitted_by)))
     }
 
-    fn confirms(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Confirmation {
+    fn still_valid(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Recheck {
         let same = admission.kind == KIND && admission.after == self.after;
-        if same && (self.with_username || admission.offered.is_none()) {
-            Confirmation::Yes
-        } else {
-            Confirmation::PassesOn
-        }
+        if same && (self.with_username || admission.offered.is_none()) { Recheck::Valid } else { Recheck::Next }
     }
 }

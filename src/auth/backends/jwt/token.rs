@@ -4,7 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-/// A token, taken apart and not yet believed.
+/// A token, split and not yet verified.
 pub(super) struct Token<'a> {
     pub(super) algorithm: String,
     pub(super) key_id: Option<String>,

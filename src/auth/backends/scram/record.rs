@@ -1,4 +1,4 @@
-//! What is kept of a SCRAM user: enough to check a proof, not enough to make one.
+//! A stored SCRAM record: enough to check a proof, not enough to make one.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -7,15 +7,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::{digest, hmac, pbkdf2};
 
-use super::prepare::prepared;
-use crate::random;
+use super::saslprep::{SaslprepError, saslprep};
+use crate::random::{self, NoRandomness};
 
 const KEY_BYTES: usize = 32;
 const SALT_BYTES: usize = 16;
 /// RFC 7677 asks for at least 4096.
 const MIN_ITERATIONS: u32 = 4096;
 const MAX_ITERATIONS: u32 = 10_000_000;
-/// What we write. The client pays them, and devices are slow.
+/// What [`ScramRecord::create`] writes. The client computes them, and devices are slow.
 const OWN_ITERATIONS: u32 = 15_000;
 
 /// `SCRAM-SHA-256$iterations:salt$storedKey:serverKey`, the form PostgreSQL stores, too.
@@ -27,33 +27,51 @@ pub struct ScramRecord {
     pub(super) server_key: [u8; KEY_BYTES],
 }
 
+/// Why a SCRAM record cannot be used or made. No variant holds any of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ScramRecordError {
+    #[error(
+        "the record must read `SCRAM-SHA-256$iterations:salt$storedKey:serverKey`; `weir passwd --scram` writes such lines"
+    )]
+    Form,
+    #[error("the iterations must be {MIN_ITERATIONS} to {MAX_ITERATIONS}")]
+    Iterations,
+    #[error("the {0} is not base64")]
+    Base64(&'static str),
+    #[error("the {0} must have {KEY_BYTES} bytes")]
+    KeyLength(&'static str),
+    #[error("the salt is empty")]
+    NoSalt,
+    #[error("SCRAM wants a password in UTF-8")]
+    NotUtf8,
+    #[error("the password: {0}")]
+    Password(#[from] SaslprepError),
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
+
 impl ScramRecord {
     /// Parses a record.
     ///
     /// # Errors
-    /// What is wrong with it, as a phrase that does not repeat it.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let form = || {
-            "the record must read `SCRAM-SHA-256$iterations:salt$storedKey:serverKey`; \
-                       `weir passwd --scram` writes such lines"
-                .to_owned()
-        };
+    /// See [`ScramRecordError`].
+    pub fn parse(text: &str) -> Result<Self, ScramRecordError> {
         let fields: Vec<&str> = text.split('$').collect();
-        let [method, cost, keys] = *fields.as_slice() else { return Err(form()) };
-        let ((iterations, salt), (stored_key, server_key)) =
-            cost.split_once(':').zip(keys.split_once(':')).filter(|_| method == super::METHOD).ok_or_else(form)?;
+        let [method, cost, keys] = *fields.as_slice() else { return Err(ScramRecordError::Form) };
+        let ((iterations, salt), (stored_key, server_key)) = cost
+            .split_once(':')
+            .zip(keys.split_once(':'))
+            .filter(|_| method == super::METHOD)
+            .ok_or(ScramRecordError::Form)?;
         let iterations = iterations.parse().ok().filter(|n| (MIN_ITERATIONS..=MAX_ITERATIONS).contains(n));
-        let iterations = iterations
-            .and_then(NonZeroU32::new)
-            .ok_or_else(|| format!("the iterations must be {MIN_ITERATIONS} to {MAX_ITERATIONS}"))?;
-        let bytes = |text: &str, what: &str| STANDARD.decode(text).map_err(|_| format!("the {what} is not base64"));
-        let key = |text: &str, what: &str| {
-            let key = bytes(text, what)?;
-            <[u8; KEY_BYTES]>::try_from(key).map_err(|_| format!("the {what} must have {KEY_BYTES} bytes"))
+        let iterations = iterations.and_then(NonZeroU32::new).ok_or(ScramRecordError::Iterations)?;
+        let bytes = |text: &str, what: &'static str| STANDARD.decode(text).map_err(|_| ScramRecordError::Base64(what));
+        let key = |text: &str, what: &'static str| {
+            <[u8; KEY_BYTES]>::try_from(bytes(text, what)?).map_err(|_| ScramRecordError::KeyLength(what))
         };
         let salt = bytes(salt, "salt")?;
         if salt.is_empty() {
-            return Err("the salt is empty".into());
+            return Err(ScramRecordError::NoSalt);
         }
         Ok(Self {
             iterations,
@@ -66,11 +84,11 @@ impl ScramRecord {
     /// A new record with a random salt, of the prepared password.
     ///
     /// # Errors
-    /// The password cannot be prepared, or the system gives no randomness.
-    pub fn create(password: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(password).map_err(|_| "SCRAM wants a password in UTF-8".to_owned())?;
-        let password = prepared(text).map_err(|why| format!("the password: {why}"))?;
-        let salt = random::bytes::<SALT_BYTES>().map_err(|error| error.to_string())?;
+    /// The password cannot be prepared, or the system gives no random bytes.
+    pub fn create(password: &[u8]) -> Result<Self, ScramRecordError> {
+        let text = std::str::from_utf8(password).map_err(|_| ScramRecordError::NotUtf8)?;
+        let password = saslprep(text)?;
+        let salt = random::bytes::<SALT_BYTES>()?;
         let iterations = NonZeroU32::new(OWN_ITERATIONS).unwrap_or(NonZeroU32::MIN);
         Ok(Self::derive(password.as_bytes(), &salt, iterations))
     }
@@ -87,8 +105,8 @@ impl ScramRecord {
         }
     }
 
-    /// What a name without a record is asked with: the same each time, so that nobody can tell. Nothing satisfies it.
-    pub(super) fn for_stranger(&self, username: &str) -> Self {
+    /// The record for a name that has none: the same for each attempt, so that it reveals nothing. No proof matches it.
+    pub(super) fn for_unknown_user(&self, username: &str) -> Self {
         let digest = sign(&self.server_key, &[b"stranger ", username.as_bytes()].concat());
         let salt = digest.get(..self.salt.len().min(KEY_BYTES)).unwrap_or(&digest).to_vec();
         Self { iterations: self.iterations, salt, stored_key: digest, server_key: digest }

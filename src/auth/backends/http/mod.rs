@@ -1,14 +1,14 @@
-//! `http`: asks a service who may come in. Whatever is not a clear answer keeps the client out.
+//! `http`: asks a service whether a client may connect. Any answer but a clear one denies.
 //!
-//! The question is a JSON object (POST) or a query string (GET) of [`Question`]'s fields. The answer is status 200 with
+//! The question is a JSON object (POST) or a query string (GET) of [`Fields`]. The answer is status 200 with
 //! `{"result": "allow" | "deny" | "ignore"}`, and where it allows, perhaps `username`, `acl` (as in a token) and
-//! `expiresAt` (seconds since 1970). 401 and 403 deny, 204 passes on.
+//! `expiresAt` (seconds since 1970). 401 and 403 deny; 204 leaves the decision to the next authenticator.
 
-mod breaker;
 mod cache;
+mod circuit_breaker;
 mod client;
-mod question;
-mod queue;
+mod fields;
+mod request_queue;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,41 +17,42 @@ use hyper::Uri;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use self::breaker::Breaker;
 use self::cache::{Cache, CacheKey};
-pub(super) use self::client::Service;
-use self::question::Question;
-use self::queue::Queue;
-use super::chain::{AdmittedBy, Answer, Attempt, Confirmation, Grant, Link};
-use super::digest::version_of;
-use super::{Refusal, jwt};
+use self::circuit_breaker::CircuitBreaker;
+pub(in crate::auth) use self::client::Service;
+use self::fields::Fields;
+use self::request_queue::RequestQueue;
+use super::jwt;
+use crate::auth::admitted_by::AdmittedBy;
+use crate::auth::api::{Answer, Attempt, Authenticator, Grant, Recheck, Refusal};
+use crate::auth::digest::version_of;
 use crate::http_client::HttpError;
 use weir_broker::Principal;
 use weir_declare::config::{HttpHook, HttpMethod};
 
 const KIND: &str = "http";
 
-/// The service as a link of a chain.
-pub(super) struct HttpLink {
+/// The service as an authenticator.
+pub(in crate::auth) struct HttpBackend {
     hook: Arc<Hook>,
 }
 
 struct Hook {
     service: Service,
     method: HttpMethod,
-    question: Question,
+    fields: Fields,
     timeout: Duration,
-    queue: Queue,
-    breaker: Breaker,
+    queue: RequestQueue,
+    breaker: CircuitBreaker,
     cache: Cache,
     admitted_by: Arc<str>,
 }
 
-/// What the service says.
+/// The service's answer.
 #[derive(Debug, Clone, PartialEq)]
-enum Verdict {
+enum ServiceAnswer {
     Allow {
-        /// `None`: as it gave it.
+        /// `None`: the one that the client sent.
         username: Option<String>,
         acl: Option<Value>,
         expires_at_unix_s: Option<i64>,
@@ -60,18 +61,18 @@ enum Verdict {
     Ignore,
 }
 
-impl HttpLink {
-    pub(super) fn new(declared: &HttpHook, service: Service, after: &str) -> Self {
+impl HttpBackend {
+    pub(in crate::auth) fn new(declared: &HttpHook, service: Service, after: &str) -> Self {
         let version = version_of(&[declared.url.as_bytes()]);
         let breaker = &declared.circuit_breaker;
         Self {
             hook: Arc::new(Hook {
                 service,
                 method: declared.method,
-                question: Question::new(&declared.fields),
+                fields: Fields::new(&declared.fields),
                 timeout: Duration::from_millis(u64::from(declared.timeout_ms)),
-                queue: Queue::new(declared.max_concurrent),
-                breaker: Breaker::new(breaker.failures, Duration::from_secs(u64::from(breaker.open_s))),
+                queue: RequestQueue::new(declared.max_concurrent),
+                breaker: CircuitBreaker::new(breaker.failures, Duration::from_secs(u64::from(breaker.open_s))),
                 cache: Cache::new(Duration::from_secs(u64::from(declared.cache_ttl_s))),
                 admitted_by: AdmittedBy::write(KIND, &version, after),
             }),
@@ -79,52 +80,51 @@ impl HttpLink {
     }
 }
 
-impl Link for HttpLink {
-    fn judge(&self, attempt: &Arc<Attempt>) -> Answer {
+impl Authenticator for HttpBackend {
+    fn authenticate(&self, attempt: &Arc<Attempt>) -> Answer {
         if attempt.method.is_some() {
-            return Answer::PassOn { owed: false };
+            return Answer::Next { equalize: false };
         }
-        let key = self.hook.cache.key(&self.hook.question.about(attempt));
-        if let Some(verdict) = self.hook.cache.get(&key, Instant::now()) {
-            return self.hook.answer(&verdict, attempt);
+        let key = self.hook.cache.key(&self.hook.fields.of(attempt));
+        if let Some(answer) = self.hook.cache.get(&key, Instant::now()) {
+            return self.hook.decide(&answer, attempt);
         }
         let (hook, attempt) = (Arc::clone(&self.hook), Arc::clone(attempt));
-        Answer::Inquire(Box::pin(async move {
+        Answer::Task(Box::pin(async move {
             match hook.ask(&attempt, key).await {
-                Ok(verdict) => hook.answer(&verdict, &attempt),
+                Ok(answer) => hook.decide(&answer, &attempt),
                 Err(refusal) => Answer::Deny(refusal),
             }
         }))
     }
 
-    /// The service cannot be asked without the password: as long as it is the same one, its word stands.
-    fn confirms(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Confirmation {
-        let own = AdmittedBy::parse(&self.hook.admitted_by);
-        if own == Some(AdmittedBy { offered: None, ..*admission }) { Confirmation::Yes } else { Confirmation::PassesOn }
+    /// The service cannot be asked again without the password: its answer holds as long as the URL is the same.
+    fn still_valid(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Recheck {
+        if admission.is(&self.hook.admitted_by) { Recheck::Valid } else { Recheck::Next }
     }
 }
 
 impl Hook {
-    async fn ask(&self, attempt: &Attempt, key: CacheKey) -> Result<Verdict, Refusal> {
+    async fn ask(&self, attempt: &Attempt, key: CacheKey) -> Result<ServiceAnswer, Refusal> {
         if self.breaker.is_open(Instant::now()) {
             return Err(Refusal::Unavailable);
         }
-        let turn = self.queue.turn(&attempt.endpoint).await.ok_or(Refusal::Busy)?;
-        // While it waited, the same may have been asked, and the service been found out.
-        if let Some(verdict) = self.cache.get(&key, Instant::now()) {
-            return Ok(verdict);
+        let permit = self.queue.acquire(&attempt.endpoint).await.ok_or(Refusal::Busy)?;
+        // Another request may have filled the cache or opened the circuit while this one waited.
+        if let Some(answer) = self.cache.get(&key, Instant::now()) {
+            return Ok(answer);
         }
-        if !self.breaker.may_ask(Instant::now()) {
+        if !self.breaker.try_pass(Instant::now()) {
             return Err(Refusal::Unavailable);
         }
-        let answer = self.service.ask(self.method, &self.question.about(attempt), self.timeout).await;
-        drop(turn);
-        let verdict = answer.and_then(|(status, body)| understand(status, &body));
-        self.breaker.note(verdict.is_ok(), Instant::now());
-        match verdict {
-            Ok(verdict) => {
-                self.cache.put(key, verdict.clone(), Instant::now());
-                Ok(verdict)
+        let answer = self.service.send(self.method, &self.fields.of(attempt), self.timeout).await;
+        drop(permit);
+        let answer = answer.and_then(|(status, body)| parse(status, &body));
+        self.breaker.record(answer.is_ok(), Instant::now());
+        match answer {
+            Ok(answer) => {
+                self.cache.put(key, answer.clone(), Instant::now());
+                Ok(answer)
             }
             Err(error) => {
                 tracing::warn!(service = %self.service.authority(), %error, "authentication service failed");
@@ -133,10 +133,10 @@ impl Hook {
         }
     }
 
-    fn answer(&self, verdict: &Verdict, attempt: &Attempt) -> Answer {
-        let Verdict::Allow { username, acl, expires_at_unix_s } = verdict else {
-            return match verdict {
-                Verdict::Ignore => Answer::PassOn { owed: false },
+    fn decide(&self, answer: &ServiceAnswer, attempt: &Attempt) -> Answer {
+        let ServiceAnswer::Allow { username, acl, expires_at_unix_s } = answer else {
+            return match answer {
+                ServiceAnswer::Ignore => Answer::Next { equalize: false },
                 _ => Answer::Deny(Refusal::BadCredentials),
             };
         };
@@ -150,7 +150,7 @@ impl Hook {
         Answer::Allow(Grant {
             claims_acl: rules.flatten().map(|rules| Arc::new(rules) as _),
             expires_at: remaining_ms.map(|left| attempt.now.saturating_add(left)),
-            ..Grant::plain(username, Arc::clone(&self.admitted_by))
+            ..Grant::new(username, Arc::clone(&self.admitted_by))
         })
     }
 }
@@ -162,9 +162,9 @@ enum ServiceError {
     Timeout(Duration),
     #[error(transparent)]
     Http(#[from] HttpError),
-    #[error("the question is not a valid request: {0}")]
+    #[error("the fields do not make a valid request: {0}")]
     Request(#[from] hyper::http::Error),
-    #[error("the question cannot be written as JSON: {0}")]
+    #[error("the fields cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
     #[error("it answers with status {0}")]
     Status(u16),
@@ -174,18 +174,18 @@ enum ServiceError {
     Field(&'static str, &'static str),
 }
 
-/// Reads an answer.
-fn understand(status: u16, body: &[u8]) -> Result<Verdict, ServiceError> {
+/// Parses an answer.
+fn parse(status: u16, body: &[u8]) -> Result<ServiceAnswer, ServiceError> {
     match status {
         200 => {}
-        204 => return Ok(Verdict::Ignore),
-        401 | 403 => return Ok(Verdict::Deny),
+        204 => return Ok(ServiceAnswer::Ignore),
+        401 | 403 => return Ok(ServiceAnswer::Deny),
         other => return Err(ServiceError::Status(other)),
     }
     let answer: Map<String, Value> = serde_json::from_slice(body).map_err(|_| ServiceError::NotJson)?;
     match answer.get("result").and_then(Value::as_str) {
-        Some("deny") => Ok(Verdict::Deny),
-        Some("ignore") => Ok(Verdict::Ignore),
+        Some("deny") => Ok(ServiceAnswer::Deny),
+        Some("ignore") => Ok(ServiceAnswer::Ignore),
         Some("allow") => {
             let username = match answer.get("username") {
                 None | Some(Value::Null) => None,
@@ -197,19 +197,30 @@ fn understand(status: u16, body: &[u8]) -> Result<Verdict, ServiceError> {
                 Some(end) => Some(end.as_i64().ok_or(ServiceError::Field("expiresAt", "a whole number"))?),
             };
             let acl = answer.get("acl").filter(|acl| !acl.is_null()).cloned();
-            Ok(Verdict::Allow { username, acl, expires_at_unix_s })
+            Ok(ServiceAnswer::Allow { username, acl, expires_at_unix_s })
         }
         _ => Err(ServiceError::Field("result", "allow, deny or ignore")),
     }
 }
 
-/// What a declared URL must be.
-pub(super) fn parse_url(url: &str) -> Result<Uri, String> {
-    let uri: Uri = url.parse().map_err(|_| format!("{url} is not a URL"))?;
+/// Why a declared URL cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(in crate::auth) enum UrlError {
+    #[error("{0} is not a URL")]
+    Malformed(String),
+    #[error("{0} is not an http or https URL")]
+    Scheme(String),
+    #[error("a URL must not hold a user name or password; write `headers` with a secret")]
+    Credentials,
+}
+
+/// Parses a declared URL.
+pub(in crate::auth) fn parse_url(url: &str) -> Result<Uri, UrlError> {
+    let uri: Uri = url.parse().map_err(|_| UrlError::Malformed(url.to_owned()))?;
     let known = matches!(uri.scheme_str(), Some("http" | "https"));
-    let authority = uri.authority().filter(|_| known).ok_or_else(|| format!("{url} is not an http or https URL"))?;
+    let authority = uri.authority().filter(|_| known).ok_or_else(|| UrlError::Scheme(url.to_owned()))?;
     if authority.as_str().contains('@') {
-        return Err("a URL must not hold a user name or password; write `headers` with a secret".into());
+        return Err(UrlError::Credentials);
     }
     Ok(uri)
 }

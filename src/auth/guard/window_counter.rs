@@ -1,4 +1,4 @@
-//! How often something happened lately, per key, in bounded memory.
+//! Counts events per key within a time window, in bounded memory.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -6,11 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use weir_broker::Millis;
 
-/// Counts per key within a window. Two generations of at most `capacity` keys each: when the younger is full it becomes
-/// the older, and what was the older is forgotten. So a flood of keys costs no memory and no scan; at worst it makes
-/// the table forget.
+/// Two generations of at most `capacity` keys each: when the younger is full it replaces the older, which is dropped. A
+/// flood of keys costs neither memory nor a scan; at worst, counts are lost.
 #[derive(Debug)]
-pub(super) struct Recent<K> {
+pub(super) struct WindowCounter<K> {
     capacity: usize,
     generations: Mutex<Generations<K>>,
 }
@@ -27,20 +26,20 @@ struct Window {
     count: u32,
 }
 
-impl<K: Eq + Hash> Recent<K> {
+impl<K: Eq + Hash> WindowCounter<K> {
     pub(super) fn new(capacity: usize) -> Self {
         let generations = Mutex::new(Generations { young: HashMap::new(), old: HashMap::new() });
         Self { capacity: capacity.max(1), generations }
     }
 
-    /// How often `key` was counted in the window that is under way.
+    /// The count of `key` in the current window.
     pub(super) fn count(&self, key: &K, now: Millis, window_ms: Millis) -> u32 {
         let generations = self.lock();
         let window = generations.young.get(key).or_else(|| generations.old.get(key));
         window.filter(|window| now.saturating_sub(window.since) < window_ms).map_or(0, |window| window.count)
     }
 
-    /// Counts once more, and says how often that is now.
+    /// Counts once and returns the new count.
     pub(super) fn add(&self, key: K, now: Millis, window_ms: Millis) -> u32 {
         let mut generations = self.lock();
         let known = generations.young.get(&key).copied().or_else(|| generations.old.remove(&key));
@@ -55,7 +54,7 @@ impl<K: Eq + Hash> Recent<K> {
         window.count
     }
 
-    /// Nothing in here can be half done, so a panic elsewhere while it was locked does not matter.
+    /// No state in here is ever inconsistent, so a poisoned lock is harmless.
     fn lock(&self) -> MutexGuard<'_, Generations<K>> {
         self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -66,29 +65,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_counts_within_a_window_and_starts_again_after_it() {
-        let recent = Recent::new(10);
-        assert_eq!([recent.add("a", 0, 100), recent.add("a", 50, 100), recent.add("b", 60, 100)], [1, 2, 1]);
-        assert_eq!([recent.count(&"a", 99, 100), recent.count(&"a", 100, 100), recent.count(&"c", 0, 100)], [2, 0, 0]);
-        assert_eq!(recent.add("a", 100, 100), 1);
+    fn counts_within_a_window_and_restarts_after_it() {
+        let counter = WindowCounter::new(10);
+        assert_eq!([counter.add("a", 0, 100), counter.add("a", 50, 100), counter.add("b", 60, 100)], [1, 2, 1]);
+        assert_eq!(
+            [counter.count(&"a", 99, 100), counter.count(&"a", 100, 100), counter.count(&"c", 0, 100)],
+            [2, 0, 0]
+        );
+        assert_eq!(counter.add("a", 100, 100), 1);
     }
 
     #[test]
-    fn a_flood_of_keys_takes_no_more_than_its_bound() {
-        let recent = Recent::new(100);
+    fn a_flood_of_keys_stays_within_the_bound() {
+        let counter = WindowCounter::new(100);
         for key in 0..100_000 {
-            recent.add(key, 0, 100);
+            counter.add(key, 0, 100);
         }
-        let generations = recent.lock();
+        let generations = counter.lock();
         assert!(generations.young.len() <= 100 && generations.old.len() <= 100);
     }
 
     #[test]
-    fn who_goes_on_is_remembered_through_a_change_of_generations() {
-        let recent = Recent::new(2);
+    fn an_active_key_survives_a_change_of_generations() {
+        let counter = WindowCounter::new(2);
         for (count, other) in (1..).zip(0..20) {
-            assert_eq!(recent.add(1000, 0, 100), count);
-            recent.add(other, 0, 100);
+            assert_eq!(counter.add(1000, 0, 100), count);
+            counter.add(other, 0, 100);
         }
     }
 }

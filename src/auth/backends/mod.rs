@@ -1,0 +1,11 @@
+//! The authenticators of a chain, one for each key that an auth document may hold.
+//!
+//! Each owns what it compares with (password records, keys, the connections to a service). None knows its place in the
+//! chain, reads a file or blocks.
+
+pub(super) mod anonymous;
+pub(super) mod client_certificate;
+pub(super) mod http;
+pub(super) mod jwt;
+pub(super) mod password;
+pub(super) mod scram;

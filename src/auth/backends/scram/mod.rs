@@ -1,0 +1,147 @@
+//! `scram`: SCRAM-SHA-256 over MQTT 5.0's enhanced authentication (RFC 5802, RFC 7677), without channel binding.
+//!
+//! ```text
+//! CONNECT  n,,n=user,r=CNONCE            ─▶
+//!          ◀─  AUTH 0x18  r=CNONCE SNONCE,s=SALT,i=ITERATIONS
+//! AUTH     c=biws,r=..,p=PROOF           ─▶
+//!          ◀─  CONNACK    v=SERVERSIGNATURE
+//! ```
+
+mod exchange;
+mod record;
+mod saslprep;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+
+use self::exchange::{Challenge, ClientFirst};
+pub use record::{ScramRecord, ScramRecordError};
+pub use saslprep::{SaslprepError, saslprep};
+
+use super::password::{RecordError, RecordProblem, records};
+use crate::auth::admitted_by::AdmittedBy;
+use crate::auth::api::{Answer, Attempt, Authenticator, Exchange, Grant, Recheck, Refusal};
+use crate::auth::digest::version_of;
+use crate::random;
+use weir_broker::Principal;
+
+/// The authenticator's key in an auth document.
+pub(super) const KIND: &str = "scram";
+/// Authentication Method.
+const METHOD: &str = "SCRAM-SHA-256";
+const NONCE_BYTES: usize = 18;
+
+/// The users of a SCRAM file, by their prepared names.
+pub(in crate::auth) struct ScramFile {
+    records: HashMap<Box<str>, (ScramRecord, Arc<str>)>,
+    /// For names that are not in the file: the first record's cost, and salts derived from its secret.
+    decoy: ScramRecord,
+}
+
+impl ScramFile {
+    /// Parses a whole file; the first bad line refuses all of it.
+    pub(in crate::auth) fn parse(content: &[u8], after: &str) -> Result<Self, RecordError> {
+        let mut by_user = HashMap::new();
+        let mut first = None;
+        for line in records(content)? {
+            let error = |problem| RecordError { line: Some(line.number), problem };
+            let record = ScramRecord::parse(line.record).map_err(|problem| error(problem.into()))?;
+            first.get_or_insert_with(|| record.clone());
+            let admitted_by = AdmittedBy::write(KIND, &version(&record), after);
+            let unprepared = |why| error(RecordProblem::Saslprep(line.user.to_owned(), why));
+            let user = saslprep(line.user).map_err(unprepared)?;
+            if by_user.insert(Box::from(&*user), (record, admitted_by)).is_some() {
+                return Err(error(RecordProblem::Duplicate(line.user.to_owned())));
+            }
+        }
+        let decoy = first.ok_or(RecordError { line: None, problem: RecordProblem::Empty })?;
+        Ok(Self { records: by_user, decoy })
+    }
+}
+
+/// Checks a SCRAM file.
+///
+/// # Errors
+/// The first bad line.
+pub fn check_scram_file(content: &[u8]) -> Result<(), RecordError> {
+    ScramFile::parse(content, "").map(|_| ())
+}
+
+fn version(record: &ScramRecord) -> String {
+    version_of(&[record.to_string().as_bytes()])
+}
+
+/// A SCRAM file as an authenticator. It decides about every client that names its method.
+pub(in crate::auth) struct ScramBackend {
+    users: Arc<ScramFile>,
+    after: String,
+}
+
+impl ScramBackend {
+    pub(in crate::auth) fn new(users: ScramFile, after: &str) -> Self {
+        Self { users: Arc::new(users), after: after.to_owned() }
+    }
+}
+
+impl Authenticator for ScramBackend {
+    fn authenticate(&self, attempt: &Arc<Attempt>) -> Answer {
+        if attempt.method.as_deref() != Some(METHOD) {
+            return Answer::Next { equalize: false };
+        }
+        let first = Box::new(AwaitClientFirst { users: Arc::clone(&self.users) });
+        match &attempt.data {
+            Some(data) => first.step(data),
+            None => Answer::Continue { data: Vec::new(), exchange: first },
+        }
+    }
+
+    fn still_valid(&self, admission: &AdmittedBy<'_>, principal: &Principal) -> Recheck {
+        if admission.kind != KIND {
+            return Recheck::Next;
+        }
+        let known = principal.username.as_deref().and_then(|username| self.users.records.get(username));
+        let same =
+            known.is_some_and(|(record, _)| admission.version == version(record)) && admission.after == self.after;
+        if same { Recheck::Valid } else { Recheck::Invalid }
+    }
+}
+
+/// Waits for `client-first-message`.
+struct AwaitClientFirst {
+    users: Arc<ScramFile>,
+}
+
+impl Exchange for AwaitClientFirst {
+    fn step(self: Box<Self>, data: &[u8]) -> Answer {
+        let Some(first) = ClientFirst::parse(data) else { return Answer::Deny(Refusal::BadCredentials) };
+        let Ok(nonce) = random::bytes::<NONCE_BYTES>() else { return Answer::Deny(Refusal::Unavailable) };
+        let username = Box::from(first.username.as_str());
+        let known = self.users.records.get(&username);
+        let record = known.map_or_else(|| self.users.decoy.for_unknown_user(&username), |(record, _)| record.clone());
+        let admitted_by = known.map(|(_, admitted_by)| Arc::clone(admitted_by));
+        let (data, challenge) = exchange::challenge(&first, record, &STANDARD_NO_PAD.encode(nonce));
+        Answer::Continue { data, exchange: Box::new(AwaitClientFinal { username, admitted_by, challenge }) }
+    }
+}
+
+/// Waits for `client-final-message`.
+struct AwaitClientFinal {
+    username: Box<str>,
+    /// `None`: there is no such user.
+    admitted_by: Option<Arc<str>>,
+    challenge: Challenge,
+}
+
+impl Exchange for AwaitClientFinal {
+    fn step(self: Box<Self>, data: &[u8]) -> Answer {
+        match (self.challenge.verify(data), self.admitted_by) {
+            (Some(signature), Some(admitted_by)) => {
+                Answer::Allow(Grant { data: Some(signature), ..Grant::new(Some(self.username), admitted_by) })
+            }
+            _ => Answer::Deny(Refusal::BadCredentials),
+        }
+    }
+}

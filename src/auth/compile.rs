@@ -1,0 +1,309 @@
+//! Compiles auth and ban documents into what a listener asks.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use hyper::header::{HeaderMap, HeaderName};
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject};
+
+use super::api::{Authenticate, Authenticator, Credentials, Decision, Refusal};
+use super::backends::anonymous::{Anonymous, AnonymousBackend};
+use super::backends::client_certificate::CertificateBackend;
+use super::backends::http::{HttpBackend, Service, UrlError, parse_url};
+use super::backends::jwt::{JwtBackend, KeyError, KeySet, jwt_terms};
+use super::backends::password::{PasswordBackend, PasswordFile, RecordError};
+use super::backends::scram::{ScramBackend, ScramFile};
+use super::chain::Chain;
+use super::digest::version_of;
+use super::guard::{AttemptCounters, Bans, Guard};
+use weir_broker::Principal;
+use weir_declare::config::{self, Auth, Ban, FileRef, HeaderValue, HttpHook, Jwt, JwtAlgorithm, Name, SecretRef};
+
+/// Reads a referenced file as of this pass: its content, or one line that names it and says why not.
+pub type ReadFile<'a> = dyn Fn(&Path) -> Result<Arc<[u8]>, String> + 'a;
+
+/// Why an auth document cannot take effect. No variant holds a secret.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthError {
+    /// A referenced file cannot be read; the text names it.
+    #[error("{0}")]
+    File(String),
+    /// One line for each authenticator that cannot be used.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Chain(Vec<ChainError>),
+}
+
+/// Why one element of a chain cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("auth {auth}: chain[{index}]: {error}")]
+pub struct ChainError {
+    auth: Name,
+    index: usize,
+    error: BackendError,
+}
+
+/// Why an authenticator cannot be made of its declaration.
+#[derive(Debug, thiserror::Error)]
+enum BackendError {
+    #[error("{}", error.in_file(file))]
+    Records { file: String, error: RecordError },
+    #[error("{file}: {error}")]
+    Keys { file: String, error: KeyError },
+    #[error("jwt wants either `keyFile` or `jwksFile`")]
+    KeyFileOrJwksFile,
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    #[error("{0:?} is not a header name")]
+    HeaderName(String),
+    #[error("the value of header {0} has characters that no header has")]
+    HeaderValue(HeaderName),
+    #[error("https wants a `caFile`; the system's is often /etc/ssl/certs/ca-certificates.crt")]
+    NoCaFile,
+    #[error("{file}: {error}")]
+    Pem { file: String, error: pem::Error },
+    #[error("{file}: {error}")]
+    Authority { file: String, error: rustls::Error },
+    #[error("{0}: no certificate in it")]
+    NoAuthority(String),
+    #[error(transparent)]
+    Tls(#[from] rustls::Error),
+    #[error("{0} was not read")]
+    NotRead(String),
+    #[error("{0} is not UTF-8")]
+    NotUtf8(String),
+    #[error("the environment variable {0} is not set")]
+    EnvNotSet(String),
+}
+
+/// Compiles auth documents, and keeps what must outlive a change of them: the counters of attempts. One for the node.
+#[derive(Default)]
+pub struct AuthCompiler {
+    counters: Arc<AttemptCounters>,
+    /// Chains in use: endpoints that name the same auth document share one, so a large password file is held once.
+    chains: Mutex<BTreeMap<Name, Compiled>>,
+}
+
+struct Compiled {
+    auth: Arc<Auth>,
+    contents: Contents,
+    chain: Weak<Chain>,
+}
+
+type Contents = BTreeMap<PathBuf, Arc<[u8]>>;
+
+impl AuthCompiler {
+    /// Compiles the authentication of an endpoint: `enable_auth` as declared, the `auth` document that it names (`None`: it
+    /// does not exist, and every client is rejected), and all `bans`.
+    ///
+    /// # Errors
+    /// The declaration cannot take effect. The authentication in use must stay; an endpoint without one must not open.
+    pub fn compile(
+        &self,
+        enable_auth: bool,
+        auth: Option<&Arc<Auth>>,
+        bans: &BTreeMap<Name, Arc<Ban>>,
+        read: &ReadFile<'_>,
+    ) -> Result<Arc<dyn Authenticate>, AuthError> {
+        let (inner, failures): (Arc<dyn Authenticate>, _) = match (enable_auth, auth) {
+            (false, _) => (Arc::new(Anonymous::new()), None),
+            (true, None) => (Arc::new(RefuseAll), None),
+            (true, Some(auth)) => (self.chain(auth, read)?, Some(auth.rate_limit.clone())),
+        };
+        let bans = Bans::new(bans.values().cloned());
+        Ok(Arc::new(Guard { counters: Arc::clone(&self.counters), bans, failures, inner }))
+    }
+
+    #[cfg(test)]
+    pub(super) fn chains_in_force(&self) -> usize {
+        let chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        chains.values().filter(|known| known.chain.strong_count() > 0).count()
+    }
+
+    fn chain(&self, auth: &Arc<Auth>, read: &ReadFile<'_>) -> Result<Arc<Chain>, AuthError> {
+        let mut contents = Contents::new();
+        for path in files(auth) {
+            let content = read(&path).map_err(AuthError::File)?;
+            contents.insert(path, content);
+        }
+        let mut chains = self.chains.lock().unwrap_or_else(PoisonError::into_inner);
+        chains.retain(|_, known| known.chain.strong_count() > 0);
+        let known = chains.get(&auth.name).filter(|known| known.auth == *auth && known.contents == contents);
+        if let Some(chain) = known.and_then(|known| known.chain.upgrade()) {
+            return Ok(chain);
+        }
+        let chain = Arc::new(chain(auth, &contents).map_err(AuthError::Chain)?);
+        let compiled = Compiled { auth: Arc::clone(auth), contents, chain: Arc::downgrade(&chain) };
+        chains.insert(auth.name.clone(), compiled);
+        Ok(chain)
+    }
+}
+
+/// Compiles an auth document, given the contents of its files by path.
+///
+/// # Errors
+/// One for each authenticator that cannot be used.
+fn chain(auth: &Auth, contents: &Contents) -> Result<Chain, Vec<ChainError>> {
+    let references = References { auth, contents };
+    let mut backends: Vec<Box<dyn Authenticator>> = Vec::new();
+    let mut errors = Vec::new();
+    // The authenticators so far whose answer cannot be computed again without the client's password.
+    let mut opaque: Vec<String> = Vec::new();
+    for (index, declared) in auth.chain.iter().enumerate() {
+        let parts: Vec<&[u8]> = opaque.iter().map(String::as_bytes).collect();
+        match backend(declared, &references, &version_of(&parts)) {
+            Ok(backend) => backends.push(backend),
+            Err(error) => errors.push(ChainError { auth: auth.name.clone(), index, error }),
+        }
+        opaque.extend(identity(declared));
+    }
+    if errors.is_empty() { Ok(Chain::new(backends)) } else { Err(errors) }
+}
+
+/// Tells authenticators apart whose answer cannot be computed again without the password; `None`: it can.
+fn identity(declared: &config::Authenticator) -> Option<String> {
+    use config::Authenticator;
+    match declared {
+        Authenticator::PasswordFile(_) | Authenticator::Scram(_) | Authenticator::Anonymous(_) => None,
+        Authenticator::Http(declared) => Some(format!("http {}", declared.url)),
+        Authenticator::Jwt(declared) => Some(format!("jwt {}", jwt_terms(declared))),
+        Authenticator::ClientCertificate(declared) => Some(format!("{declared:?}")),
+    }
+}
+
+fn backend(
+    declared: &config::Authenticator,
+    references: &References<'_>,
+    after: &str,
+) -> Result<Box<dyn Authenticator>, BackendError> {
+    use config::Authenticator;
+    match declared {
+        Authenticator::PasswordFile(declared) => {
+            let (file, content) = references.file(&declared.file)?;
+            let records = PasswordFile::parse(&content).map_err(|error| BackendError::Records { file, error })?;
+            Ok(Box::new(PasswordBackend::new(records, after)))
+        }
+        Authenticator::Anonymous(declared) => Ok(Box::new(AnonymousBackend::new(declared, after))),
+        Authenticator::Scram(declared) => {
+            let (file, content) = references.file(&declared.file)?;
+            let users = ScramFile::parse(&content, after).map_err(|error| BackendError::Records { file, error })?;
+            Ok(Box::new(ScramBackend::new(users, after)))
+        }
+        Authenticator::ClientCertificate(declared) => Ok(Box::new(CertificateBackend::new(declared, after))),
+        Authenticator::Jwt(declared) => {
+            let keys = jwt_keys(declared, references)?;
+            Ok(Box::new(JwtBackend::new(declared, keys, after)))
+        }
+        Authenticator::Http(declared) => {
+            Ok(Box::new(HttpBackend::new(declared, service(declared, references)?, after)))
+        }
+    }
+}
+
+fn service(declared: &HttpHook, references: &References<'_>) -> Result<Service, BackendError> {
+    let url = parse_url(&declared.url)?;
+    let mut headers = HeaderMap::new();
+    for (name, value) in &declared.headers {
+        let text = match value {
+            HeaderValue::Plain(text) => text.to_string(),
+            HeaderValue::Secret(secret) => references.secret(secret)?,
+        };
+        let name: HeaderName = name.parse().map_err(|_| BackendError::HeaderName(name.to_string()))?;
+        let value = text.parse().map_err(|_| BackendError::HeaderValue(name.clone()))?;
+        headers.insert(name, value);
+    }
+    let roots = match (url.scheme_str(), &declared.ca_file) {
+        (Some("https"), Some(file)) => Some(authorities(file, references)?),
+        (Some("https"), None) => return Err(BackendError::NoCaFile),
+        _ => None,
+    };
+    Ok(Service::new(url, headers, roots, declared.max_concurrent)?)
+}
+
+fn authorities(file: &FileRef, references: &References<'_>) -> Result<RootCertStore, BackendError> {
+    let (file, content) = references.file(file)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&content) {
+        let certificate = certificate.map_err(|error| BackendError::Pem { file: file.clone(), error })?;
+        roots.add(certificate).map_err(|error| BackendError::Authority { file: file.clone(), error })?;
+    }
+    if roots.is_empty() { Err(BackendError::NoAuthority(file)) } else { Ok(roots) }
+}
+
+fn jwt_keys(declared: &Jwt, references: &References<'_>) -> Result<KeySet, BackendError> {
+    let (file, parse): (_, fn(&[u8], JwtAlgorithm) -> _) = match (&declared.key_file, &declared.jwks_file) {
+        (Some(file), None) => (file, KeySet::from_key_file),
+        (None, Some(file)) => (file, KeySet::from_jwks),
+        _ => return Err(BackendError::KeyFileOrJwksFile),
+    };
+    let (file, content) = references.file(file)?;
+    parse(&content, declared.algorithm).map_err(|error| BackendError::Keys { file, error })
+}
+
+/// Every file that `auth` reads.
+fn files(auth: &Auth) -> Vec<PathBuf> {
+    let mut found: Vec<&FileRef> = Vec::new();
+    for declared in &auth.chain {
+        use config::Authenticator;
+        match declared {
+            Authenticator::PasswordFile(declared) => found.push(&declared.file),
+            Authenticator::Scram(declared) => found.push(&declared.file),
+            Authenticator::Jwt(declared) => found.extend(declared.key_file.iter().chain(&declared.jwks_file)),
+            Authenticator::Http(declared) => {
+                found.extend(&declared.ca_file);
+                found.extend(declared.secrets().filter_map(|secret| match secret {
+                    SecretRef::File(file) => Some(file),
+                    SecretRef::Env(_) => None,
+                }));
+            }
+            Authenticator::ClientCertificate(_) | Authenticator::Anonymous(_) => {}
+        }
+    }
+    found.into_iter().map(|file| auth.origin.resolve(file)).collect()
+}
+
+/// The files and secrets that an auth document refers to.
+struct References<'a> {
+    auth: &'a Auth,
+    contents: &'a Contents,
+}
+
+impl References<'_> {
+    /// A file's name for messages, and its content.
+    fn file(&self, file: &FileRef) -> Result<(String, Arc<[u8]>), BackendError> {
+        let path = self.auth.origin.resolve(file);
+        let name = path.display().to_string();
+        match self.contents.get(&path) {
+            Some(content) => Ok((name, Arc::clone(content))),
+            None => Err(BackendError::NotRead(name)),
+        }
+    }
+
+    /// A secret, without a trailing line break.
+    fn secret(&self, secret: &SecretRef) -> Result<String, BackendError> {
+        let text = match secret {
+            SecretRef::File(file) => {
+                let (name, content) = self.file(file)?;
+                String::from_utf8(content.to_vec()).map_err(|_| BackendError::NotUtf8(name))?
+            }
+            SecretRef::Env(name) => std::env::var(&**name).map_err(|_| BackendError::EnvNotSet(name.to_string()))?,
+        };
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())
+    }
+}
+
+/// Rejects every client: the endpoint names an auth document that does not exist.
+struct RefuseAll;
+
+impl Authenticate for RefuseAll {
+    fn authenticate(&self, _: &Credentials<'_>) -> Decision {
+        Decision::Refuse(Refusal::BadCredentials)
+    }
+
+    fn still_valid(&self, _: &Principal, _: &str) -> bool {
+        false
+    }
+}
