@@ -15,7 +15,7 @@ use super::plane::Plane;
 use super::reconciler::Reconciler;
 use crate::net::bridge::{BridgeAddress, BridgeHost, BridgeSettings, RunningBridge};
 use crate::state::BridgeState;
-use crate::telemetry::Step;
+use crate::telemetry::SpanHandle;
 use weir_bridge::{LOCAL_ID_PREFIX, Mark, Rule, Spec};
 use weir_broker::{EndpointId, QueueOverflow};
 use weir_declare::config::{self, Bridge, BridgeRule, BridgeVersion, Declared, FileRef, Name, SecretRef};
@@ -99,7 +99,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     /// Does what is planned for bridges. One that cannot be compiled stays as it is, and says why.
-    pub(super) fn commit_bridges(&mut self, plan: &Plan, contents: &Contents, applying: Step) {
+    pub(super) fn commit_bridges(&mut self, plan: &Plan, contents: &Contents, applying: SpanHandle) {
         let declared: Vec<&Name> = plan.bridges.iter().map(|action| &action.name).collect();
         self.bridges.failures.retain(|name, _| declared.contains(&name));
         for action in &plan.bridges {

@@ -12,7 +12,7 @@ use super::plane::{Plane, SocketChange};
 use super::reconciler::{Reconciler, Running};
 use super::{compile, drain, tls};
 use crate::net::{ListenerPolicy, ListenerStatus, SocketKey, SocketOptions};
-use crate::telemetry::{PASS, Step};
+use crate::telemetry::{PASS, SpanHandle};
 use weir_broker::EndpointId;
 use weir_declare::config::{ChangeClass, Durability, Name};
 use weir_declare::reconcile::{
@@ -47,7 +47,7 @@ struct Prepared<S> {
     digest: Arc<str>,
     certificate_expires_at: Option<Timestamp>,
     /// The action's span, which ends when it is in force.
-    step: Step,
+    step: SpanHandle,
 }
 
 impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
@@ -159,7 +159,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         action: &Action,
         live: &Live,
         files: &Contents,
-        step: Step,
+        step: SpanHandle,
     ) -> Result<Prepared<P::Socket>, Failure> {
         let (Some(effective), Some(to)) = (&action.effective, &action.to) else {
             return Err(Failure { reason: Reason::Pending, message: "there is nothing to prepare".into() });
@@ -233,7 +233,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         converged: &mut Converged,
         prepared: BTreeMap<Name, Prepared<P::Socket>>,
         statuses: &[ListenerStatus],
-        (applying, now): (Step, Timestamp),
+        (applying, now): (SpanHandle, Timestamp),
     ) {
         let leaving: Vec<Action> = converged
             .plan

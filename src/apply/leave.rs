@@ -103,7 +103,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             let generation = leaving.running.policy.endpoint.generation + 1;
             // A file that cannot be read takes no right away; it is read again in the next pass.
             if !changes.is_empty()
-                && let Ok(policy) = compile::policy(leaving.id, generation, &now, &self.admission, contents)
+                && let Ok(policy) = compile::policy(leaving.id, generation, &now, &self.auth_compiler, contents)
             {
                 let policy = Arc::new(policy);
                 (leaving.running.effective, leaving.running.policy) = (now, Arc::clone(&policy));

@@ -4,7 +4,7 @@ use super::files::ReadFiles;
 use super::plane::Plane;
 use super::reconciler::{Next, Reconciler};
 use crate::source::Reading;
-use crate::telemetry::{PASS, Step, Tracer};
+use crate::telemetry::{PASS, SpanHandle, Tracer};
 use weir_declare::config::Loaded;
 use weir_declare::reconcile::{Action, ActionKind, BridgeAction, Plan, render};
 
@@ -28,7 +28,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.tracer.set(PASS, "weir.source.location", self.source.location.as_str());
     }
 
-    pub(super) fn end_validation(&mut self, step: Step, documents: usize, loaded: &Loaded) {
+    pub(super) fn end_validation(&mut self, step: SpanHandle, documents: usize, loaded: &Loaded) {
         if !self.tracer.is_on() {
             return;
         }
@@ -46,9 +46,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     /// The plan is made; what it names is being done from now on.
-    pub(super) fn planned(&mut self, planning: Step, plan: &Plan) -> Step {
+    pub(super) fn planned(&mut self, planning: SpanHandle, plan: &Plan) -> SpanHandle {
         if !self.tracer.is_on() {
-            return Step::NONE;
+            return SpanHandle::NONE;
         }
         self.tracer.set(planning, "weir.plan", render::summary(plan));
         self.tracer.set(planning, "weir.actions", plan.due().count() + plan.due_bridges().count());
@@ -56,9 +56,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.tracer.step(PASS, "apply")
     }
 
-    pub(super) fn begin_action(&mut self, applying: Step, action: &Action) -> Step {
+    pub(super) fn begin_action(&mut self, applying: SpanHandle, action: &Action) -> SpanHandle {
         if !self.tracer.is_on() {
-            return Step::NONE;
+            return SpanHandle::NONE;
         }
         let step = self.tracer.step(applying, format!("endpoint {}", action.kind.as_str()));
         self.tracer.set(step, "weir.endpoint", action.name.as_str());
@@ -73,9 +73,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         step
     }
 
-    pub(super) fn begin_bridge_action(&mut self, applying: Step, action: &BridgeAction) -> Step {
+    pub(super) fn begin_bridge_action(&mut self, applying: SpanHandle, action: &BridgeAction) -> SpanHandle {
         if action.kind == ActionKind::None || !self.tracer.is_on() {
-            return Step::NONE;
+            return SpanHandle::NONE;
         }
         let step = self.tracer.step(applying, format!("bridge {}", action.kind.as_str()));
         self.tracer.set(step, "weir.bridge", action.name.as_str());

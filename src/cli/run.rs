@@ -25,7 +25,7 @@ use crate::net::bridge::BridgeHost;
 use crate::net::{DataPlane, DataPlaneConfig};
 use crate::random::{self, NoRandomness};
 #[cfg(feature = "etcd")]
-use crate::source::etcd::{EtcdAccess, EtcdOptions, EtcdRoot, Known, spawn_etcd};
+use crate::source::etcd::{EtcdAccess, EtcdOptions, EtcdRoot, spawn_etcd};
 use crate::source::{DirectoryOptions, SourceHandle, spawn_directory, spawn_git_ref};
 use crate::state::wall_clock;
 use crate::state::{NodeFacts, is_node_name};

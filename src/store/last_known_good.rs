@@ -10,18 +10,18 @@ use super::{StoreError, write};
 use weir_declare::config::{Keeper, Previous};
 use weir_declare::reconcile::Timestamp;
 
-/// Where the last known good declarations are kept.
+/// The file `last-known-good.json` in the data directory.
 #[derive(Debug, Clone)]
 pub struct LastKnownGoodFile {
     path: PathBuf,
-    /// Remembers what was written, over all clones.
+    /// Caches what was written; shared by all clones.
     keeper: Arc<Mutex<Keeper>>,
 }
 
-/// What is kept.
+/// The file's content.
 #[derive(Debug, Clone)]
 pub struct Saved {
-    /// Which source it is from: that of another one is nobody's last known good.
+    /// The source of the declarations. Those of another source must not be used.
     pub source: String,
     pub revision: String,
     pub saved_at: Timestamp,
@@ -43,10 +43,10 @@ impl LastKnownGoodFile {
         Self { path: data_dir.join("last-known-good.json"), keeper: Arc::default() }
     }
 
-    /// Keeps it, in place of what was kept before.
+    /// Replaces the file's content.
     ///
     /// # Errors
-    /// It cannot be written; what was kept before still is.
+    /// It cannot be written; the old content stays.
     pub fn save(&self, saved: &Saved) -> Result<(), StoreError> {
         let content = |e: serde_json::Error| StoreError::Content { path: self.path.clone(), message: e.to_string() };
         let head = serde_json::json!({ "source": saved.source, "revision": saved.revision, "savedAt": saved.saved_at });
@@ -58,10 +58,10 @@ impl LastKnownGoodFile {
         write::replace(&self.path, text.as_bytes())
     }
 
-    /// What was kept; `None` where nothing was.
+    /// Reads the file; `None`: there is none.
     ///
     /// # Errors
-    /// It cannot be read or understood.
+    /// It cannot be read or parsed.
     pub fn load(&self) -> Result<Option<Saved>, StoreError> {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_kept_comes_back_and_damage_is_told() {
+    fn saved_declarations_are_read_back_and_damage_is_an_error() {
         let tmp = tempfile::tempdir().unwrap();
         let file = LastKnownGoodFile::new(tmp.path());
         assert!(file.load().unwrap().is_none());

@@ -1,5 +1,7 @@
-//! What outlives the process: the last known good declarations, the history of changes, and the records of durable
+//! Files in the data directory: the last known good declarations, the history of changes, and the records of durable
 //! sessions.
+//!
+//! It owns the formats and their recovery after a crash. It does not decide what is stored, or when.
 
 mod journal;
 mod last_known_good;
@@ -11,7 +13,7 @@ use std::path::PathBuf;
 pub use journal::{Journal, OpenedJournal};
 pub use last_known_good::{LastKnownGoodFile, Saved};
 
-/// Why something could not be kept, or not be had back.
+/// Why a file of the data directory cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("{}: {source}", path.display())]

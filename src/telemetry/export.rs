@@ -1,4 +1,4 @@
-//! The queue of passes, and the task that empties it.
+//! The queue of recorded passes, and the task that exports them.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,41 +10,41 @@ use hyper::header::HeaderMap;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use super::post::{Failure, post};
+use super::post::{PostError, post};
 use super::{Span, Tracer, otlp};
 use crate::http_client::HttpClient;
 
 /// How long the collector may take to answer.
 pub const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between attempts: doubled each time, from the first to the second.
+/// Time between attempts: it doubles from the first value to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// What a collector may ask us to wait.
+/// The longest `Retry-After` of a collector that is obeyed.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
-/// Spans that wait: some hours of passes that change nothing.
+/// Spans in the queue: some hours of passes without changes.
 const QUEUE_SPANS_MAX: usize = 8192;
 
-/// Where to send traces, and as whom.
+/// Where to send traces, and what identifies this process.
 #[derive(Debug, Clone)]
 pub struct ExporterOptions {
-    /// All of it, `/v1/traces` too.
+    /// The whole URL, with `/v1/traces`.
     pub url: Uri,
-    /// What the collector wants to see: its credentials.
+    /// Headers of each request: the collector's credentials.
     pub headers: HeaderMap,
     /// Verifies the collector of an `https` URL.
     pub client: HttpClient,
-    /// `service.name` and whatever else tells this process from others.
+    /// Resource attributes: `service.name` and others.
     pub resource: Vec<(String, String)>,
 }
 
-/// What became of the spans; counted since the start.
+/// Counters of spans since the start.
 #[derive(Debug, Default)]
 pub struct TelemetryStats {
     pub exported: AtomicU64,
-    /// Beyond what is kept of one pass.
+    /// Dropped: more than a pass may have.
     pub over_pass_limit: AtomicU64,
-    /// The oldest, because the collector was away for too long.
+    /// Dropped: the oldest, when the queue was full.
     pub over_queue: AtomicU64,
-    /// The collector did not want them.
+    /// Rejected by the collector.
     pub refused: AtomicU64,
     /// Whether the last attempt failed.
     pub failing: AtomicBool,
@@ -62,9 +62,9 @@ impl TelemetryStats {
     }
 }
 
-/// Passes that wait to be sent; whoever puts one in never waits, and the oldest give way.
+/// Recorded passes. Pushing never blocks; when the queue is full, the oldest passes are dropped.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
+pub(super) struct SpanQueue {
     waiting: Mutex<Waiting>,
     woken: Notify,
     pub(super) stats: Arc<TelemetryStats>,
@@ -76,9 +76,9 @@ struct Waiting {
     spans: usize,
 }
 
-impl Queue {
-    /// Puts a pass at the end. `left_out`: spans of it that were not taken down.
-    pub(super) fn put(&self, pass: Vec<Span>, left_out: u64) {
+impl SpanQueue {
+    /// Adds a pass. `left_out`: spans of it that were not recorded.
+    pub(super) fn push(&self, pass: Vec<Span>, left_out: u64) {
         self.stats.over_pass_limit.fetch_add(left_out, Ordering::Relaxed);
         self.change(|waiting| {
             waiting.spans += pass.len();
@@ -87,16 +87,16 @@ impl Queue {
         self.woken.notify_one();
     }
 
-    /// Puts back what could not be sent.
-    fn put_back(&self, pass: Vec<Span>) {
+    /// Puts a pass that could not be sent back to the front.
+    fn push_front(&self, pass: Vec<Span>) {
         self.change(|waiting| {
             waiting.spans += pass.len();
             waiting.passes.push_front(pass);
         });
     }
 
-    /// The oldest pass.
-    pub(super) fn take(&self) -> Option<Vec<Span>> {
+    /// Takes the oldest pass.
+    pub(super) fn pop(&self) -> Option<Vec<Span>> {
         let mut taken = None;
         self.change(|waiting| {
             taken = waiting.passes.pop_front();
@@ -117,47 +117,47 @@ impl Queue {
     }
 }
 
-/// Sends what tracers take down, from a task of its own.
+/// Sends the recorded passes, from a task of its own.
 #[derive(Debug)]
 pub struct Exporter {
-    queue: Arc<Queue>,
+    queue: Arc<SpanQueue>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
 impl Exporter {
-    /// Begins; on the runtime that this is called on.
+    /// Starts the task on the current runtime.
     pub fn start(options: ExporterOptions) -> Self {
-        let queue = Arc::<Queue>::default();
+        let queue = Arc::<SpanQueue>::default();
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(send_all(Arc::clone(&queue), options, stopped));
         Self { queue, stop, task }
     }
 
-    /// What takes passes down for it.
+    /// Creates a tracer that records into this exporter.
     pub fn tracer(&self) -> Tracer {
         Tracer::new(Arc::clone(&self.queue))
     }
 
-    /// What became of the spans.
+    /// The counters.
     pub fn stats(&self) -> Arc<TelemetryStats> {
         Arc::clone(&self.queue.stats)
     }
 
-    /// Sends what still waits, for at most `within`.
+    /// Sends the queued passes, for at most `within`, and stops.
     pub async fn finish(mut self, within: Duration) {
         self.stop.send_replace(true);
         if tokio::time::timeout(within, &mut self.task).await.is_err() {
-            tracing::warn!("traces of the last passes were not taken by the OpenTelemetry collector");
+            tracing::warn!("trace export incomplete: the collector did not take the traces of the last passes");
             self.task.abort();
         }
     }
 }
 
-async fn send_all(queue: Arc<Queue>, options: ExporterOptions, mut stop: watch::Receiver<bool>) {
+async fn send_all(queue: Arc<SpanQueue>, options: ExporterOptions, mut stop: watch::Receiver<bool>) {
     let mut failures: u32 = 0;
     loop {
-        let Some(pass) = queue.take() else {
+        let Some(pass) = queue.pop() else {
             if *stop.borrow() {
                 return;
             }
@@ -171,33 +171,33 @@ async fn send_all(queue: Arc<Queue>, options: ExporterOptions, mut stop: watch::
         let body = otlp::traces(&options.resource, &pass).to_string().into_bytes();
         let sent = post(&options.client, &options.url, &options.headers, body);
         let outcome = tokio::time::timeout(EXPORT_TIMEOUT, sent).await.unwrap_or_else(|_| {
-            Err(Failure::Later { why: format!("no answer in {} s", EXPORT_TIMEOUT.as_secs()), after: None })
+            Err(PostError::Retry { why: format!("no answer in {} s", EXPORT_TIMEOUT.as_secs()), after: None })
         });
         queue.stats.failing.store(outcome.is_err(), Ordering::Relaxed);
         match outcome {
             Ok(rejected) => {
                 if failures > 0 {
-                    tracing::info!(collector = %options.url, "the OpenTelemetry collector takes traces again");
+                    tracing::info!(collector = %options.url, "trace export works again");
                 }
                 failures = 0;
                 queue.stats.refused.fetch_add(rejected.min(count), Ordering::Relaxed);
                 queue.stats.exported.fetch_add(count.saturating_sub(rejected), Ordering::Relaxed);
             }
-            Err(Failure::Refused(why)) => {
+            Err(PostError::Rejected(why)) => {
                 warn_once(failures, &options.url, &why);
                 failures = failures.saturating_add(1);
                 queue.stats.refused.fetch_add(count, Ordering::Relaxed);
             }
-            Err(Failure::Later { why, after }) => {
+            Err(PostError::Retry { why, after }) => {
                 warn_once(failures, &options.url, &why);
-                queue.put_back(pass);
+                queue.push_front(pass);
                 if *stop.borrow() {
-                    tracing::warn!("traces of the last passes were not taken by the OpenTelemetry collector");
+                    tracing::warn!("trace export incomplete: the collector did not take the traces of the last passes");
                     return;
                 }
                 let wait = after.unwrap_or_else(|| backoff(failures)).min(RETRY_AFTER_MAX);
                 failures = failures.saturating_add(1);
-                // One last attempt is made when the broker stops.
+                // Stopping interrupts the wait for one last attempt.
                 let _stopped = tokio::time::timeout(wait, stop.wait_for(|stop| *stop)).await;
             }
         }
@@ -208,7 +208,7 @@ fn warn_once(failures: u32, url: &Uri, why: &str) {
     if failures == 0 {
         tracing::warn!(
             collector = %url,
-            "the OpenTelemetry collector does not take traces: {why}; passes go on without, weir_telemetry_... counts"
+            "trace export failed: {why}; reconciling goes on, and weir_telemetry_... metrics count the spans"
         );
     }
 }
@@ -236,23 +236,23 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_passes_give_way_and_are_counted() {
-        let queue = Queue::default();
+    fn a_full_queue_drops_the_oldest_passes_and_counts_them() {
+        let queue = SpanQueue::default();
         for name in ["a", "b", "c"] {
-            queue.put(pass(QUEUE_SPANS_MAX / 2, name), 0);
+            queue.push(pass(QUEUE_SPANS_MAX / 2, name), 0);
         }
         assert_eq!(queue.stats.dropped()[1], ("queue_full", QUEUE_SPANS_MAX as u64 / 2));
-        let oldest = queue.take().unwrap();
+        let oldest = queue.pop().unwrap();
         assert_eq!(oldest[0].name, "b");
-        queue.put(pass(1, "d"), 0);
-        queue.put_back(oldest);
-        let names: Vec<String> = std::iter::from_fn(|| queue.take()).map(|pass| pass[0].name.clone()).collect();
-        assert_eq!(names, ["c", "d"], "what is put back is the oldest again");
-        assert_eq!(queue.take(), None);
+        queue.push(pass(1, "d"), 0);
+        queue.push_front(oldest);
+        let names: Vec<String> = std::iter::from_fn(|| queue.pop()).map(|pass| pass[0].name.clone()).collect();
+        assert_eq!(names, ["c", "d"], "a pass that is put back is the oldest again");
+        assert_eq!(queue.pop(), None);
     }
 
     #[test]
-    fn attempts_grow_rarer_up_to_a_bound() {
+    fn backoff_doubles_up_to_a_bound() {
         assert_eq!([0, 1, 2, 5, 1000].map(|failures| backoff(failures).as_secs()), [1, 2, 4, 30, 30]);
     }
 }

@@ -1,7 +1,7 @@
-//! Traces of reconcile passes, told to an OpenTelemetry collector over OTLP/HTTP, where one is named.
+//! Exports traces of reconcile passes to an OpenTelemetry collector over OTLP/HTTP.
 //!
-//! A [`Tracer`] takes down what a pass does; [`Exporter`] holds whole passes in a bounded queue and sends them from a task
-//! of its own. What does not fit is dropped and counted: nothing here can slow a pass down or make it fail.
+//! A [`Tracer`] records the spans of a pass; the [`Exporter`] owns a bounded queue of recorded passes and sends them from a
+//! task of its own. Passes that do not fit are dropped and counted: nothing here slows a pass down or makes it fail.
 
 mod export;
 mod otlp;
@@ -10,4 +10,4 @@ mod span;
 
 pub use export::{EXPORT_TIMEOUT, Exporter, ExporterOptions, TelemetryStats};
 pub use otlp::traces;
-pub use span::{Attribute, PASS, Span, Step, Tracer};
+pub use span::{Attribute, PASS, Span, SpanHandle, Tracer};

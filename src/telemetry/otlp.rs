@@ -10,7 +10,7 @@ const KIND_INTERNAL: u8 = 1;
 /// `STATUS_CODE_ERROR`
 const STATUS_ERROR: u8 = 2;
 
-/// The body of a request to `/v1/traces`. `resource` is who did it.
+/// The body of a request to `/v1/traces`. `resource`: the attributes of this process.
 pub fn traces(resource: &[(String, String)], spans: &[Span]) -> Value {
     let of_resource = resource.iter().map(|(key, value)| json!({"key": key, "value": {"stringValue": value}}));
     json!({"resourceSpans": [{
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_and_ids_are_written_as_the_encoding_has_them() {
+    fn spans_are_written_in_otlp_json() {
         let given = Span {
             trace_id: [0xab; 16],
             span_id: [0x01; 8],

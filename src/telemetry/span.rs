@@ -1,12 +1,12 @@
-//! What a pass did, as spans: the pass itself, its steps, their actions.
+//! Records a reconcile pass as spans: the pass, its steps, their actions.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::export::Queue;
+use super::export::SpanQueue;
 use crate::random;
 
-/// Spans of one pass: a fleet's first pass has an action for each of its endpoints, and nobody reads thousands.
+/// Spans of one pass. A fleet's first pass has an action for each endpoint; more than this are not useful to read.
 pub(super) const PASS_SPANS_MAX: usize = 1024;
 
 /// One span.
@@ -14,18 +14,18 @@ pub(super) const PASS_SPANS_MAX: usize = 1024;
 pub struct Span {
     pub trace_id: [u8; 16],
     pub span_id: [u8; 8],
-    /// `None`: the trace's first.
+    /// `None`: the root span.
     pub parent_id: Option<[u8; 8]>,
     pub name: String,
     /// Nanoseconds since the Unix epoch.
     pub begin_ns: u64,
     pub end_ns: u64,
     pub attributes: Vec<(&'static str, Attribute)>,
-    /// What went wrong.
+    /// The error message of a failed span.
     pub error: Option<String>,
 }
 
-/// What is said of a span.
+/// An attribute's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attribute {
     Text(String),
@@ -50,27 +50,27 @@ impl From<usize> for Attribute {
     }
 }
 
-/// A span of the pass that is under way.
+/// A span of the current pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step(usize);
+pub struct SpanHandle(usize);
 
 /// The pass itself.
-pub const PASS: Step = Step(0);
+pub const PASS: SpanHandle = SpanHandle(0);
 
-impl Step {
-    /// A span that is not taken down.
+impl SpanHandle {
+    /// A span that is not recorded.
     pub const NONE: Self = Self(usize::MAX);
 }
 
-/// Takes down passes, one after the other. The default one takes down nothing.
+/// Records passes, one after the other. The default tracer records nothing.
 #[derive(Debug, Default)]
 pub struct Tracer {
-    queue: Option<Arc<Queue>>,
+    queue: Option<Arc<SpanQueue>>,
     ids: Ids,
     pass: Option<Pass>,
 }
 
-/// The pass under way.
+/// The current pass.
 #[derive(Debug)]
 struct Pass {
     begun: Instant,
@@ -83,16 +83,16 @@ struct Pass {
 }
 
 impl Tracer {
-    pub(super) fn new(queue: Arc<Queue>) -> Self {
+    pub(super) fn new(queue: Arc<SpanQueue>) -> Self {
         Self { queue: Some(queue), ..Self::default() }
     }
 
-    /// Whether a pass is being taken down: what is said of it need not be made otherwise.
+    /// Whether a pass is being recorded. Otherwise attributes need not be computed.
     pub fn is_on(&self) -> bool {
         self.pass.is_some()
     }
 
-    /// A pass begins. One that has not ended is forgotten.
+    /// Begins a pass. A current pass is discarded.
     pub fn begin(&mut self, name: &str) {
         if self.queue.is_none() {
             return;
@@ -112,13 +112,13 @@ impl Tracer {
         self.pass = Some(Pass { begun: Instant::now(), begun_ns, spans: vec![span], ended: vec![false], left_out: 0 });
     }
 
-    /// A step begins, within another.
-    pub fn step(&mut self, within: Step, name: impl Into<String>) -> Step {
-        let Some(pass) = &mut self.pass else { return Step::NONE };
-        let Some(parent) = pass.spans.get(within.0) else { return Step::NONE };
+    /// Begins a span within another.
+    pub fn step(&mut self, within: SpanHandle, name: impl Into<String>) -> SpanHandle {
+        let Some(pass) = &mut self.pass else { return SpanHandle::NONE };
+        let Some(parent) = pass.spans.get(within.0) else { return SpanHandle::NONE };
         if pass.spans.len() >= PASS_SPANS_MAX {
             pass.left_out += 1;
-            return Step::NONE;
+            return SpanHandle::NONE;
         }
         let begin_ns = pass.at(Instant::now());
         let span = Span {
@@ -133,10 +133,10 @@ impl Tracer {
         };
         pass.spans.push(span);
         pass.ended.push(false);
-        Step(pass.spans.len() - 1)
+        SpanHandle(pass.spans.len() - 1)
     }
 
-    /// What was done before the pass began, and why there is one: the pass reaches back to it.
+    /// Adds a span that ended before the pass began (its cause): the pass is extended back to it.
     pub fn done(&mut self, name: &str, from: Instant, to: Instant) {
         let step = self.step(PASS, name);
         let Some(pass) = &mut self.pass else { return };
@@ -148,22 +148,22 @@ impl Tracer {
         pass.spans[0].begin_ns = pass.spans[0].begin_ns.min(from_ns);
     }
 
-    /// Says something of a step.
-    pub fn set(&mut self, step: Step, key: &'static str, value: impl Into<Attribute>) {
+    /// Sets an attribute.
+    pub fn set(&mut self, step: SpanHandle, key: &'static str, value: impl Into<Attribute>) {
         if let Some(span) = self.span(step) {
             span.attributes.push((key, value.into()));
         }
     }
 
-    /// A step went wrong.
-    pub fn fail(&mut self, step: Step, message: impl Into<String>) {
+    /// Marks a span as failed.
+    pub fn fail(&mut self, step: SpanHandle, message: impl Into<String>) {
         if let Some(span) = self.span(step) {
             span.error = Some(message.into());
         }
     }
 
-    /// A step ends.
-    pub fn end(&mut self, step: Step) {
+    /// Ends a span.
+    pub fn end(&mut self, step: SpanHandle) {
         let Some(pass) = &mut self.pass else { return };
         let now = pass.at(Instant::now());
         if let (Some(span), Some(ended)) = (pass.spans.get_mut(step.0), pass.ended.get_mut(step.0)) {
@@ -171,23 +171,23 @@ impl Tracer {
         }
     }
 
-    /// The pass ends, and whatever of it has not; it is handed over.
+    /// Ends the pass and its open spans, and queues it for export.
     pub fn finish(&mut self) {
         let (Some(mut pass), Some(queue)) = (self.pass.take(), &self.queue) else { return };
         let now = pass.at(Instant::now());
         for (span, _) in pass.spans.iter_mut().zip(&pass.ended).filter(|(_, ended)| !**ended) {
             span.end_ns = now;
         }
-        queue.put(pass.spans, pass.left_out);
+        queue.push(pass.spans, pass.left_out);
     }
 
-    fn span(&mut self, step: Step) -> Option<&mut Span> {
+    fn span(&mut self, step: SpanHandle) -> Option<&mut Span> {
         self.pass.as_mut()?.spans.get_mut(step.0)
     }
 }
 
 impl Pass {
-    /// By one clock for all of the pass: the wall clock may be set meanwhile.
+    /// Nanoseconds since the Unix epoch, by one monotonic clock: the wall clock may be set during the pass.
     fn at(&self, instant: Instant) -> u64 {
         let ns = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         match instant.checked_duration_since(self.begun) {
@@ -223,13 +223,13 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn tracer() -> (Tracer, Arc<Queue>) {
-        let queue = Arc::new(Queue::default());
+    fn tracer() -> (Tracer, Arc<SpanQueue>) {
+        let queue = Arc::new(SpanQueue::default());
         (Tracer::new(Arc::clone(&queue)), queue)
     }
 
     #[test]
-    fn a_pass_is_a_tree_that_holds_its_steps() {
+    fn spans_of_a_pass_form_a_tree() {
         let (mut tracer, queue) = tracer();
         let before = Instant::now();
         tracer.begin("reconcile");
@@ -240,7 +240,7 @@ mod tests {
         tracer.fail(action, "in use");
         tracer.end(action);
         tracer.finish();
-        let spans = queue.take().unwrap();
+        let spans = queue.pop().unwrap();
         let names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
         assert_eq!(names, ["reconcile", "read", "apply", "endpoint add"]);
         let parents: Vec<_> = spans.iter().map(|span| span.parent_id).collect();
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_collector_nothing_is_taken_down() {
+    fn without_an_exporter_nothing_is_recorded() {
         let mut tracer = Tracer::default();
         tracer.begin("reconcile");
         let step = tracer.step(PASS, "plan");
@@ -275,7 +275,7 @@ mod tests {
             tracer.end(step);
         }
         tracer.finish();
-        assert_eq!(queue.take().unwrap().len(), PASS_SPANS_MAX);
+        assert_eq!(queue.pop().unwrap().len(), PASS_SPANS_MAX);
         assert_eq!(queue.stats.dropped(), [("pass_limit", 11), ("queue_full", 0), ("refused", 0)]);
     }
 }

@@ -1,4 +1,4 @@
-//! Auth and ban documents at work: what is declared, who logins, what comes of it.
+//! Compiled auth and ban documents, and the decisions about logins.
 
 mod certificate;
 mod chain;
@@ -71,7 +71,7 @@ impl Fixture {
 
 struct TestChain(Arc<dyn Authenticate>);
 
-/// Who logins.
+/// The credentials of a client.
 #[derive(Clone)]
 struct Login {
     /// Empty: the server assigns one.

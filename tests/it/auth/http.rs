@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use rustls::pki_types::PrivateKeyDer;
@@ -154,6 +155,52 @@ fn the_example_asks_its_service() {
     // The example waits for half a second, which a busy machine may take.
     broker.until("it lets alice in", || broker.client("a").user("alice", "secret").connect() == 0);
     assert!(service.look(|state| state.asked) >= 1);
+}
+
+/// A service that keeps its connections open; each answers so many requests and closes on the next one. Returns the number
+/// of its connections, too.
+fn keep_alive_service(answers: usize) -> (SlowService, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let service = SlowService { address: listener.local_addr().unwrap(), state: Arc::default() };
+    let connections = Arc::<AtomicUsize>::default();
+    let count = Arc::clone(&connections);
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            count.fetch_add(1, Ordering::SeqCst);
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                for _ in 0..answers {
+                    if !read_question(&mut stream) {
+                        return;
+                    }
+                    let body = r#"{"result": "allow"}"#;
+                    write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+                }
+                read_question(&mut stream);
+            });
+        }
+    });
+    (service, connections)
+}
+
+#[test]
+fn requests_to_the_service_share_a_connection() {
+    let (service, connections) = keep_alive_service(usize::MAX);
+    let broker = broker(&service, "connectTimeoutMs: 600000", PATIENCE);
+    for n in 0..3 {
+        assert_eq!(broker.client(&format!("device{n}")).user("device", "x").connect(), 0);
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_connection_that_the_service_closes_costs_no_login() {
+    let (service, connections) = keep_alive_service(1);
+    let broker = broker(&service, "connectTimeoutMs: 600000", PATIENCE);
+    for n in 0..5 {
+        assert_eq!(broker.client(&format!("device{n}")).user("device", "x").connect(), 0);
+    }
+    assert_eq!(connections.load(Ordering::SeqCst), 5);
 }
 
 /// A service behind TLS, by `rustls`, that lets everybody in; its authority is `ca`.
