@@ -131,6 +131,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 
 /// What a broker with `labels` will do about a change, without asking one. `None`: no broker in particular, every
 /// endpoint counts.
+#[cfg(feature = "etcd")]
 pub(super) fn planned(old: &Declared, new: &Declared, labels: Option<Labels>) -> Plan {
     let node = Node { default_host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), labels };
     plan_guarded(old, new, &BTreeMap::new(), &live(old, None, &node), &node)

@@ -21,6 +21,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
 
+#[cfg(feature = "etcd")]
 pub(crate) use directory::jittered;
 pub use directory::{DirectoryOptions, DirectoryReader, spawn_directory};
 pub use git_ref::{GitRefReader, spawn_git_ref};

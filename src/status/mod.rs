@@ -34,6 +34,7 @@ mod writes;
 pub use access::{AccessError, AccessOptions, TlsFiles};
 pub use bridges::{BridgeCondition, BridgeLink, BridgeView, RefusedFilter};
 pub use live::LiveView;
+#[cfg(feature = "etcd")]
 pub(crate) use live::connections;
 pub use router::paths;
 pub use secret::{Secret, SecretError};

@@ -32,7 +32,7 @@ fn a_claimed_length_before_connect_allocates_nothing() {
 
 /// CVE-2023-28366: QoS 2 publishes with the same packet identifier, again and again, each of which was to be kept.
 #[test]
-fn the_same_qos_2_message_again_and_again_is_taken_once() {
+fn a_repeated_qos_2_message_is_delivered_once() {
     let broker = Broker::start(2);
     for version in [Version::V3_1_1, Version::V5] {
         let mut subscriber = Client::connect(broker.address("default"), version, "subscriber");
@@ -52,7 +52,7 @@ fn the_same_qos_2_message_again_and_again_is_taken_once() {
 
 /// CVE-2020-13849: connections that are opened and then say nothing keep others out.
 #[test]
-fn a_connection_that_says_nothing_is_closed() {
+fn a_silent_connection_is_closed() {
     let broker = Broker::start(1);
     let mut silent: Vec<Client> = (0..50).map(|_| Client::open(broker.address("default"), Version::V3_1_1)).collect();
     let mut slow = Client::open(broker.address("default"), Version::V3_1_1);

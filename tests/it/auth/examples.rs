@@ -120,7 +120,7 @@ fn bans() {
 }
 
 #[test]
-fn http_without_its_service_keeps_everybody_out() {
+fn http_without_its_service_admits_nobody() {
     let text = |port: u16| example("auth/http").replace("127.0.0.1:9000", &format!("127.0.0.1:{port}"));
     let (address, nobody) = (ports::free_address(), ports::free_address());
     let text = text(nobody.port()).replace("port: 1883", &format!("host: 127.0.0.1, port: {}", address.port()));

@@ -14,7 +14,7 @@ const PEOPLE: &str = "auth: {name: default, chain: [{passwordFile: {file: people
 
 /// CVE-2017-7650: a client or user called `#` or `+` was given what patterns give to all.
 #[test]
-fn a_name_that_is_a_wildcard_earns_nothing() {
+fn a_client_id_with_wildcards_gets_no_permission() {
     let documents = format!(
         "{ANYBODY}---\nacl: {{name: default, rules: [{{permission: allow, topics: ['own/${{clientid}}/#']}}]}}\n"
     );
@@ -48,7 +48,7 @@ fn an_access_list_without_rules_permits_nothing() {
 
 /// CVE-2018-12550 and CVE-2017-7652: neither does a list that breaks, or cannot be read when it is read again.
 #[test]
-fn an_access_list_that_breaks_stays_what_it_was() {
+fn an_invalid_access_list_leaves_the_old_one_in_use() {
     let good = format!("{PEOPLE}---\nacl: {{name: default, rules: [{{permission: allow, topics: ['a']}}]}}\n");
     let broker = Broker::start("", &good, &[("people", &people())]);
     let mut client = broker.client("c").user("alice", "secret").connected();
@@ -102,7 +102,7 @@ fn a_reload_without_file_descriptors_opens_nothing() {
 
 /// CVE-2018-12551: a malformed line of the password file let in whoever gave its text as a name.
 #[test]
-fn a_password_file_that_never_was_good_lets_nobody_in() {
+fn an_invalid_password_file_admits_nobody() {
     for content in ["", "alice\n", "alice:\n", "alice:$6$\n", ":\n", "\n\n", "alice:$6$c2FsdA==$\n"] {
         assert!(weirmq::auth::PasswordFile::parse(content.as_bytes()).is_err(), "{content:?}");
     }
@@ -111,7 +111,7 @@ fn a_password_file_that_never_was_good_lets_nobody_in() {
 /// CVE-2026-25627 (over TCP and over WebSocket), CVE-2024-48077 and their class: a packet that promises more than it
 /// brings, or is never finished, costs its own connection at most.
 #[test]
-fn a_length_that_lies_harms_nobody_else() {
+fn a_false_packet_length_affects_its_own_connection_only() {
     let broker = Broker::start(", enableAcl: false, messageMaxSize: 65536", ANYBODY, &[]);
     for lie in [&[0x30, 0xFF, 0xFF, 0xFF, 0x7F][..], &[0x30, 0xFF, 0xFF, 0xFF, 0xFF, 0x7F], &[0x30, 0x80, 0x80, 0x01]] {
         let mut before = TcpStream::connect(broker.address).unwrap();
@@ -147,7 +147,7 @@ fn upgraded(broker: &Broker) -> TcpStream {
 
 /// CVE-2018-12546: what a client had retained was given to new subscribers after it lost its right to the topic.
 #[test]
-fn a_retained_message_does_not_outlive_its_publishers_right() {
+fn a_retained_message_is_removed_with_its_publishers_permission() {
     let documents = |bobs: &str| {
         format!(
             "{PEOPLE}---\nacl: {{name: default, rules: [{{permission: allow, username: alice, topics: ['#']}}, \
@@ -191,7 +191,7 @@ fn a_retained_message_does_not_outlive_its_publishers_right() {
 
 /// The same, where the endpoint that the publisher came in by is no longer there: as good as any other's are its rules.
 #[test]
-fn a_retained_message_of_an_endpoint_that_is_gone_needs_the_right_on_another() {
+fn a_retained_message_of_a_removed_endpoint_needs_the_permission_on_another() {
     let acls = "---\nacl: {name: open, rules: [{permission: allow, topics: ['#']}]}\n\
                 ---\nacl: {name: narrow, rules: [{permission: allow, action: subscribe, topics: ['#']}, \
                 {permission: allow, action: publish, topics: ['a/0', 'a/1']}]}\n";
@@ -223,7 +223,7 @@ fn a_retained_message_of_an_endpoint_that_is_gone_needs_the_right_on_another() {
 
 /// CVE-2025-59946: subscriptions that change while messages go to them, from several shards, and takeovers amid it.
 #[test]
-fn subscriptions_that_come_and_go_under_traffic() {
+fn subscriptions_change_under_traffic() {
     let broker = Broker::start(", enableAcl: false", ANYBODY, &[]);
     let churn = |number: usize| {
         for round in 0..20 {

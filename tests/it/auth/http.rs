@@ -119,7 +119,7 @@ fn all_enter(clients: Vec<Client>) {
 }
 
 #[test]
-fn a_slow_service_is_asked_about_many_at_once_and_holds_up_nobody_else() {
+fn a_slow_service_gets_concurrent_requests_and_delays_no_other_login() {
     let service = SlowService::start();
     let broker = broker(&service, "connectTimeoutMs: 600000", PATIENCE);
     let mut inside = broker.client("inside").user("alice", "secret").connected();
@@ -134,7 +134,7 @@ fn a_slow_service_is_asked_about_many_at_once_and_holds_up_nobody_else() {
 }
 
 #[test]
-fn no_more_are_under_way_at_once_than_declared() {
+fn concurrent_requests_are_bounded_by_max_concurrent() {
     let service = SlowService::start();
     let broker = broker(&service, "connectTimeoutMs: 600000", &format!("{PATIENCE}, maxConcurrent: 8"));
     let clients = knocking(&broker, 50);
@@ -242,7 +242,7 @@ fn a_service_behind_tls_is_asked_where_its_authority_is_trusted() {
 
 /// Else a service that was slow for a while would be asked about the dead for as long again.
 #[test]
-fn who_no_longer_waits_is_not_asked_about() {
+fn a_disconnected_client_causes_no_request() {
     let service = SlowService::start();
     let broker = broker(&service, "connectTimeoutMs: 500", &format!("{PATIENCE}, maxConcurrent: 1"));
     // Each of them is given up before the service answers; to wait for it would take a minute each.

@@ -61,7 +61,7 @@ fn connack(client: &mut Client) -> (bool, u8, Properties) {
 }
 
 #[test]
-fn the_client_is_told_its_bounds() {
+fn connack_carries_the_declared_limits() {
     let broker = run("limits", &[]);
     let mut client = broker.client("c").with("session_expiry_interval", PropertyValue::Number(100_000));
     let (_, code, properties) = connack(&mut client);
@@ -80,7 +80,7 @@ fn the_client_is_told_its_bounds() {
 }
 
 #[test]
-fn one_connection_too_many_is_told_so() {
+fn a_connection_above_the_limit_is_refused_with_a_reason() {
     let broker = run_with(&[("maxConnectionSize: 100", "maxConnectionSize: 2")]);
     let (first, _second) = (broker.client("a").connected(), broker.client("b").connected());
     assert_eq!(broker.client("c").connect(), QUOTA_EXCEEDED);
@@ -100,7 +100,7 @@ fn sessions_of_absent_clients_are_counted_over_all_shards() {
 }
 
 #[test]
-fn a_large_packet_is_refused_before_it_is_taken() {
+fn a_large_packet_is_refused_before_it_is_read() {
     let broker = run("limits", &[]);
     let mut client = broker.client("c").connected();
     client.send_bytes(&publish("a", &[b'x'; 5000], 0).encode(Version::V5)[..100]);
@@ -157,7 +157,7 @@ fn a_full_queue_keeps_what_is_declared() {
 }
 
 #[test]
-fn a_message_lives_no_longer_than_it_may() {
+fn a_message_expires_after_the_declared_maximum() {
     let broker = run("limits", &[]);
     let mut publisher = broker.client("p").connected();
     assert!(publisher.publish("kept", "x", true) < 0x80);
@@ -186,7 +186,7 @@ fn too_many_unacknowledged_messages_wait() {
 }
 
 #[test]
-fn who_publishes_too_fast_is_told_and_others_are_not_held_up() {
+fn a_publisher_above_its_rate_is_refused_and_others_are_not_delayed() {
     let broker = run("limits", &[]);
     let mut good = broker.client("good").connected();
     let flood: Vec<u8> = (0..5000).flat_map(|_| publish("f", b"x", 0).encode(Version::V5)).collect();
@@ -211,7 +211,7 @@ fn all_clients_together_keep_the_endpoints_rate() {
 }
 
 #[test]
-fn who_publishes_too_fast_is_read_later_where_that_is_declared() {
+fn a_publisher_above_its_rate_is_read_later_where_declared() {
     let delay = [("publishOverflow: disconnect", "publishOverflow: delay")];
     let broker = run_with(&delay);
     let mut reader = broker.client("r").connected();

@@ -92,7 +92,7 @@ fn after_a_restart_a_file_that_is_missing_or_broken_opens_nothing() {
 }
 
 #[test]
-fn a_ban_holds_for_who_is_in_and_who_comes_and_ends_with_its_document() {
+fn a_ban_disconnects_and_refuses_clients_until_its_document_is_removed() {
     let broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &people())]);
     let mut alice = broker.client("a").user("alice", "secret").connected();
     let mut robot = broker.client("bot-1").user("bob", "secret").connected();
@@ -114,7 +114,7 @@ const ALICE_ALL: &str = "{permission: allow, username: alice, topics: ['#']}";
 
 /// CVE-2021-34434: subscriptions of a client that was away, and what waited for it, outlived its right.
 #[test]
-fn a_revoked_right_ends_subscriptions_queued_messages_and_wills() {
+fn a_revoked_permission_removes_subscriptions_queued_messages_and_wills() {
     let bobs = "{permission: allow, username: bob, topics: ['a/#', 'b/#']}";
     let fewer = "{permission: allow, username: bob, topics: ['b/#']}";
     let broker = Broker::start("", &acl(&format!("{ALICE_ALL}, {bobs}")), &[("people", &people())]);
@@ -147,7 +147,7 @@ fn a_revoked_right_ends_subscriptions_queued_messages_and_wills() {
 }
 
 #[test]
-fn a_token_ends_with_its_time() {
+fn a_connection_ends_when_its_token_expires() {
     let documents = "auth: {name: default, chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub}}]}\n";
     let secret = "0123456789abcdef0123456789abcdef";
     let broker = Broker::start(", enableAcl: false", documents, &[("secret", secret)]);
@@ -159,7 +159,7 @@ fn a_token_ends_with_its_time() {
 }
 
 #[test]
-fn keys_rotate_without_a_gap_and_one_that_is_taken_out_takes_its_clients_with_it() {
+fn keys_rotate_without_a_gap_and_a_removed_key_disconnects_its_clients() {
     let documents = "auth: {name: default, chain: [{jwt: {algorithm: HS256, jwksFile: keys, usernameClaim: sub}}]}\n";
     let secret = |id: &str| format!("0123456789abcdef0123456789abcde{id}");
     let keys = |ids: &[&str]| {
@@ -188,7 +188,7 @@ fn keys_rotate_without_a_gap_and_one_that_is_taken_out_takes_its_clients_with_it
 
 /// Files as mosquitto_passwd writes them, in both of its forms, are taken as they are and may go on being written by it.
 #[test]
-fn files_that_mosquitto_passwd_writes_are_taken_as_they_are() {
+fn files_of_mosquitto_passwd_are_accepted() {
     if !is_there(Path::new("mosquitto_passwd")) {
         return;
     }
@@ -212,7 +212,7 @@ fn files_that_mosquitto_passwd_writes_are_taken_as_they_are() {
 }
 
 #[test]
-fn a_session_taken_up_with_a_lesser_token_loses_what_that_does_not_permit() {
+fn a_session_resumed_with_a_weaker_token_loses_what_it_does_not_permit() {
     let documents = "auth: {name: default, chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub, \
                      aclClaim: acl}}]}\n";
     let secret = "0123456789abcdef0123456789abcdef";

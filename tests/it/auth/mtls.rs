@@ -102,7 +102,7 @@ fn a_revoked_certificate_ends_its_open_connections_and_no_others() {
 }
 
 #[test]
-fn an_authority_that_is_no_longer_trusted_takes_its_clients_with_it() {
+fn a_removed_authority_disconnects_its_clients() {
     let (ca, next) = (Authority::new(), Authority::new());
     let broker = mtls(&ca);
     let device = ca.issue("device-1", &[], 10);
@@ -116,7 +116,7 @@ fn an_authority_that_is_no_longer_trusted_takes_its_clients_with_it() {
 }
 
 #[test]
-fn a_name_of_the_certificate_is_the_user() {
+fn a_name_of_the_certificate_becomes_the_user_name() {
     let ca = Authority::new();
     let server = ca.issue("server", SERVER, 1);
     let files = [

@@ -155,7 +155,7 @@ fn mqtt_js_over_wss() {
 }
 
 #[test]
-fn a_unix_socket_is_for_whom_its_permissions_name() {
+fn a_unix_socket_has_the_declared_permissions() {
     use std::os::unix::fs::PermissionsExt;
     let place = tempfile::tempdir().unwrap();
     let (path, declared) = (place.path().join("mqtt.sock"), place.path().join("endpoints.d"));
@@ -222,7 +222,7 @@ fn asked_to_leave() -> Option<(u8, Vec<u8>)> {
 }
 
 #[test]
-fn stricter_tls_holds_for_who_is_in_and_who_comes() {
+fn stricter_tls_applies_to_open_and_new_connections() {
     let (ca, address) = (Authority::new(), ports::free_address());
     let server = ca.issue("server", &["localhost"], 1);
     let declared =
@@ -251,7 +251,7 @@ fn stricter_tls_holds_for_who_is_in_and_who_comes() {
 }
 
 #[test]
-fn a_source_that_is_no_longer_trusted_takes_its_clients_with_it() {
+fn a_removed_proxy_source_disconnects_its_clients() {
     let address = ports::free_address();
     let declared = |source: &str| open_to_all(address, &format!(", proxyProtocol: {{trustedSources: [{source}]}}"));
     let broker = Broker::serve(address, &declared("127.0.0.1/32"), &[]);

@@ -272,7 +272,7 @@ async fn a_pass_is_one_trace_with_a_span_for_each_action() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_collector_that_is_away_or_silent_stops_no_pass_and_misses_nothing() {
+async fn an_unreachable_or_silent_collector_delays_no_pass_and_gets_all_spans() {
     // The first requests are told to come again.
     let collector = Collector::start(&[503, 429, 503]);
     let broker = traced(&collector).await;
@@ -301,7 +301,7 @@ async fn a_collector_that_is_away_or_silent_stops_no_pass_and_misses_nothing() {
 }
 
 #[test]
-fn a_collector_that_cannot_be_meant_is_refused_at_the_start() {
+fn an_invalid_collector_url_is_refused_at_start() {
     let directory = tempfile::tempdir().unwrap();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_weir"))
         .args(["run", "--status-addr", "none", "--otlp-endpoint", "http://me:secret@127.0.0.1:4318", "--endpoints"])

@@ -23,11 +23,10 @@ pub(super) struct Accepted {
 }
 
 /// Why a token is rejected.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Rejected {
-    #[error("{0}")]
     Claim(&'static str),
-    #[error("the token is for client id {0:?}")]
+    /// It is for this client id, and the client sent another.
     ClientId(Box<str>),
 }
 

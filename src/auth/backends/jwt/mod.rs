@@ -101,9 +101,15 @@ impl Verifier {
 /// Logs why a token with a valid signature is rejected, and maps it to what the client learns.
 fn refusal_of(attempt: &Attempt, rejected: &Rejected) -> Refusal {
     let (endpoint, peer, client_id) = (&*attempt.endpoint, &attempt.peer, &*attempt.client_id);
-    tracing::info!(endpoint, ?peer, client_id, reason = %rejected, "JWT rejected");
     match rejected {
-        Rejected::Claim(_) => Refusal::BadCredentials,
-        Rejected::ClientId(_) => Refusal::ClientIdNotValid,
+        Rejected::Claim(why) => {
+            tracing::info!(endpoint, ?peer, client_id, why, "JWT rejected");
+            Refusal::BadCredentials
+        }
+        Rejected::ClientId(wanted) => {
+            let wanted = &**wanted;
+            tracing::info!(endpoint, ?peer, client_id, wanted, "JWT rejected: it is for another client id");
+            Refusal::ClientIdNotValid
+        }
     }
 }
