@@ -250,7 +250,6 @@ fn nodes(control: &ControlState, cluster: &ClusterView, facts: &NodeFacts, conne
 }
 
 /// Open connections of all endpoints.
-#[cfg(feature = "etcd")]
 pub(crate) fn connections(plane: &DataPlane) -> u64 {
     plane.stats().iter().map(|stats| u64::from(stats.connections_current)).sum()
 }
