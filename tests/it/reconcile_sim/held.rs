@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weirmq::reconcile::Reason;
+use weir_declare::reconcile::Reason;
 
 use super::file::{File, Trouble};
 use super::*;
