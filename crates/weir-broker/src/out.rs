@@ -135,29 +135,35 @@ impl OutBuf {
         while holds.list.front().is_some_and(|hold| hold.turn <= turn) {
             holds.list.pop_front();
         }
-        let settled = holds.acknowledgements.iter().take_while(|waiting| waiting.turn <= turn).count();
-        let settled: Vec<Acknowledgement> = holds.acknowledgements.drain(..settled).collect();
-        self.write_acknowledgements(settled, version);
+        let start = self.buf.len();
+        while let Some(&settled) = holds.acknowledgements.front()
+            && settled.turn <= turn
+        {
+            holds.acknowledgements.pop_front();
+            settled.write(&mut self.buf, version);
+        }
+        self.pass(start);
+        self.forget_holds();
     }
 
-    /// Answers the PUBLISHes of QoS 1 whose acknowledgements wait, with `code` in its place.
+    /// Answers the PUBLISHes of QoS 1 whose acknowledgements wait, of a client of 5.0, with `code` in its place.
     pub(super) fn refuse(&mut self, code: ReasonCode) {
         let Some(holds) = &mut self.holds else { return };
-        let waiting = std::mem::take(&mut holds.acknowledgements);
-        let (refused, left) = waiting.into_iter().partition(|waiting| waiting.qos == QoS::AtLeastOnce);
-        holds.acknowledgements = left;
-        let refused: VecDeque<Acknowledgement> = refused;
-        let refused = refused.into_iter().map(|waiting| Acknowledgement { code, ..waiting }).collect();
-        self.write_acknowledgements(refused, ProtocolVersion::V5);
+        let start = self.buf.len();
+        holds.acknowledgements.retain(|waiting| {
+            if waiting.qos == QoS::AtLeastOnce {
+                Acknowledgement { code, ..*waiting }.write(&mut self.buf, ProtocolVersion::V5);
+            }
+            waiting.qos != QoS::AtLeastOnce
+        });
+        self.pass(start);
+        self.forget_holds();
     }
 
-    fn write_acknowledgements(&mut self, acknowledgements: Vec<Acknowledgement>, version: ProtocolVersion) {
+    fn forget_holds(&mut self) {
         if self.holds.as_ref().is_some_and(|holds| holds.list.is_empty() && holds.acknowledgements.is_empty()) {
             self.holds = None;
         }
-        let start = self.buf.len();
-        acknowledgements.into_iter().for_each(|settled| settled.write(&mut self.buf, version));
-        self.pass(start);
     }
 
     /// What was appended from `start` on does not wait for what was held back before, unless that is CONNACK.

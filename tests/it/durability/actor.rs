@@ -72,6 +72,8 @@ pub struct Testament {
 pub struct Group {
     pub name: &'static str,
     pub qos: u8,
+    /// Receive Maximum.
+    pub window: u32,
     /// The member ends its session now and then.
     pub leaves: bool,
 }
@@ -209,9 +211,8 @@ impl Actor {
             let expiry_s = if let Role::Testator(testament) = self.role { testament.expiry_s } else { u32::MAX };
             properties.push((EXPIRY, PropertyValue::Number(expiry_s)));
         }
-        if let Role::Member(_) = self.role {
-            // Soon busy: what the group's owner gives it while it does not know comes back.
-            properties.push((RECEIVE_MAXIMUM, PropertyValue::Number(2)));
+        if let Role::Member(group) = self.role {
+            properties.push((RECEIVE_MAXIMUM, PropertyValue::Number(group.window)));
         }
         let will = if let Role::Testator(testament) = self.role { Some(self.will(testament, history)) } else { None };
         let connect = Connect {
@@ -302,7 +303,7 @@ impl Actor {
                 }
                 match self.role {
                     Role::Subscriber => history.subscribed(&self.name),
-                    Role::Member(Group { name, qos, leaves: false }) => history.group_subscribed(name, qos),
+                    Role::Member(Group { name, qos, leaves: false, .. }) => history.group_subscribed(name, qos),
                     _ => {}
                 }
                 if self.role == Role::Reader {

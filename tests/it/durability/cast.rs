@@ -6,10 +6,10 @@ use super::actor::{Actor, Group, Role, Testament};
 use super::history::History;
 use crate::wire::Version;
 
-/// The clients of a run.
-pub fn cast() -> Vec<Actor> {
+/// The clients of a run; `window`: how many messages a member of a group may have unacknowledged.
+pub fn cast(window: u32) -> Vec<Actor> {
     let publisher = |qos| Role::Publisher { qos };
-    let member = |name, qos, leaves| Role::Member(Group { name, qos, leaves });
+    let member = |name, qos, leaves| Role::Member(Group { name, qos, window, leaves });
     let at_once = Testament { qos: 2, retain: false, delay_s: 0, expiry_s: u32::MAX };
     vec![
         Actor::new("subscriber-a", Role::Subscriber, Version::V3_1_1),

@@ -46,7 +46,8 @@ impl Simulation {
         let mut rng = Rng::new(seed);
         let limits = EndpointLimits { durable: true, max_queued_messages: 1_000_000, ..EndpointLimits::default() };
         let shards = rng.pick(&[1, 2, 3]);
-        let actors = cast();
+        // Members are soon busy: what a group's owner gives them while it does not know comes back.
+        let actors = cast(2);
         let mut simulation = Self {
             rng,
             fault,
@@ -302,9 +303,10 @@ fn findings(seed: u64, fault: Fault) -> Vec<String> {
 
 #[test]
 fn nothing_acknowledged_is_lost_whenever_the_process_dies() {
-    let seeds = std::env::var("WEIR_CRASH_SEEDS").ok().map_or(40, |seeds| seeds.parse().expect("a number"));
+    let seeds = std::env::var("WEIR_CRASH_SEEDS").ok().map_or(25, |seeds| seeds.parse().expect("a number"));
     let one = std::env::var("WEIR_CRASH_SEED").ok().map(|seed| seed.parse().expect("a number"));
     for seed in one.map_or(0..seeds, |one| one..one + 1) {
+        println!("WEIR_CRASH_SEED={seed}");
         let findings = findings(seed, Fault::None);
         assert!(findings.is_empty(), "WEIR_CRASH_SEED={seed}:\n{}", findings.join("\n"));
     }
@@ -312,6 +314,6 @@ fn nothing_acknowledged_is_lost_whenever_the_process_dies() {
 
 #[test]
 fn a_broker_that_tells_before_it_has_committed_is_found_out() {
-    let found = (0..20).filter(|seed| !findings(*seed, Fault::TellsEarly).is_empty()).count();
-    assert!(found > 10, "{found} of 20 seeds");
+    let found = (0..10).filter(|seed| !findings(*seed, Fault::TellsEarly).is_empty()).count();
+    assert!(found > 5, "{found} of 10 seeds");
 }

@@ -140,7 +140,7 @@ struct Clients {
 
 impl Clients {
     fn new(seed: u64) -> Self {
-        let actors = cast();
+        let actors = cast(100);
         let streams = actors.iter().map(|_| None).collect();
         Self { rng: Rng::new(seed), actors, streams, history: History::default() }
     }
