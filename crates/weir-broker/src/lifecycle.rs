@@ -105,7 +105,10 @@ impl Core {
         if let Some(slot) = self.sessions.get(id).and_then(|s| s.connection) {
             self.tell_and_close(slot, ReasonCode::SessionTakenOver);
         }
-        // The detached connection's session may have ended with it.
+        // A will that is due is owed, though its client is back before the timer was looked at.
+        self.send_restored();
+        self.session_is_due(SessionRef { id, generation: self.sessions.generation(id) }, now);
+        // The session may have ended, with the detached connection or by itself.
         if self.sessions.get(id).is_none() {
             return (None, false);
         }

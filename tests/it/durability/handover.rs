@@ -25,7 +25,8 @@ impl Broker {
         broker
     }
 
-    fn restart(&mut self) {
+    /// A process begins with what is on the disk; nothing that is due is done yet.
+    fn start(&mut self) {
         self.node = Node::new(SHARDS);
         let stored = Stored::new(self.disk.iter().map(|(key, value)| (*key, value.clone())).collect());
         let now = self.node.now;
@@ -33,6 +34,11 @@ impl Broker {
             core.keep_records(Recording { next_id: stored.next_id(), epoch_unix_ms: 0 });
             core.restore(&stored, now).expect("its own records");
         }
+        self.node.settle();
+    }
+
+    fn restart(&mut self) {
+        self.start();
         self.node.advance(0);
         self.settle();
     }
@@ -129,6 +135,22 @@ fn a_will_is_published_once_whichever_disk_is_ahead() {
         let found = [broker.messages(&here), broker.messages(&elsewhere)];
         assert_eq!(found, [1, 1], "QoS {qos}, on disk {stored:?}");
     }
+}
+
+#[test]
+fn a_will_is_published_though_its_client_is_back_before_the_broker_came_to_it() {
+    let mut broker = Broker::new();
+    let (here, elsewhere, testator) = (at_home(0, "here"), at_home(1, "there"), at_home(0, "testator"));
+    for name in [&here, &elsewhere] {
+        let link = broker.subscribe(name, "will");
+        broker.node.close(link);
+    }
+    let (topic, payload, properties) = ("will".to_owned(), b"x".to_vec(), Vec::new());
+    broker.enter(&testator, Some(Will { topic, payload, qos: 1, retain: false, properties }));
+    broker.settle();
+    broker.start();
+    broker.enter(&testator, None);
+    assert_eq!([broker.messages(&here), broker.messages(&elsewhere)], [1, 1]);
 }
 
 /// The member's session ends; the other one, elsewhere, gets what it had not acknowledged.

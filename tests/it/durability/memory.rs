@@ -84,9 +84,6 @@ impl Simulation {
         }
         // As the shards' threads are started only then.
         self.node.settle();
-        for core in &mut self.node.cores {
-            core.tick(now);
-        }
     }
 
     /// Some of what is on its way between the shards arrives, some turns end, some records are committed.
@@ -94,6 +91,10 @@ impl Simulation {
         while !self.rng.one_in(3) && self.node.step(|waiting| self.rng.below(waiting)) {}
         for shard in 0..self.node.cores.len() {
             if self.rng.one_in(2) {
+                let (core, now) = (&mut self.node.cores[shard], self.node.now);
+                if core.next_deadline().is_some_and(|due| due <= now) {
+                    core.tick(now);
+                }
                 self.end_turn(shard);
             }
             let waits = self.pending[shard].len();
@@ -203,15 +204,6 @@ impl Simulation {
         }
     }
 
-    /// Time passes, and what is due is done; what comes of it is on its way.
-    fn advance(&mut self, millis: u64) {
-        self.node.now += millis;
-        let now = self.node.now;
-        for core in self.node.cores.iter_mut().filter(|core| core.next_deadline().is_some_and(|due| due <= now)) {
-            core.tick(now);
-        }
-    }
-
     fn run(&mut self) -> Vec<String> {
         // Who listens is there before anybody speaks.
         while !self.actors.iter().all(Actor::is_set_up) {
@@ -233,10 +225,10 @@ impl Simulation {
                 self.step(at);
                 self.turn();
                 if self.rng.one_in(10) {
-                    self.advance(1);
+                    self.node.now += 1;
                 }
                 if self.rng.one_in(300) {
-                    self.advance(1_000);
+                    self.node.now += 1_000;
                 }
             }
             self.crash();
