@@ -185,8 +185,8 @@ impl Core {
         if member.shard == here {
             self.deliver(member.session.id, delivery, view, now);
         } else if view.once.is_some() && !view.in_outbox && view.publish.qos > QoS::AtMostOnce {
-            // Whoever sends it again is not to make this shard choose again, and what this one records is not to say that
-            // the member's shard has it: from here on it is this shard's own to send.
+            // This shard's record "received" says that the group has the message. So this disk must hold the message, too,
+            // until the member's shard has stored it.
             let (key, message) = (Arc::clone(&group.key), view.store());
             self.stage(&key, message, again);
         } else {
@@ -243,7 +243,7 @@ impl Core {
             }
         } else if view.publish.qos > QoS::AtMostOnce && self.journal.somebody && !self.journal.may_wait_for(RANK_RETURN)
         {
-            // It was returned before, and its owner may wait for this shard: that must not wait for the owner.
+            // The owner waits for this shard, which therefore cannot wait for the owner.
             self.stage(key, view.store(), again);
         } else {
             let message = view.store().unrecorded();
