@@ -106,7 +106,6 @@ impl Core {
             self.tell_and_close(slot, ReasonCode::SessionTakenOver);
         }
         // A will that is due is owed, though its client is back before the timer was looked at.
-        self.send_restored();
         self.session_is_due(SessionRef { id, generation: self.sessions.generation(id) }, now);
         // The session may have ended, with the detached connection or by itself.
         if self.sessions.get(id).is_none() {
@@ -346,6 +345,8 @@ impl Core {
 
     /// A session's will, or its end, may be due.
     pub(super) fn session_is_due(&mut self, session: SessionRef, now: Millis) {
+        // What an earlier process had published is older than whatever is due now.
+        self.send_restored();
         let Some(due) = self.sessions.get_generation(session.id, session.generation) else { return };
         if due.connection.is_some() {
             return;

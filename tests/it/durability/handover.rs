@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weirmq::broker::{EndpointLimits, EndpointPolicy, Kept, Key, Recording, ShardId, Stored, home_shard};
+use weir_broker::{EndpointLimits, EndpointPolicy, Kept, Key, Recording, ShardId, Stored, home_shard};
 
 use crate::node::{LinkId, Node, policy};
 use crate::wire::{Connect, Packet, PropertyValue, Publish, Version, Will, decode_server_packet};
