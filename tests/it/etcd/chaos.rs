@@ -88,6 +88,11 @@ impl Chaos {
     /// Everything is deleted at once, and waits. It was not meant: it is put back, one by one, and no endpoint is lost on
     /// the way, by no broker, not even by one that restarts.
     fn delete_all_and_put_back(&mut self, at: usize) {
+        // A broker that has not read the store since it was restored takes the deletions for what the restore lost: each
+        // reads it as it is now.
+        self.documents.set(OTHERS[0], ports::free(), "");
+        self.etcd.put(&key(OTHERS[0]), &self.documents.text(OTHERS[0]));
+        self.settle();
         let mut names: Vec<String> = self.documents.endpoints.keys().cloned().collect();
         self.etcd.ctl(&["del", "--prefix", "/weir/endpoints/"]);
         for broker in &self.brokers {
