@@ -22,6 +22,9 @@ const FLOORS: &[&str] = &[
     "cli",
 ];
 
+/// The parts of the broker core from the lowest floor to the highest. A part names only parts of lower floors.
+const BROKER_FLOORS: &[&str] = &["values", "observe", "links", "durability", "delivery", "routing", "clients", "core"];
+
 /// What the crates under `crates/` may not name: they do no IO, and time is an argument.
 const IMPURE: &[&str] = &[
     "tokio::",
@@ -112,6 +115,21 @@ fn modules_import_lower_floors_only() {
         let at = root().join("src").join(&module);
         found.extend(findings(&at.with_extension("rs"), finds));
         found.extend(findings(&at, finds));
+    }
+    assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+#[test]
+fn parts_of_the_broker_core_import_lower_floors_only() {
+    let mut found = Vec::new();
+    for (floor, part) in BROKER_FLOORS.iter().enumerate() {
+        let above = &BROKER_FLOORS[floor + 1..];
+        let folder = root().join("crates/weir-broker/src").join(part);
+        assert!(folder.is_dir(), "{} is no folder: BROKER_FLOORS names it", folder.display());
+        found.extend(findings(&folder, |text| {
+            let other = above.iter().find(|other| text.contains(&format!("crate::{other}::")))?;
+            Some(format!("{part} may not import {other}"))
+        }));
     }
     assert!(found.is_empty(), "\n{}", found.join("\n"));
 }

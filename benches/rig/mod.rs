@@ -6,8 +6,8 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use weir_broker::{
-    Admission, Authorize, ConnId, Core, CoreConfig, EndpointId, EndpointLimits, EndpointPolicy, Principal,
-    ProtocolVersions, ShardId,
+    Admission, Authorize, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy,
+    Principal, ProtocolVersions, Reauthentication, RecordBatch, ShardId, drive,
 };
 use weir_mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Side, decode};
 
@@ -17,7 +17,7 @@ pub(crate) const MESSAGES_PER_READ: usize = 500;
 pub(crate) struct Rig {
     pub(crate) core: Core,
     policy: Arc<EndpointPolicy>,
-    dirty: Vec<ConnId>,
+    acks: Vec<u8>,
 }
 
 impl Rig {
@@ -33,9 +33,9 @@ impl Rig {
             admission: None,
         };
         let policy = Arc::new(policy);
-        let mut core = Core::new(CoreConfig { shard: ShardId(0), shards: 1 });
-        core.know_policy(&policy, 0);
-        Self { core, policy, dirty: Vec::new() }
+        let mut core = Core::new(CoreConfig { shard: ShardId(0), shards: 1, hash_seed: 0 });
+        core.register_policy(&policy, 0);
+        Self { core, policy, acks: Vec::new() }
     }
 
     pub(crate) fn connect(&mut self, client_id: &str) -> ConnId {
@@ -61,32 +61,44 @@ impl Rig {
 
     /// Takes everything that waits to be written, as a socket would; answers PUBLISHes of QoS 1 with PUBACK.
     pub(crate) fn drain(&mut self) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        self.core.take_dirty(&mut dirty);
-        dirty.extend(std::iter::from_fn(|| self.core.next_in_crowd()));
-        for conn in dirty.drain(..) {
-            let mut acks = Vec::new();
-            if let Some(out) = self.core.out(conn) {
-                let mut bytes = black_box(out.first());
-                while bytes.first().is_some_and(|b| b & 0xf6 == 0x32) {
-                    let (length, header) = match bytes[1] {
-                        short @ ..128 => (usize::from(short), 2),
-                        low => (usize::from(low & 127) + usize::from(bytes[2]) * 128, 3),
-                    };
-                    let at = header + 2 + usize::from(bytes[header + 1]);
-                    acks.extend_from_slice(&[0x40, 2, bytes[at], bytes[at + 1]]);
-                    bytes = &bytes[header + length..];
-                }
-                let n = out.len();
-                out.advance(n);
-            }
-            self.core.written(conn, 0);
-            if !acks.is_empty() {
-                self.core.receive(conn, &acks, 0);
-            }
-        }
-        self.dirty = dirty;
+        drive(self);
     }
+}
+
+impl Driver for Rig {
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    fn flush(&mut self, conn: ConnId) {
+        let mut acks = std::mem::take(&mut self.acks);
+        if let Some(out) = self.core.out(conn) {
+            let mut bytes = black_box(out.first());
+            while bytes.first().is_some_and(|b| b & 0xf6 == 0x32) {
+                let (length, header) = match bytes[1] {
+                    short @ ..128 => (usize::from(short), 2),
+                    low => (usize::from(low & 127) + usize::from(bytes[2]) * 128, 3),
+                };
+                let at = header + 2 + usize::from(bytes[header + 1]);
+                acks.extend_from_slice(&[0x40, 2, bytes[at], bytes[at + 1]]);
+                bytes = &bytes[header + length..];
+            }
+            let n = out.len();
+            out.advance(n);
+        }
+        self.core.written(conn, 0);
+        if !acks.is_empty() {
+            self.core.receive(conn, &acks, 0);
+            acks.clear();
+        }
+        self.acks = acks;
+    }
+
+    fn reauthenticate(&mut self, _: Reauthentication) {}
+    fn store(&mut self, _: RecordBatch) {}
+    fn send(&mut self, _: ShardId, _: Batch) {}
+    fn close(&mut self, _: ConnId) {}
+    fn resume(&mut self, _: ConnId) {}
 }
 
 /// A PUBLISH of 3.1.1.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use weir_broker::{
-    Admission, ConnId, Core, CoreConfig, Ended, EndpointId, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions,
-    Reauthentication, ShardId, Then, home_shard, limits,
+    Admission, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy, Principal,
+    ProtocolVersions, ReadAction, Reauthentication, RecordBatch, ShardId, drive, home_shard, limits,
 };
 use weir_mqtt::decode_connect;
 
@@ -38,6 +38,7 @@ struct Node {
     cores: Vec<Core>,
     connections: [Option<(usize, ConnId)>; CONNECTIONS],
     policy: Arc<EndpointPolicy>,
+    batches: Vec<(ShardId, ShardId, Batch)>,
     now: u64,
 }
 
@@ -56,11 +57,11 @@ impl Node {
         };
         let policy = Arc::new(policy);
         let core = |shard| {
-            let mut core = Core::new(CoreConfig { shard: ShardId(shard), shards });
-            core.know_policy(&policy, 0);
+            let mut core = Core::new(CoreConfig { shard: ShardId(shard), shards, hash_seed: 0 });
+            core.register_policy(&policy, 0);
             core
         };
-        Self { cores: (0..shards).map(core).collect(), connections: [None; CONNECTIONS], policy, now: 0 }
+        Self { cores: (0..shards).map(core).collect(), connections: [None; CONNECTIONS], policy, batches: Vec::new(), now: 0 }
     }
 
     fn connect(&mut self, place: usize, bytes: &[u8]) {
@@ -83,63 +84,83 @@ impl Node {
         let Some((shard, id)) = self.connections[place] else { return };
         let received = self.cores[shard].receive(id, bytes, self.now);
         assert!(received.consumed <= bytes.len());
-        if received.then == Then::Close {
+        if received.action == ReadAction::Close {
             self.end(place);
         }
     }
 
     fn end(&mut self, place: usize) {
         if let Some((shard, id)) = self.connections[place].take() {
-            self.cores[shard].ended(id, Ended::PeerClosed, self.now);
+            self.cores[shard].connection_closed(id, self.now);
         }
     }
 
     /// Writes all that waits and carries batches until none is left.
     fn settle(&mut self) {
         for _ in 0..64 {
-            let mut quiet = true;
-            for from in 0..self.cores.len() {
-                for to in (0..self.cores.len()).filter(|&to| to != from) {
-                    if let Some(batch) = self.cores[from].take_batch(ShardId(to as u16)) {
-                        quiet = false;
-                        self.cores[to].deliver_batch(ShardId(from as u16), batch, self.now);
-                    }
-                }
-            }
             for shard in 0..self.cores.len() {
-                let (mut dirty, mut closing, mut asked) = (Vec::new(), Vec::new(), Vec::new());
-                self.cores[shard].take_reauthentications(&mut asked);
-                for Reauthentication { connection, begins, data } in asked {
-                    if begins && data.is_none() {
-                        self.cores[shard].ask_for_more(connection, b"more", self.now);
-                    } else {
-                        self.cores[shard].reauthenticated(connection, anonymous(), data.as_deref(), self.now);
-                    }
-                }
-                self.cores[shard].take_dirty(&mut dirty);
-                dirty.extend(std::iter::from_fn(|| self.cores[shard].next_in_crowd()));
-                self.cores[shard].take_closing(&mut closing);
-                for id in dirty {
-                    if let Some(out) = self.cores[shard].out(id) {
-                        assert!(out.len() <= limits::PENDING_WRITE_MAX_BYTES + (1 << 20));
-                        let mut slices = [IoSlice::new(&[]); 8];
-                        let filled = out.fill_slices(&mut slices);
-                        let taken = slices[..filled].iter().map(|s| s.len()).sum();
-                        out.advance(taken);
-                    }
-                    self.cores[shard].written(id, self.now);
-                }
-                for id in closing {
-                    if let Some(place) = self.connections.iter().position(|c| *c == Some((shard, id))) {
-                        self.end(place);
-                    }
-                }
+                drive(&mut Shard { node: self, shard });
             }
-            if quiet {
+            if self.batches.is_empty() {
                 return;
+            }
+            for (from, to, batch) in std::mem::take(&mut self.batches) {
+                self.cores[usize::from(to.0)].deliver_batch(from, batch, self.now);
             }
         }
     }
+
+    /// No index led nowhere.
+    fn check(&self) {
+        assert!(self.cores.iter().all(|core| core.gauges().internal_errors.total() == 0));
+    }
+}
+
+struct Shard<'a> {
+    node: &'a mut Node,
+    shard: usize,
+}
+
+impl Driver for Shard<'_> {
+    fn core(&mut self) -> &mut Core {
+        &mut self.node.cores[self.shard]
+    }
+
+    fn reauthenticate(&mut self, request: Reauthentication) {
+        let Reauthentication { connection, begins, data } = request;
+        let now = self.node.now;
+        if begins && data.is_none() {
+            self.core().continue_authentication(connection, b"more", now);
+        } else {
+            self.core().reauthenticated(connection, anonymous(), data.as_deref(), now);
+        }
+    }
+
+    fn store(&mut self, _: RecordBatch) {}
+
+    fn send(&mut self, to: ShardId, batch: Batch) {
+        self.node.batches.push((ShardId(self.shard as u16), to, batch));
+    }
+
+    fn flush(&mut self, conn: ConnId) {
+        let now = self.node.now;
+        if let Some(out) = self.core().out(conn) {
+            assert!(out.len() <= limits::PENDING_WRITE_MAX_BYTES + (1 << 20));
+            let mut slices = [IoSlice::new(&[]); 8];
+            let filled = out.fill_slices(&mut slices);
+            let taken = slices[..filled].iter().map(|s| s.len()).sum();
+            out.advance(taken);
+        }
+        self.core().written(conn, now);
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        if let Some(place) = self.node.connections.iter().position(|c| *c == Some((self.shard, conn))) {
+            self.node.end(place);
+        }
+    }
+
+    fn resume(&mut self, _: ConnId) {}
 }
 
 fuzz_target!(|data: &[u8]| {
@@ -166,6 +187,7 @@ fuzz_target!(|data: &[u8]| {
         }
         node.cores.iter_mut().for_each(|core| core.tick(node.now));
         node.settle();
+        node.check();
         rest = after;
     }
 });

@@ -21,7 +21,7 @@ use super::stats::{EndpointStats, Tallies};
 use super::stream::Stream;
 use super::workers::Workers;
 use weir_broker::limits::SHARDS_MAX;
-use weir_broker::{AwaySessions, CoreGauges, EndpointId, Millis, Principal, TotalRates, Waiting, home_shard};
+use weir_broker::{CoreGauges, EndpointId, Millis, OfflineSessions, Principal, TotalRates, Waiting, home_shard};
 use weir_mqtt::ProtocolVersion;
 
 /// How the data plane is set up.
@@ -211,7 +211,7 @@ impl DataPlane {
             tallies: Arc::clone(&tallies),
             workers,
             auth_tasks,
-            away: AwaySessions::default(),
+            away: OfflineSessions::default(),
             total_rates: TotalRates::default(),
         });
         let descriptors = raise_descriptor_limit();

@@ -150,6 +150,7 @@ impl StatusView for LiveView {
                 retained_bytes: held.retained_bytes as u64,
                 inflight_messages: held.inflight as u64,
                 queued_messages: held.queued as u64,
+                internal_errors: held.internal_errors.counts().map(|(site, n)| (site.label(), n)).collect(),
                 endpoints: held.endpoints.iter().filter_map(of_endpoint).collect(),
             })
         })

@@ -121,6 +121,7 @@ impl Scrape {
             Unit::Bytes,
             held.retained_bytes as f64,
         )?;
+        self.internal_errors(out, &held.internal_errors)?;
         self.held(out, "weir_endpoint_sessions", "Sessions last connected to it.", |held| held.sessions)?;
         let help = "Those of its sessions whose client is away (maxSessionSize bounds them).";
         self.held(out, "weir_endpoint_sessions_away", help, |held| held.sessions_away)?;
@@ -132,6 +133,17 @@ impl Scrape {
         self.held(out, "weir_endpoint_messages_queued", help, |held| held.queued_messages)?;
         let help = "Bytes of the messages waiting in its sessions.";
         self.held(out, "weir_endpoint_queued_bytes", help, |held| held.queued_bytes)
+    }
+
+    fn internal_errors(&self, out: &mut DescriptorEncoder, counts: &[(&'static str, u64)]) -> fmt::Result {
+        let help = "Internal inconsistencies found: defects of the broker, to be reported.";
+        let mut family = out.encode_descriptor("weir_internal_errors", help, None, MetricType::Counter)?;
+        for (site, count) in counts {
+            let labels = [("site", *site)];
+            let mut metric = family.encode_family(&labels)?;
+            metric.encode_counter::<NoLabelSet, u64, f64>(count, None)?;
+        }
+        Ok(())
     }
 
     /// Where there is a data directory.

@@ -198,6 +198,8 @@ pub struct Holdings {
     pub inflight_messages: u64,
     /// Waiting in sessions.
     pub queued_messages: u64,
+    /// Internal inconsistencies that the shards found, by site.
+    pub internal_errors: Vec<(&'static str, u64)>,
     /// By endpoint name.
     pub endpoints: BTreeMap<String, EndpointHoldings>,
 }

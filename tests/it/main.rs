@@ -16,8 +16,8 @@ mod durability;
 mod environment;
 #[cfg(feature = "etcd")]
 mod etcd;
-mod farewell;
 mod golden;
+mod graceful_disconnect;
 mod load_bench;
 mod many_shards;
 mod memory;

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use weir_broker::{
-    Admission, Batch, ConnId, Core, CoreConfig, Ended, EndpointId, EndpointLimits, EndpointPolicy, Principal,
-    ProtocolVersions, ShardId, Then, home_shard,
+    Admission, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy, Principal,
+    ProtocolVersions, ReadAction, Reauthentication, RecordBatch, Scope, ShardId, drive, home_shard,
 };
 use weir_mqtt::{ConnAck, ConnAckProperties, Decoded, Packet, ReasonCode, Refusal, decode_connect, encode};
 
@@ -57,22 +57,36 @@ pub struct Node {
     /// Batches on their way, by sender and receiver.
     on_the_way: Vec<Vec<VecDeque<Batch>>>,
     assigned: u32,
+    records: Vec<(ShardId, RecordBatch)>,
+    /// Turns end only by [`Node::end_turn`], of one shard at a time; until then only batches and flushes are carried out.
+    pub ends_turns_apart: bool,
+    /// All bytes to clients, in order, where they are recorded.
+    pub transcript: Option<Vec<(LinkId, Vec<u8>)>>,
 }
 
 impl Node {
     /// A broker of `shards` shards.
     pub fn new(shards: u16) -> Node {
         let cores: Vec<Core> =
-            (0..shards).map(|shard| Core::new(CoreConfig { shard: ShardId(shard), shards })).collect();
+            (0..shards).map(|shard| Core::new(CoreConfig { shard: ShardId(shard), shards, hash_seed: 0 })).collect();
         let count = cores.len();
         let on_the_way = (0..count).map(|_| (0..count).map(|_| VecDeque::new()).collect()).collect();
         // Time does not start at zero: an early instant must have room below it.
-        Node { cores, now: 1_000_000, links: Vec::new(), on_the_way, assigned: 0 }
+        Node {
+            cores,
+            now: 1_000_000,
+            links: Vec::new(),
+            on_the_way,
+            assigned: 0,
+            records: Vec::new(),
+            ends_turns_apart: false,
+            transcript: None,
+        }
     }
 
     /// A client opens a connection to an endpoint.
     pub fn open(&mut self, policy: Arc<EndpointPolicy>) -> LinkId {
-        self.cores.iter_mut().for_each(|core| core.know_policy(&policy, self.now));
+        self.cores.iter_mut().for_each(|core| core.register_policy(&policy, self.now));
         self.links.push(Link { policy, stage: Stage::Waiting(Vec::new()), to_client: Vec::new(), reads: true });
         self.links.len() - 1
     }
@@ -107,7 +121,7 @@ impl Node {
     /// The client closes, or the network fails.
     pub fn close(&mut self, link: LinkId) {
         if let Stage::Admitted { shard, id, .. } = self.links[link].stage {
-            self.cores[shard].ended(id, Ended::PeerClosed, self.now);
+            self.cores[shard].connection_closed(id, self.now);
         }
         self.links[link].stage = Stage::Closed;
     }
@@ -186,43 +200,25 @@ impl Node {
         }
     }
 
-    /// What a shard does at the end of a turn of its loop: flush, close, read on, hand over.
+    /// Carries out what the cores ask for.
     pub fn collect(&mut self) {
+        let scope = if self.ends_turns_apart { Scope::Writes } else { Scope::All };
         for shard in 0..self.cores.len() {
-            loop {
-                let (mut dirty, mut closing, mut resumed) = (Vec::new(), Vec::new(), Vec::new());
-                self.cores[shard].take_dirty(&mut dirty);
-                dirty.extend(std::iter::from_fn(|| self.cores[shard].next_in_crowd()));
-                self.cores[shard].take_closing(&mut closing);
-                self.cores[shard].take_resumed(&mut resumed);
-                if dirty.is_empty() && closing.is_empty() && resumed.is_empty() {
-                    break;
-                }
-                for id in dirty {
-                    if let Some(link) = self.link_of(shard, id) {
-                        self.flush(shard, id, link);
-                    }
-                }
-                for id in closing {
-                    if let Some(link) = self.link_of(shard, id) {
-                        self.finish(link);
-                    }
-                }
-                for id in resumed {
-                    if let Some(link) = self.link_of(shard, id) {
-                        if let Stage::Admitted { paused, .. } = &mut self.links[link].stage {
-                            *paused = false;
-                        }
-                        self.feed(link);
-                    }
-                }
-            }
-            for to in 0..self.cores.len() {
-                while let Some(batch) = self.cores[shard].take_batch(ShardId(to as u16)) {
-                    self.on_the_way[shard][to].push_back(batch);
-                }
-            }
+            drive(&mut Shard { node: self, shard, scope });
         }
+    }
+
+    /// What a shard does at the end of a turn of its loop: hand over records and batches, flush, close, read on. Answers
+    /// with the records.
+    pub fn end_turn(&mut self, shard: usize) -> Vec<RecordBatch> {
+        drive(&mut Shard { node: self, shard, scope: Scope::All });
+        std::mem::take(&mut self.records).into_iter().map(|(_, records)| records).collect()
+    }
+
+    /// Records that the cores handed over, by shard, in order.
+    pub fn take_records(&mut self) -> Vec<(ShardId, RecordBatch)> {
+        self.collect();
+        std::mem::take(&mut self.records)
     }
 
     fn link_of(&self, shard: usize, id: ConnId) -> Option<LinkId> {
@@ -242,6 +238,9 @@ impl Node {
             let bytes = out.first()[..part].to_vec();
             out.advance(part);
             self.links[link].to_client.extend_from_slice(&bytes);
+            if let Some(transcript) = &mut self.transcript {
+                transcript.push((link, bytes));
+            }
             self.cores[shard].written(id, self.now);
         }
     }
@@ -252,7 +251,7 @@ impl Node {
         self.links[link].reads = true;
         self.flush(shard, id, link);
         self.links[link].stage = Stage::Closed;
-        self.cores[shard].ended(id, Ended::Server, self.now);
+        self.cores[shard].connection_closed(id, self.now);
     }
 
     fn feed(&mut self, link: LinkId) {
@@ -262,11 +261,11 @@ impl Node {
             return;
         }
         let received = self.cores[shard].receive(id, &bytes, self.now);
-        if received.then == Then::Close {
+        if received.action == ReadAction::Close {
             return self.finish(link);
         }
         if let Stage::Admitted { kept, paused, .. } = &mut self.links[link].stage {
-            *paused = received.then == Then::Pause;
+            *paused = received.action == ReadAction::Pause;
             *kept = bytes[received.consumed..].to_vec();
         }
     }
@@ -323,6 +322,63 @@ impl Node {
                 self.feed(link);
             }
         }
+    }
+}
+
+impl Drop for Node {
+    /// No index led nowhere: debug builds find that at once, release builds count it.
+    fn drop(&mut self) {
+        let errors: u64 = self.cores.iter().map(|core| core.gauges().internal_errors.total()).sum();
+        assert!(std::thread::panicking() || errors == 0, "{errors} internal errors");
+    }
+}
+
+/// One shard of a node, driven.
+struct Shard<'a> {
+    node: &'a mut Node,
+    shard: usize,
+    scope: Scope,
+}
+
+impl Driver for Shard<'_> {
+    fn core(&mut self) -> &mut Core {
+        &mut self.node.cores[self.shard]
+    }
+
+    fn scope(&mut self) -> Scope {
+        self.scope
+    }
+
+    fn reauthenticate(&mut self, request: Reauthentication) {
+        panic!("a node admits no enhanced authentication: {request:?}");
+    }
+
+    fn store(&mut self, records: RecordBatch) {
+        self.node.records.push((ShardId(self.shard as u16), records));
+    }
+
+    fn send(&mut self, to: ShardId, batch: Batch) {
+        self.node.on_the_way[self.shard][usize::from(to.0)].push_back(batch);
+    }
+
+    fn flush(&mut self, conn: ConnId) {
+        if let Some(link) = self.node.link_of(self.shard, conn) {
+            self.node.flush(self.shard, conn, link);
+        }
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        if let Some(link) = self.node.link_of(self.shard, conn) {
+            self.node.finish(link);
+        }
+    }
+
+    fn resume(&mut self, conn: ConnId) {
+        let Some(link) = self.node.link_of(self.shard, conn) else { return };
+        if let Stage::Admitted { paused, .. } = &mut self.node.links[link].stage {
+            *paused = false;
+        }
+        self.node.feed(link);
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weir_broker::{
-    Authorize, Dropped, EndpointId, EndpointLimits, EndpointPolicy, Kept, Key, Principal, Recording, RefusedWill,
-    StillAdmits, Stored, Subject, WillRefusal,
+    Authorize, Dropped, EndpointId, EndpointLimits, EndpointPolicy, Key, Principal, Recording, RefusedWill,
+    StillAdmits, StoreAck, Stored, Subject, WillRefusal,
 };
 use weir_mqtt::QoS;
 
@@ -131,7 +131,7 @@ impl Scene {
 /// An endpoint is declared.
 fn know(node: &mut Node, policy: &Arc<EndpointPolicy>) {
     let now = node.now;
-    node.cores.iter_mut().for_each(|core| core.know_policy(policy, now));
+    node.cores.iter_mut().for_each(|core| core.register_policy(policy, now));
 }
 
 fn watch(node: &mut Node) -> LinkId {
@@ -243,7 +243,7 @@ fn a_will_of_an_endpoint_that_is_gone_needs_the_right_on_another_of_the_namespac
             let other = Arc::into_inner(policy(2, EndpointLimits::default())).unwrap();
             let admission = admission.map(|bans| Arc::new(bans) as Arc<dyn StillAdmits>);
             scene.declare(&Arc::new(EndpointPolicy { generation: 2, admission, ..other }));
-            scene.node.cores.iter_mut().for_each(|core| core.forget_policy(EndpointId(1)));
+            scene.node.cores.iter_mut().for_each(|core| core.unregister_policy(EndpointId(1)));
             scene.node.advance(u64::from(DELAY_S) * 1000);
             if sent {
                 assert_eq!(scene.seen(), ["will/t"]);
@@ -294,7 +294,7 @@ impl Disk {
         let recording = Recording { next_id: stored.next_id(), epoch_unix_ms: self.epoch_unix_ms };
         let now = node.now;
         for core in &mut node.cores {
-            core.keep_records(recording);
+            core.start_recording(recording);
             core.restore(&stored, now).expect("its own records");
         }
         node.settle();
@@ -303,16 +303,14 @@ impl Disk {
     }
 
     fn commit(&mut self, node: &mut Node) {
-        for core in &mut node.cores {
-            while let Some(batch) = core.take_records() {
-                for (key, value) in batch.records() {
-                    match value {
-                        Some(value) => self.records.insert(key, value.into()),
-                        None => self.records.remove(&key),
-                    };
-                }
-                core.on_kept(Kept::UpTo(batch.number), node.now);
+        for (shard, batch) in node.take_records() {
+            for (key, value) in batch.records() {
+                match value {
+                    Some(value) => self.records.insert(key, value.into()),
+                    None => self.records.remove(&key),
+                };
             }
+            node.cores[usize::from(shard.0)].on_store_ack(StoreAck::UpTo(batch.number), node.now);
         }
         node.settle();
     }

@@ -1,75 +1,52 @@
-//! The broker's core: `(input, now) -> outputs`. Pure: no sockets, no clock, no threads.
+//! The broker core of one shard: `(input, now) -> outputs`. Pure: no sockets, no clock, no threads, no randomness.
 //!
-//! A [`Core`] is one shard's: it owns its connections, sessions, subscriptions and its part of the retained messages
-//! outright. Whoever drives it (the event loop in `net`, a test, the simulation) feeds it bytes and time and takes away
-//! what it wrote into the connections' [`OutBuf`]s and into the [`Batch`]es for other shards.
+//! A [`Core`] owns its connections, sessions, subscriptions and its part of the retained messages. Its driver (the event
+//! loop of the server, a test, the simulation) feeds it bytes and time, and carries out what it asks for.
 //!
-//! - `core`: the state and the interface; `lifecycle`: connections and sessions; `will`: wills; `publish`, `subscribe`,
-//!   `acks`, `authentication`: packets from clients; `pace`: how fast they may; `farewell`: how they are asked to
-//!   leave; `deliver`, `crowd`: messages to clients; `shared`: shared subscriptions; `link`, `exchange`: other
-//!   shards; `names`: namespaces and client ids; `provenance`: who published what is retained; `inspect`: what the
-//!   status is told; `durable`, `restore`: what outlives the process, told as records and taken back from them;
-//!   `outbox`: what is kept here until another shard has it.
-//! - `tree`, `subscriptions`, `shard_set`, `retained`, `session`, `connection`, `inflight`, `message`, `view`, `out`,
-//!   `journal`, `record`: what they hold.
-//! - `policy`, `limits`: the bounds, an endpoint's and the node's.
+//! - [`core`](Core): the interface, and the order in which the parts work;
+//! - `driver`: what the core asks for, and the loop that carries it out;
+//! - `clients`: connections, sessions, admission and how they end;
+//! - `routing`: namespaces, subscriptions, shared subscriptions, retained messages;
+//! - `delivery`: messages to clients: windows, queues, out buffers, flow control;
+//! - `links`: messages between shards;
+//! - `durability`: records of what outlives the process, their commit and their restore;
+//! - `observe`: counters, and what the status shows;
+//! - `values`: plain values that the parts pass to each other;
+//! - `ids`, [`limits`], `policy`, `slab`, `shard_set`, `hash`: identifiers, the node's bounds, an endpoint's
+//!   bounds, storage.
 
-mod acks;
-mod authentication;
-mod away;
-mod client;
-mod connection;
+mod clients;
 mod core;
-mod crowd;
-mod deliver;
-mod durable;
-mod exchange;
-mod farewell;
-mod full_disk;
-mod inflight;
-mod inspect;
-mod journal;
-mod lifecycle;
+mod delivery;
+mod driver;
+mod durability;
+mod hash;
+mod ids;
 pub mod limits;
-mod link;
-mod message;
-mod names;
-mod out;
-mod outbox;
-mod pace;
+mod links;
+mod observe;
 mod policy;
-mod pool;
-mod provenance;
-mod publish;
-mod rate;
-mod record;
-mod restore;
-mod retained;
-mod session;
+mod routing;
 mod shard_set;
-mod shared;
 mod slab;
-mod stats;
-mod subscribe;
-mod subscriptions;
 #[cfg(test)]
 mod tests;
-mod timers;
-mod tree;
-mod view;
-mod will;
+mod values;
 
+pub use self::core::client::Client;
+pub use self::core::inspect::RETAINED_LOOK_MAX;
 pub use self::core::*;
-pub use authentication::Reauthentication;
-pub use away::AwaySessions;
-pub use client::Client;
-pub use inspect::RETAINED_LOOK_MAX;
-pub use journal::Recording;
-pub use link::Batch;
-pub use out::OutBuf;
+pub use clients::offline_sessions::OfflineSessions;
+pub use clients::rate_limit::TotalRates;
+pub use clients::reauthentication::Reauthentication;
+pub use clients::wills::{RefusedWill, WillRefusal};
+pub use delivery::out_buffer::OutBuf;
+pub use driver::{Driver, Output, Scope, drive};
+pub use durability::journal::Recording;
+pub use durability::stored::{BadRecord, Restored, Stored, StoredSession};
+pub use ids::{ConnId, ConnectionSlot, EndpointId, Millis, RecordId, ShardId, home_shard};
+pub use links::link::Batch;
+pub use observe::counters::*;
+pub use observe::{InternalErrors, Site};
 pub use policy::*;
-pub use rate::TotalRates;
-pub use record::{Kept, Key, Kind, RecordBatch, RecordId, RecordSink, Records, append_record};
-pub use restore::{Restored, Stored, StoredSession};
-pub use stats::*;
-pub use will::{RefusedWill, WillRefusal};
+pub use values::record::{Key, Kind, RecordBatch, RecordSink, Records, StoreAck, append_record};

@@ -1,6 +1,6 @@
 //! The node's own bounds: what holds whatever an endpoint declares. Each with its unit and what its breach brings.
 
-use super::Millis;
+use crate::ids::Millis;
 
 /// Shards of a node; a data plane with more is not started. A route has a bit for each of them.
 pub const SHARDS_MAX: u16 = 255;
@@ -10,29 +10,30 @@ pub const SHARDS_MAX: u16 = 255;
 pub const PENDING_WRITE_HIGH_BYTES: usize = 1 << 20;
 /// Bytes waiting below which paused publishers go on.
 pub const PENDING_WRITE_LOW_BYTES: usize = 256 << 10;
-/// Bytes waiting for one connection above which it is closed: what it must be told (acknowledgements) cannot be dropped.
+/// Bytes waiting for one connection above which it is closed: acknowledgements cannot be dropped.
 pub const PENDING_WRITE_MAX_BYTES: usize = 8 << 20;
 /// Bytes that the out buffers of all connections hold together, over all shards, above which each may hold less; payloads
 /// that receivers share are not among them.
 pub const BUFFERED_MAX_BYTES: usize = 256 << 20;
 /// In place of [`PENDING_WRITE_HIGH_BYTES`] then.
-pub const CROWDED_WRITE_HIGH_BYTES: usize = 16 << 10;
+pub const CONGESTED_WRITE_HIGH_BYTES: usize = 16 << 10;
 /// In place of [`PENDING_WRITE_MAX_BYTES`] then.
-pub const CROWDED_WRITE_MAX_BYTES: usize = 64 << 10;
+pub const CONGESTED_WRITE_MAX_BYTES: usize = 64 << 10;
 /// What a session's queue may hold in place of what is declared, where all queues together are at the node's bound; one
 /// that holds more already keeps it, and grows no more.
-pub const CROWDED_QUEUED_MESSAGES: u32 = 100;
-pub const CROWDED_QUEUED_BYTES: u64 = 64 << 10;
+pub const CONGESTED_QUEUED_MESSAGES: u32 = 100;
+pub const CONGESTED_QUEUED_BYTES: u64 = 64 << 10;
 /// The longest a publisher is paused for one slow subscriber.
 pub const PAUSE_MAX_MS: Millis = 200;
-/// How long a subscriber that outlasted a pause counts as slow: nobody pauses for it.
+/// How long a subscriber that outlasted a pause counts as slow: no publisher is paused for it.
 pub const SLOW_FOR_MS: Millis = 10_000;
 
 /// How long after a restart a will waits for its endpoint to be declared again, by whose rules it is judged. After that it
 /// is judged as one of an endpoint that is gone.
 pub const RESTORED_WILL_WAIT_MS: Millis = 60_000;
-/// Refused wills that are told one by one between two calls of [`super::Core::take_refused_wills`]; the others are counted.
-pub const REFUSED_WILLS_TOLD_MAX: usize = 32;
+/// Refused wills that are reported one by one between two calls of [`crate::Core::take_refused_wills`]; the others are
+/// counted.
+pub const REFUSED_WILLS_REPORTED_MAX: usize = 32;
 
 /// Filters in one SUBSCRIBE or UNSUBSCRIBE; 5.0 gets DISCONNECT 0x97, 3.x the close.
 pub const FILTERS_PER_PACKET_MAX: usize = 4096;
@@ -42,8 +43,8 @@ pub const CLIENT_ID_MAX_BYTES: usize = 4096;
 pub const INCOMING_QOS2_MAX: usize = 65_535;
 /// Members of one shared subscription; SUBACK 0x97.
 pub const GROUP_MEMBERS_MAX: usize = 65_536;
-/// Deliveries of one read, or of what other shards send in one turn, whose receivers are written to ahead of the crowd.
-pub const PROMPT_DELIVERIES: usize = 64;
+/// Deliveries of one read, or of what other shards send in one turn, whose receivers are written to ahead of the bulk queue.
+pub const PRIORITY_DELIVERIES: usize = 64;
 /// Unacknowledged bytes on the way to one other shard above which publishers pause.
 pub const LINK_HIGH_BYTES: u64 = 8 << 20;
 /// Bytes of records that are not on disk yet, of one shard, above which publishers that make more pause.
@@ -52,7 +53,7 @@ pub const RECORDS_HIGH_BYTES: u64 = 32 << 20;
 /// sends more pauses.
 pub const HELD_PUBLISH_BYTES: usize = 64 << 10;
 pub const HELD_PUBLISHES_BYTES: usize = 16 << 20;
-/// Bytes taken from a link after which it is told so, at the latest.
+/// Bytes received from a link after which they are acknowledged, at the latest.
 pub const LINK_ACKNOWLEDGE_BYTES: u64 = 256 << 10;
 /// Bytes of output buffers that a shard keeps for reuse; beyond it they go back to the allocator.
 pub const POOLED_BYTES_MAX: usize = 8 << 20;

@@ -3,23 +3,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::ids::{EndpointId, Millis};
 use weir_mqtt::{ProtocolVersion, QoS};
-
-/// Identifies a declared endpoint for as long as the process runs; never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EndpointId(pub u32);
-
-impl EndpointId {
-    /// Of sessions that were restored, until their endpoint is declared again; no endpoint has it.
-    pub(super) const RESTORED: Self = Self(u32::MAX);
-}
 
 /// What the core enforces for the connections of one endpoint.
 #[derive(Debug)]
 pub struct EndpointPolicy {
     pub id: EndpointId,
     pub name: Arc<str>,
-    /// Counts the declaration's changes; what was admitted under an older one is judged again.
+    /// Counts the declaration's changes; what was admitted under an older one is checked again.
     pub generation: u64,
     /// `mountpoint`: the namespace of topics, client ids and sessions. Empty: the shared one.
     pub namespace: Arc<str>,
@@ -27,7 +19,7 @@ pub struct EndpointPolicy {
     pub limits: EndpointLimits,
     /// `None`: `enableAcl: false`, everything is permitted.
     pub acl: Option<Arc<dyn Authorize>>,
-    /// Judges clients that have gone by what is declared now. `None`: whoever was admitted stays admitted.
+    /// Whether clients that have gone would still be admitted by what is declared now. `None`: they would.
     pub admission: Option<Arc<dyn StillAdmits>>,
 }
 
@@ -92,8 +84,7 @@ pub struct EndpointLimits {
     pub publish_overflow: PublishOverflow,
     pub maximum_qos: QoS,
     pub retain_available: bool,
-    /// `durability: disk`: sessions that begin here, and messages retained from here, are on disk before anybody is told
-    /// so.
+    /// `durability: disk`: sessions that begin here, and messages retained from here, are on disk before they are acknowledged.
     pub durable: bool,
 }
 
@@ -137,7 +128,7 @@ pub enum QueueOverflow {
 pub enum PublishOverflow {
     /// It is not read until the rate allows.
     Delay,
-    /// It is told (5.0: 0x96) and disconnected.
+    /// It is disconnected (5.0: 0x96).
     Disconnect,
 }
 
@@ -147,15 +138,15 @@ pub struct Principal {
     pub username: Option<Box<str>>,
     /// `None` for a Unix socket.
     pub address: Option<IpAddr>,
-    /// Which authenticator admitted it, and by which version of which record: judged again when either changed.
+    /// Which authenticator admitted it, and by which version of which record: checked again when either changed.
     pub admitted_by: Arc<str>,
-    /// Rules the credential itself carries (JWT claims, the http hook), in force beside the endpoint's own.
+    /// RetainedAcl the credential itself carries (JWT claims, the http hook), in force beside the endpoint's own.
     pub claims_acl: Option<Arc<dyn Authorize>>,
     /// When the credential ends, in the core's time; the client is disconnected then.
     pub expires_at: Option<Millis>,
 }
 
-/// Who asks for permission.
+/// The client whose permission is checked.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
     pub client_id: &'a str,
@@ -186,6 +177,3 @@ impl PartialEq for dyn Authorize {
     }
 }
 impl Eq for dyn Authorize {}
-
-/// Milliseconds on the driver's monotonic clock. The core never reads a clock.
-pub type Millis = u64;

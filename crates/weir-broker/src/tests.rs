@@ -1,16 +1,17 @@
-//! The parts that are easier to judge by themselves than through packets.
+//! Topic trees and retained messages against a model, without packets around them.
 
 use proptest::prelude::*;
 
-use super::message::Message;
-use super::record::RecordId;
-use super::retained::Retained;
-use super::subscriptions::{Subscriber, Subscriptions};
+use crate::hash::HashSeed;
+use crate::ids::{RecordId, SessionId};
+use crate::routing::retained::Retained;
+use crate::routing::subscriptions::{Subscriber, Subscriptions};
+use crate::values::message::Message;
 use weir_mqtt::{Publish, PublishProperties, QoS, SubscriptionOptions, matches};
 
 fn subscriber(session: u32, identifier: u32) -> Subscriber {
     Subscriber {
-        session,
+        session: SessionId(session),
         position: 0,
         identifier,
         options: SubscriptionOptions { qos: QoS::AtLeastOnce, ..Default::default() },
@@ -57,7 +58,7 @@ proptest! {
         steps in prop::collection::vec((filter(), 0u32..50, any::<bool>()), 1..60),
         topics in prop::collection::vec(topic(), 1..8),
     ) {
-        let mut tree = Subscriptions::new();
+        let mut tree = Subscriptions::new(HashSeed::new(0));
         let mut model: Vec<(String, u32)> = Vec::new();
         for (filter, session, add) in steps {
             if add {
@@ -67,24 +68,24 @@ proptest! {
                     model.push((filter, session));
                 }
             } else {
-                let node = tree.find(&filter, session);
+                let node = tree.find(&filter, SessionId(session));
                 let place = model.iter().position(|(f, s)| *f == filter && *s == session);
                 prop_assert_eq!(node.is_some(), place.is_some());
                 if let (Some(node), Some(place)) = (node, place) {
                     model.swap_remove(place);
-                    let (_, gone) = tree.remove(node, session).expect("it was found");
+                    let (_, gone) = tree.remove(node, SessionId(session)).expect("it was found");
                     prop_assert_eq!(gone.is_some(), !model.iter().any(|(f, _)| *f == filter));
                 }
             }
             for topic in &topics {
                 let found = tree.matches(topic);
-                let mut sessions: Vec<u32> = found.subscribers.iter().map(|m| m.session).collect();
+                let mut sessions: Vec<u32> = found.subscribers.iter().map(|m| m.session.0).collect();
                 sessions.sort_unstable();
                 let mut expected: Vec<u32> = model.iter().filter(|(f, _)| matches(f, topic)).map(|(_, s)| *s).collect();
                 let copies = |session: u32| expected.iter().filter(|&&s| s == session).count();
                 for matched in &found.subscribers {
                     let (first, more) = found.identifiers(matched);
-                    prop_assert_eq!(usize::from(first.is_some()) + more.len(), copies(matched.session));
+                    prop_assert_eq!(usize::from(first.is_some()) + more.len(), copies(matched.session.0));
                 }
                 expected.sort_unstable();
                 expected.dedup();
@@ -92,8 +93,8 @@ proptest! {
             }
         }
         for (filter, session) in model {
-            let node = tree.find(&filter, session).expect("it is in the model");
-            tree.remove(node, session);
+            let node = tree.find(&filter, SessionId(session)).expect("it is in the model");
+            tree.remove(node, SessionId(session));
         }
         prop_assert_eq!(tree.nodes(), 0, "what nobody wants is pruned");
     }
@@ -105,7 +106,7 @@ proptest! {
         filters in prop::collection::vec(filter(), 1..8),
         now in 0u64..10,
     ) {
-        let mut retained = Retained::new();
+        let mut retained = Retained::new(HashSeed::new(0));
         let mut model = std::collections::BTreeMap::new();
         for (topic, keep, expires_at) in steps {
             let payload: &[u8] = if keep { b"x" } else { b"" };
@@ -130,17 +131,17 @@ proptest! {
     }
 }
 
-/// A popular filter: joining and leaving cost no search, and nobody is lost on the way.
+/// A popular filter: joining and leaving cost no search, and the others stay subscribed.
 #[test]
 fn many_subscribers_of_one_filter_leave_in_any_order() {
-    let mut tree = Subscriptions::new();
+    let mut tree = Subscriptions::new(HashSeed::new(0));
     for session in 0..1000 {
         tree.add("t", subscriber(session, 0));
     }
     for session in (0..1000).step_by(3).chain((0..1000).filter(|s| s % 3 != 0)) {
-        let node = tree.find("t", session).expect("subscribed");
-        assert!(tree.remove(node, session).is_some());
-        assert!(tree.find("t", session).is_none());
+        let node = tree.find("t", SessionId(session)).expect("subscribed");
+        assert!(tree.remove(node, SessionId(session)).is_some());
+        assert!(tree.find("t", SessionId(session)).is_none());
     }
     assert!(tree.matches("t").subscribers.is_empty());
     assert_eq!(tree.nodes(), 0);

@@ -157,7 +157,7 @@ impl Shard {
             Decision::Refuse(refusal) => return self.refuse_authentication(key, refusal),
             Decision::Continue { data, exchange } => {
                 handshake.stage = Stage::Auth(exchange);
-                return self.ask_for_more(key, &data);
+                return self.continue_authentication(key, &data);
             }
         };
         let assigned_id = handshake.assigned_id.take().map(|own| given_id.unwrap_or(own));
@@ -188,7 +188,7 @@ impl Shard {
     }
 
     /// Sends AUTH 0x18 [MQTT-4.12.0-2].
-    fn ask_for_more(&mut self, key: Key, data: &[u8]) -> Step {
+    fn continue_authentication(&mut self, key: Key, data: &[u8]) -> Step {
         let Some(connection) = self.table.get_mut(key) else { return Step::Done };
         let State::Pending(handshake) = &mut connection.state else { return Step::Done };
         let mut packet = Vec::new();
@@ -212,7 +212,7 @@ impl Shard {
             self.refuse(key, Reason::Protocol, &refusal_bytes(ProtocolVersion::V5, code));
             return Step::Done;
         }
-        self.flush(key);
+        self.flush_connection(key);
         Step::Wait
     }
 

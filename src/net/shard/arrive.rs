@@ -10,7 +10,6 @@ use crate::net::layers::{Layers, Unsent};
 use crate::net::policy::{ListenerPolicy, Transport};
 use crate::net::stats::{Opened, Pending, Reason};
 use crate::net::stream::Stream;
-use weir_broker::Ended;
 
 /// A connection fresh from the acceptor.
 pub(in crate::net) struct Accepted {
@@ -130,7 +129,7 @@ impl Shard {
         connection.registered = result.is_ok();
         if let Err(error) = result {
             tracing::error!(shard = self.id.0, %error, "a connection could not be polled");
-            self.end_whatever(key, Ended::WriteFailed);
+            self.end_whatever(key);
         }
     }
 

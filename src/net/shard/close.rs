@@ -4,7 +4,7 @@ use super::table::{Key, State};
 use super::{SWEEP_MS, Shard};
 use crate::net::layers::{self, LayerError, Outgoing, Unsent};
 use crate::net::stats::Reason;
-use weir_broker::{Ended, Millis};
+use weir_broker::Millis;
 
 /// How long a closing connection may take to be written out, and then for its peer to close, ms.
 const CLOSING_MS: Millis = 5_000;
@@ -14,7 +14,7 @@ const DISCARDS_PER_TURN: usize = 16;
 
 impl Shard {
     /// The core is done with a connection: writes what waits, then closes it.
-    pub(super) fn close(&mut self, key: Key) {
+    pub(super) fn close_connection(&mut self, key: Key) {
         let Some(connection) = self.table.get_mut(key) else { return };
         if connection.closing || !matches!(connection.state, State::Open(_)) {
             return;
@@ -22,7 +22,7 @@ impl Shard {
         connection.closing = true;
         self.closing.push((key, self.now + CLOSING_MS));
         self.next_sweep = self.next_sweep.min(self.now + SWEEP_MS);
-        self.flush(key);
+        self.flush_connection(key);
     }
 
     /// The core is done with a connection after what it read: where there is nothing to tell it (it said DISCONNECT
@@ -33,9 +33,9 @@ impl Shard {
         let State::Open(id) = connection.state else { return };
         let has_goodbye = connection.layers.is_some();
         if !has_goodbye && self.core.out(id).is_none_or(|out| out.is_empty()) {
-            self.end(key, Ended::Server);
+            self.end(key);
         } else {
-            self.close(key);
+            self.close_connection(key);
         }
     }
 
@@ -44,7 +44,7 @@ impl Shard {
         let Some(connection) = self.table.get_mut(key) else { return };
         if let State::Open(id) = connection.state {
             self.trace_ended(id);
-            self.core.ended(id, Ended::Server, self.now);
+            self.core.connection_closed(id, self.now);
         }
         self.linger(key);
     }
@@ -89,18 +89,18 @@ impl Shard {
     }
 
     /// An admitted connection is gone: the core is told, the socket closed.
-    pub(super) fn end(&mut self, key: Key, why: Ended) {
+    pub(super) fn end(&mut self, key: Key) {
         let Some(connection) = self.table.remove(key) else { return };
         if let State::Open(id) = connection.state {
             self.trace_ended(id);
-            self.core.ended(id, why, self.now);
+            self.core.connection_closed(id, self.now);
         }
     }
 
     /// Closes the socket, wherever its connection stands.
-    pub(super) fn end_whatever(&mut self, key: Key, why: Ended) {
+    pub(super) fn end_whatever(&mut self, key: Key) {
         match self.table.get(key).map(|connection| &connection.state) {
-            Some(State::Open(_)) => self.end(key, why),
+            Some(State::Open(_)) => self.end(key),
             Some(_) => self.drop_connection(key),
             None => {}
         }
@@ -129,7 +129,7 @@ impl Shard {
         }
         if let State::Open(id) = connection.state {
             self.trace_ended(id);
-            self.core.ended(id, Ended::PeerClosed, self.now);
+            self.core.connection_closed(id, self.now);
         }
         self.linger(key);
     }
@@ -185,7 +185,7 @@ impl Shard {
             deadline > now && table.get(key).is_some()
         });
         for key in due {
-            self.end_whatever(key, Ended::WriteFailed);
+            self.end_whatever(key);
         }
         let more = !self.pending.is_empty() || !self.closing.is_empty();
         self.next_sweep = if more { now + SWEEP_MS } else { Millis::MAX };

@@ -152,12 +152,12 @@ impl Shard {
             Control::Pulse { reply } => {
                 let _ = reply.send(());
             }
-            Control::Know { policy } => self.core.know_policy(&policy, self.now),
+            Control::Know { policy } => self.core.register_policy(&policy, self.now),
             Control::Waiting { namespace, client_id, reply } => {
                 let _ = reply.send(self.core.waiting_for(&namespace, &client_id));
             }
             Control::Forget { endpoint } => {
-                self.core.forget_policy(endpoint);
+                self.core.unregister_policy(endpoint);
                 self.policies.remove(&endpoint);
                 self.past_drains.retain(|past| past.endpoint != endpoint);
                 self.published.remove(&endpoint);

@@ -10,7 +10,7 @@ use super::Shard;
 use super::table::{Connection, Key, State};
 use crate::net::plane::{ConnectionFacts, DrainPlan, DrainWhich};
 use crate::net::stats::Reason;
-use weir_broker::{ConnId, Ended, EndpointId, Millis};
+use weir_broker::{ConnId, EndpointId, Millis};
 use weir_mqtt::ReasonCode;
 
 /// A drain under way.
@@ -157,7 +157,7 @@ impl Shard {
                 let asked = if drain.plan.revokes {
                     core.revoke(id, code, now)
                 } else {
-                    core.wind_down(id, code, reference, until, now)
+                    core.begin_drain(id, code, reference, until, now)
                 };
                 // It may have left by itself.
                 if asked {
@@ -186,7 +186,7 @@ impl Shard {
         let grace = Millis::try_from(grace.as_millis()).unwrap_or(Millis::MAX);
         let until = self.now.saturating_add(grace / 2);
         for id in open {
-            self.core.wind_down(id, ReasonCode::ServerShuttingDown.as_u8(), None, until, self.now);
+            self.core.begin_drain(id, ReasonCode::ServerShuttingDown.as_u8(), None, until, self.now);
         }
         self.ending = Some(Ending { deadline: self.now.saturating_add(grace), reply });
     }
@@ -198,9 +198,9 @@ impl Shard {
         };
         let left: Vec<Key> = self.table.iter().map(|(key, _)| key).collect();
         for key in left {
-            self.end_whatever(key, Ended::Server);
+            self.end_whatever(key);
         }
-        self.send_records();
+        self.settle();
         self.publish();
         self.stopped = true;
         let _ = ending.reply.send(());

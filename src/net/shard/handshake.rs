@@ -201,7 +201,7 @@ impl Shard {
             }
         }
         if wants_write {
-            self.flush(key);
+            self.flush_connection(key);
         }
         if plain.is_empty() { Step::Wait } else { self.step_plain(key, &plain) }
     }
@@ -215,7 +215,7 @@ impl Shard {
                 let layers = connection.layers.get_or_insert_default();
                 match open_websocket(handshake, layers, bytes) {
                     Verdict::Next(rest) => {
-                        self.flush(key);
+                        self.flush_connection(key);
                         if rest.is_empty() { Step::Wait } else { self.step_plain(key, &rest) }
                     }
                     Verdict::Wait => Step::Wait,

@@ -9,6 +9,7 @@ mod arrive;
 mod close;
 mod control;
 mod drain;
+mod drive;
 mod handshake;
 mod random;
 mod reauthenticate;
@@ -44,8 +45,8 @@ use super::trace::Tracer;
 use super::workers::Workers;
 use crate::auth::Decision;
 use weir_broker::{
-    AwaySessions, Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, Kept, Millis, RecordSink, Recording,
-    RefusedWill, Restored, ShardId, Stored, TotalRates,
+    Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, Millis, OfflineSessions, Output, RecordSink,
+    Recording, RefusedWill, Restored, Scope, ShardId, StoreAck, Stored, TotalRates, drive,
 };
 
 /// What a shard is told by others.
@@ -68,7 +69,7 @@ pub(super) enum Event {
     },
     Control(Control),
     /// The store has come further.
-    Kept(Kept),
+    StoreAck(StoreAck),
 }
 
 const WAKER: Token = Token(usize::MAX);
@@ -106,7 +107,7 @@ pub(super) struct Shared {
     pub(super) tallies: Arc<Tallies>,
     pub(super) workers: Workers,
     pub(super) auth_tasks: AuthTasks,
-    pub(super) away: AwaySessions,
+    pub(super) away: OfflineSessions,
     pub(super) total_rates: TotalRates,
 }
 
@@ -141,8 +142,10 @@ struct Shard {
     heavy_until: Option<Duration>,
     /// How many of the crowd have to be written to before anything more is read for it.
     crowd_ahead: usize,
-    /// Scratch lists of the core's.
-    ids: Vec<ConnId>,
+    /// Which outputs of the core are carried out now; and until when those of the bulk queue are, in this turn.
+    scope: Scope,
+    bulk_until: Option<Duration>,
+    bulk_flushes: usize,
     /// Connections before admission, and those on their way out.
     pending: Vec<Key>,
     closing: Vec<(Key, Millis)>,
@@ -186,18 +189,18 @@ pub(super) fn start(
         let alarm = Alarm::new(poll.registry(), ALARM)?;
         let registry = poll.registry().try_clone()?;
         let acceptor = acceptor_config.take().map(|config| Acceptor::new(config, registry));
-        shards.push(Shard::new(ShardId(id), config, Arc::clone(shared), poll, alarm, acceptor, peers.clone()));
+        shards.push(Shard::new(ShardId(id), config, Arc::clone(shared), poll, alarm, acceptor, peers.clone())?);
     }
     if let Some((keeping, epoch_unix_ms)) = keeping {
         let mailboxes = peers.clone();
-        keeping.sink.tell(Box::new(move |shard, kept| match kept {
-            Kept::UpTo(_) => {
+        keeping.sink.on_ack(Box::new(move |shard, kept| match kept {
+            StoreAck::UpTo(_) => {
                 if let Some(mailbox) = mailboxes.get(usize::from(shard.0)) {
-                    mailbox.send(Event::Kept(kept));
+                    mailbox.send(Event::StoreAck(kept));
                 }
             }
             // A shard without records of its own may wait for those of others.
-            Kept::Full(_) => mailboxes.iter().for_each(|mailbox| mailbox.send(Event::Kept(kept))),
+            StoreAck::Full(_) => mailboxes.iter().for_each(|mailbox| mailbox.send(Event::StoreAck(kept))),
         }));
         restore(&mut shards, &keeping, epoch_unix_ms)?;
     }
@@ -220,18 +223,23 @@ fn restore(shards: &mut [Shard], keeping: &Keeping, epoch_unix_ms: u64) -> io::R
     let backlog_bytes = keeping.sink.backlog_bytes() / shards.len() as u64;
     for shard in &mut *shards {
         shard.sink = Some(Arc::clone(&keeping.sink));
-        shard.core.keep_records(recording);
+        shard.core.start_recording(recording);
         shard.core.bound_records(backlog_bytes);
         let part = shard.core.restore(&keeping.stored, 0);
         restored.add(part.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?);
     }
-    let count = shards.len();
     let mut quiet = false;
     while !std::mem::replace(&mut quiet, true) {
-        for (from, to) in (0..count).flat_map(|from| (0..count).map(move |to| (from, to))).filter(|(a, b)| a != b) {
-            if let Some(batch) = shards[from].core.take_batch(ShardId(to as u16)) {
-                shards[to].core.deliver_batch(ShardId(from as u16), batch, 0);
+        for from in 0..shards.len() {
+            let id = shards[from].id;
+            while let Some(output) = shards[from].core.poll(Scope::All) {
                 quiet = false;
+                match output {
+                    Output::Batch(to, batch) => shards[usize::from(to.0)].core.deliver_batch(id, batch, 0),
+                    Output::Records(records) => keeping.sink.append(id, records),
+                    // There is no connection yet.
+                    _ => {}
+                }
             }
         }
     }
@@ -249,12 +257,16 @@ impl Shard {
         alarm: Alarm,
         acceptor: Option<Acceptor>,
         peers: Vec<Arc<Mailbox<Event>>>,
-    ) -> Self {
-        let mut core = Core::new(CoreConfig { shard: id, shards: peers.len() as u16 });
+    ) -> io::Result<Self> {
+        let mut core = Core::new(CoreConfig {
+            shard: id,
+            shards: peers.len() as u16,
+            hash_seed: crate::random::number().map_err(io::Error::other)?,
+        });
         core.bound_queues(config.queued_max_bytes / peers.len());
         core.share_counts(shared.away.clone(), shared.total_rates.clone());
         let instant = shared.epoch;
-        Self {
+        Ok(Self {
             alarm,
             id,
             shared,
@@ -276,7 +288,9 @@ impl Shard {
             heavy: VecDeque::new(),
             heavy_until: None,
             crowd_ahead: 0,
-            ids: Vec::new(),
+            scope: Scope::All,
+            bulk_until: None,
+            bulk_flushes: 0,
             pending: Vec::new(),
             closing: Vec::new(),
             max_pending: config.max_pending_connections as usize,
@@ -291,7 +305,7 @@ impl Shard {
             published: HashMap::new(),
             next_publish: Millis::MAX,
             stopped: false,
-        }
+        })
     }
 
     /// One round: waits for something to happen, lets it happen, and sends what came of it, each socket and each other
@@ -314,7 +328,7 @@ impl Shard {
         if self.next_publish == Millis::MAX {
             self.next_publish = self.now + PUBLISH_MS;
         }
-        let amid_crowd = self.core.crowd_len() > 0;
+        let amid_crowd = self.core.bulk_flush_len() > 0;
         self.core.begin_turn(if amid_crowd { LINK_WORK_AMID_CROWD } else { LINK_WORK_PER_TURN }, self.now);
         self.take_mail();
         for key in std::mem::take(&mut self.ready) {
@@ -374,7 +388,7 @@ impl Shard {
                 Event::Decided { key, decision } => self.on_decided(key, decision),
                 Event::Batch { from, batch } => self.core.deliver_batch(from, batch, self.now),
                 Event::Control(control) => self.on_control(control),
-                Event::Kept(kept) => self.core.on_kept(kept, self.now),
+                Event::StoreAck(kept) => self.core.on_store_ack(kept, self.now),
             }
         }
     }
@@ -396,8 +410,8 @@ impl Shard {
         if event.is_writable() && connection.blocked {
             connection.blocked = false;
             match connection.state {
-                State::Open(id) => self.core.write_later(id),
-                _ => self.flush(key),
+                State::Open(id) => self.core.schedule_bulk_flush(id),
+                _ => self.flush_connection(key),
             }
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
@@ -405,44 +419,22 @@ impl Shard {
         }
     }
 
-    /// Sends what the turn brought forth.
+    /// Carries out what the core asks for at the end of a turn.
     fn settle(&mut self) {
-        self.reauthenticate();
-        self.send_records();
-        self.flush_dirty();
-        self.flush_crowd();
-        let mut ids = std::mem::take(&mut self.ids);
-        self.core.take_closing(&mut ids);
-        for id in ids.drain(..) {
-            if let Some(key) = self.table.key_of(id) {
-                self.close(key);
-            }
-        }
-        self.core.take_resumed(&mut ids);
-        for id in ids.drain(..) {
-            self.resume(id);
-        }
-        self.ids = ids;
-        self.send_batches();
-        self.send_records();
-        self.tell_refused_wills();
+        self.scope = Scope::All;
+        self.begin_bulk();
+        drive(self);
+        self.send_outgoing();
+        self.log_refused_wills();
     }
 
-    fn tell_refused_wills(&mut self) {
+    fn log_refused_wills(&mut self) {
         for RefusedWill { endpoint, client_id, topic, why } in self.core.take_refused_wills() {
             tracing::info!(%endpoint, %client_id, %topic, ?why, "will refused: its client may not publish it any more");
         }
     }
 
-    fn send_batches(&mut self) {
-        for (to, outgoing) in self.outgoing.iter_mut().enumerate() {
-            let to = ShardId(to as u16);
-            if to != self.id
-                && let Some(batch) = self.core.take_batch(to)
-            {
-                outgoing.push(Event::Batch { from: self.id, batch });
-            }
-        }
+    fn send_outgoing(&mut self) {
         for (peer, events) in self.peers.iter().zip(&mut self.outgoing) {
             if !events.is_empty() {
                 peer.send_all(events.drain(..));
@@ -450,15 +442,7 @@ impl Shard {
         }
     }
 
-    /// Hands what the turn changed of durable state to the store.
-    fn send_records(&mut self) {
-        let Some(sink) = &self.sink else { return };
-        if let Some(batch) = self.core.take_records() {
-            sink.keep(self.id, batch);
-        }
-    }
-
-    fn resume(&mut self, id: ConnId) {
+    fn resume_connection(&mut self, id: ConnId) {
         let Some(key) = self.table.key_of(id) else { return };
         let Some(connection) = self.table.get_mut(key) else { return };
         connection.paused = false;

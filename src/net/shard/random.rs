@@ -1,4 +1,4 @@
-//! Client ids for those who ask the server to assign one.
+//! Client ids for clients that ask the server to assign one.
 
 use data_encoding::HEXLOWER;
 

@@ -44,17 +44,14 @@ impl Enhanced {
 }
 
 impl Shard {
-    /// Takes what clients sent to be authenticated again.
-    pub(super) fn reauthenticate(&mut self) {
-        let mut asked = Vec::new();
-        self.core.take_reauthentications(&mut asked);
-        for Reauthentication { connection, begins, data } in asked {
-            let Some(key) = self.table.key_of(connection) else { continue };
-            let decision =
-                if begins { self.judge_again(key, data.as_deref()) } else { self.judge_answer(key, data.as_deref()) };
-            if let Some(decision) = decision {
-                self.on_judged_again(key, decision);
-            }
+    /// A client wants to be authenticated again, or answers a challenge.
+    pub(super) fn reauthenticate_client(&mut self, request: Reauthentication) {
+        let Reauthentication { connection, begins, data } = request;
+        let Some(key) = self.table.key_of(connection) else { return };
+        let decision =
+            if begins { self.judge_again(key, data.as_deref()) } else { self.judge_answer(key, data.as_deref()) };
+        if let Some(decision) = decision {
+            self.on_judged_again(key, decision);
         }
     }
 
@@ -99,7 +96,7 @@ impl Shard {
             Decision::AdmitWith { principal, data, .. } => self.confirm_again(key, id, principal, data.as_deref()),
             Decision::Continue { data, exchange } => {
                 enhanced.exchange = Some(exchange);
-                self.core.ask_for_more(id, &data, self.now);
+                self.core.continue_authentication(id, &data, self.now);
             }
             Decision::Refuse(refusal) => self.refuse_again(key, id, refusal),
             Decision::Task(task) => {

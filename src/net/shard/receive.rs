@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use super::table::{Connection, Key, Partial, State};
 use super::{EARLY_FLUSH_BYTES, HEAVY_SLICE, READ_BYTES, Shard, cpu_time, trace};
 use crate::net::websocket::Incoming;
-use weir_broker::{ConnId, Ended, Then};
+use weir_broker::{ConnId, ReadAction};
 
 /// Reads of one connection before the others have their turn.
 const READS_PER_TURN: usize = 4;
@@ -33,7 +33,7 @@ enum Reading {
     },
     /// The core is done with it.
     Close,
-    Ended(Ended),
+    Ended,
     /// It is no longer there.
     Gone,
 }
@@ -48,11 +48,11 @@ enum Read {
 fn read(connection: &Connection, into: &mut [u8]) -> Read {
     loop {
         match connection.stream.read(into) {
-            Ok(0) => return Read::Stop(Reading::Ended(Ended::PeerClosed)),
+            Ok(0) => return Read::Stop(Reading::Ended),
             Ok(n) => return Read::Bytes { n, drained: n < into.len() && !connection.hung_up },
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Read::Stop(Reading::Drained),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return Read::Stop(Reading::Ended(Ended::PeerClosed)),
+            Err(_) => return Read::Stop(Reading::Ended),
         }
     }
 }
@@ -114,7 +114,7 @@ impl Shard {
         if self.heavy.is_empty() || self.crowd_ahead > 0 {
             return;
         }
-        self.flush_dirty();
+        self.flush_priority();
         let until = cpu_time() + HEAVY_SLICE;
         self.heavy_until = Some(until);
         while let Some(key) = self.heavy.pop_front() {
@@ -131,7 +131,7 @@ impl Shard {
             }
         }
         self.heavy_until = None;
-        self.crowd_ahead = self.core.crowd_len();
+        self.crowd_ahead = self.core.bulk_flush_len();
     }
 
     /// Writes what there is before more is read, once much was read. `false`: it was too much to be written now.
@@ -140,9 +140,8 @@ impl Shard {
         if self.unflushed_bytes < EARLY_FLUSH_BYTES {
             return true;
         }
-        self.flush_dirty();
-        self.flush_crowd();
-        self.crowd_ahead = self.core.crowd_len();
+        self.flush_all();
+        self.crowd_ahead = self.core.bulk_flush_len();
         self.crowd_ahead == 0
     }
 
@@ -169,7 +168,7 @@ impl Shard {
                 connection.paused = true;
             }
             Reading::Close => self.close_after_reading(key),
-            Reading::Ended(why) => self.end(key, why),
+            Reading::Ended => self.end(key),
             Reading::Gone => {}
         }
     }
@@ -201,13 +200,13 @@ impl Shard {
             if !self.tracers.is_empty() {
                 trace::received(&mut self.tracers, id, self.now, &buffer[..received.consumed.min(filled)]);
             }
-            if received.then == Then::Close {
+            if received.action == ReadAction::Close {
                 return Reading::Close;
             }
             let consumed = received.consumed.min(filled);
             let needs = received.needs.unwrap_or(0);
             held = filled - consumed;
-            let stops = drained || received.then == Then::Pause;
+            let stops = drained || received.action == ReadAction::Pause;
             if stops || needs > HELD_MAX_BYTES {
                 hold(connection, &buffer[consumed..filled], needs);
                 held = 0;
@@ -215,7 +214,7 @@ impl Shard {
                 buffer.copy_within(consumed..filled, 0);
             }
             let all_written = self.flush_early(n);
-            if received.then == Then::Pause {
+            if received.action == ReadAction::Pause {
                 return Reading::Paused { drained };
             }
             if drained {
@@ -259,10 +258,10 @@ impl Shard {
             }
             // The buffer ended with the packet, so nothing is left of it.
             debug_assert!(received.consumed == partial.filled);
-            return match received.then {
-                Then::Close => Reading::Close,
-                Then::Pause => Reading::Paused { drained },
-                Then::Continue => {
+            return match received.action {
+                ReadAction::Close => Reading::Close,
+                ReadAction::Pause => Reading::Paused { drained },
+                ReadAction::Continue => {
                     if drained {
                         Reading::Drained
                     } else {
@@ -343,12 +342,12 @@ impl Shard {
         self.plain = plain;
         self.plain.shrink_to(BUFFER_KEPT_BYTES);
         if wants_write {
-            self.flush(key);
+            self.flush_connection(key);
         }
         match (opened, reading) {
             (Ok(Incoming::Open), reading) => reading,
-            (_, reading @ (Reading::Close | Reading::Ended(_) | Reading::Gone)) => reading,
-            (Ok(Incoming::Closed), _) => Reading::Ended(Ended::PeerClosed),
+            (_, reading @ (Reading::Close | Reading::Ended | Reading::Gone)) => reading,
+            (Ok(Incoming::Closed), _) => Reading::Ended,
             (Err(error), _) => {
                 self.layer_failed(key, &error);
                 Reading::Gone
@@ -365,14 +364,14 @@ impl Shard {
         if !self.tracers.is_empty() {
             trace::received(&mut self.tracers, id, self.now, &bytes[..received.consumed.min(bytes.len())]);
         }
-        if received.then == Then::Close {
+        if received.action == ReadAction::Close {
             return Reading::Close;
         }
         let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
         hold(connection, bytes.get(received.consumed..).unwrap_or(&[]), received.needs.unwrap_or(0));
-        match received.then {
-            Then::Pause => Reading::Paused { drained: false },
-            Then::Continue | Then::Close => Reading::More,
+        match received.action {
+            ReadAction::Pause => Reading::Paused { drained: false },
+            ReadAction::Continue | ReadAction::Close => Reading::More,
         }
     }
 

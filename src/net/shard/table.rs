@@ -136,7 +136,7 @@ impl Table {
 
     /// Notes which slot the core's connection is in.
     pub(super) fn bind(&mut self, id: ConnId, key: Key) {
-        let place = id.slot as usize;
+        let place = id.slot.0 as usize;
         if self.by_core.len() <= place {
             self.by_core.resize(place + 1, u32::MAX);
         }
@@ -146,7 +146,7 @@ impl Table {
     /// The connection the core calls `id`.
     #[inline]
     pub(super) fn key_of(&self, id: ConnId) -> Option<Key> {
-        let slot = *self.by_core.get(id.slot as usize)?;
+        let slot = *self.by_core.get(id.slot.0 as usize)?;
         let place = self.slots.get(slot as usize)?;
         match place.connection {
             Some(Connection { state: State::Open(open), .. }) if open == id => {

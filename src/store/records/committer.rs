@@ -3,13 +3,13 @@
 //!
 //! Where a full disk has no room for a batch, not even in the reserve, the batches behind it wait, too. But those that only
 //! remove records which no waiting batch knows are written before it, or nothing would ever free the space: a removal is
-//! final, and what it removes was durable. It is told to its shard in its turn.
+//! final, and what it removes was durable. It is acknowledged to its shard in its turn.
 
 use hashbrown::HashSet;
 
 use super::disk::Disk;
 use super::log::{Log, LogError, LogSize};
-use weir_broker::{Kept, Key, RecordBatch, ShardId};
+use weir_broker::{Key, RecordBatch, ShardId, StoreAck};
 
 /// Commits what shards hand over.
 pub(super) struct Committer<D: Disk> {
@@ -17,7 +17,7 @@ pub(super) struct Committer<D: Disk> {
     /// Handed over and not durable, in order; and by which shards.
     batches: Vec<RecordBatch>,
     shards: Vec<ShardId>,
-    /// Shards that ever handed something over, and whether they were told that the disk is full.
+    /// Shards that ever handed something over, and whether the last report to them was that the disk is full.
     known: Vec<(ShardId, bool)>,
     /// There is no room for the first of them.
     is_stuck: bool,
@@ -28,8 +28,8 @@ pub(super) struct Committer<D: Disk> {
 /// What came of a round.
 #[derive(Debug, Default)]
 pub(super) struct Round {
-    /// What the shards are to be told.
-    pub(super) told: Vec<(ShardId, Kept)>,
+    /// Acknowledgements for the shards.
+    pub(super) acks: Vec<(ShardId, StoreAck)>,
     /// Batches that became durable, and records that were written for them.
     pub(super) batches: usize,
     pub(super) records: usize,
@@ -108,7 +108,7 @@ impl<D: Disk> Committer<D> {
         if freed && self.is_stuck {
             self.commit(&mut round)?;
         }
-        self.tell_full(&mut round);
+        self.report_full(&mut round);
         Ok(round)
     }
 
@@ -122,8 +122,8 @@ impl<D: Disk> Committer<D> {
                 round.records += records;
                 round.batches += count;
                 for (shard, batch) in self.shards.drain(..count).zip(self.batches.drain(..count)) {
-                    round.told.retain(|(known, _)| *known != shard);
-                    round.told.push((shard, Kept::UpTo(batch.number)));
+                    round.acks.retain(|(known, _)| *known != shard);
+                    round.acks.push((shard, StoreAck::UpTo(batch.number)));
                 }
                 self.is_stuck = false;
                 return Ok(());
@@ -169,11 +169,11 @@ impl<D: Disk> Committer<D> {
     }
 
     /// Tells each shard that the disk is full, or no longer is, once.
-    fn tell_full(&mut self, round: &mut Round) {
+    fn report_full(&mut self, round: &mut Round) {
         let full = self.is_full();
-        for (shard, told) in self.known.iter_mut().filter(|(_, told)| *told != full) {
-            *told = full;
-            round.told.push((*shard, Kept::Full(full)));
+        for (shard, reported) in self.known.iter_mut().filter(|(_, reported)| *reported != full) {
+            *reported = full;
+            round.acks.push((*shard, StoreAck::Full(full)));
         }
     }
 }

@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use super::committer::{Committer, Round, Wait};
 use super::disk::Disk;
 use super::log::{Log, LogError, LogSize};
-use weir_broker::{Kept, RecordBatch, RecordSink, ShardId};
+use weir_broker::{RecordBatch, RecordSink, ShardId, StoreAck};
 
 /// How long a full disk is left alone before the next attempt.
 const FULL_WAIT: Duration = Duration::from_millis(200);
 /// The least that all shards together may have under way to the disk, bytes.
 const BACKLOG_BYTES_MIN: u64 = 64 << 10;
 
-type Told = Box<dyn Fn(ShardId, Kept) + Send + Sync>;
+type OnAck = Box<dyn Fn(ShardId, StoreAck) + Send + Sync>;
 
 /// What the writer has done, for the metrics. Counters only grow.
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ struct Waiting {
 struct Queue {
     waiting: Mutex<Waiting>,
     some: Condvar,
-    told: Mutex<Option<Told>>,
+    on_ack: Mutex<Option<OnAck>>,
 }
 
 impl Queue {
@@ -84,9 +84,9 @@ impl Queue {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, shard: ShardId, kept: Kept) {
-        if let Some(told) = &*self.told.lock().unwrap_or_else(PoisonError::into_inner) {
-            told(shard, kept);
+    fn acknowledge(&self, shard: ShardId, ack: StoreAck) {
+        if let Some(on_ack) = &*self.on_ack.lock().unwrap_or_else(PoisonError::into_inner) {
+            on_ack(shard, ack);
         }
     }
 }
@@ -153,11 +153,11 @@ impl Writer {
 }
 
 impl RecordSink for Writer {
-    fn tell(&self, told: Told) {
-        *self.queue.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(told);
+    fn on_ack(&self, on_ack: OnAck) {
+        *self.queue.on_ack.lock().unwrap_or_else(PoisonError::into_inner) = Some(on_ack);
     }
 
-    fn keep(&self, from: ShardId, batch: RecordBatch) {
+    fn append(&self, from: ShardId, batch: RecordBatch) {
         self.queue.waiting().batches.push((from, batch));
         self.queue.some.notify_one();
     }
@@ -189,7 +189,7 @@ fn write_all<D: Disk>(log: Log<D>, queue: &Queue, stats: &StoreStats) -> Result<
         stats.count(&round, begun.elapsed());
         stats.show(committer.size());
         stats.show_full(committer.is_full(), committer.reserve_bytes());
-        round.told.into_iter().for_each(|(shard, kept)| queue.tell(shard, kept));
+        round.acks.into_iter().for_each(|(shard, ack)| queue.acknowledge(shard, ack));
         if ends && (committer.waiting() == 0 || committer.is_stuck()) {
             if committer.waiting() > 0 {
                 tracing::warn!(

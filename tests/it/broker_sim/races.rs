@@ -82,6 +82,7 @@ impl Races {
             clock: 0,
             log: Vec::new(),
         };
+        races.node.transcript = Some(Vec::new());
         let roles = (0..PUBLISHERS).map(Role::Publisher).chain([
             Role::Subscriber,
             Role::Subscriber,
@@ -110,6 +111,11 @@ impl Races {
             races.connect(index);
         }
         races
+    }
+
+    /// All bytes that clients were sent, in order.
+    pub fn transcript(&self) -> &[(LinkId, Vec<u8>)] {
+        self.node.transcript.as_deref().unwrap_or_default()
     }
 
     /// Acts `steps` times, lets everything come to rest, and judges.

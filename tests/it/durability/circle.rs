@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use weir_broker::{EndpointLimits, EndpointPolicy, Kept, Recording};
+use weir_broker::{EndpointLimits, EndpointPolicy, Recording, StoreAck};
 
 use crate::broker_sim::rng::Rng;
 use crate::node::{LinkId, Node, policy};
@@ -42,10 +42,8 @@ pub(super) fn open(
 /// Each shard's turn ends: its records become durable.
 fn commit(node: &mut Node) {
     let now = node.now;
-    for core in &mut node.cores {
-        if let Some(batch) = core.take_records() {
-            core.on_kept(Kept::UpTo(batch.number), now);
-        }
+    for (shard, batch) in node.take_records() {
+        node.cores[usize::from(shard.0)].on_store_ack(StoreAck::UpTo(batch.number), now);
     }
 }
 
@@ -63,7 +61,7 @@ fn unacknowledged(seed: u64) -> usize {
     let mut rng = Rng::new(seed);
     let mut node = Node::new(rng.pick(&[2, 3]));
     for core in &mut node.cores {
-        core.keep_records(Recording { next_id: 1, epoch_unix_ms: 0 });
+        core.start_recording(Recording { next_id: 1, epoch_unix_ms: 0 });
     }
     let limits = EndpointLimits { durable: true, max_queued_messages: 1_000_000, ..EndpointLimits::default() };
     let policy = policy(1, limits);

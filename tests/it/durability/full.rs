@@ -4,7 +4,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use weir_broker::{EndpointLimits, EndpointPolicy, Kept, RecordBatch, Recording, ShardId, home_shard};
+use weir_broker::{EndpointLimits, EndpointPolicy, RecordBatch, Recording, ShardId, StoreAck, home_shard};
 
 use super::process::Durable;
 use super::trouble::{Client, Mounted, mount};
@@ -36,7 +36,7 @@ impl Broker {
     fn new(shards: u16) -> Self {
         let mut node = Node::new(shards);
         for core in &mut node.cores {
-            core.keep_records(Recording { next_id: 1, epoch_unix_ms: 0 });
+            core.start_recording(Recording { next_id: 1, epoch_unix_ms: 0 });
         }
         let limits = EndpointLimits { durable: true, ..EndpointLimits::default() };
         Self { node, policy: policy(1, limits), full: false, waiting: Vec::new() }
@@ -45,12 +45,11 @@ impl Broker {
     fn settle(&mut self) {
         for _ in 0..4 {
             self.node.settle();
-            for (shard, core) in self.node.cores.iter_mut().enumerate() {
-                self.waiting.extend(core.take_records().map(|batch| (shard, batch)));
-            }
+            let records = self.node.take_records();
+            self.waiting.extend(records.into_iter().map(|(shard, batch)| (usize::from(shard.0), batch)));
             if !self.full {
                 for (shard, batch) in self.waiting.drain(..) {
-                    self.node.cores[shard].on_kept(Kept::UpTo(batch.number), self.node.now);
+                    self.node.cores[shard].on_store_ack(StoreAck::UpTo(batch.number), self.node.now);
                 }
             }
         }
@@ -62,7 +61,7 @@ impl Broker {
         self.full = full;
         self.settle();
         for core in &mut self.node.cores {
-            core.on_kept(Kept::Full(full), self.node.now);
+            core.on_store_ack(StoreAck::Full(full), self.node.now);
         }
         self.settle();
     }

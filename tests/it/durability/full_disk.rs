@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Instant;
 
-use weir_broker::{EndpointLimits, Kept, Key, RecordBatch, Recording};
+use weir_broker::{EndpointLimits, Key, Recording, StoreAck};
 
 use super::process::{Durable, GUARD};
 use super::trouble::{Client, Mounted, mount, refused};
@@ -22,7 +22,7 @@ struct Broker {
 impl Broker {
     fn new() -> Self {
         let mut node = Node::new(1);
-        node.cores[0].keep_records(Recording { next_id: 1, epoch_unix_ms: 0 });
+        node.cores[0].start_recording(Recording { next_id: 1, epoch_unix_ms: 0 });
         Self { node, records: Vec::new() }
     }
 
@@ -54,17 +54,16 @@ impl Broker {
     fn settle(&mut self) {
         for _ in 0..3 {
             self.node.settle();
-            let taken: Option<RecordBatch> = self.node.cores[0].take_records();
-            if let Some(batch) = taken {
+            for (_, batch) in self.node.take_records() {
                 self.records.extend(batch.records().map(|(key, value)| (key, value.is_some())));
-                self.node.cores[0].on_kept(Kept::UpTo(batch.number), self.node.now);
+                self.node.cores[0].on_store_ack(StoreAck::UpTo(batch.number), self.node.now);
             }
         }
         self.node.settle();
     }
 
     fn is_full(&mut self, full: bool) {
-        self.node.cores[0].on_kept(Kept::Full(full), self.node.now);
+        self.node.cores[0].on_store_ack(StoreAck::Full(full), self.node.now);
         self.settle();
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weir_broker::{EndpointLimits, EndpointPolicy, Kept, Key, Recording, ShardId, Stored, home_shard};
+use weir_broker::{EndpointLimits, EndpointPolicy, Key, Recording, ShardId, StoreAck, Stored, home_shard};
 
 use crate::node::{LinkId, Node, policy};
 use crate::wire::{Connect, Packet, PropertyValue, Publish, Version, Will, decode_server_packet};
@@ -28,10 +28,11 @@ impl Broker {
     /// A process begins with what is on the disk; nothing that is due is done yet.
     fn start(&mut self) {
         self.node = Node::new(SHARDS);
+        self.node.ends_turns_apart = true;
         let stored = Stored::new(self.disk.iter().map(|(key, value)| (*key, value.clone())).collect());
         let now = self.node.now;
         for core in &mut self.node.cores {
-            core.keep_records(Recording { next_id: stored.next_id(), epoch_unix_ms: 0 });
+            core.start_recording(Recording { next_id: stored.next_id(), epoch_unix_ms: 0 });
             core.restore(&stored, now).expect("its own records");
         }
         self.node.settle();
@@ -54,15 +55,16 @@ impl Broker {
     /// A turn of each shard ends; the records of some are on disk.
     fn commit(&mut self, shards: [bool; SHARDS as usize]) {
         let now = self.node.now;
-        for (core, is_stored) in self.node.cores.iter_mut().zip(shards) {
-            let Some(batch) = core.take_records().filter(|_| is_stored) else { continue };
-            for (key, value) in batch.records() {
-                match value {
-                    Some(value) => self.disk.insert(key, value.into()),
-                    None => self.disk.remove(&key),
-                };
+        for (shard, is_stored) in shards.into_iter().enumerate() {
+            for batch in self.node.end_turn(shard).into_iter().filter(|_| is_stored) {
+                for (key, value) in batch.records() {
+                    match value {
+                        Some(value) => self.disk.insert(key, value.into()),
+                        None => self.disk.remove(&key),
+                    };
+                }
+                self.node.cores[shard].on_store_ack(StoreAck::UpTo(batch.number), now);
             }
-            core.on_kept(Kept::UpTo(batch.number), now);
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use weir_broker::{EndpointLimits, EndpointPolicy, Kept, Key, Kind, RecordBatch, Recording, Stored};
+use weir_broker::{EndpointLimits, EndpointPolicy, Key, Kind, RecordBatch, Recording, StoreAck, Stored};
 
 use super::actor::{Actor, Role};
 use super::cast::{cast, judge_retained};
@@ -70,6 +70,7 @@ impl Simulation {
     fn start(&mut self) {
         let wall = self.epoch_unix_ms + self.node.now;
         self.node = Node::new(self.shards);
+        self.node.ends_turns_apart = true;
         self.epoch_unix_ms = wall - self.node.now;
         self.pending = (0..self.shards).map(|_| VecDeque::new()).collect();
         self.laggard = self.rng.below(4);
@@ -77,7 +78,7 @@ impl Simulation {
         let recording = Recording { next_id: stored.next_id(), epoch_unix_ms: self.epoch_unix_ms };
         let now = self.node.now;
         for core in &mut self.node.cores {
-            core.keep_records(recording);
+            core.start_recording(recording);
             if let Err(error) = core.restore(&stored, now) {
                 self.history.finding(format!("it does not start: {error}"));
             }
@@ -120,9 +121,9 @@ impl Simulation {
     }
 
     fn end_turn(&mut self, shard: usize) {
-        if let Some(batch) = self.node.cores[shard].take_records() {
+        for batch in self.node.end_turn(shard) {
             if self.fault == Fault::TellsEarly {
-                self.node.cores[shard].on_kept(Kept::UpTo(batch.number), self.node.now);
+                self.node.cores[shard].on_store_ack(StoreAck::UpTo(batch.number), self.node.now);
             }
             self.pending[shard].push_back(batch);
         }
@@ -137,7 +138,7 @@ impl Simulation {
                 };
             }
             if tell {
-                self.node.cores[shard].on_kept(Kept::UpTo(batch.number), self.node.now);
+                self.node.cores[shard].on_store_ack(StoreAck::UpTo(batch.number), self.node.now);
             }
         }
     }

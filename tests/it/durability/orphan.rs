@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weir_broker::{EndpointLimits, EndpointPolicy, Kept, Key, Kind, Recording, Stored};
+use weir_broker::{EndpointLimits, EndpointPolicy, Key, Kind, Recording, StoreAck, Stored};
 
 use super::circle::open;
 use crate::node::{Node, policy};
@@ -17,7 +17,7 @@ fn start(disk: &Disk) -> (Node, Arc<EndpointPolicy>) {
     let stored = Stored::new(disk.iter().map(|(key, value)| (*key, value.clone())).collect());
     let (recording, now) = (Recording { next_id: stored.next_id(), epoch_unix_ms: 0 }, node.now);
     for core in &mut node.cores {
-        core.keep_records(recording);
+        core.start_recording(recording);
         core.restore(&stored, now).expect("its own records");
     }
     (node, policy(1, EndpointLimits { durable: true, ..EndpointLimits::default() }))
@@ -27,15 +27,14 @@ fn settle(node: &mut Node, disk: &mut Disk) {
     for _ in 0..10 {
         node.settle();
         let now = node.now;
-        for core in &mut node.cores {
-            let Some(batch) = core.take_records() else { continue };
+        for (shard, batch) in node.take_records() {
             for (key, value) in batch.records() {
                 match value {
                     Some(value) => disk.insert(key, value.into()),
                     None => disk.remove(&key),
                 };
             }
-            core.on_kept(Kept::UpTo(batch.number), now);
+            node.cores[usize::from(shard.0)].on_store_ack(StoreAck::UpTo(batch.number), now);
         }
     }
 }

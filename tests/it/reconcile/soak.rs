@@ -295,6 +295,9 @@ impl Soak {
             let answers = TcpStream::connect(at(endpoint.port)).is_ok();
             assert_eq!(answers, endpoint.serves(), "port {}", endpoint.port);
         }
+        let metrics = self.broker.http("/metrics");
+        let errors: Vec<&str> = metrics.lines().filter(|line| line.starts_with("weir_internal_errors_total")).collect();
+        assert!(!errors.is_empty() && errors.iter().all(|line| line.ends_with(" 0")), "{errors:?}");
     }
 }
 

@@ -98,6 +98,7 @@ impl StatusView for Fake {
                 retained_bytes: 96,
                 inflight_messages: 4,
                 queued_messages: 12,
+                internal_errors: vec![("session_of_connection", 0)],
                 endpoints: BTreeMap::from([("mqtt".to_owned(), held)]),
             })
         })

@@ -6,7 +6,7 @@ use super::super::committer::{Committer, Wait};
 use super::disk::FaultyDisk;
 use super::{Model, Random, model, numbered_batch};
 use crate::store::records::{Log, LogLimits};
-use weir_broker::{Kept, RecordBatch, ShardId};
+use weir_broker::{RecordBatch, ShardId, StoreAck};
 
 type Changes = Vec<(u64, Option<Vec<u8>>)>;
 
@@ -74,10 +74,10 @@ impl Broker {
 
     fn round(&mut self, new: Vec<(ShardId, RecordBatch)>, waited: bool) {
         let round = self.committer.round(new, waited).unwrap();
-        for (_, kept) in round.told {
-            match kept {
-                Kept::Full(full) => self.full = full,
-                Kept::UpTo(number) => {
+        for (_, ack) in round.acks {
+            match ack {
+                StoreAck::Full(full) => self.full = full,
+                StoreAck::UpTo(number) => {
                     while let Some((_, changes)) = self.sent.pop_front_if(|(sent, _)| *sent <= number) {
                         for (key, value) in changes {
                             match value {

@@ -147,7 +147,7 @@ fn an_fsync_that_fails_is_never_tried_again() {
     disk.set_fault(Some(Fault::FailsSync));
     let error = commit(&mut log, &[(1, Some(b"one"))]).unwrap_err();
     assert_eq!(error.to_string(), "fsync failed: the medium failed");
-    let (told, failed) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(None)));
+    let (acks, failed) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(None)));
     let (log, ..) = open(&disk.copy());
     disk.set_fault(Some(Fault::FailsSync));
     let failing = disk.copy();
@@ -156,12 +156,12 @@ fn an_fsync_that_fails_is_never_tried_again() {
     failing.set_fault(Some(Fault::FailsSync));
     let seen = Arc::clone(&failed);
     let writer = Writer::start(log, Box::new(move |error| *seen.lock().unwrap() = Some(error.to_string()))).unwrap();
-    let answers = Arc::clone(&told);
-    weir_broker::RecordSink::tell(&writer, Box::new(move |_, kept| answers.lock().unwrap().push(kept)));
-    weir_broker::RecordSink::keep(&writer, weir_broker::ShardId(0), batch(&[(1, Some(b"one"))]));
+    let answers = Arc::clone(&acks);
+    weir_broker::RecordSink::on_ack(&writer, Box::new(move |_, ack| answers.lock().unwrap().push(ack)));
+    weir_broker::RecordSink::append(&writer, weir_broker::ShardId(0), batch(&[(1, Some(b"one"))]));
     writer.finish();
     assert_eq!(failed.lock().unwrap().as_deref(), Some("fsync failed: the medium failed"));
-    assert!(told.lock().unwrap().is_empty(), "nothing was said to be durable");
+    assert!(acks.lock().unwrap().is_empty(), "nothing was said to be durable");
 }
 
 #[test]

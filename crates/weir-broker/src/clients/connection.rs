@@ -1,0 +1,117 @@
+//! A connection: what CONNECT said, and what waits to be written to it.
+
+use std::sync::Arc;
+
+use crate::clients::graceful_disconnect::GracefulDisconnect;
+use crate::clients::rate_limit::Rates;
+use crate::clients::reauthentication::ReauthenticationState;
+use crate::delivery::fanout_scheduler::Outlet;
+use crate::delivery::outgoing_aliases::OutgoingAliases;
+use crate::delivery::publish_context::Receiver;
+use crate::ids::{EndpointIndex, Millis, Origin, SessionId, ShardId};
+use crate::values::publisher::PublisherIdentity;
+use crate::{EndpointPolicy, Principal};
+use weir_mqtt::{ProtocolVersion, QoS};
+
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) session: SessionId,
+    /// Place of its endpoint's counters.
+    pub(crate) endpoint: EndpointIndex,
+    pub(crate) policy: Arc<EndpointPolicy>,
+    pub(crate) principal: Box<Principal>,
+    pub(crate) version: ProtocolVersion,
+    /// Of mosquitto's kind (3.1.1): its subscriptions have No Local and Retain As Published, which its version cannot ask for.
+    pub(crate) is_bridge: bool,
+    /// To be closed once its buffer is written; takes and sends nothing more.
+    pub(crate) closing: bool,
+    /// The client's Receive Maximum; 0 once it was asked to leave.
+    pub(crate) receive_maximum: u16,
+    /// The client's Maximum Packet Size.
+    pub(crate) maximum_packet_size: u32,
+    /// One and a half times the keep-alive, ms; 0: none.
+    pub(crate) keep_alive_ms: u32,
+    pub(crate) last_received: Millis,
+    pub(crate) connected_at: Millis,
+    /// PUBLISH packets from the client, and to it.
+    pub(crate) messages_received: u64,
+    pub(crate) messages_sent: u64,
+    pub(crate) outlet: Outlet,
+    /// How many slow receivers, links and rates hold up its reading.
+    pub(crate) pauses: u16,
+    /// Publishers that wait for this connection to take what was written to it.
+    pub(crate) waiters: Vec<Origin>,
+    /// What its rules permitted last; forgotten when they change. Most clients publish to one topic again and again.
+    pub(crate) permitted: Option<Box<Permitted>>,
+    /// Until when it counts as slow.
+    pub(crate) slow_until: Millis,
+    pub(crate) cold: Option<Box<ConnectionCold>>,
+}
+
+/// A publish that was permitted.
+#[derive(Debug)]
+pub(crate) struct Permitted {
+    topic: String,
+    qos: QoS,
+    retain: bool,
+}
+
+impl Connection {
+    /// Whether the same publish was permitted by the rules in force.
+    pub(crate) fn was_permitted(&self, topic: &str, qos: QoS, retain: bool) -> bool {
+        self.permitted.as_ref().is_some_and(|p| p.qos == qos && p.retain == retain && p.topic == topic)
+    }
+
+    /// Remembers a permission of the rules in force.
+    pub(crate) fn permit(&mut self, topic: &str, qos: QoS, retain: bool) {
+        let permitted = self.permitted.get_or_insert_with(|| Box::new(Permitted { topic: String::new(), qos, retain }));
+        permitted.topic.clear();
+        permitted.topic.push_str(topic);
+        (permitted.qos, permitted.retain) = (qos, retain);
+    }
+}
+
+/// What few connections have.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectionCold {
+    /// Topic by incoming alias less one.
+    pub(crate) incoming_aliases: Vec<Option<Box<str>>>,
+    /// Where the client takes aliases.
+    pub(crate) outgoing_aliases: Option<Box<OutgoingAliases>>,
+    pub(crate) rates: Option<Rates>,
+    /// Until when it is not read, having published too fast; 0: it is read.
+    pub(crate) resumes_at: Millis,
+    /// Messages on their way over a topic's owner: (owner, place in the link to it).
+    pub(crate) via_owner: Vec<(ShardId, u64)>,
+    /// As whom it published what is retained.
+    pub(crate) publisher: Option<Arc<PublisherIdentity>>,
+    /// Enhanced authentication: the method of CONNECT [MQTT-4.12.0-5].
+    pub(crate) authentication_method: Option<Box<str>>,
+    pub(crate) reauthentication: ReauthenticationState,
+    /// It drains: it is disconnected when nothing is in flight any more.
+    pub(crate) graceful_disconnect: Option<Box<GracefulDisconnect>>,
+    /// Publishes that wait for room on the disk, as they came; and whether it is not read because of them.
+    pub(crate) held_publishes: Vec<u8>,
+    pub(crate) held_pauses: bool,
+}
+
+impl Connection {
+    /// What the encoding of a message for this connection depends on.
+    #[inline]
+    pub(crate) fn receiver(&mut self) -> Receiver<'_> {
+        Receiver {
+            version: self.version,
+            maximum_packet_size: self.maximum_packet_size as usize,
+            aliases: self.cold.as_mut().and_then(|cold| cold.outgoing_aliases.as_deref_mut()),
+            out: &mut self.outlet.out,
+        }
+    }
+
+    pub(crate) fn cold_mut(&mut self) -> &mut ConnectionCold {
+        self.cold.get_or_insert_default()
+    }
+
+    pub(crate) fn is_v5(&self) -> bool {
+        self.version == ProtocolVersion::V5
+    }
+}

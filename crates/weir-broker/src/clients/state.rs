@@ -1,0 +1,343 @@
+//! The connections and sessions of a core.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use crate::clients::connection::Connection;
+use crate::clients::rate_limit::{RateLimits, TotalRates};
+use crate::clients::reauthentication::Reauthentication;
+use crate::clients::session::{NEVER_EXPIRES, Session};
+use crate::clients::timers::{Timer, Timers};
+use crate::hash::HashSeed;
+use crate::ids::{ConnId, ConnectionSlot, EndpointId, Millis, NamespaceId, SessionId, SessionRef};
+use crate::limits::PENDING_WRITE_HIGH_BYTES;
+use crate::slab::Slab;
+use crate::values::group::Readiness;
+use crate::values::will::PendingWill;
+use crate::{EndpointPolicy, OfflineSessions};
+use weir_mqtt::QoS;
+
+/// Connections, sessions, and what is due for them.
+#[derive(Debug)]
+pub(crate) struct Clients {
+    connections: Slab<ConnectionSlot, Connection>,
+    sessions: Slab<SessionId, Session>,
+    by_client_id: HashTable<SessionId>,
+    seed: HashSeed,
+    timers: Timers,
+    offline: OfflineSessions,
+    rates: RateLimits,
+    /// Connections to close, to read again, and to disconnect once nothing is in flight.
+    closing: VecDeque<ConnId>,
+    resumed: VecDeque<ConnId>,
+    draining: Vec<ConnId>,
+    reauthentications: VecDeque<Reauthentication>,
+}
+
+impl Clients {
+    pub(crate) fn new(seed: HashSeed) -> Self {
+        Self {
+            connections: Slab::new(),
+            sessions: Slab::new(),
+            by_client_id: HashTable::new(),
+            seed,
+            timers: Timers::default(),
+            offline: OfflineSessions::default(),
+            rates: RateLimits::default(),
+            closing: VecDeque::new(),
+            resumed: VecDeque::new(),
+            draining: Vec::new(),
+            reauthentications: VecDeque::new(),
+        }
+    }
+
+    /// Counts together with the node's other cores.
+    pub(crate) fn share_counts(&mut self, offline: OfflineSessions, total_rates: TotalRates) {
+        self.offline = offline;
+        self.rates.share(total_rates);
+    }
+
+    pub(crate) fn seed(&self) -> HashSeed {
+        self.seed.clone()
+    }
+
+    // Connections.
+
+    #[inline]
+    pub(crate) fn connection(&self, slot: ConnectionSlot) -> Option<&Connection> {
+        self.connections.get(slot)
+    }
+
+    #[inline]
+    pub(crate) fn connection_mut(&mut self, slot: ConnectionSlot) -> Option<&mut Connection> {
+        self.connections.get_mut(slot)
+    }
+
+    /// A connection and its generation.
+    #[inline]
+    pub(crate) fn connection_entry(&mut self, slot: ConnectionSlot) -> Option<(u32, &mut Connection)> {
+        self.connections.entry_mut(slot)
+    }
+
+    /// A connection, if it has not ended.
+    #[inline]
+    pub(crate) fn open(&mut self, id: ConnId) -> Option<&mut Connection> {
+        self.connections.get_generation(id.slot, id.generation)
+    }
+
+    /// A connection and its session.
+    #[inline]
+    pub(crate) fn connection_and_session(
+        &mut self,
+        slot: ConnectionSlot,
+    ) -> Option<(&mut Connection, Option<&mut Session>)> {
+        let connection = self.connections.get_mut(slot)?;
+        let session = self.sessions.get_mut(connection.session);
+        Some((connection, session))
+    }
+
+    /// A connection, and the publish rates that it counts against.
+    pub(crate) fn connection_and_rates(&mut self, slot: ConnectionSlot) -> Option<(&mut Connection, &mut RateLimits)> {
+        Some((self.connections.get_mut(slot)?, &mut self.rates))
+    }
+
+    pub(crate) fn generation(&self, slot: ConnectionSlot) -> u32 {
+        self.connections.generation(slot)
+    }
+
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (ConnectionSlot, &Connection)> {
+        self.connections.iter()
+    }
+
+    pub(crate) fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub(crate) fn add_connection(&mut self, connection: Connection) -> ConnId {
+        let (slot, generation) = self.connections.insert(connection);
+        ConnId { slot, generation }
+    }
+
+    pub(crate) fn remove_connection(&mut self, slot: ConnectionSlot) -> Option<Connection> {
+        self.connections.remove(slot)
+    }
+
+    // Sessions.
+
+    #[inline]
+    pub(crate) fn session(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(id)
+    }
+
+    #[inline]
+    pub(crate) fn session_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.sessions.get_mut(id)
+    }
+
+    /// A session, if it has not ended.
+    pub(crate) fn session_of(&mut self, session: SessionRef) -> Option<&mut Session> {
+        self.sessions.get_generation(session.id, session.generation)
+    }
+
+    pub(crate) fn session_ref(&self, id: SessionId) -> SessionRef {
+        SessionRef { id, generation: self.sessions.generation(id) }
+    }
+
+    pub(crate) fn sessions(&self) -> impl Iterator<Item = (SessionId, &Session)> {
+        self.sessions.iter()
+    }
+
+    pub(crate) fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Begins a session, to be found by its client identifier.
+    pub(crate) fn add_session(&mut self, session: Session) -> SessionRef {
+        let hash = self.seed.hash(session.namespace.0, &session.client_id);
+        let (id, generation) = self.sessions.insert(session);
+        let (sessions, seed) = (&self.sessions, &self.seed);
+        self.by_client_id.insert_unique(hash, id, |&id| {
+            sessions.get(id).map_or(0, |session| seed.hash(session.namespace.0, &session.client_id))
+        });
+        SessionRef { id, generation }
+    }
+
+    /// Ends a session; `None`: its client identifier did not lead to it.
+    pub(crate) fn remove_session(&mut self, id: SessionId) -> Option<Session> {
+        let session = self.sessions.get(id)?;
+        let hash = self.seed.hash(session.namespace.0, &session.client_id);
+        self.by_client_id.find_entry(hash, |&other| other == id).ok()?.remove();
+        self.sessions.remove(id)
+    }
+
+    pub(crate) fn find_session(&self, namespace: NamespaceId, client_id: &str) -> Option<SessionId> {
+        let same = |&id: &SessionId| {
+            self.sessions.get(id).is_some_and(|s| s.namespace == namespace && *s.client_id == *client_id)
+        };
+        self.by_client_id.find(self.seed.hash(namespace.0, client_id), same).copied()
+    }
+
+    /// Whether a session can take further messages.
+    pub(crate) fn readiness(&self, id: SessionId) -> Readiness {
+        let Some(session) = self.sessions.get(id) else { return Readiness::Offline };
+        let Some(connection) = session.connection.and_then(|slot| self.connections.get(slot)) else {
+            return Readiness::Offline;
+        };
+        let window = connection.receive_maximum.min(session.policy.limits.max_inflight);
+        let room = session.inflight.len() < usize::from(window)
+            && session.queue.is_empty()
+            && connection.outlet.out.len() < PENDING_WRITE_HIGH_BYTES;
+        if room { Readiness::Ready } else { Readiness::Busy }
+    }
+
+    /// Counts a session among its endpoint's offline ones, unless that would be more than `most`.
+    pub(crate) fn count_offline(&self, endpoint: EndpointId, most: Option<u32>) -> bool {
+        self.offline.try_add(endpoint, most)
+    }
+
+    /// A connection serves a session from now on.
+    pub(crate) fn attach(
+        &mut self,
+        id: SessionId,
+        slot: ConnectionSlot,
+        policy: Arc<EndpointPolicy>,
+        will: Option<Box<PendingWill>>,
+        expiry_s: u32,
+    ) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        if std::mem::take(&mut session.counted_offline) {
+            self.offline.subtract(session.policy.id);
+        }
+        session.connection = Some(slot);
+        session.expiry_s = expiry_s;
+        session.ends_at = Millis::MAX;
+        session.will = will;
+        session.policy = policy;
+    }
+
+    /// Keeps a session without a connection until it expires, and its will until it is due. `false`: it ends with its
+    /// connection, or its endpoint keeps as many as it may.
+    pub(crate) fn keep_offline(&mut self, id: SessionId, now: Millis) -> bool {
+        let reference = self.session_ref(id);
+        let Some(session) = self.sessions.get_mut(id) else { return false };
+        if session.expiry_s == 0 || !self.offline.try_add(session.policy.id, session.policy.limits.max_sessions) {
+            return false;
+        }
+        session.counted_offline = true;
+        session.queue.retain(|queued| queued.delivery.qos > QoS::AtMostOnce);
+        session.ends_at = match session.expiry_s {
+            NEVER_EXPIRES => Millis::MAX,
+            seconds => now + u64::from(seconds) * 1000,
+        };
+        self.timers.push(session.ends_at, Timer::session(reference));
+        if let Some(will) = session.will.as_mut() {
+            let due_at = now + u64::from(will.delay_s) * 1000;
+            will.due_at = Some(due_at);
+            self.timers.push(due_at, Timer::session(reference));
+        }
+        true
+    }
+
+    /// Gives restored sessions of an endpoint its policy, now that it is declared. Answers with those that have a will.
+    pub(crate) fn adopt_restored(&mut self, policy: &Arc<EndpointPolicy>) -> Vec<SessionRef> {
+        let waits_for = |session: &Session| {
+            let old = &session.policy;
+            old.id == EndpointId::RESTORED && old.name == policy.name && old.namespace == policy.namespace
+        };
+        let mut have_wills = Vec::new();
+        let waiting = self.sessions.iter().filter(|(_, session)| waits_for(session));
+        for id in waiting.map(|(id, _)| id).collect::<Vec<SessionId>>() {
+            let reference = self.session_ref(id);
+            let Some(session) = self.sessions.get_mut(id) else { continue };
+            if session.counted_offline {
+                self.offline.subtract(session.policy.id);
+                session.counted_offline = self.offline.try_add(policy.id, None);
+            }
+            session.policy = Arc::clone(policy);
+            if session.will.is_some() {
+                have_wills.push(reference);
+            }
+        }
+        have_wills
+    }
+
+    pub(crate) fn uncount_offline(&self, endpoint: EndpointId) {
+        self.offline.subtract(endpoint);
+    }
+
+    // What is due.
+
+    pub(crate) fn set_timer(&mut self, at: Millis, timer: Timer) {
+        self.timers.push(at, timer);
+    }
+
+    pub(crate) fn pop_due(&mut self, now: Millis) -> Option<Timer> {
+        self.timers.pop_due(now)
+    }
+
+    pub(crate) fn next_timer(&self) -> Option<Millis> {
+        self.timers.next()
+    }
+
+    // What the driver is asked for.
+
+    pub(crate) fn push_closing(&mut self, id: ConnId) {
+        self.closing.push_back(id);
+    }
+
+    pub(crate) fn next_closing(&mut self) -> Option<ConnId> {
+        self.closing.pop_front()
+    }
+
+    /// A connection that drains may have nothing in flight any more.
+    pub(crate) fn push_draining(&mut self, id: ConnId) {
+        self.draining.push(id);
+    }
+
+    pub(crate) fn take_draining(&mut self) -> Vec<ConnId> {
+        std::mem::take(&mut self.draining)
+    }
+
+    pub(crate) fn push_reauthentication(&mut self, request: Reauthentication) {
+        self.reauthentications.push_back(request);
+    }
+
+    pub(crate) fn next_reauthentication(&mut self) -> Option<Reauthentication> {
+        self.reauthentications.pop_front()
+    }
+
+    /// One more slow receiver, link, store or rate holds up the reading from a connection.
+    pub(crate) fn pause(&mut self, id: ConnId) {
+        if let Some(connection) = self.open(id) {
+            connection.pauses += 1;
+        }
+    }
+
+    /// One less does.
+    pub(crate) fn resume(&mut self, id: ConnId) {
+        if let Some(connection) = self.open(id)
+            && connection.pauses > 0
+        {
+            connection.pauses -= 1;
+            if connection.pauses == 0 {
+                self.resumed.push_back(id);
+            }
+        }
+    }
+
+    pub(crate) fn next_resumed(&mut self) -> Option<ConnId> {
+        self.resumed.pop_front()
+    }
+
+    /// Whether the driver has nothing to close, to resume or to disconnect.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.closing.is_empty() && self.resumed.is_empty() && self.draining.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn clear_sessions(&mut self) {
+        self.sessions = Slab::new();
+    }
+}

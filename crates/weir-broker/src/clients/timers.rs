@@ -1,0 +1,54 @@
+//! What is due when. Timers are never cancelled: a due one whose reason has gone is passed over.
+
+use crate::ids::{ConnId, Millis, SessionRef};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// What to look at when its time comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// Has the client been silent for one and a half times its keep-alive?
+    KeepAlive(ConnId),
+    /// Has the session ended, or is its will due?
+    Session(SessionRef),
+    /// Has a slow receiver held up its publishers for long enough?
+    Pause(ConnId),
+    /// May a client that published faster than its rate be read again?
+    Rate(ConnId),
+    /// Has the credential ended?
+    Credential(ConnId),
+    /// Has a client that was asked to leave had its time?
+    DrainDeadline(ConnId),
+}
+
+impl Timer {
+    pub(crate) fn session(session: SessionRef) -> Self {
+        Self::Session(session)
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Timers {
+    heap: BinaryHeap<Reverse<(Millis, Timer)>>,
+}
+
+impl Timers {
+    pub(crate) fn push(&mut self, at: Millis, timer: Timer) {
+        if at != Millis::MAX {
+            self.heap.push(Reverse((at, timer)));
+        }
+    }
+
+    pub(crate) fn pop_due(&mut self, now: Millis) -> Option<Timer> {
+        let Reverse((at, timer)) = *self.heap.peek()?;
+        if at > now {
+            return None;
+        }
+        self.heap.pop();
+        Some(timer)
+    }
+
+    pub(crate) fn next(&self) -> Option<Millis> {
+        self.heap.peek().map(|Reverse((at, _))| *at)
+    }
+}

@@ -1,0 +1,288 @@
+//! Admission of clients: takeover, sessions that begin or resume, CONNACK.
+
+use std::sync::Arc;
+
+use crate::clients::connection::{Connection, ConnectionCold};
+use crate::clients::rate_limit::Rates;
+use crate::clients::session::{NEVER_EXPIRES, Session};
+use crate::clients::timers::Timer;
+use crate::delivery::fanout_scheduler::Outlet;
+use crate::delivery::inflight::Inflight;
+use crate::delivery::outgoing_aliases::OutgoingAliases;
+use crate::durability::journal::Durable;
+use crate::ids::{ConnId, ConnectionSlot, Millis, NamespaceId, RecordId, SessionId};
+use crate::limits::CLIENT_ID_MAX_BYTES;
+use crate::observe::Site;
+use crate::values::message::{Message, expires_at};
+use crate::values::publisher::PublisherIdentity;
+use crate::values::will::PendingWill;
+use crate::{Admission, Core, Subject};
+use weir_mqtt::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
+
+impl Core {
+    /// See [`Core::admit`].
+    pub(crate) fn admit_client(&mut self, admission: &Admission<'_>, now: Millis) -> Result<ConnId, Vec<u8>> {
+        let connect = admission.connect;
+        if let Some(reason) = self.refusal(admission) {
+            if reason == ReasonCode::NotAuthorized {
+                let place = self.observe.index_of(admission.policy.id);
+                self.observe.endpoint(place).authorization_failures += 1;
+            }
+            return Err(refusal_bytes(connect.version, reason));
+        }
+        let policy = Arc::clone(&admission.policy);
+        let namespace = self.routing.namespace(&policy.namespace);
+        let expiry_s = session_expiry_s(admission);
+        let mark = self.journal.mark();
+        let (session_id, present) = match self.clients.find_session(namespace, admission.client_id) {
+            Some(old) => self.take_over(old, connect.clean_start, now),
+            None => (None, false),
+        };
+        let session_id = session_id.unwrap_or_else(|| self.new_session(admission, namespace, expiry_s));
+        let connection = self.new_connection(admission, session_id, now);
+        let id = self.clients.add_connection(connection);
+        let slot = id.slot;
+        let durable = self.clients.session(session_id).is_some_and(|session| session.durable.is_some());
+        let will = will(admission, || if durable { self.journal.new_id() } else { RecordId::NONE });
+        self.clients.attach(session_id, slot, policy, will, expiry_s);
+        self.start_timers(id, admission, now);
+        self.record_session(session_id);
+        if self.journal.has_recorded(mark) {
+            // What CONNACK says of the session must be as true after a crash; all else follows CONNACK.
+            self.gate_connack(slot);
+        }
+        self.write_connack(slot, admission, expiry_s, present);
+        if present {
+            // What an earlier endpoint or rule set granted is checked against this one.
+            self.reauthorize_session(session_id);
+            self.resend(session_id, slot, now);
+            self.report_readiness(session_id);
+        }
+        Ok(id)
+    }
+
+    /// What the policy has against a CONNECT that the driver could not know.
+    fn refusal(&self, admission: &Admission<'_>) -> Option<ReasonCode> {
+        let (policy, connect) = (&admission.policy, admission.connect);
+        if admission.client_id.len() > CLIENT_ID_MAX_BYTES {
+            return Some(ReasonCode::ClientIdentifierNotValid);
+        }
+        let will = connect.will.as_ref()?;
+        let limits = &policy.limits;
+        if will.qos > limits.maximum_qos {
+            return Some(ReasonCode::QoSNotSupported);
+        }
+        if will.retain && !limits.retain_available {
+            return Some(ReasonCode::RetainNotSupported);
+        }
+        if weir_mqtt::levels(will.topic) > usize::from(limits.max_topic_levels) {
+            return Some(ReasonCode::TopicNameInvalid);
+        }
+        if will.properties.payload_format_indicator == Some(1) && std::str::from_utf8(will.payload).is_err() {
+            return Some(ReasonCode::PayloadFormatInvalid);
+        }
+        let principal = &admission.principal;
+        let subject = Subject {
+            client_id: admission.client_id,
+            username: principal.username.as_deref(),
+            address: principal.address,
+        };
+        let acls = [&policy.acl, &principal.claims_acl];
+        let allowed = !will.topic.starts_with("$SYS/")
+            && acls.into_iter().flatten().all(|acl| acl.may_publish(subject, will.topic, will.qos, will.retain));
+        (!allowed).then_some(ReasonCode::NotAuthorized)
+    }
+
+    /// The session a CONNECT finds: its connection, if any, is taken over [MQTT-3.1.4-3]; with Clean Start it ends
+    /// [MQTT-3.1.2-4]. Answers with what is left of it, and whether that is to be called present.
+    fn take_over(&mut self, id: SessionId, clean_start: bool, now: Millis) -> (Option<SessionId>, bool) {
+        if let Some(slot) = self.clients.session(id).and_then(|s| s.connection) {
+            self.disconnect_with(slot, ReasonCode::SessionTakenOver);
+        }
+        // A will that is due is owed, though its client is back before the timer was looked at.
+        self.session_is_due(self.clients.session_ref(id), now);
+        // The session may have ended, with the detached connection or by itself.
+        if self.clients.session(id).is_none() {
+            return (None, false);
+        }
+        if clean_start {
+            self.end_session(id, now);
+            return (None, false);
+        }
+        // The client is back before its will was due [MQTT-3.1.3-9].
+        if let Some(will) = self.clients.session_mut(id).and_then(|session| session.will.take()) {
+            self.forget_will(will.record);
+        }
+        (Some(id), true)
+    }
+
+    fn new_session(&mut self, admission: &Admission<'_>, namespace: NamespaceId, expiry_s: u32) -> SessionId {
+        let durable = self.journal.is_on() && admission.policy.limits.durable && expiry_s > 0;
+        let durable = durable.then(|| Box::new(Durable::new(self.journal.new_id(), false)));
+        if durable.is_some() {
+            self.announce_durable();
+        }
+        let session = Session {
+            client_id: admission.client_id.into(),
+            namespace,
+            connection: None,
+            expiry_s: 0,
+            ends_at: Millis::MAX,
+            dropped: 0,
+            counted_offline: false,
+            policy: Arc::clone(&admission.policy),
+            subscriptions: Vec::new(),
+            inflight: Inflight::new(),
+            queue: self.scheduler.new_queue(),
+            incoming: None,
+            will: None,
+            cold: None,
+            durable,
+        };
+        self.clients.add_session(session).id
+    }
+
+    fn new_connection(&mut self, admission: &Admission<'_>, session: SessionId, now: Millis) -> Connection {
+        let (connect, policy) = (admission.connect, &admission.policy);
+        let properties = &connect.properties;
+        let keep_alive_s = server_keep_alive_s(admission).unwrap_or(connect.keep_alive_s);
+        let mut connection = Connection {
+            session,
+            endpoint: self.observe.index_of(policy.id),
+            policy: Arc::clone(policy),
+            principal: Box::new(admission.principal.clone()),
+            version: connect.version,
+            is_bridge: connect.bridge,
+            closing: false,
+            receive_maximum: properties.receive_maximum.map_or(u16::MAX, std::num::NonZeroU16::get),
+            maximum_packet_size: properties.maximum_packet_size.unwrap_or(u32::MAX),
+            keep_alive_ms: u32::from(keep_alive_s) * 1500,
+            last_received: now,
+            connected_at: now,
+            messages_received: 0,
+            messages_sent: 0,
+            outlet: Outlet::default(),
+            pauses: 0,
+            waiters: Vec::new(),
+            permitted: None,
+            slow_until: 0,
+            cold: None,
+        };
+        let rates = Rates::new(&policy.limits, now);
+        let alias_maximum = properties.topic_alias_maximum.unwrap_or(0);
+        let (method, seed) = (properties.authentication_method, self.clients.seed());
+        let via_owner = self.take_departed_routes(session);
+        if rates.is_some() || alias_maximum > 0 || method.is_some() || !via_owner.is_empty() {
+            let cold: &mut ConnectionCold = connection.cold_mut();
+            cold.via_owner = via_owner;
+            cold.rates = rates;
+            cold.outgoing_aliases = (alias_maximum > 0).then(|| Box::new(OutgoingAliases::new(alias_maximum, seed)));
+            cold.authentication_method = method.map(Into::into);
+        }
+        connection
+    }
+
+    fn start_timers(&mut self, id: ConnId, admission: &Admission<'_>, now: Millis) {
+        let Some(connection) = self.clients.connection(id.slot) else {
+            return self.observe.note(Site::ConnectionOfPacket);
+        };
+        if connection.keep_alive_ms > 0 {
+            self.clients.set_timer(now + u64::from(connection.keep_alive_ms), Timer::KeepAlive(id));
+        }
+        if let Some(at) = admission.principal.expires_at {
+            self.clients.set_timer(at, Timer::Credential(id));
+        }
+    }
+
+    fn write_connack(&mut self, slot: ConnectionSlot, admission: &Admission<'_>, expiry_s: u32, present: bool) {
+        let connect = admission.connect;
+        let limits = &admission.policy.limits;
+        let asked_s = connect.properties.session_expiry_s.unwrap_or(0);
+        let response = connect
+            .properties
+            .request_response_information
+            .unwrap_or(false)
+            .then(|| format!("response/{}", admission.client_id));
+        let properties = ConnAckProperties {
+            session_expiry_s: (expiry_s != asked_s).then_some(expiry_s),
+            receive_maximum: std::num::NonZeroU16::new(limits.receive_maximum),
+            maximum_qos: (limits.maximum_qos < QoS::ExactlyOnce).then_some(limits.maximum_qos),
+            retain_available: (!limits.retain_available).then_some(false),
+            maximum_packet_size: Some(limits.message_max_size),
+            assigned_client_id: admission.assigned.then_some(admission.client_id),
+            topic_alias_maximum: (limits.topic_alias_maximum > 0).then_some(limits.topic_alias_maximum),
+            server_keep_alive_s: server_keep_alive_s(admission),
+            response_information: response.as_deref(),
+            authentication_method: connect.properties.authentication_method,
+            authentication_data: admission.authentication_data,
+            ..ConnAckProperties::default()
+        };
+        let properties = if connect.version == ProtocolVersion::V5 { properties } else { ConnAckProperties::default() };
+        // 3.1 has no session present flag [3.1, section 3.2].
+        let session_present = present && connect.version != ProtocolVersion::V3_1;
+        let connack = Packet::ConnAck(Box::new(ConnAck { session_present, code: 0, properties }));
+        self.write_packet(slot, &connack, connect.version);
+    }
+
+    pub(crate) fn write_packet(&mut self, slot: ConnectionSlot, packet: &Packet<'_>, version: ProtocolVersion) {
+        self.write(slot, |out| weir_mqtt::encode(packet, version, out));
+    }
+}
+
+/// The session expiry in force: the client's, under the endpoint's ceiling. A 3.x session lasts with its connection or,
+/// without Clean Session, for ever.
+fn session_expiry_s(admission: &Admission<'_>) -> u32 {
+    let connect = admission.connect;
+    let asked_s = match connect.version {
+        ProtocolVersion::V5 => connect.properties.session_expiry_s.unwrap_or(0),
+        _ if connect.clean_start => 0,
+        _ => NEVER_EXPIRES,
+    };
+    asked_s.min(admission.policy.limits.session_expiry_max_s.unwrap_or(NEVER_EXPIRES))
+}
+
+/// The keep-alive the server sets in the client's stead, where its ceiling says so.
+fn server_keep_alive_s(admission: &Admission<'_>) -> Option<u16> {
+    let ceiling_s = admission.policy.limits.keep_alive_max_s?;
+    let asked_s = admission.connect.keep_alive_s;
+    // Only 5.0 can be sent it; a limit that the others do not know would end healthy connections.
+    (admission.connect.version == ProtocolVersion::V5 && (asked_s == 0 || asked_s > ceiling_s)).then_some(ceiling_s)
+}
+
+/// The will of a CONNECT, ready to be sent. Its `expires_at` is a duration until it is published.
+fn will(admission: &Admission<'_>, record: impl FnOnce() -> RecordId) -> Option<Box<PendingWill>> {
+    let will = admission.connect.will.as_ref()?;
+    let publish = Publish {
+        dup: false,
+        qos: will.qos,
+        retain: will.retain,
+        topic: will.topic,
+        packet_id: None,
+        properties: will.properties.clone(),
+        payload: will.payload,
+    };
+    let lives = expires_at(will.properties.message_expiry_s, admission.policy.limits.message_expiry_max_s, 0);
+    let (client_id, principal) = (admission.client_id, &admission.principal);
+    let publisher = will.retain.then(|| Arc::new(PublisherIdentity::new(client_id, principal, &admission.policy.name)));
+    let message = Message::new(will.topic, &publish, lives).published_by(publisher);
+    let (record, principal) = (record(), principal.clone());
+    Some(Box::new(PendingWill { record, message, delay_s: will.delay_s, due_at: None, principal }))
+}
+
+/// CONNACK for a client that is refused.
+pub(crate) fn refusal_bytes(version: ProtocolVersion, reason: ReasonCode) -> Vec<u8> {
+    let code = match (version, reason) {
+        (ProtocolVersion::V5, reason) => reason as u8,
+        (_, ReasonCode::ClientIdentifierNotValid) => 2,
+        (_, ReasonCode::BadUserNameOrPassword) => 4,
+        (_, ReasonCode::NotAuthorized | ReasonCode::Banned) => 5,
+        // Nothing of 3.x says what is wrong: the connection is closed without a word.
+        _ => return Vec::new(),
+    };
+    let mut bytes = Vec::new();
+    let connack = ConnAck { session_present: false, code, properties: ConnAckProperties::default() };
+    if weir_mqtt::encode(&Packet::ConnAck(Box::new(connack)), version, &mut bytes).is_err() {
+        bytes.clear();
+    }
+    bytes
+}

@@ -1,0 +1,147 @@
+//! How connections and sessions end, and the wills that are sent then.
+
+use std::sync::Arc;
+
+use crate::Core;
+use crate::clients::timers::Timer;
+use crate::ids::{ConnId, ConnectionSlot, EndpointId, Millis, SessionId, SessionRef};
+use crate::observe::Site;
+use weir_mqtt::{Disconnect, Packet, ProtocolVersion, ReasonCode};
+
+impl Core {
+    /// The broker ends a connection for a reason: 5.0 gets DISCONNECT, the will is sent.
+    pub(crate) fn refuse(&mut self, slot: ConnectionSlot, reason: ReasonCode) {
+        if let Some(connection) = self.clients.connection(slot) {
+            self.observe.endpoint(connection.endpoint).protocol_errors += 1;
+        }
+        self.disconnect_with(slot, reason);
+    }
+
+    /// DISCONNECT with a reason (5.0), then the close.
+    pub(crate) fn disconnect_with(&mut self, slot: ConnectionSlot, reason: ReasonCode) {
+        self.disconnect_with_reference(slot, reason as u8, None);
+    }
+
+    pub(crate) fn disconnect_with_reference(&mut self, slot: ConnectionSlot, code: u8, server_reference: Option<&str>) {
+        let Some(connection) = self.clients.connection(slot) else { return };
+        if connection.closing {
+            return;
+        }
+        let is_v5 = connection.is_v5();
+        self.append_acknowledgements(slot);
+        if is_v5 {
+            let disconnect = Packet::Disconnect(Disconnect { code, server_reference, ..Disconnect::default() });
+            self.write_packet(slot, &disconnect, ProtocolVersion::V5);
+        }
+        self.close(slot);
+    }
+
+    /// What a connection is sent last comes after the acknowledgements that wait for the disk.
+    fn append_acknowledgements(&mut self, slot: ConnectionSlot) {
+        if let Some(connection) = self.clients.connection_mut(slot) {
+            connection.outlet.out.append_acknowledgements(connection.version);
+        }
+    }
+
+    /// The connection takes and sends nothing more, and its session is without it from now on; the socket is closed when
+    /// the buffer is written.
+    pub(crate) fn close(&mut self, slot: ConnectionSlot) {
+        let generation = self.clients.generation(slot);
+        if let Some(connection) = self.clients.connection_mut(slot)
+            && !connection.closing
+        {
+            connection.closing = true;
+            connection.outlet.out.append_acknowledgements(connection.version);
+            self.clients.push_closing(ConnId { slot, generation });
+            self.detach(slot, self.now);
+        }
+    }
+
+    /// See [`Core::connection_closed`].
+    pub(crate) fn on_connection_closed(&mut self, id: ConnId, now: Millis) {
+        if self.clients.open(id).is_none() {
+            return;
+        }
+        self.detach(id.slot, now);
+        self.resume_waiters(id.slot);
+        self.drop_held_publishes(id);
+        if let Some(gone) = self.clients.remove_connection(id.slot) {
+            self.scheduler.release(&gone.outlet);
+        }
+    }
+
+    /// Parts a connection from its session. The will, if there still is one, is sent at once or when its delay is over
+    /// [MQTT-3.1.2-8]. The session ends, now or when its expiry is over.
+    fn detach(&mut self, slot: ConnectionSlot, now: Millis) {
+        let Some(connection) = self.clients.connection_mut(slot) else { return };
+        connection.closing = true;
+        let id = connection.session;
+        let Some(session) = self.clients.session_mut(id) else { return };
+        if session.connection != Some(slot) {
+            return;
+        }
+        session.connection = None;
+        if let Some(cold) = &mut session.cold {
+            cold.pending.clear();
+        }
+        self.keep_departed_routes(slot, id);
+        if !self.clients.keep_offline(id, now) {
+            return self.end_session(id, now);
+        }
+        let reference = self.clients.session_ref(id);
+        self.report_readiness(id);
+        self.record_session(id);
+        self.session_is_due(reference, now);
+    }
+
+    /// A session's will, or its end, may be due.
+    pub(crate) fn session_is_due(&mut self, session: SessionRef, now: Millis) {
+        // What an earlier process had published is older than whatever is due now.
+        self.send_restored();
+        let Some(due) = self.clients.session_of(session) else { return };
+        if due.connection.is_some() {
+            return;
+        }
+        let awaited_until = self.wills.awaited_until();
+        if due.policy.id == EndpointId::RESTORED && due.will.is_some() && now < awaited_until {
+            // The rules that authorize it are not known yet; when they are, this is asked again.
+            return self.clients.set_timer(awaited_until, Timer::session(session));
+        }
+        if due.ends_at <= now {
+            return self.end_session(session.id, now);
+        }
+        if due.will.as_ref().is_some_and(|will| will.due_at.is_some_and(|at| at <= now))
+            && let Some(will) = due.will.take()
+        {
+            let (namespace, client_id, policy) = (due.namespace, due.client_id.clone(), Arc::clone(&due.policy));
+            self.send_will(session.id, (namespace, &client_id, &policy), *will, now);
+            self.record_session(session.id);
+        }
+    }
+
+    /// Ends a session that has no connection: its will is sent if it still has one, its subscriptions and messages go.
+    pub(crate) fn end_session(&mut self, id: SessionId, now: Millis) {
+        let generation = self.clients.session_ref(id).generation;
+        let was = SessionRef { id, generation };
+        let was_durable = self.forget_session(id);
+        let Some(session) = self.clients.session_mut(id) else { return };
+        let namespace = session.namespace;
+        let will = session.will.take();
+        for node in session.subscriptions.clone() {
+            self.unsubscribe_node(id, namespace, node);
+        }
+        let Some(mut session) = self.clients.remove_session(id) else {
+            return self.observe.note(Site::SessionOfClientId);
+        };
+        if session.counted_offline {
+            self.clients.uncount_offline(session.policy.id);
+        }
+        let shared = session.cold.as_mut().map(|cold| std::mem::take(&mut cold.shared)).unwrap_or_default();
+        shared.iter().for_each(|shared| self.leave_group(shared, was));
+        // It may hold messages of groups that it has left.
+        self.return_shared(&mut session, was_durable, now);
+        if let Some(will) = will {
+            self.send_will(id, (namespace, &session.client_id, &session.policy), *will, now);
+        }
+    }
+}

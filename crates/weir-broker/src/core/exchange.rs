@@ -1,0 +1,168 @@
+//! Messages from other shards, in order, and the publishers that wait for a link.
+
+use crate::Core;
+use crate::delivery::publish_context::PublishContext;
+use crate::durability::journal::Waits;
+use crate::ids::{Millis, NamespaceId, Origin, ShardId};
+use crate::links::link::{Batch, ForwardedPublish, LinkMessage, Route};
+use crate::observe::Site;
+use weir_mqtt::{DecodeContext, Decoded, Packet, Side, decode};
+
+impl Core {
+    /// Takes another shard's batch.
+    pub fn deliver_batch(&mut self, from: ShardId, batch: Batch, now: Millis) {
+        self.now = now;
+        let waiters = self.links.accept(from, batch);
+        waiters.into_iter().for_each(|origin| self.resume(origin));
+        self.drain_link(from, now);
+        self.drain_links(now);
+    }
+
+    /// Goes on with what other shards sent, for as much work as this shard's turn has: what goes to thousands is not to
+    /// keep its other clients waiting. Never called, there is no such bound.
+    pub fn begin_turn(&mut self, work: usize, now: Millis) {
+        self.begin_pass();
+        let was_spent = self.links.begin_turn(work);
+        self.scheduler.refill_priority_budget();
+        if was_spent {
+            self.now = now;
+            self.drain_links(now);
+        }
+    }
+
+    /// What came on one link may be what another one waits for.
+    fn drain_links(&mut self, now: Millis) {
+        while let Some(other) = self.links.next_deliverable() {
+            self.drain_link(other, now);
+        }
+        self.links.answer_barriers();
+        self.settle_epochs();
+    }
+
+    /// Processes what a link brought, as far as it need not wait.
+    fn drain_link(&mut self, from: ShardId, now: Millis) {
+        while let Some(mut batch) = self.links.next_batch(from) {
+            while let Some(message) = self.links.next_message(from, &mut batch) {
+                let before = self.work;
+                self.on_ranked_message(&mut batch, from, message, now);
+                self.links.spend(self.work.saturating_sub(before));
+            }
+            if !self.links.end_batch(from, batch, self.journal.unstored()) {
+                return;
+            }
+        }
+    }
+
+    /// What is forwarded because of a message is its sender's to wait for, not this shard's clients'.
+    fn on_ranked_message(&mut self, batch: &mut Batch, from: ShardId, message: LinkMessage, now: Millis) {
+        let Some(rank) = message.rank() else { return self.on_link_message(from, message, &batch.bytes, now) };
+        let until = std::mem::take(&mut batch.stored_until[rank]);
+        let own = self.journal.swap_waits(Waits { until, rank: Some(rank) });
+        self.on_link_message(from, message, &batch.bytes, now);
+        batch.stored_until[rank] = self.journal.swap_waits(own).until;
+    }
+
+    fn on_link_message(&mut self, from: ShardId, message: LinkMessage, bytes: &[u8], now: Millis) {
+        match message {
+            LinkMessage::Namespace { id, name } => {
+                let ours = self.routing.namespace(&name);
+                self.links.learn_namespace(from, id, ours);
+            }
+            LinkMessage::Publish(publish) => self.on_forwarded_publish(from, &publish, bytes, now),
+            LinkMessage::AddInterest { namespace, filter } => {
+                let namespace = self.namespace_of(from, namespace);
+                self.routing.subscriptions_mut(namespace).add_destination(&filter, from);
+            }
+            LinkMessage::RemoveInterest { namespace, filter } => {
+                let namespace = self.namespace_of(from, namespace);
+                self.routing.subscriptions_mut(namespace).remove_destination(&filter, from);
+            }
+            LinkMessage::Barrier { request, reads } => {
+                let reads: Vec<_> =
+                    reads.into_iter().map(|(ns, filter)| (self.namespace_of(from, ns), filter)).collect();
+                let retained = self.retained_under(&reads, now);
+                let complete = self.links.begin_barrier(from, request);
+                self.links.push(from, LinkMessage::BarrierAck { request, retained, complete });
+            }
+            LinkMessage::BarrierAck { request, retained, complete } => {
+                self.on_barrier_ack(request, &retained, complete, now);
+            }
+            LinkMessage::Join { group, member } => {
+                self.join(&group, member);
+                self.links.note_join(from);
+            }
+            LinkMessage::Leave { group, session } => self.leave(&group, from, session),
+            LinkMessage::Readiness { group, session, readiness } => {
+                self.routing.set_readiness(&group, from, session, readiness);
+            }
+            LinkMessage::Assign { session, message, delivery, origin, qos2_key, may_return, .. } => {
+                self.on_assigned(session, &message, delivery, (origin, qos2_key), may_return, now);
+            }
+            LinkMessage::Return { group, message, qos2_key } => self.on_returned(&group, &message, qos2_key, now),
+            LinkMessage::Pause(id) => self.clients.pause(id),
+            LinkMessage::Resume(id) => self.clients.resume(id),
+            LinkMessage::Durable => self.journal.learn_durable(),
+            LinkMessage::Released(key) => {
+                self.journal.forget_recovered(key);
+            }
+            LinkMessage::Orphaned(key) => self.journal.forget_own_part(key),
+            LinkMessage::StoreBarrier | LinkMessage::Ack => {}
+        }
+    }
+
+    fn on_forwarded_publish(&mut self, from: ShardId, forwarded: &ForwardedPublish, bytes: &[u8], now: Millis) {
+        let raw = &bytes[forwarded.start as usize..forwarded.end as usize];
+        let context = DecodeContext { version: forwarded.version, max_packet_size: u32::MAX, from: Side::Client };
+        // What was decoded there decodes here: it is the same code.
+        let Ok(Decoded::Packet { packet: Packet::Publish(publish), .. }) = decode(raw, &context) else {
+            return self.observe.note(Site::ForwardedPublish);
+        };
+        let namespace = self.namespace_of(from, forwarded.namespace);
+        let (expires_at, origin) = (forwarded.expires_at, forwarded.origin);
+        let mut context = PublishContext::new(publish.topic, &publish, forwarded.version, raw, expires_at, origin);
+        context.publisher.clone_from(&forwarded.publisher);
+        (context.durable, context.qos2_key) = (forwarded.durable, forwarded.qos2_key);
+        let before = self.journal.mark();
+        match &forwarded.route {
+            Route::Direct { .. } => {
+                self.fan_out(namespace, &mut context, now);
+            }
+            Route::ViaOwner { after } => self.route_here(namespace, &mut context, after, now),
+        }
+        self.journal.record_part(forwarded.qos2_key, before);
+        self.pause_if_store_lags(&context);
+    }
+
+    /// What another shard's number of a namespace means here.
+    fn namespace_of(&mut self, from: ShardId, theirs: NamespaceId) -> NamespaceId {
+        match self.links.namespace_of(from, theirs) {
+            Some(ours) => ours,
+            None => {
+                self.observe.note(Site::NamespaceOfShard);
+                self.routing.namespace("")
+            }
+        }
+    }
+
+    /// Tells another shard what a namespace's number means, before it is used.
+    pub(crate) fn define_namespace(&mut self, to: ShardId, id: NamespaceId) {
+        self.links.define_namespace(to, id, self.routing.name(id));
+    }
+
+    /// Stops reading from a publisher, here or on its shard.
+    pub(crate) fn pause(&mut self, origin: Origin) {
+        if origin.shard == self.config.shard {
+            self.clients.pause(origin.connection);
+        } else if origin != Origin::BROKER {
+            self.links.push(origin.shard, LinkMessage::Pause(origin.connection));
+        }
+    }
+
+    pub(crate) fn resume(&mut self, origin: Origin) {
+        if origin.shard == self.config.shard {
+            self.clients.resume(origin.connection);
+        } else if origin != Origin::BROKER {
+            self.links.push(origin.shard, LinkMessage::Resume(origin.connection));
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! Durable state, taken back from the records of an earlier process.
+
+use std::sync::Arc;
+
+use crate::clients::session::{NEVER_EXPIRES, Session};
+use crate::clients::timers::Timer;
+use crate::core::Core;
+use crate::delivery::inflight::Inflight;
+use crate::delivery::queue::Queued;
+use crate::durability::journal::{Durable, Waits};
+use crate::durability::recording::{DELIVERY_GROUP, DELIVERY_RETAIN, DELIVERY_SENT, REWRITING, received_of};
+use crate::durability::stored::{BadRecord, Restored, Stored, StoredSession, read_message, read_principal};
+use crate::hash::{IdMap, IdSet};
+use crate::ids::{EndpointId, Millis, RecordId, SessionId, SessionRef, ShardId, home_shard, owner_of};
+use crate::limits::RESTORED_WILL_WAIT_MS;
+use crate::links::link::{LinkMessage, RANK_DIRECT};
+use crate::links::outbox::Gated;
+use crate::routing::shared_groups::SharedSubscription;
+use crate::routing::subscriptions::Subscriber;
+use crate::values::delivery::{Awaits, Delivery, Sent};
+use crate::values::group::{GroupKey, Member, Readiness};
+use crate::values::message::Message;
+use crate::values::record::{Key, Kind, Value, append_record};
+use crate::values::will::PendingWill;
+use crate::{EndpointLimits, EndpointPolicy, ProtocolVersions};
+use std::collections::BTreeMap;
+use weir_mqtt::{PacketId, QoS, RetainHandling, SharedFilter, SubscriptionOptions};
+
+/// What is at hand while a core takes its part.
+struct Restoring<'a> {
+    stored: &'a Stored,
+    now: Millis,
+    sessions: BTreeMap<RecordId, SessionId>,
+    /// Messages with records of their own, decoded once.
+    messages: IdMap<RecordId, Message>,
+    /// What names wills, and messages in the outbox.
+    named: IdSet<RecordId>,
+    /// Sessions were at home elsewhere: shared messages may now be of sessions on several shards.
+    moved: bool,
+    done: Restored,
+}
+
+impl Core {
+    /// Takes back this shard's part. To be called after [`Core::start_recording`], on every core before any serves a client;
+    /// batches between the cores then carry what each must know of the others.
+    ///
+    /// # Errors
+    /// A record that is not understood; the core is of no use then.
+    pub fn restore(&mut self, stored: &Stored, now: Millis) -> Result<Restored, BadRecord> {
+        self.now = now;
+        self.wills.await_until(now + RESTORED_WILL_WAIT_MS);
+        let moved = stored.is_of_other_shards(self.config.shards);
+        let mut work = Restoring {
+            stored,
+            now,
+            sessions: BTreeMap::new(),
+            messages: IdMap::default(),
+            named: IdSet::default(),
+            moved,
+            done: Restored::default(),
+        };
+        let mut policies = BTreeMap::new();
+        self.each(&mut work, Kind::Session, |core, work, key, value| {
+            core.restore_session(work, &mut policies, key, value)
+        })?;
+        self.each(&mut work, Kind::Subscription, Self::restore_subscription)?;
+        self.each(&mut work, Kind::Released, Self::restore_released)?;
+        self.each(&mut work, Kind::Delivery, Self::restore_delivery)?;
+        self.each(&mut work, Kind::Outbox, |core, work, key, value| {
+            work.named.insert(key.owner());
+            core.restore_handover(key.owner(), value)
+        })?;
+        self.each(&mut work, Kind::Received, Self::restore_received)?;
+        self.each(&mut work, Kind::Retained, Self::restore_retained)?;
+        self.restore_shards(&work);
+        // How their connections ended is part of what is to be known after the next crash.
+        let sessions: Vec<SessionId> = work.sessions.values().copied().collect();
+        sessions.into_iter().for_each(|id| self.record_session(id));
+        Ok(work.done)
+    }
+
+    fn each(
+        &mut self,
+        work: &mut Restoring<'_>,
+        kind: Kind,
+        mut restore: impl FnMut(&mut Self, &mut Restoring<'_>, Key, Value<'_>) -> Option<()>,
+    ) -> Result<(), BadRecord> {
+        for (key, value) in work.stored.of(kind) {
+            restore(self, work, *key, Value(value)).ok_or(BadRecord { key: *key })?;
+        }
+        Ok(())
+    }
+
+    fn restore_session(
+        &mut self,
+        work: &mut Restoring<'_>,
+        policies: &mut BTreeMap<(Box<str>, Box<str>), Arc<EndpointPolicy>>,
+        key: Key,
+        mut value: Value<'_>,
+    ) -> Option<()> {
+        let StoredSession { namespace, client_id, endpoint, expiry_s, ends_at_unix_ms } =
+            StoredSession::take(&mut value)?;
+        let was_connected = ends_at_unix_ms == 0;
+        let will = match value.u8()? {
+            0 => None,
+            form => {
+                let record = if form == 1 { RecordId::NONE } else { RecordId(value.u64()?) };
+                work.named.insert(record);
+                let (delay_s, due_at) = (value.u32()?, value.u64()?);
+                Some((record, delay_s, due_at, read_principal(form, &mut value)?, read_message(value)?))
+            }
+        };
+        if home_shard(namespace, client_id, self.config.shards) != self.config.shard {
+            return Some(());
+        }
+        let (now, namespace_id) = (work.now, self.routing.namespace(namespace));
+        let after_s = |seconds: u32| now.saturating_add(u64::from(seconds) * 1000);
+        let ends_at = match (was_connected, expiry_s) {
+            (false, _) => self.journal.core_time(ends_at_unix_ms),
+            // Its connection ended with the process.
+            (true, NEVER_EXPIRES) => Millis::MAX,
+            (true, seconds) => after_s(seconds),
+        };
+        let will = will.map(|(record, delay_s, due_at, principal, message)| {
+            let record = if record.is_some() { record } else { self.journal.new_id() };
+            let due_at = if was_connected { after_s(delay_s) } else { self.journal.core_time(due_at) };
+            Box::new(PendingWill { record, message, delay_s, due_at: Some(due_at), principal })
+        });
+        let policy = policies.entry((endpoint.into(), namespace.into()));
+        let policy = policy.or_insert_with(|| Arc::new(placeholder_policy(endpoint, namespace)));
+        let due_at = will.as_ref().and_then(|will| will.due_at);
+        let counted_offline = self.clients.count_offline(policy.id, None);
+        let session = Session {
+            client_id: client_id.into(),
+            namespace: namespace_id,
+            connection: None,
+            expiry_s,
+            ends_at,
+            counted_offline,
+            policy: Arc::clone(policy),
+            subscriptions: Vec::new(),
+            inflight: Inflight::new(),
+            queue: self.scheduler.new_queue(),
+            incoming: None,
+            will,
+            cold: None,
+            dropped: 0,
+            durable: Some(Box::new(Durable::new(key.owner(), was_connected))),
+        };
+        let SessionRef { id, generation } = self.clients.add_session(session);
+        let timer = Timer::session(SessionRef { id, generation });
+        self.clients.set_timer(ends_at, timer);
+        self.clients.set_timer(due_at.unwrap_or(Millis::MAX), timer);
+        self.announce_durable();
+        work.sessions.insert(key.owner(), id);
+        work.done.sessions += 1;
+        Some(())
+    }
+
+    fn restore_subscription(&mut self, work: &mut Restoring<'_>, key: Key, mut value: Value<'_>) -> Option<()> {
+        let (flags, identifier) = (value.u8()?, value.u32()?);
+        let filter = std::str::from_utf8(value.0).ok()?;
+        let options = SubscriptionOptions {
+            qos: QoS::from_bits(flags & 3)?,
+            no_local: flags & 1 << 2 != 0,
+            retain_as_published: flags & 1 << 3 != 0,
+            retain_handling: match flags >> 4 {
+                0 => RetainHandling::Always,
+                1 => RetainHandling::IfNew,
+                _ => RetainHandling::Never,
+            },
+        };
+        let Some(&id) = work.sessions.get(&key.owner()) else { return Some(()) };
+        let record = RecordId(key.item());
+        work.done.subscriptions += 1;
+        if let Some(shared) = SharedFilter::parse(filter).ok()? {
+            return self.restore_shared(id, &shared, options, identifier, record);
+        }
+        let session = self.clients.session_mut(id)?;
+        let (namespace, position) = (session.namespace, session.subscriptions.len() as u32);
+        let subscriber = Subscriber { session: id, position, identifier, options };
+        let added = self.routing.subscriptions_mut(namespace).add(filter, subscriber);
+        session.subscriptions.push(added.node);
+        session.durable.as_mut()?.subscriptions.push(record);
+        if added.first {
+            self.add_interest(namespace, filter);
+        }
+        Some(())
+    }
+
+    fn restore_shared(
+        &mut self,
+        id: SessionId,
+        shared: &SharedFilter<'_>,
+        options: SubscriptionOptions,
+        identifier: u32,
+        record: RecordId,
+    ) -> Option<()> {
+        let session = self.clients.session(id)?;
+        let namespace = Arc::clone(self.routing.name(session.namespace));
+        let key = Arc::new(GroupKey { namespace, group: shared.group.into(), filter: shared.filter.into() });
+        let owner = self.routing.group_owner(&key);
+        let readiness = Readiness::Offline;
+        let subscription =
+            SharedSubscription { key: Arc::clone(&key), owner, qos: options.qos, reported: readiness, record };
+        let reference = self.clients.session_ref(id);
+        self.clients.session_mut(id)?.cold.get_or_insert_default().shared.push(subscription);
+        let shard = self.config.shard;
+        let member = Member { shard, session: reference, options, identifier, readiness };
+        if owner == shard {
+            self.join(&key, member);
+        } else {
+            self.links.push(owner, LinkMessage::Join { group: key, member });
+        }
+        Some(())
+    }
+
+    fn restore_released(&mut self, work: &mut Restoring<'_>, key: Key, _value: Value<'_>) -> Option<()> {
+        let packet_id = PacketId::new(u16::try_from(key.item()).ok()?)?;
+        let Some(&id) = work.sessions.get(&key.owner()) else { return Some(()) };
+        let delivery = Delivery { qos: QoS::ExactlyOnce, record: key.owner(), ..Delivery::default() };
+        let sent = Sent { packet_id, awaits: Awaits::Complete, message: None, delivery, unsent: false };
+        self.clients.session_mut(id)?.inflight.restore(sent);
+        Some(())
+    }
+
+    /// A message owed to a session: sent, where its packet identifier is known, else queued.
+    fn restore_delivery(&mut self, work: &mut Restoring<'_>, key: Key, mut value: Value<'_>) -> Option<()> {
+        let (flags, packet_id, shared) = (value.u8()?, value.u16()?, RecordId(value.u64()?));
+        let count = value.u32()?;
+        let identifiers: Vec<u32> = (0..count).map(|_| value.u32()).collect::<Option<_>>()?;
+        let group = if flags & DELIVERY_GROUP != 0 { Some((value.text()?, value.text()?)) } else { None };
+        let Some(&id) = work.sessions.get(&key.owner()) else { return Some(()) };
+        let mut message = if shared.is_some() { work.shared_message(shared)? } else { read_message(value)? };
+        message.expires_at = self.journal.core_time(message.expires_at);
+        let session = self.clients.session_mut(id)?;
+        let namespace = self.routing.name(session.namespace);
+        let group = group.map(|(group, filter)| {
+            Arc::new(GroupKey { namespace: Arc::clone(namespace), group: group.into(), filter: filter.into() })
+        });
+        let mut delivery = Delivery {
+            qos: QoS::from_bits(flags & 3)?,
+            retain: flags & DELIVERY_RETAIN != 0,
+            identifiers: (!identifiers.is_empty()).then(|| identifiers.into()),
+            group,
+            record: RecordId(key.item()),
+            again: session.durable.as_ref().is_some_and(|durable| durable.was_connected),
+        };
+        let packet_id = PacketId::new(packet_id).filter(|_| flags & DELIVERY_SENT != 0);
+        if work.moved && shared.is_some() {
+            let owner = key.owner();
+            self.journal.record_delivery(owner, &mut delivery, &message, packet_id);
+        } else if shared.is_some() {
+            self.journal.restore_shared(shared);
+        }
+        work.done.deliveries += 1;
+        let session = self.clients.session_mut(id)?;
+        // A QoS 1 message keeps its identifier only where none without one is before it: else it would overtake that.
+        match packet_id.filter(|_| delivery.qos == QoS::ExactlyOnce || session.queue.is_empty()) {
+            Some(packet_id) => {
+                let awaits = if delivery.qos == QoS::ExactlyOnce { Awaits::Received } else { Awaits::Ack };
+                session.inflight.restore(Sent { packet_id, awaits, message: Some(message), delivery, unsent: false });
+            }
+            None => session.queue.push(Queued { message, delivery, retained: false, sharers: 1 }),
+        }
+        Some(())
+    }
+
+    fn restore_received(&mut self, work: &mut Restoring<'_>, key: Key, _value: Value<'_>) -> Option<()> {
+        let (packet_id, part) = received_of(key.item())?;
+        if !work.stored.has_session(key.owner()) && !work.named.contains(&key.owner()) {
+            if self.config.shard.0 == 0 {
+                self.journal.remove(key);
+            }
+            return Some(());
+        }
+        self.journal.restore_received((key.owner(), packet_id), part);
+        let Some(&id) = work.sessions.get(&key.owner()) else { return Some(()) };
+        let session = self.clients.session_mut(id)?;
+        session.incoming.get_or_insert_default().insert(packet_id);
+        let durable = session.durable.as_mut()?;
+        durable.received.insert(packet_id);
+        durable.recovered.insert(packet_id);
+        Some(())
+    }
+
+    fn restore_retained(&mut self, work: &mut Restoring<'_>, key: Key, mut value: Value<'_>) -> Option<()> {
+        let (namespace, mut message) = (value.text()?, read_message(value)?);
+        if owner_of(&[namespace, message.topic()], self.config.shards) != self.config.shard {
+            return Some(());
+        }
+        message.expires_at = self.journal.core_time(message.expires_at);
+        let record = RecordId(key.item());
+        if message.is_expired(work.now) {
+            self.journal.remove(key);
+            return Some(());
+        }
+        let namespace = self.routing.namespace(namespace);
+        self.routing.set_retained(namespace, &message, record);
+        work.done.retained += 1;
+        Some(())
+    }
+
+    /// Each shard records how many shards there are, in one commit with what it has rewritten for that. Until all have, and
+    /// records that have no use any more are removed, the store counts as written by another number of shards.
+    fn restore_shards(&mut self, work: &Restoring<'_>) {
+        let (here, shards) = (self.config.shard.0, self.config.shards);
+        self.journal.record_shards(u64::from(here), shards);
+        if !work.moved || here != 0 {
+            return;
+        }
+        self.journal.record_shards(REWRITING, 0);
+        let rewriting = Key::new(Kind::Node, RecordId::NONE, REWRITING);
+        let gone = work.stored.of(Kind::Node).iter().filter(|(key, _)| key.item() >= u64::from(shards));
+        let gone = gone.chain(work.stored.of(Kind::Message)).map(|(key, _)| *key);
+        let mut records = Vec::new();
+        for key in gone.chain([rewriting]) {
+            append_record(&mut records, key, None);
+        }
+        let own = self.journal.swap_waits(Waits::default());
+        for shard in 1..shards {
+            self.links.push(ShardId(shard), LinkMessage::StoreBarrier);
+            self.depend_on(ShardId(shard), RANK_DIRECT, true);
+        }
+        let until = self.journal.swap_waits(own).until;
+        self.outbox.gate(until, Gated::Records(records));
+    }
+}
+
+impl Restoring<'_> {
+    fn shared_message(&mut self, record: RecordId) -> Option<Message> {
+        if let Some(message) = self.messages.get(&record) {
+            return Some(message.clone());
+        }
+        let mut message = read_message(Value(self.stored.value(Key::new(Kind::Message, record, 0))?))?;
+        if !self.moved {
+            message.record = record;
+        }
+        self.messages.insert(record, message.clone());
+        Some(message)
+    }
+}
+
+/// What holds for an endpoint's sessions until its declaration is in force again.
+fn placeholder_policy(endpoint: &str, namespace: &str) -> EndpointPolicy {
+    EndpointPolicy {
+        id: EndpointId::RESTORED,
+        name: endpoint.into(),
+        generation: 0,
+        namespace: namespace.into(),
+        versions: ProtocolVersions::ALL,
+        limits: EndpointLimits { durable: true, ..EndpointLimits::default() },
+        acl: None,
+        admission: None,
+    }
+}

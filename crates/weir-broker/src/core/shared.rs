@@ -1,0 +1,206 @@
+//! Shared subscriptions: messages to members, here and on other shards, and what members return.
+
+use std::sync::Arc;
+
+use crate::clients::session::Session;
+use crate::delivery::publish_context::PublishContext;
+use crate::delivery::queue::Queued;
+use crate::ids::{GroupId, Millis, Origin, Qos2Key, RecordId, SessionId, SessionRef, ShardId};
+use crate::links::link::{LinkMessage, RANK_ASSIGN, RANK_REASSIGN, RANK_RETURN};
+use crate::observe::Site;
+use crate::routing::state::Joined;
+use crate::values::delivery::Delivery;
+use crate::values::group::{GroupKey, Member, Readiness};
+use crate::values::message::Message;
+use crate::{Core, Dropped};
+use weir_mqtt::QoS;
+
+impl Core {
+    /// Whether an earlier process had given a group its message, of a QoS 2 publish that is sent again.
+    pub(crate) fn group_already_got(&mut self, id: GroupId, context: &PublishContext<'_>) -> bool {
+        match self.routing.group_key(id) {
+            Some(key) => self.journal.already_processed(context.qos2_key, &key.names()),
+            None => {
+                self.observe.note(Site::GroupOfFilter);
+                false
+            }
+        }
+    }
+
+    /// A member joins a group owned here, or changes its options. `false`: the group is full.
+    pub(crate) fn join(&mut self, key: &Arc<GroupKey>, member: Member) -> bool {
+        let joined = self.routing.join(key, member);
+        if let Joined::NewInterest(namespace) = joined {
+            self.add_interest(namespace, &key.filter);
+        }
+        joined != Joined::Full
+    }
+
+    /// A member leaves a group owned here; an empty group goes.
+    pub(crate) fn leave(&mut self, key: &GroupKey, shard: ShardId, session: SessionRef) {
+        if let Some(namespace) = self.routing.leave(key, shard, session) {
+            self.remove_interest(namespace, &key.filter);
+        }
+    }
+
+    /// Gives one member of a group the message.
+    pub(crate) fn deliver_shared(&mut self, id: GroupId, context: &mut PublishContext<'_>, now: Millis) {
+        self.assign(id, context, false, now);
+    }
+
+    /// Chooses a member. `again`: one has returned the message already.
+    fn assign(&mut self, id: GroupId, context: &mut PublishContext<'_>, again: bool, now: Millis) {
+        let here = self.config.shard;
+        let clients = &self.clients;
+        let standing = |member: &Member| {
+            if member.shard == here { clients.readiness(member.session.id) } else { member.readiness }
+        };
+        let key = self.routing.group_key(id).cloned();
+        let chosen = self.routing.choose(id, context.publish.qos, standing).zip(key);
+        let Some(((member, members), key)) = chosen else {
+            return self.observe.note(Site::GroupOfFilter);
+        };
+        let Some(member) = member else {
+            if let Some(connection) = self.origin_connection(context.origin) {
+                self.drop_message(connection, Dropped::NoMember);
+            }
+            return;
+        };
+        let delivery = Delivery {
+            qos: context.publish.qos.min(member.options.qos),
+            retain: member.options.retain_as_published && context.publish.retain,
+            identifiers: (member.identifier != 0).then(|| Box::from([member.identifier])),
+            group: Some(Arc::clone(&key)),
+            record: RecordId::NONE,
+            again: false,
+        };
+        if member.shard == here {
+            self.deliver(member.session.id, delivery, context, now);
+        } else if context.qos2_key.is_some() && !context.in_outbox && context.publish.qos > QoS::AtMostOnce {
+            // This shard's record "received" says that the group has the message. So this disk must hold the message, too,
+            // until the member's shard has stored it.
+            let message = context.store();
+            self.stage(&key, message, again);
+        } else {
+            let may_return = !again && member.readiness == Readiness::Ready && members > 1;
+            let (session, message, origin) = (member.session, context.store().unrecorded(), context.origin);
+            let qos2_key = context.qos2_key;
+            let assign = LinkMessage::Assign { session, message, delivery, origin, qos2_key, may_return, again };
+            self.links.push(member.shard, assign);
+            self.depend_on(member.shard, if again { RANK_REASSIGN } else { RANK_ASSIGN }, false);
+        }
+    }
+
+    /// A message assigned to a session here by a group's owner elsewhere. It goes back where the session can take less than
+    /// the owner knew (and `may_return` it, once), or has left the group and gets nothing of it any more [MQTT-3.10.4-2].
+    pub(crate) fn on_assigned(
+        &mut self,
+        session: SessionRef,
+        message: &Message,
+        delivery: Delivery,
+        (origin, qos2_key): (Origin, Option<Qos2Key>),
+        may_return: bool,
+        now: Millis,
+    ) {
+        let mark = self.journal.mark();
+        let is_member = |s: &mut Session| match (&delivery.group, &s.cold) {
+            (Some(group), Some(cold)) => cold.shared.iter().any(|shared| shared.key == *group),
+            _ => false,
+        };
+        let is_member = self.clients.session_of(session).is_some_and(is_member);
+        let takes = match self.clients.readiness(session.id) {
+            Readiness::Ready => true,
+            Readiness::Busy => !may_return || delivery.qos == QoS::AtMostOnce,
+            Readiness::Offline => !may_return,
+        };
+        if is_member && takes {
+            let publish = message.as_publish();
+            let mut context = PublishContext::of(message, &publish, origin);
+            self.deliver(session.id, delivery, &mut context, now);
+        } else if let Some(group) = delivery.group {
+            let publish = message.as_publish();
+            let mut context = PublishContext::of(message, &publish, Origin::BROKER);
+            context.qos2_key = qos2_key;
+            self.send_to_group(&group, &mut context, true, now);
+        }
+        self.journal.record_part(qos2_key, mark);
+    }
+
+    /// Sends a message to its group, which a member has left, or for which it is not ready: another member is to have it.
+    /// `again`: a member has returned it.
+    pub(crate) fn send_to_group(
+        &mut self,
+        key: &Arc<GroupKey>,
+        context: &mut PublishContext<'_>,
+        again: bool,
+        now: Millis,
+    ) {
+        let owner = self.routing.group_owner(key);
+        if owner == self.config.shard {
+            if let Some(id) = self.routing.group_id(key) {
+                self.assign(id, context, again, now);
+            }
+        } else if context.publish.qos > QoS::AtMostOnce
+            && self.journal.any_durable()
+            && !self.journal.may_wait_for(RANK_RETURN)
+        {
+            // The owner waits for this shard, which therefore cannot wait for the owner.
+            let message = context.store();
+            self.stage(key, message, again);
+        } else {
+            let (message, qos2_key) = (context.store().unrecorded(), context.qos2_key);
+            self.links.push(owner, LinkMessage::Return { group: Arc::clone(key), message, qos2_key });
+            self.depend_on(owner, RANK_RETURN, false);
+        }
+    }
+
+    /// A returned message goes to another member.
+    pub(crate) fn on_returned(
+        &mut self,
+        key: &Arc<GroupKey>,
+        message: &Message,
+        qos2_key: Option<Qos2Key>,
+        now: Millis,
+    ) {
+        if message.is_expired(now) {
+            return;
+        }
+        let (publish, mark) = (message.as_publish(), self.journal.mark());
+        let mut context = PublishContext::of(message, &publish, Origin::BROKER);
+        context.qos2_key = qos2_key;
+        self.send_to_group(key, &mut context, true, now);
+        self.journal.record_part(qos2_key, mark);
+    }
+
+    /// A session that ends gives back what it had not acknowledged; not a QoS 2 message that was already sent
+    /// [MQTT-4.8.2-5].
+    pub(crate) fn return_shared(&mut self, session: &mut Session, was_durable: bool, now: Millis) {
+        let sent = session.inflight.drain().filter(|s| s.delivery.qos == QoS::AtLeastOnce);
+        let sent: Vec<_> = sent.filter_map(|s| Some((s.delivery.group?, s.message?))).collect();
+        let queued = session.queue.drain().filter_map(|q: Queued| Some((q.delivery.group?, q.message)));
+        for (group, message) in sent.into_iter().chain(queued.collect::<Vec<_>>()) {
+            if was_durable {
+                self.stage(&group, message, true);
+            } else if !message.is_expired(now) {
+                let publish = message.as_publish();
+                self.send_to_group(&group, &mut PublishContext::of(&message, &publish, Origin::BROKER), true, now);
+            }
+        }
+    }
+
+    /// Tells the owners elsewhere of a session's groups how it stands, where that changed.
+    pub(crate) fn report_readiness(&mut self, id: SessionId) {
+        let (generation, here) = (self.clients.session_ref(id).generation, self.config.shard);
+        if self.clients.session(id).is_none_or(|s| s.cold.as_ref().is_none_or(|cold| cold.shared.is_empty())) {
+            return;
+        }
+        let readiness = self.clients.readiness(id);
+        let Some(cold) = self.clients.session_mut(id).and_then(|s| s.cold.as_mut()) else { return };
+        for shared in cold.shared.iter_mut().filter(|s| s.owner != here && s.reported != readiness) {
+            shared.reported = readiness;
+            let session = SessionRef { id, generation };
+            self.links
+                .push(shared.owner, LinkMessage::Readiness { group: Arc::clone(&shared.key), session, readiness });
+        }
+    }
+}

@@ -1,0 +1,465 @@
+//! SUBSCRIBE and UNSUBSCRIBE.
+
+use std::sync::Arc;
+
+use crate::clients::pending_subscribe::{PendingSubscribe, Read};
+use crate::delivery::queue::Queued;
+use crate::ids::{
+    ConnId, ConnectionSlot, Millis, NamespaceId, NodeId, Origin, RecordId, SessionId, SessionRef, ShardId,
+};
+use crate::limits::FILTERS_PER_PACKET_MAX;
+use crate::links::link::{BarrierId, LinkMessage};
+use crate::observe::Site;
+use crate::routing::shared_groups::SharedSubscription;
+use crate::routing::subscriptions::Subscriber;
+use crate::values::group::{GroupKey, Member};
+use crate::values::message::Message;
+use crate::{Core, Subject};
+use weir_mqtt::{
+    PacketId, ProtocolVersion, QoS, ReasonCode, RetainHandling, SharedFilter, Subscribe, SubscribeFilter, Unsubscribe,
+};
+
+impl Core {
+    pub(crate) fn on_subscribe(&mut self, id: ConnId, subscribe: &Subscribe<'_>, now: Millis) {
+        if subscribe.count > FILTERS_PER_PACKET_MAX {
+            return self.refuse(id.slot, ReasonCode::QuotaExceeded);
+        }
+        // A filter that is none breaks the protocol: nothing of such a packet takes effect.
+        for filter in subscribe.filters() {
+            match SharedFilter::parse(filter.filter) {
+                Err(_) => return self.refuse(id.slot, ReasonCode::TopicFilterInvalid),
+                // [MQTT-3.8.3-4]
+                Ok(Some(_)) if filter.options.no_local => return self.refuse(id.slot, ReasonCode::ProtocolError),
+                Ok(_) => {}
+            }
+        }
+        let Some(connection) = self.clients.connection(id.slot) else {
+            return self.observe.note(Site::ConnectionOfPacket);
+        };
+        let (session, version) = (connection.session, connection.version);
+        let identifier = subscribe.subscription_identifier.unwrap_or(0);
+        let mut reads = Vec::new();
+        let codes: Vec<u8> = subscribe
+            .filters()
+            .map(|filter| match self.subscribe_one(id.slot, session, filter, identifier, &mut reads) {
+                Ok(qos) => qos as u8,
+                Err(reason) => {
+                    if reason == ReasonCode::NotAuthorized {
+                        self.count_unauthorized(id.slot);
+                    }
+                    if version == ProtocolVersion::V5 { reason as u8 } else { 0x80 }
+                }
+            })
+            .collect();
+        let granted = codes.iter().any(|&code| code < 0x80);
+        if self.config.shards > 1 && granted {
+            self.begin_barrier(session, subscribe.packet_id, codes, reads, now);
+        } else {
+            self.gate_durable(id.slot);
+            self.write(id.slot, |out| weir_mqtt::suback(out, version, subscribe.packet_id, &codes));
+            self.queue_retained(session, &reads, now);
+            self.drain_queue(session, now);
+        }
+    }
+
+    /// Judges and installs one filter. Answers with the granted QoS.
+    fn subscribe_one(
+        &mut self,
+        slot: ConnectionSlot,
+        session_id: SessionId,
+        filter: SubscribeFilter<'_>,
+        identifier: u32,
+        reads: &mut Vec<Read>,
+    ) -> Result<QoS, ReasonCode> {
+        let shared = SharedFilter::parse(filter.filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
+        let plain = shared.as_ref().map_or(filter.filter, |shared| shared.filter);
+        let (Some(connection), Some(session)) = (self.clients.connection(slot), self.clients.session(session_id))
+        else {
+            self.observe.note(Site::SessionOfConnection);
+            return Err(ReasonCode::UnspecifiedError);
+        };
+        let limits = &connection.policy.limits;
+        if weir_mqtt::levels(plain) > usize::from(limits.max_topic_levels) {
+            return Err(ReasonCode::TopicFilterInvalid);
+        }
+        let qos = filter.options.qos.min(limits.maximum_qos);
+        let subject = Subject {
+            client_id: &session.client_id,
+            username: connection.principal.username.as_deref(),
+            address: connection.principal.address,
+        };
+        let acls = [&connection.policy.acl, &connection.principal.claims_acl];
+        if !acls.into_iter().flatten().all(|acl| acl.may_subscribe(subject, plain, qos)) {
+            return Err(ReasonCode::NotAuthorized);
+        }
+        let held = session.subscriptions.len() + session.cold.as_ref().map_or(0, |cold| cold.shared.len());
+        let full = held >= limits.max_subscriptions as usize;
+        let namespace = session.namespace;
+        let mut options = filter.options;
+        options.qos = qos;
+        if connection.is_bridge && shared.is_none() {
+            (options.no_local, options.retain_as_published) = (true, true);
+        }
+        if let Some(shared) = shared {
+            self.subscribe_shared(session_id, namespace, &shared, options, identifier, full)?;
+            return Ok(qos);
+        }
+        let subscriptions = self.routing.subscriptions_mut(namespace);
+        if full && subscriptions.find(plain, session_id).is_none() {
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        let position = session.subscriptions.len() as u32;
+        let added = subscriptions.add(plain, Subscriber { session: session_id, position, identifier, options });
+        let known = added.replaced.map(|replaced| replaced.position);
+        if let Some(session) = self.clients.session_mut(session_id)
+            && known.is_none()
+        {
+            session.subscriptions.push(added.node);
+        }
+        self.record_plain_subscription(session_id, known, plain, options, identifier);
+        if added.first {
+            self.add_interest(namespace, plain);
+        }
+        let wanted = match options.retain_handling {
+            RetainHandling::Always => true,
+            RetainHandling::IfNew => added.replaced.is_none(),
+            RetainHandling::Never => false,
+        };
+        if wanted {
+            let own_id = || self.clients.session(session_id).map(|session| session.client_id.clone());
+            let not_of = options.no_local.then(own_id).flatten();
+            reads.push(Read { filter: plain.into(), qos, identifier, not_of });
+        }
+        Ok(qos)
+    }
+
+    /// Records a session's subscription at position `known`, or its newest, where the session is durable.
+    fn record_plain_subscription(
+        &mut self,
+        id: SessionId,
+        known: Option<u32>,
+        filter: &str,
+        options: weir_mqtt::SubscriptionOptions,
+        identifier: u32,
+    ) {
+        let Some(durable) = self.clients.session(id).and_then(|session| session.durable.as_ref()) else { return };
+        let record = known.and_then(|position| durable.subscriptions.get(position as usize).copied());
+        let record = self.journal.record_subscription(durable.id, record, filter, options, identifier);
+        if known.is_none()
+            && let Some(durable) = self.clients.session_mut(id).and_then(|session| session.durable.as_mut())
+        {
+            durable.subscriptions.push(record);
+        }
+    }
+
+    fn subscribe_shared(
+        &mut self,
+        id: SessionId,
+        namespace: NamespaceId,
+        shared: &SharedFilter<'_>,
+        options: weir_mqtt::SubscriptionOptions,
+        identifier: u32,
+        full: bool,
+    ) -> Result<(), ReasonCode> {
+        let namespace = Arc::clone(self.routing.name(namespace));
+        let key = Arc::new(GroupKey { namespace, group: shared.group.into(), filter: shared.filter.into() });
+        let owner = self.routing.group_owner(&key);
+        let reference = self.clients.session_ref(id);
+        let readiness = self.clients.readiness(id);
+        let Some(session) = self.clients.session_mut(id) else {
+            self.observe.note(Site::SessionOfConnection);
+            return Err(ReasonCode::UnspecifiedError);
+        };
+        let cold = session.cold.get_or_insert_default();
+        match cold.shared.iter_mut().find(|s| s.key == key) {
+            Some(known) => (known.reported, known.qos) = (readiness, options.qos),
+            None if full => return Err(ReasonCode::QuotaExceeded),
+            None => {
+                let (key, qos, record) = (Arc::clone(&key), options.qos, RecordId::NONE);
+                cold.shared.push(SharedSubscription { key, owner, qos, reported: readiness, record });
+            }
+        }
+        let shard = self.config.shard;
+        let member = Member { shard, session: reference, options, identifier, readiness };
+        if owner != shard {
+            self.links.push(owner, LinkMessage::Join { group: Arc::clone(&key), member });
+        } else if !self.join(&key, member) {
+            if let Some(cold) = self.clients.session_mut(id).and_then(|s| s.cold.as_mut()) {
+                cold.shared.retain(|s| s.key != key);
+            }
+            return Err(ReasonCode::QuotaExceeded);
+        }
+        self.record_shared_subscription(id, &key, options, identifier);
+        Ok(())
+    }
+
+    /// Records a shared subscription, where the session is durable.
+    fn record_shared_subscription(
+        &mut self,
+        id: SessionId,
+        key: &GroupKey,
+        options: weir_mqtt::SubscriptionOptions,
+        identifier: u32,
+    ) {
+        let Some(session) = self.clients.session(id) else { return };
+        let Some(owner) = session.durable.as_ref().map(|durable| durable.id) else { return };
+        let shared = session.cold.iter().flat_map(|cold| &cold.shared).find(|shared| *shared.key == *key);
+        let known = shared.map(|shared| shared.record).filter(|record| record.is_some());
+        let filter = format!("$share/{}/{}", key.group, key.filter);
+        let record = self.journal.record_subscription(owner, known, &filter, options, identifier);
+        let shared =
+            self.clients.session_mut(id).and_then(|session| session.cold.as_mut()).map(|cold| &mut cold.shared);
+        if let Some(shared) = shared.and_then(|shared| shared.iter_mut().find(|shared| *shared.key == *key)) {
+            shared.record = record;
+        }
+    }
+
+    /// Queues what is retained here under the filters.
+    fn queue_retained(&mut self, id: SessionId, reads: &[Read], now: Millis) {
+        let Some(namespace) = self.clients.session(id).map(|session| session.namespace) else { return };
+        let mut found = Vec::new();
+        for read in reads {
+            self.routing.retained_under(namespace, &read.filter, now, |message| {
+                if read.wants(message) {
+                    found.push(read.queued(message));
+                }
+            });
+        }
+        self.queue_found(id, found);
+    }
+
+    /// Queues retained messages that a subscribe found, whatever their number.
+    fn queue_found(&mut self, id: SessionId, found: Vec<Queued>) {
+        for mut queued in found {
+            self.record_queued(id, &mut queued);
+            if let Some(session) = self.clients.session_mut(id) {
+                session.queue.push(queued);
+            }
+        }
+    }
+
+    /// SUBACK means subscribed everywhere on this broker: every other shard has to answer first.
+    fn begin_barrier(&mut self, id: SessionId, packet_id: PacketId, codes: Vec<u8>, reads: Vec<Read>, now: Millis) {
+        self.serial = self.serial.wrapping_add(1);
+        let (serial, here, shards) = (self.serial, self.config.shard, self.config.shards);
+        let session = self.clients.session_ref(id);
+        let request = BarrierId { session, serial };
+        let Some(namespace) = self.clients.session(id).map(|s| s.namespace) else { return };
+        for shard in (0..shards).map(ShardId).filter(|&shard| shard != here) {
+            if !reads.is_empty() {
+                self.define_namespace(shard, namespace);
+            }
+            let reads = reads.iter().map(|read| (namespace, read.filter.clone())).collect();
+            self.links.push(shard, LinkMessage::Barrier { request, reads });
+        }
+        if let Some(session) = self.clients.session_mut(id) {
+            let pending = PendingSubscribe { serial, packet_id, codes, awaits: shards - 1, reads: reads.clone() };
+            session.cold.get_or_insert_default().pending.push_back(pending);
+        }
+        self.queue_retained(id, &reads, now);
+    }
+
+    /// What is retained here, by the index of the read that finds it.
+    pub(crate) fn retained_under(&self, reads: &[(NamespaceId, Box<str>)], now: Millis) -> Vec<(u32, Message)> {
+        let mut retained = Vec::new();
+        for (index, (namespace, filter)) in reads.iter().enumerate() {
+            self.routing.retained_under(*namespace, filter, now, |message| {
+                retained.push((index as u32, message.clone()));
+            });
+        }
+        retained
+    }
+
+    /// Another shard answered; `complete`: with its last word.
+    pub(crate) fn on_barrier_ack(
+        &mut self,
+        request: BarrierId,
+        retained: &[(u32, Message)],
+        complete: bool,
+        now: Millis,
+    ) {
+        let id = request.session.id;
+        let Some(session) = self.clients.session_of(request.session) else { return };
+        let Some(cold) = &mut session.cold else { return };
+        let Some(pending) = cold.pending.iter_mut().find(|p| p.serial == request.serial) else { return };
+        pending.awaits -= u16::from(complete);
+        let wanted = retained.iter().filter_map(|(read, message)| {
+            let read = pending.reads.get(*read as usize).filter(|read| read.wants(message))?;
+            Some(read.queued(message))
+        });
+        let found: Vec<Queued> = wanted.collect();
+        let mut done = Vec::new();
+        while cold.pending.front().is_some_and(|p| p.awaits == 0) {
+            done.extend(cold.pending.pop_front());
+        }
+        let connection = session.connection;
+        self.queue_found(id, found);
+        let Some(slot) = connection else { return };
+        let Some(version) = self.clients.connection(slot).map(|c| c.version) else {
+            return self.observe.note(Site::ConnectionOfSession);
+        };
+        self.gate_durable(slot);
+        for pending in &done {
+            self.write(slot, |out| weir_mqtt::suback(out, version, pending.packet_id, &pending.codes));
+        }
+        self.drain_queue(id, now);
+    }
+
+    pub(crate) fn on_unsubscribe(&mut self, id: ConnId, unsubscribe: &Unsubscribe<'_>) {
+        if unsubscribe.count > FILTERS_PER_PACKET_MAX {
+            return self.refuse(id.slot, ReasonCode::QuotaExceeded);
+        }
+        if unsubscribe.filters().any(|filter| SharedFilter::parse(filter).is_err()) {
+            return self.refuse(id.slot, ReasonCode::TopicFilterInvalid);
+        }
+        let Some(connection) = self.clients.connection(id.slot) else {
+            return self.observe.note(Site::ConnectionOfPacket);
+        };
+        let (session, version) = (connection.session, connection.version);
+        let codes: Vec<u8> = unsubscribe
+            .filters()
+            .map(|filter| {
+                let existed = match SharedFilter::parse(filter) {
+                    Ok(Some(shared)) => self.unsubscribe_shared(session, &shared),
+                    _ => self.unsubscribe(session, filter),
+                };
+                if existed { ReasonCode::Success as u8 } else { ReasonCode::NoSubscriptionExisted as u8 }
+            })
+            .collect();
+        self.gate_durable(id.slot);
+        self.write(id.slot, |out| weir_mqtt::unsuback(out, version, unsubscribe.packet_id, &codes));
+    }
+
+    fn unsubscribe(&mut self, id: SessionId, filter: &str) -> bool {
+        let Some(namespace) = self.clients.session(id).map(|s| s.namespace) else { return false };
+        let Some(node) = self.routing.subscriptions_mut(namespace).find(filter, id) else { return false };
+        self.unsubscribe_node(id, namespace, node);
+        true
+    }
+
+    /// Removes a session's subscription at a node, on both sides.
+    pub(crate) fn unsubscribe_node(&mut self, id: SessionId, namespace: NamespaceId, node: NodeId) {
+        let subscriptions = self.routing.subscriptions_mut(namespace);
+        let Some((position, gone)) = subscriptions.remove(node, id) else {
+            return self.observe.note(Site::SubscriptionOfSession);
+        };
+        let mut record = None;
+        if let Some(session) = self.clients.session_mut(id) {
+            session.subscriptions.swap_remove(position as usize);
+            record = session.durable.as_mut().map(|d| (d.id, d.subscriptions.swap_remove(position as usize)));
+            if let Some(&moved) = session.subscriptions.get(position as usize) {
+                subscriptions.set_position(moved, id, position);
+            }
+        }
+        if let Some(filter) = gone {
+            self.remove_interest(namespace, &filter);
+        }
+        if let Some((owner, record)) = record {
+            self.journal.forget_subscription(owner, record);
+        }
+    }
+
+    fn unsubscribe_shared(&mut self, id: SessionId, shared: &SharedFilter<'_>) -> bool {
+        let generation = self.clients.session_ref(id).generation;
+        let Some(cold) = self.clients.session_mut(id).and_then(|s| s.cold.as_mut()) else { return false };
+        let same = |s: &SharedSubscription| *s.key.group == *shared.group && *s.key.filter == *shared.filter;
+        let Some(place) = cold.shared.iter().position(same) else { return false };
+        let gone = cold.shared.swap_remove(place);
+        self.leave_group(&gone, SessionRef { id, generation });
+        true
+    }
+
+    /// Takes a session out of a group, here or at its owner.
+    pub(crate) fn leave_group(&mut self, shared: &SharedSubscription, session: SessionRef) {
+        let durable = self.clients.session(session.id).and_then(|session| session.durable.as_ref());
+        if let Some(owner) = durable.map(|durable| durable.id).filter(|_| shared.record.is_some()) {
+            self.journal.forget_subscription(owner, shared.record);
+        }
+        if shared.owner == self.config.shard {
+            self.leave(&shared.key, shared.owner, session);
+        } else {
+            let item = LinkMessage::Leave { group: Arc::clone(&shared.key), session };
+            self.links.push(shared.owner, item);
+        }
+    }
+
+    /// This shard has interest in `filter`: every other shard learns it.
+    pub(crate) fn add_interest(&mut self, namespace: NamespaceId, filter: &str) {
+        self.send_to_all_shards(namespace, |namespace| LinkMessage::AddInterest { namespace, filter: filter.into() });
+    }
+
+    /// This shard has no interest in `filter` any more.
+    pub(crate) fn remove_interest(&mut self, namespace: NamespaceId, filter: &str) {
+        self.send_to_all_shards(namespace, |namespace| LinkMessage::RemoveInterest {
+            namespace,
+            filter: filter.into(),
+        });
+    }
+
+    fn send_to_all_shards(&mut self, namespace: NamespaceId, item: impl Fn(NamespaceId) -> LinkMessage) {
+        let (here, shards) = (self.config.shard, self.config.shards);
+        for shard in (0..shards).map(ShardId).filter(|&shard| shard != here) {
+            self.define_namespace(shard, namespace);
+            self.links.push(shard, item(namespace));
+        }
+    }
+
+    /// Drops what the session was refused since, or may not receive any more; see [`Core::set_policy`]. Its will is judged
+    /// when it is due.
+    pub(crate) fn reauthorize_session(&mut self, id: SessionId) {
+        let Some(session) = self.clients.session(id) else { return };
+        let Some(slot) = session.connection else { return };
+        let Some(connection) = self.clients.connection(slot) else {
+            return self.observe.note(Site::ConnectionOfSession);
+        };
+        let acls = [connection.policy.acl.clone(), connection.principal.claims_acl.clone()];
+        let acls: Vec<_> = acls.into_iter().flatten().collect();
+        if acls.is_empty() {
+            return;
+        }
+        let namespace = session.namespace;
+        let client_id = session.client_id.clone();
+        let principal = connection.principal.clone();
+        let address = principal.address;
+        let subject = Subject { client_id: &client_id, username: principal.username.as_deref(), address };
+        for node in session.subscriptions.clone() {
+            let Some((filter, subscriber)) = self.routing.subscriptions_mut(namespace).get(node, id) else {
+                self.observe.note(Site::SubscriptionOfSession);
+                continue;
+            };
+            if !acls.iter().all(|acl| acl.may_subscribe(subject, &filter, subscriber.options.qos)) {
+                self.unsubscribe_node(id, namespace, node);
+            }
+        }
+        let Some(session) = self.clients.session_mut(id) else { return };
+        let mut left = Vec::new();
+        if let Some(cold) = &mut session.cold {
+            let refused =
+                |s: &SharedSubscription| !acls.iter().all(|acl| acl.may_subscribe(subject, &s.key.filter, s.qos));
+            left = cold.shared.extract_if(.., |s| refused(s)).collect();
+        }
+        let may_receive = |topic: &str| acls.iter().all(|acl| acl.may_receive(subject, topic));
+        let dropped = session.queue.retain(|q| may_receive(q.message.topic()));
+        let owner = session.durable.as_ref().map(|durable| durable.id);
+        self.forget_queued(owner, &dropped);
+        let generation = self.clients.session_ref(id).generation;
+        left.iter().for_each(|shared| self.leave_group(shared, SessionRef { id, generation }));
+        dropped.iter().for_each(|_| self.drop_message(slot, crate::Dropped::Revoked));
+    }
+
+    /// Publishes for the broker itself: `$SYS`, and what comes in over bridges.
+    pub fn publish_internal(&mut self, namespace: &str, publish: &weir_mqtt::Publish<'_>, now: Millis) {
+        self.now = now;
+        let namespace = self.routing.namespace(namespace);
+        let expires_at = crate::values::message::expires_at(publish.properties.message_expiry_s, None, now);
+        let mut context = crate::delivery::publish_context::PublishContext::new(
+            publish.topic,
+            publish,
+            ProtocolVersion::V5,
+            &[],
+            expires_at,
+            Origin::BROKER,
+        );
+        self.route(namespace, &mut context, now);
+    }
+}

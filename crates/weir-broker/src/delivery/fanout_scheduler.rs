@@ -1,0 +1,207 @@
+//! Which connection is written to when, and how much may wait: an answer does not wait until what goes to thousands is
+//! written, and ten thousand clients that never read must not cost ten thousand times what one may.
+
+use std::collections::VecDeque;
+
+use crate::EndpointLimits;
+use crate::delivery::buffer_pool::Pool;
+use crate::delivery::out_buffer::OutBuf;
+use crate::delivery::queue::{Queue, QueuedBytes};
+use crate::ids::ConnId;
+use crate::limits::{
+    BUFFERED_MAX_BYTES, CONGESTED_QUEUED_BYTES, CONGESTED_QUEUED_MESSAGES, CONGESTED_WRITE_HIGH_BYTES,
+    CONGESTED_WRITE_MAX_BYTES, PENDING_WRITE_HIGH_BYTES, PENDING_WRITE_MAX_BYTES, PRIORITY_DELIVERIES,
+};
+
+/// How much may wait for one connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WriteBounds {
+    /// From here on it is behind.
+    pub(crate) high_bytes: usize,
+    /// From here on it gets no more, or is closed.
+    pub(crate) max_bytes: usize,
+}
+
+/// How much may wait in a session's queue.
+pub(crate) struct QueueBounds {
+    pub(crate) messages: u32,
+    pub(crate) bytes: u64,
+}
+
+/// What waits to be written to a connection, and how that is scheduled.
+#[derive(Debug, Default)]
+pub(crate) struct Outlet {
+    pub(crate) out: OutBuf,
+    /// In the list of connections to flush; and in the bulk queue.
+    scheduled: bool,
+    in_bulk: bool,
+    /// What of the core's buffered bytes is this connection's.
+    held_bytes: usize,
+}
+
+impl Outlet {
+    /// Its turn has come.
+    pub(crate) fn begin_flush(&mut self) {
+        self.scheduled = false;
+    }
+
+    /// Its turn in the bulk queue has come.
+    pub(crate) fn begin_bulk_flush(&mut self) {
+        self.in_bulk = false;
+    }
+}
+
+/// The connections to write to, in order, and the accounts of what waits.
+#[derive(Debug)]
+pub(crate) struct FanoutScheduler {
+    pool: Pool,
+    flush: VecDeque<ConnId>,
+    bulk: VecDeque<ConnId>,
+    /// Deliveries whose receivers are still written to ahead of the bulk queue.
+    priority_budget: usize,
+    /// What the out buffers hold together, and from where on each may hold less.
+    buffered_bytes: usize,
+    buffered_max_bytes: usize,
+    /// What the queues hold together, and from where on they grow no more.
+    queued_bytes: QueuedBytes,
+    queued_max_bytes: usize,
+}
+
+impl FanoutScheduler {
+    pub(crate) fn new(shards: u16) -> Self {
+        Self {
+            pool: Pool::default(),
+            flush: VecDeque::new(),
+            bulk: VecDeque::new(),
+            priority_budget: PRIORITY_DELIVERIES,
+            buffered_bytes: 0,
+            buffered_max_bytes: BUFFERED_MAX_BYTES / usize::from(shards.max(1)),
+            queued_bytes: QueuedBytes::default(),
+            queued_max_bytes: usize::MAX,
+        }
+    }
+
+    /// From how many bytes on the queues grow no more.
+    pub(crate) fn bound_queues(&mut self, max_bytes: usize) {
+        self.queued_max_bytes = max_bytes;
+    }
+
+    /// An empty queue of a session.
+    pub(crate) fn new_queue(&self) -> Queue {
+        Queue::new(self.queued_bytes.clone())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued_bytes.get()
+    }
+
+    /// How much may wait in a session's queue with a message of `size` bytes: what the endpoint declares; or, where all
+    /// queues together hold too much, no more than waits already.
+    pub(crate) fn queue_bounds(&self, limits: &EndpointLimits, queue: &Queue, size: u64) -> QueueBounds {
+        let (messages, bytes) = (limits.max_queued_messages, limits.max_queued_bytes);
+        if self.queued_bytes.get() <= self.queued_max_bytes {
+            return QueueBounds { messages, bytes };
+        }
+        QueueBounds {
+            messages: messages.min(queue.counted().max(CONGESTED_QUEUED_MESSAGES)),
+            bytes: bytes.min(queue.bytes().max(CONGESTED_QUEUED_BYTES).max(size)),
+        }
+    }
+
+    /// How much may wait for a connection, as things are.
+    #[inline]
+    pub(crate) fn write_bounds(&self) -> WriteBounds {
+        if self.buffered_bytes > self.buffered_max_bytes {
+            WriteBounds { high_bytes: CONGESTED_WRITE_HIGH_BYTES, max_bytes: CONGESTED_WRITE_MAX_BYTES }
+        } else {
+            WriteBounds { high_bytes: PENDING_WRITE_HIGH_BYTES, max_bytes: PENDING_WRITE_MAX_BYTES }
+        }
+    }
+
+    /// Gives an out buffer something to write into.
+    #[inline]
+    pub(crate) fn prepare(&mut self, outlet: &mut Outlet) {
+        if outlet.out.is_bare() {
+            outlet.out.lend(self.pool.take());
+        }
+    }
+
+    /// Something was appended: accounts for it, and schedules the connection.
+    #[inline]
+    pub(crate) fn appended(&mut self, id: ConnId, outlet: &mut Outlet) {
+        self.account(outlet);
+        self.schedule(id, outlet);
+    }
+
+    /// Something was written to the socket: what the buffer does not need goes back to the pool.
+    pub(crate) fn written(&mut self, outlet: &mut Outlet) {
+        if let Some(buffer) = outlet.out.reclaim() {
+            self.pool.give_back(buffer);
+        } else {
+            outlet.out.compact();
+        }
+        self.account(outlet);
+    }
+
+    fn account(&mut self, outlet: &mut Outlet) {
+        let held_bytes = outlet.out.held_bytes();
+        self.buffered_bytes = self.buffered_bytes + held_bytes - outlet.held_bytes;
+        outlet.held_bytes = held_bytes;
+    }
+
+    /// The connection has ended.
+    pub(crate) fn release(&mut self, outlet: &Outlet) {
+        self.buffered_bytes -= outlet.held_bytes;
+    }
+
+    /// What is written from now on goes out promptly, as long as it goes to few.
+    #[inline]
+    pub(crate) fn refill_priority_budget(&mut self) {
+        self.priority_budget = PRIORITY_DELIVERIES;
+    }
+
+    /// A message goes to so many.
+    #[inline]
+    pub(crate) fn spend_priority(&mut self, receivers: usize) {
+        self.priority_budget = self.priority_budget.saturating_sub(receivers);
+    }
+
+    /// What is written from now on can wait for others.
+    pub(crate) fn end_priority(&mut self) {
+        self.priority_budget = 0;
+    }
+
+    /// A connection has something to write: now, or in its turn of the bulk queue.
+    #[inline]
+    pub(crate) fn schedule(&mut self, id: ConnId, outlet: &mut Outlet) {
+        if outlet.scheduled {
+            return;
+        }
+        if self.priority_budget > 0 {
+            outlet.scheduled = true;
+            self.flush.push_back(id);
+        } else if !outlet.in_bulk {
+            outlet.in_bulk = true;
+            self.bulk.push_back(id);
+        }
+    }
+
+    /// The next connection to flush ahead of the bulk queue.
+    pub(crate) fn next_flush(&mut self) -> Option<ConnId> {
+        self.flush.pop_front()
+    }
+
+    /// The next connection of the bulk queue.
+    pub(crate) fn next_bulk_flush(&mut self) -> Option<ConnId> {
+        self.bulk.pop_front()
+    }
+
+    pub(crate) fn bulk_len(&self) -> usize {
+        self.bulk.len()
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.flush.is_empty() && self.bulk.is_empty()
+    }
+}

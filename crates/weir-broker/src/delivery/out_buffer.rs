@@ -1,0 +1,441 @@
+//! What waits to be written to a connection.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::ops::Range;
+use std::sync::Arc;
+
+use weir_mqtt::{PacketId, ProtocolVersion, QoS, ReasonCode};
+
+/// Bytes of an acknowledgement, without and with a reason.
+pub(crate) const ACKNOWLEDGEMENT_BYTES: u32 = 4;
+pub(crate) const REFUSAL_BYTES: u32 = 5;
+
+/// Bytes for one connection's socket, in order: small packets run together in one buffer, large payloads are shared.
+#[derive(Debug, Default)]
+pub struct OutBuf {
+    buf: Vec<u8>,
+    /// Bytes of `buf` taken.
+    written: usize,
+    /// Shared pieces that go between the bytes of `buf`, in order.
+    shared: Option<Box<Shared>>,
+    /// From where on bytes are held back, and until which epoch is settled; both grow.
+    gates: Option<Box<Gates>>,
+}
+
+/// What few buffers have: beside the box, an idle connection pays nothing for it.
+#[derive(Debug, Default)]
+struct Gates {
+    list: VecDeque<Gate>,
+    /// Not in `buf` before their epochs are settled, so that nothing else waits behind them; their epochs grow.
+    acknowledgements: VecDeque<Acknowledgement>,
+}
+
+#[derive(Debug)]
+struct Gate {
+    /// What of `buf` is at or behind this index waits.
+    at: usize,
+    epoch: u64,
+    /// What is behind it begins with CONNACK: nothing goes out before that.
+    is_connack: bool,
+}
+
+/// PUBACK or PUBREC for a PUBLISH that was accepted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Acknowledgement {
+    /// The epoch that has to be settled before.
+    pub(crate) epoch: u64,
+    pub(crate) qos: QoS,
+    pub(crate) packet_id: PacketId,
+    pub(crate) code: ReasonCode,
+}
+
+impl Acknowledgement {
+    fn write(self, into: &mut Vec<u8>, version: ProtocolVersion) {
+        match self.qos {
+            QoS::ExactlyOnce => weir_mqtt::pubrec(into, version, self.packet_id, self.code),
+            _ => weir_mqtt::puback(into, version, self.packet_id, self.code),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    pieces: VecDeque<Piece>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Piece {
+    /// The piece goes before this index of `buf`.
+    at: usize,
+    bytes: Arc<[u8]>,
+    range: Range<usize>,
+}
+
+impl OutBuf {
+    /// Bytes not yet taken.
+    pub fn len(&self) -> usize {
+        let acknowledgements = self.gates.as_ref().map_or(0, |gates| gates.acknowledgements.len());
+        let shared = self.shared.as_ref().map_or(0, |s| s.bytes);
+        self.buf.len() - self.written + shared + acknowledgements * ACKNOWLEDGEMENT_BYTES as usize
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes that may be written now.
+    pub fn ready(&self) -> usize {
+        let limit = self.limit();
+        let pieces = self.shared.iter().flat_map(|shared| &shared.pieces).take_while(|piece| piece.at <= limit);
+        limit - self.written + pieces.map(|piece| piece.range.len()).sum::<usize>()
+    }
+
+    /// Where in `buf` what may be written ends. A piece goes with what is before it.
+    fn limit(&self) -> usize {
+        self.gates.as_ref().and_then(|gates| gates.list.front()).map_or(self.buf.len(), |gate| gate.at)
+    }
+
+    /// What is appended from now on waits until epoch `epoch` is settled; `is_connack`: it begins with CONNACK. `false`: the buffer
+    /// waits for that epoch already.
+    pub(crate) fn gate(&mut self, epoch: u64, is_connack: bool) -> bool {
+        let (at, is_new) = (self.buf.len(), self.latest() < epoch);
+        let gates = &mut self.gates.get_or_insert_default().list;
+        if gates.back().is_none_or(|gate| gate.epoch < epoch) {
+            gates.push_back(Gate { at, epoch, is_connack });
+        }
+        is_new
+    }
+
+    /// Appends an acknowledgement once its epoch is settled. `false`: the buffer waits for that epoch already.
+    pub(crate) fn acknowledge(&mut self, acknowledgement: Acknowledgement) -> bool {
+        let is_new = self.latest() < acknowledgement.epoch;
+        self.gates.get_or_insert_default().acknowledgements.push_back(acknowledgement);
+        is_new
+    }
+
+    /// The newest epoch that something waits for; 0: none.
+    fn latest(&self) -> u64 {
+        let Some(gates) = &self.gates else { return 0 };
+        let gate = gates.list.back().map_or(0, |gate| gate.epoch);
+        gate.max(gates.acknowledgements.back().map_or(0, |acknowledgement| acknowledgement.epoch))
+    }
+
+    /// The epoch that the last acknowledgement of a QoS waits for.
+    pub(crate) fn acknowledges(&self, qos: QoS) -> Option<u64> {
+        let mut waiting = self.gates.iter().flat_map(|gates| gates.acknowledgements.iter().rev());
+        waiting.find(|waiting| waiting.qos == qos).map(|waiting| waiting.epoch)
+    }
+
+    /// Every epoch up to `epoch` is settled.
+    pub(crate) fn release(&mut self, epoch: u64, version: ProtocolVersion) {
+        let Some(gates) = &mut self.gates else { return };
+        while gates.list.front().is_some_and(|gate| gate.epoch <= epoch) {
+            gates.list.pop_front();
+        }
+        let start = self.buf.len();
+        while let Some(&settled) = gates.acknowledgements.front()
+            && settled.epoch <= epoch
+        {
+            gates.acknowledgements.pop_front();
+            settled.write(&mut self.buf, version);
+        }
+        self.move_before_gates(start);
+        self.drop_empty_gates();
+    }
+
+    /// Answers the QoS 1 PUBLISHes of a 5.0 client whose acknowledgements wait with `code` instead.
+    pub(crate) fn refuse(&mut self, code: ReasonCode) {
+        let Some(gates) = &mut self.gates else { return };
+        let start = self.buf.len();
+        gates.acknowledgements.retain(|waiting| {
+            if waiting.qos == QoS::AtLeastOnce {
+                Acknowledgement { code, ..*waiting }.write(&mut self.buf, ProtocolVersion::V5);
+            }
+            waiting.qos != QoS::AtLeastOnce
+        });
+        self.move_before_gates(start);
+        self.drop_empty_gates();
+    }
+
+    fn drop_empty_gates(&mut self) {
+        if self.gates.as_ref().is_some_and(|gates| gates.list.is_empty() && gates.acknowledgements.is_empty()) {
+            self.gates = None;
+        }
+    }
+
+    /// Lets what was appended from `start` on go out before what is gated, unless that is CONNACK.
+    pub(crate) fn move_before_gates(&mut self, start: usize) {
+        let added = self.buf.len() - start;
+        let Some(gates) = &mut self.gates else { return };
+        let Some(place) = gates.list.front().filter(|gate| !gate.is_connack).map(|gate| gate.at) else { return };
+        self.buf[place..].rotate_right(added);
+        gates.list.iter_mut().for_each(|gate| gate.at += added);
+        let held = self.shared.iter_mut().flat_map(|shared| &mut shared.pieces).filter(|piece| piece.at > place);
+        held.for_each(|piece| piece.at += added);
+    }
+
+    /// Moves the acknowledgements that wait into the buffer, so that they go out before what is appended from now on.
+    pub(crate) fn append_acknowledgements(&mut self, version: ProtocolVersion) {
+        let Some(gates) = &mut self.gates else { return };
+        for waiting in std::mem::take(&mut gates.acknowledgements) {
+            if gates.list.back().is_none_or(|gate| gate.epoch < waiting.epoch) {
+                gates.list.push_back(Gate { at: self.buf.len(), epoch: waiting.epoch, is_connack: false });
+            }
+            waiting.write(&mut self.buf, version);
+        }
+    }
+
+    /// Fills `slices` with what may be written, from the front; answers how many it filled (0: nothing does).
+    pub fn fill_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let limit = self.limit();
+        let Some(shared) = &self.shared else {
+            return match (slices.first_mut(), self.written < limit) {
+                (Some(slot), true) => {
+                    *slot = IoSlice::new(&self.buf[self.written..limit]);
+                    1
+                }
+                _ => 0,
+            };
+        };
+        let mut at = self.written;
+        let mut filled = 0;
+        let pieces = shared.pieces.iter().take_while(|p| p.at <= limit).map(|p| (p.at, &p.bytes[p.range.clone()]));
+        for (end, piece) in pieces.chain(std::iter::once((limit, &[][..]))) {
+            for bytes in [&self.buf[at..end], piece] {
+                if !bytes.is_empty() {
+                    let Some(slot) = slices.get_mut(filled) else { return filled };
+                    *slot = IoSlice::new(bytes);
+                    filled += 1;
+                }
+            }
+            at = end;
+        }
+        filled
+    }
+
+    /// The first run of contiguous bytes; empty where nothing may be written.
+    pub fn first(&self) -> &[u8] {
+        let mut slice = [IoSlice::new(&[])];
+        self.fill_slices(&mut slice);
+        let length = slice[0].len();
+        match self.shared.as_ref().and_then(|s| s.pieces.front()) {
+            Some(piece) if piece.at == self.written => &piece.bytes[piece.range.clone()],
+            _ => &self.buf[self.written..self.written + length],
+        }
+    }
+
+    /// A copy of what may be written now, behind the first `skip` bytes.
+    pub fn ready_from(&self, skip: usize) -> Vec<u8> {
+        let limit = self.limit();
+        let (mut at, mut bytes) = (self.written, Vec::with_capacity(self.ready()));
+        let pieces = self.shared.iter().flat_map(|shared| &shared.pieces).take_while(|piece| piece.at <= limit);
+        for piece in pieces {
+            bytes.extend_from_slice(&self.buf[at..piece.at]);
+            bytes.extend_from_slice(&piece.bytes[piece.range.clone()]);
+            at = piece.at;
+        }
+        bytes.extend_from_slice(&self.buf[at..limit]);
+        bytes.drain(..skip.min(bytes.len()));
+        bytes
+    }
+
+    /// Takes `n` bytes as written.
+    pub fn advance(&mut self, mut n: usize) {
+        if let Some(shared) = &mut self.shared {
+            while let Some(piece) = shared.pieces.front_mut() {
+                let own = (piece.at - self.written).min(n);
+                self.written += own;
+                n -= own;
+                if self.written < piece.at {
+                    return;
+                }
+                let part = piece.range.len().min(n);
+                piece.range.start += part;
+                shared.bytes -= part;
+                n -= part;
+                if !piece.range.is_empty() {
+                    return;
+                }
+                shared.pieces.pop_front();
+            }
+            self.shared = None;
+        }
+        self.written = (self.written + n).min(self.buf.len());
+    }
+
+    /// The buffer to append whole packets to.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.buf
+    }
+
+    /// Appends shared bytes.
+    pub(crate) fn push_shared(&mut self, bytes: Arc<[u8]>, range: Range<usize>) {
+        let at = self.buf.len();
+        let shared = self.shared.get_or_insert_default();
+        shared.bytes += range.len();
+        shared.pieces.push_back(Piece { at, bytes, range });
+    }
+
+    /// Memory of its own, used or not; what it shares with others is not counted.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.buf.capacity()
+    }
+
+    /// Whether it has no buffer of its own to write into yet.
+    pub(crate) fn is_bare(&self) -> bool {
+        self.buf.capacity() == 0
+    }
+
+    /// Gives it a buffer.
+    pub(crate) fn lend(&mut self, buf: Vec<u8>) {
+        self.buf = buf;
+        self.written = 0;
+    }
+
+    /// Takes the buffer back once all is written; `None` while something waits.
+    pub(crate) fn reclaim(&mut self) -> Option<Vec<u8>> {
+        if !self.is_empty() || self.is_bare() {
+            return None;
+        }
+        // Nothing stands behind a gate, or it would wait: what is held back begins with the next buffer.
+        self.gates.iter_mut().flat_map(|gates| &mut gates.list).for_each(|gate| gate.at = 0);
+        self.written = 0;
+        let mut buf = std::mem::take(&mut self.buf);
+        buf.clear();
+        Some(buf)
+    }
+
+    /// Makes room by dropping what was taken, when that is most of the buffer.
+    pub(crate) fn compact(&mut self) {
+        if self.shared.is_none() && self.written > 64 << 10 && self.written * 2 > self.buf.len() {
+            self.buf.drain(..self.written);
+            self.gates.iter_mut().flat_map(|gates| &mut gates.list).for_each(|gate| gate.at -= self.written);
+            self.written = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drained(out: &mut OutBuf, step: usize) -> Vec<u8> {
+        let mut all = Vec::new();
+        while !out.is_empty() {
+            let mut slices = [IoSlice::new(&[]), IoSlice::new(&[]), IoSlice::new(&[])];
+            let filled = out.fill_slices(&mut slices);
+            assert_eq!(&*slices[0], out.first());
+            let bytes: Vec<u8> = slices[..filled].iter().flat_map(|s| s.iter().copied()).collect();
+            let taken = bytes.len().min(step);
+            all.extend_from_slice(&bytes[..taken]);
+            out.advance(taken);
+        }
+        all
+    }
+
+    #[test]
+    fn pieces_come_out_in_order_whatever_the_socket_takes() {
+        for step in [1, 2, 3, 7, 100] {
+            let mut out = OutBuf::default();
+            out.push_shared((*b"0123").into(), 1..3);
+            out.buffer().extend_from_slice(b"abc");
+            out.push_shared((*b"xyz").into(), 0..3);
+            out.push_shared((*b"w").into(), 0..1);
+            out.buffer().extend_from_slice(b"end");
+            assert_eq!(out.len(), 12);
+            assert_eq!(drained(&mut out, step), b"12abcxyzwend", "step {step}");
+            assert!(out.reclaim().is_some());
+        }
+    }
+    /// What was to stand behind the gate may not have been sent after all, or comes later.
+    #[test]
+    fn a_gate_with_nothing_behind_it_outlives_the_buffer() {
+        let mut out = OutBuf::default();
+        out.buffer().extend_from_slice(b"abc");
+        assert!(out.gate(1, false));
+        assert_eq!(out.first(), b"abc");
+        out.advance(3);
+        assert_eq!(out.reclaim(), Some(Vec::new()));
+        assert_eq!((out.ready(), out.first()), (0, &b""[..]));
+        out.lend(Vec::new());
+        out.buffer().extend_from_slice(b"held");
+        assert!(!out.gate(1, false));
+        assert_eq!((out.ready(), out.first()), (0, &b""[..]));
+        out.release(1, ProtocolVersion::V5);
+        assert_eq!(drained(&mut out, 100), b"held");
+    }
+
+    fn acknowledgement(epoch: u64, qos: QoS, id: u16) -> Acknowledgement {
+        let packet_id = PacketId::new(id).unwrap_or(PacketId::MIN);
+        Acknowledgement { epoch, qos, packet_id, code: ReasonCode::Success }
+    }
+
+    #[test]
+    fn an_acknowledgement_holds_back_nothing_else() {
+        let mut out = OutBuf::default();
+        assert!(out.acknowledge(acknowledgement(1, QoS::AtLeastOnce, 7)));
+        assert!(!out.acknowledge(acknowledgement(1, QoS::ExactlyOnce, 8)));
+        assert!(out.acknowledge(acknowledgement(2, QoS::AtLeastOnce, 9)));
+        out.buffer().extend_from_slice(b"free");
+        assert_eq!((out.first(), out.len()), (&b"free"[..], 16));
+        out.release(1, ProtocolVersion::V5);
+        assert_eq!(drained_ready(&mut out), [&b"free"[..], &[0x40, 2, 0, 7, 0x50, 2, 0, 8]].concat());
+        assert_eq!(out.acknowledges(QoS::AtLeastOnce), Some(2));
+        assert!(!out.is_empty());
+        out.release(2, ProtocolVersion::V5);
+        assert_eq!(drained_ready(&mut out), [0x40, 2, 0, 9]);
+        assert!(out.is_empty() && out.gates.is_none());
+    }
+
+    #[test]
+    fn bytes_that_do_not_wait_go_out_before_gated_ones_but_not_before_connack() {
+        for connack in [false, true] {
+            let mut out = OutBuf::default();
+            out.buffer().extend_from_slice(b"abc");
+            out.gate(5, connack);
+            out.buffer().extend_from_slice(b"held");
+            out.push_shared((*b"piece").into(), 0..5);
+            out.acknowledge(acknowledgement(4, QoS::AtLeastOnce, 7));
+            let start = out.buffer().len();
+            out.buffer().extend_from_slice(b"ping");
+            out.move_before_gates(start);
+            out.release(4, ProtocolVersion::V3_1_1);
+            let passed = [&b"ping"[..], &[0x40, 2, 0, 7]].concat();
+            if connack {
+                assert_eq!(drained_ready(&mut out), b"abc");
+                out.release(5, ProtocolVersion::V3_1_1);
+                assert_eq!(drained_ready(&mut out), [b"heldpiece", &passed[..]].concat());
+            } else {
+                assert_eq!(drained_ready(&mut out), [b"abc", &passed[..]].concat());
+                out.release(5, ProtocolVersion::V3_1_1);
+                assert_eq!(drained_ready(&mut out), b"heldpiece");
+            }
+        }
+    }
+
+    #[test]
+    fn refused_qos_1_goes_out_and_qos_2_goes_on_waiting() {
+        let mut out = OutBuf::default();
+        out.gate(1, false);
+        out.buffer().extend_from_slice(b"held");
+        out.acknowledge(acknowledgement(1, QoS::AtLeastOnce, 7));
+        out.acknowledge(acknowledgement(1, QoS::ExactlyOnce, 8));
+        out.refuse(ReasonCode::QuotaExceeded);
+        assert_eq!(drained_ready(&mut out), [0x40, 3, 0, 7, 0x97]);
+        // DISCONNECT comes last.
+        out.append_acknowledgements(ProtocolVersion::V5);
+        out.buffer().extend_from_slice(b"end");
+        out.release(1, ProtocolVersion::V5);
+        assert_eq!(drained_ready(&mut out), [&b"held"[..], &[0x50, 2, 0, 8], b"end"].concat());
+    }
+
+    fn drained_ready(out: &mut OutBuf) -> Vec<u8> {
+        let ready = out.ready_from(0);
+        assert_eq!(ready.len(), out.ready());
+        out.advance(ready.len());
+        ready
+    }
+}

@@ -1,0 +1,276 @@
+//! Messages between shards, the batches that carry them, and one end of a link.
+//!
+//! A link's other end is a shard today; nothing here says that it could not be another node.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::ids::{ConnId, Millis, NamespaceId, Origin, Qos2Key, SessionRef, ShardId};
+use crate::values::delivery::Delivery;
+use crate::values::group::{GroupKey, Member, Readiness};
+use crate::values::message::Message;
+use crate::values::publisher::PublisherIdentity;
+use weir_mqtt::ProtocolVersion;
+
+/// What a message counts for on a link beside its bytes.
+const ITEM_BYTES: u64 = 32;
+
+/// The distance of a message from its publisher, by [`LinkMessage::rank`]: what is durable is counted for each rank apart, for
+/// what a message causes is of a higher rank. So an answer waits for higher ranks alone, and there is no circular wait.
+pub(crate) const RANKS: usize = 5;
+pub(crate) const RANK_OWNER: usize = 0;
+pub(crate) const RANK_DIRECT: usize = 1;
+pub(crate) const RANK_ASSIGN: usize = 2;
+pub(crate) const RANK_RETURN: usize = 3;
+pub(crate) const RANK_REASSIGN: usize = 4;
+
+/// Messages for another shard, in order; an output of `Core::poll`, taken by `Core::deliver_batch` there.
+#[derive(Debug, Default)]
+pub struct Batch {
+    pub(crate) messages: VecDeque<LinkMessage>,
+    /// The packets that messages name by range.
+    pub(crate) bytes: Vec<u8>,
+    /// Where the link stands after this batch.
+    pub(crate) end: u64,
+    /// How far the sender of this has processed the other direction.
+    pub(crate) acked: u64,
+    /// How far the other direction, and what was forwarded because of it, was processed by all.
+    pub(crate) settled: u64,
+    /// The sender wants an ack as soon as this is processed.
+    pub(crate) wants_ack: bool,
+    /// At its receiver: some of it was forwarded.
+    pub(crate) forwarded: bool,
+    /// The sender wants to hear when what came of its messages of a rank is durable.
+    pub(crate) wants_stored: [bool; RANKS],
+    /// How far what came from the receiver is durable, and what was forwarded because of it.
+    pub(crate) stored: [u64; RANKS],
+    /// At its receiver: other shards that something was forwarded to because of its messages of a rank.
+    pub(crate) stored_until: [Vec<Wait>; RANKS],
+}
+
+/// Another shard has to have stored what it was sent of a rank, up to a place of the link.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wait {
+    pub(crate) shard: u16,
+    pub(crate) rank: usize,
+    pub(crate) place: u64,
+}
+
+/// What the receiver of a PUBLISH does with it.
+#[derive(Debug)]
+pub(crate) enum Route {
+    /// Deliver it to local subscribers, but not before what its publisher's shard had sent here by then: the link from
+    /// there was processed up to `after`.
+    Direct { after: u64 },
+    /// It belongs to the topic's owner: keep it if it is retained, and send it everywhere. `after` is where the publisher's
+    /// shard's links to each shard stood.
+    ViaOwner { after: Box<[u64]> },
+}
+
+#[derive(Debug)]
+pub(crate) enum LinkMessage {
+    /// From now on `id` means this namespace.
+    Namespace {
+        id: NamespaceId,
+        name: Arc<str>,
+    },
+    Publish(ForwardedPublish),
+    /// The sender has interest in `filter`.
+    AddInterest {
+        namespace: NamespaceId,
+        filter: Box<str>,
+    },
+    /// It no longer has.
+    RemoveInterest {
+        namespace: NamespaceId,
+        filter: Box<str>,
+    },
+    /// Everything sent before has taken effect here: answer, with what is retained under these filters.
+    Barrier {
+        request: BarrierId,
+        reads: Vec<(NamespaceId, Box<str>)>,
+    },
+    /// Retained messages by the index of the read that found them, and whether the barrier is complete; else a second answer follows.
+    BarrierAck {
+        request: BarrierId,
+        retained: Vec<(u32, Message)>,
+        complete: bool,
+    },
+    /// A member for a group owned here.
+    Join {
+        group: Arc<GroupKey>,
+        member: Member,
+    },
+    Leave {
+        group: Arc<GroupKey>,
+        session: SessionRef,
+    },
+    Readiness {
+        group: Arc<GroupKey>,
+        session: SessionRef,
+        readiness: Readiness,
+    },
+    /// A member's part of a shared subscription.
+    Assign {
+        session: SessionRef,
+        message: Message,
+        delivery: Delivery,
+        origin: Origin,
+        qos2_key: Option<Qos2Key>,
+        /// The owner took the member for ready: if it is not, another one is to have the message.
+        may_return: bool,
+        /// Another member has returned it.
+        again: bool,
+    },
+    /// A member went before it took the message: another one is to have it.
+    Return {
+        group: Arc<GroupKey>,
+        message: Message,
+        qos2_key: Option<Qos2Key>,
+    },
+    /// A receiver over there is slow: pause its publisher.
+    Pause(ConnId),
+    Resume(ConnId),
+    /// The sender has a durable session.
+    Durable,
+    /// A QoS 2 publish that an earlier process received is released.
+    Released(Qos2Key),
+    /// A session ended before it released a QoS 2 publish: its part at the receiver is removed, too.
+    Orphaned(Qos2Key),
+    /// Asks to hear when everything that was recorded before is on disk.
+    StoreBarrier,
+    /// Carries nothing but the batch's watermark.
+    Ack,
+}
+
+/// A PUBLISH between shards.
+#[derive(Debug)]
+pub(crate) struct ForwardedPublish {
+    pub(crate) namespace: NamespaceId,
+    pub(crate) route: Route,
+    pub(crate) version: ProtocolVersion,
+    pub(crate) origin: Origin,
+    /// Of a message that is retained.
+    pub(crate) publisher: Option<Arc<PublisherIdentity>>,
+    pub(crate) expires_at: Millis,
+    /// If it is retained, then on disk.
+    pub(crate) durable: bool,
+    /// See [`Qos2Key`].
+    pub(crate) qos2_key: Option<Qos2Key>,
+    /// Range in the batch's bytes.
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+}
+
+/// Names a SUBSCRIBE that waits for other shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BarrierId {
+    pub(crate) session: SessionRef,
+    pub(crate) serial: u32,
+}
+
+/// What came with a batch and was forwarded: settled once all have processed it.
+#[derive(Debug)]
+pub(crate) struct ForwardedBatch {
+    /// Where the link that it came by stood after it.
+    pub(crate) end: u64,
+    /// Where each link of ours stood after it; empty where nothing was forwarded.
+    pub(crate) until: Vec<u64>,
+}
+
+/// A SUBSCRIBE elsewhere that waits until every shard has processed what it was sent.
+#[derive(Debug)]
+pub(crate) struct PendingBarrier {
+    pub(crate) from: ShardId,
+    pub(crate) request: BarrierId,
+    pub(crate) until: Vec<u64>,
+}
+
+/// What came of a batch's messages of one rank and is not durable. It waits for nothing that has another cause: else two
+/// shards whose clients publish to each other would wait for each other.
+#[derive(Debug)]
+pub(crate) struct Storing {
+    /// Where the link that it came by stood after it.
+    pub(crate) end: u64,
+    /// The batch of records that it left here; 0: none.
+    pub(crate) batch: u64,
+    /// Other shards that it was forwarded to, and how far each must have stored.
+    pub(crate) until: Vec<Wait>,
+}
+
+/// This end of a link.
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    pub(super) batch: Batch,
+    /// Everything put on the link, in bytes, and how much of it the other end has processed.
+    pub(super) sent: u64,
+    pub(super) acked: u64,
+    /// Batches from the other end that wait for another link.
+    pub(super) queued: VecDeque<Batch>,
+    /// What was processed of the other end's, and what of that was acknowledged.
+    pub(super) received: u64,
+    pub(super) acknowledged: u64,
+    /// How far what was put on the link has also been processed by those it was forwarded to.
+    pub(super) settled: u64,
+    /// The same of what came from the other end, and what is not settled of it yet.
+    pub(super) their_settled: u64,
+    pub(super) forwarded: VecDeque<ForwardedBatch>,
+    /// How far what was put on the link is durable wherever it had to be, by rank.
+    pub(super) stored: [u64; RANKS],
+    /// The same of what came from the other end, and what is not durable of it.
+    pub(super) their_stored: [u64; RANKS],
+    pub(super) storing: [VecDeque<Storing>; RANKS],
+    /// The other end needs the watermarks, even if nothing else is to be sent.
+    pub(super) owes_ack: bool,
+    /// Where our links stood when a member over there last joined a group that is owned here: by then every shard had been
+    /// sent the group's interest in its filter. The [`LinkMessage::Barrier`] that follows takes it.
+    pub(super) joined: Vec<u64>,
+    /// Namespaces that are defined at the other end.
+    pub(super) defined: Vec<bool>,
+    /// The other end's numbers of namespaces, as ours.
+    pub(super) namespaces: Vec<NamespaceId>,
+    /// Publishers that wait for the link.
+    pub(super) waiters: Vec<Origin>,
+}
+
+impl LinkMessage {
+    /// What it, and the bytes it names, count for on a link.
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Self::Publish(forwarded) => ITEM_BYTES + u64::from(forwarded.end - forwarded.start),
+            // It is put there as the batch leaves, past all bounds.
+            Self::Ack => 0,
+            _ => ITEM_BYTES,
+        }
+    }
+
+    /// What it is on the way from a publisher to a receiver; `None`: nothing.
+    pub(crate) fn rank(&self) -> Option<usize> {
+        match self {
+            Self::Publish(ForwardedPublish { route: Route::ViaOwner { .. }, .. }) => Some(RANK_OWNER),
+            Self::Publish(ForwardedPublish { route: Route::Direct { .. }, .. }) | Self::StoreBarrier => {
+                Some(RANK_DIRECT)
+            }
+            Self::Assign { again: false, .. } => Some(RANK_ASSIGN),
+            Self::Return { .. } => Some(RANK_RETURN),
+            Self::Assign { again: true, .. } => Some(RANK_REASSIGN),
+            _ => None,
+        }
+    }
+}
+
+impl Link {
+    pub(super) fn push(&mut self, item: LinkMessage) {
+        self.sent += ITEM_BYTES;
+        self.batch.messages.push_back(item);
+    }
+
+    /// Appends bytes to the batch; answers with their range.
+    pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> (u32, u32) {
+        let start = self.batch.bytes.len();
+        write(&mut self.batch.bytes);
+        let end = self.batch.bytes.len();
+        self.sent += (end - start) as u64;
+        (start as u32, end as u32)
+    }
+}

@@ -1,0 +1,107 @@
+//! The outbox: messages that this shard has given up because another shard is to have them, kept on disk here until they
+//! are on disk there.
+//!
+//! A shard's records do not wait for other shards' disks. So where a record says that a message is no longer owed here
+//! (a will is published, a session returns what it had of a shared subscription), the same epoch puts the message into the
+//! outbox. It is removed once every shard that it was sent to has stored its part. Nothing waits for that removal, so it
+//! closes no circle. After a crash the message is sent again, under the same name ([`Qos2Key`]): a shard that has recorded
+//! its part passes over it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::ids::{NamespaceId, Qos2Key, RecordId};
+use crate::links::link::Wait;
+use crate::values::group::GroupKey;
+use crate::values::message::Message;
+use weir_mqtt::PacketId;
+
+/// A message in the outbox.
+#[derive(Debug)]
+pub(crate) struct Handover {
+    pub(crate) record: RecordId,
+    pub(crate) to: Recipients,
+    pub(crate) message: Message,
+}
+
+impl Handover {
+    /// What tells it from every other message.
+    pub(crate) fn name(&self) -> Qos2Key {
+        name_of(self.record)
+    }
+}
+
+/// What tells a message of the outbox from every other.
+pub(crate) fn name_of(record: RecordId) -> Qos2Key {
+    (record, PacketId::MIN)
+}
+
+/// The recipients of a message in the outbox.
+#[derive(Debug)]
+pub(crate) enum Recipients {
+    /// A will: all subscribers. `client_id` is its client's; `durable`: if it is retained, then on disk.
+    Subscribers { namespace: NamespaceId, client_id: Box<str>, durable: bool },
+    /// One member of a group. `again`: another member has returned it.
+    Group { key: Arc<GroupKey>, again: bool },
+}
+
+/// What is recorded once other shards have stored what they were sent.
+#[derive(Debug)]
+pub(crate) enum Gated {
+    /// The removal of a message from the outbox.
+    Removal(RecordId),
+    Records(Vec<u8>),
+}
+
+#[derive(Debug)]
+struct Gate {
+    until: Vec<Wait>,
+    then: Gated,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    /// To be sent once their records are on disk, by the epoch that put them there.
+    staged: VecDeque<(u64, Handover)>,
+    /// Sent; in the order of sending.
+    gates: VecDeque<Gate>,
+    /// What an earlier process left.
+    restored: Vec<Handover>,
+}
+
+impl Outbox {
+    /// Whether an earlier process left messages that were not sent.
+    pub(crate) fn has_restored(&self) -> bool {
+        !self.restored.is_empty()
+    }
+
+    pub(crate) fn restore(&mut self, handover: Handover) {
+        self.restored.push(handover);
+    }
+
+    pub(crate) fn take_restored(&mut self) -> Vec<Handover> {
+        std::mem::take(&mut self.restored)
+    }
+
+    /// A message is to be sent once the epoch is on disk.
+    pub(crate) fn stage(&mut self, epoch: u64, handover: Handover) {
+        self.staged.push_back((epoch, handover));
+    }
+
+    /// The next message whose record is on disk.
+    pub(crate) fn next_staged(&mut self, is_stored: impl FnOnce(u64) -> bool) -> Option<Handover> {
+        let (epoch, _) = self.staged.front()?;
+        if is_stored(*epoch) { self.staged.pop_front().map(|(_, handover)| handover) } else { None }
+    }
+
+    /// Something is recorded once other shards have come that far.
+    pub(crate) fn gate(&mut self, until: Vec<Wait>, then: Gated) {
+        self.gates.push_back(Gate { until, then });
+    }
+
+    /// The next thing to record because other shards have stored what it waits for.
+    pub(crate) fn next_settled(&mut self, has_stored: impl FnMut(&Wait) -> bool) -> Option<Gated> {
+        let gate = self.gates.front()?;
+        if gate.until.iter().all(has_stored) { self.gates.pop_front().map(|gate| gate.then) } else { None }
+    }
+}

@@ -1,0 +1,312 @@
+//! This shard's ends of its links: positions, watermarks, and what waits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::ids::{Index, NamespaceId, Origin, ShardId};
+use crate::limits::{LINK_ACKNOWLEDGE_BYTES, LINK_HIGH_BYTES};
+use crate::links::link::{
+    BarrierId, Batch, ForwardedBatch, ForwardedPublish, Link, LinkMessage, PendingBarrier, RANKS, Route, Storing, Wait,
+};
+
+/// The links to and from every other shard.
+#[derive(Debug)]
+pub(crate) struct Links {
+    here: ShardId,
+    links: Vec<Link>,
+    pending_barriers: Vec<PendingBarrier>,
+    /// Work that messages from other shards may still come to in this turn.
+    budget: usize,
+}
+
+impl Links {
+    pub(crate) fn new(here: ShardId, shards: u16) -> Self {
+        let links = (0..shards).map(|_| Link::default()).collect();
+        Self { here, links, pending_barriers: Vec::new(), budget: usize::MAX }
+    }
+
+    /// Every other shard.
+    pub(crate) fn others(&self) -> impl Iterator<Item = ShardId> + use<> {
+        let here = self.here;
+        (0..self.links.len() as u16).map(ShardId).filter(move |shard| *shard != here)
+    }
+
+    // What is sent.
+
+    pub(crate) fn push(&mut self, to: ShardId, message: LinkMessage) {
+        debug_assert!(to != self.here);
+        if let Some(link) = self.links.get_mut(to.place()) {
+            link.push(message);
+        }
+    }
+
+    /// Sends a message to every other shard.
+    pub(crate) fn broadcast(&mut self, mut message: impl FnMut() -> LinkMessage) {
+        self.others().for_each(|to| self.push(to, message()));
+    }
+
+    /// Puts a PUBLISH on a link; `encode` appends its packet, whose range `publish` gets. `false`: it could not be encoded.
+    pub(crate) fn forward(
+        &mut self,
+        to: ShardId,
+        encode: impl FnOnce(&mut Vec<u8>) -> Option<ForwardedPublish>,
+    ) -> bool {
+        let here = self.here;
+        let Some(link) = self.links.get_mut(to.place()) else { return false };
+        let mut publish = None;
+        let (start, end) = link.append(|bytes| publish = encode(bytes));
+        let Some(mut publish) = publish else { return false };
+        (publish.start, publish.end) = (start, end);
+        // Forwarded for another shard, whose publisher waits to know that it may take the direct route again.
+        let is_direct = matches!(publish.route, Route::Direct { .. });
+        link.batch.wants_ack |= is_direct && publish.origin.shard != here && publish.origin != Origin::BROKER;
+        link.push(LinkMessage::Publish(publish));
+        true
+    }
+
+    /// Whether a publisher has to pause because a link has too much on the way; it is remembered then.
+    pub(crate) fn must_pause(&mut self, to: ShardId, origin: Origin) -> bool {
+        let Some(link) = self.links.get_mut(to.place()) else { return false };
+        let pauses =
+            link.sent - link.acked > LINK_HIGH_BYTES && origin != Origin::BROKER && !link.waiters.contains(&origin);
+        if pauses {
+            link.waiters.push(origin);
+        }
+        pauses
+    }
+
+    /// Where each link stands: a row of a vector clock.
+    pub(crate) fn positions(&self) -> Vec<u64> {
+        self.links.iter().map(|link| link.sent).collect()
+    }
+
+    /// Where a link stands.
+    pub(crate) fn position(&self, to: ShardId) -> u64 {
+        self.links.get(to.place()).map_or(0, |link| link.sent)
+    }
+
+    /// Up to which position all was processed by the receiver and by everyone it forwarded to.
+    pub(crate) fn settled(&self, to: ShardId) -> u64 {
+        self.links.get(to.place()).map_or(u64::MAX, |link| link.settled)
+    }
+
+    /// Asks to hear when what was put on a link with `rank` so far is durable.
+    pub(crate) fn ask_stored(&mut self, to: ShardId, rank: usize) -> Wait {
+        let place = self.position(to);
+        if let Some(link) = self.links.get_mut(to.place()) {
+            link.batch.wants_stored[rank] = true;
+        }
+        Wait { shard: to.0, rank, place }
+    }
+
+    /// Whether another shard has reported what a wait is for.
+    pub(crate) fn has_stored(&self, wait: &Wait) -> bool {
+        self.links.get(usize::from(wait.shard)).is_none_or(|link| link.stored[wait.rank] >= wait.place)
+    }
+
+    /// Finds how far what other shards sent is durable; `is_stored`: whether a batch of records of this shard is.
+    pub(crate) fn settle_storage(&mut self, is_stored: impl Fn(u64) -> bool) {
+        if self.links.iter().flat_map(|link| &link.storing).all(VecDeque::is_empty) {
+            return;
+        }
+        let stored: Vec<[u64; RANKS]> = self.links.iter().map(|link| link.stored).collect();
+        let is_there = |wait: &Wait| stored[usize::from(wait.shard)][wait.rank] >= wait.place;
+        for link in &mut self.links {
+            for (storing, their_stored) in link.storing.iter_mut().zip(&mut link.their_stored) {
+                while let Some(first) = storing.front()
+                    && is_stored(first.batch)
+                    && first.until.iter().all(is_there)
+                {
+                    *their_stored = first.end;
+                    link.owes_ack = true;
+                    storing.pop_front();
+                }
+            }
+        }
+    }
+
+    /// What waits for another shard, if anything.
+    pub(crate) fn take_batch(&mut self, to: ShardId) -> Option<Batch> {
+        self.settle(to);
+        let link = self.links.get_mut(to.place())?;
+        if link.batch.messages.is_empty() {
+            if link.received - link.acknowledged < LINK_ACKNOWLEDGE_BYTES && !link.owes_ack {
+                return None;
+            }
+            link.batch.messages.push_back(LinkMessage::Ack);
+        }
+        link.acknowledged = link.received;
+        link.owes_ack = false;
+        let mut batch = std::mem::take(&mut link.batch);
+        (batch.end, batch.acked, batch.settled) = (link.sent, link.received, link.their_settled);
+        batch.stored = link.their_stored;
+        Some(batch)
+    }
+
+    /// Finds how far what came from a shard has been processed by those it was forwarded to.
+    fn settle(&mut self, from: ShardId) {
+        while let Some(forwarded) = self.links.get(from.place()).and_then(|link| link.forwarded.front()) {
+            if self.links.iter().zip(&forwarded.until).any(|(link, until)| link.acked < *until) {
+                return;
+            }
+            let Some(link) = self.links.get_mut(from.place()) else { return };
+            if let Some(forwarded) = link.forwarded.pop_front() {
+                link.their_settled = forwarded.end;
+                link.owes_ack |= !forwarded.until.is_empty();
+            }
+        }
+    }
+
+    // What is received.
+
+    /// Begins a turn in which messages from other shards may come to `work`. Answers whether the last one ended for that.
+    pub(crate) fn begin_turn(&mut self, work: usize) -> bool {
+        std::mem::replace(&mut self.budget, work) == 0
+    }
+
+    /// A batch has come. Answers with the publishers that may go on.
+    pub(crate) fn accept(&mut self, from: ShardId, batch: Batch) -> Vec<Origin> {
+        let Some(link) = self.links.get_mut(from.place()) else { return Vec::new() };
+        link.acked = link.acked.max(batch.acked);
+        link.settled = link.settled.max(batch.settled);
+        for (stored, reported) in link.stored.iter_mut().zip(batch.stored) {
+            *stored = reported.max(*stored);
+        }
+        link.queued.push_back(batch);
+        if link.sent - link.acked <= LINK_HIGH_BYTES / 2 { std::mem::take(&mut link.waiters) } else { Vec::new() }
+    }
+
+    /// A link whose next message may be processed now.
+    pub(crate) fn next_deliverable(&self) -> Option<ShardId> {
+        let is_deliverable = |batch: &Batch| self.is_deliverable(batch);
+        let mut links = self.links.iter().map(|link| link.queued.front().is_some_and(is_deliverable));
+        links.position(|deliverable| deliverable && self.budget > 0).map(|place| ShardId(place as u16))
+    }
+
+    /// Whether something is left to be processed for the end of the turn alone.
+    pub(crate) fn has_undrained(&self) -> bool {
+        self.budget == 0 && self.links.iter().any(|link| !link.queued.is_empty())
+    }
+
+    /// Whether a batch's first message need not wait. A PUBLISH that came over its topic's owner does, until what its
+    /// publisher's shard sent here before has been processed [MQTT-4.6.0-5]. `docs/links.md` shows that this cannot deadlock.
+    fn is_deliverable(&self, batch: &Batch) -> bool {
+        let Some(LinkMessage::Publish(ForwardedPublish { route: Route::Direct { after }, origin, .. })) =
+            batch.messages.front()
+        else {
+            return true;
+        };
+        self.links.get(origin.shard.place()).is_none_or(|link| link.received >= *after)
+    }
+
+    /// The first batch from a shard, to be drained by [`Links::next_message`].
+    pub(crate) fn next_batch(&mut self, from: ShardId) -> Option<Batch> {
+        self.links.get_mut(from.place())?.queued.pop_front()
+    }
+
+    /// The next message of a batch, where it may be processed now.
+    pub(crate) fn next_message(&mut self, from: ShardId, batch: &mut Batch) -> Option<LinkMessage> {
+        if self.budget == 0 || !self.is_deliverable(batch) {
+            return None;
+        }
+        let message = batch.messages.pop_front()?;
+        self.links.get_mut(from.place())?.received += message.bytes();
+        batch.forwarded |=
+            matches!(&message, LinkMessage::Publish(ForwardedPublish { route: Route::ViaOwner { .. }, .. }));
+        Some(message)
+    }
+
+    /// Counts work against the turn's budget.
+    pub(crate) fn spend(&mut self, work: usize) {
+        self.budget = self.budget.saturating_sub(work);
+    }
+
+    /// A batch is drained, or its next message has to wait: then it is the first one again. `unstored`: the newest batch of
+    /// records that is not on disk. Answers whether it is drained.
+    pub(crate) fn end_batch(&mut self, from: ShardId, batch: Batch, unstored: u64) -> bool {
+        let until = if batch.forwarded && batch.messages.is_empty() { self.positions() } else { Vec::new() };
+        let Some(link) = self.links.get_mut(from.place()) else { return false };
+        if !batch.messages.is_empty() {
+            link.queued.push_front(batch);
+            return false;
+        }
+        let end = batch.end;
+        link.received = end;
+        link.forwarded.push_back(ForwardedBatch { end, until });
+        link.owes_ack |= batch.wants_ack;
+        let wanted = batch.stored_until.into_iter().enumerate().filter(|(rank, _)| batch.wants_stored[*rank]);
+        for (rank, until) in wanted {
+            link.storing[rank].push_back(Storing { end, batch: unstored, until });
+        }
+        true
+    }
+
+    // Namespaces: each shard numbers its own.
+
+    /// Tells another shard what a namespace's number means, once.
+    pub(crate) fn define_namespace(&mut self, to: ShardId, id: NamespaceId, name: &Arc<str>) {
+        let Some(link) = self.links.get_mut(to.place()) else { return };
+        let place = id.place();
+        if link.defined.len() <= place {
+            link.defined.resize(place + 1, false);
+        }
+        if !std::mem::replace(&mut link.defined[place], true) {
+            link.push(LinkMessage::Namespace { id, name: Arc::clone(name) });
+        }
+    }
+
+    /// Another shard's number of a namespace means `ours` here.
+    pub(crate) fn learn_namespace(&mut self, from: ShardId, theirs: NamespaceId, ours: NamespaceId) {
+        let Some(link) = self.links.get_mut(from.place()) else { return };
+        if link.namespaces.len() <= theirs.place() {
+            link.namespaces.resize(theirs.place() + 1, ours);
+        }
+        link.namespaces[theirs.place()] = ours;
+    }
+
+    /// What another shard's number of a namespace means here.
+    pub(crate) fn namespace_of(&self, from: ShardId, theirs: NamespaceId) -> Option<NamespaceId> {
+        self.links.get(from.place())?.namespaces.get(theirs.place()).copied()
+    }
+
+    // Barriers.
+
+    /// A member elsewhere has joined a group that is owned here: its barrier waits until every shard has learned that the
+    /// group has interest in its filter.
+    pub(crate) fn note_join(&mut self, from: ShardId) {
+        let positions = self.positions();
+        if let Some(link) = self.links.get_mut(from.place()) {
+            link.joined = positions;
+        }
+    }
+
+    /// A barrier has come. Answers whether all that it is for holds now; if not, the answer follows by itself.
+    pub(crate) fn begin_barrier(&mut self, from: ShardId, request: BarrierId) -> bool {
+        let until = self.links.get_mut(from.place()).map(|link| std::mem::take(&mut link.joined)).unwrap_or_default();
+        let complete = self.have_acked(from, &until);
+        if !complete {
+            // Shards that have not acked what they were sent acknowledge it as soon as they have processed it.
+            for (link, _) in self.links.iter_mut().zip(&until).filter(|(link, until)| link.acked < **until) {
+                link.batch.messages.push_back(LinkMessage::Ack);
+                link.batch.wants_ack = true;
+            }
+            self.pending_barriers.push(PendingBarrier { from, request, until });
+        }
+        complete
+    }
+
+    /// Whether every shard has processed what it was sent up to `until`; `but` is sent nothing before it has, so it does not
+    /// count.
+    fn have_acked(&self, but: ShardId, until: &[u64]) -> bool {
+        let links = self.links.iter().zip(until).enumerate();
+        links.filter(|(to, _)| *to != but.place()).all(|(_, (link, until))| link.acked >= *until)
+    }
+
+    /// Answers the barriers whose condition holds now.
+    pub(crate) fn answer_barriers(&mut self) {
+        while let Some(place) = self.pending_barriers.iter().position(|b| self.have_acked(b.from, &b.until)) {
+            let PendingBarrier { from, request, .. } = self.pending_barriers.swap_remove(place);
+            self.push(from, LinkMessage::BarrierAck { request, retained: Vec::new(), complete: true });
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What the core counts, by endpoint, and what it tells of what it holds.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::ids::{EndpointId, Millis, NamespaceId, NodeId};
+use crate::observe::InternalErrors;
+use weir_mqtt::QoS;
+
+/// Why a message went no further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(usize)]
+pub enum Dropped {
+    /// QoS 0 for a subscriber that does not keep up.
+    Slow,
+    /// The session's queue is full.
+    QueueFull,
+    /// The message expired.
+    Expired,
+    /// Larger than the receiver's Maximum Packet Size.
+    TooLarge,
+    /// The publisher may not publish there.
+    NotAuthorized,
+    /// The receiver lost the right to it; or it was a will, and its client the right to send it.
+    Revoked,
+    /// No member of a shared subscription could take it.
+    NoMember,
+    /// Its topic has too many levels, or its payload is not the UTF-8 it claims to be.
+    Invalid,
+    /// The disk that it had to be kept on is full.
+    StoreFull,
+}
+
+impl Dropped {
+    /// Every reason.
+    pub const ALL: [Self; 9] = [
+        Self::Slow,
+        Self::QueueFull,
+        Self::Expired,
+        Self::TooLarge,
+        Self::NotAuthorized,
+        Self::Revoked,
+        Self::NoMember,
+        Self::Invalid,
+        Self::StoreFull,
+    ];
+
+    /// The metric's label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Slow => "slow",
+            Self::QueueFull => "queue_full",
+            Self::Expired => "expired",
+            Self::TooLarge => "too_large",
+            Self::NotAuthorized => "not_authorized",
+            Self::Revoked => "revoked",
+            Self::NoMember => "no_member",
+            Self::Invalid => "invalid",
+            Self::StoreFull => "store_full",
+        }
+    }
+}
+
+/// Counters of one endpoint in one core. They only grow.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EndpointCounters {
+    /// PUBLISH packets from clients.
+    pub messages_received: u64,
+    /// PUBLISH packets to clients.
+    pub messages_sent: u64,
+    /// Bytes fed to the core.
+    pub bytes_received: u64,
+    /// Bytes of PUBLISH packets to clients.
+    pub bytes_sent: u64,
+    /// By [`Dropped`].
+    pub dropped: [u64; Dropped::ALL.len()],
+    /// Connections ended for breaking the protocol.
+    pub protocol_errors: u64,
+    /// Publishes, subscriptions and wills that an acl refused.
+    pub authorization_failures: u64,
+}
+
+/// A connection and its session, for the status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConnectionDetail {
+    pub client_id: String,
+    pub keep_alive_s: u16,
+    /// `u32::MAX`: never.
+    pub session_expiry_s: u32,
+    /// Filters, shared ones as `$share/group/filter`.
+    pub subscriptions: Vec<String>,
+    /// Messages sent and not yet acknowledged.
+    pub inflight: usize,
+    /// Messages that wait.
+    pub queued: usize,
+    pub queued_bytes: u64,
+    /// Bytes that wait for the socket.
+    pub waiting_bytes: usize,
+    /// It did not keep up lately: no publisher is paused for it.
+    pub slow: bool,
+    /// Its reading pauses, for a slow receiver or for its rate.
+    pub paused: bool,
+    /// Messages that the session did not get, since it began.
+    pub dropped: u32,
+    /// PUBLISH packets from the client and to it, since it connected.
+    pub messages_received: u64,
+    pub messages_sent: u64,
+}
+
+/// A session with messages that wait for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backlog {
+    pub client_id: String,
+    /// Of the endpoint it is, or was last, connected to.
+    pub endpoint: EndpointId,
+    pub connected: bool,
+    pub inflight: usize,
+    pub queued: usize,
+    pub queued_bytes: u64,
+    /// Bytes that wait for the socket.
+    pub waiting_bytes: u64,
+    /// It did not keep up lately.
+    pub slow: bool,
+    /// Messages that the session did not get, since it began.
+    pub dropped: u32,
+}
+
+impl Backlog {
+    /// What worse backlogs have more of.
+    pub fn weight(&self) -> (u64, u32) {
+        (self.queued_bytes.saturating_add(self.waiting_bytes), self.dropped)
+    }
+}
+
+/// Where to go on looking at retained messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetainedPlace {
+    pub(crate) namespace: NamespaceId,
+    pub(crate) node: NodeId,
+}
+
+impl Default for RetainedPlace {
+    fn default() -> Self {
+        Self::at(0, 0)
+    }
+}
+
+impl RetainedPlace {
+    /// From two numbers that came from [`RetainedPlace::numbers`]; any others are a place too, maybe an empty one.
+    pub fn at(namespace: u32, node: u32) -> Self {
+        Self { namespace: NamespaceId(namespace), node: NodeId(node) }
+    }
+
+    /// For a cursor that pages.
+    pub fn numbers(self) -> (u32, u32) {
+        (self.namespace.0, self.node.0)
+    }
+}
+
+/// A retained message, without its payload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetainedTopic {
+    pub namespace: Arc<str>,
+    pub topic: String,
+    pub qos: QoS,
+    pub payload_bytes: usize,
+    /// Milliseconds until it expires; `None`: it does not.
+    pub expires_in_ms: Option<Millis>,
+}
+
+/// What a core holds now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CoreGauges {
+    pub connections: usize,
+    pub sessions: usize,
+    pub subscriptions: usize,
+    pub retained_messages: usize,
+    pub retained_bytes: usize,
+    pub inflight: usize,
+    pub queued: usize,
+    /// Internal inconsistencies since the start: defects of the broker.
+    pub internal_errors: InternalErrors,
+    pub endpoints: BTreeMap<EndpointId, EndpointGauges>,
+}
+
+/// What the sessions of one endpoint hold: of those that are, or were last, connected to it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EndpointGauges {
+    pub sessions: usize,
+    /// Those of them whose client is away.
+    pub away: usize,
+    pub subscriptions: usize,
+    pub inflight: usize,
+    pub queued: usize,
+    pub queued_bytes: u64,
+}
+
+impl EndpointGauges {
+    fn add(&mut self, other: &Self) {
+        self.sessions += other.sessions;
+        self.away += other.away;
+        self.subscriptions += other.subscriptions;
+        self.inflight += other.inflight;
+        self.queued += other.queued;
+        self.queued_bytes += other.queued_bytes;
+    }
+}
+
+impl CoreGauges {
+    /// Adds what another core holds.
+    pub fn add(&mut self, other: &Self) {
+        self.connections += other.connections;
+        self.sessions += other.sessions;
+        self.subscriptions += other.subscriptions;
+        self.retained_messages += other.retained_messages;
+        self.retained_bytes += other.retained_bytes;
+        self.inflight += other.inflight;
+        self.queued += other.queued;
+        self.internal_errors.add(&other.internal_errors);
+        for (endpoint, gauges) in &other.endpoints {
+            self.endpoints.entry(*endpoint).or_default().add(gauges);
+        }
+    }
+}
+
+/// What waits for one client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Messages that have not been sent, and their bytes.
+    pub queued: u64,
+    pub queued_bytes: u64,
+    /// Messages sent and not yet acknowledged.
+    pub inflight: u64,
+}

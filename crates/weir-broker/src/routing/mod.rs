@@ -1,0 +1,12 @@
+//! Which sessions, shared groups and shards a message goes to: namespaces, topic trees, subscriptions, shared
+//! subscriptions, retained messages and who may still have them delivered.
+//!
+//! Owns the namespaces, the groups and the access lists of publishers of retained messages. It never touches a connection's
+//! buffer or a session's queue.
+
+pub(crate) mod retained;
+pub(crate) mod retained_acl;
+pub(crate) mod shared_groups;
+pub(crate) mod state;
+pub(crate) mod subscriptions;
+pub(crate) mod topic_tree;

@@ -1,0 +1,42 @@
+//! One receiver's delivery of a message.
+
+use std::sync::Arc;
+
+use crate::ids::RecordId;
+use crate::values::group::GroupKey;
+use crate::values::message::Message;
+use weir_mqtt::{PacketId, QoS};
+
+/// What has to come next for a sent message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Awaits {
+    Ack,
+    Received,
+    Complete,
+}
+
+/// How one delivery differs from its message.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Delivery {
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    /// Subscription identifiers.
+    pub(crate) identifiers: Option<Box<[u32]>>,
+    /// The shared subscription it came by: it goes back there when this session ends.
+    pub(crate) group: Option<Arc<GroupKey>>,
+    /// Its record, where the session is durable.
+    pub(crate) record: RecordId,
+    /// An earlier process may have sent it already.
+    pub(crate) again: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Sent {
+    pub(crate) packet_id: PacketId,
+    pub(crate) awaits: Awaits,
+    /// `None` where the session ends with its connection (it is never sent again), and after PUBREC.
+    pub(crate) message: Option<Message>,
+    pub(crate) delivery: Delivery,
+    /// After a reconnect: not sent again yet, for want of room in the client's new Receive Maximum.
+    pub(crate) unsent: bool,
+}

@@ -1,0 +1,43 @@
+//! Shared groups and their members, as shards name them to each other.
+
+use std::sync::Arc;
+
+use crate::ids::{SessionRef, ShardId};
+use weir_mqtt::SubscriptionOptions;
+
+/// What names a group: `$share/{group}/{filter}` in a namespace.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct GroupKey {
+    pub(crate) namespace: Arc<str>,
+    pub(crate) group: Box<str>,
+    pub(crate) filter: Box<str>,
+}
+
+impl GroupKey {
+    /// What its owner is found by.
+    pub(crate) fn names(&self) -> [&str; 4] {
+        [&self.namespace, "$share", &self.group, &self.filter]
+    }
+}
+
+/// How a member stands to further messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Readiness {
+    /// Connected, with room.
+    Ready,
+    /// Connected, and behind.
+    Busy,
+    /// Not connected; its session waits for it.
+    Offline,
+}
+
+/// A member, as the group's owner knows it.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) shard: ShardId,
+    pub(crate) session: SessionRef,
+    pub(crate) options: SubscriptionOptions,
+    /// Subscription identifier; 0: none.
+    pub(crate) identifier: u32,
+    pub(crate) readiness: Readiness,
+}

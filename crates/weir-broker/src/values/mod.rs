@@ -1,0 +1,10 @@
+//! Plain values that the parts pass to each other: messages, deliveries, wills, groups, records.
+//!
+//! Owns nothing. Nothing here knows a part.
+
+pub(crate) mod delivery;
+pub(crate) mod group;
+pub(crate) mod message;
+pub(crate) mod publisher;
+pub(crate) mod record;
+pub(crate) mod will;

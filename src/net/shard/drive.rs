@@ -1,0 +1,86 @@
+//! The shard as driver of its core.
+
+use super::{CROWD_SLICE, Event, Shard, cpu_time};
+use weir_broker::{Batch, ConnId, Core, Driver, Reauthentication, RecordBatch, Scope, ShardId, drive};
+
+/// Connections of the bulk queue that are written to between two looks at the clock.
+const BULK_STEP: usize = 8;
+
+impl Driver for Shard {
+    fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    fn scope(&mut self) -> Scope {
+        match (self.scope, self.bulk_until) {
+            (Scope::All, None) => Scope::AllButBulk,
+            (Scope::Writes, None) => Scope::PriorityWrites,
+            (scope, _) => scope,
+        }
+    }
+
+    fn reauthenticate(&mut self, request: Reauthentication) {
+        self.reauthenticate_client(request);
+    }
+
+    fn store(&mut self, records: RecordBatch) {
+        if let Some(sink) = &self.sink {
+            sink.append(self.id, records);
+        }
+    }
+
+    fn send(&mut self, to: ShardId, batch: Batch) {
+        let place = usize::from(to.0);
+        let (Some(peer), Some(events)) = (self.peers.get(place), self.outgoing.get_mut(place)) else { return };
+        events.push(Event::Batch { from: self.id, batch });
+        peer.send_all(events.drain(..));
+    }
+
+    fn flush(&mut self, conn: ConnId) {
+        if let Some(key) = self.table.key_of(conn) {
+            self.flush_connection(key);
+        }
+    }
+
+    fn flush_bulk(&mut self, conn: ConnId) {
+        self.flush(conn);
+        self.bulk_flushes += 1;
+        self.crowd_ahead = self.crowd_ahead.saturating_sub(1);
+        if self.bulk_flushes.is_multiple_of(BULK_STEP) && self.bulk_until.is_some_and(|until| cpu_time() >= until) {
+            self.bulk_until = None;
+        }
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        if let Some(key) = self.table.key_of(conn) {
+            self.close_connection(key);
+        }
+    }
+
+    fn resume(&mut self, conn: ConnId) {
+        self.resume_connection(conn);
+    }
+}
+
+impl Shard {
+    /// The bulk queue is written to from now on, for a slice of time. Writing to thousands takes long, and others want to be
+    /// served in between: the rest comes in the next turns.
+    pub(super) fn begin_bulk(&mut self) {
+        self.unflushed_bytes = 0;
+        self.bulk_flushes = 0;
+        self.bulk_until = (self.core.bulk_flush_len() > 0).then(|| cpu_time() + CROWD_SLICE);
+    }
+
+    /// Writes what waits for connections, but for those in the bulk queue, and sends what waits for other shards.
+    pub(super) fn flush_priority(&mut self) {
+        (self.scope, self.bulk_until) = (Scope::Writes, None);
+        drive(self);
+    }
+
+    /// The same, and writes to connections in the bulk queue for a slice of time.
+    pub(super) fn flush_all(&mut self) {
+        self.flush_priority();
+        self.begin_bulk();
+        drive(self);
+    }
+}
