@@ -16,7 +16,7 @@ use super::reconciler::Reconciler;
 use crate::net::bridge::{BridgeAddress, BridgeHost, BridgeSettings, RunningBridge};
 use crate::state::BridgeState;
 use crate::telemetry::SpanHandle;
-use weir_bridge::{LOCAL_ID_PREFIX, Mark, Rule, Spec};
+use weir_bridge::{LOCAL_ID_PREFIX, LoopGuard, Rule, Spec};
 use weir_broker::{EndpointId, QueueOverflow};
 use weir_declare::config::{self, Bridge, BridgeRule, BridgeVersion, Declared, FileRef, Name, SecretRef};
 use weir_declare::reconcile::{ActionKind, Bridges, EffectiveBridge, Plan, bridge_files};
@@ -189,7 +189,7 @@ pub(super) fn settings(
         None => format!("{node_name}-{}-{namespace}", bridge.name),
     };
     let connection = connection(effective, &client_id, password.as_deref());
-    let mark = Mark::new(node_name, namespace).map_err(|error| format!("the node's name: {error}"))?;
+    let mark = LoopGuard::new(node_name, namespace).map_err(|error| format!("the node's name: {error}"))?;
     let spec = Spec {
         version: match bridge.protocol_version {
             BridgeVersion::V3_1_1 => ProtocolVersion::V3_1_1,

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::net::{DataPlane, DataPlaneConfig, Keeping};
+use crate::net::{DataPlane, DataPlaneConfig, DurableStore};
 use crate::store::records::{self, Store};
 
 /// The data plane with what an earlier run left in `data_dir`, all of it back before anything listens.
@@ -26,7 +26,7 @@ pub(super) fn start(config: &DataPlaneConfig, data_dir: &Path) -> anyhow::Result
             std::process::exit(1);
         }),
     )?;
-    let keeping = Keeping { sink: store.sink(), stored };
+    let keeping = DurableStore { sink: store.sink(), stored };
     let plane = DataPlane::start_with(config, keeping).context("the data plane cannot be started")?;
     Ok((plane, store))
 }

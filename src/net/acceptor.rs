@@ -19,7 +19,7 @@ use super::plane::{ListenerChange, PlaneError};
 use super::policy::{AcceptOverflow, ListenerPolicy, Transport};
 use super::shard::Accepted;
 use super::socket::{ListeningSocket, SocketKey, SocketPool};
-use super::stats::{EndpointTally, Opened, Reason, Tallies};
+use super::stats::{AllEndpointMetrics, ConnectionGuard, EndpointMetrics, Reason};
 use super::stream::Stream;
 
 /// What the acceptor is told.
@@ -49,7 +49,7 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// What the acceptor works with.
 pub(super) struct AcceptorConfig {
     pub(super) pool: Arc<SocketPool>,
-    pub(super) tallies: Arc<Tallies>,
+    pub(super) endpoint_metrics: Arc<AllEndpointMetrics>,
     /// Number of the last accepted connection.
     pub(super) sequence: Arc<AtomicU64>,
     /// Open connections of the node.
@@ -60,14 +60,14 @@ struct Listener {
     key: SocketKey,
     socket: Arc<ListeningSocket>,
     policy: Arc<ListenerPolicy>,
-    tally: Arc<EndpointTally>,
+    metrics: Arc<EndpointMetrics>,
     rate: Option<AcceptRate>,
     /// Above the accept rate: nothing is accepted before.
     resume_at: Option<Instant>,
 }
 
 /// A listener that another one has taken over from, and whose handshakes under way are finished.
-struct Leaving {
+struct DrainingListener {
     token: Token,
     listener: Listener,
     until: Instant,
@@ -78,7 +78,7 @@ pub(super) struct Acceptor {
     registry: Registry,
     listeners: HashMap<Token, Listener>,
     by_key: HashMap<SocketKey, Token>,
-    leaving: Vec<Leaving>,
+    draining: Vec<DrainingListener>,
     /// Listeners in whose queues connections may wait.
     ready: Vec<Token>,
     next_token: usize,
@@ -106,7 +106,7 @@ impl Acceptor {
             registry,
             listeners: HashMap::new(),
             by_key: HashMap::new(),
-            leaving: Vec::new(),
+            draining: Vec::new(),
             ready: Vec::new(),
             next_token: LISTENER_BIT,
             exhausted_until: None,
@@ -132,7 +132,7 @@ impl Acceptor {
         // A ready listener that is not delayed is due now.
         let listener = due.map(|at| at.unwrap_or(now)).min();
         let listener = listener.map(|at| self.exhausted_until.map_or(at, |until| until.max(at)));
-        let left = self.leaving.iter().map(|leaving| leaving.until).min();
+        let left = self.draining.iter().map(|draining| draining.until).min();
         listener.into_iter().chain(left).min()
     }
 
@@ -146,8 +146,8 @@ impl Acceptor {
                 for (_, listener) in self.listeners.drain() {
                     self.config.pool.remove(&listener.key, &listener.socket);
                 }
-                for leaving in self.leaving.drain(..) {
-                    self.config.pool.forget_leaving(&leaving.listener.socket);
+                for draining in self.draining.drain(..) {
+                    self.config.pool.forget_draining(&draining.listener.socket);
                 }
                 self.by_key.clear();
                 let _ = reply.send(());
@@ -160,7 +160,7 @@ impl Acceptor {
         if !self.ready.is_empty() {
             self.accept_ready(now);
         }
-        if !self.leaving.is_empty() {
+        if !self.draining.is_empty() {
             self.close_left(now);
         }
         std::mem::take(&mut self.accepted)
@@ -208,7 +208,7 @@ impl Acceptor {
             }
         }
         for (token, listener) in removed {
-            self.let_go(token, listener);
+            self.release_listener(token, listener);
         }
         self.close_left(Instant::now());
         Ok(())
@@ -239,9 +239,9 @@ impl Acceptor {
     fn add(&mut self, token: Token, key: SocketKey, socket: Arc<ListeningSocket>, policy: Arc<ListenerPolicy>) {
         self.config.pool.insert(key.clone(), Arc::clone(&socket));
         self.by_key.insert(key.clone(), token);
-        let tally = self.config.tallies.of(policy.endpoint.id);
+        let metrics = self.config.endpoint_metrics.of(policy.endpoint.id);
         let rate = policy.max_connections_per_s.map(|per_s| AcceptRate::new(per_s, Instant::now()));
-        self.listeners.insert(token, Listener { key, socket, policy, tally, rate, resume_at: None });
+        self.listeners.insert(token, Listener { key, socket, policy, metrics, rate, resume_at: None });
         // Clients may wait since the bind.
         self.ready.push(token);
     }
@@ -253,7 +253,7 @@ impl Acceptor {
             listener.rate = per_s.map(|per_s| AcceptRate::new(per_s, Instant::now()));
             listener.resume_at = None;
         }
-        listener.tally = self.config.tallies.of(policy.endpoint.id);
+        listener.metrics = self.config.endpoint_metrics.of(policy.endpoint.id);
         listener.policy = policy;
     }
 
@@ -267,15 +267,15 @@ impl Acceptor {
 
     /// Serves who waits in a removed listener's queue, then closes it; where another listener takes over from it, only
     /// once the handshakes under way have had their time.
-    fn let_go(&mut self, token: Token, mut listener: Listener) {
+    fn release_listener(&mut self, token: Token, mut listener: Listener) {
         // Who waits in the queue came while the listener was there: the rate delays nobody any more.
         listener.rate = None;
-        if self.heir(&listener.key).is_some() {
-            match listener.socket.give_way() {
+        if self.successor(&listener.key).is_some() {
+            match listener.socket.yield_port() {
                 Ok(()) => {
                     self.empty_queue(&mut listener);
                     self.config.pool.note_leaving(&listener.key, &listener.socket);
-                    self.leaving.push(Leaving { token, listener, until: Instant::now() + HANDSHAKE_GRACE });
+                    self.draining.push(DrainingListener { token, listener, until: Instant::now() + HANDSHAKE_GRACE });
                     return;
                 }
                 Err(error) => {
@@ -301,7 +301,7 @@ impl Acceptor {
     }
 
     /// Who takes over from a listener that is removed: who has its address, or one that covers it or lies within.
-    fn heir(&self, key: &SocketKey) -> Option<&Listener> {
+    fn successor(&self, key: &SocketKey) -> Option<&Listener> {
         let same = self.by_key.get(key).and_then(|token| self.listeners.get(token));
         same.or_else(|| self.listeners.values().find(|listener| listener.key.overlaps(key)))
     }
@@ -309,39 +309,39 @@ impl Acceptor {
     /// Closes what has had its time, and what nobody takes over from any longer.
     fn close_left(&mut self, now: Instant) {
         let mut at = 0;
-        while let Some(leaving) = self.leaving.get(at) {
-            if leaving.until > now && self.heir(&leaving.listener.key).is_some() {
+        while let Some(draining) = self.draining.get(at) {
+            if draining.until > now && self.successor(&draining.listener.key).is_some() {
                 at += 1;
                 continue;
             }
-            let mut leaving = self.leaving.swap_remove(at);
-            self.ready.retain(|ready| *ready != leaving.token);
-            self.inherit(&mut leaving.listener);
-            self.config.pool.forget_leaving(&leaving.listener.socket);
-            self.close(leaving.listener);
+            let mut draining = self.draining.swap_remove(at);
+            self.ready.retain(|ready| *ready != draining.token);
+            self.inherit(&mut draining.listener);
+            self.config.pool.forget_draining(&draining.listener.socket);
+            self.close(draining.listener);
         }
     }
 
-    /// Has a leaving listener accept as its heir would.
+    /// Has a draining listener accept as its successor would.
     fn inherit(&self, listener: &mut Listener) {
-        let Some(heir) = self.heir(&listener.key) else { return };
-        let (policy, tally) = (Arc::clone(&heir.policy), Arc::clone(&heir.tally));
+        let Some(successor) = self.successor(&listener.key) else { return };
+        let (policy, metrics) = (Arc::clone(&successor.policy), Arc::clone(&successor.metrics));
         if policy.child != listener.policy.child
             && let Err(error) = listener.socket.set_child_options(&policy.child)
         {
             tracing::error!(listener = %listener.key, %error, "who comes late keeps its former socket options");
         }
-        (listener.policy, listener.tally) = (policy, tally);
+        (listener.policy, listener.metrics) = (policy, metrics);
     }
 
-    fn accept_leaving(&mut self, token: Token, now: Instant) {
-        let Some(at) = self.leaving.iter().position(|leaving| leaving.token == token) else { return };
-        let mut leaving = self.leaving.swap_remove(at);
-        self.inherit(&mut leaving.listener);
-        if !matches!(self.accept_from(&mut leaving.listener, now), Accepting::Drained) {
+    fn accept_draining(&mut self, token: Token, now: Instant) {
+        let Some(at) = self.draining.iter().position(|draining| draining.token == token) else { return };
+        let mut draining = self.draining.swap_remove(at);
+        self.inherit(&mut draining.listener);
+        if !matches!(self.accept_from(&mut draining.listener, now), Accepting::Drained) {
             self.ready.push(token);
         }
-        self.leaving.push(leaving);
+        self.draining.push(draining);
     }
 
     fn accept_ready(&mut self, now: Instant) {
@@ -352,7 +352,7 @@ impl Acceptor {
         for token in std::mem::take(&mut self.ready) {
             // Out of the map while connections are accepted, so that all else may be borrowed.
             let Some(mut listener) = self.listeners.remove(&token) else {
-                self.accept_leaving(token, now);
+                self.accept_draining(token, now);
                 continue;
             };
             let accepting = match listener.resume_at {
@@ -387,7 +387,7 @@ impl Acceptor {
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                         tracing::error!(listener = %listener.key, %error, "cannot accept; trying again shortly");
-                        listener.tally.refused(Reason::NodeLimit);
+                        listener.metrics.refused(Reason::NodeLimit);
                         return Accepting::Exhausted;
                     }
                     _ if error.kind() == io::ErrorKind::WouldBlock => return Accepting::Drained,
@@ -396,7 +396,7 @@ impl Acceptor {
                 },
             };
             if wait.is_some() {
-                listener.tally.refused(Reason::AcceptRate);
+                listener.metrics.refused(Reason::AcceptRate);
                 continue;
             }
             if let Some(rate) = &mut listener.rate {
@@ -409,21 +409,21 @@ impl Acceptor {
     }
 
     fn on_accepted(&mut self, listener: &Listener, stream: Stream, peer: Option<SocketAddr>) {
-        let (policy, tally) = (&listener.policy, &listener.tally);
-        if self.config.tallies.node_connections() >= self.config.max_connections {
-            return tally.refused(Reason::NodeLimit);
+        let (policy, metrics) = (&listener.policy, &listener.metrics);
+        if self.config.endpoint_metrics.node_connections() >= self.config.max_connections {
+            return metrics.refused(Reason::NodeLimit);
         }
-        let over_limit = policy.max_connections.is_some_and(|max| tally.connections() >= max);
+        let over_limit = policy.max_connections.is_some_and(|max| metrics.connections() >= max);
         // One too many is told so after its CONNECT, where that costs little and there are not many of them.
         let plain = matches!(policy.transport, Transport::Plain);
-        if over_limit && (!plain || tally.pending() >= VISITORS_MAX) {
-            return tally.refused(Reason::ConnectionLimit);
+        if over_limit && (!plain || metrics.pending() >= VISITORS_MAX) {
+            return metrics.refused(Reason::ConnectionLimit);
         }
-        let displaces = policy.max_pending_connections.is_some_and(|max| tally.pending() >= max);
-        let (mut opened, pending) = if over_limit { tally.visit() } else { tally.open() };
+        let displaces = policy.max_pending_connections.is_some_and(|max| metrics.pending() >= max);
+        let (mut opened, pending) = if over_limit { metrics.visit() } else { metrics.open() };
         // Behind a proxy the client's address is known later.
         if policy.proxy_protocol.is_none() && !claim_address(&mut opened, policy, peer) {
-            return tally.refused(Reason::AddressLimit);
+            return metrics.refused(Reason::AddressLimit);
         }
         let sequence = self.config.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         let policy = Arc::clone(policy);
@@ -442,7 +442,7 @@ impl Acceptor {
 }
 
 /// Counts a connection to its client's address, where the endpoint bounds that; false: too many.
-pub(super) fn claim_address(opened: &mut Opened, policy: &ListenerPolicy, peer: Option<SocketAddr>) -> bool {
+pub(super) fn claim_address(opened: &mut ConnectionGuard, policy: &ListenerPolicy, peer: Option<SocketAddr>) -> bool {
     match (policy.max_connections_per_address, peer) {
         (Some(max), Some(peer)) => opened.claim_address(peer.ip().to_canonical(), max),
         _ => true,

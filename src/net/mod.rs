@@ -12,10 +12,9 @@
 
 mod accept_rate;
 mod acceptor;
-mod alarm;
 mod auth_tasks;
 pub mod bridge;
-mod dwell;
+mod delivery_latency;
 mod find;
 mod layers;
 mod mailbox;
@@ -28,10 +27,11 @@ mod stats;
 mod stream;
 mod tls;
 mod trace;
+mod wake_timer;
 mod websocket;
 mod workers;
 
-pub use dwell::DeliverDurations;
+pub use delivery_latency::DeliverDurations;
 pub use find::{ClientFilter, FoundClient, RetainedCursor, RetainedFilter};
 pub use plane::{
     ClientRow, ConnectionFacts, DataPlane, DataPlaneConfig, DrainPlan, DrainPredicate, DrainWhich, ListenerChange,
@@ -41,7 +41,7 @@ pub use policy::{
     AcceptOverflow, ChildOptions, HandshakeLimits, IpRange, KeepAlive, ListenerPolicy, ProxyProtocolPolicy, TlsPolicy,
     Transport, WebSocketPolicy,
 };
-pub use shard::Keeping;
+pub use shard::DurableStore;
 pub use socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions};
 pub use stats::{EndpointStats, RefusalCounts};
 pub use tls::{ClientAuth, Identity, TlsError, TlsFile, TlsSettings};

@@ -12,12 +12,12 @@ use tokio::sync::oneshot;
 
 use super::acceptor::{AcceptorConfig, Command};
 use super::auth_tasks::AuthTasks;
-use super::dwell::{DeliverDurations, Dwell};
+use super::delivery_latency::{DeliverDurations, DeliveryLatency};
 use super::mailbox::Mailbox;
 use super::policy::ListenerPolicy;
-use super::shard::{self, Accepted, Control, Event, Keeping, Shared};
+use super::shard::{self, Accepted, Control, DurableStore, Event, Shared};
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
-use super::stats::{EndpointStats, Tallies};
+use super::stats::{AllEndpointMetrics, EndpointStats};
 use super::stream::Stream;
 use super::workers::Workers;
 use weir_broker::limits::SHARDS_MAX;
@@ -148,8 +148,8 @@ pub struct DataPlane {
 
 struct Inner {
     pool: Arc<SocketPool>,
-    tallies: Arc<Tallies>,
-    dwell: Arc<Dwell>,
+    endpoint_metrics: Arc<AllEndpointMetrics>,
+    delivery_latency: Arc<DeliveryLatency>,
     shards: Vec<Arc<Mailbox<Event>>>,
     epoch: Instant,
     sequence: Arc<AtomicU64>,
@@ -187,11 +187,11 @@ impl DataPlane {
     }
 
     /// The same with a store: what it holds is back when this returns, and durable state is kept there.
-    pub fn start_with(config: &DataPlaneConfig, keeping: Keeping) -> io::Result<DataPlane> {
-        Self::begin(config, Some(keeping))
+    pub fn start_with(config: &DataPlaneConfig, durable_store: DurableStore) -> io::Result<DataPlane> {
+        Self::begin(config, Some(durable_store))
     }
 
-    fn begin(config: &DataPlaneConfig, keeping: Option<Keeping>) -> io::Result<DataPlane> {
+    fn begin(config: &DataPlaneConfig, durable_store: Option<DurableStore>) -> io::Result<DataPlane> {
         if config.shards > SHARDS_MAX {
             let message = format!("{} shards are too many: at most {SHARDS_MAX} are possible", config.shards);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
@@ -200,15 +200,15 @@ impl DataPlane {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let epoch_unix_ms = u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX);
         let pool = Arc::new(SocketPool::default());
-        let tallies = Arc::new(Tallies::default());
+        let endpoint_metrics = Arc::new(AllEndpointMetrics::default());
         let sequence = Arc::new(AtomicU64::new(0));
         let workers = Workers::start(config.workers)?;
         let auth_tasks = AuthTasks::start()?;
-        let dwell = Arc::new(Dwell::default());
+        let delivery_latency = Arc::new(DeliveryLatency::default());
         let shared = Arc::new(Shared {
             epoch,
-            dwell: Arc::clone(&dwell),
-            tallies: Arc::clone(&tallies),
+            delivery_latency: Arc::clone(&delivery_latency),
+            endpoint_metrics: Arc::clone(&endpoint_metrics),
             workers,
             auth_tasks,
             away: OfflineSessions::default(),
@@ -220,13 +220,13 @@ impl DataPlane {
             config.max_connections.unwrap_or(u32::MAX).min(u32::try_from(affordable).unwrap_or(u32::MAX));
         let acceptor = AcceptorConfig {
             pool: Arc::clone(&pool),
-            tallies: Arc::clone(&tallies),
+            endpoint_metrics: Arc::clone(&endpoint_metrics),
             sequence: Arc::clone(&sequence),
             max_connections,
         };
-        let keeping = keeping.map(|keeping| (keeping, epoch_unix_ms));
-        let shards = shard::start(config, &shared, acceptor, keeping)?;
-        Ok(Self { inner: Arc::new(Inner { pool, tallies, dwell, shards, epoch, sequence }) })
+        let durable_store = durable_store.map(|durable_store| (durable_store, epoch_unix_ms));
+        let shards = shard::start(config, &shared, acceptor, durable_store)?;
+        Ok(Self { inner: Arc::new(Inner { pool, endpoint_metrics, delivery_latency, shards, epoch, sequence }) })
     }
 
     /// The core's clock: milliseconds since the data plane started.
@@ -318,7 +318,7 @@ impl DataPlane {
     /// Hands a shard the one end of a socket pair as a connection of its own process. It is served as an accepted one;
     /// its client id may be one that is reserved.
     pub(super) fn open_inside(&self, end: Socket, policy: Arc<ListenerPolicy>, client_id: &str) {
-        let (opened, pending) = self.inner.tallies.of(policy.endpoint.id).open();
+        let (opened, pending) = self.inner.endpoint_metrics.of(policy.endpoint.id).open();
         let sequence = self.inner.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         for shard in &self.inner.shards {
             shard.send(Event::Control(Control::Know { policy: Arc::clone(&policy.endpoint) }));
@@ -362,22 +362,22 @@ impl DataPlane {
 
     /// Every endpoint's counters, by id.
     pub fn stats(&self) -> Vec<EndpointStats> {
-        self.inner.tallies.read()
+        self.inner.endpoint_metrics.read()
     }
 
     /// How long messages stayed in the shards, from a sample.
     pub fn deliver_durations(&self) -> DeliverDurations {
-        self.inner.dwell.read()
+        self.inner.delivery_latency.read()
     }
 
     /// One endpoint's counters; `None` where it never had a listener.
     pub fn endpoint_stats(&self, endpoint: EndpointId) -> Option<EndpointStats> {
-        self.inner.tallies.get(endpoint).map(|tally| tally.read())
+        self.inner.endpoint_metrics.get(endpoint).map(|metrics| metrics.read())
     }
 
     /// Drops the counters of an endpoint that is gone for good.
     pub fn forget_endpoint(&self, endpoint: EndpointId) {
-        self.inner.tallies.forget(endpoint);
+        self.inner.endpoint_metrics.forget(endpoint);
         for shard in &self.inner.shards {
             shard.send(Event::Control(Control::Forget { endpoint }));
         }

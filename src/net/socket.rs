@@ -169,7 +169,7 @@ impl ListeningSocket {
     ///
     /// The kernel looks for a listener when a SYN comes, and passes over one that is bound to another interface; what
     /// follows the SYN belongs to the handshake, wherever its listener is bound by then.
-    pub(super) fn give_way(&self) -> io::Result<()> {
+    pub(super) fn yield_port(&self) -> io::Result<()> {
         self.socket.bind_device_by_index_v4(NO_INTERFACE[0])
     }
 
@@ -220,7 +220,7 @@ const NO_INTERFACE: [Option<NonZeroU32>; 2] = [NonZeroU32::new(0x7FFF_FFFF), Non
 pub(super) struct SocketPool {
     sockets: Mutex<HashMap<SocketKey, Arc<ListeningSocket>>>,
     /// Sockets that gave way to others and still finish handshakes.
-    leaving: Mutex<Vec<(SocketKey, Arc<ListeningSocket>)>>,
+    draining: Mutex<Vec<(SocketKey, Arc<ListeningSocket>)>>,
     /// Ports that were bound beside themselves, and that the kernel still takes for shared.
     shared_ports: Mutex<HashSet<u16>>,
 }
@@ -242,17 +242,17 @@ impl SocketPool {
         }
     }
 
-    /// Keeps a removed socket in mind for those who bind beside it, until [`SocketPool::forget_leaving`].
+    /// Keeps a removed socket in mind for those who bind beside it, until [`SocketPool::forget_draining`].
     pub(super) fn note_leaving(&self, key: &SocketKey, socket: &Arc<ListeningSocket>) {
-        self.lock_leaving().push((key.clone(), Arc::clone(socket)));
+        self.lock_draining().push((key.clone(), Arc::clone(socket)));
     }
 
-    pub(super) fn forget_leaving(&self, socket: &Arc<ListeningSocket>) {
-        self.lock_leaving().retain(|(_, held)| !Arc::ptr_eq(held, socket));
+    pub(super) fn forget_draining(&self, socket: &Arc<ListeningSocket>) {
+        self.lock_draining().retain(|(_, held)| !Arc::ptr_eq(held, socket));
     }
 
-    fn lock_leaving(&self) -> MutexGuard<'_, Vec<(SocketKey, Arc<ListeningSocket>)>> {
-        self.leaving.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_draining(&self) -> MutexGuard<'_, Vec<(SocketKey, Arc<ListeningSocket>)>> {
+        self.draining.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn statuses(&self) -> Vec<ListenerStatus> {
@@ -278,9 +278,10 @@ impl SocketPool {
         }
         let mut overlapping: Vec<Arc<ListeningSocket>> =
             self.lock().iter().filter(|(held, _)| held.overlaps(key)).map(|(_, socket)| Arc::clone(socket)).collect();
-        let leaving = self.lock_leaving();
-        overlapping.extend(leaving.iter().filter(|(held, _)| held.overlaps(key)).map(|(_, socket)| Arc::clone(socket)));
-        drop(leaving);
+        let draining = self.lock_draining();
+        overlapping
+            .extend(draining.iter().filter(|(held, _)| held.overlaps(key)).map(|(_, socket)| Arc::clone(socket)));
+        drop(draining);
         if overlapping.is_empty() {
             return Err(io::ErrorKind::AddrInUse.into());
         }

@@ -93,7 +93,7 @@ reasons! {
 }
 
 /// One endpoint's counters.
-pub(super) struct EndpointTally {
+pub(super) struct EndpointMetrics {
     endpoint: EndpointId,
     connections: AtomicU32,
     pending: AtomicU32,
@@ -113,7 +113,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl EndpointTally {
+impl EndpointMetrics {
     fn new(endpoint: EndpointId, node: Arc<AtomicU32>) -> Self {
         Self {
             endpoint,
@@ -141,19 +141,19 @@ impl EndpointTally {
     }
 
     /// Counts an accepted connection in; the guards count it out.
-    pub(super) fn open(self: &Arc<Self>) -> (Opened, Pending) {
+    pub(super) fn open(self: &Arc<Self>) -> (ConnectionGuard, Pending) {
         self.connections.fetch_add(1, Ordering::AcqRel);
         self.pending.fetch_add(1, Ordering::AcqRel);
         self.node.fetch_add(1, Ordering::AcqRel);
         self.accepted.fetch_add(1, Ordering::Relaxed);
-        (Opened { tally: Arc::clone(self), counted: true, address: None }, Pending(Arc::clone(self)))
+        (ConnectionGuard { metrics: Arc::clone(self), counted: true, address: None }, Pending(Arc::clone(self)))
     }
 
     /// Lets a connection in that is one too many, to be told so: it is no connection of the endpoint.
-    pub(super) fn visit(self: &Arc<Self>) -> (Opened, Pending) {
+    pub(super) fn visit(self: &Arc<Self>) -> (ConnectionGuard, Pending) {
         self.pending.fetch_add(1, Ordering::AcqRel);
         self.node.fetch_add(1, Ordering::AcqRel);
-        (Opened { tally: Arc::clone(self), counted: false, address: None }, Pending(Arc::clone(self)))
+        (ConnectionGuard { metrics: Arc::clone(self), counted: false, address: None }, Pending(Arc::clone(self)))
     }
 
     pub(super) fn refused(&self, reason: Reason) {
@@ -200,21 +200,21 @@ impl EndpointTally {
 }
 
 /// A connection that counts as open for as long as this lives: dropped with its socket.
-pub(super) struct Opened {
-    tally: Arc<EndpointTally>,
+pub(super) struct ConnectionGuard {
+    metrics: Arc<EndpointMetrics>,
     /// Whether it is one of the endpoint's, or merely one of the node's sockets.
     counted: bool,
     address: Option<Box<IpAddr>>,
 }
 
-impl Opened {
-    pub(super) fn tally(&self) -> &Arc<EndpointTally> {
-        &self.tally
+impl ConnectionGuard {
+    pub(super) fn metrics(&self) -> &Arc<EndpointMetrics> {
+        &self.metrics
     }
 
     /// Counts the connection to its address; false where `max` are open from there already.
     pub(super) fn claim_address(&mut self, address: IpAddr, max: u32) -> bool {
-        let mut addresses = lock(&self.tally.addresses);
+        let mut addresses = lock(&self.metrics.addresses);
         let open = addresses.entry(address).or_insert(0);
         if *open >= max {
             return false;
@@ -225,14 +225,14 @@ impl Opened {
     }
 }
 
-impl Drop for Opened {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         if self.counted {
-            self.tally.connections.fetch_sub(1, Ordering::AcqRel);
+            self.metrics.connections.fetch_sub(1, Ordering::AcqRel);
         }
-        self.tally.node.fetch_sub(1, Ordering::AcqRel);
+        self.metrics.node.fetch_sub(1, Ordering::AcqRel);
         if let Some(address) = self.address.take() {
-            let mut addresses = lock(&self.tally.addresses);
+            let mut addresses = lock(&self.metrics.addresses);
             if let Some(open) = addresses.get_mut(&*address) {
                 *open -= 1;
                 if *open == 0 {
@@ -244,7 +244,7 @@ impl Drop for Opened {
 }
 
 /// A connection that counts as not yet admitted for as long as this lives.
-pub(super) struct Pending(Arc<EndpointTally>);
+pub(super) struct Pending(Arc<EndpointMetrics>);
 
 impl Drop for Pending {
     fn drop(&mut self) {
@@ -252,25 +252,25 @@ impl Drop for Pending {
     }
 }
 
-/// The tallies of every endpoint that has, or had, a listener.
+/// The endpoint_metrics of every endpoint that has, or had, a listener.
 #[derive(Default)]
-pub(super) struct Tallies {
+pub(super) struct AllEndpointMetrics {
     /// Open sockets of the node.
     node: Arc<AtomicU32>,
-    by_endpoint: Mutex<HashMap<EndpointId, Arc<EndpointTally>>>,
+    by_endpoint: Mutex<HashMap<EndpointId, Arc<EndpointMetrics>>>,
 }
 
-impl Tallies {
+impl AllEndpointMetrics {
     pub(super) fn node_connections(&self) -> u32 {
         self.node.load(Ordering::Acquire)
     }
 
-    pub(super) fn of(&self, endpoint: EndpointId) -> Arc<EndpointTally> {
-        let new = || Arc::new(EndpointTally::new(endpoint, Arc::clone(&self.node)));
+    pub(super) fn of(&self, endpoint: EndpointId) -> Arc<EndpointMetrics> {
+        let new = || Arc::new(EndpointMetrics::new(endpoint, Arc::clone(&self.node)));
         Arc::clone(lock(&self.by_endpoint).entry(endpoint).or_insert_with(new))
     }
 
-    pub(super) fn get(&self, endpoint: EndpointId) -> Option<Arc<EndpointTally>> {
+    pub(super) fn get(&self, endpoint: EndpointId) -> Option<Arc<EndpointMetrics>> {
         lock(&self.by_endpoint).get(&endpoint).map(Arc::clone)
     }
 
@@ -279,7 +279,7 @@ impl Tallies {
     }
 
     pub(super) fn read(&self) -> Vec<EndpointStats> {
-        let mut all: Vec<_> = lock(&self.by_endpoint).values().map(|tally| tally.read()).collect();
+        let mut all: Vec<_> = lock(&self.by_endpoint).values().map(|metrics| metrics.read()).collect();
         all.sort_unstable_by_key(|stats| stats.endpoint);
         all
     }

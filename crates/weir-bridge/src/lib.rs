@@ -21,7 +21,7 @@
 mod backoff;
 mod ids;
 mod link;
-mod mark;
+mod loop_guard;
 mod outbox;
 mod packets;
 mod relay;
@@ -31,7 +31,7 @@ mod subscribe;
 
 pub use backoff::Backoff;
 pub use link::Link;
-pub use mark::{MARK, Mark};
+pub use loop_guard::{LOOP_GUARD_PROPERTY, LoopGuard};
 pub use outbox::Outbox;
 pub use rule::Rule;
 pub use spec::{Cause, Counters, Failure, Spec};

@@ -1,6 +1,6 @@
 //! What a link is told, what it counts, and why it fails.
 
-use super::mark::Mark;
+use super::loop_guard::LoopGuard;
 use super::rule::Rule;
 use weir_mqtt::{EncodeError, ProtocolVersion};
 
@@ -20,7 +20,7 @@ pub struct Spec {
     pub session_expiry_s: u32,
     /// Here; begins with [`super::LOCAL_ID_PREFIX`].
     pub local_id: Box<str>,
-    pub mark: Mark,
+    pub mark: LoopGuard,
     /// From here to there.
     pub out: Vec<Rule>,
     /// From there to here.

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::status::StatusCell;
 use super::wire::{Read, Wire};
-use super::{BridgePhase, BridgeSettings, Orders, Stop, dial, home};
+use super::{BridgePhase, BridgeSettings, Orders, Stop, dial, local_connection};
 use crate::net::find::ClientFilter;
 use crate::net::plane::DataPlane;
 use crate::random;
@@ -55,7 +55,7 @@ enum Ended {
 
 /// What a visit to the session here is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Errand {
+enum BridgeTask {
     /// It is to exist, with the subscriptions and bounds that are declared.
     Settle,
     /// It is to end.
@@ -63,7 +63,7 @@ enum Errand {
 }
 
 /// A link that is about to be closed on purpose.
-struct Leaving {
+struct Stopping {
     until: Millis,
     for_good: bool,
 }
@@ -89,7 +89,7 @@ impl Driver {
                 return; // nobody is left to give orders
             }
             if self.is_new
-                && let Err(failure) = self.visit(Errand::Settle).await
+                && let Err(failure) = self.visit(BridgeTask::Settle).await
             {
                 self.failed(&failure);
                 self.pause().await;
@@ -133,7 +133,7 @@ impl Driver {
         self.settings = settings;
         self.is_new = !self.link.is_up();
         // The data plane answers for as long as it runs; where it does not, nothing else matters either.
-        drop(self.plane.set_policy(home::policy(&self.settings)).await);
+        drop(self.plane.set_policy(local_connection::policy(&self.settings)).await);
         self.link.set_spec(Arc::clone(&self.settings.spec), self.plane.now())
     }
 
@@ -141,7 +141,7 @@ impl Driver {
         self.status.enter(BridgePhase::Stopped, self.plane.now());
         self.tell(false);
         if stop == Stop::Remove {
-            if let Err(failure) = self.visit(Errand::End).await {
+            if let Err(failure) = self.visit(BridgeTask::End).await {
                 tracing::error!(bridge = %self.settings.name, "its session here does not end: {}", failure.message);
             }
             self.forget_notification();
@@ -225,7 +225,7 @@ impl Driver {
     async fn relay(&mut self, mut remote: Wire, address: &str, up_since: &mut Option<Millis>) -> Result<(), Failure> {
         self.link.remote_opened(self.plane.now())?;
         let mut local: Option<Wire> = None;
-        let mut leaving: Option<Leaving> = None;
+        let mut leaving: Option<Stopping> = None;
         let mut next_report = self.plane.now() + REPORT_MS;
         loop {
             if local.is_none() && self.link.wants_local() {
@@ -257,7 +257,7 @@ impl Driver {
                     if changed.is_err() {
                         return Ok(());
                     }
-                    self.heed(&mut leaving).await?;
+                    self.handle_orders(&mut leaving).await?;
                 }
                 () = tokio::time::sleep(wait) => {
                     let now = self.plane.now();
@@ -273,7 +273,7 @@ impl Driver {
     }
 
     /// New orders for a link that is there.
-    async fn heed(&mut self, leaving: &mut Option<Leaving>) -> Result<(), Failure> {
+    async fn handle_orders(&mut self, leaving: &mut Option<Stopping>) -> Result<(), Failure> {
         let orders = self.orders.borrow_and_update().clone();
         let stays =
             orders.stop.is_none() && orders.settings.enabled && orders.settings.connection == self.settings.connection;
@@ -282,7 +282,7 @@ impl Driver {
         }
         self.link.drain();
         let for_good = orders.stop == Some(Stop::Remove);
-        *leaving = Some(Leaving { until: self.plane.now() + DRAIN_MS, for_good });
+        *leaving = Some(Stopping { until: self.plane.now() + DRAIN_MS, for_good });
         Ok(())
     }
 
@@ -344,25 +344,25 @@ impl Driver {
 
     /// Opens a connection to this broker.
     fn open_home(&mut self) -> Result<Wire, Failure> {
-        let pair = home::pair();
+        let pair = local_connection::pair();
         let (ours, theirs) = pair
             .map_err(|error| Failure::new(Cause::Local, format!("no socket for the way into this broker: {error}")))?;
-        self.plane.open_inside(theirs, home::policy(&self.settings), &self.settings.spec.local_id);
+        self.plane.open_inside(theirs, local_connection::policy(&self.settings), &self.settings.spec.local_id);
         self.link.local_opened(self.plane.now())?;
         Ok(Wire::new(Box::new(ours)))
     }
 
     /// Goes to the session here while there is no link.
-    async fn visit(&mut self, errand: Errand) -> Result<(), Failure> {
+    async fn visit(&mut self, task: BridgeTask) -> Result<(), Failure> {
         let wire = self.open_home()?;
         let late = || Failure::new(Cause::Local, "this broker does not answer its own bridge");
-        let run = self.run_errand(wire, errand);
+        let run = self.run_task(wire, task);
         let result = tokio::time::timeout(HOME_GUARD, run).await.unwrap_or_else(|_| Err(late()));
         self.link.closed();
         result
     }
 
-    async fn run_errand(&mut self, mut wire: Wire, errand: Errand) -> Result<(), Failure> {
+    async fn run_task(&mut self, mut wire: Wire, task: BridgeTask) -> Result<(), Failure> {
         let mut said = false;
         loop {
             if self.link.asks_found() {
@@ -370,12 +370,12 @@ impl Driver {
                 self.link.found_here(filters)?;
             }
             if self.link.is_local_up() {
-                match errand {
-                    Errand::Settle if !self.link.wants_local() => return Ok(()),
-                    Errand::Settle => {}
-                    Errand::End if said && self.link.to_local().waiting().is_empty() => return Ok(()),
-                    Errand::End if said => {}
-                    Errand::End => {
+                match task {
+                    BridgeTask::Settle if !self.link.wants_local() => return Ok(()),
+                    BridgeTask::Settle => {}
+                    BridgeTask::End if said && self.link.to_local().waiting().is_empty() => return Ok(()),
+                    BridgeTask::End if said => {}
+                    BridgeTask::End => {
                         self.link.end_local()?;
                         said = true;
                     }

@@ -7,7 +7,7 @@
 
 mod dial;
 mod driver;
-mod home;
+mod local_connection;
 mod status;
 mod wire;
 

@@ -13,7 +13,7 @@ use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::layers::Layers;
 use crate::net::mailbox::Mailbox;
 use crate::net::plane::ConnectionFacts;
-use crate::net::stats::{Opened, Reason};
+use crate::net::stats::{ConnectionGuard, Reason};
 use crate::net::stream::Stream;
 use weir_bridge::LOCAL_ID_PREFIX;
 use weir_broker::{Admission, EndpointPolicy, Principal, home_shard};
@@ -26,7 +26,7 @@ use weir_mqtt::{
 pub(in crate::net) struct HandOver {
     stream: Stream,
     layers: Option<Box<Layers>>,
-    opened: Opened,
+    opened: ConnectionGuard,
     peer: Option<SocketAddr>,
     sequence: u64,
     unread: bool,
@@ -35,11 +35,11 @@ pub(in crate::net) struct HandOver {
     policy: Arc<EndpointPolicy>,
     /// The CONNECT packet, and what came after it.
     bytes: Vec<u8>,
-    welcome: Welcome,
+    welcome: AuthOutcome,
 }
 
 /// What was decided of a client.
-struct Welcome {
+struct AuthOutcome {
     /// Where the server chose it.
     assigned_id: Option<Box<str>>,
     principal: Principal,
@@ -113,14 +113,14 @@ impl Shard {
         };
         let assigned_id = handshake.assigned_id.take().map(|own| given_id.unwrap_or(own));
         let enhanced = Enhanced::new(connect, handshake, assigned_id.as_deref());
-        self.welcome(key, connect, bytes, len, Welcome { assigned_id, principal, authentication_data, enhanced });
+        self.welcome(key, connect, bytes, len, AuthOutcome { assigned_id, principal, authentication_data, enhanced });
         Step::Done
     }
 
     /// A worker's answer.
     pub(super) fn on_decided(&mut self, key: Key, decision: Decision) {
         match self.table.get(key).map(|connection| &connection.state) {
-            Some(State::Open(_)) => self.on_judged_again(key, decision),
+            Some(State::Open(_)) => self.on_reauthentication_decision(key, decision),
             _ => {
                 self.on_decision(key, decision);
             }
@@ -167,7 +167,13 @@ impl Shard {
         // It was decoded before: it is the same code.
         if let Ok(Decoded::Packet { packet: connect, .. }) = decode_connect(&bytes, u32::MAX) {
             let enhanced = Enhanced::new(&connect, handshake, assigned_id.as_deref());
-            self.welcome(key, &connect, &bytes, len, Welcome { assigned_id, principal, authentication_data, enhanced });
+            self.welcome(
+                key,
+                &connect,
+                &bytes,
+                len,
+                AuthOutcome { assigned_id, principal, authentication_data, enhanced },
+            );
         }
         Step::Done
     }
@@ -261,7 +267,7 @@ impl Shard {
     }
 
     /// The client may come in: into this shard's core, or to its home.
-    fn welcome(&mut self, key: Key, connect: &Connect<'_>, bytes: &[u8], len: usize, welcome: Welcome) {
+    fn welcome(&mut self, key: Key, connect: &Connect<'_>, bytes: &[u8], len: usize, welcome: AuthOutcome) {
         let Some(connection) = self.table.get(key) else { return };
         let State::Pending(handshake) = &connection.state else { return };
         let policy = Arc::clone(&handshake.policy.endpoint);
@@ -322,8 +328,8 @@ impl Shard {
             paused: false,
             unread,
             read_bytes: super::receive::FIRST_READ_BYTES,
-            heavy: false,
-            in_line: false,
+            deferred: false,
+            is_deferred: false,
             hung_up,
             closing: false,
         });
@@ -334,7 +340,14 @@ impl Shard {
     }
 
     /// Admits a client whose home is this shard; `rest` is what came after its CONNECT.
-    fn enter(&mut self, key: Key, policy: Arc<EndpointPolicy>, connect: &Connect<'_>, rest: &[u8], welcome: Welcome) {
+    fn enter(
+        &mut self,
+        key: Key,
+        policy: Arc<EndpointPolicy>,
+        connect: &Connect<'_>,
+        rest: &[u8],
+        welcome: AuthOutcome,
+    ) {
         let Some(connection) = self.table.get_mut(key) else { return };
         connection.generation = policy.generation;
         let client_id = welcome.assigned_id.as_deref().unwrap_or(connect.client_id);
@@ -359,7 +372,7 @@ impl Shard {
         };
         let Some(connection) = self.table.get_mut(key) else { return };
         connection.enhanced = welcome.enhanced;
-        connection.opened.tally().admitted();
+        connection.opened.metrics().admitted();
         if let State::Pending(handshake) = std::mem::replace(&mut connection.state, State::Open(id)) {
             let position = handshake.position;
             self.no_longer_pending(position);

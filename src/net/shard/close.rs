@@ -147,7 +147,7 @@ impl Shard {
     /// Refuses a connection the core does not know: `bytes` (a CONNACK, an HTTP response) are its last words.
     pub(super) fn refuse(&mut self, key: Key, reason: Reason, bytes: &[u8]) {
         let Some(connection) = self.table.get_mut(key) else { return };
-        connection.opened.tally().refused(reason);
+        connection.opened.metrics().refused(reason);
         let mut out = Unsent::default();
         if let State::Pending(handshake) = std::mem::replace(&mut connection.state, State::Lingering) {
             out = handshake.out;

@@ -112,7 +112,7 @@ impl Shard {
             }
             Control::Sequences { endpoint, reply } => {
                 let of_endpoint = self.table.iter().filter(|(_, connection)| {
-                    connection.opened.tally().endpoint() == endpoint && !matches!(connection.state, State::Lingering)
+                    connection.opened.metrics().endpoint() == endpoint && !matches!(connection.state, State::Lingering)
                 });
                 let place = |c: &Connection| (c.sequence, c.peer.map(|peer| peer.ip()));
                 let _ = reply.send(of_endpoint.map(|(_, connection)| place(connection)).collect());
@@ -196,7 +196,7 @@ impl Shard {
             .iter()
             .filter_map(|(_, connection)| {
                 let State::Open(id) = connection.state else { return None };
-                let endpoint = connection.opened.tally().endpoint();
+                let endpoint = connection.opened.metrics().endpoint();
                 let peer = connection.peer.map(|peer| peer.ip());
                 let client = self.core.client(id)?;
                 let met = filter.meets(endpoint, connection.sequence, peer, client.client_id);

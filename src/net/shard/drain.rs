@@ -99,7 +99,7 @@ impl Shard {
     fn refuse_pending(&mut self, endpoint: EndpointId, sequences: &HashSet<u64>) {
         let is_meant = |key: &Key| {
             self.table.get(*key).is_some_and(|connection| {
-                connection.opened.tally().endpoint() == endpoint && sequences.contains(&connection.sequence)
+                connection.opened.metrics().endpoint() == endpoint && sequences.contains(&connection.sequence)
             })
         };
         let pending: Vec<Key> = self.pending.iter().copied().filter(is_meant).collect();

@@ -1,6 +1,6 @@
 //! The shard as driver of its core.
 
-use super::{CROWD_SLICE, Event, Shard, cpu_time};
+use super::{BULK_SLICE, Event, Shard, cpu_time};
 use weir_broker::{Batch, ConnId, Core, Driver, Reauthentication, RecordBatch, Scope, ShardId, drive};
 
 /// Connections of the bulk queue that are written to between two looks at the clock.
@@ -45,7 +45,7 @@ impl Driver for Shard {
     fn flush_bulk(&mut self, conn: ConnId) {
         self.flush(conn);
         self.bulk_flushes += 1;
-        self.crowd_ahead = self.crowd_ahead.saturating_sub(1);
+        self.bulk_ahead = self.bulk_ahead.saturating_sub(1);
         if self.bulk_flushes.is_multiple_of(BULK_STEP) && self.bulk_until.is_some_and(|until| cpu_time() >= until) {
             self.bulk_until = None;
         }
@@ -68,7 +68,7 @@ impl Shard {
     pub(super) fn begin_bulk(&mut self) {
         self.unflushed_bytes = 0;
         self.bulk_flushes = 0;
-        self.bulk_until = (self.core.bulk_flush_len() > 0).then(|| cpu_time() + CROWD_SLICE);
+        self.bulk_until = (self.core.bulk_flush_len() > 0).then(|| cpu_time() + BULK_SLICE);
     }
 
     /// Writes what waits for connections, but for those in the bulk queue, and sends what waits for other shards.

@@ -4,8 +4,8 @@
 //!   admitted ones; `reauthenticate`: their AUTH; `close`: how they end; `control`, `drain`: what the control plane asks;
 //!   `trace`: who looks on.
 
+mod accept;
 mod admit;
-mod arrive;
 mod close;
 mod control;
 mod drain;
@@ -25,8 +25,8 @@ use std::{io, thread};
 
 use mio::{Events, Poll, Token};
 
+pub(super) use self::accept::Accepted;
 pub(super) use self::admit::HandOver;
-pub(super) use self::arrive::Accepted;
 pub(super) use self::control::Control;
 pub(super) use self::table::Key;
 
@@ -34,14 +34,14 @@ use self::drain::{ActiveDrain, Ending, PastDrain};
 use self::random::ClientIds;
 use self::table::{State, Table};
 use super::acceptor::{Acceptor, AcceptorConfig, Command};
-use super::alarm::Alarm;
 use super::auth_tasks::AuthTasks;
-use super::dwell::{Dwell, ONE_TURN_IN};
+use super::delivery_latency::{DeliveryLatency, ONE_TURN_IN};
 use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::DataPlaneConfig;
 use super::policy::ListenerPolicy;
-use super::stats::Tallies;
+use super::stats::AllEndpointMetrics;
 use super::trace::Tracer;
+use super::wake_timer::WakeTimer;
 use super::workers::Workers;
 use crate::auth::Decision;
 use weir_broker::{
@@ -73,7 +73,7 @@ pub(super) enum Event {
 }
 
 const WAKER: Token = Token(usize::MAX);
-const ALARM: Token = Token(usize::MAX - 1);
+const WAKE_TIMER: Token = Token(usize::MAX - 1);
 const EVENTS: usize = 1024;
 /// Bytes of one read.
 const READ_BYTES: usize = 64 << 10;
@@ -85,17 +85,17 @@ const EARLY_FLUSH_BYTES: usize = 256 << 10;
 const SWEEP_MS: Millis = 100;
 /// Work (packets and deliveries) that what other shards send may come to in one turn; while the crowd is written to, less.
 const LINK_WORK_PER_TURN: usize = 16_384;
-const LINK_WORK_AMID_CROWD: usize = 1024;
+const LINK_WORK_WITH_BULK: usize = 1024;
 /// How long a turn reads from connections that make much work, and how long it writes to the crowd, in time of this
 /// thread's own: whatever else happens waits no longer than for both. Reading less at once would cost throughput: what
 /// goes to many is cheaper the more of it each write takes.
-const HEAVY_SLICE: Duration = Duration::from_millis(4);
-const CROWD_SLICE: Duration = Duration::from_millis(2);
+const DEFERRED_READ_SLICE: Duration = Duration::from_millis(4);
+const BULK_SLICE: Duration = Duration::from_millis(2);
 /// How often counters are shown to the control plane.
 const PUBLISH_MS: Millis = 250;
 
 /// Where durable state goes, and what of it is there already.
-pub struct Keeping {
+pub struct DurableStore {
     pub sink: Arc<dyn RecordSink>,
     pub stored: Stored,
 }
@@ -103,8 +103,8 @@ pub struct Keeping {
 /// What all shards share.
 pub(super) struct Shared {
     pub(super) epoch: Instant,
-    pub(super) dwell: Arc<Dwell>,
-    pub(super) tallies: Arc<Tallies>,
+    pub(super) delivery_latency: Arc<DeliveryLatency>,
+    pub(super) endpoint_metrics: Arc<AllEndpointMetrics>,
     pub(super) workers: Workers,
     pub(super) auth_tasks: AuthTasks,
     pub(super) away: OfflineSessions,
@@ -117,7 +117,7 @@ struct Shard {
     core: Core,
     sink: Option<Arc<dyn RecordSink>>,
     poll: Poll,
-    alarm: Alarm,
+    wake_timer: WakeTimer,
     /// The first shard's.
     acceptor: Option<Acceptor>,
     /// The shard that has the next connection's TLS handshake.
@@ -138,10 +138,10 @@ struct Shard {
     /// Connections with bytes that no event will tell of again.
     ready: Vec<Key>,
     /// Those that make much work, in the order in which they are read; and until when this turn reads them.
-    heavy: VecDeque<Key>,
-    heavy_until: Option<Duration>,
+    deferred: VecDeque<Key>,
+    deferred_until: Option<Duration>,
     /// How many of the crowd have to be written to before anything more is read for it.
-    crowd_ahead: usize,
+    bulk_ahead: usize,
     /// Which outputs of the core are carried out now; and until when those of the bulk queue are, in this turn.
     scope: Scope,
     bulk_until: Option<Duration>,
@@ -178,7 +178,7 @@ pub(super) fn start(
     config: &DataPlaneConfig,
     shared: &Arc<Shared>,
     acceptor: AcceptorConfig,
-    keeping: Option<(Keeping, u64)>,
+    durable_store: Option<(DurableStore, u64)>,
 ) -> io::Result<Vec<Arc<Mailbox<Event>>>> {
     let polls: Vec<Poll> = (0..config.shards.max(1)).map(|_| Poll::new()).collect::<io::Result<_>>()?;
     let peers: Vec<Arc<Mailbox<Event>>> =
@@ -186,14 +186,14 @@ pub(super) fn start(
     let mut acceptor_config = Some(acceptor);
     let mut shards = Vec::new();
     for (poll, id) in polls.into_iter().zip(0..) {
-        let alarm = Alarm::new(poll.registry(), ALARM)?;
+        let wake_timer = WakeTimer::new(poll.registry(), WAKE_TIMER)?;
         let registry = poll.registry().try_clone()?;
         let acceptor = acceptor_config.take().map(|config| Acceptor::new(config, registry));
-        shards.push(Shard::new(ShardId(id), config, Arc::clone(shared), poll, alarm, acceptor, peers.clone())?);
+        shards.push(Shard::new(ShardId(id), config, Arc::clone(shared), poll, wake_timer, acceptor, peers.clone())?);
     }
-    if let Some((keeping, epoch_unix_ms)) = keeping {
+    if let Some((durable_store, epoch_unix_ms)) = durable_store {
         let mailboxes = peers.clone();
-        keeping.sink.on_ack(Box::new(move |shard, kept| match kept {
+        durable_store.sink.on_ack(Box::new(move |shard, kept| match kept {
             StoreAck::UpTo(_) => {
                 if let Some(mailbox) = mailboxes.get(usize::from(shard.0)) {
                     mailbox.send(Event::StoreAck(kept));
@@ -202,7 +202,7 @@ pub(super) fn start(
             // A shard without records of its own may wait for those of others.
             StoreAck::Full(_) => mailboxes.iter().for_each(|mailbox| mailbox.send(Event::StoreAck(kept))),
         }));
-        restore(&mut shards, &keeping, epoch_unix_ms)?;
+        restore(&mut shards, &durable_store, epoch_unix_ms)?;
     }
     for mut shard in shards {
         thread::Builder::new().name(format!("weir-shard-{}", shard.id.0)).spawn(move || {
@@ -217,15 +217,15 @@ pub(super) fn start(
 }
 
 /// Gives every core its part of what is stored, and each what it must know of the others.
-fn restore(shards: &mut [Shard], keeping: &Keeping, epoch_unix_ms: u64) -> io::Result<()> {
+fn restore(shards: &mut [Shard], durable_store: &DurableStore, epoch_unix_ms: u64) -> io::Result<()> {
     let mut restored = Restored::default();
-    let recording = Recording { next_id: keeping.stored.next_id(), epoch_unix_ms };
-    let backlog_bytes = keeping.sink.backlog_bytes() / shards.len() as u64;
+    let recording = Recording { next_id: durable_store.stored.next_id(), epoch_unix_ms };
+    let backlog_bytes = durable_store.sink.backlog_bytes() / shards.len() as u64;
     for shard in &mut *shards {
-        shard.sink = Some(Arc::clone(&keeping.sink));
+        shard.sink = Some(Arc::clone(&durable_store.sink));
         shard.core.start_recording(recording);
         shard.core.bound_records(backlog_bytes);
-        let part = shard.core.restore(&keeping.stored, 0);
+        let part = shard.core.restore(&durable_store.stored, 0);
         restored.add(part.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?);
     }
     let mut quiet = false;
@@ -236,7 +236,7 @@ fn restore(shards: &mut [Shard], keeping: &Keeping, epoch_unix_ms: u64) -> io::R
                 quiet = false;
                 match output {
                     Output::Batch(to, batch) => shards[usize::from(to.0)].core.deliver_batch(id, batch, 0),
-                    Output::Records(records) => keeping.sink.append(id, records),
+                    Output::Records(records) => durable_store.sink.append(id, records),
                     // There is no connection yet.
                     _ => {}
                 }
@@ -254,7 +254,7 @@ impl Shard {
         config: &DataPlaneConfig,
         shared: Arc<Shared>,
         poll: Poll,
-        alarm: Alarm,
+        wake_timer: WakeTimer,
         acceptor: Option<Acceptor>,
         peers: Vec<Arc<Mailbox<Event>>>,
     ) -> io::Result<Self> {
@@ -267,7 +267,7 @@ impl Shard {
         core.share_counts(shared.away.clone(), shared.total_rates.clone());
         let instant = shared.epoch;
         Ok(Self {
-            alarm,
+            wake_timer,
             id,
             shared,
             core,
@@ -285,9 +285,9 @@ impl Shard {
             now: 0,
             turns: 0,
             ready: Vec::new(),
-            heavy: VecDeque::new(),
-            heavy_until: None,
-            crowd_ahead: 0,
+            deferred: VecDeque::new(),
+            deferred_until: None,
+            bulk_ahead: 0,
             scope: Scope::All,
             bulk_until: None,
             bulk_flushes: 0,
@@ -311,7 +311,7 @@ impl Shard {
     /// One round: waits for something to happen, lets it happen, and sends what came of it, each socket and each other
     /// shard at most once.
     fn turn(&mut self, events: &mut Events) {
-        let done = self.ready.is_empty() && self.heavy.is_empty() && !self.core.has_pending();
+        let done = self.ready.is_empty() && self.deferred.is_empty() && !self.core.has_pending();
         let timeout = if done && self.mailbox.may_sleep() { self.sleep_time() } else { Some(Duration::ZERO) };
         if let Err(error) = self.poll.poll(events, timeout)
             && error.kind() != io::ErrorKind::Interrupted
@@ -328,14 +328,14 @@ impl Shard {
         if self.next_publish == Millis::MAX {
             self.next_publish = self.now + PUBLISH_MS;
         }
-        let amid_crowd = self.core.bulk_flush_len() > 0;
-        self.core.begin_turn(if amid_crowd { LINK_WORK_AMID_CROWD } else { LINK_WORK_PER_TURN }, self.now);
+        let has_bulk = self.core.bulk_flush_len() > 0;
+        self.core.begin_turn(if has_bulk { LINK_WORK_WITH_BULK } else { LINK_WORK_PER_TURN }, self.now);
         self.take_mail();
         for key in std::mem::take(&mut self.ready) {
             self.on_readable(key);
         }
         for event in &*events {
-            if !matches!(event.token(), WAKER | ALARM) {
+            if !matches!(event.token(), WAKER | WAKE_TIMER) {
                 self.on_event(event);
             }
         }
@@ -347,7 +347,7 @@ impl Shard {
         self.run_drains();
         self.settle();
         if sent_before.is_some_and(|before| self.messages_sent() > before) {
-            self.shared.dwell.observe(self.shared.epoch.elapsed().saturating_sub(begun));
+            self.shared.delivery_latency.observe(self.shared.epoch.elapsed().saturating_sub(begun));
         }
         if self.next_sweep <= self.now {
             self.sweep();
@@ -368,9 +368,9 @@ impl Shard {
         let at = self.core.next_deadline().map_or(own, |at| at.min(own));
         if let Some(due) = self.acceptor.as_ref().and_then(|acceptor| acceptor.due(self.instant)) {
             let accept = due.saturating_duration_since(self.instant);
-            return Some(self.alarm.sleep_until(at, self.now).map_or(accept, |timer| timer.min(accept)));
+            return Some(self.wake_timer.sleep_until(at, self.now).map_or(accept, |timer| timer.min(accept)));
         }
-        self.alarm.sleep_until(at, self.now)
+        self.wake_timer.sleep_until(at, self.now)
     }
 
     fn take_mail(&mut self) {
@@ -457,8 +457,8 @@ impl Shard {
         for (endpoint, counters) in self.core.counters() {
             if self.published.get(&endpoint) != Some(counters) {
                 self.published.insert(endpoint, counters.clone());
-                if let Some(tally) = self.shared.tallies.get(endpoint) {
-                    tally.publish(self.id.0, counters);
+                if let Some(metrics) = self.shared.endpoint_metrics.get(endpoint) {
+                    metrics.publish(self.id.0, counters);
                 }
             }
         }

@@ -48,14 +48,17 @@ impl Shard {
     pub(super) fn reauthenticate_client(&mut self, request: Reauthentication) {
         let Reauthentication { connection, begins, data } = request;
         let Some(key) = self.table.key_of(connection) else { return };
-        let decision =
-            if begins { self.judge_again(key, data.as_deref()) } else { self.judge_answer(key, data.as_deref()) };
+        let decision = if begins {
+            self.begin_reauthentication(key, data.as_deref())
+        } else {
+            self.continue_reauthentication(key, data.as_deref())
+        };
         if let Some(decision) = decision {
-            self.on_judged_again(key, decision);
+            self.on_reauthentication_decision(key, decision);
         }
     }
 
-    fn judge_again(&mut self, key: Key, data: Option<&[u8]>) -> Option<Decision> {
+    fn begin_reauthentication(&mut self, key: Key, data: Option<&[u8]>) -> Option<Decision> {
         let connection = self.table.get_mut(key)?;
         let enhanced = connection.enhanced.as_deref_mut()?;
         if let Some(newest) = self.policies.get(&enhanced.policy.endpoint.id)
@@ -80,13 +83,13 @@ impl Shard {
         }))
     }
 
-    fn judge_answer(&mut self, key: Key, data: Option<&[u8]>) -> Option<Decision> {
+    fn continue_reauthentication(&mut self, key: Key, data: Option<&[u8]>) -> Option<Decision> {
         let exchange = self.table.get_mut(key)?.enhanced.as_deref_mut()?.exchange.take()?;
         Some(exchange.step(data.unwrap_or_default()))
     }
 
     /// An authenticator's answer, now or from a worker.
-    pub(super) fn on_judged_again(&mut self, key: Key, decision: Decision) {
+    pub(super) fn on_reauthentication_decision(&mut self, key: Key, decision: Decision) {
         let Some(Connection { state: State::Open(id), enhanced: Some(enhanced), .. }) = self.table.get_mut(key) else {
             return;
         };

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use super::table::{Connection, Key, Partial, State};
-use super::{EARLY_FLUSH_BYTES, HEAVY_SLICE, READ_BYTES, Shard, cpu_time, trace};
+use super::{DEFERRED_READ_SLICE, EARLY_FLUSH_BYTES, READ_BYTES, Shard, cpu_time, trace};
 use crate::net::websocket::Incoming;
 use weir_broker::{ConnId, ReadAction};
 
@@ -18,8 +18,8 @@ pub(super) const FIRST_READ_BYTES: u32 = 1024;
 const LEAST_READ_BYTES: u32 = 256;
 /// Work (packets and deliveries) that one read may come to: half a millisecond's, or so.
 const WORK_PER_READ: usize = 4096;
-/// Work of one read from which on a connection counts as heavy.
-const HEAVY_WORK: usize = 256;
+/// Work of one read from which on a connection counts as deferred.
+const DEFERRED_READ_WORK: usize = 256;
 
 /// How reading from a connection ended for now.
 enum Reading {
@@ -60,7 +60,7 @@ fn read(connection: &Connection, into: &mut [u8]) -> Read {
 impl Connection {
     /// How much to read next, where a read of `n` bytes came to so much work.
     fn pace(&mut self, n: usize, work: usize) {
-        self.heavy = work >= HEAVY_WORK;
+        self.deferred = work >= DEFERRED_READ_WORK;
         let read_bytes = self.read_bytes as usize;
         if work > WORK_PER_READ {
             let next = n.saturating_mul(WORK_PER_READ) / work;
@@ -79,9 +79,9 @@ impl Shard {
             State::Pending(_) => self.on_handshake_readable(key),
             State::Lingering => self.discard(key),
             State::Open(_) if connection.paused || connection.closing => connection.unread = true,
-            State::Open(_) if connection.heavy => {
+            State::Open(_) if connection.deferred => {
                 connection.unread = true;
-                self.line_up(key);
+                self.defer_read(key);
             }
             State::Open(id) => {
                 let id = *id;
@@ -100,38 +100,38 @@ impl Shard {
     }
 
     /// Those whose packets make much work are read one after the other, when all others have had their turn.
-    fn line_up(&mut self, key: Key) {
+    fn defer_read(&mut self, key: Key) {
         if let Some(connection) = self.table.get_mut(key)
-            && !std::mem::replace(&mut connection.in_line, true)
+            && !std::mem::replace(&mut connection.is_deferred, true)
         {
-            self.heavy.push_back(key);
+            self.deferred.push_back(key);
         }
     }
 
     /// Reads from those who stand in line, for a slice of time; and not before what they brought forth earlier has been
     /// written, or it would grow faster than it goes.
     pub(super) fn read_heavy(&mut self) {
-        if self.heavy.is_empty() || self.crowd_ahead > 0 {
+        if self.deferred.is_empty() || self.bulk_ahead > 0 {
             return;
         }
         self.flush_priority();
-        let until = cpu_time() + HEAVY_SLICE;
-        self.heavy_until = Some(until);
-        while let Some(key) = self.heavy.pop_front() {
+        let until = cpu_time() + DEFERRED_READ_SLICE;
+        self.deferred_until = Some(until);
+        while let Some(key) = self.deferred.pop_front() {
             let Some(connection) = self.table.get_mut(key) else { continue };
-            connection.in_line = false;
+            connection.is_deferred = false;
             if let State::Open(id) = connection.state
                 && !connection.paused
                 && !connection.closing
             {
                 self.read_open(key, id);
             }
-            if self.crowd_ahead > 0 || cpu_time() >= until {
+            if self.bulk_ahead > 0 || cpu_time() >= until {
                 break;
             }
         }
-        self.heavy_until = None;
-        self.crowd_ahead = self.core.bulk_flush_len();
+        self.deferred_until = None;
+        self.bulk_ahead = self.core.bulk_flush_len();
     }
 
     /// Writes what there is before more is read, once much was read. `false`: it was too much to be written now.
@@ -141,14 +141,14 @@ impl Shard {
             return true;
         }
         self.flush_all();
-        self.crowd_ahead = self.core.bulk_flush_len();
-        self.crowd_ahead == 0
+        self.bulk_ahead = self.core.bulk_flush_len();
+        self.bulk_ahead == 0
     }
 
     /// Whether a connection may be read once more in this turn.
     fn may_go_on(&self, key: Key) -> bool {
-        let heavy = self.table.get(key).is_some_and(|connection| connection.heavy);
-        !heavy || self.heavy_until.is_some_and(|until| cpu_time() < until)
+        let deferred = self.table.get(key).is_some_and(|connection| connection.deferred);
+        !deferred || self.deferred_until.is_some_and(|until| cpu_time() < until)
     }
 
     fn after_reading(&mut self, key: Key, reading: Reading) {
@@ -157,8 +157,8 @@ impl Shard {
             Reading::Drained => connection.unread = false,
             Reading::More => {
                 connection.unread = true;
-                if connection.heavy {
-                    self.line_up(key);
+                if connection.deferred {
+                    self.defer_read(key);
                 } else {
                     self.ready.push(key);
                 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use mio::Token;
 
 use crate::net::layers::Layers;
-use crate::net::stats::Opened;
+use crate::net::stats::ConnectionGuard;
 use crate::net::stream::Stream;
 use weir_broker::ConnId;
 
@@ -64,7 +64,7 @@ pub(super) struct Connection {
     pub(super) partial: Option<Box<Partial>>,
     /// Where CONNECT named an authentication method.
     pub(super) enhanced: Option<Box<Enhanced>>,
-    pub(super) opened: Opened,
+    pub(super) opened: ConnectionGuard,
     pub(super) peer: Option<SocketAddr>,
     /// Counts the process's accepted connections.
     pub(super) sequence: u64,
@@ -82,8 +82,8 @@ pub(super) struct Connection {
     /// Bytes read at once: less where what comes goes to many, so that others have their turn.
     pub(super) read_bytes: u32,
     /// What it sends makes much work: it is read in its turn with others like it, and stands in their line.
-    pub(super) heavy: bool,
-    pub(super) in_line: bool,
+    pub(super) deferred: bool,
+    pub(super) is_deferred: bool,
     /// The peer will send no more: read to the end.
     pub(super) hung_up: bool,
     /// To be closed once everything is written.

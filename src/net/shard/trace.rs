@@ -11,7 +11,7 @@ impl Shard {
         self.tracers.retain(|tracer| !tracer.is_over());
         let found = self.table.iter().find_map(|(_, connection)| {
             let State::Open(id) = connection.state else { return None };
-            let endpoint = connection.opened.tally().endpoint();
+            let endpoint = connection.opened.metrics().endpoint();
             let client = self.core.client(id).filter(|client| tracer.wants(endpoint, client.client_id))?;
             Some((id, Traced::Connected { endpoint, peer: connection.peer, version: client.version }))
         });
@@ -26,7 +26,7 @@ impl Shard {
     pub(super) fn trace_admitted(&mut self, key: Key, id: ConnId) {
         self.tracers.retain(|tracer| !tracer.is_over());
         let (Some(connection), Some(client)) = (self.table.get(key), self.core.client(id)) else { return };
-        let endpoint = connection.opened.tally().endpoint();
+        let endpoint = connection.opened.metrics().endpoint();
         for tracer in self.tracers.iter_mut().filter(|tracer| tracer.wants(endpoint, client.client_id)) {
             let connected = Traced::Connected { endpoint, peer: connection.peer, version: client.version };
             tracer.follow(id, 0, connected, self.now);

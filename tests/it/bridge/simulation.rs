@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use weir_bridge::{Counters, Link, Mark, Rule, Spec};
+use weir_bridge::{Counters, Link, LoopGuard, Rule, Spec};
 use weir_broker::EndpointLimits;
 use weir_mqtt::{
     Connect, ConnectProperties, DecodeContext, Decoded, Packet, PacketId, ProtocolVersion, Publish, PublishProperties,
@@ -31,7 +31,7 @@ fn spec(version: ProtocolVersion, out: Vec<Rule>, inward: Vec<Rule>) -> Arc<Spec
         clean_start: false,
         session_expiry_s: 86_400,
         local_id: "$bridge/cloud".into(),
-        mark: Mark::new("here", "").unwrap(),
+        mark: LoopGuard::new("here", "").unwrap(),
         out,
         inward,
     })

@@ -22,12 +22,12 @@ impl DeliverDurations {
 
 /// The counts of all shards.
 #[derive(Debug, Default)]
-pub(super) struct Dwell {
+pub(super) struct DeliveryLatency {
     counts: [AtomicU64; DeliverDurations::BOUNDS_US.len() + 1],
     sum_ns: AtomicU64,
 }
 
-impl Dwell {
+impl DeliveryLatency {
     pub(super) fn observe(&self, duration: Duration) {
         let us = duration.as_micros();
         let bounds = DeliverDurations::BOUNDS_US;
@@ -51,11 +51,11 @@ mod tests {
 
     #[test]
     fn a_duration_counts_in_the_first_bound_that_holds_it() {
-        let dwell = Dwell::default();
+        let delivery_latency = DeliveryLatency::default();
         for us in [10, 11, 100_000, 100_001] {
-            dwell.observe(Duration::from_micros(us));
+            delivery_latency.observe(Duration::from_micros(us));
         }
-        let read = dwell.read();
+        let read = delivery_latency.read();
         assert_eq!(read.counts, [1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
         assert_eq!(read.sum_ns, 200_022_000);
     }

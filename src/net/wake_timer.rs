@@ -1,4 +1,4 @@
-//! A shard's alarm: wakes its loop when something is due.
+//! A shard's wake_timer: wakes its loop when something is due.
 //!
 //! A time-out given to `epoll_wait` is set and cancelled anew by the kernel for each sleep, and where messages come one
 //! by one that is once a message: 4% of a shard's CPU and 5 us of the latency. A timer of its own stands across sleeps.
@@ -10,13 +10,13 @@ use mio::{Registry, Token};
 use weir_broker::Millis;
 
 /// Goes off as an event with the token it was made with.
-pub(super) struct Alarm {
+pub(super) struct WakeTimer {
     timer: timer::Timer,
     /// When the timer goes off next; `Millis::MAX`: not at all.
     at: Millis,
 }
 
-impl Alarm {
+impl WakeTimer {
     pub(super) fn new(registry: &Registry, token: Token) -> std::io::Result<Self> {
         Ok(Self { timer: timer::Timer::new(registry, token)?, at: Millis::MAX })
     }
@@ -97,17 +97,17 @@ mod tests {
 
     use super::*;
 
-    const ALARM: Token = Token(7);
+    const WAKE_TIMER: Token = Token(7);
 
     /// Turns of a loop until the clock, in milliseconds since `start`, reads `at`: how often it was woken.
-    fn wakes_until(alarm: &mut Alarm, poll: &mut Poll, start: Instant, at: Millis) -> usize {
+    fn wakes_until(wake_timer: &mut WakeTimer, poll: &mut Poll, start: Instant, at: Millis) -> usize {
         let mut events = Events::with_capacity(4);
         for wakes in 0..1000 {
             let now = start.elapsed().as_millis() as Millis;
             if now >= at {
                 return wakes;
             }
-            let timeout = alarm.sleep_until(at, now);
+            let timeout = wake_timer.sleep_until(at, now);
             poll.poll(&mut events, timeout).unwrap();
         }
         panic!("a loop that is woken a thousand times in {at} ms spins");
@@ -116,10 +116,10 @@ mod tests {
     #[test]
     fn a_loop_wakes_when_something_is_due_and_again_after_that() {
         let mut poll = Poll::new().unwrap();
-        let mut alarm = Alarm::new(poll.registry(), ALARM).unwrap();
+        let mut wake_timer = WakeTimer::new(poll.registry(), WAKE_TIMER).unwrap();
         let start = Instant::now();
         for at in [5, 6, 30, 31, 60] {
-            let wakes = wakes_until(&mut alarm, &mut poll, start, at);
+            let wakes = wakes_until(&mut wake_timer, &mut poll, start, at);
             assert!(wakes <= 3, "{wakes} wakes until {at} ms");
         }
     }
@@ -127,20 +127,20 @@ mod tests {
     #[test]
     fn what_is_due_earlier_than_the_timer_was_set_for_wakes_the_loop_in_time() {
         let mut poll = Poll::new().unwrap();
-        let mut alarm = Alarm::new(poll.registry(), ALARM).unwrap();
+        let mut wake_timer = WakeTimer::new(poll.registry(), WAKE_TIMER).unwrap();
         let start = Instant::now();
         let far = 3_600_000;
-        assert!(alarm.sleep_until(far, 0).is_none_or(|timeout| timeout >= Duration::from_secs(3_600)));
-        wakes_until(&mut alarm, &mut poll, start, 10);
+        assert!(wake_timer.sleep_until(far, 0).is_none_or(|timeout| timeout >= Duration::from_secs(3_600)));
+        wakes_until(&mut wake_timer, &mut poll, start, 10);
         assert!(start.elapsed() < Duration::from_secs(60));
     }
 
     #[test]
     fn what_is_due_now_does_not_sleep() {
         let poll = Poll::new().unwrap();
-        let mut alarm = Alarm::new(poll.registry(), ALARM).unwrap();
-        assert_eq!(alarm.sleep_until(5, 5), Some(Duration::ZERO));
-        assert_eq!(alarm.sleep_until(4, 5), Some(Duration::ZERO));
-        assert_eq!(alarm.sleep_until(Millis::MAX, 5), None);
+        let mut wake_timer = WakeTimer::new(poll.registry(), WAKE_TIMER).unwrap();
+        assert_eq!(wake_timer.sleep_until(5, 5), Some(Duration::ZERO));
+        assert_eq!(wake_timer.sleep_until(4, 5), Some(Duration::ZERO));
+        assert_eq!(wake_timer.sleep_until(Millis::MAX, 5), None);
     }
 }

@@ -8,7 +8,7 @@ use super::table::{Connection, Key, State};
 use super::{Event, SWEEP_MS, Shard};
 use crate::net::layers::{Layers, Unsent};
 use crate::net::policy::{ListenerPolicy, Transport};
-use crate::net::stats::{Opened, Pending, Reason};
+use crate::net::stats::{ConnectionGuard, Pending, Reason};
 use crate::net::stream::Stream;
 
 /// A connection fresh from the acceptor.
@@ -16,7 +16,7 @@ pub(in crate::net) struct Accepted {
     pub(in crate::net) stream: Stream,
     pub(in crate::net) peer: Option<SocketAddr>,
     pub(in crate::net) policy: Arc<ListenerPolicy>,
-    pub(in crate::net) opened: Opened,
+    pub(in crate::net) opened: ConnectionGuard,
     pub(in crate::net) pending: Pending,
     pub(in crate::net) sequence: u64,
     /// The endpoint has as many pending connections as it may: another one of it goes.
@@ -28,7 +28,7 @@ pub(in crate::net) struct Accepted {
 }
 
 impl Shard {
-    /// Accepts what waits. A connection whose handshake is heavy goes to the shards in turn; any other one is decoded
+    /// Accepts what waits. A connection whose handshake is deferred goes to the shards in turn; any other one is decoded
     /// here and goes straight to its home.
     pub(super) fn accept(&mut self) {
         let Some(acceptor) = &mut self.acceptor else { return };
@@ -49,13 +49,13 @@ impl Shard {
     pub(super) fn on_accepted(&mut self, accepted: Accepted) {
         let Accepted { stream, peer, policy, opened, pending, sequence, displaces, over_limit, inside } = accepted;
         if self.ending.is_some() {
-            return opened.tally().refused(Reason::Shutdown);
+            return opened.metrics().refused(Reason::Shutdown);
         }
         let room = self.pending.len() < self.max_pending || self.displace(sequence, |_| true);
         if !room
             || displaces && !self.displace(sequence, |handshake| handshake.policy.endpoint.id == policy.endpoint.id)
         {
-            return opened.tally().refused(Reason::PendingLimit);
+            return opened.metrics().refused(Reason::PendingLimit);
         }
         let layers = match &policy.transport {
             Transport::Plain => None,
@@ -63,7 +63,7 @@ impl Shard {
                 Ok(layers) => Some(Box::new(layers)),
                 Err(error) => {
                     tracing::error!(endpoint = %policy.endpoint.name, %error, "a TLS connection cannot begin");
-                    return opened.tally().refused(Reason::Tls);
+                    return opened.metrics().refused(Reason::Tls);
                 }
             },
         };
@@ -101,8 +101,8 @@ impl Shard {
             paused: false,
             unread: true,
             read_bytes: super::receive::FIRST_READ_BYTES,
-            heavy: false,
-            in_line: false,
+            deferred: false,
+            is_deferred: false,
             hung_up: false,
             closing: false,
         });

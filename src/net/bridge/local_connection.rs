@@ -61,7 +61,7 @@ pub(super) fn policy(settings: &BridgeSettings) -> Arc<ListenerPolicy> {
         transport: Transport::Plain,
         websocket: None,
         proxy_protocol: None,
-        authenticate: Arc::new(Insider),
+        authenticate: Arc::new(InternalAuth),
         max_connections: None,
         max_connections_per_address: None,
         max_pending_connections: None,
@@ -73,9 +73,9 @@ pub(super) fn policy(settings: &BridgeSettings) -> Arc<ListenerPolicy> {
 }
 
 /// Admits the broker's own bridges: nobody else has the other end of the pair.
-struct Insider;
+struct InternalAuth;
 
-impl Authenticate for Insider {
+impl Authenticate for InternalAuth {
     fn authenticate(&self, credentials: &Credentials<'_>) -> Decision {
         if !credentials.client_id.starts_with(LOCAL_ID_PREFIX) {
             return Decision::Refuse(Refusal::NotAuthorized);
