@@ -407,7 +407,7 @@ fn set_defer_accept(socket: &Socket, seconds: u32) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
     // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the pointer and length are those of one
     // live `c_int`. No safe wrapper knows this option.
-    #[allow(unsafe_code)]
+    #[expect(unsafe_code, reason = "see SAFETY")]
     let result = unsafe {
         let value = std::ptr::from_ref(&seconds).cast();
         libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, value, length)

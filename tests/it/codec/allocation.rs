@@ -16,6 +16,7 @@ thread_local! {
 }
 
 // SAFETY: passes every call on to the system's allocator as it came.
+#[expect(unsafe_code, reason = "an allocator that counts")]
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // a thread that is ending has no counter any more
