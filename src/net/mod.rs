@@ -18,6 +18,8 @@ mod delivery_latency;
 mod find;
 mod layers;
 mod mailbox;
+#[cfg(test)]
+mod mailbox_tests;
 mod plane;
 mod policy;
 mod proxy;
@@ -25,6 +27,7 @@ mod shard;
 mod socket;
 mod stats;
 mod stream;
+mod sync;
 mod tls;
 mod trace;
 mod wake_timer;

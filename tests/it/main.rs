@@ -19,6 +19,7 @@ mod etcd;
 mod golden;
 mod graceful_disconnect;
 mod load_bench;
+mod mailbox_model;
 mod many_shards;
 mod memory;
 mod net;

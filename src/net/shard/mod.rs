@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use mio::{Events, Poll, Token};
+use mio::{Events, Poll, Token, Waker};
 
 pub(super) use self::accept::Accepted;
 pub(super) use self::admit::HandOver;
@@ -181,8 +181,10 @@ pub(super) fn start(
     durable_store: Option<(DurableStore, u64)>,
 ) -> io::Result<Vec<Arc<Mailbox<Event>>>> {
     let polls: Vec<Poll> = (0..config.shards.max(1)).map(|_| Poll::new()).collect::<io::Result<_>>()?;
-    let peers: Vec<Arc<Mailbox<Event>>> =
-        polls.iter().map(|poll| Ok(Arc::new(Mailbox::new(poll.registry(), WAKER)?))).collect::<io::Result<_>>()?;
+    let peers: Vec<Arc<Mailbox<Event>>> = polls
+        .iter()
+        .map(|poll| Ok(Arc::new(Mailbox::new(Waker::new(poll.registry(), WAKER)?))))
+        .collect::<io::Result<_>>()?;
     let mut acceptor_config = Some(acceptor);
     let mut shards = Vec::new();
     for (poll, id) in polls.into_iter().zip(0..) {
