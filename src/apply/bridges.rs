@@ -94,7 +94,7 @@ impl Bridging {
 impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Files that this node's bridges refer to.
     pub(super) fn bridge_files(&self) -> Vec<PathBuf> {
-        let wanted = weir_declare::reconcile::bridges(&self.applied, &self.options.node, &Default::default());
+        let wanted = weir_declare::reconcile::effective_bridges(&self.applied, &self.options.node, &Default::default());
         wanted.values().flat_map(|wanted| bridge_files(&wanted.bridge)).map(|(path, _)| path).collect()
     }
 

@@ -11,7 +11,7 @@ use crate::net::{
 };
 use weir_broker::{Authorize, EndpointId, EndpointPolicy};
 use weir_declare::config::{self, BindAddress, Endpoint};
-use weir_declare::reconcile::Effective;
+use weir_declare::reconcile::EffectiveEndpoint;
 
 /// The policy of an endpoint as of one of its generations.
 ///
@@ -20,7 +20,7 @@ use weir_declare::reconcile::Effective;
 pub(super) fn policy(
     id: EndpointId,
     generation: u64,
-    effective: &Effective,
+    effective: &EffectiveEndpoint,
     auth_compiler: &AuthCompiler,
     files: &Contents,
 ) -> Result<ListenerPolicy, String> {
@@ -52,7 +52,7 @@ pub(super) fn policy(
 fn endpoint_policy(
     id: EndpointId,
     generation: u64,
-    effective: &Effective,
+    effective: &EffectiveEndpoint,
     authenticate: &Arc<dyn Authenticate>,
 ) -> EndpointPolicy {
     let endpoint = &*effective.endpoint;
@@ -74,7 +74,7 @@ fn endpoint_policy(
 
 fn authenticate(
     auth_compiler: &AuthCompiler,
-    effective: &Effective,
+    effective: &EffectiveEndpoint,
     files: &Contents,
 ) -> Result<Arc<dyn Authenticate>, String> {
     let enabled = effective.endpoint.enable_auth;

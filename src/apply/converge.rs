@@ -16,7 +16,7 @@ use crate::telemetry::{PASS, SpanHandle};
 use weir_broker::EndpointId;
 use weir_declare::config::{ChangeClass, Durability, Name};
 use weir_declare::reconcile::{
-    self, Action, ActionKind, Effective, Live, LiveEndpoint, Pinned, Plan, Reason, Timestamp,
+    self, Action, ActionKind, EffectiveEndpoint, Live, LiveEndpoint, Pinned, Plan, Reason, Timestamp,
 };
 
 /// Why an action could not be done.
@@ -110,9 +110,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         endpoints
             .flat_map(|endpoint| {
                 let auth = endpoint.enable_auth.then(|| self.applied.auths.get(endpoint.auth_name())).flatten();
-                reconcile::references(endpoint, auth.map(|auth| &**auth))
+                reconcile::file_references(endpoint, auth.map(|auth| &**auth))
             })
-            .chain(self.leaving.iter().flat_map(|leaving| leaving.running.effective.references()))
+            .chain(self.leaving.iter().flat_map(|leaving| leaving.running.effective.file_references()))
             .map(|reference| reference.path)
             .chain(self.bridge_files())
             .collect()
@@ -122,7 +122,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let mut found = BTreeMap::new();
         for (name, endpoint) in self.applied.endpoints.iter().filter(|(_, endpoint)| endpoint.enabled) {
             let auth = endpoint.enable_auth.then(|| self.applied.auths.get(endpoint.auth_name())).flatten();
-            for reference in reconcile::references(endpoint, auth.map(|auth| &**auth)) {
+            for reference in reconcile::file_references(endpoint, auth.map(|auth| &**auth)) {
                 if let Some(Err(message)) = contents.digests.get(&reference.path) {
                     found.entry(name.clone()).or_insert_with(|| format!("{}: {message}", reference.path.display()));
                 }
@@ -395,7 +395,7 @@ fn protocol(policy: &ListenerPolicy) -> &'static str {
 }
 
 /// Over what an endpoint runs by: itself, the documents it refers to, the contents of its files.
-fn digest_of(effective: &Effective) -> Arc<str> {
+fn digest_of(effective: &EffectiveEndpoint) -> Arc<str> {
     let mut hash = Sha256::new();
     let mut add = |value: Result<String, serde_json::Error>| {
         hash.update(value.unwrap_or_default());

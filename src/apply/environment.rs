@@ -39,7 +39,7 @@ pub struct Obstacle {
 /// Every obstacle to what is declared for a node such as `node`, by declaration.
 pub fn obstacles(declared: &Declared, node: &NodeContext, now: OffsetDateTime) -> Vec<Obstacle> {
     let mut found = Vec::new();
-    let held = declared.endpoints.values().filter(|endpoint| endpoint.enabled && endpoint.is_for(&node.labels));
+    let held = declared.endpoints.values().filter(|endpoint| endpoint.enabled && endpoint.matches_labels(&node.labels));
     let (mut auths, mut bridges) = (BTreeSet::new(), BTreeSet::new());
     for endpoint in held {
         let mut notes = Notes::new(Kind::Endpoint, &endpoint.name, &mut found);
@@ -97,7 +97,7 @@ const HELP_FILE: &str = "put it there, readable by the user that the broker runs
 
 /// Binds the address for a moment.
 fn address(notes: &mut Notes<'_>, endpoint: &Endpoint, node: &NodeContext) {
-    let address = endpoint.listen.on(node.default_host);
+    let address = endpoint.listen.bind_address(node.default_host);
     match &address {
         BindAddress::Unix(path) => unix_socket(notes, path),
         BindAddress::Tcp(socket) => {

@@ -11,7 +11,7 @@ use super::{compile, drain};
 use crate::net::{DrainPlan, DrainWhich, PlaneError};
 use weir_broker::EndpointId;
 use weir_declare::config::Name;
-use weir_declare::reconcile::Effective;
+use weir_declare::reconcile::EffectiveEndpoint;
 
 /// How many clients a drain has asked, once it has asked all.
 type Asking = Pin<Box<dyn Future<Output = Result<u32, PlaneError>> + Send>>;
@@ -92,7 +92,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             let endpoint = &was.endpoint;
             let auth = endpoint.enable_auth.then(|| self.applied.auths.get(endpoint.auth_name())).flatten();
             let acl = endpoint.enable_acl.then(|| self.applied.acls.get(endpoint.acl_name())).flatten();
-            let now = Effective {
+            let now = EffectiveEndpoint {
                 endpoint: Arc::clone(endpoint),
                 auth: auth.or(was.auth.as_ref()).cloned(),
                 acl: acl.or(was.acl.as_ref()).cloned(),

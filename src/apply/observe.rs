@@ -12,7 +12,7 @@ use super::plane::Plane;
 use super::reconciler::{Reconciler, Running};
 use crate::state::{ControlState, EndpointState, HistoryAction, HistoryEntry, Outcome, SourceState};
 use weir_broker::EndpointId;
-use weir_declare::config::{Endpoint, Identity, InOrder, Kind, Name, Refusal, RefusalReason};
+use weir_declare::config::{Endpoint, Identity, Kind, Name, Refusal, RefusalReason, SortedCursor};
 use weir_declare::reconcile::{Action, ActionKind, ConditionType, Conditions, Reason, Timestamp, render};
 
 /// A judgement of one condition: whether it holds, why, and in words.
@@ -105,8 +105,8 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Judges every endpoint's conditions. `unreadable` names files that could not be read.
     pub(super) fn judge(&mut self, unreadable: &BTreeMap<Name, String>, now: Timestamp) {
         let mut judged = Vec::with_capacity(self.conditions.len() + 1);
-        let mut before = InOrder::of(&self.conditions);
-        let mut generations = InOrder::of(&self.generations);
+        let mut before = SortedCursor::over(&self.conditions);
+        let mut generations = SortedCursor::over(&self.generations);
         self.each_subject(|subject| {
             let name = subject.name;
             let generation = generations.get(name).copied().unwrap_or_default();
@@ -138,10 +138,10 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         names.extend(refused().map(|(identity, _)| &identity.name));
         names.sort();
         names.dedup();
-        let mut declared = InOrder::of(&self.applied.endpoints);
-        let mut running = InOrder::of(&self.running);
-        let mut actions = InOrder::new(self.plan.actions.iter().map(|action| (&action.name, action)));
-        let mut refusals = InOrder::new(refused().map(|(identity, refusal)| (&identity.name, refusal)));
+        let mut declared = SortedCursor::over(&self.applied.endpoints);
+        let mut running = SortedCursor::over(&self.running);
+        let mut actions = SortedCursor::new(self.plan.actions.iter().map(|action| (&action.name, action)));
+        let mut refusals = SortedCursor::new(refused().map(|(identity, refusal)| (&identity.name, refusal)));
         for name in names {
             say(&Subject {
                 name,
@@ -273,11 +273,11 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Every endpoint's state; what was published before, where nothing differs.
     fn endpoint_states(&self) -> BTreeMap<Arc<str>, Arc<EndpointState>> {
         let published = self.shared.load();
-        let mut before = InOrder::of(&published.endpoints);
-        let mut declared = InOrder::of(&self.applied.endpoints);
-        let mut running = InOrder::of(&self.running);
-        let mut generations = InOrder::of(&self.generations);
-        let mut actions = InOrder::new(self.plan.actions.iter().map(|action| (&action.name, action)));
+        let mut before = SortedCursor::over(&published.endpoints);
+        let mut declared = SortedCursor::over(&self.applied.endpoints);
+        let mut running = SortedCursor::over(&self.running);
+        let mut generations = SortedCursor::over(&self.generations);
+        let mut actions = SortedCursor::new(self.plan.actions.iter().map(|action| (&action.name, action)));
         let states = self.conditions.iter().map(|(name, conditions)| {
             let running = running.get(name);
             let leaving = || self.leaving.iter().rev().find(|leaving| leaving.name == *name).map(|leaving| leaving.id);

@@ -21,10 +21,12 @@ use crate::store::StoreError;
 use crate::telemetry::{PASS, Tracer};
 use weir_broker::EndpointId;
 use weir_declare::config::{
-    self, BindAddress, DeclarationDigest, Declared, Diagnostic, Held, Identity, Kind, Loaded, Name, NodeContext,
-    Previous, Refusal,
+    self, BindAddress, DeclarationDigest, Declared, Diagnostic, Held, Identity, Kind, LastGood, Loaded, Name,
+    NodeContext, Refusal,
 };
-use weir_declare::reconcile::{Conditions, Effective, Guard, Guarded, Judgement, Node, Observed, Plan, Timestamp};
+use weir_declare::reconcile::{
+    Conditions, EffectiveEndpoint, Guard, GuardDecision, GuardInput, Guarded, Node, Plan, Timestamp,
+};
 
 /// How this node reconciles.
 #[derive(Debug, Clone)]
@@ -55,7 +57,7 @@ pub enum Next {
 /// An endpoint that listens.
 pub(super) struct Running {
     pub(super) id: EndpointId,
-    pub(super) effective: Effective,
+    pub(super) effective: EffectiveEndpoint,
     pub(super) address: BindAddress,
     /// As people see it.
     pub(super) shown_address: Arc<str>,
@@ -78,7 +80,7 @@ pub struct Reconciler<P: Plane, F: ReadFiles> {
     pub(super) auth_compiler: AuthCompiler,
     pub(super) guard: Guard,
     /// What the validator remembers.
-    pub(super) previous: Previous,
+    pub(super) previous: LastGood,
     /// What is to run: the last accepted declaration, with what the guard keeps of older ones.
     pub(super) applied: Arc<Declared>,
     /// Whether anything was ever accepted.
@@ -132,7 +134,7 @@ pub struct Start {
     /// What the source counts.
     pub incidents: Arc<Incidents>,
     /// The last known good declarations, where there are any: revision, when they were saved, what they are.
-    pub last_known_good: Option<(String, Timestamp, Previous)>,
+    pub last_known_good: Option<(String, Timestamp, LastGood)>,
     pub history: History,
     pub now: Timestamp,
 }
@@ -235,7 +237,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     /// What is to survive a restart: the revision and the declarations.
-    pub fn last_known_good(&self) -> Option<(String, Previous)> {
+    pub fn last_known_good(&self) -> Option<(String, LastGood)> {
         let restored = || self.restored.as_ref().map(|known| known.revision.clone());
         Some((self.source.applied_revision.clone().or_else(restored)?, self.previous.clone()))
     }
@@ -271,17 +273,17 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             self.refuse_whole(&reading, &loaded, now);
             return self.bring_about(None, now).await;
         }
-        let troubled: BTreeSet<Identity> = loaded.refusals.keys().cloned().collect();
+        let refused: BTreeSet<Identity> = loaded.refusals.keys().cloned().collect();
         let unreadable = unreadable_places(&reading);
-        let observed = Observed {
+        let observed = GuardInput {
             declared: &loaded.declared,
-            troubled: &troubled,
+            refused: &refused,
             unreadable: &unreadable,
             settled: reading.unsettled.is_none(),
             allow_empty: self.options.allow_empty,
         };
-        match self.guard.judge(&self.applied, &observed, now) {
-            Judgement::LookAgain { missing } => {
+        match self.guard.check(&self.applied, &observed, now) {
+            GuardDecision::ReadAgain { missing } => {
                 let names: Vec<String> = missing.iter().map(ToString::to_string).collect();
                 tracing::debug!(missing = names.join(", "), "not there any longer; looking again before believing it");
                 if self.begun {
@@ -289,7 +291,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 }
                 Next::LookAgain
             }
-            Judgement::Proceed(guarded) => {
+            GuardDecision::Proceed(guarded) => {
                 if self.is_empty_start(&guarded.declared) {
                     return self.wait_for_declarations(now).await;
                 }
@@ -443,21 +445,21 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 let mut applied = (*self.applied).clone();
                 applied.reconcile = declared.reconcile;
                 self.applied = Arc::new(applied);
-                self.previous.take_over(&loaded.previous, &Identity::single(Kind::Reconcile));
+                self.previous.copy_entry(&loaded.last_good, &Identity::single(Kind::Reconcile));
                 self.unsaved = true;
             }
             self.previous.set_held(&self.held);
             return;
         }
-        let mut previous = loaded.previous;
+        let mut previous = loaded.last_good;
         for identity in self.held.keys() {
-            previous.take_over(&self.previous, identity);
+            previous.copy_entry(&self.previous, identity);
         }
         previous.set_held(&self.held);
         self.previous = previous;
         self.accepted_any = true;
         if self.declaration_digest.is_empty() || !same(&self.applied, &declared) {
-            self.declaration_digest = self.digester.of(&declared);
+            self.declaration_digest = self.digester.compute(&declared);
             self.unsaved = true;
             self.applied = Arc::new(declared);
         }

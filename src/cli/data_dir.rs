@@ -8,11 +8,11 @@ use crate::apply::{HISTORY_MAX, History, Kept};
 #[cfg(feature = "etcd")]
 use crate::source::etcd::Known;
 use crate::store::{Journal, LastKnownGoodFile, OpenedJournal};
-use weir_declare::config::Previous;
+use weir_declare::config::LastGood;
 use weir_declare::reconcile::Timestamp;
 
 /// Revision, when it was saved, what it is.
-pub(super) type LastKnownGood = (String, Timestamp, Previous);
+pub(super) type LastKnownGood = (String, Timestamp, LastGood);
 
 /// What an earlier run left, and where this one leaves it.
 #[derive(Default)]

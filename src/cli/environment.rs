@@ -10,7 +10,7 @@ pub(super) fn check(loaded: &Loaded, node: &NodeContext) -> Vec<Diagnostic> {
     let found = obstacles(&loaded.declared, node, OffsetDateTime::now_utc());
     let placed = found.into_iter().filter_map(|obstacle| {
         let place = (&obstacle.identity, obstacle.severity, obstacle.pointer.as_str());
-        let mut diagnostic = loaded.previous.diagnostic(place.0, place.1, "environment", place.2, obstacle.message)?;
+        let mut diagnostic = loaded.last_good.diagnostic(place.0, place.1, "environment", place.2, obstacle.message)?;
         diagnostic.help = obstacle.help;
         Some(diagnostic)
     });

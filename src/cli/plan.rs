@@ -18,7 +18,9 @@ use super::{Exit, broker, wrong_usage};
 use weir_declare::config::{
     BindAddress, BuiltInDefaults, Declared, Held, HeldCause, Identity, Kind, Name, canonical, diff_documents,
 };
-use weir_declare::reconcile::{Effective, Files, Live, LiveEndpoint, Node, Plan, bridges, plan_guarded, render};
+use weir_declare::reconcile::{
+    EffectiveEndpoint, Files, Live, LiveEndpoint, Node, Plan, effective_bridges, plan_guarded, render,
+};
 
 /// Show what a change of declarations would do: to which endpoint, how, and to how many clients.
 ///
@@ -171,7 +173,8 @@ impl Present {
     fn default_host(&self) -> Option<IpAddr> {
         let listening = &self.broker.as_ref()?.listening;
         let hostless = self.declared.endpoints.values().filter(|endpoint| {
-            let addresses = [Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST].map(|ip| endpoint.listen.on(IpAddr::V4(ip)));
+            let addresses =
+                [Ipv4Addr::UNSPECIFIED, Ipv4Addr::LOCALHOST].map(|ip| endpoint.listen.bind_address(IpAddr::V4(ip)));
             matches!(&addresses, [a, b] if a != b)
         });
         let mut addresses = hostless.filter_map(|endpoint| listening.get(endpoint.name.as_str()));
@@ -192,17 +195,17 @@ fn live(declared: &Declared, listening: Option<&BTreeMap<String, Listening>>, no
                 None => continue,
             },
         };
-        let address = endpoint.listen.on(node.default_host);
+        let address = endpoint.listen.bind_address(node.default_host);
         let address = known.and_then(|known| known.address.parse().ok()).map_or(address, BindAddress::Tcp);
         let running = LiveEndpoint {
-            effective: Effective::of(endpoint, declared, &bans, &Files::new()),
+            effective: EffectiveEndpoint::resolve(endpoint, declared, &bans, &Files::new()),
             address,
             listening: true,
             connections: known.map(|known| known.connections),
         };
         live.endpoints.insert(name.clone(), running);
     }
-    live.bridges = bridges(declared, node, &Files::new());
+    live.bridges = effective_bridges(declared, node, &Files::new());
     live
 }
 

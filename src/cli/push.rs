@@ -19,7 +19,7 @@ use crate::source::{Commit, DirectoryReader};
 use crate::state::NodeRecord;
 use crate::state::wall_clock;
 use weir_declare::config::{
-    BuiltInDefaults, Declared, NodeContext, Previous, Revision, Snapshot, canonical, diff_documents, load,
+    BuiltInDefaults, Declared, LastGood, NodeContext, Revision, Snapshot, canonical, diff_documents, load,
 };
 use weir_declare::reconcile::{Plan, render};
 
@@ -111,7 +111,7 @@ fn read(args: &Args) -> anyhow::Result<Wanted> {
 }
 
 fn judged(snapshot: &Snapshot) -> anyhow::Result<Declared> {
-    let loaded = load(snapshot, &Previous::default(), &nobody());
+    let loaded = load(snapshot, &LastGood::default(), &nobody());
     if loaded.is_valid() {
         return Ok(loaded.declared);
     }
@@ -222,7 +222,7 @@ async fn consequences(
     after: &Documents,
 ) -> anyhow::Result<Consequences> {
     // What is there now may not be valid; what can be read of it is what brokers run by.
-    let old = load(&there.snapshot(before), &Previous::default(), &nobody()).declared;
+    let old = load(&there.snapshot(before), &LastGood::default(), &nobody()).declared;
     let new = judged(&there.snapshot(after))?;
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
     let mut will = Consequences {

@@ -10,7 +10,7 @@ use super::Exit;
 use super::input::read_all;
 use super::print::print;
 use weir_declare::config::{
-    BuiltInDefaults, Declared, Diagnostic, NodeContext, Previous, Snapshot, canonical, canonical_yaml,
+    BuiltInDefaults, Declared, Diagnostic, LastGood, NodeContext, Snapshot, canonical, canonical_yaml,
     declaration_digest, load,
 };
 
@@ -75,7 +75,7 @@ pub(super) fn valid(snapshot: &Snapshot) -> anyhow::Result<Declared> {
 /// See [`valid`].
 pub(super) fn valid_for(snapshot: &Snapshot, status_addr: Option<SocketAddr>) -> anyhow::Result<Declared> {
     let node = NodeContext { status_addr, ..NodeContext::default() };
-    let loaded = load(snapshot, &Previous::default(), &node);
+    let loaded = load(snapshot, &LastGood::default(), &node);
     if loaded.is_valid() {
         return Ok(loaded.declared);
     }

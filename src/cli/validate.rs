@@ -10,7 +10,7 @@ use super::format::{Format, Report};
 use super::input::read_noting;
 use super::print::{has_color, print};
 use weir_declare::config::{
-    Declared, Diagnostic, Kind, Loaded, NodeContext, Position, Previous, Severity, Snapshot, declaration_digest, load,
+    Declared, Diagnostic, Kind, LastGood, Loaded, NodeContext, Position, Severity, Snapshot, declaration_digest, load,
 };
 
 /// Judge declarations: all errors of all files at once.
@@ -88,9 +88,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let mut ignored = Vec::new();
     let snapshot = read_noting(&args.paths, &mut ignored)?;
     let node = args.node.context();
-    let loaded = load(&snapshot, &Previous::default(), &node);
+    let loaded = load(&snapshot, &LastGood::default(), &node);
     let here = if args.environment { super::environment::check(&loaded, &node) } else { Vec::new() };
-    let is_empty = loaded.previous.paths().is_empty();
+    let is_empty = loaded.last_good.paths().is_empty();
     let Loaded { declared, mut diagnostics, .. } = loaded;
     diagnostics.extend(here);
     if is_empty && diagnostics.is_empty() {

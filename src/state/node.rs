@@ -163,7 +163,7 @@ fn endpoints(control: &ControlState, facts: &NodeFacts) -> Endpoints {
     let host = facts.default_host.unwrap_or(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
     let addresses =
         control.endpoints.iter().filter(|(_, endpoint)| programmed(endpoint)).filter_map(|(name, endpoint)| {
-            Some((name.to_string(), endpoint.live.as_ref()?.listen.on(host).to_string()))
+            Some((name.to_string(), endpoint.live.as_ref()?.listen.bind_address(host).to_string()))
         });
     Endpoints { declared, listening, addresses: addresses.take(ADDRESSES_MAX).collect() }
 }
@@ -212,7 +212,7 @@ fn refusal(endpoint: &EndpointState) -> Option<(String, String)> {
                 | Reason::ShuttingDown
         )
     };
-    let good = |kind: ConditionType, holds: bool| kind.good_when_true() == holds;
+    let good = |kind: ConditionType, holds: bool| kind.healthy_when_true() == holds;
     let bad = endpoint.conditions.iter().find(|condition| {
         let holds = match condition.status {
             weir_declare::reconcile::ConditionStatus::True => true,

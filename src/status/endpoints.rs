@@ -68,7 +68,7 @@ impl Endpoint {
     /// Conditions that say that something is wrong, as against under way or meant so.
     pub(super) fn trouble(&self) -> impl Iterator<Item = &Condition> {
         self.conditions.iter().filter(|condition| {
-            let bad = if condition.kind.good_when_true() { ConditionStatus::False } else { ConditionStatus::True };
+            let bad = if condition.kind.healthy_when_true() { ConditionStatus::False } else { ConditionStatus::True };
             let meant = matches!(condition.reason, Reason::Disabled | Reason::NotSelected | Reason::Removed);
             condition.kind != ConditionType::Draining && condition.status == bad && !meant
         })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{ValidateRequest, Validation};
 use weir_declare::config::{
-    BuiltInDefaults, CanonicalDocument, Declared, Diagnostic, Kind, Name, NodeContext, Previous, Revision, Snapshot,
+    BuiltInDefaults, CanonicalDocument, Declared, Diagnostic, Kind, LastGood, Name, NodeContext, Revision, Snapshot,
     SourceFile, canonical, declaration_digest, load,
 };
 
@@ -16,7 +16,7 @@ const SENT: &str = "request";
 pub(super) fn judge(request: &ValidateRequest, declared: &Declared, node: &NodeContext) -> Validation {
     match request {
         ValidateRequest::Set(text) => {
-            let loaded = load(&snapshot(vec![sent(SENT, text)]), &Previous::default(), node);
+            let loaded = load(&snapshot(vec![sent(SENT, text)]), &LastGood::default(), node);
             let valid = loaded.is_valid();
             let declaration_digest = valid.then(|| declaration_digest(&loaded.declared));
             Validation { valid, diagnostics: loaded.diagnostics, declaration_digest }
@@ -29,7 +29,7 @@ fn judge_upsert(text: &str, declared: &Declared, node: &NodeContext) -> Validati
     let wrapped = is_wrapped(text);
     let document = if wrapped { text.to_owned() } else { wrap(text) };
     // By itself first, only to learn what it is called and where it listens.
-    let alone = load(&snapshot(vec![sent(SENT, &document)]), &Previous::default(), node);
+    let alone = load(&snapshot(vec![sent(SENT, &document)]), &LastGood::default(), node);
     let replaced = alone.declared.endpoints.values().next().and_then(|endpoint| {
         let same_port = || declared.endpoints.values().find(|other| other.listen == endpoint.listen);
         declared.endpoints.get(&endpoint.name).or_else(same_port).map(|other| other.name.clone())
@@ -40,9 +40,9 @@ fn judge_upsert(text: &str, declared: &Declared, node: &NodeContext) -> Validati
         .filter(|other| other.identity.kind != Kind::Endpoint || Some(&other.identity.name) != replaced.as_ref())
         .map(|other| declared_file(&other))
         .collect();
-    let before = load(&snapshot(others.clone()), &Previous::default(), node);
+    let before = load(&snapshot(others.clone()), &LastGood::default(), node);
     let with = others.into_iter().chain([sent(called, &document)]).collect();
-    let after = load(&snapshot(with), &before.previous, node);
+    let after = load(&snapshot(with), &before.last_good, node);
     let news = after.diagnostics.into_iter().filter(|found| !before.diagnostics.contains(found));
     let diagnostics: Vec<Diagnostic> = news.map(|found| if wrapped { found } else { unwrapped(found) }).collect();
     Validation { valid: !diagnostics.iter().any(Diagnostic::is_error), diagnostics, declaration_digest: None }
@@ -109,7 +109,7 @@ mod tests {
     fn declared() -> Declared {
         let text = "endpoint: {name: mqtt, port: 1883}\n---\nendpoint: {name: ws, port: 8083, useWebsocket: true}\n---\n\
             auth: {chain: [anonymous: {}], name: default}\n---\nacl: {name: default, noMatch: allow, rules: []}\n";
-        let loaded = load(&snapshot(vec![sent("all", text)]), &Previous::default(), &NodeContext::default());
+        let loaded = load(&snapshot(vec![sent("all", text)]), &LastGood::default(), &NodeContext::default());
         assert!(loaded.is_valid(), "{:?}", loaded.diagnostics);
         loaded.declared
     }

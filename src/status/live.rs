@@ -263,7 +263,7 @@ fn endpoint(name: &str, state: &EndpointState, control: &ControlState, context: 
     let effective = state.live.as_ref().or(state.declared.as_ref());
     Endpoint {
         name: name.to_owned(),
-        address: effective.map(|each| each.listen.on(context.default_host).to_string()).unwrap_or_default(),
+        address: effective.map(|each| each.listen.bind_address(context.default_host).to_string()).unwrap_or_default(),
         origin: match &state.declared {
             Some(declared) => origin(&declared.origin),
             None if state.origin.is_empty() => complained_of(name, &control.diagnostics),

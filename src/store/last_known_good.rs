@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::Deserialize;
 
 use super::{StoreError, write};
-use weir_declare::config::{Keeper, Previous};
+use weir_declare::config::{LastGood, LastGoodWriter};
 use weir_declare::reconcile::Timestamp;
 
 /// The file `last-known-good.json` in the data directory.
@@ -15,7 +15,7 @@ use weir_declare::reconcile::Timestamp;
 pub struct LastKnownGoodFile {
     path: PathBuf,
     /// Caches what was written; shared by all clones.
-    keeper: Arc<Mutex<Keeper>>,
+    keeper: Arc<Mutex<LastGoodWriter>>,
 }
 
 /// The file's content.
@@ -25,7 +25,7 @@ pub struct Saved {
     pub source: String,
     pub revision: String,
     pub saved_at: Timestamp,
-    pub previous: Previous,
+    pub previous: LastGood,
 }
 
 #[derive(Deserialize)]
@@ -70,7 +70,7 @@ impl LastKnownGoodFile {
         };
         let content = |message: String| StoreError::Content { path: self.path.clone(), message };
         let form: Form = serde_json::from_slice(&bytes).map_err(|e| content(e.to_string()))?;
-        let previous = Previous::from_json(&form.declarations).map_err(content)?;
+        let previous = LastGood::from_json(&form.declarations).map_err(content)?;
         Ok(Some(Saved { source: form.source, revision: form.revision, saved_at: form.saved_at, previous }))
     }
 }
@@ -88,7 +88,7 @@ mod tests {
             source: "directory /etc/weir".into(),
             revision: "abc".into(),
             saved_at: Timestamp::from_unix_ms(5),
-            previous: Previous::default(),
+            previous: LastGood::default(),
         };
         file.save(&saved).unwrap();
         let back = file.load().unwrap().unwrap();
@@ -121,7 +121,7 @@ mod tests {
             source: "directory /etc/weir".into(),
             revision: revision.into(),
             saved_at: Timestamp::from_unix_ms(5),
-            previous: Previous::default(),
+            previous: LastGood::default(),
         };
         file.save(&saved("former")).unwrap();
         // A rename over a directory fails when all is written.

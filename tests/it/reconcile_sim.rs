@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
-use weir_declare::config::{Keeper, NodeContext, Previous, Revision, Snapshot, SourceFile};
+use weir_declare::config::{LastGood, LastGoodWriter, NodeContext, Revision, Snapshot, SourceFile};
 use weir_declare::reconcile::{ConditionStatus, ConditionType, Node, Timestamp};
 use weir_mqtt::ProtocolVersion;
 use weirmq::apply::{Drained, History, Next, Reconciler, ReconcilerOptions, Start};
@@ -88,8 +88,8 @@ impl Simulation {
         let now = Timestamp::from_unix_ms(self.now);
         let kept = self.reconciler.last_known_good().map(|(revision, previous)| {
             let mut text = String::new();
-            Keeper::default().write(&previous, &mut text);
-            (revision, now, Previous::from_json(&serde_json::from_str(&text).unwrap()).unwrap())
+            LastGoodWriter::default().write(&previous, &mut text);
+            (revision, now, LastGood::from_json(&serde_json::from_str(&text).unwrap()).unwrap())
         });
         let world = World::default();
         world.lock().taken.clone_from(&self.world.lock().taken);
@@ -441,7 +441,7 @@ impl Simulation {
     }
 }
 
-fn start(last_known_good: Option<(String, Timestamp, Previous)>, now: Timestamp) -> Start {
+fn start(last_known_good: Option<(String, Timestamp, LastGood)>, now: Timestamp) -> Start {
     Start {
         options: ReconcilerOptions {
             node_name: "sim".into(),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use weir_declare::config;
-use weir_declare::config::{NodeContext, Previous, Revision, Snapshot, SourceFile};
+use weir_declare::config::{LastGood, NodeContext, Revision, Snapshot, SourceFile};
 
 use generate::Generator;
 
@@ -54,7 +54,7 @@ fn accepted(document: &Value) -> bool {
     let revision = Revision::Content { hash: String::new() };
     let snapshot = Snapshot { origin: Arc::from(""), revision, files: vec![file] };
     let node = NodeContext { status_addr: None, ..NodeContext::default() };
-    let loaded = config::load(&snapshot, &Previous::default(), &node);
+    let loaded = config::load(&snapshot, &LastGood::default(), &node);
     let beyond = |code: &str, message: &str| {
         matches!(code, "missing-reference" | "strip-prefix") || message.starts_with("minMs")
     };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use weir_declare::config::{
-    CanonicalDocument, Identity, Kind, Name, NodeContext, Previous, Revision, Snapshot, SourceFile, load,
+    CanonicalDocument, Identity, Kind, LastGood, Name, NodeContext, Revision, Snapshot, SourceFile, load,
 };
 
 /// What an import comes to.
@@ -202,7 +202,7 @@ fn first_error(document: &Document) -> Option<(String, String)> {
     let revision = Revision::Content { hash: String::new() };
     let snapshot = Snapshot { origin: Arc::from("import"), revision, files };
     let node = NodeContext { status_addr: None, ..NodeContext::default() };
-    let loaded = load(&snapshot, &Previous::default(), &node);
+    let loaded = load(&snapshot, &LastGood::default(), &node);
     // What it refers to is not in the same snapshot.
     let error = loaded.diagnostics.into_iter().find(|d| d.is_error() && d.code != "missing-reference")?;
     let help = error.help.map(|help| format!("; {help}")).unwrap_or_default();

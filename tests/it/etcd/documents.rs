@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use tempfile::TempDir;
-use weir_declare::config::{NodeContext, Previous, declaration_digest, load};
+use weir_declare::config::{LastGood, NodeContext, declaration_digest, load};
 use weirmq::source::DirectoryReader;
 
 use super::broker::Broker;
@@ -64,7 +64,7 @@ impl Documents {
     /// The digest of what the directory declares.
     pub fn digest(&self) -> String {
         let reading = DirectoryReader::new(self.path()).read(None).unwrap();
-        let loaded = load(&reading.snapshot, &Previous::default(), &NodeContext::default());
+        let loaded = load(&reading.snapshot, &LastGood::default(), &NodeContext::default());
         assert!(loaded.is_valid(), "{:?}", loaded.diagnostics);
         declaration_digest(&loaded.declared)
     }

@@ -235,7 +235,7 @@ fn body(port: u16, more: Value) -> Value {
 fn conditions(falls: &[(ConditionType, bool, Reason, &str)]) -> Conditions {
     let mut conditions = Conditions::unknown(ago(600));
     for kind in ConditionType::ALL {
-        conditions.set(kind, kind.good_when_true(), Reason::AsDeclared, "", 2, ago(600));
+        conditions.set(kind, kind.healthy_when_true(), Reason::AsDeclared, "", 2, ago(600));
     }
     for (kind, holds, reason, message) in falls {
         conditions.set(*kind, *holds, *reason, *message, 3, ago(30));

@@ -37,7 +37,7 @@ impl Acl {
 pub fn rule_position(content: &[u8], acl: &Acl, rule: usize) -> Option<Position> {
     let path = InstancePath::of(&["acl", "rules"]).index(rule);
     let documents = yaml::parse(content).ok()?;
-    let own = |node: &&yaml::Node| node.entry("acl").is_some_and(|entry| entry.key_at == acl.origin.position);
+    let own = |node: &&yaml::SourceNode| node.entry("acl").is_some_and(|entry| entry.key_at == acl.origin.position);
     documents.iter().map(|document| &document.node).find(own).map(|node| path.position_in(node))
 }
 

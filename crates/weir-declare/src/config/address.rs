@@ -76,7 +76,7 @@ pub enum Listen {
 
 impl Listen {
     /// Where it listens on a node whose `--host` is `default_host`.
-    pub fn on(&self, default_host: IpAddr) -> BindAddress {
+    pub fn bind_address(&self, default_host: IpAddr) -> BindAddress {
         match self {
             Self::Tcp { host, port } => BindAddress::Tcp(SocketAddr::new(host.unwrap_or(default_host), port.get())),
             Self::Unix { path } => BindAddress::Unix(Arc::clone(path)),

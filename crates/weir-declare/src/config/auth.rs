@@ -115,11 +115,11 @@ pub struct Jwt {
     #[serde(default)]
     pub leeway_s: u32,
     /// Whether a token without `exp` is refused.
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     pub require_expiry: bool,
 }
 
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }
 

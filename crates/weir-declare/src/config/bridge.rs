@@ -16,7 +16,7 @@ pub struct Bridge {
     pub origin: Origin,
     #[serde(default)]
     pub description: Option<Arc<str>>,
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     pub enabled: bool,
     /// Tried in order; after a failure the next.
     pub address: Vec<RemoteAddress>,
@@ -53,7 +53,7 @@ pub struct Bridge {
     pub notification_topic: Option<Arc<str>>,
 }
 
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }
 
@@ -193,7 +193,7 @@ pub struct BridgeRule {
     #[serde(default = "BridgeRule::default_qos")]
     pub qos: u8,
     /// Whether the retain flag is carried.
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     pub retain: bool,
     /// `in` only: a shared subscription's group, for several brokers that carry the same.
     #[serde(default)]

@@ -9,9 +9,9 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use super::previous::Item;
+use super::json_cache::JsonCache;
+use super::last_good::Item;
 use super::schema::{deref, field_schema, kind_schema};
-use super::texts::Texts;
 use super::{Declared, Identity, Kind, Name};
 
 /// Whether fields that have their default value are written.
@@ -30,12 +30,16 @@ pub struct CanonicalDocument {
 
 /// All declarations, by kind and name. `defaults` is applied, hence not among them.
 pub fn canonical(declared: &Declared, defaults: BuiltInDefaults) -> Vec<CanonicalDocument> {
-    items(declared).filter_map(|(identity, item)| document(identity, &item, defaults)).collect()
+    all_items(declared).filter_map(|(identity, item)| canonical_document(identity, &item, defaults)).collect()
 }
 
 /// The document of an item; `None`: settings that are all as built in are as good as none.
-pub(super) fn document(identity: Identity, item: &Item, defaults: BuiltInDefaults) -> Option<CanonicalDocument> {
-    let mut body = full(item);
+pub(super) fn canonical_document(
+    identity: Identity,
+    item: &Item,
+    defaults: BuiltInDefaults,
+) -> Option<CanonicalDocument> {
+    let mut body = all_fields(item);
     if defaults == BuiltInDefaults::LeftOut {
         body = without_defaults(body, kind_schema(identity.kind));
         if identity.kind.is_single() && body.is_empty() {
@@ -62,21 +66,21 @@ pub fn canonical_yaml(documents: &[CanonicalDocument]) -> String {
 /// What is declared, as a version-prefixed hash: equal for equal declarations in any form, on any node. Values that the
 /// node fills in are not part of it, nor are fields that have their default.
 pub fn declaration_digest(declared: &Declared) -> String {
-    DeclarationDigest::default().of(declared)
+    DeclarationDigest::default().compute(declared)
 }
 
 /// Makes [`declaration_digest`]s of one declaration after another; what did not change costs little.
 #[derive(Debug, Default)]
 pub struct DeclarationDigest {
-    lines: Texts,
+    cache: JsonCache,
 }
 
 impl DeclarationDigest {
     /// The digest of `declared`.
-    pub fn of(&mut self, declared: &Declared) -> String {
+    pub fn compute(&mut self, declared: &Declared) -> String {
         let mut hash = Sha256::new();
         hash.update(b"weir declaration v1\n");
-        for line in self.lines.of(items(declared), digest_line) {
+        for line in self.cache.texts_of(all_items(declared), digest_line) {
             hash.update(&**line);
         }
         let mut digest = "v1-".to_owned();
@@ -89,7 +93,7 @@ impl DeclarationDigest {
 
 /// A document as it goes into the digest; nothing of settings that are all as built in.
 fn digest_line(identity: &Identity, item: &Item) -> String {
-    let fields = without_defaults(full(item), kind_schema(identity.kind));
+    let fields = without_defaults(all_fields(item), kind_schema(identity.kind));
     if identity.kind.is_single() && fields.is_empty() {
         return String::new();
     }
@@ -99,7 +103,7 @@ fn digest_line(identity: &Identity, item: &Item) -> String {
 }
 
 /// All declarations, by kind and name. `defaults` is applied, hence not among them.
-pub(super) fn items(declared: &Declared) -> impl Iterator<Item = (Identity, Item)> {
+pub(super) fn all_items(declared: &Declared) -> impl Iterator<Item = (Identity, Item)> {
     fn each<'a, T>(
         kind: Kind,
         of: &'a BTreeMap<Name, Arc<T>>,
@@ -116,7 +120,7 @@ pub(super) fn items(declared: &Declared) -> impl Iterator<Item = (Identity, Item
 }
 
 /// A declaration of any kind with every field that has a value.
-pub(super) fn full(item: &Item) -> Map<String, Value> {
+pub(super) fn all_fields(item: &Item) -> Map<String, Value> {
     match item {
         Item::Endpoint(endpoint) => fields_of(&**endpoint),
         Item::Auth(auth) => fields_of(&**auth),
@@ -158,7 +162,7 @@ fn without_defaults(fields: Map<String, Value>, parent: &'static Value) -> Map<S
             kept.insert(field, value);
             continue;
         };
-        let value = strip(value, rule);
+        let value = value_without_defaults(value, rule);
         if rule.get("default") != Some(&value) {
             kept.insert(field, value);
         }
@@ -166,12 +170,12 @@ fn without_defaults(fields: Map<String, Value>, parent: &'static Value) -> Map<S
     kept
 }
 
-fn strip(value: Value, rule: &'static Value) -> Value {
+fn value_without_defaults(value: Value, rule: &'static Value) -> Value {
     match value {
         Value::Object(fields) => Value::Object(without_defaults(fields, rule)),
         Value::Array(items) => {
             let item_rule = rule.get("items").map_or(&Value::Null, deref);
-            Value::Array(items.into_iter().map(|item| strip(item, item_rule)).collect())
+            Value::Array(items.into_iter().map(|item| value_without_defaults(item, item_rule)).collect())
         }
         other => other,
     }

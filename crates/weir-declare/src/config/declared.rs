@@ -10,7 +10,7 @@ use super::{Acl, Auth, Ban, Bridge, Endpoint, Identity, Kind, Name, Reconcile};
 /// All valid declarations of a snapshot, and the last good ones of those that are held.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Declared {
-    /// All of them, also those that `nodes` selects other nodes for; see [`Endpoint::is_for`].
+    /// All of them, also those that `nodes` selects other nodes for; see [`Endpoint::matches_labels`].
     pub endpoints: BTreeMap<Name, Arc<Endpoint>>,
     pub auths: BTreeMap<Name, Arc<Auth>>,
     pub acls: BTreeMap<Name, Arc<Acl>>,

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use similar::{Algorithm, TextDiff};
 
-use super::canonical::{document, items};
-use super::previous::Item;
+use super::canonical::{all_items, canonical_document};
+use super::last_good::Item;
 use super::{BuiltInDefaults, CanonicalDocument, Declared, Identity};
 
 /// What a hostile pair of texts may cost; real ones take microseconds.
@@ -46,17 +46,19 @@ pub fn diff_declared(old: &Declared, new: &Declared) -> String {
     if std::ptr::eq(old, new) {
         return String::new();
     }
-    let mut before: BTreeMap<Identity, Item> = items(old).collect();
-    let mut after: BTreeMap<Identity, Item> = items(new).collect();
+    let mut before: BTreeMap<Identity, Item> = all_items(old).collect();
+    let mut after: BTreeMap<Identity, Item> = all_items(new).collect();
     after.retain(|identity, item| {
-        let same = before.get(identity).is_some_and(|known| known.is(item));
+        let same = before.get(identity).is_some_and(|known| known.is_same(item));
         if same {
             before.remove(identity);
         }
         !same
     });
     let documents = |of: BTreeMap<Identity, Item>| -> Vec<CanonicalDocument> {
-        of.into_iter().filter_map(|(identity, item)| document(identity, &item, BuiltInDefaults::LeftOut)).collect()
+        of.into_iter()
+            .filter_map(|(identity, item)| canonical_document(identity, &item, BuiltInDefaults::LeftOut))
+            .collect()
     };
     diff_documents(&documents(before), &documents(after))
 }

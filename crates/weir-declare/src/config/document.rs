@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::path::InstancePath;
 use super::suggest::did_you_mean;
-use super::yaml::{self, Children, Node, Parsed};
+use super::yaml::{self, Children, ParsedDocument, SourceNode};
 use super::{
     Acl, Auth, Ban, Bridge, Defaults, Diagnostic, Identity, Kind, Name, Origin, Position, Reconcile, Severity,
 };
@@ -30,7 +30,7 @@ pub(super) struct Document {
     pub(super) identity: Option<Identity>,
     pub(super) origin: Origin,
     /// The whole document's.
-    pub(super) node: Node,
+    pub(super) node: SourceNode,
     /// `Err` where it has errors.
     pub(super) body: Result<Body, Vec<Diagnostic>>,
     /// Worth saying, though it is valid.
@@ -113,7 +113,7 @@ pub(super) fn parse_file(file: &SourceFile, bytes: &[u8]) -> ParsedFile {
 }
 
 /// What kind of document it is; or what to say about its top level.
-fn kind_of(document: &Parsed) -> Result<Kind, (Position, String, Option<String>)> {
+fn kind_of(document: &ParsedDocument) -> Result<Kind, (Position, String, Option<String>)> {
     let kinds = Kind::ALL.map(|kind| format!("`{kind}`")).join(", ");
     let Children::Map(entries) = &document.node.children else {
         let message = "a document must be a mapping with one of the keys ".to_owned() + &kinds;
@@ -145,14 +145,19 @@ fn kind_of(document: &Parsed) -> Result<Kind, (Position, String, Option<String>)
     }
 }
 
-fn read_document(file: &SourceFile, kind: Kind, parsed: Parsed, named_by_file: &mut BTreeSet<Kind>) -> Document {
-    let Parsed { mut value, node } = parsed;
+fn read_document(
+    file: &SourceFile,
+    kind: Kind,
+    parsed: ParsedDocument,
+    named_by_file: &mut BTreeSet<Kind>,
+) -> Document {
+    let ParsedDocument { mut value, node } = parsed;
     let findings = schema::check(&value);
     let key_at = node.entry(kind.key()).map_or(node.at, |entry| entry.key_at);
     let origin = Origin { file: Arc::clone(&file.shown), position: key_at, base: Arc::clone(&file.base) };
     let body = value.get_mut(kind.key()).map(Value::take).unwrap_or_default();
     let mut document = Document { identity: None, origin, node, body: Err(Vec::new()), warnings: Vec::new() };
-    let name = name_of(file, kind, &body, named_by_file);
+    let name = identity_of(file, kind, &body, named_by_file);
     document.identity = name.as_ref().ok().cloned();
     let mut errors: Vec<Diagnostic> = findings
         .into_iter()
@@ -173,9 +178,9 @@ fn read_document(file: &SourceFile, kind: Kind, parsed: Parsed, named_by_file: &
         errors.push(diagnostic);
     }
     match (errors.is_empty(), document.identity.clone()) {
-        (true, Some(identity)) => match typed(kind, body, &identity.name, &document.origin) {
+        (true, Some(identity)) => match deserialize_body(kind, body, &identity.name, &document.origin) {
             Ok(body) => {
-                document.warnings = super::semantics::of_document(&document, &body);
+                document.warnings = super::semantics::check_document(&document, &body);
                 let (errors, warnings) = document.warnings.drain(..).partition(Diagnostic::is_error);
                 document.warnings = warnings;
                 document.body = if Vec::is_empty(&errors) { Ok(body) } else { Err(errors) };
@@ -193,7 +198,7 @@ fn read_document(file: &SourceFile, kind: Kind, parsed: Parsed, named_by_file: &
 }
 
 /// The document's identity; `Err(None)` where a written name is wrong.
-fn name_of(
+fn identity_of(
     file: &SourceFile,
     kind: Kind,
     body: &Value,
@@ -226,7 +231,7 @@ pub(super) fn stem(path: &str) -> &str {
     [".yaml", ".yml", ".json"].iter().find_map(|extension| path.strip_suffix(extension)).unwrap_or(path)
 }
 
-fn typed(kind: Kind, body: Value, name: &Name, origin: &Origin) -> Result<Body, serde_json::Error> {
+fn deserialize_body(kind: Kind, body: Value, name: &Name, origin: &Origin) -> Result<Body, serde_json::Error> {
     fn parse<T: serde::de::DeserializeOwned>(
         body: Value,
         finish: impl FnOnce(&mut T),

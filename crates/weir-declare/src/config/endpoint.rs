@@ -167,7 +167,7 @@ impl Default for Endpoint {
 
 impl Endpoint {
     /// Whether a node with `labels` holds it.
-    pub fn is_for(&self, labels: &BTreeMap<String, String>) -> bool {
+    pub fn matches_labels(&self, labels: &BTreeMap<String, String>) -> bool {
         self.nodes.iter().all(|(key, value)| labels.get(&**key).is_some_and(|have| **have == **value))
     }
 

@@ -27,19 +27,20 @@ impl Finding {
     }
 
     /// Whether one of both is enough.
-    pub(super) fn is_about_the_same(&self, other: &Self) -> bool {
-        self.path == other.path && (self.message == other.message || (is_of_text(self.code) && is_of_text(other.code)))
+    pub(super) fn is_duplicate_of(&self, other: &Self) -> bool {
+        self.path == other.path
+            && (self.message == other.message || (is_about_text(self.code) && is_about_text(other.code)))
     }
 }
 
-fn is_of_text(code: &str) -> bool {
+fn is_about_text(code: &str) -> bool {
     matches!(code, "format" | "pattern" | "empty" | "too-long")
 }
 
 /// The findings of one error; several where it is about several fields, but not many more than `max`.
 pub(super) fn explain(error: &ValidationError<'_>, max: usize) -> Vec<Finding> {
     let path = path_of(error);
-    let rule = Rule::of(error);
+    let rule = SchemaPart::of(error);
     let value = error.instance().as_ref();
     if let Kind::AdditionalProperties { unexpected } = error.kind() {
         return unexpected.iter().take(max + 1).map(|field| unknown_field(&path, field, &rule)).collect();
@@ -54,36 +55,44 @@ pub(super) fn explain(error: &ValidationError<'_>, max: usize) -> Vec<Finding> {
         }
         Kind::Required { property } => {
             let property = property.as_str().unwrap_or_default();
-            let help = Rule::around(error).property(property).and_then(|field| field.first_sentence());
-            let allowed = Rule::around(error).property(property).and_then(|field| field.allowed());
+            let help = SchemaPart::around(error).property(property).and_then(|field| field.first_sentence());
+            let allowed = SchemaPart::around(error).property(property).and_then(|field| field.allowed());
             let help = help.map(|sentence| format!("{property}: {sentence}{}", allowed.unwrap_or_default()));
             ("missing-field", format!("`{property}` is missing"), help)
         }
         Kind::Type { .. } => type_mismatch(&path, value, &rule),
-        Kind::Enum { options } => none_of(value, options),
-        Kind::Constant { expected_value } => {
-            ("not-allowed", format!("{} is not known", shown(value)), Some(format!("write {}", shown(expected_value))))
+        Kind::Enum { options } => not_in_enum(value, options),
+        Kind::Constant { expected_value } => (
+            "not-allowed",
+            format!("{} is not known", display_value(value)),
+            Some(format!("write {}", display_value(expected_value))),
+        ),
+        Kind::Maximum { limit } => {
+            ("out-of-range", format!("{} is more than {limit}", display_value(value)), rule.range())
         }
-        Kind::Maximum { limit } => ("out-of-range", format!("{} is more than {limit}", shown(value)), rule.range()),
-        Kind::Minimum { limit } => ("out-of-range", format!("{} is less than {limit}", shown(value)), rule.range()),
-        Kind::Format { format } => bad_text(value, format_problem(format, value.as_str().unwrap_or_default()), &rule),
+        Kind::Minimum { limit } => {
+            ("out-of-range", format!("{} is less than {limit}", display_value(value)), rule.range())
+        }
+        Kind::Format { format } => {
+            invalid_text(value, format_problem(format, value.as_str().unwrap_or_default()), &rule)
+        }
         Kind::Pattern { .. } => {
-            let (_, message, help) = bad_text(value, None, &rule);
+            let (_, message, help) = invalid_text(value, None, &rule);
             ("pattern", message, help)
         }
         Kind::PropertyNames { error: inner } => {
             let key = inner.instance().as_str().unwrap_or_default();
             let path = path.key(key);
-            let message = format!("{} is no name here", shown(inner.instance()));
+            let message = format!("{} is no name here", display_value(inner.instance()));
             return vec![Finding { path, at_key: true, code: "bad-key", message, help: None }];
         }
-        _ => other(error.kind(), &rule),
+        _ => explain_keyword(error.kind(), &rule),
     };
     let at_key = matches!(error.kind(), Kind::Required { .. });
     vec![Finding { path, at_key, code, message, help }]
 }
 
-fn other(kind: &Kind, rule: &Rule) -> (&'static str, String, Option<String>) {
+fn explain_keyword(kind: &Kind, rule: &SchemaPart) -> (&'static str, String, Option<String>) {
     match kind {
         Kind::MinItems { limit } => ("too-few", format!("at least {limit} must be given"), rule.if_absent()),
         Kind::MaxItems { limit } => ("too-many", format!("at most {limit} are allowed"), None),
@@ -110,9 +119,9 @@ fn path_of(error: &ValidationError<'_>) -> InstancePath {
 }
 
 /// The part of the schema that a violated keyword stands in.
-struct Rule(Option<&'static Value>);
+struct SchemaPart(Option<&'static Value>);
 
-impl Rule {
+impl SchemaPart {
     fn of(error: &ValidationError<'_>) -> Self {
         Self(schema().pointer(parent(error.schema_path().as_str())))
     }
@@ -134,8 +143,8 @@ impl Rule {
         self.get(key)?.as_str()
     }
 
-    fn property(&self, name: &str) -> Option<Rule> {
-        self.0.and_then(|rule| field_schema(rule, name)).map(|field| Rule(Some(field)))
+    fn property(&self, name: &str) -> Option<SchemaPart> {
+        self.0.and_then(|rule| field_schema(rule, name)).map(|field| SchemaPart(Some(field)))
     }
 
     fn first_sentence(&self) -> Option<String> {
@@ -210,7 +219,7 @@ const ALIASES: &[(&str, &str)] = &[
 const VALUE_ALIASES: &[(&str, &str)] =
     &[("pubsub", "all"), ("both", "all"), ("readwrite", "all"), ("read", "subscribe"), ("write", "publish")];
 
-fn unknown_field(parent: &InstancePath, field: &str, rule: &Rule) -> Finding {
+fn unknown_field(parent: &InstancePath, field: &str, rule: &SchemaPart) -> Finding {
     let alias = ALIASES.iter().find(|(alias, ours)| *alias == field && rule.property(ours).is_some());
     let near = alias.map(|(_, ours)| *ours).or_else(|| did_you_mean(field, rule.field_names()));
     let inner =
@@ -235,7 +244,7 @@ fn unknown_field(parent: &InstancePath, field: &str, rule: &Rule) -> Finding {
     Finding { path: parent.key(field), at_key: true, code: "unknown-field", message, help: Some(help) }
 }
 
-fn type_mismatch(path: &InstancePath, value: &Value, rule: &Rule) -> (&'static str, String, Option<String>) {
+fn type_mismatch(path: &InstancePath, value: &Value, rule: &SchemaPart) -> (&'static str, String, Option<String>) {
     let code = "wrong-type";
     let wanted = rule.get("type");
     let name = path.last_key().unwrap_or_default();
@@ -248,9 +257,9 @@ fn type_mismatch(path: &InstancePath, value: &Value, rule: &Rule) -> (&'static s
         return (code, format!("`{name}` has no value"), Some(help));
     }
     let wanted_in_words = match wanted {
-        Some(Value::String(wanted)) => words(wanted).to_owned(),
+        Some(Value::String(wanted)) => type_name(wanted).to_owned(),
         Some(Value::Array(several)) => {
-            let several: Vec<_> = several.iter().filter_map(Value::as_str).map(words).collect();
+            let several: Vec<_> = several.iter().filter_map(Value::as_str).map(type_name).collect();
             several.join(" or ")
         }
         _ => "something else".into(),
@@ -258,18 +267,18 @@ fn type_mismatch(path: &InstancePath, value: &Value, rule: &Rule) -> (&'static s
     if rule.get("x-secret").is_some() {
         return (code, format!("must be {wanted_in_words}"), rule.text("patternErrorMessage").map(str::to_owned));
     }
-    let message = format!("must be {wanted_in_words}, not {}", described(value));
+    let message = format!("must be {wanted_in_words}, not {}", describe_value(value));
     let help = wanted.and_then(Value::as_str).and_then(|wanted| type_help(wanted, value, rule));
     (code, message, help.or_else(|| rule.range()))
 }
 
-fn type_help(wanted: &str, value: &Value, rule: &Rule) -> Option<String> {
+fn type_help(wanted: &str, value: &Value, rule: &SchemaPart) -> Option<String> {
     match (wanted, value) {
         ("integer", Value::String(text)) => {
             if text.parse::<i64>().is_ok() {
                 return Some("remove the quotes".into());
             }
-            let number = with_suffix(text, rule.text("x-unit")?)?;
+            let number = parse_with_suffix(text, rule.text("x-unit")?)?;
             Some(format!("in {}: {number}", rule.text("x-unit")?))
         }
         ("string", Value::Number(_) | Value::Bool(_)) => Some(format!("put it in quotes: \"{value}\"")),
@@ -286,7 +295,7 @@ fn type_help(wanted: &str, value: &Value, rule: &Rule) -> Option<String> {
 }
 
 /// `4MiB` as a number of bytes, `10s` as one of seconds or milliseconds.
-fn with_suffix(text: &str, unit: &str) -> Option<u64> {
+fn parse_with_suffix(text: &str, unit: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, suffix) = text.split_at_checked(digits)?;
     let number: u64 = number.parse().ok()?;
@@ -306,7 +315,7 @@ fn with_suffix(text: &str, unit: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
-fn words(json_type: &str) -> &str {
+fn type_name(json_type: &str) -> &str {
     match json_type {
         "integer" => "a whole number",
         "number" => "a number",
@@ -318,19 +327,19 @@ fn words(json_type: &str) -> &str {
     }
 }
 
-fn described(value: &Value) -> String {
+fn describe_value(value: &Value) -> String {
     match value {
         Value::Null => "nothing".into(),
         Value::Bool(_) => format!("{value}"),
         Value::Number(_) => format!("the number {value}"),
-        Value::String(_) => format!("the text {}", shown(value)),
+        Value::String(_) => format!("the text {}", display_value(value)),
         Value::Array(_) => "a list".into(),
         Value::Object(_) => "a mapping".into(),
     }
 }
 
 /// A value as messages show it: short, on one line.
-fn shown(value: &Value) -> String {
+fn display_value(value: &Value) -> String {
     const MAX_CHARS: usize = 60;
     let text = value.to_string();
     if text.chars().count() <= MAX_CHARS {
@@ -340,7 +349,7 @@ fn shown(value: &Value) -> String {
     format!("{cut}…")
 }
 
-fn none_of(value: &Value, options: &Value) -> (&'static str, String, Option<String>) {
+fn not_in_enum(value: &Value, options: &Value) -> (&'static str, String, Option<String>) {
     let mut names: Vec<String> = Vec::new();
     for option in options.as_array().into_iter().flatten() {
         // Versions are listed as text and as the number that YAML makes of them.
@@ -355,16 +364,16 @@ fn none_of(value: &Value, options: &Value) -> (&'static str, String, Option<Stri
     let allowed = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     let help =
         near.map_or_else(|| format!("allowed: {allowed}"), |near| format!("did you mean `{near}`? allowed: {allowed}"));
-    ("not-allowed", format!("{} is not allowed", shown(value)), Some(help))
+    ("not-allowed", format!("{} is not allowed", display_value(value)), Some(help))
 }
 
-fn bad_text(value: &Value, problem: Option<String>, rule: &Rule) -> (&'static str, String, Option<String>) {
+fn invalid_text(value: &Value, problem: Option<String>, rule: &SchemaPart) -> (&'static str, String, Option<String>) {
     let wanted = rule.text("patternErrorMessage");
     let secret = rule.get("x-secret").is_some();
     let message = match problem {
         Some(problem) => problem,
         None if secret => "a secret must not stand in a declaration".into(),
-        None => format!("{} is not allowed", shown(value)),
+        None => format!("{} is not allowed", display_value(value)),
     };
     let hint = match value.as_str().unwrap_or_default() {
         "localhost" => Some("write 127.0.0.1".to_owned()),

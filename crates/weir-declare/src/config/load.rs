@@ -3,13 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::cross::{self, Candidate, Candidates, Others};
+use super::conflicts::{self, Candidate, Candidates, ReferenceTargets};
 use super::document::{Body, Document, ParsedFile, parse_file};
-use super::in_order::InOrder;
+use super::last_good::{CachedFile, Item, LastGoodEntry};
 use super::path::InstancePath;
-use super::previous::{CachedFile, Good, Item};
-use super::{Declared, Defaults, Diagnostic, Identity, Kind, Name, NodeContext, Position, Previous, Related, Severity};
-use super::{Snapshot, SourceFile, effective};
+use super::sorted_cursor::SortedCursor;
+use super::{Declared, Defaults, Diagnostic, Identity, Kind, LastGood, Name, NodeContext, Position, Related, Severity};
+use super::{Snapshot, SourceFile, build_endpoint};
 
 /// What [`load`] makes of a snapshot.
 #[derive(Debug, Clone, Default)]
@@ -20,7 +20,7 @@ pub struct Loaded {
     /// What is not as the snapshot declares it.
     pub refusals: BTreeMap<Identity, Refusal>,
     /// For the next pass.
-    pub previous: Previous,
+    pub last_good: LastGood,
 }
 
 impl Loaded {
@@ -57,65 +57,65 @@ pub enum RefusalReason {
 
 /// What `snapshot` declares. A bad document harms only itself: its identity stays at the last good declaration that
 /// `previous` has of it. Files whose bytes did not change are not parsed again.
-pub fn load(snapshot: &Snapshot, previous: &Previous, node: &NodeContext) -> Loaded {
+pub fn load(snapshot: &Snapshot, previous: &LastGood, node: &NodeContext) -> Loaded {
     let mut pass =
-        Pass { previous, node, loaded: Loaded::default(), documents: BTreeMap::new(), trouble: BTreeMap::new() };
+        Pass { previous, node, loaded: Loaded::default(), documents: BTreeMap::new(), failures: BTreeMap::new() };
     pass.read(&snapshot.files);
     pass.refuse_duplicates();
-    pass.hold();
-    pass.others();
-    pass.endpoints();
+    pass.refuse_invalid();
+    pass.declare_others();
+    pass.declare_endpoints();
     pass.finish()
 }
 
 /// A document, and the path of the file that it stands in.
-type Placed = (Arc<str>, Arc<Document>);
+type PlacedDocument = (Arc<str>, Arc<Document>);
 
 /// A file whose declarations are not all known.
-struct Trouble {
+struct FileFailure {
     reason: RefusalReason,
     message: String,
 }
 
 struct Pass<'a> {
-    previous: &'a Previous,
+    previous: &'a LastGood,
     node: &'a NodeContext,
     loaded: Loaded,
     /// What the snapshot names; more than one document where it does so twice.
-    documents: BTreeMap<Identity, Vec<Placed>>,
+    documents: BTreeMap<Identity, Vec<PlacedDocument>>,
     /// By path.
-    trouble: BTreeMap<Arc<str>, Trouble>,
+    failures: BTreeMap<Arc<str>, FileFailure>,
 }
 
 impl Pass<'_> {
     fn read(&mut self, files: &[SourceFile]) {
         let mut files: Vec<&SourceFile> = files.iter().collect();
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        let mut known = InOrder::of(self.previous.files());
+        let mut known = SortedCursor::over(self.previous.files());
         let mut kept = Vec::with_capacity(files.len());
-        let mut documents: Vec<(Identity, Placed)> = Vec::with_capacity(files.len());
+        let mut documents: Vec<(Identity, PlacedDocument)> = Vec::with_capacity(files.len());
         for file in files {
             let bytes = match &file.content {
                 Ok(bytes) => bytes,
                 Err(error) => {
-                    let diagnostic = unreadable(file, &error.message);
-                    let trouble = Trouble { reason: RefusalReason::Unreadable, message: diagnostic.to_string() };
-                    self.trouble.insert(Arc::clone(&file.path), trouble);
+                    let diagnostic = unreadable_file(file, &error.message);
+                    let failure = FileFailure { reason: RefusalReason::Unreadable, message: diagnostic.to_string() };
+                    self.failures.insert(Arc::clone(&file.path), failure);
                     self.loaded.diagnostics.push(diagnostic);
                     continue;
                 }
             };
-            let parsed = match known.get(&file.path).filter(|known| known.is_of(file, bytes)) {
+            let parsed = match known.get(&file.path).filter(|known| known.matches(file, bytes)) {
                 Some(known) => Arc::clone(&known.parsed),
                 None => Arc::new(parse_file(file, bytes)),
             };
-            self.take(file, &parsed, &mut documents);
+            self.add_documents(file, &parsed, &mut documents);
             kept.push((Arc::clone(&file.path), CachedFile::new(file, bytes, parsed)));
         }
-        self.loaded.previous.keep(kept);
+        self.loaded.last_good.set_files(kept);
         // By identity; of one identity, as they stand.
         documents.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let mut by_identity: Vec<(Identity, Vec<Placed>)> = Vec::with_capacity(documents.len());
+        let mut by_identity: Vec<(Identity, Vec<PlacedDocument>)> = Vec::with_capacity(documents.len());
         for (identity, placed) in documents {
             match by_identity.last_mut() {
                 Some((last, all)) if *last == identity => all.push(placed),
@@ -125,7 +125,12 @@ impl Pass<'_> {
         self.documents = by_identity.into_iter().collect();
     }
 
-    fn take(&mut self, file: &SourceFile, parsed: &ParsedFile, documents: &mut Vec<(Identity, Placed)>) {
+    fn add_documents(
+        &mut self,
+        file: &SourceFile,
+        parsed: &ParsedFile,
+        documents: &mut Vec<(Identity, PlacedDocument)>,
+    ) {
         self.loaded.diagnostics.extend(parsed.problems.iter().cloned());
         for document in &parsed.documents {
             self.loaded.diagnostics.extend(document.warnings.iter().cloned());
@@ -141,7 +146,7 @@ impl Pass<'_> {
             let first =
                 parsed.problems.first().or_else(|| nameless.filter_map(|d| d.body.as_ref().err()?.first()).next());
             let message = first.map(ToString::to_string).unwrap_or_default();
-            self.trouble.insert(Arc::clone(&file.path), Trouble { reason: RefusalReason::Unparsable, message });
+            self.failures.insert(Arc::clone(&file.path), FileFailure { reason: RefusalReason::Unparsable, message });
         }
     }
 
@@ -174,29 +179,29 @@ impl Pass<'_> {
     }
 
     /// Notes every identity that is not as declared, and carries over the last good declarations.
-    fn hold(&mut self) {
+    fn refuse_invalid(&mut self) {
         for (identity, documents) in &self.documents {
             let errors = documents.iter().find_map(|(_, document)| document.body.as_ref().err());
             if let Some(errors) = errors {
-                refuse(&mut self.loaded, self.previous, identity, RefusalReason::Invalid, &first_of(errors));
+                refuse(&mut self.loaded, self.previous, identity, RefusalReason::Invalid, &first_error(errors));
             }
         }
-        let somewhere = !self.trouble.is_empty();
-        let directories: Vec<(&Arc<str>, &Trouble)> =
-            self.trouble.iter().filter(|(path, _)| path.ends_with('/')).collect();
-        let trouble_at = |path: &Arc<str>| {
+        let somewhere = !self.failures.is_empty();
+        let directories: Vec<(&Arc<str>, &FileFailure)> =
+            self.failures.iter().filter(|(path, _)| path.ends_with('/')).collect();
+        let failure_of = |path: &Arc<str>| {
             let above = || directories.iter().find(|(directory, _)| path.starts_with(&***directory));
-            self.trouble.get(path).or_else(|| above().map(|(_, trouble)| *trouble))
+            self.failures.get(path).or_else(|| above().map(|(_, failure)| *failure))
         };
-        for (identity, good) in self.previous.good().iter().filter(|_| somewhere) {
-            if let (false, Some(trouble)) = (self.documents.contains_key(identity), trouble_at(&good.path)) {
-                refuse(&mut self.loaded, self.previous, identity, trouble.reason.clone(), &trouble.message);
+        for (identity, good) in self.previous.entries().iter().filter(|_| somewhere) {
+            if let (false, Some(failure)) = (self.documents.contains_key(identity), failure_of(&good.path)) {
+                refuse(&mut self.loaded, self.previous, identity, failure.reason.clone(), &failure.message);
             }
         }
     }
 
     /// Everything but endpoints.
-    fn others(&mut self) {
+    fn declare_others(&mut self) {
         let valid: Vec<(Identity, Arc<str>, Arc<Document>)> = self
             .documents
             .iter()
@@ -216,21 +221,21 @@ impl Pass<'_> {
                 Body::Reconcile(reconcile) => Item::Reconcile(Arc::clone(reconcile)),
                 Body::Endpoint(_) => continue,
             };
-            self.accept(identity, Good { path, document: Some(document), defaults: None, item });
+            self.accept(identity, LastGoodEntry { path, document: Some(document), defaults: None, item });
         }
         let held: Vec<Identity> = self.loaded.refusals.keys().filter(|id| id.kind != Kind::Endpoint).cloned().collect();
         for identity in held {
-            self.keep_held(&identity);
+            self.keep_last_good(&identity);
         }
     }
 
-    fn accept(&mut self, identity: Identity, good: Good) {
-        good.item.declare(&identity.name, &mut self.loaded.declared);
-        self.loaded.previous.set_good(identity, good);
+    fn accept(&mut self, identity: Identity, good: LastGoodEntry) {
+        good.item.insert_into(&identity.name, &mut self.loaded.declared);
+        self.loaded.last_good.insert(identity, good);
     }
 
-    fn keep_held(&mut self, identity: &Identity) {
-        if let Some(good) = self.previous.good_of(identity) {
+    fn keep_last_good(&mut self, identity: &Identity) {
+        if let Some(good) = self.previous.get(identity) {
             self.accept(identity.clone(), good.clone());
         }
     }
@@ -240,7 +245,7 @@ impl Pass<'_> {
         self.loaded.refusals.get(&Identity::single(Kind::Defaults)).filter(|refusal| !refusal.held)
     }
 
-    fn endpoints(&mut self) {
+    fn declare_endpoints(&mut self) {
         let mut candidates = self.candidates();
         let refused: BTreeSet<(Kind, Name)> = self
             .loaded
@@ -252,24 +257,25 @@ impl Pass<'_> {
         // Who gives way falls back to its last good declaration, and somebody else may have to give way for it. Each
         // round settles at least one, and what is held never gives way.
         loop {
-            let others = Others { declared: &self.loaded.declared, refused: &refused };
-            let losers = cross::losers(&candidates, self.node, &others);
-            if losers.is_empty() {
+            let targets = ReferenceTargets { declared: &self.loaded.declared, refused: &refused };
+            let found = conflicts::find(&candidates, self.node, &targets);
+            if found.is_empty() {
                 break;
             }
-            for loser in losers {
-                let identity = Identity::new(Kind::Endpoint, loser.name.clone());
-                let reason = loser.holder.map_or(RefusalReason::Invalid, |holder| RefusalReason::Conflicted { holder });
-                refuse(&mut self.loaded, self.previous, &identity, reason, &loser.diagnostic.to_string());
-                self.loaded.diagnostics.push(loser.diagnostic);
-                let incumbent = candidates.remove(&loser.name).and_then(|candidate| candidate.incumbent);
+            for conflict in found {
+                let identity = Identity::new(Kind::Endpoint, conflict.name.clone());
+                let reason =
+                    conflict.holder.map_or(RefusalReason::Invalid, |holder| RefusalReason::Conflicted { holder });
+                refuse(&mut self.loaded, self.previous, &identity, reason, &conflict.diagnostic.to_string());
+                self.loaded.diagnostics.push(conflict.diagnostic);
+                let incumbent = candidates.remove(&conflict.name).and_then(|candidate| candidate.incumbent);
                 if let Some(incumbent) = incumbent {
-                    candidates.insert(loser.name, Candidate::held(incumbent));
+                    candidates.insert(conflict.name, Candidate::held(incumbent));
                 }
             }
         }
         self.keep_referenced(&candidates);
-        self.declare(candidates);
+        self.accept_candidates(candidates);
     }
 
     /// The endpoints that the snapshot declares, and the held ones.
@@ -277,7 +283,7 @@ impl Pass<'_> {
         let mut candidates = Vec::with_capacity(self.documents.len());
         let defaults = self.loaded.declared.defaults.clone();
         let unknown = self.defaults_unknown().map(|refusal| refusal.message.clone());
-        let mut last_good = InOrder::of(self.previous.good());
+        let mut last_good = SortedCursor::over(self.previous.entries());
         for (identity, placed) in self.documents.iter().filter(|(identity, _)| identity.kind == Kind::Endpoint) {
             let Some((_, document)) = valid(placed) else { continue };
             if let Some(cause) = &unknown {
@@ -286,9 +292,9 @@ impl Pass<'_> {
                 continue;
             }
             let good = last_good.get(identity);
-            match endpoint(identity, document, good, defaults.as_ref()) {
+            match endpoint_of(identity, document, good, defaults.as_ref()) {
                 Ok(endpoint) => {
-                    let incumbent = good.and_then(Good::endpoint).cloned();
+                    let incumbent = good.and_then(LastGoodEntry::endpoint).cloned();
                     let candidate = Candidate { endpoint, document: Some(Arc::clone(document)), incumbent };
                     candidates.push((identity.name.clone(), candidate));
                 }
@@ -300,7 +306,7 @@ impl Pass<'_> {
         }
         let mut candidates: Candidates = candidates.into_iter().collect();
         for identity in self.loaded.refusals.keys().filter(|identity| identity.kind == Kind::Endpoint) {
-            if let Some(endpoint) = self.previous.good_of(identity).and_then(Good::endpoint) {
+            if let Some(endpoint) = self.previous.get(identity).and_then(LastGoodEntry::endpoint) {
                 candidates.insert(identity.name.clone(), Candidate::held(Arc::clone(endpoint)));
             }
         }
@@ -320,18 +326,18 @@ impl Pass<'_> {
             }
         }
         for (identity, by) in needed {
-            if self.loaded.previous.good_of(&identity).is_none() {
+            if self.loaded.last_good.get(&identity).is_none() {
                 let message =
                     format!("{identity} is gone, but endpoint `{by}`, held at its last good declaration, needs it");
                 refuse(&mut self.loaded, self.previous, &identity, RefusalReason::StillReferenced, &message);
-                self.keep_held(&identity);
+                self.keep_last_good(&identity);
             }
         }
     }
 
-    fn declare(&mut self, candidates: Candidates) {
+    fn accept_candidates(&mut self, candidates: Candidates) {
         let defaults = self.loaded.declared.defaults.clone();
-        let mut documents = InOrder::of(&self.documents);
+        let mut documents = SortedCursor::over(&self.documents);
         let mut good = Vec::with_capacity(candidates.len());
         let mut held = Vec::new();
         for (name, candidate) in candidates {
@@ -340,18 +346,18 @@ impl Pass<'_> {
                 held.push(identity);
                 continue;
             };
-            let found = cross::warnings(&document, &candidate.endpoint, &self.loaded.declared);
+            let found = conflicts::warnings(&document, &candidate.endpoint, &self.loaded.declared);
             self.loaded.diagnostics.extend(found);
             let placed = documents.get(&identity).and_then(|placed| valid(placed));
             let path = placed.map(|(path, _)| Arc::clone(path)).unwrap_or_default();
             let item = Item::Endpoint(candidate.endpoint);
-            good.push((identity, Good { path, document: Some(document), defaults: defaults.clone(), item }));
+            good.push((identity, LastGoodEntry { path, document: Some(document), defaults: defaults.clone(), item }));
         }
         let endpoints = good.iter().filter_map(|(id, good)| Some((id.name.clone(), Arc::clone(good.endpoint()?))));
         self.loaded.declared.endpoints = endpoints.collect();
-        self.loaded.previous.set_all_good(good);
+        self.loaded.last_good.insert_all(good);
         for identity in held {
-            self.keep_held(&identity);
+            self.keep_last_good(&identity);
         }
     }
 
@@ -364,7 +370,7 @@ impl Pass<'_> {
 }
 
 /// The first of a document's errors by place, and how many there are besides.
-fn first_of(errors: &[Diagnostic]) -> String {
+fn first_error(errors: &[Diagnostic]) -> String {
     let first = errors.iter().min_by_key(|error| error.position).map(ToString::to_string).unwrap_or_default();
     match errors.len() {
         0 | 1 => first,
@@ -373,7 +379,7 @@ fn first_of(errors: &[Diagnostic]) -> String {
 }
 
 /// The document of an identity that is declared once, and rightly.
-fn valid(placed: &[Placed]) -> Option<&Placed> {
+fn valid(placed: &[PlacedDocument]) -> Option<&PlacedDocument> {
     match placed {
         [one] if one.1.body.is_ok() => Some(one),
         _ => None,
@@ -381,25 +387,25 @@ fn valid(placed: &[Placed]) -> Option<&Placed> {
 }
 
 /// The endpoint of a document; the one of its last good declaration, where neither it nor `defaults` changed.
-fn endpoint(
+fn endpoint_of(
     identity: &Identity,
     document: &Arc<Document>,
-    good: Option<&Good>,
+    good: Option<&LastGoodEntry>,
     defaults: Option<&Arc<Defaults>>,
 ) -> Result<Arc<super::Endpoint>, Box<Diagnostic>> {
-    if let Some(endpoint) = good.and_then(|good| good.endpoint_of(document, defaults)) {
+    if let Some(endpoint) = good.and_then(|good| good.endpoint_if_unchanged(document, defaults)) {
         return Ok(Arc::clone(endpoint));
     }
     let path = InstancePath::of(&["endpoint"]);
     let Ok(Body::Endpoint(fields)) = &document.body else {
         return Err(Box::new(document.diagnostic(Severity::Error, "not-understood", &path, "it is no endpoint")));
     };
-    effective::endpoint(fields, defaults.map(Arc::as_ref), &identity.name, &document.origin)
+    build_endpoint::with_defaults(fields, defaults.map(Arc::as_ref), &identity.name, &document.origin)
         .map(Arc::new)
         .map_err(|problem| Box::new(document.diagnostic(Severity::Error, "not-understood", &path, problem)))
 }
 
-fn unreadable(file: &SourceFile, message: &str) -> Diagnostic {
+fn unreadable_file(file: &SourceFile, message: &str) -> Diagnostic {
     Diagnostic {
         severity: Severity::Error,
         code: "unreadable",
@@ -414,8 +420,8 @@ fn unreadable(file: &SourceFile, message: &str) -> Diagnostic {
 }
 
 /// Notes that `identity` is not as declared; the first reason stays.
-fn refuse(loaded: &mut Loaded, previous: &Previous, identity: &Identity, reason: RefusalReason, message: &str) {
-    let held = previous.good_of(identity).is_some();
+fn refuse(loaded: &mut Loaded, previous: &LastGood, identity: &Identity, reason: RefusalReason, message: &str) {
+    let held = previous.get(identity).is_some();
     let refusal = || Refusal { reason, message: message.to_owned(), held };
     loaded.refusals.entry(identity.clone()).or_insert_with(refusal);
 }

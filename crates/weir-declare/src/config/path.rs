@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Position;
-use super::yaml::Node;
+use super::yaml::SourceNode;
 
 /// A step into a value.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,7 +52,7 @@ impl InstancePath {
     }
 
     /// Where the value stands; where there is none, the nearest thing around it.
-    pub(super) fn position_in(&self, root: &Node) -> Position {
+    pub(super) fn position_in(&self, root: &SourceNode) -> Position {
         let mut node = root;
         let mut nearest = root.at;
         for segment in &self.0 {
@@ -72,13 +72,13 @@ impl InstancePath {
     }
 
     /// Where the last step's key stands.
-    pub(super) fn key_position_in(&self, root: &Node) -> Position {
+    pub(super) fn key_position_in(&self, root: &SourceNode) -> Position {
         let Some((Segment::Key(key), parents)) = self.0.split_last() else { return self.position_in(root) };
         let parent = Self(parents.to_vec());
         parent.node_in(root).and_then(|node| node.entry(key)).map_or_else(|| parent.position_in(root), |e| e.key_at)
     }
 
-    fn node_in<'a>(&self, root: &'a Node) -> Option<&'a Node> {
+    fn node_in<'a>(&self, root: &'a SourceNode) -> Option<&'a SourceNode> {
         self.0.iter().try_fold(root, |node, segment| match segment {
             Segment::Key(key) => node.entry(key).map(|entry| &entry.node),
             Segment::Index(index) => node.item(*index),

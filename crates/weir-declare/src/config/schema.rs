@@ -94,7 +94,7 @@ pub(super) fn check(document: &Value) -> Vec<Finding> {
                 return findings;
             }
             // A pattern and a format about one value: the format says it better.
-            if let Some(known) = findings.iter_mut().find(|known| known.is_about_the_same(&finding)) {
+            if let Some(known) = findings.iter_mut().find(|known| known.is_duplicate_of(&finding)) {
                 if finding.code == "format" {
                     *known = finding;
                 }

@@ -2,19 +2,19 @@
 
 use super::document::{Body, Document};
 use super::path::InstancePath;
-use super::shadow::shadowed;
+use super::unreachable_rules::unreachable_rules;
 use super::{Acl, AclRule, Bridge, Diagnostic, Related, Severity};
 
 /// Errors and warnings about a document by itself. Endpoints are judged with `defaults` applied, elsewhere.
-pub(super) fn of_document(document: &Document, body: &Body) -> Vec<Diagnostic> {
+pub(super) fn check_document(document: &Document, body: &Body) -> Vec<Diagnostic> {
     match body {
-        Body::Acl(acl) => of_acl(document, acl),
-        Body::Bridge(bridge) => of_bridge(document, bridge),
+        Body::Acl(acl) => check_acl(document, acl),
+        Body::Bridge(bridge) => check_bridge(document, bridge),
         Body::Endpoint(_) | Body::Auth(_) | Body::Ban(_) | Body::Defaults(_) | Body::Reconcile(_) => Vec::new(),
     }
 }
 
-fn of_acl(document: &Document, acl: &Acl) -> Vec<Diagnostic> {
+fn check_acl(document: &Document, acl: &Acl) -> Vec<Diagnostic> {
     let rules = InstancePath::of(&["acl", "rules"]);
     let mut found = Vec::new();
     for (index, rule) in acl.rules.iter().enumerate() {
@@ -24,12 +24,12 @@ fn of_acl(document: &Document, acl: &Acl) -> Vec<Diagnostic> {
             found.push(document.diagnostic(Severity::Warning, "never-matches", &path, message));
         }
     }
-    for (later, earlier) in shadowed(acl) {
+    for (later, earlier) in unreachable_rules(acl) {
         let (later_path, earlier_path) = (rules.index(later), rules.index(earlier));
         let message = format!(
             "the rule never decides: rule {} ({}) is asked before it and matches all that it matches",
             earlier + 1,
-            verdict(acl.rules.get(earlier)),
+            permission_word(acl.rules.get(earlier)),
         );
         let mut diagnostic = document.diagnostic(Severity::Warning, "shadowed-rule", &later_path, message);
         diagnostic.help = Some("remove it, or put it first, or give it a higher `priority`".into());
@@ -43,14 +43,14 @@ fn of_acl(document: &Document, acl: &Acl) -> Vec<Diagnostic> {
     found
 }
 
-fn verdict(rule: Option<&AclRule>) -> &'static str {
+fn permission_word(rule: Option<&AclRule>) -> &'static str {
     match rule.map(|rule| rule.permission) {
         Some(super::Permission::Allow) => "allow",
         _ => "deny",
     }
 }
 
-fn of_bridge(document: &Document, bridge: &Bridge) -> Vec<Diagnostic> {
+fn check_bridge(document: &Document, bridge: &Bridge) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for (direction, rules) in [("out", &bridge.out), ("in", &bridge.inward)] {
         for (index, rule) in rules.iter().enumerate() {

@@ -6,15 +6,15 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
     if word.is_empty() || word.len() > 64 {
         return None;
     }
-    let plain = squeeze(word);
+    let plain = normalize(word);
     candidates
         .into_iter()
         .filter_map(|candidate| {
-            let squeezed = squeeze(candidate);
-            let distance = strsim::osa_distance(&plain, &squeezed);
-            let allowed = (plain.chars().count().max(squeezed.chars().count()) / 3).clamp(1, 4);
+            let normalized = normalize(candidate);
+            let distance = strsim::osa_distance(&plain, &normalized);
+            let allowed = (plain.chars().count().max(normalized.chars().count()) / 3).clamp(1, 4);
             // `maxConn` for `maxConnectionSize`: cut off, not misspelt.
-            let cut = plain.len() >= 4 && squeezed.starts_with(&plain);
+            let cut = plain.len() >= 4 && normalized.starts_with(&plain);
             let distance = if cut { 1 } else { distance };
             (distance <= allowed).then_some((distance, candidate.len(), candidate))
         })
@@ -23,7 +23,7 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
 }
 
 /// `max_connection-size` and `maxConnectionSize` are the same slip.
-fn squeeze(word: &str) -> String {
+fn normalize(word: &str) -> String {
     word.chars().filter(|c| !matches!(c, '_' | '-' | '.' | ' ')).flat_map(char::to_lowercase).collect()
 }
 

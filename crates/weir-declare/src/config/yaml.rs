@@ -20,14 +20,14 @@ pub const DEPTH_MAX: usize = 64;
 
 /// A document as written.
 #[derive(Debug, Clone)]
-pub(super) struct Parsed {
+pub(super) struct ParsedDocument {
     pub(super) value: Value,
-    pub(super) node: Node,
+    pub(super) node: SourceNode,
 }
 
 /// Where a value and all that is in it stands.
 #[derive(Debug, Clone)]
-pub(super) struct Node {
+pub(super) struct SourceNode {
     pub(super) at: Position,
     pub(super) children: Children,
 }
@@ -36,7 +36,7 @@ pub(super) struct Node {
 #[derive(Debug, Clone)]
 pub(super) enum Children {
     Scalar,
-    Seq(Vec<Node>),
+    Seq(Vec<SourceNode>),
     Map(Vec<Entry>),
 }
 
@@ -45,19 +45,19 @@ pub(super) enum Children {
 pub(super) struct Entry {
     pub(super) key: Box<str>,
     pub(super) key_at: Position,
-    pub(super) node: Node,
+    pub(super) node: SourceNode,
 }
 
 /// Why bytes are no documents.
 #[derive(Debug, Clone)]
-pub(super) struct Problem {
+pub(super) struct YamlError {
     pub(super) at: Position,
     pub(super) code: &'static str,
     pub(super) message: String,
     pub(super) help: Option<String>,
 }
 
-impl Problem {
+impl YamlError {
     fn new(at: Position, code: &'static str, message: impl Into<String>) -> Self {
         Self { at, code, message: message.into(), help: None }
     }
@@ -68,7 +68,7 @@ impl Problem {
     }
 }
 
-impl Node {
+impl SourceNode {
     /// The field called `key`, where this is a mapping that has it.
     pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.children {
@@ -78,7 +78,7 @@ impl Node {
     }
 
     /// The item at `index`, where this is a sequence that has it.
-    pub(super) fn item(&self, index: usize) -> Option<&Node> {
+    pub(super) fn item(&self, index: usize) -> Option<&SourceNode> {
         match &self.children {
             Children::Seq(items) => items.get(index),
             _ => None,
@@ -90,15 +90,15 @@ impl Node {
 ///
 /// # Errors
 /// Every problem found until parsing had to stop; none of the file's documents is known then.
-pub(super) fn parse(bytes: &[u8]) -> Result<Vec<Parsed>, Vec<Problem>> {
-    let text = text_of(bytes).map_err(|problem| vec![problem])?;
-    let text = untabbed(text);
+pub(super) fn parse(bytes: &[u8]) -> Result<Vec<ParsedDocument>, Vec<YamlError>> {
+    let text = decode(bytes).map_err(|problem| vec![problem])?;
+    let text = tabs_to_spaces(text);
     let nodes = positions(&text)?;
     values(&text, nodes).map_err(|problem| vec![problem])
 }
 
 /// JSON may be indented by tabs, which YAML's parsers refuse even where its grammar does not.
-fn untabbed(text: &str) -> Cow<'_, str> {
+fn tabs_to_spaces(text: &str) -> Cow<'_, str> {
     if !text.trim_start().starts_with(['{', '[']) || !text.contains('\t') {
         return Cow::Borrowed(text);
     }
@@ -112,26 +112,28 @@ fn untabbed(text: &str) -> Cow<'_, str> {
 }
 
 /// The bytes as text, without a byte order mark.
-fn text_of(bytes: &[u8]) -> Result<&str, Problem> {
+fn decode(bytes: &[u8]) -> Result<&str, YamlError> {
     if bytes.len() > FILE_SIZE_MAX {
         let message = format!("the file has more than {FILE_SIZE_MAX} bytes");
-        return Err(Problem::new(Position::START, "file-too-large", message)
+        return Err(YamlError::new(Position::START, "file-too-large", message)
             .help("split it: a directory is read recursively, a file per endpoint is common"));
     }
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
-        return Err(Problem::new(Position::START, "encoding", "the file is UTF-16").help("save it as UTF-8"));
+        return Err(YamlError::new(Position::START, "encoding", "the file is UTF-16").help("save it as UTF-8"));
     }
     let bytes = bytes.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(bytes);
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
         let at = position_after(&String::from_utf8_lossy(valid));
-        Problem::new(at, "encoding", "the file is not UTF-8 from here on").help("save it as UTF-8")
+        YamlError::new(at, "encoding", "the file is not UTF-8 from here on").help("save it as UTF-8")
     })?;
     let forbidden = |c: char| (c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}')) || c == '\u{feff}';
     if let Some((index, c)) = text.char_indices().find(|&(_, c)| forbidden(c)) {
         let at = position_after(text.get(..index).unwrap_or_default());
         let message = format!("control character U+{:04X}", u32::from(c));
-        return Err(Problem::new(at, "control-character", message).help("remove it, or write it \"\\u....\" in quotes"));
+        return Err(
+            YamlError::new(at, "control-character", message).help("remove it, or write it \"\\u....\" in quotes")
+        );
     }
     Ok(text)
 }
@@ -151,22 +153,22 @@ fn position_after(text: &str) -> Position {
     at
 }
 
-fn narrow(n: usize) -> u32 {
+fn to_u32(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
 fn position(span: Span) -> Position {
     // What spans lines is shown by its beginning.
     let len = if span.end.line() == span.start.line() { span.len().max(1) } else { 1 };
-    Position { len: narrow(len), ..position_of(span.start) }
+    Position { len: to_u32(len), ..position_of(span.start) }
 }
 
 fn position_of(mark: Marker) -> Position {
-    Position { line: narrow(mark.line()), col: narrow(mark.col() + 1), len: 1 }
+    Position { line: to_u32(mark.line()), col: to_u32(mark.col() + 1), len: 1 }
 }
 
 /// A collection that is being read.
-struct Open {
+struct OpenCollection {
     at: Position,
     children: Children,
     /// A mapping's key that waits for its value.
@@ -175,8 +177,8 @@ struct Open {
 }
 
 /// The first pass: the nodes of every document that is not empty.
-fn positions(text: &str) -> Result<Vec<Node>, Vec<Problem>> {
-    let mut reader = Reader { open: Vec::new(), documents: Vec::new(), problems: Vec::new() };
+fn positions(text: &str) -> Result<Vec<SourceNode>, Vec<YamlError>> {
+    let mut reader = TreeBuilder { open: Vec::new(), documents: Vec::new(), problems: Vec::new() };
     let mut parser = Parser::new_from_str(text);
     while let Some(next) = parser.next_event() {
         match next {
@@ -194,13 +196,13 @@ fn positions(text: &str) -> Result<Vec<Node>, Vec<Problem>> {
     if reader.problems.is_empty() { Ok(reader.documents) } else { Err(reader.problems) }
 }
 
-struct Reader {
-    open: Vec<Open>,
-    documents: Vec<Node>,
-    problems: Vec<Problem>,
+struct TreeBuilder {
+    open: Vec<OpenCollection>,
+    documents: Vec<SourceNode>,
+    problems: Vec<YamlError>,
 }
 
-impl Reader {
+impl TreeBuilder {
     /// Takes one event.
     ///
     /// # Errors
@@ -223,7 +225,7 @@ impl Reader {
             }
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(open) = self.open.pop() {
-                    self.add(Node { at: open.at, children: open.children });
+                    self.add(SourceNode { at: open.at, children: open.children });
                 }
             }
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => {}
@@ -238,12 +240,12 @@ impl Reader {
         }
         if self.expects_key() {
             self.problems.push(
-                Problem::new(at, "key-not-a-string", "a key must be a string, not a mapping or a sequence")
+                YamlError::new(at, "key-not-a-string", "a key must be a string, not a mapping or a sequence")
                     .help("if this is a template, render it first; else quote what begins with `{` or `[`"),
             );
             return Err(());
         }
-        self.open.push(Open { at, children, key: None, keys: HashSet::new() });
+        self.open.push(OpenCollection { at, children, key: None, keys: HashSet::new() });
         Ok(())
     }
 
@@ -257,13 +259,13 @@ impl Reader {
             let is_null = style == ScalarStyle::Plain && matches!(text, "" | "~" | "null" | "Null" | "NULL");
             if !(self.open.is_empty() && is_null) {
                 self.refuse_huge_number(text, style, at);
-                self.add(Node { at, children: Children::Scalar });
+                self.add(SourceNode { at, children: Children::Scalar });
             }
             return;
         }
         if text == "<<" && style == ScalarStyle::Plain {
             self.problems.push(
-                Problem::new(at, "merge-key", "merge keys (`<<`) are not supported")
+                YamlError::new(at, "merge-key", "merge keys (`<<`) are not supported")
                     .help("write the fields out, or put what all endpoints share into `defaults`"),
             );
         }
@@ -275,7 +277,7 @@ impl Reader {
             };
             let first = first.map(|at| format!(", first on line {}", at.line)).unwrap_or_default();
             let message = format!("`{text}` is given twice{first}");
-            self.problems.push(Problem::new(at, "duplicate-key", message).help("keep one of them"));
+            self.problems.push(YamlError::new(at, "duplicate-key", message).help("keep one of them"));
         }
         open.key = Some((text.into(), at));
     }
@@ -285,12 +287,12 @@ impl Reader {
         let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
         let is_number = style == ScalarStyle::Plain && !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         if is_number && text.parse::<i64>().is_err() && text.parse::<u64>().is_err() {
-            let problem = Problem::new(at, "number-too-large", "the number is too large to mean anything here");
+            let problem = YamlError::new(at, "number-too-large", "the number is too large to mean anything here");
             self.problems.push(problem.help("quote it, if it is meant as text"));
         }
     }
 
-    fn add(&mut self, node: Node) {
+    fn add(&mut self, node: SourceNode) {
         let Some(open) = self.open.last_mut() else {
             self.documents.push(node);
             return;
@@ -314,7 +316,7 @@ impl Reader {
                 open.key = Some(("*".into(), at));
             }
         } else {
-            self.add(Node { at, children: Children::Scalar });
+            self.add(SourceNode { at, children: Children::Scalar });
         }
     }
 
@@ -322,7 +324,7 @@ impl Reader {
     fn refuse_anchor(&mut self, at: Position) {
         if self.problems.iter().all(|problem| problem.code != "anchor") {
             self.problems.push(
-                Problem::new(at, "anchor", "anchors (`&`) and aliases (`*`) are not supported")
+                YamlError::new(at, "anchor", "anchors (`&`) and aliases (`*`) are not supported")
                     .help("write the value out, or quote it if it is meant to begin with `&` or `*`"),
             );
         }
@@ -334,19 +336,19 @@ impl Reader {
         }
         if tagged {
             self.problems.push(
-                Problem::new(at, "tag", "tags (`!`) are not supported")
+                YamlError::new(at, "tag", "tags (`!`) are not supported")
                     .help("leave the tag out; quote the value if it is meant to begin with `!`"),
             );
         }
     }
 }
 
-fn too_deep(at: Position) -> Problem {
-    Problem::new(at, "too-deep", format!("more than {DEPTH_MAX} mappings and sequences within each other"))
+fn too_deep(at: Position) -> YamlError {
+    YamlError::new(at, "too-deep", format!("more than {DEPTH_MAX} mappings and sequences within each other"))
 }
 
 /// A scanner's error in the words of who wrote the file.
-fn syntax(text: &str, error: &ScanError) -> Problem {
+fn syntax(text: &str, error: &ScanError) -> YamlError {
     let at = position_of(*error.marker());
     if error.info() == "recursion limit exceeded" {
         return too_deep(at);
@@ -356,15 +358,15 @@ fn syntax(text: &str, error: &ScanError) -> Problem {
         let line = line(number);
         if ["<<<<<<<", "=======", ">>>>>>>"].iter().any(|mark| line.starts_with(mark)) {
             let at = Position { line: number, col: 1, len: 7 };
-            return Problem::new(at, "merge-conflict", "an unresolved merge conflict").help("resolve it in git");
+            return YamlError::new(at, "merge-conflict", "an unresolved merge conflict").help("resolve it in git");
         }
         let indent: &str = line.get(..line.len() - line.trim_start().len()).unwrap_or_default();
         if let Some(tab) = indent.find('\t') {
-            let at = Position { line: number, col: narrow(tab) + 1, len: 1 };
-            return Problem::new(at, "tab", "a tab in the indentation").help("YAML is indented by spaces");
+            let at = Position { line: number, col: to_u32(tab) + 1, len: 1 };
+            return YamlError::new(at, "tab", "a tab in the indentation").help("YAML is indented by spaces");
         }
     }
-    let problem = Problem::new(at, "syntax", format!("this is not YAML: {}", error.info()));
+    let problem = YamlError::new(at, "syntax", format!("this is not YAML: {}", error.info()));
     match error.info() {
         "mapping values are not allowed in this context" => {
             problem.help("a second `: ` in one line; quote the value, or indent the key like its neighbours")
@@ -381,7 +383,7 @@ fn syntax(text: &str, error: &ScanError) -> Problem {
 }
 
 /// The second pass: the values, one for each of `nodes`.
-fn values(text: &str, nodes: Vec<Node>) -> Result<Vec<Parsed>, Problem> {
+fn values(text: &str, nodes: Vec<SourceNode>) -> Result<Vec<ParsedDocument>, YamlError> {
     if nodes.is_empty() {
         return Ok(Vec::new());
     }
@@ -390,28 +392,28 @@ fn values(text: &str, nodes: Vec<Node>) -> Result<Vec<Parsed>, Problem> {
     for document in serde_yaml::Deserializer::from_str(text) {
         let value = serde_yaml::Value::deserialize(document).map_err(|error| {
             let at = error.location().map_or(Position::START, |at| Position {
-                line: narrow(at.line()),
-                col: narrow(at.column()),
+                line: to_u32(at.line()),
+                col: to_u32(at.column()),
                 len: 1,
             });
-            Problem::new(at, "syntax", format!("this is not YAML: {error}"))
+            YamlError::new(at, "syntax", format!("this is not YAML: {error}"))
         })?;
         if value.is_null() {
             continue;
         }
         let node = nodes.next().ok_or_else(|| disagreement(Position::START))?;
         let value = json(value, &node)?;
-        parsed.push(Parsed { value, node });
+        parsed.push(ParsedDocument { value, node });
     }
     nodes.next().map_or(Ok(parsed), |left| Err(disagreement(left.at)))
 }
 
-fn disagreement(at: Position) -> Problem {
-    Problem::new(at, "ambiguous", "YAML parsers disagree about what this means").help("write it more plainly")
+fn disagreement(at: Position) -> YamlError {
+    YamlError::new(at, "ambiguous", "YAML parsers disagree about what this means").help("write it more plainly")
 }
 
 /// A value with string keys and finite numbers, of the structure that `node` has.
-fn json(value: serde_yaml::Value, node: &Node) -> Result<Value, Problem> {
+fn json(value: serde_yaml::Value, node: &SourceNode) -> Result<Value, YamlError> {
     match (value, &node.children) {
         (serde_yaml::Value::Null, Children::Scalar) => Ok(Value::Null),
         (serde_yaml::Value::Bool(b), Children::Scalar) => Ok(Value::Bool(b)),
@@ -428,7 +430,7 @@ fn json(value: serde_yaml::Value, node: &Node) -> Result<Value, Problem> {
             for ((key, value), entry) in fields.into_iter().zip(entries) {
                 let serde_yaml::Value::String(key) = key else {
                     let message = format!("a key must be a string; YAML reads `{}` as something else", entry.key);
-                    return Err(Problem::new(entry.key_at, "key-not-a-string", message).help("quote it"));
+                    return Err(YamlError::new(entry.key_at, "key-not-a-string", message).help("quote it"));
                 };
                 if key != *entry.key {
                     return Err(disagreement(entry.key_at));
@@ -442,7 +444,7 @@ fn json(value: serde_yaml::Value, node: &Node) -> Result<Value, Problem> {
 }
 
 /// Numbers without a fraction become integers: `1000.0` and `1e3` mean 1000.
-fn number_of(number: &serde_yaml::Number, at: Position) -> Result<Value, Problem> {
+fn number_of(number: &serde_yaml::Number, at: Position) -> Result<Value, YamlError> {
     if let Some(n) = number.as_u64() {
         return Ok(n.into());
     }
@@ -450,7 +452,7 @@ fn number_of(number: &serde_yaml::Number, at: Position) -> Result<Value, Problem
         return Ok(n.into());
     }
     let float = number.as_f64().filter(|float| float.is_finite());
-    let float = float.ok_or_else(|| Problem::new(at, "not-a-number", "`.inf` and `.nan` mean nothing here"))?;
+    let float = float.ok_or_else(|| YamlError::new(at, "not-a-number", "`.inf` and `.nan` mean nothing here"))?;
     const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53
     if float.fract() == 0.0 && float.abs() < EXACT {
         #[allow(clippy::cast_possible_truncation)] // whole and below 2^53

@@ -50,7 +50,7 @@ pub fn bridge_files(bridge: &Bridge) -> impl Iterator<Item = (PathBuf, &Arc<str>
 
 /// The bridges that the endpoints of this node name. Where endpoints of several mountpoints name one, the first by name
 /// says whose topics it carries; see the validator, which refuses the others.
-pub fn bridges(declared: &Declared, node: &Node, files: &Files) -> Bridges {
+pub fn effective_bridges(declared: &Declared, node: &Node, files: &Files) -> Bridges {
     let mut found = Bridges::new();
     for endpoint in declared.endpoints.values() {
         if !endpoint.enabled || !endpoint.enable_bridge || !node.holds(endpoint) {

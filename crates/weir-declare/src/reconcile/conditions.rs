@@ -26,7 +26,7 @@ impl ConditionType {
     pub const ALL: [Self; 5] = [Self::Accepted, Self::ResolvedRefs, Self::Programmed, Self::Draining, Self::Conflicted];
 
     /// Whether `True` is the good news.
-    pub fn good_when_true(self) -> bool {
+    pub fn healthy_when_true(self) -> bool {
         matches!(self, Self::Accepted | Self::ResolvedRefs | Self::Programmed)
     }
 }
@@ -191,10 +191,10 @@ impl Conditions {
     }
 
     /// Whether nothing is wrong: accepted, resolved, programmed, neither draining nor conflicted.
-    pub fn all_good(&self) -> bool {
+    pub fn all_healthy(&self) -> bool {
         self.0.iter().all(|condition| match condition.status {
-            ConditionStatus::True => condition.kind.good_when_true(),
-            ConditionStatus::False => !condition.kind.good_when_true(),
+            ConditionStatus::True => condition.kind.healthy_when_true(),
+            ConditionStatus::False => !condition.kind.healthy_when_true(),
             ConditionStatus::Unknown => false,
         })
     }
@@ -222,12 +222,12 @@ mod tests {
     fn good_news_is_true_or_false_by_type() {
         let at = Timestamp::from_unix_ms(1);
         let mut conditions = Conditions::unknown(at);
-        assert!(!conditions.all_good());
+        assert!(!conditions.all_healthy());
         for kind in ConditionType::ALL {
-            conditions.set(kind, kind.good_when_true(), Reason::AsDeclared, "", 1, at);
+            conditions.set(kind, kind.healthy_when_true(), Reason::AsDeclared, "", 1, at);
         }
-        assert!(conditions.all_good());
+        assert!(conditions.all_healthy());
         conditions.set(ConditionType::Conflicted, true, Reason::PortHeld, "", 1, at);
-        assert!(!conditions.all_good());
+        assert!(!conditions.all_healthy());
     }
 }

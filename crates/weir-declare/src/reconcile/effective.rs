@@ -23,7 +23,7 @@ pub type Bans = BTreeMap<Name, Arc<Ban>>;
 
 /// An endpoint, and what it refers to.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Effective {
+pub struct EffectiveEndpoint {
     pub endpoint: Arc<Endpoint>,
     /// `None`: `enableAuth: false`, or no such document (then every CONNECT is refused).
     pub auth: Option<Arc<Auth>>,
@@ -56,19 +56,19 @@ impl FileRole {
 
 /// A file that an endpoint or its auth document refers to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reference {
+pub struct FileReference {
     /// As written.
     pub written: Arc<str>,
     pub path: PathBuf,
     pub role: FileRole,
 }
 
-impl Effective {
+impl EffectiveEndpoint {
     /// `endpoint` with its documents of `declared`. Its files are taken from `files`.
-    pub fn of(endpoint: &Arc<Endpoint>, declared: &Declared, bans: &Arc<Bans>, files: &Files) -> Self {
+    pub fn resolve(endpoint: &Arc<Endpoint>, declared: &Declared, bans: &Arc<Bans>, files: &Files) -> Self {
         let auth = endpoint.enable_auth.then(|| declared.auths.get(endpoint.auth_name()).cloned()).flatten();
         let acl = endpoint.enable_acl.then(|| declared.acls.get(endpoint.acl_name()).cloned()).flatten();
-        let own = references(endpoint, auth.as_deref())
+        let own = file_references(endpoint, auth.as_deref())
             .into_iter()
             .filter_map(|reference| files.get_key_value(&reference.path))
             .map(|(path, digest)| (path.clone(), digest.clone()))
@@ -77,8 +77,8 @@ impl Effective {
     }
 
     /// Every file it reads.
-    pub fn references(&self) -> Vec<Reference> {
-        references(&self.endpoint, self.auth.as_deref())
+    pub fn file_references(&self) -> Vec<FileReference> {
+        file_references(&self.endpoint, self.auth.as_deref())
     }
 
     /// The first of its files that cannot be read, and why.
@@ -87,7 +87,7 @@ impl Effective {
     }
 
     /// How `to` differs.
-    pub fn changes(&self, to: &Effective) -> Vec<FieldChange> {
+    pub fn changes(&self, to: &EffectiveEndpoint) -> Vec<FieldChange> {
         let mut found = Vec::new();
         if !Arc::ptr_eq(&self.endpoint, &to.endpoint) && self.endpoint != to.endpoint {
             found.extend(config::changes(&self.endpoint, &to.endpoint));
@@ -113,9 +113,9 @@ impl Effective {
         found
     }
 
-    fn file_changes(&self, to: &Effective) -> Vec<FieldChange> {
+    fn file_changes(&self, to: &EffectiveEndpoint) -> Vec<FieldChange> {
         let mut changes: Vec<FieldChange> = Vec::new();
-        for reference in to.references() {
+        for reference in to.file_references() {
             let (from, to) = (self.files.get(&reference.path), to.files.get(&reference.path));
             // A path that is new to the endpoint is a change of the field that names it.
             let (Some(from), Some(Ok(to))) = (from, to) else { continue };
@@ -165,10 +165,10 @@ fn document_changes<T: serde::Serialize>(kind: Kind, name: &str, from: Option<&T
 }
 
 /// Every file that an endpoint with this auth document reads.
-pub fn references(endpoint: &Endpoint, auth: Option<&Auth>) -> Vec<Reference> {
+pub fn file_references(endpoint: &Endpoint, auth: Option<&Auth>) -> Vec<FileReference> {
     let mut found = Vec::new();
     let mut note = |origin: &Origin, file: &FileRef, role| {
-        found.push(Reference { written: Arc::clone(&file.0), path: origin.resolve(file), role });
+        found.push(FileReference { written: Arc::clone(&file.0), path: origin.resolve(file), role });
     };
     if let Some(ssl) = &endpoint.ssl_config {
         for file in [&ssl.cert_file, &ssl.key_file] {

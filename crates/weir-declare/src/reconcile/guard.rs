@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Timestamp, lock_out};
-use crate::config::{Declared, Held, HeldCause, Identity, InOrder, Kind, Name, Origin, Prune};
+use crate::config::{Declared, Held, HeldCause, Identity, Kind, Name, Origin, Prune, SortedCursor};
 
 /// Readings that must agree that a document is gone.
-const AGREEING_READINGS: u32 = 2;
+const READINGS_TO_CONFIRM: u32 = 2;
 /// Where the source never comes to rest, what is absent for so long is gone as well.
 const UNSETTLED_ABSENCE_MS: u64 = 10_000;
 /// Up to so many endpoints, any part of them may go at once; only the last one may not.
-const SMALL_SET: usize = 3;
+const UNLIMITED_UP_TO: usize = 3;
 
 /// Remembers what is missing and what is held, from pass to pass.
 #[derive(Debug, Clone, Default)]
@@ -29,11 +29,11 @@ struct Absence {
 
 /// A reading, as far as the guard is concerned.
 #[derive(Debug, Clone, Copy)]
-pub struct Observed<'a> {
+pub struct GuardInput<'a> {
     /// What the reading declares, held documents included.
     pub declared: &'a Declared,
     /// What is not as the reading declares it for some trouble: it is there, whatever `declared` says.
-    pub troubled: &'a BTreeSet<Identity>,
+    pub refused: &'a BTreeSet<Identity>,
     /// Files and directories (these end in `/`) that could not be read, as shown: whatever came from there is there.
     pub unreadable: &'a BTreeSet<Arc<str>>,
     /// Whether the source was at rest.
@@ -44,9 +44,9 @@ pub struct Observed<'a> {
 
 /// What the guard makes of a reading.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Judgement {
+pub enum GuardDecision {
     /// Documents are missing that were there: nothing of this reading is applied before another has been made.
-    LookAgain {
+    ReadAgain {
         missing: Vec<Identity>,
     },
     Proceed(Guarded),
@@ -71,41 +71,41 @@ impl Guard {
     }
 
     /// Judges a reading against what was last applied.
-    pub fn judge(&mut self, last: &Declared, observed: &Observed<'_>, now: Timestamp) -> Judgement {
-        let missing = self.count_missing(last, observed, now);
+    pub fn check(&mut self, last: &Declared, input: &GuardInput<'_>, now: Timestamp) -> GuardDecision {
+        let missing = self.count_missing(last, input, now);
         let waiting: Vec<Identity> =
-            missing.iter().filter(|identity| !self.is_agreed(identity, observed.settled, now)).cloned().collect();
+            missing.iter().filter(|identity| !self.is_confirmed(identity, input.settled, now)).cloned().collect();
         if !waiting.is_empty() {
-            return Judgement::LookAgain { missing: waiting };
+            return GuardDecision::ReadAgain { missing: waiting };
         }
-        Judgement::Proceed(self.decide(last, observed, &missing))
+        GuardDecision::Proceed(self.decide(last, input, &missing))
     }
 
     /// Decides about a change from `last` to `wanted` without another look: for plans.
-    pub fn foresee(&mut self, last: &Declared, wanted: &Declared) -> Guarded {
-        let observed = Observed {
+    pub fn preview(&mut self, last: &Declared, wanted: &Declared) -> Guarded {
+        let input = GuardInput {
             declared: wanted,
-            troubled: &BTreeSet::new(),
+            refused: &BTreeSet::new(),
             unreadable: &BTreeSet::new(),
             settled: true,
             allow_empty: false,
         };
-        let missing = gone(last, wanted).into_iter().map(|(identity, _)| identity).collect();
-        self.decide(last, &observed, &missing)
+        let missing = removed_documents(last, wanted).into_iter().map(|(identity, _)| identity).collect();
+        self.decide(last, &input, &missing)
     }
 
     /// `missing`: what is gone for certain.
-    fn decide(&mut self, last: &Declared, observed: &Observed<'_>, missing: &BTreeSet<Identity>) -> Guarded {
-        self.hold_deletions(last, observed, missing);
-        let mut guarded = Guarded { declared: observed.declared.clone(), held: BTreeMap::new() };
-        let withheld = lock_out::withheld(last, observed.declared);
-        for (identity, why) in withheld.documents {
+    fn decide(&mut self, last: &Declared, input: &GuardInput<'_>, missing: &BTreeSet<Identity>) -> Guarded {
+        self.hold_deletions(last, input, missing);
+        let mut guarded = Guarded { declared: input.declared.clone(), held: BTreeMap::new() };
+        let lock_outs = lock_out::find(last, input.declared);
+        for (identity, why) in lock_outs.documents {
             guarded.keep_document(last, identity, HeldCause::LockOut, why);
         }
-        for (name, why) in &withheld.endpoints {
+        for (name, why) in &lock_outs.endpoints {
             guarded.keep_endpoint(last, name, HeldCause::LockOut, why);
         }
-        let mut there = InOrder::of(&observed.declared.endpoints);
+        let mut there = SortedCursor::over(&input.declared.endpoints);
         for name in last.endpoints.keys().filter(|name| there.get(name).is_none()) {
             if !missing.contains(&Identity::new(Kind::Endpoint, name.clone())) && !self.held.contains_key(name) {
                 guarded.keep_endpoint(last, name, HeldCause::Unreadable, "its document cannot be read");
@@ -119,110 +119,108 @@ impl Guard {
 
     /// Brings what is held up to date. Only deletions that were never held count for how much is deleted at once, and
     /// only endpoints that are not held for how much there is: what waits already is neither.
-    fn hold_deletions(&mut self, last: &Declared, observed: &Observed<'_>, missing: &BTreeSet<Identity>) {
-        let prune = &observed.declared.reconcile.prune;
-        let empty_is_meant = observed.allow_empty && observed.declared.endpoints.is_empty();
+    fn hold_deletions(&mut self, last: &Declared, input: &GuardInput<'_>, missing: &BTreeSet<Identity>) {
+        let prune = &input.declared.reconcile.prune;
+        let empty_is_meant = input.allow_empty && input.declared.endpoints.is_empty();
         let identity = |name: &Name| Identity::new(Kind::Endpoint, name.clone());
         self.held.retain(|name, _| {
             let declared_again =
-                observed.declared.endpoints.contains_key(name) && !observed.troubled.contains(&identity(name));
+                input.declared.endpoints.contains_key(name) && !input.refused.contains(&identity(name));
             last.endpoints.contains_key(name) && !declared_again
         });
         let had = last.endpoints.len() - self.held.len();
         self.held
             .retain(|name, _| !missing.contains(&identity(name)) || !prune.confirm.contains(name) && !empty_is_meant);
-        let going: Vec<&Name> = missing
+        let deleted: Vec<&Name> = missing
             .iter()
             .filter(|identity| identity.kind == Kind::Endpoint)
             .map(|identity| &identity.name)
             .filter(|name| !prune.confirm.contains(name) && !self.held.contains_key(*name))
             .collect();
-        let held = newly_held(last, observed, &going, had);
+        let held = newly_held(last, input, &deleted, had);
         self.held.extend(held);
     }
 
     /// What was applied and is not there any longer, for no trouble that is known. Counts how often each was missed.
-    fn count_missing(&mut self, last: &Declared, observed: &Observed<'_>, now: Timestamp) -> BTreeSet<Identity> {
-        let missing: BTreeSet<Identity> = gone(last, observed.declared)
+    fn count_missing(&mut self, last: &Declared, input: &GuardInput<'_>, now: Timestamp) -> BTreeSet<Identity> {
+        let missing: BTreeSet<Identity> = removed_documents(last, input.declared)
             .into_iter()
-            .filter(|(identity, file)| {
-                !observed.troubled.contains(identity) && !is_unreadable(file, observed.unreadable)
-            })
+            .filter(|(identity, file)| !input.refused.contains(identity) && !is_unreadable(file, input.unreadable))
             .map(|(identity, _)| identity)
             .collect();
         self.absent.retain(|identity, _| missing.contains(identity));
         for identity in &missing {
             let absence = self.absent.entry(identity.clone()).or_insert(Absence { since: now, readings: 0 });
-            absence.readings += u32::from(observed.settled);
+            absence.readings += u32::from(input.settled);
         }
         missing
     }
 
-    fn is_agreed(&self, identity: &Identity, settled: bool, now: Timestamp) -> bool {
+    fn is_confirmed(&self, identity: &Identity, settled: bool, now: Timestamp) -> bool {
         self.absent.get(identity).is_some_and(|absence| {
-            absence.readings >= AGREEING_READINGS || (!settled && now.since_ms(absence.since) >= UNSETTLED_ABSENCE_MS)
+            absence.readings >= READINGS_TO_CONFIRM || (!settled && now.since_ms(absence.since) >= UNSETTLED_ABSENCE_MS)
         })
     }
 }
 
 /// Every document of `last` that `now` does not have, with the file it came from.
-fn gone<'a>(last: &'a Declared, now: &Declared) -> Vec<(Identity, &'a Arc<str>)> {
-    fn of<'a, T>(
+fn removed_documents<'a>(last: &'a Declared, now: &Declared) -> Vec<(Identity, &'a Arc<str>)> {
+    fn collect<'a, T>(
         kind: Kind,
         last: &'a BTreeMap<Name, Arc<T>>,
         now: &BTreeMap<Name, Arc<T>>,
         origin: fn(&T) -> &Origin,
-        gone: &mut Vec<(Identity, &'a Arc<str>)>,
+        removed: &mut Vec<(Identity, &'a Arc<str>)>,
     ) {
-        let mut there = InOrder::of(now);
+        let mut there = SortedCursor::over(now);
         for (name, it) in last {
             if there.get(name).is_none() {
-                gone.push((Identity::new(kind, name.clone()), &origin(it).file));
+                removed.push((Identity::new(kind, name.clone()), &origin(it).file));
             }
         }
     }
-    let mut gone = Vec::new();
-    of(Kind::Endpoint, &last.endpoints, &now.endpoints, |it| &it.origin, &mut gone);
-    of(Kind::Auth, &last.auths, &now.auths, |it| &it.origin, &mut gone);
-    of(Kind::Acl, &last.acls, &now.acls, |it| &it.origin, &mut gone);
-    of(Kind::Bridge, &last.bridges, &now.bridges, |it| &it.origin, &mut gone);
-    of(Kind::Ban, &last.bans, &now.bans, |it| &it.origin, &mut gone);
+    let mut removed = Vec::new();
+    collect(Kind::Endpoint, &last.endpoints, &now.endpoints, |it| &it.origin, &mut removed);
+    collect(Kind::Auth, &last.auths, &now.auths, |it| &it.origin, &mut removed);
+    collect(Kind::Acl, &last.acls, &now.acls, |it| &it.origin, &mut removed);
+    collect(Kind::Bridge, &last.bridges, &now.bridges, |it| &it.origin, &mut removed);
+    collect(Kind::Ban, &last.bans, &now.bans, |it| &it.origin, &mut removed);
     if let (Some(defaults), None) = (&last.defaults, &now.defaults) {
-        gone.push((Identity::single(Kind::Defaults), &defaults.origin.file));
+        removed.push((Identity::single(Kind::Defaults), &defaults.origin.file));
     }
     if !last.reconcile.origin.file.is_empty() && now.reconcile.origin.file.is_empty() {
-        gone.push((Identity::single(Kind::Reconcile), &last.reconcile.origin.file));
+        removed.push((Identity::single(Kind::Reconcile), &last.reconcile.origin.file));
     }
-    gone
+    removed
 }
 
 fn is_unreadable(file: &str, unreadable: &BTreeSet<Arc<str>>) -> bool {
     unreadable.iter().any(|shown| if shown.ends_with('/') { file.starts_with(&**shown) } else { *file == **shown })
 }
 
-/// Which of the endpoints that are `going` are held, and why. `had`: how many there were that did not wait already.
-fn newly_held(last: &Declared, observed: &Observed<'_>, going: &[&Name], had: usize) -> BTreeMap<Name, String> {
+/// Which of the endpoints that are `deleted` are held, and why. `had`: how many there were that did not wait already.
+fn newly_held(last: &Declared, input: &GuardInput<'_>, deleted: &[&Name], had: usize) -> BTreeMap<Name, String> {
     let hold = |names: &[&Name], why: &str| names.iter().map(|name| ((*name).clone(), why.to_owned())).collect();
-    let remains = !observed.declared.endpoints.is_empty();
-    if !going.is_empty() && !remains && !observed.allow_empty {
+    let remains = !input.declared.endpoints.is_empty();
+    if !deleted.is_empty() && !remains && !input.allow_empty {
         return hold(
-            going,
+            deleted,
             "every endpoint was deleted at once; name them in reconcile.prune.confirm to confirm it, declare them again, \
              or run with --allow-empty",
         );
     }
-    let fraction = observed.declared.reconcile.prune.max_fraction;
+    let fraction = input.declared.reconcile.prune.max_fraction;
     #[allow(clippy::cast_precision_loss)] // counts of endpoints
-    let too_many = last.endpoints.len() > SMALL_SET && going.len() as f64 > fraction * had as f64;
-    if too_many && (remains || !observed.allow_empty) {
+    let too_many = last.endpoints.len() > UNLIMITED_UP_TO && deleted.len() as f64 > fraction * had as f64;
+    if too_many && (remains || !input.allow_empty) {
         let why = format!(
             "{} of {had} endpoints were deleted at once, reconcile.prune.maxFraction allows {fraction}; name them in \
              reconcile.prune.confirm to confirm it, or declare them again",
-            going.len()
+            deleted.len()
         );
-        return hold(going, &why);
+        return hold(deleted, &why);
     }
-    let disabled: Vec<&Name> = going
+    let disabled: Vec<&Name> = deleted
         .iter()
         .copied()
         .filter(|name| last.endpoints.get(*name).is_some_and(|endpoint| endpoint.prune == Prune::Disabled))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::guard::{Guard, Guarded, Judgement, Observed};
+use super::guard::{Guard, GuardDecision, GuardInput, Guarded};
 use super::timestamp::Timestamp;
 use crate::config::{Declared, Endpoint, Identity, Kind, Name, Prune, Reconcile};
 
@@ -29,35 +29,35 @@ struct Case {
     last: Declared,
     allow_empty: bool,
     settled: bool,
-    troubled: BTreeSet<Identity>,
+    refused: BTreeSet<Identity>,
     unreadable: BTreeSet<Arc<str>>,
 }
 
 impl Case {
     fn new(names: &[&str]) -> Self {
-        let (troubled, unreadable) = (BTreeSet::new(), BTreeSet::new());
-        Self { guard: Guard::default(), last: declared(names), allow_empty: false, settled: true, troubled, unreadable }
+        let (refused, unreadable) = (BTreeSet::new(), BTreeSet::new());
+        Self { guard: Guard::default(), last: declared(names), allow_empty: false, settled: true, refused, unreadable }
     }
 
-    fn judge(&mut self, declared: &Declared, at_ms: u64) -> Judgement {
-        let observed = Observed {
+    fn check(&mut self, declared: &Declared, at_ms: u64) -> GuardDecision {
+        let observed = GuardInput {
             declared,
-            troubled: &self.troubled,
+            refused: &self.refused,
             unreadable: &self.unreadable,
             settled: self.settled,
             allow_empty: self.allow_empty,
         };
-        self.guard.judge(&self.last, &observed, Timestamp::from_unix_ms(at_ms))
+        self.guard.check(&self.last, &observed, Timestamp::from_unix_ms(at_ms))
     }
 
     /// Two settled looks; the names that run afterwards.
     fn after(&mut self, declared: &Declared) -> Vec<String> {
-        self.judge(declared, 0);
-        match self.judge(declared, 1) {
-            Judgement::Proceed(Guarded { declared, .. }) => {
+        self.check(declared, 0);
+        match self.check(declared, 1) {
+            GuardDecision::Proceed(Guarded { declared, .. }) => {
                 declared.endpoints.keys().map(ToString::to_string).collect()
             }
-            Judgement::LookAgain { missing } => panic!("looks again for {missing:?}"),
+            GuardDecision::ReadAgain { missing } => panic!("looks again for {missing:?}"),
         }
     }
 }
@@ -66,10 +66,10 @@ impl Case {
 fn a_deletion_needs_two_agreeing_readings() {
     let mut case = Case::new(&["a", "b"]);
     let (one, both) = (declared(&["a"]), declared(&["a", "b"]));
-    assert!(matches!(case.judge(&one, 0), Judgement::LookAgain { .. }));
-    assert!(matches!(case.judge(&both, 1), Judgement::Proceed(_)));
-    assert!(matches!(case.judge(&one, 2), Judgement::LookAgain { .. }), "it came back in between");
-    assert!(matches!(case.judge(&one, 3), Judgement::Proceed(_)));
+    assert!(matches!(case.check(&one, 0), GuardDecision::ReadAgain { .. }));
+    assert!(matches!(case.check(&both, 1), GuardDecision::Proceed(_)));
+    assert!(matches!(case.check(&one, 2), GuardDecision::ReadAgain { .. }), "it came back in between");
+    assert!(matches!(case.check(&one, 3), GuardDecision::Proceed(_)));
 }
 
 #[test]
@@ -78,15 +78,15 @@ fn an_unsettled_source_proves_absence_only_slowly() {
     case.settled = false;
     let one = declared(&["a"]);
     for at_ms in [0, 1, 9_999] {
-        assert!(matches!(case.judge(&one, at_ms), Judgement::LookAgain { .. }), "{at_ms}");
+        assert!(matches!(case.check(&one, at_ms), GuardDecision::ReadAgain { .. }), "{at_ms}");
     }
-    assert!(matches!(case.judge(&one, 10_000), Judgement::Proceed(_)));
+    assert!(matches!(case.check(&one, 10_000), GuardDecision::Proceed(_)));
 }
 
 #[test]
 fn trouble_deletes_nothing() {
     let mut case = Case::new(&["a", "b", "c/d"]);
-    case.troubled.insert(Identity::new(Kind::Endpoint, Name::parse("b").unwrap()));
+    case.refused.insert(Identity::new(Kind::Endpoint, Name::parse("b").unwrap()));
     case.unreadable.insert(Arc::from("d/c/"));
     assert_eq!(case.after(&declared(&["a"])), ["a", "b", "c/d"]);
 }
@@ -133,29 +133,29 @@ fn confirming(declared: &Declared, names: &[&str]) -> Declared {
 struct Course {
     guard: Guard,
     last: Declared,
-    troubled: BTreeSet<Identity>,
+    refused: BTreeSet<Identity>,
     at_ms: u64,
 }
 
 impl Course {
     fn new(names: &[&str]) -> Self {
-        Self { guard: Guard::default(), last: declared(names), troubled: BTreeSet::new(), at_ms: 0 }
+        Self { guard: Guard::default(), last: declared(names), refused: BTreeSet::new(), at_ms: 0 }
     }
 
     /// Reads until there is agreement, and applies it; the names that run.
     fn apply(&mut self, declared: &Declared) -> Vec<String> {
         loop {
             self.at_ms += 1;
-            let observed = Observed {
+            let observed = GuardInput {
                 declared,
-                troubled: &self.troubled,
+                refused: &self.refused,
                 unreadable: &BTreeSet::new(),
                 settled: true,
                 allow_empty: false,
             };
-            match self.guard.judge(&self.last, &observed, Timestamp::from_unix_ms(self.at_ms)) {
-                Judgement::LookAgain { .. } => {}
-                Judgement::Proceed(guarded) => {
+            match self.guard.check(&self.last, &observed, Timestamp::from_unix_ms(self.at_ms)) {
+                GuardDecision::ReadAgain { .. } => {}
+                GuardDecision::Proceed(guarded) => {
                     self.last = guarded.declared;
                     return self.last.endpoints.keys().map(ToString::to_string).collect();
                 }
@@ -200,9 +200,9 @@ fn a_document_with_errors_declares_nothing_again() {
     let all = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let mut course = Course::new(&all);
     assert_eq!(course.apply(&declared(&["a", "b", "c"])), all);
-    course.troubled.insert(named("h"));
+    course.refused.insert(named("h"));
     assert_eq!(course.apply(&declared(&["a", "b", "c", "h"])), all, "refused, its last good declaration is in force");
-    course.troubled.clear();
+    course.refused.clear();
     assert_eq!(course.apply(&declared(&["a", "b", "c"])), all);
 }
 
@@ -211,7 +211,7 @@ fn a_restart_goes_on_with_what_was_held() {
     let all = ["a", "b", "c", "d", "e"];
     let mut course = Course::new(&all);
     let observed = declared(&["a"]);
-    let held = course.guard.foresee(&course.last, &observed).held;
+    let held = course.guard.preview(&course.last, &observed).held;
     assert_eq!(held.len(), 4);
     for held in [held, Default::default()] {
         let mut restarted = Course { guard: Guard::resume(&held), ..Course::new(&all) };
@@ -256,23 +256,23 @@ proptest! {
             let before = there.clone();
             let running: BTreeSet<String> = course.last.endpoints.keys().map(ToString::to_string).collect();
             let (mut confirmed, mut alone) = (None, None);
-            course.troubled.clear();
+            course.refused.clear();
             match edit {
                 Edit::DeleteMany(mask) => there.retain(|name| mask >> all.iter().position(|n| n == name).unwrap() & 1 == 0),
                 Edit::Put(at) => drop(there.insert(all[at])),
                 Edit::Delete(at) => alone = there.take(all[at]),
-                Edit::Spoil(at) if running.contains(all[at]) => drop(course.troubled.insert(named(all[at]))),
+                Edit::Spoil(at) if running.contains(all[at]) => drop(course.refused.insert(named(all[at]))),
                 Edit::Spoil(_) => {}
                 Edit::Confirm(at) => confirmed = Some(all[at]),
                 Edit::Restart => course.guard = {
                     let names: Vec<&str> = there.iter().copied().collect();
-                    let held = course.guard.clone().foresee(&course.last, &declared(&names)).held;
+                    let held = course.guard.clone().preview(&course.last, &declared(&names)).held;
                     Guard::resume(&held)
                 },
             }
             let names: Vec<&str> = there.iter().copied().collect();
             let mut wanted = confirming(&declared(&names), confirmed.as_slice());
-            for identity in &course.troubled {
+            for identity in &course.refused {
                 // What is wrong with its document leaves the last good declaration in force.
                 let name = identity.name.clone();
                 wanted.endpoints.entry(name.clone()).or_insert_with(|| Arc::clone(&course.last.endpoints[&name]));

@@ -17,7 +17,7 @@ pub fn plan_guarded(
     node: &Node,
 ) -> Plan {
     let (files, pinned) = (Files::new(), Pinned::new());
-    let guarded = Guard::resume(held).foresee(last, wanted);
+    let guarded = Guard::resume(held).preview(last, wanted);
     let mut made = plan(&guarded.declared, live, node, &files, &pinned);
     if guarded.held.is_empty() {
         return made;

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::effective::Effective;
-use crate::config::{Declared, Endpoint, Identity, InOrder, Kind, Name};
+use super::effective::EffectiveEndpoint;
+use crate::config::{Declared, Endpoint, Identity, Kind, Name, SortedCursor};
 
 /// Endpoints named in a message; the others are counted.
 const NAMES_MAX: usize = 8;
@@ -20,9 +20,9 @@ pub enum LockOut {
 
 impl LockOut {
     /// What an endpoint that ran by `from` refuses to everybody once it runs by `to`, and did not before.
-    pub fn between(from: &Effective, to: &Effective) -> Option<Self> {
-        let connect = |effective: &Effective| effective.endpoint.enable_auth && effective.auth.is_none();
-        let topics = |effective: &Effective| effective.endpoint.enable_acl && effective.acl.is_none();
+    pub fn between(from: &EffectiveEndpoint, to: &EffectiveEndpoint) -> Option<Self> {
+        let connect = |effective: &EffectiveEndpoint| effective.endpoint.enable_auth && effective.auth.is_none();
+        let topics = |effective: &EffectiveEndpoint| effective.endpoint.enable_acl && effective.acl.is_none();
         match () {
             () if connect(from) => None,
             () if connect(to) => Some(Self::Connect),
@@ -32,7 +32,7 @@ impl LockOut {
     }
 
     /// `every CONNECT to endpoint a will be refused`.
-    pub fn of_endpoint(self, name: &Name) -> String {
+    pub fn message(self, name: &Name) -> String {
         match self {
             Self::Connect => format!("every CONNECT to endpoint {name} will be refused"),
             Self::Topics => format!("every topic of endpoint {name} will be refused"),
@@ -42,7 +42,7 @@ impl LockOut {
 
 /// What has to stay as it was, so that no endpoint is locked out unconfirmed.
 #[derive(Debug, Default)]
-pub(super) struct Withheld {
+pub(super) struct LockOuts {
     /// Documents that are gone, and why they stay.
     pub(super) documents: BTreeMap<Identity, String>,
     /// Endpoints that are declared to use a document that is not there, and why they stay.
@@ -52,11 +52,11 @@ pub(super) struct Withheld {
 /// Looks for endpoints that had an auth (acl) document in `last` and have none in `now`, for whatever cause. Those named
 /// in `reconcile.prune.confirm` are meant. One that was open and is to ask for authentication closes at once: what it let
 /// in is revoked.
-pub(super) fn withheld(last: &Declared, now: &Declared) -> Withheld {
-    let mut found = Withheld::default();
+pub(super) fn find(last: &Declared, now: &Declared) -> LockOuts {
+    let mut found = LockOuts::default();
     let mut users: BTreeMap<Identity, Vec<&Name>> = BTreeMap::new();
     let confirm = &now.reconcile.prune.confirm;
-    let mut before = InOrder::of(&last.endpoints);
+    let mut before = SortedCursor::over(&last.endpoints);
     for (name, endpoint) in now.endpoints.iter().filter(|(_, endpoint)| endpoint.enabled) {
         let Some(before) = before.get(name).filter(|before| before.enabled) else { continue };
         for kind in [Kind::Auth, Kind::Acl] {

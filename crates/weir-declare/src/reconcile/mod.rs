@@ -12,10 +12,10 @@ mod plan;
 pub mod render;
 mod timestamp;
 
-pub use bridges::{BridgeAction, Bridges, EffectiveBridge, bridge_files, bridges};
+pub use bridges::{BridgeAction, Bridges, EffectiveBridge, bridge_files, effective_bridges};
 pub use conditions::*;
 pub use effective::*;
-pub use guard::{Guard, Guarded, Judgement, Observed};
+pub use guard::{Guard, GuardDecision, GuardInput, Guarded};
 pub use guarded_plan::plan_guarded;
 pub use lock_out::LockOut;
 pub use plan::*;

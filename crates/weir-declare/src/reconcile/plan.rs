@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::bridges::{BridgeAction, Bridges, bridges, plan_bridges};
-use super::effective::{Bans, Effective, Files};
+use super::bridges::{BridgeAction, Bridges, effective_bridges, plan_bridges};
+use super::effective::{Bans, EffectiveEndpoint, Files};
 use super::lock_out::LockOut;
 use crate::config::{BindAddress, ChangeClass, Declared, Endpoint, FieldChange, Name, PruneGuard};
 
@@ -23,7 +23,7 @@ pub struct Node {
 impl Node {
     /// Whether `nodes` selects it.
     pub fn holds(&self, endpoint: &Endpoint) -> bool {
-        self.labels.as_ref().is_none_or(|labels| endpoint.is_for(labels))
+        self.labels.as_ref().is_none_or(|labels| endpoint.matches_labels(labels))
     }
 }
 
@@ -39,7 +39,7 @@ pub struct Live {
 #[derive(Debug, Clone, PartialEq)]
 pub struct LiveEndpoint {
     /// What it runs by.
-    pub effective: Effective,
+    pub effective: EffectiveEndpoint,
     pub address: BindAddress,
     /// As the socket itself says; `false`: the listener was lost.
     pub listening: bool,
@@ -100,7 +100,7 @@ pub struct Action {
     /// What else there is to say: who holds the port, why it is drained.
     pub note: Option<String>,
     /// What is to run; `None` for `Drain`, `Remove` and endpoints that do not run here.
-    pub effective: Option<Effective>,
+    pub effective: Option<EffectiveEndpoint>,
 }
 
 impl Action {
@@ -131,7 +131,7 @@ impl Disconnects {
     }
 
     /// Of two endpoints together.
-    pub fn plus(self, other: Self) -> Self {
+    pub fn sum(self, other: Self) -> Self {
         match (self, other) {
             (Self::None, some) | (some, Self::None) => some,
             (Self::Uncounted, _) | (_, Self::Uncounted) => Self::Uncounted,
@@ -141,7 +141,7 @@ impl Disconnects {
     }
 
     /// Of two changes of one endpoint.
-    fn and(self, other: Self) -> Self {
+    fn larger(self, other: Self) -> Self {
         match (self, other) {
             (Self::None, some) | (some, Self::None) => some,
             (Self::Uncounted, _) | (_, Self::Uncounted) => Self::Uncounted,
@@ -205,26 +205,26 @@ pub fn plan(declared: &Declared, live: &Live, node: &Node, files: &Files, pinned
     let bans = shared_bans(declared, live);
     let names: BTreeSet<&Name> = declared.endpoints.keys().chain(live.endpoints.keys()).collect();
     // Who has to stay where it is may be in another's way, who has to stay then, too.
-    let mut staying: BTreeSet<Name> = pinned.keys().cloned().collect();
+    let mut unmoved: BTreeSet<Name> = pinned.keys().cloned().collect();
     loop {
-        let conflicts = conflicts(declared, live, node, &staying);
-        let judge = |name: &&Name| one(name, declared, live, node, files, &bans, &conflicts);
-        let mut actions: Vec<Action> = names.iter().filter_map(judge).collect();
+        let conflicts = conflicts(declared, live, node, &unmoved);
+        let plan_one = |name: &&Name| plan_endpoint(name, declared, live, node, files, &bans, &conflicts);
+        let mut actions: Vec<Action> = names.iter().filter_map(plan_one).collect();
         for action in &mut actions {
             action.waits = pinned.get(&action.name).filter(|_| action.kind != ActionKind::None).cloned();
         }
         hold_disconnects(&mut actions, declared.reconcile.max_disconnects, &declared.reconcile.prune);
         let stays = |action: &&Action| action.waits.is_some() || action.kind == ActionKind::Conflicted;
-        let known = staying.len();
-        staying.extend(actions.iter().filter(stays).map(|action| action.name.clone()));
-        if staying.len() == known {
-            let bridges = plan_bridges(&bridges(declared, node, files), &live.bridges);
+        let known = unmoved.len();
+        unmoved.extend(actions.iter().filter(stays).map(|action| action.name.clone()));
+        if unmoved.len() == known {
+            let bridges = plan_bridges(&effective_bridges(declared, node, files), &live.bridges);
             return Plan { actions, bridges };
         }
     }
 }
 
-fn one(
+fn plan_endpoint(
     name: &Name,
     declared: &Declared,
     live: &Live,
@@ -235,17 +235,17 @@ fn one(
 ) -> Option<Action> {
     let running = live.endpoints.get(name);
     let Some(endpoint) = declared.endpoints.get(name) else {
-        return running.map(|running| leave(ActionKind::Remove, name, running, None));
+        return running.map(|running| stop_action(ActionKind::Remove, name, running, None));
     };
-    if !runs(endpoint, node) {
-        return Some(stand_still(endpoint, running, node));
+    if !runs_on(endpoint, node) {
+        return Some(idle_action(endpoint, running, node));
     }
-    let effective = Effective::of(endpoint, declared, bans, files);
-    let to = endpoint.listen.on(node.default_host);
+    let effective = EffectiveEndpoint::resolve(endpoint, declared, bans, files);
+    let to = endpoint.listen.bind_address(node.default_host);
     Some(match (conflicts.get(name), running) {
-        (Some(holder), _) => conflicted(effective, to, running, holder),
-        (None, Some(running)) => update(effective, to, running),
-        (None, None) => add(effective, to),
+        (Some(holder), _) => conflicted_action(effective, to, running, holder),
+        (None, Some(running)) => update_action(effective, to, running),
+        (None, None) => add_action(effective, to),
     })
 }
 
@@ -255,42 +255,42 @@ fn shared_bans(declared: &Declared, live: &Live) -> Arc<Bans> {
     known.map_or_else(|| Arc::new(declared.bans.clone()), Arc::clone)
 }
 
-fn runs(endpoint: &Endpoint, node: &Node) -> bool {
+fn runs_on(endpoint: &Endpoint, node: &Node) -> bool {
     endpoint.enabled && node.holds(endpoint)
 }
 
 /// A wish for an address.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
-struct Claim<'a> {
+struct AddressRequest<'a> {
     /// Sorts those first that listen there already: they keep it. Among newcomers the first by name has it.
     newcomer: bool,
     name: &'a Name,
     address: BindAddress,
 }
 
-/// Who cannot have its address, and who has it. `staying` endpoints keep the address that they have.
-fn conflicts(declared: &Declared, live: &Live, node: &Node, staying: &BTreeSet<Name>) -> BTreeMap<Name, Name> {
-    let mut claims: Vec<Claim<'_>> = Vec::new();
-    for (name, endpoint) in declared.endpoints.iter().filter(|(_, endpoint)| runs(endpoint, node)) {
-        let address = endpoint.listen.on(node.default_host);
+/// Who cannot have its address, and who has it. `unmoved` endpoints keep the address that they have.
+fn conflicts(declared: &Declared, live: &Live, node: &Node, unmoved: &BTreeSet<Name>) -> BTreeMap<Name, Name> {
+    let mut requests: Vec<AddressRequest<'_>> = Vec::new();
+    for (name, endpoint) in declared.endpoints.iter().filter(|(_, endpoint)| runs_on(endpoint, node)) {
+        let address = endpoint.listen.bind_address(node.default_host);
         let held = live.endpoints.get(name).map(|running| &running.address);
         let newcomer = held != Some(&address);
-        claims.push(Claim { newcomer, name, address });
+        requests.push(AddressRequest { newcomer, name, address });
     }
-    for (name, running) in live.endpoints.iter().filter(|(name, _)| staying.contains(*name)) {
-        claims.push(Claim { newcomer: false, name, address: running.address.clone() });
+    for (name, running) in live.endpoints.iter().filter(|(name, _)| unmoved.contains(*name)) {
+        requests.push(AddressRequest { newcomer: false, name, address: running.address.clone() });
     }
-    claims.sort();
+    requests.sort();
     let mut taken: BTreeMap<Option<u16>, Vec<(&Name, BindAddress)>> = BTreeMap::new();
     let mut conflicts = BTreeMap::new();
-    for Claim { name, address, .. } in claims {
+    for AddressRequest { name, address, .. } in requests {
         let port = match &address {
             BindAddress::Tcp(address) => Some(address.port()),
             BindAddress::Unix(_) => None,
         };
         let there = taken.entry(port).or_default();
         let in_the_way = |other: &Name, taken: &BindAddress| {
-            other != name && taken.overlaps(&address) && !are_apart(declared, other, name)
+            other != name && taken.overlaps(&address) && !are_on_different_nodes(declared, other, name)
         };
         match there.iter().find(|(other, taken)| in_the_way(other, taken)) {
             Some((holder, _)) => {
@@ -303,12 +303,12 @@ fn conflicts(declared: &Declared, live: &Live, node: &Node, staying: &BTreeSet<N
 }
 
 /// Whether no node holds both: their selectors want different values of one label.
-fn are_apart(declared: &Declared, a: &Name, b: &Name) -> bool {
+fn are_on_different_nodes(declared: &Declared, a: &Name, b: &Name) -> bool {
     let (Some(a), Some(b)) = (declared.endpoints.get(a), declared.endpoints.get(b)) else { return false };
     a.nodes.iter().any(|(key, value)| b.nodes.get(key).is_some_and(|other| other != value))
 }
 
-fn action(name: &Name, kind: ActionKind) -> Action {
+fn empty_action(name: &Name, kind: ActionKind) -> Action {
     Action {
         name: name.clone(),
         kind,
@@ -324,7 +324,7 @@ fn action(name: &Name, kind: ActionKind) -> Action {
 }
 
 /// Declared, but not to run here.
-fn stand_still(endpoint: &Endpoint, running: Option<&LiveEndpoint>, node: &Node) -> Action {
+fn idle_action(endpoint: &Endpoint, running: Option<&LiveEndpoint>, node: &Node) -> Action {
     let note = if !endpoint.enabled {
         "enabled: false".to_owned()
     } else {
@@ -334,22 +334,27 @@ fn stand_still(endpoint: &Endpoint, running: Option<&LiveEndpoint>, node: &Node)
         wanted.map_or_else(String::new, |(key, value)| format!("for nodes with {key}: {value}"))
     };
     match running {
-        Some(running) => leave(ActionKind::Drain, &endpoint.name, running, Some(note)),
-        None => Action { note: Some(note), ..action(&endpoint.name, ActionKind::None) },
+        Some(running) => stop_action(ActionKind::Drain, &endpoint.name, running, Some(note)),
+        None => Action { note: Some(note), ..empty_action(&endpoint.name, ActionKind::None) },
     }
 }
 
-fn leave(kind: ActionKind, name: &Name, running: &LiveEndpoint, note: Option<String>) -> Action {
+fn stop_action(kind: ActionKind, name: &Name, running: &LiveEndpoint, note: Option<String>) -> Action {
     let from = Some(running.address.clone());
-    Action { from, disconnects: everybody(running), note, ..action(name, kind) }
+    Action { from, disconnects: all_connections(running), note, ..empty_action(name, kind) }
 }
 
-fn add(effective: Effective, to: BindAddress) -> Action {
+fn add_action(effective: EffectiveEndpoint, to: BindAddress) -> Action {
     let name = effective.endpoint.name.clone();
-    Action { to: Some(to), effective: Some(effective), ..action(&name, ActionKind::Add) }
+    Action { to: Some(to), effective: Some(effective), ..empty_action(&name, ActionKind::Add) }
 }
 
-fn conflicted(effective: Effective, to: BindAddress, running: Option<&LiveEndpoint>, holder: &Name) -> Action {
+fn conflicted_action(
+    effective: EffectiveEndpoint,
+    to: BindAddress,
+    running: Option<&LiveEndpoint>,
+    holder: &Name,
+) -> Action {
     let name = effective.endpoint.name.clone();
     let note = format!("{to} is held by endpoint {holder}");
     let from = running.map(|running| running.address.clone());
@@ -360,11 +365,11 @@ fn conflicted(effective: Effective, to: BindAddress, running: Option<&LiveEndpoi
         note: Some(note),
         changes,
         effective: Some(effective),
-        ..action(&name, ActionKind::Conflicted)
+        ..empty_action(&name, ActionKind::Conflicted)
     }
 }
 
-fn update(effective: Effective, to: BindAddress, running: &LiveEndpoint) -> Action {
+fn update_action(effective: EffectiveEndpoint, to: BindAddress, running: &LiveEndpoint) -> Action {
     let mut changes = running.effective.changes(&effective);
     let moves = to != running.address;
     if !moves {
@@ -381,9 +386,9 @@ fn update(effective: Effective, to: BindAddress, running: &LiveEndpoint) -> Acti
     };
     let restarts = changes.iter().any(|change| change.path == "restartedAt");
     let disconnects = if moves || restarts {
-        everybody(running)
+        all_connections(running)
     } else {
-        changes.iter().fold(Disconnects::None, |all, change| all.and(disconnects_of(change, running)))
+        changes.iter().fold(Disconnects::None, |all, change| all.larger(disconnects_of(change, running)))
     };
     let name = effective.endpoint.name.clone();
     Action {
@@ -395,11 +400,11 @@ fn update(effective: Effective, to: BindAddress, running: &LiveEndpoint) -> Acti
         lock_out: LockOut::between(&running.effective, &effective),
         note: (!running.listening).then(|| "its listener was lost".to_owned()),
         effective: Some(effective),
-        ..action(&name, kind)
+        ..empty_action(&name, kind)
     }
 }
 
-fn everybody(running: &LiveEndpoint) -> Disconnects {
+fn all_connections(running: &LiveEndpoint) -> Disconnects {
     match running.connections {
         None => Disconnects::Uncounted,
         Some(0) => Disconnects::None,
@@ -423,11 +428,11 @@ fn disconnects_of(change: &FieldChange, running: &LiveEndpoint) -> Disconnects {
     }
     // What carries the bytes, and the namespace, are the same for all connections, and without an auth document none is
     // confirmed; the rest is judged one by one.
-    let everybody = matches!(change.path.as_str(), "useWebsocket" | "sslConfig" | "mountpoint" | "proxyProtocol")
+    let is_same_for_all = matches!(change.path.as_str(), "useWebsocket" | "sslConfig" | "mountpoint" | "proxyProtocol")
         || change.path.starts_with("auth ") && change.new.is_none();
     match connections {
         0 => Disconnects::None,
-        count if everybody => Disconnects::Exactly(count),
+        count if is_same_for_all => Disconnects::Exactly(count),
         count => Disconnects::UpTo(count),
     }
 }

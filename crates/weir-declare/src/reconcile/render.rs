@@ -25,7 +25,7 @@ pub fn summary(plan: &Plan) -> String {
     for (kind, words) in KINDS {
         let of_kind: Vec<&Action> = plan.actions.iter().filter(|a| a.kind == kind && a.waits.is_none()).collect();
         if !of_kind.is_empty() {
-            let clients = of_kind.iter().fold(Disconnects::None, |all, action| all.plus(action.disconnects));
+            let clients = of_kind.iter().fold(Disconnects::None, |all, action| all.sum(action.disconnects));
             let clients = disconnected(clients).map_or_else(String::new, |text| format!(" ({text})"));
             parts.push(format!("{} {words}{clients}", of_kind.len()));
         }
@@ -65,30 +65,30 @@ fn disconnected(clients: Disconnects) -> Option<String> {
 pub fn human(plan: &Plan, diff: &str) -> String {
     let mut text = String::new();
     for action in plan.actions.iter().filter(|action| action.kind != ActionKind::None) {
-        push(&mut text, format_args!("{} endpoint {}: {}", sign(action.kind), action.name, headline(action)));
+        push_line(&mut text, format_args!("{} endpoint {}: {}", sign(action.kind), action.name, headline(action)));
         for change in &action.changes {
-            push(&mut text, format_args!("    {}: {}  [{}]", change.path, from_to(change), change.class));
+            push_line(&mut text, format_args!("    {}: {}  [{}]", change.path, old_to_new(change), change.class));
         }
         for line in remarks(action) {
-            push(&mut text, format_args!("    {line}"));
+            push_line(&mut text, format_args!("    {line}"));
         }
     }
     for action in plan.due_bridges() {
-        push(&mut text, format_args!("{} bridge {}: {}", sign(action.kind), action.name, bridge_headline(action)));
+        push_line(&mut text, format_args!("{} bridge {}: {}", sign(action.kind), action.name, bridge_headline(action)));
         for change in &action.changes {
-            push(&mut text, format_args!("    {}: {}  [{}]", change.path, from_to(change), change.class));
+            push_line(&mut text, format_args!("    {}: {}  [{}]", change.path, old_to_new(change), change.class));
         }
     }
     if !text.is_empty() {
         text.push('\n');
     }
     for (name, lock_out) in plan.lock_outs() {
-        push(&mut text, format_args!("lock-out: {}", lock_out.of_endpoint(name)));
+        push_line(&mut text, format_args!("lock-out: {}", lock_out.message(name)));
     }
     if plan.lock_outs().next().is_some() {
         text.push('\n');
     }
-    push(&mut text, format_args!("{}", summary(plan)));
+    push_line(&mut text, format_args!("{}", summary(plan)));
     if !diff.is_empty() {
         text.push('\n');
         text.push_str(diff);
@@ -99,13 +99,13 @@ pub fn human(plan: &Plan, diff: &str) -> String {
 /// For a pull request's comment.
 pub fn markdown(plan: &Plan, diff: &str) -> String {
     let mut text = String::new();
-    push(&mut text, format_args!("### Plan: {}", summary(plan)));
+    push_line(&mut text, format_args!("### Plan: {}", summary(plan)));
     for (name, lock_out) in plan.lock_outs() {
-        push(&mut text, format_args!("\nlock-out: {}", escaped(&lock_out.of_endpoint(name))));
+        push_line(&mut text, format_args!("\nlock-out: {}", escaped(&lock_out.message(name))));
     }
     let actions: Vec<&Action> = plan.actions.iter().filter(|action| action.kind != ActionKind::None).collect();
     if !actions.is_empty() {
-        push(
+        push_line(
             &mut text,
             format_args!("\n| | endpoint | action | what changes | clients |\n| --- | --- | --- | --- | --- |"),
         );
@@ -114,11 +114,11 @@ pub fn markdown(plan: &Plan, diff: &str) -> String {
         let changes: Vec<String> = action
             .changes
             .iter()
-            .map(|change| format!("`{}`: {} ({})", change.path, escaped(&from_to(change)), change.class))
+            .map(|change| format!("`{}`: {} ({})", change.path, escaped(&old_to_new(change)), change.class))
             .chain(remarks(action).iter().map(|line| escaped(line)))
             .collect();
         let clients = disconnected(action.disconnects).unwrap_or_default();
-        push(
+        push_line(
             &mut text,
             format_args!(
                 "| `{}` | {} | {} | {} | {clients} |",
@@ -130,23 +130,26 @@ pub fn markdown(plan: &Plan, diff: &str) -> String {
         );
     }
     if plan.due_bridges().next().is_some() {
-        push(&mut text, format_args!("\n| | bridge | action | what changes |\n| --- | --- | --- | --- |"));
+        push_line(&mut text, format_args!("\n| | bridge | action | what changes |\n| --- | --- | --- | --- |"));
     }
     for action in plan.due_bridges() {
         let changes: Vec<String> = action
             .changes
             .iter()
-            .map(|change| format!("`{}`: {} ({})", change.path, escaped(&from_to(change)), change.class))
+            .map(|change| format!("`{}`: {} ({})", change.path, escaped(&old_to_new(change)), change.class))
             .collect();
         let (name, headline) = (escaped(action.name.as_str()), escaped(&bridge_headline(action)));
-        push(&mut text, format_args!("| `{}` | {name} | {headline} | {} |", sign(action.kind), changes.join("<br>")));
+        push_line(
+            &mut text,
+            format_args!("| `{}` | {name} | {headline} | {} |", sign(action.kind), changes.join("<br>")),
+        );
     }
     if !diff.is_empty() {
         // A fence longer than any run of backticks inside.
         let fence = "`".repeat(longest_run(diff, '`').max(2) + 1);
-        push(&mut text, format_args!("\n<details><summary>Diff</summary>\n\n{fence}diff"));
+        push_line(&mut text, format_args!("\n<details><summary>Diff</summary>\n\n{fence}diff"));
         text.push_str(diff);
-        push(&mut text, format_args!("{fence}\n\n</details>"));
+        push_line(&mut text, format_args!("{fence}\n\n</details>"));
     }
     text
 }
@@ -155,9 +158,8 @@ pub fn markdown(plan: &Plan, diff: &str) -> String {
 pub fn json(plan: &Plan, diff: &str) -> Value {
     let listed = plan.actions.iter().filter(|action| action.kind != ActionKind::None);
     let actions: Vec<Value> = listed.map(action_json).collect();
-    let lock_outs = plan
-        .lock_outs()
-        .map(|(name, lock_out)| json!({"endpoint": name.as_str(), "message": lock_out.of_endpoint(name)}));
+    let lock_outs =
+        plan.lock_outs().map(|(name, lock_out)| json!({"endpoint": name.as_str(), "message": lock_out.message(name)}));
     let mut plain = json!({
         "format": "weir/plan/v1",
         "summary": summary(plan),
@@ -217,7 +219,7 @@ fn action_json(action: &Action) -> Value {
     })
 }
 
-fn push(text: &mut String, line: std::fmt::Arguments<'_>) {
+fn push_line(text: &mut String, line: std::fmt::Arguments<'_>) {
     // Writing to a String does not fail.
     let _ok = writeln!(text, "{line}");
 }
@@ -249,7 +251,7 @@ fn remarks(action: &Action) -> Vec<String> {
     lines
 }
 
-fn from_to(change: &FieldChange) -> String {
+fn old_to_new(change: &FieldChange) -> String {
     format!("{} -> {}", value(change.old.as_ref()), value(change.new.as_ref()))
 }
 

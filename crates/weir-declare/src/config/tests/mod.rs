@@ -1,8 +1,8 @@
 //! Whole snapshots in, declarations and diagnostics out.
 
 mod generate;
-mod holding;
 mod hostile;
+mod last_good;
 mod properties;
 mod schema;
 mod values;
@@ -27,12 +27,12 @@ fn snapshot(files: &[(&str, &str)]) -> Snapshot {
 
 /// What is made of files when nothing was known before.
 fn first(files: &[(&str, &str)]) -> Loaded {
-    load(&snapshot(files), &Previous::default(), &NodeContext::default())
+    load(&snapshot(files), &LastGood::default(), &NodeContext::default())
 }
 
 /// What is made of files after `before`.
 fn then(before: &Loaded, files: &[(&str, &str)]) -> Loaded {
-    load(&snapshot(files), &before.previous, &NodeContext::default())
+    load(&snapshot(files), &before.last_good, &NodeContext::default())
 }
 
 /// The diagnostics' codes with their places: `a.yaml:2 out-of-range`.

@@ -151,7 +151,7 @@ proptest! {
     fn bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
         let mut snapshot = snapshot(&[("a.yaml", "")]);
         snapshot.files[0].content = Ok(bytes.into());
-        load(&snapshot, &Previous::default(), &NodeContext::default());
+        load(&snapshot, &LastGood::default(), &NodeContext::default());
     }
 
     /// Valid text with something put in, taken out or doubled: an answer, and positions that are in the file.

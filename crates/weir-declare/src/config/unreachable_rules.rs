@@ -3,7 +3,7 @@
 use super::{Acl, AclRule, Action, Glob, TopicPattern};
 
 /// Pairs of indexes, as written: a rule, and the first one before it (in order of precedence) that takes all it matches.
-pub(super) fn shadowed(acl: &Acl) -> Vec<(usize, usize)> {
+pub(super) fn unreachable_rules(acl: &Acl) -> Vec<(usize, usize)> {
     let rules = acl.by_precedence();
     let mut pairs = Vec::new();
     for (at, &(later, rule)) in rules.iter().enumerate() {

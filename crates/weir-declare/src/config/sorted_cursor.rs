@@ -4,16 +4,16 @@ use std::collections::btree_map;
 use std::iter::Peekable;
 
 /// Goes through what is sorted by key, together with someone who asks for keys in ascending order.
-pub struct InOrder<I: Iterator>(Peekable<I>);
+pub struct SortedCursor<I: Iterator>(Peekable<I>);
 
-impl<'a, K, V> InOrder<btree_map::Iter<'a, K, V>> {
+impl<'a, K, V> SortedCursor<btree_map::Iter<'a, K, V>> {
     /// Begins at the map's first key.
-    pub fn of(map: &'a btree_map::BTreeMap<K, V>) -> Self {
+    pub fn over(map: &'a btree_map::BTreeMap<K, V>) -> Self {
         Self(map.iter().peekable())
     }
 }
 
-impl<'a, K: Ord + 'a, V: 'a, I: Iterator<Item = (&'a K, &'a V)>> InOrder<I> {
+impl<'a, K: Ord + 'a, V: 'a, I: Iterator<Item = (&'a K, &'a V)>> SortedCursor<I> {
     /// Begins at the first of `sorted`.
     pub fn new(sorted: I) -> Self {
         Self(sorted.peekable())
@@ -42,7 +42,7 @@ mod tests {
     #[test]
     fn keys_are_found_in_ascending_order() {
         let map = [(1, 'a'), (3, 'c'), (5, 'e')].into();
-        let mut found = InOrder::of(&map);
+        let mut found = SortedCursor::over(&map);
         let keys = [0, 1, 1, 2, 3, 4, 5, 6];
         let expected = [None, Some('a'), Some('a'), None, Some('c'), None, Some('e'), None];
         assert_eq!(keys.map(|key| found.get(&key).copied()), expected);

@@ -1,19 +1,19 @@
-//! Texts made of declarations, remembered: of a thousand documents one changes at a time, and only that is written anew.
+//! JsonCache made of declarations, remembered: of a thousand documents one changes at a time, and only that is written anew.
 
 use std::sync::Arc;
 
 use super::Identity;
-use super::previous::Item;
+use super::last_good::Item;
 
 /// A text for each declaration. One that is the same allocation as the last time keeps its text.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Texts {
+pub(super) struct JsonCache {
     known: Vec<(Identity, Item, Arc<str>)>,
 }
 
-impl Texts {
+impl JsonCache {
     /// The texts of all of `items`, in their order, which is that of identities. Others are forgotten.
-    pub(super) fn of(
+    pub(super) fn texts_of(
         &mut self,
         items: impl Iterator<Item = (Identity, Item)>,
         make: impl Fn(&Identity, &Item) -> String,
@@ -23,7 +23,7 @@ impl Texts {
         for (identity, item) in items {
             while before.next_if(|(known, ..)| *known < identity).is_some() {}
             let text = match before.next_if(|(known, ..)| *known == identity) {
-                Some((_, known, text)) if known.is(&item) => text,
+                Some((_, known, text)) if known.is_same(&item) => text,
                 _ => Arc::from(make(&identity, &item)),
             };
             self.known.push((identity, item, text));

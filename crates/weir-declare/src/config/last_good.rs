@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::document::{Document, ParsedFile};
+use super::json_cache::JsonCache;
 use super::path::InstancePath;
-use super::texts::Texts;
 use super::{Acl, Auth, Ban, Bridge, Declared, Defaults, Endpoint, Identity, Kind, Name, Origin, Position, Reconcile};
-use super::{Diagnostic, Held, HeldCause, Severity, SourceFile, effective};
+use super::{Diagnostic, Held, HeldCause, Severity, SourceFile, build_endpoint};
 
 /// What the last pass left. Opaque; it is handed back to the next [`super::load`], and its declarations survive a
 /// restart as JSON.
 #[derive(Debug, Clone, Default)]
-pub struct Previous {
+pub struct LastGood {
     // Shared with whoever writes them down meanwhile.
     files: Arc<BTreeMap<Arc<str>, CachedFile>>,
-    good: Arc<BTreeMap<Identity, Good>>,
+    entries: Arc<BTreeMap<Identity, LastGoodEntry>>,
     /// Of `good`, what the source does not declare so (any longer).
     held: Arc<BTreeMap<Identity, Held>>,
 }
@@ -40,7 +40,7 @@ impl CachedFile {
     }
 
     /// Whether the same would be made of `file`. A source that hands out what it had before is known by address.
-    pub(super) fn is_of(&self, file: &SourceFile, bytes: &Arc<[u8]>) -> bool {
+    pub(super) fn matches(&self, file: &SourceFile, bytes: &Arc<[u8]>) -> bool {
         self.shown == file.shown
             && (Arc::ptr_eq(&self.base, &file.base) || self.base == file.base)
             && (Arc::ptr_eq(&self.bytes, bytes) || self.bytes == *bytes)
@@ -49,7 +49,7 @@ impl CachedFile {
 
 /// A declaration that was accepted.
 #[derive(Debug, Clone)]
-pub(super) struct Good {
+pub(super) struct LastGoodEntry {
     /// The file's, in the snapshot.
     pub(super) path: Arc<str>,
     /// `None` after a restart.
@@ -59,7 +59,7 @@ pub(super) struct Good {
     pub(super) item: Item,
 }
 
-impl Good {
+impl LastGoodEntry {
     pub(super) fn endpoint(&self) -> Option<&Arc<Endpoint>> {
         match &self.item {
             Item::Endpoint(endpoint) => Some(endpoint),
@@ -68,7 +68,7 @@ impl Good {
     }
 
     /// The endpoint, where it was made of this very document with these very defaults.
-    pub(super) fn endpoint_of(
+    pub(super) fn endpoint_if_unchanged(
         &self,
         document: &Arc<Document>,
         defaults: Option<&Arc<Defaults>>,
@@ -97,7 +97,7 @@ pub(super) enum Item {
 
 impl Item {
     /// Adds it to what is declared.
-    pub(super) fn declare(&self, name: &Name, declared: &mut Declared) {
+    pub(super) fn insert_into(&self, name: &Name, declared: &mut Declared) {
         let name = name.clone();
         match self {
             Self::Endpoint(endpoint) => drop(declared.endpoints.insert(name, Arc::clone(endpoint))),
@@ -111,7 +111,7 @@ impl Item {
     }
 
     /// Whether it is the very same.
-    pub(super) fn is(&self, other: &Self) -> bool {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Endpoint(a), Self::Endpoint(b)) => Arc::ptr_eq(a, b),
             (Self::Auth(a), Self::Auth(b)) => Arc::ptr_eq(a, b),
@@ -137,46 +137,46 @@ impl Item {
     }
 }
 
-impl Previous {
+impl LastGood {
     /// The files that were parsed, by path.
     pub(super) fn files(&self) -> &BTreeMap<Arc<str>, CachedFile> {
         &self.files
     }
 
     /// Keeps the files that were parsed.
-    pub(super) fn keep(&mut self, files: Vec<(Arc<str>, CachedFile)>) {
+    pub(super) fn set_files(&mut self, files: Vec<(Arc<str>, CachedFile)>) {
         self.files = Arc::new(files.into_iter().collect());
     }
 
-    pub(super) fn good(&self) -> &BTreeMap<Identity, Good> {
-        &self.good
+    pub(super) fn entries(&self) -> &BTreeMap<Identity, LastGoodEntry> {
+        &self.entries
     }
 
-    pub(super) fn good_of(&self, identity: &Identity) -> Option<&Good> {
-        self.good.get(identity)
+    pub(super) fn get(&self, identity: &Identity) -> Option<&LastGoodEntry> {
+        self.entries.get(identity)
     }
 
-    pub(super) fn set_good(&mut self, identity: Identity, good: Good) {
-        Arc::make_mut(&mut self.good).insert(identity, good);
+    pub(super) fn insert(&mut self, identity: Identity, good: LastGoodEntry) {
+        Arc::make_mut(&mut self.entries).insert(identity, good);
     }
 
     /// Adds many, which costs less than one by one.
-    pub(super) fn set_all_good(&mut self, good: Vec<(Identity, Good)>) {
-        Arc::make_mut(&mut self.good).append(&mut good.into_iter().collect());
+    pub(super) fn insert_all(&mut self, entries: Vec<(Identity, LastGoodEntry)>) {
+        Arc::make_mut(&mut self.entries).append(&mut entries.into_iter().collect());
     }
 
     /// All last good declarations: what is served while there is nothing newer.
     pub fn declared(&self) -> Declared {
         let mut declared = Declared::default();
-        for (identity, good) in &*self.good {
-            good.item.declare(&identity.name, &mut declared);
+        for (identity, good) in &*self.entries {
+            good.item.insert_into(&identity.name, &mut declared);
         }
         declared
     }
 
     /// The files that the last good declarations stand in, by their path in the snapshot. What is held stands in none.
     pub fn paths(&self) -> BTreeSet<Arc<str>> {
-        let there = self.good.iter().filter(|(identity, _)| !self.held.contains_key(*identity));
+        let there = self.entries.iter().filter(|(identity, _)| !self.held.contains_key(*identity));
         there.map(|(_, good)| Arc::clone(&good.path)).collect()
     }
 
@@ -193,9 +193,9 @@ impl Previous {
     }
 
     /// Takes over what `other` has of one document, which may be that it is not there.
-    pub fn take_over(&mut self, other: &Previous, identity: &Identity) {
-        let good = Arc::make_mut(&mut self.good);
-        match other.good.get(identity) {
+    pub fn copy_entry(&mut self, other: &LastGood, identity: &Identity) {
+        let good = Arc::make_mut(&mut self.entries);
+        match other.entries.get(identity) {
             Some(new) => drop(good.insert(identity.clone(), new.clone())),
             None => drop(good.remove(identity)),
         }
@@ -211,7 +211,7 @@ impl Previous {
         pointer: &str,
         message: String,
     ) -> Option<Diagnostic> {
-        let document = self.good.get(identity)?.document.as_ref()?;
+        let document = self.entries.get(identity)?.document.as_ref()?;
         Some(document.diagnostic(severity, code, &InstancePath::of_pointer(pointer), message))
     }
 
@@ -223,51 +223,51 @@ impl Previous {
         if value.get("format") != Some(&Value::from(FORMAT)) {
             return Err(format!("not in format {FORMAT}, but {}", value.get("format").unwrap_or(&Value::Null)));
         }
-        let kept: Vec<Kept> = value
+        let kept: Vec<StoredEntry> = value
             .get("declarations")
             .map(|kept| serde_json::from_value(kept.clone()).map_err(|error| error.to_string()))
             .transpose()?
             .unwrap_or_default();
-        let mut good = BTreeMap::new();
+        let mut entries = BTreeMap::new();
         for kept in kept {
             let identity = kept.identity.clone();
             let restored = kept.restore().map_err(|problem| format!("{identity}: {problem}"))?;
-            good.insert(identity, restored);
+            entries.insert(identity, restored);
         }
-        let held: Vec<KeptHeld> = match value.get("held") {
+        let held: Vec<StoredHeld> = match value.get("held") {
             None => Vec::new(), // of a version that kept none
             Some(held) => serde_json::from_value(held.clone()).map_err(|error| error.to_string())?,
         };
         let held = held.into_iter().map(|kept| (kept.identity, kept.held)).collect();
-        Ok(Self { files: Arc::default(), good: Arc::new(good), held: Arc::new(held) })
+        Ok(Self { files: Arc::default(), entries: Arc::new(entries), held: Arc::new(held) })
     }
 }
 
 /// Writes last good declarations for a restart, again and again; only what is new is made anew.
 #[derive(Debug, Default)]
-pub struct Keeper {
-    texts: Texts,
+pub struct LastGoodWriter {
+    cache: JsonCache,
 }
 
-impl Keeper {
-    /// Writes everything in `previous` that [`Previous::from_json`] brings back, as JSON.
-    pub fn write(&mut self, previous: &Previous, json: &mut String) {
-        let items = previous.good.iter().map(|(identity, good)| (identity.clone(), good.item.clone()));
+impl LastGoodWriter {
+    /// Writes everything in `last_good` that [`LastGood::from_json`] brings back, as JSON.
+    pub fn write(&mut self, last_good: &LastGood, json: &mut String) {
+        let items = last_good.entries.iter().map(|(identity, good)| (identity.clone(), good.item.clone()));
         let make = |identity: &Identity, item: &Item| {
             let origin = item.origin();
-            let kept = Kept {
+            let kept = StoredEntry {
                 identity: identity.clone(),
-                path: previous.good.get(identity).map(|good| Arc::clone(&good.path)).unwrap_or_default(),
+                path: last_good.entries.get(identity).map(|good| Arc::clone(&good.path)).unwrap_or_default(),
                 file: Arc::clone(&origin.file),
                 line: origin.position.line,
                 col: origin.position.col,
                 base: origin.base.display().to_string(),
-                declaration: super::canonical::full(item),
+                declaration: super::canonical::all_fields(item),
             };
             // Keys are strings and numbers are finite: it cannot fail.
             serde_json::to_string(&kept).unwrap_or_default()
         };
-        let declarations = self.texts.of(items, make);
+        let declarations = self.cache.texts_of(items, make);
         json.reserve(declarations.clone().map(|text| text.len() + 2).sum::<usize>() + 100);
         json.push_str("{\"format\":\"");
         json.push_str(FORMAT);
@@ -277,19 +277,19 @@ impl Keeper {
             json.push_str(text);
         }
         json.push_str("\n],\"held\":");
-        let held = previous.held.iter().map(|(identity, held)| (identity.clone(), held.clone()));
-        let held: Vec<KeptHeld> = held.map(|(identity, held)| KeptHeld { identity, held }).collect();
+        let held = last_good.held.iter().map(|(identity, held)| (identity.clone(), held.clone()));
+        let held: Vec<StoredHeld> = held.map(|(identity, held)| StoredHeld { identity, held }).collect();
         json.push_str(&serde_json::to_string(&held).unwrap_or_else(|_| "[]".to_owned()));
         json.push('}');
     }
 }
 
-/// The version of [`Keeper::write`]'s output.
+/// The version of [`LastGoodWriter::write`]'s output.
 const FORMAT: &str = "weir/last-known-good/v1";
 
 /// A last good declaration as it survives a restart.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct StoredEntry {
     #[serde(flatten)]
     identity: Identity,
     path: Arc<str>,
@@ -303,15 +303,15 @@ struct Kept {
 
 /// What is held, as it survives a restart.
 #[derive(Serialize, Deserialize)]
-struct KeptHeld {
+struct StoredHeld {
     #[serde(flatten)]
     identity: Identity,
     #[serde(flatten)]
     held: Held,
 }
 
-impl Kept {
-    fn restore(self) -> Result<Good, String> {
+impl StoredEntry {
+    fn restore(self) -> Result<LastGoodEntry, String> {
         fn parse<T: serde::de::DeserializeOwned>(
             body: Map<String, Value>,
             finish: impl FnOnce(&mut T),
@@ -325,7 +325,7 @@ impl Kept {
         let name = self.identity.name;
         let body = self.declaration;
         let item = match self.identity.kind {
-            Kind::Endpoint => Item::Endpoint(Arc::new(effective::complete(body, &name, &origin)?)),
+            Kind::Endpoint => Item::Endpoint(Arc::new(build_endpoint::from_fields(body, &name, &origin)?)),
             Kind::Auth => Item::Auth(parse(body, |auth: &mut Auth| (auth.name, auth.origin) = (name, origin))?),
             Kind::Acl => Item::Acl(parse(body, |acl: &mut Acl| (acl.name, acl.origin) = (name, origin))?),
             Kind::Bridge => {
@@ -342,6 +342,6 @@ impl Kept {
                 Item::Defaults(Arc::new(Defaults { origin, endpoint }))
             }
         };
-        Ok(Good { path: self.path, document: None, defaults: None, item })
+        Ok(LastGoodEntry { path: self.path, document: None, defaults: None, item })
     }
 }

@@ -12,7 +12,7 @@ use super::{ClientAuth, Defaults, Diagnostic, Endpoint, Host, Listen, Name, Orig
 ///
 /// # Errors
 /// What does not fit together, as a phrase.
-pub(super) fn endpoint(
+pub(super) fn with_defaults(
     fields: &Map<String, Value>,
     defaults: Option<&Defaults>,
     name: &Name,
@@ -24,11 +24,11 @@ pub(super) fn endpoint(
             merged.insert(field.clone(), value.clone());
         }
     }
-    complete(merged, name, origin)
+    from_fields(merged, name, origin)
 }
 
 /// The endpoint of a complete set of fields.
-pub(super) fn complete(fields: Map<String, Value>, name: &Name, origin: &Origin) -> Result<Endpoint, String> {
+pub(super) fn from_fields(fields: Map<String, Value>, name: &Name, origin: &Origin) -> Result<Endpoint, String> {
     let mut endpoint: Endpoint = serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())?;
     endpoint.listen = match (&endpoint.host, endpoint.port) {
         (Some(Host::Unix(path)), None) => Listen::Unix { path: Arc::clone(path) },

@@ -27,7 +27,7 @@ impl Candidate {
 }
 
 /// A candidate that cannot be, and why.
-pub(super) struct Loser {
+pub(super) struct Conflict {
     pub(super) name: Name,
     pub(super) diagnostic: Diagnostic,
     /// Who has the address, where it is about one.
@@ -38,29 +38,29 @@ pub(super) struct Loser {
 pub(super) type Candidates = BTreeMap<Name, Candidate>;
 
 /// Everybody who has to give way now. After they did, there may be new ones: ask again.
-pub(super) fn losers(candidates: &Candidates, node: &NodeContext, others: &Others<'_>) -> Vec<Loser> {
+pub(super) fn find(candidates: &Candidates, node: &NodeContext, targets: &ReferenceTargets<'_>) -> Vec<Conflict> {
     let mut found = Vec::new();
-    address_clashes(candidates, node, &mut found);
-    status_clashes(candidates, node, &mut found);
-    default_clashes(candidates, &mut found);
+    address_conflicts(candidates, node, &mut found);
+    status_address_conflicts(candidates, node, &mut found);
+    default_endpoint_conflicts(candidates, &mut found);
     for candidate in candidates.values() {
-        dangling(candidate, others, &mut found);
+        missing_references(candidate, targets, &mut found);
     }
-    bridge_clashes(candidates, &mut found);
+    mountpoint_conflicts(candidates, &mut found);
     // One reason is enough, unless they are about different things.
     let mut seen = BTreeSet::new();
-    found.retain(|loser| seen.insert((loser.name.clone(), loser.diagnostic.path.clone())));
+    found.retain(|conflict| seen.insert((conflict.name.clone(), conflict.diagnostic.path.clone())));
     found
 }
 
 /// The names that endpoints can refer to.
-pub(super) struct Others<'a> {
+pub(super) struct ReferenceTargets<'a> {
     pub(super) declared: &'a Declared,
     /// Named in the snapshot, but refused, and no last good declaration is known.
     pub(super) refused: &'a BTreeSet<(Kind, Name)>,
 }
 
-impl Others<'_> {
+impl ReferenceTargets<'_> {
     fn has(&self, kind: Kind, name: &str) -> bool {
         match kind {
             Kind::Auth => self.declared.auths.contains_key(name),
@@ -80,51 +80,55 @@ impl Others<'_> {
 
 /// What a wish rests on, the strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Claim {
+enum Precedence {
     /// It is held, and cannot give way.
     Held,
     /// It had just that, and whoever wants it now came later.
-    Had,
+    SameHolder,
     /// It had a part of it, as who goes from one address to all of them.
-    HadPart,
-    New,
+    OverlappingHolder,
+    Newcomer,
 }
 
 /// Who comes first where two want the same: by claim, then by name.
-fn rank<'a>(name: &'a Name, candidate: &Candidate, claim: impl Fn(&Endpoint) -> Claim) -> (Claim, &'a Name) {
+fn precedence_of<'a>(
+    name: &'a Name,
+    candidate: &Candidate,
+    claim: impl Fn(&Endpoint) -> Precedence,
+) -> (Precedence, &'a Name) {
     let claim = match (&candidate.document, &candidate.incumbent) {
-        (None, _) => Claim::Held,
+        (None, _) => Precedence::Held,
         (Some(_), Some(incumbent)) if incumbent.enabled => claim(incumbent),
-        _ => Claim::New,
+        _ => Precedence::Newcomer,
     };
     (claim, name)
 }
 
-fn had(it: bool) -> Claim {
-    if it { Claim::Had } else { Claim::New }
+fn holder_if(holds: bool) -> Precedence {
+    if holds { Precedence::SameHolder } else { Precedence::Newcomer }
 }
 
-fn address_clashes(candidates: &Candidates, node: &NodeContext, found: &mut Vec<Loser>) {
+fn address_conflicts(candidates: &Candidates, node: &NodeContext, found: &mut Vec<Conflict>) {
     // Only those on one port, or one path, can clash.
-    type Place<'a> = (Option<u16>, Option<&'a std::path::Path>);
-    let mut by_place: Vec<(Place<'_>, (&Name, &Candidate))> = Vec::with_capacity(candidates.len());
+    type PortOrPath<'a> = (Option<u16>, Option<&'a std::path::Path>);
+    let mut by_port_or_path: Vec<(PortOrPath<'_>, (&Name, &Candidate))> = Vec::with_capacity(candidates.len());
     for (name, candidate) in candidates.iter().filter(|(_, candidate)| candidate.endpoint.enabled) {
-        let place = match &candidate.endpoint.listen {
+        let port_or_path = match &candidate.endpoint.listen {
             super::Listen::Tcp { port, .. } => (Some(port.get()), None),
             super::Listen::Unix { path } => (None, Some(&**path)),
         };
-        by_place.push((place, (name, candidate)));
+        by_port_or_path.push((port_or_path, (name, candidate)));
     }
-    by_place.sort_by_key(|(place, _)| *place);
-    let address = |endpoint: &Endpoint| endpoint.listen.on(node.default_host);
-    for takers in by_place.chunk_by(|(a, _), (b, _)| a == b).filter(|takers| takers.len() > 1) {
-        let mut ranked: Vec<(&Name, &Candidate)> = takers.iter().map(|(_, taker)| *taker).collect();
+    by_port_or_path.sort_by_key(|(port_or_path, _)| *port_or_path);
+    let address = |endpoint: &Endpoint| endpoint.listen.bind_address(node.default_host);
+    for contenders in by_port_or_path.chunk_by(|(a, _), (b, _)| a == b).filter(|contenders| contenders.len() > 1) {
+        let mut ranked: Vec<(&Name, &Candidate)> = contenders.iter().map(|(_, contender)| *contender).collect();
         ranked.sort_by_key(|(name, candidate)| {
             let wanted = address(&candidate.endpoint);
-            rank(name, candidate, |incumbent| match address(incumbent) {
-                held if held == wanted => Claim::Had,
-                held if held.overlaps(&wanted) => Claim::HadPart,
-                _ => Claim::New,
+            precedence_of(name, candidate, |incumbent| match address(incumbent) {
+                held if held == wanted => Precedence::SameHolder,
+                held if held.overlaps(&wanted) => Precedence::OverlappingHolder,
+                _ => Precedence::Newcomer,
             })
         });
         let mut holders: Vec<(&Name, &Candidate)> = Vec::new();
@@ -134,9 +138,9 @@ fn address_clashes(candidates: &Candidates, node: &NodeContext, found: &mut Vec<
                 address(&holder.endpoint).overlaps(&wanted) && may_meet(&holder.endpoint, &candidate.endpoint)
             });
             match (holder, &candidate.document) {
-                (Some((holder_name, holder)), Some(document)) => found.push(Loser {
+                (Some((holder_name, holder)), Some(document)) => found.push(Conflict {
                     name: name.clone(),
-                    diagnostic: address_clash(document, candidate, holder, &wanted, &address(&holder.endpoint)),
+                    diagnostic: address_conflict(document, candidate, holder, &wanted, &address(&holder.endpoint)),
                     holder: Some((*holder_name).clone()),
                 }),
                 _ => holders.push((name, candidate)),
@@ -150,7 +154,7 @@ fn may_meet(a: &Endpoint, b: &Endpoint) -> bool {
     a.nodes.iter().all(|(label, value)| b.nodes.get(label).is_none_or(|other| other == value))
 }
 
-fn address_clash(
+fn address_conflict(
     document: &Document,
     candidate: &Candidate,
     holder: &Candidate,
@@ -158,7 +162,7 @@ fn address_clash(
     held: &BindAddress,
 ) -> Diagnostic {
     let other = &holder.endpoint;
-    let path = InstancePath::of(&["endpoint", if wanted_is_tcp(wanted) { "port" } else { "host" }]);
+    let path = InstancePath::of(&["endpoint", if is_tcp(wanted) { "port" } else { "host" }]);
     let message = if wanted == held {
         format!("{wanted} is already taken by endpoint `{}`", other.name)
     } else {
@@ -181,23 +185,23 @@ fn address_clash(
     diagnostic
 }
 
-fn wanted_is_tcp(address: &BindAddress) -> bool {
+fn is_tcp(address: &BindAddress) -> bool {
     matches!(address, BindAddress::Tcp(_))
 }
 
-fn status_clashes(candidates: &Candidates, node: &NodeContext, found: &mut Vec<Loser>) {
+fn status_address_conflicts(candidates: &Candidates, node: &NodeContext, found: &mut Vec<Conflict>) {
     let Some(status) = node.status_addr.filter(|status| status.port() != 0) else { return };
     for (name, candidate) in candidates.iter().filter(|(_, candidate)| candidate.endpoint.enabled) {
         let Some(document) = &candidate.document else { continue };
-        let wanted = candidate.endpoint.listen.on(node.default_host);
+        let wanted = candidate.endpoint.listen.bind_address(node.default_host);
         if wanted.overlaps(&BindAddress::Tcp(status)) {
-            let diagnostic = status_clash(document, &wanted, status);
-            found.push(Loser { name: name.clone(), diagnostic, holder: None });
+            let diagnostic = status_address_conflict(document, &wanted, status);
+            found.push(Conflict { name: name.clone(), diagnostic, holder: None });
         }
     }
 }
 
-fn status_clash(document: &Document, wanted: &BindAddress, status: SocketAddr) -> Diagnostic {
+fn status_address_conflict(document: &Document, wanted: &BindAddress, status: SocketAddr) -> Diagnostic {
     let path = InstancePath::of(&["endpoint", "port"]);
     let message = format!("{wanted} is where the broker's status listens ({status})");
     let mut diagnostic = document.diagnostic(Severity::Error, "status-port", &path, message);
@@ -205,9 +209,10 @@ fn status_clash(document: &Document, wanted: &BindAddress, status: SocketAddr) -
     diagnostic
 }
 
-fn default_clashes(candidates: &Candidates, found: &mut Vec<Loser>) {
+fn default_endpoint_conflicts(candidates: &Candidates, found: &mut Vec<Conflict>) {
     let mut defaults: Vec<_> = candidates.iter().filter(|(_, candidate)| candidate.endpoint.is_default).collect();
-    defaults.sort_by_key(|(name, candidate)| rank(name, candidate, |incumbent| had(incumbent.is_default)));
+    defaults
+        .sort_by_key(|(name, candidate)| precedence_of(name, candidate, |incumbent| holder_if(incumbent.is_default)));
     let mut defaults = defaults.into_iter();
     let Some((first, holder)) = defaults.next() else { return };
     for (name, candidate) in defaults {
@@ -222,54 +227,56 @@ fn default_clashes(candidates: &Candidates, found: &mut Vec<Loser>) {
             position: at.unwrap_or(holder.endpoint.origin.position),
             message: "first".into(),
         });
-        found.push(Loser { name: name.clone(), diagnostic, holder: None });
+        found.push(Conflict { name: name.clone(), diagnostic, holder: None });
     }
 }
 
 /// References by name that lead nowhere.
-fn dangling(candidate: &Candidate, others: &Others<'_>, found: &mut Vec<Loser>) {
+fn missing_references(candidate: &Candidate, targets: &ReferenceTargets<'_>, found: &mut Vec<Conflict>) {
     let Some(document) = &candidate.document else { return };
     let endpoint = &candidate.endpoint;
     let named = [(Kind::Auth, "auth", &endpoint.auth), (Kind::Acl, "acl", &endpoint.acl)];
     let named = named.into_iter().filter_map(|(kind, field, name)| Some((kind, field, None, name.as_ref()?)));
     let bridges = endpoint.bridges.iter().enumerate().map(|(i, name)| (Kind::Bridge, "bridges", Some(i), name));
     for (kind, field, index, name) in named.chain(bridges) {
-        if others.has(kind, name.as_str()) {
+        if targets.has(kind, name.as_str()) {
             continue;
         }
         let mut path = InstancePath::of(&["endpoint", field]);
         if let Some(index) = index {
             path = path.index(index);
         }
-        let refused = others.refused.contains(&(kind, name.clone()));
+        let refused = targets.refused.contains(&(kind, name.clone()));
         let why = if refused { "has errors" } else { "is not there" };
         let message = format!("the {kind} document `{name}` {why}");
         let mut diagnostic = document.diagnostic(Severity::Error, "missing-reference", &path, message);
-        let known = others.names(kind);
+        let known = targets.names(kind);
         diagnostic.help = match did_you_mean(name.as_str(), known.iter().copied()) {
             _ if refused => Some("mend it first".into()),
             Some(near) => Some(format!("did you mean `{near}`?")),
             None if known.is_empty() => Some(format!("add a document `{kind}: {{name: {name}, ...}}`")),
-            None => Some(format!("there are: {}", listed(&known))),
+            None => Some(format!("there are: {}", name_list(&known))),
         };
-        found.push(Loser { name: endpoint.name.clone(), diagnostic, holder: None });
+        found.push(Conflict { name: endpoint.name.clone(), diagnostic, holder: None });
     }
 }
 
 /// A bridge carries the topics of one namespace: endpoints that name it have one mountpoint.
-fn bridge_clashes(candidates: &Candidates, found: &mut Vec<Loser>) {
-    let mut takers: BTreeMap<&Name, Vec<(&Name, &Candidate, usize)>> = BTreeMap::new();
+fn mountpoint_conflicts(candidates: &Candidates, found: &mut Vec<Conflict>) {
+    let mut contenders: BTreeMap<&Name, Vec<(&Name, &Candidate, usize)>> = BTreeMap::new();
     for (name, candidate) in candidates.iter().filter(|(_, candidate)| candidate.endpoint.enable_bridge) {
         for (index, bridge) in candidate.endpoint.bridges.iter().enumerate() {
-            takers.entry(bridge).or_default().push((name, candidate, index));
+            contenders.entry(bridge).or_default().push((name, candidate, index));
         }
     }
-    for (bridge, mut takers) in takers {
-        takers.sort_by_key(|(name, candidate, _)| {
-            rank(name, candidate, |incumbent| had(incumbent.enable_bridge && incumbent.bridges.contains(bridge)))
+    for (bridge, mut contenders) in contenders {
+        contenders.sort_by_key(|(name, candidate, _)| {
+            precedence_of(name, candidate, |incumbent| {
+                holder_if(incumbent.enable_bridge && incumbent.bridges.contains(bridge))
+            })
         });
-        let Some((first, holder, _)) = takers.first().copied() else { continue };
-        for (name, candidate, index) in takers {
+        let Some((first, holder, _)) = contenders.first().copied() else { continue };
+        for (name, candidate, index) in contenders {
             let Some(document) = &candidate.document else { continue };
             if candidate.endpoint.mountpoint == holder.endpoint.mountpoint {
                 continue;
@@ -279,12 +286,12 @@ fn bridge_clashes(candidates: &Candidates, found: &mut Vec<Loser>) {
                 format!("the bridge `{bridge}` carries the topics of endpoint `{first}`'s mountpoint already");
             let mut diagnostic = document.diagnostic(Severity::Error, "bridge-mountpoint", &path, message);
             diagnostic.help = Some("declare another bridge for this mountpoint".into());
-            found.push(Loser { name: name.clone(), diagnostic, holder: None });
+            found.push(Conflict { name: name.clone(), diagnostic, holder: None });
         }
     }
 }
 
-fn listed(names: &[&str]) -> String {
+fn name_list(names: &[&str]) -> String {
     const MAX: usize = 8;
     let mut shown: Vec<String> = names.iter().take(MAX).map(|name| format!("`{name}`")).collect();
     if names.len() > MAX {
@@ -295,7 +302,7 @@ fn listed(names: &[&str]) -> String {
 
 /// What is valid, and hardly meant, about an endpoint among the other documents.
 pub(super) fn warnings(document: &Document, endpoint: &Endpoint, declared: &Declared) -> Vec<Diagnostic> {
-    let mut found = super::effective::warnings(document, endpoint);
+    let mut found = super::build_endpoint::warnings(document, endpoint);
     if !endpoint.enabled {
         return found;
     }

@@ -72,7 +72,7 @@ fn an_unreadable_file_is_never_a_deletion() {
     let before = first(&[("a.yaml", &endpoint(1))]);
     let mut unreadable = snapshot(&[("a.yaml", "")]);
     unreadable.files[0].content = Err(ReadError { message: "permission denied".into() });
-    let after = load(&unreadable, &before.previous, &NodeContext::default());
+    let after = load(&unreadable, &before.last_good, &NodeContext::default());
     assert_eq!(held(&after), ["!a:1"]);
     assert_eq!(reasons(&after), ["endpoint `a`: Unreadable"]);
     assert_eq!(codes(&after), ["a.yaml:1 unreadable"]);
@@ -138,7 +138,7 @@ fn defaults_that_are_refused_change_nothing() {
     let good = first(&[("a.yaml", &a), ("defaults.yaml", "defaults: {endpoint: {host: 10.0.0.5}}")]);
     let host = |loaded: &Loaded| {
         let endpoint = loaded.declared.endpoints.values().next();
-        endpoint.map(|endpoint| endpoint.listen.on([0, 0, 0, 0].into()).to_string())
+        endpoint.map(|endpoint| endpoint.listen.bind_address([0, 0, 0, 0].into()).to_string())
     };
     assert_eq!(host(&good).as_deref(), Some("10.0.0.5:1"));
     let bad = ("defaults.yaml", "defaults: {endpoint: {host: everywhere}}");
@@ -192,15 +192,15 @@ fn the_last_good_declarations_survive_a_restart() {
         first(&[("a.yaml", everything), ("d.yaml", "defaults: {endpoint: {path: /x}}"), ("b.yaml", &endpoint(2))]);
     assert_eq!(codes(&before), [""; 0]);
     let mut kept = String::new();
-    Keeper::default().write(&before.previous, &mut kept);
-    let previous = Previous::from_json(&serde_json::from_str(&kept).unwrap()).unwrap();
-    let restarted = Loaded { previous, ..Loaded::default() };
+    LastGoodWriter::default().write(&before.last_good, &mut kept);
+    let previous = LastGood::from_json(&serde_json::from_str(&kept).unwrap()).unwrap();
+    let restarted = Loaded { last_good: previous, ..Loaded::default() };
     let after = then(&restarted, &[("a.yaml", "{"), ("b.yaml", "{"), ("d.yaml", "{")]);
     assert_eq!(after.declared, before.declared);
     assert_eq!(held(&after), ["!b:2", "!everything:8443"]);
     assert_eq!(declaration_digest(&after.declared), declaration_digest(&before.declared));
     for damaged in [r#"{}"#, r#"{"format":"weir/last-known-good/v2"}"#, &kept.replace("\"port\":2", "\"prot\":2")] {
-        assert!(Previous::from_json(&serde_json::from_str(damaged).unwrap()).is_err(), "{damaged}");
+        assert!(LastGood::from_json(&serde_json::from_str(damaged).unwrap()).is_err(), "{damaged}");
     }
 }
 
@@ -214,7 +214,7 @@ fn an_unreadable_directory_holds_all_that_was_seen_in_it() {
     let before = first(&files);
     let mut files = snapshot(&[("team/", ""), ("c.yaml", &endpoint(2))]);
     files.files[0].content = Err(ReadError { message: "permission denied".into() });
-    let after = load(&files, &before.previous, &NodeContext::default());
+    let after = load(&files, &before.last_good, &NodeContext::default());
     assert_eq!(held(&after), ["c:2", "!team/a:1"]);
     assert!(after.declared.auths.contains_key("default") && after.declared.bans.contains_key("abuse"));
     assert!(!after.declared.acls.contains_key("default"), "it was beside the directory");
@@ -225,18 +225,18 @@ fn an_unreadable_directory_holds_all_that_was_seen_in_it() {
 /// What is held although its document is gone survives a restart, and stands in no file.
 #[test]
 fn what_is_held_survives_a_restart() {
-    let mut previous = first(&[("a.yaml", &endpoint(1)), ("b.yaml", &endpoint(2))]).previous;
+    let mut previous = first(&[("a.yaml", &endpoint(1)), ("b.yaml", &endpoint(2))]).last_good;
     let held = |cause| Held { cause, why: "it \"was\" deleted".into() };
     let identity = |name: &str| Identity::new(Kind::Endpoint, Name::parse(name).unwrap());
     previous
         .set_held(&[(identity("a"), held(HeldCause::Deletion)), (identity("c"), held(HeldCause::Unreadable))].into());
     let mut kept = String::new();
-    Keeper::default().write(&previous, &mut kept);
-    let restored = Previous::from_json(&serde_json::from_str(&kept).unwrap()).unwrap();
+    LastGoodWriter::default().write(&previous, &mut kept);
+    let restored = LastGood::from_json(&serde_json::from_str(&kept).unwrap()).unwrap();
     assert_eq!(*restored.held(), [(identity("a"), held(HeldCause::Deletion))].into());
     assert_eq!(restored.paths().into_iter().collect::<Vec<_>>(), [Arc::from("b.yaml")]);
     assert!(restored.declared().endpoints.contains_key("a"));
     // One of a version that kept none.
     let older = kept.replace(&kept[kept.find(",\"held\"").unwrap()..kept.len() - 1], "");
-    assert!(Previous::from_json(&serde_json::from_str(&older).unwrap()).unwrap().held().is_empty());
+    assert!(LastGood::from_json(&serde_json::from_str(&older).unwrap()).unwrap().held().is_empty());
 }
