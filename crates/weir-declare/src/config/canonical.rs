@@ -1,18 +1,15 @@
 //! The canonical form: one text for one meaning, whatever the order of keys, the comments, the files and the defaults
 //! written out.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::Arc;
 
-use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
+use super::item::{Item, all_fields, all_items};
 use super::json_cache::JsonCache;
-use super::last_good::Item;
 use super::schema::{deref, field_schema, kind_schema};
-use super::{Declared, Identity, Kind, Name};
+use super::{Declared, Identity};
 
 /// Whether fields that have their default value are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,59 +97,6 @@ fn digest_line(identity: &Identity, item: &Item) -> String {
     let mut body = Value::Object(fields);
     body.sort_all_objects();
     format!("{}:{body}\n", identity.kind)
-}
-
-/// All declarations, by kind and name. `defaults` is applied, hence not among them.
-pub(super) fn all_items(declared: &Declared) -> impl Iterator<Item = (Identity, Item)> {
-    fn each<'a, T>(
-        kind: Kind,
-        of: &'a BTreeMap<Name, Arc<T>>,
-        item: fn(Arc<T>) -> Item,
-    ) -> impl Iterator<Item = (Identity, Item)> + 'a {
-        of.iter().map(move |(name, one)| (Identity::new(kind, name.clone()), item(Arc::clone(one))))
-    }
-    each(Kind::Endpoint, &declared.endpoints, Item::Endpoint)
-        .chain(each(Kind::Auth, &declared.auths, Item::Auth))
-        .chain(each(Kind::Acl, &declared.acls, Item::Acl))
-        .chain(each(Kind::Bridge, &declared.bridges, Item::Bridge))
-        .chain(each(Kind::Ban, &declared.bans, Item::Ban))
-        .chain([(Identity::single(Kind::Reconcile), Item::Reconcile(Arc::clone(&declared.reconcile)))])
-}
-
-/// A declaration of any kind with every field that has a value.
-pub(super) fn all_fields(item: &Item) -> Map<String, Value> {
-    match item {
-        Item::Endpoint(endpoint) => fields_of(&**endpoint),
-        Item::Auth(auth) => fields_of(&**auth),
-        Item::Acl(acl) => fields_of(&**acl),
-        Item::Bridge(bridge) => fields_of(&**bridge),
-        Item::Ban(ban) => fields_of(&**ban),
-        Item::Reconcile(reconcile) => fields_of(&**reconcile),
-        Item::Defaults(defaults) => {
-            [("endpoint".to_owned(), Value::Object(defaults.endpoint.clone()))].into_iter().collect()
-        }
-    }
-}
-
-/// The fields of a document's type; those without a value left out.
-pub fn fields_of(document: &impl Serialize) -> Map<String, Value> {
-    #[allow(clippy::expect_used)] // keys are strings, numbers are finite: nothing in these types can fail
-    let value = serde_json::to_value(document).expect("documents are JSON");
-    match without_nulls(value) {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    }
-}
-
-fn without_nulls(value: Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let fields = fields.into_iter().filter(|(_, value)| !value.is_null());
-            Value::Object(fields.map(|(key, value)| (key, without_nulls(value))).collect())
-        }
-        Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
-        other => other,
-    }
 }
 
 fn without_defaults(fields: Map<String, Value>, parent: &'static Value) -> Map<String, Value> {

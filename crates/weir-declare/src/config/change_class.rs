@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::canonical::fields_of;
+use super::item::fields_of;
 use super::schema::{field_schema, kind_schema};
 use super::{Endpoint, Kind};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use similar::{Algorithm, TextDiff};
 
-use super::canonical::{all_items, canonical_document};
-use super::last_good::Item;
+use super::canonical::canonical_document;
+use super::item::{Item, all_items};
 use super::{BuiltInDefaults, CanonicalDocument, Declared, Identity};
 
 /// What a hostile pair of texts may cost; real ones take microseconds.

@@ -4,8 +4,9 @@ use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind as Kind;
 use serde_json::Value;
 
+use super::formats::format_problem;
 use super::path::{InstancePath, Segment};
-use super::schema::{field_schema, format_problem, schema};
+use super::schema::{field_schema, schema};
 use super::suggest::did_you_mean;
 
 /// One violation.

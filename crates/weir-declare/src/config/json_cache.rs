@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Identity;
-use super::last_good::Item;
+use super::item::Item;
 
 /// A text for each declaration. One that is the same allocation as the last time keeps its text.
 #[derive(Debug, Clone, Default)]

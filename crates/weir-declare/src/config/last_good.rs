@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::document::{Document, ParsedFile};
+use super::item::Item;
 use super::json_cache::JsonCache;
 use super::path::InstancePath;
-use super::{Acl, Auth, Ban, Bridge, Declared, Defaults, Endpoint, Identity, Kind, Name, Origin, Position, Reconcile};
+use super::{Acl, Auth, Ban, Bridge, Declared, Defaults, Endpoint, Identity, Kind, Origin, Position, Reconcile};
 use super::{Diagnostic, Held, HeldCause, Severity, SourceFile, build_endpoint};
 
 /// What the last pass left. Opaque; it is handed back to the next [`super::load`], and its declarations survive a
@@ -80,60 +81,6 @@ impl LastGoodEntry {
             _ => false,
         };
         if same_document && same_defaults { self.endpoint() } else { None }
-    }
-}
-
-/// A declaration of any kind.
-#[derive(Debug, Clone)]
-pub(super) enum Item {
-    Endpoint(Arc<Endpoint>),
-    Auth(Arc<Auth>),
-    Acl(Arc<Acl>),
-    Bridge(Arc<Bridge>),
-    Ban(Arc<Ban>),
-    Defaults(Arc<Defaults>),
-    Reconcile(Arc<Reconcile>),
-}
-
-impl Item {
-    /// Adds it to what is declared.
-    pub(super) fn insert_into(&self, name: &Name, declared: &mut Declared) {
-        let name = name.clone();
-        match self {
-            Self::Endpoint(endpoint) => drop(declared.endpoints.insert(name, Arc::clone(endpoint))),
-            Self::Auth(auth) => drop(declared.auths.insert(name, Arc::clone(auth))),
-            Self::Acl(acl) => drop(declared.acls.insert(name, Arc::clone(acl))),
-            Self::Bridge(bridge) => drop(declared.bridges.insert(name, Arc::clone(bridge))),
-            Self::Ban(ban) => drop(declared.bans.insert(name, Arc::clone(ban))),
-            Self::Defaults(defaults) => declared.defaults = Some(Arc::clone(defaults)),
-            Self::Reconcile(reconcile) => declared.reconcile = Arc::clone(reconcile),
-        }
-    }
-
-    /// Whether it is the very same.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Endpoint(a), Self::Endpoint(b)) => Arc::ptr_eq(a, b),
-            (Self::Auth(a), Self::Auth(b)) => Arc::ptr_eq(a, b),
-            (Self::Acl(a), Self::Acl(b)) => Arc::ptr_eq(a, b),
-            (Self::Bridge(a), Self::Bridge(b)) => Arc::ptr_eq(a, b),
-            (Self::Ban(a), Self::Ban(b)) => Arc::ptr_eq(a, b),
-            (Self::Defaults(a), Self::Defaults(b)) => Arc::ptr_eq(a, b),
-            (Self::Reconcile(a), Self::Reconcile(b)) => Arc::ptr_eq(a, b),
-            _ => false,
-        }
-    }
-
-    fn origin(&self) -> &Origin {
-        match self {
-            Self::Endpoint(endpoint) => &endpoint.origin,
-            Self::Auth(auth) => &auth.origin,
-            Self::Acl(acl) => &acl.origin,
-            Self::Bridge(bridge) => &bridge.origin,
-            Self::Ban(ban) => &ban.origin,
-            Self::Defaults(defaults) => &defaults.origin,
-            Self::Reconcile(reconcile) => &reconcile.origin,
-        }
     }
 }
 
@@ -262,7 +209,7 @@ impl LastGoodWriter {
                 line: origin.position.line,
                 col: origin.position.col,
                 base: origin.base.display().to_string(),
-                declaration: super::canonical::all_fields(item),
+                declaration: super::item::all_fields(item),
             };
             // Keys are strings and numbers are finite: it cannot fail.
             serde_json::to_string(&kept).unwrap_or_default()

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::conflicts::{self, Candidate, Candidates, ReferenceTargets};
-use super::document::{Body, Document, ParsedFile, parse_file};
-use super::last_good::{CachedFile, Item, LastGoodEntry};
+use super::document::{Body, Document, ParsedFile};
+use super::item::Item;
+use super::last_good::{CachedFile, LastGoodEntry};
+use super::parse::parse_file;
 use super::path::InstancePath;
 use super::sorted_cursor::SortedCursor;
 use super::{Declared, Defaults, Diagnostic, Identity, Kind, LastGood, Name, NodeContext, Position, Related, Severity};

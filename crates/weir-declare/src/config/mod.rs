@@ -28,16 +28,20 @@ mod diff;
 mod document;
 mod endpoint;
 mod explain;
+mod formats;
 mod held;
+mod item;
 mod json_cache;
 mod last_good;
 mod load;
 mod name;
 mod origin;
+mod parse;
 mod path;
 mod pattern;
 mod reconciliation;
 mod schema;
+mod schema_check;
 mod semantics;
 mod snapshot;
 mod sorted_cursor;
@@ -55,7 +59,7 @@ pub use auth::*;
 pub use ban::*;
 pub use bridge::*;
 pub use canonical::{
-    BuiltInDefaults, CanonicalDocument, DeclarationDigest, canonical, canonical_yaml, declaration_digest, fields_of,
+    BuiltInDefaults, CanonicalDocument, DeclarationDigest, canonical, canonical_yaml, declaration_digest,
 };
 pub use change_class::*;
 pub use codes::*;
@@ -64,6 +68,7 @@ pub use diagnostic::*;
 pub use diff::*;
 pub use endpoint::*;
 pub use held::*;
+pub use item::fields_of;
 pub use last_good::{LastGood, LastGoodWriter};
 pub use load::*;
 pub use name::*;

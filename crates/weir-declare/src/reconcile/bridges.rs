@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::action::{ActionKind, Node};
 use super::effective::Files;
-use super::plan::{ActionKind, Node};
 use crate::config::{self, Bridge, ChangeClass, Declared, Durability, FieldChange, Kind, Name, SecretRef};
 
 /// A bridge that is to run, and what it refers to.

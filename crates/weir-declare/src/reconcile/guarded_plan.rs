@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::action::{Action, ActionKind, Node};
 use super::effective::Files;
 use super::guard::{Guard, Guarded};
-use super::plan::{Action, ActionKind, Live, Node, Pinned, Plan, plan};
+use super::plan::{Live, Pinned, Plan, plan};
 use crate::config::{Declared, Held, Identity, Kind};
 
 /// What brings `live`, which runs by `last`, to `wanted`. What the guard holds waits, with the reason. `held`: what is

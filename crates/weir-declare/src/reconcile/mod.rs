@@ -1,5 +1,6 @@
 //! Declared against live: plans, conditions, their rendering. Pure: no sockets, no files, no clock; time is an argument.
 
+mod action;
 mod bridges;
 mod conditions;
 mod effective;
@@ -12,6 +13,7 @@ mod plan;
 pub mod render;
 mod timestamp;
 
+pub use action::*;
 pub use bridges::{BridgeAction, Bridges, EffectiveBridge, bridge_files, effective_bridges};
 pub use conditions::*;
 pub use effective::*;

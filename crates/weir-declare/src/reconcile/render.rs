@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use super::action::{Action, ActionKind, Disconnects};
 use super::bridges::BridgeAction;
-use super::plan::{Action, ActionKind, Disconnects, Plan};
+use super::plan::Plan;
 use crate::config::FieldChange;
 
 /// Characters of a value in text that is for people.

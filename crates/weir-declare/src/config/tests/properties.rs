@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::super::canonical::fields_of;
+use super::super::item::fields_of;
 use super::generate::Generator;
 use super::*;
 
@@ -89,7 +89,7 @@ proptest! {
         let document = Generator::new(seed, 4).document();
         let loaded = first(&[("a.yaml", &text(&document))]);
         codes(&loaded);
-        let schema_accepts = super::super::schema::check(&document).is_empty();
+        let schema_accepts = super::super::schema_check::check(&document).is_empty();
         let errors = errors(&loaded);
         prop_assert_eq!(schema_accepts, errors.is_empty(), "{}\n{:#?}", document, errors);
         prop_assert!(!errors.iter().any(|error| error.contains("not-understood")));

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::canonical::fields_of;
+use super::super::item::fields_of;
 use super::super::schema::{deref, field_schema, kind_schema};
 use super::*;
 

@@ -1,0 +1,198 @@
+//! Files to documents: what each declares, under which name, and what is wrong with it by itself.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use super::document::{Body, Document, ParsedFile};
+use super::path::InstancePath;
+use super::suggest::did_you_mean;
+use super::yaml::{self, Children, ParsedDocument};
+use super::{
+    Acl, Auth, Ban, Bridge, Defaults, Diagnostic, Identity, Kind, Name, Origin, Position, Reconcile, Severity,
+};
+use super::{SourceFile, schema_check, semantics};
+
+/// Parses a file.
+pub(super) fn parse_file(file: &SourceFile, bytes: &[u8]) -> ParsedFile {
+    let at_file = |at: Position, code: &'static str, message: String, help: Option<String>| Diagnostic {
+        severity: Severity::Error,
+        code,
+        file: Arc::clone(&file.shown),
+        position: at,
+        path: String::new(),
+        message,
+        help,
+        related: Vec::new(),
+        identity: None,
+    };
+    let parsed = match yaml::parse(bytes) {
+        Ok(parsed) => parsed,
+        Err(problems) => {
+            let problems = problems.into_iter().map(|p| at_file(p.at, p.code, p.message, p.help)).collect();
+            return ParsedFile { documents: Vec::new(), problems, has_unknown: true };
+        }
+    };
+    let mut result = ParsedFile { documents: Vec::new(), problems: Vec::new(), has_unknown: false };
+    let mut named_by_file = BTreeSet::new();
+    for document in parsed {
+        match kind_of(&document) {
+            Ok(kind) => {
+                let document = read_document(file, kind, document, &mut named_by_file);
+                result.has_unknown |= document.identity.is_none();
+                result.documents.push(Arc::new(document));
+            }
+            Err((at, message, help)) => {
+                result.problems.push(at_file(at, "document-kind", message, help));
+                result.has_unknown = true;
+            }
+        }
+    }
+    result
+}
+
+/// What kind of document it is; or what to say about its top level.
+fn kind_of(document: &ParsedDocument) -> Result<Kind, (Position, String, Option<String>)> {
+    let kinds = Kind::ALL.map(|kind| format!("`{kind}`")).join(", ");
+    let Children::Map(entries) = &document.node.children else {
+        let message = "a document must be a mapping with one of the keys ".to_owned() + &kinds;
+        let help =
+            document.value.as_str().filter(|text| text.contains(':')).map(|_| "put a space after the colon".into());
+        return Err((document.node.at, message, help));
+    };
+    let mut found = entries.iter().filter_map(|entry| Kind::from_key(&entry.key).map(|kind| (kind, entry.key_at)));
+    match (found.next(), found.next()) {
+        (Some((kind, _)), None) => Ok(kind),
+        (Some((first, _)), Some((second, at))) => {
+            let message = format!("a document declares one thing; this one has `{first}` and `{second}`");
+            Err((at, message, Some("put a line `---` between them".into())))
+        }
+        (None, _) => {
+            let at = entries.first().map_or(document.node.at, |entry| entry.key_at);
+            let keys: Vec<&str> = entries.iter().map(|entry| &*entry.key).collect();
+            let near = keys.iter().find_map(|key| did_you_mean(key, Kind::ALL.map(Kind::key)).map(|kind| (*key, kind)));
+            let help = if let Some((key, kind)) = near {
+                Some(format!("did you mean `{kind}` instead of `{key}`?"))
+            } else if keys.iter().any(|key| *key == "port" || *key == "sslConfig") {
+                Some("indent the fields below `endpoint:`".to_owned())
+            } else {
+                None
+            };
+            let given = entries.first().map(|entry| format!("; `{}` is none", entry.key.escape_debug()));
+            Err((at, format!("a document needs one of the keys {kinds}{}", given.unwrap_or_default()), help))
+        }
+    }
+}
+
+fn read_document(
+    file: &SourceFile,
+    kind: Kind,
+    parsed: ParsedDocument,
+    named_by_file: &mut BTreeSet<Kind>,
+) -> Document {
+    let ParsedDocument { mut value, node } = parsed;
+    let findings = schema_check::check(&value);
+    let key_at = node.entry(kind.key()).map_or(node.at, |entry| entry.key_at);
+    let origin = Origin { file: Arc::clone(&file.shown), position: key_at, base: Arc::clone(&file.base) };
+    let body = value.get_mut(kind.key()).map(Value::take).unwrap_or_default();
+    let mut document = Document { identity: None, origin, node, body: Err(Vec::new()), warnings: Vec::new() };
+    let name = identity_of(file, kind, &body, named_by_file);
+    document.identity = name.as_ref().ok().cloned();
+    let mut errors: Vec<Diagnostic> = findings
+        .into_iter()
+        .map(|finding| {
+            let mut diagnostic = document.diagnostic(Severity::Error, finding.code, &finding.path, finding.message);
+            if finding.at_key {
+                diagnostic.position = finding.path.key_position_in(&document.node);
+            }
+            diagnostic.help = finding.help;
+            diagnostic
+        })
+        .collect();
+    // A name that is written and wrong is among the schema's findings.
+    if let Err(Some((message, help))) = name {
+        let path = InstancePath::of(&[kind.key()]);
+        let mut diagnostic = document.diagnostic(Severity::Error, "name", &path, message);
+        diagnostic.help = Some(help);
+        errors.push(diagnostic);
+    }
+    match (errors.is_empty(), document.identity.clone()) {
+        (true, Some(identity)) => match deserialize_body(kind, body, &identity.name, &document.origin) {
+            Ok(body) => {
+                document.warnings = semantics::check_document(&document, &body);
+                let (errors, warnings) = document.warnings.drain(..).partition(Diagnostic::is_error);
+                document.warnings = warnings;
+                document.body = if Vec::is_empty(&errors) { Ok(body) } else { Err(errors) };
+            }
+            Err(error) => {
+                // The schema let pass what the types do not: a fault of ours, and still the document is refused.
+                let path = InstancePath::of(&[kind.key()]);
+                errors.push(document.diagnostic(Severity::Error, "not-understood", &path, error.to_string()));
+                document.body = Err(errors);
+            }
+        },
+        _ => document.body = Err(errors),
+    }
+    document
+}
+
+/// The document's identity; `Err(None)` where a written name is wrong.
+fn identity_of(
+    file: &SourceFile,
+    kind: Kind,
+    body: &Value,
+    named_by_file: &mut BTreeSet<Kind>,
+) -> Result<Identity, Option<(String, String)>> {
+    if kind.is_single() {
+        return Ok(Identity::single(kind));
+    }
+    if let Some(written) = body.get("name") {
+        let name = written.as_str().and_then(|name| Name::parse(name).ok()).ok_or(None)?;
+        return Ok(Identity::new(kind, name));
+    }
+    let stem = stem(&file.path);
+    if !named_by_file.insert(kind) {
+        let message =
+            format!("a further {kind} in this file must name itself; the first has the file's name, `{stem}`");
+        return Err(Some((message, "add `name: ...`".into())));
+    }
+    let name = Name::parse(stem).map_err(|problem| {
+        Some((
+            format!("the file's name cannot be the {kind}'s: {problem}"),
+            "rename the file, or add `name: ...`".into(),
+        ))
+    })?;
+    Ok(Identity::new(kind, name))
+}
+
+/// A path without its extension.
+pub(super) fn stem(path: &str) -> &str {
+    [".yaml", ".yml", ".json"].iter().find_map(|extension| path.strip_suffix(extension)).unwrap_or(path)
+}
+
+fn deserialize_body(kind: Kind, body: Value, name: &Name, origin: &Origin) -> Result<Body, serde_json::Error> {
+    fn parse<T: serde::de::DeserializeOwned>(
+        body: Value,
+        finish: impl FnOnce(&mut T),
+    ) -> Result<Arc<T>, serde_json::Error> {
+        let mut parsed: T = serde_json::from_value(body)?;
+        finish(&mut parsed);
+        Ok(Arc::new(parsed))
+    }
+    let origin = origin.clone();
+    let name = name.clone();
+    Ok(match kind {
+        Kind::Endpoint => Body::Endpoint(serde_json::from_value(body)?),
+        Kind::Auth => Body::Auth(parse(body, |auth: &mut Auth| (auth.name, auth.origin) = (name, origin))?),
+        Kind::Acl => Body::Acl(parse(body, |acl: &mut Acl| (acl.name, acl.origin) = (name, origin))?),
+        Kind::Bridge => Body::Bridge(parse(body, |bridge: &mut Bridge| (bridge.name, bridge.origin) = (name, origin))?),
+        Kind::Ban => Body::Ban(parse(body, |ban: &mut Ban| (ban.name, ban.origin) = (name, origin))?),
+        Kind::Reconcile => Body::Reconcile(parse(body, |reconcile: &mut Reconcile| reconcile.origin = origin)?),
+        Kind::Defaults => {
+            let mut fields: Map<String, Value> = serde_json::from_value(body)?;
+            let endpoint = fields.remove("endpoint").map(serde_json::from_value).transpose()?.unwrap_or_default();
+            Body::Defaults(Arc::new(Defaults { origin, endpoint }))
+        }
+    })
+}
