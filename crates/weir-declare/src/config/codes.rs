@@ -3,7 +3,6 @@
 /// Every code, and what it means. `docs/validate.md` has the same table.
 pub const CODES: &[(&str, &str)] = &[
     ("address-conflict", "two endpoints want one address and port"),
-    ("ambiguous", "YAML parsers disagree about what the file means"),
     ("anchor", "an anchor or an alias"),
     ("bad-key", "a key that is no name here"),
     ("bridge-mountpoint", "a bridge that endpoints of several mountpoints name"),

@@ -1,14 +1,11 @@
-//! Bytes to JSON values and the position of everything in them, within bounds and without surprises.
+//! Bytes to JSON values, and the position of each value and key.
 //!
-//! Two passes. The first, over saphyr-parser's events, finds the positions and refuses what is hostile or ambiguous: deep
-//! nesting, duplicate keys, anchors, aliases, tags, merge keys. The second, `serde_yaml`, makes the values. Both must see
-//! the same structure.
+//! One pass over saphyr-parser's events. It refuses what is hostile or ambiguous: deep nesting, duplicate keys, anchors,
+//! aliases, tags and merge keys. Plain scalars have the types of YAML 1.2's core schema: `no`, `on` and `0777` are strings.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
-use serde::Deserialize;
 use serde_json::{Map, Number, Value};
 
 use super::Position;
@@ -86,15 +83,29 @@ impl SourceNode {
     }
 }
 
-/// The documents of a file; empty ones left out.
+/// The documents of a file, without empty ones.
 ///
 /// # Errors
-/// Every problem found until parsing had to stop; none of the file's documents is known then.
+/// Every error up to the point where parsing had to stop. No document of the file is known then.
 pub(super) fn parse(bytes: &[u8]) -> Result<Vec<ParsedDocument>, Vec<YamlError>> {
-    let text = decode(bytes).map_err(|problem| vec![problem])?;
+    let text = decode(bytes).map_err(|error| vec![error])?;
     let text = tabs_to_spaces(text);
-    let nodes = positions(&text)?;
-    values(&text, nodes).map_err(|problem| vec![problem])
+    let mut builder = TreeBuilder::default();
+    let mut parser = Parser::new_from_str(&text);
+    while let Some(next) = parser.next_event() {
+        match next {
+            Ok((event, span)) => {
+                if builder.event(event, span).is_err() {
+                    break;
+                }
+            }
+            Err(error) => {
+                builder.errors.push(syntax(&text, &error));
+                break;
+            }
+        }
+    }
+    if builder.errors.is_empty() { Ok(builder.documents) } else { Err(builder.errors) }
 }
 
 /// JSON may be indented by tabs, which YAML's parsers refuse even where its grammar does not.
@@ -167,65 +178,47 @@ fn position_of(mark: Marker) -> Position {
     Position { line: to_u32(mark.line()), col: to_u32(mark.col() + 1), len: 1 }
 }
 
-/// A collection that is being read.
+/// A collection whose end has not been seen.
 struct OpenCollection {
     at: Position,
+    value: Value,
     children: Children,
-    /// A mapping's key that waits for its value.
+    /// A mapping's key whose value has not been seen.
     key: Option<(Box<str>, Position)>,
-    keys: HashSet<Box<str>>,
 }
 
-/// The first pass: the nodes of every document that is not empty.
-fn positions(text: &str) -> Result<Vec<SourceNode>, Vec<YamlError>> {
-    let mut reader = TreeBuilder { open: Vec::new(), documents: Vec::new(), problems: Vec::new() };
-    let mut parser = Parser::new_from_str(text);
-    while let Some(next) = parser.next_event() {
-        match next {
-            Ok((event, span)) => {
-                if reader.event(event, span).is_err() {
-                    break;
-                }
-            }
-            Err(error) => {
-                reader.problems.push(syntax(text, &error));
-                break;
-            }
-        }
-    }
-    if reader.problems.is_empty() { Ok(reader.documents) } else { Err(reader.problems) }
-}
-
+/// Builds values and positions from the parser's events.
+#[derive(Default)]
 struct TreeBuilder {
     open: Vec<OpenCollection>,
-    documents: Vec<SourceNode>,
-    problems: Vec<YamlError>,
+    documents: Vec<ParsedDocument>,
+    errors: Vec<YamlError>,
 }
 
 impl TreeBuilder {
-    /// Takes one event.
+    /// Handles one event.
     ///
     /// # Errors
-    /// Reading must stop; the problem is noted.
+    /// Parsing must stop; `errors` holds the reason.
     fn event(&mut self, event: Event<'_>, span: Span) -> Result<(), ()> {
         let at = position(span);
         match event {
             Event::Alias(_) => self.refuse_alias(at),
             Event::Scalar(text, style, anchor, tag) => {
-                self.refuse_extras(at, anchor, tag.is_some());
+                self.refuse_anchor_and_tag(at, anchor, tag.is_some());
                 self.scalar(&text, style, at);
             }
             Event::SequenceStart(anchor, tag) => {
-                self.refuse_extras(at, anchor, tag.is_some());
-                return self.begin(at, Children::Seq(Vec::new()));
+                self.refuse_anchor_and_tag(at, anchor, tag.is_some());
+                return self.begin(at, Value::Array(Vec::new()), Children::Seq(Vec::new()));
             }
             Event::MappingStart(anchor, tag) => {
-                self.refuse_extras(at, anchor, tag.is_some());
-                return self.begin(at, Children::Map(Vec::new()));
+                self.refuse_anchor_and_tag(at, anchor, tag.is_some());
+                return self.begin(at, Value::Object(Map::new()), Children::Map(Vec::new()));
             }
             Event::SequenceEnd | Event::MappingEnd => {
-                if let Some(open) = self.open.pop() {
-                    self.add(SourceNode { at: open.at, children: open.children });
+                if let Some(OpenCollection { at, value, children, .. }) = self.open.pop() {
+                    self.add(value, SourceNode { at, children });
                 }
             }
             Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentStart(_) | Event::DocumentEnd => {}
@@ -233,19 +226,19 @@ impl TreeBuilder {
         Ok(())
     }
 
-    fn begin(&mut self, at: Position, children: Children) -> Result<(), ()> {
+    fn begin(&mut self, at: Position, value: Value, children: Children) -> Result<(), ()> {
         if self.open.len() >= DEPTH_MAX {
-            self.problems.push(too_deep(at));
+            self.errors.push(too_deep(at));
             return Err(());
         }
         if self.expects_key() {
-            self.problems.push(
+            self.errors.push(
                 YamlError::new(at, "key-not-a-string", "a key must be a string, not a mapping or a sequence")
                     .help("if this is a template, render it first; else quote what begins with `{` or `[`"),
             );
             return Err(());
         }
-        self.open.push(OpenCollection { at, children, key: None, keys: HashSet::new() });
+        self.open.push(OpenCollection { at, value, children, key: None });
         Ok(())
     }
 
@@ -254,88 +247,95 @@ impl TreeBuilder {
     }
 
     fn scalar(&mut self, text: &str, style: ScalarStyle, at: Position) {
-        if !self.expects_key() {
-            // A document without content is null; it declares nothing.
-            let is_null = style == ScalarStyle::Plain && matches!(text, "" | "~" | "null" | "Null" | "NULL");
-            if !(self.open.is_empty() && is_null) {
-                self.refuse_huge_number(text, style, at);
-                self.add(SourceNode { at, children: Children::Scalar });
-            }
+        let value = match style {
+            ScalarStyle::Plain => plain_scalar(text),
+            _ => Ok(Value::String(text.to_owned())),
+        };
+        if self.expects_key() {
+            self.key(text, style, matches!(value, Ok(Value::String(_))), at);
             return;
         }
+        let value = value.unwrap_or_else(|error| {
+            self.errors.push(error.at(at));
+            Value::Null
+        });
+        // A document without content is null; it declares nothing.
+        if !(self.open.is_empty() && value.is_null()) {
+            self.add(value, SourceNode { at, children: Children::Scalar });
+        }
+    }
+
+    fn key(&mut self, text: &str, style: ScalarStyle, is_string: bool, at: Position) {
         if text == "<<" && style == ScalarStyle::Plain {
-            self.problems.push(
+            self.errors.push(
                 YamlError::new(at, "merge-key", "merge keys (`<<`) are not supported")
                     .help("write the fields out, or put what all endpoints share into `defaults`"),
             );
+        } else if !is_string {
+            let message = format!("a key must be a string; YAML reads `{text}` as something else");
+            self.errors.push(YamlError::new(at, "key-not-a-string", message).help("quote it"));
         }
         let Some(open) = self.open.last_mut() else { return };
-        if !open.keys.insert(text.into()) {
-            let first = match &open.children {
-                Children::Map(entries) => entries.iter().find(|entry| &*entry.key == text).map(|entry| entry.key_at),
-                _ => None,
-            };
-            let first = first.map(|at| format!(", first on line {}", at.line)).unwrap_or_default();
+        if let Children::Map(entries) = &open.children
+            && open.value.get(text).is_some()
+        {
+            let first = entries.iter().find(|entry| &*entry.key == text);
+            let first = first.map(|entry| format!(", first on line {}", entry.key_at.line)).unwrap_or_default();
             let message = format!("`{text}` is given twice{first}");
-            self.problems.push(YamlError::new(at, "duplicate-key", message).help("keep one of them"));
+            self.errors.push(YamlError::new(at, "duplicate-key", message).help("keep one of them"));
         }
         open.key = Some((text.into(), at));
     }
 
-    /// The second pass would end at it, and say less.
-    fn refuse_huge_number(&mut self, text: &str, style: ScalarStyle, at: Position) {
-        let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
-        let is_number = style == ScalarStyle::Plain && !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
-        if is_number && text.parse::<i64>().is_err() && text.parse::<u64>().is_err() {
-            let problem = YamlError::new(at, "number-too-large", "the number is too large to mean anything here");
-            self.problems.push(problem.help("quote it, if it is meant as text"));
-        }
-    }
-
-    fn add(&mut self, node: SourceNode) {
+    /// Adds a complete value to the collection that it stands in.
+    fn add(&mut self, value: Value, node: SourceNode) {
         let Some(open) = self.open.last_mut() else {
-            self.documents.push(node);
+            self.documents.push(ParsedDocument { value, node });
             return;
         };
-        match &mut open.children {
-            Children::Seq(items) => items.push(node),
-            Children::Map(entries) => {
+        match (&mut open.value, &mut open.children) {
+            (Value::Array(values), Children::Seq(nodes)) => {
+                values.push(value);
+                nodes.push(node);
+            }
+            (Value::Object(fields), Children::Map(entries)) => {
                 if let Some((key, key_at)) = open.key.take() {
+                    fields.insert(key.to_string(), value);
                     entries.push(Entry { key, key_at, node });
                 }
             }
-            Children::Scalar => {}
+            _ => debug_assert!(false, "a scalar holds nothing"),
         }
     }
 
     fn refuse_alias(&mut self, at: Position) {
         self.refuse_anchor(at);
-        // The alias stands for a key or a value all the same.
+        // An alias is a key or a value all the same.
         if self.expects_key() {
             if let Some(open) = self.open.last_mut() {
                 open.key = Some(("*".into(), at));
             }
         } else {
-            self.add(SourceNode { at, children: Children::Scalar });
+            self.add(Value::Null, SourceNode { at, children: Children::Scalar });
         }
     }
 
-    /// The first is enough: where there is one, there are many.
+    /// Reports the first anchor or alias of a file only: a file that has one mostly has many.
     fn refuse_anchor(&mut self, at: Position) {
-        if self.problems.iter().all(|problem| problem.code != "anchor") {
-            self.problems.push(
+        if self.errors.iter().all(|error| error.code != "anchor") {
+            self.errors.push(
                 YamlError::new(at, "anchor", "anchors (`&`) and aliases (`*`) are not supported")
                     .help("write the value out, or quote it if it is meant to begin with `&` or `*`"),
             );
         }
     }
 
-    fn refuse_extras(&mut self, at: Position, anchor: usize, tagged: bool) {
+    fn refuse_anchor_and_tag(&mut self, at: Position, anchor: usize, tagged: bool) {
         if anchor != 0 {
             self.refuse_anchor(at);
         }
         if tagged {
-            self.problems.push(
+            self.errors.push(
                 YamlError::new(at, "tag", "tags (`!`) are not supported")
                     .help("leave the tag out; quote the value if it is meant to begin with `!`"),
             );
@@ -382,81 +382,80 @@ fn syntax(text: &str, error: &ScanError) -> YamlError {
     }
 }
 
-/// The second pass: the values, one for each of `nodes`.
-fn values(text: &str, nodes: Vec<SourceNode>) -> Result<Vec<ParsedDocument>, YamlError> {
-    if nodes.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut nodes = nodes.into_iter();
-    let mut parsed = Vec::new();
-    for document in serde_yaml::Deserializer::from_str(text) {
-        let value = serde_yaml::Value::deserialize(document).map_err(|error| {
-            let at = error.location().map_or(Position::START, |at| Position {
-                line: to_u32(at.line()),
-                col: to_u32(at.column()),
-                len: 1,
-            });
-            YamlError::new(at, "syntax", format!("this is not YAML: {error}"))
-        })?;
-        if value.is_null() {
-            continue;
+/// What makes a plain scalar unusable.
+#[derive(Debug, Clone, Copy)]
+enum ScalarError {
+    TooLarge,
+    NotFinite,
+}
+
+impl ScalarError {
+    fn at(self, at: Position) -> YamlError {
+        match self {
+            Self::TooLarge => YamlError::new(at, "number-too-large", "the number is too large to mean anything here")
+                .help("quote it, if it is meant as text"),
+            Self::NotFinite => YamlError::new(at, "not-a-number", "`.inf` and `.nan` mean nothing here"),
         }
-        let node = nodes.next().ok_or_else(|| disagreement(Position::START))?;
-        let value = json(value, &node)?;
-        parsed.push(ParsedDocument { value, node });
     }
-    nodes.next().map_or(Ok(parsed), |left| Err(disagreement(left.at)))
 }
 
-fn disagreement(at: Position) -> YamlError {
-    YamlError::new(at, "ambiguous", "YAML parsers disagree about what this means").help("write it more plainly")
-}
-
-/// A value with string keys and finite numbers, of the structure that `node` has.
-fn json(value: serde_yaml::Value, node: &SourceNode) -> Result<Value, YamlError> {
-    match (value, &node.children) {
-        (serde_yaml::Value::Null, Children::Scalar) => Ok(Value::Null),
-        (serde_yaml::Value::Bool(b), Children::Scalar) => Ok(Value::Bool(b)),
-        (serde_yaml::Value::String(text), Children::Scalar) => Ok(Value::String(text)),
-        (serde_yaml::Value::Number(number), Children::Scalar) => number_of(&number, node.at),
-        (serde_yaml::Value::Sequence(items), Children::Seq(nodes)) if items.len() == nodes.len() => items
-            .into_iter()
-            .zip(nodes)
-            .map(|(item, node)| json(item, node))
-            .collect::<Result<_, _>>()
-            .map(Value::Array),
-        (serde_yaml::Value::Mapping(fields), Children::Map(entries)) if fields.len() == entries.len() => {
-            let mut object = Map::with_capacity(fields.len());
-            for ((key, value), entry) in fields.into_iter().zip(entries) {
-                let serde_yaml::Value::String(key) = key else {
-                    let message = format!("a key must be a string; YAML reads `{}` as something else", entry.key);
-                    return Err(YamlError::new(entry.key_at, "key-not-a-string", message).help("quote it"));
-                };
-                if key != *entry.key {
-                    return Err(disagreement(entry.key_at));
-                }
-                object.insert(key, json(value, &entry.node)?);
-            }
-            Ok(Value::Object(object))
+/// The value of a plain scalar. Numbers without a fraction become integers: `1000.0` and `1e3` mean 1000.
+fn plain_scalar(text: &str) -> Result<Value, ScalarError> {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => return Ok(Value::Null),
+        "true" | "True" | "TRUE" => return Ok(Value::Bool(true)),
+        "false" | "False" | "FALSE" => return Ok(Value::Bool(false)),
+        ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF" | "-.inf" | "-.Inf" | "-.INF" => {
+            return Err(ScalarError::NotFinite);
         }
-        _ => Err(disagreement(node.at)),
+        ".nan" | ".NaN" | ".NAN" => return Err(ScalarError::NotFinite),
+        _ => {}
     }
-}
-
-/// Numbers without a fraction become integers: `1000.0` and `1e3` mean 1000.
-fn number_of(number: &serde_yaml::Number, at: Position) -> Result<Value, YamlError> {
-    if let Some(n) = number.as_u64() {
-        return Ok(n.into());
+    if let Some(number) = integer(text)? {
+        return Ok(Value::Number(number));
     }
-    if let Some(n) = number.as_i64() {
-        return Ok(n.into());
-    }
-    let float = number.as_f64().filter(|float| float.is_finite());
-    let float = float.ok_or_else(|| YamlError::new(at, "not-a-number", "`.inf` and `.nan` mean nothing here"))?;
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let begins_like_a_number = unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.');
+    let float = if begins_like_a_number && !has_leading_zero(unsigned) { text.parse::<f64>().ok() } else { None };
+    let Some(float) = float.filter(|float| float.is_finite()) else { return Ok(Value::String(text.to_owned())) };
     const EXACT: f64 = 9_007_199_254_740_992.0; // 2^53
     if float.fract() == 0.0 && float.abs() < EXACT {
         #[allow(clippy::cast_possible_truncation)] // whole and below 2^53
         return Ok((float as i64).into());
     }
-    Number::from_f64(float).map(Value::Number).ok_or_else(|| disagreement(at))
+    Number::from_f64(float).map(Value::Number).ok_or(ScalarError::NotFinite)
+}
+
+/// The integer that `text` writes: decimal, `0x`, `0o` or `0b`, with or without a sign. `None`: it writes none.
+fn integer(text: &str) -> Result<Option<Number>, ScalarError> {
+    let (negative, unsigned) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let (radix, digits) = match unsigned.split_at_checked(2) {
+        Some(("0x", digits)) => (16, digits),
+        Some(("0o", digits)) => (8, digits),
+        Some(("0b", digits)) => (2, digits),
+        _ => (10, unsigned),
+    };
+    if digits.is_empty() || !digits.chars().all(|c| c.is_digit(radix)) {
+        return Ok(None);
+    }
+    let magnitude = match u128::from_str_radix(digits, radix) {
+        Ok(magnitude) => u64::try_from(magnitude).map_err(|_| ScalarError::TooLarge)?,
+        Err(_) if radix == 10 => return Err(ScalarError::TooLarge),
+        Err(_) => return Ok(None), // a hash in hexadecimal, not a number
+    };
+    if radix == 10 && has_leading_zero(digits) {
+        return Ok(None);
+    }
+    if !negative {
+        return Ok(Some(magnitude.into()));
+    }
+    0_i64.checked_sub_unsigned(magnitude).map(|value| Some(value.into())).ok_or(ScalarError::TooLarge)
+}
+
+/// Whether digits begin with a zero that means nothing. YAML 1.2 reads such text as a string, not as octal.
+fn has_leading_zero(digits: &str) -> bool {
+    digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit())
 }
