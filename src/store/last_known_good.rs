@@ -70,7 +70,7 @@ impl LastKnownGoodFile {
         };
         let content = |message: String| StoreError::Content { path: self.path.clone(), message };
         let form: Form = serde_json::from_slice(&bytes).map_err(|e| content(e.to_string()))?;
-        let previous = LastGood::from_json(&form.declarations).map_err(content)?;
+        let previous = LastGood::from_json(&form.declarations).map_err(|e| content(e.to_string()))?;
         Ok(Some(Saved { source: form.source, revision: form.revision, saved_at: form.saved_at, previous }))
     }
 }

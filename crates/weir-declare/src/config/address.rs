@@ -1,4 +1,4 @@
-//! Addresses and address ranges as declarations write them.
+//! Addresses and address ranges in declarations.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -23,25 +23,40 @@ impl Host {
     /// Parses an IP address or `unix:/path`.
     ///
     /// # Errors
-    /// What is wrong with it, as a phrase.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// `text` is neither.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
         if let Some(path) = text.strip_prefix("unix:") {
             if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
-                return Err(format!("a Unix socket needs an absolute path, `unix:/run/weir.sock`; {text:?} is none"));
+                return Err(AddressError::UnixPath(text.to_owned()));
             }
             if path.len() > Self::UNIX_PATH_MAX {
-                return Err(format!("a Unix socket's path has at most {} bytes", Self::UNIX_PATH_MAX));
+                return Err(AddressError::UnixPathTooLong);
             }
             return Ok(Self::Unix(Arc::from(Path::new(path))));
         }
         let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
-        bare.parse().map(Self::Ip).map_err(|_| format!("{text:?} is no IP address"))
+        bare.parse().map(Self::Ip).map_err(|_| AddressError::NotAnIpAddress(text.to_owned()))
     }
 }
 
+/// Why a text is not a [`Host`] or not a [`Cidr`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    #[error("{0:?} is not an IP address")]
+    NotAnIpAddress(String),
+    #[error("{0:?} is not the absolute path of a Unix socket, like `unix:/run/weir.sock`")]
+    UnixPath(String),
+    #[error("the path of a Unix socket has at most {} bytes", Host::UNIX_PATH_MAX)]
+    UnixPathTooLong,
+    #[error("the prefix length must be 0 to {bits}, not {given:?}")]
+    PrefixLength { bits: u8, given: String },
+    #[error("{text} has bits beyond its prefix; the network is {network}/{prefix_len}")]
+    HostBits { text: String, network: IpAddr, prefix_len: u8 },
+}
+
 impl TryFrom<String> for Host {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
+    type Error = AddressError;
+    fn try_from(text: String) -> Result<Self, AddressError> {
         Self::parse(&text)
     }
 }
@@ -61,10 +76,10 @@ impl fmt::Display for Host {
     }
 }
 
-/// Where an endpoint listens, as declared.
+/// The declared address of an endpoint's listener.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Listen {
-    /// `host` is `None` where the node's own holds.
+    /// `host` is `None`: the node's `--host` applies.
     Tcp {
         host: Option<IpAddr>,
         port: NonZeroU16,
@@ -75,7 +90,7 @@ pub enum Listen {
 }
 
 impl Listen {
-    /// Where it listens on a node whose `--host` is `default_host`.
+    /// The address to bind on a node whose `--host` is `default_host`.
     pub fn bind_address(&self, default_host: IpAddr) -> BindAddress {
         match self {
             Self::Tcp { host, port } => BindAddress::Tcp(SocketAddr::new(host.unwrap_or(default_host), port.get())),
@@ -83,7 +98,7 @@ impl Listen {
         }
     }
 
-    /// The port, where there is one.
+    /// The TCP port; `None` for a Unix socket.
     pub fn port(&self) -> Option<u16> {
         match self {
             Self::Tcp { port, .. } => Some(port.get()),
@@ -100,7 +115,7 @@ pub enum BindAddress {
 }
 
 impl BindAddress {
-    /// Whether both cannot be bound beside each other. (`::` is bound for both families.)
+    /// Whether the two addresses cannot be bound at the same time. `::` is bound for both address families.
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Unix(a), Self::Unix(b)) => a == b,
@@ -127,7 +142,7 @@ impl fmt::Display for BindAddress {
     }
 }
 
-/// A range of addresses: `10.0.0.0/8`, `2001:db8::/32`, or one address.
+/// An address range: `10.0.0.0/8`, `2001:db8::/32`, or one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Cidr {
@@ -139,10 +154,10 @@ impl Cidr {
     /// Parses `address/prefix` or an address.
     ///
     /// # Errors
-    /// What is wrong with it, as a phrase.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// `text` is neither, or the address has bits beyond the prefix.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
         let (address, prefix) = text.split_once('/').map_or((text, None), |(a, p)| (a, Some(p)));
-        let address: IpAddr = address.parse().map_err(|_| format!("{address:?} is no IP address"))?;
+        let address: IpAddr = address.parse().map_err(|_| AddressError::NotAnIpAddress(address.to_owned()))?;
         let bits = if address.is_ipv4() { 32 } else { 128 };
         let is_number = |p: &&str| !p.is_empty() && p.len() <= 3 && p.bytes().all(|b| b.is_ascii_digit());
         let prefix_len = match prefix {
@@ -151,21 +166,21 @@ impl Cidr {
                 .filter(is_number)
                 .and_then(|p| p.parse().ok())
                 .filter(|&len| len <= bits)
-                .ok_or_else(|| format!("the prefix length must be 0 to {bits}, not {p:?}"))?,
+                .ok_or_else(|| AddressError::PrefixLength { bits, given: p.to_owned() })?,
         };
         let network = mask(address, prefix_len);
         if network != address {
-            return Err(format!("{text} has bits beyond its prefix; the network is {network}/{prefix_len}"));
+            return Err(AddressError::HostBits { text: text.to_owned(), network, prefix_len });
         }
         Ok(Self { network, prefix_len })
     }
 
-    /// The range's first address.
+    /// The first address of the range.
     pub fn network(&self) -> IpAddr {
         self.network
     }
 
-    /// How many leading bits make the network.
+    /// The prefix length in bits.
     pub fn prefix_len(&self) -> u8 {
         self.prefix_len
     }
@@ -196,8 +211,8 @@ fn mask(address: IpAddr, prefix_len: u8) -> IpAddr {
 }
 
 impl TryFrom<String> for Cidr {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
+    type Error = AddressError;
+    fn try_from(text: String) -> Result<Self, AddressError> {
         Self::parse(&text)
     }
 }

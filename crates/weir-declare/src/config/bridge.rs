@@ -80,25 +80,21 @@ impl RemoteAddress {
     /// Parses `mqtt[s]://host[:port]`; the port defaults to 1883, with TLS to 8883.
     ///
     /// # Errors
-    /// What is wrong with it, as a phrase.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| format!("an address is written mqtt://host:port or mqtts://host:port, not {text:?}"))?;
+    /// `text` is not such an address.
+    pub fn parse(text: &str) -> Result<Self, RemoteAddressError> {
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| RemoteAddressError::Form(text.to_owned()))?;
         let tls = match scheme {
             "mqtt" => false,
             "mqtts" => true,
-            other => return Err(format!("{other:?} is neither mqtt nor mqtts")),
+            other => return Err(RemoteAddressError::Scheme(other.to_owned())),
         };
         if rest.contains('@') {
-            return Err(
-                "a username and a password do not belong into the address; see `username` and `password`".into()
-            );
+            return Err(RemoteAddressError::Credentials);
         }
         let (host, port) = split_port(rest.strip_suffix('/').unwrap_or(rest));
         let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
         if host.is_empty() || !host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':')) {
-            return Err(format!("{host:?} is no host"));
+            return Err(RemoteAddressError::Host(host.to_owned()));
         }
         let port = match port {
             None => 1883 + 7000 * u16::from(tls),
@@ -106,10 +102,25 @@ impl RemoteAddress {
                 .parse()
                 .ok()
                 .filter(|&port| port != 0 && digits.bytes().all(|b| b.is_ascii_digit()))
-                .ok_or_else(|| format!("{digits:?} is no port; ports are 1 to 65535"))?,
+                .ok_or_else(|| RemoteAddressError::Port(digits.to_owned()))?,
         };
         Ok(Self { tls, host: Arc::from(host), port })
     }
+}
+
+/// Why a text is not a [`RemoteAddress`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RemoteAddressError {
+    #[error("an address is written mqtt://host:port or mqtts://host:port, not {0:?}")]
+    Form(String),
+    #[error("{0:?} is neither mqtt nor mqtts")]
+    Scheme(String),
+    #[error("the address must not contain a username or a password; use `username` and `password`")]
+    Credentials,
+    #[error("{0:?} is not a host")]
+    Host(String),
+    #[error("{0:?} is not a port; ports are 1 to 65535")]
+    Port(String),
 }
 
 fn split_port(authority: &str) -> (&str, Option<&str>) {
@@ -124,8 +135,8 @@ fn split_port(authority: &str) -> (&str, Option<&str>) {
 }
 
 impl TryFrom<String> for RemoteAddress {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
+    type Error = RemoteAddressError;
+    fn try_from(text: String) -> Result<Self, RemoteAddressError> {
         Self::parse(&text)
     }
 }

@@ -1,4 +1,4 @@
-//! Endpoints with `defaults` applied, and what is wrong or odd about one by itself.
+//! Builds endpoints from their documents and `defaults`, and warns about fields without effect.
 
 use std::sync::Arc;
 
@@ -8,16 +8,27 @@ use super::document::Document;
 use super::path::InstancePath;
 use super::{ClientAuth, Defaults, Diagnostic, Endpoint, Host, Listen, Name, Origin, Severity, SslConfig};
 
-/// The endpoint that `fields` and `defaults` declare. A field that is given replaces the whole default.
+/// Why fields do not make a declaration.
+#[derive(Debug, thiserror::Error)]
+pub enum DeclarationError {
+    #[error(transparent)]
+    Fields(#[from] serde_json::Error),
+    #[error("a Unix socket has no port; remove `port`")]
+    UnixPort,
+    #[error("`port` is missing")]
+    PortMissing,
+}
+
+/// Builds the endpoint of `fields` and `defaults`. A field of the document replaces the whole field of `defaults`.
 ///
 /// # Errors
-/// What does not fit together, as a phrase.
+/// A field has a wrong value, or `host` and `port` do not fit together.
 pub(super) fn with_defaults(
     fields: &Map<String, Value>,
     defaults: Option<&Defaults>,
     name: &Name,
     origin: &Origin,
-) -> Result<Endpoint, String> {
+) -> Result<Endpoint, DeclarationError> {
     let mut merged = fields.clone();
     for (field, value) in defaults.iter().flat_map(|defaults| &defaults.endpoint) {
         if !merged.contains_key(field) {
@@ -27,22 +38,29 @@ pub(super) fn with_defaults(
     from_fields(merged, name, origin)
 }
 
-/// The endpoint of a complete set of fields.
-pub(super) fn from_fields(fields: Map<String, Value>, name: &Name, origin: &Origin) -> Result<Endpoint, String> {
-    let mut endpoint: Endpoint = serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())?;
+/// Builds the endpoint of a complete set of fields.
+///
+/// # Errors
+/// As [`with_defaults`].
+pub(super) fn from_fields(
+    fields: Map<String, Value>,
+    name: &Name,
+    origin: &Origin,
+) -> Result<Endpoint, DeclarationError> {
+    let mut endpoint: Endpoint = serde_json::from_value(Value::Object(fields))?;
     endpoint.listen = match (&endpoint.host, endpoint.port) {
         (Some(Host::Unix(path)), None) => Listen::Unix { path: Arc::clone(path) },
-        (Some(Host::Unix(_)), Some(_)) => return Err("a Unix socket has no port".into()),
+        (Some(Host::Unix(_)), Some(_)) => return Err(DeclarationError::UnixPort),
         (Some(Host::Ip(ip)), Some(port)) => Listen::Tcp { host: Some(*ip), port },
         (None, Some(port)) => Listen::Tcp { host: None, port },
-        (_, None) => return Err("`port` is missing".into()),
+        (_, None) => return Err(DeclarationError::PortMissing),
     };
     endpoint.name = name.clone();
     endpoint.origin = origin.clone();
     Ok(endpoint)
 }
 
-/// What is hardly meant.
+/// Warnings about fields of `endpoint` that have no effect beside its other fields.
 pub(super) fn warnings(document: &Document, endpoint: &Endpoint) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let mut warn = |fields: &[&str], message: &str, help: &str| {

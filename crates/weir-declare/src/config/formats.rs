@@ -1,40 +1,47 @@
 //! The formats that the schema names, beyond those of JSON Schema.
 
+use std::fmt::Display;
+
 use super::{Cidr, FileRef, Host, Name, RemoteAddress, SecretRef, UnixMode, check_filter, check_topic};
 
-/// Checks a text; the error is a phrase.
-type Check = fn(&str) -> Result<(), String>;
+/// The problem of a text, as a phrase; `None`: the text has the format.
+type Check = fn(&str) -> Option<String>;
 
-/// What a pattern cannot say, or says less well. The document's types parse with the same functions, so that what the
-/// schema accepts parses.
+/// Checks that a pattern cannot express, or whose message a pattern cannot give. The types of documents parse with the
+/// same functions, so a text that the schema accepts always parses.
 pub(super) const FORMATS: &[(&str, Check)] = &[
-    ("weir-name", |text| Name::parse(text).map(drop)),
-    ("weir-host", |text| Host::parse(text).map(drop)),
-    ("weir-cidr", |text| Cidr::parse(text).map(drop)),
-    ("weir-file", |text| FileRef::parse(text).map(drop)),
-    ("weir-secret", |text| SecretRef::parse(text).map(drop)),
-    ("weir-topic-filter", check_filter),
-    ("weir-topic", check_topic),
-    ("weir-bridge-address", |text| RemoteAddress::parse(text).map(drop)),
-    ("weir-unix-mode", |text| UnixMode::try_from(text.to_owned()).map(drop)),
-    ("weir-http-url", check_http_url),
+    ("weir-name", |text| problem(Name::parse(text))),
+    ("weir-host", |text| problem(Host::parse(text))),
+    ("weir-cidr", |text| problem(Cidr::parse(text))),
+    ("weir-file", |text| problem(FileRef::parse(text))),
+    ("weir-secret", |text| problem(SecretRef::parse(text))),
+    ("weir-topic-filter", |text| problem(check_filter(text))),
+    ("weir-topic", |text| problem(check_topic(text))),
+    ("weir-bridge-address", |text| problem(RemoteAddress::parse(text))),
+    ("weir-unix-mode", |text| problem(UnixMode::try_from(text.to_owned()))),
+    ("weir-http-url", http_url_problem),
     ("date-time", |text| {
         let parsed = time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339);
-        parsed.map(drop).map_err(|_| format!("{text:?} is no time"))
+        parsed.is_err().then(|| format!("{text:?} is not a time"))
     }),
 ];
 
-fn check_http_url(text: &str) -> Result<(), String> {
-    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
-    let rest = rest.ok_or_else(|| format!("{text:?} is no http:// or https:// address"))?;
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    if authority.contains('@') {
-        return Err("a user and a password do not belong into an address; send them by `headers`".into());
-    }
-    if authority.is_empty() { Err(format!("{text:?} names no host")) } else { Ok(()) }
+fn problem<T, E: Display>(parsed: Result<T, E>) -> Option<String> {
+    parsed.err().map(|error| error.to_string())
 }
 
-/// What is wrong with a text of a format, as a phrase.
+fn http_url_problem(text: &str) -> Option<String> {
+    let Some(rest) = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) else {
+        return Some(format!("{text:?} is not an http:// or https:// address"));
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    if authority.contains('@') {
+        return Some("the address must not contain a username or a password; send them by `headers`".to_owned());
+    }
+    authority.is_empty().then(|| format!("{text:?} names no host"))
+}
+
+/// The problem of a text that the schema wants in `format`, as a phrase; `None`: there is none, or no such format.
 pub(super) fn format_problem(format: &str, text: &str) -> Option<String> {
-    FORMATS.iter().find(|(name, _)| *name == format).and_then(|(_, check)| check(text).err())
+    FORMATS.iter().find(|(name, _)| *name == format).and_then(|(_, check)| check(text))
 }

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::build_endpoint::{self, DeclarationError};
 use super::document::{Document, ParsedFile};
 use super::item::Item;
 use super::json_cache::JsonCache;
 use super::path::InstancePath;
 use super::{Acl, Auth, Ban, Bridge, Declared, Defaults, Endpoint, Identity, Kind, Origin, Position, Reconcile};
-use super::{Diagnostic, Held, HeldCause, Severity, SourceFile, build_endpoint};
+use super::{Diagnostic, Held, HeldCause, Severity, SourceFile};
 
 /// What the last pass left. Opaque; it is handed back to the next [`super::load`], and its declarations survive a
 /// restart as JSON.
@@ -162,30 +163,24 @@ impl LastGood {
         Some(document.diagnostic(severity, code, &InstancePath::of_pointer(pointer), message))
     }
 
-    /// The last good declarations of an earlier run.
+    /// Reads what [`LastGoodWriter::write`] wrote in an earlier run.
     ///
     /// # Errors
-    /// What of it is not understood, as a phrase: it was written by another version, or damaged.
-    pub fn from_json(value: &Value) -> Result<Self, String> {
+    /// Another version wrote it, or it is damaged.
+    pub fn from_json(value: &Value) -> Result<Self, LastGoodError> {
         if value.get("format") != Some(&Value::from(FORMAT)) {
-            return Err(format!("not in format {FORMAT}, but {}", value.get("format").unwrap_or(&Value::Null)));
+            return Err(LastGoodError::Format(value.get("format").cloned().unwrap_or_default()));
         }
-        let kept: Vec<StoredEntry> = value
-            .get("declarations")
-            .map(|kept| serde_json::from_value(kept.clone()).map_err(|error| error.to_string()))
-            .transpose()?
-            .unwrap_or_default();
+        let stored = value.get("declarations").map(Vec::<StoredEntry>::deserialize).transpose()?;
         let mut entries = BTreeMap::new();
-        for kept in kept {
-            let identity = kept.identity.clone();
-            let restored = kept.restore().map_err(|problem| format!("{identity}: {problem}"))?;
-            entries.insert(identity, restored);
+        for stored in stored.unwrap_or_default() {
+            let identity = stored.identity.clone();
+            let entry = stored.restore().map_err(|source| LastGoodError::Declaration(identity.clone(), source))?;
+            entries.insert(identity, entry);
         }
-        let held: Vec<StoredHeld> = match value.get("held") {
-            None => Vec::new(), // of a version that kept none
-            Some(held) => serde_json::from_value(held.clone()).map_err(|error| error.to_string())?,
-        };
-        let held = held.into_iter().map(|kept| (kept.identity, kept.held)).collect();
+        // An earlier version wrote no `held`.
+        let held = value.get("held").map(Vec::<StoredHeld>::deserialize).transpose()?.unwrap_or_default();
+        let held = held.into_iter().map(|stored| (stored.identity, stored.held)).collect();
         Ok(Self { files: Arc::default(), entries: Arc::new(entries), held: Arc::new(held) })
     }
 }
@@ -231,6 +226,18 @@ impl LastGoodWriter {
     }
 }
 
+/// Why stored declarations cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LastGoodError {
+    /// Holds the format that was found.
+    #[error("the format is {}, not {}", .0, FORMAT)]
+    Format(Value),
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("{0}: {1}")]
+    Declaration(Identity, DeclarationError),
+}
+
 /// The version of [`LastGoodWriter::write`]'s output.
 const FORMAT: &str = "weir/last-known-good/v1";
 
@@ -258,12 +265,12 @@ struct StoredHeld {
 }
 
 impl StoredEntry {
-    fn restore(self) -> Result<LastGoodEntry, String> {
+    fn restore(self) -> Result<LastGoodEntry, DeclarationError> {
         fn parse<T: serde::de::DeserializeOwned>(
             body: Map<String, Value>,
             finish: impl FnOnce(&mut T),
-        ) -> Result<Arc<T>, String> {
-            let mut parsed: T = serde_json::from_value(Value::Object(body)).map_err(|error| error.to_string())?;
+        ) -> Result<Arc<T>, DeclarationError> {
+            let mut parsed: T = serde_json::from_value(Value::Object(body))?;
             finish(&mut parsed);
             Ok(Arc::new(parsed))
         }

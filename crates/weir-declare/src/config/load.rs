@@ -404,7 +404,7 @@ fn endpoint_of(
     };
     build_endpoint::with_defaults(fields, defaults.map(Arc::as_ref), &identity.name, &document.origin)
         .map(Arc::new)
-        .map_err(|problem| Box::new(document.diagnostic(Severity::Error, "not-understood", &path, problem)))
+        .map_err(|error| Box::new(document.diagnostic(Severity::Error, "not-understood", &path, error.to_string())))
 }
 
 fn unreadable_file(file: &SourceFile, message: &str) -> Diagnostic {

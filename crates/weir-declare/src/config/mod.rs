@@ -58,6 +58,7 @@ pub use address::*;
 pub use auth::*;
 pub use ban::*;
 pub use bridge::*;
+pub use build_endpoint::DeclarationError;
 pub use canonical::{
     BuiltInDefaults, CanonicalDocument, DeclarationDigest, canonical, canonical_yaml, declaration_digest,
 };
@@ -69,7 +70,7 @@ pub use diff::*;
 pub use endpoint::*;
 pub use held::*;
 pub use item::fields_of;
-pub use last_good::{LastGood, LastGoodWriter};
+pub use last_good::{LastGood, LastGoodError, LastGoodWriter};
 pub use load::*;
 pub use name::*;
 pub use origin::*;

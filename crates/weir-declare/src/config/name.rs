@@ -1,4 +1,4 @@
-//! What a declaration is called.
+//! Names, kinds and identities of declarations.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,24 +14,22 @@ impl Name {
     /// The longest name, bytes.
     pub const MAX_LEN: usize = 255;
 
-    /// Parses a name: segments between slashes, each without white space, quotes and the like.
+    /// Parses a name: segments separated by `/`, without white space and without the characters of [`FORBIDDEN`].
     ///
     /// # Errors
-    /// What is wrong with it, as a phrase.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// `text` is not a name.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
         if text.is_empty() {
-            return Err("a name must not be empty".into());
+            return Err(NameError::Empty);
         }
         if text.len() > Self::MAX_LEN {
-            return Err(format!("a name has at most {} bytes, this one has {}", Self::MAX_LEN, text.len()));
+            return Err(NameError::TooLong(text.len()));
         }
-        for segment in text.split('/') {
-            if segment.is_empty() || segment == "." || segment == ".." {
-                return Err(format!("a name's segments must not be empty, `.` or `..`: {text:?}"));
-            }
+        if text.split('/').any(|segment| matches!(segment, "" | "." | "..")) {
+            return Err(NameError::Segment(text.to_owned()));
         }
         if let Some(bad) = text.chars().find(|&c| c.is_whitespace() || c.is_control() || FORBIDDEN.contains(c)) {
-            return Err(format!("a name must not contain {bad:?}: {text:?}"));
+            return Err(NameError::Character(bad, text.to_owned()));
         }
         Ok(Self(Arc::from(text)))
     }
@@ -47,12 +45,26 @@ impl Name {
     }
 }
 
-/// What no name contains: it would have to be quoted in YAML, in a shell or in a metric's label.
+/// Why a text is not a [`Name`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("a name must not be empty")]
+    Empty,
+    /// Holds the length in bytes.
+    #[error("a name has at most {} bytes, this one has {}", Name::MAX_LEN, .0)]
+    TooLong(usize),
+    #[error("a name's segments must not be empty, `.` or `..`: {0:?}")]
+    Segment(String),
+    #[error("a name must not contain {0:?}: {1:?}")]
+    Character(char, String),
+}
+
+/// Characters that a name must not contain, because they need quotes in YAML, in a shell or in a metric's label.
 const FORBIDDEN: &str = "\"'\\<>|*?:#,{}[]`$&!%";
 
 impl TryFrom<String> for Name {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
         Self::parse(&text)
     }
 }
@@ -105,7 +117,7 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.key() == key)
     }
 
-    /// Whether there is at most one, without a name.
+    /// Whether there is at most one document of this kind. It has no name.
     pub fn is_single(self) -> bool {
         matches!(self, Self::Defaults | Self::Reconcile)
     }
@@ -117,7 +129,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A declaration's identity. For the kinds of which there is one, the name is the kind's.
+/// A declaration's identity. For the kinds with one document, the name is the kind's key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Identity {
     pub kind: Kind,
@@ -125,12 +137,12 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// `kind` called `name`.
+    /// The identity of the document of `kind` with the name `name`.
     pub fn new(kind: Kind, name: Name) -> Self {
         Self { kind, name }
     }
 
-    /// The one of a kind of which there is one.
+    /// The identity of the one document of `kind`; see [`Kind::is_single`].
     pub fn single(kind: Kind) -> Self {
         Self { kind, name: Name(Arc::from(kind.key())) }
     }

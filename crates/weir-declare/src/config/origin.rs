@@ -1,4 +1,4 @@
-//! Where a declaration stands, and what its file references are relative to.
+//! The place of a declaration, and references to files and secrets.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,18 +7,18 @@ use serde::{Deserialize, Serialize};
 
 use super::Position;
 
-/// Where a declaration stands.
+/// The place of a declaration.
 #[derive(Debug, Clone)]
 pub struct Origin {
-    /// As messages show it.
+    /// The file's path as messages show it.
     pub file: Arc<str>,
     pub position: Position,
-    /// What relative file references are relative to.
+    /// The directory that relative file references start from.
     pub base: Arc<Path>,
 }
 
 impl Origin {
-    /// The file a reference means.
+    /// The path of the file that `reference` names.
     pub fn resolve(&self, reference: &FileRef) -> PathBuf {
         self.base.join(&*reference.0)
     }
@@ -30,7 +30,7 @@ impl Default for Origin {
     }
 }
 
-/// Moving a declaration within its directory does not change what it declares.
+/// A declaration that moves within its directory declares the same.
 impl PartialEq for Origin {
     fn eq(&self, other: &Self) -> bool {
         self.base == other.base
@@ -38,7 +38,7 @@ impl PartialEq for Origin {
 }
 impl Eq for Origin {}
 
-/// A file as written in a declaration; [`Origin::resolve`] finds it.
+/// A file path as written in a declaration; see [`Origin::resolve`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct FileRef(pub Arc<str>);
@@ -47,29 +47,40 @@ impl FileRef {
     /// Parses a path.
     ///
     /// # Errors
-    /// What is wrong with it, as a phrase.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// `text` is empty, is a file's content, or has control characters.
+    pub fn parse(text: &str) -> Result<Self, FileRefError> {
         if text.is_empty() {
-            return Err("a path must not be empty".into());
+            return Err(FileRefError::Empty);
         }
         if text.contains("-----BEGIN") || text.contains('\n') {
-            return Err("a path is wanted, not the file's content".into());
+            return Err(FileRefError::Content);
         }
         if text.chars().any(char::is_control) {
-            return Err("a path must not contain control characters".into());
+            return Err(FileRefError::ControlCharacter);
         }
         Ok(Self(Arc::from(text)))
     }
 }
 
+/// Why a text is not a [`FileRef`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FileRefError {
+    #[error("a path must not be empty")]
+    Empty,
+    #[error("a path is wanted, not the file's content")]
+    Content,
+    #[error("a path must not contain control characters")]
+    ControlCharacter,
+}
+
 impl TryFrom<String> for FileRef {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
+    type Error = FileRefError;
+    fn try_from(text: String) -> Result<Self, FileRefError> {
         Self::parse(&text)
     }
 }
 
-/// Where a secret is kept. A secret itself never stands in a declaration.
+/// A reference to a secret. Declarations never contain the secret itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum SecretRef {
@@ -83,27 +94,33 @@ impl SecretRef {
     /// Parses `file:PATH` or `env:NAME`.
     ///
     /// # Errors
-    /// What is wrong with it, as a phrase that does not repeat what may be the secret.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// `text` is not a reference. The error does not repeat `text` where that may be the secret.
+    pub fn parse(text: &str) -> Result<Self, SecretRefError> {
         if let Some(path) = text.strip_prefix("file:") {
-            return FileRef::parse(path).map(Self::File);
+            return Ok(Self::File(FileRef::parse(path)?));
         }
-        let Some(name) = text.strip_prefix("env:") else {
-            return Err("a secret must not stand in a declaration".into());
-        };
+        let Some(name) = text.strip_prefix("env:") else { return Err(SecretRefError::Literal) };
         let is_name = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
             && name.chars().next().is_some_and(|c| !c.is_ascii_digit());
-        if is_name {
-            Ok(Self::Env(Arc::from(name)))
-        } else {
-            Err(format!("no environment variable is called {name:?}"))
-        }
+        if is_name { Ok(Self::Env(Arc::from(name))) } else { Err(SecretRefError::VariableName(name.to_owned())) }
     }
 }
 
+/// Why a text is not a [`SecretRef`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SecretRefError {
+    /// The text may be the secret itself, so the error does not hold it.
+    #[error("a secret must not stand in a declaration")]
+    Literal,
+    #[error("{0:?} is not the name of an environment variable")]
+    VariableName(String),
+    #[error(transparent)]
+    File(#[from] FileRefError),
+}
+
 impl TryFrom<String> for SecretRef {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
+    type Error = SecretRefError;
+    fn try_from(text: String) -> Result<Self, SecretRefError> {
         Self::parse(&text)
     }
 }

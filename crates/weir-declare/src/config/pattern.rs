@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use weir_mqtt::{validate_topic_filter, validate_topic_name};
+use weir_mqtt::{TopicError, validate_topic_filter, validate_topic_name};
 
 /// `*` stands for any characters, `?` for one; everything else for itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -116,18 +116,26 @@ impl fmt::Display for TopicPattern {
     }
 }
 
-/// Whether `filter` is a topic filter.
-///
-/// # Errors
-/// What is wrong with it, as a phrase.
-pub fn check_filter(filter: &str) -> Result<(), String> {
-    validate_topic_filter(filter).map_err(|error| format!("{filter:?} {error}"))
+/// Why a text is not a topic filter or not a topic name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} {reason}")]
+pub struct InvalidTopic {
+    pub text: String,
+    pub reason: TopicError,
 }
 
-/// Whether `topic` is a topic name, or the beginning of one.
+/// Checks that `filter` is a topic filter.
 ///
 /// # Errors
-/// What is wrong with it, as a phrase.
-pub fn check_topic(topic: &str) -> Result<(), String> {
-    validate_topic_name(topic).map_err(|error| format!("{topic:?} {error}"))
+/// It is not.
+pub fn check_filter(filter: &str) -> Result<(), InvalidTopic> {
+    validate_topic_filter(filter).map_err(|reason| InvalidTopic { text: filter.to_owned(), reason })
+}
+
+/// Checks that `topic` is a topic name, or the prefix of one.
+///
+/// # Errors
+/// It is not.
+pub fn check_topic(topic: &str) -> Result<(), InvalidTopic> {
+    validate_topic_name(topic).map_err(|reason| InvalidTopic { text: topic.to_owned(), reason })
 }

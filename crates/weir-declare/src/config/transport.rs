@@ -44,13 +44,18 @@ impl Default for ServerOptions {
 #[serde(try_from = "String", into = "String")]
 pub struct UnixMode(pub u32);
 
+/// Why a text is not a [`UnixMode`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("permissions are three octal digits like \"0660\", not {0:?}")]
+pub struct UnixModeError(String);
+
 impl TryFrom<String> for UnixMode {
-    type Error = String;
-    fn try_from(text: String) -> Result<Self, String> {
+    type Error = UnixModeError;
+    fn try_from(text: String) -> Result<Self, UnixModeError> {
         let digits = text.strip_prefix('0').unwrap_or(&text);
         let is_octal = digits.len() == 3 && digits.bytes().all(|b| (b'0'..=b'7').contains(&b));
         let bits = if is_octal { u32::from_str_radix(digits, 8).ok() } else { None };
-        bits.map(Self).ok_or_else(|| format!("permissions are three octal digits like \"0660\", not {text:?}"))
+        bits.map(Self).ok_or(UnixModeError(text))
     }
 }
 
