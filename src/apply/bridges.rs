@@ -17,7 +17,7 @@ use crate::net::bridge::{BridgeAddress, BridgeHost, BridgeSettings, RunningBridg
 use crate::state::BridgeState;
 use crate::telemetry::SpanHandle;
 use weir_bridge::{LOCAL_ID_PREFIX, LoopGuard, Rule, Spec};
-use weir_broker::{EndpointId, QueueOverflow};
+use weir_broker::EndpointId;
 use weir_declare::config::{self, Bridge, BridgeRule, BridgeVersion, Declared, FileRef, Name, SecretRef};
 use weir_declare::reconcile::{ActionKind, Bridges, EffectiveBridge, Plan, bridge_files};
 use weir_mqtt::{ProtocolVersion, QoS};
@@ -220,10 +220,7 @@ pub(super) fn settings(
         connection,
         queue_max_messages: bridge.queue.max_messages,
         queue_max_bytes: bridge.queue.max_bytes,
-        queue_overflow: match bridge.queue.overflow {
-            config::QueueOverflow::DropNewest => QueueOverflow::DropNewest,
-            config::QueueOverflow::DropOldest => QueueOverflow::DropOldest,
-        },
+        queue_overflow: bridge.queue.overflow,
         reconnect_min_ms: bridge.reconnect.min_ms,
         reconnect_max_ms: bridge.reconnect.max_ms,
         notification_topic: bridge.notification_topic.clone(),

@@ -66,7 +66,7 @@ fn endpoint_policy(
         generation,
         namespace: endpoint.mountpoint.clone().unwrap_or_default(),
         versions: endpoint.protocol_versions.0,
-        limits: endpoint.limits(),
+        limits: endpoint.limits.clone(),
         acl,
         admission: Some(Arc::new(auth::AdmissionCheck(Arc::clone(authenticate)))),
     }
@@ -88,7 +88,7 @@ fn websocket(endpoint: &Endpoint) -> WebSocketPolicy {
         path: endpoint.path.to_string(),
         allowed_origins: (!origins.is_empty()).then(|| origins.iter().map(ToString::to_string).collect()),
         // A WebSocket message may hold several packets, and part of one.
-        max_message_bytes: u64::from(endpoint.message_max_size).saturating_mul(2),
+        max_message_bytes: u64::from(endpoint.limits.message_max_size).saturating_mul(2),
     }
 }
 

@@ -14,7 +14,7 @@ use super::{compile, drain, tls};
 use crate::net::{ListenerPolicy, ListenerStatus, SocketKey, SocketOptions};
 use crate::telemetry::{PASS, SpanHandle};
 use weir_broker::EndpointId;
-use weir_declare::config::{ChangeClass, Durability, Name};
+use weir_declare::config::{ChangeClass, Name};
 use weir_declare::reconcile::{
     self, Action, ActionKind, EffectiveEndpoint, Live, LiveEndpoint, Pinned, Plan, Reason, Timestamp,
 };
@@ -164,7 +164,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let (Some(effective), Some(to)) = (&action.effective, &action.to) else {
             return Err(Failure { reason: Reason::Pending, message: "there is nothing to prepare".into() });
         };
-        if effective.endpoint.durability == Durability::Disk && !self.options.has_store {
+        if effective.endpoint.limits.is_durable() && !self.options.has_store {
             let message =
                 "`durability: disk` needs a place: start weir with --data-dir, or declare `durability: memory`";
             return Err(Failure { reason: Reason::NoStore, message: message.into() });

@@ -49,7 +49,7 @@ impl StillAdmits for Bans {
 }
 
 fn limits() -> EndpointLimits {
-    EndpointLimits { durable: true, ..EndpointLimits::default() }
+    EndpointLimits { durability: weir_broker::Durability::Disk, ..EndpointLimits::default() }
 }
 
 /// The endpoint of the clients with wills, as of a later declaration.

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::ids::{EndpointId, Millis};
 use weir_mqtt::{ProtocolVersion, QoS};
 
@@ -45,91 +47,130 @@ impl ProtocolVersions {
     }
 }
 
-/// The bounds an endpoint sets on each of its clients. `limits.rs` has the node's own, which hold beside these.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The options of an endpoint that the core enforces: name, type and default of each, in the schema's order. `limits.rs`
+/// has the node's own limits, which apply beside these.
+///
+/// There is no second table: `weir-declare` reads and writes a document's fields through this type's serde
+/// implementation, and a test compares the defaults with the schema's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct EndpointLimits {
-    /// Bytes of a whole packet, both the largest accepted and CONNACK's Maximum Packet Size.
+    /// Sessions of disconnected clients, over all shards; `None`: unlimited.
+    pub max_session_size: Option<u32>,
+    /// Bytes of a whole packet: the largest that is accepted, and CONNACK's Maximum Packet Size.
     pub message_max_size: u32,
-    /// Sessions kept for clients that are away, over all shards; `None`: no limit of the endpoint.
-    pub max_sessions: Option<u32>,
-    /// CONNACK's Receive Maximum: QoS 1 and 2 publishes a client may have unacknowledged.
+    /// Upper limit of the keep-alive, seconds. Sent as Server Keep Alive to a client that asked for more, or for none.
+    pub keep_alive_max_s: Option<u16>,
+    /// Upper limit of the session expiry, seconds.
+    pub session_expiry_max_s: Option<u32>,
+    /// Upper limit of a message's expiry, seconds.
+    pub message_expiry_max_s: Option<u32>,
+    /// CONNACK's Receive Maximum: QoS 1 and 2 publishes that a client may have unacknowledged.
     pub receive_maximum: u16,
     /// CONNACK's Topic Alias Maximum.
     pub topic_alias_maximum: u16,
-    /// Ceiling for the keep-alive, seconds; sent as Server Keep Alive where the client asked for more (or for none).
-    pub keep_alive_max_s: Option<u16>,
-    /// Ceiling for the session expiry, seconds.
-    pub session_expiry_max_s: Option<u32>,
-    /// Ceiling for a message's expiry, seconds.
-    pub message_expiry_max_s: Option<u32>,
-    /// Messages sent and not yet acknowledged, per client (the client's Receive Maximum holds beside it).
+    #[serde(with = "qos_as_number")]
+    pub maximum_qos: QoS,
+    pub retain_available: bool,
+    /// Messages sent and not yet acknowledged, per client. The client's Receive Maximum applies beside it.
     pub max_inflight: u16,
-    /// QoS 1 and 2 messages waiting, per session.
+    /// Queued QoS 1 and 2 messages per session.
     pub max_queued_messages: u32,
-    /// Their bytes, per session.
+    /// Bytes of queued QoS 1 and 2 messages per session.
     pub max_queued_bytes: u64,
     pub queue_overflow: QueueOverflow,
-    /// Subscriptions, per session.
+    /// Subscriptions per session.
     pub max_subscriptions: u32,
     /// Levels of a topic name or filter.
     pub max_topic_levels: u16,
     /// Publishes per second and client; `None`: unlimited.
-    pub max_publish_rate: Option<u32>,
+    pub max_publish_per_second: Option<u32>,
     /// Published bytes per second and client; `None`: unlimited.
-    pub max_publish_bytes_rate: Option<u64>,
-    /// Publishes per second, all clients of the endpoint together, over all shards; `None`: unlimited.
-    pub max_total_publish_rate: Option<u32>,
-    /// Their bytes per second; `None`: unlimited.
-    pub max_total_publish_bytes_rate: Option<u64>,
+    pub max_publish_bytes_per_second: Option<u64>,
+    /// Publishes per second of all clients of the endpoint together, over all shards; `None`: unlimited.
+    pub max_total_publish_per_second: Option<u32>,
+    /// Published bytes per second of all clients of the endpoint together, over all shards; `None`: unlimited.
+    pub max_total_publish_bytes_per_second: Option<u64>,
     pub publish_overflow: PublishOverflow,
-    pub maximum_qos: QoS,
-    pub retain_available: bool,
-    /// `durability: disk`: sessions that begin here, and messages retained from here, are on disk before they are acknowledged.
-    pub durable: bool,
+    pub durability: Durability,
 }
 
 impl Default for EndpointLimits {
     fn default() -> Self {
         Self {
+            max_session_size: None,
             message_max_size: 4_194_304,
-            max_sessions: None,
-            receive_maximum: 1024,
-            topic_alias_maximum: 32,
             keep_alive_max_s: None,
             session_expiry_max_s: None,
             message_expiry_max_s: None,
+            receive_maximum: 1024,
+            topic_alias_maximum: 32,
+            maximum_qos: QoS::ExactlyOnce,
+            retain_available: true,
             max_inflight: 1024,
             max_queued_messages: 10_000,
             max_queued_bytes: 64 << 20,
             queue_overflow: QueueOverflow::DropNewest,
             max_subscriptions: 1_000_000,
             max_topic_levels: 128,
-            max_publish_rate: None,
-            max_publish_bytes_rate: None,
-            max_total_publish_rate: None,
-            max_total_publish_bytes_rate: None,
+            max_publish_per_second: None,
+            max_publish_bytes_per_second: None,
+            max_total_publish_per_second: None,
+            max_total_publish_bytes_per_second: None,
             publish_overflow: PublishOverflow::Delay,
-            maximum_qos: QoS::ExactlyOnce,
-            retain_available: true,
-            durable: false,
+            durability: Durability::Memory,
         }
     }
 }
 
-/// What gives way when a session's queue is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+impl EndpointLimits {
+    /// Whether sessions and retained messages of this endpoint are on disk before the broker acknowledges them.
+    pub fn is_durable(&self) -> bool {
+        self.durability == Durability::Disk
+    }
+}
+
+/// Which message is dropped when a session's queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum QueueOverflow {
     DropNewest,
     DropOldest,
 }
 
-/// What becomes of a client that publishes faster than it may, or than all may together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What happens to a client that publishes above its rate, or above the rate of all clients together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub enum PublishOverflow {
-    /// It is not read until the rate allows.
+    /// The broker stops reading from it until the rate allows more.
     Delay,
-    /// It is disconnected (5.0: 0x96).
+    /// The broker disconnects it, with reason code 0x96 in MQTT 5.
     Disconnect,
+}
+
+/// What must have happened to a QoS 1 or 2 message before it is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Durability {
+    Memory,
+    /// Committed and fsynced.
+    Disk,
+}
+
+/// A QoS as documents write it: 0, 1 or 2.
+mod qos_as_number {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+    use weir_mqtt::QoS;
+
+    pub(super) fn serialize<S: Serializer>(qos: &QoS, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(*qos as u8)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<QoS, D::Error> {
+        let number = u8::deserialize(deserializer)?;
+        QoS::from_bits(number).ok_or_else(|| D::Error::custom(format_args!("QoS must be 0, 1 or 2, not {number}")))
+    }
 }
 
 /// As whom a client was admitted.

@@ -11,7 +11,7 @@ use super::BridgeSettings;
 use crate::auth::{Authenticate, Credentials, Decision, Refusal};
 use crate::net::policy::{AcceptOverflow, ChildOptions, HandshakeLimits, ListenerPolicy, Transport};
 use weir_bridge::LOCAL_ID_PREFIX;
-use weir_broker::{EndpointLimits, EndpointPolicy, Principal, ProtocolVersions};
+use weir_broker::{Durability, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions};
 use weir_mqtt::QoS;
 
 /// Bytes that the kernel holds for either end.
@@ -43,7 +43,7 @@ pub(super) fn policy(settings: &BridgeSettings) -> Arc<ListenerPolicy> {
         max_queued_bytes: settings.queue_max_bytes,
         queue_overflow: settings.queue_overflow,
         maximum_qos: QoS::ExactlyOnce,
-        durable: settings.durable,
+        durability: if settings.durable { Durability::Disk } else { Durability::Memory },
         ..EndpointLimits::default()
     };
     let endpoint = EndpointPolicy {

@@ -63,7 +63,11 @@ fn unacknowledged(seed: u64) -> usize {
     for core in &mut node.cores {
         core.start_recording(Recording { next_id: 1, epoch_unix_ms: 0 });
     }
-    let limits = EndpointLimits { durable: true, max_queued_messages: 1_000_000, ..EndpointLimits::default() };
+    let limits = EndpointLimits {
+        durability: weir_broker::Durability::Disk,
+        max_queued_messages: 1_000_000,
+        ..EndpointLimits::default()
+    };
     let policy = policy(1, limits);
     for at in 0..3 {
         open(&mut node, &policy, &format!("all {at}"), 100, &["#"]);

@@ -38,7 +38,7 @@ impl Broker {
         for core in &mut node.cores {
             core.start_recording(Recording { next_id: 1, epoch_unix_ms: 0 });
         }
-        let limits = EndpointLimits { durable: true, ..EndpointLimits::default() };
+        let limits = EndpointLimits { durability: weir_broker::Durability::Disk, ..EndpointLimits::default() };
         Self { node, policy: policy(1, limits), full: false, waiting: Vec::new() }
     }
 

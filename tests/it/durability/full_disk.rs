@@ -27,7 +27,8 @@ impl Broker {
     }
 
     fn connect(&mut self, version: Version, name: &str) -> LinkId {
-        let policy = policy(1, EndpointLimits { durable: true, ..EndpointLimits::default() });
+        let policy =
+            policy(1, EndpointLimits { durability: weir_broker::Durability::Disk, ..EndpointLimits::default() });
         let link = self.node.open(policy);
         let expires = vec![(0x11, PropertyValue::Number(1_000))];
         let connect = Connect {

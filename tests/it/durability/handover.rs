@@ -19,7 +19,8 @@ struct Broker {
 
 impl Broker {
     fn new() -> Self {
-        let policy = policy(1, EndpointLimits { durable: true, ..EndpointLimits::default() });
+        let policy =
+            policy(1, EndpointLimits { durability: weir_broker::Durability::Disk, ..EndpointLimits::default() });
         let mut broker = Self { node: Node::new(SHARDS), disk: BTreeMap::new(), policy };
         broker.restart();
         broker

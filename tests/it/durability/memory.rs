@@ -44,7 +44,11 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64, fault: Fault) -> Self {
         let mut rng = Rng::new(seed);
-        let limits = EndpointLimits { durable: true, max_queued_messages: 1_000_000, ..EndpointLimits::default() };
+        let limits = EndpointLimits {
+            durability: weir_broker::Durability::Disk,
+            max_queued_messages: 1_000_000,
+            ..EndpointLimits::default()
+        };
         let shards = rng.pick(&[1, 2, 3]);
         // Members are soon busy: what a group's owner gives them while it does not know comes back.
         let actors = cast(2);

@@ -20,7 +20,7 @@ fn start(disk: &Disk) -> (Node, Arc<EndpointPolicy>) {
         core.start_recording(recording);
         core.restore(&stored, now).expect("its own records");
     }
-    (node, policy(1, EndpointLimits { durable: true, ..EndpointLimits::default() }))
+    (node, policy(1, EndpointLimits { durability: weir_broker::Durability::Disk, ..EndpointLimits::default() }))
 }
 
 fn settle(node: &mut Node, disk: &mut Disk) {

@@ -57,7 +57,7 @@ pub(crate) struct Rates {
 impl Rates {
     /// Of one client; `None` where the endpoint limits neither.
     pub(crate) fn new(limits: &EndpointLimits, now: Millis) -> Option<Self> {
-        Self::with(limits.max_publish_rate, limits.max_publish_bytes_rate, now)
+        Self::with(limits.max_publish_per_second, limits.max_publish_bytes_per_second, now)
     }
 
     fn with(messages: Option<u32>, bytes: Option<u64>, now: Millis) -> Option<Self> {
@@ -135,7 +135,7 @@ impl TotalRates {
         overdraw: bool,
         now: Millis,
     ) -> Option<Millis> {
-        let (messages, bytes) = (limits.max_total_publish_rate, limits.max_total_publish_bytes_rate);
+        let (messages, bytes) = (limits.max_total_publish_per_second, limits.max_total_publish_bytes_per_second);
         let needed = Cost {
             messages: u64::from(messages.is_some() && lease.left.messages == 0),
             bytes: bytes.map_or(0, |_| (size as u64).saturating_sub(lease.left.bytes)),
@@ -205,8 +205,8 @@ mod tests {
 
     fn limits(messages: Option<u32>, bytes: Option<u64>) -> EndpointLimits {
         EndpointLimits {
-            max_total_publish_rate: messages,
-            max_total_publish_bytes_rate: bytes,
+            max_total_publish_per_second: messages,
+            max_total_publish_bytes_per_second: bytes,
             ..EndpointLimits::default()
         }
     }
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_message_larger_than_a_seconds_worth_passes_a_full_bucket() {
-        let limits = EndpointLimits { max_publish_bytes_rate: Some(1000), ..EndpointLimits::default() };
+        let limits = EndpointLimits { max_publish_bytes_per_second: Some(1000), ..EndpointLimits::default() };
         let mut rates = Rates::new(&limits, 0).unwrap();
         assert!(rates.try_take(5000, 0));
         assert!(!rates.try_take(1, 1000));

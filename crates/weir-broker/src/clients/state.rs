@@ -222,7 +222,7 @@ impl Clients {
     pub(crate) fn keep_offline(&mut self, id: SessionId, now: Millis) -> bool {
         let reference = self.session_ref(id);
         let Some(session) = self.sessions.get_mut(id) else { return false };
-        if session.expiry_s == 0 || !self.offline.try_add(session.policy.id, session.policy.limits.max_sessions) {
+        if session.expiry_s == 0 || !self.offline.try_add(session.policy.id, session.policy.limits.max_session_size) {
             return false;
         }
         session.counted_offline = true;

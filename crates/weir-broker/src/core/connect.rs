@@ -117,7 +117,7 @@ impl Core {
     }
 
     fn new_session(&mut self, admission: &Admission<'_>, namespace: NamespaceId, expiry_s: u32) -> SessionId {
-        let durable = self.journal.is_on() && admission.policy.limits.durable && expiry_s > 0;
+        let durable = self.journal.is_on() && admission.policy.limits.is_durable() && expiry_s > 0;
         let durable = durable.then(|| Box::new(Durable::new(self.journal.new_id(), false)));
         if durable.is_some() {
             self.announce_durable();

@@ -18,7 +18,7 @@ impl Core {
     /// Whether a publish would have to be stored. A retained message without a payload only removes.
     pub(crate) fn needs_room(&mut self, slot: ConnectionSlot, topic: &str, publish: &Publish<'_>) -> bool {
         let Some(connection) = self.clients.connection(slot) else { return false };
-        let kept = publish.retain && connection.policy.limits.durable && !publish.payload.is_empty();
+        let kept = publish.retain && connection.policy.limits.is_durable() && !publish.payload.is_empty();
         if publish.qos == QoS::AtMostOnce {
             return kept;
         }

@@ -26,7 +26,7 @@ impl Core {
                 return Err(RateExceeded);
             }
         }
-        if limits.max_total_publish_rate.is_some() || limits.max_total_publish_bytes_rate.is_some() {
+        if limits.max_total_publish_per_second.is_some() || limits.max_total_publish_bytes_per_second.is_some() {
             let total = rates.take((connection.endpoint, connection.policy.id), limits, size, overdraw, now);
             debt_ms = debt_ms.max(total.ok_or(RateExceeded)?);
         }

@@ -349,7 +349,7 @@ fn placeholder_policy(endpoint: &str, namespace: &str) -> EndpointPolicy {
         generation: 0,
         namespace: namespace.into(),
         versions: ProtocolVersions::ALL,
-        limits: EndpointLimits { durable: true, ..EndpointLimits::default() },
+        limits: EndpointLimits { durability: crate::Durability::Disk, ..EndpointLimits::default() },
         acl: None,
         admission: None,
     }

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{ChildOptions, Versions};
 use super::{Host, Listen, Name, Origin, ProxyProtocol, ServerOptions, SslConfig, Websocket};
-use weir_broker::QueueOverflow as Overflow;
+use weir_broker::EndpointLimits;
 
-/// A declared endpoint, with `defaults` applied and every default filled in.
+/// A declared endpoint, with `defaults` applied and every default filled in. A field that is neither here nor in
+/// [`EndpointLimits`] is refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Endpoint {
@@ -68,37 +69,9 @@ pub struct Endpoint {
     pub max_pending_connections: Option<u32>,
     /// From accept to CONNECT, milliseconds, TLS and WebSocket handshakes included.
     pub connect_timeout_ms: u32,
-    /// Sessions kept for clients that are away.
-    pub max_session_size: Option<u32>,
-    /// Bytes of a packet.
-    pub message_max_size: u32,
-
-    pub keep_alive_max_s: Option<u16>,
-    pub session_expiry_max_s: Option<u32>,
-    pub message_expiry_max_s: Option<u32>,
-    pub receive_maximum: u16,
-    pub topic_alias_maximum: u16,
-    pub maximum_qos: u8,
-    pub retain_available: bool,
-    pub max_inflight: u16,
-    /// Messages waiting per session.
-    pub max_queued_messages: u32,
-    /// Bytes waiting per session.
-    pub max_queued_bytes: u64,
-    pub queue_overflow: QueueOverflow,
-    /// Subscriptions per session.
-    pub max_subscriptions: u32,
-    pub max_topic_levels: u16,
-    /// Publishes per second and client.
-    pub max_publish_per_second: Option<u32>,
-    /// Published bytes per second and client.
-    pub max_publish_bytes_per_second: Option<u64>,
-    /// Publishes per second, all clients of the endpoint together.
-    pub max_total_publish_per_second: Option<u32>,
-    /// Published bytes per second, all clients of the endpoint together.
-    pub max_total_publish_bytes_per_second: Option<u64>,
-    pub publish_overflow: PublishOverflow,
-    pub durability: Durability,
+    /// The options that the broker's core enforces.
+    #[serde(flatten)]
+    pub limits: EndpointLimits,
     pub drain: Drain,
 }
 
@@ -139,27 +112,7 @@ impl Default for Endpoint {
             accept_overflow: AcceptOverflow::Delay,
             max_pending_connections: None,
             connect_timeout_ms: 10_000,
-            max_session_size: None,
-            message_max_size: 4_194_304,
-            keep_alive_max_s: None,
-            session_expiry_max_s: None,
-            message_expiry_max_s: None,
-            receive_maximum: 1024,
-            topic_alias_maximum: 32,
-            maximum_qos: 2,
-            retain_available: true,
-            max_inflight: 1024,
-            max_queued_messages: 10_000,
-            max_queued_bytes: 64 << 20,
-            queue_overflow: QueueOverflow::DropNewest,
-            max_subscriptions: 1_000_000,
-            max_topic_levels: 128,
-            max_publish_per_second: None,
-            max_publish_bytes_per_second: None,
-            max_total_publish_per_second: None,
-            max_total_publish_bytes_per_second: None,
-            publish_overflow: PublishOverflow::Delay,
-            durability: Durability::Memory,
+            limits: EndpointLimits::default(),
             drain: Drain::default(),
         }
     }
@@ -179,45 +132,6 @@ impl Endpoint {
     /// The acl document it means.
     pub fn acl_name(&self) -> &str {
         self.acl.as_ref().map_or(DEFAULT_NAME, Name::as_str)
-    }
-
-    /// What the broker's core enforces of it for each client.
-    pub fn limits(&self) -> weir_broker::EndpointLimits {
-        use weir_broker::PublishOverflow as Excess;
-        use weir_mqtt::QoS;
-        weir_broker::EndpointLimits {
-            message_max_size: self.message_max_size,
-            max_sessions: self.max_session_size,
-            receive_maximum: self.receive_maximum,
-            topic_alias_maximum: self.topic_alias_maximum,
-            keep_alive_max_s: self.keep_alive_max_s,
-            session_expiry_max_s: self.session_expiry_max_s,
-            message_expiry_max_s: self.message_expiry_max_s,
-            max_inflight: self.max_inflight,
-            max_queued_messages: self.max_queued_messages,
-            max_queued_bytes: self.max_queued_bytes,
-            queue_overflow: match self.queue_overflow {
-                QueueOverflow::DropNewest => Overflow::DropNewest,
-                QueueOverflow::DropOldest => Overflow::DropOldest,
-            },
-            max_subscriptions: self.max_subscriptions,
-            max_topic_levels: self.max_topic_levels,
-            max_publish_rate: self.max_publish_per_second,
-            max_publish_bytes_rate: self.max_publish_bytes_per_second,
-            max_total_publish_rate: self.max_total_publish_per_second,
-            max_total_publish_bytes_rate: self.max_total_publish_bytes_per_second,
-            publish_overflow: match self.publish_overflow {
-                PublishOverflow::Delay => Excess::Delay,
-                PublishOverflow::Disconnect => Excess::Disconnect,
-            },
-            maximum_qos: match self.maximum_qos {
-                0 => QoS::AtMostOnce,
-                1 => QoS::AtLeastOnce,
-                _ => QoS::ExactlyOnce,
-            },
-            retain_available: self.retain_available,
-            durable: self.durability == Durability::Disk,
-        }
     }
 }
 
@@ -242,24 +156,6 @@ pub enum AcceptOverflow {
     Refuse,
 }
 
-/// What gives way when a session's queue is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum QueueOverflow {
-    DropNewest,
-    DropOldest,
-}
-
-/// What happens to a client above a publish rate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum PublishOverflow {
-    /// Reading from it pauses.
-    Delay,
-    /// It is disconnected with 0x96, message rate too high.
-    Disconnect,
-}
-
 /// How much the broker writes about an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -269,15 +165,6 @@ pub enum LogLevel {
     Info,
     Debug,
     Trace,
-}
-
-/// What has to have happened to a QoS 1 or 2 message before it is acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum Durability {
-    Memory,
-    /// Committed and fsynced.
-    Disk,
 }
 
 /// How open connections are closed when the declaration no longer admits them.

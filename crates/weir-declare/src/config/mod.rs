@@ -84,3 +84,5 @@ pub use tls::*;
 pub use transport::*;
 pub use unreachable_rules::filter_covers;
 pub use yaml::{DEPTH_MAX, FILE_SIZE_MAX};
+
+pub use weir_broker::{Durability, EndpointLimits, PublishOverflow, QueueOverflow};

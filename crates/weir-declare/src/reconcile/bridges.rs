@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::action::{ActionKind, Node};
 use super::effective::Files;
-use crate::config::{self, Bridge, ChangeClass, Declared, Durability, FieldChange, Kind, Name, SecretRef};
+use crate::config::{self, Bridge, ChangeClass, Declared, FieldChange, Kind, Name, SecretRef};
 
 /// A bridge that is to run, and what it refers to.
 #[derive(Debug, Clone, PartialEq)]
@@ -66,7 +66,7 @@ pub fn effective_bridges(declared: &Declared, node: &Node, files: &Files) -> Bri
                     .map(|(path, digest)| (path.clone(), digest.clone()))
                     .collect(),
             });
-            effective.durable |= endpoint.durability == Durability::Disk;
+            effective.durable |= endpoint.limits.is_durable();
         }
     }
     found

@@ -208,7 +208,7 @@ fn compare(path: &str, part: &'static Value, body: &Map<String, Value>, wrong: &
 }
 
 #[test]
-fn defaults_are_the_types() {
+fn the_schemas_defaults_equal_the_types_defaults() {
     let mut wrong = Vec::new();
     for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Defaults) {
         compare(kind.key(), kind_schema(kind), &least(kind), &mut wrong);
