@@ -1,7 +1,8 @@
-//! Documents to a declaration, and a declaration to a plan. Pure: no files, no sockets, no clock; time is an argument.
+//! Turns documents into a declaration, and a declaration into a plan. Pure: no files, no sockets, no clock; time is an
+//! argument.
 //!
-//! - [`config`]: a snapshot of YAML documents to what is declared, or diagnostics.
-//! - [`reconcile`]: declared against live: plans, conditions, their rendering.
+//! - [`config`]: a snapshot of YAML documents to a declaration or diagnostics.
+//! - [`reconcile`]: the difference between declared and live: guard, plan, conditions, and their rendering.
 
 pub mod config;
 pub mod reconcile;

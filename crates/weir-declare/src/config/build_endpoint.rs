@@ -73,7 +73,7 @@ pub(super) fn warnings(document: &Document, endpoint: &Endpoint) -> Vec<Diagnost
         found.push(diagnostic);
     };
     if endpoint.enable_bridge && endpoint.bridges.is_empty() {
-        warn(&["enableBridge"], "`enableBridge` has no effect: no bridge is named", "add `bridges: [name]`");
+        warn(&["enableBridge"], "`enableBridge` has no effect: `bridges` names none", "add `bridges: [name]`");
     }
     if !endpoint.enable_bridge && !endpoint.bridges.is_empty() {
         warn(&["bridges"], "`bridges` has no effect without `enableBridge`", "add `enableBridge: true`");

@@ -1,4 +1,7 @@
-//! Rules across documents: who has an address, who is the default, whether references lead anywhere.
+//! Conflicts between documents: addresses, the default endpoint, references, mountpoints of bridges.
+//!
+//! An address belongs first to the endpoint that has exactly that address, then to one that has a part of it, then to a
+//! new one. So an endpoint whose wish cannot be fulfilled never takes anything from another.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -10,34 +13,34 @@ use super::suggest::did_you_mean;
 use super::{Authenticator, BindAddress, ClientAuth, Declared, Diagnostic, Endpoint, Kind, Name, NodeContext, Related};
 use super::{DEFAULT_NAME, Severity};
 
-/// An endpoint that wants to be declared.
+/// An endpoint that may be declared.
 pub(super) struct Candidate {
     pub(super) endpoint: Arc<Endpoint>,
-    /// `None`: it is held at its last good declaration.
+    /// `None`: the endpoint is held at its last good declaration.
     pub(super) document: Option<Arc<Document>>,
     /// Its last good declaration.
     pub(super) incumbent: Option<Arc<Endpoint>>,
 }
 
 impl Candidate {
-    /// One that stays at its last good declaration.
+    /// A candidate that keeps its last good declaration.
     pub(super) fn held(endpoint: Arc<Endpoint>) -> Self {
         Self { endpoint: Arc::clone(&endpoint), document: None, incumbent: Some(endpoint) }
     }
 }
 
-/// A candidate that cannot be, and why.
+/// A candidate that cannot be declared, and why.
 pub(super) struct Conflict {
     pub(super) name: Name,
     pub(super) diagnostic: Diagnostic,
-    /// Who has the address, where it is about one.
+    /// The endpoint that has the address; `None`: the conflict is not about an address.
     pub(super) holder: Option<Name>,
 }
 
 /// Candidates by name.
 pub(super) type Candidates = BTreeMap<Name, Candidate>;
 
-/// Everybody who has to give way now. After they did, there may be new ones: ask again.
+/// All conflicts of the candidates. Once these are resolved there may be new ones: call it again.
 pub(super) fn find(candidates: &Candidates, node: &NodeContext, targets: &ReferenceTargets<'_>) -> Vec<Conflict> {
     let mut found = Vec::new();
     address_conflicts(candidates, node, &mut found);
@@ -47,16 +50,16 @@ pub(super) fn find(candidates: &Candidates, node: &NodeContext, targets: &Refere
         missing_references(candidate, targets, &mut found);
     }
     mountpoint_conflicts(candidates, &mut found);
-    // One reason is enough, unless they are about different things.
+    // One conflict per candidate and field.
     let mut seen = BTreeSet::new();
     found.retain(|conflict| seen.insert((conflict.name.clone(), conflict.diagnostic.path.clone())));
     found
 }
 
-/// The names that endpoints can refer to.
+/// The documents that endpoints can refer to.
 pub(super) struct ReferenceTargets<'a> {
     pub(super) declared: &'a Declared,
-    /// Named in the snapshot, but refused, and no last good declaration is known.
+    /// In the snapshot, but refused and without a last good declaration.
     pub(super) refused: &'a BTreeSet<(Kind, Name)>,
 }
 
@@ -78,30 +81,30 @@ impl ReferenceTargets<'_> {
     }
 }
 
-/// What a wish rests on, the strongest first.
+/// Which of two candidates keeps what both want, the strongest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Precedence {
-    /// It is held, and cannot give way.
+    /// It is held, so it cannot be refused.
     Held,
-    /// It had just that, and whoever wants it now came later.
+    /// Its last good declaration has exactly this.
     SameHolder,
-    /// It had a part of it, as who goes from one address to all of them.
+    /// Its last good declaration has a part of this, such as one address of all addresses.
     OverlappingHolder,
     Newcomer,
 }
 
-/// Who comes first where two want the same: by claim, then by name.
+/// Sort key of candidates that want the same: precedence, then name.
 fn precedence_of<'a>(
     name: &'a Name,
     candidate: &Candidate,
-    claim: impl Fn(&Endpoint) -> Precedence,
+    incumbent_precedence: impl Fn(&Endpoint) -> Precedence,
 ) -> (Precedence, &'a Name) {
-    let claim = match (&candidate.document, &candidate.incumbent) {
+    let precedence = match (&candidate.document, &candidate.incumbent) {
         (None, _) => Precedence::Held,
-        (Some(_), Some(incumbent)) if incumbent.enabled => claim(incumbent),
+        (Some(_), Some(incumbent)) if incumbent.enabled => incumbent_precedence(incumbent),
         _ => Precedence::Newcomer,
     };
-    (claim, name)
+    (precedence, name)
 }
 
 fn holder_if(holds: bool) -> Precedence {
@@ -109,7 +112,7 @@ fn holder_if(holds: bool) -> Precedence {
 }
 
 fn address_conflicts(candidates: &Candidates, node: &NodeContext, found: &mut Vec<Conflict>) {
-    // Only those on one port, or one path, can clash.
+    // Only endpoints with the same port or path can conflict.
     type PortOrPath<'a> = (Option<u16>, Option<&'a std::path::Path>);
     let mut by_port_or_path: Vec<(PortOrPath<'_>, (&Name, &Candidate))> = Vec::with_capacity(candidates.len());
     for (name, candidate) in candidates.iter().filter(|(_, candidate)| candidate.endpoint.enabled) {
@@ -135,7 +138,7 @@ fn address_conflicts(candidates: &Candidates, node: &NodeContext, found: &mut Ve
         for (name, candidate) in ranked {
             let wanted = address(&candidate.endpoint);
             let holder = holders.iter().find(|(_, holder)| {
-                address(&holder.endpoint).overlaps(&wanted) && may_meet(&holder.endpoint, &candidate.endpoint)
+                address(&holder.endpoint).overlaps(&wanted) && can_share_node(&holder.endpoint, &candidate.endpoint)
             });
             match (holder, &candidate.document) {
                 (Some((holder_name, holder)), Some(document)) => found.push(Conflict {
@@ -149,8 +152,8 @@ fn address_conflicts(candidates: &Candidates, node: &NodeContext, found: &mut Ve
     }
 }
 
-/// Whether a node may hold both: not where they select different values of one label.
-fn may_meet(a: &Endpoint, b: &Endpoint) -> bool {
+/// Whether one node may have both endpoints: not when they select different values of one label.
+fn can_share_node(a: &Endpoint, b: &Endpoint) -> bool {
     a.nodes.iter().all(|(label, value)| b.nodes.get(label).is_none_or(|other| other == value))
 }
 
@@ -166,7 +169,7 @@ fn address_conflict(
     let message = if wanted == held {
         format!("{wanted} is already taken by endpoint `{}`", other.name)
     } else {
-        format!("{wanted} overlaps {held}, which endpoint `{}` has", other.name)
+        format!("{wanted} overlaps {held} of endpoint `{}`", other.name)
     };
     let mut diagnostic = document.diagnostic(Severity::Error, "address-conflict", &path, message);
     diagnostic.help = Some(if candidate.endpoint.use_websocket != other.use_websocket {
@@ -175,7 +178,7 @@ fn address_conflict(
         "choose another `port`, or another `host` for each".into()
     });
     let place = if holder.document.is_some() { "first taken" } else { "held by the last good declaration" };
-    // Where the port stands, if the document is at hand; else where the declaration began.
+    // The position of `port`; of the declaration where its document is not available.
     let port_at = holder.document.as_deref().map(|document| path.position_in(&document.node));
     diagnostic.related.push(Related {
         file: Arc::clone(&other.origin.file),
@@ -203,9 +206,9 @@ fn status_address_conflicts(candidates: &Candidates, node: &NodeContext, found: 
 
 fn status_address_conflict(document: &Document, wanted: &BindAddress, status: SocketAddr) -> Diagnostic {
     let path = InstancePath::of(&["endpoint", "port"]);
-    let message = format!("{wanted} is where the broker's status listens ({status})");
+    let message = format!("{wanted} is the address of the status listener ({status})");
     let mut diagnostic = document.diagnostic(Severity::Error, "status-port", &path, message);
-    diagnostic.help = Some("choose another `port`, or move the status with --status-addr".into());
+    diagnostic.help = Some("choose another `port`, or move the status listener with --status-addr".into());
     diagnostic
 }
 
@@ -218,7 +221,7 @@ fn default_endpoint_conflicts(candidates: &Candidates, found: &mut Vec<Conflict>
     for (name, candidate) in defaults {
         let Some(document) = &candidate.document else { continue };
         let path = InstancePath::of(&["endpoint", "isDefault"]);
-        let message = format!("there is one default endpoint, and `{first}` is it already");
+        let message = format!("endpoint `{first}` is the default already");
         let mut diagnostic = document.diagnostic(Severity::Error, "two-defaults", &path, message);
         diagnostic.help = Some("remove `isDefault` from one of them".into());
         let at = holder.document.as_deref().map(|document| path.position_in(&document.node));
@@ -231,7 +234,7 @@ fn default_endpoint_conflicts(candidates: &Candidates, found: &mut Vec<Conflict>
     }
 }
 
-/// References by name that lead nowhere.
+/// References to documents that do not exist.
 fn missing_references(candidate: &Candidate, targets: &ReferenceTargets<'_>, found: &mut Vec<Conflict>) {
     let Some(document) = &candidate.document else { return };
     let endpoint = &candidate.endpoint;
@@ -247,21 +250,21 @@ fn missing_references(candidate: &Candidate, targets: &ReferenceTargets<'_>, fou
             path = path.index(index);
         }
         let refused = targets.refused.contains(&(kind, name.clone()));
-        let why = if refused { "has errors" } else { "is not there" };
+        let why = if refused { "has errors" } else { "does not exist" };
         let message = format!("the {kind} document `{name}` {why}");
         let mut diagnostic = document.diagnostic(Severity::Error, "missing-reference", &path, message);
         let known = targets.names(kind);
         diagnostic.help = match did_you_mean(name.as_str(), known.iter().copied()) {
-            _ if refused => Some("mend it first".into()),
+            _ if refused => Some("fix its errors first".into()),
             Some(near) => Some(format!("did you mean `{near}`?")),
             None if known.is_empty() => Some(format!("add a document `{kind}: {{name: {name}, ...}}`")),
-            None => Some(format!("there are: {}", name_list(&known))),
+            None => Some(format!("known names: {}", name_list(&known))),
         };
         found.push(Conflict { name: endpoint.name.clone(), diagnostic, holder: None });
     }
 }
 
-/// A bridge carries the topics of one namespace: endpoints that name it have one mountpoint.
+/// Endpoints with different mountpoints that name one bridge: a bridge carries the topics of one namespace.
 fn mountpoint_conflicts(candidates: &Candidates, found: &mut Vec<Conflict>) {
     let mut contenders: BTreeMap<&Name, Vec<(&Name, &Candidate, usize)>> = BTreeMap::new();
     for (name, candidate) in candidates.iter().filter(|(_, candidate)| candidate.endpoint.enable_bridge) {
@@ -300,7 +303,7 @@ fn name_list(names: &[&str]) -> String {
     shown.join(", ")
 }
 
-/// What is valid, and hardly meant, about an endpoint among the other documents.
+/// Warnings about an endpoint among the other documents: it is valid, but probably a mistake.
 pub(super) fn warnings(document: &Document, endpoint: &Endpoint, declared: &Declared) -> Vec<Diagnostic> {
     let mut found = super::build_endpoint::warnings(document, endpoint);
     if !endpoint.enabled {
@@ -314,12 +317,12 @@ pub(super) fn warnings(document: &Document, endpoint: &Endpoint, declared: &Decl
     };
     let auth = declared.auths.get(endpoint.auth_name());
     if endpoint.enable_auth && endpoint.auth.is_none() && auth.is_none() {
-        let message = format!("every CONNECT will be refused: no auth document is called `{DEFAULT_NAME}`");
-        warn("enableAuth", "no-auth", message, "add one, or name one with `auth`, or set `enableAuth: false`");
+        let message = format!("every CONNECT will be refused: no auth document has the name `{DEFAULT_NAME}`");
+        warn("enableAuth", "no-auth", message, "add it, name another one with `auth`, or set `enableAuth: false`");
     }
     if endpoint.enable_acl && endpoint.acl.is_none() && !declared.acls.contains_key(DEFAULT_NAME) {
-        let message = format!("every topic will be refused: no acl document is called `{DEFAULT_NAME}`");
-        warn("enableAcl", "no-acl", message, "add one, or name one with `acl`, or set `enableAcl: false`");
+        let message = format!("every topic will be refused: no acl document has the name `{DEFAULT_NAME}`");
+        warn("enableAcl", "no-acl", message, "add it, name another one with `acl`, or set `enableAcl: false`");
     }
     let by_certificate =
         auth.is_some_and(|auth| auth.chain.iter().any(|link| matches!(link, Authenticator::ClientCertificate(_))));
@@ -327,7 +330,7 @@ pub(super) fn warnings(document: &Document, endpoint: &Endpoint, declared: &Decl
         || endpoint.proxy_protocol.as_ref().is_some_and(|proxy| proxy.client_certificate);
     if endpoint.enable_auth && by_certificate && !asked {
         let message =
-            format!("auth `{}` looks at client certificates, but this endpoint asks for none", endpoint.auth_name());
+            format!("auth `{}` uses client certificates, but this endpoint does not ask for any", endpoint.auth_name());
         warn("auth", "no-effect", message, "add `clientAuth: optional` or `required` and `caFile` to `sslConfig`");
     }
     found

@@ -1,4 +1,4 @@
-//! What is declared, parsed and valid: after this nobody checks again.
+//! The valid declaration of a snapshot. Code that takes it does not validate again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,22 +7,22 @@ use serde_json::{Map, Value};
 
 use super::{Acl, Auth, Ban, Bridge, Endpoint, Identity, Kind, Name, Reconcile};
 
-/// All valid declarations of a snapshot, and the last good ones of those that are held.
+/// All valid declarations of a snapshot, and the last good declarations of held identities.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Declared {
-    /// All of them, also those that `nodes` selects other nodes for; see [`Endpoint::matches_labels`].
+    /// All endpoints, also those for other nodes; see [`Endpoint::matches_labels`].
     pub endpoints: BTreeMap<Name, Arc<Endpoint>>,
     pub auths: BTreeMap<Name, Arc<Auth>>,
     pub acls: BTreeMap<Name, Arc<Acl>>,
     pub bridges: BTreeMap<Name, Arc<Bridge>>,
     pub bans: BTreeMap<Name, Arc<Ban>>,
-    /// Already applied to `endpoints`; kept to be shown.
+    /// Applied to `endpoints` already; kept for display.
     pub defaults: Option<Arc<Defaults>>,
     pub reconcile: Arc<Reconcile>,
 }
 
 impl Declared {
-    /// Whether a document of this kind and name is declared.
+    /// Whether a document of `identity` is declared.
     pub fn has(&self, identity: &Identity) -> bool {
         match identity.kind {
             Kind::Endpoint => self.endpoints.contains_key(&identity.name),
@@ -36,7 +36,7 @@ impl Declared {
     }
 }
 
-/// `defaults`: fields for endpoints that do not give them.
+/// `defaults`: fields of endpoints that do not set them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
     pub origin: super::Origin,

@@ -1,4 +1,4 @@
-//! What is wrong, where, and what to do about it.
+//! Diagnostics: what is wrong, where, and what to do.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,15 +7,15 @@ use serde::Serialize;
 
 use super::Identity;
 
-/// How bad it is.
+/// The severity of a diagnostic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// The document is refused.
     Error,
-    /// Applied, but hardly meant. `--strict` makes it an error.
+    /// The document applies, but is probably a mistake. `--strict` makes it an error.
     Warning,
-    /// Worth knowing.
+    /// For information.
     Note,
 }
 
@@ -29,7 +29,7 @@ impl fmt::Display for Severity {
     }
 }
 
-/// A spot in a file. Lines and columns count from 1, columns in characters.
+/// A position in a file. Lines and columns count from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Position {
     pub line: u32,
@@ -43,7 +43,7 @@ impl Position {
     pub const START: Self = Self { line: 1, col: 1, len: 1 };
 }
 
-/// Another spot that a diagnostic is about.
+/// Another position that a diagnostic refers to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Related {
     pub file: Arc<str>,
@@ -52,29 +52,29 @@ pub struct Related {
     pub message: String,
 }
 
-/// One finding.
+/// An error, warning or note about a document.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Diagnostic {
     pub severity: Severity,
     /// Stable, for machines: `unknown-field`.
     pub code: &'static str,
-    /// As the snapshot shows it.
+    /// The file's path as messages show it.
     pub file: Arc<str>,
     #[serde(flatten)]
     pub position: Position,
-    /// Instance path within the document: `endpoint.sslConfig.certFile`, `acl.rules[2].topics[0]`; empty for the whole.
+    /// The instance path in the document: `endpoint.sslConfig.certFile`, `acl.rules[2].topics[0]`; empty: the whole document.
     pub path: String,
     pub message: String,
     pub help: Option<String>,
     pub related: Vec<Related>,
-    /// Whose declaration it is about, where that is known.
+    /// The declaration, where it is known.
     #[serde(skip)]
     pub identity: Option<Identity>,
 }
 
 impl Diagnostic {
-    /// Whether the document is refused for it.
+    /// Whether it makes the document invalid.
     pub fn is_error(&self) -> bool {
         self.severity == Severity::Error
     }

@@ -1,26 +1,26 @@
-//! What stays in force although the source does not declare it so, or no longer: held by [`crate::reconcile`]'s guard.
+//! Declarations that [`crate::reconcile`]'s guard keeps in force, although the source does not declare them so, or no longer.
 
 use serde::{Deserialize, Serialize};
 
-/// Why a declaration stays as it was.
+/// Why a declaration is held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Held {
     pub cause: HeldCause,
-    /// In words, with what to do.
+    /// A message for people, with what to do.
     pub why: String,
 }
 
-/// The kinds of causes.
+/// The causes of holding a declaration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum HeldCause {
-    /// An endpoint was deleted, and that waits to be confirmed.
+    /// An endpoint was deleted, and the deletion is not confirmed yet.
     Deletion,
-    /// Every client of an endpoint would be refused, and that waits to be confirmed.
+    /// Every client of an endpoint would be refused, and the change is not confirmed yet.
     LockOut,
-    /// It is gone, and an endpoint that is held needs it.
+    /// The document was deleted, and a held endpoint refers to it.
     Needed,
-    /// The place of its document cannot be read.
+    /// The file or directory of its document cannot be read.
     Unreadable,
 }

@@ -21,7 +21,7 @@ pub(super) enum Item {
 }
 
 impl Item {
-    /// Adds it to what is declared.
+    /// Adds the declaration to `declared`.
     pub(super) fn insert_into(&self, name: &Name, declared: &mut Declared) {
         let name = name.clone();
         match self {
@@ -35,7 +35,7 @@ impl Item {
         }
     }
 
-    /// Whether it is the very same.
+    /// Whether both are one allocation.
     pub(super) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Endpoint(a), Self::Endpoint(b)) => Arc::ptr_eq(a, b),
@@ -63,7 +63,7 @@ impl Item {
     }
 }
 
-/// All declarations, by kind and name. `defaults` is applied, hence not among them.
+/// All declarations by kind and name, without `defaults`, which is applied already.
 pub(super) fn all_items(declared: &Declared) -> impl Iterator<Item = (Identity, Item)> {
     fn each<'a, T>(
         kind: Kind,
@@ -80,7 +80,7 @@ pub(super) fn all_items(declared: &Declared) -> impl Iterator<Item = (Identity, 
         .chain([(Identity::single(Kind::Reconcile), Item::Reconcile(Arc::clone(&declared.reconcile)))])
 }
 
-/// A declaration of any kind with every field that has a value.
+/// The fields of a declaration that have a value.
 pub(super) fn all_fields(item: &Item) -> Map<String, Value> {
     match item {
         Item::Endpoint(endpoint) => fields_of(&**endpoint),
@@ -95,9 +95,9 @@ pub(super) fn all_fields(item: &Item) -> Map<String, Value> {
     }
 }
 
-/// The fields of a document's type; those without a value left out.
+/// The fields of a document's type that have a value.
 pub fn fields_of(document: &impl Serialize) -> Map<String, Value> {
-    #[allow(clippy::expect_used)] // keys are strings, numbers are finite: nothing in these types can fail
+    #[allow(clippy::expect_used)] // cannot fail: keys are strings, and numbers are finite
     let value = serde_json::to_value(document).expect("documents are JSON");
     match without_nulls(value) {
         Value::Object(fields) => fields,

@@ -1,18 +1,18 @@
-//! JsonCache made of declarations, remembered: of a thousand documents one changes at a time, and only that is written anew.
+//! Caches the JSON text of declarations. Of a thousand documents mostly one changes at a time: only that is serialized.
 
 use std::sync::Arc;
 
 use super::Identity;
 use super::item::Item;
 
-/// A text for each declaration. One that is the same allocation as the last time keeps its text.
+/// The JSON text of each declaration. A declaration that is the same allocation as last time keeps its text.
 #[derive(Debug, Clone, Default)]
 pub(super) struct JsonCache {
     known: Vec<(Identity, Item, Arc<str>)>,
 }
 
 impl JsonCache {
-    /// The texts of all of `items`, in their order, which is that of identities. Others are forgotten.
+    /// The texts of `items`, which are sorted by identity; `make` serializes those that changed. Drops all other texts.
     pub(super) fn texts_of(
         &mut self,
         items: impl Iterator<Item = (Identity, Item)>,

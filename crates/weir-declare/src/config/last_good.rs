@@ -1,4 +1,4 @@
-//! What one pass leaves to the next: parsed files, and the last good declaration of each identity.
+//! The state between two passes: parsed files, and the last good declaration of each identity.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,18 +15,18 @@ use super::path::InstancePath;
 use super::{Acl, Auth, Ban, Bridge, Declared, Defaults, Endpoint, Identity, Kind, Origin, Position, Reconcile};
 use super::{Diagnostic, Held, HeldCause, Severity, SourceFile};
 
-/// What the last pass left. Opaque; it is handed back to the next [`super::load`], and its declarations survive a
-/// restart as JSON.
+/// The last good declarations, and the parsed files of the last pass. Opaque: the next [`super::load`] takes it, and
+/// [`LastGoodWriter`] stores its declarations for a restart.
 #[derive(Debug, Clone, Default)]
 pub struct LastGood {
-    // Shared with whoever writes them down meanwhile.
+    // Shared with the thread that stores a clone.
     files: Arc<BTreeMap<Arc<str>, CachedFile>>,
     entries: Arc<BTreeMap<Identity, LastGoodEntry>>,
-    /// Of `good`, what the source does not declare so (any longer).
+    /// The entries that the source does not declare like this, or no longer.
     held: Arc<BTreeMap<Identity, Held>>,
 }
 
-/// A file, and what was made of it.
+/// A file's bytes and its parsed documents.
 #[derive(Debug, Clone)]
 pub(super) struct CachedFile {
     shown: Arc<str>,
@@ -36,12 +36,12 @@ pub(super) struct CachedFile {
 }
 
 impl CachedFile {
-    /// `file`, whose bytes are `bytes`, and what was made of it.
+    /// Remembers that `file`, whose bytes are `bytes`, was parsed.
     pub(super) fn new(file: &SourceFile, bytes: &Arc<[u8]>, parsed: Arc<ParsedFile>) -> Self {
         Self { shown: Arc::clone(&file.shown), base: Arc::clone(&file.base), bytes: Arc::clone(bytes), parsed }
     }
 
-    /// Whether the same would be made of `file`. A source that hands out what it had before is known by address.
+    /// Whether parsing `file` would give the same. Pointers are compared first: a source shares unchanged bytes.
     pub(super) fn matches(&self, file: &SourceFile, bytes: &Arc<[u8]>) -> bool {
         self.shown == file.shown
             && (Arc::ptr_eq(&self.base, &file.base) || self.base == file.base)
@@ -52,11 +52,11 @@ impl CachedFile {
 /// A declaration that was accepted.
 #[derive(Debug, Clone)]
 pub(super) struct LastGoodEntry {
-    /// The file's, in the snapshot.
+    /// The file's path in the snapshot.
     pub(super) path: Arc<str>,
     /// `None` after a restart.
     pub(super) document: Option<Arc<Document>>,
-    /// What was applied to an endpoint.
+    /// The defaults that an endpoint was built with.
     pub(super) defaults: Option<Arc<Defaults>>,
     pub(super) item: Item,
 }
@@ -69,7 +69,7 @@ impl LastGoodEntry {
         }
     }
 
-    /// The endpoint, where it was made of this very document with these very defaults.
+    /// The endpoint, if it was built from the same document (by pointer) and the same defaults.
     pub(super) fn endpoint_if_unchanged(
         &self,
         document: &Arc<Document>,
@@ -108,12 +108,12 @@ impl LastGood {
         Arc::make_mut(&mut self.entries).insert(identity, good);
     }
 
-    /// Adds many, which costs less than one by one.
+    /// Inserts many entries, which costs less than one by one.
     pub(super) fn insert_all(&mut self, entries: Vec<(Identity, LastGoodEntry)>) {
         Arc::make_mut(&mut self.entries).append(&mut entries.into_iter().collect());
     }
 
-    /// All last good declarations: what is served while there is nothing newer.
+    /// All last good declarations: the broker serves these until it has loaded a snapshot.
     pub fn declared(&self) -> Declared {
         let mut declared = Declared::default();
         for (identity, good) in &*self.entries {
@@ -122,25 +122,25 @@ impl LastGood {
         declared
     }
 
-    /// The files that the last good declarations stand in, by their path in the snapshot. What is held stands in none.
+    /// The paths in the snapshot of the files that contain the last good declarations. Held ones are in no file.
     pub fn paths(&self) -> BTreeSet<Arc<str>> {
         let there = self.entries.iter().filter(|(identity, _)| !self.held.contains_key(*identity));
         there.map(|(_, good)| Arc::clone(&good.path)).collect()
     }
 
-    /// What stays in force although the source does not declare it so (any longer), and why.
+    /// The declarations that the guard holds, although the source does not declare them like this, or no longer.
     pub fn held(&self) -> &BTreeMap<Identity, Held> {
         &self.held
     }
 
-    /// Notes what is held.
+    /// Replaces the held declarations.
     pub fn set_held(&mut self, held: &BTreeMap<Identity, Held>) {
-        // What cannot be read is held for as long as that: the next reading tells.
+        // An unreadable document is held only until it is read: the next reading decides.
         let held = held.iter().filter(|(_, held)| held.cause != HeldCause::Unreadable);
         self.held = Arc::new(held.map(|(identity, held)| (identity.clone(), held.clone())).collect());
     }
 
-    /// Takes over what `other` has of one document, which may be that it is not there.
+    /// Replaces the entry of `identity` by that of `other`; removes it where `other` has none.
     pub fn copy_entry(&mut self, other: &LastGood, identity: &Identity) {
         let good = Arc::make_mut(&mut self.entries);
         match other.entries.get(identity) {
@@ -149,8 +149,8 @@ impl LastGood {
         }
     }
 
-    /// A finding about a declaration that was accepted in this run: what `pointer` (`/endpoint/sslConfig/certFile`) leads
-    /// to. `None` where its document is not at hand.
+    /// A diagnostic at `pointer` (`/endpoint/sslConfig/certFile`) of a declaration. `None`: it was restored after a restart,
+    /// so its document is not available.
     pub fn diagnostic(
         &self,
         identity: &Identity,
@@ -185,19 +185,19 @@ impl LastGood {
     }
 }
 
-/// Writes last good declarations for a restart, again and again; only what is new is made anew.
+/// Serializes last good declarations for a restart. Declarations that did not change are serialized once.
 #[derive(Debug, Default)]
 pub struct LastGoodWriter {
     cache: JsonCache,
 }
 
 impl LastGoodWriter {
-    /// Writes everything in `last_good` that [`LastGood::from_json`] brings back, as JSON.
+    /// Appends `last_good` to `json`, in the form that [`LastGood::from_json`] reads.
     pub fn write(&mut self, last_good: &LastGood, json: &mut String) {
         let items = last_good.entries.iter().map(|(identity, good)| (identity.clone(), good.item.clone()));
         let make = |identity: &Identity, item: &Item| {
             let origin = item.origin();
-            let kept = StoredEntry {
+            let stored = StoredEntry {
                 identity: identity.clone(),
                 path: last_good.entries.get(identity).map(|good| Arc::clone(&good.path)).unwrap_or_default(),
                 file: Arc::clone(&origin.file),
@@ -206,8 +206,8 @@ impl LastGoodWriter {
                 base: origin.base.display().to_string(),
                 declaration: super::item::all_fields(item),
             };
-            // Keys are strings and numbers are finite: it cannot fail.
-            serde_json::to_string(&kept).unwrap_or_default()
+            // Cannot fail: keys are strings, and numbers are finite.
+            serde_json::to_string(&stored).unwrap_or_default()
         };
         let declarations = self.cache.texts_of(items, make);
         json.reserve(declarations.clone().map(|text| text.len() + 2).sum::<usize>() + 100);
@@ -241,7 +241,7 @@ pub enum LastGoodError {
 /// The version of [`LastGoodWriter::write`]'s output.
 const FORMAT: &str = "weir/last-known-good/v1";
 
-/// A last good declaration as it survives a restart.
+/// A last good declaration as stored.
 #[derive(Serialize, Deserialize)]
 struct StoredEntry {
     #[serde(flatten)]
@@ -255,7 +255,7 @@ struct StoredEntry {
     declaration: Map<String, Value>,
 }
 
-/// What is held, as it survives a restart.
+/// A held declaration as stored.
 #[derive(Serialize, Deserialize)]
 struct StoredHeld {
     #[serde(flatten)]

@@ -1,4 +1,4 @@
-//! A snapshot, the last good declarations and the node's context to what is declared.
+//! Loads a snapshot: the declaration, diagnostics, and the last good declarations for the next pass.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,52 +13,52 @@ use super::sorted_cursor::SortedCursor;
 use super::{Declared, Defaults, Diagnostic, Identity, Kind, LastGood, Name, NodeContext, Position, Related, Severity};
 use super::{Snapshot, SourceFile, build_endpoint};
 
-/// What [`load`] makes of a snapshot.
+/// The result of [`load`].
 #[derive(Debug, Clone, Default)]
 pub struct Loaded {
     pub declared: Declared,
     /// Sorted by file and position.
     pub diagnostics: Vec<Diagnostic>,
-    /// What is not as the snapshot declares it.
+    /// Identities whose live declaration differs from the snapshot's.
     pub refusals: BTreeMap<Identity, Refusal>,
-    /// For the next pass.
+    /// The input of the next pass.
     pub last_good: LastGood,
 }
 
 impl Loaded {
-    /// Whether the snapshot is valid as a whole.
+    /// Whether the whole snapshot is valid.
     pub fn is_valid(&self) -> bool {
         !self.diagnostics.iter().any(Diagnostic::is_error)
     }
 }
 
-/// Why an identity is not as the snapshot declares it.
+/// Why the declaration of an identity is not the snapshot's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     pub reason: RefusalReason,
-    /// One line, with the position.
+    /// One line, with the position of the error.
     pub message: String,
-    /// Whether its last good declaration is in force; else there is none, and the identity is absent.
+    /// Whether the last good declaration stays in force. `false`: there is none, and the identity is absent.
     pub held: bool,
 }
 
-/// The kinds of refusal; each is a condition's reason.
+/// The reasons of refusals; each maps to the reason of a condition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RefusalReason {
     /// The document has errors.
     Invalid,
-    /// The file could not be parsed, so what it declares is not known.
+    /// The file could not be parsed, so its declarations are unknown.
     Unparsable,
     /// The file could not be read.
     Unreadable,
     /// Another endpoint has the address.
     Conflicted { holder: Name },
-    /// Gone from the snapshot, but a held declaration needs it.
+    /// The document was removed, but a held declaration refers to it.
     StillReferenced,
 }
 
-/// What `snapshot` declares. A bad document harms only itself: its identity stays at the last good declaration that
-/// `previous` has of it. Files whose bytes did not change are not parsed again.
+/// Loads `snapshot`. An invalid document affects only its own identity, which keeps its last good declaration of
+/// `previous`. Files whose bytes did not change are not parsed again.
 pub fn load(snapshot: &Snapshot, previous: &LastGood, node: &NodeContext) -> Loaded {
     let mut pass =
         Pass { previous, node, loaded: Loaded::default(), documents: BTreeMap::new(), failures: BTreeMap::new() };
@@ -70,10 +70,10 @@ pub fn load(snapshot: &Snapshot, previous: &LastGood, node: &NodeContext) -> Loa
     pass.finish()
 }
 
-/// A document, and the path of the file that it stands in.
+/// A document, and the path of its file.
 type PlacedDocument = (Arc<str>, Arc<Document>);
 
-/// A file whose declarations are not all known.
+/// A file that could not be read or parsed as a whole.
 struct FileFailure {
     reason: RefusalReason,
     message: String,
@@ -83,9 +83,9 @@ struct Pass<'a> {
     previous: &'a LastGood,
     node: &'a NodeContext,
     loaded: Loaded,
-    /// What the snapshot names; more than one document where it does so twice.
+    /// The documents of the snapshot. An identity that is declared twice has two.
     documents: BTreeMap<Identity, Vec<PlacedDocument>>,
-    /// By path.
+    /// By path; a directory's path ends in `/`.
     failures: BTreeMap<Arc<str>, FileFailure>,
 }
 
@@ -115,7 +115,7 @@ impl Pass<'_> {
             kept.push((Arc::clone(&file.path), CachedFile::new(file, bytes, parsed)));
         }
         self.loaded.last_good.set_files(kept);
-        // By identity; of one identity, as they stand.
+        // A stable sort: documents of one identity keep their order.
         documents.sort_by(|(a, _), (b, _)| a.cmp(b));
         let mut by_identity: Vec<(Identity, Vec<PlacedDocument>)> = Vec::with_capacity(documents.len());
         for (identity, placed) in documents {
@@ -152,14 +152,14 @@ impl Pass<'_> {
         }
     }
 
-    /// A name that is declared twice is declared by none.
+    /// Refuses names that are declared twice: none of the documents applies.
     fn refuse_duplicates(&mut self) {
         for (identity, documents) in self.documents.iter().filter(|(_, documents)| documents.len() > 1) {
             let Some(((_, first), rest)) = documents.split_first() else { continue };
             for (_, document) in rest {
                 let path = InstancePath::of(&[identity.kind.key()]);
                 let message = if identity.kind.is_single() {
-                    format!("there is one `{}` document at most", identity.kind)
+                    format!("at most one `{}` document is allowed", identity.kind)
                 } else {
                     format!("`{}` is declared twice", identity.name)
                 };
@@ -180,7 +180,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Notes every identity that is not as declared, and carries over the last good declarations.
+    /// Refuses documents with errors, and identities whose file could not be read or parsed.
     fn refuse_invalid(&mut self) {
         for (identity, documents) in &self.documents {
             let errors = documents.iter().find_map(|(_, document)| document.body.as_ref().err());
@@ -202,7 +202,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Everything but endpoints.
+    /// Declares every document that is not an endpoint.
     fn declare_others(&mut self) {
         let valid: Vec<(Identity, Arc<str>, Arc<Document>)> = self
             .documents
@@ -242,7 +242,7 @@ impl Pass<'_> {
         }
     }
 
-    /// Whether what endpoints inherit is not known: `defaults` is refused, and there is no last good one.
+    /// The refusal of `defaults` without a last good one: the inherited fields of endpoints are unknown.
     fn defaults_unknown(&self) -> Option<&Refusal> {
         self.loaded.refusals.get(&Identity::single(Kind::Defaults)).filter(|refusal| !refusal.held)
     }
@@ -256,8 +256,8 @@ impl Pass<'_> {
             .filter(|(_, refusal)| !refusal.held)
             .map(|(identity, _)| (identity.kind, identity.name.clone()))
             .collect();
-        // Who gives way falls back to its last good declaration, and somebody else may have to give way for it. Each
-        // round settles at least one, and what is held never gives way.
+        // A refused endpoint falls back to its last good declaration, which may conflict with another endpoint. The loop
+        // ends: each round refuses at least one endpoint, and a held one is never refused.
         loop {
             let targets = ReferenceTargets { declared: &self.loaded.declared, refused: &refused };
             let found = conflicts::find(&candidates, self.node, &targets);
@@ -280,7 +280,7 @@ impl Pass<'_> {
         self.accept_candidates(candidates);
     }
 
-    /// The endpoints that the snapshot declares, and the held ones.
+    /// The endpoints of the snapshot, and the held ones.
     fn candidates(&mut self) -> Candidates {
         let mut candidates = Vec::with_capacity(self.documents.len());
         let defaults = self.loaded.declared.defaults.clone();
@@ -289,7 +289,7 @@ impl Pass<'_> {
         for (identity, placed) in self.documents.iter().filter(|(identity, _)| identity.kind == Kind::Endpoint) {
             let Some((_, document)) = valid(placed) else { continue };
             if let Some(cause) = &unknown {
-                let message = format!("what it inherits is not known: {cause}");
+                let message = format!("its inherited fields are unknown: {cause}");
                 refuse(&mut self.loaded, self.previous, identity, RefusalReason::Invalid, &message);
                 continue;
             }
@@ -315,7 +315,7 @@ impl Pass<'_> {
         candidates
     }
 
-    /// A held endpoint refers to what it referred to when it was good.
+    /// Keeps removed documents that held endpoints refer to.
     fn keep_referenced(&mut self, candidates: &Candidates) {
         let mut needed = BTreeMap::new();
         for candidate in candidates.values().filter(|candidate| candidate.document.is_none()) {
@@ -329,8 +329,9 @@ impl Pass<'_> {
         }
         for (identity, by) in needed {
             if self.loaded.last_good.get(&identity).is_none() {
-                let message =
-                    format!("{identity} is gone, but endpoint `{by}`, held at its last good declaration, needs it");
+                let message = format!(
+                    "{identity} was removed, but endpoint `{by}` is held at its last good declaration and refers to it"
+                );
                 refuse(&mut self.loaded, self.previous, &identity, RefusalReason::StillReferenced, &message);
                 self.keep_last_good(&identity);
             }
@@ -371,7 +372,7 @@ impl Pass<'_> {
     }
 }
 
-/// The first of a document's errors by place, and how many there are besides.
+/// The first error of a document by position, and the number of further errors.
 fn first_error(errors: &[Diagnostic]) -> String {
     let first = errors.iter().min_by_key(|error| error.position).map(ToString::to_string).unwrap_or_default();
     match errors.len() {
@@ -380,7 +381,7 @@ fn first_error(errors: &[Diagnostic]) -> String {
     }
 }
 
-/// The document of an identity that is declared once, and rightly.
+/// The valid document of an identity that is declared once.
 fn valid(placed: &[PlacedDocument]) -> Option<&PlacedDocument> {
     match placed {
         [one] if one.1.body.is_ok() => Some(one),
@@ -388,7 +389,7 @@ fn valid(placed: &[PlacedDocument]) -> Option<&PlacedDocument> {
     }
 }
 
-/// The endpoint of a document; the one of its last good declaration, where neither it nor `defaults` changed.
+/// The endpoint of a document. Returns the last good one when neither the document nor `defaults` changed.
 fn endpoint_of(
     identity: &Identity,
     document: &Arc<Document>,
@@ -400,7 +401,7 @@ fn endpoint_of(
     }
     let path = InstancePath::of(&["endpoint"]);
     let Ok(Body::Endpoint(fields)) = &document.body else {
-        return Err(Box::new(document.diagnostic(Severity::Error, "not-understood", &path, "it is no endpoint")));
+        return Err(Box::new(document.diagnostic(Severity::Error, "not-understood", &path, "it is not an endpoint")));
     };
     build_endpoint::with_defaults(fields, defaults.map(Arc::as_ref), &identity.name, &document.origin)
         .map(Arc::new)
@@ -414,14 +415,14 @@ fn unreadable_file(file: &SourceFile, message: &str) -> Diagnostic {
         file: Arc::clone(&file.shown),
         position: Position::START,
         path: String::new(),
-        message: format!("cannot be read: {message}"),
+        message: format!("the file cannot be read: {message}"),
         help: None,
         related: Vec::new(),
         identity: None,
     }
 }
 
-/// Notes that `identity` is not as declared; the first reason stays.
+/// Records that the snapshot's declaration of `identity` does not apply. The first reason wins.
 fn refuse(loaded: &mut Loaded, previous: &LastGood, identity: &Identity, reason: RefusalReason, message: &str) {
     let held = previous.get(identity).is_some();
     let refusal = || Refusal { reason, message: message.to_owned(), held };

@@ -1,16 +1,18 @@
-//! A snapshot of YAML documents to what is declared, or diagnostics. Pure: the source has read the files.
+//! Loads a snapshot of YAML documents: a declaration and diagnostics. Pure: the source has read the files.
 //!
 //! ```text
-//! Snapshot ─▶ yaml (guarded) ─▶ schema ─▶ document (typed) ─▶ load: defaults, cross rules, what is held ─▶ Declared
+//! Snapshot ─▶ yaml ─▶ schema_check ─▶ parse (typed documents) ─▶ load: defaults, conflicts, last good ─▶ Declared
 //! ```
 //!
-//! - `snapshot`: what a source hands over. `yaml`, `path`: bytes to values and their positions, within bounds.
-//! - `schema`, `explain`, `suggest`: the JSON Schema, and its violations in words.
-//! - `document`, `semantics`, `shadow`: one document by itself.
-//! - `endpoint`, `transport`, `tls`, `auth`, `acl`, `bridge`, `ban`, `reconciliation`: what documents declare, as types.
-//! - `load`, `effective`, `cross`, `previous`, `held`: documents together, and what the last pass left.
-//! - `in_order`: sorted maps side by side.
-//! - `codes`: the diagnostics' codes. `canonical`, `diff`, `classes`: one text for one meaning, its digest, and what a difference does.
+//! - `snapshot`: the input of [`load`]. `yaml`, `path`: bytes to bounded values and their positions.
+//! - `schema`, `formats`, `schema_check`, `explain`, `suggest`: the JSON Schema, and messages about violations of it.
+//! - `parse`, `document`, `semantics`, `unreachable_rules`: one document by itself.
+//! - `endpoint`, `transport`, `tls`, `auth`, `acl`, `bridge`, `ban`, `reconciliation`: the types of documents.
+//! - `load`, `build_endpoint`, `conflicts`, `last_good`, `held`: all documents together, and the state between passes.
+//! - `item`, `canonical`, `json_cache`, `diff`, `change_class`: the canonical form, its digest and differences.
+//! - `codes`: the codes of diagnostics. `sorted_cursor`: lookups in sorted maps.
+//!
+//! No module here imports another in a circle, and none reads a file, a clock or the environment.
 
 mod acl;
 mod address;

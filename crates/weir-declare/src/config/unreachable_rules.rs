@@ -1,8 +1,8 @@
-//! ACL rules that never decide, because an earlier one matches all that they match.
+//! Finds ACL rules that never decide, because an earlier rule matches everything that they match.
 
 use super::{Acl, AclRule, Action, Glob, TopicPattern};
 
-/// Pairs of indexes, as written: a rule, and the first one before it (in order of precedence) that takes all it matches.
+/// Pairs of indexes as written: an unreachable rule, and the first rule of higher precedence that covers it.
 pub(super) fn unreachable_rules(acl: &Acl) -> Vec<(usize, usize)> {
     let rules = acl.by_precedence();
     let mut pairs = Vec::new();
@@ -16,7 +16,7 @@ pub(super) fn unreachable_rules(acl: &Acl) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// Whether `a` matches everything that `b` matches. May say no where it is not sure.
+/// Whether `a` matches everything that `b` matches. May be `false` in cases that are hard to decide.
 fn covers(a: &AclRule, b: &AclRule) -> bool {
     (a.action == Action::All || a.action == b.action)
         && any_or(a.username.as_ref(), b.username.as_ref(), |a, b| a == b)
@@ -29,7 +29,7 @@ fn covers(a: &AclRule, b: &AclRule) -> bool {
         })
 }
 
-/// An absent condition covers everything, and is covered by nothing else.
+/// An absent condition covers every condition, and only an absent one covers it.
 fn any_or<T: ?Sized>(a: Option<&T>, b: Option<&T>, covers: impl FnOnce(&T, &T) -> bool) -> bool {
     match (a, b) {
         (None, _) => true,
@@ -45,13 +45,13 @@ fn glob_covers(a: &Glob, b: &Glob) -> bool {
 fn pattern_covers(a: &TopicPattern, b: &TopicPattern) -> bool {
     match (a, b) {
         (TopicPattern::Eq(a), TopicPattern::Eq(b)) => a == b,
-        // A literal filter is one of those that a wider filter permits or denies.
+        // A rule with a wider filter applies to a literal filter, too.
         (TopicPattern::Filter(a), TopicPattern::Eq(b) | TopicPattern::Filter(b)) => filter_covers(a, b),
         (TopicPattern::Eq(_), TopicPattern::Filter(_)) => false,
     }
 }
 
-/// Whether every topic that filter `b` matches is matched by filter `a`. Placeholders equal only themselves.
+/// Whether filter `a` matches every topic that filter `b` matches. A placeholder matches only itself.
 pub fn filter_covers(a: &str, b: &str) -> bool {
     // Wildcards in the first level do not match topics that begin with `$` [MQTT-4.7.2-1].
     if b.starts_with('$') && a.starts_with(['+', '#']) {
@@ -61,7 +61,7 @@ pub fn filter_covers(a: &str, b: &str) -> bool {
     loop {
         match (a.next(), b.next()) {
             (Some("#"), _) | (None, None) => return true,
-            // What stands for a placeholder is not known here; it might contain a `/`.
+            // The value of a placeholder is unknown, and may contain a `/`.
             (Some("+"), Some(level)) if level != "#" && !level.contains("${") => {}
             (Some(one), Some(other)) if one == other => {}
             _ => return false,
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn filters_contain_each_other() {
+    fn filter_covers_narrower_filters_only() {
         let cases = [
             ("#", "a/b", true),
             ("#", "#", true),
