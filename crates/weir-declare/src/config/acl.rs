@@ -1,4 +1,4 @@
-//! `acl`: who may publish and subscribe.
+//! `acl`: which clients may publish and subscribe.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::path::InstancePath;
 use super::{Cidr, Glob, Name, Origin, Position, TopicPattern, yaml};
 
-/// Rules. The one with the highest priority decides, among equals the first.
+/// An access list. Of the rules that match, the one with the highest priority decides; of equals, the first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Acl {
@@ -17,15 +17,15 @@ pub struct Acl {
     pub origin: Origin,
     #[serde(default)]
     pub description: Option<Arc<str>>,
-    /// What holds where no rule matches.
+    /// Applies where no rule matches.
     #[serde(default)]
     pub no_match: Permission,
-    /// As written; [`Acl::by_precedence`] has them in the order in which they decide.
+    /// The rules as written; see [`Acl::by_precedence`].
     pub rules: Vec<AclRule>,
 }
 
 impl Acl {
-    /// The rules in the order in which they decide, each with its index as written.
+    /// The rules in the order in which they are evaluated, each with its index as written.
     pub fn by_precedence(&self) -> Vec<(usize, &AclRule)> {
         let mut rules: Vec<_> = self.rules.iter().enumerate().collect();
         rules.sort_by_key(|(_, rule)| std::cmp::Reverse(rule.priority));
@@ -33,7 +33,7 @@ impl Acl {
     }
 }
 
-/// Where a rule of `acl` stands in the file it came from; `None`: `content` is not that file.
+/// The position of a rule of `acl` in `content`, its file. `None`: `content` is not that file.
 pub fn rule_position(content: &[u8], acl: &Acl, rule: usize) -> Option<Position> {
     let path = InstancePath::of(&["acl", "rules"]).index(rule);
     let documents = yaml::parse(content).ok()?;
@@ -41,7 +41,7 @@ pub fn rule_position(content: &[u8], acl: &Acl, rule: usize) -> Option<Position>
     documents.iter().map(|document| &document.node).find(own).map(|node| path.position_in(node))
 }
 
-/// A verdict.
+/// The decision of a rule.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Permission {
@@ -50,7 +50,7 @@ pub enum Permission {
     Deny,
 }
 
-/// What a rule is about.
+/// The actions that a rule applies to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Action {
@@ -60,7 +60,7 @@ pub enum Action {
     All,
 }
 
-/// One rule: it matches where every condition that it names holds.
+/// One rule. It matches if all its conditions match.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AclRule {
@@ -73,16 +73,16 @@ pub struct AclRule {
     pub username: Option<Arc<str>>,
     #[serde(default)]
     pub ipaddr: Option<Cidr>,
-    /// `None`: every topic, those that begin with `$` included.
+    /// `None`: every topic, including those that begin with `$`.
     #[serde(default)]
     pub topics: Option<Vec<TopicPattern>>,
-    /// Only these QoS; `None`: all.
+    /// QoS levels that the rule matches; `None`: all.
     #[serde(default)]
     pub qos: Option<Vec<u8>>,
-    /// Publishes only: with or without the retain flag; `None`: both.
+    /// Publishes with (`true`) or without (`false`) the retain flag; `None`: both.
     #[serde(default)]
     pub retain: Option<bool>,
-    /// Higher decides first.
+    /// Rules with a higher priority are evaluated first.
     #[serde(default)]
     pub priority: i32,
 }

@@ -1,4 +1,4 @@
-//! `auth`: who may connect.
+//! `auth`: which clients may connect.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{FileRef, Name, Origin, SecretRef};
 
-/// A chain of authenticators. Each allows, denies or passes on; the end of the chain denies.
+/// A chain of authenticators. Each one allows, denies, or passes to the next; the end of the chain denies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Auth {
@@ -18,12 +18,12 @@ pub struct Auth {
     #[serde(default)]
     pub description: Option<Arc<str>>,
     pub chain: Vec<Authenticator>,
-    /// How many failures one address is allowed.
+    /// Limit of failed attempts per source address.
     #[serde(default)]
     pub rate_limit: FailureRateLimit,
 }
 
-/// One link of the chain.
+/// One authenticator of the chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Authenticator {
@@ -36,7 +36,7 @@ pub enum Authenticator {
 }
 
 impl Authenticator {
-    /// Its key in the document.
+    /// The authenticator's key in the document.
     pub fn key(&self) -> &'static str {
         match self {
             Self::ClientCertificate(_) => "clientCertificate",
@@ -49,11 +49,11 @@ impl Authenticator {
     }
 }
 
-/// Allows who shows a certificate that the endpoint's `caFile` vouches for; passes on who shows none.
+/// Allows clients with a certificate that the endpoint's `caFile` has issued; passes clients without one.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ClientCertificate {
-    /// Which part of the certificate becomes the username.
+    /// The part of the certificate that becomes the username.
     pub username: CertificateUsername,
 }
 
@@ -63,7 +63,7 @@ pub struct ClientCertificate {
 pub enum CertificateUsername {
     #[default]
     CommonName,
-    /// The subject as RFC 4514 writes it.
+    /// The subject in the form of RFC 4514.
     Subject,
     /// The first DNS name among the subject's alternative names.
     DnsName,
@@ -71,47 +71,47 @@ pub enum CertificateUsername {
     Email,
     /// The first URI among the subject's alternative names.
     Uri,
-    /// The username of the CONNECT packet stays.
+    /// The username of the CONNECT packet.
     Connect,
 }
 
-/// Lines of `username:hash`: Argon2id's PHC format, or mosquitto's `$6$` and `$7$`. Passes on who is not in it.
+/// Lines of `username:hash`: Argon2id's PHC format, or mosquitto's `$6$` and `$7$`. Passes clients that are not in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PasswordFile {
     pub file: FileRef,
 }
 
-/// A signed token in the password. Passes on where the password does not look like one.
+/// A signed token in the password. Passes clients whose password does not look like a token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Jwt {
     pub algorithm: JwtAlgorithm,
-    /// HS*: the secret; else a public key or certificate, PEM.
+    /// HS*: the secret; otherwise a public key or certificate, PEM.
     #[serde(default)]
     pub key_file: Option<FileRef>,
-    /// A JSON Web Key Set; the token's `kid` chooses.
+    /// A JSON Web Key Set; the token's `kid` selects the key.
     #[serde(default)]
     pub jwks_file: Option<FileRef>,
-    /// The claim that becomes the username; `None`: the CONNECT's stays.
+    /// The claim that becomes the username; `None`: the username of the CONNECT packet.
     #[serde(default)]
     pub username_claim: Option<Arc<str>>,
-    /// The claim that the client id must equal; `None`: any.
+    /// The claim that the client id must equal; `None`: any client id.
     #[serde(default)]
     pub client_id_claim: Option<Arc<str>>,
-    /// The claim that holds ACL rules, in force beside the endpoint's.
+    /// The claim with ACL rules, which apply beside the endpoint's.
     #[serde(default)]
     pub acl_claim: Option<Arc<str>>,
-    /// Wanted in `iss`.
+    /// Required value of `iss`.
     #[serde(default)]
     pub issuer: Option<Arc<str>>,
-    /// Wanted in `aud`.
+    /// Required value of `aud`.
     #[serde(default)]
     pub audience: Option<Arc<str>>,
-    /// Claims that must have these values; of a list, one element.
+    /// Required values of claims. A claim that is a list must contain the value.
     #[serde(default)]
     pub required_claims: BTreeMap<Arc<str>, serde_json::Value>,
-    /// How far clocks may differ, seconds.
+    /// Allowed clock difference, seconds.
     #[serde(default)]
     pub leeway_s: u32,
     /// Whether a token without `exp` is refused.
@@ -123,7 +123,7 @@ fn default_true() -> bool {
     true
 }
 
-/// How a token is signed.
+/// The signature algorithm of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JwtAlgorithm {
     HS256,
@@ -140,7 +140,7 @@ pub enum JwtAlgorithm {
     EdDSA,
 }
 
-/// Asks an HTTP service. No answer in time, or any answer it does not understand, denies.
+/// Asks an HTTP service. Denies if the service does not answer in time, or not as specified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HttpHook {
@@ -150,18 +150,18 @@ pub struct HttpHook {
     pub method: HttpMethod,
     #[serde(default)]
     pub headers: BTreeMap<Arc<str>, HeaderValue>,
-    /// What is asked, by field, with placeholders; empty: everything that is known of the client.
+    /// The fields of the request, with placeholders; empty: everything known about the client.
     #[serde(default)]
     pub fields: BTreeMap<Arc<str>, Arc<str>>,
-    /// Certificate authorities; `https://` needs them.
+    /// Certificate authorities, required for `https://`.
     #[serde(default)]
     pub ca_file: Option<FileRef>,
     #[serde(default = "HttpHook::default_timeout_ms")]
     pub timeout_ms: u32,
-    /// Requests under way at once.
+    /// Concurrent requests.
     #[serde(default = "HttpHook::default_max_concurrent")]
     pub max_concurrent: u16,
-    /// How long an answer holds for the same client id, username, password and address; 0: never.
+    /// How long an answer is cached for the same client id, username, password and address; 0: not cached.
     #[serde(default)]
     pub cache_ttl_s: u32,
     #[serde(default)]
@@ -169,7 +169,7 @@ pub struct HttpHook {
 }
 
 impl HttpHook {
-    /// Its secrets.
+    /// The secrets in the headers.
     pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
         self.headers.values().filter_map(|value| match value {
             HeaderValue::Secret(secret) => Some(secret),
@@ -185,7 +185,7 @@ impl HttpHook {
     }
 }
 
-/// How the service is asked.
+/// The method of the request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HttpMethod {
     /// A JSON body.
@@ -197,7 +197,7 @@ pub enum HttpMethod {
     Get,
 }
 
-/// A header's value: plain text, or a secret's place.
+/// A header's value: plain text, or a reference to a secret.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum HeaderValue {
@@ -205,7 +205,8 @@ pub enum HeaderValue {
     Plain(Arc<str>),
 }
 
-/// After so many failures in a row the service is left alone for a while; meanwhile everybody is denied.
+/// After `failures` consecutive failures the service is not asked for `openS` seconds; meanwhile all clients are
+/// denied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct CircuitBreaker {
@@ -219,7 +220,7 @@ impl Default for CircuitBreaker {
     }
 }
 
-/// Enhanced authentication of MQTT 5 with SCRAM-SHA-256. Passes on who did not ask for it.
+/// Enhanced authentication of MQTT 5 with SCRAM-SHA-256. Passes clients that did not ask for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Scram {
@@ -227,19 +228,19 @@ pub struct Scram {
     pub file: FileRef,
 }
 
-/// Allows everybody who gives no username; with `withUsername` also who gives one, unchecked.
+/// Allows all clients without a username; with `withUsername`, also clients with one, unchecked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Anonymous {
-    /// Whether clients that give a username are admitted, too; the username is then dropped.
+    /// Whether clients with a username are allowed, too. The username is discarded.
     pub with_username: bool,
 }
 
-/// Failed attempts of one address.
+/// Limit of failed attempts per source address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct FailureRateLimit {
-    /// Failures within the window, after which the address is refused unheard.
+    /// Failures within the window, after which further attempts are refused without a check.
     pub max_failures: u32,
     pub window_s: u32,
 }

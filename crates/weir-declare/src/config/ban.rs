@@ -1,4 +1,4 @@
-//! `ban`: who is kept out of every endpoint.
+//! `ban`: clients that no endpoint admits.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 
 use super::{Cidr, Glob, Name, Origin};
 
-/// A list of bans. All such documents hold together.
+/// A list of bans. The bans of all documents apply.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ban {
@@ -19,12 +19,12 @@ pub struct Ban {
     pub description: Option<Arc<str>>,
     #[serde(default)]
     pub entries: Vec<BanEntry>,
-    /// Keeps out, for a while, clients that connect too often.
+    /// Bans clients that connect too often, for a limited time.
     #[serde(default)]
     pub flapping: Option<Flapping>,
 }
 
-/// One ban: it matches where every condition that it names holds.
+/// One ban. It matches if all its conditions match.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BanEntry {
@@ -34,14 +34,14 @@ pub struct BanEntry {
     pub username: Option<Arc<str>>,
     #[serde(default)]
     pub ipaddr: Option<Cidr>,
-    /// When it ends; `None`: when it is taken out of the declaration.
+    /// The end of the ban; `None`: until it is removed from the declaration.
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub until: Option<OffsetDateTime>,
     #[serde(default)]
     pub reason: Option<Arc<str>>,
 }
 
-/// A client id that connects more than `maxConnects` times within `windowS` seconds is kept out for `banS` seconds.
+/// A client id that connects more than `maxConnects` times within `windowS` seconds is banned for `banS` seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Flapping {
@@ -51,12 +51,12 @@ pub struct Flapping {
 }
 
 impl Flapping {
-    /// The time in which the connects are counted, in milliseconds.
+    /// The window in milliseconds.
     pub fn window_ms(&self) -> u64 {
         u64::from(self.window_s) * 1000
     }
 
-    /// How long the client is kept out, in milliseconds.
+    /// The length of the ban in milliseconds.
     pub fn ban_ms(&self) -> u64 {
         u64::from(self.ban_s) * 1000
     }

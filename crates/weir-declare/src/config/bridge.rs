@@ -18,11 +18,11 @@ pub struct Bridge {
     pub description: Option<Arc<str>>,
     #[serde(default = "default_true")]
     pub enabled: bool,
-    /// Tried in order; after a failure the next.
+    /// Addresses of the remote broker, tried in order.
     pub address: Vec<RemoteAddress>,
     #[serde(default)]
     pub protocol_version: BridgeVersion,
-    /// `None`: made from the node's and the bridge's names.
+    /// `None`: derived from the names of the node and of the bridge.
     #[serde(default)]
     pub client_id: Option<Arc<str>>,
     #[serde(default)]
@@ -33,22 +33,22 @@ pub struct Bridge {
     pub keep_alive_s: u16,
     #[serde(default)]
     pub clean_start: bool,
-    /// How long the remote keeps the session while the link is down (MQTT 5).
+    /// Session expiry at the remote broker, seconds (MQTT 5).
     #[serde(default = "Bridge::default_session_expiry_s")]
     pub session_expiry_s: u32,
     #[serde(default)]
     pub tls: BridgeTls,
-    /// From here to there.
+    /// Rules for messages to the remote broker.
     #[serde(default)]
     pub out: Vec<BridgeRule>,
-    /// From there to here.
+    /// Rules for messages from the remote broker.
     #[serde(default, rename = "in")]
     pub inward: Vec<BridgeRule>,
     #[serde(default)]
     pub queue: BridgeQueue,
     #[serde(default)]
     pub reconnect: Reconnect,
-    /// Here, retained: `1` while connected, else `0`.
+    /// A local topic with the retained state: `1` while connected, otherwise `0`.
     #[serde(default)]
     pub notification_topic: Option<Arc<str>>,
 }
@@ -149,7 +149,7 @@ impl From<RemoteAddress> for String {
     }
 }
 
-/// The version spoken to the remote.
+/// The protocol version towards the remote broker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum BridgeVersion {
     V3_1_1,
@@ -178,35 +178,35 @@ impl<'de> Deserialize<'de> for BridgeVersion {
     }
 }
 
-/// TLS towards the remote, for `mqtts://` addresses.
+/// TLS towards the remote broker, for `mqtts://` addresses.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct BridgeTls {
-    /// Whom to trust; `None`: the system's certificate authorities.
+    /// Certificate authorities; `None`: those of the system.
     pub ca_file: Option<FileRef>,
     pub cert_file: Option<FileRef>,
     pub key_file: Option<FileRef>,
-    /// The name to look for in the remote's certificate; `None`: the address's host.
+    /// The server name that the certificate must have; `None`: the host of the address.
     pub server_name: Option<Arc<str>>,
 }
 
-/// What is carried over, and how topics are renamed: `stripPrefix` is taken off, then `addPrefix` put in front.
+/// Messages to forward, and how to rename their topics: `stripPrefix` is removed, then `addPrefix` is added in front.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BridgeRule {
-    /// A topic filter, of the side that the messages come from.
+    /// A topic filter at the source of the messages.
     pub filter: Arc<str>,
     #[serde(default)]
     pub strip_prefix: Option<Arc<str>>,
     #[serde(default)]
     pub add_prefix: Option<Arc<str>>,
-    /// The highest QoS; messages of a higher one are carried with this.
+    /// The maximum QoS; messages with a higher one are downgraded.
     #[serde(default = "BridgeRule::default_qos")]
     pub qos: u8,
-    /// Whether the retain flag is carried.
+    /// Whether the retain flag is forwarded.
     #[serde(default = "default_true")]
     pub retain: bool,
-    /// `in` only: a shared subscription's group, for several brokers that carry the same.
+    /// `in` only: the group of a shared subscription, for several brokers that forward the same topics.
     #[serde(default)]
     pub share: Option<Arc<str>>,
 }
@@ -217,7 +217,7 @@ impl BridgeRule {
     }
 }
 
-/// What waits while the remote is away.
+/// The queue while the remote broker is not connected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct BridgeQueue {
@@ -232,7 +232,7 @@ impl Default for BridgeQueue {
     }
 }
 
-/// Pauses between attempts: doubled from `minMs` to `maxMs`, with jitter.
+/// Delay between connection attempts: doubles from `minMs` to `maxMs`, with jitter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Reconnect {

@@ -1,4 +1,5 @@
-//! The canonical form: one text for one meaning, whatever the order of keys, the comments, the files and the defaults
+//! The canonical form of declarations. It does not depend on the order of keys, comments, files, or on whether defaults
+//! are
 //! written out.
 
 use std::fmt::Write as _;
@@ -11,26 +12,26 @@ use super::json_cache::JsonCache;
 use super::schema::{deref, field_schema, kind_schema};
 use super::{Declared, Identity};
 
-/// Whether fields that have their default value are written.
+/// Whether the canonical form includes fields that have their default value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuiltInDefaults {
     LeftOut,
     WrittenOut,
 }
 
-/// A declaration as data: `{name: ..., port: ...}`, fields in the schema's order.
+/// A declaration as data: `{name: ..., port: ...}`, with the fields in the schema's order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CanonicalDocument {
     pub identity: Identity,
     pub body: Map<String, Value>,
 }
 
-/// All declarations, by kind and name. `defaults` is applied, hence not among them.
+/// All declarations by kind and name, without `defaults`, which is applied already.
 pub fn canonical(declared: &Declared, defaults: BuiltInDefaults) -> Vec<CanonicalDocument> {
     all_items(declared).filter_map(|(identity, item)| canonical_document(identity, &item, defaults)).collect()
 }
 
-/// The document of an item; `None`: settings that are all as built in are as good as none.
+/// The canonical document of an item. `None`: a document without a name whose settings are all defaults.
 pub(super) fn canonical_document(
     identity: Identity,
     item: &Item,
@@ -47,7 +48,7 @@ pub(super) fn canonical_document(
 }
 
 impl CanonicalDocument {
-    /// As YAML, with the line `---` before it.
+    /// The document as YAML, after a line `---`.
     pub fn to_yaml(&self) -> String {
         let mut text = format!("---\n{}:", self.identity.kind);
         write_map(&mut text, &self.body, 2);
@@ -60,13 +61,13 @@ pub fn canonical_yaml(documents: &[CanonicalDocument]) -> String {
     documents.iter().map(CanonicalDocument::to_yaml).collect()
 }
 
-/// What is declared, as a version-prefixed hash: equal for equal declarations in any form, on any node. Values that the
-/// node fills in are not part of it, nor are fields that have their default.
+/// The digest of a declaration, with a version prefix. Equal declarations have equal digests on every node. Fields with
+/// their default value, and values that the node fills in, are not part of it.
 pub fn declaration_digest(declared: &Declared) -> String {
     DeclarationDigest::default().compute(declared)
 }
 
-/// Makes [`declaration_digest`]s of one declaration after another; what did not change costs little.
+/// Computes the [`declaration_digest`] of one declaration after another. Unchanged documents are not serialized again.
 #[derive(Debug, Default)]
 pub struct DeclarationDigest {
     cache: JsonCache,
@@ -88,7 +89,7 @@ impl DeclarationDigest {
     }
 }
 
-/// A document as it goes into the digest; nothing of settings that are all as built in.
+/// The text of a document for the digest; empty for a document without a name whose settings are all defaults.
 fn digest_line(identity: &Identity, item: &Item) -> String {
     let fields = without_defaults(all_fields(item), kind_schema(identity.kind));
     if identity.kind.is_single() && fields.is_empty() {
@@ -125,7 +126,7 @@ fn value_without_defaults(value: Value, rule: &'static Value) -> Value {
     }
 }
 
-/// After `key:`.
+/// Writes a value after `key:`.
 fn write_value(text: &mut String, value: &Value, indent: usize) {
     match value {
         Value::Object(fields) => write_map(text, fields, indent),
@@ -160,7 +161,7 @@ fn write_map(text: &mut String, fields: &Map<String, Value>, indent: usize) {
     }
 }
 
-/// After `-`: a mapping's first field stands on the same line.
+/// Writes an item after `-`. A mapping's first field is on the same line.
 fn write_item(text: &mut String, item: &Value, indent: usize) {
     match item {
         Value::Object(fields) if !fields.is_empty() => {
@@ -188,7 +189,7 @@ fn write_scalar(text: &mut String, scalar: &Value) {
     }
 }
 
-/// Plain where no YAML parser, of version 1.1 or 1.2, could read anything but this text; else in double quotes.
+/// Writes a string plain where every YAML 1.1 and 1.2 parser reads this text, otherwise in double quotes.
 fn write_string(text: &mut String, string: &str) {
     const OTHER_MEANING: [&str; 10] = ["true", "false", "yes", "no", "on", "off", "null", "y", "n", "nan"];
     let plain = string.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')

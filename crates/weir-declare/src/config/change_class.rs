@@ -1,4 +1,5 @@
-//! What a change of a field does to those who are connected. The classes stand in the schema, `x-change-class`; there is
+//! The effect of a changed field on connected clients. The class of each field is in the schema, `x-change-class`;
+//! there is
 //! no second table.
 
 use std::cmp::Ordering;
@@ -10,20 +11,20 @@ use super::item::fields_of;
 use super::schema::{field_schema, kind_schema};
 use super::{Endpoint, Kind};
 
-/// What a change does, from nothing to everything.
+/// The effect of a change, from the smallest to the largest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ChangeClass {
-    /// Nothing happens.
+    /// No effect on clients.
     Cosmetic,
-    /// Applies at once, to open connections, too; none is closed.
+    /// Applies at once, also to open connections. No connection is closed.
     Live,
-    /// Applies to connections made from now on; open ones keep what they were told.
+    /// Applies to new connections. Open ones keep the values that CONNACK gave them.
     NewConnections,
-    /// Open connections that the new declaration would not have admitted are closed: at once where their clients lost the
-    /// right to be connected, otherwise at the endpoint's pace.
+    /// Connections that the new declaration does not admit are closed: at once where the client lost the right to be
+    /// connected, otherwise at the endpoint's drain rate.
     Drain,
-    /// The socket is bound anew; open connections are closed gradually.
+    /// The socket is bound again, and open connections are closed gradually.
     Rebind,
 }
 
@@ -31,7 +32,7 @@ impl ChangeClass {
     /// Every class.
     pub const ALL: [Self; 5] = [Self::Cosmetic, Self::Live, Self::NewConnections, Self::Drain, Self::Rebind];
 
-    /// As the schema and plans write it.
+    /// The name in the schema and in plans.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Cosmetic => "cosmetic",
@@ -53,7 +54,7 @@ impl std::fmt::Display for ChangeClass {
     }
 }
 
-/// A field that two declarations differ in.
+/// A field that differs between two declarations.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FieldChange {
     /// `sslConfig.certFile`.
@@ -64,12 +65,12 @@ pub struct FieldChange {
     pub class: ChangeClass,
 }
 
-/// In what two endpoints differ, in the schema's order. Defaults written out or left out make no difference.
+/// The differences of two endpoints, in the schema's order. A default that is written out is not a difference.
 pub fn changes(old: &Endpoint, new: &Endpoint) -> Vec<FieldChange> {
     field_changes(Kind::Endpoint, &fields_of(old), &fields_of(new))
 }
 
-/// In what two declarations of a kind differ, each with all its fields.
+/// The differences of two declarations of `kind`, given with all their fields.
 pub fn field_changes(kind: Kind, old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<FieldChange> {
     let mut found = Vec::new();
     compare(kind_schema(kind), "", old, new, &mut found);
@@ -104,13 +105,13 @@ fn class_of(rule: &Value, old: Option<&Value>, new: Option<&Value>) -> ChangeCla
     let class = rule.get("x-change-class").unwrap_or(&Value::Null);
     let directed = match (old, new) {
         (_, Some(Value::Bool(on))) => class.get(if *on { "enable" } else { "disable" }),
-        // An absent limit is no limit.
+        // An absent limit is unlimited.
         _ => match limit_order(old, new) {
             Ordering::Less => class.get("raise"),
             _ => class.get("lower"),
         },
     };
-    // A field without a class would be a hole in the schema, which the tests look for; the worst is assumed.
+    // A test holds that every field has a class; without one, assume the largest effect.
     ChangeClass::from_schema(directed.unwrap_or(class)).unwrap_or(ChangeClass::Rebind)
 }
 

@@ -63,7 +63,8 @@ pub struct Diagnostic {
     pub file: Arc<str>,
     #[serde(flatten)]
     pub position: Position,
-    /// The instance path in the document: `endpoint.sslConfig.certFile`, `acl.rules[2].topics[0]`; empty: the whole document.
+    /// The instance path in the document: `endpoint.sslConfig.certFile`, `acl.rules[2].topics[0]`; empty: the whole
+    /// document.
     pub path: String,
     pub message: String,
     pub help: Option<String>,

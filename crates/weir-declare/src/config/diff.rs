@@ -1,4 +1,4 @@
-//! Canonical texts beside each other.
+//! Unified diffs of canonical texts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use super::canonical::canonical_document;
 use super::item::{Item, all_items};
 use super::{BuiltInDefaults, CanonicalDocument, Declared, Identity};
 
-/// What a hostile pair of texts may cost; real ones take microseconds.
+/// Time limit for a diff of hostile texts. Real ones take microseconds.
 const DEADLINE: Duration = Duration::from_secs(2);
 /// Unchanged lines around a change.
 const CONTEXT_LINES: usize = 3;
 
-/// The unified diff of two texts; empty where they are equal.
+/// The unified diff of two texts; empty: they are equal.
 pub fn unified_diff(old: &str, new: &str, old_name: &str, new_name: &str) -> String {
     if old == new {
         return String::new();
@@ -29,7 +29,7 @@ pub fn unified_diff(old: &str, new: &str, old_name: &str, new_name: &str) -> Str
         .to_string()
 }
 
-/// The unified diff of two sets of documents, document by document, as git shows files. Empty where they are equal.
+/// The unified diff of two sets of documents, document by document like git's files. Empty: they are equal.
 pub fn diff_documents(old: &[CanonicalDocument], new: &[CanonicalDocument]) -> String {
     let mut pairs: BTreeMap<&Identity, (Option<&CanonicalDocument>, Option<&CanonicalDocument>)> = BTreeMap::new();
     for document in old {
@@ -41,7 +41,7 @@ pub fn diff_documents(old: &[CanonicalDocument], new: &[CanonicalDocument]) -> S
     pairs.into_values().map(|(old, new)| diff_document(old, new)).collect()
 }
 
-/// The unified diff of two declarations, document by document. Documents that were not parsed again are known by address.
+/// The unified diff of two declarations, document by document. Documents that share one allocation are skipped.
 pub fn diff_declared(old: &Declared, new: &Declared) -> String {
     if std::ptr::eq(old, new) {
         return String::new();
@@ -63,7 +63,7 @@ pub fn diff_declared(old: &Declared, new: &Declared) -> String {
     diff_documents(&documents(before), &documents(after))
 }
 
-/// The unified diff of one document, `None` where it is not there.
+/// The unified diff of one document; `None`: it does not exist on that side.
 pub fn diff_document(old: Option<&CanonicalDocument>, new: Option<&CanonicalDocument>) -> String {
     let name = |side: &str, document: Option<&CanonicalDocument>| match document {
         None => "/dev/null".to_owned(),

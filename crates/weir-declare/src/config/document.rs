@@ -8,34 +8,33 @@ use super::path::InstancePath;
 use super::yaml::SourceNode;
 use super::{Acl, Auth, Ban, Bridge, Defaults, Diagnostic, Identity, Origin, Reconcile, Severity};
 
-/// What a file's bytes say. Depends on nothing else, and is kept while they stay the same.
+/// The documents of a file. Depends on the bytes alone, so it is cached while these stay the same.
 #[derive(Debug)]
 pub(super) struct ParsedFile {
     pub(super) documents: Vec<Arc<Document>>,
-    /// What is wrong with the file as a whole: it is not known what it declares.
+    /// Errors of the whole file: its declarations are unknown.
     pub(super) problems: Vec<Diagnostic>,
-    /// A document is there whose identity is not known.
+    /// Whether a document has no known identity.
     pub(super) has_unknown: bool,
 }
 
 /// A document of a known kind.
 #[derive(Debug)]
 pub(super) struct Document {
-    /// `None` where it has no valid name.
+    /// `None`: it has no valid name.
     pub(super) identity: Option<Identity>,
     pub(super) origin: Origin,
-    /// The whole document's.
+    /// The positions in the document.
     pub(super) node: SourceNode,
-    /// `Err` where it has errors.
+    /// `Err`: the document is invalid.
     pub(super) body: Result<Body, Vec<Diagnostic>>,
-    /// Worth saying, though it is valid.
     pub(super) warnings: Vec<Diagnostic>,
 }
 
-/// What a valid document declares.
+/// The declaration of a valid document.
 #[derive(Debug, Clone)]
 pub(super) enum Body {
-    /// As written; an endpoint is complete only with `defaults`.
+    /// As written: an endpoint is complete only with `defaults`.
     Endpoint(Map<String, Value>),
     Auth(Arc<Auth>),
     Acl(Arc<Acl>),
@@ -46,7 +45,7 @@ pub(super) enum Body {
 }
 
 impl Document {
-    /// A finding about it.
+    /// A diagnostic about this document.
     pub(super) fn diagnostic(
         &self,
         severity: Severity,
@@ -54,7 +53,7 @@ impl Document {
         path: &InstancePath,
         message: impl Into<String>,
     ) -> Diagnostic {
-        debug_assert!(super::meaning(code).is_some(), "{code} is not among the codes");
+        debug_assert!(super::meaning(code).is_some(), "{code} is not in CODES");
         Diagnostic {
             severity,
             code,

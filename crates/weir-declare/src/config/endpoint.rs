@@ -1,4 +1,4 @@
-//! `endpoint`: one declared listener and what it admits. Field by field what `schema/endpoint.schema.json` describes.
+//! `endpoint`: a declared listener and its options. `schema/endpoint.schema.json` describes each field.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU16;
@@ -18,7 +18,7 @@ pub struct Endpoint {
     pub name: Name,
     #[serde(skip)]
     pub origin: Origin,
-    /// Where it listens: `host` and `port`, made one.
+    /// The address of `host` and `port`.
     #[serde(skip)]
     pub listen: Listen,
     pub(super) port: Option<NonZeroU16>,
@@ -26,12 +26,12 @@ pub struct Endpoint {
 
     pub description: Option<Arc<str>>,
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
-    /// Which nodes hold it: those with all of these labels.
+    /// Label selector: only nodes with all of these labels run the endpoint.
     pub nodes: BTreeMap<Arc<str>, Arc<str>>,
     pub enabled: bool,
     pub is_default: bool,
     pub restarted_at: Option<Arc<str>>,
-    /// Of the broker's lines about it; `None`: as all others.
+    /// Level of log lines about this endpoint; `None`: the node's level.
     pub log_level: Option<LogLevel>,
     pub prune: Prune,
 
@@ -47,27 +47,27 @@ pub struct Endpoint {
     pub child_options: ChildOptions,
 
     pub enable_auth: bool,
-    /// Name of an auth document; `None`: the one called `default`.
+    /// Name of an auth document; `None`: `default`.
     pub auth: Option<Name>,
     pub enable_acl: bool,
-    /// Name of an acl document; `None`: the one called `default`.
+    /// Name of an acl document; `None`: `default`.
     pub acl: Option<Name>,
     pub enable_bridge: bool,
     pub bridges: Vec<Name>,
-    /// The namespace of topics, client ids and sessions; `None`: the shared one.
+    /// The namespace of topics, client ids and sessions; `None`: the shared namespace.
     pub mountpoint: Option<Arc<str>>,
     pub protocol_versions: Versions,
 
-    /// Open connections.
+    /// Open connections; `None`: the node's limit.
     pub max_connection_size: Option<u32>,
     /// Open connections from one address.
     pub max_connection_per_address: Option<u32>,
     /// Accepted connections per second.
     pub max_connection_per_second: Option<u32>,
     pub accept_overflow: AcceptOverflow,
-    /// Connections whose CONNECT has not been accepted yet.
+    /// Connections before CONNACK.
     pub max_pending_connections: Option<u32>,
-    /// From accept to CONNECT, milliseconds, TLS and WebSocket handshakes included.
+    /// Time from accept to CONNECT including the TLS and WebSocket handshakes, milliseconds.
     pub connect_timeout_ms: u32,
     /// The options that the broker's core enforces.
     #[serde(flatten)]
@@ -119,26 +119,26 @@ impl Default for Endpoint {
 }
 
 impl Endpoint {
-    /// Whether a node with `labels` holds it.
+    /// Whether a node with `labels` runs the endpoint.
     pub fn matches_labels(&self, labels: &BTreeMap<String, String>) -> bool {
         self.nodes.iter().all(|(key, value)| labels.get(&**key).is_some_and(|have| **have == **value))
     }
 
-    /// The auth document it means.
+    /// The name of its auth document.
     pub fn auth_name(&self) -> &str {
         self.auth.as_ref().map_or(DEFAULT_NAME, Name::as_str)
     }
 
-    /// The acl document it means.
+    /// The name of its acl document.
     pub fn acl_name(&self) -> &str {
         self.acl.as_ref().map_or(DEFAULT_NAME, Name::as_str)
     }
 }
 
-/// The name of the auth and acl documents that endpoints mean without saying so.
+/// The name of the auth and acl documents of endpoints that name none.
 pub const DEFAULT_NAME: &str = "default";
 
-/// Whether leaving the endpoint out deletes it.
+/// Whether removing the document deletes the endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Prune {
@@ -146,17 +146,17 @@ pub enum Prune {
     Disabled,
 }
 
-/// What happens to connections above `maxConnectionPerSecond`.
+/// What the broker does with connections above `maxConnectionPerSecond`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum AcceptOverflow {
-    /// They wait in the listening socket's backlog.
+    /// It leaves them in the listening socket's backlog.
     Delay,
-    /// They are accepted and closed.
+    /// It accepts and closes them.
     Refuse,
 }
 
-/// How much the broker writes about an endpoint.
+/// The level of log lines about an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum LogLevel {
@@ -167,13 +167,13 @@ pub enum LogLevel {
     Trace,
 }
 
-/// How open connections are closed when the declaration no longer admits them.
+/// How the broker closes connections that the declaration no longer admits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Drain {
-    /// Spread over this many seconds; 0: at once.
+    /// Seconds over which the closing is spread; 0: at once.
     pub window_s: u32,
-    /// Connections closed per second at most; stretches the window where needed.
+    /// Connections closed per second at most; extends the window where needed.
     pub max_per_second: Option<u32>,
     /// MQTT 5: another server to use, sent with reason code 0x9C.
     pub server_reference: Option<Arc<str>>,

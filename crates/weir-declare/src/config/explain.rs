@@ -1,4 +1,4 @@
-//! A schema violation in words that mend a file.
+//! Explains violations of the schema: what is wrong, and what to write instead.
 
 use jsonschema::ValidationError;
 use jsonschema::error::ValidationErrorKind as Kind;
@@ -9,11 +9,11 @@ use super::path::{InstancePath, Segment};
 use super::schema::{field_schema, schema};
 use super::suggest::did_you_mean;
 
-/// One violation.
+/// One violation of the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Finding {
     pub(super) path: InstancePath,
-    /// Whether the key is at fault, not the value.
+    /// Whether the position is that of the key, not of the value.
     pub(super) at_key: bool,
     pub(super) code: &'static str,
     pub(super) message: String,
@@ -21,13 +21,13 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    /// That there is more, which is not looked into.
+    /// A finding that further findings are not shown.
     pub(super) fn too_many(shown: usize) -> Self {
-        let message = format!("more than {shown} errors in one document; the others are not shown");
+        let message = format!("more than {shown} errors in one document; weir shows no more");
         Self { path: InstancePath::default(), at_key: false, code: "too-many-errors", message, help: None }
     }
 
-    /// Whether one of both is enough.
+    /// Whether both findings say the same, so that one of them is enough.
     pub(super) fn is_duplicate_of(&self, other: &Self) -> bool {
         self.path == other.path
             && (self.message == other.message || (is_about_text(self.code) && is_about_text(other.code)))
@@ -38,7 +38,7 @@ fn is_about_text(code: &str) -> bool {
     matches!(code, "format" | "pattern" | "empty" | "too-long")
 }
 
-/// The findings of one error; several where it is about several fields, but not many more than `max`.
+/// The findings of one error of the validator. An error about several fields gives a finding each, `max + 1` at most.
 pub(super) fn explain(error: &ValidationError<'_>, max: usize) -> Vec<Finding> {
     let path = path_of(error);
     let rule = SchemaPart::of(error);
@@ -46,7 +46,7 @@ pub(super) fn explain(error: &ValidationError<'_>, max: usize) -> Vec<Finding> {
     if let Kind::AdditionalProperties { unexpected } = error.kind() {
         return unexpected.iter().take(max + 1).map(|field| unknown_field(&path, field, &rule)).collect();
     }
-    // The kinds of documents are counted before the schema is asked.
+    // The parser counts the top-level keys of a document itself.
     if path.0.is_empty() && matches!(error.kind(), Kind::MinProperties { .. } | Kind::MaxProperties { .. }) {
         return Vec::new();
     }
@@ -65,7 +65,7 @@ pub(super) fn explain(error: &ValidationError<'_>, max: usize) -> Vec<Finding> {
         Kind::Enum { options } => not_in_enum(value, options),
         Kind::Constant { expected_value } => (
             "not-allowed",
-            format!("{} is not known", display_value(value)),
+            format!("{} is not a known value", display_value(value)),
             Some(format!("write {}", display_value(expected_value))),
         ),
         Kind::Maximum { limit } => {
@@ -84,7 +84,7 @@ pub(super) fn explain(error: &ValidationError<'_>, max: usize) -> Vec<Finding> {
         Kind::PropertyNames { error: inner } => {
             let key = inner.instance().as_str().unwrap_or_default();
             let path = path.key(key);
-            let message = format!("{} is no name here", display_value(inner.instance()));
+            let message = format!("{} is not a valid key here", display_value(inner.instance()));
             return vec![Finding { path, at_key: true, code: "bad-key", message, help: None }];
         }
         _ => explain_keyword(error.kind(), &rule),
@@ -106,7 +106,7 @@ fn explain_keyword(kind: &Kind, rule: &SchemaPart) -> (&'static str, String, Opt
             format!("has more than {limit} field{}", if *limit == 1 { "" } else { "s" }),
             rule.fields().map(|fields| format!("give one of {fields}; begin the next item with `- `")),
         ),
-        // No other keyword is used by the schema.
+        // The schema uses no other keyword.
         kind => ("not-allowed", format!("the schema's `{}` is violated", kind.keyword()), rule.first_sentence()),
     }
 }
@@ -119,7 +119,7 @@ fn path_of(error: &ValidationError<'_>) -> InstancePath {
     InstancePath(segments.collect())
 }
 
-/// The part of the schema that a violated keyword stands in.
+/// The part of the schema that contains the violated keyword.
 struct SchemaPart(Option<&'static Value>);
 
 impl SchemaPart {
@@ -127,7 +127,7 @@ impl SchemaPart {
         Self(schema().pointer(parent(error.schema_path().as_str())))
     }
 
-    /// Where the fields are described that `then` and `else` are about.
+    /// The part that describes the fields of the `then` or `else` that was violated.
     fn around(error: &ValidationError<'_>) -> Self {
         let mut pointer = parent(error.schema_path().as_str());
         while pointer.ends_with("/then") || pointer.ends_with("/else") {
@@ -153,13 +153,13 @@ impl SchemaPart {
         Some(text.split_inclusive(". ").next().unwrap_or(text).trim().trim_end_matches('.').to_owned())
     }
 
-    /// `; allowed: ...`, where the values can be listed.
+    /// `; allowed: ...` for enumerations.
     fn allowed(&self) -> Option<String> {
         let values = self.get("enum")?.as_array()?.iter().filter_map(Value::as_str);
         Some(format!("; allowed: {}", values.map(|value| format!("`{value}`")).collect::<Vec<_>>().join(", ")))
     }
 
-    /// What leaving the field out means.
+    /// The meaning of an absent field.
     fn if_absent(&self) -> Option<String> {
         let (_, absent) = self.text("description")?.split_once("Absent: ")?;
         Some(format!("or leave it out: {}", absent.trim_end_matches('.')))
@@ -194,7 +194,7 @@ fn parent(pointer: &str) -> &str {
     pointer.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
-/// What other brokers call our fields.
+/// Names of other brokers for weir's fields.
 const ALIASES: &[(&str, &str)] = &[
     ("acl_file", "acl"),
     ("address", "host"),
@@ -216,7 +216,7 @@ const ALIASES: &[(&str, &str)] = &[
     ("ws", "useWebsocket"),
 ];
 
-/// What other brokers call our values.
+/// Names of other brokers for weir's values.
 const VALUE_ALIASES: &[(&str, &str)] =
     &[("pubsub", "all"), ("both", "all"), ("readwrite", "all"), ("read", "subscribe"), ("write", "publish")];
 
@@ -228,13 +228,13 @@ fn unknown_field(parent: &InstancePath, field: &str, rule: &SchemaPart) -> Findi
     let version = env!("CARGO_PKG_VERSION");
     if parent.to_string() == "defaults.endpoint" && matches!(field, "name" | "port" | "isDefault") {
         let message = format!("`{field}` cannot be a default");
-        let help = Some("each endpoint has its own".to_owned());
+        let help = Some("set it in each endpoint".to_owned());
         return Finding { path: parent.key(field), at_key: true, code: "unknown-field", message, help };
     }
     let help = if let Some(near) = near {
         format!("did you mean `{near}`?")
     } else if let Some(inner) = inner {
-        format!("it belongs into `{inner}`")
+        format!("it belongs in `{inner}`")
     } else if rule.field_names().count() > 12 {
         format!("weir {version} does not know it; `weir schema` lists all fields")
     } else {
@@ -295,7 +295,7 @@ fn type_help(wanted: &str, value: &Value, rule: &SchemaPart) -> Option<String> {
     }
 }
 
-/// `4MiB` as a number of bytes, `10s` as one of seconds or milliseconds.
+/// Parses a number with a suffix: `4MiB` in bytes, `10s` in seconds or milliseconds, whichever `unit` is.
 fn parse_with_suffix(text: &str, unit: &str) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, suffix) = text.split_at_checked(digits)?;
@@ -339,7 +339,7 @@ fn describe_value(value: &Value) -> String {
     }
 }
 
-/// A value as messages show it: short, on one line.
+/// A value for a message: on one line, shortened.
 fn display_value(value: &Value) -> String {
     const MAX_CHARS: usize = 60;
     let text = value.to_string();
@@ -353,7 +353,7 @@ fn display_value(value: &Value) -> String {
 fn not_in_enum(value: &Value, options: &Value) -> (&'static str, String, Option<String>) {
     let mut names: Vec<String> = Vec::new();
     for option in options.as_array().into_iter().flatten() {
-        // Versions are listed as text and as the number that YAML makes of them.
+        // The schema lists versions as text, and as the numbers that YAML reads.
         let name = option.as_str().map_or_else(|| option.to_string(), str::to_owned);
         if !names.contains(&name) && name != "5.0" {
             names.push(name);

@@ -1,4 +1,5 @@
-//! Declarations that [`crate::reconcile`]'s guard keeps in force, although the source does not declare them so, or no longer.
+//! Declarations that [`crate::reconcile`]'s guard keeps in force, although the source does not declare them so, or no
+//! longer.
 
 use serde::{Deserialize, Serialize};
 

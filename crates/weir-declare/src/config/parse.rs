@@ -1,4 +1,4 @@
-//! Files to documents: what each declares, under which name, and what is wrong with it by itself.
+//! Parses files: the documents of a file, their identities and their errors.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::{
 };
 use super::{SourceFile, schema_check, semantics};
 
-/// Parses a file.
+/// Parses the documents of a file.
 pub(super) fn parse_file(file: &SourceFile, bytes: &[u8]) -> ParsedFile {
     let at_file = |at: Position, code: &'static str, message: String, help: Option<String>| Diagnostic {
         severity: Severity::Error,
@@ -52,7 +52,7 @@ pub(super) fn parse_file(file: &SourceFile, bytes: &[u8]) -> ParsedFile {
     result
 }
 
-/// What kind of document it is; or what to say about its top level.
+/// The kind of a document; or the position, message and help of an error about its top-level keys.
 fn kind_of(document: &ParsedDocument) -> Result<Kind, (Position, String, Option<String>)> {
     let kinds = Kind::ALL.map(|kind| format!("`{kind}`")).join(", ");
     let Children::Map(entries) = &document.node.children else {
@@ -65,7 +65,7 @@ fn kind_of(document: &ParsedDocument) -> Result<Kind, (Position, String, Option<
     match (found.next(), found.next()) {
         (Some((kind, _)), None) => Ok(kind),
         (Some((first, _)), Some((second, at))) => {
-            let message = format!("a document declares one thing; this one has `{first}` and `{second}`");
+            let message = format!("a document has one top-level key; this one has `{first}` and `{second}`");
             Err((at, message, Some("put a line `---` between them".into())))
         }
         (None, _) => {
@@ -79,7 +79,7 @@ fn kind_of(document: &ParsedDocument) -> Result<Kind, (Position, String, Option<
             } else {
                 None
             };
-            let given = entries.first().map(|entry| format!("; `{}` is none", entry.key.escape_debug()));
+            let given = entries.first().map(|entry| format!("; `{}` is not one of them", entry.key.escape_debug()));
             Err((at, format!("a document needs one of the keys {kinds}{}", given.unwrap_or_default()), help))
         }
     }
@@ -110,7 +110,7 @@ fn read_document(
             diagnostic
         })
         .collect();
-    // A name that is written and wrong is among the schema's findings.
+    // The schema's findings include a given name that is wrong.
     if let Err(Some((message, help))) = name {
         let path = InstancePath::of(&[kind.key()]);
         let mut diagnostic = document.diagnostic(Severity::Error, "name", &path, message);
@@ -126,7 +126,7 @@ fn read_document(
                 document.body = if Vec::is_empty(&errors) { Ok(body) } else { Err(errors) };
             }
             Err(error) => {
-                // The schema let pass what the types do not: a fault of ours, and still the document is refused.
+                // The schema accepts what the types do not: a bug in weir. The document is refused all the same.
                 let path = InstancePath::of(&[kind.key()]);
                 errors.push(document.diagnostic(Severity::Error, "not-understood", &path, error.to_string()));
                 document.body = Err(errors);
@@ -137,7 +137,7 @@ fn read_document(
     document
 }
 
-/// The document's identity; `Err(None)` where a written name is wrong.
+/// The document's identity. `Err(None)`: the given name is wrong, which the schema reports.
 fn identity_of(
     file: &SourceFile,
     kind: Kind,
@@ -154,12 +154,12 @@ fn identity_of(
     let stem = stem(&file.path);
     if !named_by_file.insert(kind) {
         let message =
-            format!("a further {kind} in this file must name itself; the first has the file's name, `{stem}`");
+            format!("a further {kind} in this file needs a name; the first one has the file's name, `{stem}`");
         return Err(Some((message, "add `name: ...`".into())));
     }
     let name = Name::parse(stem).map_err(|problem| {
         Some((
-            format!("the file's name cannot be the {kind}'s: {problem}"),
+            format!("the file's name is not a valid name for the {kind}: {problem}"),
             "rename the file, or add `name: ...`".into(),
         ))
     })?;

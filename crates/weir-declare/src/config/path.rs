@@ -1,49 +1,49 @@
-//! Where in a document a value is, and where that stands in the file.
+//! Paths of values in documents, and their positions in the file.
 
 use std::fmt::Write as _;
 
 use super::Position;
 use super::yaml::SourceNode;
 
-/// A step into a value.
+/// One step of a path.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Segment {
     Key(String),
     Index(usize),
 }
 
-/// From the document's root to a value in it.
+/// The path from the root of a document to a value.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct InstancePath(pub(super) Vec<Segment>);
 
 impl InstancePath {
-    /// `endpoint.port` as a path.
+    /// A path of keys: `endpoint.port`.
     pub(super) fn of(keys: &[&str]) -> Self {
         Self(keys.iter().map(|&key| Segment::Key(key.to_owned())).collect())
     }
 
-    /// `/endpoint/sslConfig/sni/0/certFile` as a path; all-digit steps are indexes.
+    /// Parses a JSON pointer: `/endpoint/sslConfig/sni/0/certFile`. Steps of digits are indexes.
     pub(super) fn of_pointer(pointer: &str) -> Self {
         let steps = pointer.split('/').filter(|step| !step.is_empty());
         let segment = |step: &str| step.parse().map_or_else(|_| Segment::Key(step.to_owned()), Segment::Index);
         Self(steps.map(segment).collect())
     }
 
-    /// One step further, to a field.
+    /// The path of a field of this value.
     pub(super) fn key(&self, key: &str) -> Self {
         let mut path = self.clone();
         path.0.push(Segment::Key(key.to_owned()));
         path
     }
 
-    /// One step further, to an item.
+    /// The path of an item of this value.
     pub(super) fn index(&self, index: usize) -> Self {
         let mut path = self.clone();
         path.0.push(Segment::Index(index));
         path
     }
 
-    /// The last key on the way.
+    /// The last key of the path.
     pub(super) fn last_key(&self) -> Option<&str> {
         self.0.iter().rev().find_map(|segment| match segment {
             Segment::Key(key) => Some(key.as_str()),
@@ -51,7 +51,7 @@ impl InstancePath {
         })
     }
 
-    /// Where the value stands; where there is none, the nearest thing around it.
+    /// The position of the value; where it does not exist, of the nearest value around it.
     pub(super) fn position_in(&self, root: &SourceNode) -> Position {
         let mut node = root;
         let mut nearest = root.at;
@@ -66,12 +66,12 @@ impl InstancePath {
         }
         match node.children {
             super::yaml::Children::Scalar => node.at,
-            // A whole collection is shown by its key.
+            // A collection is shown by the position of its key.
             _ => nearest,
         }
     }
 
-    /// Where the last step's key stands.
+    /// The position of the last key of the path.
     pub(super) fn key_position_in(&self, root: &SourceNode) -> Position {
         let Some((Segment::Key(key), parents)) = self.0.split_last() else { return self.position_in(root) };
         let parent = Self(parents.to_vec());

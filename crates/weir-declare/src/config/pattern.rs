@@ -1,4 +1,4 @@
-//! Patterns of rules: globs for client ids, topic filters with placeholders.
+//! Patterns in rules: globs for client ids, and topic filters with placeholders.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,17 +8,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use weir_mqtt::{TopicError, validate_topic_filter, validate_topic_name};
 
-/// `*` stands for any characters, `?` for one; everything else for itself.
+/// A glob: `*` matches any characters, `?` matches one, every other character matches itself.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Glob(pub Arc<str>);
 
 impl Glob {
-    /// Whether it matches the whole of `text`. Time is bounded by the product of the lengths; nothing is allocated.
+    /// Whether the glob matches the whole of `text`. Time is bounded by the product of the lengths; allocates nothing.
     pub fn matches(&self, text: &str) -> bool {
         let (pattern, text) = (self.0.as_bytes(), text.as_bytes());
         let (mut p, mut t) = (0, 0);
-        // Where the last `*` was, and how much of the text it has taken.
+        // The position of the last `*`, and the end of the text that it matched.
         let mut star: Option<(usize, usize)> = None;
         while t < text.len() {
             match pattern.get(p) {
@@ -46,7 +46,7 @@ impl Glob {
     }
 }
 
-/// Bytes of the character that begins at `at`.
+/// Length in bytes of the character at `at`.
 fn char_len(text: &[u8], at: usize) -> usize {
     match text.get(at) {
         Some(0xF0..) => 4,
@@ -56,12 +56,12 @@ fn char_len(text: &[u8], at: usize) -> usize {
     }
 }
 
-/// What a rule says of topics.
+/// The topic condition of a rule.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TopicPattern {
-    /// A filter; `${clientid}` and `${username}` stand for the client's own.
+    /// A filter. `${clientid}` and `${username}` are replaced by those of the client.
     Filter(Arc<str>),
-    /// `{eq: "#"}`: the filter itself as a client subscribes to it, not what it matches.
+    /// `{eq: "#"}`: matches the filter itself in a SUBSCRIBE, not the topics that it matches.
     Eq(Arc<str>),
 }
 

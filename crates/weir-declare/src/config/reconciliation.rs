@@ -1,4 +1,4 @@
-//! `reconcile`: how careful the reconciler is.
+//! `reconcile`: settings of the reconciler.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,20 +10,21 @@ use super::Origin;
 pub struct Reconcile {
     #[serde(skip)]
     pub origin: Origin,
-    /// Nothing is applied while set.
+    /// While `true`, the reconciler applies nothing.
     pub suspend: bool,
     pub prune: PruneGuard,
-    /// Connections that one change may close without a confirmation; `None`: any number.
+    /// Connections that one change may close without confirmation; `None`: any number.
     pub max_disconnects: Option<u32>,
 }
 
-/// How much a change may delete by leaving it out.
+/// Limits on deletions by removed documents.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct PruneGuard {
-    /// Of the endpoints whose deletion does not wait already; more waits for `confirm`. Holds where there are more than 3.
+    /// Fraction of the endpoints that one change may delete. More than that waits for `confirm`. Applies to more than 3
+    /// endpoints, and does not count deletions that wait already.
     pub max_fraction: f64,
-    /// Names of endpoints whose deletion is meant, or the deletion of the auth or acl document that they use.
+    /// Endpoints whose deletion is confirmed, or the deletion of the auth or acl document that they use.
     pub confirm: Vec<super::Name>,
 }
 

@@ -18,10 +18,10 @@ static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| {
     options.build(schema()).expect("the schema is a schema")
 });
 
-/// Findings of one document; who has made more mistakes mends these first.
+/// Findings of one document at most.
 const FINDINGS_MAX: usize = 100;
 
-/// Everything in which `document` is not as the schema wants it.
+/// All violations of the schema in `document`.
 pub(super) fn check(document: &Value) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
     for error in VALIDATOR.iter_errors(document) {
@@ -30,7 +30,7 @@ pub(super) fn check(document: &Value) -> Vec<Finding> {
                 findings.push(Finding::too_many(FINDINGS_MAX));
                 return findings;
             }
-            // A pattern and a format about one value: the format says it better.
+            // A pattern and a format about one value: the format has the better message.
             if let Some(known) = findings.iter_mut().find(|known| known.is_duplicate_of(&finding)) {
                 if finding.code == "format" {
                     *known = finding;

@@ -1,11 +1,11 @@
-//! What a schema cannot say about one document.
+//! Checks of one document that a schema cannot express.
 
 use super::document::{Body, Document};
 use super::path::InstancePath;
 use super::unreachable_rules::unreachable_rules;
 use super::{Acl, AclRule, Bridge, Diagnostic, Related, Severity};
 
-/// Errors and warnings about a document by itself. Endpoints are judged with `defaults` applied, elsewhere.
+/// Errors and warnings about a document by itself. Endpoints are checked once `defaults` is applied; see `conflicts`.
 pub(super) fn check_document(document: &Document, body: &Body) -> Vec<Diagnostic> {
     match body {
         Body::Acl(acl) => check_acl(document, acl),
@@ -20,19 +20,19 @@ fn check_acl(document: &Document, acl: &Acl) -> Vec<Diagnostic> {
     for (index, rule) in acl.rules.iter().enumerate() {
         if rule.retain.is_some() && rule.action == super::Action::Subscribe {
             let path = rules.index(index).key("retain");
-            let message = "subscriptions have no retain flag; the rule never matches";
+            let message = "the rule never matches: subscriptions have no retain flag";
             found.push(document.diagnostic(Severity::Warning, "never-matches", &path, message));
         }
     }
     for (later, earlier) in unreachable_rules(acl) {
         let (later_path, earlier_path) = (rules.index(later), rules.index(earlier));
         let message = format!(
-            "the rule never decides: rule {} ({}) is asked before it and matches all that it matches",
+            "the rule never decides: rule {} ({}) comes before it and matches everything that it matches",
             earlier + 1,
             permission_word(acl.rules.get(earlier)),
         );
         let mut diagnostic = document.diagnostic(Severity::Warning, "shadowed-rule", &later_path, message);
-        diagnostic.help = Some("remove it, or put it first, or give it a higher `priority`".into());
+        diagnostic.help = Some("remove it, move it up, or give it a higher `priority`".into());
         diagnostic.related.push(Related {
             file: document.origin.file.clone(),
             position: earlier_path.position_in(&document.node),
@@ -59,21 +59,30 @@ fn check_bridge(document: &Document, bridge: &Bridge) -> Vec<Diagnostic> {
                 let path = InstancePath::of(&["bridge", direction]).index(index).key("stripPrefix");
                 let message = format!("not every topic that {:?} matches begins with {:?}", &*rule.filter, &**prefix);
                 let mut diagnostic = document.diagnostic(Severity::Error, "strip-prefix", &path, message);
-                diagnostic.help = Some("strip a beginning of the filter, before its first wildcard".into());
+                diagnostic.help = Some("use a prefix of the filter that ends before its first wildcard".into());
                 found.push(diagnostic);
             }
         }
     }
     if bridge.out.is_empty() && bridge.inward.is_empty() {
         let path = InstancePath::of(&["bridge"]);
-        let mut diagnostic = document.diagnostic(Severity::Warning, "no-effect", &path, "the bridge carries nothing");
-        diagnostic.help = Some("give it rules in `out` or `in`".into());
+        let mut diagnostic = document.diagnostic(
+            Severity::Warning,
+            "no-effect",
+            &path,
+            "the bridge has no rules, so it forwards nothing",
+        );
+        diagnostic.help = Some("add rules to `out` or `in`".into());
         found.push(diagnostic);
     }
     if bridge.tls != super::BridgeTls::default() && bridge.address.iter().all(|address| !address.tls) {
         let path = InstancePath::of(&["bridge", "tls"]);
-        let mut diagnostic =
-            document.diagnostic(Severity::Warning, "no-effect", &path, "`tls` has no effect: no address is mqtts://");
+        let mut diagnostic = document.diagnostic(
+            Severity::Warning,
+            "no-effect",
+            &path,
+            "`tls` has no effect: no address begins with mqtts://",
+        );
         diagnostic.help = Some("write mqtts:// in `address`".into());
         found.push(diagnostic);
     }
@@ -85,7 +94,7 @@ fn check_bridge(document: &Document, bridge: &Bridge) -> Vec<Diagnostic> {
     found
 }
 
-/// What every topic that a filter matches begins with.
+/// The prefix that all topics of a filter share.
 fn literal_prefix(filter: &str) -> &str {
     filter.find(['+', '#']).map_or(filter, |wildcard| filter.get(..wildcard).unwrap_or_default())
 }

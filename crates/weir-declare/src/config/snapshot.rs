@@ -1,4 +1,4 @@
-//! What a source hands over.
+//! The content of a source, as [`super::load`] takes it.
 
 use std::fmt;
 use std::path::Path;
@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// Everything a source holds, at one revision. Pure data: reading is the source's part.
+/// All files of a source at one revision.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// Where it is from, for people: `endpoints.d`, `etcd http://127.0.0.1:2379 /weir/`.
+    /// The source, for messages: `endpoints.d`, `etcd http://127.0.0.1:2379 /weir/`.
     pub origin: Arc<str>,
     pub revision: Revision,
     /// In any order; [`super::load`] sorts them by path.
@@ -19,28 +19,28 @@ pub struct Snapshot {
 /// One file, or one etcd key.
 #[derive(Debug, Clone)]
 pub struct SourceFile {
-    /// Below the source's root, `/` between segments: `eu/tenant-a.yaml`. In etcd the key below `<prefix>endpoints/`.
-    /// Names are made of it.
+    /// The path below the source's root, with `/` between segments: `eu/tenant-a.yaml`. In etcd the key below
+    /// `<prefix>endpoints/`. Default names derive from it.
     pub path: Arc<str>,
-    /// As messages show it: `endpoints.d/eu/tenant-a.yaml`.
+    /// The path as messages show it: `endpoints.d/eu/tenant-a.yaml`.
     pub shown: Arc<str>,
-    /// The directory that `certFile: tls/server.pem` is relative to: the file's own, in etcd the node's `--files`.
+    /// The directory that file references are relative to: the file's own, in etcd the node's `--files`.
     pub base: Arc<Path>,
     pub content: Result<Arc<[u8]>, ReadError>,
 }
 
-/// A file that is there and could not be read. What it declared is held, never deleted.
+/// A file that exists and could not be read. Its declarations are held, never deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadError {
-    /// What is wrong, as a phrase: `permission denied`.
+    /// The cause, as a phrase: `permission denied`.
     pub message: String,
 }
 
-/// What identifies the state of a source.
+/// The identity of a source's state.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase")]
 pub enum Revision {
-    /// A work tree at a commit; `dirty` where files differ from it (then `content` tells apart).
+    /// A work tree at a commit. `dirty`: files differ from the commit, and `content` is their hash.
     #[serde(rename_all = "camelCase")]
     Git { commit: String, dirty: bool, content: Option<String> },
     /// A hash of all files' contents, hexadecimal.
@@ -65,19 +65,19 @@ fn short(hash: &str) -> &str {
     hash.get(..12).unwrap_or(hash)
 }
 
-/// What a node itself knows, that declarations are judged against.
+/// The node's own settings that declarations are checked against.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeContext {
-    /// The status listener's address; `None`: there is none. No endpoint may want it.
+    /// The status listener's address, which no endpoint may use; `None`: there is no status listener.
     pub status_addr: Option<std::net::SocketAddr>,
-    /// `--host`: where endpoints without a `host` bind.
+    /// `--host`: the address of endpoints without `host`.
     pub default_host: std::net::IpAddr,
-    /// `--node-label`: what `nodes:` selectors are matched against.
+    /// `--node-label`: the labels for the selectors `nodes`.
     pub labels: std::collections::BTreeMap<String, String>,
 }
 
 impl Default for NodeContext {
-    /// A node as it starts without flags.
+    /// A node that is started without flags.
     fn default() -> Self {
         Self {
             status_addr: Some(std::net::SocketAddr::from(([127, 0, 0, 1], 8080))),

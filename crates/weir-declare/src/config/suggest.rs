@@ -1,8 +1,8 @@
-//! Did you mean?
+//! Suggestions for misspelt words.
 
-/// The candidate that `word` is most likely a slip of, if any is near enough.
+/// The candidate that is most similar to `word`; `None`: none is similar enough.
 pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    // A hostile word must not cost time.
+    // Bounds the cost of a hostile word.
     if word.is_empty() || word.len() > 64 {
         return None;
     }
@@ -13,7 +13,7 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
             let normalized = normalize(candidate);
             let distance = strsim::osa_distance(&plain, &normalized);
             let allowed = (plain.chars().count().max(normalized.chars().count()) / 3).clamp(1, 4);
-            // `maxConn` for `maxConnectionSize`: cut off, not misspelt.
+            // `maxConn` for `maxConnectionSize`: abbreviated, not misspelt.
             let cut = plain.len() >= 4 && normalized.starts_with(&plain);
             let distance = if cut { 1 } else { distance };
             (distance <= allowed).then_some((distance, candidate.len(), candidate))
@@ -22,7 +22,7 @@ pub fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str
         .map(|(_, _, candidate)| candidate)
 }
 
-/// `max_connection-size` and `maxConnectionSize` are the same slip.
+/// Lower case without separators: `max_connection-size` equals `maxConnectionSize`.
 fn normalize(word: &str) -> String {
     word.chars().filter(|c| !matches!(c, '_' | '-' | '.' | ' ')).flat_map(char::to_lowercase).collect()
 }
@@ -32,7 +32,7 @@ mod tests {
     use super::did_you_mean;
 
     #[test]
-    fn finds_what_was_meant_and_nothing_else() {
+    fn a_similar_candidate_is_suggested_and_no_other() {
         let fields = ["port", "host", "path", "maxConnectionSize", "maxConnectionPerSecond", "sslConfig", "enableAuth"];
         let cases = [
             ("prot", Some("port")),

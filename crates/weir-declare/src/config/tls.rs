@@ -17,7 +17,7 @@ pub struct SslConfig {
     /// Further certificates, by server name (SNI).
     #[serde(default)]
     pub sni: Vec<SniCertificate>,
-    /// Who may have issued clients' certificates.
+    /// Certificate authorities of client certificates.
     #[serde(default)]
     pub ca_file: Option<FileRef>,
     /// Revoked client certificates.
@@ -29,7 +29,7 @@ pub struct SslConfig {
     pub min_version: TlsVersion,
 }
 
-/// A certificate for some server names.
+/// A certificate for a set of server names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SniCertificate {
@@ -39,18 +39,18 @@ pub struct SniCertificate {
     pub key_file: FileRef,
 }
 
-/// Whether clients show certificates.
+/// Whether the endpoint asks clients for certificates.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ClientAuth {
     #[default]
     None,
-    /// Asked for; one that is shown must be valid.
+    /// It asks; a certificate that a client sends must be valid.
     Optional,
     Required,
 }
 
-/// The oldest version admitted.
+/// The minimum version.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {
     #[default]
@@ -70,7 +70,7 @@ impl Serialize for TlsVersion {
 impl<'de> Deserialize<'de> for TlsVersion {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let version = serde_json::Value::deserialize(deserializer)?;
-        // Unquoted, YAML reads 1.2 as a number.
+        // YAML reads an unquoted 1.2 as a number.
         match version.as_str().map_or_else(|| version.to_string(), str::to_owned).as_str() {
             "1.2" => Ok(Self::V1_2),
             "1.3" => Ok(Self::V1_3),
@@ -79,7 +79,7 @@ impl<'de> Deserialize<'de> for TlsVersion {
     }
 }
 
-/// `sslConfig: {}` is FluxMQ's way to say: no TLS.
+/// In FluxMQ, `sslConfig: {}` means no TLS.
 pub(super) fn empty_is_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SslConfig>, D::Error> {
     match serde_json::Value::deserialize(deserializer)? {
         serde_json::Value::Object(fields) if fields.is_empty() => Ok(None),

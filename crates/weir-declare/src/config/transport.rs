@@ -1,4 +1,4 @@
-//! An endpoint's sockets and what lies between them and MQTT: options, WebSocket, PROXY protocol, protocol versions.
+//! Options of an endpoint's sockets, WebSocket, PROXY protocol, and protocol versions.
 
 use std::sync::Arc;
 
@@ -12,15 +12,15 @@ use weir_broker::ProtocolVersions;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct ServerOptions {
-    /// Connections that wait to be accepted.
+    /// Length of the accept queue.
     pub backlog: u32,
-    /// SO_REUSEPORT: other processes may bind the port, too.
+    /// SO_REUSEPORT: other processes may bind the same port.
     pub reuse_port: bool,
     /// SO_RCVBUF in bytes.
     pub receive_buffer: Option<u32>,
     /// SO_SNDBUF in bytes.
     pub send_buffer: Option<u32>,
-    /// TCP_DEFER_ACCEPT in seconds: a connection is accepted once its first bytes are there.
+    /// TCP_DEFER_ACCEPT in seconds: the kernel hands over a connection once data has arrived.
     pub defer_accept_s: Option<u16>,
     /// Permissions of a Unix socket, octal: `"0660"`.
     pub unix_mode: Option<UnixMode>,
@@ -83,7 +83,7 @@ pub struct ChildOptions {
     pub send_buffer: Option<u32>,
     /// SO_RCVBUF in bytes.
     pub receive_buffer: Option<u32>,
-    /// TCP_USER_TIMEOUT: how long sent data may stay unacknowledged.
+    /// TCP_USER_TIMEOUT in milliseconds: how long sent data may stay unacknowledged.
     pub user_timeout_ms: Option<u32>,
 }
 
@@ -102,21 +102,21 @@ impl Default for ChildOptions {
     }
 }
 
-/// What an endpoint with `useWebsocket` asks of the handshake.
+/// Options of the WebSocket handshake, for endpoints with `useWebsocket`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Websocket {
-    /// `Origin` headers that are admitted; empty: every one, and none at all.
+    /// Allowed `Origin` headers; empty: every one, and requests without one.
     pub origins: Vec<Arc<str>>,
 }
 
-/// PROXY protocol, versions 1 and 2, in front of everything else.
+/// PROXY protocol, versions 1 and 2, before TLS and MQTT.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ProxyProtocol {
-    /// Who may say on whose behalf it connects. Connections from elsewhere are closed.
+    /// Addresses of trusted proxies. Connections from other addresses are closed.
     pub trusted_sources: Vec<Cidr>,
-    /// Take the common name of the client certificate that the proxy has verified (PP2_SUBTYPE_SSL_CN).
+    /// Whether to use the common name of the client certificate that the proxy verified (PP2_SUBTYPE_SSL_CN).
     #[serde(default)]
     pub client_certificate: bool,
 }
@@ -143,7 +143,7 @@ impl<'de> Deserialize<'de> for Versions {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut versions = ProtocolVersions { v3_1: false, v3_1_1: false, v5: false };
         for version in Vec::<serde_json::Value>::deserialize(deserializer)? {
-            // Unquoted, YAML reads 3.1 and 5 as numbers.
+            // YAML reads an unquoted 3.1 and 5 as numbers.
             match version.as_str().map_or_else(|| version.to_string(), str::to_owned).as_str() {
                 "3.1" => versions.v3_1 = true,
                 "3.1.1" => versions.v3_1_1 = true,

@@ -1,7 +1,9 @@
 //! Bytes to JSON values, and the position of each value and key.
 //!
-//! One pass over saphyr-parser's events. It refuses what is hostile or ambiguous: deep nesting, duplicate keys, anchors,
-//! aliases, tags and merge keys. Plain scalars have the types of YAML 1.2's core schema: `no`, `on` and `0777` are strings.
+//! One pass over saphyr-parser's events. It refuses what is hostile or ambiguous: deep nesting, duplicate keys,
+//! anchors,
+//! aliases, tags and merge keys. Plain scalars have the types of YAML 1.2's core schema: `no`, `on` and `0777` are
+//! strings.
 
 use std::borrow::Cow;
 
@@ -12,24 +14,24 @@ use super::Position;
 
 /// Bytes of a file.
 pub const FILE_SIZE_MAX: usize = 256 * 1024;
-/// Mappings and sequences within each other.
+/// Nesting depth of mappings and sequences.
 pub const DEPTH_MAX: usize = 64;
 
-/// A document as written.
+/// A document: its value, and the positions in it.
 #[derive(Debug, Clone)]
 pub(super) struct ParsedDocument {
     pub(super) value: Value,
     pub(super) node: SourceNode,
 }
 
-/// Where a value and all that is in it stands.
+/// The position of a value and of everything in it.
 #[derive(Debug, Clone)]
 pub(super) struct SourceNode {
     pub(super) at: Position,
     pub(super) children: Children,
 }
 
-/// What is in a value.
+/// The positions in a value.
 #[derive(Debug, Clone)]
 pub(super) enum Children {
     Scalar,
@@ -37,7 +39,7 @@ pub(super) enum Children {
     Map(Vec<Entry>),
 }
 
-/// A field: its key and its value.
+/// A field: its key and the position of its value.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) key: Box<str>,
@@ -45,7 +47,7 @@ pub(super) struct Entry {
     pub(super) node: SourceNode,
 }
 
-/// Why bytes are no documents.
+/// Why a file cannot be parsed.
 #[derive(Debug, Clone)]
 pub(super) struct YamlError {
     pub(super) at: Position,
@@ -66,7 +68,7 @@ impl YamlError {
 }
 
 impl SourceNode {
-    /// The field called `key`, where this is a mapping that has it.
+    /// The field `key` of a mapping.
     pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.children {
             Children::Map(entries) => entries.iter().find(|entry| &*entry.key == key),
@@ -74,7 +76,7 @@ impl SourceNode {
         }
     }
 
-    /// The item at `index`, where this is a sequence that has it.
+    /// The item at `index` of a sequence.
     pub(super) fn item(&self, index: usize) -> Option<&SourceNode> {
         match &self.children {
             Children::Seq(items) => items.get(index),
@@ -108,7 +110,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<ParsedDocument>, Vec<YamlError>>
     if builder.errors.is_empty() { Ok(builder.documents) } else { Err(builder.errors) }
 }
 
-/// JSON may be indented by tabs, which YAML's parsers refuse even where its grammar does not.
+/// Replaces tabs outside of quotes in JSON by spaces: YAML parsers refuse tabs as indentation.
 fn tabs_to_spaces(text: &str) -> Cow<'_, str> {
     if !text.trim_start().starts_with(['{', '[']) || !text.contains('\t') {
         return Cow::Borrowed(text);
@@ -122,7 +124,7 @@ fn tabs_to_spaces(text: &str) -> Cow<'_, str> {
     Cow::Owned(spaced.collect())
 }
 
-/// The bytes as text, without a byte order mark.
+/// Decodes a file: size, encoding, control characters. Removes a byte order mark.
 fn decode(bytes: &[u8]) -> Result<&str, YamlError> {
     if bytes.len() > FILE_SIZE_MAX {
         let message = format!("the file has more than {FILE_SIZE_MAX} bytes");
@@ -136,7 +138,7 @@ fn decode(bytes: &[u8]) -> Result<&str, YamlError> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let valid = bytes.get(..error.valid_up_to()).unwrap_or_default();
         let at = position_after(&String::from_utf8_lossy(valid));
-        YamlError::new(at, "encoding", "the file is not UTF-8 from here on").help("save it as UTF-8")
+        YamlError::new(at, "encoding", "the file is not UTF-8 from this position on").help("save it as UTF-8")
     })?;
     let forbidden = |c: char| (c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}')) || c == '\u{feff}';
     if let Some((index, c)) = text.char_indices().find(|&(_, c)| forbidden(c)) {
@@ -169,7 +171,7 @@ fn to_u32(n: usize) -> u32 {
 }
 
 fn position(span: Span) -> Position {
-    // What spans lines is shown by its beginning.
+    // A value of several lines is shown by its first character.
     let len = if span.end.line() == span.start.line() { span.len().max(1) } else { 1 };
     Position { len: to_u32(len), ..position_of(span.start) }
 }
@@ -344,10 +346,10 @@ impl TreeBuilder {
 }
 
 fn too_deep(at: Position) -> YamlError {
-    YamlError::new(at, "too-deep", format!("more than {DEPTH_MAX} mappings and sequences within each other"))
+    YamlError::new(at, "too-deep", format!("mappings and sequences are nested deeper than {DEPTH_MAX} levels"))
 }
 
-/// A scanner's error in the words of who wrote the file.
+/// A syntax error of the parser, with the likely cause where one is known.
 fn syntax(text: &str, error: &ScanError) -> YamlError {
     let at = position_of(*error.marker());
     if error.info() == "recursion limit exceeded" {
@@ -358,7 +360,7 @@ fn syntax(text: &str, error: &ScanError) -> YamlError {
         let line = line(number);
         if ["<<<<<<<", "=======", ">>>>>>>"].iter().any(|mark| line.starts_with(mark)) {
             let at = Position { line: number, col: 1, len: 7 };
-            return YamlError::new(at, "merge-conflict", "an unresolved merge conflict").help("resolve it in git");
+            return YamlError::new(at, "merge-conflict", "unresolved merge conflict").help("resolve it in git");
         }
         let indent: &str = line.get(..line.len() - line.trim_start().len()).unwrap_or_default();
         if let Some(tab) = indent.find('\t') {
@@ -392,9 +394,9 @@ enum ScalarError {
 impl ScalarError {
     fn at(self, at: Position) -> YamlError {
         match self {
-            Self::TooLarge => YamlError::new(at, "number-too-large", "the number is too large to mean anything here")
+            Self::TooLarge => YamlError::new(at, "number-too-large", "the number does not fit into 64 bits")
                 .help("quote it, if it is meant as text"),
-            Self::NotFinite => YamlError::new(at, "not-a-number", "`.inf` and `.nan` mean nothing here"),
+            Self::NotFinite => YamlError::new(at, "not-a-number", "`.inf` and `.nan` are not allowed"),
         }
     }
 }

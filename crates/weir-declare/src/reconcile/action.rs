@@ -1,4 +1,4 @@
-//! What a plan does with an endpoint.
+//! The actions of a plan.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -9,44 +9,44 @@ use super::effective::EffectiveEndpoint;
 use super::lock_out::LockOut;
 use crate::config::{BindAddress, Endpoint, FieldChange, Name};
 
-/// What a node is, as far as a plan depends on it.
+/// The node's settings that a plan depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// `--host`.
     pub default_host: IpAddr,
-    /// `--node-label`; `None`: no node in particular, every endpoint counts.
+    /// `--node-label`; `None`: not a particular node, so the plan covers every endpoint.
     pub labels: Option<BTreeMap<String, String>>,
 }
 
 impl Node {
-    /// Whether `nodes` selects it.
+    /// Whether the selector `nodes` of `endpoint` selects this node.
     pub fn holds(&self, endpoint: &Endpoint) -> bool {
         self.labels.as_ref().is_none_or(|labels| endpoint.matches_labels(labels))
     }
 }
 
-/// What to do.
+/// The kind of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ActionKind {
-    /// Bind and serve.
+    /// Bind a socket and serve it.
     Add,
-    /// The socket stays.
+    /// Change the endpoint and keep its socket.
     Update,
-    /// A socket is bound anew, here or elsewhere.
+    /// Bind a new socket, at the same or another address.
     Rebind,
-    /// Closed and drained; the declaration stays.
+    /// Close the listener and drain its connections; the declaration stays.
     Drain,
-    /// Closed and drained; the declaration is gone.
+    /// Close the listener and drain its connections; the declaration was removed.
     Remove,
-    /// Another endpoint has the address.
+    /// None: another endpoint has the address.
     Conflicted,
-    /// Nothing.
+    /// Nothing to do.
     None,
 }
 
 impl ActionKind {
-    /// As plans and the history write it.
+    /// The name in plans and in the history.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Add => "add",
@@ -60,24 +60,24 @@ impl ActionKind {
     }
 }
 
-/// What to do with one endpoint.
+/// The action for one endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Action {
     pub name: Name,
     pub kind: ActionKind,
     pub changes: Vec<FieldChange>,
-    /// Where it listens now.
+    /// The live address.
     pub from: Option<BindAddress>,
-    /// Where it is to listen.
+    /// The declared address.
     pub to: Option<BindAddress>,
     pub disconnects: Disconnects,
-    /// What the endpoint refuses to everybody afterwards, and did not before.
+    /// What the endpoint will refuse to all clients after the action, and does not refuse now.
     pub lock_out: Option<LockOut>,
-    /// `Some`: not to be done yet, and why.
+    /// Why the action waits; `None`: it is due.
     pub waits: Option<String>,
-    /// What else there is to say: who holds the port, why it is drained.
+    /// A remark: which endpoint has the port, why it is drained.
     pub note: Option<String>,
-    /// What is to run; `None` for `Drain`, `Remove` and endpoints that do not run here.
+    /// The endpoint to run; `None` for `Drain`, `Remove` and endpoints that do not run on this node.
     pub effective: Option<EffectiveEndpoint>,
 }
 
@@ -87,20 +87,20 @@ impl Action {
     }
 }
 
-/// How many clients an action disconnects.
+/// The number of clients that an action disconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Disconnects {
     #[default]
     None,
     Exactly(u32),
-    /// Each is judged when it comes to it.
+    /// Each connection is checked during the action.
     UpTo(u32),
-    /// All, or some; nobody counted them.
+    /// All or some; the connections were not counted.
     Uncounted,
 }
 
 impl Disconnects {
-    /// The most it can be, as far as is known.
+    /// The known maximum.
     pub fn at_most(self) -> u32 {
         match self {
             Self::None | Self::Uncounted => 0,
@@ -108,7 +108,7 @@ impl Disconnects {
         }
     }
 
-    /// Of two endpoints together.
+    /// The sum for two endpoints.
     pub fn sum(self, other: Self) -> Self {
         match (self, other) {
             (Self::None, some) | (some, Self::None) => some,
@@ -118,7 +118,7 @@ impl Disconnects {
         }
     }
 
-    /// Of two changes of one endpoint.
+    /// The larger one, for two changes of one endpoint.
     pub(super) fn larger(self, other: Self) -> Self {
         match (self, other) {
             (Self::None, some) | (some, Self::None) => some,

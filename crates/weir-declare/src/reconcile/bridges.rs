@@ -1,4 +1,4 @@
-//! Bridges, declared against live.
+//! Plans the actions from live to declared bridges.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,35 +10,37 @@ use super::action::{ActionKind, Node};
 use super::effective::Files;
 use crate::config::{self, Bridge, ChangeClass, Declared, FieldChange, Kind, Name, SecretRef};
 
-/// A bridge that is to run, and what it refers to.
+/// A bridge to run, and the files that it refers to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EffectiveBridge {
     pub bridge: Arc<Bridge>,
-    /// The mountpoint of the endpoints that name it; empty: none.
+    /// The mountpoint of the endpoints that name it; empty: the shared namespace.
     pub namespace: Arc<str>,
-    /// Whether one of them has `durability: disk`: what waits outlives the process. Decided when its session here begins.
+    /// Whether one of these endpoints has `durability: disk`: queued messages survive a restart. Applies when the
+    /// bridge's
+    /// local session begins.
     pub durable: bool,
-    /// What it reads, as it was when this was made.
+    /// The files that it reads, as of the time of [`effective_bridges`].
     pub files: Files,
 }
 
-/// Bridges that run, or are to.
+/// Live or declared bridges.
 pub type Bridges = BTreeMap<Name, EffectiveBridge>;
 
-/// What to do with one bridge.
+/// The action for one bridge.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BridgeAction {
     pub name: Name,
     /// `Add`, `Update`, `Remove` or `None`.
     pub kind: ActionKind,
     pub changes: Vec<FieldChange>,
-    /// Whether the link is drained and made anew.
+    /// Whether the bridge disconnects and connects again.
     pub reconnects: bool,
-    /// What is to run; `None` for `Remove`.
+    /// The bridge to run; `None` for `Remove`.
     pub effective: Option<EffectiveBridge>,
 }
 
-/// Files that a bridge reads, resolved, each with what is written.
+/// The files that a bridge reads: resolved path, and path as written.
 pub fn bridge_files(bridge: &Bridge) -> impl Iterator<Item = (PathBuf, &Arc<str>)> {
     let secret = match &bridge.password {
         Some(SecretRef::File(file)) => Some(file),
@@ -48,8 +50,9 @@ pub fn bridge_files(bridge: &Bridge) -> impl Iterator<Item = (PathBuf, &Arc<str>
     tls.into_iter().flatten().chain(secret).map(|file| (bridge.origin.resolve(file), &file.0))
 }
 
-/// The bridges that the endpoints of this node name. Where endpoints of several mountpoints name one, the first by name
-/// says whose topics it carries; see the validator, which refuses the others.
+/// The bridges that the endpoints of this node name. A bridge has the mountpoint of the first such endpoint by name;
+/// the
+/// validator refuses endpoints with another one.
 pub fn effective_bridges(declared: &Declared, node: &Node, files: &Files) -> Bridges {
     let mut found = Bridges::new();
     for endpoint in declared.endpoints.values() {
@@ -72,7 +75,7 @@ pub fn effective_bridges(declared: &Declared, node: &Node, files: &Files) -> Bri
     found
 }
 
-/// What brings `live` to `wanted`: an action for each bridge of either.
+/// Plans the actions from `live` to `wanted`, one per bridge of either.
 pub(super) fn plan_bridges(wanted: &Bridges, live: &Bridges) -> Vec<BridgeAction> {
     let names: BTreeSet<&Name> = wanted.keys().chain(live.keys()).collect();
     let action = |name: &Name| {
@@ -94,7 +97,7 @@ pub(super) fn plan_bridges(wanted: &Bridges, live: &Bridges) -> Vec<BridgeAction
 }
 
 impl EffectiveBridge {
-    /// How `to` differs.
+    /// The differences between `self` and `to`.
     fn changes(&self, to: &Self) -> Vec<FieldChange> {
         let mut found = Vec::new();
         if !Arc::ptr_eq(&self.bridge, &to.bridge) {

@@ -1,4 +1,4 @@
-//! What is true of an endpoint, in the words Kubernetes made the field's: type, status, reason, message, generation, time.
+//! Conditions of an endpoint, as in Kubernetes: type, status, reason, message, generation, transition time.
 
 use std::sync::Arc;
 
@@ -6,26 +6,26 @@ use serde::{Deserialize, Serialize};
 
 use super::Timestamp;
 
-/// What a condition is about. Every endpoint has each of them, in this order.
+/// The type of a condition. Every endpoint has one of each type, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ConditionType {
-    /// The document is valid; `False`: the last good declaration is held, or there never was one.
+    /// The document is valid. `False`: the last good declaration is held, or there is none.
     Accepted,
-    /// Everything it refers to is there: auth and acl documents, certificates, password files.
+    /// Everything that the endpoint refers to exists: auth and acl documents, certificates, password files.
     ResolvedRefs,
-    /// The listening socket is live with this declaration (said only from the live socket).
+    /// The listening socket is live with this declaration. Read from the socket.
     Programmed,
-    /// Its clients are being asked to leave.
+    /// Its connections are being drained.
     Draining,
     /// Another endpoint has its address and port.
     Conflicted,
 }
 
 impl ConditionType {
-    /// All of them, in the order in which they are shown.
+    /// All types, in display order.
     pub const ALL: [Self; 5] = [Self::Accepted, Self::ResolvedRefs, Self::Programmed, Self::Draining, Self::Conflicted];
 
-    /// Whether `True` is the good news.
+    /// Whether `True` is the healthy status.
     pub fn healthy_when_true(self) -> bool {
         matches!(self, Self::Accepted | Self::ResolvedRefs | Self::Programmed)
     }
@@ -35,18 +35,18 @@ impl ConditionType {
 pub enum ConditionStatus {
     True,
     False,
-    /// Not judged yet.
+    /// Not known yet.
     Unknown,
 }
 
 macro_rules! reasons {
     ($($(#[doc = $meaning:literal])+ $reason:ident),+ $(,)?) => {
-        /// Why, in one CamelCase word for machines; the message beside it is for people.
+        /// The reason of a condition: one CamelCase word for machines. The message beside it is for people.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum Reason { $($(#[doc = $meaning])+ $reason),+ }
 
         impl Reason {
-            /// All of them, with what each means.
+            /// All reasons and their meaning.
             pub const ALL: &[(Self, &str)] = &[$((Self::$reason, concat!($($meaning),+))),+];
         }
     };
@@ -102,19 +102,19 @@ pub struct Condition {
     pub status: ConditionStatus,
     pub reason: Reason,
     pub message: String,
-    /// The declaration's generation this was judged by.
+    /// The generation of the declaration that the condition refers to.
     pub observed_generation: u64,
     /// When `status` last changed.
     pub last_transition_time: Timestamp,
 }
 
-/// An endpoint's conditions: one of each type. What did not change is shared by all clones.
+/// An endpoint's conditions: one of each type. Clones share them until one changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Conditions(Arc<Vec<Condition>>);
 
 impl Conditions {
-    /// Nothing is known yet.
+    /// Conditions whose status is `Unknown`.
     pub fn unknown(now: Timestamp) -> Self {
         let unknown = |kind| Condition {
             kind,
@@ -127,7 +127,7 @@ impl Conditions {
         Self(Arc::new(ConditionType::ALL.into_iter().map(unknown).collect()))
     }
 
-    /// All of them, in [`ConditionType::ALL`]'s order.
+    /// All conditions, in the order of [`ConditionType::ALL`].
     pub fn iter(&self) -> impl Iterator<Item = &Condition> {
         self.0.iter()
     }
@@ -142,8 +142,8 @@ impl Conditions {
         self.get(kind).is_some_and(|condition| condition.status == ConditionStatus::True)
     }
 
-    /// Judges `kind` anew. The transition time moves only when the status does. Says whether anything but the generation
-    /// changed.
+    /// Sets the condition of `kind`. The transition time changes only with the status. Returns whether anything but the
+    /// generation changed.
     pub fn set(
         &mut self,
         kind: ConditionType,
@@ -185,12 +185,12 @@ impl Conditions {
         changed
     }
 
-    /// Whether the two are one allocation, hence equal.
+    /// Whether both are one allocation, and so equal.
     pub fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether nothing is wrong: accepted, resolved, programmed, neither draining nor conflicted.
+    /// Whether all conditions are healthy: accepted, resolved, programmed, neither draining nor conflicted.
     pub fn all_healthy(&self) -> bool {
         self.0.iter().all(|condition| match condition.status {
             ConditionStatus::True => condition.kind.healthy_when_true(),
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_transition_time_moves_only_with_the_status() {
+    fn the_transition_time_changes_only_with_the_status() {
         let at = Timestamp::from_unix_ms;
         let mut conditions = Conditions::unknown(at(1));
         assert!(conditions.set(ConditionType::Programmed, false, Reason::AddressInUse, "held by 7", 1, at(2)));
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn good_news_is_true_or_false_by_type() {
+    fn the_healthy_status_depends_on_the_type() {
         let at = Timestamp::from_unix_ms(1);
         let mut conditions = Conditions::unknown(at);
         assert!(!conditions.all_healthy());

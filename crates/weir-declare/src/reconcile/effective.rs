@@ -1,4 +1,4 @@
-//! An endpoint with everything that it refers to: what its listener really runs by.
+//! An endpoint with the documents and files that it refers to.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -12,16 +12,16 @@ use crate::config::{
     Acl, Auth, Authenticator, Ban, ChangeClass, Declared, Endpoint, FieldChange, FileRef, Kind, Name, Origin, SecretRef,
 };
 
-/// What a referenced file holds: a digest of its content, or why it cannot be read.
+/// The digest of a file's content, or why the file cannot be read.
 pub type FileDigest = Result<Arc<str>, Arc<str>>;
 
-/// Referenced files by their resolved path.
+/// Referenced files by resolved path.
 pub type Files = BTreeMap<PathBuf, FileDigest>;
 
-/// All ban documents; they hold on every endpoint.
+/// All ban documents. They apply to every endpoint.
 pub type Bans = BTreeMap<Name, Arc<Ban>>;
 
-/// An endpoint, and what it refers to.
+/// An endpoint, and the documents and files that it refers to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EffectiveEndpoint {
     pub endpoint: Arc<Endpoint>,
@@ -30,16 +30,16 @@ pub struct EffectiveEndpoint {
     /// `None`: `enableAcl: false`, or no such document (then every topic is refused).
     pub acl: Option<Arc<Acl>>,
     pub bans: Arc<Bans>,
-    /// What it reads, as it was when this was made.
+    /// The files that it reads, as of the time of [`EffectiveEndpoint::resolve`].
     pub files: Files,
 }
 
-/// What a file is to an endpoint, and so what a new content of it does.
+/// The role of a file, which decides the effect of new content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileRole {
-    /// Certificates and keys that the server shows.
+    /// The server's certificates and keys.
     Identity,
-    /// Who is trusted: CA certificates, revocation lists.
+    /// CA certificates and revocation lists.
     Trust,
     /// Credentials.
     Credentials,
@@ -64,7 +64,7 @@ pub struct FileReference {
 }
 
 impl EffectiveEndpoint {
-    /// `endpoint` with its documents of `declared`. Its files are taken from `files`.
+    /// Resolves the documents of `endpoint` in `declared`, and its files in `files`.
     pub fn resolve(endpoint: &Arc<Endpoint>, declared: &Declared, bans: &Arc<Bans>, files: &Files) -> Self {
         let auth = endpoint.enable_auth.then(|| declared.auths.get(endpoint.auth_name()).cloned()).flatten();
         let acl = endpoint.enable_acl.then(|| declared.acls.get(endpoint.acl_name()).cloned()).flatten();
@@ -81,18 +81,18 @@ impl EffectiveEndpoint {
         file_references(&self.endpoint, self.auth.as_deref())
     }
 
-    /// The first of its files that cannot be read, and why.
+    /// The first file that cannot be read, and why.
     pub fn unreadable(&self) -> Option<(&PathBuf, &Arc<str>)> {
         self.files.iter().find_map(|(path, digest)| Some((path, digest.as_ref().err()?)))
     }
 
-    /// How `to` differs.
+    /// The differences between `self` and `to`.
     pub fn changes(&self, to: &EffectiveEndpoint) -> Vec<FieldChange> {
         let mut found = Vec::new();
         if !Arc::ptr_eq(&self.endpoint, &to.endpoint) && self.endpoint != to.endpoint {
             found.extend(config::changes(&self.endpoint, &to.endpoint));
         }
-        // Where the endpoint names another document, that field is the change: two documents are not compared.
+        // If the endpoint names another document, that field is the change; the documents are not compared.
         let (auth, acl) = (self.endpoint.auth_name(), self.endpoint.acl_name());
         if auth == to.endpoint.auth_name() && !is_same(self.auth.as_ref(), to.auth.as_ref()) {
             let name = format!("auth {}", to.endpoint.auth_name());
@@ -117,7 +117,7 @@ impl EffectiveEndpoint {
         let mut changes: Vec<FieldChange> = Vec::new();
         for reference in to.file_references() {
             let (from, to) = (self.files.get(&reference.path), to.files.get(&reference.path));
-            // A path that is new to the endpoint is a change of the field that names it.
+            // A new path is a change of the field that names it.
             let (Some(from), Some(Ok(to))) = (from, to) else { continue };
             let from = from.as_ref().ok();
             if from == Some(to) {
@@ -137,7 +137,7 @@ impl EffectiveEndpoint {
     }
 }
 
-/// Whether two documents are equal; one that was not parsed again is known by address.
+/// Whether two documents are equal. Pointers are compared first.
 fn is_same<T: PartialEq>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
@@ -146,7 +146,7 @@ fn is_same<T: PartialEq>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
     }
 }
 
-/// In what a document that is referred to differs: field by field, or as a whole where it comes or goes.
+/// The differences of a referenced document: field by field, or the whole document where it was added or removed.
 fn document_changes<T: serde::Serialize>(kind: Kind, name: &str, from: Option<&T>, to: Option<&T>) -> Vec<FieldChange> {
     let (Some(from), Some(to)) = (from, to) else {
         let whole = |document: Option<&T>| document.map(|document| Value::Object(config::fields_of(document)));
@@ -164,7 +164,7 @@ fn document_changes<T: serde::Serialize>(kind: Kind, name: &str, from: Option<&T
     found
 }
 
-/// Every file that an endpoint with this auth document reads.
+/// The files that an endpoint with this auth document reads.
 pub fn file_references(endpoint: &Endpoint, auth: Option<&Auth>) -> Vec<FileReference> {
     let mut found = Vec::new();
     let mut note = |origin: &Origin, file: &FileRef, role| {
@@ -181,8 +181,8 @@ pub fn file_references(endpoint: &Endpoint, auth: Option<&Auth>) -> Vec<FileRefe
             note(&endpoint.origin, file, FileRole::Trust);
         }
     }
-    for (auth, link) in auth.into_iter().flat_map(|auth| auth.chain.iter().map(move |link| (auth, link))) {
-        credential_files(link, &mut |file, role| note(&auth.origin, file, role));
+    for (auth, authenticator) in auth.into_iter().flat_map(|auth| auth.chain.iter().map(move |each| (auth, each))) {
+        credential_files(authenticator, &mut |file, role| note(&auth.origin, file, role));
     }
     found
 }

@@ -1,4 +1,5 @@
-//! Absence is proof, trouble is not: what has to be seen before something is deleted, and how much at once.
+//! Guards against accidental deletions. A document is deleted only if several readings agree that it is absent; an
+//! unreadable or invalid one never is. Large deletions and lock-outs wait for confirmation.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,18 +7,18 @@ use std::sync::Arc;
 use super::{Timestamp, lock_out};
 use crate::config::{Declared, Held, HeldCause, Identity, Kind, Name, Origin, Prune, SortedCursor};
 
-/// Readings that must agree that a document is gone.
+/// Readings that must agree that a document is absent.
 const READINGS_TO_CONFIRM: u32 = 2;
-/// Where the source never comes to rest, what is absent for so long is gone as well.
+/// In a source that changes all the time, a document counts as deleted after this time.
 const UNSETTLED_ABSENCE_MS: u64 = 10_000;
-/// Up to so many endpoints, any part of them may go at once; only the last one may not.
+/// `maxFraction` does not apply to a set of at most this many endpoints. The last one is guarded all the same.
 const UNLIMITED_UP_TO: usize = 3;
 
-/// Remembers what is missing and what is held, from pass to pass.
+/// The state of the guard between passes: absent documents and held deletions.
 #[derive(Debug, Clone, Default)]
 pub struct Guard {
     absent: BTreeMap<Identity, Absence>,
-    /// Endpoints whose deletion waits, and why: until it is confirmed, or they are declared again.
+    /// Endpoints whose deletion waits, and why. They are held until it is confirmed, or they are declared again.
     held: BTreeMap<Name, String>,
 }
 
@@ -27,42 +28,42 @@ struct Absence {
     readings: u32,
 }
 
-/// A reading, as far as the guard is concerned.
+/// The input of the guard: one reading of the source.
 #[derive(Debug, Clone, Copy)]
 pub struct GuardInput<'a> {
-    /// What the reading declares, held documents included.
+    /// The declaration, including last good declarations.
     pub declared: &'a Declared,
-    /// What is not as the reading declares it for some trouble: it is there, whatever `declared` says.
+    /// Identities that [`crate::config::load`] refused. Their documents exist, whether or not `declared` has them.
     pub refused: &'a BTreeSet<Identity>,
-    /// Files and directories (these end in `/`) that could not be read, as shown: whatever came from there is there.
+    /// Unreadable files and directories (these end in `/`), as shown. All documents from there count as present.
     pub unreadable: &'a BTreeSet<Arc<str>>,
-    /// Whether the source was at rest.
+    /// Whether the source did not change during the reading.
     pub settled: bool,
-    /// Whether an empty declaration is meant (`--allow-empty`).
+    /// Whether an empty declaration is intended (`--allow-empty`).
     pub allow_empty: bool,
 }
 
-/// What the guard makes of a reading.
+/// The guard's decision about a reading.
 #[derive(Debug, Clone, PartialEq)]
 pub enum GuardDecision {
-    /// Documents are missing that were there: nothing of this reading is applied before another has been made.
+    /// Documents are absent that were applied: read the source again, and apply nothing of this reading.
     ReadAgain {
         missing: Vec<Identity>,
     },
     Proceed(Guarded),
 }
 
-/// What is to be applied of a reading.
+/// The declaration to apply.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Guarded {
-    /// The reading's, and what is held of what was applied last.
+    /// The reading's declaration, with held parts of the last applied one.
     pub declared: Declared,
-    /// What is not as the reading has it, and why.
+    /// The held declarations, and why.
     pub held: BTreeMap<Identity, Held>,
 }
 
 impl Guard {
-    /// A guard that goes on with what another one held, as after a restart.
+    /// A guard with the held deletions of an earlier one, as after a restart.
     pub fn resume(held: &BTreeMap<Identity, Held>) -> Self {
         let deletions =
             held.iter().filter(|(identity, held)| identity.kind == Kind::Endpoint && held.cause == HeldCause::Deletion);
@@ -70,7 +71,7 @@ impl Guard {
         Self { absent: BTreeMap::new(), held }
     }
 
-    /// Judges a reading against what was last applied.
+    /// Checks a reading against `last`, the declaration that is in force.
     pub fn check(&mut self, last: &Declared, input: &GuardInput<'_>, now: Timestamp) -> GuardDecision {
         let missing = self.count_missing(last, input, now);
         let waiting: Vec<Identity> =
@@ -81,7 +82,7 @@ impl Guard {
         GuardDecision::Proceed(self.decide(last, input, &missing))
     }
 
-    /// Decides about a change from `last` to `wanted` without another look: for plans.
+    /// Decides about a change from `last` to `wanted` without a second reading, for plans.
     pub fn preview(&mut self, last: &Declared, wanted: &Declared) -> Guarded {
         let input = GuardInput {
             declared: wanted,
@@ -94,7 +95,7 @@ impl Guard {
         self.decide(last, &input, &missing)
     }
 
-    /// `missing`: what is gone for certain.
+    /// Decides what to hold. `missing`: documents that are deleted for certain.
     fn decide(&mut self, last: &Declared, input: &GuardInput<'_>, missing: &BTreeSet<Identity>) -> Guarded {
         self.hold_deletions(last, input, missing);
         let mut guarded = Guarded { declared: input.declared.clone(), held: BTreeMap::new() };
@@ -105,8 +106,8 @@ impl Guard {
         for (name, why) in &lock_outs.endpoints {
             guarded.keep_endpoint(last, name, HeldCause::LockOut, why);
         }
-        let mut there = SortedCursor::over(&input.declared.endpoints);
-        for name in last.endpoints.keys().filter(|name| there.get(name).is_none()) {
+        let mut declared = SortedCursor::over(&input.declared.endpoints);
+        for name in last.endpoints.keys().filter(|name| declared.get(name).is_none()) {
             if !missing.contains(&Identity::new(Kind::Endpoint, name.clone())) && !self.held.contains_key(name) {
                 guarded.keep_endpoint(last, name, HeldCause::Unreadable, "its document cannot be read");
             }
@@ -117,8 +118,7 @@ impl Guard {
         guarded
     }
 
-    /// Brings what is held up to date. Only deletions that were never held count for how much is deleted at once, and
-    /// only endpoints that are not held for how much there is: what waits already is neither.
+    /// Updates the held deletions. Deletions that wait already count neither as deleted nor as part of the total.
     fn hold_deletions(&mut self, last: &Declared, input: &GuardInput<'_>, missing: &BTreeSet<Identity>) {
         let prune = &input.declared.reconcile.prune;
         let empty_is_meant = input.allow_empty && input.declared.endpoints.is_empty();
@@ -141,7 +141,8 @@ impl Guard {
         self.held.extend(held);
     }
 
-    /// What was applied and is not there any longer, for no trouble that is known. Counts how often each was missed.
+    /// The applied documents that are absent, without those that are refused or unreadable. Counts the readings of
+    /// each.
     fn count_missing(&mut self, last: &Declared, input: &GuardInput<'_>, now: Timestamp) -> BTreeSet<Identity> {
         let missing: BTreeSet<Identity> = removed_documents(last, input.declared)
             .into_iter()
@@ -163,7 +164,7 @@ impl Guard {
     }
 }
 
-/// Every document of `last` that `now` does not have, with the file it came from.
+/// Every document of `last` that `now` does not have, with its file.
 fn removed_documents<'a>(last: &'a Declared, now: &Declared) -> Vec<(Identity, &'a Arc<str>)> {
     fn collect<'a, T>(
         kind: Kind,
@@ -198,7 +199,7 @@ fn is_unreadable(file: &str, unreadable: &BTreeSet<Arc<str>>) -> bool {
     unreadable.iter().any(|shown| if shown.ends_with('/') { file.starts_with(&**shown) } else { *file == **shown })
 }
 
-/// Which of the endpoints that are `deleted` are held, and why. `had`: how many there were that did not wait already.
+/// The endpoints of `deleted` to hold, and why. `had`: the number of endpoints whose deletion did not wait already.
 fn newly_held(last: &Declared, input: &GuardInput<'_>, deleted: &[&Name], had: usize) -> BTreeMap<Name, String> {
     let hold = |names: &[&Name], why: &str| names.iter().map(|name| ((*name).clone(), why.to_owned())).collect();
     let remains = !input.declared.endpoints.is_empty();
@@ -229,15 +230,16 @@ fn newly_held(last: &Declared, input: &GuardInput<'_>, deleted: &[&Name], had: u
 }
 
 impl Guarded {
-    /// Leaves an endpoint as it was, with the documents that it needs.
+    /// Keeps an endpoint and the documents that it refers to.
     fn keep_endpoint(&mut self, last: &Declared, name: &Name, cause: HeldCause, why: &str) {
         let Some(endpoint) = last.endpoints.get(name) else { return };
         let auth = last.auths.get_key_value(endpoint.auth_name()).filter(|_| endpoint.enable_auth);
         let acl = last.acls.get_key_value(endpoint.acl_name()).filter(|_| endpoint.enable_acl);
         let bridges = endpoint.bridges.iter().filter(|_| endpoint.enable_bridge).map(|name| (Kind::Bridge, name));
-        let needs = auth.map(|(name, _)| (Kind::Auth, name)).into_iter().chain(acl.map(|(name, _)| (Kind::Acl, name)));
-        for (kind, document) in needs.chain(bridges) {
-            let why = format!("endpoint `{name}`, which is held, needs it");
+        let referenced =
+            auth.map(|(name, _)| (Kind::Auth, name)).into_iter().chain(acl.map(|(name, _)| (Kind::Acl, name)));
+        for (kind, document) in referenced.chain(bridges) {
+            let why = format!("endpoint `{name}` is held and refers to it");
             self.keep_document(last, Identity::new(kind, document.clone()), HeldCause::Needed, why);
         }
         self.declared.endpoints.insert(name.clone(), Arc::clone(endpoint));
@@ -245,7 +247,7 @@ impl Guarded {
         self.held.insert(Identity::new(Kind::Endpoint, name.clone()), held);
     }
 
-    /// Leaves a document that is gone in force.
+    /// Keeps a deleted document.
     fn keep_document(&mut self, last: &Declared, identity: Identity, cause: HeldCause, why: String) {
         fn keep<T>(now: &mut BTreeMap<Name, Arc<T>>, last: &BTreeMap<Name, Arc<T>>, name: &Name) -> bool {
             let Some(document) = last.get(name).filter(|_| !now.contains_key(name)) else { return false };

@@ -1,4 +1,4 @@
-//! What a reconciler will do about a change, and what of it it will hold: the guard's own decision, shown as a plan.
+//! A plan with the guard's decisions: what the reconciler will do, and what it will hold.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use super::guard::{Guard, Guarded};
 use super::plan::{Live, Pinned, Plan, plan};
 use crate::config::{Declared, Held, Identity, Kind};
 
-/// What brings `live`, which runs by `last`, to `wanted`. What the guard holds waits, with the reason. `held`: what is
-/// held already.
+/// Plans the actions from `live`, which runs by `last`, to `wanted`. Actions that the guard holds wait. `held`: what it
+/// holds already.
 pub fn plan_guarded(
     last: &Declared,
     wanted: &Declared,
@@ -30,7 +30,7 @@ pub fn plan_guarded(
         if action.kind == ActionKind::None {
             *action = Action { waits: Some(why), ..asked.clone() };
         } else {
-            // What else is changed of it does not wait.
+            // Its other changes do not wait.
             action.lock_out = asked.lock_out;
             let note = action.note.take().map_or_else(String::new, |note| format!("{note}; "));
             action.note = Some(format!("{note}held: {why}"));
@@ -39,7 +39,7 @@ pub fn plan_guarded(
     made
 }
 
-/// Why what is asked of an endpoint is not what will be done.
+/// Why the requested action of an endpoint is held; `None`: it is not.
 fn why_held(guarded: &Guarded, action: &Action, asked: &Action) -> Option<String> {
     if let Some(held) = guarded.held.get(&Identity::new(Kind::Endpoint, action.name.clone())) {
         return (asked.kind != ActionKind::None).then(|| held.why.clone());

@@ -1,4 +1,5 @@
-//! Changes after which every client of an endpoint is refused, because its auth or acl document is not there any longer.
+//! Lock-outs: changes after which an endpoint refuses all clients, because its auth or acl document does not exist any
+//! more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,10 +7,10 @@ use std::sync::Arc;
 use super::effective::EffectiveEndpoint;
 use crate::config::{Declared, Endpoint, Identity, Kind, Name, SortedCursor};
 
-/// Endpoints named in a message; the others are counted.
+/// Endpoints that a message names; it counts the others.
 const NAMES_MAX: usize = 8;
 
-/// What an endpoint refuses to everybody.
+/// What an endpoint refuses to all clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockOut {
     /// `enableAuth`, and no auth document.
@@ -19,7 +20,7 @@ pub enum LockOut {
 }
 
 impl LockOut {
-    /// What an endpoint that ran by `from` refuses to everybody once it runs by `to`, and did not before.
+    /// What an endpoint refuses to all clients with `to`, and does not refuse with `from`.
     pub fn between(from: &EffectiveEndpoint, to: &EffectiveEndpoint) -> Option<Self> {
         let connect = |effective: &EffectiveEndpoint| effective.endpoint.enable_auth && effective.auth.is_none();
         let topics = |effective: &EffectiveEndpoint| effective.endpoint.enable_acl && effective.acl.is_none();
@@ -40,18 +41,19 @@ impl LockOut {
     }
 }
 
-/// What has to stay as it was, so that no endpoint is locked out unconfirmed.
+/// Documents and endpoints to hold, so that no endpoint is locked out without confirmation.
 #[derive(Debug, Default)]
 pub(super) struct LockOuts {
-    /// Documents that are gone, and why they stay.
+    /// Deleted documents to keep, and why.
     pub(super) documents: BTreeMap<Identity, String>,
-    /// Endpoints that are declared to use a document that is not there, and why they stay.
+    /// Endpoints whose new declaration refers to a document that does not exist, and why they stay unchanged.
     pub(super) endpoints: BTreeMap<Name, String>,
 }
 
-/// Looks for endpoints that had an auth (acl) document in `last` and have none in `now`, for whatever cause. Those named
-/// in `reconcile.prune.confirm` are meant. One that was open and is to ask for authentication closes at once: what it let
-/// in is revoked.
+/// Finds endpoints that had an auth (acl) document in `last` and have none in `now`, for whatever cause. Endpoints in
+/// `reconcile.prune.confirm` are confirmed. An endpoint without authentication in `last` is not held: its lock-out
+/// revokes
+/// a right, which applies at once.
 pub(super) fn find(last: &Declared, now: &Declared) -> LockOuts {
     let mut found = LockOuts::default();
     let mut users: BTreeMap<Identity, Vec<&Name>> = BTreeMap::new();
@@ -69,7 +71,7 @@ pub(super) fn find(last: &Declared, now: &Declared) -> LockOuts {
                 users.entry(Identity::new(kind, had.clone())).or_default().push(name);
             } else {
                 let why = format!(
-                    "it is to use the {kind} document `{needs}`, which is not there: {} would be refused; name it in \
+                    "its {kind} document `{needs}` does not exist: {} would be refused; name the endpoint in \
                      reconcile.prune.confirm to confirm it",
                     refused(kind)
                 );
@@ -82,7 +84,7 @@ pub(super) fn find(last: &Declared, now: &Declared) -> LockOuts {
     found
 }
 
-/// The document of a kind that an endpoint needs, by name.
+/// The name of the document of a kind that an endpoint refers to.
 fn needed(kind: Kind, endpoint: &Arc<Endpoint>) -> Option<&str> {
     match kind {
         Kind::Auth => endpoint.enable_auth.then(|| endpoint.auth_name()),

@@ -1,4 +1,11 @@
-//! Declared against live: plans, conditions, their rendering. Pure: no sockets, no files, no clock; time is an argument.
+//! Compares declared with live: the deletion guard, plans, conditions, and their rendering. Pure: no sockets, no files,
+//! no
+//! clock; time is an argument.
+//!
+//! - `guard`, `lock_out`: which deletions and lock-outs wait for confirmation.
+//! - `effective`: an endpoint with the documents and files that it refers to.
+//! - `action`, `plan`, `bridges`, `guarded_plan`: the actions from live to declared. `render`: plans as text and JSON.
+//! - `conditions`: the state of an endpoint in Kubernetes' terms.
 
 mod action;
 mod bridges;

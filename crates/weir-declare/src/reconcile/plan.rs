@@ -1,4 +1,4 @@
-//! The smallest acts that bring live to declared.
+//! Plans the smallest actions from live to declared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,27 +9,27 @@ use super::effective::{Bans, EffectiveEndpoint, Files};
 use super::lock_out::LockOut;
 use crate::config::{BindAddress, ChangeClass, Declared, Endpoint, FieldChange, Name, PruneGuard};
 
-/// What runs.
+/// The live endpoints and bridges.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Live {
-    /// Those that listen, or should. What only still drains is not among them.
+    /// Endpoints that listen, or should; without those that are only draining.
     pub endpoints: BTreeMap<Name, LiveEndpoint>,
     pub bridges: Bridges,
 }
 
-/// An endpoint that runs.
+/// A live endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LiveEndpoint {
-    /// What it runs by.
+    /// The declaration that is in force.
     pub effective: EffectiveEndpoint,
     pub address: BindAddress,
-    /// As the socket itself says; `false`: the listener was lost.
+    /// Read from the socket; `false`: the listener was lost.
     pub listening: bool,
-    /// Open connections; `None` where nobody counted (a plan against files).
+    /// Open connections; `None`: not counted, as in a plan against files.
     pub connections: Option<u32>,
 }
 
-/// What brings live to declared: one action per endpoint that is declared or live, by name; then one per bridge.
+/// The actions from live to declared: one per endpoint that is declared or live, by name, and one per bridge.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     pub actions: Vec<Action>,
@@ -37,32 +37,32 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Whether there is nothing to do, now or later.
+    /// Whether there is nothing to do, neither now nor later.
     pub fn is_empty(&self) -> bool {
         self.actions.iter().all(|action| action.kind == ActionKind::None) && self.due_bridges().next().is_none()
     }
 
-    /// The endpoints that refuse everybody once all of it is done, by name.
+    /// The endpoints that will refuse all clients, by name.
     pub fn lock_outs(&self) -> impl Iterator<Item = (&Name, LockOut)> {
         self.actions.iter().filter_map(|action| Some((&action.name, action.lock_out?)))
     }
 
-    /// What is to be done with bridges.
+    /// The actions for bridges.
     pub fn due_bridges(&self) -> impl Iterator<Item = &BridgeAction> {
         self.bridges.iter().filter(|action| action.kind != ActionKind::None)
     }
 
-    /// What is to be done now.
+    /// The actions that do not wait.
     pub fn due(&self) -> impl Iterator<Item = &Action> {
         self.actions.iter().filter(|action| action.is_due())
     }
 
-    /// Whether there is something to be done to an endpoint now.
+    /// Whether an endpoint has an action that does not wait.
     pub fn is_due(&self, name: &str) -> bool {
         self.get(name).is_some_and(Action::is_due)
     }
 
-    /// The most clients it disconnects, as far as is known.
+    /// The known maximum of clients that it disconnects.
     pub fn disconnects(&self) -> u64 {
         self.due().map(|action| u64::from(action.disconnects.at_most())).sum()
     }
@@ -74,15 +74,16 @@ impl Plan {
     }
 }
 
-/// Endpoints that could not do what was planned, and why: they stay as they are, and where they are.
+/// Endpoints whose planned action failed, and why: they keep their live declaration and address.
 pub type Pinned = BTreeMap<Name, String>;
 
-/// What brings `live` to `declared` on `node`. `files` has what was read of every referenced file. Deletions in it have
-/// been agreed to; see [`super::Guard`].
+/// Plans the actions from `live` to `declared` on `node`. `files` holds the digest of every referenced file. The guard
+/// has
+/// confirmed the deletions in `declared`; see [`super::Guard`].
 pub fn plan(declared: &Declared, live: &Live, node: &Node, files: &Files, pinned: &Pinned) -> Plan {
     let bans = shared_bans(declared, live);
     let names: BTreeSet<&Name> = declared.endpoints.keys().chain(live.endpoints.keys()).collect();
-    // Who has to stay where it is may be in another's way, who has to stay then, too.
+    // An endpoint that cannot move may block another one, which cannot move either.
     let mut unmoved: BTreeSet<Name> = pinned.keys().cloned().collect();
     loop {
         let conflicts = conflicts(declared, live, node, &unmoved);
@@ -127,7 +128,7 @@ fn plan_endpoint(
     })
 }
 
-/// The declared bans; the very map that is live where nothing differs, so that comparing them is comparing pointers.
+/// The declared bans. Returns the live map if it is equal, so that later comparisons compare pointers.
 fn shared_bans(declared: &Declared, live: &Live) -> Arc<Bans> {
     let known = live.endpoints.values().map(|running| &running.effective.bans).find(|bans| ***bans == declared.bans);
     known.map_or_else(|| Arc::new(declared.bans.clone()), Arc::clone)
@@ -137,16 +138,16 @@ fn runs_on(endpoint: &Endpoint, node: &Node) -> bool {
     endpoint.enabled && node.holds(endpoint)
 }
 
-/// A wish for an address.
+/// An endpoint's request for an address.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct AddressRequest<'a> {
-    /// Sorts those first that listen there already: they keep it. Among newcomers the first by name has it.
+    /// Whether it does not listen there yet. Listening endpoints sort first and keep the address; then by name.
     newcomer: bool,
     name: &'a Name,
     address: BindAddress,
 }
 
-/// Who cannot have its address, and who has it. `unmoved` endpoints keep the address that they have.
+/// Endpoints whose address another endpoint has, with that endpoint. `unmoved` endpoints keep their live address.
 fn conflicts(declared: &Declared, live: &Live, node: &Node, unmoved: &BTreeSet<Name>) -> BTreeMap<Name, Name> {
     let mut requests: Vec<AddressRequest<'_>> = Vec::new();
     for (name, endpoint) in declared.endpoints.iter().filter(|(_, endpoint)| runs_on(endpoint, node)) {
@@ -180,7 +181,7 @@ fn conflicts(declared: &Declared, live: &Live, node: &Node, unmoved: &BTreeSet<N
     conflicts
 }
 
-/// Whether no node holds both: their selectors want different values of one label.
+/// Whether no node can have both: their selectors require different values of one label.
 fn are_on_different_nodes(declared: &Declared, a: &Name, b: &Name) -> bool {
     let (Some(a), Some(b)) = (declared.endpoints.get(a), declared.endpoints.get(b)) else { return false };
     a.nodes.iter().any(|(key, value)| b.nodes.get(key).is_some_and(|other| other != value))
@@ -201,7 +202,7 @@ fn empty_action(name: &Name, kind: ActionKind) -> Action {
     }
 }
 
-/// Declared, but not to run here.
+/// The action for an endpoint that is declared, but not to run on this node.
 fn idle_action(endpoint: &Endpoint, running: Option<&LiveEndpoint>, node: &Node) -> Action {
     let note = if !endpoint.enabled {
         "enabled: false".to_owned()
@@ -251,7 +252,7 @@ fn update_action(effective: EffectiveEndpoint, to: BindAddress, running: &LiveEn
     let mut changes = running.effective.changes(&effective);
     let moves = to != running.address;
     if !moves {
-        // `host` written out or left to the node: the same socket.
+        // The same socket: `host` is written out, or is the node's.
         for change in changes.iter_mut().filter(|change| matches!(change.path.as_str(), "host" | "port")) {
             change.class = ChangeClass::Cosmetic;
         }
@@ -290,7 +291,7 @@ fn all_connections(running: &LiveEndpoint) -> Disconnects {
     }
 }
 
-/// Whom a change within the socket sends away.
+/// The clients that a change without a new socket disconnects.
 fn disconnects_of(change: &FieldChange, running: &LiveEndpoint) -> Disconnects {
     if change.class != ChangeClass::Drain {
         return Disconnects::None;
@@ -304,8 +305,8 @@ fn disconnects_of(change: &FieldChange, running: &LiveEndpoint) -> Disconnects {
             over => Disconnects::Exactly(over),
         };
     }
-    // What carries the bytes, and the namespace, are the same for all connections, and without an auth document none is
-    // confirmed; the rest is judged one by one.
+    // These fields are the same for all connections, and without an auth document none of them is valid any more. All
+    // other changes are checked per connection.
     let is_same_for_all = matches!(change.path.as_str(), "useWebsocket" | "sslConfig" | "mountpoint" | "proxyProtocol")
         || change.path.starts_with("auth ") && change.new.is_none();
     match connections {
@@ -315,8 +316,8 @@ fn disconnects_of(change: &FieldChange, running: &LiveEndpoint) -> Disconnects {
     }
 }
 
-/// Lets everything that disconnects wait, where together it would disconnect more than is allowed at once. What is
-/// named in `confirm` is meant.
+/// Makes all actions that disconnect clients wait, if together they disconnect more than `limit`. Endpoints in
+/// `prune.confirm` are confirmed.
 fn hold_disconnects(actions: &mut [Action], limit: Option<u32>, prune: &PruneGuard) {
     let Some(limit) = limit else { return };
     let unconfirmed = |action: &Action| action.disconnects.at_most() > 0 && !prune.confirm.contains(&action.name);

@@ -1,4 +1,4 @@
-//! Plans as text: for a terminal, for programs, for a pull request. Deterministic to the byte.
+//! Renders plans for a terminal, as JSON and as Markdown. The output is deterministic to the byte.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use super::bridges::BridgeAction;
 use super::plan::Plan;
 use crate::config::FieldChange;
 
-/// Characters of a value in text that is for people.
+/// Characters of a value in text and Markdown.
 const VALUE_CHARS_MAX: usize = 60;
 
 /// `2 to add, 1 to change in place, 1 to rebind (37 clients will be disconnected), 1 to remove, 1 waiting, 1 lock-out`.
@@ -52,7 +52,7 @@ pub fn summary(plan: &Plan) -> String {
     if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") }
 }
 
-/// `37 clients will be disconnected`; `None` where none will, or nobody knows.
+/// `37 clients will be disconnected`; `None`: none will be, or the number is unknown.
 fn disconnected(clients: Disconnects) -> Option<String> {
     let counted = |count: u32| if count == 1 { "1 client".to_owned() } else { format!("{count} clients") };
     match clients {
@@ -62,7 +62,7 @@ fn disconnected(clients: Disconnects) -> Option<String> {
     }
 }
 
-/// For a terminal: the summary, a paragraph for each endpoint, the diff.
+/// A plan for a terminal: a paragraph per endpoint, the summary, the diff.
 pub fn human(plan: &Plan, diff: &str) -> String {
     let mut text = String::new();
     for action in plan.actions.iter().filter(|action| action.kind != ActionKind::None) {
@@ -97,7 +97,7 @@ pub fn human(plan: &Plan, diff: &str) -> String {
     text
 }
 
-/// For a pull request's comment.
+/// A plan as Markdown, for a comment in a pull request.
 pub fn markdown(plan: &Plan, diff: &str) -> String {
     let mut text = String::new();
     push_line(&mut text, format_args!("### Plan: {}", summary(plan)));
@@ -146,7 +146,7 @@ pub fn markdown(plan: &Plan, diff: &str) -> String {
         );
     }
     if !diff.is_empty() {
-        // A fence longer than any run of backticks inside.
+        // The fence must be longer than any run of backticks in the diff.
         let fence = "`".repeat(longest_run(diff, '`').max(2) + 1);
         push_line(&mut text, format_args!("\n<details><summary>Diff</summary>\n\n{fence}diff"));
         text.push_str(diff);
@@ -155,7 +155,7 @@ pub fn markdown(plan: &Plan, diff: &str) -> String {
     text
 }
 
-/// For programs.
+/// A plan as JSON, format `weir/plan/v1`.
 pub fn json(plan: &Plan, diff: &str) -> Value {
     let listed = plan.actions.iter().filter(|action| action.kind != ActionKind::None);
     let actions: Vec<Value> = listed.map(action_json).collect();
@@ -221,7 +221,7 @@ fn action_json(action: &Action) -> Value {
 }
 
 fn push_line(text: &mut String, line: std::fmt::Arguments<'_>) {
-    // Writing to a String does not fail.
+    // Writing to a String cannot fail.
     let _ok = writeln!(text, "{line}");
 }
 

@@ -1,4 +1,4 @@
-//! A moment of wall-clock time, as an argument: the pure modules never read a clock.
+//! Wall-clock time as an argument: pure modules never read a clock.
 
 use std::fmt;
 
@@ -13,12 +13,12 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
-    /// A moment, `unix_ms` milliseconds after the epoch.
+    /// The time `unix_ms` milliseconds after the epoch.
     pub const fn from_unix_ms(unix_ms: u64) -> Self {
         Self { unix_ms }
     }
 
-    /// Milliseconds from `earlier` to `self`; 0 where the clock went back.
+    /// Milliseconds from `earlier` to `self`; 0 if the clock went back.
     pub const fn since_ms(self, earlier: Timestamp) -> u64 {
         self.unix_ms.saturating_sub(earlier.unix_ms)
     }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shown_as_rfc_3339_and_read_back() {
+    fn a_timestamp_is_displayed_and_parsed_as_rfc_3339() {
         for (ms, text) in [(0, "1970-01-01T00:00:00Z"), (1_795_232_820_123, "2026-11-21T03:47:00.123Z")] {
             let at = Timestamp::from_unix_ms(ms);
             assert_eq!(at.to_string(), text);
