@@ -92,7 +92,8 @@ impl SourceNode {
 pub(super) fn parse(bytes: &[u8]) -> Result<Vec<ParsedDocument>, Vec<YamlError>> {
     let text = decode(bytes).map_err(|error| vec![error])?;
     let text = tabs_to_spaces(text);
-    let mut builder = TreeBuilder::default();
+    let unterminated_end = (!text.ends_with(['\n', '\r'])).then(|| text.chars().count());
+    let mut builder = TreeBuilder { unterminated_end, ..TreeBuilder::default() };
     let mut parser = Parser::new_from_str(&text);
     while let Some(next) = parser.next_event() {
         match next {
@@ -192,6 +193,8 @@ struct OpenCollection {
 /// Builds values and positions from the parser's events.
 #[derive(Default)]
 struct TreeBuilder {
+    /// The number of characters of a text that does not end in a line break.
+    unterminated_end: Option<usize>,
     open: Vec<OpenCollection>,
     documents: Vec<ParsedDocument>,
     errors: Vec<YamlError>,
@@ -208,7 +211,7 @@ impl TreeBuilder {
             Event::Alias(_) => self.refuse_alias(at),
             Event::Scalar(text, style, anchor, tag) => {
                 self.refuse_anchor_and_tag(at, anchor, tag.is_some());
-                self.scalar(&text, style, at);
+                self.scalar(self.without_added_break(&text, style, span), style, at);
             }
             Event::SequenceStart(anchor, tag) => {
                 self.refuse_anchor_and_tag(at, anchor, tag.is_some());
@@ -249,6 +252,10 @@ impl TreeBuilder {
     }
 
     fn scalar(&mut self, text: &str, style: ScalarStyle, at: Position) {
+        if style == ScalarStyle::Plain && text.starts_with(['|', '>']) {
+            let message = "this is not YAML: a block scalar within `{...}` or `[...]`";
+            self.errors.push(YamlError::new(at, "syntax", message).help("quote the text"));
+        }
         let value = match style {
             ScalarStyle::Plain => plain_scalar(text),
             _ => Ok(Value::String(text.to_owned())),
@@ -265,6 +272,14 @@ impl TreeBuilder {
         if !(self.open.is_empty() && value.is_null()) {
             self.add(value, SourceNode { at, children: Children::Scalar });
         }
+    }
+
+    /// The text of a scalar. The parser ends a block scalar with a line break even where the file ends without one.
+    fn without_added_break<'a>(&self, text: &'a str, style: ScalarStyle, span: Span) -> &'a str {
+        let is_block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+        let ends_file = self.unterminated_end == Some(span.end.index()) && span.end.col() >= span.start.col();
+        let has_content = text.contains(|c| c != '\n');
+        if is_block && ends_file && has_content { text.strip_suffix('\n').unwrap_or(text) } else { text }
     }
 
     fn key(&mut self, text: &str, style: ScalarStyle, is_string: bool, at: Position) {

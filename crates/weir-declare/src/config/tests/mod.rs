@@ -6,6 +6,7 @@ mod last_good;
 mod properties;
 mod schema;
 mod values;
+mod yaml;
 
 use std::path::Path;
 use std::sync::Arc;
