@@ -2,7 +2,9 @@
 //! argument.
 //!
 //! - [`config`]: a snapshot of YAML documents to a declaration or diagnostics.
+//! - [`import`]: other brokers' configuration to documents.
 //! - [`reconcile`]: the difference between declared and live: guard, plan, conditions, and their rendering.
 
 pub mod config;
+pub mod import;
 pub mod reconcile;

@@ -1,6 +1,5 @@
 //! The canonical form of declarations. It does not depend on the order of keys, comments, files, or on whether defaults
-//! are
-//! written out.
+//! are written out.
 
 use std::fmt::Write as _;
 

@@ -1,6 +1,5 @@
 //! The effect of a changed field on connected clients. The class of each field is in the schema, `x-change-class`;
-//! there is
-//! no second table.
+//! there is no second table.
 
 use std::cmp::Ordering;
 

@@ -150,8 +150,7 @@ impl LastGood {
     }
 
     /// A diagnostic at `pointer` (`/endpoint/sslConfig/certFile`) of a declaration. `None`: it was restored after a
-    /// restart,
-    /// so its document is not available.
+    /// restart, so its document is not available.
     pub fn diagnostic(
         &self,
         identity: &Identity,

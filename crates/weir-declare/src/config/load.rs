@@ -257,8 +257,7 @@ impl Pass<'_> {
             .map(|(identity, _)| (identity.kind, identity.name.clone()))
             .collect();
         // A refused endpoint falls back to its last good declaration, which may conflict with another endpoint. The
-        // loop
-        // ends: each round refuses at least one endpoint, and a held one is never refused.
+        // loop ends: each round refuses at least one endpoint, and a held one is never refused.
         loop {
             let targets = ReferenceTargets { declared: &self.loaded.declared, refused: &refused };
             let found = conflicts::find(&candidates, self.node, &targets);

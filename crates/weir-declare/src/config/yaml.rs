@@ -1,9 +1,8 @@
 //! Bytes to JSON values, and the position of each value and key.
 //!
 //! One pass over saphyr-parser's events. It refuses what is hostile or ambiguous: deep nesting, duplicate keys,
-//! anchors,
-//! aliases, tags and merge keys. Plain scalars have the types of YAML 1.2's core schema: `no`, `on` and `0777` are
-//! strings.
+//! anchors, aliases, tags and merge keys. Plain scalars have the types of YAML 1.2's core schema: `no`, `on` and `0777`
+//! are strings.
 
 use std::borrow::Cow;
 
@@ -90,7 +89,36 @@ impl SourceNode {
 /// # Errors
 /// Every error up to the point where parsing had to stop. No document of the file is known then.
 pub(super) fn parse(bytes: &[u8]) -> Result<Vec<ParsedDocument>, Vec<YamlError>> {
-    let text = decode(bytes).map_err(|error| vec![error])?;
+    parse_text(decode(bytes).map_err(|error| vec![error])?)
+}
+
+/// Why a text is not one YAML document.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidYaml {
+    #[error("line {line}: {message}")]
+    Syntax { line: u32, message: String },
+    #[error("it has {0} documents, not one")]
+    SeveralDocuments(usize),
+}
+
+/// The value of a text of one YAML or JSON document, of any size; null: it has none.
+///
+/// # Errors
+/// `text` has errors, or several documents.
+pub fn parse_yaml(text: &str) -> Result<Value, InvalidYaml> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let mut documents = parse_text(text).map_err(|errors| {
+        let first = errors.into_iter().next();
+        let (line, message) = first.map_or_else(Default::default, |error| (error.at.line, error.message));
+        InvalidYaml::Syntax { line, message }
+    })?;
+    match documents.len() {
+        0 | 1 => Ok(documents.pop().map(|document| document.value).unwrap_or_default()),
+        count => Err(InvalidYaml::SeveralDocuments(count)),
+    }
+}
+
+fn parse_text(text: &str) -> Result<Vec<ParsedDocument>, Vec<YamlError>> {
     let text = tabs_to_spaces(text);
     let unterminated_end = (!text.ends_with(['\n', '\r'])).then(|| text.chars().count());
     let mut builder = TreeBuilder { unterminated_end, ..TreeBuilder::default() };

@@ -17,8 +17,7 @@ pub struct EffectiveBridge {
     /// The mountpoint of the endpoints that name it; empty: the shared namespace.
     pub namespace: Arc<str>,
     /// Whether one of these endpoints has `durability: disk`: queued messages survive a restart. Applies when the
-    /// bridge's
-    /// local session begins.
+    /// bridge's local session begins.
     pub durable: bool,
     /// The files that it reads, as of the time of [`effective_bridges`].
     pub files: Files,
@@ -51,8 +50,7 @@ pub fn bridge_files(bridge: &Bridge) -> impl Iterator<Item = (PathBuf, &Arc<str>
 }
 
 /// The bridges that the endpoints of this node name. A bridge has the mountpoint of the first such endpoint by name;
-/// the
-/// validator refuses endpoints with another one.
+/// the validator refuses endpoints with another one.
 pub fn effective_bridges(declared: &Declared, node: &Node, files: &Files) -> Bridges {
     let mut found = Bridges::new();
     for endpoint in declared.endpoints.values() {

@@ -52,8 +52,7 @@ pub(super) struct LockOuts {
 
 /// Finds endpoints that had an auth (acl) document in `last` and have none in `now`, for whatever cause. Endpoints in
 /// `reconcile.prune.confirm` are confirmed. An endpoint without authentication in `last` is not held: its lock-out
-/// revokes
-/// a right, which applies at once.
+/// revokes a right, which applies at once.
 pub(super) fn find(last: &Declared, now: &Declared) -> LockOuts {
     let mut found = LockOuts::default();
     let mut users: BTreeMap<Identity, Vec<&Name>> = BTreeMap::new();

@@ -1,6 +1,5 @@
 //! Compares declared with live: the deletion guard, plans, conditions, and their rendering. Pure: no sockets, no files,
-//! no
-//! clock; time is an argument.
+//! no clock; time is an argument.
 //!
 //! - `guard`, `lock_out`: which deletions and lock-outs wait for confirmation.
 //! - `effective`: an endpoint with the documents and files that it refers to.

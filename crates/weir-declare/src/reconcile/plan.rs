@@ -78,8 +78,7 @@ impl Plan {
 pub type Pinned = BTreeMap<Name, String>;
 
 /// Plans the actions from `live` to `declared` on `node`. `files` holds the digest of every referenced file. The guard
-/// has
-/// confirmed the deletions in `declared`; see [`super::Guard`].
+/// has confirmed the deletions in `declared`; see [`super::Guard`].
 pub fn plan(declared: &Declared, live: &Live, node: &Node, files: &Files, pinned: &Pinned) -> Plan {
     let bans = shared_bans(declared, live);
     let names: BTreeSet<&Name> = declared.endpoints.keys().chain(live.endpoints.keys()).collect();

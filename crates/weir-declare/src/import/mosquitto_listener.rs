@@ -1,19 +1,20 @@
-//! A listener of mosquitto's, with what is said of all listeners.
+//! A listener of mosquitto, with the settings for all listeners.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::Files;
 use super::draft::{Document, Draft};
 use super::mosquitto::{Conf, SECURITY_KEYS, Section, Setting, beside};
 use super::mosquitto_acl;
-use weir_declare::config::Kind;
+use crate::config::Kind;
 
-/// Keys without a counterpart, and what takes their place.
-const LEFT: &[(&str, &str)] = &[
+/// Keys without a counterpart, and what to use instead.
+const NO_COUNTERPART: &[(&str, &str)] = &[
     ("accept_protocol_versions", "see `protocolVersions`"),
     ("acl_plugin", "plugins are not loaded; `http` asks a service"),
-    ("allow_zero_length_clientid", "MQTT has the server choose one"),
+    ("allow_zero_length_clientid", "the server assigns one, as MQTT specifies"),
     ("auth_plugin", "plugins are not loaded; `http` asks a service"),
     ("auto_id_prefix", "chosen client ids have no prefix"),
     ("autosave_interval", "what is durable is on disk before it is acknowledged"),
@@ -21,8 +22,8 @@ const LEFT: &[(&str, &str)] = &[
     ("bind_interface", "name its address in `host`"),
     ("capath", "name one file in `caFile`"),
     ("check_retain_source", "ACLs are asked at delivery, too"),
-    ("ciphers", "rustls offers sound suites only"),
-    ("ciphers_tls1.3", "rustls offers sound suites only"),
+    ("ciphers", "rustls offers secure suites only"),
+    ("ciphers_tls1.3", "rustls offers secure suites only"),
     ("connection_messages", "see --log-level"),
     ("dhparamfile", "key exchange is by elliptic curves"),
     ("disable_client_cert_date_checks", "expired certificates are refused"),
@@ -44,9 +45,9 @@ const LEFT: &[(&str, &str)] = &[
     ("plugin_use", "plugins are not loaded; `http` asks a service"),
     ("psk_file", "pre-shared keys are not offered; use certificates"),
     ("psk_hint", "pre-shared keys are not offered; use certificates"),
-    ("queue_qos0_messages", "QoS 0 is not queued for who is away"),
+    ("queue_qos0_messages", "QoS 0 is not queued for disconnected clients"),
     ("retain_expiry_interval", "see `messageExpiryMaxS`"),
-    ("sys_interval", "$SYS has its own pace"),
+    ("sys_interval", "$SYS has a fixed interval"),
     ("tls_engine", "keys are read from files"),
     ("tls_engine_kpass_sha1", "keys are read from files"),
     ("tls_keyform", "keys are read from files"),
@@ -57,8 +58,8 @@ const LEFT: &[(&str, &str)] = &[
     ("websockets_log_level", "see --log-level"),
 ];
 
-/// Keys that are looked for by name.
-const CARRIED: &[&str] = &[
+/// Keys that are imported.
+const IMPORTED: &[&str] = &[
     "acl_file",
     "allow_anonymous",
     "bind_address",
@@ -95,8 +96,15 @@ const CARRIED: &[&str] = &[
     "websockets_origin",
 ];
 
-/// Carries a listener over, as an endpoint with what it refers to.
-pub(super) fn listener(section: &Section, conf: &Conf, file: &Path, anonymous_by_default: bool, draft: &mut Draft) {
+/// Imports a listener as an endpoint, with its `auth` and `acl` documents.
+pub(super) fn import_listener(
+    section: &Section,
+    conf: &Conf,
+    file: &Path,
+    files: &dyn Files,
+    anonymous_by_default: bool,
+    draft: &mut Draft,
+) {
     let words: Vec<&str> = section.get("listener").map_or_else(Vec::new, |own| own.value.split_whitespace().collect());
     let port = words.first().copied().or_else(|| section.get("port").map(|port| port.value.as_str())).unwrap_or("1883");
     let websocket = section.get("protocol").is_some_and(|protocol| protocol.value == "websockets");
@@ -135,10 +143,10 @@ pub(super) fn listener(section: &Section, conf: &Conf, file: &Path, anonymous_by
     }
     tls(section, &mut document, draft);
     limits(section, &conf.global, &mut document, draft);
-    let security = Security::of(section, conf, anonymous_by_default);
+    let security = Security::new(section, conf, anonymous_by_default);
     security.authentication(&name, &mut document, draft);
-    security.authorisation(&name, file, &mut document, draft);
-    report_rest(section, draft);
+    security.authorization(&name, (file, files), &mut document, draft);
+    omit_unsupported(section, draft);
     draft.add(document);
 }
 
@@ -162,19 +170,19 @@ fn tls(section: &Section, document: &mut Document, draft: &mut Draft) {
             }
         }
     } else if let Some(ca) = section.get("cafile").or_else(|| section.get("crlfile")) {
-        draft.leave(ca.line, &ca.key, "without require_certificate, mosquitto does not look at it either");
+        draft.omit(ca.line, &ca.key, "without require_certificate, mosquitto does not look at it either");
     }
     match section.get("tls_version") {
         Some(version) if version.value == "tlsv1.3" => document.set("sslConfig.minVersion", "1.3"),
         Some(version) if version.value != "tlsv1.2" => {
-            draft.leave(version.line, format!("tls_version {}", version.value), "the oldest version is TLS 1.2");
+            draft.omit(version.line, format!("tls_version {}", version.value), "the oldest version is TLS 1.2");
         }
         _ => {}
     }
 }
 
 fn limits(section: &Section, global: &Section, document: &mut Document, draft: &mut Draft) {
-    // mosquitto's 0 and -1 are no limit, as is leaving it out here; where Weir always has one, its largest.
+    // 0 and -1 mean unlimited in mosquitto. Here the field is left out, or set to its maximum where Weir always has a limit.
     let fields: &[(&str, &str, Option<i64>)] = &[
         ("max_connections", "maxConnectionSize", None),
         ("max_topic_alias", "topicAliasMaximum", None),
@@ -191,7 +199,7 @@ fn limits(section: &Section, global: &Section, document: &mut Document, draft: &
             (Some(number), _) if number > 0 => document.set(ours, number),
             (Some(_), Some(largest)) => document.set(ours, *largest),
             (Some(_), None) => {}
-            (None, _) => draft.leave(setting.line, format!("{theirs} {}", setting.value), "not a number"),
+            (None, _) => draft.omit(setting.line, format!("{theirs} {}", setting.value), "not a number"),
         }
     }
     if let Some(qos) = section.get("max_qos").and_then(Setting::number) {
@@ -203,13 +211,13 @@ fn limits(section: &Section, global: &Section, document: &mut Document, draft: &
     }
     if let Some(mount_point) = section.get("mount_point") {
         document.set("mountpoint", mount_point.value.as_str());
-        document.note("mount_point: Weir keeps client ids and sessions apart, too, not only topics");
+        document.note("mount_point: Weir separates client ids and sessions, too, not only topics");
     }
     if section.flag("enable_proxy_protocol") == Some(true)
         || section.get("enable_proxy_protocol").is_some_and(|v| v.value == "2")
     {
         document.set("proxyProtocol.trustedSources", json!(["127.0.0.1/32"]));
-        document.decide("list your proxies in trustedSources; mosquitto believes anybody");
+        document.decide("list your proxies in trustedSources; mosquitto trusts every address");
     }
     let origins: Vec<&str> =
         section.settings.iter().filter(|s| s.key == "websockets_origin").map(|s| s.value.as_str()).collect();
@@ -224,12 +232,12 @@ fn limits(section: &Section, global: &Section, document: &mut Document, draft: &
     }
     if global.flag("persistence") == Some(true) {
         document.set("durability", "disk");
-        document.note("persistence: mosquitto saves now and then, Weir before it acknowledges");
+        document.note("persistence: mosquitto saves periodically, Weir before each acknowledgement");
     }
     if let Some(setting) = global.get("persistent_client_expiration") {
         match seconds(&setting.value) {
             Some(seconds) => document.set("sessionExpiryMaxS", seconds),
-            None => draft.leave(setting.line, "persistent_client_expiration", "not a number and one of h d w m y"),
+            None => draft.omit(setting.line, "persistent_client_expiration", "not a number and one of h d w m y"),
         }
     }
 }
@@ -250,21 +258,21 @@ fn seconds(text: &str) -> Option<u64> {
     number.parse::<u64>().ok()?.checked_mul(unit)
 }
 
-/// What mosquitto asks of a listener's clients.
+/// mosquitto's authentication and access control of a listener.
 struct Security<'a> {
-    /// Whether anything of it is said of this listener alone.
+    /// Whether a setting applies to this listener alone.
     own: bool,
     password_file: Option<&'a Setting>,
     acl_file: Option<&'a Setting>,
-    /// Which part of a certificate becomes the username.
+    /// The part of a certificate that becomes the username.
     certificate: Option<&'static str>,
     anonymous: bool,
-    /// A plugin decides, beside all that.
+    /// Whether a plugin decides, too.
     plugin: bool,
 }
 
 impl<'a> Security<'a> {
-    fn of(section: &'a Section, conf: &'a Conf, anonymous_by_default: bool) -> Self {
+    fn new(section: &'a Section, conf: &'a Conf, anonymous_by_default: bool) -> Self {
         let find = |key: &str| section.get(key).or_else(|| conf.global.get(key));
         let certificate = if section.flag("use_subject_as_username") == Some(true) {
             Some("subject")
@@ -272,11 +280,11 @@ impl<'a> Security<'a> {
             (section.flag("use_identity_as_username") == Some(true)).then_some("commonName")
         };
         let allow = section.get("listener_allow_anonymous").or_else(|| find("allow_anonymous"));
-        let said_here = |setting: &Setting| {
+        let is_security_setting = |setting: &Setting| {
             SECURITY_KEYS.contains(&setting.key.as_str()) || setting.key == "listener_allow_anonymous"
         };
         Self {
-            own: certificate.is_some() || section.settings.iter().any(said_here),
+            own: certificate.is_some() || section.settings.iter().any(is_security_setting),
             password_file: find("password_file"),
             acl_file: find("acl_file"),
             certificate,
@@ -287,7 +295,7 @@ impl<'a> Security<'a> {
         }
     }
 
-    /// Declares who may come in.
+    /// Declares the authentication.
     fn authentication(&self, endpoint: &str, document: &mut Document, draft: &mut Draft) {
         let mut chain: Vec<Value> = Vec::new();
         if let Some(username) = self.certificate {
@@ -299,9 +307,9 @@ impl<'a> Security<'a> {
         match (self.anonymous, self.plugin) {
             (true, true) => {
                 document
-                    .decide("who may connect was a plugin's to say; here, nobody may without another authenticator");
+                    .decide("a plugin decided who may connect; add an authenticator, otherwise no client may connect");
             }
-            // Without a password file, mosquitto looks at no username.
+            // Without a password file, mosquitto does not check usernames.
             (true, false) if self.password_file.is_none() => {
                 chain.push(json!({ "anonymous": { "withUsername": true } }));
             }
@@ -310,9 +318,10 @@ impl<'a> Security<'a> {
         }
         let name = if self.own { format!("{endpoint}-auth") } else { "default".to_owned() };
         if chain.is_empty() {
-            // Another listener's `default` document must not take its place.
+            // The endpoint must not use the `default` document of another listener.
             document.set("enabled", false);
-            document.decide("enabled: false, because nobody may connect: name an authenticator in an `auth` document");
+            document
+                .decide("enabled: false, because no client may connect: add an authenticator in an `auth` document");
             return;
         }
         if self.own {
@@ -325,8 +334,14 @@ impl<'a> Security<'a> {
         }
     }
 
-    /// Declares who may do what.
-    fn authorisation(&self, endpoint: &str, file: &Path, document: &mut Document, draft: &mut Draft) {
+    /// Declares the access list.
+    fn authorization(
+        &self,
+        endpoint: &str,
+        (file, files): (&Path, &dyn Files),
+        document: &mut Document,
+        draft: &mut Draft,
+    ) {
         if self.acl_file.is_none() && !self.plugin {
             document.set("enableAcl", false);
             document.note("enableAcl: false: mosquitto has no acl_file here, so everything is permitted");
@@ -341,13 +356,13 @@ impl<'a> Security<'a> {
         }
         match self.acl_file {
             Some(setting) => {
-                let nobody_named = self.password_file.is_none() && self.certificate.is_none();
+                let no_usernames = self.password_file.is_none() && self.certificate.is_none();
                 let path = beside(file, &setting.value);
-                mosquitto_acl::import(&path, setting, &name, nobody_named, self.anonymous, draft);
+                mosquitto_acl::import(&path, files, setting, &name, no_usernames, self.anonymous, draft);
             }
             None => {
                 let mut acl = Document::new(Kind::Acl, &name);
-                acl.decide("who may do what was a plugin's to say; until there are rules, nothing is permitted");
+                acl.decide("a plugin decided about access; without rules, nothing is permitted");
                 acl.set("rules", json!([]));
                 draft.add(acl);
             }
@@ -355,10 +370,10 @@ impl<'a> Security<'a> {
     }
 }
 
-/// Lists what has no counterpart.
-pub(super) fn report_rest(section: &Section, draft: &mut Draft) {
-    for setting in section.settings.iter().filter(|setting| !CARRIED.contains(&setting.key.as_str())) {
-        let known = LEFT.iter().find(|(key, _)| *key == setting.key);
-        draft.leave(setting.line, &setting.key, known.map_or("not known", |(_, instead)| instead));
+/// Records settings without a counterpart.
+pub(super) fn omit_unsupported(section: &Section, draft: &mut Draft) {
+    for setting in section.settings.iter().filter(|setting| !IMPORTED.contains(&setting.key.as_str())) {
+        let known = NO_COUNTERPART.iter().find(|(key, _)| *key == setting.key);
+        draft.omit(setting.line, &setting.key, known.map_or("not known", |(_, instead)| instead));
     }
 }

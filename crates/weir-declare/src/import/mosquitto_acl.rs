@@ -4,82 +4,86 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::Files;
 use super::draft::{Document, Draft};
 use super::mosquitto::Setting;
-use weir_declare::config::Kind;
+use crate::config::Kind;
 
-/// Denials decide before everything else, as in mosquitto.
+/// Deny rules are evaluated first, as in mosquitto.
 const DENY_PRIORITY: i64 = 1;
 
-/// Whom lines are about.
-enum Who {
+/// The clients that lines apply to.
+enum Subject {
     /// Before the first `user`: clients without a username.
     Anonymous,
     User(String),
 }
 
-/// Carries an ACL file over as the document `name`. `nobody_named`: no client has a username that was checked.
+/// Imports the ACL file of a listener as the document `name`. `no_usernames`: the listener checks no usernames.
 pub(super) fn import(
     path: &Path,
+    files: &dyn Files,
     setting: &Setting,
     name: &str,
-    nobody_named: bool,
+    no_usernames: bool,
     anonymous: bool,
     draft: &mut Draft,
 ) {
     let mut document = Document::new(Kind::Acl, name);
-    let text = match std::fs::read_to_string(path) {
+    let text = match files.read(path) {
         Ok(text) => text,
         Err(error) => {
-            draft.leave(setting.line, "acl_file", format!("{}: {error}", path.display()));
-            document.decide(format!("the rules of {}; until they are here, every topic is refused", setting.value));
+            draft.omit(setting.line, "acl_file", format!("{}: {error}", path.display()));
+            document.decide(format!("the rules of {}; without rules, every topic is refused", setting.value));
             document.set("rules", json!([]));
             return draft.add(document);
         }
     };
-    carry_over(Some(path), &text, nobody_named, anonymous, document, draft);
+    import_rules(Some(path), &text, no_usernames, anonymous, document, draft);
 }
 
-/// An ACL file by itself: whom its endpoints admit is not known, so nothing is said of those.
-pub(super) fn import_alone(text: &str) -> Draft {
+/// Imports an ACL file without its `mosquitto.conf`, so without endpoints.
+pub(super) fn import_acl_file(text: &str) -> Draft {
     let mut draft = Draft::default();
-    carry_over(None, text, false, true, Document::new(Kind::Acl, "default"), &mut draft);
+    import_rules(None, text, false, true, Document::new(Kind::Acl, "default"), &mut draft);
     draft
 }
 
-/// Whether it is an ACL file and no mosquitto.conf, which has `topic` lines for bridges, and a `user`.
-pub(super) fn is_alone(text: &str) -> bool {
+/// Whether `text` is an ACL file, not a `mosquitto.conf`, which has `topic` and `user` lines among others.
+pub(super) fn is_acl_file(text: &str) -> bool {
     let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
     let mut keys = lines().filter_map(|line| line.split_whitespace().next());
     keys.all(|key| matches!(key, "user" | "topic" | "pattern")) && lines().any(|line| !line.starts_with("user"))
 }
 
-/// `named`: the file, where it is not the one that is imported.
-fn carry_over(
+/// `named`: the ACL file, if it is not the imported file itself.
+fn import_rules(
     named: Option<&Path>,
     text: &str,
-    nobody_named: bool,
+    no_usernames: bool,
     anonymous: bool,
     mut document: Document,
     draft: &mut Draft,
 ) {
     let mut rules = Vec::new();
-    let mut who = Who::Anonymous;
+    let mut subject = Subject::Anonymous;
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        let outcome = match (key, &who) {
+        let outcome = match (key, &subject) {
             ("user", _) => {
-                who = Who::User(value.trim().to_owned());
+                subject = Subject::User(value.trim().to_owned());
                 continue;
             }
-            ("topic", Who::User(user)) => rule(value, Some(user)),
-            ("topic", Who::Anonymous) if nobody_named => rule(value, None),
-            ("topic", Who::Anonymous) if !anonymous => Err("it is about anonymous clients, and none are admitted"),
-            ("topic", Who::Anonymous) => Err("it is about anonymous clients only; no rule can say that"),
+            ("topic", Subject::User(user)) => rule(value, Some(user)),
+            ("topic", Subject::Anonymous) if no_usernames => rule(value, None),
+            ("topic", Subject::Anonymous) if !anonymous => {
+                Err("it applies to anonymous clients, and the listener admits none")
+            }
+            ("topic", Subject::Anonymous) => Err("it applies to anonymous clients only; Weir has no such rule"),
             ("pattern", _) => rule(value, None),
             _ => Err("neither user, topic nor pattern"),
         };
@@ -87,17 +91,17 @@ fn carry_over(
             Ok(rule) => rules.push(rule),
             Err(why) => {
                 if value.trim_start().starts_with("deny") {
-                    document.decide(format!("a rule that denies is missing here: {line}"));
+                    document.decide(format!("a deny rule is missing here: {line}"));
                 }
                 match named {
-                    Some(path) => draft.leave(None, format!("{}:{}: {line}", path.display(), index + 1), why),
-                    None => draft.leave(Some(index + 1), line, why),
+                    Some(path) => draft.omit(None, format!("{}:{}: {line}", path.display(), index + 1), why),
+                    None => draft.omit(Some(index + 1), line, why),
                 }
             }
         }
     }
-    document.note("a subscription that is wider than the rules: mosquitto admits it and holds back what is not");
-    document.note("permitted, Weir refuses it");
+    document.note("mosquitto accepts a subscription that is wider than the rules and filters its messages;");
+    document.note("Weir refuses the subscription");
     document.set("rules", rules);
     draft.add(document);
 }

@@ -1,12 +1,12 @@
-//! One endpoint of FluxMQ's.
+//! One endpoint of FluxMQ.
 
 use serde_json::{Map, Value, json};
 
 use super::draft::{Document, Draft};
-use weir_declare::config::Kind;
+use crate::config::Kind;
 
-/// Fields that mean the same.
-const SAME: &[&str] = &[
+/// Fields with the same meaning.
+const SAME_MEANING: &[&str] = &[
     "port",
     "useWebsocket",
     "path",
@@ -20,11 +20,11 @@ const SAME: &[&str] = &[
     "messageMaxSize",
 ];
 
-/// Fields that say how it is, not how it is to be.
-const STATE: &[&str] = &["status", "createTime", "updateTime", "uptime", "id", "version"];
+/// Fields with run-time state, which is not configuration.
+const RUNTIME_STATE: &[&str] = &["status", "createTime", "updateTime", "uptime", "id", "version"];
 
-/// Fields without a counterpart, and what takes their place.
-const LEFT: &[(&str, &str)] = &[
+/// Fields without a counterpart, and what to use instead.
+const NO_COUNTERPART: &[(&str, &str)] = &[
     ("aclRefreshPeriod", "ACLs apply when they are declared"),
     ("authConfig", "declare an `auth` document; databases are asked through its `http`"),
     ("authType", "declare an `auth` document; databases are asked through its `http`"),
@@ -36,10 +36,10 @@ const LEFT: &[(&str, &str)] = &[
     ("wiretap", "packets are not logged"),
 ];
 
-/// Carries an endpoint over.
-pub(super) fn endpoint(fields: &Map<String, Value>, draft: &mut Draft) {
+/// Imports an endpoint.
+pub(super) fn import_endpoint(fields: &Map<String, Value>, draft: &mut Draft) {
     let Some(port) = fields.get("port").and_then(Value::as_u64) else {
-        draft.leave(None, "an endpoint without a port", "its port is what it is known by");
+        draft.omit(None, "an endpoint without a port", "the port identifies the endpoint");
         return;
     };
     let flag = |field: &str| fields.get(field).and_then(Value::as_bool);
@@ -51,7 +51,7 @@ pub(super) fn endpoint(fields: &Map<String, Value>, draft: &mut Draft) {
         (true, true) => "wss",
     };
     let mut document = Document::new(Kind::Endpoint, &draft.unique_name(&format!("{scheme}-{port}")));
-    for field in SAME {
+    for field in SAME_MEANING {
         if let Some(value) = fields.get(*field) {
             document.set(field, value.clone());
         }
@@ -59,7 +59,7 @@ pub(super) fn endpoint(fields: &Map<String, Value>, draft: &mut Draft) {
     let what = |field: &str| format!("endpoint {port}: {field}");
     for (field, value) in fields {
         match field.as_str() {
-            known if SAME.contains(&known) || STATE.contains(&known) => {}
+            known if SAME_MEANING.contains(&known) || RUNTIME_STATE.contains(&known) => {}
             "sslConfig" | "ssl" => tls(value, &what(field), &mut document, draft),
             "serverOptions" | "childOptions" => options(field, value, &what(field), &mut document, draft),
             "maxSendWindowSize" => document.set("maxInflight", value.clone()),
@@ -70,26 +70,26 @@ pub(super) fn endpoint(fields: &Map<String, Value>, draft: &mut Draft) {
             }
             "proxy" if *value == true => {
                 document.set("proxyProtocol.trustedSources", json!(["127.0.0.1/32"]));
-                document.decide("list your proxies in trustedSources; FluxMQ believed anybody");
+                document.decide("list your proxies in trustedSources; FluxMQ trusts every address");
             }
             "aclConfig" => acl(value, &what(field), &mut document, draft),
             "aclType" if *value == "config" => {}
-            "aclType" => draft.leave(None, what(field), "declare an `acl` document"),
+            "aclType" => draft.omit(None, what(field), "declare an `acl` document"),
             "bridgeConfig" => bridge(value, &mut document, draft),
             "enableBridge" if *value == true && !fields.contains_key("bridgeConfig") => {
-                draft.leave(
+                draft.omit(
                     None,
                     what(field),
                     "Weir has no rule engine; declare `bridge` documents and name them in `bridges`",
                 );
             }
-            // Off, or nothing: as Weir has it.
+            // Off or empty, which is Weir's default.
             _ if matches!(value, Value::Bool(false) | Value::Null) || value.as_object().is_some_and(Map::is_empty) => {}
             "enableBridge" => {}
             "metrics" if *value == true => {}
             other => {
-                let known = LEFT.iter().find(|(field, _)| *field == other);
-                draft.leave(None, what(other), known.map_or("not known", |(_, instead)| instead));
+                let known = NO_COUNTERPART.iter().find(|(field, _)| *field == other);
+                draft.omit(None, what(other), known.map_or("not known", |(_, instead)| instead));
             }
         }
     }
@@ -117,7 +117,7 @@ fn tls(value: &Value, what: &str, document: &mut Document, draft: &mut Draft) {
     }
     if config.contains_key("ca") {
         document.set("sslConfig.clientAuth", "required");
-        document.decide("clientAuth: required, or optional if clients without a certificate are to be admitted");
+        document.decide("clientAuth: required, or optional to admit clients without a certificate");
     }
     if let Some(store) = config.get("keyStorePath").and_then(Value::as_str) {
         document.set("sslConfig.certFile", "tls/server.crt");
@@ -140,7 +140,7 @@ fn tls(value: &Value, what: &str, document: &mut Document, draft: &mut Draft) {
     if versions.is_some_and(|versions| !versions.is_empty() && versions.iter().all(|version| version == "TLSv1.3")) {
         document.set("sslConfig.minVersion", "1.3");
     }
-    let carried = [
+    let imported = [
         "enabled",
         "crt",
         "key",
@@ -151,12 +151,12 @@ fn tls(value: &Value, what: &str, document: &mut Document, draft: &mut Draft) {
         "keyStorePassword",
         "trustStorePassword",
     ];
-    for field in config.keys().filter(|field| !carried.contains(&field.as_str())) {
-        draft.leave(None, format!("{what}.{field}"), "Weir's TLS has no such setting");
+    for field in config.keys().filter(|field| !imported.contains(&field.as_str())) {
+        draft.omit(None, format!("{what}.{field}"), "Weir's TLS has no such setting");
     }
 }
 
-/// Netty's options, however they are spelt: `soBacklog`, `SO_BACKLOG`.
+/// Netty's options in both spellings: `soBacklog`, `SO_BACKLOG`.
 fn options(field: &str, value: &Value, what: &str, document: &mut Document, draft: &mut Draft) {
     let known: &[(&str, &str)] = if field == "serverOptions" {
         &[
@@ -181,9 +181,9 @@ fn options(field: &str, value: &Value, what: &str, document: &mut Document, draf
         let plain: String = option.chars().filter(|c| *c != '_').flat_map(char::to_lowercase).collect();
         match known.iter().find(|(theirs, _)| *theirs == plain) {
             Some((_, ours)) => document.set(&format!("{field}.{ours}"), value.clone()),
-            // Always on.
+            // Always set.
             None if plain == "soreuseaddr" && *value == true => {}
-            None => draft.leave(None, format!("{what}.{option}"), "Weir has no such option there"),
+            None => draft.omit(None, format!("{what}.{option}"), "Weir has no such option there"),
         }
     }
 }
@@ -192,18 +192,18 @@ fn options(field: &str, value: &Value, what: &str, document: &mut Document, draf
 fn acl(value: &Value, what: &str, endpoint: &mut Document, draft: &mut Draft) {
     let config = value.as_object();
     for source in config.into_iter().flat_map(Map::keys).filter(|source| *source != "config") {
-        draft.leave(None, format!("{what}.{source}"), "declare an `acl` document");
+        draft.omit(None, format!("{what}.{source}"), "declare an `acl` document");
     }
     let Some(rules) = value.pointer("/config/rules").and_then(Value::as_array) else { return };
     let mut carried = Vec::new();
     for rule in rules {
-        for (verdict, permission) in [("deny", "deny"), ("allow", "allow")] {
-            let Some(topics) = rule.get(verdict).filter(|topics| topics.is_array()) else { continue };
+        for (key, permission) in [("deny", "deny"), ("allow", "allow")] {
+            let Some(topics) = rule.get(key).filter(|topics| topics.is_array()) else { continue };
             let mut ours = Map::new();
             ours.insert("permission".into(), permission.into());
             for (theirs, field) in [("username", "username"), ("clientId", "clientId"), ("clientid", "clientId")] {
-                if let Some(who) = rule.get(theirs) {
-                    ours.insert(field.into(), who.clone());
+                if let Some(value) = rule.get(theirs) {
+                    ours.insert(field.into(), value.clone());
                 }
             }
             ours.insert("topics".into(), topics.clone());
@@ -220,7 +220,7 @@ fn acl(value: &Value, what: &str, endpoint: &mut Document, draft: &mut Draft) {
 fn bridge(value: &Value, endpoint: &mut Document, draft: &mut Draft) {
     let text = |field: &str| value.get(field).and_then(Value::as_str);
     let Some(host) = text("remoteHost") else {
-        draft.leave(None, "bridgeConfig", "it names no remoteHost");
+        draft.omit(None, "bridgeConfig", "it names no remoteHost");
         return;
     };
     let name = draft.unique_name("bridge");
@@ -234,12 +234,12 @@ fn bridge(value: &Value, endpoint: &mut Document, draft: &mut Draft) {
     }
     if value.get("password").is_some() {
         document.set("password", format!("file:{name}.secret"));
-        document.decide(format!("write the password into {name}.secret; it does not stand in a declaration"));
+        document.decide(format!("write the password into {name}.secret; declarations never contain it"));
     }
     let topics = value.get("topics").and_then(Value::as_array).into_iter().flatten();
     let rules: Vec<Value> = topics.map(|filter| json!({ "filter": filter })).collect();
     document.set("out", rules);
-    document.decide("FluxMQ does not say in which direction its topics are carried; here it is `out`");
+    document.decide("FluxMQ has no direction for topics; here it is `out`");
     endpoint.set("enableBridge", true);
     endpoint.set("bridges", json!([name]));
     draft.add(document);

@@ -1,26 +1,26 @@
-//! A `connection` of mosquitto's: a bridge.
+//! A `connection` of mosquitto: a bridge.
 
 use serde_json::{Map, Value, json};
 
 use super::draft::{Document, Draft};
 use super::mosquitto::{Section, Setting};
-use weir_declare::config::Kind;
+use crate::config::Kind;
 
-/// Keys without a counterpart, and what takes their place.
-const LEFT: &[(&str, &str)] = &[
+/// Keys without a counterpart, and what to use instead.
+const NO_COUNTERPART: &[(&str, &str)] = &[
     ("bridge_alpn", "not offered"),
-    ("bridge_attempt_unsubscribe", "what is no longer carried is unsubscribed"),
+    ("bridge_attempt_unsubscribe", "Weir unsubscribes from topics that are no longer forwarded"),
     ("bridge_bind_address", "not offered"),
     ("bridge_capath", "name one file in `tls.caFile`"),
     ("bridge_identity", "pre-shared keys are not offered"),
     ("bridge_insecure", "certificates are always verified; see `tls.serverName`"),
-    ("bridge_max_packet_size", "the remote's Maximum Packet Size holds"),
+    ("bridge_max_packet_size", "the remote broker's Maximum Packet Size applies"),
     ("bridge_max_topic_alias", "not offered"),
     ("bridge_psk", "pre-shared keys are not offered"),
     ("bridge_receive_maximum", "not offered"),
-    ("bridge_reload_type", "a change does what it needs to, no more"),
+    ("bridge_reload_type", "a change has the smallest effect possible"),
     ("bridge_require_ocsp", "not offered"),
-    ("bridge_tls_version", "TLS 1.2 and 1.3 are spoken"),
+    ("bridge_tls_version", "TLS 1.2 and 1.3 are supported"),
     ("idle_timeout", "a bridge is always connected"),
     ("local_cleansession", "the bridge's session here is always kept"),
     ("local_clientid", "the bridge's session here has a name of its own"),
@@ -29,11 +29,11 @@ const LEFT: &[(&str, &str)] = &[
     ("round_robin", "addresses are tried in order"),
     ("start_type", "a bridge is always connected"),
     ("threshold", "a bridge is always connected"),
-    ("try_private", "a bridge shows itself as one, unless the other broker refuses that"),
+    ("try_private", "a bridge identifies itself as one, unless the remote broker refuses that"),
 ];
 
-/// Keys that are looked for by name.
-const CARRIED: &[&str] = &[
+/// Keys that are imported.
+const IMPORTED: &[&str] = &[
     "address",
     "addresses",
     "bridge_cafile",
@@ -58,20 +58,20 @@ const CARRIED: &[&str] = &[
     "username",
 ];
 
-/// Carries a bridge over; its name, if it has an address.
-pub(super) fn bridge(section: &Section, draft: &mut Draft) -> Option<String> {
+/// Imports a bridge and returns its name. `None`: it has no address.
+pub(super) fn import_bridge(section: &Section, draft: &mut Draft) -> Option<String> {
     let connection = section.get("connection")?;
     let name = draft.unique_name(&format!("bridge-{}", connection.value.replace(char::is_whitespace, "-")));
     let mut document = Document::new(Kind::Bridge, &name);
     let Some(addresses) = section.get("address").or_else(|| section.get("addresses")) else {
-        draft.leave(connection.line, format!("connection {}", connection.value), "it has no address");
+        draft.omit(connection.line, format!("connection {}", connection.value), "it has no address");
         return None;
     };
     let encrypted =
         section.settings.iter().any(|setting| setting.key.starts_with("bridge_ca") || setting.key == "bridge_certfile");
     let scheme = if encrypted { "mqtts" } else { "mqtt" };
     let address = |address: &str| {
-        // Without a port, mosquitto takes 1883, with TLS, too.
+        // mosquitto's default port is 1883, also with TLS.
         let has_port = address.rsplit_once(':').is_some_and(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
         if has_port { format!("{scheme}://{address}") } else { format!("{scheme}://{address}:1883") }
     };
@@ -93,19 +93,19 @@ pub(super) fn bridge(section: &Section, draft: &mut Draft) -> Option<String> {
     if section.flag("cleansession") == Some(true) {
         document.set("cleanStart", true);
     }
-    pauses(section, &mut document);
+    reconnect_delays(section, &mut document);
     if let Some(topic) = section.get("notification_topic").filter(|_| section.flag("notifications") != Some(false)) {
         document.set("notificationTopic", topic.value.as_str());
-        document.note("notificationTopic: told here only, not at the other broker");
+        document.note("notificationTopic: published on this broker only, not on the remote one");
     }
     rules(section, &mut document, draft);
-    for setting in section.settings.iter().filter(|setting| !CARRIED.contains(&setting.key.as_str())) {
+    for setting in section.settings.iter().filter(|setting| !IMPORTED.contains(&setting.key.as_str())) {
         let default = (setting.key == "start_type" && setting.value == "automatic")
             || (setting.key == "bridge_insecure" && !setting.is_true())
             || (setting.key == "round_robin" && !setting.is_true());
         if !default {
-            let known = LEFT.iter().find(|(key, _)| *key == setting.key);
-            draft.leave(setting.line, &setting.key, known.map_or("not known", |(_, instead)| instead));
+            let known = NO_COUNTERPART.iter().find(|(key, _)| *key == setting.key);
+            draft.omit(setting.line, &setting.key, known.map_or("not known", |(_, instead)| instead));
         }
     }
     draft.add(document);
@@ -116,7 +116,11 @@ fn version(section: &Section, draft: &mut Draft) -> &'static str {
     match section.get("bridge_protocol_version") {
         Some(setting) if setting.value == "mqttv50" => "5",
         Some(setting) if setting.value == "mqttv31" => {
-            draft.leave(setting.line, "bridge_protocol_version mqttv31", "3.1.1 is the oldest; it is written instead");
+            draft.omit(
+                setting.line,
+                "bridge_protocol_version mqttv31",
+                "the oldest version is 3.1.1, which is used instead",
+            );
             "3.1.1"
         }
         // mosquitto's default.
@@ -134,12 +138,12 @@ fn credentials(section: &Section, name: &str, document: &mut Document) {
     }
     if find(["remote_password", "password"]).is_some() {
         document.set("password", format!("file:{name}.secret"));
-        document.decide(format!("write the password into {name}.secret; it does not stand in a declaration"));
+        document.decide(format!("write the password into {name}.secret; declarations never contain it"));
     }
 }
 
 /// `restart_timeout BASE CAP`, or one constant, seconds.
-fn pauses(section: &Section, document: &mut Document) {
+fn reconnect_delays(section: &Section, document: &mut Document) {
     let Some(setting) = section.get("restart_timeout") else { return };
     let numbers: Vec<u64> = setting.value.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     if let (Some(first), Some(last)) = (numbers.first(), numbers.last()) {
@@ -160,7 +164,7 @@ fn rules(section: &Section, document: &mut Document, draft: &mut Draft) {
         let qos = words.get(2).map_or(Some(0), |qos| qos.parse::<u64>().ok().filter(|qos| *qos <= 2));
         let direction = words.get(1).copied().unwrap_or("out");
         let (true, Some(qos)) = (matches!(direction, "out" | "in" | "both"), qos) else {
-            draft.leave(setting.line, format!("topic {}", setting.value), "direction or QoS is not understood");
+            draft.omit(setting.line, format!("topic {}", setting.value), "its direction or QoS is not valid");
             continue;
         };
         if direction != "in" {
@@ -178,7 +182,7 @@ fn rules(section: &Section, document: &mut Document, draft: &mut Draft) {
     }
 }
 
-/// What is carried from the side whose prefix is `from` to the side whose prefix is `to`.
+/// The rule for messages from the side with the prefix `from` to the side with the prefix `to`.
 fn rule(pattern: &str, from: &str, to: &str, qos: u64, retain: bool) -> Value {
     let mut rule = Map::new();
     rule.insert("filter".into(), format!("{from}{pattern}").into());

@@ -1,12 +1,12 @@
 //! EMQ X's `acl.conf`: Erlang terms, `{allow, {user, "dashboard"}, subscribe, ["$SYS/#"]}.`
 
-use anyhow::bail;
 use serde_json::{Map, Value, json};
 
+use super::ImportError;
 use super::draft::{Document, Draft};
-use weir_declare::config::Kind;
+use crate::config::Kind;
 
-/// An Erlang term, as far as rules need it.
+/// An Erlang term of a rule.
 #[derive(Debug, Clone, PartialEq)]
 enum Term {
     Atom(String),
@@ -16,23 +16,23 @@ enum Term {
     List(Vec<Term>),
 }
 
-/// Reads the rules.
+/// Imports the rules of an `acl.conf`.
 ///
 /// # Errors
-/// It is not a list of Erlang terms; with the line.
-pub(super) fn import(text: &str) -> anyhow::Result<Draft> {
-    let terms = Reader::new(text).terms()?;
+/// `text` is not a list of Erlang terms.
+pub(super) fn import(text: &str) -> Result<Draft, ImportError> {
+    let terms = TermReader::new(text).terms()?;
     let mut draft = Draft::default();
     let mut rules = Vec::new();
     let mut document = Document::new(Kind::Acl, "default");
     for (line, term) in &terms {
         match rules_of(term) {
             Ok(found) => rules.extend(found),
-            Err(why) => {
+            Err(error) => {
                 if matches!(term, Term::Tuple(parts) if parts.first() == Some(&Term::Atom("deny".into()))) {
-                    document.decide(format!("a rule that denies is missing here: {}", shown(term)));
+                    document.decide(format!("a deny rule is missing here: {}", term_text(term)));
                 }
-                draft.leave(Some(*line), shown(term), why);
+                draft.omit(Some(*line), term_text(term), error.to_string());
             }
         }
     }
@@ -50,12 +50,23 @@ pub(super) fn import(text: &str) -> anyhow::Result<Draft> {
     Ok(draft)
 }
 
-/// The rules that a term means; several where it names alternatives.
-fn rules_of(term: &Term) -> Result<Vec<Value>, String> {
+/// Why a rule cannot be imported.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct UnsupportedRule(String);
+
+impl From<&str> for UnsupportedRule {
+    fn from(reason: &str) -> Self {
+        Self(reason.to_owned())
+    }
+}
+
+/// The rules of a term. A term with alternatives gives several.
+fn rules_of(term: &Term) -> Result<Vec<Value>, UnsupportedRule> {
     let Term::Tuple(parts) = term else { return Err("not a rule".into()) };
     let (Some(Term::Atom(permission)), who) = (parts.first(), parts.get(1)) else { return Err("not a rule".into()) };
     if permission != "allow" && permission != "deny" {
-        return Err(format!("neither allow nor deny, but {permission}"));
+        return Err(UnsupportedRule(format!("neither allow nor deny, but {permission}")));
     }
     let mut rule = Map::new();
     rule.insert("permission".into(), permission.as_str().into());
@@ -73,19 +84,19 @@ fn rules_of(term: &Term) -> Result<Vec<Value>, String> {
     Ok(merged.collect())
 }
 
-fn insert_action(rule: &mut Map<String, Value>, action: &Term) -> Result<(), String> {
+fn insert_action(rule: &mut Map<String, Value>, action: &Term) -> Result<(), UnsupportedRule> {
     let (name, options) = match action {
         Term::Atom(name) => (name, None),
         Term::Tuple(parts) => match parts.as_slice() {
             [Term::Atom(name), Term::List(options)] => (name, Some(options)),
-            _ => return Err("its action is not understood".into()),
+            _ => return Err("its action is not supported".into()),
         },
-        _ => return Err("its action is not understood".into()),
+        _ => return Err("its action is not supported".into()),
     };
     match name.as_str() {
         "publish" | "subscribe" => drop(rule.insert("action".into(), name.as_str().into())),
         "pubsub" | "all" => {}
-        other => return Err(format!("action {other} is not understood")),
+        other => return Err(UnsupportedRule(format!("action {other} is not supported"))),
     }
     for option in options.into_iter().flatten() {
         match option {
@@ -95,33 +106,33 @@ fn insert_action(rule: &mut Map<String, Value>, action: &Term) -> Result<(), Str
                     rule.insert("retain".into(), (flag == "true").into());
                 }
                 [Term::Atom(key), Term::Atom(all)] if (key == "retain" || key == "qos") && all == "all" => {}
-                _ => return Err("its action's options are not understood".into()),
+                _ => return Err("the options of its action are not supported".into()),
             },
-            _ => return Err("its action's options are not understood".into()),
+            _ => return Err("the options of its action are not supported".into()),
         }
     }
     Ok(())
 }
 
-fn topics_of(topics: &Term) -> Result<Value, String> {
-    let Term::List(topics) = topics else { return Err("its topics are no list".into()) };
+fn topics_of(topics: &Term) -> Result<Value, UnsupportedRule> {
+    let Term::List(topics) = topics else { return Err("its topics are not a list".into()) };
     let topic = |text: &str| text.replace("%c", "${clientid}").replace("%u", "${username}");
-    let topics: Result<Vec<Value>, String> = topics
+    let topics: Result<Vec<Value>, UnsupportedRule> = topics
         .iter()
         .map(|term| match term {
             Term::Text(text) => Ok(topic(text).into()),
             Term::Tuple(pair) => match pair.as_slice() {
                 [Term::Atom(eq), Term::Text(text)] if eq == "eq" => Ok(json!({ "eq": topic(text) })),
-                _ => Err("a topic is not understood".into()),
+                _ => Err("one of its topics is not supported".into()),
             },
-            _ => Err("a topic is not understood".into()),
+            _ => Err("one of its topics is not supported".into()),
         })
         .collect();
     topics.map(Value::Array)
 }
 
-/// What a `who` demands: alternatives, each a set of conditions.
-fn conditions(who: &Term) -> Result<Vec<Map<String, Value>>, String> {
+/// The conditions of a rule's second part: alternatives, each a set of conditions.
+fn conditions(who: &Term) -> Result<Vec<Map<String, Value>>, UnsupportedRule> {
     let one = |field: &str, value: &str| vec![[(field.to_owned(), Value::from(value))].into_iter().collect()];
     match who {
         Term::Atom(all) if all == "all" => Ok(vec![Map::new()]),
@@ -130,13 +141,13 @@ fn conditions(who: &Term) -> Result<Vec<Map<String, Value>>, String> {
                 "user" | "username" => Ok(one("username", text)),
                 "client" | "clientid" => Ok(one("clientId", text)),
                 "ipaddr" => Ok(one("ipaddr", text)),
-                other => Err(format!("condition {other} is not understood")),
+                other => Err(UnsupportedRule(format!("condition {other} is not supported"))),
             },
             [Term::Atom(key), Term::Atom(all)] if all == "all" && key != "ipaddr" => Ok(vec![Map::new()]),
             [Term::Atom(key), Term::List(addresses)] if key == "ipaddrs" => {
                 let texts = addresses.iter().map(|address| match address {
                     Term::Text(text) => Ok(one("ipaddr", text)),
-                    _ => Err("an address is not understood".to_owned()),
+                    _ => Err(UnsupportedRule::from("one of its addresses is not supported")),
                 });
                 Ok(texts.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
             }
@@ -144,7 +155,9 @@ fn conditions(who: &Term) -> Result<Vec<Map<String, Value>>, String> {
                 match (key.as_str(), re.get(1)) {
                     ("client" | "clientid", Some(Term::Text(pattern))) => {
                         let glob = glob_of(pattern);
-                        glob.map(|glob| one("clientId", &glob)).ok_or_else(|| format!("regular expression {pattern:?}"))
+                        glob.map(|glob| one("clientId", &glob)).ok_or_else(|| {
+                            UnsupportedRule(format!("no glob matches the same as the regular expression {pattern:?}"))
+                        })
                     }
                     _ => Err("a regular expression; Weir matches usernames exactly, client ids by * and ?".into()),
                 }
@@ -153,14 +166,14 @@ fn conditions(who: &Term) -> Result<Vec<Map<String, Value>>, String> {
             [Term::Atom(key), Term::List(parts)] if key == "or" => {
                 Ok(parts.iter().map(conditions).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
             }
-            _ => Err("whom it is about is not understood".into()),
+            _ => Err("its subject is not supported".into()),
         },
-        _ => Err("whom it is about is not understood".into()),
+        _ => Err("its subject is not supported".into()),
     }
 }
 
 /// Every combination of the parts' alternatives.
-fn all_of(parts: &[Term]) -> Result<Vec<Map<String, Value>>, String> {
+fn all_of(parts: &[Term]) -> Result<Vec<Map<String, Value>>, UnsupportedRule> {
     let mut combined = vec![Map::new()];
     for part in parts {
         let alternatives = conditions(part)?;
@@ -169,7 +182,7 @@ fn all_of(parts: &[Term]) -> Result<Vec<Map<String, Value>>, String> {
             for further in &alternatives {
                 let clash = further.iter().any(|(key, value)| known.get(key).is_some_and(|other| other != value));
                 if clash {
-                    return Err("two conditions on one thing".into());
+                    return Err("it has two conditions on one field".into());
                 }
                 let mut both: Map<String, Value> = known.clone();
                 both.extend(further.clone());
@@ -181,7 +194,7 @@ fn all_of(parts: &[Term]) -> Result<Vec<Map<String, Value>>, String> {
     Ok(combined)
 }
 
-/// `^sensor_.*$` as `sensor_*`; none where a glob cannot say it.
+/// Translates `^sensor_.*$` to `sensor_*`. `None`: no glob matches the same.
 fn glob_of(pattern: &str) -> Option<String> {
     let (from_start, pattern) = pattern.strip_prefix('^').map_or((false, pattern), |rest| (true, rest));
     let (to_end, pattern) = pattern.strip_suffix('$').map_or((false, pattern), |rest| (true, rest));
@@ -193,8 +206,8 @@ fn glob_of(pattern: &str) -> Option<String> {
     Some(glob.replace("**", "*"))
 }
 
-fn shown(term: &Term) -> String {
-    let list = |terms: &[Term]| terms.iter().map(shown).collect::<Vec<_>>().join(", ");
+fn term_text(term: &Term) -> String {
+    let list = |terms: &[Term]| terms.iter().map(term_text).collect::<Vec<_>>().join(", ");
     match term {
         Term::Atom(atom) => atom.clone(),
         Term::Text(text) => format!("{text:?}"),
@@ -204,21 +217,25 @@ fn shown(term: &Term) -> String {
     }
 }
 
-/// Reads terms, each ended by a full stop.
-struct Reader<'a> {
+/// Parses terms, each terminated by a full stop.
+struct TermReader<'a> {
     rest: &'a str,
     line: usize,
 }
 
-impl<'a> Reader<'a> {
-    /// Terms within each other.
+impl<'a> TermReader<'a> {
+    /// Nesting depth of terms.
     const DEPTH_MAX: usize = 32;
 
     fn new(text: &'a str) -> Self {
         Self { rest: text, line: 1 }
     }
 
-    fn terms(mut self) -> anyhow::Result<Vec<(usize, Term)>> {
+    fn error(&self, message: impl Into<String>) -> ImportError {
+        ImportError::AclConf { line: self.line, message: message.into() }
+    }
+
+    fn terms(mut self) -> Result<Vec<(usize, Term)>, ImportError> {
         let mut terms = Vec::new();
         loop {
             self.skip();
@@ -229,13 +246,13 @@ impl<'a> Reader<'a> {
             let term = self.term(0)?;
             self.skip();
             if !self.take(".") {
-                bail!("line {}: a full stop is missing after the term of line {line}", self.line);
+                return Err(self.error(format!("a full stop is missing after the term of line {line}")));
             }
             terms.push((line, term));
         }
     }
 
-    /// White space and comments.
+    /// Skips white space and comments.
     fn skip(&mut self) {
         loop {
             let trimmed = self.rest.trim_start();
@@ -259,9 +276,9 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn term(&mut self, depth: usize) -> anyhow::Result<Term> {
+    fn term(&mut self, depth: usize) -> Result<Term, ImportError> {
         if depth > Self::DEPTH_MAX {
-            bail!("line {}: terms are nested too deeply", self.line);
+            return Err(self.error("terms are nested too deeply"));
         }
         self.skip();
         if self.take("{") {
@@ -273,7 +290,7 @@ impl<'a> Reader<'a> {
         if self.take("<<\"") {
             let text = self.quoted('"')?;
             if !self.take(">>") {
-                bail!("line {}: `>>` is missing", self.line);
+                return Err(self.error("`>>` is missing"));
             }
             return Ok(Term::Text(text));
         }
@@ -287,13 +304,13 @@ impl<'a> Reader<'a> {
             self.rest.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '@' | '-'))).unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(end);
         if word.is_empty() {
-            bail!("line {}: this is not acl.conf: {:?}", self.line, self.rest.lines().next().unwrap_or_default());
+            return Err(self.error(format!("this is not acl.conf: {:?}", self.rest.lines().next().unwrap_or_default())));
         }
         self.rest = rest;
         Ok(word.parse().map_or_else(|_| Term::Atom(word.to_owned()), Term::Number))
     }
 
-    fn items(&mut self, close: &str, depth: usize) -> anyhow::Result<Vec<Term>> {
+    fn items(&mut self, close: &str, depth: usize) -> Result<Vec<Term>, ImportError> {
         let mut items = Vec::new();
         loop {
             self.skip();
@@ -301,13 +318,13 @@ impl<'a> Reader<'a> {
                 return Ok(items);
             }
             if !items.is_empty() && !self.take(",") {
-                bail!("line {}: `,` or `{close}` is missing", self.line);
+                return Err(self.error(format!("`,` or `{close}` is missing")));
             }
             items.push(self.term(depth + 1)?);
         }
     }
 
-    fn quoted(&mut self, quote: char) -> anyhow::Result<String> {
+    fn quoted(&mut self, quote: char) -> Result<String, ImportError> {
         let mut text = String::new();
         let mut chars = self.rest.char_indices();
         while let Some((at, c)) = chars.next() {
@@ -321,6 +338,6 @@ impl<'a> Reader<'a> {
                 c => text.push(c),
             }
         }
-        bail!("line {}: a quote is not closed", self.line)
+        Err(self.error("a quote is not closed"))
     }
 }

@@ -1,13 +1,13 @@
 //! FluxMQ 2.1: the export of its endpoints (JSON), and `config.yaml`.
 
-use anyhow::{Context, bail};
 use serde_json::{Map, Value};
 
+use super::ImportError;
 use super::draft::{Document, Draft};
-use super::fluxmq_endpoint::endpoint;
-use weir_declare::config::Kind;
+use super::fluxmq_endpoint::import_endpoint;
+use crate::config::{Kind, parse_yaml};
 
-/// Sections of `config.yaml` that are not an endpoint's, and what takes their place.
+/// Sections of `config.yaml` that do not belong to an endpoint, and what to use instead.
 const SECTIONS: &[(&str, &str)] = &[
     ("acl", "declare `acl` documents"),
     ("allowEmptyMessage", "Weir has no rule engine"),
@@ -16,7 +16,7 @@ const SECTIONS: &[(&str, &str)] = &[
     ("cluster", "brokers find each other in etcd: see --etcd"),
     ("eventbus", "Weir has no event bus to set up"),
     ("http", "the status API is read-only: see --status-addr"),
-    ("license", "there is none"),
+    ("license", "Weir needs none"),
     ("logAll", "see --log-level"),
     ("logLevel", "see --log-level"),
     ("meter", "metrics are always on, at /metrics"),
@@ -41,40 +41,39 @@ const ENVELOPE: &[&str] = &[
     "overwrite",
 ];
 
-/// Reads an export or a configuration.
+/// Imports an export or a configuration.
 ///
 /// # Errors
-/// It is neither JSON nor YAML, or nothing in it is an endpoint.
-pub(super) fn import(text: &str) -> anyhow::Result<Draft> {
-    let root: serde_yaml::Value = serde_yaml::from_str(text).context("neither JSON nor YAML")?;
-    let root: Value = serde_json::to_value(root).context("keys that are not text")?;
+/// `text` is neither JSON nor YAML, or has no endpoint.
+pub(super) fn import(text: &str) -> Result<Draft, ImportError> {
+    let root = parse_yaml(text)?;
     let mut draft = Draft::default();
     let endpoints = match &root {
         Value::Array(items) => items.iter().collect(),
-        Value::Object(fields) => found_in(fields, &mut draft),
+        Value::Object(fields) => endpoints_in(fields, &mut draft),
         _ => Vec::new(),
     };
     if endpoints.is_empty() {
-        bail!("no endpoint in it: neither an export nor a config.yaml with `mqtt` or `endpoint`");
+        return Err(ImportError::NoEndpoint);
     }
     let anonymous = root.get("allowAnonymousAccess").and_then(Value::as_bool);
-    let mut asks = false;
+    let mut needs_auth = false;
     for fields in endpoints {
         match fields.as_object() {
             Some(fields) => {
-                asks |= fields.get("enableAuth").and_then(Value::as_bool) != Some(false);
-                endpoint(fields, &mut draft);
+                needs_auth |= fields.get("enableAuth").and_then(Value::as_bool) != Some(false);
+                import_endpoint(fields, &mut draft);
             }
-            None => draft.leave(None, fields.to_string(), "not an endpoint"),
+            None => draft.omit(None, fields.to_string(), "not an endpoint"),
         }
     }
-    if asks {
+    if needs_auth {
         authentication(anonymous, &mut draft);
     }
     Ok(draft)
 }
 
-fn found_in<'a>(fields: &'a Map<String, Value>, draft: &mut Draft) -> Vec<&'a Value> {
+fn endpoints_in<'a>(fields: &'a Map<String, Value>, draft: &mut Draft) -> Vec<&'a Value> {
     let inner = fields.get("data").and_then(Value::as_object).unwrap_or(fields);
     if inner.contains_key("port") {
         return fields.get("data").into_iter().collect();
@@ -89,32 +88,32 @@ fn found_in<'a>(fields: &'a Map<String, Value>, draft: &mut Draft) -> Vec<&'a Va
         match (key.as_str(), value) {
             ("mqtt", Value::Array(items)) => found.extend(items),
             ("mqtt" | "endpoint", Value::Object(_)) => found.push(value),
-            // Exported bare: by port.
+            // An export without its envelope: endpoints by port.
             (port, Value::Object(_)) if port.bytes().all(|b| b.is_ascii_digit()) => found.push(value),
             ("allowAnonymousAccess", _) => {}
             (key, _) if ENVELOPE.contains(&key) => {}
             (key, _) => {
                 let known = SECTIONS.iter().find(|(section, _)| *section == key);
-                draft.leave(None, key, known.map_or("not known", |(_, instead)| instead));
+                draft.omit(None, key, known.map_or("not known", |(_, instead)| instead));
             }
         }
     }
     found
 }
 
-/// FluxMQ keeps its users in a database; who may come in has to be said anew.
+/// FluxMQ keeps its users in a database, so authentication has to be declared.
 fn authentication(anonymous: Option<bool>, draft: &mut Draft) {
     if anonymous == Some(true) {
         let mut auth = Document::new(Kind::Auth, "default");
         auth.note("allowAnonymousAccess: true");
-        auth.decide("name who else may connect: passwordFile, jwt, http, clientCertificate");
+        auth.decide("add authenticators for other clients: passwordFile, jwt, http, clientCertificate");
         auth.set("chain", serde_json::json!([{ "anonymous": {} }]));
         draft.add(auth);
     } else {
-        draft.leave(
+        draft.omit(
             None,
             "users",
-            "FluxMQ keeps them elsewhere; declare an `auth` document called default, until then every CONNECT is refused",
+            "FluxMQ keeps them in a database; declare an `auth` document with the name default, until then every CONNECT is refused",
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Documents in the making, and what has no place in them.
+//! The result of an import: documents with comments, and the settings that were left out.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,20 +6,20 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use weir_declare::config::{
+use crate::config::{
     CanonicalDocument, Identity, Kind, LastGood, Name, NodeContext, Revision, Snapshot, SourceFile, load,
 };
 
-/// What an import comes to.
+/// The result of an import.
 #[derive(Debug, Default)]
-pub(super) struct Draft {
+pub struct Draft {
     documents: Vec<Document>,
-    left: Vec<Left>,
-    /// How often each name was wanted.
+    omissions: Vec<Omission>,
+    /// How often each name was requested.
     names: BTreeMap<String, usize>,
 }
 
-/// A document, and the comments that stand before it.
+/// A document, and the comments before it.
 #[derive(Debug)]
 pub(super) struct Document {
     kind: Kind,
@@ -27,23 +27,23 @@ pub(super) struct Document {
     notes: Vec<String>,
 }
 
-/// What could not be carried over.
+/// A setting that could not be imported.
 #[derive(Debug)]
-struct Left {
+struct Omission {
     line: Option<usize>,
     what: String,
     why: String,
 }
 
 impl Document {
-    /// A document called `name`.
+    /// A document with the name `name`.
     pub(super) fn new(kind: Kind, name: &str) -> Self {
         let mut fields = Map::new();
         fields.insert("name".into(), name.into());
         Self { kind, fields, notes: Vec::new() }
     }
 
-    /// Sets a field; `section.field` one within a mapping.
+    /// Sets a field. `section.field` is a field of a mapping.
     pub(super) fn set(&mut self, path: &str, value: impl Into<Value>) {
         match path.split_once('.') {
             None => drop(self.fields.insert(path.to_owned(), value.into())),
@@ -56,12 +56,12 @@ impl Document {
         }
     }
 
-    /// Something worth knowing.
+    /// Adds a comment.
     pub(super) fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
 
-    /// Something that wants a decision.
+    /// Adds a comment about a decision that the user has to make.
     pub(super) fn decide(&mut self, text: impl AsRef<str>) {
         self.notes.push(format!("decide: {}", text.as_ref()));
     }
@@ -83,92 +83,93 @@ impl Draft {
         self.documents.push(document);
     }
 
-    /// `wanted`, or with a number behind it where that is taken.
+    /// `wanted`, with a number appended if the name is taken.
     pub(super) fn unique_name(&mut self, wanted: &str) -> String {
         let times = self.names.entry(wanted.to_owned()).and_modify(|times| *times += 1).or_insert(1);
         if *times == 1 { wanted.to_owned() } else { format!("{wanted}-{times}") }
     }
 
-    /// Whether there is such a document.
+    /// Whether the draft has a document of this kind and name.
     pub(super) fn has(&self, kind: Kind, name: &str) -> bool {
         self.documents.iter().any(|document| document.kind == kind && document.fields.get("name") == Some(&name.into()))
     }
 
-    /// Lists what could not be carried over.
-    pub(super) fn leave(&mut self, line: Option<usize>, what: impl Into<String>, why: impl Into<String>) {
-        self.left.push(Left { line, what: what.into(), why: why.into() });
+    /// Records a setting that could not be imported.
+    pub(super) fn omit(&mut self, line: Option<usize>, what: impl Into<String>, why: impl Into<String>) {
+        self.omissions.push(Omission { line, what: what.into(), why: why.into() });
     }
 
-    /// The first endpoint that fulfils a condition.
+    /// The first endpoint that meets a condition.
     pub(super) fn endpoint_mut(&mut self, wanted: impl Fn(&Document) -> bool) -> Option<&mut Document> {
         self.documents.iter_mut().find(|document| document.kind == Kind::Endpoint && wanted(document))
     }
 
-    /// Whether nothing was carried over.
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether nothing was imported.
+    pub fn is_empty(&self) -> bool {
         self.documents.is_empty()
     }
 
-    /// Takes out what weir would refuse, and lists it: a limit out of range, an address that is a name. An endpoint that
-    /// loses more than a limit could be open wider than it was: it is left disabled.
-    pub(super) fn leave_what_is_invalid(&mut self) {
-        let mut left = Vec::new();
+    /// Removes and records what weir would refuse, such as a limit out of range. An endpoint that loses more than a limit
+    /// may admit more clients than before, so it is disabled.
+    pub(super) fn omit_invalid(&mut self) {
+        let mut omissions = Vec::new();
         self.documents.retain_mut(|document| {
-            // Each round takes out a field, or an item of a list, or all.
+            // Each round removes a field, an item of a list, or the document.
             loop {
                 let Some((path, problem)) = first_error(document) else { return true };
                 let name = document.fields.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-                let taken = take(&mut document.fields, &path);
-                let of = if taken.is_some() { path } else { format!("the whole {}", document.kind) };
-                let Some(taken) = taken else {
-                    left.push(Left { line: None, what: format!("{name}: {of}"), why: problem });
+                let removed = remove_at(&mut document.fields, &path);
+                let of = if removed.is_some() { path } else { format!("the whole {}", document.kind) };
+                let Some(removed) = removed else {
+                    omissions.push(Omission { line: None, what: format!("{name}: {of}"), why: problem });
                     return false;
                 };
-                if document.kind == Kind::Endpoint && !taken.is_number() {
+                if document.kind == Kind::Endpoint && !removed.is_number() {
                     document.fields.insert("enabled".into(), false.into());
-                    document.decide(format!("enabled: false, because {of} could not be carried over"));
-                } else if taken.get("permission") == Some(&"deny".into()) {
-                    document.decide(format!("a rule that denies is missing here: {taken}"));
+                    document.decide(format!("enabled: false, because {of} could not be imported"));
+                } else if removed.get("permission") == Some(&"deny".into()) {
+                    document.decide(format!("a deny rule is missing here: {removed}"));
                 }
-                left.push(Left { line: None, what: format!("{name}: {of}"), why: problem });
+                omissions.push(Omission { line: None, what: format!("{name}: {of}"), why: problem });
             }
         });
-        self.left.append(&mut left);
+        self.omissions.append(&mut omissions);
     }
 
     /// The documents, with their comments.
-    pub(super) fn to_yaml(&self, from: &str) -> String {
+    pub fn to_yaml(&self, from: &str) -> String {
         let version = env!("CARGO_PKG_VERSION");
         let mut text = format!("# Imported by weir {version} from {from}.\n");
         if self.documents.iter().flat_map(|document| &document.notes).any(|note| note.starts_with("decide:")) {
-            text.push_str("# Lines that begin with `# decide:` want a decision.\n");
+            text.push_str("# Lines that begin with `# decide:` need a decision.\n");
         }
         text.extend(self.documents.iter().map(Document::to_yaml));
         text
     }
 
-    /// The same for a machine, with what could not be carried over.
-    pub(super) fn to_json(&self, from: &str) -> Value {
+    /// The documents and the omissions as JSON.
+    pub fn to_json(&self, from: &str) -> Value {
         let documents = self
             .documents
             .iter()
             .map(|document| json!({"kind": document.kind.key(), "fields": document.fields, "notes": document.notes}));
-        let left = self.left.iter().map(|left| json!({"line": left.line, "what": left.what, "why": left.why}));
+        let omissions =
+            self.omissions.iter().map(|each| json!({"line": each.line, "what": each.what, "why": each.why}));
         json!({
             "from": from,
             "documents": documents.collect::<Vec<_>>(),
             "yaml": self.to_yaml(from),
-            "notCarriedOver": left.collect::<Vec<_>>(),
+            "notCarriedOver": omissions.collect::<Vec<_>>(),
         })
     }
 
-    /// What could not be carried over, a line each; empty where all was.
-    pub(super) fn left(&self, from: &str) -> String {
-        if self.left.is_empty() {
+    /// The settings that could not be imported, a line each; empty: there are none.
+    pub fn omissions(&self, from: &str) -> String {
+        if self.omissions.is_empty() {
             return String::new();
         }
-        let mut text = format!("not carried over ({}):\n", self.left.len());
-        for Left { line, what, why } in &self.left {
+        let mut text = format!("not carried over ({}):\n", self.omissions.len());
+        for Omission { line, what, why } in &self.omissions {
             let place = line.map_or_else(|| from.to_owned(), |line| format!("{from}:{line}"));
             text.push_str(&format!("{place}: {what}: {why}\n"));
         }
@@ -176,8 +177,8 @@ impl Draft {
     }
 }
 
-/// Takes out what `endpoint.sslConfig.caFile` or `acl.rules[3].topics[0]` leads to: the field, or the list's item.
-fn take(fields: &mut Map<String, Value>, path: &str) -> Option<Value> {
+/// Removes the field or item at `endpoint.sslConfig.caFile` or `acl.rules[3].topics[0]`.
+fn remove_at(fields: &mut Map<String, Value>, path: &str) -> Option<Value> {
     let mut steps = path.split('.').skip(1);
     let (field, index) = match steps.next()?.split_once('[') {
         Some((field, index)) => (field, index.trim_end_matches(']').parse::<usize>().ok()),
@@ -191,7 +192,7 @@ fn take(fields: &mut Map<String, Value>, path: &str) -> Option<Value> {
     }
 }
 
-/// The first thing that is wrong with a document by itself.
+/// The path and message of the first error of a document by itself.
 fn first_error(document: &Document) -> Option<(String, String)> {
     let files = vec![SourceFile {
         path: Arc::from("import.yaml"),
@@ -203,7 +204,7 @@ fn first_error(document: &Document) -> Option<(String, String)> {
     let snapshot = Snapshot { origin: Arc::from("import"), revision, files };
     let node = NodeContext { status_addr: None, ..NodeContext::default() };
     let loaded = load(&snapshot, &LastGood::default(), &node);
-    // What it refers to is not in the same snapshot.
+    // The documents that it refers to are not in this snapshot.
     let error = loaded.diagnostics.into_iter().find(|d| d.is_error() && d.code != "missing-reference")?;
     let help = error.help.map(|help| format!("; {help}")).unwrap_or_default();
     Some((error.path, format!("{}{help}", error.message)))

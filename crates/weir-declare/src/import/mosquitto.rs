@@ -1,11 +1,12 @@
-//! `mosquitto.conf`: its lines, sorted to the listeners and bridges they are about.
+//! `mosquitto.conf`: its lines, split into listeners and bridges.
 
 use std::path::{Path, PathBuf};
 
+use super::Files;
 use super::draft::{Document, Draft};
-use super::mosquitto_bridge::bridge;
-use super::mosquitto_listener::{listener, report_rest};
-use weir_declare::config::Kind;
+use super::mosquitto_bridge::import_bridge;
+use super::mosquitto_listener::{import_listener, omit_unsupported};
+use crate::config::Kind;
 
 /// A line: `key value`.
 #[derive(Debug, Clone)]
@@ -28,14 +29,14 @@ impl Setting {
     }
 }
 
-/// A group of lines that are about one thing.
+/// The lines of one listener or bridge, or the global ones.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Section {
     pub(super) settings: Vec<Setting>,
 }
 
 impl Section {
-    /// The last line with this key: the one that holds.
+    /// The last line with this key, which applies.
     pub(super) fn get(&self, key: &str) -> Option<&Setting> {
         self.settings.iter().rev().find(|setting| setting.key == key)
     }
@@ -46,7 +47,7 @@ impl Section {
     }
 }
 
-/// Keys that a listener's section takes; before the first `listener` they are about the default one, on port 1883.
+/// Keys of listeners. Before the first `listener` they apply to the default one, on port 1883.
 const LISTENER_KEYS: &[&str] = &[
     "accept_protocol_versions",
     "bind_address",
@@ -86,7 +87,7 @@ const LISTENER_KEYS: &[&str] = &[
     "websockets_origin",
 ];
 
-/// Keys about who may come in: a listener's where `per_listener_settings` is set, else everybody's.
+/// Keys about authentication and access: of a listener if `per_listener_settings` is set, otherwise of all.
 pub(super) const SECURITY_KEYS: &[&str] = &[
     "acl_file",
     "acl_plugin",
@@ -101,7 +102,7 @@ pub(super) const SECURITY_KEYS: &[&str] = &[
     "psk_file",
 ];
 
-/// Global keys that each endpoint carries, or that have no counterpart; see `mosquitto_listener`.
+/// Global keys, which apply to each endpoint or have no counterpart; see `mosquitto_listener`.
 const GLOBAL_KEYS: &[&str] = &[
     "autosave_interval",
     "autosave_on_changes",
@@ -146,73 +147,72 @@ pub(super) fn is_known(key: &str) -> bool {
         || GLOBAL_KEYS.contains(&key)
 }
 
-/// A configuration, taken apart.
+/// The sections of a configuration.
 #[derive(Debug, Default)]
 pub(super) struct Conf {
-    /// What is said of all listeners.
+    /// Lines that apply to all listeners.
     pub(super) global: Section,
-    /// The default listener's lines, then each `listener`'s, whose first line it is.
+    /// The default listener's lines, then those of each `listener`, beginning with that line.
     pub(super) listeners: Vec<Section>,
     pub(super) bridges: Vec<Section>,
 }
 
-/// Carries a configuration over. `file` is where it stands: other files are looked for beside it.
-pub(super) fn import(file: &Path, text: &str) -> Draft {
+/// Imports a configuration. `file` is its path: other files are relative to its directory.
+pub(super) fn import(file: &Path, text: &str, files: &dyn Files) -> Draft {
     let mut draft = Draft::default();
     let mut settings = Vec::new();
-    read(file, text, false, &mut settings, &mut draft);
-    let conf = sort(settings);
+    read(file, text, Some(files), &mut settings, &mut draft);
+    let conf = split_sections(settings);
     let anonymous_by_default = conf.listeners.is_empty();
     let listeners = if conf.listeners.is_empty() { vec![Section::default()] } else { conf.listeners.clone() };
     for section in &listeners {
-        listener(section, &conf, file, anonymous_by_default, &mut draft);
+        import_listener(section, &conf, file, files, anonymous_by_default, &mut draft);
     }
-    // What is said of all listeners is listed once.
-    report_rest(&conf.global, &mut draft);
-    let bridges: Vec<String> = conf.bridges.iter().filter_map(|section| bridge(section, &mut draft)).collect();
-    attach(&bridges, &mut draft);
+    // Unsupported global settings are listed once.
+    omit_unsupported(&conf.global, &mut draft);
+    let bridges: Vec<String> = conf.bridges.iter().filter_map(|section| import_bridge(section, &mut draft)).collect();
+    attach_bridges(&bridges, &mut draft);
     draft
 }
 
-/// The lines of a file, and of those that it includes.
-fn read(file: &Path, text: &str, included: bool, settings: &mut Vec<Setting>, draft: &mut Draft) {
+/// Reads the lines of a file and of the files that it includes. `files` is `None` in an included file.
+fn read(file: &Path, text: &str, files: Option<&dyn Files>, settings: &mut Vec<Setting>, draft: &mut Draft) {
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-        let number = (!included).then_some(index + 1);
-        if key == "include_dir" && !included {
-            include(&beside(file, value.trim()), number, settings, draft);
+        let number = files.is_some().then_some(index + 1);
+        if let ("include_dir", Some(files)) = (key, files) {
+            include(&beside(file, value.trim()), number, files, settings, draft);
             continue;
         }
         settings.push(Setting { line: number, key: key.to_owned(), value: value.trim().to_owned() });
     }
 }
 
-fn include(directory: &Path, line: Option<usize>, settings: &mut Vec<Setting>, draft: &mut Draft) {
-    let entries = match std::fs::read_dir(directory) {
-        Ok(entries) => entries,
-        Err(error) => return draft.leave(line, format!("include_dir {}", directory.display()), error.to_string()),
+fn include(directory: &Path, line: Option<usize>, files: &dyn Files, settings: &mut Vec<Setting>, draft: &mut Draft) {
+    let mut paths = match files.list(directory) {
+        Ok(paths) => paths,
+        Err(error) => return draft.omit(line, format!("include_dir {}", directory.display()), error.to_string()),
     };
-    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    files.retain(|file| file.extension().is_some_and(|extension| extension == "conf"));
-    files.sort();
-    for file in files {
-        match std::fs::read_to_string(&file) {
-            Ok(text) => read(&file, &text, true, settings, draft),
-            Err(error) => draft.leave(line, file.display().to_string(), error.to_string()),
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "conf"));
+    paths.sort();
+    for path in paths {
+        match files.read(&path) {
+            Ok(text) => read(&path, &text, None, settings, draft),
+            Err(error) => draft.omit(line, path.display().to_string(), error.to_string()),
         }
     }
 }
 
-/// A path in a configuration: mosquitto takes it from where it was started, which is most often beside the file.
+/// Resolves a path. mosquitto resolves it from its working directory, which usually is that of the file.
 pub(super) fn beside(file: &Path, path: &str) -> PathBuf {
     file.parent().unwrap_or(Path::new("")).join(path)
 }
 
-fn sort(settings: Vec<Setting>) -> Conf {
+fn split_sections(settings: Vec<Setting>) -> Conf {
     enum Place {
         Global,
         Listener,
@@ -246,7 +246,7 @@ fn sort(settings: Vec<Setting>) -> Conf {
             },
         }
     }
-    // The default listener is there if something is said of it.
+    // The default listener exists if a line configures it.
     if default.get("port").is_some()
         || default.get("bind_address").is_some()
         || (conf.listeners.is_empty() && !default.settings.is_empty())
@@ -258,8 +258,8 @@ fn sort(settings: Vec<Setting>) -> Conf {
     conf
 }
 
-/// Bridges carry the messages of the namespace that has no mount point.
-fn attach(bridges: &[String], draft: &mut Draft) {
+/// Names the bridges at an endpoint without a mount point: a bridge forwards the messages of its namespace.
+fn attach_bridges(bridges: &[String], draft: &mut Draft) {
     if bridges.is_empty() {
         return;
     }
@@ -270,7 +270,7 @@ fn attach(bridges: &[String], draft: &mut Draft) {
             endpoint.set("bridges", bridges.to_vec());
         }
         None => {
-            draft.leave(None, "bridges", format!("every endpoint has a mountpoint; name the {}s at one", Kind::Bridge))
+            draft.omit(None, "bridges", format!("every endpoint has a mountpoint; name the {}s at one", Kind::Bridge))
         }
     }
 }

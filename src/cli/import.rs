@@ -1,0 +1,90 @@
+//! `weir import`: reads other brokers' configuration and prints declarations. `weir_declare::import` does the rest.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use anyhow::{Context, bail};
+use weir_declare::import::{self, Broker};
+
+use super::Exit;
+use super::print::{Format, print};
+
+/// Turn another broker's configuration into declarations.
+///
+/// Prints documents, with comments where something wants a decision. What could not be carried over is listed on
+/// standard error. What a broker keeps at run time (statistics, times, states) is no configuration, and is left out.
+///
+/// Exits with 0, with 2 where something could not be carried over, with 1 where nothing could.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// FluxMQ's endpoint export (JSON) or config.yaml, EMQ X's acl.conf, mosquitto.conf, or mosquitto's ACL file.
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Whose file it is; told by its content otherwise.
+    #[arg(long, value_enum)]
+    from: Option<Origin>,
+    /// `json`: `{"documents": [...], "yaml": "...", "notCarriedOver": [...]}`
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+}
+
+/// The brokers whose configuration is understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Origin {
+    /// Endpoint export or config.yaml.
+    Fluxmq,
+    /// acl.conf.
+    Emqx,
+    /// mosquitto.conf, or an ACL file.
+    Mosquitto,
+}
+
+impl From<Origin> for Broker {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Fluxmq => Self::Fluxmq,
+            Origin::Emqx => Self::Emqx,
+            Origin::Mosquitto => Self::Mosquitto,
+        }
+    }
+}
+
+/// The files of this machine.
+struct DiskFiles;
+
+impl import::Files for DiskFiles {
+    fn read(&self, path: &Path) -> io::Result<String> {
+        fs::read_to_string(path)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        Ok(fs::read_dir(directory)?.filter_map(|entry| Some(entry.ok()?.path())).collect())
+    }
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    let shown = args.file.display().to_string();
+    let text = fs::read_to_string(&args.file).with_context(|| shown.clone())?;
+    let broker = match args.from {
+        Some(origin) => origin.into(),
+        None => import::detect(&args.file, &text).with_context(|| {
+            format!(
+                "{shown}: the broker that this configuration is for is not clear; give --from fluxmq, emqx or mosquitto"
+            )
+        })?,
+    };
+    let draft = import::import(broker, &args.file, &text, &DiskFiles).with_context(|| shown.clone())?;
+    let omissions = draft.omissions(&shown);
+    if draft.is_empty() {
+        eprint!("{omissions}");
+        bail!("{shown}: nothing in it could be imported");
+    }
+    match args.format {
+        Format::Human => {
+            print(&draft.to_yaml(&shown))?;
+            eprint!("{omissions}");
+        }
+        Format::Json => print(&format!("{:#}\n", draft.to_json(&shown)))?,
+    }
+    Ok(if omissions.is_empty() { Exit::Success } else { Exit::Reserved })
+}
