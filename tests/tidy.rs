@@ -3,6 +3,7 @@
 
 #![allow(clippy::expect_used)] // a test that cannot read the sources fails
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -45,6 +46,10 @@ const IMPURE: &[&str] = &[
     "println!",
     "eprintln!",
 ];
+
+/// Folders whose modules import each other in one direction only.
+const WITHOUT_CIRCLES: &[&str] =
+    &["crates/weir-declare/src/config", "crates/weir-declare/src/import", "crates/weir-declare/src/reconcile"];
 
 /// Lines of a file at most.
 const LINES_MAX: usize = 600;
@@ -117,6 +122,52 @@ fn modules_import_lower_floors_only() {
         found.extend(findings(&at, finds));
     }
     assert!(found.is_empty(), "\n{}", found.join("\n"));
+}
+
+/// The modules of a folder, each with the modules beside it that it imports. A name that `mod.rs` re-exports counts as an
+/// import of the module that defines it.
+fn imports(folder: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let mut code: BTreeMap<String, String> = BTreeMap::new();
+    let entries = fs::read_dir(folder).expect("the folder is there").filter_map(Result::ok).map(|entry| entry.path());
+    for path in entries.filter(|path| path.extension().is_some_and(|e| e == "rs")) {
+        let module = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let lines: Vec<String> = self::code(&path).into_iter().map(|(_, line)| line).collect();
+        code.insert(module, lines.join("\n"));
+    }
+    code.retain(|module, _| module != "mod" && !module.ends_with("_tests"));
+    let word =
+        |text: &str| text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default().to_owned();
+    let mut home: BTreeMap<String, String> = code.keys().map(|module| (module.clone(), module.clone())).collect();
+    for (module, text) in &code {
+        let items = text.lines().filter_map(|line| line.strip_prefix("pub ").or(line.strip_prefix("pub(super) ")));
+        for name in items.filter_map(|item| item.trim_start_matches("const fn").split(' ').nth(1)) {
+            home.entry(word(name)).or_insert_with(|| module.clone());
+        }
+    }
+    let own = format!("crate::{}::", folder.file_name().unwrap_or_default().to_string_lossy());
+    let imported = |(module, text): (&String, &String)| {
+        let paths = text.split("super::").skip(1).chain(text.split(own.as_str()).skip(1));
+        let names = paths.flat_map(|path| match path.strip_prefix('{') {
+            Some(list) => list.split(';').next().unwrap_or_default().split([',', ' ', ':']).map(word).collect(),
+            None => vec![word(path)],
+        });
+        let modules = names.filter_map(|name| home.get(&name).cloned()).filter(|other| other != module).collect();
+        (module.clone(), modules)
+    };
+    code.iter().map(imported).collect()
+}
+
+#[test]
+fn modules_of_a_folder_do_not_import_in_circles() {
+    for folder in WITHOUT_CIRCLES {
+        let mut left = imports(&root().join(folder));
+        // A module that imports none of those left is in no circle.
+        while let Some(free) = left.iter().find(|(_, imported)| imported.is_empty()).map(|(module, _)| module.clone()) {
+            left.remove(&free);
+            left.values_mut().for_each(|imported| imported.retain(|module| *module != free));
+        }
+        assert!(left.is_empty(), "{folder}: these modules import each other in a circle, or one that does: {left:#?}");
+    }
 }
 
 #[test]

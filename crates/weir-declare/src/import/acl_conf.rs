@@ -64,7 +64,9 @@ impl From<&str> for UnsupportedRule {
 /// The rules of a term. A term with alternatives gives several.
 fn rules_of(term: &Term) -> Result<Vec<Value>, UnsupportedRule> {
     let Term::Tuple(parts) = term else { return Err("not a rule".into()) };
-    let (Some(Term::Atom(permission)), who) = (parts.first(), parts.get(1)) else { return Err("not a rule".into()) };
+    let (Some(Term::Atom(permission)), subject) = (parts.first(), parts.get(1)) else {
+        return Err("not a rule".into());
+    };
     if permission != "allow" && permission != "deny" {
         return Err(UnsupportedRule(format!("neither allow nor deny, but {permission}")));
     }
@@ -74,7 +76,7 @@ fn rules_of(term: &Term) -> Result<Vec<Value>, UnsupportedRule> {
         insert_action(&mut rule, action)?;
     }
     let topics = parts.get(3).map(topics_of).transpose()?;
-    let alternatives = who.map_or_else(|| Ok(vec![Map::new()]), conditions)?;
+    let alternatives = subject.map_or_else(|| Ok(vec![Map::new()]), conditions)?;
     let merged = alternatives.into_iter().map(|conditions| {
         let mut merged = rule.clone();
         merged.extend(conditions);
@@ -132,9 +134,9 @@ fn topics_of(topics: &Term) -> Result<Value, UnsupportedRule> {
 }
 
 /// The conditions of a rule's second part: alternatives, each a set of conditions.
-fn conditions(who: &Term) -> Result<Vec<Map<String, Value>>, UnsupportedRule> {
+fn conditions(subject: &Term) -> Result<Vec<Map<String, Value>>, UnsupportedRule> {
     let one = |field: &str, value: &str| vec![[(field.to_owned(), Value::from(value))].into_iter().collect()];
-    match who {
+    match subject {
         Term::Atom(all) if all == "all" => Ok(vec![Map::new()]),
         Term::Tuple(pair) => match pair.as_slice() {
             [Term::Atom(key), Term::Text(text)] => match key.as_str() {

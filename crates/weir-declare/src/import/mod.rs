@@ -2,7 +2,8 @@
 //!
 //! - `draft`: the documents with comments, and the settings that were left out.
 //! - `fluxmq`, `fluxmq_endpoint`: FluxMQ's export and `config.yaml`. `acl_conf`: EMQ X's `acl.conf`.
-//! - `mosquitto`, `mosquitto_listener`, `mosquitto_bridge`, `mosquitto_acl`: `mosquitto.conf` and its ACL files.
+//! - `mosquitto`, `mosquitto_conf`, `mosquitto_listener`, `mosquitto_bridge`, `mosquitto_acl`: `mosquitto.conf` and its ACL
+//!   files.
 
 mod acl_conf;
 mod draft;
@@ -11,6 +12,7 @@ mod fluxmq_endpoint;
 mod mosquitto;
 mod mosquitto_acl;
 mod mosquitto_bridge;
+mod mosquitto_conf;
 mod mosquitto_listener;
 
 use std::io;
@@ -86,7 +88,7 @@ pub fn detect(file: &Path, text: &str) -> Option<Broker> {
     }
     // `key value`, and neither `key: value` nor `key = value`.
     let mut words = content.split_whitespace();
-    let looks_like_conf = words.next().is_some_and(mosquitto::is_known) && words.next() != Some("=");
+    let looks_like_conf = words.next().is_some_and(mosquitto_conf::is_known) && words.next() != Some("=");
     let is_mosquitto = looks_like_conf || mosquitto_acl::is_acl_file(text) || name.contains("mosquitto");
     is_mosquitto.then_some(Broker::Mosquitto)
 }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::Files;
 use super::draft::{Document, Draft};
-use super::mosquitto::Setting;
+use super::mosquitto_conf::Setting;
 use crate::config::Kind;
 
 /// Deny rules are evaluated first, as in mosquitto.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::draft::{Document, Draft};
-use super::mosquitto::{Section, Setting};
+use super::mosquitto_conf::{Section, Setting};
 use crate::config::Kind;
 
 /// Keys without a counterpart, and what to use instead.

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::Files;
 use super::draft::{Document, Draft};
-use super::mosquitto::{Conf, SECURITY_KEYS, Section, Setting, beside};
 use super::mosquitto_acl;
+use super::mosquitto_conf::{Conf, SECURITY_KEYS, Section, Setting, beside};
 use crate::config::Kind;
 
 /// Keys without a counterpart, and what to use instead.
