@@ -35,7 +35,7 @@ impl Acl {
 
 /// The position of a rule of `acl` in `content`, its file. `None`: `content` is not that file.
 pub fn rule_position(content: &[u8], acl: &Acl, rule: usize) -> Option<Position> {
-    let path = InstancePath::of(&["acl", "rules"]).index(rule);
+    let path = InstancePath::from_keys(&["acl", "rules"]).index(rule);
     let documents = yaml::parse(content).ok()?;
     let own = |node: &&yaml::SourceNode| node.entry("acl").is_some_and(|entry| entry.key_at == acl.origin.position);
     documents.iter().map(|document| &document.node).find(own).map(|node| path.position_in(node))

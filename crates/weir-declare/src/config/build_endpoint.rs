@@ -64,7 +64,7 @@ pub(super) fn from_fields(
 pub(super) fn warnings(document: &Document, endpoint: &Endpoint) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let mut warn = |fields: &[&str], message: &str, help: &str| {
-        let mut path = InstancePath::of(&["endpoint"]);
+        let mut path = InstancePath::from_keys(&["endpoint"]);
         for field in fields {
             path = path.key(field);
         }

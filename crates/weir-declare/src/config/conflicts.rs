@@ -165,7 +165,7 @@ fn address_conflict(
     held: &BindAddress,
 ) -> Diagnostic {
     let other = &holder.endpoint;
-    let path = InstancePath::of(&["endpoint", if is_tcp(wanted) { "port" } else { "host" }]);
+    let path = InstancePath::from_keys(&["endpoint", if is_tcp(wanted) { "port" } else { "host" }]);
     let message = if wanted == held {
         format!("{wanted} is already taken by endpoint `{}`", other.name)
     } else {
@@ -205,7 +205,7 @@ fn status_address_conflicts(candidates: &Candidates, node: &NodeContext, found: 
 }
 
 fn status_address_conflict(document: &Document, wanted: &BindAddress, status: SocketAddr) -> Diagnostic {
-    let path = InstancePath::of(&["endpoint", "port"]);
+    let path = InstancePath::from_keys(&["endpoint", "port"]);
     let message = format!("{wanted} is the address of the status listener ({status})");
     let mut diagnostic = document.diagnostic(Severity::Error, "status-port", &path, message);
     diagnostic.help = Some("choose another `port`, or move the status listener with --status-addr".into());
@@ -220,7 +220,7 @@ fn default_endpoint_conflicts(candidates: &Candidates, found: &mut Vec<Conflict>
     let Some((first, holder)) = defaults.next() else { return };
     for (name, candidate) in defaults {
         let Some(document) = &candidate.document else { continue };
-        let path = InstancePath::of(&["endpoint", "isDefault"]);
+        let path = InstancePath::from_keys(&["endpoint", "isDefault"]);
         let message = format!("endpoint `{first}` is the default already");
         let mut diagnostic = document.diagnostic(Severity::Error, "two-defaults", &path, message);
         diagnostic.help = Some("remove `isDefault` from one of them".into());
@@ -245,7 +245,7 @@ fn missing_references(candidate: &Candidate, targets: &ReferenceTargets<'_>, fou
         if targets.has(kind, name.as_str()) {
             continue;
         }
-        let mut path = InstancePath::of(&["endpoint", field]);
+        let mut path = InstancePath::from_keys(&["endpoint", field]);
         if let Some(index) = index {
             path = path.index(index);
         }
@@ -284,7 +284,7 @@ fn mountpoint_conflicts(candidates: &Candidates, found: &mut Vec<Conflict>) {
             if candidate.endpoint.mountpoint == holder.endpoint.mountpoint {
                 continue;
             }
-            let path = InstancePath::of(&["endpoint", "bridges"]).index(index);
+            let path = InstancePath::from_keys(&["endpoint", "bridges"]).index(index);
             let message =
                 format!("the bridge `{bridge}` carries the topics of endpoint `{first}`'s mountpoint already");
             let mut diagnostic = document.diagnostic(Severity::Error, "bridge-mountpoint", &path, message);
@@ -310,7 +310,7 @@ pub(super) fn warnings(document: &Document, endpoint: &Endpoint, declared: &Decl
         return found;
     }
     let mut warn = |field: &str, code, message: String, help: &str| {
-        let path = InstancePath::of(&["endpoint", field]);
+        let path = InstancePath::from_keys(&["endpoint", field]);
         let mut diagnostic = document.diagnostic(Severity::Warning, code, &path, message);
         diagnostic.help = Some(help.to_owned());
         found.push(diagnostic);

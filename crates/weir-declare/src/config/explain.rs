@@ -41,7 +41,7 @@ fn is_about_text(code: &str) -> bool {
 /// The findings of one error of the validator. An error about several fields gives a finding each, `max + 1` at most.
 pub(super) fn explain(error: &ValidationError<'_>, max: usize) -> Vec<Finding> {
     let path = path_of(error);
-    let rule = SchemaPart::of(error);
+    let rule = SchemaPart::violated_by(error);
     let value = error.instance().as_ref();
     if let Kind::AdditionalProperties { unexpected } = error.kind() {
         return unexpected.iter().take(max + 1).map(|field| unknown_field(&path, field, &rule)).collect();
@@ -56,8 +56,8 @@ pub(super) fn explain(error: &ValidationError<'_>, max: usize) -> Vec<Finding> {
         }
         Kind::Required { property } => {
             let property = property.as_str().unwrap_or_default();
-            let help = SchemaPart::around(error).property(property).and_then(|field| field.first_sentence());
-            let allowed = SchemaPart::around(error).property(property).and_then(|field| field.allowed());
+            let help = SchemaPart::fields_around(error).property(property).and_then(|field| field.first_sentence());
+            let allowed = SchemaPart::fields_around(error).property(property).and_then(|field| field.allowed());
             let help = help.map(|sentence| format!("{property}: {sentence}{}", allowed.unwrap_or_default()));
             ("missing-field", format!("`{property}` is missing"), help)
         }
@@ -123,12 +123,12 @@ fn path_of(error: &ValidationError<'_>) -> InstancePath {
 struct SchemaPart(Option<&'static Value>);
 
 impl SchemaPart {
-    fn of(error: &ValidationError<'_>) -> Self {
+    fn violated_by(error: &ValidationError<'_>) -> Self {
         Self(schema().pointer(parent(error.schema_path().as_str())))
     }
 
     /// The part that describes the fields of the `then` or `else` that was violated.
-    fn around(error: &ValidationError<'_>) -> Self {
+    fn fields_around(error: &ValidationError<'_>) -> Self {
         let mut pointer = parent(error.schema_path().as_str());
         while pointer.ends_with("/then") || pointer.ends_with("/else") {
             pointer = parent(pointer);

@@ -160,7 +160,7 @@ impl LastGood {
         message: String,
     ) -> Option<Diagnostic> {
         let document = self.entries.get(identity)?.document.as_ref()?;
-        Some(document.diagnostic(severity, code, &InstancePath::of_pointer(pointer), message))
+        Some(document.diagnostic(severity, code, &InstancePath::from_pointer(pointer), message))
     }
 
     /// Reads what [`LastGoodWriter::write`] wrote in an earlier run.

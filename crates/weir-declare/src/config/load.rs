@@ -157,7 +157,7 @@ impl Pass<'_> {
         for (identity, documents) in self.documents.iter().filter(|(_, documents)| documents.len() > 1) {
             let Some(((_, first), rest)) = documents.split_first() else { continue };
             for (_, document) in rest {
-                let path = InstancePath::of(&[identity.kind.key()]);
+                let path = InstancePath::from_keys(&[identity.kind.key()]);
                 let message = if identity.kind.is_single() {
                     format!("at most one `{}` document is allowed", identity.kind)
                 } else {
@@ -399,7 +399,7 @@ fn endpoint_of(
     if let Some(endpoint) = good.and_then(|good| good.endpoint_if_unchanged(document, defaults)) {
         return Ok(Arc::clone(endpoint));
     }
-    let path = InstancePath::of(&["endpoint"]);
+    let path = InstancePath::from_keys(&["endpoint"]);
     let Ok(Body::Endpoint(fields)) = &document.body else {
         return Err(Box::new(document.diagnostic(Severity::Error, "not-understood", &path, "it is not an endpoint")));
     };

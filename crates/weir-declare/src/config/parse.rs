@@ -112,7 +112,7 @@ fn read_document(
         .collect();
     // The schema's findings include a given name that is wrong.
     if let Err(Some((message, help))) = name {
-        let path = InstancePath::of(&[kind.key()]);
+        let path = InstancePath::from_keys(&[kind.key()]);
         let mut diagnostic = document.diagnostic(Severity::Error, "name", &path, message);
         diagnostic.help = Some(help);
         errors.push(diagnostic);
@@ -127,7 +127,7 @@ fn read_document(
             }
             Err(error) => {
                 // The schema accepts what the types do not: a bug in weir. The document is refused all the same.
-                let path = InstancePath::of(&[kind.key()]);
+                let path = InstancePath::from_keys(&[kind.key()]);
                 errors.push(document.diagnostic(Severity::Error, "not-understood", &path, error.to_string()));
                 document.body = Err(errors);
             }

@@ -18,12 +18,12 @@ pub(super) struct InstancePath(pub(super) Vec<Segment>);
 
 impl InstancePath {
     /// A path of keys: `endpoint.port`.
-    pub(super) fn of(keys: &[&str]) -> Self {
+    pub(super) fn from_keys(keys: &[&str]) -> Self {
         Self(keys.iter().map(|&key| Segment::Key(key.to_owned())).collect())
     }
 
     /// Parses a JSON pointer: `/endpoint/sslConfig/sni/0/certFile`. Steps of digits are indexes.
-    pub(super) fn of_pointer(pointer: &str) -> Self {
+    pub(super) fn from_pointer(pointer: &str) -> Self {
         let steps = pointer.split('/').filter(|step| !step.is_empty());
         let segment = |step: &str| step.parse().map_or_else(|_| Segment::Key(step.to_owned()), Segment::Index);
         Self(steps.map(segment).collect())

@@ -15,7 +15,7 @@ pub(super) fn check_document(document: &Document, body: &Body) -> Vec<Diagnostic
 }
 
 fn check_acl(document: &Document, acl: &Acl) -> Vec<Diagnostic> {
-    let rules = InstancePath::of(&["acl", "rules"]);
+    let rules = InstancePath::from_keys(&["acl", "rules"]);
     let mut found = Vec::new();
     for (index, rule) in acl.rules.iter().enumerate() {
         if rule.retain.is_some() && rule.action == super::Action::Subscribe {
@@ -56,7 +56,7 @@ fn check_bridge(document: &Document, bridge: &Bridge) -> Vec<Diagnostic> {
         for (index, rule) in rules.iter().enumerate() {
             let Some(prefix) = &rule.strip_prefix else { continue };
             if !literal_prefix(&rule.filter).starts_with(&**prefix) {
-                let path = InstancePath::of(&["bridge", direction]).index(index).key("stripPrefix");
+                let path = InstancePath::from_keys(&["bridge", direction]).index(index).key("stripPrefix");
                 let message = format!("not every topic that {:?} matches begins with {:?}", &*rule.filter, &**prefix);
                 let mut diagnostic = document.diagnostic(Severity::Error, "strip-prefix", &path, message);
                 diagnostic.help = Some("use a prefix of the filter that ends before its first wildcard".into());
@@ -65,7 +65,7 @@ fn check_bridge(document: &Document, bridge: &Bridge) -> Vec<Diagnostic> {
         }
     }
     if bridge.out.is_empty() && bridge.inward.is_empty() {
-        let path = InstancePath::of(&["bridge"]);
+        let path = InstancePath::from_keys(&["bridge"]);
         let mut diagnostic = document.diagnostic(
             Severity::Warning,
             "no-effect",
@@ -76,7 +76,7 @@ fn check_bridge(document: &Document, bridge: &Bridge) -> Vec<Diagnostic> {
         found.push(diagnostic);
     }
     if bridge.tls != super::BridgeTls::default() && bridge.address.iter().all(|address| !address.tls) {
-        let path = InstancePath::of(&["bridge", "tls"]);
+        let path = InstancePath::from_keys(&["bridge", "tls"]);
         let mut diagnostic = document.diagnostic(
             Severity::Warning,
             "no-effect",
@@ -87,7 +87,7 @@ fn check_bridge(document: &Document, bridge: &Bridge) -> Vec<Diagnostic> {
         found.push(diagnostic);
     }
     if bridge.reconnect.min_ms > bridge.reconnect.max_ms {
-        let path = InstancePath::of(&["bridge", "reconnect"]);
+        let path = InstancePath::from_keys(&["bridge", "reconnect"]);
         let message = format!("minMs ({}) is more than maxMs ({})", bridge.reconnect.min_ms, bridge.reconnect.max_ms);
         found.push(document.diagnostic(Severity::Error, "out-of-range", &path, message));
     }
