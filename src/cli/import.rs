@@ -11,16 +11,16 @@ use super::print::{Format, print};
 
 /// Turn another broker's configuration into declarations.
 ///
-/// Prints documents, with comments where something wants a decision. What could not be carried over is listed on
-/// standard error. What a broker keeps at run time (statistics, times, states) is no configuration, and is left out.
+/// Prints documents, with comments where a decision is needed, and lists on standard error the settings that could not
+/// be imported. Run-time state of the broker (statistics, times, states) is not configuration, and is left out.
 ///
-/// Exits with 0, with 2 where something could not be carried over, with 1 where nothing could.
+/// Exits with 0; with 2 if some settings could not be imported; with 1 if nothing could.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// FluxMQ's endpoint export (JSON) or config.yaml, EMQ X's acl.conf, mosquitto.conf, or mosquitto's ACL file.
     #[arg(value_name = "FILE")]
     file: PathBuf,
-    /// Whose file it is; told by its content otherwise.
+    /// The broker of the file; by default, its content decides.
     #[arg(long, value_enum)]
     from: Option<Origin>,
     /// `json`: `{"documents": [...], "yaml": "...", "notCarriedOver": [...]}`
@@ -28,7 +28,7 @@ pub(super) struct Args {
     format: Format,
 }
 
-/// The brokers whose configuration is understood.
+/// The brokers whose configuration can be imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Origin {
     /// Endpoint export or config.yaml.
