@@ -53,43 +53,43 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Nothing is wrong.
+    /// Everything is as declared.
     AsDeclared,
-    /// Not judged yet.
+    /// The condition is not known yet.
     Pending,
     /// The document has errors; the last good declaration is held where there is one.
     Invalid,
-    /// The document, or the place it lies in, cannot be read just now.
+    /// The document, or its file or directory, cannot be read.
     Unreadable,
-    /// The document is gone and the guard keeps the endpoint until the deletion is confirmed or it is declared again.
+    /// The document was removed. The guard keeps the endpoint until the deletion is confirmed or it is declared again.
     DeletionHeld,
-    /// A change that would disconnect more clients than `reconcile.maxDisconnects` waits to be confirmed.
+    /// The change would disconnect more clients than `reconcile.maxDisconnects` allows, and waits for confirmation.
     DisconnectsHeld,
-    /// A change after which every CONNECT, or every topic, would be refused waits to be confirmed.
+    /// After the change every CONNECT, or every topic, would be refused, so it waits for confirmation.
     LockOutHeld,
-    /// `reconcile.suspend` freezes everything.
+    /// `reconcile.suspend` is set, so nothing is applied.
     Suspended,
-    /// A document it names is not there.
+    /// A document that the endpoint refers to does not exist.
     MissingReference,
-    /// A file it names cannot be read or is not what it should be.
+    /// A file that the endpoint refers to cannot be read, or its content is not valid.
     BadFile,
-    /// `durability: disk`, and the broker has no directory to keep anything in.
+    /// `durability: disk`, and the broker has no data directory.
     NoStore,
-    /// The address and port are in use by something that is not this broker.
+    /// Another process uses the address and port.
     AddressInUse,
-    /// The socket cannot be bound for another cause.
+    /// The socket cannot be bound for another reason.
     BindFailed,
-    /// The listener ended and is being bound again.
+    /// The listener failed and is being bound again.
     ListenerLost,
-    /// Another endpoint of this broker holds the address and port.
+    /// Another endpoint of this broker has the address and port.
     PortHeld,
     /// `enabled: false`.
     Disabled,
     /// `nodes` does not select this broker.
     NotSelected,
-    /// Its declaration is gone.
+    /// The declaration was removed.
     Removed,
-    /// The broker stops.
+    /// The broker is shutting down.
     ShuttingDown,
 }
 

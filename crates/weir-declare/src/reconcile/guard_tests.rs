@@ -1,4 +1,4 @@
-//! What the guard holds, and for how long.
+//! Which deletions the guard holds, and until when.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -50,14 +50,14 @@ impl Case {
         self.guard.check(&self.last, &observed, Timestamp::from_unix_ms(at_ms))
     }
 
-    /// Two settled looks; the names that run afterwards.
+    /// Checks two settled readings, and returns the names of the endpoints to run.
     fn after(&mut self, declared: &Declared) -> Vec<String> {
         self.check(declared, 0);
         match self.check(declared, 1) {
             GuardDecision::Proceed(Guarded { declared, .. }) => {
                 declared.endpoints.keys().map(ToString::to_string).collect()
             }
-            GuardDecision::ReadAgain { missing } => panic!("looks again for {missing:?}"),
+            GuardDecision::ReadAgain { missing } => panic!("reads again for {missing:?}"),
         }
     }
 }
@@ -73,7 +73,7 @@ fn a_deletion_needs_two_agreeing_readings() {
 }
 
 #[test]
-fn an_unsettled_source_proves_absence_only_slowly() {
+fn an_unsettled_source_confirms_absence_after_ten_seconds() {
     let mut case = Case::new(&["a", "b"]);
     case.settled = false;
     let one = declared(&["a"]);
@@ -84,7 +84,7 @@ fn an_unsettled_source_proves_absence_only_slowly() {
 }
 
 #[test]
-fn trouble_deletes_nothing() {
+fn refused_and_unreadable_documents_are_not_deleted() {
     let mut case = Case::new(&["a", "b", "c/d"]);
     case.refused.insert(Identity::new(Kind::Endpoint, Name::parse("b").unwrap()));
     case.unreadable.insert(Arc::from("d/c/"));
@@ -92,7 +92,7 @@ fn trouble_deletes_nothing() {
 }
 
 #[test]
-fn too_much_at_once_waits_to_be_confirmed() {
+fn a_large_deletion_waits_for_confirmation() {
     let four = ["a", "b", "c", "d"];
     assert_eq!(Case::new(&four).after(&declared(&["a", "b"])), ["a", "b"], "half may go");
     assert_eq!(Case::new(&four).after(&declared(&["a"])), four, "more than half may not");
@@ -110,7 +110,7 @@ fn too_much_at_once_waits_to_be_confirmed() {
 }
 
 #[test]
-fn what_is_not_to_be_pruned_stays_until_it_is_named() {
+fn an_endpoint_with_prune_disabled_stays_until_it_is_confirmed() {
     assert_eq!(Case::new(&["a", "kept"]).after(&declared(&["a"])), ["a", "kept"]);
     let mut confirmed = declared(&["a"]);
     let mut reconcile = Reconcile::default();
@@ -129,7 +129,7 @@ fn confirming(declared: &Declared, names: &[&str]) -> Declared {
     Declared { reconcile: Arc::new(reconcile), ..declared.clone() }
 }
 
-/// A guard and what it had applied.
+/// A guard and the declaration in force.
 struct Course {
     guard: Guard,
     last: Declared,
@@ -142,7 +142,7 @@ impl Course {
         Self { guard: Guard::default(), last: declared(names), refused: BTreeSet::new(), at_ms: 0 }
     }
 
-    /// Reads until there is agreement, and applies it; the names that run.
+    /// Reads until the guard proceeds, and applies the result; returns the names of the endpoints that run.
     fn apply(&mut self, declared: &Declared) -> Vec<String> {
         loop {
             self.at_ms += 1;
@@ -165,7 +165,7 @@ impl Course {
 }
 
 #[test]
-fn a_held_deletion_waits_while_the_others_are_put_back() {
+fn a_held_deletion_waits_while_others_are_declared_again() {
     let all = ["a", "b", "c", "d", "e", "f", "g"];
     for first in [0, 2] {
         let mut course = Course::new(&all);
@@ -173,10 +173,10 @@ fn a_held_deletion_waits_while_the_others_are_put_back() {
         for back in first..=all.len() {
             assert_eq!(course.apply(&declared(&all[..back])), all, "{back} of seven are back");
         }
-        // It was declared again: to delete it now is a deletion of its own.
+        // An endpoint that was declared again can be deleted.
         assert_eq!(course.apply(&declared(&all[..6])), all[..6]);
     }
-    // Of three, two may go at once; but not what was held when all three went.
+    // Of three endpoints two may be deleted at once, but not held ones.
     let mut course = Course::new(&all[..3]);
     assert_eq!(course.apply(&declared(&[])), all[..3]);
     assert_eq!(course.apply(&declared(&["a"])), all[..3]);
@@ -184,7 +184,7 @@ fn a_held_deletion_waits_while_the_others_are_put_back() {
 }
 
 #[test]
-fn what_is_held_counts_neither_as_deleted_nor_as_there() {
+fn a_held_endpoint_counts_neither_as_deleted_nor_as_present() {
     let all = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
     let mut course = Course::new(&all);
     assert_eq!(course.apply(&declared(&all[..4])), all, "six of ten are held");
@@ -196,7 +196,7 @@ fn what_is_held_counts_neither_as_deleted_nor_as_there() {
 }
 
 #[test]
-fn a_document_with_errors_declares_nothing_again() {
+fn a_document_with_errors_does_not_release_a_held_deletion() {
     let all = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let mut course = Course::new(&all);
     assert_eq!(course.apply(&declared(&["a", "b", "c"])), all);
@@ -207,7 +207,7 @@ fn a_document_with_errors_declares_nothing_again() {
 }
 
 #[test]
-fn a_restart_goes_on_with_what_was_held() {
+fn held_deletions_survive_a_restart() {
     let all = ["a", "b", "c", "d", "e"];
     let mut course = Course::new(&all);
     let observed = declared(&["a"]);
@@ -226,7 +226,7 @@ enum Edit {
     DeleteMany(u16),
     Put(usize),
     Delete(usize),
-    /// Put with an error in it.
+    /// Declares it with an error.
     Spoil(usize),
     Confirm(usize),
     Restart,
@@ -246,9 +246,9 @@ fn edits() -> impl Strategy<Value = Vec<Edit>> {
 }
 
 proptest! {
-    /// Whatever is held stays until it is named or declared again, by itself.
+    /// A held endpoint stays until it is confirmed or declared again.
     #[test]
-    fn held_is_held_whatever_else_is_edited(edits in edits()) {
+    fn a_held_endpoint_stays_whatever_else_is_edited(edits in edits()) {
         let all = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
         let mut course = Course::new(&all);
         let mut there: BTreeSet<&str> = all.into_iter().collect();
@@ -273,7 +273,7 @@ proptest! {
             let names: Vec<&str> = there.iter().copied().collect();
             let mut wanted = confirming(&declared(&names), confirmed.as_slice());
             for identity in &course.refused {
-                // What is wrong with its document leaves the last good declaration in force.
+                // An invalid document leaves the last good declaration in force.
                 let name = identity.name.clone();
                 wanted.endpoints.entry(name.clone()).or_insert_with(|| Arc::clone(&course.last.endpoints[&name]));
             }

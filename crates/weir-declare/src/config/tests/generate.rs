@@ -1,5 +1,5 @@
-//! Random documents, made by walking the schema: mostly valid, wrong here and there. Also a module of the integration
-//! tests, where another validator judges them.
+//! Generates random documents from the schema, mostly valid ones. Also a module of the integration tests, which check the
+//! documents with another validator.
 
 use serde_json::{Map, Value, json};
 
@@ -10,10 +10,10 @@ fn deref(part: &'static Value) -> &'static Value {
     target.and_then(|pointer| schema().pointer(pointer)).unwrap_or(part)
 }
 
-/// A generator: the same seed, the same documents.
+/// A generator of documents. The same seed gives the same documents.
 pub(super) struct Generator {
     state: u64,
-    /// How many of a hundred values are made wrong.
+    /// The percentage of wrong values.
     wrong_percent: u64,
 }
 
@@ -50,13 +50,13 @@ impl Generator {
         }
     }
 
-    /// A document.
+    /// A document of a random kind.
     pub(super) fn document(&mut self) -> Value {
         let kind = *self.pick(&Kind::ALL);
         self.document_of(kind)
     }
 
-    /// A document of a kind.
+    /// A document of `kind`.
     pub(super) fn document_of(&mut self, kind: Kind) -> Value {
         let mut document = Map::new();
         if self.percent(20) {

@@ -1,11 +1,11 @@
-//! Hostile files end quickly, and with a position.
+//! Hostile files are refused quickly, with a position.
 
 use std::fmt::Write as _;
 
 use super::*;
 
 #[test]
-fn bombs_are_refused() {
+fn hostile_files_are_refused_with_a_code() {
     let deep = |open: &str, close: &str| format!("endpoint: {}{}", open.repeat(100), close.repeat(100));
     let block: String = (0..200).fold(String::new(), |mut text, depth| {
         let _infallible = writeln!(text, "{}a:", " ".repeat(depth));
@@ -37,10 +37,9 @@ fn bombs_are_refused() {
     }
 }
 
-/// Parsers are quadratic in surprising places; within the size limit, none may matter: a quadratic pass over one of these
-/// files takes minutes, which a reader of the test run sees.
+/// Loading a file of the largest size takes linear time. A quadratic pass over one of these files would take minutes.
 #[test]
-fn the_largest_files_are_answered() {
+fn the_largest_files_are_loaded_in_linear_time() {
     let fill = |unit: &str| unit.repeat((FILE_SIZE_MAX - 100) / unit.len());
     let texts = [
         format!("endpoint: [{}]", fill("a,")),
@@ -68,7 +67,7 @@ fn the_largest_files_are_answered() {
 }
 
 #[test]
-fn positions_count_characters() {
+fn positions_count_characters_not_bytes() {
     let cases = [
         ("endpoint: {port: 1, description: \"中文\", x: 1}", (1, 40)),
         ("\u{feff}endpoint: {port: 1, x: 1}", (1, 21)),

@@ -1,4 +1,4 @@
-//! Whole snapshots in, declarations and diagnostics out.
+//! Loads whole snapshots, and checks declarations and diagnostics.
 
 mod generate;
 mod hostile;
@@ -26,19 +26,19 @@ fn snapshot(files: &[(&str, &str)]) -> Snapshot {
     Snapshot { origin: Arc::from("test"), revision, files: files.collect() }
 }
 
-/// What is made of files when nothing was known before.
+/// Loads files without last good declarations.
 fn first(files: &[(&str, &str)]) -> Loaded {
     load(&snapshot(files), &LastGood::default(), &NodeContext::default())
 }
 
-/// What is made of files after `before`.
+/// Loads files after `before`.
 fn then(before: &Loaded, files: &[(&str, &str)]) -> Loaded {
     load(&snapshot(files), &before.last_good, &NodeContext::default())
 }
 
-/// The diagnostics' codes with their places: `a.yaml:2 out-of-range`.
+/// The codes and positions of the diagnostics: `a.yaml:2 out-of-range`.
 fn codes(loaded: &Loaded) -> Vec<String> {
     let unknown: Vec<&str> = loaded.diagnostics.iter().map(|d| d.code).filter(|code| meaning(code).is_none()).collect();
-    assert!(unknown.is_empty(), "{unknown:?} are not among the codes");
+    assert!(unknown.is_empty(), "{unknown:?} are not in CODES");
     loaded.diagnostics.iter().map(|d| format!("{}:{} {}", d.file, d.position.line, d.code)).collect()
 }

@@ -1,4 +1,4 @@
-//! What holds for every document.
+//! Properties that hold for every document.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -7,24 +7,24 @@ use super::super::item::fields_of;
 use super::generate::Generator;
 use super::*;
 
-/// A document as JSON text, which is YAML, too.
+/// A document as JSON, which is YAML, too.
 fn text(document: &Value) -> String {
     document.to_string()
 }
 
-/// Errors that are beyond a schema: between documents, or between a document's fields.
+/// Codes of errors that a schema cannot express: between documents, or between fields.
 fn is_beyond_schema(code: &str) -> bool {
     let codes = ["missing-reference", "address-conflict", "status-port", "two-defaults", "strip-prefix"];
     codes.contains(&code)
 }
 
-/// Errors that the schema's own keywords do not find: exact formats, and the two that compare fields.
+/// The errors that the schema can express.
 fn errors(loaded: &Loaded) -> Vec<String> {
     let errors = loaded.diagnostics.iter().filter(|d| d.is_error() && !is_beyond_schema(d.code));
     errors.filter(|d| !d.message.starts_with("minMs")).map(ToString::to_string).collect()
 }
 
-/// A set of valid documents: an endpoint on each port, and what it needs.
+/// A set of valid documents: endpoints on different ports, and documents of every kind.
 fn valid_set(seed: u64) -> Vec<Value> {
     let mut generator = Generator::new(seed, 0);
     let mut documents = Vec::new();
@@ -45,7 +45,7 @@ fn valid_set(seed: u64) -> Vec<Value> {
     }
     documents.push(generator.document_of(Kind::Reconcile));
     let loaded = first(&[("a.yaml", &stream(&documents))]);
-    // What a random document gets wrong between its fields is left out.
+    // Leaves out documents whose fields contradict each other.
     documents.retain(|document| {
         let Some((kind, body)) = Kind::ALL.iter().find_map(|kind| Some((*kind, document.get(kind.key())?))) else {
             return false;
@@ -57,7 +57,7 @@ fn valid_set(seed: u64) -> Vec<Value> {
     documents
 }
 
-/// Own port, no references, no Unix socket.
+/// Gives an endpoint its own port, and removes references and Unix sockets.
 fn make_plain(endpoint: &mut Value, port: u16) {
     let Some(fields) = endpoint.as_object_mut() else { return };
     for field in ["host", "auth", "acl", "bridges", "isDefault"] {
@@ -70,7 +70,7 @@ fn stream(documents: &[Value]) -> String {
     documents.iter().map(|document| format!("---\n{document}\n")).collect()
 }
 
-/// What is declared; where its settings stand makes no difference (all that is built in need not stand anywhere).
+/// The declaration without the origin of `reconcile`, which is absent if all its settings are defaults.
 fn without_origin(loaded: &Loaded) -> Declared {
     let reconcile = Reconcile { origin: Origin::default(), ..(*loaded.declared.reconcile).clone() };
     Declared { reconcile: Arc::new(reconcile), ..loaded.declared.clone() }
@@ -83,7 +83,7 @@ fn rendered(loaded: &Loaded) -> String {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
-    /// Whatever the schema accepts parses; whatever it refuses does not pass.
+    /// The parser accepts what the schema accepts, and nothing else.
     #[test]
     fn the_schema_and_the_parser_agree(seed: u64) {
         let document = Generator::new(seed, 4).document();
@@ -96,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn rendering_and_parsing_again_changes_nothing(seed: u64) {
+    fn rendered_documents_declare_the_same(seed: u64) {
         let loaded = first(&[("a.yaml", &stream(&valid_set(seed)))]);
         prop_assert!(loaded.is_valid(), "{:#?}", errors(&loaded));
         let text = rendered(&loaded);
@@ -110,7 +110,7 @@ proptest! {
         prop_assert_eq!(declaration_digest(&again.declared), declaration_digest(&loaded.declared), "{}", all);
     }
 
-    /// The order of documents, files and keys means nothing.
+    /// The order of documents, files and keys does not change the digest.
     #[test]
     fn the_digest_is_stable_under_permutation(seed: u64) {
         let mut documents = valid_set(seed);
@@ -127,7 +127,7 @@ proptest! {
     }
 
     #[test]
-    fn changes_lead_from_one_to_the_other(seed: u64, other: u64) {
+    fn changes_applied_to_the_old_endpoint_give_the_new_one(seed: u64, other: u64) {
         let endpoint = |seed| {
             let mut document = Generator::new(seed, 0).document_of(Kind::Endpoint);
             make_plain(&mut document["endpoint"], 1);
@@ -140,7 +140,7 @@ proptest! {
         for change in &changes {
             set(&mut model, &change.path, change.new.clone());
         }
-        // The name is the file's; everything else that differs is among the changes.
+        // All differences are among the changes; the name is the file's.
         prop_assert_eq!(model, wanted, "{:#?}", changes);
         let diff = diff_documents(&[document(&old)], &[document(&new)]);
         let same = without_defaults(&old) == without_defaults(&new);
@@ -154,9 +154,9 @@ proptest! {
         load(&snapshot, &LastGood::default(), &NodeContext::default());
     }
 
-    /// Valid text with something put in, taken out or doubled: an answer, and positions that are in the file.
+    /// Valid text with an insertion or deletion: the diagnostics have positions in the file.
     #[test]
-    fn damaged_text_is_answered(seed: u64, at: prop::sample::Index, with in "[ -~\n\t]{0,6}", cut in 0_usize..8) {
+    fn positions_in_damaged_text_are_in_the_file(seed: u64, at: prop::sample::Index, with in "[ -~\n\t]{0,6}", cut in 0_usize..8) {
         let documents = valid_set(seed);
         let mut text = canonical_yaml(&canonical(&first(&[("a.yaml", &stream(&documents))]).declared, BuiltInDefaults::LeftOut));
         let at = text.floor_char_boundary(at.index(text.len().max(1)));
@@ -201,7 +201,7 @@ fn reorder(value: &mut Value, generator: &mut Generator) {
     }
 }
 
-/// Sets the field at `a.b`, or takes it out.
+/// Sets or removes the field at `a.b`.
 fn set(model: &mut Value, path: &str, value: Option<Value>) {
     let (parents, field) = path.rsplit_once('.').unwrap_or(("", path));
     let target = parents.split('.').filter(|part| !part.is_empty()).fold(model, |value, part| &mut value[part]);

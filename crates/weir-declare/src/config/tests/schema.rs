@@ -1,5 +1,4 @@
-//! The schema says what the types are: no field of one is missing in the other, no default differs, every field is
-//! described.
+//! The schema and the types agree: the same fields, the same defaults; and every field is described.
 
 use serde_json::{Map, Value, json};
 
@@ -43,7 +42,7 @@ fn every_field_is_described() {
             wrong.push(format!("{path}: no range"));
         }
         let in_list = path.contains("[]") || path.starts_with("defaults.endpoint");
-        // Another name is another declaration.
+        // A changed name is another declaration.
         let classless = in_list || path == "defaults.endpoint" || path.ends_with(".name");
         if !classless && field.get("x-change-class").is_none() {
             wrong.push(format!("{path}: no change class"));
@@ -52,7 +51,7 @@ fn every_field_is_described() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// What an editor shows beside the description: range, unit, default, and what a change does.
+/// The facts that an editor shows after the description: range, unit, default, effect of a change.
 fn facts(field: &Value) -> String {
     let text = |key: &str| field.get(key).and_then(Value::as_str);
     let mut parts = Vec::new();
@@ -85,7 +84,7 @@ fn facts(field: &Value) -> String {
         "live" => "applies at once",
         "new-connections" => "applies to new connections",
         "drain" => "closes the connections that are no longer admitted",
-        _ => "binds the socket anew, and closes its connections gradually",
+        _ => "binds the socket again, and closes its connections gradually",
     };
     match field.get("x-change-class") {
         Some(Value::String(class)) => sentences.push(format!("A change {}.", effect(class))),
@@ -107,7 +106,7 @@ fn facts(field: &Value) -> String {
 }
 
 #[test]
-fn hover_texts_tell_the_facts() {
+fn hover_texts_state_range_default_and_effect() {
     let mut wrong = Vec::new();
     every_field(&mut |path, field| {
         let facts = facts(field);
@@ -130,7 +129,7 @@ fn every_code_is_documented() {
 }
 
 #[test]
-fn change_classes_are_known() {
+fn the_schema_uses_known_change_classes() {
     let known: Vec<&str> = ChangeClass::ALL.iter().map(|class| class.as_str()).collect();
     every_field(&mut |path, field| match field.get("x-change-class") {
         None => {}
@@ -145,8 +144,8 @@ fn change_classes_are_known() {
     });
 }
 
-/// The least document of each kind, and the type's own view of it.
-fn least(kind: Kind) -> Map<String, Value> {
+/// The fields of a minimal document of each kind, with the defaults of its type.
+fn minimal(kind: Kind) -> Map<String, Value> {
     let text = match kind {
         Kind::Endpoint => "endpoint: {name: x, port: 1}",
         Kind::Auth => {
@@ -172,7 +171,7 @@ fn least(kind: Kind) -> Map<String, Value> {
     .unwrap_or_else(|| panic!("{text}: {:?}", codes(&loaded)))
 }
 
-/// What the types fill in is what the schema says they do, and nothing that the schema does not know.
+/// Compares the values that the types fill in with the schema's defaults.
 fn compare(path: &str, part: &'static Value, body: &Map<String, Value>, wrong: &mut Vec<String>) {
     for (field, value) in body {
         let path = format!("{path}.{field}");
@@ -211,13 +210,13 @@ fn compare(path: &str, part: &'static Value, body: &Map<String, Value>, wrong: &
 fn the_schemas_defaults_equal_the_types_defaults() {
     let mut wrong = Vec::new();
     for kind in Kind::ALL.into_iter().filter(|kind| *kind != Kind::Defaults) {
-        compare(kind.key(), kind_schema(kind), &least(kind), &mut wrong);
+        compare(kind.key(), kind_schema(kind), &minimal(kind), &mut wrong);
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
-fn the_types_fields_are_the_schemas_in_its_order() {
+fn the_types_have_the_schemas_fields_in_its_order() {
     let everything = include_str!("../../../../../tests/golden/validate/every-field/in/a.yaml");
     let loaded = first(&[("a.yaml", everything), ("r.yaml", "reconcile: {maxDisconnects: 1}")]);
     assert_eq!(codes(&loaded), [""; 0]);
@@ -230,7 +229,7 @@ fn the_types_fields_are_the_schemas_in_its_order() {
 }
 
 #[test]
-fn defaults_may_be_any_field_but_three() {
+fn defaults_may_have_every_field_of_an_endpoint_but_three() {
     let keys = |part: &'static Value| -> Vec<&String> { part["properties"].as_object().unwrap().keys().collect() };
     let own = ["name", "port", "isDefault"];
     let wanted: Vec<&String> =
@@ -251,7 +250,7 @@ fn examples_in_the_schema_are_valid() {
                 wrong.push(format!("{path}: {example}"));
             }
         }
-        // A default is what may be written, too.
+        // A default is a valid value, too.
         if let Some(default) = field.get("default").filter(|default| !validator.is_valid(default)) {
             wrong.push(format!("{path}: default {default}"));
         }

@@ -1,9 +1,9 @@
-//! Single values: names, addresses, ranges, patterns, references.
+//! Parsers of single values: names, addresses, ranges, patterns, references.
 
 use super::*;
 
 #[test]
-fn names() {
+fn valid_names_parse_and_invalid_ones_do_not() {
     for good in ["a", "eu/tenant-a", "Größe", "日本/x", "a.b_c-d@e+f", "a(1)", "007", &"x".repeat(255)] {
         assert!(Name::parse(good).is_ok(), "{good}");
     }
@@ -30,7 +30,7 @@ fn names() {
 }
 
 #[test]
-fn ranges_of_addresses() {
+fn an_address_range_contains_its_addresses() {
     let cases = [
         ("10.0.0.0/8", "10.255.0.1", true),
         ("10.0.0.0/8", "11.0.0.1", false),
@@ -57,7 +57,7 @@ fn ranges_of_addresses() {
 }
 
 #[test]
-fn addresses_overlap() {
+fn addresses_that_cannot_be_bound_together_overlap() {
     let bind = |text: &str| BindAddress::Tcp(text.parse().unwrap());
     let cases = [
         ("0.0.0.0:1", "127.0.0.1:1", true),
@@ -81,7 +81,7 @@ fn addresses_overlap() {
 }
 
 #[test]
-fn globs() {
+fn a_glob_matches_the_whole_text() {
     let cases = [
         ("sensor_*", "sensor_1", true),
         ("sensor_*", "sensor_", true),
@@ -99,13 +99,13 @@ fn globs() {
     for (glob, text, matches) in cases {
         assert_eq!(Glob(Arc::from(glob)).matches(text), matches, "{glob} {text}");
     }
-    // Whoever backtracks into every star never ends.
+    // Backtracking into every star would take exponential time.
     assert!(!Glob("*a".repeat(50).into()).matches(&"a".repeat(49)));
     assert!(!Glob(format!("{}b", "a*".repeat(200)).into()).matches(&"a".repeat(5000)));
 }
 
 #[test]
-fn remote_addresses() {
+fn remote_addresses_have_default_ports() {
     let cases = [
         ("mqtt://a", "mqtt://a:1883"),
         ("mqtts://a", "mqtts://a:8883"),
@@ -124,7 +124,7 @@ fn remote_addresses() {
 }
 
 #[test]
-fn secrets_are_references() {
+fn a_secret_must_be_a_reference() {
     for good in ["file:a", "file:/run/secrets/x", "env:A", "env:_a1"] {
         assert_eq!(String::from(SecretRef::parse(good).unwrap()), good);
     }
