@@ -138,7 +138,7 @@ fn address_conflicts(candidates: &Candidates, node: &NodeContext, found: &mut Ve
         for (name, candidate) in ranked {
             let wanted = address(&candidate.endpoint);
             let holder = holders.iter().find(|(_, holder)| {
-                address(&holder.endpoint).overlaps(&wanted) && can_share_node(&holder.endpoint, &candidate.endpoint)
+                address(&holder.endpoint).overlaps(&wanted) && holder.endpoint.can_share_node_with(&candidate.endpoint)
             });
             match (holder, &candidate.document) {
                 (Some((holder_name, holder)), Some(document)) => found.push(Conflict {
@@ -150,11 +150,6 @@ fn address_conflicts(candidates: &Candidates, node: &NodeContext, found: &mut Ve
             }
         }
     }
-}
-
-/// Whether one node may have both endpoints: not when they select different values of one label.
-fn can_share_node(a: &Endpoint, b: &Endpoint) -> bool {
-    a.nodes.iter().all(|(label, value)| b.nodes.get(label).is_none_or(|other| other == value))
 }
 
 fn address_conflict(

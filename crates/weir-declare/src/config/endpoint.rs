@@ -124,6 +124,11 @@ impl Endpoint {
         self.nodes.iter().all(|(key, value)| labels.get(&**key).is_some_and(|have| **have == **value))
     }
 
+    /// Whether one node can run both endpoints: not if their selectors require different values of one label.
+    pub fn can_share_node_with(&self, other: &Self) -> bool {
+        self.nodes.iter().all(|(label, value)| other.nodes.get(label).is_none_or(|wanted| wanted == value))
+    }
+
     /// The name of its auth document.
     pub fn auth_name(&self) -> &str {
         self.auth.as_ref().map_or(DEFAULT_NAME, Name::as_str)

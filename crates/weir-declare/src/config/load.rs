@@ -188,14 +188,14 @@ impl Pass<'_> {
                 refuse(&mut self.loaded, self.previous, identity, RefusalReason::Invalid, &first_error(errors));
             }
         }
-        let somewhere = !self.failures.is_empty();
+        let has_failures = !self.failures.is_empty();
         let directories: Vec<(&Arc<str>, &FileFailure)> =
             self.failures.iter().filter(|(path, _)| path.ends_with('/')).collect();
         let failure_of = |path: &Arc<str>| {
             let above = || directories.iter().find(|(directory, _)| path.starts_with(&***directory));
             self.failures.get(path).or_else(|| above().map(|(_, failure)| *failure))
         };
-        for (identity, good) in self.previous.entries().iter().filter(|_| somewhere) {
+        for (identity, good) in self.previous.entries().iter().filter(|_| has_failures) {
             if let (false, Some(failure)) = (self.documents.contains_key(identity), failure_of(&good.path)) {
                 refuse(&mut self.loaded, self.previous, identity, failure.reason.clone(), &failure.message);
             }

@@ -167,10 +167,10 @@ fn conflicts(declared: &Declared, live: &Live, node: &Node, unmoved: &BTreeSet<N
             BindAddress::Unix(_) => None,
         };
         let there = taken.entry(port).or_default();
-        let in_the_way = |other: &Name, taken: &BindAddress| {
-            other != name && taken.overlaps(&address) && !are_on_different_nodes(declared, other, name)
+        let blocks = |other: &Name, taken: &BindAddress| {
+            other != name && taken.overlaps(&address) && can_share_node(declared, other, name)
         };
-        match there.iter().find(|(other, taken)| in_the_way(other, taken)) {
+        match there.iter().find(|(other, taken)| blocks(other, taken)) {
             Some((holder, _)) => {
                 conflicts.insert(name.clone(), (*holder).clone());
             }
@@ -180,10 +180,10 @@ fn conflicts(declared: &Declared, live: &Live, node: &Node, unmoved: &BTreeSet<N
     conflicts
 }
 
-/// Whether no node can have both: their selectors require different values of one label.
-fn are_on_different_nodes(declared: &Declared, a: &Name, b: &Name) -> bool {
-    let (Some(a), Some(b)) = (declared.endpoints.get(a), declared.endpoints.get(b)) else { return false };
-    a.nodes.iter().any(|(key, value)| b.nodes.get(key).is_some_and(|other| other != value))
+/// Whether one node can run both endpoints. An endpoint that is not declared any more may run on every node.
+fn can_share_node(declared: &Declared, a: &Name, b: &Name) -> bool {
+    let (Some(a), Some(b)) = (declared.endpoints.get(a), declared.endpoints.get(b)) else { return true };
+    a.can_share_node_with(b)
 }
 
 fn empty_action(name: &Name, kind: ActionKind) -> Action {
