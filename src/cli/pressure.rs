@@ -103,7 +103,7 @@ pub(super) async fn watch(plane: DataPlane) {
             high = now_high;
         }
         let asked = Instant::now();
-        if plane.pulse().await.is_err() {
+        if plane.ping_shards().await.is_err() {
             return;
         }
         let took = asked.elapsed();

@@ -98,7 +98,7 @@ pub(super) async fn follow(
             () = at(give_up) => {}
             _ = alive.tick(), if manager.watchdog.is_some() => {
                 // A shard that hangs keeps us here, and the manager without a sign of life.
-                if plane.pulse().await.is_ok() {
+                if plane.ping_shards().await.is_ok() {
                     manager.tell("WATCHDOG=1");
                 }
             }

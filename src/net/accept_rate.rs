@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Admits `per_s` connections a second; unused ones of the last second may come at once.
+/// Admits `per_s` connections a second; the burst is one second's worth.
 #[derive(Debug, Clone)]
 pub(super) struct AcceptRate {
     per_s: u32,
@@ -19,18 +19,18 @@ impl AcceptRate {
         self.per_s
     }
 
-    /// How long until a connection may be accepted; `None`: now.
+    /// The wait until the next connection may be accepted; `None`: it may be accepted now.
     pub(super) fn wait(&mut self, now: Instant) -> Option<Duration> {
         let rate = f64::from(self.per_s);
         let gained = now.saturating_duration_since(self.updated).as_secs_f64() * rate;
         self.tokens = (self.tokens + gained).min(rate.max(1.0));
         self.updated = now;
-        // A rate of 0 admits nobody: look again now and then.
+        // At a rate of 0 no connection is ever accepted: the caller asks again in an hour.
         let wait = || Duration::try_from_secs_f64((1.0 - self.tokens) / rate).unwrap_or(Duration::from_secs(3600));
         (self.tokens < 1.0).then(wait)
     }
 
-    /// Counts a connection that was accepted.
+    /// Spends one token, for an accepted connection.
     pub(super) fn spend(&mut self) {
         self.tokens -= 1.0;
     }
@@ -57,7 +57,7 @@ mod tests {
         assert!(wait <= Duration::from_millis(100) && wait > Duration::from_millis(99), "{wait:?}");
         let admitted = (1..=1000).filter(|ms| take(&mut rate, start + Duration::from_millis(*ms))).count();
         assert!((9..=10).contains(&admitted), "{admitted}");
-        // However long it rested, a second's worth is the burst.
+        // The burst is one second's worth, however long the bucket was idle.
         let later = start + Duration::from_secs(100);
         assert_eq!((0..100).filter(|_| take(&mut rate, later)).count(), 10);
     }
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_of_zero_admits_nobody() {
+    fn a_rate_of_zero_admits_no_connection() {
         let start = Instant::now();
         let mut rate = AcceptRate::new(0, start);
         assert!(!take(&mut rate, start));

@@ -1,6 +1,7 @@
-//! The acceptor: owns every listening socket, so that limits are exact and a change of policy is atomic.
+//! The acceptor owns every listening socket, so limits are exact and a policy change is atomic.
 //!
-//! It lives in the first shard's loop. A thread of its own would cost a context switch and a wake per connection.
+//! It runs in the event loop of the first shard. A thread of its own would cost a context switch and a wake-up per
+//! connection.
 
 use std::collections::HashMap;
 use std::io;
@@ -22,7 +23,7 @@ use super::socket::{ListeningSocket, SocketKey, SocketPool};
 use super::stats::{AllEndpointMetrics, ConnectionGuard, EndpointMetrics, Reason};
 use super::stream::Stream;
 
-/// What the acceptor is told.
+/// Commands to the acceptor.
 pub(super) enum Command {
     Install {
         changes: Vec<ListenerChange>,
@@ -34,25 +35,26 @@ pub(super) enum Command {
     },
 }
 
-/// Tokens of listeners have this bit, those of connections do not.
+/// This bit is set in the tokens of listeners, and clear in those of connections.
 const LISTENER_BIT: usize = 1 << 63;
-/// Connections accepted from one listener before the next one has its turn.
+/// Connections accepted from one listener before the next listener is served.
 const ACCEPT_BURST: usize = 64;
-/// Pending connections of an endpoint above which one too many is closed without a word.
-const VISITORS_MAX: u32 = 256;
-/// How long a socket that gave way to another finishes handshakes: SYN-ACKs that were lost are sent again after 1 s, and
-/// once more 2 s later.
+/// Above this number of pending connections, an endpoint at its connection limit closes a new connection without a
+/// CONNACK.
+const OVER_LIMIT_PENDING_MAX: u32 = 256;
+/// How long a draining listener completes TCP handshakes: lost SYN-ACKs are retransmitted after 1 s, and again 2 s
+/// later.
 const HANDSHAKE_GRACE: Duration = Duration::from_secs(3);
-/// How long nothing is accepted after the process or the system ran out of file descriptors or memory.
+/// How long accepting pauses after the process or the system ran out of file descriptors or memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the acceptor works with.
+/// Configuration of the acceptor.
 pub(super) struct AcceptorConfig {
     pub(super) pool: Arc<SocketPool>,
     pub(super) endpoint_metrics: Arc<AllEndpointMetrics>,
-    /// Number of the last accepted connection.
+    /// Sequence number of the last accepted connection.
     pub(super) sequence: Arc<AtomicU64>,
-    /// Open connections of the node.
+    /// Maximum of open connections of the node.
     pub(super) max_connections: u32,
 }
 
@@ -62,11 +64,11 @@ struct Listener {
     policy: Arc<ListenerPolicy>,
     metrics: Arc<EndpointMetrics>,
     rate: Option<AcceptRate>,
-    /// Above the accept rate: nothing is accepted before.
+    /// While the accept rate is exceeded: when accepting resumes.
     resume_at: Option<Instant>,
 }
 
-/// A listener that another one has taken over from, and whose handshakes under way are finished.
+/// A removed listener whose address another listener now serves, and which completes its pending TCP handshakes.
 struct DrainingListener {
     token: Token,
     listener: Listener,
@@ -79,11 +81,11 @@ pub(super) struct Acceptor {
     listeners: HashMap<Token, Listener>,
     by_key: HashMap<SocketKey, Token>,
     draining: Vec<DrainingListener>,
-    /// Listeners in whose queues connections may wait.
+    /// Listeners whose accept queues may hold connections.
     ready: Vec<Token>,
     next_token: usize,
     exhausted_until: Option<Instant>,
-    /// Connections that were accepted and not yet taken.
+    /// Accepted connections that the shard has not collected yet.
     accepted: Vec<Accepted>,
 }
 
@@ -91,11 +93,11 @@ pub(super) struct Acceptor {
 enum Accepting {
     /// Its queue is empty.
     Drained,
-    /// Others have their turn.
+    /// The burst limit was reached; other listeners are served first.
     Burst,
-    /// Until then: the rate.
+    /// The accept rate is exceeded until then.
     Delayed(Instant),
-    /// No file descriptors, or no memory.
+    /// The process or the system has no file descriptors or no memory left.
     Exhausted,
 }
 
@@ -114,23 +116,24 @@ impl Acceptor {
         }
     }
 
-    /// Whether an event is a listener's.
+    /// Whether a token belongs to a listener.
     pub(super) fn is_listener(token: Token) -> bool {
         token.0 & LISTENER_BIT != 0
     }
 
-    /// Connections wait in a listener's queue.
+    /// A listener's accept queue has become readable.
     pub(super) fn mark_ready(&mut self, token: Token) {
         if !self.ready.contains(&token) {
             self.ready.push(token);
         }
     }
 
-    /// When there is something to accept or to close, as far as is known; `None`: an event will tell.
-    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
-        let due = self.ready.iter().map(|token| self.listeners.get(token).and_then(|listener| listener.resume_at));
+    /// When the acceptor next has to accept or to close; `None`: not before the next event.
+    pub(super) fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let deadlines =
+            self.ready.iter().map(|token| self.listeners.get(token).and_then(|listener| listener.resume_at));
         // A ready listener that is not delayed is due now.
-        let listener = due.map(|at| at.unwrap_or(now)).min();
+        let listener = deadlines.map(|at| at.unwrap_or(now)).min();
         let listener = listener.map(|at| self.exhausted_until.map_or(at, |until| until.max(at)));
         let left = self.draining.iter().map(|draining| draining.until).min();
         listener.into_iter().chain(left).min()
@@ -139,7 +142,7 @@ impl Acceptor {
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
             Command::Install { changes, reply } => {
-                // Who asked may have gone; the change holds all the same.
+                // The caller may have dropped the receiver; the change is applied all the same.
                 let _ = reply.send(self.install(changes));
             }
             Command::Stop { reply } => {
@@ -147,7 +150,7 @@ impl Acceptor {
                     self.config.pool.remove(&listener.key, &listener.socket);
                 }
                 for draining in self.draining.drain(..) {
-                    self.config.pool.forget_draining(&draining.listener.socket);
+                    self.config.pool.remove_draining(&draining.listener.socket);
                 }
                 self.by_key.clear();
                 let _ = reply.send(());
@@ -155,18 +158,18 @@ impl Acceptor {
         }
     }
 
-    /// Accepts what waits and may come in.
+    /// Accepts the connections that wait, within limits and rates, and closes drained listeners.
     pub(super) fn accept(&mut self, now: Instant) -> Vec<Accepted> {
         if !self.ready.is_empty() {
             self.accept_ready(now);
         }
         if !self.draining.is_empty() {
-            self.close_left(now);
+            self.close_drained(now);
         }
         std::mem::take(&mut self.accepted)
     }
 
-    /// All or nothing: what can fail comes first.
+    /// Applies all changes or none: every step that can fail runs first.
     fn install(&mut self, changes: Vec<ListenerChange>) -> Result<(), PlaneError> {
         let mut keys: Vec<&SocketKey> = self.by_key.keys().collect();
         for (index, change) in changes.iter().enumerate() {
@@ -181,14 +184,14 @@ impl Acceptor {
                 ListenerChange::SetPolicy { .. } | ListenerChange::Remove { .. } => {}
             }
         }
-        self.offer_child_options(&changes)?;
+        self.update_child_options(&changes)?;
         let first_token = self.next_token;
         for (index, change) in changes.iter().enumerate() {
             let ListenerChange::Add { socket, .. } = change else { continue };
             let fd = socket.socket.socket.as_raw_fd();
             let token = Token(self.next_token);
             if let Err(error) = self.registry.register(&mut SourceFd(&fd), token, Interest::READABLE) {
-                // The sockets registered so far leave the poll when they are dropped with `changes`.
+                // Dropping `changes` closes the sockets registered so far, which removes them from the poll.
                 self.next_token = first_token;
                 return Err(PlaneError::Install { index, error: error.to_string() });
             }
@@ -199,23 +202,24 @@ impl Acceptor {
         for change in changes {
             match change {
                 ListenerChange::Add { socket, policy } => {
-                    removed.extend(self.take_out(&socket.key));
+                    removed.extend(self.detach(&socket.key));
                     self.add(Token(token), socket.key, socket.socket, policy);
                     token += 1;
                 }
                 ListenerChange::SetPolicy { key, policy } => self.set_policy(&key, policy),
-                ListenerChange::Remove { key } => removed.extend(self.take_out(&key)),
+                ListenerChange::Remove { key } => removed.extend(self.detach(&key)),
             }
         }
         for (token, listener) in removed {
             self.release_listener(token, listener);
         }
-        self.close_left(Instant::now());
+        self.close_drained(Instant::now());
         Ok(())
     }
 
-    /// Sets new child options on live listeners. Where one fails, the ones before it get their old ones back.
-    fn offer_child_options(&self, changes: &[ListenerChange]) -> Result<(), PlaneError> {
+    /// Sets new child options on live listeners. On an error, the listeners changed before get their previous options
+    /// back.
+    fn update_child_options(&self, changes: &[ListenerChange]) -> Result<(), PlaneError> {
         let mut set: Vec<&Listener> = Vec::new();
         for (index, change) in changes.iter().enumerate() {
             let ListenerChange::SetPolicy { key, policy } = change else { continue };
@@ -227,7 +231,7 @@ impl Acceptor {
             if let Err(error) = set_child_options(&listener.socket, policy, index) {
                 for listener in set {
                     if let Err(error) = listener.socket.set_child_options(&listener.policy.child) {
-                        tracing::error!(listener = %listener.key, %error, "its socket options could not be put back");
+                        tracing::error!(listener = %listener.key, %error, "listener socket options not restored");
                     }
                 }
                 return Err(error);
@@ -239,10 +243,10 @@ impl Acceptor {
     fn add(&mut self, token: Token, key: SocketKey, socket: Arc<ListeningSocket>, policy: Arc<ListenerPolicy>) {
         self.config.pool.insert(key.clone(), Arc::clone(&socket));
         self.by_key.insert(key.clone(), token);
-        let metrics = self.config.endpoint_metrics.of(policy.endpoint.id);
+        let metrics = self.config.endpoint_metrics.get_or_create(policy.endpoint.id);
         let rate = policy.max_connections_per_s.map(|per_s| AcceptRate::new(per_s, Instant::now()));
         self.listeners.insert(token, Listener { key, socket, policy, metrics, rate, resume_at: None });
-        // Clients may wait since the bind.
+        // Clients may have connected since the bind.
         self.ready.push(token);
     }
 
@@ -253,11 +257,11 @@ impl Acceptor {
             listener.rate = per_s.map(|per_s| AcceptRate::new(per_s, Instant::now()));
             listener.resume_at = None;
         }
-        listener.metrics = self.config.endpoint_metrics.of(policy.endpoint.id);
+        listener.metrics = self.config.endpoint_metrics.get_or_create(policy.endpoint.id);
         listener.policy = policy;
     }
 
-    fn take_out(&mut self, key: &SocketKey) -> Option<(Token, Listener)> {
+    fn detach(&mut self, key: &SocketKey) -> Option<(Token, Listener)> {
         let token = self.by_key.remove(key)?;
         let listener = self.listeners.remove(&token)?;
         self.config.pool.remove(key, &listener.socket);
@@ -265,22 +269,23 @@ impl Acceptor {
         Some((token, listener))
     }
 
-    /// Serves who waits in a removed listener's queue, then closes it; where another listener takes over from it, only
-    /// once the handshakes under way have had their time.
+    /// Accepts the connections in a removed listener's queue, then closes the listener. If another listener takes over
+    /// its address, it stays open until pending TCP handshakes had their time.
     fn release_listener(&mut self, token: Token, mut listener: Listener) {
-        // Who waits in the queue came while the listener was there: the rate delays nobody any more.
+        // The connections in the queue arrived while the listener existed: the accept rate delays them no longer.
         listener.rate = None;
         if self.successor(&listener.key).is_some() {
             match listener.socket.yield_port() {
                 Ok(()) => {
-                    self.empty_queue(&mut listener);
-                    self.config.pool.note_leaving(&listener.key, &listener.socket);
+                    self.drain_accept_queue(&mut listener);
+                    self.config.pool.add_draining(&listener.key, &listener.socket);
                     self.draining.push(DrainingListener { token, listener, until: Instant::now() + HANDSHAKE_GRACE });
                     return;
                 }
                 Err(error) => {
                     tracing::warn!(
-                        listener = %listener.key, %error, "it cannot give way: connections that begin just now may be reset"
+                        listener = %listener.key, %error,
+                        "listener cannot be drained: connections in their TCP handshake may be reset"
                     );
                 }
             }
@@ -288,26 +293,26 @@ impl Acceptor {
         self.close(listener);
     }
 
-    fn empty_queue(&mut self, listener: &mut Listener) {
+    fn drain_accept_queue(&mut self, listener: &mut Listener) {
         while matches!(self.accept_from(listener, Instant::now()), Accepting::Burst) {}
     }
 
     fn close(&mut self, mut listener: Listener) {
-        self.empty_queue(&mut listener);
+        self.drain_accept_queue(&mut listener);
         let fd = listener.socket.socket.as_raw_fd();
         if let Err(error) = self.registry.deregister(&mut SourceFd(&fd)) {
-            tracing::error!(listener = %listener.key, %error, "a listening socket could not leave the poll");
+            tracing::error!(listener = %listener.key, %error, "listener deregistration failed");
         }
     }
 
-    /// Who takes over from a listener that is removed: who has its address, or one that covers it or lies within.
+    /// The listener that takes over from a removed one: the one with the same address, or one whose address overlaps.
     fn successor(&self, key: &SocketKey) -> Option<&Listener> {
         let same = self.by_key.get(key).and_then(|token| self.listeners.get(token));
         same.or_else(|| self.listeners.values().find(|listener| listener.key.overlaps(key)))
     }
 
-    /// Closes what has had its time, and what nobody takes over from any longer.
-    fn close_left(&mut self, now: Instant) {
+    /// Closes draining listeners whose time is over, or that have no successor any more.
+    fn close_drained(&mut self, now: Instant) {
         let mut at = 0;
         while let Some(draining) = self.draining.get(at) {
             if draining.until > now && self.successor(&draining.listener.key).is_some() {
@@ -316,20 +321,20 @@ impl Acceptor {
             }
             let mut draining = self.draining.swap_remove(at);
             self.ready.retain(|ready| *ready != draining.token);
-            self.inherit(&mut draining.listener);
-            self.config.pool.forget_draining(&draining.listener.socket);
+            self.adopt_successor_policy(&mut draining.listener);
+            self.config.pool.remove_draining(&draining.listener.socket);
             self.close(draining.listener);
         }
     }
 
-    /// Has a draining listener accept as its successor would.
-    fn inherit(&self, listener: &mut Listener) {
+    /// Gives a draining listener the policy of its successor.
+    fn adopt_successor_policy(&self, listener: &mut Listener) {
         let Some(successor) = self.successor(&listener.key) else { return };
         let (policy, metrics) = (Arc::clone(&successor.policy), Arc::clone(&successor.metrics));
         if policy.child != listener.policy.child
             && let Err(error) = listener.socket.set_child_options(&policy.child)
         {
-            tracing::error!(listener = %listener.key, %error, "who comes late keeps its former socket options");
+            tracing::error!(listener = %listener.key, %error, "listener socket options not changed: connections accepted from its queue keep the previous ones");
         }
         (listener.policy, listener.metrics) = (policy, metrics);
     }
@@ -337,7 +342,7 @@ impl Acceptor {
     fn accept_draining(&mut self, token: Token, now: Instant) {
         let Some(at) = self.draining.iter().position(|draining| draining.token == token) else { return };
         let mut draining = self.draining.swap_remove(at);
-        self.inherit(&mut draining.listener);
+        self.adopt_successor_policy(&mut draining.listener);
         if !matches!(self.accept_from(&mut draining.listener, now), Accepting::Drained) {
             self.ready.push(token);
         }
@@ -350,7 +355,7 @@ impl Acceptor {
         }
         self.exhausted_until = None;
         for token in std::mem::take(&mut self.ready) {
-            // Out of the map while connections are accepted, so that all else may be borrowed.
+            // The listener is taken out of the map so that the rest of the acceptor can be borrowed.
             let Some(mut listener) = self.listeners.remove(&token) else {
                 self.accept_draining(token, now);
                 continue;
@@ -386,17 +391,17 @@ impl Acceptor {
                 Ok(accepted) => accepted,
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
-                        tracing::error!(listener = %listener.key, %error, "cannot accept; trying again shortly");
-                        listener.metrics.refused(Reason::NodeLimit);
+                        tracing::error!(listener = %listener.key, %error, "accept failed: out of file descriptors or memory; retrying shortly");
+                        listener.metrics.count_refused(Reason::NodeLimit);
                         return Accepting::Exhausted;
                     }
                     _ if error.kind() == io::ErrorKind::WouldBlock => return Accepting::Drained,
-                    // The connection died in the queue, or a signal came: the next one may be sound.
+                    // The peer reset the connection in the queue, or a signal interrupted the call: try the next one.
                     _ => continue,
                 },
             };
             if wait.is_some() {
-                listener.metrics.refused(Reason::AcceptRate);
+                listener.metrics.count_refused(Reason::AcceptRate);
                 continue;
             }
             if let Some(rate) = &mut listener.rate {
@@ -411,19 +416,20 @@ impl Acceptor {
     fn on_accepted(&mut self, listener: &Listener, stream: Stream, peer: Option<SocketAddr>) {
         let (policy, metrics) = (&listener.policy, &listener.metrics);
         if self.config.endpoint_metrics.node_connections() >= self.config.max_connections {
-            return metrics.refused(Reason::NodeLimit);
+            return metrics.count_refused(Reason::NodeLimit);
         }
         let over_limit = policy.max_connections.is_some_and(|max| metrics.connections() >= max);
-        // One too many is told so after its CONNECT, where that costs little and there are not many of them.
+        // A connection above the limit gets a CONNACK with the reason, if it is plain TCP and few such connections are
+        // pending.
         let plain = matches!(policy.transport, Transport::Plain);
-        if over_limit && (!plain || metrics.pending() >= VISITORS_MAX) {
-            return metrics.refused(Reason::ConnectionLimit);
+        if over_limit && (!plain || metrics.pending() >= OVER_LIMIT_PENDING_MAX) {
+            return metrics.count_refused(Reason::ConnectionLimit);
         }
-        let displaces = policy.max_pending_connections.is_some_and(|max| metrics.pending() >= max);
-        let (mut opened, pending) = if over_limit { metrics.visit() } else { metrics.open() };
-        // Behind a proxy the client's address is known later.
-        if policy.proxy_protocol.is_none() && !claim_address(&mut opened, policy, peer) {
-            return metrics.refused(Reason::AddressLimit);
+        let evicts_pending = policy.max_pending_connections.is_some_and(|max| metrics.pending() >= max);
+        let (mut guard, pending) = if over_limit { metrics.open_over_limit() } else { metrics.open() };
+        // With PROXY protocol the client's address is known later.
+        if policy.proxy_protocol.is_none() && !claim_address(&mut guard, policy, peer) {
+            return metrics.count_refused(Reason::AddressLimit);
         }
         let sequence = self.config.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         let policy = Arc::clone(policy);
@@ -431,20 +437,21 @@ impl Acceptor {
             stream,
             peer,
             policy,
-            opened,
+            guard,
             pending,
             sequence,
-            displaces,
+            evicts_pending,
             over_limit,
-            inside: false,
+            internal: false,
         });
     }
 }
 
-/// Counts a connection to its client's address, where the endpoint bounds that; false: too many.
-pub(super) fn claim_address(opened: &mut ConnectionGuard, policy: &ListenerPolicy, peer: Option<SocketAddr>) -> bool {
+/// Counts a connection against the limit of its client's address, if the endpoint has one; `false`: the limit is
+/// reached.
+pub(super) fn claim_address(guard: &mut ConnectionGuard, policy: &ListenerPolicy, peer: Option<SocketAddr>) -> bool {
     match (policy.max_connections_per_address, peer) {
-        (Some(max), Some(peer)) => opened.claim_address(peer.ip().to_canonical(), max),
+        (Some(max), Some(peer)) => guard.claim_address(peer.ip().to_canonical(), max),
         _ => true,
     }
 }

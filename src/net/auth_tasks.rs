@@ -1,12 +1,12 @@
-//! Runs authentication tasks that wait for the network: hundreds of them on one thread, so that a slow service keeps no
-//! worker from hashing passwords. The authenticator bounds how many there are.
+//! Runs authentication tasks that wait for the network: hundreds of them on one thread, so a slow service does not
+//! occupy the workers that hash passwords. The authenticator bounds the number of tasks.
 
 use std::io;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::AbortHandle;
 
-/// Threads that look names up, at most.
+/// Maximum of threads for name resolution.
 const LOOKUPS_MAX: usize = 4;
 
 pub(super) struct AuthTasks(Option<Runtime>);
@@ -34,7 +34,7 @@ impl Drop for AuthTaskHandle {
 }
 
 impl Drop for AuthTasks {
-    /// Does not wait: the last owner may be a thread of the runtime.
+    /// Does not block: the last owner may be a thread of the runtime.
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();

@@ -1,22 +1,24 @@
-//! How long messages stay in a shard: a sample of turns, so that no message carries a stamp.
+//! Delivery latency inside a shard, sampled per turn of the event loop, so that messages carry no timestamp.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// One turn of a shard's loop in so many is looked at.
+/// One turn of the event loop in this many is sampled.
 pub(super) const ONE_TURN_IN: u32 = 32;
 
-/// From reading a PUBLISH to writing it to its subscribers' sockets, in turns that delivered something. What waits for a
-/// slow subscriber, or crosses to another shard, is delivered by a later turn and counts there.
+/// Histogram of the time from reading a PUBLISH to writing it to its subscribers' sockets, in turns that delivered
+/// something. A message that waits for a slow subscriber, or is forwarded to another shard, is delivered by a later
+/// turn and counts there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DeliverDurations {
-    /// Sampled turns up to each of [`DeliverDurations::BOUNDS_US`] and above the one before; the last: above them all.
+    /// Sampled turns per bucket: at most each of [`DeliverDurations::BOUNDS_US`] and above the one before; the last:
+    /// above all of them.
     pub counts: [u64; Self::BOUNDS_US.len() + 1],
     pub sum_ns: u64,
 }
 
 impl DeliverDurations {
-    /// Microseconds.
+    /// Upper bounds of the buckets, microseconds.
     pub const BOUNDS_US: [u64; 10] = [10, 25, 50, 100, 250, 500, 1_000, 5_000, 25_000, 100_000];
 }
 

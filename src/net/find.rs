@@ -1,4 +1,4 @@
-//! Looking for clients, backlogs and retained messages, for the status.
+//! Queries of the status API: clients, backlogs, retained messages.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,24 +7,24 @@ use super::plane::{ClientRow, DataPlane, PlaneError};
 use super::shard::Control;
 use weir_broker::{Backlog, ConnectionDetail, EndpointId, RetainedPlace, RetainedTopic};
 
-/// Which connected clients are looked for: those that meet all of it.
+/// A filter of connected clients; all its conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClientFilter {
-    /// Of one of these endpoints; `None`: of any.
+    /// The endpoint; `None`: any.
     pub endpoint: Option<EndpointId>,
-    /// Exactly this client id: then [`FoundClient::detail`] is told.
+    /// The exact client id. With it, [`FoundClient::detail`] is filled in.
     pub client_id: Option<String>,
     pub client_id_prefix: Option<String>,
     pub address: Option<IpAddr>,
-    /// Accepted after the connection of this number.
+    /// Only connections with a higher sequence number.
     pub after: Option<u64>,
-    /// The first so many, by number.
+    /// The maximum number of results, lowest sequence numbers first.
     pub limit: usize,
 }
 
 impl ClientFilter {
-    /// Whether a connection's own facts meet it; the client id is asked for last.
-    pub(super) fn meets(&self, endpoint: EndpointId, sequence: u64, peer: Option<IpAddr>, client_id: &str) -> bool {
+    /// Whether a connection matches. The client id is compared last, since it costs most.
+    pub(super) fn matches(&self, endpoint: EndpointId, sequence: u64, peer: Option<IpAddr>, client_id: &str) -> bool {
         self.endpoint.is_none_or(|wanted| wanted == endpoint)
             && self.after.is_none_or(|after| sequence > after)
             && self.address.is_none_or(|address| peer.map(|peer| peer.to_canonical()) == Some(address.to_canonical()))
@@ -33,7 +33,7 @@ impl ClientFilter {
     }
 }
 
-/// A client that was looked for.
+/// A client that matches a filter.
 #[derive(Debug, Clone)]
 pub struct FoundClient {
     pub endpoint: EndpointId,
@@ -41,16 +41,16 @@ pub struct FoundClient {
     pub detail: Option<ConnectionDetail>,
 }
 
-/// Which retained messages are looked for.
+/// A filter of retained messages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RetainedFilter {
-    /// `None`: of any namespace.
+    /// `None`: any namespace.
     pub namespace: Option<String>,
-    /// A valid topic filter; `None`: all, those of `$SYS` too.
+    /// A valid topic filter; `None`: all topics, those of `$SYS` included.
     pub filter: Option<String>,
 }
 
-/// Where a search for retained messages goes on.
+/// The position from which a search for retained messages continues.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RetainedCursor {
     pub shard: u16,
@@ -58,7 +58,7 @@ pub struct RetainedCursor {
 }
 
 impl DataPlane {
-    /// Looks for connected clients, in the order in which they were accepted.
+    /// Finds connected clients, in the order in which they were accepted.
     ///
     /// # Errors
     /// The data plane was shut down.
@@ -75,7 +75,7 @@ impl DataPlane {
         Ok(found)
     }
 
-    /// The sessions with most waiting for them, worst first, at most `limit`.
+    /// The sessions with the largest backlogs, largest first, at most `limit`.
     ///
     /// # Errors
     /// The data plane was shut down.
@@ -86,8 +86,8 @@ impl DataPlane {
         Ok(found)
     }
 
-    /// Retained messages from `from` on, at most `limit`, and where to go on; `None`: those were the last. A shard gives a
-    /// fraction of a millisecond at a time to it.
+    /// Retained messages from position `from` on, at most `limit`, and the position to continue from; `None`: there are
+    /// no more. A shard spends a fraction of a millisecond on each request.
     ///
     /// # Errors
     /// The data plane was shut down.
@@ -115,11 +115,11 @@ impl DataPlane {
         }
     }
 
-    /// Ends when every shard has come round once.
+    /// Returns when every shard has completed one turn of its event loop.
     ///
     /// # Errors
     /// The data plane was shut down.
-    pub async fn pulse(&self) -> Result<(), PlaneError> {
-        self.ask_all(|reply| Control::Pulse { reply }).await.map(|_| ())
+    pub async fn ping_shards(&self) -> Result<(), PlaneError> {
+        self.ask_all(|reply| Control::Ping { reply }).await.map(|_| ())
     }
 }

@@ -1,4 +1,4 @@
-//! What lies between a socket and MQTT: TLS, WebSocket, or nothing.
+//! The layers between a socket and MQTT: TLS, WebSocket, or none.
 
 use std::io::{self, BufRead, IoSlice, Write};
 
@@ -8,14 +8,14 @@ use super::stream::Stream;
 use super::websocket::{FrameError, FrameReader, FrameWriter, Incoming};
 use weir_broker::OutBuf;
 
-/// Ciphertext that may wait for the socket, bytes.
+/// Maximum of ciphertext that waits for the socket, bytes.
 const TLS_BUFFER_MAX_BYTES: usize = 64 << 10;
-/// The WebSocket close code that says that all is well.
+/// The WebSocket close code for a normal closure (RFC 6455, 7.4.1).
 const NORMAL_CLOSURE: u16 = 1000;
-/// Slices of one system call.
+/// Maximum of slices per system call.
 const SLICES: usize = 16;
 
-/// The layers of one connection, in the order bytes come in.
+/// The layers of one connection, in the order in which incoming bytes pass them.
 #[derive(Default)]
 pub(super) struct Layers {
     pub(super) tls: Option<Box<ServerConnection>>,
@@ -28,7 +28,7 @@ pub(super) struct WebSocket {
 }
 
 impl WebSocket {
-    /// `response` is what the upgrade is answered with; frames follow it.
+    /// `response` is the HTTP response to the upgrade; frames follow it.
     pub(super) fn new(max_message_bytes: u64, response: Vec<u8>) -> Self {
         Self { reader: FrameReader::new(max_message_bytes), writer: FrameWriter::after(response) }
     }
@@ -50,8 +50,8 @@ impl Layers {
         Ok(Self { tls: Some(Box::new(tls)), websocket: None })
     }
 
-    /// Takes bytes from the socket; what they carry is appended to `output`.
-    pub(super) fn open(&mut self, raw: &[u8], output: &mut Vec<u8>) -> Result<Incoming, LayerError> {
+    /// Decodes bytes from the socket; the payload is appended to `output`.
+    pub(super) fn decode(&mut self, raw: &[u8], output: &mut Vec<u8>) -> Result<Incoming, LayerError> {
         match (&mut self.tls, &mut self.websocket) {
             (Some(tls), None) => Ok(decrypt(tls, raw, output)?),
             (None, Some(websocket)) => Ok(websocket.reader.read(raw, output, &mut websocket.writer)?),
@@ -67,8 +67,8 @@ impl Layers {
         }
     }
 
-    /// Takes bytes that are out of TLS already.
-    pub(super) fn open_frames(&mut self, plain: &[u8], output: &mut Vec<u8>) -> Result<Incoming, LayerError> {
+    /// Decodes bytes that TLS has decrypted already.
+    pub(super) fn decode_frames(&mut self, plain: &[u8], output: &mut Vec<u8>) -> Result<Incoming, LayerError> {
         match &mut self.websocket {
             Some(websocket) => Ok(websocket.reader.read(plain, output, &mut websocket.writer)?),
             None => {
@@ -78,19 +78,19 @@ impl Layers {
         }
     }
 
-    /// Whether a layer has something of its own to send: handshake messages, pongs.
+    /// Whether a layer has bytes of its own to send: TLS handshake messages, WebSocket pongs.
     pub(super) fn wants_write(&self) -> bool {
         self.tls.as_ref().is_some_and(|tls| tls.wants_write())
             || self.websocket.as_ref().is_some_and(|websocket| websocket.writer.has_pending())
     }
 
-    /// Queues WebSocket's close frame, unless one was sent. (TLS's goodbye is [`finish`].)
+    /// Queues a WebSocket close frame, unless one was sent. (TLS's close_notify is [`send_close_notify`].)
     pub(super) fn close(&mut self) {
         self.close_with(NORMAL_CLOSURE);
     }
 
-    /// Queues the close frame that tells of an error. (TLS has queued its alert by itself.)
-    pub(super) fn close_for(&mut self, error: &LayerError) {
+    /// Queues the WebSocket close frame for an error. (TLS queues its alert itself.)
+    pub(super) fn close_with_error(&mut self, error: &LayerError) {
         if let LayerError::WebSocket(error) = error {
             self.close_with(error.code);
         }
@@ -107,8 +107,10 @@ fn decrypt(tls: &mut ServerConnection, mut raw: &[u8], output: &mut Vec<u8>) -> 
     let mut incoming = Incoming::Open;
     while !raw.is_empty() && incoming == Incoming::Open {
         match tls.read_tls(&mut raw) {
-            // Its buffer is full of what it cannot use.
-            Ok(0) | Err(_) => return Err(rustls::Error::General("the peer sends more than a record may hold".into())),
+            // The buffer of rustls is full, and holds no complete record.
+            Ok(0) | Err(_) => {
+                return Err(rustls::Error::General("the peer sent more bytes than a TLS record may have".into()));
+            }
             Ok(_) => {}
         }
         let state = tls.process_new_packets()?;
@@ -131,9 +133,9 @@ fn decrypt(tls: &mut ServerConnection, mut raw: &[u8], output: &mut Vec<u8>) -> 
     Ok(incoming)
 }
 
-/// Bytes on their way out.
+/// A source of outgoing bytes.
 pub(super) trait Outgoing {
-    /// Bytes that may be written.
+    /// The number of bytes that may be written now.
     fn waiting(&self) -> usize;
     fn fill_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize;
     fn advance(&mut self, n: usize);
@@ -151,20 +153,20 @@ impl Outgoing for OutBuf {
     }
 }
 
-/// What the driver itself has to say.
+/// Outgoing bytes of the shard itself: CONNACKs that refuse, HTTP responses.
 #[derive(Debug, Default)]
-pub(super) struct Unsent {
+pub(super) struct DriverOutput {
     bytes: Vec<u8>,
     sent: usize,
 }
 
-impl Unsent {
+impl DriverOutput {
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
 }
 
-impl Outgoing for Unsent {
+impl Outgoing for DriverOutput {
     fn waiting(&self) -> usize {
         self.bytes.len() - self.sent
     }
@@ -182,22 +184,22 @@ impl Outgoing for Unsent {
     }
 }
 
-/// How far writing came.
+/// The result of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wrote {
-    /// Everything is with the kernel.
+    /// The kernel has all bytes.
     All,
-    /// The socket takes no more now.
+    /// The socket's send buffer is full.
     Blocked,
 }
 
-/// Where framed bytes go.
+/// A destination of encoded bytes.
 trait Sink {
-    /// Takes what it can; 0: nothing for now.
+    /// Writes as much as possible; 0: nothing can be written now.
     fn write(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
-    /// After it took less than it was offered: whether it may take more.
+    /// Called after a short write: whether more can be written.
     fn after_short_write(&mut self) -> io::Result<Wrote>;
-    /// Passes on what it holds back.
+    /// Writes buffered bytes.
     fn flush(&mut self) -> io::Result<Wrote>;
 }
 
@@ -212,7 +214,7 @@ impl Sink for &Stream {
         }
     }
     fn after_short_write(&mut self) -> io::Result<Wrote> {
-        // The buffer is full: asking again would only be told so.
+        // The send buffer is full: another call would fail with EWOULDBLOCK.
         Ok(Wrote::Blocked)
     }
     fn flush(&mut self) -> io::Result<Wrote> {
@@ -232,7 +234,7 @@ impl Sink for Encrypted<'_> {
         if taken > 0 {
             return Ok(taken);
         }
-        // Its buffer is full: make room.
+        // The buffer of rustls is full: flush it.
         match self.flush()? {
             Wrote::All => self.tls.writer().write_vectored(slices),
             Wrote::Blocked => Ok(0),
@@ -271,7 +273,7 @@ impl Write for Writer<'_> {
     }
 }
 
-/// Writes what waits in `out` through the layers into the socket, as far as it takes it.
+/// Writes the bytes of `out` through the layers to the socket, until all are written or the socket blocks.
 pub(super) fn write(stream: &Stream, layers: Option<&mut Layers>, out: &mut impl Outgoing) -> io::Result<Wrote> {
     let Some(layers) = layers else { return write_plain(&mut &*stream, out) };
     match (&mut layers.tls, &mut layers.websocket) {
@@ -282,8 +284,8 @@ pub(super) fn write(stream: &Stream, layers: Option<&mut Layers>, out: &mut impl
     }
 }
 
-/// Sends TLS's close_notify, as far as the socket takes it.
-pub(super) fn finish(stream: &Stream, layers: Option<&mut Layers>) -> io::Result<Wrote> {
+/// Sends TLS's close_notify, as far as the socket accepts it.
+pub(super) fn send_close_notify(stream: &Stream, layers: Option<&mut Layers>) -> io::Result<Wrote> {
     match layers.and_then(|layers| layers.tls.as_mut()) {
         Some(tls) => {
             tls.send_close_notify();
@@ -320,7 +322,7 @@ fn write_frames(sink: &mut impl Sink, writer: &mut FrameWriter, out: &mut impl O
         let mut slices = [IoSlice::new(&[]); SLICES + 1];
         slices[0] = IoSlice::new(head);
         let (mut count, mut offered, mut left) = (1, head.len(), payload);
-        // More may wait than the frame's header has said.
+        // More bytes may wait than the frame header declared.
         for slice in filled[..filled_count].iter() {
             let part = slice.len().min(left);
             slices[count] = IoSlice::new(&slice[..part]);

@@ -1,12 +1,13 @@
-//! A thread's mailbox: many senders, one receiver that sleeps in epoll.
+//! The mailbox of an event loop: many senders, one receiver that sleeps in epoll.
 
 use std::mem;
 
 use super::sync::{AtomicBool, Mutex, Ordering, PoisonError, Waker};
 
-/// Mail for an event loop. A sender wakes the loop only where it sleeps, so a busy loop costs no eventfd write.
+/// A queue of events for an event loop. A sender wakes the loop only if it sleeps, so a busy loop costs no eventfd
+/// write.
 pub(super) struct Mailbox<T> {
-    /// `None`: the loop has ended, and what is sent is dropped.
+    /// `None`: the loop has ended, and new events are dropped.
     mail: Mutex<Option<Vec<T>>>,
     has_mail: AtomicBool,
     sleeping: AtomicBool,
@@ -14,7 +15,7 @@ pub(super) struct Mailbox<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// An empty mailbox whose receiver `waker` wakes.
+    /// An empty mailbox; `waker` wakes its receiver.
     pub(super) fn new(waker: Waker) -> Self {
         Self {
             mail: Mutex::new(Some(Vec::new())),
@@ -28,23 +29,23 @@ impl<T> Mailbox<T> {
         self.send_all(std::iter::once(item));
     }
 
-    /// Sends all with one lock and at most one wake.
+    /// Sends all items with one lock and at most one wake-up.
     pub(super) fn send_all(&self, items: impl IntoIterator<Item = T>) {
         let mut mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = &mut *mail else { return };
         open.extend(items);
         self.has_mail.store(true, Ordering::Release);
         drop(mail);
-        // `sleeping` is only ever swapped. Of this swap and the receiver's before it sleeps one comes first: either this one
-        // sees `true`, or the receiver's sees what this one wrote, and with it `has_mail`.
+        // `sleeping` is only ever swapped. One of this swap and the receiver's swap before it sleeps comes first:
+        // either this one sees `true`, or the receiver's sees the value written here, and with it `has_mail`.
         if self.sleeping.swap(false, Ordering::AcqRel)
             && let Err(error) = self.waker.wake()
         {
-            tracing::error!(%error, "an event loop could not be woken");
+            tracing::error!(%error, "event loop wake-up failed");
         }
     }
 
-    /// The receiver is about to sleep. False: it must not, there is mail.
+    /// Called by the receiver before it sleeps; `false`: it must not sleep, since events are queued.
     pub(super) fn may_sleep(&self) -> bool {
         self.sleeping.swap(true, Ordering::AcqRel);
         let has_mail = self.has_mail.load(Ordering::Acquire);
@@ -54,14 +55,14 @@ impl<T> Mailbox<T> {
         !has_mail
     }
 
-    /// The receiver is up again.
+    /// Called by the receiver after it woke up.
     pub(super) fn awake(&self) {
-        // A store would hide the senders' swaps from the next one of the receiver.
+        // A store would hide the senders' swaps from the receiver's next swap.
         self.sleeping.swap(false, Ordering::AcqRel);
     }
 
-    /// Takes everything that waits; `into` must be empty and gets its capacity back next time.
-    pub(super) fn take(&self, into: &mut Vec<T>) {
+    /// Moves all queued events to `into`, which must be empty. The mailbox reuses its capacity.
+    pub(super) fn take_all(&self, into: &mut Vec<T>) {
         if !self.has_mail.load(Ordering::Acquire) {
             return;
         }
@@ -72,21 +73,22 @@ impl<T> Mailbox<T> {
         self.has_mail.store(false, Ordering::Release);
     }
 
-    /// The loop ends: drops what waits and all that is sent from now on, so that whoever waits for an answer gets an error.
+    /// Closes the mailbox: drops the queued events and all later ones, so that callers that wait for a reply get an
+    /// error.
     pub(super) fn close(&self) {
         let mail = self.mail.lock().unwrap_or_else(PoisonError::into_inner).take();
         drop(mail);
     }
 }
 
-/// Closes a mailbox when its thread ends. A thread that panics takes connections and sessions with it that nothing can
-/// bring back: the process ends, for its supervisor to start it anew, rather than to go on without them.
+/// Closes a mailbox when its thread ends. A panic loses the thread's connections and sessions for good, so the process
+/// aborts, and its supervisor restarts it.
 pub(super) struct CloseOnEnd<T>(pub(super) std::sync::Arc<Mailbox<T>>);
 
 impl<T> Drop for CloseOnEnd<T> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!("a thread of the data plane has panicked; the process ends");
+            tracing::error!("data plane thread panicked: aborting the process");
             std::process::abort();
         }
         self.0.close();

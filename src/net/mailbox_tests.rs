@@ -1,4 +1,4 @@
-//! The mailbox between real threads and epoll.
+//! Tests of the mailbox with real threads and epoll.
 
 use std::sync::Arc;
 use std::thread;
@@ -12,7 +12,7 @@ const SENDERS: usize = 4;
 const ITEMS: usize = 20_000;
 
 #[test]
-fn nothing_is_lost_and_no_wake_is_missed() {
+fn concurrent_senders_lose_no_event_and_no_wake_up() {
     let mut poll = Poll::new().unwrap();
     let mailbox = Arc::new(Mailbox::new(Waker::new(poll.registry(), Token(0)).unwrap()));
     let senders: Vec<_> = (0..SENDERS)
@@ -24,12 +24,12 @@ fn nothing_is_lost_and_no_wake_is_missed() {
     let (mut events, mut mail, mut next) = (Events::with_capacity(4), Vec::new(), [0; SENDERS]);
     while next.iter().sum::<usize>() < SENDERS * ITEMS {
         if mailbox.may_sleep() {
-            // A missed wake sleeps for good: the guard turns it into a failure.
+            // A missed wake-up sleeps forever: the timeout turns it into a failure.
             poll.poll(&mut events, Some(Duration::from_secs(20))).unwrap();
             assert!(!events.is_empty(), "asleep with mail: {next:?}");
         }
         mailbox.awake();
-        mailbox.take(&mut mail);
+        mailbox.take_all(&mut mail);
         for (sender, item) in mail.drain(..) {
             assert_eq!(item, next[sender], "in the order it was sent");
             next[sender] += 1;
@@ -39,7 +39,7 @@ fn nothing_is_lost_and_no_wake_is_missed() {
 }
 
 #[test]
-fn a_closed_mailbox_drops_what_it_is_sent() {
+fn a_closed_mailbox_drops_queued_and_new_events() {
     let poll = Poll::new().unwrap();
     let mailbox = Mailbox::new(Waker::new(poll.registry(), Token(0)).unwrap());
     let (before, after) = (Arc::new(()), Arc::new(()));

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! A shard is one OS thread with its own epoll loop: no scheduler stands between a readable socket and the core. The
-//! first shard's loop has the acceptor, too.
-//! [`DataPlane`] is the handle the control plane holds.
+//! acceptor runs in the loop of the first shard.
+//! [`DataPlane`] is the handle of the control plane.
 
 mod accept_rate;
 mod acceptor;

@@ -1,4 +1,4 @@
-//! The handle the control plane holds: it hides the threads and their mailboxes.
+//! The control plane's handle of the data plane: it hides the threads and their mailboxes.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -24,18 +24,19 @@ use weir_broker::limits::SHARDS_MAX;
 use weir_broker::{CoreGauges, EndpointId, Millis, OfflineSessions, Principal, TotalRates, Waiting, home_shard};
 use weir_mqtt::ProtocolVersion;
 
-/// How the data plane is set up.
+/// Configuration of the data plane.
 #[derive(Debug, Clone)]
 pub struct DataPlaneConfig {
-    /// Threads that serve connections; at least 1, at most [`SHARDS_MAX`].
+    /// Number of shards (threads that serve connections), 1 to [`SHARDS_MAX`].
     pub shards: u16,
-    /// Open connections of the node; `None`: what the file descriptor limit allows.
+    /// Maximum of open connections of the node; `None`: as many as the file descriptor limit allows.
     pub max_connections: Option<u32>,
-    /// Connections that are not admitted yet, per shard. Above it the oldest of them is closed.
+    /// Maximum of pending connections (accepted, not admitted yet) per shard. Above it, a pending connection is closed
+    /// for each new one.
     pub max_pending_connections: u32,
-    /// Bytes that the queues of all sessions hold together, above which none of them grows.
+    /// Maximum of bytes in the queues of all sessions together; above it, no queue grows.
     pub queued_max_bytes: usize,
-    /// Threads for slow authentication.
+    /// Number of threads for blocking authentication (password hashes).
     pub workers: u16,
 }
 
@@ -46,101 +47,101 @@ impl Default for DataPlaneConfig {
     }
 }
 
-/// One change of what listens. All changes of one [`DataPlane::install`] take effect between two accepts.
+/// One change of the listeners. All changes of one [`DataPlane::install`] take effect together, between two accepts.
 pub enum ListenerChange {
-    /// Accepts from `socket` from now on. A listener with the same key is replaced, as by `Remove`.
+    /// Accepts connections from `socket`. It replaces a listener with the same key, as `Remove` does.
     Add { socket: BoundSocket, policy: Arc<ListenerPolicy> },
-    /// Connections accepted from now on get `policy`.
+    /// Connections accepted from now on have `policy`.
     SetPolicy { key: SocketKey, policy: Arc<ListenerPolicy> },
-    /// Accepts what already waits in the socket's queue, to the policy it has, then closes the socket. Where a listener
-    /// of an overlapping address is there, that takes over: it gets new connections at once, and for some seconds also
-    /// those whose handshake the removed one had begun.
+    /// Accepts the connections in the socket's queue with its present policy, then closes the socket. If a listener
+    /// with an overlapping address exists, that one takes over: it gets new connections at once, and for some seconds
+    /// also those whose TCP handshake began on the removed one.
     Remove { key: SocketKey },
 }
 
-/// How connections are asked to leave.
+/// How a drain disconnects clients.
 #[derive(Clone)]
 pub struct DrainPlan {
     pub which: DrainWhich,
-    /// Connections per second, over all shards; `None`: all at once.
+    /// Disconnects per second, over all shards; `None`: all at once.
     pub per_s: Option<u32>,
-    /// DISCONNECT's reason code for 5.0; 3.x is closed.
+    /// Reason code of DISCONNECT (5.0); 3.x connections are closed without a packet.
     pub reason_code: u8,
-    /// Where to go instead, for 5.0.
+    /// DISCONNECT's Server Reference (5.0).
     pub server_reference: Option<Arc<str>>,
-    /// How long, once its turn has come, a connection may take to finish what is in flight of QoS 1 and 2 before it is
-    /// told; nothing new is begun with it meanwhile. 0: it is told at once.
+    /// How long a client may complete QoS 1 and 2 exchanges that are in flight before it gets DISCONNECT, milliseconds;
+    /// the broker begins no new ones meanwhile. 0: DISCONNECT is sent at once.
     pub in_flight_ms: u32,
-    /// Their right to be connected is gone: `in_flight_ms` does not count, and wills are not sent.
+    /// The clients are no longer authorized: `in_flight_ms` is ignored, and wills are not published.
     pub revokes: bool,
-    /// How long the plan is remembered for those who were accepted before it and are admitted after it: the time a
-    /// handshake may take.
+    /// How long the plan applies to connections that were accepted before it and are admitted after it: the handshake
+    /// timeout, milliseconds.
     pub handshake_ms: u32,
 }
 
-/// Which of an endpoint's connections a drain means, judged when it begins; those still shaking hands then, when they are
-/// admitted.
+/// Which connections of an endpoint a drain disconnects. The choice is made when the drain begins; for pending
+/// connections, when they are admitted.
 #[derive(Clone)]
 pub enum DrainWhich {
-    /// Everybody. Who is still shaking hands is let in and told to leave at once, like the others.
+    /// All connections. Pending ones are admitted, and get DISCONNECT at once.
     All,
-    /// Everybody who came in by an older generation than this of the endpoint's policy; the others as with `All`.
+    /// Connections that were admitted under an older generation of the endpoint's policy. Pending ones as with `All`.
     Before(u64),
-    /// So many, those accepted last first.
+    /// This number of connections, the most recently accepted first.
     Newest(u32),
-    /// Of each address all but so many, those accepted last first.
+    /// For each client address, the connections above this number, the most recently accepted first.
     NewestOfAddress(u32),
-    /// Those for which this is true; it gets the client id, its principal and, with mutual TLS, its certificate chain. Who
-    /// is still shaking hands is refused where it is true.
+    /// Connections that match the predicate, which gets the client id, the principal and, with mutual TLS, the
+    /// certificate chain. Pending connections that match are refused.
     Matching(Arc<DrainPredicate>),
 }
 
-/// Judges one connection.
+/// A predicate over one connection.
 pub type DrainPredicate = dyn Fn(&ConnectionFacts<'_>) -> bool + Send + Sync;
 
-/// What a drain can judge a connection by.
+/// The properties of a connection that a drain predicate gets.
 pub struct ConnectionFacts<'a> {
     pub client_id: &'a str,
     pub principal: &'a Principal,
     pub peer: Option<SocketAddr>,
     pub version: ProtocolVersion,
-    /// [`EndpointPolicy::generation`] of the listener's policy that it was admitted by: tells those who came after a
-    /// change from those who were there before it.
+    /// [`EndpointPolicy::generation`] of the policy that admitted it: tells connections from before and after a change
+    /// apart.
     pub generation: u64,
-    /// DER, the client's own first; empty without mutual TLS.
+    /// The certificate chain, DER, the client's own certificate first; empty without mutual TLS.
     pub certificates: &'a [rustls::pki_types::CertificateDer<'static>],
 }
 
-/// One connected client, for the status.
+/// One connected client, for the status API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientRow {
     pub client_id: String,
     pub username: Option<String>,
     /// `None` on a Unix socket.
     pub peer: Option<SocketAddr>,
-    /// Milliseconds since it was admitted.
+    /// Milliseconds since admission.
     pub connected_ms: Millis,
     /// CONNECT's protocol level: 3, 4 or 5.
     pub protocol_level: u8,
     pub tls: bool,
     pub websocket: bool,
     pub shard: u16,
-    /// Counts accepted connections of the process; rows are sorted by it.
+    /// The connection's sequence number, counted over the process; rows are sorted by it.
     pub sequence: u64,
 }
 
-/// The data plane does not answer.
+/// Why a request to the data plane failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlaneError {
     #[error("the data plane was shut down")]
     Stopped,
-    #[error("nothing listens under the key of change {index} of the install")]
+    #[error("change {index} of the install names a listener that does not exist")]
     NoSuchListener { index: usize },
-    #[error("change {index} of the install cannot be applied: {error}")]
+    #[error("change {index} of the install failed: {error}")]
     Install { index: usize, error: String },
 }
 
-/// Listening sockets, the acceptor and the shards. Cheap to clone; all clones are the same data plane.
+/// The listening sockets, the acceptor and the shards. Cheap to clone; all clones refer to the same data plane.
 #[derive(Clone)]
 pub struct DataPlane {
     inner: Arc<Inner>,
@@ -156,7 +157,7 @@ struct Inner {
 }
 
 impl Inner {
-    fn tell_acceptor(&self, command: Command) {
+    fn send_to_acceptor(&self, command: Command) {
         if let Some(first) = self.shards.first() {
             first.send(Event::Listeners(command));
         }
@@ -164,9 +165,9 @@ impl Inner {
 }
 
 impl Drop for Inner {
-    /// Nobody is left to ask for anything: the threads end at once.
+    /// The last handle is gone: stops the threads at once.
     fn drop(&mut self) {
-        self.tell_acceptor(Command::Stop { reply: oneshot::channel().0 });
+        self.send_to_acceptor(Command::Stop { reply: oneshot::channel().0 });
         for shard in &self.shards {
             let reply = oneshot::channel().0;
             shard.send(Event::Control(Control::Shutdown { grace: Duration::ZERO, reply }));
@@ -174,26 +175,25 @@ impl Drop for Inner {
     }
 }
 
-/// File descriptors that are no connections: listening sockets, files, the control plane's own connections.
+/// File descriptors reserved for other uses: listening sockets, files, connections of the control plane.
 const OTHER_DESCRIPTORS: u64 = 512;
 
 impl DataPlane {
     /// Starts the threads. Raises the file descriptor limit to what the system allows this process.
     ///
-    /// # Errors
-    /// There are to be more than [`SHARDS_MAX`] shards, or the system refuses a thread or a file descriptor.
+    /// The configuration has more than [`SHARDS_MAX`] shards, or the system refused a thread or a file descriptor.
     pub fn start(config: &DataPlaneConfig) -> io::Result<DataPlane> {
         Self::begin(config, None)
     }
 
-    /// The same with a store: what it holds is back when this returns, and durable state is kept there.
+    /// Starts the threads with a store: restores its state before this returns, and stores durable state there.
     pub fn start_with(config: &DataPlaneConfig, durable_store: DurableStore) -> io::Result<DataPlane> {
         Self::begin(config, Some(durable_store))
     }
 
     fn begin(config: &DataPlaneConfig, durable_store: Option<DurableStore>) -> io::Result<DataPlane> {
         if config.shards > SHARDS_MAX {
-            let message = format!("{} shards are too many: at most {SHARDS_MAX} are possible", config.shards);
+            let message = format!("{} shards are too many: configure at most {SHARDS_MAX}", config.shards);
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let epoch = Instant::now();
@@ -211,7 +211,7 @@ impl DataPlane {
             endpoint_metrics: Arc::clone(&endpoint_metrics),
             workers,
             auth_tasks,
-            away: OfflineSessions::default(),
+            offline_sessions: OfflineSessions::default(),
             total_rates: TotalRates::default(),
         });
         let descriptors = raise_descriptor_limit();
@@ -234,37 +234,37 @@ impl DataPlane {
         Millis::try_from(self.inner.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX)
     }
 
-    /// Binds and listens, the prepared half of [`ListenerChange::Add`]. An address that overlaps or equals one of a
-    /// live listener is bound beside it, so that the other may be removed in the same install.
+    /// Binds and listens, without accepting: the first step of [`ListenerChange::Add`]. If the address overlaps or
+    /// equals that of a live listener, both share the port, so that the same install can remove the other.
     pub fn bind(&self, key: &SocketKey, options: &SocketOptions) -> io::Result<BoundSocket> {
         self.inner.pool.bind(key, options)
     }
 
-    /// Applies all changes, between two accepts. On an error nothing was applied.
+    /// Applies all changes together, between two accepts. On an error none is applied.
     pub async fn install(&self, changes: Vec<ListenerChange>) -> Result<(), PlaneError> {
-        // Every shard knows an endpoint before one of them gets its first connection.
+        // Every shard registers the endpoint's policy before any of them gets a connection of it.
         for change in &changes {
             if let ListenerChange::Add { policy, .. } | ListenerChange::SetPolicy { policy, .. } = change {
                 for shard in &self.inner.shards {
-                    shard.send(Event::Control(Control::Know { policy: Arc::clone(&policy.endpoint) }));
+                    shard.send(Event::Control(Control::RegisterPolicy { policy: Arc::clone(&policy.endpoint) }));
                 }
             }
         }
-        let (reply, answer) = oneshot::channel();
-        self.inner.tell_acceptor(Command::Install { changes, reply });
-        let result = answer.await.map_err(|_| PlaneError::Stopped)?;
-        // A removed socket may have been what stood in the way.
+        let (reply, receiver) = oneshot::channel();
+        self.inner.send_to_acceptor(Command::Install { changes, reply });
+        let result = receiver.await.map_err(|_| PlaneError::Stopped)?;
+        // A removed socket may have kept the port shared.
         self.inner.pool.close_shared_ports();
         result
     }
 
-    /// Puts a new policy in force for an endpoint's open connections; done when every shard has it.
+    /// Applies a new policy to an endpoint's open connections; returns when every shard has applied it.
     pub async fn set_policy(&self, policy: Arc<ListenerPolicy>) -> Result<(), PlaneError> {
         self.ask_all(|reply| Control::SetPolicy { policy: Arc::clone(&policy), reply }).await.map(|_| ())
     }
 
-    /// Asks connections of an endpoint to leave, as the plan says. Returns how many were asked, when all were. A drain
-    /// goes on where the future is dropped.
+    /// Disconnects connections of an endpoint as the plan says. Returns their number when DISCONNECT was sent to, or is
+    /// scheduled for, all of them. Dropping the future does not stop the drain.
     pub async fn drain(&self, endpoint: EndpointId, plan: DrainPlan) -> Result<u32, PlaneError> {
         let chosen = match plan.which {
             DrainWhich::Newest(_) | DrainWhich::NewestOfAddress(_) => {
@@ -284,7 +284,8 @@ impl DataPlane {
         Ok(drained.into_iter().sum())
     }
 
-    /// Connected clients of an endpoint, in the order they were accepted: `limit` of them from number `offset` on.
+    /// Connected clients of an endpoint, in the order in which they were accepted: `limit` of them, from index `offset`
+    /// on.
     pub async fn clients(
         &self,
         endpoint: EndpointId,
@@ -297,7 +298,7 @@ impl DataPlane {
         Ok(rows.into_iter().skip(offset).take(limit).collect())
     }
 
-    /// Publishes a message of the broker itself, with QoS 0. `topic` must be a valid topic name.
+    /// Publishes a message of the broker itself at QoS 0. `topic` must be a valid topic name.
     pub fn publish(&self, namespace: &str, topic: &str, payload: Vec<u8>, retain: bool) {
         let (namespace, topic) = (namespace.into(), topic.to_owned());
         if let Some(shard) = self.inner.shards.first() {
@@ -305,45 +306,48 @@ impl DataPlane {
         }
     }
 
-    /// What waits for a client, connected or away; `None` where it has no session.
+    /// The queue of a client's session, connected or not; `None`: it has no session.
     pub async fn waiting_for(&self, namespace: &str, client_id: &str) -> Result<Option<Waiting>, PlaneError> {
-        let (reply, answer) = oneshot::channel();
-        if let Some(shard) = self.home_of(namespace, client_id) {
+        let (reply, receiver) = oneshot::channel();
+        if let Some(shard) = self.home_shard_of(namespace, client_id) {
             let (namespace, client_id) = (namespace.into(), client_id.into());
             shard.send(Event::Control(Control::Waiting { namespace, client_id, reply }));
         }
-        answer.await.map_err(|_| PlaneError::Stopped)
+        receiver.await.map_err(|_| PlaneError::Stopped)
     }
 
-    /// Hands a shard the one end of a socket pair as a connection of its own process. It is served as an accepted one;
-    /// its client id may be one that is reserved.
-    pub(super) fn open_inside(&self, end: Socket, policy: Arc<ListenerPolicy>, client_id: &str) {
-        let (opened, pending) = self.inner.endpoint_metrics.of(policy.endpoint.id).open();
+    /// Passes one end of a socket pair to a shard, as a connection from this process. The shard serves it like an
+    /// accepted connection; its client id may be a reserved one.
+    pub(super) fn open_internal(&self, end: Socket, policy: Arc<ListenerPolicy>, client_id: &str) {
+        let (guard, pending) = self.inner.endpoint_metrics.get_or_create(policy.endpoint.id).open();
         let sequence = self.inner.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         for shard in &self.inner.shards {
-            shard.send(Event::Control(Control::Know { policy: Arc::clone(&policy.endpoint) }));
+            shard.send(Event::Control(Control::RegisterPolicy { policy: Arc::clone(&policy.endpoint) }));
         }
-        let Some(shard) = self.home_of(&policy.endpoint.namespace, client_id) else { return };
+        let Some(shard) = self.home_shard_of(&policy.endpoint.namespace, client_id) else {
+            debug_assert!(false, "every client has a home shard");
+            return;
+        };
         shard.send(Event::Accepted(Box::new(Accepted {
             stream: Stream::new(end, true),
             peer: None,
             policy,
-            opened,
+            guard,
             pending,
             sequence,
-            displaces: false,
+            evicts_pending: false,
             over_limit: false,
-            inside: true,
+            internal: true,
         })));
     }
 
-    fn home_of(&self, namespace: &str, client_id: &str) -> Option<&Mailbox<Event>> {
+    fn home_shard_of(&self, namespace: &str, client_id: &str) -> Option<&Mailbox<Event>> {
         let shards = &self.inner.shards;
         let home = home_shard(namespace, client_id, u16::try_from(shards.len()).unwrap_or(u16::MAX));
         shards.get(usize::from(home.0)).map(|shard| &**shard)
     }
 
-    /// What the cores hold now, all together.
+    /// Gauges of all cores, summed.
     pub async fn gauges(&self) -> Result<CoreGauges, PlaneError> {
         let each = self.ask_all(|reply| Control::Gauges { reply }).await?;
         let mut all = CoreGauges::default();
@@ -351,12 +355,12 @@ impl DataPlane {
         Ok(all)
     }
 
-    /// Stops accepting, tells every client (5.0: 0x8B, server shutting down) as soon as nothing is in flight with it, at
-    /// half of `grace` at the latest, and ends the threads when all have gone or `grace` is over.
+    /// Stops accepting, sends DISCONNECT 0x8B (server shutting down; 5.0) to each client when it has nothing in flight,
+    /// or after half of `grace`, and stops the threads when all connections are closed or `grace` is over.
     pub async fn shutdown(&self, grace: Duration) -> Result<(), PlaneError> {
-        let (reply, answer) = oneshot::channel();
-        self.inner.tell_acceptor(Command::Stop { reply });
-        answer.await.map_err(|_| PlaneError::Stopped)?;
+        let (reply, receiver) = oneshot::channel();
+        self.inner.send_to_acceptor(Command::Stop { reply });
+        receiver.await.map_err(|_| PlaneError::Stopped)?;
         self.ask_all(|reply| Control::Shutdown { grace, reply }).await.map(|_| ())
     }
 
@@ -365,66 +369,66 @@ impl DataPlane {
         self.inner.endpoint_metrics.read()
     }
 
-    /// How long messages stayed in the shards, from a sample.
+    /// Delivery latency of the shards, from a sample.
     pub fn deliver_durations(&self) -> DeliverDurations {
         self.inner.delivery_latency.read()
     }
 
-    /// One endpoint's counters; `None` where it never had a listener.
+    /// One endpoint's counters; `None`: it never had a listener.
     pub fn endpoint_stats(&self, endpoint: EndpointId) -> Option<EndpointStats> {
         self.inner.endpoint_metrics.get(endpoint).map(|metrics| metrics.read())
     }
 
-    /// Drops the counters of an endpoint that is gone for good.
+    /// Removes the counters and the policy of an endpoint that was removed.
     pub fn forget_endpoint(&self, endpoint: EndpointId) {
-        self.inner.endpoint_metrics.forget(endpoint);
+        self.inner.endpoint_metrics.remove(endpoint);
         for shard in &self.inner.shards {
-            shard.send(Event::Control(Control::Forget { endpoint }));
+            shard.send(Event::Control(Control::UnregisterPolicy { endpoint }));
         }
     }
 
-    /// What really listens, asked of the sockets themselves, by key.
+    /// The status of all listening sockets, read from the sockets themselves, by key.
     pub fn listeners(&self) -> Vec<ListenerStatus> {
         self.inner.pool.statuses()
     }
 
-    /// One of them.
+    /// The status of one listening socket.
     pub fn listener(&self, key: &SocketKey) -> Option<ListenerStatus> {
         self.inner.pool.status(key)
     }
 
-    /// Puts a question to one shard; `None`: there is no such shard.
+    /// Sends a request to one shard and awaits its reply; `None`: there is no such shard.
     pub(super) async fn ask_one<T>(
         &self,
         shard: u16,
-        question: impl FnOnce(oneshot::Sender<T>) -> Control,
+        request: impl FnOnce(oneshot::Sender<T>) -> Control,
     ) -> Result<Option<T>, PlaneError> {
         let Some(mailbox) = self.inner.shards.get(usize::from(shard)) else { return Ok(None) };
-        let (reply, answer) = oneshot::channel();
-        mailbox.send(Event::Control(question(reply)));
-        answer.await.map(Some).map_err(|_| PlaneError::Stopped)
+        let (reply, receiver) = oneshot::channel();
+        mailbox.send(Event::Control(request(reply)));
+        receiver.await.map(Some).map_err(|_| PlaneError::Stopped)
     }
 
-    /// Puts a question to every shard and waits for all answers.
+    /// Sends a request to every shard and awaits all replies.
     pub(super) async fn ask_all<T>(
         &self,
-        mut question: impl FnMut(oneshot::Sender<T>) -> Control,
+        mut request: impl FnMut(oneshot::Sender<T>) -> Control,
     ) -> Result<Vec<T>, PlaneError> {
-        let mut answers = Vec::with_capacity(self.inner.shards.len());
+        let mut receivers = Vec::with_capacity(self.inner.shards.len());
         for shard in &self.inner.shards {
-            let (reply, answer) = oneshot::channel();
-            shard.send(Event::Control(question(reply)));
-            answers.push(answer);
+            let (reply, receiver) = oneshot::channel();
+            shard.send(Event::Control(request(reply)));
+            receivers.push(receiver);
         }
-        let mut replies = Vec::with_capacity(answers.len());
-        for answer in answers {
-            replies.push(answer.await.map_err(|_| PlaneError::Stopped)?);
+        let mut replies = Vec::with_capacity(receivers.len());
+        for receiver in receivers {
+            replies.push(receiver.await.map_err(|_| PlaneError::Stopped)?);
         }
         Ok(replies)
     }
 }
 
-/// Which of the `accepted` connections are over a limit: theirs are the highest sequence numbers.
+/// The sequence numbers of the connections over a limit: the highest ones.
 fn newest(mut accepted: Vec<(u64, Option<IpAddr>)>, which: &DrainWhich) -> HashSet<u64> {
     accepted.sort_unstable();
     match which {
@@ -444,14 +448,14 @@ fn newest(mut accepted: Vec<(u64, Option<IpAddr>)>, which: &DrainWhich) -> HashS
     }
 }
 
-/// Raises the soft limit of file descriptors to the hard one; answers with what holds now.
+/// Raises the soft limit of file descriptors to the hard limit; returns the limit in effect.
 fn raise_descriptor_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         Ok(()) => maximum.unwrap_or(u64::MAX),
         Err(error) => {
-            tracing::warn!(%error, ?current, "the file descriptor limit stays as it is");
+            tracing::warn!(%error, ?current, "file descriptor limit not raised");
             current.unwrap_or(u64::MAX)
         }
     }

@@ -1,5 +1,5 @@
-//! What a listener does with the connections it accepts, compiled from an endpoint's declaration. Immutable; looked up
-//! at accept, so that a change holds from the next accepted connection on.
+//! The policy of a listener, compiled from an endpoint's declaration. Immutable; read at accept, so a change applies
+//! from the next accepted connection on.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -9,23 +9,23 @@ use rustls::server::danger::ClientCertVerifier;
 use crate::auth::Authenticate;
 use weir_broker::EndpointPolicy;
 
-/// Everything about a listener but its socket.
+/// Everything of a listener except its socket.
 pub struct ListenerPolicy {
-    /// What the core enforces for its connections.
+    /// The part that the broker core enforces.
     pub endpoint: Arc<EndpointPolicy>,
     pub transport: Transport,
     /// `None`: MQTT directly on the transport.
     pub websocket: Option<WebSocketPolicy>,
-    /// `None`: a PROXY header is not understood.
+    /// `None`: PROXY protocol is off.
     pub proxy_protocol: Option<ProxyProtocolPolicy>,
     pub authenticate: Arc<dyn Authenticate>,
-    /// Open connections of the endpoint, over all shards; `None`: no limit of the endpoint.
+    /// Maximum of open connections of the endpoint, over all shards; `None`: no limit.
     pub max_connections: Option<u32>,
-    /// Open connections of the endpoint from one address; `None`: no limit.
+    /// Maximum of open connections of the endpoint from one address; `None`: no limit.
     pub max_connections_per_address: Option<u32>,
-    /// Connections of the endpoint that are not admitted yet; `None`: only the node's bound.
+    /// Maximum of pending connections of the endpoint; `None`: only the limit per shard applies.
     pub max_pending_connections: Option<u32>,
-    /// Connections accepted per second; the burst is one second's worth.
+    /// Maximum of accepted connections per second; the burst is one second's worth.
     pub max_connections_per_s: Option<u32>,
     /// What happens above `max_connections_per_s`.
     pub accept_overflow: AcceptOverflow,
@@ -33,40 +33,40 @@ pub struct ListenerPolicy {
     pub handshake: HandshakeLimits,
 }
 
-/// What carries the bytes.
+/// The transport.
 #[derive(Clone)]
 pub enum Transport {
     Plain,
     Tls(TlsPolicy),
 }
 
-/// A TLS configuration and what is needed to judge open connections again when it changes.
+/// A TLS configuration, and the verifier to check open connections again when it changes.
 #[derive(Clone)]
 pub struct TlsPolicy {
     pub config: Arc<rustls::ServerConfig>,
-    /// The verifier of client certificates, where they are asked for.
+    /// The verifier of client certificates, if they are requested.
     pub client_verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
 /// MQTT over WebSocket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebSocketPolicy {
-    /// The request's path must be this; anything else gets 404.
+    /// The path of the upgrade request; any other gets 404.
     pub path: String,
-    /// Origins admitted, compared whole and without regard to case; `None`: any, and clients that send none. A client
-    /// that sends no Origin (not a browser) is admitted always.
+    /// Allowed origins, compared whole and case-insensitively; `None`: any. A client that sends no Origin (not a
+    /// browser) is always allowed.
     pub allowed_origins: Option<Vec<String>>,
-    /// Bytes of one message (all its fragments together); above it the connection is closed with 1009.
+    /// Maximum size of a message, all fragments together, bytes; a larger one closes the connection with 1009.
     pub max_message_bytes: u64,
 }
 
 /// PROXY protocol, v1 and v2.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyProtocolPolicy {
-    /// Who may say on whose behalf it connects. Each connection must begin with a PROXY header, and those from elsewhere
-    /// are closed. On a Unix socket its permissions say who may, and this list is not asked.
+    /// Trusted proxies. Each of their connections must begin with a PROXY header; connections from other addresses are
+    /// closed. On a Unix socket the file's permissions decide, and this list is ignored.
     pub sources: Vec<IpRange>,
-    /// Take the common name of the client certificate that the proxy has verified (PP2_SUBTYPE_SSL_CN).
+    /// Use the common name of the client certificate that the proxy has verified (PP2_SUBTYPE_SSL_CN).
     pub client_certificate: bool,
 }
 
@@ -78,7 +78,7 @@ pub struct IpRange {
 }
 
 impl IpRange {
-    /// Whether `address` lies within. An IPv4 address mapped into IPv6 is taken for what it is.
+    /// Whether the range contains `address`. An IPv4-mapped IPv6 address counts as its IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.network.to_canonical(), address.to_canonical()) {
             (IpAddr::V4(network), IpAddr::V4(address)) => {
@@ -96,18 +96,18 @@ impl IpRange {
     }
 }
 
-/// What happens to connections above the accept rate.
+/// The handling of connections above the accept rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AcceptOverflow {
     /// They wait in the kernel's backlog.
     #[default]
     Delay,
-    /// They are accepted and closed.
+    /// They are accepted and closed at once.
     Refuse,
 }
 
-/// Options of accepted sockets. They are set on the listening socket, from which Linux hands them on: no system call
-/// per connection.
+/// Options of accepted sockets. They are set on the listening socket, and Linux copies them to accepted sockets: no
+/// system call per connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChildOptions {
     /// TCP_NODELAY; default true: the event loop coalesces writes itself.
@@ -116,7 +116,7 @@ pub struct ChildOptions {
     pub keep_alive: Option<KeepAlive>,
     pub send_buffer_bytes: Option<u32>,
     pub receive_buffer_bytes: Option<u32>,
-    /// TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged.
+    /// TCP_USER_TIMEOUT: how long sent bytes may stay unacknowledged, milliseconds.
     pub user_timeout_ms: Option<u32>,
 }
 
@@ -132,24 +132,24 @@ impl Default for ChildOptions {
     }
 }
 
-/// TCP's own keep-alive. `None`: the system's default.
+/// TCP keep-alive (not MQTT's). `None`: the system's default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct KeepAlive {
-    /// Silence before the first probe.
+    /// Idle time before the first probe, seconds.
     pub idle_s: Option<u32>,
     pub interval_s: Option<u32>,
-    /// Unanswered probes before the connection is given up.
+    /// Unanswered probes after which the connection is dropped.
     pub count: Option<u32>,
 }
 
-/// Bounds of everything before a connection is admitted.
+/// Limits of a connection before it is admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandshakeLimits {
-    /// From accept to admission, all stages together, milliseconds.
+    /// Time from accept to admission, all stages together, milliseconds.
     pub time_ms: u32,
-    /// Bytes a client may send before its CONNECT (PROXY header, TLS handshake, HTTP request).
+    /// Maximum of bytes before CONNECT (PROXY header, TLS handshake, HTTP request).
     pub max_bytes: u32,
-    /// Bytes of the CONNECT packet; the endpoint's `message_max_size` holds beside it.
+    /// Maximum size of the CONNECT packet, bytes; the endpoint's `message_max_size` applies too.
     pub max_connect_bytes: u32,
 }
 
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_contain_what_they_say() {
+    fn an_ip_range_contains_its_addresses_only() {
         let cases = [
             ("10.0.0.0", 8, "10.255.0.1", true),
             ("10.0.0.0", 8, "11.0.0.1", false),

@@ -1,21 +1,21 @@
-//! The PROXY protocol's header, versions 1 and 2: on whose behalf a proxy connects. Pure.
+//! The PROXY protocol header, versions 1 and 2. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Version 1's longest line, CRLF included.
+/// Maximum length of a version 1 header, CRLF included.
 const V1_MAX_BYTES: usize = 107;
 const V1_START: &[u8] = b"PROXY ";
 const V2_SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 const V2_HEADER_BYTES: usize = 16;
-/// Addresses and TLVs of version 2, bytes. The format allows 65,535; nobody needs so many.
+/// Maximum of addresses and TLVs in a version 2 header, bytes. The format allows 65,535; proxies send far less.
 const V2_MAX_BYTES: usize = 4096;
 const TLV_SSL: u8 = 0x20;
 const TLV_SSL_COMMON_NAME: u8 = 0x22;
 
-/// What a connection's first bytes are.
+/// The result of parsing the first bytes of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Parsed {
-    /// The beginning of a header, so far.
+    /// The header is not complete yet.
     Incomplete,
     Header(Header),
 }
@@ -23,32 +23,32 @@ pub(super) enum Parsed {
 /// A PROXY header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Header {
-    /// Its length in bytes.
+    /// Length of the header, bytes.
     pub(super) len: usize,
-    /// The client's address; `None`: the proxy speaks for itself, or does not know.
+    /// The client's address; `None`: LOCAL, or an unknown address.
     pub(super) source: Option<SocketAddr>,
-    /// Common name of the client certificate the proxy has verified.
+    /// Common name of the client certificate that the proxy has verified.
     pub(super) common_name: Option<String>,
 }
 
-/// What is wrong with a header.
+/// Why a header was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ProxyError {
     #[error("the connection does not begin with a PROXY header")]
     Missing,
-    #[error("a PROXY header of version 1 that is longer than 107 bytes")]
+    #[error("the PROXY v1 header is longer than 107 bytes")]
     LineTooLong,
-    #[error("a malformed PROXY header of version 1")]
+    #[error("the PROXY v1 header is malformed")]
     Line,
-    #[error("a PROXY header of an unknown version or command")]
+    #[error("the PROXY header has an unknown version or command")]
     Version,
-    #[error("a PROXY header of version 2 that is longer than 4,112 bytes")]
+    #[error("the PROXY v2 header is longer than 4,112 bytes")]
     TooLong,
-    #[error("a PROXY header of version 2 whose length does not fit its contents")]
+    #[error("the PROXY v2 header's length does not match its contents")]
     Length,
 }
 
-/// Judges the first bytes of a connection.
+/// Parses the first bytes of a connection.
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, ProxyError> {
     if begins(bytes, V2_SIGNATURE) {
         return parse_v2(bytes);
@@ -59,7 +59,7 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, ProxyError> {
     Err(ProxyError::Missing)
 }
 
-/// Whether `bytes` begin with `start`, as far as they go.
+/// Whether `bytes` is a prefix of `start`, or begins with it.
 fn begins(bytes: &[u8], start: &[u8]) -> bool {
     let common = bytes.len().min(start.len());
     bytes[..common] == start[..common]
@@ -92,7 +92,7 @@ fn parse_v1(bytes: &[u8]) -> Result<Parsed, ProxyError> {
 
 fn address(family: &str, ip: &str, port: &str) -> Result<SocketAddr, ProxyError> {
     let ip: IpAddr = ip.parse().map_err(|_| ProxyError::Line)?;
-    // `parse` would take a sign.
+    // `parse` accepts a sign, the format does not.
     if ip.is_ipv4() != (family == "TCP4") || !port.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(ProxyError::Line);
     }
@@ -134,18 +134,18 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, ProxyError> {
     Ok(Parsed::Header(Header { len, source, common_name: common_name(tlvs)? }))
 }
 
-/// The common name among the TLVs, where the proxy says that the certificate was verified.
+/// The common name among the TLVs, if the proxy reports a verified certificate.
 fn common_name(tlvs: &[u8]) -> Result<Option<String>, ProxyError> {
     for tlv in Tlvs(tlvs) {
         let (kind, value) = tlv?;
         if kind != TLV_SSL {
             continue;
         }
-        // A byte of flags (0x02, 0x04: a certificate was shown on the connection, in the session), then the result of
-        // its verification (0: good).
+        // A byte of flags (0x02, 0x04: a certificate was presented on the connection, in the session), then the result
+        // of the verification (0: success).
         let (head, inner) = value.split_first_chunk::<5>().ok_or(ProxyError::Length)?;
-        let shown = head[0] & 0x06 != 0;
-        if !shown || head[1..] != [0; 4] {
+        let presented = head[0] & 0x06 != 0;
+        if !presented || head[1..] != [0; 4] {
             return Ok(None);
         }
         for tlv in Tlvs(inner) {
@@ -158,7 +158,7 @@ fn common_name(tlvs: &[u8]) -> Result<Option<String>, ProxyError> {
     Ok(None)
 }
 
-/// Walks type-length-value triples.
+/// Iterates over type-length-value triples.
 struct Tlvs<'a>(&'a [u8]);
 
 impl<'a> Iterator for Tlvs<'a> {
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn version_1() {
+    fn version_1_headers_are_parsed_or_refused() {
         let long = format!("PROXY UNKNOWN {}", "x".repeat(100));
         let cases: &[(&str, Result<Parsed, ProxyError>)] = &[
             ("PROXY TCP4 192.0.2.1 192.0.2.2 56324 1883\r\n", header(43, Some("192.0.2.1:56324"))),
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn version_2() {
+    fn version_2_headers_are_parsed_or_refused() {
         let v4 = [192, 0, 2, 1, 192, 0, 2, 2, 0xDC, 0x04, 0x07, 0x5B];
         let mut v6 = [0; 36];
         v6[..4].copy_from_slice(&[0x20, 0x01, 0x0D, 0xB8]);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_verified_certificate_is_named() {
+    fn the_common_name_is_used_only_of_a_verified_certificate() {
         let v4 = [0; 12];
         let name = b"\x22\x00\x05dev-1";
         let cases: &[(&[u8], Option<&str>)] =

@@ -1,4 +1,4 @@
-//! Listening sockets: binding them, sharing a port for the moment of a hand-over, what is alive of them.
+//! Listening sockets: binding, sharing a port during a hand-over, status.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,7 +14,7 @@ use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 
 use super::policy::ChildOptions;
 
-/// What a listening socket is known by: the address it is bound to.
+/// The key of a listening socket: its bound address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SocketKey {
     Tcp(SocketAddr),
@@ -22,7 +22,7 @@ pub enum SocketKey {
 }
 
 impl SocketKey {
-    /// Whether the two cannot be bound beside each other: same port, and an address that covers the other's.
+    /// Whether two addresses conflict at bind: same port, and equal or one a wildcard of the other.
     pub fn overlaps(&self, other: &SocketKey) -> bool {
         match (self, other) {
             (SocketKey::Unix(a), SocketKey::Unix(b)) => a == b,
@@ -54,13 +54,13 @@ impl fmt::Display for SocketKey {
 /// Options of a listening socket. `None`: the system's default.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocketOptions {
-    /// Connections that wait to be accepted; the system's `somaxconn` caps it.
+    /// Length of the accept queue; the system's `somaxconn` caps it.
     pub backlog: u32,
-    /// SO_REUSEPORT, for good: other processes of the same user may bind the port too.
+    /// SO_REUSEPORT, permanently: other processes of the same user may bind the port too.
     pub reuse_port: bool,
     pub receive_buffer_bytes: Option<u32>,
     pub send_buffer_bytes: Option<u32>,
-    /// TCP_DEFER_ACCEPT: a connection is accepted once its first bytes are there.
+    /// TCP_DEFER_ACCEPT, seconds: a connection is accepted when its first bytes arrived.
     pub defer_accept_s: Option<u32>,
     /// Permission bits of a Unix socket's file.
     pub unix_mode: Option<u32>,
@@ -79,28 +79,28 @@ impl Default for SocketOptions {
     }
 }
 
-/// A socket that is bound and listens, and that nobody accepts from yet: the prepared half of a
-/// [`super::ListenerChange::Add`]. Dropping it gives the address back.
+/// A bound, listening socket that no acceptor serves yet: the input of [`super::ListenerChange::Add`]. Dropping it
+/// releases the address.
 pub struct BoundSocket {
     pub(super) key: SocketKey,
     pub(super) socket: Arc<ListeningSocket>,
 }
 
 impl BoundSocket {
-    /// The address it is really bound to: the port that port 0 became.
+    /// The bound address, with the port that the system chose for port 0.
     pub fn key(&self) -> &SocketKey {
         &self.key
     }
 }
 
-/// One listening socket. The file of a Unix socket is removed with it.
+/// One listening socket. Dropping it removes the file of a Unix socket.
 pub(super) struct ListeningSocket {
     pub(super) socket: Socket,
     options: SocketOptions,
     file: Option<SocketFile>,
 }
 
-/// A Unix socket's place in the file system: the file is ours for as long as it is the same file.
+/// The file of a Unix socket. It is removed only if it is still the file that was created (same device and inode).
 struct SocketFile {
     path: PathBuf,
     device_inode: (u64, u64),
@@ -117,7 +117,7 @@ impl Drop for SocketFile {
         if self.is_there()
             && let Err(error) = fs::remove_file(&self.path)
         {
-            tracing::warn!(path = %self.path.display(), %error, "the file of a closed Unix socket stays behind");
+            tracing::warn!(path = %self.path.display(), %error, "Unix socket file not removed");
         }
     }
 }
@@ -128,13 +128,13 @@ fn device_inode(path: &Path) -> io::Result<(u64, u64)> {
     Ok((metadata.dev(), metadata.ino()))
 }
 
-/// What is known of a listening socket, read from the socket itself.
+/// The status of a listening socket, read from the socket itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerStatus {
     pub key: SocketKey,
-    /// Whether the kernel says that it listens at that address (for a Unix socket: that its file is there, too).
+    /// Whether the socket listens at that address (for a Unix socket: and its file exists).
     pub alive: bool,
-    /// Why, where it is not alive.
+    /// Why it is not alive.
     pub error: Option<String>,
 }
 
@@ -146,7 +146,7 @@ impl ListeningSocket {
 
     fn check(&self, key: &SocketKey) -> io::Result<()> {
         if !self.socket.is_listener()? {
-            return Err(io::Error::other("the socket does not listen"));
+            return Err(io::Error::other("the socket is not listening"));
         }
         match key {
             SocketKey::Tcp(wanted) => {
@@ -157,23 +157,23 @@ impl ListeningSocket {
             }
             SocketKey::Unix(path) => {
                 if !self.file.as_ref().is_some_and(SocketFile::is_there) {
-                    return Err(io::Error::other(format!("{} is gone or was replaced", path.display())));
+                    return Err(io::Error::other(format!("{} was removed or replaced", path.display())));
                 }
             }
         }
         Ok(())
     }
 
-    /// Takes no new connection from now on; handshakes under way go on and end in the queue. A new connection meets
-    /// whoever else listens at the address.
+    /// Stops taking new connections; TCP handshakes in progress complete and end in the accept queue. New connections
+    /// go to another listener of the address.
     ///
-    /// The kernel looks for a listener when a SYN comes, and passes over one that is bound to another interface; what
-    /// follows the SYN belongs to the handshake, wherever its listener is bound by then.
+    /// The kernel looks up a listener when a SYN arrives, and skips one that is bound to another interface. Later
+    /// segments belong to the handshake, whatever interface its listener is bound to by then.
     pub(super) fn yield_port(&self) -> io::Result<()> {
         self.socket.bind_device_by_index_v4(NO_INTERFACE[0])
     }
 
-    /// Sets what accepted sockets inherit.
+    /// Sets the options that accepted sockets inherit.
     pub(super) fn set_child_options(&self, child: &ChildOptions) -> io::Result<()> {
         let socket = &self.socket;
         if self.file.is_none() {
@@ -192,9 +192,9 @@ impl ListeningSocket {
                 }
                 socket.set_tcp_keepalive(&parameters)?;
             }
-            // What the peer has no room for stays with us, where it is bounded and counted: the kernel would take
-            // megabytes for each peer that does not read, and ten thousand of them bring all sockets of the machine to
-            // the end of its TCP memory, where segments of everybody are dropped.
+            // Bytes that the peer cannot receive yet stay in the broker, where they are bounded and counted. Otherwise
+            // the kernel takes megabytes for each peer that does not read; ten thousand of them exhaust the TCP memory
+            // of the machine, and the kernel drops segments of all connections.
             socket.set_tcp_notsent_lowat(UNSENT_MAX_BYTES)?;
             socket.set_tcp_user_timeout(child.user_timeout_ms.map(|ms| Duration::from_millis(u64::from(ms))))?;
         }
@@ -208,20 +208,20 @@ impl ListeningSocket {
     }
 }
 
-/// Bytes that the kernel holds for a peer that has no room for them, above which it takes no more; up to one segment of
-/// 64 KiB may come on top.
+/// TCP_NOTSENT_LOWAT, bytes: unsent bytes per socket above which the kernel accepts no more; up to one segment of 64
+/// KiB may be added.
 const UNSENT_MAX_BYTES: u32 = 32 << 10;
 
-/// Indices of network interfaces that no machine has: the kernel counts from 1. What is bound to one gets no packet.
+/// Interface indices that no machine has. A socket bound to one receives no packet.
 const NO_INTERFACE: [Option<NonZeroU32>; 2] = [NonZeroU32::new(0x7FFF_FFFF), NonZeroU32::new(0x7FFF_FFFE)];
 
-/// Every listening socket the acceptor holds, for those who bind beside them and for the status.
+/// All listening sockets of the acceptor, for overlapping binds and for the status.
 #[derive(Default)]
 pub(super) struct SocketPool {
     sockets: Mutex<HashMap<SocketKey, Arc<ListeningSocket>>>,
-    /// Sockets that gave way to others and still finish handshakes.
+    /// Sockets of draining listeners, which still complete handshakes.
     draining: Mutex<Vec<(SocketKey, Arc<ListeningSocket>)>>,
-    /// Ports that were bound beside themselves, and that the kernel still takes for shared.
+    /// Ports that were bound twice for a hand-over, and that the kernel still treats as shared.
     shared_ports: Mutex<HashSet<u16>>,
 }
 
@@ -234,7 +234,7 @@ impl SocketPool {
         self.lock().insert(key, socket);
     }
 
-    /// Removes `socket`, unless another has taken its place under the key.
+    /// Removes `socket`, unless another socket has the key now.
     pub(super) fn remove(&self, key: &SocketKey, socket: &Arc<ListeningSocket>) {
         let mut sockets = self.lock();
         if sockets.get(key).is_some_and(|held| Arc::ptr_eq(held, socket)) {
@@ -242,12 +242,12 @@ impl SocketPool {
         }
     }
 
-    /// Keeps a removed socket in mind for those who bind beside it, until [`SocketPool::forget_draining`].
-    pub(super) fn note_leaving(&self, key: &SocketKey, socket: &Arc<ListeningSocket>) {
+    /// Records a draining socket for overlapping binds, until [`SocketPool::remove_draining`].
+    pub(super) fn add_draining(&self, key: &SocketKey, socket: &Arc<ListeningSocket>) {
         self.lock_draining().push((key.clone(), Arc::clone(socket)));
     }
 
-    pub(super) fn forget_draining(&self, socket: &Arc<ListeningSocket>) {
+    pub(super) fn remove_draining(&self, socket: &Arc<ListeningSocket>) {
         self.lock_draining().retain(|(_, held)| !Arc::ptr_eq(held, socket));
     }
 
@@ -265,8 +265,8 @@ impl SocketPool {
         self.lock().get(key).map(|socket| socket.status(key))
     }
 
-    /// Binds `key`. Where sockets of this pool overlap it, they and the new one share the port (SO_REUSEPORT) for the
-    /// moment of the bind only: a second process never finds it open.
+    /// Binds `key`. If sockets of this pool overlap it, they and the new one share the port (SO_REUSEPORT) during the
+    /// bind only, so that another process cannot join.
     pub(super) fn bind(&self, key: &SocketKey, options: &SocketOptions) -> io::Result<BoundSocket> {
         let address = match key {
             SocketKey::Unix(path) => return bind_unix(path, options),
@@ -297,12 +297,12 @@ impl SocketPool {
         Ok(bound)
     }
 
-    /// Makes the kernel forget that ports were shared. Clearing SO_REUSEPORT is not enough: the port itself remembers
-    /// that its last socket was bound with it, and admits the next one that has it without looking at the others. A bind
-    /// of the same port without the option ends that, to an address that is nobody's.
+    /// Ends the sharing of ports in the kernel. Clearing SO_REUSEPORT is not enough: the port itself records that its
+    /// last socket was bound with it, and admits the next socket that has the option without checking the others. A
+    /// bind of the same port without the option, to an unused address, clears that record.
     ///
-    /// Where a wildcard of each family (or `::`, which is both) is bound, there is no such address, and the port stays
-    /// open to other processes of the same user that set SO_REUSEPORT, until it is bound anew.
+    /// If wildcards of both families (or `::`, which covers both) are bound, there is no unused address, and the port
+    /// stays open to other processes of the same user that set SO_REUSEPORT, until it is bound anew.
     pub(super) fn close_shared_ports(&self) {
         let mut shared = self.shared_ports.lock().unwrap_or_else(PoisonError::into_inner);
         shared.retain(|port| {
@@ -310,7 +310,7 @@ impl SocketPool {
             let declared = sockets.iter().any(|(key, socket)| {
                 matches!(key, SocketKey::Tcp(address) if address.port() == *port) && socket.options.reuse_port
             });
-            !declared && bind_to_nobody(*port).is_err()
+            !declared && bind_unused_address(*port).is_err()
         });
     }
 }
@@ -322,10 +322,10 @@ fn bind_tcp(address: SocketAddr, options: &SocketOptions, reuse_port: bool) -> i
         socket.set_reuse_port(true)?;
     }
     if address.is_ipv6() {
-        // `::` means every address, IPv4's too; any other address has one family only.
+        // `::` is dual-stack; any other address has one family only.
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    // Before listen: the window scale is fixed by the buffer's size then.
+    // Before listen, since the buffer size fixes the window scale.
     if let Some(bytes) = options.receive_buffer_bytes {
         socket.set_recv_buffer_size(bytes as usize)?;
     }
@@ -342,8 +342,8 @@ fn bind_tcp(address: SocketAddr, options: &SocketOptions, reuse_port: bool) -> i
     Ok(BoundSocket { key: SocketKey::Tcp(local), socket: Arc::new(socket) })
 }
 
-/// Binds a port for a moment, at an address of the ranges for documentation.
-fn bind_to_nobody(port: u16) -> io::Result<()> {
+/// Binds a port for a moment, at an address of the documentation ranges (RFC 5737, RFC 3849).
+fn bind_unused_address(port: u16) -> io::Result<()> {
     let bind = |address: IpAddr, interface: Option<NonZeroU32>| {
         let socket = Socket::new(Domain::for_address(SocketAddr::new(address, port)), Type::STREAM, None)?;
         if address.is_ipv6() {
@@ -358,7 +358,7 @@ fn bind_to_nobody(port: u16) -> io::Result<()> {
     let v4 = Ipv4Addr::new(192, 0, 2, 1).into();
     bind(Ipv6Addr::new(0x2001, 0xDB8, 0, 0, 0, 0, 0, 1).into(), None)
         .or_else(|_: io::Error| bind(v4, None))
-        // A wildcard that gave way is bound to another interface, and so is not in the way of this.
+        // A draining wildcard is bound to another interface, so it does not conflict with this.
         .or_else(|_| bind(v4, NO_INTERFACE[1]))
 }
 
@@ -366,10 +366,10 @@ fn bind_unix(path: &Path, options: &SocketOptions) -> io::Result<BoundSocket> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    // From here on the file is ours, and goes with `file` where a later step fails.
+    // From here on, dropping `file` removes the file, also if a later step fails.
     let file = SocketFile { path: path.to_owned(), device_inode: device_inode(path)? };
     if let Some(mode) = options.unix_mode {
-        // Nobody can connect before listen, so there is no moment with wider permissions.
+        // No client can connect before listen, so the wider permissions are never in effect.
         fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     }
     socket.listen(backlog(options))?;
@@ -381,7 +381,8 @@ fn backlog(options: &SocketOptions) -> i32 {
     i32::try_from(options.backlog).unwrap_or(i32::MAX)
 }
 
-/// Removes the file of a socket whose process is gone: one that refuses a connection. Anything else stays.
+/// Removes the file of a Unix socket that refuses connections, since its process has ended. Other files are not
+/// removed.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let file_type = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata.file_type(),
@@ -391,13 +392,13 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     if !file_type.is_socket() {
         return Err(io::Error::new(
             io::ErrorKind::AddrInUse,
-            format!("{} exists and is no socket; remove it or choose another path", path.display()),
+            format!("{} exists and is not a socket; remove it or choose another path", path.display()),
         ));
     }
     let probe = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None)?;
     match probe.connect(&SockAddr::unix(path)?) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path),
-        // Connected, or its backlog is full: somebody lives there.
+        // Connected, or its backlog is full: another process listens there.
         _ => Err(io::ErrorKind::AddrInUse.into()),
     }
 }
@@ -405,8 +406,8 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 fn set_defer_accept(socket: &Socket, seconds: u32) -> io::Result<()> {
     let seconds = libc::c_int::try_from(seconds).unwrap_or(libc::c_int::MAX);
     let length = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
-    // SAFETY: the descriptor is open for as long as `socket` is borrowed, and the pointer and length are those of one
-    // live `c_int`. No safe wrapper knows this option.
+    // SAFETY: the descriptor is open while `socket` is borrowed, and the pointer and length are those of one live `c_int`.
+    // No safe wrapper has this option.
     #[expect(unsafe_code, reason = "see SAFETY")]
     let result = unsafe {
         let value = std::ptr::from_ref(&seconds).cast();

@@ -1,7 +1,7 @@
 //! Counters of each endpoint, shared by the acceptor and all shards.
 //!
-//! What happens per connection is counted at once; what happens per message is counted by each shard's core for itself
-//! and shown here a few times a second, so that no cache line is fought over on the message path.
+//! Events per connection are counted at once. Events per message are counted by each shard's core, and published here a
+//! few times a second, so that shards do not contend for a cache line on the message path.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,19 +10,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use weir_broker::{EndpointCounters, EndpointId};
 
-/// An endpoint's counters at one moment. Totals count from the process's start.
+/// A snapshot of an endpoint's counters. Totals count from the start of the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointStats {
     pub endpoint: EndpointId,
-    /// Open sockets, those before CONNECT included: what `max_connections` bounds.
+    /// Open sockets, those before CONNECT included; `max_connections` limits them.
     pub connections_current: u32,
-    /// Those of them that are not admitted yet.
+    /// Of these, the connections that are not admitted yet.
     pub connections_pending: u32,
     pub accepted_total: u64,
-    /// Connections whose CONNECT was answered with success.
+    /// Connections that got a CONNACK with success.
     pub admitted_total: u64,
     pub refused: RefusalCounts,
-    /// What the cores counted, over all shards; at most a fraction of a second old.
+    /// Counters of the cores, summed over all shards; at most a fraction of a second old.
     pub broker: EndpointCounters,
 }
 
@@ -47,7 +47,7 @@ macro_rules! reasons {
         struct Refused { $($field: AtomicU64),+ }
 
         impl Refused {
-            fn cell(&self, reason: Reason) -> &AtomicU64 {
+            fn counter(&self, reason: Reason) -> &AtomicU64 {
                 match reason { $(Reason::$variant => &self.$field),+ }
             }
             fn read(&self) -> RefusalCounts {
@@ -62,29 +62,29 @@ reasons! {
     ConnectionLimit connection_limit,
     /// The endpoint's `max_connections_per_address` was reached.
     AddressLimit address_limit,
-    /// The node's bound (file descriptors) was reached.
+    /// The node's connection limit (file descriptors) was reached.
     NodeLimit node_limit,
-    /// Above the accept rate, where the endpoint refuses instead of delaying.
+    /// Above the accept rate, if the endpoint refuses instead of delaying.
     AcceptRate accept_rate,
-    /// Displaced by newer ones: too many connections had not yet sent their CONNECT.
+    /// Closed in favour of newer connections: too many had not yet sent their CONNECT.
     PendingLimit pending_limit,
-    /// Not admitted in time.
+    /// Not admitted before the handshake timeout.
     HandshakeTimeout handshake_timeout,
     /// More bytes before CONNECT than allowed, or a CONNECT too large.
     HandshakeSize handshake_size,
     /// The peer closed, or the network failed, before CONNECT was complete.
     PeerClosed peer_closed,
-    /// PROXY header missing, malformed or of a version that is not admitted.
+    /// PROXY header missing, malformed, of an unknown version, or from an untrusted source.
     ProxyProtocol proxy_protocol,
     /// TLS handshake failed.
     Tls tls,
-    /// WebSocket upgrade refused, or a frame against the protocol.
+    /// WebSocket upgrade refused, or a frame that violates the protocol.
     WebSocket web_socket,
-    /// The first packet was no CONNECT, or a malformed one.
+    /// The first packet was not a CONNECT, or was malformed.
     Protocol protocol,
     /// An MQTT version the endpoint does not admit.
     Version version,
-    /// Refused by the authentication.
+    /// Refused by authentication.
     Authentication authentication,
     /// Refused by the broker core (session limit, client id, will).
     Session session,
@@ -102,13 +102,13 @@ pub(super) struct EndpointMetrics {
     accepted: AtomicU64,
     admitted: AtomicU64,
     refused: Refused,
-    /// Open connections by address, of those accepted while a limit per address was declared.
+    /// Open connections by address, of those accepted while a limit per address was in effect.
     addresses: Mutex<HashMap<IpAddr, u32>>,
-    /// Each shard's own counts.
+    /// The counters of each shard.
     shards: Mutex<Vec<EndpointCounters>>,
 }
 
-/// Every write under these locks is one operation of the collection: a panic while one was held left nothing half done.
+/// Every write under these locks is a single operation of the collection, so a panic leaves no partial change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -140,7 +140,7 @@ impl EndpointMetrics {
         self.pending.load(Ordering::Acquire)
     }
 
-    /// Counts an accepted connection in; the guards count it out.
+    /// Counts an accepted connection; dropping the guards uncounts it.
     pub(super) fn open(self: &Arc<Self>) -> (ConnectionGuard, Pending) {
         self.connections.fetch_add(1, Ordering::AcqRel);
         self.pending.fetch_add(1, Ordering::AcqRel);
@@ -149,22 +149,23 @@ impl EndpointMetrics {
         (ConnectionGuard { metrics: Arc::clone(self), counted: true, address: None }, Pending(Arc::clone(self)))
     }
 
-    /// Lets a connection in that is one too many, to be told so: it is no connection of the endpoint.
-    pub(super) fn visit(self: &Arc<Self>) -> (ConnectionGuard, Pending) {
+    /// Counts a connection above the limit, which gets a CONNACK with the reason: it is not a connection of the
+    /// endpoint.
+    pub(super) fn open_over_limit(self: &Arc<Self>) -> (ConnectionGuard, Pending) {
         self.pending.fetch_add(1, Ordering::AcqRel);
         self.node.fetch_add(1, Ordering::AcqRel);
         (ConnectionGuard { metrics: Arc::clone(self), counted: false, address: None }, Pending(Arc::clone(self)))
     }
 
-    pub(super) fn refused(&self, reason: Reason) {
-        self.refused.cell(reason).fetch_add(1, Ordering::Relaxed);
+    pub(super) fn count_refused(&self, reason: Reason) {
+        self.refused.counter(reason).fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn admitted(&self) {
+    pub(super) fn count_admitted(&self) {
         self.admitted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Shows what one shard has counted.
+    /// Publishes the counters of one shard.
     pub(super) fn publish(&self, shard: u16, counters: &EndpointCounters) {
         let mut shards = lock(&self.shards);
         let place = usize::from(shard);
@@ -199,10 +200,10 @@ impl EndpointMetrics {
     }
 }
 
-/// A connection that counts as open for as long as this lives: dropped with its socket.
+/// Counts a connection as open while it lives; dropped with the socket.
 pub(super) struct ConnectionGuard {
     metrics: Arc<EndpointMetrics>,
-    /// Whether it is one of the endpoint's, or merely one of the node's sockets.
+    /// Whether it counts as a connection of the endpoint, or only as a socket of the node.
     counted: bool,
     address: Option<Box<IpAddr>>,
 }
@@ -212,7 +213,7 @@ impl ConnectionGuard {
         &self.metrics
     }
 
-    /// Counts the connection to its address; false where `max` are open from there already.
+    /// Counts the connection under its address; `false`: `max` connections from there are open already.
     pub(super) fn claim_address(&mut self, address: IpAddr, max: u32) -> bool {
         let mut addresses = lock(&self.metrics.addresses);
         let open = addresses.entry(address).or_insert(0);
@@ -243,7 +244,7 @@ impl Drop for ConnectionGuard {
     }
 }
 
-/// A connection that counts as not yet admitted for as long as this lives.
+/// Counts a connection as not yet admitted while it lives.
 pub(super) struct Pending(Arc<EndpointMetrics>);
 
 impl Drop for Pending {
@@ -252,7 +253,7 @@ impl Drop for Pending {
     }
 }
 
-/// The endpoint_metrics of every endpoint that has, or had, a listener.
+/// The metrics of every endpoint that has, or had, a listener.
 #[derive(Default)]
 pub(super) struct AllEndpointMetrics {
     /// Open sockets of the node.
@@ -265,7 +266,7 @@ impl AllEndpointMetrics {
         self.node.load(Ordering::Acquire)
     }
 
-    pub(super) fn of(&self, endpoint: EndpointId) -> Arc<EndpointMetrics> {
+    pub(super) fn get_or_create(&self, endpoint: EndpointId) -> Arc<EndpointMetrics> {
         let new = || Arc::new(EndpointMetrics::new(endpoint, Arc::clone(&self.node)));
         Arc::clone(lock(&self.by_endpoint).entry(endpoint).or_insert_with(new))
     }
@@ -274,7 +275,7 @@ impl AllEndpointMetrics {
         lock(&self.by_endpoint).get(&endpoint).map(Arc::clone)
     }
 
-    pub(super) fn forget(&self, endpoint: EndpointId) {
+    pub(super) fn remove(&self, endpoint: EndpointId) {
         lock(&self.by_endpoint).remove(&endpoint);
     }
 

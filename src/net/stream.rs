@@ -1,4 +1,4 @@
-//! An accepted socket, whatever its family.
+//! An accepted socket, TCP or Unix.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::Shutdown;
@@ -15,7 +15,7 @@ pub(super) enum Stream {
 }
 
 impl Stream {
-    /// Takes a non-blocking socket.
+    /// Wraps a non-blocking socket.
     pub(super) fn new(socket: Socket, unix: bool) -> Self {
         if unix {
             Self::Unix(UnixStream::from_std(OwnedFd::from(socket).into()))
@@ -31,7 +31,7 @@ impl Stream {
         }
     }
 
-    /// Writes as much as the socket takes now.
+    /// Writes as much as the socket accepts now.
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => (&mut &*stream).write(bytes),
@@ -47,7 +47,7 @@ impl Stream {
         }
     }
 
-    /// Says that nothing more will come from here.
+    /// Shuts the writing side down.
     pub(super) fn finish_writing(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
@@ -66,7 +66,7 @@ impl Stream {
         self.source().register(registry, token, Interest::READABLE)
     }
 
-    /// Asks to be told when the socket takes bytes again, too.
+    /// Adds writable events to the socket's registration.
     pub(super) fn watch_writable(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         self.source().reregister(registry, token, Interest::READABLE | Interest::WRITABLE)
     }

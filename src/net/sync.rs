@@ -1,4 +1,5 @@
-//! What the mailbox is built of. The model check (`tests/it/mailbox_model.rs`) compiles the mailbox with loom's in their place.
+//! The synchronization primitives of the mailbox. The model check (`tests/it/mailbox_model.rs`) compiles the mailbox
+//! with loom's primitives instead.
 
 pub(super) use std::sync::atomic::{AtomicBool, Ordering};
 pub(super) use std::sync::{Mutex, PoisonError};

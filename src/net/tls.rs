@@ -1,4 +1,4 @@
-//! An endpoint's TLS configuration, from PEM. Reading the files is the caller's affair.
+//! An endpoint's TLS configuration, from PEM. The caller reads the files.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,19 +18,19 @@ use rustls::{RootCertStore, ServerConfig};
 
 use super::policy::TlsPolicy;
 
-/// What an endpoint declares of its TLS; everything PEM is the contents of a file.
+/// The TLS settings of an endpoint; PEM values are contents of files.
 pub struct TlsSettings<'a> {
-    /// The endpoint's own certificate: where no server name of `sni` is asked for.
+    /// The endpoint's default certificate: for clients without SNI, or with a name that `sni` does not have.
     pub identity: Identity<'a>,
     pub sni: Vec<(Vec<Arc<str>>, Identity<'a>)>,
     pub client_auth: ClientAuth<'a>,
     /// Whether TLS 1.2 is refused.
     pub only_tls13: bool,
-    /// Whether HTTP is spoken inside (WebSocket): decides the ALPN protocol.
+    /// Whether the endpoint speaks WebSocket: selects the ALPN protocol.
     pub websocket: bool,
 }
 
-/// A certificate chain, the own one first, and its key.
+/// A certificate chain, the end-entity certificate first, and its key.
 #[derive(Clone, Copy)]
 pub struct Identity<'a> {
     pub chain_pem: &'a [u8],
@@ -38,31 +38,30 @@ pub struct Identity<'a> {
 }
 
 impl Identity<'_> {
-    /// Whether the pair can be used.
+    /// Checks that the key belongs to the certificate and can be used.
     ///
-    /// # Errors
-    /// What is wrong with it.
+    /// See [`TlsError`].
     pub fn check(&self) -> Result<(), TlsError> {
         certified_key(*self, &default_provider()).map(|_| ())
     }
 }
 
-/// Whether clients show certificates.
+/// Whether clients are asked for certificates.
 #[derive(Clone, Copy)]
 pub enum ClientAuth<'a> {
     None,
     Asked {
-        /// Whether one must be shown.
+        /// Whether a certificate is mandatory.
         required: bool,
-        /// Who may have issued them.
+        /// The CAs that may issue them.
         ca_pem: &'a [u8],
-        /// Lists of revoked ones, one for each issuer in a chain. A certificate whose issuer has none, or only one that
-        /// is out of date, is refused.
+        /// Certificate revocation lists, one for each issuer in a chain. A certificate is refused if its issuer has no
+        /// list, or only an expired one.
         crl_pem: Option<&'a [u8]>,
     },
 }
 
-/// Which of the files is at fault.
+/// The file that an error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsFile {
     Certificate,
@@ -82,18 +81,18 @@ impl fmt::Display for TlsFile {
     }
 }
 
-/// Why a configuration cannot be made.
+/// Why a TLS configuration is invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("{0} is not PEM: {1}")]
+    #[error("{0} is not valid PEM: {1}")]
     Pem(TlsFile, pem::Error),
-    #[error("{0} holds none in PEM")]
+    #[error("{0} contains no such PEM item")]
     Empty(TlsFile),
     #[error("{0}: {1}")]
     Content(TlsFile, rustls::Error),
     #[error("the key does not belong to the certificate, or cannot be used: {0}")]
     Key(rustls::Error),
-    #[error("{0:?} is no server name: a DNS name, or `*.` and one")]
+    #[error("{0:?} is not a valid server name: use a DNS name, or `*.` and a DNS name")]
     ServerName(Arc<str>),
     #[error("client certificates cannot be verified: {0}")]
     Verifier(#[from] VerifierBuilderError),
@@ -102,9 +101,10 @@ pub enum TlsError {
 }
 
 impl TlsSettings<'_> {
-    /// Makes the configuration. Sessions resume by tickets whose key is the configuration's own: a new configuration
-    /// takes none of the old one's, so that a session never outlives the trust that began it. Where clients show
-    /// certificates, none resumes: each one is judged at each connection, by the lists and the time of then.
+    /// Builds the configuration. Sessions resume by tickets whose key belongs to the configuration: a new configuration
+    /// accepts no tickets of the old one, so a session never outlives the trust under which it began. With client
+    /// certificates no session resumes: each connection verifies the certificate against the present revocation lists
+    /// and time.
     pub fn build(&self) -> Result<TlsPolicy, TlsError> {
         let provider = Arc::new(default_provider());
         let versions = if self.only_tls13 { &[&TLS13][..] } else { &[&TLS13, &TLS12] };
@@ -115,7 +115,7 @@ impl TlsSettings<'_> {
             None => builder.with_no_client_auth(),
         };
         let mut config = builder.with_cert_resolver(Arc::new(self.resolver(&provider)?));
-        // Clients that offer no ALPN are served, those that offer only others are told so by the handshake.
+        // Clients without ALPN are served; those that offer only other protocols get an alert in the handshake.
         config.alpn_protocols = vec![if self.websocket { b"http/1.1".to_vec() } else { b"mqtt".to_vec() }];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         if client_verifier.is_none() {
@@ -171,7 +171,7 @@ fn client_verifier(
     if let Some(pem) = crl_pem {
         let lists: Result<Vec<_>, _> = CertificateRevocationListDer::pem_slice_iter(pem).collect();
         let lists = lists.map_err(|error| TlsError::Pem(TlsFile::ClientCrl, error))?;
-        // Without a list nothing would be checked at all.
+        // Without any list, rustls would not check revocation at all.
         if lists.is_empty() {
             return Err(TlsError::Empty(TlsFile::ClientCrl));
         }
@@ -187,7 +187,7 @@ fn client_verifier(
 #[derive(Debug)]
 struct Certificates {
     default: Arc<CertifiedKey>,
-    /// Lower case; `*.example.com` stands for one label.
+    /// In lower case; the `*` in `*.example.com` matches one label.
     by_name: HashMap<Box<str>, Arc<CertifiedKey>>,
 }
 

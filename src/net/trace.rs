@@ -1,7 +1,7 @@
-//! Looking over one client's shoulder: what it sends and is sent, as whole packets, while somebody listens.
+//! Traces one client: the whole packets that it sends and receives, while a subscriber of the trace listens.
 //!
-//! Nothing of it is on the message path but a look at whether anybody is traced. Who listens and falls behind loses
-//! packets, and is told how many; the client never waits.
+//! On the message path this costs one check whether any trace is active. A subscriber that falls behind loses packets
+//! and gets their number; the client is never delayed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,39 +14,39 @@ use super::shard::Control;
 use weir_broker::{ConnId, EndpointId, Millis, OutBuf};
 use weir_mqtt::ProtocolVersion;
 
-/// Steps that wait for a listener.
+/// Maximum of steps in the queue of a subscriber.
 const STEPS_MAX: usize = 1024;
-/// Bytes of packets that wait for a listener.
+/// Maximum of packet bytes in the queue of a subscriber.
 const BYTES_MAX: usize = 4 << 20;
 
-/// Which client.
+/// The client to trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceFilter {
     pub client_id: String,
-    /// `None`: of any endpoint.
+    /// `None`: any endpoint.
     pub endpoint: Option<EndpointId>,
 }
 
-/// What happened to the client.
+/// One event of a trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceStep {
-    /// By the data plane's clock.
+    /// Time by the data plane's clock, milliseconds.
     pub at: Millis,
     pub what: Traced,
 }
 
-/// What of a connection is told.
+/// The kinds of trace events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Traced {
-    /// It is connected: now, or already when the trace began.
+    /// The client has connected, or was connected when the trace began.
     Connected { endpoint: EndpointId, peer: Option<SocketAddr>, version: ProtocolVersion },
-    /// Whole packets that came from it.
+    /// Whole packets received from the client.
     Received { version: ProtocolVersion, bytes: Vec<u8> },
-    /// Whole packets for it, as they are handed to its socket.
+    /// Whole packets to the client, as they are written to its socket.
     Sent { version: ProtocolVersion, bytes: Vec<u8> },
     /// Its connection has ended.
     Ended,
-    /// The listener fell behind: so many steps are missing here.
+    /// The subscriber fell behind: the number of steps that are missing here.
     Lost { steps: u64 },
 }
 
@@ -59,7 +59,7 @@ impl Traced {
     }
 }
 
-/// The listener's end. Dropping it ends the trace.
+/// The receiving end of a trace. Dropping it ends the trace.
 #[derive(Debug)]
 pub struct TraceSteps {
     steps: mpsc::Receiver<TraceStep>,
@@ -75,7 +75,7 @@ impl TraceSteps {
     }
 }
 
-/// A shard's end.
+/// The sending end of a trace, in a shard.
 #[derive(Debug, Clone)]
 pub(super) struct Tracer {
     filter: Arc<TraceFilter>,
@@ -85,12 +85,12 @@ pub(super) struct Tracer {
     /// The client's connection here, while it has one.
     connection: Option<ConnId>,
     version: ProtocolVersion,
-    /// Bytes in front of its out buffer that were told already.
-    told: usize,
+    /// Bytes at the front of its out buffer that were traced already.
+    traced_bytes: usize,
 }
 
 impl Tracer {
-    pub(super) fn is_over(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.steps.is_closed()
     }
 
@@ -98,43 +98,43 @@ impl Tracer {
         self.connection == Some(id)
     }
 
-    pub(super) fn wants(&self, endpoint: EndpointId, client_id: &str) -> bool {
+    pub(super) fn matches(&self, endpoint: EndpointId, client_id: &str) -> bool {
         self.filter.client_id == client_id && self.filter.endpoint.is_none_or(|wanted| wanted == endpoint)
     }
 
-    /// Follows a connection from now on; `waiting` bytes of its out buffer are none of ours.
+    /// Begins to trace a connection; the first `waiting` bytes of its out buffer are not traced.
     pub(super) fn follow(&mut self, id: ConnId, waiting: usize, connected: Traced, at: Millis) {
         if let Traced::Connected { version, .. } = &connected {
             self.version = *version;
         }
-        (self.connection, self.told) = (Some(id), waiting);
-        self.tell(at, connected);
+        (self.connection, self.traced_bytes) = (Some(id), waiting);
+        self.send_step(at, connected);
     }
 
     pub(super) fn received(&mut self, bytes: &[u8], at: Millis) {
         if !bytes.is_empty() {
-            self.tell(at, Traced::Received { version: self.version, bytes: bytes.to_vec() });
+            self.send_step(at, Traced::Received { version: self.version, bytes: bytes.to_vec() });
         }
     }
 
-    /// The out buffer is about to be written.
+    /// Called before the out buffer is written.
     pub(super) fn sending(&mut self, out: &OutBuf, at: Millis) {
-        if out.ready() > self.told {
-            self.tell(at, Traced::Sent { version: self.version, bytes: out.ready_from(self.told) });
+        if out.ready() > self.traced_bytes {
+            self.send_step(at, Traced::Sent { version: self.version, bytes: out.ready_from(self.traced_bytes) });
         }
     }
 
-    /// So many bytes that could have been written were left.
-    pub(super) fn left(&mut self, bytes: usize) {
-        self.told = bytes;
+    /// Called after a write, with the number of writable bytes that remain.
+    pub(super) fn after_write(&mut self, unwritten: usize) {
+        self.traced_bytes = unwritten;
     }
 
     pub(super) fn ended(&mut self, at: Millis) {
         self.connection = None;
-        self.tell(at, Traced::Ended);
+        self.send_step(at, Traced::Ended);
     }
 
-    fn tell(&mut self, at: Millis, what: Traced) {
+    fn send_step(&mut self, at: Millis, what: Traced) {
         if self.lost > 0 {
             let steps = self.lost;
             if self.steps.try_send(TraceStep { at, what: Traced::Lost { steps } }).is_err() {
@@ -157,21 +157,21 @@ impl Tracer {
 }
 
 impl DataPlane {
-    /// Follows a client, connected or yet to connect, until the answer is dropped.
+    /// Traces a client, connected or not yet, until the returned value is dropped.
     ///
     /// # Errors
     /// The data plane was shut down.
     pub async fn trace(&self, filter: TraceFilter) -> Result<TraceSteps, PlaneError> {
-        let (tell, steps) = mpsc::channel(STEPS_MAX);
+        let (sender, steps) = mpsc::channel(STEPS_MAX);
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
         let tracer = Tracer {
             filter: Arc::new(filter),
-            steps: tell,
+            steps: sender,
             waiting_bytes: Arc::clone(&waiting_bytes),
             lost: 0,
             connection: None,
             version: ProtocolVersion::V5,
-            told: 0,
+            traced_bytes: 0,
         };
         self.ask_all(|reply| Control::Trace { tracer: Box::new(tracer.clone()), reply }).await?;
         Ok(TraceSteps { steps, waiting_bytes })

@@ -1,7 +1,7 @@
-//! A shard's wake_timer: wakes its loop when something is due.
+//! A timer that wakes a shard's event loop at its next deadline.
 //!
-//! A time-out given to `epoll_wait` is set and cancelled anew by the kernel for each sleep, and where messages come one
-//! by one that is once a message: 4% of a shard's CPU and 5 us of the latency. A timer of its own stands across sleeps.
+//! The kernel arms and cancels a time-out of `epoll_wait` for each sleep; when messages come one by one, that is once
+//! per message: 4% of a shard's CPU and 5 us of latency. A timerfd stays armed across sleeps.
 
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use mio::{Registry, Token};
 
 use weir_broker::Millis;
 
-/// Goes off as an event with the token it was made with.
+/// A timer that expires as an event with a given token.
 pub(super) struct WakeTimer {
     timer: timer::Timer,
-    /// When the timer goes off next; `Millis::MAX`: not at all.
+    /// When the timer expires next; `Millis::MAX`: it is not armed.
     at: Millis,
 }
 
@@ -21,14 +21,14 @@ impl WakeTimer {
         Ok(Self { timer: timer::Timer::new(registry, token)?, at: Millis::MAX })
     }
 
-    /// The poll's time-out with which the loop wakes at `at` at the latest (`Millis::MAX`: it need not).
+    /// The time-out for the poll so that the loop wakes at `at` at the latest (`Millis::MAX`: no deadline).
     pub(super) fn sleep_until(&mut self, at: Millis, now: Millis) -> Option<Duration> {
         if self.at <= now {
             self.at = Millis::MAX;
         }
         let left = Duration::from_millis(at.saturating_sub(now));
         if at == Millis::MAX || (at >= self.at && !left.is_zero()) {
-            // One that was set for earlier stands: it costs a wake, setting it costs one too.
+            // An earlier expiry stays armed: it costs one wake-up, and arming the timer costs as much.
             return None;
         }
         if left.is_zero() || !self.timer.set(left) {
@@ -49,7 +49,7 @@ mod timer {
     use mio::{Interest, Registry, Token};
     use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime};
 
-    /// A timerfd. Watched by edges, so that it need never be read: each going off is an edge.
+    /// A timerfd. It is watched edge-triggered, so it is never read: each expiry is an edge.
     pub(super) struct Timer(OwnedFd);
 
     impl Timer {
@@ -59,7 +59,7 @@ mod timer {
             Ok(Self(timer))
         }
 
-        /// Goes off once, `after` from now (more than nothing). False: it cannot.
+        /// Arms the timer to expire once, `after` from now (not zero). `false`: it failed.
         pub(super) fn set(&self, after: Duration) -> bool {
             let zero = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
             let Ok(it_value) = after.try_into() else { return false };
@@ -75,7 +75,7 @@ mod timer {
 
     use mio::{Registry, Token};
 
-    /// No such timer here: the poll's time-outs do it.
+    /// Without timerfd the poll's time-outs are used.
     pub(super) struct Timer;
 
     impl Timer {
@@ -99,7 +99,7 @@ mod tests {
 
     const WAKE_TIMER: Token = Token(7);
 
-    /// Turns of a loop until the clock, in milliseconds since `start`, reads `at`: how often it was woken.
+    /// Runs a loop until the clock, in milliseconds since `start`, reads `at`; returns the number of wake-ups.
     fn wakes_until(wake_timer: &mut WakeTimer, poll: &mut Poll, start: Instant, at: Millis) -> usize {
         let mut events = Events::with_capacity(4);
         for wakes in 0..1000 {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loop_wakes_when_something_is_due_and_again_after_that() {
+    fn a_loop_wakes_at_each_deadline() {
         let mut poll = Poll::new().unwrap();
         let mut wake_timer = WakeTimer::new(poll.registry(), WAKE_TIMER).unwrap();
         let start = Instant::now();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_earlier_than_the_timer_was_set_for_wakes_the_loop_in_time() {
+    fn a_deadline_before_the_armed_expiry_wakes_the_loop_in_time() {
         let mut poll = Poll::new().unwrap();
         let mut wake_timer = WakeTimer::new(poll.registry(), WAKE_TIMER).unwrap();
         let start = Instant::now();
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_due_now_does_not_sleep() {
+    fn a_deadline_that_has_passed_does_not_sleep() {
         let poll = Poll::new().unwrap();
         let mut wake_timer = WakeTimer::new(poll.registry(), WAKE_TIMER).unwrap();
         assert_eq!(wake_timer.sleep_until(5, 5), Some(Duration::ZERO));

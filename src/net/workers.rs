@@ -1,5 +1,5 @@
-//! Threads for what takes time: slow password hashes, questions to other servers. Endpoints take turns: a flood of
-//! attempts on one of them does not keep the others' clients waiting.
+//! Threads for blocking authentication: password hashes. Endpoints are served in turn, so that a flood of attempts on
+//! one endpoint does not delay the clients of the others.
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,15 +8,15 @@ use std::{io, thread};
 
 use weir_broker::EndpointId;
 
-/// Work of one endpoint that waits for a thread; above it the answer is "busy".
+/// Maximum of queued jobs of one endpoint; above it the answer is [`Busy`].
 const WAITING_MAX: usize = 4096;
 
 pub(super) type Job = Box<dyn FnOnce() + Send>;
 
-/// A pool of threads that ends with its last handle.
+/// A thread pool that stops when it is dropped.
 pub(super) struct Workers(Arc<Shared>);
 
-/// Too much waits already.
+/// The endpoint's queue is full.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Busy;
 
@@ -29,9 +29,9 @@ struct Shared {
 #[derive(Default)]
 struct Queues {
     waiting: HashMap<EndpointId, VecDeque<Job>>,
-    /// Endpoints with work, in the order of their turns.
+    /// Endpoints with queued jobs, in the order in which they are served.
     turns: VecDeque<EndpointId>,
-    ended: bool,
+    stopped: bool,
 }
 
 impl Queues {
@@ -67,9 +67,9 @@ impl Workers {
             let shared = Arc::clone(&workers.0);
             thread::Builder::new().name(format!("weir-worker-{number}")).spawn(move || {
                 while let Some(job) = shared.next() {
-                    // Whose job it was runs into the handshake's deadline; the worker is needed by others.
+                    // The client of the job gets the handshake timeout; the worker must go on for others.
                     if catch_unwind(AssertUnwindSafe(job)).is_err() {
-                        tracing::error!("an authenticator has panicked");
+                        tracing::error!("authenticator panicked");
                     }
                 }
             })?;
@@ -77,7 +77,7 @@ impl Workers {
         Ok(workers)
     }
 
-    /// Lets a thread do it, in its endpoint's turn.
+    /// Queues a job; a thread runs it when its endpoint is served.
     pub(super) fn submit(&self, endpoint: EndpointId, job: Job) -> Result<(), Busy> {
         self.0.queues.lock().unwrap_or_else(PoisonError::into_inner).push(endpoint, job)?;
         self.0.changed.notify_one();
@@ -87,17 +87,17 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.0.queues.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+        self.0.queues.lock().unwrap_or_else(PoisonError::into_inner).stopped = true;
         self.0.changed.notify_all();
     }
 }
 
 impl Shared {
-    /// The next job; `None`: the pool ended. The lock is held while waiting, not while working.
+    /// The next job; `None`: the pool has stopped. The lock is held while waiting, not while a job runs.
     fn next(&self) -> Option<Job> {
         let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if queues.ended {
+            if queues.stopped {
                 return None;
             }
             if let Some(job) = queues.pop() {
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn endpoints_take_turns_and_each_has_its_own_bound() {
+    fn endpoints_are_served_in_turn_and_each_queue_has_its_bound() {
         let mut queues = Queues::default();
         let done: Arc<Mutex<Vec<u32>>> = Arc::default();
         let mut push = |endpoint: u32| {

@@ -183,7 +183,7 @@ impl StatusView for LiveView {
 
     fn pulse(&self) -> Answering<bool> {
         let plane = self.plane.clone();
-        Box::pin(async move { plane.pulse().await.is_ok() })
+        Box::pin(async move { plane.ping_shards().await.is_ok() })
     }
 
     fn validate(&self, request: ValidateRequest) -> Validation {

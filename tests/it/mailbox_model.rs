@@ -46,7 +46,7 @@ fn a_receiver_that_sleeps_is_woken_and_mail_keeps_its_order() {
                 notify.wait();
             }
             mailbox.awake();
-            mailbox.take(&mut mail);
+            mailbox.take_all(&mut mail);
             received.append(&mut mail);
         }
         senders.into_iter().for_each(|sender| sender.join().expect("a sender ends"));

@@ -347,7 +347,7 @@ impl Driver {
         let pair = local_connection::pair();
         let (ours, theirs) = pair
             .map_err(|error| Failure::new(Cause::Local, format!("no socket for the way into this broker: {error}")))?;
-        self.plane.open_inside(theirs, local_connection::policy(&self.settings), &self.settings.spec.local_id);
+        self.plane.open_internal(theirs, local_connection::policy(&self.settings), &self.settings.spec.local_id);
         self.link.local_opened(self.plane.now())?;
         Ok(Wire::new(Box::new(ours)))
     }

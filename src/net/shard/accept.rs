@@ -1,4 +1,4 @@
-//! Connections come from the acceptor.
+//! New connections from the acceptor.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,30 +6,30 @@ use std::sync::Arc;
 use super::handshake::{Handshake, Stage};
 use super::table::{Connection, Key, State};
 use super::{Event, SWEEP_MS, Shard};
-use crate::net::layers::{Layers, Unsent};
+use crate::net::layers::{DriverOutput, Layers};
 use crate::net::policy::{ListenerPolicy, Transport};
 use crate::net::stats::{ConnectionGuard, Pending, Reason};
 use crate::net::stream::Stream;
 
-/// A connection fresh from the acceptor.
+/// A newly accepted connection.
 pub(in crate::net) struct Accepted {
     pub(in crate::net) stream: Stream,
     pub(in crate::net) peer: Option<SocketAddr>,
     pub(in crate::net) policy: Arc<ListenerPolicy>,
-    pub(in crate::net) opened: ConnectionGuard,
+    pub(in crate::net) guard: ConnectionGuard,
     pub(in crate::net) pending: Pending,
     pub(in crate::net) sequence: u64,
-    /// The endpoint has as many pending connections as it may: another one of it goes.
-    pub(in crate::net) displaces: bool,
-    /// The endpoint has as many connections as it may: this one is let in to be told so.
+    /// The endpoint is at its limit of pending connections: one of them is closed for this one.
+    pub(in crate::net) evicts_pending: bool,
+    /// The endpoint is at its connection limit: this connection gets a CONNACK with the reason.
     pub(in crate::net) over_limit: bool,
-    /// It comes from this process.
-    pub(in crate::net) inside: bool,
+    /// It comes from this process (a bridge).
+    pub(in crate::net) internal: bool,
 }
 
 impl Shard {
-    /// Accepts what waits. A connection whose handshake is deferred goes to the shards in turn; any other one is decoded
-    /// here and goes straight to its home.
+    /// Accepts waiting connections. TLS handshakes are distributed over the shards in turn; a plain connection is
+    /// decoded here, and goes to its home shard directly.
     pub(super) fn accept(&mut self) {
         let Some(acceptor) = &mut self.acceptor else { return };
         for accepted in acceptor.accept(self.instant) {
@@ -47,23 +47,25 @@ impl Shard {
     }
 
     pub(super) fn on_accepted(&mut self, accepted: Accepted) {
-        let Accepted { stream, peer, policy, opened, pending, sequence, displaces, over_limit, inside } = accepted;
-        if self.ending.is_some() {
-            return opened.metrics().refused(Reason::Shutdown);
+        let Accepted { stream, peer, policy, guard, pending, sequence, evicts_pending, over_limit, internal } =
+            accepted;
+        if self.shutdown.is_some() {
+            return guard.metrics().count_refused(Reason::Shutdown);
         }
-        let room = self.pending.len() < self.max_pending || self.displace(sequence, |_| true);
+        let room = self.pending.len() < self.max_pending || self.evict_pending(sequence, |_| true);
         if !room
-            || displaces && !self.displace(sequence, |handshake| handshake.policy.endpoint.id == policy.endpoint.id)
+            || evicts_pending
+                && !self.evict_pending(sequence, |handshake| handshake.policy.endpoint.id == policy.endpoint.id)
         {
-            return opened.metrics().refused(Reason::PendingLimit);
+            return guard.metrics().count_refused(Reason::PendingLimit);
         }
         let layers = match &policy.transport {
             Transport::Plain => None,
             Transport::Tls(tls) => match Layers::new_tls(&tls.config) {
                 Ok(layers) => Some(Box::new(layers)),
                 Err(error) => {
-                    tracing::error!(endpoint = %policy.endpoint.name, %error, "a TLS connection cannot begin");
-                    return opened.metrics().refused(Reason::Tls);
+                    tracing::error!(endpoint = %policy.endpoint.name, %error, "TLS setup failed");
+                    return guard.metrics().count_refused(Reason::Tls);
                 }
             },
         };
@@ -73,14 +75,14 @@ impl Shard {
         let handshake = Box::new(Handshake {
             stage,
             over_limit,
-            inside,
+            internal,
             policy,
             _pending: pending,
             position: self.pending.len(),
             deadline,
             tls_bytes: 0,
             input: Vec::new(),
-            out: Unsent::default(),
+            out: DriverOutput::default(),
             certificate: None,
             assigned_id: None,
             connect: Vec::new(),
@@ -91,7 +93,7 @@ impl Shard {
             layers,
             partial: None,
             enhanced: None,
-            opened,
+            guard,
             peer,
             sequence,
             generation,
@@ -108,15 +110,17 @@ impl Shard {
         });
         self.pending.push(key);
         self.next_sweep = self.next_sweep.min(self.now + SWEEP_MS);
-        // Often the CONNECT is there already; where its home is another shard, this one's poll need not see the socket.
+        // The CONNECT has often arrived already; if its home is another shard, the socket never enters this shard's
+        // poll.
         if self.peers.len() > 1 {
             self.on_handshake_readable(key);
         }
         self.register(key);
     }
 
-    /// Puts a connection into the poll, which tells of what came before, too.
+    /// Registers a connection in the poll, which also reports bytes that arrived before.
     pub(super) fn register(&mut self, key: Key) {
+        // The handshake may have ended with its first bytes.
         let Some(connection) = self.table.get_mut(key) else { return };
         if connection.registered {
             return;
@@ -128,19 +132,19 @@ impl Shard {
         }
         connection.registered = result.is_ok();
         if let Err(error) = result {
-            tracing::error!(shard = self.id.0, %error, "a connection could not be polled");
-            self.end_whatever(key);
+            tracing::error!(shard = self.id.0, %error, "connection registration failed: closing it");
+            self.abort_connection(key);
         }
     }
 
-    /// Closes one of the pending connections that `may_go`: any one, for those that linger there on purpose are most.
-    fn displace(&mut self, seed: u64, may_go: impl Fn(&Handshake) -> bool) -> bool {
+    /// Closes a random pending connection that `is_candidate`, to make room: idle ones are the majority in an attack.
+    fn evict_pending(&mut self, seed: u64, is_candidate: impl Fn(&Handshake) -> bool) -> bool {
         let count = self.pending.len();
         // Fibonacci hashing spreads consecutive numbers.
         let start = (seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize;
         let found = (0..count).map(|step| self.pending[(start + step) % count]).find(|key| {
             let state = self.table.get(*key).map(|connection| &connection.state);
-            matches!(state, Some(State::Pending(handshake)) if may_go(handshake))
+            matches!(state, Some(State::Pending(handshake)) if is_candidate(handshake))
         });
         if let Some(key) = found {
             self.refuse(key, Reason::PendingLimit, &[]);

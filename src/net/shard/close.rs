@@ -1,19 +1,19 @@
-//! How connections end.
+//! Closing connections.
 
 use super::table::{Key, State};
 use super::{SWEEP_MS, Shard};
-use crate::net::layers::{self, LayerError, Outgoing, Unsent};
+use crate::net::layers::{self, DriverOutput, LayerError, Outgoing};
 use crate::net::stats::Reason;
 use weir_broker::Millis;
 
-/// How long a closing connection may take to be written out, and then for its peer to close, ms.
+/// How long a closing connection may take to write its output, and then to wait for the peer's close, milliseconds.
 const CLOSING_MS: Millis = 5_000;
 const LINGER_MS: Millis = 2_000;
-/// Reads of what is thrown away before others have their turn.
+/// Reads of discarded bytes per connection and turn.
 const DISCARDS_PER_TURN: usize = 16;
 
 impl Shard {
-    /// The core is done with a connection: writes what waits, then closes it.
+    /// Closes a connection on behalf of the core, after its output is written.
     pub(super) fn close_connection(&mut self, key: Key) {
         let Some(connection) = self.table.get_mut(key) else { return };
         if connection.closing || !matches!(connection.state, State::Open(_)) {
@@ -25,22 +25,22 @@ impl Shard {
         self.flush_connection(key);
     }
 
-    /// The core is done with a connection after what it read: where there is nothing to tell it (it said DISCONNECT
-    /// itself), the socket is closed at once. TLS and WebSocket have a goodbye of their own: without it, the peer takes the
-    /// end for a failure.
+    /// Closes a connection on behalf of the core, after a read. Without output (after the client's DISCONNECT) the
+    /// socket is closed at once. TLS and WebSocket need their own close handshake, without which the peer sees a
+    /// failure.
     pub(super) fn close_after_reading(&mut self, key: Key) {
         let Some(connection) = self.table.get(key) else { return };
         let State::Open(id) = connection.state else { return };
-        let has_goodbye = connection.layers.is_some();
-        if !has_goodbye && self.core.out(id).is_none_or(|out| out.is_empty()) {
-            self.end(key);
+        let has_close_handshake = connection.layers.is_some();
+        if !has_close_handshake && self.core.out(id).is_none_or(|out| out.is_empty()) {
+            self.close_now(key);
         } else {
             self.close_connection(key);
         }
     }
 
-    /// Everything was written to a closing connection.
-    pub(super) fn finish(&mut self, key: Key) {
+    /// All output of a closing connection is written.
+    pub(super) fn finish_closing(&mut self, key: Key) {
         let Some(connection) = self.table.get_mut(key) else { return };
         if let State::Open(id) = connection.state {
             self.trace_ended(id);
@@ -49,8 +49,8 @@ impl Shard {
         self.linger(key);
     }
 
-    /// Says goodbye in the layers' words, and waits for the peer to close. (A socket that is closed while bytes of the
-    /// peer are unread sends a reset, which makes the peer's kernel throw away what the peer has not read yet.)
+    /// Sends the close messages of the layers, and waits for the peer to close. (Closing a socket with unread bytes
+    /// sends a reset, on which the peer's kernel discards bytes that the peer has not read yet.)
     fn linger(&mut self, key: Key) {
         let Some(connection) = self.table.get_mut(key) else { return };
         connection.state = State::Lingering;
@@ -62,10 +62,10 @@ impl Shard {
             layers.close();
         }
         let mut layers = connection.layers.take();
-        let said = layers::write(&connection.stream, layers.as_deref_mut(), &mut Unsent::default())
-            .and_then(|_| layers::finish(&connection.stream, layers.as_deref_mut()))
+        let result = layers::write(&connection.stream, layers.as_deref_mut(), &mut DriverOutput::default())
+            .and_then(|_| layers::send_close_notify(&connection.stream, layers.as_deref_mut()))
             .and_then(|_| connection.stream.finish_writing());
-        if said.is_err() {
+        if result.is_err() {
             return self.drop_connection(key);
         }
         self.closing.push((key, self.now + LINGER_MS));
@@ -73,7 +73,7 @@ impl Shard {
         self.discard(key);
     }
 
-    /// Throws away what still comes; of a peer that sends without end, the rest in the next turn.
+    /// Discards bytes of a lingering connection, a bounded amount per turn.
     pub(super) fn discard(&mut self, key: Key) {
         let Some(connection) = self.table.get_mut(key) else { return };
         for _ in 0..DISCARDS_PER_TURN {
@@ -88,8 +88,8 @@ impl Shard {
         self.ready.push(key);
     }
 
-    /// An admitted connection is gone: the core is told, the socket closed.
-    pub(super) fn end(&mut self, key: Key) {
+    /// Closes an admitted connection at once, and informs the core.
+    pub(super) fn close_now(&mut self, key: Key) {
         let Some(connection) = self.table.remove(key) else { return };
         if let State::Open(id) = connection.state {
             self.trace_ended(id);
@@ -97,35 +97,38 @@ impl Shard {
         }
     }
 
-    /// Closes the socket, wherever its connection stands.
-    pub(super) fn end_whatever(&mut self, key: Key) {
+    /// Closes a connection at once, in any state.
+    pub(super) fn abort_connection(&mut self, key: Key) {
         match self.table.get(key).map(|connection| &connection.state) {
-            Some(State::Open(_)) => self.end(key),
+            Some(State::Open(_)) => self.close_now(key),
             Some(_) => self.drop_connection(key),
             None => {}
         }
     }
 
-    /// Closes the socket of a connection the core does not know (any more).
+    /// Closes the socket of a connection that the core does not know, or no longer.
     pub(super) fn drop_connection(&mut self, key: Key) {
         let Some(connection) = self.table.remove(key) else { return };
-        debug_assert!(!matches!(connection.state, State::Open(_)), "the core is to be told first");
+        debug_assert!(
+            !matches!(connection.state, State::Open(_)),
+            "the core must be informed before the socket is closed"
+        );
         if let State::Pending(handshake) = connection.state {
-            self.no_longer_pending(handshake.position);
+            self.remove_pending(handshake.position);
         }
     }
 
-    /// TLS or WebSocket failed on an admitted connection.
+    /// Handles a TLS or WebSocket error on an admitted connection.
     pub(super) fn layer_failed(&mut self, key: Key, error: &LayerError) {
         let Some(connection) = self.table.get_mut(key) else { return };
         if let State::Open(id) = connection.state
             && let Some(client) = self.core.client(id)
         {
             let (endpoint, client_id) = (client.endpoint, client.client_id);
-            tracing::debug!(endpoint, client_id, shard = self.id.0, %error, "a connection ends");
+            tracing::debug!(endpoint, client_id, shard = self.id.0, %error, "connection closed: TLS or WebSocket error");
         }
         if let Some(layers) = connection.layers.as_deref_mut() {
-            layers.close_for(error);
+            layers.close_with_error(error);
         }
         if let State::Open(id) = connection.state {
             self.trace_ended(id);
@@ -134,8 +137,8 @@ impl Shard {
         self.linger(key);
     }
 
-    /// Takes a connection out of the list of pending ones.
-    pub(super) fn no_longer_pending(&mut self, position: usize) {
+    /// Removes a connection from the list of pending ones.
+    pub(super) fn remove_pending(&mut self, position: usize) {
         self.pending.swap_remove(position);
         if let Some(&moved) = self.pending.get(position)
             && let Some(State::Pending(handshake)) = self.table.get_mut(moved).map(|moved| &mut moved.state)
@@ -144,35 +147,35 @@ impl Shard {
         }
     }
 
-    /// Refuses a connection the core does not know: `bytes` (a CONNACK, an HTTP response) are its last words.
+    /// Refuses a pending connection: sends `bytes` (a CONNACK, an HTTP response), then closes it.
     pub(super) fn refuse(&mut self, key: Key, reason: Reason, bytes: &[u8]) {
         let Some(connection) = self.table.get_mut(key) else { return };
-        connection.opened.metrics().refused(reason);
-        let mut out = Unsent::default();
+        connection.guard.metrics().count_refused(reason);
+        let mut out = DriverOutput::default();
         if let State::Pending(handshake) = std::mem::replace(&mut connection.state, State::Lingering) {
             out = handshake.out;
-            self.no_longer_pending(handshake.position);
+            self.remove_pending(handshake.position);
         }
         out.push(bytes);
         let Some(connection) = self.table.get_mut(key) else { return };
         let layers = connection.layers.as_deref_mut();
-        let has_last_words = out.waiting() > 0 || layers.as_ref().is_some_and(|layers| layers.wants_write());
-        // What the socket does not take at once is not worth waiting for.
-        if has_last_words && !connection.blocked && layers::write(&connection.stream, layers, &mut out).is_ok() {
+        let has_output = out.waiting() > 0 || layers.as_ref().is_some_and(|layers| layers.wants_write());
+        // Bytes that the socket does not accept at once are dropped.
+        if has_output && !connection.blocked && layers::write(&connection.stream, layers, &mut out).is_ok() {
             self.linger(key);
         } else {
             self.drop_connection(key);
         }
     }
 
-    /// Ends what has taken too long.
+    /// Closes connections whose deadline has passed.
     pub(super) fn sweep(&mut self) {
         let now = self.now;
-        let late = |key: &Key| match self.table.get(*key).map(|connection| &connection.state) {
+        let is_late = |key: &Key| match self.table.get(*key).map(|connection| &connection.state) {
             Some(State::Pending(handshake)) => handshake.deadline <= now,
             _ => false,
         };
-        let late: Vec<Key> = self.pending.iter().copied().filter(late).collect();
+        let late: Vec<Key> = self.pending.iter().copied().filter(is_late).collect();
         for key in late {
             self.refuse(key, Reason::HandshakeTimeout, &[]);
         }
@@ -185,7 +188,7 @@ impl Shard {
             deadline > now && table.get(key).is_some()
         });
         for key in due {
-            self.end_whatever(key);
+            self.abort_connection(key);
         }
         let more = !self.pending.is_empty() || !self.closing.is_empty();
         self.next_sweep = if more { now + SWEEP_MS } else { Millis::MAX };

@@ -1,4 +1,4 @@
-//! What the control plane asks of a shard.
+//! Requests of the control plane to a shard.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -16,7 +16,7 @@ use crate::net::trace::Tracer;
 use weir_broker::{Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, RetainedPlace, RetainedTopic, Waiting};
 use weir_mqtt::{Publish, PublishProperties, QoS};
 
-/// A question or an order. Who asked may have gone before the answer; the order holds all the same.
+/// A request. The caller may have dropped the receiver of the reply; the request is carried out all the same.
 pub(in crate::net) enum Control {
     SetPolicy {
         policy: Arc<ListenerPolicy>,
@@ -24,14 +24,14 @@ pub(in crate::net) enum Control {
     },
     Drain {
         endpoint: EndpointId,
-        /// Just these, by their sequence number; `None`: whom the plan means.
+        /// Only these connections, by sequence number; `None`: those that the plan selects.
         chosen: Option<Arc<HashSet<u64>>>,
-        /// Those accepted up to here, and not admitted yet, never are.
+        /// The last sequence number that the drain applies to.
         until_sequence: u64,
         plan: Arc<DrainPlan>,
         reply: oneshot::Sender<u32>,
     },
-    /// The sequence numbers of an endpoint's connections, and where they come from.
+    /// The sequence numbers of an endpoint's connections, and their addresses.
     Sequences {
         endpoint: EndpointId,
         reply: oneshot::Sender<Vec<(u64, Option<IpAddr>)>>,
@@ -42,14 +42,14 @@ pub(in crate::net) enum Control {
         limit: usize,
         reply: oneshot::Sender<Vec<ClientRow>>,
     },
-    /// A message of the broker itself.
+    /// Publishes a message of the broker itself.
     Publish {
         namespace: Arc<str>,
         topic: String,
         payload: Vec<u8>,
         retain: bool,
     },
-    /// Clients that meet a filter.
+    /// Clients that match a filter.
     Find {
         filter: Arc<ClientFilter>,
         reply: oneshot::Sender<Vec<FoundClient>>,
@@ -57,39 +57,39 @@ pub(in crate::net) enum Control {
     Gauges {
         reply: oneshot::Sender<CoreGauges>,
     },
-    /// The sessions with most waiting for them.
+    /// The sessions with the largest backlogs.
     Backlogs {
         limit: usize,
         reply: oneshot::Sender<Vec<Backlog>>,
     },
-    /// Retained messages that meet a filter, from a place on.
+    /// Retained messages that match a filter, from a position on.
     Retained {
         filter: Arc<RetainedFilter>,
         from: RetainedPlace,
         limit: usize,
         reply: oneshot::Sender<(Vec<RetainedTopic>, Option<RetainedPlace>)>,
     },
-    /// Somebody looks over a client's shoulder.
+    /// Begins to trace a client.
     Trace {
         tracer: Box<Tracer>,
         reply: oneshot::Sender<()>,
     },
-    /// Whether the shard still turns.
-    Pulse {
+    /// Checks that the event loop runs.
+    Ping {
         reply: oneshot::Sender<()>,
     },
-    /// An endpoint is about to be served.
-    Know {
+    /// Registers the policy of an endpoint before its first connection.
+    RegisterPolicy {
         policy: Arc<EndpointPolicy>,
     },
-    /// What waits for a client whose home is here.
+    /// The queue of a client whose home is this shard.
     Waiting {
         namespace: Box<str>,
         client_id: Box<str>,
         reply: oneshot::Sender<Option<Waiting>>,
     },
-    /// An endpoint is gone for good.
-    Forget {
+    /// Removes an endpoint.
+    UnregisterPolicy {
         endpoint: EndpointId,
     },
     Shutdown {
@@ -112,7 +112,7 @@ impl Shard {
             }
             Control::Sequences { endpoint, reply } => {
                 let of_endpoint = self.table.iter().filter(|(_, connection)| {
-                    connection.opened.metrics().endpoint() == endpoint && !matches!(connection.state, State::Lingering)
+                    connection.guard.metrics().endpoint() == endpoint && !matches!(connection.state, State::Lingering)
                 });
                 let place = |c: &Connection| (c.sequence, c.peer.map(|peer| peer.ip()));
                 let _ = reply.send(of_endpoint.map(|(_, connection)| place(connection)).collect());
@@ -149,20 +149,20 @@ impl Shard {
                 self.begin_trace(*tracer);
                 let _ = reply.send(());
             }
-            Control::Pulse { reply } => {
+            Control::Ping { reply } => {
                 let _ = reply.send(());
             }
-            Control::Know { policy } => self.core.register_policy(&policy, self.now),
+            Control::RegisterPolicy { policy } => self.core.register_policy(&policy, self.now),
             Control::Waiting { namespace, client_id, reply } => {
                 let _ = reply.send(self.core.waiting_for(&namespace, &client_id));
             }
-            Control::Forget { endpoint } => {
+            Control::UnregisterPolicy { endpoint } => {
                 self.core.unregister_policy(endpoint);
                 self.policies.remove(&endpoint);
                 self.past_drains.retain(|past| past.endpoint != endpoint);
                 self.published.remove(&endpoint);
             }
-            Control::Shutdown { grace, reply } => self.begin_ending(grace, reply),
+            Control::Shutdown { grace, reply } => self.begin_shutdown(grace, reply),
         }
     }
 
@@ -196,18 +196,18 @@ impl Shard {
             .iter()
             .filter_map(|(_, connection)| {
                 let State::Open(id) = connection.state else { return None };
-                let endpoint = connection.opened.metrics().endpoint();
+                let endpoint = connection.guard.metrics().endpoint();
                 let peer = connection.peer.map(|peer| peer.ip());
                 let client = self.core.client(id)?;
-                let met = filter.meets(endpoint, connection.sequence, peer, client.client_id);
-                met.then_some((connection.sequence, endpoint, id))
+                let matches = filter.matches(endpoint, connection.sequence, peer, client.client_id);
+                matches.then_some((connection.sequence, endpoint, id))
             })
             .collect();
         found.sort_unstable();
-        let told = |(_, endpoint, id): (u64, EndpointId, ConnId)| {
+        let with_detail = |(_, endpoint, id): (u64, EndpointId, ConnId)| {
             let detail = filter.client_id.as_ref().and_then(|_| self.core.describe(id));
             Some(FoundClient { endpoint, row: self.row(id)?, detail })
         };
-        found.into_iter().filter_map(told).take(filter.limit).collect()
+        found.into_iter().filter_map(with_detail).take(filter.limit).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! Asking clients to leave: gradually, or all at once at the end.
+//! Draining connections: at a rate for an endpoint, or all at shutdown.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -13,45 +13,45 @@ use crate::net::stats::Reason;
 use weir_broker::{ConnId, EndpointId, Millis};
 use weir_mqtt::ReasonCode;
 
-/// A drain under way.
+/// A drain in progress.
 pub(super) struct ActiveDrain {
     targets: VecDeque<ConnId>,
     plan: Arc<DrainPlan>,
-    /// This shard's part of the rate, connections per ms; `None`: all at once.
+    /// This shard's share of the rate, connections per millisecond; `None`: all at once.
     per_ms: Option<f64>,
-    /// Connections that may be asked now.
+    /// Connections that may be disconnected now.
     credit: f64,
     updated: Millis,
-    asked: u32,
+    disconnected: u32,
     reply: oneshot::Sender<u32>,
 }
 
-/// A drain that began, for those who were accepted before it.
+/// A drain that has begun, kept for connections that were accepted before it and are not admitted yet.
 pub(super) struct PastDrain {
     pub(super) endpoint: EndpointId,
     until_sequence: u64,
     plan: Arc<DrainPlan>,
-    /// Whoever was accepted before it has been admitted by then, or closed.
+    /// When every connection accepted before it is admitted or closed.
     until: Millis,
 }
 
-/// What becomes of a connection that is admitted after drains that it should have met.
-pub(super) enum Verdict {
-    Stay,
-    /// It is admitted, and told to leave.
-    Leave(Arc<DrainPlan>),
+/// What earlier drains mean for a connection that is about to be admitted.
+pub(super) enum DrainDecision {
+    Admit,
+    /// It is admitted, and gets DISCONNECT at once.
+    AdmitThenDisconnect(Arc<DrainPlan>),
     Refuse,
 }
 
-/// The shard's own end.
-pub(super) struct Ending {
+/// The shard's shutdown.
+pub(super) struct Shutdown {
     pub(super) deadline: Millis,
     reply: oneshot::Sender<()>,
 }
 
 impl ActiveDrain {
-    /// When the next connection may be asked.
-    fn due(&self) -> Millis {
+    /// When the next connection may be disconnected.
+    fn next_due(&self) -> Millis {
         match self.per_ms {
             Some(per_ms) if self.credit < 1.0 => {
                 self.updated + (((1.0 - self.credit) / per_ms).ceil() as Millis).max(1)
@@ -92,34 +92,41 @@ impl Shard {
         });
         let shards = self.peers.len() as f64;
         let per_ms = plan.per_s.map(|per_s| f64::from(per_s.max(1)) / shards / 1000.0);
-        self.drains.push(ActiveDrain { targets, plan, per_ms, credit: 1.0, updated: self.now, asked: 0, reply });
+        self.drains.push(ActiveDrain { targets, plan, per_ms, credit: 1.0, updated: self.now, disconnected: 0, reply });
     }
 
-    /// Who is not admitted yet has nothing to lose.
+    /// Refuses pending connections that a drain has chosen.
     fn refuse_pending(&mut self, endpoint: EndpointId, sequences: &HashSet<u64>) {
-        let is_meant = |key: &Key| {
+        let is_chosen = |key: &Key| {
             self.table.get(*key).is_some_and(|connection| {
-                connection.opened.metrics().endpoint() == endpoint && sequences.contains(&connection.sequence)
+                connection.guard.metrics().endpoint() == endpoint && sequences.contains(&connection.sequence)
             })
         };
-        let pending: Vec<Key> = self.pending.iter().copied().filter(is_meant).collect();
+        let pending: Vec<Key> = self.pending.iter().copied().filter(is_chosen).collect();
         for key in pending {
             self.refuse(key, Reason::Shutdown, &[]);
         }
     }
 
-    /// What drains that began after a connection was accepted mean for it, now that it would be admitted.
-    pub(super) fn verdict(&self, endpoint: EndpointId, sequence: u64, facts: &ConnectionFacts<'_>) -> Verdict {
-        let mut verdict = Verdict::Stay;
+    /// Applies the drains that began after a connection was accepted, at its admission.
+    pub(super) fn drain_decision(
+        &self,
+        endpoint: EndpointId,
+        sequence: u64,
+        facts: &ConnectionFacts<'_>,
+    ) -> DrainDecision {
+        let mut decision = DrainDecision::Admit;
         for past in self.past_drains.iter().filter(|p| p.endpoint == endpoint && sequence <= p.until_sequence) {
             match &past.plan.which {
-                DrainWhich::Matching(predicate) if predicate(facts) => return Verdict::Refuse,
+                DrainWhich::Matching(predicate) if predicate(facts) => return DrainDecision::Refuse,
                 DrainWhich::Before(generation) if facts.generation >= *generation => {}
-                DrainWhich::All | DrainWhich::Before(_) => verdict = Verdict::Leave(Arc::clone(&past.plan)),
+                DrainWhich::All | DrainWhich::Before(_) => {
+                    decision = DrainDecision::AdmitThenDisconnect(Arc::clone(&past.plan))
+                }
                 DrainWhich::Matching(_) | DrainWhich::Newest(_) | DrainWhich::NewestOfAddress(_) => {}
             }
         }
-        verdict
+        decision
     }
 
     fn facts<'a>(&'a self, id: ConnId, connection: &'a Connection) -> Option<ConnectionFacts<'a>> {
@@ -136,10 +143,10 @@ impl Shard {
     }
 
     pub(super) fn next_drain(&self) -> Millis {
-        self.drains.iter().map(ActiveDrain::due).min().unwrap_or(Millis::MAX)
+        self.drains.iter().map(ActiveDrain::next_due).min().unwrap_or(Millis::MAX)
     }
 
-    /// Asks as many as the rates allow.
+    /// Disconnects as many clients as the rates allow.
     pub(super) fn run_drains(&mut self) {
         if self.drains.is_empty() {
             return;
@@ -154,24 +161,24 @@ impl Shard {
                 let Some(id) = drain.targets.pop_front() else { break };
                 let (code, reference) = (drain.plan.reason_code, drain.plan.server_reference.clone());
                 let until = now + Millis::from(drain.plan.in_flight_ms);
-                let asked = if drain.plan.revokes {
+                let disconnected = if drain.plan.revokes {
                     core.revoke(id, code, now)
                 } else {
                     core.begin_drain(id, code, reference, until, now)
                 };
-                // It may have left by itself.
-                if asked {
-                    drain.asked += 1;
+                // The client may have disconnected by itself.
+                if disconnected {
+                    drain.disconnected += 1;
                     drain.credit -= 1.0;
                 }
             }
         }
         for drain in self.drains.extract_if(.., |drain| drain.targets.is_empty()) {
-            let _ = drain.reply.send(drain.asked);
+            let _ = drain.reply.send(drain.disconnected);
         }
     }
 
-    pub(super) fn begin_ending(&mut self, grace: Duration, reply: oneshot::Sender<()>) {
+    pub(super) fn begin_shutdown(&mut self, grace: Duration, reply: oneshot::Sender<()>) {
         for key in std::mem::take(&mut self.pending.clone()) {
             self.refuse(key, Reason::Shutdown, &[]);
         }
@@ -188,21 +195,22 @@ impl Shard {
         for id in open {
             self.core.begin_drain(id, ReasonCode::ServerShuttingDown.as_u8(), None, until, self.now);
         }
-        self.ending = Some(Ending { deadline: self.now.saturating_add(grace), reply });
+        self.shutdown = Some(Shutdown { deadline: self.now.saturating_add(grace), reply });
     }
 
-    /// Ends the thread once everybody has gone, or the grace is over.
-    pub(super) fn check_ending(&mut self) {
-        let Some(ending) = self.ending.take_if(|ending| self.table.len() == 0 || ending.deadline <= self.now) else {
+    /// Stops the thread when all connections are closed, or the grace period is over.
+    pub(super) fn check_shutdown(&mut self) {
+        let Some(shutdown) = self.shutdown.take_if(|shutdown| self.table.len() == 0 || shutdown.deadline <= self.now)
+        else {
             return;
         };
         let left: Vec<Key> = self.table.iter().map(|(key, _)| key).collect();
         for key in left {
-            self.end_whatever(key);
+            self.abort_connection(key);
         }
-        self.settle();
-        self.publish();
+        self.finish_turn();
+        self.publish_counters();
         self.stopped = true;
-        let _ = ending.reply.send(());
+        let _ = shutdown.reply.send(());
     }
 }

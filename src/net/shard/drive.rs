@@ -1,9 +1,9 @@
 //! The shard as driver of its core.
 
 use super::{BULK_SLICE, Event, Shard, cpu_time};
-use weir_broker::{Batch, ConnId, Core, Driver, Reauthentication, RecordBatch, Scope, ShardId, drive};
+use weir_broker::{Batch, ConnId, Core, Driver, Reauthentication, RecordBatch, Scope, ShardId, Site, drive};
 
-/// Connections of the bulk queue that are written to between two looks at the clock.
+/// Connections of the bulk queue that are written to between two checks of the CPU time.
 const BULK_STEP: usize = 8;
 
 impl Driver for Shard {
@@ -31,7 +31,9 @@ impl Driver for Shard {
 
     fn send(&mut self, to: ShardId, batch: Batch) {
         let place = usize::from(to.0);
-        let (Some(peer), Some(events)) = (self.peers.get(place), self.outgoing.get_mut(place)) else { return };
+        let (Some(peer), Some(events)) = (self.peers.get(place), self.outgoing.get_mut(place)) else {
+            return self.core.note_internal_error(Site::ShardOfBatch);
+        };
         events.push(Event::Batch { from: self.id, batch });
         peer.send_all(events.drain(..));
     }
@@ -63,21 +65,21 @@ impl Driver for Shard {
 }
 
 impl Shard {
-    /// The bulk queue is written to from now on, for a slice of time. Writing to thousands takes long, and others want to be
-    /// served in between: the rest comes in the next turns.
+    /// Begins a time slice of writes to the bulk queue. Writing to thousands of connections takes long, and other
+    /// clients must be served in between: the rest follows in the next turns.
     pub(super) fn begin_bulk(&mut self) {
         self.unflushed_bytes = 0;
         self.bulk_flushes = 0;
         self.bulk_until = (self.core.bulk_flush_len() > 0).then(|| cpu_time() + BULK_SLICE);
     }
 
-    /// Writes what waits for connections, but for those in the bulk queue, and sends what waits for other shards.
+    /// Writes the output of connections, except those in the bulk queue, and sends batches to other shards.
     pub(super) fn flush_priority(&mut self) {
         (self.scope, self.bulk_until) = (Scope::Writes, None);
         drive(self);
     }
 
-    /// The same, and writes to connections in the bulk queue for a slice of time.
+    /// Writes the output of connections, those in the bulk queue for a time slice, and sends batches to other shards.
     pub(super) fn flush_all(&mut self) {
         self.flush_priority();
         self.begin_bulk();

@@ -1,5 +1,5 @@
-//! From the first byte to a whole CONNECT: PROXY header, TLS, WebSocket upgrade, CONNECT. Each stage takes its bytes and
-//! hands the rest to the next.
+//! From the first byte to a complete CONNECT: PROXY header, TLS, WebSocket upgrade, CONNECT. Each stage consumes its
+//! bytes and passes the rest to the next.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use super::{READ_BYTES, Shard};
 use crate::auth::{AuthExchange, PeerCertificate};
 use crate::net::acceptor::claim_address;
 use crate::net::auth_tasks::AuthTaskHandle;
-use crate::net::layers::{Layers, Unsent, WebSocket};
+use crate::net::layers::{DriverOutput, Layers, WebSocket};
 use crate::net::policy::{ListenerPolicy, ProxyProtocolPolicy};
 use crate::net::proxy::{self, Parsed};
 use crate::net::stats::{Pending, Reason};
@@ -18,43 +18,43 @@ use crate::net::websocket::{Incoming, Upgrade, upgrade};
 use weir_broker::Millis;
 use weir_mqtt::{Decoded, ProtocolVersion, connack, decode_connect};
 
-/// A connection before admission.
+/// The state of a connection before admission.
 pub(super) struct Handshake {
     pub(super) stage: Stage,
-    /// One too many: refused when it has said its version.
+    /// Above the connection limit: refused when its CONNECT has arrived.
     pub(super) over_limit: bool,
-    /// It comes from this process.
-    pub(super) inside: bool,
+    /// It comes from this process (a bridge).
+    pub(super) internal: bool,
     pub(super) policy: Arc<ListenerPolicy>,
-    /// Counts it among the pending ones.
+    /// Counts the connection as pending.
     pub(super) _pending: Pending,
-    /// Its place in the shard's list of pending connections.
+    /// Its index in the shard's list of pending connections.
     pub(super) position: usize,
     pub(super) deadline: Millis,
-    /// Bytes taken while TLS was shaking hands.
+    /// Bytes received during the TLS handshake.
     pub(super) tls_bytes: usize,
-    /// Bytes the present stage has, and cannot use yet.
+    /// Bytes of the current stage that are incomplete.
     pub(super) input: Vec<u8>,
-    pub(super) out: Unsent,
-    /// What mutual TLS, or a proxy that is trusted to have done it, says of the client.
+    pub(super) out: DriverOutput,
+    /// The client certificate, from mutual TLS or from a trusted proxy.
     pub(super) certificate: Option<Box<PeerCertificate>>,
-    /// The client id the server chose.
+    /// The client id that the server assigned.
     pub(super) assigned_id: Option<Box<str>>,
-    /// The CONNECT packet, while its authentication is under way.
+    /// The CONNECT packet, during authentication.
     pub(super) connect: Vec<u8>,
 }
 
-/// What comes next.
+/// The stages of a handshake.
 pub(super) enum Stage {
     Proxy,
     Upgrade,
     Connect,
-    /// A worker decides, or somebody else does who is asked; nothing is read meanwhile.
-    Deciding {
+    /// A worker or an authentication service decides; the shard reads no bytes meanwhile.
+    Authenticating {
         _auth_task: Option<AuthTaskHandle>,
     },
-    /// The client's next AUTH packet.
-    Auth(Box<dyn AuthExchange>),
+    /// Waits for the client's next AUTH packet.
+    EnhancedAuth(Box<dyn AuthExchange>),
 }
 
 impl Stage {
@@ -63,29 +63,29 @@ impl Stage {
     }
 }
 
-/// How a step ended.
-pub(super) enum Step {
-    /// More bytes are needed, or a decision.
+/// Whether a handshake goes on.
+pub(super) enum Progress {
+    /// It needs more bytes, or a decision.
     Wait,
-    /// The connection is admitted, refused, or gone to its home.
+    /// The connection is admitted, refused, or handed over.
     Done,
 }
 
-/// A stage's verdict.
-enum Verdict {
-    /// These bytes are the next stage's.
+/// The result of a stage.
+enum StageResult {
+    /// The stage is complete; these bytes belong to the next one.
     Next(Vec<u8>),
     Wait,
     Refuse(Reason, Vec<u8>),
 }
 
 impl Shard {
-    /// Reads from a pending connection until its socket is empty, or it is pending no more.
+    /// Reads from a pending connection until the socket is empty or the handshake is over.
     pub(super) fn on_handshake_readable(&mut self, key: Key) {
         let mut buffer = std::mem::take(&mut self.buffer);
         while let Some(connection) = self.table.get_mut(key) {
             let State::Pending(handshake) = &connection.state else { break };
-            if matches!(handshake.stage, Stage::Deciding { .. }) {
+            if matches!(handshake.stage, Stage::Authenticating { .. }) {
                 connection.unread = true;
                 break;
             }
@@ -107,14 +107,14 @@ impl Shard {
             };
             let drained = n < READ_BYTES && !connection.hung_up;
             connection.unread = !drained;
-            match self.step(key, &buffer[..n]) {
-                Step::Wait if drained => break,
-                Step::Wait => {}
-                Step::Done => break,
+            match self.on_handshake_bytes(key, &buffer[..n]) {
+                Progress::Wait if drained => break,
+                Progress::Wait => {}
+                Progress::Done => break,
             }
         }
         self.buffer = buffer;
-        // Admitted with more to read than was read.
+        // The client is admitted, and its socket holds more bytes.
         if let Some(connection) = self.table.get_mut(key)
             && matches!(connection.state, State::Open(_))
             && connection.unread
@@ -124,43 +124,43 @@ impl Shard {
         }
     }
 
-    /// Takes bytes from the socket.
-    fn step(&mut self, key: Key, raw: &[u8]) -> Step {
-        let Some(connection) = self.table.get_mut(key) else { return Step::Done };
-        let State::Pending(handshake) = &mut connection.state else { return Step::Done };
+    /// Handles bytes from the socket.
+    fn on_handshake_bytes(&mut self, key: Key, raw: &[u8]) -> Progress {
+        let Some(connection) = self.table.get_mut(key) else { return self.abort_handshake(key) };
+        let State::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
         if !matches!(handshake.stage, Stage::Proxy) {
             return match connection.layers {
-                None => self.step_plain(key, raw),
-                Some(_) => self.step_layers(key, raw),
+                None => self.on_plain_bytes(key, raw),
+                Some(_) => self.on_layered_bytes(key, raw),
             };
         }
-        let verdict = proxy_header(handshake, &mut connection.peer, raw);
-        if matches!(verdict, Verdict::Next(_))
-            && !claim_address(&mut connection.opened, &handshake.policy, connection.peer)
+        let result = proxy_header(handshake, &mut connection.peer, raw);
+        if matches!(result, StageResult::Next(_))
+            && !claim_address(&mut connection.guard, &handshake.policy, connection.peer)
         {
             self.refuse(key, Reason::AddressLimit, &[]);
-            return Step::Done;
+            return Progress::Done;
         }
-        match verdict {
-            Verdict::Next(rest) if rest.is_empty() => Step::Wait,
-            Verdict::Next(rest) => self.step(key, &rest),
-            Verdict::Wait => Step::Wait,
-            Verdict::Refuse(reason, bytes) => {
+        match result {
+            StageResult::Next(rest) if rest.is_empty() => Progress::Wait,
+            StageResult::Next(rest) => self.on_handshake_bytes(key, &rest),
+            StageResult::Wait => Progress::Wait,
+            StageResult::Refuse(reason, bytes) => {
                 self.refuse(key, reason, &bytes);
-                Step::Done
+                Progress::Done
             }
         }
     }
 
-    /// Takes bytes that are in TLS, in WebSocket frames, or both.
-    fn step_layers(&mut self, key: Key, raw: &[u8]) -> Step {
-        let Some(connection) = self.table.get_mut(key) else { return Step::Done };
+    /// Handles bytes in TLS, in WebSocket frames, or both.
+    fn on_layered_bytes(&mut self, key: Key, raw: &[u8]) -> Progress {
+        let Some(connection) = self.table.get_mut(key) else { return self.abort_handshake(key) };
         let (State::Pending(handshake), Some(layers)) = (&mut connection.state, &mut connection.layers) else {
-            return Step::Done;
+            return self.abort_handshake(key);
         };
         let mut plain = Vec::new();
         let handshaking = layers.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
-        let opened = layers.open(raw, &mut plain);
+        let incoming = layers.decode(raw, &mut plain);
         if handshaking {
             handshake.tls_bytes += raw.len();
         }
@@ -173,94 +173,100 @@ impl Shard {
                 Some(Ok(certificate)) => Some(Box::new(certificate)),
                 Some(Err(error)) => {
                     let endpoint = &*handshake.policy.endpoint.name;
-                    tracing::info!(endpoint, peer = connection.peer.map(tracing::field::display), %error, "a client certificate cannot be read");
+                    tracing::info!(endpoint, peer = connection.peer.map(tracing::field::display), %error, "client certificate invalid: connection refused");
                     self.refuse(key, Reason::Tls, &[]);
-                    return Step::Done;
+                    return Progress::Done;
                 }
             };
         }
         let wants_write = layers.wants_write();
         let websocket = layers.websocket.is_some();
-        match opened {
+        match incoming {
             Ok(_) if too_long => {
                 self.refuse(key, Reason::HandshakeSize, &[]);
-                return Step::Done;
+                return Progress::Done;
             }
             Ok(Incoming::Open) => {}
             Ok(Incoming::Closed) if plain.is_empty() => {
                 self.refuse(key, Reason::PeerClosed, &[]);
-                return Step::Done;
+                return Progress::Done;
             }
             Ok(Incoming::Closed) => {}
             Err(error) => {
                 let endpoint = &*handshake.policy.endpoint.name;
-                tracing::debug!(endpoint, peer = connection.peer.map(tracing::field::display), %error, "a handshake ends");
-                layers.close_for(&error);
+                let peer = connection.peer.map(tracing::field::display);
+                if websocket {
+                    tracing::debug!(endpoint, peer, %error, "WebSocket handshake failed");
+                } else {
+                    tracing::debug!(endpoint, peer, %error, "TLS handshake failed");
+                }
+                layers.close_with_error(&error);
                 self.refuse(key, if websocket { Reason::WebSocket } else { Reason::Tls }, &[]);
-                return Step::Done;
+                return Progress::Done;
             }
         }
         if wants_write {
             self.flush_connection(key);
         }
-        if plain.is_empty() { Step::Wait } else { self.step_plain(key, &plain) }
+        if plain.is_empty() { Progress::Wait } else { self.on_plain_bytes(key, &plain) }
     }
 
-    /// Takes bytes that are out of TLS and of what frames there are so far.
-    fn step_plain(&mut self, key: Key, bytes: &[u8]) -> Step {
-        let Some(connection) = self.table.get_mut(key) else { return Step::Done };
-        let State::Pending(handshake) = &mut connection.state else { return Step::Done };
+    /// Handles bytes after the layers that exist so far. The connection may be closed: writing the layers' own bytes
+    /// can fail.
+    fn on_plain_bytes(&mut self, key: Key, bytes: &[u8]) -> Progress {
+        let Some(connection) = self.table.get_mut(key) else { return Progress::Done };
+        let State::Pending(handshake) = &mut connection.state else { return Progress::Done };
         match &handshake.stage {
             Stage::Upgrade => {
                 let layers = connection.layers.get_or_insert_default();
                 match open_websocket(handshake, layers, bytes) {
-                    Verdict::Next(rest) => {
+                    StageResult::Next(rest) => {
                         self.flush_connection(key);
-                        if rest.is_empty() { Step::Wait } else { self.step_plain(key, &rest) }
+                        if rest.is_empty() { Progress::Wait } else { self.on_plain_bytes(key, &rest) }
                     }
-                    Verdict::Wait => Step::Wait,
-                    Verdict::Refuse(reason, bytes) => {
+                    StageResult::Wait => Progress::Wait,
+                    StageResult::Refuse(reason, bytes) => {
                         self.refuse(key, reason, &bytes);
-                        Step::Done
+                        Progress::Done
                     }
                 }
             }
-            Stage::Connect if handshake.input.is_empty() => self.step_connect(key, bytes),
+            Stage::Connect if handshake.input.is_empty() => self.on_connect_bytes(key, bytes),
             Stage::Connect => {
                 let mut input = std::mem::take(&mut handshake.input);
                 input.extend_from_slice(bytes);
-                self.step_connect(key, &input)
+                self.on_connect_bytes(key, &input)
             }
-            Stage::Auth(_) => {
+            Stage::EnhancedAuth(_) => {
                 let mut input = std::mem::take(&mut handshake.input);
                 input.extend_from_slice(bytes);
-                self.step_auth(key, input)
+                self.on_auth_bytes(key, input)
             }
-            Stage::Deciding { .. } | Stage::Proxy => {
+            Stage::Authenticating { .. } | Stage::Proxy => {
                 handshake.input.extend_from_slice(bytes);
-                Step::Wait
+                Progress::Wait
             }
         }
     }
 
-    /// Judges the beginning of the MQTT stream; `bytes` are all that came of it.
-    fn step_connect(&mut self, key: Key, bytes: &[u8]) -> Step {
-        let Some(connection) = self.table.get_mut(key) else { return Step::Done };
-        let State::Pending(handshake) = &mut connection.state else { return Step::Done };
+    /// Handles the beginning of the MQTT stream; `bytes` are all of its bytes so far.
+    fn on_connect_bytes(&mut self, key: Key, bytes: &[u8]) -> Progress {
+        let Some(connection) = self.table.get_mut(key) else { return self.abort_handshake(key) };
+        let State::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
         let policy = &handshake.policy;
         let max = policy.handshake.max_connect_bytes.min(policy.endpoint.limits.message_max_size);
         match decode_connect(bytes, max) {
             Ok(Decoded::Packet { packet, len }) => self.on_connect(key, &packet, len, bytes),
             Ok(Decoded::Incomplete { .. }) => {
                 handshake.input = bytes.to_vec();
-                Step::Wait
+                Progress::Wait
             }
             Err(error) => {
                 let endpoint = &*policy.endpoint.name;
-                tracing::debug!(endpoint, peer = connection.peer.map(tracing::field::display), %error, "a CONNECT is refused");
+                tracing::debug!(endpoint, peer = connection.peer.map(tracing::field::display), %error, "connection refused: invalid CONNECT");
                 let refusal = error.refusal.map(|refusal| refusal_bytes(refusal.version, refusal.code));
                 self.refuse(key, Reason::Protocol, &refusal.unwrap_or_default());
-                Step::Done
+                Progress::Done
             }
         }
     }
@@ -269,21 +275,21 @@ impl Shard {
 /// CONNACK with a reason code (5.0) or return code (3.x).
 pub(super) fn refusal_bytes(version: ProtocolVersion, code: u8) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // Without properties nothing in it can be too long.
+    // Encoding cannot fail: without properties nothing is too long.
     let _ = connack(&mut bytes, version, false, code, &weir_mqtt::ConnAckProperties::default());
     bytes
 }
 
-fn proxy_header(handshake: &mut Handshake, peer: &mut Option<SocketAddr>, raw: &[u8]) -> Verdict {
-    let refuse = || Verdict::Refuse(Reason::ProxyProtocol, Vec::new());
+fn proxy_header(handshake: &mut Handshake, peer: &mut Option<SocketAddr>, raw: &[u8]) -> StageResult {
+    let refuse = || StageResult::Refuse(Reason::ProxyProtocol, Vec::new());
     let Some(policy) = &handshake.policy.proxy_protocol else { return refuse() };
-    if !may_speak_for_others(policy, *peer) {
-        tracing::info!(endpoint = %handshake.policy.endpoint.name, peer = peer.map(tracing::field::display), "not a trusted source of PROXY headers");
+    if !is_trusted_proxy(policy, *peer) {
+        tracing::info!(endpoint = %handshake.policy.endpoint.name, peer = peer.map(tracing::field::display), "connection refused: not a trusted source of PROXY headers");
         return refuse();
     }
     handshake.input.extend_from_slice(raw);
     match proxy::parse(&handshake.input) {
-        Ok(Parsed::Incomplete) => Verdict::Wait,
+        Ok(Parsed::Incomplete) => StageResult::Wait,
         Ok(Parsed::Header(header)) => {
             if header.source.is_some() {
                 *peer = header.source;
@@ -294,43 +300,43 @@ fn proxy_header(handshake: &mut Handshake, peer: &mut Option<SocketAddr>, raw: &
                 handshake.certificate = Some(Box::new(PeerCertificate::named(common_name)));
             }
             handshake.stage = Stage::after_proxy(&handshake.policy);
-            Verdict::Next(std::mem::take(&mut handshake.input).split_off(header.len))
+            StageResult::Next(std::mem::take(&mut handshake.input).split_off(header.len))
         }
         Err(error) => {
-            tracing::info!(endpoint = %handshake.policy.endpoint.name, peer = peer.map(tracing::field::display), %error, "a connection is refused");
+            tracing::info!(endpoint = %handshake.policy.endpoint.name, peer = peer.map(tracing::field::display), %error, "connection refused: invalid PROXY header");
             refuse()
         }
     }
 }
 
-fn may_speak_for_others(policy: &ProxyProtocolPolicy, peer: Option<SocketAddr>) -> bool {
+fn is_trusted_proxy(policy: &ProxyProtocolPolicy, peer: Option<SocketAddr>) -> bool {
     peer.is_none_or(|peer| policy.sources.iter().any(|range| range.contains(peer.ip())))
 }
 
-/// Judges an upgrade request; what follows it comes back out of its frames.
-fn open_websocket(handshake: &mut Handshake, layers: &mut Layers, bytes: &[u8]) -> Verdict {
+/// Handles an upgrade request; the bytes after it are decoded as frames.
+fn open_websocket(handshake: &mut Handshake, layers: &mut Layers, bytes: &[u8]) -> StageResult {
     let Some(policy) = &handshake.policy.websocket else {
-        return Verdict::Refuse(Reason::WebSocket, Vec::new());
+        return StageResult::Refuse(Reason::WebSocket, Vec::new());
     };
     handshake.input.extend_from_slice(bytes);
     match upgrade(&handshake.input, policy) {
-        Upgrade::Incomplete => Verdict::Wait,
+        Upgrade::Incomplete => StageResult::Wait,
         Upgrade::Accepted { consumed, response } => {
             let rest = std::mem::take(&mut handshake.input).split_off(consumed);
             handshake.stage = Stage::Connect;
             layers.websocket = Some(Box::new(WebSocket::new(policy.max_message_bytes, response)));
             let mut plain = Vec::new();
-            match layers.open_frames(&rest, &mut plain) {
-                Ok(_) => Verdict::Next(plain),
+            match layers.decode_frames(&rest, &mut plain) {
+                Ok(_) => StageResult::Next(plain),
                 Err(error) => {
-                    layers.close_for(&error);
-                    Verdict::Refuse(Reason::WebSocket, Vec::new())
+                    layers.close_with_error(&error);
+                    StageResult::Refuse(Reason::WebSocket, Vec::new())
                 }
             }
         }
         Upgrade::Refused { response, why } => {
-            tracing::info!(endpoint = %handshake.policy.endpoint.name, why, "a WebSocket upgrade is refused");
-            Verdict::Refuse(Reason::WebSocket, response)
+            tracing::info!(endpoint = %handshake.policy.endpoint.name, why, "connection refused: invalid WebSocket upgrade");
+            StageResult::Refuse(Reason::WebSocket, response)
         }
     }
 }

@@ -1,8 +1,9 @@
 //! A shard: one thread, one epoll loop, one broker core.
 //!
-//! - `table`: the connections; `arrive`, `handshake`, `admit`: from accept to admission; `receive`, `send`: bytes of
-//!   admitted ones; `reauthenticate`: their AUTH; `close`: how they end; `control`, `drain`: what the control plane asks;
-//!   `trace`: who looks on.
+//! - `table`: the connections; `accept`, `handshake`, `admit`: from accept to admission; `receive`, `send`: reading and
+//!   writing admitted connections; `reauthenticate`: their AUTH; `close`: closing them; `control`, `drain`: requests of
+//!   the control plane; `trace`: tracing of clients.
+//! - The shard owns its connections and its core; other threads reach it only through its mailbox.
 
 mod accept;
 mod admit;
@@ -30,7 +31,7 @@ pub(super) use self::admit::HandOver;
 pub(super) use self::control::Control;
 pub(super) use self::table::Key;
 
-use self::drain::{ActiveDrain, Ending, PastDrain};
+use self::drain::{ActiveDrain, PastDrain, Shutdown};
 use self::random::ClientIds;
 use self::table::{State, Table};
 use super::acceptor::{Acceptor, AcceptorConfig, Command};
@@ -49,65 +50,65 @@ use weir_broker::{
     Recording, RefusedWill, Restored, Scope, ShardId, StoreAck, Stored, TotalRates, drive,
 };
 
-/// What a shard is told by others.
+/// Events from other threads.
 pub(super) enum Event {
-    /// For the acceptor, which is the first shard's.
+    /// A command to the acceptor, which runs in the first shard.
     Listeners(Command),
-    /// The acceptor has a connection for it.
+    /// A new connection from the acceptor.
     Accepted(Box<Accepted>),
-    /// Another shard has admitted a client whose home is here.
+    /// A client that another shard authenticated, and whose home is this shard.
     HandOver(Box<HandOver>),
-    /// A worker has decided.
-    Decided {
+    /// The decision of a worker or an authentication task.
+    AuthDecision {
         key: Key,
         decision: Decision,
     },
-    /// Another shard's core has work for this one's.
+    /// Link messages from another shard's core.
     Batch {
         from: ShardId,
         batch: Batch,
     },
     Control(Control),
-    /// The store has come further.
+    /// An acknowledgement of the store.
     StoreAck(StoreAck),
 }
 
 const WAKER: Token = Token(usize::MAX);
 const WAKE_TIMER: Token = Token(usize::MAX - 1);
 const EVENTS: usize = 1024;
-/// Bytes of one read.
+/// Maximum of bytes per read.
 const READ_BYTES: usize = 64 << 10;
-/// The shared read buffer: a read, and before it the beginning of a packet.
-const BUFFER_BYTES: usize = READ_BYTES + receive::HELD_MAX_BYTES;
-/// Bytes received since the last flush after which the connections are flushed before more is read.
+/// Size of the shared read buffer: the beginning of a packet, and one read.
+const BUFFER_BYTES: usize = READ_BYTES + receive::PARTIAL_MAX_BYTES;
+/// Bytes received since the last flush, above which connections are flushed before more is read.
 const EARLY_FLUSH_BYTES: usize = 256 << 10;
-/// How often deadlines of handshakes and of closing connections are looked at.
+/// Interval of the check for expired deadlines of handshakes and closing connections, milliseconds.
 const SWEEP_MS: Millis = 100;
-/// Work (packets and deliveries) that what other shards send may come to in one turn; while the crowd is written to, less.
+/// Maximum of work (packets and deliveries) per turn for messages of other shards; while the bulk queue is written to,
+/// less.
 const LINK_WORK_PER_TURN: usize = 16_384;
 const LINK_WORK_WITH_BULK: usize = 1024;
-/// How long a turn reads from connections that make much work, and how long it writes to the crowd, in time of this
-/// thread's own: whatever else happens waits no longer than for both. Reading less at once would cost throughput: what
-/// goes to many is cheaper the more of it each write takes.
+/// CPU time per turn for reading deferred connections, and for writing to the bulk queue: no other event waits longer
+/// than both. Smaller reads would cost throughput, since fan-out is cheaper the more bytes each write has.
 const DEFERRED_READ_SLICE: Duration = Duration::from_millis(4);
 const BULK_SLICE: Duration = Duration::from_millis(2);
-/// How often counters are shown to the control plane.
+/// Interval at which counters are published to the control plane, milliseconds.
 const PUBLISH_MS: Millis = 250;
 
-/// Where durable state goes, and what of it is there already.
+/// A store: the sink of new records, and the state read at the start.
 pub struct DurableStore {
     pub sink: Arc<dyn RecordSink>,
     pub stored: Stored,
 }
 
-/// What all shards share.
+/// State that all shards share.
 pub(super) struct Shared {
     pub(super) epoch: Instant,
     pub(super) delivery_latency: Arc<DeliveryLatency>,
     pub(super) endpoint_metrics: Arc<AllEndpointMetrics>,
     pub(super) workers: Workers,
     pub(super) auth_tasks: AuthTasks,
-    pub(super) away: OfflineSessions,
+    pub(super) offline_sessions: OfflineSessions,
     pub(super) total_rates: TotalRates,
 }
 
@@ -118,62 +119,62 @@ struct Shard {
     sink: Option<Arc<dyn RecordSink>>,
     poll: Poll,
     wake_timer: WakeTimer,
-    /// The first shard's.
+    /// `Some` in the first shard.
     acceptor: Option<Acceptor>,
-    /// The shard that has the next connection's TLS handshake.
+    /// The shard that gets the next TLS handshake.
     next_shard: usize,
     mailbox: Arc<Mailbox<Event>>,
-    /// Every shard's mailbox, this one's too.
+    /// The mailboxes of all shards, this one included.
     peers: Vec<Arc<Mailbox<Event>>>,
-    /// Mail for them, sent once per turn.
+    /// Events for the other shards, sent once per turn.
     outgoing: Vec<Vec<Event>>,
     table: Table,
     buffer: Vec<u8>,
-    /// What layers make of the buffer.
+    /// Scratch buffer for decoded bytes of the layers.
     plain: Vec<u8>,
-    /// When the turn began, by the system's clock and by the core's.
+    /// Start of the turn, by the system's clock and by the core's.
     instant: Instant,
     now: Millis,
     turns: u32,
-    /// Connections with bytes that no event will tell of again.
+    /// Connections with unread bytes for which no further event comes.
     ready: Vec<Key>,
-    /// Those that make much work, in the order in which they are read; and until when this turn reads them.
+    /// Deferred connections (whose packets cause much work), in the order in which they are read, and the end of this
+    /// turn's slice for them.
     deferred: VecDeque<Key>,
     deferred_until: Option<Duration>,
-    /// How many of the crowd have to be written to before anything more is read for it.
+    /// Connections of the bulk queue to write to before deferred connections are read again.
     bulk_ahead: usize,
-    /// Which outputs of the core are carried out now; and until when those of the bulk queue are, in this turn.
+    /// The outputs of the core that are handled now, and the end of this turn's slice for the bulk queue.
     scope: Scope,
     bulk_until: Option<Duration>,
     bulk_flushes: usize,
-    /// Connections before admission, and those on their way out.
+    /// Connections before admission, and closing ones with their deadlines.
     pending: Vec<Key>,
     closing: Vec<(Key, Millis)>,
     max_pending: usize,
     next_sweep: Millis,
     unflushed_bytes: usize,
     client_ids: ClientIds,
-    /// The newest policy that was put in force for open connections.
+    /// The latest policy that was applied to open connections.
     policies: HashMap<EndpointId, Arc<ListenerPolicy>>,
-    /// What holds for those who were accepted before a drain, and are not admitted yet.
+    /// Drains that still apply to connections accepted before them.
     past_drains: Vec<PastDrain>,
     drains: Vec<ActiveDrain>,
-    ending: Option<Ending>,
-    /// Who looks over a client's shoulder: nobody, as a rule.
+    shutdown: Option<Shutdown>,
+    /// Active traces, usually none.
     tracers: Vec<Tracer>,
     published: HashMap<EndpointId, EndpointCounters>,
     next_publish: Millis,
     stopped: bool,
 }
 
-/// How long this thread has run: on a machine that is busy otherwise, less than a clock says, and what a slice of time is
-/// good for stays the same.
+/// CPU time of this thread: on a busy machine less than wall-clock time, so a slice always has the same amount of work.
 fn cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or_default(), u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
-/// Starts the threads; with a store, what it holds is in place before.
+/// Starts the threads; with a store, its state is restored first.
 pub(super) fn start(
     config: &DataPlaneConfig,
     shared: &Arc<Shared>,
@@ -195,14 +196,14 @@ pub(super) fn start(
     }
     if let Some((durable_store, epoch_unix_ms)) = durable_store {
         let mailboxes = peers.clone();
-        durable_store.sink.on_ack(Box::new(move |shard, kept| match kept {
+        durable_store.sink.on_ack(Box::new(move |shard, ack| match ack {
             StoreAck::UpTo(_) => {
                 if let Some(mailbox) = mailboxes.get(usize::from(shard.0)) {
-                    mailbox.send(Event::StoreAck(kept));
+                    mailbox.send(Event::StoreAck(ack));
                 }
             }
-            // A shard without records of its own may wait for those of others.
-            StoreAck::Full(_) => mailboxes.iter().for_each(|mailbox| mailbox.send(Event::StoreAck(kept))),
+            // A shard without own records may wait for records of other shards.
+            StoreAck::Full(_) => mailboxes.iter().for_each(|mailbox| mailbox.send(Event::StoreAck(ack))),
         }));
         restore(&mut shards, &durable_store, epoch_unix_ms)?;
     }
@@ -218,7 +219,7 @@ pub(super) fn start(
     Ok(peers)
 }
 
-/// Gives every core its part of what is stored, and each what it must know of the others.
+/// Restores each core's part of the stored state, and exchanges link messages until all cores are settled.
 fn restore(shards: &mut [Shard], durable_store: &DurableStore, epoch_unix_ms: u64) -> io::Result<()> {
     let mut restored = Restored::default();
     let recording = Recording { next_id: durable_store.stored.next_id(), epoch_unix_ms };
@@ -239,14 +240,14 @@ fn restore(shards: &mut [Shard], durable_store: &DurableStore, epoch_unix_ms: u6
                 match output {
                     Output::Batch(to, batch) => shards[usize::from(to.0)].core.deliver_batch(id, batch, 0),
                     Output::Records(records) => durable_store.sink.append(id, records),
-                    // There is no connection yet.
+                    // There are no connections yet.
                     _ => {}
                 }
             }
         }
     }
     let Restored { sessions, subscriptions, deliveries, retained } = restored;
-    tracing::info!(sessions, subscriptions, messages = deliveries, retained, "durable state is back");
+    tracing::info!(sessions, subscriptions, messages = deliveries, retained, "durable state restored");
     Ok(())
 }
 
@@ -266,7 +267,7 @@ impl Shard {
             hash_seed: crate::random::number().map_err(io::Error::other)?,
         });
         core.bound_queues(config.queued_max_bytes / peers.len());
-        core.share_counts(shared.away.clone(), shared.total_rates.clone());
+        core.share_counts(shared.offline_sessions.clone(), shared.total_rates.clone());
         let instant = shared.epoch;
         Ok(Self {
             wake_timer,
@@ -302,7 +303,7 @@ impl Shard {
             policies: HashMap::new(),
             past_drains: Vec::new(),
             drains: Vec::new(),
-            ending: None,
+            shutdown: None,
             tracers: Vec::new(),
             published: HashMap::new(),
             next_publish: Millis::MAX,
@@ -310,15 +311,15 @@ impl Shard {
         })
     }
 
-    /// One round: waits for something to happen, lets it happen, and sends what came of it, each socket and each other
-    /// shard at most once.
+    /// One turn of the event loop: waits for events, handles them, and sends the results, at most once per socket and
+    /// shard.
     fn turn(&mut self, events: &mut Events) {
         let done = self.ready.is_empty() && self.deferred.is_empty() && !self.core.has_pending();
         let timeout = if done && self.mailbox.may_sleep() { self.sleep_time() } else { Some(Duration::ZERO) };
         if let Err(error) = self.poll.poll(events, timeout)
             && error.kind() != io::ErrorKind::Interrupted
         {
-            tracing::error!(shard = self.id.0, %error, "a shard cannot poll");
+            tracing::error!(shard = self.id.0, %error, "event loop poll failed");
             thread::sleep(Duration::from_millis(10));
         }
         self.mailbox.awake();
@@ -332,7 +333,7 @@ impl Shard {
         }
         let has_bulk = self.core.bulk_flush_len() > 0;
         self.core.begin_turn(if has_bulk { LINK_WORK_WITH_BULK } else { LINK_WORK_PER_TURN }, self.now);
-        self.take_mail();
+        self.handle_mail();
         for key in std::mem::take(&mut self.ready) {
             self.on_readable(key);
         }
@@ -345,9 +346,9 @@ impl Shard {
         if self.core.next_deadline().is_some_and(|at| at <= self.now) {
             self.core.tick(self.now);
         }
-        self.read_heavy();
+        self.read_deferred();
         self.run_drains();
-        self.settle();
+        self.finish_turn();
         if sent_before.is_some_and(|before| self.messages_sent() > before) {
             self.shared.delivery_latency.observe(self.shared.epoch.elapsed().saturating_sub(begun));
         }
@@ -355,9 +356,9 @@ impl Shard {
             self.sweep();
         }
         if self.next_publish <= self.now {
-            self.publish();
+            self.publish_counters();
         }
-        self.check_ending();
+        self.check_shutdown();
     }
 
     fn messages_sent(&self) -> u64 {
@@ -365,19 +366,19 @@ impl Shard {
     }
 
     fn sleep_time(&mut self) -> Option<Duration> {
-        let ending = self.ending.as_ref().map_or(Millis::MAX, |ending| ending.deadline);
-        let own = self.next_sweep.min(self.next_publish).min(self.next_drain()).min(ending);
+        let shutdown = self.shutdown.as_ref().map_or(Millis::MAX, |shutdown| shutdown.deadline);
+        let own = self.next_sweep.min(self.next_publish).min(self.next_drain()).min(shutdown);
         let at = self.core.next_deadline().map_or(own, |at| at.min(own));
-        if let Some(due) = self.acceptor.as_ref().and_then(|acceptor| acceptor.due(self.instant)) {
+        if let Some(due) = self.acceptor.as_ref().and_then(|acceptor| acceptor.next_deadline(self.instant)) {
             let accept = due.saturating_duration_since(self.instant);
             return Some(self.wake_timer.sleep_until(at, self.now).map_or(accept, |timer| timer.min(accept)));
         }
         self.wake_timer.sleep_until(at, self.now)
     }
 
-    fn take_mail(&mut self) {
+    fn handle_mail(&mut self) {
         let mut mail = Vec::new();
-        self.mailbox.take(&mut mail);
+        self.mailbox.take_all(&mut mail);
         for event in mail {
             match event {
                 Event::Listeners(command) => {
@@ -387,10 +388,10 @@ impl Shard {
                 }
                 Event::Accepted(accepted) => self.on_accepted(*accepted),
                 Event::HandOver(hand_over) => self.on_hand_over(*hand_over),
-                Event::Decided { key, decision } => self.on_decided(key, decision),
+                Event::AuthDecision { key, decision } => self.on_auth_decision(key, decision),
                 Event::Batch { from, batch } => self.core.deliver_batch(from, batch, self.now),
                 Event::Control(control) => self.on_control(control),
-                Event::StoreAck(kept) => self.core.on_store_ack(kept, self.now),
+                Event::StoreAck(ack) => self.core.on_store_ack(ack, self.now),
             }
         }
     }
@@ -402,10 +403,10 @@ impl Shard {
             }
             return;
         }
-        let key = Key::of(event.token());
+        let key = Key::from_token(event.token());
         let Some(connection) = self.table.get_mut(key) else { return };
         if event.is_error() || event.is_write_closed() && event.is_read_closed() {
-            // Nothing can be written any more, and what the peer sent before a reset is gone, too.
+            // Writes fail from now on, and bytes that the peer sent before a reset are lost too.
             connection.paused = false;
         }
         connection.hung_up |= event.is_read_closed() || event.is_error();
@@ -421,8 +422,8 @@ impl Shard {
         }
     }
 
-    /// Carries out what the core asks for at the end of a turn.
-    fn settle(&mut self) {
+    /// Handles the outputs of the core at the end of a turn.
+    fn finish_turn(&mut self) {
         self.scope = Scope::All;
         self.begin_bulk();
         drive(self);
@@ -432,7 +433,7 @@ impl Shard {
 
     fn log_refused_wills(&mut self) {
         for RefusedWill { endpoint, client_id, topic, why } in self.core.take_refused_wills() {
-            tracing::info!(%endpoint, %client_id, %topic, ?why, "will refused: its client may not publish it any more");
+            tracing::info!(%endpoint, %client_id, %topic, ?why, "will refused: client not authorized to publish it");
         }
     }
 
@@ -453,8 +454,8 @@ impl Shard {
         }
     }
 
-    /// Shows the counters that moved.
-    fn publish(&mut self) {
+    /// Publishes the counters that changed.
+    fn publish_counters(&mut self) {
         self.next_publish = Millis::MAX;
         for (endpoint, counters) in self.core.counters() {
             if self.published.get(&endpoint) != Some(counters) {

@@ -7,7 +7,7 @@ use crate::random::{self, NoRandomness};
 const ID_BYTES: usize = 16;
 const POOL_IDS: usize = 64;
 
-/// Hands out ids nobody can guess: 128 random bits each. Random bytes are fetched for many at a time.
+/// Generates unguessable client ids of 128 random bits. Random bytes are fetched for many ids at a time.
 #[derive(Default)]
 pub(super) struct ClientIds {
     pool: Vec<u8>,
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_differ() {
+    fn assigned_client_ids_are_unique() {
         let mut ids = ClientIds::default();
         let drawn: std::collections::HashSet<_> = (0..1000).map(|_| ids.next().unwrap()).collect();
         assert_eq!(drawn.len(), 1000);

@@ -1,5 +1,5 @@
-//! Re-authentication of admitted clients [MQTT 5.0 section 4.12.1]: what their AUTH packets hold goes to the
-//! authenticator, its answer to the core.
+//! Re-authentication of admitted clients [MQTT 5.0 section 4.12.1]: passes the data of AUTH packets to the
+//! authenticator, and its decision to the core.
 
 use std::sync::Arc;
 
@@ -13,23 +13,23 @@ use crate::net::policy::ListenerPolicy;
 use weir_broker::{ConnId, Principal, Reauthentication};
 use weir_mqtt::{Connect, ProtocolVersion};
 
-/// What a connection with an authentication method shows again.
-pub(super) struct Enhanced {
-    /// By which it is judged, or was the last time.
+/// The credentials of a connection with an authentication method, for re-authentication.
+pub(super) struct EnhancedAuth {
+    /// The policy of the current, or the last, authentication.
     policy: Arc<ListenerPolicy>,
     client_id: Box<str>,
-    /// CONNECT's.
+    /// The username of CONNECT.
     username: Option<Box<str>>,
     method: Box<str>,
     certificate: Option<Box<PeerCertificate>>,
-    /// A re-authentication under way, where the next word is the client's.
+    /// A re-authentication that waits for the client's next AUTH packet.
     exchange: Option<Box<dyn AuthExchange>>,
-    /// The same, where an authentication service is asked.
+    /// A re-authentication that waits for an authentication service.
     auth_task: Option<AuthTaskHandle>,
 }
 
-impl Enhanced {
-    /// `None`: CONNECT named no method.
+impl EnhancedAuth {
+    /// `None`: CONNECT has no authentication method.
     pub(super) fn new(connect: &Connect<'_>, handshake: &Handshake, assigned_id: Option<&str>) -> Option<Box<Self>> {
         Some(Box::new(Self {
             policy: Arc::clone(&handshake.policy),
@@ -44,7 +44,7 @@ impl Enhanced {
 }
 
 impl Shard {
-    /// A client wants to be authenticated again, or answers a challenge.
+    /// Handles an AUTH packet: a client begins a re-authentication, or answers a challenge.
     pub(super) fn reauthenticate_client(&mut self, request: Reauthentication) {
         let Reauthentication { connection, begins, data } = request;
         let Some(key) = self.table.key_of(connection) else { return };
@@ -88,53 +88,58 @@ impl Shard {
         Some(exchange.step(data.unwrap_or_default()))
     }
 
-    /// An authenticator's answer, now or from a worker.
+    /// Handles the authenticator's decision.
     pub(super) fn on_reauthentication_decision(&mut self, key: Key, decision: Decision) {
         let Some(Connection { state: State::Open(id), enhanced: Some(enhanced), .. }) = self.table.get_mut(key) else {
             return;
         };
         let id = *id;
         match decision {
-            Decision::Admit(principal) => self.confirm_again(key, id, principal, None),
-            Decision::AdmitWith { principal, data, .. } => self.confirm_again(key, id, principal, data.as_deref()),
+            Decision::Admit(principal) => self.complete_reauthentication(key, id, principal, None),
+            Decision::AdmitWith { principal, data, .. } => {
+                self.complete_reauthentication(key, id, principal, data.as_deref())
+            }
             Decision::Continue { data, exchange } => {
                 enhanced.exchange = Some(exchange);
                 self.core.continue_authentication(id, &data, self.now);
             }
-            Decision::Refuse(refusal) => self.refuse_again(key, id, refusal),
+            Decision::Refuse(refusal) => self.fail_reauthentication(key, id, refusal),
             Decision::Task(task) => {
                 enhanced.auth_task = spawn_auth_task(&self.shared, &self.mailbox, key, task);
             }
             Decision::Blocking(job) => {
                 let endpoint = enhanced.policy.endpoint.id;
                 let mailbox = Arc::clone(&self.mailbox);
-                let job = Box::new(move || mailbox.send(Event::Decided { key, decision: job() }));
+                let job = Box::new(move || mailbox.send(Event::AuthDecision { key, decision: job() }));
                 if self.shared.workers.submit(endpoint, job).is_err() {
-                    self.refuse_again(key, id, Refusal::Busy);
+                    self.fail_reauthentication(key, id, Refusal::Busy);
                 }
             }
         }
     }
 
-    fn confirm_again(&mut self, key: Key, id: ConnId, principal: Principal, data: Option<&[u8]>) {
-        let Some(enhanced) = self.table.get(key).and_then(|connection| connection.enhanced.as_deref()) else { return };
-        // What was declared since it was asked counts too: nobody else would judge it by that.
-        let confirmed = self.policies.get(&enhanced.policy.endpoint.id).is_none_or(|newest| {
+    fn complete_reauthentication(&mut self, key: Key, id: ConnId, principal: Principal, data: Option<&[u8]>) {
+        let Some(enhanced) = self.table.get(key).and_then(|connection| connection.enhanced.as_deref()) else {
+            self.abort_handshake(key);
+            return;
+        };
+        // A policy that was declared meanwhile applies too: no other check would apply it to this connection.
+        let still_valid = self.policies.get(&enhanced.policy.endpoint.id).is_none_or(|newest| {
             newest.endpoint.generation <= enhanced.policy.endpoint.generation
                 || newest.authenticate.still_valid(&principal, &enhanced.client_id)
         });
-        if confirmed {
+        if still_valid {
             self.core.reauthenticated(id, principal, data, self.now);
         } else {
-            self.refuse_again(key, id, Refusal::NotAuthorized);
+            self.fail_reauthentication(key, id, Refusal::NotAuthorized);
         }
     }
 
-    /// Who fails to prove it again has to go [MQTT-4.12.1-2].
-    fn refuse_again(&mut self, key: Key, id: ConnId, refusal: Refusal) {
+    /// Disconnects a client that fails re-authentication [MQTT-4.12.1-2].
+    fn fail_reauthentication(&mut self, key: Key, id: ConnId, refusal: Refusal) {
         if let Some(enhanced) = self.table.get(key).and_then(|connection| connection.enhanced.as_deref()) {
             let endpoint = &enhanced.policy.endpoint.name;
-            tracing::info!(%endpoint, ?refusal, "a client is not authenticated again");
+            tracing::info!(%endpoint, ?refusal, "re-authentication failed: client disconnected");
         }
         self.core.disconnect(id, refusal.disconnect_code(), None, self.now);
     }

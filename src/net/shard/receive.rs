@@ -7,44 +7,44 @@ use super::{DEFERRED_READ_SLICE, EARLY_FLUSH_BYTES, READ_BYTES, Shard, cpu_time,
 use crate::net::websocket::Incoming;
 use weir_broker::{ConnId, ReadAction};
 
-/// Reads of one connection before the others have their turn.
+/// Reads per connection and turn.
 const READS_PER_TURN: usize = 4;
-/// A packet whose beginning is kept in the shared buffer while the rest is read; a larger one is read into a buffer of
-/// its own, so that it is not copied again with every read.
-pub(super) const HELD_MAX_BYTES: usize = 128 << 10;
+/// Packets up to this size are assembled in the shared buffer; a larger one is read into its own buffer, so that it is
+/// not copied again with every read.
+pub(super) const PARTIAL_MAX_BYTES: usize = 128 << 10;
 
-/// Bytes of a connection's first read, as long as it is not known to how many its messages go; and of the least.
+/// Bytes of a connection's first read, before the fan-out of its messages is known, and the minimum.
 pub(super) const FIRST_READ_BYTES: u32 = 1024;
 const LEAST_READ_BYTES: u32 = 256;
-/// Work (packets and deliveries) that one read may come to: half a millisecond's, or so.
+/// Target of work (packets and deliveries) per read: about half a millisecond.
 const WORK_PER_READ: usize = 4096;
-/// Work of one read from which on a connection counts as deferred.
+/// Work of one read above which a connection is deferred.
 const DEFERRED_READ_WORK: usize = 256;
 
-/// How reading from a connection ended for now.
+/// The result of reading from a connection.
 enum Reading {
-    /// The socket is empty; an event will tell of more.
+    /// The socket is empty; an event reports further bytes.
     Drained,
-    /// There may be more.
+    /// The socket may hold more bytes.
     More,
-    /// The core wants no more for now.
+    /// The core has paused the connection.
     Paused {
         drained: bool,
     },
-    /// The core is done with it.
+    /// The core closes the connection.
     Close,
     Ended,
-    /// It is no longer there.
+    /// The connection is closed already.
     Gone,
 }
 
-/// What one read gave.
+/// The result of one read.
 enum Read {
     Bytes { n: usize, drained: bool },
     Stop(Reading),
 }
 
-/// Reads into `into`. A short read means that the socket is empty, unless the end of the stream is still to be read.
+/// Reads into `into`. A short read means that the socket is empty, unless the end of the stream is still unread.
 fn read(connection: &Connection, into: &mut [u8]) -> Read {
     loop {
         match connection.stream.read(into) {
@@ -58,8 +58,8 @@ fn read(connection: &Connection, into: &mut [u8]) -> Read {
 }
 
 impl Connection {
-    /// How much to read next, where a read of `n` bytes came to so much work.
-    fn pace(&mut self, n: usize, work: usize) {
+    /// Sets the size of the next read, after a read of `n` bytes that caused `work`.
+    fn adapt_read_size(&mut self, n: usize, work: usize) {
         self.deferred = work >= DEFERRED_READ_WORK;
         let read_bytes = self.read_bytes as usize;
         if work > WORK_PER_READ {
@@ -72,7 +72,7 @@ impl Connection {
 }
 
 impl Shard {
-    /// The socket may hold bytes.
+    /// Handles a socket that may hold bytes.
     pub(super) fn on_readable(&mut self, key: Key) {
         let Some(connection) = self.table.get_mut(key) else { return };
         match &connection.state {
@@ -99,7 +99,7 @@ impl Shard {
         self.after_reading(key, reading);
     }
 
-    /// Those whose packets make much work are read one after the other, when all others have had their turn.
+    /// Queues a connection whose packets cause much work: it is read after all other connections.
     fn defer_read(&mut self, key: Key) {
         if let Some(connection) = self.table.get_mut(key)
             && !std::mem::replace(&mut connection.is_deferred, true)
@@ -108,9 +108,9 @@ impl Shard {
         }
     }
 
-    /// Reads from those who stand in line, for a slice of time; and not before what they brought forth earlier has been
-    /// written, or it would grow faster than it goes.
-    pub(super) fn read_heavy(&mut self) {
+    /// Reads deferred connections for a time slice, but not before the output that they caused earlier is written:
+    /// otherwise the output would grow faster than it is written.
+    pub(super) fn read_deferred(&mut self) {
         if self.deferred.is_empty() || self.bulk_ahead > 0 {
             return;
         }
@@ -134,7 +134,7 @@ impl Shard {
         self.bulk_ahead = self.core.bulk_flush_len();
     }
 
-    /// Writes what there is before more is read, once much was read. `false`: it was too much to be written now.
+    /// Flushes the output when many bytes were read since the last flush. `false`: not all output could be written now.
     fn flush_early(&mut self, read_bytes: usize) -> bool {
         self.unflushed_bytes += read_bytes;
         if self.unflushed_bytes < EARLY_FLUSH_BYTES {
@@ -145,8 +145,8 @@ impl Shard {
         self.bulk_ahead == 0
     }
 
-    /// Whether a connection may be read once more in this turn.
-    fn may_go_on(&self, key: Key) -> bool {
+    /// Whether a connection may be read again in this turn.
+    fn may_read_again(&self, key: Key) -> bool {
         let deferred = self.table.get(key).is_some_and(|connection| connection.deferred);
         !deferred || self.deferred_until.is_some_and(|until| cpu_time() < until)
     }
@@ -168,19 +168,19 @@ impl Shard {
                 connection.paused = true;
             }
             Reading::Close => self.close_after_reading(key),
-            Reading::Ended => self.end(key),
+            Reading::Ended => self.close_now(key),
             Reading::Gone => {}
         }
     }
 
-    /// MQTT directly on the socket: the core reads from the shared buffer, nothing is copied but the beginning of a
-    /// packet whose end has not come.
+    /// MQTT directly on the socket: the core decodes in the shared buffer; only the beginning of an incomplete packet
+    /// is copied.
     fn read_socket(&mut self, key: Key, id: ConnId, buffer: &mut [u8]) -> Reading {
         let mut held = 0;
         for _ in 0..READS_PER_TURN {
             let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
             if let Some(partial) = connection.partial.take() {
-                if partial.needs > HELD_MAX_BYTES {
+                if partial.needs > PARTIAL_MAX_BYTES {
                     return self.read_large(key, id, partial);
                 }
                 held = partial.filled;
@@ -190,13 +190,13 @@ impl Shard {
             let (n, drained) = match read(connection, &mut buffer[held..held + room]) {
                 Read::Bytes { n, drained } => (n, drained),
                 Read::Stop(reading) => {
-                    hold(connection, &buffer[..held], 0);
+                    keep_partial(connection, &buffer[..held], 0);
                     return reading;
                 }
             };
             let filled = held + n;
             let received = self.core.receive(id, &buffer[..filled], self.now);
-            connection.pace(n, self.core.work());
+            connection.adapt_read_size(n, self.core.work());
             if !self.tracers.is_empty() {
                 trace::received(&mut self.tracers, id, self.now, &buffer[..received.consumed.min(filled)]);
             }
@@ -207,8 +207,8 @@ impl Shard {
             let needs = received.needs.unwrap_or(0);
             held = filled - consumed;
             let stops = drained || received.action == ReadAction::Pause;
-            if stops || needs > HELD_MAX_BYTES {
-                hold(connection, &buffer[consumed..filled], needs);
+            if stops || needs > PARTIAL_MAX_BYTES {
+                keep_partial(connection, &buffer[consumed..filled], needs);
                 held = 0;
             } else {
                 buffer.copy_within(consumed..filled, 0);
@@ -220,19 +220,19 @@ impl Shard {
             if drained {
                 return Reading::Drained;
             }
-            if !all_written || !self.may_go_on(key) {
+            if !all_written || !self.may_read_again(key) {
                 break;
             }
         }
         if let Some(connection) = self.table.get_mut(key)
             && connection.partial.is_none()
         {
-            hold(connection, &buffer[..held], 0);
+            keep_partial(connection, &buffer[..held], 0);
         }
         Reading::More
     }
 
-    /// A large packet, straight into a buffer that grows with what came, whatever length the packet claims.
+    /// Reads a large packet into its own buffer, which grows with the received bytes, not with the declared length.
     fn read_large(&mut self, key: Key, id: ConnId, mut partial: Box<Partial>) -> Reading {
         for _ in 0..READS_PER_TURN {
             let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
@@ -256,7 +256,7 @@ impl Shard {
             if !self.tracers.is_empty() {
                 trace::received(&mut self.tracers, id, self.now, &partial.bytes[..partial.filled]);
             }
-            // The buffer ended with the packet, so nothing is left of it.
+            // The buffer ends with the packet, so no bytes remain.
             debug_assert!(received.consumed == partial.filled);
             return match received.action {
                 ReadAction::Close => Reading::Close,
@@ -288,7 +288,7 @@ impl Shard {
             let reading = self.feed_layers(key, id, &buffer[..n]);
             let work = self.core.work();
             if let Some(connection) = self.table.get_mut(key) {
-                connection.pace(n, work);
+                connection.adapt_read_size(n, work);
             }
             if !matches!(reading, Reading::More) {
                 return match reading {
@@ -300,43 +300,43 @@ impl Shard {
             if drained {
                 return Reading::Drained;
             }
-            if !all_written || !self.may_go_on(key) {
+            if !all_written || !self.may_read_again(key) {
                 break;
             }
         }
         Reading::More
     }
 
-    /// Feeds the core with what layers make of `raw`. `More` where it wants more.
+    /// Decodes `raw` through the layers and passes the result to the core. `More` if the core wants more.
     fn feed_layers(&mut self, key: Key, id: ConnId, raw: &[u8]) -> Reading {
         let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
         let Some(layers) = &mut connection.layers else { return Reading::Gone };
         let mut held = connection.partial.take();
         let mut plain = std::mem::take(&mut self.plain);
         plain.clear();
-        // A large packet gathers in its own buffer, a small beginning goes before what follows it.
-        let gathers = held.as_ref().is_some_and(|partial| partial.needs > HELD_MAX_BYTES);
-        let opened = match &mut held {
-            Some(partial) if gathers => {
+        // A large packet is assembled in its own buffer; a small beginning is put in front of the next bytes.
+        let is_large = held.as_ref().is_some_and(|partial| partial.needs > PARTIAL_MAX_BYTES);
+        let incoming = match &mut held {
+            Some(partial) if is_large => {
                 partial.bytes.truncate(partial.filled);
-                layers.open(raw, &mut partial.bytes)
+                layers.decode(raw, &mut partial.bytes)
             }
             Some(partial) => {
                 plain.extend_from_slice(&partial.bytes[..partial.filled]);
-                layers.open(raw, &mut plain)
+                layers.decode(raw, &mut plain)
             }
-            None => layers.open(raw, &mut plain),
+            None => layers.decode(raw, &mut plain),
         };
         let wants_write = layers.wants_write();
-        if let Some(partial) = held.as_mut().filter(|_| gathers) {
+        if let Some(partial) = held.as_mut().filter(|_| is_large) {
             partial.filled = partial.bytes.len();
         }
         let reading = match held {
-            Some(partial) if gathers && partial.filled < partial.needs => {
+            Some(partial) if is_large && partial.filled < partial.needs => {
                 connection.partial = Some(partial);
                 Reading::More
             }
-            Some(partial) if gathers => self.feed(key, id, &partial.bytes),
+            Some(partial) if is_large => self.feed(key, id, &partial.bytes),
             _ => self.feed(key, id, &plain),
         };
         self.plain = plain;
@@ -344,7 +344,7 @@ impl Shard {
         if wants_write {
             self.flush_connection(key);
         }
-        match (opened, reading) {
+        match (incoming, reading) {
             (Ok(Incoming::Open), reading) => reading,
             (_, reading @ (Reading::Close | Reading::Ended | Reading::Gone)) => reading,
             (Ok(Incoming::Closed), _) => Reading::Ended,
@@ -355,7 +355,7 @@ impl Shard {
         }
     }
 
-    /// Feeds the core, and holds what is left of the bytes. `More` where it wants more.
+    /// Passes bytes to the core, and keeps the rest. `More` if the core wants more.
     fn feed(&mut self, key: Key, id: ConnId, bytes: &[u8]) -> Reading {
         if bytes.is_empty() {
             return Reading::More;
@@ -368,14 +368,14 @@ impl Shard {
             return Reading::Close;
         }
         let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
-        hold(connection, bytes.get(received.consumed..).unwrap_or(&[]), received.needs.unwrap_or(0));
+        keep_partial(connection, bytes.get(received.consumed..).unwrap_or(&[]), received.needs.unwrap_or(0));
         match received.action {
             ReadAction::Pause => Reading::Paused { drained: false },
             ReadAction::Continue | ReadAction::Close => Reading::More,
         }
     }
 
-    /// Feeds the core with what came together with a CONNECT.
+    /// Passes the bytes that followed CONNECT to the core.
     pub(super) fn feed_first(&mut self, key: Key, id: ConnId, bytes: &[u8]) {
         match self.feed(key, id, bytes) {
             Reading::More => {}
@@ -384,17 +384,17 @@ impl Shard {
     }
 }
 
-/// Capacity of the layers' scratch buffer that is kept between turns, bytes.
+/// Maximum capacity of the scratch buffer that stays allocated between turns, bytes.
 const BUFFER_KEPT_BYTES: usize = 256 << 10;
 
-/// Keeps the beginning of a packet with its connection.
-fn hold(connection: &mut Connection, bytes: &[u8], needs: usize) {
+/// Stores the beginning of a packet with its connection.
+fn keep_partial(connection: &mut Connection, bytes: &[u8], needs: usize) {
     connection.partial =
         (!bytes.is_empty()).then(|| Box::new(Partial { bytes: bytes.to_vec(), filled: bytes.len(), needs }));
 }
 
 impl Partial {
-    /// Room for the rest of the packet, but for no more than came already.
+    /// Grows the buffer for the rest of the packet, but to no more than double the received bytes.
     fn make_room(&mut self) {
         if self.filled == self.bytes.len() {
             let room = self.needs.min((self.filled * 2).max(READ_BYTES));
@@ -408,7 +408,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn room_follows_what_came_not_what_is_claimed() {
+    fn the_buffer_grows_with_received_bytes_not_with_the_declared_length() {
         let mut partial = Partial { bytes: vec![0; 10], filled: 10, needs: 256 << 20 };
         partial.make_room();
         assert_eq!(partial.bytes.len(), READ_BYTES);

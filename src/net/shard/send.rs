@@ -5,7 +5,7 @@ use super::table::{Connection, Key, State};
 use crate::net::layers::{self, Wrote};
 
 impl Shard {
-    /// Writes what waits for one connection, as far as its socket takes it.
+    /// Writes the output of one connection, until the socket blocks.
     pub(super) fn flush_connection(&mut self, key: Key) {
         if !self.tracers.is_empty()
             && let Some(&Connection { state: State::Open(id), blocked: false, .. }) = self.table.get(key)
@@ -23,7 +23,7 @@ impl Shard {
                 let Some(out) = self.core.out(id) else { return };
                 let wrote = layers::write(&connection.stream, layers, out);
                 for tracer in self.tracers.iter_mut().filter(|tracer| tracer.follows(id)) {
-                    tracer.left(out.ready());
+                    tracer.after_write(out.ready());
                 }
                 if wrote.is_ok() {
                     self.core.written(id, self.now);
@@ -35,18 +35,18 @@ impl Shard {
         };
         match wrote {
             Ok(Wrote::All) => {
-                // What waits for the disk is still to come.
+                // Output that waits for the store is written later.
                 if connection.closing && !self.holds_back(key) {
-                    self.finish(key);
+                    self.finish_closing(key);
                 }
             }
             Ok(Wrote::Blocked) => self.watch_writable(key),
-            Err(_) if open => self.end(key),
+            Err(_) if open => self.close_now(key),
             Err(_) => self.drop_connection(key),
         }
     }
 
-    /// Whether the core has more for a connection than may be written yet.
+    /// Whether the core holds output that may not be written yet.
     fn holds_back(&mut self, key: Key) -> bool {
         let Some(State::Open(id)) = self.table.get(key).map(|connection| &connection.state) else { return false };
         let id = *id;
@@ -56,18 +56,18 @@ impl Shard {
     fn watch_writable(&mut self, key: Key) {
         let Some(connection) = self.table.get_mut(key) else { return };
         connection.blocked = true;
-        // Once watched, always watched: edges come only after a write fell short, so they cost nothing otherwise.
+        // The socket stays watched: edges come only after a short write, so they cost nothing otherwise.
         if connection.watches_writable {
             return;
         }
         connection.watches_writable = true;
         if !connection.registered {
-            // On its way into the poll, or into another shard's.
+            // Its registration follows, in this shard or another.
             return;
         }
         if let Err(error) = connection.stream.watch_writable(self.poll.registry(), key.token()) {
-            tracing::error!(shard = self.id.0, %error, "a connection could not be watched for writing");
-            self.end_whatever(key);
+            tracing::error!(shard = self.id.0, %error, "connection registration for writing failed: closing it");
+            self.abort_connection(key);
         }
     }
 }

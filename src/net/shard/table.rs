@@ -10,16 +10,16 @@ use crate::net::stream::Stream;
 use weir_broker::ConnId;
 
 use super::handshake::Handshake;
-use super::reauthenticate::Enhanced;
+use super::reauthenticate::EnhancedAuth;
 
-/// A connection of this shard: a slot and its generation, so that what is meant for one that is gone finds nobody.
+/// The key of a connection in this shard: a slot and its generation, so that a key of a closed connection finds none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::net) struct Key {
     pub(super) slot: u32,
     pub(super) generation: u32,
 }
 
-/// Generations stay below it: the topmost bit of a token is the listeners' and the waker's.
+/// Upper bound of generations: the highest bit of a token marks listeners and wakers.
 const GENERATIONS: u32 = 1 << 31;
 
 impl Key {
@@ -27,7 +27,7 @@ impl Key {
         Token(((u64::from(self.generation) << 32) | u64::from(self.slot)) as usize)
     }
 
-    pub(super) fn of(token: Token) -> Self {
+    pub(super) fn from_token(token: Token) -> Self {
         let bits = token.0 as u64;
         Self { slot: bits as u32, generation: (bits >> 32) as u32 }
     }
@@ -35,58 +35,58 @@ impl Key {
 
 const _: () = assert!(size_of::<usize>() == 8, "a token holds a slot and a generation");
 
-/// Where a connection stands.
+/// The state of a connection.
 pub(super) enum State {
-    /// Not admitted yet.
+    /// In its handshake.
     Pending(Box<Handshake>),
-    /// The core knows it.
+    /// Admitted by the core.
     Open(ConnId),
-    /// All was said; what still comes is thrown away until the peer closes, so that the last words are not lost to a
-    /// reset.
+    /// Shut down for writing; received bytes are discarded until the peer closes, so that a reset does not destroy the
+    /// last output.
     Lingering,
 }
 
-/// The beginning of a packet that has not come whole.
+/// The beginning of an incomplete packet.
 pub(super) struct Partial {
-    /// The bytes that came, and behind them zeros to read into.
+    /// The received bytes, followed by zeros to read into.
     pub(super) bytes: Vec<u8>,
     pub(super) filled: usize,
-    /// The packet's whole length, where its header tells.
+    /// The length of the whole packet, if its header is complete; otherwise 0.
     pub(super) needs: usize,
 }
 
-/// One connection. Kept small: there may be a million idle ones.
+/// One connection. Small, since there may be a million idle ones.
 pub(super) struct Connection {
     pub(super) stream: Stream,
     pub(super) state: State,
     /// `None`: MQTT directly on the socket.
     pub(super) layers: Option<Box<Layers>>,
     pub(super) partial: Option<Box<Partial>>,
-    /// Where CONNECT named an authentication method.
-    pub(super) enhanced: Option<Box<Enhanced>>,
-    pub(super) opened: ConnectionGuard,
+    /// `Some` if CONNECT has an authentication method.
+    pub(super) enhanced: Option<Box<EnhancedAuth>>,
+    pub(super) guard: ConnectionGuard,
     pub(super) peer: Option<SocketAddr>,
-    /// Counts the process's accepted connections.
+    /// Sequence number, counted over the process.
     pub(super) sequence: u64,
-    /// That of the policy it was admitted by.
+    /// The generation of the policy that admitted it.
     pub(super) generation: u64,
-    /// Whether the socket is in the poll, and for writing too.
+    /// Whether the socket is registered in the poll, and for writing too.
     pub(super) registered: bool,
     pub(super) watches_writable: bool,
-    /// The socket took no more; it will say when it does.
+    /// The last write blocked; an event reports when the socket accepts bytes again.
     pub(super) blocked: bool,
-    /// The core wants nothing of it for now.
+    /// The core has paused reading.
     pub(super) paused: bool,
-    /// The socket may hold bytes that no event will tell of again.
+    /// The socket may hold bytes for which no further event comes.
     pub(super) unread: bool,
-    /// Bytes read at once: less where what comes goes to many, so that others have their turn.
+    /// Size of the next read: smaller for a large fan-out, so that other connections are served.
     pub(super) read_bytes: u32,
-    /// What it sends makes much work: it is read in its turn with others like it, and stands in their line.
+    /// Its packets cause much work, so it is read after the others; and whether it is in that queue.
     pub(super) deferred: bool,
     pub(super) is_deferred: bool,
-    /// The peer will send no more: read to the end.
+    /// The peer has closed its side: read to the end of the stream.
     pub(super) hung_up: bool,
-    /// To be closed once everything is written.
+    /// Closes when all output is written.
     pub(super) closing: bool,
 }
 
@@ -95,12 +95,12 @@ struct Slot {
     connection: Option<Connection>,
 }
 
-/// The connections, and where the core's ids stand among them.
+/// The connections, and the mapping from the core's ids.
 #[derive(Default)]
 pub(super) struct Table {
     slots: Vec<Slot>,
     free: Vec<u32>,
-    /// The slot of each of the core's.
+    /// Slot of each of the core's connections, by the core's slot.
     by_core: Vec<u32>,
 }
 
@@ -134,7 +134,7 @@ impl Table {
         if place.generation == key.generation { place.connection.as_ref() } else { None }
     }
 
-    /// Notes which slot the core's connection is in.
+    /// Records the slot of a core connection.
     pub(super) fn bind(&mut self, id: ConnId, key: Key) {
         let place = id.slot.0 as usize;
         if self.by_core.len() <= place {
@@ -143,7 +143,7 @@ impl Table {
         self.by_core[place] = key.slot;
     }
 
-    /// The connection the core calls `id`.
+    /// The key of the core's connection `id`.
     #[inline]
     pub(super) fn key_of(&self, id: ConnId) -> Option<Key> {
         let slot = *self.by_core.get(id.slot.0 as usize)?;

@@ -1,4 +1,4 @@
-//! Telling who looks over a client's shoulder. Every call is behind a look at whether anybody does.
+//! Tracing of clients. Callers check first that any trace is active.
 
 use super::Shard;
 use super::table::{Key, State};
@@ -6,13 +6,13 @@ use crate::net::trace::{Traced, Tracer};
 use weir_broker::{ConnId, Millis};
 
 impl Shard {
-    /// A listener comes: its client may be connected already.
+    /// Adds a trace; its client may be connected already.
     pub(super) fn begin_trace(&mut self, mut tracer: Tracer) {
-        self.tracers.retain(|tracer| !tracer.is_over());
+        self.tracers.retain(|tracer| !tracer.is_closed());
         let found = self.table.iter().find_map(|(_, connection)| {
             let State::Open(id) = connection.state else { return None };
-            let endpoint = connection.opened.metrics().endpoint();
-            let client = self.core.client(id).filter(|client| tracer.wants(endpoint, client.client_id))?;
+            let endpoint = connection.guard.metrics().endpoint();
+            let client = self.core.client(id).filter(|client| tracer.matches(endpoint, client.client_id))?;
             Some((id, Traced::Connected { endpoint, peer: connection.peer, version: client.version }))
         });
         if let Some((id, connected)) = found {
@@ -22,12 +22,12 @@ impl Shard {
         self.tracers.push(tracer);
     }
 
-    /// A client was admitted.
+    /// Called when a client is admitted.
     pub(super) fn trace_admitted(&mut self, key: Key, id: ConnId) {
-        self.tracers.retain(|tracer| !tracer.is_over());
+        self.tracers.retain(|tracer| !tracer.is_closed());
         let (Some(connection), Some(client)) = (self.table.get(key), self.core.client(id)) else { return };
-        let endpoint = connection.opened.metrics().endpoint();
-        for tracer in self.tracers.iter_mut().filter(|tracer| tracer.wants(endpoint, client.client_id)) {
+        let endpoint = connection.guard.metrics().endpoint();
+        for tracer in self.tracers.iter_mut().filter(|tracer| tracer.matches(endpoint, client.client_id)) {
             let connected = Traced::Connected { endpoint, peer: connection.peer, version: client.version };
             tracer.follow(id, 0, connected, self.now);
         }
@@ -48,7 +48,7 @@ impl Shard {
     }
 }
 
-/// A connection's whole packets came in.
+/// Records whole packets received from a connection.
 pub(super) fn received(tracers: &mut [Tracer], id: ConnId, now: Millis, bytes: &[u8]) {
     for tracer in tracers.iter_mut().filter(|tracer| tracer.follows(id)) {
         tracer.received(bytes, now);

@@ -1,9 +1,9 @@
-//! WebSocket frames, the server's side: the payload of data frames is passed on as it comes, whatever the frames' and
-//! messages' bounds, since MQTT packets do not keep to them [MQTT-6.0.0-2]. Nothing is buffered but a header.
+//! WebSocket frames, server side. The payload of data frames is passed on as it arrives, across frame and message
+//! boundaries, since MQTT packets need not align with them [MQTT-6.0.0-2]. Only a frame header is buffered.
 
-/// Payload of a control frame, bytes (RFC 6455, 5.5).
+/// Maximum payload of a control frame, bytes (RFC 6455, 5.5).
 const CONTROL_MAX_BYTES: u64 = 125;
-/// Control frames waiting for a peer that does not read, bytes; above it no more pings are answered.
+/// Maximum of queued control frames for a peer that does not read, bytes; above it pings are not answered.
 const CONTROLS_MAX_BYTES: usize = 1024;
 
 const CONTINUATION: u8 = 0x0;
@@ -14,11 +14,11 @@ const PING: u8 = 0x9;
 const PONG: u8 = 0xA;
 const FIN: u8 = 0x80;
 
-/// What a peer did against the protocol.
+/// A protocol violation by the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{what} (close code {code})")]
 pub(in crate::net) struct FrameError {
-    /// RFC 6455, 7.4.1: the code of the close frame that tells it.
+    /// The close code to send (RFC 6455, 7.4.1).
     pub(in crate::net) code: u16,
     pub(in crate::net) what: &'static str,
 }
@@ -27,30 +27,30 @@ const fn protocol(what: &'static str) -> FrameError {
     FrameError { code: 1002, what }
 }
 
-/// Whether more is to come.
+/// Whether the stream is still open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::net) enum Incoming {
     Open,
-    /// The peer sent a close frame; what follows it is nothing.
+    /// The peer sent a close frame; bytes after it are ignored.
     Closed,
 }
 
-/// The reading half.
+/// Decodes incoming frames.
 #[derive(Debug)]
 pub(in crate::net) struct FrameReader {
-    /// A header that is not complete yet.
+    /// The header of the current frame, while it is incomplete.
     header: [u8; 14],
     header_len: u8,
     opcode: u8,
-    /// Payload bytes of the present frame that are still to come.
+    /// Payload bytes of the current frame that have not arrived.
     remaining: u64,
     mask: [u8; 4],
-    /// Whether a message is under way whose last fragment has not begun.
+    /// Whether a fragmented message is in progress.
     in_message: bool,
-    /// Bytes of the present message so far.
+    /// Bytes of the current message so far.
     message_bytes: u64,
     max_message_bytes: u64,
-    /// Payload of the present control frame so far.
+    /// Payload of the current control frame so far.
     control: Vec<u8>,
 }
 
@@ -69,7 +69,7 @@ impl FrameReader {
         }
     }
 
-    /// Takes all of `input`: data goes to `output`, answers to control frames into `writer`.
+    /// Consumes all of `input`: appends payload to `output`, and answers to control frames to `writer`.
     pub(in crate::net) fn read(
         &mut self,
         mut input: &[u8],
@@ -100,7 +100,7 @@ impl FrameReader {
         }
     }
 
-    /// Reads a frame's header; the bytes behind it, or `None` where it is not complete.
+    /// Reads a frame's header; returns the bytes after it, or `None` if it is incomplete.
     fn read_header<'a>(&mut self, input: &'a [u8]) -> Result<Option<&'a [u8]>, FrameError> {
         let held = usize::from(self.header_len);
         let added = input.len().min(self.header.len() - held);
@@ -111,14 +111,14 @@ impl FrameReader {
         let &[first, second, ..] = header else { return Ok(None) };
         let has_mask = second & 0x80 != 0;
         let opcode = first & 0x0F;
-        // Judged as soon as they are there.
+        // These are checked before the header is complete.
         if first & 0x70 != 0 {
             return Err(protocol("reserved bits of a frame are set"));
         }
         if !has_mask {
             return Err(protocol("a frame from a client is not masked"));
         }
-        self.judge_opcode(opcode, first & FIN != 0, second & 0x7F)?;
+        self.check_opcode(opcode, first & FIN != 0, second & 0x7F)?;
         let (length, mask_at) = match (second & 0x7F, header.get(2..4), header.get(2..10)) {
             (short @ 0..=125, ..) => (u64::from(short), 2),
             (126, Some(&[a, b]), _) => (u64::from(u16::from_be_bytes([a, b])), 4),
@@ -136,12 +136,12 @@ impl FrameReader {
         Ok(Some(&input[mask_at + 4 - held..]))
     }
 
-    fn judge_opcode(&self, opcode: u8, fin: bool, length: u8) -> Result<(), FrameError> {
+    fn check_opcode(&self, opcode: u8, fin: bool, length: u8) -> Result<(), FrameError> {
         match opcode {
-            CONTINUATION if !self.in_message => Err(protocol("a continuation of nothing")),
+            CONTINUATION if !self.in_message => Err(protocol("a continuation frame without a message")),
             BINARY if self.in_message => Err(protocol("a new message inside a fragmented one")),
             // [MQTT-6.0.0-1]
-            TEXT => Err(FrameError { code: 1003, what: "MQTT goes in binary frames" }),
+            TEXT => Err(FrameError { code: 1003, what: "a text frame: MQTT needs binary frames" }),
             CLOSE | PING | PONG if !fin => Err(protocol("a fragmented control frame")),
             CLOSE | PING | PONG if u64::from(length) > CONTROL_MAX_BYTES => {
                 Err(protocol("a control frame above 125 bytes"))
@@ -167,9 +167,9 @@ impl FrameReader {
             PING => writer.push_control(PONG, &payload),
             CLOSE => {
                 if payload.len() == 1 {
-                    return Err(protocol("a close frame with half a code"));
+                    return Err(protocol("a close frame with a one-byte payload"));
                 }
-                // 5.5.1: answered with the code it brought.
+                // RFC 6455, 5.5.1: the answer has the received code.
                 writer.close(payload.first_chunk::<2>().map(|code| u16::from_be_bytes(*code)));
                 return Ok(Incoming::Closed);
             }
@@ -179,7 +179,7 @@ impl FrameReader {
     }
 }
 
-/// XORs `bytes` with the mask, whose first byte belongs to the first of them.
+/// XORs `bytes` with the mask, starting at its first byte.
 fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
     let [a, b, c, d] = mask;
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
@@ -192,29 +192,29 @@ fn unmask(bytes: &mut [u8], mask: [u8; 4]) {
     }
 }
 
-/// The writing half: says what stands between the bytes of the MQTT stream.
+/// Encodes outgoing frames: provides the headers and control frames between the bytes of the MQTT stream.
 #[derive(Debug, Default)]
 pub(in crate::net) struct FrameWriter {
-    /// Header and control frames that go out before any payload.
+    /// Headers and control frames to write before any payload.
     head: Vec<u8>,
-    /// Bytes of `head` that were written.
+    /// Bytes of `head` that are written.
     written: usize,
-    /// Payload bytes of the present frame that are still to be written.
+    /// Payload bytes of the current frame that are not written yet.
     frame_left: usize,
-    /// Whole control frames that wait for the end of the present frame.
+    /// Control frames queued until the end of the current frame.
     controls: Vec<u8>,
-    /// A close frame was queued: no data frame may follow it.
+    /// Whether a close frame was queued: no data frame may follow it.
     closed: bool,
 }
 
 impl FrameWriter {
-    /// Frames that follow `response`.
+    /// A writer whose first output is `response`.
     pub(in crate::net) fn after(response: Vec<u8>) -> Self {
         Self { head: response, ..Self::default() }
     }
 
-    /// What goes out next, of `waiting` payload bytes: the bytes to write first, and how many of the payload may follow
-    /// them. A new frame takes all that waits.
+    /// The next output, with `waiting` payload bytes available: the bytes to write first, and how many payload bytes
+    /// may follow them. A new frame covers all available payload.
     pub(in crate::net) fn next(&mut self, waiting: usize) -> (&[u8], usize) {
         if self.written == self.head.len() {
             self.head.clear();
@@ -230,7 +230,8 @@ impl FrameWriter {
         (&self.head[self.written..], self.frame_left)
     }
 
-    /// `n` bytes of what [`FrameWriter::next`] said were written. Answers with how many of them were payload.
+    /// Records that `n` bytes of the output of [`FrameWriter::next`] were written; returns how many of them were
+    /// payload.
     pub(in crate::net) fn advance(&mut self, n: usize) -> usize {
         let head = n.min(self.head.len() - self.written);
         self.written += head;
@@ -244,7 +245,7 @@ impl FrameWriter {
         payload
     }
 
-    /// Whether something of its own waits to be written.
+    /// Whether headers or control frames wait to be written.
     pub(in crate::net) fn has_pending(&self) -> bool {
         self.written < self.head.len() || !self.controls.is_empty()
     }
@@ -323,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn data_passes_however_it_is_cut() {
+    fn payload_is_decoded_at_any_split_of_the_input() {
         let long: Vec<u8> = (0..70_000_u32).map(|i| i as u8).collect();
         let stream = [
             frame(FIN | BINARY, b"one"),
@@ -345,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_the_protocol_is_refused() {
+    fn protocol_violations_are_refused_with_their_close_code() {
         let unmasked = [FIN | BINARY, 1, 0];
         let cases: &[(&str, Vec<u8>, u16)] = &[
             ("text", frame(FIN | TEXT, b"x"), 1003),
@@ -384,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_takes_what_waits_and_control_frames_wait_for_its_end() {
+    fn a_frame_covers_all_waiting_payload_and_control_frames_follow_it() {
         let mut writer = FrameWriter::default();
         assert_eq!(writer.next(0), (&[][..], 0));
         assert_eq!(writer.next(300), (&[FIN | BINARY, 126, 1, 44][..], 300));

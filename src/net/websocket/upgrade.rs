@@ -1,4 +1,4 @@
-//! The HTTP request that opens a WebSocket, and its answer.
+//! The HTTP upgrade request of a WebSocket, and its response.
 
 use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server::{Request, create_response, write_response};
@@ -7,45 +7,49 @@ use tungstenite::http::header::{HeaderName, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
 
 use crate::net::policy::WebSocketPolicy;
 
-/// Bytes of the request, its headers included.
+/// Maximum size of the request with its headers, bytes.
 const REQUEST_MAX_BYTES: usize = 8192;
-/// The subprotocols that mean MQTT: the registered one, to be chosen where it is offered [MQTT-6.0.0-4], and the one of the
-/// days of 3.1.
+/// The subprotocols of MQTT: the registered one, which is chosen if it is offered [MQTT-6.0.0-4], and that of MQTT 3.1.
 const SUBPROTOCOLS: [&str; 2] = ["mqtt", "mqttv3.1"];
 
-/// What came of a client's first bytes.
+/// The result of parsing a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::net) enum Upgrade {
-    /// The request goes on.
+    /// The request is incomplete.
     Incomplete,
-    /// The request took `consumed` bytes; `response` is to be sent, and frames follow.
+    /// The request has `consumed` bytes; `response` is sent, and frames follow.
     Accepted { consumed: usize, response: Vec<u8> },
-    /// `response` is to be sent before the close.
+    /// `response` is sent before the connection is closed.
     Refused { response: Vec<u8>, why: &'static str },
 }
 
-/// Judges the beginning of a connection as an upgrade request.
+/// Parses the first bytes of a connection as an upgrade request.
 pub(in crate::net) fn upgrade(bytes: &[u8], policy: &WebSocketPolicy) -> Upgrade {
     let window = &bytes[..bytes.len().min(REQUEST_MAX_BYTES)];
     let (consumed, request) = match Request::try_parse(window) {
         Ok(Some(parsed)) => parsed,
         Ok(None) if bytes.len() < REQUEST_MAX_BYTES => return Upgrade::Incomplete,
         Ok(None) => return refused(431, "Request Header Fields Too Large", "", "the request is longer than 8 KiB"),
-        Err(_) => return refused(400, "Bad Request", "", "no HTTP/1.1 GET"),
+        Err(_) => return refused(400, "Bad Request", "", "the request is not an HTTP/1.1 GET"),
     };
-    // Only the path names the endpoint; a query may carry what pleases the client.
+    // Only the path selects the endpoint; a query is ignored.
     if request.uri().path() != policy.path {
-        return refused(404, "Not Found", "", "another path");
+        return refused(404, "Not Found", "", "no endpoint has this path");
     }
     if !origin_allowed(request.headers(), policy) {
-        return refused(403, "Forbidden", "", "its Origin is not allowed");
+        return refused(403, "Forbidden", "", "the Origin is not allowed");
     }
     let Ok(mut response) = create_response(&request) else {
-        // RFC 6455, 4.2.2: tell which version is spoken.
-        return refused(426, "Upgrade Required", "Sec-WebSocket-Version: 13\r\n", "no upgrade to WebSocket 13");
+        // RFC 6455, 4.2.2: the response names the supported version.
+        return refused(
+            426,
+            "Upgrade Required",
+            "Sec-WebSocket-Version: 13\r\n",
+            "the request is not an upgrade to WebSocket version 13",
+        );
     };
     let Some(subprotocol) = subprotocol(request.headers()) else {
-        return refused(400, "Bad Request", "", "it does not offer the subprotocol mqtt");
+        return refused(400, "Bad Request", "", "the request does not offer the subprotocol mqtt");
     };
     let value = tungstenite::http::HeaderValue::from_static(subprotocol);
     response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, value);
@@ -68,7 +72,7 @@ fn origin_allowed(headers: &HeaderMap, policy: &WebSocketPolicy) -> bool {
     }
 }
 
-/// The first subprotocol of the client's list that is MQTT, in our own spelling.
+/// The first of [`SUBPROTOCOLS`] that the client offers.
 fn subprotocol(headers: &HeaderMap) -> Option<&'static str> {
     SUBPROTOCOLS.into_iter().find(|known| words(headers, &SEC_WEBSOCKET_PROTOCOL).any(|offered| offered == *known))
 }
@@ -121,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_judged() {
+    fn invalid_requests_get_their_status_code() {
         let cases = [
             ("", "", "101"),
             ("/mqtt", "/mqtt?token=x", "101"),
@@ -146,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_held_to_the_list() {
+    fn an_origin_outside_the_list_is_forbidden() {
         let policy = policy(Some(&["https://app.example"]));
         let with = |header: &str| REQUEST.replacen("Host: h\r\n", &format!("Host: h\r\n{header}"), 1);
         assert_eq!(status(&with("Origin: https://app.example\r\n"), &policy), "101");
@@ -160,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_bounded() {
+    fn a_request_above_8_kib_is_refused_with_431() {
         for cut in 0..REQUEST.len() {
             assert_eq!(status(&REQUEST[..cut], &policy(None)), "incomplete", "{cut} bytes");
         }

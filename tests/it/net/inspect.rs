@@ -77,7 +77,7 @@ fn what_sessions_hold_is_told_by_endpoint_and_the_worst_comes_first() {
     let held = gauges.endpoints[&EndpointId(1)];
     assert_eq!((held.sessions, held.away, held.subscriptions, held.queued), (3, 2, 2, 11));
     assert_eq!((gauges.sessions, gauges.subscriptions, gauges.queued), (3, 2, 11));
-    plane.wait(plane.plane.pulse()).unwrap();
+    plane.wait(plane.plane.ping_shards()).unwrap();
 }
 
 #[test]

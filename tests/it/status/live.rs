@@ -91,10 +91,10 @@ fn disturb(broker: &Broker) {
 async fn an_endpoints_log_level_follows_its_declaration() {
     let broker = Broker::start(&[]).await;
     disturb(&broker);
-    assert!(!broker.log().contains("a CONNECT is refused"), "{}", broker.log());
+    assert!(!broker.log().contains("connection refused: invalid CONNECT"), "{}", broker.log());
     broker.declare(", logLevel: debug");
     let start = Instant::now();
-    while !broker.log().contains("a CONNECT is refused") {
+    while !broker.log().contains("connection refused: invalid CONNECT") {
         assert!(start.elapsed() < GUARD, "{}", broker.log());
         disturb(&broker);
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -119,7 +119,7 @@ async fn the_log_is_an_object_a_line_and_a_rejection_is_said_once() {
     }
     // The address is free at last: somebody disturbs the endpoint.
     drop(taken);
-    while !broker.log().contains("a CONNECT is refused") {
+    while !broker.log().contains("connection refused: invalid CONNECT") {
         assert!(start.elapsed() < GUARD, "{}", broker.log());
         if let Ok(mut stream) = std::net::TcpStream::connect(("127.0.0.1", port)) {
             let _refused = std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\n\r\n");
@@ -145,7 +145,7 @@ async fn the_log_is_an_object_a_line_and_a_rejection_is_said_once() {
     assert_eq!((&rejections[0]["level"], with("in use").len()), (&"ERROR".into(), 1), "{log}");
     assert!(with("to add").iter().all(|line| line["revision"].is_string()), "{log}");
     assert!(with("listening").iter().any(|line| line["endpoint"] == "busy"), "{log}");
-    let peer = with("a CONNECT is refused")[0]["peer"].as_str().unwrap();
+    let peer = with("connection refused: invalid CONNECT")[0]["peer"].as_str().unwrap();
     assert!(peer.parse::<SocketAddr>().is_ok(), "{peer}");
 }
 

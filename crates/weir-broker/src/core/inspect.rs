@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use crate::clients::session::Session;
 use crate::ids::{ConnId, EndpointId, Index, Millis, NamespaceId, NodeId, SessionId};
-use crate::{Backlog, ConnectionDetail, Core, CoreGauges, EndpointCounters, RetainedPlace, RetainedTopic, Waiting};
+use crate::{
+    Backlog, ConnectionDetail, Core, CoreGauges, EndpointCounters, RetainedPlace, RetainedTopic, Site, Waiting,
+};
 
 /// Places that one question after retained messages looks at: a fraction of a millisecond of the shard's time.
 pub const RETAINED_LOOK_MAX: usize = 4096;
@@ -64,6 +66,13 @@ impl Core {
     /// Counters of the endpoints this core has seen.
     pub fn counters(&self) -> impl Iterator<Item = (EndpointId, &EndpointCounters)> {
         self.observe.counters()
+    }
+
+    /// Counts an internal inconsistency that the driver found. Fails a debug build.
+    #[cold]
+    #[track_caller]
+    pub fn note_internal_error(&mut self, site: Site) {
+        self.observe.note(site);
     }
 
     /// What the core holds now: one look at every session.

@@ -25,11 +25,15 @@ pub enum Site {
     ConnectionOfPacket,
     /// A topic alias that is set has no topic.
     TopicOfAlias,
+    /// A connection lost the state of its handshake, or of its re-authentication.
+    HandshakeOfConnection,
+    /// The core sent a batch to a shard that does not exist.
+    ShardOfBatch,
 }
 
 impl Site {
     /// Every site.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::SessionOfConnection,
         Self::ConnectionOfSession,
         Self::SessionOfSubscription,
@@ -40,6 +44,8 @@ impl Site {
         Self::ForwardedPublish,
         Self::ConnectionOfPacket,
         Self::TopicOfAlias,
+        Self::HandshakeOfConnection,
+        Self::ShardOfBatch,
     ];
 
     /// The metric's label.
@@ -55,6 +61,8 @@ impl Site {
             Self::ForwardedPublish => "forwarded_publish",
             Self::ConnectionOfPacket => "connection_of_packet",
             Self::TopicOfAlias => "topic_of_alias",
+            Self::HandshakeOfConnection => "handshake_of_connection",
+            Self::ShardOfBatch => "shard_of_batch",
         }
     }
 }
