@@ -4,18 +4,18 @@ use weir_mqtt::PacketId;
 
 const WORDS: usize = 65_536 / 64;
 
-/// Packet identifiers: a bit for each. Holds no memory while it is empty.
+/// A set of packet identifiers, one bit for each. An empty set allocates no memory.
 #[derive(Debug, Default)]
-pub(super) struct Ids {
+pub(super) struct PacketIds {
     words: Option<Box<[u64; WORDS]>>,
     count: u32,
 }
 
-impl Ids {
+impl PacketIds {
     /// Every identifier.
     pub(super) fn all() -> Self {
         let mut words = Box::new([u64::MAX; WORDS]);
-        words[0] -= 1; // 0 is none [MQTT-2.2.1-3]
+        words[0] -= 1; // 0 is not a packet identifier [MQTT-2.2.1-3]
         Self { words: Some(words), count: 65_535 }
     }
 
@@ -39,7 +39,7 @@ impl Ids {
         words[word] |= bit;
     }
 
-    /// Takes in all of another set.
+    /// Adds all members of another set.
     pub(super) fn append(&mut self, other: Self) {
         if self.is_empty() {
             *self = other;
@@ -56,7 +56,7 @@ impl Ids {
         })
     }
 
-    /// Whether it was there.
+    /// Removes an identifier; returns whether it was in the set.
     pub(super) fn remove(&mut self, id: PacketId) -> bool {
         let (word, bit) = place(id);
         let Some(words) = &mut self.words else { return false };
@@ -80,8 +80,8 @@ mod tests {
     }
 
     #[test]
-    fn holds_what_was_put_in() {
-        let mut ids = Ids::default();
+    fn inserted_identifiers_are_members_until_removed() {
+        let mut ids = PacketIds::default();
         assert!(ids.is_empty() && !ids.contains(id(1)) && !ids.remove(id(1)));
         for number in [1, 63, 64, 65_535] {
             ids.insert(id(number));
@@ -91,7 +91,7 @@ mod tests {
         assert_eq!(ids.len(), 4);
         assert!(ids.remove(id(64)) && !ids.remove(id(64)) && !ids.contains(id(64)) && ids.contains(id(63)));
         assert_eq!(ids.len(), 3);
-        let mut more = Ids::default();
+        let mut more = PacketIds::default();
         more.insert(id(64));
         more.insert(id(1));
         ids.append(more);
@@ -99,8 +99,8 @@ mod tests {
     }
 
     #[test]
-    fn all_are_all() {
-        let mut ids = Ids::all();
+    fn the_full_set_has_every_identifier() {
+        let mut ids = PacketIds::all();
         assert!(ids.iter().map(PacketId::get).eq(1..=u16::MAX));
         assert!((1..=u16::MAX).all(|number| ids.remove(id(number))));
         assert!(ids.is_empty() && ids.iter().next().is_none());

@@ -1,22 +1,24 @@
-//! A link to another broker. Pure: no sockets, no clock, no randomness.
+//! A link to a remote broker. Pure: no sockets, no clock, no randomness.
 //!
-//! A bridge is a client of both brokers. Here it is an ordinary MQTT 5 client whose session never ends: what waits for the
-//! other broker is that session's queue, what is on its way is that session's window. The [`Link`] between the two
-//! connections renames topics and passes every handshake on from end to end, under the packet identifiers that its two
-//! ends have chosen:
+//! A bridge is a client of both brokers. On this one it is an ordinary MQTT 5 client with a session that never expires:
+//! the session's queue holds the messages for the remote broker, its window those in flight. The [`Link`] between the
+//! two connections renames topics and forwards every handshake end to end, under the packet identifiers that the two
+//! brokers have chosen:
 //!
 //! ```text
 //! core here ──PUBLISH 7──▶ link ──PUBLISH 7──▶ there        there ──PUBLISH 3──▶ link ──PUBLISH 3──▶ core here
 //!           ◀──PUBREC 7───      ◀──PUBREC 7───                    ◀──PUBREC 3───      ◀──PUBREC 3───
 //! ```
 //!
-//! So nothing is acknowledged on one side before it is safe on the other, and a link that is cut at any byte loses and
-//! doubles nothing: it has no state of its own to lose. Both ends send again what they have not seen acknowledged, and
-//! each knows the other's identifiers still.
+//! So no message is acknowledged on one side before it is safe on the other. A link that is cut at any byte neither
+//! loses nor duplicates messages, since it has no state of its own: both brokers resend unacknowledged messages, and
+//! both still hold each other's packet identifiers.
 //!
-//! - [`Spec`], [`Rule`]: what is carried, and how it is renamed; `mark`: how a message that comes back is known.
-//! - [`Link`]: the two connections; `packets`: what comes over them; `relay`: messages from one to the other; `subscribe`: what each side is asked for.
-//! - [`Backoff`]: when to try again.
+//! - [`Spec`], [`Rule`]: which topics are bridged, and how they are renamed; `loop_guard`: how a message that comes
+//!   back is recognized.
+//! - [`Link`]: the two connections; `packets`: incoming packets; `relay`: messages from one side to the other;
+//!   `subscribe`: subscriptions of each side.
+//! - [`Backoff`]: when to reconnect.
 
 mod backoff;
 mod ids;
@@ -39,5 +41,5 @@ pub use spec::{Cause, Counters, Failure, Spec};
 /// Milliseconds on the driver's monotonic clock.
 pub type Millis = u64;
 
-/// How a bridge's sessions here are called; no other client may be called so.
+/// Prefix of the client ids of bridges' local sessions; other clients may not use it.
 pub const LOCAL_ID_PREFIX: &str = "$bridge/";

@@ -1,9 +1,9 @@
-//! The two connections of a bridge: how they begin, what they agree on, how they end.
+//! The two connections of a bridge: CONNECT, negotiated limits, keep-alive, DISCONNECT.
 
 use std::sync::Arc;
 
 use super::Millis;
-use super::ids::Ids;
+use super::ids::PacketIds;
 use super::outbox::{HIGH_BYTES, Outbox};
 use super::rule::Rule;
 use super::spec::{Cause, Counters, Failure, Spec};
@@ -13,55 +13,55 @@ use weir_mqtt::{
     QoS, RetainHandling, Side, SubscriptionOptions, UserProperties, decode, encode,
 };
 
-/// How far one of the two connections is.
+/// The state of one of the two connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leg {
+pub(super) enum LegState {
     Closed,
-    /// CONNECT is sent.
+    /// CONNECT is sent, CONNACK has not arrived.
     Opening,
     Up,
 }
 
-/// Bytes of the largest packet that is taken.
+/// Maximum size of an incoming packet, bytes.
 const PACKET_MAX_BYTES: u32 = (16 << 20) + (256 << 10);
-/// From the open connection to its being in use, both legs together.
+/// Timeout from the open connection to both CONNACKs, milliseconds.
 const HANDSHAKE_MS: Millis = 10_000;
 
-/// A link: bytes and time in, bytes out.
+/// A link: takes bytes and time, returns bytes.
 #[derive(Debug)]
 pub struct Link {
     pub(super) spec: Arc<Spec>,
-    pub(super) remote: Leg,
-    pub(super) local: Leg,
+    pub(super) remote: LegState,
+    pub(super) local: LegState,
     pub(super) to_remote: Outbox,
     pub(super) to_local: Outbox,
-    pub(super) there: Subscriptions,
-    pub(super) here: Subscriptions,
-    wanted_there: Filters,
-    wanted_here: Filters,
-    /// What the other broker allows.
+    pub(super) remote_subscriptions: Subscriptions,
+    pub(super) local_subscriptions: Subscriptions,
+    wanted_remote: Filters,
+    wanted_local: Filters,
+    /// Limits of the remote broker.
     pub(super) window: u16,
     pub(super) maximum_qos: QoS,
     pub(super) retain_available: bool,
     pub(super) maximum_packet_size: u32,
     pub(super) keep_alive_ms: Millis,
-    /// Messages on their way to the other broker.
-    pub(super) open: Ids,
+    /// Messages in flight to the remote broker.
+    pub(super) open: PacketIds,
     pub(super) last_out: PacketId,
-    /// Those that were QoS 2 and go out with less, for the other broker takes no more.
-    pub(super) lowered: Ids,
-    /// QoS 2 messages that the other broker may know by their identifiers, and those that our session may know.
-    pub(super) held_there: Ids,
-    pub(super) held_here: Ids,
-    /// Those of them that belong to a session which is lost: to be released before anything is carried; see `relay`.
-    pub(super) stale_there: Ids,
-    pub(super) stale_here: Ids,
-    /// 3.1.1: the other broker does not know mosquitto's sign for a bridge.
-    pub(super) plain_protocol: bool,
-    /// Nothing new is carried out; what is on its way comes to its end.
+    /// QoS 2 messages that are sent with a lower QoS, since the remote broker supports no more.
+    pub(super) downgraded: PacketIds,
+    /// Identifiers of QoS 2 messages that the remote broker may hold, and those that the local session may hold.
+    pub(super) qos2_remote: PacketIds,
+    pub(super) qos2_local: PacketIds,
+    /// Identifiers of a lost session, which are released before any message is forwarded; see `relay`.
+    pub(super) stale_remote: PacketIds,
+    pub(super) stale_local: PacketIds,
+    /// 3.1.1: the remote broker refused the bridge flag of mosquitto's CONNECT.
+    pub(super) no_bridge_flag: bool,
+    /// No new messages are sent to the remote broker; those in flight complete.
     pub(super) draining: bool,
-    /// The session here was there before this link was made, and what it is subscribed to is not known.
-    pub(super) asks_found: bool,
+    /// The local session existed before this link, and its subscriptions are unknown.
+    pub(super) needs_local_subscriptions: bool,
     pub(super) handshake_until: Millis,
     last_sent: Millis,
     last_received: Millis,
@@ -71,34 +71,34 @@ pub struct Link {
 }
 
 impl Link {
-    /// Neither connection is open.
+    /// A link without open connections.
     pub fn new(spec: Arc<Spec>) -> Self {
         let mut link = Self {
             spec,
-            remote: Leg::Closed,
-            local: Leg::Closed,
+            remote: LegState::Closed,
+            local: LegState::Closed,
             to_remote: Outbox::default(),
             to_local: Outbox::default(),
-            there: Subscriptions::default(),
-            here: Subscriptions::default(),
-            wanted_there: Filters::new(),
-            wanted_here: Filters::new(),
+            remote_subscriptions: Subscriptions::default(),
+            local_subscriptions: Subscriptions::default(),
+            wanted_remote: Filters::new(),
+            wanted_local: Filters::new(),
             window: 1,
             maximum_qos: QoS::ExactlyOnce,
             retain_available: true,
             maximum_packet_size: u32::MAX,
             keep_alive_ms: 0,
-            open: Ids::default(),
+            open: PacketIds::default(),
             last_out: PacketId::MIN,
-            lowered: Ids::default(),
-            // What was before this process is not known.
-            held_there: Ids::all(),
-            held_here: Ids::all(),
-            stale_there: Ids::default(),
-            stale_here: Ids::default(),
-            plain_protocol: false,
+            downgraded: PacketIds::default(),
+            // The state before this process is unknown: assume that both sides hold every identifier.
+            qos2_remote: PacketIds::all(),
+            qos2_local: PacketIds::all(),
+            stale_remote: PacketIds::default(),
+            stale_local: PacketIds::default(),
+            no_bridge_flag: false,
             draining: false,
-            asks_found: true,
+            needs_local_subscriptions: true,
             handshake_until: Millis::MAX,
             last_sent: 0,
             last_received: 0,
@@ -106,32 +106,31 @@ impl Link {
             counters: Counters::default(),
             name: String::new(),
         };
-        link.list_filters();
+        link.update_wanted_filters();
         link
     }
 
-    /// What it is to do from now on. Where the connections are up, only what differs is subscribed and unsubscribed; what
-    /// CONNECT says takes effect with the next one.
+    /// Sets a new specification. On open connections only the differences are subscribed and unsubscribed; changes of
+    /// CONNECT apply to the next connection.
     ///
     /// # Errors
-    /// A filter cannot be written.
+    /// A filter cannot be encoded.
     pub fn set_spec(&mut self, spec: Arc<Spec>, now: Millis) -> Result<(), Failure> {
         self.spec = spec;
-        self.list_filters();
-        self.ask_here()?;
-        self.ask_there(now)
+        self.update_wanted_filters();
+        self.subscribe_local()?;
+        self.subscribe_remote(now)
     }
 
-    /// A connection to the other broker is open: CONNECT.
+    /// Call when the connection to the remote broker is open: sends CONNECT.
     ///
-    /// # Errors
-    /// CONNECT cannot be written: a name is too long.
+    /// CONNECT cannot be encoded: a string is too long.
     pub fn remote_opened(&mut self, now: Millis) -> Result<(), Failure> {
         let spec = Arc::clone(&self.spec);
         let is_v5 = spec.version == ProtocolVersion::V5;
         let connect = Connect {
             version: spec.version,
-            bridge: !is_v5 && !self.plain_protocol,
+            bridge: !is_v5 && !self.no_bridge_flag,
             clean_start: spec.clean_start,
             keep_alive_s: spec.keep_alive_s,
             client_id: &spec.client_id,
@@ -145,25 +144,26 @@ impl Link {
             },
         };
         encode(&Packet::Connect(Box::new(connect)), spec.version, self.to_remote.buffer())?;
-        self.remote = Leg::Opening;
+        self.remote = LegState::Opening;
         self.handshake_until = now + HANDSHAKE_MS;
         (self.last_sent, self.last_received, self.pinged_at) = (now, now, None);
         Ok(())
     }
 
-    /// Whether a connection to this broker is to be opened: the other one is there, or something is to be subscribed.
+    /// Whether the local connection is needed: the remote one is up, or subscriptions have to change.
     pub fn wants_local(&self) -> bool {
-        self.remote == Leg::Up || self.remote == Leg::Closed && !self.here.is_settled(&self.wanted_here)
+        self.remote == LegState::Up
+            || self.remote == LegState::Closed && !self.local_subscriptions.is_settled(&self.wanted_local)
     }
 
-    /// A connection to this broker is open: CONNECT.
+    /// Call when the connection to this broker is open: sends CONNECT.
     ///
     /// # Errors
-    /// CONNECT cannot be written.
+    /// CONNECT cannot be encoded.
     pub fn local_opened(&mut self, now: Millis) -> Result<(), Failure> {
         let spec = Arc::clone(&self.spec);
-        // While the other broker is away, as little as possible is sent in vain.
-        let window = if self.remote == Leg::Up { self.window } else { 1 };
+        // While the remote broker is not connected, as few messages as possible are sent in vain.
+        let window = if self.remote == LegState::Up { self.window } else { 1 };
         let connect = Connect {
             version: ProtocolVersion::V5,
             bridge: false,
@@ -180,91 +180,92 @@ impl Link {
             },
         };
         encode(&Packet::Connect(Box::new(connect)), ProtocolVersion::V5, self.to_local.buffer())?;
-        self.local = Leg::Opening;
+        self.local = LegState::Opening;
         self.handshake_until = now + HANDSHAKE_MS;
         Ok(())
     }
 
-    /// The connection to this broker is closed.
+    /// Call when the local connection is closed.
     pub fn local_closed(&mut self) {
-        self.local = Leg::Closed;
+        self.local = LegState::Closed;
         self.to_local.clear();
     }
 
-    /// Both connections are closed.
+    /// Call when both connections are closed.
     pub fn closed(&mut self) {
         self.local_closed();
-        self.remote = Leg::Closed;
+        self.remote = LegState::Closed;
         self.to_remote.clear();
-        self.lowered = Ids::default();
+        self.downgraded = PacketIds::default();
         self.draining = false;
         self.handshake_until = Millis::MAX;
-        self.list_filters();
+        self.update_wanted_filters();
     }
 
-    /// Whether messages are carried.
+    /// Whether both connections are up.
     pub fn is_up(&self) -> bool {
-        self.remote == Leg::Up && self.local == Leg::Up
+        self.remote == LegState::Up && self.local == LegState::Up
     }
 
-    /// Whether the other broker has let the link in.
+    /// Whether the remote broker has accepted the connection.
     pub fn is_remote_up(&self) -> bool {
-        self.remote == Leg::Up
+        self.remote == LegState::Up
     }
 
-    /// Whether CONNACK has come, and this broker lets its bridge in.
+    /// Whether this broker has accepted the local connection.
     pub fn is_local_up(&self) -> bool {
-        self.local == Leg::Up
+        self.local == LegState::Up
     }
 
-    /// Whether bytes of the other broker can be taken: none before there is somebody here to acknowledge them, and none
-    /// while too many wait.
+    /// Whether bytes of the remote broker can be consumed: not before the local session can acknowledge them, and not
+    /// while too much output waits.
     pub fn reads_remote(&self) -> bool {
-        let ready = self.remote == Leg::Opening || self.is_up() && self.stale_here.is_empty();
+        let ready = self.remote == LegState::Opening || self.is_up() && self.stale_local.is_empty();
         ready && self.to_local.waiting().len() < HIGH_BYTES
     }
 
-    /// Whether bytes of this broker can be taken.
+    /// Whether bytes of this broker can be consumed.
     pub fn reads_local(&self) -> bool {
-        let ready = !self.is_up() || self.stale_there.is_empty();
+        let ready = !self.is_up() || self.stale_remote.is_empty();
         ready && self.to_remote.waiting().len() < HIGH_BYTES
     }
 
-    /// What waits to be written to the other broker.
+    /// Output for the remote broker.
     pub fn to_remote(&mut self) -> &mut Outbox {
         &mut self.to_remote
     }
 
-    /// What waits to be written to this broker.
+    /// Output for this broker.
     pub fn to_local(&mut self) -> &mut Outbox {
         &mut self.to_local
     }
 
-    /// What was counted.
+    /// Counters since the link was created.
     pub fn counters(&self) -> Counters {
         self.counters
     }
 
-    /// Messages sent to the other broker and not acknowledged.
-    pub fn on_the_way(&self) -> u32 {
+    /// Number of messages that the remote broker has not acknowledged.
+    pub fn unacknowledged(&self) -> u32 {
         self.open.len()
     }
 
-    /// Filters that the other broker refused to subscribe, with the code.
+    /// Filters whose subscription the remote broker refused, with the reason code.
     pub fn refused(&self) -> impl Iterator<Item = (&str, u8)> {
-        self.there.refused()
+        self.remote_subscriptions.refused()
     }
 
-    /// Takes bytes of the other broker; answers how many. The rest is to be given again, with what follows it.
+    /// Handles bytes of the remote broker; returns how many were consumed. Pass the rest again, with the bytes that
+    /// follow.
     ///
     /// # Errors
-    /// The link cannot go on.
+    /// The link must be closed.
     pub fn from_remote(&mut self, bytes: &[u8], now: Millis) -> Result<usize, Failure> {
         let context =
             DecodeContext { version: self.spec.version, max_packet_size: PACKET_MAX_BYTES, from: Side::Server };
         let mut consumed = 0;
         while self.reads_remote() {
-            match decode(&bytes[consumed..], &context).map_err(|error| broken("the other broker", &error))? {
+            match decode(&bytes[consumed..], &context).map_err(|error| protocol_error("the remote broker", &error))? {
                 Decoded::Incomplete { .. } => break,
                 Decoded::Packet { packet, len } => {
                     self.on_remote(&packet, now)?;
@@ -279,15 +280,15 @@ impl Link {
         Ok(consumed)
     }
 
-    /// Takes bytes of this broker; answers how many.
+    /// Handles bytes of this broker; returns how many were consumed.
     ///
     /// # Errors
-    /// The link cannot go on.
+    /// The link must be closed.
     pub fn from_local(&mut self, bytes: &[u8], now: Millis) -> Result<usize, Failure> {
         let context = DecodeContext { version: ProtocolVersion::V5, max_packet_size: u32::MAX, from: Side::Server };
         let mut consumed = 0;
         while self.reads_local() {
-            match decode(&bytes[consumed..], &context).map_err(|error| broken("this broker", &error))? {
+            match decode(&bytes[consumed..], &context).map_err(|error| protocol_error("this broker", &error))? {
                 Decoded::Incomplete { .. } => break,
                 Decoded::Packet { packet, len } => {
                     self.on_local(&packet, now)?;
@@ -298,55 +299,65 @@ impl Link {
         Ok(consumed)
     }
 
-    /// Whether the session here was there before this link, so that somebody has to look what it is subscribed to, and
-    /// tell [`Link::found_here`].
-    pub fn asks_found(&self) -> bool {
-        self.asks_found && self.local == Leg::Up
+    /// Whether the local session existed before this link: the driver must call [`Link::set_local_subscriptions`].
+    pub fn needs_local_subscriptions(&self) -> bool {
+        self.needs_local_subscriptions && self.local == LegState::Up
     }
 
-    /// What the session here is subscribed to.
+    /// Sets the subscriptions that the local session has.
     ///
     /// # Errors
-    /// A filter cannot be written.
-    pub fn found_here(&mut self, filters: impl IntoIterator<Item = String>) -> Result<(), Failure> {
-        self.asks_found = false;
-        self.here.found(filters);
-        self.ask_here()
+    /// A filter cannot be encoded.
+    pub fn set_local_subscriptions(&mut self, filters: impl IntoIterator<Item = String>) -> Result<(), Failure> {
+        self.needs_local_subscriptions = false;
+        self.local_subscriptions.set_existing(filters);
+        self.subscribe_local()
     }
 
-    pub(super) fn ask_here(&mut self) -> Result<(), Failure> {
-        if self.local != Leg::Up || self.asks_found {
+    pub(super) fn subscribe_local(&mut self) -> Result<(), Failure> {
+        if self.local != LegState::Up || self.needs_local_subscriptions {
             return Ok(());
         }
-        Ok(self.here.ask(&self.wanted_here, ProtocolVersion::V5, PacketId::MIN, self.to_local.buffer())?)
+        Ok(self.local_subscriptions.request_changes(
+            &self.wanted_local,
+            ProtocolVersion::V5,
+            PacketId::MIN,
+            self.to_local.buffer(),
+        )?)
     }
 
-    pub(super) fn ask_there(&mut self, now: Millis) -> Result<(), Failure> {
-        if self.remote != Leg::Up {
+    pub(super) fn subscribe_remote(&mut self, now: Millis) -> Result<(), Failure> {
+        if self.remote != LegState::Up {
             return Ok(());
         }
-        // Half way round from where messages are numbered now: none has come there when the answer is here.
+        // Half the range away from the identifiers of current messages, so that none of them is reached before the
+        // answer arrives.
         let opposite = |id: PacketId| PacketId::new(id.get().wrapping_add(1 << 15)).unwrap_or(PacketId::MIN);
         let mut free = opposite(self.last_out);
         while self.open.contains(free) || free == PacketId::MAX || self.open.contains(free.saturating_add(1)) {
             free = free.checked_add(1).unwrap_or(PacketId::MIN);
         }
-        self.there.ask(&self.wanted_there, self.spec.version, free, self.to_remote.buffer())?;
+        self.remote_subscriptions.request_changes(
+            &self.wanted_remote,
+            self.spec.version,
+            free,
+            self.to_remote.buffer(),
+        )?;
         self.last_sent = now;
         Ok(())
     }
 
-    /// What either side is to be subscribed to.
-    pub(super) fn list_filters(&mut self) {
+    /// Computes the subscriptions that each side should have.
+    pub(super) fn update_wanted_filters(&mut self) {
         let maximum_qos = self.maximum_qos;
         let is_v5 = self.spec.version == ProtocolVersion::V5;
-        let up = self.remote == Leg::Up;
+        let up = self.remote == LegState::Up;
         let list = |rules: &[Rule], maximum_qos: QoS, has_options: bool, retained: RetainHandling| {
             let mut filters = Filters::new();
             for rule in rules {
                 let wanted = SubscriptionOptions {
                     qos: rule.qos.min(maximum_qos),
-                    // What came over the link is not to go back over it; a shared subscription cannot say so
+                    // Messages from the link must not return over it; a shared subscription cannot have No Local
                     // [MQTT-3.8.3-4].
                     no_local: has_options && rule.share.is_none(),
                     retain_as_published: has_options && rule.retain,
@@ -357,39 +368,39 @@ impl Link {
             }
             filters
         };
-        // What is retained here is asked for once there is somebody to take it: at QoS 0 it does not wait.
+        // Retained messages are requested only while the remote broker is connected: at QoS 0 they are not queued.
         let retained = if up { RetainHandling::Always } else { RetainHandling::Never };
-        self.wanted_here = list(&self.spec.out, maximum_qos, true, retained);
-        self.wanted_there = list(&self.spec.inward, QoS::ExactlyOnce, is_v5, RetainHandling::IfNew);
+        self.wanted_local = list(&self.spec.out, maximum_qos, true, retained);
+        self.wanted_remote = list(&self.spec.inward, QoS::ExactlyOnce, is_v5, RetainHandling::IfNew);
     }
 
-    /// Carries nothing new out; what is on its way may still come to its end. See [`Link::is_drained`].
+    /// Stops sending new messages; those in flight may complete. See [`Link::is_drained`].
     pub fn drain(&mut self) {
         self.draining = true;
     }
 
-    /// Whether nothing is on its way out.
+    /// Whether no message is in flight to the remote broker.
     pub fn is_drained(&self) -> bool {
         self.open.is_empty() || !self.is_up()
     }
 
-    /// Says goodbye to the other broker. `for_good`: it is to keep nothing for us.
+    /// Sends DISCONNECT to the remote broker. `end_session`: it must discard the session.
     ///
     /// # Errors
-    /// DISCONNECT cannot be written.
-    pub fn leave_remote(&mut self, for_good: bool) -> Result<(), Failure> {
-        if self.remote != Leg::Up {
+    /// DISCONNECT cannot be encoded.
+    pub fn disconnect_remote(&mut self, end_session: bool) -> Result<(), Failure> {
+        if self.remote != LegState::Up {
             return Ok(());
         }
         let version = self.spec.version;
-        if for_good && version != ProtocolVersion::V5 {
-            // 3.1.1 has no other word for it.
-            self.wanted_there.clear();
-            self.ask_there(self.last_sent)?;
+        if end_session && version != ProtocolVersion::V5 {
+            // 3.1.1 has no session expiry: unsubscribe instead.
+            self.wanted_remote.clear();
+            self.subscribe_remote(self.last_sent)?;
         }
-        // A session that was to end with its connection cannot be given another expiry [MQTT-3.14.2-2].
+        // The expiry of a session that ends with its connection cannot be changed [MQTT-3.14.2-2].
         let ends =
-            for_good && version == ProtocolVersion::V5 && !self.spec.clean_start && self.spec.session_expiry_s > 0;
+            end_session && version == ProtocolVersion::V5 && !self.spec.clean_start && self.spec.session_expiry_s > 0;
         let disconnect = Disconnect {
             session_expiry_s: ends.then_some(0),
             user_properties: UserProperties::default(),
@@ -398,11 +409,11 @@ impl Link {
         Ok(weir_mqtt::disconnect(self.to_remote.buffer(), version, &disconnect)?)
     }
 
-    /// Ends the session here, queue and all.
+    /// Ends the local session and discards its queue.
     ///
     /// # Errors
-    /// DISCONNECT cannot be written.
-    pub fn end_local(&mut self) -> Result<(), Failure> {
+    /// DISCONNECT cannot be encoded.
+    pub fn end_local_session(&mut self) -> Result<(), Failure> {
         let disconnect = Disconnect { session_expiry_s: Some(0), ..Disconnect::default() };
         Ok(weir_mqtt::disconnect(self.to_local.buffer(), ProtocolVersion::V5, &disconnect)?)
     }
@@ -413,7 +424,7 @@ impl Link {
 
     /// When [`Link::tick`] is next needed.
     pub fn deadline(&self) -> Millis {
-        let silence = match (self.remote == Leg::Up && self.keep_alive_ms > 0, self.pinged_at) {
+        let silence = match (self.remote == LegState::Up && self.keep_alive_ms > 0, self.pinged_at) {
             (false, _) => Millis::MAX,
             (true, Some(pinged_at)) => pinged_at + self.keep_alive_ms,
             (true, None) => self.last_sent.min(self.last_received) + self.keep_alive_ms,
@@ -421,10 +432,9 @@ impl Link {
         silence.min(self.handshake_until)
     }
 
-    /// What is due: the keep-alive's PINGREQ.
+    /// Sends PINGREQ when the keep-alive is due, and checks timeouts.
     ///
-    /// # Errors
-    /// The other broker does not answer.
+    /// The remote broker did not answer in time.
     pub fn tick(&mut self, now: Millis) -> Result<(), Failure> {
         if now < self.deadline() {
             return Ok(());
@@ -434,7 +444,7 @@ impl Link {
             return Err(Failure::new(Cause::TimedOut, message));
         }
         if self.pinged_at.is_some() {
-            let message = format!("nothing came for {} s after a PINGREQ", self.keep_alive_ms / 1000);
+            let message = format!("no packet for {} s after PINGREQ", self.keep_alive_ms / 1000);
             return Err(Failure::new(Cause::TimedOut, message));
         }
         weir_mqtt::pingreq(self.to_remote.buffer());
@@ -443,6 +453,6 @@ impl Link {
     }
 }
 
-fn broken(who: &str, error: &DecodeError) -> Failure {
-    Failure::new(Cause::Protocol, format!("{who} sent what is no MQTT: {error}"))
+fn protocol_error(peer: &str, error: &DecodeError) -> Failure {
+    Failure::new(Cause::Protocol, format!("{peer} sent an invalid packet: {error}"))
 }

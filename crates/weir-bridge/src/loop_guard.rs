@@ -1,12 +1,12 @@
-//! How a message that comes back is known for one that was here before.
+//! Loop detection: recognizes messages that this broker has sent before.
 
 use weir_mqtt::{EncodeError, PublishProperties, UserProperties, push_user_property};
 
-/// The user property that a link adds to every message that it carries out over MQTT 5; its value names the broker, and
-/// the namespace where it has one. A message keeps those of all brokers it came through.
+/// The user property that a link adds to every message that it sends over MQTT 5. The value has the broker's name, and
+/// the namespace if there is one. A message has one for each broker that it passed through.
 pub const LOOP_GUARD_PROPERTY: &str = "weir-bridge";
 
-/// One broker's mark.
+/// The loop-guard property of one broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoopGuard {
     origin: Box<str>,
@@ -15,7 +15,7 @@ pub struct LoopGuard {
 }
 
 impl LoopGuard {
-    /// The mark of a node's namespace (empty: the shared one).
+    /// The loop guard of a node's namespace (empty: the default one).
     ///
     /// # Errors
     /// The name is too long for a property.
@@ -26,13 +26,13 @@ impl LoopGuard {
         Ok(Self { origin: origin.into(), block: block.into() })
     }
 
-    /// The user property, as it stands in a packet.
+    /// The encoded user property.
     pub(super) fn block(&self) -> &[u8] {
         &self.block
     }
 
-    /// Whether a message was here before.
-    pub(super) fn is_on(&self, properties: &PublishProperties<'_>) -> bool {
+    /// Whether the properties contain this broker's loop guard.
+    pub(super) fn is_in(&self, properties: &PublishProperties<'_>) -> bool {
         !properties.raw.is_empty()
             && UserProperties { raw: properties.raw }
                 .iter()
@@ -45,11 +45,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_its_own_broker_knows_it() {
+    fn a_loop_guard_matches_only_its_broker_and_namespace() {
         let (here, tenant, there) = (LoopGuard::new("a", ""), LoopGuard::new("a", "tenant/"), LoopGuard::new("b", ""));
         let (here, tenant, there) = (here.unwrap(), tenant.unwrap(), there.unwrap());
         let both = [there.block(), here.block()].concat();
-        let on = |raw: &[u8], mark: &LoopGuard| mark.is_on(&PublishProperties { raw, ..Default::default() });
+        let on = |raw: &[u8], mark: &LoopGuard| mark.is_in(&PublishProperties { raw, ..Default::default() });
         assert!(on(&both, &here) && on(&both, &there) && !on(&both, &tenant));
         assert!(!on(&[], &here) && !on(there.block(), &here));
     }

@@ -1,9 +1,9 @@
-//! Bytes on their way out of a link.
+//! The output of a link.
 
-/// Bytes that wait for one connection above which nothing more is taken from the other.
+/// Output of one connection above which no more bytes are consumed from the other, bytes.
 pub(super) const HIGH_BYTES: usize = 256 << 10;
 
-/// Bytes that wait for one connection.
+/// Output for one connection.
 #[derive(Debug, Default)]
 pub struct Outbox {
     bytes: Vec<u8>,
@@ -11,12 +11,12 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// What waits.
+    /// The bytes to write.
     pub fn waiting(&self) -> &[u8] {
         self.bytes.get(self.taken..).unwrap_or_default()
     }
 
-    /// `n` bytes were written.
+    /// Marks `n` bytes as written.
     pub fn advance(&mut self, n: usize) {
         self.taken = (self.taken + n).min(self.bytes.len());
         if self.taken == self.bytes.len() {

@@ -1,13 +1,13 @@
-//! Messages from one side to the other, and their acknowledgements back.
+//! Forwards messages from one side to the other, and their acknowledgements back.
 //!
-//! **Identifiers of a lost session.** A QoS 2 receiver knows a message by its identifier until it is released. Where one
-//! of the two sessions is lost and the other is not (a restart that kept nothing), the survivor may hold identifiers that
-//! the new session gives to new messages, and would take those for ones it has. So then all that it may hold is released
-//! first: PUBREL for each, and no message before every PUBCOMP has come.
+//! **Identifiers of a lost session.** A QoS 2 receiver remembers a message by its identifier until it is released. If
+//! one of the two sessions is lost and the other is not (a restart without a store), the surviving side may hold
+//! identifiers that the new session assigns to new messages, and would treat those as duplicates. So all identifiers
+//! that it may hold are released first: a PUBREL for each, and no message before every PUBCOMP has arrived.
 
 use super::Millis;
-use super::ids::Ids;
-use super::link::{Leg, Link};
+use super::ids::PacketIds;
+use super::link::{LegState, Link};
 use super::rule::{Rule, find};
 use super::spec::Failure;
 use weir_mqtt::{
@@ -16,16 +16,16 @@ use weir_mqtt::{
 };
 
 impl Link {
-    /// A message for the other broker.
-    pub(super) fn carry_out(&mut self, publish: &Publish<'_>, now: Millis) -> Result<(), Failure> {
-        if self.remote != Leg::Up || self.draining {
+    /// Forwards a message to the remote broker.
+    pub(super) fn forward_out(&mut self, publish: &Publish<'_>, now: Millis) -> Result<(), Failure> {
+        if self.remote != LegState::Up || self.draining {
             // The session sends it again on its next connection.
             return Ok(());
         }
         let spec = std::sync::Arc::clone(&self.spec);
-        if spec.mark.is_on(&publish.properties) {
+        if spec.mark.is_in(&publish.properties) {
             self.counters.dropped_loop += 1;
-            self.settle_here(publish);
+            self.complete_local(publish);
             return Ok(());
         }
         let mut name = std::mem::take(&mut self.name);
@@ -34,7 +34,7 @@ impl Link {
             Some(rule) => self.send_out(publish, rule, &name, spec.mark.block(), now)?,
             None => {
                 self.counters.dropped_no_rule += 1;
-                self.settle_here(publish);
+                self.complete_local(publish);
             }
         }
         self.name = name;
@@ -56,7 +56,7 @@ impl Link {
         let length = publish_len(version, qos, name.len(), &properties, publish.payload.len());
         if length > self.maximum_packet_size as usize {
             self.counters.dropped_unfit += 1;
-            self.settle_here(publish);
+            self.complete_local(publish);
             return Ok(());
         }
         let id = publish.packet_id.filter(|_| qos != QoS::AtMostOnce);
@@ -65,12 +65,12 @@ impl Link {
                 self.open.insert(id);
                 self.last_out = id;
                 match (publish.qos, qos) {
-                    (_, QoS::ExactlyOnce) => self.held_there.insert(id),
-                    (QoS::ExactlyOnce, _) => self.lowered.insert(id),
+                    (_, QoS::ExactlyOnce) => self.qos2_remote.insert(id),
+                    (QoS::ExactlyOnce, _) => self.downgraded.insert(id),
                     _ => {}
                 }
             }
-            None => self.settle_here(publish),
+            None => self.complete_local(publish),
         }
         let retain = publish.retain && rule.retain && self.retain_available;
         let (dup, payload) = (publish.dup && id.is_some(), publish.payload);
@@ -80,8 +80,8 @@ impl Link {
         Ok(())
     }
 
-    /// Ends the exchange of a message of this broker that goes no further.
-    fn settle_here(&mut self, publish: &Publish<'_>) {
+    /// Completes the exchange of a message of this broker that is not forwarded.
+    fn complete_local(&mut self, publish: &Publish<'_>) {
         let Some(id) = publish.packet_id else { return };
         let out = self.to_local.buffer();
         match publish.qos {
@@ -91,12 +91,12 @@ impl Link {
         }
     }
 
-    /// A message of the other broker.
-    pub(super) fn carry_in(&mut self, publish: &Publish<'_>) -> Result<(), Failure> {
+    /// Forwards a message of the remote broker.
+    pub(super) fn forward_in(&mut self, publish: &Publish<'_>) -> Result<(), Failure> {
         let spec = std::sync::Arc::clone(&self.spec);
-        if spec.mark.is_on(&publish.properties) {
+        if spec.mark.is_in(&publish.properties) {
             self.counters.dropped_loop += 1;
-            self.settle_there(publish);
+            self.complete_remote(publish);
             return Ok(());
         }
         let mut name = std::mem::take(&mut self.name);
@@ -105,7 +105,7 @@ impl Link {
             Some(rule) => self.send_in(publish, rule, &name)?,
             None => {
                 self.counters.dropped_no_rule += 1;
-                self.settle_there(publish);
+                self.complete_remote(publish);
             }
         }
         self.name = name;
@@ -117,7 +117,7 @@ impl Link {
         let properties = PublishPropsOut { pieces: &pieces, ..PublishPropsOut::default() };
         let out = self.to_local.buffer();
         if let Some(id) = publish.packet_id.filter(|_| publish.qos == QoS::ExactlyOnce) {
-            self.held_here.insert(id);
+            self.qos2_local.insert(id);
         }
         let (dup, retain, id) = (publish.dup, publish.retain && rule.retain, publish.packet_id);
         let payload = publish.payload;
@@ -126,9 +126,9 @@ impl Link {
         Ok(())
     }
 
-    /// Acknowledges a message of the other broker that goes no further. At QoS 2 its PUBREL passes, and this broker, which
-    /// does not know it, completes.
-    fn settle_there(&mut self, publish: &Publish<'_>) {
+    /// Acknowledges a message of the remote broker that is not forwarded. At QoS 2 its PUBREL is forwarded, and this
+    /// broker, which does not know it, answers PUBCOMP.
+    fn complete_remote(&mut self, publish: &Publish<'_>) {
         let (version, Some(id)) = (self.spec.version, publish.packet_id) else { return };
         let out = self.to_remote.buffer();
         match publish.qos {
@@ -137,15 +137,15 @@ impl Link {
         }
     }
 
-    /// An acknowledgement of the other broker goes to the session here.
-    pub(super) fn pass_to_local(&mut self, packet: &Packet<'_>) {
+    /// Forwards an acknowledgement of the remote broker to the local session.
+    pub(super) fn ack_to_local(&mut self, packet: &Packet<'_>) {
         let out = self.to_local.buffer();
         let version = ProtocolVersion::V5;
         match packet {
             Packet::PubAck(ack) => {
                 self.open.remove(ack.packet_id);
                 self.counters.refused += u64::from(ack.code >= 0x80);
-                if self.lowered.remove(ack.packet_id) {
+                if self.downgraded.remove(ack.packet_id) {
                     pubrec(out, version, ack.packet_id, ReasonCode::Success);
                 } else {
                     puback(out, version, ack.packet_id, ReasonCode::Success);
@@ -153,15 +153,15 @@ impl Link {
             }
             Packet::PubRec(ack) if ack.code >= 0x80 => {
                 self.open.remove(ack.packet_id);
-                self.held_there.remove(ack.packet_id);
+                self.qos2_remote.remove(ack.packet_id);
                 self.counters.refused += 1;
                 pubrec(out, version, ack.packet_id, reason(ack.code));
             }
             Packet::PubRec(ack) => pubrec(out, version, ack.packet_id, ReasonCode::Success),
-            Packet::PubComp(ack) if self.stale_there.remove(ack.packet_id) => {}
+            Packet::PubComp(ack) if self.stale_remote.remove(ack.packet_id) => {}
             Packet::PubComp(ack) => {
                 self.open.remove(ack.packet_id);
-                self.held_there.remove(ack.packet_id);
+                self.qos2_remote.remove(ack.packet_id);
                 pubcomp(out, version, ack.packet_id, ReasonCode::Success);
             }
             Packet::PubRel(ack) => pubrel(out, version, ack.packet_id, ReasonCode::Success),
@@ -169,9 +169,9 @@ impl Link {
         }
     }
 
-    /// An acknowledgement of this broker goes to the other one.
-    pub(super) fn pass_to_remote(&mut self, packet: &Packet<'_>, now: Millis) {
-        if self.remote != Leg::Up {
+    /// Forwards an acknowledgement of this broker to the remote one.
+    pub(super) fn ack_to_remote(&mut self, packet: &Packet<'_>, now: Millis) {
+        if self.remote != LegState::Up {
             return;
         }
         let version = self.spec.version;
@@ -179,18 +179,18 @@ impl Link {
         match packet {
             Packet::PubAck(ack) => puback(out, version, ack.packet_id, reason(ack.code)),
             Packet::PubRec(ack) => pubrec(out, version, ack.packet_id, reason(ack.code)),
-            Packet::PubComp(ack) if self.stale_here.remove(ack.packet_id) => return,
+            Packet::PubComp(ack) if self.stale_local.remove(ack.packet_id) => return,
             Packet::PubComp(ack) => {
-                self.held_here.remove(ack.packet_id);
+                self.qos2_local.remove(ack.packet_id);
                 pubcomp(out, version, ack.packet_id, ReasonCode::Success);
             }
-            // It went out with less than QoS 2: nobody there knows it.
+            // It was sent with a lower QoS: the remote broker does not know it.
             Packet::PubRel(ack) if self.maximum_qos < QoS::ExactlyOnce => {
                 return pubcomp(self.to_local.buffer(), ProtocolVersion::V5, ack.packet_id, ReasonCode::Success);
             }
             Packet::PubRel(ack) => {
                 self.open.insert(ack.packet_id);
-                self.held_there.insert(ack.packet_id);
+                self.qos2_remote.insert(ack.packet_id);
                 pubrel(out, version, ack.packet_id, ReasonCode::Success);
             }
             _ => return,
@@ -198,35 +198,36 @@ impl Link {
         self.note_sent(now);
     }
 
-    /// The other broker begins a new session: it holds nothing, and what ours holds of the former one is stale.
-    pub(super) fn remote_is_new(&mut self) {
-        self.held_there = Ids::default();
-        self.stale_there = Ids::default();
-        self.stale_here.append(std::mem::take(&mut self.held_here));
+    /// The remote broker has begun a new session: it holds no identifiers, and those of the former session that the
+    /// local one holds are stale.
+    pub(super) fn on_new_remote_session(&mut self) {
+        self.qos2_remote = PacketIds::default();
+        self.stale_remote = PacketIds::default();
+        self.stale_local.append(std::mem::take(&mut self.qos2_local));
     }
 
-    /// The session here is a new one.
-    pub(super) fn local_is_new(&mut self) {
-        self.held_here = Ids::default();
-        self.stale_here = Ids::default();
-        self.stale_there.append(std::mem::take(&mut self.held_there));
+    /// The local session is new.
+    pub(super) fn on_new_local_session(&mut self) {
+        self.qos2_local = PacketIds::default();
+        self.stale_local = PacketIds::default();
+        self.stale_remote.append(std::mem::take(&mut self.qos2_remote));
     }
 
-    /// Both sides are there: releases what either holds of a lost session. What is cut short is done again.
+    /// When both sides are up: releases the identifiers of a lost session. An interrupted release is repeated.
     pub(super) fn release_stale(&mut self, now: Millis) {
         if !self.is_up() {
             return;
         }
         let version = self.spec.version;
         let out = self.to_remote.buffer();
-        self.stale_there.iter().for_each(|id| pubrel(out, version, id, ReasonCode::Success));
+        self.stale_remote.iter().for_each(|id| pubrel(out, version, id, ReasonCode::Success));
         let out = self.to_local.buffer();
-        self.stale_here.iter().for_each(|id| pubrel(out, ProtocolVersion::V5, id, ReasonCode::Success));
+        self.stale_local.iter().for_each(|id| pubrel(out, ProtocolVersion::V5, id, ReasonCode::Success));
         self.note_sent(now);
     }
 }
 
-/// The code of an acknowledgement that was decoded.
+/// The reason code of a decoded acknowledgement.
 fn reason(code: u8) -> ReasonCode {
     ReasonCode::try_from(code).unwrap_or(ReasonCode::UnspecifiedError)
 }

@@ -1,32 +1,32 @@
-//! What is carried, and what it is called on the other side.
+//! Rules: which topics are bridged, and their names on the other side.
 
 use weir_mqtt::{MAX_TOPIC_BYTES, QoS, SHARE_PREFIX, matches};
 
-/// One rule, of either direction. A topic that `filter` matches is carried: `strip` is taken off its beginning, then
-/// `add` is put in front.
+/// One rule, of either direction. A topic that `filter` matches is bridged: `strip` is removed from its beginning, then
+/// `add` is prepended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// A topic filter, of the side that the messages come from; never a shared one.
+    /// A topic filter on the sending side; never a shared one.
     pub filter: Box<str>,
-    /// Empty: nothing is taken off.
+    /// Prefix to remove; empty: none.
     pub strip: Box<str>,
-    /// Empty: nothing is put in front.
+    /// Prefix to add; empty: none.
     pub add: Box<str>,
-    /// The highest QoS.
+    /// The maximum QoS.
     pub qos: QoS,
-    /// Whether the retain flag is carried.
+    /// Whether the retain flag is forwarded.
     pub retain: bool,
-    /// The shared subscription that messages are taken from.
+    /// The group of the shared subscription, if it is one.
     pub share: Option<Box<str>>,
 }
 
 impl Rule {
-    /// Whether the rule is about a topic.
-    pub(super) fn is_about(&self, topic: &str) -> bool {
+    /// Whether the rule matches a topic.
+    pub(super) fn matches_topic(&self, topic: &str) -> bool {
         matches(&self.filter, topic)
     }
 
-    /// Writes what `topic` is called on the other side. `false`: there it would be no topic name.
+    /// Writes the name of `topic` on the other side. `false`: the name would not be valid.
     pub(super) fn rename(&self, topic: &str, into: &mut String) -> bool {
         let Some(rest) = topic.strip_prefix(&*self.strip) else { return false };
         into.clear();
@@ -35,7 +35,7 @@ impl Rule {
         (1..=MAX_TOPIC_BYTES).contains(&into.len())
     }
 
-    /// The filter to subscribe with.
+    /// The filter of the subscription.
     pub(super) fn subscription(&self) -> Box<str> {
         match &self.share {
             Some(group) => format!("{SHARE_PREFIX}{group}/{}", self.filter).into(),
@@ -44,9 +44,9 @@ impl Rule {
     }
 }
 
-/// The first rule that is about a topic.
+/// The first rule that matches a topic.
 pub(super) fn find<'a>(rules: &'a [Rule], topic: &str) -> Option<&'a Rule> {
-    rules.iter().find(|rule| rule.is_about(topic))
+    rules.iter().find(|rule| rule.matches_topic(topic))
 }
 
 #[cfg(test)]
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn topics_are_renamed() {
+    fn prefixes_are_stripped_and_added() {
         let cases = [
             ("sensor/#", "", "site1/", "sensor/1/temp", Some("site1/sensor/1/temp")),
             ("cmd/site1/#", "cmd/site1/", "cmd/", "cmd/site1/reset", Some("cmd/reset")),
@@ -87,21 +87,21 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rule_that_is_about_a_topic_holds() {
+    fn the_first_rule_that_matches_a_topic_applies() {
         let rules = [rule("a/b", "", "1/"), rule("a/#", "", "2/"), rule("#", "", "3/")];
         let add = |topic| find(&rules, topic).map(|rule| &*rule.add);
         assert_eq!([add("a/b"), add("a/c"), add("x"), add("$SYS/x")], [Some("1/"), Some("2/"), Some("3/"), None]);
     }
 
     #[test]
-    fn a_shared_rule_subscribes_as_a_member() {
+    fn a_shared_rule_uses_a_shared_subscription() {
         let shared = Rule { share: Some("both".into()), ..rule("a/#", "", "") };
         assert_eq!(&*shared.subscription(), "$share/both/a/#");
-        assert!(shared.is_about("a/b"));
+        assert!(shared.matches_topic("a/b"));
     }
 
     proptest! {
-        /// The rule of the way back has the prefixes changed about: it gives every topic its name back.
+        /// The rule with swapped prefixes restores every topic name.
         #[test]
         fn renaming_is_reversible(strip in "[a-c/]{0,3}", add in "[a-c/]{0,3}", rest in "[a-c/]{0,5}") {
             let topic = format!("{strip}{rest}");

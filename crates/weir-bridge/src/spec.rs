@@ -1,33 +1,33 @@
-//! What a link is told, what it counts, and why it fails.
+//! The specification of a link, its counters, and its failures.
 
 use super::loop_guard::LoopGuard;
 use super::rule::Rule;
 use weir_mqtt::{EncodeError, ProtocolVersion};
 
-/// What a link is to do: compiled from a declaration.
+/// The specification of a link, compiled from a declaration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
     /// 3.1.1 or 5.0.
     pub version: ProtocolVersion,
-    /// At the other broker.
+    /// The client id at the remote broker.
     pub client_id: Box<str>,
     pub username: Option<Box<str>>,
     pub password: Option<Box<[u8]>>,
     /// 0: none.
     pub keep_alive_s: u16,
     pub clean_start: bool,
-    /// How long the other broker keeps the session, 5.0.
+    /// Session Expiry Interval at the remote broker (5.0), seconds.
     pub session_expiry_s: u32,
-    /// Here; begins with [`super::LOCAL_ID_PREFIX`].
+    /// The client id at this broker; begins with [`super::LOCAL_ID_PREFIX`].
     pub local_id: Box<str>,
     pub mark: LoopGuard,
-    /// From here to there.
+    /// Rules from this broker to the remote one.
     pub out: Vec<Rule>,
-    /// From there to here.
+    /// Rules from the remote broker to this one.
     pub inward: Vec<Rule>,
 }
 
-/// Why a link is not up.
+/// Why a link failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     pub cause: Cause,
@@ -39,20 +39,20 @@ pub struct Failure {
 pub enum Cause {
     /// No connection to the address, or no TLS on it.
     Unreachable,
-    /// CONNACK says no.
+    /// CONNACK refused the connection.
     Refused,
-    /// The connection ended.
+    /// The connection was closed or lost.
     Lost,
-    /// The other broker does not answer.
+    /// The remote broker did not answer in time.
     TimedOut,
-    /// The other broker breaks the protocol.
+    /// The remote broker violated the protocol.
     Protocol,
-    /// This broker does not let its own bridge in: it shuts down.
+    /// The connection to this broker failed: it shuts down.
     Local,
 }
 
 impl Failure {
-    /// A failure, in words.
+    /// A failure with a message.
     pub fn new(cause: Cause, message: impl Into<String>) -> Self {
         Self { cause, message: message.into() }
     }
@@ -60,23 +60,23 @@ impl Failure {
 
 impl From<EncodeError> for Failure {
     fn from(error: EncodeError) -> Self {
-        Self::new(Cause::Protocol, format!("a packet cannot be written: {error}"))
+        Self::new(Cause::Protocol, format!("packet encoding failed: {error}"))
     }
 }
 
-/// What a link has counted since it was made.
+/// Counters of a link since it was created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Messages carried to the other broker; one that is sent again counts again.
+    /// Messages sent to the remote broker; a resent message counts again.
     pub sent: u64,
-    /// Messages carried from the other broker.
+    /// Messages received from the remote broker.
     pub received: u64,
-    /// Messages that no rule is about any more, or that would have no valid name on the other side.
+    /// Messages that no rule matches any more, or whose name on the other side is not valid.
     pub dropped_no_rule: u64,
-    /// Messages that came back.
+    /// Messages that came back (loop detection).
     pub dropped_loop: u64,
-    /// Messages larger than the other broker takes, or of a QoS that it does not take.
+    /// Messages larger than the remote broker accepts, or of a QoS that it does not support.
     pub dropped_unfit: u64,
-    /// Messages that the other broker did not accept.
+    /// Messages that the remote broker refused.
     pub refused: u64,
 }

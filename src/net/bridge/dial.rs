@@ -1,4 +1,4 @@
-//! The way to the other broker.
+//! Connections to the remote broker.
 
 use std::future::poll_fn;
 use std::io;
@@ -10,25 +10,25 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::wire::{Carrier, Read, Wire};
+use super::wire::{Read, Transport, Wire};
 use super::{BridgeAddress, BridgeSettings};
 use weir_bridge::{Cause, Failure, Link, Spec};
 
-/// How long name resolution, TCP and TLS may take together.
-const DIAL_GUARD: Duration = Duration::from_secs(10);
+/// Timeout of name resolution, TCP and TLS together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why there is no connection, as a phrase.
+/// Why a connection could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    #[error("no connection: {0}")]
+    #[error("connect failed: {0}")]
     Connect(std::io::Error),
-    #[error("no connection within {} s", DIAL_GUARD.as_secs())]
+    #[error("connect timed out after {} s", CONNECT_TIMEOUT.as_secs())]
     TimedOut,
-    #[error("TLS: {0}")]
+    #[error("TLS handshake failed: {0}")]
     Tls(std::io::Error),
-    #[error("{0:?} is no name that a certificate can have")]
+    #[error("{0:?} is not a valid TLS server name")]
     ServerName(String),
-    #[error("TLS is not set up")]
+    #[error("TLS is not configured for this bridge")]
     NoTls,
 }
 
@@ -40,30 +40,29 @@ pub(super) async fn open(
     address: &BridgeAddress,
     tls: Option<&Arc<rustls::ClientConfig>>,
     server_name: Option<&str>,
-) -> Result<Box<dyn Carrier>, DialError> {
+) -> Result<Box<dyn Transport>, DialError> {
     let connected = async {
         let tcp = TcpStream::connect((&*address.host, address.port)).await.map_err(DialError::Connect)?;
         tcp.set_nodelay(true).map_err(DialError::Connect)?;
         if !address.tls {
-            return Ok(Box::new(tcp) as Box<dyn Carrier>);
+            return Ok(Box::new(tcp) as Box<dyn Transport>);
         }
         let name = server_name.unwrap_or(&address.host);
         let name = ServerName::try_from(name.to_owned()).map_err(|_| DialError::ServerName(name.to_owned()))?;
         let config = Arc::clone(tls.ok_or(DialError::NoTls)?);
         let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(DialError::Tls)?;
-        Ok(Box::new(stream) as Box<dyn Carrier>)
+        Ok(Box::new(stream) as Box<dyn Transport>)
     };
-    tokio::time::timeout(DIAL_GUARD, connected).await.unwrap_or(Err(DialError::TimedOut))
+    tokio::time::timeout(CONNECT_TIMEOUT, connected).await.unwrap_or(Err(DialError::TimedOut))
 }
 
-/// How long CONNACK may take.
-const CONNACK_GUARD: Duration = Duration::from_secs(5);
+/// Timeout of the CONNACK.
+const CONNACK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Tries each address with the bridge's credentials and a client id of its own, so that a bridge which runs is not taken
-/// over. Leaves nothing behind there.
+/// Connects to each address with the bridge's credentials and a client id of its own, so that it does not take over a
+/// running bridge. It leaves no session on the remote broker.
 ///
-/// # Errors
-/// An attempt cannot be made at all.
+/// The runtime for the attempts cannot be started.
 pub fn probe(settings: &BridgeSettings) -> io::Result<Vec<(BridgeAddress, Result<(), Failure>)>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let spec = Arc::new(Spec {
@@ -75,15 +74,15 @@ pub fn probe(settings: &BridgeSettings) -> io::Result<Vec<(BridgeAddress, Result
     });
     let mut outcomes = Vec::new();
     for address in &settings.addresses {
-        outcomes.push((address.clone(), runtime.block_on(try_out(address, settings, &spec))));
+        outcomes.push((address.clone(), runtime.block_on(try_connect(address, settings, &spec))));
     }
     Ok(outcomes)
 }
 
-async fn try_out(address: &BridgeAddress, settings: &BridgeSettings, spec: &Arc<Spec>) -> Result<(), Failure> {
+async fn try_connect(address: &BridgeAddress, settings: &BridgeSettings, spec: &Arc<Spec>) -> Result<(), Failure> {
     let opened = open(address, settings.tls.as_ref(), settings.server_name.as_deref()).await;
-    let carrier = opened.map_err(|error| Failure::new(Cause::Unreachable, error.to_string()))?;
-    let (mut wire, mut link) = (Wire::new(carrier), Link::new(Arc::clone(spec)));
+    let transport = opened.map_err(|error| Failure::new(Cause::Unreachable, error.to_string()))?;
+    let (mut wire, mut link) = (Wire::new(transport), Link::new(Arc::clone(spec)));
     link.remote_opened(0)?;
     let lost = |error: io::Error| Failure::new(Cause::Lost, error.to_string());
     let admitted = poll_fn(|cx| {
@@ -96,19 +95,21 @@ async fn try_out(address: &BridgeAddress, settings: &BridgeSettings, spec: &Arc<
             }
             match wire.poll_read(cx) {
                 Err(error) => return Poll::Ready(Err(lost(error))),
-                Ok(Read::Closed) => return Poll::Ready(Err(Failure::new(Cause::Lost, "closed without a CONNACK"))),
+                Ok(Read::Closed) => {
+                    return Poll::Ready(Err(Failure::new(Cause::Lost, "connection closed before CONNACK")));
+                }
                 Ok(Read::Nothing) => return Poll::Pending,
                 Ok(Read::Some) => match link.from_remote(wire.input(), 0) {
-                    Ok(taken) => wire.take(taken),
+                    Ok(taken) => wire.consume(taken),
                     Err(failure) => return Poll::Ready(Err(failure)),
                 },
             }
         }
     });
-    let late = || Failure::new(Cause::TimedOut, format!("no CONNACK within {} s", CONNACK_GUARD.as_secs()));
-    tokio::time::timeout(CONNACK_GUARD, admitted).await.unwrap_or_else(|_| Err(late()))?;
-    link.leave_remote(true)?;
-    // The goodbye is a courtesy: a clean session ends with its connection.
+    let timed_out = || Failure::new(Cause::TimedOut, format!("no CONNACK within {} s", CONNACK_TIMEOUT.as_secs()));
+    tokio::time::timeout(CONNACK_TIMEOUT, admitted).await.unwrap_or_else(|_| Err(timed_out()))?;
+    link.disconnect_remote(true)?;
+    // The DISCONNECT is best effort: a clean session ends with its connection.
     drop(poll_fn(|cx| Poll::Ready(wire.poll_write(cx, link.to_remote()))).await);
     Ok(())
 }

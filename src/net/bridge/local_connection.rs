@@ -1,4 +1,4 @@
-//! The way into the core: a socket pair whose other end a shard takes for an accepted connection.
+//! The local connection of a bridge: a socket pair, one end of which a shard serves like an accepted connection.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,10 +14,10 @@ use weir_bridge::LOCAL_ID_PREFIX;
 use weir_broker::{Durability, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions};
 use weir_mqtt::QoS;
 
-/// Bytes that the kernel holds for either end.
+/// Send buffer of either end, bytes.
 const SOCKET_BUFFER_BYTES: usize = 512 << 10;
 
-/// A connected pair: ours, for tokio, and the shard's.
+/// A connected socket pair: the bridge's end, for tokio, and the shard's end.
 pub(super) fn pair() -> io::Result<(tokio::net::UnixStream, Socket)> {
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
@@ -30,10 +30,11 @@ pub(super) fn pair() -> io::Result<(tokio::net::UnixStream, Socket)> {
     Ok((tokio::net::UnixStream::from_std(OwnedFd::from(ours).into())?, theirs))
 }
 
-/// What a bridge's session here may do: everything, for the declaration says what it carries; bounded is what waits.
+/// The policy of a bridge's local session: everything is allowed, since the declaration selects what is bridged; only
+/// the queue is limited.
 pub(super) fn policy(settings: &BridgeSettings) -> Arc<ListenerPolicy> {
     let limits = EndpointLimits {
-        // The other broker's sizes and windows hold.
+        // The limits of the remote broker apply.
         message_max_size: u32::MAX,
         receive_maximum: u16::MAX,
         max_inflight: u16::MAX,
@@ -72,7 +73,7 @@ pub(super) fn policy(settings: &BridgeSettings) -> Arc<ListenerPolicy> {
     })
 }
 
-/// Admits the broker's own bridges: nobody else has the other end of the pair.
+/// Admits the broker's own bridges. Only they hold the other end of the socket pair.
 struct InternalAuth;
 
 impl Authenticate for InternalAuth {

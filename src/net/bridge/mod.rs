@@ -1,9 +1,10 @@
-//! Bridges' IO: connections to other brokers, and to this one's own shards.
+//! IO of bridges: connections to remote brokers, and to this broker's shards.
 //!
-//! - `driver`: a task for each bridge, which connects, relays, and tries again; `wire`: one connection's bytes; `home`:
-//!   the way into the core; `dial`: the way to the other broker; `status`: what is told of it.
+//! - `driver`: the task of a bridge, which connects, relays and reconnects; `wire`: the bytes of one connection;
+//!   `local_connection`: the connection to this broker; `dial`: connections to the remote broker; `status`: the status
+//!   of a bridge.
 //!
-//! All tasks share one thread, which is neither a shard's nor the control plane's.
+//! All tasks share one thread, separate from the shards and the control plane.
 
 mod dial;
 mod driver;
@@ -31,39 +32,39 @@ use weir_broker::{EndpointId, QueueOverflow};
 /// A bridge, compiled from its declaration.
 pub struct BridgeSettings {
     pub name: Arc<str>,
-    /// Whose topics are carried: a mountpoint, or empty.
+    /// The namespace whose topics are bridged: a mountpoint, or empty.
     pub namespace: Arc<str>,
-    /// Whether its session here is kept on disk.
+    /// Whether its local session is stored on disk.
     pub durable: bool,
-    /// What its session here is counted under.
+    /// The endpoint id of its local session.
     pub endpoint: EndpointId,
-    /// Counts the changes.
+    /// Generation of the settings.
     pub generation: u64,
     pub spec: Arc<Spec>,
     /// In the order in which they are tried.
     pub addresses: Vec<BridgeAddress>,
-    /// For addresses with TLS.
+    /// The TLS configuration, for addresses with TLS.
     pub tls: Option<Arc<rustls::ClientConfig>>,
-    /// The name in the other broker's certificate; `None`: the address's host.
+    /// The name in the remote broker's certificate; `None`: the address's host.
     pub server_name: Option<Arc<str>>,
-    /// Names everything that a connection depends on: where it differs, the link is drained and made anew.
+    /// A fingerprint of all settings of the connection: if it changes, the link drains and reconnects.
     pub connection: Arc<str>,
     pub queue_max_messages: u32,
     pub queue_max_bytes: u64,
     pub queue_overflow: QueueOverflow,
     pub reconnect_min_ms: u32,
     pub reconnect_max_ms: u32,
-    /// Here, retained: `1` while connected, else `0`.
+    /// A local topic with the retained state: `1` while connected, otherwise `0`.
     pub notification_topic: Option<Arc<str>>,
-    /// `false`: not connected; the session here goes on.
+    /// `false`: not connected; the local session continues to queue messages.
     pub enabled: bool,
 }
 
-/// Where another broker is.
+/// The address of a remote broker.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeAddress {
     pub tls: bool,
-    /// A name or an IP address, without brackets.
+    /// A host name or an IP address, without brackets.
     pub host: Arc<str>,
     pub port: u16,
 }
@@ -78,23 +79,23 @@ impl std::fmt::Display for BridgeAddress {
     }
 }
 
-/// What a driver is to do.
+/// The desired state of a bridge.
 #[derive(Clone)]
-struct Orders {
+struct DesiredState {
     settings: Arc<BridgeSettings>,
     stop: Option<Stop>,
 }
 
-/// How a bridge ends.
+/// Why a bridge stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
-    /// The process ends: the sessions stay.
+    /// The process shuts down: the sessions remain.
     Pause,
-    /// Its declaration is gone: the sessions on both sides end.
+    /// Its declaration was removed: the sessions on both sides end.
     Remove,
 }
 
-/// Runs bridges. Dropping it ends them where they stand.
+/// Runs bridges. Dropping it stops them at once, without draining.
 pub struct BridgeHost {
     plane: DataPlane,
     /// `None` only while it is dropped.
@@ -104,8 +105,7 @@ pub struct BridgeHost {
 impl BridgeHost {
     /// Starts the thread.
     ///
-    /// # Errors
-    /// The system gives no thread.
+    /// The system refused a thread.
     pub fn start(plane: DataPlane) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -119,11 +119,11 @@ impl BridgeHost {
     pub fn run(&self, settings: Arc<BridgeSettings>) -> Option<RunningBridge> {
         let runtime = self.runtime.as_ref()?;
         let status = Arc::new(StatusCell::new(self.plane.now()));
-        let (orders, told) = watch::channel(Orders { settings: Arc::clone(&settings), stop: None });
-        let driver = Driver::new(self.plane.clone(), told, Arc::clone(&status));
+        let (desired, receiver) = watch::channel(DesiredState { settings: Arc::clone(&settings), stop: None });
+        let driver = Driver::new(self.plane.clone(), receiver, Arc::clone(&status));
         let task = runtime.spawn(driver.run());
-        let watcher = runtime.spawn(status::watch_queue(self.plane.clone(), settings, Arc::clone(&status)));
-        Some(RunningBridge { plane: self.plane.clone(), orders, status, task, watcher })
+        let queue_poller = runtime.spawn(status::poll_queue(self.plane.clone(), settings, Arc::clone(&status)));
+        Some(RunningBridge { plane: self.plane.clone(), desired, status, task, queue_poller })
     }
 }
 
@@ -135,43 +135,44 @@ impl Drop for BridgeHost {
     }
 }
 
-/// A bridge that runs.
+/// A running bridge.
 pub struct RunningBridge {
     plane: DataPlane,
-    orders: watch::Sender<Orders>,
+    desired: watch::Sender<DesiredState>,
     status: Arc<StatusCell>,
     task: JoinHandle<()>,
-    watcher: JoinHandle<()>,
+    queue_poller: JoinHandle<()>,
 }
 
 impl RunningBridge {
-    /// What it is to do from now on.
+    /// Applies new settings.
     pub fn change(&self, settings: Arc<BridgeSettings>) {
-        self.orders.send_modify(|orders| orders.settings = settings);
+        self.desired.send_modify(|desired| desired.settings = settings);
     }
 
-    /// What is known of it.
+    /// What is inner of it.
     pub fn status(&self) -> BridgeStatus {
         self.status.read(self.plane.now())
     }
 
-    /// Reads the status for as long as the bridge runs, and after.
+    /// A reader of the status that outlives the bridge.
     pub fn status_reader(&self) -> BridgeStatusReader {
         BridgeStatusReader { plane: self.plane.clone(), status: Arc::clone(&self.status) }
     }
 
-    /// Its declaration is gone: ends its sessions, here and, where it can be reached, there. Goes on by itself.
+    /// Ends the bridge and its sessions, on this broker and, if it can be reached, on the remote one. Continues in the
+    /// background.
     pub fn remove(self) {
-        self.orders.send_modify(|orders| orders.stop = Some(Stop::Remove));
-        self.watcher.abort();
+        self.desired.send_modify(|desired| desired.stop = Some(Stop::Remove));
+        self.queue_poller.abort();
     }
 
-    /// Drains and disconnects; the sessions stay. Waits until that is done, at most for `grace`.
+    /// Drains and disconnects; the sessions remain. Waits for that, at most `grace`.
     pub async fn pause(self, grace: Duration) {
-        self.orders.send_modify(|orders| orders.stop = Some(Stop::Pause));
-        self.watcher.abort();
+        self.desired.send_modify(|desired| desired.stop = Some(Stop::Pause));
+        self.queue_poller.abort();
         if tokio::time::timeout(grace, self.task).await.is_err() {
-            tracing::warn!("a bridge was not drained in time; what was on its way is sent again");
+            tracing::warn!("bridge drain timed out: unacknowledged messages will be sent again");
         }
     }
 }
@@ -184,7 +185,7 @@ pub struct BridgeStatusReader {
 }
 
 impl BridgeStatusReader {
-    /// What is known of it.
+    /// What is inner of it.
     pub fn read(&self) -> BridgeStatus {
         self.status.read(self.plane.now())
     }

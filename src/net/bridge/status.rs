@@ -1,4 +1,4 @@
-//! What is told of a bridge.
+//! What is receiver of a bridge.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,53 +8,53 @@ use crate::net::plane::DataPlane;
 use weir_bridge::{Counters, Failure};
 use weir_broker::Millis;
 
-/// Where a bridge stands.
+/// The phase of a bridge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BridgePhase {
     /// Declared with `enabled: false`.
     Disabled,
     Connecting,
-    /// Messages are carried.
+    /// Messages are relayed.
     Connected,
-    /// The last attempt failed; the next one comes by itself.
+    /// The last attempt failed; the next one follows after a pause.
     Waiting,
-    /// Ends, or has ended.
+    /// Stopping, or stopped.
     Stopped,
 }
 
-/// A bridge at one moment. Totals count from the process's start.
+/// A snapshot of a bridge's status. Totals count from the start of the process.
 #[derive(Debug, Clone)]
 pub struct BridgeStatus {
     pub phase: BridgePhase,
-    /// How long it has been in that phase; attempts and the pauses between them are one.
+    /// How long it has been in this phase, milliseconds; attempts and the pauses between them count as one.
     pub since_ms: Millis,
-    /// The address it is connected to, or was tried last.
+    /// The address of the connection, or of the last attempt.
     pub address: Option<String>,
-    /// Why it was last not connected.
+    /// The last failure.
     pub last_failure: Option<Failure>,
-    /// How often it was connected.
+    /// Number of successful connections.
     pub connects_total: u64,
     pub failures_total: u64,
     pub counters: Counters,
-    /// Messages that wait here, and their bytes.
+    /// Messages in the local session's queue, and their bytes.
     pub queued: u64,
     pub queued_bytes: u64,
-    /// Messages sent and not yet acknowledged by the other broker.
+    /// Messages sent and not yet acknowledged by the remote broker.
     pub inflight: u64,
-    /// For how long something has been waiting or on its way without a break; 0: nothing is.
+    /// How long the queue or the window has been non-empty without a break, milliseconds; 0: both are empty.
     pub lag_ms: Millis,
-    /// Filters that the other broker refused, with the reason code.
+    /// Filters that the remote broker refused, with the reason code.
     pub refused: Vec<(String, u8)>,
 }
 
 pub(super) struct StatusCell {
-    status: Mutex<Known>,
+    status: Mutex<Inner>,
 }
 
-struct Known {
+struct Inner {
     status: BridgeStatus,
     since: Millis,
-    /// When nothing was last waiting.
+    /// When the queue and the window were last empty.
     empty_at: Millis,
 }
 
@@ -74,31 +74,31 @@ impl StatusCell {
             lag_ms: 0,
             refused: Vec::new(),
         };
-        Self { status: Mutex::new(Known { status, since: now, empty_at: now }) }
+        Self { status: Mutex::new(Inner { status, since: now, empty_at: now }) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        // Every write is whole: a panic while it was held left nothing half done.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every write is a single assignment, so a panic leaves no partial change.
         self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn read(&self, now: Millis) -> BridgeStatus {
-        let known = self.lock();
+        let inner = self.lock();
         let lag_ms =
-            if known.status.queued + known.status.inflight == 0 { 0 } else { now.saturating_sub(known.empty_at) };
-        BridgeStatus { since_ms: now.saturating_sub(known.since), lag_ms, ..known.status.clone() }
+            if inner.status.queued + inner.status.inflight == 0 { 0 } else { now.saturating_sub(inner.empty_at) };
+        BridgeStatus { since_ms: now.saturating_sub(inner.since), lag_ms, ..inner.status.clone() }
     }
 
-    /// Where it stands from now on; whether that is news.
-    pub(super) fn enter(&self, phase: BridgePhase, now: Millis) -> bool {
-        let mut known = self.lock();
-        let away = |phase| matches!(phase, BridgePhase::Connecting | BridgePhase::Waiting);
-        let moved = known.status.phase != phase;
-        if moved && !(away(phase) && away(known.status.phase)) {
-            known.since = now;
+    /// Sets the phase; returns whether it changed.
+    pub(super) fn set_phase(&self, phase: BridgePhase, now: Millis) -> bool {
+        let mut inner = self.lock();
+        let is_connecting = |phase| matches!(phase, BridgePhase::Connecting | BridgePhase::Waiting);
+        let moved = inner.status.phase != phase;
+        if moved && !(is_connecting(phase) && is_connecting(inner.status.phase)) {
+            inner.since = now;
         }
-        known.status.connects_total += u64::from(moved && phase == BridgePhase::Connected);
-        known.status.phase = phase;
+        inner.status.connects_total += u64::from(moved && phase == BridgePhase::Connected);
+        inner.status.phase = phase;
         moved
     }
 
@@ -106,29 +106,29 @@ impl StatusCell {
         change(&mut self.lock().status);
     }
 
-    /// What waits now.
-    fn note_queue(&self, queued: u64, queued_bytes: u64, inflight: u64, now: Millis) {
-        let mut known = self.lock();
-        (known.status.queued, known.status.queued_bytes, known.status.inflight) = (queued, queued_bytes, inflight);
+    /// Updates the queue's size.
+    fn set_queue(&self, queued: u64, queued_bytes: u64, inflight: u64, now: Millis) {
+        let mut inner = self.lock();
+        (inner.status.queued, inner.status.queued_bytes, inner.status.inflight) = (queued, queued_bytes, inflight);
         if queued + inflight == 0 {
-            known.empty_at = now;
+            inner.empty_at = now;
         }
     }
 }
 
-/// How often the session's queue is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Interval at which the session's queue is polled.
+const QUEUE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Looks at the session's queue until the data plane stops.
-pub(super) async fn watch_queue(plane: DataPlane, settings: Arc<BridgeSettings>, status: Arc<StatusCell>) {
-    let mut interval = tokio::time::interval(LOOK_EVERY);
+/// Polls the session's queue until the data plane stops.
+pub(super) async fn poll_queue(plane: DataPlane, settings: Arc<BridgeSettings>, status: Arc<StatusCell>) {
+    let mut interval = tokio::time::interval(QUEUE_POLL_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         match plane.waiting_for(&settings.namespace, &settings.spec.local_id).await {
             Ok(waiting) => {
                 let waiting = waiting.unwrap_or_default();
-                status.note_queue(waiting.queued, waiting.queued_bytes, waiting.inflight, plane.now());
+                status.set_queue(waiting.queued, waiting.queued_bytes, waiting.inflight, plane.now());
             }
             Err(_stopped) => return,
         }

@@ -1,4 +1,4 @@
-//! One connection's bytes, both ways.
+//! The bytes of one connection, in both directions.
 
 use std::io;
 use std::pin::Pin;
@@ -8,25 +8,25 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use weir_bridge::Outbox;
 
-/// What carries the bytes: TCP, TLS, a socket pair.
-pub(super) trait Carrier: AsyncRead + AsyncWrite + Unpin + Send {}
+/// The transport of a connection: TCP, TLS, or a socket pair.
+pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Carrier for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
 
-/// Bytes of one read.
+/// Minimum room for a read, bytes.
 const READ_BYTES: usize = 64 << 10;
 
-/// A connection, with the beginning of what has not come whole.
+/// A connection, with the beginning of an incomplete packet.
 pub(super) struct Wire {
-    carrier: Box<dyn Carrier>,
+    transport: Box<dyn Transport>,
     input: Vec<u8>,
-    /// What of the input is filled and not yet taken.
+    /// The part of the input that is filled and not consumed.
     start: usize,
     end: usize,
     flushes: bool,
 }
 
-/// How reading went.
+/// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Read {
     Some,
@@ -35,24 +35,25 @@ pub(super) enum Read {
 }
 
 impl Wire {
-    pub(super) fn new(carrier: Box<dyn Carrier>) -> Self {
-        Self { carrier, input: Vec::new(), start: 0, end: 0, flushes: false }
+    pub(super) fn new(transport: Box<dyn Transport>) -> Self {
+        Self { transport, input: Vec::new(), start: 0, end: 0, flushes: false }
     }
 
-    /// What has come and was not taken.
+    /// The bytes that are not consumed.
     pub(super) fn input(&self) -> &[u8] {
         &self.input[self.start..self.end]
     }
 
-    /// `n` bytes of the input were taken.
-    pub(super) fn take(&mut self, n: usize) {
+    /// Marks `n` bytes of the input as consumed.
+    pub(super) fn consume(&mut self, n: usize) {
         self.start = (self.start + n).min(self.end);
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
     }
 
-    /// Reads once. What is not taken is kept: a packet's beginning grows with what comes, not with what it claims.
+    /// Reads once. Bytes that are not consumed stay in the buffer, which grows with the received bytes, not with the
+    /// declared length of a packet.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> io::Result<Read> {
         if self.input.len() - self.end < READ_BYTES {
             self.input.copy_within(self.start..self.end, 0);
@@ -62,7 +63,7 @@ impl Wire {
             }
         }
         let mut buffer = ReadBuf::new(&mut self.input[self.end..]);
-        match Pin::new(&mut self.carrier).poll_read(cx, &mut buffer) {
+        match Pin::new(&mut self.transport).poll_read(cx, &mut buffer) {
             Poll::Pending => Ok(Read::Nothing),
             Poll::Ready(Err(error)) => Err(error),
             Poll::Ready(Ok(())) => {
@@ -73,11 +74,11 @@ impl Wire {
         }
     }
 
-    /// Writes what waits, as far as the connection takes it; whether anything went.
+    /// Writes the output until the connection blocks; returns whether any bytes were written.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut Outbox) -> io::Result<bool> {
         let mut moved = false;
         while !out.waiting().is_empty() {
-            match Pin::new(&mut self.carrier).poll_write(cx, out.waiting()) {
+            match Pin::new(&mut self.transport).poll_write(cx, out.waiting()) {
                 Poll::Pending => return Ok(moved),
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
@@ -88,7 +89,7 @@ impl Wire {
             }
         }
         if self.flushes {
-            match Pin::new(&mut self.carrier).poll_flush(cx) {
+            match Pin::new(&mut self.transport).poll_flush(cx) {
                 Poll::Pending => {}
                 Poll::Ready(Err(error)) => return Err(error),
                 Poll::Ready(Ok(())) => self.flushes = false,
@@ -97,7 +98,7 @@ impl Wire {
         Ok(moved)
     }
 
-    /// Whether everything written has left.
+    /// Whether all written bytes are flushed.
     pub(super) fn is_flushed(&self) -> bool {
         !self.flushes
     }

@@ -198,9 +198,9 @@ impl World {
             self.local = Some(self.here.open(policy(3, limits)));
             self.link.local_opened(now).unwrap();
         }
-        if self.link.asks_found() {
+        if self.link.needs_local_subscriptions() {
             let filters: Vec<String> = self.spec.out.iter().map(|rule| rule.filter.to_string()).collect();
-            self.link.found_here(filters).unwrap();
+            self.link.set_local_subscriptions(filters).unwrap();
         }
     }
 
