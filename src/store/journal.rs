@@ -1,4 +1,4 @@
-//! A bounded list of entries, one line of JSON each, appended to.
+//! A bounded list of entries in a file of JSON lines.
 
 use std::collections::VecDeque;
 use std::fs;
@@ -10,33 +10,33 @@ use serde::de::DeserializeOwned;
 
 use super::{StoreError, write};
 
-/// A file of JSON lines, oldest first. It is rewritten once it has twice as many lines as are kept.
+/// A file of JSON lines, oldest first. It is rewritten when it has twice as many lines as `max_entries`.
 #[derive(Debug)]
 pub struct Journal<T> {
     path: PathBuf,
-    kept: usize,
+    max_entries: usize,
     lines: usize,
     /// How many of the newest entries are not in the file.
     unsaved: usize,
     entries: PhantomData<fn(T) -> T>,
 }
 
-/// A journal, and what its file holds.
+/// A journal and its entries.
 #[derive(Debug)]
 pub struct OpenedJournal<T> {
     pub journal: Journal<T>,
-    /// The newest ones, oldest first.
+    /// The newest entries, oldest first.
     pub entries: VecDeque<T>,
-    /// Lines between them, or after them, that are no entries: a write that was cut short, damage, another version's.
+    /// Lines that could not be parsed: an incomplete write, damage, another version.
     pub skipped_lines: usize,
-    /// Why the file cannot be read at all.
+    /// The error, if the file could not be read.
     pub error: Option<StoreError>,
 }
 
 impl<T: Serialize + DeserializeOwned> Journal<T> {
-    /// Reads the newest `kept` entries of the file at `path`, which is made when something is appended. Nothing that
-    /// stands in the file is an error, and reading changes nothing in it.
-    pub fn open(path: &Path, kept: usize) -> OpenedJournal<T> {
+    /// Reads the newest `max_entries` of the file at `path`; the first append creates it. Unparsable content is not an
+    /// error, and reading never changes the file.
+    pub fn open(path: &Path, max_entries: usize) -> OpenedJournal<T> {
         let (bytes, error) = match fs::read(path) {
             Ok(bytes) => (bytes, None),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => (Vec::new(), None),
@@ -46,7 +46,7 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         let (mut lines, mut skipped_lines) = (0, 0);
         for line in bytes.rsplit(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
             lines += 1;
-            if entries.len() == kept {
+            if entries.len() == max_entries {
                 continue;
             }
             match serde_json::from_slice(line) {
@@ -54,46 +54,43 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
                 Err(_) => skipped_lines += 1,
             }
         }
-        let journal = Self { path: path.to_path_buf(), kept, lines, unsaved: 0, entries: PhantomData };
+        let journal = Self { path: path.to_path_buf(), max_entries, lines, unsaved: 0, entries: PhantomData };
         OpenedJournal { journal, entries, skipped_lines, error }
     }
 
-    /// Writes the last of `all`, which is new, and those before it that could not be written. `all` are the entries to
-    /// keep.
+    /// Appends the last entry of `all`, and earlier ones that could not be written. `all` are the entries to keep.
     ///
-    /// # Errors
-    /// They cannot be written; the next call, or [`Journal::save`], tries again.
+    /// The write failed; the next call, or [`Journal::save`], retries it.
     pub fn append(&mut self, all: &VecDeque<T>) -> Result<(), StoreError> {
         self.unsaved += 1;
         self.save(all)
     }
 
-    /// Writes what could not be written before.
+    /// Writes entries that could not be written before.
     ///
-    /// # Errors
-    /// It still cannot be written.
+    /// The write failed again.
     pub fn save(&mut self, all: &VecDeque<T>) -> Result<(), StoreError> {
         self.unsaved = self.unsaved.min(all.len());
         if self.unsaved == 0 {
             return Ok(());
         }
-        if self.lines + self.unsaved > self.kept.saturating_mul(2).max(1) {
-            write::replace(&self.path, &self.lines_of(all.iter())?)?;
+        if self.lines + self.unsaved > self.max_entries.saturating_mul(2).max(1) {
+            write::replace(&self.path, &self.encode_lines(all.iter())?)?;
             self.lines = all.len();
         } else {
-            write::append(&self.path, &self.lines_of(all.iter().skip(all.len() - self.unsaved))?)?;
+            write::append(&self.path, &self.encode_lines(all.iter().skip(all.len() - self.unsaved))?)?;
             self.lines += self.unsaved;
         }
         self.unsaved = 0;
         Ok(())
     }
 
-    /// How many of the newest entries are not in the file, because they could not be written.
+    /// Number of newest entries that are not in the file, because writes failed.
     pub fn unsaved(&self) -> usize {
         self.unsaved
     }
 
-    fn lines_of<'a>(&self, entries: impl Iterator<Item = &'a T>) -> Result<Vec<u8>, StoreError>
+    fn encode_lines<'a>(&self, entries: impl Iterator<Item = &'a T>) -> Result<Vec<u8>, StoreError>
     where
         T: 'a,
     {
@@ -113,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// With text in which a cut can fall inside a character.
+    /// Has text with multi-byte characters, so that a cut can fall inside one.
     #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
     struct Entry {
         number: usize,
@@ -128,7 +125,7 @@ mod tests {
         entries.iter().flat_map(|entry| serde_json::to_vec(entry).unwrap().into_iter().chain([b'\n'])).collect()
     }
 
-    /// What the file holds, damaged in some way; which of five entries are left, and how many lines are not understood.
+    /// Damaged files: description, bytes, indices of the entries that survive, and number of unparsable lines.
     fn damaged() -> Vec<(String, Vec<u8>, Vec<usize>, usize)> {
         let whole = file_of(&entries(5));
         let starts: Vec<usize> =
@@ -136,10 +133,15 @@ mod tests {
         let mut cases = Vec::new();
         let last = starts[4];
         for length in last..=whole.len() {
-            // Without its newline alone, the line is still whole.
-            let left = if length + 1 >= whole.len() { 5 } else { 4 };
-            let skipped = usize::from(left == 4 && length > last);
-            cases.push((format!("cut at {length}"), whole[..length].to_vec(), (0..left).collect(), skipped));
+            // A line without its newline is still complete.
+            let expected_entries = if length + 1 >= whole.len() { 5 } else { 4 };
+            let skipped = usize::from(expected_entries == 4 && length > last);
+            cases.push((
+                format!("cut at {length}"),
+                whole[..length].to_vec(),
+                (0..expected_entries).collect(),
+                skipped,
+            ));
             // After a power cut a file may have its new length without its new content.
             let mut zeros = whole.clone();
             zeros[length..].fill(0);
@@ -160,14 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn damage_costs_the_damaged_lines_alone() {
+    fn damage_loses_only_the_damaged_lines() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("history.jsonl");
         let five = entries(5);
-        for (damage, bytes, left, skipped) in damaged() {
+        for (damage, bytes, expected_entries, skipped) in damaged() {
             fs::write(&path, &bytes).unwrap();
             let mut opened = Journal::<Entry>::open(&path, 9);
-            let mut expected: VecDeque<Entry> = left.iter().map(|at| five[*at].clone()).collect();
+            let mut expected: VecDeque<Entry> = expected_entries.iter().map(|at| five[*at].clone()).collect();
             assert!(opened.error.is_none(), "{damage}");
             assert_eq!(opened.entries, expected, "{damage}");
             assert_eq!(opened.skipped_lines, skipped, "{damage}");
@@ -181,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_entries_survive_and_the_file_stays_bounded() {
+    fn a_reopened_journal_has_the_newest_entries_and_a_bounded_file() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("history.jsonl");
         let mut all: VecDeque<u32> = VecDeque::new();
@@ -201,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_file_with_broken_lines_as_many_whole_ones_come_back() {
+    fn broken_lines_do_not_count_against_the_maximum() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("history.jsonl");
         fs::write(&path, "1\n2\nx\n3\n4\nx\n").unwrap();
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_written_is_written_later() {
+    fn entries_of_a_failed_write_are_written_by_the_next_append() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("history.jsonl");
         // Nothing can be written where a directory is.

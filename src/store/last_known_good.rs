@@ -14,14 +14,14 @@ use weir_declare::reconcile::Timestamp;
 #[derive(Debug, Clone)]
 pub struct LastKnownGoodFile {
     path: PathBuf,
-    /// Caches what was written; shared by all clones.
+    /// A cache of the written declarations; shared by all clones.
     keeper: Arc<Mutex<LastGoodWriter>>,
 }
 
 /// The file's content.
 #[derive(Debug, Clone)]
 pub struct Saved {
-    /// The source of the declarations. Those of another source must not be used.
+    /// The source of the declarations. Declarations of another source must not be used.
     pub source: String,
     pub revision: String,
     pub saved_at: Timestamp,
@@ -45,8 +45,7 @@ impl LastKnownGoodFile {
 
     /// Replaces the file's content.
     ///
-    /// # Errors
-    /// It cannot be written; the old content stays.
+    /// The write failed; the previous content is unchanged.
     pub fn save(&self, saved: &Saved) -> Result<(), StoreError> {
         let content = |e: serde_json::Error| StoreError::Content { path: self.path.clone(), message: e.to_string() };
         let head = serde_json::json!({ "source": saved.source, "revision": saved.revision, "savedAt": saved.saved_at });
@@ -58,7 +57,7 @@ impl LastKnownGoodFile {
         write::replace(&self.path, text.as_bytes())
     }
 
-    /// Reads the file; `None`: there is none.
+    /// Reads the file; `None`: it does not exist.
     ///
     /// # Errors
     /// It cannot be read or parsed.
@@ -102,7 +101,7 @@ mod tests {
             bytes
         });
         for bytes in cuts.chain(zeros).chain(no_utf8) {
-            // The newline at the end says nothing.
+            // The final newline is not significant.
             if bytes.trim_ascii_end() == whole.trim_ascii_end() {
                 continue;
             }
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_save_leaves_the_former_one_and_nothing_else() {
+    fn a_failed_save_keeps_the_previous_file_and_no_temporary_one() {
         let tmp = tempfile::tempdir().unwrap();
         let file = LastKnownGoodFile::new(tmp.path());
         let saved = |revision: &str| Saved {

@@ -13,17 +13,17 @@ use std::path::PathBuf;
 pub use journal::{Journal, OpenedJournal};
 pub use last_known_good::{LastKnownGoodFile, Saved};
 
-/// Why a file of the data directory cannot be written or read.
+/// An error of a file in the data directory.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("{}: {source}", path.display())]
     Io { path: PathBuf, source: std::io::Error },
     #[error("{}: {message}", path.display())]
     Content { path: PathBuf, message: String },
-    #[error("{}: another weir has it open", path.display())]
+    #[error("{}: another weir process uses it: stop that process first", path.display())]
     InUse { path: PathBuf },
     #[error(
-        "{}: its file system has {bytes} bytes, and the store needs {needed} at least: put the data directory on a larger one",
+        "{}: the file system has {bytes} bytes, but the store needs at least {needed}: move the data directory to a larger one",
         path.display()
     )]
     TooSmall { path: PathBuf, bytes: u64, needed: u64 },

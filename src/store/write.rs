@@ -1,4 +1,4 @@
-//! Writes to files so that a crash, a full disk or a failed write leaves what was there before.
+//! Crash-safe file writes: a crash, a full disk or a failed write leaves the previous content.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -7,26 +7,24 @@ use std::path::Path;
 
 use super::StoreError;
 
-/// Replaces `path` by `bytes`: whoever reads it, also after a crash, finds the old or the new content.
+/// Replaces the content of `path` by `bytes`: a reader, also after a crash, sees the old or the new content.
 ///
-/// # Errors
-/// It cannot be written; the old content is still there, and nothing is left of the new one.
+/// The write failed; the old content is unchanged, and no temporary file remains.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let fail = |source| StoreError::Io { path: path.to_path_buf(), source };
     let new = path.with_extension("new");
     let written = write_synced(&new, bytes).and_then(|()| fs::rename(&new, path));
     if let Err(error) = written {
-        // A part of it would take room on a disk that has none. The first error is the one to tell.
+        // A partial file would use space on a full disk. The first error is the one to report.
         let _left = fs::remove_file(&new);
         return Err(fail(error));
     }
     sync_directory_of(path).map_err(fail)
 }
 
-/// Appends lines to `path`, in one write. A line that an earlier write left incomplete is ended first.
+/// Appends lines to `path` in one write. If an earlier write left an incomplete line, a newline ends it first.
 ///
-/// # Errors
-/// They cannot be written; the file is cut back to its length before.
+/// The write failed; the file is truncated to its previous length.
 pub(super) fn append(path: &Path, lines: &[u8]) -> Result<(), StoreError> {
     let fail = |source| StoreError::Io { path: path.to_path_buf(), source };
     let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(fail)?;
@@ -34,7 +32,7 @@ pub(super) fn append(path: &Path, lines: &[u8]) -> Result<(), StoreError> {
     if let Err(error) = append_synced(&mut file, before, lines) {
         if let Err(error) = file.set_len(before) {
             // Readers skip the incomplete line, and the next append ends it.
-            tracing::warn!(path = %path.display(), %error, "cannot cut back a failed append");
+            tracing::warn!(path = %path.display(), %error, "truncating a failed append failed");
         }
         return Err(fail(error));
     }

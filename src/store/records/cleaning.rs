@@ -1,4 +1,4 @@
-//! What is moved when a file is cleaned.
+//! Cleaning: the live records of the oldest file.
 
 use std::ops::Range;
 
@@ -7,21 +7,21 @@ use hashbrown::HashMap;
 use super::frame::{self, Header};
 use weir_broker::{Key, Records};
 
-/// Cleaning under way: records of the oldest file that held when it began.
+/// A cleaning in progress: the records of the oldest file that were live when it began.
 #[derive(Debug)]
 pub(super) struct Cleaning {
-    /// The file.
+    /// The content of the file.
     pub(super) bytes: Vec<u8>,
-    /// Key, and the range of its value.
+    /// Keys, and the ranges of their values in `bytes`.
     pub(super) records: Vec<(Key, Range<usize>)>,
-    /// How many of them are done with.
+    /// Number of records that are processed.
     pub(super) done: usize,
 }
 
 impl Cleaning {
-    /// Finds in a file's bytes the newest record of each key that `holds` knows; `None`: they are not of this store.
-    pub(super) fn of(bytes: Vec<u8>, holds: impl Fn(&Key) -> Option<u32>) -> Option<Self> {
-        let Header::Good(format) = frame::read_file_header(&bytes) else { return None };
+    /// Collects the newest record of each live key from a file's content; `None`: the file is not valid.
+    pub(super) fn of_file(bytes: Vec<u8>, live_len: impl Fn(&Key) -> Option<u32>) -> Option<Self> {
+        let Header::Valid(format) = frame::read_file_header(&bytes) else { return None };
         let mut newest = HashMap::new();
         let mut at = format.header_len();
         while let Some(frame) = bytes.get(at..).and_then(|from| format.read(from)) {
@@ -36,7 +36,7 @@ impl Cleaning {
             }
             at = end;
         }
-        newest.retain(|key, _| holds(key).is_some());
+        newest.retain(|key, _| live_len(key).is_some());
         Some(Self { bytes, records: newest.into_iter().collect(), done: 0 })
     }
 }

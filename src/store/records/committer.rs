@@ -1,9 +1,9 @@
-//! What the writer's thread does between two waits: it commits batches in their order, and on a full disk it cleans and
-//! tries again. Without a clock or a thread of its own.
+//! The commit logic of the writer: commits batches in order, and on a full disk cleans the log and retries. Without a
+//! clock or a thread of its own.
 //!
-//! Where a full disk has no room for a batch, not even in the reserve, the batches behind it wait, too. But those that only
-//! remove records which no waiting batch knows are written before it, or nothing would ever free the space: a removal is
-//! final, and what it removes was durable. It is acknowledged to its shard in its turn.
+//! If a full disk has no room for a batch, not even in the reserve, later batches wait too. But batches that only
+//! remove records, of keys that no waiting batch has, are written before it; otherwise nothing would free space. A
+//! removal is final, and the removed record was durable. The shard gets its acknowledgement in order.
 
 use hashbrown::HashSet;
 
@@ -11,43 +11,50 @@ use super::disk::Disk;
 use super::log::{Log, LogError, LogSize};
 use weir_broker::{Key, RecordBatch, ShardId, StoreAck};
 
-/// Commits what shards hand over.
+/// Commits the batches of the shards.
 pub(super) struct Committer<D: Disk> {
     log: Log<D>,
-    /// Handed over and not durable, in order; and by which shards.
+    /// Batches that are not durable, in order, and their shards.
     batches: Vec<RecordBatch>,
     shards: Vec<ShardId>,
-    /// Shards that ever handed something over, and whether the last report to them was that the disk is full.
-    known: Vec<(ShardId, bool)>,
-    /// There is no room for the first of them.
+    /// Shards that ever sent a batch, and whether the last report to them was that the disk is full.
+    shards_seen: Vec<(ShardId, bool)>,
+    /// Whether the first batch does not fit on the disk.
     is_stuck: bool,
-    /// The last cleaning found no room.
+    /// Whether the last cleaning failed because the disk is full.
     cannot_clean: bool,
 }
 
-/// What came of a round.
+/// The result of a round.
 #[derive(Debug, Default)]
 pub(super) struct Round {
     /// Acknowledgements for the shards.
     pub(super) acks: Vec<(ShardId, StoreAck)>,
-    /// Batches that became durable, and records that were written for them.
+    /// Batches that became durable, and records written for them.
     pub(super) batches: usize,
     pub(super) records: usize,
 }
 
-/// What the next round waits for.
+/// The condition to wait for before the next round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
     Nothing,
-    /// Until something is handed over.
+    /// Until a batch arrives.
     Batches,
-    /// The same, or a while: the disk is full.
+    /// Until a batch arrives or a time has passed: the disk is full.
     Room,
 }
 
 impl<D: Disk> Committer<D> {
     pub(super) fn new(log: Log<D>) -> Self {
-        Self { log, batches: Vec::new(), shards: Vec::new(), known: Vec::new(), is_stuck: false, cannot_clean: false }
+        Self {
+            log,
+            batches: Vec::new(),
+            shards: Vec::new(),
+            shards_seen: Vec::new(),
+            is_stuck: false,
+            cannot_clean: false,
+        }
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -58,7 +65,7 @@ impl<D: Disk> Committer<D> {
         self.log.reserve_bytes()
     }
 
-    /// Whether there is no room for what waits.
+    /// Whether the waiting batches do not fit on the disk.
     pub(super) fn is_stuck(&self) -> bool {
         self.is_stuck
     }
@@ -67,12 +74,12 @@ impl<D: Disk> Committer<D> {
         self.log.size()
     }
 
-    /// Batches that are not durable.
+    /// Number of batches that are not durable.
     pub(super) fn waiting(&self) -> usize {
         self.batches.len()
     }
 
-    /// What is to happen before the next round.
+    /// The condition to wait for before the next round.
     pub(super) fn wait(&self) -> Wait {
         let commits = !self.batches.is_empty() && !self.is_stuck;
         let cleans = self.log.wants_cleaning() && !self.cannot_clean;
@@ -83,12 +90,12 @@ impl<D: Disk> Committer<D> {
         }
     }
 
-    /// Takes what was handed over, and makes one commit, or one of cleaning. `waited`: some time has passed since the
-    /// last round, and the disk may have room again.
+    /// Adds new batches, and makes one commit, or one step of cleaning. `waited`: time has passed since the last
+    /// attempt on a full disk, which may have room again.
     pub(super) fn round(&mut self, new: Vec<(ShardId, RecordBatch)>, waited: bool) -> Result<Round, LogError> {
         for (shard, batch) in new {
-            if !self.known.iter().any(|(known, _)| *known == shard) {
-                self.known.push((shard, false));
+            if !self.shards_seen.iter().any(|(known, _)| *known == shard) {
+                self.shards_seen.push((shard, false));
             }
             self.shards.push(shard);
             self.batches.push(batch);
@@ -112,8 +119,8 @@ impl<D: Disk> Committer<D> {
         Ok(round)
     }
 
-    /// Commits the batches that fit into one file; where these find no room, half as many, down to one. After that all at
-    /// once: what comes with one batch and goes with another needs no room.
+    /// Commits the batches that fit into one file; if the disk has no room, half as many, down to one. A stuck
+    /// committer tries all batches together first: records that one batch adds and another removes need no space.
     fn commit(&mut self, round: &mut Round) -> Result<(), LogError> {
         let mut count = if self.is_stuck { self.batches.len() } else { self.count_for_one_file() };
         self.is_stuck = count > 0;
@@ -133,13 +140,13 @@ impl<D: Disk> Committer<D> {
         if self.is_stuck { self.commit_removals(round) } else { Ok(()) }
     }
 
-    /// Commits the batches that may go before the first one. What is left of each is empty.
+    /// Commits removal-only batches before the first one. Each of them is empty afterwards.
     fn commit_removals(&mut self, round: &mut Round) -> Result<(), LogError> {
         let mut waiting: HashSet<Key> = HashSet::new();
         let mut ahead = Vec::new();
         for (at, batch) in self.batches.iter().enumerate().filter(|(_, batch)| batch.size() > 0) {
-            let may_go = batch.records().all(|(key, value)| value.is_none() && !waiting.contains(&key));
-            if may_go {
+            let is_removal = batch.records().all(|(key, value)| value.is_none() && !waiting.contains(&key));
+            if is_removal {
                 ahead.push(at);
             } else {
                 waiting.extend(batch.records().map(|(key, _)| key));
@@ -168,17 +175,17 @@ impl<D: Disk> Committer<D> {
         fits.count().max(1).min(self.batches.len())
     }
 
-    /// Tells each shard that the disk is full, or no longer is, once.
+    /// Reports to each shard once when the disk becomes full, and when it has room again.
     fn report_full(&mut self, round: &mut Round) {
         let full = self.is_full();
-        for (shard, reported) in self.known.iter_mut().filter(|(_, reported)| *reported != full) {
+        for (shard, reported) in self.shards_seen.iter_mut().filter(|(_, reported)| *reported != full) {
             *reported = full;
             round.acks.push((*shard, StoreAck::Full(full)));
         }
     }
 }
 
-/// What came of it; `None`: there was no room.
+/// `None` if the disk was full.
 fn unless_full<T>(result: Result<T, LogError>) -> Result<Option<T>, LogError> {
     match result {
         Err(LogError::Full(_)) => Ok(None),

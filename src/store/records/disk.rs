@@ -1,4 +1,4 @@
-//! What the log needs of a file system; a test's own may lose what was not synced, be full, or fail.
+//! The file system interface of the log. Tests have one that loses unsynced data, is full, or fails.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -8,33 +8,33 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 use rustix::io::Errno;
 
-/// A directory of numbered files that are appended to.
+/// A directory of numbered append-only files.
 pub trait Disk: Send {
     type File: SegmentFile;
 
-    /// The files there are, in order.
+    /// The numbers of the files, ascending.
     fn list(&self) -> io::Result<Vec<u64>>;
-    /// Makes an empty file. It is there after a crash once [`Disk::sync`] has returned.
+    /// Creates an empty file. It survives a crash after [`Disk::sync`].
     fn create(&self, number: u64) -> io::Result<Self::File>;
-    /// Opens a file to append to it.
+    /// Opens a file for appending.
     fn open(&self, number: u64) -> io::Result<Self::File>;
     fn read(&self, number: u64) -> io::Result<Vec<u8>>;
     fn remove(&self, number: u64) -> io::Result<()>;
-    /// Makes what was created and removed durable.
+    /// Makes file creations and removals durable.
     fn sync(&self) -> io::Result<()>;
-    /// Bytes that are set aside, so that no file takes them.
+    /// Size of the reserve: allocated bytes that no other file can use.
     fn reserved(&self) -> io::Result<u64>;
-    /// Sets so many bytes aside. Where there is no room for as many, what is set aside stays as it is.
+    /// Resizes the reserve. If the disk has no room for it, the reserve is unchanged.
     fn reserve(&self, bytes: u64) -> io::Result<()>;
 }
 
-/// A file that is appended to.
+/// An append-only file.
 pub trait SegmentFile: Send {
-    /// Appends all bytes; on an error some of them may have been.
+    /// Appends all bytes; after an error, a part of them may be written.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Makes what was appended durable.
+    /// Makes the appended bytes durable.
     fn sync(&mut self) -> io::Result<()>;
-    /// Cuts off what is behind `length` bytes.
+    /// Truncates the file to `length` bytes.
     fn truncate(&mut self, length: u64) -> io::Result<()>;
 }
 
@@ -44,15 +44,15 @@ pub struct Directory {
     path: PathBuf,
 }
 
-/// What the files are called.
+/// The extension of log files.
 const EXTENSION: &str = "log";
-/// The file whose blocks are the reserve.
+/// The file that holds the reserve.
 const RESERVE: &str = "reserve";
 /// The unit of [`MetadataExt::blocks`].
 const STAT_BLOCK_BYTES: u64 = 512;
 
 impl Directory {
-    /// The directory at `path`, which is there.
+    /// The directory at `path`, which must exist.
     pub fn new(path: &Path) -> Self {
         Self { path: path.to_path_buf() }
     }
@@ -72,7 +72,10 @@ impl Disk for Directory {
             if path.extension().is_some_and(|extension| extension == EXTENSION) {
                 let number = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
                 numbers.push(number.ok_or_else(|| {
-                    io::Error::new(io::ErrorKind::InvalidData, format!("{}: no file of weir's", path.display()))
+                    io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        format!("{}: not a file of the store: remove it from the directory", path.display()),
+                    )
                 })?);
             }
         }
@@ -81,7 +84,7 @@ impl Disk for Directory {
     }
 
     fn create(&self, number: u64) -> io::Result<AppendFile> {
-        // One that a crash left before anything was written to it counts as not made.
+        // A file that a crash left empty is reused.
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(self.file(number))?;
         Ok(AppendFile { file })
     }
@@ -113,7 +116,7 @@ impl Disk for Directory {
         };
         let metadata = file.metadata()?;
         if metadata.blocks() * STAT_BLOCK_BYTES < metadata.len() {
-            // A copy with holes, which sets nothing aside.
+            // A sparse copy, which reserves no space.
             file.set_len(0)?;
             return Ok(0);
         }
@@ -124,10 +127,10 @@ impl Disk for Directory {
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.path.join(RESERVE))?;
         let before = file.metadata()?.len();
         if bytes <= before {
-            // Some file systems give space back only once this is durable.
+            // Some file systems free the space only after a sync.
             return file.set_len(bytes).and_then(|()| file.sync_all());
         }
-        // Told beforehand, an attempt in vain costs the file system nothing.
+        // Checked first, since a failing allocation is expensive for the file system.
         let stat = fstatvfs(&file)?;
         if stat.f_blocks > 0 && stat.f_bavail.saturating_mul(stat.f_frsize) < bytes - before {
             return Err(io::ErrorKind::StorageFull.into());
@@ -140,7 +143,7 @@ impl Disk for Directory {
     }
 }
 
-/// Makes a file longer, with blocks that are its own.
+/// Extends a file with allocated blocks.
 fn allocate(mut file: &File, before: u64, bytes: u64) -> io::Result<()> {
     match fallocate(file, FallocateFlags::empty(), before, bytes - before) {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => {}

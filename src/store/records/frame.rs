@@ -1,31 +1,32 @@
-//! The format of the log's files.
+//! The file format of the log.
 //!
-//! A file begins with a header: [`MAGIC`], the format's version, a salt, and a checksum of these. Frames follow. A frame is
-//! one commit: a header (its mark, the length of its records, the commit's number, a checksum of these), a checksum of the
-//! records, and the records as in a batch. Integers are little endian. The salt goes into the checksums of frames: no
-//! client can send a payload that would be taken for a frame or for the header of one.
+//! A file begins with a header: [`MAGIC`], the format version, a salt, and a checksum of these. Frames follow. A frame
+//! is one commit: a header (a magic number, the length of its records, the commit number, a checksum of these), a
+//! checksum of the records, and the records as in a batch. Integers are little endian. The salt goes into the checksums
+//! of frames, so that no client can send a payload that looks like a frame or a frame header.
 //!
-//! Version 1 had no checksum of the file's header, and one checksum for a whole frame but its mark and length. Its files
-//! are read; nothing is appended to them.
+//! Version 1 has no checksum of the file header, and one checksum of a whole frame except its magic number and length.
+//! Files of version 1 are read, but not appended to.
 
-/// What a file of the log begins with.
+/// The first bytes of a log file.
 pub(super) const MAGIC: &[u8; 8] = b"weir-log";
-/// The version that is written, and the newest that is read.
+/// The version that is written, and the newest that can be read.
 pub(super) const VERSION: u32 = 2;
 /// Bytes of a file before its first frame.
 pub(super) const FILE_HEADER: usize = 20;
 /// Bytes of a frame before its records.
 pub(super) const FRAME_HEADER: usize = 24;
 const MARK: &[u8; 4] = b"wfrm";
-/// Bytes of a frame that its first checksum covers.
+/// Bytes of a frame that its first checksum can_cover.
 const CHECKED_HEADER: usize = 16;
-/// The same three of version 1.
+/// The same constants of version 1.
 const FILE_HEADER_1: usize = 16;
 const FRAME_HEADER_1: usize = 20;
-/// How often, as a multiple of the tail's length, the search for a later commit in a file of version 1 computes a checksum.
+/// Bound of the checksum work in the search for a later commit in a file of version 1, as a multiple of the tail's
+/// length.
 const SEARCH_FACTOR_1: u64 = 8;
 
-/// The bytes a file begins with.
+/// Encodes a file header.
 pub(super) fn file_header(salt: u32) -> [u8; FILE_HEADER] {
     let mut header = [0; FILE_HEADER];
     header[..8].copy_from_slice(MAGIC);
@@ -36,16 +37,16 @@ pub(super) fn file_header(salt: u32) -> [u8; FILE_HEADER] {
     header
 }
 
-/// What a file's beginning says.
+/// The result of reading a file header.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Header {
-    Good(FileFormat),
+    Valid(FileFormat),
     /// Written by a newer version.
     Newer(u32),
-    /// No longer than a header and not a whole one, or nothing but zeros: a crash left the file so before anything was
-    /// written to it.
+    /// At most a header long and not a valid one, or all zeros: a crash left the file before anything was written to
+    /// it.
     Unwritten,
-    /// Not as it was written, or of another program.
+    /// Damaged, or a file of another program.
     Damaged,
 }
 
@@ -65,16 +66,16 @@ pub(super) fn read_file_header(bytes: &[u8]) -> Header {
         VERSION => bytes.len() >= FILE_HEADER && checksum(&bytes[..16], 0) == u32_at(bytes, 16),
         newer => return Header::Newer(newer),
     };
-    if is_whole { Header::Good(FileFormat { version, salt }) } else { broken }
+    if is_whole { Header::Valid(FileFormat { version, salt }) } else { broken }
 }
 
-/// Leaves room for a frame's header; the records are appended behind it.
+/// Begins a frame: reserves its header; records are appended after it.
 pub(super) fn begin(into: &mut Vec<u8>) {
     into.clear();
     into.resize(FRAME_HEADER, 0);
 }
 
-/// Writes the header of a frame whose records are complete.
+/// Completes a frame: writes the header for its records.
 pub(super) fn finish(frame: &mut [u8], commit: u64, salt: u32) {
     let length = (frame.len() - FRAME_HEADER) as u32;
     frame[..4].copy_from_slice(MARK);
@@ -86,7 +87,7 @@ pub(super) fn finish(frame: &mut [u8], commit: u64, salt: u32) {
     frame[20..24].copy_from_slice(&of_records.to_le_bytes());
 }
 
-/// A frame that was read.
+/// A decoded frame.
 #[derive(Debug)]
 pub(super) struct Frame<'a> {
     pub(super) commit: u64,
@@ -95,16 +96,16 @@ pub(super) struct Frame<'a> {
     pub(super) len: usize,
 }
 
-/// What stands behind the last whole frame of the newest file.
+/// The bytes after the last valid frame of the newest file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tail {
-    /// The last commit, which a crash cut short.
+    /// The last commit, incomplete because of a crash.
     Torn,
-    /// A commit that was whole once.
+    /// A commit that was complete once: damage.
     Damaged,
 }
 
-/// How the frames of a file are to be read.
+/// The format of a file's frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileFormat {
     version: u32,
@@ -112,7 +113,7 @@ pub(super) struct FileFormat {
 }
 
 impl FileFormat {
-    /// Whether frames may be appended to a file of it.
+    /// Whether frames of this format may be appended.
     pub(super) fn is_written(self) -> bool {
         self.version == VERSION
     }
@@ -122,7 +123,7 @@ impl FileFormat {
         if self.version == 1 { FILE_HEADER_1 } else { FILE_HEADER }
     }
 
-    /// The frame that `bytes` begin with; `None`: none, or one that is not whole.
+    /// The frame at the beginning of `bytes`; `None`: none, or an incomplete one.
     pub(super) fn read(self, bytes: &[u8]) -> Option<Frame<'_>> {
         if self.version == 1 {
             return read_1(bytes, self.salt);
@@ -131,10 +132,10 @@ impl FileFormat {
         read_frame(header, records, self.salt)
     }
 
-    /// Judges what follows the frame of `commit`, the last whole one. A commit is only begun when the one before it is
-    /// durable, so a crash leaves one frame in part and nothing behind it; and no frame that is whole but for one bit of its header.
-    /// `checked` counts the bytes that checksums were computed of.
-    pub(super) fn judge_tail(self, tail: &[u8], commit: u64, is_first: bool, checked: &mut u64) -> Tail {
+    /// Classifies the bytes after the frame of `commit`, the last valid one. A commit begins only when the previous one
+    /// is durable, so a crash leaves one incomplete frame with nothing after it, and never a frame that is valid but
+    /// for one bit of its header. `checked` counts the bytes that were checksummed.
+    pub(super) fn classify_tail(self, tail: &[u8], commit: u64, is_first: bool, checked: &mut u64) -> Tail {
         let damaged = if self.version == 1 {
             is_first && self.has_damaged_salt(tail) || has_later_frame_1(tail, self.salt, commit, checked)
         } else {
@@ -143,7 +144,7 @@ impl FileFormat {
         if damaged { Tail::Damaged } else { Tail::Torn }
     }
 
-    /// Version 1 has no checksum of its salt: whether the file's first frame is whole but for a bit of it.
+    /// Version 1 has no checksum of its salt: whether the file's first frame is valid with one bit of the salt flipped.
     fn has_damaged_salt(self, first: &[u8]) -> bool {
         (0..u32::BITS).any(|bit| read_1(first, self.salt ^ 1 << bit).is_some())
     }
@@ -151,13 +152,13 @@ impl FileFormat {
 
 type FrameHeader = [u8; FRAME_HEADER];
 
-/// The number of the commit whose header this is.
+/// The commit number of a valid frame header.
 fn commit_of(header: &FrameHeader, salt: u32) -> Option<u64> {
     let is_header = &header[..4] == MARK && checksum(&header[..CHECKED_HEADER], salt) == u32_at(header, 16);
     is_header.then(|| u64_at(header, 8))
 }
 
-/// The frame of this header; `rest`: what follows it.
+/// The frame with this header; `rest`: the bytes after the header.
 fn read_frame<'a>(header: &FrameHeader, rest: &'a [u8], salt: u32) -> Option<Frame<'a>> {
     let commit = commit_of(header, salt)?;
     let records = rest.get(..u32_at(header, 4) as usize)?;
@@ -165,7 +166,7 @@ fn read_frame<'a>(header: &FrameHeader, rest: &'a [u8], salt: u32) -> Option<Fra
     is_whole.then_some(Frame { commit, records, len: FRAME_HEADER + records.len() })
 }
 
-/// Whether `tail` begins with a frame that is whole but for one bit of its header.
+/// Whether `tail` begins with a frame that is valid but for one bit of its header.
 fn has_damaged_header(tail: &[u8], salt: u32) -> bool {
     let Some((header, rest)) = tail.split_first_chunk::<FRAME_HEADER>() else { return false };
     let mut header = *header;
@@ -177,7 +178,7 @@ fn has_damaged_header(tail: &[u8], salt: u32) -> bool {
     })
 }
 
-/// Whether a header of a later commit stands behind the beginning of `tail`.
+/// Whether `tail` contains the header of a later commit, not at its beginning.
 fn has_later_header(tail: &[u8], salt: u32, commit: u64, checked: &mut u64) -> bool {
     marks(tail).filter(|at| *at > 0).any(|at| {
         *checked += CHECKED_HEADER as u64;
@@ -186,7 +187,7 @@ fn has_later_header(tail: &[u8], salt: u32, commit: u64, checked: &mut u64) -> b
     })
 }
 
-/// Where frames may begin.
+/// Positions of the frame magic number.
 fn marks(bytes: &[u8]) -> impl Iterator<Item = usize> {
     bytes.windows(MARK.len()).enumerate().filter(|(_, window)| *window == MARK).map(|(at, _)| at)
 }
@@ -202,9 +203,9 @@ fn read_1(bytes: &[u8], salt: u32) -> Option<Frame<'_>> {
     is_whole.then(|| Frame { commit: u64_at(header, 12), records: &frame[FRAME_HEADER_1..], len })
 }
 
-/// Whether a whole frame of a later commit stands in `tail`. What a payload can make of this search is bounded: by the
-/// numbers that a later commit may have, and by the bytes that it computes checksums of. Beyond that it is not known
-/// whether the tail is torn, and damage is what loses nothing.
+/// Whether `tail` contains a valid frame of a later commit. The search is bounded, whatever payloads contain: by the
+/// possible numbers of a later commit, and by the bytes that it checksums. Above the bound the tail counts as damaged,
+/// which loses nothing.
 fn has_later_frame_1(tail: &[u8], salt: u32, commit: u64, checked: &mut u64) -> bool {
     let last = commit.saturating_add((tail.len() / FRAME_HEADER_1) as u64 + 1);
     let is_later = |number: u64| number > commit && (commit == 0 || number <= last);

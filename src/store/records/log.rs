@@ -1,7 +1,8 @@
-//! The log: every commit is one frame at its end, and each key's newest record is what holds.
+//! The log: each commit appends one frame; the newest record of each key is live.
 //!
-//! Files are cleaned from the oldest on: what still holds of it is written again at the end, then the file goes. So a
-//! record that says "removed" is needed only as long as it lies in the log, and the log stays within twice what holds.
+//! Files are cleaned from the oldest on: its live records are written again at the end, then the file is removed. So a
+//! removal record is needed only while older records of its key are in the log, and the log stays within twice the size
+//! of the live records.
 
 use std::collections::VecDeque;
 use std::io;
@@ -12,47 +13,47 @@ use super::cleaning::Cleaning;
 use super::disk::{Disk, SegmentFile};
 use super::frame::{self, FILE_HEADER, FRAME_HEADER};
 use super::reading::Reading;
-use super::space::{Levels, LogLimits, Purpose, Reserve, full_or};
+use super::space::{Levels, LogLimits, Purpose, Reserve, full_or_failed};
 use weir_broker::{Key, RecordBatch, Stored, append_record};
 
-/// Bytes that cleaning adds to a commit, beside twice what the commit has itself.
+/// Bytes that cleaning adds to a commit, in addition to twice the size of the commit.
 const CLEAN_BYTES: usize = 256 << 10;
 
-/// How often the reserve gives something up for one frame: more than once where others take what was given up.
+/// Attempts to release reserve for one frame: more than one, in case other processes use the released space.
 const APPEND_ATTEMPTS: u32 = 3;
 
-/// Why the log cannot go on, or not be opened.
+/// Why the log failed, or could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// Nothing is lost and nothing has changed: to be tried again when there is room.
-    #[error("the disk is full: {0}")]
+    /// The log is unchanged; the commit can be retried when there is space.
+    #[error("disk full: {0}")]
     Full(io::Error),
-    /// What is on the disk is not known any more.
+    /// The state on the disk is unknown.
     #[error("{what}: {source}")]
     Failed { what: &'static str, source: io::Error },
-    #[error("file {file} was written by a newer weir (format {found}, this one knows {known}): start that one", known = frame::VERSION)]
+    #[error("file {file} was written by a newer weir (format {found}, this one supports {known}): start the newer version", known = frame::VERSION)]
     Newer { file: u64, found: u32 },
     #[error(
-        "file {file} is damaged at byte {at}, and not as a crash leaves it: restore a backup of the directory, or move it away"
+        "file {file} is damaged at byte {at} (a crash does not cause this): restore a backup of the directory, or move it away"
     )]
     Damaged { file: u64, at: usize },
     #[error(
-        "file {file} is damaged in its header, or no file of weir's store: restore a backup of the directory, or move it away"
+        "file {file} has a damaged header, or is not a file of the store: restore a backup of the directory, or move it away"
     )]
     Header { file: u64 },
     #[error("file {file} is missing: restore a backup of the directory, or move it away")]
     Missing { file: u64 },
 }
 
-/// How the log stands.
+/// The size of the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct LogSize {
     pub files: u64,
     /// Bytes of all files.
     pub bytes: u64,
-    /// Of these, bytes of records that hold.
+    /// Of these, bytes of live records.
     pub live_bytes: u64,
-    /// Records that hold.
+    /// Number of live records.
     pub live_records: u64,
 }
 
@@ -70,21 +71,21 @@ pub(super) struct Segment {
     pub(super) live_bytes: u64,
 }
 
-/// The file that is appended to. There is none until a commit has something to write: so a salt always is that of the
-/// file that it is used for, and a file is only ever cut at its own end.
+/// The file that is appended to. It is created when a commit first has something to write, so that a salt always
+/// belongs to the file that it is used for, and a file is only truncated at its own end.
 struct Active<F> {
     file: F,
     salt: u32,
     bytes: u64,
 }
 
-/// A commit that is not written yet. The log changes when it is.
+/// A commit that is not written yet. The log changes when it is written.
 #[derive(Default)]
 struct Draft {
     frame: Vec<u8>,
-    /// Each key once, and the bytes of its record; `None`: it is removed.
+    /// Each key once, and the length of its record; `None`: a removal.
     changes: Vec<(Key, Option<u32>)>,
-    /// [`Cleaning::done`] after it.
+    /// [`Cleaning::done`] after the commit.
     cleaned: usize,
 }
 
@@ -94,8 +95,8 @@ impl Draft {
     }
 }
 
-/// How a record in a batch weighs in the log.
-pub(super) fn size_of(value: &[u8]) -> u32 {
+/// The length of a record in the log, bytes.
+pub(super) fn record_len(value: &[u8]) -> u32 {
     (Key::BYTES + 4 + value.len()) as u32
 }
 
@@ -104,39 +105,39 @@ pub struct Log<D: Disk> {
     disk: D,
     limits: LogLimits,
     active: Option<Active<D::File>>,
-    /// Oldest first; the active file's is the last.
+    /// Oldest first; the active file is the last.
     segments: VecDeque<Segment>,
     index: HashMap<Key, Place>,
     live_bytes: u64,
     commit: u64,
     cleaning: Option<Cleaning>,
-    /// The file that could not be read to clean it.
+    /// A file that cleaning could not read.
     unreadable: Option<u64>,
-    /// `None`: it keeps none.
+    /// `None`: the reserve is not enabled.
     reserve: Option<Reserve>,
-    /// The last commit found no room.
+    /// Whether the last commit failed because the disk is full.
     is_stuck: bool,
     /// Scratch: the newest record of each key in a commit.
     newest: HashMap<Key, (u32, usize)>,
     frame: Vec<u8>,
 }
 
-/// What came of opening a log.
+/// The result of opening a log.
 pub struct Opened<D: Disk> {
     pub log: Log<D>,
     pub stored: Stored,
-    /// Bytes at the end that were no whole commit, and were cut off: a crash cut it short before it was durable.
+    /// Bytes of an incomplete commit at the end, which a crash left and which were cut off.
     pub torn_bytes: u64,
 }
 
 impl<D: Disk> Log<D> {
-    /// Opens the log on a disk. An empty one is begun by the first commit.
+    /// Opens the log on a disk. The first commit creates a file in an empty one.
     ///
-    /// # Errors
-    /// It cannot be read, or is not to be trusted: nothing was changed then. Or what was read cannot be made durable.
+    /// The log cannot be read or is damaged, and nothing was changed; or the content that was read cannot be made
+    /// durable.
     pub fn open(disk: D, limits: LogLimits) -> Result<Opened<D>, LogError> {
-        let reading = Reading::of(&disk)?;
-        let newest = reading.settle(&disk)?;
+        let reading = Reading::read(&disk)?;
+        let newest = reading.make_durable(&disk)?;
         let Reading { segments, index, commit, torn_bytes, .. } = reading;
         let bytes = segments.back().map_or(0, |last| last.bytes);
         let mut log = Log {
@@ -156,20 +157,18 @@ impl<D: Disk> Log<D> {
         };
         let mut records = Vec::with_capacity(index.len());
         for (key, (place, value)) in index {
-            log.weigh(place, true);
+            log.account(place, true);
             log.index.insert(key, place);
             records.push((key, value));
         }
         Ok(Opened { log, stored: Stored::new(records), torn_bytes })
     }
 
-    /// Puts batches together to one commit, with what cleaning moves, writes it, and waits until it is durable. Of several
-    /// records with one key the newest alone is written, and what comes and goes within the commit never is. Answers with
-    /// how many records it wrote of the batches.
+    /// Commits batches together, with records that cleaning moves, and waits until the commit is durable. Of several
+    /// records with one key only the newest is written; records that are added and removed within the commit are not.
+    /// Returns the number of records written for the batches.
     ///
-    /// # Errors
-    /// See [`LogError`]. After [`LogError::Full`] the log is as it was before; after any other it is not to be used any
-    /// more.
+    /// See [`LogError`]. After [`LogError::Full`] the log is unchanged; after any other error it must not be used.
     pub fn commit(&mut self, batches: &[RecordBatch]) -> Result<usize, LogError> {
         let (mut draft, grows) = self.draft(batches);
         let count = draft.changes.len();
@@ -182,19 +181,19 @@ impl<D: Disk> Log<D> {
         written.map(|()| count)
     }
 
-    /// Cleans for one commit's length, where there is something to clean.
+    /// Performs one step of cleaning, if there is something to clean.
     ///
     /// # Errors
     /// As of [`Log::commit`].
     pub fn clean(&mut self) -> Result<(), LogError> {
         let mut draft = self.draft(&[]).0;
-        // In parts that fit into a small disk's reserve.
+        // In steps that fit into the reserve of a small disk.
         let budget = CLEAN_BYTES.min((self.limits.file_bytes / 4) as usize);
         self.move_records(&mut draft, budget);
         self.write(draft, Purpose::Cleans)
     }
 
-    /// Whether cleaning has something to do though there be nothing to commit.
+    /// Whether there is something to clean without a commit.
     pub fn wants_cleaning(&self) -> bool {
         let Some(oldest) = self.segments.front().filter(|_| self.segments.len() > 1) else { return false };
         if self.unreadable == Some(oldest.number) {
@@ -202,27 +201,25 @@ impl<D: Disk> Log<D> {
         }
         let bytes: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
         if self.is_full() {
-            // What is gained must be worth what is written for it, or a disk full of what holds would be written for ever.
+            // The freed space must be worth the writes, or a disk full of live records would be rewritten forever.
             let is_worth_it = oldest.live_bytes * 2 < oldest.bytes || (bytes - self.live_bytes) * 8 > bytes;
             return is_worth_it || self.cleaning.is_some();
         }
         bytes > 2 * self.live_bytes + self.limits.history_bytes
     }
 
-    /// Keeps a reserve on the disk from now on.
+    /// Enables the reserve on the disk.
     ///
     /// # Errors
     /// The disk fails otherwise than by being full.
-    pub fn keep_reserve(&mut self) -> Result<(), LogError> {
-        let held = self
-            .disk
-            .reserved()
-            .map_err(|source| LogError::Failed { what: "the reserve cannot be looked at", source })?;
+    pub fn enable_reserve(&mut self) -> Result<(), LogError> {
+        let held =
+            self.disk.reserved().map_err(|source| LogError::Failed { what: "reading the reserve failed", source })?;
         self.reserve = Some(Reserve { held, ..Reserve::default() });
         self.refill()
     }
 
-    /// Makes the reserve whole, where there is room.
+    /// Restores the reserve to its full size, if there is room.
     ///
     /// # Errors
     /// The disk fails otherwise than by being full.
@@ -233,18 +230,18 @@ impl<D: Disk> Log<D> {
         reserve.refill(&self.disk)
     }
 
-    /// Whether the disk is full: something could not be written, or could only be by giving up some of the reserve, and
-    /// there is no room for that again.
+    /// Whether the disk is full: a write failed, or was possible only by releasing reserve that could not be restored
+    /// since.
     pub fn is_full(&self) -> bool {
         self.is_stuck || self.reserve.as_ref().is_some_and(|reserve| reserve.is_low)
     }
 
-    /// How much of the disk it sets aside for when it is full.
+    /// Full size of the reserve, bytes.
     pub fn reserve_bytes(&self) -> u64 {
         self.reserve.as_ref().map_or(0, |reserve| reserve.levels.whole)
     }
 
-    /// How it stands.
+    /// The size of the log.
     pub fn size(&self) -> LogSize {
         LogSize {
             files: self.segments.len() as u64,
@@ -258,7 +255,7 @@ impl<D: Disk> Log<D> {
         &self.limits
     }
 
-    /// A planted fault: another salt for a file that has one.
+    /// Fault injection: replaces the salt of the active file.
     #[cfg(test)]
     pub(super) fn change_salt(&mut self) {
         if let Some(active) = &mut self.active {
@@ -266,7 +263,7 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// The records of batches as they are to be written, and whether they make the live ones more.
+    /// Prepares a commit of batches; also returns whether it increases the live bytes.
     fn draft(&mut self, batches: &[RecordBatch]) -> (Draft, bool) {
         let mut frame = std::mem::take(&mut self.frame);
         frame::begin(&mut frame);
@@ -289,15 +286,15 @@ impl<D: Disk> Log<D> {
                     continue;
                 }
                 append_record(&mut draft.frame, key, value);
-                draft.changes.push((key, value.map(size_of)));
-                more += value.map_or(0, |value| u64::from(size_of(value)));
+                draft.changes.push((key, value.map(record_len)));
+                more += value.map_or(0, |value| u64::from(record_len(value)));
                 less += before.map_or(0, |before| u64::from(before.len));
             }
         }
         (draft, more > less)
     }
 
-    /// Writes a commit, unless there is nothing to write; then, and only then, the log is as the commit says.
+    /// Writes a commit, unless it is empty; only after the write the index changes.
     fn write(&mut self, mut draft: Draft, purpose: Purpose) -> Result<(), LogError> {
         let appended = if draft.is_empty() { Ok(()) } else { self.append(&mut draft.frame, purpose) };
         let Draft { frame, changes, cleaned } = draft;
@@ -306,27 +303,27 @@ impl<D: Disk> Log<D> {
         let segment = self.segments.back().map_or(0, |last| last.number);
         for (key, len) in changes {
             if let Some(before) = self.index.remove(&key) {
-                self.weigh(before, false);
+                self.account(before, false);
             }
             if let Some(len) = len {
                 let place = Place { segment, len };
                 self.index.insert(key, place);
-                self.weigh(place, true);
+                self.account(place, true);
             }
         }
         if let Some(cleaning) = &mut self.cleaning {
             cleaning.done = cleaned;
         }
-        self.drop_dead()
+        self.remove_dead_files()
     }
 
-    /// Appends a frame; where there is no room, with what the reserve gives up for it.
+    /// Appends a frame; if the disk is full, releases reserve for it.
     fn append(&mut self, frame: &mut [u8], purpose: Purpose) -> Result<(), LogError> {
-        // A new file, and the last block of it.
+        // Allows for a new file, and its last partial block.
         let bytes = frame.len() as u64 + 2 * self.limits.block_bytes;
         if self.is_full()
             && let Some(reserve) = &mut self.reserve
-            && !reserve.covers(&self.disk, purpose, bytes)?
+            && !reserve.can_cover(&self.disk, purpose, bytes)?
         {
             return Err(LogError::Full(io::ErrorKind::StorageFull.into()));
         }
@@ -339,7 +336,7 @@ impl<D: Disk> Log<D> {
             let (Some(reserve), Some(_)) = (&mut self.reserve, attempts.next()) else {
                 return Err(LogError::Full(error));
             };
-            if !reserve.covers(&self.disk, purpose, bytes)? {
+            if !reserve.can_cover(&self.disk, purpose, bytes)? {
                 return Err(LogError::Full(error));
             }
             reserve.release(&self.disk, bytes)?;
@@ -366,7 +363,7 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    /// Begins a file: after this it is there, with its header, whatever happens.
+    /// Creates a file with its header and makes it durable.
     fn begin_file(&mut self) -> Result<Active<D::File>, LogError> {
         let number = self.segments.back().map_or(1, |last| last.number + 1);
         let salt = random();
@@ -376,7 +373,7 @@ impl<D: Disk> Log<D> {
             self.disk.sync()?;
             Ok(file)
         });
-        match begun.map_err(full_or("a file cannot be begun")) {
+        match begun.map_err(full_or_failed("creating a file failed")) {
             Ok(file) => {
                 let bytes = FILE_HEADER as u64;
                 self.segments.push_back(Segment { number, bytes, live_bytes: 0 });
@@ -391,8 +388,8 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Removes a file that may be there. The directory is synced before anything else happens: were an older file to come
-    /// back without the newer one that says what was removed of it, so would what it held.
+    /// Removes a file if it exists. The directory is synced before anything else is written: if an older file came back
+    /// without the newer one that has its removal records, the removed records would come back too.
     fn remove(&self, number: u64) -> Result<(), LogError> {
         let removed = match self.disk.remove(number) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -400,11 +397,11 @@ impl<D: Disk> Log<D> {
         };
         removed
             .and_then(|()| self.disk.sync())
-            .map_err(|source| LogError::Failed { what: "a file cannot be removed", source })
+            .map_err(|source| LogError::Failed { what: "removing a file failed", source })
     }
 
-    /// Removes files at the front of which nothing holds any more.
-    fn drop_dead(&mut self) -> Result<(), LogError> {
+    /// Removes the oldest files while they have no live records.
+    fn remove_dead_files(&mut self) -> Result<(), LogError> {
         while self.segments.len() > 1
             && let Some(oldest) = self.segments.front().filter(|oldest| oldest.live_bytes == 0)
         {
@@ -415,9 +412,12 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    fn weigh(&mut self, place: Place, comes: bool) {
-        let Some(first) = self.segments.front().map(|segment| segment.number) else { return };
-        let Some(segment) = self.segments.get_mut((place.segment - first) as usize) else { return };
+    fn account(&mut self, place: Place, comes: bool) {
+        let first = self.segments.front().map_or(0, |segment| segment.number);
+        let Some(segment) = self.segments.get_mut((place.segment - first) as usize) else {
+            debug_assert!(false, "every indexed record is in a file of the log");
+            return;
+        };
         let len = u64::from(place.len);
         if comes {
             segment.live_bytes += len;
@@ -428,7 +428,7 @@ impl<D: Disk> Log<D> {
         }
     }
 
-    /// Adds up to `budget` bytes of what holds of the oldest file to a commit.
+    /// Adds up to `budget` bytes of live records of the oldest file to a commit.
     fn move_records(&mut self, draft: &mut Draft, budget: usize) {
         if self.cleaning.is_none() && self.wants_cleaning() {
             self.cleaning = self.begin_cleaning();
@@ -442,26 +442,27 @@ impl<D: Disk> Log<D> {
                 break;
             }
             draft.cleaned += 1;
-            let holds = self.index.get(key).filter(|place| place.segment == oldest);
-            if let Some(place) = holds.filter(|_| !self.newest.contains_key(key)) {
+            let live_len = self.index.get(key).filter(|place| place.segment == oldest);
+            if let Some(place) = live_len.filter(|_| !self.newest.contains_key(key)) {
                 append_record(&mut draft.frame, *key, Some(&cleaning.bytes[range.clone()]));
                 draft.changes.push((*key, Some(place.len)));
             }
         }
     }
 
-    /// What holds of the oldest file. One that cannot be read is left alone, and so are those behind it.
+    /// Collects the live records of the oldest file. A file that cannot be read is not cleaned, and neither are those
+    /// after it.
     fn begin_cleaning(&mut self) -> Option<Cleaning> {
         let oldest = *self.segments.front()?;
-        let holds =
+        let live_len =
             |key: &Key| self.index.get(key).filter(|place| place.segment == oldest.number).map(|place| place.len);
         let cleaning = match self.disk.read(oldest.number) {
-            Ok(bytes) => Cleaning::of(bytes, holds).filter(|cleaning| {
-                let found: u64 = cleaning.records.iter().filter_map(|(key, _)| holds(key)).map(u64::from).sum();
+            Ok(bytes) => Cleaning::of_file(bytes, live_len).filter(|cleaning| {
+                let found: u64 = cleaning.records.iter().filter_map(|(key, _)| live_len(key)).map(u64::from).sum();
                 found == oldest.live_bytes
             }),
             Err(error) => {
-                tracing::error!(%error, file = oldest.number, "store file cannot be read");
+                tracing::error!(%error, file = oldest.number, "store file read failed");
                 None
             }
         };
@@ -480,13 +481,12 @@ impl<F: SegmentFile> Active<F> {
     /// Appends a frame and waits until it is durable.
     fn append(&mut self, frame: &[u8]) -> Result<(), LogError> {
         if let Err(error) = self.file.append(frame) {
-            // What was written of it must not stand before what is written next, nor at the end of a file that another one
-            // follows.
+            // A partial frame must not stay before the next one, nor at the end of a file that another one follows.
             self.file
                 .truncate(self.bytes)
                 .and_then(|()| self.file.sync())
-                .map_err(|source| LogError::Failed { what: "a file cannot be cut", source })?;
-            return Err(full_or("the log cannot be written")(error));
+                .map_err(|source| LogError::Failed { what: "truncating a file failed", source })?;
+            return Err(full_or_failed("writing the log failed")(error));
         }
         self.file.sync().map_err(|source| LogError::Failed { what: "fsync failed", source })?;
         self.bytes += frame.len() as u64;
@@ -494,7 +494,7 @@ impl<F: SegmentFile> Active<F> {
     }
 }
 
-/// A number that nobody can know before.
+/// An unpredictable number.
 fn random() -> u32 {
     use std::hash::{BuildHasher, Hasher};
     std::hash::RandomState::new().build_hasher().finish() as u32

@@ -1,7 +1,8 @@
 //! The records of durable sessions and retained messages, on disk.
 //!
-//! `disk`: what is needed of a file system; `frame`: the format of the files; `log`: what is appended;
-//! `cleaning`: what is moved; `reading`: opening; `space`: limits, and the reserve for a full disk; `committer`, `writer`: the thread that commits.
+//! `disk`: the file system interface; `frame`: the file format; `log`: the log; `cleaning`: the live records of a file;
+//! `reading`: opening a log; `space`: limits, and the reserve for a full disk; `committer`, `writer`: the commit logic
+//! and its thread.
 
 mod cleaning;
 mod committer;
@@ -26,12 +27,12 @@ pub use writer::{OnFailure, StoreStats, Writer, WriterError};
 use super::StoreError;
 use weir_broker::Stored;
 
-/// Where in a data directory the records are.
+/// The store's directory in a data directory.
 const DIRECTORY: &str = "store";
-/// Held by whoever has the store open.
+/// The lock file; the process that has the store open holds the lock.
 const LOCK: &str = "lock";
 
-/// A store that nobody else has open.
+/// An open, locked store.
 pub struct OpenedStore {
     pub log: Log<Directory>,
     pub stored: Stored,
@@ -40,7 +41,7 @@ pub struct OpenedStore {
     pub lock: StoreLock,
 }
 
-/// As long as it lives, no other process opens the store.
+/// Prevents other processes from opening the store, while it lives.
 #[derive(Debug)]
 pub struct StoreLock {
     _file: File,
@@ -51,10 +52,10 @@ pub fn is_store(data_dir: &Path) -> bool {
     data_dir.join(DIRECTORY).is_dir()
 }
 
-/// Opens the store of a data directory, or begins it.
+/// Opens or creates the store of a data directory.
 ///
-/// # Errors
-/// Another process has it open, it cannot be written, its file system is too small, it is of a newer version, or damaged.
+/// Another process has it open, it cannot be written, its file system is too small, its format is newer, or it is
+/// damaged.
 pub fn open(data_dir: &Path) -> Result<OpenedStore, StoreError> {
     let path = data_dir.join(DIRECTORY);
     let io = |path: &Path| {
@@ -69,7 +70,7 @@ pub fn open(data_dir: &Path) -> Result<OpenedStore, StoreError> {
         Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path }),
         Err(TryLockError::Error(source)) => return Err(StoreError::Io { path: lock, source }),
     }
-    // What the directory itself is in is to be there after a crash too.
+    // The directory's entry in its parent must survive a crash too.
     File::open(data_dir).and_then(|parent| parent.sync_all()).map_err(io(data_dir))?;
     let limits = limits_for(&path)?;
     let opened = Log::open(Directory::new(&path), limits).map_err(|source| StoreError::Log { path, source })?;
@@ -81,7 +82,7 @@ pub fn open(data_dir: &Path) -> Result<OpenedStore, StoreError> {
 fn limits_for(path: &Path) -> Result<LogLimits, StoreError> {
     let stat =
         rustix::fs::statvfs(path).map_err(|error| StoreError::Io { path: path.to_path_buf(), source: error.into() })?;
-    // Some file systems do not say how large they are.
+    // Some file systems do not report their size.
     let bytes = if stat.f_blocks == 0 { u64::MAX } else { stat.f_blocks.saturating_mul(stat.f_frsize) };
     if bytes < space::DISK_BYTES_MIN {
         return Err(StoreError::TooSmall { path: path.to_path_buf(), bytes, needed: space::DISK_BYTES_MIN });
@@ -89,17 +90,16 @@ fn limits_for(path: &Path) -> Result<LogLimits, StoreError> {
     Ok(LogLimits::for_disk(bytes, stat.f_frsize))
 }
 
-/// A store that a broker writes to.
+/// The running store of a broker.
 pub struct Store {
     writer: Arc<Writer>,
     _lock: StoreLock,
 }
 
 impl Store {
-    /// Starts the writer; what was stored goes to the data plane.
+    /// Starts the writer; returns the stored state for the data plane.
     ///
-    /// # Errors
-    /// The disk fails, or the system has no thread to give.
+    /// The disk failed, or the system refused a thread.
     pub fn start(opened: OpenedStore, on_failure: OnFailure) -> Result<(Self, Stored), StoreError> {
         let OpenedStore { log, stored, lock, .. } = opened;
         let failed = |error| match error {
@@ -110,17 +110,17 @@ impl Store {
         Ok((Self { writer, _lock: lock }, stored))
     }
 
-    /// Whom the shards give their records to.
+    /// The sink for the records of the shards.
     pub fn sink(&self) -> Arc<Writer> {
         Arc::clone(&self.writer)
     }
 
-    /// Writes what it was given, and lets go of the store.
+    /// Writes all pending records and unlocks the store.
     pub fn finish(self) {
         self.writer.finish();
     }
 
-    /// What it has done.
+    /// Counters and gauges of the store.
     pub fn stats(&self) -> Arc<StoreStats> {
         self.writer.stats()
     }

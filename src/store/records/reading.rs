@@ -1,4 +1,4 @@
-//! Reading a log when it is opened: which files there are, what they hold, and whether they are to be trusted.
+//! Reads a log when it is opened, and checks its files.
 
 use std::collections::VecDeque;
 
@@ -6,32 +6,32 @@ use hashbrown::HashMap;
 
 use super::disk::{Disk, SegmentFile};
 use super::frame::{self, FILE_HEADER, FileFormat, Header, Tail};
-use super::log::{LogError, Place, Segment, size_of};
+use super::log::{LogError, Place, Segment, record_len};
 use weir_broker::{Key, Records};
 
-/// What was read.
+/// The content of a log.
 #[derive(Default)]
 pub(super) struct Reading {
     pub(super) segments: VecDeque<Segment>,
     pub(super) index: HashMap<Key, (Place, Box<[u8]>)>,
-    /// The newest commit.
+    /// The number of the newest commit.
     pub(super) commit: u64,
     /// Bytes at the end that are cut off.
     pub(super) torn_bytes: u64,
-    /// Of the newest file.
+    /// Format of the newest file.
     format: Option<FileFormat>,
-    /// Files at the end that were made, and never written to.
+    /// Files at the end that were created, and never written to.
     unwritten: Vec<u64>,
 }
 
-/// What a log goes on with: the file to append to and its salt, unless the next commit is to begin another.
+/// The file to append to and its salt; `None`: the next commit creates a new one.
 pub(super) type Newest<F> = Option<(F, u32)>;
 
 impl Reading {
-    /// Reads all files. Changes nothing.
-    pub(super) fn of<D: Disk>(disk: &D) -> Result<Self, LogError> {
-        let read = |number| disk.read(number).map_err(failed("a file of the store cannot be read"));
-        let mut numbers = disk.list().map_err(failed("the store's directory cannot be read"))?;
+    /// Reads all files, without changes.
+    pub(super) fn read<D: Disk>(disk: &D) -> Result<Self, LogError> {
+        let read = |number| disk.read(number).map_err(failed("reading a file of the store failed"));
+        let mut numbers = disk.list().map_err(failed("reading the store directory failed"))?;
         if let Some(gap) = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
             return Err(LogError::Missing { file: gap[0] + 1 });
         }
@@ -57,7 +57,7 @@ impl Reading {
 
     fn file(&mut self, number: u64, bytes: &[u8], is_newest: bool) -> Result<(), LogError> {
         let format = match frame::read_file_header(bytes) {
-            Header::Good(format) => format,
+            Header::Valid(format) => format,
             Header::Newer(found) => return Err(LogError::Newer { file: number, found }),
             Header::Unwritten | Header::Damaged => return Err(LogError::Header { file: number }),
         };
@@ -72,7 +72,7 @@ impl Reading {
         }
         let tail = &bytes[at..];
         let is_first = at == format.header_len();
-        let is_torn = || is_newest && format.judge_tail(tail, self.commit, is_first, &mut 0) == Tail::Torn;
+        let is_torn = || is_newest && format.classify_tail(tail, self.commit, is_first, &mut 0) == Tail::Torn;
         if !tail.is_empty() && !is_torn() {
             return Err(LogError::Damaged { file: number, at });
         }
@@ -82,13 +82,13 @@ impl Reading {
         Ok(())
     }
 
-    /// Takes a commit's records; `None`: they are not records.
+    /// Applies the records of a commit; `None`: they are not valid.
     fn records(&mut self, segment: u64, bytes: &[u8]) -> Option<()> {
         let mut records = Records::of(bytes);
         for (key, value) in records.by_ref() {
             match value {
                 Some(value) => {
-                    let place = Place { segment, len: size_of(value) };
+                    let place = Place { segment, len: record_len(value) };
                     self.index.insert(key, (place, value.into()));
                 }
                 None => {
@@ -99,22 +99,22 @@ impl Reading {
         (records.rest() == 0).then_some(())
     }
 
-    /// Cuts off what is torn and removes what was never written, and makes durable what was read: an earlier process may
-    /// have ended before it was, and what is answered from it must not be taken away by a power cut.
-    pub(super) fn settle<D: Disk>(&self, disk: &D) -> Result<Newest<D::File>, LogError> {
+    /// Cuts off an incomplete commit, removes files never written to, and syncs what was read: an earlier process may
+    /// have ended before it was durable, and state that clients see must survive a power failure.
+    pub(super) fn make_durable<D: Disk>(&self, disk: &D) -> Result<Newest<D::File>, LogError> {
         for number in &self.unwritten {
-            disk.remove(*number).map_err(failed("a file of the store cannot be removed"))?;
+            disk.remove(*number).map_err(failed("removing a file of the store failed"))?;
         }
         let mut newest = None;
         if let (Some(last), Some(format)) = (self.segments.back(), self.format) {
-            let mut file = disk.open(last.number).map_err(failed("a file of the store cannot be opened"))?;
+            let mut file = disk.open(last.number).map_err(failed("opening a file of the store failed"))?;
             if self.torn_bytes > 0 {
-                file.truncate(last.bytes).map_err(failed("a file of the store cannot be cut"))?;
+                file.truncate(last.bytes).map_err(failed("truncating a file of the store failed"))?;
             }
-            file.sync().map_err(failed("a file of the store cannot be synced"))?;
+            file.sync().map_err(failed("syncing a file of the store failed"))?;
             newest = format.is_written().then_some((file, format.salt));
         }
-        disk.sync().map_err(failed("the store's directory cannot be synced"))?;
+        disk.sync().map_err(failed("syncing the store directory failed"))?;
         Ok(newest)
     }
 }

@@ -1,35 +1,34 @@
-//! The room that the log needs: its limits by the size of the disk, and the reserve that it keeps for a full one.
+//! Disk space of the log: limits by the size of the disk, and the reserve for a full disk.
 //!
-//! A log on a full disk still has to write: removals, which free space, sessions that connect to fetch what waits for them,
-//! and the records that cleaning moves before it removes a file. So the log holds a reserve on the disk, and gives it up in
-//! three parts. Any record may take of the first, until everything that was under way when the disk became full is
-//! written; what does not add to the live records may take of the second; only cleaning may take of the third. What is
-//! freed goes to the reserve first. The disk counts as full from then on until the reserve is whole and there is room for
-//! one file more.
+//! A log on a full disk still has to write: removals, which free space, sessions that connect to fetch their messages,
+//! and the records that cleaning moves before it removes a file. So the log holds a reserve on the disk, and releases
+//! it in three parts. All records may use the first, for everything in progress when the disk became full; records that
+//! do not increase the live bytes may use the second; only cleaning may use the third. Freed space restores the reserve
+//! first. The disk counts as full until the reserve is complete and one more file would fit.
 
 use std::io;
 
 use super::disk::Disk;
 use super::log::LogError;
 
-/// How large the log may grow.
+/// Limits of the log.
 #[derive(Debug, Clone, Copy)]
 pub struct LogLimits {
-    /// Bytes after which another file is begun.
+    /// Size of a file, bytes; after it, a new file begins.
     pub file_bytes: u64,
-    /// Bytes of history that are kept before cleaning begins, beside as many as are live.
+    /// Bytes of dead records beyond the size of the live ones, above which cleaning begins.
     pub history_bytes: u64,
-    /// What the file system gives space by, bytes.
+    /// Allocation unit of the file system, bytes.
     pub block_bytes: u64,
 }
 
-/// The largest file, on a disk that has room for it.
+/// Maximum size of a file, on a large disk.
 const FILE_BYTES: u64 = 32 << 20;
-/// The smallest file, on the smallest disk.
+/// Minimum size of a file, on a small disk.
 const FILE_BYTES_MIN: u64 = 16 << 10;
-/// Files that fit on a disk, at least, where they are smaller than [`FILE_BYTES`].
+/// Number of files that fit on a disk with files smaller than [`FILE_BYTES`].
 const FILES_PER_DISK: u64 = 64;
-/// The least size of a file system that the log works on.
+/// Minimum size of a file system for the log, bytes.
 pub(super) const DISK_BYTES_MIN: u64 = 32 * FILE_BYTES_MIN;
 
 impl Default for LogLimits {
@@ -39,38 +38,38 @@ impl Default for LogLimits {
 }
 
 impl LogLimits {
-    /// For a file system of so many bytes, which gives space by `block_bytes`.
+    /// Limits for a file system of `bytes`, with allocation unit `block_bytes`.
     pub fn for_disk(bytes: u64, block_bytes: u64) -> Self {
         let file_bytes = (bytes / FILES_PER_DISK).clamp(FILE_BYTES_MIN, FILE_BYTES);
         Self { file_bytes, history_bytes: 2 * file_bytes, block_bytes: block_bytes.clamp(1, FILE_BYTES_MIN) }
     }
 }
 
-/// What a write is for.
+/// The purpose of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// Records that make the live ones more.
+    /// Records that increase the live bytes.
     Adds,
-    /// Records that do not.
+    /// Records that do not increase the live bytes.
     Frees,
     /// Records that cleaning moves.
     Cleans,
 }
 
-/// How much of the reserve is left behind by each purpose, bytes.
+/// How much of the reserve each purpose must leave, bytes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Levels {
-    /// By what frees space: what cleaning needs to move one file.
+    /// For records that free space: what cleaning needs to move one file.
     frees: u64,
-    /// By what adds.
+    /// For records that add.
     adds: u64,
     pub(super) whole: u64,
-    /// Room beside it, from which on a disk that was full no longer counts as full.
+    /// Free space in addition to it, with which the disk no longer counts as full.
     beside: u64,
 }
 
 impl Levels {
-    /// For a log whose largest file has `largest` bytes.
+    /// Levels for a log whose largest file has `largest` bytes.
     pub(super) fn new(limits: &LogLimits, largest: u64) -> Self {
         let file = limits.file_bytes;
         let moved = file.max(largest);
@@ -80,20 +79,21 @@ impl Levels {
     }
 }
 
-/// A small write, as a part of what the reserve has for what frees space: such a one may add.
+/// A write is small if it needs at most this fraction of the reserve for records that free space; small additions may
+/// use that part.
 const SMALL_PART: u64 = 8;
 
-/// The reserve, of which the disk holds `held` bytes.
+/// The reserve; `held` bytes of it are allocated.
 #[derive(Debug, Default)]
 pub(super) struct Reserve {
     pub(super) held: u64,
     pub(super) levels: Levels,
-    /// Some of it was given up, or could not be had.
+    /// A part of it was released, or could not be allocated.
     pub(super) is_low: bool,
 }
 
 impl Reserve {
-    /// Makes it whole, if the disk has room, and not larger.
+    /// Restores its full size, if the disk has room, and shrinks it if it is larger.
     pub(super) fn refill<D: Disk>(&mut self, disk: &D) -> Result<(), LogError> {
         let Levels { whole, beside, .. } = self.levels;
         let wanted = if self.is_low { whole + beside } else { whole };
@@ -107,7 +107,7 @@ impl Reserve {
         Ok(())
     }
 
-    /// What a write of `bytes` must leave of it.
+    /// The size that a write of `bytes` must leave.
     fn floor(&self, purpose: Purpose, bytes: u64) -> u64 {
         let Levels { frees, adds, .. } = self.levels;
         match purpose {
@@ -118,19 +118,20 @@ impl Reserve {
         }
     }
 
-    /// Whether it has what a write of `bytes` needs and what the write must leave, if need be with what is free.
-    pub(super) fn covers<D: Disk>(&mut self, disk: &D, purpose: Purpose, bytes: u64) -> Result<bool, LogError> {
+    /// Whether it can cover a write of `bytes` and what the write must leave, after growing it with free space if
+    /// needed.
+    pub(super) fn can_cover<D: Disk>(&mut self, disk: &D, purpose: Purpose, bytes: u64) -> Result<bool, LogError> {
         let floor = self.floor(purpose, bytes);
         self.raise(disk, floor + bytes)
     }
 
-    /// Gives up `bytes`.
+    /// Releases `bytes`.
     pub(super) fn release<D: Disk>(&mut self, disk: &D, bytes: u64) -> Result<(), LogError> {
         self.is_low = true;
         self.set(disk, self.held.saturating_sub(bytes))
     }
 
-    /// Makes it `bytes` large, unless it is larger; `false`: there is no room.
+    /// Grows it to `bytes`, unless it is larger; `false`: there is no room.
     fn raise<D: Disk>(&mut self, disk: &D, bytes: u64) -> Result<bool, LogError> {
         if self.held >= bytes {
             return Ok(true);
@@ -142,14 +143,14 @@ impl Reserve {
     }
 
     fn set<D: Disk>(&mut self, disk: &D, bytes: u64) -> Result<(), LogError> {
-        disk.reserve(bytes).map_err(full_or("the reserve cannot be sized"))?;
+        disk.reserve(bytes).map_err(full_or_failed("resizing the reserve failed"))?;
         self.held = bytes;
         Ok(())
     }
 }
 
-/// A disk that is full is no failure: it is told apart by what the system says.
-pub(super) fn full_or(what: &'static str) -> impl Fn(io::Error) -> LogError {
+/// Maps an IO error: a full disk is not a failure of the log.
+pub(super) fn full_or_failed(what: &'static str) -> impl Fn(io::Error) -> LogError {
     move |source| match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LogError::Full(source),
         _ => LogError::Failed { what, source },

@@ -1,6 +1,7 @@
-//! The writer: one thread that takes the batches of all shards and makes each round of them one commit.
+//! The writer: one thread that commits the batches of all shards, one commit per round.
 //!
-//! While one commit is on its way to the disk the next one gathers: the more publishers, the more messages share an fsync.
+//! Batches that arrive during a commit form the next one: the more publishers, the more messages share an fsync (group
+//! commit).
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,20 +13,20 @@ use super::disk::Disk;
 use super::log::{Log, LogError, LogSize};
 use weir_broker::{RecordBatch, RecordSink, ShardId, StoreAck};
 
-/// How long a full disk is left alone before the next attempt.
+/// Pause between attempts on a full disk.
 const FULL_WAIT: Duration = Duration::from_millis(200);
-/// The least that all shards together may have under way to the disk, bytes.
+/// Minimum of bytes that all shards together may have in progress.
 const BACKLOG_BYTES_MIN: u64 = 64 << 10;
 
 type OnAck = Box<dyn Fn(ShardId, StoreAck) + Send + Sync>;
 
-/// What the writer has done, for the metrics. Counters only grow.
+/// Counters and gauges of the writer, for the metrics.
 #[derive(Debug, Default)]
 pub struct StoreStats {
     pub commits: AtomicU64,
-    /// Records written by commits, what cleaning moved not counted.
+    /// Records written by commits, without those moved by cleaning.
     pub records: AtomicU64,
-    /// Batches of shards' turns.
+    /// Batches of the shards' turns.
     pub batches: AtomicU64,
     /// Nanoseconds spent in commits.
     pub commit_ns: AtomicU64,
@@ -33,12 +34,12 @@ pub struct StoreStats {
     pub bytes: AtomicU64,
     pub live_bytes: AtomicU64,
     pub live_records: AtomicU64,
-    /// The disk is full.
+    /// Whether the disk is full.
     pub full: AtomicBool,
 }
 
 impl StoreStats {
-    fn show(&self, size: LogSize) {
+    fn set_size(&self, size: LogSize) {
         self.files.store(size.files, Ordering::Relaxed);
         self.bytes.store(size.bytes, Ordering::Relaxed);
         self.live_bytes.store(size.live_bytes, Ordering::Relaxed);
@@ -54,33 +55,33 @@ impl StoreStats {
         }
     }
 
-    fn show_full(&self, full: bool, reserve_bytes: u64) {
+    fn set_full(&self, full: bool, reserve_bytes: u64) {
         match (self.full.swap(full, Ordering::Relaxed), full) {
             (false, true) => tracing::error!(
                 reserve_bytes,
-                "the store's disk is full: new messages are refused or wait, until the reserve is free again"
+                "store disk full: new durable messages are refused or wait until there is space"
             ),
-            (true, false) => tracing::warn!("the store's disk has room again"),
+            (true, false) => tracing::warn!("store disk has space again"),
             _ => {}
         }
     }
 }
 
 #[derive(Default)]
-struct Waiting {
+struct Pending {
     batches: Vec<(ShardId, RecordBatch)>,
-    ends: bool,
+    stopping: bool,
 }
 
 #[derive(Default)]
 struct Queue {
-    waiting: Mutex<Waiting>,
-    some: Condvar,
+    waiting: Mutex<Pending>,
+    changed: Condvar,
     on_ack: Mutex<Option<OnAck>>,
 }
 
 impl Queue {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+    fn waiting(&self) -> MutexGuard<'_, Pending> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -91,7 +92,7 @@ impl Queue {
     }
 }
 
-/// The handle of the writer's thread.
+/// Handle of the writer thread.
 pub struct Writer {
     queue: Arc<Queue>,
     stats: Arc<StoreStats>,
@@ -104,45 +105,44 @@ pub struct Writer {
 pub enum WriterError {
     #[error(transparent)]
     Log(#[from] LogError),
-    #[error("the thread cannot be started: {0}")]
+    #[error("starting the writer thread failed: {0}")]
     Thread(#[from] std::io::Error),
 }
 
-/// Called where the log failed: what is on the disk is not known any more, and nothing can be acknowledged.
+/// Called when the log failed: the state on the disk is unknown, and nothing can be acknowledged any more.
 pub type OnFailure = Box<dyn FnOnce(LogError) + Send>;
 
 impl Writer {
     /// Starts the thread, with a reserve on the disk.
     ///
-    /// # Errors
-    /// The reserve cannot be looked at or sized, or the system has no thread to give.
+    /// The reserve cannot be read or resized, or the system refused a thread.
     pub fn start<D: Disk + 'static>(mut log: Log<D>, on_failure: OnFailure) -> Result<Self, WriterError>
     where
         D::File: 'static,
     {
-        log.keep_reserve()?;
+        log.enable_reserve()?;
         let queue = Arc::new(Queue::default());
         let stats = Arc::new(StoreStats::default());
-        stats.show(log.size());
-        stats.show_full(log.is_full(), log.reserve_bytes());
-        // The reserve has room for what is under way when the disk becomes full.
+        stats.set_size(log.size());
+        stats.set_full(log.is_full(), log.reserve_bytes());
+        // The reserve has room for what is in progress when the disk becomes full.
         let backlog_bytes = (log.limits().file_bytes / 2).max(BACKLOG_BYTES_MIN);
-        let (theirs, shown) = (Arc::clone(&queue), Arc::clone(&stats));
+        let (thread_queue, thread_stats) = (Arc::clone(&queue), Arc::clone(&stats));
         let thread = thread::Builder::new().name("weir-store".into()).spawn(move || {
-            if let Err(error) = write_all(log, &theirs, &shown) {
+            if let Err(error) = write_all(log, &thread_queue, &thread_stats) {
                 on_failure(error);
             }
         })?;
         Ok(Self { queue, stats, backlog_bytes, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Writes what it was given, and ends the thread.
+    /// Writes all pending batches, and stops the thread.
     pub fn finish(&self) {
-        self.queue.waiting().ends = true;
-        self.queue.some.notify_one();
+        self.queue.waiting().stopping = true;
+        self.queue.changed.notify_one();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the store's thread has panicked");
+            tracing::error!("store writer thread panicked");
         }
     }
 
@@ -159,7 +159,7 @@ impl RecordSink for Writer {
 
     fn append(&self, from: ShardId, batch: RecordBatch) {
         self.queue.waiting().batches.push((from, batch));
-        self.queue.some.notify_one();
+        self.queue.changed.notify_one();
     }
 
     fn backlog_bytes(&self) -> u64 {
@@ -173,50 +173,51 @@ impl Drop for Writer {
     }
 }
 
-/// Commits until the end, or until the log fails.
+/// Commits until shutdown, or until the log fails.
 fn write_all<D: Disk>(log: Log<D>, queue: &Queue, stats: &StoreStats) -> Result<(), LogError> {
     let mut committer = Committer::new(log);
-    // When a full disk was last tried.
-    let mut tried = Instant::now();
+    // When a write to a full disk was last attempted.
+    let mut last_attempt = Instant::now();
     loop {
-        let (batches, ends) = next(queue, committer.wait(), FULL_WAIT.saturating_sub(tried.elapsed()));
+        let (batches, stopping) =
+            wait_for_batches(queue, committer.wait(), FULL_WAIT.saturating_sub(last_attempt.elapsed()));
         let begun = Instant::now();
-        let waited = ends || begun.duration_since(tried) >= FULL_WAIT;
+        let waited = stopping || begun.duration_since(last_attempt) >= FULL_WAIT;
         if waited {
-            tried = begun;
+            last_attempt = begun;
         }
         let round = committer.round(batches, waited)?;
         stats.count(&round, begun.elapsed());
-        stats.show(committer.size());
-        stats.show_full(committer.is_full(), committer.reserve_bytes());
+        stats.set_size(committer.size());
+        stats.set_full(committer.is_full(), committer.reserve_bytes());
         round.acks.into_iter().for_each(|(shard, ack)| queue.acknowledge(shard, ack));
-        if ends && (committer.waiting() == 0 || committer.is_stuck()) {
+        if stopping && (committer.waiting() == 0 || committer.is_stuck()) {
             if committer.waiting() > 0 {
                 tracing::warn!(
-                    "shutdown: the store's disk is full: the last records are not saved; none of them was acknowledged"
+                    "shutdown with a full store disk: the last records are not saved; none of them was acknowledged"
                 );
             } else if committer.is_full() {
-                tracing::warn!("shutdown: the store's disk is full: all records are saved");
+                tracing::warn!("shutdown with a full store disk: all records are saved");
             }
             return Ok(());
         }
     }
 }
 
-/// Takes what was handed over, once there is something; on a full disk after `room_in` at the latest.
-fn next(queue: &Queue, wait: Wait, room_in: Duration) -> (Vec<(ShardId, RecordBatch)>, bool) {
+/// Waits for batches and takes them; on a full disk after `room_in` at the latest.
+fn wait_for_batches(queue: &Queue, wait: Wait, room_in: Duration) -> (Vec<(ShardId, RecordBatch)>, bool) {
     let mut waiting = queue.waiting();
     match wait {
         Wait::Nothing => {}
         Wait::Batches => {
-            while waiting.batches.is_empty() && !waiting.ends {
-                waiting = queue.some.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            while waiting.batches.is_empty() && !waiting.stopping {
+                waiting = queue.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
             }
         }
-        Wait::Room if waiting.batches.is_empty() && !waiting.ends => {
-            waiting = queue.some.wait_timeout(waiting, room_in).unwrap_or_else(PoisonError::into_inner).0;
+        Wait::Room if waiting.batches.is_empty() && !waiting.stopping => {
+            waiting = queue.changed.wait_timeout(waiting, room_in).unwrap_or_else(PoisonError::into_inner).0;
         }
         Wait::Room => {}
     }
-    (std::mem::take(&mut waiting.batches), waiting.ends)
+    (std::mem::take(&mut waiting.batches), waiting.stopping)
 }

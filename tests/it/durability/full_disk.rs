@@ -260,7 +260,7 @@ fn a_disk_too_small_for_the_store_is_refused() {
     let Some((broker, _mounted)) = on_small_disk("256k", 1) else { return };
     let said = refused(&broker);
     assert!(
-        said.contains("data/store: its file system has 262144 bytes, and the store needs 524288 at least"),
+        said.contains("data/store: the file system has 262144 bytes, but the store needs at least 524288"),
         "{said}"
     );
 }
@@ -286,7 +286,7 @@ fn inspect_tells_damage_and_fails() {
         std::fs::write(&file, &harmed).unwrap();
         let (code, said) = inspect();
         assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains("file 1 is damaged in its header") && said.contains("restore a backup"), "{said}");
+        assert!(said.contains("file 1 has a damaged header") && said.contains("restore a backup"), "{said}");
         assert_eq!(std::fs::read(&file).unwrap(), harmed, "it is left as it is");
     }
 }

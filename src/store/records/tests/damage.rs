@@ -27,7 +27,7 @@ fn format_1_model() -> Model {
     records.into_iter().map(|(key, value)| (key, value.to_vec())).collect()
 }
 
-/// A log of several files, and what it holds; without its last commit, too.
+/// A log of several files, and what it live_len; without its last commit, too.
 fn several_files() -> (Files, Model, Model) {
     let disk = FaultyDisk::new();
     let mut log = open(&disk).0;
@@ -47,7 +47,7 @@ fn disk_of(files: &Files) -> FaultyDisk {
     disk
 }
 
-/// Opens a log; `Ok`: what it holds, and how many bytes it cut off.
+/// Opens a log; `Ok`: what it live_len, and how many bytes it cut off.
 fn opened(files: &Files) -> Result<(Model, u64), String> {
     let opened = Log::open(disk_of(files), SMALL).map_err(|error| error.to_string())?;
     Ok((model(&opened.stored), opened.torn_bytes))
@@ -195,12 +195,12 @@ fn the_search_behind_a_torn_end_computes_checksums_of_a_few_times_its_bytes() {
     let (files, model, _) = several_files();
     let (last, bytes) = files.last_key_value().unwrap();
     let format = |bytes: &[u8]| match frame::read_file_header(bytes) {
-        Header::Good(format) => format,
+        Header::Valid(format) => format,
         other => panic!("{other:?}"),
     };
     let judged = |format: FileFormat, tail: &[u8]| {
         let mut checked = 0;
-        let tail_is = format.judge_tail(tail, 21, false, &mut checked);
+        let tail_is = format.classify_tail(tail, 21, false, &mut checked);
         (tail_is, checked / tail.len() as u64)
     };
     for number in [0, 22, 23] {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::super::{Disk, SegmentFile};
 use super::Random;
 
-/// What a file holds now, and what of it a power cut leaves.
+/// What a file live_len now, and what of it a power cut leaves.
 #[derive(Debug, Clone, Default)]
 struct FileState {
     bytes: Vec<u8>,

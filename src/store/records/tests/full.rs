@@ -35,7 +35,7 @@ impl Broker {
         Self { disk, committer, model: Model::new(), sent: VecDeque::new(), number: 0, next_message: 0, full: false }
     }
 
-    /// The process ends and another one begins. What was not durable is gone; of the batches that only remove, what they
+    /// The process stopping and another one begins. What was not durable is gone; of the batches that only remove, what they
     /// remove may be.
     fn restart(&mut self) {
         let (committer, found) = committer(&self.disk);
@@ -56,7 +56,7 @@ impl Broker {
     }
 
     /// As the writer's thread does it.
-    fn settle(&mut self) {
+    fn make_durable(&mut self) {
         for _ in 0..1_000 {
             match self.committer.wait() {
                 Wait::Nothing => self.round(Vec::new(), false),
@@ -69,7 +69,7 @@ impl Broker {
     /// Some time passes.
     fn wait(&mut self) {
         self.round(Vec::new(), true);
-        self.settle();
+        self.make_durable();
     }
 
     fn round(&mut self, new: Vec<(ShardId, RecordBatch)>, waited: bool) {
@@ -99,14 +99,14 @@ impl Broker {
     fn publish_until_full(&mut self, bytes: usize) {
         while !self.full {
             self.publish(bytes);
-            self.settle();
+            self.make_durable();
         }
         assert!(self.sent.is_empty(), "what was taken before is durable");
     }
 
     fn fetch(&mut self, message: u64) {
         self.hand_over(vec![(message, None)]);
-        self.settle();
+        self.make_durable();
     }
 
     fn messages(&self) -> Vec<u64> {
@@ -117,7 +117,7 @@ impl Broker {
 fn committer(disk: &FaultyDisk) -> (Committer<FaultyDisk>, Model) {
     let opened = Log::open(disk.clone(), LIMITS).unwrap();
     let mut log = opened.log;
-    log.keep_reserve().unwrap();
+    log.enable_reserve().unwrap();
     (Committer::new(log), model(&opened.stored))
 }
 
@@ -188,7 +188,7 @@ fn what_was_under_way_when_the_disk_became_full_is_written() {
         });
         let batches = batches.collect();
         broker.round(batches, false);
-        broker.settle();
+        broker.make_durable();
         handed += 10;
     }
     assert!(broker.sent.is_empty());
@@ -255,7 +255,7 @@ fn a_full_disk_never_stays_so_whatever_is_done() {
                 }
                 _ => broker.wait(),
             }
-            broker.settle();
+            broker.make_durable();
         }
         if broker.full {
             for message in broker.messages() {

@@ -123,7 +123,7 @@ impl Life {
         }
     }
 
-    /// The disk is full, and has room again, or the process ends before. What found no room is tried again, perhaps with
+    /// The disk is full, and has room again, or the process stopping before. What found no room is last_attempt again, perhaps with
     /// more, or is given up.
     fn fill(&mut self) -> Result<(), String> {
         self.disk.set_room(Some(self.random.below(400)));
@@ -146,13 +146,13 @@ impl Life {
                 changes = self.changes();
             }
         }
-        let ends = self.random.below(3);
-        if ends == 0 {
+        let stopping = self.random.below(3);
+        if stopping == 0 {
             self.restart()?;
         }
         self.disk.set_room(None);
         self.log.refill().map_err(|error| error.to_string())?;
-        if ends == 1 && !self.commit(&changes)? {
+        if stopping == 1 && !self.commit(&changes)? {
             return Err("there is room, and it is said to be full".into());
         }
         Ok(())
@@ -184,7 +184,7 @@ impl Life {
         let (log, found) = opened(&self.disk, self.limits)?;
         self.log = log;
         if self.random.below(2) == 0 {
-            self.log.keep_reserve().map_err(|error| error.to_string())?;
+            self.log.enable_reserve().map_err(|error| error.to_string())?;
         }
         if found == with_last {
             self.model = with_last;

@@ -30,7 +30,7 @@ fn numbered_batch<V: AsRef<[u8]>>(number: u64, records: &[(u64, Option<V>)]) -> 
     RecordBatch::new(number, bytes)
 }
 
-/// What a log holds, by the item of its keys.
+/// What a log live_len, by the item of its keys.
 type Model = BTreeMap<u64, Vec<u8>>;
 
 fn model(stored: &weir_broker::Stored) -> Model {
@@ -104,9 +104,9 @@ fn damage_before_the_end_is_refused() {
     let damaged = harm(&|bytes| bytes[40] ^= 1).unwrap();
     assert!(damaged.contains("file 1 is damaged at byte 20"), "{damaged}");
     let newer = harm(&|bytes| bytes[8] = 9).unwrap();
-    assert!(newer.contains("written by a newer weir (format 9, this one knows 2)"), "{newer}");
+    assert!(newer.contains("written by a newer weir (format 9, this one supports 2)"), "{newer}");
     let foreign = harm(&|bytes| bytes[0] = b'x').unwrap();
-    assert!(foreign.contains("no file of weir's store"), "{foreign}");
+    assert!(foreign.contains("is not a file of the store"), "{foreign}");
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_directory_is_one_processes_alone_and_its_trouble_is_told() {
     let tmp = tempfile::tempdir().unwrap();
     let first = super::open(tmp.path()).unwrap();
     let second = super::open(tmp.path()).err().unwrap().to_string();
-    assert!(second.ends_with("store: another weir has it open"), "{second}");
+    assert!(second.ends_with("store: another weir process uses it: stop that process first"), "{second}");
     drop(first);
     super::open(tmp.path()).unwrap().log.commit(&[batch(&[(1, Some(b"one"))])]).unwrap();
     let file = tmp.path().join("store").join("000000000001.log");
