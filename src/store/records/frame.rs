@@ -17,7 +17,7 @@ pub(super) const FILE_HEADER: usize = 20;
 /// Bytes of a frame before its records.
 pub(super) const FRAME_HEADER: usize = 24;
 const MARK: &[u8; 4] = b"wfrm";
-/// Bytes of a frame that its first checksum can_cover.
+/// Bytes of a frame that the header checksum covers.
 const CHECKED_HEADER: usize = 16;
 /// The same constants of version 1.
 const FILE_HEADER_1: usize = 16;

@@ -1,4 +1,4 @@
-//! Logs with wrong bits: each opens with everything, or is refused, or says what it cut off.
+//! Logs with flipped bits: each opens completely, is refused, or reports what it cut off.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ fn format_1_model() -> Model {
     records.into_iter().map(|(key, value)| (key, value.to_vec())).collect()
 }
 
-/// A log of several files, and what it live_len; without its last commit, too.
+/// A log of several files, its live records, and those without its last commit.
 fn several_files() -> (Files, Model, Model) {
     let disk = FaultyDisk::new();
     let mut log = open(&disk).0;
@@ -47,13 +47,13 @@ fn disk_of(files: &Files) -> FaultyDisk {
     disk
 }
 
-/// Opens a log; `Ok`: what it live_len, and how many bytes it cut off.
+/// Opens a log; `Ok`: its live records, and how many bytes it cut off.
 fn opened(files: &Files) -> Result<(Model, u64), String> {
     let opened = Log::open(disk_of(files), SMALL).map_err(|error| error.to_string())?;
     Ok((model(&opened.stored), opened.torn_bytes))
 }
 
-/// Each file with each bit of a range wrong, in turn.
+/// Each file with each bit of a range flipped, in turn.
 fn with_wrong_bits(files: &Files, bytes: std::ops::Range<usize>, mut judge: impl FnMut(u64, usize, &Files)) {
     for (number, file) in files {
         for bit in bytes.start * 8..bytes.end.min(file.len()) * 8 {
@@ -65,7 +65,7 @@ fn with_wrong_bits(files: &Files, bytes: std::ops::Range<usize>, mut judge: impl
 }
 
 #[test]
-fn a_wrong_bit_in_a_header_never_loses_records() {
+fn a_flipped_bit_in_a_header_loses_no_records() {
     let (files, model, _) = several_files();
     for (files, header, model) in [(files, FILE_HEADER, model), (format_1(), 16, format_1_model())] {
         with_wrong_bits(&files, 0..header, |number, bit, files| match opened(files) {
@@ -78,7 +78,7 @@ fn a_wrong_bit_in_a_header_never_loses_records() {
 }
 
 #[test]
-fn a_wrong_bit_anywhere_loses_at_most_the_last_commit_and_says_so() {
+fn a_flipped_bit_loses_at_most_the_last_commit_and_is_reported() {
     let (files, model, before) = several_files();
     let last = *files.keys().last().unwrap();
     let last_frame = files[&last].len() - FRAME_HEADER - 24;
@@ -92,12 +92,12 @@ fn a_wrong_bit_anywhere_loses_at_most_the_last_commit_and_says_so() {
         }
         Err(error) => assert!(error.contains(&format!("file {number} ")), "bit {bit}: {error}"),
     });
-    // A wrong bit among the records of the last commit, and in the checksum of these: it cannot be told from a crash.
+    // A flipped bit in the records of the last commit, or in their checksum, cannot be told from a crash.
     assert_eq!(cut_off, (24 + 4) * 8);
 }
 
 #[test]
-fn a_header_of_zeros_is_damage_where_data_follows() {
+fn a_zeroed_header_before_data_is_damage() {
     let (mut files, _, _) = several_files();
     let last = *files.keys().last().unwrap();
     files.get_mut(&last).unwrap()[..FILE_HEADER].fill(0);
@@ -106,7 +106,7 @@ fn a_header_of_zeros_is_damage_where_data_follows() {
 }
 
 #[test]
-fn a_file_that_was_never_written_to_is_begun_again() {
+fn an_empty_newest_file_is_removed() {
     let (files, model, _) = several_files();
     let next = files.keys().last().unwrap() + 1;
     let written = frame::file_header(7);
@@ -121,7 +121,7 @@ fn a_file_that_was_never_written_to_is_begun_again() {
     ] {
         let mut files = files.clone();
         files.insert(next, left.clone());
-        // What is before it may be torn: an attempt to begin another file came between.
+        // The file before may end with a partial frame: creating another file came between.
         files.get_mut(&(next - 1)).unwrap().extend(b"wfrm and then the disk was full");
         let disk = disk_of(&files);
         let (mut log, found, _) = open(&disk);
@@ -140,7 +140,7 @@ fn a_file_that_was_never_written_to_is_begun_again() {
 }
 
 #[test]
-fn files_of_format_1_are_read_and_not_written_to() {
+fn files_of_format_1_are_read_and_not_appended_to() {
     let disk = disk_of(&format_1());
     let (mut log, found, cut) = open(&disk);
     assert_eq!((found, cut), (format_1_model(), 0));
@@ -153,7 +153,7 @@ fn files_of_format_1_are_read_and_not_written_to() {
     assert_eq!(files.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4]);
     assert!(format_1().iter().all(|(number, bytes)| files[number] == *bytes), "they are as they were");
     assert_eq!(files[&4][8], 2, "the format of a new file");
-    // Cleaning moves what they hold, and they go.
+    // Cleaning moves their live records and removes them.
     for round in 0..200 {
         commit(&mut log, &[(6, Some(&[round; 300]))]).unwrap();
     }
@@ -163,7 +163,7 @@ fn files_of_format_1_are_read_and_not_written_to() {
 }
 
 #[test]
-fn a_torn_end_of_format_1_is_cut_off() {
+fn an_incomplete_last_commit_of_format_1_is_cut_off() {
     for cut in 1..40 {
         let mut files = format_1();
         let torn = files[&3].len() - cut;
@@ -191,7 +191,7 @@ fn fake_frames(number: u64, at: usize) -> Vec<u8> {
 }
 
 #[test]
-fn the_search_behind_a_torn_end_computes_checksums_of_a_few_times_its_bytes() {
+fn the_search_after_an_incomplete_commit_checksums_a_bounded_number_of_bytes() {
     let (files, model, _) = several_files();
     let (last, bytes) = files.last_key_value().unwrap();
     let format = |bytes: &[u8]| match frame::read_file_header(bytes) {
@@ -209,7 +209,7 @@ fn the_search_behind_a_torn_end_computes_checksums_of_a_few_times_its_bytes() {
         let mut files = files.clone();
         files.get_mut(last).unwrap().extend(&tail);
         assert_eq!(opened(&files).unwrap(), (model.clone(), tail.len() as u64));
-        // In format 1 every number that may come has to be looked at; beyond a bound it counts as damage.
+        // In format 1 every possible later number is checked; above a bound it counts as damage.
         let (tail_is, times) = judged(format(&format_1()[&1]), &fake_frames(number, 12));
         assert!(times <= 9, "{times} times the tail");
         assert_eq!(tail_is, if number == 0 { Tail::Torn } else { Tail::Damaged });
@@ -217,7 +217,7 @@ fn the_search_behind_a_torn_end_computes_checksums_of_a_few_times_its_bytes() {
 }
 
 #[test]
-fn what_was_served_after_a_kill_outlives_a_power_cut() {
+fn records_read_after_a_kill_survive_a_power_failure() {
     use super::Random;
     use super::disk::Fault;
     let mut random = Random(1);

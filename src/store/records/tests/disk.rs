@@ -1,4 +1,4 @@
-//! A disk in memory that loses what was not synced, tears what was written, is full, or fails.
+//! A disk in memory that loses unsynced data, tears writes, is full, or fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex};
 use super::super::{Disk, SegmentFile};
 use super::Random;
 
-/// What a file live_len now, and what of it a power cut leaves.
+/// The content of a file now, and after a power failure.
 #[derive(Debug, Clone, Default)]
 struct FileState {
     bytes: Vec<u8>,
     synced: Vec<u8>,
-    /// What it held since it was last synced, oldest first: the system may have written any of it.
+    /// Its contents since the last sync, oldest first: any of them may be on the disk.
     since: Vec<Vec<u8>>,
 }
 
@@ -26,35 +26,35 @@ impl FileState {
 #[derive(Debug)]
 struct DiskState {
     files: BTreeMap<u64, FileState>,
-    /// Removed since the directory was last synced.
+    /// Files removed since the last sync of the directory.
     removed: BTreeMap<u64, FileState>,
-    /// The files that are there after a power cut.
+    /// The files that exist after a power failure.
     synced: BTreeSet<u64>,
     /// Bytes of all files together, and of the reserve.
     capacity: usize,
     reserved: usize,
     fault: Option<Fault>,
-    /// How many files were made.
+    /// Number of files created.
     created: usize,
-    /// Whether the file was cut, or nothing was written since it was opened, for [`Fault`].
+    /// Whether a file was truncated, or nothing was written since it was opened, for [`Fault`].
     was_cut: bool,
     was_written: bool,
 }
 
-/// What a disk does wrong.
+/// Faults of a disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fault {
     /// An fsync of a file fails.
     FailsSync,
-    /// One of the directory fails.
+    /// An fsync of the directory fails.
     FailsDirectorySync,
-    /// It says that it synced, and did not.
+    /// A sync reports success without syncing.
     NeverSyncs,
-    /// The same of the directory alone.
+    /// The same, only for the directory.
     NeverSyncsDirectory,
-    /// The same until something is written: as if a log that is opened did not sync.
+    /// The same until something is written: as if opening a log did not sync.
     NeverSyncsAtOpen,
-    /// The same after a file was cut: as if a log did not sync what it cuts off.
+    /// The same after a truncation: as if the log did not sync it.
     NeverSyncsCuts,
 }
 
@@ -95,7 +95,7 @@ impl FaultyDisk {
         self.with(|state| state.fault = fault);
     }
 
-    /// Room for so many bytes more; `None`: for any number.
+    /// Limits the free space; `None`: unlimited.
     pub(super) fn set_room(&self, room: Option<usize>) {
         self.with(|state| state.capacity = room.map_or(usize::MAX, |room| state.used() + room));
     }
@@ -104,12 +104,12 @@ impl FaultyDisk {
         self.with(|state| state.capacity = bytes);
     }
 
-    /// How many files were made on it.
+    /// Number of files created on it.
     pub(super) fn created(&self) -> usize {
         self.with(|state| state.created)
     }
 
-    /// Puts a file there as it is to be found, durable.
+    /// Adds a durable file.
     pub(super) fn put(&self, number: u64, bytes: &[u8]) {
         let file = FileState { bytes: bytes.to_vec(), synced: bytes.to_vec(), since: Vec::new() };
         self.with(|state| {
@@ -118,24 +118,24 @@ impl FaultyDisk {
         });
     }
 
-    /// What all files hold.
+    /// The contents of all files.
     pub(super) fn files(&self) -> BTreeMap<u64, Vec<u8>> {
         self.with(|state| state.files.iter().map(|(number, file)| (*number, file.bytes.clone())).collect())
     }
 
-    /// The process is killed: what was written is there, synced or not.
+    /// The disk after the process is killed: written data is there, synced or not.
     pub(super) fn kill(&self) {
         self.with(|state| state.was_written = false);
     }
 
-    /// The disk after a power cut that keeps everything that was written.
+    /// The disk after a power failure that keeps everything that was written.
     pub(super) fn copy(&self) -> Self {
         let disk = Self::new();
         self.files().iter().for_each(|(number, bytes)| disk.put(*number, bytes));
         disk
     }
 
-    /// The disk after a power cut: of what was not synced anything may be there, or not, or be torn.
+    /// The disk after a power failure: unsynced data may be there, missing, or torn.
     pub(super) fn cut_power(&self, random: &mut Random) -> Self {
         self.with(|state| {
             let (capacity, reserved) = (state.capacity, state.reserved);
@@ -182,7 +182,7 @@ impl DiskState {
         self.files.values().map(|file| file.bytes.len()).sum::<usize>() + self.reserved
     }
 
-    /// Whether a sync does what it says.
+    /// Whether a sync is effective.
     fn syncs(&self) -> bool {
         match self.fault {
             Some(Fault::NeverSyncs) => false,

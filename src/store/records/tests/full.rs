@@ -1,4 +1,4 @@
-//! A disk that the log itself fills: what is refused, what passes, and how it comes to have room again.
+//! A disk that the log itself fills: what is refused, what is accepted, and how it gets space again.
 
 use std::collections::VecDeque;
 
@@ -15,12 +15,12 @@ const CAPACITY: usize = 200_000;
 /// The key of a session, which connects to fetch messages; those have lower ones.
 const SESSION: u64 = 1 << 40;
 
-/// A broker as the store sees it: it publishes unless it was told that the disk is full, and fetches what was published.
+/// A broker as the store sees it: it publishes unless the disk is reported as full, and fetches messages.
 struct Broker {
     disk: FaultyDisk,
     committer: Committer<FaultyDisk>,
     model: Model,
-    /// Handed over and not durable.
+    /// Sent to the store and not durable.
     sent: VecDeque<(u64, Changes)>,
     number: u64,
     next_message: u64,
@@ -35,8 +35,8 @@ impl Broker {
         Self { disk, committer, model: Model::new(), sent: VecDeque::new(), number: 0, next_message: 0, full: false }
     }
 
-    /// The process stopping and another one begins. What was not durable is gone; of the batches that only remove, what they
-    /// remove may be.
+    /// The process ends and another one starts. Records that were not durable are lost; of removal-only batches, the
+    /// removals may be durable.
     fn restart(&mut self) {
         let (committer, found) = committer(&self.disk);
         let removes = |batch: &&(u64, Changes)| batch.1.iter().all(|(_, value)| value.is_none());
@@ -55,7 +55,7 @@ impl Broker {
         self.round(vec![(ShardId(0), batch)], false);
     }
 
-    /// As the writer's thread does it.
+    /// One round of the writer thread.
     fn make_durable(&mut self) {
         for _ in 0..1_000 {
             match self.committer.wait() {
@@ -121,7 +121,7 @@ fn committer(disk: &FaultyDisk) -> (Committer<FaultyDisk>, Model) {
     (Committer::new(log), model(&opened.stored))
 }
 
-/// In which order messages are fetched.
+/// The order in which messages are fetched.
 fn ordered(mut messages: Vec<u64>, order: usize, random: &mut Random) -> Vec<u64> {
     match order {
         0 => {}
@@ -132,7 +132,7 @@ fn ordered(mut messages: Vec<u64>, order: usize, random: &mut Random) -> Vec<u64
 }
 
 #[test]
-fn a_full_disk_has_room_again_when_messages_are_fetched() {
+fn a_full_disk_has_space_again_after_messages_are_fetched() {
     let mut random = Random(3);
     for (order, restarts) in [(0, false), (1, false), (2, false), (0, true), (1, true), (2, true)] {
         let mut broker = Broker::new(CAPACITY);
@@ -143,7 +143,7 @@ fn a_full_disk_has_room_again_when_messages_are_fetched() {
             if restarts {
                 broker.restart();
             }
-            // Whoever fetches them connects before.
+            // The client connects before it fetches.
             broker.hand_over(vec![(SESSION, Some(vec![cycle; 300]))]);
             broker.wait();
             assert!(broker.sent.is_empty() && (broker.full || restarts), "cycle {cycle}");
@@ -163,7 +163,7 @@ fn a_full_disk_has_room_again_when_messages_are_fetched() {
 }
 
 #[test]
-fn a_disk_full_of_what_holds_is_not_written_for_ever() {
+fn a_disk_full_of_live_records_is_not_cleaned_forever() {
     let mut broker = Broker::new(CAPACITY);
     broker.publish_until_full(100);
     let made = broker.disk.created();
@@ -173,11 +173,11 @@ fn a_disk_full_of_what_holds_is_not_written_for_ever() {
 }
 
 #[test]
-fn what_was_under_way_when_the_disk_became_full_is_written() {
+fn batches_in_progress_when_the_disk_becomes_full_are_written() {
     let mut broker = Broker::new(CAPACITY);
     let mut handed = 0;
     while !broker.full {
-        // Handed over at once: nothing can be refused in between.
+        // Sent at once: nothing can be refused in between.
         let batches = (0..10).map(|_| {
             broker.number += 1;
             broker.next_message += 1;
@@ -196,7 +196,7 @@ fn what_was_under_way_when_the_disk_became_full_is_written() {
 }
 
 #[test]
-fn what_the_reserve_has_no_room_for_waits_and_its_end_makes_room() {
+fn a_batch_too_large_for_the_reserve_waits_until_removals_free_space() {
     let mut broker = Broker::new(CAPACITY);
     broker.publish_until_full(100);
     let durable = broker.messages();
@@ -216,7 +216,7 @@ fn what_the_reserve_has_no_room_for_waits_and_its_end_makes_room() {
 }
 
 #[test]
-fn room_that_comes_from_elsewhere_is_found() {
+fn space_freed_by_others_is_used() {
     let mut broker = Broker::new(CAPACITY);
     broker.publish_until_full(100);
     broker.disk.set_capacity(2 * CAPACITY);
@@ -227,7 +227,7 @@ fn room_that_comes_from_elsewhere_is_found() {
 }
 
 #[test]
-fn a_full_disk_never_stays_so_whatever_is_done() {
+fn a_full_disk_always_recovers_in_random_runs() {
     let mut emptied = 0;
     for seed in 1..=60 {
         let mut random = Random(seed * 7_919);
@@ -247,7 +247,7 @@ fn a_full_disk_never_stays_so_whatever_is_done() {
                 15 => broker.restart(),
                 16 => broker.hand_over(vec![(SESSION + random.below(5) as u64, Some(vec![1; random.below(400)]))]),
                 17 => {
-                    // A message that is there and gone, and one that another takes the place of.
+                    // A message that is added and removed, and one that another replaces.
                     broker.next_message += 1;
                     let (passing, session) = (broker.next_message, SESSION + random.below(5) as u64);
                     let more = vec![2; random.below(400)];

@@ -1,4 +1,4 @@
-//! A log that is written to, filled up, killed and cut off the power at random; seeded.
+//! Seeded random runs of a log: writes, full disks, kills, and power failures.
 
 use super::disk::{Fault, FaultyDisk};
 use super::{Model, Random, batch, model};
@@ -7,7 +7,7 @@ use weir_broker::RecordBatch;
 
 type Change = (u64, Option<Vec<u8>>);
 
-/// Keys that are put and removed at random, and keys that only come and go within a commit.
+/// Keys that are set and removed at random, and keys that only exist within a commit.
 const KEYS: usize = 25;
 const PASSING: u64 = 1_000;
 
@@ -16,29 +16,29 @@ struct Life {
     disk: FaultyDisk,
     limits: LogLimits,
     log: Log<FaultyDisk>,
-    /// What was said to be durable.
+    /// The records reported as durable.
     model: Model,
     fault: Option<Planted>,
     seen: Seen,
 }
 
-/// What is done wrong on purpose.
+/// Injected faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Planted {
     Disk(Fault),
-    /// A commit of which nothing is left to write changes the salt, as if it began a file.
+    /// An empty commit changes the salt, as if it created a file.
     EmptyCommitChangesSalt,
 }
 
-/// What a run showed.
+/// Statistics of a run.
 #[derive(Debug, Default, Clone, Copy)]
 struct Seen {
-    /// Files that were begun.
+    /// Files created.
     files: usize,
     restarts: usize,
-    /// Commits that met a full disk.
+    /// Commits on a full disk.
     full: usize,
-    /// Commits of which nothing was left to write.
+    /// Empty commits.
     empty: usize,
 }
 
@@ -84,7 +84,7 @@ impl Life {
         vec![self.random.below(256) as u8; self.random.below(120)]
     }
 
-    /// What one commit changes; some of it, or all, comes and goes within it.
+    /// The changes of one commit; some or all exist only within it.
     fn changes(&mut self) -> Vec<Vec<Change>> {
         let mut changes = vec![Vec::new()];
         if self.random.below(3) > 0 {
@@ -94,7 +94,7 @@ impl Life {
             }
         }
         if self.random.below(3) == 0 {
-            // Often enough to reach over the end of a file.
+            // Large enough to reach past the end of a file.
             let bytes = self.random.below(self.limits.file_bytes as usize);
             changes[0].push((PASSING, Some(vec![1; bytes])));
             if self.random.below(2) == 0 {
@@ -123,8 +123,8 @@ impl Life {
         }
     }
 
-    /// The disk is full, and has room again, or the process stopping before. What found no room is last_attempt again, perhaps with
-    /// more, or is given up.
+    /// The disk is full, and has space again, or the process ends before. A commit that failed is tried again, perhaps
+    /// with more, or is dropped.
     fn fill(&mut self) -> Result<(), String> {
         self.disk.set_room(Some(self.random.below(400)));
         let mut changes = self.changes();
@@ -158,12 +158,12 @@ impl Life {
         Ok(())
     }
 
-    /// The process is killed, or the power is cut, perhaps amid a commit; then another one opens the log.
+    /// The process is killed, or the power fails, perhaps during a commit; then another process opens the log.
     fn restart(&mut self) -> Result<(), String> {
         self.seen.restarts += 1;
         let mut with_last = self.model.clone();
         if self.random.below(2) == 0 {
-            // It may be there, or not, but not in part.
+            // The commit may be there or not, but not partially.
             let changes = self.changes();
             let fails = if self.random.below(4) == 0 { Fault::FailsDirectorySync } else { Fault::FailsSync };
             self.disk.set_fault(Some(fails));
@@ -220,7 +220,7 @@ fn live(seed: u64, fault: Option<Planted>) -> Result<Seen, String> {
 }
 
 #[test]
-fn nothing_committed_is_lost_by_kills_power_cuts_and_full_disks() {
+fn committed_records_survive_kills_power_failures_and_full_disks() {
     let mut seen = Seen::default();
     for seed in 1..=60 {
         let run = live(seed, None).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
@@ -234,7 +234,7 @@ fn nothing_committed_is_lost_by_kills_power_cuts_and_full_disks() {
 }
 
 #[test]
-fn a_planted_fault_is_found() {
+fn an_injected_fault_is_detected() {
     let faults = [
         Planted::EmptyCommitChangesSalt,
         Planted::Disk(Fault::NeverSyncs),

@@ -1,4 +1,4 @@
-//! The log against disks that lose what was not synced, tear what was written, are full, or fail.
+//! Tests of the log on disks that lose unsynced data, tear writes, are full, or fail.
 
 mod damage;
 mod disk;
@@ -30,7 +30,7 @@ fn numbered_batch<V: AsRef<[u8]>>(number: u64, records: &[(u64, Option<V>)]) -> 
     RecordBatch::new(number, bytes)
 }
 
-/// What a log live_len, by the item of its keys.
+/// The live records of a log, by the item of their keys.
 type Model = BTreeMap<u64, Vec<u8>>;
 
 fn model(stored: &weir_broker::Stored) -> Model {
@@ -48,7 +48,7 @@ fn commit(log: &mut Log<FaultyDisk>, records: &[(u64, Option<&[u8]>)]) -> Result
     log.commit(&[batch(records)]).map(|_| ())
 }
 
-/// A generator that needs nothing: xorshift.
+/// A deterministic random generator: xorshift.
 struct Random(u64);
 
 impl Random {
@@ -61,7 +61,7 @@ impl Random {
 }
 
 #[test]
-fn a_tail_cut_anywhere_leaves_the_commits_before_it() {
+fn a_log_truncated_anywhere_keeps_the_complete_commits() {
     let disk = FaultyDisk::new();
     let mut log = open(&disk).0;
     commit(&mut log, &[(1, Some(b"one"))]).unwrap();
@@ -87,7 +87,7 @@ fn a_tail_cut_anywhere_leaves_the_commits_before_it() {
 }
 
 #[test]
-fn damage_before_the_end_is_refused() {
+fn damage_before_the_end_is_an_error() {
     let disk = FaultyDisk::new();
     let mut log = open(&disk).0;
     for number in 0..3 {
@@ -110,7 +110,7 @@ fn damage_before_the_end_is_refused() {
 }
 
 #[test]
-fn a_gap_among_the_files_is_refused() {
+fn a_missing_file_is_an_error() {
     let disk = FaultyDisk::new();
     let mut log = open(&disk).0;
     for number in 0..30 {
@@ -123,7 +123,7 @@ fn a_gap_among_the_files_is_refused() {
 }
 
 #[test]
-fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
+fn a_commit_on_a_full_disk_changes_nothing_and_succeeds_when_there_is_space() {
     let disk = FaultyDisk::new();
     let mut log = open(&disk).0;
     commit(&mut log, &[(1, Some(b"one"))]).unwrap();
@@ -140,7 +140,7 @@ fn a_full_disk_loses_nothing_and_goes_on_when_there_is_room() {
 }
 
 #[test]
-fn an_fsync_that_fails_is_never_tried_again() {
+fn a_failed_fsync_is_not_retried() {
     let disk = FaultyDisk::new();
     let mut log = open(&disk).0;
     commit(&mut log, &[(0, Some(b"before"))]).unwrap();
@@ -165,10 +165,10 @@ fn an_fsync_that_fails_is_never_tried_again() {
 }
 
 #[test]
-fn the_log_stays_within_twice_what_holds() {
+fn the_log_stays_within_twice_the_live_bytes() {
     let disk = FaultyDisk::new();
     let mut log = open(&disk).0;
-    // One old record that nobody touches, and many that come and go.
+    // One old record that never changes, and many that are added and removed.
     commit(&mut log, &[(1_000, Some(b"old"))]).unwrap();
     for round in 0..2_000u64 {
         commit(&mut log, &[(round % 7, Some(&[round as u8; 90])), ((round + 3) % 7, None)]).unwrap();
@@ -182,7 +182,7 @@ fn the_log_stays_within_twice_what_holds() {
 }
 
 #[test]
-fn what_comes_and_goes_within_a_commit_is_not_written() {
+fn records_added_and_removed_within_a_commit_are_not_written() {
     let disk = FaultyDisk::new();
     let mut log = open(&disk).0;
     let before = log.size().bytes;
@@ -194,7 +194,7 @@ fn what_comes_and_goes_within_a_commit_is_not_written() {
 }
 
 #[test]
-fn a_directory_is_one_processes_alone_and_its_trouble_is_told() {
+fn a_store_in_use_or_of_a_newer_version_is_refused_with_its_path() {
     let tmp = tempfile::tempdir().unwrap();
     let first = super::open(tmp.path()).unwrap();
     let second = super::open(tmp.path()).err().unwrap().to_string();
