@@ -129,11 +129,14 @@ impl Rule {
     }
 
     fn matches(&self, subject: Subject<'_>, request: AclRequest<'_>) -> bool {
-        let asked = match request {
+        let is_action = match request {
             AclRequest::Publish { .. } => self.publish,
             AclRequest::Subscribe { .. } | AclRequest::Receive { .. } => self.subscribe,
         };
-        asked && self.matches_subject(subject) && self.admits_flags(request) && self.matches_topic(subject, request)
+        is_action
+            && self.matches_subject(subject)
+            && self.matches_flags(request)
+            && self.matches_topic(subject, request)
     }
 
     fn matches_subject(&self, subject: Subject<'_>) -> bool {
@@ -143,7 +146,7 @@ impl Rule {
             && self.client_id.as_ref().is_none_or(|glob| glob.matches(subject.client_id))
     }
 
-    fn admits_flags(&self, request: AclRequest<'_>) -> bool {
+    fn matches_flags(&self, request: AclRequest<'_>) -> bool {
         let qos_is = |qos: QoS| self.qos.as_ref().is_none_or(|wanted| wanted.contains(&(qos as u8)));
         match request {
             AclRequest::Publish { qos, retain, .. } => qos_is(qos) && self.retain.is_none_or(|wanted| wanted == retain),
@@ -207,8 +210,8 @@ impl Pattern {
         }
     }
 
-    /// The levels with the client's own values. A value is text, never a wildcard; and one with a separator, a wildcard
-    /// or a leading `$` earns no permission: whoever chooses the client id `a/b` must not be given what `a` owns.
+    /// The levels with the client's own values. A value is text, never a wildcard. A value with a separator, a wildcard
+    /// or a leading `$` matches no allow rule: a client with the id `a/b` must not get the permissions of `a`.
     fn filled(&self, subject: Subject<'_>, permission: Permission) -> Option<Vec<Level>> {
         let mut levels = Vec::with_capacity(self.levels.len());
         for level in &self.levels {
@@ -369,7 +372,7 @@ rules:
 "##;
 
     #[test]
-    fn the_documented_example_decides_as_it_reads() {
+    fn the_documented_example_gives_the_documented_decisions() {
         let set = rules(EXAMPLE);
         let far = |client| subject(client, None, "192.0.2.7");
         let cases = [
@@ -385,9 +388,9 @@ rules:
             (far("x"), subscribe("open"), true, Some(4)),
             (far("x"), subscribe("+/a"), false, None),
         ];
-        for (who, request, allowed, rule) in cases {
-            let verdict = set.evaluate(who, request);
-            assert_eq!((verdict.permission == Permission::Allow, verdict.rule), (allowed, rule), "{request:?}");
+        for (subject, request, allowed, rule) in cases {
+            let decision = set.evaluate(subject, request);
+            assert_eq!((decision.permission == Permission::Allow, decision.rule), (allowed, rule), "{request:?}");
         }
     }
 
@@ -396,7 +399,7 @@ rules:
         let set = rules(
             r##"{rules: [{permission: deny, topics: ["secret/+/key"]}, {permission: allow, topics: ["#"]}], noMatch: deny}"##,
         );
-        let who = subject("x", None, "192.0.2.7");
+        let client = subject("x", None, "192.0.2.7");
         for (filter, allowed) in [
             ("#", false),
             ("secret/#", false),
@@ -408,23 +411,23 @@ rules:
             ("other/#", true),
             ("$SYS/#", false),
         ] {
-            assert_eq!(set.may_subscribe(who, filter, QoS::AtMostOnce), allowed, "{filter}");
+            assert_eq!(set.may_subscribe(client, filter, QoS::AtMostOnce), allowed, "{filter}");
         }
-        assert!(!set.may_publish(who, "secret/a/key", QoS::AtMostOnce, false));
-        assert!(!set.may_receive(who, "secret/a/key"));
-        assert!(set.may_receive(who, "secret/a/lock"));
+        assert!(!set.may_publish(client, "secret/a/key", QoS::AtMostOnce, false));
+        assert!(!set.may_receive(client, "secret/a/key"));
+        assert!(set.may_receive(client, "secret/a/lock"));
     }
 
     #[test]
-    fn own_values_never_widen_a_permission_and_never_escape_a_denial() {
+    fn client_values_neither_widen_an_allow_rule_nor_evade_a_deny_rule() {
         let set = rules(
             r##"{rules: [{permission: deny, topics: ["jail/${username}/#"]},
                        {permission: allow, topics: ["home/${username}/#", "jail/#"]}]}"##,
         );
         for name in ["+", "#", "a/b", "", "+/+", "$x"] {
-            let who = subject("c", Some(name), "192.0.2.7");
-            assert!(!set.may_subscribe(who, &format!("home/{name}/x"), QoS::AtMostOnce), "{name}");
-            assert!(!set.may_publish(who, "home/someone/x", QoS::AtMostOnce, false), "{name}");
+            let client = subject("c", Some(name), "192.0.2.7");
+            assert!(!set.may_subscribe(client, &format!("home/{name}/x"), QoS::AtMostOnce), "{name}");
+            assert!(!set.may_publish(client, "home/someone/x", QoS::AtMostOnce, false), "{name}");
         }
         let ann = subject("c", Some("ann"), "192.0.2.7");
         assert!(set.may_subscribe(ann, "home/ann/#", QoS::AtMostOnce));
@@ -441,13 +444,13 @@ rules:
             r##"{rules: [{permission: allow, action: publish, qos: [0, 1], retain: false, topics: ["a"]},
                        {permission: allow, action: subscribe, qos: [0], topics: ["b"]}]}"##,
         );
-        let who = subject("x", None, "192.0.2.7");
-        assert!(set.may_publish(who, "a", QoS::AtLeastOnce, false));
-        assert!(!set.may_publish(who, "a", QoS::ExactlyOnce, false));
-        assert!(!set.may_publish(who, "a", QoS::AtMostOnce, true));
-        assert!(set.may_subscribe(who, "b", QoS::AtMostOnce));
-        assert!(!set.may_subscribe(who, "b", QoS::AtLeastOnce));
-        assert!(set.may_receive(who, "b"));
+        let client = subject("x", None, "192.0.2.7");
+        assert!(set.may_publish(client, "a", QoS::AtLeastOnce, false));
+        assert!(!set.may_publish(client, "a", QoS::ExactlyOnce, false));
+        assert!(!set.may_publish(client, "a", QoS::AtMostOnce, true));
+        assert!(set.may_subscribe(client, "b", QoS::AtMostOnce));
+        assert!(!set.may_subscribe(client, "b", QoS::AtLeastOnce));
+        assert!(set.may_receive(client, "b"));
     }
 
     /// Against the definition: every topic of a small world.

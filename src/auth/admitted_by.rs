@@ -29,7 +29,7 @@ impl<'a> AdmittedBy<'a> {
     }
 
     /// Whether it names the same authenticator, record and predecessors as `text`, which [`Self::write`] has made.
-    pub(super) fn is(&self, text: &str) -> bool {
+    pub(super) fn matches(&self, text: &str) -> bool {
         AdmittedBy::parse(text) == Some(AdmittedBy { offered: None, ..*self })
     }
 

@@ -34,7 +34,7 @@ pub struct Credentials<'a> {
     pub authentication_method: Option<&'a str>,
     pub authentication_data: Option<&'a [u8]>,
     /// A re-authentication: the client is connected.
-    pub again: bool,
+    pub reauthentication: bool,
 }
 
 /// The answer to [`Credentials`].

@@ -27,7 +27,7 @@ pub struct PeerCertificate {
     pub subject_alt_names: Vec<SubjectAltName>,
     /// Big-endian, without leading zeros.
     pub serial: Vec<u8>,
-    /// The whole certificate; empty where a proxy has verified it and tells the name only.
+    /// The whole certificate, DER; empty if a proxy has verified it.
     pub der: Vec<u8>,
 }
 
@@ -56,7 +56,7 @@ impl From<X509Error> for CertificateError {
 }
 
 impl PeerCertificate {
-    /// The certificate that a trusted proxy has verified, of which it passes on the common name only.
+    /// A certificate that a trusted proxy has verified; the proxy passes on only the common name.
     pub fn named(common_name: String) -> Self {
         Self { common_name: Some(common_name), ..Self::default() }
     }
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_is_written_as_rfc_4514_says() {
+    fn a_subject_is_written_in_the_form_of_rfc_4514() {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::OrganizationName, " Example, Inc.");

@@ -1,4 +1,4 @@
-//! Compiles auth and ban documents into what a listener asks.
+//! Compiles auth and ban documents into the authentication of a listener.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use super::guard::{AttemptCounters, Bans, Guard};
 use weir_broker::Principal;
 use weir_declare::config::{self, Auth, Ban, FileRef, HeaderValue, HttpHook, Jwt, JwtAlgorithm, Name, SecretRef};
 
-/// Reads a referenced file as of this pass: its content, or one line that names it and says why not.
+/// Reads a referenced file: its content as of this pass, or an error line that names the file.
 pub type ReadFile<'a> = dyn Fn(&Path) -> Result<Arc<[u8]>, String> + 'a;
 
 /// Why an auth document cannot take effect. No variant holds a secret.
@@ -52,21 +52,21 @@ enum BackendError {
     Records { file: String, error: RecordError },
     #[error("{file}: {error}")]
     Keys { file: String, error: KeyError },
-    #[error("jwt wants either `keyFile` or `jwksFile`")]
+    #[error("jwt needs exactly one of `keyFile` and `jwksFile`")]
     KeyFileOrJwksFile,
     #[error(transparent)]
     Url(#[from] UrlError),
     #[error("{0:?} is not a header name")]
     HeaderName(String),
-    #[error("the value of header {0} has characters that no header has")]
+    #[error("the value of header {0} has characters that a header must not have")]
     HeaderValue(HeaderName),
-    #[error("https wants a `caFile`; the system's is often /etc/ssl/certs/ca-certificates.crt")]
+    #[error("https needs a `caFile`; the system's is often /etc/ssl/certs/ca-certificates.crt")]
     NoCaFile,
     #[error("{file}: {error}")]
     Pem { file: String, error: pem::Error },
     #[error("{file}: {error}")]
     Authority { file: String, error: rustls::Error },
-    #[error("{0}: no certificate in it")]
+    #[error("{0} contains no certificate in PEM")]
     NoAuthority(String),
     #[error(transparent)]
     Tls(#[from] rustls::Error),

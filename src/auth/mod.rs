@@ -5,7 +5,7 @@
 //! - `guard`: bans and rate limits before every chain. [`acl`]: access lists.
 //! - `compile`: the only part that reads declarations and the files that they refer to.
 //!
-//! Nothing here waits: what takes time is returned as work for the data plane's workers or its task runtime.
+//! Nothing here blocks: slow work is returned as a job for the data plane's workers or a task for its runtime.
 
 mod acl;
 mod admitted_by;

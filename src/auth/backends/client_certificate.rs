@@ -62,6 +62,6 @@ impl Authenticator for CertificateBackend {
     }
 
     fn still_valid(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Recheck {
-        if admission.is(&self.admitted_by) { Recheck::Valid } else { Recheck::Next }
+        if admission.matches(&self.admitted_by) { Recheck::Valid } else { Recheck::Next }
     }
 }

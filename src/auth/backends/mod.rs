@@ -1,7 +1,7 @@
 //! The authenticators of a chain, one for each key that an auth document may hold.
 //!
-//! Each owns what it compares with (password records, keys, the connections to a service). None knows its place in the
-//! chain, reads a file or blocks.
+//! Each owns the data to check credentials against (password records, keys, connections to a service). None knows its
+//! place in the chain, reads a file or blocks.
 
 pub(super) mod anonymous;
 pub(super) mod client_certificate;

@@ -61,8 +61,8 @@ impl Authenticate for Guard {
             now: credentials.now,
             address: credentials.peer.map(|peer| peer.ip().to_canonical()),
             client: (Arc::clone(&credentials.endpoint.namespace), credentials.client_id.into()),
-            uncounted: credentials.client_id_assigned || credentials.again,
-            again: credentials.again,
+            uncounted: credentials.client_id_assigned || credentials.reauthentication,
+            reauthentication: credentials.reauthentication,
         };
         match attempt.refusal() {
             Some(refusal) => Decision::Refuse(refusal),
@@ -87,7 +87,7 @@ struct GuardedAttempt {
     /// It does not count as a connect: the client id is new each time, or the client is connected.
     uncounted: bool,
     /// A re-authentication: the client is connected.
-    again: bool,
+    reauthentication: bool,
 }
 
 impl GuardedAttempt {
@@ -140,7 +140,7 @@ impl GuardedAttempt {
     /// The authenticator gave the client an id that stays the same.
     fn set_client_id(&mut self, client_id: &str) {
         self.client.1 = client_id.into();
-        self.uncounted = self.again;
+        self.uncounted = self.reauthentication;
     }
 
     /// Only an authenticated client counts as a connect: otherwise anyone could have a client banned by its id.

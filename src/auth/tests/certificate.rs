@@ -53,7 +53,8 @@ fn a_changed_mapping_or_an_authenticator_before_it_invalidates_clients() {
     for (yaml, confirmed) in cases {
         assert_eq!(fixture.chain(yaml).still_valid(&by_name), confirmed, "{yaml}");
     }
-    // A certificate link put before a password file: whether those who came by password have one is not known.
+    // A certificate authenticator is inserted before a password file: whether clients with a password have a
+    // certificate is unknown.
     let fixture = Fixture::with(&[("people", ALICE_7)]);
     let by_password = fixture.chain("{chain: [{passwordFile: {file: people}}]}").log_in(&shown()).unwrap();
     assert!(

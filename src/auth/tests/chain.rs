@@ -26,7 +26,7 @@ fn the_first_authenticator_that_knows_the_client_decides_and_the_end_denies() {
         (&then_anyone, user("alice", "wrong"), "BadCredentials"),
         (&then_anyone, user("dave", "x"), "BadCredentials"),
         (&then_all, user("alice", "wrong"), "BadCredentials"),
-        // Nobody takes a name that is not proven.
+        // A client cannot use a user name without a proof.
         (&then_all, user("dave", "x"), "in as nobody"),
         (&nobody, login(), "BadCredentials"),
         (&nobody, user("alice", "secret"), "BadCredentials"),
@@ -47,11 +47,11 @@ fn disabled_auth_admits_everyone_and_a_missing_document_nobody() {
     assert_eq!([open.answer(&user("x", "y")), closed.answer(&user("x", "y"))], ["in as x", "BadCredentials"]);
     let in_by_open = open.log_in(&user("alice", "any")).unwrap();
     assert!(open.still_valid(&in_by_open) && !closed.still_valid(&in_by_open));
-    // From open to any chain: nothing of who they are was proven.
+    // From an open endpoint to any chain: no identity was proven.
     assert!(!fixture().chain("{chain: [{passwordFile: {file: people}}, {anonymous: {}}]}").still_valid(&in_by_open));
 }
 
-/// What a new chain says of those whom an old one admitted.
+/// The recheck by a new chain of clients that an old one admitted.
 #[test]
 fn a_changed_chain_keeps_exactly_the_clients_that_it_would_have_admitted() {
     let chains = |links: &[&str]| format!("{{chain: [{}]}}", links.join(", "));
@@ -64,14 +64,14 @@ fn a_changed_chain_keeps_exactly_the_clients_that_it_would_have_admitted() {
         (&[PEOPLE], &alice, &[others], false),
         (&[PEOPLE], &alice, &[anonymous], false),
         (&[PEOPLE], &alice, &[all], false),
-        // Another file knows Alice, too, and is asked first: what it would say of her password is not known.
+        // Another file, which is asked first, has Alice too: whether it would accept her password is unknown.
         (&[PEOPLE], &alice, &[alices, PEOPLE], false),
         (&[anonymous], &nobody, &[PEOPLE, anonymous], true),
         (&[anonymous], &nobody, &[all], true),
         (&[anonymous], &nobody, &[PEOPLE], false),
         (&[all], &dave, &[anonymous], false),
         (&[all], &dave, &[PEOPLE, all], true),
-        // Who came in as nobody under Alice's name would now be asked for her password.
+        // A client that was admitted anonymously with Alice's name would now need her password.
         (&[all], &alice, &[PEOPLE, all], false),
         (&[all], &nobody, &[anonymous], true),
     ];

@@ -53,7 +53,7 @@ fn bans_apply_before_and_after_authentication() {
     fixture.ban("{entries: [{username: alice}]}");
     let chain = fixture.chain(PEOPLE);
     assert_eq!(chain.answer(&user("alice", "secret")), "Banned");
-    // Who cannot prove to be Alice does not learn that she is banned.
+    // A client without Alice's password does not learn that she is banned.
     assert_eq!(chain.answer(&user("alice", "wrong")), "BadCredentials");
     assert!(!chain.still_valid(&in_before));
 

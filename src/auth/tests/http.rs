@@ -189,8 +189,8 @@ fn a_changed_url_makes_admitted_clients_invalid() {
 #[test]
 fn declarations_that_cannot_work_are_refused_with_a_reason() {
     let cases = [
-        ("url: \"https://127.0.0.1/\"", "https wants a `caFile`"),
-        ("url: \"https://127.0.0.1/\", caFile: ca", "ca: no certificate in it"),
+        ("url: \"https://127.0.0.1/\"", "https needs a `caFile`"),
+        ("url: \"https://127.0.0.1/\", caFile: ca", "ca contains no certificate in PEM"),
         ("url: \"ftp://127.0.0.1/\"", "is not an http or https URL"),
         ("url: \"http://u:p@127.0.0.1/\"", "must not hold a user name"),
         ("url: \"http://127.0.0.1/\", headers: {x: \"file:none\"}", "no such file"),

@@ -89,7 +89,7 @@ fn claims_are_checked_strictly() {
         (alter("cid", json!("")), "BadCredentials"),
         (alter("cid", json!("c\u{0}1")), "BadCredentials"),
         (alter("cid", json!(["c1"])), "BadCredentials"),
-        // Who has no token that is good now learns nothing about client ids.
+        // A client without a valid token learns nothing about client ids.
         (with(alter("cid", json!("c2")), "exp", json!(now_s() - 15)), "BadCredentials"),
         (alter("sub", json!("")), "BadCredentials"),
         (alter("sub", json!(7)), "BadCredentials"),
@@ -268,7 +268,7 @@ fn key_sets_choose_by_kid_and_rotate() {
     let alice = chain.log_in(&token(RS256)).unwrap();
     assert!(chain.still_valid(&alice));
 
-    // A key is added: nothing changes for who is in.
+    // A key is added: connected clients stay valid.
     let mut set: Value = serde_json::from_str(RSA_JWKS).unwrap();
     let mut added = set["keys"][2].clone();
     added["kid"] = json!("k2");
@@ -315,17 +315,17 @@ fn the_principal_has_the_expiry_and_rules_of_the_token() {
 fn unusable_key_files_are_refused_with_a_reason() {
     let cases = [
         ("HS256, keyFile: f", "short", "f: the secret must have at least 32 bytes, it has 5"),
-        ("HS256, keyFile: f", RSA_PUBLIC, "f: a secret is wanted"),
+        ("HS256, keyFile: f", RSA_PUBLIC, "f: this algorithm needs a secret"),
         ("HS256, keyFile: f", "", "f: the secret must have at least 32 bytes, it has 0"),
-        ("RS256, keyFile: f", "", "f: no PEM in it"),
-        ("RS256, keyFile: f", &RSA_PUBLIC[..200], "f: no PEM in it"),
-        ("ES256, keyFile: f", RSA_PUBLIC, "f: no public key for ES256"),
-        ("EdDSA, keyFile: f", RSA_PUBLIC, "f: no public key for EdDSA"),
-        ("RS256, jwksFile: f", &RSA_JWKS[..100], "f: not JSON, or half written"),
-        ("RS256, jwksFile: f", "{}", "f: a JSON Web Key Set has an array"),
-        ("EdDSA, jwksFile: f", RSA_JWKS, "f: no key in it is for EdDSA"),
+        ("RS256, keyFile: f", "", "f: it contains no complete PEM section"),
+        ("RS256, keyFile: f", &RSA_PUBLIC[..200], "f: it contains no complete PEM section"),
+        ("ES256, keyFile: f", RSA_PUBLIC, "f: it contains no public key for ES256"),
+        ("EdDSA, keyFile: f", RSA_PUBLIC, "f: it contains no public key for EdDSA"),
+        ("RS256, jwksFile: f", &RSA_JWKS[..100], "f: invalid JSON"),
+        ("RS256, jwksFile: f", "{}", "f: a JSON Web Key Set needs an array"),
+        ("EdDSA, jwksFile: f", RSA_JWKS, "f: it contains no key for EdDSA"),
         ("ES256, jwksFile: f", RSA_JWKS, "f: keys[0]: `x` and `y` must have 32 bytes"),
-        ("RS256", "", "jwt wants either `keyFile` or `jwksFile`"),
+        ("RS256", "", "jwt needs exactly one of `keyFile` and `jwksFile`"),
     ];
     for (declared, content, expected) in cases {
         let fixture = Fixture::with(&[("f", content)]);

@@ -127,7 +127,7 @@ impl TestChain {
             tls: login.certificate.is_some(),
             authentication_method: login.method.as_deref(),
             authentication_data: login.data.as_deref(),
-            again: false,
+            reauthentication: false,
         })
     }
 

@@ -32,15 +32,15 @@ fn hashes_of_mosquitto_and_weir_admit_their_users() {
 fn a_password_file_with_a_bad_line_is_refused() {
     let cut = |text: &str, bytes: usize| text.get(..text.len() - bytes).unwrap().to_owned();
     let cases = [
-        ("empty", String::new(), "people: there is no user in it"),
-        ("only comments", "# a\n\n".into(), "people: there is no user in it"),
+        ("empty", String::new(), "people: it has no users"),
+        ("only comments", "# a\n\n".into(), "people: it has no users"),
         ("cut in the hash", format!("{ALICE_6}{}", cut(BOB_ARGON2ID, 5)), "people:2: the hash"),
         ("cut in the salt", format!("{BOB_ARGON2ID}alice:$6$yEkq"), "people:2: the hash must begin with"),
-        ("cut in the name", format!("{BOB_ARGON2ID}ali"), "people:2: no `user:hash`"),
+        ("cut in the name", format!("{BOB_ARGON2ID}ali"), "people:2: the line is not `user:hash`"),
         ("nothing after the name", format!("{BOB_ARGON2ID}alice:"), "people:2: the hash must begin with"),
         ("a plain password", "carol:secret\n".into(), "people:1: the hash must begin with"),
-        ("no name", format!(":{}", cut(ALICE_6, 1)), "people:1: no user name"),
-        ("twice", format!("{ALICE_6}{ALICE_7}"), "people:2: \"alice\" stands here a second time"),
+        ("no name", format!(":{}", cut(ALICE_6, 1)), "people:1: the user name is not"),
+        ("twice", format!("{ALICE_6}{ALICE_7}"), "people:2: \"alice\" is listed twice"),
         ("zero iterations", ALICE_7.replace("101", "0"), "people:1: the iterations must be"),
         ("endless iterations", ALICE_7.replace("101", "4000000000"), "people:1: the iterations must be"),
         ("a cost in memory", BOB_ARGON2ID.replace("m=256", "m=4000000"), "people:1: the costs must read"),

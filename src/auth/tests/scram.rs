@@ -100,7 +100,7 @@ fn a_connect_without_data_gets_an_empty_auth() {
     assert!(asked.starts_with("r=clientnonce"));
 }
 
-/// The client is one that prepares what is typed.
+/// The client prepares the typed password.
 #[test]
 fn names_and_passwords_are_compared_after_saslprep() {
     let stored = ScramRecord::create("p\u{2168} \u{A0}jose\u{301}".as_bytes()).unwrap();
@@ -130,13 +130,13 @@ fn failed_exchanges_count_as_failed_attempts() {
 fn a_scram_file_with_a_bad_line_is_refused() {
     let good = ScramRecord::create(b"secret").unwrap().to_string();
     let cases = [
-        (String::new(), "keys: there is no user"),
+        (String::new(), "keys: it has no users"),
         (format!("alice:{good}\nbob:{}", &good[..good.len() - 2]), "keys:2: the server key is not base64"),
         (format!("alice:{}", good.replace("256$15000", "256$100")), "keys:1: the iterations must be"),
         (format!("alice:{}", good.replace("SHA-256", "SHA-1")), "keys:1: the record must read"),
-        (format!("alice:{good}\nalice:{good}"), "keys:2: \"alice\" stands here a second time"),
+        (format!("alice:{good}\nalice:{good}"), "keys:2: \"alice\" is listed twice"),
         (ALICE_7.into(), "keys:1: the record must read"),
-        (format!("jose\u{301}:{good}\njos\u{E9}:{good}"), "keys:2: \"jos\u{E9}\" stands here a second time"),
+        (format!("jose\u{301}:{good}\njos\u{E9}:{good}"), "keys:2: \"jos\u{E9}\" is listed twice"),
         (format!("a\u{1F600}:{good}"), "keys:1: the user name \"a\u{1F600}\": it holds characters that SASLprep"),
     ];
     for (content, expected) in cases {
@@ -144,7 +144,7 @@ fn a_scram_file_with_a_bad_line_is_refused() {
         assert!(message.contains(expected), "{message}");
     }
     assert_eq!(ScramRecord::parse(&good).unwrap().to_string(), good);
-    for (password, expected) in [(&b"\xFF"[..], "in UTF-8"), ("p\u{7}".as_bytes(), "SASLprep"), (b"", "nothing")] {
+    for (password, expected) in [(&b"\xFF"[..], "in UTF-8"), ("p\u{7}".as_bytes(), "SASLprep"), (b"", "empty")] {
         let message = ScramRecord::create(password).err().unwrap().to_string();
         assert!(message.contains(expected), "{message}");
     }

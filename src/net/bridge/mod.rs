@@ -150,7 +150,7 @@ impl RunningBridge {
         self.desired.send_modify(|desired| desired.settings = settings);
     }
 
-    /// What is inner of it.
+    /// The status now.
     pub fn status(&self) -> BridgeStatus {
         self.status.read(self.plane.now())
     }
@@ -185,7 +185,7 @@ pub struct BridgeStatusReader {
 }
 
 impl BridgeStatusReader {
-    /// What is inner of it.
+    /// The status now.
     pub fn read(&self) -> BridgeStatus {
         self.status.read(self.plane.now())
     }

@@ -1,4 +1,4 @@
-//! What is receiver of a bridge.
+//! The status of a bridge.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

@@ -100,7 +100,7 @@ impl Shard {
             tls: connection.layers.as_ref().is_some_and(|layers| layers.tls.is_some()),
             authentication_method: properties.authentication_method,
             authentication_data: properties.authentication_data,
-            again: false,
+            reauthentication: false,
         });
         let (principal, authentication_data, given_id) = match decision {
             Decision::Admit(principal) => (principal, None, None),

@@ -79,7 +79,7 @@ impl Shard {
             tls: connection.layers.as_ref().is_some_and(|layers| layers.tls.is_some()),
             authentication_method: Some(&enhanced.method),
             authentication_data: data,
-            again: true,
+            reauthentication: true,
         }))
     }
 

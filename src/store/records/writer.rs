@@ -146,7 +146,7 @@ impl Writer {
         }
     }
 
-    /// What it has done.
+    /// Counters and gauges of the writer.
     pub fn stats(&self) -> Arc<StoreStats> {
         Arc::clone(&self.stats)
     }

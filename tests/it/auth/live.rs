@@ -56,7 +56,7 @@ fn a_broken_password_file_changes_nothing() {
     let broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &people())]);
     let mut alice = broker.client("a").user("alice", "secret").connected();
     let whole = people();
-    let states = [("half:$6$", "people:1: the hash"), ("", "there is no user in it"), (&whole[..150], "people:2: ")];
+    let states = [("half:$6$", "people:1: the hash"), ("", "it has no users"), (&whole[..150], "people:2: ")];
     for (content, told) in states {
         broker.write_until("people", content, told);
         assert!(alice.received().is_empty());
@@ -178,7 +178,7 @@ fn keys_rotate_without_a_gap_and_a_removed_key_disconnects_its_clients() {
     let mut new = enter("new", "b").connected();
     assert!(old.received().is_empty());
     // A half-written set changes nothing.
-    broker.write_until("keys", &keys(&["b"])[..40], "half written");
+    broker.write_until("keys", &keys(&["b"])[..40], "invalid JSON");
     assert!(old.received().is_empty() && enter("other", "a").connect() == 0);
     broker.write("keys", &keys(&["b"]));
     assert_eq!(old.disconnected(), ADMINISTRATIVE_ACTION);

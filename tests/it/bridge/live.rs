@@ -162,7 +162,7 @@ fn credentials_and_certificates_are_shown_and_checked() {
     here.write("more.yaml", &cloud(&format!("{address}, {trust}, {rest}")));
     until("it is not trusted", || connected(&here) == "False Unreachable");
     let said = here.bridge("cloud")["link"]["lastError"].as_str().unwrap().to_owned();
-    assert!(said.contains("TLS: invalid peer certificate"), "{said}");
+    assert!(said.contains("TLS handshake failed: invalid peer certificate"), "{said}");
     here.write("more.yaml", &documents);
     until("it is connected again", || here.is_connected("cloud"));
     // A file that is no certificate changes nothing, and is told.

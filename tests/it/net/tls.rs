@@ -192,7 +192,7 @@ fn files_that_hold_nothing_usable_are_refused() {
         (
             "half a certificate",
             TlsSettings { identity: Identity { chain_pem: half, ..server.identity() }, ..settings(&server) },
-            "the certificate file is not PEM",
+            "the certificate file is not valid PEM",
         ),
         (
             "no key",
@@ -214,7 +214,7 @@ fn files_that_hold_nothing_usable_are_refused() {
         (
             "bad server name",
             TlsSettings { sni: vec![(vec!["*".into()], server.identity())], ..settings(&server) },
-            "is no server name",
+            "is not a valid server name",
         ),
     ];
     for (name, settings, expected) in cases {

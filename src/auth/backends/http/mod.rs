@@ -1,4 +1,4 @@
-//! `http`: asks a service whether a client may connect. Any answer but a clear one denies.
+//! `http`: asks a service whether a client may connect. Any answer that is not a clear allow denies.
 //!
 //! The question is a JSON object (POST) or a query string (GET) of [`Fields`]. The answer is status 200 with
 //! `{"result": "allow" | "deny" | "ignore"}`, and where it allows, perhaps `username`, `acl` (as in a token) and
@@ -100,7 +100,7 @@ impl Authenticator for HttpBackend {
 
     /// The service cannot be asked again without the password: its answer holds as long as the URL is the same.
     fn still_valid(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Recheck {
-        if admission.is(&self.hook.admitted_by) { Recheck::Valid } else { Recheck::Next }
+        if admission.matches(&self.hook.admitted_by) { Recheck::Valid } else { Recheck::Next }
     }
 }
 
@@ -158,19 +158,19 @@ impl Hook {
 /// Why the service gave no answer that can be used.
 #[derive(Debug, thiserror::Error)]
 enum ServiceError {
-    #[error("no answer within {} ms", .0.as_millis())]
+    #[error("timed out after {} ms", .0.as_millis())]
     Timeout(Duration),
     #[error(transparent)]
     Http(#[from] HttpError),
-    #[error("the fields do not make a valid request: {0}")]
+    #[error("the fields are not valid in a request: {0}")]
     Request(#[from] hyper::http::Error),
-    #[error("the fields cannot be written as JSON: {0}")]
+    #[error("the fields cannot be encoded as JSON: {0}")]
     Json(#[from] serde_json::Error),
-    #[error("it answers with status {0}")]
+    #[error("unexpected status {0}")]
     Status(u16),
-    #[error("its answer is not a JSON object")]
+    #[error("the answer is not a JSON object")]
     NotJson,
-    #[error("`{0}` in its answer must be {1}")]
+    #[error("`{0}` in the answer must be {1}")]
     Field(&'static str, &'static str),
 }
 

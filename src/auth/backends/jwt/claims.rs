@@ -128,9 +128,9 @@ fn numeric_date(value: &Value) -> Option<i64> {
         .or_else(|| value.as_f64().filter(|seconds| seconds.abs() < 1e15).map(|seconds| seconds.floor() as i64))
 }
 
-/// The rules a credential carries: `{publish: [filter, ...], subscribe: [...], all: [...]}` (EMQ X's `pub` and `sub` mean the
-/// same), or a list of rules as an acl document has them. What they do not allow they deny. `None`: not of this form,
-/// and then nothing of it can be trusted.
+/// The rules of a claim: `{publish: [filter, ...], subscribe: [...], all: [...]}` (EMQX's `pub` and `sub` mean the
+/// same), or a list of rules in the form of an acl document. They deny everything that they do not allow. `None`: the
+/// claim has another form, and the token is rejected.
 pub(in crate::auth) fn rules(claim: &Value) -> Option<RuleSet> {
     let rules = match claim {
         Value::Object(lists) => {

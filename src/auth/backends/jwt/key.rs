@@ -46,31 +46,31 @@ enum Material {
 /// Why a key file cannot be used. No variant holds any of a key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(in crate::auth) enum KeyError {
-    #[error("not JSON, or half written: line {line}, column {column}")]
+    #[error("invalid JSON at line {line}, column {column}")]
     Json { line: usize, column: usize },
-    #[error("a JSON Web Key Set has an array `keys`")]
+    #[error("a JSON Web Key Set needs an array `keys`")]
     NoKeyArray,
     #[error("keys[{index}]: {error}")]
     Key { index: usize, error: Box<KeyError> },
-    #[error("`kid` must tell the keys apart")]
+    #[error("each key needs its own `kid`")]
     SameKid,
-    #[error("no key in it is for {0:?}")]
+    #[error("it contains no key for {0:?}")]
     NoKeyFor(JwtAlgorithm),
-    #[error("a secret is wanted for this algorithm, not a PEM key")]
+    #[error("this algorithm needs a secret, not a PEM key")]
     PemForSecret,
     #[error("the secret must have at least {least} bytes, it has {found}")]
     ShortSecret { least: usize, found: usize },
-    #[error("no PEM in it, or cut off; a `PUBLIC KEY` or a `CERTIFICATE` is wanted")]
+    #[error("it contains no complete PEM section; write a `PUBLIC KEY` or a `CERTIFICATE`")]
     NoPem,
     #[error("more than one PEM section; for several keys write a `jwksFile`")]
     ManySections,
-    #[error("a private key; the broker needs the public one only")]
+    #[error("it is a private key; write the public key")]
     PrivateKey,
     #[error("neither a public key for {0:?} nor a certificate")]
     OtherPem(JwtAlgorithm),
     #[error("not an X.509 certificate: {0}")]
     Certificate(String),
-    #[error("no public key for {0:?} in it")]
+    #[error("it contains no public key for {0:?}")]
     NoPublicKey(JwtAlgorithm),
     #[error("`{0}` is missing")]
     Missing(&'static str),

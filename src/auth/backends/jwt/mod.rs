@@ -67,7 +67,7 @@ impl Authenticator for JwtBackend {
     }
 
     fn still_valid(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Recheck {
-        if self.admitted_by.iter().any(|known| admission.is(known)) { Recheck::Valid } else { Recheck::Next }
+        if self.admitted_by.iter().any(|known| admission.matches(known)) { Recheck::Valid } else { Recheck::Next }
     }
 }
 
@@ -98,7 +98,7 @@ impl Verifier {
     }
 }
 
-/// Logs why a token with a valid signature is rejected, and maps it to what the client learns.
+/// Logs why a token with a valid signature is rejected, and selects the refusal for the client.
 fn refusal_of(attempt: &Attempt, rejected: &Rejected) -> Refusal {
     let (endpoint, peer, client_id) = (&*attempt.endpoint, &attempt.peer, &*attempt.client_id);
     match rejected {
@@ -108,7 +108,7 @@ fn refusal_of(attempt: &Attempt, rejected: &Rejected) -> Refusal {
         }
         Rejected::ClientId(wanted) => {
             let wanted = &**wanted;
-            tracing::info!(endpoint, ?peer, client_id, wanted, "JWT rejected: it is for another client id");
+            tracing::info!(endpoint, ?peer, client_id, wanted, "JWT rejected: issued for another client id");
             Refusal::ClientIdNotValid
         }
     }

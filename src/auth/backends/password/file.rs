@@ -26,18 +26,18 @@ pub struct RecordError {
     pub problem: RecordProblem,
 }
 
-/// What is wrong with a line, or with the file.
+/// An error in a line, or in the whole file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RecordProblem {
     #[error("not UTF-8")]
     NotUtf8,
-    #[error("there is no user in it; is it still being written? To let nobody in, take it out of the chain")]
+    #[error("it has no users; wait until it is complete, or remove it from the chain to reject all its clients")]
     Empty,
-    #[error("no `user:hash`; is the file half written?")]
+    #[error("the line is not `user:hash`; is the file complete?")]
     NoColon,
-    #[error("no user name that a client could send")]
+    #[error("the user name is not one that a client can send")]
     UserName,
-    #[error("{0:?} stands here a second time")]
+    #[error("{0:?} is listed twice")]
     Duplicate(String),
     #[error(transparent)]
     Hash(#[from] PasswordHashError),

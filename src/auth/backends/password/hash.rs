@@ -60,7 +60,7 @@ pub enum PasswordHashError {
     Costs,
     #[error("the iterations must be 1 to {MAX_ITERATIONS}, in digits")]
     Iterations,
-    #[error("the {0} is not base64, or cut off")]
+    #[error("the {0} is not complete base64")]
     Base64(&'static str),
     #[error("the salt is too short")]
     ShortSalt,
@@ -182,7 +182,7 @@ fn decode(engine: &impl Engine, text: &str, what: &'static str) -> Result<Arc<[u
     engine.decode(text).map(Arc::from).map_err(|_| PasswordHashError::Base64(what))
 }
 
-/// As it stands in the file.
+/// As written in the file.
 impl fmt::Display for PasswordHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.scheme {

@@ -42,7 +42,7 @@ pub enum ScramRecordError {
     KeyLength(&'static str),
     #[error("the salt is empty")]
     NoSalt,
-    #[error("SCRAM wants a password in UTF-8")]
+    #[error("SCRAM needs a password in UTF-8")]
     NotUtf8,
     #[error("the password: {0}")]
     Password(#[from] SaslprepError),
@@ -131,7 +131,7 @@ fn fixed(bytes: &[u8]) -> [u8; KEY_BYTES] {
     array
 }
 
-/// As it stands in the file.
+/// As written in the file.
 impl fmt::Display for ScramRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (salt, stored, server) =

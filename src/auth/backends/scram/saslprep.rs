@@ -5,7 +5,7 @@ use std::borrow::Cow;
 /// Why a name or password cannot be prepared. No variant holds any of its characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SaslprepError {
-    #[error("SASLprep (RFC 4013) leaves nothing of it")]
+    #[error("it is empty after SASLprep (RFC 4013)")]
     Empty,
     #[error(
         "it holds characters that SASLprep (RFC 4013) forbids: controls, emoji and others that Unicode 3.2 does not know, \
@@ -48,7 +48,7 @@ mod tests {
             // 2.2: NFKC, so that it does not matter how an accent was typed.
             ("jose\u{301}", Some("jos\u{E9}")),
             ("\u{FB01}ne", Some("fine")),
-            // 2.3: what is forbidden.
+            // 2.3: prohibited output.
             ("a\0b", None),
             ("a\u{E000}", None),
             ("a\u{FFFD}", None),
