@@ -439,7 +439,7 @@ rules:
     }
 
     #[test]
-    fn flags_narrow_a_rule() {
+    fn qos_and_retain_conditions_narrow_a_rule() {
         let set = rules(
             r##"{rules: [{permission: allow, action: publish, qos: [0, 1], retain: false, topics: ["a"]},
                        {permission: allow, action: subscribe, qos: [0], topics: ["b"]}]}"##,

@@ -39,7 +39,7 @@ fn the_first_authenticator_that_knows_the_client_decides_and_the_end_denies() {
 }
 
 #[test]
-fn disabled_auth_admits_everyone_and_a_missing_document_nobody() {
+fn disabled_auth_admits_every_client_and_a_missing_document_none() {
     let compiler = AuthCompiler::default();
     let read = |_: &Path| Err("nothing to read".to_owned());
     let open = TestChain(compiler.compile(false, None, &BTreeMap::new(), &read).unwrap());

@@ -1,5 +1,5 @@
-//! The built broker beside real peers, both ways at once, over a wire that breaks at random bytes. A history of what was
-//! sent and what came is judged: nothing lost, nothing out of order, at QoS 2 nothing doubled.
+//! The built broker with real peers, in both directions at once, over a connection that breaks at random bytes. The
+//! test checks the history of sent and received messages: none lost, none out of order, none duplicated at QoS 2.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,12 +12,12 @@ use super::peers::{Got, Listener, Mosquitto, Peer, Weir, Wire, mosquitto, until}
 
 /// Messages acknowledged before the next ones are sent.
 const BATCH: u32 = 20;
-/// For what comes at once after a cut: a listener that is behind is not to lose any of it.
+/// For messages that arrive at once after an interruption: a slow listener must not lose any.
 const ROOM: &str = ", maxQueuedMessages: 10000000, maxQueuedBytes: 10000000000";
 /// A wire carries so many bytes before it breaks, at most: some break in the handshake, some after hundreds of messages.
 const WIRE_BYTES_MAX: usize = 12_000;
 
-/// Nothing came for so long: what is missing is lost.
+/// After this time without a message, missing messages count as lost.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ fn bridge(port: u16, version: &str, qos: QoS) -> String {
     )
 }
 
-/// Publishes numbers until told to stop; how many.
+/// Publishes numbers until stopped; returns how many.
 fn flood(port: u16, client_id: &str, topic: &str, qos: QoS, stop: &AtomicBool) -> u32 {
     let mut peer = Peer::connect(port, client_id);
     let mut next = 0_u32;
@@ -53,7 +53,7 @@ fn flood(port: u16, client_id: &str, topic: &str, qos: QoS, stop: &AtomicBool) -
     next
 }
 
-/// What came on a topic, once `sent` different messages have, or nothing has come for long.
+/// The messages on a topic, when `sent` different ones have arrived, or none for a long time.
 fn all(listener: &Listener, topic: &str, sent: u32) -> Vec<Got> {
     let (mut seen, mut since) = (0, Instant::now());
     loop {
@@ -73,7 +73,7 @@ fn all(listener: &Listener, topic: &str, sent: u32) -> Vec<Got> {
 }
 
 /// `new_again`: messages that the sender itself made new ones of.
-fn judge(what: &str, got: &[Got], sent: u32, qos: QoS, new_again: usize) {
+fn check_history(what: &str, got: &[Got], sent: u32, qos: QoS, new_again: usize) {
     let number = |got: &Got| u32::from_be_bytes(got.payload[..4].try_into().unwrap());
     let mut seen = BTreeSet::new();
     let first: Vec<u32> = got.iter().map(number).filter(|number| seen.insert(*number)).collect();
@@ -107,7 +107,7 @@ fn play(other: Other, version: &str, qos: QoS, cuts: usize, seed: u64) {
     let here = Weir::start("here", &fields, &bridge(wire.port, version, qos));
     let archive = Listener::new(port, "archive", "site1/#");
     let reader = Listener::new(here.port, "reader", "cmd/#");
-    // What the other side is to keep for us it keeps from the first subscription on.
+    // The remote broker keeps messages from the first subscription on.
     let mut operator = Peer::connect(port, "first");
     until("the other side knows the subscription", || {
         operator.publish("cmd/site1/first", b"?", qos, false);
@@ -123,24 +123,24 @@ fn play(other: Other, version: &str, qos: QoS, cuts: usize, seed: u64) {
     });
     wire.mend();
     let what = format!("{other:?} {version} {qos:?} seed {seed}, {} cuts", wire.broken());
-    judge(&format!("{what}, out"), &all(&archive, "site1/sensor/a", out), out, qos, 0);
+    check_history(&format!("{what}, out"), &all(&archive, "site1/sensor/a", out), out, qos, 0);
     let came = all(&reader, "cmd/b", inward);
     // Ours sends nothing after its PUBREL.
     assert!(other == Other::Mosquitto || wire.sent_after_release() == 0, "{what}: sent after its release");
-    judge(&format!("{what}, in"), &came, inward, qos, wire.sent_after_release());
+    check_history(&format!("{what}, in"), &came, inward, qos, wire.sent_after_release());
     assert!(here.log().contains("connected"), "{}", here.log());
 }
 
 #[test]
-fn a_few_cuts_lose_and_double_nothing() {
+fn a_few_interruptions_neither_lose_nor_duplicate_messages() {
     play(Other::Mosquitto, "3.1.1", QoS::AtLeastOnce, 6, 1);
     play(Other::Mosquitto, "5", QoS::ExactlyOnce, 6, 2);
     play(Other::Weir, "5", QoS::ExactlyOnce, 6, 3);
 }
 
-/// `durability: disk`: what waits for the other broker, and what is on its way at QoS 2, outlives a crash.
+/// `durability: disk`: messages queued for the remote broker, and QoS 2 messages in flight, survive a crash.
 #[test]
-fn a_crash_loses_and_doubles_nothing_that_is_on_disk() {
+fn a_crash_neither_loses_nor_duplicates_durable_messages() {
     let qos = QoS::ExactlyOnce;
     let there = Weir::start("there", ROOM, "");
     let archive = Listener::new(there.port, "archive", "site1/#");
@@ -157,12 +157,12 @@ fn a_crash_loses_and_doubles_nothing_that_is_on_disk() {
         here.crash();
     }
     wire.mend();
-    judge("over crashes", &all(&archive, "site1/sensor/a", sent), sent, qos, 0);
+    check_history("over crashes", &all(&archive, "site1/sensor/a", sent), sent, qos, 0);
 }
 
 #[test]
 #[ignore = "a hundred cuts for each of eight pairs: tests/run --all"]
-fn a_hundred_cuts_lose_and_double_nothing() {
+fn a_hundred_interruptions_neither_lose_nor_duplicate_messages() {
     let seed = std::env::var("WEIR_BRIDGE_SEED").map_or(100, |seed| seed.parse().unwrap());
     for other in [Other::Mosquitto, Other::Weir] {
         for version in ["3.1.1", "5"] {

@@ -42,7 +42,7 @@ fn a_bridge_follows_its_declaration() {
     assert_eq!(states.wait_for(b"1").topic, "state/cloud");
     system.wait_for(b"1");
 
-    // Properties and the retain flag come along, and the mark says where the message has been.
+    // Properties and the retain flag are forwarded, and the loop guard names the broker that the message passed.
     let mut publisher = Peer::connect(here.port, "publisher");
     let properties = PublishProperties { content_type: Some("text/plain"), ..PublishProperties::default() };
     publisher.publish_all([b"first".to_vec()], "sensor/a", QOS, true, properties);
@@ -83,7 +83,7 @@ fn a_bridge_follows_its_declaration() {
     publisher.publish("other/c", b"moved", QOS, false);
     assert_eq!(moved.wait_for(b"moved").topic, "site1/other/c");
 
-    // What a plan says, and the metrics.
+    // The plan, and the metrics.
     let wanted = here.directory.path().join("wanted");
     fs::create_dir(&wanted).unwrap();
     fs::copy(here.path("mqtt.yaml"), wanted.join("mqtt.yaml")).unwrap();
@@ -123,7 +123,7 @@ fn certificates(at: &Path) {
 }
 
 #[test]
-fn credentials_and_certificates_are_shown_and_checked() {
+fn credentials_and_certificates_are_sent_and_verified() {
     let files = tempfile::tempdir().unwrap();
     certificates(files.path());
     let at = |name: &str| files.path().join(name).display().to_string();
@@ -165,7 +165,7 @@ fn credentials_and_certificates_are_shown_and_checked() {
     assert!(said.contains("TLS handshake failed: invalid peer certificate"), "{said}");
     here.write("more.yaml", &documents);
     until("it is connected again", || here.is_connected("cloud"));
-    // A file that is no certificate changes nothing, and is told.
+    // An invalid certificate file changes nothing, and is reported.
     fs::write(at("ca.pem"), "junk").unwrap();
     until("the file is told", || here.bridge("cloud")["conditions"].to_string().contains("no certificate in it"));
     assert!(here.is_connected("cloud"), "it goes on by what was last good");
@@ -173,7 +173,7 @@ fn credentials_and_certificates_are_shown_and_checked() {
 
 /// `examples/bridge` and the README's lines, as written but for the ports.
 #[test]
-fn the_example_runs_as_written() {
+fn the_bridge_example_runs_unchanged() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bridge");
     let judged = weir(&["validate", "--strict", root.join("site").to_str().unwrap(), "--status-addr", "none"]);
     assert!(judged.contains("valid"), "{judged}");

@@ -1,4 +1,4 @@
-//! What a bridge stands between: brokers as processes, clients, and a wire that can be cut.
+//! The peers of a bridge: brokers as processes, clients, and a connection that can be interrupted.
 
 use std::collections::HashMap;
 use std::fs;
@@ -134,7 +134,7 @@ impl Weir {
         answer
     }
 
-    /// What `/api/bridges` says of a bridge; `Null` where there is none.
+    /// The entry of a bridge in `/api/bridges`; `Null`: there is none.
     pub fn bridge(&self, name: &str) -> Value {
         let answer = self.get("/api/bridges");
         let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
@@ -148,7 +148,7 @@ impl Weir {
     }
 }
 
-/// Where a program is; `None` where it is not, and nothing may be installed.
+/// The path of a program; `None`: it is not installed, and must not be.
 pub fn mosquitto() -> Option<PathBuf> {
     let places = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&places).collect();
@@ -201,7 +201,7 @@ struct Releases {
 }
 
 impl Releases {
-    /// Takes bytes of one connection, the far broker's; what is left is no whole packet.
+    /// Parses bytes of one connection of the remote broker; returns the incomplete rest.
     fn watch(&mut self, bytes: &mut Vec<u8>) {
         let Some(version) = self.version else { return };
         let context = DecodeContext { version, max_packet_size: u32::MAX, from: Side::Server };

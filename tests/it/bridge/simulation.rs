@@ -37,7 +37,7 @@ fn spec(version: ProtocolVersion, out: Vec<Rule>, inward: Vec<Rule>) -> Arc<Spec
     })
 }
 
-/// A client of one of the brokers: it acknowledges what it gets, and remembers it.
+/// A client of one of the brokers: it acknowledges and records messages.
 struct Client {
     link: LinkId,
     received: Vec<u8>,
@@ -96,7 +96,7 @@ impl Client {
         self.send(node, &Packet::Publish(Publish { dup: false, qos, retain, topic, packet_id, properties, payload }));
     }
 
-    /// Takes what came, and acknowledges it.
+    /// Receives and acknowledges packets.
     fn hear(&mut self, node: &mut Node) {
         loop {
             self.received.extend(node.take(self.link));
@@ -136,7 +136,7 @@ impl Client {
     }
 }
 
-/// Both brokers and what is between them.
+/// Both brokers and the link between them.
 struct World {
     here: Node,
     there: Node,
@@ -180,7 +180,7 @@ impl World {
         self.cuts += 1;
     }
 
-    /// The process that has the link ends, and another one begins where the sessions survive.
+    /// The process with the link ends, and another one starts; the sessions survive.
     fn forget(&mut self) {
         self.cut();
         self.link = Link::new(Arc::clone(&self.spec));
@@ -331,14 +331,14 @@ fn simulate(seed: u64) {
 }
 
 #[test]
-fn cuts_lose_and_double_nothing() {
+fn interrupted_links_neither_lose_nor_duplicate_messages() {
     for_seeds(60, simulate);
 }
 
 /// One broker loses everything amid QoS 2 exchanges: the survivor still knows identifiers of sessions that are no more,
 /// and new messages that come under them are not taken for old ones.
 #[test]
-fn identifiers_of_a_lost_session_are_released() {
+fn packet_identifiers_of_a_lost_session_are_released() {
     for (version, here_is_lost) in [(V5, true), (V5, false), (ProtocolVersion::V3_1_1, true)] {
         let qos = QoS::ExactlyOnce;
         let spec = spec(version, vec![rule("a/#", "", "", qos)], vec![rule("b/#", "", "", qos)]);
@@ -390,7 +390,7 @@ fn identifiers_of_a_lost_session_are_released() {
 
 /// Both directions carry the same topics: without No Local and the mark this would go round for ever.
 #[test]
-fn nothing_goes_round() {
+fn messages_do_not_loop_between_brokers() {
     for version in [V5, ProtocolVersion::V3_1_1] {
         let qos = QoS::AtLeastOnce;
         let spec = spec(version, vec![rule("#", "", "", qos)], vec![rule("#", "", "", qos)]);
@@ -422,9 +422,10 @@ fn nothing_goes_round() {
     }
 }
 
-/// What is retained when a bridge begins is carried once the other broker is there, also at QoS 0, and not again.
+/// Messages that are retained when a bridge begins are forwarded once when the remote broker is connected, also at QoS
+/// 0, and not again.
 #[test]
-fn what_is_retained_is_carried_once() {
+fn retained_messages_are_forwarded_once() {
     let qos = QoS::AtLeastOnce;
     let mut quiet = rule("b/#", "", "", qos);
     quiet.retain = false;
@@ -453,7 +454,7 @@ fn what_is_retained_is_carried_once() {
 
 /// A change of rules is a difference of subscriptions, on the open connections.
 #[test]
-fn rules_change_on_the_open_link() {
+fn a_rule_change_resubscribes_on_the_open_link() {
     let qos = QoS::AtLeastOnce;
     let first = spec(V5, vec![rule("a/#", "", "", qos), rule("b/#", "", "", qos)], vec![rule("c/#", "", "", qos)]);
     let second =

@@ -38,7 +38,7 @@ fn by(decide: impl Fn(&Credentials<'_>) -> Decision + Send + Sync + 'static) -> 
 }
 
 #[test]
-fn credentials_arrive_and_refusals_are_told() {
+fn the_authenticator_gets_the_credentials_and_the_client_the_refusal() {
     let plane = Plane::start(2);
     let address = plane.listen_tcp(by(|credentials| {
         assert!(credentials.peer.is_some() && !credentials.tls && credentials.certificate.is_none());
@@ -90,7 +90,7 @@ fn gated() -> (ListenerPolicy, Sender<bool>) {
 }
 
 #[test]
-fn a_slow_answer_holds_up_nobody_else() {
+fn a_slow_authentication_does_not_delay_other_clients() {
     for shards in [1, 3] {
         let plane = Plane::start(shards);
         let (policy, open) = gated();
@@ -112,7 +112,7 @@ fn a_slow_answer_holds_up_nobody_else() {
         refused.send(&login);
         open.send(false).unwrap();
         assert_eq!(refused.receive().unwrap().1[1], 0x87);
-        // Who leaves before the answer leaves nothing behind.
+        // A client that disconnects before the answer leaves no state behind.
         let mut gone = Client::new(client::tcp(address), 5);
         gone.send(&login);
         plane.until(1, "it waits", |stats| stats.connections_pending == 1);
@@ -122,7 +122,7 @@ fn a_slow_answer_holds_up_nobody_else() {
     }
 }
 
-/// Asks twice, and wants what it asked for.
+/// Challenges the client twice, and checks its answers.
 struct Questions {
     left: u8,
 }
@@ -155,7 +155,7 @@ fn auth(name: &str, data: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn an_exchange_goes_its_steps() {
+fn an_enhanced_authentication_completes_step_by_step() {
     for shards in [1, 3] {
         let plane = Plane::start(shards);
         let address = plane.listen_tcp(by(|credentials| {

@@ -1,4 +1,4 @@
-//! A small MQTT client over any byte stream. Packets are built by hand, so that the broker's codec is not its own judge.
+//! A small MQTT client over any byte stream. It builds packets by hand, independently of the broker's codec.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -148,7 +148,7 @@ impl Client {
         Client { pipe: Box::new(pipe), v5: level == 5 }
     }
 
-    /// Connects, and expects to be let in.
+    /// Connects, and expects to be admitted.
     pub fn enter(pipe: impl Pipe + 'static, level: u8, client_id: &str) -> Client {
         let mut client = Client::new(pipe, level);
         client.send(&connect(level, client_id));
@@ -162,7 +162,7 @@ impl Client {
         self.pipe.flush().unwrap();
     }
 
-    /// Sends what the broker may no longer want.
+    /// Sends bytes on a connection that the broker may have closed.
     pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.pipe.write_all(bytes)?;
         self.pipe.flush()
@@ -220,7 +220,7 @@ impl Client {
         }
     }
 
-    /// The next message, acknowledged where it asks for that.
+    /// Receives the next message, and acknowledges it by its QoS.
     pub fn message(&mut self) -> (String, Vec<u8>) {
         let (first, body) = self.receive().expect("PUBLISH");
         assert_eq!(first & 0xF0, 0x30, "{first:02x}");

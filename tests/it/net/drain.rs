@@ -1,4 +1,4 @@
-//! Clients are asked to leave, and told why.
+//! Drains and shutdown: which clients are disconnected, when, and with which reason code.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ fn enter(plane: &Plane, id: u32, count: usize, level: u8) -> Vec<Client> {
 }
 
 #[test]
-fn everybody_is_told_and_closed() {
+fn a_drain_of_all_disconnects_every_client_with_its_code() {
     for shards in [1, 3] {
         let plane = Plane::start(shards);
         let (mut v5, mut v4) = (enter(&plane, 1, 10, 5), enter(&plane, 1, 10, 4));
@@ -41,7 +41,7 @@ fn everybody_is_told_and_closed() {
 }
 
 #[test]
-fn the_newest_go_first() {
+fn a_drain_of_the_newest_keeps_the_oldest_connections() {
     let plane = Plane::start(3);
     let mut clients = enter(&plane, 1, 10, 5);
     assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), plan(DrainWhich::Newest(4)))), Ok(4));
@@ -54,7 +54,7 @@ fn the_newest_go_first() {
 }
 
 #[test]
-fn of_each_address_the_newest_go_first() {
+fn a_drain_per_address_keeps_the_oldest_of_each_address() {
     let plane = Plane::start(3);
     let address = plane.listen_tcp(policy(1));
     let from = |host: [u8; 4], id: &str| {
@@ -74,7 +74,7 @@ fn of_each_address_the_newest_go_first() {
 }
 
 #[test]
-fn a_predicate_chooses() {
+fn a_drain_by_predicate_disconnects_only_matching_clients() {
     let plane = Plane::start(2);
     let mut clients = enter(&plane, 1, 10, 5);
     let odd = DrainWhich::Matching(Arc::new(|facts| facts.client_id.ends_with(['1', '3', '5', '7', '9'])));
@@ -89,7 +89,7 @@ fn a_predicate_chooses() {
 }
 
 #[test]
-fn a_rate_spreads_it_out() {
+fn a_drain_rate_limits_disconnects_per_second() {
     let plane = Plane::start(2);
     let _clients = enter(&plane, 1, 20, 5);
     let start = Instant::now();
@@ -111,7 +111,7 @@ fn with_a_message(plane: &Plane, address: std::net::SocketAddr) -> Client {
 }
 
 #[test]
-fn who_has_a_message_in_flight_may_acknowledge_it_first() {
+fn a_drained_client_may_acknowledge_messages_in_flight() {
     for shards in [1, 3] {
         let plane = Plane::start(shards);
         let address = plane.listen_tcp(policy(1));
@@ -130,7 +130,7 @@ fn who_has_a_message_in_flight_may_acknowledge_it_first() {
 }
 
 #[test]
-fn who_does_not_acknowledge_is_told_when_the_time_is_up() {
+fn a_drained_client_that_does_not_acknowledge_is_disconnected_at_the_deadline() {
     let plane = Plane::start(2);
     let address = plane.listen_tcp(policy(1));
     let mut receiver = with_a_message(&plane, address);
@@ -141,7 +141,7 @@ fn who_does_not_acknowledge_is_told_when_the_time_is_up() {
 }
 
 #[test]
-fn a_shutdown_lets_what_is_in_flight_be_acknowledged() {
+fn a_shutdown_waits_for_acknowledgements_of_messages_in_flight() {
     for shards in [1, 3] {
         let plane = Plane::start(shards);
         let address = plane.listen_tcp(policy(1));
@@ -160,7 +160,7 @@ fn a_shutdown_lets_what_is_in_flight_be_acknowledged() {
 }
 
 #[test]
-fn who_was_accepted_before_a_drain_and_is_admitted_after_it_is_told_like_the_others() {
+fn a_connection_accepted_before_a_drain_and_admitted_after_it_is_disconnected() {
     for which in [DrainWhich::All, DrainWhich::Before(2)] {
         let plane = Plane::start(3);
         let address = plane.listen_tcp(policy(1));
@@ -180,7 +180,7 @@ fn who_was_accepted_before_a_drain_and_is_admitted_after_it_is_told_like_the_oth
 }
 
 #[test]
-fn who_is_no_longer_admitted_is_refused_though_it_was_accepted_before() {
+fn a_pending_connection_that_matches_a_drain_is_refused() {
     let plane = Plane::start(3);
     let address = plane.listen_tcp(policy(1));
     let mut dawdlers: Vec<_> = (0..10).map(|_| Client::new(client::tcp(address), 5)).collect();
@@ -202,7 +202,7 @@ fn who_is_no_longer_admitted_is_refused_though_it_was_accepted_before() {
 }
 
 #[test]
-fn a_policy_reaches_open_connections_and_those_on_their_way() {
+fn a_new_policy_applies_to_open_and_pending_connections() {
     let plane = Plane::start(2);
     let address = plane.listen_tcp(policy(1));
     let mut open = Client::enter(client::tcp(address), 5, "open");
@@ -224,7 +224,7 @@ fn a_policy_reaches_open_connections_and_those_on_their_way() {
 }
 
 #[test]
-fn a_shutdown_tells_everybody_and_ends_the_threads() {
+fn a_shutdown_disconnects_all_clients_and_stops_the_threads() {
     for shards in [1, 3] {
         let plane = Plane::start(shards);
         let (mut v5, mut v4) = (enter(&plane, 1, 10, 5), enter(&plane, 2, 10, 4));
@@ -243,7 +243,7 @@ fn a_shutdown_tells_everybody_and_ends_the_threads() {
 }
 
 #[test]
-fn a_shutdown_does_not_wait_for_those_who_never_read() {
+fn a_shutdown_does_not_wait_for_clients_that_never_read() {
     let plane = Plane::start(2);
     let deaf = enter(&plane, 1, 3, 5);
     let start = Instant::now();
@@ -253,7 +253,7 @@ fn a_shutdown_does_not_wait_for_those_who_never_read() {
 }
 
 #[test]
-fn clients_are_listed_in_order() {
+fn clients_are_listed_in_the_order_of_acceptance() {
     let plane = Plane::start(3);
     let _clients = enter(&plane, 1, 12, 5);
     let other = ListenerPolicy { ..policy(2) };

@@ -1,4 +1,4 @@
-//! Before CONNECT: what is bounded, and what is refused in which words.
+//! Limits and refusals before a client is admitted.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -23,9 +23,9 @@ fn short(time_ms: u32) -> impl Fn(&mut ListenerPolicy) {
 }
 
 #[test]
-fn who_dawdles_is_closed() {
+fn a_connection_that_exceeds_the_handshake_timeout_is_closed() {
     let everywhere = Everywhere::start(2, short(3000));
-    // Who has been admitted may be silent for as long as it pleases: longer than those who come after it.
+    // An admitted client may be idle: longer than the handshake timeout of later ones.
     let mut quiet = Client::enter(everywhere.open("tcp"), 4, "quiet");
     // The upgrade is done, the CONNECT does not come.
     let mut frames = everywhere.open("ws");
@@ -65,7 +65,7 @@ fn answer(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn refusals_are_told_in_the_version_of_the_client() {
+fn refusals_are_sent_in_the_protocol_version_of_the_client() {
     let plane = Plane::start(1);
     let only_5 = plane.listen_tcp(with_versions(false, false, true));
     let only_311 = plane.listen_tcp(with_versions(false, true, false));
@@ -82,7 +82,7 @@ fn refusals_are_told_in_the_version_of_the_client() {
 }
 
 #[test]
-fn a_connect_is_bounded_before_its_body_comes() {
+fn a_too_large_connect_is_refused_before_its_body_arrives() {
     let plane = Plane::start(1);
     let handshake = HandshakeLimits { max_connect_bytes: 1000, ..HandshakeLimits::default() };
     let address = plane.listen_tcp(ListenerPolicy { handshake, ..policy(1) });
@@ -94,7 +94,7 @@ fn a_connect_is_bounded_before_its_body_comes() {
 }
 
 #[test]
-fn tls_that_never_ends_its_handshake_is_bounded_in_bytes() {
+fn an_endless_tls_handshake_is_closed_at_the_byte_limit() {
     let everywhere = Everywhere::start(1, |policy| policy.handshake.max_bytes = 4096);
     let mut stream = client::tcp(everywhere.address("tls"));
     // Handshake records of a ClientHello that claims 16 MB.
@@ -112,7 +112,7 @@ fn tls_that_never_ends_its_handshake_is_bounded_in_bytes() {
 }
 
 #[test]
-fn packets_behind_the_connect_are_served() {
+fn packets_sent_with_the_connect_are_handled() {
     for shards in [1, 3] {
         let plane = Plane::start(shards);
         let address = plane.listen_tcp(policy(1));
@@ -131,7 +131,7 @@ fn packets_behind_the_connect_are_served() {
 }
 
 #[test]
-fn assigned_client_ids_are_told_and_differ() {
+fn assigned_client_ids_are_returned_and_unique() {
     let plane = Plane::start(3);
     let address = plane.listen_tcp(policy(1));
     let mut ids = std::collections::HashSet::new();
@@ -149,7 +149,7 @@ fn assigned_client_ids_are_told_and_differ() {
 }
 
 #[test]
-fn a_takeover_finds_its_shard() {
+fn a_takeover_on_another_shard_closes_the_old_connection() {
     let plane = Plane::start(3);
     let address = plane.listen_tcp(policy(1));
     for number in 0..20 {
@@ -163,7 +163,7 @@ fn a_takeover_finds_its_shard() {
 }
 
 #[test]
-fn malformed_websocket_frames_end_with_their_close_code() {
+fn malformed_websocket_frames_close_with_their_code() {
     let everywhere = Everywhere::start(1, |_| {});
     let request = b"GET /mqtt HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n";

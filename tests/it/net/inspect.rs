@@ -1,4 +1,4 @@
-//! What the data plane tells of itself.
+//! Queries of the data plane: gauges, backlogs, retained messages, traces.
 
 use std::collections::BTreeSet;
 
@@ -48,7 +48,7 @@ fn retained_messages_are_listed_page_by_page() {
 }
 
 #[test]
-fn what_sessions_hold_is_told_by_endpoint_and_the_worst_comes_first() {
+fn gauges_are_reported_by_endpoint_and_backlogs_largest_first() {
     let plane = Plane::start(2);
     let address = plane.listen_tcp(policy(1));
     // Two sessions that outlive their connections.
@@ -81,7 +81,7 @@ fn what_sessions_hold_is_told_by_endpoint_and_the_worst_comes_first() {
 }
 
 #[test]
-fn what_an_acl_refuses_is_counted() {
+fn acl_refusals_are_counted() {
     let plane = Plane::start(1);
     let closed = EndpointPolicy { acl: Some(std::sync::Arc::new(DenyAll)), ..endpoint(1) };
     let address = plane.listen_tcp(ListenerPolicy { endpoint: closed.into(), ..policy(1) });
@@ -93,7 +93,7 @@ fn what_an_acl_refuses_is_counted() {
 }
 
 #[test]
-fn a_trace_tells_whole_packets_of_one_client_and_no_other() {
+fn a_trace_has_whole_packets_of_one_client_only() {
     for shards in [1, 3] {
         let plane = Plane::start(shards);
         let address = plane.listen_tcp(policy(1));

@@ -17,7 +17,7 @@ fn try_enter(address: SocketAddr, id: &str) -> Option<Client> {
 }
 
 #[test]
-fn an_endpoint_has_no_more_connections_than_it_may() {
+fn connections_above_the_endpoint_limit_are_refused() {
     for shards in [1, 3] {
         let plane = Plane::start(shards);
         let address = plane.listen_tcp(ListenerPolicy { max_connections: Some(5), ..policy(1) });
@@ -44,7 +44,7 @@ fn an_endpoint_has_no_more_connections_than_it_may() {
 }
 
 #[test]
-fn an_address_has_no_more_connections_than_it_may() {
+fn connections_above_the_address_limit_are_refused() {
     let plane = Plane::start(2);
     let address = plane.listen_tcp(ListenerPolicy { max_connections_per_address: Some(2), ..policy(1) });
     let first = try_enter(address, "a").expect("room");
@@ -57,7 +57,7 @@ fn an_address_has_no_more_connections_than_it_may() {
 }
 
 #[test]
-fn the_node_has_no_more_connections_than_it_may() {
+fn connections_above_the_node_limit_are_refused() {
     let plane = Plane::with(&DataPlaneConfig { shards: 2, max_connections: Some(3), ..DataPlaneConfig::default() });
     let addresses = [plane.listen_tcp(policy(1)), plane.listen_tcp(policy(2))];
     let clients: Vec<_> = (0..3).map(|n| try_enter(addresses[n % 2], &format!("c{n}")).expect("room")).collect();
@@ -71,7 +71,7 @@ fn the_node_has_no_more_connections_than_it_may() {
 }
 
 #[test]
-fn above_the_accept_rate_clients_wait_or_are_refused() {
+fn connections_above_the_accept_rate_wait_or_are_refused() {
     let plane = Plane::start(1);
     let rate = |id, accept_overflow| ListenerPolicy { max_connections_per_s: Some(10), accept_overflow, ..policy(id) };
     let delays = plane.listen_tcp(rate(1, AcceptOverflow::Delay));
@@ -92,7 +92,7 @@ fn above_the_accept_rate_clients_wait_or_are_refused() {
 }
 
 #[test]
-fn a_flood_of_pending_connections_displaces_itself() {
+fn a_flood_of_pending_connections_evicts_pending_connections() {
     let config = DataPlaneConfig { shards: 1, max_pending_connections: 50, ..DataPlaneConfig::default() };
     let plane = Plane::with(&config);
     let open = plane.listen_tcp(policy(1));
@@ -114,7 +114,7 @@ fn a_flood_of_pending_connections_displaces_itself() {
 }
 
 #[test]
-fn closed_connections_are_counted_out_however_they_end() {
+fn connection_counts_return_to_zero_however_connections_end() {
     for shards in [1, 3] {
         let plane = Plane::start(shards);
         let handshake = HandshakeLimits { time_ms: 2000, ..HandshakeLimits::default() };
@@ -146,7 +146,7 @@ mod exhaustion {
     const IN_CHILD: &str = "WEIR_TEST_EXHAUSTION";
 
     #[test]
-    #[ignore = "run by accepting_resumes_when_descriptors_come_free"]
+    #[ignore = "run by accepting_resumes_when_file_descriptors_are_free_again"]
     fn child() {
         if std::env::var_os(IN_CHILD).is_none() {
             return;
@@ -163,7 +163,7 @@ mod exhaustion {
     }
 
     #[test]
-    fn accepting_resumes_when_descriptors_come_free() {
+    fn accepting_resumes_when_file_descriptors_are_free_again() {
         let program = std::env::current_exe().unwrap();
         let limited = "ulimit -n 128; exec \"$0\" \"$@\"";
         let mut child = Command::new("sh")

@@ -13,7 +13,7 @@ use super::client::{self, Client, connect};
 use super::plane::{Plane, address, loopback, policy};
 use crate::ports;
 
-/// Stops the threads that ask it, also where the test panics.
+/// Stops the threads that check it, also if the test panics.
 struct Stop(AtomicBool);
 
 impl Drop for Stopping<'_> {
@@ -82,7 +82,7 @@ fn two_listeners_swap_policies_under_a_connect_loop() {
 }
 
 #[test]
-fn a_policy_holds_from_the_install_on() {
+fn an_installed_policy_applies_from_the_next_connection_on() {
     let plane = Plane::start(2);
     let key = plane.listen(&loopback(0), policy(1));
     for id in 2..20 {
@@ -93,7 +93,7 @@ fn a_policy_holds_from_the_install_on() {
 }
 
 #[test]
-fn a_removed_listener_serves_its_queue_and_gives_the_port_back() {
+fn a_removed_listener_accepts_its_queue_and_releases_the_port() {
     let plane = Plane::start(1);
     // A rate that lets one in: the others wait in the queue.
     let key = plane.listen(&loopback(ports::free()), ListenerPolicy { max_connections_per_s: Some(1), ..policy(1) });
@@ -109,7 +109,7 @@ fn a_removed_listener_serves_its_queue_and_gives_the_port_back() {
 }
 
 #[test]
-fn an_install_applies_whole_or_not_at_all() {
+fn an_install_applies_all_changes_or_none() {
     let plane = Plane::start(1);
     let key = plane.listen(&loopback(0), policy(1));
     let socket = plane.plane.bind(&loopback(0), &SocketOptions::default()).unwrap();
@@ -166,7 +166,7 @@ fn take_over(plane: &Plane, old: &SocketKey, to: Address) -> SocketKey {
 }
 
 #[test]
-fn a_handshake_under_way_ends_well_when_another_address_takes_over() {
+fn a_tcp_handshake_in_progress_completes_when_another_address_takes_over() {
     for (name, from, to) in OVERLAPPING {
         let plane = Plane::start(1);
         // The handshake is not over for the kernel until the first bytes come.
@@ -234,7 +234,7 @@ fn an_overlapping_address_takes_over_without_a_gap() {
 }
 
 #[test]
-fn a_foreign_port_is_not_taken() {
+fn a_port_of_another_process_is_not_bound() {
     let plane = Plane::start(1);
     let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = foreign.local_addr().unwrap();
@@ -243,7 +243,7 @@ fn a_foreign_port_is_not_taken() {
 }
 
 #[test]
-fn a_declared_shared_port_is_shared() {
+fn a_port_with_reuse_port_is_shared() {
     let plane = Plane::start(1);
     let shared = SocketOptions { reuse_port: true, ..SocketOptions::default() };
     let socket = plane.plane.bind(&loopback(0), &shared).unwrap();
@@ -253,7 +253,7 @@ fn a_declared_shared_port_is_shared() {
 }
 
 #[test]
-fn unix_sockets_take_the_place_of_dead_ones_only() {
+fn a_unix_socket_replaces_only_stale_files() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("socket");

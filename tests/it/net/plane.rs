@@ -37,7 +37,7 @@ impl Plane {
         self.wait(self.plane.install(changes)).unwrap();
     }
 
-    /// Binds and serves an address; port 0 becomes what is free.
+    /// Binds and serves an address; for port 0 the system chooses one.
     pub fn listen(&self, key: &SocketKey, policy: ListenerPolicy) -> SocketKey {
         let socket = self.plane.bind(key, &SocketOptions::default()).unwrap();
         let key = socket.key().clone();

@@ -1,4 +1,4 @@
-//! PROXY protocol: who may speak for others, and what it changes.
+//! PROXY protocol: trusted sources, and the effect of headers.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -32,7 +32,7 @@ fn enter_behind(address: SocketAddr, header: &[u8], id: &str) -> Client {
 }
 
 #[test]
-fn the_header_names_the_client() {
+fn a_proxy_header_sets_the_client_address() {
     for shards in [1, 3] {
         let plane = Plane::start(shards);
         let address = plane.listen_tcp(behind_proxy(1, &[("127.0.0.0", 8)]));
@@ -59,7 +59,7 @@ fn the_header_names_the_client() {
 }
 
 #[test]
-fn others_are_closed() {
+fn connections_without_a_trusted_proxy_header_are_closed() {
     let plane = Plane::start(1);
     let trusted = plane.listen_tcp(behind_proxy(1, &[("127.0.0.1", 32)]));
     let untrusted = plane.listen_tcp(behind_proxy(2, &[("192.0.2.0", 24)]));
@@ -79,7 +79,7 @@ fn others_are_closed() {
 }
 
 #[test]
-fn an_addresss_limit_counts_the_real_address() {
+fn the_address_limit_counts_the_address_of_the_proxy_header() {
     let plane = Plane::start(2);
     let limited = ListenerPolicy { max_connections_per_address: Some(1), ..behind_proxy(1, &[("127.0.0.1", 32)]) };
     let address = plane.listen_tcp(limited);
@@ -107,7 +107,7 @@ impl Authenticate for Names {
 }
 
 #[test]
-fn a_certificate_the_proxy_verified_is_known_where_that_is_declared() {
+fn a_proxy_verified_common_name_is_used_if_declared() {
     let plane = Plane::start(1);
     let names = Arc::new(Names::default());
     let listen = |id, client_certificate| {

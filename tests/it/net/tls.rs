@@ -17,7 +17,7 @@ use weirmq::net::{ClientAuth, Identity, ListenerPolicy, TlsSettings, Transport};
 use super::client::{self, Client};
 use super::plane::{Plane, policy, policy_with};
 
-/// A certificate authority and what it issued.
+/// A certificate authority and its certificates.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
@@ -99,7 +99,7 @@ pub fn tls_policy(id: u32, settings: &TlsSettings<'_>) -> ListenerPolicy {
     ListenerPolicy { transport: Transport::Tls(settings.build().unwrap()), ..policy(id) }
 }
 
-/// Lets everybody in and keeps the certificates they showed.
+/// Admits every client and records its certificate.
 #[derive(Default)]
 struct Guestbook(Mutex<Vec<Option<PeerCertificate>>>);
 
@@ -132,7 +132,7 @@ pub fn enters(address: SocketAddr, config: ClientConfig) -> bool {
 }
 
 #[test]
-fn client_certificates_are_verified_and_named() {
+fn client_certificates_are_verified_and_passed_to_authentication() {
     let (ca, other_ca) = (Authority::new(), Authority::new());
     let server = ca.issue("server", &["localhost"], 1);
     let good = ca.issue("device-1", &["device-1.example", "192.0.2.7"], 0x00AB_CDEF);
@@ -164,7 +164,7 @@ fn client_certificates_are_verified_and_named() {
 }
 
 #[test]
-fn a_list_of_revoked_ones_that_is_out_of_date_admits_nobody() {
+fn an_expired_crl_refuses_all_client_certificates() {
     let ca = Authority::new();
     let (server, device) = (ca.issue("server", &["localhost"], 1), ca.issue("device-1", &[], 2));
     let (ca_pem, crl) = (ca.pem(), ca.revoke(&[], 2021));
@@ -175,7 +175,7 @@ fn a_list_of_revoked_ones_that_is_out_of_date_admits_nobody() {
 }
 
 #[test]
-fn files_that_hold_nothing_usable_are_refused() {
+fn unusable_tls_files_are_refused_with_a_reason() {
     let ca = Authority::new();
     let (server, other) = (ca.issue("server", &["localhost"], 1), ca.issue("other", &["localhost"], 2));
     let ca_pem = ca.pem();
@@ -224,7 +224,7 @@ fn files_that_hold_nothing_usable_are_refused() {
 }
 
 #[test]
-fn certificates_go_by_server_name() {
+fn the_certificate_is_selected_by_sni() {
     let ca = Authority::new();
     let default = ca.issue("default", &["localhost"], 1);
     let one = ca.issue("one", &["one.example"], 2);
@@ -241,7 +241,7 @@ fn certificates_go_by_server_name() {
 }
 
 #[test]
-fn alpn_is_mqtt_where_it_is_offered() {
+fn alpn_selects_mqtt_if_the_client_offers_it() {
     let ca = Authority::new();
     let server = ca.issue("server", &["localhost"], 1);
     let plane = Plane::start(1);
@@ -254,7 +254,7 @@ fn alpn_is_mqtt_where_it_is_offered() {
 }
 
 #[test]
-fn sessions_resume_until_the_configuration_changes() {
+fn tls_sessions_resume_until_the_configuration_changes() {
     let ca = Authority::new();
     let server = ca.issue("server", &["localhost"], 1);
     let plane = Plane::start(2);
@@ -274,7 +274,7 @@ fn sessions_resume_until_the_configuration_changes() {
 }
 
 #[test]
-fn the_oldest_version_is_held() {
+fn a_client_below_the_minimum_tls_version_is_refused() {
     let ca = Authority::new();
     let server = ca.issue("server", &["localhost"], 1);
     let plane = Plane::start(1);

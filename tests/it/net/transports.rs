@@ -70,7 +70,7 @@ fn payload(length: usize, seed: usize) -> Vec<u8> {
 }
 
 #[test]
-fn messages_of_every_size_pass_between_all_transports() {
+fn messages_of_every_size_are_delivered_between_all_transports() {
     for shards in [1, 3] {
         let everywhere = Everywhere::start(shards, |_| {});
         for (index, transport) in TRANSPORTS.into_iter().enumerate() {
@@ -98,9 +98,9 @@ fn messages_of_every_size_pass_between_all_transports() {
 }
 
 #[test]
-fn a_flood_keeps_its_order() {
+fn a_flood_of_messages_is_delivered_in_order() {
     const COUNT: u32 = 20_000;
-    // Published at once. Three such batches are less than what the broker lets wait for a subscriber that is slow to read.
+    // Published at once. Three such batches are less than the broker queues for a slow subscriber.
     const BATCH: u32 = 1_000;
     for shards in [1, 3] {
         let everywhere = Everywhere::start(shards, |_| {});
@@ -160,7 +160,7 @@ impl Write for Drop1 {
 }
 
 #[test]
-fn single_bytes_are_enough() {
+fn packets_sent_byte_by_byte_are_understood() {
     for shards in [1, 3] {
         let everywhere = Everywhere::start(shards, |_| {});
         for transport in TRANSPORTS {
@@ -175,7 +175,7 @@ fn single_bytes_are_enough() {
 }
 
 #[test]
-fn a_subscriber_that_reads_late_gets_everything() {
+fn a_subscriber_that_reads_late_gets_all_messages() {
     let everywhere = Everywhere::start(2, |_| {});
     for transport in TRANSPORTS {
         let mut subscriber = Client::enter(everywhere.open(transport), 4, &format!("s-{transport}"));
@@ -194,7 +194,7 @@ fn a_subscriber_that_reads_late_gets_everything() {
 
 /// The socket takes whatever the broker writes, so no event ever calls for more: the broker itself has to remember.
 #[test]
-fn what_is_retained_arrives_without_another_event() {
+fn retained_messages_arrive_without_another_event() {
     let plane = Plane::start(1);
     let address = plane.listen_tcp(policy(1));
     let mut publisher = Client::enter(client::tcp(address), 4, "p");
@@ -219,7 +219,7 @@ fn what_is_retained_arrives_without_another_event() {
 }
 
 #[test]
-fn listeners_report_themselves_alive() {
+fn open_listeners_are_reported_as_alive() {
     let everywhere = Everywhere::start(1, |_| {});
     let statuses = everywhere.plane.plane.listeners();
     assert_eq!(statuses.len(), TRANSPORTS.len());

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_fails() {
+    fn malformed_final_messages_fail() {
         let (_, challenge) = sent_challenge();
         let cases = [
             FINAL.replace("p=dH", "p=dI"),

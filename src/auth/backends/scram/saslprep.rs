@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_passwords_are_prepared_as_rfc_4013_says() {
+    fn names_and_passwords_are_prepared_by_rfc_4013() {
         let cases = [
             // RFC 4013, section 3.
             ("I\u{AD}X", Some("IX")),
