@@ -7,7 +7,7 @@ use crate::ids::{ConnId, ShardId};
 use crate::links::link::Batch;
 use crate::values::record::RecordBatch;
 
-/// What the driver is to do next.
+/// The next action of the driver.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "a batch is moved once; a box would be one allocation more")]
 pub enum Output {
@@ -51,7 +51,7 @@ impl Scope {
     }
 }
 
-/// Where [`Core::poll`] stands in a pass over the kinds of output.
+/// The position of [`Core::poll`] in a pass over the kinds of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Stage {
     #[default]
@@ -94,8 +94,8 @@ pub(crate) struct Pass {
 }
 
 impl Core {
-    /// What the driver is to do next; `None`: nothing until the next input. What is left where the driver stops early comes
-    /// again.
+    /// The next action of the driver; `None`: none until the next input. If the driver stops early, the remaining
+    /// actions are returned later.
     ///
     /// Records come before batches, and batches before flushes: a client whose message is acknowledged, and that asks
     /// another shard for it, finds it there.

@@ -112,7 +112,7 @@ pub(crate) fn stable_hash(names: &[&str]) -> u64 {
 pub struct RecordId(pub u64);
 
 impl RecordId {
-    /// Of what is not durable.
+    /// The id of an object that is not durable.
     pub(crate) const NONE: Self = Self(0);
 
     pub(crate) fn is_some(self) -> bool {
@@ -120,10 +120,10 @@ impl RecordId {
     }
 }
 
-/// What names a QoS 2 publish of a durable session: the session, and the packet identifier.
+/// The name of a QoS 2 publish of a durable session: the session, and the packet identifier.
 pub(crate) type Qos2Key = (RecordId, PacketId);
 
-/// Where a message came from.
+/// The origin of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Origin {
     pub(crate) shard: ShardId,

@@ -19,8 +19,8 @@ pub const BUFFERED_MAX_BYTES: usize = 256 << 20;
 pub const CONGESTED_WRITE_HIGH_BYTES: usize = 16 << 10;
 /// In place of [`PENDING_WRITE_MAX_BYTES`] then.
 pub const CONGESTED_WRITE_MAX_BYTES: usize = 64 << 10;
-/// What a session's queue may hold in place of what is declared, where all queues together are at the node's bound; one
-/// that holds more already keeps it, and grows no more.
+/// Limit of a session's queue instead of the declared one, while all queues together are at the node's limit. A queue
+/// that is larger already keeps its messages, and does not grow.
 pub const CONGESTED_QUEUED_MESSAGES: u32 = 100;
 pub const CONGESTED_QUEUED_BYTES: u64 = 64 << 10;
 /// The longest a publisher is paused for one slow subscriber.

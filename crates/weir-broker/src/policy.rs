@@ -1,4 +1,4 @@
-//! What an endpoint allows, compiled from its declaration. Immutable; a change of declaration makes a new one.
+//! The policy of an endpoint, compiled from its declaration. Immutable; a changed declaration makes a new one.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{EndpointId, Millis};
 use weir_mqtt::{ProtocolVersion, QoS};
 
-/// What the core enforces for the connections of one endpoint.
+/// The limits and rules that the core enforces for an endpoint's connections.
 #[derive(Debug)]
 pub struct EndpointPolicy {
     pub id: EndpointId,
@@ -207,8 +207,8 @@ pub trait Authorize: Send + Sync + std::fmt::Debug {
 
 /// Asked when a will is due: its client has gone, and the right to send it may be gone since.
 pub trait StillAdmits: Send + Sync + std::fmt::Debug {
-    /// Whether a client that was admitted as `principal` still would be, as far as that can be told without its
-    /// password: not where it was banned since, or where the record that admitted it was deleted or changed.
+    /// Whether a client that was admitted as `principal` would still be admitted, as far as that can be known without
+    /// its password: not if it was banned since, or if the record that admitted it was deleted or changed.
     fn still_admits(&self, client_id: &str, principal: &Principal) -> bool;
 }
 

@@ -41,7 +41,8 @@ pub(crate) struct Connection {
     pub(crate) pauses: u16,
     /// Publishers that wait for this connection to take what was written to it.
     pub(crate) waiters: Vec<Origin>,
-    /// What its rules permitted last; forgotten when they change. Most clients publish to one topic again and again.
+    /// The last topic that its rules permitted; cleared when they change. Most clients publish to one topic again and
+    /// again.
     pub(crate) permitted: Option<Box<Permitted>>,
     /// Until when it counts as slow.
     pub(crate) slow_until: Millis,
@@ -71,12 +72,12 @@ impl Connection {
     }
 }
 
-/// What few connections have.
+/// Fields that few connections use.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionCold {
     /// Topic by incoming alias less one.
     pub(crate) incoming_aliases: Vec<Option<Box<str>>>,
-    /// Where the client takes aliases.
+    /// `Some` if the client accepts topic aliases.
     pub(crate) outgoing_aliases: Option<Box<OutgoingAliases>>,
     pub(crate) rates: Option<Rates>,
     /// Until when it is not read, having published too fast; 0: it is read.
@@ -96,7 +97,7 @@ pub(crate) struct ConnectionCold {
 }
 
 impl Connection {
-    /// What the encoding of a message for this connection depends on.
+    /// The properties that the encoding of a message for this connection depends on.
     #[inline]
     pub(crate) fn receiver(&mut self) -> Receiver<'_> {
         Receiver {

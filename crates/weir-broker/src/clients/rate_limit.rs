@@ -40,7 +40,7 @@ impl Bucket {
     }
 }
 
-/// What publishes cost.
+/// The cost of publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Cost {
     messages: u64,

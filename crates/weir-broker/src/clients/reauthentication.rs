@@ -1,9 +1,9 @@
-//! Where the re-authentication of a connection stands [MQTT 5.0 section 4.12.1].
+//! The state of a connection's re-authentication [MQTT 5.0 section 4.12.1].
 
 use crate::ids::ConnId;
 
-/// What a client shows for its re-authentication: to be answered by [`Core::continue_authentication`], [`Core::reauthenticated`] or
-/// [`Core::disconnect`].
+/// The authentication data of a client's AUTH: answer with [`Core::continue_authentication`], [`Core::reauthenticated`]
+/// or [`Core::disconnect`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reauthentication {
     pub connection: ConnId,
@@ -13,7 +13,7 @@ pub struct Reauthentication {
     pub data: Option<Box<[u8]>>,
 }
 
-/// Where a re-authentication stands.
+/// The state of a re-authentication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum ReauthenticationState {
     /// None is under way.

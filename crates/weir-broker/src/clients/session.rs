@@ -40,11 +40,11 @@ pub(crate) struct Session {
     pub(crate) incoming: Option<Box<IdSet<PacketId>>>,
     pub(crate) will: Option<Box<PendingWill>>,
     pub(crate) cold: Option<Box<SessionCold>>,
-    /// Where it outlives the process.
+    /// `Some` if the session is durable.
     pub(crate) durable: Option<Box<Durable>>,
 }
 
-/// What few sessions have.
+/// Fields that few sessions use.
 #[derive(Debug, Default)]
 pub(crate) struct SessionCold {
     pub(crate) shared: Vec<SharedSubscription>,

@@ -267,7 +267,7 @@ impl Clients {
         self.offline.subtract(endpoint);
     }
 
-    // What is due.
+    // Timers.
 
     pub(crate) fn set_timer(&mut self, at: Millis, timer: Timer) {
         self.timers.push(at, timer);
@@ -281,7 +281,7 @@ impl Clients {
         self.timers.next()
     }
 
-    // What the driver is asked for.
+    // Requests to the driver.
 
     pub(crate) fn push_closing(&mut self, id: ConnId) {
         self.closing.push_back(id);

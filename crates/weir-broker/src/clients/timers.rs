@@ -1,10 +1,10 @@
-//! What is due when. Timers are never cancelled: a due one whose reason has gone is passed over.
+//! Timers. A timer is never cancelled: when it expires without a reason any more, it is skipped.
 
 use crate::ids::{ConnId, Millis, SessionRef};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// What to look at when its time comes.
+/// A check that a timer triggers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
     /// Has the client been silent for one and a half times its keep-alive?

@@ -27,7 +27,7 @@ pub enum WillRefusal {
     Revoked,
 }
 
-/// What a core knows of wills in general.
+/// Wills of all sessions of a core.
 #[derive(Debug, Default)]
 pub(crate) struct Wills {
     awaited_until: Millis,

@@ -113,7 +113,7 @@ impl Core {
         });
     }
 
-    /// The client says goodbye: no will, unless it asks for it with 0x04; 5.0 may set a new session expiry.
+    /// Handles DISCONNECT: the will is discarded unless the reason code is 0x04; 5.0 may set a new session expiry.
     pub(crate) fn on_disconnect(&mut self, id: ConnId, disconnect: &Disconnect<'_>) {
         let Some(session_id) = self.clients.connection(id.slot).map(|c| c.session) else {
             return self.observe.note(Site::ConnectionOfPacket);

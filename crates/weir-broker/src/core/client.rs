@@ -1,4 +1,4 @@
-//! What the control plane may see of a connected client.
+//! The view of a connected client for the control plane.
 
 use crate::ids::{ConnId, Millis};
 use crate::{Core, Principal};

@@ -1,5 +1,4 @@
-//! What a core does for durability: it records changes, and gates what a client may only be sent once they
-//! are on disk.
+//! Durability: the core records changes, and gates output that a client may get only when they are on disk.
 
 use crate::core::Core;
 use crate::delivery::out_buffer::Acknowledgement;
@@ -14,7 +13,7 @@ use crate::{Batch, OutBuf, StoreAck};
 use weir_mqtt::{PacketId, QoS};
 
 impl Core {
-    /// What waits for another shard, if anything.
+    /// Takes the batch for another shard; `None`: nothing is to be sent.
     pub(crate) fn take_batch(&mut self, to: ShardId) -> Option<Batch> {
         self.links.take_batch(to)
     }
@@ -59,7 +58,7 @@ impl Core {
         }
     }
 
-    /// What is written to a connection from now on waits until all that was changed so far is durable.
+    /// Gates further output to a connection until all changes so far are durable.
     pub(crate) fn gate(&mut self, slot: ConnectionSlot) {
         if let Some(epoch) = self.journal.unsettled() {
             self.wait_for(slot, epoch, |out| out.gate(epoch, false));

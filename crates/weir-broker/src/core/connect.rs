@@ -48,12 +48,12 @@ impl Core {
         self.start_timers(id, admission, now);
         self.record_session(session_id);
         if self.journal.has_recorded(mark) {
-            // What CONNACK says of the session must be as true after a crash; all else follows CONNACK.
+            // CONNACK's session present flag must still be true after a crash; everything else follows CONNACK.
             self.gate_connack(slot);
         }
         self.write_connack(slot, admission, expiry_s, present);
         if present {
-            // What an earlier endpoint or rule set granted is checked against this one.
+            // Subscriptions granted by an earlier endpoint or rule set are checked against the present one.
             self.reauthorize_session(session_id);
             self.resend(session_id, slot, now);
             self.report_readiness(session_id);
@@ -61,7 +61,7 @@ impl Core {
         Ok(id)
     }
 
-    /// What the policy has against a CONNECT that the driver could not know.
+    /// Why the policy refuses a CONNECT, by checks that the driver could not make; `None`: it does not.
     fn refusal(&self, admission: &Admission<'_>) -> Option<ReasonCode> {
         let (policy, connect) = (&admission.policy, admission.connect);
         if admission.client_id.len() > CLIENT_ID_MAX_BYTES {

@@ -490,7 +490,8 @@ impl Core {
         self.scheduler.prepare(&mut connection.outlet);
         let buffer = connection.outlet.out.buffer();
         let start = buffer.len();
-        // What is larger than the client takes is not sent [MQTT-3.1.2-24]; without it the client cannot go on.
+        // A packet above the client's Maximum Packet Size is not sent [MQTT-3.1.2-24]. The client cannot go on without
+        // this one, so the connection is closed.
         let unfit = encode(buffer).is_err() || buffer.len() - start > connection.maximum_packet_size as usize;
         if unfit {
             buffer.truncate(start);

@@ -36,7 +36,7 @@ impl Core {
         self.close(slot);
     }
 
-    /// What a connection is sent last comes after the acknowledgements that wait for the disk.
+    /// The final packet of a connection follows the acknowledgements that wait for the disk.
     fn append_acknowledgements(&mut self, slot: ConnectionSlot) {
         if let Some(connection) = self.clients.connection_mut(slot) {
             connection.outlet.out.append_acknowledgements(connection.version);
@@ -96,7 +96,7 @@ impl Core {
 
     /// A session's will, or its end, may be due.
     pub(crate) fn session_is_due(&mut self, session: SessionRef, now: Millis) {
-        // What an earlier process had published is older than whatever is due now.
+        // Messages of an earlier process are older than anything that is due now.
         self.send_restored();
         let Some(due) = self.clients.session_of(session) else { return };
         if due.connection.is_some() {

@@ -30,7 +30,7 @@ impl Core {
         }
     }
 
-    /// What came on one link may be what another one waits for.
+    /// A message on one link may be what another link waits for.
     fn drain_links(&mut self, now: Millis) {
         while let Some(other) = self.links.next_deliverable() {
             self.drain_link(other, now);
@@ -53,7 +53,8 @@ impl Core {
         }
     }
 
-    /// What is forwarded because of a message is its sender's to wait for, not this shard's clients'.
+    /// Copies that are forwarded because of a message delay its sender's acknowledgement, not those of this shard's
+    /// clients.
     fn on_ranked_message(&mut self, batch: &mut Batch, from: ShardId, message: LinkMessage, now: Millis) {
         let Some(rank) = message.rank() else { return self.on_link_message(from, message, &batch.bytes, now) };
         let until = std::mem::take(&mut batch.stored_until[rank]);
@@ -113,7 +114,7 @@ impl Core {
     fn on_forwarded_publish(&mut self, from: ShardId, forwarded: &ForwardedPublish, bytes: &[u8], now: Millis) {
         let raw = &bytes[forwarded.start as usize..forwarded.end as usize];
         let context = DecodeContext { version: forwarded.version, max_packet_size: u32::MAX, from: Side::Client };
-        // What was decoded there decodes here: it is the same code.
+        // It decodes here, since the other shard runs the same code.
         let Ok(Decoded::Packet { packet: Packet::Publish(publish), .. }) = decode(raw, &context) else {
             return self.observe.note(Site::ForwardedPublish);
         };
@@ -133,7 +134,7 @@ impl Core {
         self.pause_if_store_lags(&context);
     }
 
-    /// What another shard's number of a namespace means here.
+    /// The local meaning of another shard's number of a namespace.
     fn namespace_of(&mut self, from: ShardId, theirs: NamespaceId) -> NamespaceId {
         match self.links.namespace_of(from, theirs) {
             Some(ours) => ours,

@@ -1,6 +1,6 @@
-//! What a core does while the store's disk is full: it accepts no PUBLISH that would have to be stored. A 5.0 client gets
-//! 0x97. A 3.x client takes any acknowledgement for success: its QoS 1 and 2 publishes wait here, not yet accepted, and
-//! everything else of it goes on, since its acknowledgements may be what makes room.
+//! Behaviour on a full store disk: the core accepts no PUBLISH that must be stored. A 5.0 client gets 0x97. A 3.x
+//! client takes any acknowledgement as success, so its QoS 1 and 2 publishes wait here, not yet accepted; its other
+//! packets are handled, since its acknowledgements may free space.
 
 use crate::Core;
 use crate::delivery::out_buffer::REFUSAL_BYTES;
@@ -104,7 +104,7 @@ impl Core {
                 self.scheduler.appended(id, &mut connection.outlet);
             }
         }
-        // What they publish from now on is refused as it comes: reading need not wait.
+        // Their further publishes are refused when they arrive: reading need not pause.
         self.resume_disk_waiters();
     }
 }

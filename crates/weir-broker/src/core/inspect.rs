@@ -1,4 +1,4 @@
-//! What a core tells of itself: for draining, the status and the metrics.
+//! Queries of a core: for draining, the status and the metrics.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -52,7 +52,7 @@ impl Core {
         })
     }
 
-    /// What waits for a client, connected or away; `None` where it has no session here.
+    /// The queue of a client, connected or not; `None`: it has no session here.
     pub fn waiting_for(&self, namespace: &str, client_id: &str) -> Option<Waiting> {
         let namespace = self.routing.find_namespace(namespace)?;
         let session = self.clients.session(self.clients.find_session(namespace, client_id)?)?;
@@ -75,7 +75,7 @@ impl Core {
         self.observe.note(site);
     }
 
-    /// What the core holds now: one look at every session.
+    /// Gauges of the core: iterates over every session.
     pub fn gauges(&self) -> CoreGauges {
         let mut gauges = CoreGauges {
             connections: self.clients.connection_count(),

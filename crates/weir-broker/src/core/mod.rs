@@ -65,7 +65,7 @@ pub struct ReceiveResult {
     pub action: ReadAction,
 }
 
-/// What the driver does next with the connection.
+/// The next action of the driver on the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadAction {
     /// Read on.

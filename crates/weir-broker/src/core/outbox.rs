@@ -1,4 +1,4 @@
-//! What is sent by way of the outbox: wills, and messages that a session of a shared subscription returns.
+//! Messages of the outbox: wills, and messages that a session of a shared subscription returns.
 
 use std::sync::Arc;
 

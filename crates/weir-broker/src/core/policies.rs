@@ -60,7 +60,7 @@ impl Core {
             if rates.is_some() || connection.cold.is_some() {
                 let cold = connection.cold_mut();
                 cold.rates = rates;
-                // What the old rates had it wait for is forgiven.
+                // Ends a pause that the previous rates imposed.
                 cold.resumes_at = cold.resumes_at.min(now);
             }
             let session = connection.session;

@@ -17,7 +17,7 @@ use crate::values::message::expires_at;
 use crate::{Core, Dropped, Subject};
 use weir_mqtt::{PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
 
-/// What stops a PUBLISH.
+/// Why a PUBLISH is not accepted.
 enum Refused {
     /// The connection ends with this reason.
     Disconnect(ReasonCode),
@@ -40,7 +40,7 @@ impl Core {
             return self.refuse(id.slot, reason);
         }
         if publish.qos == QoS::ExactlyOnce && self.is_resend(id.slot, publish.packet_id) {
-            // What it waits for may not be on disk yet, and was promised on another connection.
+            // The record of its first transmission, on another connection, may not be on disk yet.
             let epoch = self.journal.unsettled();
             return self.acknowledge(id.slot, publish, ReasonCode::Success, epoch);
         }
@@ -479,7 +479,7 @@ impl Core {
         }
     }
 
-    /// What a client that came back had left on the way.
+    /// Takes the routes of a returning client whose earlier messages are in transit.
     pub(crate) fn take_departed_routes(&mut self, session: SessionId) -> Vec<(ShardId, u64)> {
         if self.departed_routes.is_empty() {
             return Vec::new();
@@ -492,7 +492,7 @@ impl Core {
             .collect()
     }
 
-    /// What stands for a session's client where what it published is still in transit.
+    /// The hash that identifies a session's client while its messages are in transit.
     fn client_hash(&self, id: SessionId) -> u64 {
         let hash = |session: &Session| stable_hash(&[self.routing.name(session.namespace), &session.client_id]);
         self.clients.session(id).map_or(0, hash)

@@ -26,14 +26,14 @@ use crate::{EndpointLimits, EndpointPolicy, ProtocolVersions};
 use std::collections::BTreeMap;
 use weir_mqtt::{PacketId, QoS, RetainHandling, SharedFilter, SubscriptionOptions};
 
-/// What is at hand while a core takes its part.
+/// Context of a core's restore.
 struct Restoring<'a> {
     stored: &'a Stored,
     now: Millis,
     sessions: BTreeMap<RecordId, SessionId>,
     /// Messages with records of their own, decoded once.
     messages: IdMap<RecordId, Message>,
-    /// What names wills, and messages in the outbox.
+    /// Names of wills, and of messages in the outbox.
     named: IdSet<RecordId>,
     /// Sessions were at home elsewhere: shared messages may now be of sessions on several shards.
     moved: bool,
@@ -341,7 +341,7 @@ impl Restoring<'_> {
     }
 }
 
-/// What holds for an endpoint's sessions until its declaration is in force again.
+/// The placeholder policy of an endpoint's sessions until its declaration is in effect again.
 fn placeholder_policy(endpoint: &str, namespace: &str) -> EndpointPolicy {
     EndpointPolicy {
         id: EndpointId::RESTORED,

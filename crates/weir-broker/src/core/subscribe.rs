@@ -259,7 +259,7 @@ impl Core {
         self.queue_retained(id, &reads, now);
     }
 
-    /// What is retained here, by the index of the read that finds it.
+    /// Local retained messages, by the index of the read that finds them.
     pub(crate) fn retained_under(&self, reads: &[(NamespaceId, Box<str>)], now: Millis) -> Vec<(u32, Message)> {
         let mut retained = Vec::new();
         for (index, (namespace, filter)) in reads.iter().enumerate() {

@@ -28,14 +28,14 @@ pub(crate) struct QueueBounds {
     pub(crate) bytes: u64,
 }
 
-/// What waits to be written to a connection, and how that is scheduled.
+/// The output of a connection and its scheduling.
 #[derive(Debug, Default)]
 pub(crate) struct Outlet {
     pub(crate) out: OutBuf,
     /// In the list of connections to flush; and in the bulk queue.
     scheduled: bool,
     in_bulk: bool,
-    /// What of the core's buffered bytes is this connection's.
+    /// This connection's share of the core's buffered bytes.
     held_bytes: usize,
 }
 
@@ -59,10 +59,10 @@ pub(crate) struct FanoutScheduler {
     bulk: VecDeque<ConnId>,
     /// Deliveries whose receivers are still written to ahead of the bulk queue.
     priority_budget: usize,
-    /// What the out buffers hold together, and from where on each may hold less.
+    /// Bytes of all out buffers, and the threshold above which each may hold less.
     buffered_bytes: usize,
     buffered_max_bytes: usize,
-    /// What the queues hold together, and from where on they grow no more.
+    /// Bytes of all queues, and the limit above which they do not grow.
     queued_bytes: QueuedBytes,
     queued_max_bytes: usize,
 }
@@ -155,7 +155,7 @@ impl FanoutScheduler {
         self.buffered_bytes -= outlet.held_bytes;
     }
 
-    /// What is written from now on goes out promptly, as long as it goes to few.
+    /// Further output has priority, while it goes to few connections.
     #[inline]
     pub(crate) fn refill_priority_budget(&mut self) {
         self.priority_budget = PRIORITY_DELIVERIES;
@@ -167,7 +167,7 @@ impl FanoutScheduler {
         self.priority_budget = self.priority_budget.saturating_sub(receivers);
     }
 
-    /// What is written from now on can wait for others.
+    /// Further output can wait for other connections.
     pub(crate) fn end_priority(&mut self) {
         self.priority_budget = 0;
     }

@@ -1,4 +1,4 @@
-//! What waits to be written to a connection.
+//! The output of a connection.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -23,7 +23,7 @@ pub struct OutBuf {
     gates: Option<Box<Gates>>,
 }
 
-/// What few buffers have: beside the box, an idle connection pays nothing for it.
+/// Fields that few buffers use: an idle connection pays only for the box.
 #[derive(Debug, Default)]
 struct Gates {
     list: VecDeque<Gate>,
@@ -33,10 +33,10 @@ struct Gates {
 
 #[derive(Debug)]
 struct Gate {
-    /// What of `buf` is at or behind this index waits.
+    /// Bytes of `buf` at or after this index wait.
     at: usize,
     epoch: u64,
-    /// What is behind it begins with CONNACK: nothing goes out before that.
+    /// The output after the gate begins with CONNACK: nothing is sent before it.
     is_connack: bool,
 }
 
@@ -93,13 +93,13 @@ impl OutBuf {
         limit - self.written + pieces.map(|piece| piece.range.len()).sum::<usize>()
     }
 
-    /// Where in `buf` what may be written ends. A piece goes with what is before it.
+    /// End of the writable part of `buf`. A shared piece belongs to the part before it.
     fn limit(&self) -> usize {
         self.gates.as_ref().and_then(|gates| gates.list.front()).map_or(self.buf.len(), |gate| gate.at)
     }
 
-    /// What is appended from now on waits until epoch `epoch` is settled; `is_connack`: it begins with CONNACK. `false`: the buffer
-    /// waits for that epoch already.
+    /// Gates further output until epoch `epoch` is settled; `is_connack`: it begins with CONNACK. `false`: the buffer
+    /// already waits for that epoch.
     pub(crate) fn gate(&mut self, epoch: u64, is_connack: bool) -> bool {
         let (at, is_new) = (self.buf.len(), self.latest() < epoch);
         let gates = &mut self.gates.get_or_insert_default().list;
@@ -350,7 +350,7 @@ mod tests {
             assert!(out.reclaim().is_some());
         }
     }
-    /// What was to stand behind the gate may not have been sent after all, or comes later.
+    /// The gated output may not have been appended after all, or follows later.
     #[test]
     fn a_gate_with_nothing_behind_it_outlives_the_buffer() {
         let mut out = OutBuf::default();

@@ -16,7 +16,7 @@ use weir_mqtt::{
 /// Pieces of a property block that are forwarded: what is left between alias, expiry and identifier.
 const PIECES_MAX: usize = 4;
 
-/// What the encoding of a message for one connection depends on, and where it goes.
+/// The properties that the encoding of a message for one connection depends on, and its destination.
 pub(crate) struct Receiver<'a> {
     pub(crate) version: ProtocolVersion,
     /// Bytes of the largest packet it takes.
@@ -107,7 +107,7 @@ impl<'a> PublishContext<'a> {
         self.receivers > 1
     }
 
-    /// What [`PublishContext::store`] answers from now on.
+    /// Sets the result of [`PublishContext::store`].
     pub(crate) fn set_stored(&mut self, message: &Message) {
         self.stored = Some(message.clone());
     }
@@ -288,7 +288,7 @@ impl<'a> PublishContext<'a> {
     }
 }
 
-/// Where the packet identifier stands in a PUBLISH of `length` bytes.
+/// Offset of the packet identifier in a PUBLISH of `length` bytes.
 fn packet_id_at(length: usize, topic_len: usize) -> usize {
     // The remaining length takes one byte up to 127, and so on; the whole packet is that and its header.
     let header = match length {

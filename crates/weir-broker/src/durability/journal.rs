@@ -1,4 +1,4 @@
-//! What of a core's changes is on its way to the disk, and what waits for it.
+//! Changes of a core that are being stored, and output that waits for them.
 //!
 //! An *epoch* is what a shard does between two batches of records. What a client is sent because of it (PUBACK,
 //! SUBACK, a QoS 2 message) waits in its out buffer with the epoch's number, and goes out when the epoch is settled: its own records are durable, and other shards that it sent messages to have settled theirs.
@@ -50,10 +50,10 @@ pub(crate) struct ShardPart {
     pub(crate) shard: u16,
 }
 
-/// What is to be waited for, and because of what.
+/// The waits of an epoch, and the rank of their cause.
 #[derive(Debug, Default)]
 pub(crate) struct Waits {
-    /// How far other shards must have stored what they were sent.
+    /// The link positions that other shards must have stored.
     pub(crate) until: Vec<Wait>,
     /// The rank of the message from another shard that is being processed.
     pub(crate) rank: Option<usize>,
@@ -64,11 +64,11 @@ struct CommitEpoch {
     number: u64,
     /// Bytes of its records; 0: nothing for the disk.
     bytes: u64,
-    /// How far other shards must have settled what they were sent.
+    /// The link positions that other shards must have settled.
     until: Vec<Wait>,
 }
 
-/// How far the journal was; see [`Journal::mark`].
+/// A position of the journal; see [`Journal::mark`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mark {
     recorded: u64,
@@ -79,7 +79,7 @@ pub(crate) struct Mark {
 pub(crate) struct Journal {
     /// Whether there is a store. Without one nothing is durable.
     pub(super) on: bool,
-    /// Some shard has a durable session; whether this one has said so of itself.
+    /// Some shard has a durable session; whether this one has reported its own.
     any_durable: bool,
     announced: bool,
     /// The disk is full.
@@ -109,7 +109,7 @@ pub(crate) struct Journal {
     dependencies: u64,
     /// Deliveries that each shared message still has.
     pub(super) shared: IdMap<RecordId, u32>,
-    /// What earlier processes' shards had taken of QoS 2 publishes that were not released.
+    /// Unreleased QoS 2 publishes that shards of earlier processes had received.
     pub(super) recovered: IdSet<(Qos2Key, ShardPart)>,
     /// How many shards those processes had.
     pub(super) recovered_shards: Vec<u16>,
@@ -141,7 +141,7 @@ impl Journal {
         self.full
     }
 
-    /// What the store reported.
+    /// The last report of the store.
     pub(crate) fn on_store_ack(&mut self, ack: StoreAck) {
         match ack {
             StoreAck::UpTo(number) => self.stored = self.stored.max(number),

@@ -10,7 +10,7 @@ use crate::values::record::{Fields, Key, Kind};
 use crate::values::will::PendingWill;
 use weir_mqtt::{PacketId, SubscriptionOptions};
 
-/// What the record of a session says.
+/// The value of a session's record.
 pub(crate) struct SessionRecord<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) client_id: &'a str,

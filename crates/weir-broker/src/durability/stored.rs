@@ -17,7 +17,7 @@ pub struct Stored {
     records: Vec<(Key, Box<[u8]>)>,
 }
 
-/// What a core took back.
+/// What a core has restored, in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Restored {
     pub sessions: usize,
@@ -37,7 +37,7 @@ impl Restored {
     }
 }
 
-/// What a record of [`Kind::Session`] says of its session, for tools that read a store.
+/// The content of a record of [`Kind::Session`], for tools that read a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredSession<'a> {
     pub namespace: &'a str,

@@ -12,7 +12,7 @@ use crate::values::message::Message;
 use crate::values::publisher::PublisherIdentity;
 use weir_mqtt::ProtocolVersion;
 
-/// What a message counts for on a link beside its bytes.
+/// Weight of a message on a link, in addition to its bytes.
 const ITEM_BYTES: u64 = 32;
 
 /// The distance of a message from its publisher, by [`LinkMessage::rank`]: what is durable is counted for each rank apart, for
@@ -30,11 +30,12 @@ pub struct Batch {
     pub(crate) messages: VecDeque<LinkMessage>,
     /// The packets that messages name by range.
     pub(crate) bytes: Vec<u8>,
-    /// Where the link stands after this batch.
+    /// The link's position after this batch.
     pub(crate) end: u64,
-    /// How far the sender of this has processed the other direction.
+    /// The position up to which the sender of this batch has processed the other direction.
     pub(crate) acked: u64,
-    /// How far the other direction, and what was forwarded because of it, was processed by all.
+    /// The position of the other direction up to which all shards have processed its messages, and those forwarded
+    /// because of them.
     pub(crate) settled: u64,
     /// The sender wants an ack as soon as this is processed.
     pub(crate) wants_ack: bool,
@@ -42,7 +43,7 @@ pub struct Batch {
     pub(crate) forwarded: bool,
     /// The sender wants to hear when what came of its messages of a rank is durable.
     pub(crate) wants_stored: [bool; RANKS],
-    /// How far what came from the receiver is durable, and what was forwarded because of it.
+    /// The position up to which messages of the receiver are durable, and those forwarded because of them.
     pub(crate) stored: [u64; RANKS],
     /// At its receiver: other shards that something was forwarded to because of its messages of a rank.
     pub(crate) stored_until: [Vec<Wait>; RANKS],
@@ -56,7 +57,7 @@ pub(crate) struct Wait {
     pub(crate) place: u64,
 }
 
-/// What the receiver of a PUBLISH does with it.
+/// The handling of a PUBLISH at its receiver.
 #[derive(Debug)]
 pub(crate) enum Route {
     /// Deliver it to local subscribers, but not before what its publisher's shard had sent here by then: the link from
@@ -169,12 +170,12 @@ pub(crate) struct BarrierId {
     pub(crate) serial: u32,
 }
 
-/// What came with a batch and was forwarded: settled once all have processed it.
+/// Forwarded messages of a batch: settled when all shards have processed them.
 #[derive(Debug)]
 pub(crate) struct ForwardedBatch {
-    /// Where the link that it came by stood after it.
+    /// The position of its link after it.
     pub(crate) end: u64,
-    /// Where each link of ours stood after it; empty where nothing was forwarded.
+    /// The positions of our links after it; empty if nothing was forwarded.
     pub(crate) until: Vec<u64>,
 }
 
@@ -186,11 +187,11 @@ pub(crate) struct PendingBarrier {
     pub(crate) until: Vec<u64>,
 }
 
-/// What came of a batch's messages of one rank and is not durable. It waits for nothing that has another cause: else two
-/// shards whose clients publish to each other would wait for each other.
+/// Consequences of a batch's messages of one rank that are not durable. They wait for nothing with another cause:
+/// otherwise two shards whose clients publish to each other would wait for each other.
 #[derive(Debug)]
 pub(crate) struct Storing {
-    /// Where the link that it came by stood after it.
+    /// The position of its link after it.
     pub(crate) end: u64,
     /// The batch of records that it left here; 0: none.
     pub(crate) batch: u64,
@@ -207,23 +208,23 @@ pub(crate) struct Link {
     pub(super) acked: u64,
     /// Batches from the other end that wait for another link.
     pub(super) queued: VecDeque<Batch>,
-    /// What was processed of the other end's, and what of that was acknowledged.
+    /// The position up to which the other end's messages are processed, and the one that was acknowledged.
     pub(super) received: u64,
     pub(super) acknowledged: u64,
-    /// How far what was put on the link has also been processed by those it was forwarded to.
+    /// The position up to which sent messages are processed by all shards that they were forwarded to.
     pub(super) settled: u64,
     /// The same of what came from the other end, and what is not settled of it yet.
     pub(super) their_settled: u64,
     pub(super) forwarded: VecDeque<ForwardedBatch>,
-    /// How far what was put on the link is durable wherever it had to be, by rank.
+    /// The positions up to which sent messages are durable on all shards, by rank.
     pub(super) stored: [u64; RANKS],
     /// The same of what came from the other end, and what is not durable of it.
     pub(super) their_stored: [u64; RANKS],
     pub(super) storing: [VecDeque<Storing>; RANKS],
     /// The other end needs the watermarks, even if nothing else is to be sent.
     pub(super) owes_ack: bool,
-    /// Where our links stood when a member over there last joined a group that is owned here: by then every shard had been
-    /// sent the group's interest in its filter. The [`LinkMessage::Barrier`] that follows takes it.
+    /// The positions of our links when a member on the other shard last joined a group that is owned here: by then
+    /// every shard had been sent the group's interest in its filter. The next [`LinkMessage::Barrier`] carries them.
     pub(super) joined: Vec<u64>,
     /// Namespaces that are defined at the other end.
     pub(super) defined: Vec<bool>,
@@ -234,7 +235,7 @@ pub(crate) struct Link {
 }
 
 impl LinkMessage {
-    /// What it, and the bytes it names, count for on a link.
+    /// The weight of the message and its bytes on a link.
     pub(crate) fn bytes(&self) -> u64 {
         match self {
             Self::Publish(forwarded) => ITEM_BYTES + u64::from(forwarded.end - forwarded.start),
@@ -244,7 +245,7 @@ impl LinkMessage {
         }
     }
 
-    /// What it is on the way from a publisher to a receiver; `None`: nothing.
+    /// Its rank, on the way from a publisher to a receiver; `None`: it has none.
     pub(crate) fn rank(&self) -> Option<usize> {
         match self {
             Self::Publish(ForwardedPublish { route: Route::ViaOwner { .. }, .. }) => Some(RANK_OWNER),

@@ -25,13 +25,13 @@ pub(crate) struct Handover {
 }
 
 impl Handover {
-    /// What tells it from every other message.
+    /// Its unique name.
     pub(crate) fn name(&self) -> Qos2Key {
         name_of(self.record)
     }
 }
 
-/// What tells a message of the outbox from every other.
+/// The unique name of a message in the outbox.
 pub(crate) fn name_of(record: RecordId) -> Qos2Key {
     (record, PacketId::MIN)
 }
@@ -45,7 +45,7 @@ pub(crate) enum Recipients {
     Group { key: Arc<GroupKey>, again: bool },
 }
 
-/// What is recorded once other shards have stored what they were sent.
+/// Changes that are recorded when other shards have stored their messages.
 #[derive(Debug)]
 pub(crate) enum Gated {
     /// The removal of a message from the outbox.
@@ -65,7 +65,7 @@ pub(crate) struct Outbox {
     staged: VecDeque<(u64, Handover)>,
     /// Sent; in the order of sending.
     gates: VecDeque<Gate>,
-    /// What an earlier process left.
+    /// Messages left by an earlier process.
     restored: Vec<Handover>,
 }
 

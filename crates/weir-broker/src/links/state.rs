@@ -31,7 +31,7 @@ impl Links {
         (0..self.links.len() as u16).map(ShardId).filter(move |shard| *shard != here)
     }
 
-    // What is sent.
+    // Sending.
 
     pub(crate) fn push(&mut self, to: ShardId, message: LinkMessage) {
         debug_assert!(to != self.here);
@@ -75,12 +75,12 @@ impl Links {
         pauses
     }
 
-    /// Where each link stands: a row of a vector clock.
+    /// The positions of all links: a row of a vector clock.
     pub(crate) fn positions(&self) -> Vec<u64> {
         self.links.iter().map(|link| link.sent).collect()
     }
 
-    /// Where a link stands.
+    /// The position of a link.
     pub(crate) fn position(&self, to: ShardId) -> u64 {
         self.links.get(to.place()).map_or(0, |link| link.sent)
     }
@@ -125,7 +125,7 @@ impl Links {
         }
     }
 
-    /// What waits for another shard, if anything.
+    /// Takes the batch for another shard; `None`: nothing is to be sent.
     pub(crate) fn take_batch(&mut self, to: ShardId) -> Option<Batch> {
         self.settle(to);
         let link = self.links.get_mut(to.place())?;
@@ -157,7 +157,7 @@ impl Links {
         }
     }
 
-    // What is received.
+    // Receiving.
 
     /// Begins a turn in which messages from other shards may come to `work`. Answers whether the last one ended for that.
     pub(crate) fn begin_turn(&mut self, work: usize) -> bool {
@@ -264,7 +264,7 @@ impl Links {
         link.namespaces[theirs.place()] = ours;
     }
 
-    /// What another shard's number of a namespace means here.
+    /// The local meaning of another shard's number of a namespace.
     pub(crate) fn namespace_of(&self, from: ShardId, theirs: NamespaceId) -> Option<NamespaceId> {
         self.links.get(from.place())?.namespaces.get(theirs.place()).copied()
     }

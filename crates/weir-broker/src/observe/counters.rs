@@ -1,4 +1,4 @@
-//! What the core counts, by endpoint, and what it tells of what it holds.
+//! Counters of the core by endpoint, and gauges.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -126,13 +126,13 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// What worse backlogs have more of.
+    /// The weight of a backlog: larger is worse.
     pub fn weight(&self) -> (u64, u32) {
         (self.queued_bytes.saturating_add(self.waiting_bytes), self.dropped)
     }
 }
 
-/// Where to go on looking at retained messages.
+/// The position from which to continue listing retained messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetainedPlace {
     pub(crate) namespace: NamespaceId,
@@ -168,7 +168,7 @@ pub struct RetainedTopic {
     pub expires_in_ms: Option<Millis>,
 }
 
-/// What a core holds now.
+/// Gauges of a core.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CoreGauges {
     pub connections: usize,
@@ -183,7 +183,7 @@ pub struct CoreGauges {
     pub endpoints: BTreeMap<EndpointId, EndpointGauges>,
 }
 
-/// What the sessions of one endpoint hold: of those that are, or were last, connected to it.
+/// Gauges of the sessions of one endpoint: those that are, or were last, connected to it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EndpointGauges {
     pub sessions: usize,
@@ -223,7 +223,7 @@ impl CoreGauges {
     }
 }
 
-/// What waits for one client.
+/// The queue and the window of one client.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Waiting {
     /// Messages that have not been sent, and their bytes.

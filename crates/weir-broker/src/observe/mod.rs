@@ -1,4 +1,4 @@
-//! What the core counts, and what it reports of itself to the status and the metrics.
+//! Counters of the core, and its reports to the status and the metrics.
 //!
 //! Owns the counters of each endpoint. It never changes anything else.
 

@@ -15,7 +15,7 @@ pub(crate) struct Observe {
 }
 
 impl Observe {
-    /// Where an endpoint's counters are.
+    /// The index of an endpoint's counters.
     pub(crate) fn index_of(&mut self, id: EndpointId) -> EndpointIndex {
         *self.by_endpoint.entry(id).or_insert_with(|| {
             self.counters.push(EndpointCounters::default());

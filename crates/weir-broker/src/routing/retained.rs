@@ -91,7 +91,7 @@ impl Retained {
         self.tree.end()
     }
 
-    /// What is kept at a place, if anything is.
+    /// The message at a position, if any.
     pub(crate) fn at(&self, place: NodeId) -> Option<&Message> {
         self.tree.value(place).as_ref().map(|(message, _)| message)
     }

@@ -16,7 +16,7 @@ pub(crate) struct SharedSubscription {
     pub(crate) owner: ShardId,
     /// As granted; authorized again when the rules change.
     pub(crate) qos: QoS,
-    /// What was reported to the owner last.
+    /// The last report to the owner.
     pub(crate) reported: Readiness,
     /// Its record, where the session is durable.
     pub(crate) record: RecordId,
@@ -26,7 +26,7 @@ pub(crate) struct SharedSubscription {
 pub(crate) struct Group {
     key: Arc<GroupKey>,
     members: Vec<Member>,
-    /// Where the next choice starts.
+    /// The index at which the next choice starts.
     cursor: usize,
 }
 

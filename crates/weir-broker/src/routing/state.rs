@@ -45,7 +45,7 @@ pub(crate) struct Routing {
     acl: RetainedAcl,
 }
 
-/// What came of a member's joining.
+/// The result of adding a member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Joined {
     Full,
@@ -225,7 +225,7 @@ impl Routing {
         self.subscriptions_mut(namespace).remove_group(&key.filter, id).then_some(namespace)
     }
 
-    /// What another shard reports of a member.
+    /// Applies another shard's report of a member.
     pub(crate) fn set_readiness(&mut self, key: &GroupKey, shard: ShardId, session: SessionRef, readiness: Readiness) {
         if let Some(id) = self.group_id(key)
             && let Some(group) = self.groups.get_mut(id)

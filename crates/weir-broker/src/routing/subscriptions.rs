@@ -21,7 +21,7 @@ const STAMP_BUCKETS: usize = 1024;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Subscriber {
     pub(crate) session: SessionId,
-    /// Where the session's list of nodes names this one.
+    /// The index of the node in the session's list.
     pub(crate) position: u32,
     /// Subscription identifier; 0: none.
     pub(crate) identifier: u32,
@@ -119,7 +119,7 @@ impl Subscribers {
     }
 }
 
-/// What hangs at the node of a filter.
+/// The subscribers at the node of a filter.
 #[derive(Debug)]
 struct Interest {
     plus: NodeId,
@@ -279,7 +279,7 @@ struct Remembered {
     matches: Arc<Matches>,
 }
 
-/// What came of adding a subscriber.
+/// The result of adding a subscriber.
 pub(crate) struct Added {
     pub(crate) node: NodeId,
     /// The subscription it replaces, if the session had one on this filter.

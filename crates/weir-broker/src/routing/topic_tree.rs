@@ -32,7 +32,7 @@ pub(crate) struct Tree<V> {
     seed: HashSeed,
 }
 
-/// What a node carries.
+/// The content of a node.
 pub(crate) trait Value: Default {
     /// Whether the node may go when it has no children.
     fn is_empty(&self) -> bool;

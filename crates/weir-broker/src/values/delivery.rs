@@ -7,7 +7,7 @@ use crate::values::group::GroupKey;
 use crate::values::message::Message;
 use weir_mqtt::{PacketId, QoS};
 
-/// What has to come next for a sent message.
+/// The next packet that is expected for a sent message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Awaits {
     Ack,

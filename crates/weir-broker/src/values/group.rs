@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::ids::{SessionRef, ShardId};
 use weir_mqtt::SubscriptionOptions;
 
-/// What names a group: `$share/{group}/{filter}` in a namespace.
+/// The name of a group: `$share/{group}/{filter}` in a namespace.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct GroupKey {
     pub(crate) namespace: Arc<str>,
@@ -14,7 +14,7 @@ pub(crate) struct GroupKey {
 }
 
 impl GroupKey {
-    /// What its owner is found by.
+    /// The strings whose hash selects its owner.
     pub(crate) fn names(&self) -> [&str; 4] {
         [&self.namespace, "$share", &self.group, &self.filter]
     }

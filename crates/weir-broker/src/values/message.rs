@@ -21,7 +21,7 @@ pub(crate) struct Message {
     pub(crate) expires_at: Millis,
     /// The publisher of a message that is retained; `None`: the broker itself.
     pub(crate) publisher: Option<Arc<PublisherIdentity>>,
-    /// Where it has a record of its own that durable sessions' deliveries name.
+    /// Its record id, if it has a record of its own that durable deliveries refer to.
     pub(crate) record: RecordId,
 }
 

@@ -7,7 +7,7 @@
 use crate::ids::{RecordId, ShardId};
 use crate::limits::RECORDS_HIGH_BYTES;
 
-/// What a record is about. The numbers are part of the stored form.
+/// The kind of a record. The numbers are part of the stored format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Kind {
@@ -197,7 +197,7 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// What a store reports to a shard.
+/// A report of the store to a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreAck {
     /// Its batches up to this number are durable.

@@ -7,7 +7,7 @@ use crate::values::message::Message;
 /// A will that has not been sent.
 #[derive(Debug)]
 pub(crate) struct PendingWill {
-    /// What names it, where the session is durable.
+    /// Its name, if the session is durable.
     pub(crate) record: RecordId,
     pub(crate) message: Message,
     pub(crate) delay_s: u32,
