@@ -23,6 +23,7 @@ mod sync {
     }
 }
 
+#[allow(dead_code, reason = "the model needs a part of it")]
 #[path = "../../src/net/mailbox.rs"]
 mod mailbox;
 

@@ -219,7 +219,8 @@ impl Core {
             return self.observe.note(Site::ConnectionOfPacket);
         };
         let (version, session_id) = (connection.version, connection.session);
-        let (ceiling_s, durable) = (connection.policy.limits.message_expiry_max_s, connection.policy.limits.is_durable());
+        let (ceiling_s, durable) =
+            (connection.policy.limits.message_expiry_max_s, connection.policy.limits.is_durable());
         let expires_at = expires_at(publish.properties.message_expiry_s, ceiling_s, now);
         let publisher = if publish.retain { self.publisher(id.slot) } else { None };
         let Some(session) = self.clients.session_mut(session_id) else {

@@ -28,7 +28,8 @@ impl Core {
         if let Some(why) = self.will_refusal(namespace, client_id, &policy.name, &will) {
             return self.refuse_will(namespace, client_id, policy, &will, why);
         }
-        let to = Recipients::Subscribers { namespace, client_id: client_id.into(), durable: policy.limits.is_durable() };
+        let to =
+            Recipients::Subscribers { namespace, client_id: client_id.into(), durable: policy.limits.is_durable() };
         let PendingWill { record, mut message, .. } = will;
         if message.expires_at != Millis::MAX {
             // The expiry counts from the moment of publication, which is now [MQTT 5.0 section 3.1.3.2.4].
