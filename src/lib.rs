@@ -20,12 +20,15 @@
 //! - [`cluster`]: the fleet's members, and which of them have converged.
 //! - [`state`]: what the control plane publishes of itself.
 //! - [`status`]: HTTP, read-only.
+//! - `fuzzing`: properties that the fuzz targets try; in no build of the server.
 //! - [`cli`]: the verbs of the command line.
 
 pub mod apply;
 pub mod auth;
 pub mod cli;
 pub mod cluster;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod http_client;
 pub mod net;
 mod random;

@@ -16,6 +16,8 @@ mod chain;
 mod compile;
 mod digest;
 mod guard;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 
 pub use acl::{AclDecision, AclRequest, DenyAll, RuleSet};
 pub use api::{AdmissionCheck, AuthExchange, AuthTask, Authenticate, Credentials, Decision, Refusal};

@@ -22,6 +22,8 @@ mod mailbox;
 mod mailbox_tests;
 mod plane;
 mod policy;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod proxy;
 mod shard;
 mod socket;

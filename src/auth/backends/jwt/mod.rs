@@ -5,6 +5,8 @@
 
 mod claims;
 mod key;
+#[cfg(any(test, fuzzing))]
+pub(in crate::auth) mod properties;
 mod token;
 
 use std::sync::Arc;

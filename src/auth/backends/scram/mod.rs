@@ -8,6 +8,8 @@
 //! ```
 
 mod exchange;
+#[cfg(any(test, fuzzing))]
+pub(in crate::auth) mod properties;
 mod record;
 mod saslprep;
 
