@@ -1,5 +1,7 @@
 //! What must hold of everything that reads credentials, whatever they are. The fuzz targets in `fuzz/` search for a breach;
 //! the tests of the parsers try seeded mutations of valid input.
 
+#[cfg(fuzzing)]
 pub use super::backends::jwt::properties::jwt;
+#[cfg(fuzzing)]
 pub use super::backends::scram::properties::scram;
