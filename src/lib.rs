@@ -20,6 +20,7 @@
 //! - [`cluster`]: the fleet's members, and which of them have converged.
 //! - [`state`]: what the control plane publishes of itself.
 //! - [`status`]: HTTP, read-only.
+//! - [`server`]: the broker as a whole, as `weir run` and embedding programs start it.
 //! - `fuzzing`: properties that the fuzz targets try; in no build of the server.
 //! - [`cli`]: the verbs of the command line.
 
@@ -32,6 +33,7 @@ pub mod fuzzing;
 pub mod http_client;
 pub mod net;
 mod random;
+pub mod server;
 pub mod source;
 pub mod state;
 pub mod status;

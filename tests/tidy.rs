@@ -20,6 +20,7 @@ const FLOORS: &[&str] = &[
     "cluster",
     "apply",
     "status",
+    "server",
     "fuzzing",
     "cli",
 ];

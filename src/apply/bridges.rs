@@ -1,4 +1,4 @@
-//! Bridges: what is declared, compiled and run.
+//! Bridges: compiled from their declarations, and run.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,24 +10,23 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use sha2::{Digest, Sha256};
 
-use super::files::{Contents, ReadFiles, hex};
-use super::plane::Plane;
-use super::reconciler::Reconciler;
+use super::files::{CompileError, Contents, hex};
+use super::running::EndpointIds;
+use super::spans::PassTrace;
 use crate::net::bridge::{BridgeAddress, BridgeHost, BridgeSettings, RunningBridge};
 use crate::state::BridgeState;
-use crate::telemetry::SpanHandle;
 use weir_bridge::{LOCAL_ID_PREFIX, LoopGuard, Rule, Spec};
 use weir_broker::EndpointId;
 use weir_declare::config::{self, Bridge, BridgeRule, BridgeVersion, Declared, FileRef, Name, SecretRef};
-use weir_declare::reconcile::{ActionKind, Bridges, EffectiveBridge, Plan, bridge_files};
+use weir_declare::reconcile::{ActionKind, Bridges, EffectiveBridge, Node, Plan, bridge_files};
 use weir_mqtt::{ProtocolVersion, QoS};
 
-/// How long a bridge may take to say goodbye when the broker stops.
+/// How long a bridge may take to drain when the broker stops.
 const PAUSE_GRACE: Duration = Duration::from_secs(6);
 
 /// The bridges of this node.
 #[derive(Default)]
-pub struct Bridging {
+pub struct BridgeManager {
     host: Option<BridgeHost>,
     running: BTreeMap<Name, Live>,
     failures: BTreeMap<Name, String>,
@@ -41,12 +40,12 @@ struct Live {
     running: Option<RunningBridge>,
 }
 
-impl Bridging {
+impl BridgeManager {
     pub(super) fn run_on(&mut self, host: BridgeHost) {
         self.host = Some(host);
     }
 
-    /// What runs.
+    /// The bridges that run.
     pub(super) fn live(&self) -> Bridges {
         self.running.iter().map(|(name, live)| (name.clone(), live.effective.clone())).collect()
     }
@@ -56,12 +55,12 @@ impl Bridging {
         self.failures.contains_key(name)
     }
 
-    /// What is known of every bridge.
+    /// The state of every bridge, declared or running.
     pub(super) fn states(&self, declared: &Declared) -> BTreeMap<String, BridgeState> {
         let all = declared.bridges.iter();
-        let kept = self.running.iter().map(|(name, live)| (name, &live.effective.bridge));
+        let running = self.running.iter().map(|(name, live)| (name, &live.effective.bridge));
         let mut states = BTreeMap::new();
-        for (name, bridge) in all.chain(kept) {
+        for (name, bridge) in all.chain(running) {
             states.entry(name.to_string()).or_insert_with(|| {
                 let live = self.running.get(name);
                 let names_it =
@@ -89,65 +88,71 @@ impl Bridging {
             let _ended = pause.await;
         }
     }
-}
 
-impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Files that this node's bridges refer to.
-    pub(super) fn bridge_files(&self) -> Vec<PathBuf> {
-        let wanted = weir_declare::reconcile::effective_bridges(&self.applied, &self.options.node, &Default::default());
+    pub(super) fn files(declared: &Declared, node: &Node) -> Vec<PathBuf> {
+        let wanted = weir_declare::reconcile::effective_bridges(declared, node, &Default::default());
         wanted.values().flat_map(|wanted| bridge_files(&wanted.bridge)).map(|(path, _)| path).collect()
     }
 
-    /// Does what is planned for bridges. One that cannot be compiled stays as it is, and says why.
-    pub(super) fn commit_bridges(&mut self, plan: &Plan, contents: &Contents, applying: SpanHandle) {
+    /// Applies the planned actions of bridges. A bridge that cannot be compiled keeps running as before.
+    pub(super) fn apply(
+        &mut self,
+        plan: &Plan,
+        node_name: &str,
+        contents: &Contents,
+        ids: &mut EndpointIds,
+        trace: &mut PassTrace,
+    ) {
         let declared: Vec<&Name> = plan.bridges.iter().map(|action| &action.name).collect();
-        self.bridges.failures.retain(|name, _| declared.contains(&name));
+        self.failures.retain(|name, _| declared.contains(&name));
         for action in &plan.bridges {
-            let step = self.begin_bridge_action(applying, action);
+            let step = trace.begin_bridge_action(action);
             match (action.kind, &action.effective) {
-                (ActionKind::Remove, _) | (_, None) => self.remove_bridge(&action.name),
-                (ActionKind::None, _) => drop(self.bridges.failures.remove(&action.name)),
+                (ActionKind::Remove, _) | (_, None) => self.remove(&action.name),
+                (ActionKind::None, _) => drop(self.failures.remove(&action.name)),
                 (_, Some(effective)) => {
-                    let moved = self
-                        .bridges
-                        .running
-                        .get(&action.name)
-                        .is_some_and(|live| live.effective.namespace != effective.namespace);
-                    if moved {
+                    let live = self.running.get(&action.name);
+                    if live.is_some_and(|live| live.effective.namespace != effective.namespace) {
                         // Another namespace's session is another session.
-                        self.remove_bridge(&action.name);
+                        self.remove(&action.name);
                     }
-                    match self.run_bridge(effective, contents) {
-                        Ok(()) => drop(self.bridges.failures.remove(&action.name)),
-                        Err(failure) => {
-                            self.tracer.fail(step, failure.as_str());
-                            if self.bridges.failures.get(&action.name) != Some(&failure) {
-                                tracing::error!(bridge = %action.name, "{failure}");
+                    match self.start_or_change(effective, node_name, contents, ids) {
+                        Ok(()) => drop(self.failures.remove(&action.name)),
+                        Err(error) => {
+                            let failure = error.to_string();
+                            trace.fail(step, &failure);
+                            if self.failures.get(&action.name) != Some(&failure) {
+                                tracing::error!(bridge = %action.name, "bridge apply failed: {failure}");
                             }
-                            self.bridges.failures.insert(action.name.clone(), failure);
+                            self.failures.insert(action.name.clone(), failure);
                         }
                     }
                 }
             }
-            self.tracer.end(step);
+            trace.end_action(step);
         }
     }
 
-    fn remove_bridge(&mut self, name: &Name) {
-        let Some(live) = self.bridges.running.remove(name) else { return };
-        if let Some(running) = live.running {
+    fn remove(&mut self, name: &Name) {
+        if let Some(running) = self.running.remove(name).and_then(|live| live.running) {
             running.remove();
         }
     }
 
-    fn run_bridge(&mut self, effective: &EffectiveBridge, contents: &Contents) -> Result<(), String> {
+    fn start_or_change(
+        &mut self,
+        effective: &EffectiveBridge,
+        node_name: &str,
+        contents: &Contents,
+        ids: &mut EndpointIds,
+    ) -> Result<(), CompileError> {
         let name = &effective.bridge.name;
-        let known = self.bridges.running.get(name);
-        let endpoint = known.map_or(EndpointId(self.next_id), |live| live.endpoint);
+        let known = self.running.get(name);
+        let endpoint = known.map_or(ids.peek(), |live| live.endpoint);
         let generation = known.map_or(0, |live| live.generation) + 1;
-        let compiled = settings(effective, endpoint, generation, &self.options.node_name, contents)?;
-        let compiled = Arc::new(compiled);
-        match self.bridges.running.get_mut(name) {
+        let compiled = Arc::new(settings(effective, endpoint, generation, node_name, contents)?);
+        match self.running.get_mut(name) {
             Some(live) => {
                 if let Some(running) = &live.running {
                     running.change(compiled);
@@ -155,18 +160,18 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 (live.effective, live.generation) = (effective.clone(), generation);
             }
             None => {
-                self.next_id += 1;
-                let running = self.bridges.host.as_ref().and_then(|host| host.run(compiled));
+                let endpoint = ids.take();
+                let running = self.host.as_ref().and_then(|host| host.run(compiled));
                 let live = Live { effective: effective.clone(), endpoint, generation, running };
-                self.bridges.running.insert(name.clone(), live);
+                self.running.insert(name.clone(), live);
             }
         }
-        tracing::info!(bridge = %name, generation, "bridge declared");
+        tracing::info!(bridge = %name, generation, "bridge applied");
         Ok(())
     }
 }
 
-/// A declaration, with what it refers to, to what a bridge runs by.
+/// Compiles a bridge and the files it refers to into its settings.
 ///
 /// # Errors
 /// Which file or variable cannot be used, and why.
@@ -176,7 +181,7 @@ pub(super) fn settings(
     generation: u64,
     node_name: &str,
     contents: &Contents,
-) -> Result<BridgeSettings, String> {
+) -> Result<BridgeSettings, CompileError> {
     let EffectiveBridge { bridge, namespace, .. } = effective;
     let password = password(bridge, contents)?;
     let tls = match bridge.address.iter().any(|address| address.tls) {
@@ -189,7 +194,8 @@ pub(super) fn settings(
         None => format!("{node_name}-{}-{namespace}", bridge.name),
     };
     let connection = connection(effective, &client_id, password.as_deref());
-    let mark = LoopGuard::new(node_name, namespace).map_err(|error| format!("the node's name: {error}"))?;
+    let mark = LoopGuard::new(node_name, namespace)
+        .map_err(|error| CompileError::Content(format!("the node's name: {error}")))?;
     let spec = Spec {
         version: match bridge.protocol_version {
             BridgeVersion::V3_1_1 => ProtocolVersion::V3_1_1,
@@ -260,7 +266,7 @@ fn connection(effective: &EffectiveBridge, client_id: &str, password: Option<&[u
     hex(&hash.finalize())
 }
 
-fn password(bridge: &Bridge, contents: &Contents) -> Result<Option<Box<[u8]>>, String> {
+fn password(bridge: &Bridge, contents: &Contents) -> Result<Option<Box<[u8]>>, CompileError> {
     match &bridge.password {
         None => Ok(None),
         Some(SecretRef::File(file)) => {
@@ -270,7 +276,7 @@ fn password(bridge: &Bridge, contents: &Contents) -> Result<Option<Box<[u8]>>, S
         }
         Some(SecretRef::Env(name)) => match std::env::var(&**name) {
             Ok(value) => Ok(Some(value.into_bytes().into())),
-            Err(_) => Err(format!("the environment has no variable {name}")),
+            Err(_) => Err(CompileError::Variable(Arc::from(&**name))),
         },
     }
 }
@@ -288,41 +294,41 @@ pub(crate) fn system_authorities() -> Option<Vec<u8>> {
     SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok())
 }
 
-fn client_tls(bridge: &Bridge, contents: &Contents) -> Result<ClientConfig, String> {
+fn client_tls(bridge: &Bridge, contents: &Contents) -> Result<ClientConfig, CompileError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let read = |file: &FileRef| contents.get(&bridge.origin.resolve(file));
     let mut roots = RootCertStore::empty();
     match &bridge.tls.ca_file {
         Some(file) => {
             for certificate in certificates(&read(file)?, &file.0)? {
-                roots.add(certificate).map_err(|error| format!("{}: {error}", file.0))?;
+                let bad = |error| CompileError::Content(format!("{}: {error}", file.0));
+                roots.add(certificate).map_err(bad)?;
             }
         }
         None => {
-            let bundle =
-                system_authorities().ok_or("this system has no certificate authorities; name a `tls.caFile`")?;
-            // A bundle may hold some that are too old to be used.
+            let missing = "this system has no certificate authorities; name a `tls.caFile`";
+            let bundle = system_authorities().ok_or_else(|| CompileError::content(missing))?;
+            // A bundle may hold certificates that are too old to be used.
             roots.add_parsable_certificates(certificates(&bundle, "the system's authorities")?);
         }
     }
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| format!("TLS cannot be set up: {error}"))?
+        .map_err(|error| CompileError::Content(format!("TLS cannot be set up: {error}")))?
         .with_root_certificates(roots);
     let (Some(cert_file), Some(key_file)) = (&bridge.tls.cert_file, &bridge.tls.key_file) else {
         return Ok(builder.with_no_client_auth());
     };
     let chain = certificates(&read(cert_file)?, &cert_file.0)?;
     let key = PrivateKeyDer::from_pem_slice(&read(key_file)?)
-        .map_err(|error| format!("{}: no private key in PEM: {error}", key_file.0))?;
-    builder
-        .with_client_auth_cert(chain, key)
-        .map_err(|error| format!("{} and {} do not go together: {error}", cert_file.0, key_file.0))
+        .map_err(|error| CompileError::Content(format!("{}: no private key in PEM: {error}", key_file.0)))?;
+    let mismatch = |error| format!("{} and {} do not go together: {error}", cert_file.0, key_file.0);
+    builder.with_client_auth_cert(chain, key).map_err(|error| CompileError::Content(mismatch(error)))
 }
 
-fn certificates(pem: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(pem: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>, CompileError> {
     let found = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|e| format!("{name}: not PEM: {e}"))?;
-    if found.is_empty() { Err(format!("{name}: no certificate in it")) } else { Ok(found) }
+        .map_err(|error| CompileError::Content(format!("{name}: not PEM: {error}")))?;
+    if found.is_empty() { Err(CompileError::Content(format!("{name}: no certificate in it"))) } else { Ok(found) }
 }

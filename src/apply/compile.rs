@@ -1,8 +1,9 @@
-//! A declaration, with what it refers to, to what a listener runs by.
+//! Compiles a declaration and the documents it refers to into a listener's policy.
 
+use std::path::Path;
 use std::sync::Arc;
 
-use super::files::Contents;
+use super::files::{CompileError, Contents};
 use super::tls;
 use crate::auth::{self, AuthCompiler, Authenticate};
 use crate::net::{
@@ -23,7 +24,7 @@ pub(super) fn policy(
     effective: &EffectiveEndpoint,
     auth_compiler: &AuthCompiler,
     files: &Contents,
-) -> Result<ListenerPolicy, String> {
+) -> Result<ListenerPolicy, CompileError> {
     let endpoint = &*effective.endpoint;
     let transport = match &endpoint.ssl_config {
         None => Transport::Plain,
@@ -76,10 +77,11 @@ fn authenticate(
     auth_compiler: &AuthCompiler,
     effective: &EffectiveEndpoint,
     files: &Contents,
-) -> Result<Arc<dyn Authenticate>, String> {
+) -> Result<Arc<dyn Authenticate>, CompileError> {
     let enabled = effective.endpoint.enable_auth;
-    let compiled = auth_compiler.compile(enabled, effective.auth.as_ref(), &effective.bans, &|path| files.get(path));
-    compiled.map_err(|error| error.to_string())
+    let read = |path: &Path| files.get(path).map_err(|error| error.to_string());
+    let compiled = auth_compiler.compile(enabled, effective.auth.as_ref(), &effective.bans, &read);
+    compiled.map_err(|error| CompileError::content(error.to_string()))
 }
 
 fn websocket(endpoint: &Endpoint) -> WebSocketPolicy {

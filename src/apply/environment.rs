@@ -1,4 +1,4 @@
-//! What a machine lacks of what is declared: the environment tier of `weir validate`. Looks, and changes nothing.
+//! Checks this machine against a declaration: the environment tier of `weir validate`. Read-only.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
@@ -22,12 +22,12 @@ use weir_declare::config::{
 };
 use weir_declare::reconcile::{EffectiveBridge, bridge_files};
 
-/// Days before a certificate's end from which on it is worth a warning.
+/// Days before a certificate expires from which on there is a warning.
 const EXPIRES_SOON_DAYS: i64 = 14;
 
-/// What would keep a declaration from taking effect on this machine.
+/// A reason why a declaration would not take effect on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Obstacle {
+pub struct EnvironmentProblem {
     pub identity: Identity,
     /// Where in its document: `/endpoint/sslConfig/certFile`.
     pub pointer: String,
@@ -36,13 +36,13 @@ pub struct Obstacle {
     pub help: Option<String>,
 }
 
-/// Every obstacle to what is declared for a node such as `node`, by declaration.
-pub fn obstacles(declared: &Declared, node: &NodeContext, now: OffsetDateTime) -> Vec<Obstacle> {
+/// Every problem of `declared` on this machine for a node such as `node`.
+pub fn environment_problems(declared: &Declared, node: &NodeContext, now: OffsetDateTime) -> Vec<EnvironmentProblem> {
     let mut found = Vec::new();
     let held = declared.endpoints.values().filter(|endpoint| endpoint.enabled && endpoint.matches_labels(&node.labels));
     let (mut auths, mut bridges) = (BTreeSet::new(), BTreeSet::new());
     for endpoint in held {
-        let mut notes = Notes::new(Kind::Endpoint, &endpoint.name, &mut found);
+        let mut notes = Findings::new(Kind::Endpoint, &endpoint.name, &mut found);
         address(&mut notes, endpoint, node);
         certificates(&mut notes, endpoint, now);
         if endpoint.enable_auth {
@@ -53,27 +53,27 @@ pub fn obstacles(declared: &Declared, node: &NodeContext, now: OffsetDateTime) -
         }
     }
     for auth in auths.into_iter().filter_map(|name| declared.auths.get(name)) {
-        credentials(&mut Notes::new(Kind::Auth, &auth.name, &mut found), auth);
+        credentials(&mut Findings::new(Kind::Auth, &auth.name, &mut found), auth);
     }
     for bridge in bridges.into_iter().filter_map(|name| declared.bridges.get(name)).filter(|bridge| bridge.enabled) {
-        remote(&mut Notes::new(Kind::Bridge, &bridge.name, &mut found), bridge);
+        remote(&mut Findings::new(Kind::Bridge, &bridge.name, &mut found), bridge);
     }
     found
 }
 
-/// Takes down what is found about one declaration.
-struct Notes<'a> {
+/// Collects the problems of one declaration.
+struct Findings<'a> {
     identity: Identity,
-    found: &'a mut Vec<Obstacle>,
+    found: &'a mut Vec<EnvironmentProblem>,
 }
 
-impl<'a> Notes<'a> {
-    fn new(kind: Kind, name: &weir_declare::config::Name, found: &'a mut Vec<Obstacle>) -> Self {
+impl<'a> Findings<'a> {
+    fn new(kind: Kind, name: &weir_declare::config::Name, found: &'a mut Vec<EnvironmentProblem>) -> Self {
         Self { identity: Identity::new(kind, name.clone()), found }
     }
 
     fn note(&mut self, severity: Severity, pointer: &str, message: String, help: Option<&str>) {
-        self.found.push(Obstacle {
+        self.found.push(EnvironmentProblem {
             identity: self.identity.clone(),
             pointer: pointer.to_owned(),
             severity,
@@ -86,7 +86,7 @@ impl<'a> Notes<'a> {
         self.note(Severity::Error, pointer, message.into(), Some(help));
     }
 
-    /// Notes what keeps a file from being read.
+    /// Reads a file; adds a problem where it cannot be read.
     fn file(&mut self, origin: &Origin, pointer: &str, file: &FileRef) -> Option<Vec<u8>> {
         let path = origin.resolve(file);
         FileSystem.read(&path).map_err(|why| self.error(pointer, format!("{}: {why}", path.display()), HELP_FILE)).ok()
@@ -96,7 +96,7 @@ impl<'a> Notes<'a> {
 const HELP_FILE: &str = "put it there, readable by the user that the broker runs as";
 
 /// Binds the address for a moment.
-fn address(notes: &mut Notes<'_>, endpoint: &Endpoint, node: &NodeContext) {
+fn address(notes: &mut Findings<'_>, endpoint: &Endpoint, node: &NodeContext) {
     let address = endpoint.listen.bind_address(node.default_host);
     match &address {
         BindAddress::Unix(path) => unix_socket(notes, path),
@@ -119,8 +119,8 @@ fn address(notes: &mut Notes<'_>, endpoint: &Endpoint, node: &NodeContext) {
 }
 
 /// Held by another program, or by the very broker that these declarations are for.
-fn in_use(notes: &mut Notes<'_>, address: &BindAddress) {
-    let holder = port_holder::describe(&compile::socket_key(address)).unwrap_or_else(|| "somebody".to_owned());
+fn in_use(notes: &mut Findings<'_>, address: &BindAddress) {
+    let holder = port_holder::describe(&compile::socket_key(address)).unwrap_or_else(|| "another process".to_owned());
     let (severity, help) = if holder.ends_with("(weir)") {
         (Severity::Warning, "fine, if it is the broker that this is declared for")
     } else {
@@ -129,7 +129,7 @@ fn in_use(notes: &mut Notes<'_>, address: &BindAddress) {
     notes.note(severity, "/endpoint/port", format!("{address} is in use by {holder}"), Some(help));
 }
 
-fn unix_socket(notes: &mut Notes<'_>, path: &Path) {
+fn unix_socket(notes: &mut Findings<'_>, path: &Path) {
     let parent = path.parent().unwrap_or(Path::new("/"));
     if !parent.is_dir() {
         let help = "make it, writable by the user that the broker runs as";
@@ -140,8 +140,8 @@ fn unix_socket(notes: &mut Notes<'_>, path: &Path) {
     }
 }
 
-/// Loads what `sslConfig` names, and looks when it ends.
-fn certificates(notes: &mut Notes<'_>, endpoint: &Endpoint, now: OffsetDateTime) {
+/// Loads the files that `sslConfig` names, and checks when the certificates expire.
+fn certificates(notes: &mut Findings<'_>, endpoint: &Endpoint, now: OffsetDateTime) {
     let Some(ssl) = &endpoint.ssl_config else { return };
     let own = [(Some(&ssl.cert_file), "certFile"), (Some(&ssl.key_file), "keyFile")];
     let trust = [(ssl.ca_file.as_ref(), "caFile"), (ssl.crl_file.as_ref(), "crlFile")];
@@ -160,18 +160,18 @@ fn certificates(notes: &mut Notes<'_>, endpoint: &Endpoint, now: OffsetDateTime)
         }
         paths.push(endpoint.origin.resolve(file));
     }
-    // What cannot be read is told already.
+    // Unreadable files are reported above.
     if !complete {
         return;
     }
     let contents = Contents::read(&mut FileSystem, paths.iter());
     if let Err(why) = tls::load(endpoint, ssl, &contents) {
-        notes.error("/endpoint/sslConfig", why, "`openssl x509 -in FILE -text` shows what a file holds");
+        notes.error("/endpoint/sslConfig", why.to_string(), "`openssl x509 -in FILE -text` shows what a file holds");
     }
 }
 
-fn time_left(notes: &mut Notes<'_>, pointer: &str, pem: &[u8], now: OffsetDateTime) {
-    // What is no certificate at all is told by whoever loads it.
+fn time_left(notes: &mut Findings<'_>, pointer: &str, pem: &[u8], now: OffsetDateTime) {
+    // `tls::load` reports a file that holds no certificate.
     let times = CertificateDer::pem_slice_iter(pem).flatten().filter_map(|der| validity(&der).ok());
     for (begins, ends) in times {
         if ends < now {
@@ -187,7 +187,7 @@ fn time_left(notes: &mut Notes<'_>, pointer: &str, pem: &[u8], now: OffsetDateTi
 }
 
 /// Compiles an auth document with its files.
-fn credentials(notes: &mut Notes<'_>, auth: &Arc<Auth>) {
+fn credentials(notes: &mut Findings<'_>, auth: &Arc<Auth>) {
     let read = |path: &Path| {
         let content = FileSystem.read(path).map(Arc::from);
         content.map_err(|why| format!("{}: {why}", path.display()))
@@ -199,8 +199,8 @@ fn credentials(notes: &mut Notes<'_>, auth: &Arc<Auth>) {
     }
 }
 
-/// Looks for what a bridge needs here, and tries the other broker.
-fn remote(notes: &mut Notes<'_>, bridge: &Arc<Bridge>) {
+/// Checks the files and variables of a bridge, and connects to the other broker.
+fn remote(notes: &mut Findings<'_>, bridge: &Arc<Bridge>) {
     let before = notes.found.len();
     let files =
         [("caFile", &bridge.tls.ca_file), ("certFile", &bridge.tls.cert_file), ("keyFile", &bridge.tls.key_file)];
@@ -217,14 +217,14 @@ fn remote(notes: &mut Notes<'_>, bridge: &Arc<Bridge>) {
         }
         Some(SecretRef::Env(_)) | None => {}
     }
-    // What cannot be read is told already.
+    // Unreadable files are reported above.
     if notes.found.len() == before {
         connects(notes, bridge);
     }
 }
 
 /// Connects as the bridge would, under another client id.
-fn connects(notes: &mut Notes<'_>, bridge: &Arc<Bridge>) {
+fn connects(notes: &mut Findings<'_>, bridge: &Arc<Bridge>) {
     let paths: Vec<_> = bridge_files(bridge).map(|(path, _)| path).collect();
     let contents = Contents::read(&mut FileSystem, paths.iter());
     let effective = EffectiveBridge {
@@ -235,7 +235,13 @@ fn connects(notes: &mut Notes<'_>, bridge: &Arc<Bridge>) {
     };
     let settings = match bridges::settings(&effective, EndpointId(0), 0, "validate", &contents) {
         Ok(settings) => settings,
-        Err(why) => return notes.error("/bridge/tls", why, "`openssl x509 -in FILE -text` shows what a file holds"),
+        Err(why) => {
+            return notes.error(
+                "/bridge/tls",
+                why.to_string(),
+                "`openssl x509 -in FILE -text` shows what a file holds",
+            );
+        }
     };
     let outcomes = match probe(&settings) {
         Ok(outcomes) => outcomes,
@@ -245,7 +251,7 @@ fn connects(notes: &mut Notes<'_>, bridge: &Arc<Bridge>) {
         let Err(failure) = outcome else { continue };
         let pointer = format!("/bridge/address/{at}");
         let (severity, help) = match failure.cause {
-            // The bridge waits for it, and so does what it carries.
+            // The bridge and its messages wait for the other broker.
             Cause::Unreachable | Cause::TimedOut | Cause::Lost => {
                 (Severity::Warning, "fine, if it is up later, or can be reached from the broker's machine only")
             }

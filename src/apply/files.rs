@@ -19,8 +19,51 @@ pub trait ReadFiles: Send + 'static {
     /// The whole content.
     ///
     /// # Errors
-    /// Why it cannot be read, as a phrase.
-    fn read(&mut self, path: &Path) -> Result<Vec<u8>, String>;
+    /// See [`FileError`].
+    fn read(&mut self, path: &Path) -> Result<Vec<u8>, FileError>;
+}
+
+/// Why a file cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FileError {
+    #[error("no such file")]
+    NotFound,
+    #[error("permission denied")]
+    PermissionDenied,
+    #[error("not a file")]
+    NotAFile,
+    #[error("larger than {FILE_BYTES_MAX} bytes")]
+    TooLarge,
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<std::io::Error> for FileError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::NotFound => Self::NotFound,
+            std::io::ErrorKind::PermissionDenied => Self::PermissionDenied,
+            _ => Self::Other(error.to_string()),
+        }
+    }
+}
+
+/// Why a declaration cannot be compiled with the files and variables that it refers to.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum CompileError {
+    #[error("{}: {error}", path.display())]
+    File { path: PathBuf, error: FileError },
+    #[error("the environment has no variable {0}")]
+    Variable(Arc<str>),
+    /// TLS material or credentials that were read and cannot be used.
+    #[error("{0}")]
+    Content(String),
+}
+
+impl CompileError {
+    pub(super) fn content(message: impl Into<String>) -> Self {
+        Self::Content(message.into())
+    }
 }
 
 /// The file system.
@@ -28,30 +71,24 @@ pub trait ReadFiles: Send + 'static {
 pub struct FileSystem;
 
 impl ReadFiles for FileSystem {
-    fn read(&mut self, path: &Path) -> Result<Vec<u8>, String> {
-        let say = |e: std::io::Error| match e.kind() {
-            std::io::ErrorKind::NotFound => "no such file".to_owned(),
-            std::io::ErrorKind::PermissionDenied => "permission denied".to_owned(),
-            _ => e.to_string(),
-        };
-        let meta = std::fs::metadata(path).map_err(say)?;
-        if !meta.is_file() {
-            return Err("not a file".to_owned());
+    fn read(&mut self, path: &Path) -> Result<Vec<u8>, FileError> {
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(FileError::NotAFile);
         }
         let mut bytes = Vec::new();
-        File::open(path).map_err(say)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(say)?;
+        File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
-            return Err(format!("larger than {FILE_BYTES_MAX} bytes"));
+            return Err(FileError::TooLarge);
         }
         Ok(bytes)
     }
 }
 
-/// What was read in one pass: digest and content belong together, so that what is compared is what is loaded.
+/// The files of one pass: digest and content are read together, so that the content loaded is the content compared.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) digests: Files,
-    bytes: BTreeMap<PathBuf, Result<Arc<[u8]>, Arc<str>>>,
+    bytes: BTreeMap<PathBuf, Result<Arc<[u8]>, FileError>>,
 }
 
 impl Contents {
@@ -59,10 +96,10 @@ impl Contents {
     pub(super) fn read<'a>(reader: &mut impl ReadFiles, paths: impl Iterator<Item = &'a PathBuf>) -> Self {
         let mut contents = Self::default();
         for path in paths {
-            let bytes: Result<Arc<[u8]>, Arc<str>> = reader.read(path).map(Arc::from).map_err(Arc::from);
+            let bytes: Result<Arc<[u8]>, FileError> = reader.read(path).map(Arc::from);
             let digest: FileDigest = match &bytes {
                 Ok(bytes) => Ok(hex(&Sha256::digest(bytes))),
-                Err(message) => Err(Arc::clone(message)),
+                Err(error) => Err(Arc::from(error.to_string())),
             };
             contents.digests.insert(path.clone(), digest);
             contents.bytes.insert(path.clone(), bytes);
@@ -70,13 +107,13 @@ impl Contents {
         contents
     }
 
-    /// A file's content.
-    pub(super) fn get(&self, path: &Path) -> Result<Arc<[u8]>, String> {
-        match self.bytes.get(path) {
-            Some(Ok(bytes)) => Ok(Arc::clone(bytes)),
-            Some(Err(message)) => Err(format!("{}: {message}", path.display())),
-            None => Err(format!("{}: was not read", path.display())),
-        }
+    /// A file's content. All files that a declaration refers to are read before it is compiled.
+    pub(super) fn get(&self, path: &Path) -> Result<Arc<[u8]>, CompileError> {
+        let found = self.bytes.get(path);
+        debug_assert!(found.is_some(), "{} was not read", path.display());
+        let unread = || FileError::Other("was not read".to_owned());
+        let content = found.cloned().unwrap_or_else(|| Err(unread()));
+        content.map_err(|error| CompileError::File { path: path.to_owned(), error })
     }
 }
 

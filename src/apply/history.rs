@@ -1,4 +1,4 @@
-//! Every change of what is declared or live, and every refused attempt: bounded, kept across restarts.
+//! The history: every change of the declared or live state and every refused attempt; bounded, saved across restarts.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -9,9 +9,9 @@ use crate::store::{Journal, StoreError};
 use weir_declare::config::{self, Declared, Diagnostic};
 use weir_declare::reconcile::Timestamp;
 
-/// Entries that are kept.
+/// Entries in memory and on disk.
 pub const HISTORY_MAX: usize = 500;
-/// Bytes of an entry's diff; what is beyond is left out, and said so.
+/// Bytes of an entry's diff; a longer one is cut, with a note.
 const DIFF_BYTES_MAX: usize = 64 << 10;
 
 /// The history, newest last.
@@ -21,15 +21,15 @@ pub struct History {
     journal: Option<Journal<HistoryEntry>>,
     /// The last refusal of a whole snapshot, so that each is recorded once.
     refused: Option<(String, Arc<[Diagnostic]>)>,
-    /// What was refused or held back of what is applied, as of the last entry.
-    held_back: BTreeSet<HeldBack>,
+    /// The changes that were refused or waiting as of the last entry.
+    blocked_changes: BTreeSet<BlockedChange>,
     /// The declared documents as of the last entry: the next entry's diff starts from them.
     declared: Arc<Declared>,
 }
 
 /// A change that is not done, and does not fail in the doing: its document is wrong, or it waits to be confirmed.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct HeldBack {
+pub(super) struct BlockedChange {
     pub(super) endpoint: String,
     pub(super) action: &'static str,
     pub(super) why: String,
@@ -41,7 +41,7 @@ impl History {
         Self { entries: Arc::new(entries), journal, ..Self::default() }
     }
 
-    /// Sets the declaration that is in force at the start: what the last entries of an earlier run led to.
+    /// Sets the declaration in force at the start, to which the last entries of an earlier run led.
     pub(super) fn start_from(&mut self, declared: &Arc<Declared>) {
         self.declared = Arc::clone(declared);
     }
@@ -51,8 +51,8 @@ impl History {
         Arc::clone(&self.entries)
     }
 
-    /// Records a refusal of a whole snapshot; says whether it is news.
-    pub(super) fn note_refusal(
+    /// Records the refusal of a whole snapshot; returns whether it is a new one.
+    pub(super) fn record_refusal(
         &mut self,
         reading: &Reading,
         summary: &str,
@@ -84,15 +84,15 @@ impl History {
         true
     }
 
-    /// Those of all that is held back that were not told before.
-    pub(super) fn news_of(&mut self, held_back: BTreeSet<HeldBack>) -> Vec<HistoryAction> {
-        let news = held_back.difference(&self.held_back).map(|news| HistoryAction {
+    /// The blocked changes that were not recorded before.
+    pub(super) fn newly_blocked(&mut self, blocked_changes: BTreeSet<BlockedChange>) -> Vec<HistoryAction> {
+        let news = blocked_changes.difference(&self.blocked_changes).map(|news| HistoryAction {
             endpoint: news.endpoint.clone(),
             action: news.action.to_owned(),
             error: Some(news.why.clone()),
         });
         let news = news.collect();
-        self.held_back = held_back;
+        self.blocked_changes = blocked_changes;
         news
     }
 
@@ -119,7 +119,7 @@ impl History {
         if let Some(journal) = &mut self.journal
             && let Err(error) = journal.append(&self.entries)
         {
-            tracing::error!(%error, "history not saved; it is tried again");
+            tracing::error!(%error, "history write failed: it is retried");
         }
     }
 

@@ -1,34 +1,39 @@
-//! Executes plans: binds, installs, drains. Where the control plane and the data plane meet.
+//! Applies plans: binds, installs, drains. Where the control plane and the data plane meet.
 //!
-//! [`Reconciler`] is the loop's body (`reconciler`: a reading comes in; `converge`: plan, prepare, commit; `observe`:
-//! conditions and what is published; `held`: what waits to be confirmed; `leave`: clients on their way out; `spans`: its
-//! traces); [`run`] is the loop.
+//! [`run`] is the loop, [`Reconciler`] its body. The body only sequences the parts, each with its own state: `declaration`
+//! (what is accepted and held), `source_tracker`, `listeners` with `draining`, `bridges`, `conditions`, `history`,
+//! `publish`. `converge` is a pass over listeners and bridges, `spans` its trace. Must never serve a client itself.
 
 mod bridges;
 mod compile;
+mod conditions;
 mod converge;
-mod drain;
+mod declaration;
+mod drain_plan;
+mod draining;
 mod environment;
 mod files;
-mod held;
 mod history;
-mod leave;
-mod observe;
+mod listeners;
 mod plane;
 mod port_holder;
+mod publish;
 mod reconciler;
+mod record;
+mod running;
 mod service;
+mod source_tracker;
 mod spans;
 mod sys_topics;
 mod tls;
 
-pub use bridges::Bridging;
+pub use bridges::BridgeManager;
 pub(crate) use bridges::system_authorities;
-pub use environment::{Obstacle, obstacles};
-pub use files::{FileSystem, ReadFiles};
+pub use draining::DrainReport;
+pub use environment::{EnvironmentProblem, environment_problems};
+pub use files::{FileError, FileSystem, ReadFiles};
 pub use history::{HISTORY_MAX, History};
-pub use leave::Drained;
 pub use plane::{Plane, SocketChange};
 pub use reconciler::{Next, Reconciler, ReconcilerOptions, Start};
-pub use service::{Kept, Signal, run, signals, source_name};
+pub use service::{LastGoodStore, Signal, run};
 pub use sys_topics::publish_sys_topics;

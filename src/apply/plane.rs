@@ -1,4 +1,4 @@
-//! What the control plane asks of the data plane; a simulation answers the same questions.
+//! The interface of the data plane to the control plane; a simulation implements it too.
 
 use std::future::Future;
 use std::io;
@@ -11,13 +11,13 @@ use crate::net::{
 };
 use weir_broker::EndpointId;
 
-/// A data plane, as [`DataPlane`] is one; its methods say what each of these does.
+/// A data plane. [`DataPlane`] documents the methods.
 pub trait Plane: Send + Sync + 'static {
     /// A socket that is bound and not yet accepted from.
     type Socket: Send;
 
     fn bind(&self, key: &SocketKey, options: &SocketOptions) -> io::Result<Self::Socket>;
-    /// Who has an address that cannot be bound, where that can be told.
+    /// The process that holds an address, where it can be found.
     fn holder(&self, key: &SocketKey) -> Option<String>;
     fn install(&self, changes: Vec<SocketChange<Self::Socket>>) -> impl Future<Output = Result<(), PlaneError>> + Send;
     fn set_policy(&self, policy: Arc<ListenerPolicy>) -> impl Future<Output = Result<(), PlaneError>> + Send;

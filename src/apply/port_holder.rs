@@ -1,4 +1,4 @@
-//! Who has an address that cannot be bound, as far as /proc tells.
+//! Finds the process that holds an address, through /proc.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::net::SocketKey;
 
-/// Processes looked at, at most: this is for a message.
+/// Processes examined at most: the result is only used for a message.
 const PROCESSES_MAX: usize = 20_000;
 /// TCP_LISTEN in /proc/net/tcp.
 const STATE_LISTEN: &str = "0A";

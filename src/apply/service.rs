@@ -1,40 +1,40 @@
-//! The loop: waits for what may have changed, and has the reconciler look.
+//! The loop: waits for events and calls the reconciler.
 
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::draining::DrainReport;
 use super::files::ReadFiles;
-use super::leave::Drained;
 use super::plane::Plane;
 use super::reconciler::{Next, Reconciler};
 use crate::source::{SourceEvent, SourceHandle};
 use crate::state::wall_clock;
-use crate::store::{LastKnownGoodFile, Saved};
+use crate::store::{LastKnownGoodFile, Saved, StoreError};
 use weir_declare::reconcile::Timestamp;
 
-/// Between two looks at what seems to be gone.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// Between attempts at what failed: doubled each time, from the first to the second.
+/// The delay before the source is read again to confirm a deletion.
+const RECHECK_DELAY: Duration = Duration::from_millis(250);
+/// The delay before a failed pass is repeated: doubled each time, from the first to the second.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
-/// What survives a restart is written at once after a change, but not more often than this: of a burst of changes, the
-/// first and the last are written.
+/// The state is saved at once after a change, but not more often than this: of a burst of changes, the first and the
+/// last are saved.
 const SAVE_EVERY: Duration = Duration::from_millis(500);
 /// How long after a failed write it is tried again.
 const SAVE_RETRY: Duration = Duration::from_secs(5);
 
-/// What an operator asks of the loop.
+/// A request of an operator to the loop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
     /// SIGHUP: read the source now.
-    ReadNow,
+    Reload,
     /// SIGTERM: end.
     Stop,
 }
 
-/// Where what is known to be good is kept.
+/// Where the last known good declaration is saved.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct LastGoodStore {
     pub file: LastKnownGoodFile,
     /// Names the source.
     pub source: String,
@@ -44,20 +44,20 @@ pub struct Kept {
 enum Event {
     Source(SourceEvent),
     SourceEnded,
-    Drained(Drained),
+    DrainEnded(DrainReport),
     Signal(Signal),
-    LookAgain,
+    Recheck,
     Retry,
     Save,
 }
 
-/// Runs until told to stop; the reconciler comes back, everything it started still in place.
+/// Runs until [`Signal::Stop`]; returns the reconciler with everything it started still running.
 pub async fn run<P: Plane, F: ReadFiles>(
     mut reconciler: Reconciler<P, F>,
     mut source: SourceHandle,
-    mut drained: mpsc::UnboundedReceiver<Drained>,
+    mut drained: mpsc::UnboundedReceiver<DrainReport>,
     mut signals: mpsc::Receiver<Signal>,
-    kept: Option<Kept>,
+    last_good_store: Option<LastGoodStore>,
 ) -> Reconciler<P, F> {
     let mut timers = Timers::default();
     let mut saving = Saving::default();
@@ -67,33 +67,35 @@ pub async fn run<P: Plane, F: ReadFiles>(
             biased;
             signal = signals.recv() => Event::Signal(signal.unwrap_or(Signal::Stop)),
             event = source.events.recv(), if source_is_there => event.map_or(Event::SourceEnded, Event::Source),
-            Some(ended) = drained.recv() => Event::Drained(ended),
-            () = due(timers.look_again) => Event::LookAgain,
+            Some(ended) = drained.recv() => Event::DrainEnded(ended),
+            () = due(timers.recheck) => Event::Recheck,
             () = due(timers.retry) => Event::Retry,
             () = due(saving.due) => Event::Save,
         };
         let now = wall_clock();
         let next = match event {
             Event::Source(SourceEvent::Read(reading)) => reconciler.read(*reading, now).await,
-            Event::Source(SourceEvent::Trouble(error)) => reconciler.trouble(&error, now).await,
+            Event::Source(SourceEvent::Failed(error)) => reconciler.source_failed(&error, now).await,
             Event::SourceEnded => {
-                tracing::error!("nothing is read from the source any longer; restart the broker and report this");
+                tracing::error!(
+                    "source task ended: changes are not followed any longer; restart the broker and report this"
+                );
                 source_is_there = false;
                 continue;
             }
-            Event::Drained(ended) => {
+            Event::DrainEnded(ended) => {
                 reconciler.drain_ended(&ended);
                 continue;
             }
-            Event::Signal(Signal::ReadNow) | Event::LookAgain => {
-                timers.look_again = None;
-                source.nudge();
+            Event::Signal(Signal::Reload) | Event::Recheck => {
+                timers.recheck = None;
+                source.request_resync();
                 continue;
             }
             Event::Signal(Signal::Stop) => break,
             Event::Retry => reconciler.tick(now).await,
             Event::Save => {
-                saving.save(&mut reconciler, kept.as_ref(), now).await;
+                saving.save(&mut reconciler, last_good_store.as_ref(), now).await;
                 continue;
             }
         };
@@ -105,24 +107,24 @@ pub async fn run<P: Plane, F: ReadFiles>(
         }
         // Here, and not when nothing else is to be done: a source that never rests is saved too.
         if reconciler.take_newly_held() || saving.is_due(tokio::time::Instant::now()) {
-            saving.save(&mut reconciler, kept.as_ref(), now).await;
+            saving.save(&mut reconciler, last_good_store.as_ref(), now).await;
         }
     }
     if saving.due.is_some() {
-        saving.save(&mut reconciler, kept.as_ref(), wall_clock()).await;
+        saving.save(&mut reconciler, last_good_store.as_ref(), wall_clock()).await;
         saving.report_unsaved(reconciler.unsaved_history());
     }
     reconciler
 }
 
-/// When what survives a restart is written.
+/// When the state is saved.
 #[derive(Debug, Default)]
 struct Saving {
     /// `None`: everything is written.
     due: Option<tokio::time::Instant>,
     /// The last attempt.
     last: Option<tokio::time::Instant>,
-    /// The last known good is not yet written; else it is the history alone.
+    /// The last known good declaration has to be saved; otherwise the history only.
     last_known_good: bool,
     /// Why the last attempt failed.
     failure: Option<String>,
@@ -149,21 +151,24 @@ impl Saving {
     async fn save<P: Plane, F: ReadFiles>(
         &mut self,
         reconciler: &mut Reconciler<P, F>,
-        kept: Option<&Kept>,
+        last_good_store: Option<&LastGoodStore>,
         now: Timestamp,
     ) {
         let mut failure = reconciler.save_history().err().map(|error| error.to_string());
         if self.last_known_good {
-            match save_last_known_good(reconciler, kept, now).await {
+            match save_last_known_good(reconciler, last_good_store, now).await {
                 Ok(()) => self.last_known_good = false,
-                Err(error) => failure = Some(error),
+                Err(error) => failure = Some(error.to_string()),
             }
         }
         match (&self.failure, &failure) {
             (None, Some(error)) => {
-                tracing::error!(error, "last known good or history not saved; retrying every {SAVE_RETRY:?}")
+                tracing::error!(
+                    error,
+                    "state write failed: last known good or history not saved; retrying every {SAVE_RETRY:?}"
+                )
             }
-            (Some(_), None) => tracing::info!("last known good and history saved again"),
+            (Some(_), None) => tracing::info!("state write recovered: last known good and history are saved"),
             (None, None) | (Some(_), Some(_)) => {}
         }
         self.attempted(tokio::time::Instant::now(), failure);
@@ -175,19 +180,19 @@ impl Saving {
         if self.last_known_good {
             tracing::warn!(
                 error,
-                "shutdown: last known good not saved; a start without the source serves the one saved before"
+                "shutdown: last known good not saved: a start without the source serves the one saved before"
             );
         }
         if unsaved_history > 0 {
-            tracing::warn!(error, entries = unsaved_history, "shutdown: history entries not saved; they are lost");
+            tracing::warn!(error, entries = unsaved_history, "shutdown: history not saved: its last entries are lost");
         }
     }
 }
 
-/// When to do what without a hint from outside.
+/// The timers of the loop.
 #[derive(Debug, Default)]
 struct Timers {
-    look_again: Option<tokio::time::Instant>,
+    recheck: Option<tokio::time::Instant>,
     retry: Option<tokio::time::Instant>,
     backoff: Option<Duration>,
 }
@@ -197,13 +202,13 @@ impl Timers {
         let now = tokio::time::Instant::now();
         self.retry = None;
         match next {
-            Next::LookAgain => self.look_again = Some(now + LOOK_AGAIN),
+            Next::Recheck => self.recheck = Some(now + RECHECK_DELAY),
             Next::Retry => {
                 let wait = self.backoff.map_or(RETRY.0, |last| (last * 2).min(RETRY.1));
                 self.backoff = Some(wait);
                 self.retry = Some(now + wait);
             }
-            Next::Rest => {
+            Next::Wait => {
                 self.backoff = None;
                 // Clients that leave are only seen by looking.
                 self.retry = draining.then(|| now + Duration::from_secs(1));
@@ -219,49 +224,29 @@ async fn due(at: Option<tokio::time::Instant>) {
     }
 }
 
+/// Why the last known good declaration could not be saved.
+#[derive(Debug, thiserror::Error)]
+enum SaveError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the task that writes it failed: {0}")]
+    Task(tokio::task::JoinError),
+}
+
 async fn save_last_known_good<P: Plane, F: ReadFiles>(
     reconciler: &Reconciler<P, F>,
-    kept: Option<&Kept>,
+    last_good_store: Option<&LastGoodStore>,
     now: Timestamp,
-) -> Result<(), String> {
-    let (Some(kept), Some((revision, previous))) = (kept, reconciler.last_known_good()) else { return Ok(()) };
-    let saved = Saved { source: kept.source.clone(), revision, saved_at: now, previous };
-    let file = kept.file.clone();
+) -> Result<(), SaveError> {
+    let (Some(last_good_store), Some((revision, previous))) = (last_good_store, reconciler.last_known_good()) else {
+        return Ok(());
+    };
+    let saved = Saved { source: last_good_store.source.clone(), revision, saved_at: now, previous };
+    let file = last_good_store.file.clone();
     match tokio::task::spawn_blocking(move || file.save(&saved)).await {
-        Ok(saved) => saved.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
+        Ok(saved) => Ok(saved?),
+        Err(error) => Err(SaveError::Task(error)),
     }
-}
-
-/// Sends what the process is told by signals.
-pub fn signals() -> std::io::Result<mpsc::Receiver<Signal>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (tell, told) = mpsc::channel(4);
-    let mut hang_up = signal(SignalKind::hangup())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        loop {
-            let what = tokio::select! {
-                _ = hang_up.recv() => Signal::ReadNow,
-                _ = terminate.recv() => Signal::Stop,
-                _ = interrupt.recv() => Signal::Stop,
-            };
-            if tell.send(what).await.is_err() {
-                return;
-            }
-        }
-    });
-    Ok(told)
-}
-
-/// What a source is called where its last known good is kept.
-pub fn source_name(kind: &str, location: &str) -> String {
-    if kind == "etcd" {
-        return format!("{kind} {location}");
-    }
-    let absolute = std::path::absolute(location).map_or_else(|_| location.to_owned(), |p| p.display().to_string());
-    format!("{kind} {absolute}")
 }
 
 #[cfg(test)]
@@ -288,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_save_is_tried_again_without_and_with_a_change() {
+    fn a_failed_save_is_repeated_without_and_with_a_change() {
         let start = tokio::time::Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
         let mut saving = Saving::default();

@@ -1,21 +1,35 @@
-//! What a pass tells a trace: `reconcile`, and in it `read`, `validate`, `plan`, `apply` with a span for each action.
+//! The trace of a pass: span `reconcile` with `read`, `validate`, `plan` and `apply`, and a span per action.
 
-use super::files::ReadFiles;
-use super::plane::Plane;
-use super::reconciler::{Next, Reconciler};
 use crate::source::Reading;
+use crate::state::SourceState;
 use crate::telemetry::{PASS, SpanHandle, Tracer};
 use weir_declare::config::Loaded;
 use weir_declare::reconcile::{Action, ActionKind, BridgeAction, Plan, render};
 
-impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
-    /// Has passes traced from now on.
-    pub fn trace_with(&mut self, tracer: Tracer) {
+/// Records the spans of passes.
+#[derive(Default)]
+pub(super) struct PassTrace {
+    tracer: Tracer,
+    planning: Option<SpanHandle>,
+    applying: Option<SpanHandle>,
+}
+
+/// The result of a pass.
+pub(super) struct PassOutcome {
+    /// In the words of the history where it has them.
+    pub(super) word: &'static str,
+    pub(super) error: Option<String>,
+}
+
+impl PassTrace {
+    /// Traces the next passes with `tracer`.
+    pub(super) fn set_tracer(&mut self, tracer: Tracer) {
         self.tracer = tracer;
     }
 
-    /// `why`: `reading`, `trouble` or `retry`.
-    pub(super) fn begin_pass(&mut self, why: &str, reading: Option<&Reading>) {
+    /// Begins the trace of a pass. `cause`: `reading`, `trouble` or `retry`.
+    pub(super) fn begin(&mut self, cause: &str, reading: Option<&Reading>, source: &SourceState) {
+        (self.planning, self.applying) = (None, None);
         self.tracer.begin("reconcile");
         if !self.tracer.is_on() {
             return;
@@ -23,9 +37,18 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         if let Some((from, to)) = reading.and_then(|reading| reading.read) {
             self.tracer.done("read", from, to);
         }
-        self.tracer.set(PASS, "weir.cause", why);
-        self.tracer.set(PASS, "weir.source.kind", self.source.kind);
-        self.tracer.set(PASS, "weir.source.location", self.source.location.as_str());
+        self.tracer.set(PASS, "weir.cause", cause);
+        self.tracer.set(PASS, "weir.source.kind", source.kind);
+        self.tracer.set(PASS, "weir.source.location", source.location.as_str());
+    }
+
+    /// Records the error of the source that the pass is for.
+    pub(super) fn set_source_error(&mut self, kind: &'static str) {
+        self.tracer.set(PASS, "weir.source.trouble", kind);
+    }
+
+    pub(super) fn begin_validation(&mut self) -> SpanHandle {
+        self.tracer.step(PASS, "validate")
     }
 
     pub(super) fn end_validation(&mut self, step: SpanHandle, documents: usize, loaded: &Loaded) {
@@ -45,27 +68,37 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.tracer.end(step);
     }
 
-    /// The plan is made; what it names is being done from now on.
-    pub(super) fn planned(&mut self, planning: SpanHandle, plan: &Plan) -> SpanHandle {
-        if !self.tracer.is_on() {
-            return SpanHandle::NONE;
-        }
-        self.tracer.set(planning, "weir.plan", render::summary(plan));
-        self.tracer.set(planning, "weir.actions", plan.due().count() + plan.due_bridges().count());
-        self.tracer.end(planning);
-        self.tracer.step(PASS, "apply")
+    pub(super) fn begin_plan(&mut self) {
+        self.planning = Some(self.tracer.step(PASS, "plan"));
     }
 
-    pub(super) fn begin_action(&mut self, applying: SpanHandle, action: &Action) -> SpanHandle {
-        if !self.tracer.is_on() {
-            return SpanHandle::NONE;
+    /// Ends the span of the plan and begins the span `apply`, once per pass.
+    pub(super) fn end_plan(&mut self, plan: &Plan) {
+        if !self.tracer.is_on() || self.applying.is_some() {
+            return;
         }
+        if let Some(planning) = self.planning {
+            self.tracer.set(planning, "weir.plan", render::summary(plan));
+            self.tracer.set(planning, "weir.actions", plan.due().count() + plan.due_bridges().count());
+            self.tracer.end(planning);
+        }
+        self.applying = Some(self.tracer.step(PASS, "apply"));
+    }
+
+    pub(super) fn end_apply(&mut self) {
+        if let Some(applying) = self.applying {
+            self.tracer.end(applying);
+        }
+    }
+
+    pub(super) fn begin_action(&mut self, action: &Action) -> SpanHandle {
+        let Some(applying) = self.applying.filter(|_| self.tracer.is_on()) else { return SpanHandle::NONE };
         let step = self.tracer.step(applying, format!("endpoint {}", action.kind.as_str()));
         self.tracer.set(step, "weir.endpoint", action.name.as_str());
         if let Some(address) = action.to.as_ref().or(action.from.as_ref()) {
             self.tracer.set(step, "weir.address", address.to_string());
         }
-        // Which fields, and never what they are: some refer to secrets.
+        // Names of fields only: some values refer to secrets.
         let changed: Vec<&str> = action.changes.iter().map(|change| change.path.as_str()).collect();
         if !changed.is_empty() {
             self.tracer.set(step, "weir.changed", changed.join(", "));
@@ -73,58 +106,35 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         step
     }
 
-    pub(super) fn begin_bridge_action(&mut self, applying: SpanHandle, action: &BridgeAction) -> SpanHandle {
-        if action.kind == ActionKind::None || !self.tracer.is_on() {
-            return SpanHandle::NONE;
-        }
+    pub(super) fn begin_bridge_action(&mut self, action: &BridgeAction) -> SpanHandle {
+        let applying = self.applying.filter(|_| self.tracer.is_on() && action.kind != ActionKind::None);
+        let Some(applying) = applying else { return SpanHandle::NONE };
         let step = self.tracer.step(applying, format!("bridge {}", action.kind.as_str()));
         self.tracer.set(step, "weir.bridge", action.name.as_str());
         step
     }
 
-    /// Says what came of the pass, and hands it over.
-    pub(super) fn end_pass(&mut self, next: Next) {
+    pub(super) fn fail(&mut self, step: SpanHandle, message: &str) {
+        self.tracer.fail(step, message);
+    }
+
+    pub(super) fn end_action(&mut self, step: SpanHandle) {
+        self.tracer.end(step);
+    }
+
+    /// Records the outcome of the pass and exports its spans. `outcome` is only called where passes are traced.
+    pub(super) fn end(&mut self, source: &SourceState, digest: &str, outcome: impl FnOnce() -> PassOutcome) {
         if !self.tracer.is_on() {
             return;
         }
-        let (outcome, error) = self.outcome(next);
-        let revision = self.source.attempted_revision.clone().unwrap_or_default();
-        let applied = self.source.applied_revision.clone().unwrap_or_default();
-        self.tracer.set(PASS, "weir.revision", revision);
-        self.tracer.set(PASS, "weir.revision.applied", applied);
-        self.tracer.set(PASS, "weir.digest", self.declaration_digest.as_str());
-        self.tracer.set(PASS, "weir.outcome", outcome);
+        let PassOutcome { word, error } = outcome();
+        self.tracer.set(PASS, "weir.revision", source.attempted_revision.clone().unwrap_or_default());
+        self.tracer.set(PASS, "weir.revision.applied", source.applied_revision.clone().unwrap_or_default());
+        self.tracer.set(PASS, "weir.digest", digest);
+        self.tracer.set(PASS, "weir.outcome", word);
         if let Some(error) = error {
             self.tracer.fail(PASS, error);
         }
         self.tracer.finish();
-    }
-
-    /// In the history's words where it has them, and what is wrong.
-    fn outcome(&self, next: Next) -> (&'static str, Option<String>) {
-        if let Some(trouble) = &self.source.trouble {
-            return ("sourceTrouble", Some(trouble.message.clone()));
-        }
-        if next == Next::LookAgain {
-            return ("lookAgain", None);
-        }
-        let errors = self.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
-        if self.options.atomic && errors > 0 {
-            return ("refused", Some(format!("refused whole: {errors} errors")));
-        }
-        let failures = self.failures.values().map(|failure| failure.message.clone());
-        let refusals = self.refusals.values().map(|refusal| refusal.message.clone());
-        let held = self.held.iter().map(|(identity, held)| format!("{identity}: {}", held.why));
-        let wrong: Vec<String> = failures.chain(refusals).chain(held).collect();
-        if let Some(first) = wrong.first() {
-            let more = if wrong.len() > 1 { format!(" (and {} more)", wrong.len() - 1) } else { String::new() };
-            return ("appliedWithRefusals", Some(format!("{first}{more}")));
-        }
-        let acted = self.plan.due().next().is_some() || self.plan.due_bridges().next().is_some();
-        match (self.suspended, acted) {
-            (true, _) => ("suspended", None),
-            (false, true) => ("applied", None),
-            (false, false) => ("unchanged", None),
-        }
     }
 }

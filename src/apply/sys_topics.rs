@@ -1,4 +1,4 @@
-//! `$SYS`: what the broker tells MQTT clients of itself, as retained messages in the shared namespace.
+//! `$SYS`: the broker's statistics as retained messages in the shared namespace.
 //!
 //! A tenant with a mountpoint does not see them: they name every endpoint.
 

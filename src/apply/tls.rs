@@ -1,11 +1,12 @@
-//! `sslConfig` and its files to what a listener needs: a pair is loaded whole or not at all.
+//! Loads the files of `sslConfig` into a listener's TLS policy. A certificate and its key are loaded together or not at
+//! all.
 
 use std::sync::Arc;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::files::Contents;
+use super::files::{CompileError, Contents};
 use crate::auth::validity;
 use crate::net::{ClientAuth, Identity, TlsError, TlsFile, TlsPolicy, TlsSettings};
 use weir_declare::config::{self, Endpoint, FileRef, SslConfig, TlsVersion};
@@ -15,14 +16,18 @@ use weir_declare::reconcile::Timestamp;
 ///
 /// # Errors
 /// Which file, and what is wrong with it.
-pub(super) fn load(endpoint: &Endpoint, ssl: &SslConfig, files: &Contents) -> Result<TlsPolicy, String> {
+pub(super) fn load(endpoint: &Endpoint, ssl: &SslConfig, files: &Contents) -> Result<TlsPolicy, CompileError> {
     let read = |file: &FileRef| files.get(&endpoint.origin.resolve(file));
     let own = Pair::read(&ssl.cert_file, &ssl.key_file, &read)?;
     let named: Vec<Pair<'_>> =
         ssl.sni.iter().map(|sni| Pair::read(&sni.cert_file, &sni.key_file, &read)).collect::<Result<_, _>>()?;
     let trust = match (ssl.client_auth, &ssl.ca_file) {
         (config::ClientAuth::None, _) => None,
-        (_, None) => return Err("clientAuth needs a caFile: who may have issued the clients' certificates".into()),
+        (_, None) => {
+            return Err(CompileError::content(
+                "clientAuth needs a caFile: the authorities of the clients' certificates",
+            ));
+        }
         (_, Some(ca_file)) => Some((read(ca_file)?, ssl.crl_file.as_ref().map(read).transpose()?)),
     };
     let client_auth = match &trust {
@@ -41,11 +46,11 @@ pub(super) fn load(endpoint: &Endpoint, ssl: &SslConfig, files: &Contents) -> Re
         only_tls13: ssl.min_version == TlsVersion::V1_3,
         websocket: endpoint.use_websocket,
     };
-    settings.build().map_err(|error| trouble(&error, ssl))
+    settings.build().map_err(|error| CompileError::Content(describe(&error, ssl)))
 }
 
-/// When the first of an endpoint's own certificates stops to hold (those of its chains included). `None`: no TLS, or no
-/// certificate that tells.
+/// When the first of an endpoint's own certificates expires, those of its chains included. `None`: no TLS, or no
+/// certificate that can be parsed.
 pub(super) fn expires_at(endpoint: &Endpoint, files: &Contents) -> Option<Timestamp> {
     let ssl = endpoint.ssl_config.as_ref()?;
     let mut ends = Vec::new();
@@ -70,10 +75,10 @@ impl<'a> Pair<'a> {
     fn read(
         cert_file: &'a FileRef,
         key_file: &'a FileRef,
-        read: &impl Fn(&FileRef) -> Result<Arc<[u8]>, String>,
-    ) -> Result<Self, String> {
+        read: &impl Fn(&FileRef) -> Result<Arc<[u8]>, CompileError>,
+    ) -> Result<Self, CompileError> {
         let pair = Self { cert_file, key_file, chain_pem: read(cert_file)?, key_pem: read(key_file)? };
-        pair.identity().check().map_err(|error| pair.trouble(&error))?;
+        pair.identity().check().map_err(|error| CompileError::Content(pair.describe(&error)))?;
         Ok(pair)
     }
 
@@ -81,7 +86,7 @@ impl<'a> Pair<'a> {
         Identity { chain_pem: &self.chain_pem, key_pem: &self.key_pem }
     }
 
-    fn trouble(&self, error: &TlsError) -> String {
+    fn describe(&self, error: &TlsError) -> String {
         let (cert, key) = (&self.cert_file.0, &self.key_file.0);
         match error {
             TlsError::Empty(TlsFile::Certificate) => format!("{cert}: no certificate in it"),
@@ -94,8 +99,8 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// What is wrong with all but the certificates and keys, which were judged before.
-fn trouble(error: &TlsError, ssl: &SslConfig) -> String {
+/// Describes an error of anything but the certificates and keys, which are checked before.
+fn describe(error: &TlsError, ssl: &SslConfig) -> String {
     let at_fault = match error {
         TlsError::Pem(file, _) | TlsError::Empty(file) | TlsError::Content(file, _) => match file {
             TlsFile::ClientCa => ssl.ca_file.as_ref(),

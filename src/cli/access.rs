@@ -1,6 +1,6 @@
-//! How the verbs that ask brokers are let in: from the environment, so that no secret stands on a command line.
+//! Credentials of the verbs that query brokers, from the environment, so that no secret is on a command line.
 //!
-//! `WEIR_STATUS_TOKEN` (`file:PATH` or `env:NAME`), `WEIR_STATUS_CA` (who may have issued the broker's certificate),
+//! `WEIR_STATUS_TOKEN` (`file:PATH` or `env:NAME`), `WEIR_STATUS_CA` (the authorities of the broker's certificate),
 //! `WEIR_STATUS_CERT` and `WEIR_STATUS_KEY` (this caller's own).
 
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use rustls::{ClientConfig, RootCertStore};
 use crate::http_client::tls_trusting;
 use crate::status::Secret;
 
-/// What there is to show.
+/// The caller's credentials.
 pub(super) struct Access {
     token: Option<Secret>,
     ca: Option<PathBuf>,
@@ -23,10 +23,10 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// As the environment has it.
+    /// Reads the environment.
     ///
     /// # Errors
-    /// A reference that is none, or half a pair of files.
+    /// A reference that is malformed, or half a pair of files.
     pub(super) fn from_environment() -> anyhow::Result<Self> {
         let variable = |name: &str| std::env::var_os(name).filter(|value: &OsString| !value.is_empty());
         let token = match variable("WEIR_STATUS_TOKEN") {
@@ -59,7 +59,7 @@ impl Access {
     /// How `https` brokers are verified, and this caller's own certificate; `None`: no `WEIR_STATUS_CA`.
     ///
     /// # Errors
-    /// A file that cannot be read, or does not hold what it should.
+    /// A file that cannot be read, or has other content.
     pub(super) fn tls(&self) -> anyhow::Result<Option<ClientConfig>> {
         let Some(ca) = &self.ca else { return Ok(None) };
         let mut roots = RootCertStore::empty();

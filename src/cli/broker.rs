@@ -16,7 +16,7 @@ use crate::http_client::{HttpClient, HttpError, read_body};
 use weir_declare::config::{Revision, Snapshot, SourceFile};
 
 /// How long a broker may take to answer.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
@@ -54,15 +54,15 @@ pub(super) fn text(base: &str, path: &str) -> anyhow::Result<(bool, String)> {
     Ok((good, String::from_utf8_lossy(&body).into_owned()))
 }
 
-/// What a verb that asks brokers runs on.
+/// The runtime of a verb that queries brokers.
 ///
 /// # Errors
-/// The system does not give what it needs.
+/// The system refuses a resource.
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
 
-/// What a broker has declared.
+/// The declaration of a broker.
 ///
 /// # Errors
 /// See [`ask`].
@@ -143,7 +143,7 @@ impl<'a> Broker<'a> {
             let body = read_body(response.into_body(), ANSWER_BYTES_MAX).await.with_context(shown)?;
             Ok((good, body))
         };
-        tokio::time::timeout(ANSWER_WITHIN, answer).await.with_context(|| format!("{}: no answer", shown()))?
+        tokio::time::timeout(ANSWER_TIMEOUT, answer).await.with_context(|| format!("{}: no answer", shown()))?
     }
 
     async fn open(&self, path: &str) -> anyhow::Result<Response<Incoming>> {

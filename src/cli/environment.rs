@@ -1,17 +1,17 @@
-//! The environment tier of `weir validate`: what only this machine knows, at its place in the documents.
+//! The environment tier of `weir validate`: checks of this machine, with their places in the documents.
 
 use time::OffsetDateTime;
 
-use crate::apply::obstacles;
+use crate::apply::environment_problems;
 use weir_declare::config::{Diagnostic, Loaded, NodeContext};
 
-/// What this machine lacks of what was loaded.
+/// The problems of the loaded declaration on this machine.
 pub(super) fn check(loaded: &Loaded, node: &NodeContext) -> Vec<Diagnostic> {
-    let found = obstacles(&loaded.declared, node, OffsetDateTime::now_utc());
-    let placed = found.into_iter().filter_map(|obstacle| {
-        let place = (&obstacle.identity, obstacle.severity, obstacle.pointer.as_str());
-        let mut diagnostic = loaded.last_good.diagnostic(place.0, place.1, "environment", place.2, obstacle.message)?;
-        diagnostic.help = obstacle.help;
+    let found = environment_problems(&loaded.declared, node, OffsetDateTime::now_utc());
+    let placed = found.into_iter().filter_map(|problem| {
+        let place = (&problem.identity, problem.severity, problem.pointer.as_str());
+        let mut diagnostic = loaded.last_good.diagnostic(place.0, place.1, "environment", place.2, problem.message)?;
+        diagnostic.help = problem.help;
         Some(diagnostic)
     });
     placed.collect()

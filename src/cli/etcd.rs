@@ -4,19 +4,19 @@ use std::path::PathBuf;
 
 use anyhow::anyhow;
 
-use crate::source::etcd::{EtcdAccess, EtcdRoot, check_url};
+use crate::source::etcd::{EtcdAccess, EtcdRoot, EtcdUrlError, check_url};
 use weir_declare::config::SecretRef;
 
-/// Where the etcd is, as whom, and which keys are ours.
+/// The etcd servers, the credentials and the root.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct EtcdArgs {
-    /// etcd's servers, http:// or https://, separated by commas; one is spoken to at a time
+    /// etcd's servers, http:// or https://, separated by commas; one is used at a time
     #[arg(long, env = "WEIR_ETCD", value_name = "URL[,URL]", value_delimiter = ',', value_parser = url)]
     etcd: Vec<String>,
     /// The fleet's root: documents are below `endpoints/` in it, brokers below `nodes/`
     #[arg(long, env = "WEIR_ETCD_PREFIX", value_name = "PREFIX", default_value = "/weir/", value_parser = EtcdRoot::parse)]
     etcd_prefix: EtcdRoot,
-    /// Who signed etcd's certificates (PEM)
+    /// Authority of etcd's certificates (PEM)
     #[arg(long, env = "WEIR_ETCD_CA", value_name = "FILE")]
     etcd_ca: Option<PathBuf>,
     /// Our certificate for etcd (PEM)
@@ -33,7 +33,7 @@ pub(super) struct EtcdArgs {
     etcd_password: Option<String>,
 }
 
-fn url(text: &str) -> Result<String, String> {
+fn url(text: &str) -> Result<String, EtcdUrlError> {
     check_url(text).map(|()| text.trim_end_matches('/').to_owned())
 }
 
@@ -46,11 +46,11 @@ impl EtcdArgs {
     /// Servers and credentials.
     ///
     /// # Errors
-    /// What does not fit together.
+    /// Options that contradict one another.
     pub(super) fn access(&self) -> anyhow::Result<EtcdAccess> {
         let password = self.etcd_password.as_deref().map(|text| {
-            // What was given may be the password itself, so it is not repeated.
-            SecretRef::parse(text).map_err(|_| anyhow!("--etcd-password: where the password is, file:PATH or env:NAME"))
+            // The value may be the password itself, so it is not repeated.
+            SecretRef::parse(text).map_err(|_| anyhow!("--etcd-password is a reference: file:PATH or env:NAME"))
         });
         let password = password.transpose()?;
         let access = EtcdAccess {
@@ -59,7 +59,7 @@ impl EtcdArgs {
             identity: self.etcd_cert.clone().zip(self.etcd_key.clone()),
             user: self.etcd_user.clone().zip(password),
         };
-        access.check().map_err(|problem| anyhow!(problem))?;
+        access.check()?;
         Ok(access)
     }
 

@@ -1,4 +1,4 @@
-//! What the program ends with.
+//! Exit codes.
 
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ pub enum Exit {
     Success,
     /// 1: a negative answer, or a failure.
     Failure,
-    /// 2: with reservations; each verb's help says which.
+    /// 2: with reservations; see each verb's help.
     Reserved,
     /// 64: wrong usage.
     Usage,

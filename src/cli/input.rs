@@ -1,4 +1,4 @@
-//! What the paths on the command line mean: directories, files, standard input, git revisions.
+//! Reads the paths on the command line: directories, files, standard input, git revisions.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub(super) fn read_all(paths: &[PathBuf]) -> anyhow::Result<Snapshot> {
     read_noting(paths, &mut Vec::new())
 }
 
-/// [`read_all`], noting what lies in the directories and is left aside.
+/// [`read_all`], adding the ignored paths of directories to `ignored`.
 ///
 /// # Errors
 /// See [`read_all`].
@@ -69,14 +69,14 @@ fn read_stdin() -> anyhow::Result<SourceFile> {
     })
 }
 
-/// Enough to tell that it is too much.
+/// Reads at most one byte more than a file may have.
 fn bounded(reader: impl Read) -> std::io::Result<Arc<[u8]>> {
     let mut bytes = Vec::new();
     reader.take(FILE_SIZE_MAX as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes.into())
 }
 
-/// Reads what one operand of `diff` means: a path, `-`, a broker's http://HOST:PORT, or `git:REVISION` of the directory `beside`.
+/// Reads one operand of `diff`: a path, `-`, a broker's http://HOST:PORT, or `git:REVISION` of the directory `beside`.
 ///
 /// # Errors
 /// It cannot be read.

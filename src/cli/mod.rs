@@ -1,15 +1,13 @@
 //! The verbs of the command line, one file each.
 //!
-//! A verb has `Args` and `run(Args) -> anyhow::Result<Exit>`. An error is printed with its causes and exits with 1; wrong
-//! usage exits with 64.
+//! A verb has `Args` and `run(Args) -> anyhow::Result<Exit>`. An error is printed with its causes and exits with 1;
+//! wrong usage exits with 64.
 
 mod access;
 mod acl;
 mod broker;
 mod completions;
-mod data_dir;
 mod diff;
-mod durable;
 mod environment;
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -17,12 +15,9 @@ mod exit;
 mod format;
 mod import;
 mod input;
-mod log;
 mod man;
-mod otlp;
 mod passwd;
 mod plan;
-mod pressure;
 mod print;
 #[cfg(feature = "etcd")]
 mod push;
@@ -32,7 +27,6 @@ mod run;
 mod schema;
 mod status;
 mod store;
-mod systemd;
 mod trace;
 mod validate;
 mod wait;
@@ -46,8 +40,8 @@ pub use exit::Exit;
 
 /// An MQTT broker whose listeners are declared in git or etcd.
 ///
-/// What stands in a directory (or a git ref) is what the broker listens on: it follows changes by itself, without a
-/// restart, and disconnects nobody who need not be. Nothing is changed by command; every verb but `run` only reads.
+/// The broker's listeners follow the declarations in a directory (or a git ref) without a restart, and a change
+/// disconnects only the clients that it concerns. No command changes a running broker; every verb but `run` only reads.
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, max_term_width = 100, disable_help_subcommand = true, after_help = AFTER_HELP)]
 struct Cli {
@@ -59,12 +53,12 @@ const AFTER_HELP: &str = "\
 First steps:
   weir run --endpoints examples/endpoints.d        a broker with those endpoints
   weir validate DIR                                all errors at once, before a commit
-  weir plan DIR --against http://127.0.0.1:8080    what a change would do, and to how many clients
-  weir status                                      what is declared, what runs, what is refused
+  weir plan DIR --against http://127.0.0.1:8080    the effect of a change, with the number of clients
+  weir status                                      declared, live and refused endpoints
 
-Exit codes: 0 good; 1 a negative answer, or a failure; 2 with reservations (each verb's help says which); 64 wrong usage.
-Brokers are asked at WEIR_STATUS (http://127.0.0.1:8080); WEIR_STATUS_TOKEN (file:PATH or env:NAME), WEIR_STATUS_CA,
-WEIR_STATUS_CERT and WEIR_STATUS_KEY let in where one is guarded.";
+Exit codes: 0 success; 1 a negative answer, or a failure; 2 with reservations (see each verb's help); 64 wrong usage.
+Verbs query the broker at WEIR_STATUS (http://127.0.0.1:8080), with the credentials WEIR_STATUS_TOKEN (file:PATH or
+env:NAME), WEIR_STATUS_CA, WEIR_STATUS_CERT and WEIR_STATUS_KEY.";
 
 #[derive(Debug, Subcommand)]
 enum Verb {
@@ -116,7 +110,7 @@ pub fn main() -> ExitCode {
     };
     match result {
         Ok(exit) => exit.into(),
-        // Whoever read our output has had enough of it: `weir render | head`.
+        // The reader has closed the pipe: `weir render | head`.
         Err(error) if print::is_closed_pipe(&error) => Exit::Success.into(),
         Err(error) => match error.downcast::<clap::Error>() {
             Ok(usage) => refuse_usage(&usage),
@@ -140,7 +134,7 @@ fn wrong_usage(verb: &str, kind: ErrorKind, message: &str) -> anyhow::Error {
 
 fn refuse_usage(error: &clap::Error) -> ExitCode {
     let wanted = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-    // Nothing is left to tell it to where this fails.
+    // There is no other place to report a failure to.
     let _unwritable = error.print();
     if wanted { Exit::Success.into() } else { Exit::Usage.into() }
 }

@@ -18,8 +18,8 @@ const PASSWORD_BYTES_MAX: usize = 65_535;
 
 /// Set or delete a user's password in a file for `passwordFile` or `scram`
 ///
-/// The password is read from the terminal without echo, or is the first line of standard input. The file is made where
-/// there is none, and replaced at once: a broker that reads it meanwhile sees the old one or the new one, whole.
+/// The password is read from the terminal without echo, or is the first line of standard input. The file is created if
+/// necessary and replaced atomically: a broker that reads it meanwhile sees the old or the new one.
 ///
 /// Exits with 0, or with 1 where nothing was changed.
 #[derive(Debug, clap::Args)]
@@ -153,7 +153,7 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     remove_leftovers(&target, &name);
     let written = write_new(&beside, text, mode).and_then(|()| fs::rename(&beside, &target));
     if let Err(error) = written {
-        // What is left of it holds nothing that matters; the first error is the one to tell.
+        // The temporary file has no value; the first error is the one to report.
         let _left = fs::remove_file(&beside);
         return Err(error.into());
     }
@@ -162,7 +162,7 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(File::open(directory)?.sync_all()?)
 }
 
-/// Removes what processes that died while they wrote have left beside the file. It is of no use, so a failure is none.
+/// Removes temporary files of processes that died while they wrote. A failure is ignored.
 fn remove_leftovers(target: &Path, name: &str) {
     let entries = target.parent().and_then(|directory| fs::read_dir(directory).ok()).into_iter().flatten().flatten();
     for entry in entries {
@@ -193,7 +193,7 @@ fn ask_password(user: &str) -> anyhow::Result<Vec<u8>> {
         read_line(&mut io::stdin().lock())?
     };
     if password.is_empty() {
-        bail!("an empty password would let everybody in who knows the name; nothing was changed");
+        bail!("an empty password would admit every client that knows the name; nothing was changed");
     }
     if password.len() > PASSWORD_BYTES_MAX {
         bail!("MQTT carries at most {PASSWORD_BYTES_MAX} bytes of password");
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_users_own_line_changes() {
+    fn only_the_line_of_the_user_changes() {
         let text = "# people\nbob:1\nalice:2\nbobby:3";
         let cases = [
             ("alice", Some("9"), "# people\nbob:1\nalice:9\nbobby:3\n"),

@@ -32,10 +32,11 @@ use weir_declare::reconcile::{
     weir plan endpoints.d --against git:HEAD~1 --node-label zone=eu    for brokers with that label\n  \
     weir plan endpoints.d --against http://127.0.0.1:8080 --max-disconnects 100")]
 pub(super) struct Args {
-    /// What is to be: a directory, a file, or - for standard input
+    /// The new declarations: a directory, a file, or - for standard input
     #[arg(value_name = "PATH")]
     path: PathBuf,
-    /// What is: a path, git:REVISION (of the same directory), git:REVISION:PATH, or a broker's http://HOST:PORT
+    /// The current ones: a path, git:REVISION (of the same directory), git:REVISION:PATH, or a broker's
+    /// http://HOST:PORT
     #[arg(long, value_name = "WHAT")]
     against: String,
     #[arg(long, value_enum, default_value_t = Format::Human)]
@@ -49,8 +50,8 @@ pub(super) struct Args {
     /// Address that endpoints without a `host` bind [default: the broker's, or 0.0.0.0]
     #[arg(long, value_name = "ADDR")]
     host: Option<IpAddr>,
-    /// A label of the broker that the plan is for, where it is not asked: endpoints with other `nodes` are not its; may be
-    /// repeated [default: every endpoint counts]
+    /// A label of the broker that the plan is for, where it is not asked: endpoints with other `nodes` are not its; may
+    /// be repeated [default: every endpoint counts]
     #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
     /// Where the broker's status listens, or `none`; no endpoint can have that port
@@ -68,19 +69,19 @@ enum Format {
     Markdown,
 }
 
-/// What is: files, or a broker.
-struct Present {
+/// The current declarations, of files or of a broker.
+struct PlanBase {
     declared: Declared,
-    broker: Option<Asked>,
+    broker: Option<BrokerFacts>,
     /// Deletions that a broker holds already.
     held: BTreeMap<Identity, Held>,
 }
 
-/// What a broker tells of itself.
-struct Asked {
+/// Facts about a queried broker.
+struct BrokerFacts {
     name: String,
     labels: Labels,
-    /// What its endpoints listen on, and how many clients they have.
+    /// The addresses of its endpoints, and the numbers of their clients.
     listening: BTreeMap<String, Listening>,
 }
 
@@ -104,35 +105,34 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         ask(&args.against)?
     } else {
         let beside = (args.path != Path::new("-")).then_some(args.path.as_path());
-        Present { declared: valid(&read_operand(&args.against, beside)?)?, broker: None, held: BTreeMap::new() }
+        PlanBase { declared: valid(&read_operand(&args.against, beside)?)?, broker: None, held: BTreeMap::new() }
     };
     let default_host = args.host.or_else(|| present.default_host()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let labels = present.broker.as_ref().map(|broker| broker.labels.clone()).or_else(|| given(&args.labels));
     let node = Node { default_host, labels };
     let live = live(&present.declared, present.broker.as_ref().map(|broker| &broker.listening), &node);
-    let made = plan_guarded(&present.declared, &wanted, &present.held, &live, &node);
+    let plan = plan_guarded(&present.declared, &wanted, &present.held, &live, &node);
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
     let diff = diff_documents(&form(&present.declared), &form(&wanted));
     let of = present.broker.as_ref().filter(|_| has_selectors(&wanted) || has_selectors(&present.declared));
     print(&match args.format {
         Format::Human => {
             let heading = of.map(|of| format!("broker {}:\n", with_labels(&of.name, &of.labels))).unwrap_or_default();
-            format!("{heading}{}", render::human(&made, &diff))
+            format!("{heading}{}", render::human(&plan, &diff))
         }
-        Format::Markdown => render::markdown(&made, &diff),
+        Format::Markdown => render::markdown(&plan, &diff),
         Format::Json => {
-            let mut plan = render::json(&made, &diff);
+            let mut json = render::json(&plan, &diff);
             if let Some(broker) = &present.broker {
-                plan["broker"] = json!({"name": broker.name, "labels": broker.labels});
+                json["broker"] = json!({"name": broker.name, "labels": broker.labels});
             }
-            format!("{plan:#}\n")
+            format!("{json:#}\n")
         }
     })?;
-    judge(&args, &made)
+    exit_code(&args, &plan)
 }
 
-/// What a broker with `labels` will do about a change, without asking one. `None`: no broker in particular, every
-/// endpoint counts.
+/// The plan of a broker with `labels`, without asking one. `None`: every endpoint counts.
 #[cfg(feature = "etcd")]
 pub(super) fn planned(old: &Declared, new: &Declared, labels: Option<Labels>) -> Plan {
     let node = Node { default_host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), labels };
@@ -156,19 +156,19 @@ pub(super) fn with_labels(name: &str, labels: &Labels) -> String {
     format!("{name} ({labels})")
 }
 
-fn judge(args: &Args, made: &Plan) -> anyhow::Result<Exit> {
-    // What waits for a confirmation would disconnect them as well, once it has it.
-    let disconnects: u64 = made.actions.iter().map(|action| u64::from(action.disconnects.at_most())).sum();
+fn exit_code(args: &Args, plan: &Plan) -> anyhow::Result<Exit> {
+    // Actions that wait for a confirmation disconnect clients too, once they are confirmed.
+    let disconnects: u64 = plan.actions.iter().map(|action| u64::from(action.disconnects.at_most())).sum();
     if let Some(limit) = args.max_disconnects
         && disconnects > limit
     {
         bail!("{disconnects} clients would be disconnected, --max-disconnects allows {limit}");
     }
-    let nothing = made.is_empty();
+    let nothing = plan.is_empty();
     Ok(if args.detailed_exitcode && !nothing { Exit::Reserved } else { Exit::Success })
 }
 
-impl Present {
+impl PlanBase {
     /// A broker's own `--host`, as its endpoints without a `host` show it.
     fn default_host(&self) -> Option<IpAddr> {
         let listening = &self.broker.as_ref()?.listening;
@@ -182,7 +182,7 @@ impl Present {
     }
 }
 
-/// What runs on `node` where `declared` does; of a broker, what it says listens.
+/// The live state of `node` under `declared`; of a broker, the endpoints that it reports as listening.
 fn live(declared: &Declared, listening: Option<&BTreeMap<String, Listening>>, node: &Node) -> Live {
     let bans = Arc::new(declared.bans.clone());
     let mut live = Live::default();
@@ -209,8 +209,8 @@ fn live(declared: &Declared, listening: Option<&BTreeMap<String, Listening>>, no
     live
 }
 
-/// Asks a broker what it has declared, which labels it has, where it listens, and how many clients there are.
-fn ask(base: &str) -> anyhow::Result<Present> {
+/// Queries a broker's declaration, labels, addresses and numbers of clients.
+fn ask(base: &str) -> anyhow::Result<PlanBase> {
     let paths = [broker::EXPORT, "/api/endpoints/status", "/api/cluster/nodes"];
     let [documents, status, nodes] = broker::ask(base, paths)?;
     let snapshot = broker::snapshot(base, &documents)?;
@@ -221,11 +221,11 @@ fn ask(base: &str) -> anyhow::Result<Present> {
     let labels = serde_json::from_value(this["labels"].clone());
     let labels = labels.with_context(|| format!("{base}/api/cluster/nodes: the labels are not understood"))?;
     let name = this["name"].as_str().unwrap_or_default().to_owned();
-    let broker = Asked { name, labels, listening: listening(&status) };
-    Ok(Present { declared: valid(&snapshot)?, broker: Some(broker), held: held(&status) })
+    let broker = BrokerFacts { name, labels, listening: listening(&status) };
+    Ok(PlanBase { declared: valid(&snapshot)?, broker: Some(broker), held: held(&status) })
 }
 
-/// The deletions that a broker's conditions tell of.
+/// The held deletions among a broker's conditions.
 fn held(status: &Value) -> BTreeMap<Identity, Held> {
     let endpoints = status.get("endpoints").and_then(Value::as_object);
     let of = |endpoint: &Value| {

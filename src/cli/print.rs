@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-/// For whom a verb writes.
+/// The form of a verb's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
     /// Text for a person
@@ -21,12 +21,12 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-/// Whether a write failed because its reader has gone.
+/// Whether a write failed because the reader has closed the pipe.
 pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Whether standard output may be coloured: a terminal, and nobody has asked for none (<https://no-color.org>).
+/// Whether standard output may be coloured: it is a terminal, and colours are not disabled (<https://no-color.org>).
 pub(super) fn has_color() -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");

@@ -13,7 +13,8 @@ use super::print::{Format, print};
 use super::validate::parse_label;
 use super::{Exit, wrong_usage};
 use crate::source::etcd::{
-    Documents, EtcdRoot, Marker, Present, PushPlan, PushState, after_push, documents_of, plan_push, present, push,
+    Documents, EtcdRoot, Marker, PushPlan, PushState, PushTarget, after_push, documents_of, plan_push, push,
+    read_target,
 };
 use crate::source::{Commit, DirectoryReader};
 use crate::state::NodeRecord;
@@ -25,8 +26,9 @@ use weir_declare::reconcile::{Plan, render};
 
 /// Put a directory's documents into etcd, all or nothing: brokers see the old set or the new one.
 ///
-/// The plan is printed first: where documents have `nodes`, that of each broker there, by its labels. Exits with 0 once it is there (or nothing had to be written), with 1 if the directory is not
-/// valid, the store cannot be written, or somebody else changed it meanwhile.
+/// The plan is printed first; where documents have `nodes`, one plan for each broker, by its labels. Exits with 0 once
+/// the documents are written (or nothing had to be), with 1 if the directory is not valid, the store cannot be written,
+/// or another writer changed it meanwhile.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Directory of declarations
@@ -34,7 +36,7 @@ pub(super) struct Args {
     directory: PathBuf,
     #[command(flatten)]
     etcd: EtcdArgs,
-    /// Delete what is there and not in DIR
+    /// Delete documents that are not in DIR
     #[arg(long)]
     prune: bool,
     /// A label of the brokers to plan for, in place of those that are there; may be repeated
@@ -52,7 +54,7 @@ pub(super) struct Args {
 /// Brokers that are named in a heading.
 const SHOWN_MAX: usize = 10;
 
-/// What is to be there.
+/// The documents to be pushed.
 struct Wanted {
     documents: Documents,
     commit: Option<Commit>,
@@ -61,33 +63,33 @@ struct Wanted {
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     if !args.etcd.is_given() {
-        let message = "where is the etcd? --etcd http://HOST:PORT says it, or WEIR_ETCD in the environment";
+        let message = "the etcd is missing: give --etcd http://HOST:PORT, or WEIR_ETCD in the environment";
         return Err(wrong_usage("push", ErrorKind::MissingRequiredArgument, message));
     }
     let wanted = read(&args)?;
     let access = args.etcd.access()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let there = runtime.block_on(present(&access, &args.etcd.root()))?;
-    let before = there.documents();
+    let target = runtime.block_on(read_target(&access, &args.etcd.root()))?;
+    let before = target.documents();
     let plan = plan_push(&wanted.documents, &before, args.prune);
     let after = after_push(&wanted.documents, &before, &plan);
-    let will = runtime.block_on(consequences(&args, &there, &before, &after))?;
+    let effects = runtime.block_on(effects_of(&args, &target, &before, &after))?;
     let mut answer = match args.format {
         Format::Human => None,
-        Format::Json => Some(to_json(&there, &plan, &will)),
+        Format::Json => Some(to_json(&target, &plan, &effects)),
     };
     if answer.is_none() {
-        print(&shown(&there, &plan, &will))?;
+        print(&shown(&target, &plan, &effects))?;
     }
     if args.dry_run {
         answer.map_or(Ok(()), |answer| print(&format!("{answer:#}\n")))?;
         return Ok(Exit::Success);
     }
     let mut marker =
-        Marker::new(PushState::Complete, plan.digest.clone(), plan.documents, there.revision(), wall_clock());
+        Marker::new(PushState::Complete, plan.digest.clone(), plan.documents, target.revision(), wall_clock());
     marker.commit.clone_from(&wanted.commit);
     marker.dirty = wanted.dirty;
-    let revision = runtime.block_on(push(&there, &plan, &marker))?;
+    let revision = runtime.block_on(push(&target, &plan, &marker))?;
     if let Some(answer) = &mut answer {
         (answer["revision"], answer["commit"]) = (json!(revision), json!(wanted.commit));
         print(&format!("{answer:#}\n"))?;
@@ -98,37 +100,37 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// Reads the directory; what is not valid is not pushed.
+/// Reads the directory; an invalid one is not pushed.
 fn read(args: &Args) -> anyhow::Result<Wanted> {
     let reading = DirectoryReader::new(&args.directory).read(None)?;
     if let Some(why) = reading.unsettled {
         bail!("{}: {why}; push again when it is at rest", args.directory.display());
     }
-    let documents = documents_of(&reading.snapshot.files).map_err(|unreadable| anyhow!(unreadable.join("\n")))?;
-    judged(&reading.snapshot)?;
+    let documents = documents_of(&reading.snapshot.files)?;
+    validated(&reading.snapshot)?;
     let dirty = matches!(reading.snapshot.revision, Revision::Git { dirty: true, .. });
     Ok(Wanted { documents, commit: reading.commit, dirty })
 }
 
-fn judged(snapshot: &Snapshot) -> anyhow::Result<Declared> {
-    let loaded = load(snapshot, &LastGood::default(), &nobody());
+fn validated(snapshot: &Snapshot) -> anyhow::Result<Declared> {
+    let loaded = load(snapshot, &LastGood::default(), &no_node());
     if loaded.is_valid() {
         return Ok(loaded.declared);
     }
     let errors: Vec<String> =
         loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).map(ToString::to_string).collect();
-    bail!("nothing is pushed: `weir validate` tells more\n{}", errors.join("\n"))
+    bail!("nothing is pushed: `weir validate` shows more\n{}", errors.join("\n"))
 }
 
-/// Which node it is for is not known, nor is where its status listens.
-fn nobody() -> NodeContext {
+/// The context of a push: no particular node, and no status address.
+fn no_node() -> NodeContext {
     NodeContext { status_addr: None, ..NodeContext::default() }
 }
 
-/// The keys, then what brokers will do about them.
-fn shown(there: &Present, plan: &PushPlan, will: &Consequences) -> String {
+/// The keys, then the plans of the brokers.
+fn shown(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> String {
     let mut text = String::new();
-    if there.is_half_pushed() {
+    if target.is_push_in_progress() {
         text.push_str("a push has begun and not ended here; this one takes its place\n");
     }
     for put in &plan.puts {
@@ -147,24 +149,24 @@ fn shown(there: &Present, plan: &PushPlan, will: &Consequences) -> String {
         plan.deletes.len(),
         plan.unchanged
     ));
-    if let Some(why) = &will.unknown {
+    if let Some(why) = &effects.unknown {
         text.push_str(&format!("the plan is of every endpoint, whatever its `nodes`: {why}\n\n"));
     }
-    if will.brokers.is_empty() {
-        text.push_str(&render::human(&will.of_all, &will.diff));
+    if effects.brokers.is_empty() {
+        text.push_str(&render::human(&effects.of_all, &effects.diff));
         return text;
     }
-    for group in &will.brokers {
+    for group in &effects.brokers {
         text.push_str(&format!("{}:\n{}\n", group.heading(), render::human(&group.plan, "")));
     }
-    text.push_str(&will.diff);
+    text.push_str(&effects.diff);
     text
 }
 
-/// The same for a machine; `revision` is what the push came to, `null` where nothing was pushed.
-fn to_json(there: &Present, plan: &PushPlan, will: &Consequences) -> Value {
+/// The same as JSON; `revision` is the one of the push, `null` where nothing was pushed.
+fn to_json(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> Value {
     let put = plan.puts.iter().map(|put| json!({"key": put.key, "new": put.is_new}));
-    let brokers = will.brokers.iter().map(|group| {
+    let brokers = effects.brokers.iter().map(|group| {
         let names: Vec<&str> = group.brokers.iter().map(|(name, _)| name.as_str()).collect();
         json!({"names": names, "plan": render::json(&group.plan, "")})
     });
@@ -174,28 +176,28 @@ fn to_json(there: &Present, plan: &PushPlan, will: &Consequences) -> Value {
         "left": plan.left,
         "unchanged": plan.unchanged,
         "documentsDigest": plan.digest,
-        "replacesHalfPushed": there.is_half_pushed(),
-        "plan": render::json(&will.of_all, &will.diff),
+        "replacesHalfPushed": target.is_push_in_progress(),
+        "plan": render::json(&effects.of_all, &effects.diff),
         "brokers": brokers.collect::<Vec<_>>(),
-        "brokersUnknown": will.unknown,
+        "brokersUnknown": effects.unknown,
         "revision": null,
         "commit": null,
     })
 }
 
-/// What comes of a push.
-struct Consequences {
+/// The effects of a push.
+struct PushEffects {
     /// Of no broker in particular: every endpoint counts. With `--node-label`, of a broker with these labels.
     of_all: Plan,
-    /// By what they will do, where it depends on the broker.
+    /// Plans of brokers, where they depend on the broker.
     brokers: Vec<Group>,
-    /// Why the brokers are not known, where it depends on them.
+    /// Why the brokers cannot be listed, where the plan depends on them.
     unknown: Option<String>,
     /// Of the canonical forms.
     diff: String,
 }
 
-/// Brokers that will do the same.
+/// Brokers with the same plan.
 struct Group {
     /// By name.
     brokers: Vec<(String, Labels)>,
@@ -214,43 +216,43 @@ impl Group {
     }
 }
 
-/// What brokers will do about it.
-async fn consequences(
+/// Computes the effects of a push on the brokers.
+async fn effects_of(
     args: &Args,
-    there: &Present,
+    target: &PushTarget,
     before: &Documents,
     after: &Documents,
-) -> anyhow::Result<Consequences> {
-    // What is there now may not be valid; what can be read of it is what brokers run by.
-    let old = load(&there.snapshot(before), &LastGood::default(), &nobody()).declared;
-    let new = judged(&there.snapshot(after))?;
+) -> anyhow::Result<PushEffects> {
+    // The current documents may be invalid; brokers serve the valid ones among them.
+    let old = load(&target.snapshot(before), &LastGood::default(), &no_node()).declared;
+    let new = validated(&target.snapshot(after))?;
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
-    let mut will = Consequences {
+    let mut effects = PushEffects {
         of_all: planned(&old, &new, given(&args.labels)),
         brokers: Vec::new(),
         unknown: None,
         diff: diff_documents(&form(&old), &form(&new)),
     };
     if args.labels.is_empty() && (has_selectors(&old) || has_selectors(&new)) {
-        match brokers(there, &args.etcd.root()).await {
-            Ok(brokers) => will.brokers = groups(brokers, |labels| planned(&old, &new, Some(labels.clone()))),
-            Err(why) => will.unknown = Some(why),
+        match brokers(target, &args.etcd.root()).await {
+            Ok(brokers) => effects.brokers = groups(brokers, |labels| planned(&old, &new, Some(labels.clone()))),
+            Err(error) => effects.unknown = Some(error.to_string()),
         }
     }
-    Ok(will)
+    Ok(effects)
 }
 
-/// Who is there, by name; or why that is not known.
-async fn brokers(there: &Present, root: &EtcdRoot) -> Result<Vec<(String, Labels)>, String> {
-    let records = there.brokers(root).await.map_err(|error| format!("the brokers are not known: {error}"))?;
+/// The brokers by name, or why they cannot be listed.
+async fn brokers(target: &PushTarget, root: &EtcdRoot) -> anyhow::Result<Vec<(String, Labels)>> {
+    let records = target.brokers(root).await.map_err(|error| anyhow!("the brokers are not known: {error}"))?;
     let mut brokers = Vec::new();
     for (key, bytes) in records {
         let record =
-            NodeRecord::parse(&bytes).map_err(|why| format!("the record of broker {key} is not understood: {why}"));
+            NodeRecord::parse(&bytes).map_err(|error| anyhow!("the record of broker {key} cannot be read: {error}"));
         brokers.push(record.map(|record| (record.name, record.labels))?);
     }
     if brokers.is_empty() {
-        return Err("no broker is there".to_owned());
+        bail!("no broker is there");
     }
     brokers.sort();
     Ok(brokers)

@@ -16,8 +16,8 @@ use weir_declare::config::{
 
 /// Print the canonical form of declarations.
 ///
-/// Sorted, with `defaults` applied, fields that have their built-in default left out. It means the same as what it was
-/// made of, and is a golden file worth keeping: it is stable across weir's minor versions.
+/// Sorted, with `defaults` applied and without fields that have their built-in default. It is equivalent to its input
+/// and stable across weir's minor versions, so it can be kept as a golden file.
 ///
 /// Exits with 0, or with 1 where the declarations are not valid or cannot be read.
 #[derive(Debug, clap::Args)]
@@ -61,7 +61,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::Success)
 }
 
-/// What a valid snapshot declares. The status port is a matter of the node that it is for, not of what it means.
+/// The declaration of a valid snapshot, independent of any node's status port.
 ///
 /// # Errors
 /// The snapshot's errors, one line each.
@@ -69,7 +69,7 @@ pub(super) fn valid(snapshot: &Snapshot) -> anyhow::Result<Declared> {
     valid_for(snapshot, None)
 }
 
-/// What a snapshot declares that is valid for a broker whose status listens on an address.
+/// The declaration of a snapshot that is valid for a broker with this status address.
 ///
 /// # Errors
 /// See [`valid`].

@@ -12,13 +12,13 @@ use super::print::{Format, print};
 use super::{Exit, broker};
 use crate::state::wall_clock;
 
-/// Write a support bundle: what to send along with a question.
+/// Write a support bundle.
 ///
-/// A tar archive of what the broker tells of itself (versions, declaration with secrets as references, conditions, plan,
-/// history, metrics, slowest sessions, cluster), the tail of its log, and what the machine allows it. No secret and no
-/// payload is in it; names of clients, endpoints and topics' filters in acl documents are: look before you send.
+/// A tar archive with the broker's status (versions, declaration with secrets as references, conditions, plan, history,
+/// metrics, slowest sessions, cluster), the end of its log, and the limits of the machine. It contains no secret and no
+/// payload, but names of clients, endpoints and topic filters of acl documents: check it before you send it.
 ///
-/// Exits with 0, with 2 where something could not be had (errors.txt in the archive says what).
+/// Exits with 0, with 2 if a part is missing (errors.txt in the archive lists it).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  weir report\n  weir report --log /var/log/weir.log --output /tmp/weir.tar")]
 pub(super) struct Args {
@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// Where to write [default: weir-report-TIME.tar]
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// The broker's log file [default: what journalctl has of the unit]
+    /// The broker's log file [default: the unit's journal]
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
     /// The systemd unit
@@ -39,7 +39,7 @@ pub(super) struct Args {
     format: Format,
 }
 
-/// What the broker is asked for, and how it is called in the archive.
+/// The broker's paths, and their names in the archive.
 const ASKED: &[(&str, &str)] = &[
     ("/api/system/health", "health.json"),
     ("/api/system/resources", "resources.json"),
@@ -53,7 +53,7 @@ const ASKED: &[(&str, &str)] = &[
     ("/api/cluster/nodes", "cluster.json"),
     ("/metrics", "metrics.txt"),
 ];
-/// What this machine is asked for; on the broker's own machine, its limits.
+/// This machine's files; on the broker's own machine, its limits.
 const READ: &[(&str, &str)] = &[
     ("/etc/os-release", "machine/os-release"),
     ("/proc/version", "machine/kernel"),
@@ -93,7 +93,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let file = options.write(true).create_new(true).open(&path).with_context(|| path.display().to_string())?;
     if let Err(error) = write_tar(file, &files) {
-        // A part of an archive is of no use. The first error is the one to tell.
+        // An incomplete archive is useless. The first error is the one to report.
         let _left = std::fs::remove_file(&path);
         return Err(error).with_context(|| path.display().to_string());
     }
@@ -134,7 +134,8 @@ fn tail(path: &Path) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Takes user names and passwords out of URLs: the one place where an operator may have put a secret into a declaration.
+/// Takes user names and passwords out of URLs: the one place where an operator may have put a secret into a
+/// declaration.
 fn redacted(text: &str) -> String {
     let mut parts = text.split("://");
     let mut clean = parts.next().unwrap_or_default().to_owned();
@@ -179,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_in_urls_are_taken_out() {
+    fn credentials_in_urls_are_masked() {
         let text = "{\"url\":\"http://ada:hunter2@auth.example.com/a@b\"} https://example.com mqtts://x@y";
         let clean = "{\"url\":\"http://***@auth.example.com/a@b\"} https://example.com mqtts://***@y";
         assert_eq!(redacted(text), clean);

@@ -1,58 +1,37 @@
 //! `weir run`
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
+#[cfg(not(feature = "etcd"))]
+use anyhow::bail;
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
 
-use super::data_dir::{self, DataDir};
+use super::Exit;
 #[cfg(feature = "etcd")]
 use super::etcd::EtcdArgs;
-use super::log::{self, LogFilter, LogFormat};
-use super::otlp::OtlpArgs;
 use super::validate::parse_label;
-use super::{Exit, durable, pressure, systemd};
-use crate::apply::{
-    FileSystem, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics, run as reconcile, signals,
-    source_name,
-};
+use crate::server::logging::{self, LogFilter, LogFormat};
+use crate::server::{Server, ServerOptions, SourceOptions, TraceOptions};
+use crate::source::DirectoryOptions;
 #[cfg(feature = "etcd")]
-use crate::cluster::{Member, spawn_member};
-use crate::net::bridge::BridgeHost;
-use crate::net::{DataPlane, DataPlaneConfig};
-use crate::random::{self, NoRandomness};
-#[cfg(feature = "etcd")]
-use crate::source::etcd::{EtcdAccess, EtcdOptions, EtcdRoot, spawn_etcd};
-use crate::source::{DirectoryOptions, SourceHandle, spawn_directory, spawn_git_ref};
-use crate::state::wall_clock;
-use crate::state::{NodeFacts, is_node_name};
-#[cfg(feature = "etcd")]
-use crate::status::connections;
-use crate::status::{AccessOptions, LiveView, Secret, StatusOptions, StatusServer, TlsFiles, serve};
-use crate::store::records::{Store, StoreStats};
-use crate::telemetry::Exporter;
+use crate::source::etcd::EtcdOptions;
+use crate::status::{AccessOptions, Secret, TlsFiles};
 use weir_broker::limits::SHARDS_MAX;
-use weir_declare::config::NodeContext;
-use weir_declare::reconcile::Node;
 
-/// How long SIGTERM waits for clients to leave; the first half of it for what is in flight with them.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
-/// How long it waits for a collector to take the last traces.
-const TRACES_GRACE: Duration = Duration::from_secs(2);
-
-/// Run the broker: its listeners follow what is declared.
+/// Run the broker: its listeners follow the declarations.
 ///
 /// SIGHUP reads the source now. SIGTERM asks clients to leave and exits with 0; a second one ends at once.
 ///
-/// Exits with 0 where it was told to stop, with 1 where it could not start (the reason is on standard error).
+/// Exits with 0 after a signal to stop, with 1 if it could not start (the reason is on standard error).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  weir run --endpoints endpoints.d\n  \
     weir run --endpoints /srv/mqtt/endpoints.d --git-ref main --data-dir /var/lib/weir\n  \
     WEIR_ENDPOINTS=endpoints.d WEIR_LOG_FORMAT=json weir run\n\n\
-    Under systemd (Type=notify-reload, WatchdogSec=) it tells the manager that it is ready, reloads, stops and lives.")]
+    Under systemd (Type=notify-reload, WatchdogSec=) it reports readiness, reloads, shutdown and liveness.")]
 pub(super) struct Args {
     /// Directory of declarations
     #[arg(long, env = "WEIR_ENDPOINTS", value_name = "DIR")]
@@ -75,7 +54,8 @@ pub(super) struct Args {
     status_addr: String,
     #[command(flatten)]
     status_access: StatusAccess,
-    /// Directory for what outlives a restart (last known good, history); without it, nothing does
+    /// Directory for state that survives a restart (durable sessions, last known good, history); without it, nothing
+    /// does
     #[arg(long, env = "WEIR_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// This broker's name [default: the host's]
@@ -93,7 +73,7 @@ pub(super) struct Args {
     /// Refuse a whole snapshot for any error in it
     #[arg(long, env = "WEIR_ATOMIC")]
     atomic: bool,
-    /// Take an empty declaration for what is meant
+    /// Apply an empty declaration at the start
     #[arg(long, env = "WEIR_ALLOW_EMPTY")]
     allow_empty: bool,
     /// Seconds after which the source is read even if nothing seems to have changed
@@ -106,10 +86,23 @@ pub(super) struct Args {
     #[arg(long, env = "WEIR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     #[command(flatten)]
-    otlp: OtlpArgs,
+    traces: TraceArgs,
 }
 
-/// Who may read the HTTP API. Without any of it, whoever reaches the address.
+/// Traces of reconcile passes for an OpenTelemetry collector.
+#[derive(Debug, clap::Args)]
+struct TraceArgs {
+    /// OpenTelemetry collector that reconcile passes are traced to over OTLP/HTTP, as http://127.0.0.1:4318
+    /// [default: OTEL_EXPORTER_OTLP_ENDPOINT, or none]
+    #[arg(long, env = "WEIR_OTLP_ENDPOINT", value_name = "URL")]
+    otlp_endpoint: Option<String>,
+    /// Authorities that may have issued an https:// collector's certificate (PEM) [default:
+    /// OTEL_EXPORTER_OTLP_CERTIFICATE, or the system's authorities]
+    #[arg(long, env = "WEIR_OTLP_CA", value_name = "FILE")]
+    otlp_ca: Option<PathBuf>,
+}
+
+/// Access to the HTTP API. Without any of these, every host that reaches the address may read it.
 #[derive(Debug, clap::Args)]
 struct StatusAccess {
     /// Certificate chain (PEM) of the HTTP API: makes it HTTPS; read again when it changes
@@ -130,277 +123,74 @@ struct StatusAccess {
 }
 
 impl StatusAccess {
-    fn options(&self) -> AccessOptions {
-        let tls = self.status_tls_cert.clone().zip(self.status_tls_key.clone());
+    fn options(self) -> AccessOptions {
+        let tls = self.status_tls_cert.zip(self.status_tls_key);
         AccessOptions {
-            tls: tls.map(|(cert, key)| TlsFiles { cert, key, client_ca: self.status_client_ca.clone() }),
-            token: self.status_bearer_token.clone(),
-            cors_origins: self.status_cors_origins.clone(),
+            tls: tls.map(|(cert, key)| TlsFiles { cert, key, client_ca: self.status_client_ca }),
+            token: self.status_bearer_token,
+            cors_origins: self.status_cors_origins,
         }
     }
+}
 
-    fn is_secure(&self) -> bool {
-        self.status_tls_cert.is_some()
+impl ValueEnum for LogFormat {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Text, Self::Json]
     }
 
-    fn is_open(&self) -> bool {
-        self.status_client_ca.is_none() && self.status_bearer_token.is_none()
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }))
     }
 }
 
 /// As browsers send it: a scheme, a host, maybe a port, nothing after them.
-fn origin(text: &str) -> Result<String, String> {
+fn origin(text: &str) -> Result<String, &'static str> {
     match text.split_once("://") {
         Some(("http" | "https", host)) if !host.is_empty() && !host.contains(['/', '*', ' ']) => Ok(text.to_owned()),
-        _ => Err("an origin is written https://HOST or https://HOST:PORT, without a path or a *".to_owned()),
+        _ => Err("an origin is written https://HOST or https://HOST:PORT, without a path or a *"),
     }
-}
-
-/// One core is left to everything that is not a shard.
-fn default_shards(cores: usize) -> u16 {
-    u16::try_from(cores.saturating_sub(1)).unwrap_or(u16::MAX).clamp(1, SHARDS_MAX)
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    let log = log::start(&args.log_level, args.log_format)?;
-    let status_addr = status_addr(&args.status_addr)?;
-    let declared = declared_in(&args)?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let shards = args.shards.unwrap_or_else(|| default_shards(cores));
-    let mut config = DataPlaneConfig { shards, ..DataPlaneConfig::default() };
-    if let Some(bytes) = pressure::queued_max_bytes() {
-        config.queued_max_bytes = bytes;
-    }
-    let (plane, store) = match &args.data_dir {
-        None => (DataPlane::start(&config).context("the data plane cannot be started")?, None),
-        Some(data_dir) => {
-            let (plane, store) = durable::start(&config, data_dir)?;
-            (plane, Some(store))
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("weir-control")
-        .enable_all()
-        .build()
-        .context("the control plane cannot be started")?;
-    let stats = store.as_ref().map(Store::stats);
-    runtime.block_on(serve_until_stopped(args, declared, status_addr, (plane, shards, stats), log))?;
-    if let Some(store) = store {
-        store.finish();
-    }
+    let log = logging::start(&args.log_level, args.log_format)?;
+    Server::build(server_options(args)?)?.with_log(log).run()?;
     Ok(Exit::Success)
 }
 
-/// Where declarations are.
-enum DeclaredIn {
-    Directory(DirectoryOptions),
-    GitRef {
-        directory: PathBuf,
-        revision: String,
-        resync: Duration,
-    },
-    #[cfg(feature = "etcd")]
-    Etcd(EtcdOptions),
+fn server_options(args: Args) -> anyhow::Result<ServerOptions> {
+    Ok(ServerOptions {
+        status_addr: status_addr(&args.status_addr)?,
+        source: source_options(&args)?,
+        status_access: args.status_access.options(),
+        data_dir: args.data_dir,
+        node_name: args.node_name,
+        node_labels: args.node_labels.into_iter().collect(),
+        default_host: args.host,
+        shards: args.shards,
+        atomic: args.atomic,
+        allow_empty: args.allow_empty,
+        traces: TraceOptions { otlp_endpoint: args.traces.otlp_endpoint, otlp_ca: args.traces.otlp_ca },
+    })
 }
 
-fn declared_in(args: &Args) -> anyhow::Result<DeclaredIn> {
+fn source_options(args: &Args) -> anyhow::Result<SourceOptions> {
     let resync = Duration::from_secs(u64::from(args.resync_s));
     match (&args.endpoints, &args.git_ref) {
         (Some(directory), Some(revision)) => {
-            Ok(DeclaredIn::GitRef { directory: directory.clone(), revision: revision.clone(), resync })
+            Ok(SourceOptions::GitRef { directory: directory.clone(), revision: revision.clone(), resync })
         }
-        (Some(root), None) if root.is_dir() || args.data_dir.is_some() => {
-            Ok(DeclaredIn::Directory(DirectoryOptions { root: root.clone(), resync }))
-        }
-        (Some(root), None) => bail!("--endpoints {}: no such directory", root.display()),
+        (Some(root), None) => Ok(SourceOptions::Directory(DirectoryOptions { root: root.clone(), resync })),
         #[cfg(not(feature = "etcd"))]
         (None, _) => bail!("--endpoints DIR is missing"),
         #[cfg(feature = "etcd")]
         (None, _) => {
             let files =
                 std::path::absolute(&args.files).with_context(|| format!("--files {}", args.files.display()))?;
-            Ok(DeclaredIn::Etcd(EtcdOptions { access: args.etcd.access()?, root: args.etcd.root(), files, resync }))
+            Ok(SourceOptions::Etcd(EtcdOptions { access: args.etcd.access()?, root: args.etcd.root(), files, resync }))
         }
-    }
-}
-
-impl DeclaredIn {
-    /// What last known good declarations are told apart by.
-    fn name(&self) -> String {
-        match self {
-            Self::Directory(options) => source_name("directory", &options.root.display().to_string()),
-            Self::GitRef { directory, revision, .. } => {
-                source_name("git", &format!("{} at {revision}", directory.display()))
-            }
-            #[cfg(feature = "etcd")]
-            Self::Etcd(options) => source_name("etcd", &options.location()),
-        }
-    }
-
-    /// Where brokers of one fleet meet.
-    #[cfg(feature = "etcd")]
-    fn meeting_place(&self) -> Option<(EtcdAccess, EtcdRoot)> {
-        match self {
-            Self::Etcd(options) => Some((options.access.clone(), options.root.clone())),
-            Self::Directory(_) | Self::GitRef { .. } => None,
-        }
-    }
-
-    #[cfg_attr(not(feature = "etcd"), allow(unused_variables))]
-    fn spawn(self, last_known_good: Option<&data_dir::LastKnownGood>) -> SourceHandle {
-        match self {
-            Self::Directory(options) => spawn_directory(options),
-            Self::GitRef { directory, revision, resync } => spawn_git_ref(&directory, &revision, resync),
-            #[cfg(feature = "etcd")]
-            Self::Etcd(options) => spawn_etcd(options, last_known_good.and_then(data_dir::known)),
-        }
-    }
-}
-
-async fn serve_until_stopped(
-    args: Args,
-    declared: DeclaredIn,
-    status_addr: Option<SocketAddr>,
-    (plane, shards, store): (DataPlane, u16, Option<Arc<StoreStats>>),
-    log: Arc<log::Control>,
-) -> anyhow::Result<()> {
-    // Bound before anything listens: a second broker on this machine is told at once.
-    let status_socket = status_addr.map(bind_status).transpose()?;
-    let mut stops = signals().context("signals cannot be received")?;
-    let context = NodeContext {
-        status_addr,
-        default_host: args.host,
-        labels: args.node_labels.iter().cloned().collect::<BTreeMap<_, _>>(),
-    };
-    let DataDir { last_known_good, history, kept } = data_dir::open(args.data_dir.as_deref(), declared.name())?;
-    #[cfg(feature = "etcd")]
-    let member = declared.meeting_place();
-    let node_name = args.node_name.clone().unwrap_or_else(host_name);
-    is_node_name(&node_name).map_err(|problem| anyhow::anyhow!("--node-name: {problem}"))?;
-    let exporter = args.otlp.options(&node_name, |name| std::env::var(name).ok())?.map(Exporter::start);
-    let facts = NodeFacts {
-        instance: random_instance()?,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        status_url: status_addr.map(|address| status_url(address, args.status_access.is_secure())),
-        labels: context.labels.clone(),
-        default_host: Some(args.host),
-    };
-    let source = declared.spawn(last_known_good.as_ref());
-    let start = Start {
-        options: ReconcilerOptions {
-            node_name,
-            node: Node { default_host: args.host, labels: Some(context.labels.clone()) },
-            context: context.clone(),
-            atomic: args.atomic,
-            allow_empty: args.allow_empty,
-            has_store: store.is_some(),
-        },
-        source_kind: source.kind,
-        source_location: source.location.clone(),
-        incidents: Arc::clone(&source.incidents),
-        last_known_good,
-        history,
-        now: wall_clock(),
-    };
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        shards,
-        source = source.location,
-        status = status_addr.map(tracing::field::display),
-        "weir starts"
-    );
-    let (mut reconciler, drained) = Reconciler::new(start, plane.clone(), FileSystem);
-    reconciler.run_bridges_on(BridgeHost::start(plane.clone()).context("the bridges' thread cannot be started")?);
-    if let Some(exporter) = &exporter {
-        reconciler.trace_with(exporter.tracer());
-    }
-    let status = match status_socket {
-        None => None,
-        Some(socket) => {
-            let (state, facts) = (reconciler.state(), facts.clone());
-            let telemetry = exporter.as_ref().map(Exporter::stats);
-            let view = LiveView::new(state, plane.clone(), context, shards, facts, source.nudger());
-            let view = view.with_store(store).with_telemetry(telemetry);
-            let access = args.status_access.options();
-            let options = StatusOptions { access, ..StatusOptions::default() };
-            if args.status_access.is_open() && status_addr.is_some_and(|address| !address.ip().is_loopback()) {
-                tracing::warn!(
-                    status = status_addr.map(tracing::field::display),
-                    "whoever reaches the status address reads who is connected: --status-bearer-token or --status-client-ca"
-                );
-            }
-            Some(serve(socket, Arc::new(view), options).context("the status server cannot be started")?)
-        }
-    };
-    #[cfg(feature = "etcd")]
-    let member = member.map(|(access, root)| {
-        let (shared, plane) = (reconciler.state(), plane.clone());
-        let connections = Box::new(move || connections(&plane));
-        spawn_member(Member { access, root, facts, shared, connections })
-    });
-    tokio::spawn(publish_sys_topics(reconciler.state(), plane.clone()));
-    tokio::spawn(log::follow(log, reconciler.state()));
-    tokio::spawn(pressure::watch(plane.clone()));
-    let manager = systemd::Manager::from_environment()?.map(Arc::new);
-    let (reload, reloads) = tokio::sync::mpsc::channel(4);
-    if let Some(manager) = &manager {
-        tokio::spawn(systemd::follow(manager.clone(), reconciler.state(), plane.clone(), reloads));
-    }
-    let (tell, told) = tokio::sync::mpsc::channel(4);
-    let forward = tokio::spawn(async move {
-        while let Some(signal) = stops.recv().await {
-            if signal == Signal::ReadNow {
-                // Several reloads at once are one; without a manager nobody listens.
-                let _busy = reload.try_send(());
-            }
-            if signal == Signal::Stop || tell.send(signal).await.is_err() {
-                break;
-            }
-        }
-        let _ended = tell.send(Signal::Stop).await; // nobody waits for it where the loop has ended
-        stops
-    });
-    let mut reconciler = reconcile(reconciler, source, drained, told, kept).await;
-    reconciler.begin_shutdown();
-    if let Some(manager) = &manager {
-        manager.stopping();
-    }
-    #[cfg(feature = "etcd")]
-    if let Some(member) = member {
-        member.leave().await;
-    }
-    reconciler.pause_bridges().await;
-    if let Some(exporter) = exporter {
-        exporter.finish(TRACES_GRACE).await;
-    }
-    let stops = forward.await.context("signals are lost")?;
-    shut_down(&plane, status, stops).await;
-    Ok(())
-}
-
-/// Asks everybody to leave; another SIGTERM ends that at once.
-async fn shut_down(plane: &DataPlane, status: Option<StatusServer>, mut stops: tokio::sync::mpsc::Receiver<Signal>) {
-    tracing::info!("stopping: clients are asked to leave");
-    let again = async {
-        while let Some(signal) = stops.recv().await {
-            if signal == Signal::Stop {
-                return;
-            }
-        }
-        std::future::pending::<()>().await;
-    };
-    let orderly = async {
-        if let Err(error) = plane.shutdown(SHUTDOWN_GRACE).await {
-            tracing::error!(%error, "the data plane did not stop in order");
-        }
-        if let Some(status) = status {
-            status.shutdown().await;
-        }
-    };
-    tokio::select! {
-        () = orderly => tracing::info!("stopped"),
-        () = again => tracing::warn!("told to stop again: ending at once"),
     }
 }
 
@@ -411,41 +201,4 @@ fn status_addr(text: &str) -> anyhow::Result<Option<SocketAddr>> {
     text.parse()
         .map(Some)
         .with_context(|| format!("--status-addr {text}: an address and port such as 127.0.0.1:8080, or `none`"))
-}
-
-fn bind_status(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).with_context(|| format!("the status address {address} (--status-addr)"))
-}
-
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let name = name.trim();
-    if name.is_empty() { "weir".to_owned() } else { name.to_owned() }
-}
-
-/// Tells this process from another of the same name.
-fn random_instance() -> Result<String, NoRandomness> {
-    random::number().map(|number| format!("{number:016x}"))
-}
-
-/// Where others find this broker's status; bound to every address, it is looked for under the machine's name.
-fn status_url(address: SocketAddr, secure: bool) -> String {
-    let scheme = if secure { "https" } else { "http" };
-    if address.ip().is_unspecified() {
-        return format!("{scheme}://{}:{}", host_name(), address.port());
-    }
-    format!("{scheme}://{address}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_number_of_shards_is_one_less_than_the_cores_within_the_bound() {
-        let cases = [(0, 1), (1, 1), (2, 1), (8, 7), (256, 255), (257, 255), (1000, 255), (usize::MAX, 255)];
-        for (cores, shards) in cases {
-            assert_eq!(default_shards(cores), shards, "{cores} cores");
-        }
-    }
 }

@@ -36,13 +36,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 const HEAD: &str = "\
 # Every field of every document
 
-Made by `weir schema --format markdown`; the schema itself, for editors, is what `weir schema` prints.
+Made by `weir schema --format markdown`; `weir schema` prints the schema itself, for editors.
 
-*A change* tells what a change of the field does to those who are connected: `cosmetic` nothing; `live` applies at once, nobody is
-closed; `new-connections` holds from the next connection on; `drain` closes connections that the new declaration would not have
-admitted: at once where the client lost its right to be connected (`auth`, `enableAuth`, bans, files of credentials, `caFile`,
-`crlFile`, `clientAuth`), otherwise at the pace that the endpoint's `drain` says; `rebind` binds the socket anew and closes all
-others at that pace. `weir plan` says it of your change.
+*A change* is the effect of a change of the field on connected clients: `cosmetic` has none; `live` applies at once and closes no
+connection; `new-connections` applies to connections from then on; `drain` closes the connections that the new declaration would
+not admit: at once where the client lost its right to connect (`auth`, `enableAuth`, bans, files of credentials, `caFile`,
+`crlFile`, `clientAuth`), otherwise at the rate of the endpoint's `drain`; `rebind` binds a new socket and closes all connections
+of the former one at that rate. `weir plan` shows the effect of your change.
 ";
 
 fn markdown() -> String {
@@ -53,7 +53,7 @@ fn markdown() -> String {
         if let Some(example) = body["examples"].get(0) {
             text.push_str(&format!("\nExample: `{example}`\n"));
         }
-        text.push_str("\n| field | what it may be | default | a change | meaning |\n| --- | --- | --- | --- | --- |\n");
+        text.push_str("\n| field | type and range | default | a change | meaning |\n| --- | --- | --- | --- | --- |\n");
         rows(&mut text, "", body, 0);
     }
     text
@@ -91,7 +91,7 @@ fn fields(parent: &Value) -> impl Iterator<Item = (&str, &Value)> {
     parent["properties"].as_object().into_iter().flatten().map(|(name, field)| (name.as_str(), field))
 }
 
-/// What a reference means, be it alone or wrapped in `allOf` to stand beside a description.
+/// The target of a reference, alone or wrapped in `allOf` beside a description.
 fn deref(part: &Value) -> &Value {
     let reference = part.get("$ref").or_else(|| part["allOf"].get(0)?.get("$ref"));
     let pointer = reference.and_then(Value::as_str).and_then(|target| target.strip_prefix('#'));
@@ -108,7 +108,7 @@ fn range(field: &Value) -> String {
     let of = |key: &str| field.get(key).or_else(|| own.get(key)).filter(|value| !value.is_null());
     if let Some(values) = of("enum").and_then(Value::as_array) {
         let mut words: Vec<String> = values.iter().map(|value| format!("`{}`", bare(value))).collect();
-        // What may be written as a number or as a text is one value.
+        // A value that may be a number or a text is listed once.
         let mut seen = BTreeSet::new();
         words.retain(|word| seen.insert(word.clone()));
         return words.join(", ");

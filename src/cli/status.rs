@@ -8,7 +8,7 @@ use super::Exit;
 use super::broker::{self, ask};
 use super::print::{Format, print};
 
-/// Show what a running broker declares, runs and refuses.
+/// Show the declared, live and refused endpoints of a running broker.
 ///
 /// Exits with 0 where everything declared is live, with 1 where something is not (or the broker does not answer).
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum Probe {
-    /// The process and each of its shards come round.
+    /// The process and each of its shards answer.
     Live,
     /// A declaration is applied, and the broker does not stop.
     Ready,
@@ -99,7 +99,7 @@ fn word(value: &Value) -> String {
     value.as_str().map(printable).unwrap_or_default()
 }
 
-/// What others wrote (a file's name, a message with a piece of a document) must not steer the terminal.
+/// Replaces control characters: names and messages of others must not control the terminal.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
 }
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broker_in_trouble_is_shown_whole() {
+    fn a_degraded_broker_is_shown_with_its_errors() {
         let health = json!({"health": "degraded", "phase": "serving", "uptimeS": 7_261,
             "checks": [{"check": "EndpointsListening", "ok": false, "message": "ws"}, {"check": "Serving", "ok": true}]});
         let source = json!({"kind": "git", "location": "/etc/weir", "appliedRevision": "0badc0ffee00"});

@@ -19,12 +19,12 @@ const EXPORT_VERSION: u32 = 1;
 /// Bytes of records per commit of an import.
 const COMMIT_BYTES: usize = 4 << 20;
 
-/// Look into a data directory's store of durable sessions, back it up, bring it back
+/// Inspect, export or import a data directory's store of durable sessions
 ///
-/// The broker must not be running on it: what a running one holds is in its metrics (`weir_store_...`). A commit that a
-/// crash cut short is cut off, as the next start would.
+/// The broker must not be running on it: a running broker shows its store in its metrics (`weir_store_...`). A commit
+/// that a crash cut short is removed, as at the next start.
 ///
-/// Exits with 0, or with 1 where the store is not there, is in use, or is damaged.
+/// Exits with 0, or with 1 where the store does not exist, is in use, or is damaged.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
@@ -33,11 +33,11 @@ pub(super) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Verb {
-    /// What it holds
+    /// Show its size and its records
     Inspect {
         /// The broker's --data-dir
         data_dir: PathBuf,
-        /// List every session with what waits for it
+        /// List every session with the number of waiting messages
         #[arg(long)]
         sessions: bool,
         #[arg(long, value_enum, default_value_t = Format::Human)]
@@ -66,7 +66,7 @@ struct Header {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
-    /// For whoever reads it; the key says it too.
+    /// For the reader of an export; the key has it too.
     kind: String,
     key: String,
     value: String,
@@ -99,7 +99,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     }
 }
 
-/// To look must not make one.
+/// An inspection must not create a store.
 fn is_there(data_dir: &std::path::Path) -> anyhow::Result<()> {
     if !records::is_store(data_dir) {
         bail!("{}: there is no store; it is made by `weir run --data-dir`", data_dir.display());
@@ -111,7 +111,7 @@ fn kind(key: Key) -> &'static str {
     key.kind().map_or("unknown", |kind| kind.label())
 }
 
-/// What a store holds.
+/// The content of a store.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Inspected {

@@ -10,12 +10,12 @@ use super::print::{Format, print};
 use super::{Exit, broker};
 use crate::http_client::query_value;
 
-/// Watch what one client sends and is sent, packet by packet.
+/// Watch the packets of one client.
 ///
-/// The client may be connected already or come later; it notices nothing. The trace ends with --limit packets, after ten
-/// minutes, or with Ctrl-C. What messages say is left out unless --payloads is given.
+/// The client may be connected already or connect later; the trace does not affect it. The trace ends with --limit
+/// packets, after ten minutes, or with Ctrl-C. Payloads are left out unless --payloads is given.
 ///
-/// Exits with 0 where the trace came to its end, with 1 where the broker does not answer or goes away.
+/// Exits with 0 at the end of the trace, with 1 where the broker does not answer or disconnects.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  weir trace --client-id sensor-7\n  \
     weir trace --client-id sensor-7 --limit 20 --format json | jq -r 'select(.packet == \"PUBLISH\") | .topic'")]
@@ -26,7 +26,7 @@ pub(super) struct Args {
     /// Only where it is connected to this endpoint (the same id may be in use under several mountpoints)
     #[arg(long, value_name = "NAME")]
     endpoint: Option<String>,
-    /// Show what messages say, too: the first KiB of each
+    /// Show payloads, too: the first KiB of each
     #[arg(long)]
     payloads: bool,
     /// End after so many packets
@@ -109,10 +109,12 @@ fn shown(kind: &str, data: &Value, format: Format) -> String {
         "end" => line = format!("-- the trace ends: {}", data["why"].as_str().unwrap_or_default()),
         other => line.push_str(other),
     }
-    let told = ["at", "direction", "packet", "why"];
-    for (name, value) in data.as_object().into_iter().flatten().filter(|(name, _)| !told.contains(&name.as_str())) {
+    let shown_before = ["at", "direction", "packet", "why"];
+    for (name, value) in
+        data.as_object().into_iter().flatten().filter(|(name, _)| !shown_before.contains(&name.as_str()))
+    {
         if *value != Value::Bool(false) && !value.is_null() {
-            // JSON escapes what would steer a terminal, in strings.
+            // JSON escapes control characters in strings.
             let _infallible = write!(line, " {name}={value}");
         }
     }

@@ -39,7 +39,7 @@ pub(super) struct Args {
     node: NodeArgs,
 }
 
-/// What the broker will know that the declarations are for.
+/// The context of the broker that the declarations are for.
 #[derive(Debug, clap::Args)]
 pub(super) struct NodeArgs {
     /// Where the broker's status listens, or `none`; no endpoint can have that port.
@@ -58,23 +58,23 @@ pub(super) struct NodeArgs {
 pub(super) struct StatusAddr(pub(super) Option<SocketAddr>);
 
 /// Parses `ADDRESS:PORT` or `none`.
-pub(super) fn parse_status_addr(text: &str) -> Result<StatusAddr, String> {
+pub(super) fn parse_status_addr(text: &str) -> Result<StatusAddr, &'static str> {
     if text == "none" {
         return Ok(StatusAddr(None));
     }
-    text.parse().map(|addr| StatusAddr(Some(addr))).map_err(|_| "not ADDRESS:PORT, nor `none`".to_owned())
+    text.parse().map(|addr| StatusAddr(Some(addr))).map_err(|_| "neither ADDRESS:PORT nor `none`")
 }
 
 /// Parses a node's label.
-pub(super) fn parse_label(text: &str) -> Result<(String, String), String> {
+pub(super) fn parse_label(text: &str) -> Result<(String, String), &'static str> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("a label is written KEY=VALUE".to_owned()),
+        _ => Err("a label is written KEY=VALUE"),
     }
 }
 
 impl NodeArgs {
-    /// What the declarations are judged against.
+    /// The context for validation.
     pub(super) fn context(&self) -> NodeContext {
         NodeContext {
             status_addr: self.status_addr.0,
@@ -113,7 +113,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(if valid { Exit::Success } else { Exit::Failure })
 }
 
-/// A directory without a document is hardly the one that was meant.
+/// A directory without documents is probably the wrong one.
 fn nothing_declared(snapshot: &Snapshot) -> Diagnostic {
     Diagnostic {
         severity: Severity::Warning,

@@ -5,20 +5,20 @@ use std::time::{Duration, Instant};
 use super::Exit;
 use super::broker::ask;
 use super::print::{Format, print};
-use crate::cluster::{Goal, Interest, Known, Verdict, check_goal, judge};
+use crate::cluster::{Goal, GoalStatus, RefusalFilter, SourceProgress, check_goal, check_nodes};
 use crate::state::NodeRecord;
 use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};
 
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The interval of polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Looks between two readings of the source that are asked for.
 const READ_EVERY: u64 = 10;
 
 /// Wait until a change is applied: for CI, after a push, a put or a commit.
 ///
-/// Exits with 0 once it is applied, with 2 once it is applied and something in it is refused, with 1 if it was not in time:
-/// then who has not, and why, is printed.
+/// Exits with 0 once it is applied, with 2 once it is applied with refusals, with 1 after the time-out: then the
+/// brokers that have not applied it are printed with the reason.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("goal").required(true).args(["revision", "digest", "key"]))]
 pub(super) struct Args {
@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// Until the declaration has this digest, as `weir validate` prints it
     #[arg(long, value_name = "DIGEST")]
     digest: Option<String>,
-    /// Until what this key (or file) holds now is applied; only its refusals count
+    /// Until the present content of this key (or file) is applied; only its refusals count
     #[arg(long, value_name = "KEY")]
     key: Option<String>,
     /// Only this endpoint's refusals count
@@ -49,51 +49,51 @@ pub(super) struct Args {
     format: Format,
 }
 
-/// What one look shows.
-struct Look {
+/// The result of one poll.
+struct ClusterSnapshot {
     nodes: Vec<NodeRecord>,
-    known: Known,
+    progress: SourceProgress,
     /// Why not all brokers may be seen.
     trouble: Option<String>,
-    /// The names of the endpoints that the broker knows, where one is waited for.
+    /// The names of the broker's endpoints, where --endpoint is given.
     endpoints: Option<Vec<String>>,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let deadline = Instant::now() + Duration::from_secs(args.timeout_s);
-    let interest = Interest { endpoint: args.endpoint.clone(), key: args.key.clone() };
+    let filter = RefusalFilter { endpoint: args.endpoint.clone(), key: args.key.clone() };
     let mut goal = match (&args.revision, &args.digest) {
         (Some(revision), _) => Some(Goal::Revision(revision.clone())),
         (None, Some(digest)) => Some(Goal::Digest(digest.clone())),
-        // Known at the first look.
+        // Set by the first poll.
         (None, None) => None,
     };
-    for looks in 0_u64.. {
-        // A reading of the store tells that a revision has come in which nothing of ours changed.
-        let fresh = args.key.is_some() || looks % READ_EVERY == READ_EVERY - 1;
-        let seen = look(&args, fresh);
-        if let (Ok(seen), Some(goal)) = (&seen, &goal) {
-            check_goal(goal, &seen.known).map_err(|problem| anyhow!("--revision: {problem}"))?;
+    for polls in 0_u64.. {
+        // A reading of the store shows a revision that changed nothing under the root.
+        let fresh = args.key.is_some() || polls % READ_EVERY == READ_EVERY - 1;
+        let snapshot = poll(&args, fresh);
+        if let (Ok(snapshot), Some(goal)) = (&snapshot, &goal) {
+            check_goal(goal, &snapshot.progress).map_err(|problem| anyhow!("--revision: {problem}"))?;
         }
-        let verdict = seen.as_ref().ok().map(|seen| {
+        let status = snapshot.as_ref().ok().map(|snapshot| {
             // A reading that is under way may have begun before the change; the one after it has not.
-            let goal = goal.get_or_insert(Goal::Reads(seen.known.reads + 2));
-            let verdict = judge(&seen.nodes, &seen.known, goal, &interest);
-            match (&seen.trouble, verdict) {
-                (Some(why), Verdict::Applied(_)) => Verdict::Waiting(vec![("cluster".to_owned(), why.clone())]),
-                (_, verdict) => verdict,
+            let goal = goal.get_or_insert(Goal::Reads(snapshot.progress.reads + 2));
+            let status = check_nodes(&snapshot.nodes, &snapshot.progress, goal, &filter);
+            match (&snapshot.trouble, status) {
+                (Some(why), GoalStatus::Applied(_)) => GoalStatus::Waiting(vec![("cluster".to_owned(), why.clone())]),
+                (_, status) => status,
             }
         });
-        match (verdict, seen) {
-            (Some(Verdict::Applied(refusals)), Ok(seen)) => return applied(&args, &seen, &refusals),
-            (verdict, seen) if Instant::now() >= deadline => return not_in_time(&args, verdict, seen.err()),
-            _ => std::thread::sleep(LOOK_EVERY),
+        match (status, snapshot) {
+            (Some(GoalStatus::Applied(refusals)), Ok(snapshot)) => return applied(&args, &snapshot, &refusals),
+            (status, snapshot) if Instant::now() >= deadline => return not_in_time(&args, status, snapshot.err()),
+            _ => std::thread::sleep(POLL_INTERVAL),
         }
     }
     Ok(Exit::Failure)
 }
 
-fn look(args: &Args, fresh: bool) -> anyhow::Result<Look> {
+fn poll(args: &Args, fresh: bool) -> anyhow::Result<ClusterSnapshot> {
     let source = if fresh { "/api/source?fresh=true" } else { "/api/source" };
     let [source, nodes, status] = ask(&args.status, [source, "/api/cluster/nodes", "/api/cluster/status"])?;
     let mut records = Vec::new();
@@ -112,9 +112,9 @@ fn look(args: &Args, fresh: bool) -> anyhow::Result<Look> {
             Some(all.filter_map(|each| each["name"].as_str().map(ToOwned::to_owned)).collect())
         }
     };
-    Ok(Look {
+    Ok(ClusterSnapshot {
         nodes: records,
-        known: Known {
+        progress: SourceProgress {
             is_numbered: source["kind"] == "etcd",
             reads: source["reads"].as_u64().unwrap_or_default(),
             read_revision: store["readRevision"].as_i64(),
@@ -125,22 +125,22 @@ fn look(args: &Args, fresh: bool) -> anyhow::Result<Look> {
     })
 }
 
-fn applied(args: &Args, seen: &Look, refusals: &[(String, String)]) -> anyhow::Result<Exit> {
-    if let (Some(name), Some(known)) = (&args.endpoint, &seen.endpoints)
+fn applied(args: &Args, snapshot: &ClusterSnapshot, refusals: &[(String, String)]) -> anyhow::Result<Exit> {
+    if let (Some(name), Some(known)) = (&args.endpoint, &snapshot.endpoints)
         && !known.contains(name)
     {
         bail!("applied, but no endpoint is called {name:?}");
     }
     let exit = if refusals.is_empty() { Exit::Success } else { Exit::Reserved };
     if args.format == Format::Json {
-        let nodes = seen.nodes.iter().map(|node| json!({"node": node.name, "revision": node.applied_revision}));
+        let nodes = snapshot.nodes.iter().map(|node| json!({"node": node.name, "revision": node.applied_revision}));
         let nodes: Vec<Value> = nodes.collect();
         let answer = json!({"applied": true, "nodes": nodes, "refusals": by_node(refusals), "waiting": []});
         print(&format!("{answer:#}\n"))?;
         return Ok(exit);
     }
     let mut text = String::new();
-    for node in &seen.nodes {
+    for node in &snapshot.nodes {
         let revision = node.applied_revision.as_deref().unwrap_or("-");
         text.push_str(&format!("{}: applied, revision {revision}\n", node.name));
     }
@@ -155,11 +155,11 @@ fn by_node(found: &[(String, String)]) -> Vec<Value> {
     found.iter().map(|(node, why)| json!({"node": node, "why": why})).collect()
 }
 
-fn not_in_time(args: &Args, verdict: Option<Verdict>, error: Option<anyhow::Error>) -> anyhow::Result<Exit> {
-    let waiting = match (verdict, error) {
-        (Some(Verdict::Waiting(waiting)), _) => waiting,
+fn not_in_time(args: &Args, status: Option<GoalStatus>, error: Option<anyhow::Error>) -> anyhow::Result<Exit> {
+    let waiting = match (status, error) {
+        (Some(GoalStatus::Waiting(waiting)), _) => waiting,
         (_, Some(error)) => vec![("the broker".to_owned(), format!("{error:#}"))],
-        _ => vec![("the broker".to_owned(), "nothing is known".to_owned())],
+        _ => vec![("the broker".to_owned(), "no answer".to_owned())],
     };
     if args.format == Format::Json {
         let answer = json!({"applied": false, "nodes": [], "refusals": [], "waiting": by_node(&waiting)});

@@ -1,14 +1,14 @@
-//! Who else is there, and who has converged on what.
+//! The brokers of one etcd: their records, and whether they have converged.
 //!
-//! Each broker keeps a record of itself under a lease (`member`); what the records say together is judged purely:
-//! `convergence` (who has what), `verdict` (what `weir wait` waits for).
+//! Each broker keeps a record of itself under a lease (`member`). `convergence` and `goal` (for `weir wait`) evaluate
+//! the records and are pure. Must never change a declaration.
 
 mod convergence;
+mod goal;
 #[cfg(feature = "etcd")]
 mod member;
-mod verdict;
 
-pub use convergence::{Coexistence, Standing, standings};
+pub use convergence::{DuplicateNames, NodeConvergence, node_convergence};
+pub use goal::{Goal, GoalError, GoalStatus, RefusalFilter, SourceProgress, check_goal, check_nodes};
 #[cfg(feature = "etcd")]
 pub use member::{Member, MemberHandle, spawn_member};
-pub use verdict::{Goal, Interest, Known, Verdict, check_goal, judge};

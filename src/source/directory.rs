@@ -7,35 +7,35 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc};
 
+use super::debounce::{index_locked, wait_until_settled};
 use super::git::Repository;
-use super::quiet::{settle, still_locked};
-use super::walk::{Contents, Look, describe, walk};
+use super::walk::{FileCache, ReadMode, describe, walk};
 use super::watch::{Events, Watch, directories_of};
 use super::work_tree::WorkTree;
 use super::{Reading, SourceError, SourceEvent, SourceHandle};
 use crate::random;
 use weir_declare::config::Snapshot;
 
-/// What is left aside is listed up to this many paths.
+/// Ignored paths that are listed.
 const IGNORED_SHOWN_MAX: usize = 200;
 
 /// How to read a directory.
 #[derive(Debug, Clone)]
 pub struct DirectoryOptions {
-    /// As the user wrote it; may be a symbolic link, and is resolved anew on every pass.
+    /// As configured; may be a symbolic link, and is resolved in every pass.
     pub root: PathBuf,
     /// About how long without an event until everything is read all the same (half of it to one and a half).
     pub resync: Duration,
 }
 
-/// Reads a directory, again and again, cheaply where little changed.
+/// Reads a directory repeatedly; unchanged files are not parsed again.
 #[derive(Debug)]
 pub struct DirectoryReader {
     root: PathBuf,
     shown: String,
-    contents: Contents,
+    cache: FileCache,
     work_tree: WorkTree,
-    /// git's directory of the work tree, as of the last reading.
+    /// The repository of the directory, as of the last reading.
     repository: Option<Repository>,
 }
 
@@ -47,29 +47,29 @@ impl DirectoryReader {
         Self {
             root: root.to_path_buf(),
             shown,
-            contents: Contents::default(),
+            cache: FileCache::default(),
             work_tree: WorkTree::default(),
             repository: None,
         }
     }
 
-    /// Reads everything. With `watch`, what was read is watched from before it was read, and nothing else any longer.
+    /// Reads everything. With `watch`, every directory is watched from before it is read, and others no longer.
     ///
     /// # Errors
-    /// The directory is not there, or cannot be listed.
+    /// The directory does not exist, or cannot be listed.
     pub fn read(&mut self, watch: Option<&mut Watch>) -> Result<Reading, SourceError> {
-        self.look(watch, Look::Closely)
+        self.read_in(watch, ReadMode::Full)
     }
 
-    /// Looks at everything, and reads what was written to since it was read last, as far as the file system tells.
+    /// Lists everything, and reads the files whose fingerprint has changed since the last reading.
     ///
     /// # Errors
-    /// As of [`Self::read`].
+    /// See [`Self::read`].
     pub fn refresh(&mut self, watch: Option<&mut Watch>) -> Result<Reading, SourceError> {
-        self.look(watch, Look::AtStamps)
+        self.read_in(watch, ReadMode::Changed)
     }
 
-    fn look(&mut self, mut watch: Option<&mut Watch>, look: Look) -> Result<Reading, SourceError> {
+    fn read_in(&mut self, mut watch: Option<&mut Watch>, mode: ReadMode) -> Result<Reading, SourceError> {
         let mut wanted = self.way_to_root();
         if let Some(watch) = watch.as_deref_mut() {
             wanted.iter().for_each(|directory| watch.add(directory));
@@ -79,15 +79,15 @@ impl DirectoryReader {
         if !root.is_dir() {
             return Err(SourceError::new(format!("{}: not a directory", self.shown)));
         }
-        let mut entering = |directory: &Path| {
+        let mut on_directory = |directory: &Path| {
             if let Some(watch) = watch.as_deref_mut() {
                 watch.add(directory);
             }
         };
-        let walked = walk(&root, &self.shown, look, &mut self.contents, &mut entering).map_err(|e| fail(&e))?;
+        let walked = walk(&root, &self.shown, mode, &mut self.cache, &mut on_directory).map_err(|e| fail(&e))?;
         self.repository = Repository::discover(&root);
         if let Some(repository) = &self.repository {
-            entering(&repository.git_dir);
+            on_directory(&repository.git_dir);
             wanted.insert(repository.git_dir.clone());
         }
         let (revision, commit, note) = self.work_tree.revision(self.repository.as_ref(), &walked.files, &walked.links);
@@ -95,12 +95,12 @@ impl DirectoryReader {
         let mut notes: Vec<String> = note.into_iter().collect();
         if let Some(watch) = watch {
             watch.retain(&wanted);
-            notes.extend(watch.take_trouble());
+            notes.extend(watch.take_warning());
         }
         Ok(Reading {
             snapshot: Snapshot { origin: Arc::from(self.shown.as_str()), revision, files: walked.files },
             commit,
-            unsettled: walked.moving.or_else(|| still_locked(&|| self.lock())),
+            unsettled: walked.changed_while_read.or_else(|| index_locked(&|| self.lock())),
             ignored: shortened(walked.ignored),
             notes,
             store: None,
@@ -108,7 +108,8 @@ impl DirectoryReader {
         })
     }
 
-    /// Where the root can be swapped, come back or go. Of a root that is not there, the nearest directory that is.
+    /// The directories in which the root can be replaced, created or removed. Where the root is absent, its nearest
+    /// parent.
     fn way_to_root(&self) -> BTreeSet<PathBuf> {
         let mut wanted = directories_of(&self.root);
         if !self.root.exists()
@@ -133,100 +134,107 @@ fn shortened(mut ignored: Vec<String>) -> Vec<String> {
     ignored
 }
 
-/// Follows a directory: reads it at once, then whenever something in it has changed and come to rest, when nudged, and
-/// now and then.
+/// Follows a directory: reads it at once, then after each change once writes have stopped, on request, and
+/// periodically.
 pub fn spawn_directory(options: DirectoryOptions) -> SourceHandle {
-    let (tell, events) = mpsc::channel(1);
-    let nudge = Arc::new(Notify::new());
+    let (sender, events) = mpsc::channel(1);
+    let resync_requested = Arc::new(Notify::new());
     let location = options.root.display().to_string();
     let mut reader = DirectoryReader::new(&options.root);
     let lock_reader = options.root.clone();
-    let read = move |watch: &mut Watch, look: Look| reader.look(Some(watch), look);
+    let read = move |watch: &mut Watch, mode: ReadMode| reader.read_in(Some(watch), mode);
     let lock = move || {
         let root = lock_reader.canonicalize().ok()?;
         Repository::discover(&root)?.index_lock()
     };
-    tokio::spawn(follow(read, lock, options.resync, Arc::clone(&nudge), tell));
-    SourceHandle::new("directory", location, events, nudge)
+    tokio::spawn(follow(read, lock, options.resync, Arc::clone(&resync_requested), sender));
+    SourceHandle::new("directory", location, events, resync_requested)
 }
 
-/// Reads at once and then on every hint, until nobody listens. A hint makes it look for what was written to; what it is
-/// asked for, and what is due now and then however many hints there are, is read closely.
+/// Reads at once and then on every hint until the receiver is closed. After a hint it reads changed files only; on
+/// request and periodically it reads all files.
 pub(super) async fn follow<R, L>(
     read: R,
     lock: L,
     resync: Duration,
-    nudge: Arc<Notify>,
-    tell: mpsc::Sender<SourceEvent>,
+    resync_requested: Arc<Notify>,
+    sender: mpsc::Sender<SourceEvent>,
 ) where
-    R: FnMut(&mut Watch, Look) -> Result<Reading, SourceError> + Send + 'static,
+    R: FnMut(&mut Watch, ReadMode) -> Result<Reading, SourceError> + Send + 'static,
     L: Fn() -> Option<PathBuf>,
 {
     let watch = Watch::new();
     let events = watch.events();
-    let mut tools = Some((read, watch));
-    let mut unsettled = still_locked(&lock);
-    let mut look = Look::Closely;
+    let mut reader_and_watch = Some((read, watch));
+    let mut unsettled = index_locked(&lock);
+    let mut mode = ReadMode::Full;
     let mut resync_at = tokio::time::Instant::now() + jittered(resync);
     loop {
-        let Some((mut read, mut watch)) = tools.take() else { return };
+        let Some((mut read, mut watch)) = reader_and_watch.take() else {
+            debug_assert!(false, "the reader was not put back");
+            return;
+        };
         let before = events.count();
         let task = tokio::task::spawn_blocking(move || {
             let begun = Instant::now();
-            let mut outcome = read(&mut watch, look);
+            let mut outcome = read(&mut watch, mode);
             if let Ok(reading) = &mut outcome {
                 reading.read = Some((begun, Instant::now()));
             }
             (read, watch, outcome)
         });
         let Ok((read, watch, outcome)) = task.await else {
-            // A panic in the reader is a bug; what is live stays, and the status tells.
+            // A panic in the reader is a bug; the live state stays, and the status shows the error.
             let message = "the source's reader failed; restart the broker and report this";
-            drop(tell.send(SourceEvent::Trouble(SourceError::new(message))).await);
+            drop(sender.send(SourceEvent::Failed(SourceError::new(message))).await);
             return;
         };
-        tools = Some((read, watch));
-        let mut restless = false;
+        reader_and_watch = Some((read, watch));
+        let mut is_unsettled = false;
         let event = match outcome {
             Ok(mut reading) => {
                 if unsettled.is_none() && events.count() != before {
                     unsettled = Some("files changed while they were read".into());
                 }
                 reading.unsettled = unsettled.take().or(reading.unsettled);
-                restless = reading.unsettled.is_some();
+                is_unsettled = reading.unsettled.is_some();
                 SourceEvent::Read(Box::new(reading))
             }
-            Err(error) => SourceEvent::Trouble(error),
+            Err(error) => SourceEvent::Failed(error),
         };
-        if tell.send(event).await.is_err() {
+        if sender.send(event).await.is_err() {
             return;
         }
-        (unsettled, look) = tokio::select! {
-            () = tell.closed() => return,
-            // What was read amid changes is read again once they are over.
-            again = settle(&events, &nudge, &lock), if restless => after_hint(again),
-            () = events.happened(), if !restless => after_hint(settle(&events, &nudge, &lock).await),
-            () = nudge.notified(), if !restless => (still_locked(&lock), Look::Closely),
+        (unsettled, mode) = tokio::select! {
+            () = sender.closed() => return,
+            // A reading made during writes is repeated when they have stopped.
+            again = wait_until_settled(&events, &resync_requested, &lock), if is_unsettled => after_hint(again),
+            () = events.happened(), if !is_unsettled => after_hint(wait_until_settled(&events, &resync_requested, &lock).await),
+            () = resync_requested.notified(), if !is_unsettled => (index_locked(&lock), ReadMode::Full),
             () = tokio::time::sleep_until(resync_at) => {
-                if let Some((_, watch)) = &mut tools {
+                if let Some((_, watch)) = &mut reader_and_watch {
                     watch.renew();
                 }
                 resync_at = tokio::time::Instant::now() + jittered(resync);
-                (settled_now(&events, &nudge, &lock).await, Look::Closely)
+                (wait_for_git(&events, &resync_requested, &lock).await, ReadMode::Full)
             }
         };
     }
 }
 
-/// Where whoever writes did not come to rest, or was not waited for, times of change tell less.
-fn after_hint(unsettled: Option<String>) -> (Option<String>, Look) {
-    let look = if unsettled.is_some() { Look::Closely } else { Look::AtStamps };
-    (unsettled, look)
+/// After unfinished writes, change times are no proof: all files are read.
+fn after_hint(unsettled: Option<String>) -> (Option<String>, ReadMode) {
+    let mode = if unsettled.is_some() { ReadMode::Full } else { ReadMode::Changed };
+    (unsettled, mode)
 }
 
 /// The periodic pass waits for git, too.
-async fn settled_now(events: &Events, nudge: &Notify, lock: &impl Fn() -> Option<PathBuf>) -> Option<String> {
-    if lock().is_some() { settle(events, nudge, lock).await } else { None }
+async fn wait_for_git(
+    events: &Events,
+    resync_requested: &Notify,
+    lock: &impl Fn() -> Option<PathBuf>,
+) -> Option<String> {
+    if lock().is_some() { wait_until_settled(events, resync_requested, lock).await } else { None }
 }
 
 /// Half of `period` to one and a half, so that a fleet does not read in step.

@@ -1,7 +1,7 @@
-//! Asks git, without running anything a repository's configuration or hooks name.
+//! Runs git without executing anything that a repository's configuration or hooks name.
 //!
-//! What is asked on every pass (which commit is checked out) is read from git's own files; what changes with a commit
-//! (its tree, its author) comes from the `git` program's plumbing, which executes no hooks, filters, pagers or drivers.
+//! The checked-out commit is read from git's own files in every pass. The tree and the author of a commit come from the
+//! `git` program's plumbing, which executes no hooks, filters, pagers or drivers.
 
 use std::collections::HashMap;
 use std::fs;
@@ -32,17 +32,17 @@ pub(super) enum GitError {
 /// A repository as found from a directory in it.
 #[derive(Debug, Clone)]
 pub(super) struct Repository {
-    /// What belongs to this work tree: `HEAD`, `index`, `index.lock`.
+    /// The directory of this work tree: `HEAD`, `index`, `index.lock`.
     pub(super) git_dir: PathBuf,
-    /// What all its work trees share: objects and refs.
+    /// The directory that all work trees share: objects and refs.
     pub(super) common_dir: PathBuf,
     /// The directory's path within the repository's tree: empty, or `deploy/endpoints`.
     pub(super) prefix: String,
 }
 
 impl Repository {
-    /// The repository whose work tree `directory` lies in; of a bare one, that it is itself or names a path below. The
-    /// directory need not be there: another branch may be checked out.
+    /// The repository whose work tree contains `directory`, or the bare repository that `directory` is or lies below.
+    /// The directory need not exist: another branch may be checked out.
     pub(super) fn discover(directory: &Path) -> Option<Repository> {
         let absolute = std::path::absolute(directory).ok()?;
         let there = absolute.ancestors().find(|path| path.exists())?;
@@ -116,13 +116,13 @@ impl Repository {
                 let id = String::from_utf8_lossy(&bytes).trim_end().to_owned();
                 Ok(is_object_id(&id).then_some(id))
             }
-            // Silent failure is --verify's and --quiet's way to say no.
+            // --verify with --quiet fails without a message where there is no such commit.
             Err(GitError::Failed { message, .. }) if message.is_empty() => Ok(None),
             Err(e) => Err(e),
         }
     }
 
-    /// What may have been meant by a name that stands for nothing: the local branches, the newest first, ten at most.
+    /// The names to suggest for an unknown revision: the local branches, newest first, ten at most.
     pub(super) fn branches(&self) -> Result<String, GitError> {
         let listing =
             ["for-each-ref", "--count=10", "--sort=-committerdate", "--format=%(refname:short)", "refs/heads"];
@@ -141,7 +141,7 @@ impl Repository {
         let tree = format!("{commit}:{}", self.prefix);
         match self.run(&["ls-tree", "-r", "-z", "-l", "--full-tree", "--end-of-options", &tree], None) {
             Ok(bytes) => Ok(parse_tree(&bytes)),
-            // The directory is not in this commit: nothing of it is committed. What else may be wrong shows here, too.
+            // The directory is not in this commit, so nothing in it is committed. Other errors show here too.
             Err(GitError::Failed { .. }) if self.is_absent(commit)? => Ok(HashMap::new()),
             Err(e) => Err(e),
         }
@@ -203,7 +203,7 @@ impl Repository {
             _ => fail(e.to_string()),
         })?;
         if let (Some(input), Some(mut stdin)) = (input, child.stdin.take()) {
-            // Ends with an error where git ends first; its own message tells more.
+            // Fails where git ends first; git's own message is the better one.
             thread::spawn(move || drop(stdin.write_all(&input)));
         }
         let stdout = read_apart(child.stdout.take());
@@ -223,17 +223,17 @@ impl Repository {
 }
 
 fn read_apart(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<std::io::Result<Vec<u8>>> {
-    let (tell, told) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let mut bytes = Vec::new();
         let outcome = match pipe {
             Some(pipe) => pipe.take(OUTPUT_BYTES_MAX).read_to_end(&mut bytes).map(|_| bytes),
             None => Ok(bytes),
         };
-        // Nobody listens after a time-out.
-        drop(tell.send(outcome));
+        // The receiver is dropped after a time-out.
+        drop(sender.send(outcome));
     });
-    told
+    receiver
 }
 
 /// The directory a `.git` file (a linked work tree, a submodule) points to.
@@ -293,8 +293,8 @@ fn parse_commit(id: &str, text: &str) -> Commit {
     // `Name <address> 1700000000 +0100`
     let person = |line: &str| line.rsplit_once('>').map_or(line.to_owned(), |(who, _)| format!("{who}>"));
     let seconds = |line: &str| {
-        let stamp = line.rsplit_once('>').map_or("", |(_, stamp)| stamp.trim_start());
-        stamp.split(' ').next().and_then(|text| text.parse::<u64>().ok()).unwrap_or_default()
+        let time = line.rsplit_once('>').map_or("", |(_, time)| time.trim_start());
+        time.split(' ').next().and_then(|text| text.parse::<u64>().ok()).unwrap_or_default()
     };
     Commit {
         id: id.to_owned(),
@@ -309,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_commit_tells_who_when_and_what() {
+    fn a_commit_is_parsed_into_author_time_and_subject() {
         let text =
             "tree 1\nauthor Ada L <ada@x> 1 +0000\ncommitter Bob <b@x> 1700000000 +0100\n\nRaise the limit\n\nbody";
         let commit = parse_commit("c0ffee", text);

@@ -1,4 +1,4 @@
-//! `--git-ref`: what is committed at a ref of a local repository, whatever the work tree holds.
+//! `--git-ref`: the files committed at a ref of a local repository, independent of the work tree.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::directory::follow;
 use super::git::{GitError, Repository, TreeEntry};
-use super::walk::{Look, is_document_path};
+use super::walk::{ReadMode, is_document_path};
 use super::watch::Watch;
 use super::{Commit, Reading, SourceError, SourceHandle};
 use weir_declare::config::{ReadError, Revision, Snapshot, SourceFile};
@@ -153,14 +153,14 @@ fn refusal(entry: &TreeEntry) -> Option<String> {
     }
 }
 
-/// Follows a ref: reads what is committed there at once, whenever it moves, when nudged, and now and then.
+/// Follows a ref: reads its commit at once, whenever the ref moves, on request, and periodically.
 pub fn spawn_git_ref(directory: &Path, revision: &str, resync: Duration) -> SourceHandle {
-    let (tell, events) = mpsc::channel(1);
-    let nudge = Arc::new(Notify::new());
+    let (sender, events) = mpsc::channel(1);
+    let resync_requested = Arc::new(Notify::new());
     let location = format!("{} at {revision}", directory.display());
     let mut reader = GitRefReader::new(directory, revision);
-    // What is committed is known by its id; there is nothing to look at closely.
-    let read = move |watch: &mut Watch, _: Look| reader.read(Some(watch));
-    tokio::spawn(follow(read, || None, resync, Arc::clone(&nudge), tell));
-    SourceHandle::new("git", location, events, nudge)
+    // A commit is known by its id, so both modes are the same.
+    let read = move |watch: &mut Watch, _: ReadMode| reader.read(Some(watch));
+    tokio::spawn(follow(read, || None, resync, Arc::clone(&resync_requested), sender));
+    SourceHandle::new("git", location, events, resync_requested)
 }

@@ -1,16 +1,16 @@
-//! Where snapshots come from: a directory, a git ref, etcd.
+//! Sources of snapshots: a directory, a git ref, etcd.
 //!
-//! A source is a task that owns its connection to the outside. It hands over whole [`Reading`]s, never deltas: what moved
-//! it to read again (an event, a timer, a nudge) is a hint and nobody's business but its own.
+//! A source is a task that owns its connection to the outside. It sends whole [`Reading`]s, never deltas; an event, a
+//! timer or a request only makes it read again. It must never interpret a document.
 
+mod debounce;
 mod directory;
+mod error;
 #[cfg(feature = "etcd")]
 pub mod etcd;
+mod fingerprint;
 mod git;
 mod git_ref;
-mod quiet;
-mod stamp;
-mod trouble;
 mod walk;
 mod watch;
 mod work_tree;
@@ -24,8 +24,8 @@ use tokio::sync::{Notify, mpsc};
 #[cfg(feature = "etcd")]
 pub(crate) use directory::jittered;
 pub use directory::{DirectoryOptions, DirectoryReader, spawn_directory};
+pub use error::{SourceErrorCounts, SourceErrorKind};
 pub use git_ref::{GitRefReader, spawn_git_ref};
-pub use trouble::{Incidents, TroubleKind};
 pub use watch::Watch;
 
 use weir_declare::config::Snapshot;
@@ -35,26 +35,26 @@ use weir_declare::reconcile::Timestamp;
 #[derive(Debug, Clone)]
 pub struct Reading {
     pub snapshot: Snapshot,
-    /// The revision's commit, where git knows it.
+    /// The revision's commit, where git has one.
     pub commit: Option<Commit>,
-    /// `Some`: something was still writing while this was read (and what tells so). What is there may be applied; that
-    /// something is not there proves nothing.
+    /// `Some`: files were being written during the reading (and the reason for that belief). Its documents may be
+    /// applied; a document that is missing in it is not deleted.
     pub unsettled: Option<String>,
-    /// What was seen and left aside: hidden files, files that are not YAML. Paths as messages show them.
+    /// Ignored paths: hidden files, files that are not YAML. As messages show them.
     pub ignored: Vec<String>,
-    /// What else is worth saying once: the revision is a content hash because git could not be asked.
+    /// Other notes, logged once: for example that the revision is a content hash because git failed.
     pub notes: Vec<String>,
     /// Of a store; `None` for files.
     pub store: Option<StoreFacts>,
-    /// From when to when all of it was read; `None`: a watch told what had changed.
+    /// Begin and end of a full reading; `None`: a watch reported the changes.
     pub read: Option<(Instant, Instant)>,
 }
 
-/// What a store tells beside its documents.
+/// Facts about a store besides its documents.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreFacts {
     pub cluster_id: u64,
-    /// Up to which the documents are known; at or after the snapshot's own revision.
+    /// The revision up to which the documents are read; at or after the snapshot's own revision.
     pub read_revision: i64,
     /// How often everything was listed.
     pub reads: u64,
@@ -62,7 +62,7 @@ pub struct StoreFacts {
     pub documents_digest: String,
 }
 
-/// A commit, as git tells it.
+/// A commit, as git reports it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Commit {
@@ -78,22 +78,22 @@ pub struct Commit {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SourceError {
-    pub kind: TroubleKind,
-    /// What is wrong, where, and what to do.
+    pub kind: SourceErrorKind,
+    /// The error, its place, and what to do.
     pub message: String,
 }
 
 impl SourceError {
     fn new(message: impl Into<String>) -> Self {
-        Self { kind: TroubleKind::Unreadable, message: message.into() }
+        Self { kind: SourceErrorKind::Unreadable, message: message.into() }
     }
 }
 
-/// What a source tells the reconciler.
+/// An event for the reconciler.
 #[derive(Debug)]
 pub enum SourceEvent {
     Read(Box<Reading>),
-    Trouble(SourceError),
+    Failed(SourceError),
 }
 
 /// The reconciler's end of a source. Dropping it ends the source's task.
@@ -105,25 +105,30 @@ pub struct SourceHandle {
     pub location: String,
     /// One reading may wait; a source that is faster than its reader waits with the next.
     pub events: mpsc::Receiver<SourceEvent>,
-    /// What it went through.
-    pub incidents: Arc<Incidents>,
-    nudge: Arc<Notify>,
+    /// Counters of its errors.
+    pub incidents: Arc<SourceErrorCounts>,
+    resync_requested: Arc<Notify>,
 }
 
 impl SourceHandle {
-    /// A source that is nudged through `nudge` and tells through `events`.
-    pub fn new(kind: &'static str, location: String, events: mpsc::Receiver<SourceEvent>, nudge: Arc<Notify>) -> Self {
-        Self { kind, location, events, incidents: Arc::default(), nudge }
+    /// A source that reads when `resync_requested` is notified and sends to `events`.
+    pub fn new(
+        kind: &'static str,
+        location: String,
+        events: mpsc::Receiver<SourceEvent>,
+        resync_requested: Arc<Notify>,
+    ) -> Self {
+        Self { kind, location, events, incidents: Arc::default(), resync_requested }
     }
 
-    /// What asks for a reading, for who does not hold the source.
-    pub fn nudger(&self) -> Arc<Notify> {
-        Arc::clone(&self.nudge)
+    /// Requests a resync without the source itself.
+    pub fn resync_requester(&self) -> Arc<Notify> {
+        Arc::clone(&self.resync_requested)
     }
 
-    /// Asks for a reading now (the periodic pass, SIGHUP, the second look before a deletion). Every nudge is followed by
-    /// an event; several may share one.
-    pub fn nudge(&self) {
-        self.nudge.notify_one();
+    /// Requests a reading (a periodic pass, SIGHUP, a confirmation of a deletion). Every request is followed by an
+    /// event; several may share one.
+    pub fn request_resync(&self) {
+        self.resync_requested.notify_one();
     }
 }

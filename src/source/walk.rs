@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::stamp::{self, Stamp};
+use super::fingerprint::{self, Fingerprint};
 use weir_declare::config::{ReadError, SourceFile};
 
-/// Bytes of one file; the validator refuses larger ones, so no more of them is read than tells that they are larger.
+/// Bytes read of one file; the validator refuses larger files.
 const FILE_BYTES_MAX: u64 = 256 << 10;
 /// Directories below one another.
 const DEPTH_MAX: usize = 32;
@@ -20,41 +20,41 @@ const FILES_MAX: usize = 100_000;
 /// Entries of all kinds: a directory of a million photographs is a mistake, not a declaration.
 const ENTRIES_MAX: usize = 1_000_000;
 
-/// What a walk found.
+/// The result of a walk.
 #[derive(Debug, Default)]
-pub(super) struct Walk {
+pub(super) struct WalkResult {
     pub files: Vec<SourceFile>,
     /// The target of each file that is a symbolic link itself, by the file's path below the root.
     pub links: HashMap<Arc<str>, PathBuf>,
-    /// Paths that were left aside, as shown.
+    /// Ignored paths, as shown.
     pub ignored: Vec<String>,
     /// A file changed while it was read.
-    pub moving: Option<String>,
-    /// Every directory that was read, and those that symbolic links lead through: what to watch.
+    pub changed_while_read: Option<String>,
+    /// Directories to watch: those that were read, and those that symbolic links lead through.
     pub watch: BTreeSet<PathBuf>,
 }
 
-/// How to look at a file whose bytes are known from the last walk.
+/// How to read a file that the last walk has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Look {
+pub(super) enum ReadMode {
     /// It is read again.
-    Closely,
+    Full,
     /// It is read again unless it has the stamp that it had when it was read.
-    AtStamps,
+    Changed,
 }
 
-/// Remembers what the last walk read, so that a file that did not change keeps its allocations: whoever compares pointers
-/// first (the parser's cache) need not compare bytes.
+/// The files of the last walk. An unchanged file keeps its allocation, so that the parser's cache can compare pointers
+/// first.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
-    by_path: HashMap<Arc<str>, Known>,
+pub(super) struct FileCache {
+    by_path: HashMap<Arc<str>, CachedFile>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct CachedFile {
     file: SourceFile,
     /// `None`: it may have been written to since without showing it.
-    stamp: Option<Stamp>,
+    fingerprint: Option<Fingerprint>,
 }
 
 /// Reads everything below `root`. `shown_root` is how messages call it. `entering` is called before a directory is
@@ -65,39 +65,39 @@ struct Known {
 pub(super) fn walk(
     root: &Path,
     shown_root: &str,
-    look: Look,
-    contents: &mut Contents,
-    entering: &mut dyn FnMut(&Path),
-) -> io::Result<Walk> {
+    mode: ReadMode,
+    cache: &mut FileCache,
+    on_directory: &mut dyn FnMut(&Path),
+) -> io::Result<WalkResult> {
     let mut walker = Walker {
-        walk: Walk::default(),
-        look,
-        now: stamp::now(),
-        kept: HashMap::with_capacity(contents.by_path.len()),
-        previous: std::mem::take(&mut contents.by_path),
+        result: WalkResult::default(),
+        mode,
+        now: fingerprint::now(),
+        next_cache: HashMap::with_capacity(cache.by_path.len()),
+        previous: std::mem::take(&mut cache.by_path),
         visiting: HashSet::new(),
         entries: 0,
-        entering,
+        on_directory,
     };
     let outcome = walker.directory(root, "", shown_root, 0);
-    contents.by_path = std::mem::take(&mut walker.kept);
+    cache.by_path = std::mem::take(&mut walker.next_cache);
     outcome?;
-    walker.walk.files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(walker.walk)
+    walker.result.files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(walker.result)
 }
 
 struct Walker<'a> {
-    walk: Walk,
-    look: Look,
-    /// When the walk began, by [`stamp::now`]: nothing was read before.
+    result: WalkResult,
+    mode: ReadMode,
+    /// When the walk began, by [`fingerprint::now`]: nothing was read before.
     now: Duration,
-    previous: HashMap<Arc<str>, Known>,
+    previous: HashMap<Arc<str>, CachedFile>,
     /// For the next walk.
-    kept: HashMap<Arc<str>, Known>,
+    next_cache: HashMap<Arc<str>, CachedFile>,
     /// Device and inode of the directories on the way down: a link back to one of them is a loop.
     visiting: HashSet<(u64, u64)>,
     entries: usize,
-    entering: &'a mut dyn FnMut(&Path),
+    on_directory: &'a mut dyn FnMut(&Path),
 }
 
 impl Walker<'_> {
@@ -108,8 +108,8 @@ impl Walker<'_> {
         if !self.visiting.insert(key) {
             return Err(io::Error::other("a symbolic link leads back to a directory above it"));
         }
-        (self.entering)(path);
-        self.walk.watch.insert(path.to_path_buf());
+        (self.on_directory)(path);
+        self.result.watch.insert(path.to_path_buf());
         let outcome = self.entries_of(path, below, shown, depth);
         self.visiting.remove(&key);
         outcome
@@ -127,15 +127,15 @@ impl Walker<'_> {
             let name = entry.file_name();
             let shown = format!("{shown}/{}", name.to_string_lossy());
             let Some(name) = name.to_str() else {
-                self.walk.ignored.push(format!("{shown} (its name is not UTF-8)"));
+                self.result.ignored.push(format!("{shown} (its name is not UTF-8)"));
                 continue;
             };
             if name.starts_with('.') {
-                self.walk.ignored.push(shown);
+                self.result.ignored.push(shown);
                 continue;
             }
             let below = format!("{below}{name}");
-            // A plain file is looked at when it is open.
+            // The metadata of a plain file is read after it is opened.
             if entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 self.file(&entry.path(), &base, below, shown)?;
             } else {
@@ -150,8 +150,10 @@ impl Walker<'_> {
         let meta = match fs::metadata(path) {
             Ok(meta) => meta,
             Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
-                // Listed a moment ago and gone now: someone is at work here.
-                self.walk.moving.get_or_insert_with(|| format!("{shown} vanished while the directory was read"));
+                // It was listed a moment ago: files are being written here.
+                self.result
+                    .changed_while_read
+                    .get_or_insert_with(|| format!("{shown} vanished while the directory was read"));
                 return Ok(());
             }
             Err(e) => {
@@ -161,7 +163,7 @@ impl Walker<'_> {
                 } else {
                     describe(&e)
                 };
-                // What cannot be looked at may be a directory: what was declared below it is held as well.
+                // An unreadable entry may be a directory: the documents below it are held as well.
                 let below = if wanted { below } else { format!("{below}/") };
                 return self.unreadable(base, below, shown, message);
             }
@@ -182,7 +184,7 @@ impl Walker<'_> {
             return match read {
                 Ok(()) => Ok(()),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    self.walk.moving.get_or_insert_with(|| format!("{shown} vanished while it was read"));
+                    self.result.changed_while_read.get_or_insert_with(|| format!("{shown} vanished while it was read"));
                     Ok(())
                 }
                 Err(e) => self.unreadable(base, format!("{below}/"), shown, describe(&e)),
@@ -192,33 +194,37 @@ impl Walker<'_> {
             && is_link
             && let Ok(target) = fs::read_link(path)
         {
-            self.walk.links.insert(Arc::from(below.as_str()), target);
+            self.result.links.insert(Arc::from(below.as_str()), target);
         }
         self.file(path, base, below, shown)
     }
 
-    /// What is no directory.
+    /// Reads an entry that is not a directory.
     fn file(&mut self, path: &Path, base: &Arc<Path>, below: String, shown: String) -> io::Result<()> {
         if !is_document_name(&below) {
-            self.walk.ignored.push(shown);
+            self.result.ignored.push(shown);
             return Ok(());
         }
         let previous = self.previous.remove(below.as_str());
-        if self.look == Look::AtStamps
+        if self.mode == ReadMode::Changed
             && let Some(known) = &previous
-            && known.stamp.is_some_and(|stamp| fs::metadata(path).is_ok_and(|meta| Stamp::of(&meta) == stamp))
+            && known
+                .fingerprint
+                .is_some_and(|fingerprint| fs::metadata(path).is_ok_and(|meta| Fingerprint::of(&meta) == fingerprint))
         {
-            let Known { file, stamp } = known;
-            return self.keep(SourceFile { base: same_base(&file.base, base), ..file.clone() }, *stamp);
+            let CachedFile { file, fingerprint } = known;
+            return self.push_cached(SourceFile { base: same_base(&file.base, base), ..file.clone() }, *fingerprint);
         }
-        let Document { bytes, stamp } = match read_document(path, self.now) {
+        let ReadDocument { bytes, fingerprint } = match read_document(path, self.now) {
             Ok(Some(document)) => document,
             Ok(None) => {
-                self.walk.moving.get_or_insert_with(|| format!("{shown} was written while it was read"));
+                self.result.changed_while_read.get_or_insert_with(|| format!("{shown} was written while it was read"));
                 return self.unreadable(base, below, shown, "it was written while it was read".to_owned());
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(path).is_err() => {
-                self.walk.moving.get_or_insert_with(|| format!("{shown} vanished while the directory was read"));
+                self.result
+                    .changed_while_read
+                    .get_or_insert_with(|| format!("{shown} vanished while the directory was read"));
                 return Ok(());
             }
             Err(e) => return self.unreadable(base, below, shown, describe(&e)),
@@ -228,7 +234,7 @@ impl Walker<'_> {
             return self.unreadable(base, below, shown, message.to_owned());
         }
         let file = match previous {
-            Some(Known { file, .. }) if file.content.as_ref().is_ok_and(|known| **known == *bytes) => {
+            Some(CachedFile { file, .. }) if file.content.as_ref().is_ok_and(|known| **known == *bytes) => {
                 SourceFile { base: same_base(&file.base, base), ..file }
             }
             _ => SourceFile {
@@ -238,16 +244,16 @@ impl Walker<'_> {
                 content: Ok(Arc::from(bytes)),
             },
         };
-        self.keep(file, stamp)
+        self.push_cached(file, fingerprint)
     }
 
     /// A file with content, which the next walk remembers.
-    fn keep(&mut self, file: SourceFile, stamp: Option<Stamp>) -> io::Result<()> {
-        self.kept.insert(Arc::clone(&file.path), Known { file: file.clone(), stamp });
+    fn push_cached(&mut self, file: SourceFile, fingerprint: Option<Fingerprint>) -> io::Result<()> {
+        self.next_cache.insert(Arc::clone(&file.path), CachedFile { file: file.clone(), fingerprint });
         self.push(file)
     }
 
-    /// Something that is there and cannot be read. A `path` that ends in a slash stands for all below it.
+    /// Records an unreadable path. A `path` that ends in a slash stands for everything below it.
     fn unreadable(&mut self, base: &Arc<Path>, path: String, shown: String, message: String) -> io::Result<()> {
         self.push(SourceFile {
             path: Arc::from(path),
@@ -258,22 +264,22 @@ impl Walker<'_> {
     }
 
     fn push(&mut self, file: SourceFile) -> io::Result<()> {
-        if self.walk.files.len() >= FILES_MAX {
+        if self.result.files.len() >= FILES_MAX {
             return Err(io::Error::other(format!("more than {FILES_MAX} files")));
         }
-        self.walk.files.push(file);
+        self.result.files.push(file);
         Ok(())
     }
 
     fn link_directories(&mut self, link: &Path) {
         for directory in super::watch::directories_of(link) {
-            (self.entering)(&directory);
-            self.walk.watch.insert(directory);
+            (self.on_directory)(&directory);
+            self.result.watch.insert(directory);
         }
     }
 }
 
-/// The known allocation, where it says the same.
+/// The known allocation, where it is equal.
 fn same_base(known: &Arc<Path>, now: &Arc<Path>) -> Arc<Path> {
     Arc::clone(if known.as_os_str() == now.as_os_str() { known } else { now })
 }
@@ -298,14 +304,14 @@ fn not_a_file(kind: fs::FileType) -> Option<&'static str> {
     }
 }
 
-struct Document {
+struct ReadDocument {
     bytes: Vec<u8>,
-    stamp: Option<Stamp>,
+    fingerprint: Option<Fingerprint>,
 }
 
 /// Reads a regular file whole, after `now`. `None`: it changed meanwhile.
-fn read_document(path: &Path, now: Duration) -> io::Result<Option<Document>> {
-    // O_NONBLOCK: should the file have become a pipe since it was looked at, the open does not wait for a writer.
+fn read_document(path: &Path, now: Duration) -> io::Result<Option<ReadDocument>> {
+    // O_NONBLOCK: the open must not wait for a writer if the file has become a pipe meanwhile.
     let mut file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC).open(path)?;
     let before = file.metadata()?;
     if let Some(kind) = not_a_file(before.file_type()) {
@@ -323,14 +329,14 @@ fn read_document(path: &Path, now: Duration) -> io::Result<Option<Document>> {
         }
     };
     bytes.truncate(read);
-    let moving = changed(&before, &file, bytes.len() as u64)?;
-    Ok((!moving).then(|| Document { bytes, stamp: Stamp::settled(&before, now) }))
+    let changed_while_read = changed(&before, &file, bytes.len() as u64)?;
+    Ok((!changed_while_read).then(|| ReadDocument { bytes, fingerprint: Fingerprint::settled(&before, now) }))
 }
 
 fn changed(before: &fs::Metadata, file: &File, read: u64) -> io::Result<bool> {
     let after = file.metadata()?;
-    let stamp = |meta: &fs::Metadata| (meta.len(), meta.mtime(), meta.mtime_nsec());
-    Ok(stamp(before) != stamp(&after) || after.len() != read)
+    let state = |meta: &fs::Metadata| (meta.len(), meta.mtime(), meta.mtime_nsec());
+    Ok(state(before) != state(&after) || after.len() != read)
 }
 
 fn too_large(bytes: u64) -> io::Error {

@@ -12,23 +12,23 @@ use tokio::sync::Notify;
 
 /// Links that are followed on one path, as in Linux.
 const LINKS_MAX: usize = 40;
-/// Watches of one source: inotify's default limit is 8,192 per user on small machines. What is not watched is found by
-/// the periodic pass.
+/// Watches of one source: inotify's default limit is 8,192 per user on small machines. The periodic pass finds changes
+/// elsewhere.
 const WATCHES_MAX: usize = 4096;
 
-/// Watches directories, each without those below it, and counts what happens in them.
+/// Watches directories without their subdirectories, and counts events.
 pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
     shared: Arc<Shared>,
-    /// Why watching does not work (fully), to be said once.
-    trouble: Option<String>,
+    /// Why watching does not work, or not fully; reported once.
+    warning: Option<String>,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     events: AtomicU64,
-    woken: Notify,
+    happened: Notify,
     /// Watched directories that were removed or renamed: the kernel has dropped their watches.
     lost: Mutex<Vec<PathBuf>>,
     /// Events were dropped (inotify's queue was full): any directory may have been lost.
@@ -53,7 +53,7 @@ impl Events {
 
     /// Returns once there were events since the last return.
     pub async fn happened(&self) {
-        self.0.woken.notified().await;
+        self.0.happened.notified().await;
     }
 }
 
@@ -69,11 +69,11 @@ impl Watch {
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| theirs.note(event));
-        let (watcher, trouble) = match made {
+        let (watcher, warning) = match made {
             Ok(watcher) => (Some(watcher), None),
             Err(e) => (None, Some(format!("no file system events: {e}; changes are found by the periodic pass only"))),
         };
-        Self { watcher, watched: BTreeSet::new(), shared, trouble }
+        Self { watcher, watched: BTreeSet::new(), shared, warning }
     }
 
     /// Where to wait for events.
@@ -81,9 +81,9 @@ impl Watch {
         Events(Arc::clone(&self.shared))
     }
 
-    /// What is wrong with the watching, each time once.
-    pub fn take_trouble(&mut self) -> Option<String> {
-        self.trouble.take()
+    /// The current problem with watching, each time once.
+    pub fn take_warning(&mut self) -> Option<String> {
+        self.warning.take()
     }
 
     /// Watches `directory` from now on.
@@ -94,7 +94,7 @@ impl Watch {
         }
         let Some(watcher) = &mut self.watcher else { return };
         if self.watched.len() >= WATCHES_MAX {
-            self.trouble.get_or_insert_with(|| {
+            self.warning.get_or_insert_with(|| {
                 format!("more than {WATCHES_MAX} directories; changes in the rest are found by the periodic pass only")
             });
             return;
@@ -103,10 +103,10 @@ impl Watch {
             Ok(()) => {
                 self.watched.insert(directory.to_path_buf());
             }
-            // Gone already, or not ours to look at: whoever reads the directory reports that.
+            // Removed meanwhile, or not readable: the walk of the directory reports that.
             Err(e) if is_about_the_path(&e) => {}
             Err(e) => {
-                self.trouble.get_or_insert_with(|| {
+                self.warning.get_or_insert_with(|| {
                     format!("cannot watch {}: {e}; changes are found by the periodic pass only", directory.display())
                 });
             }
@@ -118,15 +118,15 @@ impl Watch {
         let Some(watcher) = &mut self.watcher else { return };
         self.watched.retain(|path| {
             wanted.contains(path) || {
-                // Fails where the directory is gone, and the watch with it.
+                // Fails if the directory was removed, and its watch with it.
                 let _gone_already = watcher.unwatch(path);
                 false
             }
         });
     }
 
-    /// Forgets what it watches, so that the next [`Watch::add`] asks the kernel again. A directory that was removed and
-    /// made again may have the same inode; only the kernel knows whether the watch is on it.
+    /// Forgets its watches, so that the next [`Watch::add`] asks the kernel again: a directory that was removed and
+    /// created again may have the same inode, and only the kernel knows whether it is watched.
     pub fn renew(&mut self) {
         self.watched.clear();
     }
@@ -160,7 +160,7 @@ impl Shared {
         }
         // An overflow, or an error, hides events: it counts as one.
         self.events.fetch_add(1, Ordering::AcqRel);
-        self.woken.notify_one();
+        self.happened.notify_one();
     }
 }
 
@@ -223,7 +223,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn every_link_on_the_way_is_watched_at_its_parent() {
+    fn the_parent_of_every_link_on_the_path_is_watched() {
         let tmp = tempfile::tempdir().unwrap();
         let top = tmp.path().canonicalize().unwrap();
         for directory in ["mnt", "repo/rev-1/endpoints", "certs"] {
@@ -247,13 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn after_an_overflow_every_directory_is_watched_anew() {
+    fn after_an_overflow_every_directory_is_watched_again() {
         let tmp = tempfile::tempdir().unwrap();
         let directory = tmp.path().join("d");
         std::fs::create_dir(&directory).unwrap();
         let mut watch = Watch::new();
         watch.add(&directory);
-        // It goes and comes back, which is among what the kernel could not tell any more.
+        // The directory is removed and created again, which is among the events that the kernel dropped.
         std::fs::remove_dir(&directory).unwrap();
         wait_for_more(&watch, 0);
         std::fs::create_dir(&directory).unwrap();

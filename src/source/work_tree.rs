@@ -1,4 +1,4 @@
-//! Which revision a directory's files are: the commit that is checked out, and whether they are what it says.
+//! The revision of a directory: the checked-out commit, and whether the files are those of the commit.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -19,13 +19,13 @@ const MODE_SYMLINK: &str = "120000";
 /// Knows the last commit's tree, so that git is asked once per commit.
 #[derive(Debug, Default)]
 pub(super) struct WorkTree {
-    known: Option<Known>,
+    known: Option<KnownCommit>,
     /// Blob ids by path, valid while the content is the same allocation.
     ids: HashMap<Arc<str>, (Arc<[u8]>, String)>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownCommit {
     git_dir: PathBuf,
     prefix: String,
     commit: Commit,
@@ -33,7 +33,7 @@ struct Known {
 }
 
 impl WorkTree {
-    /// The revision of `files`, which were read from `directory` (canonical); its commit; what is worth a note.
+    /// The revision of `files`, which were read from `directory` (canonical); its commit; a note about an error.
     pub(super) fn revision(
         &mut self,
         repository: Option<&Repository>,
@@ -42,7 +42,7 @@ impl WorkTree {
     ) -> (Revision, Option<Commit>, Option<String>) {
         let hash = content_hash(files);
         let Some(repository) = repository else { return (Revision::Content { hash }, None, None) };
-        match self.know(repository) {
+        match self.load_commit(repository) {
             Ok(Some(commit)) => {
                 let dirty = !self.is_committed(files, links);
                 let content = dirty.then_some(hash);
@@ -56,8 +56,8 @@ impl WorkTree {
         }
     }
 
-    /// Asks git about the checked-out commit unless it is the one known already.
-    fn know(&mut self, repository: &Repository) -> Result<Option<Commit>, GitError> {
+    /// The checked-out commit; git runs only if it is another one than at the last call.
+    fn load_commit(&mut self, repository: &Repository) -> Result<Option<Commit>, GitError> {
         let Some(head) = repository.head()? else { return Ok(None) };
         if let Some(known) = &self.known
             && known.commit.id == head
@@ -69,11 +69,11 @@ impl WorkTree {
         let commit = repository.commit(&head)?;
         let tree = repository.tree(&head)?.into_iter().filter(|(path, _)| is_document_path(path)).collect();
         let (git_dir, prefix) = (repository.git_dir.clone(), repository.prefix.clone());
-        self.known = Some(Known { git_dir, prefix, commit: commit.clone(), tree });
+        self.known = Some(KnownCommit { git_dir, prefix, commit: commit.clone(), tree });
         Ok(Some(commit))
     }
 
-    /// Whether the documents are those of the known commit, file by file, neither more nor fewer.
+    /// Whether the documents are exactly those of the commit, file by file.
     fn is_committed(&mut self, files: &[SourceFile], links: &HashMap<Arc<str>, PathBuf>) -> bool {
         let Some(known) = &self.known else { return false };
         let mut ids = HashMap::with_capacity(files.len());
@@ -137,7 +137,7 @@ fn blob_id(content: &[u8], digits: usize) -> String {
     }
 }
 
-/// A hash over all files, whatever order they come in.
+/// A hash over all files, in any order.
 pub(super) fn content_hash(files: &[SourceFile]) -> String {
     let mut sorted: Vec<&SourceFile> = files.iter().collect();
     sorted.sort_by(|a, b| a.path.cmp(&b.path));
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn blob_ids_are_gits() {
+    fn blob_ids_equal_those_of_git() {
         assert_eq!(blob_id(b"hello world", 40), "95d09f2b10159347eece71399a7e2e907ea3df4f");
         assert_eq!(blob_id(b"", 64), "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813");
         assert_eq!(matching_id(b"a\r\nb\r\n", &blob_id(b"a\nb\n", 40)), blob_id(b"a\nb\n", 40));

@@ -1,4 +1,4 @@
-//! What the control plane knows, for whoever shows it: published whole after every pass, never half.
+//! The published state of the control plane: replaced as a whole after every pass.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::node::ClusterView;
 use crate::net::bridge::BridgeStatusReader;
-pub use crate::source::{Commit, TroubleKind};
+pub use crate::source::{Commit, SourceErrorKind};
 use weir_broker::EndpointId;
 use weir_declare::config::{Bridge, Declared, Diagnostic, Endpoint};
 use weir_declare::reconcile::{Conditions, Plan, Timestamp};
@@ -18,12 +18,12 @@ use weir_declare::reconcile::{Conditions, Plan, Timestamp};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Phase {
-    /// No declaration has been applied yet.
+    /// No declaration is applied yet.
     #[default]
     Starting,
-    /// A declaration is applied, be it the last known good one.
+    /// A declaration is applied; it may be the last known good one.
     Serving,
-    /// SIGTERM came: clients are asked to leave, then the process ends.
+    /// The broker shuts down: clients are asked to leave, then the process ends.
     Draining,
 }
 
@@ -38,18 +38,17 @@ pub struct ControlState {
     pub source: SourceState,
     /// Over the canonical documents, before any node's own values: the same on every node that serves the same.
     pub declaration_digest: String,
-    /// Over what this node serves: held documents and the contents of referenced files count.
+    /// Over what this node serves, including held documents and the contents of referenced files.
     pub live_digest: String,
-    /// What is declared, the last good declarations of held documents included.
+    /// The declaration in force, including the last good version of held documents.
     pub declared: Arc<Declared>,
-    /// What the last pass found.
+    /// The diagnostics of the last pass.
     pub diagnostics: Arc<[Diagnostic]>,
-    /// By name; declared ones, held ones, and those that are still draining. What did not change is what was published
-    /// before.
+    /// By name: declared, held and draining endpoints. Unchanged values are shared with the former state.
     pub endpoints: BTreeMap<Arc<str>, Arc<EndpointState>>,
     /// By name: every declared bridge, and those that run.
     pub bridges: BTreeMap<String, BridgeState>,
-    /// What the last pass planned, with what had to wait.
+    /// The last plan, with the actions that wait.
     pub plan: Arc<Plan>,
     /// Newest last.
     pub history: Arc<VecDeque<HistoryEntry>>,
@@ -80,7 +79,7 @@ impl PassDurations {
 }
 
 impl ControlState {
-    /// Nothing is known yet.
+    /// The state before the first pass.
     pub fn starting(node_name: String, now: Timestamp, source: SourceState) -> Self {
         Self {
             node_name,
@@ -103,7 +102,7 @@ impl ControlState {
     }
 }
 
-/// Where declarations come from, and how fresh they are.
+/// The source of declarations, and how fresh its content is.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceState {
@@ -116,25 +115,25 @@ pub struct SourceState {
     /// The newest revision that is live; refusals may remain (see the conditions).
     pub applied_revision: Option<String>,
     pub applied_at: Option<Timestamp>,
-    /// The commit of the attempted revision, where git knows it.
+    /// The commit of the attempted revision, where git has it.
     pub commit: Option<Commit>,
     /// When the source was last read whole; staleness counts from here.
     pub last_read_at: Option<Timestamp>,
     /// How often it was read whole.
     pub reads: u64,
-    /// Of a store: which, and up to which of its revisions its documents are known.
+    /// Of a store: its identity, and the revision up to which its documents are read.
     pub store: Option<StoreState>,
-    /// What is wrong with it now.
-    pub trouble: Option<Trouble>,
+    /// The current error of the source.
+    pub trouble: Option<SourceFailure>,
     /// How often it was in which kind of trouble since the start, ended ones included.
     pub incidents: BTreeMap<&'static str, u64>,
-    /// Serving what was persisted, because the source could not be read at the start.
+    /// The last known good declaration, where it is served because the source could not be read at the start.
     pub last_known_good: Option<LastKnownGood>,
-    /// What was seen and left aside (hidden files, files that are not YAML), once per pass.
+    /// Ignored paths (hidden files, files that are not YAML), of the last pass.
     pub ignored: Vec<String>,
 }
 
-/// A store, as far as it is known.
+/// A store, as far as it is read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StoreState {
@@ -142,17 +141,17 @@ pub struct StoreState {
     pub cluster_id: String,
     /// At or after `attemptedRevision`: until then, nothing has changed.
     pub read_revision: i64,
-    /// Over the documents as bytes, as they were read last, and as they were applied last: equal on all brokers that have
-    /// the same documents, whatever the store's revision.
+    /// Over the documents as bytes, as they were read last, and as they were applied last: equal on all brokers that
+    /// have the same documents, whatever the store's revision.
     pub attempted_documents: String,
     pub applied_documents: Option<String>,
 }
 
-/// A source that cannot be read: what it says, and since when.
+/// Why a source cannot be read, and since when.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Trouble {
-    pub kind: TroubleKind,
+pub struct SourceFailure {
+    pub kind: SourceErrorKind,
     pub message: String,
     pub since: Timestamp,
 }
@@ -175,12 +174,12 @@ pub struct EndpointState {
     pub generation: u64,
     /// `path:line` of the document; where it is held, of the one that is held.
     pub origin: String,
-    /// `None` once its document is gone.
+    /// `None` once its document is deleted.
     pub declared: Option<Arc<Endpoint>>,
-    /// What the listener runs by; `None` where nothing listens.
+    /// The endpoint as the listener serves it; `None` where nothing listens.
     pub live: Option<Arc<Endpoint>>,
     pub conditions: Conditions,
-    /// What the pass could not do yet, as the plan puts it.
+    /// The planned action that could not be done yet.
     pub pending: Option<String>,
     /// When the first of the certificates it serves stops to hold.
     pub certificate_expires_at: Option<Timestamp>,
@@ -196,15 +195,15 @@ pub struct BridgeState {
     pub endpoints: Vec<String>,
     /// Counts the changes that were applied, from 1; 0: it never ran.
     pub generation: u64,
-    /// What keeps it, or its newest declaration, from running: a file that cannot be used.
+    /// The error that keeps the bridge or its newest declaration from running: a file that cannot be used.
     pub failure: Option<String>,
-    /// What its session here is counted under; `None`: it never ran.
+    /// The id under which its local session is counted; `None`: it never ran.
     pub endpoint: Option<EndpointId>,
     /// `None` where it does not run.
     pub live: Option<BridgeStatusReader>,
 }
 
-/// One change of what is declared or live, or one refused attempt at it.
+/// One change of the declared or live state, or one refused attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HistoryEntry {
@@ -227,7 +226,7 @@ pub struct HistoryEntry {
 pub enum Outcome {
     /// Everything is live.
     Applied,
-    /// Applied, but for what the actions and messages name.
+    /// Applied, except for the refusals that the actions name.
     AppliedWithRefusals,
     /// Nothing of it was applied.
     Refused,
@@ -239,11 +238,11 @@ pub struct HistoryAction {
     pub endpoint: String,
     /// `add`, `update`, `rebind`, `drain`, `remove`, `refused` ...
     pub action: String,
-    /// What came of it, where something did not.
+    /// The error, where the action failed.
     pub error: Option<String>,
 }
 
-/// The published state: readers load it whole and never wait; who follows it waits for [`SharedState::subscribe`].
+/// The published state: readers load it without waiting; followers wait on [`SharedState::subscribe`].
 #[derive(Debug)]
 pub struct SharedState {
     current: ArcSwap<ControlState>,
@@ -272,12 +271,12 @@ impl SharedState {
         self.version.send_modify(|version| *version += 1);
     }
 
-    /// The other brokers, as they were last known.
+    /// The other brokers, as last read.
     pub fn cluster(&self) -> Arc<ClusterView> {
         self.cluster.load_full()
     }
 
-    /// Puts what is known of the other brokers in place and wakes the followers.
+    /// Publishes the other brokers and wakes the followers.
     pub fn publish_cluster(&self, view: ClusterView) {
         self.cluster.store(Arc::new(view));
         self.version.send_modify(|version| *version += 1);

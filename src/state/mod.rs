@@ -1,7 +1,7 @@
-//! What the control plane publishes of itself: the state after each pass, and the brokers as they are known.
+//! The state that the control plane publishes: of this broker after each pass, and of the other brokers.
 //!
 //! `apply` and `cluster` write it; `status` and the command line read it. `control`: one broker's control plane;
-//! `node`: what a broker tells the others of itself.
+//! `node`: a broker's record for the others. Holds values only.
 
 mod control;
 mod node;

@@ -1,4 +1,4 @@
-//! What a broker tells of itself: one value in etcd, one row of `/api/cluster/nodes`.
+//! A broker's record of itself: one value in etcd, one row of `/api/cluster/nodes`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub struct NodeRecord {
     pub status_url: Option<String>,
     pub labels: BTreeMap<String, String>,
     pub phase: Phase,
-    pub endpoints: Endpoints,
+    pub endpoints: EndpointSummary,
     pub attempted_revision: Option<String>,
     pub applied_revision: Option<String>,
     /// Digests over the documents as bytes; a directory has none.
@@ -42,17 +42,17 @@ pub struct NodeRecord {
     pub live_digest: String,
     pub connections: u64,
     /// By the key (or file) that the document stands in.
-    pub refusals: BTreeMap<String, Refused>,
-    /// Refusals beyond what a record holds.
+    pub refusals: BTreeMap<String, NodeRefusal>,
+    /// The number of refusals that the record has no room for.
     pub more_refusals: usize,
-    /// What is wrong with the source.
+    /// The current error of the source.
     pub trouble: Option<String>,
 }
 
 /// A broker's endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Endpoints {
+pub struct EndpointSummary {
     pub declared: usize,
     pub listening: usize,
     /// Of those that listen, by name, up to a bound.
@@ -62,14 +62,14 @@ pub struct Endpoints {
 /// A document that is not as it declares.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Refused {
+pub struct NodeRefusal {
     /// The endpoint, where it is one's.
     pub endpoint: Option<String>,
     pub reason: String,
     pub message: String,
 }
 
-/// What a broker knows of itself beside its control plane.
+/// Facts about a broker besides the state of its control plane.
 #[derive(Debug, Clone, Default)]
 pub struct NodeFacts {
     pub instance: String,
@@ -80,34 +80,54 @@ pub struct NodeFacts {
     pub default_host: Option<std::net::IpAddr>,
 }
 
-/// The brokers, as this one knows them.
+/// The other brokers, as this one has read them.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterView {
     /// All others, by name and instance.
     pub others: Vec<NodeRecord>,
     /// Names that several brokers have.
     pub duplicates: BTreeSet<String>,
-    /// Why the others are not known for certain, and this one not to them.
+    /// Why the list may be incomplete, and this broker missing from the lists of others.
     pub trouble: Option<String>,
 }
 
-/// Whether a broker may be called so: it becomes a key's last segment.
+/// Why a text cannot be a node's name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NodeNameError {
+    #[error("a node's name must not be empty")]
+    Empty,
+    #[error("a node's name has at most 255 bytes")]
+    TooLong,
+    #[error("a node's name must not contain {character:?}: {name:?}")]
+    Character { name: String, character: char },
+}
+
+/// Checks that a broker may have this name: it becomes the last segment of a key in etcd.
 ///
 /// # Errors
-/// What is wrong with it, as a phrase.
-pub fn is_node_name(name: &str) -> Result<(), String> {
+/// See [`NodeNameError`].
+pub fn check_node_name(name: &str) -> Result<(), NodeNameError> {
     let bad = |c: char| c.is_whitespace() || c.is_control() || c == '/' || c == '~';
     match name.chars().find(|c| bad(*c)) {
-        _ if name.is_empty() => Err("a node's name must not be empty".to_owned()),
-        _ if name.len() > 255 => Err("a node's name has at most 255 bytes".to_owned()),
-        Some(c) => Err(format!("a node's name must not contain {c:?}: {name:?}")),
+        _ if name.is_empty() => Err(NodeNameError::Empty),
+        _ if name.len() > 255 => Err(NodeNameError::TooLong),
+        Some(character) => Err(NodeNameError::Character { name: name.to_owned(), character }),
         None => Ok(()),
     }
 }
 
+/// Why a value is not a broker's record.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("its format is {0:?}")]
+    Format(String),
+}
+
 impl NodeRecord {
-    /// What there is to tell now.
-    pub fn of(control: &ControlState, facts: &NodeFacts, connections: u64) -> Self {
+    /// The record of the current state.
+    pub fn new(control: &ControlState, facts: &NodeFacts, connections: u64) -> Self {
         let source = &control.source;
         let (refusals, more_refusals) = refusals(control);
         Self {
@@ -137,26 +157,26 @@ impl NodeRecord {
     /// Reads a record.
     ///
     /// # Errors
-    /// It is none, as a phrase.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let record: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if record.format == FORMAT { Ok(record) } else { Err(format!("its format is {:?}", record.format)) }
+    /// See [`RecordError`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, RecordError> {
+        let record: Self = serde_json::from_slice(bytes)?;
+        if record.format == FORMAT { Ok(record) } else { Err(RecordError::Format(record.format)) }
     }
 
     /// As it is stored.
     pub fn to_bytes(&self) -> Vec<u8> {
-        // Strings, numbers and times: nothing in it can fail.
+        // Strings, numbers and times: serialization cannot fail.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Whether it tells the same, but for how many clients there are.
+    /// Whether the records are equal, apart from the number of clients.
     pub fn is_same(&self, other: &Self) -> bool {
         let connections = other.connections;
         Self { connections, ..self.clone() } == *other
     }
 }
 
-fn endpoints(control: &ControlState, facts: &NodeFacts) -> Endpoints {
+fn endpoints(control: &ControlState, facts: &NodeFacts) -> EndpointSummary {
     let declared = control.endpoints.values().filter(|endpoint| endpoint.declared.is_some()).count();
     let programmed = |endpoint: &&Arc<EndpointState>| endpoint.conditions.is_true(ConditionType::Programmed);
     let listening = control.endpoints.values().filter(programmed).count();
@@ -165,24 +185,24 @@ fn endpoints(control: &ControlState, facts: &NodeFacts) -> Endpoints {
         control.endpoints.iter().filter(|(_, endpoint)| programmed(endpoint)).filter_map(|(name, endpoint)| {
             Some((name.to_string(), endpoint.live.as_ref()?.listen.bind_address(host).to_string()))
         });
-    Endpoints { declared, listening, addresses: addresses.take(ADDRESSES_MAX).collect() }
+    EndpointSummary { declared, listening, addresses: addresses.take(ADDRESSES_MAX).collect() }
 }
 
-/// By key: endpoints whose conditions say that something is refused, then whatever else has errors.
-fn refusals(control: &ControlState) -> (BTreeMap<String, Refused>, usize) {
-    let mut found: BTreeMap<String, Refused> = BTreeMap::new();
+/// By key: refused endpoints, by their conditions, then all other errors.
+fn refusals(control: &ControlState) -> (BTreeMap<String, NodeRefusal>, usize) {
+    let mut found: BTreeMap<String, NodeRefusal> = BTreeMap::new();
     for (name, endpoint) in &control.endpoints {
         if let Some((reason, message)) = refusal(endpoint) {
-            // One that never was good has no place of its own but what is said of it.
+            // An endpoint that was never valid has no origin of its own: its diagnostic has one.
             let file = endpoint.origin.rsplit_once(':').map(|(file, _)| file).filter(|file| !file.is_empty());
             let said = || control.diagnostics.iter().find(|each| endpoint_of(each).is_some_and(|each| *each == **name));
             let key = file.or_else(|| said().map(|diagnostic| &*diagnostic.file)).unwrap_or(name);
-            let refused = Refused { endpoint: Some(name.to_string()), reason, message: bounded(&message) };
+            let refused = NodeRefusal { endpoint: Some(name.to_string()), reason, message: bounded(&message) };
             found.entry(key.to_owned()).or_insert(refused);
         }
     }
     for diagnostic in control.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
-        let refused = Refused {
+        let refused = NodeRefusal {
             endpoint: endpoint_of(diagnostic),
             reason: format!("{:?}", Reason::Invalid),
             message: bounded(&diagnostic.to_string()),
@@ -198,7 +218,7 @@ fn endpoint_of(diagnostic: &Diagnostic) -> Option<String> {
     Some(identity.name.to_string())
 }
 
-/// What is refused of an endpoint; not what is declared to be so.
+/// The refusal of an endpoint; a state that is declared so is none.
 fn refusal(endpoint: &EndpointState) -> Option<(String, String)> {
     let meant = |reason| {
         matches!(
@@ -236,11 +256,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_comes_back_and_others_are_told() {
+    fn a_record_is_read_back_and_another_format_is_refused() {
         let record = NodeRecord { format: FORMAT.into(), name: "n1".into(), ..NodeRecord::default() };
-        assert_eq!(NodeRecord::parse(&record.to_bytes()), Ok(record.clone()));
+        assert_eq!(NodeRecord::parse(&record.to_bytes()).unwrap(), record);
         let other = NodeRecord { format: "weir/node/v9".into(), ..record.clone() };
-        assert!(NodeRecord::parse(&other.to_bytes()).unwrap_err().contains("v9"));
+        assert!(NodeRecord::parse(&other.to_bytes()).unwrap_err().to_string().contains("v9"));
         assert!(record.is_same(&NodeRecord { connections: 7, ..record.clone() }));
         assert!(!record.is_same(&NodeRecord { live_digest: "x".into(), ..record.clone() }));
     }
@@ -250,7 +270,7 @@ mod tests {
         for (name, is) in
             [("n1", true), ("host.example.com", true), ("", false), ("a/b", false), ("a~b", false), ("a b", false)]
         {
-            assert_eq!(is_node_name(name).is_ok(), is, "{name:?}");
+            assert_eq!(check_node_name(name).is_ok(), is, "{name:?}");
         }
     }
 }

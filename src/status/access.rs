@@ -1,5 +1,5 @@
-//! Who may read: a bearer token, a client certificate, either where both are declared, or whoever reaches the address.
-//! Certificates and token are read again when their files change; what cannot be read leaves in force what was.
+//! Access to the status server: a bearer token, a client certificate, either of them where both are declared, or none.
+//! Certificates and token are read again when their files change; where that fails, the former ones stay in force.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,14 +19,21 @@ use tokio::sync::watch;
 use super::http::Problem;
 use super::secret::Secret;
 
-/// What the status server asks of its callers.
+/// The access rules of the status server.
 #[derive(Debug, Clone, Default)]
 pub struct AccessOptions {
     pub tls: Option<TlsFiles>,
-    /// What callers have to know. The probes and the page's own files (they tell nothing) go without.
+    /// The bearer token. The probes and the page's own files need none, because they reveal nothing.
     pub token: Option<Secret>,
-    /// Origins whose pages may read the answers in a browser; none: no page but the server's own.
+    /// Origins whose pages may read the answers in a browser; empty: only the server's own page.
     pub cors_origins: Vec<String>,
+}
+
+impl AccessOptions {
+    /// Whether every host that reaches the address may read.
+    pub fn is_open(&self) -> bool {
+        self.token.is_none() && self.tls.as_ref().is_none_or(|tls| tls.client_ca.is_none())
+    }
 }
 
 /// PEM files.
@@ -34,7 +41,8 @@ pub struct AccessOptions {
 pub struct TlsFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
-    /// Who may have issued callers' certificates; where it is given, callers need one (or the token, if one is declared).
+    /// Authorities of client certificates. Where it is set, callers need a certificate (or the token, if one is
+    /// declared).
     pub client_ca: Option<PathBuf>,
 }
 
@@ -43,14 +51,14 @@ pub struct TlsFiles {
 #[error("{0}")]
 pub struct AccessError(String);
 
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How often the files are checked for changes.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What is in force.
+/// The rules in force.
 pub(super) struct Access {
     options: AccessOptions,
     tls: Option<ArcSwap<ServerConfig>>,
-    /// The token's digest: comparing digests tells nothing of its length either.
+    /// The digest of the token: comparing digests does not reveal its length either.
     token: Option<ArcSwap<[u8; 32]>>,
 }
 
@@ -76,11 +84,11 @@ impl Access {
         loop {
             tokio::select! {
                 _ = stopping.wait_for(|stop| *stop) => return,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(RELOAD_INTERVAL) => {}
             }
             let error = self.renew().err().map(|error| error.to_string());
             if let Some(error) = error.as_ref().filter(|_| error != failed) {
-                tracing::error!("{error}; the status server goes on with what it had");
+                tracing::error!("status credentials reload failed: {error}; the former ones stay in force");
             }
             failed = error;
         }
@@ -101,9 +109,9 @@ impl Access {
         self.token.is_some() || self.options.tls.as_ref().is_some_and(|files| files.client_ca.is_some())
     }
 
-    /// Whether a caller may have what is at `path`; `identified`: it showed a certificate.
+    /// Checks the caller's right to `path`; `identified`: the caller showed a certificate.
     pub(super) fn admit(&self, path: &str, headers: &HeaderMap, identified: bool) -> Result<(), Problem> {
-        // These tell nothing of the broker but whether it lives.
+        // These reveal only whether the broker is alive.
         const OPEN: &[&str] = &[
             "/livez",
             "/readyz",
@@ -126,7 +134,7 @@ impl Access {
             (Some(_), false) => "a bearer token (Authorization: Bearer ...)",
             (None, _) => "a client certificate",
         };
-        let mut problem = Problem::new(StatusCode::UNAUTHORIZED, format!("{path} is for those who show {wanted}"));
+        let mut problem = Problem::new(StatusCode::UNAUTHORIZED, format!("{path} needs {wanted}"));
         problem.challenge = self.token.is_some();
         Err(problem)
     }
@@ -137,7 +145,7 @@ impl Access {
         self.options.cors_origins.iter().any(|known| known.as_bytes() == origin.as_bytes()).then(|| origin.clone())
     }
 
-    /// Whether answers depend on who asks from where.
+    /// Whether answers depend on the origin of the request.
     pub(super) fn varies(&self) -> bool {
         !self.options.cors_origins.is_empty()
     }
@@ -174,7 +182,7 @@ fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, AccessError> {
                 roots.add(certificate).map_err(|error| wrong(ca, &error))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            // The probes come without one; `admit` asks the others for it.
+            // Probes show no certificate; `admit` requires it for other paths.
             builder
                 .with_client_cert_verifier(verifier.allow_unauthenticated().build().map_err(|error| wrong(ca, &error))?)
         }
@@ -183,7 +191,7 @@ fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, AccessError> {
         .with_single_cert(certificates(&files.cert)?, key)
         .map_err(|error| AccessError(format!("{} and {}: {error}", files.cert.display(), files.key.display())))?;
     if files.client_ca.is_some() {
-        // A resumed session would bring back a certificate that was judged by older trust.
+        // A resumed session would carry a certificate that was verified against older trust.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }

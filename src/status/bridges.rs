@@ -14,7 +14,7 @@ use super::router::App;
 use super::{Counts, Origin};
 use weir_declare::reconcile::{ConditionStatus, Timestamp};
 
-/// One bridge: declared, and how its link fares.
+/// One bridge: its declaration and the state of its link.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BridgeView {
@@ -43,7 +43,7 @@ pub struct BridgeCondition {
     pub last_transition_time: Option<Timestamp>,
 }
 
-/// How a link fares. Totals count from the process's start.
+/// The state of a link. Totals count from the process's start.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BridgeLink {
@@ -100,16 +100,16 @@ pub(super) fn encode(out: &mut DescriptorEncoder, bridges: &[BridgeView]) -> fmt
     let label = |name: &String| vec![("bridge", name.clone())];
     let gauges: [Gauge; 5] = [
         ("weir_bridge_connected", "1 while the link is up.", None, |link| f64::from(u8::from(link.connected))),
-        ("weir_bridge_queued_messages", "Messages that wait here for the other broker.", None, |link| {
+        ("weir_bridge_queued_messages", "Messages queued for the other broker.", None, |link| {
             link.queued_messages as f64
         }),
-        ("weir_bridge_queued", "Bytes of the messages that wait.", Some(Unit::Bytes), |link| link.queued_bytes as f64),
+        ("weir_bridge_queued", "Bytes of the queued messages.", Some(Unit::Bytes), |link| link.queued_bytes as f64),
         ("weir_bridge_inflight_messages", "Messages sent that the other broker has not acknowledged.", None, |link| {
             link.inflight_messages as f64
         }),
         (
             "weir_bridge_lag",
-            "Since when something waits or is on its way without a break.",
+            "Time for which messages have been waiting or in flight without a break.",
             Some(Unit::Seconds),
             |link| link.lag_s,
         ),
@@ -126,7 +126,7 @@ pub(super) fn encode(out: &mut DescriptorEncoder, bridges: &[BridgeView]) -> fmt
         ("weir_bridge_messages_sent", "Messages sent to the other broker, repeats included.", |link| {
             link.messages_sent
         }),
-        ("weir_bridge_messages_received", "Messages taken from the other broker.", |link| link.messages_received),
+        ("weir_bridge_messages_received", "Messages received from the other broker.", |link| link.messages_received),
     ];
     for (name, help, value) in counters {
         let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -134,7 +134,7 @@ pub(super) fn encode(out: &mut DescriptorEncoder, bridges: &[BridgeView]) -> fmt
             family.encode_family(&label(bridge))?.encode_counter::<NoLabelSet, u64, f64>(&value(link), None)?;
         }
     }
-    let help = "Messages that were not carried, by reason.";
+    let help = "Messages that were not forwarded, by reason.";
     let mut family = out.encode_descriptor("weir_bridge_messages_dropped", help, None, MetricType::Counter)?;
     for (bridge, link) in linked() {
         for (reason, count) in &link.messages_dropped {

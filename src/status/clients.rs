@@ -1,4 +1,4 @@
-//! `/api/clients`: who is connected. What clients call themselves is theirs to choose: whoever shows it, escapes it.
+//! `/api/clients`: connected clients. Clients choose their ids: every reader must escape them.
 
 use std::net::IpAddr;
 
@@ -11,12 +11,12 @@ use super::router::App;
 
 /// Clients a page: without `limit`, and at most.
 const PAGE_DEFAULT: usize = 100;
-const PAGE_MOST: usize = 1000;
+const PAGE_MAX: usize = 1000;
 
 /// Parameters of `GET /api/clients`.
 pub(super) const PARAMETERS: &[&str] = &["port", "name", "clientId", "clientIdPrefix", "address", "after", "limit"];
 
-/// `GET /api/clients?port=|name=&clientId=&clientIdPrefix=&address=&after=&limit=`: in the order in which they came;
+/// `GET /api/clients?port=|name=&clientId=&clientIdPrefix=&address=&after=&limit=`: in the order of their connects;
 /// `next` is the `after` of the next page.
 pub(super) async fn list(app: &App, query: &Query) -> Reply {
     let state = app.view.state();
@@ -33,20 +33,20 @@ pub(super) async fn list(app: &App, query: &Query) -> Reply {
         client_id_prefix: query.get("clientIdPrefix").map(str::to_owned),
         address,
         after: query.number("after")?,
-        limit: query.limit(PAGE_DEFAULT, PAGE_MOST)?,
+        limit: query.limit(PAGE_DEFAULT, PAGE_MAX)?,
     };
-    let page = app.asked(app.view.clients(wanted)).await?;
+    let page = app.ask_shards(app.view.clients(wanted)).await?;
     let next = page.clients.last().filter(|_| page.more).map(|client| client.sequence);
     Ok(json!({"clients": page.clients, "next": next}))
 }
 
 /// Sessions in `GET /api/clients/slowest`: without `limit`, and at most.
 const SLOWEST_DEFAULT: usize = 20;
-const SLOWEST_MOST: usize = 200;
+const SLOWEST_MAX: usize = 200;
 
-/// `GET /api/clients/slowest?limit=`: sessions with most bytes waiting for them, or most messages lost, worst first; those
-/// of clients that are away included.
+/// `GET /api/clients/slowest?limit=`: sessions with most bytes waiting for them, or most messages lost, worst first;
+/// those of clients that are away included.
 pub(super) async fn slowest(app: &App, query: &Query) -> Reply {
-    let limit = query.limit(SLOWEST_DEFAULT, SLOWEST_MOST)?;
-    Ok(json!({"sessions": app.asked(app.view.backlogs(limit)).await?}))
+    let limit = query.limit(SLOWEST_DEFAULT, SLOWEST_MAX)?;
+    Ok(json!({"sessions": app.ask_shards(app.view.backlogs(limit)).await?}))
 }

@@ -1,5 +1,5 @@
-//! What is declared, what remains to be done, where it comes from and what was done: `/api/declared`, `/api/plan`,
-//! `/api/source`, and FluxMQ's `export` and `history`.
+//! The declaration, the plan, the source and the history: `/api/declared`, `/api/plan`, `/api/source`, and FluxMQ's
+//! `export` and `history`.
 
 use hyper::StatusCode;
 use hyper::header::HeaderMap;
@@ -15,7 +15,7 @@ use weir_declare::reconcile::render;
 const YAML: &str = "application/yaml; charset=utf-8";
 /// Entries of `history`: without `limit`, and at most.
 const HISTORY_DEFAULT: usize = 50;
-const HISTORY_MOST: usize = 1000;
+const HISTORY_MAX: usize = 1000;
 
 /// `GET /api/declared?kind=&name=`
 pub(super) fn declared(app: &App, query: &Query) -> Reply {
@@ -44,8 +44,8 @@ fn known_kind(query: &Query) -> Result<Option<Kind>, Problem> {
         .ok_or_else(|| Problem::bad_request(format!("there is no kind {word:?}; there are {kinds}")))
 }
 
-/// `GET /api/plan`: what the last pass planned (what it did, and what had to wait), and what is declared and not live now,
-/// endpoint by endpoint.
+/// `GET /api/plan`: the last plan (the actions done and the actions that wait), and every difference between declared
+/// and live, by endpoint.
 pub(super) fn plan(app: &App, _: &Query) -> Reply {
     let state = app.view.state();
     let pending: Vec<Value> = state
@@ -81,7 +81,7 @@ pub(super) fn plan(app: &App, _: &Query) -> Reply {
     }))
 }
 
-/// `GET /api/source?fresh=true`: with it, the source is read anew; `reads` tells when that has come about.
+/// `GET /api/source?fresh=true`: requests a reading of the source; `reads` increases when it is done.
 pub(super) fn source(app: &App, query: &Query) -> Reply {
     match query.get("fresh") {
         None | Some("false") => {}
@@ -98,20 +98,20 @@ pub(super) fn source(app: &App, query: &Query) -> Reply {
     Ok(data)
 }
 
-/// `GET /api/ignite/status`: there is no such thing here; where to look instead.
+/// `GET /api/ignite/status`: Weir has no Ignite; names the path to use instead.
 pub(super) fn ignite(_: &App, _: &Query) -> Reply {
     Ok(json!({
         "ignite": false,
         "see": "/api/source",
-        "why": "declarations come from git or etcd, not from an Ignite cache; /api/source tells which revision is applied",
+        "why": "declarations come from git or etcd, not from an Ignite cache; /api/source shows the applied revision",
     }))
 }
 
 /// `GET /api/endpoints/history?limit=&port=|name=`: newest first.
 pub(super) fn history(app: &App, query: &Query) -> Reply {
     let state = app.view.state();
-    let limit = query.limit(HISTORY_DEFAULT, HISTORY_MOST)?;
-    // An endpoint that is gone has a history too, so a name that is not known (any more) is no error here.
+    let limit = query.limit(HISTORY_DEFAULT, HISTORY_MAX)?;
+    // A removed endpoint has a history too, so an unknown name is no error here.
     let name = match query.get("name") {
         Some(name) if query.get("port").is_none() => Some(name),
         _ => endpoints::select(&state, query)?.map(|endpoint| endpoint.name.as_str()),
@@ -136,7 +136,7 @@ pub(super) fn export(app: &App, query: &Query, _: &HeaderMap) -> Answer {
         Some("yaml") => match yaml(&state) {
             Ok(text) => Answer { tagged: true, ..Answer::new(StatusCode::OK, YAML, text) },
             Err(error) => {
-                tracing::error!(%error, "the declaration could not be written as YAML");
+                tracing::error!(%error, "declaration export failed");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the declaration could not be written as YAML").into()
             }
         },

@@ -1,4 +1,4 @@
-//! `/api/endpoints/list`, `get` and `status`: what is declared and what runs, in FluxMQ's shapes.
+//! `/api/endpoints/list`, `get` and `status`: declared and live endpoints, in FluxMQ's format.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use super::{Endpoint, State};
 use weir_declare::reconcile::{Condition, ConditionStatus, ConditionType, Reason};
 
 impl Endpoint {
-    /// What it runs by; what is declared where nothing runs.
+    /// The live document; the declared one where nothing runs.
     pub(super) fn effective(&self) -> Option<&Value> {
         self.live.as_ref().or(self.declared.as_ref())
     }
@@ -65,7 +65,7 @@ impl Endpoint {
         self.conditions.get(ConditionType::Programmed).is_some_and(|condition| condition.reason == Reason::NotSelected)
     }
 
-    /// Conditions that say that something is wrong, as against under way or meant so.
+    /// Conditions that report an error; not those that are temporary or declared so.
     pub(super) fn trouble(&self) -> impl Iterator<Item = &Condition> {
         self.conditions.iter().filter(|condition| {
             let bad = if condition.kind.healthy_when_true() { ConditionStatus::False } else { ConditionStatus::True };
@@ -155,7 +155,7 @@ pub(super) fn list(app: &App, _: &Query) -> Reply {
     Ok(json!({"endpoints": keyed(&state, entry), "activePorts": active, "total": state.endpoints.len()}))
 }
 
-/// The fields as they run, by FluxMQ's names, and who it is.
+/// The effective fields by FluxMQ's names, and the endpoint's name, address and state.
 fn entry(endpoint: &Endpoint) -> Value {
     let mut fields = Map::new();
     if let Some(Value::Object(body)) = endpoint.effective() {
@@ -188,8 +188,8 @@ pub(super) fn get(app: &App, query: &Query) -> Reply {
     })
 }
 
-/// Fields whose declared and live values are not the same, in the declared order. None where either side is missing:
-/// that is said by `declared` or `live` being null.
+/// Fields whose declared and live values differ, in the declared order. Empty where one side is missing: then
+/// `declared` or `live` is null.
 pub(super) fn differences(endpoint: &Endpoint) -> Vec<Value> {
     let (Some(Value::Object(declared)), Some(Value::Object(live))) = (&endpoint.declared, &endpoint.live) else {
         return Vec::new();

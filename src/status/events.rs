@@ -1,5 +1,5 @@
-//! `GET /api/events`: server-sent events. `state` says that the control plane moved (what is new is fetched, with entity
-//! tags); `traffic` carries rates, the last few minutes first.
+//! `GET /api/events`: server-sent events. `state` reports a new state (clients fetch it with entity tags); `traffic`
+//! carries rates, the last few minutes first.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -21,10 +21,10 @@ use super::router::App;
 use super::server::Activity;
 use weir_declare::reconcile::Timestamp;
 
-/// Nothing to say for so long: a comment is sent, so that proxies and dead peers are noticed.
-pub(super) const SILENCE: Duration = Duration::from_secs(15);
-/// A reader that takes nothing for so long is let go.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A comment is sent after so long without an event, so that proxies keep the stream and dead peers are noticed.
+pub(super) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// A client that reads nothing for so long is disconnected.
+const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Opens the stream of changes and traffic, where there is a place for one.
 pub(super) fn open(app: &Arc<App>, activity: Arc<Activity>, head: bool) -> Result<Response<Body>, Problem> {
@@ -36,14 +36,14 @@ pub(super) fn open(app: &Arc<App>, activity: Arc<Activity>, head: bool) -> Resul
     Ok(response)
 }
 
-/// A stream of what `events` yields, where there is a place for one; without `events`, its head.
+/// A response that streams `events`, within the limit of streams; without `events`, its headers only.
 pub(super) fn stream(
     app: &App,
     activity: Arc<Activity>,
     events: Option<mpsc::Receiver<Bytes>>,
 ) -> Result<Response<Body>, Problem> {
     let place = app.streams.clone().try_acquire_owned().map_err(|_| {
-        let message = format!("{} event streams are open, as many as there may be", app.options.max_streams);
+        let message = format!("{} event streams are open, the maximum", app.options.max_streams);
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, message)
     })?;
     let body = match events {
@@ -92,7 +92,7 @@ impl hyper::body::Body for EventBody {
     }
 }
 
-/// Sends until the reader is gone, too slow, or the server stops.
+/// Sends until the client disconnects or is too slow, or the server stops.
 async fn feed(app: Arc<App>, sender: mpsc::Sender<Bytes>) {
     let (mut changes, mut samples, mut stopping) = (app.view.changes(), app.sampled.subscribe(), app.stopping.clone());
     changes.mark_changed();
@@ -100,10 +100,10 @@ async fn feed(app: Arc<App>, sender: mpsc::Sender<Bytes>) {
     let mut shown = Timestamp::from_unix_ms(0);
     let mut event = Bytes::from_static(b"retry: 2000\n\n");
     loop {
-        match tokio::time::timeout(PATIENCE, sender.send(event)).await {
+        match tokio::time::timeout(SEND_TIMEOUT, sender.send(event)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return,
-            Err(_) => return tracing::debug!("an event stream was not read and is closed"),
+            Err(_) => return tracing::debug!("event stream closed: the client does not read it"),
         }
         event = tokio::select! {
             biased;
@@ -114,7 +114,7 @@ async fn feed(app: Arc<App>, sender: mpsc::Sender<Bytes>) {
                     return;
                 }
                 let version = *changes.borrow_and_update();
-                written("state", Some(version), &state(&app, version))
+                format_event("state", Some(version), &state(&app, version))
             }
             changed = samples.changed() => {
                 if changed.is_err() {
@@ -123,14 +123,14 @@ async fn feed(app: Arc<App>, sender: mpsc::Sender<Bytes>) {
                 let _ = samples.borrow_and_update();
                 let (points, last) = traffic(&app, shown);
                 shown = last;
-                written("traffic", None, &points)
+                format_event("traffic", None, &points)
             }
-            () = tokio::time::sleep(SILENCE) => Bytes::from_static(b": still here\n\n"),
+            () = tokio::time::sleep(KEEP_ALIVE_INTERVAL) => Bytes::from_static(b": still here\n\n"),
         };
     }
 }
 
-pub(super) fn written(kind: &str, id: Option<u64>, data: &Value) -> Bytes {
+pub(super) fn format_event(kind: &str, id: Option<u64>, data: &Value) -> Bytes {
     // JSON has no line breaks, so one `data:` line is enough.
     let id = id.map(|id| format!("id: {id}\n")).unwrap_or_default();
     format!("event: {kind}\n{id}data: {data}\n\n").into()
@@ -148,7 +148,7 @@ fn state(app: &App, version: u64) -> Value {
     })
 }
 
-/// What was sampled after `since`, and the last sample's time.
+/// The samples after `since`, and the time of the last one.
 fn traffic(app: &App, since: Timestamp) -> (Value, Timestamp) {
     let series = app.sampler.series(since);
     let last = series.last().map_or(since, |(at, _)| *at);

@@ -1,4 +1,4 @@
-//! What an answer is made of: the envelope, errors whose status and code agree, headers that every answer carries.
+//! Answers: the envelope, errors whose status and code agree, and headers of every answer.
 
 use std::convert::Infallible;
 
@@ -13,16 +13,16 @@ use sha2::{Digest as _, Sha256};
 
 pub(super) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-/// What a JSON handler comes to: the envelope's `data`, or a problem.
+/// The result of a JSON handler: the envelope's `data`, or a problem.
 pub(super) type Reply = Result<Value, Problem>;
 
 /// A refusal, as the caller reads it.
 #[derive(Debug)]
 pub(super) struct Problem {
     pub(super) status: StatusCode,
-    /// What is wrong and what to do.
+    /// What is wrong and how to correct it.
     pub(super) message: String,
-    /// What is known all the same.
+    /// Data to return in spite of the problem.
     pub(super) data: Value,
     /// For 405.
     pub(super) allow: Option<&'static str>,
@@ -135,7 +135,7 @@ impl Answer {
 pub(super) fn common_headers(headers: &mut HeaderMap) {
     const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
         connect-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
-    // no-cache: kept, but asked about each time, for which there are entity tags.
+    // no-cache: stored, but validated each time by entity tag.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));

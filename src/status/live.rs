@@ -7,14 +7,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, mpsc, watch};
 
-use super::judge::judge;
+use super::validator;
 use super::{
-    Answering, Backlog, BridgeView, Client, ClientDetail, ClientPage, ClientQuery, ClusterNode, Counts, Document,
-    Endpoint, EndpointHoldings, EndpointTraffic, Histogram, Holdings, Node, Origin, ReconcileCounters, RetainedTopic,
-    State, StatusView, TopicCursor, TopicPage, TopicQuery, TraceEvent, TraceQuery, Traffic, ValidateRequest,
-    Validation, live_trace,
+    Backlog, BridgeView, Client, ClientDetail, ClientPage, ClientQuery, ClusterNode, Counts, Document, Endpoint,
+    EndpointSessionGauges, EndpointTraffic, Gauges, Histogram, Node, Origin, ReconcileCounters, RetainedTopic,
+    ShardAnswer, State, StatusView, TopicCursor, TopicPage, TopicQuery, TraceEvent, TraceQuery, Traffic,
+    ValidateRequest, Validation, live_trace,
 };
-use crate::cluster::standings;
+use crate::cluster::node_convergence;
 use crate::net::{
     ClientFilter, DataPlane, DeliverDurations, EndpointStats, FoundClient, RetainedCursor, RetainedFilter,
 };
@@ -33,7 +33,7 @@ pub struct LiveView {
     context: NodeContext,
     shards: u16,
     facts: NodeFacts,
-    nudge: Arc<Notify>,
+    resync_requested: Arc<Notify>,
     store: Option<Arc<StoreStats>>,
     telemetry: Option<Arc<TelemetryStats>>,
     /// Follows the published versions.
@@ -43,15 +43,15 @@ pub struct LiveView {
 }
 
 impl LiveView {
-    /// `context` is what documents sent for validation are judged against.
-    /// `nudge` asks the source for a reading; `facts` are what this broker tells the others of itself.
+    /// `context`: the context for validation requests. `resync_requested` requests a reading of the source; `facts`:
+    /// this broker's facts for the others.
     pub fn new(
         control: Arc<SharedState>,
         plane: DataPlane,
         context: NodeContext,
         shards: u16,
         facts: NodeFacts,
-        nudge: Arc<Notify>,
+        resync_requested: Arc<Notify>,
     ) -> Self {
         let version = control.subscribe();
         Self {
@@ -60,7 +60,7 @@ impl LiveView {
             context,
             shards,
             facts,
-            nudge,
+            resync_requested,
             store: None,
             telemetry: None,
             version,
@@ -74,7 +74,7 @@ impl LiveView {
         Self { store, ..self }
     }
 
-    /// Counts what traces became of, too.
+    /// Adds the counters of traces.
     #[must_use]
     pub fn with_telemetry(self, telemetry: Option<Arc<TelemetryStats>>) -> Self {
         Self { telemetry, ..self }
@@ -83,7 +83,7 @@ impl LiveView {
 
 impl StatusView for LiveView {
     fn state(&self) -> Arc<State> {
-        // The version is read before the state: a state published in between is made anew the next time, never missed.
+        // The version is read before the state: a state published in between is converted again, never missed.
         let version = *self.version.borrow();
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         match &*made {
@@ -136,14 +136,14 @@ impl StatusView for LiveView {
         super::live_bridges::bridges(&self.control.load(), &self.plane, self.now())
     }
 
-    fn holdings(&self) -> Answering<Option<Holdings>> {
+    fn gauges(&self) -> ShardAnswer<Option<Gauges>> {
         let (control, plane) = (self.control.load(), self.plane.clone());
         Box::pin(async move {
             let held = plane.gauges().await.ok()?;
             let names = names(&control);
             let of_endpoint =
-                |(id, held): (&EndpointId, &EndpointGauges)| Some((names.get(id)?.to_string(), holdings(held)));
-            Some(Holdings {
+                |(id, held): (&EndpointId, &EndpointGauges)| Some((names.get(id)?.to_string(), session_gauges(held)));
+            Some(Gauges {
                 sessions: held.sessions as u64,
                 subscriptions: held.subscriptions as u64,
                 retained_messages: held.retained_messages as u64,
@@ -156,13 +156,13 @@ impl StatusView for LiveView {
         })
     }
 
-    fn clients(&self, query: ClientQuery) -> Answering<Option<ClientPage>> {
+    fn clients(&self, query: ClientQuery) -> ShardAnswer<Option<ClientPage>> {
         let control = self.control.load();
         let (plane, now) = (self.plane.clone(), self.now());
         Box::pin(async move { clients(&control, &plane, query, now).await })
     }
 
-    fn backlogs(&self, limit: usize) -> Answering<Option<Vec<Backlog>>> {
+    fn backlogs(&self, limit: usize) -> ShardAnswer<Option<Vec<Backlog>>> {
         let (control, plane) = (self.control.load(), self.plane.clone());
         Box::pin(async move {
             let found = plane.backlogs(limit).await.ok()?;
@@ -171,27 +171,27 @@ impl StatusView for LiveView {
         })
     }
 
-    fn topics(&self, query: TopicQuery) -> Answering<Option<TopicPage>> {
+    fn topics(&self, query: TopicQuery) -> ShardAnswer<Option<TopicPage>> {
         let plane = self.plane.clone();
         Box::pin(async move { topics(&plane, query).await })
     }
 
-    fn trace(&self, query: TraceQuery) -> Answering<Option<mpsc::Receiver<TraceEvent>>> {
+    fn trace(&self, query: TraceQuery) -> ShardAnswer<Option<mpsc::Receiver<TraceEvent>>> {
         let (control, plane) = (self.control.load(), self.plane.clone());
         Box::pin(async move { live_trace::begin(&control, plane, query).await })
     }
 
-    fn pulse(&self) -> Answering<bool> {
+    fn ping_shards(&self) -> ShardAnswer<bool> {
         let plane = self.plane.clone();
         Box::pin(async move { plane.ping_shards().await.is_ok() })
     }
 
     fn validate(&self, request: ValidateRequest) -> Validation {
-        judge(&request, &self.control.load().declared, &self.context)
+        validator::validate(&request, &self.control.load().declared, &self.context)
     }
 
     fn read_source(&self) {
-        self.nudge.notify_one();
+        self.resync_requested.notify_one();
     }
 
     fn now(&self) -> Timestamp {
@@ -235,15 +235,15 @@ fn state(control: &ControlState, context: &NodeContext, shards: u16) -> State {
 
 /// This broker, then the others.
 fn nodes(control: &ControlState, cluster: &ClusterView, facts: &NodeFacts, connections: u64) -> Vec<ClusterNode> {
-    let this = NodeRecord::of(control, facts, connections);
+    let this = NodeRecord::new(control, facts, connections);
     let records: Vec<NodeRecord> = std::iter::once(this).chain(cluster.others.iter().cloned()).collect();
-    let standings = standings(&records);
-    let nodes = records.into_iter().zip(standings).enumerate();
+    let convergences = node_convergence(&records);
+    let nodes = records.into_iter().zip(convergences).enumerate();
     nodes
-        .map(|(at, (record, standing))| ClusterNode {
+        .map(|(at, (record, convergence))| ClusterNode {
             this: at == 0,
-            converged: standing.converged,
-            reason: standing.reason,
+            converged: convergence.converged,
+            reason: convergence.reason,
             duplicate_name: cluster.duplicates.contains(&record.name),
             record,
         })
@@ -368,7 +368,7 @@ fn endpoint_traffic(stats: &EndpointStats) -> EndpointTraffic {
     traffic
 }
 
-/// Asks the shards, for one more than is wanted: that tells whether there are more.
+/// Asks the shards for one more than the limit, which shows whether there are more.
 async fn clients(control: &ControlState, plane: &DataPlane, query: ClientQuery, now: Timestamp) -> Option<ClientPage> {
     let endpoint = match &query.endpoint {
         None => None,
@@ -398,8 +398,8 @@ pub(super) fn endpoint_name(names: &BTreeMap<EndpointId, &Arc<str>>, id: Endpoin
     names.get(&id).map_or_else(String::new, |name| name.to_string())
 }
 
-fn holdings(held: &EndpointGauges) -> EndpointHoldings {
-    EndpointHoldings {
+fn session_gauges(held: &EndpointGauges) -> EndpointSessionGauges {
+    EndpointSessionGauges {
         sessions: held.sessions as u64,
         sessions_away: held.away as u64,
         subscriptions: held.subscriptions as u64,
@@ -457,7 +457,7 @@ pub(super) fn protocol(level: u8) -> &'static str {
 
 fn client(endpoint: String, found: FoundClient, now: Timestamp) -> Client {
     let row = found.row;
-    // Of the first second, all of it: a rate of a moment says nothing.
+    // At least one second: a rate over less is meaningless.
     let per_s = |count: u64| count as f64 / (row.connected_ms.max(1000) as f64 / 1000.0);
     Client {
         client_id: row.client_id,
@@ -498,7 +498,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn origins_are_read_back() {
+    fn origins_are_parsed() {
         let parsed = |text| written_origin(text);
         assert_eq!(parsed("a/b.yaml:12"), Origin { file: "a/b.yaml".to_owned(), line: 12 });
         assert_eq!(parsed("C:odd"), Origin { file: "C:odd".to_owned(), line: 1 });

@@ -88,7 +88,7 @@ fn connected(state: &BridgeState, status: Option<&BridgeStatus>, now: Timestamp)
     BridgeCondition { last_transition_time: Some(since), ..plain }
 }
 
-/// `here`: what this broker dropped of what was for the bridge, by reason.
+/// `here`: messages for the bridge that this broker dropped, by reason.
 fn link(status: BridgeStatus, here: [u64; Dropped::ALL.len()]) -> BridgeLink {
     let counters = status.counters;
     let by_link = [

@@ -21,34 +21,34 @@ pub(super) async fn begin(
     query: TraceQuery,
 ) -> Option<mpsc::Receiver<TraceEvent>> {
     let endpoint = query.endpoint.as_ref().and_then(|name| control.endpoints.get(name.as_str())?.id);
-    let (tell, told) = mpsc::channel(WAITING_MAX);
+    let (sender, receiver) = mpsc::channel(WAITING_MAX);
     if query.endpoint.is_some() && endpoint.is_none() {
-        // It never had a listener, so nobody comes over it.
-        tokio::spawn(async move { tell.closed().await });
-        return Some(told);
+        // It never had a listener, so no client connects over it.
+        tokio::spawn(async move { sender.closed().await });
+        return Some(receiver);
     }
     let filter = TraceFilter { client_id: query.client_id, endpoint };
     let mut steps = plane.trace(filter).await.ok()?;
     let names = names(control).into_iter().map(|(id, name)| (id, name.clone())).collect::<Vec<_>>();
-    // The wall clock is looked at once, so that steps keep their order and distance.
+    // The wall clock is read once, so that steps keep their order and distance.
     let epoch_ms = wall_clock().unix_ms.saturating_sub(plane.now());
     tokio::spawn(async move {
         loop {
             let step = tokio::select! {
-                () = tell.closed() => return,
+                () = sender.closed() => return,
                 step = steps.next() => step,
             };
             let Some(TraceStep { at, what }) = step else { return };
             let at = Timestamp::from_unix_ms(epoch_ms + at);
             let names = names.iter().map(|(id, name)| (*id, name)).collect();
             for event in events(at, what, query.payloads, |id| endpoint_name(&names, id)) {
-                if tell.send(event).await.is_err() {
+                if sender.send(event).await.is_err() {
                     return;
                 }
             }
         }
     });
-    Some(told)
+    Some(receiver)
 }
 
 fn events(
@@ -69,12 +69,12 @@ fn events(
         Traced::Sent { version, bytes } => (version, bytes, Side::Server, "sent"),
     };
     let packets = packets(&bytes, version, side, payloads).into_iter();
-    let told = packets.map(|mut packet| {
+    let events = packets.map(|mut packet| {
         if let Some(fields) = packet.as_object_mut() {
             fields.shift_insert(0, "at".to_owned(), json!(at));
             fields.shift_insert(1, "direction".to_owned(), json!(direction));
         }
         TraceEvent { kind: "packet", data: packet }
     });
-    told.collect()
+    events.collect()
 }

@@ -1,5 +1,5 @@
-//! `/metrics`: OpenMetrics, or Prometheus's older text format for who asks for that. Labels are endpoints and closed
-//! sets of words, never a client id or a topic.
+//! `/metrics`: OpenMetrics, or Prometheus's older text format on request. Labels are endpoints and closed sets of
+//! words, never a client id or a topic.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,9 +15,9 @@ use prometheus_client::registry::{Registry, Unit};
 use super::http::{Answer, Problem};
 use super::router::App;
 use super::system::Process;
-use super::traffic::HOLDINGS_TIMEOUT;
-use super::{BridgeView, Endpoint, EndpointHoldings, EndpointTraffic, Histogram, Holdings, State, Traffic};
-use crate::state::{Phase, TroubleKind};
+use super::traffic::GAUGES_TIMEOUT;
+use super::{BridgeView, Endpoint, EndpointSessionGauges, EndpointTraffic, Gauges, Histogram, State, Traffic};
+use crate::state::{Phase, SourceErrorKind};
 use crate::store::records::StoreStats;
 use crate::telemetry::TelemetryStats;
 use weir_declare::config::Severity;
@@ -28,12 +28,12 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// `GET /metrics`
 pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
-    let holdings = tokio::time::timeout(HOLDINGS_TIMEOUT, app.view.holdings()).await.ok().flatten();
+    let gauges = tokio::time::timeout(GAUGES_TIMEOUT, app.view.gauges()).await.ok().flatten();
     let scrape = Scrape {
         state: app.view.state(),
         traffic: app.view.traffic(),
         bridges: app.view.bridges(),
-        holdings,
+        gauges,
         store: app.view.store(),
         telemetry: app.view.telemetry(),
         process: Process::read(),
@@ -43,7 +43,7 @@ pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
     registry.register_collector(Box::new(scrape));
     let mut text = String::new();
     if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &registry) {
-        tracing::error!(%error, "the metrics could not be written");
+        tracing::error!(%error, "metrics encoding failed");
         return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written").into();
     }
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
@@ -60,7 +60,7 @@ struct Scrape {
     state: Arc<State>,
     traffic: Traffic,
     bridges: Vec<BridgeView>,
-    holdings: Option<Holdings>,
+    gauges: Option<Gauges>,
     store: Option<Arc<StoreStats>>,
     telemetry: Option<Arc<TelemetryStats>>,
     process: Process,
@@ -73,7 +73,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
         let out = &mut encoder;
         self.node(out)?;
-        self.holdings(out)?;
+        self.sessions_and_messages(out)?;
         self.store(out)?;
         self.reconcile(out)?;
         self.telemetry(out)?;
@@ -107,9 +107,9 @@ impl Scrape {
         gauge(out, "weir_cluster_nodes_converged", "Brokers that serve the newest declaration.", converged)
     }
 
-    fn holdings(&self, out: &mut DescriptorEncoder) -> fmt::Result {
-        let Some(held) = &self.holdings else { return Ok(()) };
-        gauge(out, "weir_sessions", "Sessions, of connected clients and of those that are away.", held.sessions)?;
+    fn sessions_and_messages(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let Some(held) = &self.gauges else { return Ok(()) };
+        gauge(out, "weir_sessions", "Sessions of connected and of offline clients.", held.sessions)?;
         gauge(out, "weir_subscriptions", "Subscriptions of all sessions.", held.subscriptions)?;
         gauge(out, "weir_messages_inflight", "Messages sent and not yet acknowledged.", held.inflight_messages)?;
         gauge(out, "weir_messages_queued", "Messages waiting in sessions.", held.queued_messages)?;
@@ -123,7 +123,7 @@ impl Scrape {
         )?;
         self.internal_errors(out, &held.internal_errors)?;
         self.held(out, "weir_endpoint_sessions", "Sessions last connected to it.", |held| held.sessions)?;
-        let help = "Those of its sessions whose client is away (maxSessionSize bounds them).";
+        let help = "Sessions of offline clients (maxSessionSize limits them).";
         self.held(out, "weir_endpoint_sessions_away", help, |held| held.sessions_away)?;
         let help = "Subscriptions of its sessions.";
         self.held(out, "weir_endpoint_subscriptions", help, |held| held.subscriptions)?;
@@ -152,7 +152,7 @@ impl Scrape {
         let read = |value: &AtomicU64| value.load(Ordering::Relaxed);
         counter(out, "weir_store_commits", "Commits, each with one fsync.", read(&store.commits))?;
         counter(out, "weir_store_records", "Records written, what cleaning moved not counted.", read(&store.records))?;
-        let help = "Turns of shards that had something durable to tell: how many share a commit.";
+        let help = "Batches of records from shards; several share a commit.";
         counter(out, "weir_store_batches", help, read(&store.batches))?;
         let spent = read(&store.commit_ns) as f64 / 1e9;
         out.encode_descriptor(
@@ -163,21 +163,21 @@ impl Scrape {
         )?
         .encode_counter::<NoLabelSet, f64, f64>(&spent, None)?;
         gauge(out, "weir_store_files", "Files of the log.", read(&store.files))?;
-        gauge_of(out, "weir_store_size", "All of the log.", Unit::Bytes, read(&store.bytes) as f64)?;
-        gauge_of(out, "weir_store_live", "Records that hold.", Unit::Bytes, read(&store.live_bytes) as f64)?;
-        gauge(out, "weir_store_live_records", "Records that hold.", read(&store.live_records))?;
+        gauge_of(out, "weir_store_size", "Size of the log.", Unit::Bytes, read(&store.bytes) as f64)?;
+        gauge_of(out, "weir_store_live", "Records in force.", Unit::Bytes, read(&store.live_bytes) as f64)?;
+        gauge(out, "weir_store_live_records", "Records in force.", read(&store.live_records))?;
         gauge(out, "weir_store_full", "1 while the store's disk is full.", store.full.load(Ordering::Relaxed))
     }
 
-    /// Of what the endpoints' sessions hold.
+    /// Gauges of the endpoints' sessions.
     fn held(
         &self,
         out: &mut DescriptorEncoder,
         name: &str,
         help: &str,
-        value: fn(&EndpointHoldings) -> u64,
+        value: fn(&EndpointSessionGauges) -> u64,
     ) -> fmt::Result {
-        let Some(held) = &self.holdings else { return Ok(()) };
+        let Some(held) = &self.gauges else { return Ok(()) };
         self.gauges(out, name, help, |endpoint, _| Some(held.endpoints.get(&endpoint.name).map_or(0, value)))
     }
 
@@ -201,8 +201,12 @@ impl Scrape {
             MetricType::Histogram,
         )?;
         histogram(&mut pass, &state.reconcile.durations)?;
-        let mut found =
-            out.encode_descriptor("weir_reconcile_diagnostics", "What the last pass found.", None, MetricType::Gauge)?;
+        let mut found = out.encode_descriptor(
+            "weir_reconcile_diagnostics",
+            "Diagnostics of the last pass.",
+            None,
+            MetricType::Gauge,
+        )?;
         for (severity, word) in [(Severity::Error, "error"), (Severity::Warning, "warning")] {
             let count = state.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
             found.encode_family(&vec![("severity", word)])?.encode_gauge(&(count as u64))?;
@@ -210,24 +214,30 @@ impl Scrape {
         gauge(out, "weir_source_up", "1 while the source can be read.", source.trouble.is_none())?;
         let mut trouble = out.encode_descriptor(
             "weir_source_trouble",
-            "1 while the source is in this kind of trouble.",
+            "1 while the source has this kind of error.",
             None,
             MetricType::Gauge,
         )?;
-        for kind in TroubleKind::ALL {
+        for kind in SourceErrorKind::ALL {
             let is = source.trouble.as_ref().is_some_and(|trouble| trouble.kind == kind);
             trouble.encode_family(&vec![("kind", kind.as_str())])?.encode_gauge(&u64::from(is))?;
         }
-        let help = "How often the source was in trouble, by kind; what ended by itself at once is counted too.";
+        let help = "Errors of the source, by kind, including those that were gone at the next attempt.";
         let mut incidents = out.encode_descriptor("weir_source_incidents", help, None, MetricType::Counter)?;
-        for kind in TroubleKind::ALL {
+        for kind in SourceErrorKind::ALL {
             let count = source.incidents.get(kind.as_str()).copied().unwrap_or_default();
             let labels = vec![("kind", kind.as_str())];
             incidents.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
         self.cluster(out)?;
         let stale_s = source.last_read_at.map_or(f64::INFINITY, |at| self.now.since_ms(at) as f64 / 1000.0);
-        gauge_of(out, "weir_source_staleness", "Since the source was last read whole.", Unit::Seconds, stale_s)
+        gauge_of(
+            out,
+            "weir_source_staleness",
+            "Time since the source was last read completely.",
+            Unit::Seconds,
+            stale_s,
+        )
     }
 
     /// Where traces go to a collector.
@@ -237,7 +247,7 @@ impl Scrape {
         gauge(out, "weir_telemetry_up", "1 while the OpenTelemetry collector takes traces.", taken)?;
         let help = "Spans that the OpenTelemetry collector took.";
         counter(out, "weir_telemetry_spans_exported", help, telemetry.exported.load(Ordering::Relaxed))?;
-        let help = "Spans that the OpenTelemetry collector never got, by reason.";
+        let help = "Spans that were not exported to the OpenTelemetry collector, by reason.";
         let mut dropped = out.encode_descriptor("weir_telemetry_spans_dropped", help, None, MetricType::Counter)?;
         for (reason, count) in telemetry.dropped() {
             let labels = vec![("reason", reason)];
@@ -248,9 +258,9 @@ impl Scrape {
 
     fn cluster(&self, out: &mut DescriptorEncoder) -> fmt::Result {
         let nodes = &self.state.nodes;
-        let twins = nodes.iter().filter(|node| node.duplicate_name).count();
-        gauge(out, "weir_cluster_duplicate_names", "Brokers that share their name with another.", twins as u64)?;
-        let help = "1 while the other brokers are seen as far as there is a place to meet.";
+        let duplicates = nodes.iter().filter(|node| node.duplicate_name).count();
+        gauge(out, "weir_cluster_duplicate_names", "Brokers that share their name with another.", duplicates as u64)?;
+        let help = "1 while this broker is a member of its cluster, or has none.";
         gauge(out, "weir_cluster_membership_up", help, self.state.membership_trouble.is_none())
     }
 
@@ -258,7 +268,7 @@ impl Scrape {
         self.gauges(out, "weir_endpoint_up", "1 while a listener is bound for it.", |endpoint, _| {
             Some(u64::from(endpoint.listening()))
         })?;
-        let help = "1 for the word that tells how it fares, 0 for the others.";
+        let help = "1 for the current health, 0 for the others.";
         let mut family = out.encode_descriptor("weir_endpoint_health", help, None, MetricType::Gauge)?;
         for endpoint in &self.state.endpoints {
             for word in ["healthy", "degraded", "unhealthy", "disabled"] {

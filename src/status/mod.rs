@@ -1,7 +1,8 @@
 //! The read-only HTTP server: FluxMQ's paths and envelope, probes, metrics, events, and a page for a person.
 //!
-//! [`serve`] runs it; what it shows comes through [`StatusView`] alone. A request goes `server` (connections, bounds)
-//! -> `router` (paths, methods, conditional requests) -> a handler, which is a pure function of the view and the query.
+//! [`serve`] runs it; its data comes through [`StatusView`] alone. A request passes `server` (connections, limits),
+//! `router` (paths, methods, conditional requests) and a handler, a pure function of the view and the query.
+//! It must never change anything.
 
 mod access;
 mod bridges;
@@ -10,10 +11,10 @@ mod control;
 mod endpoints;
 mod events;
 mod http;
-mod judge;
 mod live;
 mod live_bridges;
 mod live_trace;
+mod method_not_allowed;
 mod metrics;
 mod packets;
 mod page;
@@ -28,8 +29,8 @@ mod topics;
 mod trace;
 mod traffic;
 mod validate;
+mod validator;
 mod view;
-mod writes;
 
 pub use access::{AccessError, AccessOptions, TlsFiles};
 pub use bridges::{BridgeCondition, BridgeLink, BridgeView, RefusedFilter};
@@ -37,7 +38,7 @@ pub use live::LiveView;
 #[cfg(feature = "etcd")]
 pub(crate) use live::connections;
 pub use router::paths;
-pub use secret::{Secret, SecretError};
+pub use secret::{Secret, SecretError, SecretReferenceError};
 pub use server::{StatusOptions, StatusServer, serve};
 pub use system::{memory_limit_bytes, resident_bytes};
 pub use view::*;

@@ -1,4 +1,4 @@
-//! Packets as JSON, for a trace: what they are about, never what they say unless that is asked for. Pure.
+//! Packets as JSON, for a trace: headers and properties; payloads only on request. Pure.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -111,7 +111,7 @@ mod tests {
     const BYTES: &[u8] = b"\x32\x0a\x00\x03a/b\x00\x07\x00hi\xc0\x00\x30";
 
     #[test]
-    fn packets_are_told_one_by_one_without_what_they_say() {
+    fn packets_are_shown_without_payloads() {
         let found = packets(BYTES, ProtocolVersion::V5, Side::Client, false);
         let publish = json!({"packet": "PUBLISH", "bytes": 12, "topic": "a/b", "qos": 1, "retain": false, "dup": false,
             "packetId": 7, "payloadBytes": 2});
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn payloads_are_told_where_they_are_asked_for() {
+    fn payloads_are_shown_on_request() {
         let found = packets(BYTES, ProtocolVersion::V5, Side::Client, true);
         assert_eq!(found[0]["payload"], json!("hi"));
         let binary = packets(b"\x30\x05\x00\x01a\xff\xfe", ProtocolVersion::V3_1_1, Side::Client, true);

@@ -1,4 +1,4 @@
-//! The page at `/`: seven files, embedded, without a build step. What they may do is in `http::common_headers`.
+//! The page at `/`: seven embedded files, without a build step. `http::common_headers` holds their security policy.
 
 use hyper::StatusCode;
 use hyper::header::HeaderMap;

@@ -12,13 +12,13 @@ use super::query::Query;
 use super::router::App;
 use crate::state::Phase;
 
-/// The process serves requests, and every shard came round lately.
+/// The process serves requests, and every shard has answered within the time-out.
 pub(super) fn livez(app: &App, _: &Query, _: &HeaderMap) -> Answer {
-    let silent = app.pulse.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-    if silent < app.options.pulse_timeout {
+    let since_ping = app.last_ping.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+    if since_ping < app.options.ping_timeout {
         return Answer::new(StatusCode::OK, TEXT, "ok\n");
     }
-    let why = format!("not alive: a shard has not come round for {} s\n", silent.as_secs());
+    let why = format!("not alive: a shard has not answered for {} s\n", since_ping.as_secs());
     Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, why)
 }
 
@@ -27,15 +27,15 @@ pub(super) async fn watch(app: Arc<App>, mut stopping: watch::Receiver<bool>) {
     loop {
         tokio::select! {
             _ = stopping.wait_for(|stop| *stop) => return,
-            alive = app.view.pulse() => {
+            alive = app.view.ping_shards() => {
                 if alive {
-                    *app.pulse.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+                    *app.last_ping.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
                 }
             }
         }
         tokio::select! {
             _ = stopping.wait_for(|stop| *stop) => return,
-            () = tokio::time::sleep(app.options.pulse_interval) => {}
+            () = tokio::time::sleep(app.options.ping_interval) => {}
         }
     }
 }

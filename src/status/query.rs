@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_queries_say_what_is_wrong() {
+    fn invalid_queries_are_refused_with_the_reason() {
         let message = |raw: &str| match parse(raw) {
             Err(problem) => problem.message,
             Ok(query) => query.port().unwrap_err().message,

@@ -19,15 +19,15 @@ use super::query::Query;
 use super::sampler::Sampler;
 use super::server::{Activity, StatusOptions};
 use super::{
-    Answering, StatusView, bridges, clients, control, endpoints, events, metrics, page, probes, system, topics, trace,
-    traffic, validate, writes,
+    ShardAnswer, StatusView, bridges, clients, control, endpoints, events, method_not_allowed, metrics, page, probes,
+    system, topics, trace, traffic, validate,
 };
 use weir_declare::reconcile::Timestamp;
 
 /// A body of so many times the bound is not read to its end.
-const FLOOD: usize = 4;
+const DISCARD_FACTOR: usize = 4;
 
-/// What the handlers share.
+/// The state that handlers share.
 pub(super) struct App {
     pub(super) view: Arc<dyn StatusView>,
     pub(super) options: StatusOptions,
@@ -42,10 +42,10 @@ pub(super) struct App {
     pub(super) sampler: Sampler,
     /// When the last sample was taken.
     pub(super) sampled: watch::Sender<Timestamp>,
-    /// When the shards last came round, by the process's own clock.
-    pub(super) pulse: Mutex<Instant>,
+    /// When all shards last answered a ping, by the monotonic clock.
+    pub(super) last_ping: Mutex<Instant>,
     /// Judging a large document set takes a core for a while; never more than so many at a time.
-    judging: Semaphore,
+    validations: Semaphore,
 }
 
 impl App {
@@ -67,31 +67,31 @@ impl App {
             traces: Arc::new(Semaphore::new(trace::TRACES_MAX)),
             sampler: Sampler::default(),
             sampled: watch::Sender::default(),
-            pulse: Mutex::new(Instant::now()),
-            judging: Semaphore::new(1),
+            last_ping: Mutex::new(Instant::now()),
+            validations: Semaphore::new(1),
         }
     }
 
-    /// What the shards answer, where they do so in time.
-    pub(super) async fn asked<T>(&self, answer: Answering<Option<T>>) -> Result<T, Problem> {
+    /// Waits for an answer of the shards, up to the time-out of requests.
+    pub(super) async fn ask_shards<T>(&self, answer: ShardAnswer<Option<T>>) -> Result<T, Problem> {
         let answer = tokio::time::timeout(self.options.request_timeout, answer).await;
         answer.ok().flatten().ok_or_else(|| {
-            let message = "the shards did not answer; the broker stops or is overloaded";
+            let message = "the shards did not answer; the broker shuts down or is overloaded";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, message)
         })
     }
 }
 
-/// A path, and what answers it.
+/// A path and its handler.
 pub(super) struct Route {
     pub(super) path: &'static str,
-    /// Query parameters it knows.
+    /// Accepted query parameters.
     pub(super) parameters: &'static [&'static str],
     pub(super) handler: Handler,
 }
 
 /// A reply that waits for the shards.
-pub(super) type Asking<'a> = Pin<Box<dyn Future<Output = Reply> + Send + 'a>>;
+pub(super) type ShardReply<'a> = Pin<Box<dyn Future<Output = Reply> + Send + 'a>>;
 
 #[derive(Clone, Copy)]
 pub(super) enum Handler {
@@ -101,14 +101,14 @@ pub(super) enum Handler {
     Plain(fn(&App, &Query, &HeaderMap) -> Answer),
     /// GET: everything that is counted, as a scraper reads it; the shards are asked.
     Metrics,
-    /// GET: what the shards have to be asked for, in the envelope.
-    Asked(for<'a> fn(&'a App, &'a Query) -> Asking<'a>),
+    /// GET: data that the shards are asked for, in the envelope.
+    Shards(for<'a> fn(&'a App, &'a Query) -> ShardReply<'a>),
     /// GET: a stream of server-sent events.
     Events,
     /// GET: the stream of one client's packets.
     Trace,
-    /// POST: judges what is sent, and changes nothing.
-    Judge(fn(&App, &str) -> Reply),
+    /// POST: validates the body, and changes nothing.
+    Validate(fn(&App, &str) -> Reply),
     /// A write path of FluxMQ's, named by its verb: always 405.
     Write(&'static str),
 }
@@ -116,20 +116,20 @@ pub(super) enum Handler {
 impl Handler {
     pub(super) const fn allow(self) -> &'static str {
         match self {
-            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Asked(_) | Self::Events | Self::Trace => {
+            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Shards(_) | Self::Events | Self::Trace => {
                 "GET, HEAD, OPTIONS"
             }
-            Self::Judge(_) => "POST, OPTIONS",
+            Self::Validate(_) => "POST, OPTIONS",
             Self::Write(_) => "OPTIONS",
         }
     }
 
     fn permits(self, method: &Method) -> bool {
         match self {
-            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Asked(_) | Self::Events | Self::Trace => {
+            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Shards(_) | Self::Events | Self::Trace => {
                 *method == Method::GET || *method == Method::HEAD
             }
-            Self::Judge(_) => *method == Method::POST,
+            Self::Validate(_) => *method == Method::POST,
             Self::Write(_) => false,
         }
     }
@@ -141,20 +141,20 @@ const fn state(path: &'static str, parameters: &'static [&'static str], answer: 
     Route { path, parameters, handler: Handler::State(answer) }
 }
 
-const fn asked(
+const fn shards(
     path: &'static str,
     parameters: &'static [&'static str],
-    answer: for<'a> fn(&'a App, &'a Query) -> Asking<'a>,
+    answer: for<'a> fn(&'a App, &'a Query) -> ShardReply<'a>,
 ) -> Route {
-    Route { path, parameters, handler: Handler::Asked(answer) }
+    Route { path, parameters, handler: Handler::Shards(answer) }
 }
 
 const fn plain(path: &'static str, answer: fn(&App, &Query, &HeaderMap) -> Answer) -> Route {
     Route { path, parameters: &[], handler: Handler::Plain(answer) }
 }
 
-const fn judge(path: &'static str, answer: fn(&App, &str) -> Reply) -> Route {
-    Route { path, parameters: &[], handler: Handler::Judge(answer) }
+const fn post(path: &'static str, answer: fn(&App, &str) -> Reply) -> Route {
+    Route { path, parameters: &[], handler: Handler::Validate(answer) }
 }
 
 const fn write(path: &'static str, verb: &'static str) -> Route {
@@ -177,14 +177,14 @@ pub(super) const ROUTES: &[Route] = &[
     state("/api/endpoints/list", &[], endpoints::list),
     state("/api/endpoints/get", WHICH, endpoints::get),
     state("/api/endpoints/status", WHICH, endpoints::status),
-    asked("/api/endpoints/metrics", WHICH, |app, query| Box::pin(traffic::metrics(app, query))),
+    shards("/api/endpoints/metrics", WHICH, |app, query| Box::pin(traffic::metrics(app, query))),
     state("/api/endpoints/performance", WHICH, traffic::performance),
     state("/api/endpoints/health", WHICH, traffic::health),
     state("/api/endpoints/check-port", &["port"], traffic::check_port),
     Route { path: "/api/endpoints/export", parameters: &["format"], handler: Handler::Plain(control::export) },
     state("/api/endpoints/history", &["port", "name", "limit"], control::history),
-    judge("/api/endpoints/validate", validate::endpoint),
-    judge("/api/endpoints/validate-config", validate::set),
+    post("/api/endpoints/validate", validate::endpoint),
+    post("/api/endpoints/validate-config", validate::set),
     write("/api/endpoints/add", "add"),
     write("/api/endpoints/update", "update"),
     write("/api/endpoints/remove", "remove"),
@@ -193,10 +193,10 @@ pub(super) const ROUTES: &[Route] = &[
     state("/api/cluster/nodes", &[], system::cluster_nodes),
     state("/api/system/health", &[], system::health),
     state("/api/system/resources", &[], system::resources),
-    asked("/api/clients", clients::PARAMETERS, |app, query| Box::pin(clients::list(app, query))),
-    asked("/api/clients/slowest", &["limit"], |app, query| Box::pin(clients::slowest(app, query))),
+    shards("/api/clients", clients::PARAMETERS, |app, query| Box::pin(clients::list(app, query))),
+    shards("/api/clients/slowest", &["limit"], |app, query| Box::pin(clients::slowest(app, query))),
     Route { path: "/api/clients/trace", parameters: trace::PARAMETERS, handler: Handler::Trace },
-    asked("/api/topics", topics::PARAMETERS, |app, query| Box::pin(topics::list(app, query))),
+    shards("/api/topics", topics::PARAMETERS, |app, query| Box::pin(topics::list(app, query))),
     state("/api/bridges", &["name"], bridges::list),
     state("/api/declared", &["kind", "name"], control::declared),
     state("/api/plan", &[], control::plan),
@@ -210,12 +210,12 @@ pub fn paths() -> impl Iterator<Item = &'static str> {
     ROUTES.iter().map(|route| route.path)
 }
 
-/// Answers one request. Never fails: what goes wrong is an answer too.
+/// Answers one request. Never fails: errors are answers too.
 pub(super) async fn answer(app: Arc<App>, activity: Arc<Activity>, request: Request<Incoming>) -> Response<Body> {
     let head = *request.method() == Method::HEAD;
     let (parts, body) = request.into_parts();
     let access = Arc::clone(&app.access);
-    // A browser asks beforehand without credentials: what may be asked is no secret.
+    // A browser sends a preflight request without credentials.
     let admitted = if parts.method == Method::OPTIONS {
         Ok(())
     } else {
@@ -230,12 +230,12 @@ pub(super) async fn answer(app: Arc<App>, activity: Arc<Activity>, request: Requ
         Ok(Dispatched::Stream(response)) => response,
         Err(problem) => Answer::from(problem).into_response(head, &parts.headers),
     };
-    share(&access, &parts, response.headers_mut());
+    add_cors_headers(&access, &parts, response.headers_mut());
     response
 }
 
 /// Lets pages of declared origins read the answer.
-fn share(access: &Access, parts: &Parts, headers: &mut HeaderMap) {
+fn add_cors_headers(access: &Access, parts: &Parts, headers: &mut HeaderMap) {
     if access.varies() {
         headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
@@ -267,7 +267,7 @@ async fn dispatch(
     let route = ROUTES
         .iter()
         .find(|route| route.path == path)
-        .ok_or_else(|| Problem::not_found(format!("there is nothing at {path}; GET /openapi.json lists every path")))?;
+        .ok_or_else(|| Problem::not_found(format!("no such path: {path}; GET /openapi.json lists every path")))?;
     if parts.method == Method::OPTIONS {
         let mut answer = Answer::new(StatusCode::NO_CONTENT, super::http::TEXT, Bytes::new());
         answer.headers.push((header::ALLOW, HeaderValue::from_static(route.handler.allow())));
@@ -275,11 +275,11 @@ async fn dispatch(
     }
     if let Handler::Write(verb) = route.handler {
         let sent = receive(&app, body).await.ok();
-        return Err(writes::refuse(&app.view.state(), verb, sent.as_deref()));
+        return Err(method_not_allowed::refuse(&app.view.state(), verb, sent.as_deref()));
     }
     if !route.handler.permits(&parts.method) {
         let allow = route.handler.allow();
-        let message = format!("{path} answers {allow} only; what is declared changes in git or etcd, never here");
+        let message = format!("{path} answers {allow} only; declarations change in git or etcd, never here");
         return Err(Problem { allow: Some(allow), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, message) });
     }
     let query = Query::parse(parts.uri.query(), route.parameters)?;
@@ -287,20 +287,20 @@ async fn dispatch(
         Handler::State(handler) => Answer::reply(handler(&app, &query)),
         Handler::Plain(handler) => handler(&app, &query, &parts.headers),
         Handler::Metrics => metrics::metrics(&app, &parts.headers).await,
-        Handler::Asked(handler) => Answer::reply(handler(&app, &query).await),
+        Handler::Shards(handler) => Answer::reply(handler(&app, &query).await),
         Handler::Events => return events::open(&app, activity, parts.method == Method::HEAD).map(Dispatched::Stream),
         Handler::Trace => {
             let head = parts.method == Method::HEAD;
             return trace::open(&app, &query, activity, head).await.map(Dispatched::Stream);
         }
-        Handler::Judge(handler) => judge_body(app, &parts.headers, body, handler).await?,
+        Handler::Validate(handler) => validate_body(app, &parts.headers, body, handler).await?,
         // Refused above.
-        Handler::Write(verb) => return Err(writes::refuse(&app.view.state(), verb, None)),
+        Handler::Write(verb) => return Err(method_not_allowed::refuse(&app.view.state(), verb, None)),
     }))
 }
 
-/// Reads what is to be judged, and judges it away from the threads that serve others.
-async fn judge_body(
+/// Reads the documents in the body and validates them on a blocking thread.
+async fn validate_body(
     app: Arc<App>,
     headers: &HeaderMap,
     body: Incoming,
@@ -311,22 +311,22 @@ async fn judge_body(
     let text = String::from_utf8(bytes.into())
         .map_err(|error| Problem::bad_request(format!("the body is not UTF-8: {error}")))?;
     let patience: Duration = app.options.request_timeout;
-    let Ok(Ok(place)) = tokio::time::timeout(patience, app.judging.acquire()).await else {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "other documents are being judged; try again"));
+    let Ok(Ok(place)) = tokio::time::timeout(patience, app.validations.acquire()).await else {
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "other documents are being validated; try again"));
     };
     let judged = tokio::task::spawn_blocking({
         let app = app.clone();
         move || handler(&app, &text)
     });
     let reply = judged.await.map_err(|error| {
-        tracing::error!(%error, "validation ended by itself");
+        tracing::error!(%error, "validation task failed");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "validation failed; the log says why")
     })?;
     drop(place);
     Ok(Answer { tagged: false, ..Answer::reply(reply) })
 }
 
-/// JSON is YAML, so both are read alike; anything else is a mistake worth naming.
+/// JSON is YAML, so both are read alike; any other content type is refused.
 fn documents_expected(headers: &HeaderMap) -> Result<(), Problem> {
     const KNOWN: &[&str] = &["application/json", "application/yaml", "application/x-yaml", "text/yaml", "text/x-yaml"];
     let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
@@ -355,8 +355,8 @@ async fn receive(app: &App, body: Incoming) -> Result<Bytes, Problem> {
     }
 }
 
-/// What comes, or `None` where it is more than `most` bytes. The rest of that is read and thrown away, as far as it is no
-/// flood: over HTTP/2, who stops reading takes back its answer, too.
+/// The body, or `None` where it is longer than `most` bytes. The rest is read and discarded up to a limit: over HTTP/2,
+/// a server that stops reading cancels its own answer.
 async fn collect(mut body: Incoming, most: usize) -> Result<Option<Bytes>, hyper::Error> {
     let (mut kept, mut seen) = (BytesMut::new(), 0_usize);
     while let Some(frame) = body.frame().await {
@@ -364,7 +364,7 @@ async fn collect(mut body: Incoming, most: usize) -> Result<Option<Bytes>, hyper
         seen = seen.saturating_add(data.len());
         if seen <= most {
             kept.extend_from_slice(&data);
-        } else if seen > most.saturating_mul(FLOOD) {
+        } else if seen > most.saturating_mul(DISCARD_FACTOR) {
             break;
         }
     }

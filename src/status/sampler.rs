@@ -8,9 +8,9 @@ use weir_declare::reconcile::Timestamp;
 
 /// Milliseconds between samples.
 pub(super) const INTERVAL_MS: u64 = 2000;
-/// Samples kept: five minutes.
+/// Samples in memory: five minutes.
 const KEPT: usize = 150;
-/// Points kept over all endpoints, so that thousands of endpoints do not take the memory of a broker.
+/// Data points in memory over all endpoints, a bound on memory for thousands of endpoints.
 const KEPT_POINTS: usize = 60_000;
 
 /// The counters of one endpoint that are plotted, as totals.
@@ -77,7 +77,8 @@ impl Sampler {
         }
     }
 
-    /// Averages of `endpoint` over the last `window_s` seconds, or as far as the samples go. `None` before there are two.
+    /// Averages of `endpoint` over the last `window_s` seconds, or as far as the samples go. `None` before there are
+    /// two.
     pub(super) fn rates(&self, endpoint: &str, window_s: u64) -> Option<Rates> {
         let samples = self.lock();
         let last = samples.back()?;
@@ -106,7 +107,7 @@ impl Sampler {
     }
 }
 
-/// `None` where time stood still, the endpoint is missing from one, or its counters began anew.
+/// `None` where no time passed, the endpoint is missing from one sample, or its counters were reset.
 fn between(first: &Sample, last: &Sample, endpoint: &str) -> Option<Rates> {
     let elapsed_ms = last.at.unix_ms.checked_sub(first.at.unix_ms).filter(|ms| *ms > 0)?;
     let (from, to) = (first.endpoints.get(endpoint)?, last.endpoints.get(endpoint)?);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Bytes that a secret has at least: what is shorter can be guessed over the network.
+/// Minimum length in bytes: a shorter secret can be guessed over the network.
 const BYTES_MIN: usize = 16;
 
 /// Where a secret is; it is read when it is needed, and never shown.
@@ -14,15 +14,20 @@ pub enum Secret {
     Environment(String),
 }
 
-impl FromStr for Secret {
-    type Err = String;
+/// The text is not a reference to a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("neither file:PATH nor env:NAME; a secret is referred to, never given")]
+pub struct SecretReferenceError;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+impl FromStr for Secret {
+    type Err = SecretReferenceError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once(':') {
             Some(("file", path)) if !path.is_empty() => Ok(Self::File(path.into())),
             Some(("env", name)) if !name.is_empty() => Ok(Self::Environment(name.to_owned())),
-            // What stands there may be the secret itself: it is not repeated.
-            _ => Err("neither file:PATH nor env:NAME; a secret is referred to, never given".to_owned()),
+            // The text may be the secret itself, so it is not repeated.
+            _ => Err(SecretReferenceError),
         }
     }
 }
@@ -46,10 +51,10 @@ pub enum SecretError {
 }
 
 impl Secret {
-    /// What it is, without white space around it.
+    /// Reads the secret, without white space around it.
     ///
     /// # Errors
-    /// It is not there, is no text, or is too short to be one.
+    /// It does not exist, is not UTF-8, or is too short.
     pub fn read(&self) -> Result<String, SecretError> {
         let unreadable = |error: String| SecretError::Unreadable { secret: self.clone(), error };
         let text = match self {
@@ -69,17 +74,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_referred_to_and_never_given() {
+    fn only_references_to_secrets_are_accepted() {
         assert_eq!("file:/run/token".parse(), Ok(Secret::File("/run/token".into())));
         assert_eq!("env:TOKEN".parse(), Ok(Secret::Environment("TOKEN".to_owned())));
         for text in ["", "hunter2", "file:", "env:", "http://x"] {
-            let error = text.parse::<Secret>().unwrap_err();
+            let error = text.parse::<Secret>().unwrap_err().to_string();
             assert!(!error.contains("hunter2"), "{error}");
         }
     }
 
     #[test]
-    fn a_secret_is_read_without_white_space_and_has_a_length() {
+    fn a_secret_is_read_without_white_space_and_a_short_one_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let secret = Secret::File(file.path().to_owned());
         assert!(secret.read().is_err());

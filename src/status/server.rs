@@ -23,7 +23,7 @@ use super::{probes, sampler};
 /// Bounds of the status server. The defaults are for operators' tools, not for the public.
 #[derive(Debug, Clone)]
 pub struct StatusOptions {
-    /// Who may read.
+    /// The access rules.
     pub access: AccessOptions,
     /// Connections at a time; more wait in the listening socket's backlog.
     pub max_connections: usize,
@@ -33,16 +33,16 @@ pub struct StatusOptions {
     pub max_head_bytes: usize,
     /// Bytes of a request's body.
     pub max_body_bytes: usize,
-    /// For a request's head to arrive; an idle HTTP/1.1 connection is kept for so long too.
+    /// Time-out of a request's head, and of an idle HTTP/1.1 connection.
     pub head_timeout: Duration,
     /// For a request's body to arrive and its answer to be made.
     pub request_timeout: Duration,
     /// A connection without a request for so long, and without an event stream, is closed.
     pub idle_timeout: Duration,
     /// Between two questions to the shards for a sign of life.
-    pub pulse_interval: Duration,
-    /// Without a sign of life from every shard for so long, `/livez` says so.
-    pub pulse_timeout: Duration,
+    pub ping_interval: Duration,
+    /// `/livez` fails when a shard has not answered for so long.
+    pub ping_timeout: Duration,
     /// For open requests to end at shutdown.
     pub shutdown_timeout: Duration,
 }
@@ -58,8 +58,8 @@ impl Default for StatusOptions {
             head_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
-            pulse_interval: Duration::from_secs(2),
-            pulse_timeout: Duration::from_secs(30),
+            ping_interval: Duration::from_secs(2),
+            ping_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(5),
         }
     }
@@ -83,7 +83,7 @@ impl StatusServer {
     pub async fn shutdown(self) {
         self.stop.send_replace(true);
         if let Err(error) = self.task.await {
-            tracing::error!(%error, "the status server ended by itself");
+            tracing::error!(%error, "status server task failed");
         }
     }
 }
@@ -149,9 +149,9 @@ async fn accept_loop(
                 });
             }
             Err(error) => {
-                // Out of descriptors most likely: say it once, and do not spin.
+                // Most likely out of file descriptors: logged once, without spinning.
                 if !std::mem::replace(&mut accept_failed, true) {
-                    tracing::warn!(%error, "the status server cannot accept connections");
+                    tracing::warn!(%error, "status server accept failed");
                 }
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -159,7 +159,7 @@ async fn accept_loop(
     }
     drop(listener);
     if tokio::time::timeout(options.shutdown_timeout, graceful.shutdown()).await.is_err() {
-        tracing::warn!("status requests were still open at shutdown");
+        tracing::warn!("status server shutdown timed out: requests were still open");
     }
 }
 
@@ -172,10 +172,10 @@ async fn accept(
     Ok((stream, place))
 }
 
-/// What a connection's watchdog looks at, and who is at its other end.
+/// State of a connection for its idle time-out, and whether its client is identified.
 pub(super) struct Activity {
     opened: Instant,
-    /// Milliseconds after `opened` at which the last request came.
+    /// Milliseconds after `opened` of the last request.
     last_request_ms: AtomicU64,
     /// Event streams open on it.
     pub(super) streams: AtomicUsize,
@@ -212,26 +212,26 @@ fn connection(
     let (idle_timeout, handshake_timeout) = (options.idle_timeout, options.head_timeout);
     let builder = builder(options);
     if let Err(error) = bound_unread_writes(&stream, idle_timeout) {
-        tracing::debug!(%error, "a status connection goes without a write timeout");
+        tracing::debug!(%error, "status connection has no write timeout");
     }
     async move {
         let Some(tls) = app.access.tls() else {
-            return converse(TokioIo::new(stream), builder, app, false, watcher, idle_timeout).await;
+            return serve_connection(TokioIo::new(stream), builder, app, false, watcher, idle_timeout).await;
         };
         let handshake = tokio_rustls::TlsAcceptor::from(tls).accept(stream);
         match tokio::time::timeout(handshake_timeout, handshake).await {
             Ok(Ok(stream)) => {
                 let identified = stream.get_ref().1.peer_certificates().is_some();
-                converse(TokioIo::new(stream), builder, app, identified, watcher, idle_timeout).await;
+                serve_connection(TokioIo::new(stream), builder, app, identified, watcher, idle_timeout).await;
             }
-            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake with the status server failed"),
-            Err(_) => tracing::debug!("a TLS handshake with the status server took too long"),
+            Ok(Err(error)) => tracing::debug!(%error, "status TLS handshake failed"),
+            Err(_) => tracing::debug!("status TLS handshake timed out"),
         }
     }
 }
 
-/// Answers what is asked over one connection, until it ends or has been idle too long.
-async fn converse<S>(
+/// Answers the requests of one connection until it ends or has been idle too long.
+async fn serve_connection<S>(
     stream: S,
     builder: auto::Builder<TokioExecutor>,
     app: Arc<App>,
@@ -252,10 +252,10 @@ async fn converse<S>(
     tokio::select! {
         served = served => {
             if let Err(error) = served {
-                tracing::debug!(%error, "a status connection ended");
+                tracing::debug!(%error, "status connection ended");
             }
         }
-        () = idle(&activity, idle_timeout) => tracing::debug!("an idle status connection was closed"),
+        () = idle(&activity, idle_timeout) => tracing::debug!("status connection closed: it was idle"),
     }
 }
 

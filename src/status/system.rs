@@ -12,7 +12,7 @@ use super::{ClusterNode, State};
 use crate::state::Phase;
 use weir_declare::config::{Diagnostic, Kind};
 
-/// `GET /api/system/health`: whether this broker does what it is declared to do.
+/// `GET /api/system/health`: whether this broker serves everything as declared.
 pub(super) fn health(app: &App, _: &Query) -> Reply {
     let state = app.view.state();
     let checks = checks(&state);
@@ -52,7 +52,7 @@ fn checks(state: &State) -> Vec<Value> {
     ]
 }
 
-/// What is wrong in documents that are no endpoint's, or nobody's; an endpoint's own is told with it.
+/// Errors in documents that are not endpoints; an endpoint shows its own.
 fn refused_documents(state: &State) -> String {
     const SHOWN_MAX: usize = 3;
     let of_endpoint = |found: &Diagnostic| found.identity.as_ref().is_some_and(|id| id.kind == Kind::Endpoint);
@@ -71,7 +71,7 @@ fn named(state: &State, health: &str) -> String {
     found.map(|endpoint| endpoint.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// `GET /api/system/resources`: what the process uses, and what there is. Null where the system does not tell.
+/// `GET /api/system/resources`: use and limits of the process. Null where the system does not report a value.
 pub(super) fn resources(app: &App, _: &Query) -> Reply {
     let process = Process::read();
     let machine = Machine::read();
@@ -127,7 +127,7 @@ pub(super) fn cluster_nodes(app: &App, _: &Query) -> Reply {
     Ok(json!({"nodes": nodes, "total": nodes.len(), "trouble": state.membership_trouble}))
 }
 
-/// What the kernel says of this process; nothing is made up where it does not.
+/// The kernel's values for this process; `None` where the kernel has none.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Process {
     pub(super) cpu_s: Option<f64>,
@@ -201,8 +201,8 @@ pub fn resident_bytes() -> Option<u64> {
     kib(&read("/proc/self/status"), "VmRSS:")
 }
 
-/// Memory that this process may have: the least of what its control groups allow (version 2) and what the machine has.
-/// `None`: the system does not tell.
+/// The memory limit of this process: the least of its control groups' limits (version 2) and the machine's memory.
+/// `None`: the system does not report it.
 pub fn memory_limit_bytes() -> Option<u64> {
     let machine = kib(&read("/proc/meminfo"), "MemTotal:")?;
     let group = read("/proc/self/cgroup");

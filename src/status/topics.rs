@@ -1,4 +1,4 @@
-//! `/api/topics`: what is retained. Topics and sizes; what a message says is nobody's business here.
+//! `/api/topics`: retained messages. Topics and sizes only; payloads are never shown.
 
 use serde_json::json;
 
@@ -9,13 +9,13 @@ use super::{TopicCursor, TopicQuery};
 
 /// Topics a page: without `limit`, and at most.
 const PAGE_DEFAULT: usize = 100;
-const PAGE_MOST: usize = 1000;
+const PAGE_MAX: usize = 1000;
 
 /// Parameters of `GET /api/topics`.
 pub(super) const PARAMETERS: &[&str] = &["filter", "namespace", "after", "limit"];
 
-/// `GET /api/topics?filter=&namespace=&after=&limit=`: in no order; `next` is the `after` of the next page. A page may be
-/// empty and still not the last.
+/// `GET /api/topics?filter=&namespace=&after=&limit=`: in no order; `next` is the `after` of the next page. A page may
+/// be empty and still not the last.
 pub(super) async fn list(app: &App, query: &Query) -> Reply {
     let filter = query.get("filter").map(str::to_owned);
     if let Some(filter) = &filter {
@@ -26,9 +26,9 @@ pub(super) async fn list(app: &App, query: &Query) -> Reply {
         namespace: query.get("namespace").map(str::to_owned),
         filter,
         after: query.get("after").map(cursor).transpose()?.unwrap_or_default(),
-        limit: query.limit(PAGE_DEFAULT, PAGE_MOST)?,
+        limit: query.limit(PAGE_DEFAULT, PAGE_MAX)?,
     };
-    let page = app.asked(app.view.topics(wanted)).await?;
+    let page = app.ask_shards(app.view.topics(wanted)).await?;
     let next = page.next.map(|TopicCursor(shard, namespace, place)| format!("{shard}.{namespace}.{place}"));
     Ok(json!({"topics": page.topics, "next": next}))
 }

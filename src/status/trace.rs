@@ -1,4 +1,4 @@
-//! `GET /api/clients/trace`: what one client sends and is sent, as server-sent events, bounded in time and number.
+//! `GET /api/clients/trace`: the packets of one client as server-sent events, bounded in time and number.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::events::{self, SILENCE, written};
+use super::events::{self, KEEP_ALIVE_INTERVAL, format_event};
 use super::http::{Body, Problem};
 use super::query::Query;
 use super::router::App;
@@ -22,9 +22,9 @@ pub(super) const PARAMETERS: &[&str] = &["clientId", "port", "name", "payloads",
 pub(super) const TRACES_MAX: usize = 8;
 /// Packets of a trace: without `limit`, and at most.
 const PACKETS_DEFAULT: usize = 1000;
-const PACKETS_MOST: usize = 100_000;
+const PACKETS_MAX: usize = 100_000;
 /// A trace ends after so long.
-const LASTS: Duration = Duration::from_secs(600);
+const TRACE_DURATION_MAX: Duration = Duration::from_secs(600);
 
 /// Opens a trace, where there is a place for one.
 pub(super) async fn open(
@@ -33,7 +33,8 @@ pub(super) async fn open(
     activity: Arc<Activity>,
     head: bool,
 ) -> Result<Response<Body>, Problem> {
-    let client_id = query.get("clientId").ok_or_else(|| Problem::bad_request("say whom: ?clientId=sensor-7"))?;
+    let client_id =
+        query.get("clientId").ok_or_else(|| Problem::bad_request("clientId is missing: ?clientId=sensor-7"))?;
     let payloads = match query.get("payloads") {
         None | Some("false") => false,
         Some("true") => true,
@@ -43,12 +44,12 @@ pub(super) async fn open(
         let message = "payloads are shown on a loopback address, or to callers with a token or certificate, only";
         return Err(Problem::new(StatusCode::FORBIDDEN, message));
     }
-    let limit = query.limit(PACKETS_DEFAULT, PACKETS_MOST)?;
+    let limit = query.limit(PACKETS_DEFAULT, PACKETS_MAX)?;
     let state = app.view.state();
     let endpoint = endpoints::select(&state, query)?.map(|endpoint| endpoint.name.clone());
     let place = place(&app.traces)?;
     let wanted = TraceQuery { client_id: client_id.to_owned(), endpoint, payloads };
-    let traced = app.asked(app.view.trace(wanted)).await?;
+    let traced = app.ask_shards(app.view.trace(wanted)).await?;
     let (sender, receiver) = mpsc::channel(16);
     if !head {
         tokio::spawn(feed(app.clone(), traced, limit, sender, place));
@@ -58,11 +59,11 @@ pub(super) async fn open(
 
 fn place(traces: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Problem> {
     traces.clone().try_acquire_owned().map_err(|_| {
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{TRACES_MAX} traces run, as many as there may be"))
+        Problem::new(StatusCode::SERVICE_UNAVAILABLE, format!("{TRACES_MAX} traces are running, the maximum"))
     })
 }
 
-/// Sends what happens until the reader is gone, or the trace has come to its bounds.
+/// Sends the client's events until the reader disconnects, or a limit of the trace is reached.
 async fn feed(
     app: Arc<App>,
     mut traced: mpsc::Receiver<super::TraceEvent>,
@@ -71,32 +72,32 @@ async fn feed(
     _place: OwnedSemaphorePermit,
 ) {
     let mut stopping = app.stopping.clone();
-    let over = tokio::time::sleep(LASTS);
+    let over = tokio::time::sleep(TRACE_DURATION_MAX);
     tokio::pin!(over);
     let mut packets = 0;
     let why = loop {
         let event = tokio::select! {
             biased;
-            _ = stopping.wait_for(|stop| *stop) => break "the broker stops",
+            _ = stopping.wait_for(|stop| *stop) => break "the broker shuts down",
             () = sender.closed() => return,
-            () = &mut over => break "ten minutes are over",
+            () = &mut over => break "the time limit of ten minutes is reached",
             event = traced.recv() => match event {
                 Some(event) => {
                     packets += usize::from(event.kind == "packet");
-                    written(event.kind, None, &event.data)
+                    format_event(event.kind, None, &event.data)
                 }
                 None => break "the data plane has stopped",
             },
-            () = tokio::time::sleep(SILENCE) => Bytes::from_static(b": still here\n\n"),
+            () = tokio::time::sleep(KEEP_ALIVE_INTERVAL) => Bytes::from_static(b": still here\n\n"),
         };
         if sender.send(event).await.is_err() {
             return;
         }
         if packets >= limit {
-            break "as many packets as were asked for";
+            break "the limit of packets is reached";
         }
     };
     let last: Value = json!({"why": why, "packets": packets});
-    // Whoever has gone need not be told.
-    let _gone = sender.send(written("end", None, &last)).await;
+    // Fails if the reader has disconnected.
+    let _gone = sender.send(format_event("end", None, &last)).await;
 }

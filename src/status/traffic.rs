@@ -1,4 +1,4 @@
-//! `/api/endpoints/metrics`, `performance`, `health` and `check-port`: how an endpoint fares.
+//! `/api/endpoints/metrics`, `performance`, `health` and `check-port`: load and health of endpoints.
 
 use std::time::Duration;
 
@@ -12,16 +12,16 @@ use super::sampler::Rates;
 use super::{Endpoint, endpoints};
 use weir_declare::reconcile::ConditionStatus;
 
-/// How long the shards have to say what they hold; everything else without that is better than nothing.
-pub(super) const HOLDINGS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the shards have to report their gauges; after that, the answer leaves them out.
+pub(super) const GAUGES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Seconds over which rates are averaged.
 const RATE_WINDOW_S: u64 = 60;
 
 /// `GET /api/endpoints/metrics`: counters since start and rates over the last minute.
 pub(super) async fn metrics(app: &App, query: &Query) -> Reply {
-    let held = app.view.holdings();
-    let holdings = tokio::time::timeout(HOLDINGS_TIMEOUT, held).await.ok().flatten();
+    let held = app.view.gauges();
+    let gauges = tokio::time::timeout(GAUGES_TIMEOUT, held).await.ok().flatten();
     let state = app.view.state();
     let traffic = app.view.traffic();
     endpoints::one_or_all(&state, query, |endpoint| {
@@ -36,7 +36,7 @@ pub(super) async fn metrics(app: &App, query: &Query) -> Reply {
                 "max": endpoint.limit("maxConnectionSize"),
                 "acceptedTotal": counted.accepted,
             },
-            "sessions": holdings.as_ref().map(|held| held.endpoints.get(&endpoint.name).copied().unwrap_or_default()),
+            "sessions": gauges.as_ref().map(|held| held.endpoints.get(&endpoint.name).copied().unwrap_or_default()),
             "connects": counted.connects,
             "messages": {
                 "receivedTotal": counted.messages_received,
@@ -66,7 +66,7 @@ fn rates_json(rates: &Rates) -> Value {
     })
 }
 
-/// `GET /api/endpoints/performance`: how near it is to its limits, and how fast it goes.
+/// `GET /api/endpoints/performance`: use of limits, and rates.
 pub(super) fn performance(app: &App, query: &Query) -> Reply {
     let state = app.view.state();
     let traffic = app.view.traffic();
@@ -135,10 +135,10 @@ fn checks(endpoint: &Endpoint, connections: u64) -> Vec<Value> {
     checks
 }
 
-/// `GET /api/endpoints/check-port?port=`: who in this broker has the port. The machine's other sockets are not probed
-/// for a remote caller.
+/// `GET /api/endpoints/check-port?port=`: the endpoints of this broker that use the port. Other sockets of the machine
+/// are not probed for a remote caller.
 pub(super) fn check_port(app: &App, query: &Query) -> Reply {
-    let port = query.port()?.ok_or_else(|| Problem::bad_request("say which port: ?port=1884"))?;
+    let port = query.port()?.ok_or_else(|| Problem::bad_request("port is missing: ?port=1884"))?;
     let state = app.view.state();
     let mut used_by: Vec<Value> = state
         .endpoints

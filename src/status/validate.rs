@@ -1,4 +1,4 @@
-//! `POST /api/endpoints/validate` and `validate-config`: the validator's static tier, for whoever is about to commit.
+//! `POST /api/endpoints/validate` and `validate-config`: the validator's static tier, for use before a commit.
 
 use serde_json::json;
 
@@ -6,12 +6,12 @@ use super::ValidateRequest;
 use super::http::{Problem, Reply};
 use super::router::App;
 
-/// One endpoint, bare or under `endpoint:`, judged as if it were added to (or replaced in) what is declared.
+/// Validates one endpoint, bare or under `endpoint:`, as if it were added to (or replaced in) the declaration.
 pub(super) fn endpoint(app: &App, text: &str) -> Reply {
     judge(app, text, "an endpoint, as JSON or YAML", ValidateRequest::Endpoint)
 }
 
-/// A set of documents, judged by itself.
+/// Validates a set of documents by itself.
 pub(super) fn set(app: &App, text: &str) -> Reply {
     judge(app, text, "documents, as JSON or YAML", ValidateRequest::Set)
 }

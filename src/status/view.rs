@@ -1,5 +1,5 @@
-//! What the status server reads. Plain values: the control plane publishes a [`State`], the data plane counts
-//! [`Traffic`]; whoever owns both implements [`StatusView`]. The server never reaches further.
+//! The data of the status server, as plain values: the control plane publishes a [`State`], the data plane counts
+//! [`Traffic`], and the owner of both implements [`StatusView`]. The server reads nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ use weir_declare::reconcile::{Conditions, Plan, Timestamp};
 
 /// The one door between the server and the broker. Every call is cheap and never waits for the data plane.
 pub trait StatusView: Send + Sync + 'static {
-    /// What the control plane last published: one consistent value.
+    /// The state that the control plane last published: one consistent value.
     fn state(&self) -> Arc<State>;
     /// Changes whenever [`StatusView::state`] does. The number only has to differ.
     fn changes(&self) -> watch::Receiver<u64>;
@@ -28,37 +28,36 @@ pub trait StatusView: Send + Sync + 'static {
     fn traffic(&self) -> Traffic;
     /// Every bridge, by name.
     fn bridges(&self) -> Vec<BridgeView>;
-    /// What the shards hold; they count it on the spot. `None`: the data plane does not answer (any more).
-    fn holdings(&self) -> Answering<Option<Holdings>>;
-    /// Connected clients, in the order in which they came, at most `query.limit` of them. `None`: the data plane does not
-    /// answer (any more).
-    fn clients(&self, query: ClientQuery) -> Answering<Option<ClientPage>>;
+    /// Gauges of the shards, counted on request. `None`: the data plane does not answer.
+    fn gauges(&self) -> ShardAnswer<Option<Gauges>>;
+    /// Connected clients in the order of their connects, at most `query.limit`. `None`: the data plane does not answer.
+    fn clients(&self, query: ClientQuery) -> ShardAnswer<Option<ClientPage>>;
     /// Sessions with messages that wait for them, worst first, at most `limit`. `None`: the data plane does not answer.
-    fn backlogs(&self, limit: usize) -> Answering<Option<Vec<Backlog>>>;
+    fn backlogs(&self, limit: usize) -> ShardAnswer<Option<Vec<Backlog>>>;
     /// Retained messages. `None`: the data plane does not answer.
-    fn topics(&self, query: TopicQuery) -> Answering<Option<TopicPage>>;
-    /// What happens to a client from now on, until the answer is dropped. `None`: the data plane does not answer.
-    fn trace(&self, query: TraceQuery) -> Answering<Option<mpsc::Receiver<TraceEvent>>>;
-    /// Whether every shard has come round once more since the call. It may take as long as a shard hangs.
-    fn pulse(&self) -> Answering<bool>;
-    /// What the store has done and holds. `None`: there is none.
+    fn topics(&self, query: TopicQuery) -> ShardAnswer<Option<TopicPage>>;
+    /// Events of a client from now on, until the receiver is dropped. `None`: the data plane does not answer.
+    fn trace(&self, query: TraceQuery) -> ShardAnswer<Option<mpsc::Receiver<TraceEvent>>>;
+    /// Whether every shard has answered since the call. It may take as long as a shard hangs.
+    fn ping_shards(&self) -> ShardAnswer<bool>;
+    /// Statistics of the store. `None`: there is none.
     fn store(&self) -> Option<Arc<StoreStats>> {
         None
     }
-    /// What traces became of. `None`: there is no collector.
+    /// Statistics of the traces. `None`: there is no collector.
     fn telemetry(&self) -> Option<Arc<TelemetryStats>> {
         None
     }
     /// The static tier of the one validator.
     fn validate(&self, request: ValidateRequest) -> Validation;
-    /// Asks for a reading of the source; it changes nothing but how fresh what is known is.
+    /// Requests a reading of the source; changes only how fresh the state is.
     fn read_source(&self);
     /// The wall clock.
     fn now(&self) -> Timestamp;
 }
 
 /// An answer that the shards are asked for.
-pub type Answering<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub type ShardAnswer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The control plane at one moment.
 #[derive(Debug, Clone)]
@@ -70,21 +69,21 @@ pub struct State {
     pub source: SourceState,
     /// Over the canonical documents, before this node's own values.
     pub declaration_digest: String,
-    /// Over what runs, held documents and referenced files included.
+    /// Over the live state, including held documents and referenced files.
     pub live_digest: String,
     /// Ordered by name.
     pub endpoints: Vec<Endpoint>,
     /// All documents as declared, secrets as references.
     pub documents: Vec<Document>,
-    /// What the last pass found.
+    /// The diagnostics of the last pass.
     pub diagnostics: Arc<[Diagnostic]>,
-    /// Newest last, bounded by whoever publishes it.
+    /// Newest last; bounded by its publisher.
     pub history: Arc<VecDeque<HistoryEntry>>,
     /// This node first; the others where there is a cluster.
     pub nodes: Vec<ClusterNode>,
-    /// Why the others are not known for certain.
+    /// Why the list of other brokers may be incomplete.
     pub membership_trouble: Option<String>,
-    /// What the last pass planned, with what had to wait.
+    /// The last plan, with the actions that wait.
     pub plan: Arc<Plan>,
     pub reconcile: ReconcileCounters,
 }
@@ -108,12 +107,12 @@ pub struct Endpoint {
     pub address: String,
     /// Where its document stands: the file (or etcd key) and the line.
     pub origin: Origin,
-    /// Canonical, defaults applied. Absent once its document is gone (it drains).
+    /// Canonical, defaults applied. Absent once its document is deleted (it drains).
     pub declared: Option<Value>,
-    /// What the live listener runs by, in the same form. Absent where nothing listens.
+    /// The document of the live listener, in the same form. Absent where nothing listens.
     pub live: Option<Value>,
     pub conditions: Conditions,
-    /// What the last pass could not do yet.
+    /// The action that the last pass could not do yet.
     pub pending: Option<String>,
     /// Of the certificate served, where TLS is.
     pub certificate_expires_at: Option<Timestamp>,
@@ -143,7 +142,7 @@ pub struct Document {
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClusterNode {
-    /// What it tells of itself.
+    /// The broker's own record.
     #[serde(flatten)]
     pub record: NodeRecord,
     /// The broker that answers.
@@ -186,9 +185,9 @@ pub struct Traffic {
     pub deliver_durations: Histogram,
 }
 
-/// What the shards hold, all endpoints together.
+/// Gauges of the shards, over all endpoints.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Holdings {
+pub struct Gauges {
     /// Of connected clients and of those that are away.
     pub sessions: u64,
     pub subscriptions: u64,
@@ -201,15 +200,15 @@ pub struct Holdings {
     /// Internal inconsistencies that the shards found, by site.
     pub internal_errors: Vec<(&'static str, u64)>,
     /// By endpoint name.
-    pub endpoints: BTreeMap<String, EndpointHoldings>,
+    pub endpoints: BTreeMap<String, EndpointSessionGauges>,
 }
 
-/// What the sessions of one endpoint hold: of those that are, or were last, connected to it.
+/// Gauges of the sessions of one endpoint: those that are, or were last, connected to it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct EndpointHoldings {
+pub struct EndpointSessionGauges {
     pub sessions: u64,
-    /// Those of them whose client is away.
+    /// Sessions whose client is offline.
     pub sessions_away: u64,
     pub subscriptions: u64,
     pub inflight_messages: u64,
@@ -229,7 +228,7 @@ impl Traffic {
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndpointTraffic {
     pub connections: u64,
-    /// Those of them whose CONNECT is not accepted yet.
+    /// Connections whose CONNECT is not accepted yet.
     pub pending: u64,
     pub accepted: u64,
     /// CONNECTs by outcome: `accepted`, or the reason's name.
@@ -273,7 +272,7 @@ pub struct ClientQuery {
     pub client_id: Option<String>,
     pub client_id_prefix: Option<String>,
     pub address: Option<IpAddr>,
-    /// Only those that came after the one of this number.
+    /// Only clients after the one of this number.
     pub after: Option<u64>,
     pub limit: usize,
 }
@@ -302,12 +301,12 @@ pub struct Client {
     pub transport: &'static str,
     pub connected_at: Timestamp,
     pub shard: u16,
-    /// Told where one client id is asked for.
+    /// Present where one client id is queried.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<ClientDetail>,
 }
 
-/// A client's session and connection, looked at closely.
+/// Details of a client's session and connection.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientDetail {
@@ -364,7 +363,7 @@ pub struct TopicQuery {
     pub limit: usize,
 }
 
-/// A place among retained messages: shard, namespace, node. Only the data plane knows what it means.
+/// A position among retained messages: shard, namespace, node. Opaque to all but the data plane.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TopicCursor(pub u16, pub u32, pub u32);
 
@@ -376,7 +375,7 @@ pub struct TopicPage {
     pub next: Option<TopicCursor>,
 }
 
-/// A retained message. What it says is nobody's business here.
+/// A retained message, without its payload.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RetainedTopic {
@@ -389,13 +388,13 @@ pub struct RetainedTopic {
     pub expires_in_s: Option<u64>,
 }
 
-/// Whose packets to tell.
+/// The client to trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceQuery {
     pub client_id: String,
     /// The endpoint's name; `None`: any.
     pub endpoint: Option<String>,
-    /// What messages say, too.
+    /// Include the payloads.
     pub payloads: bool,
 }
 
@@ -407,22 +406,22 @@ pub struct TraceEvent {
     pub data: Value,
 }
 
-/// What to judge.
+/// The documents to validate.
 #[derive(Debug, Clone)]
 pub enum ValidateRequest {
-    /// The text of one endpoint, bare or under its `endpoint:` key, as an upsert into what is declared.
+    /// The text of one endpoint, bare or under its `endpoint:` key, as an upsert into the declaration.
     Endpoint(String),
     /// A set by itself: the text of one YAML or JSON file.
     Set(String),
 }
 
-/// What the validator found.
+/// The validator's result.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Validation {
     /// No errors; warnings may remain.
     pub valid: bool,
     pub diagnostics: Vec<Diagnostic>,
-    /// What a commit of it would be known by, where it is valid.
+    /// The digest of the declaration, where it is valid.
     pub declaration_digest: Option<String>,
 }

@@ -43,7 +43,7 @@ fn endpoint(fields: &str) -> String {
 }
 
 #[test]
-fn what_is_there_is_no_obstacle() {
+fn existing_files_and_free_ports_are_no_problem() {
     let place = tempfile::tempdir().unwrap();
     certificate(place.path(), "good", 2020, 2090);
     let tls = ", sslConfig: {certFile: good.crt, keyFile: good.key, caFile: good.crt, clientAuth: optional}";

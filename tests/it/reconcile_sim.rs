@@ -18,9 +18,9 @@ use tokio::sync::mpsc;
 use weir_declare::config::{LastGood, LastGoodWriter, NodeContext, Revision, Snapshot, SourceFile};
 use weir_declare::reconcile::{ConditionStatus, ConditionType, Node, Timestamp};
 use weir_mqtt::ProtocolVersion;
-use weirmq::apply::{Drained, History, Next, Reconciler, ReconcilerOptions, Start};
+use weirmq::apply::{DrainReport, History, Next, Reconciler, ReconcilerOptions, Start};
 use weirmq::net::SocketKey;
-use weirmq::source::{Reading, SourceError, TroubleKind};
+use weirmq::source::{Reading, SourceError, SourceErrorKind};
 use weirmq::state::SharedState;
 
 use crate::chance::Chance;
@@ -34,7 +34,7 @@ struct Simulation {
     /// What was deleted with many others, to be put back.
     deleted: BTreeMap<&'static str, File>,
     reconciler: Reconciler<World, NoFiles>,
-    ended: mpsc::UnboundedReceiver<Drained>,
+    ended: mpsc::UnboundedReceiver<DrainReport>,
     state: Arc<SharedState>,
     now: u64,
     story: String,
@@ -126,7 +126,7 @@ impl Simulation {
             self.now += 300;
             let reading = self.reading(settled);
             let next = self.reconciler.read(reading, Timestamp::from_unix_ms(self.now)).await;
-            if next != Next::LookAgain {
+            if next != Next::Recheck {
                 break;
             }
         }
@@ -231,8 +231,8 @@ impl Simulation {
             }
             10 => {
                 self.tell(format_args!("the source cannot be read"));
-                let error = SourceError { kind: TroubleKind::Unreadable, message: "gone".into() };
-                self.reconciler.trouble(&error, Timestamp::from_unix_ms(self.now)).await;
+                let error = SourceError { kind: SourceErrorKind::Unreadable, message: "gone".into() };
+                self.reconciler.source_failed(&error, Timestamp::from_unix_ms(self.now)).await;
             }
             11 => {
                 let keep = self.chance.next();
@@ -483,7 +483,7 @@ fn for_each_seed(run: impl AsyncFn(Simulation)) {
 }
 
 #[test]
-fn whatever_happens_live_follows_declared_and_nobody_else_is_touched() {
+fn live_follows_declared_and_other_clients_stay_connected() {
     for_each_seed(async |mut simulation| {
         for _ in 0..25 {
             simulation.step().await;

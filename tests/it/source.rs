@@ -88,7 +88,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn whatever_lies_in_a_directory_is_read_or_named() {
+fn every_entry_of_a_directory_is_read_or_listed_as_ignored() {
     let (_tmp, root) = directory();
     write(root.join("a.yaml"), "a: 1\n");
     write(root.join("deep/er/b.yml"), "b: 1\n");
@@ -132,7 +132,7 @@ fn whatever_lies_in_a_directory_is_read_or_named() {
 }
 
 #[test]
-fn a_root_that_is_not_there_is_an_error_and_not_empty() {
+fn a_missing_root_is_an_error_and_not_an_empty_reading() {
     let (tmp, root) = directory();
     fs::remove_dir(&root).unwrap();
     let error = DirectoryReader::new(&root).read(None).unwrap_err();
@@ -238,7 +238,7 @@ fn a_root_that_is_a_swapped_link_is_followed() {
 }
 
 #[test]
-fn a_file_that_links_elsewhere_is_followed_where_it_lies() {
+fn a_file_that_is_a_link_is_followed_at_its_target() {
     let (tmp, root) = directory();
     write(tmp.path().join("elsewhere/real.yaml"), "one");
     symlink("../elsewhere/real.yaml", root.join("a.yaml")).unwrap();
@@ -251,14 +251,14 @@ fn a_file_that_links_elsewhere_is_followed_where_it_lies() {
 }
 
 #[test]
-fn a_root_that_goes_and_comes_back_is_trouble_and_then_followed() {
+fn a_removed_root_is_an_error_and_is_followed_once_it_is_back() {
     let (_tmp, root) = directory();
     write(root.join("a.yaml"), "one");
     runtime().block_on(async {
         let mut follower = Follower::directory(&root);
         follower.until_text("a.yaml", "one").await;
         fs::remove_dir_all(&root).unwrap();
-        while !matches!(follower.event().await, SourceEvent::Trouble(_)) {}
+        while !matches!(follower.event().await, SourceEvent::Failed(_)) {}
         write(root.join("a.yaml"), "two");
         follower.until_text("a.yaml", "two").await;
         write(root.join("a.yaml"), "three");
@@ -267,13 +267,13 @@ fn a_root_that_goes_and_comes_back_is_trouble_and_then_followed() {
 }
 
 #[test]
-fn a_nudge_and_the_periodic_pass_read_without_an_event() {
+fn a_resync_request_and_the_periodic_pass_read_without_an_event() {
     let (_tmp, root) = directory();
     write(root.join("a.yaml"), "one");
     runtime().block_on(async {
         let mut follower = Follower::directory(&root);
         follower.until_text("a.yaml", "one").await;
-        follower.source.nudge();
+        follower.source.request_resync();
         follower.until_text("a.yaml", "one").await;
         let resync = Duration::from_millis(50);
         let mut periodic = Follower { source: spawn_directory(DirectoryOptions { root: root.clone(), resync }) };
@@ -284,7 +284,7 @@ fn a_nudge_and_the_periodic_pass_read_without_an_event() {
 }
 
 #[test]
-fn what_is_read_amid_changes_is_read_again_when_they_are_over() {
+fn a_reading_during_changes_is_repeated_after_them() {
     let (_tmp, root) = directory();
     write(root.join("a.yaml"), "first");
     runtime().block_on(async {
@@ -294,7 +294,7 @@ fn what_is_read_amid_changes_is_read_again_when_they_are_over() {
             // The nudge falls into the time that is waited for quiet, and no event comes after it.
             write(root.join("a.yaml"), &n.to_string());
             tokio::time::sleep(Duration::from_millis(n * 5)).await;
-            follower.source.nudge();
+            follower.source.request_resync();
             follower.until_text("a.yaml", &n.to_string()).await;
         }
     });

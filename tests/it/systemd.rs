@@ -39,7 +39,7 @@ fn until(told: &UnixDatagram, start: &str) -> String {
 }
 
 #[test]
-fn systemd_is_told_ready_alive_reloading_and_stopping() {
+fn systemd_is_notified_of_ready_watchdog_reloading_and_stopping() {
     let directory = tempfile::tempdir().unwrap();
     let declared = directory.path().join("endpoints.d");
     std::fs::create_dir(&declared).unwrap();

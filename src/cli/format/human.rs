@@ -1,4 +1,4 @@
-//! For a person: `file:line:col: error: path: message`, the line with the spot underlined, what to do.
+//! For a person: `file:line:col: error: path: message`, the line with the place underlined, and help.
 
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
@@ -76,7 +76,7 @@ fn line_of(report: &Report<'_>, file: &str, number: u32) -> Option<String> {
     Some(line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect())
 }
 
-/// What looks like a secret is not repeated into a log, even where it must not stand at all. Lengths stay.
+/// Masks secrets, so that they do not get into a log even where they are misplaced. Lengths stay.
 fn masked(line: &str) -> String {
     let mut chars: Vec<char> = line.chars().collect();
     for colon in (0..chars.len()).filter(|&at| chars.get(at) == Some(&':')).collect::<Vec<_>>() {

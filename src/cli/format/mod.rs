@@ -25,11 +25,11 @@ pub(super) enum Format {
     Junit,
 }
 
-/// What was found.
+/// The findings.
 pub(super) struct Report<'a> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) diagnostics: &'a [Diagnostic],
-    /// Files that were left aside, as shown.
+    /// Ignored files, as shown.
     pub(super) ignored: &'a [String],
     /// How many documents there are of each kind.
     pub(super) counts: Vec<(Kind, usize)>,
@@ -57,7 +57,7 @@ impl Report<'_> {
     }
 }
 
-/// What is wrong, and what to do about it, in one text.
+/// The problem and its help in one text.
 fn with_help(diagnostic: &Diagnostic, separator: &str) -> String {
     let path = if diagnostic.path.is_empty() { String::new() } else { format!("{}: ", diagnostic.path) };
     let mut text = format!("{path}{}", diagnostic.message);

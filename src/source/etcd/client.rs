@@ -1,4 +1,4 @@
-//! One connection to one etcd server: how it is made, how a prefix is listed, and what its errors mean.
+//! One connection to one etcd server: connecting, listing a prefix, and the meaning of errors.
 
 use std::error::Error as _;
 use std::path::Path;
@@ -8,15 +8,15 @@ use etcd_client::{Certificate, Client, ConnectOptions, Error, GetOptions, Identi
 
 use super::options::EtcdAccess;
 use super::replica::{Listing, Stored};
-use crate::source::{SourceError, TroubleKind};
+use crate::source::{SourceError, SourceErrorKind};
 use weir_declare::config::SecretRef;
 
 /// How long a server may take to answer one request.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// How long a connection may take to come about.
+/// How long connecting may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
-/// A connection on which nothing comes is tried so often, and given up after so long. A server allows no more than one
-/// attempt in five seconds.
+/// The interval of keep-alive pings on an idle connection, and the time-out of one. A server allows at most one ping in
+/// five seconds.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(6), Duration::from_secs(4));
 /// Keys of one page of a listing.
 const PAGE_KEYS: i64 = 100;
@@ -28,10 +28,10 @@ const LISTING_BYTES_MAX: usize = 256 << 20;
 /// The result of talking to etcd.
 pub type EtcdResult<T> = Result<T, SourceError>;
 
-/// Connects to the server whose turn it is; certificates and password are read anew, they may have been replaced.
+/// Connects to the server number `turn`. Certificates and password are read again, because they may have been replaced.
 ///
 /// # Errors
-/// A file or variable cannot be read, or the server does not answer or not let us in.
+/// A file or variable cannot be read, or the server does not answer or refuses the user.
 pub async fn connect(access: &EtcdAccess, turn: usize) -> EtcdResult<(Client, String)> {
     let url = access.urls.get(turn % access.urls.len().max(1)).cloned().unwrap_or_default();
     let mut options = ConnectOptions::new()
@@ -46,7 +46,7 @@ pub async fn connect(access: &EtcdAccess, turn: usize) -> EtcdResult<(Client, St
     if url.starts_with("https://") {
         options = options.with_tls(tls(access)?);
     }
-    let client = answered(&url, Client::connect([&url], Some(options))).await?;
+    let client = with_timeout(&url, Client::connect([&url], Some(options))).await?;
     Ok((client, url))
 }
 
@@ -54,17 +54,20 @@ pub async fn connect(access: &EtcdAccess, turn: usize) -> EtcdResult<(Client, St
 ///
 /// # Errors
 /// None in time, or a refusal, in words.
-pub async fn answered<T>(url: &str, answer: impl Future<Output = Result<T, Error>>) -> EtcdResult<T> {
+pub async fn with_timeout<T>(url: &str, answer: impl Future<Output = Result<T, Error>>) -> EtcdResult<T> {
     match tokio::time::timeout(ANSWER_WITHIN, answer).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(explained(url, &error)),
-        Err(_) => Err(silent(url)),
+        Ok(Err(error)) => Err(describe_error(url, &error)),
+        Err(_) => Err(timed_out(url)),
     }
 }
 
 /// A server that does not answer.
-pub fn silent(url: &str) -> SourceError {
-    SourceError { kind: TroubleKind::TimedOut, message: format!("{url}: no answer in {} s", ANSWER_WITHIN.as_secs()) }
+pub fn timed_out(url: &str) -> SourceError {
+    SourceError {
+        kind: SourceErrorKind::TimedOut,
+        message: format!("{url}: no answer in {} s", ANSWER_WITHIN.as_secs()),
+    }
 }
 
 /// All keys below `prefix`, at one revision: the newest, or the one that is given.
@@ -84,7 +87,7 @@ pub(super) async fn list(client: &Client, url: &str, prefix: &str, revision: Opt
         if let Some(revision) = at {
             options = options.with_revision(revision);
         }
-        let page = answered(url, kv.get(from, Some(options))).await?;
+        let page = with_timeout(url, kv.get(from, Some(options))).await?;
         if let (true, Some(header)) = (is_first, page.header()) {
             is_first = false;
             listing.cluster_id = header.cluster_id();
@@ -97,7 +100,7 @@ pub(super) async fn list(client: &Client, url: &str, prefix: &str, revision: Opt
         }
         if bytes > LISTING_BYTES_MAX {
             let message = format!("{url}: more than {} MiB below {prefix}", LISTING_BYTES_MAX >> 20);
-            return Err(SourceError { kind: TroubleKind::TooLarge, message });
+            return Err(SourceError { kind: SourceErrorKind::TooLarge, message });
         }
         match page.kvs().last() {
             Some(last) if page.more() => {
@@ -115,7 +118,7 @@ fn note(listing: &mut Listing, prefix: &str, pair: &KeyValue) {
     }
 }
 
-/// The first key after all that begin with `prefix`. A prefix ends in a slash, after which comes a zero.
+/// The first key after all keys that begin with `prefix`. A prefix ends in a slash; the next character is a zero.
 pub fn prefix_end(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     if let Some(last) = end.last_mut() {
@@ -124,7 +127,7 @@ pub fn prefix_end(prefix: &str) -> Vec<u8> {
     end
 }
 
-/// What is listed at one revision of another keyspace than documents: the brokers.
+/// Lists a prefix that does not hold documents: the records of brokers.
 ///
 /// # Errors
 /// See [`list`].
@@ -144,13 +147,13 @@ fn secret(password: &SecretRef) -> EtcdResult<String> {
             std::env::var(&**name).map_err(|_| format!("--etcd-password env:{name}: the variable is not set"))
         }
     };
-    read.map_err(|message| SourceError { kind: TroubleKind::Unreadable, message })
+    read.map_err(|message| SourceError { kind: SourceErrorKind::Unreadable, message })
 }
 
 fn tls(access: &EtcdAccess) -> EtcdResult<TlsOptions> {
     let read = |path: &Path| {
         std::fs::read(path).map_err(|error| SourceError {
-            kind: TroubleKind::Unreadable,
+            kind: SourceErrorKind::Unreadable,
             message: format!("{}: {error}", path.display()),
         })
     };
@@ -173,8 +176,8 @@ mod code {
     pub(super) const UNAUTHENTICATED: i32 = 16;
 }
 
-/// An error in the operator's words: which server, what kind of trouble, what to do where that is known.
-pub fn explained(url: &str, error: &Error) -> SourceError {
+/// The error with its kind, the server, and what to do where that is known.
+pub fn describe_error(url: &str, error: &Error) -> SourceError {
     let (kind, what) = match error {
         Error::GRpcStatus(status) => {
             let message = status.message();
@@ -182,13 +185,13 @@ pub fn explained(url: &str, error: &Error) -> SourceError {
             let cause = causes(status.source());
             (kind, if cause.is_empty() { message.to_owned() } else { cause })
         }
-        Error::TransportError(error) => (TroubleKind::Unreachable, causes(Some(error))),
-        other => (TroubleKind::Other, other.to_string()),
+        Error::TransportError(error) => (SourceErrorKind::Unreachable, causes(Some(error))),
+        other => (SourceErrorKind::Other, other.to_string()),
     };
     let help = match kind {
-        TroubleKind::PermissionDenied => " (grant the user's role readwrite on the prefix)",
-        TroubleKind::NoSpace => " (compact and defragment the store, then `etcdctl alarm disarm`)",
-        TroubleKind::Unauthenticated => " (--etcd-user, --etcd-password)",
+        SourceErrorKind::PermissionDenied => " (grant the user's role readwrite on the prefix)",
+        SourceErrorKind::NoSpace => " (compact and defragment the store, then `etcdctl alarm disarm`)",
+        SourceErrorKind::Unauthenticated => " (--etcd-user, --etcd-password)",
         _ if what.contains("alert: BadCertificate") || what.contains("alert: CertificateRequired") => {
             " (it wants a certificate of ours: --etcd-cert, --etcd-key)"
         }
@@ -198,24 +201,24 @@ pub fn explained(url: &str, error: &Error) -> SourceError {
     SourceError { kind, message: format!("{url}: {what}{help}") }
 }
 
-fn kind_of(grpc: i32, message: &str) -> TroubleKind {
+fn kind_of(grpc: i32, message: &str) -> SourceErrorKind {
     match grpc {
-        code::PERMISSION_DENIED => TroubleKind::PermissionDenied,
-        code::UNAUTHENTICATED => TroubleKind::Unauthenticated,
-        code::RESOURCE_EXHAUSTED if message.contains("database space exceeded") => TroubleKind::NoSpace,
-        code::OUT_OF_RANGE if message.contains("decoded message length") => TroubleKind::TooLarge,
-        code::OUT_OF_RANGE if message.contains("compacted") => TroubleKind::Compacted,
-        code::DEADLINE_EXCEEDED => TroubleKind::TimedOut,
-        _ if message.contains("no leader") || message.contains("leader changed") => TroubleKind::NoLeader,
-        _ if message.contains("request timed out") => TroubleKind::TimedOut,
+        code::PERMISSION_DENIED => SourceErrorKind::PermissionDenied,
+        code::UNAUTHENTICATED => SourceErrorKind::Unauthenticated,
+        code::RESOURCE_EXHAUSTED if message.contains("database space exceeded") => SourceErrorKind::NoSpace,
+        code::OUT_OF_RANGE if message.contains("decoded message length") => SourceErrorKind::TooLarge,
+        code::OUT_OF_RANGE if message.contains("compacted") => SourceErrorKind::Compacted,
+        code::DEADLINE_EXCEEDED => SourceErrorKind::TimedOut,
+        _ if message.contains("no leader") || message.contains("leader changed") => SourceErrorKind::NoLeader,
+        _ if message.contains("request timed out") => SourceErrorKind::TimedOut,
         _ if message.contains("authentication failed") || message.contains("user name is empty") => {
-            TroubleKind::Unauthenticated
+            SourceErrorKind::Unauthenticated
         }
-        _ => TroubleKind::Unreachable,
+        _ => SourceErrorKind::Unreachable,
     }
 }
 
-/// The innermost cause, which says what happened; the outer ones say that something did.
+/// The innermost cause of an error, which has the useful message.
 fn causes(mut error: Option<&(dyn std::error::Error + 'static)>) -> String {
     let mut innermost = String::new();
     while let Some(cause) = error {
@@ -230,25 +233,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_told_apart() {
+    fn errors_have_their_kinds() {
         for (code, message, kind) in [
-            (7, "etcdserver: permission denied", TroubleKind::PermissionDenied),
-            (16, "etcdserver: invalid auth token", TroubleKind::Unauthenticated),
-            (3, "etcdserver: authentication failed, invalid user ID or password", TroubleKind::Unauthenticated),
-            (3, "etcdserver: user name is empty", TroubleKind::Unauthenticated),
-            (8, "etcdserver: mvcc: database space exceeded", TroubleKind::NoSpace),
-            (11, "etcdserver: mvcc: required revision has been compacted", TroubleKind::Compacted),
-            (14, "etcdserver: no leader", TroubleKind::NoLeader),
-            (14, "etcdserver: leader changed", TroubleKind::NoLeader),
-            (14, "etcdserver: request timed out", TroubleKind::TimedOut),
-            (14, "transport error", TroubleKind::Unreachable),
+            (7, "etcdserver: permission denied", SourceErrorKind::PermissionDenied),
+            (16, "etcdserver: invalid auth token", SourceErrorKind::Unauthenticated),
+            (3, "etcdserver: authentication failed, invalid user ID or password", SourceErrorKind::Unauthenticated),
+            (3, "etcdserver: user name is empty", SourceErrorKind::Unauthenticated),
+            (8, "etcdserver: mvcc: database space exceeded", SourceErrorKind::NoSpace),
+            (11, "etcdserver: mvcc: required revision has been compacted", SourceErrorKind::Compacted),
+            (14, "etcdserver: no leader", SourceErrorKind::NoLeader),
+            (14, "etcdserver: leader changed", SourceErrorKind::NoLeader),
+            (14, "etcdserver: request timed out", SourceErrorKind::TimedOut),
+            (14, "transport error", SourceErrorKind::Unreachable),
         ] {
             assert_eq!(kind_of(code, message), kind, "{message}");
         }
     }
 
     #[test]
-    fn a_prefix_ends_before_its_neighbour() {
+    fn the_range_of_a_prefix_ends_before_the_next_key() {
         assert_eq!(prefix_end("/weir/"), b"/weir0");
     }
 }

@@ -1,4 +1,4 @@
-//! The marker that a push leaves beside the documents, and the digest by which a set of them is known.
+//! The marker that a push writes beside the documents, and the digest of a set of documents.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use weir_declare::reconcile::Timestamp;
 /// The marker's key below `endpoints/`. Hidden, so it is never a document; in the same range, so that it changes in the
 /// same snapshot as the documents.
 pub const MARKER_KEY: &str = ".push";
-/// What the marker says it is.
+/// The format that the marker names.
 const FORMAT: &str = "weir/push/v1";
 
-/// What a push has left.
+/// The marker of a push.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Marker {
@@ -27,7 +27,7 @@ pub struct Marker {
     /// The revision that the push was planned against.
     pub base: i64,
     pub pushed_at: Timestamp,
-    /// Of the directory that was pushed, where git knows it.
+    /// The commit of the pushed directory, where git has one.
     pub commit: Option<Commit>,
     /// Files differed from the commit.
     pub dirty: bool,
@@ -42,6 +42,15 @@ pub enum PushState {
     Complete,
 }
 
+/// Why a value is not a marker of a push.
+#[derive(Debug, thiserror::Error)]
+pub enum MarkerError {
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    #[error("its format is {0:?}")]
+    Format(String),
+}
+
 impl Marker {
     /// A marker of a set of `documents` with `digest`.
     pub fn new(state: PushState, digest: String, documents: usize, base: i64, pushed_at: Timestamp) -> Self {
@@ -51,15 +60,15 @@ impl Marker {
     /// Reads a marker's value.
     ///
     /// # Errors
-    /// It is none, as a phrase.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let marker: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if marker.format == FORMAT { Ok(marker) } else { Err(format!("its format is {:?}", marker.format)) }
+    /// See [`MarkerError`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, MarkerError> {
+        let marker: Self = serde_json::from_slice(bytes)?;
+        if marker.format == FORMAT { Ok(marker) } else { Err(MarkerError::Format(marker.format)) }
     }
 
     /// As it is stored.
     pub fn to_bytes(&self) -> Vec<u8> {
-        // Strings, numbers and times: nothing in it can fail.
+        // Strings, numbers and times: serialization cannot fail.
         serde_json::to_vec(self).unwrap_or_default()
     }
 }
@@ -69,8 +78,8 @@ pub(super) fn content_hash(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// A set of documents as bytes: over each one's path and [`content_hash`], in the order of paths. Two stores with the same
-/// digest declare the same.
+/// A set of documents as bytes: over each one's path and [`content_hash`], in the order of paths. Two stores with the
+/// same digest declare the same.
 pub fn documents_digest<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8; 32])>) -> String {
     let mut hash = Sha256::new();
     hash.update(b"weir documents v1\n");
@@ -94,16 +103,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_marker_comes_back_and_others_are_told() {
+    fn a_marker_is_read_back_and_another_format_is_refused() {
         let marker = Marker::new(PushState::Begun, "d1-00".into(), 3, 7, Timestamp::from_unix_ms(9));
-        assert_eq!(Marker::parse(&marker.to_bytes()), Ok(marker.clone()));
+        assert_eq!(Marker::parse(&marker.to_bytes()).unwrap(), marker);
         let other = Marker { format: "weir/push/v9".into(), ..marker };
-        assert!(Marker::parse(&other.to_bytes()).unwrap_err().contains("v9"));
+        assert!(Marker::parse(&other.to_bytes()).unwrap_err().to_string().contains("v9"));
         assert!(Marker::parse(b"\xff\x00").is_err());
     }
 
     #[test]
-    fn the_digest_tells_paths_and_contents_apart() {
+    fn different_paths_or_contents_have_different_digests() {
         let (a, b) = (content_hash(b"a"), content_hash(b"b"));
         let sets = [
             vec![],
@@ -119,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_hidden_or_no_text_is_no_document() {
+    fn hidden_keys_and_keys_that_are_not_utf8_hold_no_document() {
         for (key, is) in [
             (&b"tenant-a"[..], true),
             (b"eu/tenant-a.yaml", true),

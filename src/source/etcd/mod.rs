@@ -1,8 +1,8 @@
-//! Documents in etcd: `<root>endpoints/<name>` each, one transaction one snapshot.
+//! Documents in etcd: one key `<root>endpoints/<name>` each, one transaction one snapshot.
 //!
-//! - `options`: where, and as whom. `client`: one connection, and what errors mean.
-//! - `replica`: what the prefix holds, and which part of it may be believed. Pure. `marker`: what a push leaves.
-//! - `follow`: list, watch, begin anew. `push_plan` (pure), `push`: the other direction.
+//! - `options`: servers, credentials, root. `client`: one connection, and the meaning of errors.
+//! - `replica`: the content of the prefix, and which part of it is trusted. Pure. `marker`: the marker of a push.
+//! - `follow`: list, watch, list again. `push_plan` (pure), `push`: writing to etcd.
 
 mod client;
 mod follow;
@@ -12,10 +12,10 @@ mod push;
 mod push_plan;
 mod replica;
 
-pub use client::{EtcdResult, answered, connect, explained, list_values, prefix_end, silent};
+pub use client::{EtcdResult, connect, describe_error, list_values, prefix_end, timed_out, with_timeout};
 pub use follow::spawn_etcd;
-pub use marker::{MARKER_KEY, Marker, PushState, documents_digest};
-pub use options::{EtcdAccess, EtcdOptions, EtcdRoot, check_url};
-pub use push::{Present, PushError, present, push};
-pub use push_plan::{Documents, PushPlan, Pushed, after_push, documents_of, plan_push};
-pub use replica::Known;
+pub use marker::{MARKER_KEY, Marker, MarkerError, PushState, documents_digest};
+pub use options::{EtcdAccess, EtcdAccessError, EtcdOptions, EtcdRoot, EtcdRootError, EtcdUrlError, check_url};
+pub use push::{PushError, PushTarget, push, read_target};
+pub use push_plan::{Documents, PushPlan, Pushed, UnreadableFiles, after_push, documents_of, plan_push};
+pub use replica::PriorState;

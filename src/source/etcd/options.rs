@@ -15,7 +15,7 @@ const NODES: &str = "nodes/";
 pub struct EtcdOptions {
     pub access: EtcdAccess,
     pub root: EtcdRoot,
-    /// What documents' file references are relative to.
+    /// The directory that file references of documents are relative to.
     pub files: PathBuf,
     /// About how long without a change until everything is listed all the same (half of it to one and a half).
     pub resync: Duration,
@@ -46,41 +46,72 @@ impl EtcdAccess {
         self.urls.join(",")
     }
 
-    /// Judges the parts together.
+    /// Checks that the parts fit together.
     ///
     /// # Errors
-    /// What does not fit, as a sentence.
-    pub fn check(&self) -> Result<(), String> {
+    /// See [`EtcdAccessError`].
+    pub fn check(&self) -> Result<(), EtcdAccessError> {
         let https = self.urls.iter().filter(|url| url.starts_with("https://")).count();
         if https > 0 && https < self.urls.len() {
-            return Err("--etcd: either all URLs are https or none is".to_owned());
+            return Err(EtcdAccessError::MixedSchemes);
         }
         if https > 0 && self.ca_file.is_none() {
-            return Err("--etcd: https needs --etcd-ca, the certificate of who signed the servers'".to_owned());
+            return Err(EtcdAccessError::NoAuthority);
         }
         if https == 0 && (self.ca_file.is_some() || self.identity.is_some()) {
-            return Err("--etcd-ca, --etcd-cert and --etcd-key are for https URLs".to_owned());
+            return Err(EtcdAccessError::PlainUrls);
         }
         Ok(())
     }
 }
 
-/// Judges a server's URL.
+/// Options of an etcd that contradict one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EtcdAccessError {
+    #[error("--etcd: either all URLs are https or none is")]
+    MixedSchemes,
+    #[error("--etcd: https needs --etcd-ca, the authority of the servers' certificates")]
+    NoAuthority,
+    #[error("--etcd-ca, --etcd-cert and --etcd-key are for https URLs")]
+    PlainUrls,
+}
+
+/// Why a text is not the URL of an etcd server. The text may hold a password, so it is not repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EtcdUrlError {
+    #[error("a URL such as http://127.0.0.1:2379")]
+    Scheme,
+    #[error("a password does not belong in a URL; use --etcd-user and --etcd-password")]
+    Password,
+    #[error("a URL such as http://127.0.0.1:2379, with a port and without a path")]
+    Port,
+}
+
+/// Checks a server's URL.
 ///
 /// # Errors
-/// What is wrong with it, as a phrase; it may hold a password, so it is not repeated.
-pub fn check_url(url: &str) -> Result<(), String> {
+/// See [`EtcdUrlError`].
+pub fn check_url(url: &str) -> Result<(), EtcdUrlError> {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let authority = rest.ok_or("a URL such as http://127.0.0.1:2379")?;
+    let authority = rest.ok_or(EtcdUrlError::Scheme)?;
     let authority = authority.trim_end_matches('/');
     if authority.contains('@') {
-        return Err("a password does not belong in a URL; use --etcd-user and --etcd-password".to_owned());
+        return Err(EtcdUrlError::Password);
     }
     let port = authority.rsplit_once(':').and_then(|(host, port)| (!host.is_empty()).then(|| port.parse::<u16>().ok()));
     match port.flatten() {
         Some(_) if !authority.contains('/') => Ok(()),
-        _ => Err("a URL such as http://127.0.0.1:2379, with a port and without a path".to_owned()),
+        _ => Err(EtcdUrlError::Port),
     }
+}
+
+/// Why a text is not a fleet's root.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EtcdRootError {
+    #[error("{0:?}: a prefix such as /weir/")]
+    Empty(String),
+    #[error("{0:?}: a prefix has neither blanks nor control characters")]
+    Characters(String),
 }
 
 /// The fleet's root: documents under `endpoints/`, brokers under `nodes/`.
@@ -88,19 +119,19 @@ pub fn check_url(url: &str) -> Result<(), String> {
 pub struct EtcdRoot(String);
 
 impl EtcdRoot {
-    /// Parses a prefix. A slash at its end is taken for granted, so that `/weir` never reaches into `/weird`; and who names
-    /// the documents' own prefix, `/weir/endpoints/`, means the root above it.
+    /// Parses a prefix. A slash is added at its end, so that `/weir` never reaches into `/weird`; of the documents' own
+    /// prefix, `/weir/endpoints/`, the root above it is taken.
     ///
     /// # Errors
-    /// It is empty, or holds what no key should.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    /// See [`EtcdRootError`].
+    pub fn parse(text: &str) -> Result<Self, EtcdRootError> {
         let trimmed = text.trim_end_matches('/');
         let trimmed = trimmed.strip_suffix("/endpoints").unwrap_or(trimmed);
         if trimmed.trim_matches('/').is_empty() {
-            return Err(format!("{text:?}: a prefix such as /weir/"));
+            return Err(EtcdRootError::Empty(text.to_owned()));
         }
         if trimmed.chars().any(|c| c.is_control() || c.is_whitespace()) {
-            return Err(format!("{text:?}: a prefix has neither blanks nor control characters"));
+            return Err(EtcdRootError::Characters(text.to_owned()));
         }
         Ok(Self(format!("{trimmed}/")))
     }
@@ -141,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_are_judged_one_by_one() {
+    fn invalid_urls_are_refused_without_showing_a_password() {
         for url in ["http://127.0.0.1:2379", "http://[::1]:2379/", "https://etcd.example.com:2379"] {
             assert_eq!(check_url(url), Ok(()), "{url}");
         }
@@ -152,21 +183,21 @@ mod tests {
             ("http://:2379", "with a port"),
             ("http://u:secret@host:2379", "does not belong in a URL"),
         ] {
-            let problem = check_url(url).unwrap_err();
+            let problem = check_url(url).unwrap_err().to_string();
             assert!(problem.contains(words) && !problem.contains("secret"), "{url}: {problem}");
         }
     }
 
     #[test]
-    fn credentials_are_judged_together() {
+    fn contradicting_credentials_are_refused() {
         let access = |urls: &[&str]| EtcdAccess {
             urls: urls.iter().map(|url| (*url).to_owned()).collect(),
             ..EtcdAccess::default()
         };
         assert_eq!(access(&["http://a:1", "http://b:1"]).check(), Ok(()));
-        assert!(access(&["https://a:1"]).check().unwrap_err().contains("--etcd-ca"));
-        assert!(access(&["https://a:1", "http://b:1"]).check().unwrap_err().contains("all URLs"));
+        assert!(access(&["https://a:1"]).check().unwrap_err().to_string().contains("--etcd-ca"));
+        assert!(access(&["https://a:1", "http://b:1"]).check().unwrap_err().to_string().contains("all URLs"));
         let plain = EtcdAccess { ca_file: Some("ca.pem".into()), ..access(&["http://a:1"]) };
-        assert!(plain.check().unwrap_err().contains("https"));
+        assert!(plain.check().unwrap_err().to_string().contains("https"));
     }
 }

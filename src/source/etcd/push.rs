@@ -1,11 +1,12 @@
-//! Puts a set of documents under the prefix: in one transaction, or bracketed by the marker so that brokers take it as one.
+//! Puts a set of documents under the prefix: in one transaction, or bracketed by the marker so that brokers take it as
+//! one.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use etcd_client::{Client, Compare, CompareOp, Txn, TxnOp, TxnResponse};
 
-use super::client::{answered, connect, list, list_values, prefix_end};
+use super::client::{connect, list, list_values, prefix_end, with_timeout};
 use super::marker::{MARKER_KEY, Marker, PushState};
 use super::options::{EtcdAccess, EtcdRoot};
 use super::push_plan::{BATCH_BYTES_MAX, Documents, OPERATIONS_MAX, Operation, PushPlan};
@@ -13,58 +14,58 @@ use super::replica::Listing;
 use crate::source::SourceError;
 use weir_declare::config::{Revision, Snapshot, SourceFile};
 
-/// Why a push did not come about.
+/// Why a push failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PushError {
     #[error("{0}")]
     Source(#[from] SourceError),
-    /// Somebody else wrote meanwhile.
+    /// Another writer changed the prefix meanwhile.
     #[error("{0}")]
     Conflict(String),
 }
 
-/// What is there, and a connection to where it is.
-pub struct Present {
+/// The content of the store before a push, and the connection to it.
+pub struct PushTarget {
     client: Client,
     url: String,
     prefix: String,
     listing: Listing,
 }
 
-/// Reads what is there, from the first server that answers.
+/// Reads the present content from the first server that answers.
 ///
 /// # Errors
-/// None does; the last one's words.
-pub async fn present(access: &EtcdAccess, root: &EtcdRoot) -> Result<Present, SourceError> {
+/// The error of the last server, where none answers.
+pub async fn read_target(access: &EtcdAccess, root: &EtcdRoot) -> Result<PushTarget, SourceError> {
     let mut turn = 0;
     loop {
         let attempt = async {
             let (client, url) = connect(access, turn).await?;
             let prefix = root.documents();
             let listing = list(&client, &url, &prefix, None).await?;
-            Ok(Present { client, url, prefix, listing })
+            Ok(PushTarget { client, url, prefix, listing })
         };
         match attempt.await {
             Err(error) if turn + 1 >= access.urls.len() => return Err(error),
             Err(_) => turn += 1, // the next one may answer
-            Ok(present) => return Ok(present),
+            Ok(target) => return Ok(target),
         }
     }
 }
 
-impl Present {
+impl PushTarget {
     /// The store's revision.
     pub fn revision(&self) -> i64 {
         self.listing.revision
     }
 
-    /// What the last push left.
+    /// The marker of the last push.
     pub fn marker(&self) -> Option<Marker> {
         self.listing.marker()
     }
 
     /// Whether a push has begun and not ended.
-    pub fn is_half_pushed(&self) -> bool {
+    pub fn is_push_in_progress(&self) -> bool {
         self.marker().is_some_and(|marker| marker.state == PushState::Begun && marker.digest != self.listing.digest())
     }
 
@@ -73,7 +74,7 @@ impl Present {
         self.listing.documents().map(|(path, stored)| (path.to_string(), Arc::clone(&stored.bytes))).collect()
     }
 
-    /// `documents` as a snapshot, to be judged and compared.
+    /// `documents` as a snapshot, for validation and comparison.
     pub fn snapshot(&self, documents: &Documents) -> Snapshot {
         let files = documents.iter().map(|(key, bytes)| SourceFile {
             path: Arc::from(key.as_str()),
@@ -100,7 +101,7 @@ impl Present {
         format!("{}{MARKER_KEY}", self.prefix)
     }
 
-    /// Holds while nothing under the prefix was written after `revision`.
+    /// True while nothing under the prefix was written after `revision`.
     fn unwritten_since(&self, revision: i64) -> Compare {
         Compare::mod_revision(self.prefix.as_str(), CompareOp::Less, revision + 1).with_range(prefix_end(&self.prefix))
     }
@@ -126,10 +127,10 @@ impl Present {
 
     async fn transact(&self, when: Vec<Compare>, then: Vec<TxnOp>) -> Result<TxnResponse, SourceError> {
         let transaction = Txn::new().when(when).and_then(then);
-        answered(&self.url, self.client.kv_client().txn(transaction)).await
+        with_timeout(&self.url, self.client.kv_client().txn(transaction)).await
     }
 
-    /// Who wrote meanwhile, for a person.
+    /// Describes which keys another writer changed.
     async fn conflict(&self, since: i64, aftermath: &str) -> PushError {
         let now = list(&self.client, &self.url, &self.prefix, None).await.unwrap_or_default();
         let written = now.keys.iter().filter(|(_, stored)| stored.mod_revision > since).map(|(key, _)| key);
@@ -138,44 +139,43 @@ impl Present {
         let shown = names.iter().take(3).cloned().collect::<Vec<_>>().join(", ");
         let more = if names.len() > 3 { format!(" and {} more", names.len() - 3) } else { String::new() };
         PushError::Conflict(format!(
-            "somebody else changed {} after revision {since}: {shown}{more}; {aftermath}",
+            "another writer changed {} after revision {since}: {shown}{more}; {aftermath}",
             self.prefix
         ))
     }
 }
 
-/// Carries out a plan that was made against `present`. `marker` is of the complete push. Answers with the revision at
-/// which it is there.
+/// Executes a plan that was made against `target`. `marker` is that of the complete push. Returns the revision of the
+/// complete push.
 ///
 /// # Errors
-/// Somebody else wrote meanwhile, or the server fails; what is there then is said.
-pub async fn push(present: &Present, plan: &PushPlan, marker: &Marker) -> Result<i64, PushError> {
+/// Another writer changed the prefix meanwhile, or the server failed; the message says what etcd holds then.
+pub async fn push(target: &PushTarget, plan: &PushPlan, marker: &Marker) -> Result<i64, PushError> {
     let batches = plan.batches(OPERATIONS_MAX - 1, BATCH_BYTES_MAX);
-    let guards = present.listing.keys.len() + 2;
+    let guards = target.listing.keys.len() + 2;
     if batches.len() <= 1 && guards <= OPERATIONS_MAX {
-        return push_at_once(present, batches.into_iter().flatten(), marker).await;
+        return push_at_once(target, batches.into_iter().flatten(), marker).await;
     }
-    push_bracketed(present, plan, batches, marker).await
+    push_bracketed(target, plan, batches, marker).await
 }
 
-/// Every key that is there is compared too: a deletion leaves nothing that a range could be compared by.
+/// Every existing key is compared too: no comparison of a range can detect a deletion.
 async fn push_at_once(
-    present: &Present,
+    target: &PushTarget,
     operations: impl Iterator<Item = Operation>,
     marker: &Marker,
 ) -> Result<i64, PushError> {
-    let mut when =
-        vec![present.unwritten_since(present.listing.revision), present.marker_is(present.marker_revision())];
-    when.extend(present.listing.keys.iter().map(|(key, stored)| {
-        let key = [present.prefix.as_bytes(), key].concat();
+    let mut when = vec![target.unwritten_since(target.listing.revision), target.marker_is(target.marker_revision())];
+    when.extend(target.listing.keys.iter().map(|(key, stored)| {
+        let key = [target.prefix.as_bytes(), key].concat();
         Compare::mod_revision(key, CompareOp::Equal, stored.mod_revision)
     }));
-    let mut then: Vec<TxnOp> = operations.map(|operation| present.operation(&operation)).collect();
-    then.push(present.put_marker(marker));
-    let response = present.transact(when, then).await?;
+    let mut then: Vec<TxnOp> = operations.map(|operation| target.operation(&operation)).collect();
+    then.push(target.put_marker(marker));
+    let response = target.transact(when, then).await?;
     if !response.succeeded() {
-        return Err(present
-            .conflict(present.listing.revision, "nothing was pushed; look at it, then push again")
+        return Err(target
+            .conflict(target.listing.revision, "nothing was pushed; review the change, then push again")
             .await);
     }
     Ok(revision_of(&response))
@@ -185,57 +185,57 @@ fn revision_of(response: &TxnResponse) -> i64 {
     response.header().map_or(0, etcd_client::ResponseHeader::revision)
 }
 
-const HALF: &str = "the push is half done, and brokers stay with what they had until one has ended: push again";
+const HALF: &str = "the push is half done, and brokers keep the former documents until a push completes: push again";
 
 async fn push_bracketed(
-    present: &Present,
+    target: &PushTarget,
     plan: &PushPlan,
     batches: Vec<Vec<Operation>>,
     marker: &Marker,
 ) -> Result<i64, PushError> {
-    let begun_at = begin(present, marker).await?;
+    let begun_at = begin(target, marker).await?;
     let mut last = begun_at;
     for batch in batches {
-        let then: Vec<TxnOp> = batch.iter().map(|operation| present.operation(operation)).collect();
-        let response = present.transact(vec![present.marker_is(begun_at), present.unwritten_since(last)], then).await?;
+        let then: Vec<TxnOp> = batch.iter().map(|operation| target.operation(operation)).collect();
+        let response = target.transact(vec![target.marker_is(begun_at), target.unwritten_since(last)], then).await?;
         if !response.succeeded() {
-            return Err(present.conflict(last, HALF).await);
+            return Err(target.conflict(last, HALF).await);
         }
         last = revision_of(&response);
     }
-    // A deletion meanwhile is only seen by looking.
-    let there = list(&present.client, &present.url, &present.prefix, None).await?;
+    // Only a listing shows a deletion meanwhile.
+    let there = list(&target.client, &target.url, &target.prefix, None).await?;
     if there.digest() != plan.digest {
-        return Err(present.conflict(last, HALF).await);
+        return Err(target.conflict(last, HALF).await);
     }
-    let when = vec![present.marker_is(begun_at), present.unwritten_since(last)];
-    let response = present.transact(when, vec![present.put_marker(marker)]).await?;
+    let when = vec![target.marker_is(begun_at), target.unwritten_since(last)];
+    let response = target.transact(when, vec![target.put_marker(marker)]).await?;
     if !response.succeeded() {
-        return Err(present.conflict(last, HALF).await);
+        return Err(target.conflict(last, HALF).await);
     }
     Ok(revision_of(&response))
 }
 
 /// From here on, brokers apply nothing until the documents are those of the marker.
-async fn begin(present: &Present, marker: &Marker) -> Result<i64, PushError> {
-    let base = present.listing.revision;
-    let when = vec![present.unwritten_since(base), present.marker_is(present.marker_revision())];
-    // What held before a push that died is older than what is there now.
-    let earlier = present.marker().filter(|_| present.is_half_pushed()).map(|marker| marker.base);
+async fn begin(target: &PushTarget, marker: &Marker) -> Result<i64, PushError> {
+    let base = target.listing.revision;
+    let when = vec![target.unwritten_since(base), target.marker_is(target.marker_revision())];
+    // The base of a push that died is older than the current content.
+    let earlier = target.marker().filter(|_| target.is_push_in_progress()).map(|marker| marker.base);
     let begun = Marker { state: PushState::Begun, base: earlier.unwrap_or(base), ..marker.clone() };
-    let response = present.transact(when, vec![present.put_marker(&begun)]).await?;
+    let response = target.transact(when, vec![target.put_marker(&begun)]).await?;
     if !response.succeeded() {
-        return Err(present.conflict(base, "nothing was pushed; look at it, then push again").await);
+        return Err(target.conflict(base, "nothing was pushed; review the change, then push again").await);
     }
     let begun_at = revision_of(&response);
-    let before = list(&present.client, &present.url, &present.prefix, Some(begun_at)).await?;
-    if before.digest() == present.listing.digest() {
+    let before = list(&target.client, &target.url, &target.prefix, Some(begun_at)).await?;
+    if before.digest() == target.listing.digest() {
         return Ok(begun_at);
     }
-    let undo = match present.listing.keys.get(MARKER_KEY.as_bytes()) {
-        Some(stored) => TxnOp::put(present.marker_key(), stored.bytes.to_vec(), None),
-        None => TxnOp::delete(present.marker_key(), None),
+    let undo = match target.listing.keys.get(MARKER_KEY.as_bytes()) {
+        Some(stored) => TxnOp::put(target.marker_key(), stored.bytes.to_vec(), None),
+        None => TxnOp::delete(target.marker_key(), None),
     };
-    present.transact(vec![present.marker_is(begun_at)], vec![undo]).await?;
-    Err(present.conflict(base, "nothing was pushed; look at it, then push again").await)
+    target.transact(vec![target.marker_is(begun_at)], vec![undo]).await?;
+    Err(target.conflict(base, "nothing was pushed; review the change, then push again").await)
 }

@@ -1,4 +1,4 @@
-//! From a directory's files and what the prefix holds to what has to be written. Pure.
+//! Plans a push: from the files of a directory and the content of the prefix to the writes. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -6,12 +6,12 @@ use std::sync::Arc;
 use super::marker::{content_hash, documents_digest};
 use weir_declare::config::SourceFile;
 
-/// Operations and comparisons that etcd takes in one transaction, unless it is told otherwise (`--max-txn-ops`).
+/// Operations and comparisons that etcd accepts in one transaction by default (`--max-txn-ops`).
 pub(super) const OPERATIONS_MAX: usize = 128;
 /// Bytes of one transaction's values; etcd's bound on a whole request is 1.5 MiB.
 pub(super) const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// A document to be pushed, or one that is there.
+/// Documents to be pushed, or present, by key.
 pub type Documents = BTreeMap<String, Arc<[u8]>>;
 
 /// One document to be written.
@@ -20,11 +20,11 @@ pub struct Pushed {
     /// Below `endpoints/`.
     pub key: String,
     pub bytes: Arc<[u8]>,
-    /// Nothing is there under this key yet.
+    /// No document exists under this key yet.
     pub is_new: bool,
 }
 
-/// What a push will do.
+/// The writes of a push.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PushPlan {
     pub puts: Vec<Pushed>,
@@ -32,7 +32,7 @@ pub struct PushPlan {
     /// There, not in the directory, and not pruned.
     pub left: Vec<String>,
     pub unchanged: usize,
-    /// Of everything that is there afterwards, and how many documents that are.
+    /// The digest and the number of the documents after the push.
     pub digest: String,
     pub documents: usize,
 }
@@ -50,7 +50,7 @@ impl PushPlan {
         self.puts.is_empty() && self.deletes.is_empty()
     }
 
-    /// What is written, in as few batches as etcd's bounds allow.
+    /// The writes, in as few batches as etcd's limits allow.
     pub(super) fn batches(&self, operations_max: usize, bytes_max: usize) -> Vec<Vec<Operation>> {
         let deletes = self.deletes.iter().map(|key| Operation::Delete(key.clone()));
         let puts = self.puts.iter().map(|put| Operation::Put(put.key.clone(), Arc::clone(&put.bytes)));
@@ -80,12 +80,17 @@ impl Operation {
     }
 }
 
+/// Files that could not be read, as shown, each with the reason.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
+pub struct UnreadableFiles(pub Vec<String>);
+
 /// The keys that a directory's files are pushed under: their paths without extension, as documents are called; with it,
 /// where two files would share one.
 ///
 /// # Errors
-/// Files that could not be read, as shown, with the reason.
-pub fn documents_of(files: &[SourceFile]) -> Result<Documents, Vec<String>> {
+/// See [`UnreadableFiles`].
+pub fn documents_of(files: &[SourceFile]) -> Result<Documents, UnreadableFiles> {
     let mut unreadable = Vec::new();
     let mut stems: BTreeMap<&str, usize> = BTreeMap::new();
     for file in files {
@@ -95,7 +100,7 @@ pub fn documents_of(files: &[SourceFile]) -> Result<Documents, Vec<String>> {
         }
     }
     if !unreadable.is_empty() {
-        return Err(unreadable);
+        return Err(UnreadableFiles(unreadable));
     }
     let documents = files.iter().filter_map(|file| {
         let stem = stem(&file.path);
@@ -109,8 +114,8 @@ fn stem(path: &str) -> &str {
     [".yaml", ".yml", ".json"].iter().find_map(|extension| path.strip_suffix(extension)).unwrap_or(path)
 }
 
-/// What to do so that `wanted` is there. What is there beside it is deleted with `prune`; a key that differs from a wanted
-/// one only in its extension is the same document, and replaced.
+/// Plans the writes that lead to `wanted`. With `prune`, other documents are deleted; a key that differs from a wanted
+/// one only in its extension is the same document and is replaced.
 pub fn plan_push(wanted: &Documents, present: &Documents, prune: bool) -> PushPlan {
     let mut plan = PushPlan::default();
     for (key, bytes) in wanted {
@@ -142,7 +147,7 @@ fn result(wanted: &Documents, present: &Documents, left: &[String]) -> Documents
     after
 }
 
-/// What is there after a plan was carried out.
+/// The documents after a plan was executed.
 pub fn after_push(wanted: &Documents, present: &Documents, plan: &PushPlan) -> Documents {
     result(wanted, present, &plan.left)
 }
@@ -176,11 +181,11 @@ mod tests {
         let keys: Vec<String> = documents_of(&files).unwrap().into_keys().collect();
         assert_eq!(keys, ["a", "c.json", "c.yaml", "eu/b"]);
         let problems = documents_of(&[file("a.yaml", Err("permission denied"))]).unwrap_err();
-        assert_eq!(problems, ["d/a.yaml: permission denied"]);
+        assert_eq!(problems.0, ["d/a.yaml: permission denied"]);
     }
 
     #[test]
-    fn only_what_differs_is_written_and_only_with_prune_is_the_rest_deleted() {
+    fn only_differences_are_written_and_others_are_deleted_with_prune_only() {
         let wanted = documents(&[("a", "1"), ("b", "2"), ("c", "3")]);
         let present = documents(&[("a", "1"), ("b", "0"), ("c.yaml", "3"), ("z", "9")]);
         let plan = plan_push(&wanted, &present, false);
@@ -200,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn batches_keep_to_both_bounds_and_lose_nothing() {
+    fn batches_respect_both_limits_and_are_complete() {
         let many: Vec<(String, String)> = (0..10).map(|i| (format!("k{i}"), "x".repeat(i * 10))).collect();
         let wanted: Documents = many.iter().map(|(k, v)| (k.clone(), Arc::from(v.as_bytes()))).collect();
         let plan = plan_push(&wanted, &documents(&[("old", "1")]), true);

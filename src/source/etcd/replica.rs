@@ -1,11 +1,11 @@
-//! What the prefix holds, as this broker knows it: listings and changes come in, readings go out. Pure.
+//! This broker's copy of the prefix: takes listings and changes, gives readings. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::marker::{MARKER_KEY, Marker, PushState, content_hash, document_path, documents_digest};
-use crate::source::{Reading, SourceError, StoreFacts, TroubleKind};
+use super::marker::{MARKER_KEY, Marker, MarkerError, PushState, content_hash, document_path, documents_digest};
+use crate::source::{Reading, SourceError, SourceErrorKind, StoreFacts};
 use weir_declare::config::{ReadError, Revision, Snapshot, SourceFile};
 use weir_declare::reconcile::Timestamp;
 
@@ -29,7 +29,7 @@ pub(super) struct Listing {
     pub(super) keys: BTreeMap<Vec<u8>, Stored>,
 }
 
-/// What a watch tells of one key.
+/// A change of one key, as the watch reports it.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
     pub(super) key: Vec<u8>,
@@ -38,53 +38,53 @@ pub(super) struct Change {
     pub(super) value: Option<Vec<u8>>,
 }
 
-/// What was known before this process started: a store that is behind it has lost something.
+/// The state that an earlier run saved: a store that is behind it has lost documents.
 #[derive(Debug, Clone, Default)]
-pub struct Known {
+pub struct PriorState {
     pub revision: i64,
     pub saved_at: Timestamp,
     /// Documents' paths below `endpoints/`.
     pub paths: BTreeSet<Arc<str>>,
 }
 
-/// The prefix's content, and what is to be said of it.
+/// The content of the prefix.
 #[derive(Debug)]
 pub(super) struct Replica {
     /// `/weir/endpoints/`.
     prefix: Arc<str>,
     /// How messages call the whole: `http://127.0.0.1:2379 /weir/`.
     origin: Arc<str>,
-    /// What documents' file references are relative to.
+    /// The directory that file references of documents are relative to.
     base: Arc<Path>,
     cluster_id: Option<u64>,
-    /// At which the content last changed, as far as is known: what brokers and people call the revision.
+    /// The revision of the last change of the content, as far as it is known; brokers and messages show this one.
     revision: i64,
-    /// Up to which the content is known.
+    /// The revision up to which the content is read.
     read_revision: i64,
     /// Events up to this one are in the last listing.
     listed_revision: i64,
     reads: u64,
     keys: BTreeMap<Vec<u8>, Stored>,
-    /// Documents that the store lost when it went back; kept until somebody decides.
+    /// Documents that the store lost when it went back; they stay until an operator decides.
     lost: BTreeSet<Arc<str>>,
-    /// The newest push that is known of.
+    /// The time of the newest known push.
     last_push: Timestamp,
-    known: Option<Known>,
+    known: Option<PriorState>,
 }
 
-/// What adopting a listing has brought.
+/// The result of applying a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Adopted {
+pub(super) struct ListingOutcome {
     pub(super) changed: bool,
-    pub(super) went_back: bool,
+    pub(super) rolled_back: bool,
 }
 
-/// What the content amounts to.
+/// The content as a reading, or the reason why there is none.
 #[derive(Debug)]
-pub(super) enum View {
-    Whole(Box<Reading>),
-    /// A push has not come to its end: nothing of it is to be applied. What held before it is at `base`.
-    Half {
+pub(super) enum ReplicaView {
+    Complete(Box<Reading>),
+    /// A push has not ended: none of it may be applied. `base` is the revision before it.
+    PushInProgress {
         error: SourceError,
         base: i64,
     },
@@ -130,7 +130,7 @@ fn digest(keys: &BTreeMap<Vec<u8>, Stored>) -> String {
 
 impl Replica {
     /// Nothing is read yet.
-    pub(super) fn new(prefix: &str, origin: &str, base: &Path, known: Option<Known>) -> Self {
+    pub(super) fn new(prefix: &str, origin: &str, base: &Path, known: Option<PriorState>) -> Self {
         Self {
             prefix: Arc::from(prefix),
             origin: Arc::from(origin),
@@ -147,28 +147,28 @@ impl Replica {
         }
     }
 
-    /// Where a watch goes on.
+    /// The revision that a watch starts from.
     pub(super) fn watch_from(&self) -> i64 {
         self.listed_revision + 1
     }
 
-    /// Whether a header of this cluster and revision is of a store that is behind what is known.
+    /// Whether a header of this cluster and revision belongs to a store that is behind the known state.
     pub(super) fn is_behind(&self, cluster_id: u64, revision: i64) -> bool {
         self.cluster_id.is_some_and(|known| known != cluster_id) || revision < self.read_revision
     }
 
-    /// Documents that were known and are not in the listing, of a store that may be the one that is known: then it still
-    /// has them at the revision that is answered, and they were deleted later. A store that was restored and has grown past
-    /// that revision has not.
-    pub(super) fn doubt(&self, listing: &Listing) -> Option<i64> {
+    /// Documents that were known and are not in the listing, of a store that may be the one that is known: then it
+    /// still has them at the revision that is answered, and they were deleted later. A store that was restored and has
+    /// grown past that revision has not.
+    pub(super) fn revision_to_verify(&self, listing: &Listing) -> Option<i64> {
         let there: BTreeSet<&Arc<str>> = listing.documents().map(|(path, _)| path).collect();
         let is_missing = self.known_paths().any(|path| !there.contains(path));
         let can_tell = self.read_revision > 0 && !self.is_behind(listing.cluster_id, listing.revision);
         (is_missing && can_tell).then_some(self.read_revision)
     }
 
-    /// Whether the store has at the revision of [`Replica::doubt`] what is known of it.
-    pub(super) fn is_borne_out(&self, past: &Listing) -> bool {
+    /// Whether the store has the known documents at the revision of [`Replica::revision_to_verify`].
+    pub(super) fn confirms(&self, past: &Listing) -> bool {
         let there: BTreeMap<&Arc<str>, &Stored> = past.documents().collect();
         let same = |stored: &Stored| {
             let path = stored.path.as_ref();
@@ -183,17 +183,17 @@ impl Replica {
         self.keys.values().filter_map(|stored| stored.path.as_ref()).chain(before)
     }
 
-    /// Takes over a listing, which is the truth but for what a store that went back has lost. `is_another`: it is known not
-    /// to be the store that is known, whatever its revision.
-    pub(super) fn adopt(&mut self, listing: Listing, is_another: bool) -> Adopted {
+    /// Replaces the content by a listing; documents that a store lost when it went back stay. `is_another`: it is not
+    /// the known store, whatever its revision.
+    pub(super) fn apply_listing(&mut self, listing: Listing, is_another: bool) -> ListingOutcome {
         let first = self.cluster_id.is_none();
-        let went_back = is_another || self.is_behind(listing.cluster_id, listing.revision);
-        if went_back {
+        let rolled_back = is_another || self.is_behind(listing.cluster_id, listing.revision);
+        if rolled_back {
             let had: Vec<Arc<str>> = self.known_paths().cloned().collect();
             self.lost.extend(had);
         }
         self.known = None;
-        let changed = first || went_back || !same(&self.keys, &listing.keys);
+        let changed = first || rolled_back || !same(&self.keys, &listing.keys);
         if changed {
             self.revision = listing.revision;
         }
@@ -205,18 +205,18 @@ impl Replica {
             let before = std::mem::replace(&mut self.keys, listing.keys);
             self.share(&before);
         }
-        self.settle_lost();
-        Adopted { changed, went_back }
+        self.resolve_lost();
+        ListingOutcome { changed, rolled_back }
     }
 
-    /// Takes over what a watch tells: whole revisions. Says whether anything came of it.
+    /// Applies changes of the watch, whole revisions. Returns whether the content changed.
     pub(super) fn apply(&mut self, changes: Vec<Change>) -> bool {
         let mut changed = false;
         for change in changes.into_iter().filter(|change| change.revision > self.listed_revision) {
             changed = true;
             self.revision = self.revision.max(change.revision);
             self.read_revision = self.read_revision.max(change.revision);
-            // A put, or a deletion after one: somebody has decided.
+            // A put, or a deletion after one: an operator has decided.
             if let Some(path) = document_path(&change.key) {
                 self.lost.remove(&path);
             }
@@ -228,11 +228,11 @@ impl Replica {
                 None => drop(self.keys.remove(&change.key)),
             }
         }
-        self.settle_lost();
+        self.resolve_lost();
         changed
     }
 
-    /// What did not change keeps its allocation: the parser's cache compares pointers first.
+    /// Unchanged documents keep their allocation: the parser's cache compares pointers first.
     fn share(&mut self, before: &BTreeMap<Vec<u8>, Stored>) {
         for (key, stored) in &mut self.keys {
             if let Some(old) = before.get(key).filter(|old| old.hash == stored.hash) {
@@ -241,8 +241,8 @@ impl Replica {
         }
     }
 
-    /// What is there is not lost; and a push that is newer than all that is known of has decided about the rest.
-    fn settle_lost(&mut self) {
+    /// Clears lost documents that exist again, and all of them after a newer push, which has decided about them.
+    fn resolve_lost(&mut self) {
         let marker = self.marker().and_then(Result::ok).filter(|marker| marker.state == PushState::Complete);
         if let Some(marker) = marker.filter(|marker| marker.pushed_at > self.last_push) {
             self.last_push = marker.pushed_at;
@@ -254,12 +254,12 @@ impl Replica {
         }
     }
 
-    fn marker(&self) -> Option<Result<Marker, String>> {
+    fn marker(&self) -> Option<Result<Marker, MarkerError>> {
         Some(Marker::parse(&self.keys.get(MARKER_KEY.as_bytes())?.bytes))
     }
 
-    /// What is to be applied, or why nothing is.
-    pub(super) fn view(&self) -> View {
+    /// The reading to be applied, or why there is none.
+    pub(super) fn view(&self) -> ReplicaView {
         let digest = digest(&self.keys);
         let mut notes = Vec::new();
         let mut commit = None;
@@ -270,7 +270,7 @@ impl Replica {
                 }
                 commit = marker.commit;
             }
-            Some(Ok(marker)) if marker.state == PushState::Begun => return self.half(&marker),
+            Some(Ok(marker)) if marker.state == PushState::Begun => return self.push_in_progress(&marker),
             Some(Ok(_)) | None => {}
             Some(Err(why)) => notes.push(format!("{}{MARKER_KEY} is not a push's marker: {why}", self.prefix)),
         }
@@ -281,7 +281,7 @@ impl Replica {
                 self.lost.len()
             ));
         }
-        View::Whole(Box::new(Reading {
+        ReplicaView::Complete(Box::new(Reading {
             snapshot: Snapshot {
                 origin: Arc::clone(&self.origin),
                 revision: Revision::Etcd { cluster_id: self.cluster_id.unwrap_or_default(), revision: self.revision },
@@ -289,7 +289,7 @@ impl Replica {
             },
             commit,
             unsettled: None,
-            ignored: self.left_aside(),
+            ignored: self.ignored_keys(),
             notes,
             store: Some(StoreFacts {
                 cluster_id: self.cluster_id.unwrap_or_default(),
@@ -301,13 +301,16 @@ impl Replica {
         }))
     }
 
-    fn half(&self, marker: &Marker) -> View {
+    fn push_in_progress(&self, marker: &Marker) -> ReplicaView {
         let message = format!(
             "{}: the push of {} documents begun at {} has not ended: nothing is applied before it has; if it died, `weir \
              push` again",
             self.origin, marker.documents, marker.pushed_at
         );
-        View::Half { error: SourceError { kind: TroubleKind::HalfPushed, message }, base: marker.base }
+        ReplicaView::PushInProgress {
+            error: SourceError { kind: SourceErrorKind::HalfPushed, message },
+            base: marker.base,
+        }
     }
 
     fn files(&self) -> Vec<SourceFile> {
@@ -334,7 +337,7 @@ impl Replica {
         there.chain(lost).collect()
     }
 
-    fn left_aside(&self) -> Vec<String> {
+    fn ignored_keys(&self) -> Vec<String> {
         let aside = self.keys.iter().filter(|(key, stored)| stored.path.is_none() && *key != MARKER_KEY.as_bytes());
         aside.map(|(_, stored)| stored.shown.to_string()).collect()
     }

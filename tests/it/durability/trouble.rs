@@ -58,7 +58,7 @@ fn a_torn_end_is_cut_off_and_said() {
     let file = broker.data().join("store/000000000001.log");
     OpenOptions::new().append(true).open(&file).unwrap().write_all(b"wfrm and then the power went").unwrap();
     broker.begin();
-    assert!(broker.log().contains("the last commit was cut short"), "{}", broker.log());
+    assert!(broker.log().contains("the last commit was incomplete"), "{}", broker.log());
 }
 
 /// A client that asks and waits for the answer.

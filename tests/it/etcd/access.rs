@@ -25,7 +25,7 @@ fn certificates(directory: &Path) {
 }
 
 #[test]
-fn tls_with_a_certificate_of_our_own() {
+fn tls_with_a_client_certificate() {
     if !is_there() {
         return;
     }
@@ -52,7 +52,7 @@ fn tls_with_a_certificate_of_our_own() {
 /// A token that expires is renewed; who may not read is told so, and has it once it is granted; who may not write is
 /// followed by nobody, and follows all the same.
 #[test]
-fn users_and_what_they_may() {
+fn users_have_the_rights_of_their_roles() {
     if !is_there() {
         return;
     }

@@ -118,6 +118,10 @@ impl Chaos {
             }
             self.bystanders.iter_mut().for_each(Client::ping);
         }
+        // A broker that is killed before it has saved the release would hold the next deletion of the same document.
+        for broker in &self.brokers {
+            until("the release of the holds is saved", || !broker.has_kept_held());
+        }
     }
 
     fn doze(&mut self, up_to_ms: u64) {

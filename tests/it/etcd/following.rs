@@ -12,7 +12,7 @@ use crate::wire::Version;
 use rustix::process::Signal;
 
 #[test]
-fn three_brokers_hold_what_is_put_and_nobody_notices() {
+fn three_brokers_apply_a_put_without_disconnecting_a_client() {
     if !is_there() {
         return;
     }
@@ -47,7 +47,7 @@ fn three_brokers_hold_what_is_put_and_nobody_notices() {
 
 /// The same documents in a directory and in etcd are the same declaration, and there is nothing to plan between them.
 #[test]
-fn both_worlds_are_one() {
+fn a_directory_and_its_push_to_etcd_declare_the_same() {
     if !is_there() {
         return;
     }
@@ -92,7 +92,7 @@ fn selectors_choose_brokers_by_their_labels() {
 }
 
 #[test]
-fn whatever_lies_in_the_prefix_harms_only_itself() {
+fn an_invalid_key_affects_no_other_document() {
     if !is_there() {
         return;
     }
@@ -151,7 +151,7 @@ fn a_transaction_is_one_snapshot() {
 
 /// Killed and started again, frozen, compacted: told by kind, ended by itself, and no listener is touched.
 #[test]
-fn a_store_in_trouble_costs_no_listener() {
+fn a_failing_store_costs_no_listener() {
     if !is_there() {
         return;
     }
@@ -287,7 +287,7 @@ fn a_held_deletion_is_held_by_all_brokers_and_after_a_restart() {
 
 /// A broker that starts while there is no etcd serves what it served.
 #[test]
-fn without_a_store_a_start_serves_what_was_last_good() {
+fn without_a_store_a_start_serves_the_last_known_good() {
     if !is_there() {
         return;
     }

@@ -16,7 +16,7 @@ fn wait(broker: &Broker, args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn who_is_there_and_who_refuses_what_is_answered_anywhere() {
+fn every_broker_lists_all_brokers_with_their_refusals() {
     if !is_there() {
         return;
     }
@@ -85,7 +85,7 @@ fn who_is_there_and_who_refuses_what_is_answered_anywhere() {
 }
 
 #[test]
-fn nobody_answers_in_vain() {
+fn wait_without_a_broker_times_out_and_wrong_usage_exits_with_64() {
     let free = format!("http://{}", ports::free_address());
     let output = weir(&["wait", "--status", &free, "--revision", "1", "--timeout-s", "0"]);
     assert_eq!(output.status.code(), Some(1));
@@ -105,7 +105,7 @@ fn nobody_answers_in_vain() {
 
 /// Two brokers with one name have a record each, and both are told. One that starts again is not two.
 #[test]
-fn two_brokers_of_one_name_are_told_apart() {
+fn two_brokers_with_one_name_are_reported() {
     if !is_there() {
         return;
     }
@@ -124,11 +124,11 @@ fn two_brokers_of_one_name_are_told_apart() {
     until("it has its name again, when its former self is gone", || {
         etcd.ctl(&["get", "--prefix", "/weir/nodes/", "--keys-only"]).trim() == "/weir/nodes/n1"
     });
-    assert!(!first.log().contains("two brokers have one name"), "{}", first.log());
+    assert!(!first.log().contains("duplicate node name"), "{}", first.log());
 
     let second = Broker::start(2, &etcd.url(), &["--node-name", "n1"]);
     for broker in [&first, &second] {
-        until("both say so", || broker.log().contains("two brokers have one name"));
+        until("both say so", || broker.log().contains("duplicate node name"));
         assert_eq!(broker.get("/api/cluster/status")["duplicateNames"], serde_json::json!(["n1"]));
         let nodes = broker.get("/api/cluster/nodes");
         assert_eq!(nodes["total"], 2, "{nodes:#}");

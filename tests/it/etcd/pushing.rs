@@ -65,7 +65,7 @@ fn the_plan_is_printed_the_commit_is_named_and_the_rest_stays_without_prune() {
 
 /// What brokers will hold is printed before it is pushed, and locked-out endpoints by name.
 #[test]
-fn what_will_wait_is_printed() {
+fn held_changes_are_printed() {
     if !is_there() {
         return;
     }
@@ -89,7 +89,7 @@ fn what_will_wait_is_printed() {
 }
 
 #[test]
-fn what_is_not_valid_is_not_pushed() {
+fn an_invalid_directory_is_not_pushed() {
     if !is_there() {
         return;
     }
@@ -114,7 +114,7 @@ fn what_is_not_valid_is_not_pushed() {
 
 /// Brokers with other labels hold other endpoints: what is planned is what each of them does.
 #[test]
-fn the_plan_is_of_the_brokers_that_are_there() {
+fn the_plan_is_for_the_present_brokers() {
     if !is_there() {
         return;
     }
@@ -202,10 +202,10 @@ fn base_of(marker: &str) -> i64 {
     marker["base"].as_i64().unwrap()
 }
 
-/// The plan was made against what somebody else has changed since: nothing is pushed, whatever was changed.
+/// The plan was made against documents that another writer has changed since: nothing is pushed.
 #[tokio::test]
-async fn somebody_elses_change_fails_a_push_cleanly() {
-    use weirmq::source::etcd::{EtcdAccess, EtcdRoot, Marker, PushState, plan_push, present};
+async fn a_concurrent_change_fails_a_push_cleanly() {
+    use weirmq::source::etcd::{EtcdAccess, EtcdRoot, Marker, PushState, plan_push, read_target};
     if !is_there() {
         return;
     }
@@ -217,7 +217,7 @@ async fn somebody_elses_change_fails_a_push_cleanly() {
         etcd.put(&key("theirs"), "1");
         let wanted = (0..count).map(|n| (format!("k{n}"), b"x".as_slice().into())).collect();
         for change in ["put", "new", "del"] {
-            let there = present(&access, &root).await.unwrap();
+            let there = read_target(&access, &root).await.unwrap();
             let plan = plan_push(&wanted, &there.documents(), false);
             match change {
                 "put" => etcd.put(&key("theirs"), "2"),
@@ -228,7 +228,7 @@ async fn somebody_elses_change_fails_a_push_cleanly() {
             let now = weirmq::state::wall_clock();
             let marker = Marker::new(PushState::Complete, plan.digest.clone(), plan.documents, there.revision(), now);
             let error = weirmq::source::etcd::push(&there, &plan, &marker).await.unwrap_err().to_string();
-            assert!(error.contains("somebody else changed") && error.contains("nothing was pushed"), "{error}");
+            assert!(error.contains("another writer changed") && error.contains("nothing was pushed"), "{error}");
             let names = if change == "new" { "another" } else { "theirs" };
             assert!(error.contains(names), "{change} with {count}: {error}");
             assert_eq!(etcd.ctl(&["get", "--prefix", "/weir/endpoints/"]), before, "{change} with {count}");

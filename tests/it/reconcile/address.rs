@@ -6,7 +6,7 @@ use super::broker::{Broker, at, client, endpoint};
 use crate::ports;
 
 #[test]
-fn a_port_that_another_process_has_is_named_and_taken_once_it_comes_free() {
+fn a_port_in_use_is_reported_with_its_process_and_bound_once_free() {
     let (port, other) = (ports::free(), ports::free());
     let foreign = TcpListener::bind(at(port)).unwrap();
     let documents = (endpoint("taken", port, ""), endpoint("other", other, ""));
@@ -29,7 +29,7 @@ fn a_port_that_another_process_has_is_named_and_taken_once_it_comes_free() {
 }
 
 #[test]
-fn who_cannot_move_stays_where_it_is() {
+fn an_endpoint_that_cannot_move_keeps_its_listener() {
     let (from, to) = (ports::free(), ports::free());
     let foreign = TcpListener::bind(at(to)).unwrap();
     let broker = Broker::start(&[("e.yaml", &endpoint("e", from, ""))]);
@@ -48,7 +48,7 @@ fn who_cannot_move_stays_where_it_is() {
 }
 
 #[test]
-fn two_that_want_one_address_are_told_of_each_other() {
+fn two_endpoints_with_one_address_conflict_and_name_each_other() {
     let port = ports::free();
     let broker = Broker::start(&[("a.yaml", &endpoint("a", port, ""))]);
     broker.until_listening("a");

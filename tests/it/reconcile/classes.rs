@@ -86,7 +86,7 @@ fn check_newcomers(class: &str, port: u16, is_after: bool) {
 }
 
 #[test]
-fn a_change_of_each_class_does_to_clients_what_the_readme_says() {
+fn a_change_of_each_class_affects_clients_as_documented() {
     let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     for Change { row, class, before, after, seen } in CHANGES {
         assert!(readme.contains(row), "the README has no row {row}");

@@ -44,7 +44,7 @@ fn other_work_tree(broker: &Broker) -> std::path::PathBuf {
 }
 
 #[test]
-fn what_is_pulled_stands_in_the_history_with_its_commit() {
+fn a_pulled_change_is_in_the_history_with_its_commit() {
     let (port, new) = (ports::free(), ports::free());
     let broker = Broker::start_prepared(&[("e.yaml", &endpoint("e", port, ""))], start_repository, &[]);
     broker.until_listening("e");
@@ -95,7 +95,7 @@ fn what_is_pulled_stands_in_the_history_with_its_commit() {
 }
 
 #[test]
-fn of_a_git_ref_only_commits_go_live() {
+fn with_a_git_ref_only_committed_files_are_applied() {
     let (port, edited, committed) = (ports::free(), ports::free(), ports::free());
     let first = endpoint("e", port, "");
     let broker = Broker::start_prepared(&[("e.yaml", &first)], start_repository, &["--git-ref", "HEAD"]);
@@ -114,7 +114,7 @@ fn of_a_git_ref_only_commits_go_live() {
 }
 
 #[test]
-fn an_atomic_broker_takes_all_of_it_or_nothing() {
+fn an_atomic_broker_applies_a_whole_snapshot_or_nothing() {
     let (from, to) = (ports::free(), ports::free());
     let broker = Broker::start_with(&[("e.yaml", &endpoint("e", from, ""))], &["--atomic"]);
     broker.until_listening("e");
@@ -144,7 +144,7 @@ fn commit_of_digits(root: &Path) -> String {
 }
 
 #[test]
-fn a_commit_of_digits_is_no_number_to_wait_for() {
+fn a_commit_id_of_digits_is_not_taken_for_a_revision_number() {
     let port = ports::free();
     let digits = std::cell::RefCell::default();
     let prepare = |root: &Path| {
@@ -171,7 +171,7 @@ fn a_commit_of_digits_is_no_number_to_wait_for() {
     for number in ["5", "0"] {
         let (code, said) = wait(number);
         assert_eq!(code, Some(1), "{number}");
-        assert!(said.contains("is no commit") && said.contains("at least 7"), "{said}");
+        assert!(said.contains("is not a commit") && said.contains("at least 7"), "{said}");
     }
     // As long as a commit may be written, less than the one that is applied as a number, and not its beginning.
     let (code, said) = wait("0000001");

@@ -8,7 +8,7 @@ fn listens(port: u16) -> bool {
 }
 
 #[test]
-fn a_large_deletion_waits_until_it_is_confirmed() {
+fn a_large_deletion_is_held_until_confirmed() {
     let names = ["a", "b", "c", "d", "e"];
     let ports: Vec<u16> = names.iter().map(|_| ports::free()).collect();
     let texts: Vec<String> = names.iter().zip(&ports).map(|(name, port)| endpoint(name, *port, "")).collect();
@@ -105,7 +105,7 @@ fn saved(broker: &Broker) {
 
 /// An endpoint whose deletion is held goes on with its auth document, after a restart as well.
 #[test]
-fn what_a_held_endpoint_needs_is_held_with_it() {
+fn documents_of_a_held_endpoint_are_held_with_it() {
     let names = ["a", "b", "c", "d"];
     let ports: Vec<u16> = names.iter().map(|_| ports::free()).collect();
     let guarded = |at: usize| {
@@ -138,7 +138,7 @@ fn what_a_held_endpoint_needs_is_held_with_it() {
 }
 
 #[test]
-fn the_last_one_and_what_is_not_to_be_pruned_wait_to_be_named() {
+fn the_last_endpoint_and_protected_ones_are_held_until_confirmed() {
     let (kept, last) = (ports::free(), ports::free());
     let broker = Broker::start(&[
         ("kept.yaml", &endpoint("kept", kept, ", prune: disabled")),
@@ -158,7 +158,7 @@ fn the_last_one_and_what_is_not_to_be_pruned_wait_to_be_named() {
 }
 
 #[test]
-fn what_would_disconnect_too_many_waits_until_it_is_confirmed() {
+fn a_change_over_max_disconnects_waits_until_confirmed() {
     let (from, to, bystander) = (ports::free(), ports::free(), ports::free());
     let broker = Broker::start(&[
         ("e.yaml", &endpoint("e", from, ", drain: {windowS: 0}")),
@@ -184,13 +184,13 @@ fn what_would_disconnect_too_many_waits_until_it_is_confirmed() {
 }
 
 #[test]
-fn while_it_is_suspended_nothing_is_applied() {
+fn while_suspended_nothing_is_applied() {
     let (port, other) = (ports::free(), ports::free());
     let broker = Broker::start(&[("e.yaml", &endpoint("e", port, ""))]);
     broker.until_listening("e");
     broker.write("reconcile.yaml", "reconcile: {suspend: true}\n");
     broker.until("it says so", || broker.get("/api/source")["suspended"] == true);
-    assert!(broker.log().contains("nothing is applied until it is taken out"), "{}", broker.log());
+    assert!(broker.log().contains("reconciliation suspended"), "{}", broker.log());
     broker.write("e.yaml", &endpoint("e", other, ""));
     broker.write("new.yaml", &endpoint("new", ports::free(), ""));
     let before = broker.get("/api/source")["attemptedRevision"].clone();

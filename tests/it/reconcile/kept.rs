@@ -10,7 +10,7 @@ fn saved(broker: &Broker) {
 }
 
 #[test]
-fn a_start_with_a_broken_file_serves_what_was_served() {
+fn a_start_with_a_broken_file_serves_the_last_known_good() {
     let (first, second) = (ports::free(), ports::free());
     let text = |fields: &str| endpoint("first", first, fields);
     let mut broker = Broker::start(&[("first.yaml", &text("")), ("second.yaml", &endpoint("second", second, ""))]);
@@ -35,7 +35,7 @@ fn a_start_with_a_broken_file_serves_what_was_served() {
 }
 
 #[test]
-fn a_start_without_the_mount_serves_what_was_served_and_says_so() {
+fn a_start_without_the_mount_serves_the_last_known_good_and_reports_it() {
     let port = ports::free();
     let mut broker = Broker::start(&[("e.yaml", &endpoint("e", port, ""))]);
     broker.until_listening("e");
@@ -56,7 +56,7 @@ fn a_start_without_the_mount_serves_what_was_served_and_says_so() {
 }
 
 #[test]
-fn a_start_on_an_empty_mount_deletes_nothing() {
+fn a_start_with_an_empty_mount_deletes_nothing() {
     let port = ports::free();
     let mut broker = Broker::start(&[("e.yaml", &endpoint("e", port, ""))]);
     broker.until_listening("e");
@@ -72,7 +72,7 @@ fn a_start_on_an_empty_mount_deletes_nothing() {
 }
 
 #[test]
-fn what_is_wrong_with_a_document_of_no_endpoint_is_told_too() {
+fn errors_in_documents_without_endpoint_are_reported() {
     let port = ports::free();
     let broker = Broker::start(&[("e.yaml", &endpoint("e", port, "")), ("ban.yaml", "ban: {name: b, entries: []}\n")]);
     broker.until_listening("e");
@@ -87,7 +87,7 @@ fn what_is_wrong_with_a_document_of_no_endpoint_is_told_too() {
     broker.write("ban.yaml", "{");
     broker.until("and that it is no YAML", || checked().contains("not YAML"));
     broker.write("ban.yaml", "ban: {name: b, entries: []}\n");
-    broker.until("it is mended", || checked() == "true " && broker.log().contains("no longer so"));
+    broker.until("the error is resolved", || checked() == "true " && broker.log().contains("config error resolved"));
 }
 
 #[test]

@@ -54,7 +54,7 @@ fn plan(broker: &Broker, wanted: &str, more: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_plan_against_a_broker_is_what_that_broker_does() {
+fn a_plan_against_a_broker_equals_what_the_broker_does() {
     for (labels, heading) in [
         (&[][..], "broker here (no labels):\n"),
         (&["zone=eu"], "broker here (zone=eu):\n"),
@@ -96,7 +96,7 @@ fn a_plan_against_a_broker_is_what_that_broker_does() {
 }
 
 #[test]
-fn labels_are_the_brokers_own() {
+fn a_plan_uses_the_labels_of_the_broker() {
     let port = ports::free();
     let broker = Broker::start(&[("all.yaml", &endpoint("e", port, ""))]);
     broker.until_listening("e");

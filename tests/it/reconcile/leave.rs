@@ -22,7 +22,7 @@ fn told_to_leave(client: &mut Client) -> (u8, Option<String>) {
 }
 
 #[test]
-fn what_is_disabled_is_drained_and_stays_declared() {
+fn a_disabled_endpoint_is_drained_and_stays_declared() {
     let (port, other) = (ports::free(), ports::free());
     let at_once = ", drain: {windowS: 0}";
     let broker =
@@ -47,7 +47,7 @@ fn what_is_disabled_is_drained_and_stays_declared() {
 }
 
 #[test]
-fn another_server_is_named_where_one_is_declared() {
+fn a_drain_sends_the_declared_server_reference() {
     let (moved, gone, stays) = (ports::free(), ports::free(), ports::free());
     let drain = ", drain: {windowS: 0, serverReference: 'b.example:1883'}";
     let broker = Broker::start(&[
@@ -65,7 +65,7 @@ fn another_server_is_named_where_one_is_declared() {
 }
 
 #[test]
-fn they_leave_at_the_declared_rate_and_wills_are_sent() {
+fn clients_are_drained_at_the_declared_rate_and_wills_are_sent() {
     let (port, other) = (ports::free(), ports::free());
     let rate = ", drain: {windowS: 0, maxPerSecond: 20}";
     let broker =
@@ -107,7 +107,7 @@ fn they_leave_at_the_declared_rate_and_wills_are_sent() {
 }
 
 #[test]
-fn over_a_lowered_limit_the_newest_leave() {
+fn over_a_lowered_limit_the_newest_clients_are_disconnected() {
     let (of_all, of_one) = (ports::free(), ports::free());
     let text = |name: &str, port: u16, limit: &str| endpoint(name, port, &format!(", drain: {{windowS: 0}}, {limit}"));
     let broker = Broker::start(&[
@@ -129,7 +129,7 @@ fn over_a_lowered_limit_the_newest_leave() {
 }
 
 #[test]
-fn a_restart_that_is_declared_happens_once() {
+fn a_declared_restart_happens_once() {
     let port = ports::free();
     let restarted = |when: &str| endpoint("e", port, &format!(", drain: {{windowS: 0}}, restartedAt: '{when}'"));
     let broker = Broker::start(&[("e.yaml", &restarted("2026-01-01T00:00:00Z"))]);
@@ -144,7 +144,7 @@ fn a_restart_that_is_declared_happens_once() {
 }
 
 #[test]
-fn sigterm_tells_everybody_and_ends_in_order() {
+fn sigterm_disconnects_all_clients_and_exits_in_order() {
     let port = ports::free();
     let mut broker = Broker::start(&[("e.yaml", &endpoint("e", port, ""))]);
     broker.until_listening("e");
@@ -177,6 +177,6 @@ fn a_second_sigterm_does_not_wait() {
     assert!(!broker.has_ended());
     broker.signal(Signal::TERM);
     assert_eq!(broker.ended().code(), Some(0));
-    assert!(broker.log().contains("told to stop again"), "{}", broker.log());
+    assert!(broker.log().contains("shutdown aborted by a second signal"), "{}", broker.log());
     drop(deaf);
 }

@@ -33,7 +33,7 @@ fn published(client: &mut Client) -> u8 {
 }
 
 #[test]
-fn a_deleted_auth_document_waits_until_every_endpoint_that_uses_it_is_named() {
+fn a_deleted_auth_document_is_held_until_every_endpoint_that_uses_it_is_confirmed() {
     let (one, two) = (ports::free(), ports::free());
     let mut broker = Broker::start(&[
         ("one.yaml", &guarded("one", one, "")),
@@ -86,7 +86,7 @@ fn a_deleted_auth_document_waits_until_every_endpoint_that_uses_it_is_named() {
 }
 
 #[test]
-fn a_deleted_acl_document_waits_as_well_and_so_does_a_renamed_one() {
+fn a_deleted_or_renamed_acl_document_is_held() {
     let port = ports::free();
     let broker = Broker::start(&[("e.yaml", &guarded("e", port, "")), ("auth.yaml", AUTH), ("acl.yaml", ACL)]);
     broker.until_listening("e");

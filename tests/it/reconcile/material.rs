@@ -27,7 +27,7 @@ fn shown(port: u16, ca: &Authority) -> Vec<u8> {
 }
 
 #[test]
-fn a_new_pair_is_taken_whole_and_open_connections_stay() {
+fn a_new_certificate_and_key_apply_together_and_open_connections_stay() {
     let ca = Authority::new();
     let (first, second) = (ca.issue("first", &["localhost"], 1), ca.issue("second", &["localhost"], 2));
     let port = ports::free();
@@ -59,7 +59,7 @@ fn a_new_pair_is_taken_whole_and_open_connections_stay() {
 }
 
 #[test]
-fn who_is_revoked_leaves_and_nobody_else() {
+fn only_revoked_clients_are_disconnected() {
     let ca = Authority::new();
     let server = ca.issue("server", &["localhost"], 1);
     let (good, bad) = (ca.issue("good", &[], 2), ca.issue("bad", &[], 3));

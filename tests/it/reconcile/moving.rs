@@ -176,12 +176,12 @@ fn changes(count: usize) {
 }
 
 #[test]
-fn nobody_is_refused_while_ports_move_and_addresses_overlap() {
+fn no_client_is_refused_while_ports_move_and_addresses_overlap() {
     changes(20);
 }
 
 #[test]
 #[ignore = "takes minutes; tests/run --all runs it"]
-fn nobody_is_refused_through_hundreds_of_changes() {
+fn no_client_is_refused_through_hundreds_of_changes() {
     changes(std::env::var("WEIR_MOVES").ok().and_then(|count| count.parse().ok()).unwrap_or(300));
 }

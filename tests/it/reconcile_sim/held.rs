@@ -83,10 +83,10 @@ impl Held {
                 self.connect();
             }
             6 => {
-                let error = SourceError { kind: TroubleKind::Unreadable, message: "gone".into() };
+                let error = SourceError { kind: SourceErrorKind::Unreadable, message: "gone".into() };
                 let now = Timestamp::from_unix_ms(self.simulation.now);
                 self.simulation.tell(format_args!("the source cannot be read"));
-                self.simulation.reconciler.trouble(&error, now).await;
+                self.simulation.reconciler.source_failed(&error, now).await;
             }
             _ => {
                 self.simulation.tell(format_args!("a checkout: files are missing for a moment"));

@@ -10,7 +10,7 @@ use weir_declare::config::{NodeContext, Revision, Snapshot, SourceFile};
 use weir_declare::reconcile::{Node, Timestamp};
 use weirmq::apply::{History, Next, Reconciler, ReconcilerOptions, Start};
 use weirmq::net::SocketKey;
-use weirmq::source::{Reading, SourceError, TroubleKind};
+use weirmq::source::{Reading, SourceError, SourceErrorKind};
 use weirmq::state::SharedState;
 use weirmq::store::{LastKnownGoodFile, Saved};
 
@@ -94,7 +94,7 @@ impl Script {
                 store: None,
                 read: None,
             };
-            if self.reconciler.read(reading, Timestamp::from_unix_ms(self.now)).await != Next::LookAgain {
+            if self.reconciler.read(reading, Timestamp::from_unix_ms(self.now)).await != Next::Recheck {
                 break;
             }
         }
@@ -102,8 +102,8 @@ impl Script {
 
     async fn lose_the_source(&mut self, what: &str) {
         self.now += 300;
-        let error = SourceError { kind: TroubleKind::Unreadable, message: "gone".into() };
-        self.reconciler.trouble(&error, Timestamp::from_unix_ms(self.now)).await;
+        let error = SourceError { kind: SourceErrorKind::Unreadable, message: "gone".into() };
+        self.reconciler.source_failed(&error, Timestamp::from_unix_ms(self.now)).await;
         self.tell(what);
     }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 use weir_broker::{EndpointId, Principal};
 use weir_mqtt::ProtocolVersion;
-use weirmq::apply::{Plane, ReadFiles, SocketChange};
+use weirmq::apply::{FileError, Plane, ReadFiles, SocketChange};
 use weirmq::net::{
     ConnectionFacts, DrainPlan, DrainWhich, ListenerPolicy, ListenerStatus, PlaneError, SocketKey, SocketOptions,
 };
@@ -242,7 +242,7 @@ pub(super) fn facts<'a>(client: &'a Client, principal: &'a Principal) -> Connect
 pub(super) struct NoFiles;
 
 impl ReadFiles for NoFiles {
-    fn read(&mut self, _: &Path) -> Result<Vec<u8>, String> {
-        Err("no such file".into())
+    fn read(&mut self, _: &Path) -> Result<Vec<u8>, FileError> {
+        Err(FileError::NotFound)
     }
 }

@@ -23,7 +23,7 @@ pub fn git(directory: &Path, args: &[&str]) -> String {
 }
 
 #[test]
-fn a_checkout_of_thousands_of_files_is_never_seen_half_done() {
+fn a_checkout_of_thousands_of_files_is_never_read_half_done() {
     let tmp = tempfile::tempdir().unwrap();
     let top = tmp.path();
     git(top, &["init", "-q"]);
@@ -59,13 +59,13 @@ fn a_checkout_of_thousands_of_files_is_never_seen_half_done() {
         checkout.await.unwrap();
         let id = git(top, &["rev-parse", "one"]);
         let clean = Revision::Git { commit: id, dirty: false, content: None };
-        follower.source.nudge();
+        follower.source.request_resync();
         follower.until(|reading| reading.snapshot.revision == clean).await;
     });
 }
 
 #[test]
-fn while_git_holds_its_index_nothing_is_settled() {
+fn while_git_locks_its_index_readings_are_unsettled() {
     let (_tmp, root) = directory();
     git(&root, &["init", "-q"]);
     write(root.join("a.yaml"), "one");
@@ -74,7 +74,7 @@ fn while_git_holds_its_index_nothing_is_settled() {
         let mut follower = Follower::directory(&root);
         let SourceEvent::Read(reading) = follower.event().await else { panic!("trouble") };
         assert!(reading.unsettled.is_some());
-        follower.source.nudge();
+        follower.source.request_resync();
         let SourceEvent::Read(reading) = follower.event().await else { panic!("trouble") };
         assert!(reading.unsettled.is_some());
         fs::remove_file(root.join(".git/index.lock")).unwrap();
@@ -94,7 +94,7 @@ fn dirty(root: &Path, commit: &str) -> bool {
 }
 
 #[test]
-fn the_revision_is_the_commit_and_says_where_files_differ() {
+fn the_revision_is_the_commit_and_shows_changed_files() {
     let tmp = tempfile::tempdir().unwrap();
     let top = tmp.path();
     let root = top.join("deploy/endpoints");
@@ -152,7 +152,7 @@ fn a_commit_changes_the_revision_without_changing_a_file() {
 }
 
 #[test]
-fn nothing_that_a_repository_configures_is_run() {
+fn no_program_that_a_repository_configures_is_run() {
     let (tmp, root) = directory();
     let trap = tmp.path().join("ran");
     let script = tmp.path().join("trap.sh");
@@ -181,7 +181,7 @@ fn nothing_that_a_repository_configures_is_run() {
 }
 
 #[test]
-fn a_git_ref_serves_what_is_committed_there() {
+fn a_git_ref_serves_its_committed_files() {
     let tmp = tempfile::tempdir().unwrap();
     let top = tmp.path().join("repo");
     let root = top.join("endpoints");

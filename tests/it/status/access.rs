@@ -27,7 +27,7 @@ fn token(directory: &Path) -> Secret {
 }
 
 #[tokio::test]
-async fn with_a_token_declared_only_probes_and_the_empty_page_go_without() {
+async fn with_a_token_only_probes_and_the_empty_page_are_open() {
     let directory = tempfile::tempdir().unwrap();
     let server = serve(AccessOptions { token: Some(token(directory.path())), ..AccessOptions::default() });
     let addr = server.local_addr();
@@ -149,7 +149,7 @@ impl Certificates {
 }
 
 #[tokio::test]
-async fn over_tls_a_certificate_lets_in_where_one_is_asked_for() {
+async fn over_tls_a_client_certificate_gives_access() {
     let files = Certificates::new();
     let open = serve(AccessOptions { tls: Some(files.server(false)), ..AccessOptions::default() });
     assert_eq!(files.get(open.local_addr(), "/api/source", false).await.status, 200);
@@ -163,7 +163,7 @@ async fn over_tls_a_certificate_lets_in_where_one_is_asked_for() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_is_refused_at_the_start_with_its_file() {
+async fn an_unusable_file_is_refused_at_start_with_its_name() {
     let files = Certificates::new();
     std::fs::write(files.path("short"), "hunter2").unwrap();
     let cases = [

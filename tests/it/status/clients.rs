@@ -73,7 +73,7 @@ async fn clients_are_found_by_page_endpoint_prefix_and_address() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_disabled_is_no_trouble_for_a_document_it_names() {
+async fn a_disabled_endpoint_may_name_a_missing_document() {
     let broker = Broker::start(&[]).await;
     let path = broker.directory.path().join("spare");
     let document = format!("endpoint: {{port: {}, enabled: false}}\n", crate::ports::free());
@@ -90,7 +90,7 @@ async fn what_is_disabled_is_no_trouble_for_a_document_it_names() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_waits_what_is_retained_and_what_was_lost_is_told() {
+async fn queued_retained_and_dropped_messages_are_shown() {
     let (broker, a, b) = broker().await;
     let Packet::Connect(first) = connect(Version::V3_1_1, "away", Properties::new()) else { unreachable!() };
     let mut away = Client::open(b, Version::V3_1_1);

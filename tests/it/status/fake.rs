@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use weir_declare::config::{Diagnostic, Position, Severity};
 use weir_declare::reconcile::{ConditionStatus, ConditionType, Conditions, Reason, Timestamp};
-use weirmq::state::{Commit, HistoryAction, HistoryEntry, Outcome, Phase, SourceState, Trouble, TroubleKind};
-use weirmq::state::{Endpoints, NodeRecord, Refused};
+use weirmq::state::{Commit, HistoryAction, HistoryEntry, Outcome, Phase, SourceErrorKind, SourceFailure, SourceState};
+use weirmq::state::{EndpointSummary, NodeRecord, NodeRefusal};
 use weirmq::status::*;
 use weirmq::store::records::StoreStats;
 use weirmq::telemetry::TelemetryStats;
@@ -81,8 +81,8 @@ impl StatusView for Fake {
         telemetry.exported.store(210, Ordering::Relaxed);
         Some(Arc::new(telemetry))
     }
-    fn holdings(&self) -> Answering<Option<Holdings>> {
-        let held = EndpointHoldings {
+    fn gauges(&self) -> ShardAnswer<Option<Gauges>> {
+        let held = EndpointSessionGauges {
             sessions: 22,
             sessions_away: 7,
             subscriptions: 30,
@@ -91,7 +91,7 @@ impl StatusView for Fake {
             queued_bytes: 768,
         };
         Box::pin(async move {
-            Some(Holdings {
+            Some(Gauges {
                 sessions: 25,
                 subscriptions: 31,
                 retained_messages: 3,
@@ -103,7 +103,7 @@ impl StatusView for Fake {
             })
         })
     }
-    fn clients(&self, query: ClientQuery) -> Answering<Option<ClientPage>> {
+    fn clients(&self, query: ClientQuery) -> ShardAnswer<Option<ClientPage>> {
         let of_interest = self.clients.iter().filter(|client| {
             query.endpoint.as_ref().is_none_or(|endpoint| client.endpoint == *endpoint)
                 && query.client_id.as_ref().is_none_or(|id| client.client_id == *id)
@@ -124,7 +124,7 @@ impl StatusView for Fake {
         clients.truncate(query.limit);
         Box::pin(async move { Some(ClientPage { clients, more }) })
     }
-    fn backlogs(&self, limit: usize) -> Answering<Option<Vec<Backlog>>> {
+    fn backlogs(&self, limit: usize) -> ShardAnswer<Option<Vec<Backlog>>> {
         let slow = Backlog {
             client_id: "dashboard".to_owned(),
             endpoint: "mqtt".to_owned(),
@@ -146,7 +146,7 @@ impl StatusView for Fake {
         let worst = vec![slow, away].into_iter().take(limit).collect();
         Box::pin(async move { Some(worst) })
     }
-    fn topics(&self, query: TopicQuery) -> Answering<Option<TopicPage>> {
+    fn topics(&self, query: TopicQuery) -> ShardAnswer<Option<TopicPage>> {
         let topic = |namespace: &str, topic: &str, qos: u8| RetainedTopic {
             namespace: namespace.to_owned(),
             topic: topic.to_owned(),
@@ -165,7 +165,7 @@ impl StatusView for Fake {
         let next = more.first().map(|(at, _)| TopicCursor(0, 0, *at as u32));
         Box::pin(async move { Some(TopicPage { topics: wanted.into_iter().map(|(_, each)| each).collect(), next }) })
     }
-    fn trace(&self, query: TraceQuery) -> Answering<Option<tokio::sync::mpsc::Receiver<TraceEvent>>> {
+    fn trace(&self, query: TraceQuery) -> ShardAnswer<Option<tokio::sync::mpsc::Receiver<TraceEvent>>> {
         let (tell, told) = tokio::sync::mpsc::channel(8);
         let packet = json!({"at": NOW, "direction": "received", "packet": "PUBLISH", "topic": query.client_id});
         for (kind, data) in [("connected", json!({"at": NOW})), ("packet", packet.clone()), ("packet", packet)] {
@@ -176,7 +176,7 @@ impl StatusView for Fake {
             Some(told)
         })
     }
-    fn pulse(&self) -> Answering<bool> {
+    fn ping_shards(&self) -> ShardAnswer<bool> {
         let hangs = self.hangs.load(Ordering::Relaxed);
         Box::pin(async move { if hangs { std::future::pending().await } else { true } })
     }
@@ -361,7 +361,7 @@ pub fn state() -> State {
         live_digest: "v1:77aa".to_owned(),
         ..NodeRecord::default()
     };
-    let refused = Refused {
+    let refused = NodeRefusal {
         endpoint: Some("mqtt".to_owned()),
         reason: "AddressInUse".to_owned(),
         message: "cannot listen on 0.0.0.0:1883".to_owned(),
@@ -370,7 +370,7 @@ pub fn state() -> State {
         name: "n2".to_owned(),
         instance: "93c1".to_owned(),
         status_url: Some("http://10.0.0.2:8080".to_owned()),
-        endpoints: Endpoints {
+        endpoints: EndpointSummary {
             declared: 3,
             listening: 1,
             addresses: BTreeMap::from([("wss".to_owned(), "0.0.0.0:8084".to_owned())]),
@@ -425,7 +425,7 @@ pub fn state() -> State {
 
 pub fn unreadable(state: &mut State) {
     let message = "/etc/weir/endpoints.d: permission denied".to_owned();
-    state.source.trouble = Some(Trouble { kind: TroubleKind::Unreadable, message, since: ago(10) });
+    state.source.trouble = Some(SourceFailure { kind: SourceErrorKind::Unreadable, message, since: ago(10) });
 }
 
 pub fn traffic() -> Traffic {

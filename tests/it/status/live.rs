@@ -102,7 +102,7 @@ async fn an_endpoints_log_level_follows_its_declaration() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_is_an_object_a_line_and_a_rejection_is_said_once() {
+async fn the_log_is_one_object_per_line_and_a_rejection_is_logged_once() {
     let broker = Broker::start(&["--log-format", "json", "--resync-s", "1"]).await;
     let declared = broker.directory.path().join("endpoints.d");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -144,13 +144,13 @@ async fn the_log_is_an_object_a_line_and_a_rejection_is_said_once() {
     assert!(message.contains("more.yaml:3:12: endpoint.prot: "), "{message}");
     assert_eq!((&rejections[0]["level"], with("in use").len()), (&"ERROR".into(), 1), "{log}");
     assert!(with("to add").iter().all(|line| line["revision"].is_string()), "{log}");
-    assert!(with("listening").iter().any(|line| line["endpoint"] == "busy"), "{log}");
+    assert!(with("listener bound").iter().any(|line| line["endpoint"] == "busy"), "{log}");
     let peer = with("connection refused: invalid CONNECT")[0]["peer"].as_str().unwrap();
     assert!(peer.parse::<SocketAddr>().is_ok(), "{peer}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_verbs_are_let_in_with_a_token_and_a_report_holds_no_secret() {
+async fn verbs_use_the_token_and_a_report_contains_no_secret() {
     let secrets = tempfile::tempdir().unwrap();
     let token = secrets.path().join("token");
     std::fs::write(&token, "correct-horse-battery\n").unwrap();
@@ -181,7 +181,7 @@ async fn the_verbs_are_let_in_with_a_token_and_a_report_holds_no_secret() {
     assert!(matches!(code, Some(0 | 2)), "{said}");
     let bytes = std::fs::read(&archive).unwrap();
     let text = String::from_utf8_lossy(&bytes);
-    assert!(text.contains("weir_endpoint_up") && text.contains("\"conditions\"") && text.contains("weir starts"));
+    assert!(text.contains("weir_endpoint_up") && text.contains("\"conditions\"") && text.contains("weir starting"));
     assert!(!text.contains("correct-horse-battery"));
 
     let second = secrets.path().join("second.tar");

@@ -14,7 +14,7 @@ use super::client::{Answered, exchange, get, request};
 use super::fake;
 
 #[tokio::test]
-async fn what_the_caller_has_already_is_not_sent_again() {
+async fn an_unchanged_answer_is_not_sent_again() {
     let fake = fake::Fake::new();
     let server = fake::serve(&fake);
     let addr = server.local_addr();
@@ -70,7 +70,7 @@ async fn ready_after_the_first_declaration_and_not_while_draining() {
 }
 
 #[tokio::test]
-async fn health_of_the_sound_ones_is_200() {
+async fn health_of_healthy_endpoints_is_200() {
     let fake = fake::Fake::new();
     let server = fake::serve(&fake);
     let all = get(server.local_addr(), "/api/endpoints/health").await;
@@ -98,7 +98,7 @@ async fn http_2_works_with_prior_knowledge() {
 }
 
 #[tokio::test]
-async fn over_http_2_an_oversized_body_is_told_why() {
+async fn over_http_2_an_oversized_body_is_answered_with_the_reason() {
     let options = StatusOptions { max_body_bytes: 100_000, ..StatusOptions::default() };
     let server = fake::serve_with(&fake::Fake::new(), options);
     let stream = TcpStream::connect(server.local_addr()).await.unwrap();
@@ -176,7 +176,7 @@ async fn connections_beyond_the_bound_wait_and_idle_ones_make_room() {
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_ends_in_408() {
+async fn a_body_that_does_not_arrive_is_answered_with_408() {
     let options = StatusOptions { request_timeout: Duration::from_millis(200), ..StatusOptions::default() };
     let server = fake::serve_with(&fake::Fake::new(), options);
     let head = "POST /api/endpoints/validate HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\nport";
@@ -203,7 +203,7 @@ async fn a_shard_that_hangs_is_not_alive() {
     let fake = fake::Fake::new();
     fake.hangs.store(true, std::sync::atomic::Ordering::Relaxed);
     let brief = Duration::from_millis(50);
-    let options = StatusOptions { pulse_interval: brief, pulse_timeout: brief, ..StatusOptions::default() };
+    let options = StatusOptions { ping_interval: brief, ping_timeout: brief, ..StatusOptions::default() };
     let server = fake::serve_with(&fake, options);
     let answer = loop {
         let answer = get(server.local_addr(), "/livez").await;
@@ -212,5 +212,5 @@ async fn a_shard_that_hangs_is_not_alive() {
         }
     };
     assert_eq!(answer.status, 503);
-    assert!(answer.text().starts_with("not alive: a shard has not come round"), "{}", answer.text());
+    assert!(answer.text().starts_with("not alive: a shard has not answered"), "{}", answer.text());
 }

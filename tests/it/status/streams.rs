@@ -54,7 +54,7 @@ impl Reader {
 }
 
 #[tokio::test]
-async fn a_change_is_told_and_traffic_flows() {
+async fn a_change_and_traffic_are_streamed() {
     let fake = fake::Fake::new();
     let server = fake::serve(&fake);
     let mut reader = Reader::open(server.local_addr(), "/api/events").await;
@@ -74,7 +74,7 @@ async fn a_change_is_told_and_traffic_flows() {
 }
 
 #[tokio::test]
-async fn streams_are_bounded_and_their_places_come_back() {
+async fn streams_are_limited_and_closed_ones_make_room() {
     let options = StatusOptions { max_streams: 1, ..StatusOptions::default() };
     let server = fake::serve_with(&fake::Fake::new(), options);
     let mut reader = Reader::open(server.local_addr(), "/api/events").await;
@@ -101,21 +101,21 @@ async fn shutdown_ends_streams() {
 }
 
 #[tokio::test]
-async fn a_trace_ends_with_as_many_packets_as_were_asked_for() {
+async fn a_trace_ends_at_its_limit_of_packets() {
     let server = fake::serve(&fake::Fake::new());
     let mut reader = Reader::open(server.local_addr(), "/api/clients/trace?clientId=sensor-7&limit=2").await;
     assert!(reader.next("connected").await.unwrap()["at"].is_string());
     assert_eq!(reader.next("packet").await.unwrap()["topic"], json!("sensor-7"));
     reader.next("packet").await.unwrap();
     let end = reader.next("end").await.unwrap();
-    assert_eq!(end, json!({"why": "as many packets as were asked for", "packets": 2}));
+    assert_eq!(end, json!({"why": "the limit of packets is reached", "packets": 2}));
 }
 
 #[tokio::test]
-async fn traces_are_bounded_and_say_what_they_need() {
+async fn traces_are_limited_and_their_parameters_are_checked() {
     let server = fake::serve(&fake::Fake::new());
     for (query, message) in [
-        ("", "say whom: ?clientId=sensor-7"),
+        ("", "clientId is missing: ?clientId=sensor-7"),
         ("?clientId=a&payloads=yes", "payloads \"yes\" is neither true nor false"),
         ("?clientId=a&limit=0", "limit \"0\" is not a number from 1 to 100000"),
     ] {

@@ -9,11 +9,11 @@ use weir_declare::config::{
     SourceFile, canonical, declaration_digest, load,
 };
 
-/// How diagnostics call what was sent.
+/// The file name of the request in diagnostics.
 const SENT: &str = "request";
 
 /// Judges `request`; an endpoint as if it were added to `declared`, or took the place of the one of its name or port.
-pub(super) fn judge(request: &ValidateRequest, declared: &Declared, node: &NodeContext) -> Validation {
+pub(super) fn validate(request: &ValidateRequest, declared: &Declared, node: &NodeContext) -> Validation {
     match request {
         ValidateRequest::Set(text) => {
             let loaded = load(&snapshot(vec![sent(SENT, text)]), &LastGood::default(), node);
@@ -21,14 +21,14 @@ pub(super) fn judge(request: &ValidateRequest, declared: &Declared, node: &NodeC
             let declaration_digest = valid.then(|| declaration_digest(&loaded.declared));
             Validation { valid, diagnostics: loaded.diagnostics, declaration_digest }
         }
-        ValidateRequest::Endpoint(text) => judge_upsert(text, declared, node),
+        ValidateRequest::Endpoint(text) => validate_upsert(text, declared, node),
     }
 }
 
-fn judge_upsert(text: &str, declared: &Declared, node: &NodeContext) -> Validation {
+fn validate_upsert(text: &str, declared: &Declared, node: &NodeContext) -> Validation {
     let wrapped = is_wrapped(text);
     let document = if wrapped { text.to_owned() } else { wrap(text) };
-    // By itself first, only to learn what it is called and where it listens.
+    // Loaded alone first, to find its name and address.
     let alone = load(&snapshot(vec![sent(SENT, &document)]), &LastGood::default(), node);
     let replaced = alone.declared.endpoints.values().next().and_then(|endpoint| {
         let same_port = || declared.endpoints.values().find(|other| other.listen == endpoint.listen);
@@ -42,7 +42,7 @@ fn judge_upsert(text: &str, declared: &Declared, node: &NodeContext) -> Validati
         .collect();
     let before = load(&snapshot(others.clone()), &LastGood::default(), node);
     let with = others.into_iter().chain([sent(called, &document)]).collect();
-    let after = load(&snapshot(with), &before.last_good, node);
+    let after = load(&snapshot(with), &before.previous, node);
     let news = after.diagnostics.into_iter().filter(|found| !before.diagnostics.contains(found));
     let diagnostics: Vec<Diagnostic> = news.map(|found| if wrapped { found } else { unwrapped(found) }).collect();
     Validation { valid: !diagnostics.iter().any(Diagnostic::is_error), diagnostics, declaration_digest: None }
@@ -82,13 +82,13 @@ fn snapshot(files: Vec<SourceFile>) -> Snapshot {
     Snapshot { origin: SENT.into(), revision: Revision::Content { hash: String::new() }, files }
 }
 
-/// What was sent, under the path of a file that gives an unnamed endpoint the name `called`.
+/// The request as a file, with a path that gives an unnamed endpoint the name `called`.
 fn sent(called: &str, text: &str) -> SourceFile {
     file(&format!("{called}.yaml"), SENT, text)
 }
 
 fn declared_file(document: &CanonicalDocument) -> SourceFile {
-    // Apart from any path that what was sent may have.
+    // A path that no file of the request can have.
     let path = format!("declared/{}/{}.yaml", document.identity.kind, document.identity.name);
     file(&path, &document.identity.to_string(), &document.to_yaml())
 }
@@ -115,7 +115,7 @@ mod tests {
     }
 
     fn shown(request: &ValidateRequest) -> String {
-        let validation = judge(request, &declared(), &NodeContext::default());
+        let validation = validate(request, &declared(), &NodeContext::default());
         let mut shown = format!("{}", validation.valid);
         for found in &validation.diagnostics {
             shown.push_str(&format!(
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_is_judged_bare_or_wrapped_as_json_or_yaml() {
+    fn an_endpoint_is_validated_bare_or_wrapped_as_json_or_yaml() {
         for text in [
             "{\"port\": 1999, \"enableAuth\": true}",
             "{\"endpoint\": {\"port\": 1999}}",
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_of_a_declared_name_or_port_takes_its_place() {
+    fn an_endpoint_of_a_declared_name_or_port_replaces_it() {
         for text in ["port: 1883\nmessageMaxSize: 2048", "name: mqtt\nport: 1999", "name: ws\nport: 8083"] {
             assert_eq!(shown(&ValidateRequest::Endpoint(text.to_owned())), "true", "{text}");
         }
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn positions_are_those_of_what_was_sent() {
+    fn positions_are_those_of_the_request() {
         let bare = shown(&ValidateRequest::Endpoint("port: 1999\nprot: 1".to_owned()));
         assert!(bare.starts_with("false | request:2:1 "), "{bare}");
         let wrapped = shown(&ValidateRequest::Endpoint("endpoint:\n  prot: 1".to_owned()));
@@ -157,8 +157,8 @@ mod tests {
     }
 
     #[test]
-    fn a_set_stands_for_itself() {
-        let set = |text: &str| judge(&ValidateRequest::Set(text.to_owned()), &declared(), &NodeContext::default());
+    fn a_set_is_validated_by_itself() {
+        let set = |text: &str| validate(&ValidateRequest::Set(text.to_owned()), &declared(), &NodeContext::default());
         let good = set("endpoint: {port: 1883, enableAuth: false, enableAcl: false}");
         assert!(good.valid && good.declaration_digest.is_some(), "{good:?}");
         let bad = set("[");

@@ -1,4 +1,4 @@
-//! What tells, without reading it, that a file is still the one that was read.
+//! The fingerprint of a file: tells without reading it whether it is still the file that was read.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
@@ -11,8 +11,8 @@ const TICK: Duration = Duration::from_millis(20);
 /// The same on one that keeps whole seconds, or even ones.
 const COARSE_TICK: Duration = Duration::from_secs(3);
 
-/// Since the epoch, by the clock that the kernel takes times of change from: what is written to after this has a later one,
-/// or an equal one where the file system rounds.
+/// Time since the epoch by the clock of file change times. A later write has a later change time, or an equal one where
+/// the file system rounds.
 pub(super) fn now() -> Duration {
     let now = clock_gettime(ClockId::RealtimeCoarse);
     since_epoch(now.tv_sec, now.tv_nsec)
@@ -22,12 +22,13 @@ fn since_epoch(seconds: i64, nanoseconds: i64) -> Duration {
     Duration::new(u64::try_from(seconds).unwrap_or(0), u32::try_from(nanoseconds).unwrap_or(0))
 }
 
-/// Which file it is and when it was last written to. Nobody can set the time of change: every write, truncation, rename
-/// over it and change of its permissions moves it on.
+/// Identity and change time of a file. Programs cannot set the change time: every write, truncation, rename over the
+/// file and change of its permissions advances it.
 ///
-/// It tells nothing of a write through a memory mapping whose page was written to before; only reading does.
+/// A write through a memory mapping to a page that was written before is not detected; only reading the file detects
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Stamp {
+pub(super) struct Fingerprint {
     device: u64,
     inode: u64,
     bytes: u64,
@@ -35,7 +36,7 @@ pub(super) struct Stamp {
     changed: (i64, i64),
 }
 
-impl Stamp {
+impl Fingerprint {
     /// Of a file as it is now.
     pub(super) fn of(meta: &Metadata) -> Self {
         Self {
@@ -47,15 +48,15 @@ impl Stamp {
         }
     }
 
-    /// Of a file that was read after [`now`]. `None`: it was written to so shortly before that a further write could leave
-    /// the same stamp.
+    /// Of a file that was read after [`now`]. `None`: it was written to so shortly before that a further write could
+    /// leave the same stamp.
     pub(super) fn settled(meta: &Metadata, now: Duration) -> Option<Self> {
-        let stamp = Self::of(meta);
-        let changed = since_epoch(stamp.changed.0, stamp.changed.1);
+        let fingerprint = Self::of(meta);
+        let changed = since_epoch(fingerprint.changed.0, fingerprint.changed.1);
         let tick = if changed.subsec_nanos() == 0 { COARSE_TICK } else { TICK };
-        // A time of change to come: another machine's clock, or ours was set back.
+        // A change time in the future: another machine's clock, or this clock was set back.
         let age = now.checked_sub(changed)?;
-        (age > tick).then_some(stamp)
+        (age > tick).then_some(fingerprint)
     }
 }
 
@@ -65,16 +66,16 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn a_stamp_counts_only_once_no_write_can_leave_the_same() {
+    fn a_fingerprint_is_valid_only_once_no_write_can_leave_the_same() {
         let tmp = tempfile::tempdir().unwrap();
         let path = tmp.path().join("a.yaml");
         fs::write(&path, "a").unwrap();
         let meta = fs::metadata(&path).unwrap();
         let changed = since_epoch(meta.ctime(), meta.ctime_nsec());
-        let settled_after = |age| Stamp::settled(&meta, changed + age).is_some();
+        let settled_after = |age| Fingerprint::settled(&meta, changed + age).is_some();
         assert!(!settled_after(Duration::ZERO));
         assert!(!settled_after(TICK));
         assert!(settled_after(COARSE_TICK + TICK));
-        assert!(Stamp::settled(&meta, changed - TICK).is_none(), "from the future");
+        assert!(Fingerprint::settled(&meta, changed - TICK).is_none(), "from the future");
     }
 }

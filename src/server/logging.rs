@@ -1,5 +1,5 @@
-//! The log: to standard error, with a level for each endpoint that can change while the broker runs, and a bound on what
-//! strangers can make it write.
+//! The log: to standard error, with a level per endpoint that can change while the broker runs, and a rate limit on
+//! lines that clients cause.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use clap::ValueEnum;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
@@ -21,19 +20,33 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::state::SharedState;
 use weir_declare::config::LogLevel;
 
-/// How the log is written, to standard error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum LogFormat {
+/// The form of the log's lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
     Text,
     Json,
 }
 
-/// `--log-level`: a level, and others for modules: `info`, `weirmq::net=debug,info`. Errors are written unless `off` is
-/// asked for.
+/// A level, and levels of single modules: `info`, `weirmq::net=debug,info`. Without a level of its own, a module logs
+/// errors.
 #[derive(Debug, Clone)]
-pub(super) struct LogFilter(Targets);
+pub struct LogFilter(Targets);
 
-/// What a level is called.
+/// Why a text is not a [`LogFilter`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogFilterError {
+    #[error("{word:?} is no level; levels are {}, and a module has its own by MODULE=LEVEL", level_names())]
+    Level { word: String },
+    #[error("{text:?} is no module; a module is written weirmq::net")]
+    Module { text: String },
+}
+
+/// Why the log could not be started.
+#[derive(Debug, thiserror::Error)]
+#[error("the log cannot be started: {0}")]
+pub struct LogError(#[from] tracing_subscriber::util::TryInitError);
+
+/// The names of the levels.
 const LEVELS: [(&str, LevelFilter); 7] = [
     ("off", LevelFilter::OFF),
     ("error", LevelFilter::ERROR),
@@ -44,44 +57,45 @@ const LEVELS: [(&str, LevelFilter); 7] = [
     ("trace", LevelFilter::TRACE),
 ];
 
-/// Lines of one kind and endpoint per second, of those that strangers cause.
-const STORM_LINES_PER_S: u32 = 10;
-/// Kinds and endpoints that are counted; beyond, counting begins anew.
-const STORMS_MAX: usize = 4096;
-/// How often it is told what was left out.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+/// Lines per second of one place in the source and one endpoint, of those that clients cause.
+const LIMITED_LINES_PER_S: u32 = 10;
+/// Places and endpoints that are counted; beyond, counting begins anew.
+const RATE_LIMITS_MAX: usize = 4096;
+/// How often suppressed lines are reported.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
 
-/// What of the log can change while it is written.
+/// What can change while the log is written: the levels of endpoints, and which lines are over the rate limit.
 #[derive(Debug, Default)]
-pub(super) struct Control {
+pub struct LogControl {
     levels: ArcSwap<Levels>,
-    storms: Mutex<HashMap<(usize, String), Storm>>,
+    /// By place in the source and endpoint.
+    rate_limits: Mutex<HashMap<(usize, String), LogRateLimit>>,
 }
 
-/// The endpoints that have a level of their own.
+/// Endpoints with a level of their own.
 #[derive(Debug, Default, PartialEq)]
 struct Levels {
     by_endpoint: BTreeMap<String, LevelFilter>,
-    /// The most verbose of them.
+    /// The most verbose level among them.
     most: Option<LevelFilter>,
 }
 
-/// Lines of one kind and endpoint.
+/// Lines of one place in the source about one endpoint.
 #[derive(Debug)]
-struct Storm {
+struct LogRateLimit {
     second: Instant,
     lines: u32,
-    left_out: u64,
+    suppressed: u64,
     message: String,
 }
 
-/// Begins to write.
+/// Writes the log to standard error from now on.
 ///
 /// # Errors
-/// A log is written already.
-pub(super) fn start(filter: &LogFilter, format: LogFormat) -> anyhow::Result<Arc<Control>> {
+/// The process has a log already.
+pub fn start(filter: &LogFilter, format: LogFormat) -> Result<Arc<LogControl>, LogError> {
     use std::io::IsTerminal;
-    let control = Arc::new(Control::default());
+    let control = Arc::new(LogControl::default());
     let filter = ByEndpoint { base: filter.0.clone(), control: Arc::clone(&control) };
     let log = lines::layer().with_writer(std::io::stderr).with_target(false);
     let registry = tracing_subscriber::registry();
@@ -89,31 +103,31 @@ pub(super) fn start(filter: &LogFilter, format: LogFormat) -> anyhow::Result<Arc
         LogFormat::Text => registry.with(log.with_ansi(std::io::stderr().is_terminal()).with_filter(filter)).try_init(),
         LogFormat::Json => registry.with(log.json().flatten_event(true).with_filter(filter)).try_init(),
     };
-    outcome.map_err(|error| anyhow::anyhow!("the log cannot be started: {error}"))?;
+    outcome?;
     Ok(control)
 }
 
-/// Keeps the endpoints' levels as declared, and tells what was left out, until dropped.
-pub(super) async fn follow(log: Arc<Control>, control: Arc<SharedState>) {
+/// Keeps the levels of endpoints as they are declared, and reports suppressed lines, until dropped.
+pub(super) async fn follow_levels(log: Arc<LogControl>, control: Arc<SharedState>) {
     let mut changes = control.subscribe();
-    let mut tell = tokio::time::interval(TELL_EVERY);
+    let mut report = tokio::time::interval(REPORT_EVERY);
     loop {
         let state = control.load();
         let declared = state
             .endpoints
             .iter()
             .filter_map(|(name, endpoint)| Some((name.to_string(), filter_of(endpoint.declared.as_ref()?.log_level?))));
-        log.set(declared.collect());
+        log.set_levels(declared.collect());
         drop(state);
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
-            _ = tell.tick() => log.tell_left_out(),
+            _ = report.tick() => log.report_suppressed(),
         }
     }
 }
 
 impl FromStr for LogFilter {
-    type Err = String;
+    type Err = LogFilterError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut default = None;
@@ -128,20 +142,21 @@ impl FromStr for LogFilter {
     }
 }
 
-fn level(word: &str) -> Result<LevelFilter, String> {
-    let known = LEVELS.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
-    known.map(|(_, level)| *level).ok_or_else(|| {
-        let names = LEVELS.map(|(name, _)| name).join(", ");
-        format!("{word:?} is no level; levels are {names}, and a module has its own by MODULE=LEVEL")
-    })
+fn level_names() -> String {
+    LEVELS.map(|(name, _)| name).join(", ")
 }
 
-fn module_path(text: &str) -> Result<&str, String> {
+fn level(word: &str) -> Result<LevelFilter, LogFilterError> {
+    let known = LEVELS.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
+    known.map(|(_, level)| *level).ok_or_else(|| LogFilterError::Level { word: word.to_owned() })
+}
+
+fn module_path(text: &str) -> Result<&str, LogFilterError> {
     let is_word = |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     if text.split("::").all(is_word) {
         return Ok(text);
     }
-    Err(format!("{text:?} is no module; a module is written weirmq::net"))
+    Err(LogFilterError::Module { text: text.to_owned() })
 }
 
 fn filter_of(level: LogLevel) -> LevelFilter {
@@ -154,58 +169,58 @@ fn filter_of(level: LogLevel) -> LevelFilter {
     }
 }
 
-impl Control {
-    fn set(&self, by_endpoint: BTreeMap<String, LevelFilter>) {
+impl LogControl {
+    fn set_levels(&self, by_endpoint: BTreeMap<String, LevelFilter>) {
         let levels = Levels { most: by_endpoint.values().max().copied(), by_endpoint };
         if **self.levels.load() != levels {
             self.levels.store(Arc::new(levels));
-            // What a line's place was told before, it is told anew.
+            // tracing remembers per place in the source whether its lines are enabled.
             tracing::callsite::rebuild_interest_cache();
         }
     }
 
-    /// Whether one more line of this kind is too many.
-    fn is_storm(&self, metadata: &Metadata<'_>, fields: Fields, now: Instant) -> bool {
+    /// Counts a line; whether it is over the rate limit.
+    fn is_over_limit(&self, metadata: &Metadata<'_>, fields: Fields, now: Instant) -> bool {
         if !["weirmq::net", "weirmq::auth"].iter().any(|place| metadata.target().starts_with(place)) {
             return false;
         }
-        let mut storms = self.storms.lock().unwrap_or_else(PoisonError::into_inner);
-        if storms.len() >= STORMS_MAX {
-            storms.clear();
+        let mut rate_limits = self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner);
+        if rate_limits.len() >= RATE_LIMITS_MAX {
+            rate_limits.clear();
         }
-        // A line's place in the source is its metadata's place in memory.
-        let kind = std::ptr::from_ref(metadata).addr();
-        let storm = storms.entry((kind, fields.endpoint)).or_insert_with(|| Storm {
+        // The address of the metadata stands for the line's place in the source.
+        let place = std::ptr::from_ref(metadata).addr();
+        let limit = rate_limits.entry((place, fields.endpoint)).or_insert_with(|| LogRateLimit {
             second: now,
             lines: 0,
-            left_out: 0,
+            suppressed: 0,
             message: fields.message,
         });
-        if now.duration_since(storm.second) >= Duration::from_secs(1) {
-            (storm.second, storm.lines) = (now, 0);
+        if now.duration_since(limit.second) >= Duration::from_secs(1) {
+            (limit.second, limit.lines) = (now, 0);
         }
-        storm.lines = storm.lines.saturating_add(1);
-        let too_many = storm.lines > STORM_LINES_PER_S;
-        storm.left_out += u64::from(too_many);
-        too_many
+        limit.lines = limit.lines.saturating_add(1);
+        let is_over = limit.lines > LIMITED_LINES_PER_S;
+        limit.suppressed += u64::from(is_over);
+        is_over
     }
 
-    fn tell_left_out(&self) {
-        let left_out: Vec<(String, Storm)> = {
-            let mut storms = self.storms.lock().unwrap_or_else(PoisonError::into_inner);
-            let told = storms.extract_if(|_, storm| storm.left_out > 0);
-            told.map(|((_, endpoint), storm)| (endpoint, storm)).collect()
+    fn report_suppressed(&self) {
+        let suppressed: Vec<(String, LogRateLimit)> = {
+            let mut rate_limits = self.rate_limits.lock().unwrap_or_else(PoisonError::into_inner);
+            let reached = rate_limits.extract_if(|_, limit| limit.suppressed > 0);
+            reached.map(|((_, endpoint), limit)| (endpoint, limit)).collect()
         };
-        for (endpoint, storm) in left_out {
-            tracing::info!(endpoint, lines = storm.left_out, "more lines were left out like: {}", storm.message);
+        for (endpoint, limit) in suppressed {
+            tracing::info!(endpoint, lines = limit.suppressed, "log lines suppressed, all like: {}", limit.message);
         }
     }
 }
 
-/// The base level, but for lines about endpoints that have their own.
+/// Applies the level of the endpoint that a line names, else the filter of the process.
 struct ByEndpoint {
     base: Targets,
-    control: Arc<Control>,
+    control: Arc<LogControl>,
 }
 
 impl<S: Subscriber> Filter<S> for ByEndpoint {
@@ -227,7 +242,7 @@ impl<S: Subscriber> Filter<S> for ByEndpoint {
             Some(level) => *metadata.level() <= level,
             None => Filter::<S>::enabled(&self.base, metadata, context),
         };
-        enabled && !self.control.is_storm(metadata, fields, Instant::now())
+        enabled && !self.control.is_over_limit(metadata, fields, Instant::now())
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
@@ -243,7 +258,7 @@ impl ByEndpoint {
     }
 }
 
-/// What of a line decides on it.
+/// The fields of a line that decide whether it is written.
 #[derive(Debug, Default)]
 struct Fields {
     endpoint: String,
@@ -293,8 +308,8 @@ mod tests {
         }
     }
 
-    fn with_log(test: impl FnOnce(&Control, &Written)) {
-        let (written, control) = (Written::default(), Arc::new(Control::default()));
+    fn with_log(test: impl FnOnce(&LogControl, &Written)) {
+        let (written, control) = (Written::default(), Arc::new(LogControl::default()));
         let filter = ByEndpoint { base: Targets::new().with_default(LevelFilter::INFO), control: Arc::clone(&control) };
         let writer = written.clone();
         let log =
@@ -303,7 +318,7 @@ mod tests {
     }
 
     /// Whether an error, a warning, an info and a debug line are written, of weirmq::net and of another module.
-    fn heard(filter: LogFilter) -> ([bool; 4], [bool; 4]) {
+    fn written_levels(filter: LogFilter) -> ([bool; 4], [bool; 4]) {
         let written = Written::default();
         let writer = written.clone();
         let filter = ByEndpoint { base: filter.0, control: Arc::default() };
@@ -325,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_is_what_is_written_and_nothing_else_is_a_filter() {
+    fn a_filter_sets_levels_of_modules_and_a_bad_filter_is_refused() {
         const OFF: [bool; 4] = [false; 4];
         const ERROR: [bool; 4] = [true, false, false, false];
         const WARN: [bool; 4] = [true, true, false, false];
@@ -344,11 +359,11 @@ mod tests {
             ("weirmq::net=debug,info", DEBUG, INFO),
             ("info, weirmq::net=warning", WARN, INFO),
             ("weirmq=debug,weirmq::net=off", OFF, DEBUG),
-            // What is not named has its errors all the same.
+            // Modules that the filter does not name log errors.
             ("weirmq::net=debug", DEBUG, ERROR),
             ("hyper=debug", ERROR, ERROR),
         ] {
-            assert_eq!(heard(text.parse().unwrap()), (net, other), "{text}");
+            assert_eq!(written_levels(text.parse().unwrap()), (net, other), "{text}");
         }
         for text in [
             "",
@@ -370,7 +385,7 @@ mod tests {
             "info,loud",
             "debug=info=warn",
         ] {
-            let error = text.parse::<LogFilter>().unwrap_err();
+            let error = text.parse::<LogFilter>().unwrap_err().to_string();
             assert!(
                 error.contains("levels are off, error, warn, warning, info") || error.contains("no module"),
                 "{error}"
@@ -379,47 +394,47 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoints_level_changes_while_the_log_is_written() {
-        let say = || {
-            tracing::debug!(endpoint = "a", "quiet a");
-            tracing::debug!(endpoint = %"b", "quiet b");
-            tracing::info!(endpoint = "b", "loud b");
-            tracing::debug!("quiet, of nobody");
+    fn the_level_of_an_endpoint_changes_while_the_log_is_written() {
+        let log_lines = || {
+            tracing::debug!(endpoint = "a", "debug of a");
+            tracing::debug!(endpoint = %"b", "debug of b");
+            tracing::info!(endpoint = "b", "info of b");
+            tracing::debug!("debug without endpoint");
         };
-        let heard = |written: &Written| {
+        let found = |written: &Written| {
             let text = written.take();
-            ["quiet a", "quiet b", "loud b", "of nobody"].map(|line| text.contains(line))
+            ["debug of a", "debug of b", "info of b", "debug without endpoint"].map(|line| text.contains(line))
         };
         with_log(|control, written| {
-            say();
-            assert_eq!(heard(written), [false, false, true, false]);
+            log_lines();
+            assert_eq!(found(written), [false, false, true, false]);
             let level = |name: &str, level| (name.to_owned(), level);
-            control.set(BTreeMap::from([level("a", LevelFilter::DEBUG), level("b", LevelFilter::ERROR)]));
-            say();
-            assert_eq!(heard(written), [true, false, false, false]);
-            control.set(BTreeMap::new());
-            say();
-            assert_eq!(heard(written), [false, false, true, false]);
+            control.set_levels(BTreeMap::from([level("a", LevelFilter::DEBUG), level("b", LevelFilter::ERROR)]));
+            log_lines();
+            assert_eq!(found(written), [true, false, false, false]);
+            control.set_levels(BTreeMap::new());
+            log_lines();
+            assert_eq!(found(written), [false, false, true, false]);
         });
     }
 
     #[test]
-    fn a_storm_is_cut_and_told_of() {
+    fn lines_over_the_rate_limit_are_suppressed_and_counted() {
         with_log(|control, written| {
             for _ in 0..100 {
-                tracing::info!(target: "weirmq::net", endpoint = "a", "a stranger's mistake");
-                tracing::info!(target: "weirmq::apply", endpoint = "a", "an operator's");
+                tracing::info!(target: "weirmq::net", endpoint = "a", "a client's mistake");
+                tracing::info!(target: "weirmq::apply", endpoint = "a", "a line of an operator");
             }
             let text = written.take();
-            assert_eq!(text.matches("an operator's").count(), 100);
-            let lines = text.matches("a stranger's mistake").count() as u64;
+            assert_eq!(text.matches("a line of an operator").count(), 100);
+            let lines = text.matches("a client's mistake").count() as u64;
             // A slow machine may take more than a second for it.
             assert!((10..100).contains(&lines), "{lines}");
-            control.tell_left_out();
-            let told = written.take();
-            assert!(told.contains(&format!("lines={}", 100 - lines)), "{told}");
-            assert!(told.contains("like: a stranger's mistake"), "{told}");
-            control.tell_left_out();
+            control.report_suppressed();
+            let report = written.take();
+            assert!(report.contains(&format!("lines={}", 100 - lines)), "{report}");
+            assert!(report.contains("like: a client's mistake"), "{report}");
+            control.report_suppressed();
             assert_eq!(written.take(), "");
         });
     }

@@ -1,4 +1,4 @@
-//! FluxMQ's write paths: 405, with what to commit instead.
+//! FluxMQ's write paths: 405, with the document to change instead.
 
 use hyper::StatusCode;
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ pub(super) fn refuse(state: &State, verb: &'static str, sent: Option<&[u8]>) -> 
         }
         (Some(place), _) => format!("{todo} {place}, and every broker follows"),
     };
-    let message = format!("endpoints are declared, not commanded: {doing}");
+    let message = format!("endpoints are declared in documents: {doing}");
     let data = json!({"readOnly": true, "do": todo, "where": place, "source": state.source.kind});
     Problem { allow: Some("OPTIONS"), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, message).with_data(data) }
 }

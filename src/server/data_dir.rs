@@ -1,46 +1,51 @@
-//! What `weir run` finds in its data directory of an earlier run. Whatever is damaged there, the broker starts.
+//! The data directory's files of an earlier run: last known good declaration and history. A damaged file does not keep
+//! the broker from starting.
 
 use std::path::Path;
 
-use anyhow::Context;
-
-use crate::apply::{HISTORY_MAX, History, Kept};
+use super::error::ServerError;
+use crate::apply::{HISTORY_MAX, History, LastGoodStore};
 #[cfg(feature = "etcd")]
-use crate::source::etcd::Known;
+use crate::source::etcd::PriorState;
 use crate::store::{Journal, LastKnownGoodFile, OpenedJournal};
 use weir_declare::config::LastGood;
 use weir_declare::reconcile::Timestamp;
 
-/// Revision, when it was saved, what it is.
+/// The revision, when it was saved, and its declarations.
 pub(super) type LastKnownGood = (String, Timestamp, LastGood);
 
-/// What an earlier run left, and where this one leaves it.
+/// What an earlier run saved, and where this run saves it.
 #[derive(Default)]
 pub(super) struct DataDir {
     pub(super) last_known_good: Option<LastKnownGood>,
     pub(super) history: History,
-    pub(super) kept: Option<Kept>,
+    pub(super) last_good_store: Option<LastGoodStore>,
 }
 
-/// Reads what is there for the source of this name.
+/// Reads what an earlier run saved for the source of this name.
 ///
 /// # Errors
-/// The directory is not there and cannot be made.
-pub(super) fn open(data_dir: Option<&Path>, source: String) -> anyhow::Result<DataDir> {
+/// The directory does not exist and cannot be created.
+pub(super) fn open(data_dir: Option<&Path>, source: String) -> Result<DataDir, ServerError> {
     let Some(data_dir) = data_dir else {
-        tracing::info!("no --data-dir: after a restart, nothing is known of what was served before");
+        tracing::info!("no --data-dir: a restart keeps neither the last known good declaration nor the history");
         return Ok(DataDir::default());
     };
-    std::fs::create_dir_all(data_dir).with_context(|| format!("--data-dir {}", data_dir.display()))?;
+    std::fs::create_dir_all(data_dir)
+        .map_err(|source| ServerError::DataDirectory { path: data_dir.to_owned(), source })?;
     let file = LastKnownGoodFile::new(data_dir);
     let last_known_good = load(&file, &source);
-    Ok(DataDir { last_known_good, history: open_history(data_dir), kept: Some(Kept { file, source }) })
+    Ok(DataDir {
+        last_known_good,
+        history: open_history(data_dir),
+        last_good_store: Some(LastGoodStore { file, source }),
+    })
 }
 
-/// What an etcd that went back meanwhile has lost is told by this.
+/// What the etcd source needs to detect that the store was wiped or restored meanwhile.
 #[cfg(feature = "etcd")]
-pub(super) fn known((revision, saved_at, previous): &LastKnownGood) -> Option<Known> {
-    Some(Known { revision: revision.parse().ok()?, saved_at: *saved_at, paths: previous.paths() })
+pub(super) fn known((revision, saved_at, previous): &LastKnownGood) -> Option<PriorState> {
+    Some(PriorState { revision: revision.parse().ok()?, saved_at: *saved_at, paths: previous.paths() })
 }
 
 fn load(file: &LastKnownGoodFile, source: &str) -> Option<LastKnownGood> {
@@ -48,13 +53,13 @@ fn load(file: &LastKnownGoodFile, source: &str) -> Option<LastKnownGood> {
         Ok(saved) => {
             let saved = saved?;
             if saved.source != source {
-                tracing::warn!(of = saved.source, "last known good not used: it is of another source");
+                tracing::warn!(of = saved.source, "last known good ignored: it belongs to another source");
                 return None;
             }
             Some((saved.revision, saved.saved_at, saved.previous))
         }
         Err(error) => {
-            tracing::error!(%error, "last known good not used: it is damaged; the source alone says what to serve");
+            tracing::error!(%error, "last known good ignored: the file is damaged");
             None
         }
     }
@@ -66,11 +71,11 @@ fn open_history(data_dir: &Path) -> History {
     if skipped_lines > 0 {
         tracing::warn!(
             path = %path.display(), lines = skipped_lines,
-            "history: broken lines skipped; they were cut short by a crash or a full disk, or are damaged"
+            "history lines skipped: they are damaged, or a crash or a full disk cut them short"
         );
     }
     if let Some(error) = error {
-        tracing::error!(%error, "history not readable; it begins anew");
+        tracing::error!(%error, "history read failed: it starts empty");
     }
     History::resume(Some(journal), entries)
 }
@@ -96,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_file_does_not_stop_the_start_and_spoils_no_other_file() {
+    fn a_damaged_file_neither_stops_the_start_nor_affects_another_file() {
         let tmp = tempfile::tempdir().unwrap();
         let entry = r#"{"sequence":1,"at":"2026-01-01T00:00:00Z","revision":"r","commit":null,"outcome":"applied",
             "summary":"Küche/温度","actions":[],"diff":"","durationUs":1}"#

@@ -1,8 +1,8 @@
-//! Where traces go: the flags, and OpenTelemetry's own variables beside them.
+//! The collector that traces are sent to: the options, and OpenTelemetry's own environment variables.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
 use hyper::Uri;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
@@ -14,29 +14,43 @@ use crate::apply::system_authorities;
 use crate::http_client::{HttpClient, tls_trusting};
 use crate::telemetry::ExporterOptions;
 
-/// Traces of reconcile passes for an OpenTelemetry collector.
-#[derive(Debug, clap::Args)]
-pub(super) struct OtlpArgs {
-    /// OpenTelemetry collector that reconcile passes are traced to over OTLP/HTTP, as http://127.0.0.1:4318
-    /// [default: OTEL_EXPORTER_OTLP_ENDPOINT, or none]
-    #[arg(long, env = "WEIR_OTLP_ENDPOINT", value_name = "URL")]
-    otlp_endpoint: Option<String>,
-    /// Who may have issued an https:// collector's certificate (PEM) [default: OTEL_EXPORTER_OTLP_CERTIFICATE, or the
-    /// system's authorities]
-    #[arg(long, env = "WEIR_OTLP_CA", value_name = "FILE")]
-    otlp_ca: Option<PathBuf>,
+/// The OpenTelemetry collector that reconcile passes are traced to over OTLP/HTTP. What is `None` here comes from
+/// OpenTelemetry's variables (`OTEL_EXPORTER_OTLP_ENDPOINT` and others); where they are not set either, nothing is
+/// traced.
+#[derive(Debug, Clone, Default)]
+pub struct TraceOptions {
+    /// The collector's base URL, as `http://127.0.0.1:4318`.
+    pub otlp_endpoint: Option<String>,
+    /// PEM file of the authorities that may have issued an `https` collector's certificate.
+    pub otlp_ca: Option<PathBuf>,
 }
 
-impl OtlpArgs {
-    /// Where to, or `None`: nowhere. `node` is this broker's name, `variable` reads the environment.
+/// Which option or variable cannot be used, and why. Header values are secrets and are not repeated.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{at}: {problem}")]
+pub struct TraceOptionsError {
+    /// The flag or the variable.
+    at: String,
+    problem: String,
+}
+
+impl TraceOptionsError {
+    fn new(at: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { at: at.into(), problem: problem.into() }
+    }
+}
+
+impl TraceOptions {
+    /// What the exporter is started with; `None`: nothing is traced. `node` is this broker's name, `variable` reads the
+    /// environment.
     ///
     /// # Errors
-    /// A value that cannot be used; with the flag's or variable's name, and without header values, which are secrets.
-    pub(super) fn options(
+    /// See [`TraceOptionsError`].
+    pub(super) fn exporter(
         &self,
         node: &str,
         variable: impl Fn(&str) -> Option<String>,
-    ) -> anyhow::Result<Option<ExporterOptions>> {
+    ) -> Result<Option<ExporterOptions>, TraceOptionsError> {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         if set("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
             || set("OTEL_TRACES_EXPORTER").is_some_and(|value| value == "none")
@@ -52,19 +66,20 @@ impl OtlpArgs {
         } else {
             return Ok(None);
         };
-        let url = checked(&url).map_err(|problem| anyhow::anyhow!("{name}: {problem}"))?;
+        let url = collector_url(&url).map_err(|problem| TraceOptionsError::new(name, problem))?;
         if set("OTEL_EXPORTER_OTLP_PROTOCOL").is_some_and(|protocol| protocol == "grpc") {
             tracing::warn!(
-                "OTEL_EXPORTER_OTLP_PROTOCOL=grpc is not spoken here: traces go over http/json, which collectors take at \
+                "OTEL_EXPORTER_OTLP_PROTOCOL=grpc is not supported: traces are sent as http/json, which collectors accept at \
                  port 4318"
             );
         }
         let mut headers = HeaderMap::new();
         for name in ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"] {
             for (key, value) in pairs(name, set(name))? {
-                let key = HeaderName::try_from(&key).with_context(|| format!("{name}: {key:?} is no header's name"))?;
+                let bad = |problem: String| TraceOptionsError::new(name, problem);
+                let key = HeaderName::try_from(&key).map_err(|_| bad(format!("{key:?} is not a header name")))?;
                 let mut value = HeaderValue::try_from(value)
-                    .with_context(|| format!("{name}: {key}'s value is no header's text"))?;
+                    .map_err(|_| bad(format!("the value of {key} is not a header value")))?;
                 value.set_sensitive(true);
                 headers.insert(key, value);
             }
@@ -82,52 +97,55 @@ impl OtlpArgs {
         }
         let secure = url.scheme_str() == Some("https");
         let tls = secure.then(|| self.tls(set("OTEL_EXPORTER_OTLP_CERTIFICATE"))).transpose()?;
-        let client = HttpClient::new(tls, 1)?;
+        let client = HttpClient::new(tls, 1).map_err(|error| TraceOptionsError::new("TLS", error.to_string()))?;
         Ok(Some(ExporterOptions { url, headers, client, resource }))
     }
 
-    fn tls(&self, standard: Option<String>) -> anyhow::Result<ClientConfig> {
+    fn tls(&self, standard: Option<String>) -> Result<ClientConfig, TraceOptionsError> {
         let mut roots = RootCertStore::empty();
         match self.otlp_ca.clone().or(standard.map(PathBuf::from)) {
             Some(path) => {
-                let shown = || format!("--otlp-ca {}", path.display());
-                for certificate in CertificateDer::pem_file_iter(&path).with_context(shown)? {
-                    roots.add(certificate.with_context(shown)?).with_context(shown)?;
+                let bad = |problem: String| TraceOptionsError::new(format!("--otlp-ca {}", path.display()), problem);
+                for certificate in CertificateDer::pem_file_iter(&path).map_err(|error| bad(error.to_string()))? {
+                    let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+                    roots.add(certificate).map_err(|error| bad(error.to_string()))?;
                 }
                 if roots.is_empty() {
-                    bail!("{}: no certificate in it", shown());
+                    return Err(bad("no certificate in it".to_owned()));
                 }
             }
             None => {
-                let bundle = system_authorities()
-                    .context("this system has no certificate authorities; name the collector's with --otlp-ca")?;
-                // A bundle may hold some that are too old to be used.
+                let missing = "this system has no certificate authorities; name those of the collector";
+                let bundle = system_authorities().ok_or_else(|| TraceOptionsError::new("--otlp-ca", missing))?;
+                // A bundle may hold certificates that are too old to be used.
                 roots.add_parsable_certificates(CertificateDer::pem_slice_iter(&bundle).filter_map(Result::ok));
             }
         }
-        Ok(tls_trusting(roots)?.with_no_client_auth())
+        let builder = tls_trusting(roots).map_err(|error| TraceOptionsError::new("TLS", error.to_string()))?;
+        Ok(builder.with_no_client_auth())
     }
 }
 
-/// The traces' own place below a collector's.
+/// The URL of traces below a collector's base URL.
 fn traces_below(base: &str) -> String {
     format!("{}/v1/traces", base.trim_end_matches('/'))
 }
 
-fn checked(text: &str) -> Result<Uri, String> {
-    // What stands before an @ may be a password, so it is not repeated.
+/// The URL, or what is wrong with it.
+fn collector_url(text: &str) -> Result<Uri, Cow<'static, str>> {
+    // The text before an @ may be a password, so it is not repeated.
     if text.contains('@') {
-        return Err("credentials do not belong in the URL; put them in OTEL_EXPORTER_OTLP_HEADERS".to_owned());
+        return Err("credentials do not belong in the URL; put them in OTEL_EXPORTER_OTLP_HEADERS".into());
     }
     let url: Option<Uri> = text.parse().ok();
     url.filter(|url| {
         matches!(url.scheme_str(), Some("http" | "https")) && url.host().is_some_and(|host| !host.is_empty())
     })
-    .ok_or_else(|| format!("{text}: a collector's URL is written http://HOST:4318 or https://HOST:4318"))
+    .ok_or_else(|| format!("{text}: a collector's URL is written http://HOST:4318 or https://HOST:4318").into())
 }
 
 /// `key=value,key=value`, percent-encoded, as OpenTelemetry's variables have it.
-fn pairs(variable: &str, text: Option<String>) -> anyhow::Result<Vec<(String, String)>> {
+fn pairs(variable: &str, text: Option<String>) -> Result<Vec<(String, String)>, TraceOptionsError> {
     let text = text.unwrap_or_default();
     let pairs = text.split(',').map(str::trim).filter(|pair| !pair.is_empty());
     pairs
@@ -136,7 +154,7 @@ fn pairs(variable: &str, text: Option<String>) -> anyhow::Result<Vec<(String, St
                 Ok((key.trim().to_owned(), percent_decode_str(value.trim()).decode_utf8_lossy().into_owned()))
             }
             // The pair may be a secret, so it is not repeated.
-            _ => bail!("{variable}: it is written KEY=VALUE,KEY=VALUE"),
+            _ => Err(TraceOptionsError::new(variable, "it is written KEY=VALUE,KEY=VALUE")),
         })
         .collect()
 }
@@ -145,15 +163,15 @@ fn pairs(variable: &str, text: Option<String>) -> anyhow::Result<Vec<(String, St
 mod tests {
     use super::*;
 
-    fn options(flag: Option<&str>, variables: &[(&str, &str)]) -> anyhow::Result<Option<ExporterOptions>> {
-        let args = OtlpArgs { otlp_endpoint: flag.map(str::to_owned), otlp_ca: None };
+    fn options(flag: Option<&str>, variables: &[(&str, &str)]) -> Result<Option<ExporterOptions>, TraceOptionsError> {
+        let options = TraceOptions { otlp_endpoint: flag.map(str::to_owned), otlp_ca: None };
         let find =
             |name: &str| variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        args.options("node-1", find)
+        options.exporter("node-1", find)
     }
 
     #[test]
-    fn the_flag_goes_before_opentelemetrys_variables() {
+    fn the_flag_takes_precedence_over_the_variables_of_opentelemetry() {
         const BASE: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
         const TRACES: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
         for (flag, variables, expected) in [
@@ -172,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_and_resource_are_taken_from_the_environment() {
+    fn headers_and_resource_come_from_the_environment() {
         let variables = [
             ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20abc, x-tenant=a=b"),
             ("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=prod,service.name=x"),
@@ -190,13 +208,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_refused_without_showing_a_secret() {
+    fn a_bad_value_is_refused_without_showing_a_secret() {
         for (flag, variables, expected) in [
             ("ftp://a", &[][..], "--otlp-endpoint: ftp://a/v1/traces: a collector's URL is written http://HOST:4318"),
             ("127.0.0.1:4318", &[], "a collector's URL is written"),
             ("http://me:secret@a", &[], "put them in OTEL_EXPORTER_OTLP_HEADERS"),
             ("http://a", &[("OTEL_EXPORTER_OTLP_HEADERS", "secret")], "it is written KEY=VALUE"),
-            ("http://a", &[("OTEL_EXPORTER_OTLP_HEADERS", "a=secret%0a")], "a's value is no header's text"),
+            ("http://a", &[("OTEL_EXPORTER_OTLP_HEADERS", "a=secret%0a")], "the value of a is not a header value"),
         ] {
             let error = format!("{:#}", options(Some(flag), variables).unwrap_err());
             assert!(error.contains(expected), "{error}");

@@ -1,4 +1,4 @@
-//! Who has to go after a change, and how fast.
+//! Which clients are disconnected after a change, and at which rate.
 
 use std::sync::Arc;
 
@@ -14,44 +14,44 @@ const USE_ANOTHER_SERVER: u8 = 0x9C;
 /// MQTT 5: server moved (for good), with a server reference.
 const SERVER_MOVED: u8 = 0x9D;
 
-/// A connection's time to finish what is in flight, once its turn has come: a part of the window, and at most so long.
+/// The time for messages in flight of one connection: a part of the drain window, with a maximum.
 const IN_FLIGHT_PART: u32 = 4;
 const IN_FLIGHT_MAX_MS: u32 = 5_000;
 
-/// Why connections end after a change. It says how: the right to be connected is taken back at once, whatever the endpoint's
-/// `drain` says; what `drain` paces is for the sake of the servers that the clients go to.
+/// Why connections end after a change. A client that lost its right to connect is disconnected at once, whatever the
+/// endpoint's `drain` is; `drain` protects the servers that the clients go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Cause {
-    /// The client may no longer be connected: it is banned, its user or password is gone, its certificate is no longer
-    /// trusted, or nothing that is declared now admits it.
+    /// The client may no longer be connected: it is banned, its user or password was removed, its certificate is no
+    /// longer trusted, or no declaration admits it.
     Revoked,
-    /// The client may be connected, but not in this way: over another transport, in another namespace, with another
-    /// version of MQTT, to a socket that is bound anew or gone.
+    /// The client may be connected, but in another way: over another transport, in another namespace, with another
+    /// version of MQTT, or to a socket that was replaced or closed.
     Replaced,
     /// There are more connections than a lowered limit allows.
     OverLimit,
 }
 
 impl Cause {
-    /// Of a change of class `drain`, by its path. What is not named here is about who may connect: a field of the auth
-    /// document, a ban, a file of credentials or of certificates.
+    /// The cause of a change of class `drain`, by its path. All other paths concern the right to connect: a field of
+    /// the auth document, a ban, a file of credentials or of certificates.
     fn of(path: &str) -> Self {
         match path {
             "maxConnectionSize" | "maxConnectionPerAddress" => Self::OverLimit,
             "protocolVersions" => Self::Replaced,
-            path if concerns_everybody(path) => Self::Replaced,
+            path if concerns_all_clients(path) => Self::Replaced,
             _ => Self::Revoked,
         }
     }
 }
 
-/// Everybody, because the listener goes: for good, or only for now.
-pub(super) fn everybody(policy: &ListenerPolicy, drain: &Drain, connections: u32, for_good: bool) -> DrainPlan {
+/// Drains all clients, because the listener closes: for good, or only for now.
+pub(super) fn all_clients(policy: &ListenerPolicy, drain: &Drain, connections: u32, for_good: bool) -> DrainPlan {
     paced(DrainWhich::All, policy, drain, connections, for_good)
 }
 
-/// Who has to go after an endpoint has changed: those that lost their right first. `anew`: its socket was bound anew, and
-/// everybody who came in before goes.
+/// The drains after a change of an endpoint, revoked clients first. `anew`: the socket was replaced, and all clients of
+/// the former one are drained.
 pub(super) fn after_change(
     changes: &[FieldChange],
     anew: bool,
@@ -61,7 +61,7 @@ pub(super) fn after_change(
 ) -> Vec<DrainPlan> {
     let paths = || draining(changes);
     let mut plans: Vec<DrainPlan> = revoked_by(changes, policy).into_iter().collect();
-    if anew || paths().any(concerns_everybody) {
+    if anew || paths().any(concerns_all_clients) {
         plans.push(paced(DrainWhich::Before(policy.endpoint.generation), policy, drain, connections, false));
     } else if paths().any(|path| Cause::of(path) == Cause::Replaced) {
         let which = before(policy, |policy, facts| !policy.endpoint.versions.admits(facts.version));
@@ -90,20 +90,20 @@ fn draining(changes: &[FieldChange]) -> impl Iterator<Item = &str> {
     changes.iter().filter(|change| change.class == ChangeClass::Drain).map(|change| &*change.path)
 }
 
-/// What carries the bytes, and the namespace: one for all connections.
-fn concerns_everybody(path: &str) -> bool {
+/// Whether the field concerns all connections: the transport or the namespace.
+fn concerns_all_clients(path: &str) -> bool {
     matches!(path, "enabled" | "useWebsocket" | "sslConfig" | "sslConfig.minVersion" | "mountpoint")
         || path.starts_with("proxyProtocol")
         || path.starts_with("websocket")
 }
 
-/// Those that came in by an older generation of the policy, and that `goes` says of by the new one.
+/// Connections of an older generation of the policy that match `goes` under the new one.
 fn before(policy: &Arc<ListenerPolicy>, goes: fn(&ListenerPolicy, &ConnectionFacts<'_>) -> bool) -> DrainWhich {
     let policy = Arc::clone(policy);
     DrainWhich::Matching(Arc::new(move |facts| facts.generation < policy.endpoint.generation && goes(&policy, facts)))
 }
 
-/// Whether the client of a connection that is open would be let in, as far as can be told.
+/// Whether the client of an open connection would be admitted, as far as its facts show.
 fn may_connect(policy: &ListenerPolicy, facts: &ConnectionFacts<'_>) -> bool {
     certificate_is_trusted(policy, facts) && policy.authenticate.still_valid(facts.principal, facts.client_id)
 }
@@ -117,7 +117,7 @@ fn certificate_is_trusted(policy: &ListenerPolicy, facts: &ConnectionFacts<'_>) 
     }
 }
 
-/// Those that lost their right: nothing of them has to come to an end, and no other server is named to them.
+/// Disconnects revoked clients: without time for messages in flight, and without a server reference.
 fn at_once(which: DrainWhich, policy: &ListenerPolicy) -> DrainPlan {
     DrainPlan {
         which,
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use weir_declare::config::{Kind, schema};
 
-    /// Paths of the fields whose change, in some direction, is of class `drain`, as a plan names them.
+    /// Paths of the fields with a change of class `drain` in some direction, as a plan names them.
     fn fields(kind: Kind, prefix: &str) -> Vec<String> {
         fn walk(parent: &Value, prefix: &str, found: &mut Vec<String>) {
             for (field, rule) in parent["properties"].as_object().into_iter().flatten() {

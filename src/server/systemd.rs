@@ -1,40 +1,41 @@
-//! What systemd is told (`Type=notify-reload`, `WatchdogSec=`): ready, reloading, stopping, alive. Without a
-//! `NOTIFY_SOCKET` nothing is told to anybody.
+//! Notifies systemd (`Type=notify-reload`, `WatchdogSec=`): ready, reloading, stopping, watchdog. Without
+//! `NOTIFY_SOCKET` it does nothing. The protocol is a datagram per message; the socket may have an abstract name.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::sync::mpsc;
 
+use super::error::ServerError;
 use crate::net::DataPlane;
 use crate::state::{ControlState, Phase, SharedState};
 
-/// A reload that nothing came of for so long is reported as done, with a status that says so; systemd would kill us later.
-const RELOAD_WITHIN: Duration = Duration::from_secs(30);
+/// A reload without a pass for so long is reported as done, with a status that says so: systemd would kill the process.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The way to the service manager.
+/// The notification socket of the service manager.
 #[derive(Debug)]
 pub(super) struct Manager {
     socket: UnixDatagram,
-    /// How often it wants a sign of life.
+    /// The interval of watchdog messages.
     watchdog: Option<Duration>,
 }
 
 impl Manager {
-    /// The one that started this process, if one did and wants to be told.
+    /// The service manager that started this process; `None` where `NOTIFY_SOCKET` is not set.
     ///
     /// # Errors
-    /// It left an address that cannot be used.
-    pub(super) fn from_environment() -> anyhow::Result<Option<Self>> {
+    /// `NOTIFY_SOCKET` cannot be used.
+    pub(super) fn from_environment() -> Result<Option<Self>, ServerError> {
         let Some(name) = std::env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else { return Ok(None) };
-        let name = name.to_str().context("NOTIFY_SOCKET is no text")?.to_owned();
+        let name = name.into_string().map_err(|_| ServerError::NotifySocketName)?;
         let for_us = std::env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
         let every_us: Option<u64> = std::env::var("WATCHDOG_USEC").ok().and_then(|text| text.parse().ok());
         let watchdog = every_us.filter(|us| for_us && *us > 0).map(|us| Duration::from_micros(us) / 2);
-        Self::connect(&name, watchdog).with_context(|| format!("NOTIFY_SOCKET {name}")).map(Some)
+        let manager = Self::connect(&name, watchdog);
+        manager.map(Some).map_err(|source| ServerError::NotifySocket { name, source })
     }
 
     /// `name` is a path, or `@` and an abstract name.
@@ -45,23 +46,24 @@ impl Manager {
         };
         let socket = UnixDatagram::unbound()?;
         socket.connect_addr(&address)?;
-        // The manager may be busy; nobody here waits for it.
+        // The control plane must not wait for a busy manager.
         socket.set_nonblocking(true)?;
         Ok(Self { socket, watchdog })
     }
 
-    fn tell(&self, message: &str) {
+    fn notify(&self, message: &str) {
         if let Err(error) = self.socket.send(message.as_bytes()) {
-            tracing::warn!(%error, "the service manager was not told {:?}", message.lines().next().unwrap_or_default());
+            let message = message.lines().next().unwrap_or_default();
+            tracing::warn!(%error, message, "service manager notification failed");
         }
     }
 
     pub(super) fn stopping(&self) {
-        self.tell("STOPPING=1\nSTATUS=clients are asked to leave");
+        self.notify("STOPPING=1\nSTATUS=clients are asked to leave");
     }
 }
 
-/// Tells the manager how the broker fares, until dropped. `reloads` yields for each SIGHUP.
+/// Notifies the manager of every change until dropped. `reloads` yields for each SIGHUP.
 pub(super) async fn follow(
     manager: Arc<Manager>,
     control: Arc<SharedState>,
@@ -71,8 +73,8 @@ pub(super) async fn follow(
     let mut changes = control.subscribe();
     let mut alive = tokio::time::interval(manager.watchdog.unwrap_or(Duration::from_secs(3600)));
     alive.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut ready, mut told) = (false, String::new());
-    // Passes before the reload, and when to give it up.
+    let (mut ready, mut last_status) = (false, String::new());
+    // The number of passes before the reload, and when it times out.
     let mut reloading: Option<(u64, tokio::time::Instant)> = None;
     loop {
         let state = control.load();
@@ -83,23 +85,23 @@ pub(super) async fn follow(
         let status = status_line(&state);
         if passed {
             (ready, reloading) = (true, None);
-            manager.tell(&format!("READY=1\nSTATUS={status}"));
-        } else if ready && told != status {
-            manager.tell(&format!("STATUS={status}"));
+            manager.notify(&format!("READY=1\nSTATUS={status}"));
+        } else if ready && last_status != status {
+            manager.notify(&format!("STATUS={status}"));
         }
-        told = status;
+        last_status = status;
         let give_up = reloading.map(|(_, until)| until);
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { return },
             Some(()) = reloads.recv() => {
-                reloading = Some((control.load().passes, tokio::time::Instant::now() + RELOAD_WITHIN));
-                manager.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_us()));
+                reloading = Some((control.load().passes, tokio::time::Instant::now() + RELOAD_TIMEOUT));
+                manager.notify(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_us()));
             }
             () = at(give_up) => {}
             _ = alive.tick(), if manager.watchdog.is_some() => {
-                // A shard that hangs keeps us here, and the manager without a sign of life.
+                // A shard that hangs keeps this task here, so that the watchdog expires.
                 if plane.ping_shards().await.is_ok() {
-                    manager.tell("WATCHDOG=1");
+                    manager.notify("WATCHDOG=1");
                 }
             }
         }
@@ -113,7 +115,7 @@ async fn at(instant: Option<tokio::time::Instant>) {
     }
 }
 
-/// For `systemctl status`.
+/// The line that `systemctl status` shows.
 fn status_line(state: &ControlState) -> String {
     let revision = state.source.applied_revision.as_deref().unwrap_or("nothing yet");
     let live = state.endpoints.values().filter(|endpoint| endpoint.live.is_some()).count();
@@ -134,7 +136,7 @@ fn status_line(state: &ControlState) -> String {
     line.replace(char::is_control, " ")
 }
 
-/// Microseconds of CLOCK_MONOTONIC, by which systemd tells this reload from an older one.
+/// Microseconds of CLOCK_MONOTONIC, by which systemd distinguishes this reload from an older one.
 fn monotonic_us() -> i64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec * 1_000_000 + now.tv_nsec / 1000
@@ -145,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_manager_is_told_by_path_and_by_abstract_name() {
+    fn the_manager_is_notified_by_path_and_by_abstract_name() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let by_path = UnixDatagram::bind(&path).unwrap();

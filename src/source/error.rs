@@ -1,21 +1,21 @@
-//! What can be wrong with a source, as a closed set of words, and how often each was.
+//! The kinds of source errors, and how often each occurred.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
-/// The kinds of trouble; each is the metric's label and the status's word. None of them deletes anything.
+/// The kind of a source error: the metric's label and the status's word. No error deletes a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub enum TroubleKind {
+pub enum SourceErrorKind {
     /// A directory or a repository that cannot be read.
     Unreadable,
     /// No server answers at the address.
     Unreachable,
     /// A server that answered is silent: stopped, or behind a connection that is open on one side only.
     TimedOut,
-    /// The user may not read what is declared, or not write its own state.
+    /// The user may not read the declarations, or not write its own state.
     PermissionDenied,
     /// The user or the password is wrong, or the token has expired.
     Unauthenticated,
@@ -23,7 +23,7 @@ pub enum TroubleKind {
     NoLeader,
     /// The store is full: it answers, and takes no writes.
     NoSpace,
-    /// The revision to go on from was compacted: everything was listed anew.
+    /// The revision to continue from was compacted: everything is listed again.
     Compacted,
     /// The store was wiped, or restored from a backup: it is at an older revision, or another store.
     WentBack,
@@ -31,13 +31,13 @@ pub enum TroubleKind {
     HalfPushed,
     /// More than is read of a source.
     TooLarge,
-    /// The watch ended, for no other known cause: everything was listed anew.
+    /// The watch ended for no other known cause: everything is listed again.
     WatchEnded,
-    /// Anything else; the message tells.
+    /// Any other error; see its message.
     Other,
 }
 
-impl TroubleKind {
+impl SourceErrorKind {
     /// All of them.
     pub const ALL: [Self; 13] = [
         Self::Unreadable,
@@ -75,19 +75,19 @@ impl TroubleKind {
     }
 }
 
-/// How often a source was in which trouble, since the start; those that ended by themselves at once are counted too.
+/// How often each kind of error occurred since the start, including errors that were gone at the next attempt.
 #[derive(Debug, Default)]
-pub struct Incidents([AtomicU64; TroubleKind::ALL.len()]);
+pub struct SourceErrorCounts([AtomicU64; SourceErrorKind::ALL.len()]);
 
-impl Incidents {
+impl SourceErrorCounts {
     /// Counts one.
-    pub fn count(&self, kind: TroubleKind) {
+    pub fn count(&self, kind: SourceErrorKind) {
         self.0[kind as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What was counted, by word; nought left out.
+    /// The counts by kind, without zeros.
     pub fn counts(&self) -> BTreeMap<&'static str, u64> {
-        let counted = TroubleKind::ALL.into_iter().zip(&self.0);
+        let counted = SourceErrorKind::ALL.into_iter().zip(&self.0);
         counted
             .map(|(kind, count)| (kind.as_str(), count.load(Ordering::Relaxed)))
             .filter(|(_, count)| *count > 0)
@@ -100,13 +100,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_has_its_place_and_its_word() {
-        let incidents = Incidents::default();
-        for (at, kind) in TroubleKind::ALL.into_iter().enumerate() {
+    fn each_kind_has_its_index_and_its_name() {
+        let incidents = SourceErrorCounts::default();
+        for (at, kind) in SourceErrorKind::ALL.into_iter().enumerate() {
             assert_eq!(kind as usize, at);
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
             incidents.count(kind);
         }
-        assert_eq!(incidents.counts().len(), TroubleKind::ALL.len());
+        assert_eq!(incidents.counts().len(), SourceErrorKind::ALL.len());
     }
 }

@@ -1,0 +1,45 @@
+//! Why a server could not start, or not stop in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::traces::TraceOptionsError;
+use crate::random::NoRandomness;
+use crate::state::NodeNameError;
+use crate::store::StoreError;
+
+/// Why a server could not start, or not stop in order. Options are called by the flags of `weir run`.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error("--endpoints {}: no such directory", .0.display())]
+    NoSuchDirectory(PathBuf),
+    #[error("--data-dir {}", path.display())]
+    DataDirectory { path: PathBuf, source: io::Error },
+    #[error("the store cannot be opened")]
+    Store(#[source] StoreError),
+    #[error("the data plane cannot be started")]
+    DataPlane(#[source] io::Error),
+    #[error("the control plane cannot be started")]
+    ControlPlane(#[source] io::Error),
+    #[error("the status address {address} cannot be bound (--status-addr)")]
+    StatusAddress { address: SocketAddr, source: io::Error },
+    #[error("the status server cannot be started")]
+    Status(#[source] io::Error),
+    #[error("the thread of the bridges cannot be started")]
+    Bridges(#[source] io::Error),
+    #[error("signals cannot be received")]
+    Signals(#[source] io::Error),
+    #[error("the task that receives signals failed")]
+    SignalTask(#[source] tokio::task::JoinError),
+    #[error("--node-name: {0}")]
+    NodeName(#[from] NodeNameError),
+    #[error(transparent)]
+    Traces(#[from] TraceOptionsError),
+    #[error("NOTIFY_SOCKET is not UTF-8")]
+    NotifySocketName,
+    #[error("NOTIFY_SOCKET {name}")]
+    NotifySocket { name: String, source: io::Error },
+    #[error(transparent)]
+    NoRandomness(#[from] NoRandomness),
+}
