@@ -38,7 +38,7 @@ pub enum LogError {
     )]
     Damaged { file: u64, at: usize },
     #[error(
-        "file {file} has a damaged header, or is not a file of the store: restore a backup of the directory, or move it away"
+        "file {file} is damaged in its header, or is not a file of the store: restore a backup of the directory, or move it away"
     )]
     Header { file: u64 },
     #[error("file {file} is missing: restore a backup of the directory, or move it away")]

@@ -286,7 +286,7 @@ fn inspect_tells_damage_and_fails() {
         std::fs::write(&file, &harmed).unwrap();
         let (code, said) = inspect();
         assert_eq!(code, Some(1), "{said}");
-        assert!(said.contains("file 1 has a damaged header") && said.contains("restore a backup"), "{said}");
+        assert!(said.contains("file 1 is damaged in its header") && said.contains("restore a backup"), "{said}");
         assert_eq!(std::fs::read(&file).unwrap(), harmed, "it is left as it is");
     }
 }
