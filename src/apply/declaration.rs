@@ -76,16 +76,16 @@ impl Declaration {
         allow_empty: bool,
         now: Timestamp,
     ) -> GuardDecision {
-        let troubled: BTreeSet<Identity> = loaded.refusals.keys().cloned().collect();
+        let refused: BTreeSet<Identity> = loaded.refusals.keys().cloned().collect();
         let unreadable = unreadable_places(reading);
         let observed = GuardInput {
             declared: &loaded.declared,
-            troubled: &troubled,
+            refused: &refused,
             unreadable: &unreadable,
             settled: reading.unsettled.is_none(),
             allow_empty,
         };
-        self.guard.judge(&self.applied, &observed, now)
+        self.guard.check(&self.applied, &observed, now)
     }
 
     /// Whether `declared` is empty and nothing was accepted before: an empty mount is more likely than an empty
@@ -118,21 +118,21 @@ impl Declaration {
                 let mut applied = (*self.applied).clone();
                 applied.reconcile = declared.reconcile;
                 self.applied = Arc::new(applied);
-                self.last_good.take_over(&loaded.previous, &Identity::single(Kind::Reconcile));
+                self.last_good.copy_entry(&loaded.last_good, &Identity::single(Kind::Reconcile));
                 self.unsaved = true;
             }
             self.last_good.set_held(&self.held);
             return;
         }
-        let mut last_good = loaded.previous;
+        let mut last_good = loaded.last_good;
         for identity in self.held.keys() {
-            last_good.take_over(&self.last_good, identity);
+            last_good.copy_entry(&self.last_good, identity);
         }
         last_good.set_held(&self.held);
         self.last_good = last_good;
         self.accepted_any = true;
         if self.digest.is_empty() || !same(&self.applied, &declared) {
-            self.digest = self.digester.of(&declared);
+            self.digest = self.digester.compute(&declared);
             self.unsaved = true;
             self.applied = Arc::new(declared);
         }

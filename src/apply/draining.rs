@@ -15,7 +15,7 @@ use crate::auth::AuthCompiler;
 use crate::net::{DrainPlan, DrainWhich, PlaneError};
 use weir_broker::EndpointId;
 use weir_declare::config::{Declared, Name};
-use weir_declare::reconcile::{EffectiveEndpoint, Reference};
+use weir_declare::reconcile::{EffectiveEndpoint, FileReference};
 
 /// How many clients a drain has asked, once it has asked all.
 type DrainFuture = Pin<Box<dyn Future<Output = Result<u32, PlaneError>> + Send>>;
@@ -87,7 +87,7 @@ impl<P: Plane> Drains<P> {
     }
 
     /// Files that the policies of closed listeners refer to.
-    pub(super) fn references(&self) -> impl Iterator<Item = Reference> {
+    pub(super) fn references(&self) -> impl Iterator<Item = FileReference> {
         self.closed.iter().flat_map(|closed| closed.running.effective.file_references())
     }
 

@@ -42,7 +42,7 @@ fn validate_upsert(text: &str, declared: &Declared, node: &NodeContext) -> Valid
         .collect();
     let before = load(&snapshot(others.clone()), &LastGood::default(), node);
     let with = others.into_iter().chain([sent(called, &document)]).collect();
-    let after = load(&snapshot(with), &before.previous, node);
+    let after = load(&snapshot(with), &before.last_good, node);
     let news = after.diagnostics.into_iter().filter(|found| !before.diagnostics.contains(found));
     let diagnostics: Vec<Diagnostic> = news.map(|found| if wrapped { found } else { unwrapped(found) }).collect();
     Validation { valid: !diagnostics.iter().any(Diagnostic::is_error), diagnostics, declaration_digest: None }
