@@ -86,7 +86,7 @@ impl fmt::Display for TlsFile {
 pub enum TlsError {
     #[error("{0} is not valid PEM: {1}")]
     Pem(TlsFile, pem::Error),
-    #[error("{0} contains no such PEM item")]
+    #[error("{0} contains no PEM section of the expected kind")]
     Empty(TlsFile),
     #[error("{0}: {1}")]
     Content(TlsFile, rustls::Error),

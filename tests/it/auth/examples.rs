@@ -56,7 +56,7 @@ fn jwt() {
     assert_eq!(broker.client("c2").user("", &hs256(secret, claims)).connect(), 0x85);
     broker.until("the log says why", || {
         let log = broker.log();
-        let line = log.lines().find(|line| line.contains("it is for another client id"));
+        let line = log.lines().find(|line| line.contains("issued for another client id"));
         line.is_some_and(|line| line.contains("client_id=\"c2\"") && line.contains("wanted=\"c1\""))
     });
 }

@@ -79,12 +79,12 @@ fn a_reload_without_file_descriptors_opens_nothing() {
     let mut bob = broker.client("bob").user("bob", "secret");
     broker.leave_descriptors(100);
     let crowd: Vec<_> = (0..200).map(|_| TcpStream::connect(broker.address).unwrap()).collect();
-    broker.until("no descriptor is left", || broker.log().contains("cannot accept"));
+    broker.until("no descriptor is left", || broker.log().contains("accept failed"));
 
     let carol = people().replace("bob", "carol");
     broker.write("people", &format!("{}{}", people(), carol.lines().nth(1).unwrap_or_default()));
     broker.write("documents.yaml", &rules("a, c"));
-    let out_of_files = |line: &str| line.contains("Too many open files") && !line.contains("cannot accept");
+    let out_of_files = |line: &str| line.contains("Too many open files") && !line.contains("accept failed");
     broker.until("the reload has failed", || broker.log().lines().any(out_of_files));
     assert_eq!([alice.may_publish("a"), alice.may_publish("b")], [true, false]);
     for mut stranger in strangers {

@@ -272,7 +272,7 @@ fn a_unix_socket_replaces_only_stale_files() {
     plane.install(vec![ListenerChange::Remove { key: key.clone() }]);
     assert!(!path.exists(), "the file goes with the listener");
     std::fs::write(&path, "precious").unwrap();
-    let error = plane.plane.bind(&key, &options).err().expect("a file that is no socket");
-    assert!(error.to_string().contains("is no socket"), "{error}");
+    let error = plane.plane.bind(&key, &options).err().expect("a file that is not a socket");
+    assert!(error.to_string().contains("is not a socket"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
 }

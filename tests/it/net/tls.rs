@@ -187,7 +187,7 @@ fn unusable_tls_files_are_refused_with_a_reason() {
         (
             "no certificate",
             TlsSettings { identity: Identity { chain_pem: b"", ..server.identity() }, ..settings(&server) },
-            "the certificate file holds none",
+            "the certificate file contains no PEM section",
         ),
         (
             "half a certificate",
@@ -197,19 +197,23 @@ fn unusable_tls_files_are_refused_with_a_reason() {
         (
             "no key",
             TlsSettings { identity: Identity { key_pem: b"\n", ..server.identity() }, ..settings(&server) },
-            "the key file holds none",
+            "the key file contains no PEM section",
         ),
         ("another's key", TlsSettings { identity: mismatch, ..settings(&server) }, "does not belong"),
-        ("empty CA file", TlsSettings { client_auth: asked(b"", None), ..settings(&server) }, "the CA file holds none"),
+        (
+            "empty CA file",
+            TlsSettings { client_auth: asked(b"", None), ..settings(&server) },
+            "the CA file contains no PEM section",
+        ),
         (
             "empty CRL file",
             TlsSettings { client_auth: asked(ca_static, Some(b"")), ..settings(&server) },
-            "the CRL file holds none",
+            "the CRL file contains no PEM section",
         ),
         (
             "CRL that is none",
             TlsSettings { client_auth: asked(ca_static, Some(ca_static)), ..settings(&server) },
-            "the CRL file holds none",
+            "the CRL file contains no PEM section",
         ),
         (
             "bad server name",

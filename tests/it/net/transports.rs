@@ -228,5 +228,5 @@ fn open_listeners_are_reported_as_alive() {
     std::fs::remove_file(path).unwrap();
     let dead: Vec<_> = everywhere.plane.plane.listeners().into_iter().filter(|status| !status.alive).collect();
     assert_eq!(dead.len(), 1, "{dead:?}");
-    assert!(dead[0].error.as_ref().unwrap().contains("is gone"), "{dead:?}");
+    assert!(dead[0].error.as_ref().unwrap().contains("was removed"), "{dead:?}");
 }
