@@ -128,8 +128,7 @@ fn the_pre_commit_hooks() {
 #[test]
 fn the_services_schemas_accept_them() {
     let program = root().join("target/test-tools/venv/bin/check-jsonschema");
-    if !program.is_file() {
-        eprintln!("skipped: {} is not there; tests/run installs it", program.display());
+    if !crate::programs::is_there(&program) {
         return;
     }
     for (schema, file) in [("vendor.github-workflows", "github-workflow.yaml"), ("vendor.gitlab-ci", "gitlab-ci.yaml")]

@@ -1,5 +1,5 @@
-//! The shards' mailbox under loom: every interleaving of two senders and a receiver, in every order that the memory model
-//! allows.
+//! The shards' mailbox under loom: every interleaving of two senders and a receiver, with up to three
+//! preemptions, in every order that the memory model allows.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -31,7 +31,10 @@ use mailbox::Mailbox;
 
 #[test]
 fn a_receiver_that_sleeps_is_woken_and_mail_keeps_its_order() {
-    loom::model(|| {
+    // Every interleaving with at most three preemptions of a thread: all of them would take hours.
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
         let notify = Arc::new(loom::sync::Notify::new());
         let mailbox = Arc::new(Mailbox::new(sync::Waker(Arc::clone(&notify))));
         let senders: Vec<_> = (0..2)

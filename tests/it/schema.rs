@@ -23,8 +23,7 @@ fn root() -> &'static Path {
 /// The other validator, where `tests/run` has installed it.
 fn other() -> Option<Command> {
     let program = root().join("target/test-tools/venv/bin/check-jsonschema");
-    if !program.is_file() {
-        eprintln!("skipped: {} is not there; tests/run installs it", program.display());
+    if !crate::programs::is_there(&program) {
         return None;
     }
     Some(Command::new(program))
