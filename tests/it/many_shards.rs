@@ -179,6 +179,6 @@ fn a_data_plane_with_more_shards_than_a_route_can_name_is_not_started() {
     for shards in [256, 1024, u16::MAX] {
         let config = DataPlaneConfig { shards, ..DataPlaneConfig::default() };
         let error = DataPlane::start(&config).err().expect("it is refused");
-        assert_eq!(error.to_string(), format!("{shards} shards are too many: at most 255 are possible"));
+        assert_eq!(error.to_string(), format!("{shards} shards are too many: configure at most 255"));
     }
 }
