@@ -1,4 +1,4 @@
-//! The HTTP/1.1 client of authentication's `http` link, of the trace exporter and of the command line.
+//! The HTTP/1.1 client of the `http` authenticator, of the trace exporter and of the command line.
 //!
 //! It owns the pool of idle connections, the verification of TLS servers and the retry on a connection that the server
 //! closed meanwhile. It follows no redirection, and bounds no time: the caller wraps each request in its own timeout.

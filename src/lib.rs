@@ -12,7 +12,7 @@
 //! - [`net`]: listeners, the shards' event loops, TLS, WebSocket, PROXY protocol.
 //! - [`auth`]: authentication and access lists.
 //! - [`source`]: directory, git, etcd: where snapshots come from.
-//! - [`apply`]: executes a plan; owns the socket pool. Where the two planes meet.
+//! - [`apply`]: executes a plan: binds, installs and drains listeners.
 //! - [`store`]: what outlives the process.
 //! - [`telemetry`]: traces of passes, for an OpenTelemetry collector.
 //! - `random`: random bytes from the crypto provider.

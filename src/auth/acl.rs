@@ -1,8 +1,8 @@
 //! Compiled acl documents: whether a client may publish to a topic or subscribe to a filter.
 //!
 //! A subscription is evaluated as a filter: an `allow` rule must cover everything that the filter matches; a `deny` rule
-//! applies as soon as it matches any of it. So a granted subscription never delivers what the rules deny, and no message
-//! is evaluated again on its way to a subscriber.
+//! applies as soon as it matches any of it. So a granted subscription never delivers what the rules deny, and a
+//! message is evaluated again only if it was queued or sent before the rules changed, or is resent.
 
 use std::net::IpAddr;
 use std::sync::Arc;

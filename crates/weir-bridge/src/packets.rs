@@ -77,8 +77,8 @@ impl Link {
             return_code::UNACCEPTABLE_PROTOCOL_VERSION => "unacceptable protocol version",
             return_code::IDENTIFIER_REJECTED => "client id rejected",
             return_code::SERVER_UNAVAILABLE => "server unavailable",
-            4 => "bad user name or password",
-            5 => "not authorized",
+            return_code::BAD_USER_NAME_OR_PASSWORD => "bad user name or password",
+            return_code::NOT_AUTHORIZED => "not authorized",
             _ => "unknown",
         };
         Failure::new(Cause::Refused, format!("CONNACK {}, {meaning}", ack.code))
@@ -86,7 +86,7 @@ impl Link {
 
     pub(super) fn on_local(&mut self, packet: &Packet<'_>, now: Millis) -> Result<(), Failure> {
         match packet {
-            Packet::ConnAck(ack) if ack.code == 0 => {
+            Packet::ConnAck(ack) if ack.code == return_code::ACCEPTED => {
                 self.local = LegState::Up;
                 self.handshake_until = Millis::MAX;
                 self.open = PacketIds::default();

@@ -144,7 +144,7 @@ fn push_filter(raw: &mut Vec<u8>, filter: &str) {
 fn option_bits(options: &SubscriptionOptions, version: ProtocolVersion) -> u8 {
     let qos = options.qos as u8;
     if version != ProtocolVersion::V5 {
-        return qos; // [MQTT-3-8.3-4]
+        return qos; // [MQTT-3.8.3-4]
     }
     qos | u8::from(options.no_local) << 2
         | u8::from(options.retain_as_published) << 3

@@ -53,7 +53,7 @@ impl Scope {
 
 /// The position of [`Core::poll`] in a pass over the kinds of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Stage {
+enum OutputStage {
     #[default]
     Reauthenticate,
     Records,
@@ -64,7 +64,7 @@ enum Stage {
     Bulk,
 }
 
-impl Stage {
+impl OutputStage {
     fn next(self) -> Option<Self> {
         match self {
             Self::Reauthenticate => Some(Self::Records),
@@ -84,8 +84,8 @@ impl Stage {
 
 /// The state of [`Core::poll`].
 #[derive(Debug, Default)]
-pub(crate) struct Pass {
-    stage: Stage,
+pub(crate) struct PollState {
+    stage: OutputStage,
     /// The next link to look at.
     link: u16,
     /// Whether this pass answered with something.
@@ -100,20 +100,20 @@ impl Core {
     /// Records come before batches, and batches before flushes: a client whose message is acknowledged, and that asks
     /// another shard for it, finds it there.
     pub fn poll(&mut self, scope: Scope) -> Option<Output> {
-        if self.pass.is_writes != scope.is_writes() {
-            self.pass = Pass { is_writes: scope.is_writes(), ..Pass::default() };
+        if self.poll_state.is_writes != scope.is_writes() {
+            self.poll_state = PollState { is_writes: scope.is_writes(), ..PollState::default() };
         }
         loop {
-            let stage = self.pass.stage;
-            if (!self.pass.is_writes || stage.is_writes())
+            let stage = self.poll_state.stage;
+            if (!self.poll_state.is_writes || stage.is_writes())
                 && let Some(output) = self.output_of(stage, scope)
             {
-                self.pass.progressed = true;
+                self.poll_state.progressed = true;
                 return Some(output);
             }
-            let progressed = self.pass.progressed;
+            let progressed = self.poll_state.progressed;
             match stage.next() {
-                Some(next) => self.pass.stage = next,
+                Some(next) => self.poll_state.stage = next,
                 None => {
                     self.begin_pass();
                     if !progressed {
@@ -126,21 +126,21 @@ impl Core {
 
     /// The next output is the first kind's again.
     pub(crate) fn begin_pass(&mut self) {
-        self.pass = Pass { is_writes: self.pass.is_writes, ..Pass::default() };
+        self.poll_state = PollState { is_writes: self.poll_state.is_writes, ..PollState::default() };
     }
 
-    fn output_of(&mut self, stage: Stage, scope: Scope) -> Option<Output> {
+    fn output_of(&mut self, stage: OutputStage, scope: Scope) -> Option<Output> {
         match stage {
-            Stage::Reauthenticate => self.clients.next_reauthentication().map(Output::Reauthenticate),
-            Stage::Records => {
+            OutputStage::Reauthenticate => self.clients.next_reauthentication().map(Output::Reauthenticate),
+            OutputStage::Records => {
                 // One batch a pass: what the outputs of this pass lead to is the next one's.
-                self.pass.stage = Stage::Batches;
-                self.take_records().map(Output::Records).or_else(|| self.output_of(Stage::Batches, scope))
+                self.poll_state.stage = OutputStage::Batches;
+                self.take_records().map(Output::Records).or_else(|| self.output_of(OutputStage::Batches, scope))
             }
-            Stage::Batches => {
-                while self.pass.link < self.config.shards {
-                    let to = ShardId(self.pass.link);
-                    self.pass.link += 1;
+            OutputStage::Batches => {
+                while self.poll_state.link < self.config.shards {
+                    let to = ShardId(self.poll_state.link);
+                    self.poll_state.link += 1;
                     if to != self.config.shard
                         && let Some(batch) = self.take_batch(to)
                     {
@@ -149,10 +149,10 @@ impl Core {
                 }
                 None
             }
-            Stage::Flush => self.next_flush().map(Output::Flush),
-            Stage::Close => self.next_closing().map(Output::Close),
-            Stage::Resume => self.clients.next_resumed().map(Output::Resume),
-            Stage::Bulk => scope.has_bulk().then(|| self.next_bulk_flush()).flatten().map(Output::FlushBulk),
+            OutputStage::Flush => self.next_flush().map(Output::Flush),
+            OutputStage::Close => self.next_closing().map(Output::Close),
+            OutputStage::Resume => self.clients.next_resumed().map(Output::Resume),
+            OutputStage::Bulk => scope.has_bulk().then(|| self.next_bulk_flush()).flatten().map(Output::FlushBulk),
         }
     }
 }

@@ -121,7 +121,7 @@ impl RecordId {
 }
 
 /// The name of a QoS 2 publish of a durable session: the session, and the packet identifier.
-pub(crate) type Qos2Key = (RecordId, PacketId);
+pub(crate) type DedupKey = (RecordId, PacketId);
 
 /// The origin of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -28,8 +28,8 @@ pub const PAUSE_MAX_MS: Millis = 200;
 /// How long a subscriber that outlasted a pause counts as slow: no publisher is paused for it.
 pub const SLOW_FOR_MS: Millis = 10_000;
 
-/// How long after a restart a will waits for its endpoint to be declared again, by whose rules it is judged. After that it
-/// is judged as one of an endpoint that is gone.
+/// How long a restored will waits after a restart for its endpoint's policy. After that it is authorized as one of an
+/// endpoint that was removed.
 pub const RESTORED_WILL_WAIT_MS: Millis = 60_000;
 /// Refused wills that are reported one by one between two calls of [`crate::Core::take_refused_wills`]; the others are
 /// counted.

@@ -21,7 +21,7 @@ pub struct EndpointPolicy {
     pub limits: EndpointLimits,
     /// `None`: `enableAcl: false`, everything is permitted.
     pub acl: Option<Arc<dyn Authorize>>,
-    /// Whether clients that have gone would still be admitted by what is declared now. `None`: they would.
+    /// Checks whether a disconnected client would still be admitted. `None`: always.
     pub admission: Option<Arc<dyn StillAdmits>>,
 }
 
@@ -181,7 +181,7 @@ pub struct Principal {
     pub address: Option<IpAddr>,
     /// Which authenticator admitted it, and by which version of which record: checked again when either changed.
     pub admitted_by: Arc<str>,
-    /// RetainedAcl the credential itself carries (JWT claims, the http hook), in force beside the endpoint's own.
+    /// Rules that the credential carries (JWT claims, the http answer), applied in addition to the endpoint's own.
     pub claims_acl: Option<Arc<dyn Authorize>>,
     /// When the credential ends, in the core's time; the client is disconnected then.
     pub expires_at: Option<Millis>,
@@ -205,7 +205,7 @@ pub trait Authorize: Send + Sync + std::fmt::Debug {
     fn may_receive(&self, subject: Subject<'_>, topic: &str) -> bool;
 }
 
-/// Asked when a will is due: its client has gone, and the right to send it may be gone since.
+/// Checks whether a disconnected client would still be admitted; asked when its will is due.
 pub trait StillAdmits: Send + Sync + std::fmt::Debug {
     /// Whether a client that was admitted as `principal` would still be admitted, as far as that can be known without
     /// its password: not if it was banned since, or if the record that admitted it was deleted or changed.

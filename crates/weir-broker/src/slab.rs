@@ -3,7 +3,7 @@
 use crate::ids::Index;
 
 #[derive(Debug)]
-struct Slot<T> {
+struct SlabSlot<T> {
     generation: u32,
     entry: Option<T>,
 }
@@ -11,7 +11,7 @@ struct Slot<T> {
 /// A vector of slots that are used again, found by `I`.
 #[derive(Debug)]
 pub(crate) struct Slab<I, T> {
-    slots: Vec<Slot<T>>,
+    slots: Vec<SlabSlot<T>>,
     free: Vec<I>,
 }
 
@@ -20,7 +20,7 @@ impl<I: Index, T> Slab<I, T> {
         Self { slots: Vec::new(), free: Vec::new() }
     }
 
-    /// Puts an entry in; answers with its slot and generation.
+    /// Puts an entry in; returns its slot and generation.
     pub(crate) fn insert(&mut self, entry: T) -> (I, u32) {
         match self.free.pop() {
             Some(index) => {
@@ -29,7 +29,7 @@ impl<I: Index, T> Slab<I, T> {
                 (index, slot.generation)
             }
             None => {
-                self.slots.push(Slot { generation: 0, entry: Some(entry) });
+                self.slots.push(SlabSlot { generation: 0, entry: Some(entry) });
                 (I::from_place((self.slots.len() - 1) as u32), 0)
             }
         }

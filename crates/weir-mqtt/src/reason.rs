@@ -89,11 +89,6 @@ impl std::fmt::Display for UnknownReasonCode {
 }
 
 impl ReasonCode {
-    /// 0x00 in DISCONNECT.
-    pub const NORMAL_DISCONNECTION: Self = Self::Success;
-    /// 0x00 in SUBACK.
-    pub const GRANTED_QOS_0: Self = Self::Success;
-
     /// The byte on the wire.
     pub const fn as_u8(self) -> u8 {
         self as u8

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::clients::graceful_disconnect::GracefulDisconnect;
 use crate::clients::rate_limit::Rates;
 use crate::clients::reauthentication::ReauthenticationState;
-use crate::delivery::fanout_scheduler::Outlet;
+use crate::delivery::fanout_scheduler::ConnectionOutput;
 use crate::delivery::outgoing_aliases::OutgoingAliases;
 use crate::delivery::publish_context::Receiver;
 use crate::ids::{EndpointIndex, Millis, Origin, SessionId, ShardId};
@@ -36,7 +36,7 @@ pub(crate) struct Connection {
     /// PUBLISH packets from the client, and to it.
     pub(crate) messages_received: u64,
     pub(crate) messages_sent: u64,
-    pub(crate) outlet: Outlet,
+    pub(crate) outlet: ConnectionOutput,
     /// How many slow receivers, links and rates hold up its reading.
     pub(crate) pauses: u16,
     /// Publishers that wait for this connection to take what was written to it.

@@ -14,24 +14,24 @@ pub(crate) struct PendingSubscribe {
     pub(crate) codes: Vec<u8>,
     /// Shards that have not answered.
     pub(crate) awaits: u16,
-    pub(crate) reads: Vec<Read>,
+    pub(crate) reads: Vec<RetainedRead>,
 }
 
 /// Retained messages asked for: the filter, and how what it finds is delivered.
 #[derive(Debug, Clone)]
-pub(crate) struct Read {
+pub(crate) struct RetainedRead {
     pub(crate) filter: Box<str>,
     pub(crate) qos: QoS,
     /// Subscription identifier; 0: none.
     pub(crate) identifier: u32,
     /// With No Local, whose messages are not wanted [MQTT-3.8.3-3].
-    pub(crate) not_of: Option<Box<str>>,
+    pub(crate) exclude_publisher: Option<Box<str>>,
 }
 
-impl Read {
+impl RetainedRead {
     pub(crate) fn wants(&self, message: &Message) -> bool {
-        let Some(not_of) = &self.not_of else { return true };
-        message.publisher.as_ref().is_none_or(|publisher| publisher.client_id != *not_of)
+        let Some(exclude_publisher) = &self.exclude_publisher else { return true };
+        message.publisher.as_ref().is_none_or(|publisher| publisher.client_id != *exclude_publisher)
     }
 
     pub(crate) fn queued(&self, message: &Message) -> Queued {
@@ -41,7 +41,7 @@ impl Read {
             identifiers: (self.identifier != 0).then(|| Box::from([self.identifier])),
             group: None,
             record: RecordId::NONE,
-            again: false,
+            may_be_duplicate: false,
         };
         // The store of retained messages has its bytes.
         Queued { message: message.clone(), delivery, retained: true, sharers: usize::MAX }

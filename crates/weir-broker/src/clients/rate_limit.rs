@@ -34,7 +34,7 @@ impl Bucket {
     }
 
     /// Takes what does not fit, too; answers for how many milliseconds the bucket is in debt.
-    fn take(&mut self, amount: u64) -> Millis {
+    fn charge(&mut self, amount: u64) -> Millis {
         self.level -= (amount * 1000) as i64;
         if self.level >= 0 { 0 } else { self.level.unsigned_abs().div_ceil(self.per_second.max(1)) }
     }
@@ -67,13 +67,13 @@ impl Rates {
     }
 
     /// Counts one publish of `size` bytes; answers for how long reading has to pause.
-    pub(crate) fn take(&mut self, size: usize, now: Millis) -> Millis {
+    pub(crate) fn charge(&mut self, size: usize, now: Millis) -> Millis {
         self.refill(now);
         self.spend(Cost { messages: 1, bytes: size as u64 })
     }
 
     /// Counts one publish of `size` bytes, if it is within the rates; `false`: it is too much.
-    pub(crate) fn try_take(&mut self, size: usize, now: Millis) -> bool {
+    pub(crate) fn try_charge(&mut self, size: usize, now: Millis) -> bool {
         self.refill(now);
         let cost = Cost { messages: 1, bytes: size as u64 };
         let fits = self.has(cost);
@@ -93,8 +93,8 @@ impl Rates {
     }
 
     fn spend(&mut self, cost: Cost) -> Millis {
-        let messages = self.messages.as_mut().map_or(0, |bucket| bucket.take(cost.messages));
-        let bytes = self.bytes.as_mut().map_or(0, |bucket| bucket.take(cost.bytes));
+        let messages = self.messages.as_mut().map_or(0, |bucket| bucket.charge(cost.messages));
+        let bytes = self.bytes.as_mut().map_or(0, |bucket| bucket.charge(cost.bytes));
         messages.max(bytes)
     }
 
@@ -126,7 +126,7 @@ pub struct TotalRates {
 impl TotalRates {
     /// Counts one publish of `size` bytes against the endpoint's rates, by way of a shard's lease. With `overdraw`
     /// answers for how long its publisher has to pause; without, `None`: it is too much.
-    pub(crate) fn take(
+    pub(crate) fn charge(
         &self,
         endpoint: EndpointId,
         limits: &EndpointLimits,
@@ -180,7 +180,7 @@ impl RateLimits {
         self.total = total;
     }
 
-    pub(crate) fn take(
+    pub(crate) fn charge(
         &mut self,
         (index, endpoint): (EndpointIndex, EndpointId),
         limits: &EndpointLimits,
@@ -191,7 +191,7 @@ impl RateLimits {
         if self.leases.len() <= index.place() {
             self.leases.resize(index.place() + 1, Lease::NONE);
         }
-        self.total.take(endpoint, limits, &mut self.leases[index.place()], size, overdraw, now)
+        self.total.charge(endpoint, limits, &mut self.leases[index.place()], size, overdraw, now)
     }
 }
 
@@ -219,7 +219,7 @@ mod tests {
         for now in 0..10_000 {
             for (lease, resumes_at) in leases.iter_mut().zip(&mut resumes_at) {
                 while *resumes_at <= now && count < 1_000_000 {
-                    let debt_ms = rates.take(EndpointId(1), limits, lease, size, true, now).unwrap();
+                    let debt_ms = rates.charge(EndpointId(1), limits, lease, size, true, now).unwrap();
                     *resumes_at = now + debt_ms;
                     count += 1;
                 }
@@ -244,27 +244,27 @@ mod tests {
     #[test]
     fn without_overdraft_what_is_too_much_is_refused_and_costs_nothing() {
         let (rates, limits, mut lease) = (TotalRates::default(), limits(Some(10), None), Lease::NONE);
-        let mut take = |now| rates.take(EndpointId(1), &limits, &mut lease, 1, false, now);
-        assert_eq!((0..50).filter(|_| take(0).is_some()).count(), 10);
-        assert_eq!((0..50).filter(|_| take(500).is_some()).count(), 5);
-        assert_eq!((0..50).filter(|_| take(60_000).is_some()).count(), 10);
+        let mut charge = |now| rates.charge(EndpointId(1), &limits, &mut lease, 1, false, now);
+        assert_eq!((0..50).filter(|_| charge(0).is_some()).count(), 10);
+        assert_eq!((0..50).filter(|_| charge(500).is_some()).count(), 5);
+        assert_eq!((0..50).filter(|_| charge(60_000).is_some()).count(), 10);
     }
 
     #[test]
     fn a_changed_rate_holds_at_once() {
         let (rates, mut lease) = (TotalRates::default(), Lease::NONE);
-        let mut take =
-            |rate, now| rates.take(EndpointId(1), &limits(Some(rate), None), &mut lease, 1, false, now).is_some();
-        assert_eq!((0..50).filter(|_| take(10, 0)).count(), 10);
-        assert_eq!((0..50).filter(|_| take(20, 0)).count(), 20);
+        let mut charge =
+            |rate, now| rates.charge(EndpointId(1), &limits(Some(rate), None), &mut lease, 1, false, now).is_some();
+        assert_eq!((0..50).filter(|_| charge(10, 0)).count(), 10);
+        assert_eq!((0..50).filter(|_| charge(20, 0)).count(), 20);
     }
 
     #[test]
     fn a_message_larger_than_a_seconds_worth_passes_a_full_bucket() {
         let limits = EndpointLimits { max_publish_bytes_per_second: Some(1000), ..EndpointLimits::default() };
         let mut rates = Rates::new(&limits, 0).unwrap();
-        assert!(rates.try_take(5000, 0));
-        assert!(!rates.try_take(1, 1000));
-        assert!(rates.try_take(1, 5000));
+        assert!(rates.try_charge(5000, 0));
+        assert!(!rates.try_charge(1, 1000));
+        assert!(rates.try_charge(1, 5000));
     }
 }

@@ -8,7 +8,7 @@ use crate::EndpointPolicy;
 use crate::clients::pending_subscribe::PendingSubscribe;
 use crate::delivery::inflight::Inflight;
 use crate::delivery::queue::Queue;
-use crate::durability::journal::Durable;
+use crate::durability::journal::DurableSession;
 use crate::hash::IdSet;
 use crate::ids::{ConnectionSlot, Millis, NamespaceId, NodeId};
 use crate::routing::shared_groups::SharedSubscription;
@@ -41,7 +41,7 @@ pub(crate) struct Session {
     pub(crate) will: Option<Box<PendingWill>>,
     pub(crate) cold: Option<Box<SessionCold>>,
     /// `Some` if the session is durable.
-    pub(crate) durable: Option<Box<Durable>>,
+    pub(crate) durable: Option<Box<DurableSession>>,
 }
 
 /// Fields that few sessions use.

@@ -240,7 +240,7 @@ impl Clients {
         true
     }
 
-    /// Gives restored sessions of an endpoint its policy, now that it is declared. Answers with those that have a will.
+    /// Gives restored sessions of an endpoint its policy, now that it is declared. Returns those that have a will.
     pub(crate) fn adopt_restored(&mut self, policy: &Arc<EndpointPolicy>) -> Vec<SessionRef> {
         let waits_for = |session: &Session| {
             let old = &session.policy;

@@ -108,8 +108,8 @@ impl Core {
 
     /// A message for another shard, just put on its link with `rank`, may be recorded there, or farther on: this epoch waits
     /// for it. A message that is returned a second time, because two members left at once, goes into the outbox instead.
-    pub(crate) fn depend_on(&mut self, to: ShardId, rank: usize, kept: bool) {
-        if self.journal.depends_on_others(rank, kept) {
+    pub(crate) fn depend_on(&mut self, to: ShardId, rank: usize, retained_on_disk: bool) {
+        if self.journal.depends_on_others(rank, retained_on_disk) {
             self.journal.wait_for(self.links.ask_stored(to, rank));
         }
     }
@@ -143,7 +143,7 @@ impl Core {
         for packet_id in durable.received {
             self.forget_received(owner, packet_id);
             // Shards that have not processed their parts yet would record them after this.
-            self.links.broadcast(|| LinkMessage::Orphaned((owner, packet_id)));
+            self.links.broadcast(|| LinkMessage::SessionEnded((owner, packet_id)));
         }
         self.journal.forget_session(owner);
         true
@@ -178,9 +178,9 @@ impl Core {
     }
 
     /// A durable session begins on this shard: the others learn of the first, so that they wait for what they send here.
-    pub(crate) fn announce_durable(&mut self) {
+    pub(crate) fn broadcast_durable(&mut self) {
         if self.journal.begin_durable() {
-            self.links.broadcast(|| LinkMessage::Durable);
+            self.links.broadcast(|| LinkMessage::HasDurableSessions);
         }
     }
 
@@ -200,8 +200,8 @@ impl Core {
     }
 
     /// Whether a message would have to be recorded somewhere.
-    pub(crate) fn wants_record(&mut self, namespace: NamespaceId, topic: &str, kept: bool) -> bool {
-        if kept {
+    pub(crate) fn wants_record(&mut self, namespace: NamespaceId, topic: &str, retained_on_disk: bool) -> bool {
+        if retained_on_disk {
             return true;
         }
         let matches = self.routing.matches(namespace, topic);

@@ -6,10 +6,10 @@ use crate::clients::connection::{Connection, ConnectionCold};
 use crate::clients::rate_limit::Rates;
 use crate::clients::session::{NEVER_EXPIRES, Session};
 use crate::clients::timers::Timer;
-use crate::delivery::fanout_scheduler::Outlet;
+use crate::delivery::fanout_scheduler::ConnectionOutput;
 use crate::delivery::inflight::Inflight;
 use crate::delivery::outgoing_aliases::OutgoingAliases;
-use crate::durability::journal::Durable;
+use crate::durability::journal::DurableSession;
 use crate::ids::{ConnId, ConnectionSlot, Millis, NamespaceId, RecordId, SessionId};
 use crate::limits::CLIENT_ID_MAX_BYTES;
 use crate::observe::Site;
@@ -17,7 +17,7 @@ use crate::values::message::{Message, expires_at};
 use crate::values::publisher::PublisherIdentity;
 use crate::values::will::PendingWill;
 use crate::{Admission, Core, Subject};
-use weir_mqtt::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, Publish, QoS, ReasonCode};
+use weir_mqtt::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, Publish, QoS, ReasonCode, return_code};
 
 impl Core {
     /// See [`Core::admit`].
@@ -28,7 +28,7 @@ impl Core {
                 let place = self.observe.index_of(admission.policy.id);
                 self.observe.endpoint(place).authorization_failures += 1;
             }
-            return Err(refusal_bytes(connect.version, reason));
+            return Err(connack_for_reason(connect.version, reason));
         }
         let policy = Arc::clone(&admission.policy);
         let namespace = self.routing.namespace(&policy.namespace);
@@ -93,34 +93,11 @@ impl Core {
         (!allowed).then_some(ReasonCode::NotAuthorized)
     }
 
-    /// The session a CONNECT finds: its connection, if any, is taken over [MQTT-3.1.4-3]; with Clean Start it ends
-    /// [MQTT-3.1.2-4]. Answers with what is left of it, and whether that is to be called present.
-    fn take_over(&mut self, id: SessionId, clean_start: bool, now: Millis) -> (Option<SessionId>, bool) {
-        if let Some(slot) = self.clients.session(id).and_then(|s| s.connection) {
-            self.disconnect_with(slot, ReasonCode::SessionTakenOver);
-        }
-        // A will that is due is owed, though its client is back before the timer was looked at.
-        self.session_is_due(self.clients.session_ref(id), now);
-        // The session may have ended, with the detached connection or by itself.
-        if self.clients.session(id).is_none() {
-            return (None, false);
-        }
-        if clean_start {
-            self.end_session(id, now);
-            return (None, false);
-        }
-        // The client is back before its will was due [MQTT-3.1.3-9].
-        if let Some(will) = self.clients.session_mut(id).and_then(|session| session.will.take()) {
-            self.forget_will(will.record);
-        }
-        (Some(id), true)
-    }
-
     fn new_session(&mut self, admission: &Admission<'_>, namespace: NamespaceId, expiry_s: u32) -> SessionId {
         let durable = self.journal.is_on() && admission.policy.limits.is_durable() && expiry_s > 0;
-        let durable = durable.then(|| Box::new(Durable::new(self.journal.new_id(), false)));
+        let durable = durable.then(|| Box::new(DurableSession::new(self.journal.new_id(), false)));
         if durable.is_some() {
-            self.announce_durable();
+            self.broadcast_durable();
         }
         let session = Session {
             client_id: admission.client_id.into(),
@@ -161,7 +138,7 @@ impl Core {
             connected_at: now,
             messages_received: 0,
             messages_sent: 0,
-            outlet: Outlet::default(),
+            outlet: ConnectionOutput::default(),
             pauses: 0,
             waiters: Vec::new(),
             permitted: None,
@@ -171,7 +148,7 @@ impl Core {
         let rates = Rates::new(&policy.limits, now);
         let alias_maximum = properties.topic_alias_maximum.unwrap_or(0);
         let (method, seed) = (properties.authentication_method, self.clients.seed());
-        let via_owner = self.take_departed_routes(session);
+        let via_owner = self.take_saved_routes(session);
         if rates.is_some() || alias_maximum > 0 || method.is_some() || !via_owner.is_empty() {
             let cold: &mut ConnectionCold = connection.cold_mut();
             cold.via_owner = via_owner;
@@ -184,7 +161,7 @@ impl Core {
 
     fn start_timers(&mut self, id: ConnId, admission: &Admission<'_>, now: Millis) {
         let Some(connection) = self.clients.connection(id.slot) else {
-            return self.observe.note(Site::ConnectionOfPacket);
+            return self.observe.record_error(Site::ConnectionOfPacket);
         };
         if connection.keep_alive_ms > 0 {
             self.clients.set_timer(now + u64::from(connection.keep_alive_ms), Timer::KeepAlive(id));
@@ -270,13 +247,13 @@ fn will(admission: &Admission<'_>, record: impl FnOnce() -> RecordId) -> Option<
 }
 
 /// CONNACK for a client that is refused.
-pub(crate) fn refusal_bytes(version: ProtocolVersion, reason: ReasonCode) -> Vec<u8> {
+pub(crate) fn connack_for_reason(version: ProtocolVersion, reason: ReasonCode) -> Vec<u8> {
     let code = match (version, reason) {
         (ProtocolVersion::V5, reason) => reason as u8,
-        (_, ReasonCode::ClientIdentifierNotValid) => 2,
-        (_, ReasonCode::BadUserNameOrPassword) => 4,
-        (_, ReasonCode::NotAuthorized | ReasonCode::Banned) => 5,
-        // Nothing of 3.x says what is wrong: the connection is closed without a word.
+        (_, ReasonCode::ClientIdentifierNotValid) => return_code::IDENTIFIER_REJECTED,
+        (_, ReasonCode::BadUserNameOrPassword) => return_code::BAD_USER_NAME_OR_PASSWORD,
+        (_, ReasonCode::NotAuthorized | ReasonCode::Banned) => return_code::NOT_AUTHORIZED,
+        // MQTT 3.x has no return code for this: the connection is closed without CONNACK.
         _ => return Vec::new(),
     };
     let mut bytes = Vec::new();

@@ -43,8 +43,7 @@ impl Core {
         }
     }
 
-    /// The connection takes and sends nothing more, and its session is without it from now on; the socket is closed when
-    /// the buffer is written.
+    /// Marks the connection as closing and detaches its session; the socket closes after its output is written.
     pub(crate) fn close(&mut self, slot: ConnectionSlot) {
         let generation = self.clients.generation(slot);
         if let Some(connection) = self.clients.connection_mut(slot)
@@ -84,7 +83,7 @@ impl Core {
         if let Some(cold) = &mut session.cold {
             cold.pending.clear();
         }
-        self.keep_departed_routes(slot, id);
+        self.save_routes(slot, id);
         if !self.clients.keep_offline(id, now) {
             return self.end_session(id, now);
         }
@@ -131,7 +130,7 @@ impl Core {
             self.unsubscribe_node(id, namespace, node);
         }
         let Some(mut session) = self.clients.remove_session(id) else {
-            return self.observe.note(Site::SessionOfClientId);
+            return self.observe.record_error(Site::SessionOfClientId);
         };
         if session.counted_offline {
             self.clients.uncount_offline(session.policy.id);

@@ -18,8 +18,8 @@ impl Core {
         self.drain_links(now);
     }
 
-    /// Goes on with what other shards sent, for as much work as this shard's turn has: what goes to thousands is not to
-    /// keep its other clients waiting. Never called, there is no such bound.
+    /// Processes messages of other shards, up to this turn's budget, so that a large fan-out does not delay local clients.
+    /// Never called, there is no budget.
     pub fn begin_turn(&mut self, work: usize, now: Millis) {
         self.begin_pass();
         let was_spent = self.links.begin_turn(work);
@@ -96,17 +96,17 @@ impl Core {
             LinkMessage::Readiness { group, session, readiness } => {
                 self.routing.set_readiness(&group, from, session, readiness);
             }
-            LinkMessage::Assign { session, message, delivery, origin, qos2_key, may_return, .. } => {
-                self.on_assigned(session, &message, delivery, (origin, qos2_key), may_return, now);
+            LinkMessage::Assign { session, message, delivery, origin, dedup_key, may_return, .. } => {
+                self.on_assigned(session, &message, delivery, (origin, dedup_key), may_return, now);
             }
-            LinkMessage::Return { group, message, qos2_key } => self.on_returned(&group, &message, qos2_key, now),
+            LinkMessage::Return { group, message, dedup_key } => self.on_returned(&group, &message, dedup_key, now),
             LinkMessage::Pause(id) => self.clients.pause(id),
             LinkMessage::Resume(id) => self.clients.resume(id),
-            LinkMessage::Durable => self.journal.learn_durable(),
+            LinkMessage::HasDurableSessions => self.journal.note_remote_durable(),
             LinkMessage::Released(key) => {
                 self.journal.forget_recovered(key);
             }
-            LinkMessage::Orphaned(key) => self.journal.forget_own_part(key),
+            LinkMessage::SessionEnded(key) => self.journal.forget_own_part(key),
             LinkMessage::StoreBarrier | LinkMessage::Ack => {}
         }
     }
@@ -116,13 +116,13 @@ impl Core {
         let context = DecodeContext { version: forwarded.version, max_packet_size: u32::MAX, from: Side::Client };
         // It decodes here, since the other shard runs the same code.
         let Ok(Decoded::Packet { packet: Packet::Publish(publish), .. }) = decode(raw, &context) else {
-            return self.observe.note(Site::ForwardedPublish);
+            return self.observe.record_error(Site::ForwardedPublish);
         };
         let namespace = self.namespace_of(from, forwarded.namespace);
         let (expires_at, origin) = (forwarded.expires_at, forwarded.origin);
         let mut context = PublishContext::new(publish.topic, &publish, forwarded.version, raw, expires_at, origin);
         context.publisher.clone_from(&forwarded.publisher);
-        (context.durable, context.qos2_key) = (forwarded.durable, forwarded.qos2_key);
+        (context.durable, context.dedup_key) = (forwarded.durable, forwarded.dedup_key);
         let before = self.journal.mark();
         match &forwarded.route {
             Route::Direct { .. } => {
@@ -130,7 +130,7 @@ impl Core {
             }
             Route::ViaOwner { after } => self.route_here(namespace, &mut context, after, now),
         }
-        self.journal.record_part(forwarded.qos2_key, before);
+        self.journal.record_part(forwarded.dedup_key, before);
         self.pause_if_store_lags(&context);
     }
 
@@ -139,7 +139,7 @@ impl Core {
         match self.links.namespace_of(from, theirs) {
             Some(ours) => ours,
             None => {
-                self.observe.note(Site::NamespaceOfShard);
+                self.observe.record_error(Site::NamespaceOfShard);
                 self.routing.namespace("")
             }
         }

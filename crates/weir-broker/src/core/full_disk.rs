@@ -9,8 +9,8 @@ use crate::limits::HELD_PUBLISH_BYTES;
 use weir_mqtt::{DecodeContext, Decoded, Packet, Publish, QoS, ReasonCode, Side, decode};
 
 impl Core {
-    /// From how many bytes of records that are not on disk yet on publishers that make more pause: what is under way when
-    /// the disk becomes full must find room there. Never called, [`RECORDS_HIGH_BYTES`](crate::limits::RECORDS_HIGH_BYTES).
+    /// Sets the bytes of unsynced records above which publishers that add records are paused, so that they fit into the
+    /// reserve of a disk that becomes full. Never called, [`RECORDS_HIGH_BYTES`](crate::limits::RECORDS_HIGH_BYTES).
     pub fn bound_records(&mut self, bytes: u64) {
         self.journal.bound(bytes);
     }
@@ -18,14 +18,14 @@ impl Core {
     /// Whether a publish would have to be stored. A retained message without a payload only removes.
     pub(crate) fn needs_room(&mut self, slot: ConnectionSlot, topic: &str, publish: &Publish<'_>) -> bool {
         let Some(connection) = self.clients.connection(slot) else { return false };
-        let kept = publish.retain && connection.policy.limits.is_durable() && !publish.payload.is_empty();
+        let retained_on_disk = publish.retain && connection.policy.limits.is_durable() && !publish.payload.is_empty();
         if publish.qos == QoS::AtMostOnce {
-            return kept;
+            return retained_on_disk;
         }
         let Some(namespace) = self.clients.session(connection.session).map(|session| session.namespace) else {
             return false;
         };
-        self.wants_record(namespace, topic, kept)
+        self.wants_record(namespace, topic, retained_on_disk)
     }
 
     /// Keeps a publish of a 3.x client that would have to be stored, and those behind it. `false`: it goes on. A client

@@ -46,7 +46,7 @@ impl Core {
             self.clients.set_timer(until, Timer::DrainDeadline(conn));
         }
         let Some(connection) = self.clients.connection_mut(conn.slot) else {
-            self.observe.note(Site::ConnectionOfPacket);
+            self.observe.record_error(Site::ConnectionOfPacket);
             return false;
         };
         // No client can declare it: nothing fits into a window of 0, so nothing new is sent.
@@ -66,7 +66,7 @@ impl Core {
             return false;
         }
         let session = connection.session;
-        self.revoke_will(session);
+        self.drop_revoked_will(session);
         self.disconnect_with_reference(conn.slot, code, None);
         true
     }

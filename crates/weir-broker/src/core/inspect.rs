@@ -72,7 +72,7 @@ impl Core {
     #[cold]
     #[track_caller]
     pub fn note_internal_error(&mut self, site: Site) {
-        self.observe.note(site);
+        self.observe.record_error(site);
     }
 
     /// Gauges of the core: iterates over every session.

@@ -7,19 +7,26 @@ mod connect;
 mod deliver;
 mod disconnect;
 mod exchange;
+mod flow_control;
 mod full_disk;
 mod graceful_disconnect;
+mod incoming_aliases;
 pub(crate) mod inspect;
 mod outbox;
 mod policies;
 mod publish;
 mod rate_limit;
 mod reauthentication;
+mod resend;
 mod restore;
+mod route;
+mod session_queue;
 pub(crate) mod shared;
 pub(crate) mod subscribe;
+mod takeover;
 #[cfg(test)]
 mod tests;
+mod transit;
 mod will;
 
 use std::sync::Arc;
@@ -29,8 +36,8 @@ use crate::clients::timers::Timer;
 use crate::clients::wills::Wills;
 use crate::delivery::fanout_scheduler::FanoutScheduler;
 use crate::delivery::held_publishes::HeldPublishes;
-use crate::driver::Pass;
-use crate::durability::journal::{Journal, Recording, ShardPart};
+use crate::driver::PollState;
+use crate::durability::journal::{CommitJournal, Recording, ShardPart};
 use crate::hash::HashSeed;
 use crate::ids::{ConnId, Millis, ShardId};
 use crate::limits::SHARDS_MAX;
@@ -113,15 +120,15 @@ pub struct Core {
     pub(crate) outbox: Outbox,
     /// Numbers the SUBSCRIBEs that wait for other shards.
     pub(crate) serial: u32,
-    /// Of clients that went: what they still had on the way over a topic's owner, by [`Core::client_hash`].
-    pub(crate) departed_routes: Vec<(u64, ShardId, u64)>,
+    /// Positions of disconnected clients' messages in transit over a topic's owner, by [`Core::client_hash`].
+    pub(crate) routes_of_disconnected: Vec<(u64, ShardId, u64)>,
     /// The time of the call that is being served.
     pub(crate) now: Millis,
     /// Packets taken and deliveries made since the last [`Core::receive`] began.
     pub(crate) work: usize,
-    pub(crate) journal: Journal,
+    pub(crate) journal: CommitJournal,
     pub(crate) observe: Observe,
-    pub(crate) pass: Pass,
+    pub(crate) poll_state: PollState,
 }
 
 impl Core {
@@ -142,12 +149,12 @@ impl Core {
             links: Links::new(config.shard, config.shards),
             outbox: Outbox::default(),
             serial: 0,
-            departed_routes: Vec::new(),
+            routes_of_disconnected: Vec::new(),
             now: 0,
             work: 0,
-            journal: Journal::new(ShardPart { shards: config.shards, shard: config.shard.0 }),
+            journal: CommitJournal::new(ShardPart { shards: config.shards, shard: config.shard.0 }),
             observe: Observe::default(),
-            pass: Pass::default(),
+            poll_state: PollState::default(),
         }
     }
 
@@ -157,7 +164,7 @@ impl Core {
         self.clients.share_counts(offline_sessions, total_rates);
     }
 
-    /// Tells durable state as records from now on: to be called before anything else, where there is a store.
+    /// Enables the recording of durable state; call it first if there is a store.
     pub fn start_recording(&mut self, recording: Recording) {
         self.journal.start(recording);
     }
@@ -210,7 +217,7 @@ impl Core {
         }
         self.observe.endpoint(endpoint).bytes_received += consumed as u64;
         let Some(connection) = self.clients.connection_mut(conn.slot) else {
-            self.observe.note(Site::ConnectionOfPacket);
+            self.observe.record_error(Site::ConnectionOfPacket);
             return closed;
         };
         if consumed > 0 {
@@ -256,7 +263,7 @@ impl Core {
         self.on_connection_closed(conn, now);
     }
 
-    /// Out buffer of a connection; the driver writes from it and advances it, then tells [`Core::written`].
+    /// Out buffer of a connection; the driver writes from it and advances it, then calls [`Core::written`].
     #[inline]
     pub fn out(&mut self, conn: ConnId) -> Option<&mut OutBuf> {
         self.clients.open(conn).map(|c| &mut c.outlet.out)

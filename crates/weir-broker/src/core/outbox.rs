@@ -6,12 +6,12 @@ use crate::Core;
 use crate::delivery::publish_context::PublishContext;
 use crate::durability::journal::Waits;
 use crate::durability::stored::read_message;
-use crate::ids::{Origin, Qos2Key, RecordId, SessionId, home_shard};
-use crate::links::link::Wait;
-use crate::links::outbox::{Gated, Handover, Recipients, name_of};
+use crate::ids::{DedupKey, Origin, RecordId, SessionId, home_shard};
+use crate::links::link::StorageWait;
+use crate::links::outbox::{Change, Handover, Recipients, dedup_key_of};
 use crate::values::group::GroupKey;
 use crate::values::message::Message;
-use crate::values::record::Value;
+use crate::values::record::ValueReader;
 
 /// Forms of the record of a message in the outbox: a will, one that is durable if it is retained, a group's message.
 const FORM_WILL: u8 = 0;
@@ -21,44 +21,49 @@ const FORM_GROUP: u8 = 2;
 impl Core {
     /// Publishes the will of a session. Without a record the session is not durable.
     pub(crate) fn publish_will(&mut self, will: &Handover, session: SessionId) {
-        let name = will.record.is_some().then(|| will.name());
-        let (until, recorded) = self.send_apart(will, name, session);
-        let Some(name) = name else { return };
+        let dedup_key = will.record.is_some().then(|| will.dedup_key());
+        let (until, recorded) = self.send_apart(will, dedup_key, session);
+        let Some(dedup_key) = dedup_key else { return };
         if until.is_empty() {
             return self.forget_will(will.record);
         }
         self.record_handover(will);
         if recorded {
-            self.journal.record_received(name);
+            self.journal.record_received(dedup_key);
         }
-        self.outbox.gate(until, Gated::Removal(will.record));
+        self.outbox.defer(until, Change::Removal(will.record));
     }
 
     /// A will is not to be sent again: what an earlier process recorded of it has no use any more.
     pub(crate) fn forget_will(&mut self, record: RecordId) {
-        let (owner, packet_id) = name_of(record);
+        let (owner, packet_id) = dedup_key_of(record);
         if self.journal.has_recovered((owner, packet_id)) {
             self.forget_received(owner, packet_id);
         }
     }
 
-    /// Sends a message that holds back no answer of this shard. Answers with what it has to wait for, and whether it left
+    /// Sends a message that holds back no answer of this shard. Returns what it has to wait for, and whether it left
     /// records here.
-    fn send_apart(&mut self, handover: &Handover, name: Option<Qos2Key>, session: SessionId) -> (Vec<Wait>, bool) {
+    fn send_apart(
+        &mut self,
+        handover: &Handover,
+        dedup_key: Option<DedupKey>,
+        session: SessionId,
+    ) -> (Vec<StorageWait>, bool) {
         let (now, mark) = (self.now, self.journal.mark());
         let own = self.journal.swap_waits(Waits::default());
         let publish = handover.message.as_publish();
         let origin = Origin { session, shard: self.config.shard, ..Origin::BROKER };
         let mut context = PublishContext::of(&handover.message, &publish, origin);
-        context.qos2_key = name;
+        context.dedup_key = dedup_key;
         match &handover.to {
             Recipients::Subscribers { namespace, durable, .. } => {
                 context.durable = *durable;
                 self.route(*namespace, &mut context, now);
             }
-            Recipients::Group { key, again } => {
+            Recipients::Group { key, was_returned } => {
                 context.in_outbox = true;
-                self.send_to_group(key, &mut context, *again, now);
+                self.send_to_group(key, &mut context, *was_returned, now);
             }
         }
         (self.journal.swap_waits(own).until, self.journal.has_recorded(mark))
@@ -66,8 +71,8 @@ impl Core {
 
     /// Puts a message for a group into the outbox; it is sent once it is on disk there, so that it has one name whatever
     /// happens.
-    pub(crate) fn stage(&mut self, key: &Arc<GroupKey>, message: Message, again: bool) {
-        let to = Recipients::Group { key: Arc::clone(key), again };
+    pub(crate) fn stage(&mut self, key: &Arc<GroupKey>, message: Message, was_returned: bool) {
+        let to = Recipients::Group { key: Arc::clone(key), was_returned };
         let handover = Handover { record: self.journal.new_id(), to, message: message.unrecorded() };
         self.record_handover(&handover);
         self.outbox.stage(self.journal.epoch(), handover);
@@ -86,7 +91,7 @@ impl Core {
     }
 
     /// A message that an earlier process left in the outbox: the client's home shard, or the group's owner, sends it.
-    pub(crate) fn restore_handover(&mut self, record: RecordId, mut value: Value<'_>) -> Option<()> {
+    pub(crate) fn restore_handover(&mut self, record: RecordId, mut value: ValueReader<'_>) -> Option<()> {
         let (form, namespace) = (value.u8()?, value.text()?);
         let (first, second) = (value.text()?, value.text()?);
         let mut message = read_message(value)?;
@@ -94,7 +99,7 @@ impl Core {
         let (to, shard) = if form == FORM_GROUP {
             let key = Arc::new(GroupKey { namespace: namespace.into(), group: first.into(), filter: second.into() });
             let owner = self.routing.group_owner(&key);
-            (Recipients::Group { key, again: true }, owner)
+            (Recipients::Group { key, was_returned: true }, owner)
         } else {
             let to = Recipients::Subscribers {
                 namespace: self.routing.namespace(namespace),
@@ -114,7 +119,7 @@ impl Core {
         for handover in self.outbox.take_restored() {
             // Its part may be of any shard: the shard that chose the member recorded no part of its own.
             let was_sent =
-                matches!(handover.to, Recipients::Group { .. }) && self.journal.has_recovered(handover.name());
+                matches!(handover.to, Recipients::Group { .. }) && self.journal.has_recovered(handover.dedup_key());
             self.send_handover(&handover, was_sent);
         }
     }
@@ -130,20 +135,20 @@ impl Core {
                 }
                 Recipients::Group { .. } => None,
             };
-            self.send_apart(handover, Some(handover.name()), session.unwrap_or(Origin::BROKER.session))
+            self.send_apart(handover, Some(handover.dedup_key()), session.unwrap_or(Origin::BROKER.session))
         };
         if until.is_empty() {
             return self.remove_handover(*record);
         }
         if recorded {
-            self.journal.record_received(handover.name());
+            self.journal.record_received(handover.dedup_key());
         }
-        self.outbox.gate(until, Gated::Removal(*record));
+        self.outbox.defer(until, Change::Removal(*record));
     }
 
     fn remove_handover(&mut self, record: RecordId) {
         self.journal.forget_handover(record);
-        let (owner, packet_id) = name_of(record);
+        let (owner, packet_id) = dedup_key_of(record);
         self.forget_received(owner, packet_id);
     }
 
@@ -154,8 +159,8 @@ impl Core {
         }
         while let Some(gated) = self.outbox.next_settled(|wait| self.links.has_stored(wait)) {
             match gated {
-                Gated::Removal(record) => self.remove_handover(record),
-                Gated::Records(records) => self.journal.append(&records),
+                Change::Removal(record) => self.remove_handover(record),
+                Change::Records(records) => self.journal.append(&records),
             }
         }
     }

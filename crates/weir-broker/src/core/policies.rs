@@ -46,7 +46,7 @@ impl Core {
         Some(publisher)
     }
 
-    /// A new policy for an endpoint's open connections (law 7 of the design): limits change live, subscriptions the new
+    /// A new policy for an endpoint's open connections: limits change live, subscriptions the new
     /// rules refuse are removed, queued messages they forbid are dropped; what the endpoint's clients had retained is
     /// given out as far as they may still publish it.
     pub fn set_policy(&mut self, policy: Arc<EndpointPolicy>, now: Millis) {

@@ -13,7 +13,7 @@ impl Core {
     /// Counts a publish against its client's rates and the endpoint's.
     pub(crate) fn charge_publish(&mut self, id: ConnId, size: usize, now: Millis) -> Result<(), RateExceeded> {
         let Some((connection, rates)) = self.clients.connection_and_rates(id.slot) else {
-            self.observe.note(Site::ConnectionOfPacket);
+            self.observe.record_error(Site::ConnectionOfPacket);
             return Ok(());
         };
         let mut debt_ms = 0;
@@ -21,13 +21,13 @@ impl Core {
         let overdraw = limits.publish_overflow == PublishOverflow::Delay;
         if let Some(own) = connection.cold.as_mut().and_then(|cold| cold.rates.as_mut()) {
             if overdraw {
-                debt_ms = own.take(size, now);
-            } else if !own.try_take(size, now) {
+                debt_ms = own.charge(size, now);
+            } else if !own.try_charge(size, now) {
                 return Err(RateExceeded);
             }
         }
         if limits.max_total_publish_per_second.is_some() || limits.max_total_publish_bytes_per_second.is_some() {
-            let total = rates.take((connection.endpoint, connection.policy.id), limits, size, overdraw, now);
+            let total = rates.charge((connection.endpoint, connection.policy.id), limits, size, overdraw, now);
             debt_ms = debt_ms.max(total.ok_or(RateExceeded)?);
         }
         if debt_ms > 0 {

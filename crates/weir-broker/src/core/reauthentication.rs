@@ -1,5 +1,5 @@
-//! AUTH on an admitted connection: re-authentication [MQTT 5.0 section 4.12.1]. The core holds the client to the order of
-//! the exchange; what the data means its driver finds out. Other packets flow meanwhile, as before.
+//! AUTH on an admitted connection: re-authentication [MQTT 5.0 section 4.12.1]. The core enforces the
+//! packet order; the driver checks the data. Other packets flow meanwhile.
 
 use crate::clients::reauthentication::{Reauthentication, ReauthenticationState};
 use crate::clients::timers::Timer;
@@ -13,7 +13,7 @@ impl Core {
     /// another method than CONNECT's [MQTT-4.12.1-1], or out of turn.
     pub(crate) fn on_auth(&mut self, id: ConnId, auth: &Auth<'_>) {
         let Some(connection) = self.clients.connection_mut(id.slot) else {
-            return self.observe.note(Site::ConnectionOfPacket);
+            return self.observe.record_error(Site::ConnectionOfPacket);
         };
         let begins = auth.code == ReasonCode::ReAuthenticate as u8;
         let in_turn = if begins { ReauthenticationState::Idle } else { ReauthenticationState::AwaitsClient };
@@ -37,7 +37,7 @@ impl Core {
         self.write_auth(conn, ReasonCode::ContinueAuthentication, Some(data), ReauthenticationState::AwaitsClient);
     }
 
-    /// The client has proven again who it is: AUTH 0x00, with the method's last word. From now on `principal` counts. It
+    /// The client has proven again who it is: AUTH 0x00, with the method's final data. From now on `principal` counts. It
     /// must have the user name it had: session and will are that user's.
     pub fn reauthenticated(&mut self, conn: ConnId, principal: Principal, data: Option<&[u8]>, now: Millis) {
         self.now = now;

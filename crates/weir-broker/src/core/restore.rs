@@ -1,4 +1,4 @@
-//! Durable state, taken back from the records of an earlier process.
+//! DurableSession state, taken back from the records of an earlier process.
 
 use std::sync::Arc;
 
@@ -7,20 +7,20 @@ use crate::clients::timers::Timer;
 use crate::core::Core;
 use crate::delivery::inflight::Inflight;
 use crate::delivery::queue::Queued;
-use crate::durability::journal::{Durable, Waits};
+use crate::durability::journal::{DurableSession, Waits};
 use crate::durability::recording::{DELIVERY_GROUP, DELIVERY_RETAIN, DELIVERY_SENT, REWRITING, received_of};
 use crate::durability::stored::{BadRecord, Restored, Stored, StoredSession, read_message, read_principal};
 use crate::hash::{IdMap, IdSet};
 use crate::ids::{EndpointId, Millis, RecordId, SessionId, SessionRef, ShardId, home_shard, owner_of};
 use crate::limits::RESTORED_WILL_WAIT_MS;
 use crate::links::link::{LinkMessage, RANK_DIRECT};
-use crate::links::outbox::Gated;
+use crate::links::outbox::Change;
 use crate::routing::shared_groups::SharedSubscription;
 use crate::routing::subscriptions::Subscriber;
 use crate::values::delivery::{Awaits, Delivery, Sent};
 use crate::values::group::{GroupKey, Member, Readiness};
 use crate::values::message::Message;
-use crate::values::record::{Key, Kind, Value, append_record};
+use crate::values::record::{Key, Kind, ValueReader, append_record};
 use crate::values::will::PendingWill;
 use crate::{EndpointLimits, EndpointPolicy, ProtocolVersions};
 use std::collections::BTreeMap;
@@ -34,7 +34,7 @@ struct Restoring<'a> {
     /// Messages with records of their own, decoded once.
     messages: IdMap<RecordId, Message>,
     /// Names of wills, and of messages in the outbox.
-    named: IdSet<RecordId>,
+    dedup_ids: IdSet<RecordId>,
     /// Sessions were at home elsewhere: shared messages may now be of sessions on several shards.
     moved: bool,
     done: Restored,
@@ -55,7 +55,7 @@ impl Core {
             now,
             sessions: BTreeMap::new(),
             messages: IdMap::default(),
-            named: IdSet::default(),
+            dedup_ids: IdSet::default(),
             moved,
             done: Restored::default(),
         };
@@ -67,7 +67,7 @@ impl Core {
         self.each(&mut work, Kind::Released, Self::restore_released)?;
         self.each(&mut work, Kind::Delivery, Self::restore_delivery)?;
         self.each(&mut work, Kind::Outbox, |core, work, key, value| {
-            work.named.insert(key.owner());
+            work.dedup_ids.insert(key.owner());
             core.restore_handover(key.owner(), value)
         })?;
         self.each(&mut work, Kind::Received, Self::restore_received)?;
@@ -83,10 +83,10 @@ impl Core {
         &mut self,
         work: &mut Restoring<'_>,
         kind: Kind,
-        mut restore: impl FnMut(&mut Self, &mut Restoring<'_>, Key, Value<'_>) -> Option<()>,
+        mut restore: impl FnMut(&mut Self, &mut Restoring<'_>, Key, ValueReader<'_>) -> Option<()>,
     ) -> Result<(), BadRecord> {
         for (key, value) in work.stored.of(kind) {
-            restore(self, work, *key, Value(value)).ok_or(BadRecord { key: *key })?;
+            restore(self, work, *key, ValueReader(value)).ok_or(BadRecord { key: *key })?;
         }
         Ok(())
     }
@@ -96,7 +96,7 @@ impl Core {
         work: &mut Restoring<'_>,
         policies: &mut BTreeMap<(Box<str>, Box<str>), Arc<EndpointPolicy>>,
         key: Key,
-        mut value: Value<'_>,
+        mut value: ValueReader<'_>,
     ) -> Option<()> {
         let StoredSession { namespace, client_id, endpoint, expiry_s, ends_at_unix_ms } =
             StoredSession::take(&mut value)?;
@@ -105,7 +105,7 @@ impl Core {
             0 => None,
             form => {
                 let record = if form == 1 { RecordId::NONE } else { RecordId(value.u64()?) };
-                work.named.insert(record);
+                work.dedup_ids.insert(record);
                 let (delay_s, due_at) = (value.u32()?, value.u64()?);
                 Some((record, delay_s, due_at, read_principal(form, &mut value)?, read_message(value)?))
             }
@@ -145,19 +145,19 @@ impl Core {
             will,
             cold: None,
             dropped: 0,
-            durable: Some(Box::new(Durable::new(key.owner(), was_connected))),
+            durable: Some(Box::new(DurableSession::new(key.owner(), was_connected))),
         };
         let SessionRef { id, generation } = self.clients.add_session(session);
         let timer = Timer::session(SessionRef { id, generation });
         self.clients.set_timer(ends_at, timer);
         self.clients.set_timer(due_at.unwrap_or(Millis::MAX), timer);
-        self.announce_durable();
+        self.broadcast_durable();
         work.sessions.insert(key.owner(), id);
         work.done.sessions += 1;
         Some(())
     }
 
-    fn restore_subscription(&mut self, work: &mut Restoring<'_>, key: Key, mut value: Value<'_>) -> Option<()> {
+    fn restore_subscription(&mut self, work: &mut Restoring<'_>, key: Key, mut value: ValueReader<'_>) -> Option<()> {
         let (flags, identifier) = (value.u8()?, value.u32()?);
         let filter = std::str::from_utf8(value.0).ok()?;
         let options = SubscriptionOptions {
@@ -215,17 +215,17 @@ impl Core {
         Some(())
     }
 
-    fn restore_released(&mut self, work: &mut Restoring<'_>, key: Key, _value: Value<'_>) -> Option<()> {
+    fn restore_released(&mut self, work: &mut Restoring<'_>, key: Key, _value: ValueReader<'_>) -> Option<()> {
         let packet_id = PacketId::new(u16::try_from(key.item()).ok()?)?;
         let Some(&id) = work.sessions.get(&key.owner()) else { return Some(()) };
         let delivery = Delivery { qos: QoS::ExactlyOnce, record: key.owner(), ..Delivery::default() };
-        let sent = Sent { packet_id, awaits: Awaits::Complete, message: None, delivery, unsent: false };
+        let sent = Sent { packet_id, awaits: Awaits::PubComp, message: None, delivery, unsent: false };
         self.clients.session_mut(id)?.inflight.restore(sent);
         Some(())
     }
 
     /// A message owed to a session: sent, where its packet identifier is known, else queued.
-    fn restore_delivery(&mut self, work: &mut Restoring<'_>, key: Key, mut value: Value<'_>) -> Option<()> {
+    fn restore_delivery(&mut self, work: &mut Restoring<'_>, key: Key, mut value: ValueReader<'_>) -> Option<()> {
         let (flags, packet_id, shared) = (value.u8()?, value.u16()?, RecordId(value.u64()?));
         let count = value.u32()?;
         let identifiers: Vec<u32> = (0..count).map(|_| value.u32()).collect::<Option<_>>()?;
@@ -244,7 +244,7 @@ impl Core {
             identifiers: (!identifiers.is_empty()).then(|| identifiers.into()),
             group,
             record: RecordId(key.item()),
-            again: session.durable.as_ref().is_some_and(|durable| durable.was_connected),
+            may_be_duplicate: session.durable.as_ref().is_some_and(|durable| durable.was_connected),
         };
         let packet_id = PacketId::new(packet_id).filter(|_| flags & DELIVERY_SENT != 0);
         if work.moved && shared.is_some() {
@@ -258,7 +258,7 @@ impl Core {
         // A QoS 1 message keeps its identifier only where none without one is before it: else it would overtake that.
         match packet_id.filter(|_| delivery.qos == QoS::ExactlyOnce || session.queue.is_empty()) {
             Some(packet_id) => {
-                let awaits = if delivery.qos == QoS::ExactlyOnce { Awaits::Received } else { Awaits::Ack };
+                let awaits = if delivery.qos == QoS::ExactlyOnce { Awaits::PubRec } else { Awaits::PubAck };
                 session.inflight.restore(Sent { packet_id, awaits, message: Some(message), delivery, unsent: false });
             }
             None => session.queue.push(Queued { message, delivery, retained: false, sharers: 1 }),
@@ -266,9 +266,9 @@ impl Core {
         Some(())
     }
 
-    fn restore_received(&mut self, work: &mut Restoring<'_>, key: Key, _value: Value<'_>) -> Option<()> {
+    fn restore_received(&mut self, work: &mut Restoring<'_>, key: Key, _value: ValueReader<'_>) -> Option<()> {
         let (packet_id, part) = received_of(key.item())?;
-        if !work.stored.has_session(key.owner()) && !work.named.contains(&key.owner()) {
+        if !work.stored.has_session(key.owner()) && !work.dedup_ids.contains(&key.owner()) {
             if self.config.shard.0 == 0 {
                 self.journal.remove(key);
             }
@@ -284,7 +284,7 @@ impl Core {
         Some(())
     }
 
-    fn restore_retained(&mut self, work: &mut Restoring<'_>, key: Key, mut value: Value<'_>) -> Option<()> {
+    fn restore_retained(&mut self, work: &mut Restoring<'_>, key: Key, mut value: ValueReader<'_>) -> Option<()> {
         let (namespace, mut message) = (value.text()?, read_message(value)?);
         if owner_of(&[namespace, message.topic()], self.config.shards) != self.config.shard {
             return Some(());
@@ -323,7 +323,7 @@ impl Core {
             self.depend_on(ShardId(shard), RANK_DIRECT, true);
         }
         let until = self.journal.swap_waits(own).until;
-        self.outbox.gate(until, Gated::Records(records));
+        self.outbox.defer(until, Change::Records(records));
     }
 }
 
@@ -332,7 +332,7 @@ impl Restoring<'_> {
         if let Some(message) = self.messages.get(&record) {
             return Some(message.clone());
         }
-        let mut message = read_message(Value(self.stored.value(Key::new(Kind::Message, record, 0))?))?;
+        let mut message = read_message(ValueReader(self.stored.value(Key::new(Kind::Message, record, 0))?))?;
         if !self.moved {
             message.record = record;
         }

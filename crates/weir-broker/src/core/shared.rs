@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::clients::session::Session;
 use crate::delivery::publish_context::PublishContext;
 use crate::delivery::queue::Queued;
-use crate::ids::{GroupId, Millis, Origin, Qos2Key, RecordId, SessionId, SessionRef, ShardId};
+use crate::ids::{DedupKey, GroupId, Millis, Origin, RecordId, SessionId, SessionRef, ShardId};
 use crate::links::link::{LinkMessage, RANK_ASSIGN, RANK_REASSIGN, RANK_RETURN};
 use crate::observe::Site;
 use crate::routing::state::Joined;
@@ -19,9 +19,9 @@ impl Core {
     /// Whether an earlier process had given a group its message, of a QoS 2 publish that is sent again.
     pub(crate) fn group_already_got(&mut self, id: GroupId, context: &PublishContext<'_>) -> bool {
         match self.routing.group_key(id) {
-            Some(key) => self.journal.already_processed(context.qos2_key, &key.names()),
+            Some(key) => self.journal.already_processed(context.dedup_key, &key.names()),
             None => {
-                self.observe.note(Site::GroupOfFilter);
+                self.observe.record_error(Site::GroupOfFilter);
                 false
             }
         }
@@ -48,8 +48,8 @@ impl Core {
         self.assign(id, context, false, now);
     }
 
-    /// Chooses a member. `again`: one has returned the message already.
-    fn assign(&mut self, id: GroupId, context: &mut PublishContext<'_>, again: bool, now: Millis) {
+    /// Chooses a member. `was_returned`: one has returned the message already.
+    fn assign(&mut self, id: GroupId, context: &mut PublishContext<'_>, was_returned: bool, now: Millis) {
         let here = self.config.shard;
         let clients = &self.clients;
         let standing = |member: &Member| {
@@ -58,7 +58,7 @@ impl Core {
         let key = self.routing.group_key(id).cloned();
         let chosen = self.routing.choose(id, context.publish.qos, standing).zip(key);
         let Some(((member, members), key)) = chosen else {
-            return self.observe.note(Site::GroupOfFilter);
+            return self.observe.record_error(Site::GroupOfFilter);
         };
         let Some(member) = member else {
             if let Some(connection) = self.origin_connection(context.origin) {
@@ -72,33 +72,34 @@ impl Core {
             identifiers: (member.identifier != 0).then(|| Box::from([member.identifier])),
             group: Some(Arc::clone(&key)),
             record: RecordId::NONE,
-            again: false,
+            may_be_duplicate: false,
         };
         if member.shard == here {
             self.deliver(member.session.id, delivery, context, now);
-        } else if context.qos2_key.is_some() && !context.in_outbox && context.publish.qos > QoS::AtMostOnce {
+        } else if context.dedup_key.is_some() && !context.in_outbox && context.publish.qos > QoS::AtMostOnce {
             // This shard's record "received" says that the group has the message. So this disk must hold the message, too,
             // until the member's shard has stored it.
             let message = context.store();
-            self.stage(&key, message, again);
+            self.stage(&key, message, was_returned);
         } else {
-            let may_return = !again && member.readiness == Readiness::Ready && members > 1;
+            let may_return = !was_returned && member.readiness == Readiness::Ready && members > 1;
             let (session, message, origin) = (member.session, context.store().unrecorded(), context.origin);
-            let qos2_key = context.qos2_key;
-            let assign = LinkMessage::Assign { session, message, delivery, origin, qos2_key, may_return, again };
+            let dedup_key = context.dedup_key;
+            let assign =
+                LinkMessage::Assign { session, message, delivery, origin, dedup_key, may_return, was_returned };
             self.links.push(member.shard, assign);
-            self.depend_on(member.shard, if again { RANK_REASSIGN } else { RANK_ASSIGN }, false);
+            self.depend_on(member.shard, if was_returned { RANK_REASSIGN } else { RANK_ASSIGN }, false);
         }
     }
 
-    /// A message assigned to a session here by a group's owner elsewhere. It goes back where the session can take less than
-    /// the owner knew (and `may_return` it, once), or has left the group and gets nothing of it any more [MQTT-3.10.4-2].
+    /// A message assigned to a local session by a group's owner. It is returned if the session cannot take it (once, with
+    /// `may_return`), or has left the group [MQTT-3.10.4-2].
     pub(crate) fn on_assigned(
         &mut self,
         session: SessionRef,
         message: &Message,
         delivery: Delivery,
-        (origin, qos2_key): (Origin, Option<Qos2Key>),
+        (origin, dedup_key): (Origin, Option<DedupKey>),
         may_return: bool,
         now: Millis,
     ) {
@@ -120,25 +121,25 @@ impl Core {
         } else if let Some(group) = delivery.group {
             let publish = message.as_publish();
             let mut context = PublishContext::of(message, &publish, Origin::BROKER);
-            context.qos2_key = qos2_key;
+            context.dedup_key = dedup_key;
             self.send_to_group(&group, &mut context, true, now);
         }
-        self.journal.record_part(qos2_key, mark);
+        self.journal.record_part(dedup_key, mark);
     }
 
     /// Sends a message to its group, which a member has left, or for which it is not ready: another member is to have it.
-    /// `again`: a member has returned it.
+    /// `was_returned`: a member has returned it.
     pub(crate) fn send_to_group(
         &mut self,
         key: &Arc<GroupKey>,
         context: &mut PublishContext<'_>,
-        again: bool,
+        was_returned: bool,
         now: Millis,
     ) {
         let owner = self.routing.group_owner(key);
         if owner == self.config.shard {
             if let Some(id) = self.routing.group_id(key) {
-                self.assign(id, context, again, now);
+                self.assign(id, context, was_returned, now);
             }
         } else if context.publish.qos > QoS::AtMostOnce
             && self.journal.any_durable()
@@ -146,10 +147,10 @@ impl Core {
         {
             // The owner waits for this shard, which therefore cannot wait for the owner.
             let message = context.store();
-            self.stage(key, message, again);
+            self.stage(key, message, was_returned);
         } else {
-            let (message, qos2_key) = (context.store().unrecorded(), context.qos2_key);
-            self.links.push(owner, LinkMessage::Return { group: Arc::clone(key), message, qos2_key });
+            let (message, dedup_key) = (context.store().unrecorded(), context.dedup_key);
+            self.links.push(owner, LinkMessage::Return { group: Arc::clone(key), message, dedup_key });
             self.depend_on(owner, RANK_RETURN, false);
         }
     }
@@ -159,7 +160,7 @@ impl Core {
         &mut self,
         key: &Arc<GroupKey>,
         message: &Message,
-        qos2_key: Option<Qos2Key>,
+        dedup_key: Option<DedupKey>,
         now: Millis,
     ) {
         if message.is_expired(now) {
@@ -167,9 +168,9 @@ impl Core {
         }
         let (publish, mark) = (message.as_publish(), self.journal.mark());
         let mut context = PublishContext::of(message, &publish, Origin::BROKER);
-        context.qos2_key = qos2_key;
+        context.dedup_key = dedup_key;
         self.send_to_group(key, &mut context, true, now);
-        self.journal.record_part(qos2_key, mark);
+        self.journal.record_part(dedup_key, mark);
     }
 
     /// A session that ends gives back what it had not acknowledged; not a QoS 2 message that was already sent
@@ -188,7 +189,7 @@ impl Core {
         }
     }
 
-    /// Tells the owners elsewhere of a session's groups how it stands, where that changed.
+    /// Reports a session's readiness to the remote owners of its groups, if it changed.
     pub(crate) fn report_readiness(&mut self, id: SessionId) {
         let (generation, here) = (self.clients.session_ref(id).generation, self.config.shard);
         if self.clients.session(id).is_none_or(|s| s.cold.as_ref().is_none_or(|cold| cold.shared.is_empty())) {

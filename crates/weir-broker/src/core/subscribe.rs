@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::clients::pending_subscribe::{PendingSubscribe, Read};
+use crate::clients::pending_subscribe::{PendingSubscribe, RetainedRead};
 use crate::delivery::queue::Queued;
 use crate::ids::{
     ConnId, ConnectionSlot, Millis, NamespaceId, NodeId, Origin, RecordId, SessionId, SessionRef, ShardId,
@@ -34,7 +34,7 @@ impl Core {
             }
         }
         let Some(connection) = self.clients.connection(id.slot) else {
-            return self.observe.note(Site::ConnectionOfPacket);
+            return self.observe.record_error(Site::ConnectionOfPacket);
         };
         let (session, version) = (connection.session, connection.version);
         let identifier = subscribe.subscription_identifier.unwrap_or(0);
@@ -62,20 +62,20 @@ impl Core {
         }
     }
 
-    /// Judges and installs one filter. Answers with the granted QoS.
+    /// Authorizes and adds one filter; returns the granted QoS.
     fn subscribe_one(
         &mut self,
         slot: ConnectionSlot,
         session_id: SessionId,
         filter: SubscribeFilter<'_>,
         identifier: u32,
-        reads: &mut Vec<Read>,
+        reads: &mut Vec<RetainedRead>,
     ) -> Result<QoS, ReasonCode> {
         let shared = SharedFilter::parse(filter.filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
         let plain = shared.as_ref().map_or(filter.filter, |shared| shared.filter);
         let (Some(connection), Some(session)) = (self.clients.connection(slot), self.clients.session(session_id))
         else {
-            self.observe.note(Site::SessionOfConnection);
+            self.observe.record_error(Site::SessionOfConnection);
             return Err(ReasonCode::UnspecifiedError);
         };
         let limits = &connection.policy.limits;
@@ -127,8 +127,8 @@ impl Core {
         };
         if wanted {
             let own_id = || self.clients.session(session_id).map(|session| session.client_id.clone());
-            let not_of = options.no_local.then(own_id).flatten();
-            reads.push(Read { filter: plain.into(), qos, identifier, not_of });
+            let exclude_publisher = options.no_local.then(own_id).flatten();
+            reads.push(RetainedRead { filter: plain.into(), qos, identifier, exclude_publisher });
         }
         Ok(qos)
     }
@@ -167,7 +167,7 @@ impl Core {
         let reference = self.clients.session_ref(id);
         let readiness = self.clients.readiness(id);
         let Some(session) = self.clients.session_mut(id) else {
-            self.observe.note(Site::SessionOfConnection);
+            self.observe.record_error(Site::SessionOfConnection);
             return Err(ReasonCode::UnspecifiedError);
         };
         let cold = session.cold.get_or_insert_default();
@@ -215,7 +215,7 @@ impl Core {
     }
 
     /// Queues what is retained here under the filters.
-    fn queue_retained(&mut self, id: SessionId, reads: &[Read], now: Millis) {
+    fn queue_retained(&mut self, id: SessionId, reads: &[RetainedRead], now: Millis) {
         let Some(namespace) = self.clients.session(id).map(|session| session.namespace) else { return };
         let mut found = Vec::new();
         for read in reads {
@@ -239,7 +239,14 @@ impl Core {
     }
 
     /// SUBACK means subscribed everywhere on this broker: every other shard has to answer first.
-    fn begin_barrier(&mut self, id: SessionId, packet_id: PacketId, codes: Vec<u8>, reads: Vec<Read>, now: Millis) {
+    fn begin_barrier(
+        &mut self,
+        id: SessionId,
+        packet_id: PacketId,
+        codes: Vec<u8>,
+        reads: Vec<RetainedRead>,
+        now: Millis,
+    ) {
         self.serial = self.serial.wrapping_add(1);
         let (serial, here, shards) = (self.serial, self.config.shard, self.config.shards);
         let session = self.clients.session_ref(id);
@@ -270,7 +277,7 @@ impl Core {
         retained
     }
 
-    /// Another shard answered; `complete`: with its last word.
+    /// A shard has answered the barrier; `complete`: no further answer follows.
     pub(crate) fn on_barrier_ack(
         &mut self,
         request: BarrierId,
@@ -296,7 +303,7 @@ impl Core {
         self.queue_found(id, found);
         let Some(slot) = connection else { return };
         let Some(version) = self.clients.connection(slot).map(|c| c.version) else {
-            return self.observe.note(Site::ConnectionOfSession);
+            return self.observe.record_error(Site::ConnectionOfSession);
         };
         self.gate_durable(slot);
         for pending in &done {
@@ -313,7 +320,7 @@ impl Core {
             return self.refuse(id.slot, ReasonCode::TopicFilterInvalid);
         }
         let Some(connection) = self.clients.connection(id.slot) else {
-            return self.observe.note(Site::ConnectionOfPacket);
+            return self.observe.record_error(Site::ConnectionOfPacket);
         };
         let (session, version) = (connection.session, connection.version);
         let codes: Vec<u8> = unsubscribe
@@ -341,7 +348,7 @@ impl Core {
     pub(crate) fn unsubscribe_node(&mut self, id: SessionId, namespace: NamespaceId, node: NodeId) {
         let subscriptions = self.routing.subscriptions_mut(namespace);
         let Some((position, gone)) = subscriptions.remove(node, id) else {
-            return self.observe.note(Site::SubscriptionOfSession);
+            return self.observe.record_error(Site::SubscriptionOfSession);
         };
         let mut record = None;
         if let Some(session) = self.clients.session_mut(id) {
@@ -410,7 +417,7 @@ impl Core {
         let Some(session) = self.clients.session(id) else { return };
         let Some(slot) = session.connection else { return };
         let Some(connection) = self.clients.connection(slot) else {
-            return self.observe.note(Site::ConnectionOfSession);
+            return self.observe.record_error(Site::ConnectionOfSession);
         };
         let acls = [connection.policy.acl.clone(), connection.principal.claims_acl.clone()];
         let acls: Vec<_> = acls.into_iter().flatten().collect();
@@ -424,7 +431,7 @@ impl Core {
         let subject = Subject { client_id: &client_id, username: principal.username.as_deref(), address };
         for node in session.subscriptions.clone() {
             let Some((filter, subscriber)) = self.routing.subscriptions_mut(namespace).get(node, id) else {
-                self.observe.note(Site::SubscriptionOfSession);
+                self.observe.record_error(Site::SubscriptionOfSession);
                 continue;
             };
             if !acls.iter().all(|acl| acl.may_subscribe(subject, &filter, subscriber.options.qos)) {

@@ -63,7 +63,7 @@ fn an_answer_is_flushed_before_a_fan_out() {
     let publisher = admitted(&mut core, "publisher");
     prompt(&mut core);
     publish(&mut core, publisher);
-    assert_eq!(prompt(&mut core).len(), few.len() + 1, "few are written to at qos2_key");
+    assert_eq!(prompt(&mut core).len(), few.len() + 1, "a small fan-out is flushed with priority");
     assert_eq!(core.next_bulk_flush(), None);
 
     let one_more = subscribed(&mut core, "one more");
@@ -74,7 +74,7 @@ fn an_answer_is_flushed_before_a_fan_out() {
     publish(&mut core, publisher);
     assert!(core.has_pending());
     let crowd: Vec<ConnId> = std::iter::from_fn(|| core.next_bulk_flush()).collect();
-    assert_eq!(crowd.len(), few.len() + 2, "each qos2_key, and the publisher with its own answer");
+    assert_eq!(crowd.len(), few.len() + 2, "each receiver once, and the publisher for its PUBACK");
     assert!(!core.has_pending());
 }
 

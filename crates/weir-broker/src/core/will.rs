@@ -83,7 +83,7 @@ impl Core {
     }
 
     /// Drops the will of a client that lost its right to be connected.
-    pub(crate) fn revoke_will(&mut self, id: SessionId) {
+    pub(crate) fn drop_revoked_will(&mut self, id: SessionId) {
         let Some(session) = self.clients.session_mut(id) else { return };
         let Some(will) = session.will.take() else { return };
         let (namespace, client_id, policy) =

@@ -1,5 +1,5 @@
-//! Which connection is written to when, and how much may wait: an answer does not wait until what goes to thousands is
-//! written, and ten thousand clients that never read must not cost ten thousand times what one may.
+//! Decides the order in which connections are written, and bounds their buffered output: an answer does not wait behind a
+//! large fan-out, and the memory for clients that never read is bounded for all of them together.
 
 use std::collections::VecDeque;
 
@@ -30,7 +30,7 @@ pub(crate) struct QueueBounds {
 
 /// The output of a connection and its scheduling.
 #[derive(Debug, Default)]
-pub(crate) struct Outlet {
+pub(crate) struct ConnectionOutput {
     pub(crate) out: OutBuf,
     /// In the list of connections to flush; and in the bulk queue.
     scheduled: bool,
@@ -39,8 +39,8 @@ pub(crate) struct Outlet {
     held_bytes: usize,
 }
 
-impl Outlet {
-    /// Its turn has come.
+impl ConnectionOutput {
+    /// Called when its flush begins.
     pub(crate) fn begin_flush(&mut self) {
         self.scheduled = false;
     }
@@ -121,21 +121,21 @@ impl FanoutScheduler {
 
     /// Gives an out buffer something to write into.
     #[inline]
-    pub(crate) fn prepare(&mut self, outlet: &mut Outlet) {
-        if outlet.out.is_bare() {
-            outlet.out.lend(self.pool.take());
+    pub(crate) fn prepare(&mut self, outlet: &mut ConnectionOutput) {
+        if outlet.out.has_no_buffer() {
+            outlet.out.set_buffer(self.pool.take());
         }
     }
 
     /// Something was appended: accounts for it, and schedules the connection.
     #[inline]
-    pub(crate) fn appended(&mut self, id: ConnId, outlet: &mut Outlet) {
+    pub(crate) fn appended(&mut self, id: ConnId, outlet: &mut ConnectionOutput) {
         self.account(outlet);
         self.schedule(id, outlet);
     }
 
     /// Something was written to the socket: what the buffer does not need goes back to the pool.
-    pub(crate) fn written(&mut self, outlet: &mut Outlet) {
+    pub(crate) fn written(&mut self, outlet: &mut ConnectionOutput) {
         if let Some(buffer) = outlet.out.reclaim() {
             self.pool.give_back(buffer);
         } else {
@@ -144,14 +144,14 @@ impl FanoutScheduler {
         self.account(outlet);
     }
 
-    fn account(&mut self, outlet: &mut Outlet) {
+    fn account(&mut self, outlet: &mut ConnectionOutput) {
         let held_bytes = outlet.out.held_bytes();
         self.buffered_bytes = self.buffered_bytes + held_bytes - outlet.held_bytes;
         outlet.held_bytes = held_bytes;
     }
 
     /// The connection has ended.
-    pub(crate) fn release(&mut self, outlet: &Outlet) {
+    pub(crate) fn release(&mut self, outlet: &ConnectionOutput) {
         self.buffered_bytes -= outlet.held_bytes;
     }
 
@@ -161,7 +161,7 @@ impl FanoutScheduler {
         self.priority_budget = PRIORITY_DELIVERIES;
     }
 
-    /// A message goes to so many.
+    /// Counts a message's receivers against the priority budget.
     #[inline]
     pub(crate) fn spend_priority(&mut self, receivers: usize) {
         self.priority_budget = self.priority_budget.saturating_sub(receivers);
@@ -174,7 +174,7 @@ impl FanoutScheduler {
 
     /// A connection has something to write: now, or in its turn of the bulk queue.
     #[inline]
-    pub(crate) fn schedule(&mut self, id: ConnId, outlet: &mut Outlet) {
+    pub(crate) fn schedule(&mut self, id: ConnId, outlet: &mut ConnectionOutput) {
         if outlet.scheduled {
             return;
         }

@@ -26,7 +26,7 @@ impl HeldPublishes {
         self.connections.retain(|other| *other != id);
     }
 
-    /// Counts bytes that are held. Answers whether all connections together hold too much.
+    /// Counts bytes that are held. Returns whether all connections together hold too much.
     pub(crate) fn add_bytes(&mut self, bytes: usize) -> bool {
         self.bytes += bytes;
         self.bytes > HELD_PUBLISHES_BYTES

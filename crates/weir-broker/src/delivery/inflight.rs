@@ -10,14 +10,14 @@ use weir_mqtt::PacketId;
 pub(crate) struct Inflight {
     sent: VecDeque<Sent>,
     next: PacketId,
-    /// Identifiers went round and met one that is still in use: their order says nothing any more.
-    lapped: bool,
+    /// Identifiers wrapped around past one still in use: they are no longer in order.
+    wrapped: bool,
     unsent: usize,
 }
 
 impl Inflight {
     pub(crate) fn new() -> Self {
-        Self { sent: VecDeque::new(), next: PacketId::MIN, lapped: false, unsent: 0 }
+        Self { sent: VecDeque::new(), next: PacketId::MIN, wrapped: false, unsent: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -51,9 +51,9 @@ impl Inflight {
     pub(crate) fn allocate(&mut self) -> PacketId {
         let mut id = self.next;
         if self.sent.is_empty() {
-            self.lapped = false;
-        } else if self.lapped || self.sent.front().is_some_and(|oldest| oldest.packet_id == id) {
-            self.lapped = true;
+            self.wrapped = false;
+        } else if self.wrapped || self.sent.front().is_some_and(|oldest| oldest.packet_id == id) {
+            self.wrapped = true;
             while self.sent.iter().any(|s| s.packet_id == id) {
                 id = after(id);
             }
@@ -68,7 +68,7 @@ impl Inflight {
 
     /// Puts back what an earlier process had sent: its identifiers may be in any order.
     pub(crate) fn restore(&mut self, sent: Sent) {
-        self.lapped = true;
+        self.wrapped = true;
         self.next = after(self.next.max(sent.packet_id));
         self.push(sent);
     }
@@ -83,7 +83,7 @@ impl Inflight {
         if oldest == id {
             return Some(0);
         }
-        if self.lapped {
+        if self.wrapped {
             return self.sent.iter().position(|s| s.packet_id == id);
         }
         let distance = |id: PacketId| id.get().wrapping_sub(oldest.get());
@@ -125,7 +125,7 @@ mod tests {
         let packet_id = window.allocate();
         window.push(Sent {
             packet_id,
-            awaits: Awaits::Ack,
+            awaits: Awaits::PubAck,
             message: None,
             delivery: Delivery::default(),
             unsent: false,

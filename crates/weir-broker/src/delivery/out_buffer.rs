@@ -17,8 +17,8 @@ pub struct OutBuf {
     buf: Vec<u8>,
     /// Bytes of `buf` taken.
     written: usize,
-    /// Shared pieces that go between the bytes of `buf`, in order.
-    shared: Option<Box<Shared>>,
+    /// SharedPieces pieces that go between the bytes of `buf`, in order.
+    shared: Option<Box<SharedPieces>>,
     /// From where on bytes are held back, and until which epoch is settled; both grow.
     gates: Option<Box<Gates>>,
 }
@@ -60,7 +60,7 @@ impl Acknowledgement {
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct SharedPieces {
     pieces: VecDeque<Piece>,
     bytes: usize,
 }
@@ -188,7 +188,7 @@ impl OutBuf {
         }
     }
 
-    /// Fills `slices` with what may be written, from the front; answers how many it filled (0: nothing does).
+    /// Fills `slices` with what may be written, from the front; returns how many it filled (0: nothing does).
     pub fn fill_slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let limit = self.limit();
         let Some(shared) = &self.shared else {
@@ -285,19 +285,19 @@ impl OutBuf {
     }
 
     /// Whether it has no buffer of its own to write into yet.
-    pub(crate) fn is_bare(&self) -> bool {
+    pub(crate) fn has_no_buffer(&self) -> bool {
         self.buf.capacity() == 0
     }
 
     /// Gives it a buffer.
-    pub(crate) fn lend(&mut self, buf: Vec<u8>) {
+    pub(crate) fn set_buffer(&mut self, buf: Vec<u8>) {
         self.buf = buf;
         self.written = 0;
     }
 
     /// Takes the buffer back once all is written; `None` while something waits.
     pub(crate) fn reclaim(&mut self) -> Option<Vec<u8>> {
-        if !self.is_empty() || self.is_bare() {
+        if !self.is_empty() || self.has_no_buffer() {
             return None;
         }
         // Nothing stands behind a gate, or it would wait: what is held back begins with the next buffer.
@@ -360,7 +360,7 @@ mod tests {
         out.advance(3);
         assert_eq!(out.reclaim(), Some(Vec::new()));
         assert_eq!((out.ready(), out.first()), (0, &b""[..]));
-        out.lend(Vec::new());
+        out.set_buffer(Vec::new());
         out.buffer().extend_from_slice(b"held");
         assert!(!out.gate(1, false));
         assert_eq!((out.ready(), out.first()), (0, &b""[..]));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::delivery::out_buffer::OutBuf;
 use crate::delivery::outgoing_aliases::OutgoingAliases;
-use crate::ids::{Millis, Origin, Qos2Key};
+use crate::ids::{DedupKey, Millis, Origin};
 use crate::limits::SHARED_PAYLOAD_MIN_BYTES;
 use crate::values::delivery::Delivery;
 use crate::values::message::{Message, remaining_s};
@@ -38,8 +38,8 @@ pub(crate) struct PublishContext<'a> {
     pub(crate) publisher: Option<Arc<PublisherIdentity>>,
     /// If it is retained, then on disk.
     pub(crate) durable: bool,
-    /// A QoS 2 publish of a durable session, or a message of the outbox: what tells it from every other.
-    pub(crate) qos2_key: Option<Qos2Key>,
+    /// Deduplication key: of a QoS 2 publish of a durable session, or of an outbox message.
+    pub(crate) dedup_key: Option<DedupKey>,
     /// This shard's outbox keeps it until the member of a group has it that it goes to.
     pub(crate) in_outbox: bool,
     stored: Option<Message>,
@@ -78,7 +78,7 @@ impl<'a> PublishContext<'a> {
             origin,
             publisher: None,
             durable: false,
-            qos2_key: None,
+            dedup_key: None,
             in_outbox: false,
             stored: None,
             receivers: 1,
@@ -119,7 +119,7 @@ impl<'a> PublishContext<'a> {
         self.stored.get_or_insert_with(store).clone()
     }
 
-    /// Appends the PUBLISH for one receiver to its out buffer. Answers with its length, or `None` where it is larger
+    /// Appends the PUBLISH for one receiver to its out buffer. Returns its length, or `None` where it is larger
     /// than the receiver takes [MQTT-3.1.2-24].
     pub(crate) fn append(
         &mut self,

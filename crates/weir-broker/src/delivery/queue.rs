@@ -39,7 +39,7 @@ pub(crate) struct Queued {
     pub(crate) delivery: Delivery,
     /// Sent in answer to a SUBSCRIBE.
     pub(crate) retained: bool,
-    /// How many its bytes are shared by, as far as is known: each takes its part of the memory.
+    /// Estimated number of sessions that share the bytes: each counts its part of the memory.
     pub(crate) sharers: usize,
 }
 
@@ -118,7 +118,7 @@ impl Queue {
         Some(queued)
     }
 
-    /// Keeps what `keep` says; answers with what went.
+    /// Keeps what `keep` says; returns what went.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Queued) -> bool) -> Vec<Queued> {
         let mut gone = Vec::new();
         self.forget_held();

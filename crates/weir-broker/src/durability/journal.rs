@@ -1,16 +1,17 @@
 //! Changes of a core that are being stored, and output that waits for them.
 //!
 //! An *epoch* is what a shard does between two batches of records. What a client is sent because of it (PUBACK,
-//! SUBACK, a QoS 2 message) waits in its out buffer with the epoch's number, and goes out when the epoch is settled: its own records are durable, and other shards that it sent messages to have settled theirs.
+//! SUBACK, a QoS 2 message) waits in its out buffer with the epoch's number, and goes out when the epoch is settled: its
+//! own records are durable, and other shards that it sent messages to have settled theirs.
 
-use crate::ids::Qos2Key;
+use crate::ids::DedupKey;
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::hash::{IdMap, IdSet};
 use crate::ids::{ConnId, Millis, Origin, RecordId, owner_of};
 use crate::limits::RECORDS_HIGH_BYTES;
-use crate::links::link::Wait;
-use crate::values::record::{Fields, Key, RecordBatch, StoreAck};
+use crate::links::link::StorageWait;
+use crate::values::record::{Key, RecordBatch, StoreAck, ValueWriter};
 use weir_mqtt::PacketId;
 
 /// How records are made, and from what number on.
@@ -24,7 +25,7 @@ pub struct Recording {
 
 /// The durable side of a session.
 #[derive(Debug)]
-pub(crate) struct Durable {
+pub(crate) struct DurableSession {
     pub(crate) id: RecordId,
     /// It had a connection when an earlier process ended: what it is owed may have been sent.
     pub(crate) was_connected: bool,
@@ -37,7 +38,7 @@ pub(crate) struct Durable {
     pub(crate) recovered: BTreeSet<PacketId>,
 }
 
-impl Durable {
+impl DurableSession {
     pub(crate) fn new(id: RecordId, was_connected: bool) -> Self {
         Self { id, was_connected, subscriptions: Vec::new(), received: BTreeSet::new(), recovered: BTreeSet::new() }
     }
@@ -54,7 +55,7 @@ pub(crate) struct ShardPart {
 #[derive(Debug, Default)]
 pub(crate) struct Waits {
     /// The link positions that other shards must have stored.
-    pub(crate) until: Vec<Wait>,
+    pub(crate) until: Vec<StorageWait>,
     /// The rank of the message from another shard that is being processed.
     pub(crate) rank: Option<usize>,
 }
@@ -65,10 +66,10 @@ struct CommitEpoch {
     /// Bytes of its records; 0: nothing for the disk.
     bytes: u64,
     /// The link positions that other shards must have settled.
-    until: Vec<Wait>,
+    until: Vec<StorageWait>,
 }
 
-/// A position of the journal; see [`Journal::mark`].
+/// A position of the journal; see [`CommitJournal::mark`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mark {
     recorded: u64,
@@ -76,7 +77,7 @@ pub(crate) struct Mark {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Journal {
+pub(crate) struct CommitJournal {
     /// Whether there is a store. Without one nothing is durable.
     pub(super) on: bool,
     /// Some shard has a durable session; whether this one has reported its own.
@@ -97,7 +98,7 @@ pub(crate) struct Journal {
     stored: u64,
     settled: u64,
     backlog_bytes: u64,
-    /// See [`Journal::bound`].
+    /// See [`CommitJournal::bound`].
     backlog_max_bytes: Option<u64>,
     /// Connections with gates, by the epoch they wait for.
     gated: VecDeque<(u64, ConnId)>,
@@ -110,13 +111,13 @@ pub(crate) struct Journal {
     /// Deliveries that each shared message still has.
     pub(super) shared: IdMap<RecordId, u32>,
     /// Unreleased QoS 2 publishes that shards of earlier processes had received.
-    pub(super) recovered: IdSet<(Qos2Key, ShardPart)>,
+    pub(super) recovered: IdSet<(DedupKey, ShardPart)>,
     /// How many shards those processes had.
     pub(super) recovered_shards: Vec<u16>,
 }
 
-impl Journal {
-    /// Of a shard; without a store until [`Journal::start`].
+impl CommitJournal {
+    /// Of a shard; without a store until [`CommitJournal::start`].
     pub(crate) fn new(here: ShardPart) -> Self {
         Self { here, ..Self::default() }
     }
@@ -150,20 +151,20 @@ impl Journal {
     }
 
     /// Another shard has a durable session.
-    pub(crate) fn learn_durable(&mut self) {
+    pub(crate) fn note_remote_durable(&mut self) {
         self.any_durable = true;
     }
 
-    /// A session here is durable. Answers whether the other shards have to learn it.
+    /// A session here is durable. Returns whether the other shards have to learn it.
     pub(crate) fn begin_durable(&mut self) -> bool {
         self.any_durable = true;
         !std::mem::replace(&mut self.announced, true)
     }
 
-    /// Whether a message for another shard may be recorded there, or farther on, so that this epoch waits for it. `kept`: it
+    /// Whether a message for another shard may be recorded there, or farther on, so that this epoch waits for it. `retained_on_disk`: it
     /// is retained on disk in any case.
-    pub(crate) fn depends_on_others(&self, rank: usize, kept: bool) -> bool {
-        self.on && (self.any_durable || kept) && self.may_wait_for(rank)
+    pub(crate) fn depends_on_others(&self, rank: usize, retained_on_disk: bool) -> bool {
+        self.on && (self.any_durable || retained_on_disk) && self.may_wait_for(rank)
     }
 
     /// Whether any shard has a durable session.
@@ -237,7 +238,7 @@ impl Journal {
 
     /// Whether an earlier process had recorded a part of a QoS 2 publish that its client sends again: the part of the shard
     /// that `names` belonged to then.
-    pub(crate) fn already_processed(&self, key: Option<Qos2Key>, names: &[&str]) -> bool {
+    pub(crate) fn already_processed(&self, key: Option<DedupKey>, names: &[&str]) -> bool {
         let Some(key) = key.filter(|_| !self.recovered.is_empty()) else { return false };
         self.recovered_shards.iter().any(|&shards| {
             let part = ShardPart { shards, shard: owner_of(names, shards).0 };
@@ -246,12 +247,12 @@ impl Journal {
     }
 
     /// Whether an earlier process had recorded any part of a publish.
-    pub(crate) fn has_recovered(&self, key: Qos2Key) -> bool {
+    pub(crate) fn has_recovered(&self, key: DedupKey) -> bool {
         self.recovered.iter().any(|(known, _)| *known == key)
     }
 
     /// An earlier process had recorded a part of a QoS 2 publish.
-    pub(crate) fn restore_received(&mut self, key: Qos2Key, part: ShardPart) {
+    pub(crate) fn restore_received(&mut self, key: DedupKey, part: ShardPart) {
         self.recovered.insert((key, part));
         if !self.recovered_shards.contains(&part.shards) {
             self.recovered_shards.push(part.shards);
@@ -265,13 +266,13 @@ impl Journal {
         id
     }
 
-    pub(crate) fn put(&mut self, key: Key, write: impl FnOnce(&mut Fields<'_>)) {
+    pub(crate) fn put(&mut self, key: Key, write: impl FnOnce(&mut ValueWriter<'_>)) {
         self.recorded += 1;
         self.dependencies += 1;
         self.bytes.extend_from_slice(&key.to_bytes());
         let at = self.bytes.len();
         self.bytes.extend_from_slice(&[0; 4]);
-        write(&mut Fields(&mut self.bytes));
+        write(&mut ValueWriter(&mut self.bytes));
         let length = (self.bytes.len() - at - 4) as u32;
         self.bytes[at..at + 4].copy_from_slice(&length.to_le_bytes());
     }
@@ -294,7 +295,7 @@ impl Journal {
     }
 
     /// This epoch, or the message that is being processed, waits until another shard has come that far.
-    pub(crate) fn wait_for(&mut self, wait: Wait) {
+    pub(crate) fn wait_for(&mut self, wait: StorageWait) {
         self.dependencies += 1;
         match self.waits.until.iter_mut().find(|known| (known.shard, known.rank) == (wait.shard, wait.rank)) {
             Some(known) => known.place = wait.place,
@@ -340,7 +341,7 @@ impl Journal {
         self.backlog_bytes + self.bytes.len() as u64
     }
 
-    /// Ends the epoch; answers with its records, if it has any.
+    /// Ends the epoch; returns its records, if it has any.
     pub(crate) fn end_epoch(&mut self) -> Option<RecordBatch> {
         self.unsettled().filter(|number| *number == self.number)?;
         let number = self.number;
@@ -355,9 +356,9 @@ impl Journal {
         (size > 0).then_some(RecordBatch { number, bytes })
     }
 
-    /// Finds which epochs are settled, by how far each other shard has settled its link. Answers with the newest number
+    /// Finds which epochs are settled, by how far each other shard has settled its link. Returns the newest number
     /// where there is a newer one.
-    pub(crate) fn settle(&mut self, has_settled: impl Fn(&Wait) -> bool) -> Option<u64> {
+    pub(crate) fn settle(&mut self, has_settled: impl Fn(&StorageWait) -> bool) -> Option<u64> {
         let before = self.settled;
         while let Some(epoch) = self.epochs.front() {
             let on_disk = epoch.bytes == 0 || epoch.number <= self.stored;
@@ -387,13 +388,13 @@ mod tests {
     use super::*;
     use crate::values::record::Kind;
 
-    fn journal() -> Journal {
-        let mut journal = Journal::new(ShardPart { shards: 3, shard: 1 });
+    fn journal() -> CommitJournal {
+        let mut journal = CommitJournal::new(ShardPart { shards: 3, shard: 1 });
         journal.start(Recording { next_id: 10, epoch_unix_ms: 5_000 });
         journal
     }
 
-    fn record(journal: &mut Journal) {
+    fn record(journal: &mut CommitJournal) {
         let id = journal.new_id();
         journal.put(Key::new(Kind::Message, id, 0), |fields| {
             fields.u8(1);
@@ -410,7 +411,7 @@ mod tests {
     fn an_epoch_settles_with_its_records_and_with_what_other_shards_store() {
         let mut journal = journal();
         assert_eq!((journal.unsettled(), journal.end_epoch()), (None, None));
-        let wait = |place| Wait { shard: 0, rank: 1, place };
+        let wait = |place| StorageWait { shard: 0, rank: 1, place };
         record(&mut journal);
         journal.wait_for(wait(70));
         assert_eq!(journal.unsettled(), Some(1));

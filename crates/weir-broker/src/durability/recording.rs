@@ -1,12 +1,12 @@
 //! The records of sessions, subscriptions, messages and QoS 2 packet identifiers.
 
 use crate::Principal;
-use crate::durability::journal::{Journal, Mark, ShardPart};
-use crate::ids::{Millis, Qos2Key, RecordId};
+use crate::durability::journal::{CommitJournal, Mark, ShardPart};
+use crate::ids::{DedupKey, Millis, RecordId};
 use crate::values::delivery::{Awaits, Delivery, Sent};
 use crate::values::message::Message;
 use crate::values::publisher::write_identity;
-use crate::values::record::{Fields, Key, Kind};
+use crate::values::record::{Key, Kind, ValueWriter};
 use crate::values::will::PendingWill;
 use weir_mqtt::{PacketId, SubscriptionOptions};
 
@@ -21,7 +21,7 @@ pub(crate) struct SessionRecord<'a> {
     pub(crate) will: Option<&'a PendingWill>,
 }
 
-impl Journal {
+impl CommitJournal {
     /// Records a session as it is now.
     pub(crate) fn record_session(&mut self, id: RecordId, session: &SessionRecord<'_>) {
         let ends_at = session.ends_at.map_or(0, |at| self.to_unix_ms(at));
@@ -47,7 +47,7 @@ impl Journal {
     }
 
     /// The publisher has released a packet identifier, or its session has ended: removes the parts of all shards, also of
-    /// earlier processes. Answers whether an earlier process knew it: then other shards have to forget it, too.
+    /// earlier processes. Returns whether an earlier process knew it: then other shards have to forget it, too.
     pub(crate) fn forget_received(&mut self, owner: RecordId, packet_id: PacketId) -> bool {
         let (now, before) = (self.here.shards, self.recovered_shards.clone());
         for shards in before.into_iter().filter(|before| *before != now).chain([now]) {
@@ -58,7 +58,7 @@ impl Journal {
         self.forget_recovered((owner, packet_id))
     }
 
-    /// Records a retained message in place of the record `before`, or removes that. Answers with its record.
+    /// Records a retained message in place of the record `before`, or removes that. Returns its record.
     pub(crate) fn record_retained(
         &mut self,
         namespace: &str,
@@ -115,7 +115,7 @@ impl Journal {
         self.remove(Key::new(Kind::Outbox, record, 0));
     }
 
-    /// Tells a subscription; `filter` with its `$share`. Answers with its number.
+    /// Records a subscription; `filter` with its `$share`. Returns its record id.
     pub(crate) fn record_subscription(
         &mut self,
         owner: RecordId,
@@ -139,7 +139,7 @@ impl Journal {
         self.remove(Key::new(Kind::Subscription, owner, record.0));
     }
 
-    /// Tells what a session is to get, or (of QoS 2) by what packet identifier it gets it.
+    /// Records a delivery for a session, with its packet identifier for QoS 2.
     pub(crate) fn record_delivery(
         &mut self,
         owner: RecordId,
@@ -184,12 +184,12 @@ impl Journal {
         }
     }
 
-    /// A sent message is done with, wherever its exchange stands.
+    /// Removes the records of a sent message, whatever its state.
     pub(crate) fn forget_sent(&mut self, owner: RecordId, sent: &Sent) {
         if !sent.delivery.record.is_some() {
             return;
         }
-        if sent.awaits == Awaits::Complete {
+        if sent.awaits == Awaits::PubComp {
             self.remove(Key::new(Kind::Released, owner, u64::from(sent.packet_id.get())));
         } else {
             self.forget_delivery(owner, &sent.delivery, sent.message.as_ref());
@@ -205,29 +205,29 @@ impl Journal {
     }
 
     /// This shard has recorded its part of a QoS 2 publish.
-    pub(crate) fn record_received(&mut self, (owner, packet_id): Qos2Key) {
+    pub(crate) fn record_received(&mut self, (owner, packet_id): DedupKey) {
         let item = received_item(packet_id, self.here);
         self.put(Key::new(Kind::Received, owner, item), |_| {});
     }
 
     /// The same, where anything was recorded since `since`.
-    pub(crate) fn record_part(&mut self, key: Option<Qos2Key>, since: Mark) {
+    pub(crate) fn record_part(&mut self, key: Option<DedupKey>, since: Mark) {
         if let Some(key) = key.filter(|_| self.has_recorded(since)) {
             self.record_received(key);
         }
     }
 
-    /// Removes what [`Journal::record_received`] recorded.
-    pub(crate) fn forget_own_part(&mut self, (owner, packet_id): Qos2Key) {
+    /// Removes what [`CommitJournal::record_received`] recorded.
+    pub(crate) fn forget_own_part(&mut self, (owner, packet_id): DedupKey) {
         let item = received_item(packet_id, self.here);
         self.remove(Key::new(Kind::Received, owner, item));
     }
 
-    /// The identifier may name another message from now on. Answers whether an earlier process knew it.
-    pub(crate) fn forget_recovered(&mut self, qos2_key: Qos2Key) -> bool {
+    /// The identifier may name another message from now on. Returns whether an earlier process knew it.
+    pub(crate) fn forget_recovered(&mut self, dedup_key: DedupKey) -> bool {
         let before = self.recovered.len();
         if before > 0 {
-            self.recovered.retain(|(known, _)| *known != qos2_key);
+            self.recovered.retain(|(known, _)| *known != dedup_key);
         }
         self.recovered.len() < before
     }
@@ -253,7 +253,7 @@ pub(crate) const WILL_FORM: u8 = 2;
 
 /// Writes into a record as whom a will is published. Rules that a credential carried are not among it: they were applied at
 /// CONNECT, and no declaration changes them.
-fn write_principal(fields: &mut Fields<'_>, principal: &Principal) {
+fn write_principal(fields: &mut ValueWriter<'_>, principal: &Principal) {
     write_identity(fields, principal.username.as_deref(), principal.address);
     fields.sized(principal.admitted_by.as_bytes());
 }
@@ -263,7 +263,7 @@ pub(crate) const DELIVERY_RETAIN: u8 = 1 << 2;
 pub(crate) const DELIVERY_SENT: u8 = 1 << 3;
 pub(crate) const DELIVERY_GROUP: u8 = 1 << 4;
 
-fn write_delivery(fields: &mut Fields<'_>, delivery: &Delivery, packet_id: Option<PacketId>, message: RecordId) {
+fn write_delivery(fields: &mut ValueWriter<'_>, delivery: &Delivery, packet_id: Option<PacketId>, message: RecordId) {
     let flag = |set: bool, bit: u8| if set { bit } else { 0 };
     let flags = delivery.qos as u8
         | flag(delivery.retain, DELIVERY_RETAIN)
@@ -281,7 +281,11 @@ fn write_delivery(fields: &mut Fields<'_>, delivery: &Delivery, packet_id: Optio
 }
 
 /// Writes a message at the end of a value; `expires_at` by the wall clock.
-fn write_message<'a, 'b>(fields: &'b mut Fields<'a>, message: &Message, expires_at: u64) -> &'b mut Fields<'a> {
+fn write_message<'a, 'b>(
+    fields: &'b mut ValueWriter<'a>,
+    message: &Message,
+    expires_at: u64,
+) -> &'b mut ValueWriter<'a> {
     let publisher = message.publisher.as_deref();
     let flags = message.qos as u8 | u8::from(message.retain) << 2 | u8::from(publisher.is_some()) << 3;
     fields.u8(flags).u64(expires_at);

@@ -8,7 +8,7 @@ use crate::durability::recording::WILL_FORM;
 use crate::ids::RecordId;
 use crate::values::message::Message;
 use crate::values::publisher::{PublisherIdentity, read_identity};
-use crate::values::record::{Key, Kind, Value};
+use crate::values::record::{Key, Kind, ValueReader};
 use weir_mqtt::QoS;
 
 /// A store's records, each key's newest, in the order of the keys.
@@ -53,10 +53,10 @@ pub struct StoredSession<'a> {
 impl<'a> StoredSession<'a> {
     /// `None`: damaged, or of a newer version.
     pub fn read(value: &'a [u8]) -> Option<Self> {
-        Self::take(&mut Value(value))
+        Self::take(&mut ValueReader(value))
     }
 
-    pub(crate) fn take(value: &mut Value<'a>) -> Option<Self> {
+    pub(crate) fn take(value: &mut ValueReader<'a>) -> Option<Self> {
         Some(Self {
             namespace: value.text()?,
             client_id: value.text()?,
@@ -92,7 +92,7 @@ impl Stored {
             // Their items are packet identifiers.
             Some(Kind::Released | Kind::Received) => key.owner().0,
             Some(Kind::Node) => 0,
-            Some(Kind::Session) => key.owner().0.max(will_of_session(Value(value)).unwrap_or(0)),
+            Some(Kind::Session) => key.owner().0.max(will_of_session(ValueReader(value)).unwrap_or(0)),
             _ => key.owner().0.max(key.item()),
         };
         self.records.iter().map(numbered).max().unwrap_or(0) + 1
@@ -100,7 +100,7 @@ impl Stored {
 
     /// Whether any of it was written by another number of shards.
     pub(crate) fn is_of_other_shards(&self, shards: u16) -> bool {
-        self.of(Kind::Node).iter().any(|(_, value)| Value(value).u16() != Some(shards))
+        self.of(Kind::Node).iter().any(|(_, value)| ValueReader(value).u16() != Some(shards))
     }
 
     /// The value of a record.
@@ -122,13 +122,13 @@ impl Stored {
 }
 
 /// The number that names the will of a stored session.
-fn will_of_session(mut value: Value<'_>) -> Option<u64> {
+fn will_of_session(mut value: ValueReader<'_>) -> Option<u64> {
     StoredSession::take(&mut value)?;
     if value.u8()? == WILL_FORM { value.u64() } else { None }
 }
 
 /// Reads the principal of a will from a session's record of that form. `None`: it is not understood.
-pub(crate) fn read_principal(form: u8, value: &mut Value<'_>) -> Option<Principal> {
+pub(crate) fn read_principal(form: u8, value: &mut ValueReader<'_>) -> Option<Principal> {
     let ((username, address), admitted_by) = match form {
         // It is not known which authenticator admitted it: none confirms it.
         1 => ((None, None), ""),
@@ -139,7 +139,7 @@ pub(crate) fn read_principal(form: u8, value: &mut Value<'_>) -> Option<Principa
 }
 
 /// Reads what `write_message` wrote; its expiry as it was written.
-pub(crate) fn read_message(mut value: Value<'_>) -> Option<Message> {
+pub(crate) fn read_message(mut value: ValueReader<'_>) -> Option<Message> {
     let (flags, expires_at) = (value.u8()?, value.u64()?);
     let publisher = if flags & 1 << 3 != 0 { Some(Arc::new(PublisherIdentity::read(&mut value)?)) } else { None };
     let (topic_len, properties_len) = (value.u16()?, value.u32()?);

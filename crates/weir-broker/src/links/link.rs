@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::ids::{ConnId, Millis, NamespaceId, Origin, Qos2Key, SessionRef, ShardId};
+use crate::ids::{ConnId, DedupKey, Millis, NamespaceId, Origin, SessionRef, ShardId};
 use crate::values::delivery::Delivery;
 use crate::values::group::{GroupKey, Member, Readiness};
 use crate::values::message::Message;
@@ -41,17 +41,17 @@ pub struct Batch {
     pub(crate) wants_ack: bool,
     /// At its receiver: some of it was forwarded.
     pub(crate) forwarded: bool,
-    /// The sender wants to hear when what came of its messages of a rank is durable.
+    /// The sender requests stored watermarks for these ranks.
     pub(crate) wants_stored: [bool; RANKS],
     /// The position up to which messages of the receiver are durable, and those forwarded because of them.
     pub(crate) stored: [u64; RANKS],
     /// At its receiver: other shards that something was forwarded to because of its messages of a rank.
-    pub(crate) stored_until: [Vec<Wait>; RANKS],
+    pub(crate) stored_until: [Vec<StorageWait>; RANKS],
 }
 
 /// Another shard has to have stored what it was sent of a rank, up to a place of the link.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Wait {
+pub(crate) struct StorageWait {
     pub(crate) shard: u16,
     pub(crate) rank: usize,
     pub(crate) place: u64,
@@ -91,7 +91,8 @@ pub(crate) enum LinkMessage {
         request: BarrierId,
         reads: Vec<(NamespaceId, Box<str>)>,
     },
-    /// Retained messages by the index of the read that found them, and whether the barrier is complete; else a second answer follows.
+    /// Retained messages by the index of the read that found them, and whether the barrier is complete; else a second
+    /// answer follows.
     BarrierAck {
         request: BarrierId,
         retained: Vec<(u32, Message)>,
@@ -117,27 +118,27 @@ pub(crate) enum LinkMessage {
         message: Message,
         delivery: Delivery,
         origin: Origin,
-        qos2_key: Option<Qos2Key>,
+        dedup_key: Option<DedupKey>,
         /// The owner took the member for ready: if it is not, another one is to have the message.
         may_return: bool,
         /// Another member has returned it.
-        again: bool,
+        was_returned: bool,
     },
-    /// A member went before it took the message: another one is to have it.
+    /// The member left before taking the message: assign it to another.
     Return {
         group: Arc<GroupKey>,
         message: Message,
-        qos2_key: Option<Qos2Key>,
+        dedup_key: Option<DedupKey>,
     },
-    /// A receiver over there is slow: pause its publisher.
+    /// A receiver at the sender is slow: pause its publisher.
     Pause(ConnId),
     Resume(ConnId),
     /// The sender has a durable session.
-    Durable,
+    HasDurableSessions,
     /// A QoS 2 publish that an earlier process received is released.
-    Released(Qos2Key),
+    Released(DedupKey),
     /// A session ended before it released a QoS 2 publish: its part at the receiver is removed, too.
-    Orphaned(Qos2Key),
+    SessionEnded(DedupKey),
     /// Asks to hear when everything that was recorded before is on disk.
     StoreBarrier,
     /// Carries nothing but the batch's watermark.
@@ -156,8 +157,8 @@ pub(crate) struct ForwardedPublish {
     pub(crate) expires_at: Millis,
     /// If it is retained, then on disk.
     pub(crate) durable: bool,
-    /// See [`Qos2Key`].
-    pub(crate) qos2_key: Option<Qos2Key>,
+    /// See [`DedupKey`].
+    pub(crate) dedup_key: Option<DedupKey>,
     /// Range in the batch's bytes.
     pub(crate) start: u32,
     pub(crate) end: u32,
@@ -190,18 +191,18 @@ pub(crate) struct PendingBarrier {
 /// Consequences of a batch's messages of one rank that are not durable. They wait for nothing with another cause:
 /// otherwise two shards whose clients publish to each other would wait for each other.
 #[derive(Debug)]
-pub(crate) struct Storing {
+pub(crate) struct PendingStorage {
     /// The position of its link after it.
     pub(crate) end: u64,
     /// The batch of records that it left here; 0: none.
     pub(crate) batch: u64,
     /// Other shards that it was forwarded to, and how far each must have stored.
-    pub(crate) until: Vec<Wait>,
+    pub(crate) until: Vec<StorageWait>,
 }
 
 /// This end of a link.
 #[derive(Debug, Default)]
-pub(crate) struct Link {
+pub(crate) struct ShardLink {
     pub(super) batch: Batch,
     /// Everything put on the link, in bytes, and how much of it the other end has processed.
     pub(super) sent: u64,
@@ -220,7 +221,7 @@ pub(crate) struct Link {
     pub(super) stored: [u64; RANKS],
     /// The same of what came from the other end, and what is not durable of it.
     pub(super) their_stored: [u64; RANKS],
-    pub(super) storing: [VecDeque<Storing>; RANKS],
+    pub(super) storing: [VecDeque<PendingStorage>; RANKS],
     /// The other end needs the watermarks, even if nothing else is to be sent.
     pub(super) owes_ack: bool,
     /// The positions of our links when a member on the other shard last joined a group that is owned here: by then
@@ -252,21 +253,21 @@ impl LinkMessage {
             Self::Publish(ForwardedPublish { route: Route::Direct { .. }, .. }) | Self::StoreBarrier => {
                 Some(RANK_DIRECT)
             }
-            Self::Assign { again: false, .. } => Some(RANK_ASSIGN),
+            Self::Assign { was_returned: false, .. } => Some(RANK_ASSIGN),
             Self::Return { .. } => Some(RANK_RETURN),
-            Self::Assign { again: true, .. } => Some(RANK_REASSIGN),
+            Self::Assign { was_returned: true, .. } => Some(RANK_REASSIGN),
             _ => None,
         }
     }
 }
 
-impl Link {
+impl ShardLink {
     pub(super) fn push(&mut self, item: LinkMessage) {
         self.sent += ITEM_BYTES;
         self.batch.messages.push_back(item);
     }
 
-    /// Appends bytes to the batch; answers with their range.
+    /// Appends bytes to the batch; returns their range.
     pub(super) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> (u32, u32) {
         let start = self.batch.bytes.len();
         write(&mut self.batch.bytes);

@@ -4,14 +4,14 @@
 //! A shard's records do not wait for other shards' disks. So where a record says that a message is no longer owed here
 //! (a will is published, a session returns what it had of a shared subscription), the same epoch puts the message into the
 //! outbox. It is removed once every shard that it was sent to has stored its part. Nothing waits for that removal, so it
-//! closes no circle. After a crash the message is sent again, under the same name ([`Qos2Key`]): a shard that has recorded
+//! closes no circle. After a crash the message is sent again, under the same name ([`DedupKey`]): a shard that has recorded
 //! its part passes over it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::ids::{NamespaceId, Qos2Key, RecordId};
-use crate::links::link::Wait;
+use crate::ids::{DedupKey, NamespaceId, RecordId};
+use crate::links::link::StorageWait;
 use crate::values::group::GroupKey;
 use crate::values::message::Message;
 use weir_mqtt::PacketId;
@@ -26,13 +26,13 @@ pub(crate) struct Handover {
 
 impl Handover {
     /// Its unique name.
-    pub(crate) fn name(&self) -> Qos2Key {
-        name_of(self.record)
+    pub(crate) fn dedup_key(&self) -> DedupKey {
+        dedup_key_of(self.record)
     }
 }
 
 /// The unique name of a message in the outbox.
-pub(crate) fn name_of(record: RecordId) -> Qos2Key {
+pub(crate) fn dedup_key_of(record: RecordId) -> DedupKey {
     (record, PacketId::MIN)
 }
 
@@ -41,22 +41,22 @@ pub(crate) fn name_of(record: RecordId) -> Qos2Key {
 pub(crate) enum Recipients {
     /// A will: all subscribers. `client_id` is its client's; `durable`: if it is retained, then on disk.
     Subscribers { namespace: NamespaceId, client_id: Box<str>, durable: bool },
-    /// One member of a group. `again`: another member has returned it.
-    Group { key: Arc<GroupKey>, again: bool },
+    /// One member of a group. `was_returned`: another member has returned it.
+    Group { key: Arc<GroupKey>, was_returned: bool },
 }
 
 /// Changes that are recorded when other shards have stored their messages.
 #[derive(Debug)]
-pub(crate) enum Gated {
+pub(crate) enum Change {
     /// The removal of a message from the outbox.
     Removal(RecordId),
     Records(Vec<u8>),
 }
 
 #[derive(Debug)]
-struct Gate {
-    until: Vec<Wait>,
-    then: Gated,
+struct DeferredChange {
+    until: Vec<StorageWait>,
+    then: Change,
 }
 
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ pub(crate) struct Outbox {
     /// To be sent once their records are on disk, by the epoch that put them there.
     staged: VecDeque<(u64, Handover)>,
     /// Sent; in the order of sending.
-    gates: VecDeque<Gate>,
+    deferred: VecDeque<DeferredChange>,
     /// Messages left by an earlier process.
     restored: Vec<Handover>,
 }
@@ -95,13 +95,13 @@ impl Outbox {
     }
 
     /// Something is recorded once other shards have come that far.
-    pub(crate) fn gate(&mut self, until: Vec<Wait>, then: Gated) {
-        self.gates.push_back(Gate { until, then });
+    pub(crate) fn defer(&mut self, until: Vec<StorageWait>, then: Change) {
+        self.deferred.push_back(DeferredChange { until, then });
     }
 
     /// The next thing to record because other shards have stored what it waits for.
-    pub(crate) fn next_settled(&mut self, has_stored: impl FnMut(&Wait) -> bool) -> Option<Gated> {
-        let gate = self.gates.front()?;
-        if gate.until.iter().all(has_stored) { self.gates.pop_front().map(|gate| gate.then) } else { None }
+    pub(crate) fn next_settled(&mut self, has_stored: impl FnMut(&StorageWait) -> bool) -> Option<Change> {
+        let gate = self.deferred.front()?;
+        if gate.until.iter().all(has_stored) { self.deferred.pop_front().map(|gate| gate.then) } else { None }
     }
 }

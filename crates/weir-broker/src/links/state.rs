@@ -6,14 +6,15 @@ use std::sync::Arc;
 use crate::ids::{Index, NamespaceId, Origin, ShardId};
 use crate::limits::{LINK_ACKNOWLEDGE_BYTES, LINK_HIGH_BYTES};
 use crate::links::link::{
-    BarrierId, Batch, ForwardedBatch, ForwardedPublish, Link, LinkMessage, PendingBarrier, RANKS, Route, Storing, Wait,
+    BarrierId, Batch, ForwardedBatch, ForwardedPublish, LinkMessage, PendingBarrier, PendingStorage, RANKS, Route,
+    ShardLink, StorageWait,
 };
 
 /// The links to and from every other shard.
 #[derive(Debug)]
 pub(crate) struct Links {
     here: ShardId,
-    links: Vec<Link>,
+    links: Vec<ShardLink>,
     pending_barriers: Vec<PendingBarrier>,
     /// Work that messages from other shards may still come to in this turn.
     budget: usize,
@@ -21,7 +22,7 @@ pub(crate) struct Links {
 
 impl Links {
     pub(crate) fn new(here: ShardId, shards: u16) -> Self {
-        let links = (0..shards).map(|_| Link::default()).collect();
+        let links = (0..shards).map(|_| ShardLink::default()).collect();
         Self { here, links, pending_barriers: Vec::new(), budget: usize::MAX }
     }
 
@@ -91,16 +92,16 @@ impl Links {
     }
 
     /// Asks to hear when what was put on a link with `rank` so far is durable.
-    pub(crate) fn ask_stored(&mut self, to: ShardId, rank: usize) -> Wait {
+    pub(crate) fn ask_stored(&mut self, to: ShardId, rank: usize) -> StorageWait {
         let place = self.position(to);
         if let Some(link) = self.links.get_mut(to.place()) {
             link.batch.wants_stored[rank] = true;
         }
-        Wait { shard: to.0, rank, place }
+        StorageWait { shard: to.0, rank, place }
     }
 
     /// Whether another shard has reported what a wait is for.
-    pub(crate) fn has_stored(&self, wait: &Wait) -> bool {
+    pub(crate) fn has_stored(&self, wait: &StorageWait) -> bool {
         self.links.get(usize::from(wait.shard)).is_none_or(|link| link.stored[wait.rank] >= wait.place)
     }
 
@@ -110,7 +111,7 @@ impl Links {
             return;
         }
         let stored: Vec<[u64; RANKS]> = self.links.iter().map(|link| link.stored).collect();
-        let is_there = |wait: &Wait| stored[usize::from(wait.shard)][wait.rank] >= wait.place;
+        let is_there = |wait: &StorageWait| stored[usize::from(wait.shard)][wait.rank] >= wait.place;
         for link in &mut self.links {
             for (storing, their_stored) in link.storing.iter_mut().zip(&mut link.their_stored) {
                 while let Some(first) = storing.front()
@@ -159,12 +160,12 @@ impl Links {
 
     // Receiving.
 
-    /// Begins a turn in which messages from other shards may come to `work`. Answers whether the last one ended for that.
+    /// Begins a turn in which messages from other shards may come to `work`. Returns whether the last one ended for that.
     pub(crate) fn begin_turn(&mut self, work: usize) -> bool {
         std::mem::replace(&mut self.budget, work) == 0
     }
 
-    /// A batch has come. Answers with the publishers that may go on.
+    /// A batch has come. Returns the publishers that may go on.
     pub(crate) fn accept(&mut self, from: ShardId, batch: Batch) -> Vec<Origin> {
         let Some(link) = self.links.get_mut(from.place()) else { return Vec::new() };
         link.acked = link.acked.max(batch.acked);
@@ -222,7 +223,7 @@ impl Links {
     }
 
     /// A batch is drained, or its next message has to wait: then it is the first one again. `unstored`: the newest batch of
-    /// records that is not on disk. Answers whether it is drained.
+    /// records that is not on disk. Returns whether it is drained.
     pub(crate) fn end_batch(&mut self, from: ShardId, batch: Batch, unstored: u64) -> bool {
         let until = if batch.forwarded && batch.messages.is_empty() { self.positions() } else { Vec::new() };
         let Some(link) = self.links.get_mut(from.place()) else { return false };
@@ -236,7 +237,7 @@ impl Links {
         link.owes_ack |= batch.wants_ack;
         let wanted = batch.stored_until.into_iter().enumerate().filter(|(rank, _)| batch.wants_stored[*rank]);
         for (rank, until) in wanted {
-            link.storing[rank].push_back(Storing { end, batch: unstored, until });
+            link.storing[rank].push_back(PendingStorage { end, batch: unstored, until });
         }
         true
     }
@@ -280,7 +281,7 @@ impl Links {
         }
     }
 
-    /// A barrier has come. Answers whether all that it is for holds now; if not, the answer follows by itself.
+    /// A barrier has come. Returns whether all that it is for holds now; if not, the answer follows by itself.
     pub(crate) fn begin_barrier(&mut self, from: ShardId, request: BarrierId) -> bool {
         let until = self.links.get_mut(from.place()).map(|link| std::mem::take(&mut link.joined)).unwrap_or_default();
         let complete = self.have_acked(from, &until);

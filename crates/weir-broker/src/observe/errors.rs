@@ -75,7 +75,7 @@ impl InternalErrors {
     /// An inconsistency was found: the operation is abandoned.
     #[cold]
     #[track_caller]
-    pub(crate) fn note(&mut self, site: Site) {
+    pub(crate) fn record_error(&mut self, site: Site) {
         self.0[site as usize] += 1;
         debug_assert!(false, "internal inconsistency: {}", site.label());
     }

@@ -42,8 +42,8 @@ impl Observe {
     /// An index that must exist does not: the operation is abandoned.
     #[cold]
     #[track_caller]
-    pub(crate) fn note(&mut self, site: Site) {
-        self.errors.note(site);
+    pub(crate) fn record_error(&mut self, site: Site) {
+        self.errors.record_error(site);
     }
 
     pub(crate) fn errors(&self) -> InternalErrors {

@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use crate::hash::HashSeed;
 use crate::ids::{Millis, NodeId, RecordId};
-use crate::routing::topic_tree::{ROOT, Tree, Value};
+use crate::routing::topic_tree::{NodeValue, ROOT, Tree};
 use crate::values::message::Message;
 
 /// A message, and its record where it has one.
-type Entry = Option<(Message, RecordId)>;
+type RetainedEntry = Option<(Message, RecordId)>;
 
-impl Value for Entry {
+impl NodeValue for RetainedEntry {
     fn is_empty(&self) -> bool {
         self.is_none()
     }
@@ -19,7 +19,7 @@ impl Value for Entry {
 /// Topic to message.
 #[derive(Debug)]
 pub(crate) struct Retained {
-    tree: Tree<Entry>,
+    tree: Tree<RetainedEntry>,
     /// Those that expire, soonest first.
     expiring: BTreeSet<(Millis, NodeId)>,
     count: usize,

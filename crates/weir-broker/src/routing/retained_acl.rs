@@ -10,8 +10,7 @@ use crate::EndpointPolicy;
 use crate::ids::EndpointId;
 use crate::values::message::Message;
 
-/// The rules in force on each endpoint of the node, by its name: a topic's owner judges for endpoints of which it may
-/// have no connection.
+/// Policies of all endpoints of the node, by name; a topic's owner needs those of other shards too.
 #[derive(Debug, Default)]
 pub(crate) struct RetainedAcl {
     by_endpoint: BTreeMap<Arc<str>, Arc<EndpointPolicy>>,
@@ -19,17 +18,17 @@ pub(crate) struct RetainedAcl {
 
 impl RetainedAcl {
     /// Identifiers grow: a newer endpoint takes an older one's name, never the other way round.
-    pub(crate) fn learn(&mut self, policy: &Arc<EndpointPolicy>) {
+    pub(crate) fn insert(&mut self, policy: &Arc<EndpointPolicy>) {
         if self.by_endpoint.get(&policy.name).is_none_or(|known| known.id <= policy.id) {
             self.by_endpoint.insert(Arc::clone(&policy.name), Arc::clone(policy));
         }
     }
 
-    pub(crate) fn knows(&self, policy: &EndpointPolicy) -> bool {
+    pub(crate) fn contains(&self, policy: &EndpointPolicy) -> bool {
         self.by_endpoint.get(&policy.name).is_some_and(|known| known.id == policy.id)
     }
 
-    pub(crate) fn forget(&mut self, endpoint: EndpointId) {
+    pub(crate) fn remove(&mut self, endpoint: EndpointId) {
         self.by_endpoint.retain(|_, policy| policy.id != endpoint);
     }
 

@@ -56,7 +56,7 @@ impl Group {
         true
     }
 
-    /// A member leaves. Answers whether the group is empty.
+    /// A member leaves. Returns whether the group is empty.
     pub(crate) fn leave(&mut self, shard: ShardId, session: SessionRef) -> bool {
         self.members.retain(|m| !(m.session == session && m.shard == shard));
         self.members.is_empty()
@@ -68,7 +68,7 @@ impl Group {
         }
     }
 
-    /// The next member in turn, among those that stand best; one away only for what its session can keep.
+    /// The next member, round robin among the most ready; an offline member only if its session queues the QoS.
     pub(crate) fn choose(&mut self, qos: QoS, readiness_of: impl Fn(&Member) -> Readiness) -> Option<Member> {
         let count = self.members.len();
         let mut best: Option<(Readiness, usize)> = None;

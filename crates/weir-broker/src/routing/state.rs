@@ -164,15 +164,15 @@ impl Routing {
     }
 
     pub(crate) fn learn_policy(&mut self, policy: &Arc<EndpointPolicy>) {
-        self.acl.learn(policy);
+        self.acl.insert(policy);
     }
 
     pub(crate) fn knows_policy(&self, policy: &EndpointPolicy) -> bool {
-        self.acl.knows(policy)
+        self.acl.contains(policy)
     }
 
     pub(crate) fn forget_policy(&mut self, endpoint: EndpointId) {
-        self.acl.forget(endpoint);
+        self.acl.remove(endpoint);
     }
 
     // Shared groups that this shard owns.
@@ -212,7 +212,7 @@ impl Routing {
         (id, first.then_some(namespace))
     }
 
-    /// A member leaves a group; an empty group goes. Answers with the namespace where this shard has no interest in the
+    /// A member leaves a group; an empty group goes. Returns the namespace where this shard has no interest in the
     /// group's filter any more.
     pub(crate) fn leave(&mut self, key: &GroupKey, shard: ShardId, session: SessionRef) -> Option<NamespaceId> {
         let id = self.group_id(key)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::hash::{HashSeed, IdMap};
 use crate::ids::{GroupId, NodeId, SessionId, ShardId};
-use crate::routing::topic_tree::{NONE, ROOT, Tree, Value};
+use crate::routing::topic_tree::{NONE, NodeValue, ROOT, Tree};
 use crate::shard_set::ShardSet;
 use weir_mqtt::{QoS, SubscriptionOptions};
 
@@ -148,7 +148,7 @@ impl Interest {
     }
 }
 
-impl Value for Interest {
+impl NodeValue for Interest {
     fn is_empty(&self) -> bool {
         !self.is_local() && self.rest.is_none()
     }
@@ -272,7 +272,7 @@ impl Matches {
 }
 
 #[derive(Debug)]
-struct Remembered {
+struct CachedMatches {
     topic: Box<str>,
     stamp: u64,
     buckets: (u16, u16),
@@ -292,7 +292,7 @@ pub(crate) struct Added {
 #[derive(Debug)]
 pub(crate) struct Subscriptions {
     tree: Tree<Interest>,
-    cache: Vec<Option<Box<Remembered>>>,
+    cache: Vec<Option<Box<CachedMatches>>>,
     cached_subscribers: usize,
     seed: HashSeed,
     /// Changes by bucket of the filter's literal beginning; a remembered match is valid while its sum stands still.
@@ -380,7 +380,7 @@ impl Subscriptions {
         }
         self.cached_subscribers += size;
         self.cache[slot] =
-            Some(Box::new(Remembered { topic: topic.into(), stamp, buckets, matches: Arc::clone(matches) }));
+            Some(Box::new(CachedMatches { topic: topic.into(), stamp, buckets, matches: Arc::clone(matches) }));
     }
 
     fn walk(&mut self, topic: &str) -> Matches {
@@ -450,7 +450,7 @@ impl Subscriptions {
         Some((self.tree.path(node), subscriber))
     }
 
-    /// Removes a session from a node. Answers with its position, and with the filter where this shard has no interest in it any more.
+    /// Removes a session from a node. Returns its position, and with the filter where this shard has no interest in it any more.
     pub(crate) fn remove(&mut self, node: NodeId, session: SessionId) -> Option<(u32, Option<String>)> {
         let filter = self.tree.path(node);
         let removed = self.tree.value_mut(node).subscribers.remove(session)?;
@@ -495,7 +495,7 @@ impl Subscriptions {
         }
     }
 
-    /// A shared group is owned here. Answers whether this shard had no interest in the filter before.
+    /// A shared group is owned here. Returns whether this shard had no interest in the filter before.
     pub(crate) fn add_group(&mut self, filter: &str, group: GroupId) -> bool {
         self.touch(filter);
         let node = self.tree.insert(filter);
@@ -504,7 +504,7 @@ impl Subscriptions {
         first
     }
 
-    /// The group is empty. Answers whether this shard has no interest in the filter any more.
+    /// The group is empty. Returns whether this shard has no interest in the filter any more.
     pub(crate) fn remove_group(&mut self, filter: &str, group: GroupId) -> bool {
         self.touch(filter);
         let Some(node) = self.tree.find(filter) else { return false };

@@ -14,7 +14,7 @@ pub(crate) const ROOT: NodeId = NodeId(0);
 pub(crate) const NONE: NodeId = NodeId(u32::MAX);
 
 #[derive(Debug)]
-struct Node<V> {
+struct TreeNode<V> {
     level: Box<str>,
     parent: NodeId,
     first_child: NodeId,
@@ -26,14 +26,14 @@ struct Node<V> {
 /// A tree whose nodes carry a `V`; a node without children and with an empty `V` is pruned by [`Tree::prune`].
 #[derive(Debug)]
 pub(crate) struct Tree<V> {
-    nodes: Vec<Node<V>>,
+    nodes: Vec<TreeNode<V>>,
     free: Vec<NodeId>,
     children: HashTable<NodeId>,
     seed: HashSeed,
 }
 
 /// The content of a node.
-pub(crate) trait Value: Default {
+pub(crate) trait NodeValue: Default {
     /// Whether the node may go when it has no children.
     fn is_empty(&self) -> bool;
     /// The node got a child.
@@ -42,9 +42,9 @@ pub(crate) trait Value: Default {
     fn child_freed(&mut self, _child: NodeId) {}
 }
 
-impl<V: Value> Tree<V> {
+impl<V: NodeValue> Tree<V> {
     pub(crate) fn new(seed: HashSeed) -> Self {
-        let root = Node {
+        let root = TreeNode {
             level: Box::default(),
             parent: NONE,
             first_child: NONE,
@@ -85,7 +85,7 @@ impl<V: Value> Tree<V> {
 
     fn add_child(&mut self, parent: NodeId, level: &str) -> NodeId {
         let next = self.nodes[parent.place()].first_child;
-        let node = Node {
+        let node = TreeNode {
             level: level.into(),
             parent,
             first_child: NONE,

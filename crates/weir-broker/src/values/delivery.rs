@@ -9,10 +9,11 @@ use weir_mqtt::{PacketId, QoS};
 
 /// The next packet that is expected for a sent message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::enum_variant_names, reason = "names of packets")]
 pub(crate) enum Awaits {
-    Ack,
-    Received,
-    Complete,
+    PubAck,
+    PubRec,
+    PubComp,
 }
 
 /// How one delivery differs from its message.
@@ -27,7 +28,7 @@ pub(crate) struct Delivery {
     /// Its record, where the session is durable.
     pub(crate) record: RecordId,
     /// An earlier process may have sent it already.
-    pub(crate) again: bool,
+    pub(crate) may_be_duplicate: bool,
 }
 
 #[derive(Debug, Clone)]

@@ -20,7 +20,7 @@ impl GroupKey {
     }
 }
 
-/// How a member stands to further messages.
+/// Readiness of a member for further messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Readiness {
     /// Connected, with room.

@@ -91,6 +91,19 @@ impl Message {
     pub(crate) fn is_expired(&self, now: Millis) -> bool {
         self.expires_at <= now
     }
+
+    /// The message as a PUBLISH to be encoded.
+    pub(crate) fn as_publish(&self) -> weir_mqtt::Publish<'_> {
+        weir_mqtt::Publish {
+            dup: false,
+            qos: self.qos,
+            retain: self.retain,
+            topic: self.topic(),
+            packet_id: None,
+            properties: weir_mqtt::PublishProperties { raw: self.properties(), ..Default::default() },
+            payload: self.payload(),
+        }
+    }
 }
 
 /// When a message that may live `expiry_s` from `now` ends, under an endpoint's ceiling.

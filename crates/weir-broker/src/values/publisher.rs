@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::values::record::{Fields, Value};
+use crate::values::record::{ValueReader, ValueWriter};
 use crate::{Principal, Subject};
 
 /// The publisher of a retained message. One for all that a connection retains.
@@ -27,13 +27,13 @@ impl PublisherIdentity {
     }
 
     /// Writes it into a record.
-    pub(crate) fn write(&self, fields: &mut Fields<'_>) {
+    pub(crate) fn write(&self, fields: &mut ValueWriter<'_>) {
         fields.sized(self.client_id.as_bytes()).sized(self.endpoint.as_bytes());
         write_identity(fields, self.username.as_deref(), self.address);
     }
 
     /// Reads what [`PublisherIdentity::write`] wrote.
-    pub(crate) fn read(value: &mut Value<'_>) -> Option<Self> {
+    pub(crate) fn read(value: &mut ValueReader<'_>) -> Option<Self> {
         let (client_id, endpoint) = (value.text()?, value.text()?);
         let (username, address) = read_identity(value)?;
         Some(Self { client_id: client_id.into(), username, address, endpoint: endpoint.into() })
@@ -45,13 +45,13 @@ impl PublisherIdentity {
 }
 
 /// Writes a user name and an address into a record.
-pub(crate) fn write_identity(fields: &mut Fields<'_>, username: Option<&str>, address: Option<IpAddr>) {
+pub(crate) fn write_identity(fields: &mut ValueWriter<'_>, username: Option<&str>, address: Option<IpAddr>) {
     fields.u8(u8::from(username.is_some())).sized(username.unwrap_or_default().as_bytes());
     fields.sized(address.map(|address| address.to_string()).unwrap_or_default().as_bytes());
 }
 
 /// Reads what [`write_identity`] wrote.
-pub(crate) fn read_identity(value: &mut Value<'_>) -> Option<(Option<Box<str>>, Option<IpAddr>)> {
+pub(crate) fn read_identity(value: &mut ValueReader<'_>) -> Option<(Option<Box<str>>, Option<IpAddr>)> {
     let has_username = value.u8()? != 0;
     let (username, address) = (value.text()?, value.text()?);
     let address = if address.is_empty() { None } else { Some(address.parse().ok()?) };

@@ -220,9 +220,9 @@ pub trait RecordSink: Send + Sync {
 }
 
 /// Writes numbers and bytes into a value.
-pub(crate) struct Fields<'a>(pub(crate) &'a mut Vec<u8>);
+pub(crate) struct ValueWriter<'a>(pub(crate) &'a mut Vec<u8>);
 
-impl Fields<'_> {
+impl ValueWriter<'_> {
     pub(crate) fn u8(&mut self, value: u8) -> &mut Self {
         self.0.push(value);
         self
@@ -252,11 +252,11 @@ impl Fields<'_> {
     }
 }
 
-/// Reads what [`Fields`] wrote. Everything is `None` where the value is shorter.
+/// Reads what [`ValueWriter`] wrote. Everything is `None` where the value is shorter.
 #[derive(Clone, Copy)]
-pub(crate) struct Value<'a>(pub(crate) &'a [u8]);
+pub(crate) struct ValueReader<'a>(pub(crate) &'a [u8]);
 
-impl<'a> Value<'a> {
+impl<'a> ValueReader<'a> {
     fn chunk<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (chunk, rest) = self.0.split_first_chunk::<N>()?;
         self.0 = rest;

@@ -11,8 +11,8 @@ pub(crate) struct PendingWill {
     pub(crate) record: RecordId,
     pub(crate) message: Message,
     pub(crate) delay_s: u32,
-    /// When it is to be sent, once its connection has gone.
+    /// When to publish it, once the client is disconnected.
     pub(crate) due_at: Option<Millis>,
-    /// As whom it is published; authorized when it is due.
+    /// The identity it is published as; authorized when it is due.
     pub(crate) principal: Principal,
 }

@@ -35,7 +35,7 @@ const NO_COUNTERPART: &[(&str, &str)] = &[
     ("log_timestamp_format", "see --log-format"),
     ("log_type", "see --log-level"),
     ("max_inflight_bytes", "see `maxInflight`"),
-    ("max_topic_alias_broker", "Weir does not send topic aliases"),
+    ("max_topic_alias_broker", "the client's Topic Alias Maximum applies"),
     ("memory_limit", "memory is bounded by each limit"),
     ("persistence_file", "see --data-dir"),
     ("persistence_location", "see --data-dir"),

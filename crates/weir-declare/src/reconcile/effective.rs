@@ -187,20 +187,20 @@ pub fn file_references(endpoint: &Endpoint, auth: Option<&Auth>) -> Vec<FileRefe
     found
 }
 
-fn credential_files(link: &Authenticator, note: &mut dyn FnMut(&FileRef, FileRole)) {
-    match link {
-        Authenticator::PasswordFile(link) => note(&link.file, FileRole::Credentials),
-        Authenticator::Scram(link) => note(&link.file, FileRole::Credentials),
-        Authenticator::Jwt(link) => {
-            for file in [&link.key_file, &link.jwks_file].into_iter().flatten() {
+fn credential_files(authenticator: &Authenticator, note: &mut dyn FnMut(&FileRef, FileRole)) {
+    match authenticator {
+        Authenticator::PasswordFile(authenticator) => note(&authenticator.file, FileRole::Credentials),
+        Authenticator::Scram(authenticator) => note(&authenticator.file, FileRole::Credentials),
+        Authenticator::Jwt(authenticator) => {
+            for file in [&authenticator.key_file, &authenticator.jwks_file].into_iter().flatten() {
                 note(file, FileRole::Credentials);
             }
         }
-        Authenticator::Http(link) => {
-            if let Some(file) = &link.ca_file {
+        Authenticator::Http(authenticator) => {
+            if let Some(file) = &authenticator.ca_file {
                 note(file, FileRole::Identity);
             }
-            for secret in link.secrets() {
+            for secret in authenticator.secrets() {
                 if let SecretRef::File(file) = secret {
                     note(file, FileRole::Identity);
                 }

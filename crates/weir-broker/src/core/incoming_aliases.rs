@@ -1,0 +1,46 @@
+//! Topic aliases that a client sets [MQTT 5.0 section 3.3.2.3.4].
+
+use crate::Core;
+use crate::ids::ConnectionSlot;
+use crate::observe::Site;
+use std::num::NonZeroU16;
+use weir_mqtt::{Publish, ReasonCode};
+
+impl Core {
+    /// Sets a topic alias, or checks that it is set [section 3.3.2.3.4].
+    pub(crate) fn learn_alias(
+        &mut self,
+        slot: ConnectionSlot,
+        alias: NonZeroU16,
+        topic: &str,
+    ) -> Result<(), ReasonCode> {
+        let Some(connection) = self.clients.connection_mut(slot) else {
+            self.observe.record_error(Site::ConnectionOfPacket);
+            return Ok(());
+        };
+        if alias.get() > connection.policy.limits.topic_alias_maximum {
+            return Err(ReasonCode::TopicAliasInvalid);
+        }
+        let place = usize::from(alias.get()) - 1;
+        let aliases = &mut connection.cold_mut().incoming_aliases;
+        if topic.is_empty() {
+            // One that was never set, perhaps in an earlier connection [MQTT-3.3.2-7].
+            return if aliases.get(place).is_some_and(Option::is_some) {
+                Ok(())
+            } else {
+                Err(ReasonCode::ProtocolError)
+            };
+        }
+        if aliases.len() <= place {
+            aliases.resize(place + 1, None);
+        }
+        aliases[place] = Some(topic.into());
+        Ok(())
+    }
+
+    pub(crate) fn alias_slot(&mut self, slot: ConnectionSlot, publish: &Publish<'_>) -> Option<&mut Option<Box<str>>> {
+        let alias = publish.properties.topic_alias?;
+        let cold = self.clients.connection_mut(slot)?.cold.as_mut()?;
+        cold.incoming_aliases.get_mut(usize::from(alias.get()) - 1)
+    }
+}
