@@ -268,13 +268,13 @@ impl<D: Disk> Log<D> {
         let mut frame = std::mem::take(&mut self.frame);
         frame::begin(&mut frame);
         let cleaned = self.cleaning.as_ref().map_or(0, |cleaning| cleaning.done);
-        let mut draft = Draft { frame, changes: Vec::new(), cleaned };
         self.newest.clear();
         for (batch, records) in batches.iter().enumerate() {
             for (place, (key, _)) in records.records().enumerate() {
                 self.newest.insert(key, (batch as u32, place));
             }
         }
+        let mut draft = Draft { frame, changes: Vec::with_capacity(self.newest.len()), cleaned };
         let (mut more, mut less) = (0_u64, 0_u64);
         for (batch, records) in batches.iter().enumerate() {
             for (place, (key, value)) in records.records().enumerate() {
@@ -302,13 +302,15 @@ impl<D: Disk> Log<D> {
         appended?;
         let segment = self.segments.back().map_or(0, |last| last.number);
         for (key, len) in changes {
-            if let Some(before) = self.index.remove(&key) {
+            let before = match len.map(|len| Place { segment, len }) {
+                Some(place) => {
+                    self.account(place, true);
+                    self.index.insert(key, place)
+                }
+                None => self.index.remove(&key),
+            };
+            if let Some(before) = before {
                 self.account(before, false);
-            }
-            if let Some(len) = len {
-                let place = Place { segment, len };
-                self.index.insert(key, place);
-                self.account(place, true);
             }
         }
         if let Some(cleaning) = &mut self.cleaning {
