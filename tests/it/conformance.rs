@@ -117,7 +117,7 @@ fn play_against_the_broker(shards: u16) {
     let mut broker = Broker::start(shards);
     let (alone, together): (Vec<Run>, Vec<Run>) = runs(scripts).into_iter().partition(|run| run.script.exclusive);
     let mut failures = play_over_tcp(&together, broker.endpoints(), "");
-    if !broker.is_alive() {
+    if broker.has_ended() {
         failures.push(format!("the broker ended:\n{}", broker.log()));
     }
     for run in &alone {

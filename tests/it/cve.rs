@@ -1,8 +1,8 @@
 //! Classes of holes that other brokers had, tried on the built broker. Those of the codec are in `crates/weir-mqtt/src/tests`, those of
 //! authentication and permission in `auth/holes.rs`.
 
-use crate::client::{Client, publish};
 use crate::process::Broker;
+use crate::support::client::{Client, publish};
 use crate::wire::{Packet, Version};
 
 /// What the broker's memory may grow by under any of these.

@@ -8,7 +8,7 @@ use std::process::Command;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::Value;
 
-use crate::ports;
+use crate::support::ports;
 
 /// A certificate for `localhost` that holds between two years, and its key.
 fn certificate(directory: &Path, name: &str, from: i32, to: i32) {

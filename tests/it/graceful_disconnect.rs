@@ -2,8 +2,8 @@
 
 use weir_broker::{EndpointId, EndpointLimits};
 
-use crate::client::{connect, publish};
 use crate::node::{LinkId, Node, policy};
+use crate::support::client::{connect, publish};
 use crate::wire::packet_type::{PUBACK, PUBCOMP, PUBREC, PUBREL};
 use crate::wire::{Ack, Packet, Properties, PropertyValue, Version, decode_server_packet};
 

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use weir_broker::{EndpointLimits, home_shard};
 use weirmq::net::{DataPlane, DataPlaneConfig};
 
-use crate::client::{Client, connect, publish};
 use crate::node::{LinkId, Node, policy};
 use crate::process::Broker;
+use crate::support::client::{Client, connect, publish};
 use crate::wire::{Packet, Properties, Publish, Version, decode_server_packet};
 
 const COUNTS: [u16; 4] = [64, 65, 128, 255];

@@ -6,8 +6,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::{digest, hmac, pbkdf2};
 
-use crate::client::{self, Client};
 use crate::process::Broker;
+use crate::support::client::{self, Client};
 use crate::wire::{Packet, Properties, PropertyValue, Version};
 
 const METHOD: &str = "SCRAM-SHA-256";

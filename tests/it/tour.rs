@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::client::Client;
-use crate::ports;
+use crate::support::client::Client;
+use crate::support::ports;
 use crate::wire::Version;
 
 /// A guard, not a promise: how long the broker may take to follow on a busy machine.

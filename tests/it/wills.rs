@@ -9,8 +9,8 @@ use weir_broker::{
 };
 use weir_mqtt::QoS;
 
-use crate::client::{connect, publish};
 use crate::node::{LinkId, Node, policy};
+use crate::support::client::{connect, publish};
 use crate::wire::{Packet, Properties, PropertyValue, Version, Will, decode_server_packet};
 
 const SHARDS: [u16; 2] = [1, 3];

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::probe;
 use crate::net::tls::Authority;
-use crate::ports;
+use crate::support::ports;
 
 /// Name and fields of each endpoint. The bounds that an operator has to choose are chosen here.
 const ENDPOINTS: &[(&str, &str)] = &[

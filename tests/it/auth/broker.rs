@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::client::Client;
-use crate::ports;
+use crate::support::ports;
 
 /// How long something that must happen may take on a slow machine.
 const GUARD: Duration = Duration::from_secs(60);

@@ -10,7 +10,7 @@ use super::broker::Broker;
 use super::client::{Heard, property};
 use super::live::people;
 use super::methods::{hs256, scram};
-use crate::ports;
+use crate::support::ports;
 use crate::wire::{Packet, PropertyValue};
 
 pub fn example(name: &str) -> String {

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use super::broker::Broker;
 use super::live::people;
-use crate::ports;
+use crate::support::ports;
 
 const NOT_AUTHORIZED: u8 = 0x87;
 const BAD_CREDENTIALS: u8 = 0x86;

@@ -14,7 +14,7 @@ use super::client::{Client, Heard};
 use super::examples::example;
 use super::live::people;
 use crate::net::tls::Authority;
-use crate::ports;
+use crate::support::ports;
 use crate::wire::Packet;
 
 /// Longer than a slow machine takes: what waits here waits for the test.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::broker::Broker;
 use super::client::{Client, Heard, property};
 use super::examples::{example, run};
-use crate::ports;
+use crate::support::ports;
 use crate::wire::{Packet, Properties, PropertyValue, Publish, Version};
 
 const QUOTA_EXCEEDED: u8 = 0x97;

@@ -10,6 +10,7 @@ use super::live::people;
 use crate::net::client::{self, Client, connect};
 use crate::net::tls::{Authority, Issued, enters, with_certificate};
 use crate::programs::{is_there, run as run_program, succeeds};
+use crate::support::stream;
 
 const SERVER: &[&str] = &["localhost", "127.0.0.1"];
 
@@ -76,7 +77,7 @@ fn a_revoked_certificate_ends_its_open_connections_and_no_others() {
     let (bad, good) = (ca.issue("device-1", &[], 10), ca.issue("device-2", &[], 11));
     let enter = |device: &Issued, id: &str| {
         let config = Arc::new(with_certificate(&ca, device));
-        Client::enter(client::tls(client::tcp(broker.address), &config, "localhost"), 5, id)
+        Client::enter(stream::tls(stream::tcp(broker.address), &config, "localhost"), 5, id)
     };
     let (mut revoked, mut again, mut other) = (enter(&bad, "a"), enter(&bad, "b"), enter(&good, "other"));
     broker.write_until("clients.crl", &ca.revoke(&[66, 10], 2100), "changed endpoint=devices");
@@ -107,7 +108,7 @@ fn a_removed_authority_disconnects_its_clients() {
     let broker = mtls(&ca);
     let device = ca.issue("device-1", &[], 10);
     let config = Arc::new(with_certificate(&ca, &device));
-    let mut open = Client::enter(client::tls(client::tcp(broker.address), &config, "localhost"), 5, "a");
+    let mut open = Client::enter(stream::tls(stream::tcp(broker.address), &config, "localhost"), 5, "a");
     std::fs::write(broker.path("new.tmp"), next.revoke(&[], 2100)).unwrap();
     std::fs::rename(broker.path("new.tmp"), broker.path("clients.crl")).unwrap();
     broker.write("clients-ca.crt", &next.pem());
@@ -126,7 +127,7 @@ fn a_name_of_the_certificate_becomes_the_user_name() {
         ("users.passwd", &*people()),
     ];
     let broker = run("auth/mtls-names", &files);
-    let open = |config| client::tls(client::tcp(broker.address), &Arc::new(config), "localhost");
+    let open = |config| stream::tls(stream::tcp(broker.address), &Arc::new(config), "localhost");
     let named = ca.issue("ignored", &["dev7.example", "192.0.2.7"], 10);
     let mut device = Client::enter(open(with_certificate(&ca, &named)), 5, "d");
     device.subscribe("devices/dev7.example/#", 1);
@@ -137,8 +138,8 @@ fn a_name_of_the_certificate_becomes_the_user_name() {
     let with_password = client::connect_with(5, "n", &[], Some(("alice", "secret")));
     for (config, packet, code) in [
         (with_certificate(&ca, &nameless), &with_password, 0x86),
-        (client::tls_config(&ca.der()), &with_password, 0),
-        (client::tls_config(&ca.der()), &connect(5, "n"), 0x86),
+        (stream::tls_config(&ca.der()), &with_password, 0),
+        (stream::tls_config(&ca.der()), &connect(5, "n"), 0x86),
     ] {
         let mut client = Client::new(open(config), 5);
         client.send(packet);

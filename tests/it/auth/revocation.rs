@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use super::broker::Broker;
 use super::client::{Client, Heard};
 use super::live::people;
-use crate::ports;
+use crate::support::ports;
 use crate::wire::{Packet, Properties, Publish};
 
 const ADMINISTRATIVE_ACTION: u8 = 0x98;

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use super::broker::Broker;
 use super::client::Client;
-use crate::ports;
+use crate::support::ports;
 
 const NOT_AUTHORIZED: u8 = 0x87;
 const SESSION_TAKEN_OVER: u8 = 0x8E;

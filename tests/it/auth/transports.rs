@@ -11,8 +11,8 @@ use super::examples::{example, run};
 use super::live::people;
 use crate::net::client::{self, Client, connect};
 use crate::net::tls::{Authority, enters, with_certificate};
-use crate::ports;
 use crate::programs::{is_there, run as run_program, succeeds, tools};
+use crate::support::{GUARD, ports, stream};
 
 fn secure(ca: &Authority) -> Broker {
     let server = ca.issue("server", &["localhost", "127.0.0.1"], 1);
@@ -170,13 +170,13 @@ fn a_unix_socket_has_the_declared_permissions() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    let deadline = std::time::Instant::now() + client::GUARD;
+    let deadline = std::time::Instant::now() + GUARD;
     while std::os::unix::net::UnixStream::connect(&path).is_err() && std::time::Instant::now() < deadline {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     let tried = std::panic::catch_unwind(|| {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        let mut local = Client::enter(client::unix(&path), 5, "local");
+        let mut local = Client::enter(stream::unix(&path), 5, "local");
         local.subscribe("a", 0);
         local.publish("a", b"1", 0);
         assert_eq!(local.message().0, "a");
@@ -190,7 +190,7 @@ fn a_unix_socket_has_the_declared_permissions() {
 fn behind_a_proxy_rules_see_the_clients_own_address() {
     let broker = run("transports/proxy", &[]);
     let behind = |header: &str| {
-        let mut stream = client::tcp(broker.address);
+        let mut stream = stream::tcp(broker.address);
         stream.write_all(header.as_bytes()).unwrap();
         Client::enter(stream, 5, "c")
     };
@@ -200,7 +200,7 @@ fn behind_a_proxy_rules_see_the_clients_own_address() {
     };
     assert_eq!(subscribed(behind("PROXY TCP4 198.51.100.7 127.0.0.1 4000 1883\r\n")), Some(0));
     assert_eq!(subscribed(behind("PROXY TCP4 192.0.2.7 127.0.0.1 4000 1883\r\n")), Some(0x87));
-    let mut without: TcpStream = client::tcp(broker.address);
+    let mut without: TcpStream = stream::tcp(broker.address);
     without.write_all(&connect(5, "c")).unwrap();
     let mut rest = Vec::new();
     let _ = without.read_to_end(&mut rest);
@@ -237,7 +237,7 @@ fn stricter_tls_applies_to_open_and_new_connections() {
         builder.with_root_certificates(roots).with_no_client_auth()
     };
     let (tls12, tls13) = (|| config(&rustls::version::TLS12), || config(&rustls::version::TLS13));
-    let enter = |config| Client::enter(client::tls(client::tcp(address), &Arc::new(config), "localhost"), 5, "open");
+    let enter = |config| Client::enter(stream::tls(stream::tcp(address), &Arc::new(config), "localhost"), 5, "open");
     let mut old = enter(tls12());
     broker.write_until("documents.yaml", &declared(", minVersion: '1.3'"), "changed endpoint=main");
     assert_eq!(old.receive(), asked_to_leave());
@@ -256,12 +256,12 @@ fn a_removed_proxy_source_disconnects_its_clients() {
     let declared = |source: &str| open_to_all(address, &format!(", proxyProtocol: {{trustedSources: [{source}]}}"));
     let broker = Broker::serve(address, &declared("127.0.0.1/32"), &[]);
     let header = b"PROXY TCP4 198.51.100.7 127.0.0.1 4000 1883\r\n";
-    let mut stream = client::tcp(address);
+    let mut stream = stream::tcp(address);
     stream.write_all(header).unwrap();
     let mut open = Client::enter(stream, 5, "c");
     broker.write_until("documents.yaml", &declared("192.0.2.0/24"), "changed endpoint=main");
     assert_eq!(open.receive(), asked_to_leave());
-    let mut stream = client::tcp(address);
+    let mut stream = stream::tcp(address);
     // It may be closed before it has said all.
     let _ = stream.write_all(&[&header[..], &connect(5, "c")].concat());
     let mut rest = Vec::new();
@@ -275,7 +275,7 @@ fn a_websockets_origins_and_path_change_while_it_serves() {
     let declared = |fields: &str| open_to_all(address, &format!(", useWebsocket: true{fields}"));
     let broker = Broker::serve(address, &declared(""), &[]);
     let status = |path: &str, origin: &str| {
-        let mut stream = client::tcp(address);
+        let mut stream = stream::tcp(address);
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nOrigin: {origin}\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
@@ -287,13 +287,13 @@ fn a_websockets_origins_and_path_change_while_it_serves() {
         String::from_utf8(line[9..].to_vec()).unwrap()
     };
     assert_eq!(status("/mqtt", "https://evil.example"), "101");
-    let mut open = Client::enter(client::websocket(client::tcp(address), "/mqtt"), 5, "w");
+    let mut open = Client::enter(stream::websocket(stream::tcp(address), "/mqtt"), 5, "w");
     let listed = ", websocket: {origins: ['https://app.example']}";
     broker.write_until("documents.yaml", &declared(listed), "changed endpoint=main");
     // Whose page it is was not kept: everybody connects again.
     assert_eq!(open.receive(), asked_to_leave());
     assert_eq!([status("/mqtt", "https://evil.example"), status("/mqtt", "https://app.example")], ["403", "101"]);
-    let mut open = Client::enter(client::websocket(client::tcp(address), "/mqtt"), 5, "w");
+    let mut open = Client::enter(stream::websocket(stream::tcp(address), "/mqtt"), 5, "w");
     broker.write_until("documents.yaml", &declared(&format!("{listed}, path: /other")), "changed endpoint=main");
     assert_eq!([status("/mqtt", "https://app.example"), status("/other", "https://app.example")], ["404", "101"]);
     open.ping();

@@ -8,7 +8,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, Issuer, 
 use weir_mqtt::{PublishProperties, QoS, ReasonCode};
 
 use super::peers::{Listener, Peer, Weir, until};
-use crate::ports::free;
+use crate::support::ports::free;
 
 const QOS: QoS = QoS::AtLeastOnce;
 const NAMES_IT: &str = ", enableBridge: true, bridges: [cloud]";

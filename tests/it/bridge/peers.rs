@@ -19,7 +19,7 @@ use weir_mqtt::{
 };
 
 use crate::broker_sim::rng::Rng;
-use crate::ports::free;
+use crate::support::ports::free;
 
 /// A guard, not a promise: how long anything may take on a busy machine.
 const GUARD: Duration = Duration::from_secs(120);

@@ -14,7 +14,7 @@ use super::cast::{cast, judge_retained};
 use super::history::History;
 use super::power_cut::PowerCut;
 use crate::broker_sim::rng::Rng;
-use crate::ports;
+use crate::support::ports;
 use crate::wire::Version;
 
 /// How long what must happen may take on a slow machine.

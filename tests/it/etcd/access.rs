@@ -9,7 +9,7 @@ use super::broker::Broker;
 use super::documents::{Documents, key};
 use super::store::{Etcd, ctl};
 use super::{is_there, push, until, weir, words};
-use crate::ports;
+use crate::support::ports;
 
 /// Writes an authority, and a certificate that it signed, for a server and for clients.
 fn certificates(directory: &Path) {

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::until;
-use crate::ports;
+use crate::support::ports;
 
 /// A broker. It ends when this is dropped.
 pub struct Broker {

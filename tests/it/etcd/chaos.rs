@@ -9,8 +9,8 @@ use super::documents::{Documents, key};
 use super::store::Etcd;
 use super::{is_there, push, until, words};
 use crate::chance::{Chance, seed};
-use crate::client::Client;
-use crate::ports;
+use crate::support::client::Client;
+use crate::support::ports;
 use crate::wire::Version;
 
 /// Endpoints that are never deleted nor moved: on each broker, a client stays on the first while it lives.

@@ -10,7 +10,7 @@ use weirmq::source::DirectoryReader;
 
 use super::broker::Broker;
 use super::until;
-use crate::ports;
+use crate::support::ports;
 
 /// Endpoints by name: the port and more fields, in YAML's flow style. The same as files in a directory.
 pub struct Documents {

@@ -6,8 +6,8 @@ use super::broker::Broker;
 use super::documents::{Documents, document, key};
 use super::store::Etcd;
 use super::{is_there, push, until, weir, words};
-use crate::client::Client;
-use crate::ports;
+use crate::support::client::Client;
+use crate::support::ports;
 use crate::wire::Version;
 use rustix::process::Signal;
 

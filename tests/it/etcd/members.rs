@@ -7,7 +7,7 @@ use super::broker::Broker;
 use super::documents::{Documents, document, key};
 use super::store::Etcd;
 use super::{is_there, push, until, weir, words};
-use crate::ports;
+use crate::support::ports;
 
 /// `weir wait` with arguments: its exit code and what it says.
 fn wait(broker: &Broker, args: &[&str]) -> (Option<i32>, String) {

@@ -8,7 +8,7 @@ use super::broker::Broker;
 use super::documents::{Documents, document, key};
 use super::store::Etcd;
 use super::{is_there, push, until, weir, words};
-use crate::ports;
+use crate::support::ports;
 
 fn git(directory: &Path, args: &[&str]) -> String {
     let identity = ["-c", "user.name=Ann", "-c", "user.email=ann@example.com", "-c", "init.defaultBranch=main"];

@@ -4,8 +4,8 @@ use super::broker::Broker;
 use super::documents::{Documents, key};
 use super::store::Etcd;
 use super::{is_there, push, until, words};
-use crate::client::Client;
-use crate::ports;
+use crate::support::client::Client;
+use crate::support::ports;
 use crate::wire::Version;
 
 fn urls(servers: &[Etcd]) -> String {

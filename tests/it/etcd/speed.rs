@@ -9,7 +9,7 @@ use super::broker::Broker;
 use super::documents::{Documents, document, key};
 use super::store::Etcd;
 use super::{is_there, push};
-use crate::ports;
+use crate::support::ports;
 
 const CHANGES: usize = 200;
 

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::{until, words};
-use crate::ports;
+use crate::support::ports;
 
 /// One etcd server. It ends when this is dropped.
 pub struct Etcd {

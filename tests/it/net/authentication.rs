@@ -8,8 +8,9 @@ use weir_broker::Principal;
 use weirmq::auth::{AuthExchange, Authenticate, Credentials, Decision, Refusal};
 use weirmq::net::ListenerPolicy;
 
-use super::client::{self, Client, connect, connect_with, packet, string};
+use super::client::{Client, connect, connect_with, packet, string};
 use super::plane::{Plane, policy_with};
+use crate::support::stream;
 
 fn principal() -> Principal {
     Principal {
@@ -58,7 +59,7 @@ fn the_authenticator_gets_the_credentials_and_the_client_the_refusal() {
     ];
     for (login, reason_code, return_code) in cases {
         for (level, code) in [(5, reason_code), (4, return_code), (3, return_code)] {
-            let mut client = Client::new(client::tcp(address), level);
+            let mut client = Client::new(stream::tcp(address), level);
             client.send(&connect_with(level, "c", &[], login));
             let (first, body) = client.receive().expect("CONNACK");
             assert_eq!((first, body[1]), (0x20, code), "{login:?} of version {level}");
@@ -95,25 +96,25 @@ fn a_slow_authentication_does_not_delay_other_clients() {
         let plane = Plane::start(shards);
         let (policy, open) = gated();
         let address = plane.listen_tcp(policy);
-        let mut slow = Client::new(client::tcp(address), 5);
+        let mut slow = Client::new(stream::tcp(address), 5);
         let login = connect_with(5, "slow", &[], Some(("u", "p")));
         // What follows the CONNECT waits with it.
         slow.send(&[&login[..], &[0xC0, 0]].concat());
         plane.until(1, "it waits", |stats| stats.connections_pending == 1);
         for number in 0..20 {
-            Client::enter(client::tcp(address), 5, &format!("fast-{number}")).ping();
+            Client::enter(stream::tcp(address), 5, &format!("fast-{number}")).ping();
         }
         slow.send(&[0xC0, 0]);
         open.send(true).unwrap();
         assert_eq!(slow.receive().unwrap().0, 0x20);
         assert_eq!(slow.receive().unwrap().0, 0xD0);
         assert_eq!(slow.receive().unwrap().0, 0xD0);
-        let mut refused = Client::new(client::tcp(address), 5);
+        let mut refused = Client::new(stream::tcp(address), 5);
         refused.send(&login);
         open.send(false).unwrap();
         assert_eq!(refused.receive().unwrap().1[1], 0x87);
         // A client that disconnects before the answer leaves no state behind.
-        let mut gone = Client::new(client::tcp(address), 5);
+        let mut gone = Client::new(stream::tcp(address), 5);
         gone.send(&login);
         plane.until(1, "it waits", |stats| stats.connections_pending == 1);
         drop(gone);
@@ -168,7 +169,7 @@ fn an_enhanced_authentication_completes_step_by_step() {
             let (first, body) = client.receive().unwrap();
             assert_eq!((first, &body[2..]), (0xF0, &method("QUIZ", b"??")[..]));
         };
-        let mut good = Client::new(client::tcp(address), 5);
+        let mut good = Client::new(stream::tcp(address), 5);
         begin(&mut good, "good");
         good.send(&auth("QUIZ", b"right"));
         assert_eq!(good.receive().unwrap().1[2..], method("QUIZ", b"?"));
@@ -177,7 +178,7 @@ fn an_enhanced_authentication_completes_step_by_step() {
         assert_eq!((first, body[1]), (0x20, 0));
         assert!(body.windows(7).any(|window| window == b"welcome"), "{body:02x?}");
         good.ping();
-        let mut slow = Client::new(client::tcp(address), 5);
+        let mut slow = Client::new(stream::tcp(address), 5);
         begin(&mut slow, "slow");
         slow.send(&auth("QUIZ", b"slow"));
         assert_eq!(slow.receive().unwrap().0, 0x20);
@@ -189,7 +190,7 @@ fn an_enhanced_authentication_completes_step_by_step() {
             ("a second CONNECT", connect(5, "c"), Some(0x82)),
             ("no more", vec![0xE0, 0], None),
         ] {
-            let mut client = Client::new(client::tcp(address), 5);
+            let mut client = Client::new(stream::tcp(address), 5);
             begin(&mut client, "bad");
             client.send(&answer);
             assert_eq!(client.receive().map(|(_, body)| body[1]), code, "{name}");

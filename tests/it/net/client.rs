@@ -1,105 +1,15 @@
-//! A small MQTT client over any byte stream. It builds packets by hand, independently of the broker's codec.
+//! An MQTT client over any byte stream. It builds packets by hand, independently of the codecs.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::sync::Arc;
-use std::time::Duration;
+use std::io::ErrorKind;
 
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
-use tungstenite::client::IntoClientRequest;
-use tungstenite::{Message, WebSocket};
-
-/// How long something that must happen may take on a slow machine.
-pub const GUARD: Duration = Duration::from_secs(60);
-
-pub trait Pipe: Read + Write + Send {}
-impl<T: Read + Write + Send> Pipe for T {}
-
-pub fn tcp(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(GUARD)).unwrap();
-    stream.set_write_timeout(Some(GUARD)).unwrap();
-    stream.set_nodelay(true).unwrap();
-    stream
-}
-
-pub fn unix(path: &Path) -> UnixStream {
-    let stream = UnixStream::connect(path).unwrap();
-    stream.set_read_timeout(Some(GUARD)).unwrap();
-    stream
-}
-
-/// A client's TLS that trusts `ca`.
-pub fn tls_config(ca: &CertificateDer<'static>) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(ca.clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    builder.with_root_certificates(roots).with_no_client_auth()
-}
-
-pub fn tls(
-    stream: TcpStream,
-    config: &Arc<ClientConfig>,
-    name: &'static str,
-) -> StreamOwned<ClientConnection, TcpStream> {
-    let name = ServerName::try_from(name).unwrap();
-    StreamOwned::new(ClientConnection::new(Arc::clone(config), name).unwrap(), stream)
-}
-
-/// MQTT in WebSocket frames, by another's implementation.
-pub struct Frames<S> {
-    socket: WebSocket<S>,
-    unread: Vec<u8>,
-}
-
-pub fn websocket<S: Read + Write>(stream: S, path: &str) -> Frames<S> {
-    let mut request = format!("ws://localhost{path}").into_client_request().unwrap();
-    request.headers_mut().insert("Sec-WebSocket-Protocol", "mqtt".parse().unwrap());
-    let (socket, response) = match tungstenite::client(request, stream) {
-        Ok(upgraded) => upgraded,
-        Err(error) => panic!("{error}"),
-    };
-    assert_eq!(response.headers()["Sec-WebSocket-Protocol"], "mqtt");
-    Frames { socket, unread: Vec::new() }
-}
-
-impl<S: Read + Write> Read for Frames<S> {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        while self.unread.is_empty() {
-            match self.socket.read() {
-                Ok(Message::Binary(bytes)) => self.unread = bytes.to_vec(),
-                Ok(Message::Close(_)) | Err(tungstenite::Error::ConnectionClosed) => return Ok(0),
-                Ok(_) => {}
-                Err(tungstenite::Error::Io(error)) => return Err(error),
-                Err(error) => return Err(std::io::Error::other(error)),
-            }
-        }
-        let taken = self.unread.len().min(into.len());
-        into[..taken].copy_from_slice(&self.unread[..taken]);
-        self.unread.drain(..taken);
-        Ok(taken)
-    }
-}
-
-impl<S: Read + Write> Write for Frames<S> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.socket.send(Message::Binary(bytes.to_vec().into())).map_err(std::io::Error::other)?;
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
+use crate::support::GUARD;
+use crate::support::stream::Stream;
 
 /// A packet: its first byte and what follows the remaining length.
 pub type Packet = (u8, Vec<u8>);
 
 pub struct Client {
-    pipe: Box<dyn Pipe>,
+    stream: Box<dyn Stream>,
     v5: bool,
 }
 
@@ -144,13 +54,13 @@ pub fn connect_with(level: u8, client_id: &str, properties: &[u8], login: Option
 }
 
 impl Client {
-    pub fn new(pipe: impl Pipe + 'static, level: u8) -> Client {
-        Client { pipe: Box::new(pipe), v5: level == 5 }
+    pub fn new(stream: impl Stream + 'static, level: u8) -> Client {
+        Client { stream: Box::new(stream), v5: level == 5 }
     }
 
     /// Connects, and expects to be admitted.
-    pub fn enter(pipe: impl Pipe + 'static, level: u8, client_id: &str) -> Client {
-        let mut client = Client::new(pipe, level);
+    pub fn enter(stream: impl Stream + 'static, level: u8, client_id: &str) -> Client {
+        let mut client = Client::new(stream, level);
         client.send(&connect(level, client_id));
         let (first, body) = client.receive().expect("CONNACK");
         assert_eq!((first, body[1]), (0x20, 0), "CONNACK {body:02x?}");
@@ -158,14 +68,14 @@ impl Client {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.pipe.write_all(bytes).unwrap();
-        self.pipe.flush().unwrap();
+        self.stream.write_all(bytes).unwrap();
+        self.stream.flush().unwrap();
     }
 
     /// Sends bytes on a connection that the broker may have closed.
     pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.pipe.write_all(bytes)?;
-        self.pipe.flush()
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
     }
 
     /// The next packet; `None`: the broker closed.
@@ -180,13 +90,13 @@ impl Client {
             }
         }
         let mut body = vec![0; length];
-        self.pipe.read_exact(&mut body).unwrap();
+        self.stream.read_exact(&mut body).unwrap();
         Some((first, body))
     }
 
     fn byte(&mut self) -> Option<u8> {
         let mut byte = [0];
-        match self.pipe.read(&mut byte) {
+        match self.stream.read(&mut byte) {
             Ok(0) => None,
             Ok(_) => Some(byte[0]),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {

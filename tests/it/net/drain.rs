@@ -8,6 +8,7 @@ use weirmq::net::{DrainPlan, DrainWhich, ListenerPolicy, PlaneError};
 
 use super::client::{self, Client, string};
 use super::plane::{Plane, endpoint, policy};
+use crate::support::stream;
 
 fn plan(which: DrainWhich) -> DrainPlan {
     let (reason_code, handshake_ms) = (0x98, 60_000);
@@ -16,7 +17,7 @@ fn plan(which: DrainWhich) -> DrainPlan {
 
 fn enter(plane: &Plane, id: u32, count: usize, level: u8) -> Vec<Client> {
     let address = plane.listen_tcp(policy(id));
-    (0..count).map(|n| Client::enter(client::tcp(address), level, &format!("{id}-{level}-{n}"))).collect()
+    (0..count).map(|n| Client::enter(stream::tcp(address), level, &format!("{id}-{level}-{n}"))).collect()
 }
 
 #[test]
@@ -101,10 +102,10 @@ fn a_drain_rate_limits_disconnects_per_second() {
 
 /// A client that was sent a message with QoS 1 and has not acknowledged it.
 fn with_a_message(plane: &Plane, address: std::net::SocketAddr) -> Client {
-    let mut receiver = Client::enter(client::tcp(address), 5, "receiver");
+    let mut receiver = Client::enter(stream::tcp(address), 5, "receiver");
     receiver.subscribe("t", 1);
     let other = plane.listen_tcp(policy(2));
-    Client::enter(client::tcp(other), 5, "publisher").publish("t", b"m", 1);
+    Client::enter(stream::tcp(other), 5, "publisher").publish("t", b"m", 1);
     let (first, body) = receiver.receive().unwrap();
     assert_eq!((first, &body[..5]), (0x32, &[0, 1, b't', 0, 1][..]));
     receiver
@@ -116,7 +117,7 @@ fn a_drained_client_may_acknowledge_messages_in_flight() {
         let plane = Plane::start(shards);
         let address = plane.listen_tcp(policy(1));
         let mut receiver = with_a_message(&plane, address);
-        let mut idle = Client::enter(client::tcp(address), 5, "idle");
+        let mut idle = Client::enter(stream::tcp(address), 5, "idle");
         let patient = DrainPlan { in_flight_ms: 600_000, ..plan(DrainWhich::All) };
         assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), patient.clone())), Ok(2));
         assert_eq!(idle.receive(), Some((0xE0, vec![0x98])));
@@ -146,7 +147,7 @@ fn a_shutdown_waits_for_acknowledgements_of_messages_in_flight() {
         let plane = Plane::start(shards);
         let address = plane.listen_tcp(policy(1));
         let mut receiver = with_a_message(&plane, address);
-        let mut idle = Client::enter(client::tcp(address), 5, "idle");
+        let mut idle = Client::enter(stream::tcp(address), 5, "idle");
         let acknowledging = std::thread::spawn(move || {
             assert_eq!(idle.receive(), Some((0xE0, vec![0x8B])));
             drop(idle);
@@ -164,7 +165,7 @@ fn a_connection_accepted_before_a_drain_and_admitted_after_it_is_disconnected() 
     for which in [DrainWhich::All, DrainWhich::Before(2)] {
         let plane = Plane::start(3);
         let address = plane.listen_tcp(policy(1));
-        let mut dawdlers: Vec<_> = (0..10).map(|_| Client::new(client::tcp(address), 5)).collect();
+        let mut dawdlers: Vec<_> = (0..10).map(|_| Client::new(stream::tcp(address), 5)).collect();
         plane.until(1, "all accepted", |stats| stats.connections_pending == 10);
         assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), plan(which))), Ok(0));
         for (number, client) in dawdlers.iter_mut().enumerate() {
@@ -174,7 +175,7 @@ fn a_connection_accepted_before_a_drain_and_admitted_after_it_is_disconnected() 
             assert_eq!(client.receive(), Some((0xE0, vec![0x98])), "and what it sent besides is not served");
             assert_eq!(client.receive(), None);
         }
-        let mut punctual = Client::enter(client::tcp(address), 5, "punctual");
+        let mut punctual = Client::enter(stream::tcp(address), 5, "punctual");
         punctual.ping();
     }
 }
@@ -183,7 +184,7 @@ fn a_connection_accepted_before_a_drain_and_admitted_after_it_is_disconnected() 
 fn a_pending_connection_that_matches_a_drain_is_refused() {
     let plane = Plane::start(3);
     let address = plane.listen_tcp(policy(1));
-    let mut dawdlers: Vec<_> = (0..10).map(|_| Client::new(client::tcp(address), 5)).collect();
+    let mut dawdlers: Vec<_> = (0..10).map(|_| Client::new(stream::tcp(address), 5)).collect();
     plane.until(1, "all accepted", |stats| stats.connections_pending == 10);
     let odd = DrainWhich::Matching(Arc::new(|facts| facts.client_id.ends_with(['1', '3', '5', '7', '9'])));
     assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), plan(odd))), Ok(0));
@@ -205,8 +206,8 @@ fn a_pending_connection_that_matches_a_drain_is_refused() {
 fn a_new_policy_applies_to_open_and_pending_connections() {
     let plane = Plane::start(2);
     let address = plane.listen_tcp(policy(1));
-    let mut open = Client::enter(client::tcp(address), 5, "open");
-    let mut dawdler = Client::new(client::tcp(address), 5);
+    let mut open = Client::enter(stream::tcp(address), 5, "open");
+    let mut dawdler = Client::new(stream::tcp(address), 5);
     plane.until(1, "accepted", |stats| stats.connections_pending == 1);
     let mut tighter = endpoint(1);
     tighter.generation = 2;
@@ -219,7 +220,7 @@ fn a_new_policy_applies_to_open_and_pending_connections() {
         client.send(&client.publish_bytes("t", &[0; 2000], 0));
         assert_eq!(client.receive(), Some((0xE0, vec![0x95])), "packet too large");
     }
-    open = Client::enter(client::tcp(address), 5, "again");
+    open = Client::enter(stream::tcp(address), 5, "again");
     open.ping();
 }
 
@@ -258,7 +259,7 @@ fn clients_are_listed_in_the_order_of_acceptance() {
     let _clients = enter(&plane, 1, 12, 5);
     let other = ListenerPolicy { ..policy(2) };
     let address = plane.listen_tcp(other);
-    let mut named = Client::new(client::tcp(address), 4);
+    let mut named = Client::new(stream::tcp(address), 4);
     named.send(&client::connect_with(4, "named", &[], Some(("alice", "secret"))));
     assert_eq!(named.receive(), Some((0x20, vec![0, 0])));
     let rows = plane.wait(plane.plane.clients(EndpointId(1), 0, 100)).unwrap();

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use weir_broker::{EndpointPolicy, ProtocolVersions};
 use weirmq::net::{HandshakeLimits, ListenerPolicy};
 
-use super::client::{self, Client, connect, connect_with, packet, string};
+use super::client::{Client, connect, connect_with, packet, string};
 use super::plane::{Plane, endpoint, policy};
 use super::transports::Everywhere;
+use crate::support::stream;
 
 /// Everything a broker sends until it closes.
 fn last_words(mut stream: impl Read) -> Vec<u8> {
@@ -40,7 +41,7 @@ fn a_connection_that_exceeds_the_handshake_timeout_is_closed() {
         ("wss", b"\x16"),
     ]
     .map(|(transport, first_bytes)| {
-        let mut stream = client::tcp(everywhere.address(transport));
+        let mut stream = stream::tcp(everywhere.address(transport));
         stream.write_all(first_bytes).unwrap();
         (transport, first_bytes, stream)
     });
@@ -59,7 +60,7 @@ fn with_versions(v3_1: bool, v3_1_1: bool, v5: bool) -> ListenerPolicy {
 }
 
 fn answer(address: SocketAddr, bytes: &[u8]) -> Vec<u8> {
-    let mut stream = client::tcp(address);
+    let mut stream = stream::tcp(address);
     stream.write_all(bytes).unwrap();
     last_words(stream)
 }
@@ -90,13 +91,13 @@ fn a_too_large_connect_is_refused_before_its_body_arrives() {
     let large = connect_with(5, "c", &[], Some((login.0, &login.1)));
     let words = answer(address, &large[..20]);
     assert_eq!(words.get(3).copied().unwrap_or(0x95), 0x95, "packet too large, where it is told at all");
-    Client::enter(client::tcp(address), 5, &"c".repeat(900));
+    Client::enter(stream::tcp(address), 5, &"c".repeat(900));
 }
 
 #[test]
 fn an_endless_tls_handshake_is_closed_at_the_byte_limit() {
     let everywhere = Everywhere::start(1, |policy| policy.handshake.max_bytes = 4096);
-    let mut stream = client::tcp(everywhere.address("tls"));
+    let mut stream = stream::tcp(everywhere.address("tls"));
     // Handshake records of a ClientHello that claims 16 MB.
     let record = [&[0x16, 3, 1, 0x10, 0][..], &[0x01, 0xFF, 0xFF, 0xFF], &[0; 0x1000 - 4]].concat();
     let next = [&[0x16, 3, 1, 0x10, 0][..], &[0; 0x1000]].concat();
@@ -119,7 +120,7 @@ fn packets_sent_with_the_connect_are_handled() {
         for number in 0..20 {
             let subscribe = packet(0x82, &[&[0, 1][..], &string("t"), &[0]].concat());
             let publish = packet(0x30, &[&string("t")[..], b"pipelined"].concat());
-            let mut client = Client::new(client::tcp(address), 4);
+            let mut client = Client::new(stream::tcp(address), 4);
             client.send(&[connect(4, &format!("c{number}")), subscribe, publish, vec![0xC0, 0]].concat());
             assert_eq!(client.receive().unwrap(), (0x20, vec![0, 0]));
             // The SUBACK waits for every shard, and what follows it does not wait for the SUBACK.
@@ -136,7 +137,7 @@ fn assigned_client_ids_are_returned_and_unique() {
     let address = plane.listen_tcp(policy(1));
     let mut ids = std::collections::HashSet::new();
     for _ in 0..50 {
-        let mut client = Client::new(client::tcp(address), 5);
+        let mut client = Client::new(stream::tcp(address), 5);
         client.send(&connect(5, ""));
         let (_, body) = client.receive().unwrap();
         assert_eq!(body[1], 0, "{body:02x?}");
@@ -145,7 +146,7 @@ fn assigned_client_ids_are_returned_and_unique() {
         client.ping();
     }
     assert_eq!(ids.len(), 50);
-    Client::enter(client::tcp(address), 4, "");
+    Client::enter(stream::tcp(address), 4, "");
 }
 
 #[test]
@@ -154,8 +155,8 @@ fn a_takeover_on_another_shard_closes_the_old_connection() {
     let address = plane.listen_tcp(policy(1));
     for number in 0..20 {
         let id = format!("client-{number}");
-        let mut first = Client::enter(client::tcp(address), 5, &id);
-        let mut second = Client::enter(client::tcp(address), 5, &id);
+        let mut first = Client::enter(stream::tcp(address), 5, &id);
+        let mut second = Client::enter(stream::tcp(address), 5, &id);
         assert_eq!(first.receive(), Some((0xE0, vec![0x8E])), "session taken over");
         assert_eq!(first.receive(), None);
         second.ping();
@@ -170,13 +171,13 @@ fn malformed_websocket_frames_close_with_their_code() {
     let masked_text = [0x81, 0x81, 0, 0, 0, 0, b'x'];
     let unmasked = [0x82, 0x01, b'x'];
     for (frame, code) in [(&masked_text[..], 1003_u16), (&unmasked, 1002)] {
-        let mut stream: TcpStream = client::tcp(everywhere.address("ws"));
+        let mut stream: TcpStream = stream::tcp(everywhere.address("ws"));
         stream.write_all(&[&request[..], frame].concat()).unwrap();
         let words = last_words(stream);
         let close = [&[0x88, 2][..], &code.to_be_bytes()].concat();
         assert!(words.ends_with(&close), "{code}: {:?}", String::from_utf8_lossy(&words));
         // And after the CONNECT.
-        let mut stream = client::tcp(everywhere.address("ws"));
+        let mut stream = stream::tcp(everywhere.address("ws"));
         let packet = connect(4, "c");
         let data = [&[0x82, 0x80 | packet.len() as u8, 0, 0, 0, 0][..], &packet].concat();
         stream.write_all(&[&request[..], &data].concat()).unwrap();

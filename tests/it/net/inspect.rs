@@ -7,8 +7,10 @@ use weir_mqtt::ProtocolVersion;
 use weirmq::auth::DenyAll;
 use weirmq::net::{ListenerPolicy, RetainedCursor, RetainedFilter, TraceFilter, Traced};
 
-use super::client::{self, Client, connect_with, packet, string};
+use super::client::{Client, connect_with, packet, string};
 use super::plane::{Plane, endpoint, policy};
+use crate::support::GUARD;
+use crate::support::stream;
 
 /// Retained, QoS 1.
 fn retain(client: &mut Client, topic: &str, payload: &[u8]) {
@@ -23,11 +25,11 @@ fn retained_messages_are_listed_page_by_page() {
         let shared = plane.listen_tcp(policy(1));
         let tenant = EndpointPolicy { namespace: "eu".into(), ..endpoint(2) };
         let tenant = plane.listen_tcp(ListenerPolicy { endpoint: tenant.into(), ..policy(2) });
-        let mut client = Client::enter(client::tcp(shared), 4, "a");
+        let mut client = Client::enter(stream::tcp(shared), 4, "a");
         let topics: BTreeSet<String> = (0..50).map(|n| format!("sensor/{n}/temp")).collect();
         topics.iter().for_each(|topic| retain(&mut client, topic, b"25.5"));
         retain(&mut client, "other", b"1");
-        retain(&mut Client::enter(client::tcp(tenant), 4, "b"), "sensor/0/temp", b"7");
+        retain(&mut Client::enter(stream::tcp(tenant), 4, "b"), "sensor/0/temp", b"7");
 
         let (mut cursor, mut found) = (RetainedCursor::default(), Vec::new());
         let filter = RetainedFilter { namespace: Some(String::new()), filter: Some("sensor/+/temp".to_owned()) };
@@ -53,20 +55,20 @@ fn gauges_are_reported_by_endpoint_and_backlogs_largest_first() {
     let address = plane.listen_tcp(policy(1));
     // Two sessions that outlive their connections.
     for (id, filter) in [("away", "t/#"), ("less", "t/0")] {
-        let mut client = Client::new(client::tcp(address), 5);
+        let mut client = Client::new(stream::tcp(address), 5);
         // Session Expiry Interval
         client.send(&connect_with(5, id, &[0x11, 0, 0, 0x0E, 0x10], None));
         assert_eq!(client.receive().map(|(_, body)| body[1]), Some(0));
         client.subscribe(filter, 1);
     }
     plane.until(1, "they leave", |stats| stats.connections_current == 0);
-    let mut publisher = Client::enter(client::tcp(address), 4, "publisher");
+    let mut publisher = Client::enter(stream::tcp(address), 4, "publisher");
     (0..10).for_each(|n| publisher.publish(&format!("t/{n}"), b"payload", 1));
 
     // What another shard is to queue may come there after the publisher's acknowledgement.
     let start = std::time::Instant::now();
     while plane.wait(plane.plane.gauges()).unwrap().queued < 11 {
-        assert!(start.elapsed() < client::GUARD, "{:?}", plane.wait(plane.plane.gauges()));
+        assert!(start.elapsed() < GUARD, "{:?}", plane.wait(plane.plane.gauges()));
         std::thread::yield_now();
     }
     let worst = plane.wait(plane.plane.backlogs(10)).unwrap();
@@ -85,7 +87,7 @@ fn acl_refusals_are_counted() {
     let plane = Plane::start(1);
     let closed = EndpointPolicy { acl: Some(std::sync::Arc::new(DenyAll)), ..endpoint(1) };
     let address = plane.listen_tcp(ListenerPolicy { endpoint: closed.into(), ..policy(1) });
-    let mut client = Client::enter(client::tcp(address), 4, "a");
+    let mut client = Client::enter(stream::tcp(address), 4, "a");
     client.publish("a", b"1", 1);
     client.send(&packet(0x82, &[&[0, 1][..], &string("a"), &[0]].concat()));
     assert_eq!(client.receive(), Some((0x90, vec![0, 1, 0x80])));
@@ -97,8 +99,8 @@ fn a_trace_has_whole_packets_of_one_client_only() {
     for shards in [1, 3] {
         let plane = Plane::start(shards);
         let address = plane.listen_tcp(policy(1));
-        let mut early = Client::enter(client::tcp(address), 4, "early");
-        let mut other = Client::enter(client::tcp(address), 4, "other");
+        let mut early = Client::enter(stream::tcp(address), 4, "early");
+        let mut other = Client::enter(stream::tcp(address), 4, "other");
         let trace = |id: &str| TraceFilter { client_id: id.to_owned(), endpoint: Some(EndpointId(1)) };
         let mut steps = plane.wait(plane.plane.trace(trace("early"))).unwrap();
         let mut later = plane.wait(plane.plane.trace(trace("late"))).unwrap();
@@ -117,7 +119,7 @@ fn a_trace_has_whole_packets_of_one_client_only() {
         assert_eq!(next(), Traced::Sent { version: ProtocolVersion::V3_1_1, bytes: publish });
         assert_eq!(next(), Traced::Ended);
 
-        let late = Client::enter(client::tcp(address), 5, "late");
+        let late = Client::enter(stream::tcp(address), 5, "late");
         let mut next = || plane.wait(later.next()).expect("a step").what;
         assert!(matches!(next(), Traced::Connected { version: ProtocolVersion::V5, .. }));
         assert!(matches!(next(), Traced::Sent { bytes, .. } if bytes[0] == 0x20));

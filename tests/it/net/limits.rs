@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use weirmq::net::{AcceptOverflow, DataPlaneConfig, HandshakeLimits, ListenerPolicy};
 
-use super::client::{self, Client, connect};
+use super::client::{Client, connect};
 use super::plane::{Plane, policy};
+use crate::support::stream;
 
 /// Whether a client gets in; the broker answers or closes.
 fn try_enter(address: SocketAddr, id: &str) -> Option<Client> {
-    let mut client = Client::new(client::tcp(address), 4);
+    let mut client = Client::new(stream::tcp(address), 4);
     client.try_send(&connect(4, id)).ok()?;
     (client.receive()? == (0x20, vec![0, 0])).then_some(client)
 }
@@ -26,9 +27,9 @@ fn connections_above_the_endpoint_limit_are_refused() {
         for n in 5..10 {
             assert!(try_enter(address, &format!("c{n}")).is_none());
         }
-        Client::enter(client::tcp(free), 4, "elsewhere");
+        Client::enter(stream::tcp(free), 4, "elsewhere");
         for (level, code) in [(5, 0x97), (4, 3)] {
-            let mut refused = Client::new(client::tcp(address), level);
+            let mut refused = Client::new(stream::tcp(address), level);
             refused.send(&connect(level, "told"));
             assert_eq!(refused.receive().map(|(_, body)| body[1]), Some(code), "version {level}");
             assert_eq!(refused.receive(), None);
@@ -97,7 +98,7 @@ fn a_flood_of_pending_connections_evicts_pending_connections() {
     let plane = Plane::with(&config);
     let open = plane.listen_tcp(policy(1));
     let bounded = plane.listen_tcp(ListenerPolicy { max_pending_connections: Some(10), ..policy(2) });
-    let mut silent: Vec<_> = (0..100).map(|_| client::tcp(open)).collect();
+    let mut silent: Vec<_> = (0..100).map(|_| stream::tcp(open)).collect();
     plane.until(1, "all accepted", |stats| stats.accepted_total == 100 && stats.refused.pending_limit == 50);
     assert_eq!(plane.stats(1).connections_pending, 50);
     assert!(try_enter(open, "honest").is_some(), "amid the flood");
@@ -108,7 +109,7 @@ fn a_flood_of_pending_connections_evicts_pending_connections() {
     plane.until(1, "the displaced ones see it", |_| {
         silent.iter_mut().map(is_closed).filter(|closed| *closed).count() >= 50
     });
-    let _silent: Vec<_> = (0..20).map(|_| client::tcp(bounded)).collect();
+    let _silent: Vec<_> = (0..20).map(|_| stream::tcp(bounded)).collect();
     plane.until(2, "all accepted", |stats| stats.accepted_total == 20 && stats.connections_pending <= 10);
     assert!(try_enter(bounded, "honest-2").is_some(), "amid the flood");
 }
@@ -120,16 +121,16 @@ fn connection_counts_return_to_zero_however_connections_end() {
         let handshake = HandshakeLimits { time_ms: 2000, ..HandshakeLimits::default() };
         let address = plane.listen_tcp(ListenerPolicy { handshake, ..policy(1) });
         for n in 0..50 {
-            let mut client = Client::enter(client::tcp(address), 4, &format!("c{n}"));
+            let mut client = Client::enter(stream::tcp(address), 4, &format!("c{n}"));
             match n % 5 {
                 0 => client.send(&[0xE0, 0]),
                 1 => client.send(&[0xFF, 0]),
-                2 => drop(client::tcp(address)),
-                3 => drop(Client::enter(client::tcp(address), 4, &format!("c{n}"))),
+                2 => drop(stream::tcp(address)),
+                3 => drop(Client::enter(stream::tcp(address), 4, &format!("c{n}"))),
                 _ => drop(client),
             }
         }
-        let _silent: Vec<_> = (0..10).map(|_| client::tcp(address)).collect();
+        let _silent: Vec<_> = (0..10).map(|_| stream::tcp(address)).collect();
         plane.until(1, "nobody is left", |stats| stats.connections_current == 0 && stats.connections_pending == 0);
     }
 }

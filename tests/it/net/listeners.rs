@@ -9,9 +9,11 @@ use std::time::Instant;
 use socket2::{Domain, Socket, Type};
 use weirmq::net::{ListenerChange, ListenerPolicy, PlaneError, SocketKey, SocketOptions};
 
-use super::client::{self, Client, connect};
+use super::client::{Client, connect};
 use super::plane::{Plane, address, loopback, policy};
-use crate::ports;
+use crate::support::GUARD;
+use crate::support::ports;
+use crate::support::stream;
 
 /// Stops the threads that check it, also if the test panics.
 struct Stop(AtomicBool);
@@ -53,7 +55,7 @@ fn two_listeners_swap_policies_under_a_connect_loop() {
                     scope.spawn(move || {
                         let mut count = 0_u64;
                         while !stop.is_set() {
-                            let mut client = Client::enter(client::tcp(address), 4, &format!("c{index}"));
+                            let mut client = Client::enter(stream::tcp(address), 4, &format!("c{index}"));
                             client.send(&[0xE0, 0]);
                             count += 1;
                         }
@@ -69,7 +71,7 @@ fn two_listeners_swap_policies_under_a_connect_loop() {
                 };
                 plane.install(vec![swap(0), swap(1)]);
                 thread::yield_now();
-                assert!(start.elapsed() < client::GUARD, "one of them never admitted anybody");
+                assert!(start.elapsed() < GUARD, "one of them never admitted anybody");
                 if round >= 200 && served() {
                     break;
                 }
@@ -87,7 +89,7 @@ fn an_installed_policy_applies_from_the_next_connection_on() {
     let key = plane.listen(&loopback(0), policy(1));
     for id in 2..20 {
         plane.install(vec![ListenerChange::SetPolicy { key: key.clone(), policy: Arc::new(policy(id)) }]);
-        Client::enter(client::tcp(address(&key)), 4, "c");
+        Client::enter(stream::tcp(address(&key)), 4, "c");
         assert_eq!(admitted(&plane, id), 1);
     }
 }
@@ -97,7 +99,7 @@ fn a_removed_listener_accepts_its_queue_and_releases_the_port() {
     let plane = Plane::start(1);
     // A rate that lets one in: the others wait in the queue.
     let key = plane.listen(&loopback(ports::free()), ListenerPolicy { max_connections_per_s: Some(1), ..policy(1) });
-    let mut clients: Vec<_> = (0..10).map(|_| Client::new(client::tcp(address(&key)), 4)).collect();
+    let mut clients: Vec<_> = (0..10).map(|_| Client::new(stream::tcp(address(&key)), 4)).collect();
     plane.install(vec![ListenerChange::Remove { key: key.clone() }]);
     for (number, client) in clients.iter_mut().enumerate() {
         client.send(&connect(4, &format!("c{number}")));
@@ -120,7 +122,7 @@ fn an_install_applies_all_changes_or_none() {
         ListenerChange::Remove { key: loopback(1) },
     ];
     assert_eq!(plane.wait(plane.plane.install(changes)), Err(PlaneError::NoSuchListener { index: 2 }));
-    Client::enter(client::tcp(address(&key)), 4, "c");
+    Client::enter(stream::tcp(address(&key)), 4, "c");
     assert_eq!(admitted(&plane, 1), 1);
     assert!(std::net::TcpStream::connect(address(&new)).is_err(), "the prepared socket is closed again");
 }
@@ -175,9 +177,9 @@ fn a_tcp_handshake_in_progress_completes_when_another_address_takes_over() {
         let old = socket.key().clone();
         plane.install(vec![ListenerChange::Add { socket, policy: Arc::new(policy(1)) }]);
         let target = SocketAddr::from(([127, 0, 0, 1], address(&old).port()));
-        let mut early: Vec<_> = (0..3).map(|_| Client::new(client::tcp(target), 4)).collect();
+        let mut early: Vec<_> = (0..3).map(|_| Client::new(stream::tcp(target), 4)).collect();
         let new = take_over(&plane, &old, to);
-        Client::enter(client::tcp(target), 4, "late").ping();
+        Client::enter(stream::tcp(target), 4, "late").ping();
         for (number, client) in early.iter_mut().enumerate() {
             client.send(&connect(4, &format!("early{number}")));
             assert_eq!(client.receive(), Some((0x20, vec![0, 0])), "{name}");
@@ -186,7 +188,7 @@ fn a_tcp_handshake_in_progress_completes_when_another_address_takes_over() {
         assert_eq!((admitted(&plane, 1), admitted(&plane, 2)), (0, 4), "{name}: all by what is declared now");
         // There and back again, with the former socket still there.
         take_over(&plane, &new, from);
-        Client::enter(client::tcp(target), 4, "back").ping();
+        Client::enter(stream::tcp(target), 4, "back").ping();
         plane.install(vec![ListenerChange::Remove { key: from(target.port()) }]);
         TcpListener::bind(target).unwrap_or_else(|e| panic!("{name}: nothing is left behind: {e}"));
     }
@@ -205,7 +207,7 @@ fn an_overlapping_address_takes_over_without_a_gap() {
             let connecting = scope.spawn(move || {
                 let mut count = 0_u64;
                 while !stop.is_set() {
-                    Client::enter(client::tcp(target), 4, "c").send(&[0xE0, 0]);
+                    Client::enter(stream::tcp(target), 4, "c").send(&[0xE0, 0]);
                     count += 1;
                 }
                 count
@@ -266,7 +268,7 @@ fn a_unix_socket_replaces_only_stale_files() {
     let socket = plane.plane.bind(&key, &options).expect("nobody lives there");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     plane.install(vec![ListenerChange::Add { socket, policy: Arc::new(policy(1)) }]);
-    Client::enter(client::unix(&path), 4, "c").ping();
+    Client::enter(stream::unix(&path), 4, "c").ping();
     let error = Plane::start(1).plane.bind(&key, &options).err().expect("somebody lives there");
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     plane.install(vec![ListenerChange::Remove { key: key.clone() }]);

@@ -12,7 +12,7 @@ use weirmq::net::{
     ListenerPolicy, SocketKey, SocketOptions, Transport,
 };
 
-use super::client::GUARD;
+use crate::support::GUARD;
 
 pub struct Plane {
     pub plane: DataPlane,

@@ -8,8 +8,9 @@ use weir_broker::{EndpointId, Principal};
 use weirmq::auth::{Anonymous, Authenticate, Credentials, Decision};
 use weirmq::net::{IpRange, ListenerPolicy, ProxyProtocolPolicy};
 
-use super::client::{self, Client, connect};
+use super::client::{Client, connect};
 use super::plane::{Plane, policy, policy_with};
+use crate::support::stream;
 
 fn behind_proxy(id: u32, sources: &[(&str, u8)]) -> ListenerPolicy {
     let sources = sources
@@ -26,7 +27,7 @@ fn v2(source: [u8; 4], port: u16, tlvs: &[u8]) -> Vec<u8> {
 }
 
 fn enter_behind(address: SocketAddr, header: &[u8], id: &str) -> Client {
-    let mut stream = client::tcp(address);
+    let mut stream = stream::tcp(address);
     stream.write_all(header).unwrap();
     Client::enter(stream, 4, id)
 }
@@ -47,7 +48,7 @@ fn a_proxy_header_sets_the_client_address() {
         // Header and CONNECT in one piece, and in single bytes.
         let together = [&v2([192, 0, 2, 3], 4002, &[])[..], &connect(4, "together")].concat();
         for size in [together.len(), 1] {
-            let mut stream = client::tcp(address);
+            let mut stream = stream::tcp(address);
             for piece in together.chunks(size) {
                 stream.write_all(piece).unwrap();
             }
@@ -66,7 +67,7 @@ fn connections_without_a_trusted_proxy_header_are_closed() {
     let header = v2([192, 0, 2, 9], 1, &[]);
     let direct = plane.listen_tcp(policy(3));
     for (address, bytes) in [(untrusted, &header), (trusted, &connect(4, "no header")), (direct, &header)] {
-        let mut stream = client::tcp(address);
+        let mut stream = stream::tcp(address);
         stream.write_all(bytes).unwrap();
         stream.write_all(&connect(4, "c")).unwrap();
         let mut answer = Vec::new();
@@ -85,7 +86,7 @@ fn the_address_limit_counts_the_address_of_the_proxy_header() {
     let address = plane.listen_tcp(limited);
     let _one = enter_behind(address, &v2([192, 0, 2, 1], 1, &[]), "one");
     let _two = enter_behind(address, &v2([192, 0, 2, 2], 1, &[]), "two");
-    let mut third = client::tcp(address);
+    let mut third = stream::tcp(address);
     third.write_all(&v2([192, 0, 2, 1], 2, &[])).unwrap();
     assert!(matches!(third.read(&mut [0]), Ok(0) | Err(_)));
     plane.until(1, "a refusal", |stats| stats.refused.address_limit == 1);

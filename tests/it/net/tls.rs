@@ -16,6 +16,7 @@ use weirmq::net::{ClientAuth, Identity, ListenerPolicy, TlsSettings, Transport};
 
 use super::client::{self, Client};
 use super::plane::{Plane, policy, policy_with};
+use crate::support::stream;
 
 /// A certificate authority and its certificates.
 pub struct Authority {
@@ -125,7 +126,7 @@ pub fn with_certificate(ca: &Authority, client: &Issued) -> ClientConfig {
 
 /// Whether a client with this configuration gets in.
 pub fn enters(address: SocketAddr, config: ClientConfig) -> bool {
-    let mut stream = client::tls(client::tcp(address), &Arc::new(config), "localhost");
+    let mut stream = stream::tls(stream::tcp(address), &Arc::new(config), "localhost");
     let sent = stream.write_all(&client::connect(4, "c")).and_then(|()| stream.flush());
     let mut connack = [0; 4];
     sent.and_then(|()| stream.read_exact(&mut connack)).is_ok_and(|()| connack == [0x20, 2, 0, 0])
@@ -150,7 +151,7 @@ fn client_certificates_are_verified_and_passed_to_authentication() {
         assert!(enters(address, with_certificate(&ca, &good)));
         assert!(!enters(address, with_certificate(&ca, &revoked)), "revoked");
         assert!(!enters(address, with_certificate(&ca, &foreign)), "of another authority");
-        assert_eq!(enters(address, client::tls_config(&ca.der())), !required, "without a certificate");
+        assert_eq!(enters(address, stream::tls_config(&ca.der())), !required, "without a certificate");
         plane.until(1, "refusals", |stats| stats.refused.tls >= 2);
         let guests = guests.0.lock().unwrap();
         let shown = guests[0].as_ref().expect("a certificate");
@@ -236,9 +237,9 @@ fn the_certificate_is_selected_by_sni() {
     let sni = vec![(vec!["One.example".into()], one.identity()), (vec!["*.wild.example".into()], wild.identity())];
     let plane = Plane::start(1);
     let address = plane.listen_tcp(tls_policy(1, &TlsSettings { sni, ..settings(&default) }));
-    let config = Arc::new(client::tls_config(&ca.der()));
+    let config = Arc::new(stream::tls_config(&ca.der()));
     for (name, expected) in [("localhost", &default), ("one.example", &one), ("a.wild.example", &wild)] {
-        let mut stream = client::tls(client::tcp(address), &config, name);
+        let mut stream = stream::tls(stream::tcp(address), &config, name);
         stream.conn.complete_io(&mut stream.sock).unwrap();
         assert_eq!(stream.conn.peer_certificates().unwrap()[0], expected.der, "{name}");
     }
@@ -251,7 +252,7 @@ fn alpn_selects_mqtt_if_the_client_offers_it() {
     let plane = Plane::start(1);
     let address = plane.listen_tcp(tls_policy(1, &settings(&server)));
     for (offered, enters_with) in [(&["mqtt"][..], true), (&["h2", "mqtt"], true), (&[], true), (&["h2"], false)] {
-        let mut config = client::tls_config(&ca.der());
+        let mut config = stream::tls_config(&ca.der());
         config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
         assert_eq!(enters(address, config), enters_with, "{offered:?}");
     }
@@ -264,9 +265,9 @@ fn tls_sessions_resume_until_the_configuration_changes() {
     let plane = Plane::start(2);
     let address = plane.listen_tcp(tls_policy(1, &settings(&server)));
     let other = plane.listen_tcp(tls_policy(2, &settings(&server)));
-    let config = Arc::new(client::tls_config(&ca.der()));
+    let config = Arc::new(stream::tls_config(&ca.der()));
     let kind = |address| {
-        let mut stream = client::tls(client::tcp(address), &config, "localhost");
+        let mut stream = stream::tls(stream::tcp(address), &config, "localhost");
         stream.write_all(&client::connect(4, "c")).unwrap();
         let mut connack = [0; 4];
         stream.read_exact(&mut connack).unwrap();
@@ -295,7 +296,7 @@ fn a_client_below_the_minimum_tls_version_is_refused() {
     assert!(enters(both, old()));
     assert!(!enters(only_13, old()));
     assert!(enters(only_13, config(&rustls::version::TLS13)));
-    let stream = client::tls(client::tcp(both), &Arc::new(config(&rustls::version::TLS13)), "localhost");
+    let stream = stream::tls(stream::tcp(both), &Arc::new(config(&rustls::version::TLS13)), "localhost");
     let mut client = Client::enter(stream, 5, "c");
     client.ping();
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use weirmq::net::{ListenerPolicy, SocketKey, TlsSettings, Transport, WebSocketPolicy};
 
-use super::client::{self, Client, Pipe};
+use super::client::Client;
 use super::plane::{Plane, address, loopback, policy};
 use super::tls::{Authority, settings};
+use crate::support::stream::{self, Stream};
 
 const TRANSPORTS: [&str; 5] = ["tcp", "unix", "tls", "ws", "wss"];
 
@@ -51,15 +52,15 @@ impl Everywhere {
         address(self.key(transport))
     }
 
-    pub fn open(&self, transport: &str) -> Box<dyn Pipe> {
+    pub fn open(&self, transport: &str) -> Box<dyn Stream> {
         let key = self.key(transport);
-        let config = || Arc::new(client::tls_config(&self.ca.der()));
-        let tcp = || client::tcp(address(key));
+        let config = || Arc::new(stream::tls_config(&self.ca.der()));
+        let tcp = || stream::tcp(address(key));
         match (transport, key) {
-            (_, SocketKey::Unix(path)) => Box::new(client::unix(path)),
-            ("tls", _) => Box::new(client::tls(tcp(), &config(), "localhost")),
-            ("ws", _) => Box::new(client::websocket(tcp(), "/mqtt")),
-            ("wss", _) => Box::new(client::websocket(client::tls(tcp(), &config(), "localhost"), "/mqtt")),
+            (_, SocketKey::Unix(path)) => Box::new(stream::unix(path)),
+            ("tls", _) => Box::new(stream::tls(tcp(), &config(), "localhost")),
+            ("ws", _) => Box::new(stream::websocket(tcp(), "/mqtt")),
+            ("wss", _) => Box::new(stream::websocket(stream::tls(tcp(), &config(), "localhost"), "/mqtt")),
             _ => Box::new(tcp()),
         }
     }
@@ -138,7 +139,7 @@ fn a_flood_of_messages_is_delivered_in_order() {
 }
 
 /// Passes everything on in single bytes.
-struct Drop1(Box<dyn Pipe>);
+struct Drop1(Box<dyn Stream>);
 
 impl std::io::Read for Drop1 {
     fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
@@ -197,7 +198,7 @@ fn a_subscriber_that_reads_late_gets_all_messages() {
 fn retained_messages_arrive_without_another_event() {
     let plane = Plane::start(1);
     let address = plane.listen_tcp(policy(1));
-    let mut publisher = Client::enter(client::tcp(address), 4, "p");
+    let mut publisher = Client::enter(stream::tcp(address), 4, "p");
     let topics = 30_000;
     let packets: Vec<u8> = (0..topics)
         .flat_map(|number| {
@@ -209,7 +210,7 @@ fn retained_messages_arrive_without_another_event() {
     publisher.send(&packets);
     publisher.ping();
     for round in 0..10 {
-        let pipe = client::tcp(address);
+        let pipe = stream::tcp(address);
         let mut fast = pipe.try_clone().unwrap();
         let mut subscriber = Client::enter(pipe, 4, &format!("s{round}"));
         subscriber.subscribe("site/#", 0);

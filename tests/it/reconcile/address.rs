@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use super::broker::{Broker, at, client, endpoint};
-use crate::ports;
+use crate::support::ports;
 
 #[test]
 fn a_port_in_use_is_reported_with_its_process_and_bound_once_free() {

@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::client::Client;
-use crate::ports;
+use crate::support::client::Client;
+use crate::support::ports;
 use crate::wire::Version;
 
 /// How long something that must happen may take on a slow machine.

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use super::broker::{Broker, at, client, endpoint};
-use crate::client::{Client, connect};
-use crate::ports;
+use crate::support::client::{Client, connect};
+use crate::support::ports;
 use crate::wire::{Packet, Properties, Version};
 
 /// What became of two clients, the later one last.

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::Value;
 
 use super::broker::{Broker, client, endpoint};
-use crate::ports;
+use crate::support::ports;
 
 const TEXT: &str = "Küche/温度";
 

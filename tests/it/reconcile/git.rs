@@ -6,8 +6,8 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::broker::{Broker, at, endpoint};
-use crate::ports;
 use crate::source::git::git;
+use crate::support::ports;
 
 fn listens(port: u16) -> bool {
     std::net::TcpStream::connect(at(port)).is_ok()

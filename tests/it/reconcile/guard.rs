@@ -1,7 +1,7 @@
 //! What waits to be confirmed.
 
 use super::broker::{Broker, at, client, endpoint};
-use crate::ports;
+use crate::support::ports;
 
 fn listens(port: u16) -> bool {
     std::net::TcpStream::connect(at(port)).is_ok()
@@ -26,7 +26,7 @@ fn a_large_deletion_is_held_until_confirmed() {
         assert!(told.message.contains("3 of 5") && told.message.contains("reconcile.prune.confirm"), "{told:?}");
     }
     assert!(ports.iter().all(|port| listens(*port)));
-    residents.iter_mut().for_each(crate::client::Client::ping);
+    residents.iter_mut().for_each(crate::support::client::Client::ping);
     broker.write("reconcile.yaml", "reconcile: {prune: {confirm: [c, d]}}\n");
     broker.until("the confirmed ones go", || !listens(ports[2]) && !listens(ports[3]));
     // The one that is left would be within the bound, but it was held.
@@ -76,7 +76,7 @@ fn a_held_deletion_stays_held_while_documents_are_put_back() {
             let told = broker.condition(name, "Accepted").unwrap();
             assert!(!told.holds && told.reason == "DeletionHeld", "{name}: {told:?}");
         }
-        residents.iter_mut().for_each(crate::client::Client::ping);
+        residents.iter_mut().for_each(crate::support::client::Client::ping);
         let held = names.len() - 1 - at;
         let expected = if held == 0 { "nothing to do".to_owned() } else { format!("{held} waiting") };
         assert!(planned(&broker).contains(&format!("{expected}\n")), "{}", planned(&broker));
@@ -171,7 +171,7 @@ fn a_change_over_max_disconnects_waits_until_confirmed() {
     broker.write("e.yaml", &endpoint("e", to, ", drain: {windowS: 0}"));
     let told = broker.until_told("e", "Programmed", false, "DisconnectsHeld");
     assert!(told.message.contains("5 clients would be disconnected"), "{told:?}");
-    clients.iter_mut().for_each(crate::client::Client::ping);
+    clients.iter_mut().for_each(crate::support::client::Client::ping);
     assert!(listens(from) && !listens(to));
     let plan = broker.get("/api/plan");
     assert_eq!((&plan["converged"], &plan["pending"][0]["endpoint"]), (&false.into(), &"e".into()), "{plan}");

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::broker::{Broker, at, client, endpoint};
-use crate::ports;
+use crate::support::ports;
 
 fn saved(broker: &Broker) {
     broker.until("it is kept", || broker.root().join("../data/last-known-good.json").exists());

@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::broker::{Broker, endpoint};
-use crate::ports;
+use crate::support::ports;
 
 /// An endpoint's name, the `nodes` of its document before the change and after it. `None`: there is no document.
 type Row = (&'static str, Option<&'static str>, Option<&'static str>);

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::broker::{Broker, at, client, endpoint};
-use crate::client::{Client, connect, publish};
-use crate::ports;
+use crate::support::client::{Client, connect, publish};
+use crate::support::ports;
 use crate::wire::{Packet, Properties, PropertyRow, PropertyValue, Version, Will};
 
 /// DISCONNECT's code and server reference, and then the end.

@@ -2,8 +2,8 @@
 
 use super::broker::{Broker, at, client};
 use super::guard::planned;
-use crate::client::{Client, connect, publish};
-use crate::ports;
+use crate::support::client::{Client, connect, publish};
+use crate::support::ports;
 use crate::wire::{Packet, Properties, Version};
 
 const AUTH: &str = "auth: {name: default, chain: [{anonymous: {}}]}\n";

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use rustix::process::Signal;
 
 use super::broker::{Broker, at, endpoint};
-use crate::net::client::{self, Client};
+use crate::net::client::Client;
 use crate::net::tls::{Authority, Issued, with_certificate};
-use crate::ports;
+use crate::support::ports;
+use crate::support::stream;
 
 fn put(directory: &Path, issued: &Issued) {
     fs::create_dir_all(directory).unwrap();
@@ -20,8 +21,8 @@ fn put(directory: &Path, issued: &Issued) {
 
 /// The certificate that the port shows.
 fn shown(port: u16, ca: &Authority) -> Vec<u8> {
-    let config = Arc::new(client::tls_config(&ca.der()));
-    let mut stream = client::tls(client::tcp(at(port)), &config, "localhost");
+    let config = Arc::new(stream::tls_config(&ca.der()));
+    let mut stream = stream::tls(stream::tcp(at(port)), &config, "localhost");
     stream.conn.complete_io(&mut stream.sock).unwrap();
     stream.conn.peer_certificates().unwrap()[0].to_vec()
 }
@@ -41,8 +42,8 @@ fn a_new_certificate_and_key_apply_together_and_open_connections_stay() {
     // Nothing but the signal has it look there.
     let broker = Broker::start_with(&[("e.yaml", &endpoint("e", port, &tls))], &["--resync-s", "3600"]);
     broker.until_listening("e");
-    let config = Arc::new(client::tls_config(&ca.der()));
-    let mut open = Client::enter(client::tls(client::tcp(at(port)), &config, "localhost"), 5, "open");
+    let config = Arc::new(stream::tls_config(&ca.der()));
+    let mut open = Client::enter(stream::tls(stream::tcp(at(port)), &config, "localhost"), 5, "open");
     assert_eq!(shown(port, &ca), first.der.to_vec());
     // Half of a pair, for a moment.
     fs::write(elsewhere.path().join("..1/server.key"), &second.key_pem).unwrap();
@@ -76,7 +77,7 @@ fn only_revoked_clients_are_disconnected() {
     broker.until_listening("e");
     let enter = |issued: &Issued, id: &str| {
         let config = Arc::new(with_certificate(&ca, issued));
-        Client::enter(client::tls(client::tcp(at(port)), &config, "localhost"), 5, id)
+        Client::enter(stream::tls(stream::tcp(at(port)), &config, "localhost"), 5, id)
     };
     let (mut stays, mut goes) = (enter(&good, "good"), enter(&bad, "bad"));
     broker.write("crl.pem", &ca.revoke(&[3], 2100));

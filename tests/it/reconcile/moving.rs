@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use super::broker::{Broker, at, client, endpoint};
 use crate::chance::{self, Chance};
-use crate::client::Client;
 use crate::net::client::connect;
 use crate::net::tls::Authority;
-use crate::ports;
+use crate::support::client::Client;
+use crate::support::ports;
 
 /// How long a connection may take on a slow machine.
 const GUARD: Duration = Duration::from_secs(60);

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::broker::{Broker, at};
-use crate::client::{Client, connect};
-use crate::ports;
+use crate::support::client::{Client, connect};
+use crate::support::ports;
 use crate::wire::{Connect, Packet, Properties, Version};
 
 const ONE: &str = "[{passwordFile: {file: one}}, {anonymous: {}}]";

@@ -16,8 +16,8 @@ use serde_json::Value;
 use super::broker::{Broker, at, endpoint};
 use crate::chance::{self, Chance};
 use crate::net::client::connect;
-use crate::ports;
 use crate::source::git::git;
+use crate::support::ports;
 
 const GUARD: Duration = Duration::from_secs(60);
 const ENDPOINTS: usize = 20;

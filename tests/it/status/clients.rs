@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::client::get;
 use super::live::{Broker, GUARD};
-use crate::client::{Client, connect, publish};
+use crate::support::client::{Client, connect, publish};
 use crate::wire::{Connect, Packet, Properties, Version};
 
 /// A broker with two endpoints of its own addresses: `a`, and `b`, which queues two messages for a session.
 async fn broker() -> (Broker, SocketAddr, SocketAddr) {
     let broker = Broker::start(&[]).await;
-    let [a, b] = [crate::ports::free(), crate::ports::free()];
+    let [a, b] = [crate::support::ports::free(), crate::support::ports::free()];
     let document = format!(
         "endpoint: {{name: a, port: {a}, host: 127.0.0.1, enableAuth: false, enableAcl: false}}\n---\n\
          endpoint: {{name: b, port: {b}, host: 127.0.0.1, enableAuth: false, enableAcl: false, maxQueuedMessages: 2}}\n"
@@ -76,7 +76,7 @@ async fn clients_are_found_by_page_endpoint_prefix_and_address() {
 async fn a_disabled_endpoint_may_name_a_missing_document() {
     let broker = Broker::start(&[]).await;
     let path = broker.directory.path().join("spare");
-    let document = format!("endpoint: {{port: {}, enabled: false}}\n", crate::ports::free());
+    let document = format!("endpoint: {{port: {}, enabled: false}}\n", crate::support::ports::free());
     std::fs::write(&path, document).unwrap();
     std::fs::rename(path, broker.directory.path().join("endpoints.d/spare.yaml")).unwrap();
     let start = Instant::now();

@@ -31,7 +31,7 @@ impl Broker {
     }
 
     fn spawn(directory: tempfile::TempDir, more: &[&str]) -> Self {
-        let status = crate::ports::free_address();
+        let status = crate::support::ports::free_address();
         let log = std::fs::File::create(directory.path().join("log")).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_weir"))
             .args(["run", "--shards", "2", "--status-addr", &status.to_string(), "--endpoints"])

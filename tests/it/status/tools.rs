@@ -66,7 +66,7 @@ async fn prometheus_scrapes_the_metrics_and_evaluates_the_alerts() {
     );
     let config_path = directory.path().join("prometheus.yaml");
     std::fs::write(&config_path, config).unwrap();
-    let free = crate::ports::free_address();
+    let free = crate::support::ports::free_address();
     let prometheus = Command::new("prometheus")
         .arg(format!("--config.file={}", config_path.display()))
         .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
