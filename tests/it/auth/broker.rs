@@ -1,22 +1,18 @@
+//! The broker with endpoints for tests of authentication and authorization.
+
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use super::client::Client;
 use crate::support::ports;
+use crate::support::weir::Weir;
 
-/// How long something that must happen may take on a slow machine.
-const GUARD: Duration = Duration::from_secs(60);
-
-/// `weir run` on a directory of its own; ends with the value.
+/// The broker, and the address of its first endpoint.
 pub struct Broker {
-    pub place: tempfile::TempDir,
-    data: tempfile::TempDir,
+    weir: Weir,
     pub address: SocketAddr,
-    shards: u16,
-    process: Child,
 }
 
 impl Broker {
@@ -39,29 +35,24 @@ impl Broker {
     }
 
     fn serve_on(shards: u16, address: SocketAddr, documents: &str, files: &[(&str, &str)]) -> Self {
-        let place = tempfile::tempdir().unwrap();
-        for (name, content) in files {
-            fs::write(place.path().join(name), content).unwrap();
-        }
-        fs::write(place.path().join("documents.yaml"), documents).unwrap();
-        let data = tempfile::tempdir().unwrap();
-        let process = spawn(shards, place.path(), data.path());
-        let broker = Self { place, data, address, shards, process };
-        broker.until("it listens", || TcpStream::connect(broker.address).is_ok());
-        broker
+        let weir = Weir::new().with_data().with_shards(shards).with_arguments(&["--host", "127.0.0.1"]);
+        let mut weir =
+            weir.with_arguments(&["--resync-s", "1"]).with_files(files).with_file("documents.yaml", documents);
+        weir.run_until_accepting(&[address]);
+        Self { weir, address }
     }
 
-    /// Ends the process at once, lets its directory be changed, and starts it again with a new log.
-    pub fn restart(&mut self, meanwhile: impl FnOnce(&Path)) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-        meanwhile(self.place.path());
-        self.process = spawn(self.shards, self.place.path(), self.data.path());
+    /// kill -9, then a change of the directory, then a start with an empty log.
+    pub fn restart(&mut self, change: impl FnOnce(&Path)) {
+        self.weir.kill();
+        change(&self.weir.endpoints());
+        fs::write(self.weir.log_path(), "").unwrap();
+        self.weir.run();
     }
 
     /// Lets the process open so many files and sockets more than it has, and none beyond.
     pub fn leave_descriptors(&self, count: u64) {
-        let id = self.process.id();
+        let id = self.weir.id();
         let most = fs::read_dir(format!("/proc/{id}/fd")).unwrap().count() as u64 + count;
         let pid = rustix::process::Pid::from_raw(id.try_into().unwrap());
         let limit = rustix::process::Rlimit { current: Some(most), maximum: Some(most) };
@@ -69,32 +60,14 @@ impl Broker {
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.place.path().join(name)
+        self.weir.endpoints().join(name)
     }
 
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.path("log")).unwrap()
-    }
-
-    /// Replaces a file at once, as editors and git do.
-    pub fn write(&self, name: &str, content: &str) {
-        fs::write(self.path("new.tmp"), content).unwrap();
-        fs::rename(self.path("new.tmp"), self.path(name)).unwrap();
-    }
-
-    /// Replaces a file and waits until the log tells what came of it.
-    pub fn write_until(&self, name: &str, content: &str, told: &str) {
+    /// Replaces a file and waits until the log has a new line with `logged`.
+    pub fn write_until(&self, name: &str, content: &str, logged: &str) {
         let before = self.log().len();
         self.write(name, content);
-        self.until(told, || self.log().get(before..).is_some_and(|new| new.contains(told)));
-    }
-
-    pub fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let start = Instant::now();
-        while !holds() {
-            assert!(start.elapsed() < GUARD, "not in time: {what}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        self.until(logged, || self.log().get(before..).is_some_and(|new| new.contains(logged)));
     }
 
     pub fn client(&self, id: &str) -> Client {
@@ -102,26 +75,16 @@ impl Broker {
     }
 }
 
-fn spawn(shards: u16, place: &Path, data: &Path) -> Child {
-    let log = fs::File::create(place.join("log")).unwrap();
-    Command::new(env!("CARGO_BIN_EXE_weir"))
-        .args(["run", "--status-addr", "none", "--host", "127.0.0.1", "--resync-s", "1"])
-        .args(["--shards", &shards.to_string()])
-        .arg("--data-dir")
-        .arg(data)
-        .arg("--endpoints")
-        .arg(place)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap()
+impl Deref for Broker {
+    type Target = Weir;
+
+    fn deref(&self) -> &Weir {
+        &self.weir
+    }
 }
 
-impl Drop for Broker {
-    fn drop(&mut self) {
-        // It may have ended by itself; a test that cares asks its log.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+impl DerefMut for Broker {
+    fn deref_mut(&mut self) -> &mut Weir {
+        &mut self.weir
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 
 use super::broker::Broker;
@@ -12,7 +12,9 @@ use super::live::people;
 use crate::net::client::{self, Client, connect};
 use crate::net::tls::{Authority, enters, with_certificate};
 use crate::programs::{is_there, run as run_program, succeeds, tools};
-use crate::support::{GUARD, ports, stream};
+use crate::support::ports;
+use crate::support::stream;
+use crate::support::weir::Weir;
 
 fn secure(ca: &Authority) -> Broker {
     let server = ca.issue("server", &["localhost", "127.0.0.1"], 1);
@@ -157,33 +159,17 @@ fn mqtt_js_over_wss() {
 #[test]
 fn a_unix_socket_has_the_declared_permissions() {
     use std::os::unix::fs::PermissionsExt;
-    let place = tempfile::tempdir().unwrap();
-    let (path, declared) = (place.path().join("mqtt.sock"), place.path().join("endpoints.d"));
-    std::fs::create_dir(&declared).unwrap();
+    let weir = Weir::new();
+    let path = weir.directory().join("mqtt.sock");
     let text = example("transports/unix").replace("/run/weir/mqtt.sock", &path.display().to_string());
-    std::fs::write(declared.join("endpoint.yaml"), text).unwrap();
-    let mut process = Command::new(env!("CARGO_BIN_EXE_weir"))
-        .args(["run", "--status-addr", "none", "--endpoints"])
-        .arg(&declared)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let deadline = std::time::Instant::now() + GUARD;
-    while std::os::unix::net::UnixStream::connect(&path).is_err() && std::time::Instant::now() < deadline {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    let tried = std::panic::catch_unwind(|| {
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-        let mut local = Client::enter(stream::unix(&path), 5, "local");
-        local.subscribe("a", 0);
-        local.publish("a", b"1", 0);
-        assert_eq!(local.message().0, "a");
-    });
-    process.kill().unwrap();
-    process.wait().unwrap();
-    tried.unwrap();
+    let mut weir = weir.with_file("endpoint.yaml", &text);
+    weir.run();
+    weir.until_running("it listens", |_| std::os::unix::net::UnixStream::connect(&path).is_ok());
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    let mut local = Client::enter(stream::unix(&path), 5, "local");
+    local.subscribe("a", 0);
+    local.publish("a", b"1", 0);
+    assert_eq!(local.message().0, "a");
 }
 
 #[test]
