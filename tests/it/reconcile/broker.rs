@@ -1,22 +1,14 @@
-//! `weir run` on a directory of its own, and its status.
+//! The broker with its status, and what the tests of reconciliation ask of it.
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
-
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
-use tempfile::TempDir;
+use std::ops::{Deref, DerefMut};
+use std::path::Path;
 
 use crate::support::client::Client;
-use crate::support::ports;
+use crate::support::until;
+use crate::support::weir::Weir;
 use crate::wire::Version;
-
-/// How long something that must happen may take on a slow machine.
-const GUARD: Duration = Duration::from_secs(90);
 
 /// An endpoint at 127.0.0.1, open to all, with more `fields`.
 pub fn endpoint(name: &str, port: u16, fields: &str) -> String {
@@ -32,15 +24,6 @@ pub fn client(port: u16, id: &str) -> Client {
     Client::connect(at(port), Version::V5, id)
 }
 
-/// Waits until something holds.
-pub fn until(what: &str, log: impl Fn() -> String, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < GUARD, "not in time: {what}\n{}", log());
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
 /// One condition of an endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Told {
@@ -49,12 +32,8 @@ pub struct Told {
     pub message: String,
 }
 
-/// The broker, its declarations and its data; all ends with the value.
-pub struct Broker {
-    place: TempDir,
-    status: SocketAddr,
-    child: Child,
-}
+/// The broker with a status server.
+pub struct Broker(Weir);
 
 impl Broker {
     pub fn start(documents: &[(&str, &str)]) -> Self {
@@ -65,92 +44,29 @@ impl Broker {
         Self::start_prepared(documents, |_| {}, arguments)
     }
 
-    /// `prepare` does what else is to be done to the directory before the start.
+    /// `prepare` does what else is to be done to the directory of the documents before the start.
     pub fn start_prepared(documents: &[(&str, &str)], prepare: impl FnOnce(&Path), arguments: &[&str]) -> Self {
-        let place = tempfile::tempdir().unwrap();
-        fs::create_dir(place.path().join("endpoints.d")).unwrap();
-        for (name, text) in documents {
-            fs::write(place.path().join("endpoints.d").join(name), text).unwrap();
-        }
-        prepare(&place.path().join("endpoints.d"));
-        let (status, child) = spawn(place.path(), arguments);
-        let broker = Self { place, status, child };
-        broker.until("it answers", || TcpStream::connect(broker.status).is_ok());
+        let weir = Weir::new().with_data().with_status().with_files(documents).with_arguments(arguments);
+        prepare(&weir.endpoints());
+        let mut broker = Self(weir);
+        broker.run_until_answering();
         broker
     }
 
-    /// Ends as with a power cut, then starts anew on what is there.
+    fn run_until_answering(&mut self) {
+        self.0.run();
+        self.until("the status server answers", || TcpStream::connect(self.status()).is_ok());
+    }
+
+    /// kill -9, then a start with these arguments alone on what is there.
     pub fn restart(&mut self, arguments: &[&str]) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        (self.status, self.child) = spawn(self.place.path(), arguments);
-        self.until("it answers", || TcpStream::connect(self.status).is_ok());
-    }
-
-    pub fn status(&self) -> SocketAddr {
-        self.status
-    }
-
-    pub fn root(&self) -> PathBuf {
-        self.place.path().join("endpoints.d")
-    }
-
-    /// Puts a file in the place of another at once, as editors do.
-    pub fn write(&self, name: &str, text: &str) {
-        fs::write(self.place.path().join("new"), text).unwrap();
-        fs::rename(self.place.path().join("new"), self.root().join(name)).unwrap();
+        self.0.kill();
+        self.0.set_arguments(arguments);
+        self.run_until_answering();
     }
 
     pub fn remove(&self, name: &str) {
-        fs::remove_file(self.root().join(name)).unwrap();
-    }
-
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.place.path().join("log")).unwrap()
-    }
-
-    pub fn until(&self, what: &str, holds: impl FnMut() -> bool) {
-        until(what, || self.log(), holds);
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, signal).unwrap();
-    }
-
-    /// Waits for its end.
-    pub fn ended(&mut self) -> ExitStatus {
-        let mut status = None;
-        let log = self.place.path().join("log");
-        until(
-            "it ends",
-            || fs::read_to_string(&log).unwrap(),
-            || {
-                status = self.child.try_wait().unwrap();
-                status.is_some()
-            },
-        );
-        status.unwrap()
-    }
-
-    pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
-    /// `data` of an answer of the HTTP API.
-    pub fn get(&self, path: &str) -> Value {
-        let answer = self.http(path);
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        serde_json::from_str::<Value>(body).map_or(Value::Null, |mut whole| whole["data"].take())
-    }
-
-    /// A whole answer.
-    pub fn http(&self, path: &str) -> String {
-        let mut answer = String::new();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: weir\r\nconnection: close\r\n\r\n");
-        let mut stream = TcpStream::connect(self.status).unwrap();
-        stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer)).unwrap();
-        answer
+        fs::remove_file(self.endpoints().join(name)).unwrap();
     }
 
     pub fn condition(&self, endpoint: &str, kind: &str) -> Option<Told> {
@@ -196,27 +112,16 @@ impl Broker {
     }
 }
 
-impl Drop for Broker {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Deref for Broker {
+    type Target = Weir;
+
+    fn deref(&self) -> &Weir {
+        &self.0
     }
 }
 
-fn spawn(place: &Path, arguments: &[&str]) -> (SocketAddr, Child) {
-    let status = ports::free_address();
-    let log = File::options().create(true).append(true).open(place.join("log")).unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_weir"))
-        .args(["run", "--status-addr", &status.to_string(), "--endpoints"])
-        .arg(place.join("endpoints.d"))
-        .arg("--data-dir")
-        .arg(place.join("data"))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    (status, child)
+impl DerefMut for Broker {
+    fn deref_mut(&mut self) -> &mut Weir {
+        &mut self.0
+    }
 }

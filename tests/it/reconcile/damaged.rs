@@ -45,10 +45,10 @@ fn a_damaged_file_does_not_stop_the_start_and_the_rest_of_the_history_is_kept() 
     broker.until_listening("closed");
     broker.apply("open.yaml", &describe("two"));
     broker.apply("open.yaml", &describe(&format!("{TEXT} in the kitchen")));
-    let data = broker.root().join("../data");
+    let data = broker.endpoints().join("../data");
     let (history, known) = (data.join("history.jsonl"), data.join("last-known-good.json"));
     broker.until("it is saved", || fs::read_to_string(&known).is_ok_and(|text| text.contains(TEXT)));
-    for file in [history.clone(), known, broker.root().join("passwords")] {
+    for file in [history.clone(), known, broker.endpoints().join("passwords")] {
         let whole = fs::read(&file).unwrap();
         for (damage, bytes) in damages(&whole) {
             let what = format!("{} {damage}", file.display());

@@ -38,8 +38,8 @@ fn actions(entry: &Value) -> Vec<String> {
 
 /// A directory beside the broker's that is a work tree of the same repository, on a branch of its own.
 fn other_work_tree(broker: &Broker) -> std::path::PathBuf {
-    let other = broker.root().with_extension("other");
-    git(&broker.root(), &["worktree", "add", "-q", &other.display().to_string(), "-b", "next"]);
+    let other = broker.endpoints().with_extension("other");
+    git(&broker.endpoints(), &["worktree", "add", "-q", &other.display().to_string(), "-b", "next"]);
     other
 }
 
@@ -48,15 +48,15 @@ fn a_pulled_change_is_in_the_history_with_its_commit() {
     let (port, new) = (ports::free(), ports::free());
     let broker = Broker::start_prepared(&[("e.yaml", &endpoint("e", port, ""))], start_repository, &[]);
     broker.until_listening("e");
-    let first = git(&broker.root(), &["rev-parse", "HEAD"]);
+    let first = git(&broker.endpoints(), &["rev-parse", "HEAD"]);
     assert_eq!(broker.applied(), first[..12]);
     let other = other_work_tree(&broker);
     // The branch moves before the files do: whoever sees the files sees the commit.
     let pull = |message: &str, files: &[(&str, &str)], expected: &[&str]| {
         files.iter().for_each(|(name, text)| std::fs::write(other.join(name), text).unwrap());
         let commit = commit_all(&other, message);
-        git(&broker.root(), &["update-ref", "HEAD", &commit]);
-        git(&broker.root(), &["reset", "-q", "--hard"]);
+        git(&broker.endpoints(), &["update-ref", "HEAD", &commit]);
+        git(&broker.endpoints(), &["reset", "-q", "--hard"]);
         // One entry, as a rule; more where the files were read while git wrote them.
         let of_commit = || {
             let entries = broker.get("/api/endpoints/history")["entries"].as_array().cloned().unwrap_or_default();
@@ -89,7 +89,7 @@ fn a_pulled_change_is_in_the_history_with_its_commit() {
     }
     assert!(listens(port) && listens(new));
     // What is not committed says so.
-    let last = git(&broker.root(), &["rev-parse", "HEAD"]);
+    let last = git(&broker.endpoints(), &["rev-parse", "HEAD"]);
     broker.write("e.yaml", &endpoint("e", port, ", maxConnectionSize: 9"));
     broker.until("it is dirty", || broker.applied() == format!("{}+dirty", &last[..12]));
 }
@@ -107,7 +107,7 @@ fn with_a_git_ref_only_committed_files_are_applied() {
     broker.until("it is read again", || read_at() != before);
     assert!(listens(port) && !listens(edited));
     broker.write("e.yaml", &endpoint("e", committed, ", drain: {windowS: 0}"));
-    let commit = commit_all(&broker.root(), "Elsewhere");
+    let commit = commit_all(&broker.endpoints(), "Elsewhere");
     broker.until("the commit is live", || broker.applied() == commit[..12]);
     broker.until_listening("e");
     assert!(listens(committed) && !listens(port));

@@ -88,7 +88,7 @@ pub fn planned(broker: &Broker) -> String {
     let against = format!("http://{}", broker.status());
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_weir"))
         .arg("plan")
-        .arg(broker.root())
+        .arg(broker.endpoints())
         .args(["--against", &against])
         .output()
         .unwrap();
@@ -98,7 +98,7 @@ pub fn planned(broker: &Broker) -> String {
 
 /// Waits until what is applied now is kept.
 fn saved(broker: &Broker) {
-    let kept = broker.root().join("../data/last-known-good.json");
+    let kept = broker.endpoints().join("../data/last-known-good.json");
     let revision = broker.applied();
     broker.until("it is kept", || std::fs::read_to_string(&kept).is_ok_and(|kept| kept.contains(&revision)));
 }

@@ -6,7 +6,7 @@ use super::broker::{Broker, at, client, endpoint};
 use crate::support::ports;
 
 fn saved(broker: &Broker) {
-    broker.until("it is kept", || broker.root().join("../data/last-known-good.json").exists());
+    broker.until("it is kept", || broker.endpoints().join("../data/last-known-good.json").exists());
 }
 
 #[test]
@@ -41,7 +41,7 @@ fn a_start_without_the_mount_serves_the_last_known_good_and_reports_it() {
     broker.until_listening("e");
     saved(&broker);
     let revision = broker.applied();
-    fs::rename(broker.root(), broker.root().with_extension("away")).unwrap();
+    fs::rename(broker.endpoints(), broker.endpoints().with_extension("away")).unwrap();
     broker.restart(&[]);
     broker.until_listening("e");
     client(port, "c").ping();
@@ -49,7 +49,7 @@ fn a_start_without_the_mount_serves_the_last_known_good_and_reports_it() {
     assert_eq!(source["lastKnownGood"]["revision"], revision, "{source}");
     assert!(source["lastKnownGood"]["since"].is_string(), "{source}");
     assert!(source["trouble"]["message"].as_str().is_some_and(|why| why.contains("no such file")), "{source}");
-    fs::rename(broker.root().with_extension("away"), broker.root()).unwrap();
+    fs::rename(broker.endpoints().with_extension("away"), broker.endpoints()).unwrap();
     broker.until("the source is read again", || broker.get("/api/source")["lastKnownGood"].is_null());
     assert!(broker.get("/api/source")["trouble"].is_null());
     client(port, "c").ping();
@@ -99,9 +99,9 @@ fn an_accepted_deletion_outlives_a_restart() {
     saved(&broker);
     broker.remove("goes.yaml");
     broker.until("it is gone", || std::net::TcpStream::connect(at(goes)).is_err());
-    let kept = broker.root().join("../data/last-known-good.json");
+    let kept = broker.endpoints().join("../data/last-known-good.json");
     broker.until("that is kept", || !fs::read_to_string(&kept).unwrap().contains("\"goes\""));
-    fs::rename(broker.root(), broker.root().with_extension("away")).unwrap();
+    fs::rename(broker.endpoints(), broker.endpoints().with_extension("away")).unwrap();
     broker.restart(&[]);
     broker.until_listening("stays");
     assert!(std::net::TcpStream::connect(at(goes)).is_err());

@@ -154,7 +154,7 @@ fn sigterm_disconnects_all_clients_and_exits_in_order() {
     assert_eq!(told_to_leave(&mut v5), (0x8B, None), "server shutting down");
     assert_eq!(v4.receive(), None);
     drop((v5, v4));
-    assert_eq!(broker.ended().code(), Some(0));
+    assert_eq!(broker.wait().code(), Some(0));
     assert!(std::net::TcpStream::connect(at(port)).is_err());
 }
 
@@ -176,7 +176,7 @@ fn a_second_sigterm_does_not_wait() {
     broker.until("it begins to end", || broker.log().contains("clients are asked to leave"));
     assert!(!broker.has_ended());
     broker.signal(Signal::TERM);
-    assert_eq!(broker.ended().code(), Some(0));
+    assert_eq!(broker.wait().code(), Some(0));
     assert!(broker.log().contains("shutdown aborted by a second signal"), "{}", broker.log());
     drop(deaf);
 }

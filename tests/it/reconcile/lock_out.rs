@@ -63,7 +63,7 @@ fn a_deleted_auth_document_is_held_until_every_endpoint_that_uses_it_is_confirme
     // What else is declared of the endpoints is in force, and after a restart it is held as before.
     broker.apply("two.yaml", &guarded("two", two, ", maxConnectionSize: 9"));
     let revision = broker.applied();
-    let kept = broker.root().join("../data/last-known-good.json");
+    let kept = broker.endpoints().join("../data/last-known-good.json");
     broker.until("it is kept", || std::fs::read_to_string(&kept).is_ok_and(|kept| kept.contains(&revision)));
     broker.restart(&[]);
     broker.until_told("one", "ResolvedRefs", false, "LockOutHeld");

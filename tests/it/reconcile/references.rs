@@ -51,7 +51,7 @@ fn auth(name: &str, chain: &str) -> String {
 fn planned(broker: &Broker, file: &str, text: &str) -> Value {
     let proposed = tempfile::tempdir().unwrap();
     for known in ["e.yaml", "one.yaml", "two.yaml"] {
-        fs::copy(broker.root().join(known), proposed.path().join(known)).unwrap();
+        fs::copy(broker.endpoints().join(known), proposed.path().join(known)).unwrap();
     }
     fs::write(proposed.path().join(file), text).unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_weir"))

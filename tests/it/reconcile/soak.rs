@@ -132,8 +132,8 @@ impl Soak {
             })
             .collect();
         let broker = Broker::start(&[]);
-        git(&broker.root(), &["init", "-q"]);
-        git(&broker.root(), &["remote", "add", "origin", &upstream.display().to_string()]);
+        git(&broker.endpoints(), &["init", "-q"]);
+        git(&broker.endpoints(), &["remote", "add", "origin", &upstream.display().to_string()]);
         let members =
             (0..clients).map(|n| Member { of: n as usize % ENDPOINTS, id: format!("m{n}"), stream: None }).collect();
         let chance = Chance::new(seed);
@@ -239,7 +239,7 @@ impl Soak {
         let commit = self.commit();
         self.under += self.members.iter().filter(|member| member.stream.is_some()).count() as u64;
         let planned = if self.commits > 1 { self.plan() } else { BTreeMap::new() };
-        git(&self.broker.root(), &["pull", "-q", "--ff-only", "origin", "main"]);
+        git(&self.broker.endpoints(), &["pull", "-q", "--ff-only", "origin", "main"]);
         let begun = Instant::now();
         let mut gone = BTreeMap::new();
         // Revisions are shown short.
