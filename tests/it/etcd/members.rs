@@ -116,7 +116,7 @@ fn two_brokers_with_one_name_are_reported() {
     documents.until_on(&first);
     let name_is_its = || {
         let record = etcd.ctl(&["get", "/weir/nodes/n1", "--print-value-only"]);
-        record.contains(&first.status.to_string())
+        record.contains(&first.status().to_string())
     };
     until("it has its name", name_is_its);
     first.kill();

@@ -13,18 +13,10 @@ mod store;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
 
-/// A guard, not a promise: what must come about does so within this on a machine that does much else.
-const GUARD: Duration = Duration::from_secs(120);
-
-/// Waits until something holds; in between, others get the machine.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + GUARD;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+/// Waits until a condition holds. Brokers and stores print their logs themselves where a test fails.
+fn until(what: &str, condition: impl FnMut() -> bool) {
+    crate::support::until(what, String::new, condition);
 }
 
 /// Whether etcd is there. Where it is not, the test fails, unless nothing may be installed.

@@ -39,7 +39,7 @@ async fn a_put_is_everywhere_after() {
         for broker in &brokers {
             while TcpStream::connect((broker.host, port)).is_err() {
                 std::thread::sleep(Duration::from_micros(200));
-                assert!(begun.elapsed() < super::GUARD, "change {number} does not come");
+                assert!(begun.elapsed() < crate::support::GUARD, "change {number} does not come");
             }
         }
         took.push(begun.elapsed().as_secs_f64() * 1000.0);
@@ -73,7 +73,7 @@ fn a_thousand_endpoints_at_the_start() {
         for (port, _) in documents.endpoints.values() {
             while !broker.listens(*port) {
                 std::thread::sleep(Duration::from_millis(1));
-                assert!(begun.elapsed() < super::GUARD);
+                assert!(begun.elapsed() < crate::support::GUARD);
             }
         }
         println!("1,000 endpoints from etcd, start to accepting: {:.2} s", begun.elapsed().as_secs_f64());

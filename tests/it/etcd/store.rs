@@ -3,16 +3,19 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use super::{until, words};
+use crate::support::child::ChildGuard;
 use crate::support::ports;
 
 /// One etcd server. It ends when this is dropped.
 pub struct Etcd {
+    /// First, so that the process ends before its directory.
+    child: Option<ChildGuard>,
     directory: TempDir,
     name: String,
     client: u16,
@@ -22,7 +25,6 @@ pub struct Etcd {
     extra: Vec<String>,
     /// Counts the data directories: a wiped store has another.
     generation: u32,
-    child: Option<Child>,
 }
 
 impl Etcd {
@@ -92,7 +94,8 @@ impl Etcd {
         let tls = self.extra.iter().any(|argument| argument == "--cert-file");
         let url = if tls { self.url().replace("http://", "https://") } else { self.url() };
         let peer = format!("http://127.0.0.1:{}", self.peer);
-        let child = Command::new("etcd")
+        let mut command = Command::new("etcd");
+        command
             .args(["--name", &self.name, "--data-dir"])
             .arg(self.data())
             .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
@@ -101,10 +104,8 @@ impl Etcd {
             .args(&self.extra)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.child = Some(child);
+            .stderr(log);
+        self.child = Some(ChildGuard::spawn(&mut command));
     }
 
     fn wait_for(&self) {
@@ -116,15 +117,11 @@ impl Etcd {
 
     /// kill -9.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
+        self.child = None;
     }
 
     fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.child.as_ref().unwrap().id()).unwrap();
-        kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
+        self.child.as_ref().unwrap().signal(signal);
     }
 
     /// It is there, and does nothing.
