@@ -2,14 +2,13 @@
 //! messages are fetched; cores in memory, and a real process on a small disk.
 
 use std::collections::BTreeSet;
-use std::process::Command;
-use std::time::Instant;
 
 use weir_broker::{EndpointLimits, Key, Recording, StoreAck};
 
-use super::process::{Durable, GUARD};
+use super::process::Durable;
 use super::trouble::{Client, Mounted, mount, refused};
 use crate::node::{LinkId, Node, policy};
+use crate::support::weir::command;
 use crate::wire::{Ack, Connect, Packet, Properties, PropertyValue, Publish, Version, decode_server_packet};
 
 /// A core whose store the test is.
@@ -239,11 +238,7 @@ fn a_disk_that_the_store_fills_has_room_again_once_messages_are_fetched() {
             }
             let mut subscriber = Client::enter(&broker, "away");
             fetch(&mut subscriber, &acknowledged[..acknowledged.len() / 2]);
-            let start = Instant::now();
-            while Client::enter(&broker, "asks").publish(next) != 0 {
-                assert!(start.elapsed() < GUARD, "there is no room again\n{}", broker.log());
-                std::thread::sleep(std::time::Duration::from_millis(50));
-            }
+            broker.until("there is room again", || Client::enter(&broker, "asks").publish(next) == 0);
             let rest: Vec<u32> = acknowledged[acknowledged.len() / 2..].iter().copied().chain([next]).collect();
             next += 1;
             fetch(&mut subscriber, &rest);
@@ -271,8 +266,7 @@ fn inspect_tells_damage_and_fails() {
     Client::enter(&broker, "kept");
     broker.stop();
     let inspect = || {
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_weir")).args(["store", "inspect"]).arg(broker.data()).output().unwrap();
+        let output = command().args(["store", "inspect"]).arg(broker.data()).output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
     };
     let (code, said) = inspect();

@@ -9,6 +9,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::weir::Weir;
+
 /// A disk whose power can be cut.
 pub struct PowerCut {
     library: PathBuf,
@@ -32,11 +34,11 @@ impl PowerCut {
     }
 
     /// Makes `broker` run on this disk.
-    pub fn load_into(&self, broker: &mut Command) {
+    pub fn load_into(&self, broker: Weir) -> Weir {
         broker
-            .env("LD_PRELOAD", &self.library)
-            .env("WEIR_TEST_SYNCED", &self.synced)
-            .env("WEIR_TEST_SYNC_MS", self.sync_ms.to_string());
+            .with_variable("LD_PRELOAD", &self.library)
+            .with_variable("WEIR_TEST_SYNCED", &self.synced)
+            .with_variable("WEIR_TEST_SYNC_MS", self.sync_ms.to_string())
     }
 
     /// Takes away what was not fsynced of the files in `store`, whose broker is dead. Answers with how many bytes that were.

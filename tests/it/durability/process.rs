@@ -2,11 +2,9 @@
 //!
 //! `WEIR_KILL_CYCLES=n` kills so often; `WEIR_KILL_SEED=n` chooses the moments.
 
-use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::ops::Deref;
 use std::time::{Duration, Instant};
 
 use super::actor::{Actor, Role};
@@ -14,119 +12,66 @@ use super::cast::{cast, judge_retained};
 use super::history::History;
 use super::power_cut::PowerCut;
 use crate::broker_sim::rng::Rng;
-use crate::support::ports;
+use crate::support::weir::Weir;
+use crate::support::{GUARD, ports};
 use crate::wire::Version;
-
-/// How long what must happen may take on a slow machine.
-pub const GUARD: Duration = Duration::from_secs(120);
 
 /// A broker whose data outlives it.
 pub struct Durable {
-    place: tempfile::TempDir,
+    weir: Weir,
     pub address: SocketAddr,
-    shards: u16,
     power: Option<PowerCut>,
-    process: Option<Child>,
 }
 
 impl Durable {
     /// A broker with one endpoint that is `durability: disk`; `fields` more of it.
     pub fn start(shards: u16, fields: &str) -> Self {
-        Self::start_on(tempfile::tempdir().unwrap(), None, shards, fields)
+        Self::start_on(shards, None, fields)
     }
 
     /// The same, on a disk whose power can be cut and whose every fsync takes up to `sync_ms` longer.
-    fn start_with_power_cuts(shards: u16, sync_ms: u32) -> Self {
-        let place = tempfile::tempdir().unwrap();
-        let power = PowerCut::prepare(place.path(), sync_ms);
-        Self::start_on(place, Some(power), shards, "")
-    }
-
-    fn start_on(place: tempfile::TempDir, power: Option<PowerCut>, shards: u16, fields: &str) -> Self {
+    fn start_on(shards: u16, sync_ms: Option<u32>, fields: &str) -> Self {
         let address = ports::free_address();
-        let mut durable = Self { place, address, shards, power, process: None };
-        durable.declare(fields);
+        let document = format!(
+            "endpoint: {{name: main, host: 127.0.0.1, port: {}, enableAuth: false, enableAcl: false, durability: disk, \
+             maxQueuedMessages: 1000000{fields}}}\n",
+            address.port()
+        );
+        let weir = Weir::new().with_data().with_shards(shards).with_arguments(&["--log-level", "warn"]);
+        let mut weir = weir.with_file("main.yaml", &document);
+        let power = sync_ms.map(|sync_ms| PowerCut::prepare(weir.directory(), sync_ms));
+        if let Some(power) = &power {
+            weir = power.load_into(weir);
+        }
+        let mut durable = Self { weir, address, power };
         durable.begin();
         durable
     }
 
-    pub fn path(&self) -> &Path {
-        self.place.path()
-    }
-
-    pub fn data(&self) -> PathBuf {
-        self.place.path().join("data")
-    }
-
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.place.path().join("log")).unwrap()
-    }
-
-    fn declare(&self, fields: &str) {
-        let endpoints = self.place.path().join("endpoints.d");
-        fs::create_dir_all(&endpoints).unwrap();
-        let document = format!(
-            "endpoint: {{name: main, host: 127.0.0.1, port: {}, enableAuth: false, enableAcl: false, durability: disk, \
-             maxQueuedMessages: 1000000{fields}}}\n",
-            self.address.port()
-        );
-        fs::write(endpoints.join("main.yaml"), document).unwrap();
-    }
-
     /// Runs it until it listens.
     pub fn begin(&mut self) {
-        let log = File::options().create(true).append(true).open(self.place.path().join("log")).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
-        self.power.iter().for_each(|power| power.load_into(&mut command));
-        let child = command
-            .args(["run", "--status-addr", "none", "--shards", &self.shards.to_string(), "--log-level", "warn"])
-            .arg("--endpoints")
-            .arg(self.place.path().join("endpoints.d"))
-            .arg("--data-dir")
-            .arg(self.data())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.process = Some(child);
-        let start = Instant::now();
-        while TcpStream::connect(self.address).is_err() {
-            assert!(start.elapsed() < GUARD, "the broker does not listen\n{}", self.log());
-            let ended = self.process.as_mut().and_then(|child| child.try_wait().ok().flatten());
-            assert!(ended.is_none(), "the broker ended: {ended:?}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        self.weir.run_until_accepting(&[self.address]);
     }
 
     /// SIGKILL; on a disk whose power can be cut, that too.
     pub fn kill(&mut self) {
-        if let Some(mut child) = self.process.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-            self.power.iter().for_each(|power| {
-                power.cut(&self.data().join("store"));
-            });
+        self.weir.kill();
+        if let Some(power) = &self.power {
+            power.cut(&self.data().join("store"));
         }
     }
 
     /// SIGTERM, until it has ended.
     pub fn stop(&mut self) {
-        let Some(mut child) = self.process.take() else { return };
-        let pid = i32::try_from(child.id()).unwrap();
-        let pid = rustix_pid(pid);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-        assert!(child.wait().unwrap().success(), "{}", self.log());
+        assert!(self.weir.stop().success(), "{}", self.log());
     }
 }
 
-fn rustix_pid(pid: i32) -> rustix::process::Pid {
-    rustix::process::Pid::from_raw(pid).unwrap()
-}
+impl Deref for Durable {
+    type Target = Weir;
 
-impl Drop for Durable {
-    fn drop(&mut self) {
-        self.kill();
+    fn deref(&self) -> &Weir {
+        &self.weir
     }
 }
 
@@ -244,10 +189,7 @@ struct Run {
 
 /// Kills the broker again and again; answers with what was found, and how many messages were acknowledged.
 fn kill_cycles(run: Run) -> (Vec<String>, usize) {
-    let mut broker = match run.power_cut_sync_ms {
-        Some(sync_ms) => Durable::start_with_power_cuts(run.shards, sync_ms),
-        None => Durable::start(run.shards, ""),
-    };
+    let mut broker = Durable::start_on(run.shards, run.power_cut_sync_ms, "");
     let mut clients = Clients::new(run.seed);
     clients.actors.iter_mut().for_each(|actor| actor.payload_max = run.payload_max);
     let everybody = std::mem::take(&mut clients.actors);

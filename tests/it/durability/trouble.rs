@@ -5,16 +5,18 @@ use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::process::{Durable, GUARD};
-use crate::wire::{Ack, Connect, Packet, Properties, PropertyValue, Publish, Version, decode_server_packet};
+use super::process::Durable;
+use crate::support::weir::command;
+use crate::support::{client, stream};
+use crate::wire::{Ack, Connect, Packet, Properties, PropertyValue, Version};
 
 /// Runs a second broker on a data directory until it ends; answers with what it says.
 pub(super) fn refused(broker: &Durable) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_weir"))
+    let output = command()
         .args(["run", "--status-addr", "none", "--endpoints"])
-        .arg(broker.path().join("endpoints.d"))
+        .arg(broker.endpoints())
         .arg("--data-dir")
         .arg(broker.data())
         .stdin(Stdio::null())
@@ -61,10 +63,10 @@ fn a_torn_end_is_cut_off_and_said() {
     assert!(broker.log().contains("the last commit was incomplete"), "{}", broker.log());
 }
 
-/// A client that asks and waits for the answer.
+/// A client of MQTT 5.0 with a session that stays, which waits for each answer.
 pub(super) struct Client {
-    stream: TcpStream,
-    input: Vec<u8>,
+    client: client::Client,
+    socket: TcpStream,
 }
 
 impl Client {
@@ -73,48 +75,30 @@ impl Client {
     }
 
     pub(super) fn enter_with(broker: &Durable, id: &str, properties: Properties) -> Self {
-        let stream = TcpStream::connect(broker.address).unwrap();
-        stream.set_read_timeout(Some(GUARD)).unwrap();
-        let mut client = Self { stream, input: Vec::new() };
-        let connect = Connect {
-            version: Version::V5,
-            clean: false,
-            keep_alive_s: 0,
-            client_id: id.to_owned(),
-            username: None,
-            password: None,
-            will: None,
-            properties,
-        };
-        client.send(&Packet::Connect(connect));
+        let socket = stream::tcp(broker.address);
+        let client = client::Client::over(socket.try_clone().unwrap(), Version::V5);
+        let mut client = Self { client, socket };
+        let Packet::Connect(clean) = client::connect(Version::V5, id, properties) else { panic!("no CONNECT") };
+        client.send(&Packet::Connect(Connect { clean: false, ..clean }));
         assert!(matches!(client.hear(), Packet::ConnAck { code: 0, .. }));
         client
     }
 
     pub(super) fn send(&mut self, packet: &Packet) {
-        self.stream.write_all(&packet.encode(Version::V5)).unwrap();
+        self.client.send(packet);
     }
 
     pub(super) fn hear(&mut self) -> Packet {
-        loop {
-            if let Some((packet, length)) = decode_server_packet(Version::V5, &self.input).unwrap() {
-                self.input.drain(..length);
-                return packet;
-            }
-            let mut buffer = [0; 4096];
-            let count = self.stream.read(&mut buffer).unwrap();
-            assert!(count > 0, "the broker closed");
-            self.input.extend_from_slice(&buffer[..count]);
-        }
+        self.client.receive().expect("the connection stays open")
     }
 
     /// Whether a publish is refused for want of room.
     fn is_refused(broker: &Durable) -> bool {
         let mut client = Self::enter_with(broker, "asks", Vec::new());
         client.send_publish(0);
-        client.stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        client.socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let mut answer = [0; 5];
-        client.stream.read(&mut answer).is_ok_and(|count| answer[..count].contains(&0x97))
+        client.socket.read(&mut answer).is_ok_and(|count| answer[..count].contains(&0x97))
     }
 
     /// Publishes 4 KiB with QoS 1 that begin with a number; answers with the reason of PUBACK.
@@ -128,9 +112,7 @@ impl Client {
 
     fn send_publish(&mut self, number: u32) {
         let payload = [&number.to_be_bytes()[..], &[0; 4096]].concat();
-        let (topic, id) = ("t".to_owned(), Some(1));
-        let publish = Publish { dup: false, qos: 1, retain: false, topic, id, properties: Vec::new(), payload };
-        self.send(&Packet::Publish(publish));
+        self.send(&client::publish("t", &payload, 1, Some(1)));
     }
 }
 
@@ -179,21 +161,12 @@ fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
         }
         acknowledged
     });
-    let start = Instant::now();
-    while !broker.log().contains("store disk full") {
-        assert!(start.elapsed() < GUARD, "{}", broker.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    while !Client::is_refused(&broker) {
-        assert!(start.elapsed() < GUARD, "nobody is told that the disk is full\n{}", broker.log());
-    }
+    broker.until("the disk is full", || broker.log().contains("store disk full"));
+    broker.until("a publish is refused", || Client::is_refused(&broker));
     assert!(mount(&["-o", "remount,size=16m"], &broker.data()));
     let acknowledged = waits.join().unwrap();
     assert!(acknowledged.len() > 50, "{acknowledged:?}");
-    while Client::enter(&broker, "after").publish(1_000) != 0 {
-        assert!(start.elapsed() < GUARD, "there is room, and it is not found\n{}", broker.log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    broker.until("the broker uses the new room", || Client::enter(&broker, "after").publish(1_000) == 0);
     broker.kill();
     broker.begin();
     let mut subscriber = Client::enter(&broker, "away");
@@ -215,15 +188,6 @@ fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
     drop(mounted);
 }
 
-/// Waits until something holds.
-fn until(broker: &Durable, what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < GUARD, "not in time: {what}\n{}", broker.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn sigterm_on_a_full_disk_ends_with_0_and_says_what_is_not_saved() {
     let mut broker = Durable::start(1, "");
@@ -237,13 +201,13 @@ fn sigterm_on_a_full_disk_ends_with_0_and_says_what_is_not_saved() {
     let mounted = Mounted(broker.data());
     broker.begin();
     let known = broker.data().join("last-known-good.json");
-    until(&broker, "the last known good is saved", || known.exists());
-    let document = broker.path().join("endpoints.d/main.yaml");
+    broker.until("the last known good is saved", || known.exists());
+    let document = broker.endpoints().join("main.yaml");
     let describe = |text: &str| {
         let declared = fs::read_to_string(&document).unwrap();
         let start = declared.split(", description").next().unwrap().trim_end().trim_end_matches('}').to_owned();
-        fs::write(broker.path().join("new"), format!("{start}, description: {text}}}\n")).unwrap();
-        fs::rename(broker.path().join("new"), &document).unwrap();
+        fs::write(broker.directory().join("new"), format!("{start}, description: {text}}}\n")).unwrap();
+        fs::rename(broker.directory().join("new"), &document).unwrap();
     };
     let mut client = Client::enter(&broker, "fills");
     let filters = vec![("t".to_owned(), 1)];
@@ -252,12 +216,12 @@ fn sigterm_on_a_full_disk_ends_with_0_and_says_what_is_not_saved() {
     for number in 0..200 {
         client.send_publish(number);
     }
-    until(&broker, "the disk is full", || broker.log().contains("store disk full"));
+    broker.until("the disk is full", || broker.log().contains("store disk full"));
     // The last pages, too.
     let _full = fs::write(broker.data().join("filler"), vec![0; 512 << 10]);
     // More than a page: some of it may be written.
     describe(&format!("first {}", "温".repeat(3_000)));
-    until(&broker, "that is told", || broker.log().contains("last-known-good.json: No space left"));
+    broker.until("that is told", || broker.log().contains("last-known-good.json: No space left"));
     // What was written of the history's entry is cut off again, inside of a character or not.
     let history = broker.data().join("history.jsonl");
     let is_whole = |bytes: &[u8]| {
@@ -274,10 +238,10 @@ fn sigterm_on_a_full_disk_ends_with_0_and_says_what_is_not_saved() {
     let told = log.matches("last-known-good.json: No space left").count();
     // It starts on the full disk; when there is room, what was not saved is saved by itself.
     broker.begin();
-    until(&broker, "that is told again", || broker.log().matches("last-known-good.json: No space left").count() > told);
+    broker.until("that is told again", || broker.log().matches("last-known-good.json: No space left").count() > told);
     assert!(!fs::read_to_string(&known).unwrap().contains("first"), "there was no room for it");
     assert!(mount(&["-o", "remount,size=16m"], &broker.data()));
-    until(&broker, "it is saved when there is room", || fs::read_to_string(&known).unwrap().contains("first"));
+    broker.until("it is saved when there is room", || fs::read_to_string(&known).unwrap().contains("first"));
     assert!(is_whole(&fs::read(&history).unwrap()), "{}", broker.log());
     broker.kill();
     drop(mounted);
@@ -293,7 +257,7 @@ fn an_export_brings_a_store_back() {
     drop(subscriber);
     assert_eq!(Client::enter(&broker, "publisher").publish(7), 0);
     let store = |verb: &str| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        let mut command = command();
         command.args(["store", verb]).arg(broker.data());
         command
     };
