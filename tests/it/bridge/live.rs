@@ -84,13 +84,13 @@ fn a_bridge_follows_its_declaration() {
     assert_eq!(moved.wait_for(b"moved").topic, "site1/other/c");
 
     // The plan, and the metrics.
-    let wanted = here.directory.path().join("wanted");
+    let wanted = here.directory().join("wanted");
     fs::create_dir(&wanted).unwrap();
     fs::copy(here.path("mqtt.yaml"), wanted.join("mqtt.yaml")).unwrap();
     fs::write(wanted.join("more.yaml"), cloud(&format!("{address}, {}", out("third/#")))).unwrap();
     let plan = weir(&["plan", wanted.to_str().unwrap(), "--against", here.path("").to_str().unwrap()]);
     assert!(plan.contains("~ bridge cloud: update\n    out: ") && plan.contains("1 bridge to change"), "{plan}");
-    assert!(here.get("/metrics").contains("weir_bridge_connected{bridge=\"cloud\"} 1.0"));
+    assert!(here.http("/metrics").contains("weir_bridge_connected{bridge=\"cloud\"} 1.0"));
 
     // Removed: nothing is left of it here.
     here.endpoint("");

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -19,42 +19,23 @@ use weir_mqtt::{
 };
 
 use crate::broker_sim::rng::Rng;
+use crate::support::child::ChildGuard;
 use crate::support::ports::free;
+use crate::support::weir;
 
-/// A guard, not a promise: how long anything may take on a busy machine.
-const GUARD: Duration = Duration::from_secs(120);
-
-/// Waits until `holds`.
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + GUARD;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        thread::sleep(Duration::from_millis(10));
-    }
+/// Waits until a condition holds. The brokers print their logs themselves where a test fails.
+pub fn until(what: &str, condition: impl FnMut() -> bool) {
+    crate::support::until(what, String::new, condition);
 }
 
 fn at(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// A broker that ends with this.
-pub struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The built broker.
+/// The broker with one endpoint and a status server.
 pub struct Weir {
-    process: Process,
-    pub directory: TempDir,
+    weir: weir::Weir,
     pub port: u16,
-    status: SocketAddr,
-    name: String,
 }
 
 /// An endpoint that is open to all, unless `fields` say otherwise.
@@ -63,88 +44,48 @@ fn endpoint(port: u16, fields: &str) -> String {
     format!("endpoint: {{port: {port}, host: 127.0.0.1, enableAcl: false{auth}{fields}}}\n")
 }
 
-fn run(root: &Path, name: &str, status: SocketAddr) -> Process {
-    let log = fs::File::options().create(true).append(true).open(root.join("log")).unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_weir"))
-        .args(["run", "--shards", "2", "--node-name", name, "--resync-s", "1"])
-        .args(["--status-addr", &status.to_string(), "--data-dir"])
-        .arg(root.join("data"))
-        .arg("--endpoints")
-        .arg(root.join("endpoints.d"))
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    Process(child)
-}
-
-fn declare(root: &Path, file: &str, text: &str) {
-    let fresh = root.join("fresh");
-    fs::write(&fresh, text).unwrap();
-    fs::rename(fresh, root.join("endpoints.d").join(file)).unwrap();
-}
-
 impl Weir {
     /// Starts with one endpoint, open to all, with further `fields`, and further `documents`.
     pub fn start(name: &str, fields: &str, documents: &str) -> Weir {
-        let directory = tempfile::tempdir().unwrap();
-        fs::create_dir(directory.path().join("endpoints.d")).unwrap();
-        let (port, status) = (free(), at(free()));
-        declare(directory.path(), "mqtt.yaml", &endpoint(port, fields));
-        declare(directory.path(), "more.yaml", documents);
-        let process = run(directory.path(), name, status);
-        let weir = Weir { process, directory, port, status, name: name.to_owned() };
-        until("the broker listens", || TcpStream::connect(at(port)).is_ok());
-        weir
+        let port = free();
+        let weir = weir::Weir::new().with_data().with_status().with_shards(2);
+        let weir = weir.with_arguments(&["--node-name", name, "--resync-s", "1"]);
+        let weir = weir.with_file("mqtt.yaml", &endpoint(port, fields)).with_file("more.yaml", documents);
+        let mut broker = Weir { weir, port };
+        broker.weir.run_until_accepting(&[at(port)]);
+        broker
     }
 
-    /// Kills it, without a word, and starts it again.
+    /// kill -9, and a start.
     pub fn crash(&mut self) {
-        self.process.0.kill().unwrap();
-        self.process.0.wait().unwrap();
-        self.process = run(self.directory.path(), &self.name, self.status);
-        until("the broker listens again", || TcpStream::connect(at(self.port)).is_ok());
+        self.weir.kill();
+        self.weir.run_until_accepting(&[at(self.port)]);
     }
 
     pub fn endpoint(&self, fields: &str) {
         self.write("mqtt.yaml", &endpoint(self.port, fields));
     }
 
-    /// Writes a document, whole at once.
-    pub fn write(&self, file: &str, text: &str) {
-        declare(self.directory.path(), file, text);
-    }
-
     pub fn path(&self, file: &str) -> PathBuf {
-        self.directory.path().join("endpoints.d").join(file)
-    }
-
-    pub fn log(&self) -> String {
-        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
-    }
-
-    /// The answer to a GET.
-    pub fn get(&self, path: &str) -> String {
-        let Ok(mut stream) = TcpStream::connect(self.status) else { return String::new() };
-        let request = format!("GET {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.status);
-        let mut answer = String::new();
-        // A broker that is still starting closes early: the caller asks again.
-        let _ = stream.write_all(request.as_bytes()).and_then(|()| stream.read_to_string(&mut answer).map(|_| ()));
-        answer
+        self.endpoints().join(file)
     }
 
     /// The entry of a bridge in `/api/bridges`; `Null`: there is none.
     pub fn bridge(&self, name: &str) -> Value {
-        let answer = self.get("/api/bridges");
-        let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-        let value: Value = serde_json::from_str(body).unwrap_or_default();
-        let bridges = value["data"]["bridges"].as_array().cloned().unwrap_or_default();
+        let bridges = self.get("/api/bridges")["bridges"].as_array().cloned().unwrap_or_default();
         bridges.into_iter().find(|bridge| bridge["name"] == name).unwrap_or_default()
     }
 
     pub fn is_connected(&self, name: &str) -> bool {
         self.bridge(name)["link"]["connected"] == true
+    }
+}
+
+impl Deref for Weir {
+    type Target = weir::Weir;
+
+    fn deref(&self) -> &weir::Weir {
+        &self.weir
     }
 }
 
@@ -164,7 +105,7 @@ pub fn mosquitto() -> Option<PathBuf> {
 
 /// mosquitto, which keeps everything in memory.
 pub struct Mosquitto {
-    _process: Process,
+    _process: ChildGuard,
     _directory: TempDir,
     pub port: u16,
 }
@@ -176,15 +117,9 @@ impl Mosquitto {
         let limits = "max_queued_messages 0\nmax_queued_bytes 0\npersistence false\nset_tcp_nodelay true\n";
         let text = format!("{limits}listener {port} 127.0.0.1\nallow_anonymous true\n{more}");
         fs::write(&conf, text).unwrap();
-        let child = Command::new(program)
-            .arg("-c")
-            .arg(&conf)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let process = Process(child);
+        let mut command = Command::new(program);
+        command.arg("-c").arg(&conf).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = ChildGuard::spawn(&mut command);
         until("mosquitto listens", || TcpStream::connect(at(port)).is_ok());
         Mosquitto { _process: process, _directory: directory, port }
     }
