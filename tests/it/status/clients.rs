@@ -6,21 +6,20 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::client::get;
-use super::live::{Broker, GUARD};
+use super::live::Broker;
+use crate::support::GUARD;
 use crate::support::client::{Client, connect, publish};
 use crate::wire::{Connect, Packet, Properties, Version};
 
 /// A broker with two endpoints of its own addresses: `a`, and `b`, which queues two messages for a session.
 async fn broker() -> (Broker, SocketAddr, SocketAddr) {
-    let broker = Broker::start(&[]).await;
+    let broker = Broker::start(&[]);
     let [a, b] = [crate::support::ports::free(), crate::support::ports::free()];
     let document = format!(
         "endpoint: {{name: a, port: {a}, host: 127.0.0.1, enableAuth: false, enableAcl: false}}\n---\n\
          endpoint: {{name: b, port: {b}, host: 127.0.0.1, enableAuth: false, enableAcl: false, maxQueuedMessages: 2}}\n"
     );
-    let path = broker.directory.path().join("tcp");
-    std::fs::write(&path, document).unwrap();
-    std::fs::rename(path, broker.directory.path().join("endpoints.d/tcp.yaml")).unwrap();
+    broker.write("tcp.yaml", &document);
     let start = Instant::now();
     while data(&broker, "/api/endpoints/list").await["endpoints"].as_object().unwrap().len() < 3 {
         assert!(start.elapsed() < GUARD, "{}", broker.log());
@@ -30,7 +29,7 @@ async fn broker() -> (Broker, SocketAddr, SocketAddr) {
 }
 
 async fn data(broker: &Broker, path: &str) -> Value {
-    let answer = get(broker.status, path).await;
+    let answer = get(broker.status(), path).await;
     assert_eq!(answer.status, 200, "{path}: {}", answer.text());
     answer.json()["data"].clone()
 }
@@ -74,11 +73,9 @@ async fn clients_are_found_by_page_endpoint_prefix_and_address() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disabled_endpoint_may_name_a_missing_document() {
-    let broker = Broker::start(&[]).await;
-    let path = broker.directory.path().join("spare");
+    let broker = Broker::start(&[]);
     let document = format!("endpoint: {{port: {}, enabled: false}}\n", crate::support::ports::free());
-    std::fs::write(&path, document).unwrap();
-    std::fs::rename(path, broker.directory.path().join("endpoints.d/spare.yaml")).unwrap();
+    broker.write("spare.yaml", &document);
     let start = Instant::now();
     while data(&broker, "/api/endpoints/list").await["total"] != 2 {
         assert!(start.elapsed() < GUARD, "{}", broker.log());
@@ -128,7 +125,7 @@ async fn queued_retained_and_dropped_messages_are_shown() {
         assert!(start.elapsed() < GUARD, "{counted}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let scraped = get(broker.status, "/metrics").await;
+    let scraped = get(broker.status(), "/metrics").await;
     let line =
         format!("weir_endpoint_messages_dropped_total{{endpoint=\"b\",port=\"{}\",reason=\"queue_full\"}} 3", b.port());
     assert!(scraped.text().contains(&line), "{line}");

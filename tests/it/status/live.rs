@@ -1,87 +1,51 @@
 //! The status server of the built broker, with clients: what the fake cannot show.
 
 use std::net::SocketAddr;
-use std::process::{Child, Command, Stdio};
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use super::client::get;
+use crate::support::GUARD;
+use crate::support::weir::{self, Weir};
 
-/// How long something that must happen may take on a slow machine.
-pub(super) const GUARD: Duration = Duration::from_secs(60);
-
-/// A broker whose endpoint is a Unix socket; ended when dropped.
-pub(super) struct Broker {
-    child: Child,
-    pub(super) directory: tempfile::TempDir,
-    pub(super) status: SocketAddr,
-}
+/// A broker whose endpoint is a Unix socket.
+pub(super) struct Broker(Weir);
 
 impl Broker {
-    pub(super) async fn start(more: &[&str]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let declared = directory.path().join("endpoints.d");
-        std::fs::create_dir(&declared).unwrap();
-        let socket = directory.path().join("mqtt.sock");
-        let document =
-            format!("endpoint: {{host: \"unix:{}\", enableAuth: false, enableAcl: false}}\n", socket.display());
-        std::fs::write(declared.join("local.yaml"), document).unwrap();
-        let mut broker = Self::spawn(directory, more);
-        broker.wait_until_ready().await;
+    pub(super) fn start(more: &[&str]) -> Self {
+        let mut broker = Self(Weir::new().with_status().with_shards(2).with_arguments(more));
+        broker.declare("");
+        broker.0.run();
+        broker.0.until_running("the broker is ready", |weir| weir.http("/readyz").starts_with("HTTP/1.1 200 "));
         broker
     }
 
-    fn spawn(directory: tempfile::TempDir, more: &[&str]) -> Self {
-        let status = crate::support::ports::free_address();
-        let log = std::fs::File::create(directory.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_weir"))
-            .args(["run", "--shards", "2", "--status-addr", &status.to_string(), "--endpoints"])
-            .arg(directory.path().join("endpoints.d"))
-            .args(more)
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Self { child, directory, status }
-    }
-
-    async fn wait_until_ready(&mut self) {
-        let start = Instant::now();
-        loop {
-            let runs = self.child.try_wait().unwrap().is_none();
-            assert!(runs && start.elapsed() < GUARD, "the broker is not ready: {}", self.log());
-            let answers = tokio::net::TcpStream::connect(self.status).await.is_ok();
-            if answers && get(self.status, "/readyz").await.status == 200 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    pub(super) fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    fn socket(&self) -> PathBuf {
+        self.directory().join("mqtt.sock")
     }
 
     fn declare(&self, fields: &str) {
-        let socket = self.directory.path().join("mqtt.sock");
+        let socket = self.socket();
         let document =
             format!("endpoint: {{host: \"unix:{}\", enableAuth: false, enableAcl: false{fields}}}\n", socket.display());
-        let path = self.directory.path().join("endpoints.d/local.yaml");
-        std::fs::write(path.with_extension("new"), document).unwrap();
-        std::fs::rename(path.with_extension("new"), path).unwrap();
+        self.write("local.yaml", &document);
     }
 }
 
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Deref for Broker {
+    type Target = Weir;
+
+    fn deref(&self) -> &Weir {
+        &self.0
     }
 }
 
 /// Sends bytes that are no CONNECT, and reads until the broker closes.
 fn disturb(broker: &Broker) {
     use std::io::{Read, Write};
-    let mut stream = std::os::unix::net::UnixStream::connect(broker.directory.path().join("mqtt.sock")).unwrap();
+    let mut stream = std::os::unix::net::UnixStream::connect(broker.socket()).unwrap();
     stream.set_read_timeout(Some(GUARD)).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let _ = stream.read_to_end(&mut Vec::new());
@@ -89,7 +53,7 @@ fn disturb(broker: &Broker) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_endpoints_log_level_follows_its_declaration() {
-    let broker = Broker::start(&[]).await;
+    let broker = Broker::start(&[]);
     disturb(&broker);
     assert!(!broker.log().contains("connection refused: invalid CONNECT"), "{}", broker.log());
     broker.declare(", logLevel: debug");
@@ -103,15 +67,13 @@ async fn an_endpoints_log_level_follows_its_declaration() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_is_one_object_per_line_and_a_rejection_is_logged_once() {
-    let broker = Broker::start(&["--log-format", "json", "--resync-s", "1"]).await;
-    let declared = broker.directory.path().join("endpoints.d");
+    let broker = Broker::start(&["--log-format", "json", "--resync-s", "1"]);
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     let document = format!("endpoint: {{name: busy, host: 127.0.0.1, port: {port}, logLevel: debug}}\n");
-    std::fs::write(broker.directory.path().join("new"), format!("{document}---\nendpoint: {{prot: 1}}\n")).unwrap();
-    std::fs::rename(broker.directory.path().join("new"), declared.join("more.yaml")).unwrap();
+    broker.write("more.yaml", &format!("{document}---\nendpoint: {{prot: 1}}\n"));
     let start = Instant::now();
-    let passes = || async { get(broker.status, "/api/source").await.json()["data"]["reads"].as_u64().unwrap() };
+    let passes = || async { get(broker.status(), "/api/source").await.json()["data"]["reads"].as_u64().unwrap() };
     let until = passes().await + 4;
     while passes().await < until {
         assert!(start.elapsed() < GUARD, "{}", broker.log());
@@ -155,10 +117,10 @@ async fn verbs_use_the_token_and_a_report_contains_no_secret() {
     let token = secrets.path().join("token");
     std::fs::write(&token, "correct-horse-battery\n").unwrap();
     let reference = format!("file:{}", token.display());
-    let broker = Broker::start(&["--status-bearer-token", &reference]).await;
-    let url = format!("http://{}", broker.status);
+    let broker = Broker::start(&["--status-bearer-token", &reference]);
+    let url = format!("http://{}", broker.status());
     let weir = |arguments: &[&str], reference: Option<&str>| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+        let mut command = weir::command();
         command.args(arguments).args(["--status", &url]).env_remove("WEIR_STATUS_TOKEN");
         if let Some(reference) = reference {
             command.env("WEIR_STATUS_TOKEN", reference);
@@ -174,7 +136,7 @@ async fn verbs_use_the_token_and_a_report_contains_no_secret() {
     let (code, said) = weir(&["status"], Some(&reference));
     assert_eq!(code, Some(0), "{said}");
 
-    let log = broker.directory.path().join("log");
+    let log = broker.log_path();
     let archive = secrets.path().join("report.tar");
     let paths = [log.to_str().unwrap(), archive.to_str().unwrap()];
     let (code, said) = weir(&["report", "--log", paths[0], "--output", paths[1]], Some(&reference));
@@ -197,14 +159,14 @@ async fn verbs_use_the_token_and_a_report_contains_no_secret() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_trace_shows_packets_and_no_payload() {
     use std::io::{BufRead, BufReader, Read, Write};
-    let broker = Broker::start(&[]).await;
-    let mut client = std::os::unix::net::UnixStream::connect(broker.directory.path().join("mqtt.sock")).unwrap();
+    let broker = Broker::start(&[]);
+    let mut client = std::os::unix::net::UnixStream::connect(broker.socket()).unwrap();
     client.set_read_timeout(Some(GUARD)).unwrap();
     client.write_all(b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x00\x00\x02c1").unwrap();
     client.read_exact(&mut [0; 4]).unwrap();
-    let mut trace = Command::new(env!("CARGO_BIN_EXE_weir"))
+    let mut trace = weir::command()
         .args(["trace", "--client-id", "c1", "--limit", "1", "--format", "json"])
-        .args(["--status", &format!("http://{}", broker.status)])
+        .args(["--status", &format!("http://{}", broker.status())])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
@@ -216,15 +178,15 @@ async fn a_trace_shows_packets_and_no_payload() {
     let packet = next();
     assert_eq!((&packet["packet"], &packet["topic"]), (&"PUBLISH".into(), &"t/1".into()));
     assert!(!packet.to_string().contains("hush"), "{packet}");
-    let known = get(broker.status, "/api/clients?clientId=c1").await.json()["data"]["clients"][0]["detail"].clone();
+    let known = get(broker.status(), "/api/clients?clientId=c1").await.json()["data"]["clients"][0]["detail"].clone();
     assert_eq!((&known["messagesReceived"], &known["messagesSent"]), (&1.into(), &0.into()), "{known}");
     assert!(known["messagesReceivedPerS"].as_f64().unwrap() > 0.0, "{known}");
     assert_eq!(next()["event"], "end");
     assert!(trace.wait().unwrap().success());
 
-    let mut trace = Command::new(env!("CARGO_BIN_EXE_weir"))
+    let mut trace = weir::command()
         .args(["trace", "--client-id", "c1", "--limit", "1", "--payloads"])
-        .args(["--status", &format!("http://{}", broker.status)])
+        .args(["--status", &format!("http://{}", broker.status())])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::client::get;
-use super::live::{Broker, GUARD};
+use super::live::Broker;
+use crate::support::GUARD;
 
 /// Answers as it is told, then with 200; keeps the bodies of what it took.
 struct Collector {
@@ -217,12 +218,12 @@ fn span(value: &Value, traces: &mut BTreeSet<String>) -> Span {
 
 async fn traced(collector: &Collector) -> Broker {
     let url = format!("http://{}", collector.address);
-    Broker::start(&["--otlp-endpoint", &url, "--node-name", "node-1", "--resync-s", "1"]).await
+    Broker::start(&["--otlp-endpoint", &url, "--node-name", "node-1", "--resync-s", "1"])
 }
 
 /// The value of a metric without labels.
 async fn metric(broker: &Broker, name: &str) -> f64 {
-    let scraped = get(broker.status, "/metrics").await;
+    let scraped = get(broker.status(), "/metrics").await;
     let line = scraped.text().lines().find(|line| line.starts_with(&format!("{name} "))).map(str::to_owned);
     line.unwrap_or_else(|| panic!("no {name}")).rsplit_once(' ').unwrap().1.parse().unwrap()
 }
@@ -244,7 +245,7 @@ async fn a_pass_is_one_trace_with_a_span_for_each_action() {
         assert_eq!(first.parent(name), parent, "{name}");
     }
     let pass = first.span("reconcile");
-    let known = get(broker.status, "/api/source").await.json()["data"].clone();
+    let known = get(broker.status(), "/api/source").await.json()["data"].clone();
     assert_eq!(pass.attributes["weir.source.kind"], "directory");
     assert_eq!(pass.attributes["weir.revision"], known["appliedRevision"]);
     assert_eq!(pass.attributes["weir.digest"], known["declarationDigest"]);
@@ -255,11 +256,9 @@ async fn a_pass_is_one_trace_with_a_span_for_each_action() {
     // An address that is taken, and a document that is wrong.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let directory = broker.directory.path().join("endpoints.d");
     let two =
         format!("endpoint: {{name: busy, host: 127.0.0.1, port: {port}}}\n---\nendpoint: {{name: odd, prot: 1}}\n");
-    std::fs::write(broker.directory.path().join("more.yaml"), two).unwrap();
-    std::fs::rename(broker.directory.path().join("more.yaml"), directory.join("more.yaml")).unwrap();
+    broker.write("more.yaml", &two);
     let second = collector.trace("appliedWithRefusals", &broker);
     let action =
         second.spans.iter().find(|span| span.attributes.get("weir.endpoint").is_some_and(|name| name == "busy"));

@@ -1,7 +1,7 @@
 //! The page in a real Chromium, driven over WebDriver. `WEIR_SCREENSHOTS=DIR` keeps pictures to look at.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,19 +13,20 @@ use serde_json::{Value, json};
 use weirmq::status::{AccessOptions, Secret, StatusOptions};
 
 use super::fake;
+use crate::support::child::ChildGuard;
 
 /// A chromedriver and its one session; both end with it.
 struct Browser {
-    driver: Child,
+    _driver: ChildGuard,
     session: String,
     _profile: tempfile::TempDir,
 }
 
 impl Browser {
     async fn start() -> Self {
-        let mut driver = Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()).spawn().unwrap();
+        let mut driver = ChildGuard::spawn(Command::new("chromedriver").arg("--port=0").stdout(Stdio::piped()));
         // "ChromeDriver was started successfully on port 38383."
-        let port = BufReader::new(driver.stdout.take().unwrap())
+        let port = BufReader::new(driver.take_stdout())
             .lines()
             .map_while(Result::ok)
             .find_map(|line| line.strip_prefix("ChromeDriver was started successfully on port ").map(str::to_owned))
@@ -49,7 +50,7 @@ impl Browser {
         let asked = json!({"capabilities": {"alwaysMatch": options}});
         let answer = send(&format!("{base}/session"), &asked).await;
         let id = answer["sessionId"].as_str().unwrap_or_else(|| panic!("no session: {answer}")).to_owned();
-        Self { driver, session: format!("{base}/session/{id}"), _profile: profile }
+        Self { _driver: driver, session: format!("{base}/session/{id}"), _profile: profile }
     }
 
     async fn post(&self, command: &str, body: Value) -> Value {
@@ -95,11 +96,9 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         let session = self.session.clone();
-        // Asks the driver to close the browser; the driver itself is ended here.
+        // Asks the driver to close the browser; the guard ends the driver.
         let end = format!("curl -s -X DELETE {session} >/dev/null");
         let _ = Command::new("sh").args(["-c", &end]).status();
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
     }
 }
 

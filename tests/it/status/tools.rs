@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::client::get;
 use super::fake;
 use super::live::Broker;
+use crate::support::child::ChildGuard;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -20,16 +21,6 @@ fn run(command: &mut Command) -> String {
     let text = String::from_utf8_lossy(&text).into_owned();
     assert!(output.status.success(), "{command:?}: {}\n{text}", output.status);
     text
-}
-
-/// Ended when dropped.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -67,14 +58,13 @@ async fn prometheus_scrapes_the_metrics_and_evaluates_the_alerts() {
     let config_path = directory.path().join("prometheus.yaml");
     std::fs::write(&config_path, config).unwrap();
     let free = crate::support::ports::free_address();
-    let prometheus = Command::new("prometheus")
+    let mut prometheus = Command::new("prometheus");
+    prometheus
         .arg(format!("--config.file={}", config_path.display()))
         .arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()))
         .arg(format!("--web.listen-address={free}"))
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let _prometheus = Running(prometheus);
+        .stderr(Stdio::null());
+    let _prometheus = ChildGuard::spawn(&mut prometheus);
     // `+` is a space in a query.
     for (query, value) in [
         ("weir_endpoint_connections_current%7Bendpoint=\"mqtt\"%7D", "17"),
@@ -116,8 +106,8 @@ async fn schemathesis_finds_the_api_as_described() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs schemathesis; tests/run --all runs it"]
 async fn schemathesis_finds_a_running_broker_as_described() {
-    let broker = Broker::start(&[]).await;
-    schemathesis(broker.status).await;
+    let broker = Broker::start(&[]);
+    schemathesis(broker.status()).await;
 }
 
 async fn schemathesis(addr: SocketAddr) {
