@@ -1,30 +1,11 @@
 //! What the service manager is told, by the built broker.
 
 use std::os::unix::net::UnixDatagram;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
-/// How long something that must happen may take on a slow machine.
-const GUARD: Duration = Duration::from_secs(60);
-
-/// Ended when dropped.
-struct Broker(Child);
-
-impl Broker {
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.0), signal).unwrap();
-    }
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::support::GUARD;
+use crate::support::weir::Weir;
 
 /// Reads what is told until something begins with `start`.
 fn until(told: &UnixDatagram, start: &str) -> String {
@@ -40,26 +21,14 @@ fn until(told: &UnixDatagram, start: &str) -> String {
 
 #[test]
 fn systemd_is_notified_of_ready_watchdog_reloading_and_stopping() {
-    let directory = tempfile::tempdir().unwrap();
-    let declared = directory.path().join("endpoints.d");
-    std::fs::create_dir(&declared).unwrap();
-    let address = format!("unix:{}", directory.path().join("weir.sock").display());
-    let document = format!("endpoint: {{host: \"{address}\", enableAuth: false, enableAcl: false}}\n");
-    std::fs::write(declared.join("local.yaml"), document).unwrap();
-    let path = directory.path().join("notify");
+    let weir = Weir::new().with_shards(1);
+    let (path, socket) = (weir.directory().join("notify"), weir.directory().join("weir.sock"));
+    let document = format!("endpoint: {{host: \"unix:{}\", enableAuth: false, enableAcl: false}}\n", socket.display());
     let told = UnixDatagram::bind(&path).unwrap();
     told.set_read_timeout(Some(GUARD)).unwrap();
-    let broker = Command::new(env!("CARGO_BIN_EXE_weir"))
-        .args(["run", "--status-addr", "none", "--shards", "1", "--endpoints"])
-        .arg(&declared)
-        .env("NOTIFY_SOCKET", &path)
-        .env("WATCHDOG_USEC", "200000")
-        .env_remove("WATCHDOG_PID")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut broker = Broker(broker);
+    let broker = weir.with_file("local.yaml", &document).with_variable("NOTIFY_SOCKET", &path);
+    let mut broker = broker.with_variable("WATCHDOG_USEC", "200000").without_variable("WATCHDOG_PID");
+    broker.run();
     let ready = until(&told, "READY=1\n");
     assert!(ready.contains(": 1 endpoint listens"), "{ready}");
     until(&told, "WATCHDOG=1");
@@ -68,5 +37,5 @@ fn systemd_is_notified_of_ready_watchdog_reloading_and_stopping() {
     until(&told, "READY=1\n");
     broker.signal(Signal::TERM);
     until(&told, "STOPPING=1\n");
-    assert!(broker.0.wait().unwrap().success());
+    assert!(broker.wait().success());
 }
