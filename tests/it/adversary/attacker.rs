@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use crate::net::client::{connect_with, packet, string};
+use crate::support::child::ChildGuard;
 
 /// What the attacker's process is told by.
 const VARIABLE: &str = "WEIR_TEST_ATTACK";
@@ -54,7 +55,7 @@ const KINDS: [Kind; 10] = [
 
 /// A process of attackers; it ends with the value.
 pub struct Attack {
-    child: Child,
+    _child: ChildGuard,
     stdin: Option<ChildStdin>,
     lines: std::io::Lines<BufReader<ChildStdout>>,
 }
@@ -63,17 +64,17 @@ impl Attack {
     /// `count` clients, from an address that `number` tells apart.
     pub fn start(kind: Kind, address: SocketAddr, count: usize, number: u8) -> Attack {
         // Attackers have machines of their own: what they compute is not to be the broker's loss.
-        let mut child = Command::new("nice")
+        let mut command = Command::new("nice");
+        command
             .args(["-n", "19"])
             .arg(std::env::current_exe().unwrap())
             .args(["--ignored", "--exact", "--nocapture", "adversary::attacker::process"])
             .env(VARIABLE, format!("{kind:?} {address} {count} {number}"))
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Attack { stdin: child.stdin.take(), child, lines }
+            .stdout(Stdio::piped());
+        let mut child = ChildGuard::spawn(&mut command);
+        let lines = BufReader::new(child.take_stdout()).lines();
+        Attack { stdin: Some(child.take_stdin()), _child: child, lines }
     }
 
     /// What it says after `word`.
@@ -85,15 +86,6 @@ impl Attack {
 
     pub fn stop(&mut self) {
         self.stdin = None;
-    }
-}
-
-impl Drop for Attack {
-    fn drop(&mut self) {
-        self.stop();
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

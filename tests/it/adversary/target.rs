@@ -1,15 +1,16 @@
 //! The broker under attack.
 
 use std::collections::HashMap;
-use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::probe;
 use crate::net::tls::Authority;
+use crate::support::child::resident_bytes;
 use crate::support::ports;
+use crate::support::weir::Weir;
 
 /// Name and fields of each endpoint. The bounds that an operator has to choose are chosen here.
 const ENDPOINTS: &[(&str, &str)] = &[
@@ -30,12 +31,8 @@ const AUTHS: &str = "auth: {name: anybody, chain: [{anonymous: {}}]}\n---\n\
 /// Names the broker to attack, where it is not the one that was built with the tests: a release build.
 const PROGRAM: &str = "WEIR_ADVERSARY_BROKER";
 
-/// How long something that must happen may take on a slow machine.
-const GUARD: Duration = Duration::from_secs(60);
-
 pub struct Target {
-    place: tempfile::TempDir,
-    process: Child,
+    weir: Weir,
     endpoints: HashMap<&'static str, SocketAddr>,
     peak: Arc<AtomicUsize>,
     ended: Arc<AtomicBool>,
@@ -48,7 +45,6 @@ impl Target {
 
     /// With at most so many file descriptors; 0: as many as the system gives.
     pub fn with_descriptors(most: u32) -> Target {
-        let place = tempfile::tempdir().unwrap();
         let server = Authority::new().issue("server", &["localhost"], 1);
         let mut documents = AUTHS.to_owned();
         let mut endpoints = HashMap::new();
@@ -61,33 +57,18 @@ impl Target {
             endpoints.insert(*name, address);
         }
         let hash = weirmq::auth::PasswordHash::create(b"secret").unwrap();
-        for (name, content) in [
-            ("documents.yaml", documents),
-            ("server.crt", server.chain_pem.clone()),
-            ("server.key", server.key_pem.clone()),
-            ("users", format!("alice:{hash}\n")),
-        ] {
-            std::fs::write(place.path().join(name), content).unwrap();
-        }
-        let log = std::fs::File::create(place.path().join("log")).unwrap();
-        let limit = if most > 0 { format!("ulimit -n {most}; ") } else { String::new() };
-        let process = Command::new("sh")
-            .args(["-c", &format!("{limit}exec \"$0\" \"$@\"")])
-            .arg(std::env::var_os(PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_weir").into()))
-            .args(["run", "--status-addr", "none", "--shards", "2", "--endpoints"])
-            .arg(place.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
+        let program = std::env::var_os(PROGRAM).into_iter();
+        let weir = program.fold(Weir::new().with_shards(2), Weir::with_program);
+        let weir = if most > 0 { weir.with_descriptor_limit(most) } else { weir };
+        let mut weir = weir.with_files(&[
+            ("documents.yaml", &documents),
+            ("server.crt", &server.chain_pem),
+            ("server.key", &server.key_pem),
+            ("users", &format!("alice:{hash}\n")),
+        ]);
+        weir.run_until_accepting(&endpoints.values().copied().collect::<Vec<_>>());
         let (peak, ended) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let target = Target { place, process, endpoints, peak, ended };
-        let deadline = Instant::now() + GUARD;
-        while target.endpoints.values().any(|address| TcpStream::connect(address).is_err()) {
-            assert!(Instant::now() < deadline, "it does not listen:\n{}", target.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let target = Target { weir, endpoints, peak, ended };
         target.watch();
         target
     }
@@ -96,25 +77,16 @@ impl Target {
         self.endpoints[endpoint]
     }
 
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.place.path().join("log")).unwrap_or_default()
-    }
-
     pub fn resident_bytes(&self) -> usize {
-        resident_bytes(self.process.id()).unwrap_or_else(|| panic!("the broker has ended:\n{}", self.log()))
+        self.weir.resident_bytes()
     }
 
     pub fn until_resident_below(&self, bytes: usize) {
-        let deadline = Instant::now() + GUARD;
-        while self.resident_bytes() > bytes {
-            let resident = self.resident_bytes();
-            assert!(Instant::now() < deadline, "{resident} bytes stay resident:\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(500));
-        }
+        self.weir.until(&format!("less than {bytes} bytes are resident"), || self.resident_bytes() <= bytes);
     }
 
     fn watch(&self) {
-        let (pid, peak, ended) = (self.process.id(), Arc::clone(&self.peak), Arc::clone(&self.ended));
+        let (pid, peak, ended) = (self.weir.id(), Arc::clone(&self.peak), Arc::clone(&self.ended));
         std::thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
                 peak.fetch_max(resident_bytes(pid).unwrap_or_default(), Ordering::Relaxed);
@@ -134,11 +106,9 @@ impl Target {
     /// Every endpoint without TLS, WebSocket and passwords lets a new client in.
     pub fn serves_everywhere(&self) {
         for endpoint in ["probe", "storm", "slow", "readers"] {
-            let deadline = Instant::now() + GUARD;
-            while probe::connect(self.address(endpoint), "late").is_none() {
-                assert!(Instant::now() < deadline, "{endpoint} lets nobody in any more:\n{}", self.log());
-                std::thread::sleep(Duration::from_millis(100));
-            }
+            self.weir.until(&format!("{endpoint} admits a new client"), || {
+                probe::connect(self.address(endpoint), "late").is_some()
+            });
         }
     }
 }
@@ -146,14 +116,5 @@ impl Target {
 impl Drop for Target {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-        // It may have ended by itself, which the tests find out.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
-}
-
-fn resident_bytes(pid: u32) -> Option<usize> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
-    line.split_whitespace().nth(1)?.parse::<usize>().ok().map(|kib| kib * 1024)
 }
