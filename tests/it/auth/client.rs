@@ -1,27 +1,17 @@
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+//! A client that logs in, and waits for each answer.
 
-use crate::wire::{
-    Connect, Packet, Properties, PropertyRow, PropertyValue, Publish, Version, Will, decode_server_packet,
-};
+use std::net::SocketAddr;
 
-const GUARD: Duration = Duration::from_secs(60);
+use crate::support::client::{self, clean_connect};
+use crate::support::stream::{self, Stream};
+use crate::wire::{Connect, Packet, Properties, PropertyRow, PropertyValue, Publish, Version, Will};
 
 /// A client of MQTT 5.0 that waits for each answer.
 pub struct Client {
-    stream: TcpStream,
-    buffer: Vec<u8>,
+    client: client::Client,
     connect: Connect,
-    /// Topics of messages that came while something else was waited for.
+    /// Topics of messages that came while another answer was awaited.
     inbox: Vec<String>,
-}
-
-/// What a connection comes to.
-#[derive(Debug, PartialEq)]
-pub enum Heard {
-    Packet(Packet),
-    Closed,
 }
 
 pub fn property(name: &str, value: PropertyValue) -> (u8, PropertyValue) {
@@ -30,19 +20,13 @@ pub fn property(name: &str, value: PropertyValue) -> (u8, PropertyValue) {
 
 impl Client {
     pub fn new(address: SocketAddr, id: &str) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(GUARD)).unwrap();
-        let connect = Connect {
-            version: Version::V5,
-            clean: true,
-            keep_alive_s: 0,
-            client_id: id.to_owned(),
-            username: None,
-            password: None,
-            will: None,
-            properties: Properties::new(),
-        };
-        Self { stream, buffer: Vec::new(), connect, inbox: Vec::new() }
+        Self::over(stream::tcp(address), id)
+    }
+
+    /// Uses a connection that is open.
+    pub fn over(stream: impl Stream + 'static, id: &str) -> Self {
+        let client = client::Client::over(stream, Version::V5);
+        Self { client, connect: clean_connect(Version::V5, id, Properties::new()), inbox: Vec::new() }
     }
 
     pub fn user(mut self, username: &str, password: &str) -> Self {
@@ -94,16 +78,16 @@ impl Client {
     /// CONNACK's code.
     pub fn connect(&mut self) -> u8 {
         self.send_connect();
-        match self.hear() {
-            Heard::Packet(Packet::ConnAck { code, .. }) => code,
+        match self.receive() {
+            Some(Packet::ConnAck { code, .. }) => code,
             other => panic!("{other:?} for CONNACK"),
         }
     }
 
-    /// Says goodbye, and waits until the broker has closed.
+    /// Sends DISCONNECT, and waits until the broker has closed.
     pub fn leave(mut self) {
         self.send(&Packet::Disconnect { code: 0, properties: Properties::new() });
-        while self.hear() != Heard::Closed {}
+        while self.receive().is_some() {}
     }
 
     /// Connects, or panics.
@@ -115,8 +99,8 @@ impl Client {
     /// SUBACK's code.
     pub fn subscribe(&mut self, filter: &str) -> u8 {
         self.send(&Packet::Subscribe { id: 1, properties: Properties::new(), filters: vec![(filter.to_owned(), 1)] });
-        match self.hear() {
-            Heard::Packet(Packet::SubAck { codes, .. }) => codes[0],
+        match self.receive() {
+            Some(Packet::SubAck { codes, .. }) => codes[0],
             other => panic!("{other:?} for SUBACK"),
         }
     }
@@ -128,20 +112,12 @@ impl Client {
 
     /// PUBACK's code.
     pub fn publish(&mut self, topic: &str, payload: &str, retain: bool) -> u8 {
-        let publish = Publish {
-            dup: false,
-            qos: 1,
-            retain,
-            topic: topic.to_owned(),
-            id: Some(7),
-            properties: Properties::new(),
-            payload: payload.as_bytes().to_vec(),
-        };
-        self.send(&Packet::Publish(publish));
+        let (topic, payload, properties) = (topic.to_owned(), payload.as_bytes().to_vec(), Properties::new());
+        self.send(&Packet::Publish(Publish { dup: false, qos: 1, retain, topic, id: Some(7), properties, payload }));
         loop {
-            match self.hear() {
-                Heard::Packet(Packet::Ack(ack)) => return ack.code,
-                Heard::Packet(Packet::Publish(publish)) => self.inbox.push(publish.topic),
+            match self.receive() {
+                Some(Packet::Ack(ack)) => return ack.code,
+                Some(Packet::Publish(publish)) => self.inbox.push(publish.topic),
                 other => panic!("{other:?} for PUBACK"),
             }
         }
@@ -151,46 +127,37 @@ impl Client {
     pub fn received(&mut self) -> Vec<String> {
         self.send(&Packet::PingReq);
         loop {
-            match self.hear() {
-                Heard::Packet(Packet::PingResp) => return std::mem::take(&mut self.inbox),
-                Heard::Packet(Packet::Publish(publish)) => self.inbox.push(publish.topic),
+            match self.receive() {
+                Some(Packet::PingResp) => return std::mem::take(&mut self.inbox),
+                Some(Packet::Publish(publish)) => self.inbox.push(publish.topic),
                 other => panic!("{other:?} for PINGRESP"),
             }
         }
     }
 
+    /// PINGREQ and its PINGRESP, with nothing in between.
+    pub fn ping(&mut self) {
+        self.client.ping();
+    }
+
     pub fn send(&mut self, packet: &Packet) {
-        self.send_bytes(&packet.encode(Version::V5));
+        self.client.send(packet);
     }
 
-    /// A broker that has closed already is heard, not written to.
+    /// Sends bytes. An error is ignored: where the broker has closed, [`Client::receive`] tells it.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
-        let _ = self.stream.write_all(bytes);
+        let _ = self.client.send_raw(bytes);
     }
 
-    /// The next packet, or the end.
-    pub fn hear(&mut self) -> Heard {
-        loop {
-            if let Some((packet, used)) = decode_server_packet(Version::V5, &self.buffer).unwrap() {
-                self.buffer.drain(..used);
-                return Heard::Packet(packet);
-            }
-            let mut chunk = [0; 4096];
-            match self.stream.read(&mut chunk) {
-                Ok(0) => return Heard::Closed,
-                Ok(count) => self.buffer.extend_from_slice(&chunk[..count]),
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                    panic!("nothing comes from the broker")
-                }
-                Err(_) => return Heard::Closed,
-            }
-        }
+    /// The next packet; `None`: the broker closed.
+    pub fn receive(&mut self) -> Option<Packet> {
+        self.client.receive()
     }
 
     /// DISCONNECT's code, once it comes.
     pub fn disconnected(&mut self) -> u8 {
-        match self.hear() {
-            Heard::Packet(Packet::Disconnect { code, .. }) => code,
+        match self.receive() {
+            Some(Packet::Disconnect { code, .. }) => code,
             other => panic!("{other:?} for DISCONNECT"),
         }
     }

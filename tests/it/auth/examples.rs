@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use weirmq::auth::ScramRecord;
 
 use super::broker::Broker;
-use super::client::{Heard, property};
+use super::client::property;
 use super::live::people;
 use super::methods::{hs256, scram};
 use crate::support::ports;
+use crate::support::weir;
 use crate::wire::{Packet, PropertyValue};
 
 pub fn example(name: &str) -> String {
@@ -31,7 +31,7 @@ fn every_example_is_valid() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let within = |name: &str| fs::read_dir(root.join(name)).unwrap().map(|entry| entry.unwrap().path());
     for path in within("auth").chain(within("transports")).chain([root.join("limits"), root.join("endpoints.d")]) {
-        let run = Command::new(env!("CARGO_BIN_EXE_weir")).args(["validate", "--strict"]).arg(&path).output().unwrap();
+        let run = weir::command().args(["validate", "--strict"]).arg(&path).output().unwrap();
         assert!(run.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&run.stdout));
     }
 }
@@ -75,7 +75,7 @@ fn a_token_gives_the_client_id() {
     let enter = |client: super::client::Client| {
         let mut client = client.user("", &token("c1"));
         client.send_connect();
-        let Heard::Packet(Packet::ConnAck { session_present, code: 0, properties }) = client.hear() else {
+        let Some(Packet::ConnAck { session_present, code: 0, properties }) = client.receive() else {
             panic!("refused")
         };
         let told = properties.contains(&property("assigned_client_identifier", PropertyValue::String("c1".into())));

@@ -237,7 +237,7 @@ fn subscriptions_change_under_traffic() {
                     client.send(&crate::wire::Packet::Unsubscribe { id: 2, properties: vec![], filters });
                 }
                 if round % 2 == 0 {
-                    client.hear();
+                    client.receive();
                 }
             }
         }

@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::broker::Broker;
-use super::client::{Client, Heard};
+use super::client::Client;
 use super::examples::example;
 use super::live::people;
 use crate::net::tls::Authority;
@@ -114,7 +114,7 @@ fn knocking(broker: &Broker, count: usize) -> Vec<Client> {
 
 fn all_enter(clients: Vec<Client>) {
     for mut client in clients {
-        assert!(matches!(client.hear(), Heard::Packet(Packet::ConnAck { code: 0, .. })));
+        assert!(matches!(client.receive(), Some(Packet::ConnAck { code: 0, .. })));
     }
 }
 

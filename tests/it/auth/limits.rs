@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::broker::Broker;
-use super::client::{Client, Heard, property};
+use super::client::{Client, property};
 use super::examples::{example, run};
 use crate::support::ports;
 use crate::wire::{Packet, Properties, PropertyValue, Publish, Version};
@@ -44,18 +44,18 @@ fn publish(topic: &str, payload: &[u8], qos: u8) -> Packet {
 /// DISCONNECT's code, whatever else comes before it.
 fn told(client: &mut Client) -> Option<u8> {
     loop {
-        match client.hear() {
-            Heard::Packet(Packet::Disconnect { code, .. }) => return Some(code),
-            Heard::Packet(_) => {}
-            Heard::Closed => return None,
+        match client.receive() {
+            Some(Packet::Disconnect { code, .. }) => return Some(code),
+            Some(_) => {}
+            None => return None,
         }
     }
 }
 
 fn connack(client: &mut Client) -> (bool, u8, Properties) {
     client.send_connect();
-    match client.hear() {
-        Heard::Packet(Packet::ConnAck { session_present, code, properties }) => (session_present, code, properties),
+    match client.receive() {
+        Some(Packet::ConnAck { session_present, code, properties }) => (session_present, code, properties),
         other => panic!("{other:?} for CONNACK"),
     }
 }
@@ -163,7 +163,7 @@ fn a_message_expires_after_the_declared_maximum() {
     assert!(publisher.publish("kept", "x", true) < 0x80);
     let mut reader = broker.client("r").connected();
     assert_eq!(reader.subscribe("kept"), 1);
-    let Heard::Packet(Packet::Publish(message)) = reader.hear() else { panic!("no retained message") };
+    let Some(Packet::Publish(message)) = reader.receive() else { panic!("no retained message") };
     let name = property("message_expiry_interval", PropertyValue::Number(0)).0;
     let expiry = message.properties.iter().find(|(own, _)| *own == name);
     assert!(matches!(expiry, Some((_, PropertyValue::Number(86_000..=86_400)))), "{expiry:?}");
@@ -221,7 +221,7 @@ fn a_publisher_above_its_rate_is_read_later_where_declared() {
     let burst: Vec<u8> = (0..100).flat_map(|_| publish("f", b"x", 0).encode(Version::V5)).collect();
     fast.send_bytes(&burst);
     for _ in 0..100 {
-        assert!(matches!(reader.hear(), Heard::Packet(Packet::Publish(_))), "nothing is lost");
+        assert!(matches!(reader.receive(), Some(Packet::Publish(_))), "nothing is lost");
     }
     assert!(fast.received().is_empty());
     // A hundred at fifty a second, of which the first fifty are free.
@@ -232,10 +232,10 @@ fn a_publisher_above_its_rate_is_read_later_where_declared() {
     change(&broker, &slow);
     let large: Vec<u8> = (0..50).flat_map(|_| publish("f", &[b'x'; 4000], 0).encode(Version::V5)).collect();
     fast.send_bytes(&large);
-    assert!(matches!(reader.hear(), Heard::Packet(Packet::Publish(_))));
+    assert!(matches!(reader.receive(), Some(Packet::Publish(_))));
     fast.send(&Packet::PingReq);
     change(&broker, &delay);
-    assert_eq!(fast.hear(), Heard::Packet(Packet::PingResp));
+    assert_eq!(fast.receive(), Some(Packet::PingResp));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::broker::Broker;
 use crate::programs::{is_there, succeeds};
+use crate::support::weir;
 
 const ADMINISTRATIVE_ACTION: u8 = 0x98;
 const BAD_CREDENTIALS: u8 = 0x86;
@@ -20,7 +21,7 @@ const PEOPLE: &str = "auth: {name: default, chain: [{passwordFile: {file: people
 
 /// Runs `weir passwd`.
 pub fn passwd(broker: &Broker, user: &str, password: &str) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_weir"))
+    let mut child = weir::command()
         .arg("passwd")
         .arg(broker.path("people"))
         .arg(user)

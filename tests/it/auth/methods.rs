@@ -8,7 +8,7 @@ use ring::{digest, hmac, pbkdf2};
 use weirmq::auth::ScramRecord;
 
 use super::broker::Broker;
-use super::client::{Client, Heard, property};
+use super::client::{Client, property};
 use crate::wire::{Packet, Properties, PropertyValue};
 
 /// A token signed with HS256.
@@ -59,12 +59,12 @@ pub fn scram(broker: &Broker, username: &str, password: &str) -> (Client, Packet
         .with("authentication_method", PropertyValue::String("SCRAM-SHA-256".into()))
         .with("authentication_data", PropertyValue::Binary(format!("n,,{first}").into_bytes()));
     client.send_connect();
-    let Heard::Packet(Packet::Auth { code: 0x18, properties }) = client.hear() else { panic!("no challenge") };
+    let Some(Packet::Auth { code: 0x18, properties }) = client.receive() else { panic!("no challenge") };
     let challenge = data_of(&properties);
     let last = format!("c=biws,{}", challenge.split(',').next().unwrap());
     let proof = proof(password, &challenge, &format!("{first},{challenge},{last}"));
     client.send(&auth(0x18, &format!("{last},p={proof}")));
-    let Heard::Packet(answer) = client.hear() else { panic!("no CONNACK") };
+    let Some(answer) = client.receive() else { panic!("no CONNACK") };
     (client, answer)
 }
 
@@ -83,7 +83,7 @@ fn scram_over_auth_packets() {
     }
     // Who does not prove it again has to go.
     client.send(&auth(0x19, "n,,n=alice,r=abc"));
-    let Heard::Packet(Packet::Auth { code: 0x18, .. }) = client.hear() else { panic!("no challenge") };
+    let Some(Packet::Auth { code: 0x18, .. }) = client.receive() else { panic!("no challenge") };
     client.send(&auth(0x18, "c=biws,r=abc,p=AAAA"));
     assert_eq!(client.disconnected(), 0x87);
     let mut other = broker.client("o").with("authentication_method", PropertyValue::String("X".into()));

@@ -5,11 +5,12 @@ use std::process::Command;
 use std::sync::Arc;
 
 use super::broker::Broker;
+use super::client::Client;
 use super::examples::run;
 use super::live::people;
-use crate::net::client::{self, Client, connect};
 use crate::net::tls::{Authority, Issued, enters, with_certificate};
 use crate::programs::{is_there, run as run_program, succeeds};
+use crate::support::client::{disconnect, publish};
 use crate::support::stream;
 
 const SERVER: &[&str] = &["localhost", "127.0.0.1"];
@@ -77,12 +78,12 @@ fn a_revoked_certificate_ends_its_open_connections_and_no_others() {
     let (bad, good) = (ca.issue("device-1", &[], 10), ca.issue("device-2", &[], 11));
     let enter = |device: &Issued, id: &str| {
         let config = Arc::new(with_certificate(&ca, device));
-        Client::enter(stream::tls(stream::tcp(broker.address), &config, "localhost"), 5, id)
+        Client::over(stream::tls(stream::tcp(broker.address), &config, "localhost"), id).connected()
     };
     let (mut revoked, mut again, mut other) = (enter(&bad, "a"), enter(&bad, "b"), enter(&good, "other"));
     broker.write_until("clients.crl", &ca.revoke(&[66, 10], 2100), "changed endpoint=devices");
     for client in [&mut revoked, &mut again] {
-        assert_eq!(client.receive(), Some((0xE0, vec![0x98])), "administrative action");
+        assert_eq!(client.receive(), disconnect(0x98), "administrative action");
         assert_eq!(client.receive(), None);
     }
     other.ping();
@@ -97,7 +98,7 @@ fn a_revoked_certificate_ends_its_open_connections_and_no_others() {
     // And one that is out of date admits nobody new, and confirms nobody.
     broker.write_until("clients.crl", &ca.revoke(&[66, 10], 2021), "changed endpoint=devices");
     assert!(!enters(broker.address, with_certificate(&ca, &good)));
-    assert_eq!(other.receive(), Some((0xE0, vec![0x98])));
+    assert_eq!(other.receive(), disconnect(0x98));
     broker.write_until("clients.crl", &ca.revoke(&[66], 2100), "changed endpoint=devices");
     assert!(enters(broker.address, with_certificate(&ca, &bad)), "no longer revoked");
 }
@@ -108,11 +109,11 @@ fn a_removed_authority_disconnects_its_clients() {
     let broker = mtls(&ca);
     let device = ca.issue("device-1", &[], 10);
     let config = Arc::new(with_certificate(&ca, &device));
-    let mut open = Client::enter(stream::tls(stream::tcp(broker.address), &config, "localhost"), 5, "a");
+    let mut open = Client::over(stream::tls(stream::tcp(broker.address), &config, "localhost"), "a").connected();
     std::fs::write(broker.path("new.tmp"), next.revoke(&[], 2100)).unwrap();
     std::fs::rename(broker.path("new.tmp"), broker.path("clients.crl")).unwrap();
     broker.write("clients-ca.crt", &next.pem());
-    assert_eq!(open.receive(), Some((0xE0, vec![0x98])));
+    assert_eq!(open.receive(), disconnect(0x98));
     broker.until("the old ones are refused", || !enters(broker.address, with_certificate(&ca, &device)));
 }
 
@@ -129,20 +130,19 @@ fn a_name_of_the_certificate_becomes_the_user_name() {
     let broker = run("auth/mtls-names", &files);
     let open = |config| stream::tls(stream::tcp(broker.address), &Arc::new(config), "localhost");
     let named = ca.issue("ignored", &["dev7.example", "192.0.2.7"], 10);
-    let mut device = Client::enter(open(with_certificate(&ca, &named)), 5, "d");
-    device.subscribe("devices/dev7.example/#", 1);
-    device.publish("devices/dev7.example/up", b"1", 0);
-    assert_eq!(device.message().0, "devices/dev7.example/up");
+    let mut device = Client::over(open(with_certificate(&ca, &named)), "d").connected();
+    assert_eq!(device.subscribe("devices/dev7.example/#"), 1);
+    device.send(&publish("devices/dev7.example/up", b"1", 0, None));
+    assert_eq!(device.received(), ["devices/dev7.example/up"]);
     // Without the name: not in, not even with a password that would do.
     let nameless = ca.issue("dev7.example", &[], 11);
-    let with_password = client::connect_with(5, "n", &[], Some(("alice", "secret")));
-    for (config, packet, code) in [
-        (with_certificate(&ca, &nameless), &with_password, 0x86),
-        (stream::tls_config(&ca.der()), &with_password, 0),
-        (stream::tls_config(&ca.der()), &connect(5, "n"), 0x86),
+    for (config, login, code) in [
+        (with_certificate(&ca, &nameless), true, 0x86),
+        (stream::tls_config(&ca.der()), true, 0),
+        (stream::tls_config(&ca.der()), false, 0x86),
     ] {
-        let mut client = Client::new(open(config), 5);
-        client.send(packet);
-        assert_eq!(client.receive().map(|(_, body)| body[1]), Some(code));
+        let client = Client::over(open(config), "n");
+        let mut client = if login { client.user("alice", "secret") } else { client };
+        assert_eq!(client.connect(), code);
     }
 }

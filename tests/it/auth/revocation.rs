@@ -4,7 +4,7 @@
 use std::net::TcpStream;
 
 use super::broker::Broker;
-use super::client::{Client, Heard};
+use super::client::Client;
 use super::live::people;
 use crate::support::ports;
 use crate::wire::{Packet, Properties, Publish};
@@ -169,9 +169,9 @@ fn is_served(client: &mut Client) -> bool {
         payload: Vec::new(),
     };
     client.send(&Packet::Publish(publish));
-    match client.hear() {
-        Heard::Packet(Packet::Ack(_)) => true,
-        Heard::Packet(Packet::Disconnect { code: ADMINISTRATIVE_ACTION, .. }) => false,
+    match client.receive() {
+        Some(Packet::Ack(_)) => true,
+        Some(Packet::Disconnect { code: ADMINISTRATIVE_ACTION, .. }) => false,
         other => panic!("{other:?}"),
     }
 }
@@ -179,9 +179,9 @@ fn is_served(client: &mut Client) -> bool {
 /// The same of one that may have been told before.
 fn is_served_still(client: &mut Client) -> bool {
     client.send(&Packet::PingReq);
-    match client.hear() {
-        Heard::Packet(Packet::PingResp) => true,
-        Heard::Packet(Packet::Disconnect { .. }) | Heard::Closed => false,
+    match client.receive() {
+        Some(Packet::PingResp) => true,
+        Some(Packet::Disconnect { .. }) | None => false,
         other => panic!("{other:?}"),
     }
 }

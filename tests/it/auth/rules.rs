@@ -1,18 +1,17 @@
 //! What `examples/auth/rules` says of its rules, by packets and by `weir acl explain`.
 
-use std::process::Command;
-
 use super::broker::Broker;
-use super::client::{Client, Heard};
+use super::client::Client;
 use super::examples::run;
 use super::live::people;
+use crate::support::weir;
 use crate::wire::{Packet, Properties};
 
 const NOT_AUTHORIZED: u8 = 0x87;
 
 /// What `weir acl explain` says first, and whether it allows.
 fn explained(broker: &Broker, question: &[&str]) -> (bool, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_weir"));
+    let mut command = weir::command();
     command
         .args(["acl", "explain", "--client-id", "a", "--username", "alice", "--address", "127.0.0.1"])
         .args(question);
@@ -24,8 +23,8 @@ fn explained(broker: &Broker, question: &[&str]) -> (bool, String) {
 
 fn subscribe_at_most_once(client: &mut Client, filter: &str) -> u8 {
     client.send(&Packet::Subscribe { id: 1, properties: Properties::new(), filters: vec![(filter.to_owned(), 0)] });
-    match client.hear() {
-        Heard::Packet(Packet::SubAck { codes, .. }) => codes[0],
+    match client.receive() {
+        Some(Packet::SubAck { codes, .. }) => codes[0],
         other => panic!("{other:?} for SUBACK"),
     }
 }

@@ -7,14 +7,16 @@ use std::process::Command;
 use std::sync::Arc;
 
 use super::broker::Broker;
+use super::client::Client;
 use super::examples::{example, run};
 use super::live::people;
-use crate::net::client::{self, Client, connect};
 use crate::net::tls::{Authority, enters, with_certificate};
 use crate::programs::{is_there, run as run_program, succeeds, tools};
+use crate::support::client::{connect, disconnect, publish};
 use crate::support::ports;
 use crate::support::stream;
 use crate::support::weir::Weir;
+use crate::wire::{Packet, Properties, Version};
 
 fn secure(ca: &Authority) -> Broker {
     let server = ca.issue("server", &["localhost", "127.0.0.1"], 1);
@@ -166,10 +168,10 @@ fn a_unix_socket_has_the_declared_permissions() {
     weir.run();
     weir.until_running("it listens", |_| std::os::unix::net::UnixStream::connect(&path).is_ok());
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
-    let mut local = Client::enter(stream::unix(&path), 5, "local");
-    local.subscribe("a", 0);
-    local.publish("a", b"1", 0);
-    assert_eq!(local.message().0, "a");
+    let mut local = Client::over(stream::unix(&path), "local").connected();
+    local.subscribe("a");
+    local.send(&publish("a", b"1", 0, None));
+    assert_eq!(local.received(), ["a"]);
 }
 
 #[test]
@@ -178,16 +180,12 @@ fn behind_a_proxy_rules_see_the_clients_own_address() {
     let behind = |header: &str| {
         let mut stream = stream::tcp(broker.address);
         stream.write_all(header.as_bytes()).unwrap();
-        Client::enter(stream, 5, "c")
+        Client::over(stream, "c").connected()
     };
-    let subscribed = |mut client: Client| {
-        client.send(&client::packet(0x82, &[&[0, 1, 0][..], &client::string("a"), &[0]].concat()));
-        client.receive().and_then(|(_, body)| body.last().copied())
-    };
-    assert_eq!(subscribed(behind("PROXY TCP4 198.51.100.7 127.0.0.1 4000 1883\r\n")), Some(0));
-    assert_eq!(subscribed(behind("PROXY TCP4 192.0.2.7 127.0.0.1 4000 1883\r\n")), Some(0x87));
+    assert_eq!(behind("PROXY TCP4 198.51.100.7 127.0.0.1 4000 1883\r\n").subscribe("a"), 1);
+    assert_eq!(behind("PROXY TCP4 192.0.2.7 127.0.0.1 4000 1883\r\n").subscribe("a"), 0x87);
     let mut without: TcpStream = stream::tcp(broker.address);
-    without.write_all(&connect(5, "c")).unwrap();
+    without.write_all(&connect_bytes()).unwrap();
     let mut rest = Vec::new();
     let _ = without.read_to_end(&mut rest);
     assert_eq!(rest, b"", "no header, no answer");
@@ -203,8 +201,12 @@ fn open_to_all(address: SocketAddr, fields: &str) -> String {
 }
 
 /// DISCONNECT: administrative action.
-fn asked_to_leave() -> Option<(u8, Vec<u8>)> {
-    Some((0xE0, vec![0x98]))
+fn asked_to_leave() -> Option<Packet> {
+    disconnect(0x98)
+}
+
+fn connect_bytes() -> Vec<u8> {
+    connect(Version::V5, "c", Properties::new()).encode(Version::V5)
 }
 
 #[test]
@@ -223,7 +225,8 @@ fn stricter_tls_applies_to_open_and_new_connections() {
         builder.with_root_certificates(roots).with_no_client_auth()
     };
     let (tls12, tls13) = (|| config(&rustls::version::TLS12), || config(&rustls::version::TLS13));
-    let enter = |config| Client::enter(stream::tls(stream::tcp(address), &Arc::new(config), "localhost"), 5, "open");
+    let enter =
+        |config| Client::over(stream::tls(stream::tcp(address), &Arc::new(config), "localhost"), "open").connected();
     let mut old = enter(tls12());
     broker.write_until("documents.yaml", &declared(", minVersion: '1.3'"), "changed endpoint=main");
     assert_eq!(old.receive(), asked_to_leave());
@@ -244,12 +247,12 @@ fn a_removed_proxy_source_disconnects_its_clients() {
     let header = b"PROXY TCP4 198.51.100.7 127.0.0.1 4000 1883\r\n";
     let mut stream = stream::tcp(address);
     stream.write_all(header).unwrap();
-    let mut open = Client::enter(stream, 5, "c");
+    let mut open = Client::over(stream, "c").connected();
     broker.write_until("documents.yaml", &declared("192.0.2.0/24"), "changed endpoint=main");
     assert_eq!(open.receive(), asked_to_leave());
     let mut stream = stream::tcp(address);
     // It may be closed before it has said all.
-    let _ = stream.write_all(&[&header[..], &connect(5, "c")].concat());
+    let _ = stream.write_all(&[&header[..], &connect_bytes()].concat());
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
     assert_eq!(rest, b"");
@@ -273,13 +276,13 @@ fn a_websockets_origins_and_path_change_while_it_serves() {
         String::from_utf8(line[9..].to_vec()).unwrap()
     };
     assert_eq!(status("/mqtt", "https://evil.example"), "101");
-    let mut open = Client::enter(stream::websocket(stream::tcp(address), "/mqtt"), 5, "w");
+    let mut open = Client::over(stream::websocket(stream::tcp(address), "/mqtt"), "w").connected();
     let listed = ", websocket: {origins: ['https://app.example']}";
     broker.write_until("documents.yaml", &declared(listed), "changed endpoint=main");
     // Whose page it is was not kept: everybody connects again.
     assert_eq!(open.receive(), asked_to_leave());
     assert_eq!([status("/mqtt", "https://evil.example"), status("/mqtt", "https://app.example")], ["403", "101"]);
-    let mut open = Client::enter(stream::websocket(stream::tcp(address), "/mqtt"), 5, "w");
+    let mut open = Client::over(stream::websocket(stream::tcp(address), "/mqtt"), "w").connected();
     broker.write_until("documents.yaml", &declared(&format!("{listed}, path: /other")), "changed endpoint=main");
     assert_eq!([status("/mqtt", "https://app.example"), status("/other", "https://app.example")], ["404", "101"]);
     open.ping();
@@ -302,7 +305,7 @@ fn ipv6_and_ipv4_on_one_port() {
     );
     let _broker = Broker::serve(four, &documents, &[]);
     for (address, granted) in [(four, [1, 0x87]), (six, [0x87, 1])] {
-        let mut client = super::client::Client::new(address, "c").connected();
+        let mut client = Client::new(address, "c").connected();
         assert_eq!(["four", "six"].map(|filter| client.subscribe(filter)), granted, "{address}");
     }
 }

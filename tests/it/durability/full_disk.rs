@@ -8,7 +8,7 @@ use weir_broker::{EndpointLimits, Key, Recording, StoreAck};
 use super::process::Durable;
 use super::trouble::{Client, Mounted, mount, refused};
 use crate::node::{LinkId, Node, policy};
-use crate::support::weir::command;
+use crate::support::weir;
 use crate::wire::{Ack, Connect, Packet, Properties, PropertyValue, Publish, Version, decode_server_packet};
 
 /// A core whose store the test is.
@@ -266,7 +266,7 @@ fn inspect_tells_damage_and_fails() {
     Client::enter(&broker, "kept");
     broker.stop();
     let inspect = || {
-        let output = command().args(["store", "inspect"]).arg(broker.data()).output().unwrap();
+        let output = weir::command().args(["store", "inspect"]).arg(broker.data()).output().unwrap();
         (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
     };
     let (code, said) = inspect();

@@ -8,13 +8,12 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::process::Durable;
-use crate::support::weir::command;
-use crate::support::{client, stream};
+use crate::support::{client, stream, weir};
 use crate::wire::{Ack, Connect, Packet, Properties, PropertyValue, Version};
 
 /// Runs a second broker on a data directory until it ends; answers with what it says.
 pub(super) fn refused(broker: &Durable) -> String {
-    let output = command()
+    let output = weir::command()
         .args(["run", "--status-addr", "none", "--endpoints"])
         .arg(broker.endpoints())
         .arg("--data-dir")
@@ -78,8 +77,8 @@ impl Client {
         let socket = stream::tcp(broker.address);
         let client = client::Client::over(socket.try_clone().unwrap(), Version::V5);
         let mut client = Self { client, socket };
-        let Packet::Connect(clean) = client::connect(Version::V5, id, properties) else { panic!("no CONNECT") };
-        client.send(&Packet::Connect(Connect { clean: false, ..clean }));
+        let connect = client::clean_connect(Version::V5, id, properties);
+        client.send(&Packet::Connect(Connect { clean: false, ..connect }));
         assert!(matches!(client.hear(), Packet::ConnAck { code: 0, .. }));
         client
     }
@@ -257,7 +256,7 @@ fn an_export_brings_a_store_back() {
     drop(subscriber);
     assert_eq!(Client::enter(&broker, "publisher").publish(7), 0);
     let store = |verb: &str| {
-        let mut command = command();
+        let mut command = weir::command();
         command.args(["store", verb]).arg(broker.data());
         command
     };

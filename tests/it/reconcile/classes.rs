@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use super::broker::{Broker, at, client, endpoint};
 use crate::support::client::{Client, connect};
 use crate::support::ports;
+use crate::support::weir;
 use crate::wire::{Packet, Properties, Version};
 
 /// What became of two clients, the later one last.
@@ -108,11 +108,7 @@ fn a_change_of_each_class_affects_clients_as_documented() {
         fs::write(proposed.path().join("e.yaml"), text(to, after)).unwrap();
         fs::write(proposed.path().join("bystander.yaml"), endpoint("bystander", bystander, "")).unwrap();
         let against = format!("http://{}", broker.status());
-        let plan = Command::new(env!("CARGO_BIN_EXE_weir"))
-            .args(["plan", "--against", &against])
-            .arg(proposed.path())
-            .output()
-            .unwrap();
+        let plan = weir::command().args(["plan", "--against", &against]).arg(proposed.path()).output().unwrap();
         let plan = String::from_utf8(plan.stdout).unwrap();
         assert!(plan.contains(&format!("[{class}]")), "{plan}");
         let announced = match seen {

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::broker::{Broker, at, endpoint};
 use crate::source::git::git;
 use crate::support::ports;
+use crate::support::weir;
 
 fn listens(port: u16) -> bool {
     std::net::TcpStream::connect(at(port)).is_ok()
@@ -158,7 +159,7 @@ fn a_commit_id_of_digits_is_not_taken_for_a_revision_number() {
     let commit = digits.into_inner();
     assert_eq!(broker.applied(), commit[..12]);
     let wait = |revision: &str| {
-        let output = std::process::Command::new(env!("CARGO_BIN_EXE_weir"))
+        let output = weir::command()
             .args(["wait", "--status", &format!("http://{}", broker.status()), "--timeout-s", "1"])
             .args(["--revision", revision])
             .output()

@@ -2,6 +2,7 @@
 
 use super::broker::{Broker, at, client, endpoint};
 use crate::support::ports;
+use crate::support::weir;
 
 fn listens(port: u16) -> bool {
     std::net::TcpStream::connect(at(port)).is_ok()
@@ -86,12 +87,7 @@ fn a_held_deletion_stays_held_while_documents_are_put_back() {
 /// What `weir plan` says that the broker will do about its directory.
 pub fn planned(broker: &Broker) -> String {
     let against = format!("http://{}", broker.status());
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_weir"))
-        .arg("plan")
-        .arg(broker.endpoints())
-        .args(["--against", &against])
-        .output()
-        .unwrap();
+    let output = weir::command().arg("plan").arg(broker.endpoints()).args(["--against", &against]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

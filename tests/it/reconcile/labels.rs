@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
 
 use serde_json::Value;
 
 use super::broker::{Broker, endpoint};
 use crate::support::ports;
+use crate::support::weir;
 
 /// An endpoint's name, the `nodes` of its document before the change and after it. `None`: there is no document.
 type Row = (&'static str, Option<&'static str>, Option<&'static str>);
@@ -44,12 +44,8 @@ fn plan(broker: &Broker, wanted: &str, more: &[&str]) -> (Option<i32>, String) {
     let proposed = tempfile::tempdir().unwrap();
     fs::write(proposed.path().join("all.yaml"), wanted).unwrap();
     let against = format!("http://{}", broker.status());
-    let output = Command::new(env!("CARGO_BIN_EXE_weir"))
-        .args(["plan", "--against", &against])
-        .args(more)
-        .arg(proposed.path())
-        .output()
-        .unwrap();
+    let output =
+        weir::command().args(["plan", "--against", &against]).args(more).arg(proposed.path()).output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use rustix::process::Signal;
 
 use super::broker::{Broker, at, endpoint};
-use crate::net::client::Client;
 use crate::net::tls::{Authority, Issued, with_certificate};
+use crate::support::client::{Client, disconnect};
 use crate::support::ports;
 use crate::support::stream;
+use crate::wire::Version;
 
 fn put(directory: &Path, issued: &Issued) {
     fs::create_dir_all(directory).unwrap();
@@ -43,7 +44,7 @@ fn a_new_certificate_and_key_apply_together_and_open_connections_stay() {
     let broker = Broker::start_with(&[("e.yaml", &endpoint("e", port, &tls))], &["--resync-s", "3600"]);
     broker.until_listening("e");
     let config = Arc::new(stream::tls_config(&ca.der()));
-    let mut open = Client::enter(stream::tls(stream::tcp(at(port)), &config, "localhost"), 5, "open");
+    let mut open = Client::enter(stream::tls(stream::tcp(at(port)), &config, "localhost"), Version::V5, "open");
     assert_eq!(shown(port, &ca), first.der.to_vec());
     // Half of a pair, for a moment.
     fs::write(elsewhere.path().join("..1/server.key"), &second.key_pem).unwrap();
@@ -77,11 +78,11 @@ fn only_revoked_clients_are_disconnected() {
     broker.until_listening("e");
     let enter = |issued: &Issued, id: &str| {
         let config = Arc::new(with_certificate(&ca, issued));
-        Client::enter(stream::tls(stream::tcp(at(port)), &config, "localhost"), 5, id)
+        Client::enter(stream::tls(stream::tcp(at(port)), &config, "localhost"), Version::V5, id)
     };
     let (mut stays, mut goes) = (enter(&good, "good"), enter(&bad, "bad"));
     broker.write("crl.pem", &ca.revoke(&[3], 2100));
-    assert_eq!(goes.receive(), Some((0xE0, vec![0x98])));
+    assert_eq!(goes.receive(), disconnect(0x98));
     stays.ping();
     enter(&good, "again").ping();
 }

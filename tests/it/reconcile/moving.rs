@@ -8,17 +8,14 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use super::broker::{Broker, at, client, endpoint};
 use crate::chance::{self, Chance};
 use crate::net::client::connect;
 use crate::net::tls::Authority;
+use crate::support::GUARD;
 use crate::support::client::Client;
 use crate::support::ports;
-
-/// How long a connection may take on a slow machine.
-const GUARD: Duration = Duration::from_secs(60);
 
 /// Stops the loops, also where the test panics.
 struct Stop<'a>(&'a AtomicBool);

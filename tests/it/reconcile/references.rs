@@ -3,20 +3,21 @@
 use std::fs;
 use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
 use super::broker::{Broker, at};
-use crate::support::client::{Client, connect};
+use crate::support::client::{Client, clean_connect};
 use crate::support::ports;
+use crate::support::weir;
 use crate::wire::{Connect, Packet, Properties, Version};
 
 const ONE: &str = "[{passwordFile: {file: one}}, {anonymous: {}}]";
 const TWO: &str = "[{passwordFile: {file: two}}]";
 
 fn password(file: &Path, user: &str) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_weir"))
+    let mut child = weir::command()
         .arg("passwd")
         .args([file, Path::new(user)])
         .stdin(Stdio::piped())
@@ -29,7 +30,7 @@ fn password(file: &Path, user: &str) {
 
 fn enter(port: u16, id: &str, user: Option<&str>) -> Client {
     let mut client = Client::open(at(port), Version::V5);
-    let Packet::Connect(plain) = connect(Version::V5, id, Properties::new()) else { panic!("no CONNECT") };
+    let plain = clean_connect(Version::V5, id, Properties::new());
     let credentials = user.map(|user| (user.to_owned(), b"secret".to_vec()));
     let (username, password) = credentials.unzip();
     client.send(&Packet::Connect(Connect { username, password, ..plain }));
@@ -54,7 +55,7 @@ fn planned(broker: &Broker, file: &str, text: &str) -> Value {
         fs::copy(broker.endpoints().join(known), proposed.path().join(known)).unwrap();
     }
     fs::write(proposed.path().join(file), text).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_weir"))
+    let output = weir::command()
         .args(["plan", "--format", "json", "--against", &format!("http://{}", broker.status())])
         .arg(proposed.path())
         .output()

@@ -8,7 +8,6 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -17,9 +16,10 @@ use super::broker::{Broker, at, endpoint};
 use crate::chance::{self, Chance};
 use crate::net::client::connect;
 use crate::source::git::git;
+use crate::support::GUARD;
 use crate::support::ports;
+use crate::support::weir;
 
-const GUARD: Duration = Duration::from_secs(60);
 const ENDPOINTS: usize = 20;
 
 fn setting(name: &str, default: u64) -> u64 {
@@ -202,7 +202,7 @@ impl Soak {
     /// How many clients of each endpoint the plan of what is committed sends away at most.
     fn plan(&self) -> BTreeMap<String, u64> {
         let against = format!("http://{}", self.broker.status());
-        let done = Command::new(env!("CARGO_BIN_EXE_weir"))
+        let done = weir::command()
             .args(["plan", "--format", "json", "--against", &against])
             .arg(&self.upstream)
             .output()

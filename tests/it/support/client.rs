@@ -28,7 +28,12 @@ impl Client {
 
     /// Opens a TCP connection and is admitted with a clean start.
     pub fn connect(address: SocketAddr, version: Version, client_id: &str) -> Client {
-        let mut client = Client::open(address, version);
+        Client::enter(stream::tcp(address), version, client_id)
+    }
+
+    /// Is admitted with a clean start over a connection that is open.
+    pub fn enter(stream: impl Stream + 'static, version: Version, client_id: &str) -> Client {
+        let mut client = Client::over(stream, version);
         client.send(&connect(version, client_id, Properties::new()));
         match client.receive() {
             Some(Packet::ConnAck { code: 0, .. }) => client,
@@ -94,7 +99,12 @@ impl Client {
 
 /// A CONNECT with a clean start and no keep-alive.
 pub fn connect(version: Version, client_id: &str, properties: Properties) -> Packet {
-    Packet::Connect(Connect {
+    Packet::Connect(clean_connect(version, client_id, properties))
+}
+
+/// The fields of [`connect`], to be changed.
+pub fn clean_connect(version: Version, client_id: &str, properties: Properties) -> Connect {
+    Connect {
         version,
         clean: true,
         keep_alive_s: 0,
@@ -103,18 +113,16 @@ pub fn connect(version: Version, client_id: &str, properties: Properties) -> Pac
         password: None,
         will: None,
         properties,
-    })
+    }
 }
 
 /// A PUBLISH without properties.
 pub fn publish(topic: &str, payload: &[u8], qos: u8, id: Option<u16>) -> Packet {
-    Packet::Publish(Publish {
-        dup: false,
-        qos,
-        retain: false,
-        topic: topic.to_owned(),
-        id,
-        properties: Properties::new(),
-        payload: payload.to_vec(),
-    })
+    let (topic, payload) = (topic.to_owned(), payload.to_vec());
+    Packet::Publish(Publish { dup: false, qos, retain: false, topic, id, properties: Properties::new(), payload })
+}
+
+/// A DISCONNECT with `code` and without properties, as [`Client::receive`] returns it.
+pub fn disconnect(code: u8) -> Option<Packet> {
+    Some(Packet::Disconnect { code, properties: Properties::new() })
 }

@@ -18,7 +18,7 @@ use super::{GUARD, ports, until};
 const LAST_LINES: usize = 15;
 
 /// The path of the built program.
-const PROGRAM: &str = env!("CARGO_BIN_EXE_weir");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_weir");
 
 /// `weir run` with a temporary directory: documents in `endpoints.d`, data in `data`, standard output and error in `log`.
 /// The process and the directory end with the value.
