@@ -8,6 +8,8 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::support::weir;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -19,7 +21,7 @@ fn example(name: &str) -> Value {
 
 /// Runs a script as the pipelines' shells do; steps share the directory and the environment.
 fn sh(place: &Path, script: &str) -> Output {
-    let bin = Path::new(env!("CARGO_BIN_EXE_weir")).parent().unwrap();
+    let bin = Path::new(weir::PROGRAM).parent().unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     let git = ["AUTHOR", "COMMITTER"]
         .map(|who| [("NAME", "ci"), ("EMAIL", "ci@example.com")].map(|(k, v)| (format!("GIT_{who}_{k}"), v)));

@@ -3,12 +3,12 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Command;
 
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::Value;
 
 use crate::support::ports;
+use crate::support::weir;
 
 /// A certificate for `localhost` that holds between two years, and its key.
 fn certificate(directory: &Path, name: &str, from: i32, to: i32) {
@@ -24,7 +24,7 @@ fn certificate(directory: &Path, name: &str, from: i32, to: i32) {
 /// The findings about one file: `path: message` each.
 fn findings(directory: &Path, text: &str) -> Vec<String> {
     fs::write(directory.join("a.yaml"), text).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_weir"))
+    let output = weir::command()
         .args(["validate", "--environment", "--status-addr", "none", "--format", "json", "a.yaml"])
         .env_remove("WEIR_TEST_NO_SUCH_VARIABLE")
         .current_dir(directory)

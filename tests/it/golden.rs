@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-const WEIR: &str = env!("CARGO_BIN_EXE_weir");
+use crate::support::weir;
 
 #[test]
 fn golden() {
@@ -40,7 +40,7 @@ fn run(case: &Path, update: bool) -> Vec<String> {
     if case.join("in").is_dir() {
         copy(&case.join("in"), place.path());
     }
-    let bin = Path::new(WEIR).parent().unwrap();
+    let bin = Path::new(weir::PROGRAM).parent().unwrap();
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
     let output = Command::new("sh")
         .arg("-u")

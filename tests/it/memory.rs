@@ -9,7 +9,7 @@ use weir_mqtt::QoS;
 use crate::node::{Node, policy};
 use crate::script::{Patience, Transport, TransportEvent};
 
-/// The endpoints that scripts name, as the core knows them. `endpoints.rs` declares the same ones.
+/// The endpoints that scripts name, as the core knows them. `process.rs` declares the same ones.
 fn endpoint(name: &str) -> Option<Arc<EndpointPolicy>> {
     let limits = EndpointLimits::default();
     Some(match name {

@@ -5,9 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::process::Broker;
-
-/// How long a program may take.
-const GUARD: Duration = Duration::from_secs(90);
+use crate::support::GUARD;
 
 /// Where `tests/run` puts what it installs.
 pub fn tools() -> PathBuf {

@@ -6,9 +6,8 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use crate::script::{Patience, Transport, TransportEvent};
+use crate::support::GUARD;
 
-/// How long something that must happen may take on a slow machine.
-const GUARD: Duration = Duration::from_secs(60);
 /// How long to wait for what must not happen.
 const MOMENT: Duration = Duration::from_millis(30);
 

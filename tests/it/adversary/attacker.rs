@@ -11,13 +11,11 @@ use std::time::Duration;
 use socket2::{Domain, Socket, Type};
 
 use crate::net::client::{connect_with, packet, string};
+use crate::support::GUARD;
 use crate::support::child::ChildGuard;
 
 /// What the attacker's process is told by.
 const VARIABLE: &str = "WEIR_TEST_ATTACK";
-/// How long it waits for an answer.
-const GUARD: Duration = Duration::from_secs(120);
-
 /// What the clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {

@@ -8,9 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::net::client::{connect as connect_bytes, packet, string};
+use crate::support::GUARD;
 
-/// How long an answer may take at all.
-const GUARD: Duration = Duration::from_secs(60);
 const MESSAGE_EVERY: Duration = Duration::from_millis(2);
 /// A connection for so many messages.
 const CONNECT_EVERY: usize = 50;

@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, Issuer, KeyPair};
 use weir_mqtt::{PublishProperties, QoS, ReasonCode};
 
 use super::peers::{Listener, Peer, Weir, until};
 use crate::support::ports::free;
+use crate::support::weir;
 
 const QOS: QoS = QoS::AtLeastOnce;
 const NAMES_IT: &str = ", enableBridge: true, bridges: [cloud]";
@@ -102,7 +102,7 @@ fn a_bridge_follows_its_declaration() {
 
 /// Runs the built program.
 fn weir(args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_weir")).args(args).output().unwrap();
+    let output = weir::command().args(args).output().unwrap();
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -144,7 +144,7 @@ fn credentials_and_certificates_are_sent_and_verified() {
     let documents = cloud(&format!("{address}, {trust}, {rest}"));
     let here = Weir::start("here", NAMES_IT, &documents);
     until("the password is refused", || connected(&here) == "False Refused");
-    let judged = Command::new(env!("CARGO_BIN_EXE_weir"))
+    let judged = weir::command()
         .args(["validate", "--environment", "--status-addr", "none"])
         .arg(here.path(""))
         .output()

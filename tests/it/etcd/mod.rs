@@ -12,7 +12,9 @@ mod speed;
 mod store;
 
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
+
+use crate::support::weir;
 
 /// Waits until a condition holds. Brokers and stores print their logs themselves where a test fails.
 fn until(what: &str, condition: impl FnMut() -> bool) {
@@ -34,7 +36,7 @@ fn is_there() -> bool {
 
 /// Runs `weir` with arguments.
 fn weir(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_weir")).args(args).stdin(Stdio::null()).output().unwrap()
+    weir::command().args(args).stdin(Stdio::null()).output().unwrap()
 }
 
 /// What a program printed, both ways.

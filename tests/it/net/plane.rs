@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
 
 use weir_broker::{EndpointId, EndpointLimits, EndpointPolicy, ProtocolVersions};
 use weirmq::auth::{Anonymous, Authenticate};
@@ -12,7 +11,7 @@ use weirmq::net::{
     ListenerPolicy, SocketKey, SocketOptions, Transport,
 };
 
-use crate::support::GUARD;
+use crate::support::{GUARD, until};
 
 pub struct Plane {
     pub plane: DataPlane,
@@ -56,11 +55,7 @@ impl Plane {
 
     /// Waits until an endpoint's counters are as wanted.
     pub fn until(&self, endpoint: u32, what: &str, mut holds: impl FnMut(&EndpointStats) -> bool) {
-        let start = Instant::now();
-        while !holds(&self.stats(endpoint)) {
-            assert!(start.elapsed() < GUARD, "{what}: {:?}", self.stats(endpoint));
-            std::thread::yield_now();
-        }
+        until(what, || format!("{:?}", self.stats(endpoint)), || holds(&self.stats(endpoint)));
     }
 }
 

@@ -1,13 +1,11 @@
 //! Who is connected to the built broker, what waits for whom, what is retained, what was lost and why.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::client::get;
 use super::live::Broker;
-use crate::support::GUARD;
 use crate::support::client::{Client, connect, publish};
 use crate::wire::{Connect, Packet, Properties, Version};
 
@@ -20,11 +18,9 @@ async fn broker() -> (Broker, SocketAddr, SocketAddr) {
          endpoint: {{name: b, port: {b}, host: 127.0.0.1, enableAuth: false, enableAcl: false, maxQueuedMessages: 2}}\n"
     );
     broker.write("tcp.yaml", &document);
-    let start = Instant::now();
-    while data(&broker, "/api/endpoints/list").await["endpoints"].as_object().unwrap().len() < 3 {
-        assert!(start.elapsed() < GUARD, "{}", broker.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    broker.until("three endpoints are listed", || {
+        broker.get("/api/endpoints/list")["endpoints"].as_object().is_some_and(|all| all.len() == 3)
+    });
     (broker, SocketAddr::from(([127, 0, 0, 1], a)), SocketAddr::from(([127, 0, 0, 1], b)))
 }
 
@@ -76,11 +72,7 @@ async fn a_disabled_endpoint_may_name_a_missing_document() {
     let broker = Broker::start(&[]);
     let document = format!("endpoint: {{port: {}, enabled: false}}\n", crate::support::ports::free());
     broker.write("spare.yaml", &document);
-    let start = Instant::now();
-    while data(&broker, "/api/endpoints/list").await["total"] != 2 {
-        assert!(start.elapsed() < GUARD, "{}", broker.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    broker.until("two endpoints are listed", || broker.get("/api/endpoints/list")["total"] == 2);
     let plan = data(&broker, "/api/plan").await;
     assert_eq!((&plan["converged"], &plan["pending"]), (&json!(true), &json!([])));
     assert_eq!(data(&broker, "/api/cluster/nodes").await["nodes"][0]["refusals"], json!({}));
@@ -115,16 +107,9 @@ async fn queued_retained_and_dropped_messages_are_shown() {
     assert!(!topics.to_string().contains("confidential"));
 
     // The shards tell their counters now and then.
-    let start = Instant::now();
-    loop {
-        let counted = data(&broker, "/api/endpoints/metrics?name=b").await;
-        if counted["messages"]["droppedByReason"]["queue_full"] == 3 {
-            assert_eq!(counted["sessions"]["sessionsAway"], 1, "{counted}");
-            break;
-        }
-        assert!(start.elapsed() < GUARD, "{counted}");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let counted = || broker.get("/api/endpoints/metrics?name=b");
+    broker.until("three messages are dropped", || counted()["messages"]["droppedByReason"]["queue_full"] == 3);
+    assert_eq!(counted()["sessions"]["sessionsAway"], 1, "{}", counted());
     let scraped = get(broker.status(), "/metrics").await;
     let line =
         format!("weir_endpoint_messages_dropped_total{{endpoint=\"b\",port=\"{}\",reason=\"queue_full\"}} 3", b.port());

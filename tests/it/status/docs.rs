@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use weir_broker::Dropped;
 use weir_declare::reconcile::{ConditionType, Reason};
@@ -10,6 +9,7 @@ use weirmq::net::RefusalCounts;
 
 use super::client::request;
 use super::fake;
+use crate::support::weir;
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -83,7 +83,7 @@ fn shown(name: &str, kind: &str) -> String {
 
 #[test]
 fn the_reference_of_fields_is_the_schemas() {
-    let output = Command::new(env!("CARGO_BIN_EXE_weir")).args(["schema", "--format", "markdown"]).output().unwrap();
+    let output = weir::command().args(["schema", "--format", "markdown"]).output().unwrap();
     assert!(output.status.success());
     hold("docs/fields.md", &String::from_utf8(output.stdout).unwrap());
 }
@@ -136,7 +136,7 @@ async fn every_metric_that_is_spoken_of_exists() {
 #[test]
 fn every_verb_tells_its_exit_codes_and_writes_for_machines() {
     let help = |arguments: &[&str]| {
-        let output = Command::new(env!("CARGO_BIN_EXE_weir")).args(arguments).arg("--help").output().unwrap();
+        let output = weir::command().args(arguments).arg("--help").output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
     let commands = |text: &str| -> Vec<String> {

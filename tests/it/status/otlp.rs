@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::client::get;
 use super::live::Broker;
 use crate::support::GUARD;
+use crate::support::weir;
 
 /// Answers as it is told, then with 200; keeps the bodies of what it took.
 struct Collector {
@@ -302,7 +303,7 @@ async fn an_unreachable_or_silent_collector_delays_no_pass_and_gets_all_spans() 
 #[test]
 fn an_invalid_collector_url_is_refused_at_start() {
     let directory = tempfile::tempdir().unwrap();
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_weir"))
+    let output = weir::command()
         .args(["run", "--status-addr", "none", "--otlp-endpoint", "http://me:secret@127.0.0.1:4318", "--endpoints"])
         .arg(directory.path())
         .output()
