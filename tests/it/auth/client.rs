@@ -135,6 +135,14 @@ impl Client {
         }
     }
 
+    /// The topic of the next packet, which must be a message.
+    pub fn next_topic(&mut self) -> String {
+        match self.receive() {
+            Some(Packet::Publish(publish)) => publish.topic,
+            other => panic!("{other:?} for PUBLISH"),
+        }
+    }
+
     /// PINGREQ and its PINGRESP, with nothing in between.
     pub fn ping(&mut self) {
         self.client.ping();

@@ -22,7 +22,7 @@ impl Broker {
         if !more.contains(&"--node-name") {
             weir = weir.with_arguments(&["--node-name", &name]);
         }
-        // The watch has to tell: nothing is to be healed by looking now and then.
+        // No periodic pass: every change must arrive by the watch.
         weir = weir.with_arguments(&["--host", &host.to_string(), "--resync-s", "3600"]).with_arguments(more);
         let mut broker = Self { weir, name, host };
         broker.run();

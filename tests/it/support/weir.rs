@@ -63,6 +63,7 @@ impl Weir {
     }
 
     /// Follows etcd instead of the directory.
+    #[cfg(feature = "etcd")]
     pub fn with_etcd(mut self, urls: &str) -> Self {
         self.source = ["--etcd".into(), urls.into()];
         self
