@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use weir_mqtt::{ProtocolVersion, PublishProperties, QoS};
+use weir_mqtt::{ProtocolVersion, QoS};
 
 use super::peers::{Got, Listener, Mosquitto, Peer, Weir, Wire, mosquitto, until};
+use crate::wire::Properties;
 
 /// Messages acknowledged before the next ones are sent.
 const BATCH: u32 = 20;
@@ -47,7 +48,7 @@ fn flood(port: u16, client_id: &str, topic: &str, qos: QoS, stop: &AtomicBool) -
     let mut next = 0_u32;
     while !stop.load(Ordering::SeqCst) {
         let numbers = (next..next + BATCH).map(|number| number.to_be_bytes().repeat(8));
-        peer.publish_all(numbers, topic, qos, false, PublishProperties::default());
+        peer.publish_all(numbers, topic, qos, false, &Properties::new());
         next += BATCH;
     }
     next
@@ -152,7 +153,7 @@ fn a_crash_neither_loses_nor_duplicates_durable_messages() {
     for _ in 0..3 {
         let mut publisher = Peer::connect(here.port, "publisher");
         let numbers = (sent..sent + 10 * BATCH).map(|number: u32| number.to_be_bytes().repeat(8));
-        publisher.publish_all(numbers, "sensor/a", qos, false, PublishProperties::default());
+        publisher.publish_all(numbers, "sensor/a", qos, false, &Properties::new());
         sent += 10 * BATCH;
         here.crash();
     }

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, Issuer, KeyPair};
-use weir_mqtt::{PublishProperties, QoS, ReasonCode};
+use weir_mqtt::{QoS, ReasonCode};
 
-use super::peers::{Listener, Peer, Weir, until};
+use super::peers::{CONTENT_TYPE, Listener, Peer, Weir, until};
 use crate::support::ports::free;
 use crate::support::weir;
+use crate::wire::PropertyValue;
 
 const QOS: QoS = QoS::AtLeastOnce;
 const NAMES_IT: &str = ", enableBridge: true, bridges: [cloud]";
@@ -44,8 +45,8 @@ fn a_bridge_follows_its_declaration() {
 
     // Properties and the retain flag are forwarded, and the loop guard names the broker that the message passed.
     let mut publisher = Peer::connect(here.port, "publisher");
-    let properties = PublishProperties { content_type: Some("text/plain"), ..PublishProperties::default() };
-    publisher.publish_all([b"first".to_vec()], "sensor/a", QOS, true, properties);
+    let properties = vec![(CONTENT_TYPE, PropertyValue::String("text/plain".to_owned()))];
+    publisher.publish_all([b"first".to_vec()], "sensor/a", QOS, true, &properties);
     let got = archive.wait_for(b"first");
     assert_eq!((got.topic.as_str(), got.retain, got.qos), ("site1/sensor/a", true, 1));
     assert_eq!(got.content_type.as_deref(), Some("text/plain"));

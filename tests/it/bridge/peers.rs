@@ -13,15 +13,14 @@ use std::thread;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use weir_mqtt::{
-    Connect, ConnectProperties, DecodeContext, Decoded, Packet, PacketId, ProtocolVersion, Publish, PublishProperties,
-    QoS, ReasonCode, Side, Subscribe, UserProperties, decode, encode, puback, pubcomp, pubrec, pubrel,
-};
+use weir_mqtt::{DecodeContext, Decoded, PacketId, ProtocolVersion, QoS, Side, decode};
 
 use crate::broker_sim::rng::Rng;
 use crate::support::child::ChildGuard;
+use crate::support::client::Client;
 use crate::support::ports::free;
-use crate::support::weir;
+use crate::support::{stream, weir};
+use crate::wire::{Ack, Packet, Properties, PropertyValue, Publish, Version, packet_type as t};
 
 /// Waits until a condition holds. The brokers print their logs themselves where a test fails.
 pub fn until(what: &str, condition: impl FnMut() -> bool) {
@@ -144,12 +143,17 @@ impl Releases {
         while let Ok(Decoded::Packet { packet, len }) = decode(&bytes[consumed..], &context) {
             consumed += len;
             match packet {
-                Packet::Publish(Publish { qos: QoS::ExactlyOnce, packet_id: Some(id), payload, .. }) => {
+                weir_mqtt::Packet::Publish(weir_mqtt::Publish {
+                    qos: QoS::ExactlyOnce,
+                    packet_id: Some(id),
+                    payload,
+                    ..
+                }) => {
                     let before = self.messages.insert(id, (payload.to_vec(), false));
                     let again = before.is_some_and(|(known, released)| released && known == payload);
                     self.sent_after_release += usize::from(again);
                 }
-                Packet::PubRel(ack) => {
+                weir_mqtt::Packet::PubRel(ack) => {
                     self.messages.entry(ack.packet_id).and_modify(|(_, released)| *released = true);
                 }
                 _ => {}
@@ -239,7 +243,8 @@ fn carry(near: &TcpStream, far: &TcpStream, budget: usize, broken: &Arc<AtomicUs
     }
 }
 
-const V5: ProtocolVersion = ProtocolVersion::V5;
+/// The identifier of the property Content Type.
+pub const CONTENT_TYPE: u8 = 0x03;
 
 /// A message as a client got it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -252,10 +257,10 @@ pub struct Got {
     pub user: Vec<(String, String)>,
 }
 
-/// A client of MQTT 5.
+/// A client of MQTT 5.0 that acknowledges what it receives.
 pub struct Peer {
-    stream: TcpStream,
-    received: Vec<u8>,
+    client: Client,
+    socket: TcpStream,
     next_id: u16,
     got: Vec<Got>,
     acknowledged: usize,
@@ -263,52 +268,28 @@ pub struct Peer {
 
 impl Peer {
     pub fn connect(port: u16, client_id: &str) -> Peer {
-        let stream = TcpStream::connect(at(port)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        let mut peer = Peer { stream, received: Vec::new(), next_id: 0, got: Vec::new(), acknowledged: 0 };
-        let connect = Connect {
-            version: V5,
-            bridge: false,
-            clean_start: true,
-            keep_alive_s: 0,
-            client_id,
-            username: None,
-            password: None,
-            will: None,
-            properties: ConnectProperties::default(),
-        };
-        peer.send(&Packet::Connect(Box::new(connect)));
-        peer.hear_one(); // CONNACK
-        peer
+        let socket = stream::tcp(at(port));
+        let client = Client::enter(socket.try_clone().unwrap(), Version::V5, client_id);
+        // A listener waits as long as its test lasts.
+        socket.set_read_timeout(None).unwrap();
+        Peer { client, socket, next_id: 0, got: Vec::new(), acknowledged: 0 }
     }
 
-    fn send(&mut self, packet: &Packet<'_>) {
-        let mut bytes = Vec::new();
-        encode(packet, V5, &mut bytes).unwrap();
-        self.stream.write_all(&bytes).unwrap();
-    }
-
-    fn id(&mut self) -> PacketId {
+    fn id(&mut self) -> u16 {
         self.next_id = self.next_id % 60_000 + 1;
-        PacketId::new(self.next_id).unwrap()
+        self.next_id
     }
 
     pub fn subscribe(&mut self, filter: &str) {
-        let mut raw = u16::try_from(filter.len()).unwrap().to_be_bytes().to_vec();
-        raw.extend_from_slice(filter.as_bytes());
-        raw.push(2 | 8); // QoS 2, Retain As Published
-        let (packet_id, user_properties) = (self.id(), UserProperties::default());
-        let subscribe =
-            Subscribe { packet_id, subscription_identifier: None, user_properties, raw_filters: &raw, count: 1 };
-        let before = self.acknowledged;
-        self.send(&Packet::Subscribe(subscribe));
-        while self.acknowledged == before {
-            self.hear_one();
-        }
+        let qos_2_and_retain_as_published = 2 | 8;
+        let filters = vec![(filter.to_owned(), qos_2_and_retain_as_published)];
+        let subscribe = Packet::Subscribe { id: self.id(), properties: Properties::new(), filters };
+        self.client.send(&subscribe);
+        self.await_acknowledgements(self.acknowledged + 1);
     }
 
     pub fn publish(&mut self, topic: &str, payload: &[u8], qos: QoS, retain: bool) {
-        self.publish_all([payload.to_vec()], topic, qos, retain, PublishProperties::default());
+        self.publish_all([payload.to_vec()], topic, qos, retain, &Properties::new());
     }
 
     /// Publishes, and waits until all is acknowledged.
@@ -318,58 +299,61 @@ impl Peer {
         topic: &str,
         qos: QoS,
         retain: bool,
-        properties: PublishProperties<'_>,
+        properties: &Properties,
     ) {
         let mut awaited = self.acknowledged;
         for payload in payloads {
-            let packet_id = (qos != QoS::AtMostOnce).then(|| self.id());
-            let properties = properties.clone();
-            let publish = Publish { dup: false, qos, retain, topic, packet_id, properties, payload: &payload };
-            self.send(&Packet::Publish(publish));
-            awaited += usize::from(packet_id.is_some());
+            let id = (qos != QoS::AtMostOnce).then(|| self.id());
+            let (topic, properties) = (topic.to_owned(), properties.clone());
+            let publish = Publish { dup: false, qos: qos as u8, retain, topic, id, properties, payload };
+            self.client.send(&Packet::Publish(publish));
+            awaited += usize::from(id.is_some());
         }
-        while self.acknowledged < awaited {
-            self.hear_one();
+        self.await_acknowledgements(awaited);
+    }
+
+    fn await_acknowledgements(&mut self, count: usize) {
+        while self.acknowledged < count {
+            assert!(self.receive(), "the connection ended before all was acknowledged");
         }
     }
 
-    /// Takes the next bytes, and acknowledges messages in them. Ends with the connection: then `false`.
-    fn hear_one(&mut self) -> bool {
-        let mut buffer = [0; 64 << 10];
-        match self.stream.read(&mut buffer) {
-            Ok(count @ 1..) => self.received.extend_from_slice(&buffer[..count]),
-            _ => return false,
+    /// Receives a packet and acknowledges it. `false`: the connection has ended.
+    fn receive(&mut self) -> bool {
+        let answer = match self.client.receive() {
+            Some(Packet::Publish(publish)) => {
+                let answer = publish.id.map(|id| (if publish.qos == 1 { t::PUBACK } else { t::PUBREC }, id));
+                self.got.push(Got::from(publish));
+                answer
+            }
+            Some(Packet::Ack(ack)) if ack.packet_type == t::PUBREL => Some((t::PUBCOMP, ack.id)),
+            Some(Packet::Ack(ack)) if ack.packet_type == t::PUBREC => Some((t::PUBREL, ack.id)),
+            Some(Packet::Ack(_) | Packet::SubAck { .. }) => {
+                self.acknowledged += 1;
+                None
+            }
+            Some(_) => None,
+            None => return false,
+        };
+        if let Some((packet_type, id)) = answer {
+            self.client.send(&Packet::Ack(Ack { packet_type, id, code: 0, properties: Properties::new() }));
         }
-        let context = DecodeContext { version: V5, max_packet_size: u32::MAX, from: Side::Server };
-        let (mut consumed, mut answer) = (0, Vec::new());
-        while let Decoded::Packet { packet, len } = decode(&self.received[consumed..], &context).unwrap() {
-            consumed += len;
-            match packet {
-                Packet::Publish(publish) => {
-                    match (publish.qos, publish.packet_id) {
-                        (QoS::AtLeastOnce, Some(id)) => puback(&mut answer, V5, id, ReasonCode::Success),
-                        (QoS::ExactlyOnce, Some(id)) => pubrec(&mut answer, V5, id, ReasonCode::Success),
-                        _ => {}
-                    }
-                    let user = UserProperties { raw: publish.properties.raw };
-                    self.got.push(Got {
-                        topic: publish.topic.to_owned(),
-                        payload: publish.payload.to_vec(),
-                        retain: publish.retain,
-                        qos: publish.qos as u8,
-                        content_type: publish.properties.content_type.map(str::to_owned),
-                        user: user.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-                    });
-                }
-                Packet::PubRel(ack) => pubcomp(&mut answer, V5, ack.packet_id, ReasonCode::Success),
-                Packet::PubRec(ack) => pubrel(&mut answer, V5, ack.packet_id, ReasonCode::Success),
-                Packet::PubAck(_) | Packet::PubComp(_) | Packet::SubAck(_) => self.acknowledged += 1,
-                Packet::ConnAck(ack) => assert_eq!(ack.code, 0),
+        true
+    }
+}
+
+impl From<Publish> for Got {
+    fn from(publish: Publish) -> Got {
+        let (mut content_type, mut user) = (None, Vec::new());
+        for (id, value) in publish.properties {
+            match value {
+                PropertyValue::String(value) if id == CONTENT_TYPE => content_type = Some(value),
+                PropertyValue::Pair(name, value) => user.push((name, value)),
                 _ => {}
             }
         }
-        self.received.drain(..consumed);
-        self.stream.write_all(&answer).is_ok()
+        let Publish { topic, payload, retain, qos, .. } = publish;
+        Got { topic, payload, retain, qos, content_type, user }
     }
 }
 
@@ -383,12 +367,12 @@ impl Listener {
     pub fn new(port: u16, client_id: &str, filter: &str) -> Listener {
         let mut peer = Peer::connect(port, client_id);
         peer.subscribe(filter);
-        let (got, stream) = (Arc::<Mutex<Vec<Got>>>::default(), peer.stream.try_clone().unwrap());
+        let (got, stream) = (Arc::<Mutex<Vec<Got>>>::default(), peer.socket.try_clone().unwrap());
         let filled = Arc::clone(&got);
         thread::spawn(move || {
             loop {
                 filled.lock().unwrap().append(&mut peer.got);
-                if !peer.hear_one() {
+                if !peer.receive() {
                     return;
                 }
             }
