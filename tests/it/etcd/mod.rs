@@ -23,15 +23,7 @@ fn until(what: &str, condition: impl FnMut() -> bool) {
 
 /// Whether etcd is there. Where it is not, the test fails, unless nothing may be installed.
 fn is_there() -> bool {
-    let found = |program: &str| {
-        std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|d| d.join(program).exists()))
-    };
-    if found("etcd") && found("etcdctl") {
-        return true;
-    }
-    assert!(std::env::var_os("WEIR_TEST_OFFLINE").is_some(), "etcd or etcdctl is missing: tests/run installs them");
-    eprintln!("SKIPPED: etcd is missing, and WEIR_TEST_OFFLINE is set");
-    false
+    ["etcd", "etcdctl"].iter().all(|program| crate::programs::is_there(Path::new(program)))
 }
 
 /// Runs `weir` with arguments.
