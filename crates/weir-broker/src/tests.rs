@@ -96,7 +96,7 @@ proptest! {
             let node = tree.find(&filter, SessionId(session)).expect("it is in the model");
             tree.remove(node, SessionId(session));
         }
-        prop_assert_eq!(tree.nodes(), 0, "what nobody wants is pruned");
+        prop_assert_eq!(tree.nodes(), 0, "nodes without interest are pruned");
     }
 
     /// A filter finds the retained messages whose topics it matches, and no others.

@@ -13,23 +13,23 @@ fn the_first_authenticator_that_knows_the_client_decides_and_the_end_denies() {
     let then_anyone = fixture.chain("{name: any, chain: [{passwordFile: {file: people}}, {anonymous: {}}]}");
     let then_all =
         fixture.chain("{name: all, chain: [{passwordFile: {file: people}}, {anonymous: {withUsername: true}}]}");
-    let nobody = fixture.chain("{name: none, chain: []}");
+    let empty = fixture.chain("{name: none, chain: []}");
     let cases = [
         (&two, user("alice", "secret"), "in as alice"),
         (&two, user("carol", "secret"), "in as carol"),
         (&two, user("carol", "wrong"), "BadCredentials"),
         (&two, user("dave", "secret"), "BadCredentials"),
         (&two, login(), "BadCredentials"),
-        (&then_anyone, login(), "in as nobody"),
+        (&then_anyone, login(), "in as anonymous"),
         (&then_anyone, user("alice", "secret"), "in as alice"),
         // A wrong password is not the way to anonymous access.
         (&then_anyone, user("alice", "wrong"), "BadCredentials"),
         (&then_anyone, user("dave", "x"), "BadCredentials"),
         (&then_all, user("alice", "wrong"), "BadCredentials"),
         // A client cannot use a user name without a proof.
-        (&then_all, user("dave", "x"), "in as nobody"),
-        (&nobody, login(), "BadCredentials"),
-        (&nobody, user("alice", "secret"), "BadCredentials"),
+        (&then_all, user("dave", "x"), "in as anonymous"),
+        (&empty, login(), "BadCredentials"),
+        (&empty, user("alice", "secret"), "BadCredentials"),
         (&then_all, Login { method: Some("X".into()), ..login() }, "BadAuthenticationMethod"),
         (&two, Login { method: Some("X".into()), ..user("alice", "secret") }, "BadAuthenticationMethod"),
     ];
@@ -57,7 +57,7 @@ fn a_changed_chain_keeps_exactly_the_clients_that_it_would_have_admitted() {
     let chains = |links: &[&str]| format!("{{chain: [{}]}}", links.join(", "));
     let (others, alices) = ("{passwordFile: {file: others}}", "{passwordFile: {file: alices}}");
     let (anonymous, all) = ("{anonymous: {}}", "{anonymous: {withUsername: true}}");
-    let (alice, dave, nobody) = (user("alice", "secret"), user("dave", "x"), login());
+    let (alice, dave, unnamed) = (user("alice", "secret"), user("dave", "x"), login());
     let cases: &[(&[&str], &Login, &[&str], bool)] = &[
         (&[PEOPLE], &alice, &[others, PEOPLE], true),
         (&[PEOPLE], &alice, &[anonymous, PEOPLE], true),
@@ -66,14 +66,14 @@ fn a_changed_chain_keeps_exactly_the_clients_that_it_would_have_admitted() {
         (&[PEOPLE], &alice, &[all], false),
         // Another file, which is asked first, has Alice too: whether it would accept her password is unknown.
         (&[PEOPLE], &alice, &[alices, PEOPLE], false),
-        (&[anonymous], &nobody, &[PEOPLE, anonymous], true),
-        (&[anonymous], &nobody, &[all], true),
-        (&[anonymous], &nobody, &[PEOPLE], false),
+        (&[anonymous], &unnamed, &[PEOPLE, anonymous], true),
+        (&[anonymous], &unnamed, &[all], true),
+        (&[anonymous], &unnamed, &[PEOPLE], false),
         (&[all], &dave, &[anonymous], false),
         (&[all], &dave, &[PEOPLE, all], true),
         // A client that was admitted anonymously with Alice's name would now need her password.
         (&[all], &alice, &[PEOPLE, all], false),
-        (&[all], &nobody, &[anonymous], true),
+        (&[all], &unnamed, &[anonymous], true),
     ];
     for (index, (before, login, after, confirmed)) in cases.iter().enumerate() {
         let fixture = fixture();

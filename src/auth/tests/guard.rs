@@ -61,13 +61,13 @@ fn bans_apply_before_and_after_authentication() {
     let chain = fixture.chain(PEOPLE);
     assert_eq!(
         [chain.answer(&login()), chain.answer(&Login { client_id: "c10", ..login() })],
-        ["Banned", "in as nobody"]
+        ["Banned", "in as anonymous"]
     );
     assert!(!chain.still_valid(&in_before));
 
     fixture.ban("{entries: [{ipaddr: 192.0.2.0/24}, {clientId: 'c*', until: 2020-01-01T00:00:00Z}]}");
     let chain = fixture.chain(PEOPLE);
-    assert_eq!([chain.answer(&login()), chain.answer(&from("198.51.100.1", login()))], ["Banned", "in as nobody"]);
+    assert_eq!([chain.answer(&login()), chain.answer(&from("198.51.100.1", login()))], ["Banned", "in as anonymous"]);
     assert!(!chain.still_valid(&in_before));
 
     fixture.bans.clear();

@@ -191,7 +191,7 @@ fn a_password_that_is_not_a_token_goes_to_the_next_authenticator_and_a_bad_token
         "{chain: [{jwt: {algorithm: HS256, keyFile: secret, usernameClaim: sub}}, {anonymous: {withUsername: true}}]}",
     );
     for password in ["secret", "", "a.b", "a.b.c", "e30.e30.e30", "....", "a.b.c.d"] {
-        assert_eq!(chain.answer(&user("bob", password)), "in as nobody", "{password:?}");
+        assert_eq!(chain.answer(&user("bob", password)), "in as anonymous", "{password:?}");
     }
     assert_eq!(chain.answer(&token(&by_secret(&"f".repeat(32), &soon()))), "BadCredentials");
 }

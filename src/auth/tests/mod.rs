@@ -138,7 +138,7 @@ impl TestChain {
     /// `in as USER`, or the refusal.
     fn answer(&self, login: &Login) -> String {
         match self.log_in(login) {
-            Ok(principal) => format!("in as {}", principal.username.as_deref().unwrap_or("nobody")),
+            Ok(principal) => format!("in as {}", principal.username.as_deref().unwrap_or("anonymous")),
             Err(refusal) => format!("{refusal:?}"),
         }
     }

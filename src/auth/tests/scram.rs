@@ -78,7 +78,7 @@ fn an_invalid_proof_is_refused_and_ends_the_chain() {
     assert_eq!(chain.answer(&garbage), "BadCredentials");
     let other_method = Login { method: Some("SCRAM-SHA-1".into()), ..first("alice") };
     assert_eq!(chain.answer(&other_method), "BadAuthenticationMethod");
-    assert_eq!(chain.answer(&login()), "in as nobody");
+    assert_eq!(chain.answer(&login()), "in as anonymous");
 }
 
 #[test]

@@ -94,7 +94,7 @@ fn process() {
     let words: Vec<&str> = order.split(' ').collect();
     let kind = KINDS.into_iter().find(|kind| format!("{kind:?}") == words[0]).unwrap();
     let (address, count) = (words[1].parse().unwrap(), words[2].parse().unwrap());
-    let crowd = Crowd { address, count, number: words[3].parse().unwrap() };
+    let flood = Flood { address, count, number: words[3].parse().unwrap() };
     let over = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&over);
     std::thread::spawn(move || {
@@ -104,27 +104,27 @@ fn process() {
     });
     println!();
     match kind {
-        Kind::Storm => crowd.storm(&over),
-        Kind::SlowConnect => crowd.slow(&crowd.hello(0, 0)),
-        Kind::SlowTls => crowd.slow(&[&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3][..], &[7; 500]].concat()),
-        Kind::SlowUpgrade => crowd.slow(format!("GET /mqtt HTTP/1.1\r\nHost: {}", "x".repeat(500)).as_bytes()),
-        Kind::Vanish => crowd.vanish(false),
-        Kind::HalfClose => crowd.vanish(true),
-        Kind::NeverRead0 => crowd.never_read(0, &over),
-        Kind::NeverRead1 => crowd.never_read(1, &over),
-        Kind::PingFlood => crowd.ping(&over),
-        Kind::WrongPasswords => crowd.guess(&over),
+        Kind::Storm => flood.storm(&over),
+        Kind::SlowConnect => flood.slow(&flood.hello(0, 0)),
+        Kind::SlowTls => flood.slow(&[&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3][..], &[7; 500]].concat()),
+        Kind::SlowUpgrade => flood.slow(format!("GET /mqtt HTTP/1.1\r\nHost: {}", "x".repeat(500)).as_bytes()),
+        Kind::Vanish => flood.vanish(false),
+        Kind::HalfClose => flood.vanish(true),
+        Kind::NeverRead0 => flood.never_read(0, &over),
+        Kind::NeverRead1 => flood.never_read(1, &over),
+        Kind::PingFlood => flood.ping(&over),
+        Kind::WrongPasswords => flood.guess(&over),
     }
 }
 
-struct Crowd {
+struct Flood {
     address: SocketAddr,
     count: usize,
     number: u8,
 }
 
-impl Crowd {
-    /// From an address of this crowd's own: one has ports for 28,000 connections only.
+impl Flood {
+    /// From an address of this flood's own: one has ports for 28,000 connections only.
     fn open(&self, receive_buffer: Option<usize>) -> TcpStream {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((Ipv4Addr::new(127, 0, 1, self.number + 1), 0)).into()).unwrap();

@@ -78,7 +78,7 @@ fn a_reload_without_file_descriptors_opens_nothing() {
     let strangers: Vec<_> = strangers.iter().map(|(user, password)| broker.client("x").user(user, password)).collect();
     let mut bob = broker.client("bob").user("bob", "secret");
     broker.leave_descriptors(100);
-    let crowd: Vec<_> = (0..200).map(|_| TcpStream::connect(broker.address).unwrap()).collect();
+    let connections: Vec<_> = (0..200).map(|_| TcpStream::connect(broker.address).unwrap()).collect();
     broker.until("no descriptor is left", || broker.log().contains("accept failed"));
 
     let carol = people().replace("bob", "carol");
@@ -93,7 +93,7 @@ fn a_reload_without_file_descriptors_opens_nothing() {
     assert_eq!(bob.connect(), 0);
     assert_eq!([bob.may_publish("a"), bob.may_publish("b")], [true, false]);
 
-    drop(crowd);
+    drop(connections);
     broker.until("the new rules hold", || alice.may_publish("c"));
     assert_eq!([alice.may_publish("a"), alice.may_publish("b"), bob.may_publish("b")], [true, false, false]);
     broker.until("the new user gets in", || broker.client("carol").user("carol", "secret").connect() == 0);

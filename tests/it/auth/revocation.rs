@@ -187,7 +187,7 @@ fn is_served_still(client: &mut Client) -> bool {
 }
 
 /// Clients of either user, on an endpoint that lets one client a second go.
-fn crowd(broker: &Broker) -> (Vec<Client>, Vec<Client>) {
+fn connected_clients(broker: &Broker) -> (Vec<Client>, Vec<Client>) {
     let clients = |user: &str| -> Vec<Client> {
         (0..20).map(|n| broker.client(&format!("{user}{n}")).user(user, "secret").connected()).collect()
     };
@@ -205,7 +205,7 @@ fn clients_that_lost_their_right_are_gone_with_the_pass_whatever_the_endpoints_p
         ("ban.yaml", "ban: {name: abuse, entries: [{clientId: 'bob*'}]}\n".to_owned()),
     ] {
         let broker = Broker::start(SLOWLY, PEOPLE, &[("people", &people())]);
-        let (mut bobs, mut alices) = crowd(&broker);
+        let (mut bobs, mut alices) = connected_clients(&broker);
         broker.write_until(file, &content, "changed endpoint=main");
         let served = bobs.iter_mut().filter_map(|bob| is_served(bob).then_some(())).count();
         assert_eq!(served, 0, "{file}: {content}");
@@ -216,7 +216,7 @@ fn clients_that_lost_their_right_are_gone_with_the_pass_whatever_the_endpoints_p
 #[test]
 fn an_endpoint_that_moves_lets_its_clients_go_slowly_but_not_those_that_lost_their_right() {
     let broker = Broker::start(SLOWLY, PEOPLE, &[("people", &people())]);
-    let (mut bobs, mut alices) = crowd(&broker);
+    let (mut bobs, mut alices) = connected_clients(&broker);
     let elsewhere = format!("endpoint: {{name: main, host: 127.0.0.1, port: {}{SLOWLY}}}\n", ports::free());
     let banned = format!("{elsewhere}---\nban: {{name: abuse, entries: [{{username: bob}}]}}\n");
     broker.write_until("endpoint.yaml", &banned, "changed endpoint=main");
@@ -239,7 +239,7 @@ fn clients_of_an_endpoint_that_listens_no_more_leave_at_its_pace_but_not_those_t
         {
             let other = format!("endpoint: {{name: other, host: 127.0.0.1, port: {}}}\n", ports::free());
             let broker = Broker::start(SLOWLY, PEOPLE, &[("people", &people()), ("other.yaml", &other)]);
-            let (mut bobs, mut alices) = crowd(&broker);
+            let (mut bobs, mut alices) = connected_clients(&broker);
             leave(&broker);
             broker.until(how, || broker.log().contains("listener closed endpoint=main"));
             assert!(bobs.iter_mut().any(is_served), "{how}: they leave one by one");

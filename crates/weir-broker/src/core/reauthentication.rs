@@ -82,9 +82,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::{
-        Admission, CoreConfig, EndpointId, EndpointLimits, EndpointPolicy, ProtocolVersions, ReadAction, ShardId,
-    };
+    use crate::{Admission, CoreConfig, ReadAction, ShardId};
     use weir_mqtt::{Decoded, decode_connect};
 
     /// A client id, method `M`.
@@ -105,19 +103,9 @@ mod tests {
     /// A core with one client, `user`, whose credential ends at 1000.
     fn admitted() -> (Core, ConnId) {
         let mut core = Core::new(CoreConfig { shard: ShardId(0), shards: 1, hash_seed: 0 });
-        let policy = EndpointPolicy {
-            id: EndpointId(0),
-            name: "e".into(),
-            generation: 1,
-            namespace: "".into(),
-            versions: ProtocolVersions::ALL,
-            limits: EndpointLimits::default(),
-            acl: None,
-            admission: None,
-        };
         let Ok(Decoded::Packet { packet, .. }) = decode_connect(CONNECT, 1000) else { panic!("no CONNECT") };
         let admission = Admission {
-            policy: Arc::new(policy),
+            policy: Arc::new(crate::core::tests::policy()),
             connect: &packet,
             client_id: "a",
             assigned: false,

@@ -13,9 +13,9 @@ fn core() -> Core {
     Core::new(CoreConfig { shard: ShardId(0), shards: 1, hash_seed: 0 })
 }
 
-/// A client of 3.1.1 whose session outlives it.
-fn admitted(core: &mut Core, client_id: &str) -> ConnId {
-    let policy = EndpointPolicy {
+/// An endpoint without rules.
+pub(super) fn policy() -> EndpointPolicy {
+    EndpointPolicy {
         id: EndpointId(0),
         name: "e".into(),
         generation: 1,
@@ -24,14 +24,18 @@ fn admitted(core: &mut Core, client_id: &str) -> ConnId {
         limits: EndpointLimits::default(),
         acl: None,
         admission: None,
-    };
+    }
+}
+
+/// A client of 3.1.1 whose session outlives it.
+fn admitted(core: &mut Core, client_id: &str) -> ConnId {
     let length = client_id.len() as u8;
     let bytes = [&[0x10, 12 + length, 0, 4][..], b"MQTT", &[4, 0, 0, 0, 0, length], client_id.as_bytes()].concat();
     let Ok(Decoded::Packet { packet, .. }) = decode_connect(&bytes, 1000) else { panic!("no CONNECT") };
     let principal =
         Principal { username: None, address: None, admitted_by: "test".into(), claims_acl: None, expires_at: None };
     let admission = Admission {
-        policy: Arc::new(policy),
+        policy: Arc::new(policy()),
         connect: &packet,
         client_id,
         assigned: false,
@@ -73,8 +77,8 @@ fn an_answer_is_flushed_before_a_fan_out() {
     assert_eq!(prompt(&mut core), [one_more], "an answer is");
     publish(&mut core, publisher);
     assert!(core.has_pending());
-    let crowd: Vec<ConnId> = std::iter::from_fn(|| core.next_bulk_flush()).collect();
-    assert_eq!(crowd.len(), few.len() + 2, "each receiver once, and the publisher for its PUBACK");
+    let bulk: Vec<ConnId> = std::iter::from_fn(|| core.next_bulk_flush()).collect();
+    assert_eq!(bulk.len(), few.len() + 2, "each receiver once, and the publisher for its PUBACK");
     assert!(!core.has_pending());
 }
 

@@ -38,7 +38,7 @@ pub(super) fn refuse(broken: Broken, bytes: &[u8]) -> DecodeError {
 
 /// The protocol name and level.
 fn protocol(reader: &mut Reader<'_>) -> Result<(ProtocolVersion, bool), DecodeError> {
-    // Whoever speaks a version that nobody knows is answered in 3.1.1's form: 3.1.1 demands the CONNACK
+    // A client of an unknown version is answered in 3.1.1's form: 3.1.1 demands the CONNACK
     // [MQTT-3.1.2-2], 5.0 leaves it open.
     let unknown = |rule: &Rule| rule.connect_error(ProtocolVersion::V3_1_1);
     let malformed = |broken: Broken| broken.error(ProtocolVersion::V5);

@@ -341,5 +341,5 @@ fn a_connect_that_is_too_large_is_refused_as_such() {
     assert_eq!(error.kind, DecodeErrorKind::PacketTooLarge);
     assert_eq!(error.refusal.map(|refusal| (refusal.version, refusal.code)), Some((V5, 0x95)));
     bytes.truncate(5);
-    assert_eq!(decode_connect(&bytes, 10).unwrap_err().refusal, None, "nobody knows the version yet");
+    assert_eq!(decode_connect(&bytes, 10).unwrap_err().refusal, None, "the version is not read yet");
 }
