@@ -1,4 +1,4 @@
-//! What permission costs: one question to a rule set, and a message through the core with rules and without.
+//! What permission costs: one check against a rule set, and a message through the core with rules and without.
 
 #![allow(clippy::expect_used)] // what is measured is right, or the figures mean nothing
 
@@ -40,8 +40,8 @@ fn checks(c: &mut Criterion) {
     group.finish();
 }
 
-/// Messages of 64 bytes with QoS 0 that nobody subscribes to: what is measured is taking them in. With one topic the last
-/// permission answers for all; with two in turn each message asks the rules.
+/// Messages of 64 bytes with QoS 0 without a subscriber: what is measured is taking them in. With one topic the last
+/// permission answers for all; with two in turn each message is checked against the rules.
 fn messages(c: &mut Criterion) {
     let mut group = c.benchmark_group("message");
     group.throughput(Throughput::Elements(MESSAGES_PER_READ as u64));

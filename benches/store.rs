@@ -9,17 +9,17 @@
 use std::time::{Duration, Instant};
 
 use fjall::{Database, KeyspaceCreateOptions, PersistMode};
-use weir_broker::{Key, RecordBatch, append_record};
-use weirmq::store::records::{Directory, Log, LogLimits};
+use weir_broker::{RecordBatch, RecordKey, append_record};
+use weirmq::store::records::{Directory, LogLimits, RecordLog};
 
 const VALUE: [u8; 100] = [7; 100];
 const ROUND: Duration = Duration::from_secs(3);
 
-fn key(number: u64) -> Key {
-    let mut bytes = [0; Key::BYTES];
+fn key(number: u64) -> RecordKey {
+    let mut bytes = [0; RecordKey::BYTES];
     bytes[0] = 4;
     bytes[8..].copy_from_slice(&number.to_be_bytes());
-    Key::from_bytes(bytes)
+    RecordKey::from_bytes(bytes)
 }
 
 /// CPU of the process, all threads.
@@ -45,7 +45,7 @@ fn measure(name: &str, per_commit: u64, mut commit: impl FnMut(u64, u64)) {
     let (spent, seconds) = (cpu() - cpu_before, begun.elapsed().as_secs_f64());
     // Each record is put once and removed once.
     let records = (2 * commits * per_commit) as f64;
-    let kept = (commits * per_commit) as f64 * (Key::BYTES + VALUE.len()) as f64;
+    let kept = (commits * per_commit) as f64 * (RecordKey::BYTES + VALUE.len()) as f64;
     println!(
         "{name:<6} {per_commit:>4} per commit: {:>9.0} records/s, {:>6.2} us CPU per record, {:>5.1} bytes written per byte",
         records / seconds,
@@ -60,7 +60,7 @@ fn main() {
     }
     for per_commit in [1, 64, 512, 4096] {
         let place = tempfile::tempdir_in(".").unwrap();
-        let mut log = Log::open(Directory::new(place.path()), LogLimits::default()).unwrap().log;
+        let mut log = RecordLog::open(Directory::new(place.path()), LogLimits::default()).unwrap().log;
         measure("log", per_commit, |first, count| {
             let mut bytes = Vec::new();
             for number in first..first + count {

@@ -75,7 +75,7 @@ impl Spec {
         }
     }
 
-    /// Its version as it tells it, or "unknown".
+    /// Its version as it reports it, or "unknown".
     pub fn version(&self) -> String {
         let flag = match self.kind {
             Kind::Template(_) => return "unknown".to_owned(),
@@ -165,7 +165,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // It may have ended by itself; then there is nothing to kill and wait() tells so.
+        // It may have ended by itself; then there is nothing to kill, and wait() reports it.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -176,7 +176,7 @@ pub fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
 
-/// A port nobody listens on now.
+/// A port without a listener now.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(loopback(0)).and_then(|listener| listener.local_addr()).context("a free port")?.port())
 }

@@ -1,4 +1,4 @@
-//! Equal configurations: everybody may come, nothing is dropped for want of a queue, nothing is logged or stored.
+//! Equal configurations: every client is admitted, nothing is dropped for want of a queue, nothing is logged or stored.
 
 use std::fs;
 use std::path::Path;

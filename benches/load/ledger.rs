@@ -8,7 +8,7 @@ pub struct Faults {
     pub lost: u64,
     pub duplicated: u64,
     pub disordered: u64,
-    /// Delivered with another QoS, another length, or in a stream nobody subscribed to.
+    /// Delivered with another QoS, another length, or in a stream without a subscriber.
     pub wrong: u64,
     /// Acknowledgements in another order than the messages [MQTT-4.6.0-2], or for none of them.
     pub misacknowledged: u64,
@@ -43,7 +43,7 @@ impl fmt::Display for Faults {
     }
 }
 
-/// How many passed-over sequence numbers a stream remembers, so that a late one is told from a doubled one.
+/// How many passed-over sequence numbers a stream remembers, so that a late one is not counted as a duplicate.
 const REMEMBERED: usize = 1024;
 
 /// One ordered stream of messages as one subscriber sees it: sequence numbers 0, 1, 2, ...
@@ -56,8 +56,8 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Takes in a delivery.
-    pub fn take(&mut self, sequence: u32, faults: &mut Faults) {
+    /// Records a delivery.
+    pub fn record(&mut self, sequence: u32, faults: &mut Faults) {
         if sequence == self.next {
             self.next += 1;
             self.received += 1;

@@ -126,7 +126,7 @@ fn measure<'a>(
 }
 
 fn run_once(row: &Row, settings: &Settings, spec: &Spec) -> Result<Run> {
-    let noise = NoiseReading::take()?;
+    let noise = NoiseReading::sample()?;
     let outcome = (row.run)(settings, spec).map_err(|error| format!("{error:#}"));
     Ok(Run { outcome, noise_cores: noise.cores_of_others()? })
 }

@@ -16,7 +16,7 @@ pub struct CpuReading {
 
 impl CpuReading {
     /// Reads `/proc/PID/task/*/schedstat`: exact to the nanosecond while the process sleeps, to a tick while it runs.
-    pub fn take(pid: u32) -> Result<CpuReading> {
+    pub fn sample(pid: u32) -> Result<CpuReading> {
         let mut threads_ns = HashMap::new();
         for entry in fs::read_dir(format!("/proc/{pid}/task")).context("the broker is gone")? {
             let entry = entry?;
@@ -92,13 +92,13 @@ pub struct NoiseReading {
 
 impl NoiseReading {
     /// Read before a broker is started and after it was waited for: it counts as a child of ours only then.
-    pub fn take() -> Result<NoiseReading> {
+    pub fn sample() -> Result<NoiseReading> {
         Ok(NoiseReading { at: Instant::now(), busy_s: machine_busy_s()?, ours_s: own_cpu_s()? + children_cpu_s()? })
     }
 
     /// Cores kept busy by neither the brokers nor the load generator, on average since the reading.
     pub fn cores_of_others(&self) -> Result<f64> {
-        let now = NoiseReading::take()?;
+        let now = NoiseReading::sample()?;
         let others = (now.busy_s - self.busy_s) - (now.ours_s - self.ours_s);
         Ok((others / self.at.elapsed().as_secs_f64()).max(0.0))
     }

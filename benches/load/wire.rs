@@ -271,7 +271,7 @@ fn ends_with_published_properties(properties: &[u8]) -> bool {
     content_type && user_property
 }
 
-/// The CONNACK's verdict: 0 is welcome.
+/// The return code of CONNACK; 0: accepted.
 pub fn connack_code(frame: Frame<'_>) -> Result<u8> {
     ensure!(frame.kind() == CONNACK, "expected CONNACK, the broker sent a packet of type {}", frame.kind());
     frame.body.get(1).copied().context("a CONNACK cut short")

@@ -1,5 +1,5 @@
 //! A whole core, on one shard and on two, fed with hostile bytes from several connections while time passes: nothing
-//! panics, and what waits for anybody stays within its bound.
+//! panics, and what waits for a connection stays within its bound.
 #![no_main]
 
 use std::io::IoSlice;
@@ -64,8 +64,8 @@ impl Node {
         Self { cores: (0..shards).map(core).collect(), connections: [None; CONNECTIONS], policy, batches: Vec::new(), now: 0 }
     }
 
-    fn connect(&mut self, place: usize, bytes: &[u8]) {
-        self.end(place);
+    fn connect(&mut self, connection: usize, bytes: &[u8]) {
+        self.close_connection(connection);
         let Ok(weir_mqtt::Decoded::Packet { packet: connect, .. }) =
             decode_connect(bytes, u32::MAX)
         else {
@@ -77,20 +77,20 @@ impl Node {
         let policy = Arc::clone(&self.policy);
         let admission =
             Admission { policy, connect: &connect, client_id, assigned: false, principal, authentication_data: None };
-        self.connections[place] = self.cores[shard].admit(admission, self.now).ok().map(|id| (shard, id));
+        self.connections[connection] = self.cores[shard].admit(admission, self.now).ok().map(|id| (shard, id));
     }
 
-    fn receive(&mut self, place: usize, bytes: &[u8]) {
-        let Some((shard, id)) = self.connections[place] else { return };
+    fn receive(&mut self, connection: usize, bytes: &[u8]) {
+        let Some((shard, id)) = self.connections[connection] else { return };
         let received = self.cores[shard].receive(id, bytes, self.now);
         assert!(received.consumed <= bytes.len());
         if received.action == ReadAction::Close {
-            self.end(place);
+            self.close_connection(connection);
         }
     }
 
-    fn end(&mut self, place: usize) {
-        if let Some((shard, id)) = self.connections[place].take() {
+    fn close_connection(&mut self, connection: usize) {
+        if let Some((shard, id)) = self.connections[connection].take() {
             self.cores[shard].connection_closed(id, self.now);
         }
     }
@@ -110,7 +110,7 @@ impl Node {
         }
     }
 
-    /// No index led nowhere.
+    /// No core has found an internal inconsistency.
     fn check(&self) {
         assert!(self.cores.iter().all(|core| core.gauges().internal_errors.total() == 0));
     }
@@ -155,8 +155,8 @@ impl Driver for Shard<'_> {
     }
 
     fn close(&mut self, conn: ConnId) {
-        if let Some(place) = self.node.connections.iter().position(|c| *c == Some((self.shard, conn))) {
-            self.node.end(place);
+        if let Some(connection) = self.node.connections.iter().position(|c| *c == Some((self.shard, conn))) {
+            self.node.close_connection(connection);
         }
     }
 
@@ -168,22 +168,22 @@ fuzz_target!(|data: &[u8]| {
     let mut node = Node::new(1 + u16::from(choice & 1));
     while let [what, length, bytes @ ..] = rest {
         let (bytes, after) = bytes.split_at(usize::from(*length).min(bytes.len()));
-        let place = usize::from(what & 3);
+        let connection = usize::from(what & 3);
         match what >> 2 & 7 {
-            0 | 1 => node.connect(place, bytes),
+            0 | 1 => node.connect(connection, bytes),
             2 => {
                 let version = if what & 0x80 == 0 { 4 } else { 5 };
                 let properties: &[u8] = if version == 5 { b"\x04\x15\x00\x01M" } else { &[] };
                 let mut connect = vec![0x10, 13 + properties.len() as u8, 0, 4, b'M', b'Q', b'T', b'T', version];
                 connect.extend_from_slice(&[what & 0x40 >> 5, 0, 30]);
                 connect.extend_from_slice(properties);
-                connect.extend_from_slice(&[0, 1, b'a' + place as u8]);
-                node.connect(place, &connect);
+                connect.extend_from_slice(&[0, 1, b'a' + connection as u8]);
+                node.connect(connection, &connect);
             }
-            3 => node.end(place),
+            3 => node.close_connection(connection),
             4 => node.now += u64::from(*length) * 1000,
-            5 => node.receive(place, SEEDS[usize::from(*length) % SEEDS.len()]),
-            _ => node.receive(place, bytes),
+            5 => node.receive(connection, SEEDS[usize::from(*length) % SEEDS.len()]),
+            _ => node.receive(connection, bytes),
         }
         node.cores.iter_mut().for_each(|core| core.tick(node.now));
         node.settle();

@@ -8,8 +8,8 @@ use std::io;
 use std::rc::Rc;
 
 use libfuzzer_sys::fuzz_target;
-use weir_broker::{Key, RecordBatch, append_record};
-use weirmq::store::records::{Disk, Log, LogLimits, SegmentFile};
+use weir_broker::{RecordKey, RecordBatch, append_record};
+use weirmq::store::records::{Disk, RecordLog, LogLimits, SegmentFile};
 
 type Files = Rc<RefCell<BTreeMap<u64, Vec<u8>>>>;
 
@@ -78,10 +78,10 @@ impl SegmentFile for File {
 
 const LIMITS: LogLimits = LogLimits { file_bytes: 300, history_bytes: 600, block_bytes: 16 };
 
-type Model = BTreeMap<[u8; Key::BYTES], Vec<u8>>;
+type Model = BTreeMap<[u8; RecordKey::BYTES], Vec<u8>>;
 
-fn open(disk: &Memory) -> Option<(Log<Memory>, Model)> {
-    let opened = Log::open(disk.clone(), LIMITS).ok()?;
+fn open(disk: &Memory) -> Option<(RecordLog<Memory>, Model)> {
+    let opened = RecordLog::open(disk.clone(), LIMITS).ok()?;
     let model = opened.stored.records().iter().map(|(key, value)| (key.to_bytes(), value.to_vec())).collect();
     Some((opened.log, model))
 }
@@ -97,7 +97,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((mut log, mut model)) = open(&disk) else { panic!("an empty log opens") };
     let mut before_last = (0, 0);
     for (number, change) in (1..).zip(commits.chunks(4)) {
-        let (key, value) = (Key::from_bytes([7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, change[0] % 8]), &change[1..]);
+        let (key, value) = (RecordKey::from_bytes([7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, change[0] % 8]), &change[1..]);
         let value = (!value.is_empty()).then_some(value);
         let mut records = Vec::new();
         append_record(&mut records, key, value);

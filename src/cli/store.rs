@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::Exit;
 use super::print::{Format, print};
 use crate::store::records::{self, OpenedStore};
-use weir_broker::{Key, RecordBatch, StoredSession, append_record};
+use weir_broker::{RecordBatch, RecordKey, StoredSession, append_record};
 
 /// The form of an export, in its first line.
 const EXPORT_VERSION: u32 = 1;
@@ -107,7 +107,7 @@ fn is_there(data_dir: &std::path::Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn kind(key: Key) -> &'static str {
+fn kind(key: RecordKey) -> &'static str {
     key.kind().map_or("unknown", |kind| kind.label())
 }
 
@@ -152,7 +152,7 @@ fn inspect(store: &OpenedStore, sessions: bool) -> anyhow::Result<Inspected> {
         let of_kind = records.entry(kind(*key)).or_default();
         (of_kind.count, of_kind.bytes) = (of_kind.count + 1, of_kind.bytes + value.len() as u64);
         if kind(*key) == "delivery" {
-            *owed.entry(key.owner().0).or_default() += 1;
+            *owed.entry(key.parent().0).or_default() += 1;
         }
     }
     let stored = store.stored.records().iter().filter(|(key, _)| kind(*key) == "session");
@@ -165,7 +165,7 @@ fn inspect(store: &OpenedStore, sessions: bool) -> anyhow::Result<Inspected> {
             namespace: namespace.to_owned(),
             client_id: client_id.to_owned(),
             endpoint: endpoint.to_owned(),
-            waiting_messages: owed.get(&key.owner().0).copied().unwrap_or(0),
+            waiting_messages: owed.get(&key.parent().0).copied().unwrap_or(0),
             expiry_s: (expiry_s != u32::MAX).then_some(expiry_s),
         })
     });
@@ -237,10 +237,10 @@ fn import(mut store: OpenedStore) -> anyhow::Result<usize> {
     for (number, line) in lines.enumerate() {
         let at = || format!("line {}: not a record of an export", number + 2);
         let line: Line = serde_json::from_str(&line?).with_context(at)?;
-        let key: [u8; Key::BYTES] =
+        let key: [u8; RecordKey::BYTES] =
             STANDARD.decode(&line.key).ok().and_then(|key| key.try_into().ok()).with_context(at)?;
         let value = STANDARD.decode(&line.value).with_context(at)?;
-        append_record(&mut bytes, Key::from_bytes(key), Some(&value));
+        append_record(&mut bytes, RecordKey::from_bytes(key), Some(&value));
         count += 1;
         if bytes.len() >= COMMIT_BYTES {
             commit(&mut store, std::mem::take(&mut bytes))?;

@@ -1,18 +1,24 @@
-//! A token bucket for accepted connections.
+//! The rate at which a listener accepts connections.
 
 use std::time::{Duration, Instant};
+
+use weir_broker::{Millis, TokenBucket};
+
+/// The wait at a rate of 0, which never accepts a connection: the caller asks again in an hour.
+const WAIT_AT_RATE_0: Duration = Duration::from_secs(3600);
 
 /// Admits `per_s` connections a second; the burst is one second's worth.
 #[derive(Debug, Clone)]
 pub(super) struct AcceptRate {
     per_s: u32,
-    tokens: f64,
-    updated: Instant,
+    bucket: TokenBucket,
+    /// Time 0 of the bucket.
+    started: Instant,
 }
 
 impl AcceptRate {
     pub(super) fn new(per_s: u32, now: Instant) -> Self {
-        Self { per_s, tokens: f64::from(per_s), updated: now }
+        Self { per_s, bucket: TokenBucket::new(u64::from(per_s), 0), started: now }
     }
 
     pub(super) fn per_s(&self) -> u32 {
@@ -21,18 +27,18 @@ impl AcceptRate {
 
     /// The wait until the next connection may be accepted; `None`: it may be accepted now.
     pub(super) fn wait(&mut self, now: Instant) -> Option<Duration> {
-        let rate = f64::from(self.per_s);
-        let gained = now.saturating_duration_since(self.updated).as_secs_f64() * rate;
-        self.tokens = (self.tokens + gained).min(rate.max(1.0));
-        self.updated = now;
-        // At a rate of 0 no connection is ever accepted: the caller asks again in an hour.
-        let wait = || Duration::try_from_secs_f64((1.0 - self.tokens) / rate).unwrap_or(Duration::from_secs(3600));
-        (self.tokens < 1.0).then(wait)
+        if self.per_s == 0 {
+            return Some(WAIT_AT_RATE_0);
+        }
+        let elapsed = now.saturating_duration_since(self.started).as_millis();
+        self.bucket.refill(Millis::try_from(elapsed).unwrap_or(Millis::MAX));
+        let wait_ms = self.bucket.wait_ms(1);
+        (wait_ms > 0).then(|| Duration::from_millis(wait_ms))
     }
 
     /// Spends one token, for an accepted connection.
     pub(super) fn spend(&mut self) {
-        self.tokens -= 1.0;
+        self.bucket.charge(1);
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::plane::{ClientRow, DataPlane, PlaneError};
 use super::shard::Control;
-use weir_broker::{Backlog, ConnectionDetail, EndpointId, RetainedPlace, RetainedTopic};
+use weir_broker::{Backlog, ConnectionDetail, EndpointId, RetainedPosition, RetainedTopic};
 
 /// A filter of connected clients; all its conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -54,7 +54,7 @@ pub struct RetainedFilter {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RetainedCursor {
     pub shard: u16,
-    pub place: RetainedPlace,
+    pub place: RetainedPosition,
 }
 
 impl DataPlane {
@@ -107,7 +107,7 @@ impl DataPlane {
             found.extend(more);
             cursor = match next {
                 Some(place) => RetainedCursor { shard, place },
-                None => RetainedCursor { shard: shard + 1, place: RetainedPlace::default() },
+                None => RetainedCursor { shard: shard + 1, place: RetainedPosition::default() },
             };
             if found.len() >= limit {
                 return Ok((found, Some(cursor)));

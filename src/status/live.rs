@@ -22,7 +22,7 @@ use crate::state::{ClusterView, NodeFacts, NodeRecord};
 use crate::state::{ControlState, EndpointState, PassDurations, SharedState};
 use crate::store::records::StoreStats;
 use crate::telemetry::TelemetryStats;
-use weir_broker::{Dropped, EndpointGauges, EndpointId, RetainedPlace};
+use weir_broker::{Dropped, EndpointGauges, EndpointId, RetainedPosition};
 use weir_declare::config::{self, BuiltInDefaults, Declared, Diagnostic, NodeContext, canonical, fields_of};
 use weir_declare::reconcile::Timestamp;
 
@@ -401,7 +401,7 @@ pub(super) fn endpoint_name(names: &BTreeMap<EndpointId, &Arc<str>>, id: Endpoin
 fn session_gauges(held: &EndpointGauges) -> EndpointSessionGauges {
     EndpointSessionGauges {
         sessions: held.sessions as u64,
-        sessions_away: held.away as u64,
+        sessions_away: held.offline as u64,
         subscriptions: held.subscriptions as u64,
         inflight_messages: held.inflight as u64,
         queued_messages: held.queued as u64,
@@ -425,7 +425,7 @@ fn backlog(endpoint: String, found: weir_broker::Backlog) -> Backlog {
 
 async fn topics(plane: &DataPlane, query: TopicQuery) -> Option<TopicPage> {
     let TopicCursor(shard, space, node) = query.after;
-    let from = RetainedCursor { shard, place: RetainedPlace::at(space, node) };
+    let from = RetainedCursor { shard, place: RetainedPosition::at(space, node) };
     let filter = RetainedFilter { namespace: query.namespace, filter: query.filter };
     let (found, next) = plane.retained(filter, from, query.limit).await.ok()?;
     let topics = found.into_iter().map(|each| RetainedTopic {

@@ -28,5 +28,5 @@ pub enum StoreError {
     )]
     TooSmall { path: PathBuf, bytes: u64, needed: u64 },
     #[error("{}: {source}", path.display())]
-    Log { path: PathBuf, source: records::LogError },
+    Log { path: PathBuf, source: records::RecordLogError },
 }

@@ -53,7 +53,7 @@ impl Scene {
 
     /// Everything that a client was sent.
     fn all(&mut self, link: LinkId) -> Vec<Packet> {
-        let (mut bytes, mut packets) = (self.node.take(link), Vec::new());
+        let (mut bytes, mut packets) = (self.node.take_output(link), Vec::new());
         while let Some((packet, size)) = decode_server_packet(self.version, &bytes).unwrap() {
             bytes.drain(..size);
             packets.push(packet);
@@ -63,7 +63,7 @@ impl Scene {
     }
 
     /// What the client was sent, by name.
-    fn told(&mut self) -> Vec<String> {
+    fn received(&mut self) -> Vec<String> {
         let name = |packet: &Packet| match packet {
             Packet::Publish(message) => String::from_utf8_lossy(&message.payload).into_owned(),
             Packet::Disconnect { code, .. } => format!("DISCONNECT {code:#x}"),
@@ -83,32 +83,32 @@ impl Scene {
         }
     }
 
-    fn begin_drain(&mut self, patience_ms: u64) -> bool {
+    fn begin_drain(&mut self, deadline_ms: u64) -> bool {
         let now = self.node.now;
         let mut asked = false;
         for core in &mut self.node.cores {
             for id in core.connections(EndpointId(1)) {
-                asked |= core.begin_drain(id, 0x98, None, now + patience_ms, now);
+                asked |= core.begin_drain(id, 0x98, None, now + deadline_ms, now);
             }
         }
         self.node.settle();
         asked
     }
 
-    /// That the client was told to leave after `before`, and its connection closed.
+    /// The client got DISCONNECT after `before`, and its connection closed.
     #[track_caller]
-    fn has_left(&mut self, before: &[&str]) {
+    fn assert_disconnected(&mut self, before: &[&str]) {
         let mut expected: Vec<String> = before.iter().map(|name| (*name).to_owned()).collect();
         if self.version.is_v5() {
             expected.push("DISCONNECT 0x98".to_owned());
         }
-        assert_eq!(self.told(), expected, "{:?}", self.version);
+        assert_eq!(self.received(), expected, "{:?}", self.version);
         assert!(self.node.is_closed(self.client));
     }
 
     #[track_caller]
-    fn is_here(&mut self, told: &[&str]) {
-        assert_eq!(self.told(), told, "{:?}", self.version);
+    fn assert_connected(&mut self, received: &[&str]) {
+        assert_eq!(self.received(), received, "{:?}", self.version);
         assert!(!self.node.is_closed(self.client));
     }
 }
@@ -126,7 +126,7 @@ fn a_client_with_nothing_in_flight_is_disconnected_at_once() {
     for mut scene in scenes() {
         scene.publish("0", 0);
         assert!(scene.begin_drain(PATIENCE_MS));
-        scene.has_left(&["0"]);
+        scene.assert_disconnected(&["0"]);
     }
 }
 
@@ -135,21 +135,21 @@ fn a_drain_waits_for_messages_in_flight_and_sends_nothing_new() {
     for mut scene in scenes() {
         scene.publish("1", 1);
         scene.publish("2", 2);
-        scene.is_here(&["1", "2"]);
+        scene.assert_connected(&["1", "2"]);
         assert!(scene.begin_drain(PATIENCE_MS));
         scene.publish("later", 1);
-        scene.is_here(&[]);
+        scene.assert_connected(&[]);
         scene.send(scene.client, &ack(PUBACK, 1));
         scene.send(scene.client, &ack(PUBREC, 2));
         scene.send(scene.client, &Packet::PingReq);
-        scene.is_here(&["PubRel", "PingResp"]);
+        scene.assert_connected(&["PubRel", "PingResp"]);
         scene.send(scene.client, &ack(PUBCOMP, 2));
-        scene.has_left(&[]);
+        scene.assert_disconnected(&[]);
         scene.client = scene.node.open(policy(1, EndpointLimits::default()));
         scene.enter(false);
         // CONNACK was taken together with it.
         scene.send(scene.client, &Packet::PingReq);
-        scene.is_here(&["PingResp"]);
+        scene.assert_connected(&["PingResp"]);
     }
 }
 
@@ -159,16 +159,16 @@ fn messages_queued_during_a_drain_come_with_the_next_connection() {
         scene.publish("first", 1);
         assert!(scene.begin_drain(PATIENCE_MS));
         scene.publish("second", 1);
-        scene.is_here(&["first"]);
+        scene.assert_connected(&["first"]);
         scene.send(scene.client, &ack(PUBACK, 1));
-        scene.has_left(&[]);
+        scene.assert_disconnected(&[]);
         scene.client = scene.node.open(policy(1, EndpointLimits::default()));
         let Packet::Connect(mut packet) = connect(scene.version, "client", Properties::new()) else {
             panic!("CONNECT")
         };
         packet.clean = false;
         scene.send(scene.client, &Packet::Connect(packet));
-        scene.is_here(&["ConnAck", "second"]);
+        scene.assert_connected(&["ConnAck", "second"]);
     }
 }
 
@@ -177,9 +177,9 @@ fn a_drain_waits_for_the_release_of_a_received_qos2_message() {
     for mut scene in scenes() {
         scene.send(scene.client, &publish("elsewhere", b"x", 2, Some(7)));
         assert!(scene.begin_drain(PATIENCE_MS));
-        scene.is_here(&["PubRec"]);
+        scene.assert_connected(&["PubRec"]);
         scene.send(scene.client, &ack(PUBREL, 7));
-        scene.has_left(&["PubComp"]);
+        scene.assert_disconnected(&["PubComp"]);
     }
 }
 
@@ -190,14 +190,14 @@ fn a_drain_ends_at_its_deadline() {
         assert!(scene.begin_drain(PATIENCE_MS));
         assert!(!scene.begin_drain(2 * PATIENCE_MS), "it was asked before");
         scene.node.advance(PATIENCE_MS - 1);
-        scene.is_here(&["1"]);
+        scene.assert_connected(&["1"]);
         scene.node.advance(1);
-        scene.has_left(&[]);
+        scene.assert_disconnected(&[]);
     }
     for mut scene in scenes() {
         scene.publish("1", 1);
         assert!(scene.begin_drain(PATIENCE_MS));
         assert!(!scene.begin_drain(0), "it was asked before, and is not waited for any longer");
-        scene.has_left(&["1"]);
+        scene.assert_disconnected(&["1"]);
     }
 }

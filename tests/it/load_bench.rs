@@ -33,7 +33,7 @@ fn a_stream_tells_loss_from_lateness_from_repetition() {
     ];
     for (received, sent, [lost, duplicated, disordered]) in cases {
         let (mut stream, mut faults) = (Stream::default(), Faults::default());
-        received.iter().for_each(|&sequence| stream.take(sequence, &mut faults));
+        received.iter().for_each(|&sequence| stream.record(sequence, &mut faults));
         assert_eq!(stream.lost(*sent), *lost, "lost of {received:?}");
         assert_eq!((faults.duplicated, faults.disordered), (*duplicated, *disordered), "{received:?}");
     }

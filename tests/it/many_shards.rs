@@ -52,7 +52,7 @@ impl Scene {
 
     /// The messages that a client was sent: topic and QoS.
     fn messages(&mut self, link: LinkId) -> Vec<(String, u8)> {
-        let (mut bytes, mut messages) = (self.node.take(link), Vec::new());
+        let (mut bytes, mut messages) = (self.node.take_output(link), Vec::new());
         while let Some((packet, size)) = decode_server_packet(Version::V3_1_1, &bytes).unwrap() {
             bytes.drain(..size);
             if let Packet::Publish(message) = packet {

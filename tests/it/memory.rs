@@ -80,7 +80,7 @@ impl Transport for MemoryTransport {
     }
 
     fn poll(&mut self, link: usize, _: Patience) -> TransportEvent {
-        let bytes = self.node.take(link);
+        let bytes = self.node.take_output(link);
         match (bytes.is_empty(), self.node.is_closed(link)) {
             (false, _) => TransportEvent::Bytes(bytes),
             (true, true) => TransportEvent::Closed,

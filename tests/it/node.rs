@@ -55,7 +55,7 @@ pub struct Node {
     pub now: u64,
     links: Vec<Link>,
     /// Batches on their way, by sender and receiver.
-    on_the_way: Vec<Vec<VecDeque<Batch>>>,
+    in_transit: Vec<Vec<VecDeque<Batch>>>,
     assigned: u32,
     records: Vec<(ShardId, RecordBatch)>,
     /// Turns end only by [`Node::end_turn`], of one shard at a time; until then only batches and flushes are carried out.
@@ -70,13 +70,13 @@ impl Node {
         let cores: Vec<Core> =
             (0..shards).map(|shard| Core::new(CoreConfig { shard: ShardId(shard), shards, hash_seed: 0 })).collect();
         let count = cores.len();
-        let on_the_way = (0..count).map(|_| (0..count).map(|_| VecDeque::new()).collect()).collect();
+        let in_transit = (0..count).map(|_| (0..count).map(|_| VecDeque::new()).collect()).collect();
         // Time does not start at zero: an early instant must have room below it.
         Node {
             cores,
             now: 1_000_000,
             links: Vec::new(),
-            on_the_way,
+            in_transit,
             assigned: 0,
             records: Vec::new(),
             ends_turns_apart: false,
@@ -109,7 +109,7 @@ impl Node {
     }
 
     /// Takes what was sent to a client.
-    pub fn take(&mut self, link: LinkId) -> Vec<u8> {
+    pub fn take_output(&mut self, link: LinkId) -> Vec<u8> {
         std::mem::take(&mut self.links[link].to_client)
     }
 
@@ -150,7 +150,7 @@ impl Node {
     pub fn settle(&mut self) {
         loop {
             self.collect();
-            let Some((from, to)) = self.pairs().find(|&(from, to)| !self.on_the_way[from][to].is_empty()) else {
+            let Some((from, to)) = self.pairs().find(|&(from, to)| !self.in_transit[from][to].is_empty()) else {
                 return;
             };
             self.deliver(from, to);
@@ -161,7 +161,7 @@ impl Node {
     pub fn settle_in_rounds(&mut self) {
         loop {
             self.collect();
-            let waiting: Vec<_> = self.pairs().filter(|&(from, to)| !self.on_the_way[from][to].is_empty()).collect();
+            let waiting: Vec<_> = self.pairs().filter(|&(from, to)| !self.in_transit[from][to].is_empty()).collect();
             if waiting.is_empty() {
                 return;
             }
@@ -180,7 +180,7 @@ impl Node {
 
     /// Delivers one of the batches on their way, if there is any; what comes of it is not collected yet.
     pub fn deliver_one(&mut self, choose: impl FnOnce(usize) -> usize) -> bool {
-        let waiting: Vec<_> = self.pairs().filter(|&(from, to)| !self.on_the_way[from][to].is_empty()).collect();
+        let waiting: Vec<_> = self.pairs().filter(|&(from, to)| !self.in_transit[from][to].is_empty()).collect();
         if waiting.is_empty() {
             return false;
         }
@@ -195,7 +195,7 @@ impl Node {
     }
 
     fn deliver(&mut self, from: usize, to: usize) {
-        if let Some(batch) = self.on_the_way[from][to].pop_front() {
+        if let Some(batch) = self.in_transit[from][to].pop_front() {
             self.cores[to].deliver_batch(ShardId(from as u16), batch, self.now);
         }
     }
@@ -358,7 +358,7 @@ impl Driver for Shard<'_> {
     }
 
     fn send(&mut self, to: ShardId, batch: Batch) {
-        self.node.on_the_way[self.shard][usize::from(to.0)].push_back(batch);
+        self.node.in_transit[self.shard][usize::from(to.0)].push_back(batch);
     }
 
     fn flush(&mut self, conn: ConnId) {

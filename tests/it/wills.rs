@@ -1,11 +1,11 @@
-//! Wills are judged when they are due, by what is declared then: the core in memory, under made-up time.
+//! Wills are authorized when they are due, by what is declared then: the core in memory, under made-up time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weir_broker::{
-    Authorize, Dropped, EndpointId, EndpointLimits, EndpointPolicy, Key, Principal, Recording, RefusedWill,
-    StillAdmits, StoreAck, Stored, Subject, WillRefusal,
+    Authorize, Dropped, EndpointId, EndpointLimits, EndpointPolicy, Principal, RecordKey, Recording, RefusedWill,
+    StillAdmits, StoreAck, StoredRecords, Subject, WillRefusal,
 };
 use weir_mqtt::QoS;
 
@@ -75,7 +75,7 @@ fn deleted() -> Arc<EndpointPolicy> {
     later(2, None, Some(Bans { client_id: "", username: "user" }))
 }
 
-/// What takes the right to the will, and what is told of it.
+/// What takes the right to the will, and what is reported of it.
 type Change = (fn() -> Arc<EndpointPolicy>, WillRefusal);
 const CHANGES: [Change; 3] =
     [(denied, WillRefusal::NotPermitted), (banned, WillRefusal::NotAdmitted), (deleted, WillRefusal::NotAdmitted)];
@@ -117,7 +117,7 @@ impl Scene {
         messages(&mut self.node, self.watcher)
     }
 
-    /// That nothing was sent, and that it was told why.
+    /// Nothing was sent, and the reason was reported.
     #[track_caller]
     fn is_refused(&mut self, why: WillRefusal) {
         assert_eq!(self.seen(), [""; 0]);
@@ -164,7 +164,7 @@ fn send(node: &mut Node, link: LinkId, packet: &Packet) {
 }
 
 fn received(node: &mut Node, link: LinkId) -> Vec<Packet> {
-    let (mut bytes, mut packets) = (node.take(link), Vec::new());
+    let (mut bytes, mut packets) = (node.take_output(link), Vec::new());
     while let Some((packet, size)) = decode_server_packet(Version::V5, &bytes).unwrap() {
         bytes.drain(..size);
         packets.push(packet);
@@ -277,7 +277,7 @@ fn a_client_that_is_thrown_out_leaves_no_will() {
 /// What outlives the process.
 #[derive(Default)]
 struct Disk {
-    records: BTreeMap<Key, Box<[u8]>>,
+    records: BTreeMap<RecordKey, Box<[u8]>>,
     /// The wall clock, ms since 1970, at a node's time 0.
     epoch_unix_ms: u64,
 }
@@ -290,7 +290,7 @@ impl Disk {
             None => 1_800_000_000_000,
             Some(before) => self.epoch_unix_ms + before.now + down_ms - node.now,
         };
-        let stored = Stored::new(self.records.iter().map(|(key, value)| (*key, value.clone())).collect());
+        let stored = StoredRecords::new(self.records.iter().map(|(key, value)| (*key, value.clone())).collect());
         let recording = Recording { next_id: stored.next_id(), epoch_unix_ms: self.epoch_unix_ms };
         let now = node.now;
         for core in &mut node.cores {
@@ -347,9 +347,9 @@ fn a_restored_will_waits_for_its_endpoint_and_is_judged_by_what_is_declared_then
                     let declared = change();
                     know(&mut node, &declared);
                     node.advance(u64::from(DELAY_S) * 1000);
-                    let told: Vec<WillRefusal> = refused(&mut node).into_iter().map(|will| will.why).collect();
+                    let reported: Vec<WillRefusal> = refused(&mut node).into_iter().map(|will| will.why).collect();
                     let sent = messages(&mut node, watcher);
-                    assert_eq!((sent.len(), told), (usize::from(why.is_none()), why.into_iter().collect()));
+                    assert_eq!((sent.len(), reported), (usize::from(why.is_none()), why.into_iter().collect()));
                     // It is done with, also for the next process.
                     disk.commit(&mut node);
                     let mut node = disk.begin(shards, Some(&node), 1);

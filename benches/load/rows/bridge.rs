@@ -1,5 +1,5 @@
 //! Forwarding over a bridge: publishers at the measured broker, their subscribers at another one that it is linked to. The
-//! other one is a Weir, whoever is measured.
+//! other one is a Weir, whichever broker is measured.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -113,7 +113,7 @@ fn plan(spec: &Spec, count: u16) -> Result<Outcome> {
     timed(Command::new(&spec.program).arg("plan").arg(&after.path).arg("--against").arg(&before.path))
 }
 
-/// `count` ports that nobody listens on.
+/// `count` ports without a listener.
 pub(super) fn free_ports(count: usize) -> Result<Vec<u16>> {
     let mut held = Vec::new();
     for port in PORTS {
@@ -157,7 +157,7 @@ fn endpoints(spec: &Spec, count: usize) -> Result<Outcome> {
     let began = Instant::now();
     let broker = start(spec, &documents.path, ports[0])?;
     let startup_ms = wait_until_accepting(&ports, began)?;
-    let startup_cpu_ms = crate::process::CpuReading::take(broker.pid())?.total_s() * 1e3;
+    let startup_cpu_ms = crate::process::CpuReading::sample(broker.pid())?.total_s() * 1e3;
     // Start-up's own work and the directory's first quiet period end.
     std::thread::sleep(Duration::from_secs(5));
     let rss = rss_bytes(broker.pid())?;

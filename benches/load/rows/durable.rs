@@ -1,4 +1,4 @@
-//! Durable sessions: messages into the queues of clients that are away, out again, and the time of a restart.
+//! Durable sessions: messages into the queues of offline clients, out again, and the time of a restart.
 //!
 //! Weir runs with `durability: disk` (and, for comparison, `memory`), mosquitto with `persistence true`: it saves every half
 //! hour and when it ends, and loses what lies between.
@@ -21,7 +21,7 @@ use crate::wire::{self, Frame, PublishTemplate, Version};
 /// Unacknowledged publishes of one client.
 const UNACKED: u32 = 256;
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Clients that come at once to leave a session behind.
+/// Clients that connect at once to leave a session behind.
 const VISITORS: usize = 500;
 
 pub fn applies(spec: &Spec) -> bool {
@@ -59,7 +59,7 @@ fn start(spec: &Spec, kept: Kept, port: u16, dir: TempDir) -> Result<Running> {
     spec.spawn(&mut command, port, dir)
 }
 
-/// `publishers` clients publish QoS 1 of 64 B to as many sessions that are away; then those come and take it.
+/// `publishers` clients publish QoS 1 of 64 B to as many offline sessions; then their clients connect and receive it.
 pub fn queues(settings: &Settings, spec: &Spec, publishers: usize) -> Result<Outcome> {
     let (mut values, mut faults) = (Vec::new(), Faults::default());
     let both =
@@ -95,7 +95,7 @@ pub fn queues(settings: &Settings, spec: &Spec, publishers: usize) -> Result<Out
     Ok(Outcome { values, faults, ..Outcome::default() })
 }
 
-/// Sessions `d/0`, `d/1` ... that are subscribed and away.
+/// Sessions `d/0`, `d/1` ... that are subscribed and offline.
 fn leave_sessions(settings: &Settings, broker: &Running, sessions: usize) -> Result<()> {
     let target = settings.target(broker, Listener::Plain);
     for first in (0..sessions).step_by(VISITORS) {

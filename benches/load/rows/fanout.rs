@@ -79,7 +79,7 @@ impl Handler for Fanout {
         ensure!(frame.kind() == wire::PUBLISH, "a subscriber got a packet of type {}", frame.kind());
         let delivery = wire::delivery(Version::V3_1_1, frame)?;
         self.faults.wrong += u64::from(delivery.qos != 0 || delivery.payload_bytes != 64);
-        self.streams[conn].take(delivery.sequence, &mut self.faults);
+        self.streams[conn].record(delivery.sequence, &mut self.faults);
         Ok(())
     }
 

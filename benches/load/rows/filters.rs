@@ -145,7 +145,7 @@ impl Handler for Traffic {
             self.faults.wrong += 1;
             return Ok(());
         }
-        self.streams[stream].take(delivery.sequence, &mut self.faults);
+        self.streams[stream].record(delivery.sequence, &mut self.faults);
         self.received[stream / SUBSCRIBERS] += 1;
         Ok(())
     }

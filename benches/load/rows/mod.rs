@@ -126,13 +126,13 @@ impl Meter {
     pub fn start(broker: &Running) -> Result<Meter> {
         std::thread::sleep(REST);
         let pid = broker.pid();
-        Ok(Meter { pid, cpu: CpuReading::take(pid)?, at: std::time::Instant::now() })
+        Ok(Meter { pid, cpu: CpuReading::sample(pid)?, at: std::time::Instant::now() })
     }
 
     pub fn stop(self) -> Result<Cost> {
         let wall_s = self.at.elapsed().as_secs_f64();
         std::thread::sleep(REST);
-        Ok(Cost { cpu_s: CpuReading::take(self.pid)?.since(&self.cpu), wall_s })
+        Ok(Cost { cpu_s: CpuReading::sample(self.pid)?.since(&self.cpu), wall_s })
     }
 }
 

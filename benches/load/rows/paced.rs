@@ -171,7 +171,7 @@ impl Handler for Receiver<'_> {
                 let delivery = wire::delivery(Version::V3_1_1, frame)?;
                 self.faults.wrong += u64::from(delivery.qos != self.load.qos || delivery.stream as usize != conn);
                 self.latencies_ns.push(now_ns.saturating_sub(delivery.sent_ns));
-                self.streams[conn].take(delivery.sequence, self.faults);
+                self.streams[conn].record(delivery.sequence, self.faults);
                 if delivery.qos == 1 {
                     clients.push(conn, &wire::ack(wire::PUBACK, delivery.packet_id));
                 }

@@ -159,7 +159,7 @@ impl Traffic {
                     && delivery.payload_bytes == self.load.payload_bytes.max(wire::STAMP_BYTES)
                     && delivery.stream as usize == pair;
                 self.faults.wrong += u64::from(!right);
-                self.pairs[pair].stream.take(delivery.sequence, &mut self.faults);
+                self.pairs[pair].stream.record(delivery.sequence, &mut self.faults);
                 match delivery.qos {
                     1 => clients.push(pair, &wire::ack(wire::PUBACK, delivery.packet_id)),
                     2 => clients.push(pair, &wire::ack(wire::PUBREC, delivery.packet_id)),

@@ -102,7 +102,7 @@ impl Handler for Receiving {
         let delivery = wire::delivery(Version::V3_1_1, frame)?;
         let right = delivery.qos == 1 && delivery.payload_bytes == PAYLOAD_BYTES && delivery.stream as usize == conn;
         self.faults.wrong += u64::from(!right);
-        self.streams[conn].take(delivery.sequence, &mut self.faults);
+        self.streams[conn].record(delivery.sequence, &mut self.faults);
         clients.push(conn, &wire::ack(wire::PUBACK, delivery.packet_id));
         Ok(())
     }

@@ -5,10 +5,24 @@ use weir_mqtt::PacketId;
 /// Milliseconds on the driver's monotonic clock. The core never reads a clock.
 pub type Millis = u64;
 
-/// An index into a vector or a slab.
-pub(crate) trait Index: Copy {
-    fn from_place(place: u32) -> Self;
-    fn place(self) -> usize;
+/// An index into a vector or a [`Slab`](crate::Slab).
+pub trait SlabIndex: Copy {
+    /// The index of the number `index`.
+    fn from_index(index: u32) -> Self;
+    /// Its number.
+    fn index(self) -> usize;
+}
+
+impl SlabIndex for u32 {
+    #[inline]
+    fn from_index(index: u32) -> Self {
+        index
+    }
+
+    #[inline]
+    fn index(self) -> usize {
+        self as usize
+    }
 }
 
 macro_rules! indexes {
@@ -18,14 +32,14 @@ macro_rules! indexes {
             #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
             $visibility struct $name(pub u32);
 
-            impl Index for $name {
+            impl SlabIndex for $name {
                 #[inline]
-                fn from_place(place: u32) -> Self {
-                    Self(place)
+                fn from_index(index: u32) -> Self {
+                    Self(index)
                 }
 
                 #[inline]
-                fn place(self) -> usize {
+                fn index(self) -> usize {
                     self.0 as usize
                 }
             }
@@ -34,7 +48,7 @@ macro_rules! indexes {
 }
 
 indexes! {
-    /// A place for a connection in a core; used again when the connection has ended.
+    /// A connection's slot in a core; used again when the connection has ended.
     pub struct ConnectionSlot;
     /// A session in its core; used again when the session has ended.
     pub(crate) struct SessionId;
@@ -77,34 +91,9 @@ pub struct ShardId(pub u16);
 
 impl ShardId {
     #[inline]
-    pub(crate) fn place(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         usize::from(self.0)
     }
-}
-
-/// The shard whose core owns the session of (namespace, client id).
-pub fn home_shard(namespace: &str, client_id: &str, shards: u16) -> ShardId {
-    owner_of(&[namespace, client_id], shards)
-}
-
-/// The shard that owns what `names` identify. Every shard finds the same one.
-pub(crate) fn owner_of(names: &[&str], shards: u16) -> ShardId {
-    let hash = stable_hash(names);
-    // The low bits of FNV depend on the low bits of the input alone.
-    let mixed = hash ^ (hash >> 32);
-    ShardId((mixed % u64::from(shards.max(1))) as u16)
-}
-
-/// FNV-1a, which has no seed: the same in every shard and process.
-pub(crate) fn stable_hash(names: &[&str]) -> u64 {
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for name in names {
-        // 0xff is no byte of UTF-8: it separates one name from the next.
-        for byte in name.bytes().chain(std::iter::once(0xff)) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
-    hash
 }
 
 /// A number that one thing of a node's durable state has, and nothing else ever had. 0: not durable.
@@ -139,16 +128,4 @@ impl Origin {
         connection: ConnId { slot: ConnectionSlot(u32::MAX), generation: u32::MAX },
         session: SessionId(u32::MAX),
     };
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn home_shard_is_the_same_in_every_process_and_spreads_clients() {
-        let homes: Vec<u16> = (0..1000).map(|n| home_shard("", &format!("client-{n}"), 4).0).collect();
-        assert!((0..4).all(|shard| homes.iter().filter(|home| **home == shard).count() > 200));
-        assert_eq!(home_shard("tenant", "a", 255), home_shard("tenant", "a", 255));
-    }
 }

@@ -12,8 +12,8 @@
 //! - `durability`: records of what outlives the process, their commit and their restore;
 //! - `observe`: counters, and what the status shows;
 //! - `values`: plain values that the parts pass to each other;
-//! - `ids`, [`limits`], `policy`, `slab`, `shard_set`, `hash`: identifiers, the node's bounds, an endpoint's
-//!   bounds, storage.
+//! - `ids`, `placement`, [`limits`], `policy`: identifiers, which shard owns what, the node's bounds, an endpoint's;
+//! - `slab`, `shard_set`, `hash`, `token_bucket`: storage, and rates.
 
 mod clients;
 mod core;
@@ -25,17 +25,18 @@ mod ids;
 pub mod limits;
 mod links;
 mod observe;
+mod placement;
 mod policy;
 mod routing;
 mod shard_set;
 mod slab;
 #[cfg(test)]
 mod tests;
+mod token_bucket;
 mod values;
 
-pub use self::core::client::Client;
-pub use self::core::inspect::RETAINED_LOOK_MAX;
-pub use self::core::*;
+pub use self::core::client_view::Client;
+pub use self::core::{Admission, Core, CoreConfig, ReadAction, ReceiveResult};
 pub use clients::offline_sessions::OfflineSessions;
 pub use clients::rate_limit::TotalRates;
 pub use clients::reauthentication::Reauthentication;
@@ -43,10 +44,19 @@ pub use clients::wills::{RefusedWill, WillRefusal};
 pub use delivery::out_buffer::OutBuf;
 pub use driver::{Driver, Output, Scope, drive};
 pub use durability::journal::Recording;
-pub use durability::stored::{BadRecord, Restored, Stored, StoredSession};
-pub use ids::{ConnId, ConnectionSlot, EndpointId, Millis, RecordId, ShardId, home_shard};
+pub use durability::stored::{BadRecord, RestoredCounts, StoredRecords, StoredSession};
+pub use ids::{ConnId, ConnectionSlot, EndpointId, Millis, RecordId, ShardId, SlabIndex};
 pub use links::link::Batch;
-pub use observe::counters::*;
+pub use observe::counters::{
+    Backlog, ConnectionDetail, CoreGauges, Dropped, EndpointCounters, EndpointGauges, RetainedPosition, RetainedTopic,
+    Waiting,
+};
 pub use observe::{InternalErrors, Site};
-pub use policy::*;
-pub use values::record::{Key, Kind, RecordBatch, RecordSink, Records, StoreAck, append_record};
+pub use placement::home_shard;
+pub use policy::{
+    Authorize, Durability, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions, PublishOverflow, QueueOverflow,
+    StillAdmits, Subject,
+};
+pub use slab::Slab;
+pub use token_bucket::TokenBucket;
+pub use values::record::{RecordBatch, RecordIter, RecordKey, RecordKind, RecordSink, StoreAck, append_record};

@@ -7,55 +7,55 @@ pub const SHARDS_MAX: u16 = 255;
 
 /// Bytes waiting for one connection above which its publishers pause, and QoS 0 for it is dropped once it counts as slow
 /// (`weir_endpoint_messages_dropped_total{reason="slow"}`).
-pub const PENDING_WRITE_HIGH_BYTES: usize = 1 << 20;
+pub(crate) const PENDING_WRITE_HIGH_BYTES: usize = 1 << 20;
 /// Bytes waiting below which paused publishers go on.
-pub const PENDING_WRITE_LOW_BYTES: usize = 256 << 10;
+pub(crate) const PENDING_WRITE_LOW_BYTES: usize = 256 << 10;
 /// Bytes waiting for one connection above which it is closed: acknowledgements cannot be dropped.
 pub const PENDING_WRITE_MAX_BYTES: usize = 8 << 20;
 /// Bytes that the out buffers of all connections hold together, over all shards, above which each may hold less; payloads
 /// that receivers share are not among them.
-pub const BUFFERED_MAX_BYTES: usize = 256 << 20;
+pub(crate) const BUFFERED_MAX_BYTES: usize = 256 << 20;
 /// In place of [`PENDING_WRITE_HIGH_BYTES`] then.
-pub const CONGESTED_WRITE_HIGH_BYTES: usize = 16 << 10;
+pub(crate) const CONGESTED_WRITE_HIGH_BYTES: usize = 16 << 10;
 /// In place of [`PENDING_WRITE_MAX_BYTES`] then.
-pub const CONGESTED_WRITE_MAX_BYTES: usize = 64 << 10;
+pub(crate) const CONGESTED_WRITE_MAX_BYTES: usize = 64 << 10;
 /// Limit of a session's queue instead of the declared one, while all queues together are at the node's limit. A queue
 /// that is larger already keeps its messages, and does not grow.
-pub const CONGESTED_QUEUED_MESSAGES: u32 = 100;
-pub const CONGESTED_QUEUED_BYTES: u64 = 64 << 10;
+pub(crate) const CONGESTED_QUEUED_MESSAGES: u32 = 100;
+pub(crate) const CONGESTED_QUEUED_BYTES: u64 = 64 << 10;
 /// The longest a publisher is paused for one slow subscriber.
-pub const PAUSE_MAX_MS: Millis = 200;
+pub(crate) const PAUSE_MAX_MS: Millis = 200;
 /// How long a subscriber that outlasted a pause counts as slow: no publisher is paused for it.
-pub const SLOW_FOR_MS: Millis = 10_000;
+pub(crate) const SLOW_FOR_MS: Millis = 10_000;
 
 /// How long a restored will waits after a restart for its endpoint's policy. After that it is authorized as one of an
 /// endpoint that was removed.
-pub const RESTORED_WILL_WAIT_MS: Millis = 60_000;
+pub(crate) const RESTORED_WILL_WAIT_MS: Millis = 60_000;
 /// Refused wills that are reported one by one between two calls of [`crate::Core::take_refused_wills`]; the others are
 /// counted.
-pub const REFUSED_WILLS_REPORTED_MAX: usize = 32;
+pub(crate) const REFUSED_WILLS_REPORTED_MAX: usize = 32;
 
 /// Filters in one SUBSCRIBE or UNSUBSCRIBE; 5.0 gets DISCONNECT 0x97, 3.x the close.
-pub const FILTERS_PER_PACKET_MAX: usize = 4096;
+pub(crate) const FILTERS_PER_PACKET_MAX: usize = 4096;
 /// Bytes of a client identifier; 0x85.
-pub const CLIENT_ID_MAX_BYTES: usize = 4096;
+pub(crate) const CLIENT_ID_MAX_BYTES: usize = 4096;
 /// QoS 2 publishes of one session between PUBLISH and PUBREL, of a 3.x client (5.0 has its Receive Maximum); the close.
-pub const INCOMING_QOS2_MAX: usize = 65_535;
+pub(crate) const INCOMING_QOS2_MAX: usize = 65_535;
 /// Members of one shared subscription; SUBACK 0x97.
-pub const GROUP_MEMBERS_MAX: usize = 65_536;
+pub(crate) const GROUP_MEMBERS_MAX: usize = 65_536;
 /// Deliveries of one read, or of what other shards send in one turn, whose receivers are written to ahead of the bulk queue.
-pub const PRIORITY_DELIVERIES: usize = 64;
+pub(crate) const PRIORITY_DELIVERIES: usize = 64;
 /// Unacknowledged bytes on the way to one other shard above which publishers pause.
-pub const LINK_HIGH_BYTES: u64 = 8 << 20;
+pub(crate) const LINK_HIGH_BYTES: u64 = 8 << 20;
 /// Bytes of records that are not on disk yet, of one shard, above which publishers that make more pause.
-pub const RECORDS_HIGH_BYTES: u64 = 32 << 20;
+pub(crate) const RECORDS_HIGH_BYTES: u64 = 32 << 20;
 /// Bytes of publishes that wait for a full disk, of one connection and of all on a shard, above which a connection that
 /// sends more pauses.
-pub const HELD_PUBLISH_BYTES: usize = 64 << 10;
-pub const HELD_PUBLISHES_BYTES: usize = 16 << 20;
+pub(crate) const HELD_PUBLISH_BYTES: usize = 64 << 10;
+pub(crate) const HELD_PUBLISHES_BYTES: usize = 16 << 20;
 /// Bytes received from a link after which they are acknowledged, at the latest.
-pub const LINK_ACKNOWLEDGE_BYTES: u64 = 256 << 10;
+pub(crate) const LINK_ACKNOWLEDGE_BYTES: u64 = 256 << 10;
 /// Bytes of output buffers that a shard keeps for reuse; beyond it they go back to the allocator.
-pub const POOLED_BYTES_MAX: usize = 8 << 20;
+pub(crate) const POOLED_BYTES_MAX: usize = 8 << 20;
 /// Payloads from this size on are shared between a message's receivers instead of copied to each.
-pub const SHARED_PAYLOAD_MIN_BYTES: usize = 8 << 10;
+pub(crate) const SHARED_PAYLOAD_MIN_BYTES: usize = 8 << 10;

@@ -39,7 +39,7 @@ impl IntoIterator for ShardSet {
 
     /// In ascending order.
     fn into_iter(self) -> Shards {
-        Shards { rest: self.0, place: 0 }
+        Shards { rest: self.0, word_index: 0 }
     }
 }
 
@@ -47,7 +47,7 @@ impl IntoIterator for ShardSet {
 pub(super) struct Shards {
     rest: [u64; WORDS],
     /// The word that is looked at.
-    place: usize,
+    word_index: usize,
 }
 
 impl Iterator for Shards {
@@ -55,13 +55,13 @@ impl Iterator for Shards {
 
     fn next(&mut self) -> Option<ShardId> {
         loop {
-            let word = self.rest.get_mut(self.place)?;
+            let word = self.rest.get_mut(self.word_index)?;
             if *word != 0 {
                 let bit = word.trailing_zeros() as u16;
                 *word &= *word - 1;
-                return Some(ShardId(self.place as u16 * BITS + bit));
+                return Some(ShardId(self.word_index as u16 * BITS + bit));
             }
-            self.place += 1;
+            self.word_index += 1;
         }
     }
 }

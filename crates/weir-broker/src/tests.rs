@@ -69,10 +69,10 @@ proptest! {
                 }
             } else {
                 let node = tree.find(&filter, SessionId(session));
-                let place = model.iter().position(|(f, s)| *f == filter && *s == session);
-                prop_assert_eq!(node.is_some(), place.is_some());
-                if let (Some(node), Some(place)) = (node, place) {
-                    model.swap_remove(place);
+                let index = model.iter().position(|(f, s)| *f == filter && *s == session);
+                prop_assert_eq!(node.is_some(), index.is_some());
+                if let (Some(node), Some(index)) = (node, index) {
+                    model.swap_remove(index);
                     let (_, gone) = tree.remove(node, SessionId(session)).expect("it was found");
                     prop_assert_eq!(gone.is_some(), !model.iter().any(|(f, _)| *f == filter));
                 }

@@ -187,7 +187,7 @@ impl Shard {
     #[track_caller]
     pub(super) fn abort_handshake(&mut self, key: Key) -> Progress {
         self.abort_connection(key);
-        self.core.note_internal_error(Site::HandshakeOfConnection);
+        self.core.count_internal_error(Site::HandshakeOfConnection);
         Progress::Done
     }
 

@@ -13,7 +13,7 @@ use crate::net::find::{ClientFilter, FoundClient, RetainedFilter};
 use crate::net::plane::{ClientRow, DrainPlan};
 use crate::net::policy::ListenerPolicy;
 use crate::net::trace::Tracer;
-use weir_broker::{Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, RetainedPlace, RetainedTopic, Waiting};
+use weir_broker::{Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, RetainedPosition, RetainedTopic, Waiting};
 use weir_mqtt::{Publish, PublishProperties, QoS};
 
 /// A request. The caller may have dropped the receiver of the reply; the request is carried out all the same.
@@ -65,9 +65,9 @@ pub(in crate::net) enum Control {
     /// Retained messages that match a filter, from a position on.
     Retained {
         filter: Arc<RetainedFilter>,
-        from: RetainedPlace,
+        from: RetainedPosition,
         limit: usize,
-        reply: oneshot::Sender<(Vec<RetainedTopic>, Option<RetainedPlace>)>,
+        reply: oneshot::Sender<(Vec<RetainedTopic>, Option<RetainedPosition>)>,
     },
     /// Begins to trace a client.
     Trace {

@@ -32,7 +32,7 @@ impl Driver for Shard {
     fn send(&mut self, to: ShardId, batch: Batch) {
         let place = usize::from(to.0);
         let (Some(peer), Some(events)) = (self.peers.get(place), self.outgoing.get_mut(place)) else {
-            return self.core.note_internal_error(Site::ShardOfBatch);
+            return self.core.count_internal_error(Site::ShardOfBatch);
         };
         events.push(Event::Batch { from: self.id, batch });
         peer.send_all(events.drain(..));

@@ -47,7 +47,7 @@ use super::workers::Workers;
 use crate::auth::Decision;
 use weir_broker::{
     Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, Millis, OfflineSessions, Output, RecordSink,
-    Recording, RefusedWill, Restored, Scope, ShardId, StoreAck, Stored, TotalRates, drive,
+    Recording, RefusedWill, RestoredCounts, Scope, ShardId, StoreAck, StoredRecords, TotalRates, drive,
 };
 
 /// Events from other threads.
@@ -98,7 +98,7 @@ const PUBLISH_MS: Millis = 250;
 /// A store: the sink of new records, and the state read at the start.
 pub struct DurableStore {
     pub sink: Arc<dyn RecordSink>,
-    pub stored: Stored,
+    pub stored: StoredRecords,
 }
 
 /// State that all shards share.
@@ -221,7 +221,7 @@ pub(super) fn start(
 
 /// Restores each core's part of the stored state, and exchanges link messages until all cores are settled.
 fn restore(shards: &mut [Shard], durable_store: &DurableStore, epoch_unix_ms: u64) -> io::Result<()> {
-    let mut restored = Restored::default();
+    let mut restored = RestoredCounts::default();
     let recording = Recording { next_id: durable_store.stored.next_id(), epoch_unix_ms };
     let backlog_bytes = durable_store.sink.backlog_bytes() / shards.len() as u64;
     for shard in &mut *shards {
@@ -246,7 +246,7 @@ fn restore(shards: &mut [Shard], durable_store: &DurableStore, epoch_unix_ms: u6
             }
         }
     }
-    let Restored { sessions, subscriptions, deliveries, retained } = restored;
+    let RestoredCounts { sessions, subscriptions, deliveries, retained } = restored;
     tracing::info!(sessions, subscriptions, messages = deliveries, retained, "durable state restored");
     Ok(())
 }

@@ -7,20 +7,18 @@ use mio::Token;
 use crate::net::layers::Layers;
 use crate::net::stats::ConnectionGuard;
 use crate::net::stream::Stream;
-use weir_broker::ConnId;
+use weir_broker::{ConnId, Slab};
 
 use super::handshake::Handshake;
 use super::reauthenticate::EnhancedAuth;
 
-/// The key of a connection in this shard: a slot and its generation, so that a key of a closed connection finds none.
+/// The key of a connection in this shard: a slot and its generation, so that a key of a closed connection finds none. The
+/// slab leaves a generation's highest bit free: in a token, it marks listeners and wakers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::net) struct Key {
     pub(super) slot: u32,
     pub(super) generation: u32,
 }
-
-/// Upper bound of generations: the highest bit of a token marks listeners and wakers.
-const GENERATIONS: u32 = 1 << 31;
 
 impl Key {
     pub(super) fn token(self) -> Token {
@@ -90,79 +88,59 @@ pub(super) struct Connection {
     pub(super) closing: bool,
 }
 
-struct Slot {
-    generation: u32,
-    connection: Option<Connection>,
-}
-
 /// The connections, and the mapping from the core's ids.
 #[derive(Default)]
 pub(super) struct Table {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    connections: Slab<u32, Connection>,
     /// Slot of each of the core's connections, by the core's slot.
     by_core: Vec<u32>,
 }
 
 impl Table {
     pub(super) fn insert(&mut self, connection: Connection) -> Key {
-        if let Some(slot) = self.free.pop() {
-            let place = &mut self.slots[slot as usize];
-            place.connection = Some(connection);
-            return Key { slot, generation: place.generation };
-        }
-        self.slots.push(Slot { generation: 0, connection: Some(connection) });
-        Key { slot: (self.slots.len() - 1) as u32, generation: 0 }
+        let (slot, generation) = self.connections.insert(connection);
+        Key { slot, generation }
     }
 
     pub(super) fn remove(&mut self, key: Key) -> Option<Connection> {
-        let place = self.slots.get_mut(key.slot as usize).filter(|place| place.generation == key.generation)?;
-        let connection = place.connection.take()?;
-        place.generation = (place.generation + 1) % GENERATIONS;
-        self.free.push(key.slot);
-        Some(connection)
+        self.get(key)?;
+        self.connections.remove(key.slot)
     }
 
     #[inline]
     pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Connection> {
-        let place = self.slots.get_mut(key.slot as usize)?;
-        if place.generation == key.generation { place.connection.as_mut() } else { None }
+        self.connections.get_generation_mut(key.slot, key.generation)
     }
 
     pub(super) fn get(&self, key: Key) -> Option<&Connection> {
-        let place = self.slots.get(key.slot as usize)?;
-        if place.generation == key.generation { place.connection.as_ref() } else { None }
+        self.connections.get_generation(key.slot, key.generation)
     }
 
     /// Records the slot of a core connection.
     pub(super) fn bind(&mut self, id: ConnId, key: Key) {
-        let place = id.slot.0 as usize;
-        if self.by_core.len() <= place {
-            self.by_core.resize(place + 1, u32::MAX);
+        let index = id.slot.0 as usize;
+        if self.by_core.len() <= index {
+            self.by_core.resize(index + 1, u32::MAX);
         }
-        self.by_core[place] = key.slot;
+        self.by_core[index] = key.slot;
     }
 
     /// The key of the core's connection `id`.
     #[inline]
     pub(super) fn key_of(&self, id: ConnId) -> Option<Key> {
         let slot = *self.by_core.get(id.slot.0 as usize)?;
-        let place = self.slots.get(slot as usize)?;
-        match place.connection {
-            Some(Connection { state: State::Open(open), .. }) if open == id => {
-                Some(Key { slot, generation: place.generation })
-            }
+        match self.connections.get(slot)?.state {
+            State::Open(open) if open == id => Some(Key { slot, generation: self.connections.generation(slot) }),
             _ => None,
         }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.connections.count()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Connection)> {
-        self.slots.iter().enumerate().filter_map(|(slot, place)| {
-            Some((Key { slot: slot as u32, generation: place.generation }, place.connection.as_ref()?))
-        })
+        let key = |slot| Key { slot, generation: self.connections.generation(slot) };
+        self.connections.iter().map(move |(slot, connection)| (key(slot), connection))
     }
 }

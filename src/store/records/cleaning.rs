@@ -5,7 +5,7 @@ use std::ops::Range;
 use hashbrown::HashMap;
 
 use super::frame::{self, Header};
-use weir_broker::{Key, Records};
+use weir_broker::{RecordIter, RecordKey};
 
 /// A cleaning in progress: the records of the oldest file that were live when it began.
 #[derive(Debug)]
@@ -13,20 +13,20 @@ pub(super) struct Cleaning {
     /// The content of the file.
     pub(super) bytes: Vec<u8>,
     /// Keys, and the ranges of their values in `bytes`.
-    pub(super) records: Vec<(Key, Range<usize>)>,
+    pub(super) records: Vec<(RecordKey, Range<usize>)>,
     /// Number of records that are processed.
     pub(super) done: usize,
 }
 
 impl Cleaning {
     /// Collects the newest record of each live key from a file's content; `None`: the file is not valid.
-    pub(super) fn of_file(bytes: Vec<u8>, live_len: impl Fn(&Key) -> Option<u32>) -> Option<Self> {
+    pub(super) fn read_file(bytes: Vec<u8>, live_len: impl Fn(&RecordKey) -> Option<u32>) -> Option<Self> {
         let Header::Valid(format) = frame::read_file_header(&bytes) else { return None };
         let mut newest = HashMap::new();
         let mut at = format.header_len();
         while let Some(frame) = bytes.get(at..).and_then(|from| format.read(from)) {
             let end = at + frame.len;
-            let mut records = Records::of(frame.records);
+            let mut records = RecordIter::new(frame.records);
             while let Some((key, value)) = records.next() {
                 let value_end = end - records.rest();
                 match value {

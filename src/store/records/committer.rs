@@ -8,12 +8,12 @@
 use hashbrown::HashSet;
 
 use super::disk::Disk;
-use super::log::{Log, LogError, LogSize};
-use weir_broker::{Key, RecordBatch, ShardId, StoreAck};
+use super::log::{LogSize, RecordLog, RecordLogError};
+use weir_broker::{RecordBatch, RecordKey, ShardId, StoreAck};
 
 /// Commits the batches of the shards.
 pub(super) struct Committer<D: Disk> {
-    log: Log<D>,
+    log: RecordLog<D>,
     /// Batches that are not durable, in order, and their shards.
     batches: Vec<RecordBatch>,
     shards: Vec<ShardId>,
@@ -46,7 +46,7 @@ pub(super) enum Wait {
 }
 
 impl<D: Disk> Committer<D> {
-    pub(super) fn new(log: Log<D>) -> Self {
+    pub(super) fn new(log: RecordLog<D>) -> Self {
         Self {
             log,
             batches: Vec::new(),
@@ -92,7 +92,7 @@ impl<D: Disk> Committer<D> {
 
     /// Adds new batches, and makes one commit, or one step of cleaning. `waited`: time has passed since the last
     /// attempt on a full disk, which may have room again.
-    pub(super) fn round(&mut self, new: Vec<(ShardId, RecordBatch)>, waited: bool) -> Result<Round, LogError> {
+    pub(super) fn round(&mut self, new: Vec<(ShardId, RecordBatch)>, waited: bool) -> Result<Round, RecordLogError> {
         for (shard, batch) in new {
             if !self.shards_seen.iter().any(|(known, _)| *known == shard) {
                 self.shards_seen.push((shard, false));
@@ -121,7 +121,7 @@ impl<D: Disk> Committer<D> {
 
     /// Commits the batches that fit into one file; if the disk has no room, half as many, down to one. A stuck
     /// committer tries all batches together first: records that one batch adds and another removes need no space.
-    fn commit(&mut self, round: &mut Round) -> Result<(), LogError> {
+    fn commit(&mut self, round: &mut Round) -> Result<(), RecordLogError> {
         let mut count = if self.is_stuck { self.batches.len() } else { self.count_for_one_file() };
         self.is_stuck = count > 0;
         while count > 0 {
@@ -141,8 +141,8 @@ impl<D: Disk> Committer<D> {
     }
 
     /// Commits removal-only batches before the first one. Each of them is empty afterwards.
-    fn commit_removals(&mut self, round: &mut Round) -> Result<(), LogError> {
-        let mut waiting: HashSet<Key> = HashSet::new();
+    fn commit_removals(&mut self, round: &mut Round) -> Result<(), RecordLogError> {
+        let mut waiting: HashSet<RecordKey> = HashSet::new();
         let mut ahead = Vec::new();
         for (at, batch) in self.batches.iter().enumerate().filter(|(_, batch)| batch.size() > 0) {
             let is_removal = batch.records().all(|(key, value)| value.is_none() && !waiting.contains(&key));
@@ -186,9 +186,9 @@ impl<D: Disk> Committer<D> {
 }
 
 /// `None` if the disk was full.
-fn unless_full<T>(result: Result<T, LogError>) -> Result<Option<T>, LogError> {
+fn unless_full<T>(result: Result<T, RecordLogError>) -> Result<Option<T>, RecordLogError> {
     match result {
-        Err(LogError::Full(_)) => Ok(None),
+        Err(RecordLogError::Full(_)) => Ok(None),
         other => other.map(Some),
     }
 }

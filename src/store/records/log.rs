@@ -9,12 +9,13 @@ use std::io;
 
 use hashbrown::HashMap;
 
+use super::active_file::{ActiveFile, random_salt};
 use super::cleaning::Cleaning;
 use super::disk::{Disk, SegmentFile};
 use super::frame::{self, FILE_HEADER, FRAME_HEADER};
-use super::reading::Reading;
+use super::replay::LogReplay;
 use super::space::{Levels, LogLimits, Purpose, Reserve, full_or_failed};
-use weir_broker::{Key, RecordBatch, Stored, append_record};
+use weir_broker::{RecordBatch, RecordKey, StoredRecords, append_record};
 
 /// Bytes that cleaning adds to a commit, in addition to twice the size of the commit.
 const CLEAN_BYTES: usize = 256 << 10;
@@ -24,7 +25,7 @@ const APPEND_ATTEMPTS: u32 = 3;
 
 /// Why the log failed, or could not be opened.
 #[derive(Debug, thiserror::Error)]
-pub enum LogError {
+pub enum RecordLogError {
     /// The log is unchanged; the commit can be retried when there is space.
     #[error("disk full: {0}")]
     Full(io::Error),
@@ -58,7 +59,7 @@ pub struct LogSize {
 }
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Place {
+pub(super) struct RecordLocation {
     pub(super) segment: u64,
     /// Bytes of the record.
     pub(super) len: u32,
@@ -71,25 +72,17 @@ pub(super) struct Segment {
     pub(super) live_bytes: u64,
 }
 
-/// The file that is appended to. It is created when a commit first has something to write, so that a salt always
-/// belongs to the file that it is used for, and a file is only truncated at its own end.
-struct Active<F> {
-    file: F,
-    salt: u32,
-    bytes: u64,
-}
-
 /// A commit that is not written yet. The log changes when it is written.
 #[derive(Default)]
-struct Draft {
+struct CommitDraft {
     frame: Vec<u8>,
     /// Each key once, and the length of its record; `None`: a removal.
-    changes: Vec<(Key, Option<u32>)>,
+    changes: Vec<(RecordKey, Option<u32>)>,
     /// [`Cleaning::done`] after the commit.
     cleaned: usize,
 }
 
-impl Draft {
+impl CommitDraft {
     fn is_empty(&self) -> bool {
         self.frame.len() <= FRAME_HEADER
     }
@@ -97,17 +90,17 @@ impl Draft {
 
 /// The length of a record in the log, bytes.
 pub(super) fn record_len(value: &[u8]) -> u32 {
-    (Key::BYTES + 4 + value.len()) as u32
+    (RecordKey::BYTES + 4 + value.len()) as u32
 }
 
 /// An open log.
-pub struct Log<D: Disk> {
+pub struct RecordLog<D: Disk> {
     disk: D,
     limits: LogLimits,
-    active: Option<Active<D::File>>,
+    active: Option<ActiveFile<D::File>>,
     /// Oldest first; the active file is the last.
     segments: VecDeque<Segment>,
-    index: HashMap<Key, Place>,
+    index: HashMap<RecordKey, RecordLocation>,
     live_bytes: u64,
     commit: u64,
     cleaning: Option<Cleaning>,
@@ -118,32 +111,32 @@ pub struct Log<D: Disk> {
     /// Whether the last commit failed because the disk is full.
     is_stuck: bool,
     /// Scratch: the newest record of each key in a commit.
-    newest: HashMap<Key, (u32, usize)>,
+    newest: HashMap<RecordKey, (u32, usize)>,
     frame: Vec<u8>,
 }
 
 /// The result of opening a log.
 pub struct Opened<D: Disk> {
-    pub log: Log<D>,
-    pub stored: Stored,
+    pub log: RecordLog<D>,
+    pub stored: StoredRecords,
     /// Bytes of an incomplete commit at the end, which a crash left and which were cut off.
     pub torn_bytes: u64,
 }
 
-impl<D: Disk> Log<D> {
+impl<D: Disk> RecordLog<D> {
     /// Opens the log on a disk. The first commit creates a file in an empty one.
     ///
     /// The log cannot be read or is damaged, and nothing was changed; or the content that was read cannot be made
     /// durable.
-    pub fn open(disk: D, limits: LogLimits) -> Result<Opened<D>, LogError> {
-        let reading = Reading::read(&disk)?;
-        let newest = reading.make_durable(&disk)?;
-        let Reading { segments, index, commit, torn_bytes, .. } = reading;
+    pub fn open(disk: D, limits: LogLimits) -> Result<Opened<D>, RecordLogError> {
+        let replay = LogReplay::read(&disk)?;
+        let newest = replay.make_durable(&disk)?;
+        let LogReplay { segments, index, commit, torn_bytes, .. } = replay;
         let bytes = segments.back().map_or(0, |last| last.bytes);
-        let mut log = Log {
+        let mut log = RecordLog {
             disk,
             limits,
-            active: newest.map(|(file, salt)| Active { file, salt, bytes }),
+            active: newest.map(|(file, salt)| ActiveFile { file, salt, bytes }),
             segments,
             index: HashMap::with_capacity(index.len()),
             live_bytes: 0,
@@ -156,20 +149,20 @@ impl<D: Disk> Log<D> {
             frame: Vec::new(),
         };
         let mut records = Vec::with_capacity(index.len());
-        for (key, (place, value)) in index {
-            log.account(place, true);
-            log.index.insert(key, place);
+        for (key, (location, value)) in index {
+            log.account(location, true);
+            log.index.insert(key, location);
             records.push((key, value));
         }
-        Ok(Opened { log, stored: Stored::new(records), torn_bytes })
+        Ok(Opened { log, stored: StoredRecords::new(records), torn_bytes })
     }
 
     /// Commits batches together, with records that cleaning moves, and waits until the commit is durable. Of several
     /// records with one key only the newest is written; records that are added and removed within the commit are not.
     /// Returns the number of records written for the batches.
     ///
-    /// See [`LogError`]. After [`LogError::Full`] the log is unchanged; after any other error it must not be used.
-    pub fn commit(&mut self, batches: &[RecordBatch]) -> Result<usize, LogError> {
+    /// See [`RecordLogError`]. After [`RecordLogError::Full`] the log is unchanged; after any other error it must not be used.
+    pub fn commit(&mut self, batches: &[RecordBatch]) -> Result<usize, RecordLogError> {
         let (mut draft, grows) = self.draft(batches);
         let count = draft.changes.len();
         if !self.is_full() {
@@ -177,15 +170,15 @@ impl<D: Disk> Log<D> {
             self.move_records(&mut draft, CLEAN_BYTES + 2 * size);
         }
         let written = self.write(draft, if grows { Purpose::Adds } else { Purpose::Frees });
-        self.is_stuck = matches!(written, Err(LogError::Full(_)));
+        self.is_stuck = matches!(written, Err(RecordLogError::Full(_)));
         written.map(|()| count)
     }
 
     /// Performs one step of cleaning, if there is something to clean.
     ///
     /// # Errors
-    /// As of [`Log::commit`].
-    pub fn clean(&mut self) -> Result<(), LogError> {
+    /// As of [`RecordLog::commit`].
+    pub fn clean(&mut self) -> Result<(), RecordLogError> {
         let mut draft = self.draft(&[]).0;
         // In steps that fit into the reserve of a small disk.
         let budget = CLEAN_BYTES.min((self.limits.file_bytes / 4) as usize);
@@ -212,10 +205,12 @@ impl<D: Disk> Log<D> {
     ///
     /// # Errors
     /// The disk fails otherwise than by being full.
-    pub fn enable_reserve(&mut self) -> Result<(), LogError> {
-        let held =
-            self.disk.reserved().map_err(|source| LogError::Failed { what: "reading the reserve failed", source })?;
-        self.reserve = Some(Reserve { held, ..Reserve::default() });
+    pub fn enable_reserve(&mut self) -> Result<(), RecordLogError> {
+        let allocated = self
+            .disk
+            .reserved()
+            .map_err(|source| RecordLogError::Failed { what: "reading the reserve failed", source })?;
+        self.reserve = Some(Reserve { allocated, ..Reserve::default() });
         self.refill()
     }
 
@@ -223,7 +218,7 @@ impl<D: Disk> Log<D> {
     ///
     /// # Errors
     /// The disk fails otherwise than by being full.
-    pub fn refill(&mut self) -> Result<(), LogError> {
+    pub fn refill(&mut self) -> Result<(), RecordLogError> {
         let largest = self.segments.iter().map(|segment| segment.bytes).max().unwrap_or(0);
         let Some(reserve) = &mut self.reserve else { return Ok(()) };
         reserve.levels = Levels::new(&self.limits, largest);
@@ -259,26 +254,26 @@ impl<D: Disk> Log<D> {
     #[cfg(test)]
     pub(super) fn change_salt(&mut self) {
         if let Some(active) = &mut self.active {
-            active.salt = random();
+            active.salt = random_salt();
         }
     }
 
     /// Prepares a commit of batches; also returns whether it increases the live bytes.
-    fn draft(&mut self, batches: &[RecordBatch]) -> (Draft, bool) {
+    fn draft(&mut self, batches: &[RecordBatch]) -> (CommitDraft, bool) {
         let mut frame = std::mem::take(&mut self.frame);
         frame::begin(&mut frame);
         let cleaned = self.cleaning.as_ref().map_or(0, |cleaning| cleaning.done);
         self.newest.clear();
         for (batch, records) in batches.iter().enumerate() {
-            for (place, (key, _)) in records.records().enumerate() {
-                self.newest.insert(key, (batch as u32, place));
+            for (position, (key, _)) in records.records().enumerate() {
+                self.newest.insert(key, (batch as u32, position));
             }
         }
-        let mut draft = Draft { frame, changes: Vec::with_capacity(self.newest.len()), cleaned };
+        let mut draft = CommitDraft { frame, changes: Vec::with_capacity(self.newest.len()), cleaned };
         let (mut more, mut less) = (0_u64, 0_u64);
         for (batch, records) in batches.iter().enumerate() {
-            for (place, (key, value)) in records.records().enumerate() {
-                if self.newest.get(&key) != Some(&(batch as u32, place)) {
+            for (position, (key, value)) in records.records().enumerate() {
+                if self.newest.get(&key) != Some(&(batch as u32, position)) {
                     continue;
                 }
                 let before = self.index.get(&key);
@@ -295,17 +290,17 @@ impl<D: Disk> Log<D> {
     }
 
     /// Writes a commit, unless it is empty; only after the write the index changes.
-    fn write(&mut self, mut draft: Draft, purpose: Purpose) -> Result<(), LogError> {
+    fn write(&mut self, mut draft: CommitDraft, purpose: Purpose) -> Result<(), RecordLogError> {
         let appended = if draft.is_empty() { Ok(()) } else { self.append(&mut draft.frame, purpose) };
-        let Draft { frame, changes, cleaned } = draft;
+        let CommitDraft { frame, changes, cleaned } = draft;
         self.frame = frame;
         appended?;
         let segment = self.segments.back().map_or(0, |last| last.number);
         for (key, len) in changes {
-            let before = match len.map(|len| Place { segment, len }) {
-                Some(place) => {
-                    self.account(place, true);
-                    self.index.insert(key, place)
+            let before = match len.map(|len| RecordLocation { segment, len }) {
+                Some(location) => {
+                    self.account(location, true);
+                    self.index.insert(key, location)
                 }
                 None => self.index.remove(&key),
             };
@@ -320,33 +315,33 @@ impl<D: Disk> Log<D> {
     }
 
     /// Appends a frame; if the disk is full, releases reserve for it.
-    fn append(&mut self, frame: &mut [u8], purpose: Purpose) -> Result<(), LogError> {
+    fn append(&mut self, frame: &mut [u8], purpose: Purpose) -> Result<(), RecordLogError> {
         // Allows for a new file, and its last partial block.
         let bytes = frame.len() as u64 + 2 * self.limits.block_bytes;
         if self.is_full()
             && let Some(reserve) = &mut self.reserve
             && !reserve.can_cover(&self.disk, purpose, bytes)?
         {
-            return Err(LogError::Full(io::ErrorKind::StorageFull.into()));
+            return Err(RecordLogError::Full(io::ErrorKind::StorageFull.into()));
         }
         let mut attempts = 0..APPEND_ATTEMPTS;
         loop {
             let error = match self.try_append(frame) {
-                Err(LogError::Full(error)) => error,
+                Err(RecordLogError::Full(error)) => error,
                 other => return other,
             };
             let (Some(reserve), Some(_)) = (&mut self.reserve, attempts.next()) else {
-                return Err(LogError::Full(error));
+                return Err(RecordLogError::Full(error));
             };
             if !reserve.can_cover(&self.disk, purpose, bytes)? {
-                return Err(LogError::Full(error));
+                return Err(RecordLogError::Full(error));
             }
             reserve.release(&self.disk, bytes)?;
         }
     }
 
-    fn try_append(&mut self, frame: &mut [u8]) -> Result<(), LogError> {
-        let has_room = |active: &Active<D::File>| {
+    fn try_append(&mut self, frame: &mut [u8]) -> Result<(), RecordLogError> {
+        let has_room = |active: &ActiveFile<D::File>| {
             active.bytes <= FILE_HEADER as u64 || active.bytes + frame.len() as u64 <= self.limits.file_bytes
         };
         let mut active = match self.active.take_if(|active| has_room(active)) {
@@ -366,9 +361,9 @@ impl<D: Disk> Log<D> {
     }
 
     /// Creates a file with its header and makes it durable.
-    fn begin_file(&mut self) -> Result<Active<D::File>, LogError> {
+    fn begin_file(&mut self) -> Result<ActiveFile<D::File>, RecordLogError> {
         let number = self.segments.back().map_or(1, |last| last.number + 1);
-        let salt = random();
+        let salt = random_salt();
         let begun = self.disk.create(number).and_then(|mut file| {
             file.append(&frame::file_header(salt))?;
             file.sync()?;
@@ -379,10 +374,10 @@ impl<D: Disk> Log<D> {
             Ok(file) => {
                 let bytes = FILE_HEADER as u64;
                 self.segments.push_back(Segment { number, bytes, live_bytes: 0 });
-                Ok(Active { file, salt, bytes })
+                Ok(ActiveFile { file, salt, bytes })
             }
             Err(error) => {
-                if matches!(error, LogError::Full(_)) {
+                if matches!(error, RecordLogError::Full(_)) {
                     self.remove(number)?;
                 }
                 Err(error)
@@ -392,18 +387,18 @@ impl<D: Disk> Log<D> {
 
     /// Removes a file if it exists. The directory is synced before anything else is written: if an older file came back
     /// without the newer one that has its removal records, the removed records would come back too.
-    fn remove(&self, number: u64) -> Result<(), LogError> {
+    fn remove(&self, number: u64) -> Result<(), RecordLogError> {
         let removed = match self.disk.remove(number) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
         };
         removed
             .and_then(|()| self.disk.sync())
-            .map_err(|source| LogError::Failed { what: "removing a file failed", source })
+            .map_err(|source| RecordLogError::Failed { what: "removing a file failed", source })
     }
 
     /// Removes the oldest files while they have no live records.
-    fn remove_dead_files(&mut self) -> Result<(), LogError> {
+    fn remove_dead_files(&mut self) -> Result<(), RecordLogError> {
         while self.segments.len() > 1
             && let Some(oldest) = self.segments.front().filter(|oldest| oldest.live_bytes == 0)
         {
@@ -414,13 +409,13 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
-    fn account(&mut self, place: Place, comes: bool) {
+    fn account(&mut self, location: RecordLocation, comes: bool) {
         let first = self.segments.front().map_or(0, |segment| segment.number);
-        let Some(segment) = self.segments.get_mut((place.segment - first) as usize) else {
+        let Some(segment) = self.segments.get_mut((location.segment - first) as usize) else {
             debug_assert!(false, "every indexed record is in a file of the log");
             return;
         };
-        let len = u64::from(place.len);
+        let len = u64::from(location.len);
         if comes {
             segment.live_bytes += len;
             self.live_bytes += len;
@@ -431,7 +426,7 @@ impl<D: Disk> Log<D> {
     }
 
     /// Adds up to `budget` bytes of live records of the oldest file to a commit.
-    fn move_records(&mut self, draft: &mut Draft, budget: usize) {
+    fn move_records(&mut self, draft: &mut CommitDraft, budget: usize) {
         if self.cleaning.is_none() && self.wants_cleaning() {
             self.cleaning = self.begin_cleaning();
             draft.cleaned = 0;
@@ -444,10 +439,10 @@ impl<D: Disk> Log<D> {
                 break;
             }
             draft.cleaned += 1;
-            let live_len = self.index.get(key).filter(|place| place.segment == oldest);
-            if let Some(place) = live_len.filter(|_| !self.newest.contains_key(key)) {
+            let live_len = self.index.get(key).filter(|location| location.segment == oldest);
+            if let Some(location) = live_len.filter(|_| !self.newest.contains_key(key)) {
                 append_record(&mut draft.frame, *key, Some(&cleaning.bytes[range.clone()]));
-                draft.changes.push((*key, Some(place.len)));
+                draft.changes.push((*key, Some(location.len)));
             }
         }
     }
@@ -456,10 +451,11 @@ impl<D: Disk> Log<D> {
     /// after it.
     fn begin_cleaning(&mut self) -> Option<Cleaning> {
         let oldest = *self.segments.front()?;
-        let live_len =
-            |key: &Key| self.index.get(key).filter(|place| place.segment == oldest.number).map(|place| place.len);
+        let live_len = |key: &RecordKey| {
+            self.index.get(key).filter(|location| location.segment == oldest.number).map(|location| location.len)
+        };
         let cleaning = match self.disk.read(oldest.number) {
-            Ok(bytes) => Cleaning::of_file(bytes, live_len).filter(|cleaning| {
+            Ok(bytes) => Cleaning::read_file(bytes, live_len).filter(|cleaning| {
                 let found: u64 = cleaning.records.iter().filter_map(|(key, _)| live_len(key)).map(u64::from).sum();
                 found == oldest.live_bytes
             }),
@@ -477,27 +473,4 @@ impl<D: Disk> Log<D> {
         }
         cleaning
     }
-}
-
-impl<F: SegmentFile> Active<F> {
-    /// Appends a frame and waits until it is durable.
-    fn append(&mut self, frame: &[u8]) -> Result<(), LogError> {
-        if let Err(error) = self.file.append(frame) {
-            // A partial frame must not stay before the next one, nor at the end of a file that another one follows.
-            self.file
-                .truncate(self.bytes)
-                .and_then(|()| self.file.sync())
-                .map_err(|source| LogError::Failed { what: "truncating a file failed", source })?;
-            return Err(full_or_failed("writing the log failed")(error));
-        }
-        self.file.sync().map_err(|source| LogError::Failed { what: "fsync failed", source })?;
-        self.bytes += frame.len() as u64;
-        Ok(())
-    }
-}
-
-/// An unpredictable number.
-fn random() -> u32 {
-    use std::hash::{BuildHasher, Hasher};
-    std::hash::RandomState::new().build_hasher().finish() as u32
 }

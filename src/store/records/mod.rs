@@ -1,15 +1,16 @@
 //! The records of durable sessions and retained messages, on disk.
 //!
-//! `disk`: the file system interface; `frame`: the file format; `log`: the log; `cleaning`: the live records of a file;
-//! `reading`: opening a log; `space`: limits, and the reserve for a full disk; `committer`, `writer`: the commit logic
+//! `disk`: the file system interface; `frame`: the file format; `log`: the log; `active_file`: its newest file; `cleaning`: the live records of a file;
+//! `replay`: opening a log; `space`: limits, and the reserve for a full disk; `committer`, `writer`: the commit logic
 //! and its thread.
 
+mod active_file;
 mod cleaning;
 mod committer;
 mod disk;
 mod frame;
 mod log;
-mod reading;
+mod replay;
 mod space;
 #[cfg(test)]
 mod tests;
@@ -20,12 +21,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use disk::{Directory, Disk, SegmentFile};
-pub use log::{Log, LogError, LogSize, Opened};
+pub use log::{LogSize, Opened, RecordLog, RecordLogError};
 pub use space::LogLimits;
-pub use writer::{OnFailure, StoreStats, Writer, WriterError};
+pub use writer::{OnFailure, StoreStats, StoreWriter, WriterError};
 
 use super::StoreError;
-use weir_broker::Stored;
+use weir_broker::StoredRecords;
 
 /// The store's directory in a data directory.
 const DIRECTORY: &str = "store";
@@ -34,8 +35,8 @@ const LOCK: &str = "lock";
 
 /// An open, locked store.
 pub struct OpenedStore {
-    pub log: Log<Directory>,
-    pub stored: Stored,
+    pub log: RecordLog<Directory>,
+    pub stored: StoredRecords,
     /// See [`Opened::torn_bytes`].
     pub torn_bytes: u64,
     pub lock: StoreLock,
@@ -73,7 +74,7 @@ pub fn open(data_dir: &Path) -> Result<OpenedStore, StoreError> {
     // The directory's entry in its parent must survive a crash too.
     File::open(data_dir).and_then(|parent| parent.sync_all()).map_err(io(data_dir))?;
     let limits = limits_for(&path)?;
-    let opened = Log::open(Directory::new(&path), limits).map_err(|source| StoreError::Log { path, source })?;
+    let opened = RecordLog::open(Directory::new(&path), limits).map_err(|source| StoreError::Log { path, source })?;
     let Opened { log, stored, torn_bytes } = opened;
     Ok(OpenedStore { log, stored, torn_bytes, lock: StoreLock { _file: file } })
 }
@@ -92,7 +93,7 @@ fn limits_for(path: &Path) -> Result<LogLimits, StoreError> {
 
 /// The running store of a broker.
 pub struct Store {
-    writer: Arc<Writer>,
+    writer: Arc<StoreWriter>,
     _lock: StoreLock,
 }
 
@@ -100,18 +101,18 @@ impl Store {
     /// Starts the writer; returns the stored state for the data plane.
     ///
     /// The disk failed, or the system refused a thread.
-    pub fn start(opened: OpenedStore, on_failure: OnFailure) -> Result<(Self, Stored), StoreError> {
+    pub fn start(opened: OpenedStore, on_failure: OnFailure) -> Result<(Self, StoredRecords), StoreError> {
         let OpenedStore { log, stored, lock, .. } = opened;
         let failed = |error| match error {
             WriterError::Log(source) => StoreError::Log { path: DIRECTORY.into(), source },
             WriterError::Thread(source) => StoreError::Io { path: DIRECTORY.into(), source },
         };
-        let writer = Arc::new(Writer::start(log, on_failure).map_err(failed)?);
+        let writer = Arc::new(StoreWriter::start(log, on_failure).map_err(failed)?);
         Ok((Self { writer, _lock: lock }, stored))
     }
 
     /// The sink for the records of the shards.
-    pub fn sink(&self) -> Arc<Writer> {
+    pub fn sink(&self) -> Arc<StoreWriter> {
         Arc::clone(&self.writer)
     }
 

@@ -9,7 +9,7 @@
 use std::io;
 
 use super::disk::Disk;
-use super::log::LogError;
+use super::log::RecordLogError;
 
 /// Limits of the log.
 #[derive(Debug, Clone, Copy)]
@@ -83,10 +83,10 @@ impl Levels {
 /// use that part.
 const SMALL_PART: u64 = 8;
 
-/// The reserve; `held` bytes of it are allocated.
+/// The reserve; `allocated` bytes of it are on the disk.
 #[derive(Debug, Default)]
 pub(super) struct Reserve {
-    pub(super) held: u64,
+    pub(super) allocated: u64,
     pub(super) levels: Levels,
     /// A part of it was released, or could not be allocated.
     pub(super) is_low: bool,
@@ -94,14 +94,14 @@ pub(super) struct Reserve {
 
 impl Reserve {
     /// Restores its full size, if the disk has room, and shrinks it if it is larger.
-    pub(super) fn refill<D: Disk>(&mut self, disk: &D) -> Result<(), LogError> {
+    pub(super) fn refill<D: Disk>(&mut self, disk: &D) -> Result<(), RecordLogError> {
         let Levels { whole, beside, .. } = self.levels;
         let wanted = if self.is_low { whole + beside } else { whole };
         self.is_low = !self.raise(disk, wanted)?;
         if self.is_low {
             self.raise(disk, whole)?;
         }
-        if self.held > whole {
+        if self.allocated > whole {
             self.set(disk, whole)?;
         }
         Ok(())
@@ -113,46 +113,51 @@ impl Reserve {
         match purpose {
             Purpose::Cleans => 0,
             Purpose::Frees => frees,
-            Purpose::Adds if self.held.saturating_sub(frees) / SMALL_PART >= bytes => frees,
+            Purpose::Adds if self.allocated.saturating_sub(frees) / SMALL_PART >= bytes => frees,
             Purpose::Adds => adds,
         }
     }
 
     /// Whether it can cover a write of `bytes` and what the write must leave, after growing it with free space if
     /// needed.
-    pub(super) fn can_cover<D: Disk>(&mut self, disk: &D, purpose: Purpose, bytes: u64) -> Result<bool, LogError> {
+    pub(super) fn can_cover<D: Disk>(
+        &mut self,
+        disk: &D,
+        purpose: Purpose,
+        bytes: u64,
+    ) -> Result<bool, RecordLogError> {
         let floor = self.floor(purpose, bytes);
         self.raise(disk, floor + bytes)
     }
 
     /// Releases `bytes`.
-    pub(super) fn release<D: Disk>(&mut self, disk: &D, bytes: u64) -> Result<(), LogError> {
+    pub(super) fn release<D: Disk>(&mut self, disk: &D, bytes: u64) -> Result<(), RecordLogError> {
         self.is_low = true;
-        self.set(disk, self.held.saturating_sub(bytes))
+        self.set(disk, self.allocated.saturating_sub(bytes))
     }
 
     /// Grows it to `bytes`, unless it is larger; `false`: there is no room.
-    fn raise<D: Disk>(&mut self, disk: &D, bytes: u64) -> Result<bool, LogError> {
-        if self.held >= bytes {
+    fn raise<D: Disk>(&mut self, disk: &D, bytes: u64) -> Result<bool, RecordLogError> {
+        if self.allocated >= bytes {
             return Ok(true);
         }
         match self.set(disk, bytes) {
-            Err(LogError::Full(_)) => Ok(false),
+            Err(RecordLogError::Full(_)) => Ok(false),
             other => other.map(|()| true),
         }
     }
 
-    fn set<D: Disk>(&mut self, disk: &D, bytes: u64) -> Result<(), LogError> {
+    fn set<D: Disk>(&mut self, disk: &D, bytes: u64) -> Result<(), RecordLogError> {
         disk.reserve(bytes).map_err(full_or_failed("resizing the reserve failed"))?;
-        self.held = bytes;
+        self.allocated = bytes;
         Ok(())
     }
 }
 
 /// Maps an IO error: a full disk is not a failure of the log.
-pub(super) fn full_or_failed(what: &'static str) -> impl Fn(io::Error) -> LogError {
+pub(super) fn full_or_failed(what: &'static str) -> impl Fn(io::Error) -> RecordLogError {
     move |source| match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LogError::Full(source),
-        _ => LogError::Failed { what, source },
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => RecordLogError::Full(source),
+        _ => RecordLogError::Failed { what, source },
     }
 }

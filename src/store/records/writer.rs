@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::committer::{Committer, Round, Wait};
 use super::disk::Disk;
-use super::log::{Log, LogError, LogSize};
+use super::log::{LogSize, RecordLog, RecordLogError};
 use weir_broker::{RecordBatch, RecordSink, ShardId, StoreAck};
 
 /// Pause between attempts on a full disk.
@@ -68,21 +68,21 @@ impl StoreStats {
 }
 
 #[derive(Default)]
-struct Pending {
+struct PendingBatches {
     batches: Vec<(ShardId, RecordBatch)>,
     stopping: bool,
 }
 
 #[derive(Default)]
-struct Queue {
-    waiting: Mutex<Pending>,
+struct BatchQueue {
+    pending: Mutex<PendingBatches>,
     changed: Condvar,
     on_ack: Mutex<Option<OnAck>>,
 }
 
-impl Queue {
-    fn waiting(&self) -> MutexGuard<'_, Pending> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+impl BatchQueue {
+    fn pending(&self) -> MutexGuard<'_, PendingBatches> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn acknowledge(&self, shard: ShardId, ack: StoreAck) {
@@ -93,8 +93,8 @@ impl Queue {
 }
 
 /// Handle of the writer thread.
-pub struct Writer {
-    queue: Arc<Queue>,
+pub struct StoreWriter {
+    queue: Arc<BatchQueue>,
     stats: Arc<StoreStats>,
     backlog_bytes: u64,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -104,24 +104,24 @@ pub struct Writer {
 #[derive(Debug, thiserror::Error)]
 pub enum WriterError {
     #[error(transparent)]
-    Log(#[from] LogError),
+    Log(#[from] RecordLogError),
     #[error("starting the writer thread failed: {0}")]
     Thread(#[from] std::io::Error),
 }
 
 /// Called when the log failed: the state on the disk is unknown, and nothing can be acknowledged any more.
-pub type OnFailure = Box<dyn FnOnce(LogError) + Send>;
+pub type OnFailure = Box<dyn FnOnce(RecordLogError) + Send>;
 
-impl Writer {
+impl StoreWriter {
     /// Starts the thread, with a reserve on the disk.
     ///
     /// The reserve cannot be read or resized, or the system refused a thread.
-    pub fn start<D: Disk + 'static>(mut log: Log<D>, on_failure: OnFailure) -> Result<Self, WriterError>
+    pub fn start<D: Disk + 'static>(mut log: RecordLog<D>, on_failure: OnFailure) -> Result<Self, WriterError>
     where
         D::File: 'static,
     {
         log.enable_reserve()?;
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(BatchQueue::default());
         let stats = Arc::new(StoreStats::default());
         stats.set_size(log.size());
         stats.set_full(log.is_full(), log.reserve_bytes());
@@ -138,7 +138,7 @@ impl Writer {
 
     /// Writes all pending batches, and stops the thread.
     pub fn finish(&self) {
-        self.queue.waiting().stopping = true;
+        self.queue.pending().stopping = true;
         self.queue.changed.notify_one();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
@@ -152,13 +152,13 @@ impl Writer {
     }
 }
 
-impl RecordSink for Writer {
+impl RecordSink for StoreWriter {
     fn on_ack(&self, on_ack: OnAck) {
         *self.queue.on_ack.lock().unwrap_or_else(PoisonError::into_inner) = Some(on_ack);
     }
 
     fn append(&self, from: ShardId, batch: RecordBatch) {
-        self.queue.waiting().batches.push((from, batch));
+        self.queue.pending().batches.push((from, batch));
         self.queue.changed.notify_one();
     }
 
@@ -167,14 +167,14 @@ impl RecordSink for Writer {
     }
 }
 
-impl Drop for Writer {
+impl Drop for StoreWriter {
     fn drop(&mut self) {
         self.finish();
     }
 }
 
 /// Commits until shutdown, or until the log fails.
-fn write_all<D: Disk>(log: Log<D>, queue: &Queue, stats: &StoreStats) -> Result<(), LogError> {
+fn write_all<D: Disk>(log: RecordLog<D>, queue: &BatchQueue, stats: &StoreStats) -> Result<(), RecordLogError> {
     let mut committer = Committer::new(log);
     // When a write to a full disk was last attempted.
     let mut last_attempt = Instant::now();
@@ -205,8 +205,8 @@ fn write_all<D: Disk>(log: Log<D>, queue: &Queue, stats: &StoreStats) -> Result<
 }
 
 /// Waits for batches and takes them; on a full disk after `room_in` at the latest.
-fn wait_for_batches(queue: &Queue, wait: Wait, room_in: Duration) -> (Vec<(ShardId, RecordBatch)>, bool) {
-    let mut waiting = queue.waiting();
+fn wait_for_batches(queue: &BatchQueue, wait: Wait, room_in: Duration) -> (Vec<(ShardId, RecordBatch)>, bool) {
+    let mut waiting = queue.pending();
     match wait {
         Wait::Nothing => {}
         Wait::Batches => {

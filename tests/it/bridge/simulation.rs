@@ -99,7 +99,7 @@ impl Client {
     /// Receives and acknowledges packets.
     fn hear(&mut self, node: &mut Node) {
         loop {
-            self.received.extend(node.take(self.link));
+            self.received.extend(node.take_output(self.link));
             let context = DecodeContext { version: V5, max_packet_size: u32::MAX, from: Side::Server };
             let (mut consumed, mut answer) = (0, Vec::new());
             while let Ok(Decoded::Packet { packet, len }) = decode(&self.received[consumed..], &context) {
@@ -214,7 +214,7 @@ impl World {
             self.link.to_remote().advance(part);
             self.there.send(remote, &bytes);
             self.there.settle();
-            let came = self.there.take(remote);
+            let came = self.there.take_output(remote);
             moved |= part > 0 || !came.is_empty();
             self.from_remote.extend(came);
             let part = most(self.from_remote.len());
@@ -228,7 +228,7 @@ impl World {
             self.link.to_local().advance(part);
             self.here.send(local, &bytes);
             self.here.settle();
-            let came = self.here.take(local);
+            let came = self.here.take_output(local);
             moved |= part > 0 || !came.is_empty();
             self.from_local.extend(came);
             let part = most(self.from_local.len());

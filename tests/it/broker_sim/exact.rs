@@ -1,13 +1,14 @@
-//! The exact simulation: after every operation the broker is let come to rest, and every packet it sent, and what it
-//! holds, must be what the model says.
+//! The exact simulation: after every operation the broker runs until it is idle; every packet it sent, and its
+//! gauges, must be what the model says.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weir_broker::{EndpointLimits, EndpointPolicy};
 
-use super::model::{Connecting, Expected, Message, Model, NEVER, Subscription, Will};
+use super::model::Model;
 use super::rng::Rng;
+use super::values::{Connecting, Expected, Message, NEVER, Subscription, Will};
 use crate::node::{LinkId, Node, policy};
 use crate::wire::*;
 
@@ -68,7 +69,7 @@ impl Exact {
             match (self.model.link(&name(client)), self.rng.below(20)) {
                 (_, 0 | 1) => self.advance(),
                 (_, 2) | (None, _) => self.connect(client),
-                (Some(link), 3) => self.leave(client, link),
+                (Some(link), 3) => self.disconnect(client, link),
                 (Some(link), 4..=6) => self.subscribe(client, link),
                 (Some(link), 7) => self.unsubscribe(client, link),
                 (Some(link), 8..=12) => self.publish(client, link),
@@ -82,7 +83,7 @@ impl Exact {
         Ok(())
     }
 
-    fn note(&mut self, what: String) {
+    fn log(&mut self, what: String) {
         self.log.push(format!("{:>9} {what}", self.node.now));
     }
 
@@ -90,13 +91,13 @@ impl Exact {
         let Some(sender) = self.links.get_mut(&link) else { return };
         sender.observer.sent(packet);
         let bytes = packet.encode(sender.version);
-        self.model.heard(&name(sender.client));
+        self.model.received(&name(sender.client));
         self.node.send(link, &bytes);
     }
 
     fn advance(&mut self) {
         let millis = self.rng.pick(&[1, 999, 1000, 3001, 5000, 14_011, 20_000, 30_037, 120_041]);
-        self.note(format!("{millis} ms pass"));
+        self.log(format!("{millis} ms pass"));
         self.pass(millis);
     }
 
@@ -106,7 +107,7 @@ impl Exact {
     }
 
     /// Each client acts in its own milliseconds of a second, so that no deadlines of two clients fall together: which of
-    /// them comes first would be anybody's guess.
+    /// them comes first would be undefined.
     fn until_turn_of(&self, client: usize) -> u64 {
         (client as u64 * 10 + 1000 - self.node.now % 1000) % 1000
     }
@@ -130,7 +131,7 @@ impl Exact {
                 properties.push((0x22, PropertyValue::Number(2)));
             }
         }
-        self.note(format!(
+        self.log(format!(
             "{} connects, {} clean {clean} expiry {expiry_s} keep-alive {keep_alive_s} receive maximum {receive_maximum} \
              will {will:?}",
             name(client),
@@ -178,11 +179,11 @@ impl Exact {
         }
     }
 
-    fn leave(&mut self, client: usize, link: LinkId) {
+    fn disconnect(&mut self, client: usize, link: LinkId) {
         let version = self.links[&link].version;
         let session_expires = self.model.sessions[&name(client)].expiry_s > 0;
         if self.rng.one_in(2) {
-            self.note(format!("{} is lost", name(client)));
+            self.log(format!("{} is lost", name(client)));
             self.node.close(link);
             self.model.close(&name(client), None);
             return;
@@ -190,7 +191,7 @@ impl Exact {
         let code = if version.is_v5() { self.rng.pick(&[0, 0, 4]) } else { 0 };
         let expiry_s = (version.is_v5() && session_expires && self.rng.one_in(3)).then(|| self.rng.pick(&[0, 5, 60]));
         let properties = expiry_s.map(|seconds| (0x11, PropertyValue::Number(seconds))).into_iter().collect();
-        self.note(format!("{} disconnects with {code} {expiry_s:?}", name(client)));
+        self.log(format!("{} disconnects with {code} {expiry_s:?}", name(client)));
         self.send(link, &Packet::Disconnect { code, properties });
         self.model.disconnect(&name(client), code, expiry_s);
     }
@@ -215,7 +216,7 @@ impl Exact {
             (subscription.retain_handling, retained) = (2, 0);
         }
         self.unordered = (retained > 1).then_some(link);
-        self.note(format!("{} subscribes to {filter} {subscription:?}", name(client)));
+        self.log(format!("{} subscribes to {filter} {subscription:?}", name(client)));
         let options = subscription.qos
             | u8::from(subscription.no_local) << 2
             | u8::from(subscription.retain_as_published) << 3
@@ -227,7 +228,7 @@ impl Exact {
 
     fn unsubscribe(&mut self, client: usize, link: LinkId) {
         let filter = self.rng.pick(FILTERS);
-        self.note(format!("{} unsubscribes from {filter}", name(client)));
+        self.log(format!("{} unsubscribes from {filter}", name(client)));
         self.model.unsubscribe(&name(client), 8, filter);
         let filters = vec![filter.to_owned()];
         self.send(link, &Packet::Unsubscribe { id: 8, properties: Properties::new(), filters });
@@ -241,7 +242,7 @@ impl Exact {
         let expiry_s = (version.is_v5() && self.rng.one_in(4)).then(|| self.rng.pick(&[1, 4, 40]));
         let id = (qos > 0).then(|| self.rng.below(4) as u16 + 1);
         let again = qos == 2 && id.is_some_and(|id| self.model.sessions[&name(client)].incoming.contains(&id));
-        self.note(format!(
+        self.log(format!(
             "{} publishes {topic} {:?} qos {qos} id {id:?} retain {retain} expiry {expiry_s:?} again {again}",
             name(client),
             String::from_utf8_lossy(&payload)
@@ -273,7 +274,7 @@ impl Exact {
 
     fn release(&mut self, client: usize, link: LinkId) {
         let id = self.rng.below(4) as u16 + 1;
-        self.note(format!("{} releases {id}", name(client)));
+        self.log(format!("{} releases {id}", name(client)));
         let known = self.model.sessions.get_mut(&name(client)).expect("connected").incoming.remove(&id);
         let code = if known || !self.links[&link].version.is_v5() { 0 } else { 0x92 };
         self.model.expected.entry(link).or_default().push(Expected::Ack(packet_type::PUBCOMP, id, code));
@@ -282,7 +283,7 @@ impl Exact {
     }
 
     fn ping(&mut self, client: usize, link: LinkId) {
-        self.note(format!("{} pings", name(client)));
+        self.log(format!("{} pings", name(client)));
         self.model.expected.entry(link).or_default().push(Expected::Ack(packet_type::PINGRESP, 0, 0));
         self.send(link, &Packet::PingReq);
     }
@@ -305,7 +306,7 @@ impl Exact {
             (_, false) => packet_type::PUBREC,
             (_, true) => packet_type::PUBCOMP,
         };
-        self.note(format!("{} sends packet type {packet_type} for {id} with {code:#x}", name(client)));
+        self.log(format!("{} sends packet type {packet_type} for {id} with {code:#x}", name(client)));
         if packet_type == packet_type::PUBREC && code == 0 {
             self.model.pubrec(&name(client), id);
         } else {
@@ -314,7 +315,7 @@ impl Exact {
         self.send(link, &Packet::Ack(Ack { packet_type, id, code, properties: Properties::new() }));
     }
 
-    /// What was sent against what was expected, and what is held against what should be.
+    /// What was sent against what was expected, and the gauges against the model's.
     fn compare(&mut self) -> Result<(), String> {
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         for link in links {
@@ -339,7 +340,7 @@ impl Exact {
 
     fn compare_link(&mut self, link: LinkId, expected: Vec<Expected>) -> Result<(), String> {
         let client = name(self.links[&link].client);
-        let packets = self.take(link)?;
+        let packets = self.receive(link)?;
         let is_publish = |packet: &Packet| matches!(packet, Packet::Publish(_));
         let (publishes, others): (Vec<_>, Vec<_>) = packets.into_iter().partition(is_publish);
         let (mut wanted, others_wanted): (Vec<_>, Vec<_>) =
@@ -391,8 +392,8 @@ impl Exact {
         Ok(())
     }
 
-    fn take(&mut self, link: LinkId) -> Result<Vec<Packet>, String> {
-        let bytes = self.node.take(link);
+    fn receive(&mut self, link: LinkId) -> Result<Vec<Packet>, String> {
+        let bytes = self.node.take_output(link);
         let receiver = self.links.get_mut(&link).expect("one of ours");
         receiver.received.extend_from_slice(&bytes);
         let mut packets = Vec::new();
@@ -444,11 +445,11 @@ impl Exact {
 
 /// The expected messages in the order in which their topics came.
 fn in_order_of_arrival(mut expected: Vec<Expected>, arrived: &[Packet]) -> Vec<Expected> {
-    let place = |topic: &str| {
+    let position = |topic: &str| {
         arrived.iter().position(|packet| matches!(packet, Packet::Publish(publish) if publish.topic == topic))
     };
     expected.sort_by_key(|expected| match expected {
-        Expected::Publish { message, .. } => place(&message.topic),
+        Expected::Publish { message, .. } => position(&message.topic),
         _ => None,
     });
     expected

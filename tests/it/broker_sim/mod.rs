@@ -7,6 +7,7 @@ mod exact;
 mod model;
 mod races;
 pub mod rng;
+mod values;
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
 //! The racing simulation: what crosses between shards is delivered in any order that the links allow, a batch at a time,
-//! while clients go on acting. What holds at the end is judged by the history: nobody lacks a message, gets a QoS 2 message
+//! while clients go on acting. At the end the history is checked: no client lacks a message, gets a QoS 2 message
 //! twice, sees an older message after a newer one, or a retained one out of line with the live ones.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -14,7 +14,7 @@ use crate::wire::*;
 const PUBLISHERS: usize = 3;
 const GROUP: &str = "$share/g/t/#";
 
-/// What an actor is there for.
+/// What a client does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     /// Publishes to `t/n/…` at every QoS and retained to `r/n`.
@@ -24,13 +24,13 @@ enum Role {
     /// Shares `t/#` in a group.
     Member,
     /// Shares it too, in sessions that end with their connections.
-    Guest,
+    TransientMember,
 }
 
 /// A message as it was received: topic and its number there.
 type Received = (String, u64);
 
-struct Actor {
+struct RacingClient {
     role: Role,
     name: String,
     link: LinkId,
@@ -44,8 +44,8 @@ struct Actor {
     received: Vec<Received>,
     /// The filters that SUBACK granted, and the clock when it came.
     subscribed_at: Option<u64>,
-    asked: bool,
-    /// A guest that is subscribed to nothing, and since when.
+    subscribe_sent: bool,
+    /// A transient member that is subscribed to nothing, and since when.
     left_at: Option<u64>,
 }
 
@@ -63,7 +63,7 @@ pub struct Races {
     node: Node,
     rng: Rng,
     policy: Arc<EndpointPolicy>,
-    actors: Vec<Actor>,
+    clients: Vec<RacingClient>,
     published: Vec<Published>,
     numbers: BTreeMap<String, u64>,
     clock: u64,
@@ -76,7 +76,7 @@ impl Races {
             node: Node::new(shards),
             rng: Rng::new(seed),
             policy: policy(1, EndpointLimits::default()),
-            actors: Vec::new(),
+            clients: Vec::new(),
             published: Vec::new(),
             numbers: BTreeMap::new(),
             clock: 0,
@@ -89,12 +89,12 @@ impl Races {
             Role::Subscriber,
             Role::Member,
             Role::Member,
-            Role::Guest,
+            Role::TransientMember,
         ]);
         for (index, role) in roles.enumerate() {
             // Different names end on different shards.
             let name = format!("{role:?}{index}x{}", races.rng.below(1000));
-            races.actors.push(Actor {
+            races.clients.push(RacingClient {
                 role,
                 name,
                 link: usize::MAX,
@@ -105,7 +105,7 @@ impl Races {
                 next_id: 0,
                 received: Vec::new(),
                 subscribed_at: None,
-                asked: false,
+                subscribe_sent: false,
                 left_at: None,
             });
             races.connect(index);
@@ -118,11 +118,11 @@ impl Races {
         self.node.transcript.as_deref().unwrap_or_default()
     }
 
-    /// Acts `steps` times, lets everything come to rest, and judges.
+    /// Acts `steps` times, settles everything, and checks the history.
     pub fn run(&mut self, steps: usize) -> Result<(), String> {
         for _ in 0..steps {
             self.clock += 1;
-            let index = self.rng.below(self.actors.len());
+            let index = self.rng.below(self.clients.len());
             match self.rng.below(12) {
                 0..=3 => {
                     let choice = self.rng.below(1000);
@@ -133,15 +133,15 @@ impl Races {
                 _ => self.act(index),
             }
         }
-        self.rest()?;
-        self.judge()
+        self.settle()?;
+        self.check()
     }
 
-    fn rest(&mut self) -> Result<(), String> {
-        // A member of the group that is away keeps its part: all come back first.
+    fn settle(&mut self) -> Result<(), String> {
+        // An offline member of the group keeps its part: all reconnect first.
         for _ in 0..4 {
-            for index in 0..self.actors.len() {
-                if self.node.is_closed(self.actors[index].link) {
+            for index in 0..self.clients.len() {
+                if self.node.is_closed(self.clients[index].link) {
                     self.connect(index);
                 }
                 self.act_if_unsubscribed(index);
@@ -150,7 +150,7 @@ impl Races {
             while idle < 4 {
                 let before = self.received();
                 self.node.settle();
-                for index in 0..self.actors.len() {
+                for index in 0..self.clients.len() {
                     self.read(index)?;
                 }
                 idle = if before == self.received() { idle + 1 } else { 0 };
@@ -160,41 +160,41 @@ impl Races {
     }
 
     fn received(&self) -> usize {
-        self.actors.iter().map(|actor| actor.received.len()).sum()
+        self.clients.iter().map(|client| client.received.len()).sum()
     }
 
     fn connect(&mut self, index: usize) {
-        let persistent = self.actors[index].role != Role::Guest;
+        let persistent = self.clients[index].role != Role::TransientMember;
         let link = self.node.open(Arc::clone(&self.policy));
         let receive_maximum = self.rng.pick(&[1, 2, 20, 65_535]);
         let expiry = if persistent { u32::MAX } else { 0 };
-        let actor = &mut self.actors[index];
-        actor.link = link;
-        actor.observer = Observer::new(Version::V5);
-        actor.bytes.clear();
+        let client = &mut self.clients[index];
+        client.link = link;
+        client.observer = Observer::new(Version::V5);
+        client.bytes.clear();
         if !persistent {
-            actor.incoming.clear();
-            (actor.subscribed_at, actor.asked, actor.left_at) = (None, false, Some(self.clock));
+            client.incoming.clear();
+            (client.subscribed_at, client.subscribe_sent, client.left_at) = (None, false, Some(self.clock));
         }
         let packet = Packet::Connect(Connect {
             version: Version::V5,
             clean: !persistent,
             keep_alive_s: 0,
-            client_id: actor.name.clone(),
+            client_id: client.name.clone(),
             username: None,
             password: None,
             will: None,
             properties: vec![(0x11, PropertyValue::Number(expiry)), (0x21, PropertyValue::Number(receive_maximum))],
         });
-        self.log.push(format!("{:>5} {} connects", self.clock, actor.name));
+        self.log.push(format!("{:>5} {} connects", self.clock, client.name));
         self.send(index, &packet);
-        // A SUBSCRIBE that was not answered is asked again as a new one; only guests unsubscribe, who start anew.
-        let actor = &mut self.actors[index];
-        actor.unacknowledged.retain(|_, packet| !matches!(packet, Packet::Unsubscribe { .. }));
-        let open = actor.unacknowledged.len();
-        actor.unacknowledged.retain(|_, packet| !matches!(packet, Packet::Subscribe { .. }));
-        actor.asked &= open == actor.unacknowledged.len();
-        let again: Vec<Packet> = actor.unacknowledged.values().cloned().collect();
+        // A SUBSCRIBE that was not answered is sent again as a new one; only transient members unsubscribe, who start anew.
+        let client = &mut self.clients[index];
+        client.unacknowledged.retain(|_, packet| !matches!(packet, Packet::Unsubscribe { .. }));
+        let open = client.unacknowledged.len();
+        client.unacknowledged.retain(|_, packet| !matches!(packet, Packet::Subscribe { .. }));
+        client.subscribe_sent &= open == client.unacknowledged.len();
+        let again: Vec<Packet> = client.unacknowledged.values().cloned().collect();
         again.into_iter().for_each(|packet| self.send_again(index, packet));
     }
 
@@ -213,16 +213,16 @@ impl Races {
     }
 
     fn send(&mut self, index: usize, packet: &Packet) {
-        let actor = &mut self.actors[index];
-        actor.observer.sent(packet);
-        self.node.send(actor.link, &packet.encode(Version::V5));
+        let client = &mut self.clients[index];
+        client.observer.sent(packet);
+        self.node.send(client.link, &packet.encode(Version::V5));
     }
 
     /// Lost and back, or taken over.
     fn reconnect(&mut self, index: usize) -> Result<(), String> {
         self.read(index)?;
         if self.rng.one_in(2) {
-            let link = self.actors[index].link;
+            let link = self.clients[index].link;
             self.node.close(link);
             if self.rng.one_in(2) {
                 return Ok(());
@@ -233,51 +233,53 @@ impl Races {
     }
 
     fn act(&mut self, index: usize) {
-        if self.node.is_closed(self.actors[index].link) {
+        if self.node.is_closed(self.clients[index].link) {
             return self.connect(index);
         }
-        match self.actors[index].role {
+        match self.clients[index].role {
             Role::Publisher(number) => self.publish(index, number),
-            Role::Guest if self.actors[index].subscribed_at.is_some() && self.rng.one_in(4) => self.unsubscribe(index),
+            Role::TransientMember if self.clients[index].subscribed_at.is_some() && self.rng.one_in(4) => {
+                self.unsubscribe(index)
+            }
             _ => self.act_if_unsubscribed(index),
         }
     }
 
     fn act_if_unsubscribed(&mut self, index: usize) {
-        let filters: &[(&str, u8)] = match self.actors[index].role {
+        let filters: &[(&str, u8)] = match self.clients[index].role {
             Role::Publisher(_) => return,
             Role::Subscriber => &[("t/#", 2), ("r/#", 1)],
-            Role::Member | Role::Guest => &[(GROUP, 2)],
+            Role::Member | Role::TransientMember => &[(GROUP, 2)],
         };
         // Subscribers ask again now and then: nothing may be lost by it, nor anything old come after it.
-        let again = self.actors[index].role == Role::Subscriber && self.rng.one_in(8);
-        if self.actors[index].asked && !again || self.actors[index].unacknowledged.len() > 1 {
+        let again = self.clients[index].role == Role::Subscriber && self.rng.one_in(8);
+        if self.clients[index].subscribe_sent && !again || self.clients[index].unacknowledged.len() > 1 {
             return;
         }
-        (self.actors[index].asked, self.actors[index].left_at) = (true, None);
+        (self.clients[index].subscribe_sent, self.clients[index].left_at) = (true, None);
         let id = self.new_id(index);
         let filters = filters.iter().map(|(filter, options)| ((*filter).to_owned(), *options)).collect();
         let packet = Packet::Subscribe { id, properties: Properties::new(), filters };
-        self.actors[index].unacknowledged.insert(id, packet.clone());
+        self.clients[index].unacknowledged.insert(id, packet.clone());
         self.send(index, &packet);
     }
 
     fn unsubscribe(&mut self, index: usize) {
         let id = self.new_id(index);
         let packet = Packet::Unsubscribe { id, properties: Properties::new(), filters: vec![GROUP.to_owned()] };
-        self.actors[index].subscribed_at = None;
-        self.actors[index].unacknowledged.insert(id, packet.clone());
+        self.clients[index].subscribed_at = None;
+        self.clients[index].unacknowledged.insert(id, packet.clone());
         self.send(index, &packet);
     }
 
     fn new_id(&mut self, index: usize) -> u16 {
-        let actor = &mut self.actors[index];
-        actor.next_id = actor.next_id % 60_000 + 1;
-        actor.next_id
+        let client = &mut self.clients[index];
+        client.next_id = client.next_id % 60_000 + 1;
+        client.next_id
     }
 
     fn publish(&mut self, index: usize, number: usize) {
-        if self.actors[index].unacknowledged.len() > 20 {
+        if self.clients[index].unacknowledged.len() > 20 {
             return;
         }
         let retain = self.rng.one_in(4);
@@ -288,7 +290,7 @@ impl Races {
         let number = *count;
         self.published.push(Published { topic: topic.clone(), number, qos, at: self.clock, repeated: false });
         let id = (qos > 0).then(|| self.new_id(index));
-        self.log.push(format!("{:>5} {} publishes {topic} {number} qos {qos}", self.clock, self.actors[index].name));
+        self.log.push(format!("{:>5} {} publishes {topic} {number} qos {qos}", self.clock, self.clients[index].name));
         let packet = Packet::Publish(Publish {
             dup: false,
             qos,
@@ -299,48 +301,48 @@ impl Races {
             payload: number.to_string().into_bytes(),
         });
         if let Some(id) = id {
-            self.actors[index].unacknowledged.insert(id, packet.clone());
+            self.clients[index].unacknowledged.insert(id, packet.clone());
         }
         self.send(index, &packet);
     }
 
-    /// An actor reads what was sent to it, and answers.
+    /// A client reads what was sent to it, and answers.
     fn read(&mut self, index: usize) -> Result<(), String> {
-        let bytes = self.node.take(self.actors[index].link);
-        self.actors[index].bytes.extend_from_slice(&bytes);
+        let bytes = self.node.take_output(self.clients[index].link);
+        self.clients[index].bytes.extend_from_slice(&bytes);
         loop {
-            let actor = &mut self.actors[index];
-            let Some((mut packet, size)) = decode_server_packet(Version::V5, &actor.bytes)? else { return Ok(()) };
-            actor.bytes.drain(..size);
-            actor.observer.received(&mut packet, size).map_err(|error| format!("{}: {error}", actor.name))?;
+            let client = &mut self.clients[index];
+            let Some((mut packet, size)) = decode_server_packet(Version::V5, &client.bytes)? else { return Ok(()) };
+            client.bytes.drain(..size);
+            client.observer.received(&mut packet, size).map_err(|error| format!("{}: {error}", client.name))?;
             self.answer(index, packet)?;
         }
     }
 
     fn answer(&mut self, index: usize, packet: Packet) -> Result<(), String> {
         let clock = self.clock;
-        let actor = &mut self.actors[index];
+        let client = &mut self.clients[index];
         if std::env::var("WEIR_SIM_SEED").is_ok() {
-            self.log.push(format!("{clock:>5} {} was sent {packet:?}", actor.name));
+            self.log.push(format!("{clock:>5} {} was sent {packet:?}", client.name));
         }
         let ack = |packet_type, id| Packet::Ack(Ack { packet_type, id, code: 0, properties: Properties::new() });
         match packet {
             Packet::Publish(publish) => {
                 let number = number_of(&publish.payload);
                 let sent = self.published.iter().find(|p| p.topic == publish.topic && p.number == number);
-                if let (Some(left), Some(sent)) = (actor.left_at, sent)
+                if let (Some(left), Some(sent)) = (client.left_at, sent)
                     && sent.at > left
                 {
-                    return Err(format!("{} left at {left} and was sent {publish:?} of {}", actor.name, sent.at));
+                    return Err(format!("{} left at {left} and was sent {publish:?} of {}", client.name, sent.at));
                 }
-                let fresh = publish.qos < 2 || publish.id.is_some_and(|id| actor.incoming.insert(id));
+                let fresh = publish.qos < 2 || publish.id.is_some_and(|id| client.incoming.insert(id));
                 if fresh && !(publish.dup && publish.qos == 1) {
-                    actor.received.push((publish.topic.clone(), number_of(&publish.payload)));
+                    client.received.push((publish.topic.clone(), number_of(&publish.payload)));
                 } else if fresh || publish.qos == 1 {
                     // It may be the first time that it arrives: the connection was lost before.
                     let received = (publish.topic.clone(), number_of(&publish.payload));
-                    if !actor.received.contains(&received) {
-                        actor.received.push(received);
+                    if !client.received.contains(&received) {
+                        client.received.push(received);
                     }
                 }
                 match (publish.qos, publish.id) {
@@ -351,62 +353,62 @@ impl Races {
             }
             Packet::Ack(answer) => match answer.packet_type {
                 packet_type::PUBREL => {
-                    actor.incoming.remove(&answer.id);
+                    client.incoming.remove(&answer.id);
                     self.send(index, &ack(packet_type::PUBCOMP, answer.id));
                 }
                 packet_type::PUBREC => {
                     let pubrel = ack(packet_type::PUBREL, answer.id);
-                    actor.unacknowledged.insert(answer.id, pubrel.clone());
+                    client.unacknowledged.insert(answer.id, pubrel.clone());
                     self.send(index, &pubrel);
                 }
                 _ => {
-                    actor.unacknowledged.remove(&answer.id);
+                    client.unacknowledged.remove(&answer.id);
                 }
             },
             Packet::SubAck { id, codes, .. } => {
                 if codes.iter().any(|code| *code > 2) {
-                    return Err(format!("{} was refused: {codes:?}", actor.name));
+                    return Err(format!("{} was refused: {codes:?}", client.name));
                 }
-                actor.unacknowledged.remove(&id);
-                actor.subscribed_at.get_or_insert(clock);
+                client.unacknowledged.remove(&id);
+                client.subscribed_at.get_or_insert(clock);
             }
             Packet::UnsubAck { id, .. } => {
-                actor.unacknowledged.remove(&id);
-                (actor.asked, actor.left_at) = (false, Some(clock));
+                client.unacknowledged.remove(&id);
+                (client.subscribe_sent, client.left_at) = (false, Some(clock));
             }
             Packet::Disconnect { code: 0x8E, .. } | Packet::ConnAck { code: 0, .. } => {}
-            other => return Err(format!("{} was sent {other:?}", actor.name)),
+            other => return Err(format!("{} was sent {other:?}", client.name)),
         }
         Ok(())
     }
 
-    fn judge(&self) -> Result<(), String> {
-        for actor in self.actors.iter().filter(|actor| actor.role == Role::Subscriber) {
-            self.judge_subscriber(actor).map_err(|error| format!("{}: {error}", actor.name))?;
+    fn check(&self) -> Result<(), String> {
+        for client in self.clients.iter().filter(|client| client.role == Role::Subscriber) {
+            self.check_subscriber(client).map_err(|error| format!("{}: {error}", client.name))?;
         }
-        self.judge_group()
+        self.check_group()
     }
 
-    fn judge_subscriber(&self, actor: &Actor) -> Result<(), String> {
-        let Some(since) = actor.subscribed_at else { return Ok(()) };
-        let received: BTreeSet<&Received> = actor.received.iter().collect();
+    fn check_subscriber(&self, client: &RacingClient) -> Result<(), String> {
+        let Some(since) = client.subscribed_at else { return Ok(()) };
+        let received: BTreeSet<&Received> = client.received.iter().collect();
         for published in &self.published {
             let key = (published.topic.clone(), published.number);
-            // QoS 0 may be lost while the client is away.
+            // QoS 0 may be lost while the client is offline.
             if published.qos > 0 && published.at > since && !received.contains(&key) {
                 return Err(format!("lacks {key:?} of QoS {}", published.qos));
             }
-            let times = actor.received.iter().filter(|found| **found == key).count();
+            let times = client.received.iter().filter(|found| **found == key).count();
             let once = published.qos != 1 && key.0.starts_with("t/");
             if times > 1 && (once || !published.repeated && key.0.starts_with("t/")) {
                 return Err(format!("received {key:?} of QoS {} {times} times", published.qos));
             }
         }
-        self.judge_order(actor)?;
+        self.check_order(client)?;
         // What is retained may come again with a new SUBSCRIBE, but never older than what came before.
         for topic in (0..PUBLISHERS).map(|number| format!("r/{number}")) {
             let numbers: Vec<u64> =
-                actor.received.iter().filter(|found| found.0 == topic).map(|found| found.1).collect();
+                client.received.iter().filter(|found| found.0 == topic).map(|found| found.1).collect();
             let last = self.numbers.get(&topic).copied().unwrap_or(0);
             if last > 0 && numbers.last() != Some(&last) && !self.was_repeated(&topic) {
                 return Err(format!("of {topic} has {:?} last, not {last}", numbers.last()));
@@ -424,10 +426,10 @@ impl Races {
     }
 
     /// Per topic and QoS the first arrivals are in the order of publication.
-    fn judge_order(&self, actor: &Actor) -> Result<(), String> {
+    fn check_order(&self, client: &RacingClient) -> Result<(), String> {
         let mut highest: BTreeMap<(String, u8), u64> = BTreeMap::new();
         let mut seen = BTreeSet::new();
-        for received in actor.received.iter().filter(|received| received.0.starts_with("t/")) {
+        for received in client.received.iter().filter(|received| received.0.starts_with("t/")) {
             if !seen.insert(received) {
                 continue;
             }
@@ -446,10 +448,10 @@ impl Races {
         found.map_or(0, |published| published.qos)
     }
 
-    /// Each message went to one member; to a second one only where a guest went with it unacknowledged.
-    fn judge_group(&self) -> Result<(), String> {
-        let in_group = |actor: &&Actor| matches!(actor.role, Role::Member | Role::Guest);
-        let members: Vec<&Actor> = self.actors.iter().filter(in_group).collect();
+    /// Each message went to one member; to a second one only where a transient member's session ended before it was acknowledged.
+    fn check_group(&self) -> Result<(), String> {
+        let in_group = |client: &&RacingClient| matches!(client.role, Role::Member | Role::TransientMember);
+        let members: Vec<&RacingClient> = self.clients.iter().filter(in_group).collect();
         let Some(since) =
             members.iter().filter(|member| member.role == Role::Member).filter_map(|member| member.subscribed_at).min()
         else {
@@ -461,9 +463,9 @@ impl Races {
                 let of_role = members.iter().filter(|member| member.role == role);
                 of_role.map(|member| member.received.iter().filter(|found| **found == key).count()).sum::<usize>()
             };
-            let (to_members, to_guests) = (times(Role::Member), times(Role::Guest));
-            // A guest's QoS 2 message that was on its way when the guest went is lost with its session [MQTT-4.8.2-5].
-            if published.qos == 1 && to_members + to_guests == 0 {
+            let (to_members, to_transient) = (times(Role::Member), times(Role::TransientMember));
+            // A transient member's QoS 2 message that was in flight when its session ended is lost with it [MQTT-4.8.2-5].
+            if published.qos == 1 && to_members + to_transient == 0 {
                 return Err(format!("no member received {key:?} of QoS 1"));
             }
             if to_members > 1 && !published.repeated {

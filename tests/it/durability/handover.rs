@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weir_broker::{EndpointLimits, EndpointPolicy, Key, Recording, ShardId, StoreAck, Stored, home_shard};
+use weir_broker::{EndpointLimits, EndpointPolicy, RecordKey, Recording, ShardId, StoreAck, StoredRecords, home_shard};
 
 use crate::node::{LinkId, Node, policy};
 use crate::wire::{Connect, Packet, PropertyValue, Publish, Version, Will, decode_server_packet};
@@ -13,7 +13,7 @@ const SHARDS: u16 = 2;
 
 struct Broker {
     node: Node,
-    disk: BTreeMap<Key, Box<[u8]>>,
+    disk: BTreeMap<RecordKey, Box<[u8]>>,
     policy: Arc<EndpointPolicy>,
 }
 
@@ -30,7 +30,7 @@ impl Broker {
     fn start(&mut self) {
         self.node = Node::new(SHARDS);
         self.node.ends_turns_apart = true;
-        let stored = Stored::new(self.disk.iter().map(|(key, value)| (*key, value.clone())).collect());
+        let stored = StoredRecords::new(self.disk.iter().map(|(key, value)| (*key, value.clone())).collect());
         let now = self.node.now;
         for core in &mut self.node.cores {
             core.start_recording(Recording { next_id: stored.next_id(), epoch_unix_ms: 0 });
@@ -69,7 +69,7 @@ impl Broker {
         }
     }
 
-    fn enter(&mut self, name: &str, will: Option<Will>) -> LinkId {
+    fn connect(&mut self, name: &str, will: Option<Will>) -> LinkId {
         let link = self.node.open(Arc::clone(&self.policy));
         let connect = Connect {
             version: V5,
@@ -91,7 +91,7 @@ impl Broker {
     }
 
     fn subscribe(&mut self, name: &str, filter: &str) -> LinkId {
-        let link = self.enter(name, None);
+        let link = self.connect(name, None);
         let filters = vec![(filter.to_owned(), 2)];
         self.send(link, &Packet::Subscribe { id: 1, properties: Vec::new(), filters });
         link
@@ -99,8 +99,8 @@ impl Broker {
 
     /// The messages that a client finds when it comes back.
     fn messages(&mut self, name: &str) -> usize {
-        let link = self.enter(name, None);
-        let (bytes, mut at, mut count) = (self.node.take(link), 0, 0);
+        let link = self.connect(name, None);
+        let (bytes, mut at, mut count) = (self.node.take_output(link), 0, 0);
         while let Some((packet, size)) = decode_server_packet(V5, &bytes[at..]).expect("a packet") {
             at += size;
             count += usize::from(matches!(packet, Packet::Publish(_)));
@@ -122,13 +122,13 @@ const CUTS: [[bool; SHARDS as usize]; 4] = [[false, false], [true, false], [fals
 fn a_will_is_published_once_whichever_disk_is_ahead() {
     for (qos, stored) in [1, 2].into_iter().flat_map(|qos| CUTS.map(|stored| (qos, stored))) {
         let mut broker = Broker::new();
-        let (here, elsewhere, testator) = (at_home(0, "here"), at_home(1, "there"), at_home(0, "testator"));
+        let (here, elsewhere, will_client) = (at_home(0, "here"), at_home(1, "there"), at_home(0, "will client"));
         for name in [&here, &elsewhere] {
             let link = broker.subscribe(name, "will");
             broker.node.close(link);
         }
         let (topic, payload, properties) = ("will".to_owned(), b"x".to_vec(), Vec::new());
-        let link = broker.enter(&testator, Some(Will { topic, payload, qos, retain: false, properties }));
+        let link = broker.connect(&will_client, Some(Will { topic, payload, qos, retain: false, properties }));
         broker.settle();
         broker.node.close(link);
         broker.node.settle();
@@ -143,16 +143,16 @@ fn a_will_is_published_once_whichever_disk_is_ahead() {
 #[test]
 fn a_will_is_published_though_its_client_is_back_before_the_broker_came_to_it() {
     let mut broker = Broker::new();
-    let (here, elsewhere, testator) = (at_home(0, "here"), at_home(1, "there"), at_home(0, "testator"));
+    let (here, elsewhere, will_client) = (at_home(0, "here"), at_home(1, "there"), at_home(0, "will client"));
     for name in [&here, &elsewhere] {
         let link = broker.subscribe(name, "will");
         broker.node.close(link);
     }
     let (topic, payload, properties) = ("will".to_owned(), b"x".to_vec(), Vec::new());
-    broker.enter(&testator, Some(Will { topic, payload, qos: 1, retain: false, properties }));
+    broker.connect(&will_client, Some(Will { topic, payload, qos: 1, retain: false, properties }));
     broker.settle();
     broker.start();
-    broker.enter(&testator, None);
+    broker.connect(&will_client, None);
     assert_eq!([broker.messages(&here), broker.messages(&elsewhere)], [1, 1]);
 }
 
@@ -163,7 +163,7 @@ fn a_returned_message_of_a_group_is_there_once_whichever_disk_is_ahead() {
         for (filter, stored) in ["$share/a/t", "$share/b/t"].into_iter().flat_map(|f| CUTS.map(|stored| (f, stored))) {
             let mut broker = Broker::new();
             let (leaves, stays) = (at_home(leaves, "leaves"), at_home(stays, "stays"));
-            let publisher = broker.enter("publisher", None);
+            let publisher = broker.connect("publisher", None);
             let link = broker.subscribe(&leaves, filter);
             broker.node.close(link);
             let publish = Publish {

@@ -1,4 +1,4 @@
-//! What clients did and saw, and whether it may be so.
+//! What clients sent and received, and which of it violates the guarantees.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,13 +46,13 @@ impl History {
         self.topics.entry(topic.to_owned()).or_default().acknowledged.insert(sequence);
     }
 
-    /// A subscriber's application was given a message (of QoS 2: what its packet identifier did not tell as known).
+    /// A subscriber's application was given a message (of QoS 2: what its packet identifier did not acknowledge as known).
     pub fn seen(&mut self, subscriber: &str, topic: &str, sequence: Sequence) {
         let entry = self.topics.entry(topic.to_owned()).or_default();
         entry.seen.entry(subscriber.to_owned()).or_default().push(sequence);
     }
 
-    /// Something that must not be, found on the way.
+    /// A violation that a client found.
     pub fn finding(&mut self, what: String) {
         self.findings.push(what);
     }
@@ -76,7 +76,7 @@ impl History {
             .all(|subscriber| self.topics.values().all(|topic| missing(topic, subscriber).is_empty()))
     }
 
-    /// Everything that must not be.
+    /// All violations.
     pub fn findings(&self) -> Vec<String> {
         let mut findings = self.findings.clone();
         for (name, topic) in &self.topics {
@@ -85,7 +85,7 @@ impl History {
                 if !lost.is_empty() {
                     findings.push(format!("{subscriber} was not given {name} {lost:?}, which were acknowledged"));
                 }
-                judge_seen(&mut findings, name, topic, subscriber, self.groups.get(subscriber).copied());
+                check_seen(&mut findings, name, topic, subscriber, self.groups.get(subscriber).copied());
             }
         }
         findings
@@ -101,12 +101,12 @@ fn missing(topic: &Topic, subscriber: &str) -> Vec<Sequence> {
 }
 
 /// `group_qos`: of a group, whose members may overtake each other.
-fn judge_seen(findings: &mut Vec<String>, name: &str, topic: &Topic, subscriber: &str, group_qos: Option<u8>) {
+fn check_seen(findings: &mut Vec<String>, name: &str, topic: &Topic, subscriber: &str, group_qos: Option<u8>) {
     let mut known = BTreeSet::new();
     let mut newest = 0;
     for &sequence in topic.seen.get(subscriber).into_iter().flatten() {
         if !topic.sent.contains(&sequence) {
-            findings.push(format!("{subscriber} was given {name} {sequence}, which nobody sent"));
+            findings.push(format!("{subscriber} was given {name} {sequence}, which was never sent"));
         }
         if !known.insert(sequence) {
             if topic.qos.min(group_qos.unwrap_or(2)) == 2 {
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_is_no_finding() {
+    fn an_allowed_history_has_no_findings() {
         assert_eq!(findings(1, &[1, 2, 3]), [""; 0]);
         assert_eq!(findings(1, &[1, 2, 1, 2, 3]), [""; 0], "QoS 1 may come again");
         assert_eq!(findings(2, &[1, 2, 3]), [""; 0]);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_sent_is_found() {
-        assert_eq!(findings(1, &[1, 2, 3, 4]), ["s was given t 4, which nobody sent"]);
+    fn a_message_that_was_never_sent_is_found() {
+        assert_eq!(findings(1, &[1, 2, 3, 4]), ["s was given t 4, which was never sent"]);
     }
 }

@@ -6,21 +6,24 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use weir_broker::{EndpointLimits, EndpointPolicy, Key, Kind, RecordBatch, Recording, StoreAck, Stored};
+use weir_broker::{
+    EndpointLimits, EndpointPolicy, RecordBatch, RecordKey, RecordKind, Recording, StoreAck, StoredRecords,
+};
 
-use super::actor::{Actor, Role};
-use super::cast::{cast, judge_retained};
+use super::client_set::{check_retained, client_set};
 use super::history::History;
+use super::roles::Role;
+use super::sim_client::SimClient;
 use crate::broker_sim::rng::Rng;
 use crate::node::{LinkId, Node, policy};
 use crate::wire::Version;
 
-/// What a run shows of a broker whose disk is faulty.
+/// A fault of the disk that a run has to detect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     None,
-    /// Batches are said to be durable before they are.
-    TellsEarly,
+    /// Batches are acknowledged before they are durable.
+    AcknowledgesEarly,
 }
 
 struct Simulation {
@@ -31,12 +34,12 @@ struct Simulation {
     shards: u16,
     /// The wall clock at the node's time 0.
     epoch_unix_ms: u64,
-    durable: BTreeMap<Key, Box<[u8]>>,
+    durable: BTreeMap<RecordKey, Box<[u8]>>,
     /// Handed over and not committed, by shard, oldest first.
     pending: Vec<VecDeque<RecordBatch>>,
     /// The shard whose records reach the disk long after the others'.
-    laggard: usize,
-    actors: Vec<Actor>,
+    slow_shard: usize,
+    clients: Vec<SimClient>,
     links: Vec<Option<LinkId>>,
     history: History,
 }
@@ -51,7 +54,7 @@ impl Simulation {
         };
         let shards = rng.pick(&[1, 2, 3]);
         // Members are soon busy: what a group's owner gives them while it does not know comes back.
-        let actors = cast(2);
+        let clients = client_set(2);
         let mut simulation = Self {
             rng,
             fault,
@@ -61,9 +64,9 @@ impl Simulation {
             epoch_unix_ms: 1_800_000_000_000,
             durable: BTreeMap::new(),
             pending: Vec::new(),
-            laggard: 0,
-            links: actors.iter().map(|_| None).collect(),
-            actors,
+            slow_shard: 0,
+            links: clients.iter().map(|_| None).collect(),
+            clients,
             history: History::default(),
         };
         simulation.start();
@@ -77,8 +80,8 @@ impl Simulation {
         self.node.ends_turns_apart = true;
         self.epoch_unix_ms = wall - self.node.now;
         self.pending = (0..self.shards).map(|_| VecDeque::new()).collect();
-        self.laggard = self.rng.below(4);
-        let stored = Stored::new(self.durable.iter().map(|(key, value)| (*key, value.clone())).collect());
+        self.slow_shard = self.rng.below(4);
+        let stored = StoredRecords::new(self.durable.iter().map(|(key, value)| (*key, value.clone())).collect());
         let recording = Recording { next_id: stored.next_id(), epoch_unix_ms: self.epoch_unix_ms };
         let now = self.node.now;
         for core in &mut self.node.cores {
@@ -103,8 +106,8 @@ impl Simulation {
                 self.end_turn(shard);
             }
             let waits = self.pending[shard].len();
-            let lags = self.laggard == shard && !self.rng.one_in(30);
-            let rarely = self.fault == Fault::TellsEarly && !self.rng.one_in(20);
+            let lags = self.slow_shard == shard && !self.rng.one_in(30);
+            let rarely = self.fault == Fault::AcknowledgesEarly && !self.rng.one_in(20);
             if !lags && !rarely {
                 let some = self.rng.below(waits + 1);
                 self.commit(shard, some, true);
@@ -126,14 +129,14 @@ impl Simulation {
 
     fn end_turn(&mut self, shard: usize) {
         for batch in self.node.end_turn(shard) {
-            if self.fault == Fault::TellsEarly {
+            if self.fault == Fault::AcknowledgesEarly {
                 self.node.cores[shard].on_store_ack(StoreAck::UpTo(batch.number), self.node.now);
             }
             self.pending[shard].push_back(batch);
         }
     }
 
-    fn commit(&mut self, shard: usize, count: usize, tell: bool) {
+    fn commit(&mut self, shard: usize, count: usize, acknowledge: bool) {
         for batch in self.pending[shard].drain(..count) {
             for (key, value) in batch.records() {
                 match value {
@@ -141,30 +144,31 @@ impl Simulation {
                     None => self.durable.remove(&key),
                 };
             }
-            if tell {
+            if acknowledge {
                 self.node.cores[shard].on_store_ack(StoreAck::UpTo(batch.number), self.node.now);
             }
         }
     }
 
-    /// The process dies, perhaps again before anybody is back.
+    /// The process dies, perhaps again before any client is back.
     fn crash(&mut self) {
-        self.die();
+        self.crash_once();
         while self.rng.one_in(2) {
             for _ in 0..self.rng.below(12) {
                 self.turn();
             }
-            self.die();
+            self.crash_once();
         }
     }
 
-    /// The process is gone; of what each shard handed over some arrived, and nobody was told.
-    fn die(&mut self) {
+    /// The process is gone; some of what each shard handed over was written, and no shard got an acknowledgement.
+    fn crash_once(&mut self) {
         for shard in 0..self.pending.len() {
-            let some = if self.fault == Fault::TellsEarly { 0 } else { self.rng.below(self.pending[shard].len() + 1) };
+            let some =
+                if self.fault == Fault::AcknowledgesEarly { 0 } else { self.rng.below(self.pending[shard].len() + 1) };
             self.commit(shard, some, false);
         }
-        for at in 0..self.actors.len() {
+        for at in 0..self.clients.len() {
             self.close(at);
         }
         if self.rng.one_in(3) {
@@ -176,44 +180,44 @@ impl Simulation {
     fn close(&mut self, at: usize) {
         if let Some(link) = self.links[at].take() {
             self.node.close(link);
-            self.actors[at].closed(&mut self.history);
+            self.clients[at].closed(&mut self.history);
         }
     }
 
-    /// The client goes, and the broker does not hear of it: it is taken over when it comes back.
+    /// The client leaves without a close: its session is taken over when it connects again.
     fn abandon(&mut self, at: usize) {
         if self.links[at].take().is_some() {
-            self.actors[at].closed(&mut self.history);
+            self.clients[at].closed(&mut self.history);
         }
     }
 
-    /// One client does something, or hears something.
+    /// One client sends or receives something.
     fn step(&mut self, at: usize) {
         let Some(link) = self.links[at] else {
-            if !self.actors[at].may_open(&self.history) {
+            if !self.clients[at].may_open(&self.history) {
                 return;
             }
             let link = self.node.open(Arc::clone(&self.policy));
             self.links[at] = Some(link);
-            let hello = self.actors[at].open(&mut self.history);
-            return self.node.send(link, &hello);
+            let connect = self.clients[at].open(&mut self.history);
+            return self.node.send(link, &connect);
         };
-        let bytes = self.node.take(link);
-        let mut answer = self.actors[at].receive(&bytes, &mut self.history);
+        let bytes = self.node.take_output(link);
+        let mut answer = self.clients[at].receive(&bytes, &mut self.history);
         if self.node.is_closed(link) {
             return self.close(at);
         }
-        answer.extend(self.actors[at].act(&mut self.rng, &mut self.history));
+        answer.extend(self.clients[at].act(&mut self.rng, &mut self.history));
         if !answer.is_empty() {
             self.node.send(link, &answer);
         }
     }
 
     fn run(&mut self) -> Vec<String> {
-        // Who listens is there before anybody speaks.
-        while !self.actors.iter().all(Actor::is_set_up) {
-            (0..self.actors.len())
-                .filter(|at| self.actors[*at].role.listens())
+        // The subscribers are subscribed before any client publishes.
+        while !self.clients.iter().all(SimClient::is_set_up) {
+            (0..self.clients.len())
+                .filter(|at| self.clients[*at].role.subscribes())
                 .collect::<Vec<_>>()
                 .into_iter()
                 .for_each(|at| self.step(at));
@@ -221,10 +225,10 @@ impl Simulation {
         }
         for _ in 0..4 {
             for _ in 0..self.rng.below(1_000) {
-                let at = self.rng.below(self.actors.len());
+                let at = self.rng.below(self.clients.len());
                 match self.rng.below(120) {
                     0 => self.close(at),
-                    1 if self.actors[at].role.has_will_at_once() => self.abandon(at),
+                    1 if self.clients[at].role.has_will_at_once() => self.abandon(at),
                     _ => {}
                 }
                 self.step(at);
@@ -238,50 +242,50 @@ impl Simulation {
             }
             self.crash();
         }
-        self.actors.iter_mut().for_each(|actor| actor.rests = true);
+        self.clients.iter_mut().for_each(|client| client.stops_publishing = true);
         for _ in 0..3_000 {
-            (0..self.actors.len()).for_each(|at| self.step(at));
+            (0..self.clients.len()).for_each(|at| self.step(at));
             self.settle();
             self.node.advance(1);
-            if self.actors.iter().all(Actor::is_at_rest) && self.history.is_complete() {
+            if self.clients.iter().all(SimClient::is_idle) && self.history.is_complete() {
                 break;
             }
         }
         // What came twice is acknowledged, too.
         for _ in 0..200 {
-            (0..self.actors.len()).for_each(|at| self.step(at));
+            (0..self.clients.len()).for_each(|at| self.step(at));
             self.settle();
         }
-        for actor in self.actors.iter().filter(|actor| !actor.is_at_rest()) {
-            self.history.finding(format!("{} does not come to rest", actor.name));
+        for client in self.clients.iter().filter(|client| !client.is_idle()) {
+            self.history.finding(format!("{} does not become idle", client.name));
         }
         if self.fault == Fault::None {
-            self.judge_retained();
-            self.judge_what_is_left();
+            self.check_retained();
+            self.check_leftover_records();
         }
         self.history.findings()
     }
 
-    fn judge_retained(&mut self) {
-        self.actors.push(Actor::new("reader", Role::Reader, Version::V3_1_1));
+    fn check_retained(&mut self) {
+        self.clients.push(SimClient::new("reader", Role::Reader, Version::V3_1_1));
         self.links.push(None);
-        let reader = self.actors.len() - 1;
+        let reader = self.clients.len() - 1;
         for _ in 0..50 {
             self.step(reader);
             self.settle();
         }
-        if !self.actors[reader].has_read {
+        if !self.clients[reader].has_read {
             self.history.finding("nothing retained can be read".to_owned());
         }
-        let found = std::mem::take(&mut self.actors[reader].found);
-        judge_retained(&self.actors, &found, &mut self.history);
+        let found = std::mem::take(&mut self.clients[reader].found);
+        check_retained(&self.clients, &found, &mut self.history);
     }
 
     /// Everything was delivered and acknowledged: nothing of it may be left behind on the disk.
-    fn judge_what_is_left(&mut self) {
+    fn check_leftover_records(&mut self) {
         let mut left: BTreeMap<&str, usize> = BTreeMap::new();
         for key in self.durable.keys() {
-            *left.entry(key.kind().map_or("unknown", Kind::label)).or_default() += 1;
+            *left.entry(key.kind().map_or("unknown", RecordKind::label)).or_default() += 1;
         }
         if left.get("node") != Some(&usize::from(self.shards)) {
             self.history.finding(format!("{:?} records of kind node for {} shards", left.get("node"), self.shards));
@@ -310,7 +314,7 @@ fn nothing_acknowledged_is_lost_whenever_the_process_dies() {
 }
 
 #[test]
-fn a_broker_that_tells_before_it_has_committed_is_found_out() {
-    let found = (0..10).filter(|seed| !findings(*seed, Fault::TellsEarly).is_empty()).count();
+fn a_broker_that_acknowledges_before_it_has_committed_is_detected() {
+    let found = (0..10).filter(|seed| !findings(*seed, Fault::AcknowledgesEarly).is_empty()).count();
     assert!(found > 5, "{found} of 10 seeds");
 }

@@ -7,23 +7,24 @@ use std::net::{SocketAddr, TcpStream};
 use std::ops::Deref;
 use std::time::{Duration, Instant};
 
-use super::actor::{Actor, Role};
-use super::cast::{cast, judge_retained};
+use super::client_set::{check_retained, client_set};
 use super::history::History;
 use super::power_cut::PowerCut;
+use super::roles::Role;
+use super::sim_client::SimClient;
 use crate::broker_sim::rng::Rng;
 use crate::support::weir::Weir;
 use crate::support::{GUARD, ports};
 use crate::wire::Version;
 
-/// A broker whose data outlives it.
-pub struct Durable {
+/// A broker whose data outlives its process.
+pub struct DurableBroker {
     weir: Weir,
     pub address: SocketAddr,
     power: Option<PowerCut>,
 }
 
-impl Durable {
+impl DurableBroker {
     /// A broker with one endpoint that is `durability: disk`; `fields` more of it.
     pub fn start(shards: u16, fields: &str) -> Self {
         Self::start_on(shards, None, fields)
@@ -43,13 +44,13 @@ impl Durable {
         if let Some(power) = &power {
             weir = power.load_into(weir);
         }
-        let mut durable = Self { weir, address, power };
-        durable.begin();
-        durable
+        let mut broker = Self { weir, address, power };
+        broker.run_until_ready();
+        broker
     }
 
     /// Runs it until it listens.
-    pub fn begin(&mut self) {
+    pub fn run_until_ready(&mut self) {
         self.weir.run_until_accepting(&[self.address]);
     }
 
@@ -67,7 +68,7 @@ impl Durable {
     }
 }
 
-impl Deref for Durable {
+impl Deref for DurableBroker {
     type Target = Weir;
 
     fn deref(&self) -> &Weir {
@@ -76,45 +77,45 @@ impl Deref for Durable {
 }
 
 /// The clients, each on a socket of its own, driven by one thread.
-struct Clients {
+struct Fleet {
     rng: Rng,
-    actors: Vec<Actor>,
+    members: Vec<SimClient>,
     streams: Vec<Option<TcpStream>>,
     history: History,
 }
 
-impl Clients {
+impl Fleet {
     fn new(seed: u64) -> Self {
-        let actors = cast(100);
-        let streams = actors.iter().map(|_| None).collect();
-        Self { rng: Rng::new(seed), actors, streams, history: History::default() }
+        let members = client_set(100);
+        let streams = members.iter().map(|_| None).collect();
+        Self { rng: Rng::new(seed), members, streams, history: History::default() }
     }
 
     fn close(&mut self, at: usize) {
         if self.streams[at].take().is_some() {
-            self.actors[at].closed(&mut self.history);
+            self.members[at].closed(&mut self.history);
         }
     }
 
-    /// One client does something, or hears something. Answers whether anything happened.
+    /// One client sends or receives something. Answers whether anything happened.
     fn step(&mut self, at: usize, address: SocketAddr) -> bool {
         if self.streams[at].is_none() {
-            if !self.actors[at].may_open(&self.history) {
+            if !self.members[at].may_open(&self.history) {
                 return false;
             }
             let Ok(stream) = TcpStream::connect(address) else { return false };
             stream.set_nodelay(true).unwrap();
-            let hello = self.actors[at].open(&mut self.history);
+            let connect = self.members[at].open(&mut self.history);
             self.streams[at] = Some(stream);
-            return self.send(at, &hello);
+            return self.send(at, &connect);
         }
-        let Some(heard) = self.read(at) else {
+        let Some(received) = self.read(at) else {
             self.close(at);
             return true;
         };
-        let mut out = self.actors[at].receive(&heard, &mut self.history);
-        out.extend(self.actors[at].act(&mut self.rng, &mut self.history));
-        if out.is_empty() { !heard.is_empty() } else { self.send(at, &out) }
+        let mut out = self.members[at].receive(&received, &mut self.history);
+        out.extend(self.members[at].act(&mut self.rng, &mut self.history));
+        if out.is_empty() { !received.is_empty() } else { self.send(at, &out) }
     }
 
     fn send(&mut self, at: usize, bytes: &[u8]) -> bool {
@@ -148,7 +149,7 @@ impl Clients {
         let start = Instant::now();
         while !done(self) {
             let mut anything = false;
-            for at in 0..self.actors.len() {
+            for at in 0..self.members.len() {
                 anything |= self.step(at, address);
             }
             if !anything {
@@ -158,12 +159,12 @@ impl Clients {
         }
     }
 
-    /// What was on its way when the broker died is heard, then every connection is gone.
+    /// What was on its way when the broker died is read, then every connection is gone.
     fn after_kill(&mut self) {
-        for at in 0..self.actors.len() {
-            while let Some(heard) = self.read(at).filter(|_| self.streams[at].is_some()) {
-                if !heard.is_empty() {
-                    self.actors[at].receive(&heard, &mut self.history);
+        for at in 0..self.members.len() {
+            while let Some(received) = self.read(at).filter(|_| self.streams[at].is_some()) {
+                if !received.is_empty() {
+                    self.members[at].receive(&received, &mut self.history);
                 }
             }
             self.close(at);
@@ -189,41 +190,41 @@ struct Run {
 
 /// Kills the broker again and again; answers with what was found, and how many messages were acknowledged.
 fn kill_cycles(run: Run) -> (Vec<String>, usize) {
-    let mut broker = Durable::start_on(run.shards, run.power_cut_sync_ms, "");
-    let mut clients = Clients::new(run.seed);
-    clients.actors.iter_mut().for_each(|actor| actor.payload_max = run.payload_max);
-    let everybody = std::mem::take(&mut clients.actors);
-    let (listeners, speakers): (Vec<Actor>, Vec<Actor>) = everybody.into_iter().partition(|actor| actor.role.listens());
+    let mut broker = DurableBroker::start_on(run.shards, run.power_cut_sync_ms, "");
+    let mut fleet = Fleet::new(run.seed);
+    fleet.members.iter_mut().for_each(|client| client.payload_max = run.payload_max);
+    let all = std::mem::take(&mut fleet.members);
+    let (subscribers, others): (Vec<SimClient>, Vec<SimClient>) =
+        all.into_iter().partition(|client| client.role.subscribes());
     // The subscribers are there before anything is published.
-    clients.actors = listeners;
-    clients.run(broker.address, "the subscribers are there", |clients| clients.actors.iter().all(Actor::is_set_up));
-    clients.actors.extend(speakers);
+    fleet.members = subscribers;
+    fleet.run(broker.address, "the subscribers are there", |fleet| fleet.members.iter().all(SimClient::is_set_up));
+    fleet.members.extend(others);
     for _ in 0..run.cycles {
-        let until = clients.history.acknowledged_count() + 20 + clients.rng.below(1_000);
-        clients
-            .run(broker.address, "messages are acknowledged", |clients| clients.history.acknowledged_count() >= until);
+        let until = fleet.history.acknowledged_count() + 20 + fleet.rng.below(1_000);
+        fleet.run(broker.address, "messages are acknowledged", |fleet| fleet.history.acknowledged_count() >= until);
         broker.kill();
-        clients.after_kill();
-        broker.begin();
+        fleet.after_kill();
+        broker.run_until_ready();
         // What a restart does (wills become due, deliveries are sent on) is interrupted as well.
-        while clients.rng.one_in(2) {
-            std::thread::sleep(Duration::from_millis(clients.rng.below(40) as u64));
+        while fleet.rng.one_in(2) {
+            std::thread::sleep(Duration::from_millis(fleet.rng.below(40) as u64));
             broker.kill();
-            broker.begin();
+            broker.run_until_ready();
         }
     }
-    clients.actors.iter_mut().for_each(|actor| actor.rests = true);
-    clients.run(broker.address, "everything is delivered", |clients| {
-        clients.actors.iter().all(Actor::is_at_rest) && clients.history.is_complete()
+    fleet.members.iter_mut().for_each(|client| client.stops_publishing = true);
+    fleet.run(broker.address, "everything is delivered", |fleet| {
+        fleet.members.iter().all(SimClient::is_idle) && fleet.history.is_complete()
     });
-    clients.actors.push(Actor::new("reader", Role::Reader, Version::V3_1_1));
-    clients.streams.push(None);
-    clients.run(broker.address, "what is retained is read", |clients| {
-        clients.actors.last().is_some_and(|reader| reader.has_read)
+    fleet.members.push(SimClient::new("reader", Role::Reader, Version::V3_1_1));
+    fleet.streams.push(None);
+    fleet.run(broker.address, "what is retained is read", |fleet| {
+        fleet.members.last().is_some_and(|reader| reader.has_read)
     });
-    let found = clients.actors.pop().map(|reader| reader.found).unwrap_or_default();
-    judge_retained(&clients.actors, &found, &mut clients.history);
-    (clients.history.findings(), clients.history.acknowledged_count())
+    let found = fleet.members.pop().map(|reader| reader.found).unwrap_or_default();
+    check_retained(&fleet.members, &found, &mut fleet.history);
+    (fleet.history.findings(), fleet.history.acknowledged_count())
 }
 
 /// Runs it and says what came of it.

@@ -74,7 +74,7 @@ fn gauges_are_reported_by_endpoint_and_backlogs_largest_first() {
     assert_eq!(plane.wait(plane.plane.backlogs(1)).unwrap().len(), 1);
     let gauges = plane.wait(plane.plane.gauges()).unwrap();
     let held = gauges.endpoints[&EndpointId(1)];
-    assert_eq!((held.sessions, held.away, held.subscriptions, held.queued), (3, 2, 2, 11));
+    assert_eq!((held.sessions, held.offline, held.subscriptions, held.queued), (3, 2, 2, 11));
     assert_eq!((gauges.sessions, gauges.subscriptions, gauges.queued), (3, 2, 11));
     plane.wait(plane.plane.ping_shards()).unwrap();
 }

@@ -1,4 +1,4 @@
-//! A program with many listeners: how each is configured alike, started, told of a change, and what it costs.
+//! A program with many listeners: how each is configured alike, started, given a change, and what it costs.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -78,7 +78,7 @@ impl<'a> Fleet<'a> {
         Ok(Fleet { spec, child, started_at, dir, held_port, sink })
     }
 
-    /// Declares `to` where `from` was declared, and tells the program in the way that it documents.
+    /// Declares `to` where `from` was declared, and notifies the program in the way that it documents.
     pub fn change(&mut self, from: &[Listener], to: &[Listener]) -> Result<()> {
         if matches!(self.spec.kind, Kind::Weir { .. }) {
             return self.change_files(from, to);
@@ -150,7 +150,7 @@ impl<'a> Fleet<'a> {
 
     /// CPU time of the program's processes so far.
     pub fn cpu(&self) -> Result<TreeCpu> {
-        TreeCpu::take(self.child.id())
+        TreeCpu::sample(self.child.id())
     }
 }
 
@@ -174,9 +174,9 @@ impl Drop for Fleet<'_> {
 pub struct TreeCpu(HashMap<u32, CpuReading>);
 
 impl TreeCpu {
-    fn take(root: u32) -> Result<TreeCpu> {
+    fn sample(root: u32) -> Result<TreeCpu> {
         // One may end between the listing and the reading.
-        let read = |process| Some((process, CpuReading::take(process).ok()?));
+        let read = |process| Some((process, CpuReading::sample(process).ok()?));
         Ok(TreeCpu(tree(root)?.into_iter().filter_map(read).collect()))
     }
 
@@ -242,7 +242,7 @@ fn spawn(spec: &Spec, dir: &Path) -> Result<Child> {
 }
 
 fn weir_document(listener: &Listener) -> String {
-    // Who is refused for a wrong password too often is refused everywhere, so the second kind refuses a version.
+    // A client that is refused for a wrong password too often is refused everywhere, so the second kind refuses a version.
     let versions = if listener.answers == Answer::Second { "  protocolVersions: [\"5.0\"]\n" } else { "" };
     format!(
         "endpoint:\n  name: {}\n  port: {}\n  host: 127.0.0.1\n  messageMaxSize: 65536\n  maxConnectionSize: 500\n  \

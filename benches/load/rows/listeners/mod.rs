@@ -129,7 +129,7 @@ impl Trial<'_> {
         self.declared.iter().chain(more.iter().copied()).cloned().collect()
     }
 
-    /// One more, nobody else about: time and CPU.
+    /// One more, with no other change: time and CPU.
     fn add(&mut self, debounced: bool) -> Result<Vec<(&'static str, f64)>> {
         const IDLE: Duration = Duration::from_secs(2);
         let resting = self.fleet.cpu()?;
@@ -145,7 +145,7 @@ impl Trial<'_> {
         std::thread::sleep(Duration::from_secs(1));
         let spent = self.fleet.cpu()?.ms_since(&before);
         let idle = idle_ms_per_s * began.elapsed().as_secs_f64();
-        ensure!(self.talk.ask(port) == Some(Answer::First), "what was added answers something else");
+        ensure!(self.talk.probe(port) == Some(Answer::First), "what was added answers something else");
         let debounce = if debounced { DEBOUNCE_MS } else { 0.0 };
         Ok(vec![("add_ms", answers_ms - debounce), ("add_cpu_ms", (spent - idle).max(0.0))])
     }
@@ -184,7 +184,7 @@ impl Trial<'_> {
             .flat_map(|(new, asked)| asked.iter().filter(|asked| asked.answer == Some(*new)))
             .map(|asked| asked.answered_at)
             .min()
-            .context("nobody saw the new answer")?;
+            .context("no probe saw the new answer")?;
         let is_stale =
             |new: Answer, asked: &Asked| asked.asked_at > first_new && asked.answer.is_some_and(|answer| answer != new);
         let stale: usize =
@@ -197,11 +197,11 @@ impl Trial<'_> {
         let before = self.declared.clone();
         let good = self.another()?;
         let bad = Listener { name: "bad".into(), port: 70_007, answers: Answer::First };
-        let told = self.fleet.log().len();
+        let logged = self.fleet.log().len();
         self.change(self.with(&[&bad, &good]))?;
         std::thread::sleep(SETTLED);
         let place = self.fleet.place_of(&bad)?;
-        let log = self.fleet.log().split_off(told);
+        let log = self.fleet.log().split_off(logged);
         let names_it = names_line(&log, &place);
         let outcome = self.outcome(port_of(&good)?)?;
         self.change(before)?;
@@ -215,11 +215,11 @@ impl Trial<'_> {
         let (bad, good) = (self.another()?, self.another()?);
         let taken = TcpListener::bind(loopback(port_of(&bad)?))?;
         let hammers = self.unaffected.map(Hammer::on).into();
-        let told = self.fleet.log().len();
+        let logged = self.fleet.log().len();
         self.change(self.with(&[&bad, &good]))?;
         std::thread::sleep(SETTLED);
         let Attempts { refused, longest_gap } = stop_all(hammers)?;
-        let log = self.fleet.log().split_off(told);
+        let log = self.fleet.log().split_off(logged);
         let named = if log.contains(&bad.port.to_string()) { "the port is named" } else { "no port is named" };
         let outage = match refused {
             0 => String::new(),
@@ -239,8 +239,8 @@ impl Trial<'_> {
         if !self.fleet.is_running()? {
             return Ok("it ended");
         }
-        let rest = self.talk.ask(self.unaffected[0]).is_some();
-        Ok(match (self.talk.ask(good).is_some(), rest) {
+        let rest = self.talk.probe(self.unaffected[0]).is_some();
+        Ok(match (self.talk.probe(good).is_some(), rest) {
             (true, true) => "the rest is in force",
             (false, true) => "the whole change is refused",
             (_, false) => "the others do not answer",
@@ -256,7 +256,7 @@ fn until_accepting(port: u16, since: Instant) -> Result<f64> {
     wait_until_accepting(&[port], since)
 }
 
-/// Whether a log tells the file and the line, however it writes them: `file:12`, `file 12`, `[file:12]`, `line 12`.
+/// Whether a log names the file and the line, however it writes them: `file:12`, `file 12`, `[file:12]`, `line 12`.
 fn names_line(log: &str, place: &str) -> bool {
     let Some((file, line)) = place.rsplit_once(':') else { return false };
     let is_it = |text: &str| {
@@ -297,7 +297,7 @@ impl Watched {
             let mut seen = Vec::new();
             while !stopped.load(Ordering::Relaxed) {
                 let asked_at = Instant::now();
-                let answer = talk.ask(port);
+                let answer = talk.probe(port);
                 seen.push(Asked { asked_at, answered_at: Instant::now(), answer });
                 std::thread::sleep(Duration::from_micros(300));
             }

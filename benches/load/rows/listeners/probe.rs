@@ -1,4 +1,4 @@
-//! What clients see of listeners: who answers, who is refused, who is dropped.
+//! What clients see of listeners: answers, refusals, dropped connections.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -51,8 +51,8 @@ impl Talk {
         }
     }
 
-    /// Who answers at a port. `None`: nobody, or nothing that is understood.
-    pub fn ask(self, port: u16) -> Option<Answer> {
+    /// The answer at a port; `None`: none, or none that is understood.
+    pub fn probe(self, port: u16) -> Option<Answer> {
         let mut stream = TcpStream::connect(loopback(port)).ok()?;
         stream.set_read_timeout(Some(ANSWER_WITHIN)).ok()?;
         match self {
@@ -78,7 +78,7 @@ const CONNECT: &[u8] = &[0x10, 12, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 0, 0, 
 /// Waits until `port` answers so; milliseconds since `since`.
 pub fn until(talk: Talk, port: u16, wanted: Answer, since: Instant, patience: Duration) -> Option<f64> {
     while since.elapsed() < patience {
-        if TcpStream::connect(loopback(port)).is_ok() && talk.ask(port) == Some(wanted) {
+        if TcpStream::connect(loopback(port)).is_ok() && talk.probe(port) == Some(wanted) {
             return Some(since.elapsed().as_secs_f64() * 1e3);
         }
         std::thread::sleep(PAUSE);
@@ -96,7 +96,7 @@ pub struct Hammer {
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Attempts {
     pub refused: u64,
-    /// The longest time without anybody admitted.
+    /// The longest time without an admitted client.
     pub longest_gap: Duration,
 }
 
@@ -160,7 +160,7 @@ impl Held {
         Ok(Held(held))
     }
 
-    /// How many are gone.
+    /// How many were dropped.
     pub fn dropped(&mut self) -> usize {
         let is_gone = |stream: &mut TcpStream| match stream.read(&mut [0; 16]) {
             Ok(read) => read == 0,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::clients::graceful_disconnect::GracefulDisconnect;
-use crate::clients::rate_limit::Rates;
+use crate::clients::rate_limit::PublishRates;
 use crate::clients::reauthentication::ReauthenticationState;
 use crate::delivery::fanout_scheduler::ConnectionOutput;
 use crate::delivery::outgoing_aliases::OutgoingAliases;
@@ -16,7 +16,7 @@ use weir_mqtt::{ProtocolVersion, QoS};
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) session: SessionId,
-    /// Place of its endpoint's counters.
+    /// Index of its endpoint's counters.
     pub(crate) endpoint: EndpointIndex,
     pub(crate) policy: Arc<EndpointPolicy>,
     pub(crate) principal: Box<Principal>,
@@ -25,7 +25,7 @@ pub(crate) struct Connection {
     pub(crate) is_bridge: bool,
     /// To be closed once its buffer is written; takes and sends nothing more.
     pub(crate) closing: bool,
-    /// The client's Receive Maximum; 0 once it was asked to leave.
+    /// The client's Receive Maximum; 0 once it drains.
     pub(crate) receive_maximum: u16,
     /// The client's Maximum Packet Size.
     pub(crate) maximum_packet_size: u32,
@@ -79,10 +79,10 @@ pub(crate) struct ConnectionCold {
     pub(crate) incoming_aliases: Vec<Option<Box<str>>>,
     /// `Some` if the client accepts topic aliases.
     pub(crate) outgoing_aliases: Option<Box<OutgoingAliases>>,
-    pub(crate) rates: Option<Rates>,
+    pub(crate) rates: Option<PublishRates>,
     /// Until when it is not read, having published too fast; 0: it is read.
     pub(crate) resumes_at: Millis,
-    /// Messages on their way over a topic's owner: (owner, place in the link to it).
+    /// Messages on their way over a topic's owner: (owner, position on the link to it).
     pub(crate) via_owner: Vec<(ShardId, u64)>,
     /// As whom it published what is retained.
     pub(crate) publisher: Option<Arc<PublisherIdentity>>,

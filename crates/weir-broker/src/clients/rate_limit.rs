@@ -5,77 +5,45 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::EndpointLimits;
-use crate::ids::{EndpointId, EndpointIndex, Index, Millis};
-
-/// A token bucket.
-#[derive(Debug, Clone, PartialEq)]
-struct Bucket {
-    per_second: u64,
-    /// Thousandths of a token.
-    level: i64,
-    refilled_at: Millis,
-}
-
-impl Bucket {
-    fn new(per_second: u64, now: Millis) -> Self {
-        Self { per_second, level: (per_second * 1000) as i64, refilled_at: now }
-    }
-
-    fn refill(&mut self, now: Millis) {
-        let gained = now.saturating_sub(self.refilled_at).saturating_mul(self.per_second);
-        self.refilled_at = self.refilled_at.max(now);
-        let gained = i64::try_from(gained).unwrap_or(i64::MAX);
-        self.level = self.level.saturating_add(gained).min((self.per_second * 1000) as i64);
-    }
-
-    /// Whether `amount` is there, or as much as there can ever be.
-    fn has(&self, amount: u64) -> bool {
-        self.level >= ((amount.min(self.per_second)) * 1000) as i64
-    }
-
-    /// Takes what does not fit, too; answers for how many milliseconds the bucket is in debt.
-    fn charge(&mut self, amount: u64) -> Millis {
-        self.level -= (amount * 1000) as i64;
-        if self.level >= 0 { 0 } else { self.level.unsigned_abs().div_ceil(self.per_second.max(1)) }
-    }
-}
+use crate::ids::{EndpointId, EndpointIndex, Millis, SlabIndex};
+use crate::token_bucket::TokenBucket;
 
 /// The cost of publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cost {
+struct PublishCost {
     messages: u64,
     bytes: u64,
 }
 
 /// Messages and bytes per second: a client's, or all of an endpoint's.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Rates {
-    messages: Option<Bucket>,
-    bytes: Option<Bucket>,
+pub(crate) struct PublishRates {
+    messages: Option<TokenBucket>,
+    bytes: Option<TokenBucket>,
 }
 
-impl Rates {
+impl PublishRates {
     /// Of one client; `None` where the endpoint limits neither.
     pub(crate) fn new(limits: &EndpointLimits, now: Millis) -> Option<Self> {
         Self::with(limits.max_publish_per_second, limits.max_publish_bytes_per_second, now)
     }
 
     fn with(messages: Option<u32>, bytes: Option<u64>, now: Millis) -> Option<Self> {
-        let messages = messages.map(|rate| Bucket::new(u64::from(rate), now));
-        let bytes = bytes.map(|rate| Bucket::new(rate, now));
+        let messages = messages.map(|rate| TokenBucket::new(u64::from(rate), now));
+        let bytes = bytes.map(|rate| TokenBucket::new(rate, now));
         (messages.is_some() || bytes.is_some()).then_some(Self { messages, bytes })
     }
 
     /// Counts one publish of `size` bytes; answers for how long reading has to pause.
     pub(crate) fn charge(&mut self, size: usize, now: Millis) -> Millis {
         self.refill(now);
-        self.spend(Cost { messages: 1, bytes: size as u64 })
+        self.spend(PublishCost { messages: 1, bytes: size as u64 })
     }
 
     /// Counts one publish of `size` bytes, if it is within the rates; `false`: it is too much.
     pub(crate) fn try_charge(&mut self, size: usize, now: Millis) -> bool {
         self.refill(now);
-        let cost = Cost { messages: 1, bytes: size as u64 };
+        let cost = PublishCost { messages: 1, bytes: size as u64 };
         let fits = self.has(cost);
         if fits {
             self.spend(cost);
@@ -87,19 +55,19 @@ impl Rates {
         [&mut self.messages, &mut self.bytes].into_iter().flatten().for_each(|bucket| bucket.refill(now));
     }
 
-    fn has(&self, cost: Cost) -> bool {
+    fn has(&self, cost: PublishCost) -> bool {
         self.messages.as_ref().is_none_or(|bucket| bucket.has(cost.messages))
             && self.bytes.as_ref().is_none_or(|bucket| bucket.has(cost.bytes))
     }
 
-    fn spend(&mut self, cost: Cost) -> Millis {
+    fn spend(&mut self, cost: PublishCost) -> Millis {
         let messages = self.messages.as_mut().map_or(0, |bucket| bucket.charge(cost.messages));
         let bytes = self.bytes.as_mut().map_or(0, |bucket| bucket.charge(cost.bytes));
         messages.max(bytes)
     }
 
     fn is_for(&self, messages: Option<u32>, bytes: Option<u64>) -> bool {
-        let per_second = |bucket: &Option<Bucket>| bucket.as_ref().map(|bucket| bucket.per_second);
+        let per_second = |bucket: &Option<TokenBucket>| bucket.as_ref().map(|bucket| bucket.per_second());
         per_second(&self.messages) == messages.map(u64::from) && per_second(&self.bytes) == bytes
     }
 }
@@ -107,11 +75,11 @@ impl Rates {
 /// A shard's portion of an endpoint's rates: taken in advance where there is enough, so that the shards meet rarely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lease {
-    left: Cost,
+    left: PublishCost,
 }
 
 impl Lease {
-    pub(crate) const NONE: Self = Self { left: Cost { messages: 0, bytes: 0 } };
+    pub(crate) const NONE: Self = Self { left: PublishCost { messages: 0, bytes: 0 } };
 }
 
 /// Portions of a second's worth: what lies unused in a shard's lease is at most one.
@@ -120,7 +88,7 @@ const PORTIONS: u64 = 100;
 /// The rates of a node's endpoints, all their clients together; shared by its cores.
 #[derive(Debug, Clone, Default)]
 pub struct TotalRates {
-    endpoints: Arc<Mutex<BTreeMap<EndpointId, Rates>>>,
+    endpoints: Arc<Mutex<BTreeMap<EndpointId, PublishRates>>>,
 }
 
 impl TotalRates {
@@ -136,7 +104,7 @@ impl TotalRates {
         now: Millis,
     ) -> Option<Millis> {
         let (messages, bytes) = (limits.max_total_publish_per_second, limits.max_total_publish_bytes_per_second);
-        let needed = Cost {
+        let needed = PublishCost {
             messages: u64::from(messages.is_some() && lease.left.messages == 0),
             bytes: bytes.map_or(0, |_| (size as u64).saturating_sub(lease.left.bytes)),
         };
@@ -144,11 +112,11 @@ impl TotalRates {
         if needed.messages > 0 || needed.bytes > 0 {
             let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
             if !endpoints.get(&endpoint).is_some_and(|rates| rates.is_for(messages, bytes)) {
-                endpoints.insert(endpoint, Rates::with(messages, bytes, now)?);
+                endpoints.insert(endpoint, PublishRates::with(messages, bytes, now)?);
             }
             let rates = endpoints.get_mut(&endpoint)?;
             rates.refill(now);
-            let portion = Cost {
+            let portion = PublishCost {
                 messages: needed.messages.max(messages.map_or(0, |rate| u64::from(rate) / PORTIONS)),
                 bytes: needed.bytes.max(bytes.map_or(0, |rate| rate / PORTIONS)),
             };
@@ -188,10 +156,10 @@ impl RateLimits {
         overdraw: bool,
         now: Millis,
     ) -> Option<Millis> {
-        if self.leases.len() <= index.place() {
-            self.leases.resize(index.place() + 1, Lease::NONE);
+        if self.leases.len() <= index.index() {
+            self.leases.resize(index.index() + 1, Lease::NONE);
         }
-        self.total.charge(endpoint, limits, &mut self.leases[index.place()], size, overdraw, now)
+        self.total.charge(endpoint, limits, &mut self.leases[index.index()], size, overdraw, now)
     }
 }
 
@@ -262,7 +230,7 @@ mod tests {
     #[test]
     fn a_message_larger_than_a_seconds_worth_passes_a_full_bucket() {
         let limits = EndpointLimits { max_publish_bytes_per_second: Some(1000), ..EndpointLimits::default() };
-        let mut rates = Rates::new(&limits, 0).unwrap();
+        let mut rates = PublishRates::new(&limits, 0).unwrap();
         assert!(rates.try_charge(5000, 0));
         assert!(!rates.try_charge(1, 1000));
         assert!(rates.try_charge(1, 5000));

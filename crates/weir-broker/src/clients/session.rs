@@ -1,4 +1,4 @@
-//! A session: what the broker keeps for a client, connected or away.
+//! A session: what the broker keeps for a client, connected or offline.
 
 use crate::values::will::PendingWill;
 use std::collections::VecDeque;
@@ -24,13 +24,13 @@ pub(crate) struct Session {
     /// Slot of its connection, while it has one.
     pub(crate) connection: Option<ConnectionSlot>,
     pub(crate) expiry_s: u32,
-    /// When it ends, while away.
+    /// When it ends, while offline.
     pub(crate) ends_at: Millis,
     /// Messages it did not get, since it began.
     pub(crate) dropped: u32,
-    /// Counted among its endpoint's sessions of clients that are away.
+    /// Counted among its endpoint's sessions of offline clients.
     pub(crate) counted_offline: bool,
-    /// Of the endpoint it was last connected to; also in force while away.
+    /// Of the endpoint it was last connected to; also in force while offline.
     pub(crate) policy: Arc<EndpointPolicy>,
     /// The nodes of its filters.
     pub(crate) subscriptions: Vec<NodeId>,
@@ -67,7 +67,7 @@ impl Session {
         self.cold.as_ref().is_some_and(|cold| !cold.pending.is_empty())
     }
 
-    /// Whether a message of `qos` has to line up behind others.
+    /// Whether a message of `qos` has to queue behind others.
     pub(crate) fn must_queue(&self, qos: QoS) -> bool {
         self.has_pending_subscribe()
             || if qos == QoS::AtMostOnce { self.queue.has_ordered() } else { !self.queue.is_empty() }

@@ -84,7 +84,7 @@ impl Clients {
     /// A connection, if it has not ended.
     #[inline]
     pub(crate) fn open(&mut self, id: ConnId) -> Option<&mut Connection> {
-        self.connections.get_generation(id.slot, id.generation)
+        self.connections.get_generation_mut(id.slot, id.generation)
     }
 
     /// A connection and its session.
@@ -112,7 +112,7 @@ impl Clients {
     }
 
     pub(crate) fn connection_count(&self) -> usize {
-        self.connections.len()
+        self.connections.count()
     }
 
     pub(crate) fn add_connection(&mut self, connection: Connection) -> ConnId {
@@ -137,8 +137,8 @@ impl Clients {
     }
 
     /// A session, if it has not ended.
-    pub(crate) fn session_of(&mut self, session: SessionRef) -> Option<&mut Session> {
-        self.sessions.get_generation(session.id, session.generation)
+    pub(crate) fn session_by_ref(&mut self, session: SessionRef) -> Option<&mut Session> {
+        self.sessions.get_generation_mut(session.id, session.generation)
     }
 
     pub(crate) fn session_ref(&self, id: SessionId) -> SessionRef {
@@ -150,7 +150,7 @@ impl Clients {
     }
 
     pub(crate) fn session_count(&self) -> usize {
-        self.sessions.len()
+        self.sessions.count()
     }
 
     /// Begins a session, to be found by its client identifier.

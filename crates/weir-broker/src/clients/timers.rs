@@ -17,7 +17,7 @@ pub(crate) enum Timer {
     Rate(ConnId),
     /// Has the credential ended?
     Credential(ConnId),
-    /// Has a client that was asked to leave had its time?
+    /// Is the deadline of a draining client reached?
     DrainDeadline(ConnId),
 }
 

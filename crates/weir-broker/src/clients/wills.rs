@@ -30,18 +30,18 @@ pub enum WillRefusal {
 /// Wills of all sessions of a core.
 #[derive(Debug, Default)]
 pub(crate) struct Wills {
-    awaited_until: Millis,
+    restored_wait_until: Millis,
     refused: Vec<RefusedWill>,
 }
 
 impl Wills {
     /// Until when restored wills wait for their endpoint to be declared.
-    pub(crate) fn awaited_until(&self) -> Millis {
-        self.awaited_until
+    pub(crate) fn restored_wait_until(&self) -> Millis {
+        self.restored_wait_until
     }
 
-    pub(crate) fn await_until(&mut self, at: Millis) {
-        self.awaited_until = at;
+    pub(crate) fn wait_for_policies_until(&mut self, at: Millis) {
+        self.restored_wait_until = at;
     }
 
     /// Keeps a refused will to be reported, if there are not too many.

@@ -22,16 +22,16 @@ impl Core {
     /// for is passed over: after a reconnect with a new session a client may still send some.
     fn complete(&mut self, id: ConnId, ack: &Ack<'_>, awaited: Awaits, now: Millis) {
         let Some(session_id) = self.clients.connection(id.slot).map(|c| c.session) else {
-            return self.observe.record_error(Site::ConnectionOfPacket);
+            return self.observe.count_error(Site::ConnectionOfPacket);
         };
         let Some(session) = self.clients.session_mut(session_id) else {
-            return self.observe.record_error(Site::SessionOfConnection);
+            return self.observe.count_error(Site::SessionOfConnection);
         };
         match session.inflight.get_mut(ack.packet_id).map(|sent| sent.awaits) {
             Some(awaits) if awaits == awaited => {
-                let owner = session.durable.as_ref().map(|durable| durable.id);
-                if let (Some(sent), Some(owner)) = (session.inflight.remove(ack.packet_id), owner) {
-                    self.journal.forget_sent(owner, &sent);
+                let durable_id = session.durable.as_ref().map(|durable| durable.id);
+                if let (Some(sent), Some(durable_id)) = (session.inflight.remove(ack.packet_id), durable_id) {
+                    self.journal.forget_sent(durable_id, &sent);
                 }
                 self.advance(session_id, now);
             }
@@ -45,29 +45,29 @@ impl Core {
     /// [MQTT-4.3.3-4].
     pub(crate) fn on_pubrec(&mut self, id: ConnId, ack: &Ack<'_>, now: Millis) {
         let Some(connection) = self.clients.connection(id.slot) else {
-            return self.observe.record_error(Site::ConnectionOfPacket);
+            return self.observe.count_error(Site::ConnectionOfPacket);
         };
         let (session_id, version) = (connection.session, connection.version);
         let Some(session) = self.clients.session_mut(session_id) else {
-            return self.observe.record_error(Site::SessionOfConnection);
+            return self.observe.count_error(Site::SessionOfConnection);
         };
-        let owner = session.durable.as_ref().map(|durable| durable.id);
+        let durable_id = session.durable.as_ref().map(|durable| durable.id);
         let sent = session.inflight.get_mut(ack.packet_id);
         let code = match sent {
             // [MQTT-4.3.2-4]
             Some(sent) if sent.awaits == Awaits::PubAck => return self.refuse(id.slot, ReasonCode::ProtocolError),
             Some(sent) => {
                 if ack.code >= 0x80 && sent.awaits == Awaits::PubRec {
-                    if let (Some(sent), Some(owner)) = (session.inflight.remove(ack.packet_id), owner) {
-                        self.journal.forget_sent(owner, &sent);
+                    if let (Some(sent), Some(durable_id)) = (session.inflight.remove(ack.packet_id), durable_id) {
+                        self.journal.forget_sent(durable_id, &sent);
                     }
                     return self.advance(session_id, now);
                 }
-                let received = (owner.is_some() && sent.awaits == Awaits::PubRec).then(|| sent.clone());
+                let received = (durable_id.is_some() && sent.awaits == Awaits::PubRec).then(|| sent.clone());
                 sent.awaits = Awaits::PubComp;
                 sent.message = None;
-                if let (Some(received), Some(owner)) = (received, owner) {
-                    self.journal.record_released(owner, &received);
+                if let (Some(received), Some(durable_id)) = (received, durable_id) {
+                    self.journal.record_released(durable_id, &received);
                 }
                 // A client that has seen PUBREL takes what comes by that identifier for a new message.
                 self.gate_durable(id.slot);
@@ -86,11 +86,11 @@ impl Core {
     /// The publisher releases a QoS 2 message: its identifier is free again.
     pub(crate) fn on_pubrel(&mut self, id: ConnId, ack: &Ack<'_>) {
         let Some(connection) = self.clients.connection(id.slot) else {
-            return self.observe.record_error(Site::ConnectionOfPacket);
+            return self.observe.count_error(Site::ConnectionOfPacket);
         };
         let version = connection.version;
         let Some(session) = self.clients.session_mut(connection.session) else {
-            return self.observe.record_error(Site::SessionOfConnection);
+            return self.observe.count_error(Site::SessionOfConnection);
         };
         let known = session.incoming.as_mut().is_some_and(|incoming| incoming.remove(&ack.packet_id));
         if session.incoming.as_ref().is_some_and(|incoming| incoming.is_empty()) {
@@ -100,8 +100,8 @@ impl Core {
             durable.recovered.remove(&ack.packet_id);
             durable.received.remove(&ack.packet_id).then_some(durable.id)
         });
-        if let Some(owner) = released {
-            self.forget_received(owner, ack.packet_id);
+        if let Some(durable_id) = released {
+            self.forget_received(durable_id, ack.packet_id);
         }
         // Once it has seen PUBCOMP, the client uses the identifier for another message.
         self.gate_durable(id.slot);
@@ -116,10 +116,10 @@ impl Core {
     /// Handles DISCONNECT: the will is discarded only with reason code 0x00; 5.0 may set a new session expiry.
     pub(crate) fn on_disconnect(&mut self, id: ConnId, disconnect: &Disconnect<'_>) {
         let Some(session_id) = self.clients.connection(id.slot).map(|c| c.session) else {
-            return self.observe.record_error(Site::ConnectionOfPacket);
+            return self.observe.count_error(Site::ConnectionOfPacket);
         };
         let Some(session) = self.clients.session_mut(session_id) else {
-            return self.observe.record_error(Site::SessionOfConnection);
+            return self.observe.count_error(Site::SessionOfConnection);
         };
         if let Some(expiry_s) = disconnect.session_expiry_s {
             // A session that was to end with its connection cannot be kept after all [MQTT-3.14.2-2].

@@ -88,13 +88,13 @@ impl Core {
 
     /// The same, where the session is durable: for answers that speak of it.
     pub(crate) fn gate_durable(&mut self, slot: ConnectionSlot) {
-        if self.journal.is_on() && self.durable_of(slot).is_some() {
+        if self.journal.is_on() && self.durable_id(slot).is_some() {
             self.gate(slot);
         }
     }
 
     /// The number of a connection's session, where it is durable.
-    pub(crate) fn durable_of(&self, slot: ConnectionSlot) -> Option<RecordId> {
+    pub(crate) fn durable_id(&self, slot: ConnectionSlot) -> Option<RecordId> {
         let session = self.clients.connection(slot)?.session;
         self.clients.session(session)?.durable.as_ref().map(|durable| durable.id)
     }
@@ -110,7 +110,7 @@ impl Core {
     /// for it. A message that is returned a second time, because two members left at once, goes into the outbox instead.
     pub(crate) fn depend_on(&mut self, to: ShardId, rank: usize, retained_on_disk: bool) {
         if self.journal.depends_on_others(rank, retained_on_disk) {
-            self.journal.wait_for(self.links.ask_stored(to, rank));
+            self.journal.wait_for(self.links.request_stored(to, rank));
         }
     }
 
@@ -133,19 +133,26 @@ impl Core {
     pub(crate) fn forget_session(&mut self, id: SessionId) -> bool {
         let Some(session) = self.clients.session_mut(id) else { return false };
         let Some(durable) = session.durable.take() else { return false };
-        let owner = durable.id;
+        let durable_id = durable.id;
         let journal = &mut self.journal;
-        session.queue.iter().for_each(|queued| journal.forget_delivery(owner, &queued.delivery, Some(&queued.message)));
-        session.inflight.iter().for_each(|sent| journal.forget_sent(owner, sent));
+        session
+            .queue
+            .iter()
+            .for_each(|queued| journal.forget_delivery(durable_id, &queued.delivery, Some(&queued.message)));
+        session.inflight.iter().for_each(|sent| journal.forget_sent(durable_id, sent));
         let shared = session.cold.iter_mut().flat_map(|cold| &mut cold.shared);
         let shared = shared.map(|shared| std::mem::take(&mut shared.record));
-        durable.subscriptions.into_iter().chain(shared).for_each(|record| journal.forget_subscription(owner, record));
+        durable
+            .subscriptions
+            .into_iter()
+            .chain(shared)
+            .for_each(|record| journal.forget_subscription(durable_id, record));
         for packet_id in durable.received {
-            self.forget_received(owner, packet_id);
+            self.forget_received(durable_id, packet_id);
             // Shards that have not processed their parts yet would record them after this.
-            self.links.broadcast(|| LinkMessage::SessionEnded((owner, packet_id)));
+            self.links.broadcast(|| LinkMessage::SessionEnded((durable_id, packet_id)));
         }
-        self.journal.forget_session(owner);
+        self.journal.forget_session(durable_id);
         true
     }
 
@@ -165,15 +172,15 @@ impl Core {
         if queued.delivery.qos == QoS::AtMostOnce || queued.delivery.record.is_some() {
             return;
         }
-        if let Some(owner) = self.clients.session(to).and_then(|s| s.durable.as_ref()).map(|durable| durable.id) {
-            self.journal.record_delivery(owner, &mut queued.delivery, &queued.message, None);
+        if let Some(durable_id) = self.clients.session(to).and_then(|s| s.durable.as_ref()).map(|durable| durable.id) {
+            self.journal.record_delivery(durable_id, &mut queued.delivery, &queued.message, None);
         }
     }
 
     /// The publisher has released a packet identifier, or its session has ended: no shard has to know it any more.
-    pub(crate) fn forget_received(&mut self, owner: RecordId, packet_id: PacketId) {
-        if self.journal.forget_received(owner, packet_id) {
-            self.links.broadcast(|| LinkMessage::Released((owner, packet_id)));
+    pub(crate) fn forget_received(&mut self, durable_id: RecordId, packet_id: PacketId) {
+        if self.journal.forget_received(durable_id, packet_id) {
+            self.links.broadcast(|| LinkMessage::Released((durable_id, packet_id)));
         }
     }
 

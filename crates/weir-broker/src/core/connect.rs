@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::clients::connection::{Connection, ConnectionCold};
-use crate::clients::rate_limit::Rates;
+use crate::clients::rate_limit::PublishRates;
 use crate::clients::session::{NEVER_EXPIRES, Session};
 use crate::clients::timers::Timer;
 use crate::delivery::fanout_scheduler::ConnectionOutput;
@@ -25,8 +25,8 @@ impl Core {
         let connect = admission.connect;
         if let Some(reason) = self.refusal(admission) {
             if reason == ReasonCode::NotAuthorized {
-                let place = self.observe.index_of(admission.policy.id);
-                self.observe.endpoint(place).authorization_failures += 1;
+                let index = self.observe.index_of(admission.policy.id);
+                self.observe.endpoint(index).authorization_failures += 1;
             }
             return Err(connack_for_reason(connect.version, reason));
         }
@@ -145,7 +145,7 @@ impl Core {
             slow_until: 0,
             cold: None,
         };
-        let rates = Rates::new(&policy.limits, now);
+        let rates = PublishRates::new(&policy.limits, now);
         let alias_maximum = properties.topic_alias_maximum.unwrap_or(0);
         let (method, seed) = (properties.authentication_method, self.clients.seed());
         let via_owner = self.take_saved_routes(session);
@@ -161,7 +161,7 @@ impl Core {
 
     fn start_timers(&mut self, id: ConnId, admission: &Admission<'_>, now: Millis) {
         let Some(connection) = self.clients.connection(id.slot) else {
-            return self.observe.record_error(Site::ConnectionOfPacket);
+            return self.observe.count_error(Site::ConnectionOfPacket);
         };
         if connection.keep_alive_ms > 0 {
             self.clients.set_timer(now + u64::from(connection.keep_alive_ms), Timer::KeepAlive(id));

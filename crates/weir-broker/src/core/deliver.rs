@@ -42,7 +42,7 @@ impl Core {
     /// Sends a message to a session, as far as its window, its socket and its queue allow.
     pub(crate) fn deliver(&mut self, to: SessionId, delivery: Delivery, context: &mut PublishContext<'_>, now: Millis) {
         let Some(session) = self.clients.session(to) else {
-            return self.observe.record_error(Site::SessionOfSubscription);
+            return self.observe.count_error(Site::SessionOfSubscription);
         };
         match session.connection {
             Some(slot) if !session.must_queue(delivery.qos) => {
@@ -72,7 +72,7 @@ impl Core {
     fn send_qos0(&mut self, slot: ConnectionSlot, delivery: &Delivery, context: &mut PublishContext<'_>, now: Millis) {
         let bounds = self.scheduler.write_bounds();
         let Some((generation, connection)) = self.clients.connection_entry(slot) else {
-            return self.observe.record_error(Site::ConnectionOfSession);
+            return self.observe.count_error(Site::ConnectionOfSession);
         };
         let waiting = connection.outlet.out.len();
         if waiting < bounds.high_bytes {
@@ -98,7 +98,7 @@ impl Core {
         now: Millis,
     ) -> bool {
         let Some((generation, connection)) = self.clients.connection_entry(slot) else {
-            self.observe.record_error(Site::ConnectionOfSession);
+            self.observe.count_error(Site::ConnectionOfSession);
             return false;
         };
         let to = (ConnId { slot, generation }, connection);
@@ -118,14 +118,14 @@ impl Core {
         now: Millis,
     ) {
         let Some(session) = self.clients.session_mut(to) else {
-            return self.observe.record_error(Site::SessionOfSubscription);
+            return self.observe.count_error(Site::SessionOfSubscription);
         };
         let packet_id = session.inflight.allocate();
         let keep = session.outlives_connection() || delivery.group.is_some();
-        let owner = session.durable.as_ref().map(|durable| durable.id);
+        let durable_id = session.durable.as_ref().map(|durable| durable.id);
         let mut delivery = delivery;
-        if let Some(owner) = owner {
-            self.record_sent(owner, slot, &mut delivery, packet_id, context);
+        if let Some(durable_id) = durable_id {
+            self.record_sent(durable_id, slot, &mut delivery, packet_id, context);
         }
         if !self.append(
             slot,
@@ -133,8 +133,8 @@ impl Core {
             context,
             now,
         ) {
-            if let Some(owner) = owner {
-                self.journal.forget_delivery(owner, &delivery, Some(&context.store()));
+            if let Some(durable_id) = durable_id {
+                self.journal.forget_delivery(durable_id, &delivery, Some(&context.store()));
             }
             return;
         }
@@ -150,7 +150,7 @@ impl Core {
     /// is new; that of a QoS 2 message always, and before the client sees it: the client knows the message by it.
     fn record_sent(
         &mut self,
-        owner: RecordId,
+        durable_id: RecordId,
         slot: ConnectionSlot,
         delivery: &mut Delivery,
         packet_id: PacketId,
@@ -158,9 +158,9 @@ impl Core {
     ) {
         if !delivery.record.is_some() {
             let message = self.message_for_record(context, delivery.qos);
-            self.journal.record_delivery(owner, delivery, &message, Some(packet_id));
+            self.journal.record_delivery(durable_id, delivery, &message, Some(packet_id));
         } else if delivery.qos == QoS::ExactlyOnce {
-            self.journal.record_delivery(owner, delivery, &context.store(), Some(packet_id));
+            self.journal.record_delivery(durable_id, delivery, &context.store(), Some(packet_id));
         }
         if delivery.qos == QoS::ExactlyOnce {
             self.gate(slot);

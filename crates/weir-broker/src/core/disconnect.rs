@@ -97,14 +97,14 @@ impl Core {
     pub(crate) fn session_is_due(&mut self, session: SessionRef, now: Millis) {
         // Messages of an earlier process are older than anything that is due now.
         self.send_restored();
-        let Some(due) = self.clients.session_of(session) else { return };
+        let Some(due) = self.clients.session_by_ref(session) else { return };
         if due.connection.is_some() {
             return;
         }
-        let awaited_until = self.wills.awaited_until();
-        if due.policy.id == EndpointId::RESTORED && due.will.is_some() && now < awaited_until {
+        let restored_wait_until = self.wills.restored_wait_until();
+        if due.policy.id == EndpointId::RESTORED && due.will.is_some() && now < restored_wait_until {
             // The rules that authorize it are not known yet; when they are, this is asked again.
-            return self.clients.set_timer(awaited_until, Timer::session(session));
+            return self.clients.set_timer(restored_wait_until, Timer::session(session));
         }
         if due.ends_at <= now {
             return self.end_session(session.id, now);
@@ -130,7 +130,7 @@ impl Core {
             self.unsubscribe_node(id, namespace, node);
         }
         let Some(mut session) = self.clients.remove_session(id) else {
-            return self.observe.record_error(Site::SessionOfClientId);
+            return self.observe.count_error(Site::SessionOfClientId);
         };
         if session.counted_offline {
             self.clients.uncount_offline(session.policy.id);

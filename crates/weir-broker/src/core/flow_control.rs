@@ -1,4 +1,4 @@
-//! Flow control: a receiver that is behind pauses its publishers, and lets them go on when it has caught up.
+//! Flow control: a receiver that is behind pauses its publishers, and resumes them when it has caught up.
 
 use crate::Core;
 use crate::clients::timers::Timer;
@@ -12,7 +12,7 @@ impl Core {
     pub(crate) fn pause_publisher(&mut self, slot: ConnectionSlot, origin: Origin, now: Millis) {
         let generation = self.clients.generation(slot);
         let Some(connection) = self.clients.connection_mut(slot) else {
-            return self.observe.record_error(Site::ConnectionOfSession);
+            return self.observe.count_error(Site::ConnectionOfSession);
         };
         if now < connection.slow_until || origin == Origin::BROKER || connection.waiters.contains(&origin) {
             return;
@@ -47,7 +47,7 @@ impl Core {
     /// See [`Core::written`].
     pub(crate) fn on_written(&mut self, slot: ConnectionSlot, now: Millis) {
         let Some(connection) = self.clients.connection_mut(slot) else {
-            return self.observe.record_error(Site::ConnectionOfSession);
+            return self.observe.count_error(Site::ConnectionOfSession);
         };
         self.scheduler.written(&mut connection.outlet);
         let behind = connection.outlet.out.len() > PENDING_WRITE_LOW_BYTES || connection.closing;
@@ -55,7 +55,7 @@ impl Core {
             return;
         }
         let Some(connection) = self.clients.connection(slot) else {
-            return self.observe.record_error(Site::ConnectionOfSession);
+            return self.observe.count_error(Site::ConnectionOfSession);
         };
         let (session, has_waiters) = (connection.session, !connection.waiters.is_empty());
         let queued = self.clients.session(session).is_some_and(|s| !s.queue.is_empty());
@@ -72,10 +72,10 @@ impl Core {
     /// Waiters go on when both the socket and the queue are well below their bounds again.
     pub(crate) fn resume_waiters_when_drained(&mut self, slot: ConnectionSlot) {
         let Some(connection) = self.clients.connection(slot) else {
-            return self.observe.record_error(Site::ConnectionOfSession);
+            return self.observe.count_error(Site::ConnectionOfSession);
         };
         let Some(session) = self.clients.session(connection.session) else {
-            return self.observe.record_error(Site::SessionOfConnection);
+            return self.observe.count_error(Site::SessionOfConnection);
         };
         let limits = &session.policy.limits;
         let low = session.queue.counted() <= limits.max_queued_messages / 4

@@ -15,26 +15,26 @@ impl Core {
         topic: &str,
     ) -> Result<(), ReasonCode> {
         let Some(connection) = self.clients.connection_mut(slot) else {
-            self.observe.record_error(Site::ConnectionOfPacket);
+            self.observe.count_error(Site::ConnectionOfPacket);
             return Ok(());
         };
         if alias.get() > connection.policy.limits.topic_alias_maximum {
             return Err(ReasonCode::TopicAliasInvalid);
         }
-        let place = usize::from(alias.get()) - 1;
+        let index = usize::from(alias.get()) - 1;
         let aliases = &mut connection.cold_mut().incoming_aliases;
         if topic.is_empty() {
             // One that was never set, perhaps in an earlier connection [MQTT-3.3.2-7].
-            return if aliases.get(place).is_some_and(Option::is_some) {
+            return if aliases.get(index).is_some_and(Option::is_some) {
                 Ok(())
             } else {
                 Err(ReasonCode::ProtocolError)
             };
         }
-        if aliases.len() <= place {
-            aliases.resize(place + 1, None);
+        if aliases.len() <= index {
+            aliases.resize(index + 1, None);
         }
-        aliases[place] = Some(topic.into());
+        aliases[index] = Some(topic.into());
         Ok(())
     }
 

@@ -5,13 +5,13 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use crate::clients::session::Session;
-use crate::ids::{ConnId, EndpointId, Index, Millis, NamespaceId, NodeId, SessionId};
+use crate::ids::{ConnId, EndpointId, Millis, NamespaceId, NodeId, SessionId, SlabIndex};
 use crate::{
-    Backlog, ConnectionDetail, Core, CoreGauges, EndpointCounters, RetainedPlace, RetainedTopic, Site, Waiting,
+    Backlog, ConnectionDetail, Core, CoreGauges, EndpointCounters, RetainedPosition, RetainedTopic, Site, Waiting,
 };
 
-/// Places that one question after retained messages looks at: a fraction of a millisecond of the shard's time.
-pub const RETAINED_LOOK_MAX: usize = 4096;
+/// Positions that one query for retained messages looks at: a fraction of a millisecond of the shard's time.
+const RETAINED_SCAN_MAX: usize = 4096;
 
 impl Core {
     /// Every connection of an endpoint, oldest first.
@@ -71,8 +71,8 @@ impl Core {
     /// Counts an internal inconsistency that the driver found. Fails a debug build.
     #[cold]
     #[track_caller]
-    pub fn note_internal_error(&mut self, site: Site) {
-        self.observe.record_error(site);
+    pub fn count_internal_error(&mut self, site: Site) {
+        self.observe.count_error(site);
     }
 
     /// Gauges of the core: iterates over every session.
@@ -88,7 +88,7 @@ impl Core {
         for (_, session) in self.clients.sessions() {
             let of_endpoint = gauges.endpoints.entry(session.policy.id).or_default();
             of_endpoint.sessions += 1;
-            of_endpoint.away += usize::from(session.connection.is_none());
+            of_endpoint.offline += usize::from(session.connection.is_none());
             of_endpoint.subscriptions += session.filters();
             of_endpoint.inflight += session.inflight.len();
             of_endpoint.queued += session.queue.len();
@@ -137,29 +137,29 @@ impl Core {
         })
     }
 
-    /// Retained messages from a place on: at most `limit` of those in `namespace` (`None`: in any) whose topic `filter`
-    /// matches (`None`: all), after looking at no more than [`RETAINED_LOOK_MAX`] places; and where to go on. In no
+    /// Retained messages from a position on: at most `limit` of those in `namespace` (`None`: in any) whose topic `filter`
+    /// matches (`None`: all), after looking at no more than [`RETAINED_SCAN_MAX`] positions; and where to go on. In no
     /// order that means anything.
     pub fn retained_from(
         &self,
-        from: RetainedPlace,
+        from: RetainedPosition,
         (namespace, filter): (Option<&str>, Option<&str>),
         limit: usize,
         now: Millis,
-    ) -> (Vec<RetainedTopic>, Option<RetainedPlace>) {
+    ) -> (Vec<RetainedTopic>, Option<RetainedPosition>) {
         let mut found = Vec::new();
-        let mut looks = RETAINED_LOOK_MAX;
-        let mut place = from;
-        while let Some(candidate) = self.routing.namespaces().get(place.namespace.place()) {
+        let mut looks = RETAINED_SCAN_MAX;
+        let mut position = from;
+        while let Some(candidate) = self.routing.namespaces().get(position.namespace.index()) {
             let wanted = namespace.is_none_or(|namespace| namespace == &**candidate.name());
             let end = if wanted { candidate.retained().end() } else { NodeId(0) };
-            while place.node < end {
+            while position.node < end {
                 if found.len() == limit || looks == 0 {
-                    return (found, Some(place));
+                    return (found, Some(position));
                 }
                 looks -= 1;
-                let message = candidate.retained().at(place.node).filter(|message| !message.is_expired(now));
-                place.node.0 += 1;
+                let message = candidate.retained().at(position.node).filter(|message| !message.is_expired(now));
+                position.node.0 += 1;
                 let matched = |topic: &str| filter.is_none_or(|filter| weir_mqtt::matches(filter, topic));
                 if let Some(message) = message.filter(|message| matched(message.topic())) {
                     found.push(RetainedTopic {
@@ -171,7 +171,7 @@ impl Core {
                     });
                 }
             }
-            place = RetainedPlace { namespace: NamespaceId(place.namespace.0 + 1), node: NodeId(0) };
+            position = RetainedPosition { namespace: NamespaceId(position.namespace.0 + 1), node: NodeId(0) };
         }
         (found, None)
     }

@@ -1,33 +1,33 @@
 //! One shard's core: its state, and the interface through which it is driven.
 
 mod acknowledgements;
-pub(crate) mod client;
+mod auth_packet;
+mod charge_publish;
+pub(crate) mod client_view;
 mod commit;
 mod connect;
 mod deliver;
 mod disconnect;
-mod exchange;
+mod drain;
 mod flow_control;
 mod full_disk;
-mod graceful_disconnect;
+pub(crate) mod group_delivery;
+mod handover;
 mod incoming_aliases;
 pub(crate) mod inspect;
-mod outbox;
-mod policies;
+mod link_messages;
+mod policy_change;
 mod publish;
-mod rate_limit;
-mod reauthentication;
+mod publish_will;
 mod resend;
 mod restore;
 mod route;
 mod session_queue;
-pub(crate) mod shared;
 pub(crate) mod subscribe;
 mod takeover;
 #[cfg(test)]
 mod tests;
 mod transit;
-mod will;
 
 use std::sync::Arc;
 
@@ -158,7 +158,7 @@ impl Core {
         }
     }
 
-    /// Counts sessions of clients that are away, and publishes against endpoints' rates, together with the node's other
+    /// Counts sessions of offline clients, and publishes against endpoints' rates, together with the node's other
     /// cores.
     pub fn share_counts(&mut self, offline_sessions: OfflineSessions, total_rates: TotalRates) {
         self.clients.share_counts(offline_sessions, total_rates);
@@ -217,7 +217,7 @@ impl Core {
         }
         self.observe.endpoint(endpoint).bytes_received += consumed as u64;
         let Some(connection) = self.clients.connection_mut(conn.slot) else {
-            self.observe.record_error(Site::ConnectionOfPacket);
+            self.observe.count_error(Site::ConnectionOfPacket);
             return closed;
         };
         if consumed > 0 {

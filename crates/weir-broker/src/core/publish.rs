@@ -21,7 +21,7 @@ impl Core {
     /// A PUBLISH from a client; `raw` is the whole packet.
     pub(crate) fn on_publish(&mut self, id: ConnId, publish: &Publish<'_>, raw: &[u8], now: Millis) {
         let Some(connection) = self.clients.connection_mut(id.slot) else {
-            return self.observe.record_error(Site::ConnectionOfPacket);
+            return self.observe.count_error(Site::ConnectionOfPacket);
         };
         connection.messages_received += 1;
         self.observe.endpoint(connection.endpoint).messages_received += 1;
@@ -41,7 +41,7 @@ impl Core {
         }
         // `learn_alias` found the alias: the name is taken out and put back, not copied.
         let Some(name) = self.alias_slot(id.slot, publish).and_then(Option::take) else {
-            return self.observe.record_error(Site::TopicOfAlias);
+            return self.observe.count_error(Site::TopicOfAlias);
         };
         self.publish_to(id, &name, publish, raw, now);
         if let Some(slot) = self.alias_slot(id.slot, publish) {
@@ -81,7 +81,7 @@ impl Core {
         now: Millis,
     ) -> Result<(), PublishRefusal> {
         let Some(connection) = self.clients.connection(id.slot) else {
-            self.observe.record_error(Site::ConnectionOfPacket);
+            self.observe.count_error(Site::ConnectionOfPacket);
             return Ok(());
         };
         let limits = &connection.policy.limits;
@@ -147,7 +147,7 @@ impl Core {
     ) -> Result<(), PublishRefusal> {
         let refused = Err(PublishRefusal::Message(ReasonCode::NotAuthorized, Dropped::NotAuthorized));
         let Some(connection) = self.clients.connection(slot) else {
-            self.observe.record_error(Site::ConnectionOfPacket);
+            self.observe.count_error(Site::ConnectionOfPacket);
             return refused;
         };
         if connection.was_permitted(topic, publish.qos, publish.retain) {
@@ -161,7 +161,7 @@ impl Core {
             return Ok(());
         }
         let Some((connection, Some(session))) = self.clients.connection_and_session(slot) else {
-            self.observe.record_error(Site::SessionOfConnection);
+            self.observe.count_error(Site::SessionOfConnection);
             return refused;
         };
         let subject = Subject {
@@ -181,7 +181,7 @@ impl Core {
 
     fn publish_on(&mut self, id: ConnId, topic: &str, publish: &Publish<'_>, raw: &[u8], now: Millis) {
         let Some(connection) = self.clients.connection(id.slot) else {
-            return self.observe.record_error(Site::ConnectionOfPacket);
+            return self.observe.count_error(Site::ConnectionOfPacket);
         };
         let (version, session_id) = (connection.version, connection.session);
         let (ceiling_s, durable) =
@@ -189,7 +189,7 @@ impl Core {
         let expires_at = expires_at(publish.properties.message_expiry_s, ceiling_s, now);
         let publisher = if publish.retain { self.publisher(id.slot) } else { None };
         let Some(session) = self.clients.session_mut(session_id) else {
-            return self.observe.record_error(Site::SessionOfConnection);
+            return self.observe.count_error(Site::SessionOfConnection);
         };
         let mut dedup_key = None;
         if let (QoS::ExactlyOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
@@ -237,7 +237,7 @@ impl Core {
     fn acknowledge(&mut self, slot: ConnectionSlot, publish: &Publish<'_>, reason: ReasonCode, epoch: Option<u64>) {
         let Some(packet_id) = publish.packet_id else { return };
         let Some(connection) = self.clients.connection(slot) else {
-            return self.observe.record_error(Site::ConnectionOfPacket);
+            return self.observe.count_error(Site::ConnectionOfPacket);
         };
         let (version, maximum_packet_size) = (connection.version, connection.maximum_packet_size);
         let refuses_when_full = self.journal.is_full() && version == ProtocolVersion::V5;
@@ -291,9 +291,9 @@ impl Core {
     }
 
     /// The same, of what a session was to get.
-    pub(super) fn session_already_got(&mut self, session: SessionId, context: &PublishContext<'_>) -> bool {
+    pub(super) fn session_already_received(&mut self, session: SessionId, context: &PublishContext<'_>) -> bool {
         let Some(session) = self.clients.session(session) else {
-            self.observe.record_error(Site::SessionOfSubscription);
+            self.observe.count_error(Site::SessionOfSubscription);
             return false;
         };
         self.already_processed(context, &[self.routing.name(session.namespace), &session.client_id])

@@ -19,8 +19,8 @@ impl Core {
             entry.unsent = kept.len() >= window;
             if entry.unsent || self.send_again(slot, &entry, now) {
                 kept.push(entry);
-            } else if let Some(owner) = self.durable_of(slot) {
-                self.journal.forget_sent(owner, &entry);
+            } else if let Some(durable_id) = self.durable_id(slot) {
+                self.journal.forget_sent(durable_id, &entry);
             }
         }
         if let Some(session) = self.clients.session_mut(id) {
@@ -58,7 +58,7 @@ impl Core {
             return false;
         }
         let publish = message.as_publish();
-        let mut context = PublishContext::of(message, &publish, Origin::BROKER);
+        let mut context = PublishContext::of_message(message, &publish, Origin::BROKER);
         let packet = OutgoingPublish { delivery: &sent.delivery, packet_id: Some(sent.packet_id), dup: true };
         self.append(slot, &packet, &mut context, now)
     }
@@ -70,8 +70,8 @@ impl Core {
                 && let Some(session) = self.clients.session_mut(id)
             {
                 session.inflight.remove(next.packet_id);
-                if let Some(owner) = self.durable_of(slot) {
-                    self.journal.forget_sent(owner, &next);
+                if let Some(durable_id) = self.durable_id(slot) {
+                    self.journal.forget_sent(durable_id, &next);
                 }
             }
         }

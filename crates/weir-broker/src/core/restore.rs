@@ -1,4 +1,4 @@
-//! DurableSession state, taken back from the records of an earlier process.
+//! Restores durable state from the records of an earlier process.
 
 use std::sync::Arc;
 
@@ -8,19 +8,22 @@ use crate::core::Core;
 use crate::delivery::inflight::Inflight;
 use crate::delivery::queue::Queued;
 use crate::durability::journal::{DurableSession, Waits};
-use crate::durability::recording::{DELIVERY_GROUP, DELIVERY_RETAIN, DELIVERY_SENT, REWRITING, received_of};
-use crate::durability::stored::{BadRecord, Restored, Stored, StoredSession, read_message, read_principal};
+use crate::durability::recording::{DELIVERY_GROUP, DELIVERY_RETAIN, DELIVERY_SENT, REWRITING, parse_received_item};
+use crate::durability::stored::{
+    BadRecord, RestoredCounts, StoredRecords, StoredSession, read_message, read_principal,
+};
 use crate::hash::{IdMap, IdSet};
-use crate::ids::{EndpointId, Millis, RecordId, SessionId, SessionRef, ShardId, home_shard, owner_of};
+use crate::ids::{EndpointId, Millis, RecordId, SessionId, SessionRef, ShardId};
 use crate::limits::RESTORED_WILL_WAIT_MS;
 use crate::links::link::{LinkMessage, RANK_DIRECT};
-use crate::links::outbox::Change;
+use crate::links::outbox::OutboxChange;
+use crate::placement::{home_shard, owner_shard};
 use crate::routing::shared_groups::SharedSubscription;
 use crate::routing::subscriptions::Subscriber;
 use crate::values::delivery::{Awaits, Delivery, Sent};
-use crate::values::group::{GroupKey, Member, Readiness};
+use crate::values::group::{GroupKey, GroupMember, Readiness};
 use crate::values::message::Message;
-use crate::values::record::{Key, Kind, ValueReader, append_record};
+use crate::values::record::{RecordKey, RecordKind, ValueReader, append_record};
 use crate::values::will::PendingWill;
 use crate::{EndpointLimits, EndpointPolicy, ProtocolVersions};
 use std::collections::BTreeMap;
@@ -28,7 +31,7 @@ use weir_mqtt::{PacketId, QoS, RetainHandling, SharedFilter, SubscriptionOptions
 
 /// Context of a core's restore.
 struct Restoring<'a> {
-    stored: &'a Stored,
+    stored: &'a StoredRecords,
     now: Millis,
     sessions: BTreeMap<RecordId, SessionId>,
     /// Messages with records of their own, decoded once.
@@ -37,7 +40,7 @@ struct Restoring<'a> {
     dedup_ids: IdSet<RecordId>,
     /// Sessions were at home elsewhere: shared messages may now be of sessions on several shards.
     moved: bool,
-    done: Restored,
+    done: RestoredCounts,
 }
 
 impl Core {
@@ -46,9 +49,9 @@ impl Core {
     ///
     /// # Errors
     /// A record that is not understood; the core is of no use then.
-    pub fn restore(&mut self, stored: &Stored, now: Millis) -> Result<Restored, BadRecord> {
+    pub fn restore(&mut self, stored: &StoredRecords, now: Millis) -> Result<RestoredCounts, BadRecord> {
         self.now = now;
-        self.wills.await_until(now + RESTORED_WILL_WAIT_MS);
+        self.wills.wait_for_policies_until(now + RESTORED_WILL_WAIT_MS);
         let moved = stored.is_of_other_shards(self.config.shards);
         let mut work = Restoring {
             stored,
@@ -57,21 +60,21 @@ impl Core {
             messages: IdMap::default(),
             dedup_ids: IdSet::default(),
             moved,
-            done: Restored::default(),
+            done: RestoredCounts::default(),
         };
         let mut policies = BTreeMap::new();
-        self.each(&mut work, Kind::Session, |core, work, key, value| {
+        self.each(&mut work, RecordKind::Session, |core, work, key, value| {
             core.restore_session(work, &mut policies, key, value)
         })?;
-        self.each(&mut work, Kind::Subscription, Self::restore_subscription)?;
-        self.each(&mut work, Kind::Released, Self::restore_released)?;
-        self.each(&mut work, Kind::Delivery, Self::restore_delivery)?;
-        self.each(&mut work, Kind::Outbox, |core, work, key, value| {
-            work.dedup_ids.insert(key.owner());
-            core.restore_handover(key.owner(), value)
+        self.each(&mut work, RecordKind::Subscription, Self::restore_subscription)?;
+        self.each(&mut work, RecordKind::Released, Self::restore_released)?;
+        self.each(&mut work, RecordKind::Delivery, Self::restore_delivery)?;
+        self.each(&mut work, RecordKind::Outbox, |core, work, key, value| {
+            work.dedup_ids.insert(key.parent());
+            core.restore_handover(key.parent(), value)
         })?;
-        self.each(&mut work, Kind::Received, Self::restore_received)?;
-        self.each(&mut work, Kind::Retained, Self::restore_retained)?;
+        self.each(&mut work, RecordKind::Received, Self::restore_received)?;
+        self.each(&mut work, RecordKind::Retained, Self::restore_retained)?;
         self.restore_shards(&work);
         // How their connections ended is part of what is to be known after the next crash.
         let sessions: Vec<SessionId> = work.sessions.values().copied().collect();
@@ -82,10 +85,10 @@ impl Core {
     fn each(
         &mut self,
         work: &mut Restoring<'_>,
-        kind: Kind,
-        mut restore: impl FnMut(&mut Self, &mut Restoring<'_>, Key, ValueReader<'_>) -> Option<()>,
+        kind: RecordKind,
+        mut restore: impl FnMut(&mut Self, &mut Restoring<'_>, RecordKey, ValueReader<'_>) -> Option<()>,
     ) -> Result<(), BadRecord> {
-        for (key, value) in work.stored.of(kind) {
+        for (key, value) in work.stored.of_kind(kind) {
             restore(self, work, *key, ValueReader(value)).ok_or(BadRecord { key: *key })?;
         }
         Ok(())
@@ -95,11 +98,11 @@ impl Core {
         &mut self,
         work: &mut Restoring<'_>,
         policies: &mut BTreeMap<(Box<str>, Box<str>), Arc<EndpointPolicy>>,
-        key: Key,
+        key: RecordKey,
         mut value: ValueReader<'_>,
     ) -> Option<()> {
         let StoredSession { namespace, client_id, endpoint, expiry_s, ends_at_unix_ms } =
-            StoredSession::take(&mut value)?;
+            StoredSession::read_fields(&mut value)?;
         let was_connected = ends_at_unix_ms == 0;
         let will = match value.u8()? {
             0 => None,
@@ -145,19 +148,24 @@ impl Core {
             will,
             cold: None,
             dropped: 0,
-            durable: Some(Box::new(DurableSession::new(key.owner(), was_connected))),
+            durable: Some(Box::new(DurableSession::new(key.parent(), was_connected))),
         };
         let SessionRef { id, generation } = self.clients.add_session(session);
         let timer = Timer::session(SessionRef { id, generation });
         self.clients.set_timer(ends_at, timer);
         self.clients.set_timer(due_at.unwrap_or(Millis::MAX), timer);
         self.broadcast_durable();
-        work.sessions.insert(key.owner(), id);
+        work.sessions.insert(key.parent(), id);
         work.done.sessions += 1;
         Some(())
     }
 
-    fn restore_subscription(&mut self, work: &mut Restoring<'_>, key: Key, mut value: ValueReader<'_>) -> Option<()> {
+    fn restore_subscription(
+        &mut self,
+        work: &mut Restoring<'_>,
+        key: RecordKey,
+        mut value: ValueReader<'_>,
+    ) -> Option<()> {
         let (flags, identifier) = (value.u8()?, value.u32()?);
         let filter = std::str::from_utf8(value.0).ok()?;
         let options = SubscriptionOptions {
@@ -170,7 +178,7 @@ impl Core {
                 _ => RetainHandling::Never,
             },
         };
-        let Some(&id) = work.sessions.get(&key.owner()) else { return Some(()) };
+        let Some(&id) = work.sessions.get(&key.parent()) else { return Some(()) };
         let record = RecordId(key.item());
         work.done.subscriptions += 1;
         if let Some(shared) = SharedFilter::parse(filter).ok()? {
@@ -206,7 +214,7 @@ impl Core {
         let reference = self.clients.session_ref(id);
         self.clients.session_mut(id)?.cold.get_or_insert_default().shared.push(subscription);
         let shard = self.config.shard;
-        let member = Member { shard, session: reference, options, identifier, readiness };
+        let member = GroupMember { shard, session: reference, options, identifier, readiness };
         if owner == shard {
             self.join(&key, member);
         } else {
@@ -215,22 +223,22 @@ impl Core {
         Some(())
     }
 
-    fn restore_released(&mut self, work: &mut Restoring<'_>, key: Key, _value: ValueReader<'_>) -> Option<()> {
+    fn restore_released(&mut self, work: &mut Restoring<'_>, key: RecordKey, _value: ValueReader<'_>) -> Option<()> {
         let packet_id = PacketId::new(u16::try_from(key.item()).ok()?)?;
-        let Some(&id) = work.sessions.get(&key.owner()) else { return Some(()) };
-        let delivery = Delivery { qos: QoS::ExactlyOnce, record: key.owner(), ..Delivery::default() };
+        let Some(&id) = work.sessions.get(&key.parent()) else { return Some(()) };
+        let delivery = Delivery { qos: QoS::ExactlyOnce, record: key.parent(), ..Delivery::default() };
         let sent = Sent { packet_id, awaits: Awaits::PubComp, message: None, delivery, unsent: false };
         self.clients.session_mut(id)?.inflight.restore(sent);
         Some(())
     }
 
     /// A message owed to a session: sent, where its packet identifier is known, else queued.
-    fn restore_delivery(&mut self, work: &mut Restoring<'_>, key: Key, mut value: ValueReader<'_>) -> Option<()> {
+    fn restore_delivery(&mut self, work: &mut Restoring<'_>, key: RecordKey, mut value: ValueReader<'_>) -> Option<()> {
         let (flags, packet_id, shared) = (value.u8()?, value.u16()?, RecordId(value.u64()?));
         let count = value.u32()?;
         let identifiers: Vec<u32> = (0..count).map(|_| value.u32()).collect::<Option<_>>()?;
         let group = if flags & DELIVERY_GROUP != 0 { Some((value.text()?, value.text()?)) } else { None };
-        let Some(&id) = work.sessions.get(&key.owner()) else { return Some(()) };
+        let Some(&id) = work.sessions.get(&key.parent()) else { return Some(()) };
         let mut message = if shared.is_some() { work.shared_message(shared)? } else { read_message(value)? };
         message.expires_at = self.journal.core_time(message.expires_at);
         let session = self.clients.session_mut(id)?;
@@ -248,8 +256,8 @@ impl Core {
         };
         let packet_id = PacketId::new(packet_id).filter(|_| flags & DELIVERY_SENT != 0);
         if work.moved && shared.is_some() {
-            let owner = key.owner();
-            self.journal.record_delivery(owner, &mut delivery, &message, packet_id);
+            let durable_id = key.parent();
+            self.journal.record_delivery(durable_id, &mut delivery, &message, packet_id);
         } else if shared.is_some() {
             self.journal.restore_shared(shared);
         }
@@ -266,16 +274,16 @@ impl Core {
         Some(())
     }
 
-    fn restore_received(&mut self, work: &mut Restoring<'_>, key: Key, _value: ValueReader<'_>) -> Option<()> {
-        let (packet_id, part) = received_of(key.item())?;
-        if !work.stored.has_session(key.owner()) && !work.dedup_ids.contains(&key.owner()) {
+    fn restore_received(&mut self, work: &mut Restoring<'_>, key: RecordKey, _value: ValueReader<'_>) -> Option<()> {
+        let (packet_id, part) = parse_received_item(key.item())?;
+        if !work.stored.has_session(key.parent()) && !work.dedup_ids.contains(&key.parent()) {
             if self.config.shard.0 == 0 {
                 self.journal.remove(key);
             }
             return Some(());
         }
-        self.journal.restore_received((key.owner(), packet_id), part);
-        let Some(&id) = work.sessions.get(&key.owner()) else { return Some(()) };
+        self.journal.restore_received((key.parent(), packet_id), part);
+        let Some(&id) = work.sessions.get(&key.parent()) else { return Some(()) };
         let session = self.clients.session_mut(id)?;
         session.incoming.get_or_insert_default().insert(packet_id);
         let durable = session.durable.as_mut()?;
@@ -284,9 +292,9 @@ impl Core {
         Some(())
     }
 
-    fn restore_retained(&mut self, work: &mut Restoring<'_>, key: Key, mut value: ValueReader<'_>) -> Option<()> {
+    fn restore_retained(&mut self, work: &mut Restoring<'_>, key: RecordKey, mut value: ValueReader<'_>) -> Option<()> {
         let (namespace, mut message) = (value.text()?, read_message(value)?);
-        if owner_of(&[namespace, message.topic()], self.config.shards) != self.config.shard {
+        if owner_shard(&[namespace, message.topic()], self.config.shards) != self.config.shard {
             return Some(());
         }
         message.expires_at = self.journal.core_time(message.expires_at);
@@ -310,9 +318,9 @@ impl Core {
             return;
         }
         self.journal.record_shards(REWRITING, 0);
-        let rewriting = Key::new(Kind::Node, RecordId::NONE, REWRITING);
-        let gone = work.stored.of(Kind::Node).iter().filter(|(key, _)| key.item() >= u64::from(shards));
-        let gone = gone.chain(work.stored.of(Kind::Message)).map(|(key, _)| *key);
+        let rewriting = RecordKey::new(RecordKind::Node, RecordId::NONE, REWRITING);
+        let gone = work.stored.of_kind(RecordKind::Node).iter().filter(|(key, _)| key.item() >= u64::from(shards));
+        let gone = gone.chain(work.stored.of_kind(RecordKind::Message)).map(|(key, _)| *key);
         let mut records = Vec::new();
         for key in gone.chain([rewriting]) {
             append_record(&mut records, key, None);
@@ -323,7 +331,7 @@ impl Core {
             self.depend_on(ShardId(shard), RANK_DIRECT, true);
         }
         let until = self.journal.swap_waits(own).until;
-        self.outbox.defer(until, Change::Records(records));
+        self.outbox.defer(until, OutboxChange::Records(records));
     }
 }
 
@@ -332,7 +340,8 @@ impl Restoring<'_> {
         if let Some(message) = self.messages.get(&record) {
             return Some(message.clone());
         }
-        let mut message = read_message(ValueReader(self.stored.value(Key::new(Kind::Message, record, 0))?))?;
+        let mut message =
+            read_message(ValueReader(self.stored.value(RecordKey::new(RecordKind::Message, record, 0))?))?;
         if !self.moved {
             message.record = record;
         }

@@ -41,7 +41,7 @@ impl Core {
         for to in destinations {
             // The publisher's own shard has done with what came before.
             let is_home = to == context.origin.shard;
-            let after = after.get(to.place()).copied().filter(|_| !is_home).unwrap_or(0);
+            let after = after.get(to.index()).copied().filter(|_| !is_home).unwrap_or(0);
             self.forward_publish(to, namespace, Route::Direct { after }, context);
         }
     }
@@ -60,7 +60,7 @@ impl Core {
         for matched in &matches.subscribers {
             let own = context.origin.session == matched.session && context.origin.shard == self.config.shard;
             if !matched.audience.takes(own)
-                || (context.dedup_key.is_some() && self.session_already_got(matched.session, context))
+                || (context.dedup_key.is_some() && self.session_already_received(matched.session, context))
             {
                 continue;
             }
@@ -77,7 +77,7 @@ impl Core {
             self.deliver(matched.session, delivery, context, now);
         }
         for &group in &matches.groups {
-            if context.dedup_key.is_some() && self.group_already_got(group, context) {
+            if context.dedup_key.is_some() && self.group_already_received(group, context) {
                 continue;
             }
             self.deliver_shared(group, context, now);
@@ -116,7 +116,7 @@ impl Core {
         });
         if !encoded {
             // It was decoded from a packet as large: it can be encoded again.
-            return self.observe.record_error(Site::ForwardedPublish);
+            return self.observe.count_error(Site::ForwardedPublish);
         }
         if self.links.must_pause(to, origin) {
             self.pause(origin);

@@ -21,9 +21,9 @@ impl Core {
     /// Queues a message up to the limit; beyond it drops messages as `queue_overflow` says.
     pub(crate) fn enqueue_message(&mut self, to: SessionId, mut queued: Queued, origin: Origin, now: Millis) {
         let Some(session) = self.clients.session_mut(to) else {
-            return self.observe.record_error(Site::SessionOfSubscription);
+            return self.observe.count_error(Site::SessionOfSubscription);
         };
-        let owner = session.durable.as_ref().map(|durable| durable.id);
+        let durable_id = session.durable.as_ref().map(|durable| durable.id);
         let size = queued.message.size() as u64;
         let bounds = self.scheduler.queue_bounds(&session.policy.limits, &session.queue, size);
         let QueueBounds { messages, bytes } = bounds;
@@ -42,16 +42,16 @@ impl Core {
                 session.dropped = session.dropped.saturating_add(1);
                 let id = session.policy.id;
                 self.count_dropped(id, Dropped::QueueFull, dropped.len() as u64 + 1);
-                return self.forget_queued(owner, &dropped);
+                return self.forget_queued(durable_id, &dropped);
             }
         }
-        if owner.is_some() {
-            self.forget_queued(owner, &dropped);
+        if durable_id.is_some() {
+            self.forget_queued(durable_id, &dropped);
             self.record_queued(to, &mut queued);
         }
         let dropped = dropped.len() as u64;
         let Some(session) = self.clients.session_mut(to) else {
-            return self.observe.record_error(Site::SessionOfSubscription);
+            return self.observe.count_error(Site::SessionOfSubscription);
         };
         session.queue.push(queued);
         let limits = &session.policy.limits;
@@ -66,9 +66,11 @@ impl Core {
     }
 
     /// Queued messages of a durable session that it does not get.
-    pub(crate) fn forget_queued(&mut self, owner: Option<RecordId>, dropped: &[Queued]) {
-        let Some(owner) = owner else { return };
-        dropped.iter().for_each(|queued| self.journal.forget_delivery(owner, &queued.delivery, Some(&queued.message)));
+    pub(crate) fn forget_queued(&mut self, durable_id: Option<RecordId>, dropped: &[Queued]) {
+        let Some(durable_id) = durable_id else { return };
+        dropped
+            .iter()
+            .for_each(|queued| self.journal.forget_delivery(durable_id, &queued.delivery, Some(&queued.message)));
     }
 
     /// Moves what is queued into the window and the out buffer, as far as there is room.
@@ -89,14 +91,14 @@ impl Core {
             let Some(queued) = self.clients.session_mut(id).and_then(|s| s.queue.pop()) else { return };
             if queued.message.is_expired(now) {
                 self.drop_message(slot, Dropped::Expired);
-                let owner = self.durable_of(slot);
-                self.forget_queued(owner, &[queued]);
+                let durable_id = self.durable_id(slot);
+                self.forget_queued(durable_id, &[queued]);
                 continue;
             }
             if !self.routing.may_deliver(namespace, &queued.message) {
                 self.drop_message(slot, Dropped::Revoked);
-                let owner = self.durable_of(slot);
-                self.forget_queued(owner, &[queued]);
+                let durable_id = self.durable_id(slot);
+                self.forget_queued(durable_id, &[queued]);
                 continue;
             }
             self.send_queued(id, slot, queued, now);
@@ -114,7 +116,7 @@ impl Core {
     pub(crate) fn send_queued(&mut self, id: SessionId, slot: ConnectionSlot, queued: Queued, now: Millis) {
         let Queued { message, delivery, .. } = queued;
         let publish = message.as_publish();
-        let mut context = PublishContext::of(&message, &publish, Origin::BROKER);
+        let mut context = PublishContext::of_message(&message, &publish, Origin::BROKER);
         if delivery.qos == QoS::AtMostOnce {
             self.append(slot, &OutgoingPublish { delivery: &delivery, packet_id: None, dup: false }, &mut context, now);
         } else {

@@ -12,7 +12,7 @@ use crate::links::link::{BarrierId, LinkMessage};
 use crate::observe::Site;
 use crate::routing::shared_groups::SharedSubscription;
 use crate::routing::subscriptions::Subscriber;
-use crate::values::group::{GroupKey, Member};
+use crate::values::group::{GroupKey, GroupMember};
 use crate::values::message::Message;
 use crate::{Core, Subject};
 use weir_mqtt::{
@@ -34,7 +34,7 @@ impl Core {
             }
         }
         let Some(connection) = self.clients.connection(id.slot) else {
-            return self.observe.record_error(Site::ConnectionOfPacket);
+            return self.observe.count_error(Site::ConnectionOfPacket);
         };
         let (session, version) = (connection.session, connection.version);
         let identifier = subscribe.subscription_identifier.unwrap_or(0);
@@ -75,7 +75,7 @@ impl Core {
         let plain = shared.as_ref().map_or(filter.filter, |shared| shared.filter);
         let (Some(connection), Some(session)) = (self.clients.connection(slot), self.clients.session(session_id))
         else {
-            self.observe.record_error(Site::SessionOfConnection);
+            self.observe.count_error(Site::SessionOfConnection);
             return Err(ReasonCode::UnspecifiedError);
         };
         let limits = &connection.policy.limits;
@@ -92,8 +92,8 @@ impl Core {
         if !acls.into_iter().flatten().all(|acl| acl.may_subscribe(subject, plain, qos)) {
             return Err(ReasonCode::NotAuthorized);
         }
-        let held = session.subscriptions.len() + session.cold.as_ref().map_or(0, |cold| cold.shared.len());
-        let full = held >= limits.max_subscriptions as usize;
+        let count = session.subscriptions.len() + session.cold.as_ref().map_or(0, |cold| cold.shared.len());
+        let full = count >= limits.max_subscriptions as usize;
         let namespace = session.namespace;
         let mut options = filter.options;
         options.qos = qos;
@@ -167,7 +167,7 @@ impl Core {
         let reference = self.clients.session_ref(id);
         let readiness = self.clients.readiness(id);
         let Some(session) = self.clients.session_mut(id) else {
-            self.observe.record_error(Site::SessionOfConnection);
+            self.observe.count_error(Site::SessionOfConnection);
             return Err(ReasonCode::UnspecifiedError);
         };
         let cold = session.cold.get_or_insert_default();
@@ -180,7 +180,7 @@ impl Core {
             }
         }
         let shard = self.config.shard;
-        let member = Member { shard, session: reference, options, identifier, readiness };
+        let member = GroupMember { shard, session: reference, options, identifier, readiness };
         if owner != shard {
             self.links.push(owner, LinkMessage::Join { group: Arc::clone(&key), member });
         } else if !self.join(&key, member) {
@@ -202,11 +202,11 @@ impl Core {
         identifier: u32,
     ) {
         let Some(session) = self.clients.session(id) else { return };
-        let Some(owner) = session.durable.as_ref().map(|durable| durable.id) else { return };
+        let Some(durable_id) = session.durable.as_ref().map(|durable| durable.id) else { return };
         let shared = session.cold.iter().flat_map(|cold| &cold.shared).find(|shared| *shared.key == *key);
         let known = shared.map(|shared| shared.record).filter(|record| record.is_some());
         let filter = format!("$share/{}/{}", key.group, key.filter);
-        let record = self.journal.record_subscription(owner, known, &filter, options, identifier);
+        let record = self.journal.record_subscription(durable_id, known, &filter, options, identifier);
         let shared =
             self.clients.session_mut(id).and_then(|session| session.cold.as_mut()).map(|cold| &mut cold.shared);
         if let Some(shared) = shared.and_then(|shared| shared.iter_mut().find(|shared| *shared.key == *key)) {
@@ -286,7 +286,7 @@ impl Core {
         now: Millis,
     ) {
         let id = request.session.id;
-        let Some(session) = self.clients.session_of(request.session) else { return };
+        let Some(session) = self.clients.session_by_ref(request.session) else { return };
         let Some(cold) = &mut session.cold else { return };
         let Some(pending) = cold.pending.iter_mut().find(|p| p.serial == request.serial) else { return };
         pending.awaits -= u16::from(complete);
@@ -303,7 +303,7 @@ impl Core {
         self.queue_found(id, found);
         let Some(slot) = connection else { return };
         let Some(version) = self.clients.connection(slot).map(|c| c.version) else {
-            return self.observe.record_error(Site::ConnectionOfSession);
+            return self.observe.count_error(Site::ConnectionOfSession);
         };
         self.gate_durable(slot);
         for pending in &done {
@@ -320,7 +320,7 @@ impl Core {
             return self.refuse(id.slot, ReasonCode::TopicFilterInvalid);
         }
         let Some(connection) = self.clients.connection(id.slot) else {
-            return self.observe.record_error(Site::ConnectionOfPacket);
+            return self.observe.count_error(Site::ConnectionOfPacket);
         };
         let (session, version) = (connection.session, connection.version);
         let codes: Vec<u8> = unsubscribe
@@ -348,7 +348,7 @@ impl Core {
     pub(crate) fn unsubscribe_node(&mut self, id: SessionId, namespace: NamespaceId, node: NodeId) {
         let subscriptions = self.routing.subscriptions_mut(namespace);
         let Some((position, gone)) = subscriptions.remove(node, id) else {
-            return self.observe.record_error(Site::SubscriptionOfSession);
+            return self.observe.count_error(Site::SubscriptionOfSession);
         };
         let mut record = None;
         if let Some(session) = self.clients.session_mut(id) {
@@ -361,8 +361,8 @@ impl Core {
         if let Some(filter) = gone {
             self.remove_interest(namespace, &filter);
         }
-        if let Some((owner, record)) = record {
-            self.journal.forget_subscription(owner, record);
+        if let Some((durable_id, record)) = record {
+            self.journal.forget_subscription(durable_id, record);
         }
     }
 
@@ -370,8 +370,8 @@ impl Core {
         let generation = self.clients.session_ref(id).generation;
         let Some(cold) = self.clients.session_mut(id).and_then(|s| s.cold.as_mut()) else { return false };
         let same = |s: &SharedSubscription| *s.key.group == *shared.group && *s.key.filter == *shared.filter;
-        let Some(place) = cold.shared.iter().position(same) else { return false };
-        let gone = cold.shared.swap_remove(place);
+        let Some(index) = cold.shared.iter().position(same) else { return false };
+        let gone = cold.shared.swap_remove(index);
         self.leave_group(&gone, SessionRef { id, generation });
         true
     }
@@ -379,8 +379,8 @@ impl Core {
     /// Takes a session out of a group, here or at its owner.
     pub(crate) fn leave_group(&mut self, shared: &SharedSubscription, session: SessionRef) {
         let durable = self.clients.session(session.id).and_then(|session| session.durable.as_ref());
-        if let Some(owner) = durable.map(|durable| durable.id).filter(|_| shared.record.is_some()) {
-            self.journal.forget_subscription(owner, shared.record);
+        if let Some(durable_id) = durable.map(|durable| durable.id).filter(|_| shared.record.is_some()) {
+            self.journal.forget_subscription(durable_id, shared.record);
         }
         if shared.owner == self.config.shard {
             self.leave(&shared.key, shared.owner, session);
@@ -417,7 +417,7 @@ impl Core {
         let Some(session) = self.clients.session(id) else { return };
         let Some(slot) = session.connection else { return };
         let Some(connection) = self.clients.connection(slot) else {
-            return self.observe.record_error(Site::ConnectionOfSession);
+            return self.observe.count_error(Site::ConnectionOfSession);
         };
         let acls = [connection.policy.acl.clone(), connection.principal.claims_acl.clone()];
         let acls: Vec<_> = acls.into_iter().flatten().collect();
@@ -431,7 +431,7 @@ impl Core {
         let subject = Subject { client_id: &client_id, username: principal.username.as_deref(), address };
         for node in session.subscriptions.clone() {
             let Some((filter, subscriber)) = self.routing.subscriptions_mut(namespace).get(node, id) else {
-                self.observe.record_error(Site::SubscriptionOfSession);
+                self.observe.count_error(Site::SubscriptionOfSession);
                 continue;
             };
             if !acls.iter().all(|acl| acl.may_subscribe(subject, &filter, subscriber.options.qos)) {
@@ -447,8 +447,8 @@ impl Core {
         }
         let may_receive = |topic: &str| acls.iter().all(|acl| acl.may_receive(subject, topic));
         let dropped = session.queue.retain(|q| may_receive(q.message.topic()));
-        let owner = session.durable.as_ref().map(|durable| durable.id);
-        self.forget_queued(owner, &dropped);
+        let durable_id = session.durable.as_ref().map(|durable| durable.id);
+        self.forget_queued(durable_id, &dropped);
         let generation = self.clients.session_ref(id).generation;
         left.iter().for_each(|shared| self.leave_group(shared, SessionRef { id, generation }));
         dropped.iter().for_each(|_| self.drop_message(slot, crate::Dropped::Revoked));

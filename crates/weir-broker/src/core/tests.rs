@@ -94,8 +94,8 @@ fn queues_stop_growing_at_their_common_bound() {
     core.bound_queues(most);
     (0..MESSAGES).for_each(|_| publish(&mut core, publisher));
     let entries: usize = core.clients.sessions().map(|(_, session)| session.queue.len()).sum();
-    let held = core.scheduler.queued_bytes();
-    assert!(held > most && held < most + most / 10, "{held} bytes of {entries} messages");
+    let queued_bytes = core.scheduler.queued_bytes();
+    assert!(queued_bytes > most && queued_bytes < most + most / 10, "{queued_bytes} bytes of {entries} messages");
     let least = core.clients.sessions().filter(|(_, s)| !s.queue.is_empty()).map(|(_, s)| s.queue.len()).min();
     assert!(
         least.is_some_and(|least| least < MESSAGES && least >= CONGESTED_QUEUED_MESSAGES as usize / 2),

@@ -2,7 +2,8 @@
 
 use crate::Core;
 use crate::clients::session::Session;
-use crate::ids::{ConnectionSlot, Origin, SessionId, ShardId, stable_hash};
+use crate::ids::{ConnectionSlot, Origin, SessionId, ShardId};
+use crate::placement::stable_hash;
 
 impl Core {
     pub(crate) fn is_in_transit(&mut self, origin: Origin, owner: ShardId) -> bool {
@@ -14,28 +15,28 @@ impl Core {
         else {
             return false;
         };
-        cold.via_owner.retain(|&(shard, place)| shard != owner || place > settled);
+        cold.via_owner.retain(|&(shard, position)| shard != owner || position > settled);
         cold.via_owner.iter().any(|&(shard, _)| shard == owner)
     }
 
     pub(crate) fn remember_transit(&mut self, origin: Origin, owner: ShardId) {
-        let place = self.links.position(owner);
+        let position = self.links.position(owner);
         let Some(slot) = self.origin_connection(origin) else { return };
         if let Some(connection) = self.clients.connection_mut(slot) {
             let via_owner = &mut connection.cold_mut().via_owner;
             via_owner.retain(|&(shard, _)| shard != owner);
-            via_owner.push((owner, place));
+            via_owner.push((owner, position));
         }
     }
 
     /// Remembers a disconnected client's messages in transit, so that its later ones do not overtake them [MQTT-4.6.0-5].
     pub(crate) fn save_routes(&mut self, slot: ConnectionSlot, session: SessionId) {
         let cold = self.clients.connection_mut(slot).and_then(|connection| connection.cold.as_mut());
-        let ways = cold.map(|cold| std::mem::take(&mut cold.via_owner)).unwrap_or_default();
-        if !ways.is_empty() {
+        let routes = cold.map(|cold| std::mem::take(&mut cold.via_owner)).unwrap_or_default();
+        if !routes.is_empty() {
             let client = self.client_hash(session);
             self.drop_settled_routes();
-            self.routes_of_disconnected.extend(ways.into_iter().map(|(owner, place)| (client, owner, place)));
+            self.routes_of_disconnected.extend(routes.into_iter().map(|(owner, position)| (client, owner, position)));
         }
     }
 
@@ -48,7 +49,7 @@ impl Core {
         let client = self.client_hash(session);
         self.routes_of_disconnected
             .extract_if(.., |(left, ..)| *left == client)
-            .map(|(_, owner, place)| (owner, place))
+            .map(|(_, owner, position)| (owner, position))
             .collect()
     }
 
@@ -60,6 +61,6 @@ impl Core {
 
     pub(crate) fn drop_settled_routes(&mut self) {
         let links = &self.links;
-        self.routes_of_disconnected.retain(|&(_, owner, place)| place > links.settled(owner));
+        self.routes_of_disconnected.retain(|&(_, owner, position)| position > links.settled(owner));
     }
 }

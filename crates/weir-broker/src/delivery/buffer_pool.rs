@@ -11,14 +11,14 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// A buffer without content; the one given back last, whose memory is the warmest.
-    pub(crate) fn take(&mut self) -> Vec<u8> {
+    pub(crate) fn acquire(&mut self) -> Vec<u8> {
         let buffer = self.buffers.pop().unwrap_or_default();
         self.bytes -= buffer.capacity();
         buffer
     }
 
     /// Keeps a buffer if there is room for it.
-    pub(crate) fn give_back(&mut self, buffer: Vec<u8>) {
+    pub(crate) fn release(&mut self, buffer: Vec<u8>) {
         if self.bytes + buffer.capacity() <= POOLED_BYTES_MAX {
             self.bytes += buffer.capacity();
             self.buffers.push(buffer);

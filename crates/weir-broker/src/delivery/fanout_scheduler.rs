@@ -36,7 +36,7 @@ pub(crate) struct ConnectionOutput {
     scheduled: bool,
     in_bulk: bool,
     /// This connection's share of the core's buffered bytes.
-    held_bytes: usize,
+    memory_bytes: usize,
 }
 
 impl ConnectionOutput {
@@ -123,7 +123,7 @@ impl FanoutScheduler {
     #[inline]
     pub(crate) fn prepare(&mut self, outlet: &mut ConnectionOutput) {
         if outlet.out.has_no_buffer() {
-            outlet.out.set_buffer(self.pool.take());
+            outlet.out.set_buffer(self.pool.acquire());
         }
     }
 
@@ -137,7 +137,7 @@ impl FanoutScheduler {
     /// Something was written to the socket: what the buffer does not need goes back to the pool.
     pub(crate) fn written(&mut self, outlet: &mut ConnectionOutput) {
         if let Some(buffer) = outlet.out.reclaim() {
-            self.pool.give_back(buffer);
+            self.pool.release(buffer);
         } else {
             outlet.out.compact();
         }
@@ -145,14 +145,14 @@ impl FanoutScheduler {
     }
 
     fn account(&mut self, outlet: &mut ConnectionOutput) {
-        let held_bytes = outlet.out.held_bytes();
-        self.buffered_bytes = self.buffered_bytes + held_bytes - outlet.held_bytes;
-        outlet.held_bytes = held_bytes;
+        let memory_bytes = outlet.out.memory_bytes();
+        self.buffered_bytes = self.buffered_bytes + memory_bytes - outlet.memory_bytes;
+        outlet.memory_bytes = memory_bytes;
     }
 
     /// The connection has ended.
     pub(crate) fn release(&mut self, outlet: &ConnectionOutput) {
-        self.buffered_bytes -= outlet.held_bytes;
+        self.buffered_bytes -= outlet.memory_bytes;
     }
 
     /// Further output has priority, while it goes to few connections.

@@ -78,7 +78,7 @@ impl Inflight {
         self.sent.push_back(sent);
     }
 
-    fn place(&self, id: PacketId) -> Option<usize> {
+    fn index_of(&self, id: PacketId) -> Option<usize> {
         let oldest = self.sent.front()?.packet_id;
         if oldest == id {
             return Some(0);
@@ -92,13 +92,13 @@ impl Inflight {
     }
 
     pub(crate) fn get_mut(&mut self, id: PacketId) -> Option<&mut Sent> {
-        self.place(id).and_then(|place| self.sent.get_mut(place))
+        self.index_of(id).and_then(|index| self.sent.get_mut(index))
     }
 
     pub(crate) fn remove(&mut self, id: PacketId) -> Option<Sent> {
-        let removed = match self.place(id)? {
+        let removed = match self.index_of(id)? {
             0 => self.sent.pop_front(),
-            place => self.sent.remove(place),
+            index => self.sent.remove(index),
         };
         self.unsent -= usize::from(removed.as_ref().is_some_and(|sent| sent.unsent));
         removed

@@ -17,9 +17,9 @@ pub struct OutBuf {
     buf: Vec<u8>,
     /// Bytes of `buf` taken.
     written: usize,
-    /// SharedPieces pieces that go between the bytes of `buf`, in order.
+    /// Shared pieces that go between the bytes of `buf`, in order.
     shared: Option<Box<SharedPieces>>,
-    /// From where on bytes are held back, and until which epoch is settled; both grow.
+    /// From where on bytes are gated, and until which epoch is settled; both grow.
     gates: Option<Box<Gates>>,
 }
 
@@ -170,11 +170,11 @@ impl OutBuf {
     pub(crate) fn move_before_gates(&mut self, start: usize) {
         let added = self.buf.len() - start;
         let Some(gates) = &mut self.gates else { return };
-        let Some(place) = gates.list.front().filter(|gate| !gate.is_connack).map(|gate| gate.at) else { return };
-        self.buf[place..].rotate_right(added);
+        let Some(gate_at) = gates.list.front().filter(|gate| !gate.is_connack).map(|gate| gate.at) else { return };
+        self.buf[gate_at..].rotate_right(added);
         gates.list.iter_mut().for_each(|gate| gate.at += added);
-        let held = self.shared.iter_mut().flat_map(|shared| &mut shared.pieces).filter(|piece| piece.at > place);
-        held.for_each(|piece| piece.at += added);
+        let gated = self.shared.iter_mut().flat_map(|shared| &mut shared.pieces).filter(|piece| piece.at > gate_at);
+        gated.for_each(|piece| piece.at += added);
     }
 
     /// Moves the acknowledgements that wait into the buffer, so that they go out before what is appended from now on.
@@ -280,7 +280,7 @@ impl OutBuf {
     }
 
     /// Memory of its own, used or not; what it shares with others is not counted.
-    pub(crate) fn held_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.buf.capacity()
     }
 
@@ -300,7 +300,7 @@ impl OutBuf {
         if !self.is_empty() || self.has_no_buffer() {
             return None;
         }
-        // Nothing stands behind a gate, or it would wait: what is held back begins with the next buffer.
+        // Nothing stands behind a gate, or it would wait: what is gated begins with the next buffer.
         self.gates.iter_mut().flat_map(|gates| &mut gates.list).for_each(|gate| gate.at = 0);
         self.written = 0;
         let mut buf = std::mem::take(&mut self.buf);
@@ -361,11 +361,11 @@ mod tests {
         assert_eq!(out.reclaim(), Some(Vec::new()));
         assert_eq!((out.ready(), out.first()), (0, &b""[..]));
         out.set_buffer(Vec::new());
-        out.buffer().extend_from_slice(b"held");
+        out.buffer().extend_from_slice(b"wait");
         assert!(!out.gate(1, false));
         assert_eq!((out.ready(), out.first()), (0, &b""[..]));
         out.release(1, ProtocolVersion::V5);
-        assert_eq!(drained(&mut out, 100), b"held");
+        assert_eq!(drained(&mut out, 100), b"wait");
     }
 
     fn acknowledgement(epoch: u64, qos: QoS, id: u16) -> Acknowledgement {
@@ -396,7 +396,7 @@ mod tests {
             let mut out = OutBuf::default();
             out.buffer().extend_from_slice(b"abc");
             out.gate(5, connack);
-            out.buffer().extend_from_slice(b"held");
+            out.buffer().extend_from_slice(b"wait");
             out.push_shared((*b"piece").into(), 0..5);
             out.acknowledge(acknowledgement(4, QoS::AtLeastOnce, 7));
             let start = out.buffer().len();
@@ -407,11 +407,11 @@ mod tests {
             if connack {
                 assert_eq!(drained_ready(&mut out), b"abc");
                 out.release(5, ProtocolVersion::V3_1_1);
-                assert_eq!(drained_ready(&mut out), [b"heldpiece", &passed[..]].concat());
+                assert_eq!(drained_ready(&mut out), [b"waitpiece", &passed[..]].concat());
             } else {
                 assert_eq!(drained_ready(&mut out), [b"abc", &passed[..]].concat());
                 out.release(5, ProtocolVersion::V3_1_1);
-                assert_eq!(drained_ready(&mut out), b"heldpiece");
+                assert_eq!(drained_ready(&mut out), b"waitpiece");
             }
         }
     }
@@ -420,7 +420,7 @@ mod tests {
     fn refused_qos_1_goes_out_and_qos_2_goes_on_waiting() {
         let mut out = OutBuf::default();
         out.gate(1, false);
-        out.buffer().extend_from_slice(b"held");
+        out.buffer().extend_from_slice(b"wait");
         out.acknowledge(acknowledgement(1, QoS::AtLeastOnce, 7));
         out.acknowledge(acknowledgement(1, QoS::ExactlyOnce, 8));
         out.refuse(ReasonCode::QuotaExceeded);
@@ -429,7 +429,7 @@ mod tests {
         out.append_acknowledgements(ProtocolVersion::V5);
         out.buffer().extend_from_slice(b"end");
         out.release(1, ProtocolVersion::V5);
-        assert_eq!(drained_ready(&mut out), [&b"held"[..], &[0x50, 2, 0, 8], b"end"].concat());
+        assert_eq!(drained_ready(&mut out), [&b"wait"[..], &[0x50, 2, 0, 8], b"end"].concat());
     }
 
     fn drained_ready(out: &mut OutBuf) -> Vec<u8> {

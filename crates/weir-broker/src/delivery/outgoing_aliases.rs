@@ -9,7 +9,7 @@ use crate::hash::HashSeed;
 pub(crate) struct OutgoingAliases {
     maximum: u16,
     topics: Vec<Box<str>>,
-    /// Places in `topics`.
+    /// Indices in `topics`.
     by_topic: HashTable<u16>,
     seed: HashSeed,
 }
@@ -23,15 +23,15 @@ impl OutgoingAliases {
     pub(crate) fn get(&mut self, topic: &str) -> Option<(u16, bool)> {
         let hash = self.seed.hash(0, topic);
         let (topics, seed) = (&mut self.topics, &self.seed);
-        if let Some(&place) = self.by_topic.find(hash, |&place| *topics[usize::from(place)] == *topic) {
-            return Some((place + 1, true));
+        if let Some(&index) = self.by_topic.find(hash, |&index| *topics[usize::from(index)] == *topic) {
+            return Some((index + 1, true));
         }
-        let place = topics.len() as u16;
-        if place >= self.maximum {
+        let index = topics.len() as u16;
+        if index >= self.maximum {
             return None;
         }
         topics.push(topic.into());
-        self.by_topic.insert_unique(hash, place, |&place| seed.hash(0, &topics[usize::from(place)]));
-        Some((place + 1, false))
+        self.by_topic.insert_unique(hash, index, |&index| seed.hash(0, &topics[usize::from(index)]));
+        Some((index + 1, false))
     }
 }

@@ -87,7 +87,7 @@ impl<'a> PublishContext<'a> {
     }
 
     /// A stored message.
-    pub(crate) fn of(message: &'a Message, publish: &'a Publish<'a>, origin: Origin) -> Self {
+    pub(crate) fn of_message(message: &'a Message, publish: &'a Publish<'a>, origin: Origin) -> Self {
         let mut context = Self::new(publish.topic, publish, ProtocolVersion::V5, &[], message.expires_at, origin);
         context.publisher.clone_from(&message.publisher);
         context.stored = Some(message.clone());

@@ -23,13 +23,13 @@ impl QueuedBytes {
 pub(crate) struct Queue {
     waiting: VecDeque<Queued>,
     /// Memory that it takes, entries included; and that of all.
-    held_bytes: usize,
+    memory_bytes: usize,
     total: QueuedBytes,
     /// Bytes and number of those that count against the bounds.
     bytes: u64,
     counted: u32,
     /// How many a QoS 0 message must not overtake: those from a subscribe's retained messages (they are bounded by what is
-    /// retained, and not counted), and other QoS 0 messages that had to line up behind them.
+    /// retained, and not counted), and other QoS 0 messages that had to queue behind them.
     ordered: u32,
 }
 
@@ -44,25 +44,25 @@ pub(crate) struct Queued {
 }
 
 impl Queued {
-    fn held_bytes(&self) -> usize {
+    fn memory_bytes(&self) -> usize {
         size_of::<Self>() + self.message.size() / self.sharers.max(1)
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        self.forget_held();
+        self.uncount_memory();
     }
 }
 
 impl Queue {
     /// An empty one, counted in `total`.
     pub(crate) fn new(total: QueuedBytes) -> Self {
-        Self { waiting: VecDeque::new(), held_bytes: 0, total, bytes: 0, counted: 0, ordered: 0 }
+        Self { waiting: VecDeque::new(), memory_bytes: 0, total, bytes: 0, counted: 0, ordered: 0 }
     }
 
-    fn forget_held(&mut self) {
-        self.total.0.fetch_sub(std::mem::take(&mut self.held_bytes), Ordering::Relaxed);
+    fn uncount_memory(&mut self) {
+        self.total.0.fetch_sub(std::mem::take(&mut self.memory_bytes), Ordering::Relaxed);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -112,8 +112,8 @@ impl Queue {
 
     /// Drops the oldest message that counts.
     pub(crate) fn drop_oldest(&mut self) -> Option<Queued> {
-        let place = self.waiting.iter().position(|queued| !queued.retained)?;
-        let queued = self.waiting.remove(place)?;
+        let index = self.waiting.iter().position(|queued| !queued.retained)?;
+        let queued = self.waiting.remove(index)?;
         self.count(&queued, false);
         Some(queued)
     }
@@ -121,7 +121,7 @@ impl Queue {
     /// Keeps what `keep` says; returns what went.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Queued) -> bool) -> Vec<Queued> {
         let mut gone = Vec::new();
-        self.forget_held();
+        self.uncount_memory();
         (self.bytes, self.counted, self.ordered) = (0, 0, 0);
         for queued in std::mem::take(&mut self.waiting) {
             if keep(&queued) { self.push(queued) } else { gone.push(queued) }
@@ -130,20 +130,20 @@ impl Queue {
     }
 
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Queued> + use<> {
-        self.forget_held();
+        self.uncount_memory();
         (self.bytes, self.counted, self.ordered) = (0, 0, 0);
         std::mem::take(&mut self.waiting).into_iter()
     }
 
     fn count(&mut self, queued: &Queued, comes: bool) {
         let size = queued.message.size() as u64;
-        let held_bytes = queued.held_bytes();
+        let memory_bytes = queued.memory_bytes();
         if comes {
-            self.held_bytes += held_bytes;
-            self.total.0.fetch_add(held_bytes, Ordering::Relaxed);
+            self.memory_bytes += memory_bytes;
+            self.total.0.fetch_add(memory_bytes, Ordering::Relaxed);
         } else {
-            self.held_bytes -= held_bytes;
-            self.total.0.fetch_sub(held_bytes, Ordering::Relaxed);
+            self.memory_bytes -= memory_bytes;
+            self.total.0.fetch_sub(memory_bytes, Ordering::Relaxed);
         }
         if queued.retained || queued.delivery.qos == QoS::AtMostOnce {
             self.ordered = if comes { self.ordered + 1 } else { self.ordered - 1 };

@@ -8,10 +8,11 @@ use crate::ids::DedupKey;
 use std::collections::{BTreeSet, VecDeque};
 
 use crate::hash::{IdMap, IdSet};
-use crate::ids::{ConnId, Millis, Origin, RecordId, owner_of};
+use crate::ids::{ConnId, Millis, Origin, RecordId};
 use crate::limits::RECORDS_HIGH_BYTES;
 use crate::links::link::StorageWait;
-use crate::values::record::{Key, RecordBatch, StoreAck, ValueWriter};
+use crate::placement::owner_shard;
+use crate::values::record::{RecordBatch, RecordKey, StoreAck, ValueWriter};
 use weir_mqtt::PacketId;
 
 /// How records are made, and from what number on.
@@ -151,7 +152,7 @@ impl CommitJournal {
     }
 
     /// Another shard has a durable session.
-    pub(crate) fn note_remote_durable(&mut self) {
+    pub(crate) fn set_remote_durable(&mut self) {
         self.any_durable = true;
     }
 
@@ -241,7 +242,7 @@ impl CommitJournal {
     pub(crate) fn already_processed(&self, key: Option<DedupKey>, names: &[&str]) -> bool {
         let Some(key) = key.filter(|_| !self.recovered.is_empty()) else { return false };
         self.recovered_shards.iter().any(|&shards| {
-            let part = ShardPart { shards, shard: owner_of(names, shards).0 };
+            let part = ShardPart { shards, shard: owner_shard(names, shards).0 };
             self.recovered.contains(&(key, part))
         })
     }
@@ -266,7 +267,7 @@ impl CommitJournal {
         id
     }
 
-    pub(crate) fn put(&mut self, key: Key, write: impl FnOnce(&mut ValueWriter<'_>)) {
+    pub(crate) fn put(&mut self, key: RecordKey, write: impl FnOnce(&mut ValueWriter<'_>)) {
         self.recorded += 1;
         self.dependencies += 1;
         self.bytes.extend_from_slice(&key.to_bytes());
@@ -277,7 +278,7 @@ impl CommitJournal {
         self.bytes[at..at + 4].copy_from_slice(&length.to_le_bytes());
     }
 
-    pub(crate) fn remove(&mut self, key: Key) {
+    pub(crate) fn remove(&mut self, key: RecordKey) {
         self.recorded += 1;
         self.dependencies += 1;
         crate::values::record::append_record(&mut self.bytes, key, None);
@@ -298,7 +299,7 @@ impl CommitJournal {
     pub(crate) fn wait_for(&mut self, wait: StorageWait) {
         self.dependencies += 1;
         match self.waits.until.iter_mut().find(|known| (known.shard, known.rank) == (wait.shard, wait.rank)) {
-            Some(known) => known.place = wait.place,
+            Some(known) => known.position = wait.position,
             None => self.waits.until.push(wait),
         }
     }
@@ -386,7 +387,7 @@ impl CommitJournal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::values::record::Kind;
+    use crate::values::record::RecordKind;
 
     fn journal() -> CommitJournal {
         let mut journal = CommitJournal::new(ShardPart { shards: 3, shard: 1 });
@@ -396,7 +397,7 @@ mod tests {
 
     fn record(journal: &mut CommitJournal) {
         let id = journal.new_id();
-        journal.put(Key::new(Kind::Message, id, 0), |fields| {
+        journal.put(RecordKey::new(RecordKind::Message, id, 0), |fields| {
             fields.u8(1);
         });
     }
@@ -411,7 +412,7 @@ mod tests {
     fn an_epoch_settles_with_its_records_and_with_what_other_shards_store() {
         let mut journal = journal();
         assert_eq!((journal.unsettled(), journal.end_epoch()), (None, None));
-        let wait = |place| StorageWait { shard: 0, rank: 1, place };
+        let wait = |position| StorageWait { shard: 0, rank: 1, position };
         record(&mut journal);
         journal.wait_for(wait(70));
         assert_eq!(journal.unsettled(), Some(1));
@@ -420,11 +421,11 @@ mod tests {
         // An epoch without records waits for the other shard alone, and for the epochs before it.
         journal.wait_for(wait(90));
         assert_eq!((journal.end_epoch(), journal.unsettled()), (None, Some(2)));
-        assert_eq!(journal.settle(|wait| wait.place <= 90), None, "the first is not on disk");
+        assert_eq!(journal.settle(|wait| wait.position <= 90), None, "the first is not on disk");
         journal.on_store_ack(StoreAck::UpTo(1));
-        assert_eq!(journal.settle(|wait| wait.place <= 69), None, "the other shard has not settled");
-        assert_eq!(journal.settle(|wait| wait.place <= 70), Some(1));
-        assert_eq!(journal.settle(|wait| wait.place <= 90), Some(2));
+        assert_eq!(journal.settle(|wait| wait.position <= 69), None, "the other shard has not settled");
+        assert_eq!(journal.settle(|wait| wait.position <= 70), Some(1));
+        assert_eq!(journal.settle(|wait| wait.position <= 90), Some(2));
         assert_eq!((journal.unsettled(), journal.backlog_bytes()), (None, 0));
     }
 

@@ -1,4 +1,4 @@
-//! DurableSession state: records of sessions, subscriptions and messages, their commit in epochs, and the restore.
+//! Durable state: records of sessions, subscriptions and messages, their commit in epochs, and the restore.
 //!
 //! Owns the journal: records of the current epoch, epochs that are not durable yet, and what waits for them (gated
 //! connections, paused publishers). It never writes to a disk: batches go to the driver.

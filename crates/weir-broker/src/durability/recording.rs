@@ -6,7 +6,7 @@ use crate::ids::{DedupKey, Millis, RecordId};
 use crate::values::delivery::{Awaits, Delivery, Sent};
 use crate::values::message::Message;
 use crate::values::publisher::write_identity;
-use crate::values::record::{Key, Kind, ValueWriter};
+use crate::values::record::{RecordKey, RecordKind, ValueWriter};
 use crate::values::will::PendingWill;
 use weir_mqtt::{PacketId, SubscriptionOptions};
 
@@ -26,7 +26,7 @@ impl CommitJournal {
     pub(crate) fn record_session(&mut self, id: RecordId, session: &SessionRecord<'_>) {
         let ends_at = session.ends_at.map_or(0, |at| self.to_unix_ms(at));
         let due_at = session.will.and_then(|will| will.due_at).map_or(0, |at| self.to_unix_ms(at));
-        self.put(Key::new(Kind::Session, id, 0), |fields| {
+        self.put(RecordKey::new(RecordKind::Session, id, 0), |fields| {
             fields.sized(session.namespace.as_bytes()).sized(session.client_id.as_bytes());
             fields.sized(session.endpoint.as_bytes()).u32(session.expiry_s).u64(ends_at);
             match session.will {
@@ -43,19 +43,23 @@ impl CommitJournal {
 
     /// A session has ended.
     pub(crate) fn forget_session(&mut self, id: RecordId) {
-        self.remove(Key::new(Kind::Session, id, 0));
+        self.remove(RecordKey::new(RecordKind::Session, id, 0));
     }
 
     /// The publisher has released a packet identifier, or its session has ended: removes the parts of all shards, also of
     /// earlier processes. Returns whether an earlier process knew it: then other shards have to forget it, too.
-    pub(crate) fn forget_received(&mut self, owner: RecordId, packet_id: PacketId) -> bool {
+    pub(crate) fn forget_received(&mut self, session: RecordId, packet_id: PacketId) -> bool {
         let (now, before) = (self.here.shards, self.recovered_shards.clone());
         for shards in before.into_iter().filter(|before| *before != now).chain([now]) {
             for shard in 0..shards {
-                self.remove(Key::new(Kind::Received, owner, received_item(packet_id, ShardPart { shards, shard })));
+                self.remove(RecordKey::new(
+                    RecordKind::Received,
+                    session,
+                    received_item(packet_id, ShardPart { shards, shard }),
+                ));
             }
         }
-        self.forget_recovered((owner, packet_id))
+        self.forget_recovered((session, packet_id))
     }
 
     /// Records a retained message in place of the record `before`, or removes that. Returns its record.
@@ -69,7 +73,7 @@ impl CommitJournal {
         if keep && self.on && !message.payload().is_empty() {
             let record = if before.is_some() { before } else { self.new_id() };
             let expires_at = self.to_unix_ms(message.expires_at);
-            self.put(Key::new(Kind::Retained, RecordId::NONE, record.0), |fields| {
+            self.put(RecordKey::new(RecordKind::Retained, RecordId::NONE, record.0), |fields| {
                 fields.sized(namespace.as_bytes());
                 write_message(fields, message, expires_at);
             });
@@ -82,7 +86,7 @@ impl CommitJournal {
     /// A retained message expired, or was removed.
     pub(crate) fn forget_retained(&mut self, record: RecordId) {
         if record.is_some() {
-            self.remove(Key::new(Kind::Retained, RecordId::NONE, record.0));
+            self.remove(RecordKey::new(RecordKind::Retained, RecordId::NONE, record.0));
         }
     }
 
@@ -93,7 +97,7 @@ impl CommitJournal {
 
     /// Records how many shards there are, in the record of a shard, or of [`REWRITING`].
     pub(crate) fn record_shards(&mut self, item: u64, shards: u16) {
-        self.put(Key::new(Kind::Node, RecordId::NONE, item), |fields| {
+        self.put(RecordKey::new(RecordKind::Node, RecordId::NONE, item), |fields| {
             fields.u16(shards);
         });
     }
@@ -101,7 +105,7 @@ impl CommitJournal {
     /// Records a message that this shard has given up, until another shard has it.
     pub(crate) fn record_handover(&mut self, record: RecordId, form: u8, names: [&str; 3], message: &Message) {
         let expires_at = self.to_unix_ms(message.expires_at);
-        self.put(Key::new(Kind::Outbox, record, 0), |fields| {
+        self.put(RecordKey::new(RecordKind::Outbox, record, 0), |fields| {
             fields.u8(form);
             names.iter().for_each(|name| {
                 fields.sized(name.as_bytes());
@@ -112,20 +116,20 @@ impl CommitJournal {
 
     /// Another shard has a message of the outbox.
     pub(crate) fn forget_handover(&mut self, record: RecordId) {
-        self.remove(Key::new(Kind::Outbox, record, 0));
+        self.remove(RecordKey::new(RecordKind::Outbox, record, 0));
     }
 
     /// Records a subscription; `filter` with its `$share`. Returns its record id.
     pub(crate) fn record_subscription(
         &mut self,
-        owner: RecordId,
+        session: RecordId,
         known: Option<RecordId>,
         filter: &str,
         options: SubscriptionOptions,
         identifier: u32,
     ) -> RecordId {
         let record = known.unwrap_or_else(|| self.new_id());
-        self.put(Key::new(Kind::Subscription, owner, record.0), |fields| {
+        self.put(RecordKey::new(RecordKind::Subscription, session, record.0), |fields| {
             let flags = options.qos as u8
                 | u8::from(options.no_local) << 2
                 | u8::from(options.retain_as_published) << 3
@@ -135,14 +139,14 @@ impl CommitJournal {
         record
     }
 
-    pub(crate) fn forget_subscription(&mut self, owner: RecordId, record: RecordId) {
-        self.remove(Key::new(Kind::Subscription, owner, record.0));
+    pub(crate) fn forget_subscription(&mut self, session: RecordId, record: RecordId) {
+        self.remove(RecordKey::new(RecordKind::Subscription, session, record.0));
     }
 
     /// Records a delivery for a session, with its packet identifier for QoS 2.
     pub(crate) fn record_delivery(
         &mut self,
-        owner: RecordId,
+        session: RecordId,
         delivery: &mut Delivery,
         message: &Message,
         packet_id: Option<PacketId>,
@@ -154,13 +158,13 @@ impl CommitJournal {
                 let deliveries = self.shared.entry(message.record).or_default();
                 *deliveries += 1;
                 if *deliveries == 1 {
-                    self.put(Key::new(Kind::Message, message.record, 0), |fields| {
+                    self.put(RecordKey::new(RecordKind::Message, message.record, 0), |fields| {
                         write_message(fields, message, expires_at);
                     });
                 }
             }
         }
-        self.put(Key::new(Kind::Delivery, owner, delivery.record.0), |fields| {
+        self.put(RecordKey::new(RecordKind::Delivery, session, delivery.record.0), |fields| {
             write_delivery(fields, delivery, packet_id, message.record);
             if !message.record.is_some() {
                 write_message(fields, message, expires_at);
@@ -169,45 +173,45 @@ impl CommitJournal {
     }
 
     /// A message is not owed any more. `message`: as it was queued or sent.
-    pub(crate) fn forget_delivery(&mut self, owner: RecordId, delivery: &Delivery, message: Option<&Message>) {
+    pub(crate) fn forget_delivery(&mut self, session: RecordId, delivery: &Delivery, message: Option<&Message>) {
         if !delivery.record.is_some() {
             return;
         }
-        self.remove(Key::new(Kind::Delivery, owner, delivery.record.0));
+        self.remove(RecordKey::new(RecordKind::Delivery, session, delivery.record.0));
         let Some(shared) = message.map(|message| message.record).filter(|record| record.is_some()) else { return };
         if let Some(left) = self.shared.get_mut(&shared) {
             *left -= 1;
             if *left == 0 {
                 self.shared.remove(&shared);
-                self.remove(Key::new(Kind::Message, shared, 0));
+                self.remove(RecordKey::new(RecordKind::Message, shared, 0));
             }
         }
     }
 
     /// Removes the records of a sent message, whatever its state.
-    pub(crate) fn forget_sent(&mut self, owner: RecordId, sent: &Sent) {
+    pub(crate) fn forget_sent(&mut self, session: RecordId, sent: &Sent) {
         if !sent.delivery.record.is_some() {
             return;
         }
         if sent.awaits == Awaits::PubComp {
-            self.remove(Key::new(Kind::Released, owner, u64::from(sent.packet_id.get())));
+            self.remove(RecordKey::new(RecordKind::Released, session, u64::from(sent.packet_id.get())));
         } else {
-            self.forget_delivery(owner, &sent.delivery, sent.message.as_ref());
+            self.forget_delivery(session, &sent.delivery, sent.message.as_ref());
         }
     }
 
     /// The receiver has a QoS 2 message: all that is left of it is its packet identifier.
-    pub(crate) fn record_released(&mut self, owner: RecordId, sent: &Sent) {
+    pub(crate) fn record_released(&mut self, session: RecordId, sent: &Sent) {
         if sent.delivery.record.is_some() {
-            self.forget_delivery(owner, &sent.delivery, sent.message.as_ref());
-            self.put(Key::new(Kind::Released, owner, u64::from(sent.packet_id.get())), |_| {});
+            self.forget_delivery(session, &sent.delivery, sent.message.as_ref());
+            self.put(RecordKey::new(RecordKind::Released, session, u64::from(sent.packet_id.get())), |_| {});
         }
     }
 
     /// This shard has recorded its part of a QoS 2 publish.
-    pub(crate) fn record_received(&mut self, (owner, packet_id): DedupKey) {
+    pub(crate) fn record_received(&mut self, (session, packet_id): DedupKey) {
         let item = received_item(packet_id, self.here);
-        self.put(Key::new(Kind::Received, owner, item), |_| {});
+        self.put(RecordKey::new(RecordKind::Received, session, item), |_| {});
     }
 
     /// The same, where anything was recorded since `since`.
@@ -218,9 +222,9 @@ impl CommitJournal {
     }
 
     /// Removes what [`CommitJournal::record_received`] recorded.
-    pub(crate) fn forget_own_part(&mut self, (owner, packet_id): DedupKey) {
+    pub(crate) fn forget_own_part(&mut self, (session, packet_id): DedupKey) {
         let item = received_item(packet_id, self.here);
-        self.remove(Key::new(Kind::Received, owner, item));
+        self.remove(RecordKey::new(RecordKind::Received, session, item));
     }
 
     /// The identifier may name another message from now on. Returns whether an earlier process knew it.
@@ -239,12 +243,12 @@ fn received_item(packet_id: PacketId, part: ShardPart) -> u64 {
 }
 
 /// The other way.
-pub(crate) fn received_of(item: u64) -> Option<(PacketId, ShardPart)> {
+pub(crate) fn parse_received_item(item: u64) -> Option<(PacketId, ShardPart)> {
     let packet_id = PacketId::new(u16::try_from(item >> 32).ok()?)?;
     Some((packet_id, ShardPart { shards: (item >> 16) as u16, shard: item as u16 }))
 }
 
-/// The item of the record of [`Kind::Node`] that is there while the number of shards changes; those of the shards have
+/// The item of the record of [`RecordKind::Node`] that is there while the number of shards changes; those of the shards have
 /// their numbers.
 pub(crate) const REWRITING: u64 = 1 << 16;
 

@@ -8,18 +8,18 @@ use crate::durability::recording::WILL_FORM;
 use crate::ids::RecordId;
 use crate::values::message::Message;
 use crate::values::publisher::{PublisherIdentity, read_identity};
-use crate::values::record::{Key, Kind, ValueReader};
+use crate::values::record::{RecordKey, RecordKind, ValueReader};
 use weir_mqtt::QoS;
 
 /// A store's records, each key's newest, in the order of the keys.
 #[derive(Debug, Default)]
-pub struct Stored {
-    records: Vec<(Key, Box<[u8]>)>,
+pub struct StoredRecords {
+    records: Vec<(RecordKey, Box<[u8]>)>,
 }
 
 /// What a core has restored, in numbers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Restored {
+pub struct RestoredCounts {
     pub sessions: usize,
     pub subscriptions: usize,
     /// Messages owed to sessions.
@@ -27,9 +27,9 @@ pub struct Restored {
     pub retained: usize,
 }
 
-impl Restored {
+impl RestoredCounts {
     /// Counts another core's part in.
-    pub fn add(&mut self, part: Restored) {
+    pub fn add(&mut self, part: RestoredCounts) {
         self.sessions += part.sessions;
         self.subscriptions += part.subscriptions;
         self.deliveries += part.deliveries;
@@ -37,7 +37,7 @@ impl Restored {
     }
 }
 
-/// The content of a record of [`Kind::Session`], for tools that read a store.
+/// The content of a record of [`RecordKind::Session`], for tools that read a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredSession<'a> {
     pub namespace: &'a str,
@@ -53,10 +53,10 @@ pub struct StoredSession<'a> {
 impl<'a> StoredSession<'a> {
     /// `None`: damaged, or of a newer version.
     pub fn read(value: &'a [u8]) -> Option<Self> {
-        Self::take(&mut ValueReader(value))
+        Self::read_fields(&mut ValueReader(value))
     }
 
-    pub(crate) fn take(value: &mut ValueReader<'a>) -> Option<Self> {
+    pub(crate) fn read_fields(value: &mut ValueReader<'a>) -> Option<Self> {
         Some(Self {
             namespace: value.text()?,
             client_id: value.text()?,
@@ -71,50 +71,50 @@ impl<'a> StoredSession<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the record {key:?} cannot be understood: it is damaged, or of a newer version")]
 pub struct BadRecord {
-    pub key: Key,
+    pub key: RecordKey,
 }
 
-impl Stored {
+impl StoredRecords {
     /// Takes records in any order; of several with one key the caller gives the newest alone.
-    pub fn new(mut records: Vec<(Key, Box<[u8]>)>) -> Self {
+    pub fn new(mut records: Vec<(RecordKey, Box<[u8]>)>) -> Self {
         records.sort_unstable_by_key(|(key, _)| *key);
         Self { records }
     }
 
     /// The records, by key.
-    pub fn records(&self) -> &[(Key, Box<[u8]>)] {
+    pub fn records(&self) -> &[(RecordKey, Box<[u8]>)] {
         &self.records
     }
 
     /// Larger than any number that was given to a record.
     pub fn next_id(&self) -> u64 {
-        let numbered = |(key, value): &(Key, Box<[u8]>)| match key.kind() {
+        let numbered = |(key, value): &(RecordKey, Box<[u8]>)| match key.kind() {
             // Their items are packet identifiers.
-            Some(Kind::Released | Kind::Received) => key.owner().0,
-            Some(Kind::Node) => 0,
-            Some(Kind::Session) => key.owner().0.max(will_of_session(ValueReader(value)).unwrap_or(0)),
-            _ => key.owner().0.max(key.item()),
+            Some(RecordKind::Released | RecordKind::Received) => key.parent().0,
+            Some(RecordKind::Node) => 0,
+            Some(RecordKind::Session) => key.parent().0.max(will_of_session(ValueReader(value)).unwrap_or(0)),
+            _ => key.parent().0.max(key.item()),
         };
         self.records.iter().map(numbered).max().unwrap_or(0) + 1
     }
 
     /// Whether any of it was written by another number of shards.
     pub(crate) fn is_of_other_shards(&self, shards: u16) -> bool {
-        self.of(Kind::Node).iter().any(|(_, value)| ValueReader(value).u16() != Some(shards))
+        self.of_kind(RecordKind::Node).iter().any(|(_, value)| ValueReader(value).u16() != Some(shards))
     }
 
     /// The value of a record.
-    pub(crate) fn value(&self, key: Key) -> Option<&[u8]> {
-        let place = self.records.binary_search_by_key(&key, |(key, _)| *key).ok()?;
-        Some(&self.records[place].1)
+    pub(crate) fn value(&self, key: RecordKey) -> Option<&[u8]> {
+        let index = self.records.binary_search_by_key(&key, |(key, _)| *key).ok()?;
+        Some(&self.records[index].1)
     }
 
     pub(crate) fn has_session(&self, id: RecordId) -> bool {
-        self.records.binary_search_by_key(&Key::new(Kind::Session, id, 0), |(key, _)| *key).is_ok()
+        self.records.binary_search_by_key(&RecordKey::new(RecordKind::Session, id, 0), |(key, _)| *key).is_ok()
     }
 
-    pub(crate) fn of(&self, kind: Kind) -> &[(Key, Box<[u8]>)] {
-        let bound = |kind: u8| Key::first_of(kind);
+    pub(crate) fn of_kind(&self, kind: RecordKind) -> &[(RecordKey, Box<[u8]>)] {
+        let bound = |kind: u8| RecordKey::first_of(kind);
         let range: Range<usize> = self.records.partition_point(|(key, _)| *key < bound(kind as u8))
             ..self.records.partition_point(|(key, _)| *key < bound(kind as u8 + 1));
         &self.records[range]
@@ -123,7 +123,7 @@ impl Stored {
 
 /// The number that names the will of a stored session.
 fn will_of_session(mut value: ValueReader<'_>) -> Option<u64> {
-    StoredSession::take(&mut value)?;
+    StoredSession::read_fields(&mut value)?;
     if value.u8()? == WILL_FORM { value.u64() } else { None }
 }
 

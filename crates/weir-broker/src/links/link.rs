@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::ids::{ConnId, DedupKey, Millis, NamespaceId, Origin, SessionRef, ShardId};
 use crate::values::delivery::Delivery;
-use crate::values::group::{GroupKey, Member, Readiness};
+use crate::values::group::{GroupKey, GroupMember, Readiness};
 use crate::values::message::Message;
 use crate::values::publisher::PublisherIdentity;
 use weir_mqtt::ProtocolVersion;
@@ -49,12 +49,12 @@ pub struct Batch {
     pub(crate) stored_until: [Vec<StorageWait>; RANKS],
 }
 
-/// Another shard has to have stored what it was sent of a rank, up to a place of the link.
+/// Another shard has to have stored what it was sent of a rank, up to a position of the link.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StorageWait {
     pub(crate) shard: u16,
     pub(crate) rank: usize,
-    pub(crate) place: u64,
+    pub(crate) position: u64,
 }
 
 /// The handling of a PUBLISH at its receiver.
@@ -101,7 +101,7 @@ pub(crate) enum LinkMessage {
     /// A member for a group owned here.
     Join {
         group: Arc<GroupKey>,
-        member: Member,
+        member: GroupMember,
     },
     Leave {
         group: Arc<GroupKey>,

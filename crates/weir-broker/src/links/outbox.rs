@@ -47,7 +47,7 @@ pub(crate) enum Recipients {
 
 /// Changes that are recorded when other shards have stored their messages.
 #[derive(Debug)]
-pub(crate) enum Change {
+pub(crate) enum OutboxChange {
     /// The removal of a message from the outbox.
     Removal(RecordId),
     Records(Vec<u8>),
@@ -56,7 +56,7 @@ pub(crate) enum Change {
 #[derive(Debug)]
 struct DeferredChange {
     until: Vec<StorageWait>,
-    then: Change,
+    then: OutboxChange,
 }
 
 #[derive(Debug, Default)]
@@ -95,12 +95,12 @@ impl Outbox {
     }
 
     /// Something is recorded once other shards have come that far.
-    pub(crate) fn defer(&mut self, until: Vec<StorageWait>, then: Change) {
+    pub(crate) fn defer(&mut self, until: Vec<StorageWait>, then: OutboxChange) {
         self.deferred.push_back(DeferredChange { until, then });
     }
 
     /// The next thing to record because other shards have stored what it waits for.
-    pub(crate) fn next_settled(&mut self, has_stored: impl FnMut(&StorageWait) -> bool) -> Option<Change> {
+    pub(crate) fn next_settled(&mut self, has_stored: impl FnMut(&StorageWait) -> bool) -> Option<OutboxChange> {
         let gate = self.deferred.front()?;
         if gate.until.iter().all(has_stored) { self.deferred.pop_front().map(|gate| gate.then) } else { None }
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::ids::{Index, NamespaceId, Origin, ShardId};
+use crate::ids::{NamespaceId, Origin, ShardId, SlabIndex};
 use crate::limits::{LINK_ACKNOWLEDGE_BYTES, LINK_HIGH_BYTES};
 use crate::links::link::{
     BarrierId, Batch, ForwardedBatch, ForwardedPublish, LinkMessage, PendingBarrier, PendingStorage, RANKS, Route,
@@ -36,7 +36,7 @@ impl Links {
 
     pub(crate) fn push(&mut self, to: ShardId, message: LinkMessage) {
         debug_assert!(to != self.here);
-        if let Some(link) = self.links.get_mut(to.place()) {
+        if let Some(link) = self.links.get_mut(to.index()) {
             link.push(message);
         }
     }
@@ -53,7 +53,7 @@ impl Links {
         encode: impl FnOnce(&mut Vec<u8>) -> Option<ForwardedPublish>,
     ) -> bool {
         let here = self.here;
-        let Some(link) = self.links.get_mut(to.place()) else { return false };
+        let Some(link) = self.links.get_mut(to.index()) else { return false };
         let mut publish = None;
         let (start, end) = link.append(|bytes| publish = encode(bytes));
         let Some(mut publish) = publish else { return false };
@@ -67,7 +67,7 @@ impl Links {
 
     /// Whether a publisher has to pause because a link has too much on the way; it is remembered then.
     pub(crate) fn must_pause(&mut self, to: ShardId, origin: Origin) -> bool {
-        let Some(link) = self.links.get_mut(to.place()) else { return false };
+        let Some(link) = self.links.get_mut(to.index()) else { return false };
         let pauses =
             link.sent - link.acked > LINK_HIGH_BYTES && origin != Origin::BROKER && !link.waiters.contains(&origin);
         if pauses {
@@ -83,26 +83,26 @@ impl Links {
 
     /// The position of a link.
     pub(crate) fn position(&self, to: ShardId) -> u64 {
-        self.links.get(to.place()).map_or(0, |link| link.sent)
+        self.links.get(to.index()).map_or(0, |link| link.sent)
     }
 
     /// Up to which position all was processed by the receiver and by everyone it forwarded to.
     pub(crate) fn settled(&self, to: ShardId) -> u64 {
-        self.links.get(to.place()).map_or(u64::MAX, |link| link.settled)
+        self.links.get(to.index()).map_or(u64::MAX, |link| link.settled)
     }
 
     /// Asks to hear when what was put on a link with `rank` so far is durable.
-    pub(crate) fn ask_stored(&mut self, to: ShardId, rank: usize) -> StorageWait {
-        let place = self.position(to);
-        if let Some(link) = self.links.get_mut(to.place()) {
+    pub(crate) fn request_stored(&mut self, to: ShardId, rank: usize) -> StorageWait {
+        let position = self.position(to);
+        if let Some(link) = self.links.get_mut(to.index()) {
             link.batch.wants_stored[rank] = true;
         }
-        StorageWait { shard: to.0, rank, place }
+        StorageWait { shard: to.0, rank, position }
     }
 
     /// Whether another shard has reported what a wait is for.
     pub(crate) fn has_stored(&self, wait: &StorageWait) -> bool {
-        self.links.get(usize::from(wait.shard)).is_none_or(|link| link.stored[wait.rank] >= wait.place)
+        self.links.get(usize::from(wait.shard)).is_none_or(|link| link.stored[wait.rank] >= wait.position)
     }
 
     /// Finds how far what other shards sent is durable; `is_stored`: whether a batch of records of this shard is.
@@ -111,12 +111,12 @@ impl Links {
             return;
         }
         let stored: Vec<[u64; RANKS]> = self.links.iter().map(|link| link.stored).collect();
-        let is_there = |wait: &StorageWait| stored[usize::from(wait.shard)][wait.rank] >= wait.place;
+        let is_stored_there = |wait: &StorageWait| stored[usize::from(wait.shard)][wait.rank] >= wait.position;
         for link in &mut self.links {
             for (storing, their_stored) in link.storing.iter_mut().zip(&mut link.their_stored) {
                 while let Some(first) = storing.front()
                     && is_stored(first.batch)
-                    && first.until.iter().all(is_there)
+                    && first.until.iter().all(is_stored_there)
                 {
                     *their_stored = first.end;
                     link.owes_ack = true;
@@ -129,7 +129,7 @@ impl Links {
     /// Takes the batch for another shard; `None`: nothing is to be sent.
     pub(crate) fn take_batch(&mut self, to: ShardId) -> Option<Batch> {
         self.settle(to);
-        let link = self.links.get_mut(to.place())?;
+        let link = self.links.get_mut(to.index())?;
         if link.batch.messages.is_empty() {
             if link.received - link.acknowledged < LINK_ACKNOWLEDGE_BYTES && !link.owes_ack {
                 return None;
@@ -146,11 +146,11 @@ impl Links {
 
     /// Finds how far what came from a shard has been processed by those it was forwarded to.
     fn settle(&mut self, from: ShardId) {
-        while let Some(forwarded) = self.links.get(from.place()).and_then(|link| link.forwarded.front()) {
+        while let Some(forwarded) = self.links.get(from.index()).and_then(|link| link.forwarded.front()) {
             if self.links.iter().zip(&forwarded.until).any(|(link, until)| link.acked < *until) {
                 return;
             }
-            let Some(link) = self.links.get_mut(from.place()) else { return };
+            let Some(link) = self.links.get_mut(from.index()) else { return };
             if let Some(forwarded) = link.forwarded.pop_front() {
                 link.their_settled = forwarded.end;
                 link.owes_ack |= !forwarded.until.is_empty();
@@ -167,7 +167,7 @@ impl Links {
 
     /// A batch has come. Returns the publishers that may go on.
     pub(crate) fn accept(&mut self, from: ShardId, batch: Batch) -> Vec<Origin> {
-        let Some(link) = self.links.get_mut(from.place()) else { return Vec::new() };
+        let Some(link) = self.links.get_mut(from.index()) else { return Vec::new() };
         link.acked = link.acked.max(batch.acked);
         link.settled = link.settled.max(batch.settled);
         for (stored, reported) in link.stored.iter_mut().zip(batch.stored) {
@@ -181,7 +181,7 @@ impl Links {
     pub(crate) fn next_deliverable(&self) -> Option<ShardId> {
         let is_deliverable = |batch: &Batch| self.is_deliverable(batch);
         let mut links = self.links.iter().map(|link| link.queued.front().is_some_and(is_deliverable));
-        links.position(|deliverable| deliverable && self.budget > 0).map(|place| ShardId(place as u16))
+        links.position(|deliverable| deliverable && self.budget > 0).map(|shard| ShardId(shard as u16))
     }
 
     /// Whether something is left to be processed for the end of the turn alone.
@@ -197,12 +197,12 @@ impl Links {
         else {
             return true;
         };
-        self.links.get(origin.shard.place()).is_none_or(|link| link.received >= *after)
+        self.links.get(origin.shard.index()).is_none_or(|link| link.received >= *after)
     }
 
     /// The first batch from a shard, to be drained by [`Links::next_message`].
     pub(crate) fn next_batch(&mut self, from: ShardId) -> Option<Batch> {
-        self.links.get_mut(from.place())?.queued.pop_front()
+        self.links.get_mut(from.index())?.queued.pop_front()
     }
 
     /// The next message of a batch, where it may be processed now.
@@ -211,7 +211,7 @@ impl Links {
             return None;
         }
         let message = batch.messages.pop_front()?;
-        self.links.get_mut(from.place())?.received += message.bytes();
+        self.links.get_mut(from.index())?.received += message.bytes();
         batch.forwarded |=
             matches!(&message, LinkMessage::Publish(ForwardedPublish { route: Route::ViaOwner { .. }, .. }));
         Some(message)
@@ -226,7 +226,7 @@ impl Links {
     /// records that is not on disk. Returns whether it is drained.
     pub(crate) fn end_batch(&mut self, from: ShardId, batch: Batch, unstored: u64) -> bool {
         let until = if batch.forwarded && batch.messages.is_empty() { self.positions() } else { Vec::new() };
-        let Some(link) = self.links.get_mut(from.place()) else { return false };
+        let Some(link) = self.links.get_mut(from.index()) else { return false };
         if !batch.messages.is_empty() {
             link.queued.push_front(batch);
             return false;
@@ -246,44 +246,44 @@ impl Links {
 
     /// Tells another shard what a namespace's number means, once.
     pub(crate) fn define_namespace(&mut self, to: ShardId, id: NamespaceId, name: &Arc<str>) {
-        let Some(link) = self.links.get_mut(to.place()) else { return };
-        let place = id.place();
-        if link.defined.len() <= place {
-            link.defined.resize(place + 1, false);
+        let Some(link) = self.links.get_mut(to.index()) else { return };
+        let index = id.index();
+        if link.defined.len() <= index {
+            link.defined.resize(index + 1, false);
         }
-        if !std::mem::replace(&mut link.defined[place], true) {
+        if !std::mem::replace(&mut link.defined[index], true) {
             link.push(LinkMessage::Namespace { id, name: Arc::clone(name) });
         }
     }
 
     /// Another shard's number of a namespace means `ours` here.
     pub(crate) fn learn_namespace(&mut self, from: ShardId, theirs: NamespaceId, ours: NamespaceId) {
-        let Some(link) = self.links.get_mut(from.place()) else { return };
-        if link.namespaces.len() <= theirs.place() {
-            link.namespaces.resize(theirs.place() + 1, ours);
+        let Some(link) = self.links.get_mut(from.index()) else { return };
+        if link.namespaces.len() <= theirs.index() {
+            link.namespaces.resize(theirs.index() + 1, ours);
         }
-        link.namespaces[theirs.place()] = ours;
+        link.namespaces[theirs.index()] = ours;
     }
 
     /// The local meaning of another shard's number of a namespace.
     pub(crate) fn namespace_of(&self, from: ShardId, theirs: NamespaceId) -> Option<NamespaceId> {
-        self.links.get(from.place())?.namespaces.get(theirs.place()).copied()
+        self.links.get(from.index())?.namespaces.get(theirs.index()).copied()
     }
 
     // Barriers.
 
     /// A member elsewhere has joined a group that is owned here: its barrier waits until every shard has learned that the
     /// group has interest in its filter.
-    pub(crate) fn note_join(&mut self, from: ShardId) {
+    pub(crate) fn save_join_positions(&mut self, from: ShardId) {
         let positions = self.positions();
-        if let Some(link) = self.links.get_mut(from.place()) {
+        if let Some(link) = self.links.get_mut(from.index()) {
             link.joined = positions;
         }
     }
 
     /// A barrier has come. Returns whether all that it is for holds now; if not, the answer follows by itself.
     pub(crate) fn begin_barrier(&mut self, from: ShardId, request: BarrierId) -> bool {
-        let until = self.links.get_mut(from.place()).map(|link| std::mem::take(&mut link.joined)).unwrap_or_default();
+        let until = self.links.get_mut(from.index()).map(|link| std::mem::take(&mut link.joined)).unwrap_or_default();
         let complete = self.have_acked(from, &until);
         if !complete {
             // Shards that have not acked what they were sent acknowledge it as soon as they have processed it.
@@ -300,13 +300,13 @@ impl Links {
     /// count.
     fn have_acked(&self, but: ShardId, until: &[u64]) -> bool {
         let links = self.links.iter().zip(until).enumerate();
-        links.filter(|(to, _)| *to != but.place()).all(|(_, (link, until))| link.acked >= *until)
+        links.filter(|(to, _)| *to != but.index()).all(|(_, (link, until))| link.acked >= *until)
     }
 
     /// Answers the barriers whose condition holds now.
     pub(crate) fn answer_barriers(&mut self) {
-        while let Some(place) = self.pending_barriers.iter().position(|b| self.have_acked(b.from, &b.until)) {
-            let PendingBarrier { from, request, .. } = self.pending_barriers.swap_remove(place);
+        while let Some(index) = self.pending_barriers.iter().position(|b| self.have_acked(b.from, &b.until)) {
+            let PendingBarrier { from, request, .. } = self.pending_barriers.swap_remove(index);
             self.push(from, LinkMessage::BarrierAck { request, retained: Vec::new(), complete: true });
         }
     }

@@ -134,19 +134,19 @@ impl Backlog {
 
 /// The position from which to continue listing retained messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RetainedPlace {
+pub struct RetainedPosition {
     pub(crate) namespace: NamespaceId,
     pub(crate) node: NodeId,
 }
 
-impl Default for RetainedPlace {
+impl Default for RetainedPosition {
     fn default() -> Self {
         Self::at(0, 0)
     }
 }
 
-impl RetainedPlace {
-    /// From two numbers that came from [`RetainedPlace::numbers`]; any others are a place too, maybe an empty one.
+impl RetainedPosition {
+    /// From two numbers that came from [`RetainedPosition::numbers`]; any others are a position too, maybe with no message.
     pub fn at(namespace: u32, node: u32) -> Self {
         Self { namespace: NamespaceId(namespace), node: NodeId(node) }
     }
@@ -187,8 +187,8 @@ pub struct CoreGauges {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EndpointGauges {
     pub sessions: usize,
-    /// Those of them whose client is away.
-    pub away: usize,
+    /// Those of them whose client is offline.
+    pub offline: usize,
     pub subscriptions: usize,
     pub inflight: usize,
     pub queued: usize,
@@ -198,7 +198,7 @@ pub struct EndpointGauges {
 impl EndpointGauges {
     fn add(&mut self, other: &Self) {
         self.sessions += other.sessions;
-        self.away += other.away;
+        self.offline += other.offline;
         self.subscriptions += other.subscriptions;
         self.inflight += other.inflight;
         self.queued += other.queued;

@@ -1,7 +1,7 @@
 //! Internal inconsistencies: an index that must exist and does not. They fail a debug build, and are counted in a release
 //! build (`weir_internal_errors_total`).
 
-/// The place where an inconsistency was found.
+/// Where an inconsistency was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
 pub enum Site {
@@ -75,7 +75,7 @@ impl InternalErrors {
     /// An inconsistency was found: the operation is abandoned.
     #[cold]
     #[track_caller]
-    pub(crate) fn record_error(&mut self, site: Site) {
+    pub(crate) fn count_error(&mut self, site: Site) {
         self.0[site as usize] += 1;
         debug_assert!(false, "internal inconsistency: {}", site.label());
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::ids::{EndpointId, EndpointIndex, Index};
+use crate::ids::{EndpointId, EndpointIndex, SlabIndex};
 use crate::observe::counters::{Dropped, EndpointCounters};
 use crate::observe::errors::{InternalErrors, Site};
 
@@ -26,7 +26,7 @@ impl Observe {
     /// The counters of an endpoint.
     #[inline]
     pub(crate) fn endpoint(&mut self, index: EndpointIndex) -> &mut EndpointCounters {
-        &mut self.counters[index.place()]
+        &mut self.counters[index.index()]
     }
 
     /// Counts messages that went no further.
@@ -36,14 +36,14 @@ impl Observe {
 
     /// Counters of the endpoints that this core has seen.
     pub(crate) fn counters(&self) -> impl Iterator<Item = (EndpointId, &EndpointCounters)> {
-        self.by_endpoint.iter().map(|(&id, &index)| (id, &self.counters[index.place()]))
+        self.by_endpoint.iter().map(|(&id, &index)| (id, &self.counters[index.index()]))
     }
 
     /// An index that must exist does not: the operation is abandoned.
     #[cold]
     #[track_caller]
-    pub(crate) fn record_error(&mut self, site: Site) {
-        self.errors.record_error(site);
+    pub(crate) fn count_error(&mut self, site: Site) {
+        self.errors.count_error(site);
     }
 
     pub(crate) fn errors(&self) -> InternalErrors {

@@ -33,14 +33,14 @@ impl RetainedAcl {
     }
 
     /// The policy of an endpoint of the namespace, where it is there under that name.
-    pub(crate) fn of(&self, namespace: &str, endpoint: &str) -> Option<&Arc<EndpointPolicy>> {
+    pub(crate) fn policy(&self, namespace: &str, endpoint: &str) -> Option<&Arc<EndpointPolicy>> {
         self.by_endpoint.get(endpoint).filter(|policy| *policy.namespace == *namespace)
     }
 
     /// Whether an endpoint grants what `may` asks. Where it is gone from the namespace (or has another name now), any other
     /// of the namespace that grants it is enough, and one that does is needed.
     pub(crate) fn grants(&self, namespace: &str, endpoint: &str, may: impl Fn(&EndpointPolicy) -> bool) -> bool {
-        match self.of(namespace, endpoint) {
+        match self.policy(namespace, endpoint) {
             Some(policy) => may(policy),
             None => self.by_endpoint.values().any(|policy| *policy.namespace == *namespace && may(policy)),
         }

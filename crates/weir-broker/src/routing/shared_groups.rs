@@ -1,7 +1,7 @@
 //! Shared subscriptions: a group has one owner shard, which chooses the member that gets a message.
 
 use crate::values::group::GroupKey;
-use crate::values::group::Member;
+use crate::values::group::GroupMember;
 use crate::values::group::Readiness;
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub(crate) struct SharedSubscription {
 #[derive(Debug)]
 pub(crate) struct Group {
     key: Arc<GroupKey>,
-    members: Vec<Member>,
+    members: Vec<GroupMember>,
     /// The index at which the next choice starts.
     cursor: usize,
 }
@@ -44,8 +44,8 @@ impl Group {
     }
 
     /// A member joins, or changes its options. `false`: the group is full.
-    pub(crate) fn join(&mut self, member: Member) -> bool {
-        let same = |m: &Member| m.session == member.session && m.shard == member.shard;
+    pub(crate) fn join(&mut self, member: GroupMember) -> bool {
+        let same = |m: &GroupMember| m.session == member.session && m.shard == member.shard;
         if let Some(known) = self.members.iter_mut().find(|m| same(m)) {
             *known = member;
         } else if self.members.len() >= GROUP_MEMBERS_MAX {
@@ -69,7 +69,7 @@ impl Group {
     }
 
     /// The next member, round robin among the most ready; an offline member only if its session queues the QoS.
-    pub(crate) fn choose(&mut self, qos: QoS, readiness_of: impl Fn(&Member) -> Readiness) -> Option<Member> {
+    pub(crate) fn choose(&mut self, qos: QoS, readiness_of: impl Fn(&GroupMember) -> Readiness) -> Option<GroupMember> {
         let count = self.members.len();
         let mut best: Option<(Readiness, usize)> = None;
         for step in 0..count {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use crate::EndpointPolicy;
 use crate::hash::HashSeed;
-use crate::ids::{EndpointId, GroupId, Index, Millis, NamespaceId, RecordId, SessionRef, ShardId, owner_of};
+use crate::ids::{EndpointId, GroupId, Millis, NamespaceId, RecordId, SessionRef, ShardId, SlabIndex};
+use crate::placement::owner_shard;
 use crate::routing::retained::Retained;
 use crate::routing::retained_acl::RetainedAcl;
 use crate::routing::shared_groups::Group;
 use crate::routing::subscriptions::{Matches, Subscriptions};
 use crate::slab::Slab;
-use crate::values::group::{GroupKey, Member, Readiness};
+use crate::values::group::{GroupKey, GroupMember, Readiness};
 use crate::values::message::Message;
 use weir_mqtt::QoS;
 
@@ -91,43 +92,43 @@ impl Routing {
 
     /// A namespace that exists: ids are never taken back.
     pub(crate) fn name(&self, id: NamespaceId) -> &Arc<str> {
-        &self.namespaces[id.place()].name
+        &self.namespaces[id.index()].name
     }
 
     pub(crate) fn subscriptions(&self, id: NamespaceId) -> &Subscriptions {
-        &self.namespaces[id.place()].subscriptions
+        &self.namespaces[id.index()].subscriptions
     }
 
     pub(crate) fn subscriptions_mut(&mut self, id: NamespaceId) -> &mut Subscriptions {
-        &mut self.namespaces[id.place()].subscriptions
+        &mut self.namespaces[id.index()].subscriptions
     }
 
     /// The subscribers, groups and shards with interest in a topic.
     #[inline]
     pub(crate) fn matches(&mut self, id: NamespaceId, topic: &str) -> Arc<Matches> {
-        self.namespaces[id.place()].subscriptions.matches(topic)
+        self.namespaces[id.index()].subscriptions.matches(topic)
     }
 
     /// The shard that owns a topic.
     pub(crate) fn topic_owner(&self, id: NamespaceId, topic: &str) -> ShardId {
-        owner_of(&[self.name(id), topic], self.shards)
+        owner_shard(&[self.name(id), topic], self.shards)
     }
 
     // Retained messages.
 
     /// The record of what a topic has.
     pub(crate) fn retained_record(&self, id: NamespaceId, topic: &str) -> RecordId {
-        self.namespaces[id.place()].retained.record(topic)
+        self.namespaces[id.index()].retained.record(topic)
     }
 
     /// Keeps a message in place of what its topic had; an empty payload removes that.
     pub(crate) fn set_retained(&mut self, id: NamespaceId, message: &Message, record: RecordId) {
-        self.namespaces[id.place()].retained.set(message, record);
+        self.namespaces[id.index()].retained.set(message, record);
     }
 
     /// Calls `each` for every retained message under `filter` that may still be delivered.
     pub(crate) fn retained_under(&self, id: NamespaceId, filter: &str, now: Millis, mut each: impl FnMut(&Message)) {
-        let namespace = &self.namespaces[id.place()];
+        let namespace = &self.namespaces[id.index()];
         namespace.retained.matching(filter, now, |message| {
             if self.acl.permits(&namespace.name, message) {
                 each(message);
@@ -160,7 +161,7 @@ impl Routing {
 
     /// The policy of an endpoint of a namespace.
     pub(crate) fn policy(&self, id: NamespaceId, endpoint: &str) -> Option<&Arc<EndpointPolicy>> {
-        self.acl.of(self.name(id), endpoint)
+        self.acl.policy(self.name(id), endpoint)
     }
 
     pub(crate) fn learn_policy(&mut self, policy: &Arc<EndpointPolicy>) {
@@ -179,7 +180,7 @@ impl Routing {
 
     /// The shard that owns a group.
     pub(crate) fn group_owner(&self, key: &GroupKey) -> ShardId {
-        owner_of(&key.names(), self.shards)
+        owner_shard(&key.names(), self.shards)
     }
 
     pub(crate) fn group_id(&self, key: &GroupKey) -> Option<GroupId> {
@@ -191,7 +192,7 @@ impl Routing {
     }
 
     /// A member joins a group, or changes its options.
-    pub(crate) fn join(&mut self, key: &Arc<GroupKey>, member: Member) -> Joined {
+    pub(crate) fn join(&mut self, key: &Arc<GroupKey>, member: GroupMember) -> Joined {
         let (id, new_interest) = match self.group_id(key) {
             Some(id) => (id, None),
             None => self.add_group(key),
@@ -239,8 +240,8 @@ impl Routing {
         &mut self,
         id: GroupId,
         qos: QoS,
-        readiness_of: impl Fn(&Member) -> Readiness,
-    ) -> Option<(Option<Member>, usize)> {
+        readiness_of: impl Fn(&GroupMember) -> Readiness,
+    ) -> Option<(Option<GroupMember>, usize)> {
         let group = self.groups.get_mut(id)?;
         let member = group.choose(qos, readiness_of);
         Some((member, group.len()))

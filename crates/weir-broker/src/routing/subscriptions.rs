@@ -44,7 +44,7 @@ struct Many {
 }
 
 impl Many {
-    fn place(&self, session: SessionId) -> Option<usize> {
+    fn index_of(&self, session: SessionId) -> Option<usize> {
         match &self.index {
             Some(index) => index.get(&session).map(|&place| place as usize),
             None => self.list.iter().position(|s| s.session == session),
@@ -61,7 +61,7 @@ impl Many {
     }
 
     fn remove(&mut self, session: SessionId) -> Option<Subscriber> {
-        let place = self.place(session)?;
+        let place = self.index_of(session)?;
         let removed = self.list.swap_remove(place);
         if let Some(index) = &mut self.index {
             index.remove(&session);
@@ -85,7 +85,7 @@ impl Subscribers {
     fn get_mut(&mut self, session: SessionId) -> Option<&mut Subscriber> {
         match self {
             Subscribers::One(one) if one.session == session => Some(one),
-            Subscribers::Many(many) => many.place(session).and_then(|place| many.list.get_mut(place)),
+            Subscribers::Many(many) => many.index_of(session).and_then(|place| many.list.get_mut(place)),
             _ => None,
         }
     }

@@ -3,7 +3,7 @@
 //! Nodes lie in one vector and name each other by index; one hash table over (parent, level) finds children, so a node
 //! with a million children costs no more per child than a node with one. Siblings are linked for `+` over topic names.
 
-use crate::ids::{Index, NodeId};
+use crate::ids::{NodeId, SlabIndex};
 use hashbrown::HashTable;
 
 use crate::hash::HashSeed;
@@ -64,7 +64,7 @@ impl<V: NodeValue> Tree<V> {
         let hash = self.hash(parent, level);
         self.children
             .find(hash, |&id| {
-                let node = &self.nodes[id.place()];
+                let node = &self.nodes[id.index()];
                 node.parent == parent && *node.level == *level
             })
             .copied()
@@ -84,7 +84,7 @@ impl<V: NodeValue> Tree<V> {
     }
 
     fn add_child(&mut self, parent: NodeId, level: &str) -> NodeId {
-        let next = self.nodes[parent.place()].first_child;
+        let next = self.nodes[parent.index()].first_child;
         let node = TreeNode {
             level: level.into(),
             parent,
@@ -95,7 +95,7 @@ impl<V: NodeValue> Tree<V> {
         };
         let id = match self.free.pop() {
             Some(id) => {
-                self.nodes[id.place()] = node;
+                self.nodes[id.index()] = node;
                 id
             }
             None => {
@@ -104,14 +104,14 @@ impl<V: NodeValue> Tree<V> {
             }
         };
         if next != NONE {
-            self.nodes[next.place()].previous_sibling = id;
+            self.nodes[next.index()].previous_sibling = id;
         }
-        self.nodes[parent.place()].first_child = id;
-        self.nodes[parent.place()].value.child_added(id, level);
+        self.nodes[parent.index()].first_child = id;
+        self.nodes[parent.index()].value.child_added(id, level);
         let hash = self.hash(parent, level);
         let (nodes, seed) = (&self.nodes, &self.seed);
         self.children.insert_unique(hash, id, |&id| {
-            let node = &nodes[id.place()];
+            let node = &nodes[id.index()];
             seed.hash(node.parent.0, &node.level)
         });
         id
@@ -120,7 +120,7 @@ impl<V: NodeValue> Tree<V> {
     /// Frees `node` and its ancestors as far as they are empty and childless.
     pub(crate) fn prune(&mut self, mut node: NodeId) {
         while node != ROOT {
-            let entry = &self.nodes[node.place()];
+            let entry = &self.nodes[node.index()];
             if entry.first_child != NONE || !entry.value.is_empty() {
                 return;
             }
@@ -130,26 +130,26 @@ impl<V: NodeValue> Tree<V> {
                 found.remove();
             }
             if previous == NONE {
-                self.nodes[parent.place()].first_child = next;
+                self.nodes[parent.index()].first_child = next;
             } else {
-                self.nodes[previous.place()].next_sibling = next;
+                self.nodes[previous.index()].next_sibling = next;
             }
             if next != NONE {
-                self.nodes[next.place()].previous_sibling = previous;
+                self.nodes[next.index()].previous_sibling = previous;
             }
-            self.nodes[node.place()].level = Box::default();
-            self.nodes[parent.place()].value.child_freed(node);
+            self.nodes[node.index()].level = Box::default();
+            self.nodes[parent.index()].value.child_freed(node);
             self.free.push(node);
             node = parent;
         }
     }
 
     pub(crate) fn value(&self, node: NodeId) -> &V {
-        &self.nodes[node.place()].value
+        &self.nodes[node.index()].value
     }
 
     pub(crate) fn value_mut(&mut self, node: NodeId) -> &mut V {
-        &mut self.nodes[node.place()].value
+        &mut self.nodes[node.index()].value
     }
 
     /// One more than the highest index in use.
@@ -158,18 +158,18 @@ impl<V: NodeValue> Tree<V> {
     }
 
     pub(crate) fn parent(&self, node: NodeId) -> NodeId {
-        self.nodes[node.place()].parent
+        self.nodes[node.index()].parent
     }
 
     pub(crate) fn level(&self, node: NodeId) -> &str {
-        &self.nodes[node.place()].level
+        &self.nodes[node.index()].level
     }
 
     /// The children of `node`, in no order.
     pub(crate) fn children(&self, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
-        let first = self.nodes[node.place()].first_child;
+        let first = self.nodes[node.index()].first_child;
         std::iter::successors((first != NONE).then_some(first), |&id| {
-            let next = self.nodes[id.place()].next_sibling;
+            let next = self.nodes[id.index()].next_sibling;
             (next != NONE).then_some(next)
         })
     }

@@ -33,7 +33,7 @@ pub(crate) enum Readiness {
 
 /// A member, as the group's owner knows it.
 #[derive(Debug, Clone)]
-pub(crate) struct Member {
+pub(crate) struct GroupMember {
     pub(crate) shard: ShardId,
     pub(crate) session: SessionRef,
     pub(crate) options: SubscriptionOptions,

@@ -1,6 +1,6 @@
 //! Records: the form in which a core's state outlives the process.
 //!
-//! A record is a key and a value; a later one of the same key takes the place of an earlier one, or removes it. What one
+//! A record is a key and a value; a later one of the same key replaces an earlier one, or removes it. What one
 //! [`RecordBatch`] holds becomes durable together, and batches of a shard in their order. (On a full disk a batch that only
 //! removes may become durable before earlier ones that name none of its records; it is reported in its turn.)
 
@@ -10,7 +10,7 @@ use crate::limits::RECORDS_HIGH_BYTES;
 /// The kind of a record. The numbers are part of the stored format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
-pub enum Kind {
+pub enum RecordKind {
     /// A session: its client, its expiry, its will.
     Session = 1,
     /// One of its subscriptions.
@@ -31,7 +31,7 @@ pub enum Kind {
     Outbox = 9,
 }
 
-impl Kind {
+impl RecordKind {
     /// Every kind.
     pub const ALL: [Self; 9] = [
         Self::Session,
@@ -61,43 +61,43 @@ impl Kind {
     }
 }
 
-/// Bits of [`Key::owner`] that number the owner; the kind stands above them.
-const OWNER_BITS: u32 = 56;
+/// Bits of [`RecordKey::parent`] that number the parent; the kind stands above them.
+const PARENT_BITS: u32 = 56;
 
-/// Names a record. Keys sort by kind, then owner, then item: the deliveries of a session in the order they came.
+/// Names a record. Keys sort by kind, then parent, then item: the deliveries of a session in the order they came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    owner: u64,
+pub struct RecordKey {
+    parent: u64,
     item: u64,
 }
 
-impl Key {
+impl RecordKey {
     /// Bytes of its stored form.
     pub const BYTES: usize = 16;
 
-    /// The record `item` of `owner`: both are numbers the core gave, or 0.
-    pub(crate) fn new(kind: Kind, owner: RecordId, item: u64) -> Self {
-        debug_assert!(owner.0 >> OWNER_BITS == 0);
-        Self { owner: u64::from(kind as u8) << OWNER_BITS | owner.0, item }
+    /// The record `item` of `parent`: both are numbers the core gave, or 0.
+    pub(crate) fn new(kind: RecordKind, parent: RecordId, item: u64) -> Self {
+        debug_assert!(parent.0 >> PARENT_BITS == 0);
+        Self { parent: u64::from(kind as u8) << PARENT_BITS | parent.0, item }
     }
 
     /// Sorts before every key of the kind with that number.
     pub(crate) fn first_of(kind: u8) -> Self {
-        Self { owner: u64::from(kind) << OWNER_BITS, item: 0 }
+        Self { parent: u64::from(kind) << PARENT_BITS, item: 0 }
     }
 
     /// `None`: of a kind this version does not know.
-    pub fn kind(self) -> Option<Kind> {
-        let number = self.owner >> OWNER_BITS;
-        Kind::ALL.into_iter().find(|kind| u64::from(*kind as u8) == number)
+    pub fn kind(self) -> Option<RecordKind> {
+        let number = self.parent >> PARENT_BITS;
+        RecordKind::ALL.into_iter().find(|kind| u64::from(*kind as u8) == number)
     }
 
     /// The number of the session (or message) that it belongs to.
-    pub fn owner(self) -> RecordId {
-        RecordId(self.owner & ((1 << OWNER_BITS) - 1))
+    pub fn parent(self) -> RecordId {
+        RecordId(self.parent & ((1 << PARENT_BITS) - 1))
     }
 
-    /// Which of the owner's records of that kind it is.
+    /// Which of the parent's records of that kind it is.
     pub fn item(self) -> u64 {
         self.item
     }
@@ -105,7 +105,7 @@ impl Key {
     /// Its stored form.
     pub fn to_bytes(self) -> [u8; Self::BYTES] {
         let mut bytes = [0; Self::BYTES];
-        bytes[..8].copy_from_slice(&self.owner.to_be_bytes());
+        bytes[..8].copy_from_slice(&self.parent.to_be_bytes());
         bytes[8..].copy_from_slice(&self.item.to_be_bytes());
         bytes
     }
@@ -113,7 +113,7 @@ impl Key {
     /// From its stored form.
     pub fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
         let number = |at: usize| bytes[at..at + 8].iter().fold(0, |n, b| n << 8 | u64::from(*b));
-        Self { owner: number(0), item: number(8) }
+        Self { parent: number(0), item: number(8) }
     }
 }
 
@@ -141,13 +141,13 @@ impl RecordBatch {
     }
 
     /// Its records; `None` for a value means that the record is removed.
-    pub fn records(&self) -> Records<'_> {
-        Records { bytes: &self.bytes }
+    pub fn records(&self) -> RecordIter<'_> {
+        RecordIter { bytes: &self.bytes }
     }
 }
 
 /// Appends a record to bytes in a batch's form; `None` removes.
-pub fn append_record(into: &mut Vec<u8>, key: Key, value: Option<&[u8]>) {
+pub fn append_record(into: &mut Vec<u8>, key: RecordKey, value: Option<&[u8]>) {
     into.extend_from_slice(&key.to_bytes());
     match value {
         Some(value) => {
@@ -160,13 +160,13 @@ pub fn append_record(into: &mut Vec<u8>, key: Key, value: Option<&[u8]>) {
 
 /// Records in a batch's form.
 #[derive(Debug, Clone)]
-pub struct Records<'a> {
+pub struct RecordIter<'a> {
     bytes: &'a [u8],
 }
 
-impl<'a> Records<'a> {
+impl<'a> RecordIter<'a> {
     /// Reads what [`append_record`] wrote. What is cut short ends it.
-    pub fn of(bytes: &'a [u8]) -> Self {
+    pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes }
     }
 
@@ -176,13 +176,13 @@ impl<'a> Records<'a> {
     }
 }
 
-impl<'a> Iterator for Records<'a> {
-    type Item = (Key, Option<&'a [u8]>);
+impl<'a> Iterator for RecordIter<'a> {
+    type Item = (RecordKey, Option<&'a [u8]>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let (key, rest) = self.bytes.split_first_chunk::<{ Key::BYTES }>()?;
+        let (key, rest) = self.bytes.split_first_chunk::<{ RecordKey::BYTES }>()?;
         let (length, rest) = rest.split_first_chunk::<4>()?;
-        let key = Key::from_bytes(*key);
+        let key = RecordKey::from_bytes(*key);
         match u32::from_le_bytes(*length) {
             REMOVED => {
                 self.bytes = rest;

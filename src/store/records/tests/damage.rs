@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::super::frame::{self, FILE_HEADER, FRAME_HEADER, FileFormat, Header, Tail};
 use super::disk::FaultyDisk;
 use super::{Model, SMALL, commit, model, open};
-use crate::store::records::{Disk, Log};
+use crate::store::records::{Disk, RecordLog};
 
 type Files = BTreeMap<u64, Vec<u8>>;
 
@@ -49,17 +49,17 @@ fn disk_of(files: &Files) -> FaultyDisk {
 
 /// Opens a log; `Ok`: its live records, and how many bytes it cut off.
 fn opened(files: &Files) -> Result<(Model, u64), String> {
-    let opened = Log::open(disk_of(files), SMALL).map_err(|error| error.to_string())?;
+    let opened = RecordLog::open(disk_of(files), SMALL).map_err(|error| error.to_string())?;
     Ok((model(&opened.stored), opened.torn_bytes))
 }
 
 /// Each file with each bit of a range flipped, in turn.
-fn with_wrong_bits(files: &Files, bytes: std::ops::Range<usize>, mut judge: impl FnMut(u64, usize, &Files)) {
+fn with_wrong_bits(files: &Files, bytes: std::ops::Range<usize>, mut check: impl FnMut(u64, usize, &Files)) {
     for (number, file) in files {
         for bit in bytes.start * 8..bytes.end.min(file.len()) * 8 {
             let mut files = files.clone();
             files.get_mut(number).unwrap()[bit / 8] ^= 1 << (bit % 8);
-            judge(*number, bit, &files);
+            check(*number, bit, &files);
         }
     }
 }
@@ -92,7 +92,7 @@ fn a_flipped_bit_loses_at_most_the_last_commit_and_is_reported() {
         }
         Err(error) => assert!(error.contains(&format!("file {number} ")), "bit {bit}: {error}"),
     });
-    // A flipped bit in the records of the last commit, or in their checksum, cannot be told from a crash.
+    // A flipped bit in the records of the last commit, or in their checksum, cannot be distinguished from a crash.
     assert_eq!(cut_off, (24 + 4) * 8);
 }
 
@@ -198,19 +198,19 @@ fn the_search_after_an_incomplete_commit_checksums_a_bounded_number_of_bytes() {
         Header::Valid(format) => format,
         other => panic!("{other:?}"),
     };
-    let judged = |format: FileFormat, tail: &[u8]| {
+    let classify = |format: FileFormat, tail: &[u8]| {
         let mut checked = 0;
         let tail_is = format.classify_tail(tail, 21, false, &mut checked);
         (tail_is, checked / tail.len() as u64)
     };
     for number in [0, 22, 23] {
         let tail = fake_frames(number, 8);
-        assert_eq!(judged(format(bytes), &tail), (Tail::Torn, 0), "numbered {number}");
+        assert_eq!(classify(format(bytes), &tail), (Tail::Torn, 0), "numbered {number}");
         let mut files = files.clone();
         files.get_mut(last).unwrap().extend(&tail);
         assert_eq!(opened(&files).unwrap(), (model.clone(), tail.len() as u64));
         // In format 1 every possible later number is checked; above a bound it counts as damage.
-        let (tail_is, times) = judged(format(&format_1()[&1]), &fake_frames(number, 12));
+        let (tail_is, times) = classify(format(&format_1()[&1]), &fake_frames(number, 12));
         assert!(times <= 9, "{times} times the tail");
         assert_eq!(tail_is, if number == 0 { Tail::Torn } else { Tail::Damaged });
     }

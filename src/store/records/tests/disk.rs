@@ -69,10 +69,10 @@ pub(super) struct FaultyFile {
 
 impl FaultyDisk {
     pub(super) fn new() -> Self {
-        Self::of(BTreeMap::new())
+        Self::with_files(BTreeMap::new())
     }
 
-    fn of(files: BTreeMap<u64, FileState>) -> Self {
+    fn with_files(files: BTreeMap<u64, FileState>) -> Self {
         let synced = files.keys().copied().collect();
         Self(Arc::new(Mutex::new(DiskState {
             files,
@@ -148,7 +148,7 @@ impl FaultyDisk {
                     files.insert(*number, FileState { synced: bytes.clone(), bytes, since: Vec::new() });
                 }
             }
-            let disk = Self::of(files);
+            let disk = Self::with_files(files);
             disk.with(|state| (state.capacity, state.reserved) = (capacity, reserved));
             disk
         })
@@ -265,7 +265,7 @@ impl SegmentFile for FaultyFile {
             let room = state.capacity.saturating_sub(state.used()).min(bytes.len());
             (state.was_written, state.was_cut) = (true, false);
             let file = state.files.get_mut(&self.number).ok_or(io::ErrorKind::NotFound)?;
-            file.change(|held| held.extend_from_slice(&bytes[..room]));
+            file.change(|content| content.extend_from_slice(&bytes[..room]));
             if room < bytes.len() { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
         })
     }
@@ -289,7 +289,7 @@ impl SegmentFile for FaultyFile {
         self.disk.with(|state| {
             state.was_cut = true;
             let file = state.files.get_mut(&self.number).ok_or(io::ErrorKind::NotFound)?;
-            file.change(|held| held.truncate(length as usize));
+            file.change(|content| content.truncate(length as usize));
             Ok(())
         })
     }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::super::committer::{Committer, Wait};
 use super::disk::FaultyDisk;
 use super::{Model, Random, model, numbered_batch};
-use crate::store::records::{Log, LogLimits};
+use crate::store::records::{LogLimits, RecordLog};
 use weir_broker::{RecordBatch, ShardId, StoreAck};
 
 type Changes = Vec<(u64, Option<Vec<u8>>)>;
@@ -115,7 +115,7 @@ impl Broker {
 }
 
 fn committer(disk: &FaultyDisk) -> (Committer<FaultyDisk>, Model) {
-    let opened = Log::open(disk.clone(), LIMITS).unwrap();
+    let opened = RecordLog::open(disk.clone(), LIMITS).unwrap();
     let mut log = opened.log;
     log.enable_reserve().unwrap();
     (Committer::new(log), model(&opened.stored))

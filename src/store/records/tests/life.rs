@@ -2,7 +2,7 @@
 
 use super::disk::{Fault, FaultyDisk};
 use super::{Model, Random, batch, model};
-use crate::store::records::{Log, LogError, LogLimits};
+use crate::store::records::{LogLimits, RecordLog, RecordLogError};
 use weir_broker::RecordBatch;
 
 type Change = (u64, Option<Vec<u8>>);
@@ -15,7 +15,7 @@ struct Life {
     random: Random,
     disk: FaultyDisk,
     limits: LogLimits,
-    log: Log<FaultyDisk>,
+    log: RecordLog<FaultyDisk>,
     /// The records reported as durable.
     model: Model,
     fault: Option<Planted>,
@@ -42,8 +42,8 @@ struct Seen {
     empty: usize,
 }
 
-fn opened(disk: &FaultyDisk, limits: LogLimits) -> Result<(Log<FaultyDisk>, Model), String> {
-    let opened = Log::open(disk.clone(), limits).map_err(|error| error.to_string())?;
+fn opened(disk: &FaultyDisk, limits: LogLimits) -> Result<(RecordLog<FaultyDisk>, Model), String> {
+    let opened = RecordLog::open(disk.clone(), limits).map_err(|error| error.to_string())?;
     Ok((opened.log, model(&opened.stored)))
 }
 
@@ -115,7 +115,7 @@ impl Life {
                 apply(&mut self.model, changes);
                 Ok(true)
             }
-            Err(LogError::Full(_)) => {
+            Err(RecordLogError::Full(_)) => {
                 self.seen.full += 1;
                 Ok(false)
             }
@@ -139,7 +139,7 @@ impl Life {
                 changes.extend(self.changes());
             }
             match self.log.clean() {
-                Ok(()) | Err(LogError::Full(_)) => {}
+                Ok(()) | Err(RecordLogError::Full(_)) => {}
                 Err(error) => return Err(error.to_string()),
             }
             if self.commit(&changes)? {

@@ -10,13 +10,13 @@ use std::sync::{Arc, Mutex};
 
 use self::disk::{Fault, FaultyDisk};
 use super::*;
-use weir_broker::{Key, RecordBatch, append_record};
+use weir_broker::{RecordBatch, RecordKey, append_record};
 
-fn key(number: u64) -> Key {
-    let mut bytes = [0; Key::BYTES];
+fn key(number: u64) -> RecordKey {
+    let mut bytes = [0; RecordKey::BYTES];
     bytes[0] = 7;
     bytes[8..].copy_from_slice(&number.to_be_bytes());
-    Key::from_bytes(bytes)
+    RecordKey::from_bytes(bytes)
 }
 
 /// A batch of (key, value or removal).
@@ -33,18 +33,18 @@ fn numbered_batch<V: AsRef<[u8]>>(number: u64, records: &[(u64, Option<V>)]) -> 
 /// The live records of a log, by the item of their keys.
 type Model = BTreeMap<u64, Vec<u8>>;
 
-fn model(stored: &weir_broker::Stored) -> Model {
+fn model(stored: &weir_broker::StoredRecords) -> Model {
     stored.records().iter().map(|(key, value)| (key.item(), value.to_vec())).collect()
 }
 
 const SMALL: LogLimits = LogLimits { file_bytes: 2_000, history_bytes: 4_000, block_bytes: 16 };
 
-fn open(disk: &FaultyDisk) -> (Log<FaultyDisk>, Model, u64) {
-    let opened = Log::open(disk.clone(), SMALL).unwrap();
+fn open(disk: &FaultyDisk) -> (RecordLog<FaultyDisk>, Model, u64) {
+    let opened = RecordLog::open(disk.clone(), SMALL).unwrap();
     (opened.log, model(&opened.stored), opened.torn_bytes)
 }
 
-fn commit(log: &mut Log<FaultyDisk>, records: &[(u64, Option<&[u8]>)]) -> Result<(), LogError> {
+fn commit(log: &mut RecordLog<FaultyDisk>, records: &[(u64, Option<&[u8]>)]) -> Result<(), RecordLogError> {
     log.commit(&[batch(records)]).map(|_| ())
 }
 
@@ -98,7 +98,7 @@ fn damage_before_the_end_is_an_error() {
         let mut bytes = harmed.read(1).unwrap();
         act(&mut bytes);
         harmed.put(1, &bytes);
-        Log::open(harmed, SMALL).err().map(|error| error.to_string())
+        RecordLog::open(harmed, SMALL).err().map(|error| error.to_string())
     };
     assert_eq!(harm(&|_| {}), None);
     let damaged = harm(&|bytes| bytes[40] ^= 1).unwrap();
@@ -119,7 +119,7 @@ fn a_missing_file_is_an_error() {
     let files = disk.list().unwrap();
     assert!(files.len() > 2, "{files:?}");
     disk.remove(files[1]).unwrap();
-    assert!(matches!(Log::open(disk, SMALL), Err(LogError::Missing { file: 2 })));
+    assert!(matches!(RecordLog::open(disk, SMALL), Err(RecordLogError::Missing { file: 2 })));
 }
 
 #[test]
@@ -130,8 +130,8 @@ fn a_commit_on_a_full_disk_changes_nothing_and_succeeds_when_there_is_space() {
     for more in [0, 1, 25, 60] {
         disk.set_room(Some(more));
         let value = [more as u8; 100];
-        assert!(matches!(commit(&mut log, &[(2, Some(&value))]), Err(LogError::Full(_))));
-        assert!(matches!(commit(&mut log, &[(2, Some(&value))]), Err(LogError::Full(_))), "still");
+        assert!(matches!(commit(&mut log, &[(2, Some(&value))]), Err(RecordLogError::Full(_))));
+        assert!(matches!(commit(&mut log, &[(2, Some(&value))]), Err(RecordLogError::Full(_))), "still");
         assert_eq!(open(&disk.copy()).1[&1], b"one");
         disk.set_room(None);
         commit(&mut log, &[(2, Some(&value))]).unwrap();
@@ -155,7 +155,8 @@ fn a_failed_fsync_is_not_retried() {
     let (log, ..) = open(&failing);
     failing.set_fault(Some(Fault::FailsSync));
     let seen = Arc::clone(&failed);
-    let writer = Writer::start(log, Box::new(move |error| *seen.lock().unwrap() = Some(error.to_string()))).unwrap();
+    let writer =
+        StoreWriter::start(log, Box::new(move |error| *seen.lock().unwrap() = Some(error.to_string()))).unwrap();
     let answers = Arc::clone(&acks);
     weir_broker::RecordSink::on_ack(&writer, Box::new(move |_, ack| answers.lock().unwrap().push(ack)));
     weir_broker::RecordSink::append(&writer, weir_broker::ShardId(0), batch(&[(1, Some(b"one"))]));

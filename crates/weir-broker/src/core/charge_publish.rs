@@ -13,7 +13,7 @@ impl Core {
     /// Counts a publish against its client's rates and the endpoint's.
     pub(crate) fn charge_publish(&mut self, id: ConnId, size: usize, now: Millis) -> Result<(), RateExceeded> {
         let Some((connection, rates)) = self.clients.connection_and_rates(id.slot) else {
-            self.observe.record_error(Site::ConnectionOfPacket);
+            self.observe.count_error(Site::ConnectionOfPacket);
             return Ok(());
         };
         let mut debt_ms = 0;

@@ -6,9 +6,10 @@ use crate::Core;
 use crate::delivery::publish_context::PublishContext;
 use crate::durability::journal::Waits;
 use crate::durability::stored::read_message;
-use crate::ids::{DedupKey, Origin, RecordId, SessionId, home_shard};
+use crate::ids::{DedupKey, Origin, RecordId, SessionId};
 use crate::links::link::StorageWait;
-use crate::links::outbox::{Change, Handover, Recipients, dedup_key_of};
+use crate::links::outbox::{Handover, OutboxChange, Recipients, dedup_key_of};
+use crate::placement::home_shard;
 use crate::values::group::GroupKey;
 use crate::values::message::Message;
 use crate::values::record::ValueReader;
@@ -22,7 +23,7 @@ impl Core {
     /// Publishes the will of a session. Without a record the session is not durable.
     pub(crate) fn publish_will(&mut self, will: &Handover, session: SessionId) {
         let dedup_key = will.record.is_some().then(|| will.dedup_key());
-        let (until, recorded) = self.send_apart(will, dedup_key, session);
+        let (until, recorded) = self.send_ungated(will, dedup_key, session);
         let Some(dedup_key) = dedup_key else { return };
         if until.is_empty() {
             return self.forget_will(will.record);
@@ -31,20 +32,20 @@ impl Core {
         if recorded {
             self.journal.record_received(dedup_key);
         }
-        self.outbox.defer(until, Change::Removal(will.record));
+        self.outbox.defer(until, OutboxChange::Removal(will.record));
     }
 
     /// A will is not to be sent again: what an earlier process recorded of it has no use any more.
     pub(crate) fn forget_will(&mut self, record: RecordId) {
-        let (owner, packet_id) = dedup_key_of(record);
-        if self.journal.has_recovered((owner, packet_id)) {
-            self.forget_received(owner, packet_id);
+        let (parent, packet_id) = dedup_key_of(record);
+        if self.journal.has_recovered((parent, packet_id)) {
+            self.forget_received(parent, packet_id);
         }
     }
 
     /// Sends a message that holds back no answer of this shard. Returns what it has to wait for, and whether it left
     /// records here.
-    fn send_apart(
+    fn send_ungated(
         &mut self,
         handover: &Handover,
         dedup_key: Option<DedupKey>,
@@ -54,7 +55,7 @@ impl Core {
         let own = self.journal.swap_waits(Waits::default());
         let publish = handover.message.as_publish();
         let origin = Origin { session, shard: self.config.shard, ..Origin::BROKER };
-        let mut context = PublishContext::of(&handover.message, &publish, origin);
+        let mut context = PublishContext::of_message(&handover.message, &publish, origin);
         context.dedup_key = dedup_key;
         match &handover.to {
             Recipients::Subscribers { namespace, durable, .. } => {
@@ -135,7 +136,7 @@ impl Core {
                 }
                 Recipients::Group { .. } => None,
             };
-            self.send_apart(handover, Some(handover.dedup_key()), session.unwrap_or(Origin::BROKER.session))
+            self.send_ungated(handover, Some(handover.dedup_key()), session.unwrap_or(Origin::BROKER.session))
         };
         if until.is_empty() {
             return self.remove_handover(*record);
@@ -143,13 +144,13 @@ impl Core {
         if recorded {
             self.journal.record_received(handover.dedup_key());
         }
-        self.outbox.defer(until, Change::Removal(*record));
+        self.outbox.defer(until, OutboxChange::Removal(*record));
     }
 
     fn remove_handover(&mut self, record: RecordId) {
         self.journal.forget_handover(record);
-        let (owner, packet_id) = dedup_key_of(record);
-        self.forget_received(owner, packet_id);
+        let (parent, packet_id) = dedup_key_of(record);
+        self.forget_received(parent, packet_id);
     }
 
     /// Sends what is on disk now, and removes what other shards have stored.
@@ -159,8 +160,8 @@ impl Core {
         }
         while let Some(gated) = self.outbox.next_settled(|wait| self.links.has_stored(wait)) {
             match gated {
-                Change::Removal(record) => self.remove_handover(record),
-                Change::Records(records) => self.journal.append(&records),
+                OutboxChange::Removal(record) => self.remove_handover(record),
+                OutboxChange::Records(records) => self.journal.append(&records),
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::history::{History, Sequence};
+use super::roles::{Group, Role, WillPlan};
 use crate::broker_sim::rng::Rng;
 use crate::wire::{
     Ack, Connect, Packet, Properties, PropertyValue, Publish, Version, Will, decode_server_packet, packet_type,
@@ -14,69 +15,6 @@ const WINDOW: usize = 8;
 const EXPIRY: u8 = 0x11;
 const WILL_DELAY: u8 = 0x18;
 const RECEIVE_MAXIMUM: u8 = 0x21;
-
-/// What a client is there for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// Publishes numbered messages of a QoS to `t/{id}`, as fast as its window allows.
-    Publisher { qos: u8 },
-    /// Takes everything below `t/` and `will/`.
-    Subscriber,
-    /// Sets and clears retained messages, one at a time.
-    Retainer,
-    /// Subscribes and unsubscribes, and looks after each connect which of the two it is.
-    Changer,
-    /// Has a will.
-    Testator(Testament),
-    /// Of a shared subscription to everything below `t/` and `will/`.
-    Member(Group),
-    /// Reads what is retained below `r/`, in a session of no account.
-    Reader,
-}
-
-impl Role {
-    /// Whether it is to be there before anybody speaks.
-    pub fn listens(self) -> bool {
-        matches!(self, Self::Subscriber | Self::Member(_))
-    }
-
-    /// Whether it has a will that is due as soon as its connection goes.
-    pub fn has_will_at_once(self) -> bool {
-        matches!(self, Self::Testator(Testament { delay_s: 0, .. }))
-    }
-
-    /// Whether its session must be there whenever it comes back.
-    fn stays(self) -> bool {
-        match self {
-            Self::Reader => false,
-            Self::Testator(testament) => testament.expiry_s == u32::MAX,
-            Self::Member(group) => !group.leaves,
-            _ => true,
-        }
-    }
-}
-
-/// What becomes of a testator whose connection ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Testament {
-    pub qos: u8,
-    pub retain: bool,
-    /// Where it is not 0, the client stays away until its will has come.
-    pub delay_s: u32,
-    /// The session ends with it, or before its will would be due.
-    pub expiry_s: u32,
-}
-
-/// A group of a shared subscription; what its members see counts together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Group {
-    pub name: &'static str,
-    pub qos: u8,
-    /// Receive Maximum.
-    pub window: u32,
-    /// The member ends its session now and then.
-    pub leaves: bool,
-}
 
 /// A publish that is not through.
 #[derive(Debug, Clone)]
@@ -91,14 +29,14 @@ struct Pending {
     received: bool,
 }
 
-/// What a retained topic may hold by what its client was told.
+/// What a retained topic may hold, by what its client got acknowledged.
 #[derive(Debug, Clone, Default)]
 pub struct RetainedState {
     pub acknowledged: Option<Sequence>,
     pub last: Option<Sequence>,
 }
 
-pub struct Actor {
+pub struct SimClient {
     pub name: String,
     pub role: Role,
     version: Version,
@@ -114,7 +52,7 @@ pub struct Actor {
     pending: VecDeque<Pending>,
     /// Packet identifiers of QoS 2 messages that were taken and are not released.
     taken: BTreeSet<u16>,
-    /// Of a changer: what it knows (`None`: either may be), what is on the way, and the probe it waits for.
+    /// Of a resubscriber: what it knows (`None`: either may be), what is on the way, and the probe it waits for.
     interest: Option<bool>,
     changing: Option<(u16, bool)>,
     probe: Option<(u16, Sequence)>,
@@ -122,21 +60,21 @@ pub struct Actor {
     probed: bool,
     /// Of a retainer: the newest that was acknowledged; odd ones set, even ones clear.
     pub retained: RetainedState,
-    /// Of a testator: the number of its last connection, which its will bears.
-    lives: u64,
+    /// Of a will client: the number of its last connection, which its will bears.
+    will_number: u64,
     /// The newest of them whose will is owed; and it is, and the client waits for it.
-    owed_life: u64,
+    owed_will_number: u64,
     owes_will: bool,
     /// Of a reader: what it found, and whether that is all.
     pub found: BTreeMap<String, String>,
     pub has_read: bool,
     /// No new publishes.
-    pub rests: bool,
+    pub stops_publishing: bool,
     /// Of a publisher: bytes of its longest payload.
     pub payload_max: usize,
 }
 
-impl Actor {
+impl SimClient {
     pub fn new(name: &str, role: Role, version: Version) -> Self {
         Self {
             name: name.to_owned(),
@@ -157,12 +95,12 @@ impl Actor {
             probe_seen: false,
             probed: false,
             retained: RetainedState::default(),
-            lives: 0,
-            owed_life: 0,
+            will_number: 0,
+            owed_will_number: 0,
             owes_will: false,
             found: BTreeMap::new(),
             has_read: false,
-            rests: false,
+            stops_publishing: false,
             payload_max: 200,
         }
     }
@@ -170,8 +108,8 @@ impl Actor {
     /// Whether it may connect: a will that is due later would not be, were its client back before.
     pub fn may_open(&self, history: &History) -> bool {
         match self.role {
-            Role::Testator(testament) if testament.delay_s > 0 => {
-                !self.owes_will || history.is_delivered(&self.will_topic(), self.lives)
+            Role::WillClient(plan) if plan.delay_s > 0 => {
+                !self.owes_will || history.is_delivered(&self.will_topic(), self.will_number)
             }
             _ => true,
         }
@@ -181,18 +119,18 @@ impl Actor {
         format!("will/{}", self.name)
     }
 
-    /// The topic of a retained will, and of which lives it may hold the will.
+    /// The topic of a retained will, and the numbers of the wills that it may hold.
     pub fn retained_will(&self) -> Option<(String, u64, u64)> {
-        let retained = matches!(self.role, Role::Testator(Testament { retain: true, .. }));
-        retained.then(|| (self.will_topic(), self.owed_life, self.lives))
+        let retained = matches!(self.role, Role::WillClient(WillPlan { retain: true, .. }));
+        retained.then(|| (self.will_topic(), self.owed_will_number, self.will_number))
     }
 
     /// Whether it has nothing under way.
-    pub fn is_at_rest(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         if self.owes_will {
             return true; // Its will is the history's affair.
         }
-        let probed = self.role != Role::Changer || self.probed;
+        let probed = self.role != Role::Resubscriber || self.probed;
         self.connected
             && probed
             && self.pending.is_empty()
@@ -208,13 +146,13 @@ impl Actor {
         let clean = self.role == Role::Reader;
         let mut properties = Properties::new();
         if self.version.is_v5() && !clean {
-            let expiry_s = if let Role::Testator(testament) = self.role { testament.expiry_s } else { u32::MAX };
+            let expiry_s = if let Role::WillClient(plan) = self.role { plan.expiry_s } else { u32::MAX };
             properties.push((EXPIRY, PropertyValue::Number(expiry_s)));
         }
         if let Role::Member(group) = self.role {
             properties.push((RECEIVE_MAXIMUM, PropertyValue::Number(group.window)));
         }
-        let will = if let Role::Testator(testament) = self.role { Some(self.will(testament, history)) } else { None };
+        let will = if let Role::WillClient(plan) = self.role { Some(self.will(plan, history)) } else { None };
         let connect = Connect {
             version: self.version,
             clean,
@@ -228,29 +166,29 @@ impl Actor {
         Packet::Connect(connect).encode(self.version)
     }
 
-    fn will(&mut self, testament: Testament, history: &mut History) -> Will {
-        self.lives += 1;
+    fn will(&mut self, plan: WillPlan, history: &mut History) -> Will {
+        self.will_number += 1;
         self.owes_will = false;
-        history.sent(&self.will_topic(), testament.qos, self.lives);
-        let delay = (WILL_DELAY, PropertyValue::Number(testament.delay_s));
+        history.sent(&self.will_topic(), plan.qos, self.will_number);
+        let delay = (WILL_DELAY, PropertyValue::Number(plan.delay_s));
         Will {
             topic: self.will_topic(),
-            payload: self.lives.to_string().into_bytes(),
-            qos: testament.qos,
-            retain: testament.retain,
-            properties: if testament.delay_s > 0 { vec![delay] } else { Vec::new() },
+            payload: self.will_number.to_string().into_bytes(),
+            qos: plan.qos,
+            retain: plan.retain,
+            properties: if plan.delay_s > 0 { vec![delay] } else { Vec::new() },
         }
     }
 
     /// The connection is gone.
     pub fn closed(&mut self, history: &mut History) {
-        if let Role::Testator(testament) = self.role
+        if let Role::WillClient(plan) = self.role
             && self.connected
         {
             // CONNACK has come: its will is owed.
-            history.acknowledged(&self.will_topic(), self.lives);
-            self.owed_life = self.lives;
-            self.owes_will = testament.delay_s > 0;
+            history.acknowledged(&self.will_topic(), self.will_number);
+            self.owed_will_number = self.will_number;
+            self.owes_will = plan.delay_s > 0;
         }
         self.connected = false;
         // What was on the way may have taken effect or not.
@@ -264,7 +202,7 @@ impl Actor {
 
     /// Whether its subscription is in place, or it needs none.
     pub fn is_set_up(&self) -> bool {
-        !self.role.listens() || self.subscribed
+        !self.role.subscribes() || self.subscribed
     }
 
     /// Takes what came; answers with what to send.
@@ -298,7 +236,7 @@ impl Actor {
         match packet {
             Packet::ConnAck { session_present, code, .. } => self.on_connack(session_present, code, history, out),
             Packet::SubAck { id, .. } | Packet::UnsubAck { id, .. } => {
-                if self.role.listens() {
+                if self.role.subscribes() {
                     (self.subscribing, self.subscribed) = (false, true);
                 }
                 match self.role {
@@ -326,7 +264,7 @@ impl Actor {
         if code != 0 {
             return history.finding(format!("{} was refused with {code}", self.name));
         }
-        if self.had_session && !session_present && self.role.stays() {
+        if self.had_session && !session_present && self.role.keeps_session() {
             history.finding(format!("{}: its session is lost", self.name));
         }
         if !session_present {
@@ -346,7 +284,7 @@ impl Actor {
             let filters = vec![("r/#".to_owned(), 0), ("will/#".to_owned(), 0)];
             self.send(&Packet::Subscribe { id: 1, properties: Vec::new(), filters }, out);
         }
-        if self.role.listens() && !self.subscribed {
+        if self.role.subscribes() && !self.subscribed {
             self.subscribing = true;
             let (share, qos) = match self.role {
                 Role::Member(group) => (format!("$share/{}/", group.name), group.qos),
@@ -400,7 +338,7 @@ impl Actor {
         }
         let sequence: Sequence = text.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or_default();
         match self.role {
-            Role::Changer => self.probe_seen |= self.probe.is_some_and(|(_, probe)| probe == sequence),
+            Role::Resubscriber => self.probe_seen |= self.probe.is_some_and(|(_, probe)| probe == sequence),
             Role::Member(group) => history.seen(group.name, &publish.topic, sequence),
             _ => history.seen(&self.name, &publish.topic, sequence),
         }
@@ -454,7 +392,7 @@ impl Actor {
             return out;
         }
         match self.role {
-            Role::Publisher { qos } if !self.rests => {
+            Role::Publisher { qos } if !self.stops_publishing => {
                 while self.pending.len() < WINDOW && !rng.one_in(4) {
                     self.sequence += 1;
                     let topic = format!("t/{}", self.name);
@@ -463,15 +401,15 @@ impl Actor {
                     self.begin(topic, payload.into_bytes(), qos, false, &mut out);
                 }
             }
-            Role::Retainer if self.pending.is_empty() && !self.rests => {
+            Role::Retainer if self.pending.is_empty() && !self.stops_publishing => {
                 self.sequence += 1;
                 self.retained.last = Some(self.sequence);
                 let payload =
                     if self.sequence.is_multiple_of(2) { Vec::new() } else { self.sequence.to_string().into_bytes() };
                 self.begin(format!("r/{}", self.name), payload, 1, true, &mut out);
             }
-            Role::Changer => self.change(&mut out),
-            Role::Member(group) if group.leaves && !self.rests && rng.one_in(12) => {
+            Role::Resubscriber => self.change(&mut out),
+            Role::Member(group) if group.leaves && !self.stops_publishing && rng.one_in(12) => {
                 // The session ends: what it has not acknowledged goes to others of the group.
                 let properties = vec![(EXPIRY, PropertyValue::Number(0))];
                 self.send(&Packet::Disconnect { code: 0, properties }, &mut out);
@@ -503,7 +441,7 @@ impl Actor {
             let probe = Pending { id, topic: filter, payload, qos: 1, retain: false, sequence, received: false };
             return self.publish(&probe, false, out);
         }
-        if self.rests {
+        if self.stops_publishing {
             return;
         }
         let wanted = self.interest != Some(true);

@@ -1,85 +1,34 @@
-//! A data directory that cannot be used, a declaration that needs one, and a torn end.
+//! A real broker on a small disk that fills, and a client that waits for each answer.
 
 use std::collections::VecDeque;
-use std::fs::{self, OpenOptions};
-use std::io::{Read, Write};
+use std::fs;
+use std::io::Read;
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::process::Durable;
-use crate::support::{client, stream, weir};
+use super::process::DurableBroker;
+use crate::support::{client, stream};
 use crate::wire::{Ack, Connect, Packet, Properties, PropertyValue, Version};
 
-/// Runs a second broker on a data directory until it ends; answers with what it says.
-pub(super) fn refused(broker: &Durable) -> String {
-    let output = weir::command()
-        .args(["run", "--status-addr", "none", "--endpoints"])
-        .arg(broker.endpoints())
-        .arg("--data-dir")
-        .arg(broker.data())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    String::from_utf8(output.stderr).unwrap()
-}
-
-#[test]
-fn a_directory_in_use_or_of_a_newer_version_is_refused() {
-    let mut broker = Durable::start(1, "");
-    let said = refused(&broker);
-    assert!(said.contains("data/store: another weir process uses it"), "{said}");
-    broker.stop();
-    let file = broker.data().join("store/000000000001.log");
-    let mut bytes = fs::read(&file).unwrap();
-    bytes[8] = 200;
-    fs::write(&file, &bytes).unwrap();
-    let said = refused(&broker);
-    assert!(
-        said.contains("file 1 was written by a newer weir (format 200, this one supports 2): start the newer version"),
-        "{said}"
-    );
-}
-
-#[test]
-fn a_directory_that_cannot_be_written_is_refused() {
-    let mut broker = Durable::start(1, "");
-    broker.stop();
-    fs::remove_dir_all(broker.data()).unwrap();
-    fs::write(broker.data(), "a file").unwrap();
-    let said = refused(&broker);
-    assert!(said.contains("--data-dir") && said.contains("data"), "{said}");
-}
-
-#[test]
-fn a_torn_end_is_cut_off_and_said() {
-    let mut broker = Durable::start(1, "");
-    broker.stop();
-    let file = broker.data().join("store/000000000001.log");
-    OpenOptions::new().append(true).open(&file).unwrap().write_all(b"wfrm and then the power went").unwrap();
-    broker.begin();
-    assert!(broker.log().contains("the last commit was incomplete"), "{}", broker.log());
-}
-
-/// A client of MQTT 5.0 with a session that stays, which waits for each answer.
+/// A client of MQTT 5.0 with a session that never expires; it waits for each answer.
 pub(super) struct Client {
     client: client::Client,
     socket: TcpStream,
 }
 
 impl Client {
-    pub(super) fn enter(broker: &Durable, id: &str) -> Self {
-        Self::enter_with(broker, id, vec![(0x11, PropertyValue::Number(u32::MAX))])
+    pub(super) fn connect(broker: &DurableBroker, id: &str) -> Self {
+        Self::connect_with(broker, id, vec![(0x11, PropertyValue::Number(u32::MAX))])
     }
 
-    pub(super) fn enter_with(broker: &Durable, id: &str, properties: Properties) -> Self {
+    pub(super) fn connect_with(broker: &DurableBroker, id: &str, properties: Properties) -> Self {
         let socket = stream::tcp(broker.address);
         let client = client::Client::over(socket.try_clone().unwrap(), Version::V5);
         let mut client = Self { client, socket };
         let connect = client::clean_connect(Version::V5, id, properties);
         client.send(&Packet::Connect(Connect { clean: false, ..connect }));
-        assert!(matches!(client.hear(), Packet::ConnAck { code: 0, .. }));
+        assert!(matches!(client.receive(), Packet::ConnAck { code: 0, .. }));
         client
     }
 
@@ -87,13 +36,13 @@ impl Client {
         self.client.send(packet);
     }
 
-    pub(super) fn hear(&mut self) -> Packet {
+    pub(super) fn receive(&mut self) -> Packet {
         self.client.receive().expect("the connection stays open")
     }
 
     /// Whether a publish is refused for want of room.
-    fn is_refused(broker: &Durable) -> bool {
-        let mut client = Self::enter_with(broker, "asks", Vec::new());
+    fn is_refused(broker: &DurableBroker) -> bool {
+        let mut client = Self::connect_with(broker, "asks", Vec::new());
         client.send_publish(0);
         client.socket.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let mut answer = [0; 5];
@@ -103,7 +52,7 @@ impl Client {
     /// Publishes 4 KiB with QoS 1 that begin with a number; answers with the reason of PUBACK.
     pub(super) fn publish(&mut self, number: u32) -> u8 {
         self.send_publish(number);
-        match self.hear() {
+        match self.receive() {
             Packet::Ack(ack) => ack.code,
             other => panic!("{other:?}"),
         }
@@ -130,8 +79,8 @@ pub(super) fn mount(arguments: &[&str], at: &std::path::Path) -> bool {
 }
 
 #[test]
-fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
-    let mut broker = Durable::start(1, "");
+fn a_publish_to_a_full_disk_is_refused_and_nothing_acknowledged_is_lost() {
+    let mut broker = DurableBroker::start(1, "");
     broker.stop();
     fs::remove_dir_all(broker.data()).unwrap();
     fs::create_dir(broker.data()).unwrap();
@@ -140,14 +89,14 @@ fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
         return;
     }
     let mounted = Mounted(broker.data());
-    broker.begin();
-    let mut subscriber = Client::enter(&broker, "away");
+    broker.run_until_ready();
+    let mut subscriber = Client::connect(&broker, "offline");
     let filters = vec![("t".to_owned(), 1)];
     subscriber.send(&Packet::Subscribe { id: 1, properties: Vec::new(), filters });
-    assert!(matches!(subscriber.hear(), Packet::SubAck { .. }));
+    assert!(matches!(subscriber.receive(), Packet::SubAck { .. }));
     drop(subscriber);
-    // The first one that finds the disk full is told, and so is whoever comes meanwhile.
-    let mut first = Client::enter(&broker, "first");
+    // The publish that finds the disk full is refused, and so is one of a client that connects meanwhile.
+    let mut first = Client::connect(&broker, "first");
     let address = broker.address;
     let waits = std::thread::spawn(move || {
         let mut acknowledged = Vec::new();
@@ -165,13 +114,13 @@ fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
     assert!(mount(&["-o", "remount,size=16m"], &broker.data()));
     let acknowledged = waits.join().unwrap();
     assert!(acknowledged.len() > 50, "{acknowledged:?}");
-    broker.until("the broker uses the new room", || Client::enter(&broker, "after").publish(1_000) == 0);
+    broker.until("the broker uses the new room", || Client::connect(&broker, "after").publish(1_000) == 0);
     broker.kill();
-    broker.begin();
-    let mut subscriber = Client::enter(&broker, "away");
+    broker.run_until_ready();
+    let mut subscriber = Client::connect(&broker, "offline");
     let mut owed: VecDeque<u32> = acknowledged.into_iter().chain([1_000]).collect();
     while let Some(wanted) = owed.front() {
-        match subscriber.hear() {
+        match subscriber.receive() {
             Packet::Publish(publish) => {
                 // What was not acknowledged may be there, too.
                 if publish.payload[..4] == wanted.to_be_bytes() {
@@ -189,7 +138,7 @@ fn a_full_disk_is_told_and_nothing_acknowledged_is_lost() {
 
 #[test]
 fn sigterm_on_a_full_disk_ends_with_0_and_says_what_is_not_saved() {
-    let mut broker = Durable::start(1, "");
+    let mut broker = DurableBroker::start(1, "");
     broker.stop();
     fs::remove_dir_all(broker.data()).unwrap();
     fs::create_dir(broker.data()).unwrap();
@@ -198,7 +147,7 @@ fn sigterm_on_a_full_disk_ends_with_0_and_says_what_is_not_saved() {
         return;
     }
     let mounted = Mounted(broker.data());
-    broker.begin();
+    broker.run_until_ready();
     let known = broker.data().join("last-known-good.json");
     broker.until("the last known good is saved", || known.exists());
     let document = broker.endpoints().join("main.yaml");
@@ -208,10 +157,10 @@ fn sigterm_on_a_full_disk_ends_with_0_and_says_what_is_not_saved() {
         fs::write(broker.directory().join("new"), format!("{start}, description: {text}}}\n")).unwrap();
         fs::rename(broker.directory().join("new"), &document).unwrap();
     };
-    let mut client = Client::enter(&broker, "fills");
+    let mut client = Client::connect(&broker, "fills");
     let filters = vec![("t".to_owned(), 1)];
     client.send(&Packet::Subscribe { id: 1, properties: Vec::new(), filters });
-    assert!(matches!(client.hear(), Packet::SubAck { .. }));
+    assert!(matches!(client.receive(), Packet::SubAck { .. }));
     for number in 0..200 {
         client.send_publish(number);
     }
@@ -220,7 +169,7 @@ fn sigterm_on_a_full_disk_ends_with_0_and_says_what_is_not_saved() {
     let _full = fs::write(broker.data().join("filler"), vec![0; 512 << 10]);
     // More than a page: some of it may be written.
     describe(&format!("first {}", "温".repeat(3_000)));
-    broker.until("that is told", || broker.log().contains("last-known-good.json: No space left"));
+    broker.until("the failed write is logged", || broker.log().contains("last-known-good.json: No space left"));
     // What was written of the history's entry is cut off again, inside of a character or not.
     let history = broker.data().join("history.jsonl");
     let is_whole = |bytes: &[u8]| {
@@ -230,60 +179,20 @@ fn sigterm_on_a_full_disk_ends_with_0_and_says_what_is_not_saved() {
     assert!(is_whole(&fs::read(&history).unwrap()), "{}", broker.log());
     broker.stop();
     let log = broker.log();
-    for told in ["shutdown with a full store disk", "shutdown: last known good not saved"] {
-        assert!(log.contains(told), "{told} is not told\n{log}");
+    for line in ["shutdown with a full store disk", "shutdown: last known good not saved"] {
+        assert!(log.contains(line), "{line} is not logged\n{log}");
     }
     assert!(!broker.data().join("last-known-good.new").exists(), "what could not be written takes no room");
-    let told = log.matches("last-known-good.json: No space left").count();
+    let logged = log.matches("last-known-good.json: No space left").count();
     // It starts on the full disk; when there is room, what was not saved is saved by itself.
-    broker.begin();
-    broker.until("that is told again", || broker.log().matches("last-known-good.json: No space left").count() > told);
+    broker.run_until_ready();
+    broker.until("the failed write is logged again", || {
+        broker.log().matches("last-known-good.json: No space left").count() > logged
+    });
     assert!(!fs::read_to_string(&known).unwrap().contains("first"), "there was no room for it");
     assert!(mount(&["-o", "remount,size=16m"], &broker.data()));
     broker.until("it is saved when there is room", || fs::read_to_string(&known).unwrap().contains("first"));
     assert!(is_whole(&fs::read(&history).unwrap()), "{}", broker.log());
     broker.kill();
     drop(mounted);
-}
-
-#[test]
-fn an_export_brings_a_store_back() {
-    let mut broker = Durable::start(1, "");
-    let mut subscriber = Client::enter(&broker, "away");
-    let filters = vec![("t".to_owned(), 1)];
-    subscriber.send(&Packet::Subscribe { id: 1, properties: Vec::new(), filters });
-    assert!(matches!(subscriber.hear(), Packet::SubAck { .. }));
-    drop(subscriber);
-    assert_eq!(Client::enter(&broker, "publisher").publish(7), 0);
-    let store = |verb: &str| {
-        let mut command = weir::command();
-        command.args(["store", verb]).arg(broker.data());
-        command
-    };
-    let busy = store("export").output().unwrap();
-    assert_eq!(busy.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&busy.stderr).contains("another weir process uses it"));
-    let (mut inspect, mut export, mut import) = (store("inspect"), store("export"), store("import"));
-    let mut inspect_for_machines = store("inspect");
-    broker.stop();
-    let seen = String::from_utf8(inspect.arg("--sessions").output().unwrap().stdout).unwrap();
-    assert!(seen.contains("\"\" \"away\" of main: 1 messages wait, never expires"), "{seen}");
-    let seen = inspect_for_machines.args(["--sessions", "--format", "json"]).output().unwrap().stdout;
-    let seen: serde_json::Value = serde_json::from_slice(&seen).unwrap();
-    let away = serde_json::json!(
-        {"namespace": "", "clientId": "away", "endpoint": "main", "waitingMessages": 1, "expiryS": null}
-    );
-    assert!(seen["sessions"].as_array().unwrap().contains(&away), "{seen:#}");
-    assert_eq!(seen["records"]["delivery"]["count"], 1, "{seen:#}");
-    let exported = export.output().unwrap();
-    assert!(exported.status.success());
-    fs::remove_dir_all(broker.data()).unwrap();
-    let mut importing = import.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    importing.stdin.take().unwrap().write_all(&exported.stdout).unwrap();
-    assert!(importing.wait().unwrap().success());
-    broker.begin();
-    match Client::enter(&broker, "away").hear() {
-        Packet::Publish(publish) => assert_eq!(publish.payload[..4], 7_u32.to_be_bytes()),
-        other => panic!("{other:?}"),
-    }
 }

@@ -1,4 +1,4 @@
-//! Shards whose clients publish to each other wait for each other's disks, and never in a circle: every publish is
+//! Shards whose clients publish to each other wait for each other's disks, and never in a cycle: every publish is
 //! acknowledged once all is durable, whatever batches its parts shared on their ways; seeded.
 
 use std::sync::Arc;
@@ -48,7 +48,7 @@ fn commit(node: &mut Node) {
 }
 
 fn acknowledged(node: &mut Node, link: LinkId) -> usize {
-    let (bytes, mut at, mut count) = (node.take(link), 0, 0);
+    let (bytes, mut at, mut count) = (node.take_output(link), 0, 0);
     while let Some((packet, size)) = decode_server_packet(Version::V5, &bytes[at..]).expect("a packet") {
         at += size;
         count += usize::from(matches!(packet, Packet::Ack(_)));

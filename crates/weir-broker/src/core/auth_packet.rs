@@ -13,7 +13,7 @@ impl Core {
     /// another method than CONNECT's [MQTT-4.12.1-1], or out of turn.
     pub(crate) fn on_auth(&mut self, id: ConnId, auth: &Auth<'_>) {
         let Some(connection) = self.clients.connection_mut(id.slot) else {
-            return self.observe.record_error(Site::ConnectionOfPacket);
+            return self.observe.count_error(Site::ConnectionOfPacket);
         };
         let begins = auth.code == ReasonCode::ReAuthenticate as u8;
         let in_turn = if begins { ReauthenticationState::Idle } else { ReauthenticationState::AwaitsClient };

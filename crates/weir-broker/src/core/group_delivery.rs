@@ -10,25 +10,25 @@ use crate::links::link::{LinkMessage, RANK_ASSIGN, RANK_REASSIGN, RANK_RETURN};
 use crate::observe::Site;
 use crate::routing::state::Joined;
 use crate::values::delivery::Delivery;
-use crate::values::group::{GroupKey, Member, Readiness};
+use crate::values::group::{GroupKey, GroupMember, Readiness};
 use crate::values::message::Message;
 use crate::{Core, Dropped};
 use weir_mqtt::QoS;
 
 impl Core {
     /// Whether an earlier process had given a group its message, of a QoS 2 publish that is sent again.
-    pub(crate) fn group_already_got(&mut self, id: GroupId, context: &PublishContext<'_>) -> bool {
+    pub(crate) fn group_already_received(&mut self, id: GroupId, context: &PublishContext<'_>) -> bool {
         match self.routing.group_key(id) {
             Some(key) => self.journal.already_processed(context.dedup_key, &key.names()),
             None => {
-                self.observe.record_error(Site::GroupOfFilter);
+                self.observe.count_error(Site::GroupOfFilter);
                 false
             }
         }
     }
 
     /// A member joins a group owned here, or changes its options. `false`: the group is full.
-    pub(crate) fn join(&mut self, key: &Arc<GroupKey>, member: Member) -> bool {
+    pub(crate) fn join(&mut self, key: &Arc<GroupKey>, member: GroupMember) -> bool {
         let joined = self.routing.join(key, member);
         if let Joined::NewInterest(namespace) = joined {
             self.add_interest(namespace, &key.filter);
@@ -36,7 +36,7 @@ impl Core {
         joined != Joined::Full
     }
 
-    /// A member leaves a group owned here; an empty group goes.
+    /// A member leaves a group owned here; an empty group is removed.
     pub(crate) fn leave(&mut self, key: &GroupKey, shard: ShardId, session: SessionRef) {
         if let Some(namespace) = self.routing.leave(key, shard, session) {
             self.remove_interest(namespace, &key.filter);
@@ -52,13 +52,13 @@ impl Core {
     fn assign(&mut self, id: GroupId, context: &mut PublishContext<'_>, was_returned: bool, now: Millis) {
         let here = self.config.shard;
         let clients = &self.clients;
-        let standing = |member: &Member| {
+        let readiness_of = |member: &GroupMember| {
             if member.shard == here { clients.readiness(member.session.id) } else { member.readiness }
         };
         let key = self.routing.group_key(id).cloned();
-        let chosen = self.routing.choose(id, context.publish.qos, standing).zip(key);
+        let chosen = self.routing.choose(id, context.publish.qos, readiness_of).zip(key);
         let Some(((member, members), key)) = chosen else {
-            return self.observe.record_error(Site::GroupOfFilter);
+            return self.observe.count_error(Site::GroupOfFilter);
         };
         let Some(member) = member else {
             if let Some(connection) = self.origin_connection(context.origin) {
@@ -108,7 +108,7 @@ impl Core {
             (Some(group), Some(cold)) => cold.shared.iter().any(|shared| shared.key == *group),
             _ => false,
         };
-        let is_member = self.clients.session_of(session).is_some_and(is_member);
+        let is_member = self.clients.session_by_ref(session).is_some_and(is_member);
         let takes = match self.clients.readiness(session.id) {
             Readiness::Ready => true,
             Readiness::Busy => !may_return || delivery.qos == QoS::AtMostOnce,
@@ -116,11 +116,11 @@ impl Core {
         };
         if is_member && takes {
             let publish = message.as_publish();
-            let mut context = PublishContext::of(message, &publish, origin);
+            let mut context = PublishContext::of_message(message, &publish, origin);
             self.deliver(session.id, delivery, &mut context, now);
         } else if let Some(group) = delivery.group {
             let publish = message.as_publish();
-            let mut context = PublishContext::of(message, &publish, Origin::BROKER);
+            let mut context = PublishContext::of_message(message, &publish, Origin::BROKER);
             context.dedup_key = dedup_key;
             self.send_to_group(&group, &mut context, true, now);
         }
@@ -167,7 +167,7 @@ impl Core {
             return;
         }
         let (publish, mark) = (message.as_publish(), self.journal.mark());
-        let mut context = PublishContext::of(message, &publish, Origin::BROKER);
+        let mut context = PublishContext::of_message(message, &publish, Origin::BROKER);
         context.dedup_key = dedup_key;
         self.send_to_group(key, &mut context, true, now);
         self.journal.record_part(dedup_key, mark);
@@ -184,7 +184,12 @@ impl Core {
                 self.stage(&group, message, true);
             } else if !message.is_expired(now) {
                 let publish = message.as_publish();
-                self.send_to_group(&group, &mut PublishContext::of(&message, &publish, Origin::BROKER), true, now);
+                self.send_to_group(
+                    &group,
+                    &mut PublishContext::of_message(&message, &publish, Origin::BROKER),
+                    true,
+                    now,
+                );
             }
         }
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use weir_broker::{EndpointLimits, EndpointPolicy, RecordBatch, Recording, ShardId, StoreAck, home_shard};
 
-use super::process::Durable;
-use super::trouble::{Client, Mounted, mount};
+use super::process::DurableBroker;
+use super::small_disk::{Client, Mounted, mount};
 use crate::node::{LinkId, Node, policy};
 use crate::wire::{Connect, Packet, PropertyValue, Publish, Version, decode_server_packet, packet_type};
 
@@ -23,7 +23,7 @@ struct Broker {
 
 /// A connection's answers in short.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+enum Answer {
     Connack,
     Pong,
     Puback(u16, u8),
@@ -57,7 +57,7 @@ impl Broker {
     }
 
     /// The disk is full from now on, which was not known when the records so far were handed over.
-    fn fill(&mut self, full: bool) {
+    fn set_full(&mut self, full: bool) {
         self.full = full;
         self.settle();
         for core in &mut self.node.cores {
@@ -67,7 +67,7 @@ impl Broker {
     }
 
     /// A client whose session ends with its connection.
-    fn enter(&mut self, name: &str, version: Version) -> LinkId {
+    fn connect(&mut self, name: &str, version: Version) -> LinkId {
         self.open(name, version, true)
     }
 
@@ -104,43 +104,43 @@ impl Broker {
         self.send(link, version, &Packet::Subscribe { id: 1, properties: Vec::new(), filters });
     }
 
-    fn said(&mut self, link: LinkId, version: Version) -> Vec<Said> {
-        let (bytes, mut at, mut said) = (self.node.take(link), 0, Vec::new());
+    fn answers(&mut self, link: LinkId, version: Version) -> Vec<Answer> {
+        let (bytes, mut at, mut answers) = (self.node.take_output(link), 0, Vec::new());
         while let Some((packet, size)) = decode_server_packet(version, &bytes[at..]).expect("a packet") {
             at += size;
-            said.push(match packet {
-                Packet::ConnAck { .. } => Said::Connack,
-                Packet::PingResp => Said::Pong,
-                Packet::Ack(ack) if ack.packet_type == packet_type::PUBACK => Said::Puback(ack.id, ack.code),
-                Packet::Ack(ack) if ack.packet_type == packet_type::PUBREC => Said::Pubrec(ack.id, ack.code),
-                Packet::SubAck { id, .. } => Said::Suback(id),
-                Packet::Publish(publish) => Said::Message(publish.topic),
+            answers.push(match packet {
+                Packet::ConnAck { .. } => Answer::Connack,
+                Packet::PingResp => Answer::Pong,
+                Packet::Ack(ack) if ack.packet_type == packet_type::PUBACK => Answer::Puback(ack.id, ack.code),
+                Packet::Ack(ack) if ack.packet_type == packet_type::PUBREC => Answer::Pubrec(ack.id, ack.code),
+                Packet::SubAck { id, .. } => Answer::Suback(id),
+                Packet::Publish(publish) => Answer::Message(publish.topic),
                 other => panic!("{other:?}"),
             });
         }
         assert_eq!(at, bytes.len(), "whole packets");
-        said
+        answers
     }
 
-    /// What comes at once of a packet.
-    fn ask(&mut self, link: LinkId, version: Version, packet: &Packet) -> Vec<Said> {
+    /// Sends a packet; returns the answers that come at once.
+    fn request(&mut self, link: LinkId, version: Version, packet: &Packet) -> Vec<Answer> {
         self.send(link, version, packet);
-        self.said(link, version)
+        self.answers(link, version)
     }
 
     /// A durable session that wants everything below `t/`, and a publisher; on several shards, not on the same.
-    fn cast(&mut self, version: Version) -> (LinkId, LinkId) {
+    fn connect_pair(&mut self, version: Version) -> (LinkId, LinkId) {
         let shards = self.node.cores.len() as u16;
-        let keeper = self.open("keeper", Version::V5, false);
-        self.subscribe(keeper, Version::V5, "t/#", 2);
+        let subscriber = self.open("subscriber", Version::V5, false);
+        self.subscribe(subscriber, Version::V5, "t/#", 2);
         let home = |name: &String| home_shard("", name, shards);
-        let elsewhere = |name: &String| shards == 1 || home(name) != home(&"keeper".to_owned());
+        let elsewhere = |name: &String| shards == 1 || home(name) != home(&"subscriber".to_owned());
         let name = (0..).map(|n| format!("publisher {n}")).find(elsewhere).expect("a name");
-        let publisher = self.enter(&name, version);
+        let publisher = self.connect(&name, version);
         self.settle();
-        self.said(keeper, Version::V5);
-        self.said(publisher, version);
-        (keeper, publisher)
+        self.answers(subscriber, Version::V5);
+        self.answers(publisher, version);
+        (subscriber, publisher)
     }
 }
 
@@ -149,29 +149,29 @@ fn a_publisher_of_5_0_is_refused_and_served_on_when_its_message_meets_a_full_dis
     const V5: Version = Version::V5;
     for shards in [1, 2] {
         let mut broker = Broker::new(shards);
-        let (keeper, publisher) = broker.cast(V5);
+        let (subscriber, publisher) = broker.connect_pair(V5);
         broker.full = true;
         for id in 1..=2 {
             broker.publish(publisher, V5, "t/1", (id, 1));
         }
-        assert_eq!(broker.said(publisher, V5), []);
-        broker.fill(true);
-        let refused = |id| Said::Puback(id, QUOTA_EXCEEDED);
-        assert_eq!(broker.said(publisher, V5), [refused(1), refused(2)], "{shards} shards");
+        assert_eq!(broker.answers(publisher, V5), []);
+        broker.set_full(true);
+        let refused = |id| Answer::Puback(id, QUOTA_EXCEEDED);
+        assert_eq!(broker.answers(publisher, V5), [refused(1), refused(2)], "{shards} shards");
         broker.publish(publisher, V5, "t/1", (3, 1));
-        assert_eq!(broker.said(publisher, V5), [refused(3)]);
+        assert_eq!(broker.answers(publisher, V5), [refused(3)]);
         broker.publish(publisher, V5, "t/1", (4, 2));
-        assert_eq!(broker.said(publisher, V5), [Said::Pubrec(4, QUOTA_EXCEEDED)]);
-        assert_eq!(broker.ask(publisher, V5, &Packet::PingReq), [Said::Pong]);
+        assert_eq!(broker.answers(publisher, V5), [Answer::Pubrec(4, QUOTA_EXCEEDED)]);
+        assert_eq!(broker.request(publisher, V5, &Packet::PingReq), [Answer::Pong]);
         broker.subscribe(publisher, V5, "free", 1);
-        assert_eq!(broker.said(publisher, V5), [Said::Suback(1)]);
+        assert_eq!(broker.answers(publisher, V5), [Answer::Suback(1)]);
         broker.publish(publisher, V5, "free", (5, 1));
-        assert_eq!(broker.said(publisher, V5), [Said::Message("free".to_owned()), Said::Puback(5, 0)]);
-        broker.fill(false);
-        assert_eq!(broker.said(publisher, V5), [], "each is answered once");
+        assert_eq!(broker.answers(publisher, V5), [Answer::Message("free".to_owned()), Answer::Puback(5, 0)]);
+        broker.set_full(false);
+        assert_eq!(broker.answers(publisher, V5), [], "each is answered once");
         broker.publish(publisher, V5, "t/2", (6, 1));
-        assert_eq!(broker.said(publisher, V5), [Said::Puback(6, 0)]);
-        assert_eq!(broker.said(keeper, V5).last(), Some(&Said::Message("t/2".to_owned())));
+        assert_eq!(broker.answers(publisher, V5), [Answer::Puback(6, 0)]);
+        assert_eq!(broker.answers(subscriber, V5).last(), Some(&Answer::Message("t/2".to_owned())));
     }
 }
 
@@ -181,43 +181,43 @@ fn a_qos_2_message_that_was_taken_waits_for_room_and_nothing_waits_for_it() {
     const V5: Version = Version::V5;
     for shards in [1, 2] {
         let mut broker = Broker::new(shards);
-        let (keeper, publisher) = broker.cast(V5);
+        let (subscriber, publisher) = broker.connect_pair(V5);
         broker.full = true;
         broker.publish(publisher, V5, "t/1", (1, 2));
-        broker.fill(true);
-        assert_eq!(broker.said(publisher, V5), []);
-        assert_eq!(broker.ask(publisher, V5, &Packet::PingReq), [Said::Pong]);
+        broker.set_full(true);
+        assert_eq!(broker.answers(publisher, V5), []);
+        assert_eq!(broker.request(publisher, V5, &Packet::PingReq), [Answer::Pong]);
         broker.publish(publisher, V5, "t/1", (2, 2));
-        assert_eq!(broker.said(publisher, V5), [Said::Pubrec(2, QUOTA_EXCEEDED)]);
+        assert_eq!(broker.answers(publisher, V5), [Answer::Pubrec(2, QUOTA_EXCEEDED)]);
         broker.publish(publisher, V5, "t/1", (3, 1));
-        assert_eq!(broker.said(publisher, V5), [Said::Puback(3, QUOTA_EXCEEDED)]);
+        assert_eq!(broker.answers(publisher, V5), [Answer::Puback(3, QUOTA_EXCEEDED)]);
         broker.publish(publisher, V5, "free", (4, 2));
-        assert_eq!(broker.said(publisher, V5), [Said::Pubrec(4, 0)]);
+        assert_eq!(broker.answers(publisher, V5), [Answer::Pubrec(4, 0)]);
         // Its receiver is not to see it before it is on disk, but is not left alone either.
-        assert_eq!(broker.said(keeper, V5), []);
-        assert_eq!(broker.ask(keeper, V5, &Packet::PingReq), [Said::Pong]);
-        broker.fill(false);
-        assert_eq!(broker.said(publisher, V5), [Said::Pubrec(1, 0)]);
-        assert_eq!(broker.said(keeper, V5), [Said::Message("t/1".to_owned())]);
+        assert_eq!(broker.answers(subscriber, V5), []);
+        assert_eq!(broker.request(subscriber, V5, &Packet::PingReq), [Answer::Pong]);
+        broker.set_full(false);
+        assert_eq!(broker.answers(publisher, V5), [Answer::Pubrec(1, 0)]);
+        assert_eq!(broker.answers(subscriber, V5), [Answer::Message("t/1".to_owned())]);
     }
 }
 
 #[test]
-fn a_publisher_of_3_1_1_waits_for_room_and_is_heard_meanwhile() {
+fn a_publisher_of_3_1_1_waits_for_room_and_is_served_meanwhile() {
     const V3: Version = Version::V3_1_1;
     for shards in [1, 2] {
         let mut broker = Broker::new(shards);
-        let (_, publisher) = broker.cast(V3);
+        let (_, publisher) = broker.connect_pair(V3);
         broker.full = true;
         broker.publish(publisher, V3, "t/1", (1, 1));
-        broker.fill(true);
+        broker.set_full(true);
         broker.publish(publisher, V3, "t/1", (2, 1));
-        assert_eq!(broker.ask(publisher, V3, &Packet::PingReq), [Said::Pong]);
-        // One that nobody wants stays in their order [MQTT-4.6.0-2].
+        assert_eq!(broker.request(publisher, V3, &Packet::PingReq), [Answer::Pong]);
+        // One without a subscriber stays in their order [MQTT-4.6.0-2].
         broker.publish(publisher, V3, "free", (3, 1));
-        assert_eq!(broker.said(publisher, V3), []);
-        broker.fill(false);
-        assert_eq!(broker.said(publisher, V3), [Said::Puback(1, 0), Said::Puback(2, 0), Said::Puback(3, 0)]);
+        assert_eq!(broker.answers(publisher, V3), []);
+        broker.set_full(false);
+        assert_eq!(broker.answers(publisher, V3), [Answer::Puback(1, 0), Answer::Puback(2, 0), Answer::Puback(3, 0)]);
     }
 }
 
@@ -225,14 +225,14 @@ fn a_publisher_of_3_1_1_waits_for_room_and_is_heard_meanwhile() {
 fn nothing_goes_out_before_connack() {
     const V5: Version = Version::V5;
     let mut broker = Broker::new(1);
-    let (_, _) = broker.cast(V5);
-    broker.fill(true);
+    let (_, _) = broker.connect_pair(V5);
+    broker.set_full(true);
     let link = broker.open("new", V5, false);
-    assert_eq!(broker.ask(link, V5, &Packet::PingReq), []);
+    assert_eq!(broker.request(link, V5, &Packet::PingReq), []);
     broker.publish(link, V5, "t/1", (1, 1));
-    assert_eq!(broker.said(link, V5), []);
-    broker.fill(false);
-    assert_eq!(broker.said(link, V5), [Said::Connack, Said::Pong, Said::Puback(1, QUOTA_EXCEEDED)]);
+    assert_eq!(broker.answers(link, V5), []);
+    broker.set_full(false);
+    assert_eq!(broker.answers(link, V5), [Answer::Connack, Answer::Pong, Answer::Puback(1, QUOTA_EXCEEDED)]);
 }
 
 /// More than may wait for the disk.
@@ -241,7 +241,7 @@ fn publishers_that_are_not_read_for_the_disk_are_read_again_to_be_refused() {
     const V5: Version = Version::V5;
     for shards in [1, 2] {
         let mut broker = Broker::new(shards);
-        let (_, publisher) = broker.cast(V5);
+        let (_, publisher) = broker.connect_pair(V5);
         broker.full = true;
         for id in 1..=50 {
             let (topic, payload) = ("t/1".to_owned(), vec![0; 1_000_000]);
@@ -249,16 +249,17 @@ fn publishers_that_are_not_read_for_the_disk_are_read_again_to_be_refused() {
             let publish = Publish { dup: false, qos: 1, retain: false, topic, id: Some(id), properties, payload };
             broker.send(publisher, V5, &Packet::Publish(publish));
         }
-        assert_eq!(broker.ask(publisher, V5, &Packet::PingReq), [], "it is not read");
-        broker.fill(true);
-        let answers: Vec<Said> = (1..=50).map(|id| Said::Puback(id, QUOTA_EXCEEDED)).chain([Said::Pong]).collect();
-        assert_eq!(broker.said(publisher, V5), answers, "{shards} shards");
+        assert_eq!(broker.request(publisher, V5, &Packet::PingReq), [], "it is not read");
+        broker.set_full(true);
+        let answers: Vec<Answer> =
+            (1..=50).map(|id| Answer::Puback(id, QUOTA_EXCEEDED)).chain([Answer::Pong]).collect();
+        assert_eq!(broker.answers(publisher, V5), answers, "{shards} shards");
     }
 }
 
 #[test]
 fn a_connection_whose_message_meets_a_full_disk_is_served_on() {
-    let mut broker = Durable::start(2, "");
+    let mut broker = DurableBroker::start(2, "");
     broker.stop();
     fs::remove_dir_all(broker.data()).unwrap();
     fs::create_dir(broker.data()).unwrap();
@@ -267,22 +268,22 @@ fn a_connection_whose_message_meets_a_full_disk_is_served_on() {
         return;
     }
     let mounted = Mounted(broker.data());
-    broker.begin();
+    broker.run_until_ready();
     // The publisher's shard has no records of its own.
     let on = |shard: u16| move |name: &String| home_shard("", name, 2) == ShardId(shard);
-    let away = (0..).map(|n| format!("away {n}")).find(on(0)).unwrap();
+    let offline = (0..).map(|n| format!("offline {n}")).find(on(0)).unwrap();
     let name = (0..).map(|n| format!("publisher {n}")).find(on(1)).unwrap();
-    let mut subscriber = Client::enter(&broker, &away);
+    let mut subscriber = Client::connect(&broker, &offline);
     let filters = vec![("t".to_owned(), 1)];
     subscriber.send(&Packet::Subscribe { id: 1, properties: Vec::new(), filters });
-    assert!(matches!(subscriber.hear(), Packet::SubAck { .. }));
+    assert!(matches!(subscriber.receive(), Packet::SubAck { .. }));
     drop(subscriber);
-    let mut publisher = Client::enter_with(&broker, &name, Vec::new());
+    let mut publisher = Client::connect_with(&broker, &name, Vec::new());
     let taken = (0..1_000).take_while(|number| publisher.publish(*number) == 0).count();
     assert!((10..1_000).contains(&taken), "{taken}");
     assert_eq!(publisher.publish(1_000), QUOTA_EXCEEDED);
     publisher.send(&Packet::PingReq);
-    assert_eq!(publisher.hear(), Packet::PingResp);
+    assert_eq!(publisher.receive(), Packet::PingResp);
     assert!(mount(&["-o", "remount,size=16m"], &broker.data()));
     while publisher.publish(1_001) != 0 {
         std::thread::sleep(std::time::Duration::from_millis(20));

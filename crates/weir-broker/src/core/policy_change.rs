@@ -8,7 +8,7 @@ use crate::{Core, EndpointPolicy};
 
 impl Core {
     /// An endpoint is about to be served, here or on another shard: its rules are what its clients' retained messages
-    /// are judged by. Changes come by [`Core::set_policy`].
+    /// are checked against. Changes come by [`Core::set_policy`].
     pub fn register_policy(&mut self, policy: &Arc<EndpointPolicy>, now: Millis) {
         self.now = now;
         if !self.routing.knows_policy(policy) {
@@ -56,7 +56,7 @@ impl Core {
             let Some(connection) = self.clients.connection_mut(id.slot) else { continue };
             connection.policy = Arc::clone(&policy);
             connection.permitted = None;
-            let rates = crate::clients::rate_limit::Rates::new(&policy.limits, now);
+            let rates = crate::clients::rate_limit::PublishRates::new(&policy.limits, now);
             if rates.is_some() || connection.cold.is_some() {
                 let cold = connection.cold_mut();
                 cold.rates = rates;

@@ -3,10 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use weir_broker::{EndpointLimits, Key, Recording, StoreAck};
+use weir_broker::{EndpointLimits, RecordKey, Recording, StoreAck};
 
-use super::process::Durable;
-use super::trouble::{Client, Mounted, mount, refused};
+use super::data_directory::refused;
+use super::process::DurableBroker;
+use super::small_disk::{Client, Mounted, mount};
 use crate::node::{LinkId, Node, policy};
 use crate::support::weir;
 use crate::wire::{Ack, Connect, Packet, Properties, PropertyValue, Publish, Version, decode_server_packet};
@@ -15,7 +16,7 @@ use crate::wire::{Ack, Connect, Packet, Properties, PropertyValue, Publish, Vers
 struct Broker {
     node: Node,
     /// What was recorded since it was last asked for.
-    records: Vec<(Key, bool)>,
+    records: Vec<(RecordKey, bool)>,
 }
 
 impl Broker {
@@ -41,7 +42,7 @@ impl Broker {
             properties: if version == Version::V5 { expires } else { Properties::new() },
         };
         self.send(link, version, &Packet::Connect(connect));
-        assert!(matches!(self.hear(link, version)[..], [Packet::ConnAck { code: 0, .. }]));
+        assert!(matches!(self.receive(link, version)[..], [Packet::ConnAck { code: 0, .. }]));
         link
     }
 
@@ -62,13 +63,13 @@ impl Broker {
         self.node.settle();
     }
 
-    fn is_full(&mut self, full: bool) {
+    fn set_full(&mut self, full: bool) {
         self.node.cores[0].on_store_ack(StoreAck::Full(full), self.node.now);
         self.settle();
     }
 
-    fn hear(&mut self, link: LinkId, version: Version) -> Vec<Packet> {
-        let (bytes, mut at, mut packets) = (self.node.take(link), 0, Vec::new());
+    fn receive(&mut self, link: LinkId, version: Version) -> Vec<Packet> {
+        let (bytes, mut at, mut packets) = (self.node.take_output(link), 0, Vec::new());
         while let Some((packet, size)) = decode_server_packet(version, &bytes[at..]).expect("a packet") {
             at += size;
             packets.push(packet);
@@ -101,32 +102,32 @@ const V5: Version = Version::V5;
 fn subscribe(broker: &mut Broker, link: LinkId, version: Version) {
     let filters = vec![("t".to_owned(), 1)];
     broker.send(link, version, &Packet::Subscribe { id: 1, properties: Vec::new(), filters });
-    assert!(matches!(broker.hear(link, version)[..], [Packet::SubAck { .. }]));
+    assert!(matches!(broker.receive(link, version)[..], [Packet::SubAck { .. }]));
 }
 
 #[test]
 fn a_3x_client_publishes_when_there_is_room_and_goes_on_otherwise() {
     let mut broker = Broker::new();
-    // It is also the one who fetches what is on the disk.
+    // The publisher is also the subscriber that fetches what is on the disk.
     let both = broker.connect(V3, "both");
     subscribe(&mut broker, both, V3);
     broker.send(both, V3, &publish(1, false, 1, b"before"));
-    let heard = broker.hear(both, V3);
-    let [Packet::Publish(before), Packet::Ack(_)] = &heard[..] else { panic!("{heard:?}") };
+    let received = broker.receive(both, V3);
+    let [Packet::Publish(before), Packet::Ack(_)] = &received[..] else { panic!("{received:?}") };
     broker.recorded();
-    broker.is_full(true);
+    broker.set_full(true);
     for id in 2..=50 {
         broker.send(both, V3, &publish(1, false, id, &id.to_be_bytes()));
     }
     broker.send(both, V3, &Packet::PingReq);
     broker.send(both, V3, &ack(before.id.unwrap()));
-    assert!(matches!(broker.hear(both, V3)[..], [Packet::PingResp]), "no publish is taken");
+    assert!(matches!(broker.receive(both, V3)[..], [Packet::PingResp]), "no publish is taken");
     assert_eq!(broker.recorded(), (0, 1), "its acknowledgement frees space");
-    broker.is_full(false);
-    let heard = broker.hear(both, V3);
+    broker.set_full(false);
+    let received = broker.receive(both, V3);
     let acknowledged: Vec<u16> =
-        heard.iter().filter_map(|packet| if let Packet::Ack(ack) = packet { Some(ack.id) } else { None }).collect();
-    let delivered: Vec<&[u8]> = heard
+        received.iter().filter_map(|packet| if let Packet::Ack(ack) = packet { Some(ack.id) } else { None }).collect();
+    let delivered: Vec<&[u8]> = received
         .iter()
         .filter_map(|packet| if let Packet::Publish(publish) = packet { Some(&publish.payload[..]) } else { None })
         .collect();
@@ -140,22 +141,22 @@ fn a_3x_client_that_sends_much_to_a_full_disk_is_not_read_until_there_is_room() 
     let subscriber = broker.connect(V5, "subscriber");
     subscribe(&mut broker, subscriber, V5);
     let publisher = broker.connect(V3, "publisher");
-    broker.is_full(true);
+    broker.set_full(true);
     for id in 1..=100 {
         broker.send(publisher, V3, &publish(1, false, id, &[0; 4_000]));
     }
     broker.send(publisher, V3, &Packet::PingReq);
-    assert!(broker.hear(publisher, V3).is_empty(), "it is not read");
-    broker.is_full(false);
-    let heard = broker.hear(publisher, V3);
-    assert_eq!(heard.len(), 101, "all are acknowledged, and the ping is answered");
-    // One that leaves meanwhile was never told that its publishes were taken: they are not.
-    broker.hear(subscriber, V5);
-    broker.is_full(true);
+    assert!(broker.receive(publisher, V3).is_empty(), "it is not read");
+    broker.set_full(false);
+    let received = broker.receive(publisher, V3);
+    assert_eq!(received.len(), 101, "all are acknowledged, and the ping is answered");
+    // The publishes of a client that leaves meanwhile are dropped: none was acknowledged.
+    broker.receive(subscriber, V5);
+    broker.set_full(true);
     broker.send(publisher, V3, &publish(1, false, 1, b"gone"));
     broker.node.close(publisher);
-    broker.is_full(false);
-    assert!(broker.hear(subscriber, V5).is_empty());
+    broker.set_full(false);
+    assert!(broker.receive(subscriber, V5).is_empty());
 }
 
 #[test]
@@ -163,28 +164,28 @@ fn what_adds_nothing_passes_a_full_disk() {
     let mut broker = Broker::new();
     let client = broker.connect(V5, "client");
     broker.send(client, V5, &publish(1, true, 1, b"kept"));
-    broker.hear(client, V5);
+    broker.receive(client, V5);
     broker.recorded();
-    broker.is_full(true);
-    // QoS 0 is told nothing, and is not kept.
+    broker.set_full(true);
+    // QoS 0 gets no answer, and is not kept.
     broker.send(client, V5, &publish(0, true, 1, b"not kept"));
     broker.send(client, V5, &publish(1, true, 2, b"not kept"));
-    broker.send(client, V5, &publish(1, false, 3, b"not stored by anybody"));
+    broker.send(client, V5, &publish(1, false, 3, b"not to be stored"));
     let codes: Vec<u8> = broker
-        .hear(client, V5)
+        .receive(client, V5)
         .iter()
         .map(|packet| if let Packet::Ack(ack) = packet { ack.code } else { panic!("{packet:?}") })
         .collect();
     assert_eq!((codes, broker.recorded()), (vec![0x97, 0], (0, 0)));
     // An empty payload removes what is retained.
     broker.send(client, V5, &publish(1, true, 4, b""));
-    assert!(matches!(&broker.hear(client, V5)[..], [Packet::Ack(ack)] if ack.code == 0));
+    assert!(matches!(&broker.receive(client, V5)[..], [Packet::Ack(ack)] if ack.code == 0));
     assert_eq!(broker.recorded(), (0, 1));
 }
 
 /// A broker whose data is on a small disk of its own; `None`: this process may not mount one.
-fn on_small_disk(size: &str, shards: u16) -> Option<(Durable, Mounted)> {
-    let mut broker = Durable::start(shards, "");
+fn on_small_disk(size: &str, shards: u16) -> Option<(DurableBroker, Mounted)> {
+    let mut broker = DurableBroker::start(shards, "");
     broker.stop();
     std::fs::remove_dir_all(broker.data()).unwrap();
     std::fs::create_dir(broker.data()).unwrap();
@@ -197,8 +198,8 @@ fn on_small_disk(size: &str, shards: u16) -> Option<(Durable, Mounted)> {
 }
 
 /// Publishes until it is refused; answers with the numbers that were acknowledged.
-fn fill(broker: &Durable, first: u32) -> Vec<u32> {
-    let mut publisher = Client::enter(broker, "publisher");
+fn fill(broker: &DurableBroker, first: u32) -> Vec<u32> {
+    let mut publisher = Client::connect(broker, "publisher");
     (first..).take_while(|number| publisher.publish(*number) == 0).collect()
 }
 
@@ -206,7 +207,7 @@ fn fill(broker: &Durable, first: u32) -> Vec<u32> {
 fn fetch(subscriber: &mut Client, numbers: &[u32]) {
     let mut missing: BTreeSet<u32> = numbers.iter().copied().collect();
     while !missing.is_empty() {
-        match subscriber.hear() {
+        match subscriber.receive() {
             Packet::Publish(publish) => {
                 missing.remove(&u32::from_be_bytes(publish.payload[..4].try_into().unwrap()));
                 subscriber.send(&ack(publish.id.unwrap()));
@@ -220,11 +221,11 @@ fn fetch(subscriber: &mut Client, numbers: &[u32]) {
 fn a_disk_that_the_store_fills_has_room_again_once_messages_are_fetched() {
     for (shards, restarts) in [(1, false), (1, true), (2, false), (2, true)] {
         let Some((mut broker, mounted)) = on_small_disk("4m", shards) else { return };
-        broker.begin();
-        let mut subscriber = Client::enter(&broker, "away");
+        broker.run_until_ready();
+        let mut subscriber = Client::connect(&broker, "offline");
         let filters = vec![("t".to_owned(), 1)];
         subscriber.send(&Packet::Subscribe { id: 1, properties: Vec::new(), filters });
-        assert!(matches!(subscriber.hear(), Packet::SubAck { .. }));
+        assert!(matches!(subscriber.receive(), Packet::SubAck { .. }));
         drop(subscriber);
         let mut next = 0;
         for cycle in 0..3 {
@@ -234,17 +235,17 @@ fn a_disk_that_the_store_fills_has_room_again_once_messages_are_fetched() {
             assert!(cycle > 0 || acknowledged.len() > 600, "{}\n{}", acknowledged.len(), broker.log());
             if restarts {
                 broker.stop();
-                broker.begin();
+                broker.run_until_ready();
             }
-            let mut subscriber = Client::enter(&broker, "away");
+            let mut subscriber = Client::connect(&broker, "offline");
             fetch(&mut subscriber, &acknowledged[..acknowledged.len() / 2]);
-            broker.until("there is room again", || Client::enter(&broker, "asks").publish(next) == 0);
+            broker.until("there is room again", || Client::connect(&broker, "asks").publish(next) == 0);
             let rest: Vec<u32> = acknowledged[acknowledged.len() / 2..].iter().copied().chain([next]).collect();
             next += 1;
             fetch(&mut subscriber, &rest);
         }
         broker.kill();
-        broker.begin();
+        broker.run_until_ready();
         broker.stop();
         drop(mounted);
     }
@@ -262,8 +263,8 @@ fn a_disk_too_small_for_the_store_is_refused() {
 
 #[test]
 fn inspect_tells_damage_and_fails() {
-    let mut broker = Durable::start(1, "");
-    Client::enter(&broker, "kept");
+    let mut broker = DurableBroker::start(1, "");
+    Client::connect(&broker, "kept");
     broker.stop();
     let inspect = || {
         let output = weir::command().args(["store", "inspect"]).arg(broker.data()).output().unwrap();

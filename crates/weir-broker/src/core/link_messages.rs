@@ -90,7 +90,7 @@ impl Core {
             }
             LinkMessage::Join { group, member } => {
                 self.join(&group, member);
-                self.links.note_join(from);
+                self.links.save_join_positions(from);
             }
             LinkMessage::Leave { group, session } => self.leave(&group, from, session),
             LinkMessage::Readiness { group, session, readiness } => {
@@ -102,7 +102,7 @@ impl Core {
             LinkMessage::Return { group, message, dedup_key } => self.on_returned(&group, &message, dedup_key, now),
             LinkMessage::Pause(id) => self.clients.pause(id),
             LinkMessage::Resume(id) => self.clients.resume(id),
-            LinkMessage::HasDurableSessions => self.journal.note_remote_durable(),
+            LinkMessage::HasDurableSessions => self.journal.set_remote_durable(),
             LinkMessage::Released(key) => {
                 self.journal.forget_recovered(key);
             }
@@ -116,7 +116,7 @@ impl Core {
         let context = DecodeContext { version: forwarded.version, max_packet_size: u32::MAX, from: Side::Client };
         // It decodes here, since the other shard runs the same code.
         let Ok(Decoded::Packet { packet: Packet::Publish(publish), .. }) = decode(raw, &context) else {
-            return self.observe.record_error(Site::ForwardedPublish);
+            return self.observe.count_error(Site::ForwardedPublish);
         };
         let namespace = self.namespace_of(from, forwarded.namespace);
         let (expires_at, origin) = (forwarded.expires_at, forwarded.origin);
@@ -139,7 +139,7 @@ impl Core {
         match self.links.namespace_of(from, theirs) {
             Some(ours) => ours,
             None => {
-                self.observe.record_error(Site::NamespaceOfShard);
+                self.observe.count_error(Site::NamespaceOfShard);
                 self.routing.namespace("")
             }
         }

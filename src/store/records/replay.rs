@@ -6,14 +6,14 @@ use hashbrown::HashMap;
 
 use super::disk::{Disk, SegmentFile};
 use super::frame::{self, FILE_HEADER, FileFormat, Header, Tail};
-use super::log::{LogError, Place, Segment, record_len};
-use weir_broker::{Key, Records};
+use super::log::{RecordLocation, RecordLogError, Segment, record_len};
+use weir_broker::{RecordIter, RecordKey};
 
 /// The content of a log.
 #[derive(Default)]
-pub(super) struct Reading {
+pub(super) struct LogReplay {
     pub(super) segments: VecDeque<Segment>,
-    pub(super) index: HashMap<Key, (Place, Box<[u8]>)>,
+    pub(super) index: HashMap<RecordKey, (RecordLocation, Box<[u8]>)>,
     /// The number of the newest commit.
     pub(super) commit: u64,
     /// Bytes at the end that are cut off.
@@ -27,15 +27,15 @@ pub(super) struct Reading {
 /// The file to append to and its salt; `None`: the next commit creates a new one.
 pub(super) type Newest<F> = Option<(F, u32)>;
 
-impl Reading {
+impl LogReplay {
     /// Reads all files, without changes.
-    pub(super) fn read<D: Disk>(disk: &D) -> Result<Self, LogError> {
+    pub(super) fn read<D: Disk>(disk: &D) -> Result<Self, RecordLogError> {
         let read = |number| disk.read(number).map_err(failed("reading a file of the store failed"));
         let mut numbers = disk.list().map_err(failed("reading the store directory failed"))?;
         if let Some(gap) = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]) {
-            return Err(LogError::Missing { file: gap[0] + 1 });
+            return Err(RecordLogError::Missing { file: gap[0] + 1 });
         }
-        let mut reading = Self::default();
+        let mut replay = Self::default();
         let mut newest = None;
         while let Some(number) = numbers.pop() {
             let bytes = read(number)?;
@@ -43,38 +43,38 @@ impl Reading {
                 newest = Some((number, bytes));
                 break;
             }
-            reading.unwritten.push(number);
-            reading.torn_bytes += bytes.len().saturating_sub(FILE_HEADER) as u64;
+            replay.unwritten.push(number);
+            replay.torn_bytes += bytes.len().saturating_sub(FILE_HEADER) as u64;
         }
         for number in numbers {
-            reading.file(number, &read(number)?, false)?;
+            replay.apply_file(number, &read(number)?, false)?;
         }
         if let Some((number, bytes)) = newest {
-            reading.file(number, &bytes, true)?;
+            replay.apply_file(number, &bytes, true)?;
         }
-        Ok(reading)
+        Ok(replay)
     }
 
-    fn file(&mut self, number: u64, bytes: &[u8], is_newest: bool) -> Result<(), LogError> {
+    fn apply_file(&mut self, number: u64, bytes: &[u8], is_newest: bool) -> Result<(), RecordLogError> {
         let format = match frame::read_file_header(bytes) {
             Header::Valid(format) => format,
-            Header::Newer(found) => return Err(LogError::Newer { file: number, found }),
-            Header::Unwritten | Header::Damaged => return Err(LogError::Header { file: number }),
+            Header::Newer(found) => return Err(RecordLogError::Newer { file: number, found }),
+            Header::Unwritten | Header::Damaged => return Err(RecordLogError::Header { file: number }),
         };
         let mut at = format.header_len();
         while let Some(frame) = format.read(&bytes[at..]) {
             if self.commit != 0 && frame.commit != self.commit + 1 {
-                return Err(LogError::Damaged { file: number, at });
+                return Err(RecordLogError::Damaged { file: number, at });
             }
             self.commit = frame.commit;
-            self.records(number, frame.records).ok_or(LogError::Damaged { file: number, at })?;
+            self.apply_records(number, frame.records).ok_or(RecordLogError::Damaged { file: number, at })?;
             at += frame.len;
         }
         let tail = &bytes[at..];
         let is_first = at == format.header_len();
         let is_torn = || is_newest && format.classify_tail(tail, self.commit, is_first, &mut 0) == Tail::Torn;
         if !tail.is_empty() && !is_torn() {
-            return Err(LogError::Damaged { file: number, at });
+            return Err(RecordLogError::Damaged { file: number, at });
         }
         self.torn_bytes += tail.len() as u64;
         self.format = Some(format);
@@ -83,13 +83,13 @@ impl Reading {
     }
 
     /// Applies the records of a commit; `None`: they are not valid.
-    fn records(&mut self, segment: u64, bytes: &[u8]) -> Option<()> {
-        let mut records = Records::of(bytes);
+    fn apply_records(&mut self, segment: u64, bytes: &[u8]) -> Option<()> {
+        let mut records = RecordIter::new(bytes);
         for (key, value) in records.by_ref() {
             match value {
                 Some(value) => {
-                    let place = Place { segment, len: record_len(value) };
-                    self.index.insert(key, (place, value.into()));
+                    let location = RecordLocation { segment, len: record_len(value) };
+                    self.index.insert(key, (location, value.into()));
                 }
                 None => {
                     self.index.remove(&key);
@@ -101,7 +101,7 @@ impl Reading {
 
     /// Cuts off an incomplete commit, removes files never written to, and syncs what was read: an earlier process may
     /// have ended before it was durable, and state that clients see must survive a power failure.
-    pub(super) fn make_durable<D: Disk>(&self, disk: &D) -> Result<Newest<D::File>, LogError> {
+    pub(super) fn make_durable<D: Disk>(&self, disk: &D) -> Result<Newest<D::File>, RecordLogError> {
         for number in &self.unwritten {
             disk.remove(*number).map_err(failed("removing a file of the store failed"))?;
         }
@@ -119,6 +119,6 @@ impl Reading {
     }
 }
 
-fn failed(what: &'static str) -> impl Fn(std::io::Error) -> LogError {
-    move |source| LogError::Failed { what, source }
+fn failed(what: &'static str) -> impl Fn(std::io::Error) -> RecordLogError {
+    move |source| RecordLogError::Failed { what, source }
 }

@@ -20,7 +20,7 @@ impl Core {
 
     /// Disconnects a client as [`Core::disconnect`] does, but lets QoS 1 and 2 messages that are in flight, to it and
     /// from it, be acknowledged before, until `until` at the latest. Meanwhile QoS 1 and 2 messages for it queue for its
-    /// session's next connection, as for a client that is away. `false`: it is gone, or was asked before; then the
+    /// session's next connection, as for an offline client. `false`: it is gone, or was asked before; then the
     /// earlier `until` of both holds.
     pub fn begin_drain(
         &mut self,
@@ -46,7 +46,7 @@ impl Core {
             self.clients.set_timer(until, Timer::DrainDeadline(conn));
         }
         let Some(connection) = self.clients.connection_mut(conn.slot) else {
-            self.observe.record_error(Site::ConnectionOfPacket);
+            self.observe.count_error(Site::ConnectionOfPacket);
             return false;
         };
         // No client can declare it: nothing fits into a window of 0, so nothing new is sent.

@@ -1,20 +1,20 @@
 //! A session that ends before it has released its QoS 2 publishes leaves nothing behind on the disk, though other shards
-//! record their parts of them after it has gone.
+//! record their parts of them after its end.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weir_broker::{EndpointLimits, EndpointPolicy, Key, Kind, Recording, StoreAck, Stored};
+use weir_broker::{EndpointLimits, EndpointPolicy, RecordKey, RecordKind, Recording, StoreAck, StoredRecords};
 
-use super::circle::open;
+use super::cross_shard_waits::open;
 use crate::node::{Node, policy};
 use crate::wire::{Packet, PropertyValue, Publish, Version};
 
-type Disk = BTreeMap<Key, Box<[u8]>>;
+type Disk = BTreeMap<RecordKey, Box<[u8]>>;
 
 fn start(disk: &Disk) -> (Node, Arc<EndpointPolicy>) {
     let mut node = Node::new(3);
-    let stored = Stored::new(disk.iter().map(|(key, value)| (*key, value.clone())).collect());
+    let stored = StoredRecords::new(disk.iter().map(|(key, value)| (*key, value.clone())).collect());
     let (recording, now) = (Recording { next_id: stored.next_id(), epoch_unix_ms: 0 }, node.now);
     for core in &mut node.cores {
         core.start_recording(recording);
@@ -62,7 +62,7 @@ fn publish(node: &mut Node, policy: &Arc<EndpointPolicy>, disk: &mut Disk) -> us
 }
 
 fn received(disk: &Disk) -> usize {
-    disk.keys().filter(|key| key.kind() == Some(Kind::Received)).count()
+    disk.keys().filter(|key| key.kind() == Some(RecordKind::Received)).count()
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn received_identifiers_of_no_session_go_at_the_next_start() {
     settle(&mut node, &mut disk);
     assert!(received(&disk) > 5, "several shards have parts of each");
     let stored: Disk =
-        disk.iter().filter(|(key, _)| key.kind() == Some(Kind::Received)).map(|(k, v)| (*k, v.clone())).collect();
+        disk.iter().filter(|(key, _)| key.kind() == Some(RecordKind::Received)).map(|(k, v)| (*k, v.clone())).collect();
     let (mut node, _) = start(&stored);
     settle(&mut node, &mut disk);
     assert_eq!(received(&disk), 0);
