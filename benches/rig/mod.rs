@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use weir_broker::{
     Admission, Authorize, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy,
-    Principal, ProtocolVersions, Reauthentication, RecordBatch, ShardId, drive,
+    Principal, ProtocolVersions, Reauthentication, RecordBatch, ShardId, WorkBudget, drive,
 };
 use weir_mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Side, decode};
 
@@ -33,7 +33,8 @@ impl Rig {
             admission: None,
         };
         let policy = Arc::new(policy);
-        let mut core = Core::new(CoreConfig { shard: ShardId(0), shards: 1, hash_seed: 0 });
+        let mut core =
+            Core::new(CoreConfig { shard: ShardId(0), shards: 1, hash_seed: 0, work: WorkBudget::default() });
         core.register_policy(&policy, 0);
         Self { core, policy, acks: Vec::new() }
     }

@@ -6,10 +6,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use weir_broker::{
-    Admission, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy, Principal,
-    ProtocolVersions, ReadAction, Reauthentication, RecordBatch, ShardId, drive, home_shard, limits,
-};
+use weir_broker::{Admission, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions, ReadAction, Reauthentication, RecordBatch, ShardId, drive, home_shard, limits, WorkBudget};
 use weir_mqtt::decode_connect;
 
 const CONNECTIONS: usize = 4;
@@ -57,7 +54,7 @@ impl Node {
         };
         let policy = Arc::new(policy);
         let core = |shard| {
-            let mut core = Core::new(CoreConfig { shard: ShardId(shard), shards, hash_seed: 0 });
+            let mut core = Core::new(CoreConfig { shard: ShardId(shard), shards, hash_seed: 0, work: WorkBudget::default() });
             core.register_policy(&policy, 0);
             core
         };

@@ -51,7 +51,7 @@ pub struct RetainedFilter {
 }
 
 /// The position from which a search for retained messages continues.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RetainedCursor {
     pub shard: u16,
     pub place: RetainedPosition,

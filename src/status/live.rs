@@ -424,8 +424,8 @@ fn backlog(endpoint: String, found: weir_broker::Backlog) -> Backlog {
 }
 
 async fn topics(plane: &DataPlane, query: TopicQuery) -> Option<TopicPage> {
-    let TopicCursor(shard, space, node) = query.after;
-    let from = RetainedCursor { shard, place: RetainedPosition::at(space, node) };
+    let TopicCursor(shard, namespace, after) = query.after;
+    let from = RetainedCursor { shard, place: RetainedPosition { namespace, after } };
     let filter = RetainedFilter { namespace: query.namespace, filter: query.filter };
     let (found, next) = plane.retained(filter, from, query.limit).await.ok()?;
     let topics = found.into_iter().map(|each| RetainedTopic {
@@ -435,10 +435,7 @@ async fn topics(plane: &DataPlane, query: TopicQuery) -> Option<TopicPage> {
         payload_bytes: each.payload_bytes as u64,
         expires_in_s: each.expires_in_ms.map(|ms| ms / 1000),
     });
-    let next = next.map(|RetainedCursor { shard, place }| {
-        let (space, node) = place.numbers();
-        TopicCursor(shard, space, node)
-    });
+    let next = next.map(|RetainedCursor { shard, place }| TopicCursor(shard, place.namespace, place.after));
     Some(TopicPage { topics: topics.collect(), next })
 }
 

@@ -14,7 +14,7 @@ const PAGE_MAX: usize = 1000;
 /// Parameters of `GET /api/topics`.
 pub(super) const PARAMETERS: &[&str] = &["filter", "namespace", "after", "limit"];
 
-/// `GET /api/topics?filter=&namespace=&after=&limit=`: in no order; `next` is the `after` of the next page. A page may
+/// `GET /api/topics?filter=&namespace=&after=&limit=`: by topic, for each shard; `next` is the `after` of the next page. A page may
 /// be empty and still not the last.
 pub(super) async fn list(app: &App, query: &Query) -> Reply {
     let filter = query.get("filter").map(str::to_owned);
@@ -29,19 +29,20 @@ pub(super) async fn list(app: &App, query: &Query) -> Reply {
         limit: query.limit(PAGE_DEFAULT, PAGE_MAX)?,
     };
     let page = app.ask_shards(app.view.topics(wanted)).await?;
-    let next = page.next.map(|TopicCursor(shard, namespace, place)| format!("{shard}.{namespace}.{place}"));
+    let next = page.next.map(|TopicCursor(shard, namespace, topic)| format!("{shard}.{namespace}.{topic}"));
     Ok(json!({"topics": page.topics, "next": next}))
 }
 
 fn cursor(text: &str) -> Result<TopicCursor, Problem> {
-    let mut parts = text.split('.');
-    let mut part = |digits_max| {
+    let mut parts = text.splitn(3, '.');
+    let mut number = |digits_max| {
         let part = parts.next()?;
         let digits = part.len() <= digits_max && part.bytes().all(|byte| byte.is_ascii_digit());
         digits.then(|| part.parse::<u32>().ok()).flatten()
     };
-    let parsed = (|| Some(TopicCursor(u16::try_from(part(4)?).ok()?, part(9)?, part(9)?)))();
-    parsed
-        .filter(|_| parts.next().is_none())
+    let numbers = (|| Some((u16::try_from(number(4)?).ok()?, number(9)?)))();
+    numbers
+        .zip(parts.next())
+        .map(|((shard, namespace), topic)| TopicCursor(shard, namespace, topic.to_owned()))
         .ok_or_else(|| Problem::bad_request(format!("after {text:?} is no `next` of an earlier page")))
 }

@@ -364,8 +364,8 @@ pub struct TopicQuery {
 }
 
 /// A position among retained messages: shard, namespace, node. Opaque to all but the data plane.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct TopicCursor(pub u16, pub u32, pub u32);
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TopicCursor(pub u16, pub u32, pub String);
 
 /// Some of the retained messages that were asked for.
 #[derive(Debug, Clone, Default)]

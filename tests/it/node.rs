@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use weir_broker::{
     Admission, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy, Principal,
-    ProtocolVersions, ReadAction, Reauthentication, RecordBatch, Scope, ShardId, drive, home_shard,
+    ProtocolVersions, ReadAction, Reauthentication, RecordBatch, Scope, ShardId, WorkBudget, drive, home_shard,
 };
 use weir_mqtt::{ConnAck, ConnAckProperties, Decoded, Packet, ReasonCode, Refusal, decode_connect, encode};
 
@@ -67,8 +67,14 @@ pub struct Node {
 impl Node {
     /// A broker of `shards` shards.
     pub fn new(shards: u16) -> Node {
-        let cores: Vec<Core> =
-            (0..shards).map(|shard| Core::new(CoreConfig { shard: ShardId(shard), shards, hash_seed: 0 })).collect();
+        Self::with_budget(shards, WorkBudget::default())
+    }
+
+    /// The same, with cores that do no more work at once than that.
+    pub fn with_budget(shards: u16, work: WorkBudget) -> Node {
+        let cores: Vec<Core> = (0..shards)
+            .map(|shard| Core::new(CoreConfig { shard: ShardId(shard), shards, hash_seed: 0, work }))
+            .collect();
         let count = cores.len();
         let in_transit = (0..count).map(|_| (0..count).map(|_| VecDeque::new()).collect()).collect();
         // Time does not start at zero: an early instant must have room below it.
@@ -150,11 +156,17 @@ impl Node {
     pub fn settle(&mut self) {
         loop {
             self.collect();
-            let Some((from, to)) = self.pairs().find(|&(from, to)| !self.in_transit[from][to].is_empty()) else {
-                return;
-            };
-            self.deliver(from, to);
+            match self.pairs().find(|&(from, to)| !self.in_transit[from][to].is_empty()) {
+                Some((from, to)) => self.deliver(from, to),
+                None if self.has_deferred() => self.tick(),
+                None => return,
+            }
         }
+    }
+
+    /// Whether a core has work that it put off.
+    fn has_deferred(&self) -> bool {
+        self.cores.iter().any(|core| core.next_deadline() == Some(0))
     }
 
     /// The same, a batch of every link at a time: where there are many shards, to look for them one by one takes long.
@@ -162,9 +174,10 @@ impl Node {
         loop {
             self.collect();
             let waiting: Vec<_> = self.pairs().filter(|&(from, to)| !self.in_transit[from][to].is_empty()).collect();
-            if waiting.is_empty() {
+            if waiting.is_empty() && !self.has_deferred() {
                 return;
             }
+            self.tick();
             waiting.into_iter().for_each(|(from, to)| self.deliver(from, to));
         }
     }
@@ -182,7 +195,11 @@ impl Node {
     pub fn deliver_one(&mut self, choose: impl FnOnce(usize) -> usize) -> bool {
         let waiting: Vec<_> = self.pairs().filter(|&(from, to)| !self.in_transit[from][to].is_empty()).collect();
         if waiting.is_empty() {
-            return false;
+            let has_deferred = self.has_deferred();
+            if has_deferred {
+                self.tick();
+            }
+            return has_deferred;
         }
         let (from, to) = waiting[choose(waiting.len()) % waiting.len()];
         self.deliver(from, to);

@@ -36,6 +36,7 @@ mod token_bucket;
 mod values;
 
 pub use self::core::client_view::Client;
+pub use self::core::deferred::WorkBudget;
 pub use self::core::{Admission, Core, CoreConfig, ReadAction, ReceiveResult};
 pub use clients::offline_sessions::OfflineSessions;
 pub use clients::rate_limit::TotalRates;

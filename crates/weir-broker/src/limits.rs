@@ -43,6 +43,20 @@ pub(crate) const CLIENT_ID_MAX_BYTES: usize = 4096;
 pub(crate) const INCOMING_QOS2_MAX: usize = 65_535;
 /// Members of one shared subscription; SUBACK 0x97.
 pub(crate) const GROUP_MEMBERS_MAX: usize = 65_536;
+/// Members of a group that are looked at for one that is ready; where none of them is, the best of them gets the message.
+pub(crate) const GROUP_SEARCH_MAX: usize = 256;
+/// Bytes that a core remembers of the receivers of topics that were published to lately.
+pub(crate) const MATCH_CACHE_BYTES: usize = 16 << 20;
+/// Nodes of the filter tree that a PUBLISH may visit at once. One that has to visit more is continued in later turns, and
+/// nothing more is read from its publisher until then.
+pub(crate) const MATCH_NODES_AT_ONCE: usize = 4096;
+/// Units of work that a core does in one turn for what it has put off: nodes visited, retained topics looked at,
+/// subscriptions removed.
+pub(crate) const DEFERRED_WORK_PER_TURN: usize = 8192;
+/// Units of work that a client's read of retained messages does at once.
+pub(crate) const RETAINED_READ_AT_ONCE: usize = 2048;
+/// Retained messages that a read puts into a session's queue at once; it goes on when they are sent.
+pub(crate) const RETAINED_PAGE_MESSAGES: usize = 64;
 /// Deliveries of one read, or of what other shards send in one turn, whose receivers are written to ahead of the bulk queue.
 pub(crate) const PRIORITY_DELIVERIES: usize = 64;
 /// Unacknowledged bytes on the way to one other shard above which publishers pause.

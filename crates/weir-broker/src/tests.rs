@@ -5,8 +5,10 @@ use proptest::prelude::*;
 use crate::hash::HashSeed;
 use crate::ids::{RecordId, SessionId};
 use crate::routing::retained::Retained;
-use crate::routing::subscriptions::{Subscriber, Subscriptions};
+use crate::routing::state::Routing;
+use crate::routing::subscribers::Subscriber;
 use crate::values::message::Message;
+use crate::values::retained::ReadPosition;
 use weir_mqtt::{Publish, PublishProperties, QoS, SubscriptionOptions, matches};
 
 fn subscriber(session: u32, identifier: u32) -> Subscriber {
@@ -58,9 +60,11 @@ proptest! {
         steps in prop::collection::vec((filter(), 0u32..50, any::<bool>()), 1..60),
         topics in prop::collection::vec(topic(), 1..8),
     ) {
-        let mut tree = Subscriptions::new(HashSeed::new(0));
+        let mut routing = Routing::new(1, HashSeed::new(0));
+        let namespace = routing.namespace("");
         let mut model: Vec<(String, u32)> = Vec::new();
         for (filter, session, add) in steps {
+            let tree = routing.subscriptions_mut(namespace);
             if add {
                 let added = tree.add(&filter, subscriber(session, session + 1));
                 prop_assert_eq!(added.first, !model.iter().any(|(f, _)| *f == filter));
@@ -78,7 +82,7 @@ proptest! {
                 }
             }
             for topic in &topics {
-                let found = tree.matches(topic);
+                let found = routing.matches(namespace, topic);
                 let mut sessions: Vec<u32> = found.subscribers.iter().map(|m| m.session.0).collect();
                 sessions.sort_unstable();
                 let mut expected: Vec<u32> = model.iter().filter(|(f, _)| matches(f, topic)).map(|(_, s)| *s).collect();
@@ -92,6 +96,7 @@ proptest! {
                 prop_assert_eq!(sessions, expected);
             }
         }
+        let tree = routing.subscriptions_mut(namespace);
         for (filter, session) in model {
             let node = tree.find(&filter, SessionId(session)).expect("it is in the model");
             tree.remove(node, SessionId(session));
@@ -106,7 +111,7 @@ proptest! {
         filters in prop::collection::vec(filter(), 1..8),
         now in 0u64..10,
     ) {
-        let mut retained = Retained::new(HashSeed::new(0));
+        let mut retained = Retained::default();
         let mut model = std::collections::BTreeMap::new();
         for (topic, keep, expires_at) in steps {
             let payload: &[u8] = if keep { b"x" } else { b"" };
@@ -115,14 +120,21 @@ proptest! {
         }
         for expire in [false, true] {
             if expire {
-                retained.expire(now, |_| {});
+                retained.expire(now, |_, _| {});
                 model.retain(|_, at| *at > now);
                 prop_assert_eq!(retained.count(), model.len());
             }
             for filter in &filters {
                 let mut found = Vec::new();
-                retained.matching(filter, now, |m| found.push(m.topic().to_owned()));
-                found.sort_unstable();
+                let mut from = ReadPosition::default();
+                // One topic looked at, and one found, at a time.
+                while let Some(next) = retained.read((filter, &from), u64::MAX, now, &mut { 1 }, |m| {
+                    found.push(m.topic().to_owned());
+                    false
+                }) {
+                    prop_assert!(next.as_str() > from.as_str() || from == ReadPosition::default(), "it goes on");
+                    from = next;
+                }
                 let expected: Vec<_> =
                     model.iter().filter(|(t, at)| **at > now && matches(filter, t)).map(|(t, _)| t.clone()).collect();
                 prop_assert_eq!(found, expected, "{}", filter);
@@ -134,7 +146,9 @@ proptest! {
 /// A popular filter: joining and leaving cost no search, and the others stay subscribed.
 #[test]
 fn many_subscribers_of_one_filter_leave_in_any_order() {
-    let mut tree = Subscriptions::new(HashSeed::new(0));
+    let mut routing = Routing::new(1, HashSeed::new(0));
+    let namespace = routing.namespace("");
+    let tree = routing.subscriptions_mut(namespace);
     for session in 0..1000 {
         tree.add("t", subscriber(session, 0));
     }
@@ -143,6 +157,6 @@ fn many_subscribers_of_one_filter_leave_in_any_order() {
         assert!(tree.remove(node, SessionId(session)).is_some());
         assert!(tree.find("t", SessionId(session)).is_none());
     }
-    assert!(tree.matches("t").subscribers.is_empty());
     assert_eq!(tree.nodes(), 0);
+    assert!(routing.matches(namespace, "t").subscribers.is_empty());
 }

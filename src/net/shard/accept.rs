@@ -102,6 +102,7 @@ impl Shard {
             blocked: false,
             paused: false,
             unread: true,
+            feeds_again: false,
             read_bytes: super::receive::FIRST_READ_BYTES,
             deferred: false,
             is_deferred: false,

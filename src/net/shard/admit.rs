@@ -348,6 +348,7 @@ impl Shard {
             blocked: false,
             paused: false,
             unread,
+            feeds_again: false,
             read_bytes: super::receive::FIRST_READ_BYTES,
             deferred: false,
             is_deferred: false,

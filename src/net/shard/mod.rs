@@ -47,7 +47,7 @@ use super::workers::Workers;
 use crate::auth::Decision;
 use weir_broker::{
     Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, Millis, OfflineSessions, Output, RecordSink,
-    Recording, RefusedWill, RestoredCounts, Scope, ShardId, StoreAck, StoredRecords, TotalRates, drive,
+    Recording, RefusedWill, RestoredCounts, Scope, ShardId, StoreAck, StoredRecords, TotalRates, WorkBudget, drive,
 };
 
 /// Events from other threads.
@@ -265,6 +265,7 @@ impl Shard {
             shard: id,
             shards: peers.len() as u16,
             hash_seed: crate::random::number().map_err(io::Error::other)?,
+            work: WorkBudget::default(),
         });
         core.bound_queues(config.queued_max_bytes / peers.len());
         core.share_counts(shared.offline_sessions.clone(), shared.total_rates.clone());
@@ -449,7 +450,7 @@ impl Shard {
         let Some(key) = self.table.key_of(id) else { return };
         let Some(connection) = self.table.get_mut(key) else { return };
         connection.paused = false;
-        if connection.unread {
+        if connection.unread || connection.feeds_again {
             self.ready.push(key);
         }
     }

@@ -91,7 +91,16 @@ impl Shard {
     }
 
     fn read_open(&mut self, key: Key, id: ConnId) {
-        let layered = self.table.get(key).is_some_and(|connection| connection.layers.is_some());
+        let Some(connection) = self.table.get_mut(key) else { return };
+        let layered = connection.layers.is_some();
+        if std::mem::take(&mut connection.feeds_again)
+            && let Some(kept) = connection.partial.take()
+        {
+            match self.feed(key, id, &kept.bytes[..kept.filled]) {
+                Reading::More => {}
+                reading => return self.after_reading(key, reading),
+            }
+        }
         let mut buffer = std::mem::take(&mut self.buffer);
         let reading =
             if layered { self.read_layers(key, id, &mut buffer) } else { self.read_socket(key, id, &mut buffer) };
@@ -207,6 +216,7 @@ impl Shard {
             let needs = received.needs.unwrap_or(0);
             held = filled - consumed;
             let stops = drained || received.action == ReadAction::Pause;
+            connection.feeds_again = received.action == ReadAction::Pause && held > 0;
             if stops || needs > PARTIAL_MAX_BYTES {
                 keep_partial(connection, &buffer[consumed..filled], needs);
                 held = 0;
@@ -368,7 +378,9 @@ impl Shard {
             return Reading::Close;
         }
         let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
-        keep_partial(connection, bytes.get(received.consumed..).unwrap_or(&[]), received.needs.unwrap_or(0));
+        let rest = bytes.get(received.consumed..).unwrap_or(&[]);
+        keep_partial(connection, rest, received.needs.unwrap_or(0));
+        connection.feeds_again = received.action == ReadAction::Pause && !rest.is_empty();
         match received.action {
             ReadAction::Pause => Reading::Paused { drained: false },
             ReadAction::Continue | ReadAction::Close => Reading::More,

@@ -77,6 +77,8 @@ pub(super) struct Connection {
     pub(super) paused: bool,
     /// The socket may hold bytes for which no further event comes.
     pub(super) unread: bool,
+    /// The core has left whole packets among the bytes that are kept: it takes them before anything is read.
+    pub(super) feeds_again: bool,
     /// Size of the next read: smaller for a large fan-out, so that other connections are served.
     pub(super) read_bytes: u32,
     /// Its packets cause much work, so it is read after the others; and whether it is in that queue.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weir_broker::{EndpointLimits, EndpointPolicy};
+use weir_broker::{EndpointLimits, EndpointPolicy, WorkBudget};
 
 use super::model::Model;
 use super::rng::Rng;
@@ -38,6 +38,8 @@ pub struct Exact {
     pub log: Vec<String>,
     /// The link whose next PUBLISHes come in any order: it was sent retained messages of several topics.
     unordered: Option<LinkId>,
+    /// Clients have room for everything: what is retained is read when they have, and not before where the budget is small.
+    takes_all: bool,
 }
 
 fn name(client: usize) -> String {
@@ -45,8 +47,9 @@ fn name(client: usize) -> String {
 }
 
 impl Exact {
-    pub fn new(seed: u64, shards: u16) -> Exact {
-        let node = Node::new(shards);
+    /// `work`: what the cores do at once; the rest is put off.
+    pub fn new(seed: u64, shards: u16, work: WorkBudget) -> Exact {
+        let node = Node::with_budget(shards, work);
         let model = Model::new(node.now);
         Exact {
             node,
@@ -57,6 +60,7 @@ impl Exact {
             payloads: 0,
             log: Vec::new(),
             unordered: None,
+            takes_all: work != WorkBudget::default(),
         }
     }
 
@@ -122,6 +126,7 @@ impl Exact {
         };
         let keep_alive_s = self.rng.pick(&[0, 0, 30]);
         let receive_maximum = if version.is_v5() { self.rng.pick(&[1, 2, 3, 65_535]) } else { 65_535 };
+        let receive_maximum = if self.takes_all { 65_535 } else { receive_maximum };
         let will = (client >= WATCHERS && self.rng.one_in(2)).then(|| self.will(client, version));
         let mut properties = Properties::new();
         if version.is_v5() {

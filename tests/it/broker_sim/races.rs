@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use weir_broker::{EndpointLimits, EndpointPolicy};
+use weir_broker::{EndpointLimits, EndpointPolicy, WorkBudget};
 
 use super::rng::Rng;
 use crate::node::{LinkId, Node, policy};
@@ -71,9 +71,9 @@ pub struct Races {
 }
 
 impl Races {
-    pub fn new(seed: u64, shards: u16) -> Races {
+    pub fn new(seed: u64, shards: u16, work: WorkBudget) -> Races {
         let mut races = Races {
-            node: Node::new(shards),
+            node: Node::with_budget(shards, work),
             rng: Rng::new(seed),
             policy: policy(1, EndpointLimits::default()),
             clients: Vec::new(),

@@ -156,13 +156,14 @@ impl StatusView for Fake {
         };
         let all = [topic("", "sensor/1/temp", 1), topic("", "$SYS/broker/version", 0), topic("eu", "sensor/1/temp", 2)];
         let TopicCursor(_, _, start) = query.after;
+        let start: usize = start.parse().unwrap_or(0);
         let wanted = all.into_iter().enumerate().skip(start as usize).filter(|(_, each)| {
             query.namespace.as_ref().is_none_or(|namespace| each.namespace == *namespace)
                 && query.filter.as_ref().is_none_or(|filter| weir_mqtt::matches(filter, &each.topic))
         });
         let mut wanted: Vec<(usize, RetainedTopic)> = wanted.take(query.limit + 1).collect();
         let more = wanted.split_off(query.limit.min(wanted.len()));
-        let next = more.first().map(|(at, _)| TopicCursor(0, 0, *at as u32));
+        let next = more.first().map(|(at, _)| TopicCursor(0, 0, at.to_string()));
         Box::pin(async move { Some(TopicPage { topics: wanted.into_iter().map(|(_, each)| each).collect(), next }) })
     }
     fn trace(&self, query: TraceQuery) -> ShardAnswer<Option<tokio::sync::mpsc::Receiver<TraceEvent>>> {

@@ -94,6 +94,8 @@ pub(crate) struct ConnectionCold {
     /// Publishes that wait for room on the disk, as they came; and whether it is not read because of them.
     pub(crate) held_publishes: Vec<u8>,
     pub(crate) held_pauses: bool,
+    /// The PUBLISH whose receivers are searched for.
+    pub(crate) searched_publish: Option<u64>,
 }
 
 impl Connection {

@@ -10,6 +10,7 @@ pub(crate) mod offline_sessions;
 pub(crate) mod pending_subscribe;
 pub(crate) mod rate_limit;
 pub(crate) mod reauthentication;
+pub(crate) mod retained_reads;
 pub(crate) mod session;
 pub(crate) mod state;
 pub(crate) mod timers;

@@ -1,17 +1,19 @@
 //! A session: what the broker keeps for a client, connected or offline.
 
 use crate::values::will::PendingWill;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::EndpointPolicy;
 use crate::clients::pending_subscribe::PendingSubscribe;
+use crate::clients::retained_reads::RetainedReads;
 use crate::delivery::inflight::Inflight;
 use crate::delivery::queue::Queue;
 use crate::durability::journal::DurableSession;
 use crate::hash::IdSet;
-use crate::ids::{ConnectionSlot, Millis, NamespaceId, NodeId};
+use crate::ids::{ConnectionSlot, Millis, NamespaceId, NodeId, ShardId};
 use crate::routing::shared_groups::SharedSubscription;
+use crate::values::group::{GroupKey, Readiness};
 use weir_mqtt::{PacketId, QoS};
 
 /// A session that never ends by itself.
@@ -40,6 +42,8 @@ pub(crate) struct Session {
     pub(crate) incoming: Option<Box<IdSet<PacketId>>>,
     pub(crate) will: Option<Box<PendingWill>>,
     pub(crate) cold: Option<Box<SessionCold>>,
+    /// It has ended, and its subscriptions are being removed: it gets nothing more.
+    pub(crate) ending: bool,
     /// `Some` if the session is durable.
     pub(crate) durable: Option<Box<DurableSession>>,
 }
@@ -47,9 +51,27 @@ pub(crate) struct Session {
 /// Fields that few sessions use.
 #[derive(Debug, Default)]
 pub(crate) struct SessionCold {
-    pub(crate) shared: Vec<SharedSubscription>,
+    pub(crate) shared: BTreeMap<Arc<GroupKey>, SharedSubscription>,
+    /// Other shards that own some of its groups, with their number; and the readiness that was reported to them.
+    pub(crate) remote_groups: BTreeMap<ShardId, u32>,
+    pub(crate) reported: Option<Readiness>,
     /// SUBSCRIBEs that wait for other shards, oldest first.
     pub(crate) pending: VecDeque<PendingSubscribe>,
+    pub(crate) reads: RetainedReads,
+    /// Its queue is to be drained further: see [`crate::core::deferred::Deferred`].
+    pub(crate) drain_deferred: bool,
+}
+
+impl SessionCold {
+    /// The session has left a group of another shard.
+    pub(crate) fn forget_owner(&mut self, owner: ShardId) {
+        if let Some(groups) = self.remote_groups.get_mut(&owner) {
+            *groups -= 1;
+            if *groups == 0 {
+                self.remote_groups.remove(&owner);
+            }
+        }
+    }
 }
 
 impl Session {
@@ -61,6 +83,22 @@ impl Session {
     /// Its subscriptions, shared ones included.
     pub(crate) fn filters(&self) -> usize {
         self.subscriptions.len() + self.cold.as_ref().map_or(0, |cold| cold.shared.len())
+    }
+
+    /// It becomes a member of a group. `here`: its shard.
+    pub(crate) fn add_group(&mut self, key: &Arc<GroupKey>, shared: SharedSubscription, here: ShardId) {
+        let (cold, owner) = (self.cold.get_or_insert_default(), shared.owner);
+        if cold.shared.insert(Arc::clone(key), shared).is_none() && owner != here {
+            *cold.remote_groups.entry(owner).or_default() += 1;
+        }
+    }
+
+    /// It is no longer a member of a group; returns its side of it.
+    pub(crate) fn remove_group(&mut self, key: &GroupKey) -> Option<(Arc<GroupKey>, SharedSubscription)> {
+        let cold = self.cold.as_mut()?;
+        let (key, shared) = cold.shared.remove_entry(key)?;
+        cold.forget_owner(shared.owner);
+        Some((key, shared))
     }
 
     pub(crate) fn has_pending_subscribe(&self) -> bool {

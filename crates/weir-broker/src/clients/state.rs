@@ -164,11 +164,17 @@ impl Clients {
         SessionRef { id, generation }
     }
 
-    /// Ends a session; `None`: its client identifier did not lead to it.
-    pub(crate) fn remove_session(&mut self, id: SessionId) -> Option<Session> {
-        let session = self.sessions.get(id)?;
+    /// A session ends: its client identifier leads to it no more. `None`: it did not.
+    pub(crate) fn unlist_session(&mut self, id: SessionId) -> Option<()> {
+        let session = self.sessions.get_mut(id)?;
+        session.ending = true;
         let hash = self.seed.hash(session.namespace.0, &session.client_id);
         self.by_client_id.find_entry(hash, |&other| other == id).ok()?.remove();
+        Some(())
+    }
+
+    /// Removes a session that was unlisted.
+    pub(crate) fn remove_session(&mut self, id: SessionId) -> Option<Session> {
         self.sessions.remove(id)
     }
 
@@ -177,6 +183,11 @@ impl Clients {
             self.sessions.get(id).is_some_and(|s| s.namespace == namespace && *s.client_id == *client_id)
         };
         self.by_client_id.find(self.seed.hash(namespace.0, client_id), same).copied()
+    }
+
+    /// The readiness of a member of a shared group; `None`: its session has ended.
+    pub(crate) fn member_readiness(&self, id: SessionId) -> Option<Readiness> {
+        self.sessions.get(id).filter(|session| !session.ending).map(|_| self.readiness(id))
     }
 
     /// Whether a session can take further messages.

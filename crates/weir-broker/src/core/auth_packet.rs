@@ -102,7 +102,8 @@ mod tests {
 
     /// A core with one client, `user`, whose credential ends at 1000.
     fn admitted() -> (Core, ConnId) {
-        let mut core = Core::new(CoreConfig { shard: ShardId(0), shards: 1, hash_seed: 0 });
+        let mut core =
+            Core::new(CoreConfig { shard: ShardId(0), shards: 1, hash_seed: 0, work: crate::WorkBudget::default() });
         let Ok(Decoded::Packet { packet, .. }) = decode_connect(CONNECT, 1000) else { panic!("no CONNECT") };
         let admission = Admission {
             policy: Arc::new(crate::core::tests::policy()),

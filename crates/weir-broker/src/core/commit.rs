@@ -1,5 +1,7 @@
 //! Durability: the core records changes, and gates output that a client may get only when they are on disk.
 
+use std::sync::Arc;
+
 use crate::core::Core;
 use crate::delivery::out_buffer::Acknowledgement;
 use crate::delivery::publish_context::PublishContext;
@@ -140,7 +142,7 @@ impl Core {
             .iter()
             .for_each(|queued| journal.forget_delivery(durable_id, &queued.delivery, Some(&queued.message)));
         session.inflight.iter().for_each(|sent| journal.forget_sent(durable_id, sent));
-        let shared = session.cold.iter_mut().flat_map(|cold| &mut cold.shared);
+        let shared = session.cold.iter_mut().flat_map(|cold| cold.shared.values_mut());
         let shared = shared.map(|shared| std::mem::take(&mut shared.record));
         durable
             .subscriptions
@@ -211,7 +213,10 @@ impl Core {
         if retained_on_disk {
             return true;
         }
-        let matches = self.routing.matches(namespace, topic);
+        let matches = match &self.receivers {
+            Some(known) => Arc::clone(known),
+            None => self.routing.matches(namespace, topic),
+        };
         let durable = |id: SessionId| self.clients.session(id).is_some_and(|session| session.durable.is_some());
         matches.subscribers.iter().any(|matched| matched.qos > QoS::AtMostOnce && durable(matched.session))
             || (self.journal.any_durable() && (!matches.destinations.is_empty() || !matches.groups.is_empty()))

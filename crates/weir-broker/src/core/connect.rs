@@ -114,6 +114,7 @@ impl Core {
             incoming: None,
             will: None,
             cold: None,
+            ending: false,
             durable,
         };
         self.clients.add_session(session).id

@@ -45,6 +45,7 @@ impl Core {
             return self.observe.count_error(Site::SessionOfSubscription);
         };
         match session.connection {
+            _ if session.ending => {}
             Some(slot) if !session.must_queue(delivery.qos) => {
                 if delivery.qos == QoS::AtMostOnce {
                     self.send_qos0(slot, &delivery, context, now);

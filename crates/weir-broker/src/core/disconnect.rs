@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::Core;
+use crate::clients::session::Session;
 use crate::clients::timers::Timer;
+use crate::core::deferred::Task;
 use crate::ids::{ConnId, ConnectionSlot, EndpointId, Millis, SessionId, SessionRef};
 use crate::observe::Site;
 use weir_mqtt::{Disconnect, Packet, ProtocolVersion, ReasonCode};
@@ -64,6 +66,7 @@ impl Core {
         self.detach(id.slot, now);
         self.resume_waiters(id.slot);
         self.drop_held_publishes(id);
+        self.drop_searched_publish(id);
         if let Some(gone) = self.clients.remove_connection(id.slot) {
             self.scheduler.release(&gone.outlet);
         }
@@ -98,7 +101,7 @@ impl Core {
         // Messages of an earlier process are older than anything that is due now.
         self.send_restored();
         let Some(due) = self.clients.session_by_ref(session) else { return };
-        if due.connection.is_some() {
+        if due.connection.is_some() || due.ending {
             return;
         }
         let restored_wait_until = self.wills.restored_wait_until();
@@ -118,29 +121,58 @@ impl Core {
         }
     }
 
-    /// Ends a session that has no connection: its will is sent if it still has one, its subscriptions and messages go.
+    /// Ends a session that has no connection: its will is sent if it still has one, its messages go, and its subscriptions
+    /// are removed, in later turns if they are many.
     pub(crate) fn end_session(&mut self, id: SessionId, now: Millis) {
-        let generation = self.clients.session_ref(id).generation;
-        let was = SessionRef { id, generation };
+        self.report_readiness(id);
+        let was = self.clients.session_ref(id);
         let was_durable = self.forget_session(id);
-        let Some(session) = self.clients.session_mut(id) else { return };
-        let namespace = session.namespace;
-        let will = session.will.take();
-        for node in session.subscriptions.clone() {
-            self.unsubscribe_node(id, namespace, node);
-        }
-        let Some(mut session) = self.clients.remove_session(id) else {
+        if self.clients.unlist_session(id).is_none() {
             return self.observe.count_error(Site::SessionOfClientId);
-        };
-        if session.counted_offline {
-            self.clients.uncount_offline(session.policy.id);
         }
-        let shared = session.cold.as_mut().map(|cold| std::mem::take(&mut cold.shared)).unwrap_or_default();
-        shared.iter().for_each(|shared| self.leave_group(shared, was));
+        let Some(session) = self.clients.session_mut(id) else { return };
+        let (namespace, client_id, policy) =
+            (session.namespace, session.client_id.clone(), Arc::clone(&session.policy));
+        let (will, counted_offline) = (session.will.take(), std::mem::take(&mut session.counted_offline));
+        if counted_offline {
+            self.clients.uncount_offline(policy.id);
+        }
+        let mut work = self.config.work.at_once;
+        self.continue_end(was, &mut work);
         // It may hold messages of groups that it has left.
-        self.return_shared(&mut session, was_durable, now);
+        self.return_shared(was, was_durable, now);
+        self.remove_ended(was);
         if let Some(will) = will {
-            self.send_will(id, (namespace, &session.client_id, &session.policy), *will, now);
+            self.send_will(id, (namespace, &client_id, &policy), *will, now);
+        }
+    }
+
+    /// Removes subscriptions of a session that has ended.
+    pub(crate) fn continue_end(&mut self, was: SessionRef, work: &mut usize) {
+        let id = was.id;
+        while let Some(session) = self.clients.session_by_ref(was) {
+            if *work == 0 {
+                return self.deferred.push(Task::EndSession(was));
+            }
+            *work -= 1;
+            let namespace = session.namespace;
+            if let Some(&node) = session.subscriptions.last() {
+                self.unsubscribe_node(id, namespace, node);
+            } else if let Some((key, shared)) = session.cold.as_mut().and_then(|cold| cold.shared.pop_last()) {
+                self.leave_group(&key, &shared, was);
+            } else {
+                break;
+            }
+        }
+        self.remove_ended(was);
+    }
+
+    /// Removes a session that has ended, once nothing refers to it.
+    fn remove_ended(&mut self, was: SessionRef) {
+        let is_done =
+            |session: &Session| session.filters() == 0 && session.queue.is_empty() && session.inflight.len() == 0;
+        if self.clients.session_by_ref(was).is_some_and(|session| is_done(session)) {
+            self.clients.remove_session(was.id);
         }
     }
 }

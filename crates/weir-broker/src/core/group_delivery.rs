@@ -27,9 +27,10 @@ impl Core {
         }
     }
 
-    /// A member joins a group owned here, or changes its options. `false`: the group is full.
-    pub(crate) fn join(&mut self, key: &Arc<GroupKey>, member: GroupMember) -> bool {
-        let joined = self.routing.join(key, member);
+    /// A member joins a group owned here, or changes its options; `readiness` is that of a session of another shard. `false`:
+    /// the group is full.
+    pub(crate) fn join(&mut self, key: &Arc<GroupKey>, member: GroupMember, readiness: Option<Readiness>) -> bool {
+        let joined = self.routing.join(key, member, readiness);
         if let Joined::NewInterest(namespace) = joined {
             self.add_interest(namespace, &key.filter);
         }
@@ -38,7 +39,7 @@ impl Core {
 
     /// A member leaves a group owned here; an empty group is removed.
     pub(crate) fn leave(&mut self, key: &GroupKey, shard: ShardId, session: SessionRef) {
-        if let Some(namespace) = self.routing.leave(key, shard, session) {
+        if let Some(namespace) = self.routing.leave(key, (shard, session)) {
             self.remove_interest(namespace, &key.filter);
         }
     }
@@ -52,11 +53,9 @@ impl Core {
     fn assign(&mut self, id: GroupId, context: &mut PublishContext<'_>, was_returned: bool, now: Millis) {
         let here = self.config.shard;
         let clients = &self.clients;
-        let readiness_of = |member: &GroupMember| {
-            if member.shard == here { clients.readiness(member.session.id) } else { member.readiness }
-        };
+        let local = |session| clients.member_readiness(session);
         let key = self.routing.group_key(id).cloned();
-        let chosen = self.routing.choose(id, context.publish.qos, readiness_of).zip(key);
+        let chosen = self.routing.choose(id, context.publish.qos, here, local).zip(key);
         let Some(((member, members), key)) = chosen else {
             return self.observe.count_error(Site::GroupOfFilter);
         };
@@ -82,7 +81,8 @@ impl Core {
             let message = context.store();
             self.stage(&key, message, was_returned);
         } else {
-            let may_return = !was_returned && member.readiness == Readiness::Ready && members > 1;
+            let is_ready = self.routing.remote_readiness(member.id()) == Readiness::Ready;
+            let may_return = !was_returned && is_ready && members > 1;
             let (session, message, origin) = (member.session, context.store().unrecorded(), context.origin);
             let dedup_key = context.dedup_key;
             let assign =
@@ -105,7 +105,7 @@ impl Core {
     ) {
         let mark = self.journal.mark();
         let is_member = |s: &mut Session| match (&delivery.group, &s.cold) {
-            (Some(group), Some(cold)) => cold.shared.iter().any(|shared| shared.key == *group),
+            (Some(group), Some(cold)) => !s.ending && cold.shared.contains_key(group),
             _ => false,
         };
         let is_member = self.clients.session_by_ref(session).is_some_and(is_member);
@@ -175,7 +175,8 @@ impl Core {
 
     /// A session that ends gives back what it had not acknowledged; not a QoS 2 message that was already sent
     /// [MQTT-4.8.2-5].
-    pub(crate) fn return_shared(&mut self, session: &mut Session, was_durable: bool, now: Millis) {
+    pub(crate) fn return_shared(&mut self, was: SessionRef, was_durable: bool, now: Millis) {
+        let Some(session) = self.clients.session_by_ref(was) else { return };
         let sent = session.inflight.drain().filter(|s| s.delivery.qos == QoS::AtLeastOnce);
         let sent: Vec<_> = sent.filter_map(|s| Some((s.delivery.group?, s.message?))).collect();
         let queued = session.queue.drain().filter_map(|q: Queued| Some((q.delivery.group?, q.message)));
@@ -194,19 +195,19 @@ impl Core {
         }
     }
 
-    /// Reports a session's readiness to the remote owners of its groups, if it changed.
+    /// Reports a session's readiness to the shards that own groups of it, if it changed.
     pub(crate) fn report_readiness(&mut self, id: SessionId) {
-        let (generation, here) = (self.clients.session_ref(id).generation, self.config.shard);
-        if self.clients.session(id).is_none_or(|s| s.cold.as_ref().is_none_or(|cold| cold.shared.is_empty())) {
+        let has_groups = |session: &Session| session.cold.as_ref().is_some_and(|cold| !cold.remote_groups.is_empty());
+        if !self.clients.session(id).is_some_and(has_groups) {
             return;
         }
-        let readiness = self.clients.readiness(id);
+        let (session, readiness) = (self.clients.session_ref(id), self.clients.readiness(id));
         let Some(cold) = self.clients.session_mut(id).and_then(|s| s.cold.as_mut()) else { return };
-        for shared in cold.shared.iter_mut().filter(|s| s.owner != here && s.reported != readiness) {
-            shared.reported = readiness;
-            let session = SessionRef { id, generation };
-            self.links
-                .push(shared.owner, LinkMessage::Readiness { group: Arc::clone(&shared.key), session, readiness });
+        if cold.reported.replace(readiness) == Some(readiness) {
+            return;
+        }
+        for &owner in cold.remote_groups.keys() {
+            self.links.push(owner, LinkMessage::Readiness { session, readiness });
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use crate::clients::session::Session;
-use crate::ids::{ConnId, EndpointId, Millis, NamespaceId, NodeId, SessionId, SlabIndex};
+use crate::ids::{ConnId, EndpointId, Millis, SessionId};
 use crate::{
     Backlog, ConnectionDetail, Core, CoreGauges, EndpointCounters, RetainedPosition, RetainedTopic, Site, Waiting,
 };
@@ -34,7 +34,7 @@ impl Core {
         let filters = self.routing.subscriptions(session.namespace);
         let mut subscriptions: Vec<String> = session.subscriptions.iter().map(|&n| filters.filter(n)).collect();
         let shared = session.cold.iter().flat_map(|cold| &cold.shared);
-        subscriptions.extend(shared.map(|s| format!("$share/{}/{}", s.key.group, s.key.filter)));
+        subscriptions.extend(shared.map(|(key, _)| format!("$share/{}/{}", key.group, key.filter)));
         Some(ConnectionDetail {
             client_id: session.client_id.to_string(),
             keep_alive_s: (connection.keep_alive_ms / 1500) as u16,
@@ -85,7 +85,7 @@ impl Core {
             internal_errors: self.observe.errors(),
             ..CoreGauges::default()
         };
-        for (_, session) in self.clients.sessions() {
+        for (_, session) in self.clients.sessions().filter(|(_, session)| !session.ending) {
             let of_endpoint = gauges.endpoints.entry(session.policy.id).or_default();
             of_endpoint.sessions += 1;
             of_endpoint.offline += usize::from(session.connection.is_none());
@@ -138,8 +138,8 @@ impl Core {
     }
 
     /// Retained messages from a position on: at most `limit` of those in `namespace` (`None`: in any) whose topic `filter`
-    /// matches (`None`: all), after looking at no more than [`RETAINED_SCAN_MAX`] positions; and where to go on. In no
-    /// order that means anything.
+    /// matches (`None`: all), after looking at no more than [`RETAINED_SCAN_MAX`]; and where to go on. By namespace and
+    /// topic.
     pub fn retained_from(
         &self,
         from: RetainedPosition,
@@ -150,18 +150,16 @@ impl Core {
         let mut found = Vec::new();
         let mut looks = RETAINED_SCAN_MAX;
         let mut position = from;
-        while let Some(candidate) = self.routing.namespaces().get(position.namespace.index()) {
+        while let Some(candidate) = self.routing.namespaces().get(position.namespace as usize) {
             let wanted = namespace.is_none_or(|namespace| namespace == &**candidate.name());
-            let end = if wanted { candidate.retained().end() } else { NodeId(0) };
-            while position.node < end {
+            for message in candidate.retained().after(&position.after).take_while(|_| wanted) {
                 if found.len() == limit || looks == 0 {
                     return (found, Some(position));
                 }
                 looks -= 1;
-                let message = candidate.retained().at(position.node).filter(|message| !message.is_expired(now));
-                position.node.0 += 1;
-                let matched = |topic: &str| filter.is_none_or(|filter| weir_mqtt::matches(filter, topic));
-                if let Some(message) = message.filter(|message| matched(message.topic())) {
+                message.topic().clone_into(&mut position.after);
+                let is_matched = filter.is_none_or(|filter| weir_mqtt::matches(filter, message.topic()));
+                if is_matched && !message.is_expired(now) {
                     found.push(RetainedTopic {
                         namespace: Arc::clone(candidate.name()),
                         topic: message.topic().to_owned(),
@@ -171,7 +169,7 @@ impl Core {
                     });
                 }
             }
-            position = RetainedPosition { namespace: NamespaceId(position.namespace.0 + 1), node: NodeId(0) };
+            position = RetainedPosition { namespace: position.namespace + 1, after: String::new() };
         }
         (found, None)
     }

@@ -78,23 +78,31 @@ impl Core {
                 let namespace = self.namespace_of(from, namespace);
                 self.routing.subscriptions_mut(namespace).remove_destination(&filter, from);
             }
-            LinkMessage::Barrier { request, reads } => {
-                let reads: Vec<_> =
-                    reads.into_iter().map(|(ns, filter)| (self.namespace_of(from, ns), filter)).collect();
-                let retained = self.retained_under(&reads, now);
+            LinkMessage::Barrier { request, reads, room } => {
+                let retained = reads.map(|(namespace, filters)| {
+                    let namespace = self.namespace_of(from, namespace);
+                    self.begin_reads(namespace, &filters, room, now)
+                });
                 let complete = self.links.begin_barrier(from, request);
                 self.links.push(from, LinkMessage::BarrierAck { request, retained, complete });
             }
             LinkMessage::BarrierAck { request, retained, complete } => {
-                self.on_barrier_ack(request, &retained, complete, now);
+                self.on_barrier_ack((from, request), retained, complete, now);
             }
-            LinkMessage::Join { group, member } => {
-                self.join(&group, member);
+            LinkMessage::RetainedRead { session, node, namespace, filter, from: position, newest } => {
+                let namespace = self.namespace_of(from, namespace);
+                self.on_retained_read((from, session, node), namespace, (&filter, &position, newest), now);
+            }
+            LinkMessage::RetainedPage { session, node, from: position, page } => {
+                self.on_retained_page((from, session, node), &position, page, now);
+            }
+            LinkMessage::Join { group, member, readiness } => {
+                self.join(&group, member, Some(readiness));
                 self.links.save_join_positions(from);
             }
             LinkMessage::Leave { group, session } => self.leave(&group, from, session),
-            LinkMessage::Readiness { group, session, readiness } => {
-                self.routing.set_readiness(&group, from, session, readiness);
+            LinkMessage::Readiness { session, readiness } => {
+                self.routing.set_readiness((from, session), readiness);
             }
             LinkMessage::Assign { session, message, delivery, origin, dedup_key, may_return, .. } => {
                 self.on_assigned(session, &message, delivery, (origin, dedup_key), may_return, now);

@@ -6,6 +6,7 @@ mod charge_publish;
 pub(crate) mod client_view;
 mod commit;
 mod connect;
+pub(crate) mod deferred;
 mod deliver;
 mod disconnect;
 mod drain;
@@ -19,8 +20,10 @@ mod link_messages;
 mod policy_change;
 mod publish;
 mod publish_will;
+mod receiver_search;
 mod resend;
 mod restore;
+mod retained_read;
 mod route;
 mod session_queue;
 pub(crate) mod subscribe;
@@ -34,6 +37,7 @@ use std::sync::Arc;
 use crate::clients::state::Clients;
 use crate::clients::timers::Timer;
 use crate::clients::wills::Wills;
+use crate::core::deferred::{Deferred, WorkBudget};
 use crate::delivery::fanout_scheduler::FanoutScheduler;
 use crate::delivery::held_publishes::HeldPublishes;
 use crate::driver::PollState;
@@ -45,9 +49,13 @@ use crate::links::outbox::Outbox;
 use crate::links::state::Links;
 use crate::observe::Site;
 use crate::observe::state::Observe;
+use crate::routing::matches::Matches;
 use crate::routing::state::Routing;
 use crate::{EndpointPolicy, OfflineSessions, OutBuf, Principal, TotalRates};
 use weir_mqtt::{Connect, DecodeContext, DecodeErrorKind, Decoded, Packet, ReasonCode, Side, decode};
+
+/// Bytes read that count as a unit of work.
+const BYTES_PER_WORK: usize = 1024;
 
 /// A client to be admitted: its CONNECT is decoded, its credentials were accepted, this is its home shard.
 pub struct Admission<'a> {
@@ -78,7 +86,7 @@ pub enum ReadAction {
     /// Read on.
     Continue,
     /// Read no more until [`Core::poll`] names it in a resume: a receiver of its messages is slow, or its rate is used up.
-    /// All whole packets among the bytes have been taken; what is left is a partial packet, as ever.
+    /// What is left of the bytes may begin with whole packets: it is to be fed again then, before anything that is read.
     Pause,
     /// Write what waits in its [`OutBuf`], close the socket, and call [`Core::connection_closed`].
     Close,
@@ -93,6 +101,8 @@ pub struct CoreConfig {
     /// Seeds the hash tables of client ids, topics and filters: random in a server, so that no client can choose what
     /// collides; fixed in a test, so that it replays.
     pub hash_seed: u64,
+    /// How much work is done at once for one client.
+    pub work: WorkBudget,
 }
 
 /// One shard's broker.
@@ -124,8 +134,14 @@ pub struct Core {
     pub(crate) routes_of_disconnected: Vec<(u64, ShardId, u64)>,
     /// The time of the call that is being served.
     pub(crate) now: Millis,
-    /// Packets taken and deliveries made since the last [`Core::receive`] began.
+    /// Packets taken, deliveries made and nodes visited since the last [`Core::receive`] began.
     pub(crate) work: usize,
+    pub(crate) deferred: Deferred,
+    /// A PUBLISH may be put off: it is read from its connection. And one was: nothing more is read.
+    pub(crate) may_defer: bool,
+    pub(crate) stops_reading: bool,
+    /// The receivers of the message that is about to be routed.
+    pub(crate) receivers: Option<Arc<Matches>>,
     pub(crate) journal: CommitJournal,
     pub(crate) observe: Observe,
     pub(crate) poll_state: PollState,
@@ -152,6 +168,10 @@ impl Core {
             routes_of_disconnected: Vec::new(),
             now: 0,
             work: 0,
+            deferred: Deferred::default(),
+            may_defer: false,
+            stops_reading: false,
+            receivers: None,
             journal: CommitJournal::new(ShardPart { shards: config.shards, shard: config.shard.0 }),
             observe: Observe::default(),
             poll_state: PollState::default(),
@@ -188,8 +208,9 @@ impl Core {
             from: Side::Client,
         };
         let endpoint = connection.endpoint;
-        self.work = 0;
+        self.work = bytes.len() / BYTES_PER_WORK;
         self.scheduler.refill_priority_budget();
+        self.may_defer = true;
         let mut consumed = 0;
         let mut needs = None;
         while consumed < bytes.len() {
@@ -202,6 +223,9 @@ impl Core {
                     self.work += 1;
                     self.on_packet(conn, packet, &bytes[consumed..consumed + len], now);
                     consumed += len;
+                    if std::mem::take(&mut self.stops_reading) {
+                        break;
+                    }
                 }
                 Ok(Decoded::Incomplete { needs: whole }) => {
                     needs = *whole;
@@ -215,6 +239,7 @@ impl Core {
                 }
             }
         }
+        self.may_defer = false;
         self.observe.endpoint(endpoint).bytes_received += consumed as u64;
         let Some(connection) = self.clients.connection_mut(conn.slot) else {
             self.observe.count_error(Site::ConnectionOfPacket);
@@ -345,12 +370,13 @@ impl Core {
             }
         }
         self.expire_retained(now);
+        self.run_deferred(now);
     }
 
     /// When [`Core::tick`] is next needed.
     pub fn next_deadline(&self) -> Option<Millis> {
-        let restored = self.outbox.has_restored().then_some(0);
-        [self.clients.next_timer(), self.routing.next_expiry(), restored].into_iter().flatten().min()
+        let at_once = (self.outbox.has_restored() || !self.deferred.is_empty()).then_some(0);
+        [self.clients.next_timer(), self.routing.next_expiry(), at_once].into_iter().flatten().min()
     }
 
     /// A client that was silent for one and a half times its keep-alive is gone [MQTT-3.1.2-22].

@@ -10,7 +10,7 @@ use crate::{Core, Dropped, Subject};
 use weir_mqtt::{PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
 
 /// Why a PUBLISH is not accepted.
-enum PublishRefusal {
+pub(crate) enum PublishRefusal {
     /// The connection ends with this reason.
     Disconnect(ReasonCode),
     /// The message is dropped; a QoS 1 or 2 publish is acknowledged with this reason.
@@ -51,10 +51,31 @@ impl Core {
 
     /// Checks and routes a PUBLISH whose alias is resolved to `topic`.
     fn publish_to(&mut self, id: ConnId, topic: &str, publish: &Publish<'_>, raw: &[u8], now: Millis) {
-        match self.check_publish(id, topic, publish, raw.len(), now) {
-            Ok(()) => self.publish_on(id, topic, publish, raw, now),
-            Err(PublishRefusal::Disconnect(reason)) => self.refuse(id.slot, reason),
-            Err(PublishRefusal::Message(reason, why)) => {
+        if let Err(refusal) = self.check_publish(id, topic, publish, raw.len(), now) {
+            return self.refuse_publish(id, publish, refusal);
+        }
+        if !self.may_defer {
+            return self.accept_publish(id, topic, publish, raw, now);
+        }
+        let session = self.clients.connection(id.slot).map(|connection| connection.session);
+        let Some(namespace) = session.and_then(|id| self.clients.session(id)).map(|session| session.namespace) else {
+            return self.observe.count_error(Site::SessionOfConnection);
+        };
+        if publish.retain && self.routing.topic_owner(namespace, topic) != self.config.shard {
+            return self.accept_publish(id, topic, publish, raw, now);
+        }
+        self.receivers = self.receivers_at_once(namespace, topic);
+        if self.receivers.is_none() {
+            return self.defer_publish(id, namespace, topic, raw);
+        }
+        self.accept_publish(id, topic, publish, raw, now);
+        self.receivers = None;
+    }
+
+    pub(crate) fn refuse_publish(&mut self, id: ConnId, publish: &Publish<'_>, refusal: PublishRefusal) {
+        match refusal {
+            PublishRefusal::Disconnect(reason) => self.refuse(id.slot, reason),
+            PublishRefusal::Message(reason, why) => {
                 self.drop_message(id.slot, why);
                 if reason == ReasonCode::NotAuthorized {
                     self.count_unauthorized(id.slot);
@@ -62,6 +83,16 @@ impl Core {
                 self.acknowledge(id.slot, publish, reason, None);
             }
         }
+    }
+
+    /// Routes a PUBLISH that was checked, unless it has to be stored and there is no room.
+    pub(crate) fn accept_publish(&mut self, id: ConnId, topic: &str, publish: &Publish<'_>, raw: &[u8], now: Millis) {
+        if self.journal.is_full()
+            && let Err(refusal) = self.check_store(id.slot, topic, publish)
+        {
+            return self.refuse_publish(id, publish, refusal);
+        }
+        self.publish_on(id, topic, publish, raw, now);
     }
 
     /// A QoS 2 message that was taken already: it is acknowledged again, and goes no further [MQTT-4.3.3-10].
@@ -107,9 +138,6 @@ impl Core {
         if self.charge_publish(id, size, now).is_err() {
             return Err(PublishRefusal::Disconnect(ReasonCode::MessageRateTooHigh));
         }
-        if self.journal.is_full() {
-            self.check_store(id.slot, topic, publish)?;
-        }
         // A topic has at most one level more than bytes: most need no count.
         let levels_max = usize::from(levels_max);
         if publish.topic.len() >= levels_max && weir_mqtt::levels(publish.topic) > levels_max {
@@ -139,7 +167,7 @@ impl Core {
         Ok(())
     }
 
-    fn authorize_publish(
+    pub(crate) fn authorize_publish(
         &mut self,
         slot: ConnectionSlot,
         topic: &str,

@@ -8,18 +8,20 @@ use crate::core::Core;
 use crate::delivery::inflight::Inflight;
 use crate::delivery::queue::Queued;
 use crate::durability::journal::{DurableSession, Waits};
-use crate::durability::recording::{DELIVERY_GROUP, DELIVERY_RETAIN, DELIVERY_SENT, REWRITING, parse_received_item};
+use crate::durability::recording::{
+    DELIVERY_GROUP, DELIVERY_RETAIN, DELIVERY_SENT, REWRITING, SUBSCRIPTION_READ_DUE, parse_received_item,
+};
 use crate::durability::stored::{
     BadRecord, RestoredCounts, StoredRecords, StoredSession, read_message, read_principal,
 };
 use crate::hash::{IdMap, IdSet};
-use crate::ids::{EndpointId, Millis, RecordId, SessionId, SessionRef, ShardId};
+use crate::ids::{EndpointId, Millis, NodeId, RecordId, SessionId, SessionRef, ShardId};
 use crate::limits::RESTORED_WILL_WAIT_MS;
 use crate::links::link::{LinkMessage, RANK_DIRECT};
 use crate::links::outbox::OutboxChange;
 use crate::placement::{home_shard, owner_shard};
 use crate::routing::shared_groups::SharedSubscription;
-use crate::routing::subscriptions::Subscriber;
+use crate::routing::subscribers::Subscriber;
 use crate::values::delivery::{Awaits, Delivery, Sent};
 use crate::values::group::{GroupKey, GroupMember, Readiness};
 use crate::values::message::Message;
@@ -40,6 +42,8 @@ struct Restoring<'a> {
     dedup_ids: IdSet<RecordId>,
     /// Sessions were at home elsewhere: shared messages may now be of sessions on several shards.
     moved: bool,
+    /// Subscriptions whose retained messages are still to be read.
+    reads: Vec<(SessionId, NodeId)>,
     done: RestoredCounts,
 }
 
@@ -60,6 +64,7 @@ impl Core {
             messages: IdMap::default(),
             dedup_ids: IdSet::default(),
             moved,
+            reads: Vec::new(),
             done: RestoredCounts::default(),
         };
         let mut policies = BTreeMap::new();
@@ -76,6 +81,9 @@ impl Core {
         self.each(&mut work, RecordKind::Received, Self::restore_received)?;
         self.each(&mut work, RecordKind::Retained, Self::restore_retained)?;
         self.restore_shards(&work);
+        for (id, node) in std::mem::take(&mut work.reads) {
+            self.queue_restored_reads(id, node);
+        }
         // How their connections ended is part of what is to be known after the next crash.
         let sessions: Vec<SessionId> = work.sessions.values().copied().collect();
         sessions.into_iter().for_each(|id| self.record_session(id));
@@ -148,6 +156,7 @@ impl Core {
             will,
             cold: None,
             dropped: 0,
+            ending: false,
             durable: Some(Box::new(DurableSession::new(key.parent(), was_connected))),
         };
         let SessionRef { id, generation } = self.clients.add_session(session);
@@ -172,7 +181,7 @@ impl Core {
             qos: QoS::from_bits(flags & 3)?,
             no_local: flags & 1 << 2 != 0,
             retain_as_published: flags & 1 << 3 != 0,
-            retain_handling: match flags >> 4 {
+            retain_handling: match flags >> 4 & 3 {
                 0 => RetainHandling::Always,
                 1 => RetainHandling::IfNew,
                 _ => RetainHandling::Never,
@@ -193,6 +202,9 @@ impl Core {
         if added.first {
             self.add_interest(namespace, filter);
         }
+        if flags & SUBSCRIPTION_READ_DUE != 0 {
+            work.reads.push((id, added.node));
+        }
         Some(())
     }
 
@@ -209,16 +221,15 @@ impl Core {
         let key = Arc::new(GroupKey { namespace, group: shared.group.into(), filter: shared.filter.into() });
         let owner = self.routing.group_owner(&key);
         let readiness = Readiness::Offline;
-        let subscription =
-            SharedSubscription { key: Arc::clone(&key), owner, qos: options.qos, reported: readiness, record };
+        let subscription = SharedSubscription { owner, qos: options.qos, record };
         let reference = self.clients.session_ref(id);
-        self.clients.session_mut(id)?.cold.get_or_insert_default().shared.push(subscription);
         let shard = self.config.shard;
-        let member = GroupMember { shard, session: reference, options, identifier, readiness };
+        let member = GroupMember { shard, session: reference, options, identifier };
+        self.clients.session_mut(id)?.add_group(&key, subscription, shard);
         if owner == shard {
-            self.join(&key, member);
+            self.join(&key, member, None);
         } else {
-            self.links.push(owner, LinkMessage::Join { group: key, member });
+            self.links.push(owner, LinkMessage::Join { group: key, member, readiness });
         }
         Some(())
     }

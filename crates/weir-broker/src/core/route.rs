@@ -53,9 +53,10 @@ impl Core {
         context: &mut PublishContext<'_>,
         now: Millis,
     ) -> ShardSet {
-        let matches = self.routing.matches(namespace, context.topic);
+        let known = self.receivers.take();
+        let matches = known.unwrap_or_else(|| self.routing.matches(namespace, context.topic));
         context.set_receivers(matches.subscribers.len());
-        self.work += matches.subscribers.len();
+        self.work += matches.subscribers.len() + matches.groups.len();
         self.scheduler.spend_priority(matches.subscribers.len());
         for matched in &matches.subscribers {
             let own = context.origin.session == matched.session && context.origin.shard == self.config.shard;

@@ -1,9 +1,10 @@
 //! The queue of a session: what enters it, what is dropped from it, and what leaves it when the window has room.
 
 use crate::core::deliver::OutgoingPublish;
+use crate::core::retained_read::ReadProgress;
 use crate::delivery::fanout_scheduler::QueueBounds;
 use crate::delivery::publish_context::PublishContext;
-use crate::delivery::queue::Queued;
+use crate::delivery::queue::{Next, Queued};
 use crate::ids::{ConnectionSlot, Millis, Origin, RecordId, SessionId};
 use crate::observe::Site;
 use crate::values::delivery::Delivery;
@@ -75,6 +76,11 @@ impl Core {
 
     /// Moves what is queued into the window and the out buffer, as far as there is room.
     pub(crate) fn drain_queue(&mut self, id: SessionId, now: Millis) {
+        self.drain_queue_within(id, now, &mut { self.config.work.at_once });
+    }
+
+    /// The same; what reads of retained messages cost comes off `work`. When that is used up, it goes on in a later turn.
+    pub(crate) fn drain_queue_within(&mut self, id: SessionId, now: Millis, work: &mut usize) {
         loop {
             // Its connection may have been closed by an answer, and the session have ended with it.
             let Some(session) = self.clients.session(id) else { return };
@@ -83,10 +89,28 @@ impl Core {
             if session.has_pending_subscribe() {
                 return;
             }
-            let Some(front) = session.queue.front() else { break };
-            let qos0 = front.delivery.qos == QoS::AtMostOnce;
-            if !self.has_room(slot) || (!qos0 && session.inflight.len() >= self.window(slot, session)) {
-                break;
+            let window_is_full = session.inflight.len() >= self.window(slot, session);
+            match session.queue.next() {
+                None => break,
+                Some(Next::Read(ticket)) => {
+                    if !self.has_room(slot) {
+                        break;
+                    }
+                    match self.continue_read(id, ticket, now, work) {
+                        ReadProgress::Found => continue,
+                        ReadProgress::Waits => break,
+                        ReadProgress::OutOfWork => {
+                            self.defer_drain(self.clients.session_ref(id));
+                            break;
+                        }
+                    }
+                }
+                Some(Next::Message(front)) => {
+                    let is_qos0 = front.delivery.qos == QoS::AtMostOnce;
+                    if !self.has_room(slot) || (!is_qos0 && window_is_full) {
+                        break;
+                    }
+                }
             }
             let Some(queued) = self.clients.session_mut(id).and_then(|s| s.queue.pop()) else { return };
             if queued.message.is_expired(now) {

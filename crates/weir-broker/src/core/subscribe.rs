@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::clients::pending_subscribe::{PendingSubscribe, RetainedRead};
-use crate::delivery::queue::Queued;
+use crate::clients::pending_subscribe::PendingSubscribe;
+use crate::hash::IdSet;
 use crate::ids::{
     ConnId, ConnectionSlot, Millis, NamespaceId, NodeId, Origin, RecordId, SessionId, SessionRef, ShardId,
 };
 use crate::limits::FILTERS_PER_PACKET_MAX;
-use crate::links::link::{BarrierId, LinkMessage};
+use crate::links::link::{BarrierId, LinkMessage, RetainedStart};
 use crate::observe::Site;
 use crate::routing::shared_groups::SharedSubscription;
-use crate::routing::subscriptions::Subscriber;
+use crate::routing::subscribers::Subscriber;
 use crate::values::group::{GroupKey, GroupMember};
-use crate::values::message::Message;
 use crate::{Core, Subject};
 use weir_mqtt::{
     PacketId, ProtocolVersion, QoS, ReasonCode, RetainHandling, SharedFilter, Subscribe, SubscribeFilter, Unsubscribe,
@@ -55,9 +54,9 @@ impl Core {
         if self.config.shards > 1 && granted {
             self.begin_barrier(session, subscribe.packet_id, codes, reads, now);
         } else {
+            self.queue_retained(session, &reads, now);
             self.gate_durable(id.slot);
             self.write(id.slot, |out| weir_mqtt::suback(out, version, subscribe.packet_id, &codes));
-            self.queue_retained(session, &reads, now);
             self.drain_queue(session, now);
         }
     }
@@ -69,7 +68,7 @@ impl Core {
         session_id: SessionId,
         filter: SubscribeFilter<'_>,
         identifier: u32,
-        reads: &mut Vec<RetainedRead>,
+        reads: &mut Vec<NodeId>,
     ) -> Result<QoS, ReasonCode> {
         let shared = SharedFilter::parse(filter.filter).map_err(|_| ReasonCode::TopicFilterInvalid)?;
         let plain = shared.as_ref().map_or(filter.filter, |shared| shared.filter);
@@ -92,8 +91,7 @@ impl Core {
         if !acls.into_iter().flatten().all(|acl| acl.may_subscribe(subject, plain, qos)) {
             return Err(ReasonCode::NotAuthorized);
         }
-        let count = session.subscriptions.len() + session.cold.as_ref().map_or(0, |cold| cold.shared.len());
-        let full = count >= limits.max_subscriptions as usize;
+        let full = session.filters() >= limits.max_subscriptions as usize;
         let namespace = session.namespace;
         let mut options = filter.options;
         options.qos = qos;
@@ -126,9 +124,7 @@ impl Core {
             RetainHandling::Never => false,
         };
         if wanted {
-            let own_id = || self.clients.session(session_id).map(|session| session.client_id.clone());
-            let exclude_publisher = options.no_local.then(own_id).flatten();
-            reads.push(RetainedRead { filter: plain.into(), qos, identifier, exclude_publisher });
+            reads.push(added.node);
         }
         Ok(qos)
     }
@@ -144,7 +140,7 @@ impl Core {
     ) {
         let Some(durable) = self.clients.session(id).and_then(|session| session.durable.as_ref()) else { return };
         let record = known.and_then(|position| durable.subscriptions.get(position as usize).copied());
-        let record = self.journal.record_subscription(durable.id, record, filter, options, identifier);
+        let record = self.journal.record_subscription(durable.id, record, (filter, false), options, identifier);
         if known.is_none()
             && let Some(durable) = self.clients.session_mut(id).and_then(|session| session.durable.as_mut())
         {
@@ -164,28 +160,29 @@ impl Core {
         let namespace = Arc::clone(self.routing.name(namespace));
         let key = Arc::new(GroupKey { namespace, group: shared.group.into(), filter: shared.filter.into() });
         let owner = self.routing.group_owner(&key);
-        let reference = self.clients.session_ref(id);
+        let (reference, shard) = (self.clients.session_ref(id), self.config.shard);
+        self.report_readiness(id);
         let readiness = self.clients.readiness(id);
         let Some(session) = self.clients.session_mut(id) else {
             self.observe.count_error(Site::SessionOfConnection);
             return Err(ReasonCode::UnspecifiedError);
         };
-        let cold = session.cold.get_or_insert_default();
-        match cold.shared.iter_mut().find(|s| s.key == key) {
-            Some(known) => (known.reported, known.qos) = (readiness, options.qos),
+        let known = session.cold.as_mut().and_then(|cold| cold.shared.get_mut(&key));
+        let is_new = known.is_none();
+        match known {
+            Some(known) => known.qos = options.qos,
             None if full => return Err(ReasonCode::QuotaExceeded),
             None => {
-                let (key, qos, record) = (Arc::clone(&key), options.qos, RecordId::NONE);
-                cold.shared.push(SharedSubscription { key, owner, qos, reported: readiness, record });
+                session.add_group(&key, SharedSubscription { owner, qos: options.qos, record: RecordId::NONE }, shard);
             }
         }
-        let shard = self.config.shard;
-        let member = GroupMember { shard, session: reference, options, identifier, readiness };
+        let member = GroupMember { shard, session: reference, options, identifier };
         if owner != shard {
-            self.links.push(owner, LinkMessage::Join { group: Arc::clone(&key), member });
-        } else if !self.join(&key, member) {
-            if let Some(cold) = self.clients.session_mut(id).and_then(|s| s.cold.as_mut()) {
-                cold.shared.retain(|s| s.key != key);
+            session.cold.get_or_insert_default().reported = Some(readiness);
+            self.links.push(owner, LinkMessage::Join { group: Arc::clone(&key), member, readiness });
+        } else if !self.join(&key, member, None) {
+            if let Some(session) = self.clients.session_mut(id).filter(|_| is_new) {
+                session.remove_group(&key);
             }
             return Err(ReasonCode::QuotaExceeded);
         }
@@ -203,38 +200,13 @@ impl Core {
     ) {
         let Some(session) = self.clients.session(id) else { return };
         let Some(durable_id) = session.durable.as_ref().map(|durable| durable.id) else { return };
-        let shared = session.cold.iter().flat_map(|cold| &cold.shared).find(|shared| *shared.key == *key);
+        let shared = session.cold.as_ref().and_then(|cold| cold.shared.get(key));
         let known = shared.map(|shared| shared.record).filter(|record| record.is_some());
         let filter = format!("$share/{}/{}", key.group, key.filter);
-        let record = self.journal.record_subscription(durable_id, known, &filter, options, identifier);
-        let shared =
-            self.clients.session_mut(id).and_then(|session| session.cold.as_mut()).map(|cold| &mut cold.shared);
-        if let Some(shared) = shared.and_then(|shared| shared.iter_mut().find(|shared| *shared.key == *key)) {
+        let record = self.journal.record_subscription(durable_id, known, (&filter, false), options, identifier);
+        let cold = self.clients.session_mut(id).and_then(|session| session.cold.as_mut());
+        if let Some(shared) = cold.and_then(|cold| cold.shared.get_mut(key)) {
             shared.record = record;
-        }
-    }
-
-    /// Queues what is retained here under the filters.
-    fn queue_retained(&mut self, id: SessionId, reads: &[RetainedRead], now: Millis) {
-        let Some(namespace) = self.clients.session(id).map(|session| session.namespace) else { return };
-        let mut found = Vec::new();
-        for read in reads {
-            self.routing.retained_under(namespace, &read.filter, now, |message| {
-                if read.wants(message) {
-                    found.push(read.queued(message));
-                }
-            });
-        }
-        self.queue_found(id, found);
-    }
-
-    /// Queues retained messages that a subscribe found, whatever their number.
-    fn queue_found(&mut self, id: SessionId, found: Vec<Queued>) {
-        for mut queued in found {
-            self.record_queued(id, &mut queued);
-            if let Some(session) = self.clients.session_mut(id) {
-                session.queue.push(queued);
-            }
         }
     }
 
@@ -244,44 +216,37 @@ impl Core {
         id: SessionId,
         packet_id: PacketId,
         codes: Vec<u8>,
-        reads: Vec<RetainedRead>,
+        mut reads: Vec<NodeId>,
         now: Millis,
     ) {
         self.serial = self.serial.wrapping_add(1);
         let (serial, here, shards) = (self.serial, self.config.shard, self.config.shards);
-        let session = self.clients.session_ref(id);
-        let request = BarrierId { session, serial };
-        let Some(namespace) = self.clients.session(id).map(|s| s.namespace) else { return };
+        let request = BarrierId { session: self.clients.session_ref(id), serial };
+        let Some(namespace) = self.clients.session(id).map(|session| session.namespace) else { return };
+        let mut seen = IdSet::default();
+        reads.retain(|&node| seen.insert(node));
+        self.queue_retained(id, &reads, now);
+        let room = self.room_for_retained(id);
+        let subscriptions = self.routing.subscriptions(namespace);
+        let filters: Vec<Box<str>> = reads.iter().map(|&node| subscriptions.filter(node).into()).collect();
         for shard in (0..shards).map(ShardId).filter(|&shard| shard != here) {
-            if !reads.is_empty() {
+            if !filters.is_empty() {
                 self.define_namespace(shard, namespace);
             }
-            let reads = reads.iter().map(|read| (namespace, read.filter.clone())).collect();
-            self.links.push(shard, LinkMessage::Barrier { request, reads });
+            let reads = (!filters.is_empty()).then(|| (namespace, filters.clone()));
+            self.links.push(shard, LinkMessage::Barrier { request, reads, room });
         }
         if let Some(session) = self.clients.session_mut(id) {
-            let pending = PendingSubscribe { serial, packet_id, codes, awaits: shards - 1, reads: reads.clone() };
+            let pending = PendingSubscribe { serial, packet_id, codes, awaits: shards - 1, reads };
             session.cold.get_or_insert_default().pending.push_back(pending);
         }
-        self.queue_retained(id, &reads, now);
-    }
-
-    /// Local retained messages, by the index of the read that finds them.
-    pub(crate) fn retained_under(&self, reads: &[(NamespaceId, Box<str>)], now: Millis) -> Vec<(u32, Message)> {
-        let mut retained = Vec::new();
-        for (index, (namespace, filter)) in reads.iter().enumerate() {
-            self.routing.retained_under(*namespace, filter, now, |message| {
-                retained.push((index as u32, message.clone()));
-            });
-        }
-        retained
     }
 
     /// A shard has answered the barrier; `complete`: no further answer follows.
     pub(crate) fn on_barrier_ack(
         &mut self,
-        request: BarrierId,
-        retained: &[(u32, Message)],
+        (from, request): (ShardId, BarrierId),
+        retained: Option<RetainedStart>,
         complete: bool,
         now: Millis,
     ) {
@@ -290,18 +255,17 @@ impl Core {
         let Some(cold) = &mut session.cold else { return };
         let Some(pending) = cold.pending.iter_mut().find(|p| p.serial == request.serial) else { return };
         pending.awaits -= u16::from(complete);
-        let wanted = retained.iter().filter_map(|(read, message)| {
-            let read = pending.reads.get(*read as usize).filter(|read| read.wants(message))?;
-            Some(read.queued(message))
-        });
-        let found: Vec<Queued> = wanted.collect();
+        if let Some(start) = retained {
+            let reads = pending.reads.clone();
+            self.queue_start(id, from, &reads, start);
+        }
+        let Some(session) = self.clients.session_by_ref(request.session) else { return };
+        let Some(cold) = &mut session.cold else { return };
         let mut done = Vec::new();
         while cold.pending.front().is_some_and(|p| p.awaits == 0) {
             done.extend(cold.pending.pop_front());
         }
-        let connection = session.connection;
-        self.queue_found(id, found);
-        let Some(slot) = connection else { return };
+        let Some(slot) = session.connection else { return };
         let Some(version) = self.clients.connection(slot).map(|c| c.version) else {
             return self.observe.count_error(Site::ConnectionOfSession);
         };
@@ -352,6 +316,9 @@ impl Core {
         };
         let mut record = None;
         if let Some(session) = self.clients.session_mut(id) {
+            if let Some(cold) = &mut session.cold {
+                cold.reads.remove_all(node);
+            }
             session.subscriptions.swap_remove(position as usize);
             record = session.durable.as_mut().map(|d| (d.id, d.subscriptions.swap_remove(position as usize)));
             if let Some(&moved) = session.subscriptions.get(position as usize) {
@@ -368,24 +335,24 @@ impl Core {
 
     fn unsubscribe_shared(&mut self, id: SessionId, shared: &SharedFilter<'_>) -> bool {
         let generation = self.clients.session_ref(id).generation;
-        let Some(cold) = self.clients.session_mut(id).and_then(|s| s.cold.as_mut()) else { return false };
-        let same = |s: &SharedSubscription| *s.key.group == *shared.group && *s.key.filter == *shared.filter;
-        let Some(index) = cold.shared.iter().position(same) else { return false };
-        let gone = cold.shared.swap_remove(index);
-        self.leave_group(&gone, SessionRef { id, generation });
+        let Some(session) = self.clients.session_mut(id) else { return false };
+        let namespace = Arc::clone(self.routing.name(session.namespace));
+        let key = GroupKey { namespace, group: shared.group.into(), filter: shared.filter.into() };
+        let Some((key, gone)) = session.remove_group(&key) else { return false };
+        self.leave_group(&key, &gone, SessionRef { id, generation });
         true
     }
 
     /// Takes a session out of a group, here or at its owner.
-    pub(crate) fn leave_group(&mut self, shared: &SharedSubscription, session: SessionRef) {
+    pub(crate) fn leave_group(&mut self, key: &Arc<GroupKey>, shared: &SharedSubscription, session: SessionRef) {
         let durable = self.clients.session(session.id).and_then(|session| session.durable.as_ref());
         if let Some(durable_id) = durable.map(|durable| durable.id).filter(|_| shared.record.is_some()) {
             self.journal.forget_subscription(durable_id, shared.record);
         }
         if shared.owner == self.config.shard {
-            self.leave(&shared.key, shared.owner, session);
+            self.leave(key, shared.owner, session);
         } else {
-            let item = LinkMessage::Leave { group: Arc::clone(&shared.key), session };
+            let item = LinkMessage::Leave { group: Arc::clone(key), session };
             self.links.push(shared.owner, item);
         }
     }
@@ -439,18 +406,18 @@ impl Core {
             }
         }
         let Some(session) = self.clients.session_mut(id) else { return };
-        let mut left = Vec::new();
-        if let Some(cold) = &mut session.cold {
-            let refused =
-                |s: &SharedSubscription| !acls.iter().all(|acl| acl.may_subscribe(subject, &s.key.filter, s.qos));
-            left = cold.shared.extract_if(.., |s| refused(s)).collect();
-        }
+        let refused = |(key, shared): &(&Arc<GroupKey>, &SharedSubscription)| {
+            !acls.iter().all(|acl| acl.may_subscribe(subject, &key.filter, shared.qos))
+        };
+        let shared = session.cold.iter().flat_map(|cold| &cold.shared);
+        let refused: Vec<Arc<GroupKey>> = shared.filter(refused).map(|(key, _)| Arc::clone(key)).collect();
+        let left: Vec<_> = refused.iter().filter_map(|key| session.remove_group(key)).collect();
         let may_receive = |topic: &str| acls.iter().all(|acl| acl.may_receive(subject, topic));
         let dropped = session.queue.retain(|q| may_receive(q.message.topic()));
         let durable_id = session.durable.as_ref().map(|durable| durable.id);
         self.forget_queued(durable_id, &dropped);
         let generation = self.clients.session_ref(id).generation;
-        left.iter().for_each(|shared| self.leave_group(shared, SessionRef { id, generation }));
+        left.iter().for_each(|(key, shared)| self.leave_group(key, shared, SessionRef { id, generation }));
         dropped.iter().for_each(|_| self.drop_message(slot, crate::Dropped::Revoked));
     }
 

@@ -14,7 +14,7 @@ impl Core {
         // A due will is published even if the client reconnects before its timer fires.
         self.session_is_due(self.clients.session_ref(id), now);
         // The session may have ended, with the detached connection or by itself.
-        if self.clients.session(id).is_none() {
+        if self.clients.session(id).is_none_or(|session| session.ending) {
             return (None, false);
         }
         if clean_start {

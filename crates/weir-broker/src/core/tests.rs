@@ -6,11 +6,12 @@ use crate::ids::ConnId;
 use crate::limits::{CONGESTED_QUEUED_MESSAGES, PRIORITY_DELIVERIES};
 use crate::{
     Admission, Core, CoreConfig, EndpointId, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions, ShardId,
+    WorkBudget,
 };
 use weir_mqtt::{Decoded, decode_connect};
 
 fn core() -> Core {
-    Core::new(CoreConfig { shard: ShardId(0), shards: 1, hash_seed: 0 })
+    Core::new(CoreConfig { shard: ShardId(0), shards: 1, hash_seed: 0, work: WorkBudget::default() })
 }
 
 /// An endpoint without rules.

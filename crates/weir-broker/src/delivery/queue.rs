@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::ids::{NodeId, ShardId};
 use crate::values::delivery::Delivery;
 use crate::values::message::Message;
 use weir_mqtt::QoS;
@@ -18,10 +19,15 @@ impl QueuedBytes {
     }
 }
 
-/// Messages that wait for the window, the socket or the client.
+/// Messages that wait for the window, the socket or the client; and reads of retained messages, each in the place of those that
+/// it will find.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    waiting: VecDeque<Queued>,
+    /// What the first read has found so far: it goes first.
+    page: Option<Box<VecDeque<Queued>>>,
+    waiting: VecDeque<Waiting>,
+    /// Reads among those that wait.
+    reads: u32,
     /// Memory that it takes, entries included; and that of all.
     memory_bytes: usize,
     total: QueuedBytes,
@@ -31,6 +37,28 @@ pub(crate) struct Queue {
     /// How many a QoS 0 message must not overtake: those from a subscribe's retained messages (they are bounded by what is
     /// retained, and not counted), and other QoS 0 messages that had to queue behind them.
     ordered: u32,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    Message(Queued),
+    Read(ReadTicket),
+}
+
+/// A read of what one shard retains under a subscription.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ReadTicket {
+    pub(crate) node: NodeId,
+    pub(crate) shard: ShardId,
+    /// Of the SUBSCRIBE.
+    pub(crate) serial: u32,
+}
+
+/// What is next in a queue.
+#[derive(Debug)]
+pub(crate) enum Next<'a> {
+    Message(&'a Queued),
+    Read(ReadTicket),
 }
 
 #[derive(Debug)]
@@ -58,24 +86,40 @@ impl Drop for Queue {
 impl Queue {
     /// An empty one, counted in `total`.
     pub(crate) fn new(total: QueuedBytes) -> Self {
-        Self { waiting: VecDeque::new(), memory_bytes: 0, total, bytes: 0, counted: 0, ordered: 0 }
+        Self {
+            page: None,
+            waiting: VecDeque::new(),
+            reads: 0,
+            memory_bytes: 0,
+            total,
+            bytes: 0,
+            counted: 0,
+            ordered: 0,
+        }
     }
 
     fn uncount_memory(&mut self) {
         self.total.0.fetch_sub(std::mem::take(&mut self.memory_bytes), Ordering::Relaxed);
     }
 
+    /// Messages.
     pub(crate) fn len(&self) -> usize {
-        self.waiting.len()
+        self.page.iter().flat_map(|page| page.iter()).count() + self.waiting.len() - self.reads as usize
     }
 
+    /// Whether no message and no read waits.
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.page.is_none() && self.waiting.is_empty()
     }
 
-    /// Whether messages wait that a QoS 0 message must not overtake.
+    /// Whether something waits that a QoS 0 message must not overtake.
     pub(crate) fn has_ordered(&self) -> bool {
         self.ordered > 0
+    }
+
+    /// How many retained and other messages wait that do not count against the bounds, and reads.
+    pub(crate) fn ordered(&self) -> usize {
+        self.ordered as usize
     }
 
     /// Messages that count against the bounds.
@@ -89,50 +133,120 @@ impl Queue {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Queued> {
-        self.waiting.iter()
+        let waiting = self.waiting.iter().filter_map(|waiting| match waiting {
+            Waiting::Message(queued) => Some(queued),
+            Waiting::Read(_) => None,
+        });
+        self.page.iter().flat_map(|page| page.iter()).chain(waiting)
     }
 
-    pub(crate) fn front(&self) -> Option<&Queued> {
-        self.waiting.front()
+    pub(crate) fn next(&self) -> Option<Next<'_>> {
+        if let Some(queued) = self.page.as_ref().and_then(|page| page.front()) {
+            return Some(Next::Message(queued));
+        }
+        Some(match self.waiting.front()? {
+            Waiting::Message(queued) => Next::Message(queued),
+            Waiting::Read(ticket) => Next::Read(*ticket),
+        })
     }
 
     pub(crate) fn push(&mut self, queued: Queued) {
         self.count(&queued, true);
-        self.waiting.push_back(queued);
+        self.waiting.push_back(Waiting::Message(queued));
     }
 
+    /// A read of retained messages begins to wait.
+    pub(crate) fn push_read(&mut self, ticket: ReadTicket) {
+        (self.reads, self.ordered) = (self.reads + 1, self.ordered + 1);
+        self.waiting.push_back(Waiting::Read(ticket));
+    }
+
+    /// What the first read has found.
+    pub(crate) fn push_found(&mut self, queued: Queued) {
+        self.count(&queued, true);
+        self.page.get_or_insert_default().push_back(queued);
+    }
+
+    /// Takes the first message; `None`: there is none, or a read is first.
     pub(crate) fn pop(&mut self) -> Option<Queued> {
-        let queued = self.waiting.pop_front()?;
+        let queued = match self.page.as_mut().and_then(|page| page.pop_front()) {
+            Some(found) => found,
+            None if matches!(self.waiting.front(), Some(Waiting::Message(_))) => match self.waiting.pop_front()? {
+                Waiting::Message(queued) => queued,
+                Waiting::Read(_) => return None,
+            },
+            None => return None,
+        };
         self.count(&queued, false);
+        self.release();
+        Some(queued)
+    }
+
+    /// The first read is done.
+    pub(crate) fn end_read(&mut self) {
+        if let Some(Waiting::Read(_)) = self.waiting.front() {
+            self.waiting.pop_front();
+            (self.reads, self.ordered) = (self.reads - 1, self.ordered - 1);
+        }
+        self.release();
+    }
+
+    /// Drops the reads that `keep` does not name.
+    pub(crate) fn retain_reads(&mut self, keep: impl Fn(ReadTicket) -> bool) {
+        let before = self.waiting.len();
+        self.waiting.retain(|waiting| !matches!(waiting, Waiting::Read(ticket) if !keep(*ticket)));
+        let gone = (before - self.waiting.len()) as u32;
+        (self.reads, self.ordered) = (self.reads - gone, self.ordered - gone);
+    }
+
+    fn release(&mut self) {
+        if self.page.as_ref().is_some_and(|page| page.is_empty()) {
+            self.page = None;
+        }
         if self.waiting.is_empty() {
             self.waiting = VecDeque::new();
         }
-        Some(queued)
     }
 
     /// Drops the oldest message that counts.
     pub(crate) fn drop_oldest(&mut self) -> Option<Queued> {
-        let index = self.waiting.iter().position(|queued| !queued.retained)?;
-        let queued = self.waiting.remove(index)?;
+        let counts = |waiting: &Waiting| matches!(waiting, Waiting::Message(queued) if !queued.retained);
+        let index = self.waiting.iter().position(counts)?;
+        let Waiting::Message(queued) = self.waiting.remove(index)? else { return None };
         self.count(&queued, false);
         Some(queued)
     }
 
-    /// Keeps what `keep` says; returns what went.
+    /// Keeps the reads, and the messages that `keep` names; returns the other messages.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Queued) -> bool) -> Vec<Queued> {
         let mut gone = Vec::new();
-        self.uncount_memory();
-        (self.bytes, self.counted, self.ordered) = (0, 0, 0);
-        for queued in std::mem::take(&mut self.waiting) {
-            if keep(&queued) { self.push(queued) } else { gone.push(queued) }
+        let (page, waiting) = self.take_all();
+        for queued in page.into_iter().flat_map(|page| *page) {
+            if keep(&queued) { self.push_found(queued) } else { gone.push(queued) }
+        }
+        for waiting in waiting {
+            match waiting {
+                Waiting::Message(queued) if keep(&queued) => self.push(queued),
+                Waiting::Message(queued) => gone.push(queued),
+                Waiting::Read(ticket) => self.push_read(ticket),
+            }
         }
         gone
     }
 
-    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Queued> + use<> {
+    fn take_all(&mut self) -> (Option<Box<VecDeque<Queued>>>, VecDeque<Waiting>) {
         self.uncount_memory();
-        (self.bytes, self.counted, self.ordered) = (0, 0, 0);
-        std::mem::take(&mut self.waiting).into_iter()
+        (self.bytes, self.counted, self.ordered, self.reads) = (0, 0, 0, 0);
+        (std::mem::take(&mut self.page), std::mem::take(&mut self.waiting))
+    }
+
+    /// Takes all messages; the reads are dropped.
+    pub(crate) fn drain(&mut self) -> impl Iterator<Item = Queued> + use<> {
+        let (page, waiting) = self.take_all();
+        page.into_iter().flat_map(|page| *page).chain(waiting.into_iter().filter_map(|waiting| match waiting {
+            Waiting::Message(queued) => Some(queued),
+            Waiting::Read(_) => None,
+        }))
     }
 
     fn count(&mut self, queued: &Queued, comes: bool) {

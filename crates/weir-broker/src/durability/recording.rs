@@ -119,12 +119,13 @@ impl CommitJournal {
         self.remove(RecordKey::new(RecordKind::Outbox, record, 0));
     }
 
-    /// Records a subscription; `filter` with its `$share`. Returns its record id.
+    /// Records a subscription; `filter` with its `$share`, and whether what is retained under it is still to be read. Returns
+    /// its record id.
     pub(crate) fn record_subscription(
         &mut self,
         session: RecordId,
         known: Option<RecordId>,
-        filter: &str,
+        (filter, read_due): (&str, bool),
         options: SubscriptionOptions,
         identifier: u32,
     ) -> RecordId {
@@ -133,7 +134,8 @@ impl CommitJournal {
             let flags = options.qos as u8
                 | u8::from(options.no_local) << 2
                 | u8::from(options.retain_as_published) << 3
-                | (options.retain_handling as u8) << 4;
+                | (options.retain_handling as u8) << 4
+                | if read_due { SUBSCRIPTION_READ_DUE } else { 0 };
             fields.u8(flags).u32(identifier).bytes(filter.as_bytes());
         });
         record
@@ -261,6 +263,9 @@ fn write_principal(fields: &mut ValueWriter<'_>, principal: &Principal) {
     write_identity(fields, principal.username.as_deref(), principal.address);
     fields.sized(principal.admitted_by.as_bytes());
 }
+
+/// Of a subscription: what is retained under it is still to be read.
+pub(crate) const SUBSCRIPTION_READ_DUE: u8 = 1 << 6;
 
 /// Flags of a delivery.
 pub(crate) const DELIVERY_RETAIN: u8 = 1 << 2;

@@ -5,11 +5,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::ids::{ConnId, DedupKey, Millis, NamespaceId, Origin, SessionRef, ShardId};
+use crate::ids::{ConnId, DedupKey, Millis, NamespaceId, NodeId, Origin, SessionRef, ShardId};
 use crate::values::delivery::Delivery;
 use crate::values::group::{GroupKey, GroupMember, Readiness};
 use crate::values::message::Message;
 use crate::values::publisher::PublisherIdentity;
+use crate::values::retained::{ReadPosition, RetainedPage};
 use weir_mqtt::ProtocolVersion;
 
 /// Weight of a message on a link, in addition to its bytes.
@@ -86,29 +87,47 @@ pub(crate) enum LinkMessage {
         namespace: NamespaceId,
         filter: Box<str>,
     },
-    /// Everything sent before has taken effect here: answer, with what is retained under these filters.
+    /// Everything sent before has taken effect here: answer, with what is retained under these filters, about `room`
+    /// messages at most.
     Barrier {
         request: BarrierId,
-        reads: Vec<(NamespaceId, Box<str>)>,
+        reads: Option<(NamespaceId, Vec<Box<str>>)>,
+        room: usize,
     },
-    /// Retained messages by the index of the read that found them, and whether the barrier is complete; else a second
-    /// answer follows.
+    /// What the barrier asked for; and whether it is complete, else a second answer follows.
     BarrierAck {
         request: BarrierId,
-        retained: Vec<(u32, Message)>,
+        retained: Option<RetainedStart>,
         complete: bool,
+    },
+    /// Asks for more retained messages under a filter, not newer than a number.
+    RetainedRead {
+        session: SessionRef,
+        node: NodeId,
+        namespace: NamespaceId,
+        filter: Box<str>,
+        from: ReadPosition,
+        newest: u64,
+    },
+    /// The answer.
+    RetainedPage {
+        session: SessionRef,
+        node: NodeId,
+        from: ReadPosition,
+        page: RetainedPage,
     },
     /// A member for a group owned here.
     Join {
         group: Arc<GroupKey>,
         member: GroupMember,
+        readiness: Readiness,
     },
     Leave {
         group: Arc<GroupKey>,
         session: SessionRef,
     },
+    /// Of a session that is a member of groups owned there.
     Readiness {
-        group: Arc<GroupKey>,
         session: SessionRef,
         readiness: Readiness,
     },
@@ -143,6 +162,15 @@ pub(crate) enum LinkMessage {
     StoreBarrier,
     /// Carries nothing but the batch's watermark.
     Ack,
+}
+
+/// A shard's retained messages at a barrier.
+#[derive(Debug)]
+pub(crate) struct RetainedStart {
+    /// The number of the newest.
+    pub(crate) newest: u64,
+    /// What the reads found, and where they go on, by the index of their filter. Those that are missing found nothing.
+    pub(crate) pages: Vec<(u32, RetainedPage)>,
 }
 
 /// A PUBLISH between shards.

@@ -307,7 +307,7 @@ impl Links {
     pub(crate) fn answer_barriers(&mut self) {
         while let Some(index) = self.pending_barriers.iter().position(|b| self.have_acked(b.from, &b.until)) {
             let PendingBarrier { from, request, .. } = self.pending_barriers.swap_remove(index);
-            self.push(from, LinkMessage::BarrierAck { request, retained: Vec::new(), complete: true });
+            self.push(from, LinkMessage::BarrierAck { request, retained: None, complete: true });
         }
     }
 }

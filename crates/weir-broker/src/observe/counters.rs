@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::ids::{EndpointId, Millis, NamespaceId, NodeId};
+use crate::ids::{EndpointId, Millis};
 use crate::observe::InternalErrors;
 use weir_mqtt::QoS;
 
@@ -133,28 +133,12 @@ impl Backlog {
 }
 
 /// The position from which to continue listing retained messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RetainedPosition {
-    pub(crate) namespace: NamespaceId,
-    pub(crate) node: NodeId,
-}
-
-impl Default for RetainedPosition {
-    fn default() -> Self {
-        Self::at(0, 0)
-    }
-}
-
-impl RetainedPosition {
-    /// From two numbers that came from [`RetainedPosition::numbers`]; any others are a position too, maybe with no message.
-    pub fn at(namespace: u32, node: u32) -> Self {
-        Self { namespace: NamespaceId(namespace), node: NodeId(node) }
-    }
-
-    /// For a cursor that pages.
-    pub fn numbers(self) -> (u32, u32) {
-        (self.namespace.0, self.node.0)
-    }
+    /// The core's number of a namespace.
+    pub namespace: u32,
+    /// The topic that was listed last there; empty: none.
+    pub after: String,
 }
 
 /// A retained message, without its payload.

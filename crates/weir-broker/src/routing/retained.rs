@@ -1,40 +1,74 @@
 //! Retained messages of one namespace: this core's part of them, by topic.
+//!
+//! They are ordered by topic, so a read stops anywhere and goes on from a topic, whatever changed in between, and a filter
+//! skips what it cannot match.
 
-use std::collections::BTreeSet;
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
-use crate::hash::HashSeed;
-use crate::ids::{Millis, NodeId, RecordId};
-use crate::routing::topic_tree::{NodeValue, ROOT, Tree};
+use crate::ids::{Millis, RecordId};
+use crate::routing::retained_filter::{Step, step};
 use crate::values::message::Message;
+use crate::values::retained::ReadPosition;
 
-/// A message, and its record where it has one.
-type RetainedEntry = Option<(Message, RecordId)>;
+/// Bytes that an entry takes beside its message's: its part of the tree, and of what names the publisher.
+const ENTRY_BYTES: usize = 160;
 
-impl NodeValue for RetainedEntry {
-    fn is_empty(&self) -> bool {
-        self.is_none()
+/// A message, its record where it has one, and its number among all that were set.
+#[derive(Debug)]
+struct Entry {
+    message: Message,
+    record: RecordId,
+    sequence: u64,
+}
+
+impl Borrow<[u8]> for Entry {
+    fn borrow(&self) -> &[u8] {
+        self.message.topic_bytes()
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.message.topic_bytes() == other.message.topic_bytes()
+    }
+}
+
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.message.topic_bytes().cmp(other.message.topic_bytes())
     }
 }
 
 /// Topic to message.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Retained {
-    tree: Tree<RetainedEntry>,
-    /// Those that expire, soonest first.
-    expiring: BTreeSet<(Millis, NodeId)>,
-    count: usize,
+    entries: BTreeSet<Entry>,
+    /// The topics of those that expire, soonest first, by when and by sequence number.
+    expiring: BTreeMap<(Millis, u64), Message>,
+    /// Of the newest entry.
+    sequence: u64,
     bytes: usize,
 }
 
 impl Retained {
-    pub(crate) fn new(seed: HashSeed) -> Self {
-        Self { tree: Tree::new(seed), expiring: BTreeSet::new(), count: 0, bytes: 0 }
-    }
-
     /// The record of what a topic has.
     pub(crate) fn record(&self, topic: &str) -> RecordId {
-        let entry = self.tree.find(topic).and_then(|node| self.tree.value(node).as_ref());
-        entry.map_or(RecordId::NONE, |(_, record)| *record)
+        self.entries.get(topic.as_bytes()).map_or(RecordId::NONE, |entry| entry.record)
+    }
+
+    /// What a topic has.
+    pub(crate) fn get(&self, topic: &str) -> Option<&Message> {
+        self.entries.get(topic.as_bytes()).map(|entry| &entry.message)
     }
 
     /// Keeps `message` in place of what its topic had; an empty payload removes [MQTT-3.3.1-6] [MQTT-3.3.1-7].
@@ -43,117 +77,120 @@ impl Retained {
             self.remove(message.topic());
             return;
         }
-        let node = self.tree.insert(message.topic());
-        self.bytes += message.size();
-        match self.tree.value_mut(node).replace((message.clone().unrecorded(), record)) {
-            Some((old, _)) => self.forget(node, &old),
-            None => self.count += 1,
-        }
+        self.sequence += 1;
+        let (message, sequence) = (message.clone().unrecorded(), self.sequence);
+        self.bytes += memory_bytes(&message);
         if message.expires_at != Millis::MAX {
-            self.expiring.insert((message.expires_at, node));
+            self.expiring.insert((message.expires_at, sequence), message.clone());
+        }
+        if let Some(old) = self.entries.replace(Entry { message, record, sequence }) {
+            self.forget(&old);
         }
     }
 
-    /// Removes what a topic has.
-    pub(crate) fn remove(&mut self, topic: &str) {
-        if let Some(node) = self.tree.find(topic) {
-            self.clear(node);
-        }
+    /// Removes what a topic has; returns it with its record.
+    pub(crate) fn remove(&mut self, topic: &str) -> Option<(Message, RecordId)> {
+        let old = self.entries.take(topic.as_bytes())?;
+        self.forget(&old);
+        Some((old.message, old.record))
     }
 
-    fn clear(&mut self, node: NodeId) {
-        if let Some((old, _)) = self.tree.value_mut(node).take() {
-            self.count -= 1;
-            self.forget(node, &old);
-            self.tree.prune(node);
-        }
-    }
-
-    fn forget(&mut self, node: NodeId, old: &Message) {
-        self.bytes -= old.size();
-        if old.expires_at != Millis::MAX {
-            self.expiring.remove(&(old.expires_at, node));
+    fn forget(&mut self, old: &Entry) {
+        self.bytes -= memory_bytes(&old.message);
+        if old.message.expires_at != Millis::MAX {
+            self.expiring.remove(&(old.message.expires_at, old.sequence));
         }
     }
 
     /// Messages kept.
     pub(crate) fn count(&self) -> usize {
-        self.count
+        self.entries.len()
     }
 
-    /// Their bytes.
+    /// The bytes that they take.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// One more than the highest place that [`Retained::at`] knows.
-    pub(crate) fn end(&self) -> NodeId {
-        self.tree.end()
+    /// The number of the newest message; see [`Retained::read`].
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
     }
 
-    /// The message at a position, if any.
-    pub(crate) fn at(&self, place: NodeId) -> Option<&Message> {
-        self.tree.value(place).as_ref().map(|(message, _)| message)
-    }
-
-    /// Calls `each` for every living message whose topic `filter` matches.
-    pub(crate) fn matching(&self, filter: &str, now: Millis, mut each: impl FnMut(&Message)) {
+    /// Calls `each` for living messages whose topic `filter` matches, in the order of their topics, until it answers `false`
+    /// or `work` is used up: one unit for each topic looked at. Those set after number `newest` are passed over. Returns where
+    /// to go on; `None`: there are no more.
+    pub(crate) fn read(
+        &self,
+        (filter, from): (&str, &ReadPosition),
+        newest: u64,
+        now: Millis,
+        work: &mut usize,
+        mut each: impl FnMut(&Message) -> bool,
+    ) -> Option<ReadPosition> {
+        let mut offer = |entry: &Entry| {
+            let passed_over = entry.sequence > newest || entry.message.is_expired(now);
+            passed_over || each(&entry.message)
+        };
         if filter.bytes().all(|b| b != b'+' && b != b'#') {
-            if let Some((message, _)) = self.tree.find(filter).and_then(|node| self.tree.value(node).as_ref())
-                && !message.is_expired(now)
+            *work = work.saturating_sub(1);
+            if from.as_str() <= filter
+                && let Some(entry) = self.entries.get(filter.as_bytes())
             {
-                each(message);
+                offer(entry);
             }
-            return;
+            return None;
         }
-        // (node, what of the filter is left below it); `None`: the node itself is the match.
-        let mut stack: Vec<(NodeId, Option<&str>)> = vec![(ROOT, Some(filter))];
-        while let Some((node, rest)) = stack.pop() {
-            let Some(rest) = rest else {
-                self.offer(node, now, &mut each);
-                continue;
-            };
-            let (level, below) = rest.split_once('/').map_or((rest, None), |(level, below)| (level, Some(below)));
-            match level {
-                "#" => {
-                    self.offer(node, now, &mut each);
-                    stack.extend(self.wild_children(node).map(|child| (child, Some("#"))));
+        let mut rest = self.range(from.as_str());
+        while let Some(entry) = rest.next() {
+            let topic = entry.message.topic();
+            if *work == 0 {
+                return Some(ReadPosition::at(topic));
+            }
+            *work -= 1;
+            match step(filter, topic) {
+                Step::Matches => {
+                    if !offer(entry) {
+                        return Some(ReadPosition::after(topic));
+                    }
                 }
-                // `a/#` matches `a` too: where only `#` is left, the next round offers the node itself.
-                "+" => stack.extend(self.wild_children(node).map(|child| (child, below))),
-                literal => stack.extend(self.tree.child(node, literal).map(|child| (child, below))),
+                Step::Next => {}
+                Step::Seek(to) => rest = self.range(&to),
+                Step::End => return None,
             }
         }
+        None
     }
 
-    fn offer(&self, node: NodeId, now: Millis, each: &mut impl FnMut(&Message)) {
-        if let Some((message, _)) = self.tree.value(node)
-            && !message.is_expired(now)
+    /// All messages whose topics follow a topic, in order.
+    pub(crate) fn after<'a>(&'a self, topic: &str) -> impl Iterator<Item = &'a Message> + use<'a> {
+        let bounds = (Bound::Excluded(topic.as_bytes()), Bound::Unbounded);
+        self.entries.range::<[u8], _>(bounds).map(|entry| &entry.message)
+    }
+
+    fn range(&self, from: &str) -> std::collections::btree_set::Range<'_, Entry> {
+        self.entries.range::<[u8], _>((Bound::Included(from.as_bytes()), Bound::Unbounded))
+    }
+
+    /// Removes what expired; `gone` gets each with its record.
+    pub(crate) fn expire(&mut self, now: Millis, mut gone: impl FnMut(Message, RecordId)) {
+        while let Some(entry) = self.expiring.first_entry()
+            && entry.key().0 <= now
         {
-            each(message);
-        }
-    }
-
-    /// Children that a wildcard reaches: at the first level none that begins with `$` [MQTT-4.7.2-1].
-    fn wild_children(&self, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
-        self.tree.children(node).filter(move |&child| node != ROOT || !self.tree.level(child).starts_with('$'))
-    }
-
-    /// Removes what expired; `gone` gets the record of each.
-    pub(crate) fn expire(&mut self, now: Millis, mut gone: impl FnMut(RecordId)) {
-        while let Some(&(at, node)) = self.expiring.first()
-            && at <= now
-        {
-            self.expiring.pop_first();
-            if let Some((_, record)) = self.tree.value(node) {
-                gone(*record);
+            let message = entry.remove();
+            if let Some((message, record)) = self.remove(message.topic()) {
+                gone(message, record);
             }
-            self.clear(node);
         }
     }
 
     /// When the next message expires.
     pub(crate) fn next_expiry(&self) -> Option<Millis> {
-        self.expiring.first().map(|&(at, _)| at)
+        self.expiring.first_key_value().map(|(&(at, _), _)| at)
     }
+}
+
+/// Bytes that a retained message takes.
+pub(crate) fn memory_bytes(message: &Message) -> usize {
+    message.size() + ENTRY_BYTES
 }

@@ -5,15 +5,20 @@ use std::sync::Arc;
 
 use crate::EndpointPolicy;
 use crate::hash::HashSeed;
-use crate::ids::{EndpointId, GroupId, Millis, NamespaceId, RecordId, SessionRef, ShardId, SlabIndex};
+use crate::hash::IdMap;
+use crate::ids::{EndpointId, GroupId, Millis, NamespaceId, RecordId, SessionId, ShardId, SlabIndex};
 use crate::placement::owner_shard;
+use crate::routing::filter_tree::Walk;
+use crate::routing::match_cache::MatchCache;
+use crate::routing::matches::Matches;
 use crate::routing::retained::Retained;
 use crate::routing::retained_acl::RetainedAcl;
-use crate::routing::shared_groups::Group;
-use crate::routing::subscriptions::{Matches, Subscriptions};
+use crate::routing::shared_groups::{Group, GroupJoin, MemberId};
+use crate::routing::subscriptions::Subscriptions;
 use crate::slab::Slab;
 use crate::values::group::{GroupKey, GroupMember, Readiness};
 use crate::values::message::Message;
+use crate::values::retained::ReadPosition;
 use weir_mqtt::QoS;
 
 /// A namespace: a mountpoint's own topics.
@@ -43,7 +48,20 @@ pub(crate) struct Routing {
     by_name: BTreeMap<Arc<str>, NamespaceId>,
     groups: Slab<GroupId, Group>,
     by_key: BTreeMap<Arc<GroupKey>, GroupId>,
+    /// Members of groups owned here that are sessions of other shards.
+    remote_members: IdMap<MemberId, RemoteMember>,
     acl: RetainedAcl,
+    cache: MatchCache,
+    /// The search of a topic's receivers that is not interrupted; and the one that is, with its namespace.
+    walk: Walk,
+    suspended: Option<(NamespaceId, Walk)>,
+}
+
+/// A session of another shard that is in groups owned here.
+#[derive(Debug)]
+struct RemoteMember {
+    readiness: Readiness,
+    groups: u32,
 }
 
 /// The result of adding a member.
@@ -59,12 +77,16 @@ impl Routing {
     pub(crate) fn new(shards: u16, seed: HashSeed) -> Self {
         Self {
             shards,
-            seed,
             namespaces: Vec::new(),
             by_name: BTreeMap::new(),
             groups: Slab::new(),
             by_key: BTreeMap::new(),
+            remote_members: IdMap::default(),
             acl: RetainedAcl::default(),
+            cache: MatchCache::new(seed.clone()),
+            walk: Walk::default(),
+            suspended: None,
+            seed,
         }
     }
 
@@ -77,7 +99,7 @@ impl Routing {
         }
         let (id, name) = (NamespaceId(self.namespaces.len() as u32), Arc::<str>::from(name));
         self.by_name.insert(Arc::clone(&name), id);
-        let (subscriptions, retained) = (Subscriptions::new(self.seed.clone()), Retained::new(self.seed.clone()));
+        let (subscriptions, retained) = (Subscriptions::new(self.seed.clone()), Retained::default());
         self.namespaces.push(Namespace { name, subscriptions, retained });
         id
     }
@@ -103,10 +125,60 @@ impl Routing {
         &mut self.namespaces[id.index()].subscriptions
     }
 
+    #[inline]
+    fn cached(&self, id: NamespaceId, topic: &str) -> Option<Arc<Matches>> {
+        let subscriptions = &self.namespaces[id.index()].subscriptions;
+        self.cache.get(id, topic, || subscriptions.stamp(topic)).cloned()
+    }
+
     /// The subscribers, groups and shards with interest in a topic.
     #[inline]
     pub(crate) fn matches(&mut self, id: NamespaceId, topic: &str) -> Arc<Matches> {
-        self.namespaces[id.index()].subscriptions.matches(topic)
+        self.matches_within(id, topic, &mut { usize::MAX }).unwrap_or_default()
+    }
+
+    /// The same, if finding them takes no more than `work`, of which it uses a unit for each node visited.
+    #[inline]
+    pub(crate) fn matches_within(&mut self, id: NamespaceId, topic: &str, work: &mut usize) -> Option<Arc<Matches>> {
+        if let Some(known) = self.cached(id, topic) {
+            return Some(known);
+        }
+        let subscriptions = &self.namespaces[id.index()].subscriptions;
+        self.walk.begin();
+        if !subscriptions.walk(&mut self.walk, topic, work) {
+            return None;
+        }
+        let matches = subscriptions.receivers(&self.walk.found);
+        self.cache.insert(id, topic, subscriptions.stamp(topic), &matches);
+        Some(matches)
+    }
+
+    /// Begins a search for the receivers of a topic that is continued by [`Routing::continue_search`]. One at a time.
+    pub(crate) fn begin_search(&mut self, id: NamespaceId) {
+        self.end_search();
+        let mut walk = Walk::default();
+        walk.begin();
+        self.namespaces[id.index()].subscriptions.pin();
+        self.suspended = Some((id, walk));
+    }
+
+    /// Goes on with the search. Answers when it has ended, with those who are subscribed by then.
+    pub(crate) fn continue_search(&mut self, topic: &str, work: &mut usize) -> Option<Arc<Matches>> {
+        let (id, walk) = self.suspended.as_mut()?;
+        let subscriptions = &self.namespaces[id.index()].subscriptions;
+        if !subscriptions.walk(walk, topic, work) {
+            return None;
+        }
+        let matches = subscriptions.receivers(&walk.found);
+        self.end_search();
+        Some(matches)
+    }
+
+    /// Ends the search, whether it has found all or not.
+    pub(crate) fn end_search(&mut self) {
+        if let Some((id, _)) = self.suspended.take() {
+            self.namespaces[id.index()].subscriptions.unpin();
+        }
     }
 
     /// The shard that owns a topic.
@@ -126,20 +198,31 @@ impl Routing {
         self.namespaces[id.index()].retained.set(message, record);
     }
 
-    /// Calls `each` for every retained message under `filter` that may still be delivered.
-    pub(crate) fn retained_under(&self, id: NamespaceId, filter: &str, now: Millis, mut each: impl FnMut(&Message)) {
+    /// What a topic has.
+    pub(crate) fn retained(&self, id: NamespaceId) -> &Retained {
+        &self.namespaces[id.index()].retained
+    }
+
+    /// Calls `each` for retained messages under a filter that may still be delivered; see [`Retained::read`].
+    pub(crate) fn read_retained(
+        &self,
+        id: NamespaceId,
+        filter: (&str, &ReadPosition),
+        newest: u64,
+        now: Millis,
+        work: &mut usize,
+        mut each: impl FnMut(&Message) -> bool,
+    ) -> Option<ReadPosition> {
         let namespace = &self.namespaces[id.index()];
-        namespace.retained.matching(filter, now, |message| {
-            if self.acl.permits(&namespace.name, message) {
-                each(message);
-            }
-        });
+        namespace
+            .retained
+            .read(filter, newest, now, work, |message| !self.acl.permits(&namespace.name, message) || each(message))
     }
 
     /// Removes retained messages that expired; `gone` gets the record each had.
     pub(crate) fn expire_retained(&mut self, now: Millis, mut gone: impl FnMut(RecordId)) {
         for namespace in &mut self.namespaces {
-            namespace.retained.expire(now, &mut gone);
+            namespace.retained.expire(now, |_, record| gone(record));
         }
     }
 
@@ -192,14 +275,20 @@ impl Routing {
     }
 
     /// A member joins a group, or changes its options.
-    pub(crate) fn join(&mut self, key: &Arc<GroupKey>, member: GroupMember) -> Joined {
+    pub(crate) fn join(&mut self, key: &Arc<GroupKey>, member: GroupMember, readiness: Option<Readiness>) -> Joined {
         let (id, new_interest) = match self.group_id(key) {
             Some(id) => (id, None),
             None => self.add_group(key),
         };
-        let is_member = self.groups.get_mut(id).is_some_and(|group| group.join(member));
+        let member_id = member.id();
+        let joined = self.groups.get_mut(id).map_or(GroupJoin::Full, |group| group.join(member));
+        if let (Some(readiness), false) = (readiness, joined == GroupJoin::Full) {
+            let remote = self.remote_members.entry(member_id).or_insert(RemoteMember { readiness, groups: 0 });
+            remote.readiness = readiness;
+            remote.groups += u32::from(joined == GroupJoin::New);
+        }
         match new_interest {
-            _ if !is_member => Joined::Full,
+            _ if joined == GroupJoin::Full => Joined::Full,
             Some(namespace) => Joined::NewInterest(namespace),
             None => Joined::Member,
         }
@@ -209,41 +298,80 @@ impl Routing {
         let (id, _) = self.groups.insert(Group::new(Arc::clone(key)));
         self.by_key.insert(Arc::clone(key), id);
         let namespace = self.namespace(&key.namespace);
-        let first = self.subscriptions_mut(namespace).add_group(&key.filter, id);
+        let (position, first) = self.subscriptions_mut(namespace).add_group(&key.filter, id);
+        if let Some(group) = self.groups.get_mut(id) {
+            group.position = position;
+        }
         (id, first.then_some(namespace))
     }
 
     /// A member leaves a group; an empty group goes. Returns the namespace where this shard has no interest in the
     /// group's filter any more.
-    pub(crate) fn leave(&mut self, key: &GroupKey, shard: ShardId, session: SessionRef) -> Option<NamespaceId> {
+    pub(crate) fn leave(&mut self, key: &GroupKey, member: MemberId) -> Option<NamespaceId> {
         let id = self.group_id(key)?;
-        if !self.groups.get_mut(id)?.leave(shard, session) {
+        let group = self.groups.get_mut(id)?;
+        if group.leave(member)
+            && let Some(remote) = self.remote_members.get_mut(&member)
+        {
+            remote.groups -= 1;
+            if remote.groups == 0 {
+                self.remote_members.remove(&member);
+            }
+        }
+        if group.len() > 0 {
             return None;
         }
-        self.groups.remove(id);
+        let position = self.groups.remove(id)?.position;
         self.by_key.remove(key);
         let namespace = self.namespace(&key.namespace);
-        self.subscriptions_mut(namespace).remove_group(&key.filter, id).then_some(namespace)
+        let removed = self.subscriptions_mut(namespace).remove_group(&key.filter, position);
+        if let Some(moved) = removed.moved.and_then(|moved| self.groups.get_mut(moved)) {
+            moved.position = position;
+        }
+        removed.gone.then_some(namespace)
     }
 
-    /// Applies another shard's report of a member.
-    pub(crate) fn set_readiness(&mut self, key: &GroupKey, shard: ShardId, session: SessionRef, readiness: Readiness) {
-        if let Some(id) = self.group_id(key)
-            && let Some(group) = self.groups.get_mut(id)
-        {
-            group.set_readiness(shard, session, readiness);
+    /// Applies another shard's report of a member of groups owned here.
+    pub(crate) fn set_readiness(&mut self, member: MemberId, readiness: Readiness) {
+        if let Some(remote) = self.remote_members.get_mut(&member) {
+            remote.readiness = readiness;
         }
     }
 
-    /// The member that gets a group's next message, and how many members there are; `None`: there is no such group.
+    /// As far as its shard has reported.
+    pub(crate) fn remote_readiness(&self, member: MemberId) -> Readiness {
+        self.remote_members.get(&member).map_or(Readiness::Offline, |remote| remote.readiness)
+    }
+
+    /// The member that gets a group's next message, and how many members there are; `None`: there is no such group. `local`:
+    /// the readiness of this shard's sessions, `None` of one that is about to leave.
     pub(crate) fn choose(
         &mut self,
         id: GroupId,
         qos: QoS,
-        readiness_of: impl Fn(&GroupMember) -> Readiness,
+        here: ShardId,
+        local: impl Fn(SessionId) -> Option<Readiness>,
     ) -> Option<(Option<GroupMember>, usize)> {
+        let remote = &self.remote_members;
+        let readiness_of = |member: &GroupMember| {
+            if member.shard == here {
+                return local(member.session.id);
+            }
+            Some(remote.get(&member.id()).map_or(Readiness::Offline, |remote| remote.readiness))
+        };
         let group = self.groups.get_mut(id)?;
         let member = group.choose(qos, readiness_of);
         Some((member, group.len()))
+    }
+
+    /// Bytes of the subscriptions of all namespaces, and of what is remembered of their topics.
+    pub(crate) fn subscription_bytes(&self) -> usize {
+        let groups = self.groups.len() * (size_of::<Group>() + 2 * size_of::<usize>());
+        self.namespaces.iter().map(|namespace| namespace.subscriptions.bytes()).sum::<usize>() + groups
+    }
+
+    /// Bytes of what is remembered of topics that were published to lately.
+    pub(crate) fn cache_bytes(&self) -> usize {
+        self.cache.bytes()
     }
 }

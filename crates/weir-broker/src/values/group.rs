@@ -39,5 +39,10 @@ pub(crate) struct GroupMember {
     pub(crate) options: SubscriptionOptions,
     /// Subscription identifier; 0: none.
     pub(crate) identifier: u32,
-    pub(crate) readiness: Readiness,
+}
+
+impl GroupMember {
+    pub(crate) fn id(&self) -> (ShardId, SessionRef) {
+        (self.shard, self.session)
+    }
 }

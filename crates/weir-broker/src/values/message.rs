@@ -74,6 +74,10 @@ impl Message {
         std::str::from_utf8(&self.bytes[..usize::from(self.topic_len)]).unwrap_or_default()
     }
 
+    pub(crate) fn topic_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.topic_len)]
+    }
+
     pub(crate) fn properties(&self) -> &[u8] {
         let start = usize::from(self.topic_len);
         &self.bytes[start..start + self.properties_len as usize]

@@ -7,4 +7,5 @@ pub(crate) mod group;
 pub(crate) mod message;
 pub(crate) mod publisher;
 pub(crate) mod record;
+pub(crate) mod retained;
 pub(crate) mod will;
