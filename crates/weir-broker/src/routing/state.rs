@@ -366,7 +366,7 @@ impl Routing {
 
     /// Bytes of the subscriptions of all namespaces, and of what is remembered of their topics.
     pub(crate) fn subscription_bytes(&self) -> usize {
-        let groups = self.groups.len() * (size_of::<Group>() + 2 * size_of::<usize>());
+        let groups = self.groups.count() * (size_of::<Group>() + 2 * size_of::<usize>());
         self.namespaces.iter().map(|namespace| namespace.subscriptions.bytes()).sum::<usize>() + groups
     }
 
