@@ -16,6 +16,7 @@
 //! - [`store`]: what outlives the process.
 //! - [`telemetry`]: traces of passes, for an OpenTelemetry collector.
 //! - `random`: random bytes from the crypto provider.
+//! - `log_value`: values of clients in log lines, bounded.
 //! - [`http_client`]: HTTP requests to others, over kept connections.
 //! - [`cluster`]: the fleet's members, and which of them have converged.
 //! - [`state`]: what the control plane publishes of itself.
@@ -31,6 +32,7 @@ pub mod cluster;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod http_client;
+mod log_value;
 pub mod net;
 mod random;
 pub mod server;

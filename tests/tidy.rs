@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 /// The server's modules from the lowest floor to the highest. A module names only modules of lower floors.
 const FLOORS: &[&str] = &[
     "random",
+    "log_value",
     "http_client",
     "telemetry",
     "store",

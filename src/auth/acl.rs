@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weir_broker::{Authorize, Subject};
-use weir_declare::config::{Acl, AclRule, Action, Cidr, Glob, Permission, TopicPattern};
+use weir_declare::config::{Acl, AclAction, AclRule, Cidr, Glob, Permission, TopicPattern};
 use weir_mqtt::QoS;
 
 /// `enableAcl` without an acl document: denies everything.
@@ -32,7 +32,7 @@ impl Authorize for DenyAll {
 pub struct RuleSet {
     no_match: Permission,
     /// In the order in which they decide.
-    rules: Vec<Rule>,
+    rules: Vec<CompiledRule>,
 }
 
 /// A request to evaluate.
@@ -65,7 +65,7 @@ pub struct AclDecision {
 impl RuleSet {
     /// Compiles a document.
     pub fn compile(acl: &Acl) -> Self {
-        let rules = acl.by_precedence().into_iter().map(|(index, rule)| Rule::compile(index, rule)).collect();
+        let rules = acl.by_precedence().into_iter().map(|(index, rule)| CompiledRule::compile(index, rule)).collect();
         Self { no_match: acl.no_match, rules }
     }
 
@@ -98,7 +98,7 @@ impl Authorize for RuleSet {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Rule {
+struct CompiledRule {
     /// As written in the document.
     index: usize,
     permission: Permission,
@@ -112,13 +112,13 @@ struct Rule {
     retain: Option<bool>,
 }
 
-impl Rule {
+impl CompiledRule {
     fn compile(index: usize, rule: &AclRule) -> Self {
         Self {
             index,
             permission: rule.permission,
-            publish: matches!(rule.action, Action::Publish | Action::All),
-            subscribe: matches!(rule.action, Action::Subscribe | Action::All),
+            publish: matches!(rule.action, AclAction::Publish | AclAction::All),
+            subscribe: matches!(rule.action, AclAction::Subscribe | AclAction::All),
             client_id: rule.client_id.clone(),
             username: rule.username.clone(),
             network: rule.ipaddr,
@@ -177,13 +177,13 @@ struct Pattern {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Level {
     Literal(Box<str>),
-    Template(Vec<Part>),
+    Template(Vec<LevelPart>),
     Plus,
     Hash,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
+enum LevelPart {
     Text(Box<str>),
     ClientId,
     Username,
@@ -222,12 +222,12 @@ impl Pattern {
             let mut text = String::new();
             for part in parts {
                 let value = match part {
-                    Part::Text(text) => &**text,
-                    Part::ClientId => subject.client_id,
-                    Part::Username => subject.username?,
+                    LevelPart::Text(text) => &**text,
+                    LevelPart::ClientId => subject.client_id,
+                    LevelPart::Username => subject.username?,
                 };
                 let risky = value.is_empty() || value.starts_with('$') || value.contains(['/', '+', '#']);
-                if risky && permission == Permission::Allow && !matches!(part, Part::Text(_)) {
+                if risky && permission == Permission::Allow && !matches!(part, LevelPart::Text(_)) {
                     return None;
                 }
                 text.push_str(value);
@@ -256,8 +256,8 @@ impl Level {
             "#" if !exact => Level::Hash,
             _ => {
                 let parts = parts(text);
-                match <[Part; 1]>::try_from(parts) {
-                    Ok([Part::Text(text)]) => Level::Literal(text),
+                match <[LevelPart; 1]>::try_from(parts) {
+                    Ok([LevelPart::Text(text)]) => Level::Literal(text),
                     Ok([part]) => Level::Template(vec![part]),
                     Err(parts) if parts.is_empty() => Level::Literal("".into()),
                     Err(parts) => Level::Template(parts),
@@ -267,20 +267,21 @@ impl Level {
     }
 }
 
-fn parts(text: &str) -> Vec<Part> {
-    const PLACEHOLDERS: [(&str, Part); 2] = [("${clientid}", Part::ClientId), ("${username}", Part::Username)];
+fn parts(text: &str) -> Vec<LevelPart> {
+    const PLACEHOLDERS: [(&str, LevelPart); 2] =
+        [("${clientid}", LevelPart::ClientId), ("${username}", LevelPart::Username)];
     let mut parts = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
         let next =
             PLACEHOLDERS.iter().filter_map(|(name, part)| Some((rest.find(name)?, name, part))).min_by_key(|n| n.0);
         let Some((at, name, part)) = next else {
-            parts.push(Part::Text(rest.into()));
+            parts.push(LevelPart::Text(rest.into()));
             break;
         };
         let (before, from) = rest.split_at(at);
         if !before.is_empty() {
-            parts.push(Part::Text(before.into()));
+            parts.push(LevelPart::Text(before.into()));
         }
         parts.push(part.clone());
         rest = from.strip_prefix(name).unwrap_or_default();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weir_broker::Principal;
 
-/// The parts of `kind version after[ offered]`.
+/// The parts of `kind version predecessors[ offered]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct AdmittedBy<'a> {
     /// The authenticator's key in the document.
@@ -12,7 +12,7 @@ pub(super) struct AdmittedBy<'a> {
     /// Of the record that admitted the client.
     pub(super) version: &'a str,
     /// Digest of the authenticators before it whose answer cannot be computed again without the password.
-    pub(super) after: &'a str,
+    pub(super) predecessors: &'a str,
     /// The user name of CONNECT, where the client was admitted under another or none.
     pub(super) offered: Option<&'a str>,
 }
@@ -20,12 +20,12 @@ pub(super) struct AdmittedBy<'a> {
 impl<'a> AdmittedBy<'a> {
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         let mut parts = text.splitn(4, ' ');
-        Some(Self { kind: parts.next()?, version: parts.next()?, after: parts.next()?, offered: parts.next() })
+        Some(Self { kind: parts.next()?, version: parts.next()?, predecessors: parts.next()?, offered: parts.next() })
     }
 
     /// The text without the offered user name.
-    pub(super) fn write(kind: &str, version: &str, after: &str) -> Arc<str> {
-        format!("{kind} {version} {after}").into()
+    pub(super) fn write(kind: &str, version: &str, predecessors: &str) -> Arc<str> {
+        format!("{kind} {version} {predecessors}").into()
     }
 
     /// Whether it names the same authenticator, record and predecessors as `text`, which [`Self::write`] has made.

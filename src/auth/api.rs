@@ -1,6 +1,6 @@
 //! What an authenticator receives and returns.
 //!
-//! [`Authenticate`] is what a listener asks; a chain implements it. [`Authenticator`] is one element of a chain.
+//! [`Authenticate`] is what a listener asks; a chain implements it. [`AuthBackend`] is one element of a chain.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -45,7 +45,7 @@ pub enum Decision {
     /// replaces the id that the server assigned to a client that sent none.
     AdmitWith { principal: Principal, data: Option<Vec<u8>>, client_id: Option<Box<str>> },
     /// Reject the client.
-    Refuse(Refusal),
+    Refuse(AuthRefusal),
     /// Not decided: run this on a worker thread. It may take long, but must end: it occupies a worker.
     Blocking(Box<dyn FnOnce() -> Decision + Send>),
     /// Not decided: run this on a tokio runtime with IO and time. It occupies no thread; dropping it cancels it.
@@ -65,7 +65,7 @@ pub trait AuthExchange: Send {
 
 /// Why a client is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Refusal {
+pub enum AuthRefusal {
     /// Unknown user, wrong password, or no credentials. One value for all, so that it does not reveal which names exist.
     BadCredentials,
     NotAuthorized,
@@ -81,31 +81,31 @@ pub enum Refusal {
     Busy,
 }
 
-impl Refusal {
+impl AuthRefusal {
     /// CONNACK's reason code, 5.0.
     pub fn reason_code(self) -> u8 {
         match self {
-            Refusal::ClientIdNotValid => 0x85,
-            Refusal::BadCredentials => 0x86,
-            Refusal::NotAuthorized => 0x87,
-            Refusal::Unavailable => 0x88,
-            Refusal::Busy => 0x89,
-            Refusal::Banned => 0x8A,
-            Refusal::BadAuthenticationMethod => 0x8C,
-            Refusal::RateExceeded => 0x9F,
+            AuthRefusal::ClientIdNotValid => 0x85,
+            AuthRefusal::BadCredentials => 0x86,
+            AuthRefusal::NotAuthorized => 0x87,
+            AuthRefusal::Unavailable => 0x88,
+            AuthRefusal::Busy => 0x89,
+            AuthRefusal::Banned => 0x8A,
+            AuthRefusal::BadAuthenticationMethod => 0x8C,
+            AuthRefusal::RateExceeded => 0x9F,
         }
     }
 
     /// DISCONNECT's reason code, where a re-authentication fails.
     pub fn disconnect_code(self) -> u8 {
         match self {
-            Refusal::BadCredentials
-            | Refusal::NotAuthorized
-            | Refusal::Banned
-            | Refusal::ClientIdNotValid
-            | Refusal::BadAuthenticationMethod => 0x87,
-            Refusal::Unavailable | Refusal::Busy => 0x89,
-            Refusal::RateExceeded => 0x9F,
+            AuthRefusal::BadCredentials
+            | AuthRefusal::NotAuthorized
+            | AuthRefusal::Banned
+            | AuthRefusal::ClientIdNotValid
+            | AuthRefusal::BadAuthenticationMethod => 0x87,
+            AuthRefusal::Unavailable | AuthRefusal::Busy => 0x89,
+            AuthRefusal::RateExceeded => 0x9F,
         }
     }
 
@@ -113,10 +113,10 @@ impl Refusal {
     /// authorized.
     pub fn return_code(self) -> u8 {
         match self {
-            Refusal::ClientIdNotValid => 2,
-            Refusal::BadCredentials => 4,
-            Refusal::NotAuthorized | Refusal::BadAuthenticationMethod | Refusal::Banned => 5,
-            Refusal::Unavailable | Refusal::RateExceeded | Refusal::Busy => 3,
+            AuthRefusal::ClientIdNotValid => 2,
+            AuthRefusal::BadCredentials => 4,
+            AuthRefusal::NotAuthorized | AuthRefusal::BadAuthenticationMethod | AuthRefusal::Banned => 5,
+            AuthRefusal::Unavailable | AuthRefusal::RateExceeded | AuthRefusal::Busy => 3,
         }
     }
 }
@@ -135,8 +135,8 @@ pub trait Authenticate: Send + Sync {
 }
 
 /// One element of a chain.
-pub(super) trait Authenticator: Send + Sync {
-    fn authenticate(&self, attempt: &Arc<Attempt>) -> Answer;
+pub(super) trait AuthBackend: Send + Sync {
+    fn authenticate(&self, attempt: &Arc<Attempt>) -> BackendAnswer;
 
     /// As [`Authenticate::still_valid`]; `admission` says how the client was admitted.
     fn still_valid(&self, admission: &AdmittedBy<'_>, principal: &Principal) -> Recheck;
@@ -146,28 +146,28 @@ pub(super) trait Authenticator: Send + Sync {
 }
 
 /// The answer of one authenticator.
-pub(super) enum Answer {
+pub(super) enum BackendAnswer {
     Allow(Grant),
-    Deny(Refusal),
+    Deny(AuthRefusal),
     /// Not decided here: ask the next authenticator. Where the chain denies in the end and `equalize` is set,
-    /// [`Authenticator::equalize_timing`] is called, so that the time does not reveal that the name is unknown.
+    /// [`AuthBackend::equalize_timing`] is called, so that the time does not reveal that the name is unknown.
     Next {
         equalize: bool,
     },
     /// As [`Decision::Blocking`].
-    Blocking(Box<dyn FnOnce() -> Answer + Send>),
+    Blocking(Box<dyn FnOnce() -> BackendAnswer + Send>),
     /// As [`Decision::Task`].
-    Task(AuthTask<Answer>),
+    Task(AuthTask<BackendAnswer>),
     /// As [`Decision::Continue`].
     Continue {
         data: Vec<u8>,
-        exchange: Box<dyn Exchange>,
+        exchange: Box<dyn BackendExchange>,
     },
 }
 
 /// As [`AuthExchange`], for one authenticator.
-pub(super) trait Exchange: Send {
-    fn step(self: Box<Self>, data: &[u8]) -> Answer;
+pub(super) trait BackendExchange: Send {
+    fn step(self: Box<Self>, data: &[u8]) -> BackendAnswer;
 }
 
 /// Under which identity an authenticator admits a client.

@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use super::admitted_by::AdmittedBy;
 use super::api::{
-    Answer, Attempt, AuthExchange, Authenticate, Authenticator, Credentials, Decision, Exchange, Grant, Recheck,
-    Refusal,
+    Attempt, AuthBackend, AuthExchange, AuthRefusal, Authenticate, BackendAnswer, BackendExchange, Credentials,
+    Decision, Grant, Recheck,
 };
 use weir_broker::Principal;
 
 /// The authenticators of an auth document.
 pub(super) struct Chain {
-    authenticators: Arc<[Box<dyn Authenticator>]>,
+    authenticators: Arc<[Box<dyn AuthBackend>]>,
 }
 
 impl Chain {
-    pub(super) fn new(authenticators: Vec<Box<dyn Authenticator>>) -> Self {
+    pub(super) fn new(authenticators: Vec<Box<dyn AuthBackend>>) -> Self {
         Self { authenticators: authenticators.into() }
     }
 }
@@ -43,7 +43,7 @@ impl Authenticate for Chain {
 
 /// One attempt's way through the chain.
 struct ChainRun {
-    authenticators: Arc<[Box<dyn Authenticator>]>,
+    authenticators: Arc<[Box<dyn AuthBackend>]>,
     attempt: Arc<Attempt>,
     /// The authenticator that decides now.
     index: usize,
@@ -54,39 +54,39 @@ struct ChainRun {
 
 impl ChainRun {
     /// Calls the current authenticator.
-    fn call(&self) -> Answer {
+    fn call(&self) -> BackendAnswer {
         let end = match self.attempt.method {
             // [MQTT-4.12.0-1]: no authenticator knows the method.
-            Some(_) => Refusal::BadAuthenticationMethod,
-            None => Refusal::BadCredentials,
+            Some(_) => AuthRefusal::BadAuthenticationMethod,
+            None => AuthRefusal::BadCredentials,
         };
         let current = self.authenticators.get(self.index);
-        current.map_or(Answer::Deny(end), |authenticator| authenticator.authenticate(&self.attempt))
+        current.map_or(BackendAnswer::Deny(end), |authenticator| authenticator.authenticate(&self.attempt))
     }
 
     /// Goes on from an authenticator's answer.
-    fn resume(mut self, mut answer: Answer) -> Decision {
+    fn resume(mut self, mut answer: BackendAnswer) -> Decision {
         loop {
             answer = match answer {
-                Answer::Allow(grant) => return self.admit(grant),
-                Answer::Deny(refusal) => return self.refuse(refusal),
-                Answer::Next { equalize } => {
+                BackendAnswer::Allow(grant) => return self.admit(grant),
+                BackendAnswer::Deny(refusal) => return self.refuse(refusal),
+                BackendAnswer::Next { equalize } => {
                     self.equalize.extend(equalize.then_some(self.index));
                     self.index += 1;
                     self.call()
                 }
-                Answer::Blocking(work) if self.on_worker => work(),
-                Answer::Blocking(work) => {
+                BackendAnswer::Blocking(work) if self.on_worker => work(),
+                BackendAnswer::Blocking(work) => {
                     return Decision::Blocking(Box::new(move || {
                         self.on_worker = true;
                         self.resume(work())
                     }));
                 }
-                Answer::Task(task) => {
+                BackendAnswer::Task(task) => {
                     self.on_worker = false; // the task's runtime must not block either
                     return Decision::Task(Box::pin(async move { self.resume(task.await) }));
                 }
-                Answer::Continue { data, exchange } => {
+                BackendAnswer::Continue { data, exchange } => {
                     self.on_worker = false; // the client's answer is handled on the shard
                     return Decision::Continue { data, exchange: Box::new(ChainExchange { run: self, exchange }) };
                 }
@@ -111,7 +111,7 @@ impl ChainRun {
         }
     }
 
-    fn refuse(self, refusal: Refusal) -> Decision {
+    fn refuse(self, refusal: AuthRefusal) -> Decision {
         if self.equalize.is_empty() {
             return Decision::Refuse(refusal);
         }
@@ -127,7 +127,7 @@ impl ChainRun {
 
 struct ChainExchange {
     run: ChainRun,
-    exchange: Box<dyn Exchange>,
+    exchange: Box<dyn BackendExchange>,
 }
 
 impl AuthExchange for ChainExchange {

@@ -9,7 +9,7 @@ use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::{self, PemObject};
 
-use super::api::{Authenticate, Authenticator, Credentials, Decision, Refusal};
+use super::api::{AuthBackend, AuthRefusal, Authenticate, Credentials, Decision};
 use super::backends::anonymous::{Anonymous, AnonymousBackend};
 use super::backends::client_certificate::CertificateBackend;
 use super::backends::http::{HttpBackend, Service, UrlError, parse_url};
@@ -18,7 +18,7 @@ use super::backends::password::{PasswordBackend, PasswordFile, RecordError};
 use super::backends::scram::{ScramBackend, ScramFile};
 use super::chain::Chain;
 use super::digest::version_of;
-use super::guard::{AttemptCounters, Bans, Guard};
+use super::guard::{AttemptCounters, AttemptGuard, Bans};
 use weir_broker::Principal;
 use weir_declare::config::{self, Auth, Ban, FileRef, HeaderValue, HttpHook, Jwt, JwtAlgorithm, Name, SecretRef};
 
@@ -113,7 +113,7 @@ impl AuthCompiler {
             (true, Some(auth)) => (self.chain(auth, read)?, Some(auth.rate_limit.clone())),
         };
         let bans = Bans::new(bans.values().cloned());
-        Ok(Arc::new(Guard { counters: Arc::clone(&self.counters), bans, failures, inner }))
+        Ok(Arc::new(AttemptGuard { counters: Arc::clone(&self.counters), bans, failures, inner }))
     }
 
     #[cfg(test)]
@@ -134,7 +134,7 @@ impl AuthCompiler {
         if let Some(chain) = known.and_then(|known| known.chain.upgrade()) {
             return Ok(chain);
         }
-        let chain = Arc::new(chain(auth, &contents).map_err(AuthError::Chain)?);
+        let chain = Arc::new(build_chain(auth, &contents).map_err(AuthError::Chain)?);
         let compiled = Compiled { auth: Arc::clone(auth), contents, chain: Arc::downgrade(&chain) };
         chains.insert(auth.name.clone(), compiled);
         Ok(chain)
@@ -145,15 +145,15 @@ impl AuthCompiler {
 ///
 /// # Errors
 /// One for each authenticator that cannot be used.
-fn chain(auth: &Auth, contents: &Contents) -> Result<Chain, Vec<ChainError>> {
+fn build_chain(auth: &Auth, contents: &Contents) -> Result<Chain, Vec<ChainError>> {
     let references = References { auth, contents };
-    let mut backends: Vec<Box<dyn Authenticator>> = Vec::new();
+    let mut backends: Vec<Box<dyn AuthBackend>> = Vec::new();
     let mut errors = Vec::new();
     // The authenticators so far whose answer cannot be computed again without the client's password.
     let mut opaque: Vec<String> = Vec::new();
     for (index, declared) in auth.chain.iter().enumerate() {
         let parts: Vec<&[u8]> = opaque.iter().map(String::as_bytes).collect();
-        match backend(declared, &references, &version_of(&parts)) {
+        match build_backend(declared, &references, &version_of(&parts)) {
             Ok(backend) => backends.push(backend),
             Err(error) => errors.push(ChainError { auth: auth.name.clone(), index, error }),
         }
@@ -173,36 +173,37 @@ fn identity(declared: &config::Authenticator) -> Option<String> {
     }
 }
 
-fn backend(
+fn build_backend(
     declared: &config::Authenticator,
     references: &References<'_>,
-    after: &str,
-) -> Result<Box<dyn Authenticator>, BackendError> {
+    predecessors: &str,
+) -> Result<Box<dyn AuthBackend>, BackendError> {
     use config::Authenticator;
     match declared {
         Authenticator::PasswordFile(declared) => {
             let (file, content) = references.file(&declared.file)?;
             let records = PasswordFile::parse(&content).map_err(|error| BackendError::Records { file, error })?;
-            Ok(Box::new(PasswordBackend::new(records, after)))
+            Ok(Box::new(PasswordBackend::new(records, predecessors)))
         }
-        Authenticator::Anonymous(declared) => Ok(Box::new(AnonymousBackend::new(declared, after))),
+        Authenticator::Anonymous(declared) => Ok(Box::new(AnonymousBackend::new(declared, predecessors))),
         Authenticator::Scram(declared) => {
             let (file, content) = references.file(&declared.file)?;
-            let users = ScramFile::parse(&content, after).map_err(|error| BackendError::Records { file, error })?;
-            Ok(Box::new(ScramBackend::new(users, after)))
+            let users =
+                ScramFile::parse(&content, predecessors).map_err(|error| BackendError::Records { file, error })?;
+            Ok(Box::new(ScramBackend::new(users, predecessors)))
         }
-        Authenticator::ClientCertificate(declared) => Ok(Box::new(CertificateBackend::new(declared, after))),
+        Authenticator::ClientCertificate(declared) => Ok(Box::new(CertificateBackend::new(declared, predecessors))),
         Authenticator::Jwt(declared) => {
             let keys = jwt_keys(declared, references)?;
-            Ok(Box::new(JwtBackend::new(declared, keys, after)))
+            Ok(Box::new(JwtBackend::new(declared, keys, predecessors)))
         }
         Authenticator::Http(declared) => {
-            Ok(Box::new(HttpBackend::new(declared, service(declared, references)?, after)))
+            Ok(Box::new(HttpBackend::new(declared, build_service(declared, references)?, predecessors)))
         }
     }
 }
 
-fn service(declared: &HttpHook, references: &References<'_>) -> Result<Service, BackendError> {
+fn build_service(declared: &HttpHook, references: &References<'_>) -> Result<Service, BackendError> {
     let url = parse_url(&declared.url)?;
     let mut headers = HeaderMap::new();
     for (name, value) in &declared.headers {
@@ -300,7 +301,7 @@ struct RefuseAll;
 
 impl Authenticate for RefuseAll {
     fn authenticate(&self, _: &Credentials<'_>) -> Decision {
-        Decision::Refuse(Refusal::BadCredentials)
+        Decision::Refuse(AuthRefusal::BadCredentials)
     }
 
     fn still_valid(&self, _: &Principal, _: &str) -> bool {

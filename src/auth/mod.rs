@@ -20,7 +20,7 @@ mod guard;
 pub(crate) mod properties;
 
 pub use acl::{AclDecision, AclRequest, DenyAll, RuleSet};
-pub use api::{AdmissionCheck, AuthExchange, AuthTask, Authenticate, Credentials, Decision, Refusal};
+pub use api::{AdmissionCheck, AuthExchange, AuthRefusal, AuthTask, Authenticate, Credentials, Decision};
 pub use backends::anonymous::Anonymous;
 pub use backends::password::{PasswordFile, PasswordHash, PasswordHashError, RecordError, RecordProblem};
 pub use backends::scram::{SaslprepError, ScramRecord, ScramRecordError, check_scram_file, saslprep};

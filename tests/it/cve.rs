@@ -1,5 +1,5 @@
 //! Classes of holes that other brokers had, tried on the built broker. Those of the codec are in `crates/weir-mqtt/src/tests`, those of
-//! authentication and permission in `auth/holes.rs`.
+//! authentication and permission in `auth/cve.rs`.
 
 use crate::process::Broker;
 use crate::support::client::{Client, publish};

@@ -78,7 +78,7 @@ fn first(user: &str) -> String {
     format!("n,,n={user},r=clientnonce")
 }
 
-/// What answers the challenge that is sent to `user`, and the signature a true server would give.
+/// The answer to the challenge for `user`, and the signature of the right server.
 fn answer(user: &str, password: &str, challenge: Option<Packet>) -> (Packet, String) {
     let Some(Packet::Auth { code: 0x18, properties: asked }) = challenge else { panic!("no challenge: {challenge:?}") };
     let (method, challenge) = method_and_data(&asked);
@@ -101,7 +101,7 @@ fn answer(user: &str, password: &str, challenge: Option<Packet>) -> (Packet, Str
     (auth(0x18, &last), format!("v={}", STANDARD.encode(server_signature)))
 }
 
-/// Knocks as `user` and answers the challenge; the packet that decides, and the signature a true server would give.
+/// Connects as `user` and answers the challenge; the last packet, and the signature of the right server.
 fn authenticate(broker: &Broker, password: &str) -> (Client, Option<Packet>, String) {
     let mut client = Client::open(broker.address("scram"), Version::V5);
     client.send(&client::connect(Version::V5, "scram", properties(&first("user"))));
@@ -111,7 +111,7 @@ fn authenticate(broker: &Broker, password: &str) -> (Client, Option<Packet>, Str
     (client, decided, signature)
 }
 
-/// A client that was let in.
+/// An admitted client.
 fn admitted(broker: &Broker) -> Client {
     let (client, decided, _) = authenticate(broker, "secret");
     assert!(matches!(decided, Some(Packet::ConnAck { code: 0, .. })), "{decided:?}");
@@ -154,7 +154,7 @@ fn scram_re_authenticates_while_messages_flow() {
 #[test]
 fn scram_re_authentication_that_fails_ends_the_connection() {
     let broker = Broker::start(2);
-    for (user, password) in [("user", "wrong"), ("stranger", "secret"), ("other", "secret")] {
+    for (user, password) in [("user", "wrong"), ("carol", "secret"), ("other", "secret")] {
         let mut client = admitted(&broker);
         client.send(&auth(0x19, &first(user)));
         let (last, _) = answer(user, password, client.receive());
@@ -163,7 +163,7 @@ fn scram_re_authentication_that_fails_ends_the_connection() {
         assert!(matches!(told, Some(Packet::Disconnect { code: 0x87, .. })), "{user}: {told:?}");
         assert_eq!(client.receive(), None, "{user}");
     }
-    // What no exchange has a place for breaks the protocol.
+    // Packets that fit no exchange are protocol errors.
     let other_method = vec![(AUTHENTICATION_METHOD, PropertyValue::String("OTHER".to_owned()))];
     let out_of_turn = [
         ("another method [MQTT-4.12.1-1]", vec![Packet::Auth { code: 0x19, properties: other_method }]),

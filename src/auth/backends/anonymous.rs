@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::auth::admitted_by::AdmittedBy;
-use crate::auth::api::{Answer, Attempt, Authenticate, Authenticator, Credentials, Decision, Grant, Recheck, Refusal};
+use crate::auth::api::{
+    Attempt, AuthBackend, AuthRefusal, Authenticate, BackendAnswer, Credentials, Decision, Grant, Recheck,
+};
 use weir_broker::Principal;
 use weir_declare::config;
 
@@ -33,7 +35,7 @@ impl Authenticate for Anonymous {
     fn authenticate(&self, credentials: &Credentials<'_>) -> Decision {
         // [MQTT-4.12.0-1]: a method the server does not support.
         if credentials.authentication_method.is_some() {
-            return Decision::Refuse(Refusal::BadAuthenticationMethod);
+            return Decision::Refuse(AuthRefusal::BadAuthenticationMethod);
         }
         Decision::Admit(Principal {
             username: credentials.username.map(Box::from),
@@ -53,28 +55,28 @@ impl Authenticate for Anonymous {
 pub(in crate::auth) struct AnonymousBackend {
     with_username: bool,
     admitted_by: Arc<str>,
-    after: String,
+    predecessors: String,
 }
 
 const KIND: &str = "anonymous";
 
 impl AnonymousBackend {
-    pub(in crate::auth) fn new(declared: &config::Anonymous, after: &str) -> Self {
-        let admitted_by = AdmittedBy::write(KIND, "1", after);
-        Self { with_username: declared.with_username, admitted_by, after: after.to_owned() }
+    pub(in crate::auth) fn new(declared: &config::Anonymous, predecessors: &str) -> Self {
+        let admitted_by = AdmittedBy::write(KIND, "1", predecessors);
+        Self { with_username: declared.with_username, admitted_by, predecessors: predecessors.to_owned() }
     }
 }
 
-impl Authenticator for AnonymousBackend {
-    fn authenticate(&self, attempt: &Arc<Attempt>) -> Answer {
+impl AuthBackend for AnonymousBackend {
+    fn authenticate(&self, attempt: &Arc<Attempt>) -> BackendAnswer {
         if attempt.method.is_some() || (attempt.username.is_some() && !self.with_username) {
-            return Answer::Next { equalize: false };
+            return BackendAnswer::Next { equalize: false };
         }
-        Answer::Allow(Grant::new(None, Arc::clone(&self.admitted_by)))
+        BackendAnswer::Allow(Grant::new(None, Arc::clone(&self.admitted_by)))
     }
 
     fn still_valid(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Recheck {
-        let same = admission.kind == KIND && admission.after == self.after;
+        let same = admission.kind == KIND && admission.predecessors == self.predecessors;
         if same && (self.with_username || admission.offered.is_none()) { Recheck::Valid } else { Recheck::Next }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::auth::admitted_by::AdmittedBy;
-use crate::auth::api::{Answer, Attempt, Authenticator, Grant, Recheck, Refusal};
+use crate::auth::api::{Attempt, AuthBackend, AuthRefusal, BackendAnswer, Grant, Recheck};
 use crate::auth::certificate::{PeerCertificate, SubjectAltName};
 use crate::auth::digest::version_of;
 use weir_broker::Principal;
@@ -18,9 +18,9 @@ pub(in crate::auth) struct CertificateBackend {
 }
 
 impl CertificateBackend {
-    pub(in crate::auth) fn new(declared: &ClientCertificate, after: &str) -> Self {
+    pub(in crate::auth) fn new(declared: &ClientCertificate, predecessors: &str) -> Self {
         let version = version_of(&[format!("{:?}", declared.username).as_bytes()]);
-        Self { username: declared.username, admitted_by: AdmittedBy::write(KIND, &version, after) }
+        Self { username: declared.username, admitted_by: AdmittedBy::write(KIND, &version, predecessors) }
     }
 
     fn username(&self, certificate: &PeerCertificate, attempt: &Attempt) -> Option<Box<str>> {
@@ -48,17 +48,17 @@ impl CertificateBackend {
     }
 }
 
-impl Authenticator for CertificateBackend {
-    fn authenticate(&self, attempt: &Arc<Attempt>) -> Answer {
+impl AuthBackend for CertificateBackend {
+    fn authenticate(&self, attempt: &Arc<Attempt>) -> BackendAnswer {
         let (Some(certificate), None) = (&attempt.certificate, &attempt.method) else {
-            return Answer::Next { equalize: false };
+            return BackendAnswer::Next { equalize: false };
         };
         let username = self.username(certificate, attempt);
         // The certificate lacks the declared name.
         if username.is_none() && self.username != CertificateUsername::Connect {
-            return Answer::Deny(Refusal::BadCredentials);
+            return BackendAnswer::Deny(AuthRefusal::BadCredentials);
         }
-        Answer::Allow(Grant::new(username, Arc::clone(&self.admitted_by)))
+        BackendAnswer::Allow(Grant::new(username, Arc::clone(&self.admitted_by)))
     }
 
     fn still_valid(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Recheck {

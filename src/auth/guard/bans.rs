@@ -64,7 +64,7 @@ entries:
   - {username: mallory}
   - {ipaddr: 192.0.2.0/24}
   - {clientId: "x*", ipaddr: 10.0.0.0/8}
-  - {reason: names nobody}
+  - {reason: without a condition}
 "#,
             )
             .unwrap(),

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use self::bans::BanSubject;
 pub(super) use self::bans::Bans;
 use self::window_counter::WindowCounter;
-use super::api::{AuthExchange, Authenticate, Credentials, Decision, Refusal};
+use super::api::{AuthExchange, AuthRefusal, Authenticate, Credentials, Decision};
 use weir_broker::{Millis, Principal};
 use weir_declare::config::FailureRateLimit;
 
@@ -44,7 +44,7 @@ impl Default for AttemptCounters {
 }
 
 /// An authenticator behind the guard.
-pub(super) struct Guard {
+pub(super) struct AttemptGuard {
     pub(super) counters: Arc<AttemptCounters>,
     pub(super) bans: Bans,
     /// `None`: no credentials are checked, so none are guessed.
@@ -52,7 +52,7 @@ pub(super) struct Guard {
     pub(super) inner: Arc<dyn Authenticate>,
 }
 
-impl Authenticate for Guard {
+impl Authenticate for AttemptGuard {
     fn authenticate(&self, credentials: &Credentials<'_>) -> Decision {
         let attempt = GuardedAttempt {
             counters: Arc::clone(&self.counters),
@@ -93,13 +93,13 @@ struct GuardedAttempt {
 impl GuardedAttempt {
     /// Why the attempt is rejected before authentication. A banned user name is checked after it: before, the answer would
     /// reveal to anyone which names are banned.
-    fn refusal(&self) -> Option<Refusal> {
+    fn refusal(&self) -> Option<AuthRefusal> {
         if self.is_banned(None) || self.is_flapping() {
-            return Some(Refusal::Banned);
+            return Some(AuthRefusal::Banned);
         }
         let (limit, source) = (self.failures.as_ref()?, source(self.address?));
         let failures = self.counters.failures.count(&source, self.now, window_ms(limit));
-        (failures >= limit.max_failures).then_some(Refusal::RateExceeded)
+        (failures >= limit.max_failures).then_some(AuthRefusal::RateExceeded)
     }
 
     fn is_flapping(&self) -> bool {
@@ -144,22 +144,22 @@ impl GuardedAttempt {
     }
 
     /// Only an authenticated client counts as a connect: otherwise anyone could have a client banned by its id.
-    fn admit(&self, principal: Principal) -> Result<Principal, Refusal> {
+    fn admit(&self, principal: Principal) -> Result<Principal, AuthRefusal> {
         if self.is_banned(principal.username.as_deref()) || self.is_flapping() {
-            return Err(Refusal::Banned);
+            return Err(AuthRefusal::Banned);
         }
         if let Some(rule) = self.bans.flapping().filter(|_| !self.uncounted) {
             let connects = self.counters.connects.add(self.client.clone(), self.now, rule.window_ms());
             if connects > rule.max_connects {
                 self.counters.flapping_bans.add(self.client.clone(), self.now, rule.ban_ms());
-                return Err(Refusal::Banned);
+                return Err(AuthRefusal::Banned);
             }
         }
         Ok(principal)
     }
 
-    fn count_failure(&self, refusal: Refusal) {
-        let guessed = matches!(refusal, Refusal::BadCredentials | Refusal::NotAuthorized);
+    fn count_failure(&self, refusal: AuthRefusal) {
+        let guessed = matches!(refusal, AuthRefusal::BadCredentials | AuthRefusal::NotAuthorized);
         if let (true, Some(limit), Some(address)) = (guessed, &self.failures, self.address) {
             self.counters.failures.add(source(address), self.now, window_ms(limit));
         }

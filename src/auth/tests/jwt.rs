@@ -49,7 +49,7 @@ fn with(mut claims: Value, name: &str, value: Value) -> Value {
 }
 
 fn token(token: &str) -> Login {
-    user("somebody", token)
+    user("device", token)
 }
 
 fn fixture() -> Fixture {
@@ -308,7 +308,7 @@ fn the_principal_has_the_expiry_and_rules_of_the_token() {
     }
     let lasting = fixture().chain("{chain: [{jwt: {algorithm: HS256, keyFile: secret, requireExpiry: false}}]}");
     let principal = lasting.log_in(&token(&by_secret(SECRET, &json!({})))).unwrap();
-    assert_eq!((principal.expires_at, principal.username.as_deref()), (None, Some("somebody")));
+    assert_eq!((principal.expires_at, principal.username.as_deref()), (None, Some("device")));
 }
 
 #[test]

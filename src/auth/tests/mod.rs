@@ -131,7 +131,7 @@ impl TestChain {
         })
     }
 
-    fn log_in(&self, login: &Login) -> Result<Principal, Refusal> {
+    fn log_in(&self, login: &Login) -> Result<Principal, AuthRefusal> {
         settle(self.begin(login))
     }
 
@@ -149,7 +149,7 @@ impl TestChain {
 }
 
 /// Runs pending work to its end.
-fn settle(decision: Decision) -> Result<Principal, Refusal> {
+fn settle(decision: Decision) -> Result<Principal, AuthRefusal> {
     match decision {
         Decision::Admit(principal) | Decision::AdmitWith { principal, .. } => Ok(principal),
         Decision::Refuse(refusal) => Err(refusal),

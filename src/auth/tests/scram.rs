@@ -72,7 +72,11 @@ fn a_valid_proof_is_admitted_with_the_server_signature() {
 fn an_invalid_proof_is_refused_and_ends_the_chain() {
     let chain = fixture().chain(SCRAM);
     for (username, password) in [("alice", "Secret"), ("alice", ""), ("bob", "secret")] {
-        assert_eq!(settle(authenticate(&chain, username, password)).err(), Some(Refusal::BadCredentials), "{username}");
+        assert_eq!(
+            settle(authenticate(&chain, username, password)).err(),
+            Some(AuthRefusal::BadCredentials),
+            "{username}"
+        );
     }
     let garbage = Login { data: Some(b"x".to_vec()), ..first("alice") };
     assert_eq!(chain.answer(&garbage), "BadCredentials");
@@ -113,8 +117,8 @@ fn names_and_passwords_are_compared_after_saslprep() {
         assert_eq!(principal.username.as_deref(), Some("jos\u{E9}"));
         assert!(chain.still_valid(&principal));
     }
-    assert_eq!(settle(authenticate(&chain, "jos\u{E9}", "pix  jos\u{E9}")).err(), Some(Refusal::BadCredentials));
-    assert_eq!(settle(chain.begin(&first("jos\u{E9}\u{7}"))).err(), Some(Refusal::BadCredentials));
+    assert_eq!(settle(authenticate(&chain, "jos\u{E9}", "pix  jos\u{E9}")).err(), Some(AuthRefusal::BadCredentials));
+    assert_eq!(settle(chain.begin(&first("jos\u{E9}\u{7}"))).err(), Some(AuthRefusal::BadCredentials));
 }
 
 #[test]

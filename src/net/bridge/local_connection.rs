@@ -8,7 +8,7 @@ use std::sync::Arc;
 use socket2::Socket;
 
 use super::BridgeSettings;
-use crate::auth::{Authenticate, Credentials, Decision, Refusal};
+use crate::auth::{AuthRefusal, Authenticate, Credentials, Decision};
 use crate::net::policy::{AcceptOverflow, ChildOptions, HandshakeLimits, ListenerPolicy, Transport};
 use weir_bridge::LOCAL_ID_PREFIX;
 use weir_broker::{Durability, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions};
@@ -79,7 +79,7 @@ struct InternalAuth;
 impl Authenticate for InternalAuth {
     fn authenticate(&self, credentials: &Credentials<'_>) -> Decision {
         if !credentials.client_id.starts_with(LOCAL_ID_PREFIX) {
-            return Decision::Refuse(Refusal::NotAuthorized);
+            return Decision::Refuse(AuthRefusal::NotAuthorized);
         }
         Decision::Admit(Principal {
             username: None,

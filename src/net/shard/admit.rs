@@ -8,7 +8,7 @@ use super::handshake::{Progress, Stage, refusal_bytes};
 use super::reauthenticate::EnhancedAuth;
 use super::table::{Connection, Key, State};
 use super::{Event, Shard, Shared};
-use crate::auth::{AuthTask, Credentials, Decision, Refusal};
+use crate::auth::{AuthRefusal, AuthTask, Credentials, Decision};
 use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::layers::Layers;
 use crate::net::mailbox::Mailbox;
@@ -48,7 +48,7 @@ struct AuthOutcome {
 }
 
 /// The CONNACK of a refusal.
-fn refusal_packet(version: ProtocolVersion, refusal: Refusal) -> Vec<u8> {
+fn refusal_packet(version: ProtocolVersion, refusal: AuthRefusal) -> Vec<u8> {
     let is_v5 = version == ProtocolVersion::V5;
     refusal_bytes(version, if is_v5 { refusal.reason_code() } else { refusal.return_code() })
 }
@@ -81,7 +81,7 @@ impl Shard {
                 Ok(id) => handshake.assigned_id = Some(id),
                 Err(_) => {
                     tracing::error!("client id not assigned: the system provides no random bytes");
-                    self.refuse(key, Reason::Session, &refusal_packet(connect.version, Refusal::Unavailable));
+                    self.refuse(key, Reason::Session, &refusal_packet(connect.version, AuthRefusal::Unavailable));
                     return Progress::Done;
                 }
             }
@@ -157,7 +157,7 @@ impl Shard {
                 let mailbox = Arc::clone(&self.mailbox);
                 let job = Box::new(move || mailbox.send(Event::AuthDecision { key, decision: job() }));
                 if self.shared.workers.submit(endpoint, job).is_err() {
-                    return self.refuse_authentication(key, Refusal::Busy);
+                    return self.refuse_authentication(key, AuthRefusal::Busy);
                 }
                 return Progress::Wait;
             }
@@ -191,7 +191,7 @@ impl Shard {
         Progress::Done
     }
 
-    fn refuse_authentication(&mut self, key: Key, refusal: Refusal) -> Progress {
+    fn refuse_authentication(&mut self, key: Key, refusal: AuthRefusal) -> Progress {
         let Some(State::Pending(handshake)) = self.table.get(key).map(|connection| &connection.state) else {
             return self.abort_handshake(key);
         };
@@ -223,7 +223,7 @@ impl Shard {
         let mut packet = Vec::new();
         if let Err(error) = auth(&mut packet, connect.version, &challenge) {
             tracing::error!(%error, "AUTH not sent: the authenticator's data cannot be encoded");
-            return self.refuse_authentication(key, Refusal::Unavailable);
+            return self.refuse_authentication(key, AuthRefusal::Unavailable);
         }
         handshake.out.push(&packet);
         if !handshake.input.is_empty() {
@@ -381,7 +381,7 @@ impl Shard {
         // Drains that began since it was accepted apply to it too.
         let drain = self.drain_decision_for(key, &policy, connect.version, client_id, &outcome.principal);
         if matches!(drain, DrainDecision::Refuse) || self.shutdown.is_some() {
-            return self.refuse(key, Reason::Shutdown, &refusal_packet(connect.version, Refusal::Busy));
+            return self.refuse(key, Reason::Shutdown, &refusal_packet(connect.version, AuthRefusal::Busy));
         }
         let newest = self.policies.get(&policy.id).map(|newest| &newest.endpoint);
         let policy = newest.filter(|newest| newest.generation > policy.generation).map_or(policy, Arc::clone);

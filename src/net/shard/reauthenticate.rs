@@ -7,7 +7,7 @@ use super::admit::spawn_auth_task;
 use super::handshake::Handshake;
 use super::table::{Connection, Key, State};
 use super::{Event, Shard};
-use crate::auth::{AuthExchange, Credentials, Decision, PeerCertificate, Refusal};
+use crate::auth::{AuthExchange, AuthRefusal, Credentials, Decision, PeerCertificate};
 use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::policy::ListenerPolicy;
 use weir_broker::{ConnId, Principal, Reauthentication};
@@ -112,7 +112,7 @@ impl Shard {
                 let mailbox = Arc::clone(&self.mailbox);
                 let job = Box::new(move || mailbox.send(Event::AuthDecision { key, decision: job() }));
                 if self.shared.workers.submit(endpoint, job).is_err() {
-                    self.fail_reauthentication(key, id, Refusal::Busy);
+                    self.fail_reauthentication(key, id, AuthRefusal::Busy);
                 }
             }
         }
@@ -131,12 +131,12 @@ impl Shard {
         if still_valid {
             self.core.reauthenticated(id, principal, data, self.now);
         } else {
-            self.fail_reauthentication(key, id, Refusal::NotAuthorized);
+            self.fail_reauthentication(key, id, AuthRefusal::NotAuthorized);
         }
     }
 
     /// Disconnects a client that fails re-authentication [MQTT-4.12.1-2].
-    fn fail_reauthentication(&mut self, key: Key, id: ConnId, refusal: Refusal) {
+    fn fail_reauthentication(&mut self, key: Key, id: ConnId, refusal: AuthRefusal) {
         if let Some(enhanced) = self.table.get(key).and_then(|connection| connection.enhanced.as_deref()) {
             let endpoint = &enhanced.policy.endpoint.name;
             tracing::info!(%endpoint, ?refusal, "re-authentication failed: client disconnected");

@@ -50,8 +50,8 @@ impl Broker {
         self.weir.run();
     }
 
-    /// Lets the process open so many files and sockets more than it has, and none beyond.
-    pub fn leave_descriptors(&self, count: u64) {
+    /// Limits the process to so many more file descriptors than it has open.
+    pub fn limit_descriptors(&self, count: u64) {
         let id = self.weir.id();
         let most = fs::read_dir(format!("/proc/{id}/fd")).unwrap().count() as u64 + count;
         let pid = rustix::process::Pid::from_raw(id.try_into().unwrap());

@@ -1,4 +1,4 @@
-//! A client that logs in, and waits for each answer.
+//! A client with credentials that waits for each answer.
 
 use std::net::SocketAddr;
 
@@ -35,7 +35,7 @@ impl Client {
         self
     }
 
-    /// Keeps its session for as long as the test runs, and takes up what is there.
+    /// Resumes its session, which outlives the connection by an hour.
     pub fn durable(mut self) -> Self {
         self.connect.clean = false;
         self.connect.properties.push(property("session_expiry_interval", PropertyValue::Number(3600)));
@@ -48,7 +48,7 @@ impl Client {
         self
     }
 
-    /// A will that is sent so long after the connection's end, unless its session ends before.
+    /// A will that is published so many seconds after the end of the connection, or with its session.
     pub fn delayed_will(self, topic: &str, delay_s: u32) -> Self {
         let mut client = self.will(topic);
         if let Some(will) = &mut client.connect.will {
@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// Sends DISCONNECT, and waits until the broker has closed.
-    pub fn leave(mut self) {
+    pub fn disconnect(mut self) {
         self.send(&Packet::Disconnect { code: 0, properties: Properties::new() });
         while self.receive().is_some() {}
     }
@@ -105,7 +105,7 @@ impl Client {
         }
     }
 
-    /// Whether PUBACK accepts the message, be there a subscriber or not.
+    /// Whether PUBACK accepts the message, with or without subscribers.
     pub fn may_publish(&mut self, topic: &str) -> bool {
         self.publish(topic, "1", false) < 0x80
     }
@@ -123,7 +123,7 @@ impl Client {
         }
     }
 
-    /// The topics of messages that come before the answer to a ping.
+    /// The topics of the messages before the answer to a ping.
     pub fn received(&mut self) -> Vec<String> {
         self.send(&Packet::PingReq);
         loop {
@@ -152,7 +152,7 @@ impl Client {
         self.client.send(packet);
     }
 
-    /// Sends bytes. An error is ignored: where the broker has closed, [`Client::receive`] tells it.
+    /// Sends bytes. An error is ignored: [`Client::receive`] returns `None` where the broker has closed.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         let _ = self.client.send_raw(bytes);
     }
@@ -162,7 +162,7 @@ impl Client {
         self.client.receive()
     }
 
-    /// DISCONNECT's code, once it comes.
+    /// DISCONNECT's code.
     pub fn disconnected(&mut self) -> u8 {
         match self.receive() {
             Some(Packet::Disconnect { code, .. }) => code,

@@ -1,4 +1,4 @@
-//! What stands under `examples/auth` does what its comments say.
+//! The declarations under `examples/auth` do what their comments say.
 
 use std::fs;
 use std::path::Path;
@@ -7,8 +7,8 @@ use weirmq::auth::ScramRecord;
 
 use super::broker::Broker;
 use super::client::property;
-use super::live::people;
 use super::methods::{hs256, scram};
+use super::reload::people;
 use crate::support::ports;
 use crate::support::weir;
 use crate::wire::{Packet, PropertyValue};
@@ -37,7 +37,7 @@ fn every_example_is_valid() {
 }
 
 #[test]
-fn password_file() {
+fn a_password_file_admits_its_users_to_their_own_topics() {
     let broker = run("auth/password-file", &[("users.passwd", &people())]);
     let mut alice = broker.client("a").user("alice", "secret").connected();
     assert_eq!([alice.subscribe("devices/alice/#"), alice.subscribe("devices/bob/#")], [1, 0x87]);
@@ -45,14 +45,14 @@ fn password_file() {
 }
 
 #[test]
-fn jwt() {
+fn a_token_is_bound_to_its_client_id_and_rules() {
     let secret = "0123456789abcdef0123456789abcdef";
     let broker = run("auth/jwt", &[("jwt.secret", secret)]);
     let claims = r#"{"sub":"alice","client_id":"c1","aud":"weir","exp":4102444800,"acl":{"publish":["up/#"]}}"#;
     let mut alice = broker.client("c1").user("", &hs256(secret, claims)).connected();
     assert_eq!([alice.may_publish("up/1"), alice.may_publish("down/1")], [true, false]);
     assert_eq!(alice.subscribe("up/#"), 0x87);
-    // Another client id is not the token's, and the log says whose it is.
+    // A client with another id is refused, and the log has the right one.
     assert_eq!(broker.client("c2").user("", &hs256(secret, claims)).connect(), 0x85);
     broker.until("the log says why", || {
         let log = broker.log();
@@ -61,8 +61,8 @@ fn jwt() {
     });
 }
 
-/// A client that sends no id is served as if it had sent the token's: it is told the id, finds its session, and takes the
-/// place of an older connection.
+/// A client without an id gets the one of its token: CONNACK names it, its session is resumed, and it takes over an older
+/// connection.
 #[test]
 fn a_token_gives_the_client_id() {
     let secret = "0123456789abcdef0123456789abcdef";
@@ -72,35 +72,35 @@ fn a_token_gives_the_client_id() {
             format!(r##"{{"sub":"alice","client_id":"{id}","aud":"weir","exp":4102444800,"acl":{{"all":["#"]}}}}"##);
         hs256(secret, &claims)
     };
-    let enter = |client: super::client::Client| {
+    let connect = |client: super::client::Client| {
         let mut client = client.user("", &token("c1"));
         client.send_connect();
         let Some(Packet::ConnAck { session_present, code: 0, properties }) = client.receive() else {
             panic!("refused")
         };
-        let told = properties.contains(&property("assigned_client_identifier", PropertyValue::String("c1".into())));
-        (client, session_present, told)
+        let assigned = properties.contains(&property("assigned_client_identifier", PropertyValue::String("c1".into())));
+        (client, session_present, assigned)
     };
-    let (mut named, present, told) = enter(broker.client("c1").durable());
-    assert_eq!((present, told), (false, false));
+    let (mut named, present, assigned) = connect(broker.client("c1").durable());
+    assert_eq!((present, assigned), (false, false));
     assert_eq!(named.subscribe("a"), 1);
     drop(named);
-    let (nameless, present, told) = enter(broker.client("").durable());
-    assert_eq!((present, told), (true, true));
+    let (nameless, present, assigned) = connect(broker.client("").durable());
+    assert_eq!((present, assigned), (true, true));
     drop(nameless);
     assert!(broker.client("sender").user("", &token("sender")).connected().may_publish("a"));
-    let (mut nameless, present, told) = enter(broker.client("").durable());
-    assert_eq!((present, told), (true, true));
+    let (mut nameless, present, assigned) = connect(broker.client("").durable());
+    assert_eq!((present, assigned), (true, true));
     assert_eq!(nameless.received(), ["a"]);
-    let (_newer, present, told) = enter(broker.client("c1"));
-    assert_eq!((present, told), (false, false), "clean start: the session is gone");
+    let (_newer, present, assigned) = connect(broker.client("c1"));
+    assert_eq!((present, assigned), (false, false), "clean start: the session is gone");
     assert_eq!(nameless.disconnected(), 0x8E, "session taken over");
-    // The sessions of bridges are nobody's, whoever signed it.
+    // No token gives access to the session of a bridge.
     assert_eq!(broker.client("").user("", &token("$bridge/x")).connect(), 0x85);
 }
 
 #[test]
-fn scram_and_a_password_file_behind_it() {
+fn scram_and_the_password_file_after_it_admit_their_users() {
     let keys = format!("alice:{}\n", ScramRecord::create(b"secret").unwrap());
     let broker = run("auth/scram", &[("users.scram", &keys), ("users.passwd", &people())]);
     let (_alice, answer) = scram(&broker, "alice", "secret");
@@ -109,7 +109,7 @@ fn scram_and_a_password_file_behind_it() {
 }
 
 #[test]
-fn bans() {
+fn banned_and_flapping_clients_are_refused() {
     let broker = run("auth/bans", &[]);
     broker.client("good").connected();
     assert_eq!(broker.client("bot-9").connect(), 0x8A);
@@ -120,10 +120,10 @@ fn bans() {
 }
 
 #[test]
-fn http_without_its_service_admits_nobody() {
+fn clients_are_refused_while_the_http_service_is_down() {
     let text = |port: u16| example("auth/http").replace("127.0.0.1:9000", &format!("127.0.0.1:{port}"));
-    let (address, nobody) = (ports::free_address(), ports::free_address());
-    let text = text(nobody.port()).replace("port: 1883", &format!("host: 127.0.0.1, port: {}", address.port()));
+    let (address, closed) = (ports::free_address(), ports::free_address());
+    let text = text(closed.port()).replace("port: 1883", &format!("host: 127.0.0.1, port: {}", address.port()));
     let broker = Broker::serve(address, &text, &[("service.token", "Bearer x\n")]);
     assert_eq!(broker.client("c").user("alice", "secret").connect(), 0x88);
 }

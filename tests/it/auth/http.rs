@@ -1,4 +1,4 @@
-//! The `http` hook beside a service that takes its time: how many it is asked about at once, and who waits for whom.
+//! The `http` authenticator with a slow service: concurrent requests, and which clients wait.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,26 +12,26 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use super::broker::Broker;
 use super::client::Client;
 use super::examples::example;
-use super::live::people;
+use super::reload::people;
 use crate::net::tls::Authority;
 use crate::support::ports;
 use crate::wire::Packet;
 
-/// Longer than a slow machine takes: what waits here waits for the test.
-const PATIENCE: &str = "method: GET, timeoutMs: 60000";
+/// Longer than a test takes on a slow machine.
+const LONG_TIMEOUT: &str = "method: GET, timeoutMs: 60000";
 
-/// A service that lets nobody in until it is told to.
+/// A service that answers no request before [`SlowService::answer_all`].
 struct SlowService {
     address: SocketAddr,
-    state: Arc<(Mutex<State>, Condvar)>,
+    state: Arc<(Mutex<ServiceState>, Condvar)>,
 }
 
 #[derive(Default)]
-struct State {
-    /// Questions that have no answer yet, and the most there have been at once.
-    under_way: usize,
-    most: usize,
-    asked: usize,
+struct ServiceState {
+    /// Requests without an answer, and their maximum so far.
+    pending: usize,
+    pending_max: usize,
+    requests: usize,
     answers: bool,
 }
 
@@ -49,37 +49,37 @@ impl SlowService {
         service
     }
 
-    fn look<T>(&self, at: impl FnOnce(&mut State) -> T) -> T {
-        at(&mut self.state.0.lock().unwrap())
+    fn with_state<T>(&self, read: impl FnOnce(&mut ServiceState) -> T) -> T {
+        read(&mut self.state.0.lock().unwrap())
     }
 
     fn answer_all(&self) {
-        self.look(|state| state.answers = true);
+        self.with_state(|state| state.answers = true);
         self.state.1.notify_all();
     }
 }
 
-fn answer(mut stream: TcpStream, (state, changed): &(Mutex<State>, Condvar)) {
-    if !read_question(&mut stream) {
+fn answer(mut stream: TcpStream, (state, changed): &(Mutex<ServiceState>, Condvar)) {
+    if !read_request(&mut stream) {
         return;
     }
     let mut now = state.lock().unwrap_or_else(PoisonError::into_inner);
-    now.asked += 1;
-    now.under_way += 1;
-    now.most = now.most.max(now.under_way);
+    now.requests += 1;
+    now.pending += 1;
+    now.pending_max = now.pending_max.max(now.pending);
     now = changed.wait_while(now, |state| !state.answers).unwrap();
-    now.under_way -= 1;
+    now.pending -= 1;
     drop(now);
     allow(&mut stream);
 }
 
-/// Reads to the end, an empty line or a JSON object's: what the question says is all the same. `false`: it never ends.
-fn read_question(stream: &mut impl Read) -> bool {
-    let mut question = Vec::new();
-    while !(question.starts_with(b"GET") && question.ends_with(b"\r\n\r\n") || question.ends_with(b"}")) {
+/// Reads a request up to its end: an empty line, or the end of a JSON object. `false`: the connection ended before.
+fn read_request(stream: &mut impl Read) -> bool {
+    let mut request = Vec::new();
+    while !(request.starts_with(b"GET") && request.ends_with(b"\r\n\r\n") || request.ends_with(b"}")) {
         let mut buffer = [0; 4096];
         match stream.read(&mut buffer) {
-            Ok(count) if count > 0 => question.extend_from_slice(&buffer[..count]),
+            Ok(count) if count > 0 => request.extend_from_slice(&buffer[..count]),
             _ => return false,
         }
     }
@@ -88,11 +88,11 @@ fn read_question(stream: &mut impl Read) -> bool {
 
 fn allow(stream: &mut impl Write) {
     let body = r#"{"result": "allow"}"#;
-    // Who asked may be gone.
+    // The broker may have closed the connection.
     let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
 }
 
-/// An endpoint whose people have passwords; about everybody else the service is asked.
+/// An endpoint with a password file; the service decides about all other users.
 fn broker(service: &SlowService, endpoint: &str, hook: &str) -> Broker {
     let documents = format!(
         "auth: {{name: default, chain: [{{passwordFile: {{file: people}}}}, \
@@ -102,17 +102,17 @@ fn broker(service: &SlowService, endpoint: &str, hook: &str) -> Broker {
     Broker::start(&format!(", enableAcl: false, {endpoint}"), &documents, &[("people", &people())])
 }
 
-/// Clients whose CONNECT is on its way.
-fn knocking(broker: &Broker, count: usize) -> Vec<Client> {
-    let knock = |n: usize| {
+/// Clients that have sent CONNECT.
+fn connecting(broker: &Broker, count: usize) -> Vec<Client> {
+    let start = |n: usize| {
         let mut client = broker.client(&format!("device{n}")).user(&format!("device{n}"), "x");
         client.send_connect();
         client
     };
-    (0..count).map(knock).collect()
+    (0..count).map(start).collect()
 }
 
-fn all_enter(clients: Vec<Client>) {
+fn assert_all_admitted(clients: Vec<Client>) {
     for mut client in clients {
         assert!(matches!(client.receive(), Some(Packet::ConnAck { code: 0, .. })));
     }
@@ -121,40 +121,40 @@ fn all_enter(clients: Vec<Client>) {
 #[test]
 fn a_slow_service_gets_concurrent_requests_and_delays_no_other_login() {
     let service = SlowService::start();
-    let broker = broker(&service, "connectTimeoutMs: 600000", PATIENCE);
-    let mut inside = broker.client("inside").user("alice", "secret").connected();
-    let clients = knocking(&broker, 50);
-    broker.until("all of them are asked about", || service.look(|state| state.under_way) == 50);
-    // Who is in is served, and who is not the service's to judge gets in.
-    assert!(inside.may_publish("a"));
+    let broker = broker(&service, "connectTimeoutMs: 600000", LONG_TIMEOUT);
+    let mut connected = broker.client("connected").user("alice", "secret").connected();
+    let clients = connecting(&broker, 50);
+    broker.until("all requests are sent", || service.with_state(|state| state.pending) == 50);
+    // Connected clients are served, and users of the password file are admitted.
+    assert!(connected.may_publish("a"));
     broker.client("another").user("bob", "secret").connected();
     assert_eq!(broker.client("wrong").user("bob", "guess").connect(), 0x86);
     service.answer_all();
-    all_enter(clients);
+    assert_all_admitted(clients);
 }
 
 #[test]
 fn concurrent_requests_are_bounded_by_max_concurrent() {
     let service = SlowService::start();
-    let broker = broker(&service, "connectTimeoutMs: 600000", &format!("{PATIENCE}, maxConcurrent: 8"));
-    let clients = knocking(&broker, 50);
-    broker.until("as many as may be are asked about", || service.look(|state| state.under_way) == 8);
+    let broker = broker(&service, "connectTimeoutMs: 600000", &format!("{LONG_TIMEOUT}, maxConcurrent: 8"));
+    let clients = connecting(&broker, 50);
+    broker.until("maxConcurrent requests are sent", || service.with_state(|state| state.pending) == 8);
     service.answer_all();
-    all_enter(clients);
-    assert_eq!(service.look(|state| (state.asked, state.most)), (50, 8));
+    assert_all_admitted(clients);
+    assert_eq!(service.with_state(|state| (state.requests, state.pending_max)), (50, 8));
 }
 
 #[test]
-fn the_example_asks_its_service() {
+fn the_example_requests_its_service() {
     let (service, address) = (SlowService::start(), ports::free_address());
     service.answer_all();
     let text = example("auth/http")
         .replace("127.0.0.1:9000", &service.address.to_string())
         .replace("port: 1883", &format!("host: 127.0.0.1, port: {}", address.port()));
     let broker = Broker::serve(address, &text, &[("service.token", "Bearer x\n")]);
-    // The example waits for half a second, which a busy machine may take.
-    broker.until("it lets alice in", || broker.client("a").user("alice", "secret").connect() == 0);
-    assert!(service.look(|state| state.asked) >= 1);
+    // The example waits for half a second, which is short for a busy machine.
+    broker.until("alice is admitted", || broker.client("a").user("alice", "secret").connect() == 0);
+    assert!(service.with_state(|state| state.requests) >= 1);
 }
 
 /// A service that keeps its connections open; each answers so many requests and closes on the next one. Returns the number
@@ -170,13 +170,13 @@ fn keep_alive_service(answers: usize) -> (SlowService, Arc<AtomicUsize>) {
             let mut stream = stream.unwrap();
             std::thread::spawn(move || {
                 for _ in 0..answers {
-                    if !read_question(&mut stream) {
+                    if !read_request(&mut stream) {
                         return;
                     }
                     let body = r#"{"result": "allow"}"#;
                     write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
                 }
-                read_question(&mut stream);
+                read_request(&mut stream);
             });
         }
     });
@@ -186,7 +186,7 @@ fn keep_alive_service(answers: usize) -> (SlowService, Arc<AtomicUsize>) {
 #[test]
 fn requests_to_the_service_share_a_connection() {
     let (service, connections) = keep_alive_service(usize::MAX);
-    let broker = broker(&service, "connectTimeoutMs: 600000", PATIENCE);
+    let broker = broker(&service, "connectTimeoutMs: 600000", LONG_TIMEOUT);
     for n in 0..3 {
         assert_eq!(broker.client(&format!("device{n}")).user("device", "x").connect(), 0);
     }
@@ -196,14 +196,14 @@ fn requests_to_the_service_share_a_connection() {
 #[test]
 fn a_connection_that_the_service_closes_costs_no_login() {
     let (service, connections) = keep_alive_service(1);
-    let broker = broker(&service, "connectTimeoutMs: 600000", PATIENCE);
+    let broker = broker(&service, "connectTimeoutMs: 600000", LONG_TIMEOUT);
     for n in 0..5 {
         assert_eq!(broker.client(&format!("device{n}")).user("device", "x").connect(), 0);
     }
     assert_eq!(connections.load(Ordering::SeqCst), 5);
 }
 
-/// A service behind TLS, by `rustls`, that lets everybody in; its authority is `ca`.
+/// A service behind TLS (`rustls`) that allows every client; its authority is `ca`.
 fn secure_service(ca: &Authority) -> SocketAddr {
     let issued = ca.issue("service", &["localhost", "127.0.0.1"], 1);
     let key = PrivateKeyDer::from_pem_slice(issued.key_pem.as_bytes()).unwrap();
@@ -216,7 +216,7 @@ fn secure_service(ca: &Authority) -> SocketAddr {
         for stream in listener.incoming() {
             let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
             let mut stream = StreamOwned::new(connection, stream.unwrap());
-            if read_question(&mut stream) {
+            if read_request(&mut stream) {
                 allow(&mut stream);
                 stream.conn.send_close_notify();
                 let _ = stream.flush();
@@ -227,7 +227,7 @@ fn secure_service(ca: &Authority) -> SocketAddr {
 }
 
 #[test]
-fn a_service_behind_tls_is_asked_where_its_authority_is_trusted() {
+fn a_service_behind_tls_needs_a_trusted_authority() {
     let (ca, other) = (Authority::new(), Authority::new());
     let address = secure_service(&ca);
     let documents = format!(
@@ -240,15 +240,15 @@ fn a_service_behind_tls_is_asked_where_its_authority_is_trusted() {
     assert_eq!(broker.client("a").user("alice", "x").connect(), 0x88);
 }
 
-/// Else a service that was slow for a while would be asked about the dead for as long again.
+/// Otherwise a service that was slow would get the requests of disconnected clients first.
 #[test]
 fn a_disconnected_client_causes_no_request() {
     let service = SlowService::start();
-    let broker = broker(&service, "connectTimeoutMs: 500", &format!("{PATIENCE}, maxConcurrent: 1"));
-    // Each of them is given up before the service answers; to wait for it would take a minute each.
-    broker.until("others are asked about", || {
-        knocking(&broker, 1);
-        service.look(|state| state.asked) >= 3
+    let broker = broker(&service, "connectTimeoutMs: 500", &format!("{LONG_TIMEOUT}, maxConcurrent: 1"));
+    // Each client is closed before the service answers; waiting for the answers would take a minute each.
+    broker.until("requests for later clients are sent", || {
+        connecting(&broker, 1);
+        service.with_state(|state| state.requests) >= 3
     });
     service.answer_all();
 }

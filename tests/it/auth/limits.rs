@@ -1,4 +1,4 @@
-//! Every bound of `examples/limits`, on the real program with two shards.
+//! Every limit of `examples/limits`, on the built program with two shards.
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,8 @@ fn text(port: u16, changes: &[(&str, &str)]) -> String {
     })
 }
 
-/// Puts other values in force, and waits until they are.
-fn change(broker: &Broker, changes: &[(&str, &str)]) {
+/// Declares other values, and waits until they apply.
+fn redeclare(broker: &Broker, changes: &[(&str, &str)]) {
     broker.write_until("documents.yaml", &text(broker.address.port(), changes), "changed endpoint=bounded");
 }
 
@@ -41,8 +41,8 @@ fn publish(topic: &str, payload: &[u8], qos: u8) -> Packet {
     })
 }
 
-/// DISCONNECT's code, whatever else comes before it.
-fn told(client: &mut Client) -> Option<u8> {
+/// DISCONNECT's code, after any other packets; `None`: closed without one.
+fn disconnect_code(client: &mut Client) -> Option<u8> {
     loop {
         match client.receive() {
             Some(Packet::Disconnect { code, .. }) => return Some(code),
@@ -84,8 +84,8 @@ fn a_connection_above_the_limit_is_refused_with_a_reason() {
     let broker = run_with(&[("maxConnectionSize: 100", "maxConnectionSize: 2")]);
     let (first, _second) = (broker.client("a").connected(), broker.client("b").connected());
     assert_eq!(broker.client("c").connect(), QUOTA_EXCEEDED);
-    first.leave();
-    broker.until("there is room again", || broker.client("c").connect() == 0);
+    first.disconnect();
+    broker.until("a connection is free", || broker.client("c").connect() == 0);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn sessions_of_absent_clients_are_counted_over_all_shards() {
     let broker = run("limits", &[]);
     let names: Vec<String> = (0..8).map(|n| format!("durable{n}")).collect();
     for name in &names {
-        broker.client(name).durable().connected().leave();
+        broker.client(name).durable().connected().disconnect();
     }
     let present: Vec<bool> = names.iter().map(|name| connack(&mut broker.client(name).durable()).0).collect();
     assert_eq!(present, [true, true, false, false, false, false, false, false]);
@@ -104,7 +104,7 @@ fn a_large_packet_is_refused_before_it_is_read() {
     let broker = run("limits", &[]);
     let mut client = broker.client("c").connected();
     client.send_bytes(&publish("a", &[b'x'; 5000], 0).encode(Version::V5)[..100]);
-    assert_eq!(told(&mut client), Some(0x95), "packet too large");
+    assert_eq!(disconnect_code(&mut client), Some(0x95), "packet too large");
 }
 
 #[test]
@@ -120,40 +120,40 @@ fn subscriptions_and_levels_are_bounded() {
         [other.subscribe("1/2/3/4/5"), other.subscribe("1/2/3/4"), other.subscribe("+/+/+/+/#")],
         [0x8F, 1, 0x8F]
     );
-    // A change holds for who is connected.
-    change(&broker, &[("maxTopicLevels: 4", "maxTopicLevels: 2"), ("maxSubscriptions: 2", "maxSubscriptions: 3")]);
+    // A change applies to connected clients.
+    redeclare(&broker, &[("maxTopicLevels: 4", "maxTopicLevels: 2"), ("maxSubscriptions: 2", "maxSubscriptions: 3")]);
     assert_eq!(client.publish("1/2/3", "x", false), 0x90);
     assert_eq!(client.subscribe("c"), 1);
 }
 
-/// What of ten messages a client finds that was away meanwhile.
-fn found(broker: &Broker, payload: &str) -> Vec<String> {
-    let mut away = broker.client("away").durable().connected();
-    away.subscribe("q/+");
-    away.leave();
+/// The topics of ten messages that a client gets that was offline meanwhile.
+fn delivered_after_offline(broker: &Broker, payload: &str) -> Vec<String> {
+    let mut offline = broker.client("offline").durable().connected();
+    offline.subscribe("q/+");
+    offline.disconnect();
     let mut sender = broker.client("sender").connected();
     for n in 0..10 {
         assert!(sender.publish(&format!("q/{n}"), payload, false) < 0x80);
     }
-    let mut back = broker.client("away").durable().connected();
-    let found = back.received();
-    broker.client("away").connected().leave(); // clean start: nothing is left of it
-    found
+    let mut back = broker.client("offline").durable().connected();
+    let topics = back.received();
+    broker.client("offline").connected().disconnect(); // clean start: deletes the session
+    topics
 }
 
 #[test]
-fn a_full_queue_keeps_what_is_declared() {
+fn a_full_queue_drops_by_the_declared_policy() {
     let broker = run("limits", &[]);
-    assert_eq!(found(&broker, "x"), ["q/7", "q/8", "q/9"]);
-    change(&broker, &[("dropOldest", "dropNewest")]);
-    assert_eq!(found(&broker, "x"), ["q/0", "q/1", "q/2"]);
+    assert_eq!(delivered_after_offline(&broker, "x"), ["q/7", "q/8", "q/9"]);
+    redeclare(&broker, &[("dropOldest", "dropNewest")]);
+    assert_eq!(delivered_after_offline(&broker, "x"), ["q/0", "q/1", "q/2"]);
     let bytes =
         [("maxQueuedMessages: 3", "maxQueuedMessages: 100"), ("maxQueuedBytes: 1048576", "maxQueuedBytes: 5000")];
-    change(&broker, &bytes);
+    redeclare(&broker, &bytes);
     let two_kilobytes = "x".repeat(2000);
-    assert_eq!(found(&broker, &two_kilobytes), ["q/8", "q/9"]);
-    change(&broker, &[bytes[0], bytes[1], ("dropOldest", "dropNewest")]);
-    assert_eq!(found(&broker, &two_kilobytes), ["q/0", "q/1"]);
+    assert_eq!(delivered_after_offline(&broker, &two_kilobytes), ["q/8", "q/9"]);
+    redeclare(&broker, &[bytes[0], bytes[1], ("dropOldest", "dropNewest")]);
+    assert_eq!(delivered_after_offline(&broker, &two_kilobytes), ["q/0", "q/1"]);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_publisher_above_its_rate_is_refused_and_others_are_not_delayed() {
     for (why, burst) in [("messages", &flood), ("bytes", &bytes)] {
         let mut fast = broker.client("fast").connected();
         fast.send_bytes(burst);
-        assert_eq!(told(&mut fast), Some(0x96), "message rate too high: {why}");
+        assert_eq!(disconnect_code(&mut fast), Some(0x96), "message rate too high: {why}");
         assert!(good.publish("a", "x", false) < 0x80);
     }
 }
@@ -206,7 +206,7 @@ fn all_clients_together_keep_the_endpoints_rate() {
     let mut clients: Vec<Client> = (0..4).map(|n| broker.client(&format!("c{n}")).connected()).collect();
     clients.iter_mut().for_each(|client| client.send_bytes(&burst));
     for client in &mut clients {
-        assert_eq!(told(client), Some(0x96));
+        assert_eq!(disconnect_code(client), Some(0x96));
     }
 }
 
@@ -224,29 +224,29 @@ fn a_publisher_above_its_rate_is_read_later_where_declared() {
         assert!(matches!(reader.receive(), Some(Packet::Publish(_))), "nothing is lost");
     }
     assert!(fast.received().is_empty());
-    // A hundred at fifty a second, of which the first fifty are free.
+    // A hundred at fifty a second; the first fifty are the burst.
     assert!(start.elapsed() >= Duration::from_millis(900), "{:?}", start.elapsed());
 
-    // A debt of minutes is forgiven by a declaration that allows more.
+    // A higher declared rate ends a pause of minutes.
     let slow = [delay[0], ("maxPublishBytesPerSecond: 65536", "maxPublishBytesPerSecond: 1024")];
-    change(&broker, &slow);
+    redeclare(&broker, &slow);
     let large: Vec<u8> = (0..50).flat_map(|_| publish("f", &[b'x'; 4000], 0).encode(Version::V5)).collect();
     fast.send_bytes(&large);
     assert!(matches!(reader.receive(), Some(Packet::Publish(_))));
     fast.send(&Packet::PingReq);
-    change(&broker, &delay);
+    redeclare(&broker, &delay);
     assert_eq!(fast.receive(), Some(Packet::PingResp));
 }
 
 #[test]
 fn wrong_passwords_are_counted_by_address() {
-    let people = super::live::people();
+    let people = super::reload::people();
     let documents =
         "auth: {name: default, chain: [{passwordFile: {file: people}}], rateLimit: {maxFailures: 3, windowS: 600}}\n";
     let broker = Broker::start(", enableAcl: false", documents, &[("people", &people)]);
     let mut open = broker.client("open").user("alice", "secret").connected();
     let codes: Vec<u8> = (0..4).map(|n| broker.client("x").user("alice", &format!("guess{n}")).connect()).collect();
     assert_eq!(codes, [0x86, 0x86, 0x86, 0x9F]);
-    assert_eq!(broker.client("y").user("bob", "secret").connect(), 0x9F, "the right one no longer helps");
-    assert!(open.received().is_empty(), "who is in stays");
+    assert_eq!(broker.client("y").user("bob", "secret").connect(), 0x9F, "a valid password is refused too");
+    assert!(open.received().is_empty(), "connected clients stay");
 }

@@ -1,4 +1,4 @@
-//! Ways to authenticate, by real packets.
+//! Tokens and SCRAM for the tests, and SCRAM over AUTH packets.
 
 use std::num::NonZeroU32;
 
@@ -16,14 +16,14 @@ pub fn hs256(secret: &str, claims: &str) -> String {
     hs256_under(r#"{"alg":"HS256"}"#, secret, claims)
 }
 
-/// The same with a header of one's own.
+/// The same with another header.
 pub fn hs256_under(header: &str, secret: &str, claims: &str) -> String {
     let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), message.as_bytes());
     format!("{message}.{}", URL_SAFE_NO_PAD.encode(tag))
 }
 
-fn data_of(properties: &Properties) -> String {
+fn authentication_data(properties: &Properties) -> String {
     let id = property("authentication_data", PropertyValue::Number(0)).0;
     let found = properties.iter().find_map(|(own, value)| match value {
         PropertyValue::Binary(data) if *own == id => Some(String::from_utf8(data.clone()).unwrap()),
@@ -51,7 +51,7 @@ fn proof(password: &str, challenge: &str, message: &str) -> String {
     STANDARD.encode(client_key.as_ref().iter().zip(signature.as_ref()).map(|(a, b)| a ^ b).collect::<Vec<u8>>())
 }
 
-/// Goes through the exchange; the client and CONNACK.
+/// Runs the exchange; the client, and CONNACK.
 pub fn scram(broker: &Broker, username: &str, password: &str) -> (Client, Packet) {
     let first = format!("n={username},r=abc");
     let mut client = broker
@@ -60,7 +60,7 @@ pub fn scram(broker: &Broker, username: &str, password: &str) -> (Client, Packet
         .with("authentication_data", PropertyValue::Binary(format!("n,,{first}").into_bytes()));
     client.send_connect();
     let Some(Packet::Auth { code: 0x18, properties }) = client.receive() else { panic!("no challenge") };
-    let challenge = data_of(&properties);
+    let challenge = authentication_data(&properties);
     let last = format!("c=biws,{}", challenge.split(',').next().unwrap());
     let proof = proof(password, &challenge, &format!("{first},{challenge},{last}"));
     client.send(&auth(0x18, &format!("{last},p={proof}")));
@@ -69,19 +69,19 @@ pub fn scram(broker: &Broker, username: &str, password: &str) -> (Client, Packet
 }
 
 #[test]
-fn scram_over_auth_packets() {
+fn scram_admits_the_right_password_over_auth_packets() {
     let keys = format!("alice:{}\n", ScramRecord::create(b"secret").unwrap());
     let documents = "auth: {name: default, chain: [{scram: {file: keys}}]}\n";
     let broker = Broker::start(", enableAcl: false", documents, &[("keys", &keys)]);
     let (mut client, answer) = scram(&broker, "alice", "secret");
     let Packet::ConnAck { code: 0, properties, .. } = answer else { panic!("{answer:?}") };
-    assert!(data_of(&properties).starts_with("v="), "{properties:?}");
+    assert!(authentication_data(&properties).starts_with("v="), "{properties:?}");
     assert!(client.received().is_empty());
-    for (username, password) in [("alice", "wrong"), ("stranger", "secret")] {
+    for (username, password) in [("alice", "wrong"), ("carol", "secret")] {
         let (_, answer) = scram(&broker, username, password);
         assert!(matches!(answer, Packet::ConnAck { code: 0x86, .. }), "{answer:?}");
     }
-    // Who does not prove it again has to go.
+    // A client that fails re-authentication is disconnected.
     client.send(&auth(0x19, "n,,n=alice,r=abc"));
     let Some(Packet::Auth { code: 0x18, .. }) = client.receive() else { panic!("no challenge") };
     client.send(&auth(0x18, "c=biws,r=abc,p=AAAA"));

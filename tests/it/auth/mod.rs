@@ -1,14 +1,14 @@
-//! Who may come in and what they may do, asked of the real program while its declarations change.
+//! Authentication, access lists and limits on the built program, also while its declarations change.
 
 pub mod broker;
 mod client;
+mod cve;
 mod examples;
-mod holes;
 mod http;
 mod limits;
-mod live;
 mod methods;
 mod mtls;
+mod reload;
 mod revocation;
 mod rules;
 mod tenants;

@@ -1,4 +1,4 @@
-//! Mutual TLS on the real program, with the clients people have.
+//! Mutual TLS on the built program, with mosquitto's clients and rustls.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::broker::Broker;
 use super::client::Client;
 use super::examples::run;
-use super::live::people;
+use super::reload::people;
 use crate::net::tls::{Authority, Issued, enters, with_certificate};
 use crate::programs::{is_there, run as run_program, succeeds};
 use crate::support::client::{disconnect, publish};
@@ -15,7 +15,7 @@ use crate::support::stream;
 
 const SERVER: &[&str] = &["localhost", "127.0.0.1"];
 
-/// `examples/auth/mtls` with an authority's files; nobody is revoked but number 66.
+/// `examples/auth/mtls` with an authority's files; only number 66 is revoked.
 fn mtls(ca: &Authority) -> Broker {
     let server = ca.issue("server", SERVER, 1);
     let files = [
@@ -60,13 +60,13 @@ fn mosquitto_with_good_foreign_revoked_and_no_certificates() {
         succeeds(&mut command("mosquitto_pub", Some(&good), &publish));
         let filter = ["-V", version, "-t", "devices/device-1/+", "-C", "1", "-W", "30"];
         assert_eq!(succeeds(&mut command("mosquitto_sub", Some(&good), &filter)), "25.5\n");
-        // The common name is the user, and bounds what it may do.
+        // The common name is the user name, and the rules apply to it.
         let others = ["-V", version, "-t", "devices/device-2/#", "-C", "1", "-W", "30"];
         let denied = run_program(&mut command("mosquitto_sub", Some(&good), &others));
         assert!(String::from_utf8_lossy(&denied.stderr).contains("denied"), "{denied:?}");
-        for (who, certificate) in [("revoked", Some(&revoked)), ("foreign", Some(&foreign)), ("none", None)] {
+        for (which, certificate) in [("revoked", Some(&revoked)), ("foreign", Some(&foreign)), ("none", None)] {
             let refused = run_program(&mut command("mosquitto_pub", certificate, &publish));
-            assert!(!refused.status.success(), "{who}: {refused:?}");
+            assert!(!refused.status.success(), "{which}: {refused:?}");
         }
     }
 }
@@ -76,11 +76,11 @@ fn a_revoked_certificate_ends_its_open_connections_and_no_others() {
     let ca = Authority::new();
     let broker = mtls(&ca);
     let (bad, good) = (ca.issue("device-1", &[], 10), ca.issue("device-2", &[], 11));
-    let enter = |device: &Issued, id: &str| {
+    let connect = |device: &Issued, id: &str| {
         let config = Arc::new(with_certificate(&ca, device));
         Client::over(stream::tls(stream::tcp(broker.address), &config, "localhost"), id).connected()
     };
-    let (mut revoked, mut again, mut other) = (enter(&bad, "a"), enter(&bad, "b"), enter(&good, "other"));
+    let (mut revoked, mut again, mut other) = (connect(&bad, "a"), connect(&bad, "b"), connect(&good, "other"));
     broker.write_until("clients.crl", &ca.revoke(&[66, 10], 2100), "changed endpoint=devices");
     for client in [&mut revoked, &mut again] {
         assert_eq!(client.receive(), disconnect(0x98), "administrative action");
@@ -88,14 +88,14 @@ fn a_revoked_certificate_ends_its_open_connections_and_no_others() {
     }
     other.ping();
     assert!(!enters(broker.address, with_certificate(&ca, &bad)));
-    // A list that cannot be used changes nothing: neither for the one, nor for the other.
+    // A list that cannot be parsed changes nothing.
     for broken in ["", &ca.revoke(&[], 2100)[..100]] {
         broker.write_until("clients.crl", broken, "clients.crl: the CRL file");
         assert!(!enters(broker.address, with_certificate(&ca, &bad)), "{broken:?}");
         assert!(enters(broker.address, with_certificate(&ca, &good)), "{broken:?}");
         other.ping();
     }
-    // And one that is out of date admits nobody new, and confirms nobody.
+    // A list that is out of date admits and confirms no client.
     broker.write_until("clients.crl", &ca.revoke(&[66, 10], 2021), "changed endpoint=devices");
     assert!(!enters(broker.address, with_certificate(&ca, &good)));
     assert_eq!(other.receive(), disconnect(0x98));
@@ -114,7 +114,8 @@ fn a_removed_authority_disconnects_its_clients() {
     std::fs::rename(broker.path("new.tmp"), broker.path("clients.crl")).unwrap();
     broker.write("clients-ca.crt", &next.pem());
     assert_eq!(open.receive(), disconnect(0x98));
-    broker.until("the old ones are refused", || !enters(broker.address, with_certificate(&ca, &device)));
+    broker
+        .until("clients of the old authority are refused", || !enters(broker.address, with_certificate(&ca, &device)));
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn a_name_of_the_certificate_becomes_the_user_name() {
     assert_eq!(device.subscribe("devices/dev7.example/#"), 1);
     device.send(&publish("devices/dev7.example/up", b"1", 0, None));
     assert_eq!(device.next_topic(), "devices/dev7.example/up");
-    // Without the name: not in, not even with a password that would do.
+    // A certificate without the name is refused, even with a valid password.
     let nameless = ca.issue("dev7.example", &[], 11);
     for (config, login, code) in [
         (with_certificate(&ca, &nameless), true, 0x86),

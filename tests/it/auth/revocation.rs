@@ -1,26 +1,26 @@
-//! A right that is taken away is gone at once: for connections whatever the endpoint's pace, for wills that are not due
-//! yet, for shared subscriptions.
+//! A revoked right takes effect at once: on connections whatever the endpoint's drain rate, on delayed wills, and on shared
+//! subscriptions.
 
 use std::net::TcpStream;
 
 use super::broker::Broker;
 use super::client::Client;
-use super::live::people;
+use super::reload::people;
 use crate::support::ports;
 use crate::wire::{Packet, Properties, Publish};
 
 const ADMINISTRATIVE_ACTION: u8 = 0x98;
-const PEOPLE: &str = "auth: {name: default, chain: [{passwordFile: {file: people}}]}\n";
+const PASSWORD_FILE: &str = "auth: {name: default, chain: [{passwordFile: {file: people}}]}\n";
 const ALL: &str = "{permission: allow, topics: ['#']}";
 /// Long after the test: such a will is due when its session ends.
 const LATER_S: u32 = 3000;
 
 fn acl(rules: &str) -> String {
-    format!("{PEOPLE}---\nacl: {{name: default, rules: [{rules}]}}\n")
+    format!("{PASSWORD_FILE}---\nacl: {{name: default, rules: [{rules}]}}\n")
 }
 
 /// Without `bob`.
-fn alice_alone() -> String {
+fn only_alice() -> String {
     people().lines().next().unwrap_or_default().to_owned() + "\n"
 }
 
@@ -29,21 +29,21 @@ fn bob_changed() -> String {
     people().replacen("bob:$7$101$7e92", "bob:$7$101$7e93", 1)
 }
 
-/// Ends the session that `id` left behind, so that its will is due, and answers whether `watcher` gets the will.
-fn sends_its_will(broker: &Broker, watcher: &mut Client, id: &str) -> bool {
+/// Ends the session of `id`, so that its will is due; whether `watcher` gets the will.
+fn publishes_its_will(broker: &Broker, watcher: &mut Client, id: &str) -> bool {
     let mut successor = broker.client(id).user("alice", "secret").connected();
-    // From the shard that sends the will, and after it.
+    // The same shard publishes this after the will.
     let fence = format!("fence/{id}");
     assert!(successor.may_publish(&fence));
     let mut received = Vec::new();
-    broker.until("what came after the will is there", || {
+    broker.until("the message after the will has arrived", || {
         received.extend(watcher.received());
         received.contains(&fence)
     });
     received.contains(&format!("a/{id}"))
 }
 
-fn leaves_a_will(broker: &Broker, id: &str, user: &str) {
+fn disconnect_with_will(broker: &Broker, id: &str, user: &str) {
     let will = format!("a/{id}");
     drop(broker.client(id).user(user, "secret").durable().delayed_will(&will, LATER_S).connected());
 }
@@ -54,7 +54,7 @@ fn a_delayed_will_is_judged_by_what_is_declared_when_it_is_due() {
     let cases = [
         ("documents.yaml", acl(&format!("{narrow}, {ALL}"))),
         ("ban.yaml", "ban: {name: abuse, entries: [{username: bob}]}\n".to_owned()),
-        ("people", alice_alone()),
+        ("people", only_alice()),
         ("people", bob_changed()),
     ];
     for shards in [1, 2] {
@@ -62,34 +62,34 @@ fn a_delayed_will_is_judged_by_what_is_declared_when_it_is_due() {
             let broker = Broker::start_on(shards, "", &acl(ALL), &[("people", &people())]);
             let mut watcher = broker.client("watcher").user("alice", "secret").connected();
             assert_eq!(watcher.subscribe("#"), 1);
-            leaves_a_will(&broker, "bobs", "bob");
-            leaves_a_will(&broker, "alices", "alice");
+            disconnect_with_will(&broker, "bobs", "bob");
+            disconnect_with_will(&broker, "alices", "alice");
             broker.write_until(file, content, "changed endpoint=main");
-            assert!(!sends_its_will(&broker, &mut watcher, "bobs"), "{file} on {shards} shards\n{content}");
-            assert!(sends_its_will(&broker, &mut watcher, "alices"), "{file} on {shards} shards");
-            broker.until("the log tells", || broker.log().contains("will refused"));
+            assert!(!publishes_its_will(&broker, &mut watcher, "bobs"), "{file} on {shards} shards\n{content}");
+            assert!(publishes_its_will(&broker, &mut watcher, "alices"), "{file} on {shards} shards");
+            broker.until("the log names the will", || broker.log().contains("will refused"));
         }
     }
 }
 
 #[test]
-fn the_will_of_a_client_that_is_thrown_out_is_not_sent() {
-    let broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &people())]);
+fn the_will_of_a_client_that_lost_its_right_is_not_published() {
+    let broker = Broker::start(", enableAcl: false", PASSWORD_FILE, &[("people", &people())]);
     let mut watcher = broker.client("watcher").user("alice", "secret").connected();
     assert_eq!(watcher.subscribe("#"), 1);
     let mut bob = broker.client("bobs").user("bob", "secret").will("a/bobs").connected();
     let alice = broker.client("alices").user("alice", "secret").will("a/alices").connected();
-    broker.write("people", &alice_alone());
+    broker.write("people", &only_alice());
     assert_eq!(bob.disconnected(), ADMINISTRATIVE_ACTION);
-    assert!(!sends_its_will(&broker, &mut watcher, "bobs"));
+    assert!(!publishes_its_will(&broker, &mut watcher, "bobs"));
     drop(alice);
-    assert!(sends_its_will(&broker, &mut watcher, "alices"));
+    assert!(publishes_its_will(&broker, &mut watcher, "alices"));
 }
 
 #[test]
 fn a_will_that_was_kept_over_a_restart_is_judged_by_what_is_declared_then() {
     for (file, content) in [
-        ("people", alice_alone()),
+        ("people", only_alice()),
         ("ban.yaml", "ban: {name: abuse, entries: [{username: bob}]}\n".to_owned()),
         (
             "documents.yaml",
@@ -97,24 +97,24 @@ fn a_will_that_was_kept_over_a_restart_is_judged_by_what_is_declared_then() {
         ),
     ] {
         let mut broker = Broker::start(", durability: disk", &acl(ALL), &[("people", &people())]);
-        leaves_a_will(&broker, "bobs", "bob");
-        leaves_a_will(&broker, "alices", "alice");
+        disconnect_with_will(&broker, "bobs", "bob");
+        disconnect_with_will(&broker, "alices", "alice");
         broker.restart(|place| std::fs::write(place.join(file), content).unwrap());
         broker.until("it listens", || TcpStream::connect(broker.address).is_ok());
         let mut watcher = broker.client("watcher").user("alice", "secret").connected();
         assert_eq!(watcher.subscribe("#"), 1);
-        assert!(!sends_its_will(&broker, &mut watcher, "bobs"), "{file}");
-        assert!(sends_its_will(&broker, &mut watcher, "alices"), "{file}");
+        assert!(!publishes_its_will(&broker, &mut watcher, "bobs"), "{file}");
+        assert!(publishes_its_will(&broker, &mut watcher, "alices"), "{file}");
     }
 }
 
-/// Groups enough that their owners lie on all shards.
+/// Enough groups that each shard owns some.
 const GROUPS: usize = 8;
 const MESSAGES: usize = 10;
 
-/// Members `bob` and `alice` of every group, with QoS 1; then `after` is put in force, and messages come. Answers how many
-/// of each group's messages either got.
-fn shared(shards: u16, before: &str, after: &str) -> (Vec<usize>, Vec<usize>) {
+/// `bob` and `alice` are members of every group, with QoS 1; then `after` is declared, and messages are published. Returns
+/// how many messages of each group `bob` and `alice` got.
+fn shared_deliveries(shards: u16, before: &str, after: &str) -> (Vec<usize>, Vec<usize>) {
     let broker = Broker::start_on(shards, "", &acl(&format!("{before}, {ALL}")), &[("people", &people())]);
     let mut bob = broker.client("b").user("bob", "secret").connected();
     let mut alice = broker.client("a").user("alice", "secret").connected();
@@ -128,7 +128,7 @@ fn shared(shards: u16, before: &str, after: &str) -> (Vec<usize>, Vec<usize>) {
         assert!(sender.may_publish(&format!("t/{}", message % GROUPS)));
     }
     let (mut bobs, mut alices) = (vec![0; GROUPS], vec![0; GROUPS]);
-    broker.until("every message has come to somebody", || {
+    broker.until("every message is delivered", || {
         for (client, counts) in [(&mut bob, &mut bobs), (&mut alice, &mut alices)] {
             for topic in client.received() {
                 counts[topic[2..].parse::<usize>().unwrap()] += 1;
@@ -149,15 +149,15 @@ fn a_shared_subscription_is_judged_again_with_its_granted_qos() {
     };
     for shards in [1, 2, 3] {
         // Still allowed with QoS 1, not with QoS 0.
-        let (bobs, alices) = shared(shards, &of_bob("1, 2"), &of_bob("1"));
+        let (bobs, alices) = shared_deliveries(shards, &of_bob("1, 2"), &of_bob("1"));
         assert!(bobs.iter().all(|count| *count > 0), "{shards} shards: {bobs:?} {alices:?}");
         // Allowed with QoS 0 alone.
-        let (bobs, alices) = shared(shards, &of_bob("0, 1"), &of_bob("0"));
+        let (bobs, alices) = shared_deliveries(shards, &of_bob("0, 1"), &of_bob("0"));
         assert_eq!(alices, [MESSAGES; GROUPS], "{shards} shards: {bobs:?}");
     }
 }
 
-/// What a client hears first when it publishes now: PUBACK, or that it has been disconnected.
+/// Whether a publish is answered by PUBACK; else by DISCONNECT.
 fn is_served(client: &mut Client) -> bool {
     let publish = Publish {
         dup: false,
@@ -176,8 +176,8 @@ fn is_served(client: &mut Client) -> bool {
     }
 }
 
-/// The same of one that may have been told before.
-fn is_served_still(client: &mut Client) -> bool {
+/// The same for a client that may be disconnected already.
+fn is_still_served(client: &mut Client) -> bool {
     client.send(&Packet::PingReq);
     match client.receive() {
         Some(Packet::PingResp) => true,
@@ -186,7 +186,7 @@ fn is_served_still(client: &mut Client) -> bool {
     }
 }
 
-/// Clients of either user, on an endpoint that lets one client a second go.
+/// Clients of both users, on an endpoint that drains one client a second.
 fn connected_clients(broker: &Broker) -> (Vec<Client>, Vec<Client>) {
     let clients = |user: &str| -> Vec<Client> {
         (0..20).map(|n| broker.client(&format!("{user}{n}")).user(user, "secret").connected()).collect()
@@ -194,17 +194,17 @@ fn connected_clients(broker: &Broker) -> (Vec<Client>, Vec<Client>) {
     (clients("bob"), clients("alice"))
 }
 
-const SLOWLY: &str = ", enableAcl: false, drain: {windowS: 86400, maxPerSecond: 1}";
+const SLOW_DRAIN: &str = ", enableAcl: false, drain: {windowS: 86400, maxPerSecond: 1}";
 
 #[test]
-fn clients_that_lost_their_right_are_gone_with_the_pass_whatever_the_endpoints_pace() {
+fn clients_that_lost_their_right_are_disconnected_at_once_whatever_the_drain_rate() {
     for (file, content) in [
-        ("people", alice_alone()),
+        ("people", only_alice()),
         ("people", bob_changed()),
         ("ban.yaml", "ban: {name: abuse, entries: [{username: bob}]}\n".to_owned()),
         ("ban.yaml", "ban: {name: abuse, entries: [{clientId: 'bob*'}]}\n".to_owned()),
     ] {
-        let broker = Broker::start(SLOWLY, PEOPLE, &[("people", &people())]);
+        let broker = Broker::start(SLOW_DRAIN, PASSWORD_FILE, &[("people", &people())]);
         let (mut bobs, mut alices) = connected_clients(&broker);
         broker.write_until(file, &content, "changed endpoint=main");
         let served = bobs.iter_mut().filter_map(|bob| is_served(bob).then_some(())).count();
@@ -214,38 +214,39 @@ fn clients_that_lost_their_right_are_gone_with_the_pass_whatever_the_endpoints_p
 }
 
 #[test]
-fn an_endpoint_that_moves_lets_its_clients_go_slowly_but_not_those_that_lost_their_right() {
-    let broker = Broker::start(SLOWLY, PEOPLE, &[("people", &people())]);
+fn a_moved_endpoint_drains_slowly_but_revoked_clients_at_once() {
+    let broker = Broker::start(SLOW_DRAIN, PASSWORD_FILE, &[("people", &people())]);
     let (mut bobs, mut alices) = connected_clients(&broker);
-    let elsewhere = format!("endpoint: {{name: main, host: 127.0.0.1, port: {}{SLOWLY}}}\n", ports::free());
+    let elsewhere = format!("endpoint: {{name: main, host: 127.0.0.1, port: {}{SLOW_DRAIN}}}\n", ports::free());
     let banned = format!("{elsewhere}---\nban: {{name: abuse, entries: [{{username: bob}}]}}\n");
     broker.write_until("endpoint.yaml", &banned, "changed endpoint=main");
     assert!(!bobs.iter_mut().any(is_served));
     let served = alices.iter_mut().filter_map(|alice| is_served(alice).then_some(())).count();
-    assert!(served > 0, "none of {} is left", alices.len());
+    assert!(served > 0, "none of {} is connected", alices.len());
 }
 
 #[test]
-fn clients_of_an_endpoint_that_listens_no_more_leave_at_its_pace_but_not_those_that_lost_their_right() {
+fn a_closed_endpoint_drains_slowly_but_revoked_clients_at_once() {
     let removed: (&str, &dyn Fn(&Broker)) =
         ("removed", &|broker| std::fs::remove_file(broker.path("endpoint.yaml")).unwrap());
     let disabled: (&str, &dyn Fn(&Broker)) = ("disabled", &|broker| {
-        let fields = format!("name: main, enabled: false, host: 127.0.0.1, port: {}{SLOWLY}", broker.address.port());
+        let fields =
+            format!("name: main, enabled: false, host: 127.0.0.1, port: {}{SLOW_DRAIN}", broker.address.port());
         broker.write("endpoint.yaml", &format!("endpoint: {{{fields}}}\n"));
     });
     for (how, leave) in [removed, disabled] {
         for (file, content) in
-            [("ban.yaml", "ban: {name: abuse, entries: [{username: bob}]}\n".to_owned()), ("people", alice_alone())]
+            [("ban.yaml", "ban: {name: abuse, entries: [{username: bob}]}\n".to_owned()), ("people", only_alice())]
         {
             let other = format!("endpoint: {{name: other, host: 127.0.0.1, port: {}}}\n", ports::free());
-            let broker = Broker::start(SLOWLY, PEOPLE, &[("people", &people()), ("other.yaml", &other)]);
+            let broker = Broker::start(SLOW_DRAIN, PASSWORD_FILE, &[("people", &people()), ("other.yaml", &other)]);
             let (mut bobs, mut alices) = connected_clients(&broker);
             leave(&broker);
             broker.until(how, || broker.log().contains("listener closed endpoint=main"));
-            assert!(bobs.iter_mut().any(is_served), "{how}: they leave one by one");
+            assert!(bobs.iter_mut().any(is_served), "{how}: the drain is slow");
             broker.write_until(file, &content, "changed endpoint=other");
-            assert!(!bobs.iter_mut().any(is_served_still), "{how} {file}");
-            assert!(alices.iter_mut().any(is_served), "{how} {file}: they leave one by one");
+            assert!(!bobs.iter_mut().any(is_still_served), "{how} {file}");
+            assert!(alices.iter_mut().any(is_served), "{how} {file}: the drain is slow");
         }
     }
 }

@@ -1,15 +1,15 @@
-//! What `examples/auth/rules` says of its rules, by packets and by `weir acl explain`.
+//! The rules of `examples/auth/rules`, by packets and by `weir acl explain`.
 
 use super::broker::Broker;
 use super::client::Client;
 use super::examples::run;
-use super::live::people;
+use super::reload::people;
 use crate::support::weir;
 use crate::wire::{Packet, Properties};
 
 const NOT_AUTHORIZED: u8 = 0x87;
 
-/// What `weir acl explain` says first, and whether it allows.
+/// Whether `weir acl explain` allows, and the first line of its output.
 fn explained(broker: &Broker, question: &[&str]) -> (bool, String) {
     let mut command = weir::command();
     command
@@ -30,7 +30,7 @@ fn subscribe_at_most_once(client: &mut Client, filter: &str) -> u8 {
 }
 
 #[test]
-fn rules_permit_what_they_say_and_explain_says_which() {
+fn packets_and_explain_agree_about_each_rule() {
     let broker = run("auth/rules", &[("users.passwd", &people())]);
     let mut alice = broker.client("a").user("alice", "secret").connected();
     let mut bob = broker.client("gateway-1").user("bob", "secret").connected();

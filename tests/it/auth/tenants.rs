@@ -1,4 +1,4 @@
-//! A mountpoint is a namespace: what is done behind one is seen behind no other.
+//! A mountpoint is a namespace: nothing in it is visible in another.
 
 use std::net::{SocketAddr, TcpStream};
 
@@ -9,8 +9,8 @@ use crate::support::ports;
 const NOT_AUTHORIZED: u8 = 0x87;
 const SESSION_TAKEN_OVER: u8 = 0x8E;
 
-/// Two tenants, one of them with two endpoints and a bridge to `hub`, an endpoint of everybody's.
-struct House {
+/// Two tenants, one with two endpoints and a bridge to `hub`, an endpoint of the shared namespace.
+struct Tenants {
     broker: Broker,
     red: SocketAddr,
     side: SocketAddr,
@@ -18,7 +18,7 @@ struct House {
     hub: SocketAddr,
 }
 
-impl House {
+impl Tenants {
     fn start() -> Self {
         let [red, side, blue, hub] = [(); 4].map(|()| ports::free_address());
         let endpoint = |name: &str, address: SocketAddr, more: &str| {
@@ -51,19 +51,19 @@ fn reader(address: SocketAddr, id: &str, filter: &str) -> Client {
 }
 
 #[test]
-fn client_ids_and_sessions_stay_inside() {
-    let house = House::start();
-    let mut red = Client::new(house.red, "same").durable().connected();
+fn client_ids_and_sessions_stay_in_their_namespace() {
+    let tenants = Tenants::start();
+    let mut red = Client::new(tenants.red, "same").durable().connected();
     assert_eq!(red.subscribe("open/#"), 1);
-    // The same id behind another mountpoint is another client: nobody is taken over, and no session is found.
-    let mut blue = Client::new(house.blue, "same").durable().connected();
-    let mut hub = Client::new(house.hub, "same").durable().connected();
-    let mut sender = Client::new(house.red, "sender").connected();
+    // The same id under another mountpoint is another client: no takeover, no session.
+    let mut blue = Client::new(tenants.blue, "same").durable().connected();
+    let mut hub = Client::new(tenants.hub, "same").durable().connected();
+    let mut sender = Client::new(tenants.red, "sender").connected();
     assert_eq!(sender.publish("open/x", "1", false), 0);
     assert_eq!(red.received(), ["open/x"]);
     assert!(blue.received().is_empty() && hub.received().is_empty());
-    // Behind the same one it is the same client.
-    let mut side = Client::new(house.side, "same").durable().connected();
+    // Under the same mountpoint it is the same client.
+    let mut side = Client::new(tenants.side, "same").durable().connected();
     assert_eq!(red.disconnected(), SESSION_TAKEN_OVER);
     assert_eq!(sender.publish("open/y", "1", false), 0);
     assert!(side.received().contains(&"open/y".to_owned()));
@@ -71,18 +71,18 @@ fn client_ids_and_sessions_stay_inside() {
 }
 
 #[test]
-fn messages_groups_retained_ones_and_wills_stay_inside() {
-    let house = House::start();
-    let mut red = reader(house.red, "r", "open/#");
-    let mut red_worker = reader(house.red, "w", "$share/g/open/shared");
-    let mut blue = reader(house.blue, "r", "open/#");
-    let mut blue_worker = reader(house.blue, "w", "$share/g/open/shared");
-    let mut hub = reader(house.hub, "r", "open/#");
-    let mut sender = Client::new(house.side, "sender").retained_will("open/will").connected();
+fn messages_groups_and_wills_stay_in_their_namespace() {
+    let tenants = Tenants::start();
+    let mut red = reader(tenants.red, "r", "open/#");
+    let mut red_worker = reader(tenants.red, "w", "$share/g/open/shared");
+    let mut blue = reader(tenants.blue, "r", "open/#");
+    let mut blue_worker = reader(tenants.blue, "w", "$share/g/open/shared");
+    let mut hub = reader(tenants.hub, "r", "open/#");
+    let mut sender = Client::new(tenants.side, "sender").retained_will("open/will").connected();
     assert_eq!([sender.publish("open/shared", "1", false), sender.publish("open/kept", "1", true)], [0, 0]);
     drop(sender);
     let mut got = Vec::new();
-    house.broker.until("the will is sent", || {
+    tenants.broker.until("the will is sent", || {
         got.extend(red.received());
         got.iter().any(|topic| topic == "open/will")
     });
@@ -91,35 +91,35 @@ fn messages_groups_retained_ones_and_wills_stay_inside() {
     for other in [&mut blue, &mut blue_worker, &mut hub] {
         assert!(other.received().is_empty());
     }
-    let mut kept = reader(house.red, "late", "open/#").received();
+    let mut kept = reader(tenants.red, "late", "open/#").received();
     kept.sort_unstable();
     assert_eq!(kept, ["open/kept", "open/will"]);
-    assert!(reader(house.blue, "late", "open/#").received().is_empty());
-    assert!(reader(house.hub, "late", "#").received().iter().all(|topic| topic.starts_with("bridged/")));
+    assert!(reader(tenants.blue, "late", "open/#").received().is_empty());
+    assert!(reader(tenants.hub, "late", "#").received().iter().all(|topic| topic.starts_with("bridged/")));
 }
 
 #[test]
-fn rules_bridges_and_what_the_broker_tells_of_itself_stay_inside() {
-    let house = House::start();
-    // Rules see topics as the clients do.
-    let mut blue = Client::new(house.blue, "b").connected();
+fn rules_bridges_and_sys_topics_stay_in_their_namespace() {
+    let tenants = Tenants::start();
+    // Rules apply to topics without the mountpoint.
+    let mut blue = Client::new(tenants.blue, "b").connected();
     assert!(blue.may_publish("open/x"));
     assert_eq!(blue.publish("blue/open/x", "1", false), NOT_AUTHORIZED);
     assert_eq!([blue.subscribe("open/+"), blue.subscribe("blue/open/+")], [1, NOT_AUTHORIZED]);
-    // A bridge carries what its own tenant publishes, under the tenant's own topics.
-    let mut hub = reader(house.hub, "r", "#");
-    let mut red = Client::new(house.red, "p").connected();
-    let mut carried = Vec::new();
-    house.broker.until("the bridge carries", || {
+    // A bridge forwards the messages of its own tenant, with the topics that the tenant uses.
+    let mut hub = reader(tenants.hub, "r", "#");
+    let mut red = Client::new(tenants.red, "p").connected();
+    let mut forwarded = Vec::new();
+    tenants.broker.until("the bridge forwards", || {
         assert!(red.may_publish("open/red") && blue.may_publish("open/blue"));
-        carried.extend(hub.received());
-        !carried.is_empty()
+        forwarded.extend(hub.received());
+        !forwarded.is_empty()
     });
-    assert!(carried.iter().all(|topic| topic == "bridged/open/red"), "{carried:?}");
-    // It names every endpoint, so it is for the shared namespace alone.
-    let mut sys = reader(house.hub, "sys", "$SYS/#");
-    house.broker.until("$SYS is published", || !sys.received().is_empty());
-    for tenant in [house.red, house.blue] {
-        assert!(reader(tenant, "sys", "$SYS/#").received().is_empty());
+    assert!(forwarded.iter().all(|topic| topic == "bridged/open/red"), "{forwarded:?}");
+    // $SYS names every endpoint, so only the shared namespace has it.
+    let mut sys = reader(tenants.hub, "sys", "$SYS/#");
+    tenants.broker.until("$SYS is published", || !sys.received().is_empty());
+    for address in [tenants.red, tenants.blue] {
+        assert!(reader(address, "sys", "$SYS/#").received().is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! `examples/transports` on the real program, with the clients people have.
+//! `examples/transports` on the built program, with openssl, curl, mosquitto and MQTT.js.
 
 use std::io::{Read, Write};
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::broker::Broker;
 use super::client::Client;
 use super::examples::{example, run};
-use super::live::people;
+use super::reload::people;
 use crate::net::tls::{Authority, enters, with_certificate};
 use crate::programs::{is_there, run as run_program, succeeds, tools};
 use crate::support::client::{connect, disconnect, publish};
@@ -34,7 +34,7 @@ fn secure(ca: &Authority) -> Broker {
 }
 
 #[test]
-fn openssl_over_tls() {
+fn openssl_negotiates_the_declared_versions_names_and_alpn() {
     if !is_there(Path::new("openssl")) {
         return;
     }
@@ -69,7 +69,7 @@ fn openssl_over_tls() {
 }
 
 #[test]
-fn mosquitto_and_curl_over_tls() {
+fn mosquitto_publishes_and_subscribes_over_tls() {
     if !is_there(Path::new("mosquitto_sub")) || !is_there(Path::new("curl")) {
         return;
     }
@@ -81,7 +81,7 @@ fn mosquitto_and_curl_over_tls() {
     let mut subscriber = Command::new("mosquitto_sub");
     subscriber.args(login).arg("--cafile").arg(&ca).args(["-t", topic, "-C", "1", "-W", "30"]);
     assert_eq!(succeeds(&mut subscriber), "21\n");
-    // Whose authority is not ours, the client itself refuses.
+    // The client refuses a server of an authority that it does not trust.
     let foreign = broker.path("foreign.crt");
     std::fs::write(&foreign, Authority::new().pem()).unwrap();
     let refused = run_program(
@@ -113,14 +113,14 @@ fn browsers(ca: &Authority) -> Broker {
 }
 
 #[test]
-fn curl_asks_for_a_websocket_over_tls() {
+fn a_websocket_upgrade_over_tls_is_checked() {
     if !is_there(Path::new("curl")) {
         return;
     }
     let broker = browsers(&Authority::new());
     let asked = |path: &str, headers: &[&str]| {
         let mut command = Command::new("curl");
-        // After 101 the connection stays: what is waited for is the answer alone.
+        // The connection stays open after 101; only the status is awaited.
         command.args(["-s", "--http1.1", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", "--cacert"]);
         command.arg(broker.path("ca.crt")).arg(format!("https://{}{path}", broker.address));
         for header in headers {
@@ -143,7 +143,7 @@ fn curl_asks_for_a_websocket_over_tls() {
 }
 
 #[test]
-fn mqtt_js_over_wss() {
+fn mqtt_js_works_over_wss() {
     let root = tools().join("node");
     if !is_there(Path::new("node")) || !is_there(&root.join("node_modules/mqtt")) {
         return;
@@ -175,7 +175,7 @@ fn a_unix_socket_has_the_declared_permissions() {
 }
 
 #[test]
-fn behind_a_proxy_rules_see_the_clients_own_address() {
+fn rules_apply_to_the_address_in_the_proxy_header() {
     let broker = run("transports/proxy", &[]);
     let behind = |header: &str| {
         let mut stream = stream::tcp(broker.address);
@@ -191,8 +191,8 @@ fn behind_a_proxy_rules_see_the_clients_own_address() {
     assert_eq!(rest, b"", "no header, no answer");
 }
 
-/// An endpoint for everybody, with `fields` more.
-fn open_to_all(address: SocketAddr, fields: &str) -> String {
+/// An anonymous endpoint with additional `fields`.
+fn anonymous_endpoint(address: SocketAddr, fields: &str) -> String {
     format!(
         "auth: {{name: default, chain: [{{anonymous: {{}}}}]}}\n---\nendpoint: {{name: main, host: 127.0.0.1, port: {}, \
          enableAcl: false, drain: {{windowS: 0}}{fields}}}\n",
@@ -201,7 +201,7 @@ fn open_to_all(address: SocketAddr, fields: &str) -> String {
 }
 
 /// DISCONNECT: administrative action.
-fn asked_to_leave() -> Option<Packet> {
+fn administrative_action() -> Option<Packet> {
     disconnect(0x98)
 }
 
@@ -213,8 +213,9 @@ fn connect_bytes() -> Vec<u8> {
 fn stricter_tls_applies_to_open_and_new_connections() {
     let (ca, address) = (Authority::new(), ports::free_address());
     let server = ca.issue("server", &["localhost"], 1);
-    let declared =
-        |more: &str| open_to_all(address, &format!(", sslConfig: {{certFile: server.crt, keyFile: server.key{more}}}"));
+    let declared = |more: &str| {
+        anonymous_endpoint(address, &format!(", sslConfig: {{certFile: server.crt, keyFile: server.key{more}}}"))
+    };
     let files = [("server.crt", &*server.chain_pem), ("server.key", &*server.key_pem), ("ca.crt", &*ca.pem())];
     let broker = Broker::serve(address, &declared(""), &files);
     let config = |version| {
@@ -225,33 +226,34 @@ fn stricter_tls_applies_to_open_and_new_connections() {
         builder.with_root_certificates(roots).with_no_client_auth()
     };
     let (tls12, tls13) = (|| config(&rustls::version::TLS12), || config(&rustls::version::TLS13));
-    let enter =
+    let connect =
         |config| Client::over(stream::tls(stream::tcp(address), &Arc::new(config), "localhost"), "open").connected();
-    let mut old = enter(tls12());
+    let mut old = connect(tls12());
     broker.write_until("documents.yaml", &declared(", minVersion: '1.3'"), "changed endpoint=main");
-    assert_eq!(old.receive(), asked_to_leave());
+    assert_eq!(old.receive(), administrative_action());
     assert!(!enters(address, tls12()) && enters(address, tls13()));
 
-    let mut nameless = enter(tls13());
+    let mut nameless = connect(tls13());
     let required = declared(", minVersion: '1.3', caFile: ca.crt, clientAuth: required");
     broker.write_until("documents.yaml", &required, "changed endpoint=main");
-    assert_eq!(nameless.receive(), asked_to_leave());
+    assert_eq!(nameless.receive(), administrative_action());
     assert!(!enters(address, tls13()) && enters(address, with_certificate(&ca, &ca.issue("device", &[], 2))));
 }
 
 #[test]
 fn a_removed_proxy_source_disconnects_its_clients() {
     let address = ports::free_address();
-    let declared = |source: &str| open_to_all(address, &format!(", proxyProtocol: {{trustedSources: [{source}]}}"));
+    let declared =
+        |source: &str| anonymous_endpoint(address, &format!(", proxyProtocol: {{trustedSources: [{source}]}}"));
     let broker = Broker::serve(address, &declared("127.0.0.1/32"), &[]);
     let header = b"PROXY TCP4 198.51.100.7 127.0.0.1 4000 1883\r\n";
     let mut stream = stream::tcp(address);
     stream.write_all(header).unwrap();
     let mut open = Client::over(stream, "c").connected();
     broker.write_until("documents.yaml", &declared("192.0.2.0/24"), "changed endpoint=main");
-    assert_eq!(open.receive(), asked_to_leave());
+    assert_eq!(open.receive(), administrative_action());
     let mut stream = stream::tcp(address);
-    // It may be closed before it has said all.
+    // The broker may close the connection before all is sent.
     let _ = stream.write_all(&[&header[..], &connect_bytes()].concat());
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
@@ -261,7 +263,7 @@ fn a_removed_proxy_source_disconnects_its_clients() {
 #[test]
 fn a_websockets_origins_and_path_change_while_it_serves() {
     let address = ports::free_address();
-    let declared = |fields: &str| open_to_all(address, &format!(", useWebsocket: true{fields}"));
+    let declared = |fields: &str| anonymous_endpoint(address, &format!(", useWebsocket: true{fields}"));
     let broker = Broker::serve(address, &declared(""), &[]);
     let status = |path: &str, origin: &str| {
         let mut stream = stream::tcp(address);
@@ -279,8 +281,8 @@ fn a_websockets_origins_and_path_change_while_it_serves() {
     let mut open = Client::over(stream::websocket(stream::tcp(address), "/mqtt"), "w").connected();
     let listed = ", websocket: {origins: ['https://app.example']}";
     broker.write_until("documents.yaml", &declared(listed), "changed endpoint=main");
-    // Whose page it is was not kept: everybody connects again.
-    assert_eq!(open.receive(), asked_to_leave());
+    // The origins of open connections are unknown: all are disconnected.
+    assert_eq!(open.receive(), administrative_action());
     assert_eq!([status("/mqtt", "https://evil.example"), status("/mqtt", "https://app.example")], ["403", "101"]);
     let mut open = Client::over(stream::websocket(stream::tcp(address), "/mqtt"), "w").connected();
     broker.write_until("documents.yaml", &declared(&format!("{listed}, path: /other")), "changed endpoint=main");
@@ -288,9 +290,9 @@ fn a_websockets_origins_and_path_change_while_it_serves() {
     open.ping();
 }
 
-/// Rules know a client that comes over IPv4 to a socket of both families by its IPv4 address.
+/// A client over IPv4 on a socket of both families has its IPv4 address in rules.
 #[test]
-fn ipv6_and_ipv4_on_one_port() {
+fn rules_match_ipv4_clients_of_a_dual_stack_socket() {
     if TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
         eprintln!("SKIPPED: this machine has no IPv6");
         return;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use weir_broker::Principal;
-use weirmq::auth::{AuthExchange, Authenticate, Credentials, Decision, Refusal};
+use weirmq::auth::{AuthExchange, AuthRefusal, Authenticate, Credentials, Decision};
 use weirmq::net::ListenerPolicy;
 
 use super::client::{Client, connect, connect_with, packet, string};
@@ -45,9 +45,9 @@ fn the_authenticator_gets_the_credentials_and_the_client_the_refusal() {
         assert!(credentials.peer.is_some() && !credentials.tls && credentials.certificate.is_none());
         match (credentials.username, credentials.password) {
             (Some("alice"), Some(b"secret")) => Decision::Admit(principal()),
-            (Some("bob"), _) => Decision::Refuse(Refusal::Banned),
-            (Some("down"), _) => Decision::Refuse(Refusal::Unavailable),
-            _ => Decision::Refuse(Refusal::BadCredentials),
+            (Some("bob"), _) => Decision::Refuse(AuthRefusal::Banned),
+            (Some("down"), _) => Decision::Refuse(AuthRefusal::Unavailable),
+            _ => Decision::Refuse(AuthRefusal::BadCredentials),
         }
     }));
     let cases = [
@@ -84,7 +84,7 @@ fn gated() -> (ListenerPolicy, Sender<bool>) {
         let gate = Arc::clone(&gate);
         Decision::Blocking(Box::new(move || {
             let admits = gate.lock().unwrap().recv().unwrap_or(false);
-            if admits { Decision::Admit(principal()) } else { Decision::Refuse(Refusal::NotAuthorized) }
+            if admits { Decision::Admit(principal()) } else { Decision::Refuse(AuthRefusal::NotAuthorized) }
         }))
     };
     (by(decide), open)
@@ -136,7 +136,7 @@ impl AuthExchange for Questions {
             }
             (b"right", left) => ask(left - 1),
             (b"slow", _) => Decision::Blocking(Box::new(|| Decision::Admit(principal()))),
-            _ => Decision::Refuse(Refusal::NotAuthorized),
+            _ => Decision::Refuse(AuthRefusal::NotAuthorized),
         }
     }
 }

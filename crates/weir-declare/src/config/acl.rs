@@ -53,7 +53,7 @@ pub enum Permission {
 /// The actions that a rule applies to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Action {
+pub enum AclAction {
     Publish,
     Subscribe,
     #[default]
@@ -66,7 +66,7 @@ pub enum Action {
 pub struct AclRule {
     pub permission: Permission,
     #[serde(default)]
-    pub action: Action,
+    pub action: AclAction,
     #[serde(default)]
     pub client_id: Option<Glob>,
     #[serde(default)]

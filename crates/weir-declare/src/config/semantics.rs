@@ -18,7 +18,7 @@ fn check_acl(document: &Document, acl: &Acl) -> Vec<Diagnostic> {
     let rules = InstancePath::from_keys(&["acl", "rules"]);
     let mut found = Vec::new();
     for (index, rule) in acl.rules.iter().enumerate() {
-        if rule.retain.is_some() && rule.action == super::Action::Subscribe {
+        if rule.retain.is_some() && rule.action == super::AclAction::Subscribe {
             let path = rules.index(index).key("retain");
             let message = "the rule never matches: subscriptions have no retain flag";
             found.push(document.diagnostic(Severity::Warning, "never-matches", &path, message));

@@ -1,6 +1,6 @@
 //! Finds ACL rules that never decide, because an earlier rule matches everything that they match.
 
-use super::{Acl, AclRule, Action, Glob, TopicPattern};
+use super::{Acl, AclAction, AclRule, Glob, TopicPattern};
 
 /// Pairs of indexes as written: an unreachable rule, and the first rule of higher precedence that covers it.
 pub(super) fn unreachable_rules(acl: &Acl) -> Vec<(usize, usize)> {
@@ -18,7 +18,7 @@ pub(super) fn unreachable_rules(acl: &Acl) -> Vec<(usize, usize)> {
 
 /// Whether `a` matches everything that `b` matches. May be `false` in cases that are hard to decide.
 fn covers(a: &AclRule, b: &AclRule) -> bool {
-    (a.action == Action::All || a.action == b.action)
+    (a.action == AclAction::All || a.action == b.action)
         && any_or(a.username.as_ref(), b.username.as_ref(), |a, b| a == b)
         && any_or(a.retain.as_ref(), b.retain.as_ref(), |a, b| a == b)
         && any_or(a.qos.as_ref(), b.qos.as_ref(), |a, b| b.iter().all(|qos| a.contains(qos)))

@@ -16,14 +16,14 @@ const ANSWERS_MAX: usize = 10_000;
 /// A keyed hash of the request, so that no password stays in memory. `None`: the answer is not cached.
 pub(super) type CacheKey = Option<[u8; 32]>;
 
-pub(super) struct Cache {
+pub(super) struct AnswerCache {
     ttl: Duration,
     /// Of this process. `None`: caching is off, or the system gives no random bytes.
     secret: Option<hmac::Key>,
     answers: Mutex<HashMap<[u8; 32], (Instant, ServiceAnswer)>>,
 }
 
-impl Cache {
+impl AnswerCache {
     pub(super) fn new(ttl: Duration) -> Self {
         let secret = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).ok().filter(|_| !ttl.is_zero());
         Self { ttl, secret, answers: Mutex::default() }

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 pub(super) struct CircuitBreaker {
     failures_max: u16,
     open_for: Duration,
-    state: Mutex<State>,
+    state: Mutex<BreakerState>,
 }
 
 #[derive(Default)]
-struct State {
+struct BreakerState {
     failures: u16,
     open_until: Option<Instant>,
 }
@@ -43,7 +43,7 @@ impl CircuitBreaker {
     pub(super) fn record(&self, answered: bool, now: Instant) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if answered {
-            *state = State::default();
+            *state = BreakerState::default();
             return;
         }
         state.failures = state.failures.saturating_add(1);

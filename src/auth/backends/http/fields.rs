@@ -11,36 +11,36 @@ use crate::auth::api::Attempt;
 use weir_mqtt::ProtocolVersion;
 
 /// The declared fields, in the order in which they are written.
-pub(super) struct Fields {
+pub(super) struct RequestFields {
     /// Names, and the parts of their values; empty: everything that is known.
-    declared: Vec<(Arc<str>, Vec<Part>)>,
+    declared: Vec<(Arc<str>, Vec<TemplatePart>)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum Part {
+enum TemplatePart {
     Text(Box<str>),
     /// The value of the known field of that name, in any case.
     Field(Box<str>),
 }
 
-impl Fields {
+impl RequestFields {
     pub(super) fn new(fields: &BTreeMap<Arc<str>, Arc<str>>) -> Self {
         Self { declared: fields.iter().map(|(name, template)| (Arc::clone(name), parts(template))).collect() }
     }
 
     /// The fields of one attempt.
-    pub(super) fn of(&self, attempt: &Attempt) -> Map<String, Value> {
+    pub(super) fn fill(&self, attempt: &Attempt) -> Map<String, Value> {
         let known = known(attempt);
         if self.declared.is_empty() {
             return known;
         }
-        let filled = |parts: &[Part]| parts.iter().map(|part| part.fill(&known)).collect::<Option<String>>();
+        let filled = |parts: &[TemplatePart]| parts.iter().map(|part| part.fill(&known)).collect::<Option<String>>();
         let fields = self.declared.iter().filter_map(|(name, parts)| Some((name.to_string(), json!(filled(parts)?))));
         fields.collect()
     }
 }
 
-impl Part {
+impl TemplatePart {
     /// `None`: nothing is known under that name.
     fn fill(&self, known: &Map<String, Value>) -> Option<String> {
         match self {
@@ -53,16 +53,16 @@ impl Part {
     }
 }
 
-fn parts(template: &str) -> Vec<Part> {
+fn parts(template: &str) -> Vec<TemplatePart> {
     let mut parts = Vec::new();
     let mut rest = template;
     while let Some((before, after)) = rest.split_once("${") {
         let Some((name, after)) = after.split_once('}') else { break };
-        parts.extend((!before.is_empty()).then(|| Part::Text(before.into())));
-        parts.push(Part::Field(name.into()));
+        parts.extend((!before.is_empty()).then(|| TemplatePart::Text(before.into())));
+        parts.push(TemplatePart::Field(name.into()));
         rest = after;
     }
-    parts.extend((!rest.is_empty()).then(|| Part::Text(rest.into())));
+    parts.extend((!rest.is_empty()).then(|| TemplatePart::Text(rest.into())));
     parts
 }
 
@@ -101,13 +101,13 @@ mod tests {
 
     #[test]
     fn templates_are_split_into_text_and_field_names() {
-        let of = |name: &str| Part::Field(name.into());
-        let text = |text: &str| Part::Text(text.into());
+        let field = |name: &str| TemplatePart::Field(name.into());
+        let text = |text: &str| TemplatePart::Text(text.into());
         for (template, expected) in [
             ("", vec![]),
             ("x", vec![text("x")]),
-            ("${username}", vec![of("username")]),
-            ("a${clientid}-${username}b", vec![text("a"), of("clientid"), text("-"), of("username"), text("b")]),
+            ("${username}", vec![field("username")]),
+            ("a${clientid}-${username}b", vec![text("a"), field("clientid"), text("-"), field("username"), text("b")]),
             ("$5 ${", vec![text("$5 ${")]),
         ] {
             assert_eq!(parts(template), expected, "{template}");

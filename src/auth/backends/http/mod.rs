@@ -1,6 +1,6 @@
 //! `http`: asks a service whether a client may connect. Any answer that is not a clear allow denies.
 //!
-//! The question is a JSON object (POST) or a query string (GET) of [`Fields`]. The answer is status 200 with
+//! The question is a JSON object (POST) or a query string (GET) of [`RequestFields`]. The answer is status 200 with
 //! `{"result": "allow" | "deny" | "ignore"}`, and where it allows, perhaps `username`, `acl` (as in a token) and
 //! `expiresAt` (seconds since 1970). 401 and 403 deny; 204 leaves the decision to the next authenticator.
 
@@ -17,14 +17,14 @@ use hyper::Uri;
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
-use self::cache::{Cache, CacheKey};
+use self::cache::{AnswerCache, CacheKey};
 use self::circuit_breaker::CircuitBreaker;
 pub(in crate::auth) use self::client::Service;
-use self::fields::Fields;
+use self::fields::RequestFields;
 use self::request_queue::RequestQueue;
 use super::jwt;
 use crate::auth::admitted_by::AdmittedBy;
-use crate::auth::api::{Answer, Attempt, Authenticator, Grant, Recheck, Refusal};
+use crate::auth::api::{Attempt, AuthBackend, AuthRefusal, BackendAnswer, Grant, Recheck};
 use crate::auth::digest::version_of;
 use crate::http_client::HttpError;
 use weir_broker::Principal;
@@ -40,11 +40,11 @@ pub(in crate::auth) struct HttpBackend {
 struct Hook {
     service: Service,
     method: HttpMethod,
-    fields: Fields,
+    fields: RequestFields,
     timeout: Duration,
     queue: RequestQueue,
     breaker: CircuitBreaker,
-    cache: Cache,
+    cache: AnswerCache,
     admitted_by: Arc<str>,
 }
 
@@ -62,38 +62,38 @@ enum ServiceAnswer {
 }
 
 impl HttpBackend {
-    pub(in crate::auth) fn new(declared: &HttpHook, service: Service, after: &str) -> Self {
+    pub(in crate::auth) fn new(declared: &HttpHook, service: Service, predecessors: &str) -> Self {
         let version = version_of(&[declared.url.as_bytes()]);
         let breaker = &declared.circuit_breaker;
         Self {
             hook: Arc::new(Hook {
                 service,
                 method: declared.method,
-                fields: Fields::new(&declared.fields),
+                fields: RequestFields::new(&declared.fields),
                 timeout: Duration::from_millis(u64::from(declared.timeout_ms)),
                 queue: RequestQueue::new(declared.max_concurrent),
                 breaker: CircuitBreaker::new(breaker.failures, Duration::from_secs(u64::from(breaker.open_s))),
-                cache: Cache::new(Duration::from_secs(u64::from(declared.cache_ttl_s))),
-                admitted_by: AdmittedBy::write(KIND, &version, after),
+                cache: AnswerCache::new(Duration::from_secs(u64::from(declared.cache_ttl_s))),
+                admitted_by: AdmittedBy::write(KIND, &version, predecessors),
             }),
         }
     }
 }
 
-impl Authenticator for HttpBackend {
-    fn authenticate(&self, attempt: &Arc<Attempt>) -> Answer {
+impl AuthBackend for HttpBackend {
+    fn authenticate(&self, attempt: &Arc<Attempt>) -> BackendAnswer {
         if attempt.method.is_some() {
-            return Answer::Next { equalize: false };
+            return BackendAnswer::Next { equalize: false };
         }
-        let key = self.hook.cache.key(&self.hook.fields.of(attempt));
+        let key = self.hook.cache.key(&self.hook.fields.fill(attempt));
         if let Some(answer) = self.hook.cache.get(&key, Instant::now()) {
             return self.hook.decide(&answer, attempt);
         }
         let (hook, attempt) = (Arc::clone(&self.hook), Arc::clone(attempt));
-        Answer::Task(Box::pin(async move {
-            match hook.ask(&attempt, key).await {
+        BackendAnswer::Task(Box::pin(async move {
+            match hook.request(&attempt, key).await {
                 Ok(answer) => hook.decide(&answer, &attempt),
-                Err(refusal) => Answer::Deny(refusal),
+                Err(refusal) => BackendAnswer::Deny(refusal),
             }
         }))
     }
@@ -105,19 +105,19 @@ impl Authenticator for HttpBackend {
 }
 
 impl Hook {
-    async fn ask(&self, attempt: &Attempt, key: CacheKey) -> Result<ServiceAnswer, Refusal> {
+    async fn request(&self, attempt: &Attempt, key: CacheKey) -> Result<ServiceAnswer, AuthRefusal> {
         if self.breaker.is_open(Instant::now()) {
-            return Err(Refusal::Unavailable);
+            return Err(AuthRefusal::Unavailable);
         }
-        let permit = self.queue.acquire(&attempt.endpoint).await.ok_or(Refusal::Busy)?;
+        let permit = self.queue.acquire(&attempt.endpoint).await.ok_or(AuthRefusal::Busy)?;
         // Another request may have filled the cache or opened the circuit while this one waited.
         if let Some(answer) = self.cache.get(&key, Instant::now()) {
             return Ok(answer);
         }
         if !self.breaker.try_pass(Instant::now()) {
-            return Err(Refusal::Unavailable);
+            return Err(AuthRefusal::Unavailable);
         }
-        let answer = self.service.send(self.method, &self.fields.of(attempt), self.timeout).await;
+        let answer = self.service.send(self.method, &self.fields.fill(attempt), self.timeout).await;
         drop(permit);
         let answer = answer.and_then(|(status, body)| parse(status, &body));
         self.breaker.record(answer.is_ok(), Instant::now());
@@ -128,26 +128,26 @@ impl Hook {
             }
             Err(error) => {
                 tracing::warn!(service = %self.service.authority(), %error, "authentication service failed");
-                Err(Refusal::Unavailable)
+                Err(AuthRefusal::Unavailable)
             }
         }
     }
 
-    fn decide(&self, answer: &ServiceAnswer, attempt: &Attempt) -> Answer {
+    fn decide(&self, answer: &ServiceAnswer, attempt: &Attempt) -> BackendAnswer {
         let ServiceAnswer::Allow { username, acl, expires_at_unix_s } = answer else {
             return match answer {
-                ServiceAnswer::Ignore => Answer::Next { equalize: false },
-                _ => Answer::Deny(Refusal::BadCredentials),
+                ServiceAnswer::Ignore => BackendAnswer::Next { equalize: false },
+                _ => BackendAnswer::Deny(AuthRefusal::BadCredentials),
             };
         };
         let remaining_s = expires_at_unix_s.map(|end| end.saturating_sub(OffsetDateTime::now_utc().unix_timestamp()));
         let rules = acl.as_ref().map(jwt::rules);
         if remaining_s.is_some_and(|left| left <= 0) || matches!(rules, Some(None)) {
-            return Answer::Deny(Refusal::BadCredentials);
+            return BackendAnswer::Deny(AuthRefusal::BadCredentials);
         }
         let username = username.as_deref().map(Box::from).or_else(|| attempt.username.clone());
         let remaining_ms = remaining_s.and_then(|left| u64::try_from(left).ok()).map(|left| left.saturating_mul(1000));
-        Answer::Allow(Grant {
+        BackendAnswer::Allow(Grant {
             claims_acl: rules.flatten().map(|rules| Arc::new(rules) as _),
             expires_at: remaining_ms.map(|left| attempt.now.saturating_add(left)),
             ..Grant::new(username, Arc::clone(&self.admitted_by))

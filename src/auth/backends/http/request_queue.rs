@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
-/// Clients of one endpoint that wait; more are refused as [`Refusal::Busy`](crate::auth::Refusal::Busy).
+/// Clients of one endpoint that wait; more are refused as [`AuthRefusal::Busy`](crate::auth::AuthRefusal::Busy).
 const WAITING_MAX: usize = 4096;
 
 pub(super) struct RequestQueue {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use crate::auth::RuleSet;
 use crate::auth::api::Attempt;
 use weir_broker::Authorize;
-use weir_declare::config::{Acl, AclRule, Action, Jwt, Name, Origin, Permission, TopicPattern};
+use weir_declare::config::{Acl, AclAction, AclRule, Jwt, Name, Origin, Permission, TopicPattern};
 
 /// A token's payload.
 pub(super) struct Claims(Map<String, Value>);
@@ -137,9 +137,9 @@ pub(in crate::auth) fn rules(claim: &Value) -> Option<RuleSet> {
             let mut rules = Vec::new();
             for (name, filters) in lists {
                 let action = match name.as_str() {
-                    "publish" | "pub" => Action::Publish,
-                    "subscribe" | "sub" => Action::Subscribe,
-                    "all" => Action::All,
+                    "publish" | "pub" => AclAction::Publish,
+                    "subscribe" | "sub" => AclAction::Subscribe,
+                    "all" => AclAction::All,
                     _ => return None,
                 };
                 let topics: Vec<TopicPattern> = serde_json::from_value(filters.clone()).ok()?;
@@ -159,7 +159,7 @@ pub(in crate::auth) fn rules(claim: &Value) -> Option<RuleSet> {
     }))
 }
 
-fn allow(action: Action, topics: Vec<TopicPattern>) -> AclRule {
+fn allow(action: AclAction, topics: Vec<TopicPattern>) -> AclRule {
     AclRule {
         permission: Permission::Allow,
         action,

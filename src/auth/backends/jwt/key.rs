@@ -17,13 +17,13 @@ use weir_declare::config::JwtAlgorithm;
 
 /// All keys of one file.
 pub(in crate::auth) struct KeySet {
-    keys: Vec<Key>,
+    keys: Vec<VerificationKey>,
     /// Whether a token must name its key, where there are several.
     named: bool,
 }
 
 /// One key, bound to the declared algorithm.
-pub(super) struct Key {
+pub(super) struct VerificationKey {
     id: Option<String>,
     material: Material,
     fingerprint: Vec<u8>,
@@ -132,7 +132,7 @@ impl KeySet {
             Family::Hmac(hash) => secret(content.trim_ascii_end(), hash)?,
             other => public_from_pem(content, &other, algorithm)?,
         };
-        Ok(Self { keys: vec![Key::new(None, material, content)], named: false })
+        Ok(Self { keys: vec![VerificationKey::new(None, material, content)], named: false })
     }
 
     /// A JSON Web Key Set. Keys that are for something else are left out; at least one must remain.
@@ -143,7 +143,7 @@ impl KeySet {
         let set: Value = serde_json::from_slice(content)
             .map_err(|error| KeyError::Json { line: error.line(), column: error.column() })?;
         let declared = set.get("keys").and_then(Value::as_array).ok_or(KeyError::NoKeyArray)?;
-        let mut keys: Vec<Key> = Vec::new();
+        let mut keys: Vec<VerificationKey> = Vec::new();
         for (index, jwk) in declared.iter().enumerate() {
             let in_key = |error| KeyError::Key { index, error: Box::new(error) };
             let Some(material) = from_jwk(jwk, algorithm).map_err(in_key)? else { continue };
@@ -151,7 +151,7 @@ impl KeySet {
             if keys.iter().any(|key| key.id == id) {
                 return Err(in_key(KeyError::SameKid));
             }
-            keys.push(Key::new(id, material, jwk.to_string().as_bytes()));
+            keys.push(VerificationKey::new(id, material, jwk.to_string().as_bytes()));
         }
         if keys.is_empty() {
             return Err(KeyError::NoKeyFor(algorithm));
@@ -159,12 +159,12 @@ impl KeySet {
         Ok(Self { keys, named: true })
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Key> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &VerificationKey> {
         self.keys.iter()
     }
 
     /// The key that a token's `kid` means. Without one there must be no choice.
-    pub(super) fn choose(&self, id: Option<&str>) -> Option<(usize, &Key)> {
+    pub(super) fn choose(&self, id: Option<&str>) -> Option<(usize, &VerificationKey)> {
         match (self.keys.as_slice(), id) {
             ([only], _) if !self.named => Some((0, only)),
             ([only], None) => Some((0, only)),
@@ -174,7 +174,7 @@ impl KeySet {
     }
 }
 
-impl Key {
+impl VerificationKey {
     fn new(id: Option<String>, material: Material, source: &[u8]) -> Self {
         Self { id, material, fingerprint: digest::digest(&digest::SHA256, source).as_ref().to_vec() }
     }

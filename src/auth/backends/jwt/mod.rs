@@ -18,8 +18,9 @@ use self::claims::{Accepted, Claims, Rejected};
 pub(in crate::auth) use self::key::{KeyError, KeySet};
 use self::token::Token;
 use crate::auth::admitted_by::AdmittedBy;
-use crate::auth::api::{Answer, Attempt, Authenticator, Grant, Recheck, Refusal};
+use crate::auth::api::{Attempt, AuthBackend, AuthRefusal, BackendAnswer, Grant, Recheck};
 use crate::auth::digest::version_of;
+use crate::log_value::log_value;
 use weir_broker::Principal;
 use weir_declare::config::{Jwt, JwtAlgorithm};
 
@@ -38,10 +39,11 @@ struct Verifier {
 }
 
 impl JwtBackend {
-    pub(in crate::auth) fn new(declared: &Jwt, keys: KeySet, after: &str) -> Self {
+    pub(in crate::auth) fn new(declared: &Jwt, keys: KeySet, predecessors: &str) -> Self {
         let terms = jwt_terms(declared);
-        let admitted_by =
-            keys.iter().map(|key| AdmittedBy::write(KIND, &version_of(&[terms.as_bytes(), key.fingerprint()]), after));
+        let admitted_by = keys
+            .iter()
+            .map(|key| AdmittedBy::write(KIND, &version_of(&[terms.as_bytes(), key.fingerprint()]), predecessors));
         let admitted_by = admitted_by.collect();
         Self { verifier: Arc::new(Verifier { declared: declared.clone(), keys }), admitted_by }
     }
@@ -52,11 +54,11 @@ pub(in crate::auth) fn jwt_terms(declared: &Jwt) -> String {
     format!("{:?}", Jwt { key_file: None, jwks_file: None, ..declared.clone() })
 }
 
-impl Authenticator for JwtBackend {
-    fn authenticate(&self, attempt: &Arc<Attempt>) -> Answer {
+impl AuthBackend for JwtBackend {
+    fn authenticate(&self, attempt: &Arc<Attempt>) -> BackendAnswer {
         let password = attempt.password.as_deref().filter(|_| attempt.method.is_none());
         if password.and_then(Token::parse).is_none() {
-            return Answer::Next { equalize: false };
+            return BackendAnswer::Next { equalize: false };
         }
         let (verifier, admitted_by, attempt) =
             (Arc::clone(&self.verifier), Arc::clone(&self.admitted_by), Arc::clone(attempt));
@@ -64,8 +66,9 @@ impl Authenticator for JwtBackend {
             self.verifier.declared.algorithm,
             JwtAlgorithm::HS256 | JwtAlgorithm::HS384 | JwtAlgorithm::HS512
         );
-        let verify = move || verifier.verify(&attempt, &admitted_by).unwrap_or(Answer::Deny(Refusal::BadCredentials));
-        if slow { Answer::Blocking(Box::new(verify)) } else { verify() }
+        let verify =
+            move || verifier.verify(&attempt, &admitted_by).unwrap_or(BackendAnswer::Deny(AuthRefusal::BadCredentials));
+        if slow { BackendAnswer::Blocking(Box::new(verify)) } else { verify() }
     }
 
     fn still_valid(&self, admission: &AdmittedBy<'_>, _principal: &Principal) -> Recheck {
@@ -75,7 +78,7 @@ impl Authenticator for JwtBackend {
 
 impl Verifier {
     /// `None`: the password is not a token that a declared key has signed.
-    fn verify(&self, attempt: &Attempt, admitted_by: &[Arc<str>]) -> Option<Answer> {
+    fn verify(&self, attempt: &Attempt, admitted_by: &[Arc<str>]) -> Option<BackendAnswer> {
         let token = Token::parse(attempt.password.as_deref()?)?;
         if token.algorithm != format!("{:?}", self.declared.algorithm) || token.has_critical {
             return None;
@@ -88,10 +91,10 @@ impl Verifier {
         let claims = Claims::parse(&token.payload)?;
         let accepted = match claims.accept(&self.declared, attempt, unix_now_s) {
             Ok(accepted) => accepted,
-            Err(rejected) => return Some(Answer::Deny(refusal_of(attempt, &rejected))),
+            Err(rejected) => return Some(BackendAnswer::Deny(refusal_of(attempt, &rejected))),
         };
         let Accepted { username, client_id, claims_acl, remaining_s } = accepted;
-        Some(Answer::Allow(Grant {
+        Some(BackendAnswer::Allow(Grant {
             client_id,
             claims_acl,
             expires_at: remaining_s.map(|seconds| attempt.now.saturating_add(seconds.saturating_mul(1000))),
@@ -101,17 +104,17 @@ impl Verifier {
 }
 
 /// Logs why a token with a valid signature is rejected, and selects the refusal for the client.
-fn refusal_of(attempt: &Attempt, rejected: &Rejected) -> Refusal {
-    let (endpoint, peer, client_id) = (&*attempt.endpoint, &attempt.peer, &*attempt.client_id);
+fn refusal_of(attempt: &Attempt, rejected: &Rejected) -> AuthRefusal {
+    let (endpoint, peer, client_id) = (&*attempt.endpoint, &attempt.peer, &*log_value(&attempt.client_id));
     match rejected {
         Rejected::Claim(why) => {
             tracing::info!(endpoint, ?peer, client_id, why, "JWT rejected");
-            Refusal::BadCredentials
+            AuthRefusal::BadCredentials
         }
         Rejected::ClientId(wanted) => {
-            let wanted = &**wanted;
+            let wanted = &*log_value(wanted);
             tracing::info!(endpoint, ?peer, client_id, wanted, "JWT rejected: issued for another client id");
-            Refusal::ClientIdNotValid
+            AuthRefusal::ClientIdNotValid
         }
     }
 }

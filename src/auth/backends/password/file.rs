@@ -10,7 +10,7 @@ use crate::auth::backends::scram::{SaslprepError, ScramRecordError};
 
 /// A line `user:record`. SCRAM's file has the same form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::auth) struct Line<'a> {
+pub(in crate::auth) struct RecordLine<'a> {
     /// Counts from 1.
     pub(in crate::auth) number: usize,
     pub(in crate::auth) user: &'a str,
@@ -61,7 +61,7 @@ impl RecordError {
 ///
 /// # Errors
 /// The first line that is not a record; or that there is none at all, as when a write is in progress.
-pub(in crate::auth) fn records(content: &[u8]) -> Result<Vec<Line<'_>>, RecordError> {
+pub(in crate::auth) fn records(content: &[u8]) -> Result<Vec<RecordLine<'_>>, RecordError> {
     let whole = |problem| RecordError { line: None, problem };
     let text = std::str::from_utf8(content).map_err(|_| whole(RecordProblem::NotUtf8))?;
     let mut lines = Vec::new();
@@ -75,7 +75,7 @@ pub(in crate::auth) fn records(content: &[u8]) -> Result<Vec<Line<'_>>, RecordEr
         if user.is_empty() || user.chars().any(char::is_control) {
             return Err(error(RecordProblem::UserName));
         }
-        lines.push(Line { number, user, record: record.trim_end() });
+        lines.push(RecordLine { number, user, record: record.trim_end() });
     }
     if lines.is_empty() { Err(whole(RecordProblem::Empty)) } else { Ok(lines) }
 }

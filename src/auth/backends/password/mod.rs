@@ -11,7 +11,7 @@ pub use hash::{PasswordHash, PasswordHashError};
 
 use super::scram;
 use crate::auth::admitted_by::AdmittedBy;
-use crate::auth::api::{Answer, Attempt, Authenticator, Grant, Recheck, Refusal};
+use crate::auth::api::{Attempt, AuthBackend, AuthRefusal, BackendAnswer, Grant, Recheck};
 use crate::auth::digest::version_of;
 use weir_broker::Principal;
 
@@ -20,15 +20,16 @@ pub(in crate::auth) struct PasswordBackend {
     records: PasswordFile,
     /// [`Principal::admitted_by`] of each user, in the file's order.
     admitted_by: Vec<Arc<str>>,
-    after: String,
+    predecessors: String,
 }
 
 const KIND: &str = "passwordFile";
 
 impl PasswordBackend {
-    pub(in crate::auth) fn new(records: PasswordFile, after: &str) -> Self {
-        let admitted_by = records.iter().map(|(_, hash)| AdmittedBy::write(KIND, &version(hash), after)).collect();
-        Self { records, admitted_by, after: after.to_owned() }
+    pub(in crate::auth) fn new(records: PasswordFile, predecessors: &str) -> Self {
+        let admitted_by =
+            records.iter().map(|(_, hash)| AdmittedBy::write(KIND, &version(hash), predecessors)).collect();
+        Self { records, admitted_by, predecessors: predecessors.to_owned() }
     }
 }
 
@@ -36,22 +37,22 @@ fn version(hash: &PasswordHash) -> String {
     version_of(&[hash.to_string().as_bytes()])
 }
 
-impl Authenticator for PasswordBackend {
-    fn authenticate(&self, attempt: &Arc<Attempt>) -> Answer {
+impl AuthBackend for PasswordBackend {
+    fn authenticate(&self, attempt: &Arc<Attempt>) -> BackendAnswer {
         let (Some(username), None) = (attempt.username.as_deref(), &attempt.method) else {
-            return Answer::Next { equalize: false };
+            return BackendAnswer::Next { equalize: false };
         };
-        let Some((index, hash)) = self.records.find(username) else { return Answer::Next { equalize: true } };
+        let Some((index, hash)) = self.records.find(username) else { return BackendAnswer::Next { equalize: true } };
         let Some(admitted_by) = self.admitted_by.get(index).map(Arc::clone) else {
-            return Answer::Deny(Refusal::BadCredentials);
+            return BackendAnswer::Deny(AuthRefusal::BadCredentials);
         };
         let (hash, attempt) = (hash.clone(), Arc::clone(attempt));
-        Answer::Blocking(Box::new(move || {
+        BackendAnswer::Blocking(Box::new(move || {
             let matches = hash.verify(attempt.password.as_deref().unwrap_or_default());
             if !matches || attempt.password.is_none() {
-                return Answer::Deny(Refusal::BadCredentials);
+                return BackendAnswer::Deny(AuthRefusal::BadCredentials);
             }
-            Answer::Allow(Grant::new(attempt.username.clone(), admitted_by))
+            BackendAnswer::Allow(Grant::new(attempt.username.clone(), admitted_by))
         }))
     }
 
@@ -61,7 +62,8 @@ impl Authenticator for PasswordBackend {
         let Some((_, hash)) = username.and_then(|username| self.records.find(username)) else {
             return Recheck::Next;
         };
-        let same = admission.kind == KIND && admission.version == version(hash) && admission.after == self.after;
+        let same =
+            admission.kind == KIND && admission.version == version(hash) && admission.predecessors == self.predecessors;
         if same { Recheck::Valid } else { Recheck::Invalid }
     }
 

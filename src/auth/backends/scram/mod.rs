@@ -25,7 +25,7 @@ pub use saslprep::{SaslprepError, saslprep};
 
 use super::password::{RecordError, RecordProblem, records};
 use crate::auth::admitted_by::AdmittedBy;
-use crate::auth::api::{Answer, Attempt, Authenticator, Exchange, Grant, Recheck, Refusal};
+use crate::auth::api::{Attempt, AuthBackend, AuthRefusal, BackendAnswer, BackendExchange, Grant, Recheck};
 use crate::auth::digest::version_of;
 use crate::random;
 use weir_broker::Principal;
@@ -45,14 +45,14 @@ pub(in crate::auth) struct ScramFile {
 
 impl ScramFile {
     /// Parses a whole file; the first bad line refuses all of it.
-    pub(in crate::auth) fn parse(content: &[u8], after: &str) -> Result<Self, RecordError> {
+    pub(in crate::auth) fn parse(content: &[u8], predecessors: &str) -> Result<Self, RecordError> {
         let mut by_user = HashMap::new();
         let mut first = None;
         for line in records(content)? {
             let error = |problem| RecordError { line: Some(line.number), problem };
             let record = ScramRecord::parse(line.record).map_err(|problem| error(problem.into()))?;
             first.get_or_insert_with(|| record.clone());
-            let admitted_by = AdmittedBy::write(KIND, &version(&record), after);
+            let admitted_by = AdmittedBy::write(KIND, &version(&record), predecessors);
             let unprepared = |why| error(RecordProblem::Saslprep(line.user.to_owned(), why));
             let user = saslprep(line.user).map_err(unprepared)?;
             if by_user.insert(Box::from(&*user), (record, admitted_by)).is_some() {
@@ -79,24 +79,24 @@ fn version(record: &ScramRecord) -> String {
 /// A SCRAM file as an authenticator. It decides about every client that names its method.
 pub(in crate::auth) struct ScramBackend {
     users: Arc<ScramFile>,
-    after: String,
+    predecessors: String,
 }
 
 impl ScramBackend {
-    pub(in crate::auth) fn new(users: ScramFile, after: &str) -> Self {
-        Self { users: Arc::new(users), after: after.to_owned() }
+    pub(in crate::auth) fn new(users: ScramFile, predecessors: &str) -> Self {
+        Self { users: Arc::new(users), predecessors: predecessors.to_owned() }
     }
 }
 
-impl Authenticator for ScramBackend {
-    fn authenticate(&self, attempt: &Arc<Attempt>) -> Answer {
+impl AuthBackend for ScramBackend {
+    fn authenticate(&self, attempt: &Arc<Attempt>) -> BackendAnswer {
         if attempt.method.as_deref() != Some(METHOD) {
-            return Answer::Next { equalize: false };
+            return BackendAnswer::Next { equalize: false };
         }
         let first = Box::new(AwaitClientFirst { users: Arc::clone(&self.users) });
         match &attempt.data {
             Some(data) => first.step(data),
-            None => Answer::Continue { data: Vec::new(), exchange: first },
+            None => BackendAnswer::Continue { data: Vec::new(), exchange: first },
         }
     }
 
@@ -105,8 +105,8 @@ impl Authenticator for ScramBackend {
             return Recheck::Next;
         }
         let known = principal.username.as_deref().and_then(|username| self.users.records.get(username));
-        let same =
-            known.is_some_and(|(record, _)| admission.version == version(record)) && admission.after == self.after;
+        let same = known.is_some_and(|(record, _)| admission.version == version(record))
+            && admission.predecessors == self.predecessors;
         if same { Recheck::Valid } else { Recheck::Invalid }
     }
 }
@@ -116,16 +116,16 @@ struct AwaitClientFirst {
     users: Arc<ScramFile>,
 }
 
-impl Exchange for AwaitClientFirst {
-    fn step(self: Box<Self>, data: &[u8]) -> Answer {
-        let Some(first) = ClientFirst::parse(data) else { return Answer::Deny(Refusal::BadCredentials) };
-        let Ok(nonce) = random::bytes::<NONCE_BYTES>() else { return Answer::Deny(Refusal::Unavailable) };
+impl BackendExchange for AwaitClientFirst {
+    fn step(self: Box<Self>, data: &[u8]) -> BackendAnswer {
+        let Some(first) = ClientFirst::parse(data) else { return BackendAnswer::Deny(AuthRefusal::BadCredentials) };
+        let Ok(nonce) = random::bytes::<NONCE_BYTES>() else { return BackendAnswer::Deny(AuthRefusal::Unavailable) };
         let username = Box::from(first.username.as_str());
         let known = self.users.records.get(&username);
         let record = known.map_or_else(|| self.users.decoy.for_unknown_user(&username), |(record, _)| record.clone());
         let admitted_by = known.map(|(_, admitted_by)| Arc::clone(admitted_by));
         let (data, challenge) = exchange::challenge(&first, record, &STANDARD_NO_PAD.encode(nonce));
-        Answer::Continue { data, exchange: Box::new(AwaitClientFinal { username, admitted_by, challenge }) }
+        BackendAnswer::Continue { data, exchange: Box::new(AwaitClientFinal { username, admitted_by, challenge }) }
     }
 }
 
@@ -137,13 +137,13 @@ struct AwaitClientFinal {
     challenge: Challenge,
 }
 
-impl Exchange for AwaitClientFinal {
-    fn step(self: Box<Self>, data: &[u8]) -> Answer {
+impl BackendExchange for AwaitClientFinal {
+    fn step(self: Box<Self>, data: &[u8]) -> BackendAnswer {
         match (self.challenge.verify(data), self.admitted_by) {
             (Some(signature), Some(admitted_by)) => {
-                Answer::Allow(Grant { data: Some(signature), ..Grant::new(Some(self.username), admitted_by) })
+                BackendAnswer::Allow(Grant { data: Some(signature), ..Grant::new(Some(self.username), admitted_by) })
             }
-            _ => Answer::Deny(Refusal::BadCredentials),
+            _ => BackendAnswer::Deny(AuthRefusal::BadCredentials),
         }
     }
 }

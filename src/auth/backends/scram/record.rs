@@ -107,7 +107,7 @@ impl ScramRecord {
 
     /// The record for a name that has none: the same for each attempt, so that it reveals nothing. No proof matches it.
     pub(super) fn for_unknown_user(&self, username: &str) -> Self {
-        let digest = sign(&self.server_key, &[b"stranger ", username.as_bytes()].concat());
+        let digest = sign(&self.server_key, &[b"unknown user ", username.as_bytes()].concat());
         let salt = digest.get(..self.salt.len().min(KEY_BYTES)).unwrap_or(&digest).to_vec();
         Self { iterations: self.iterations, salt, stored_key: digest, server_key: digest }
     }

@@ -1,4 +1,4 @@
-//! No connection outlives the declaration that admitted it.
+//! Changes of passwords, keys, bans and rules apply to connected clients.
 
 use std::fs;
 use std::io::Write;
@@ -17,7 +17,7 @@ const BAD_CREDENTIALS: u8 = 0x86;
 const NOT_AUTHORIZED: u8 = 0x87;
 const BANNED: u8 = 0x8A;
 
-const PEOPLE: &str = "auth: {name: default, chain: [{passwordFile: {file: people}}]}\n";
+const PASSWORD_FILE: &str = "auth: {name: default, chain: [{passwordFile: {file: people}}]}\n";
 
 /// Runs `weir passwd`.
 pub fn passwd(broker: &Broker, user: &str, password: &str) {
@@ -41,7 +41,7 @@ pub fn people() -> String {
 
 #[test]
 fn a_changed_password_ends_its_own_connections_and_no_others() {
-    let broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &people())]);
+    let broker = Broker::start(", enableAcl: false", PASSWORD_FILE, &[("people", &people())]);
     let mut alice = broker.client("a").user("alice", "secret").connected();
     let mut bob = broker.client("b").user("bob", "secret").connected();
     assert_eq!(broker.client("a2").user("alice", "wrong").connect(), BAD_CREDENTIALS);
@@ -54,36 +54,36 @@ fn a_changed_password_ends_its_own_connections_and_no_others() {
 
 #[test]
 fn a_broken_password_file_changes_nothing() {
-    let broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &people())]);
+    let broker = Broker::start(", enableAcl: false", PASSWORD_FILE, &[("people", &people())]);
     let mut alice = broker.client("a").user("alice", "secret").connected();
     let whole = people();
     let states = [("half:$6$", "people:1: the hash"), ("", "it has no users"), (&whole[..150], "people:2: ")];
-    for (content, told) in states {
-        broker.write_until("people", content, told);
+    for (content, problem) in states {
+        broker.write_until("people", content, problem);
         assert!(alice.received().is_empty());
-        assert_eq!(broker.client("b").user("bob", "secret").connect(), 0, "{told}");
-        for (user, password) in [("alice", ""), ("alice", "wrong"), ("half", ""), ("", ""), ("nobody", "secret")] {
-            assert_eq!(broker.client("x").user(user, password).connect(), BAD_CREDENTIALS, "{told} {user:?}");
+        assert_eq!(broker.client("b").user("bob", "secret").connect(), 0, "{problem}");
+        for (user, password) in [("alice", ""), ("alice", "wrong"), ("half", ""), ("", ""), ("carol", "secret")] {
+            assert_eq!(broker.client("x").user(user, password).connect(), BAD_CREDENTIALS, "{problem} {user:?}");
         }
     }
     let before = broker.log().len();
     fs::remove_file(broker.path("people")).unwrap();
-    broker.until("the log tells", || broker.log()[before..].contains("no such file"));
+    broker.until("the log names the file", || broker.log()[before..].contains("no such file"));
     assert_eq!(broker.client("b").user("bob", "secret").connect(), 0);
-    assert_eq!(broker.client("b").user("nobody", "secret").connect(), BAD_CREDENTIALS);
+    assert_eq!(broker.client("b").user("carol", "secret").connect(), BAD_CREDENTIALS);
 }
 
-/// What referenced files hold is not kept: a broker that starts without them opens nothing, says so, and heals by itself.
+/// The content of referenced files is not stored: a broker that starts without them opens no port until they are there.
 #[test]
 fn after_a_restart_a_file_that_is_missing_or_broken_opens_nothing() {
-    let mut broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &people())]);
+    let mut broker = Broker::start(", enableAcl: false", PASSWORD_FILE, &[("people", &people())]);
     broker.client("a").user("alice", "secret").connected();
-    for (content, told) in [(None, "people: no such file"), (Some("alice:$6$\n"), "people:1: the hash")] {
+    for (content, problem) in [(None, "people: no such file"), (Some("alice:$6$\n"), "people:1: the hash")] {
         broker.restart(|place| match content {
             None => fs::remove_file(place.join("people")).unwrap(),
             Some(content) => fs::write(place.join("people"), content).unwrap(),
         });
-        broker.until(told, || broker.log().contains(told));
+        broker.until(problem, || broker.log().contains(problem));
         assert!(std::net::TcpStream::connect(broker.address).is_err(), "the port stays closed");
         broker.write("people", &people());
         broker.until("it listens", || std::net::TcpStream::connect(broker.address).is_ok());
@@ -94,7 +94,7 @@ fn after_a_restart_a_file_that_is_missing_or_broken_opens_nothing() {
 
 #[test]
 fn a_ban_disconnects_and_refuses_clients_until_its_document_is_removed() {
-    let broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &people())]);
+    let broker = Broker::start(", enableAcl: false", PASSWORD_FILE, &[("people", &people())]);
     let mut alice = broker.client("a").user("alice", "secret").connected();
     let mut robot = broker.client("bot-1").user("bob", "secret").connected();
     let mut bob = broker.client("b").user("bob", "secret").connected();
@@ -103,17 +103,17 @@ fn a_ban_disconnects_and_refuses_clients_until_its_document_is_removed() {
     assert!(bob.received().is_empty());
     assert_eq!(broker.client("a").user("alice", "secret").connect(), BANNED);
     assert_eq!(broker.client("bot-2").user("bob", "secret").connect(), BANNED);
-    broker.write("ban.yaml", "ban: {name: abuse, entries: [{username: somebody}]}\n");
-    broker.until("the ban ends", || broker.client("a").user("alice", "secret").connect() == 0);
+    broker.write("ban.yaml", "ban: {name: abuse, entries: [{username: mallory}]}\n");
+    broker.until("alice is no longer banned", || broker.client("a").user("alice", "secret").connect() == 0);
 }
 
 fn acl(rules: &str) -> String {
-    format!("{PEOPLE}---\nacl: {{name: default, rules: [{rules}]}}\n")
+    format!("{PASSWORD_FILE}---\nacl: {{name: default, rules: [{rules}]}}\n")
 }
 
 const ALICE_ALL: &str = "{permission: allow, username: alice, topics: ['#']}";
 
-/// CVE-2021-34434: subscriptions of a client that was away, and what waited for it, outlived its right.
+/// CVE-2021-34434: subscriptions and queued messages of an offline client outlived its right.
 #[test]
 fn a_revoked_permission_removes_subscriptions_queued_messages_and_wills() {
     let bobs = "{permission: allow, username: bob, topics: ['a/#', 'b/#']}";
@@ -123,11 +123,11 @@ fn a_revoked_permission_removes_subscriptions_queued_messages_and_wills() {
     assert_eq!(alice.subscribe("#"), 1);
     let mut bob = broker.client("b").user("bob", "secret").connected();
     assert_eq!([bob.subscribe("a/x"), bob.subscribe("b/x"), bob.subscribe("#")], [1, 1, NOT_AUTHORIZED]);
-    // One who is away, with a message waiting; and one whose will is in a topic he is to lose.
-    let mut away = broker.client("away").user("bob", "secret").durable().connected();
-    assert_eq!([away.subscribe("a/y"), away.subscribe("b/y")], [1, 1]);
-    drop(away);
-    let dying = broker.client("dying").user("bob", "secret").will("a/will").connected();
+    // An offline client with a queued message, and a client with a will on a topic that it loses.
+    let mut offline = broker.client("offline").user("bob", "secret").durable().connected();
+    assert_eq!([offline.subscribe("a/y"), offline.subscribe("b/y")], [1, 1]);
+    drop(offline);
+    let with_will = broker.client("with-will").user("bob", "secret").will("a/will").connected();
     assert!(alice.publish("a/retained", "1", true) < 0x80);
     alice.received();
 
@@ -139,11 +139,11 @@ fn a_revoked_permission_removes_subscriptions_queued_messages_and_wills() {
     assert_eq!(bob.received(), ["b/x"]);
     assert_eq!([bob.subscribe("a/x"), bob.subscribe("+/x"), bob.subscribe("a/retained")], [NOT_AUTHORIZED; 3]);
     assert_eq!(bob.publish("a/x", "1", false), NOT_AUTHORIZED);
-    drop(dying);
-    let mut away = broker.client("away").user("bob", "secret").durable().connected();
-    assert_eq!(away.received(), ["b/y"]);
+    drop(with_will);
+    let mut offline = broker.client("offline").user("bob", "secret").durable().connected();
+    assert_eq!(offline.received(), ["b/y"]);
     assert!(sender.may_publish("a/y"));
-    assert!(away.received().is_empty());
+    assert!(offline.received().is_empty());
     assert!(!alice.received().contains(&"a/will".to_owned()));
 }
 
@@ -172,22 +172,22 @@ fn keys_rotate_without_a_gap_and_a_removed_key_disconnects_its_clients() {
         super::methods::hs256_under(&header, &secret(id), r#"{"sub":"alice","exp":4102444800}"#)
     };
     let broker = Broker::start(", enableAcl: false", documents, &[("keys", &keys(&["a"]))]);
-    let enter = |client_id: &str, id: &str| broker.client(client_id).user("", &token(id));
-    let mut old = enter("old", "a").connected();
-    assert_eq!(enter("new", "b").connect(), BAD_CREDENTIALS);
+    let client = |client_id: &str, id: &str| broker.client(client_id).user("", &token(id));
+    let mut old = client("old", "a").connected();
+    assert_eq!(client("new", "b").connect(), BAD_CREDENTIALS);
     broker.write_until("keys", &keys(&["a", "b"]), "changed endpoint=main");
-    let mut new = enter("new", "b").connected();
+    let mut new = client("new", "b").connected();
     assert!(old.received().is_empty());
     // A half-written set changes nothing.
     broker.write_until("keys", &keys(&["b"])[..40], "invalid JSON");
-    assert!(old.received().is_empty() && enter("other", "a").connect() == 0);
+    assert!(old.received().is_empty() && client("other", "a").connect() == 0);
     broker.write("keys", &keys(&["b"]));
     assert_eq!(old.disconnected(), ADMINISTRATIVE_ACTION);
     assert!(new.received().is_empty());
-    assert_eq!(enter("old", "a").connect(), BAD_CREDENTIALS);
+    assert_eq!(client("old", "a").connect(), BAD_CREDENTIALS);
 }
 
-/// Files as mosquitto_passwd writes them, in both of its forms, are taken as they are and may go on being written by it.
+/// Files of mosquitto_passwd work unchanged, in both of its forms, and it can continue to write them.
 #[test]
 fn files_of_mosquitto_passwd_are_accepted() {
     if !is_there(Path::new("mosquitto_passwd")) {
@@ -202,7 +202,7 @@ fn files_of_mosquitto_passwd_are_accepted() {
         written(&file, &["-H", form, "-c"], "alice", "secret");
         let content = fs::read_to_string(&file).unwrap();
         assert!(content.starts_with(begins), "{content}");
-        let broker = Broker::start(", enableAcl: false", PEOPLE, &[("people", &content)]);
+        let broker = Broker::start(", enableAcl: false", PASSWORD_FILE, &[("people", &content)]);
         let mut alice = broker.client("a").user("alice", "secret").connected();
         assert_eq!(broker.client("x").user("alice", "Secret").connect(), BAD_CREDENTIALS);
         written(&file, &["-H", form], "bob", "b: c");
@@ -222,13 +222,13 @@ fn a_session_resumed_with_a_weaker_token_loses_what_it_does_not_permit() {
         super::methods::hs256(secret, &format!(r#"{{"sub":"alice","exp":4102444800,"acl":{{"all":[{acl}]}}}}"#))
     };
     let (broad, narrow) = (token(r##""#""##), token(r#""b""#));
-    let mut away = broker.client("away").user("", &broad).durable().connected();
-    assert_eq!([away.subscribe("a"), away.subscribe("b")], [1, 1]);
-    drop(away);
+    let mut offline = broker.client("offline").user("", &broad).durable().connected();
+    assert_eq!([offline.subscribe("a"), offline.subscribe("b")], [1, 1]);
+    drop(offline);
     let mut sender = broker.client("sender").user("", &broad).connected();
     assert!(sender.may_publish("a") && sender.may_publish("b"));
-    let mut away = broker.client("away").user("", &narrow).durable().connected();
-    assert_eq!(away.received(), ["b"]);
+    let mut offline = broker.client("offline").user("", &narrow).durable().connected();
+    assert_eq!(offline.received(), ["b"]);
     assert!(sender.may_publish("a"));
-    assert!(away.received().is_empty());
+    assert!(offline.received().is_empty());
 }
