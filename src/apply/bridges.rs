@@ -15,7 +15,7 @@ use super::running::EndpointIds;
 use super::spans::PassTrace;
 use crate::net::bridge::{BridgeAddress, BridgeHost, BridgeSettings, RunningBridge};
 use crate::state::BridgeState;
-use weir_bridge::{LOCAL_ID_PREFIX, LoopGuard, Rule, Spec};
+use weir_bridge::{BridgeSpec, LOCAL_ID_PREFIX, LoopGuard, TopicRule};
 use weir_broker::EndpointId;
 use weir_declare::config::{self, Bridge, BridgeRule, BridgeVersion, Declared, FileRef, Name, SecretRef};
 use weir_declare::reconcile::{ActionKind, Bridges, EffectiveBridge, Node, Plan, bridge_files};
@@ -196,7 +196,7 @@ pub(super) fn settings(
     let connection = connection(effective, &client_id, password.as_deref());
     let mark = LoopGuard::new(node_name, namespace)
         .map_err(|error| CompileError::Content(format!("the node's name: {error}")))?;
-    let spec = Spec {
+    let spec = BridgeSpec {
         version: match bridge.protocol_version {
             BridgeVersion::V3_1_1 => ProtocolVersion::V3_1_1,
             BridgeVersion::V5 => ProtocolVersion::V5,
@@ -234,9 +234,9 @@ pub(super) fn settings(
     })
 }
 
-fn rule(rule: &BridgeRule) -> Rule {
+fn rule(rule: &BridgeRule) -> TopicRule {
     let text = |prefix: &Option<Arc<str>>| prefix.as_deref().unwrap_or_default().into();
-    Rule {
+    TopicRule {
         filter: (*rule.filter).into(),
         strip: text(&rule.strip_prefix),
         add: text(&rule.add_prefix),

@@ -15,7 +15,7 @@ use super::files::{Contents, FileSystem, ReadFiles};
 use super::{bridges, compile, port_holder, tls};
 use crate::auth::{AuthCompiler, validity};
 use crate::net::bridge::probe;
-use weir_bridge::Cause;
+use weir_bridge::FailureCause;
 use weir_broker::EndpointId;
 use weir_declare::config::{
     Auth, BindAddress, Bridge, Declared, Endpoint, FileRef, Identity, Kind, NodeContext, Origin, SecretRef, Severity,
@@ -252,7 +252,7 @@ fn connects(notes: &mut Findings<'_>, bridge: &Arc<Bridge>) {
         let pointer = format!("/bridge/address/{at}");
         let (severity, help) = match failure.cause {
             // The bridge and its messages wait for the other broker.
-            Cause::Unreachable | Cause::TimedOut | Cause::Lost => {
+            FailureCause::Unreachable | FailureCause::TimedOut | FailureCause::Lost => {
                 (Severity::Warning, "fine, if it is up later, or can be reached from the broker's machine only")
             }
             _ => (Severity::Error, "see the other broker's log, and `username`, `password` and `tls`"),

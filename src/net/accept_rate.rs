@@ -46,7 +46,7 @@ impl AcceptRate {
 mod tests {
     use super::*;
 
-    fn take(rate: &mut AcceptRate, now: Instant) -> bool {
+    fn admit(rate: &mut AcceptRate, now: Instant) -> bool {
         let admitted = rate.wait(now).is_none();
         if admitted {
             rate.spend();
@@ -58,30 +58,30 @@ mod tests {
     fn admits_a_burst_then_the_rate() {
         let start = Instant::now();
         let mut rate = AcceptRate::new(10, start);
-        assert_eq!((0..100).filter(|_| take(&mut rate, start)).count(), 10);
+        assert_eq!((0..100).filter(|_| admit(&mut rate, start)).count(), 10);
         let wait = rate.wait(start).unwrap();
         assert!(wait <= Duration::from_millis(100) && wait > Duration::from_millis(99), "{wait:?}");
-        let admitted = (1..=1000).filter(|ms| take(&mut rate, start + Duration::from_millis(*ms))).count();
+        let admitted = (1..=1000).filter(|ms| admit(&mut rate, start + Duration::from_millis(*ms))).count();
         assert!((9..=10).contains(&admitted), "{admitted}");
         // The burst is one second's worth, however long the bucket was idle.
         let later = start + Duration::from_secs(100);
-        assert_eq!((0..100).filter(|_| take(&mut rate, later)).count(), 10);
+        assert_eq!((0..100).filter(|_| admit(&mut rate, later)).count(), 10);
     }
 
     #[test]
     fn a_rate_of_one_admits_one_a_second() {
         let start = Instant::now();
         let mut rate = AcceptRate::new(1, start);
-        assert!(take(&mut rate, start));
-        assert!(!take(&mut rate, start));
-        assert!(take(&mut rate, start + Duration::from_millis(1001)));
+        assert!(admit(&mut rate, start));
+        assert!(!admit(&mut rate, start));
+        assert!(admit(&mut rate, start + Duration::from_millis(1001)));
     }
 
     #[test]
     fn a_rate_of_zero_admits_no_connection() {
         let start = Instant::now();
         let mut rate = AcceptRate::new(0, start);
-        assert!(!take(&mut rate, start));
-        assert!(!take(&mut rate, start + Duration::from_secs(1_000_000)));
+        assert!(!admit(&mut rate, start));
+        assert!(!admit(&mut rate, start + Duration::from_secs(1_000_000)));
     }
 }

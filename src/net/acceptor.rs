@@ -18,9 +18,9 @@ use tokio::sync::oneshot;
 use super::accept_rate::AcceptRate;
 use super::plane::{ListenerChange, PlaneError};
 use super::policy::{AcceptOverflow, ListenerPolicy, Transport};
-use super::shard::Accepted;
+use super::shard::AcceptedConnection;
 use super::socket::{ListeningSocket, SocketKey, SocketPool};
-use super::stats::{AllEndpointMetrics, ConnectionGuard, EndpointMetrics, Reason};
+use super::stats::{AllEndpointMetrics, CloseReason, ConnectionGuard, EndpointMetrics};
 use super::stream::Stream;
 
 /// Commands to the acceptor.
@@ -86,7 +86,7 @@ pub(super) struct Acceptor {
     next_token: usize,
     exhausted_until: Option<Instant>,
     /// Accepted connections that the shard has not collected yet.
-    accepted: Vec<Accepted>,
+    accepted: Vec<AcceptedConnection>,
 }
 
 /// Why accepting from a listener stopped.
@@ -159,7 +159,7 @@ impl Acceptor {
     }
 
     /// Accepts the connections that wait, within limits and rates, and closes drained listeners.
-    pub(super) fn accept(&mut self, now: Instant) -> Vec<Accepted> {
+    pub(super) fn accept(&mut self, now: Instant) -> Vec<AcceptedConnection> {
         if !self.ready.is_empty() {
             self.accept_ready(now);
         }
@@ -392,7 +392,7 @@ impl Acceptor {
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                         tracing::error!(listener = %listener.key, %error, "accept failed: out of file descriptors or memory; retrying shortly");
-                        listener.metrics.count_refused(Reason::NodeLimit);
+                        listener.metrics.count_refused(CloseReason::NodeLimit);
                         return Accepting::Exhausted;
                     }
                     _ if error.kind() == io::ErrorKind::WouldBlock => return Accepting::Drained,
@@ -401,7 +401,7 @@ impl Acceptor {
                 },
             };
             if wait.is_some() {
-                listener.metrics.count_refused(Reason::AcceptRate);
+                listener.metrics.count_refused(CloseReason::AcceptRate);
                 continue;
             }
             if let Some(rate) = &mut listener.rate {
@@ -416,24 +416,24 @@ impl Acceptor {
     fn on_accepted(&mut self, listener: &Listener, stream: Stream, peer: Option<SocketAddr>) {
         let (policy, metrics) = (&listener.policy, &listener.metrics);
         if self.config.endpoint_metrics.node_connections() >= self.config.max_connections {
-            return metrics.count_refused(Reason::NodeLimit);
+            return metrics.count_refused(CloseReason::NodeLimit);
         }
         let over_limit = policy.max_connections.is_some_and(|max| metrics.connections() >= max);
         // A connection above the limit gets a CONNACK with the reason, if it is plain TCP and few such connections are
         // pending.
         let plain = matches!(policy.transport, Transport::Plain);
         if over_limit && (!plain || metrics.pending() >= OVER_LIMIT_PENDING_MAX) {
-            return metrics.count_refused(Reason::ConnectionLimit);
+            return metrics.count_refused(CloseReason::ConnectionLimit);
         }
         let evicts_pending = policy.max_pending_connections.is_some_and(|max| metrics.pending() >= max);
         let (mut guard, pending) = if over_limit { metrics.open_over_limit() } else { metrics.open() };
         // With PROXY protocol the client's address is known later.
         if policy.proxy_protocol.is_none() && !claim_address(&mut guard, policy, peer) {
-            return metrics.count_refused(Reason::AddressLimit);
+            return metrics.count_refused(CloseReason::AddressLimit);
         }
         let sequence = self.config.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         let policy = Arc::clone(policy);
-        self.accepted.push(Accepted {
+        self.accepted.push(AcceptedConnection {
             stream,
             peer,
             policy,

@@ -33,8 +33,8 @@ impl DeliveryLatency {
     pub(super) fn observe(&self, duration: Duration) {
         let us = duration.as_micros();
         let bounds = DeliverDurations::BOUNDS_US;
-        let place = bounds.iter().position(|&bound| us <= u128::from(bound)).unwrap_or(bounds.len());
-        self.counts[place].fetch_add(1, Ordering::Relaxed);
+        let index = bounds.iter().position(|&bound| us <= u128::from(bound)).unwrap_or(bounds.len());
+        self.counts[index].fetch_add(1, Ordering::Relaxed);
         self.sum_ns.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 

@@ -15,7 +15,7 @@ use super::auth_tasks::AuthTasks;
 use super::delivery_latency::{DeliverDurations, DeliveryLatency};
 use super::mailbox::Mailbox;
 use super::policy::ListenerPolicy;
-use super::shard::{self, Accepted, Control, DurableStore, Event, Shared};
+use super::shard::{self, AcceptedConnection, Control, DurableStore, ShardContext, ShardEvent};
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
 use super::stats::{AllEndpointMetrics, EndpointStats};
 use super::stream::Stream;
@@ -151,7 +151,7 @@ struct Inner {
     pool: Arc<SocketPool>,
     endpoint_metrics: Arc<AllEndpointMetrics>,
     delivery_latency: Arc<DeliveryLatency>,
-    shards: Vec<Arc<Mailbox<Event>>>,
+    shards: Vec<Arc<Mailbox<ShardEvent>>>,
     epoch: Instant,
     sequence: Arc<AtomicU64>,
 }
@@ -159,7 +159,7 @@ struct Inner {
 impl Inner {
     fn send_to_acceptor(&self, command: Command) {
         if let Some(first) = self.shards.first() {
-            first.send(Event::Listeners(command));
+            first.send(ShardEvent::Listeners(command));
         }
     }
 }
@@ -170,7 +170,7 @@ impl Drop for Inner {
         self.send_to_acceptor(Command::Stop { reply: oneshot::channel().0 });
         for shard in &self.shards {
             let reply = oneshot::channel().0;
-            shard.send(Event::Control(Control::Shutdown { grace: Duration::ZERO, reply }));
+            shard.send(ShardEvent::Control(Control::Shutdown { grace: Duration::ZERO, reply }));
         }
     }
 }
@@ -205,7 +205,7 @@ impl DataPlane {
         let workers = Workers::start(config.workers)?;
         let auth_tasks = AuthTasks::start()?;
         let delivery_latency = Arc::new(DeliveryLatency::default());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ShardContext {
             epoch,
             delivery_latency: Arc::clone(&delivery_latency),
             endpoint_metrics: Arc::clone(&endpoint_metrics),
@@ -246,7 +246,7 @@ impl DataPlane {
         for change in &changes {
             if let ListenerChange::Add { policy, .. } | ListenerChange::SetPolicy { policy, .. } = change {
                 for shard in &self.inner.shards {
-                    shard.send(Event::Control(Control::RegisterPolicy { policy: Arc::clone(&policy.endpoint) }));
+                    shard.send(ShardEvent::Control(Control::RegisterPolicy { policy: Arc::clone(&policy.endpoint) }));
                 }
             }
         }
@@ -302,7 +302,7 @@ impl DataPlane {
     pub fn publish(&self, namespace: &str, topic: &str, payload: Vec<u8>, retain: bool) {
         let (namespace, topic) = (namespace.into(), topic.to_owned());
         if let Some(shard) = self.inner.shards.first() {
-            shard.send(Event::Control(Control::Publish { namespace, topic, payload, retain }));
+            shard.send(ShardEvent::Control(Control::Publish { namespace, topic, payload, retain }));
         }
     }
 
@@ -311,7 +311,7 @@ impl DataPlane {
         let (reply, receiver) = oneshot::channel();
         if let Some(shard) = self.home_shard_of(namespace, client_id) {
             let (namespace, client_id) = (namespace.into(), client_id.into());
-            shard.send(Event::Control(Control::Waiting { namespace, client_id, reply }));
+            shard.send(ShardEvent::Control(Control::Waiting { namespace, client_id, reply }));
         }
         receiver.await.map_err(|_| PlaneError::Stopped)
     }
@@ -322,13 +322,13 @@ impl DataPlane {
         let (guard, pending) = self.inner.endpoint_metrics.get_or_create(policy.endpoint.id).open();
         let sequence = self.inner.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         for shard in &self.inner.shards {
-            shard.send(Event::Control(Control::RegisterPolicy { policy: Arc::clone(&policy.endpoint) }));
+            shard.send(ShardEvent::Control(Control::RegisterPolicy { policy: Arc::clone(&policy.endpoint) }));
         }
         let Some(shard) = self.home_shard_of(&policy.endpoint.namespace, client_id) else {
             debug_assert!(false, "every client has a home shard");
             return;
         };
-        shard.send(Event::Accepted(Box::new(Accepted {
+        shard.send(ShardEvent::Accepted(Box::new(AcceptedConnection {
             stream: Stream::new(end, true),
             peer: None,
             policy,
@@ -341,7 +341,7 @@ impl DataPlane {
         })));
     }
 
-    fn home_shard_of(&self, namespace: &str, client_id: &str) -> Option<&Mailbox<Event>> {
+    fn home_shard_of(&self, namespace: &str, client_id: &str) -> Option<&Mailbox<ShardEvent>> {
         let shards = &self.inner.shards;
         let home = home_shard(namespace, client_id, u16::try_from(shards.len()).unwrap_or(u16::MAX));
         shards.get(usize::from(home.0)).map(|shard| &**shard)
@@ -383,7 +383,7 @@ impl DataPlane {
     pub fn forget_endpoint(&self, endpoint: EndpointId) {
         self.inner.endpoint_metrics.remove(endpoint);
         for shard in &self.inner.shards {
-            shard.send(Event::Control(Control::UnregisterPolicy { endpoint }));
+            shard.send(ShardEvent::Control(Control::UnregisterPolicy { endpoint }));
         }
     }
 
@@ -405,7 +405,7 @@ impl DataPlane {
     ) -> Result<Option<T>, PlaneError> {
         let Some(mailbox) = self.inner.shards.get(usize::from(shard)) else { return Ok(None) };
         let (reply, receiver) = oneshot::channel();
-        mailbox.send(Event::Control(request(reply)));
+        mailbox.send(ShardEvent::Control(request(reply)));
         receiver.await.map(Some).map_err(|_| PlaneError::Stopped)
     }
 
@@ -417,7 +417,7 @@ impl DataPlane {
         let mut receivers = Vec::with_capacity(self.inner.shards.len());
         for shard in &self.inner.shards {
             let (reply, receiver) = oneshot::channel();
-            shard.send(Event::Control(request(reply)));
+            shard.send(ShardEvent::Control(request(reply)));
             receivers.push(receiver);
         }
         let mut replies = Vec::with_capacity(receivers.len());

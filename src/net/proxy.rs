@@ -17,12 +17,12 @@ const TLV_SSL_COMMON_NAME: u8 = 0x22;
 pub(super) enum Parsed {
     /// The header is not complete yet.
     Incomplete,
-    Header(Header),
+    Header(ProxyHeader),
 }
 
 /// A PROXY header.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Header {
+pub(super) struct ProxyHeader {
     /// Length of the header, bytes.
     pub(super) len: usize,
     /// The client's address; `None`: LOCAL, or an unknown address.
@@ -87,7 +87,7 @@ fn parse_v1(bytes: &[u8]) -> Result<Parsed, ProxyError> {
         }
         _ => return Err(ProxyError::Line),
     };
-    Ok(Parsed::Header(Header { len: end + 2, source, common_name: None }))
+    Ok(Parsed::Header(ProxyHeader { len: end + 2, source, common_name: None }))
 }
 
 fn address(family: &str, ip: &str, port: &str) -> Result<SocketAddr, ProxyError> {
@@ -113,7 +113,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, ProxyError> {
     let Some(body) = bytes.get(V2_HEADER_BYTES..len) else { return Ok(Parsed::Incomplete) };
     let local = version_command & 0x0F == 0;
     if local {
-        return Ok(Parsed::Header(Header { len, source: None, common_name: None }));
+        return Ok(Parsed::Header(ProxyHeader { len, source: None, common_name: None }));
     }
     let (source, addresses_len) = match family {
         0x11 | 0x12 => {
@@ -131,7 +131,7 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, ProxyError> {
         _ => (None, 0),
     };
     let tlvs = body.get(addresses_len..).ok_or(ProxyError::Length)?;
-    Ok(Parsed::Header(Header { len, source, common_name: common_name(tlvs)? }))
+    Ok(Parsed::Header(ProxyHeader { len, source, common_name: common_name(tlvs)? }))
 }
 
 /// The common name among the TLVs, if the proxy reports a verified certificate.
@@ -191,7 +191,7 @@ mod tests {
 
     fn header(len: usize, source: Option<&str>) -> Result<Parsed, ProxyError> {
         let source = source.map(|source| source.parse().unwrap());
-        Ok(Parsed::Header(Header { len, source, common_name: None }))
+        Ok(Parsed::Header(ProxyHeader { len, source, common_name: None }))
     }
 
     fn v2(version_command: u8, family: u8, body: &[u8]) -> Vec<u8> {

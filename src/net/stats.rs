@@ -30,7 +30,14 @@ macro_rules! reasons {
     ($($(#[$doc:meta])* $variant:ident $field:ident),+ $(,)?) => {
         /// Why a connection was closed before it was admitted.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub(super) enum Reason { $($variant),+ }
+        pub(super) enum CloseReason { $($variant),+ }
+
+        impl CloseReason {
+            /// The reason's name, as in the label of the metric.
+            pub(super) fn name(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($field)),+ }
+            }
+        }
 
         /// Connections closed before they were admitted, by reason.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -47,8 +54,8 @@ macro_rules! reasons {
         struct Refused { $($field: AtomicU64),+ }
 
         impl Refused {
-            fn counter(&self, reason: Reason) -> &AtomicU64 {
-                match reason { $(Reason::$variant => &self.$field),+ }
+            fn counter(&self, reason: CloseReason) -> &AtomicU64 {
+                match reason { $(CloseReason::$variant => &self.$field),+ }
             }
             fn read(&self) -> RefusalCounts {
                 RefusalCounts { $($field: self.$field.load(Ordering::Relaxed)),+ }
@@ -141,23 +148,23 @@ impl EndpointMetrics {
     }
 
     /// Counts an accepted connection; dropping the guards uncounts it.
-    pub(super) fn open(self: &Arc<Self>) -> (ConnectionGuard, Pending) {
+    pub(super) fn open(self: &Arc<Self>) -> (ConnectionGuard, PendingGuard) {
         self.connections.fetch_add(1, Ordering::AcqRel);
         self.pending.fetch_add(1, Ordering::AcqRel);
         self.node.fetch_add(1, Ordering::AcqRel);
         self.accepted.fetch_add(1, Ordering::Relaxed);
-        (ConnectionGuard { metrics: Arc::clone(self), counted: true, address: None }, Pending(Arc::clone(self)))
+        (ConnectionGuard { metrics: Arc::clone(self), counted: true, address: None }, PendingGuard(Arc::clone(self)))
     }
 
     /// Counts a connection above the limit, which gets a CONNACK with the reason: it is not a connection of the
     /// endpoint.
-    pub(super) fn open_over_limit(self: &Arc<Self>) -> (ConnectionGuard, Pending) {
+    pub(super) fn open_over_limit(self: &Arc<Self>) -> (ConnectionGuard, PendingGuard) {
         self.pending.fetch_add(1, Ordering::AcqRel);
         self.node.fetch_add(1, Ordering::AcqRel);
-        (ConnectionGuard { metrics: Arc::clone(self), counted: false, address: None }, Pending(Arc::clone(self)))
+        (ConnectionGuard { metrics: Arc::clone(self), counted: false, address: None }, PendingGuard(Arc::clone(self)))
     }
 
-    pub(super) fn count_refused(&self, reason: Reason) {
+    pub(super) fn count_refused(&self, reason: CloseReason) {
         self.refused.counter(reason).fetch_add(1, Ordering::Relaxed);
     }
 
@@ -168,11 +175,11 @@ impl EndpointMetrics {
     /// Publishes the counters of one shard.
     pub(super) fn publish(&self, shard: u16, counters: &EndpointCounters) {
         let mut shards = lock(&self.shards);
-        let place = usize::from(shard);
-        if shards.len() <= place {
-            shards.resize(place + 1, EndpointCounters::default());
+        let index = usize::from(shard);
+        if shards.len() <= index {
+            shards.resize(index + 1, EndpointCounters::default());
         }
-        shards[place].clone_from(counters);
+        shards[index].clone_from(counters);
     }
 
     pub(super) fn read(&self) -> EndpointStats {
@@ -245,9 +252,9 @@ impl Drop for ConnectionGuard {
 }
 
 /// Counts a connection as not yet admitted while it lives.
-pub(super) struct Pending(Arc<EndpointMetrics>);
+pub(super) struct PendingGuard(Arc<EndpointMetrics>);
 
-impl Drop for Pending {
+impl Drop for PendingGuard {
     fn drop(&mut self) {
         self.0.pending.fetch_sub(1, Ordering::AcqRel);
     }

@@ -77,7 +77,7 @@ impl TraceSteps {
 
 /// The sending end of a trace, in a shard.
 #[derive(Debug, Clone)]
-pub(super) struct Tracer {
+pub(super) struct ClientTracer {
     filter: Arc<TraceFilter>,
     steps: mpsc::Sender<TraceStep>,
     waiting_bytes: Arc<AtomicUsize>,
@@ -89,7 +89,7 @@ pub(super) struct Tracer {
     traced_bytes: usize,
 }
 
-impl Tracer {
+impl ClientTracer {
     pub(super) fn is_closed(&self) -> bool {
         self.steps.is_closed()
     }
@@ -164,7 +164,7 @@ impl DataPlane {
     pub async fn trace(&self, filter: TraceFilter) -> Result<TraceSteps, PlaneError> {
         let (sender, steps) = mpsc::channel(STEPS_MAX);
         let waiting_bytes = Arc::new(AtomicUsize::new(0));
-        let tracer = Tracer {
+        let tracer = ClientTracer {
             filter: Arc::new(filter),
             steps: sender,
             waiting_bytes: Arc::clone(&waiting_bytes),

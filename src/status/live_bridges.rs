@@ -4,7 +4,7 @@ use super::{BridgeCondition, BridgeLink, BridgeView, Counts, RefusedFilter};
 use crate::net::DataPlane;
 use crate::net::bridge::{BridgePhase, BridgeStatus};
 use crate::state::{BridgeState, ControlState};
-use weir_bridge::Cause;
+use weir_bridge::FailureCause;
 use weir_broker::Dropped;
 use weir_declare::reconcile::{ConditionStatus, Timestamp};
 
@@ -73,12 +73,12 @@ fn connected(state: &BridgeState, status: Option<&BridgeStatus>, now: Timestamp)
         BridgePhase::Stopped => (false, "ShuttingDown", String::new()),
         BridgePhase::Connecting | BridgePhase::Waiting => {
             let reason = failure.map_or("Connecting", |failure| match failure.cause {
-                Cause::Unreachable => "Unreachable",
-                Cause::Refused => "Refused",
-                Cause::Lost => "Lost",
-                Cause::TimedOut => "TimedOut",
-                Cause::Protocol => "ProtocolError",
-                Cause::Local => "LocalError",
+                FailureCause::Unreachable => "Unreachable",
+                FailureCause::Refused => "Refused",
+                FailureCause::Lost => "Lost",
+                FailureCause::TimedOut => "TimedOut",
+                FailureCause::Protocol => "ProtocolError",
+                FailureCause::Local => "LocalError",
             });
             (false, reason, message)
         }

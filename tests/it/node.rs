@@ -8,7 +8,7 @@ use weir_broker::{
     Admission, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy, Principal,
     ProtocolVersions, ReadAction, Reauthentication, RecordBatch, Scope, ShardId, WorkBudget, drive, home_shard,
 };
-use weir_mqtt::{ConnAck, ConnAckProperties, Decoded, Packet, ReasonCode, Refusal, decode_connect, encode};
+use weir_mqtt::{ConnAck, ConnAckProperties, ConnAckRefusal, Decoded, Packet, ReasonCode, decode_connect, encode};
 
 /// A connection of a [`Node`].
 pub type LinkId = usize;
@@ -307,7 +307,7 @@ impl Node {
         };
         if connect.properties.authentication_method.is_some() {
             let code = ReasonCode::BadAuthenticationMethod as u8;
-            return self.refuse(link, connack(Refusal { version: connect.version, code }));
+            return self.refuse(link, connack(ConnAckRefusal { version: connect.version, code }));
         }
         let assigned = connect.client_id.is_empty();
         let client_id = if assigned {
@@ -399,7 +399,7 @@ impl Driver for Shard<'_> {
     }
 }
 
-fn connack(refusal: Refusal) -> Vec<u8> {
+fn connack(refusal: ConnAckRefusal) -> Vec<u8> {
     let mut bytes = Vec::new();
     let connack = ConnAck { session_present: false, code: refusal.code, properties: ConnAckProperties::default() };
     encode(&Packet::ConnAck(Box::new(connack)), refusal.version, &mut bytes).expect("a CONNACK of two bytes");

@@ -28,12 +28,12 @@ impl PacketIds {
     }
 
     pub(super) fn contains(&self, id: PacketId) -> bool {
-        let (word, bit) = place(id);
+        let (word, bit) = word_and_bit(id);
         self.words.as_ref().is_some_and(|words| words[word] & bit != 0)
     }
 
     pub(super) fn insert(&mut self, id: PacketId) {
-        let (word, bit) = place(id);
+        let (word, bit) = word_and_bit(id);
         let words = self.words.get_or_insert_with(|| Box::new([0; WORDS]));
         self.count += u32::from(words[word] & bit == 0);
         words[word] |= bit;
@@ -51,14 +51,14 @@ impl PacketIds {
     /// In rising order.
     pub(super) fn iter(&self) -> impl Iterator<Item = PacketId> + '_ {
         let words = self.words.iter().flat_map(|words| words.iter()).zip(0_u16..);
-        words.flat_map(|(&word, place)| {
-            (0..64).filter(move |bit| word & 1 << bit != 0).filter_map(move |bit| PacketId::new(place << 6 | bit))
+        words.flat_map(|(&word, index)| {
+            (0..64).filter(move |bit| word & 1 << bit != 0).filter_map(move |bit| PacketId::new(index << 6 | bit))
         })
     }
 
     /// Removes an identifier; returns whether it was in the set.
     pub(super) fn remove(&mut self, id: PacketId) -> bool {
-        let (word, bit) = place(id);
+        let (word, bit) = word_and_bit(id);
         let Some(words) = &mut self.words else { return false };
         let was_there = words[word] & bit != 0;
         words[word] &= !bit;
@@ -67,7 +67,7 @@ impl PacketIds {
     }
 }
 
-fn place(id: PacketId) -> (usize, u64) {
+fn word_and_bit(id: PacketId) -> (usize, u64) {
     (usize::from(id.get() >> 6), 1 << (id.get() & 63))
 }
 

@@ -1,7 +1,7 @@
 //! A link to a remote broker. Pure: no sockets, no clock, no randomness.
 //!
 //! A bridge is a client of both brokers. On this one it is an ordinary MQTT 5 client with a session that never expires:
-//! the session's queue holds the messages for the remote broker, its window those in flight. The [`Link`] between the
+//! the session's queue holds the messages for the remote broker, its window those in flight. The [`BridgeLink`] between the
 //! two connections renames topics and forwards every handshake end to end, under the packet identifiers that the two
 //! brokers have chosen:
 //!
@@ -14,9 +14,9 @@
 //! loses nor duplicates messages, since it has no state of its own: both brokers resend unacknowledged messages, and
 //! both still hold each other's packet identifiers.
 //!
-//! - [`Spec`], [`Rule`]: which topics are bridged, and how they are renamed; `loop_guard`: how a message that comes
+//! - [`BridgeSpec`], [`TopicRule`]: which topics are bridged, and how they are renamed; `loop_guard`: how a message that comes
 //!   back is recognized.
-//! - [`Link`]: the two connections; `packets`: incoming packets; `relay`: messages from one side to the other;
+//! - [`BridgeLink`]: the two connections; `packets`: incoming packets; `relay`: messages from one side to the other;
 //!   `subscribe`: subscriptions of each side.
 //! - [`Backoff`]: when to reconnect.
 
@@ -24,7 +24,7 @@ mod backoff;
 mod ids;
 mod link;
 mod loop_guard;
-mod outbox;
+mod output_buffer;
 mod packets;
 mod relay;
 mod rule;
@@ -32,11 +32,11 @@ mod spec;
 mod subscribe;
 
 pub use backoff::Backoff;
-pub use link::Link;
+pub use link::BridgeLink;
 pub use loop_guard::{LOOP_GUARD_PROPERTY, LoopGuard};
-pub use outbox::Outbox;
-pub use rule::Rule;
-pub use spec::{Cause, Counters, Failure, Spec};
+pub use output_buffer::OutputBuffer;
+pub use rule::TopicRule;
+pub use spec::{BridgeCounters, BridgeFailure, BridgeSpec, FailureCause};
 
 /// Milliseconds on the driver's monotonic clock.
 pub type Millis = u64;

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::Millis;
 use super::ids::PacketIds;
-use super::outbox::{HIGH_BYTES, Outbox};
-use super::rule::Rule;
-use super::spec::{Cause, Counters, Failure, Spec};
-use super::subscribe::{Filters, Subscriptions};
+use super::output_buffer::{HIGH_BYTES, OutputBuffer};
+use super::rule::TopicRule;
+use super::spec::{BridgeCounters, BridgeFailure, BridgeSpec, FailureCause};
+use super::subscribe::{Filters, SideSubscriptions};
 use weir_mqtt::{
     Connect, ConnectProperties, DecodeContext, DecodeError, Decoded, Disconnect, Packet, PacketId, ProtocolVersion,
     QoS, RetainHandling, Side, SubscriptionOptions, UserProperties, decode, encode,
@@ -15,7 +15,7 @@ use weir_mqtt::{
 
 /// The state of one of the two connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LegState {
+pub(super) enum SideState {
     Closed,
     /// CONNECT is sent, CONNACK has not arrived.
     Opening,
@@ -29,14 +29,14 @@ const HANDSHAKE_MS: Millis = 10_000;
 
 /// A link: takes bytes and time, returns bytes.
 #[derive(Debug)]
-pub struct Link {
-    pub(super) spec: Arc<Spec>,
-    pub(super) remote: LegState,
-    pub(super) local: LegState,
-    pub(super) to_remote: Outbox,
-    pub(super) to_local: Outbox,
-    pub(super) remote_subscriptions: Subscriptions,
-    pub(super) local_subscriptions: Subscriptions,
+pub struct BridgeLink {
+    pub(super) spec: Arc<BridgeSpec>,
+    pub(super) remote: SideState,
+    pub(super) local: SideState,
+    pub(super) to_remote: OutputBuffer,
+    pub(super) to_local: OutputBuffer,
+    pub(super) remote_subscriptions: SideSubscriptions,
+    pub(super) local_subscriptions: SideSubscriptions,
     wanted_remote: Filters,
     wanted_local: Filters,
     /// Limits of the remote broker.
@@ -66,21 +66,21 @@ pub struct Link {
     last_sent: Millis,
     last_received: Millis,
     pinged_at: Option<Millis>,
-    pub(super) counters: Counters,
+    pub(super) counters: BridgeCounters,
     pub(super) name: String,
 }
 
-impl Link {
+impl BridgeLink {
     /// A link without open connections.
-    pub fn new(spec: Arc<Spec>) -> Self {
+    pub fn new(spec: Arc<BridgeSpec>) -> Self {
         let mut link = Self {
             spec,
-            remote: LegState::Closed,
-            local: LegState::Closed,
-            to_remote: Outbox::default(),
-            to_local: Outbox::default(),
-            remote_subscriptions: Subscriptions::default(),
-            local_subscriptions: Subscriptions::default(),
+            remote: SideState::Closed,
+            local: SideState::Closed,
+            to_remote: OutputBuffer::default(),
+            to_local: OutputBuffer::default(),
+            remote_subscriptions: SideSubscriptions::default(),
+            local_subscriptions: SideSubscriptions::default(),
             wanted_remote: Filters::new(),
             wanted_local: Filters::new(),
             window: 1,
@@ -103,7 +103,7 @@ impl Link {
             last_sent: 0,
             last_received: 0,
             pinged_at: None,
-            counters: Counters::default(),
+            counters: BridgeCounters::default(),
             name: String::new(),
         };
         link.update_wanted_filters();
@@ -115,7 +115,7 @@ impl Link {
     ///
     /// # Errors
     /// A filter cannot be encoded.
-    pub fn set_spec(&mut self, spec: Arc<Spec>, now: Millis) -> Result<(), Failure> {
+    pub fn set_spec(&mut self, spec: Arc<BridgeSpec>, now: Millis) -> Result<(), BridgeFailure> {
         self.spec = spec;
         self.update_wanted_filters();
         self.subscribe_local()?;
@@ -125,7 +125,7 @@ impl Link {
     /// Call when the connection to the remote broker is open: sends CONNECT.
     ///
     /// CONNECT cannot be encoded: a string is too long.
-    pub fn remote_opened(&mut self, now: Millis) -> Result<(), Failure> {
+    pub fn remote_opened(&mut self, now: Millis) -> Result<(), BridgeFailure> {
         let spec = Arc::clone(&self.spec);
         let is_v5 = spec.version == ProtocolVersion::V5;
         let connect = Connect {
@@ -144,7 +144,7 @@ impl Link {
             },
         };
         encode(&Packet::Connect(Box::new(connect)), spec.version, self.to_remote.buffer())?;
-        self.remote = LegState::Opening;
+        self.remote = SideState::Opening;
         self.handshake_until = now + HANDSHAKE_MS;
         (self.last_sent, self.last_received, self.pinged_at) = (now, now, None);
         Ok(())
@@ -152,18 +152,18 @@ impl Link {
 
     /// Whether the local connection is needed: the remote one is up, or subscriptions have to change.
     pub fn wants_local(&self) -> bool {
-        self.remote == LegState::Up
-            || self.remote == LegState::Closed && !self.local_subscriptions.is_settled(&self.wanted_local)
+        self.remote == SideState::Up
+            || self.remote == SideState::Closed && !self.local_subscriptions.is_settled(&self.wanted_local)
     }
 
     /// Call when the connection to this broker is open: sends CONNECT.
     ///
     /// # Errors
     /// CONNECT cannot be encoded.
-    pub fn local_opened(&mut self, now: Millis) -> Result<(), Failure> {
+    pub fn local_opened(&mut self, now: Millis) -> Result<(), BridgeFailure> {
         let spec = Arc::clone(&self.spec);
         // While the remote broker is not connected, as few messages as possible are sent in vain.
-        let window = if self.remote == LegState::Up { self.window } else { 1 };
+        let window = if self.remote == SideState::Up { self.window } else { 1 };
         let connect = Connect {
             version: ProtocolVersion::V5,
             bridge: false,
@@ -180,21 +180,21 @@ impl Link {
             },
         };
         encode(&Packet::Connect(Box::new(connect)), ProtocolVersion::V5, self.to_local.buffer())?;
-        self.local = LegState::Opening;
+        self.local = SideState::Opening;
         self.handshake_until = now + HANDSHAKE_MS;
         Ok(())
     }
 
     /// Call when the local connection is closed.
     pub fn local_closed(&mut self) {
-        self.local = LegState::Closed;
+        self.local = SideState::Closed;
         self.to_local.clear();
     }
 
     /// Call when both connections are closed.
     pub fn closed(&mut self) {
         self.local_closed();
-        self.remote = LegState::Closed;
+        self.remote = SideState::Closed;
         self.to_remote.clear();
         self.downgraded = PacketIds::default();
         self.draining = false;
@@ -204,23 +204,23 @@ impl Link {
 
     /// Whether both connections are up.
     pub fn is_up(&self) -> bool {
-        self.remote == LegState::Up && self.local == LegState::Up
+        self.remote == SideState::Up && self.local == SideState::Up
     }
 
     /// Whether the remote broker has accepted the connection.
     pub fn is_remote_up(&self) -> bool {
-        self.remote == LegState::Up
+        self.remote == SideState::Up
     }
 
     /// Whether this broker has accepted the local connection.
     pub fn is_local_up(&self) -> bool {
-        self.local == LegState::Up
+        self.local == SideState::Up
     }
 
     /// Whether bytes of the remote broker can be consumed: not before the local session can acknowledge them, and not
     /// while too much output waits.
     pub fn reads_remote(&self) -> bool {
-        let ready = self.remote == LegState::Opening || self.is_up() && self.stale_local.is_empty();
+        let ready = self.remote == SideState::Opening || self.is_up() && self.stale_local.is_empty();
         ready && self.to_local.waiting().len() < HIGH_BYTES
     }
 
@@ -231,17 +231,17 @@ impl Link {
     }
 
     /// Output for the remote broker.
-    pub fn to_remote(&mut self) -> &mut Outbox {
+    pub fn to_remote(&mut self) -> &mut OutputBuffer {
         &mut self.to_remote
     }
 
     /// Output for this broker.
-    pub fn to_local(&mut self) -> &mut Outbox {
+    pub fn to_local(&mut self) -> &mut OutputBuffer {
         &mut self.to_local
     }
 
     /// Counters since the link was created.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> BridgeCounters {
         self.counters
     }
 
@@ -260,7 +260,7 @@ impl Link {
     ///
     /// # Errors
     /// The link must be closed.
-    pub fn from_remote(&mut self, bytes: &[u8], now: Millis) -> Result<usize, Failure> {
+    pub fn from_remote(&mut self, bytes: &[u8], now: Millis) -> Result<usize, BridgeFailure> {
         let context =
             DecodeContext { version: self.spec.version, max_packet_size: PACKET_MAX_BYTES, from: Side::Server };
         let mut consumed = 0;
@@ -284,7 +284,7 @@ impl Link {
     ///
     /// # Errors
     /// The link must be closed.
-    pub fn from_local(&mut self, bytes: &[u8], now: Millis) -> Result<usize, Failure> {
+    pub fn from_local(&mut self, bytes: &[u8], now: Millis) -> Result<usize, BridgeFailure> {
         let context = DecodeContext { version: ProtocolVersion::V5, max_packet_size: u32::MAX, from: Side::Server };
         let mut consumed = 0;
         while self.reads_local() {
@@ -299,23 +299,23 @@ impl Link {
         Ok(consumed)
     }
 
-    /// Whether the local session existed before this link: the driver must call [`Link::set_local_subscriptions`].
+    /// Whether the local session existed before this link: the driver must call [`BridgeLink::set_local_subscriptions`].
     pub fn needs_local_subscriptions(&self) -> bool {
-        self.needs_local_subscriptions && self.local == LegState::Up
+        self.needs_local_subscriptions && self.local == SideState::Up
     }
 
     /// Sets the subscriptions that the local session has.
     ///
     /// # Errors
     /// A filter cannot be encoded.
-    pub fn set_local_subscriptions(&mut self, filters: impl IntoIterator<Item = String>) -> Result<(), Failure> {
+    pub fn set_local_subscriptions(&mut self, filters: impl IntoIterator<Item = String>) -> Result<(), BridgeFailure> {
         self.needs_local_subscriptions = false;
         self.local_subscriptions.set_existing(filters);
         self.subscribe_local()
     }
 
-    pub(super) fn subscribe_local(&mut self) -> Result<(), Failure> {
-        if self.local != LegState::Up || self.needs_local_subscriptions {
+    pub(super) fn subscribe_local(&mut self) -> Result<(), BridgeFailure> {
+        if self.local != SideState::Up || self.needs_local_subscriptions {
             return Ok(());
         }
         Ok(self.local_subscriptions.request_changes(
@@ -326,8 +326,8 @@ impl Link {
         )?)
     }
 
-    pub(super) fn subscribe_remote(&mut self, now: Millis) -> Result<(), Failure> {
-        if self.remote != LegState::Up {
+    pub(super) fn subscribe_remote(&mut self, now: Millis) -> Result<(), BridgeFailure> {
+        if self.remote != SideState::Up {
             return Ok(());
         }
         // Half the range away from the identifiers of current messages, so that none of them is reached before the
@@ -351,8 +351,8 @@ impl Link {
     pub(super) fn update_wanted_filters(&mut self) {
         let maximum_qos = self.maximum_qos;
         let is_v5 = self.spec.version == ProtocolVersion::V5;
-        let up = self.remote == LegState::Up;
-        let list = |rules: &[Rule], maximum_qos: QoS, has_options: bool, retained: RetainHandling| {
+        let up = self.remote == SideState::Up;
+        let list = |rules: &[TopicRule], maximum_qos: QoS, has_options: bool, retained: RetainHandling| {
             let mut filters = Filters::new();
             for rule in rules {
                 let wanted = SubscriptionOptions {
@@ -374,7 +374,7 @@ impl Link {
         self.wanted_remote = list(&self.spec.inward, QoS::ExactlyOnce, is_v5, RetainHandling::IfNew);
     }
 
-    /// Stops sending new messages; those in flight may complete. See [`Link::is_drained`].
+    /// Stops sending new messages; those in flight may complete. See [`BridgeLink::is_drained`].
     pub fn drain(&mut self) {
         self.draining = true;
     }
@@ -388,8 +388,8 @@ impl Link {
     ///
     /// # Errors
     /// DISCONNECT cannot be encoded.
-    pub fn disconnect_remote(&mut self, end_session: bool) -> Result<(), Failure> {
-        if self.remote != LegState::Up {
+    pub fn disconnect_remote(&mut self, end_session: bool) -> Result<(), BridgeFailure> {
+        if self.remote != SideState::Up {
             return Ok(());
         }
         let version = self.spec.version;
@@ -413,7 +413,7 @@ impl Link {
     ///
     /// # Errors
     /// DISCONNECT cannot be encoded.
-    pub fn end_local_session(&mut self) -> Result<(), Failure> {
+    pub fn end_local_session(&mut self) -> Result<(), BridgeFailure> {
         let disconnect = Disconnect { session_expiry_s: Some(0), ..Disconnect::default() };
         Ok(weir_mqtt::disconnect(self.to_local.buffer(), ProtocolVersion::V5, &disconnect)?)
     }
@@ -422,9 +422,9 @@ impl Link {
         self.last_sent = now;
     }
 
-    /// When [`Link::tick`] is next needed.
+    /// When [`BridgeLink::tick`] is next needed.
     pub fn deadline(&self) -> Millis {
-        let silence = match (self.remote == LegState::Up && self.keep_alive_ms > 0, self.pinged_at) {
+        let silence = match (self.remote == SideState::Up && self.keep_alive_ms > 0, self.pinged_at) {
             (false, _) => Millis::MAX,
             (true, Some(pinged_at)) => pinged_at + self.keep_alive_ms,
             (true, None) => self.last_sent.min(self.last_received) + self.keep_alive_ms,
@@ -435,17 +435,17 @@ impl Link {
     /// Sends PINGREQ when the keep-alive is due, and checks timeouts.
     ///
     /// The remote broker did not answer in time.
-    pub fn tick(&mut self, now: Millis) -> Result<(), Failure> {
+    pub fn tick(&mut self, now: Millis) -> Result<(), BridgeFailure> {
         if now < self.deadline() {
             return Ok(());
         }
         if self.handshake_until <= now {
             let message = format!("no CONNACK within {} s", HANDSHAKE_MS / 1000);
-            return Err(Failure::new(Cause::TimedOut, message));
+            return Err(BridgeFailure::new(FailureCause::TimedOut, message));
         }
         if self.pinged_at.is_some() {
             let message = format!("no packet for {} s after PINGREQ", self.keep_alive_ms / 1000);
-            return Err(Failure::new(Cause::TimedOut, message));
+            return Err(BridgeFailure::new(FailureCause::TimedOut, message));
         }
         weir_mqtt::pingreq(self.to_remote.buffer());
         (self.pinged_at, self.last_sent) = (Some(now), now);
@@ -453,6 +453,6 @@ impl Link {
     }
 }
 
-fn protocol_error(peer: &str, error: &DecodeError) -> Failure {
-    Failure::new(Cause::Protocol, format!("{peer} sent an invalid packet: {error}"))
+fn protocol_error(peer: &str, error: &DecodeError) -> BridgeFailure {
+    BridgeFailure::new(FailureCause::Protocol, format!("{peer} sent an invalid packet: {error}"))
 }

@@ -2,8 +2,8 @@
 
 use super::Millis;
 use super::ids::PacketIds;
-use super::link::{LegState, Link};
-use super::spec::{Cause, Failure};
+use super::link::{BridgeLink, SideState};
+use super::spec::{BridgeFailure, FailureCause};
 use weir_mqtt::{ConnAck, Disconnect, Packet, ProtocolVersion, QoS, ReasonCode, return_code};
 
 /// Maximum of messages in flight to the remote broker, whatever it allows: the local session holds the others until it
@@ -13,12 +13,12 @@ const WINDOW_MAX: u16 = 1024;
 /// connection (mosquitto above 100, by default), and would again at every resend.
 const WINDOW_MAX_QOS2_V3: u16 = 20;
 
-impl Link {
-    pub(super) fn on_remote(&mut self, packet: &Packet<'_>, now: Millis) -> Result<(), Failure> {
+impl BridgeLink {
+    pub(super) fn on_remote(&mut self, packet: &Packet<'_>, now: Millis) -> Result<(), BridgeFailure> {
         match packet {
-            Packet::ConnAck(ack) if self.remote == LegState::Opening => self.on_connack(ack, now),
-            _ if self.remote == LegState::Opening => Err(Failure::new(
-                Cause::Protocol,
+            Packet::ConnAck(ack) if self.remote == SideState::Opening => self.on_connack(ack, now),
+            _ if self.remote == SideState::Opening => Err(BridgeFailure::new(
+                FailureCause::Protocol,
                 "the first packet of the remote broker is not a CONNACK [MQTT-3.2.0-1]",
             )),
             Packet::SubAck(ack) => {
@@ -36,11 +36,14 @@ impl Link {
                 self.ack_to_local(packet);
                 Ok(())
             }
-            _ => Err(Failure::new(Cause::Protocol, "the remote broker sent a packet that a server must not send")),
+            _ => Err(BridgeFailure::new(
+                FailureCause::Protocol,
+                "the remote broker sent a packet that a server must not send",
+            )),
         }
     }
 
-    fn on_connack(&mut self, ack: &ConnAck<'_>, now: Millis) -> Result<(), Failure> {
+    fn on_connack(&mut self, ack: &ConnAck<'_>, now: Millis) -> Result<(), BridgeFailure> {
         if ack.code != 0 {
             return Err(self.refusal(ack));
         }
@@ -54,7 +57,7 @@ impl Link {
         self.maximum_qos = properties.maximum_qos.unwrap_or(QoS::ExactlyOnce);
         self.retain_available = properties.retain_available.unwrap_or(true);
         self.maximum_packet_size = if is_v5 { properties.maximum_packet_size.unwrap_or(u32::MAX) } else { u32::MAX };
-        self.remote = LegState::Up;
+        self.remote = SideState::Up;
         self.remote_subscriptions.connected(ack.session_present);
         if !ack.session_present {
             self.on_new_remote_session();
@@ -63,11 +66,11 @@ impl Link {
         self.subscribe_remote(now)
     }
 
-    fn refusal(&mut self, ack: &ConnAck<'_>) -> Failure {
+    fn refusal(&mut self, ack: &ConnAck<'_>) -> BridgeFailure {
         if self.spec.version == ProtocolVersion::V5 {
             let name = ReasonCode::try_from(ack.code).map_or("unknown", ReasonCode::name);
             let why = ack.properties.reason_string.map_or_else(String::new, |reason| format!(": {reason:?}"));
-            return Failure::new(Cause::Refused, format!("CONNACK 0x{:02x}, {name}{why}", ack.code));
+            return BridgeFailure::new(FailureCause::Refused, format!("CONNACK 0x{:02x}, {name}{why}", ack.code));
         }
         let meaning = match ack.code {
             return_code::UNACCEPTABLE_PROTOCOL_VERSION if !self.no_bridge_flag => {
@@ -81,13 +84,13 @@ impl Link {
             return_code::NOT_AUTHORIZED => "not authorized",
             _ => "unknown",
         };
-        Failure::new(Cause::Refused, format!("CONNACK {}, {meaning}", ack.code))
+        BridgeFailure::new(FailureCause::Refused, format!("CONNACK {}, {meaning}", ack.code))
     }
 
-    pub(super) fn on_local(&mut self, packet: &Packet<'_>, now: Millis) -> Result<(), Failure> {
+    pub(super) fn on_local(&mut self, packet: &Packet<'_>, now: Millis) -> Result<(), BridgeFailure> {
         match packet {
             Packet::ConnAck(ack) if ack.code == return_code::ACCEPTED => {
-                self.local = LegState::Up;
+                self.local = SideState::Up;
                 self.handshake_until = Millis::MAX;
                 self.open = PacketIds::default();
                 self.local_subscriptions.connected(ack.session_present);
@@ -98,9 +101,10 @@ impl Link {
                 self.release_stale(now);
                 self.subscribe_local()
             }
-            Packet::ConnAck(ack) => {
-                Err(Failure::new(Cause::Local, format!("this broker refused its bridge: CONNACK 0x{:02x}", ack.code)))
-            }
+            Packet::ConnAck(ack) => Err(BridgeFailure::new(
+                FailureCause::Local,
+                format!("this broker refused its bridge: CONNACK 0x{:02x}", ack.code),
+            )),
             Packet::SubAck(ack) => {
                 self.local_subscriptions.subscribed(ack.packet_id, ack.codes);
                 self.subscribe_local()
@@ -111,7 +115,7 @@ impl Link {
             }
             Packet::Disconnect(disconnect) => {
                 let name = ReasonCode::try_from(disconnect.code).map_or("unknown", ReasonCode::name);
-                Err(Failure::new(Cause::Local, format!("this broker disconnected its bridge: {name}")))
+                Err(BridgeFailure::new(FailureCause::Local, format!("this broker disconnected its bridge: {name}")))
             }
             Packet::Publish(publish) => self.forward_out(publish, now),
             Packet::PubAck(_) | Packet::PubRec(_) | Packet::PubRel(_) | Packet::PubComp(_) => {
@@ -123,8 +127,8 @@ impl Link {
     }
 }
 
-fn disconnected(disconnect: &Disconnect<'_>) -> Failure {
+fn disconnected(disconnect: &Disconnect<'_>) -> BridgeFailure {
     let name = ReasonCode::try_from(disconnect.code).map_or("unknown", ReasonCode::name);
     let why = disconnect.reason_string.map_or_else(String::new, |reason| format!(": {reason:?}"));
-    Failure::new(Cause::Lost, format!("DISCONNECT 0x{:02x}, {name}{why}", disconnect.code))
+    BridgeFailure::new(FailureCause::Lost, format!("DISCONNECT 0x{:02x}, {name}{why}", disconnect.code))
 }

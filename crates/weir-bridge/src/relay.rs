@@ -7,18 +7,18 @@
 
 use super::Millis;
 use super::ids::PacketIds;
-use super::link::{LegState, Link};
-use super::rule::{Rule, find};
-use super::spec::Failure;
+use super::link::{BridgeLink, SideState};
+use super::rule::{TopicRule, find};
+use super::spec::BridgeFailure;
 use weir_mqtt::{
     Packet, ProtocolVersion, Publish, PublishPropsOut, QoS, ReasonCode, encode_publish_parts, puback, pubcomp,
     publish_len, pubrec, pubrel,
 };
 
-impl Link {
+impl BridgeLink {
     /// Forwards a message to the remote broker.
-    pub(super) fn forward_out(&mut self, publish: &Publish<'_>, now: Millis) -> Result<(), Failure> {
-        if self.remote != LegState::Up || self.draining {
+    pub(super) fn forward_out(&mut self, publish: &Publish<'_>, now: Millis) -> Result<(), BridgeFailure> {
+        if self.remote != SideState::Up || self.draining {
             // The session sends it again on its next connection.
             return Ok(());
         }
@@ -44,11 +44,11 @@ impl Link {
     fn send_out(
         &mut self,
         publish: &Publish<'_>,
-        rule: &Rule,
+        rule: &TopicRule,
         name: &str,
         mark: &[u8],
         now: Millis,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), BridgeFailure> {
         let version = self.spec.version;
         let pieces = [publish.properties.raw, mark];
         let properties = PublishPropsOut { pieces: &pieces, ..PublishPropsOut::default() };
@@ -92,7 +92,7 @@ impl Link {
     }
 
     /// Forwards a message of the remote broker.
-    pub(super) fn forward_in(&mut self, publish: &Publish<'_>) -> Result<(), Failure> {
+    pub(super) fn forward_in(&mut self, publish: &Publish<'_>) -> Result<(), BridgeFailure> {
         let spec = std::sync::Arc::clone(&self.spec);
         if spec.mark.is_in(&publish.properties) {
             self.counters.dropped_loop += 1;
@@ -112,7 +112,7 @@ impl Link {
         Ok(())
     }
 
-    fn send_in(&mut self, publish: &Publish<'_>, rule: &Rule, name: &str) -> Result<(), Failure> {
+    fn send_in(&mut self, publish: &Publish<'_>, rule: &TopicRule, name: &str) -> Result<(), BridgeFailure> {
         let pieces = [publish.properties.raw];
         let properties = PublishPropsOut { pieces: &pieces, ..PublishPropsOut::default() };
         let out = self.to_local.buffer();
@@ -171,7 +171,7 @@ impl Link {
 
     /// Forwards an acknowledgement of this broker to the remote one.
     pub(super) fn ack_to_remote(&mut self, packet: &Packet<'_>, now: Millis) {
-        if self.remote != LegState::Up {
+        if self.remote != SideState::Up {
             return;
         }
         let version = self.spec.version;

@@ -5,7 +5,7 @@ use weir_mqtt::{MAX_TOPIC_BYTES, QoS, SHARE_PREFIX, matches};
 /// One rule, of either direction. A topic that `filter` matches is bridged: `strip` is removed from its beginning, then
 /// `add` is prepended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rule {
+pub struct TopicRule {
     /// A topic filter on the sending side; never a shared one.
     pub filter: Box<str>,
     /// Prefix to remove; empty: none.
@@ -20,7 +20,7 @@ pub struct Rule {
     pub share: Option<Box<str>>,
 }
 
-impl Rule {
+impl TopicRule {
     /// Whether the rule matches a topic.
     pub(super) fn matches_topic(&self, topic: &str) -> bool {
         matches(&self.filter, topic)
@@ -45,7 +45,7 @@ impl Rule {
 }
 
 /// The first rule that matches a topic.
-pub(super) fn find<'a>(rules: &'a [Rule], topic: &str) -> Option<&'a Rule> {
+pub(super) fn find<'a>(rules: &'a [TopicRule], topic: &str) -> Option<&'a TopicRule> {
     rules.iter().find(|rule| rule.matches_topic(topic))
 }
 
@@ -55,8 +55,8 @@ mod tests {
 
     use super::*;
 
-    fn rule(filter: &str, strip: &str, add: &str) -> Rule {
-        Rule {
+    fn rule(filter: &str, strip: &str, add: &str) -> TopicRule {
+        TopicRule {
             filter: filter.into(),
             strip: strip.into(),
             add: add.into(),
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_shared_rule_uses_a_shared_subscription() {
-        let shared = Rule { share: Some("both".into()), ..rule("a/#", "", "") };
+        let shared = TopicRule { share: Some("both".into()), ..rule("a/#", "", "") };
         assert_eq!(&*shared.subscription(), "$share/both/a/#");
         assert!(shared.matches_topic("a/b"));
     }

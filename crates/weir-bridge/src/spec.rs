@@ -1,12 +1,12 @@
 //! The specification of a link, its counters, and its failures.
 
 use super::loop_guard::LoopGuard;
-use super::rule::Rule;
+use super::rule::TopicRule;
 use weir_mqtt::{EncodeError, ProtocolVersion};
 
 /// The specification of a link, compiled from a declaration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spec {
+pub struct BridgeSpec {
     /// 3.1.1 or 5.0.
     pub version: ProtocolVersion,
     /// The client id at the remote broker.
@@ -22,21 +22,21 @@ pub struct Spec {
     pub local_id: Box<str>,
     pub mark: LoopGuard,
     /// Rules from this broker to the remote one.
-    pub out: Vec<Rule>,
+    pub out: Vec<TopicRule>,
     /// Rules from the remote broker to this one.
-    pub inward: Vec<Rule>,
+    pub inward: Vec<TopicRule>,
 }
 
 /// Why a link failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    pub cause: Cause,
+pub struct BridgeFailure {
+    pub cause: FailureCause,
     pub message: String,
 }
 
 /// The classes of failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Cause {
+pub enum FailureCause {
     /// No connection to the address, or no TLS on it.
     Unreachable,
     /// CONNACK refused the connection.
@@ -51,22 +51,22 @@ pub enum Cause {
     Local,
 }
 
-impl Failure {
+impl BridgeFailure {
     /// A failure with a message.
-    pub fn new(cause: Cause, message: impl Into<String>) -> Self {
+    pub fn new(cause: FailureCause, message: impl Into<String>) -> Self {
         Self { cause, message: message.into() }
     }
 }
 
-impl From<EncodeError> for Failure {
+impl From<EncodeError> for BridgeFailure {
     fn from(error: EncodeError) -> Self {
-        Self::new(Cause::Protocol, format!("packet encoding failed: {error}"))
+        Self::new(FailureCause::Protocol, format!("packet encoding failed: {error}"))
     }
 }
 
 /// Counters of a link since it was created.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct BridgeCounters {
     /// Messages sent to the remote broker; a resent message counts again.
     pub sent: u64,
     /// Messages received from the remote broker.

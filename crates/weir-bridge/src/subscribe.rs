@@ -11,19 +11,19 @@ use weir_mqtt::{
 pub(super) type Filters = BTreeMap<Box<str>, SubscriptionOptions>;
 
 /// A SUBSCRIBE without SUBACK yet: its identifier, and its filters in order.
-type PendingSubscribe = (PacketId, Vec<(Box<str>, SubscriptionOptions)>);
+type UnackedSubscribe = (PacketId, Vec<(Box<str>, SubscriptionOptions)>);
 
 /// The confirmed subscriptions of a session. They outlive the connection, as the session does.
 #[derive(Debug, Default)]
-pub(super) struct Subscriptions {
+pub(super) struct SideSubscriptions {
     confirmed: Filters,
     /// Filters refused on this connection, with the reason code.
     refused: BTreeMap<Box<str>, u8>,
-    pending_subscribe: Option<PendingSubscribe>,
+    pending_subscribe: Option<UnackedSubscribe>,
     pending_unsubscribe: Option<(PacketId, Vec<Box<str>>)>,
 }
 
-impl Subscriptions {
+impl SideSubscriptions {
     /// Call when a connection is accepted: pending requests are repeated. `present`: the session is the one with the
     /// confirmed subscriptions.
     pub(super) fn connected(&mut self, present: bool) {

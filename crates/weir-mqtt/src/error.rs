@@ -14,12 +14,12 @@ pub struct DecodeError {
     /// What is wrong, in words.
     pub what: &'static str,
     /// For a CONNECT: the CONNACK that is to be sent before the close. `None`: close without a word.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<ConnAckRefusal>,
 }
 
 /// A CONNACK that refuses a CONNECT which could not be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ConnAckRefusal {
     /// In whose form the CONNACK is to be written.
     pub version: ProtocolVersion,
     /// The return code (3.x) or the reason code (5.0).

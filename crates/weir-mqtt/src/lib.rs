@@ -22,7 +22,7 @@ mod topic;
 
 pub use decode::{DecodeContext, Decoded, Side, decode, decode_connect};
 pub use encode::*;
-pub use error::{DecodeError, DecodeErrorKind, EncodeError, Refusal};
+pub use error::{ConnAckRefusal, DecodeError, DecodeErrorKind, EncodeError};
 pub use packet::*;
 pub use reason::{ReasonCode, UnknownReasonCode, return_code};
 pub use topic::*;

@@ -4,7 +4,7 @@
 
 use super::DecodeErrorKind::{self, ClientIdentifier, PacketTooLarge, TopicAlias, UnsupportedVersion};
 use super::return_code::{IDENTIFIER_REJECTED, UNACCEPTABLE_PROTOCOL_VERSION};
-use super::{DecodeError, ProtocolVersion, Refusal};
+use super::{ConnAckRefusal, DecodeError, ProtocolVersion};
 
 /// A rule that bytes can break.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Rule {
             ProtocolVersion::V5 => Some(error.reason.as_u8()),
             _ => self.return_code,
         };
-        DecodeError { refusal: code.map(|code| Refusal { version, code }), ..error }
+        DecodeError { refusal: code.map(|code| ConnAckRefusal { version, code }), ..error }
     }
 }
 

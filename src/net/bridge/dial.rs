@@ -10,9 +10,9 @@ use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use super::wire::{Read, Transport, Wire};
+use super::wire::{ByteStream, Wire, WireRead};
 use super::{BridgeAddress, BridgeSettings};
-use weir_bridge::{Cause, Failure, Link, Spec};
+use weir_bridge::{BridgeFailure, BridgeLink, BridgeSpec, FailureCause};
 
 /// Timeout of name resolution, TCP and TLS together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -40,18 +40,18 @@ pub(super) async fn open(
     address: &BridgeAddress,
     tls: Option<&Arc<rustls::ClientConfig>>,
     server_name: Option<&str>,
-) -> Result<Box<dyn Transport>, DialError> {
+) -> Result<Box<dyn ByteStream>, DialError> {
     let connected = async {
         let tcp = TcpStream::connect((&*address.host, address.port)).await.map_err(DialError::Connect)?;
         tcp.set_nodelay(true).map_err(DialError::Connect)?;
         if !address.tls {
-            return Ok(Box::new(tcp) as Box<dyn Transport>);
+            return Ok(Box::new(tcp) as Box<dyn ByteStream>);
         }
         let name = server_name.unwrap_or(&address.host);
         let name = ServerName::try_from(name.to_owned()).map_err(|_| DialError::ServerName(name.to_owned()))?;
         let config = Arc::clone(tls.ok_or(DialError::NoTls)?);
         let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(DialError::Tls)?;
-        Ok(Box::new(stream) as Box<dyn Transport>)
+        Ok(Box::new(stream) as Box<dyn ByteStream>)
     };
     tokio::time::timeout(CONNECT_TIMEOUT, connected).await.unwrap_or(Err(DialError::TimedOut))
 }
@@ -63,9 +63,9 @@ const CONNACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// running bridge. It leaves no session on the remote broker.
 ///
 /// The runtime for the attempts cannot be started.
-pub fn probe(settings: &BridgeSettings) -> io::Result<Vec<(BridgeAddress, Result<(), Failure>)>> {
+pub fn probe(settings: &BridgeSettings) -> io::Result<Vec<(BridgeAddress, Result<(), BridgeFailure>)>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let spec = Arc::new(Spec {
+    let spec = Arc::new(BridgeSpec {
         client_id: format!("{}-check-{}", settings.spec.client_id, std::process::id()).into(),
         clean_start: true,
         out: Vec::new(),
@@ -79,12 +79,16 @@ pub fn probe(settings: &BridgeSettings) -> io::Result<Vec<(BridgeAddress, Result
     Ok(outcomes)
 }
 
-async fn try_connect(address: &BridgeAddress, settings: &BridgeSettings, spec: &Arc<Spec>) -> Result<(), Failure> {
+async fn try_connect(
+    address: &BridgeAddress,
+    settings: &BridgeSettings,
+    spec: &Arc<BridgeSpec>,
+) -> Result<(), BridgeFailure> {
     let opened = open(address, settings.tls.as_ref(), settings.server_name.as_deref()).await;
-    let transport = opened.map_err(|error| Failure::new(Cause::Unreachable, error.to_string()))?;
-    let (mut wire, mut link) = (Wire::new(transport), Link::new(Arc::clone(spec)));
+    let transport = opened.map_err(|error| BridgeFailure::new(FailureCause::Unreachable, error.to_string()))?;
+    let (mut wire, mut link) = (Wire::new(transport), BridgeLink::new(Arc::clone(spec)));
     link.remote_opened(0)?;
-    let lost = |error: io::Error| Failure::new(Cause::Lost, error.to_string());
+    let lost = |error: io::Error| BridgeFailure::new(FailureCause::Lost, error.to_string());
     let admitted = poll_fn(|cx| {
         loop {
             if let Err(error) = wire.poll_write(cx, link.to_remote()) {
@@ -95,18 +99,22 @@ async fn try_connect(address: &BridgeAddress, settings: &BridgeSettings, spec: &
             }
             match wire.poll_read(cx) {
                 Err(error) => return Poll::Ready(Err(lost(error))),
-                Ok(Read::Closed) => {
-                    return Poll::Ready(Err(Failure::new(Cause::Lost, "connection closed before CONNACK")));
+                Ok(WireRead::Closed) => {
+                    return Poll::Ready(Err(BridgeFailure::new(
+                        FailureCause::Lost,
+                        "connection closed before CONNACK",
+                    )));
                 }
-                Ok(Read::Nothing) => return Poll::Pending,
-                Ok(Read::Some) => match link.from_remote(wire.input(), 0) {
+                Ok(WireRead::Nothing) => return Poll::Pending,
+                Ok(WireRead::Some) => match link.from_remote(wire.input(), 0) {
                     Ok(taken) => wire.consume(taken),
                     Err(failure) => return Poll::Ready(Err(failure)),
                 },
             }
         }
     });
-    let timed_out = || Failure::new(Cause::TimedOut, format!("no CONNACK within {} s", CONNACK_TIMEOUT.as_secs()));
+    let timed_out =
+        || BridgeFailure::new(FailureCause::TimedOut, format!("no CONNACK within {} s", CONNACK_TIMEOUT.as_secs()));
     tokio::time::timeout(CONNACK_TIMEOUT, admitted).await.unwrap_or_else(|_| Err(timed_out()))?;
     link.disconnect_remote(true)?;
     // The DISCONNECT is best effort: a clean session ends with its connection.

@@ -1,14 +1,16 @@
 //! IO of bridges: connections to remote brokers, and to this broker's shards.
 //!
-//! - `driver`: the task of a bridge, which connects, relays and reconnects; `wire`: the bytes of one connection;
-//!   `local_connection`: the connection to this broker; `dial`: connections to the remote broker; `status`: the status
-//!   of a bridge.
+//! - `driver`: the task of a bridge, which connects and reconnects; `relay`: an open link; `local_task`: work on the
+//!   local session without a link; `wire`: the bytes of one connection; `local_connection`: the connection to this
+//!   broker; `dial`: connections to the remote broker; `status`: the status of a bridge.
 //!
 //! All tasks share one thread, separate from the shards and the control plane.
 
 mod dial;
 mod driver;
 mod local_connection;
+mod local_task;
+mod relay;
 mod status;
 mod wire;
 
@@ -23,10 +25,10 @@ use tokio::task::JoinHandle;
 pub use dial::{DialError, probe};
 pub use status::{BridgePhase, BridgeStatus};
 
-use self::driver::Driver;
+use self::driver::BridgeDriver;
 use self::status::StatusCell;
 use super::plane::DataPlane;
-use weir_bridge::Spec;
+use weir_bridge::BridgeSpec;
 use weir_broker::{EndpointId, QueueOverflow};
 
 /// A bridge, compiled from its declaration.
@@ -40,7 +42,7 @@ pub struct BridgeSettings {
     pub endpoint: EndpointId,
     /// Generation of the settings.
     pub generation: u64,
-    pub spec: Arc<Spec>,
+    pub spec: Arc<BridgeSpec>,
     /// In the order in which they are tried.
     pub addresses: Vec<BridgeAddress>,
     /// The TLS configuration, for addresses with TLS.
@@ -120,7 +122,7 @@ impl BridgeHost {
         let runtime = self.runtime.as_ref()?;
         let status = Arc::new(StatusCell::new(self.plane.now()));
         let (desired, receiver) = watch::channel(DesiredState { settings: Arc::clone(&settings), stop: None });
-        let driver = Driver::new(self.plane.clone(), receiver, Arc::clone(&status));
+        let driver = BridgeDriver::new(self.plane.clone(), receiver, Arc::clone(&status));
         let task = runtime.spawn(driver.run());
         let queue_poller = runtime.spawn(status::poll_queue(self.plane.clone(), settings, Arc::clone(&status)));
         Some(RunningBridge { plane: self.plane.clone(), desired, status, task, queue_poller })

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::BridgeSettings;
 use crate::net::plane::DataPlane;
-use weir_bridge::{Counters, Failure};
+use weir_bridge::{BridgeCounters, BridgeFailure};
 use weir_broker::Millis;
 
 /// The phase of a bridge.
@@ -31,11 +31,11 @@ pub struct BridgeStatus {
     /// The address of the connection, or of the last attempt.
     pub address: Option<String>,
     /// The last failure.
-    pub last_failure: Option<Failure>,
+    pub last_failure: Option<BridgeFailure>,
     /// Number of successful connections.
     pub connects_total: u64,
     pub failures_total: u64,
-    pub counters: Counters,
+    pub counters: BridgeCounters,
     /// Messages in the local session's queue, and their bytes.
     pub queued: u64,
     pub queued_bytes: u64,
@@ -67,7 +67,7 @@ impl StatusCell {
             last_failure: None,
             connects_total: 0,
             failures_total: 0,
-            counters: Counters::default(),
+            counters: BridgeCounters::default(),
             queued: 0,
             queued_bytes: 0,
             inflight: 0,

@@ -6,19 +6,19 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use weir_bridge::Outbox;
+use weir_bridge::OutputBuffer;
 
 /// The transport of a connection: TCP, TLS, or a socket pair.
-pub(super) trait Transport: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(super) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
 
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> Transport for T {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
 
 /// Minimum room for a read, bytes.
 const READ_BYTES: usize = 64 << 10;
 
 /// A connection, with the beginning of an incomplete packet.
 pub(super) struct Wire {
-    transport: Box<dyn Transport>,
+    transport: Box<dyn ByteStream>,
     input: Vec<u8>,
     /// The part of the input that is filled and not consumed.
     start: usize,
@@ -28,14 +28,14 @@ pub(super) struct Wire {
 
 /// The result of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Read {
+pub(super) enum WireRead {
     Some,
     Nothing,
     Closed,
 }
 
 impl Wire {
-    pub(super) fn new(transport: Box<dyn Transport>) -> Self {
+    pub(super) fn new(transport: Box<dyn ByteStream>) -> Self {
         Self { transport, input: Vec::new(), start: 0, end: 0, flushes: false }
     }
 
@@ -54,7 +54,7 @@ impl Wire {
 
     /// Reads once. Bytes that are not consumed stay in the buffer, which grows with the received bytes, not with the
     /// declared length of a packet.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> io::Result<Read> {
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>) -> io::Result<WireRead> {
         if self.input.len() - self.end < READ_BYTES {
             self.input.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
@@ -64,18 +64,18 @@ impl Wire {
         }
         let mut buffer = ReadBuf::new(&mut self.input[self.end..]);
         match Pin::new(&mut self.transport).poll_read(cx, &mut buffer) {
-            Poll::Pending => Ok(Read::Nothing),
+            Poll::Pending => Ok(WireRead::Nothing),
             Poll::Ready(Err(error)) => Err(error),
             Poll::Ready(Ok(())) => {
                 let n = buffer.filled().len();
                 self.end += n;
-                Ok(if n == 0 { Read::Closed } else { Read::Some })
+                Ok(if n == 0 { WireRead::Closed } else { WireRead::Some })
             }
         }
     }
 
     /// Writes the output until the connection blocks; returns whether any bytes were written.
-    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut Outbox) -> io::Result<bool> {
+    pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut OutputBuffer) -> io::Result<bool> {
         let mut moved = false;
         while !out.waiting().is_empty() {
             match Pin::new(&mut self.transport).poll_write(cx, out.waiting()) {

@@ -3,21 +3,21 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::handshake::{Handshake, Stage};
-use super::table::{Connection, Key, State};
-use super::{Event, SWEEP_MS, Shard};
-use crate::net::layers::{DriverOutput, Layers};
+use super::handshake::Handshake;
+use super::table::{Connection, ConnectionKey, ConnectionState};
+use super::{SWEEP_MS, Shard, ShardEvent};
+use crate::net::layers::Layers;
 use crate::net::policy::{ListenerPolicy, Transport};
-use crate::net::stats::{ConnectionGuard, Pending, Reason};
+use crate::net::stats::{CloseReason, ConnectionGuard, PendingGuard};
 use crate::net::stream::Stream;
 
 /// A newly accepted connection.
-pub(in crate::net) struct Accepted {
+pub(in crate::net) struct AcceptedConnection {
     pub(in crate::net) stream: Stream,
     pub(in crate::net) peer: Option<SocketAddr>,
     pub(in crate::net) policy: Arc<ListenerPolicy>,
     pub(in crate::net) guard: ConnectionGuard,
-    pub(in crate::net) pending: Pending,
+    pub(in crate::net) pending: PendingGuard,
     pub(in crate::net) sequence: u64,
     /// The endpoint is at its limit of pending connections: one of them is closed for this one.
     pub(in crate::net) evicts_pending: bool,
@@ -41,74 +41,35 @@ impl Shard {
             if self.next_shard == usize::from(self.id.0) {
                 self.on_accepted(accepted);
             } else {
-                self.outgoing[self.next_shard].push(Event::Accepted(Box::new(accepted)));
+                self.outgoing[self.next_shard].push(ShardEvent::Accepted(Box::new(accepted)));
             }
         }
     }
 
-    pub(super) fn on_accepted(&mut self, accepted: Accepted) {
-        let Accepted { stream, peer, policy, guard, pending, sequence, evicts_pending, over_limit, internal } =
-            accepted;
+    pub(super) fn on_accepted(&mut self, accepted: AcceptedConnection) {
         if self.shutdown.is_some() {
-            return guard.metrics().count_refused(Reason::Shutdown);
+            return accepted.guard.metrics().count_refused(CloseReason::Shutdown);
         }
-        let room = self.pending.len() < self.max_pending || self.evict_pending(sequence, |_| true);
-        if !room
-            || evicts_pending
-                && !self.evict_pending(sequence, |handshake| handshake.policy.endpoint.id == policy.endpoint.id)
-        {
-            return guard.metrics().count_refused(Reason::PendingLimit);
+        if !self.make_room(&accepted) {
+            return accepted.guard.metrics().count_refused(CloseReason::PendingLimit);
         }
+        let AcceptedConnection { stream, peer, policy, guard, pending, sequence, over_limit, internal, .. } = accepted;
         let layers = match &policy.transport {
             Transport::Plain => None,
             Transport::Tls(tls) => match Layers::new_tls(&tls.config) {
                 Ok(layers) => Some(Box::new(layers)),
                 Err(error) => {
                     tracing::error!(endpoint = %policy.endpoint.name, %error, "TLS setup failed");
-                    return guard.metrics().count_refused(Reason::Tls);
+                    return guard.metrics().count_refused(CloseReason::Tls);
                 }
             },
         };
-        let stage = if policy.proxy_protocol.is_some() { Stage::Proxy } else { Stage::after_proxy(&policy) };
-        let deadline = self.now + u64::from(policy.handshake.time_ms);
         let generation = policy.endpoint.generation;
-        let handshake = Box::new(Handshake {
-            stage,
-            over_limit,
-            internal,
-            policy,
-            _pending: pending,
-            position: self.pending.len(),
-            deadline,
-            tls_bytes: 0,
-            input: Vec::new(),
-            out: DriverOutput::default(),
-            certificate: None,
-            assigned_id: None,
-            connect: Vec::new(),
-        });
-        let key = self.table.insert(Connection {
-            stream,
-            state: State::Pending(handshake),
-            layers,
-            partial: None,
-            enhanced: None,
-            guard,
-            peer,
-            sequence,
-            generation,
-            registered: false,
-            watches_writable: false,
-            blocked: false,
-            paused: false,
-            unread: true,
-            feeds_again: false,
-            read_bytes: super::receive::FIRST_READ_BYTES,
-            deferred: false,
-            is_deferred: false,
-            hung_up: false,
-            closing: false,
-        });
+        let deadline = self.now + u64::from(policy.handshake.time_ms);
+        let mut handshake = Box::new(Handshake::new(policy, pending, self.pending.len(), deadline));
+        (handshake.over_limit, handshake.internal) = (over_limit, internal);
+        let state = ConnectionState::Pending(handshake);
+        let key = self.table.insert(Connection::new(stream, state, layers, guard, peer, sequence, generation));
         self.pending.push(key);
         self.next_sweep = self.next_sweep.min(self.now + SWEEP_MS);
         // The CONNECT has often arrived already; if its home is another shard, the socket never enters this shard's
@@ -119,8 +80,16 @@ impl Shard {
         self.register(key);
     }
 
+    /// Closes pending connections where the shard or the endpoint is at its limit of them; `false`: there is no room.
+    fn make_room(&mut self, accepted: &AcceptedConnection) -> bool {
+        let (sequence, endpoint) = (accepted.sequence, accepted.policy.endpoint.id);
+        (self.pending.len() < self.max_pending || self.evict_pending(sequence, |_| true))
+            && (!accepted.evicts_pending
+                || self.evict_pending(sequence, |handshake| handshake.policy.endpoint.id == endpoint))
+    }
+
     /// Registers a connection in the poll, which also reports bytes that arrived before.
-    pub(super) fn register(&mut self, key: Key) {
+    pub(super) fn register(&mut self, key: ConnectionKey) {
         // The handshake may have ended with its first bytes.
         let Some(connection) = self.table.get_mut(key) else { return };
         if connection.registered {
@@ -145,10 +114,10 @@ impl Shard {
         let start = (seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as usize;
         let found = (0..count).map(|step| self.pending[(start + step) % count]).find(|key| {
             let state = self.table.get(*key).map(|connection| &connection.state);
-            matches!(state, Some(State::Pending(handshake)) if is_candidate(handshake))
+            matches!(state, Some(ConnectionState::Pending(handshake)) if is_candidate(handshake))
         });
         if let Some(key) = found {
-            self.refuse(key, Reason::PendingLimit, &[]);
+            self.refuse(key, CloseReason::PendingLimit, &[]);
         }
         found.is_some()
     }

@@ -4,16 +4,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::drain::DrainDecision;
-use super::handshake::{Progress, Stage, refusal_bytes};
+use super::handshake::{Handshake, Progress, Stage, refusal_bytes};
 use super::reauthenticate::EnhancedAuth;
-use super::table::{Connection, Key, State};
-use super::{Event, Shard, Shared};
-use crate::auth::{AuthRefusal, AuthTask, Credentials, Decision};
+use super::table::{Connection, ConnectionKey, ConnectionState};
+use super::{Shard, ShardContext, ShardEvent};
+use crate::auth::{AuthTask, Credentials, Decision, AuthRefusal};
 use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::layers::Layers;
 use crate::net::mailbox::Mailbox;
 use crate::net::plane::ConnectionFacts;
-use crate::net::stats::{ConnectionGuard, Reason};
+use crate::net::stats::{CloseReason, ConnectionGuard};
 use crate::net::stream::Stream;
 use weir_bridge::LOCAL_ID_PREFIX;
 use weir_broker::{Admission, EndpointPolicy, Principal, Site, home_shard};
@@ -53,27 +53,32 @@ fn refusal_packet(version: ProtocolVersion, refusal: AuthRefusal) -> Vec<u8> {
     refusal_bytes(version, if is_v5 { refusal.reason_code() } else { refusal.return_code() })
 }
 
+/// Why a CONNECT is refused before authentication, with the code for its CONNACK.
+fn refusal_of_connect(handshake: &Handshake, version: ProtocolVersion) -> Option<(CloseReason, u8)> {
+    let is_v5 = version == ProtocolVersion::V5;
+    if !handshake.policy.endpoint.versions.admits(version) {
+        // [MQTT-3.1.2-2]
+        let code = ReasonCode::UnsupportedProtocolVersion.as_u8();
+        return Some((CloseReason::Version, if is_v5 { code } else { return_code::UNACCEPTABLE_PROTOCOL_VERSION }));
+    }
+    let code = ReasonCode::QuotaExceeded.as_u8();
+    let code = if is_v5 { code } else { return_code::SERVER_UNAVAILABLE };
+    handshake.over_limit.then_some((CloseReason::ConnectionLimit, code))
+}
+
 impl Shard {
     /// Handles a complete CONNECT, the first `len` of `bytes`.
-    pub(super) fn on_connect(&mut self, key: Key, connect: &Connect<'_>, len: usize, bytes: &[u8]) -> Progress {
+    pub(super) fn on_connect(
+        &mut self,
+        key: ConnectionKey,
+        connect: &Connect<'_>,
+        len: usize,
+        bytes: &[u8],
+    ) -> Progress {
         let Some(connection) = self.table.get_mut(key) else { return self.abort_handshake(key) };
-        let State::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
-        let endpoint = &handshake.policy.endpoint;
-        if !endpoint.versions.admits(connect.version) {
-            // [MQTT-3.1.2-2]
-            let code = match connect.version {
-                ProtocolVersion::V5 => ReasonCode::UnsupportedProtocolVersion.as_u8(),
-                _ => return_code::UNACCEPTABLE_PROTOCOL_VERSION,
-            };
-            self.refuse(key, Reason::Version, &refusal_bytes(connect.version, code));
-            return Progress::Done;
-        }
-        if handshake.over_limit {
-            let code = match connect.version {
-                ProtocolVersion::V5 => ReasonCode::QuotaExceeded.as_u8(),
-                _ => return_code::SERVER_UNAVAILABLE,
-            };
-            self.refuse(key, Reason::ConnectionLimit, &refusal_bytes(connect.version, code));
+        let ConnectionState::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
+        if let Some((reason, code)) = refusal_of_connect(handshake, connect.version) {
+            self.refuse(key, reason, &refusal_bytes(connect.version, code));
             return Progress::Done;
         }
         if connect.client_id.is_empty() {
@@ -81,14 +86,14 @@ impl Shard {
                 Ok(id) => handshake.assigned_id = Some(id),
                 Err(_) => {
                     tracing::error!("client id not assigned: the system provides no random bytes");
-                    self.refuse(key, Reason::Session, &refusal_packet(connect.version, AuthRefusal::Unavailable));
+                    self.refuse(key, CloseReason::Session, &refusal_packet(connect.version, AuthRefusal::Unavailable));
                     return Progress::Done;
                 }
             }
         }
         let properties = &connect.properties;
         let decision = handshake.policy.authenticate.authenticate(&Credentials {
-            endpoint,
+            endpoint: &handshake.policy.endpoint,
             now: self.now,
             version: connect.version,
             client_id: handshake.assigned_id.as_deref().unwrap_or(connect.client_id),
@@ -124,13 +129,13 @@ impl Shard {
     }
 
     /// Handles the decision of a worker or an authentication task. The connection may be closed or refused by now.
-    pub(super) fn on_auth_decision(&mut self, key: Key, decision: Decision) {
+    pub(super) fn on_auth_decision(&mut self, key: ConnectionKey, decision: Decision) {
         match self.table.get(key).map(|connection| &connection.state) {
-            Some(State::Open(_)) => self.on_reauthentication_decision(key, decision),
-            Some(State::Pending(_)) => {
+            Some(ConnectionState::Open(_)) => self.on_reauthentication_decision(key, decision),
+            Some(ConnectionState::Pending(_)) => {
                 self.on_pending_decision(key, decision);
             }
-            Some(State::Lingering) | None => {}
+            Some(ConnectionState::Lingering) | None => {}
         }
         if let Some(connection) = self.table.get_mut(key)
             && connection.unread
@@ -140,9 +145,9 @@ impl Shard {
     }
 
     /// Handles a decision that was not immediate: the handshake holds the CONNECT packet.
-    fn on_pending_decision(&mut self, key: Key, decision: Decision) -> Progress {
+    fn on_pending_decision(&mut self, key: ConnectionKey, decision: Decision) -> Progress {
         let Some(connection) = self.table.get_mut(key) else { return self.abort_handshake(key) };
-        let State::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
+        let ConnectionState::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
         let (principal, authentication_data, given_id) = match decision {
             Decision::Admit(principal) => (principal, None, None),
             Decision::AdmitWith { principal, data, client_id } => (principal, data, client_id),
@@ -155,7 +160,7 @@ impl Shard {
                 handshake.stage = Stage::Authenticating { _auth_task: None };
                 let endpoint = handshake.policy.endpoint.id;
                 let mailbox = Arc::clone(&self.mailbox);
-                let job = Box::new(move || mailbox.send(Event::AuthDecision { key, decision: job() }));
+                let job = Box::new(move || mailbox.send(ShardEvent::AuthDecision { key, decision: job() }));
                 if self.shared.workers.submit(endpoint, job).is_err() {
                     return self.refuse_authentication(key, AuthRefusal::Busy);
                 }
@@ -185,14 +190,14 @@ impl Shard {
     /// deadline otherwise.
     #[cold]
     #[track_caller]
-    pub(super) fn abort_handshake(&mut self, key: Key) -> Progress {
+    pub(super) fn abort_handshake(&mut self, key: ConnectionKey) -> Progress {
         self.abort_connection(key);
         self.core.count_internal_error(Site::HandshakeOfConnection);
         Progress::Done
     }
 
-    fn refuse_authentication(&mut self, key: Key, refusal: AuthRefusal) -> Progress {
-        let Some(State::Pending(handshake)) = self.table.get(key).map(|connection| &connection.state) else {
+    fn refuse_authentication(&mut self, key: ConnectionKey, refusal: AuthRefusal) -> Progress {
+        let Some(ConnectionState::Pending(handshake)) = self.table.get(key).map(|connection| &connection.state) else {
             return self.abort_handshake(key);
         };
         let (version, client_id) = match decode_connect(&handshake.connect, u32::MAX) {
@@ -202,14 +207,14 @@ impl Shard {
         let endpoint = &*handshake.policy.endpoint.name;
         let peer = self.table.get(key).and_then(|connection| connection.peer);
         tracing::info!(endpoint, peer = peer.map(tracing::field::display), client_id, why = ?refusal, "authentication failed: client refused");
-        self.refuse(key, Reason::Authentication, &refusal_packet(version, refusal));
+        self.refuse(key, CloseReason::Authentication, &refusal_packet(version, refusal));
         Progress::Done
     }
 
     /// Sends AUTH 0x18 [MQTT-4.12.0-2].
-    fn continue_authentication(&mut self, key: Key, data: &[u8]) -> Progress {
+    fn continue_authentication(&mut self, key: ConnectionKey, data: &[u8]) -> Progress {
         let Some(connection) = self.table.get_mut(key) else { return self.abort_handshake(key) };
-        let State::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
+        let ConnectionState::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
         let Ok(Decoded::Packet { packet: connect, .. }) = decode_connect(&handshake.connect, u32::MAX) else {
             return self.abort_handshake(key);
         };
@@ -229,7 +234,7 @@ impl Shard {
         if !handshake.input.is_empty() {
             // The client sent an answer before the challenge.
             let code = ReasonCode::ProtocolError.as_u8();
-            self.refuse(key, Reason::Protocol, &refusal_bytes(ProtocolVersion::V5, code));
+            self.refuse(key, CloseReason::Protocol, &refusal_bytes(ProtocolVersion::V5, code));
             return Progress::Done;
         }
         self.flush_connection(key);
@@ -237,9 +242,9 @@ impl Shard {
     }
 
     /// Handles a packet during enhanced authentication: AUTH, or DISCONNECT [MQTT-4.12.0-4].
-    pub(super) fn on_auth_bytes(&mut self, key: Key, mut input: Vec<u8>) -> Progress {
+    pub(super) fn on_auth_bytes(&mut self, key: ConnectionKey, mut input: Vec<u8>) -> Progress {
         let Some(connection) = self.table.get_mut(key) else { return self.abort_handshake(key) };
-        let State::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
+        let ConnectionState::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
         let context = DecodeContext {
             version: ProtocolVersion::V5,
             max_packet_size: handshake.policy.handshake.max_connect_bytes,
@@ -257,7 +262,7 @@ impl Shard {
                 (answer.authentication_data.unwrap_or_default().to_vec(), len)
             }
             Ok(Decoded::Packet { packet: Packet::Disconnect(_), .. }) => {
-                self.refuse(key, Reason::PeerClosed, &[]);
+                self.refuse(key, CloseReason::PeerClosed, &[]);
                 return Progress::Done;
             }
             other => {
@@ -270,7 +275,7 @@ impl Shard {
                     }
                     _ => ReasonCode::ProtocolError,
                 };
-                self.refuse(key, Reason::Protocol, &refusal_bytes(ProtocolVersion::V5, code.as_u8()));
+                self.refuse(key, CloseReason::Protocol, &refusal_bytes(ProtocolVersion::V5, code.as_u8()));
                 return Progress::Done;
             }
         };
@@ -283,8 +288,15 @@ impl Shard {
     }
 
     /// Admits an authenticated client to this shard's core, or hands it over to its home shard.
-    fn admit_or_hand_over(&mut self, key: Key, connect: &Connect<'_>, bytes: &[u8], len: usize, outcome: AuthOutcome) {
-        let Some(State::Pending(handshake)) = self.table.get(key).map(|connection| &connection.state) else {
+    fn admit_or_hand_over(
+        &mut self,
+        key: ConnectionKey,
+        connect: &Connect<'_>,
+        bytes: &[u8],
+        len: usize,
+        outcome: AuthOutcome,
+    ) {
+        let Some(ConnectionState::Pending(handshake)) = self.table.get(key).map(|connection| &connection.state) else {
             self.abort_handshake(key);
             return;
         };
@@ -296,7 +308,7 @@ impl Shard {
                 ProtocolVersion::V5 => ReasonCode::ClientIdentifierNotValid.as_u8(),
                 _ => return_code::IDENTIFIER_REJECTED,
             };
-            return self.refuse(key, Reason::Session, &refusal_bytes(connect.version, code));
+            return self.refuse(key, CloseReason::Session, &refusal_bytes(connect.version, code));
         }
         let home = home_shard(&policy.namespace, client_id, self.peers.len() as u16);
         if home == self.id {
@@ -327,34 +339,18 @@ impl Shard {
             bytes: bytes.to_vec(),
             outcome,
         };
-        self.outgoing[usize::from(home.0)].push(Event::HandOver(Box::new(hand_over)));
+        self.outgoing[usize::from(home.0)].push(ShardEvent::HandOver(Box::new(hand_over)));
     }
 
     pub(super) fn on_hand_over(&mut self, hand_over: HandOver) {
         let HandOver { stream, layers, guard, peer, sequence, unread, hung_up, watches_writable, .. } = hand_over;
         let (policy, bytes, outcome) = (hand_over.policy, hand_over.bytes, hand_over.outcome);
-        let key = self.table.insert(Connection {
-            stream,
-            state: State::Lingering,
-            layers,
-            partial: None,
-            enhanced: None,
-            guard,
-            peer,
-            sequence,
-            generation: policy.generation,
-            registered: false,
-            watches_writable,
-            blocked: false,
-            paused: false,
-            unread,
-            feeds_again: false,
-            read_bytes: super::receive::FIRST_READ_BYTES,
-            deferred: false,
-            is_deferred: false,
-            hung_up,
-            closing: false,
-        });
+        // `Lingering` until the core has admitted it.
+        let state = ConnectionState::Lingering;
+        let mut connection = Connection::new(stream, state, layers, guard, peer, sequence, policy.generation);
+        (connection.unread, connection.hung_up) = (unread, hung_up);
+        connection.watches_writable = watches_writable;
+        let key = self.table.insert(connection);
         let Ok(Decoded::Packet { packet: connect, len }) = decode_connect(&bytes, u32::MAX) else {
             self.abort_handshake(key);
             return;
@@ -366,7 +362,7 @@ impl Shard {
     /// Admits a client whose home is this shard; `rest` are the bytes after its CONNECT.
     fn admit(
         &mut self,
-        key: Key,
+        key: ConnectionKey,
         policy: Arc<EndpointPolicy>,
         connect: &Connect<'_>,
         rest: &[u8],
@@ -381,7 +377,7 @@ impl Shard {
         // Drains that began since it was accepted apply to it too.
         let drain = self.drain_decision_for(key, &policy, connect.version, client_id, &outcome.principal);
         if matches!(drain, DrainDecision::Refuse) || self.shutdown.is_some() {
-            return self.refuse(key, Reason::Shutdown, &refusal_packet(connect.version, AuthRefusal::Busy));
+            return self.refuse(key, CloseReason::Shutdown, &refusal_packet(connect.version, AuthRefusal::Busy));
         }
         let newest = self.policies.get(&policy.id).map(|newest| &newest.endpoint);
         let policy = newest.filter(|newest| newest.generation > policy.generation).map_or(policy, Arc::clone);
@@ -395,7 +391,7 @@ impl Shard {
         };
         let id = match self.core.admit(admission, self.now) {
             Ok(id) => id,
-            Err(bytes) => return self.refuse(key, Reason::Session, &bytes),
+            Err(bytes) => return self.refuse(key, CloseReason::Session, &bytes),
         };
         let Some(connection) = self.table.get_mut(key) else {
             self.core.connection_closed(id, self.now);
@@ -404,7 +400,8 @@ impl Shard {
         };
         connection.enhanced = outcome.enhanced;
         connection.guard.metrics().count_admitted();
-        if let State::Pending(handshake) = std::mem::replace(&mut connection.state, State::Open(id)) {
+        if let ConnectionState::Pending(handshake) = std::mem::replace(&mut connection.state, ConnectionState::Open(id))
+        {
             let position = handshake.position;
             self.remove_pending(position);
         }
@@ -420,7 +417,7 @@ impl Shard {
 
     fn drain_decision_for(
         &self,
-        key: Key,
+        key: ConnectionKey,
         policy: &EndpointPolicy,
         version: ProtocolVersion,
         client_id: &str,
@@ -442,13 +439,13 @@ impl Shard {
 
 /// Starts an authentication task; [`Shard::on_auth_decision`] gets its decision.
 pub(super) fn spawn_auth_task(
-    shared: &Shared,
-    mailbox: &Arc<Mailbox<Event>>,
-    key: Key,
+    shared: &ShardContext,
+    mailbox: &Arc<Mailbox<ShardEvent>>,
+    key: ConnectionKey,
     task: AuthTask<Decision>,
 ) -> Option<AuthTaskHandle> {
     let mailbox = Arc::clone(mailbox);
-    shared.auth_tasks.submit(async move { mailbox.send(Event::AuthDecision { key, decision: task.await }) })
+    shared.auth_tasks.submit(async move { mailbox.send(ShardEvent::AuthDecision { key, decision: task.await }) })
 }
 
 /// The authentication method of a CONNECT packet.

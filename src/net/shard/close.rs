@@ -1,9 +1,9 @@
 //! Closing connections.
 
-use super::table::{Key, State};
+use super::table::{ConnectionKey, ConnectionState};
 use super::{SWEEP_MS, Shard};
 use crate::net::layers::{self, DriverOutput, LayerError, Outgoing};
-use crate::net::stats::Reason;
+use crate::net::stats::CloseReason;
 use weir_broker::Millis;
 
 /// How long a closing connection may take to write its output, and then to wait for the peer's close, milliseconds.
@@ -14,9 +14,9 @@ const DISCARDS_PER_TURN: usize = 16;
 
 impl Shard {
     /// Closes a connection on behalf of the core, after its output is written.
-    pub(super) fn close_connection(&mut self, key: Key) {
+    pub(super) fn close_connection(&mut self, key: ConnectionKey) {
         let Some(connection) = self.table.get_mut(key) else { return };
-        if connection.closing || !matches!(connection.state, State::Open(_)) {
+        if connection.closing || !matches!(connection.state, ConnectionState::Open(_)) {
             return;
         }
         connection.closing = true;
@@ -28,9 +28,9 @@ impl Shard {
     /// Closes a connection on behalf of the core, after a read. Without output (after the client's DISCONNECT) the
     /// socket is closed at once. TLS and WebSocket need their own close handshake, without which the peer sees a
     /// failure.
-    pub(super) fn close_after_reading(&mut self, key: Key) {
+    pub(super) fn close_after_reading(&mut self, key: ConnectionKey) {
         let Some(connection) = self.table.get(key) else { return };
-        let State::Open(id) = connection.state else { return };
+        let ConnectionState::Open(id) = connection.state else { return };
         let has_close_handshake = connection.layers.is_some();
         if !has_close_handshake && self.core.out(id).is_none_or(|out| out.is_empty()) {
             self.close_now(key);
@@ -40,9 +40,9 @@ impl Shard {
     }
 
     /// All output of a closing connection is written.
-    pub(super) fn finish_closing(&mut self, key: Key) {
+    pub(super) fn finish_closing(&mut self, key: ConnectionKey) {
         let Some(connection) = self.table.get_mut(key) else { return };
-        if let State::Open(id) = connection.state {
+        if let ConnectionState::Open(id) = connection.state {
             self.trace_ended(id);
             self.core.connection_closed(id, self.now);
         }
@@ -51,9 +51,9 @@ impl Shard {
 
     /// Sends the close messages of the layers, and waits for the peer to close. (Closing a socket with unread bytes
     /// sends a reset, on which the peer's kernel discards bytes that the peer has not read yet.)
-    fn linger(&mut self, key: Key) {
+    fn linger(&mut self, key: ConnectionKey) {
         let Some(connection) = self.table.get_mut(key) else { return };
-        connection.state = State::Lingering;
+        connection.state = ConnectionState::Lingering;
         connection.partial = None;
         if connection.hung_up {
             return self.drop_connection(key);
@@ -74,7 +74,7 @@ impl Shard {
     }
 
     /// Discards bytes of a lingering connection, a bounded amount per turn.
-    pub(super) fn discard(&mut self, key: Key) {
+    pub(super) fn discard(&mut self, key: ConnectionKey) {
         let Some(connection) = self.table.get_mut(key) else { return };
         for _ in 0..DISCARDS_PER_TURN {
             match connection.stream.read(&mut self.buffer) {
@@ -89,39 +89,39 @@ impl Shard {
     }
 
     /// Closes an admitted connection at once, and informs the core.
-    pub(super) fn close_now(&mut self, key: Key) {
+    pub(super) fn close_now(&mut self, key: ConnectionKey) {
         let Some(connection) = self.table.remove(key) else { return };
-        if let State::Open(id) = connection.state {
+        if let ConnectionState::Open(id) = connection.state {
             self.trace_ended(id);
             self.core.connection_closed(id, self.now);
         }
     }
 
     /// Closes a connection at once, in any state.
-    pub(super) fn abort_connection(&mut self, key: Key) {
+    pub(super) fn abort_connection(&mut self, key: ConnectionKey) {
         match self.table.get(key).map(|connection| &connection.state) {
-            Some(State::Open(_)) => self.close_now(key),
+            Some(ConnectionState::Open(_)) => self.close_now(key),
             Some(_) => self.drop_connection(key),
             None => {}
         }
     }
 
     /// Closes the socket of a connection that the core does not know, or no longer.
-    pub(super) fn drop_connection(&mut self, key: Key) {
+    pub(super) fn drop_connection(&mut self, key: ConnectionKey) {
         let Some(connection) = self.table.remove(key) else { return };
         debug_assert!(
-            !matches!(connection.state, State::Open(_)),
+            !matches!(connection.state, ConnectionState::Open(_)),
             "the core must be informed before the socket is closed"
         );
-        if let State::Pending(handshake) = connection.state {
+        if let ConnectionState::Pending(handshake) = connection.state {
             self.remove_pending(handshake.position);
         }
     }
 
     /// Handles a TLS or WebSocket error on an admitted connection.
-    pub(super) fn layer_failed(&mut self, key: Key, error: &LayerError) {
+    pub(super) fn layer_failed(&mut self, key: ConnectionKey, error: &LayerError) {
         let Some(connection) = self.table.get_mut(key) else { return };
-        if let State::Open(id) = connection.state
+        if let ConnectionState::Open(id) = connection.state
             && let Some(client) = self.core.client(id)
         {
             let (endpoint, client_id) = (client.endpoint, client.client_id);
@@ -130,7 +130,7 @@ impl Shard {
         if let Some(layers) = connection.layers.as_deref_mut() {
             layers.close_with_error(error);
         }
-        if let State::Open(id) = connection.state {
+        if let ConnectionState::Open(id) = connection.state {
             self.trace_ended(id);
             self.core.connection_closed(id, self.now);
         }
@@ -141,18 +141,26 @@ impl Shard {
     pub(super) fn remove_pending(&mut self, position: usize) {
         self.pending.swap_remove(position);
         if let Some(&moved) = self.pending.get(position)
-            && let Some(State::Pending(handshake)) = self.table.get_mut(moved).map(|moved| &mut moved.state)
+            && let Some(ConnectionState::Pending(handshake)) = self.table.get_mut(moved).map(|moved| &mut moved.state)
         {
             handshake.position = position;
         }
     }
 
     /// Refuses a pending connection: sends `bytes` (a CONNACK, an HTTP response), then closes it.
-    pub(super) fn refuse(&mut self, key: Key, reason: Reason, bytes: &[u8]) {
+    pub(super) fn refuse(&mut self, key: ConnectionKey, reason: CloseReason, bytes: &[u8]) {
         let Some(connection) = self.table.get_mut(key) else { return };
         connection.guard.metrics().count_refused(reason);
+        let endpoint = match &connection.state {
+            ConnectionState::Pending(handshake) => Some(&*handshake.policy.endpoint.name),
+            _ => None,
+        };
+        let peer = connection.peer.map(tracing::field::display);
+        tracing::debug!(endpoint, peer, shard = self.id.0, reason = reason.name(), "connection refused");
         let mut out = DriverOutput::default();
-        if let State::Pending(handshake) = std::mem::replace(&mut connection.state, State::Lingering) {
+        if let ConnectionState::Pending(handshake) =
+            std::mem::replace(&mut connection.state, ConnectionState::Lingering)
+        {
             out = handshake.out;
             self.remove_pending(handshake.position);
         }
@@ -171,13 +179,13 @@ impl Shard {
     /// Closes connections whose deadline has passed.
     pub(super) fn sweep(&mut self) {
         let now = self.now;
-        let is_late = |key: &Key| match self.table.get(*key).map(|connection| &connection.state) {
-            Some(State::Pending(handshake)) => handshake.deadline <= now,
+        let is_late = |key: &ConnectionKey| match self.table.get(*key).map(|connection| &connection.state) {
+            Some(ConnectionState::Pending(handshake)) => handshake.deadline <= now,
             _ => false,
         };
-        let late: Vec<Key> = self.pending.iter().copied().filter(is_late).collect();
+        let late: Vec<ConnectionKey> = self.pending.iter().copied().filter(is_late).collect();
         for key in late {
-            self.refuse(key, Reason::HandshakeTimeout, &[]);
+            self.refuse(key, CloseReason::HandshakeTimeout, &[]);
         }
         let mut due = Vec::new();
         let table = &self.table;

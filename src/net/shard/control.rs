@@ -8,11 +8,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Shard;
-use super::table::{Connection, State};
+use super::table::{Connection, ConnectionState};
 use crate::net::find::{ClientFilter, FoundClient, RetainedFilter};
 use crate::net::plane::{ClientRow, DrainPlan};
 use crate::net::policy::ListenerPolicy;
-use crate::net::trace::Tracer;
+use crate::net::trace::ClientTracer;
 use weir_broker::{Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, RetainedPosition, RetainedTopic, Waiting};
 use weir_mqtt::{Publish, PublishProperties, QoS};
 
@@ -71,7 +71,7 @@ pub(in crate::net) enum Control {
     },
     /// Begins to trace a client.
     Trace {
-        tracer: Box<Tracer>,
+        tracer: Box<ClientTracer>,
         reply: oneshot::Sender<()>,
     },
     /// Checks that the event loop runs.
@@ -112,10 +112,11 @@ impl Shard {
             }
             Control::Sequences { endpoint, reply } => {
                 let of_endpoint = self.table.iter().filter(|(_, connection)| {
-                    connection.guard.metrics().endpoint() == endpoint && !matches!(connection.state, State::Lingering)
+                    connection.guard.metrics().endpoint() == endpoint
+                        && !matches!(connection.state, ConnectionState::Lingering)
                 });
-                let place = |c: &Connection| (c.sequence, c.peer.map(|peer| peer.ip()));
-                let _ = reply.send(of_endpoint.map(|(_, connection)| place(connection)).collect());
+                let row = |c: &Connection| (c.sequence, c.peer.map(|peer| peer.ip()));
+                let _ = reply.send(of_endpoint.map(|(_, connection)| row(connection)).collect());
             }
             Control::Clients { endpoint, limit, reply } => {
                 let _ = reply.send(self.clients(endpoint, limit));
@@ -195,7 +196,7 @@ impl Shard {
             .table
             .iter()
             .filter_map(|(_, connection)| {
-                let State::Open(id) = connection.state else { return None };
+                let ConnectionState::Open(id) = connection.state else { return None };
                 let endpoint = connection.guard.metrics().endpoint();
                 let peer = connection.peer.map(|peer| peer.ip());
                 let client = self.core.client(id)?;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Shard;
-use super::table::{Connection, Key, State};
+use super::table::{Connection, ConnectionKey, ConnectionState};
 use crate::net::plane::{ConnectionFacts, DrainPlan, DrainWhich};
-use crate::net::stats::Reason;
+use crate::net::stats::CloseReason;
 use weir_broker::{ConnId, EndpointId, Millis};
 use weir_mqtt::ReasonCode;
 
@@ -97,14 +97,14 @@ impl Shard {
 
     /// Refuses pending connections that a drain has chosen.
     fn refuse_pending(&mut self, endpoint: EndpointId, sequences: &HashSet<u64>) {
-        let is_chosen = |key: &Key| {
+        let is_chosen = |key: &ConnectionKey| {
             self.table.get(*key).is_some_and(|connection| {
                 connection.guard.metrics().endpoint() == endpoint && sequences.contains(&connection.sequence)
             })
         };
-        let pending: Vec<Key> = self.pending.iter().copied().filter(is_chosen).collect();
+        let pending: Vec<ConnectionKey> = self.pending.iter().copied().filter(is_chosen).collect();
         for key in pending {
-            self.refuse(key, Reason::Shutdown, &[]);
+            self.refuse(key, CloseReason::Shutdown, &[]);
         }
     }
 
@@ -180,13 +180,13 @@ impl Shard {
 
     pub(super) fn begin_shutdown(&mut self, grace: Duration, reply: oneshot::Sender<()>) {
         for key in std::mem::take(&mut self.pending.clone()) {
-            self.refuse(key, Reason::Shutdown, &[]);
+            self.refuse(key, CloseReason::Shutdown, &[]);
         }
         let open: Vec<ConnId> = self
             .table
             .iter()
             .filter_map(|(_, connection)| match connection.state {
-                State::Open(id) => Some(id),
+                ConnectionState::Open(id) => Some(id),
                 _ => None,
             })
             .collect();
@@ -204,7 +204,7 @@ impl Shard {
         else {
             return;
         };
-        let left: Vec<Key> = self.table.iter().map(|(key, _)| key).collect();
+        let left: Vec<ConnectionKey> = self.table.iter().map(|(key, _)| key).collect();
         for key in left {
             self.abort_connection(key);
         }

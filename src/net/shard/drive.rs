@@ -1,6 +1,6 @@
 //! The shard as driver of its core.
 
-use super::{BULK_SLICE, Event, Shard, cpu_time};
+use super::{BULK_SLICE, Shard, ShardEvent, cpu_time};
 use weir_broker::{Batch, ConnId, Core, Driver, Reauthentication, RecordBatch, Scope, ShardId, Site, drive};
 
 /// Connections of the bulk queue that are written to between two checks of the CPU time.
@@ -30,11 +30,11 @@ impl Driver for Shard {
     }
 
     fn send(&mut self, to: ShardId, batch: Batch) {
-        let place = usize::from(to.0);
-        let (Some(peer), Some(events)) = (self.peers.get(place), self.outgoing.get_mut(place)) else {
+        let index = usize::from(to.0);
+        let (Some(peer), Some(events)) = (self.peers.get(index), self.outgoing.get_mut(index)) else {
             return self.core.count_internal_error(Site::ShardOfBatch);
         };
-        events.push(Event::Batch { from: self.id, batch });
+        events.push(ShardEvent::Batch { from: self.id, batch });
         peer.send_all(events.drain(..));
     }
 

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::table::{Key, State};
+use super::table::{ConnectionKey, ConnectionState};
 use super::{READ_BYTES, Shard};
 use crate::auth::{AuthExchange, PeerCertificate};
 use crate::net::acceptor::claim_address;
@@ -13,7 +13,7 @@ use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::layers::{DriverOutput, Layers, WebSocket};
 use crate::net::policy::{ListenerPolicy, ProxyProtocolPolicy};
 use crate::net::proxy::{self, Parsed};
-use crate::net::stats::{Pending, Reason};
+use crate::net::stats::{CloseReason, PendingGuard};
 use crate::net::websocket::{Incoming, Upgrade, upgrade};
 use weir_broker::Millis;
 use weir_mqtt::{Decoded, ProtocolVersion, connack, decode_connect};
@@ -27,7 +27,7 @@ pub(super) struct Handshake {
     pub(super) internal: bool,
     pub(super) policy: Arc<ListenerPolicy>,
     /// Counts the connection as pending.
-    pub(super) _pending: Pending,
+    pub(super) _pending: PendingGuard,
     /// Its index in the shard's list of pending connections.
     pub(super) position: usize,
     pub(super) deadline: Millis,
@@ -42,6 +42,27 @@ pub(super) struct Handshake {
     pub(super) assigned_id: Option<Box<str>>,
     /// The CONNECT packet, during authentication.
     pub(super) connect: Vec<u8>,
+}
+
+impl Handshake {
+    /// The state of a connection that was just accepted; `position` is its index in the shard's list.
+    pub(super) fn new(policy: Arc<ListenerPolicy>, pending: PendingGuard, position: usize, deadline: Millis) -> Self {
+        Self {
+            stage: if policy.proxy_protocol.is_some() { Stage::Proxy } else { Stage::after_proxy(&policy) },
+            over_limit: false,
+            internal: false,
+            policy,
+            _pending: pending,
+            position,
+            deadline,
+            tls_bytes: 0,
+            input: Vec::new(),
+            out: DriverOutput::default(),
+            certificate: None,
+            assigned_id: None,
+            connect: Vec::new(),
+        }
+    }
 }
 
 /// The stages of a handshake.
@@ -76,22 +97,22 @@ enum StageResult {
     /// The stage is complete; these bytes belong to the next one.
     Next(Vec<u8>),
     Wait,
-    Refuse(Reason, Vec<u8>),
+    Refuse(CloseReason, Vec<u8>),
 }
 
 impl Shard {
     /// Reads from a pending connection until the socket is empty or the handshake is over.
-    pub(super) fn on_handshake_readable(&mut self, key: Key) {
+    pub(super) fn on_handshake_readable(&mut self, key: ConnectionKey) {
         let mut buffer = std::mem::take(&mut self.buffer);
         while let Some(connection) = self.table.get_mut(key) {
-            let State::Pending(handshake) = &connection.state else { break };
+            let ConnectionState::Pending(handshake) = &connection.state else { break };
             if matches!(handshake.stage, Stage::Authenticating { .. }) {
                 connection.unread = true;
                 break;
             }
             let n = match connection.stream.read(&mut buffer[..READ_BYTES]) {
                 Ok(0) => {
-                    self.refuse(key, Reason::PeerClosed, &[]);
+                    self.refuse(key, CloseReason::PeerClosed, &[]);
                     break;
                 }
                 Ok(n) => n,
@@ -101,7 +122,7 @@ impl Shard {
                     break;
                 }
                 Err(_) => {
-                    self.refuse(key, Reason::PeerClosed, &[]);
+                    self.refuse(key, CloseReason::PeerClosed, &[]);
                     break;
                 }
             };
@@ -116,7 +137,7 @@ impl Shard {
         self.buffer = buffer;
         // The client is admitted, and its socket holds more bytes.
         if let Some(connection) = self.table.get_mut(key)
-            && matches!(connection.state, State::Open(_))
+            && matches!(connection.state, ConnectionState::Open(_))
             && connection.unread
             && !connection.paused
         {
@@ -125,9 +146,9 @@ impl Shard {
     }
 
     /// Handles bytes from the socket.
-    fn on_handshake_bytes(&mut self, key: Key, raw: &[u8]) -> Progress {
+    fn on_handshake_bytes(&mut self, key: ConnectionKey, raw: &[u8]) -> Progress {
         let Some(connection) = self.table.get_mut(key) else { return self.abort_handshake(key) };
-        let State::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
+        let ConnectionState::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
         if !matches!(handshake.stage, Stage::Proxy) {
             return match connection.layers {
                 None => self.on_plain_bytes(key, raw),
@@ -138,7 +159,7 @@ impl Shard {
         if matches!(result, StageResult::Next(_))
             && !claim_address(&mut connection.guard, &handshake.policy, connection.peer)
         {
-            self.refuse(key, Reason::AddressLimit, &[]);
+            self.refuse(key, CloseReason::AddressLimit, &[]);
             return Progress::Done;
         }
         match result {
@@ -153,9 +174,10 @@ impl Shard {
     }
 
     /// Handles bytes in TLS, in WebSocket frames, or both.
-    fn on_layered_bytes(&mut self, key: Key, raw: &[u8]) -> Progress {
+    fn on_layered_bytes(&mut self, key: ConnectionKey, raw: &[u8]) -> Progress {
         let Some(connection) = self.table.get_mut(key) else { return self.abort_handshake(key) };
-        let (State::Pending(handshake), Some(layers)) = (&mut connection.state, &mut connection.layers) else {
+        let (ConnectionState::Pending(handshake), Some(layers)) = (&mut connection.state, &mut connection.layers)
+        else {
             return self.abort_handshake(key);
         };
         let mut plain = Vec::new();
@@ -174,7 +196,7 @@ impl Shard {
                 Some(Err(error)) => {
                     let endpoint = &*handshake.policy.endpoint.name;
                     tracing::info!(endpoint, peer = connection.peer.map(tracing::field::display), %error, "client certificate invalid: connection refused");
-                    self.refuse(key, Reason::Tls, &[]);
+                    self.refuse(key, CloseReason::Tls, &[]);
                     return Progress::Done;
                 }
             };
@@ -183,12 +205,12 @@ impl Shard {
         let websocket = layers.websocket.is_some();
         match incoming {
             Ok(_) if too_long => {
-                self.refuse(key, Reason::HandshakeSize, &[]);
+                self.refuse(key, CloseReason::HandshakeSize, &[]);
                 return Progress::Done;
             }
             Ok(Incoming::Open) => {}
             Ok(Incoming::Closed) if plain.is_empty() => {
-                self.refuse(key, Reason::PeerClosed, &[]);
+                self.refuse(key, CloseReason::PeerClosed, &[]);
                 return Progress::Done;
             }
             Ok(Incoming::Closed) => {}
@@ -201,7 +223,7 @@ impl Shard {
                     tracing::debug!(endpoint, peer, %error, "TLS handshake failed");
                 }
                 layers.close_with_error(&error);
-                self.refuse(key, if websocket { Reason::WebSocket } else { Reason::Tls }, &[]);
+                self.refuse(key, if websocket { CloseReason::WebSocket } else { CloseReason::Tls }, &[]);
                 return Progress::Done;
             }
         }
@@ -213,9 +235,9 @@ impl Shard {
 
     /// Handles bytes after the layers that exist so far. The connection may be closed: writing the layers' own bytes
     /// can fail.
-    fn on_plain_bytes(&mut self, key: Key, bytes: &[u8]) -> Progress {
+    fn on_plain_bytes(&mut self, key: ConnectionKey, bytes: &[u8]) -> Progress {
         let Some(connection) = self.table.get_mut(key) else { return Progress::Done };
-        let State::Pending(handshake) = &mut connection.state else { return Progress::Done };
+        let ConnectionState::Pending(handshake) = &mut connection.state else { return Progress::Done };
         match &handshake.stage {
             Stage::Upgrade => {
                 let layers = connection.layers.get_or_insert_default();
@@ -250,9 +272,9 @@ impl Shard {
     }
 
     /// Handles the beginning of the MQTT stream; `bytes` are all of its bytes so far.
-    fn on_connect_bytes(&mut self, key: Key, bytes: &[u8]) -> Progress {
+    fn on_connect_bytes(&mut self, key: ConnectionKey, bytes: &[u8]) -> Progress {
         let Some(connection) = self.table.get_mut(key) else { return self.abort_handshake(key) };
-        let State::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
+        let ConnectionState::Pending(handshake) = &mut connection.state else { return self.abort_handshake(key) };
         let policy = &handshake.policy;
         let max = policy.handshake.max_connect_bytes.min(policy.endpoint.limits.message_max_size);
         match decode_connect(bytes, max) {
@@ -265,7 +287,7 @@ impl Shard {
                 let endpoint = &*policy.endpoint.name;
                 tracing::debug!(endpoint, peer = connection.peer.map(tracing::field::display), %error, "connection refused: invalid CONNECT");
                 let refusal = error.refusal.map(|refusal| refusal_bytes(refusal.version, refusal.code));
-                self.refuse(key, Reason::Protocol, &refusal.unwrap_or_default());
+                self.refuse(key, CloseReason::Protocol, &refusal.unwrap_or_default());
                 Progress::Done
             }
         }
@@ -281,7 +303,7 @@ pub(super) fn refusal_bytes(version: ProtocolVersion, code: u8) -> Vec<u8> {
 }
 
 fn proxy_header(handshake: &mut Handshake, peer: &mut Option<SocketAddr>, raw: &[u8]) -> StageResult {
-    let refuse = || StageResult::Refuse(Reason::ProxyProtocol, Vec::new());
+    let refuse = || StageResult::Refuse(CloseReason::ProxyProtocol, Vec::new());
     let Some(policy) = &handshake.policy.proxy_protocol else { return refuse() };
     if !is_trusted_proxy(policy, *peer) {
         tracing::info!(endpoint = %handshake.policy.endpoint.name, peer = peer.map(tracing::field::display), "connection refused: not a trusted source of PROXY headers");
@@ -316,7 +338,7 @@ fn is_trusted_proxy(policy: &ProxyProtocolPolicy, peer: Option<SocketAddr>) -> b
 /// Handles an upgrade request; the bytes after it are decoded as frames.
 fn open_websocket(handshake: &mut Handshake, layers: &mut Layers, bytes: &[u8]) -> StageResult {
     let Some(policy) = &handshake.policy.websocket else {
-        return StageResult::Refuse(Reason::WebSocket, Vec::new());
+        return StageResult::Refuse(CloseReason::WebSocket, Vec::new());
     };
     handshake.input.extend_from_slice(bytes);
     match upgrade(&handshake.input, policy) {
@@ -330,13 +352,13 @@ fn open_websocket(handshake: &mut Handshake, layers: &mut Layers, bytes: &[u8]) 
                 Ok(_) => StageResult::Next(plain),
                 Err(error) => {
                     layers.close_with_error(&error);
-                    StageResult::Refuse(Reason::WebSocket, Vec::new())
+                    StageResult::Refuse(CloseReason::WebSocket, Vec::new())
                 }
             }
         }
         Upgrade::Refused { response, why } => {
             tracing::info!(endpoint = %handshake.policy.endpoint.name, why, "connection refused: invalid WebSocket upgrade");
-            StageResult::Refuse(Reason::WebSocket, response)
+            StageResult::Refuse(CloseReason::WebSocket, response)
         }
     }
 }

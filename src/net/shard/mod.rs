@@ -26,14 +26,14 @@ use std::{io, thread};
 
 use mio::{Events, Poll, Token, Waker};
 
-pub(super) use self::accept::Accepted;
+pub(super) use self::accept::AcceptedConnection;
 pub(super) use self::admit::HandOver;
 pub(super) use self::control::Control;
-pub(super) use self::table::Key;
+pub(super) use self::table::ConnectionKey;
 
 use self::drain::{ActiveDrain, PastDrain, Shutdown};
 use self::random::ClientIds;
-use self::table::{State, Table};
+use self::table::{ConnectionState, Table};
 use super::acceptor::{Acceptor, AcceptorConfig, Command};
 use super::auth_tasks::AuthTasks;
 use super::delivery_latency::{DeliveryLatency, ONE_TURN_IN};
@@ -41,7 +41,7 @@ use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::DataPlaneConfig;
 use super::policy::ListenerPolicy;
 use super::stats::AllEndpointMetrics;
-use super::trace::Tracer;
+use super::trace::ClientTracer;
 use super::wake_timer::WakeTimer;
 use super::workers::Workers;
 use crate::auth::Decision;
@@ -51,16 +51,16 @@ use weir_broker::{
 };
 
 /// Events from other threads.
-pub(super) enum Event {
+pub(super) enum ShardEvent {
     /// A command to the acceptor, which runs in the first shard.
     Listeners(Command),
     /// A new connection from the acceptor.
-    Accepted(Box<Accepted>),
+    Accepted(Box<AcceptedConnection>),
     /// A client that another shard authenticated, and whose home is this shard.
     HandOver(Box<HandOver>),
     /// The decision of a worker or an authentication task.
     AuthDecision {
-        key: Key,
+        key: ConnectionKey,
         decision: Decision,
     },
     /// Link messages from another shard's core.
@@ -102,7 +102,7 @@ pub struct DurableStore {
 }
 
 /// State that all shards share.
-pub(super) struct Shared {
+pub(super) struct ShardContext {
     pub(super) epoch: Instant,
     pub(super) delivery_latency: Arc<DeliveryLatency>,
     pub(super) endpoint_metrics: Arc<AllEndpointMetrics>,
@@ -114,7 +114,7 @@ pub(super) struct Shared {
 
 struct Shard {
     id: ShardId,
-    shared: Arc<Shared>,
+    shared: Arc<ShardContext>,
     core: Core,
     sink: Option<Arc<dyn RecordSink>>,
     poll: Poll,
@@ -123,11 +123,11 @@ struct Shard {
     acceptor: Option<Acceptor>,
     /// The shard that gets the next TLS handshake.
     next_shard: usize,
-    mailbox: Arc<Mailbox<Event>>,
+    mailbox: Arc<Mailbox<ShardEvent>>,
     /// The mailboxes of all shards, this one included.
-    peers: Vec<Arc<Mailbox<Event>>>,
+    peers: Vec<Arc<Mailbox<ShardEvent>>>,
     /// Events for the other shards, sent once per turn.
-    outgoing: Vec<Vec<Event>>,
+    outgoing: Vec<Vec<ShardEvent>>,
     table: Table,
     buffer: Vec<u8>,
     /// Scratch buffer for decoded bytes of the layers.
@@ -137,10 +137,10 @@ struct Shard {
     now: Millis,
     turns: u32,
     /// Connections with unread bytes for which no further event comes.
-    ready: Vec<Key>,
+    ready: Vec<ConnectionKey>,
     /// Deferred connections (whose packets cause much work), in the order in which they are read, and the end of this
     /// turn's slice for them.
-    deferred: VecDeque<Key>,
+    deferred: VecDeque<ConnectionKey>,
     deferred_until: Option<Duration>,
     /// Connections of the bulk queue to write to before deferred connections are read again.
     bulk_ahead: usize,
@@ -149,8 +149,8 @@ struct Shard {
     bulk_until: Option<Duration>,
     bulk_flushes: usize,
     /// Connections before admission, and closing ones with their deadlines.
-    pending: Vec<Key>,
-    closing: Vec<(Key, Millis)>,
+    pending: Vec<ConnectionKey>,
+    closing: Vec<(ConnectionKey, Millis)>,
     max_pending: usize,
     next_sweep: Millis,
     unflushed_bytes: usize,
@@ -162,7 +162,7 @@ struct Shard {
     drains: Vec<ActiveDrain>,
     shutdown: Option<Shutdown>,
     /// Active traces, usually none.
-    tracers: Vec<Tracer>,
+    tracers: Vec<ClientTracer>,
     published: HashMap<EndpointId, EndpointCounters>,
     next_publish: Millis,
     stopped: bool,
@@ -177,12 +177,12 @@ fn cpu_time() -> Duration {
 /// Starts the threads; with a store, its state is restored first.
 pub(super) fn start(
     config: &DataPlaneConfig,
-    shared: &Arc<Shared>,
+    shared: &Arc<ShardContext>,
     acceptor: AcceptorConfig,
     durable_store: Option<(DurableStore, u64)>,
-) -> io::Result<Vec<Arc<Mailbox<Event>>>> {
+) -> io::Result<Vec<Arc<Mailbox<ShardEvent>>>> {
     let polls: Vec<Poll> = (0..config.shards.max(1)).map(|_| Poll::new()).collect::<io::Result<_>>()?;
-    let peers: Vec<Arc<Mailbox<Event>>> = polls
+    let peers: Vec<Arc<Mailbox<ShardEvent>>> = polls
         .iter()
         .map(|poll| Ok(Arc::new(Mailbox::new(Waker::new(poll.registry(), WAKER)?))))
         .collect::<io::Result<_>>()?;
@@ -199,11 +199,11 @@ pub(super) fn start(
         durable_store.sink.on_ack(Box::new(move |shard, ack| match ack {
             StoreAck::UpTo(_) => {
                 if let Some(mailbox) = mailboxes.get(usize::from(shard.0)) {
-                    mailbox.send(Event::StoreAck(ack));
+                    mailbox.send(ShardEvent::StoreAck(ack));
                 }
             }
             // A shard without own records may wait for records of other shards.
-            StoreAck::Full(_) => mailboxes.iter().for_each(|mailbox| mailbox.send(Event::StoreAck(ack))),
+            StoreAck::Full(_) => mailboxes.iter().for_each(|mailbox| mailbox.send(ShardEvent::StoreAck(ack))),
         }));
         restore(&mut shards, &durable_store, epoch_unix_ms)?;
     }
@@ -255,11 +255,11 @@ impl Shard {
     fn new(
         id: ShardId,
         config: &DataPlaneConfig,
-        shared: Arc<Shared>,
+        shared: Arc<ShardContext>,
         poll: Poll,
         wake_timer: WakeTimer,
         acceptor: Option<Acceptor>,
-        peers: Vec<Arc<Mailbox<Event>>>,
+        peers: Vec<Arc<Mailbox<ShardEvent>>>,
     ) -> io::Result<Self> {
         let mut core = Core::new(CoreConfig {
             shard: id,
@@ -382,17 +382,17 @@ impl Shard {
         self.mailbox.take_all(&mut mail);
         for event in mail {
             match event {
-                Event::Listeners(command) => {
+                ShardEvent::Listeners(command) => {
                     if let Some(acceptor) = &mut self.acceptor {
                         acceptor.on_command(command);
                     }
                 }
-                Event::Accepted(accepted) => self.on_accepted(*accepted),
-                Event::HandOver(hand_over) => self.on_hand_over(*hand_over),
-                Event::AuthDecision { key, decision } => self.on_auth_decision(key, decision),
-                Event::Batch { from, batch } => self.core.deliver_batch(from, batch, self.now),
-                Event::Control(control) => self.on_control(control),
-                Event::StoreAck(ack) => self.core.on_store_ack(ack, self.now),
+                ShardEvent::Accepted(accepted) => self.on_accepted(*accepted),
+                ShardEvent::HandOver(hand_over) => self.on_hand_over(*hand_over),
+                ShardEvent::AuthDecision { key, decision } => self.on_auth_decision(key, decision),
+                ShardEvent::Batch { from, batch } => self.core.deliver_batch(from, batch, self.now),
+                ShardEvent::Control(control) => self.on_control(control),
+                ShardEvent::StoreAck(ack) => self.core.on_store_ack(ack, self.now),
             }
         }
     }
@@ -404,7 +404,7 @@ impl Shard {
             }
             return;
         }
-        let key = Key::from_token(event.token());
+        let key = ConnectionKey::from_token(event.token());
         let Some(connection) = self.table.get_mut(key) else { return };
         if event.is_error() || event.is_write_closed() && event.is_read_closed() {
             // Writes fail from now on, and bytes that the peer sent before a reset are lost too.
@@ -414,7 +414,7 @@ impl Shard {
         if event.is_writable() && connection.blocked {
             connection.blocked = false;
             match connection.state {
-                State::Open(id) => self.core.schedule_bulk_flush(id),
+                ConnectionState::Open(id) => self.core.schedule_bulk_flush(id),
                 _ => self.flush_connection(key),
             }
         }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::admit::spawn_auth_task;
 use super::handshake::Handshake;
-use super::table::{Connection, Key, State};
-use super::{Event, Shard};
-use crate::auth::{AuthExchange, AuthRefusal, Credentials, Decision, PeerCertificate};
+use super::table::{Connection, ConnectionKey, ConnectionState};
+use super::{Shard, ShardEvent};
+use crate::auth::{AuthExchange, Credentials, Decision, PeerCertificate, AuthRefusal};
 use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::policy::ListenerPolicy;
 use weir_broker::{ConnId, Principal, Reauthentication};
@@ -58,7 +58,7 @@ impl Shard {
         }
     }
 
-    fn begin_reauthentication(&mut self, key: Key, data: Option<&[u8]>) -> Option<Decision> {
+    fn begin_reauthentication(&mut self, key: ConnectionKey, data: Option<&[u8]>) -> Option<Decision> {
         let connection = self.table.get_mut(key)?;
         let enhanced = connection.enhanced.as_deref_mut()?;
         if let Some(newest) = self.policies.get(&enhanced.policy.endpoint.id)
@@ -83,14 +83,16 @@ impl Shard {
         }))
     }
 
-    fn continue_reauthentication(&mut self, key: Key, data: Option<&[u8]>) -> Option<Decision> {
+    fn continue_reauthentication(&mut self, key: ConnectionKey, data: Option<&[u8]>) -> Option<Decision> {
         let exchange = self.table.get_mut(key)?.enhanced.as_deref_mut()?.exchange.take()?;
         Some(exchange.step(data.unwrap_or_default()))
     }
 
     /// Handles the authenticator's decision.
-    pub(super) fn on_reauthentication_decision(&mut self, key: Key, decision: Decision) {
-        let Some(Connection { state: State::Open(id), enhanced: Some(enhanced), .. }) = self.table.get_mut(key) else {
+    pub(super) fn on_reauthentication_decision(&mut self, key: ConnectionKey, decision: Decision) {
+        let Some(Connection { state: ConnectionState::Open(id), enhanced: Some(enhanced), .. }) =
+            self.table.get_mut(key)
+        else {
             return;
         };
         let id = *id;
@@ -110,7 +112,7 @@ impl Shard {
             Decision::Blocking(job) => {
                 let endpoint = enhanced.policy.endpoint.id;
                 let mailbox = Arc::clone(&self.mailbox);
-                let job = Box::new(move || mailbox.send(Event::AuthDecision { key, decision: job() }));
+                let job = Box::new(move || mailbox.send(ShardEvent::AuthDecision { key, decision: job() }));
                 if self.shared.workers.submit(endpoint, job).is_err() {
                     self.fail_reauthentication(key, id, AuthRefusal::Busy);
                 }
@@ -118,7 +120,7 @@ impl Shard {
         }
     }
 
-    fn complete_reauthentication(&mut self, key: Key, id: ConnId, principal: Principal, data: Option<&[u8]>) {
+    fn complete_reauthentication(&mut self, key: ConnectionKey, id: ConnId, principal: Principal, data: Option<&[u8]>) {
         let Some(enhanced) = self.table.get(key).and_then(|connection| connection.enhanced.as_deref()) else {
             self.abort_handshake(key);
             return;
@@ -136,7 +138,7 @@ impl Shard {
     }
 
     /// Disconnects a client that fails re-authentication [MQTT-4.12.1-2].
-    fn fail_reauthentication(&mut self, key: Key, id: ConnId, refusal: AuthRefusal) {
+    fn fail_reauthentication(&mut self, key: ConnectionKey, id: ConnId, refusal: AuthRefusal) {
         if let Some(enhanced) = self.table.get(key).and_then(|connection| connection.enhanced.as_deref()) {
             let endpoint = &enhanced.policy.endpoint.name;
             tracing::info!(%endpoint, ?refusal, "re-authentication failed: client disconnected");

@@ -1,8 +1,8 @@
-//! Reading from admitted connections.
+//! ReadOutcome from admitted connections.
 
 use std::io::ErrorKind;
 
-use super::table::{Connection, Key, Partial, State};
+use super::table::{Connection, ConnectionKey, ConnectionState, Partial};
 use super::{DEFERRED_READ_SLICE, EARLY_FLUSH_BYTES, READ_BYTES, Shard, cpu_time, trace};
 use crate::net::websocket::Incoming;
 use weir_broker::{ConnId, ReadAction};
@@ -22,7 +22,7 @@ const WORK_PER_READ: usize = 4096;
 const DEFERRED_READ_WORK: usize = 256;
 
 /// The result of reading from a connection.
-enum Reading {
+enum ReadOutcome {
     /// The socket is empty; an event reports further bytes.
     Drained,
     /// The socket may hold more bytes.
@@ -39,20 +39,20 @@ enum Reading {
 }
 
 /// The result of one read.
-enum Read {
+enum SocketRead {
     Bytes { n: usize, drained: bool },
-    Stop(Reading),
+    Stop(ReadOutcome),
 }
 
 /// Reads into `into`. A short read means that the socket is empty, unless the end of the stream is still unread.
-fn read(connection: &Connection, into: &mut [u8]) -> Read {
+fn read(connection: &Connection, into: &mut [u8]) -> SocketRead {
     loop {
         match connection.stream.read(into) {
-            Ok(0) => return Read::Stop(Reading::Ended),
-            Ok(n) => return Read::Bytes { n, drained: n < into.len() && !connection.hung_up },
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Read::Stop(Reading::Drained),
+            Ok(0) => return SocketRead::Stop(ReadOutcome::Ended),
+            Ok(n) => return SocketRead::Bytes { n, drained: n < into.len() && !connection.hung_up },
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return SocketRead::Stop(ReadOutcome::Drained),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return Read::Stop(Reading::Ended),
+            Err(_) => return SocketRead::Stop(ReadOutcome::Ended),
         }
     }
 }
@@ -73,31 +73,31 @@ impl Connection {
 
 impl Shard {
     /// Handles a socket that may hold bytes.
-    pub(super) fn on_readable(&mut self, key: Key) {
+    pub(super) fn on_readable(&mut self, key: ConnectionKey) {
         let Some(connection) = self.table.get_mut(key) else { return };
         match &connection.state {
-            State::Pending(_) => self.on_handshake_readable(key),
-            State::Lingering => self.discard(key),
-            State::Open(_) if connection.paused || connection.closing => connection.unread = true,
-            State::Open(_) if connection.deferred => {
+            ConnectionState::Pending(_) => self.on_handshake_readable(key),
+            ConnectionState::Lingering => self.discard(key),
+            ConnectionState::Open(_) if connection.paused || connection.closing => connection.unread = true,
+            ConnectionState::Open(_) if connection.deferred => {
                 connection.unread = true;
                 self.defer_read(key);
             }
-            State::Open(id) => {
+            ConnectionState::Open(id) => {
                 let id = *id;
                 self.read_open(key, id);
             }
         }
     }
 
-    fn read_open(&mut self, key: Key, id: ConnId) {
+    fn read_open(&mut self, key: ConnectionKey, id: ConnId) {
         let Some(connection) = self.table.get_mut(key) else { return };
         let layered = connection.layers.is_some();
         if std::mem::take(&mut connection.feeds_again)
             && let Some(kept) = connection.partial.take()
         {
             match self.feed(key, id, &kept.bytes[..kept.filled]) {
-                Reading::More => {}
+                ReadOutcome::More => {}
                 reading => return self.after_reading(key, reading),
             }
         }
@@ -109,7 +109,7 @@ impl Shard {
     }
 
     /// Queues a connection whose packets cause much work: it is read after all other connections.
-    fn defer_read(&mut self, key: Key) {
+    fn defer_read(&mut self, key: ConnectionKey) {
         if let Some(connection) = self.table.get_mut(key)
             && !std::mem::replace(&mut connection.is_deferred, true)
         {
@@ -129,7 +129,7 @@ impl Shard {
         while let Some(key) = self.deferred.pop_front() {
             let Some(connection) = self.table.get_mut(key) else { continue };
             connection.is_deferred = false;
-            if let State::Open(id) = connection.state
+            if let ConnectionState::Open(id) = connection.state
                 && !connection.paused
                 && !connection.closing
             {
@@ -155,16 +155,16 @@ impl Shard {
     }
 
     /// Whether a connection may be read again in this turn.
-    fn may_read_again(&self, key: Key) -> bool {
+    fn may_read_again(&self, key: ConnectionKey) -> bool {
         let deferred = self.table.get(key).is_some_and(|connection| connection.deferred);
         !deferred || self.deferred_until.is_some_and(|until| cpu_time() < until)
     }
 
-    fn after_reading(&mut self, key: Key, reading: Reading) {
+    fn after_reading(&mut self, key: ConnectionKey, reading: ReadOutcome) {
         let Some(connection) = self.table.get_mut(key) else { return };
         match reading {
-            Reading::Drained => connection.unread = false,
-            Reading::More => {
+            ReadOutcome::Drained => connection.unread = false,
+            ReadOutcome::More => {
                 connection.unread = true;
                 if connection.deferred {
                     self.defer_read(key);
@@ -172,22 +172,22 @@ impl Shard {
                     self.ready.push(key);
                 }
             }
-            Reading::Paused { drained } => {
+            ReadOutcome::Paused { drained } => {
                 connection.unread = !drained;
                 connection.paused = true;
             }
-            Reading::Close => self.close_after_reading(key),
-            Reading::Ended => self.close_now(key),
-            Reading::Gone => {}
+            ReadOutcome::Close => self.close_after_reading(key),
+            ReadOutcome::Ended => self.close_now(key),
+            ReadOutcome::Gone => {}
         }
     }
 
     /// MQTT directly on the socket: the core decodes in the shared buffer; only the beginning of an incomplete packet
     /// is copied.
-    fn read_socket(&mut self, key: Key, id: ConnId, buffer: &mut [u8]) -> Reading {
+    fn read_socket(&mut self, key: ConnectionKey, id: ConnId, buffer: &mut [u8]) -> ReadOutcome {
         let mut held = 0;
         for _ in 0..READS_PER_TURN {
-            let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
+            let Some(connection) = self.table.get_mut(key) else { return ReadOutcome::Gone };
             if let Some(partial) = connection.partial.take() {
                 if partial.needs > PARTIAL_MAX_BYTES {
                     return self.read_large(key, id, partial);
@@ -197,8 +197,8 @@ impl Shard {
             }
             let room = connection.read_bytes as usize;
             let (n, drained) = match read(connection, &mut buffer[held..held + room]) {
-                Read::Bytes { n, drained } => (n, drained),
-                Read::Stop(reading) => {
+                SocketRead::Bytes { n, drained } => (n, drained),
+                SocketRead::Stop(reading) => {
                     keep_partial(connection, &buffer[..held], 0);
                     return reading;
                 }
@@ -210,7 +210,7 @@ impl Shard {
                 trace::received(&mut self.tracers, id, self.now, &buffer[..received.consumed.min(filled)]);
             }
             if received.action == ReadAction::Close {
-                return Reading::Close;
+                return ReadOutcome::Close;
             }
             let consumed = received.consumed.min(filled);
             let needs = received.needs.unwrap_or(0);
@@ -225,10 +225,10 @@ impl Shard {
             }
             let all_written = self.flush_early(n);
             if received.action == ReadAction::Pause {
-                return Reading::Paused { drained };
+                return ReadOutcome::Paused { drained };
             }
             if drained {
-                return Reading::Drained;
+                return ReadOutcome::Drained;
             }
             if !all_written || !self.may_read_again(key) {
                 break;
@@ -239,17 +239,17 @@ impl Shard {
         {
             keep_partial(connection, &buffer[..held], 0);
         }
-        Reading::More
+        ReadOutcome::More
     }
 
     /// Reads a large packet into its own buffer, which grows with the received bytes, not with the declared length.
-    fn read_large(&mut self, key: Key, id: ConnId, mut partial: Box<Partial>) -> Reading {
+    fn read_large(&mut self, key: ConnectionKey, id: ConnId, mut partial: Box<Partial>) -> ReadOutcome {
         for _ in 0..READS_PER_TURN {
-            let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
+            let Some(connection) = self.table.get_mut(key) else { return ReadOutcome::Gone };
             partial.make_room();
             let (n, drained) = match read(connection, &mut partial.bytes[partial.filled..]) {
-                Read::Bytes { n, drained } => (n, drained),
-                Read::Stop(reading) => {
+                SocketRead::Bytes { n, drained } => (n, drained),
+                SocketRead::Stop(reading) => {
                     connection.partial = Some(partial);
                     return reading;
                 }
@@ -258,7 +258,7 @@ impl Shard {
             if partial.filled < partial.needs {
                 if drained {
                     connection.partial = Some(partial);
-                    return Reading::Drained;
+                    return ReadOutcome::Drained;
                 }
                 continue;
             }
@@ -269,13 +269,13 @@ impl Shard {
             // The buffer ends with the packet, so no bytes remain.
             debug_assert!(received.consumed == partial.filled);
             return match received.action {
-                ReadAction::Close => Reading::Close,
-                ReadAction::Pause => Reading::Paused { drained },
+                ReadAction::Close => ReadOutcome::Close,
+                ReadAction::Pause => ReadOutcome::Paused { drained },
                 ReadAction::Continue => {
                     if drained {
-                        Reading::Drained
+                        ReadOutcome::Drained
                     } else {
-                        Reading::More
+                        ReadOutcome::More
                     }
                 }
             };
@@ -283,44 +283,44 @@ impl Shard {
         if let Some(connection) = self.table.get_mut(key) {
             connection.partial = Some(partial);
         }
-        Reading::More
+        ReadOutcome::More
     }
 
     /// MQTT inside TLS, WebSocket, or both.
-    fn read_layers(&mut self, key: Key, id: ConnId, buffer: &mut [u8]) -> Reading {
+    fn read_layers(&mut self, key: ConnectionKey, id: ConnId, buffer: &mut [u8]) -> ReadOutcome {
         for _ in 0..READS_PER_TURN {
-            let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
+            let Some(connection) = self.table.get_mut(key) else { return ReadOutcome::Gone };
             let room = connection.read_bytes as usize;
             let (n, drained) = match read(connection, &mut buffer[..room]) {
-                Read::Bytes { n, drained } => (n, drained),
-                Read::Stop(reading) => return reading,
+                SocketRead::Bytes { n, drained } => (n, drained),
+                SocketRead::Stop(reading) => return reading,
             };
             let reading = self.feed_layers(key, id, &buffer[..n]);
             let work = self.core.work();
             if let Some(connection) = self.table.get_mut(key) {
                 connection.adapt_read_size(n, work);
             }
-            if !matches!(reading, Reading::More) {
+            if !matches!(reading, ReadOutcome::More) {
                 return match reading {
-                    Reading::Paused { .. } => Reading::Paused { drained },
+                    ReadOutcome::Paused { .. } => ReadOutcome::Paused { drained },
                     other => other,
                 };
             }
             let all_written = self.flush_early(n);
             if drained {
-                return Reading::Drained;
+                return ReadOutcome::Drained;
             }
             if !all_written || !self.may_read_again(key) {
                 break;
             }
         }
-        Reading::More
+        ReadOutcome::More
     }
 
     /// Decodes `raw` through the layers and passes the result to the core. `More` if the core wants more.
-    fn feed_layers(&mut self, key: Key, id: ConnId, raw: &[u8]) -> Reading {
-        let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
-        let Some(layers) = &mut connection.layers else { return Reading::Gone };
+    fn feed_layers(&mut self, key: ConnectionKey, id: ConnId, raw: &[u8]) -> ReadOutcome {
+        let Some(connection) = self.table.get_mut(key) else { return ReadOutcome::Gone };
+        let Some(layers) = &mut connection.layers else { return ReadOutcome::Gone };
         let mut held = connection.partial.take();
         let mut plain = std::mem::take(&mut self.plain);
         plain.clear();
@@ -344,7 +344,7 @@ impl Shard {
         let reading = match held {
             Some(partial) if is_large && partial.filled < partial.needs => {
                 connection.partial = Some(partial);
-                Reading::More
+                ReadOutcome::More
             }
             Some(partial) if is_large => self.feed(key, id, &partial.bytes),
             _ => self.feed(key, id, &plain),
@@ -356,41 +356,41 @@ impl Shard {
         }
         match (incoming, reading) {
             (Ok(Incoming::Open), reading) => reading,
-            (_, reading @ (Reading::Close | Reading::Ended | Reading::Gone)) => reading,
-            (Ok(Incoming::Closed), _) => Reading::Ended,
+            (_, reading @ (ReadOutcome::Close | ReadOutcome::Ended | ReadOutcome::Gone)) => reading,
+            (Ok(Incoming::Closed), _) => ReadOutcome::Ended,
             (Err(error), _) => {
                 self.layer_failed(key, &error);
-                Reading::Gone
+                ReadOutcome::Gone
             }
         }
     }
 
     /// Passes bytes to the core, and keeps the rest. `More` if the core wants more.
-    fn feed(&mut self, key: Key, id: ConnId, bytes: &[u8]) -> Reading {
+    fn feed(&mut self, key: ConnectionKey, id: ConnId, bytes: &[u8]) -> ReadOutcome {
         if bytes.is_empty() {
-            return Reading::More;
+            return ReadOutcome::More;
         }
         let received = self.core.receive(id, bytes, self.now);
         if !self.tracers.is_empty() {
             trace::received(&mut self.tracers, id, self.now, &bytes[..received.consumed.min(bytes.len())]);
         }
         if received.action == ReadAction::Close {
-            return Reading::Close;
+            return ReadOutcome::Close;
         }
-        let Some(connection) = self.table.get_mut(key) else { return Reading::Gone };
+        let Some(connection) = self.table.get_mut(key) else { return ReadOutcome::Gone };
         let rest = bytes.get(received.consumed..).unwrap_or(&[]);
         keep_partial(connection, rest, received.needs.unwrap_or(0));
         connection.feeds_again = received.action == ReadAction::Pause && !rest.is_empty();
         match received.action {
-            ReadAction::Pause => Reading::Paused { drained: false },
-            ReadAction::Continue | ReadAction::Close => Reading::More,
+            ReadAction::Pause => ReadOutcome::Paused { drained: false },
+            ReadAction::Continue | ReadAction::Close => ReadOutcome::More,
         }
     }
 
     /// Passes the bytes that followed CONNECT to the core.
-    pub(super) fn feed_first(&mut self, key: Key, id: ConnId, bytes: &[u8]) {
+    pub(super) fn feed_first(&mut self, key: ConnectionKey, id: ConnId, bytes: &[u8]) {
         match self.feed(key, id, bytes) {
-            Reading::More => {}
+            ReadOutcome::More => {}
             reading => self.after_reading(key, reading),
         }
     }

@@ -1,14 +1,14 @@
 //! Writing to connections.
 
 use super::Shard;
-use super::table::{Connection, Key, State};
+use super::table::{Connection, ConnectionKey, ConnectionState};
 use crate::net::layers::{self, Wrote};
 
 impl Shard {
     /// Writes the output of one connection, until the socket blocks.
-    pub(super) fn flush_connection(&mut self, key: Key) {
+    pub(super) fn flush_connection(&mut self, key: ConnectionKey) {
         if !self.tracers.is_empty()
-            && let Some(&Connection { state: State::Open(id), blocked: false, .. }) = self.table.get(key)
+            && let Some(&Connection { state: ConnectionState::Open(id), blocked: false, .. }) = self.table.get(key)
         {
             self.trace_sending(id);
         }
@@ -18,7 +18,7 @@ impl Shard {
         }
         let layers = connection.layers.as_deref_mut();
         let (wrote, open) = match &mut connection.state {
-            State::Open(id) => {
+            ConnectionState::Open(id) => {
                 let id = *id;
                 let Some(out) = self.core.out(id) else { return };
                 let wrote = layers::write(&connection.stream, layers, out);
@@ -30,8 +30,10 @@ impl Shard {
                 }
                 (wrote, true)
             }
-            State::Pending(handshake) => (layers::write(&connection.stream, layers, &mut handshake.out), false),
-            State::Lingering => return,
+            ConnectionState::Pending(handshake) => {
+                (layers::write(&connection.stream, layers, &mut handshake.out), false)
+            }
+            ConnectionState::Lingering => return,
         };
         match wrote {
             Ok(Wrote::All) => {
@@ -47,13 +49,15 @@ impl Shard {
     }
 
     /// Whether the core holds output that may not be written yet.
-    fn holds_back(&mut self, key: Key) -> bool {
-        let Some(State::Open(id)) = self.table.get(key).map(|connection| &connection.state) else { return false };
+    fn holds_back(&mut self, key: ConnectionKey) -> bool {
+        let Some(ConnectionState::Open(id)) = self.table.get(key).map(|connection| &connection.state) else {
+            return false;
+        };
         let id = *id;
         self.core.out(id).is_some_and(|out| !out.is_empty())
     }
 
-    fn watch_writable(&mut self, key: Key) {
+    fn watch_writable(&mut self, key: ConnectionKey) {
         let Some(connection) = self.table.get_mut(key) else { return };
         connection.blocked = true;
         // The socket stays watched: edges come only after a short write, so they cost nothing otherwise.

@@ -11,16 +11,17 @@ use weir_broker::{ConnId, Slab};
 
 use super::handshake::Handshake;
 use super::reauthenticate::EnhancedAuth;
+use super::receive::FIRST_READ_BYTES;
 
 /// The key of a connection in this shard: a slot and its generation, so that a key of a closed connection finds none. The
 /// slab leaves a generation's highest bit free: in a token, it marks listeners and wakers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::net) struct Key {
+pub(in crate::net) struct ConnectionKey {
     pub(super) slot: u32,
     pub(super) generation: u32,
 }
 
-impl Key {
+impl ConnectionKey {
     pub(super) fn token(self) -> Token {
         Token(((u64::from(self.generation) << 32) | u64::from(self.slot)) as usize)
     }
@@ -34,7 +35,7 @@ impl Key {
 const _: () = assert!(size_of::<usize>() == 8, "a token holds a slot and a generation");
 
 /// The state of a connection.
-pub(super) enum State {
+pub(super) enum ConnectionState {
     /// In its handshake.
     Pending(Box<Handshake>),
     /// Admitted by the core.
@@ -56,7 +57,7 @@ pub(super) struct Partial {
 /// One connection. Small, since there may be a million idle ones.
 pub(super) struct Connection {
     pub(super) stream: Stream,
-    pub(super) state: State,
+    pub(super) state: ConnectionState,
     /// `None`: MQTT directly on the socket.
     pub(super) layers: Option<Box<Layers>>,
     pub(super) partial: Option<Box<Partial>>,
@@ -90,6 +91,42 @@ pub(super) struct Connection {
     pub(super) closing: bool,
 }
 
+impl Connection {
+    /// A connection whose socket is not registered in the poll yet.
+    pub(super) fn new(
+        stream: Stream,
+        state: ConnectionState,
+        layers: Option<Box<Layers>>,
+        guard: ConnectionGuard,
+        peer: Option<SocketAddr>,
+        sequence: u64,
+        generation: u64,
+    ) -> Self {
+        Self {
+            stream,
+            state,
+            layers,
+            partial: None,
+            enhanced: None,
+            guard,
+            peer,
+            sequence,
+            generation,
+            registered: false,
+            watches_writable: false,
+            blocked: false,
+            paused: false,
+            unread: true,
+            feeds_again: false,
+            read_bytes: FIRST_READ_BYTES,
+            deferred: false,
+            is_deferred: false,
+            hung_up: false,
+            closing: false,
+        }
+    }
+}
+
 /// The connections, and the mapping from the core's ids.
 #[derive(Default)]
 pub(super) struct Table {
@@ -99,27 +136,27 @@ pub(super) struct Table {
 }
 
 impl Table {
-    pub(super) fn insert(&mut self, connection: Connection) -> Key {
+    pub(super) fn insert(&mut self, connection: Connection) -> ConnectionKey {
         let (slot, generation) = self.connections.insert(connection);
-        Key { slot, generation }
+        ConnectionKey { slot, generation }
     }
 
-    pub(super) fn remove(&mut self, key: Key) -> Option<Connection> {
+    pub(super) fn remove(&mut self, key: ConnectionKey) -> Option<Connection> {
         self.get(key)?;
         self.connections.remove(key.slot)
     }
 
     #[inline]
-    pub(super) fn get_mut(&mut self, key: Key) -> Option<&mut Connection> {
+    pub(super) fn get_mut(&mut self, key: ConnectionKey) -> Option<&mut Connection> {
         self.connections.get_generation_mut(key.slot, key.generation)
     }
 
-    pub(super) fn get(&self, key: Key) -> Option<&Connection> {
+    pub(super) fn get(&self, key: ConnectionKey) -> Option<&Connection> {
         self.connections.get_generation(key.slot, key.generation)
     }
 
     /// Records the slot of a core connection.
-    pub(super) fn bind(&mut self, id: ConnId, key: Key) {
+    pub(super) fn bind(&mut self, id: ConnId, key: ConnectionKey) {
         let index = id.slot.0 as usize;
         if self.by_core.len() <= index {
             self.by_core.resize(index + 1, u32::MAX);
@@ -129,10 +166,10 @@ impl Table {
 
     /// The key of the core's connection `id`.
     #[inline]
-    pub(super) fn key_of(&self, id: ConnId) -> Option<Key> {
+    pub(super) fn key_of(&self, id: ConnId) -> Option<ConnectionKey> {
         let slot = *self.by_core.get(id.slot.0 as usize)?;
         match self.connections.get(slot)?.state {
-            State::Open(open) if open == id => Some(Key { slot, generation: self.connections.generation(slot) }),
+            ConnectionState::Open(open) if open == id => Some(ConnectionKey { slot, generation: self.connections.generation(slot) }),
             _ => None,
         }
     }
@@ -141,8 +178,8 @@ impl Table {
         self.connections.count()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Key, &Connection)> {
-        let key = |slot| Key { slot, generation: self.connections.generation(slot) };
+    pub(super) fn iter(&self) -> impl Iterator<Item = (ConnectionKey, &Connection)> {
+        let key = |slot| ConnectionKey { slot, generation: self.connections.generation(slot) };
         self.connections.iter().map(move |(slot, connection)| (key(slot), connection))
     }
 }

@@ -1,16 +1,16 @@
 //! Tracing of clients. Callers check first that any trace is active.
 
 use super::Shard;
-use super::table::{Key, State};
-use crate::net::trace::{Traced, Tracer};
+use super::table::{ConnectionKey, ConnectionState};
+use crate::net::trace::{ClientTracer, Traced};
 use weir_broker::{ConnId, Millis};
 
 impl Shard {
     /// Adds a trace; its client may be connected already.
-    pub(super) fn begin_trace(&mut self, mut tracer: Tracer) {
+    pub(super) fn begin_trace(&mut self, mut tracer: ClientTracer) {
         self.tracers.retain(|tracer| !tracer.is_closed());
         let found = self.table.iter().find_map(|(_, connection)| {
-            let State::Open(id) = connection.state else { return None };
+            let ConnectionState::Open(id) = connection.state else { return None };
             let endpoint = connection.guard.metrics().endpoint();
             let client = self.core.client(id).filter(|client| tracer.matches(endpoint, client.client_id))?;
             Some((id, Traced::Connected { endpoint, peer: connection.peer, version: client.version }))
@@ -23,7 +23,7 @@ impl Shard {
     }
 
     /// Called when a client is admitted.
-    pub(super) fn trace_admitted(&mut self, key: Key, id: ConnId) {
+    pub(super) fn trace_admitted(&mut self, key: ConnectionKey, id: ConnId) {
         self.tracers.retain(|tracer| !tracer.is_closed());
         let (Some(connection), Some(client)) = (self.table.get(key), self.core.client(id)) else { return };
         let endpoint = connection.guard.metrics().endpoint();
@@ -49,7 +49,7 @@ impl Shard {
 }
 
 /// Records whole packets received from a connection.
-pub(super) fn received(tracers: &mut [Tracer], id: ConnId, now: Millis, bytes: &[u8]) {
+pub(super) fn received(tracers: &mut [ClientTracer], id: ConnId, now: Millis, bytes: &[u8]) {
     for tracer in tracers.iter_mut().filter(|tracer| tracer.follows(id)) {
         tracer.received(bytes, now);
     }

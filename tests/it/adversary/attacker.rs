@@ -105,7 +105,7 @@ fn process() {
     println!();
     match kind {
         Kind::Storm => flood.storm(&over),
-        Kind::SlowConnect => flood.slow(&flood.hello(0, 0)),
+        Kind::SlowConnect => flood.slow(&flood.connect_packet(0, 0)),
         Kind::SlowTls => flood.slow(&[&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xFC, 3, 3][..], &[7; 500]].concat()),
         Kind::SlowUpgrade => flood.slow(format!("GET /mqtt HTTP/1.1\r\nHost: {}", "x".repeat(500)).as_bytes()),
         Kind::Vanish => flood.vanish(false),
@@ -137,9 +137,9 @@ impl Flood {
         stream
     }
 
-    /// CONNECT of the client of that place.
-    fn hello(&self, place: usize, keep_alive_s: u8) -> Vec<u8> {
-        let mut bytes = connect_with(4, &format!("attacker-{}-{place}", self.number), &[], None);
+    /// CONNECT of the client with that index.
+    fn connect_packet(&self, index: usize, keep_alive_s: u8) -> Vec<u8> {
+        let mut bytes = connect_with(4, &format!("attacker-{}-{index}", self.number), &[], None);
         bytes[11] = keep_alive_s;
         bytes
     }
@@ -150,10 +150,10 @@ impl Flood {
 
     /// Those that are let in.
     fn enter(&self, keep_alive_s: u8, receive_buffer: Option<usize>) -> Vec<TcpStream> {
-        let connect = |place| {
+        let connect = |index| {
             let mut stream = self.open(receive_buffer);
             // Who is refused is counted below.
-            let _ = stream.write_all(&self.hello(place, keep_alive_s));
+            let _ = stream.write_all(&self.connect_packet(index, keep_alive_s));
             stream
         };
         let mut streams: Vec<TcpStream> = (0..self.count).map(connect).collect();

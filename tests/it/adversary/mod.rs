@@ -99,7 +99,7 @@ fn other_endpoints_keep_working() {
     target.serves_everywhere();
 }
 
-/// File descriptors run out: those who are in stay, and who comes later gets in as soon as there is room.
+/// File descriptors run out: connected clients stay, and new ones are admitted as soon as there is room.
 #[test]
 #[ignore = "with the rest of the adversarial run"]
 fn a_broker_without_descriptors_recovers_by_itself() {

@@ -75,7 +75,7 @@ impl Probe {
         latency
     }
 
-    /// The same, where nobody can connect meanwhile.
+    /// The same, while no client can connect.
     pub fn during_messages(&self, what: impl FnOnce()) -> Latency {
         self.connects.store(false, Ordering::Relaxed);
         std::thread::sleep(10 * MESSAGE_EVERY);
@@ -150,7 +150,7 @@ pub fn flood(address: SocketAddr, time: Duration) -> usize {
     while start.elapsed() < time && stream.write_all(&burst.concat()).is_ok() {
         count += burst.len();
     }
-    // The rest of a packet that was cut off is nobody's any more.
+    // The rest of a packet that was cut off is discarded.
     let _ = stream.shutdown(std::net::Shutdown::Both);
     count
 }

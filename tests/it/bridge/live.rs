@@ -30,8 +30,8 @@ fn connected(weir: &Weir) -> String {
 #[test]
 fn a_bridge_follows_its_declaration() {
     let there = Weir::start("there", "", "");
-    let nobody = free();
-    let address = format!("address: [\"mqtt://127.0.0.1:{nobody}\", \"mqtt://127.0.0.1:{}\"]", there.port);
+    let unused_port = free();
+    let address = format!("address: [\"mqtt://127.0.0.1:{unused_port}\", \"mqtt://127.0.0.1:{}\"]", there.port);
     let out = |filter: &str| format!("out: [{{filter: \"{filter}\", addPrefix: site1/}}]");
     let first = format!("{address}, notificationTopic: state/cloud, {}", out("sensor/#"));
     let here = Weir::start("here", NAMES_IT, &cloud(&first));

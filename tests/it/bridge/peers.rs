@@ -90,10 +90,10 @@ impl Deref for Weir {
 
 /// The path of a program; `None`: it is not installed, and must not be.
 pub fn mosquitto() -> Option<PathBuf> {
-    let places = std::env::var_os("PATH").unwrap_or_default();
-    let mut places: Vec<PathBuf> = std::env::split_paths(&places).collect();
-    places.push("/usr/sbin".into());
-    let found = places.into_iter().map(|place| place.join("mosquitto")).find(|path| path.exists());
+    let directories = std::env::var_os("PATH").unwrap_or_default();
+    let mut directories: Vec<PathBuf> = std::env::split_paths(&directories).collect();
+    directories.push("/usr/sbin".into());
+    let found = directories.into_iter().map(|directory| directory.join("mosquitto")).find(|path| path.exists());
     if found.is_none() {
         let offline = std::env::var_os("WEIR_TEST_OFFLINE").is_some();
         assert!(offline, "mosquitto is missing: tests/run installs it");

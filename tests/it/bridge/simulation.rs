@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use weir_bridge::{Counters, Link, LoopGuard, Rule, Spec};
+use weir_bridge::{BridgeCounters, BridgeLink, BridgeSpec, LoopGuard, TopicRule};
 use weir_broker::EndpointLimits;
 use weir_mqtt::{
     Connect, ConnectProperties, DecodeContext, Decoded, Packet, PacketId, ProtocolVersion, Publish, PublishProperties,
@@ -17,12 +17,12 @@ use crate::node::{LinkId, Node, policy};
 
 const V5: ProtocolVersion = ProtocolVersion::V5;
 
-fn rule(filter: &str, strip: &str, add: &str, qos: QoS) -> Rule {
-    Rule { filter: filter.into(), strip: strip.into(), add: add.into(), qos, retain: true, share: None }
+fn rule(filter: &str, strip: &str, add: &str, qos: QoS) -> TopicRule {
+    TopicRule { filter: filter.into(), strip: strip.into(), add: add.into(), qos, retain: true, share: None }
 }
 
-fn spec(version: ProtocolVersion, out: Vec<Rule>, inward: Vec<Rule>) -> Arc<Spec> {
-    Arc::new(Spec {
+fn spec(version: ProtocolVersion, out: Vec<TopicRule>, inward: Vec<TopicRule>) -> Arc<BridgeSpec> {
+    Arc::new(BridgeSpec {
         version,
         client_id: "here-cloud".into(),
         username: None,
@@ -140,21 +140,21 @@ impl Client {
 struct World {
     here: Node,
     there: Node,
-    link: Link,
+    link: BridgeLink,
     local: Option<LinkId>,
     remote: Option<LinkId>,
     from_local: Vec<u8>,
     from_remote: Vec<u8>,
-    spec: Arc<Spec>,
+    spec: Arc<BridgeSpec>,
     cuts: usize,
 }
 
 impl World {
-    fn new(spec: Arc<Spec>, shards: u16) -> World {
+    fn new(spec: Arc<BridgeSpec>, shards: u16) -> World {
         World {
             here: Node::new(shards),
             there: Node::new(shards),
-            link: Link::new(Arc::clone(&spec)),
+            link: BridgeLink::new(Arc::clone(&spec)),
             local: None,
             remote: None,
             from_local: Vec::new(),
@@ -183,7 +183,7 @@ impl World {
     /// The process with the link ends, and another one starts; the sessions survive.
     fn forget(&mut self) {
         self.cut();
-        self.link = Link::new(Arc::clone(&self.spec));
+        self.link = BridgeLink::new(Arc::clone(&self.spec));
     }
 
     fn open(&mut self, reaches_remote: bool) {
@@ -357,7 +357,7 @@ fn packet_identifiers_of_a_lost_session_are_released() {
         world.cut();
         if here_is_lost {
             world.here = Node::new(1);
-            world.link = Link::new(spec);
+            world.link = BridgeLink::new(spec);
             world.prime();
         } else {
             world.there = Node::new(1);
@@ -418,7 +418,11 @@ fn messages_do_not_loop_between_brokers() {
         assert_eq!(topics(&there), ["x", "y"], "{version:?}");
         let retained = here.got.iter().find(|(topic, ..)| topic == "y").map(|(_, _, retain)| *retain);
         assert_eq!(retained, Some(true), "the retain flag came along, {version:?}");
-        assert_eq!(world.link.counters(), Counters { sent: 1, received: 1, ..Counters::default() }, "{version:?}");
+        assert_eq!(
+            world.link.counters(),
+            BridgeCounters { sent: 1, received: 1, ..BridgeCounters::default() },
+            "{version:?}"
+        );
     }
 }
 

@@ -134,14 +134,14 @@ impl AuthExchange for Questions {
             (b"right", 0) => {
                 Decision::AdmitWith { principal: principal(), data: Some(b"welcome".to_vec()), client_id: None }
             }
-            (b"right", left) => ask(left - 1),
+            (b"right", left) => challenge(left - 1),
             (b"slow", _) => Decision::Blocking(Box::new(|| Decision::Admit(principal()))),
             _ => Decision::Refuse(AuthRefusal::NotAuthorized),
         }
     }
 }
 
-fn ask(left: u8) -> Decision {
+fn challenge(left: u8) -> Decision {
     Decision::Continue { data: vec![b'?'; usize::from(left) + 1], exchange: Box::new(Questions { left }) }
 }
 
@@ -162,7 +162,7 @@ fn an_enhanced_authentication_completes_step_by_step() {
         let address = plane.listen_tcp(by(|credentials| {
             assert_eq!(credentials.authentication_method, Some("QUIZ"));
             assert_eq!(credentials.authentication_data, Some(&b"hello"[..]));
-            ask(1)
+            challenge(1)
         }));
         let begin = |client: &mut Client, id: &str| {
             client.send(&connect_with(5, id, &method("QUIZ", b"hello"), None));

@@ -122,7 +122,7 @@ fn a_drained_client_may_acknowledge_messages_in_flight() {
         assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), patient.clone())), Ok(2));
         assert_eq!(idle.receive(), Some((0xE0, vec![0x98])));
         receiver.ping();
-        assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), patient)), Ok(0), "nobody is asked twice");
+        assert_eq!(plane.wait(plane.plane.drain(EndpointId(1), patient)), Ok(0), "each client is disconnected once");
         receiver.ping();
         receiver.send(&client::packet(0x40, &[0, 1]));
         assert_eq!(receiver.receive(), Some((0xE0, vec![0x98])));

@@ -75,7 +75,7 @@ fn refusals_are_sent_in_the_protocol_version_of_the_client() {
     assert_eq!(answer(only_311, &connect(5, "c"))[..4], [0x20, 3, 0, 0x84]);
     assert_eq!(plane.stats(1).refused.version, 3);
     let unknown = packet(0x10, &[&string("MQTT")[..], &[9, 2, 0, 0], &string("c")].concat());
-    assert_eq!(answer(only_5, &unknown), [0x20, 2, 0, 1], "a version nobody knows");
+    assert_eq!(answer(only_5, &unknown), [0x20, 2, 0, 1], "an unknown version");
     assert_eq!(answer(only_5, b"GET / HTTP/1.1\r\n\r\n"), b"", "no MQTT at all");
     assert_eq!(answer(only_5, &[0xC0, 0]), b"", "PINGREQ first");
     assert_eq!(answer(only_5, &[0x10, 0xFF, 0xFF, 0xFF, 0xFF]), b"", "a remaining length that is none");

@@ -39,7 +39,7 @@ fn connections_above_the_endpoint_limit_are_refused() {
         clients.iter_mut().for_each(Client::ping);
         clients.pop();
         plane.until(1, "one leaves", |stats| stats.connections_current == 4);
-        clients.push(try_enter(address, "c10").expect("the place that came free"));
+        clients.push(try_enter(address, "c10").expect("the connection that was closed makes room"));
         assert!(try_enter(address, "c11").is_none());
     }
 }
@@ -131,7 +131,9 @@ fn connection_counts_return_to_zero_however_connections_end() {
             }
         }
         let _silent: Vec<_> = (0..10).map(|_| stream::tcp(address)).collect();
-        plane.until(1, "nobody is left", |stats| stats.connections_current == 0 && stats.connections_pending == 0);
+        plane.until(1, "no connection is left", |stats| {
+            stats.connections_current == 0 && stats.connections_pending == 0
+        });
     }
 }
 

@@ -155,7 +155,7 @@ const OVERLAPPING: [(&str, Address, Address); 5] = [
     ("the same again", loopback, loopback),
 ];
 
-/// In the place of `old`.
+/// Instead of `old`.
 fn take_over(plane: &Plane, old: &SocketKey, to: Address) -> SocketKey {
     let socket = plane.plane.bind(&to(address(old).port()), &SocketOptions::default()).unwrap();
     let new = socket.key().clone();
@@ -265,11 +265,11 @@ fn a_unix_socket_replaces_only_stale_files() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let options = SocketOptions { unix_mode: Some(0o640), ..SocketOptions::default() };
-    let socket = plane.plane.bind(&key, &options).expect("nobody lives there");
+    let socket = plane.plane.bind(&key, &options).expect("no listener has the address");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     plane.install(vec![ListenerChange::Add { socket, policy: Arc::new(policy(1)) }]);
     Client::enter(stream::unix(&path), 4, "c").ping();
-    let error = Plane::start(1).plane.bind(&key, &options).err().expect("somebody lives there");
+    let error = Plane::start(1).plane.bind(&key, &options).err().expect("another process has the address");
     assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
     plane.install(vec![ListenerChange::Remove { key: key.clone() }]);
     assert!(!path.exists(), "the file goes with the listener");

@@ -5,12 +5,12 @@ pub(super) const HIGH_BYTES: usize = 256 << 10;
 
 /// Output for one connection.
 #[derive(Debug, Default)]
-pub struct Outbox {
+pub struct OutputBuffer {
     bytes: Vec<u8>,
     taken: usize,
 }
 
-impl Outbox {
+impl OutputBuffer {
     /// The bytes to write.
     pub fn waiting(&self) -> &[u8] {
         self.bytes.get(self.taken..).unwrap_or_default()
