@@ -10,7 +10,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use sha2::{Digest, Sha256};
 
-use super::files::{CompileError, Contents, hex};
+use super::files::{CompileError, FileContents, hex};
 use super::running::EndpointIds;
 use super::spans::PassTrace;
 use crate::net::bridge::{BridgeAddress, BridgeHost, BridgeSettings, RunningBridge};
@@ -18,7 +18,7 @@ use crate::state::BridgeState;
 use weir_bridge::{BridgeSpec, LOCAL_ID_PREFIX, LoopGuard, TopicRule};
 use weir_broker::EndpointId;
 use weir_declare::config::{self, Bridge, BridgeRule, BridgeVersion, Declared, FileRef, Name, SecretRef};
-use weir_declare::reconcile::{ActionKind, Bridges, EffectiveBridge, Node, Plan, bridge_files};
+use weir_declare::reconcile::{ActionKind, Bridges, EffectiveBridge, NodeSettings, Plan, bridge_files};
 use weir_mqtt::{ProtocolVersion, QoS};
 
 /// How long a bridge may take to drain when the broker stops.
@@ -28,11 +28,11 @@ const PAUSE_GRACE: Duration = Duration::from_secs(6);
 #[derive(Default)]
 pub struct BridgeManager {
     host: Option<BridgeHost>,
-    running: BTreeMap<Name, Live>,
+    running: BTreeMap<Name, AppliedBridge>,
     failures: BTreeMap<Name, String>,
 }
 
-struct Live {
+struct AppliedBridge {
     effective: EffectiveBridge,
     endpoint: EndpointId,
     generation: u64,
@@ -90,7 +90,7 @@ impl BridgeManager {
     }
 
     /// Files that this node's bridges refer to.
-    pub(super) fn files(declared: &Declared, node: &Node) -> Vec<PathBuf> {
+    pub(super) fn files(declared: &Declared, node: &NodeSettings) -> Vec<PathBuf> {
         let wanted = weir_declare::reconcile::effective_bridges(declared, node, &Default::default());
         wanted.values().flat_map(|wanted| bridge_files(&wanted.bridge)).map(|(path, _)| path).collect()
     }
@@ -100,7 +100,7 @@ impl BridgeManager {
         &mut self,
         plan: &Plan,
         node_name: &str,
-        contents: &Contents,
+        contents: &FileContents,
         ids: &mut EndpointIds,
         trace: &mut PassTrace,
     ) {
@@ -144,7 +144,7 @@ impl BridgeManager {
         &mut self,
         effective: &EffectiveBridge,
         node_name: &str,
-        contents: &Contents,
+        contents: &FileContents,
         ids: &mut EndpointIds,
     ) -> Result<(), CompileError> {
         let name = &effective.bridge.name;
@@ -160,9 +160,9 @@ impl BridgeManager {
                 (live.effective, live.generation) = (effective.clone(), generation);
             }
             None => {
-                let endpoint = ids.take();
+                let endpoint = ids.allocate();
                 let running = self.host.as_ref().and_then(|host| host.run(compiled));
-                let live = Live { effective: effective.clone(), endpoint, generation, running };
+                let live = AppliedBridge { effective: effective.clone(), endpoint, generation, running };
                 self.running.insert(name.clone(), live);
             }
         }
@@ -180,7 +180,7 @@ pub(super) fn settings(
     endpoint: EndpointId,
     generation: u64,
     node_name: &str,
-    contents: &Contents,
+    contents: &FileContents,
 ) -> Result<BridgeSettings, CompileError> {
     let EffectiveBridge { bridge, namespace, .. } = effective;
     let password = password(bridge, contents)?;
@@ -266,7 +266,7 @@ fn connection(effective: &EffectiveBridge, client_id: &str, password: Option<&[u
     hex(&hash.finalize())
 }
 
-fn password(bridge: &Bridge, contents: &Contents) -> Result<Option<Box<[u8]>>, CompileError> {
+fn password(bridge: &Bridge, contents: &FileContents) -> Result<Option<Box<[u8]>>, CompileError> {
     match &bridge.password {
         None => Ok(None),
         Some(SecretRef::File(file)) => {
@@ -294,7 +294,7 @@ pub(crate) fn system_authorities() -> Option<Vec<u8>> {
     SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok())
 }
 
-fn client_tls(bridge: &Bridge, contents: &Contents) -> Result<ClientConfig, CompileError> {
+fn client_tls(bridge: &Bridge, contents: &FileContents) -> Result<ClientConfig, CompileError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let read = |file: &FileRef| contents.get(&bridge.origin.resolve(file));
     let mut roots = RootCertStore::empty();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::files::{CompileError, Contents};
+use super::files::{CompileError, FileContents};
 use super::tls;
 use crate::auth::{self, AuthCompiler, Authenticate};
 use crate::net::{
@@ -23,7 +23,7 @@ pub(super) fn policy(
     generation: u64,
     effective: &EffectiveEndpoint,
     auth_compiler: &AuthCompiler,
-    files: &Contents,
+    files: &FileContents,
 ) -> Result<ListenerPolicy, CompileError> {
     let endpoint = &*effective.endpoint;
     let transport = match &endpoint.ssl_config {
@@ -76,7 +76,7 @@ fn endpoint_policy(
 fn authenticate(
     auth_compiler: &AuthCompiler,
     effective: &EffectiveEndpoint,
-    files: &Contents,
+    files: &FileContents,
 ) -> Result<Arc<dyn Authenticate>, CompileError> {
     let enabled = effective.endpoint.enable_auth;
     let read = |path: &Path| files.get(path).map_err(|error| error.to_string());

@@ -6,20 +6,22 @@ use std::sync::Arc;
 use super::declaration::Declaration;
 use super::listeners::Listeners;
 use super::plane::Plane;
-use super::running::{Failure, RunningEndpoint};
-use weir_declare::config::{Endpoint, Kind, Name, Refusal, RefusalReason, SortedCursor};
-use weir_declare::reconcile::{Action, ActionKind, ConditionType, Conditions, Node, Plan, Reason, Timestamp};
+use super::running::{ActionFailure, RunningEndpoint};
+use weir_declare::config::{DocumentRefusal, Endpoint, Kind, Name, RefusalReason, SortedCursor};
+use weir_declare::reconcile::{
+    ActionKind, ConditionReason, ConditionType, Conditions, EndpointAction, NodeSettings, Plan, Timestamp,
+};
 
 /// A condition: whether it holds, why, and in words.
-type ConditionValue = (bool, Reason, String);
+type ConditionValue = (bool, ConditionReason, String);
 
 /// What conditions are evaluated from.
 pub(super) struct ConditionInputs<'a, P: Plane> {
     pub(super) declaration: &'a Declaration,
     pub(super) listeners: &'a Listeners<P>,
-    pub(super) failures: &'a BTreeMap<Name, Failure>,
+    pub(super) failures: &'a BTreeMap<Name, ActionFailure>,
     pub(super) plan: &'a Plan,
-    pub(super) node: &'a Node,
+    pub(super) node: &'a NodeSettings,
     /// Errors of files that endpoints refer to.
     pub(super) unreadable: &'a BTreeMap<Name, String>,
 }
@@ -70,8 +72,8 @@ struct EndpointInputs<'a> {
     name: &'a Name,
     declared: Option<&'a Arc<Endpoint>>,
     running: Option<&'a RunningEndpoint>,
-    action: Option<&'a Action>,
-    refusal: Option<&'a Refusal>,
+    action: Option<&'a EndpointAction>,
+    refusal: Option<&'a DocumentRefusal>,
 }
 
 impl<P: Plane> ConditionInputs<'_, P> {
@@ -102,9 +104,11 @@ impl<P: Plane> ConditionInputs<'_, P> {
     fn accepted(&self, endpoint: &EndpointInputs<'_>) -> ConditionValue {
         if let Some(refusal) = endpoint.refusal {
             let reason = match refusal.reason {
-                RefusalReason::Unreadable => Reason::Unreadable,
-                RefusalReason::Conflicted { .. } => Reason::PortHeld,
-                RefusalReason::StillReferenced | RefusalReason::Invalid | RefusalReason::Unparsable => Reason::Invalid,
+                RefusalReason::Unreadable => ConditionReason::Unreadable,
+                RefusalReason::Conflicted { .. } => ConditionReason::PortHeld,
+                RefusalReason::StillReferenced | RefusalReason::Invalid | RefusalReason::Unparsable => {
+                    ConditionReason::Invalid
+                }
             };
             let held = if refusal.held { " (its last good declaration is in force)" } else { "" };
             return (false, reason, format!("{}{held}", refusal.message));
@@ -113,17 +117,19 @@ impl<P: Plane> ConditionInputs<'_, P> {
             return (false, reason, why);
         }
         if endpoint.declared.is_some() {
-            return (true, Reason::AsDeclared, String::new());
+            return (true, ConditionReason::AsDeclared, String::new());
         }
-        (false, Reason::Removed, "its document was deleted".to_owned())
+        (false, ConditionReason::Removed, "its document was deleted".to_owned())
     }
 
     fn resolved(&self, endpoint: &EndpointInputs<'_>) -> ConditionValue {
-        if let Some(failure) = self.failures.get(endpoint.name).filter(|failure| failure.reason == Reason::BadFile) {
-            return (false, Reason::BadFile, failure.message.clone());
+        if let Some(failure) =
+            self.failures.get(endpoint.name).filter(|failure| failure.reason == ConditionReason::BadFile)
+        {
+            return (false, ConditionReason::BadFile, failure.message.clone());
         }
         if let Some(message) = self.unreadable.get(endpoint.name) {
-            return (false, Reason::BadFile, message.clone());
+            return (false, ConditionReason::BadFile, message.clone());
         }
         match endpoint.declared {
             // An endpoint that does not run on this node refuses no client.
@@ -131,7 +137,7 @@ impl<P: Plane> ConditionInputs<'_, P> {
                 let held = self.declaration.held_document(declared).map(|(reason, why)| (false, reason, why));
                 held.unwrap_or_else(|| self.missing_document(declared))
             }
-            Some(_) | None => (true, Reason::AsDeclared, String::new()),
+            Some(_) | None => (true, ConditionReason::AsDeclared, String::new()),
         }
     }
 
@@ -139,13 +145,13 @@ impl<P: Plane> ConditionInputs<'_, P> {
         let applied = self.declaration.applied();
         if endpoint.enable_auth && !applied.auths.contains_key(endpoint.auth_name()) {
             let message = format!("there is no auth document `{}`: every CONNECT is refused", endpoint.auth_name());
-            return (false, Reason::MissingReference, message);
+            return (false, ConditionReason::MissingReference, message);
         }
         if endpoint.enable_acl && !applied.acls.contains_key(endpoint.acl_name()) {
             let message = format!("there is no acl document `{}`: every topic is refused", endpoint.acl_name());
-            return (false, Reason::MissingReference, message);
+            return (false, ConditionReason::MissingReference, message);
         }
-        (true, Reason::AsDeclared, String::new())
+        (true, ConditionReason::AsDeclared, String::new())
     }
 
     fn programmed(&self, endpoint: &EndpointInputs<'_>) -> ConditionValue {
@@ -157,29 +163,31 @@ impl<P: Plane> ConditionInputs<'_, P> {
         }
         if let Some(action) = endpoint.action {
             if let Some(why) = &action.waits {
-                return (false, Reason::DisconnectsHeld, format!("{why}{former}"));
+                return (false, ConditionReason::DisconnectsHeld, format!("{why}{former}"));
             }
             match action.kind {
                 ActionKind::Conflicted => {
                     let note = action.note.clone().unwrap_or_default();
-                    return (false, Reason::PortHeld, format!("{note}{former}"));
+                    return (false, ConditionReason::PortHeld, format!("{note}{former}"));
                 }
                 ActionKind::Drain | ActionKind::None if running.is_none() => {
                     let enabled = endpoint.declared.is_some_and(|declared| declared.enabled);
-                    let reason = if enabled { Reason::NotSelected } else { Reason::Disabled };
+                    let reason = if enabled { ConditionReason::NotSelected } else { ConditionReason::Disabled };
                     return (false, reason, action.note.clone().unwrap_or_default());
                 }
                 _ => {}
             }
         }
         match running {
-            Some(running) if listening => (true, Reason::AsDeclared, format!("listening on {}", running.shown_address)),
-            Some(running) => (false, Reason::ListenerLost, format!("nothing listens on {}", running.address)),
-            None if self.declaration.is_suspended() => {
-                (false, Reason::Suspended, "reconciliation is suspended".to_owned())
+            Some(running) if listening => {
+                (true, ConditionReason::AsDeclared, format!("listening on {}", running.shown_address))
             }
-            None if endpoint.declared.is_some() => (false, Reason::Pending, String::new()),
-            None => (false, Reason::Removed, "it does not listen".to_owned()),
+            Some(running) => (false, ConditionReason::ListenerLost, format!("nothing listens on {}", running.address)),
+            None if self.declaration.is_suspended() => {
+                (false, ConditionReason::Suspended, "reconciliation is suspended".to_owned())
+            }
+            None if endpoint.declared.is_some() => (false, ConditionReason::Pending, String::new()),
+            None => (false, ConditionReason::Removed, "it does not listen".to_owned()),
         }
     }
 
@@ -187,21 +195,25 @@ impl<P: Plane> ConditionInputs<'_, P> {
         let drains = self.listeners.drains();
         let left = drains.clients_left(name);
         if left > 0 {
-            return (true, Reason::Removed, format!("{left} clients have yet to leave"));
+            return (true, ConditionReason::Removed, format!("{left} clients have yet to leave"));
         }
         if drains.is_active(name) {
-            return (true, Reason::AsDeclared, "clients that are no longer admitted are asked to leave".to_owned());
+            return (
+                true,
+                ConditionReason::AsDeclared,
+                "clients that are no longer admitted are asked to leave".to_owned(),
+            );
         }
-        (false, Reason::AsDeclared, String::new())
+        (false, ConditionReason::AsDeclared, String::new())
     }
 }
 
 fn conflicted(endpoint: &EndpointInputs<'_>) -> ConditionValue {
-    if let Some(Refusal { reason: RefusalReason::Conflicted { holder }, message, .. }) = endpoint.refusal {
-        return (true, Reason::PortHeld, format!("endpoint {holder} has the address: {message}"));
+    if let Some(DocumentRefusal { reason: RefusalReason::Conflicted { holder }, message, .. }) = endpoint.refusal {
+        return (true, ConditionReason::PortHeld, format!("endpoint {holder} has the address: {message}"));
     }
     match endpoint.action.filter(|action| action.kind == ActionKind::Conflicted) {
-        Some(action) => (true, Reason::PortHeld, action.note.clone().unwrap_or_default()),
-        None => (false, Reason::AsDeclared, String::new()),
+        Some(action) => (true, ConditionReason::PortHeld, action.note.clone().unwrap_or_default()),
+        None => (false, ConditionReason::AsDeclared, String::new()),
     }
 }

@@ -4,30 +4,30 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use super::bridges::BridgeManager;
-use super::files::{Contents, ReadFiles};
+use super::files::{FileContents, ReadFiles};
 use super::listeners::{Listeners, PreparedActions, needs_preparation};
 use super::plane::Plane;
-use super::running::{EndpointIds, Failure};
+use super::running::{ActionFailure, EndpointIds};
 use super::spans::PassTrace;
 use crate::net::ListenerStatus;
 use crate::telemetry::SpanHandle;
 use weir_declare::config::{Declared, Name};
-use weir_declare::reconcile::{self, Action, ActionKind, Live, Node, Pinned, Plan};
+use weir_declare::reconcile::{self, ActionKind, EndpointAction, LiveState, NodeSettings, Pinned, Plan};
 
 /// The outcome of a pass.
 #[derive(Debug, Default)]
 pub(super) struct Converged {
     /// The plan, with the actions that wait.
     pub(super) plan: Plan,
-    pub(super) failures: BTreeMap<Name, Failure>,
+    pub(super) failures: BTreeMap<Name, ActionFailure>,
     /// Errors of files that endpoints refer to.
     pub(super) unreadable: BTreeMap<Name, String>,
 }
 
 /// The inputs of a pass, and the parts that it changes.
-pub(super) struct Pass<'a, P: Plane> {
+pub(super) struct ConvergePass<'a, P: Plane> {
     pub(super) declared: &'a Declared,
-    pub(super) node: &'a Node,
+    pub(super) node: &'a NodeSettings,
     pub(super) node_name: &'a str,
     /// There is a store: endpoints may be `durability: disk`.
     pub(super) has_store: bool,
@@ -37,12 +37,12 @@ pub(super) struct Pass<'a, P: Plane> {
     pub(super) trace: &'a mut PassTrace,
 }
 
-impl<P: Plane> Pass<'_, P> {
+impl<P: Plane> ConvergePass<'_, P> {
     /// Applies the declaration as far as possible; an action that fails affects its endpoint only.
     pub(super) async fn run(mut self, files: &mut impl ReadFiles) -> Converged {
         self.listeners.drains_mut().remove_drained();
         self.trace.begin_plan();
-        let contents = Contents::read(files, self.referenced().iter());
+        let contents = FileContents::read(files, self.referenced().iter());
         self.listeners.apply_revocations(self.declared, &contents).await;
         let statuses = self.listeners.refresh();
         let (plan, failures, prepared) = self.prepare_all(&contents);
@@ -56,8 +56,8 @@ impl<P: Plane> Pass<'_, P> {
     }
 
     /// Plans and prepares; an action that cannot be prepared is pinned, and the rest is planned again.
-    fn prepare_all(&mut self, contents: &Contents) -> (Plan, BTreeMap<Name, Failure>, PreparedActions<P>) {
-        let live = Live { endpoints: self.listeners.live().collect(), bridges: self.bridges.live() };
+    fn prepare_all(&mut self, contents: &FileContents) -> (Plan, BTreeMap<Name, ActionFailure>, PreparedActions<P>) {
+        let live = LiveState { endpoints: self.listeners.live().collect(), bridges: self.bridges.live() };
         let mut pinned = Pinned::new();
         let mut failures = BTreeMap::new();
         let mut prepared = PreparedActions::<P>::new();
@@ -102,7 +102,7 @@ impl<P: Plane> Pass<'_, P> {
             .collect()
     }
 
-    fn unreadable(&self, contents: &Contents) -> BTreeMap<Name, String> {
+    fn unreadable(&self, contents: &FileContents) -> BTreeMap<Name, String> {
         let mut found = BTreeMap::new();
         for (name, endpoint) in self.declared.endpoints.iter().filter(|(_, endpoint)| endpoint.enabled) {
             let auth = endpoint.enable_auth.then(|| self.declared.auths.get(endpoint.auth_name())).flatten();
@@ -117,8 +117,8 @@ impl<P: Plane> Pass<'_, P> {
 
     /// Installs all prepared actions between two accepts, then drains connected clients where necessary.
     async fn commit(&mut self, converged: &mut Converged, prepared: PreparedActions<P>, statuses: &[ListenerStatus]) {
-        let closes = |action: &&Action| matches!(action.kind, ActionKind::Remove | ActionKind::Drain);
-        let closing: Vec<Action> = converged.plan.due().filter(closes).cloned().collect();
+        let closes = |action: &&EndpointAction| matches!(action.kind, ActionKind::Remove | ActionKind::Drain);
+        let closing: Vec<EndpointAction> = converged.plan.due().filter(closes).cloned().collect();
         let installed = match self.listeners.install(&closing, prepared, statuses).await {
             Ok(installed) => installed,
             Err((failure, refused)) => {

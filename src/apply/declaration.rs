@@ -3,19 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::source::Reading;
+use crate::source::SourceReading;
 use crate::state::LastKnownGood;
 use weir_declare::config::{
-    self, DeclarationDigest, Declared, Endpoint, Held, HeldCause, Identity, Kind, LastGood, Loaded, Name, NodeContext,
-    Refusal, Snapshot,
+    self, DeclarationDigest, Declared, DocumentIdentity, DocumentRefusal, Endpoint, Held, HeldCause, Kind, LastGood,
+    Loaded, Name, NodeContext, Snapshot,
 };
-use weir_declare::reconcile::{Guard, GuardDecision, GuardInput, Guarded, Reason, Timestamp};
+use weir_declare::reconcile::{ConditionReason, DeletionGuard, DeletionGuardInput, GuardDecision, Guarded, Timestamp};
 
 const RELEASED: &str = "hold released: it was confirmed, or declared again";
 
 /// The accepted declaration, and the guard that decides about deletions.
 pub(super) struct Declaration {
-    guard: Guard,
+    guard: DeletionGuard,
     /// The last good documents, for the validator.
     last_good: LastGood,
     /// In force: the last accepted declaration, with the held documents of older ones.
@@ -29,8 +29,8 @@ pub(super) struct Declaration {
     /// Whether a held document is not saved yet.
     newly_held: bool,
     /// Documents that stay as they were although the source has them otherwise.
-    held: BTreeMap<Identity, Held>,
-    refusals: BTreeMap<Identity, Refusal>,
+    held: BTreeMap<DocumentIdentity, Held>,
+    refusals: BTreeMap<DocumentIdentity, DocumentRefusal>,
     suspended: bool,
     digest: String,
     digester: DeclarationDigest,
@@ -48,7 +48,7 @@ impl Declaration {
         let held = last_good.held().clone();
         held.iter().for_each(|(identity, held)| log_held(identity, held));
         Self {
-            guard: Guard::resume(&held),
+            guard: DeletionGuard::resume(&held),
             applied: Arc::new(last_good.declared()),
             accepted_any: restored.is_some(),
             last_good,
@@ -72,13 +72,13 @@ impl Declaration {
     pub(super) fn guard(
         &mut self,
         loaded: &Loaded,
-        reading: &Reading,
+        reading: &SourceReading,
         allow_empty: bool,
         now: Timestamp,
     ) -> GuardDecision {
-        let refused: BTreeSet<Identity> = loaded.refusals.keys().cloned().collect();
+        let refused: BTreeSet<DocumentIdentity> = loaded.refusals.keys().cloned().collect();
         let unreadable = unreadable_places(reading);
-        let observed = GuardInput {
+        let observed = DeletionGuardInput {
             declared: &loaded.declared,
             refused: &refused,
             unreadable: &unreadable,
@@ -118,7 +118,7 @@ impl Declaration {
                 let mut applied = (*self.applied).clone();
                 applied.reconcile = declared.reconcile;
                 self.applied = Arc::new(applied);
-                self.last_good.copy_entry(&loaded.last_good, &Identity::single(Kind::Reconcile));
+                self.last_good.copy_entry(&loaded.last_good, &DocumentIdentity::single(Kind::Reconcile));
                 self.unsaved = true;
             }
             self.last_good.set_held(&self.held);
@@ -139,7 +139,7 @@ impl Declaration {
     }
 
     /// Replaces the held documents.
-    fn set_held(&mut self, held: BTreeMap<Identity, Held>) {
+    fn set_held(&mut self, held: BTreeMap<DocumentIdentity, Held>) {
         if self.held == held {
             return;
         }
@@ -187,11 +187,11 @@ impl Declaration {
         self.suspended
     }
 
-    pub(super) fn refusals(&self) -> &BTreeMap<Identity, Refusal> {
+    pub(super) fn refusals(&self) -> &BTreeMap<DocumentIdentity, DocumentRefusal> {
         &self.refusals
     }
 
-    pub(super) fn held(&self) -> &BTreeMap<Identity, Held> {
+    pub(super) fn held(&self) -> &BTreeMap<DocumentIdentity, Held> {
         &self.held
     }
 
@@ -216,38 +216,38 @@ impl Declaration {
     }
 
     /// Why an endpoint is not as it is declared.
-    pub(super) fn held_endpoint(&self, name: &Name) -> Option<(Reason, String)> {
+    pub(super) fn held_endpoint(&self, name: &Name) -> Option<(ConditionReason, String)> {
         let held = self.held_as(Kind::Endpoint, name)?;
         let reason = match held.cause {
-            HeldCause::Unreadable => Reason::Unreadable,
-            HeldCause::LockOut => Reason::LockOutHeld,
-            HeldCause::Deletion | HeldCause::Needed => Reason::DeletionHeld,
+            HeldCause::Unreadable => ConditionReason::Unreadable,
+            HeldCause::LockOut => ConditionReason::LockOutHeld,
+            HeldCause::Deletion | HeldCause::Needed => ConditionReason::DeletionHeld,
         };
         Some((reason, held.why.clone()))
     }
 
     fn held_as(&self, kind: Kind, name: &Name) -> Option<&Held> {
-        if self.held.is_empty() { None } else { self.held.get(&Identity::new(kind, name.clone())) }
+        if self.held.is_empty() { None } else { self.held.get(&DocumentIdentity::new(kind, name.clone())) }
     }
 
     /// A deleted document that stays in force because its deletion would lock all clients out.
-    pub(super) fn held_document(&self, endpoint: &Endpoint) -> Option<(Reason, String)> {
+    pub(super) fn held_document(&self, endpoint: &Endpoint) -> Option<(ConditionReason, String)> {
         let auth = self.applied.auths.get_key_value(endpoint.auth_name()).filter(|_| endpoint.enable_auth);
         let acl = self.applied.acls.get_key_value(endpoint.acl_name()).filter(|_| endpoint.enable_acl);
         let named = [(Kind::Auth, auth.map(|(name, _)| name)), (Kind::Acl, acl.map(|(name, _)| name))];
         let mut held = named.into_iter().filter_map(|(kind, name)| self.held_as(kind, name?));
         let held = held.find(|held| held.cause == HeldCause::LockOut)?;
-        Some((Reason::LockOutHeld, held.why.clone()))
+        Some((ConditionReason::LockOutHeld, held.why.clone()))
     }
 }
 
 /// Whether the document exists with other content; otherwise it is deleted.
-pub(super) fn is_edit(identity: &Identity, held: &Held) -> bool {
+pub(super) fn is_edit(identity: &DocumentIdentity, held: &Held) -> bool {
     held.cause == HeldCause::LockOut && identity.kind == Kind::Endpoint
 }
 
 /// Logs what is held and the reason.
-fn log_held(identity: &Identity, held: &Held) {
+fn log_held(identity: &DocumentIdentity, held: &Held) {
     let headline = match held.cause {
         HeldCause::Unreadable => "document unreadable",
         _ if is_edit(identity, held) => "change held",
@@ -260,7 +260,7 @@ fn log_held(identity: &Identity, held: &Held) {
 }
 
 /// Files and directories (these with a slash at their end) that could not be read, as shown.
-fn unreadable_places(reading: &Reading) -> BTreeSet<Arc<str>> {
+fn unreadable_places(reading: &SourceReading) -> BTreeSet<Arc<str>> {
     let unread = reading.snapshot.files.iter().filter(|file| file.content.is_err());
     unread
         .map(

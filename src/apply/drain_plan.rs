@@ -35,7 +35,7 @@ enum Cause {
 impl Cause {
     /// The cause of a change of class `drain`, by its path. All other paths concern the right to connect: a field of
     /// the auth document, a ban, a file of credentials or of certificates.
-    fn of(path: &str) -> Self {
+    fn from_path(path: &str) -> Self {
         match path {
             "maxConnectionSize" | "maxConnectionPerAddress" => Self::OverLimit,
             "protocolVersions" => Self::Replaced,
@@ -63,7 +63,7 @@ pub(super) fn after_change(
     let mut plans: Vec<DrainPlan> = revoked_by(changes, policy).into_iter().collect();
     if anew || paths().any(concerns_all_clients) {
         plans.push(paced(DrainWhich::Before(policy.endpoint.generation), policy, drain, connections, false));
-    } else if paths().any(|path| Cause::of(path) == Cause::Replaced) {
+    } else if paths().any(|path| Cause::from_path(path) == Cause::Replaced) {
         let which = before(policy, |policy, facts| !policy.endpoint.versions.admits(facts.version));
         plans.push(paced(which, policy, drain, connections, false));
     }
@@ -82,7 +82,7 @@ pub(super) fn after_change(
 
 /// Those that lost their right to be connected, where any may have.
 pub(super) fn revoked_by(changes: &[FieldChange], policy: &Arc<ListenerPolicy>) -> Option<DrainPlan> {
-    let may_have = draining(changes).any(|path| Cause::of(path) == Cause::Revoked);
+    let may_have = draining(changes).any(|path| Cause::from_path(path) == Cause::Revoked);
     may_have.then(|| at_once(before(policy, |policy, facts| !may_connect(policy, facts)), policy))
 }
 
@@ -185,7 +185,8 @@ mod tests {
         paths.extend(fields(Kind::Auth, "auth default: "));
         paths.extend(fields(Kind::Ban, "ban abuse: "));
         paths.extend(["auth default", "ban abuse", "file users.passwd"].map(str::to_owned));
-        let mut by_cause: Vec<(Cause, String)> = paths.into_iter().map(|path| (Cause::of(&path), path)).collect();
+        let mut by_cause: Vec<(Cause, String)> =
+            paths.into_iter().map(|path| (Cause::from_path(&path), path)).collect();
         by_cause.sort();
         let of =
             |cause| by_cause.iter().filter(|(known, _)| *known == cause).map(|(_, path)| &**path).collect::<Vec<_>>();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::files::Contents;
+use super::files::FileContents;
 use super::plane::Plane;
 use super::running::RunningEndpoint;
 use super::{compile, drain_plan};
@@ -136,7 +136,7 @@ impl<P: Plane> Drains<P> {
         &mut self,
         declared: &Declared,
         auth_compiler: &AuthCompiler,
-        contents: &Contents,
+        contents: &FileContents,
     ) {
         let bans = Arc::new(declared.bans.clone());
         for mut closed in std::mem::take(&mut self.closed) {

@@ -11,14 +11,15 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
-use super::files::{Contents, FileSystem, ReadFiles};
+use super::files::{FileContents, FileSystem, ReadFiles};
 use super::{bridges, compile, port_holder, tls};
 use crate::auth::{AuthCompiler, validity};
 use crate::net::bridge::probe;
 use weir_bridge::FailureCause;
 use weir_broker::EndpointId;
 use weir_declare::config::{
-    Auth, BindAddress, Bridge, Declared, Endpoint, FileRef, Identity, Kind, NodeContext, Origin, SecretRef, Severity,
+    Auth, BindAddress, Bridge, Declared, DocumentIdentity, Endpoint, FileRef, Kind, NodeContext, Origin, SecretRef,
+    Severity,
 };
 use weir_declare::reconcile::{EffectiveBridge, bridge_files};
 
@@ -28,7 +29,7 @@ const EXPIRES_SOON_DAYS: i64 = 14;
 /// A reason why a declaration would not take effect on this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EnvironmentProblem {
-    pub identity: Identity,
+    pub identity: DocumentIdentity,
     /// Where in its document: `/endpoint/sslConfig/certFile`.
     pub pointer: String,
     pub severity: Severity,
@@ -42,9 +43,9 @@ pub fn environment_problems(declared: &Declared, node: &NodeContext, now: Offset
     let held = declared.endpoints.values().filter(|endpoint| endpoint.enabled && endpoint.matches_labels(&node.labels));
     let (mut auths, mut bridges) = (BTreeSet::new(), BTreeSet::new());
     for endpoint in held {
-        let mut notes = Findings::new(Kind::Endpoint, &endpoint.name, &mut found);
-        address(&mut notes, endpoint, node);
-        certificates(&mut notes, endpoint, now);
+        let mut findings = Findings::new(Kind::Endpoint, &endpoint.name, &mut found);
+        address(&mut findings, endpoint, node);
+        certificates(&mut findings, endpoint, now);
         if endpoint.enable_auth {
             auths.insert(endpoint.auth_name());
         }
@@ -63,16 +64,16 @@ pub fn environment_problems(declared: &Declared, node: &NodeContext, now: Offset
 
 /// Collects the problems of one declaration.
 struct Findings<'a> {
-    identity: Identity,
+    identity: DocumentIdentity,
     found: &'a mut Vec<EnvironmentProblem>,
 }
 
 impl<'a> Findings<'a> {
     fn new(kind: Kind, name: &weir_declare::config::Name, found: &'a mut Vec<EnvironmentProblem>) -> Self {
-        Self { identity: Identity::new(kind, name.clone()), found }
+        Self { identity: DocumentIdentity::new(kind, name.clone()), found }
     }
 
-    fn note(&mut self, severity: Severity, pointer: &str, message: String, help: Option<&str>) {
+    fn add(&mut self, severity: Severity, pointer: &str, message: String, help: Option<&str>) {
         self.found.push(EnvironmentProblem {
             identity: self.identity.clone(),
             pointer: pointer.to_owned(),
@@ -83,7 +84,7 @@ impl<'a> Findings<'a> {
     }
 
     fn error(&mut self, pointer: &str, message: impl Into<String>, help: &str) {
-        self.note(Severity::Error, pointer, message.into(), Some(help));
+        self.add(Severity::Error, pointer, message.into(), Some(help));
     }
 
     /// Reads a file; adds a problem where it cannot be read.
@@ -96,14 +97,14 @@ impl<'a> Findings<'a> {
 const HELP_FILE: &str = "put it there, readable by the user that the broker runs as";
 
 /// Binds the address for a moment.
-fn address(notes: &mut Findings<'_>, endpoint: &Endpoint, node: &NodeContext) {
+fn address(findings: &mut Findings<'_>, endpoint: &Endpoint, node: &NodeContext) {
     let address = endpoint.listen.bind_address(node.default_host);
     match &address {
-        BindAddress::Unix(path) => unix_socket(notes, path),
+        BindAddress::Unix(path) => unix_socket(findings, path),
         BindAddress::Tcp(socket) => {
             let Err(error) = TcpListener::bind(socket) else { return };
             let (pointer, message, help) = match error.kind() {
-                ErrorKind::AddrInUse => return in_use(notes, &address),
+                ErrorKind::AddrInUse => return in_use(findings, &address),
                 ErrorKind::AddrNotAvailable => {
                     ("/endpoint/host", format!("this machine has no address {}", socket.ip()), "choose one that it has")
                 }
@@ -113,35 +114,35 @@ fn address(notes: &mut Findings<'_>, endpoint: &Endpoint, node: &NodeContext) {
                 }
                 _ => ("/endpoint/port", format!("{socket} cannot be bound: {error}"), "see what the system says"),
             };
-            notes.error(pointer, message, help);
+            findings.error(pointer, message, help);
         }
     }
 }
 
 /// Held by another program, or by the very broker that these declarations are for.
-fn in_use(notes: &mut Findings<'_>, address: &BindAddress) {
+fn in_use(findings: &mut Findings<'_>, address: &BindAddress) {
     let holder = port_holder::describe(&compile::socket_key(address)).unwrap_or_else(|| "another process".to_owned());
     let (severity, help) = if holder.ends_with("(weir)") {
         (Severity::Warning, "fine, if it is the broker that this is declared for")
     } else {
         (Severity::Error, "end what holds it, or choose another `port`")
     };
-    notes.note(severity, "/endpoint/port", format!("{address} is in use by {holder}"), Some(help));
+    findings.add(severity, "/endpoint/port", format!("{address} is in use by {holder}"), Some(help));
 }
 
-fn unix_socket(notes: &mut Findings<'_>, path: &Path) {
+fn unix_socket(findings: &mut Findings<'_>, path: &Path) {
     let parent = path.parent().unwrap_or(Path::new("/"));
     if !parent.is_dir() {
         let help = "make it, writable by the user that the broker runs as";
-        notes.error("/endpoint/host", format!("{} is no directory", parent.display()), help);
+        findings.error("/endpoint/host", format!("{} is no directory", parent.display()), help);
     }
     if path.symlink_metadata().is_ok_and(|meta| !meta.file_type().is_socket()) {
-        notes.error("/endpoint/host", format!("{} is there, and no socket", path.display()), "move it away");
+        findings.error("/endpoint/host", format!("{} is there, and no socket", path.display()), "move it away");
     }
 }
 
 /// Loads the files that `sslConfig` names, and checks when the certificates expire.
-fn certificates(notes: &mut Findings<'_>, endpoint: &Endpoint, now: OffsetDateTime) {
+fn certificates(findings: &mut Findings<'_>, endpoint: &Endpoint, now: OffsetDateTime) {
     let Some(ssl) = &endpoint.ssl_config else { return };
     let own = [(Some(&ssl.cert_file), "certFile"), (Some(&ssl.key_file), "keyFile")];
     let trust = [(ssl.ca_file.as_ref(), "caFile"), (ssl.crl_file.as_ref(), "crlFile")];
@@ -153,8 +154,8 @@ fn certificates(notes: &mut Findings<'_>, endpoint: &Endpoint, now: OffsetDateTi
     let mut complete = true;
     for (file, field) in own.chain(by_name) {
         let pointer = format!("/endpoint/sslConfig/{field}");
-        match notes.file(&endpoint.origin, &pointer, file) {
-            Some(pem) if !field.ends_with("keyFile") => time_left(notes, &pointer, &pem, now),
+        match findings.file(&endpoint.origin, &pointer, file) {
+            Some(pem) if !field.ends_with("keyFile") => time_left(findings, &pointer, &pem, now),
             Some(_) => {}
             None => complete = false,
         }
@@ -164,30 +165,30 @@ fn certificates(notes: &mut Findings<'_>, endpoint: &Endpoint, now: OffsetDateTi
     if !complete {
         return;
     }
-    let contents = Contents::read(&mut FileSystem, paths.iter());
+    let contents = FileContents::read(&mut FileSystem, paths.iter());
     if let Err(why) = tls::load(endpoint, ssl, &contents) {
-        notes.error("/endpoint/sslConfig", why.to_string(), "`openssl x509 -in FILE -text` shows what a file holds");
+        findings.error("/endpoint/sslConfig", why.to_string(), "`openssl x509 -in FILE -text` shows what a file holds");
     }
 }
 
-fn time_left(notes: &mut Findings<'_>, pointer: &str, pem: &[u8], now: OffsetDateTime) {
+fn time_left(findings: &mut Findings<'_>, pointer: &str, pem: &[u8], now: OffsetDateTime) {
     // `tls::load` reports a file that holds no certificate.
     let times = CertificateDer::pem_slice_iter(pem).flatten().filter_map(|der| validity(&der).ok());
     for (begins, ends) in times {
         if ends < now {
-            notes.error(pointer, format!("a certificate in it expired on {}", ends.date()), "renew it");
+            findings.error(pointer, format!("a certificate in it expired on {}", ends.date()), "renew it");
         } else if begins > now {
             let message = format!("a certificate in it holds only from {} on", begins.date());
-            notes.error(pointer, message, "wait, or mend the clock");
+            findings.error(pointer, message, "wait, or mend the clock");
         } else if (ends - now).whole_days() < EXPIRES_SOON_DAYS {
             let message = format!("a certificate in it expires on {}", ends.date());
-            notes.note(Severity::Warning, pointer, message, Some("renew it"));
+            findings.add(Severity::Warning, pointer, message, Some("renew it"));
         }
     }
 }
 
 /// Compiles an auth document with its files.
-fn credentials(notes: &mut Findings<'_>, auth: &Arc<Auth>) {
+fn credentials(findings: &mut Findings<'_>, auth: &Arc<Auth>) {
     let read = |path: &Path| {
         let content = FileSystem.read(path).map(Arc::from);
         content.map_err(|why| format!("{}: {why}", path.display()))
@@ -195,38 +196,38 @@ fn credentials(notes: &mut Findings<'_>, auth: &Arc<Auth>) {
     let compiled = AuthCompiler::default().compile(true, Some(auth), &Default::default(), &read);
     let why = compiled.err().map(|error| error.to_string()).unwrap_or_default();
     for line in why.lines() {
-        notes.error("/auth/chain", line, HELP_FILE);
+        findings.error("/auth/chain", line, HELP_FILE);
     }
 }
 
 /// Checks the files and variables of a bridge, and connects to the other broker.
-fn remote(notes: &mut Findings<'_>, bridge: &Arc<Bridge>) {
-    let before = notes.found.len();
+fn remote(findings: &mut Findings<'_>, bridge: &Arc<Bridge>) {
+    let before = findings.found.len();
     let files =
         [("caFile", &bridge.tls.ca_file), ("certFile", &bridge.tls.cert_file), ("keyFile", &bridge.tls.key_file)];
     for (field, file) in files {
         if let Some(file) = file {
-            notes.file(&bridge.origin, &format!("/bridge/tls/{field}"), file);
+            findings.file(&bridge.origin, &format!("/bridge/tls/{field}"), file);
         }
     }
     match &bridge.password {
-        Some(SecretRef::File(file)) => drop(notes.file(&bridge.origin, "/bridge/password", file)),
+        Some(SecretRef::File(file)) => drop(findings.file(&bridge.origin, "/bridge/password", file)),
         Some(SecretRef::Env(name)) if std::env::var_os(&**name).is_none() => {
             let message = format!("the environment has no variable {name}");
-            notes.error("/bridge/password", message, "set it for the broker; here it may rightly be absent");
+            findings.error("/bridge/password", message, "set it for the broker; here it may rightly be absent");
         }
         Some(SecretRef::Env(_)) | None => {}
     }
     // Unreadable files are reported above.
-    if notes.found.len() == before {
-        connects(notes, bridge);
+    if findings.found.len() == before {
+        connects(findings, bridge);
     }
 }
 
 /// Connects as the bridge would, under another client id.
-fn connects(notes: &mut Findings<'_>, bridge: &Arc<Bridge>) {
+fn connects(findings: &mut Findings<'_>, bridge: &Arc<Bridge>) {
     let paths: Vec<_> = bridge_files(bridge).map(|(path, _)| path).collect();
-    let contents = Contents::read(&mut FileSystem, paths.iter());
+    let contents = FileContents::read(&mut FileSystem, paths.iter());
     let effective = EffectiveBridge {
         bridge: Arc::clone(bridge),
         namespace: Arc::from(""),
@@ -236,7 +237,7 @@ fn connects(notes: &mut Findings<'_>, bridge: &Arc<Bridge>) {
     let settings = match bridges::settings(&effective, EndpointId(0), 0, "validate", &contents) {
         Ok(settings) => settings,
         Err(why) => {
-            return notes.error(
+            return findings.error(
                 "/bridge/tls",
                 why.to_string(),
                 "`openssl x509 -in FILE -text` shows what a file holds",
@@ -245,7 +246,7 @@ fn connects(notes: &mut Findings<'_>, bridge: &Arc<Bridge>) {
     };
     let outcomes = match probe(&settings) {
         Ok(outcomes) => outcomes,
-        Err(error) => return notes.error("/bridge/address", format!("cannot be tried: {error}"), HELP_SYSTEM),
+        Err(error) => return findings.error("/bridge/address", format!("cannot be tried: {error}"), HELP_SYSTEM),
     };
     for (at, (address, outcome)) in outcomes.into_iter().enumerate() {
         let Err(failure) = outcome else { continue };
@@ -257,7 +258,7 @@ fn connects(notes: &mut Findings<'_>, bridge: &Arc<Bridge>) {
             }
             _ => (Severity::Error, "see the other broker's log, and `username`, `password` and `tls`"),
         };
-        notes.note(severity, &pointer, format!("{address}: {}", failure.message), Some(help));
+        findings.add(severity, &pointer, format!("{address}: {}", failure.message), Some(help));
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-use weir_declare::reconcile::{FileDigest, Files};
+use weir_declare::reconcile::{FileDigest, FileDigests};
 
 /// Bytes of one file: a password file of a million users is about 100 MiB.
 const FILE_BYTES_MAX: u64 = 256 << 20;
@@ -86,12 +86,12 @@ impl ReadFiles for FileSystem {
 
 /// The files of one pass: digest and content are read together, so that the content loaded is the content compared.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
-    pub(super) digests: Files,
+pub(super) struct FileContents {
+    pub(super) digests: FileDigests,
     bytes: BTreeMap<PathBuf, Result<Arc<[u8]>, FileError>>,
 }
 
-impl Contents {
+impl FileContents {
     /// Reads every path.
     pub(super) fn read<'a>(reader: &mut impl ReadFiles, paths: impl Iterator<Item = &'a PathBuf>) -> Self {
         let mut contents = Self::default();

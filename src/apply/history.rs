@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use crate::source::Reading;
+use crate::source::SourceReading;
 use crate::state::{HistoryAction, HistoryEntry, Outcome};
 use crate::store::{Journal, StoreError};
 use weir_declare::config::{self, Declared, Diagnostic};
@@ -54,7 +54,7 @@ impl History {
     /// Records the refusal of a whole snapshot; returns whether it is a new one.
     pub(super) fn record_refusal(
         &mut self,
-        reading: &Reading,
+        reading: &SourceReading,
         summary: &str,
         diagnostics: &Arc<[Diagnostic]>,
         now: Timestamp,

@@ -8,16 +8,18 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::draining::{DrainReport, Drains};
-use super::files::{CompileError, Contents, hex};
+use super::files::{CompileError, FileContents, hex};
 use super::plane::{Plane, SocketChange};
-use super::running::{EndpointIds, Failure, RunningEndpoint};
+use super::running::{ActionFailure, EndpointIds, RunningEndpoint};
 use super::{compile, drain_plan, tls};
 use crate::auth::AuthCompiler;
 use crate::net::{ListenerPolicy, ListenerStatus, SocketKey, SocketOptions};
 use crate::telemetry::SpanHandle;
 use weir_broker::EndpointId;
 use weir_declare::config::{ChangeClass, Declared, Name};
-use weir_declare::reconcile::{Action, ActionKind, EffectiveEndpoint, LiveEndpoint, Plan, Reason, Timestamp};
+use weir_declare::reconcile::{
+    ActionKind, ConditionReason, EffectiveEndpoint, EndpointAction, LiveEndpoint, Plan, Timestamp,
+};
 
 /// An action whose socket is bound and whose files are loaded.
 pub(super) struct Prepared<S> {
@@ -77,7 +79,7 @@ impl<P: Plane> Listeners<P> {
     }
 
     /// Applies revocations to the clients of closed listeners.
-    pub(super) async fn apply_revocations(&mut self, declared: &Declared, contents: &Contents) {
+    pub(super) async fn apply_revocations(&mut self, declared: &Declared, contents: &FileContents) {
         self.drains.apply_revocations(declared, &self.auth_compiler, contents).await;
     }
 
@@ -117,21 +119,25 @@ impl<P: Plane> Listeners<P> {
     /// Binds the socket and loads the files of an action.
     pub(super) fn prepare(
         &mut self,
-        action: &Action,
-        files: &Contents,
+        action: &EndpointAction,
+        files: &FileContents,
         has_store: bool,
         ids: &mut EndpointIds,
         step: SpanHandle,
-    ) -> Result<Prepared<P::Socket>, Failure> {
+    ) -> Result<Prepared<P::Socket>, ActionFailure> {
         let (Some(effective), Some(to)) = (&action.effective, &action.to) else {
-            return Err(Failure { reason: Reason::Pending, message: "there is nothing to prepare".into() });
+            return Err(ActionFailure {
+                reason: ConditionReason::Pending,
+                message: "there is nothing to prepare".into(),
+            });
         };
         if effective.endpoint.limits.is_durable() && !has_store {
             let message =
                 "`durability: disk` needs a place: start weir with --data-dir, or declare `durability: memory`";
-            return Err(Failure { reason: Reason::NoStore, message: message.into() });
+            return Err(ActionFailure { reason: ConditionReason::NoStore, message: message.into() });
         }
-        let bad_file = |error: CompileError| Failure { reason: Reason::BadFile, message: error.to_string() };
+        let bad_file =
+            |error: CompileError| ActionFailure { reason: ConditionReason::BadFile, message: error.to_string() };
         let known = self.running.get(&action.name).map(|running| running.id);
         let id = known.unwrap_or_else(|| ids.peek());
         let generation = self.generations.get(&action.name).copied().unwrap_or_default() + 1;
@@ -144,7 +150,7 @@ impl<P: Plane> Listeners<P> {
             Some(self.bind(&key, &options)?)
         };
         Ok(Prepared {
-            id: known.unwrap_or_else(|| ids.take()),
+            id: known.unwrap_or_else(|| ids.allocate()),
             key,
             options,
             policy: Arc::new(policy),
@@ -155,7 +161,7 @@ impl<P: Plane> Listeners<P> {
         })
     }
 
-    fn bind(&self, key: &SocketKey, options: &SocketOptions) -> Result<P::Socket, Failure> {
+    fn bind(&self, key: &SocketKey, options: &SocketOptions) -> Result<P::Socket, ActionFailure> {
         let error = match self.plane.bind(key, options) {
             Ok(socket) => return Ok(socket),
             Err(error) => error,
@@ -188,10 +194,10 @@ impl<P: Plane> Listeners<P> {
     #[allow(clippy::type_complexity)] // pairs, taken apart at once
     pub(super) async fn install(
         &self,
-        closing: &[Action],
+        closing: &[EndpointAction],
         prepared: PreparedActions<P>,
         statuses: &[ListenerStatus],
-    ) -> Result<Vec<(Name, Prepared<()>)>, (Failure, Vec<(Name, Prepared<()>)>)> {
+    ) -> Result<Vec<(Name, Prepared<()>)>, (ActionFailure, Vec<(Name, Prepared<()>)>)> {
         let (changes, installed) = self.changes(closing, prepared, statuses);
         if changes.is_empty() {
             return Ok(installed);
@@ -200,7 +206,7 @@ impl<P: Plane> Listeners<P> {
             Ok(()) => Ok(installed),
             Err(error) => {
                 tracing::error!(%error, "listener change failed: the next pass retries");
-                Err((Failure { reason: Reason::BindFailed, message: error.to_string() }, installed))
+                Err((ActionFailure { reason: ConditionReason::BindFailed, message: error.to_string() }, installed))
             }
         }
     }
@@ -209,7 +215,7 @@ impl<P: Plane> Listeners<P> {
     #[allow(clippy::type_complexity)] // a pair of lists, taken apart at once
     fn changes(
         &self,
-        closing: &[Action],
+        closing: &[EndpointAction],
         prepared: PreparedActions<P>,
         statuses: &[ListenerStatus],
     ) -> (Vec<SocketChange<P::Socket>>, Vec<(Name, Prepared<()>)>) {
@@ -238,7 +244,7 @@ impl<P: Plane> Listeners<P> {
     }
 
     /// Forgets an endpoint whose listener was removed, and drains its clients.
-    pub(super) async fn close(&mut self, action: &Action) {
+    pub(super) async fn close(&mut self, action: &EndpointAction) {
         let Some(running) = self.running.remove(&action.name) else {
             debug_assert!(false, "{}: an endpoint that does not listen was planned to close", action.name);
             return;
@@ -252,7 +258,7 @@ impl<P: Plane> Listeners<P> {
     }
 
     /// Records an endpoint whose listener was installed, and drains clients that its change concerns.
-    pub(super) async fn activate(&mut self, action: &Action, new: Prepared<()>) {
+    pub(super) async fn activate(&mut self, action: &EndpointAction, new: Prepared<()>) {
         let (Some(effective), Some(address)) = (action.effective.clone(), action.to.clone()) else {
             debug_assert!(false, "{}: an action without effect was prepared", action.name);
             return;
@@ -298,7 +304,7 @@ impl<P: Plane> Listeners<P> {
     }
 
     /// Records a change that concerns neither the listener nor its clients.
-    pub(super) fn note_cosmetic(&mut self, action: &Action) {
+    pub(super) fn note_cosmetic(&mut self, action: &EndpointAction) {
         if let (Some(running), Some(effective)) = (self.running.get_mut(&action.name), &action.effective) {
             running.effective = effective.clone();
             running.digest = digest_of(effective);
@@ -319,7 +325,7 @@ impl<P: Plane> Listeners<P> {
 }
 
 /// Whether an action needs more than to be recorded.
-pub(super) fn needs_preparation(action: &Action) -> bool {
+pub(super) fn needs_preparation(action: &EndpointAction) -> bool {
     match action.kind {
         ActionKind::Add | ActionKind::Rebind => true,
         ActionKind::Update => action.changes.iter().any(|change| change.class > ChangeClass::Cosmetic),
@@ -327,23 +333,28 @@ pub(super) fn needs_preparation(action: &Action) -> bool {
     }
 }
 
-fn is_restart(action: &Action) -> bool {
+fn is_restart(action: &EndpointAction) -> bool {
     action.changes.iter().any(|change| change.path == "restartedAt")
 }
 
-fn bind_failure(key: &SocketKey, e: &std::io::Error, holder: Option<&str>) -> Failure {
+fn bind_failure(key: &SocketKey, e: &std::io::Error, holder: Option<&str>) -> ActionFailure {
     let (reason, cause) = match e.kind() {
         std::io::ErrorKind::AddrInUse => {
             let holder = holder.map_or_else(String::new, |holder| format!(" by {holder}"));
-            (Reason::AddressInUse, format!("the address is in use{holder}; it is tried again until it is free"))
+            (
+                ConditionReason::AddressInUse,
+                format!("the address is in use{holder}; it is tried again until it is free"),
+            )
         }
-        std::io::ErrorKind::AddrNotAvailable => (Reason::BindFailed, "this machine has no such address".to_owned()),
+        std::io::ErrorKind::AddrNotAvailable => {
+            (ConditionReason::BindFailed, "this machine has no such address".to_owned())
+        }
         std::io::ErrorKind::PermissionDenied => {
-            (Reason::BindFailed, "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE)".to_owned())
+            (ConditionReason::BindFailed, "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE)".to_owned())
         }
-        _ => (Reason::BindFailed, e.to_string()),
+        _ => (ConditionReason::BindFailed, e.to_string()),
     };
-    Failure { reason, message: format!("cannot listen on {key}: {cause}") }
+    ActionFailure { reason, message: format!("cannot listen on {key}: {cause}") }
 }
 
 fn protocol(policy: &ListenerPolicy) -> &'static str {

@@ -13,7 +13,7 @@ use super::source_tracker::SourceTracker;
 use crate::state::{ControlState, EndpointState, PassDurations, Phase, SharedState};
 use weir_broker::EndpointId;
 use weir_declare::config::{Endpoint, SortedCursor};
-use weir_declare::reconcile::{Action, ActionKind, Conditions, Plan, Timestamp};
+use weir_declare::reconcile::{ActionKind, Conditions, EndpointAction, Plan, Timestamp};
 
 /// How many passes there were, and how long they took.
 #[derive(Debug, Clone, Copy, Default)]
@@ -46,7 +46,7 @@ pub(super) struct Publisher {
 }
 
 /// The parts that the state is assembled from.
-pub(super) struct Parts<'a, P: Plane> {
+pub(super) struct PublishInputs<'a, P: Plane> {
     pub(super) source: &'a SourceTracker,
     pub(super) declaration: &'a Declaration,
     pub(super) listeners: &'a Listeners<P>,
@@ -82,7 +82,7 @@ impl Publisher {
     }
 
     /// Publishes the current state.
-    pub(super) fn publish<P: Plane>(&self, parts: &Parts<'_, P>) {
+    pub(super) fn publish<P: Plane>(&self, parts: &PublishInputs<'_, P>) {
         self.shared.publish(ControlState {
             node_name: self.node_name.clone(),
             started_at: self.started_at,
@@ -104,7 +104,7 @@ impl Publisher {
     }
 
     /// Every endpoint's state; the published value is reused where nothing differs.
-    fn endpoints<P: Plane>(&self, parts: &Parts<'_, P>) -> BTreeMap<Arc<str>, Arc<EndpointState>> {
+    fn endpoints<P: Plane>(&self, parts: &PublishInputs<'_, P>) -> BTreeMap<Arc<str>, Arc<EndpointState>> {
         let published = self.shared.load();
         let mut before = SortedCursor::over(&published.endpoints);
         let mut declared = SortedCursor::over(&parts.declaration.applied().endpoints);
@@ -115,7 +115,7 @@ impl Publisher {
         let states = parts.conditions.iter().map(|(name, conditions)| {
             let running = running.get(name);
             let closed = || drains.closed().rev().find(|(closed, _)| *closed == name).map(|(_, id)| id);
-            let facts = Facts {
+            let facts = PublishFacts {
                 id: running.map(|running| running.id).or_else(closed),
                 generation: generations.get(name).copied().unwrap_or_default(),
                 declared: declared.get(name),
@@ -136,14 +136,14 @@ impl Publisher {
 }
 
 /// The planned action of an endpoint that was not done.
-fn pending(action: &Action) -> Option<String> {
+fn pending(action: &EndpointAction) -> Option<String> {
     let why = action.waits.as_ref().or(action.note.as_ref());
     let open = action.waits.is_some() || action.kind == ActionKind::Conflicted;
     open.then(|| format!("{}: {}", action.kind.as_str(), why.map_or("", |why| why)))
 }
 
 /// The inputs of an [`EndpointState`].
-struct Facts<'a> {
+struct PublishFacts<'a> {
     id: Option<EndpointId>,
     generation: u64,
     declared: Option<&'a Arc<Endpoint>>,
@@ -153,7 +153,7 @@ struct Facts<'a> {
     certificate_expires_at: Option<Timestamp>,
 }
 
-impl Facts<'_> {
+impl PublishFacts<'_> {
     /// Whether `state` is equal; declarations are compared by address.
     fn are_of(&self, state: &EndpointState) -> bool {
         let is = |fact: Option<&Arc<Endpoint>>, known: &Option<Arc<Endpoint>>| match (fact, known) {

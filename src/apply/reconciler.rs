@@ -8,31 +8,31 @@ use tokio::sync::mpsc;
 
 use super::bridges::BridgeManager;
 use super::conditions::{ConditionInputs, ConditionTable};
-use super::converge::{Converged, Pass};
+use super::converge::{ConvergePass, Converged};
 use super::declaration::Declaration;
 use super::draining::DrainReport;
 use super::files::ReadFiles;
 use super::history::History;
 use super::listeners::Listeners;
 use super::plane::Plane;
-use super::publish::{Parts, PassStats, Publisher};
+use super::publish::{PassStats, PublishInputs, Publisher};
 use super::record::PassRecord;
-use super::running::{EndpointIds, Failure};
+use super::running::{ActionFailure, EndpointIds};
 use super::source_tracker::SourceTracker;
 use super::spans::{PassOutcome, PassTrace};
 use crate::net::bridge::BridgeHost;
-use crate::source::{Reading, SourceError, SourceErrorCounts};
+use crate::source::{SourceError, SourceErrorCounts, SourceReading};
 use crate::state::SharedState;
 use crate::store::StoreError;
-use crate::telemetry::Tracer;
+use crate::telemetry::SpanRecorder;
 use weir_declare::config::{LastGood, Loaded, Name, NodeContext};
-use weir_declare::reconcile::{GuardDecision, Node, Plan, Timestamp};
+use weir_declare::reconcile::{GuardDecision, NodeSettings, Plan, Timestamp};
 
 /// How this node reconciles.
 #[derive(Debug, Clone)]
 pub struct ReconcilerOptions {
     pub node_name: String,
-    pub node: Node,
+    pub node: NodeSettings,
     /// The context that declarations are validated in.
     pub context: NodeContext,
     /// A snapshot with any error in it is refused whole.
@@ -70,7 +70,7 @@ pub struct Reconciler<P: Plane, F: ReadFiles> {
     passes: PassStats,
     /// The last plan, and why its actions failed.
     plan: Arc<Plan>,
-    failures: BTreeMap<Name, Failure>,
+    failures: BTreeMap<Name, ActionFailure>,
     /// Whether a pass was ever made.
     begun: bool,
 }
@@ -129,7 +129,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     /// Traces the next passes with `tracer`.
-    pub fn trace_with(&mut self, tracer: Tracer) {
+    pub fn trace_with(&mut self, tracer: SpanRecorder) {
         self.trace.set_tracer(tracer);
     }
 
@@ -169,14 +169,14 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     /// Validates a reading of the source, applies it, publishes the result.
-    pub async fn read(&mut self, reading: Reading, now: Timestamp) -> Next {
+    pub async fn read(&mut self, reading: SourceReading, now: Timestamp) -> Next {
         self.trace.begin("reading", Some(&reading), self.source.state());
         let next = self.apply_reading(reading, now).await;
         self.end_pass(next);
         next
     }
 
-    async fn apply_reading(&mut self, reading: Reading, now: Timestamp) -> Next {
+    async fn apply_reading(&mut self, reading: SourceReading, now: Timestamp) -> Next {
         self.source.record_reading(&reading, now);
         let validating = self.trace.begin_validation();
         let loaded = self.declaration.validate(&reading.snapshot, &self.options.context);
@@ -249,7 +249,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         self.listeners.drains().is_draining()
     }
 
-    fn refuse_whole(&mut self, reading: &Reading, loaded: &Loaded, now: Timestamp) {
+    fn refuse_whole(&mut self, reading: &SourceReading, loaded: &Loaded, now: Timestamp) {
         self.declaration.refuse(loaded);
         let errors = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
         let summary = format!("refused whole (--atomic): {errors} errors");
@@ -264,7 +264,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     /// Plans, applies, records, publishes. `reading`: the reading that is applied; `None` where there is none.
-    async fn reconcile_once(&mut self, reading: Option<&Reading>, now: Timestamp) -> Next {
+    async fn reconcile_once(&mut self, reading: Option<&SourceReading>, now: Timestamp) -> Next {
         let begun = Instant::now();
         let is_frozen = self.declaration.is_suspended() && self.begun;
         self.begun = true;
@@ -298,7 +298,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     async fn converge(&mut self) -> Converged {
-        let pass = Pass {
+        let pass = ConvergePass {
             declared: self.declaration.applied(),
             node: &self.options.node,
             node_name: &self.options.node_name,
@@ -312,7 +312,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     /// Logs new failures; whether the failures differ from those of the last pass.
-    fn take_failures(&mut self, failures: BTreeMap<Name, Failure>) -> bool {
+    fn take_failures(&mut self, failures: BTreeMap<Name, ActionFailure>) -> bool {
         for (name, failure) in failures.iter().filter(|(name, failure)| self.failures.get(*name) != Some(failure)) {
             tracing::error!(endpoint = %name, "{}: {}", failure.headline(), failure.message);
         }
@@ -335,7 +335,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     fn publish(&self) {
-        self.publisher.publish(&Parts {
+        self.publisher.publish(&PublishInputs {
             source: &self.source,
             declaration: &self.declaration,
             listeners: &self.listeners,
@@ -360,12 +360,12 @@ fn outcome(
     atomic: bool,
     source: &SourceTracker,
     declaration: &Declaration,
-    failures: &BTreeMap<Name, Failure>,
+    failures: &BTreeMap<Name, ActionFailure>,
     plan: &Plan,
 ) -> PassOutcome {
     let outcome = |word, error| PassOutcome { word, error };
-    if let Some(trouble) = &source.state().trouble {
-        return outcome("sourceTrouble", Some(trouble.message.clone()));
+    if let Some(error) = &source.state().error {
+        return outcome("sourceTrouble", Some(error.message.clone()));
     }
     if next == Next::Recheck {
         return outcome("lookAgain", None);

@@ -5,16 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::bridges::BridgeManager;
 use super::declaration::{Declaration, is_edit};
 use super::history::{BlockedChange, History};
-use super::running::Failure;
+use super::running::ActionFailure;
 use super::source_tracker::SourceTracker;
 use crate::state::{HistoryAction, HistoryEntry, Outcome};
-use weir_declare::config::{Identity, Kind, Name};
+use weir_declare::config::{DocumentIdentity, Kind, Name};
 use weir_declare::reconcile::{Plan, Timestamp, render};
 
 /// A pass, as far as the history is concerned.
 pub(super) struct PassRecord<'a> {
     pub(super) plan: &'a Plan,
-    pub(super) failures: &'a BTreeMap<Name, Failure>,
+    pub(super) failures: &'a BTreeMap<Name, ActionFailure>,
     pub(super) declaration: &'a Declaration,
     pub(super) source: &'a SourceTracker,
     pub(super) bridges: &'a BridgeManager,
@@ -120,7 +120,7 @@ impl PassRecord<'_> {
 }
 
 /// The name of a document in the history: an endpoint by its name alone.
-fn subject_of(identity: &Identity) -> String {
+fn subject_of(identity: &DocumentIdentity) -> String {
     match identity.kind {
         Kind::Endpoint => identity.name.to_string(),
         kind if kind.is_single() => kind.to_string(),

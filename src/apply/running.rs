@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::net::{ListenerPolicy, SocketKey, SocketOptions};
 use weir_broker::EndpointId;
 use weir_declare::config::BindAddress;
-use weir_declare::reconcile::{EffectiveEndpoint, Reason, Timestamp};
+use weir_declare::reconcile::{ConditionReason, EffectiveEndpoint, Timestamp};
 
 /// An endpoint that listens.
 pub(super) struct RunningEndpoint {
@@ -26,17 +26,17 @@ pub(super) struct RunningEndpoint {
 
 /// Why an action could not be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Failure {
-    pub(super) reason: Reason,
+pub(super) struct ActionFailure {
+    pub(super) reason: ConditionReason,
     pub(super) message: String,
 }
 
-impl Failure {
+impl ActionFailure {
     /// The beginning of the failure's log line.
     pub(super) fn headline(&self) -> &'static str {
         match self.reason {
-            Reason::AddressInUse | Reason::BindFailed => "listener bind failed",
-            Reason::BadFile => "file load failed",
+            ConditionReason::AddressInUse | ConditionReason::BindFailed => "listener bind failed",
+            ConditionReason::BadFile => "file load failed",
             _ => "endpoint apply failed",
         }
     }
@@ -54,13 +54,13 @@ impl Default for EndpointIds {
 }
 
 impl EndpointIds {
-    /// The id that [`EndpointIds::take`] gives next.
+    /// The id that [`EndpointIds::allocate`] gives next.
     pub(super) fn peek(&self) -> EndpointId {
         EndpointId(self.next)
     }
 
     /// Gives an id.
-    pub(super) fn take(&mut self) -> EndpointId {
+    pub(super) fn allocate(&mut self) -> EndpointId {
         let id = self.peek();
         self.next += 1;
         id

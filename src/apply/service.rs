@@ -41,7 +41,7 @@ pub struct LastGoodStore {
 }
 
 /// One thing that happened.
-enum Event {
+enum ServiceEvent {
     Source(SourceEvent),
     SourceEnded,
     DrainEnded(DrainReport),
@@ -59,42 +59,42 @@ pub async fn run<P: Plane, F: ReadFiles>(
     mut signals: mpsc::Receiver<Signal>,
     last_good_store: Option<LastGoodStore>,
 ) -> Reconciler<P, F> {
-    let mut timers = Timers::default();
+    let mut timers = ServiceTimers::default();
     let mut saving = Saving::default();
     let mut source_is_there = true;
     loop {
         let event = tokio::select! {
             biased;
-            signal = signals.recv() => Event::Signal(signal.unwrap_or(Signal::Stop)),
-            event = source.events.recv(), if source_is_there => event.map_or(Event::SourceEnded, Event::Source),
-            Some(ended) = drained.recv() => Event::DrainEnded(ended),
-            () = due(timers.recheck) => Event::Recheck,
-            () = due(timers.retry) => Event::Retry,
-            () = due(saving.due) => Event::Save,
+            signal = signals.recv() => ServiceEvent::Signal(signal.unwrap_or(Signal::Stop)),
+            event = source.events.recv(), if source_is_there => event.map_or(ServiceEvent::SourceEnded, ServiceEvent::Source),
+            Some(ended) = drained.recv() => ServiceEvent::DrainEnded(ended),
+            () = due(timers.recheck) => ServiceEvent::Recheck,
+            () = due(timers.retry) => ServiceEvent::Retry,
+            () = due(saving.due) => ServiceEvent::Save,
         };
         let now = wall_clock();
         let next = match event {
-            Event::Source(SourceEvent::Read(reading)) => reconciler.read(*reading, now).await,
-            Event::Source(SourceEvent::Failed(error)) => reconciler.source_failed(&error, now).await,
-            Event::SourceEnded => {
+            ServiceEvent::Source(SourceEvent::Read(reading)) => reconciler.read(*reading, now).await,
+            ServiceEvent::Source(SourceEvent::Failed(error)) => reconciler.source_failed(&error, now).await,
+            ServiceEvent::SourceEnded => {
                 tracing::error!(
                     "source task ended: changes are not followed any longer; restart the broker and report this"
                 );
                 source_is_there = false;
                 continue;
             }
-            Event::DrainEnded(ended) => {
+            ServiceEvent::DrainEnded(ended) => {
                 reconciler.drain_ended(&ended);
                 continue;
             }
-            Event::Signal(Signal::Reload) | Event::Recheck => {
+            ServiceEvent::Signal(Signal::Reload) | ServiceEvent::Recheck => {
                 timers.recheck = None;
                 source.request_resync();
                 continue;
             }
-            Event::Signal(Signal::Stop) => break,
-            Event::Retry => reconciler.tick(now).await,
-            Event::Save => {
+            ServiceEvent::Signal(Signal::Stop) => break,
+            ServiceEvent::Retry => reconciler.tick(now).await,
+            ServiceEvent::Save => {
                 saving.save(&mut reconciler, last_good_store.as_ref(), now).await;
                 continue;
             }
@@ -191,13 +191,13 @@ impl Saving {
 
 /// The timers of the loop.
 #[derive(Debug, Default)]
-struct Timers {
+struct ServiceTimers {
     recheck: Option<tokio::time::Instant>,
     retry: Option<tokio::time::Instant>,
     backoff: Option<Duration>,
 }
 
-impl Timers {
+impl ServiceTimers {
     fn after(&mut self, next: Next, draining: bool) {
         let now = tokio::time::Instant::now();
         self.retry = None;

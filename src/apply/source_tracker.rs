@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::source::{Reading, SourceError, SourceErrorCounts};
+use crate::source::{SourceError, SourceErrorCounts, SourceReading};
 use crate::state::{LastKnownGood, SourceFailure, SourceState, StoreState};
 use weir_declare::config::{Diagnostic, Loaded};
 use weir_declare::reconcile::Timestamp;
@@ -31,7 +31,7 @@ impl SourceTracker {
             last_read_at: None,
             reads: 0,
             store: None,
-            trouble: None,
+            error: None,
             incidents: Default::default(),
             last_known_good: None,
             ignored: Vec::new(),
@@ -59,9 +59,9 @@ impl SourceTracker {
     }
 
     /// Records a reading, and logs what is new about it.
-    pub(super) fn record_reading(&mut self, reading: &Reading, now: Timestamp) {
-        if let Some(trouble) = self.state.trouble.take() {
-            tracing::info!(source = self.state.location, "source read recovered, after: {}", trouble.message);
+    pub(super) fn record_reading(&mut self, reading: &SourceReading, now: Timestamp) {
+        if let Some(error) = self.state.error.take() {
+            tracing::info!(source = self.state.location, "source read recovered, after: {}", error.message);
         }
         self.state.attempted_revision = Some(reading.snapshot.revision.to_string());
         self.state.commit.clone_from(&reading.commit);
@@ -125,7 +125,7 @@ impl SourceTracker {
 
     /// Records that the source cannot be read; `is_serving`: there is a declaration to serve.
     pub(super) fn record_failure(&mut self, error: &SourceError, is_serving: bool, now: Timestamp) {
-        let since = match &self.state.trouble {
+        let since = match &self.state.error {
             Some(known) if known.message == error.message => known.since,
             _ => {
                 let meanwhile =
@@ -134,7 +134,7 @@ impl SourceTracker {
                 now
             }
         };
-        self.state.trouble = Some(SourceFailure { kind: error.kind, message: error.message.clone(), since });
+        self.state.error = Some(SourceFailure { kind: error.kind, message: error.message.clone(), since });
     }
 
     /// Records that the last known good declaration is served.
@@ -143,7 +143,7 @@ impl SourceTracker {
     }
 
     /// Records that a reading is applied.
-    pub(super) fn record_applied(&mut self, reading: &Reading, now: Timestamp) {
+    pub(super) fn record_applied(&mut self, reading: &SourceReading, now: Timestamp) {
         self.state.applied_revision = Some(reading.snapshot.revision.to_string());
         self.state.applied_at = Some(now);
         if let Some(store) = &mut self.state.store {

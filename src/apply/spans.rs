@@ -1,15 +1,15 @@
 //! The trace of a pass: span `reconcile` with `read`, `validate`, `plan` and `apply`, and a span per action.
 
-use crate::source::Reading;
+use crate::source::SourceReading;
 use crate::state::SourceState;
-use crate::telemetry::{PASS, SpanHandle, Tracer};
+use crate::telemetry::{PASS, SpanHandle, SpanRecorder};
 use weir_declare::config::Loaded;
-use weir_declare::reconcile::{Action, ActionKind, BridgeAction, Plan, render};
+use weir_declare::reconcile::{ActionKind, BridgeAction, EndpointAction, Plan, render};
 
 /// Records the spans of passes.
 #[derive(Default)]
 pub(super) struct PassTrace {
-    tracer: Tracer,
+    tracer: SpanRecorder,
     planning: Option<SpanHandle>,
     applying: Option<SpanHandle>,
 }
@@ -23,12 +23,12 @@ pub(super) struct PassOutcome {
 
 impl PassTrace {
     /// Traces the next passes with `tracer`.
-    pub(super) fn set_tracer(&mut self, tracer: Tracer) {
+    pub(super) fn set_tracer(&mut self, tracer: SpanRecorder) {
         self.tracer = tracer;
     }
 
     /// Begins the trace of a pass. `cause`: `reading`, `trouble` or `retry`.
-    pub(super) fn begin(&mut self, cause: &str, reading: Option<&Reading>, source: &SourceState) {
+    pub(super) fn begin(&mut self, cause: &str, reading: Option<&SourceReading>, source: &SourceState) {
         (self.planning, self.applying) = (None, None);
         self.tracer.begin("reconcile");
         if !self.tracer.is_on() {
@@ -91,7 +91,7 @@ impl PassTrace {
         }
     }
 
-    pub(super) fn begin_action(&mut self, action: &Action) -> SpanHandle {
+    pub(super) fn begin_action(&mut self, action: &EndpointAction) -> SpanHandle {
         let Some(applying) = self.applying.filter(|_| self.tracer.is_on()) else { return SpanHandle::NONE };
         let step = self.tracer.step(applying, format!("endpoint {}", action.kind.as_str()));
         self.tracer.set(step, "weir.endpoint", action.name.as_str());

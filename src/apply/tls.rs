@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-use super::files::{CompileError, Contents};
+use super::files::{CompileError, FileContents};
 use crate::auth::validity;
 use crate::net::{ClientAuth, Identity, TlsError, TlsFile, TlsPolicy, TlsSettings};
 use weir_declare::config::{self, Endpoint, FileRef, SslConfig, TlsVersion};
@@ -16,7 +16,7 @@ use weir_declare::reconcile::Timestamp;
 ///
 /// # Errors
 /// Which file, and what is wrong with it.
-pub(super) fn load(endpoint: &Endpoint, ssl: &SslConfig, files: &Contents) -> Result<TlsPolicy, CompileError> {
+pub(super) fn load(endpoint: &Endpoint, ssl: &SslConfig, files: &FileContents) -> Result<TlsPolicy, CompileError> {
     let read = |file: &FileRef| files.get(&endpoint.origin.resolve(file));
     let own = Pair::read(&ssl.cert_file, &ssl.key_file, &read)?;
     let named: Vec<Pair<'_>> =
@@ -51,7 +51,7 @@ pub(super) fn load(endpoint: &Endpoint, ssl: &SslConfig, files: &Contents) -> Re
 
 /// When the first of an endpoint's own certificates expires, those of its chains included. `None`: no TLS, or no
 /// certificate that can be parsed.
-pub(super) fn expires_at(endpoint: &Endpoint, files: &Contents) -> Option<Timestamp> {
+pub(super) fn expires_at(endpoint: &Endpoint, files: &FileContents) -> Option<Timestamp> {
     let ssl = endpoint.ssl_config.as_ref()?;
     let mut ends = Vec::new();
     for file in std::iter::once(&ssl.cert_file).chain(ssl.sni.iter().map(|sni| &sni.cert_file)) {

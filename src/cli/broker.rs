@@ -34,9 +34,9 @@ pub(super) fn address(operand: &str) -> Option<SocketAddr> {
 ///
 /// # Errors
 /// No answer, or one that is not understood; with the address.
-pub(super) fn ask<const N: usize>(base: &str, paths: [&str; N]) -> anyhow::Result<[Value; N]> {
+pub(super) fn fetch<const N: usize>(base: &str, paths: [&str; N]) -> anyhow::Result<[Value; N]> {
     runtime()?.block_on(async {
-        let broker = Broker::new(base)?;
+        let broker = StatusClient::new(base)?;
         let mut answers = [const { Value::Null }; N];
         for (answer, path) in answers.iter_mut().zip(paths) {
             *answer = broker.data(path).await?;
@@ -50,7 +50,7 @@ pub(super) fn ask<const N: usize>(base: &str, paths: [&str; N]) -> anyhow::Resul
 /// # Errors
 /// No answer.
 pub(super) fn text(base: &str, path: &str) -> anyhow::Result<(bool, String)> {
-    let (good, body) = runtime()?.block_on(async { Broker::new(base)?.whole(path).await })?;
+    let (good, body) = runtime()?.block_on(async { StatusClient::new(base)?.whole(path).await })?;
     Ok((good, String::from_utf8_lossy(&body).into_owned()))
 }
 
@@ -65,9 +65,9 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 /// The declaration of a broker.
 ///
 /// # Errors
-/// See [`ask`].
+/// See [`fetch`].
 pub(super) fn declared(base: &str) -> anyhow::Result<Snapshot> {
-    let [documents] = ask(base, [EXPORT])?;
+    let [documents] = fetch(base, [EXPORT])?;
     snapshot(base, &documents)
 }
 
@@ -96,17 +96,17 @@ pub(super) fn snapshot(base: &str, answer: &Value) -> anyhow::Result<Snapshot> {
 /// # Errors
 /// No broker answers there.
 pub(super) async fn open(base: &str, path: &str) -> anyhow::Result<Response<Incoming>> {
-    Broker::new(base)?.open(path).await
+    StatusClient::new(base)?.open(path).await
 }
 
 /// A broker's status API, and the connections to it.
-struct Broker<'a> {
+struct StatusClient<'a> {
     base: &'a str,
     access: Access,
     client: HttpClient,
 }
 
-impl<'a> Broker<'a> {
+impl<'a> StatusClient<'a> {
     fn new(base: &'a str) -> anyhow::Result<Self> {
         let access = Access::from_environment()?;
         let tls = match base.split_once("://") {

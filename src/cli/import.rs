@@ -22,7 +22,7 @@ pub(super) struct Args {
     file: PathBuf,
     /// The broker of the file; by default, its content decides.
     #[arg(long, value_enum)]
-    from: Option<Origin>,
+    from: Option<ImportedBroker>,
     /// `json`: `{"documents": [...], "yaml": "...", "notCarriedOver": [...]}`
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
@@ -30,7 +30,7 @@ pub(super) struct Args {
 
 /// The brokers whose configuration can be imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Origin {
+enum ImportedBroker {
     /// Endpoint export or config.yaml.
     Fluxmq,
     /// acl.conf.
@@ -39,12 +39,12 @@ enum Origin {
     Mosquitto,
 }
 
-impl From<Origin> for Broker {
-    fn from(origin: Origin) -> Self {
+impl From<ImportedBroker> for Broker {
+    fn from(origin: ImportedBroker) -> Self {
         match origin {
-            Origin::Fluxmq => Self::Fluxmq,
-            Origin::Emqx => Self::Emqx,
-            Origin::Mosquitto => Self::Mosquitto,
+            ImportedBroker::Fluxmq => Self::Fluxmq,
+            ImportedBroker::Emqx => Self::Emqx,
+            ImportedBroker::Mosquitto => Self::Mosquitto,
         }
     }
 }
@@ -52,7 +52,7 @@ impl From<Origin> for Broker {
 /// The files of this machine.
 struct DiskFiles;
 
-impl import::Files for DiskFiles {
+impl import::ImportFiles for DiskFiles {
     fn read(&self, path: &Path) -> io::Result<String> {
         fs::read_to_string(path)
     }

@@ -16,10 +16,11 @@ use super::render::{valid, valid_for};
 use super::validate::{StatusAddr, parse_label, parse_status_addr};
 use super::{Exit, broker, wrong_usage};
 use weir_declare::config::{
-    BindAddress, BuiltInDefaults, Declared, Held, HeldCause, Identity, Kind, Name, canonical, diff_documents,
+    BindAddress, BuiltInDefaults, Declared, DocumentIdentity, Held, HeldCause, Kind, Name, canonical, diff_documents,
 };
 use weir_declare::reconcile::{
-    EffectiveEndpoint, Files, Live, LiveEndpoint, Node, Plan, effective_bridges, plan_guarded, render,
+    EffectiveEndpoint, FileDigests, LiveEndpoint, LiveState, NodeSettings, Plan, effective_bridges, plan_guarded,
+    render,
 };
 
 /// Show what a change of declarations would do: to which endpoint, how, and to how many clients.
@@ -39,8 +40,8 @@ pub(super) struct Args {
     /// http://HOST:PORT
     #[arg(long, value_name = "WHAT")]
     against: String,
-    #[arg(long, value_enum, default_value_t = Format::Human)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = PlanFormat::Human)]
+    format: PlanFormat,
     /// Exit with 2 where there is something to do
     #[arg(long)]
     detailed_exitcode: bool,
@@ -60,7 +61,7 @@ pub(super) struct Args {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+enum PlanFormat {
     /// A paragraph for each endpoint, then the diff
     Human,
     /// `"format": "weir/plan/v1"`
@@ -74,7 +75,7 @@ struct PlanBase {
     declared: Declared,
     broker: Option<BrokerFacts>,
     /// Deletions that a broker holds already.
-    held: BTreeMap<Identity, Held>,
+    held: BTreeMap<DocumentIdentity, Held>,
 }
 
 /// Facts about a queried broker.
@@ -102,26 +103,26 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let status_addr = broker::address(&args.against).or(args.status_addr.0);
     let wanted = valid_for(&read_all(std::slice::from_ref(&args.path))?, status_addr)?;
     let present = if broker::is_url(&args.against) {
-        ask(&args.against)?
+        fetch_base(&args.against)?
     } else {
         let beside = (args.path != Path::new("-")).then_some(args.path.as_path());
         PlanBase { declared: valid(&read_operand(&args.against, beside)?)?, broker: None, held: BTreeMap::new() }
     };
     let default_host = args.host.or_else(|| present.default_host()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let labels = present.broker.as_ref().map(|broker| broker.labels.clone()).or_else(|| given(&args.labels));
-    let node = Node { default_host, labels };
+    let node = NodeSettings { default_host, labels };
     let live = live(&present.declared, present.broker.as_ref().map(|broker| &broker.listening), &node);
     let plan = plan_guarded(&present.declared, &wanted, &present.held, &live, &node);
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
     let diff = diff_documents(&form(&present.declared), &form(&wanted));
     let of = present.broker.as_ref().filter(|_| has_selectors(&wanted) || has_selectors(&present.declared));
     print(&match args.format {
-        Format::Human => {
+        PlanFormat::Human => {
             let heading = of.map(|of| format!("broker {}:\n", with_labels(&of.name, &of.labels))).unwrap_or_default();
             format!("{heading}{}", render::human(&plan, &diff))
         }
-        Format::Markdown => render::markdown(&plan, &diff),
-        Format::Json => {
+        PlanFormat::Markdown => render::markdown(&plan, &diff),
+        PlanFormat::Json => {
             let mut json = render::json(&plan, &diff);
             if let Some(broker) = &present.broker {
                 json["broker"] = json!({"name": broker.name, "labels": broker.labels});
@@ -135,7 +136,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 /// The plan of a broker with `labels`, without asking one. `None`: every endpoint counts.
 #[cfg(feature = "etcd")]
 pub(super) fn planned(old: &Declared, new: &Declared, labels: Option<Labels>) -> Plan {
-    let node = Node { default_host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), labels };
+    let node = NodeSettings { default_host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), labels };
     plan_guarded(old, new, &BTreeMap::new(), &live(old, None, &node), &node)
 }
 
@@ -183,9 +184,9 @@ impl PlanBase {
 }
 
 /// The live state of `node` under `declared`; of a broker, the endpoints that it reports as listening.
-fn live(declared: &Declared, listening: Option<&BTreeMap<String, Listening>>, node: &Node) -> Live {
+fn live(declared: &Declared, listening: Option<&BTreeMap<String, Listening>>, node: &NodeSettings) -> LiveState {
     let bans = Arc::new(declared.bans.clone());
-    let mut live = Live::default();
+    let mut live = LiveState::default();
     for (name, endpoint) in declared.endpoints.iter().filter(|(_, endpoint)| endpoint.enabled) {
         let known = match listening {
             None if !node.holds(endpoint) => continue,
@@ -198,21 +199,21 @@ fn live(declared: &Declared, listening: Option<&BTreeMap<String, Listening>>, no
         let address = endpoint.listen.bind_address(node.default_host);
         let address = known.and_then(|known| known.address.parse().ok()).map_or(address, BindAddress::Tcp);
         let running = LiveEndpoint {
-            effective: EffectiveEndpoint::resolve(endpoint, declared, &bans, &Files::new()),
+            effective: EffectiveEndpoint::resolve(endpoint, declared, &bans, &FileDigests::new()),
             address,
             listening: true,
             connections: known.map(|known| known.connections),
         };
         live.endpoints.insert(name.clone(), running);
     }
-    live.bridges = effective_bridges(declared, node, &Files::new());
+    live.bridges = effective_bridges(declared, node, &FileDigests::new());
     live
 }
 
 /// Queries a broker's declaration, labels, addresses and numbers of clients.
-fn ask(base: &str) -> anyhow::Result<PlanBase> {
+fn fetch_base(base: &str) -> anyhow::Result<PlanBase> {
     let paths = [broker::EXPORT, "/api/endpoints/status", "/api/cluster/nodes"];
-    let [documents, status, nodes] = broker::ask(base, paths)?;
+    let [documents, status, nodes] = broker::fetch(base, paths)?;
     let snapshot = broker::snapshot(base, &documents)?;
     let mut nodes = nodes["nodes"].as_array().into_iter().flatten();
     let this = nodes
@@ -226,14 +227,14 @@ fn ask(base: &str) -> anyhow::Result<PlanBase> {
 }
 
 /// The held deletions among a broker's conditions.
-fn held(status: &Value) -> BTreeMap<Identity, Held> {
+fn held(status: &Value) -> BTreeMap<DocumentIdentity, Held> {
     let endpoints = status.get("endpoints").and_then(Value::as_object);
     let of = |endpoint: &Value| {
         let name: Name = serde_json::from_value(endpoint.get("name")?.clone()).ok()?;
         let conditions = endpoint.get("conditions")?.as_array()?;
         let held = conditions.iter().find(|condition| condition["reason"] == "DeletionHeld")?;
         let why = held.get("message")?.as_str()?.to_owned();
-        Some((Identity::new(Kind::Endpoint, name), Held { cause: HeldCause::Deletion, why }))
+        Some((DocumentIdentity::new(Kind::Endpoint, name), Held { cause: HeldCause::Deletion, why }))
     };
     endpoints.into_iter().flat_map(|endpoints| endpoints.values()).filter_map(of).collect()
 }

@@ -32,12 +32,12 @@ pub(super) struct Args {
     #[arg(long, conflicts_with = "all")]
     digest: bool,
     /// `json`: one object, `{"documents": [...], "declarationDigest": "..."}`
-    #[arg(long, value_enum, default_value_t = Format::Yaml, conflicts_with = "digest")]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = RenderFormat::Yaml, conflicts_with = "digest")]
+    format: RenderFormat,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
+enum RenderFormat {
     Yaml,
     Json,
 }
@@ -51,8 +51,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let defaults = if args.all { BuiltInDefaults::WrittenOut } else { BuiltInDefaults::LeftOut };
     let documents = canonical(&declared, defaults);
     print(&match args.format {
-        Format::Yaml => canonical_yaml(&documents),
-        Format::Json => {
+        RenderFormat::Yaml => canonical_yaml(&documents),
+        RenderFormat::Json => {
             let documents: Vec<_> = documents.iter().map(|each| json!({each.identity.kind.key(): each.body})).collect();
             let digest = declaration_digest(&declared);
             format!("{:#}\n", json!({"documents": documents, "declarationDigest": digest}))

@@ -15,20 +15,20 @@ use weir_declare::config::schema;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// `markdown`: a table of fields for each kind of document, to read
-    #[arg(long, value_enum, default_value_t = Format::Json)]
-    format: Format,
+    #[arg(long, value_enum, default_value_t = SchemaFormat::Json)]
+    format: SchemaFormat,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Format {
+enum SchemaFormat {
     Json,
     Markdown,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     match args.format {
-        Format::Json => print(weir_declare::config::SCHEMA)?,
-        Format::Markdown => print(&markdown())?,
+        SchemaFormat::Json => print(weir_declare::config::SCHEMA)?,
+        SchemaFormat::Markdown => print(&markdown())?,
     }
     Ok(Exit::Success)
 }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 
 use super::Exit;
-use super::broker::{self, ask};
+use super::broker::{self, fetch};
 use super::print::{Format, print};
 
 /// Show the declared, live and refused endpoints of a running broker.
@@ -44,7 +44,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         return Ok(if good { Exit::Success } else { Exit::Failure });
     }
     let paths = ["/api/system/health", "/api/source", "/api/endpoints/status", "/api/plan"];
-    let [health, source, endpoints, plan] = ask(&args.status, paths)?;
+    let [health, source, endpoints, plan] = fetch(&args.status, paths)?;
     let sound = health["health"] == "healthy";
     let text = match args.format {
         Format::Json => {
@@ -80,8 +80,8 @@ fn human(health: &Value, source: &Value, endpoints: &Value, plan: &Value) -> Str
         if let Some(what) = pending["pending"].as_str() {
             let _infallible = writeln!(text, "  waits: {}", printable(what));
         }
-        for trouble in list(&pending["trouble"]) {
-            let _infallible = writeln!(text, "  {}: {}", word(&trouble["reason"]), word(&trouble["message"]));
+        for error in list(&pending["trouble"]) {
+            let _infallible = writeln!(text, "  {}: {}", word(&error["reason"]), word(&error["message"]));
         }
         for field in list(&pending["differences"]) {
             let (declared, live) = (printable(&field["declared"].to_string()), printable(&field["live"].to_string()));

@@ -28,11 +28,11 @@ const COMMIT_BYTES: usize = 4 << 20;
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     #[command(subcommand)]
-    verb: Verb,
+    verb: StoreVerb,
 }
 
 #[derive(Debug, clap::Subcommand)]
-enum Verb {
+enum StoreVerb {
     /// Show its size and its records
     Inspect {
         /// The broker's --data-dir
@@ -59,13 +59,13 @@ enum Verb {
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct Header {
+struct ExportHeader {
     weir_store: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line {
+struct ExportLine {
     /// For the reader of an export; the key has it too.
     kind: String,
     key: String,
@@ -74,7 +74,7 @@ struct Line {
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     match args.verb {
-        Verb::Inspect { data_dir, sessions, format } => {
+        StoreVerb::Inspect { data_dir, sessions, format } => {
             is_there(&data_dir)?;
             let found = inspect(&records::open(&data_dir)?, sessions)?;
             print(&match format {
@@ -83,11 +83,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
             })?;
             Ok(Exit::Success)
         }
-        Verb::Export { data_dir } => {
+        StoreVerb::Export { data_dir } => {
             is_there(&data_dir)?;
             export(&records::open(&data_dir)?)
         }
-        Verb::Import { data_dir, format } => {
+        StoreVerb::Import { data_dir, format } => {
             std::fs::create_dir_all(&data_dir).with_context(|| data_dir.display().to_string())?;
             let count = import(records::open(&data_dir)?)?;
             print(&match format {
@@ -122,20 +122,20 @@ struct Inspected {
     /// Of a commit that a crash cut short.
     cut_off_bytes: u64,
     /// By kind.
-    records: BTreeMap<&'static str, Records>,
+    records: BTreeMap<&'static str, RecordCounts>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    sessions: Option<Vec<Session>>,
+    sessions: Option<Vec<SessionView>>,
 }
 
 #[derive(Debug, Default, Serialize)]
-struct Records {
+struct RecordCounts {
     count: u64,
     bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Session {
+struct SessionView {
     namespace: String,
     client_id: String,
     endpoint: String,
@@ -146,7 +146,7 @@ struct Session {
 
 fn inspect(store: &OpenedStore, sessions: bool) -> anyhow::Result<Inspected> {
     let size = store.log.size();
-    let mut records: BTreeMap<&str, Records> = BTreeMap::new();
+    let mut records: BTreeMap<&str, RecordCounts> = BTreeMap::new();
     let mut owed: BTreeMap<u64, u64> = BTreeMap::new();
     for (key, value) in store.stored.records() {
         let of_kind = records.entry(kind(*key)).or_default();
@@ -161,7 +161,7 @@ fn inspect(store: &OpenedStore, sessions: bool) -> anyhow::Result<Inspected> {
             bail!("the record {key:?} cannot be understood: it is damaged, or of a newer version");
         };
         let StoredSession { namespace, client_id, endpoint, expiry_s, .. } = session;
-        Ok(Session {
+        Ok(SessionView {
             namespace: namespace.to_owned(),
             client_id: client_id.to_owned(),
             endpoint: endpoint.to_owned(),
@@ -189,18 +189,18 @@ impl Inspected {
         if self.cut_off_bytes > 0 {
             text.push_str(&format!("cut off       {} bytes of a commit that a crash cut short\n", self.cut_off_bytes));
         }
-        for (kind, Records { count, bytes }) in &self.records {
+        for (kind, RecordCounts { count, bytes }) in &self.records {
             text.push_str(&format!("{kind:<14}{count} ({bytes} bytes)\n"));
         }
         if let Some(sessions) = &self.sessions {
             text.push('\n');
-            text.extend(sessions.iter().map(Session::to_text));
+            text.extend(sessions.iter().map(SessionView::to_text));
         }
         text
     }
 }
 
-impl Session {
+impl SessionView {
     fn to_text(&self) -> String {
         let Self { namespace, client_id, endpoint, waiting_messages, expiry_s } = self;
         let expiry = match expiry_s {
@@ -213,10 +213,10 @@ impl Session {
 
 fn export(store: &OpenedStore) -> anyhow::Result<Exit> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    writeln!(out, "{}", serde_json::to_string(&Header { weir_store: EXPORT_VERSION })?)?;
+    writeln!(out, "{}", serde_json::to_string(&ExportHeader { weir_store: EXPORT_VERSION })?)?;
     for (key, value) in store.stored.records() {
         let key_bytes = STANDARD.encode(key.to_bytes());
-        let line = Line { kind: kind(*key).to_owned(), key: key_bytes, value: STANDARD.encode(value) };
+        let line = ExportLine { kind: kind(*key).to_owned(), key: key_bytes, value: STANDARD.encode(value) };
         writeln!(out, "{}", serde_json::to_string(&line)?)?;
     }
     out.flush()?;
@@ -229,14 +229,14 @@ fn import(mut store: OpenedStore) -> anyhow::Result<usize> {
     }
     let mut lines = io::stdin().lock().lines();
     let first = lines.next().context("standard input is empty; give it what `weir store export` wrote")??;
-    let header: Header = serde_json::from_str(&first).context("line 1: not an export of weir's store")?;
+    let header: ExportHeader = serde_json::from_str(&first).context("line 1: not an export of weir's store")?;
     if header.weir_store > EXPORT_VERSION {
         bail!("the export is of a newer weir (form {}, this one knows {EXPORT_VERSION})", header.weir_store);
     }
     let (mut bytes, mut count) = (Vec::new(), 0_usize);
     for (number, line) in lines.enumerate() {
         let at = || format!("line {}: not a record of an export", number + 2);
-        let line: Line = serde_json::from_str(&line?).with_context(at)?;
+        let line: ExportLine = serde_json::from_str(&line?).with_context(at)?;
         let key: [u8; RecordKey::BYTES] =
             STANDARD.decode(&line.key).ok().and_then(|key| key.try_into().ok()).with_context(at)?;
         let value = STANDARD.decode(&line.value).with_context(at)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::Exit;
-use super::format::{Format, Report};
+use super::format::{Report, ReportFormat};
 use super::input::read_noting;
 use super::print::{has_color, print};
 use weir_declare::config::{
@@ -34,7 +34,7 @@ pub(super) struct Args {
     strict: bool,
     /// How to write the findings.
     #[arg(long, value_enum, default_value = "human")]
-    format: Format,
+    format: ReportFormat,
     #[command(flatten)]
     node: NodeArgs,
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Exit;
-use super::broker::ask;
+use super::broker::fetch;
 use super::print::{Format, print};
 use crate::cluster::{Goal, GoalStatus, RefusalFilter, SourceProgress, check_goal, check_nodes};
 use crate::state::NodeRecord;
@@ -54,7 +54,7 @@ struct ClusterSnapshot {
     nodes: Vec<NodeRecord>,
     progress: SourceProgress,
     /// Why not all brokers may be seen.
-    trouble: Option<String>,
+    error: Option<String>,
     /// The names of the broker's endpoints, where --endpoint is given.
     endpoints: Option<Vec<String>>,
 }
@@ -79,7 +79,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
             // A reading that is under way may have begun before the change; the one after it has not.
             let goal = goal.get_or_insert(Goal::Reads(snapshot.progress.reads + 2));
             let status = check_nodes(&snapshot.nodes, &snapshot.progress, goal, &filter);
-            match (&snapshot.trouble, status) {
+            match (&snapshot.error, status) {
                 (Some(why), GoalStatus::Applied(_)) => GoalStatus::Waiting(vec![("cluster".to_owned(), why.clone())]),
                 (_, status) => status,
             }
@@ -95,7 +95,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 
 fn poll(args: &Args, fresh: bool) -> anyhow::Result<ClusterSnapshot> {
     let source = if fresh { "/api/source?fresh=true" } else { "/api/source" };
-    let [source, nodes, status] = ask(&args.status, [source, "/api/cluster/nodes", "/api/cluster/status"])?;
+    let [source, nodes, status] = fetch(&args.status, [source, "/api/cluster/nodes", "/api/cluster/status"])?;
     let mut records = Vec::new();
     for node in nodes["nodes"].as_array().into_iter().flatten() {
         let record = serde_json::from_value(node.clone()).context("/api/cluster/nodes is not understood")?;
@@ -107,7 +107,7 @@ fn poll(args: &Args, fresh: bool) -> anyhow::Result<ClusterSnapshot> {
     let endpoints = match &args.endpoint {
         None => None,
         Some(_) => {
-            let [endpoints] = ask(&args.status, ["/api/endpoints/status"])?;
+            let [endpoints] = fetch(&args.status, ["/api/endpoints/status"])?;
             let all = endpoints["endpoints"].as_object().into_iter().flat_map(|all| all.values());
             Some(all.filter_map(|each| each["name"].as_str().map(ToOwned::to_owned)).collect())
         }
@@ -120,7 +120,7 @@ fn poll(args: &Args, fresh: bool) -> anyhow::Result<ClusterSnapshot> {
             read_revision: store["readRevision"].as_i64(),
             documents: store["attemptedDocuments"].as_str().map(ToOwned::to_owned),
         },
-        trouble: status["trouble"].as_str().filter(|_| args.cluster).map(ToOwned::to_owned),
+        error: status["trouble"].as_str().filter(|_| args.cluster).map(ToOwned::to_owned),
         endpoints,
     })
 }

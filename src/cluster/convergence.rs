@@ -31,10 +31,10 @@ fn convergence(node: &NodeRecord, newest: Option<&NodeRecord>) -> NodeConvergenc
         return not("it is shutting down".to_owned());
     }
     let Some(applied) = &node.applied_revision else {
-        return not(node.trouble.clone().unwrap_or_else(|| "nothing is applied yet".to_owned()));
+        return not(node.error.clone().unwrap_or_else(|| "nothing is applied yet".to_owned()));
     };
-    if let Some(trouble) = &node.trouble {
-        return not(format!("its source cannot be read: {trouble}"));
+    if let Some(error) = &node.error {
+        return not(format!("its source cannot be read: {error}"));
     }
     let (wanted, at) = match newest {
         Some(newest) => (&newest.attempted_documents, &newest.attempted_revision),
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn a_broker_without_a_readable_source_has_not_converged() {
         let mut cut_off = node("a", ("7", "x"), ("7", "x"));
-        cut_off.trouble = Some("no answer".into());
+        cut_off.error = Some("no answer".into());
         let starting = NodeRecord { name: "b".into(), ..NodeRecord::default() };
         let leaving = NodeRecord { phase: Phase::Draining, ..node("c", ("7", "x"), ("7", "x")) };
         let reasons: Vec<String> = node_convergence(&[cut_off, starting, leaving])

@@ -105,12 +105,12 @@ fn unmet(node: &NodeRecord, progress: &SourceProgress, goal: &Goal) -> Option<St
         return Some("it is shutting down".to_owned());
     }
     let Some(applied) = &node.applied_revision else {
-        return Some(with_trouble(node, "nothing is applied yet"));
+        return Some(with_source_error(node, "nothing is applied yet"));
     };
     let same_documents = progress.documents.is_some() && node.applied_documents == progress.documents;
     match goal {
         Goal::Digest(digest) if node.declaration_digest == *digest => None,
-        Goal::Digest(_) => Some(with_trouble(node, &format!("its digest is {}", node.declaration_digest))),
+        Goal::Digest(_) => Some(with_source_error(node, &format!("its digest is {}", node.declaration_digest))),
         Goal::Revision(wanted) => {
             let reached = if progress.is_numbered {
                 let wanted = wanted.parse::<i64>().ok();
@@ -123,17 +123,18 @@ fn unmet(node: &NodeRecord, progress: &SourceProgress, goal: &Goal) -> Option<St
             if reached {
                 return None;
             }
-            Some(with_trouble(node, &format!("it has applied revision {applied}")))
+            Some(with_source_error(node, &format!("it has applied revision {applied}")))
         }
-        Goal::Reads(reads) if progress.reads < *reads => Some(with_trouble(node, "the source is being read")),
+        Goal::Reads(reads) if progress.reads < *reads => Some(with_source_error(node, "the source is being read")),
         Goal::Reads(_) => {
             let settled = if progress.documents.is_some() {
                 same_documents
             } else {
                 node.applied_revision == node.attempted_revision
             };
-            (!settled)
-                .then(|| with_trouble(node, &format!("it has applied revision {applied}, which is not the newest")))
+            (!settled).then(|| {
+                with_source_error(node, &format!("it has applied revision {applied}, which is not the newest"))
+            })
         }
     }
 }
@@ -145,9 +146,9 @@ fn is_commit(applied: &str, wanted: &str) -> bool {
     common >= COMMIT_CHARS_MIN && !applied.contains('+') && applied_part.eq_ignore_ascii_case(wanted)
 }
 
-fn with_trouble(node: &NodeRecord, what: &str) -> String {
-    match &node.trouble {
-        Some(trouble) => format!("{what} ({trouble})"),
+fn with_source_error(node: &NodeRecord, what: &str) -> String {
+    match &node.error {
+        Some(error) => format!("{what} ({error})"),
         None => what.to_owned(),
     }
 }

@@ -35,7 +35,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::fro
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The parameters of a membership.
-pub struct Member {
+pub struct ClusterMember {
     pub access: EtcdAccess,
     pub root: EtcdRoot,
     pub facts: NodeFacts,
@@ -62,10 +62,10 @@ impl MemberHandle {
 }
 
 /// Joins, and stays a member until [`MemberHandle::leave`].
-pub fn spawn_member(member: Member) -> MemberHandle {
+pub fn spawn_member(member: ClusterMember) -> MemberHandle {
     let (stop, mut stopped) = oneshot::channel();
     let joining = Some("this broker has not joined the cluster yet".to_owned());
-    member.shared.publish_cluster(ClusterView { trouble: joining, ..ClusterView::default() });
+    member.shared.publish_cluster(ClusterView { error: joining, ..ClusterView::default() });
     let task = tokio::spawn(async move {
         let mut membership = Membership::new(member);
         let mut failures: u32 = 0;
@@ -89,7 +89,7 @@ pub fn spawn_member(member: Member) -> MemberHandle {
 
 /// A member's state over its sessions.
 struct Membership {
-    member: Member,
+    member: ClusterMember,
     prefix: String,
     next_server: usize,
     lease: Option<(Client, String, i64)>,
@@ -97,11 +97,11 @@ struct Membership {
     records: BTreeMap<String, NodeRecord>,
     duplicates: DuplicateNames,
     reported: BTreeSet<String>,
-    trouble: Option<String>,
+    error: Option<String>,
 }
 
 /// The connection of one session.
-struct Session {
+struct LeaseSession {
     client: Client,
     url: String,
     lease: i64,
@@ -121,7 +121,7 @@ enum MemberEvent {
 }
 
 impl Membership {
-    fn new(member: Member) -> Self {
+    fn new(member: ClusterMember) -> Self {
         Self {
             prefix: member.root.nodes(),
             member,
@@ -130,7 +130,7 @@ impl Membership {
             records: BTreeMap::new(),
             duplicates: DuplicateNames::default(),
             reported: BTreeSet::new(),
-            trouble: None,
+            error: None,
         }
     }
 
@@ -141,11 +141,11 @@ impl Membership {
     fn session_failed(&mut self, error: &SourceError, joined: bool) {
         self.next_server = self.next_server.wrapping_add(1);
         // A session that broke is not reported if the next one succeeds.
-        if joined || self.trouble.as_ref() == Some(&error.message) {
+        if joined || self.error.as_ref() == Some(&error.message) {
             return;
         }
         tracing::warn!("cluster membership lost: {error}");
-        self.trouble = Some(error.message.clone());
+        self.error = Some(error.message.clone());
         self.publish();
     }
 
@@ -175,10 +175,10 @@ impl Membership {
         let (key, published) = self.claim(&client, &url, lease).await?;
         let (keeper, renewals) = with_timeout(&url, client.lease_client().keep_alive(lease)).await?;
         let now = Instant::now();
-        let mut session = Session { client, url, lease, key, published, published_at: now, alive_at: now };
+        let mut session = LeaseSession { client, url, lease, key, published, published_at: now, alive_at: now };
         let watch = self.list_and_watch(&session).await?;
         *joined = true;
-        if self.trouble.take().is_some() {
+        if self.error.take().is_some() {
             tracing::info!("cluster membership restored");
         }
         self.publish();
@@ -187,7 +187,7 @@ impl Membership {
 
     async fn maintain(
         &mut self,
-        session: &mut Session,
+        session: &mut LeaseSession,
         changes: &mut tokio::sync::watch::Receiver<u64>,
         mut watch: WatchStream,
         mut keeper: LeaseKeeper,
@@ -278,7 +278,7 @@ impl Membership {
     }
 
     /// Publishes the record if it changed; with `with_connections`, also if only the number of clients changed.
-    async fn publish_record(&mut self, session: &mut Session, with_connections: bool) -> EtcdResult<()> {
+    async fn publish_record(&mut self, session: &mut LeaseSession, with_connections: bool) -> EtcdResult<()> {
         let record = self.record();
         let differs = !record.is_same(&session.published) || (with_connections && record != session.published);
         if !differs {
@@ -295,7 +295,7 @@ impl Membership {
     }
 
     /// Reads all records, and watches from there on.
-    async fn list_and_watch(&mut self, session: &Session) -> EtcdResult<WatchStream> {
+    async fn list_and_watch(&mut self, session: &LeaseSession) -> EtcdResult<WatchStream> {
         let (revision, values) = list_values(&session.client, &session.url, &self.prefix).await?;
         self.records.clear();
         for (key, value) in values {
@@ -316,7 +316,7 @@ impl Membership {
         }
     }
 
-    async fn apply_watch(&mut self, session: &mut Session, response: &WatchResponse) -> EtcdResult<()> {
+    async fn apply_watch(&mut self, session: &mut LeaseSession, response: &WatchResponse) -> EtcdResult<()> {
         if response.canceled() {
             return Err(ended(&session.url, "the watch on the brokers was canceled"));
         }
@@ -345,7 +345,7 @@ impl Membership {
     }
 
     /// Takes the key of this broker's name after its former holder has left.
-    async fn take_over_name(&mut self, session: &mut Session) -> EtcdResult<()> {
+    async fn take_over_name(&mut self, session: &mut LeaseSession) -> EtcdResult<()> {
         let record = self.record();
         let claim = self.try_claim(&session.client, &session.url, session.lease, &record.name, &record).await?;
         if matches!(claim, KeyClaim::Held(_)) {
@@ -385,7 +385,7 @@ impl Membership {
         self.reported.clone_from(&duplicates);
         let instance = &self.member.facts.instance;
         let others = self.records.values().filter(|record| record.instance != *instance).cloned().collect();
-        let view = ClusterView { others, duplicates, trouble: self.trouble.clone() };
+        let view = ClusterView { others, duplicates, error: self.error.clone() };
         self.member.shared.publish_cluster(view);
     }
 }

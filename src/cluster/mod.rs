@@ -11,4 +11,4 @@ mod member;
 pub use convergence::{DuplicateNames, NodeConvergence, node_convergence};
 pub use goal::{Goal, GoalError, GoalStatus, RefusalFilter, SourceProgress, check_goal, check_nodes};
 #[cfg(feature = "etcd")]
-pub use member::{Member, MemberHandle, spawn_member};
+pub use member::{ClusterMember, MemberHandle, spawn_member};

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::error::ServerError;
 use super::logging::LogControl;
 use super::options::{ServerOptions, SourceOptions};
-use super::run::{Parts, serve_until_stopped};
+use super::run::{ServerParts, serve_until_stopped};
 use super::{durable_store, memory_watch, signals};
 use crate::apply::Signal;
 use crate::net::{DataPlane, DataPlaneConfig};
@@ -86,7 +86,7 @@ impl Server {
     pub fn run_until(self, signals: mpsc::Receiver<Signal>) -> Result<(), ServerError> {
         let Self { options, log, shards, plane, store, runtime } = self;
         let stats = store.as_ref().map(Store::stats);
-        let parts = Parts { options, log, shards, plane, store: stats };
+        let parts = ServerParts { options, log, shards, plane, store: stats };
         runtime.block_on(serve_until_stopped(parts, signals))?;
         if let Some(store) = store {
             store.finish();

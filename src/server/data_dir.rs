@@ -12,12 +12,12 @@ use weir_declare::config::LastGood;
 use weir_declare::reconcile::Timestamp;
 
 /// The revision, when it was saved, and its declarations.
-pub(super) type LastKnownGood = (String, Timestamp, LastGood);
+pub(super) type StartDeclaration = (String, Timestamp, LastGood);
 
 /// What an earlier run saved, and where this run saves it.
 #[derive(Default)]
 pub(super) struct DataDir {
-    pub(super) last_known_good: Option<LastKnownGood>,
+    pub(super) last_known_good: Option<StartDeclaration>,
     pub(super) history: History,
     pub(super) last_good_store: Option<LastGoodStore>,
 }
@@ -44,11 +44,11 @@ pub(super) fn open(data_dir: Option<&Path>, source: String) -> Result<DataDir, S
 
 /// What the etcd source needs to detect that the store was wiped or restored meanwhile.
 #[cfg(feature = "etcd")]
-pub(super) fn known((revision, saved_at, previous): &LastKnownGood) -> Option<PriorState> {
+pub(super) fn known((revision, saved_at, previous): &StartDeclaration) -> Option<PriorState> {
     Some(PriorState { revision: revision.parse().ok()?, saved_at: *saved_at, paths: previous.paths() })
 }
 
-fn load(file: &LastKnownGoodFile, source: &str) -> Option<LastKnownGood> {
+fn load(file: &LastKnownGoodFile, source: &str) -> Option<StartDeclaration> {
     match file.load() {
         Ok(saved) => {
             let saved = saved?;

@@ -67,14 +67,14 @@ const REPORT_EVERY: Duration = Duration::from_secs(5);
 /// What can change while the log is written: the levels of endpoints, and which lines are over the rate limit.
 #[derive(Debug, Default)]
 pub struct LogControl {
-    levels: ArcSwap<Levels>,
+    levels: ArcSwap<LogLevels>,
     /// By place in the source and endpoint.
     rate_limits: Mutex<HashMap<(usize, String), LogRateLimit>>,
 }
 
 /// Endpoints with a level of their own.
 #[derive(Debug, Default, PartialEq)]
-struct Levels {
+struct LogLevels {
     by_endpoint: BTreeMap<String, LevelFilter>,
     /// The most verbose level among them.
     most: Option<LevelFilter>,
@@ -171,7 +171,7 @@ fn filter_of(level: LogLevel) -> LevelFilter {
 
 impl LogControl {
     fn set_levels(&self, by_endpoint: BTreeMap<String, LevelFilter>) {
-        let levels = Levels { most: by_endpoint.values().max().copied(), by_endpoint };
+        let levels = LogLevels { most: by_endpoint.values().max().copied(), by_endpoint };
         if **self.levels.load() != levels {
             self.levels.store(Arc::new(levels));
             // tracing remembers per place in the source whether its lines are enabled.
@@ -303,7 +303,7 @@ mod tests {
     }
 
     impl Written {
-        fn take(&self) -> String {
+        fn take_text(&self) -> String {
             String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap()
         }
     }
@@ -333,7 +333,7 @@ mod tests {
             tracing::info!(target: "weirmq::apply", "apply-info");
             tracing::debug!(target: "weirmq::apply", "apply-debug");
         });
-        let text = written.take();
+        let text = written.take_text();
         let has =
             |module: &str| ["error", "warn", "info", "debug"].map(|level| text.contains(&format!("{module}-{level}")));
         (has("net"), has("apply"))
@@ -402,7 +402,7 @@ mod tests {
             tracing::debug!("debug without endpoint");
         };
         let found = |written: &Written| {
-            let text = written.take();
+            let text = written.take_text();
             ["debug of a", "debug of b", "info of b", "debug without endpoint"].map(|line| text.contains(line))
         };
         with_log(|control, written| {
@@ -425,17 +425,17 @@ mod tests {
                 tracing::info!(target: "weirmq::net", endpoint = "a", "a client's mistake");
                 tracing::info!(target: "weirmq::apply", endpoint = "a", "a line of an operator");
             }
-            let text = written.take();
+            let text = written.take_text();
             assert_eq!(text.matches("a line of an operator").count(), 100);
             let lines = text.matches("a client's mistake").count() as u64;
             // A slow machine may take more than a second for it.
             assert!((10..100).contains(&lines), "{lines}");
             control.report_suppressed();
-            let report = written.take();
+            let report = written.take_text();
             assert!(report.contains(&format!("lines={}", 100 - lines)), "{report}");
             assert!(report.contains("like: a client's mistake"), "{report}");
             control.report_suppressed();
-            assert_eq!(written.take(), "");
+            assert_eq!(written.take_text(), "");
         });
     }
 }

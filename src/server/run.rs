@@ -11,9 +11,11 @@ use super::error::ServerError;
 use super::logging::{self, LogControl};
 use super::options::{ServerOptions, SourceOptions};
 use super::{memory_watch, signals, systemd};
-use crate::apply::{FileSystem, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics, run as reconcile};
+use crate::apply::{
+    FileSystem, History, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics, run as reconcile,
+};
 #[cfg(feature = "etcd")]
-use crate::cluster::{Member, MemberHandle, spawn_member};
+use crate::cluster::{ClusterMember, MemberHandle, spawn_member};
 use crate::net::DataPlane;
 use crate::net::bridge::BridgeHost;
 use crate::random::{self, NoRandomness};
@@ -23,11 +25,11 @@ use crate::source::{SourceHandle, spawn_directory, spawn_git_ref};
 use crate::state::{NodeFacts, check_node_name, wall_clock};
 #[cfg(feature = "etcd")]
 use crate::status::connections;
-use crate::status::{LiveView, StatusOptions, StatusServer, serve};
+use crate::status::{LiveStatus, StatusOptions, StatusServer, serve};
 use crate::store::records::StoreStats;
 use crate::telemetry::Exporter;
 use weir_declare::config::NodeContext;
-use weir_declare::reconcile::Node;
+use weir_declare::reconcile::NodeSettings;
 
 /// How long a shutdown waits for clients to leave; the first half of it for what is in flight with them.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
@@ -35,7 +37,7 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 const TRACES_GRACE: Duration = Duration::from_secs(2);
 
 /// What a server runs on.
-pub(super) struct Parts {
+pub(super) struct ServerParts {
     pub(super) options: ServerOptions,
     pub(super) log: Option<Arc<LogControl>>,
     pub(super) shards: u16,
@@ -44,8 +46,11 @@ pub(super) struct Parts {
 }
 
 /// Serves until the first [`Signal::Stop`], then asks clients to leave.
-pub(super) async fn serve_until_stopped(parts: Parts, signals: mpsc::Receiver<Signal>) -> Result<(), ServerError> {
-    let Parts { options, log, shards, plane, store } = parts;
+pub(super) async fn serve_until_stopped(
+    parts: ServerParts,
+    signals: mpsc::Receiver<Signal>,
+) -> Result<(), ServerError> {
+    let ServerParts { options, log, shards, plane, store } = parts;
     // Bound before any listener: a second broker on this machine fails here.
     let status_socket = options.status_addr.map(bind_status).transpose()?;
     let DataDir { last_known_good, history, last_good_store } =
@@ -60,37 +65,22 @@ pub(super) async fn serve_until_stopped(parts: Parts, signals: mpsc::Receiver<Si
         labels: options.node_labels.clone(),
     };
     let source = start_source(&options.source, last_known_good.as_ref());
-    let start = Start {
-        options: ReconcilerOptions {
-            node_name,
-            node: Node { default_host: options.default_host, labels: Some(options.node_labels.clone()) },
-            context: context.clone(),
-            atomic: options.atomic,
-            allow_empty: options.allow_empty,
-            has_store: store.is_some(),
-        },
-        source_kind: source.kind,
-        source_location: source.location.clone(),
-        incidents: Arc::clone(&source.incidents),
-        last_known_good,
-        history,
-        now: wall_clock(),
-    };
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        shards,
-        source = source.location,
-        status = options.status_addr.map(tracing::field::display),
-        "weir starting"
-    );
+    let start = start_of_reconciler(&options, node_name, &context, &source, store.is_some(), last_known_good, history);
+    log_start(&options, shards, &source);
     let (mut reconciler, drained) = Reconciler::new(start, plane.clone(), FileSystem);
     reconciler.run_bridges_on(BridgeHost::start(plane.clone()).map_err(ServerError::Bridges)?);
     if let Some(exporter) = &exporter {
         reconciler.trace_with(exporter.tracer());
     }
     let status = status_socket.map(|socket| {
-        let view =
-            LiveView::new(reconciler.state(), plane.clone(), context, shards, facts.clone(), source.resync_requester());
+        let view = LiveStatus::new(
+            reconciler.state(),
+            plane.clone(),
+            context,
+            shards,
+            facts.clone(),
+            source.resync_requester(),
+        );
         let view = view.with_store(store).with_telemetry(exporter.as_ref().map(Exporter::stats));
         start_status(socket, view, &options)
     });
@@ -125,8 +115,46 @@ pub(super) async fn serve_until_stopped(parts: Parts, signals: mpsc::Receiver<Si
     Ok(())
 }
 
+/// The inputs of the reconciler's first pass.
+fn start_of_reconciler(
+    options: &ServerOptions,
+    node_name: String,
+    context: &NodeContext,
+    source: &SourceHandle,
+    has_store: bool,
+    last_known_good: Option<data_dir::StartDeclaration>,
+    history: History,
+) -> Start {
+    Start {
+        options: ReconcilerOptions {
+            node_name,
+            node: NodeSettings { default_host: options.default_host, labels: Some(options.node_labels.clone()) },
+            context: context.clone(),
+            atomic: options.atomic,
+            allow_empty: options.allow_empty,
+            has_store,
+        },
+        source_kind: source.kind,
+        source_location: source.location.clone(),
+        incidents: Arc::clone(&source.incidents),
+        last_known_good,
+        history,
+        now: wall_clock(),
+    }
+}
+
+fn log_start(options: &ServerOptions, shards: u16, source: &SourceHandle) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        shards,
+        source = source.location,
+        status = options.status_addr.map(tracing::field::display),
+        "weir starting"
+    );
+}
+
 #[cfg_attr(not(feature = "etcd"), allow(unused_variables))]
-fn start_source(source: &SourceOptions, last_known_good: Option<&data_dir::LastKnownGood>) -> SourceHandle {
+fn start_source(source: &SourceOptions, last_known_good: Option<&data_dir::StartDeclaration>) -> SourceHandle {
     match source {
         SourceOptions::Directory(options) => spawn_directory(options.clone()),
         SourceOptions::GitRef { directory, revision, resync } => spawn_git_ref(directory, revision, *resync),
@@ -135,7 +163,7 @@ fn start_source(source: &SourceOptions, last_known_good: Option<&data_dir::LastK
     }
 }
 
-fn start_status(socket: TcpListener, view: LiveView, options: &ServerOptions) -> Result<StatusServer, ServerError> {
+fn start_status(socket: TcpListener, view: LiveStatus, options: &ServerOptions) -> Result<StatusServer, ServerError> {
     let access = options.status_access.clone();
     if access.is_open() && options.status_addr.is_some_and(|address| !address.ip().is_loopback()) {
         tracing::warn!(
@@ -160,7 +188,7 @@ fn join_cluster(
     let plane = plane.clone();
     let connections = Box::new(move || connections(&plane));
     let (access, root, shared) = (etcd.access.clone(), etcd.root.clone(), reconciler.state());
-    Some(spawn_member(Member { access, root, facts, shared, connections }))
+    Some(spawn_member(ClusterMember { access, root, facts, shared, connections }))
 }
 
 /// Asks all clients to leave; another [`Signal::Stop`] ends that at once.

@@ -130,8 +130,8 @@ fn status_line(state: &ControlState) -> String {
         let plural = if errors == 1 { "" } else { "s" };
         line.push_str(&format!(", {errors} error{plural} in the declaration"));
     }
-    if let Some(trouble) = &state.source.trouble {
-        line.push_str(&format!(", the source cannot be read: {}", trouble.message));
+    if let Some(error) = &state.source.error {
+        line.push_str(&format!(", the source cannot be read: {}", error.message));
     }
     line.replace(char::is_control, " ")
 }

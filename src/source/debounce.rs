@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::watch::Events;
+use super::watch::WatchEvents;
 
 /// No event for so long is quiet.
 const DEBOUNCE: Duration = Duration::from_millis(200);
@@ -18,7 +18,7 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Returns once there were no events for [`DEBOUNCE`], or with the reason why it did not wait longer.
 pub(super) async fn wait_until_settled(
-    events: &Events,
+    events: &WatchEvents,
     resync_requested: &Notify,
     lock: &impl Fn() -> Option<PathBuf>,
 ) -> Option<String> {

@@ -10,9 +10,9 @@ use tokio::sync::{Notify, mpsc};
 use super::debounce::{index_locked, wait_until_settled};
 use super::git::Repository;
 use super::walk::{FileCache, ReadMode, describe, walk};
-use super::watch::{Events, Watch, directories_of};
+use super::watch::{Watch, WatchEvents, directories_of};
 use super::work_tree::WorkTree;
-use super::{Reading, SourceError, SourceEvent, SourceHandle};
+use super::{SourceError, SourceEvent, SourceHandle, SourceReading};
 use crate::random;
 use weir_declare::config::Snapshot;
 
@@ -57,7 +57,7 @@ impl DirectoryReader {
     ///
     /// # Errors
     /// The directory does not exist, or cannot be listed.
-    pub fn read(&mut self, watch: Option<&mut Watch>) -> Result<Reading, SourceError> {
+    pub fn read(&mut self, watch: Option<&mut Watch>) -> Result<SourceReading, SourceError> {
         self.read_in(watch, ReadMode::Full)
     }
 
@@ -65,11 +65,11 @@ impl DirectoryReader {
     ///
     /// # Errors
     /// See [`Self::read`].
-    pub fn refresh(&mut self, watch: Option<&mut Watch>) -> Result<Reading, SourceError> {
+    pub fn refresh(&mut self, watch: Option<&mut Watch>) -> Result<SourceReading, SourceError> {
         self.read_in(watch, ReadMode::Changed)
     }
 
-    fn read_in(&mut self, mut watch: Option<&mut Watch>, mode: ReadMode) -> Result<Reading, SourceError> {
+    fn read_in(&mut self, mut watch: Option<&mut Watch>, mode: ReadMode) -> Result<SourceReading, SourceError> {
         let mut wanted = self.way_to_root();
         if let Some(watch) = watch.as_deref_mut() {
             wanted.iter().for_each(|directory| watch.add(directory));
@@ -97,7 +97,7 @@ impl DirectoryReader {
             watch.retain(&wanted);
             notes.extend(watch.take_warning());
         }
-        Ok(Reading {
+        Ok(SourceReading {
             snapshot: Snapshot { origin: Arc::from(self.shown.as_str()), revision, files: walked.files },
             commit,
             unsettled: walked.changed_while_read.or_else(|| index_locked(&|| self.lock())),
@@ -160,7 +160,7 @@ pub(super) async fn follow<R, L>(
     resync_requested: Arc<Notify>,
     sender: mpsc::Sender<SourceEvent>,
 ) where
-    R: FnMut(&mut Watch, ReadMode) -> Result<Reading, SourceError> + Send + 'static,
+    R: FnMut(&mut Watch, ReadMode) -> Result<SourceReading, SourceError> + Send + 'static,
     L: Fn() -> Option<PathBuf>,
 {
     let watch = Watch::new();
@@ -230,7 +230,7 @@ fn after_hint(unsettled: Option<String>) -> (Option<String>, ReadMode) {
 
 /// The periodic pass waits for git, too.
 async fn wait_for_git(
-    events: &Events,
+    events: &WatchEvents,
     resync_requested: &Notify,
     lock: &impl Fn() -> Option<PathBuf>,
 ) -> Option<String> {

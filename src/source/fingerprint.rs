@@ -38,7 +38,7 @@ pub(super) struct Fingerprint {
 
 impl Fingerprint {
     /// Of a file as it is now.
-    pub(super) fn of(meta: &Metadata) -> Self {
+    pub(super) fn from_metadata(meta: &Metadata) -> Self {
         Self {
             device: meta.dev(),
             inode: meta.ino(),
@@ -51,7 +51,7 @@ impl Fingerprint {
     /// Of a file that was read after [`now`]. `None`: it was written to so shortly before that a further write could
     /// leave the same stamp.
     pub(super) fn settled(meta: &Metadata, now: Duration) -> Option<Self> {
-        let fingerprint = Self::of(meta);
+        let fingerprint = Self::from_metadata(meta);
         let changed = since_epoch(fingerprint.changed.0, fingerprint.changed.1);
         let tick = if changed.subsec_nanos() == 0 { COARSE_TICK } else { TICK };
         // A change time in the future: another machine's clock, or this clock was set back.

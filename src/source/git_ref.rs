@@ -11,7 +11,7 @@ use super::directory::follow;
 use super::git::{GitError, Repository, TreeEntry};
 use super::walk::{ReadMode, is_document_path};
 use super::watch::Watch;
-use super::{Commit, Reading, SourceError, SourceHandle};
+use super::{Commit, SourceError, SourceHandle, SourceReading};
 use weir_declare::config::{ReadError, Revision, Snapshot, SourceFile};
 
 /// As in a directory: larger files are refused unread.
@@ -40,7 +40,7 @@ impl GitRefReader {
     ///
     /// # Errors
     /// No repository, no such revision, the directory is not in it, or git cannot be asked.
-    pub fn read(&mut self, watch: Option<&mut Watch>) -> Result<Reading, SourceError> {
+    pub fn read(&mut self, watch: Option<&mut Watch>) -> Result<SourceReading, SourceError> {
         let shown = self.directory.display().to_string();
         let repository = Repository::discover(&self.directory)
             .ok_or_else(|| SourceError::new(format!("{shown}: not in a git repository")))?;
@@ -71,7 +71,7 @@ impl GitRefReader {
         let Some((commit, files, ignored)) = &self.known else {
             return Err(SourceError::new(format!("{shown}: nothing was read")));
         };
-        Ok(Reading {
+        Ok(SourceReading {
             snapshot: Snapshot {
                 origin: Arc::from(format!("{shown} at {}", self.revision)),
                 revision: Revision::Git { commit: id, dirty: false, content: None },

@@ -1,6 +1,6 @@
 //! Sources of snapshots: a directory, a git ref, etcd.
 //!
-//! A source is a task that owns its connection to the outside. It sends whole [`Reading`]s, never deltas; an event, a
+//! A source is a task that owns its connection to the outside. It sends whole [`SourceReading`]s, never deltas; an event, a
 //! timer or a request only makes it read again. It must never interpret a document.
 
 mod debounce;
@@ -33,7 +33,7 @@ use weir_declare::reconcile::Timestamp;
 
 /// A source, read whole.
 #[derive(Debug, Clone)]
-pub struct Reading {
+pub struct SourceReading {
     pub snapshot: Snapshot,
     /// The revision's commit, where git has one.
     pub commit: Option<Commit>,
@@ -92,7 +92,7 @@ impl SourceError {
 /// An event for the reconciler.
 #[derive(Debug)]
 pub enum SourceEvent {
-    Read(Box<Reading>),
+    Read(Box<SourceReading>),
     Failed(SourceError),
 }
 

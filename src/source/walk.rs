@@ -47,11 +47,11 @@ pub(super) enum ReadMode {
 /// first.
 #[derive(Debug, Default)]
 pub(super) struct FileCache {
-    by_path: HashMap<Arc<str>, CachedFile>,
+    by_path: HashMap<Arc<str>, WalkedFile>,
 }
 
 #[derive(Debug)]
-struct CachedFile {
+struct WalkedFile {
     file: SourceFile,
     /// `None`: it may have been written to since without showing it.
     fingerprint: Option<Fingerprint>,
@@ -91,9 +91,9 @@ struct Walker<'a> {
     mode: ReadMode,
     /// When the walk began, by [`fingerprint::now`]: nothing was read before.
     now: Duration,
-    previous: HashMap<Arc<str>, CachedFile>,
+    previous: HashMap<Arc<str>, WalkedFile>,
     /// For the next walk.
-    next_cache: HashMap<Arc<str>, CachedFile>,
+    next_cache: HashMap<Arc<str>, WalkedFile>,
     /// Device and inode of the directories on the way down: a link back to one of them is a loop.
     visiting: HashSet<(u64, u64)>,
     entries: usize,
@@ -208,11 +208,11 @@ impl Walker<'_> {
         let previous = self.previous.remove(below.as_str());
         if self.mode == ReadMode::Changed
             && let Some(known) = &previous
-            && known
-                .fingerprint
-                .is_some_and(|fingerprint| fs::metadata(path).is_ok_and(|meta| Fingerprint::of(&meta) == fingerprint))
+            && known.fingerprint.is_some_and(|fingerprint| {
+                fs::metadata(path).is_ok_and(|meta| Fingerprint::from_metadata(&meta) == fingerprint)
+            })
         {
-            let CachedFile { file, fingerprint } = known;
+            let WalkedFile { file, fingerprint } = known;
             return self.push_cached(SourceFile { base: same_base(&file.base, base), ..file.clone() }, *fingerprint);
         }
         let ReadDocument { bytes, fingerprint } = match read_document(path, self.now) {
@@ -234,7 +234,7 @@ impl Walker<'_> {
             return self.unreadable(base, below, shown, message.to_owned());
         }
         let file = match previous {
-            Some(CachedFile { file, .. }) if file.content.as_ref().is_ok_and(|known| **known == *bytes) => {
+            Some(WalkedFile { file, .. }) if file.content.as_ref().is_ok_and(|known| **known == *bytes) => {
                 SourceFile { base: same_base(&file.base, base), ..file }
             }
             _ => SourceFile {
@@ -249,7 +249,7 @@ impl Walker<'_> {
 
     /// A file with content, which the next walk remembers.
     fn push_cached(&mut self, file: SourceFile, fingerprint: Option<Fingerprint>) -> io::Result<()> {
-        self.next_cache.insert(Arc::clone(&file.path), CachedFile { file: file.clone(), fingerprint });
+        self.next_cache.insert(Arc::clone(&file.path), WalkedFile { file: file.clone(), fingerprint });
         self.push(file)
     }
 

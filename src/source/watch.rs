@@ -20,13 +20,13 @@ const WATCHES_MAX: usize = 4096;
 pub struct Watch {
     watcher: Option<RecommendedWatcher>,
     watched: BTreeSet<PathBuf>,
-    shared: Arc<Shared>,
+    shared: Arc<WatchState>,
     /// Why watching does not work, or not fully; reported once.
     warning: Option<String>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct WatchState {
     events: AtomicU64,
     happened: Notify,
     /// Watched directories that were removed or renamed: the kernel has dropped their watches.
@@ -43,9 +43,9 @@ impl std::fmt::Debug for Watch {
 
 /// Waits for events while another holds the [`Watch`].
 #[derive(Debug, Clone)]
-pub struct Events(Arc<Shared>);
+pub struct WatchEvents(Arc<WatchState>);
 
-impl Events {
+impl WatchEvents {
     /// Events so far.
     pub fn count(&self) -> u64 {
         self.0.events.load(Ordering::Acquire)
@@ -66,9 +66,9 @@ impl Default for Watch {
 impl Watch {
     /// Watches nothing yet. Where the system gives no watcher, there are no hints: the periodic pass remains.
     pub fn new() -> Self {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(WatchState::default());
         let theirs = Arc::clone(&shared);
-        let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| theirs.note(event));
+        let made = notify::recommended_watcher(move |event: notify::Result<notify::Event>| theirs.record(event));
         let (watcher, warning) = match made {
             Ok(watcher) => (Some(watcher), None),
             Err(e) => (None, Some(format!("no file system events: {e}; changes are found by the periodic pass only"))),
@@ -77,8 +77,8 @@ impl Watch {
     }
 
     /// Where to wait for events.
-    pub fn events(&self) -> Events {
-        Events(Arc::clone(&self.shared))
+    pub fn events(&self) -> WatchEvents {
+        WatchEvents(Arc::clone(&self.shared))
     }
 
     /// The current problem with watching, each time once.
@@ -142,8 +142,8 @@ impl Watch {
     }
 }
 
-impl Shared {
-    fn note(&self, event: notify::Result<notify::Event>) {
+impl WatchState {
+    fn record(&self, event: notify::Result<notify::Event>) {
         let hides_others = event.as_ref().map_or(true, notify::Event::need_rescan);
         if hides_others {
             self.overflowed.store(true, Ordering::Release);
@@ -263,7 +263,7 @@ mod tests {
         watch.shared.lost.lock().unwrap().clear();
         let overflow = notify::Event::new(EventKind::Other).set_flag(notify::event::Flag::Rescan);
         let before = watch.events().count();
-        watch.shared.note(Ok(overflow));
+        watch.shared.record(Ok(overflow));
         assert_eq!(watch.events().count(), before + 1, "it is a hint");
         watch.add(&directory);
         let before = watch.events().count();

@@ -124,8 +124,9 @@ pub struct SourceState {
     /// Of a store: its identity, and the revision up to which its documents are read.
     pub store: Option<StoreState>,
     /// The current error of the source.
-    pub trouble: Option<SourceFailure>,
-    /// How often it was in which kind of trouble since the start, ended ones included.
+    #[serde(rename = "trouble")]
+    pub error: Option<SourceFailure>,
+    /// Errors since the start by kind, recovered ones included.
     pub incidents: BTreeMap<&'static str, u64>,
     /// The last known good declaration, where it is served because the source could not be read at the start.
     pub last_known_good: Option<LastKnownGood>,

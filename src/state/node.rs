@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::control::{ControlState, EndpointState, Phase};
 use weir_declare::config::{Diagnostic, Kind};
-use weir_declare::reconcile::{ConditionType, Reason, Timestamp};
+use weir_declare::reconcile::{ConditionReason, ConditionType, Timestamp};
 
 const FORMAT: &str = "weir/node/v1";
 /// Refusals in a record; the others are counted.
@@ -46,7 +46,8 @@ pub struct NodeRecord {
     /// The number of refusals that the record has no room for.
     pub more_refusals: usize,
     /// The current error of the source.
-    pub trouble: Option<String>,
+    #[serde(rename = "trouble")]
+    pub error: Option<String>,
 }
 
 /// A broker's endpoints.
@@ -88,7 +89,7 @@ pub struct ClusterView {
     /// Names that several brokers have.
     pub duplicates: BTreeSet<String>,
     /// Why the list may be incomplete, and this broker missing from the lists of others.
-    pub trouble: Option<String>,
+    pub error: Option<String>,
 }
 
 /// Why a text cannot be a node's name.
@@ -150,7 +151,7 @@ impl NodeRecord {
             connections,
             refusals,
             more_refusals,
-            trouble: source.trouble.as_ref().map(|trouble| trouble.message.clone()),
+            error: source.error.as_ref().map(|error| error.message.clone()),
         }
     }
 
@@ -204,7 +205,7 @@ fn refusals(control: &ControlState) -> (BTreeMap<String, NodeRefusal>, usize) {
     for diagnostic in control.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()) {
         let refused = NodeRefusal {
             endpoint: endpoint_of(diagnostic),
-            reason: format!("{:?}", Reason::Invalid),
+            reason: format!("{:?}", ConditionReason::Invalid),
             message: bounded(&diagnostic.to_string()),
         };
         found.entry(diagnostic.file.to_string()).or_insert(refused);
@@ -223,13 +224,13 @@ fn refusal(endpoint: &EndpointState) -> Option<(String, String)> {
     let meant = |reason| {
         matches!(
             reason,
-            Reason::AsDeclared
-                | Reason::Pending
-                | Reason::Suspended
-                | Reason::Disabled
-                | Reason::NotSelected
-                | Reason::Removed
-                | Reason::ShuttingDown
+            ConditionReason::AsDeclared
+                | ConditionReason::Pending
+                | ConditionReason::Suspended
+                | ConditionReason::Disabled
+                | ConditionReason::NotSelected
+                | ConditionReason::Removed
+                | ConditionReason::ShuttingDown
         )
     };
     let good = |kind: ConditionType, holds: bool| kind.healthy_when_true() == holds;

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::http::{Problem, Reply};
 use super::query::Query;
 use super::router::App;
-use super::{Counts, Origin};
+use super::{Counts, OriginView};
 use weir_declare::reconcile::{ConditionStatus, Timestamp};
 
 /// One bridge: its declaration and the state of its link.
@@ -19,7 +19,7 @@ use weir_declare::reconcile::{ConditionStatus, Timestamp};
 #[serde(rename_all = "camelCase")]
 pub struct BridgeView {
     pub name: String,
-    pub origin: Origin,
+    pub origin: OriginView,
     /// Endpoints that name it.
     pub endpoints: Vec<String>,
     /// As declared, in the order in which they are tried.

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::http::{Answer, Problem, Reply};
 use super::query::Query;
 use super::router::App;
-use super::{Document, State, endpoints};
+use super::{DocumentView, StateView, endpoints};
 use weir_declare::config::Kind;
 use weir_declare::reconcile::render;
 
@@ -22,7 +22,7 @@ pub(super) fn declared(app: &App, query: &Query) -> Reply {
     let state = app.view.state();
     let kind = known_kind(query)?;
     let name = query.get("name");
-    let documents: Vec<&Document> = state
+    let documents: Vec<&DocumentView> = state
         .documents
         .iter()
         .filter(|document| kind.is_none_or(|kind| document.kind == kind.key()))
@@ -53,8 +53,8 @@ pub(super) fn plan(app: &App, _: &Query) -> Reply {
         .iter()
         .filter_map(|endpoint| {
             let differences = endpoints::differences(endpoint);
-            let trouble: Vec<_> = endpoint.trouble().collect();
-            let sound = differences.is_empty() && trouble.is_empty() && endpoint.pending.is_none();
+            let problems: Vec<_> = endpoint.problems().collect();
+            let sound = differences.is_empty() && problems.is_empty() && endpoint.pending.is_none();
             (!sound).then(|| {
                 json!({
                     "endpoint": endpoint.name,
@@ -63,7 +63,7 @@ pub(super) fn plan(app: &App, _: &Query) -> Reply {
                     "state": endpoint.phase(),
                     "pending": endpoint.pending,
                     "differences": differences,
-                    "trouble": trouble,
+                    "trouble": problems,
                 })
             })
         })
@@ -145,7 +145,7 @@ pub(super) fn export(app: &App, query: &Query, _: &HeaderMap) -> Answer {
 }
 
 /// The document under its kind, with its name.
-fn whole(document: &Document) -> Value {
+fn whole(document: &DocumentView) -> Value {
     let mut body = Map::new();
     if let Some(name) = &document.name {
         body.insert("name".to_owned(), json!(name));
@@ -156,7 +156,7 @@ fn whole(document: &Document) -> Value {
     json!({document.kind: body})
 }
 
-fn yaml(state: &State) -> Result<String, serde_yaml::Error> {
+fn yaml(state: &StateView) -> Result<String, serde_yaml::Error> {
     let mut text = String::new();
     for document in &state.documents {
         if !text.is_empty() {

@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 use super::http::{Problem, Reply};
 use super::query::Query;
 use super::router::App;
-use super::{Endpoint, State};
-use weir_declare::reconcile::{Condition, ConditionStatus, ConditionType, Reason};
+use super::{EndpointView, StateView};
+use weir_declare::reconcile::{Condition, ConditionReason, ConditionStatus, ConditionType};
 
-impl Endpoint {
+impl EndpointView {
     /// The live document; the declared one where nothing runs.
     pub(super) fn effective(&self) -> Option<&Value> {
         self.live.as_ref().or(self.declared.as_ref())
@@ -62,14 +62,19 @@ impl Endpoint {
 
     /// Whether `nodes` gives it to other brokers.
     fn not_selected(&self) -> bool {
-        self.conditions.get(ConditionType::Programmed).is_some_and(|condition| condition.reason == Reason::NotSelected)
+        self.conditions
+            .get(ConditionType::Programmed)
+            .is_some_and(|condition| condition.reason == ConditionReason::NotSelected)
     }
 
     /// Conditions that report an error; not those that are temporary or declared so.
-    pub(super) fn trouble(&self) -> impl Iterator<Item = &Condition> {
+    pub(super) fn problems(&self) -> impl Iterator<Item = &Condition> {
         self.conditions.iter().filter(|condition| {
             let bad = if condition.kind.healthy_when_true() { ConditionStatus::False } else { ConditionStatus::True };
-            let meant = matches!(condition.reason, Reason::Disabled | Reason::NotSelected | Reason::Removed);
+            let meant = matches!(
+                condition.reason,
+                ConditionReason::Disabled | ConditionReason::NotSelected | ConditionReason::Removed
+            );
             condition.kind != ConditionType::Draining && condition.status == bad && !meant
         })
     }
@@ -77,7 +82,7 @@ impl Endpoint {
     /// `healthy`, `degraded` (serves, but not as declared), `unhealthy` (declared and does not serve), `disabled`.
     pub(super) fn health(&self) -> &'static str {
         match self.phase() {
-            "listening" if self.trouble().next().is_none() && self.pending.is_none() => "healthy",
+            "listening" if self.problems().next().is_none() && self.pending.is_none() => "healthy",
             "listening" => "degraded",
             "down" | "refused" => "unhealthy",
             _ => "disabled",
@@ -90,9 +95,9 @@ fn port_of(body: &Value) -> Option<u16> {
 }
 
 /// Which endpoint a request speaks of: the one that `port`, `name` or both name, or (`None`) all.
-pub(super) fn select<'a>(state: &'a State, query: &Query) -> Result<Option<&'a Endpoint>, Problem> {
+pub(super) fn select<'a>(state: &'a StateView, query: &Query) -> Result<Option<&'a EndpointView>, Problem> {
     let (name, port) = (query.get("name"), query.port()?);
-    let found: Vec<&Endpoint> = state
+    let found: Vec<&EndpointView> = state
         .endpoints
         .iter()
         .filter(|endpoint| name.is_none_or(|name| endpoint.name == name))
@@ -111,14 +116,14 @@ pub(super) fn select<'a>(state: &'a State, query: &Query) -> Result<Option<&'a E
     }
 }
 
-fn ambiguous(port: u16, found: &[&Endpoint]) -> Problem {
+fn ambiguous(port: u16, found: &[&EndpointView]) -> Problem {
     let names: Vec<&str> = found.iter().map(|endpoint| endpoint.name.as_str()).collect();
     let message = format!("{} endpoints have port {port}: {}; ask by ?name=", names.len(), names.join(", "));
     Problem::new(StatusCode::CONFLICT, message).with_data(json!({"port": port, "names": names}))
 }
 
 /// Answers for the one endpoint that the query names, else for all of them, keyed as in `list`.
-pub(super) fn one_or_all(state: &State, query: &Query, answer: impl Fn(&Endpoint) -> Value) -> Reply {
+pub(super) fn one_or_all(state: &StateView, query: &Query, answer: impl Fn(&EndpointView) -> Value) -> Reply {
     Ok(match select(state, query)? {
         Some(endpoint) => answer(endpoint),
         None => json!({"endpoints": keyed(state, answer), "total": state.endpoints.len()}),
@@ -126,8 +131,8 @@ pub(super) fn one_or_all(state: &State, query: &Query, answer: impl Fn(&Endpoint
 }
 
 /// Endpoints keyed as FluxMQ keys them, by port, in its order; by `host:port` where a port occurs twice.
-pub(super) fn keyed(state: &State, value: impl Fn(&Endpoint) -> Value) -> Map<String, Value> {
-    let mut ordered: Vec<&Endpoint> = state.endpoints.iter().collect();
+pub(super) fn keyed(state: &StateView, value: impl Fn(&EndpointView) -> Value) -> Map<String, Value> {
+    let mut ordered: Vec<&EndpointView> = state.endpoints.iter().collect();
     ordered.sort_by_key(|endpoint| (endpoint.port().is_none(), endpoint.port(), &endpoint.address, &endpoint.name));
     let mut on_port: BTreeMap<Option<u16>, usize> = BTreeMap::new();
     for endpoint in &ordered {
@@ -151,12 +156,12 @@ pub(super) fn keyed(state: &State, value: impl Fn(&Endpoint) -> Value) -> Map<St
 pub(super) fn list(app: &App, _: &Query) -> Reply {
     let state = app.view.state();
     let active: BTreeSet<u16> =
-        state.endpoints.iter().filter(|endpoint| endpoint.listening()).filter_map(Endpoint::port).collect();
+        state.endpoints.iter().filter(|endpoint| endpoint.listening()).filter_map(EndpointView::port).collect();
     Ok(json!({"endpoints": keyed(&state, entry), "activePorts": active, "total": state.endpoints.len()}))
 }
 
 /// The effective fields by FluxMQ's names, and the endpoint's name, address and state.
-fn entry(endpoint: &Endpoint) -> Value {
+fn entry(endpoint: &EndpointView) -> Value {
     let mut fields = Map::new();
     if let Some(Value::Object(body)) = endpoint.effective() {
         if let Some(port) = body.get("port") {
@@ -190,7 +195,7 @@ pub(super) fn get(app: &App, query: &Query) -> Reply {
 
 /// Fields whose declared and live values differ, in the declared order. Empty where one side is missing: then
 /// `declared` or `live` is null.
-pub(super) fn differences(endpoint: &Endpoint) -> Vec<Value> {
+pub(super) fn differences(endpoint: &EndpointView) -> Vec<Value> {
     let (Some(Value::Object(declared)), Some(Value::Object(live))) = (&endpoint.declared, &endpoint.live) else {
         return Vec::new();
     };
@@ -208,7 +213,7 @@ pub(super) fn status(app: &App, query: &Query) -> Reply {
     let state = app.view.state();
     let traffic = app.view.traffic();
     one_or_all(&state, query, |endpoint| {
-        let counted = traffic.of(&endpoint.name);
+        let counted = traffic.endpoint(&endpoint.name);
         json!({
             "name": endpoint.name,
             "port": endpoint.port(),

@@ -4,11 +4,11 @@ use hyper::StatusCode;
 use serde_json::{Value, json};
 
 use super::http::Problem;
-use super::{Endpoint, State};
+use super::{EndpointView, StateView};
 
 /// Refuses `verb` (`add`, `update`, `remove`, `import`), naming the file or key to change; `sent` is the body, read
 /// only for the port or name it speaks of.
-pub(super) fn refuse(state: &State, verb: &'static str, sent: Option<&[u8]>) -> Problem {
+pub(super) fn refuse(state: &StateView, verb: &'static str, sent: Option<&[u8]>) -> Problem {
     let spoken = sent.and_then(|body| serde_json::from_slice::<Value>(body).ok()).unwrap_or_default();
     let spoken = spoken.get("endpoint").unwrap_or(&spoken);
     let (todo, place) = match existing(state, spoken) {
@@ -32,7 +32,7 @@ pub(super) fn refuse(state: &State, verb: &'static str, sent: Option<&[u8]>) -> 
     Problem { allow: Some("OPTIONS"), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, message).with_data(data) }
 }
 
-fn existing<'a>(state: &'a State, spoken: &Value) -> Option<&'a Endpoint> {
+fn existing<'a>(state: &'a StateView, spoken: &Value) -> Option<&'a EndpointView> {
     let name = spoken.get("name").and_then(Value::as_str);
     let port = spoken.get("port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok());
     match (name, port) {
@@ -59,12 +59,12 @@ fn new_name(spoken: &Value) -> String {
     }
 }
 
-fn place_of(state: &State, endpoint: &Endpoint) -> String {
+fn place_of(state: &StateView, endpoint: &EndpointView) -> String {
     let kind = if state.source.kind == "etcd" { "key " } else { "" };
     format!("{kind}{}", endpoint.origin.file)
 }
 
-fn new_place(state: &State, name: &str) -> String {
+fn new_place(state: &StateView, name: &str) -> String {
     let location = state.source.location.trim_end_matches('/');
     if state.source.kind == "etcd" {
         format!("a key endpoints/{name}.yaml under the prefix of {location}")

@@ -16,7 +16,7 @@ use super::http::{Answer, Problem};
 use super::router::App;
 use super::system::Process;
 use super::traffic::GAUGES_TIMEOUT;
-use super::{BridgeView, Endpoint, EndpointSessionGauges, EndpointTraffic, Gauges, Histogram, State, Traffic};
+use super::{BridgeView, EndpointSessionGauges, EndpointTraffic, EndpointView, Gauges, Histogram, StateView, Traffic};
 use crate::state::{Phase, SourceErrorKind};
 use crate::store::records::StoreStats;
 use crate::telemetry::TelemetryStats;
@@ -57,7 +57,7 @@ pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
 /// All that one scrape shows, read at one moment.
 #[derive(Debug)]
 struct Scrape {
-    state: Arc<State>,
+    state: Arc<StateView>,
     traffic: Traffic,
     bridges: Vec<BridgeView>,
     gauges: Option<Gauges>,
@@ -211,16 +211,16 @@ impl Scrape {
             let count = state.diagnostics.iter().filter(|diagnostic| diagnostic.severity == severity).count();
             found.encode_family(&vec![("severity", word)])?.encode_gauge(&(count as u64))?;
         }
-        gauge(out, "weir_source_up", "1 while the source can be read.", source.trouble.is_none())?;
-        let mut trouble = out.encode_descriptor(
+        gauge(out, "weir_source_up", "1 while the source can be read.", source.error.is_none())?;
+        let mut error = out.encode_descriptor(
             "weir_source_trouble",
             "1 while the source has this kind of error.",
             None,
             MetricType::Gauge,
         )?;
         for kind in SourceErrorKind::ALL {
-            let is = source.trouble.as_ref().is_some_and(|trouble| trouble.kind == kind);
-            trouble.encode_family(&vec![("kind", kind.as_str())])?.encode_gauge(&u64::from(is))?;
+            let is = source.error.as_ref().is_some_and(|error| error.kind == kind);
+            error.encode_family(&vec![("kind", kind.as_str())])?.encode_gauge(&u64::from(is))?;
         }
         let help = "Errors of the source, by kind, including those that were gone at the next attempt.";
         let mut incidents = out.encode_descriptor("weir_source_incidents", help, None, MetricType::Counter)?;
@@ -261,7 +261,7 @@ impl Scrape {
         let duplicates = nodes.iter().filter(|node| node.duplicate_name).count();
         gauge(out, "weir_cluster_duplicate_names", "Brokers that share their name with another.", duplicates as u64)?;
         let help = "1 while this broker is a member of its cluster, or has none.";
-        gauge(out, "weir_cluster_membership_up", help, self.state.membership_trouble.is_none())
+        gauge(out, "weir_cluster_membership_up", help, self.state.membership_error.is_none())
     }
 
     fn endpoint_states(&self, out: &mut DescriptorEncoder) -> fmt::Result {
@@ -359,8 +359,8 @@ impl Scrape {
     }
 
     /// Every endpoint with its counters, nought where the data plane has none.
-    fn counted(&self) -> impl Iterator<Item = (&Endpoint, &EndpointTraffic)> {
-        self.state.endpoints.iter().map(|each| (each, self.traffic.of(&each.name)))
+    fn counted(&self) -> impl Iterator<Item = (&EndpointView, &EndpointTraffic)> {
+        self.state.endpoints.iter().map(|each| (each, self.traffic.endpoint(&each.name)))
     }
 
     fn gauges(
@@ -368,7 +368,7 @@ impl Scrape {
         out: &mut DescriptorEncoder,
         name: &str,
         help: &str,
-        value: impl Fn(&Endpoint, &EndpointTraffic) -> Option<u64>,
+        value: impl Fn(&EndpointView, &EndpointTraffic) -> Option<u64>,
     ) -> fmt::Result {
         let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (endpoint, counted) in self.counted() {
@@ -415,7 +415,7 @@ impl Scrape {
     }
 }
 
-fn labels<'a>(endpoint: &Endpoint) -> Labels<'a> {
+fn labels<'a>(endpoint: &EndpointView) -> Labels<'a> {
     vec![
         ("endpoint", endpoint.name.clone()),
         ("port", endpoint.port().map(|port| port.to_string()).unwrap_or_default()),

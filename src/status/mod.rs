@@ -1,6 +1,6 @@
 //! The read-only HTTP server: FluxMQ's paths and envelope, probes, metrics, events, and a page for a person.
 //!
-//! [`serve`] runs it; its data comes through [`StatusView`] alone. A request passes `server` (connections, limits),
+//! [`serve`] runs it; its data comes through [`StatusProvider`] alone. A request passes `server` (connections, limits),
 //! `router` (paths, methods, conditional requests) and a handler, a pure function of the view and the query.
 //! It must never change anything.
 
@@ -12,8 +12,6 @@ mod endpoints;
 mod events;
 mod http;
 mod live;
-mod live_bridges;
-mod live_trace;
 mod method_not_allowed;
 mod metrics;
 mod packets;
@@ -34,7 +32,7 @@ mod view;
 
 pub use access::{AccessError, AccessOptions, TlsFiles};
 pub use bridges::{BridgeCondition, BridgeLink, BridgeView, RefusedFilter};
-pub use live::LiveView;
+pub use live::LiveStatus;
 #[cfg(feature = "etcd")]
 pub(crate) use live::connections;
 pub use router::paths;

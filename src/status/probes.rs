@@ -43,11 +43,11 @@ pub(super) async fn watch(app: Arc<App>, mut stopping: watch::Receiver<bool>) {
 /// A first snapshot has been applied. A document refused later does not take a broker out of service.
 pub(super) fn readyz(app: &App, _: &Query, _: &HeaderMap) -> Answer {
     let state = app.view.state();
-    let why = match (state.phase, &state.source.trouble) {
+    let why = match (state.phase, &state.source.error) {
         (Phase::Serving, _) => return Answer::new(StatusCode::OK, TEXT, "ok\n"),
         (Phase::Draining, _) => "not ready: the broker is shutting down\n".to_owned(),
         (Phase::Starting, None) => "not ready: no declaration is applied yet\n".to_owned(),
-        (Phase::Starting, Some(trouble)) => format!("not ready: no declaration is applied yet: {}\n", trouble.message),
+        (Phase::Starting, Some(error)) => format!("not ready: no declaration is applied yet: {}\n", error.message),
     };
     Answer::new(StatusCode::SERVICE_UNAVAILABLE, TEXT, why)
 }

@@ -19,8 +19,8 @@ use super::query::Query;
 use super::sampler::Sampler;
 use super::server::{Activity, StatusOptions};
 use super::{
-    ShardAnswer, StatusView, bridges, clients, control, endpoints, events, method_not_allowed, metrics, page, probes,
-    system, topics, trace, traffic, validate,
+    ShardAnswer, StatusProvider, bridges, clients, control, endpoints, events, method_not_allowed, metrics, page,
+    probes, system, topics, trace, traffic, validate,
 };
 use weir_declare::reconcile::Timestamp;
 
@@ -29,7 +29,7 @@ const DISCARD_FACTOR: usize = 4;
 
 /// The state that handlers share.
 pub(super) struct App {
-    pub(super) view: Arc<dyn StatusView>,
+    pub(super) view: Arc<dyn StatusProvider>,
     pub(super) options: StatusOptions,
     pub(super) access: Arc<Access>,
     /// Taken by the server itself: no endpoint can have it.
@@ -50,7 +50,7 @@ pub(super) struct App {
 
 impl App {
     pub(super) fn new(
-        view: Arc<dyn StatusView>,
+        view: Arc<dyn StatusProvider>,
         options: StatusOptions,
         access: Arc<Access>,
         local_addr: SocketAddr,

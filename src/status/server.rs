@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-use super::StatusView;
+use super::StatusProvider;
 use super::access::{Access, AccessOptions};
 use super::router::{self, App};
 use super::{probes, sampler};
@@ -94,7 +94,7 @@ impl StatusServer {
 /// A file or secret of `options.access` cannot be used, or the listener cannot be registered with the runtime.
 pub fn serve(
     listener: std::net::TcpListener,
-    view: Arc<dyn StatusView>,
+    view: Arc<dyn StatusProvider>,
     options: StatusOptions,
 ) -> std::io::Result<StatusServer> {
     listener.set_nonblocking(true)?;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::http::Reply;
 use super::query::Query;
 use super::router::App;
-use super::{ClusterNode, State};
+use super::{ClusterNodeView, StateView};
 use crate::state::Phase;
 use weir_declare::config::{Diagnostic, Kind};
 
@@ -27,7 +27,7 @@ pub(super) fn health(app: &App, _: &Query) -> Reply {
     }))
 }
 
-fn checks(state: &State) -> Vec<Value> {
+fn checks(state: &StateView) -> Vec<Value> {
     let check = |name: &str, ok: bool, message: &str| json!({"check": name, "ok": ok, "message": message});
     let listening = named(state, "unhealthy");
     let as_declared = named(state, "degraded");
@@ -37,8 +37,8 @@ fn checks(state: &State) -> Vec<Value> {
         Phase::Serving => (true, "a declaration is applied"),
         Phase::Draining => (false, "the broker is shutting down"),
     };
-    let source = match &state.source.trouble {
-        Some(trouble) => check("SourceReadable", false, &trouble.message),
+    let source = match &state.source.error {
+        Some(error) => check("SourceReadable", false, &error.message),
         None => check("SourceReadable", true, &format!("{} is readable", state.source.location)),
     };
     let suspended = if state.suspended { "`reconcile: {suspend: true}` is declared: nothing is applied" } else { "" };
@@ -53,7 +53,7 @@ fn checks(state: &State) -> Vec<Value> {
 }
 
 /// Errors in documents that are not endpoints; an endpoint shows its own.
-fn refused_documents(state: &State) -> String {
+fn refused_documents(state: &StateView) -> String {
     const SHOWN_MAX: usize = 3;
     let of_endpoint = |found: &Diagnostic| found.identity.as_ref().is_some_and(|id| id.kind == Kind::Endpoint);
     let errors = state.diagnostics.iter().filter(|found| found.is_error() && !of_endpoint(found));
@@ -66,7 +66,7 @@ fn refused_documents(state: &State) -> String {
 }
 
 /// The endpoints of this health, for a person.
-fn named(state: &State, health: &str) -> String {
+fn named(state: &StateView, health: &str) -> String {
     let found = state.endpoints.iter().filter(|endpoint| endpoint.health() == health);
     found.map(|endpoint| endpoint.name.as_str()).collect::<Vec<_>>().join(", ")
 }
@@ -114,7 +114,7 @@ pub(super) fn cluster_status(app: &App, _: &Query) -> Reply {
         "notConverged": behind,
         "nodes": state.nodes.len(),
         "duplicateNames": duplicates,
-        "trouble": state.membership_trouble,
+        "trouble": state.membership_error,
         "appliedRevision": state.source.applied_revision,
         "declarationDigest": state.declaration_digest,
     }))
@@ -123,8 +123,8 @@ pub(super) fn cluster_status(app: &App, _: &Query) -> Reply {
 /// `GET /api/cluster/nodes`
 pub(super) fn cluster_nodes(app: &App, _: &Query) -> Reply {
     let state = app.view.state();
-    let nodes: &Vec<ClusterNode> = &state.nodes;
-    Ok(json!({"nodes": nodes, "total": nodes.len(), "trouble": state.membership_trouble}))
+    let nodes: &Vec<ClusterNodeView> = &state.nodes;
+    Ok(json!({"nodes": nodes, "total": nodes.len(), "trouble": state.membership_error}))
 }
 
 /// The kernel's values for this process; `None` where the kernel has none.

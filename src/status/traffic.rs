@@ -9,7 +9,7 @@ use super::http::{Problem, Reply};
 use super::query::Query;
 use super::router::App;
 use super::sampler::Rates;
-use super::{Endpoint, endpoints};
+use super::{EndpointView, endpoints};
 use weir_declare::reconcile::ConditionStatus;
 
 /// How long the shards have to report their gauges; after that, the answer leaves them out.
@@ -25,7 +25,7 @@ pub(super) async fn metrics(app: &App, query: &Query) -> Reply {
     let state = app.view.state();
     let traffic = app.view.traffic();
     endpoints::one_or_all(&state, query, |endpoint| {
-        let counted = traffic.of(&endpoint.name);
+        let counted = traffic.endpoint(&endpoint.name);
         json!({
             "name": endpoint.name,
             "port": endpoint.port(),
@@ -71,7 +71,7 @@ pub(super) fn performance(app: &App, query: &Query) -> Reply {
     let state = app.view.state();
     let traffic = app.view.traffic();
     endpoints::one_or_all(&state, query, |endpoint| {
-        let counted = traffic.of(&endpoint.name);
+        let counted = traffic.endpoint(&endpoint.name);
         json!({
             "name": endpoint.name,
             "port": endpoint.port(),
@@ -92,8 +92,8 @@ fn used(current: u64, max: Option<u64>) -> Option<f64> {
 pub(super) fn health(app: &App, query: &Query) -> Reply {
     let state = app.view.state();
     let traffic = app.view.traffic();
-    let answer = |endpoint: &Endpoint| {
-        let connections = traffic.of(&endpoint.name).connections;
+    let answer = |endpoint: &EndpointView| {
+        let connections = traffic.endpoint(&endpoint.name).connections;
         json!({
             "name": endpoint.name,
             "port": endpoint.port(),
@@ -116,13 +116,13 @@ pub(super) fn health(app: &App, query: &Query) -> Reply {
     Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, message).with_data(data))
 }
 
-fn checks(endpoint: &Endpoint, connections: u64) -> Vec<Value> {
-    let troubled: Vec<_> = endpoint.trouble().map(|condition| condition.kind).collect();
+fn checks(endpoint: &EndpointView, connections: u64) -> Vec<Value> {
+    let unhealthy: Vec<_> = endpoint.problems().map(|condition| condition.kind).collect();
     let mut checks: Vec<Value> = endpoint
         .conditions
         .iter()
         .map(|condition| {
-            let ok = !troubled.contains(&condition.kind) && condition.status != ConditionStatus::Unknown;
+            let ok = !unhealthy.contains(&condition.kind) && condition.status != ConditionStatus::Unknown;
             json!({"check": condition.kind, "ok": ok, "reason": condition.reason, "message": condition.message})
         })
         .collect();

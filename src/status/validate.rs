@@ -8,15 +8,15 @@ use super::router::App;
 
 /// Validates one endpoint, bare or under `endpoint:`, as if it were added to (or replaced in) the declaration.
 pub(super) fn endpoint(app: &App, text: &str) -> Reply {
-    judge(app, text, "an endpoint, as JSON or YAML", ValidateRequest::Endpoint)
+    validate_text(app, text, "an endpoint, as JSON or YAML", ValidateRequest::Endpoint)
 }
 
 /// Validates a set of documents by itself.
 pub(super) fn set(app: &App, text: &str) -> Reply {
-    judge(app, text, "documents, as JSON or YAML", ValidateRequest::Set)
+    validate_text(app, text, "documents, as JSON or YAML", ValidateRequest::Set)
 }
 
-fn judge(app: &App, text: &str, wanted: &str, request: fn(String) -> ValidateRequest) -> Reply {
+fn validate_text(app: &App, text: &str, wanted: &str, request: fn(String) -> ValidateRequest) -> Reply {
     if text.trim().is_empty() {
         return Err(Problem::bad_request(format!("the body is empty; send {wanted}")));
     }

@@ -1,5 +1,5 @@
-//! The data of the status server, as plain values: the control plane publishes a [`State`], the data plane counts
-//! [`Traffic`], and the owner of both implements [`StatusView`]. The server reads nothing else.
+//! The data of the status server, as plain values: the control plane publishes a [`StateView`], the data plane counts
+//! [`Traffic`], and the owner of both implements [`StatusProvider`]. The server reads nothing else.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -19,10 +19,10 @@ use weir_declare::config::Diagnostic;
 use weir_declare::reconcile::{Conditions, Plan, Timestamp};
 
 /// The one door between the server and the broker. Every call is cheap and never waits for the data plane.
-pub trait StatusView: Send + Sync + 'static {
+pub trait StatusProvider: Send + Sync + 'static {
     /// The state that the control plane last published: one consistent value.
-    fn state(&self) -> Arc<State>;
-    /// Changes whenever [`StatusView::state`] does. The number only has to differ.
+    fn state(&self) -> Arc<StateView>;
+    /// Changes whenever [`StatusProvider::state`] does. The number only has to differ.
     fn changes(&self) -> watch::Receiver<u64>;
     /// Counters of every endpoint, summed over the shards.
     fn traffic(&self) -> Traffic;
@@ -33,7 +33,7 @@ pub trait StatusView: Send + Sync + 'static {
     /// Connected clients in the order of their connects, at most `query.limit`. `None`: the data plane does not answer.
     fn clients(&self, query: ClientQuery) -> ShardAnswer<Option<ClientPage>>;
     /// Sessions with messages that wait for them, worst first, at most `limit`. `None`: the data plane does not answer.
-    fn backlogs(&self, limit: usize) -> ShardAnswer<Option<Vec<Backlog>>>;
+    fn backlogs(&self, limit: usize) -> ShardAnswer<Option<Vec<BacklogView>>>;
     /// Retained messages. `None`: the data plane does not answer.
     fn topics(&self, query: TopicQuery) -> ShardAnswer<Option<TopicPage>>;
     /// Events of a client from now on, until the receiver is dropped. `None`: the data plane does not answer.
@@ -61,8 +61,8 @@ pub type ShardAnswer<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The control plane at one moment.
 #[derive(Debug, Clone)]
-pub struct State {
-    pub node: Node,
+pub struct StateView {
+    pub node: NodeView,
     pub phase: Phase,
     /// `reconcile: {suspend: true}`.
     pub suspended: bool,
@@ -72,17 +72,17 @@ pub struct State {
     /// Over the live state, including held documents and referenced files.
     pub live_digest: String,
     /// Ordered by name.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<EndpointView>,
     /// All documents as declared, secrets as references.
-    pub documents: Vec<Document>,
+    pub documents: Vec<DocumentView>,
     /// The diagnostics of the last pass.
     pub diagnostics: Arc<[Diagnostic]>,
     /// Newest last; bounded by its publisher.
     pub history: Arc<VecDeque<HistoryEntry>>,
     /// This node first; the others where there is a cluster.
-    pub nodes: Vec<ClusterNode>,
+    pub nodes: Vec<ClusterNodeView>,
     /// Why the list of other brokers may be incomplete.
-    pub membership_trouble: Option<String>,
+    pub membership_error: Option<String>,
     /// The last plan, with the actions that wait.
     pub plan: Arc<Plan>,
     pub reconcile: ReconcileCounters,
@@ -91,7 +91,7 @@ pub struct State {
 /// This broker.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Node {
+pub struct NodeView {
     pub name: String,
     pub labels: BTreeMap<String, String>,
     pub version: String,
@@ -101,12 +101,12 @@ pub struct Node {
 
 /// One endpoint: declared, live, or both.
 #[derive(Debug, Clone)]
-pub struct Endpoint {
+pub struct EndpointView {
     pub name: String,
     /// Where it listens or is declared to: `0.0.0.0:1883`, `[::]:1883`, `unix:/run/weir.sock`.
     pub address: String,
     /// Where its document stands: the file (or etcd key) and the line.
-    pub origin: Origin,
+    pub origin: OriginView,
     /// Canonical, defaults applied. Absent once its document is deleted (it drains).
     pub declared: Option<Value>,
     /// The document of the live listener, in the same form. Absent where nothing listens.
@@ -120,7 +120,7 @@ pub struct Endpoint {
 
 /// Where a document stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Origin {
+pub struct OriginView {
     /// As the source shows it: a path, or a whole etcd key.
     pub file: String,
     pub line: u32,
@@ -128,12 +128,12 @@ pub struct Origin {
 
 /// A document as declared.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Document {
+pub struct DocumentView {
     /// `endpoint`, `auth`, `acl`, `bridge`, `ban`, `defaults`, `reconcile`.
     pub kind: &'static str,
     /// `None` for the kinds of which there is one.
     pub name: Option<String>,
-    pub origin: Origin,
+    pub origin: OriginView,
     /// The body, without the kind.
     pub body: Value,
 }
@@ -141,7 +141,7 @@ pub struct Document {
 /// A broker of the cluster, as this one sees it.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ClusterNode {
+pub struct ClusterNodeView {
     /// The broker's own record.
     #[serde(flatten)]
     pub record: NodeRecord,
@@ -218,7 +218,7 @@ pub struct EndpointSessionGauges {
 
 impl Traffic {
     /// Of the endpoint called `name`; nought where nothing was counted.
-    pub fn of(&self, name: &str) -> &EndpointTraffic {
+    pub fn endpoint(&self, name: &str) -> &EndpointTraffic {
         static NONE: EndpointTraffic = EndpointTraffic::NONE;
         self.endpoints.get(name).unwrap_or(&NONE)
     }
@@ -280,7 +280,7 @@ pub struct ClientQuery {
 /// Some of the clients that were asked for.
 #[derive(Debug, Clone, Default)]
 pub struct ClientPage {
-    pub clients: Vec<Client>,
+    pub clients: Vec<ClientView>,
     /// Whether more would follow the last.
     pub more: bool,
 }
@@ -288,7 +288,7 @@ pub struct ClientPage {
 /// One connected client.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Client {
+pub struct ClientView {
     pub client_id: String,
     pub endpoint: String,
     /// Counts the process's accepted connections.
@@ -335,7 +335,7 @@ pub struct ClientDetail {
 /// A session with messages that wait for it.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Backlog {
+pub struct BacklogView {
     pub client_id: String,
     /// The endpoint it is, or was last, connected to.
     pub endpoint: String,
@@ -370,7 +370,7 @@ pub struct TopicCursor(pub u16, pub u32, pub String);
 /// Some of the retained messages that were asked for.
 #[derive(Debug, Clone, Default)]
 pub struct TopicPage {
-    pub topics: Vec<RetainedTopic>,
+    pub topics: Vec<RetainedTopicView>,
     /// Where the next page begins; `None`: this was the last.
     pub next: Option<TopicCursor>,
 }
@@ -378,7 +378,7 @@ pub struct TopicPage {
 /// A retained message, without its payload.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RetainedTopic {
+pub struct RetainedTopicView {
     /// Empty: the shared one.
     pub namespace: String,
     pub topic: String,

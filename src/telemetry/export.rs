@@ -11,7 +11,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::post::{PostError, post};
-use super::{Span, Tracer, otlp};
+use super::{Span, SpanRecorder, otlp};
 use crate::http_client::HttpClient;
 
 /// How long the collector may take to answer.
@@ -65,13 +65,13 @@ impl TelemetryStats {
 /// Recorded passes. Pushing never blocks; when the queue is full, the oldest passes are dropped.
 #[derive(Debug, Default)]
 pub(super) struct SpanQueue {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<QueuedPass>,
     woken: Notify,
     pub(super) stats: Arc<TelemetryStats>,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct QueuedPass {
     passes: VecDeque<Vec<Span>>,
     spans: usize,
 }
@@ -105,7 +105,7 @@ impl SpanQueue {
         taken
     }
 
-    fn change(&self, change: impl FnOnce(&mut Waiting)) {
+    fn change(&self, change: impl FnOnce(&mut QueuedPass)) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut waiting);
         while waiting.spans > QUEUE_SPANS_MAX
@@ -135,8 +135,8 @@ impl Exporter {
     }
 
     /// Creates a tracer that records into this exporter.
-    pub fn tracer(&self) -> Tracer {
-        Tracer::new(Arc::clone(&self.queue))
+    pub fn tracer(&self) -> SpanRecorder {
+        SpanRecorder::new(Arc::clone(&self.queue))
     }
 
     /// The counters.

@@ -64,15 +64,15 @@ impl SpanHandle {
 
 /// Records passes, one after the other. The default tracer records nothing.
 #[derive(Debug, Default)]
-pub struct Tracer {
+pub struct SpanRecorder {
     queue: Option<Arc<SpanQueue>>,
     ids: Ids,
-    pass: Option<Pass>,
+    pass: Option<RecordedPass>,
 }
 
 /// The current pass.
 #[derive(Debug)]
-struct Pass {
+struct RecordedPass {
     begun: Instant,
     /// The wall clock's time at `begun`.
     begun_ns: u64,
@@ -82,7 +82,7 @@ struct Pass {
     left_out: u64,
 }
 
-impl Tracer {
+impl SpanRecorder {
     pub(super) fn new(queue: Arc<SpanQueue>) -> Self {
         Self { queue: Some(queue), ..Self::default() }
     }
@@ -109,7 +109,8 @@ impl Tracer {
             attributes: Vec::new(),
             error: None,
         };
-        self.pass = Some(Pass { begun: Instant::now(), begun_ns, spans: vec![span], ended: vec![false], left_out: 0 });
+        self.pass =
+            Some(RecordedPass { begun: Instant::now(), begun_ns, spans: vec![span], ended: vec![false], left_out: 0 });
     }
 
     /// Begins a span within another.
@@ -186,7 +187,7 @@ impl Tracer {
     }
 }
 
-impl Pass {
+impl RecordedPass {
     /// Nanoseconds since the Unix epoch, by one monotonic clock: the wall clock may be set during the pass.
     fn at(&self, instant: Instant) -> u64 {
         let ns = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
@@ -223,9 +224,9 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn tracer() -> (Tracer, Arc<SpanQueue>) {
+    fn tracer() -> (SpanRecorder, Arc<SpanQueue>) {
         let queue = Arc::new(SpanQueue::default());
-        (Tracer::new(Arc::clone(&queue)), queue)
+        (SpanRecorder::new(Arc::clone(&queue)), queue)
     }
 
     #[test]
@@ -256,7 +257,7 @@ mod tests {
 
     #[test]
     fn without_an_exporter_nothing_is_recorded() {
-        let mut tracer = Tracer::default();
+        let mut tracer = SpanRecorder::default();
         tracer.begin("reconcile");
         let step = tracer.step(PASS, "plan");
         tracer.set(step, "weir.actions", 3_usize);

@@ -1,5 +1,4 @@
-//! What `examples/ci` has users run in their pipelines, run: on a change that is good, on one that is not, and on one whose
-//! golden file was forgotten.
+//! The pipelines of `examples/ci`, run: on a good change, on an invalid one, and on one with an outdated golden file.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! `weir validate --environment`: what this machine lacks is found, at its place in the documents.
+//! `weir validate --environment` reports missing files and taken ports at their place in the documents.
 
 use std::fs;
 use std::net::TcpListener;

@@ -16,19 +16,19 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use weir_declare::config::{LastGood, LastGoodWriter, NodeContext, Revision, Snapshot, SourceFile};
-use weir_declare::reconcile::{ConditionStatus, ConditionType, Node, Timestamp};
+use weir_declare::reconcile::{ConditionStatus, ConditionType, NodeSettings, Timestamp};
 use weir_mqtt::ProtocolVersion;
 use weirmq::apply::{DrainReport, History, Next, Reconciler, ReconcilerOptions, Start};
 use weirmq::net::SocketKey;
-use weirmq::source::{Reading, SourceError, SourceErrorKind};
+use weirmq::source::{SourceError, SourceErrorKind, SourceReading};
 use weirmq::state::SharedState;
 
-use crate::chance::Chance;
-use file::{File, NAMES, Trouble};
+use crate::seeded_random::SeededRandom;
+use file::{File, FileFault, NAMES};
 use world::{BOUND, Client, NoFiles, World};
 
 struct Simulation {
-    chance: Chance,
+    random: SeededRandom,
     world: World,
     files: BTreeMap<&'static str, File>,
     /// What was deleted with many others, to be put back.
@@ -68,7 +68,7 @@ impl Simulation {
         let (reconciler, ended) = Reconciler::new(start(None, Timestamp::from_unix_ms(0)), world.clone(), NoFiles);
         let state = reconciler.state();
         Self {
-            chance: Chance::new(seed),
+            random: SeededRandom::new(seed),
             world,
             files: BTreeMap::new(),
             deleted: BTreeMap::new(),
@@ -84,7 +84,7 @@ impl Simulation {
 
     /// The broker ends and starts again on what it kept. Its clients are gone.
     fn restart(&mut self) {
-        self.tell(format_args!("the broker restarts"));
+        self.log(format_args!("the broker restarts"));
         let now = Timestamp::from_unix_ms(self.now);
         let kept = self.reconciler.last_known_good().map(|(revision, previous)| {
             let mut text = String::new();
@@ -98,14 +98,14 @@ impl Simulation {
         (self.reconciler, self.ended, self.world) = (reconciler, ended, world);
     }
 
-    fn reading(&self, settled: bool) -> Reading {
+    fn reading(&self, settled: bool) -> SourceReading {
         let files = self.files.iter().map(|(name, file)| SourceFile {
             path: Arc::from(format!("{name}.yaml")),
             shown: Arc::from(format!("d/{name}.yaml")),
             base: Arc::from(Path::new("/nowhere")),
             content: file.content(),
         });
-        Reading {
+        SourceReading {
             snapshot: Snapshot {
                 origin: Arc::from("sim"),
                 revision: Revision::Content { hash: self.now.to_string() },
@@ -144,11 +144,11 @@ impl Simulation {
     }
 
     async fn step(&mut self) {
-        if self.chance.one_in(2) {
+        if self.random.one_in(2) {
             self.world.end_drains();
             self.let_drains_run().await;
         }
-        self.world.lock().slow_drains = self.chance.one_in(3);
+        self.world.lock().slow_drains = self.random.one_in(3);
         self.touched.clear();
         self.killed.clear();
         let before = Before {
@@ -158,11 +158,11 @@ impl Simulation {
             settled: self.settled(),
             in_force: self.in_force(),
             held: self.held(),
-            kept: self.kept(),
+            kept: self.held_names(),
             draining: self.draining(),
         };
         self.act().await;
-        if self.chance.one_in(4) {
+        if self.random.one_in(4) {
             // The next snapshot is there before the first has been seen to its end.
             self.now += 50;
             self.pass(true, 1).await;
@@ -173,70 +173,71 @@ impl Simulation {
         self.check_bystanders(&before);
         self.check_held(&before);
         self.check_edits(&before);
-        self.check_trouble(&before);
+        self.check_faulty_files(&before);
         self.check_drains();
         self.check_idle().await;
         self.check_converged();
     }
 
-    /// Somebody does something; what became of the files is noted.
+    /// Makes one random edit, and records the state of the files.
     async fn act(&mut self) {
         let before = self.files.clone();
-        self.do_something().await;
+        self.random_edit().await;
         for name in NAMES.iter().filter(|name| self.files.get(*name) != before.get(*name)) {
             *self.touched.entry(name).or_default() += 1;
         }
     }
 
-    async fn do_something(&mut self) {
+    /// One edit or fault of fourteen kinds.
+    async fn random_edit(&mut self) {
         let present: Vec<&'static str> = self.files.keys().copied().collect();
         let listening: Vec<SocketKey> = self.world.lock().listeners.keys().cloned().collect();
-        match self.chance.below(14) {
+        match self.random.below(14) {
             0..=2 => {
-                let name = NAMES[self.chance.below(6) as usize];
-                let file = File::random(&mut self.chance);
-                self.tell(format_args!("write {name}: {file:?}"));
+                let name = NAMES[self.random.below(6) as usize];
+                let file = File::random(&mut self.random);
+                self.log(format_args!("write {name}: {file:?}"));
                 self.files.insert(name, file);
             }
             3..=5 => {
-                if let Some(name) = self.chance.of(&present).copied() {
+                if let Some(name) = self.random.pick(&present).copied() {
                     let mut file = self.files[name].clone();
-                    file.edit(&mut self.chance);
-                    self.tell(format_args!("edit {name}: {file:?}"));
+                    file.edit(&mut self.random);
+                    self.log(format_args!("edit {name}: {file:?}"));
                     self.files.insert(name, file);
                 }
             }
             6 => {
-                if let Some(name) = self.chance.of(&present).copied() {
-                    self.tell(format_args!("delete {name}"));
+                if let Some(name) = self.random.pick(&present).copied() {
+                    self.log(format_args!("delete {name}"));
                     self.files.remove(name);
                 }
             }
             7 => self.swap(&present),
             8 => {
-                let key = File::random(&mut self.chance).key();
+                let key = File::random(&mut self.random).key();
                 let mut world = self.world.lock();
                 if !world.taken.remove(&key) && !world.listeners.keys().any(|held| held.overlaps(&key)) {
                     world.taken.insert(key.clone());
                 }
                 drop(world);
-                self.tell(format_args!("another program takes or leaves {key}"));
+                self.log(format_args!("another program takes or leaves {key}"));
             }
             9 => {
-                if let Some(key) = self.chance.of(&listening).cloned() {
-                    self.tell(format_args!("the listener at {key} dies"));
+                if let Some(key) = self.random.pick(&listening).cloned() {
+                    self.log(format_args!("the listener at {key} dies"));
                     self.world.lock().listeners.get_mut(&key).unwrap().alive = false;
                     self.killed.insert(key);
                 }
             }
             10 => {
-                self.tell(format_args!("the source cannot be read"));
+                self.log(format_args!("the source cannot be read"));
                 let error = SourceError { kind: SourceErrorKind::Unreadable, message: "gone".into() };
                 self.reconciler.source_failed(&error, Timestamp::from_unix_ms(self.now)).await;
             }
             11 => {
-                let keep = self.chance.next();
-                self.tell(format_args!("many are deleted at once"));
+                let keep = self.random.next();
+                self.log(format_args!("many are deleted at once"));
                 let going = present.iter().enumerate().filter(|(at, _)| keep >> (2 * at) & 3 != 0);
                 for (_, name) in going {
                     self.deleted.extend(self.files.remove_entry(name));
@@ -244,34 +245,39 @@ impl Simulation {
             }
             12 => {
                 let deleted: Vec<&'static str> = self.deleted.keys().copied().collect();
-                if let Some(name) = self.chance.of(&deleted).copied() {
-                    self.tell(format_args!("put {name} back"));
+                if let Some(name) = self.random.pick(&deleted).copied() {
+                    self.log(format_args!("put {name} back"));
                     self.files.extend(self.deleted.remove_entry(name));
                 }
             }
-            _ => {
-                let settled = self.chance.one_in(2);
-                self.tell(format_args!("a checkout: files are missing for a moment, at rest {settled}"));
-                let all = self.files.clone();
-                let keep = self.chance.next();
-                let mut at = 0;
-                self.files.retain(|_, _| {
-                    at += 1;
-                    keep >> at & 1 == 0
-                });
-                // Seen once, or while the directory is known to change, it is believed by nobody.
-                self.pass(settled, if settled { 1 } else { 4 }).await;
-                self.files = all;
-            }
+            _ => self.checkout().await,
         }
-        for key in listening.iter().filter(|_| self.chance.one_in(2)).cloned().collect::<Vec<_>>() {
+        for key in listening.iter().filter(|_| self.random.one_in(2)).cloned().collect::<Vec<_>>() {
             self.world.connect(&key);
         }
     }
 
+    /// Files are missing for a moment, as during a checkout of git.
+    async fn checkout(&mut self) {
+        let settled = self.random.one_in(2);
+        self.log(format_args!("a checkout: files are missing for a moment, at rest {settled}"));
+        let all = self.files.clone();
+        let keep = self.random.next();
+        let mut at = 0;
+        self.files.retain(|_, _| {
+            at += 1;
+            keep >> at & 1 == 0
+        });
+        // Seen once, or while the directory is known to change, it does not count.
+        self.pass(settled, if settled { 1 } else { 4 }).await;
+        self.files = all;
+    }
+
     fn swap(&mut self, present: &[&'static str]) {
-        let (Some(a), Some(b)) = (self.chance.of(present).copied(), self.chance.of(present).copied()) else { return };
-        self.tell(format_args!("swap {a} and {b}"));
+        let (Some(a), Some(b)) = (self.random.pick(present).copied(), self.random.pick(present).copied()) else {
+            return;
+        };
+        self.log(format_args!("swap {a} and {b}"));
         let (place_a, place_b) = ((self.files[a].host, self.files[a].port), (self.files[b].host, self.files[b].port));
         if let Some(file) = self.files.get_mut(a) {
             (file.host, file.port) = place_b;
@@ -281,7 +287,7 @@ impl Simulation {
         }
     }
 
-    fn tell(&mut self, what: std::fmt::Arguments<'_>) {
+    fn log(&mut self, what: std::fmt::Arguments<'_>) {
         let _ok = writeln!(self.story, "{what}");
     }
 
@@ -318,12 +324,12 @@ impl Simulation {
         (had.clone().count(), had.filter(|client| left.contains(&client.id)).count())
     }
 
-    /// Whose file nobody touched keeps its listener and its clients, whatever fails elsewhere and whatever is wrong with
-    /// the file; and stays accepted, whoever else wants its address. A listener that died is back.
+    /// An endpoint whose file was not edited keeps its listener and its clients, whatever fails elsewhere and whatever
+    /// is wrong with the file; and stays accepted, whichever endpoint wants its address. A listener that died is back.
     fn check_bystanders(&self, before: &Before) {
         let (now, state) = (self.listening(), self.state.load());
         for (name, file) in before.files.iter().filter(|(name, _)| !self.touched.contains_key(*name)) {
-            let is_held = file.trouble != Trouble::None;
+            let is_held = file.fault != FileFault::None;
             let known = if is_held { &before.settled } else { &before.in_force };
             let Some(key) = known.get(*name) else { continue };
             assert_eq!(now.get(*name), Some(key), "{name} lost its listener\n{}", self.story);
@@ -337,7 +343,7 @@ impl Simulation {
         }
     }
 
-    /// Who is still admitted is not sent away: of a lowered limit those above it go, of a raised one nobody.
+    /// A client that is still admitted is not disconnected: a lowered limit disconnects those above it, a raised one none.
     fn check_edits(&self, before: &Before) {
         for (name, file) in self.files.iter().filter(|(name, _)| self.touched.get(*name) == Some(&1)) {
             let Some(was) = before.files.get(name) else { continue };
@@ -352,27 +358,27 @@ impl Simulation {
         }
     }
 
-    /// Trouble deletes nothing and changes nothing.
-    fn check_trouble(&self, before: &Before) {
+    /// FileFault deletes nothing and changes nothing.
+    fn check_faulty_files(&self, before: &Before) {
         let now = self.listening();
-        let troubled = self.files.iter().filter(|(_, file)| file.trouble != Trouble::None);
-        for (name, _) in troubled.filter(|(name, _)| self.touched.get(*name).is_none_or(|times| *times == 1)) {
+        let faulty = self.files.iter().filter(|(_, file)| file.fault != FileFault::None);
+        for (name, _) in faulty.filter(|(name, _)| self.touched.get(*name).is_none_or(|times| *times == 1)) {
             let Some(key) = before.listened.get(*name) else { continue };
             if self.killed.contains(key) && !before.settled.contains_key(*name) {
                 continue; // it is to be bound elsewhere, where it cannot be bound yet
             }
-            assert!(now.contains_key(*name), "{name} at {key} fell to a trouble of its file\n{}", self.story);
+            assert!(now.contains_key(*name), "{name} at {key} fell to a fault of its file\n{}", self.story);
             let state = self.state.load();
             let conditions = &state.endpoints[*name].conditions;
             assert!(!conditions.is_true(ConditionType::Accepted), "{name} is held in silence\n{}", self.story);
             if before.settled.contains_key(*name) {
                 let (had, stay) = self.had_and_stay(before, name);
-                assert_eq!(stay, had, "{name} lost a client to a trouble of its file\n{}", self.story);
+                assert_eq!(stay, had, "{name} lost a client to a fault of its file\n{}", self.story);
             }
         }
     }
 
-    /// While somebody is still to be asked to leave, it is said.
+    /// While clients are still to be disconnected, the condition says so.
     fn check_drains(&self) {
         let state = self.state.load();
         for name in self.draining() {
@@ -399,16 +405,16 @@ impl Simulation {
         }
     }
 
-    /// Without any trouble, live is what is declared.
+    /// Without any fault, live is what is declared.
     fn check_converged(&self) {
         let state = self.state.load();
         let world = self.world.lock();
-        let troubled = self.files.values().any(|file| file.trouble != Trouble::None || file.certificate);
+        let faulty = self.files.values().any(|file| file.fault != FileFault::None || file.certificate);
         let keys: Vec<SocketKey> = self.files.values().filter(|file| file.enabled).map(File::key).collect();
         let clash = keys.iter().enumerate().any(|(at, key)| keys.iter().skip(at + 1).any(|other| other.overlaps(key)));
         let taken = keys.iter().any(|key| world.taken.iter().any(|taken| taken.overlaps(key)));
         let kept = state.declared.endpoints.keys().any(|name| !self.files.contains_key(name.as_str()));
-        if troubled || clash || taken || kept || self.files.is_empty() {
+        if faulty || clash || taken || kept || self.files.is_empty() {
             return;
         }
         drop(world);
@@ -445,7 +451,7 @@ fn start(last_known_good: Option<(String, Timestamp, LastGood)>, now: Timestamp)
     Start {
         options: ReconcilerOptions {
             node_name: "sim".into(),
-            node: Node { default_host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), labels: Some(BTreeMap::new()) },
+            node: NodeSettings { default_host: IpAddr::V4(Ipv4Addr::UNSPECIFIED), labels: Some(BTreeMap::new()) },
             context: NodeContext { status_addr: None, ..NodeContext::default() },
             atomic: false,
             allow_empty: false,

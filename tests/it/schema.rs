@@ -61,7 +61,7 @@ fn accepted(document: &Value) -> bool {
 }
 
 #[test]
-fn the_schema_is_one() {
+fn the_schema_is_valid_draft_07() {
     let Some(mut other) = other() else { return };
     let output = other.arg("--check-metaschema").arg(schema_file()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
@@ -81,7 +81,7 @@ fn yaml_files(directory: &Path, pattern: &str, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn both_accept_the_examples() {
+fn both_validators_accept_the_examples() {
     let Some(other) = other() else { return };
     let mut files = vec![root().join("tests/golden/validate/every-field/in/a.yaml")];
     yaml_files(&root().join("examples"), "endpoint.schema.json", &mut files);
@@ -101,7 +101,7 @@ fn both_accept_the_examples() {
 }
 
 #[test]
-fn both_judge_generated_documents_alike() {
+fn both_validators_agree_on_generated_documents() {
     let Some(other) = other() else { return };
     let seed = std::env::var("WEIR_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(20_261_121);
     eprintln!("WEIR_SEED={seed}");

@@ -1,4 +1,4 @@
-//! The directory source on a real file system, through what editors and orchestrators do to directories; `git`: and git.
+//! The directory source on a real file system, under the changes that editors and orchestrators make.
 
 pub mod git;
 
@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use weirmq::source::{DirectoryOptions, DirectoryReader, Reading, SourceEvent, SourceHandle, spawn_directory};
+use weirmq::source::{DirectoryOptions, DirectoryReader, SourceEvent, SourceHandle, SourceReading, spawn_directory};
 
 /// What must happen, happens within this on the slowest machine.
 const GUARD: Duration = Duration::from_secs(60);
@@ -22,12 +22,12 @@ fn write(path: impl AsRef<Path>, text: &str) {
     fs::write(path, text).unwrap();
 }
 
-fn read(root: &Path) -> Reading {
+fn read(root: &Path) -> SourceReading {
     DirectoryReader::new(root).read(None).unwrap()
 }
 
 /// Each file's path below the root, and its text or what is wrong with it.
-fn contents(reading: &Reading) -> BTreeMap<String, Result<String, String>> {
+fn contents(reading: &SourceReading) -> BTreeMap<String, Result<String, String>> {
     let of = |file: &weir_declare::config::SourceFile| match &file.content {
         Ok(bytes) => Ok(String::from_utf8_lossy(bytes).into_owned()),
         Err(error) => Err(error.message.clone()),
@@ -35,7 +35,7 @@ fn contents(reading: &Reading) -> BTreeMap<String, Result<String, String>> {
     reading.snapshot.files.iter().map(|file| (file.path.to_string(), of(file))).collect()
 }
 
-fn names(reading: &Reading) -> Vec<String> {
+fn names(reading: &SourceReading) -> Vec<String> {
     contents(reading).into_keys().collect()
 }
 
@@ -54,7 +54,7 @@ impl Follower {
     }
 
     /// The first settled reading for which `wanted` holds; and whether a file was missing in a settled one before it.
-    async fn until(&mut self, wanted: impl Fn(&Reading) -> bool) -> Reading {
+    async fn until(&mut self, wanted: impl Fn(&SourceReading) -> bool) -> SourceReading {
         let deadline = tokio::time::Instant::now() + GUARD;
         loop {
             assert!(tokio::time::Instant::now() < deadline, "it never came to that");
@@ -151,7 +151,7 @@ fn the_same_content_is_the_same_allocation_and_the_same_revision() {
     write(root.join("b.yaml"), "b: 2\n");
     write(root.join("a.yaml"), "a: 1\n");
     let second = reader.read(None).unwrap();
-    let bytes = |reading: &Reading, at: usize| reading.snapshot.files[at].content.clone().unwrap();
+    let bytes = |reading: &SourceReading, at: usize| reading.snapshot.files[at].content.clone().unwrap();
     assert!(std::sync::Arc::ptr_eq(&bytes(&first, 0), &bytes(&second, 0)));
     assert!(!std::sync::Arc::ptr_eq(&bytes(&first, 1), &bytes(&second, 1)));
     assert_ne!(first.snapshot.revision, second.snapshot.revision);

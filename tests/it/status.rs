@@ -8,6 +8,7 @@ mod client;
 mod clients;
 mod docs;
 mod fake;
+mod fake_data;
 mod golden;
 mod live;
 mod openapi;

@@ -1,4 +1,4 @@
-//! What the service manager is told, by the built broker.
+//! Notifications of the built broker to systemd.
 
 use std::os::unix::net::UnixDatagram;
 

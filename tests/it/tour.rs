@@ -54,7 +54,7 @@ fn listens(port: u16) -> bool {
 }
 
 #[test]
-fn listeners_follow_the_directory_and_others_notice_nothing() {
+fn listeners_follow_the_directory_and_other_clients_stay_connected() {
     let (first, second, third) = (ports::free(), ports::free(), ports::free());
     let document = |port| format!("endpoint: {{port: {port}, host: 127.0.0.1, enableAuth: false, enableAcl: false}}\n");
     let weir = Weir::new().with_file("first.yaml", &document(first)).with_file("second.yaml", &document(second));
@@ -75,7 +75,7 @@ fn listeners_follow_the_directory_and_others_notice_nothing() {
 
     tour.declare("second.yaml", third, "  maxConnectionSze: 5\n");
     let place = "second.yaml:6:3";
-    tour.until("the mistake is in the log", || tour.log().contains(place));
+    tour.until("the error is in the log", || tour.log().contains(place));
     tour.until("and in the status", || tour.http("/api/endpoints/status?name=second").contains(place));
     assert!(listens(third), "what was last good stays");
     let judged = tour.weir(&["validate"]);
@@ -93,7 +93,7 @@ fn listeners_follow_the_directory_and_others_notice_nothing() {
     tour.git(&["commit", "-qm", "three endpoints"]);
     tour.until("the branch's endpoint listens", || listens(third));
     tour.git(&["checkout", "-q", "main"]);
-    tour.until("main has it not", || !listens(third));
+    tour.until("main does not have it", || !listens(third));
     bystander.ping();
 
     tour.declare("planned.yaml", third, "  enabled: false\n");

@@ -12,7 +12,7 @@ use weir_declare::config::{Diagnostic, Kind, Severity, Snapshot};
 
 /// How to write diagnostics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Format {
+pub(super) enum ReportFormat {
     /// Each with the line it is about.
     Human,
     /// One object; its `version` is 1.
@@ -38,13 +38,13 @@ pub(super) struct Report<'a> {
 }
 
 impl Report<'_> {
-    pub(super) fn render(&self, format: Format, color: bool) -> String {
+    pub(super) fn render(&self, format: ReportFormat, color: bool) -> String {
         match format {
-            Format::Human => human::render(self, color),
-            Format::Json => json::render(self),
-            Format::Github => github::render(self),
-            Format::Sarif => sarif::render(self),
-            Format::Junit => junit::render(self),
+            ReportFormat::Human => human::render(self, color),
+            ReportFormat::Json => json::render(self),
+            ReportFormat::Github => github::render(self),
+            ReportFormat::Sarif => sarif::render(self),
+            ReportFormat::Junit => junit::render(self),
         }
     }
 

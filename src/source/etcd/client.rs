@@ -7,7 +7,7 @@ use std::time::Duration;
 use etcd_client::{Certificate, Client, ConnectOptions, Error, GetOptions, Identity, KeyValue, TlsOptions};
 
 use super::options::EtcdAccess;
-use super::replica::{Listing, Stored};
+use super::replica::{Listing, StoredValue};
 use crate::source::{SourceError, SourceErrorKind};
 use weir_declare::config::SecretRef;
 
@@ -96,7 +96,7 @@ pub(super) async fn list(client: &Client, url: &str, prefix: &str, revision: Opt
         }
         for pair in page.kvs() {
             bytes += pair.value().len();
-            note(&mut listing, prefix, pair);
+            insert_pair(&mut listing, prefix, pair);
         }
         if bytes > LISTING_BYTES_MAX {
             let message = format!("{url}: more than {} MiB below {prefix}", LISTING_BYTES_MAX >> 20);
@@ -112,9 +112,9 @@ pub(super) async fn list(client: &Client, url: &str, prefix: &str, revision: Opt
     }
 }
 
-fn note(listing: &mut Listing, prefix: &str, pair: &KeyValue) {
+fn insert_pair(listing: &mut Listing, prefix: &str, pair: &KeyValue) {
     if let Some(key) = pair.key().strip_prefix(prefix.as_bytes()) {
-        listing.keys.insert(key.to_vec(), Stored::new(prefix, key, pair.mod_revision(), pair.value()));
+        listing.keys.insert(key.to_vec(), StoredValue::new(prefix, key, pair.mod_revision(), pair.value()));
     }
 }
 

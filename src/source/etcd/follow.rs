@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::client::{EtcdResult, connect, describe_error, list, prefix_end, timed_out, with_timeout};
 use super::options::EtcdOptions;
-use super::replica::{Change, Listing, PriorState, Replica, ReplicaView};
+use super::replica::{KeyChange, Listing, PriorState, Replica, ReplicaView};
 use crate::source::{SourceError, SourceErrorCounts, SourceErrorKind, SourceEvent, SourceHandle, jittered};
 
 /// A silent watch gets a progress request after so long; without an answer for as long again, the session ends.
@@ -266,9 +266,9 @@ impl Follower {
             let pair = event.kv()?;
             let key = pair.key().strip_prefix(self.prefix.as_bytes())?.to_vec();
             let value = (event.event_type() == EventType::Put).then(|| pair.value().to_vec());
-            Some(Change { key, revision: pair.mod_revision(), value })
+            Some(KeyChange { key, revision: pair.mod_revision(), value })
         });
-        let changes: Vec<Change> = changes.collect();
+        let changes: Vec<KeyChange> = changes.collect();
         Ok(self.replica.apply(changes))
     }
 
@@ -307,7 +307,7 @@ async fn before_push(
     prefix: &str,
     base: i64,
     files: &Path,
-) -> Option<Box<crate::source::Reading>> {
+) -> Option<Box<crate::source::SourceReading>> {
     let listing = match list(client, url, prefix, Some(base)).await {
         Ok(listing) => listing,
         Err(error) => {

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::marker::{MARKER_KEY, Marker, MarkerError, PushState, content_hash, document_path, documents_digest};
-use crate::source::{Reading, SourceError, SourceErrorKind, StoreFacts};
+use crate::source::{SourceError, SourceErrorKind, SourceReading, StoreFacts};
 use weir_declare::config::{ReadError, Revision, Snapshot, SourceFile};
 use weir_declare::reconcile::Timestamp;
 
 /// A value under the prefix.
 #[derive(Debug, Clone)]
-pub(super) struct Stored {
+pub(super) struct StoredValue {
     pub(super) mod_revision: i64,
     pub(super) bytes: Arc<[u8]>,
     hash: [u8; 32],
@@ -26,12 +26,12 @@ pub(super) struct Stored {
 pub(super) struct Listing {
     pub(super) cluster_id: u64,
     pub(super) revision: i64,
-    pub(super) keys: BTreeMap<Vec<u8>, Stored>,
+    pub(super) keys: BTreeMap<Vec<u8>, StoredValue>,
 }
 
 /// A change of one key, as the watch reports it.
 #[derive(Debug, Clone)]
-pub(super) struct Change {
+pub(super) struct KeyChange {
     pub(super) key: Vec<u8>,
     pub(super) revision: i64,
     /// `None`: deleted.
@@ -64,7 +64,7 @@ pub(super) struct Replica {
     /// Events up to this one are in the last listing.
     listed_revision: i64,
     reads: u64,
-    keys: BTreeMap<Vec<u8>, Stored>,
+    keys: BTreeMap<Vec<u8>, StoredValue>,
     /// Documents that the store lost when it went back; they stay until an operator decides.
     lost: BTreeSet<Arc<str>>,
     /// The time of the newest known push.
@@ -82,7 +82,7 @@ pub(super) struct ListingOutcome {
 /// The content as a reading, or the reason why there is none.
 #[derive(Debug)]
 pub(super) enum ReplicaView {
-    Complete(Box<Reading>),
+    Complete(Box<SourceReading>),
     /// A push has not ended: none of it may be applied. `base` is the revision before it.
     PushInProgress {
         error: SourceError,
@@ -90,7 +90,7 @@ pub(super) enum ReplicaView {
     },
 }
 
-impl Stored {
+impl StoredValue {
     pub(super) fn new(prefix: &str, key: &[u8], mod_revision: i64, bytes: &[u8]) -> Self {
         Self {
             mod_revision,
@@ -114,7 +114,7 @@ impl Listing {
     }
 
     /// The documents, by path.
-    pub(super) fn documents(&self) -> impl Iterator<Item = (&Arc<str>, &Stored)> {
+    pub(super) fn documents(&self) -> impl Iterator<Item = (&Arc<str>, &StoredValue)> {
         self.keys.values().filter_map(|stored| Some((stored.path.as_ref()?, stored)))
     }
 
@@ -124,8 +124,8 @@ impl Listing {
     }
 }
 
-fn digest(keys: &BTreeMap<Vec<u8>, Stored>) -> String {
-    documents_digest(keys.values().filter_map(Stored::document).map(|(path, hash)| (&**path, hash)))
+fn digest(keys: &BTreeMap<Vec<u8>, StoredValue>) -> String {
+    documents_digest(keys.values().filter_map(StoredValue::document).map(|(path, hash)| (&**path, hash)))
 }
 
 impl Replica {
@@ -169,8 +169,8 @@ impl Replica {
 
     /// Whether the store has the known documents at the revision of [`Replica::revision_to_verify`].
     pub(super) fn confirms(&self, past: &Listing) -> bool {
-        let there: BTreeMap<&Arc<str>, &Stored> = past.documents().collect();
-        let same = |stored: &Stored| {
+        let there: BTreeMap<&Arc<str>, &StoredValue> = past.documents().collect();
+        let same = |stored: &StoredValue| {
             let path = stored.path.as_ref();
             path.is_none_or(|path| there.get(path).is_some_and(|past| past.mod_revision == stored.mod_revision))
         };
@@ -210,7 +210,7 @@ impl Replica {
     }
 
     /// Applies changes of the watch, whole revisions. Returns whether the content changed.
-    pub(super) fn apply(&mut self, changes: Vec<Change>) -> bool {
+    pub(super) fn apply(&mut self, changes: Vec<KeyChange>) -> bool {
         let mut changed = false;
         for change in changes.into_iter().filter(|change| change.revision > self.listed_revision) {
             changed = true;
@@ -222,7 +222,7 @@ impl Replica {
             }
             match change.value {
                 Some(value) => {
-                    let stored = Stored::new(&self.prefix, &change.key, change.revision, &value);
+                    let stored = StoredValue::new(&self.prefix, &change.key, change.revision, &value);
                     self.keys.insert(change.key, stored);
                 }
                 None => drop(self.keys.remove(&change.key)),
@@ -233,7 +233,7 @@ impl Replica {
     }
 
     /// Unchanged documents keep their allocation: the parser's cache compares pointers first.
-    fn share(&mut self, before: &BTreeMap<Vec<u8>, Stored>) {
+    fn share(&mut self, before: &BTreeMap<Vec<u8>, StoredValue>) {
         for (key, stored) in &mut self.keys {
             if let Some(old) = before.get(key).filter(|old| old.hash == stored.hash) {
                 stored.bytes = Arc::clone(&old.bytes);
@@ -281,7 +281,7 @@ impl Replica {
                 self.lost.len()
             ));
         }
-        ReplicaView::Complete(Box::new(Reading {
+        ReplicaView::Complete(Box::new(SourceReading {
             snapshot: Snapshot {
                 origin: Arc::clone(&self.origin),
                 revision: Revision::Etcd { cluster_id: self.cluster_id.unwrap_or_default(), revision: self.revision },
@@ -343,7 +343,7 @@ impl Replica {
     }
 }
 
-fn same(a: &BTreeMap<Vec<u8>, Stored>, b: &BTreeMap<Vec<u8>, Stored>) -> bool {
+fn same(a: &BTreeMap<Vec<u8>, StoredValue>, b: &BTreeMap<Vec<u8>, StoredValue>) -> bool {
     a.len() == b.len()
         && a.iter().zip(b).all(|((ak, a), (bk, b))| ak == bk && a.mod_revision == b.mod_revision && a.hash == b.hash)
 }

@@ -8,20 +8,20 @@ fn replica(known: Option<PriorState>) -> Replica {
 
 fn listing(cluster_id: u64, revision: i64, keys: &[(&str, i64, &str)]) -> Listing {
     let stored = |(key, at, text): &(&str, i64, &str)| {
-        (key.as_bytes().to_vec(), Stored::new(PREFIX, key.as_bytes(), *at, text.as_bytes()))
+        (key.as_bytes().to_vec(), StoredValue::new(PREFIX, key.as_bytes(), *at, text.as_bytes()))
     };
     Listing { cluster_id, revision, keys: keys.iter().map(stored).collect() }
 }
 
-fn put(key: &str, revision: i64, text: &str) -> Change {
-    Change { key: key.as_bytes().to_vec(), revision, value: Some(text.as_bytes().to_vec()) }
+fn put(key: &str, revision: i64, text: &str) -> KeyChange {
+    KeyChange { key: key.as_bytes().to_vec(), revision, value: Some(text.as_bytes().to_vec()) }
 }
 
-fn delete(key: &str, revision: i64) -> Change {
-    Change { key: key.as_bytes().to_vec(), revision, value: None }
+fn delete(key: &str, revision: i64) -> KeyChange {
+    KeyChange { key: key.as_bytes().to_vec(), revision, value: None }
 }
 
-fn complete(replica: &Replica) -> Reading {
+fn complete(replica: &Replica) -> SourceReading {
     match replica.view() {
         ReplicaView::Complete(reading) => *reading,
         ReplicaView::PushInProgress { error, .. } => panic!("{error}"),
@@ -79,7 +79,7 @@ fn unchanged_documents_keep_their_allocation() {
 fn keys_that_are_no_documents_are_ignored_and_listed() {
     let mut replica = replica(None);
     let mut all = listing(1, 10, &[("a", 3, "1"), (".hidden", 4, "x"), ("eu/", 5, "x"), ("blank", 6, " \n")]);
-    all.keys.insert(b"\xff".to_vec(), Stored::new(PREFIX, b"\xff", 7, b"\x00\x01"));
+    all.keys.insert(b"\xff".to_vec(), StoredValue::new(PREFIX, b"\xff", 7, b"\x00\x01"));
     replica.apply_listing(all, false);
     assert_eq!(seen(&replica).0, ["a=1", "blank-"]);
     let aside = complete(&replica).ignored;

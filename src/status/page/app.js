@@ -291,7 +291,7 @@ function conditions(list) {
 
 const scrolled = (label, table) => el("div", { class: "scroll", tabIndex: 0, role: "region", ariaLabel: label }, table);
 
-// What differs; the rest only where somebody asks for it.
+// The differences; the rest only where the reader asks for it.
 function compare(data) {
   if (!data.declared) {
     const gone = data.conditions.some((condition) => condition.type === "Accepted" && condition.reason === "Removed");

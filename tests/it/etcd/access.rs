@@ -1,4 +1,4 @@
-//! As whom brokers come to the store, and what they may not do there.
+//! Users, roles and TLS towards etcd, and etcd's own limits.
 
 use std::fs;
 use std::path::Path;
@@ -50,7 +50,7 @@ fn tls_with_a_client_certificate() {
 }
 
 /// A token that expires is renewed; who may not read is told so, and has it once it is granted; who may not write is
-/// followed by nobody, and follows all the same.
+/// is in no other broker's list, and follows all the same.
 #[test]
 fn users_have_the_rights_of_their_roles() {
     if !is_there() {
@@ -78,15 +78,15 @@ fn users_have_the_rights_of_their_roles() {
     fs::write(&password, "wrong\n").unwrap();
     let reference = format!("file:{}", password.display());
     let broker = Broker::start(1, &etcd.url(), &["--etcd-user", "weir", "--etcd-password", &reference]);
-    until("a wrong password is told", || broker.trouble().as_deref() == Some("unauthenticated"));
+    until("a wrong password is reported", || broker.source_error().as_deref() == Some("unauthenticated"));
     fs::write(&password, "secret\n").unwrap();
-    until("so is what may not be read", || broker.trouble().as_deref() == Some("permissionDenied"));
+    until("a missing read permission is reported", || broker.source_error().as_deref() == Some("permissionDenied"));
     root(&["role", "grant-permission", "reader", "read", "--prefix=true", "/weir/"], None);
     documents.until_on(&broker);
-    until("what may not be written is told", || {
+    until("a missing write permission is reported", || {
         broker.get("/api/cluster/status")["trouble"].as_str().is_some_and(|why| why.contains("permission denied"))
     });
-    assert_eq!(broker.trouble(), None, "the source is none of it");
+    assert_eq!(broker.source_error(), None, "the source is none of it");
     root(&["role", "grant-permission", "reader", "readwrite", "--prefix=true", "/weir/"], None);
     until("it is a member", || broker.get("/api/cluster/status")["trouble"].is_null());
     // Longer than a token lives.
@@ -110,10 +110,10 @@ fn a_full_store_is_followed() {
     until("it is full", || !etcd.try_ctl(&["put", "/filler"], Some(&filler)).status.success());
     let broker = Broker::start(1, &etcd.url(), &[]);
     documents.until_on(&broker);
-    until("what cannot be written is told", || {
+    until("the full disk is reported", || {
         broker.get("/api/cluster/status")["trouble"].as_str().is_some_and(|why| why.contains("space exceeded"))
     });
-    assert_eq!(broker.trouble(), None);
+    assert_eq!(broker.source_error(), None);
     let pushed = weir(&["push", &documents.path().display().to_string(), "--etcd", &etcd.url()]);
     assert!(pushed.status.code() == Some(1) && words(&pushed).contains("alarm disarm"), "{}", words(&pushed));
     let revision = etcd.revision().to_string();

@@ -70,12 +70,12 @@ impl Broker {
         (word("status"), word("reason"), word("message"))
     }
 
-    /// The kind of trouble that the source is in.
-    pub fn trouble(&self) -> Option<String> {
+    /// The kind of the source's error.
+    pub fn source_error(&self) -> Option<String> {
         self.get("/api/source")["trouble"]["kind"].as_str().map(ToOwned::to_owned)
     }
 
-    /// How often the source was in this kind of trouble.
+    /// How often the source was in this kind of error.
     pub fn incidents(&self, kind: &str) -> u64 {
         self.get("/api/source")["incidents"][kind].as_u64().unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Whatever happens to the store and to the brokers: afterwards all have what the prefix has, and nobody lost a listener.
+//! Random faults of the store and of the brokers: afterwards all brokers have the documents of the prefix, and none lost a listener.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::broker::Broker;
 use super::documents::{Documents, key};
 use super::store::Etcd;
 use super::{is_there, push, until, words};
-use crate::chance::{Chance, seed};
+use crate::seeded_random::{SeededRandom, seed};
 use crate::support::client::Client;
 use crate::support::ports;
 use crate::wire::Version;
@@ -19,7 +19,7 @@ const ANCHORS: [&str; 3] = ["anchor/1", "anchor/2", "anchor/3"];
 const OTHERS: [&str; 4] = ["w", "x", "y", "z"];
 
 struct Chaos {
-    chance: Chance,
+    random: SeededRandom,
     etcd: Etcd,
     documents: Documents,
     brokers: Vec<Broker>,
@@ -42,14 +42,14 @@ impl Chaos {
             until("what is served is kept", || broker.has_kept(ANCHORS[0]));
         }
         let bystanders = brokers.iter().map(|broker| bystander(broker, &documents)).collect();
-        Self { chance: Chance::new(seed), etcd, documents, brokers, bystanders, story: String::new() }
+        Self { random: SeededRandom::new(seed), etcd, documents, brokers, bystanders, story: String::new() }
     }
 
     /// What is put or deleted by hand while the store can be written.
     fn change(&mut self) {
-        for _ in 0..=self.chance.below(3) {
-            let name = *self.chance.of(&OTHERS).unwrap();
-            let gone = self.documents.endpoints.contains_key(name) && self.chance.one_in(3);
+        for _ in 0..=self.random.below(3) {
+            let name = *self.random.pick(&OTHERS).unwrap();
+            let gone = self.documents.endpoints.contains_key(name) && self.random.one_in(3);
             if gone {
                 self.documents.remove(name);
                 self.etcd.delete(&key(name));
@@ -57,14 +57,14 @@ impl Chaos {
                 self.documents.set(
                     name,
                     ports::free(),
-                    if self.chance.one_in(2) { ", maxConnectionSize: 9" } else { "" },
+                    if self.random.one_in(2) { ", maxConnectionSize: 9" } else { "" },
                 );
                 self.etcd.put(&key(name), &self.documents.text(name));
             }
         }
     }
 
-    /// Listeners that nobody deleted are there, whatever happens.
+    /// Listeners whose documents were not deleted stay, whatever happens.
     fn anchors_hold(&self) {
         for broker in &self.brokers {
             for name in ANCHORS {
@@ -101,13 +101,13 @@ impl Chaos {
                 until(&what, || broker.condition(name, "Accepted").1 == "DeletionHeld");
             }
         }
-        let restarts_at = self.chance.below(names.len() as u64) as usize;
+        let restarts_at = self.random.below(names.len() as u64) as usize;
         while !names.is_empty() {
             if names.len() == restarts_at {
                 until("what is held is kept", || self.brokers[at].has_kept_held());
                 self.restart(at);
             }
-            let name = names.swap_remove(self.chance.below(names.len() as u64) as usize);
+            let name = names.swap_remove(self.random.below(names.len() as u64) as usize);
             self.etcd.put(&key(&name), &self.documents.text(&name));
             for broker in &self.brokers {
                 let what = format!("{} has {name} back: {}", broker.name, self.story);
@@ -125,14 +125,14 @@ impl Chaos {
     }
 
     fn doze(&mut self, up_to_ms: u64) {
-        let ms = self.chance.below(up_to_ms);
+        let ms = self.random.below(up_to_ms);
         std::thread::sleep(Duration::from_millis(ms));
     }
 
     fn round(&mut self, number: usize, event: u64) {
         let before = std::time::Instant::now();
         self.story = format!("round {number}, event {event}");
-        let at = self.chance.below(3) as usize;
+        let at = self.random.below(3) as usize;
         match event {
             0 => self.change(),
             1 => {
@@ -145,7 +145,7 @@ impl Chaos {
             2 => {
                 self.etcd.freeze();
                 // Sometimes for longer than a silent store is taken for a living one.
-                let ms = if self.chance.one_in(4) { 13_000 } else { 1500 };
+                let ms = if self.random.one_in(4) { 13_000 } else { 1500 };
                 self.doze(ms);
                 self.anchors_hold();
                 self.etcd.thaw();
@@ -166,17 +166,7 @@ impl Chaos {
                 self.anchors_hold();
                 push(self.documents.path(), &self.etcd.url(), &["--prune"]);
             }
-            5 => {
-                let backup = tempfile::tempdir().unwrap();
-                let backup = backup.path().join("backup");
-                self.etcd.save(&backup);
-                self.change();
-                self.doze(500);
-                self.etcd.restore(&backup);
-                self.doze(1000);
-                self.anchors_hold();
-                push(self.documents.path(), &self.etcd.url(), &["--prune"]);
-            }
+            5 => self.restore_backup(),
             6 => {
                 self.etcd.ctl(&["defrag"]);
                 self.change();
@@ -201,7 +191,20 @@ impl Chaos {
         eprintln!("{}: {:?}", self.story, before.elapsed());
     }
 
-    /// All have what is declared, no broker is in trouble, and whoever was connected is.
+    /// Restores a backup that is older than the last change.
+    fn restore_backup(&mut self) {
+        let backup = tempfile::tempdir().unwrap();
+        let backup = backup.path().join("backup");
+        self.etcd.save(&backup);
+        self.change();
+        self.doze(500);
+        self.etcd.restore(&backup);
+        self.doze(1000);
+        self.anchors_hold();
+        push(self.documents.path(), &self.etcd.url(), &["--prune"]);
+    }
+
+    /// All brokers have what is declared, none reports a source error, and every client is still connected.
     fn settle(&mut self) {
         let digest = self.documents.digest();
         for broker in &self.brokers {
@@ -225,17 +228,19 @@ fn run(rounds: usize, seed: u64) {
         if events.is_empty() {
             events = (0..11).collect();
         }
-        let event = events.remove(chaos.chance.below(events.len() as u64) as usize);
+        let event = events.remove(chaos.random.below(events.len() as u64) as usize);
         chaos.round(number, event);
     }
-    // Every watch lives: what is put now comes without anybody looking again.
+    // Every watch lives: a document that is put now arrives without another listing.
     chaos.documents.set("last", ports::free(), "");
     let (name, text) = (key("last"), chaos.documents.text("last"));
     chaos.etcd.put(&name, &text);
     chaos.settle();
     for broker in &chaos.brokers {
-        until("nobody is in trouble", || broker.trouble().is_none());
-        until("all see all", || broker.nodes().len() == 3 && broker.get("/api/cluster/status")["converged"] == true);
+        until("no broker reports a source error", || broker.source_error().is_none());
+        until("every broker lists every broker", || {
+            broker.nodes().len() == 3 && broker.get("/api/cluster/status")["converged"] == true
+        });
         // Endpoints come and go by the dozen in each round; nothing of them stays.
         let (files, threads, bytes) = (broker.open_files(), broker.threads(), broker.resident_bytes());
         eprintln!("{}: {files} files, {threads} threads, {} KiB", broker.name, bytes >> 10);

@@ -1,4 +1,4 @@
-//! What is to be there: a set of documents, as files and as keys.
+//! A set of documents, as files and as keys.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! What brokers make of what is in the store, and of what befalls it.
+//! Brokers follow the documents in etcd through faults of etcd.
 
 use std::fs;
 
@@ -118,7 +118,7 @@ fn an_invalid_key_affects_no_other_document() {
     assert!(broker.listens(documents.port("good")) && broker.listens(documents.port("held")), "what was good stays");
     let ignored = broker.get("/api/source")["ignored"].clone();
     assert_eq!(ignored, serde_json::json!(["/weir/endpoints/.hidden"]));
-    assert_eq!(broker.trouble(), None, "documents are not the source's trouble");
+    assert_eq!(broker.source_error(), None, "invalid documents are no error of the source");
 }
 
 /// A transaction that moves one endpoint to another's port is applied as one, however often.
@@ -163,19 +163,19 @@ fn a_failing_store_costs_no_listener() {
     let mut bystander = Client::connect((broker.host, documents.port("a")).into(), Version::V5, "bystander");
 
     etcd.kill();
-    until("it is told", || broker.trouble().as_deref() == Some("unreachable"));
+    until("it is reported", || broker.source_error().as_deref() == Some("unreachable"));
     let metrics = broker.get("/metrics");
     let metrics = metrics.as_str().unwrap();
     assert!(metrics.contains("weir_source_up 0") && metrics.contains("weir_source_trouble{kind=\"unreachable\"} 1"));
     etcd.run();
-    until("it has ended", || broker.trouble().is_none());
+    until("it has ended", || broker.source_error().is_none());
 
     etcd.freeze();
-    until("a silent store is told", || broker.trouble().as_deref() == Some("timedOut"));
+    until("a silent store is reported", || broker.source_error().as_deref() == Some("timedOut"));
     etcd.thaw();
-    until("it has ended", || broker.trouble().is_none());
+    until("it has ended", || broker.source_error().is_none());
 
-    // What is put while nobody watches, and compacted before anybody does, is there all the same.
+    // A document that is put while no broker watches, and compacted before one does, is applied all the same.
     broker.signal(Signal::STOP);
     for _ in 0..5 {
         documents.set("b", ports::free(), "");
@@ -191,7 +191,7 @@ fn a_failing_store_costs_no_listener() {
     bystander.ping();
 }
 
-/// Of a store that was wiped or restored, nobody believes that documents were deleted; a push decides.
+/// A store that was wiped or restored proves no deletion of documents; a push decides.
 #[test]
 fn a_store_that_went_back_deletes_nothing() {
     if !is_there() {
@@ -212,7 +212,7 @@ fn a_store_that_went_back_deletes_nothing() {
     documents.until_on(&broker);
 
     etcd.restore(&backup);
-    until("it is told", || broker.incidents("wentBack") > 0);
+    until("it is reported", || broker.incidents("wentBack") > 0);
     until("and of the document", || broker.condition("later", "Accepted").2.contains("wiped or restored"));
     assert!(documents.endpoints.values().all(|(port, _)| broker.listens(*port)));
 
@@ -220,11 +220,11 @@ fn a_store_that_went_back_deletes_nothing() {
     until("it was kept", || broker.has_kept("later"));
     broker.kill();
     broker.run();
-    until("it is told again", || broker.condition("later", "Accepted").2.contains("wiped or restored"));
+    until("it is reported again", || broker.condition("later", "Accepted").2.contains("wiped or restored"));
     assert!(broker.listens(documents.port("later")));
 
     etcd.wipe();
-    until("it is told", || broker.incidents("wentBack") > 0 && broker.condition("a", "Accepted").0 == "False");
+    until("it is reported", || broker.incidents("wentBack") > 0 && broker.condition("a", "Accepted").0 == "False");
     assert!(documents.endpoints.values().all(|(port, _)| broker.listens(*port)));
     // Put again by hand: this one is the store's. The others are not forgotten.
     etcd.put(&key("a"), &documents.text("a"));
@@ -234,7 +234,7 @@ fn a_store_that_went_back_deletes_nothing() {
     documents.remove("later");
     push(documents.path(), &etcd.url(), &["--prune"]);
     documents.until_on(&broker);
-    until("a push that has it not decides", || !broker.listens(later));
+    until("a push without it deletes it", || !broker.listens(later));
 }
 
 /// A deletion of everything that is held is held by every broker while documents are put back, and after a restart: the
@@ -300,7 +300,7 @@ fn without_a_store_a_start_serves_the_last_known_good() {
     etcd.kill();
     broker.run();
     until("it listens", || documents.endpoints.values().all(|(port, _)| broker.listens(*port)));
-    until("it says why", || broker.trouble().as_deref() == Some("unreachable"));
+    until("it says why", || broker.source_error().as_deref() == Some("unreachable"));
     let source = broker.get("/api/source");
     assert!(source["lastKnownGood"]["revision"].is_string(), "{source}");
     etcd.run();

@@ -1,4 +1,4 @@
-//! Who is there, who has converged, who refuses what; and `weir wait`, which asks them.
+//! The list of brokers, their convergence and refusals; and `weir wait`.
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -30,7 +30,7 @@ fn every_broker_lists_all_brokers_with_their_refusals() {
             let status = broker.get("/api/cluster/status");
             status["nodes"] == 3 && status["converged"] == true && broker.nodes()[0] == broker.name
         };
-        until("all see all", all_see_all);
+        until("every broker lists every broker", all_see_all);
     }
 
     let revision = etcd.put(&key("bad"), "endpoint: {prot: 1883}").to_string();

@@ -1,4 +1,4 @@
-//! Brokers on a real etcd. Everything is started here, on free ports with directories of its own, and ended by its process.
+//! Brokers on a real etcd. Each test starts its servers on free ports and ends them.
 
 mod access;
 mod broker;

@@ -1,4 +1,4 @@
-//! `weir push`: all or nothing, guarded, planned first.
+//! `weir push`: all or nothing, guarded, with a plan before it.
 
 use std::fs;
 use std::path::Path;
@@ -183,7 +183,7 @@ fn more_than_a_transaction_holds_is_still_all_or_nothing() {
     etcd.put("/weir/endpoints/.push", &begun);
     let later = ports::free();
     etcd.put(&key("a"), &document(later, ""));
-    until("it is told", || broker.trouble().as_deref() == Some("halfPushed"));
+    until("the broker reports it", || broker.source_error().as_deref() == Some("halfPushed"));
     assert!(broker.listens(documents.port("a")) && !broker.listens(later), "nothing of it is applied");
     // A broker that comes now knows nothing but the store: it has what held before that push.
     let newcomer = Broker::start(2, &etcd.url(), &[]);

@@ -47,7 +47,7 @@ fn the_leader_of_three_is_killed() {
         servers[killed].kill();
         documents.set("b", ports::free(), "");
         let other = (killed + 1) % servers.len();
-        until("another leads", || {
+        until("another server leads", || {
             let output = servers[other].try_ctl(&["put", &key("b")], Some(&documents.text("b")));
             output.status.success() || !words(&output).contains("Error")
         });
@@ -57,7 +57,7 @@ fn the_leader_of_three_is_killed() {
         eprintln!("round {round}: server {killed} led");
     }
     for broker in &brokers {
-        until("nobody is in trouble", || broker.trouble().is_none());
+        until("no broker reports a source error", || broker.source_error().is_none());
     }
 }
 
@@ -73,5 +73,5 @@ fn a_server_that_is_not_there_is_passed_over() {
     push(documents.path(), &urls, &[]);
     let broker = Broker::start(1, &urls, &[]);
     documents.until_on(&broker);
-    until("it is no trouble any longer", || broker.trouble().is_none() && broker.nodes() == ["n1"]);
+    until("the error is cleared", || broker.source_error().is_none() && broker.nodes() == ["n1"]);
 }

@@ -1,4 +1,4 @@
-//! How long a change takes to be everywhere, and a start with many documents. Printed, not judged.
+//! How long a change takes to reach all brokers, and a start with many documents. Printed, without a limit.
 
 use std::net::TcpStream;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! Addresses that are in use, come free, or are taken away.
+//! Ports in use, ports that become free, and listeners that end.
 
 use std::net::TcpListener;
 
@@ -12,13 +12,13 @@ fn a_port_in_use_is_reported_with_its_process_and_bound_once_free() {
     let documents = (endpoint("taken", port, ""), endpoint("other", other, ""));
     let documents = [("taken.yaml", &*documents.0), ("other.yaml", &*documents.1)];
     let broker = Broker::start_with(&documents, &["--resync-s", "3600"]);
-    let told = broker.until_told("taken", "Programmed", false, "AddressInUse");
+    let told = broker.until_condition("taken", "Programmed", false, "AddressInUse");
     let holder = format!("process {} (", std::process::id());
     for words in [format!("127.0.0.1:{port}"), holder] {
         assert!(told.message.contains(&words), "{words} is not in {told:?}");
     }
     assert!(broker.log().contains(&told.message), "the log has it, too");
-    // Nobody else is concerned.
+    // No other endpoint is affected.
     broker.until_listening("other");
     client(other, "c").ping();
     let accepted = broker.condition("taken", "Accepted").unwrap();
@@ -36,7 +36,7 @@ fn an_endpoint_that_cannot_move_keeps_its_listener() {
     broker.until_listening("e");
     let mut resident = client(from, "resident");
     broker.write("e.yaml", &endpoint("e", to, ", drain: {windowS: 0}"));
-    let told = broker.until_told("e", "Programmed", false, "AddressInUse");
+    let told = broker.until_condition("e", "Programmed", false, "AddressInUse");
     assert!(told.message.contains("it runs by its former declaration"), "{told:?}");
     resident.ping();
     client(from, "newcomer").ping();
@@ -54,7 +54,7 @@ fn two_endpoints_with_one_address_conflict_and_name_each_other() {
     broker.until_listening("a");
     let mut resident = client(port, "resident");
     broker.write("b.yaml", &endpoint("b", port, "").replace("127.0.0.1", "0.0.0.0"));
-    let told = broker.until_told("b", "Conflicted", true, "PortHeld");
+    let told = broker.until_condition("b", "Conflicted", true, "PortHeld");
     assert!(told.message.contains('a'), "{told:?}");
     resident.ping();
     broker.apply("a.yaml", &endpoint("a", ports::free(), ""));

@@ -1,4 +1,4 @@
-//! The broker with its status, and what the tests of reconciliation ask of it.
+//! The broker with its status server, and the queries of the reconciliation tests.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
@@ -26,7 +26,7 @@ pub fn client(port: u16, id: &str) -> Client {
 
 /// One condition of an endpoint.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Told {
+pub struct ConditionValue {
     pub holds: bool,
     pub reason: String,
     pub message: String,
@@ -69,15 +69,15 @@ impl Broker {
         fs::remove_file(self.endpoints().join(name)).unwrap();
     }
 
-    pub fn condition(&self, endpoint: &str, kind: &str) -> Option<Told> {
+    pub fn condition(&self, endpoint: &str, kind: &str) -> Option<ConditionValue> {
         let status = self.get(&format!("/api/endpoints/status?name={endpoint}"));
         let found = status["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)?;
         let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
-        Some(Told { holds: found["status"] == "True", reason: text("reason"), message: text("message") })
+        Some(ConditionValue { holds: found["status"] == "True", reason: text("reason"), message: text("message") })
     }
 
     /// Waits until a condition holds, or not, for a reason.
-    pub fn until_told(&self, endpoint: &str, kind: &str, holds: bool, reason: &str) -> Told {
+    pub fn until_condition(&self, endpoint: &str, kind: &str, holds: bool, reason: &str) -> ConditionValue {
         let mut last = None;
         until(
             &format!("{endpoint} {kind} {holds} {reason}"),
@@ -91,7 +91,7 @@ impl Broker {
     }
 
     pub fn until_listening(&self, endpoint: &str) {
-        self.until_told(endpoint, "Programmed", true, "AsDeclared");
+        self.until_condition(endpoint, "Programmed", true, "AsDeclared");
     }
 
     /// The revision that is live.

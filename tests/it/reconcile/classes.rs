@@ -1,4 +1,4 @@
-//! What a change of each class does to clients: the README's table, row by row.
+//! How a change of each class affects clients: the README's table, row by row.
 
 use std::fs;
 use std::path::Path;

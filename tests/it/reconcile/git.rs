@@ -1,4 +1,4 @@
-//! What git knows of a change, and what of it goes live.
+//! The commits of git work trees, and which of their changes are applied.
 
 use std::path::Path;
 
@@ -129,7 +129,7 @@ fn an_atomic_broker_applies_a_whole_snapshot_or_nothing() {
     assert!(listens(from) && !listens(to));
     assert!(newest(&broker)["summary"].as_str().unwrap().contains("--atomic"));
     broker.remove("wrong.yaml");
-    broker.until("all of it is right", || listens(to));
+    broker.until("all of it is correct", || listens(to));
 }
 
 /// A commit whose short id has digits only; there is one in a few hundred.

@@ -1,4 +1,4 @@
-//! A plan against a running broker is of that broker: its labels decide which endpoints it holds.
+//! A plan against a running broker uses its labels, which decide which endpoints it runs.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,7 +1,7 @@
-//! The `auth` or `acl` document that endpoints use is deleted: nobody could connect, or do anything, any longer.
+//! The `auth` or `acl` document that endpoints use is deleted: no client could connect, or use any topic, any longer.
 
 use super::broker::{Broker, at, client};
-use super::guard::planned;
+use super::held_deletions::planned;
 use crate::support::client::{Client, connect, publish};
 use crate::support::ports;
 use crate::wire::{Packet, Properties, Version};
@@ -47,7 +47,7 @@ fn a_deleted_auth_document_is_held_until_every_endpoint_that_uses_it_is_confirme
     let mut resident = client(one, "resident");
     broker.remove("auth.yaml");
     for name in ["one", "two"] {
-        let told = broker.until_told(name, "ResolvedRefs", false, "LockOutHeld");
+        let told = broker.until_condition(name, "ResolvedRefs", false, "LockOutHeld");
         for words in ["auth `default`", "every CONNECT", "one, two", "reconcile.prune.confirm"] {
             assert!(told.message.contains(words), "{words}: {told:?}");
         }
@@ -66,7 +66,7 @@ fn a_deleted_auth_document_is_held_until_every_endpoint_that_uses_it_is_confirme
     let kept = broker.endpoints().join("../data/last-known-good.json");
     broker.until("it is kept", || std::fs::read_to_string(&kept).is_ok_and(|kept| kept.contains(&revision)));
     broker.restart(&[]);
-    broker.until_told("one", "ResolvedRefs", false, "LockOutHeld");
+    broker.until_condition("one", "ResolvedRefs", false, "LockOutHeld");
     let mut resident = client(one, "resident");
     // One of two is not enough: they share the document.
     broker.write("reconcile.yaml", "reconcile: {prune: {confirm: [one]}}\n");
@@ -76,12 +76,12 @@ fn a_deleted_auth_document_is_held_until_every_endpoint_that_uses_it_is_confirme
     resident.ping();
     client(one, "newcomer").ping();
     broker.write("reconcile.yaml", "reconcile: {prune: {confirm: [one, two]}}\n");
-    let told = broker.until_told("one", "ResolvedRefs", false, "MissingReference");
+    let told = broker.until_condition("one", "ResolvedRefs", false, "MissingReference");
     assert!(told.message.contains("every CONNECT is refused"), "{told:?}");
     assert!(matches!(resident.receive(), Some(Packet::Disconnect { code: 0x98, .. })));
     assert_eq!((refused(one), refused(two)), (Some(0x86), Some(0x86)));
     broker.write("auth.yaml", AUTH);
-    broker.until_told("one", "ResolvedRefs", true, "AsDeclared");
+    broker.until_condition("one", "ResolvedRefs", true, "AsDeclared");
     client(one, "c").ping();
 }
 
@@ -93,20 +93,20 @@ fn a_deleted_or_renamed_acl_document_is_held() {
     let mut resident = client(port, "resident");
     assert_eq!(published(&mut resident), 0);
     broker.write("acl.yaml", &ACL.replace("default", "other"));
-    let told = broker.until_told("e", "ResolvedRefs", false, "LockOutHeld");
+    let told = broker.until_condition("e", "ResolvedRefs", false, "LockOutHeld");
     assert!(told.message.contains("acl `default`") && told.message.contains("every topic"), "{told:?}");
     assert_eq!(published(&mut resident), 0);
     // The endpoint is declared to use the one that is there: nothing waits any longer.
     broker.write("e.yaml", &guarded("e", port, ", acl: other"));
-    broker.until_told("e", "ResolvedRefs", true, "AsDeclared");
+    broker.until_condition("e", "ResolvedRefs", true, "AsDeclared");
     assert_eq!(published(&mut resident), 0);
     broker.write("e.yaml", &guarded("e", port, ""));
     // To use one that is not there is a lock-out, however it comes about.
-    let told = broker.until_told("e", "Accepted", false, "LockOutHeld");
+    let told = broker.until_condition("e", "Accepted", false, "LockOutHeld");
     assert!(told.message.contains("every topic"), "{told:?}");
     assert_eq!(published(&mut resident), 0);
     broker.write("reconcile.yaml", "reconcile: {prune: {confirm: [e]}}\n");
-    broker.until_told("e", "ResolvedRefs", false, "MissingReference");
+    broker.until_condition("e", "ResolvedRefs", false, "MissingReference");
     assert_eq!(published(&mut resident), 0x87);
     // CONNECT is still answered: it is every topic that is refused.
     assert_eq!(refused(port), None);
@@ -120,6 +120,6 @@ fn an_open_endpoint_that_is_to_authenticate_closes_at_once() {
     broker.until_listening("e");
     client(port, "c").ping();
     broker.write("e.yaml", &guarded("e", port, ", enableAcl: false"));
-    broker.until_told("e", "ResolvedRefs", false, "MissingReference");
+    broker.until_condition("e", "ResolvedRefs", false, "MissingReference");
     assert_eq!(refused(port), Some(0x86));
 }

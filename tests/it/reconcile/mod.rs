@@ -1,16 +1,16 @@
-//! The built broker follows what is declared: its listeners, its clients, what it says of them.
+//! The built broker follows its declaration: listeners, clients, status.
 
 mod address;
 mod broker;
+mod certificate_files;
 mod classes;
-mod damaged;
+mod damaged_files;
+mod drain;
 mod git;
-mod guard;
-mod kept;
+mod held_deletions;
 mod labels;
-mod leave;
+mod last_known_good;
 mod lock_out;
-mod material;
 mod moving;
 mod references;
 mod soak;

@@ -1,4 +1,4 @@
-//! Clients that connect without pause are never refused, whatever moves under them.
+//! Clients that connect without pause are never refused while endpoints move between addresses.
 //!
 //! `WEIR_MOVES=300` makes as many changes, `WEIR_SIM_SEED=17` chooses them.
 
@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use super::broker::{Broker, at, client, endpoint};
-use crate::chance::{self, Chance};
 use crate::net::client::connect;
 use crate::net::tls::Authority;
+use crate::seeded_random::{self, SeededRandom};
 use crate::support::GUARD;
 use crate::support::client::Client;
 use crate::support::ports;
@@ -87,16 +87,16 @@ impl Declared {
         }
     }
 
-    fn change(&mut self, chance: &mut Chance, hosts: &[&'static str], spare: &[u16]) {
-        let (a, b) = (chance.below(4) as usize, chance.below(4) as usize);
-        match chance.below(8) {
+    fn change(&mut self, random: &mut SeededRandom, hosts: &[&'static str], spare: &[u16]) {
+        let (a, b) = (random.below(4) as usize, random.below(4) as usize);
+        match random.below(8) {
             0 | 1 => self.ports.swap(a, b),
-            2 | 3 => self.hosts[a] = hosts[chance.below(hosts.len() as u64) as usize],
-            4 => self.transport = chance.below(4) as usize,
+            2 | 3 => self.hosts[a] = hosts[random.below(hosts.len() as u64) as usize],
+            4 => self.transport = random.below(4) as usize,
             5 => self.restarted += 1,
-            6 => self.limits[a] = 500 + chance.below(1000),
+            6 => self.limits[a] = 500 + random.below(1000),
             _ => {
-                let port = spare[chance.below(spare.len() as u64) as usize];
+                let port = spare[random.below(spare.len() as u64) as usize];
                 if !self.extra.remove(&port) {
                     self.extra.insert(port);
                 }
@@ -122,9 +122,9 @@ impl Declared {
 }
 
 fn changes(count: usize) {
-    let seed = chance::seed();
+    let seed = seeded_random::seed();
     println!("WEIR_SIM_SEED={seed}");
-    let mut chance = Chance::new(seed);
+    let mut random = SeededRandom::new(seed);
     let ca = Authority::new();
     let server = ca.issue("server", &["localhost"], 1);
     let mut declared = Declared::new();
@@ -156,7 +156,7 @@ fn changes(count: usize) {
         // Whatever is spoken there, a connection is accepted.
         let opening = scope.spawn(move || forever(stop, || TcpStream::connect(secure).map(drop)));
         for number in 1..=count {
-            declared.change(&mut chance, &hosts, &spare);
+            declared.change(&mut random, &hosts, &spare);
             broker.apply("all.yaml", &declared.text(number));
             assert!(loops.iter().all(|(_, running)| !running.is_finished()), "a loop ended at change {number}");
         }

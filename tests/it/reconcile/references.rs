@@ -1,4 +1,4 @@
-//! An endpoint that refers to another document is planned and judged as one whose document has changed.
+//! A reference to another document is planned and applied as a changed document.
 
 use std::fs;
 use std::io::Write;
@@ -65,7 +65,7 @@ fn planned(broker: &Broker, file: &str, text: &str) -> Value {
 }
 
 #[test]
-fn another_auth_document_does_what_other_content_of_it_does() {
+fn a_reference_to_another_auth_document_applies_as_changed_content_does() {
     for (file, text, path) in [
         ("e.yaml", endpoint as fn(u16, &str) -> String, "auth"),
         ("one.yaml", |_, _| auth("one", TWO), "auth one: chain"),

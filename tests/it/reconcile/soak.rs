@@ -1,4 +1,4 @@
-//! Random commits under a thousand connected clients: nobody is sent away but those whom the plan counted.
+//! Random commits under a thousand connected clients: no client is disconnected but those that the plan counted.
 //!
 //! `WEIR_SOAK_S=600 WEIR_SOAK_CLIENTS=1000 cargo test --test it reconcile::soak -- --ignored --nocapture`;
 //! `WEIR_SIM_SEED=17` chooses the commits.
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::broker::{Broker, at, endpoint};
-use crate::chance::{self, Chance};
 use crate::net::client::connect;
+use crate::seeded_random::{self, SeededRandom};
 use crate::source::git::git;
 use crate::support::GUARD;
 use crate::support::ports;
@@ -96,7 +96,7 @@ impl Member {
 }
 
 struct Soak {
-    chance: Chance,
+    random: SeededRandom,
     broker: Broker,
     upstream: PathBuf,
     endpoints: Vec<Endpoint>,
@@ -115,7 +115,7 @@ fn name(number: usize) -> String {
 
 impl Soak {
     fn new(place: &Path, clients: u64) -> Self {
-        let seed = chance::seed();
+        let seed = seeded_random::seed();
         println!("WEIR_SIM_SEED={seed}");
         let upstream = place.join("upstream");
         fs::create_dir(&upstream).unwrap();
@@ -136,9 +136,9 @@ impl Soak {
         git(&broker.endpoints(), &["remote", "add", "origin", &upstream.display().to_string()]);
         let members =
             (0..clients).map(|n| Member { of: n as usize % ENDPOINTS, id: format!("m{n}"), stream: None }).collect();
-        let chance = Chance::new(seed);
+        let random = SeededRandom::new(seed);
         Self {
-            chance,
+            random,
             broker,
             upstream,
             endpoints,
@@ -155,22 +155,22 @@ impl Soak {
     fn edit(&mut self) {
         // What was taken away comes back soon, so that most clients are connected at any time.
         for endpoint in self.endpoints.iter_mut().filter(|endpoint| !endpoint.serves()) {
-            if self.chance.one_in(2) {
+            if self.random.one_in(2) {
                 (endpoint.there, endpoint.enabled) = (true, true);
             }
         }
-        for _ in 0..=self.chance.below(3) {
-            let (a, b) = (self.chance.below(ENDPOINTS as u64) as usize, self.chance.below(ENDPOINTS as u64) as usize);
+        for _ in 0..=self.random.below(3) {
+            let (a, b) = (self.random.below(ENDPOINTS as u64) as usize, self.random.below(ENDPOINTS as u64) as usize);
             let of_a = |member: &&Member| member.of == a;
             let all = self.members.iter().filter(of_a).count();
             let connected = self.members.iter().filter(of_a).filter(|member| member.stream.is_some()).count();
-            let kind = self.chance.below(10);
+            let kind = self.random.below(10);
             let endpoint = &mut self.endpoints[a];
             match kind {
                 0 | 1 => endpoint.said += 1,
                 2 => endpoint.limit = all as u64 * 2,
                 3 => endpoint.limit = (connected as u64).saturating_sub(3).max(1),
-                4 => endpoint.keep_alive_s = 600 + self.chance.below(100),
+                4 => endpoint.keep_alive_s = 600 + self.random.below(100),
                 5 => endpoint.restarted += 1,
                 6 => endpoint.port = ports::free(),
                 7 => endpoint.enabled = !endpoint.enabled,

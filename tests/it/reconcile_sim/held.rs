@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use weir_declare::reconcile::Reason;
+use weir_declare::reconcile::ConditionReason;
 
-use super::file::{File, Trouble};
+use super::file::{File, FileFault};
 use super::*;
 
 const NAMES: [&str; 9] = ["a", "b", "c", "d", "e", "f", "g", "h", "i"];
@@ -23,7 +23,7 @@ struct Held {
 
 impl Held {
     async fn begin(mut simulation: Simulation) -> Self {
-        let count = 4 + simulation.chance.below(6) as usize;
+        let count = 4 + simulation.random.below(6) as usize;
         for (at, name) in NAMES.iter().take(count).enumerate() {
             let (port, host) = (2000 + at as u16, "127.0.0.1");
             let open = File { port, host, limit: 9, enabled: true, websocket: false, v3_only: false, ..plain() };
@@ -46,32 +46,32 @@ impl Held {
     async fn delete_many(&mut self) {
         let mut names: Vec<&'static str> = self.old.keys().copied().collect();
         let most = names.len() as u64;
-        let going = most / 2 + 1 + self.simulation.chance.below(most - most / 2);
+        let going = most / 2 + 1 + self.simulation.random.below(most - most / 2);
         for _ in 0..going {
-            let at = self.simulation.chance.below(names.len() as u64) as usize;
+            let at = self.simulation.random.below(names.len() as u64) as usize;
             let name = names.swap_remove(at);
             self.simulation.files.remove(name);
         }
         let left: Vec<_> = self.simulation.files.keys().copied().collect();
-        self.simulation.tell(format_args!("deleted at once; left: {left:?}"));
+        self.simulation.log(format_args!("deleted at once; left: {left:?}"));
     }
 
     /// A document at a time.
     async fn edit_one(&mut self) {
         let there: Vec<&'static str> = self.simulation.files.keys().copied().collect();
-        match self.simulation.chance.below(8) {
+        match self.simulation.random.below(8) {
             0 | 1 => self.put_one_back(),
             2 => {
-                if let Some(name) = self.simulation.chance.of(&there).copied() {
-                    self.simulation.tell(format_args!("delete {name}"));
+                if let Some(name) = self.simulation.random.pick(&there).copied() {
+                    self.simulation.log(format_args!("delete {name}"));
                     self.simulation.files.remove(name);
                     self.touched.insert(name);
                 }
             }
             3 => {
-                if let Some(name) = self.simulation.chance.of(&there).copied() {
-                    let limit = 2 + self.simulation.chance.below(8) as u16;
-                    self.simulation.tell(format_args!("edit {name}"));
+                if let Some(name) = self.simulation.random.pick(&there).copied() {
+                    let limit = 2 + self.simulation.random.below(8) as u16;
+                    self.simulation.log(format_args!("edit {name}"));
                     self.simulation.files.get_mut(name).unwrap().limit = limit;
                     self.touched.insert(name);
                 }
@@ -85,13 +85,13 @@ impl Held {
             6 => {
                 let error = SourceError { kind: SourceErrorKind::Unreadable, message: "gone".into() };
                 let now = Timestamp::from_unix_ms(self.simulation.now);
-                self.simulation.tell(format_args!("the source cannot be read"));
+                self.simulation.log(format_args!("the source cannot be read"));
                 self.simulation.reconciler.source_failed(&error, now).await;
             }
             _ => {
-                self.simulation.tell(format_args!("a checkout: files are missing for a moment"));
+                self.simulation.log(format_args!("a checkout: files are missing for a moment"));
                 let all = self.simulation.files.clone();
-                let keep = self.simulation.chance.next();
+                let keep = self.simulation.random.next();
                 let mut at = 0;
                 self.simulation.files.retain(|_, _| {
                     at += 1;
@@ -109,8 +109,8 @@ impl Held {
 
     fn put_one_back(&mut self) {
         let absent = self.absent();
-        if let Some(name) = self.simulation.chance.of(&absent).copied() {
-            self.simulation.tell(format_args!("put {name} back"));
+        if let Some(name) = self.simulation.random.pick(&absent).copied() {
+            self.simulation.log(format_args!("put {name} back"));
             self.simulation.files.insert(name, self.old[name].clone());
         }
     }
@@ -118,16 +118,16 @@ impl Held {
     /// A document is put back with an error in it, and taken away again: it was never declared again.
     async fn put_back_badly(&mut self) {
         let absent = self.absent();
-        let Some(name) = self.simulation.chance.of(&absent).copied() else { return };
-        let troubles = [Trouble::Invalid, Trouble::Unparsable, Trouble::Unreadable];
-        let trouble = *self.simulation.chance.of(&troubles).unwrap();
-        self.simulation.tell(format_args!("put {name} back, {trouble:?}, and take it away again"));
-        self.simulation.files.insert(name, File { trouble, ..self.old[name].clone() });
+        let Some(name) = self.simulation.random.pick(&absent).copied() else { return };
+        let faults = [FileFault::Invalid, FileFault::Unparsable, FileFault::Unreadable];
+        let fault = *self.simulation.random.pick(&faults).unwrap();
+        self.simulation.log(format_args!("put {name} back, {fault:?}, and take it away again"));
+        self.simulation.files.insert(name, File { fault, ..self.old[name].clone() });
         self.simulation.pass(true, 4).await;
         self.simulation.files.remove(name);
     }
 
-    /// An endpoint that nobody touched listens and has its clients.
+    /// An endpoint that was not edited listens and has its clients.
     fn check(&self) {
         let (listening, staying) = (self.simulation.listening(), self.simulation.world.staying());
         for (name, file) in self.old.iter().filter(|(name, _)| !self.touched.contains(*name)) {
@@ -149,8 +149,8 @@ impl Held {
         while self.simulation.files != self.old {
             let differs = |name: &&&str| self.simulation.files.get(**name) != self.old.get(**name);
             let differing: Vec<&'static str> = self.old.keys().filter(differs).copied().collect();
-            let name = *self.simulation.chance.of(&differing).unwrap();
-            self.simulation.tell(format_args!("put {name} back as it was"));
+            let name = *self.simulation.random.pick(&differing).unwrap();
+            self.simulation.log(format_args!("put {name} back as it was"));
             self.simulation.files.insert(name, self.old[name].clone());
             self.settle().await;
         }
@@ -174,7 +174,7 @@ fn plain() -> File {
         v3_only: false,
         certificate: false,
         restarted_at: 0,
-        trouble: Trouble::None,
+        fault: FileFault::None,
     }
 }
 
@@ -185,7 +185,7 @@ fn no_sequence_of_single_edits_disconnects_a_client_of_an_untouched_endpoint() {
         held.check();
         held.delete_many().await;
         held.settle().await;
-        for _ in 0..held.simulation.chance.below(EDITS) {
+        for _ in 0..held.simulation.random.below(EDITS) {
             held.edit_one().await;
             held.settle().await;
         }
@@ -200,13 +200,13 @@ impl Simulation {
         let mut settled = self.settled();
         settled.retain(|name, _| {
             let accepted = state.endpoints[name.as_str()].conditions.get(ConditionType::Accepted);
-            accepted.is_some_and(|accepted| accepted.reason == Reason::DeletionHeld)
+            accepted.is_some_and(|accepted| accepted.reason == ConditionReason::DeletionHeld)
         });
         settled
     }
 
     /// What is in force without a file.
-    pub(super) fn kept(&self) -> BTreeSet<String> {
+    pub(super) fn held_names(&self) -> BTreeSet<String> {
         let state = self.state.load();
         let names = state.declared.endpoints.keys().map(ToString::to_string);
         names.filter(|name| !self.files.contains_key(name.as_str())).collect()
@@ -224,7 +224,7 @@ impl Simulation {
         for (name, key) in before.held.iter().filter(|(name, _)| !self.touched.contains_key(name.as_str())) {
             assert_eq!(now.get(name), Some(key), "{name} was held and lost its listener\n{}", self.story);
             let accepted = state.endpoints[name.as_str()].conditions.get(ConditionType::Accepted).unwrap();
-            assert_eq!(accepted.reason, Reason::DeletionHeld, "{name}\n{}", self.story);
+            assert_eq!(accepted.reason, ConditionReason::DeletionHeld, "{name}\n{}", self.story);
             let (had, stay) = self.had_and_stay(before, name);
             assert_eq!(stay, had, "{name} was held and lost a client\n{}", self.story);
         }

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use weir_declare::config::{NodeContext, Revision, Snapshot, SourceFile};
-use weir_declare::reconcile::{Node, Timestamp};
+use weir_declare::reconcile::{NodeSettings, Timestamp};
 use weirmq::apply::{History, Next, Reconciler, ReconcilerOptions, Start};
 use weirmq::net::SocketKey;
-use weirmq::source::{Reading, SourceError, SourceErrorKind};
+use weirmq::source::{SourceError, SourceErrorKind, SourceReading};
 use weirmq::state::SharedState;
 use weirmq::store::{LastKnownGoodFile, Saved};
 
@@ -34,7 +34,7 @@ fn reconciler(place: &Path, world: &World, history: History, now: u64) -> Reconc
     let start = Start {
         options: ReconcilerOptions {
             node_name: "sim".into(),
-            node: Node { default_host: host, labels: Some(BTreeMap::new()) },
+            node: NodeSettings { default_host: host, labels: Some(BTreeMap::new()) },
             context: NodeContext { status_addr: None, ..NodeContext::default() },
             atomic: false,
             allow_empty: false,
@@ -68,7 +68,7 @@ impl Script {
             }
         }
         self.read().await;
-        self.tell(what);
+        self.log(what);
     }
 
     async fn read(&mut self) {
@@ -85,7 +85,7 @@ impl Script {
                 revision: Revision::Content { hash: format!("at {}", self.now) },
                 files: files.collect(),
             };
-            let reading = Reading {
+            let reading = SourceReading {
                 snapshot,
                 commit: None,
                 unsettled: None,
@@ -104,7 +104,7 @@ impl Script {
         self.now += 300;
         let error = SourceError { kind: SourceErrorKind::Unreadable, message: "gone".into() };
         self.reconciler.source_failed(&error, Timestamp::from_unix_ms(self.now)).await;
-        self.tell(what);
+        self.log(what);
     }
 
     /// Ends the process and begins another one, with the last known good as the loop keeps it.
@@ -120,7 +120,7 @@ impl Script {
     }
 
     /// Writes down the entries that are new.
-    fn tell(&mut self, what: &str) {
+    fn log(&mut self, what: &str) {
         let state = self.state.load();
         let _ok = writeln!(self.text, "# {what}");
         let new: Vec<_> = state.history.iter().filter(|entry| entry.sequence > self.told).collect();

@@ -1,4 +1,4 @@
-//! The world of the simulation: sockets, clients, and files that are not there.
+//! The simulation's stand-ins for sockets, clients and files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;

@@ -110,7 +110,7 @@ fn the_revision_is_the_commit_and_shows_changed_files() {
     assert_eq!(reading.snapshot.revision, Revision::Git { commit: id.clone(), dirty: false, content: None });
     let commit = reading.commit.unwrap();
     assert_eq!((commit.author.as_str(), commit.subject.as_str()), ("Ann <ann@example.com>", "First"));
-    // What lies elsewhere, or is not read, is nobody's business here.
+    // Files elsewhere, or that are not read, do not matter here.
     write(top.join("other.yaml"), "x");
     write(root.join("notes.txt"), "x");
     assert!(!dirty(&root, &id));

@@ -1,4 +1,4 @@
-//! Who may read the status server: tokens, certificates, origins.
+//! Access to the status server: tokens, certificates, origins.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! An HTTP/1.1 client that hides nothing.
+//! An HTTP/1.1 client that shows whole answers.
 
 use std::net::SocketAddr;
 use std::time::Duration;

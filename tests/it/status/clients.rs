@@ -1,4 +1,4 @@
-//! Who is connected to the built broker, what waits for whom, what is retained, what was lost and why.
+//! Lists of clients, queues, retained messages and dropped messages of the built broker.
 
 use std::net::SocketAddr;
 

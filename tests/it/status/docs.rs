@@ -1,10 +1,10 @@
-//! What `docs/` and `examples/` say, held to what the program says. `UPDATE_GOLDEN=1` rewrites what is made from it.
+//! Compares `docs/` and `examples/` with the program. `UPDATE_GOLDEN=1` rewrites the generated pages.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use weir_broker::Dropped;
-use weir_declare::reconcile::{ConditionType, Reason};
+use weir_declare::reconcile::{ConditionReason, ConditionType};
 use weirmq::net::RefusalCounts;
 
 use super::client::request;
@@ -100,7 +100,7 @@ async fn the_reference_of_metrics_is_the_scrapes() {
 }
 
 #[tokio::test]
-async fn every_metric_that_is_spoken_of_exists() {
+async fn every_metric_named_in_docs_and_examples_exists() {
     let mut known: BTreeSet<String> = BTreeSet::new();
     for (name, family) in families().await {
         known.insert(shown(&name, &family.kind));
@@ -134,7 +134,7 @@ async fn every_metric_that_is_spoken_of_exists() {
 }
 
 #[test]
-fn every_verb_tells_its_exit_codes_and_writes_for_machines() {
+fn every_verb_documents_its_exit_codes_and_has_json_output() {
     let help = |arguments: &[&str]| {
         let output = weir::command().args(arguments).arg("--help").output().unwrap();
         String::from_utf8(output.stdout).unwrap()
@@ -194,20 +194,20 @@ fn the_words_of_labels_are_all_explained_and_no_others() {
 #[test]
 fn conditions_and_reasons_are_all_explained_and_no_others() {
     let mut table = "| reason | means |\n| --- | --- |\n".to_owned();
-    for (reason, meaning) in Reason::ALL {
+    for (reason, meaning) in ConditionReason::ALL {
         table.push_str(&format!("| `{reason:?}` | {} |\n", meaning.trim()));
     }
     hold_part("docs/conditions.md", &table);
     let text = read("docs/conditions.md");
     let types: Vec<String> = ConditionType::ALL.iter().map(|kind| format!("{kind:?}")).collect();
     assert_eq!(first_column(&text, "condition"), words(types.iter().map(String::as_str)));
-    let reasons: Vec<String> = Reason::ALL.iter().map(|(reason, _)| format!("{reason:?}")).collect();
+    let reasons: Vec<String> = ConditionReason::ALL.iter().map(|(reason, _)| format!("{reason:?}")).collect();
     let (_, to_do) = text.split_once("## What to do").unwrap();
     assert_eq!(first_column(to_do, "reason"), words(reasons.iter().map(String::as_str)));
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn links_in_the_docs_have_targets() {
     let mut wrong = Vec::new();
     let mut files = documents();
     files.extend(["README.md", "README.zh-CN.md", "ARCHITECTURE.md"].map(str::to_owned));

@@ -10,7 +10,7 @@ use super::fake;
 const RULE: &str = "====\n";
 
 #[tokio::test]
-async fn answers_are_as_the_golden_files_have_them() {
+async fn answers_equal_the_golden_files() {
     let fake = fake::Fake::new();
     let server = fake::serve(&fake);
     let update = std::env::var_os("UPDATE_GOLDEN").is_some();
@@ -21,7 +21,7 @@ async fn answers_are_as_the_golden_files_have_them() {
         let path = file.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
         let (request, expected) = text.split_once(RULE).unwrap_or((&text, ""));
-        let answer = shown(&ask(server.local_addr(), request).await, server.local_addr());
+        let answer = shown(&send(server.local_addr(), request).await, server.local_addr());
         count += 1;
         if update {
             std::fs::write(&path, format!("{request}{RULE}{answer}")).unwrap();
@@ -36,7 +36,7 @@ async fn answers_are_as_the_golden_files_have_them() {
 }
 
 /// `METHOD target`, header lines, an empty line, a body.
-async fn ask(addr: SocketAddr, request: &str) -> Answered {
+async fn send(addr: SocketAddr, request: &str) -> Answered {
     let (head, body) = request.split_once("\n\n").unwrap_or((request.trim_end(), ""));
     let mut lines = head.lines();
     let (method, target) = lines.next().unwrap().split_once(' ').unwrap();

@@ -1,4 +1,4 @@
-//! The status server of the built broker, with clients: what the fake cannot show.
+//! The status server of the built broker with real clients.
 
 use std::net::SocketAddr;
 use std::ops::Deref;

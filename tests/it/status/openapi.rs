@@ -1,4 +1,4 @@
-//! `/openapi.json` describes what is there, and what is there answers as described.
+//! `/openapi.json` describes every path, and every path answers as described.
 
 use std::collections::BTreeSet;
 
@@ -73,7 +73,7 @@ async fn write_paths_refuse_as_described() {
 }
 
 #[tokio::test]
-async fn nothing_is_there_that_is_not_described() {
+async fn every_path_is_described_in_openapi() {
     let server = fake::serve(&fake::Fake::new());
     let document = document(server.local_addr()).await;
     let described: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();

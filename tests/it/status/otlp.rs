@@ -1,4 +1,4 @@
-//! Traces of reconcile passes, against a collector that takes requests apart by OTLP's JSON encoding.
+//! Traces of reconcile passes, checked by a collector that parses OTLP's JSON encoding.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,4 +1,4 @@
-//! The page in a real Chromium, driven over WebDriver. `WEIR_SCREENSHOTS=DIR` keeps pictures to look at.
+//! The page in a real Chromium, over WebDriver. `WEIR_SCREENSHOTS=DIR` keeps screenshots.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! The server's manners and bounds.
+//! HTTP behaviour and bounds of the status server.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use weirmq::state::Phase;
 use weirmq::status::StatusOptions;
 
 use super::client::{Answered, exchange, get, request};
-use super::fake;
+use super::{fake, fake_data};
 
 #[tokio::test]
 async fn an_unchanged_answer_is_not_sent_again() {
@@ -59,7 +59,7 @@ async fn ready_after_the_first_declaration_and_not_while_draining() {
     ] {
         fake.change(|state| {
             state.phase = phase;
-            fake::unreadable(state);
+            fake_data::unreadable(state);
         });
         let answer = get(addr, "/readyz").await;
         assert_eq!((answer.status, answer.text()), (503, why));

@@ -1,4 +1,4 @@
-//! What others' tools say: promtool and Prometheus of the metrics and the alerts, schemathesis of the API.
+//! Third-party tools judge the metrics, alerts and API: promtool, Prometheus, schemathesis.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -3,11 +3,11 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// Below those that the system gives to clients and to whoever binds port 0, so that nobody else comes by one meanwhile.
+/// Below those that the system gives to clients and to whoever binds port 0, so that no other socket gets one meanwhile.
 const FIRST: u16 = 10_000;
 const COUNT: u16 = 22_000;
 
-/// A port that nobody listens on, and that no other test of this process gets.
+/// A port without a listener, and that no other test of this process gets.
 pub fn free() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     // Other processes of this suite begin elsewhere.

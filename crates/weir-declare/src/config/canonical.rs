@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::item::{Item, all_fields, all_items};
 use super::json_cache::JsonCache;
 use super::schema::{deref, field_schema, kind_schema};
-use super::{Declared, Identity};
+use super::{Declared, DocumentIdentity};
 
 /// Whether the canonical form includes fields that have their default value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub enum BuiltInDefaults {
 /// A declaration as data: `{name: ..., port: ...}`, with the fields in the schema's order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CanonicalDocument {
-    pub identity: Identity,
+    pub identity: DocumentIdentity,
     pub body: Map<String, Value>,
 }
 
@@ -32,7 +32,7 @@ pub fn canonical(declared: &Declared, defaults: BuiltInDefaults) -> Vec<Canonica
 
 /// The canonical document of an item. `None`: a document without a name whose settings are all defaults.
 pub(super) fn canonical_document(
-    identity: Identity,
+    identity: DocumentIdentity,
     item: &Item,
     defaults: BuiltInDefaults,
 ) -> Option<CanonicalDocument> {
@@ -89,7 +89,7 @@ impl DeclarationDigest {
 }
 
 /// The text of a document for the digest; empty for a document without a name whose settings are all defaults.
-fn digest_line(identity: &Identity, item: &Item) -> String {
+fn digest_line(identity: &DocumentIdentity, item: &Item) -> String {
     let fields = without_defaults(all_fields(item), kind_schema(identity.kind));
     if identity.kind.is_single() && fields.is_empty() {
         return String::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Acl, Auth, Ban, Bridge, Endpoint, Identity, Kind, Name, Reconcile};
+use super::{Acl, Auth, Ban, Bridge, DocumentIdentity, Endpoint, Kind, Name, Reconcile};
 
 /// All valid declarations of a snapshot, and the last good declarations of held identities.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,7 +23,7 @@ pub struct Declared {
 
 impl Declared {
     /// Whether a document of `identity` is declared.
-    pub fn has(&self, identity: &Identity) -> bool {
+    pub fn has(&self, identity: &DocumentIdentity) -> bool {
         match identity.kind {
             Kind::Endpoint => self.endpoints.contains_key(&identity.name),
             Kind::Auth => self.auths.contains_key(&identity.name),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::Identity;
+use super::DocumentIdentity;
 
 /// The severity of a diagnostic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -71,7 +71,7 @@ pub struct Diagnostic {
     pub related: Vec<Related>,
     /// The declaration, where it is known.
     #[serde(skip)]
-    pub identity: Option<Identity>,
+    pub identity: Option<DocumentIdentity>,
 }
 
 impl Diagnostic {

@@ -7,7 +7,7 @@ use similar::{Algorithm, TextDiff};
 
 use super::canonical::canonical_document;
 use super::item::{Item, all_items};
-use super::{BuiltInDefaults, CanonicalDocument, Declared, Identity};
+use super::{BuiltInDefaults, CanonicalDocument, Declared, DocumentIdentity};
 
 /// Time limit for a diff of hostile texts. Real ones take microseconds.
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -31,7 +31,8 @@ pub fn unified_diff(old: &str, new: &str, old_name: &str, new_name: &str) -> Str
 
 /// The unified diff of two sets of documents, document by document like git's files. Empty: they are equal.
 pub fn diff_documents(old: &[CanonicalDocument], new: &[CanonicalDocument]) -> String {
-    let mut pairs: BTreeMap<&Identity, (Option<&CanonicalDocument>, Option<&CanonicalDocument>)> = BTreeMap::new();
+    let mut pairs: BTreeMap<&DocumentIdentity, (Option<&CanonicalDocument>, Option<&CanonicalDocument>)> =
+        BTreeMap::new();
     for document in old {
         pairs.entry(&document.identity).or_default().0 = Some(document);
     }
@@ -46,8 +47,8 @@ pub fn diff_declared(old: &Declared, new: &Declared) -> String {
     if std::ptr::eq(old, new) {
         return String::new();
     }
-    let mut before: BTreeMap<Identity, Item> = all_items(old).collect();
-    let mut after: BTreeMap<Identity, Item> = all_items(new).collect();
+    let mut before: BTreeMap<DocumentIdentity, Item> = all_items(old).collect();
+    let mut after: BTreeMap<DocumentIdentity, Item> = all_items(new).collect();
     after.retain(|identity, item| {
         let same = before.get(identity).is_some_and(|known| known.is_same(item));
         if same {
@@ -55,7 +56,7 @@ pub fn diff_declared(old: &Declared, new: &Declared) -> String {
         }
         !same
     });
-    let documents = |of: BTreeMap<Identity, Item>| -> Vec<CanonicalDocument> {
+    let documents = |of: BTreeMap<DocumentIdentity, Item>| -> Vec<CanonicalDocument> {
         of.into_iter()
             .filter_map(|(identity, item)| canonical_document(identity, &item, BuiltInDefaults::LeftOut))
             .collect()

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::path::InstancePath;
 use super::yaml::SourceNode;
-use super::{Acl, Auth, Ban, Bridge, Defaults, Diagnostic, Identity, Origin, Reconcile, Severity};
+use super::{Acl, Auth, Ban, Bridge, Defaults, Diagnostic, DocumentIdentity, Origin, Reconcile, Severity};
 
 /// The documents of a file. Depends on the bytes alone, so it is cached while these stay the same.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct ParsedFile {
 #[derive(Debug)]
 pub(super) struct Document {
     /// `None`: it has no valid name.
-    pub(super) identity: Option<Identity>,
+    pub(super) identity: Option<DocumentIdentity>,
     pub(super) origin: Origin,
     /// The positions in the document.
     pub(super) node: SourceNode,

@@ -5,7 +5,7 @@ use jsonschema::error::ValidationErrorKind as Kind;
 use serde_json::Value;
 
 use super::formats::format_problem;
-use super::path::{InstancePath, Segment};
+use super::path::{InstancePath, PathSegment};
 use super::schema::{field_schema, schema};
 use super::suggest::did_you_mean;
 
@@ -113,8 +113,8 @@ fn explain_keyword(kind: &Kind, rule: &SchemaPart) -> (&'static str, String, Opt
 
 fn path_of(error: &ValidationError<'_>) -> InstancePath {
     let segments = error.instance_path().segments().map(|segment| match segment {
-        jsonschema::paths::LocationSegment::Property(key) => Segment::Key(key.into_owned()),
-        jsonschema::paths::LocationSegment::Index(index) => Segment::Index(index),
+        jsonschema::paths::LocationSegment::Property(key) => PathSegment::Key(key.into_owned()),
+        jsonschema::paths::LocationSegment::Index(index) => PathSegment::Index(index),
     });
     InstancePath(segments.collect())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Acl, Auth, Ban, Bridge, Declared, Defaults, Endpoint, Identity, Kind, Name, Origin, Reconcile};
+use super::{Acl, Auth, Ban, Bridge, Declared, Defaults, DocumentIdentity, Endpoint, Kind, Name, Origin, Reconcile};
 
 /// A declaration of any kind.
 #[derive(Debug, Clone)]
@@ -64,20 +64,20 @@ impl Item {
 }
 
 /// All declarations by kind and name, without `defaults`, which is applied already.
-pub(super) fn all_items(declared: &Declared) -> impl Iterator<Item = (Identity, Item)> {
+pub(super) fn all_items(declared: &Declared) -> impl Iterator<Item = (DocumentIdentity, Item)> {
     fn each<'a, T>(
         kind: Kind,
         of: &'a BTreeMap<Name, Arc<T>>,
         item: fn(Arc<T>) -> Item,
-    ) -> impl Iterator<Item = (Identity, Item)> + 'a {
-        of.iter().map(move |(name, one)| (Identity::new(kind, name.clone()), item(Arc::clone(one))))
+    ) -> impl Iterator<Item = (DocumentIdentity, Item)> + 'a {
+        of.iter().map(move |(name, one)| (DocumentIdentity::new(kind, name.clone()), item(Arc::clone(one))))
     }
     each(Kind::Endpoint, &declared.endpoints, Item::Endpoint)
         .chain(each(Kind::Auth, &declared.auths, Item::Auth))
         .chain(each(Kind::Acl, &declared.acls, Item::Acl))
         .chain(each(Kind::Bridge, &declared.bridges, Item::Bridge))
         .chain(each(Kind::Ban, &declared.bans, Item::Ban))
-        .chain([(Identity::single(Kind::Reconcile), Item::Reconcile(Arc::clone(&declared.reconcile)))])
+        .chain([(DocumentIdentity::single(Kind::Reconcile), Item::Reconcile(Arc::clone(&declared.reconcile)))])
 }
 
 /// The fields of a declaration that have a value.

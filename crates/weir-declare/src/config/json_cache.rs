@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use super::Identity;
+use super::DocumentIdentity;
 use super::item::Item;
 
 /// The JSON text of each declaration. A declaration that is the same allocation as last time keeps its text.
 #[derive(Debug, Clone, Default)]
 pub(super) struct JsonCache {
-    known: Vec<(Identity, Item, Arc<str>)>,
+    known: Vec<(DocumentIdentity, Item, Arc<str>)>,
 }
 
 impl JsonCache {
     /// The texts of `items`, which are sorted by identity; `make` serializes those that changed. Drops all other texts.
     pub(super) fn texts_of(
         &mut self,
-        items: impl Iterator<Item = (Identity, Item)>,
-        make: impl Fn(&Identity, &Item) -> String,
+        items: impl Iterator<Item = (DocumentIdentity, Item)>,
+        make: impl Fn(&DocumentIdentity, &Item) -> String,
     ) -> impl Iterator<Item = &Arc<str>> + Clone {
         let mut before = std::mem::take(&mut self.known).into_iter().peekable();
         self.known.reserve(before.len() + 1);

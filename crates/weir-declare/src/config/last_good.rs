@@ -12,7 +12,9 @@ use super::document::{Document, ParsedFile};
 use super::item::Item;
 use super::json_cache::JsonCache;
 use super::path::InstancePath;
-use super::{Acl, Auth, Ban, Bridge, Declared, Defaults, Endpoint, Identity, Kind, Origin, Position, Reconcile};
+use super::{
+    Acl, Auth, Ban, Bridge, Declared, Defaults, DocumentIdentity, Endpoint, Kind, Origin, Position, Reconcile,
+};
 use super::{Diagnostic, Held, HeldCause, Severity, SourceFile};
 
 /// The last good declarations, and the parsed files of the last pass. Opaque: the next [`super::load`] takes it, and
@@ -21,9 +23,9 @@ use super::{Diagnostic, Held, HeldCause, Severity, SourceFile};
 pub struct LastGood {
     // Shared with the thread that stores a clone.
     files: Arc<BTreeMap<Arc<str>, CachedFile>>,
-    entries: Arc<BTreeMap<Identity, LastGoodEntry>>,
+    entries: Arc<BTreeMap<DocumentIdentity, LastGoodEntry>>,
     /// The entries that the source does not declare like this, or no longer.
-    held: Arc<BTreeMap<Identity, Held>>,
+    held: Arc<BTreeMap<DocumentIdentity, Held>>,
 }
 
 /// A file's bytes and its parsed documents.
@@ -96,20 +98,20 @@ impl LastGood {
         self.files = Arc::new(files.into_iter().collect());
     }
 
-    pub(super) fn entries(&self) -> &BTreeMap<Identity, LastGoodEntry> {
+    pub(super) fn entries(&self) -> &BTreeMap<DocumentIdentity, LastGoodEntry> {
         &self.entries
     }
 
-    pub(super) fn get(&self, identity: &Identity) -> Option<&LastGoodEntry> {
+    pub(super) fn get(&self, identity: &DocumentIdentity) -> Option<&LastGoodEntry> {
         self.entries.get(identity)
     }
 
-    pub(super) fn insert(&mut self, identity: Identity, good: LastGoodEntry) {
+    pub(super) fn insert(&mut self, identity: DocumentIdentity, good: LastGoodEntry) {
         Arc::make_mut(&mut self.entries).insert(identity, good);
     }
 
     /// Inserts many entries, which costs less than one by one.
-    pub(super) fn insert_all(&mut self, entries: Vec<(Identity, LastGoodEntry)>) {
+    pub(super) fn insert_all(&mut self, entries: Vec<(DocumentIdentity, LastGoodEntry)>) {
         Arc::make_mut(&mut self.entries).append(&mut entries.into_iter().collect());
     }
 
@@ -129,19 +131,19 @@ impl LastGood {
     }
 
     /// The declarations that the guard holds, although the source does not declare them like this, or no longer.
-    pub fn held(&self) -> &BTreeMap<Identity, Held> {
+    pub fn held(&self) -> &BTreeMap<DocumentIdentity, Held> {
         &self.held
     }
 
     /// Replaces the held declarations.
-    pub fn set_held(&mut self, held: &BTreeMap<Identity, Held>) {
+    pub fn set_held(&mut self, held: &BTreeMap<DocumentIdentity, Held>) {
         // An unreadable document is held only until it is read: the next reading decides.
         let held = held.iter().filter(|(_, held)| held.cause != HeldCause::Unreadable);
         self.held = Arc::new(held.map(|(identity, held)| (identity.clone(), held.clone())).collect());
     }
 
     /// Replaces the entry of `identity` by that of `other`; removes it where `other` has none.
-    pub fn copy_entry(&mut self, other: &LastGood, identity: &Identity) {
+    pub fn copy_entry(&mut self, other: &LastGood, identity: &DocumentIdentity) {
         let good = Arc::make_mut(&mut self.entries);
         match other.entries.get(identity) {
             Some(new) => drop(good.insert(identity.clone(), new.clone())),
@@ -153,7 +155,7 @@ impl LastGood {
     /// restart, so its document is not available.
     pub fn diagnostic(
         &self,
-        identity: &Identity,
+        identity: &DocumentIdentity,
         severity: Severity,
         code: &'static str,
         pointer: &str,
@@ -195,7 +197,7 @@ impl LastGoodWriter {
     /// Appends `last_good` to `json`, in the form that [`LastGood::from_json`] reads.
     pub fn write(&mut self, last_good: &LastGood, json: &mut String) {
         let items = last_good.entries.iter().map(|(identity, good)| (identity.clone(), good.item.clone()));
-        let make = |identity: &Identity, item: &Item| {
+        let make = |identity: &DocumentIdentity, item: &Item| {
             let origin = item.origin();
             let stored = StoredEntry {
                 identity: identity.clone(),
@@ -235,7 +237,7 @@ pub enum LastGoodError {
     #[error(transparent)]
     Json(#[from] serde_json::Error),
     #[error("{0}: {1}")]
-    Declaration(Identity, DeclarationError),
+    Declaration(DocumentIdentity, DeclarationError),
 }
 
 /// The version of [`LastGoodWriter::write`]'s output.
@@ -245,7 +247,7 @@ const FORMAT: &str = "weir/last-known-good/v1";
 #[derive(Serialize, Deserialize)]
 struct StoredEntry {
     #[serde(flatten)]
-    identity: Identity,
+    identity: DocumentIdentity,
     path: Arc<str>,
     file: Arc<str>,
     line: u32,
@@ -259,7 +261,7 @@ struct StoredEntry {
 #[derive(Serialize, Deserialize)]
 struct StoredHeld {
     #[serde(flatten)]
-    identity: Identity,
+    identity: DocumentIdentity,
     #[serde(flatten)]
     held: Held,
 }

@@ -10,7 +10,9 @@ use super::last_good::{CachedFile, LastGoodEntry};
 use super::parse::parse_file;
 use super::path::InstancePath;
 use super::sorted_cursor::SortedCursor;
-use super::{Declared, Defaults, Diagnostic, Identity, Kind, LastGood, Name, NodeContext, Position, Related, Severity};
+use super::{
+    Declared, Defaults, Diagnostic, DocumentIdentity, Kind, LastGood, Name, NodeContext, Position, Related, Severity,
+};
 use super::{Snapshot, SourceFile, build_endpoint};
 
 /// The result of [`load`].
@@ -20,7 +22,7 @@ pub struct Loaded {
     /// Sorted by file and position.
     pub diagnostics: Vec<Diagnostic>,
     /// Identities whose live declaration differs from the snapshot's.
-    pub refusals: BTreeMap<Identity, Refusal>,
+    pub refusals: BTreeMap<DocumentIdentity, DocumentRefusal>,
     /// The input of the next pass.
     pub last_good: LastGood,
 }
@@ -34,7 +36,7 @@ impl Loaded {
 
 /// Why the declaration of an identity is not the snapshot's.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct DocumentRefusal {
     pub reason: RefusalReason,
     /// One line, with the position of the error.
     pub message: String,
@@ -60,8 +62,13 @@ pub enum RefusalReason {
 /// Loads `snapshot`. An invalid document affects only its own identity, which keeps its last good declaration of
 /// `previous`. Files whose bytes did not change are not parsed again.
 pub fn load(snapshot: &Snapshot, previous: &LastGood, node: &NodeContext) -> Loaded {
-    let mut pass =
-        Pass { previous, node, loaded: Loaded::default(), documents: BTreeMap::new(), failures: BTreeMap::new() };
+    let mut pass = SnapshotLoader {
+        previous,
+        node,
+        loaded: Loaded::default(),
+        documents: BTreeMap::new(),
+        failures: BTreeMap::new(),
+    };
     pass.read(&snapshot.files);
     pass.refuse_duplicates();
     pass.refuse_invalid();
@@ -79,23 +86,23 @@ struct FileFailure {
     message: String,
 }
 
-struct Pass<'a> {
+struct SnapshotLoader<'a> {
     previous: &'a LastGood,
     node: &'a NodeContext,
     loaded: Loaded,
     /// The documents of the snapshot. An identity that is declared twice has two.
-    documents: BTreeMap<Identity, Vec<PlacedDocument>>,
+    documents: BTreeMap<DocumentIdentity, Vec<PlacedDocument>>,
     /// By path; a directory's path ends in `/`.
     failures: BTreeMap<Arc<str>, FileFailure>,
 }
 
-impl Pass<'_> {
+impl SnapshotLoader<'_> {
     fn read(&mut self, files: &[SourceFile]) {
         let mut files: Vec<&SourceFile> = files.iter().collect();
         files.sort_by(|a, b| a.path.cmp(&b.path));
         let mut known = SortedCursor::over(self.previous.files());
         let mut kept = Vec::with_capacity(files.len());
-        let mut documents: Vec<(Identity, PlacedDocument)> = Vec::with_capacity(files.len());
+        let mut documents: Vec<(DocumentIdentity, PlacedDocument)> = Vec::with_capacity(files.len());
         for file in files {
             let bytes = match &file.content {
                 Ok(bytes) => bytes,
@@ -117,7 +124,7 @@ impl Pass<'_> {
         self.loaded.last_good.set_files(kept);
         // A stable sort: documents of one identity keep their order.
         documents.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let mut by_identity: Vec<(Identity, Vec<PlacedDocument>)> = Vec::with_capacity(documents.len());
+        let mut by_identity: Vec<(DocumentIdentity, Vec<PlacedDocument>)> = Vec::with_capacity(documents.len());
         for (identity, placed) in documents {
             match by_identity.last_mut() {
                 Some((last, all)) if *last == identity => all.push(placed),
@@ -131,7 +138,7 @@ impl Pass<'_> {
         &mut self,
         file: &SourceFile,
         parsed: &ParsedFile,
-        documents: &mut Vec<(Identity, PlacedDocument)>,
+        documents: &mut Vec<(DocumentIdentity, PlacedDocument)>,
     ) {
         self.loaded.diagnostics.extend(parsed.problems.iter().cloned());
         for document in &parsed.documents {
@@ -204,7 +211,7 @@ impl Pass<'_> {
 
     /// Declares every document that is not an endpoint.
     fn declare_others(&mut self) {
-        let valid: Vec<(Identity, Arc<str>, Arc<Document>)> = self
+        let valid: Vec<(DocumentIdentity, Arc<str>, Arc<Document>)> = self
             .documents
             .iter()
             .filter(|(identity, _)| identity.kind != Kind::Endpoint)
@@ -225,26 +232,27 @@ impl Pass<'_> {
             };
             self.accept(identity, LastGoodEntry { path, document: Some(document), defaults: None, item });
         }
-        let held: Vec<Identity> = self.loaded.refusals.keys().filter(|id| id.kind != Kind::Endpoint).cloned().collect();
+        let held: Vec<DocumentIdentity> =
+            self.loaded.refusals.keys().filter(|id| id.kind != Kind::Endpoint).cloned().collect();
         for identity in held {
             self.keep_last_good(&identity);
         }
     }
 
-    fn accept(&mut self, identity: Identity, good: LastGoodEntry) {
+    fn accept(&mut self, identity: DocumentIdentity, good: LastGoodEntry) {
         good.item.insert_into(&identity.name, &mut self.loaded.declared);
         self.loaded.last_good.insert(identity, good);
     }
 
-    fn keep_last_good(&mut self, identity: &Identity) {
+    fn keep_last_good(&mut self, identity: &DocumentIdentity) {
         if let Some(good) = self.previous.get(identity) {
             self.accept(identity.clone(), good.clone());
         }
     }
 
     /// The refusal of `defaults` without a last good one: the inherited fields of endpoints are unknown.
-    fn defaults_unknown(&self) -> Option<&Refusal> {
-        self.loaded.refusals.get(&Identity::single(Kind::Defaults)).filter(|refusal| !refusal.held)
+    fn defaults_unknown(&self) -> Option<&DocumentRefusal> {
+        self.loaded.refusals.get(&DocumentIdentity::single(Kind::Defaults)).filter(|refusal| !refusal.held)
     }
 
     fn declare_endpoints(&mut self) {
@@ -265,7 +273,7 @@ impl Pass<'_> {
                 break;
             }
             for conflict in found {
-                let identity = Identity::new(Kind::Endpoint, conflict.name.clone());
+                let identity = DocumentIdentity::new(Kind::Endpoint, conflict.name.clone());
                 let reason =
                     conflict.holder.map_or(RefusalReason::Invalid, |holder| RefusalReason::Conflicted { holder });
                 refuse(&mut self.loaded, self.previous, &identity, reason, &conflict.diagnostic.to_string());
@@ -324,7 +332,7 @@ impl Pass<'_> {
             let named = named.into_iter().filter_map(|(kind, name)| Some((kind, name.clone()?)));
             let bridges = endpoint.bridges.iter().map(|name| (Kind::Bridge, name.clone()));
             for (kind, name) in named.chain(bridges) {
-                needed.insert(Identity::new(kind, name), endpoint.name.clone());
+                needed.insert(DocumentIdentity::new(kind, name), endpoint.name.clone());
             }
         }
         for (identity, by) in needed {
@@ -344,7 +352,7 @@ impl Pass<'_> {
         let mut good = Vec::with_capacity(candidates.len());
         let mut held = Vec::new();
         for (name, candidate) in candidates {
-            let identity = Identity::new(Kind::Endpoint, name);
+            let identity = DocumentIdentity::new(Kind::Endpoint, name);
             let Some(document) = candidate.document else {
                 held.push(identity);
                 continue;
@@ -391,7 +399,7 @@ fn valid(placed: &[PlacedDocument]) -> Option<&PlacedDocument> {
 
 /// The endpoint of a document. Returns the last good one when neither the document nor `defaults` changed.
 fn endpoint_of(
-    identity: &Identity,
+    identity: &DocumentIdentity,
     document: &Arc<Document>,
     good: Option<&LastGoodEntry>,
     defaults: Option<&Arc<Defaults>>,
@@ -423,8 +431,8 @@ fn unreadable_file(file: &SourceFile, message: &str) -> Diagnostic {
 }
 
 /// Records that the snapshot's declaration of `identity` does not apply. The first reason wins.
-fn refuse(loaded: &mut Loaded, previous: &LastGood, identity: &Identity, reason: RefusalReason, message: &str) {
+fn refuse(loaded: &mut Loaded, previous: &LastGood, identity: &DocumentIdentity, reason: RefusalReason, message: &str) {
     let held = previous.get(identity).is_some();
-    let refusal = || Refusal { reason, message: message.to_owned(), held };
+    let refusal = || DocumentRefusal { reason, message: message.to_owned(), held };
     loaded.refusals.entry(identity.clone()).or_insert_with(refusal);
 }

@@ -131,12 +131,12 @@ impl fmt::Display for Kind {
 
 /// A declaration's identity. For the kinds with one document, the name is the kind's key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Identity {
+pub struct DocumentIdentity {
     pub kind: Kind,
     pub name: Name,
 }
 
-impl Identity {
+impl DocumentIdentity {
     /// The identity of the document of `kind` with the name `name`.
     pub fn new(kind: Kind, name: Name) -> Self {
         Self { kind, name }
@@ -148,7 +148,7 @@ impl Identity {
     }
 }
 
-impl fmt::Display for Identity {
+impl fmt::Display for DocumentIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.kind.is_single() { write!(f, "{}", self.kind) } else { write!(f, "{} `{}`", self.kind, self.name) }
     }

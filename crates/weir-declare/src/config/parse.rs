@@ -10,7 +10,7 @@ use super::path::InstancePath;
 use super::suggest::did_you_mean;
 use super::yaml::{self, Children, ParsedDocument};
 use super::{
-    Acl, Auth, Ban, Bridge, Defaults, Diagnostic, Identity, Kind, Name, Origin, Position, Reconcile, Severity,
+    Acl, Auth, Ban, Bridge, Defaults, Diagnostic, DocumentIdentity, Kind, Name, Origin, Position, Reconcile, Severity,
 };
 use super::{SourceFile, schema_check, semantics};
 
@@ -143,13 +143,13 @@ fn identity_of(
     kind: Kind,
     body: &Value,
     named_by_file: &mut BTreeSet<Kind>,
-) -> Result<Identity, Option<(String, String)>> {
+) -> Result<DocumentIdentity, Option<(String, String)>> {
     if kind.is_single() {
-        return Ok(Identity::single(kind));
+        return Ok(DocumentIdentity::single(kind));
     }
     if let Some(written) = body.get("name") {
         let name = written.as_str().and_then(|name| Name::parse(name).ok()).ok_or(None)?;
-        return Ok(Identity::new(kind, name));
+        return Ok(DocumentIdentity::new(kind, name));
     }
     let stem = stem(&file.path);
     if !named_by_file.insert(kind) {
@@ -163,7 +163,7 @@ fn identity_of(
             "rename the file, or add `name: ...`".into(),
         ))
     })?;
-    Ok(Identity::new(kind, name))
+    Ok(DocumentIdentity::new(kind, name))
 }
 
 /// A path without its extension.

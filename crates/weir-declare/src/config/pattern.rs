@@ -82,7 +82,7 @@ struct EqForm {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Form {
+enum PatternForm {
     Plain(Arc<str>),
     Eq(EqForm),
 }
@@ -98,9 +98,9 @@ impl Serialize for TopicPattern {
 
 impl<'de> Deserialize<'de> for TopicPattern {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (filter, pattern): (_, fn(Arc<str>) -> Self) = match Form::deserialize(deserializer)? {
-            Form::Plain(filter) => (filter, Self::Filter),
-            Form::Eq(EqForm { eq }) => (eq, Self::Eq),
+        let (filter, pattern): (_, fn(Arc<str>) -> Self) = match PatternForm::deserialize(deserializer)? {
+            PatternForm::Plain(filter) => (filter, Self::Filter),
+            PatternForm::Eq(EqForm { eq }) => (eq, Self::Eq),
         };
         check_filter(&filter).map_err(D::Error::custom)?;
         Ok(pattern(filter))

@@ -35,12 +35,12 @@ pub(super) struct SourceNode {
 pub(super) enum Children {
     Scalar,
     Seq(Vec<SourceNode>),
-    Map(Vec<Entry>),
+    Map(Vec<MappingEntry>),
 }
 
 /// A field: its key and the position of its value.
 #[derive(Debug, Clone)]
-pub(super) struct Entry {
+pub(super) struct MappingEntry {
     pub(super) key: Box<str>,
     pub(super) key_at: Position,
     pub(super) node: SourceNode,
@@ -68,7 +68,7 @@ impl YamlError {
 
 impl SourceNode {
     /// The field `key` of a mapping.
-    pub(super) fn entry(&self, key: &str) -> Option<&Entry> {
+    pub(super) fn entry(&self, key: &str) -> Option<&MappingEntry> {
         match &self.children {
             Children::Map(entries) => entries.iter().find(|entry| &*entry.key == key),
             _ => None,
@@ -346,7 +346,7 @@ impl TreeBuilder {
             (Value::Object(fields), Children::Map(entries)) => {
                 if let Some((key, key_at)) = open.key.take() {
                     fields.insert(key.to_string(), value);
-                    entries.push(Entry { key, key_at, node });
+                    entries.push(MappingEntry { key, key_at, node });
                 }
             }
             _ => debug_assert!(false, "a scalar holds nothing"),

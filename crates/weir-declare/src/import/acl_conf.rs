@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::ImportError;
-use super::draft::{Document, Draft};
+use super::draft::{Draft, DraftDocument};
 use crate::config::Kind;
 
 /// An Erlang term of a rule.
@@ -24,13 +24,13 @@ pub(super) fn import(text: &str) -> Result<Draft, ImportError> {
     let terms = TermReader::new(text).terms()?;
     let mut draft = Draft::default();
     let mut rules = Vec::new();
-    let mut document = Document::new(Kind::Acl, "default");
+    let mut document = DraftDocument::new(Kind::Acl, "default");
     for (line, term) in &terms {
         match rules_of(term) {
             Ok(found) => rules.extend(found),
             Err(error) => {
                 if matches!(term, Term::Tuple(parts) if parts.first() == Some(&Term::Atom("deny".into()))) {
-                    document.decide(format!("a deny rule is missing here: {}", term_text(term)));
+                    document.add_decision(format!("a deny rule is missing here: {}", term_text(term)));
                 }
                 draft.omit(Some(*line), term_text(term), error.to_string());
             }
@@ -41,7 +41,7 @@ pub(super) fn import(text: &str) -> Result<Draft, ImportError> {
     }
     let last = rules.last().and_then(Value::as_object);
     if last.is_none_or(|last| last.len() > 1) {
-        document.decide(
+        document.add_decision(
             "noMatch: EMQ X takes it from acl_nomatch in emqx.conf, which is allow unless changed; here it is deny",
         );
     }
@@ -247,7 +247,7 @@ impl<'a> TermReader<'a> {
             let line = self.line;
             let term = self.term(0)?;
             self.skip();
-            if !self.take(".") {
+            if !self.consume(".") {
                 return Err(self.error(format!("a full stop is missing after the term of line {line}")));
             }
             terms.push((line, term));
@@ -268,7 +268,7 @@ impl<'a> TermReader<'a> {
         }
     }
 
-    fn take(&mut self, token: &str) -> bool {
+    fn consume(&mut self, token: &str) -> bool {
         match self.rest.strip_prefix(token) {
             Some(rest) => {
                 self.rest = rest;
@@ -283,23 +283,23 @@ impl<'a> TermReader<'a> {
             return Err(self.error("terms are nested too deeply"));
         }
         self.skip();
-        if self.take("{") {
+        if self.consume("{") {
             return self.items("}", depth).map(Term::Tuple);
         }
-        if self.take("[") {
+        if self.consume("[") {
             return self.items("]", depth).map(Term::List);
         }
-        if self.take("<<\"") {
+        if self.consume("<<\"") {
             let text = self.quoted('"')?;
-            if !self.take(">>") {
+            if !self.consume(">>") {
                 return Err(self.error("`>>` is missing"));
             }
             return Ok(Term::Text(text));
         }
-        if self.take("\"") {
+        if self.consume("\"") {
             return self.quoted('"').map(Term::Text);
         }
-        if self.take("'") {
+        if self.consume("'") {
             return self.quoted('\'').map(Term::Atom);
         }
         let end =
@@ -316,10 +316,10 @@ impl<'a> TermReader<'a> {
         let mut items = Vec::new();
         loop {
             self.skip();
-            if self.take(close) {
+            if self.consume(close) {
                 return Ok(items);
             }
-            if !items.is_empty() && !self.take(",") {
+            if !items.is_empty() && !self.consume(",") {
                 return Err(self.error(format!("`,` or `{close}` is missing")));
             }
             items.push(self.term(depth + 1)?);

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::config::{
-    CanonicalDocument, Identity, Kind, LastGood, Name, NodeContext, Revision, Snapshot, SourceFile, load,
+    CanonicalDocument, DocumentIdentity, Kind, LastGood, Name, NodeContext, Revision, Snapshot, SourceFile, load,
 };
 
 /// The result of an import.
 #[derive(Debug, Default)]
 pub struct Draft {
-    documents: Vec<Document>,
+    documents: Vec<DraftDocument>,
     omissions: Vec<Omission>,
     /// How often each name was requested.
     names: BTreeMap<String, usize>,
@@ -21,7 +21,7 @@ pub struct Draft {
 
 /// A document, and the comments before it.
 #[derive(Debug)]
-pub(super) struct Document {
+pub(super) struct DraftDocument {
     kind: Kind,
     pub(super) fields: Map<String, Value>,
     notes: Vec<String>,
@@ -35,7 +35,7 @@ struct Omission {
     why: String,
 }
 
-impl Document {
+impl DraftDocument {
     /// A document with the name `name`.
     pub(super) fn new(kind: Kind, name: &str) -> Self {
         let mut fields = Map::new();
@@ -57,12 +57,12 @@ impl Document {
     }
 
     /// Adds a comment.
-    pub(super) fn note(&mut self, text: impl Into<String>) {
+    pub(super) fn add_note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
 
     /// Adds a comment about a decision that the user has to make.
-    pub(super) fn decide(&mut self, text: impl AsRef<str>) {
+    pub(super) fn add_decision(&mut self, text: impl AsRef<str>) {
         self.notes.push(format!("decide: {}", text.as_ref()));
     }
 
@@ -70,7 +70,7 @@ impl Document {
         let Ok(name) = Name::parse(self.fields.get("name").and_then(Value::as_str).unwrap_or_default()) else {
             return String::new();
         };
-        let identity = Identity::new(self.kind, name);
+        let identity = DocumentIdentity::new(self.kind, name);
         let body = CanonicalDocument { identity, body: self.fields.clone() }.to_yaml();
         let notes: String = self.notes.iter().flat_map(|note| note.lines()).map(|line| format!("# {line}\n")).collect();
         body.replacen("---\n", &format!("---\n{notes}"), 1)
@@ -79,7 +79,7 @@ impl Document {
 
 impl Draft {
     /// Adds a document.
-    pub(super) fn add(&mut self, document: Document) {
+    pub(super) fn add(&mut self, document: DraftDocument) {
         self.documents.push(document);
     }
 
@@ -100,7 +100,7 @@ impl Draft {
     }
 
     /// The first endpoint that meets a condition.
-    pub(super) fn endpoint_mut(&mut self, wanted: impl Fn(&Document) -> bool) -> Option<&mut Document> {
+    pub(super) fn endpoint_mut(&mut self, wanted: impl Fn(&DraftDocument) -> bool) -> Option<&mut DraftDocument> {
         self.documents.iter_mut().find(|document| document.kind == Kind::Endpoint && wanted(document))
     }
 
@@ -126,9 +126,9 @@ impl Draft {
                 };
                 if document.kind == Kind::Endpoint && !removed.is_number() {
                     document.fields.insert("enabled".into(), false.into());
-                    document.decide(format!("enabled: false, because {of} could not be imported"));
+                    document.add_decision(format!("enabled: false, because {of} could not be imported"));
                 } else if removed.get("permission") == Some(&"deny".into()) {
-                    document.decide(format!("a deny rule is missing here: {removed}"));
+                    document.add_decision(format!("a deny rule is missing here: {removed}"));
                 }
                 omissions.push(Omission { line: None, what: format!("{name}: {of}"), why: problem });
             }
@@ -143,7 +143,7 @@ impl Draft {
         if self.documents.iter().flat_map(|document| &document.notes).any(|note| note.starts_with("decide:")) {
             text.push_str("# Lines that begin with `# decide:` need a decision.\n");
         }
-        text.extend(self.documents.iter().map(Document::to_yaml));
+        text.extend(self.documents.iter().map(DraftDocument::to_yaml));
         text
     }
 
@@ -193,7 +193,7 @@ fn remove_at(fields: &mut Map<String, Value>, path: &str) -> Option<Value> {
 }
 
 /// The path and message of the first error of a document by itself.
-fn first_error(document: &Document) -> Option<(String, String)> {
+fn first_error(document: &DraftDocument) -> Option<(String, String)> {
     let files = vec![SourceFile {
         path: Arc::from("import.yaml"),
         shown: Arc::from("import.yaml"),

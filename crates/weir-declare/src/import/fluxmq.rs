@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::ImportError;
-use super::draft::{Document, Draft};
+use super::draft::{Draft, DraftDocument};
 use super::fluxmq_endpoint::import_endpoint;
 use crate::config::{Kind, parse_yaml};
 
@@ -104,9 +104,9 @@ fn endpoints_in<'a>(fields: &'a Map<String, Value>, draft: &mut Draft) -> Vec<&'
 /// FluxMQ keeps its users in a database, so authentication has to be declared.
 fn authentication(anonymous: Option<bool>, draft: &mut Draft) {
     if anonymous == Some(true) {
-        let mut auth = Document::new(Kind::Auth, "default");
-        auth.note("allowAnonymousAccess: true");
-        auth.decide("add authenticators for other clients: passwordFile, jwt, http, clientCertificate");
+        let mut auth = DraftDocument::new(Kind::Auth, "default");
+        auth.add_note("allowAnonymousAccess: true");
+        auth.add_decision("add authenticators for other clients: passwordFile, jwt, http, clientCertificate");
         auth.set("chain", serde_json::json!([{ "anonymous": {} }]));
         draft.add(auth);
     } else {

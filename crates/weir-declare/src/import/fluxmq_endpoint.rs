@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::draft::{Document, Draft};
+use super::draft::{Draft, DraftDocument};
 use crate::config::Kind;
 
 /// Fields with the same meaning.
@@ -50,7 +50,7 @@ pub(super) fn import_endpoint(fields: &Map<String, Value>, draft: &mut Draft) {
         (true, false) => "ws",
         (true, true) => "wss",
     };
-    let mut document = Document::new(Kind::Endpoint, &draft.unique_name(&format!("{scheme}-{port}")));
+    let mut document = DraftDocument::new(Kind::Endpoint, &draft.unique_name(&format!("{scheme}-{port}")));
     for field in SAME_MEANING {
         if let Some(value) = fields.get(*field) {
             document.set(field, value.clone());
@@ -66,11 +66,11 @@ pub(super) fn import_endpoint(fields: &Map<String, Value>, draft: &mut Draft) {
             "maxReceiveWindowSize" => document.set("receiveMaximum", value.clone()),
             "sessionPersistence" if *value == true => {
                 document.set("durability", "disk");
-                document.note("sessionPersistence: true");
+                document.add_note("sessionPersistence: true");
             }
             "proxy" if *value == true => {
                 document.set("proxyProtocol.trustedSources", json!(["127.0.0.1/32"]));
-                document.decide("list your proxies in trustedSources; FluxMQ trusts every address");
+                document.add_decision("list your proxies in trustedSources; FluxMQ trusts every address");
             }
             "aclConfig" => acl(value, &what(field), &mut document, draft),
             "aclType" if *value == "config" => {}
@@ -94,8 +94,9 @@ pub(super) fn import_endpoint(fields: &Map<String, Value>, draft: &mut Draft) {
         }
     }
     if fields.contains_key("maxSessionSize") {
-        document
-            .decide("maxSessionSize counts sessions; FluxMQ before 2.1 meant messages per session (maxQueuedMessages)");
+        document.add_decision(
+            "maxSessionSize counts sessions; FluxMQ before 2.1 meant messages per session (maxQueuedMessages)",
+        );
     }
     draft.add(document);
 }
@@ -105,7 +106,7 @@ fn is_encrypted(fields: &Map<String, Value>) -> bool {
     config.is_some_and(|config| !config.is_empty() && config.get("enabled") != Some(&json!(false)))
 }
 
-fn tls(value: &Value, what: &str, document: &mut Document, draft: &mut Draft) {
+fn tls(value: &Value, what: &str, document: &mut DraftDocument, draft: &mut Draft) {
     let Some(config) = value.as_object().filter(|config| !config.is_empty()) else { return };
     if config.get("enabled") == Some(&json!(false)) {
         return;
@@ -117,12 +118,12 @@ fn tls(value: &Value, what: &str, document: &mut Document, draft: &mut Draft) {
     }
     if config.contains_key("ca") {
         document.set("sslConfig.clientAuth", "required");
-        document.decide("clientAuth: required, or optional to admit clients without a certificate");
+        document.add_decision("clientAuth: required, or optional to admit clients without a certificate");
     }
     if let Some(store) = config.get("keyStorePath").and_then(Value::as_str) {
         document.set("sslConfig.certFile", "tls/server.crt");
         document.set("sslConfig.keyFile", "tls/server.key");
-        document.decide(format!(
+        document.add_decision(format!(
             "turn the keystore into PEM: keytool -importkeystore -srckeystore {store} -destkeystore k.p12 -deststoretype PKCS12;\n\
              openssl pkcs12 -in k.p12 -nokeys -out tls/server.crt; openssl pkcs12 -in k.p12 -nocerts -nodes -out tls/server.key"
         ));
@@ -130,11 +131,11 @@ fn tls(value: &Value, what: &str, document: &mut Document, draft: &mut Draft) {
     if let Some(store) = config.get("trustStorePath").and_then(Value::as_str) {
         document.set("sslConfig.caFile", "tls/clients-ca.crt");
         document.set("sslConfig.clientAuth", "required");
-        document.decide(format!("export the trusted certificates of {store} to tls/clients-ca.crt, PEM"));
+        document.add_decision(format!("export the trusted certificates of {store} to tls/clients-ca.crt, PEM"));
     }
     if !config.contains_key("crt") && !config.contains_key("keyStorePath") {
         document.set("enabled", false);
-        document.decide("enabled: false, because sslConfig names no certificate: add certFile and keyFile");
+        document.add_decision("enabled: false, because sslConfig names no certificate: add certFile and keyFile");
     }
     let versions = config.get("protocols").and_then(Value::as_array);
     if versions.is_some_and(|versions| !versions.is_empty() && versions.iter().all(|version| version == "TLSv1.3")) {
@@ -157,7 +158,7 @@ fn tls(value: &Value, what: &str, document: &mut Document, draft: &mut Draft) {
 }
 
 /// Netty's options in both spellings: `soBacklog`, `SO_BACKLOG`.
-fn options(field: &str, value: &Value, what: &str, document: &mut Document, draft: &mut Draft) {
+fn options(field: &str, value: &Value, what: &str, document: &mut DraftDocument, draft: &mut Draft) {
     let known: &[(&str, &str)] = if field == "serverOptions" {
         &[
             ("sobacklog", "backlog"),
@@ -189,7 +190,7 @@ fn options(field: &str, value: &Value, what: &str, document: &mut Document, draf
 }
 
 /// `config: {rules: [{username, allow: [filter], deny: [filter]}]}`.
-fn acl(value: &Value, what: &str, endpoint: &mut Document, draft: &mut Draft) {
+fn acl(value: &Value, what: &str, endpoint: &mut DraftDocument, draft: &mut Draft) {
     let config = value.as_object();
     for source in config.into_iter().flat_map(Map::keys).filter(|source| *source != "config") {
         draft.omit(None, format!("{what}.{source}"), "declare an `acl` document");
@@ -211,20 +212,20 @@ fn acl(value: &Value, what: &str, endpoint: &mut Document, draft: &mut Draft) {
         }
     }
     let name = draft.unique_name("imported-acl");
-    let mut document = Document::new(Kind::Acl, &name);
+    let mut document = DraftDocument::new(Kind::Acl, &name);
     document.set("rules", carried);
     endpoint.set("acl", name);
     draft.add(document);
 }
 
-fn bridge(value: &Value, endpoint: &mut Document, draft: &mut Draft) {
+fn bridge(value: &Value, endpoint: &mut DraftDocument, draft: &mut Draft) {
     let text = |field: &str| value.get(field).and_then(Value::as_str);
     let Some(host) = text("remoteHost") else {
         draft.omit(None, "bridgeConfig", "it names no remoteHost");
         return;
     };
     let name = draft.unique_name("bridge");
-    let mut document = Document::new(Kind::Bridge, &name);
+    let mut document = DraftDocument::new(Kind::Bridge, &name);
     let port = value.get("remotePort").and_then(Value::as_u64).unwrap_or(1883);
     document.set("address", json!([format!("mqtt://{host}:{port}")]));
     for field in ["clientId", "username"] {
@@ -234,12 +235,12 @@ fn bridge(value: &Value, endpoint: &mut Document, draft: &mut Draft) {
     }
     if value.get("password").is_some() {
         document.set("password", format!("file:{name}.secret"));
-        document.decide(format!("write the password into {name}.secret; declarations never contain it"));
+        document.add_decision(format!("write the password into {name}.secret; declarations never contain it"));
     }
     let topics = value.get("topics").and_then(Value::as_array).into_iter().flatten();
     let rules: Vec<Value> = topics.map(|filter| json!({ "filter": filter })).collect();
     document.set("out", rules);
-    document.decide("FluxMQ has no direction for topics; here it is `out`");
+    document.add_decision("FluxMQ has no direction for topics; here it is `out`");
     endpoint.set("enableBridge", true);
     endpoint.set("bridges", json!([name]));
     draft.add(document);

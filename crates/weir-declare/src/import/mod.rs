@@ -34,7 +34,7 @@ pub enum Broker {
 }
 
 /// Reads the files that a configuration includes or refers to.
-pub trait Files {
+pub trait ImportFiles {
     /// The content of a file.
     ///
     /// # Errors
@@ -63,7 +63,7 @@ pub enum ImportError {
 ///
 /// # Errors
 /// `text` is not a configuration of `broker`.
-pub fn import(broker: Broker, file: &Path, text: &str, files: &dyn Files) -> Result<Draft, ImportError> {
+pub fn import(broker: Broker, file: &Path, text: &str, files: &dyn ImportFiles) -> Result<Draft, ImportError> {
     let mut draft = match broker {
         Broker::Fluxmq => fluxmq::import(text)?,
         Broker::Emqx => acl_conf::import(text)?,

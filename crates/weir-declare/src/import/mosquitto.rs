@@ -2,15 +2,15 @@
 
 use std::path::Path;
 
-use super::Files;
-use super::draft::{Document, Draft};
+use super::ImportFiles;
+use super::draft::{Draft, DraftDocument};
 use super::mosquitto_bridge::import_bridge;
 use super::mosquitto_conf::{Section, Setting, beside, split_sections};
 use super::mosquitto_listener::{import_listener, omit_unsupported};
 use crate::config::Kind;
 
 /// Imports a configuration. `file` is its path: other files are relative to its directory.
-pub(super) fn import(file: &Path, text: &str, files: &dyn Files) -> Draft {
+pub(super) fn import(file: &Path, text: &str, files: &dyn ImportFiles) -> Draft {
     let mut draft = Draft::default();
     let mut settings = Vec::new();
     read(file, text, Some(files), &mut settings, &mut draft);
@@ -28,7 +28,7 @@ pub(super) fn import(file: &Path, text: &str, files: &dyn Files) -> Draft {
 }
 
 /// Reads the lines of a file and of the files that it includes. `files` is `None` in an included file.
-fn read(file: &Path, text: &str, files: Option<&dyn Files>, settings: &mut Vec<Setting>, draft: &mut Draft) {
+fn read(file: &Path, text: &str, files: Option<&dyn ImportFiles>, settings: &mut Vec<Setting>, draft: &mut Draft) {
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -44,7 +44,13 @@ fn read(file: &Path, text: &str, files: Option<&dyn Files>, settings: &mut Vec<S
     }
 }
 
-fn include(directory: &Path, line: Option<usize>, files: &dyn Files, settings: &mut Vec<Setting>, draft: &mut Draft) {
+fn include(
+    directory: &Path,
+    line: Option<usize>,
+    files: &dyn ImportFiles,
+    settings: &mut Vec<Setting>,
+    draft: &mut Draft,
+) {
     let mut paths = match files.list(directory) {
         Ok(paths) => paths,
         Err(error) => return draft.omit(line, format!("include_dir {}", directory.display()), error.to_string()),
@@ -64,7 +70,7 @@ fn attach_bridges(bridges: &[String], draft: &mut Draft) {
     if bridges.is_empty() {
         return;
     }
-    let shared = |endpoint: &Document| !endpoint.fields.contains_key("mountpoint");
+    let shared = |endpoint: &DraftDocument| !endpoint.fields.contains_key("mountpoint");
     match draft.endpoint_mut(shared) {
         Some(endpoint) => {
             endpoint.set("enableBridge", true);

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::Files;
-use super::draft::{Document, Draft};
+use super::ImportFiles;
+use super::draft::{Draft, DraftDocument};
 use super::mosquitto_conf::Setting;
 use crate::config::Kind;
 
@@ -13,7 +13,7 @@ use crate::config::Kind;
 const DENY_PRIORITY: i64 = 1;
 
 /// The clients that lines apply to.
-enum Subject {
+enum AclSubject {
     /// Before the first `user`: clients without a username.
     Anonymous,
     User(String),
@@ -22,19 +22,19 @@ enum Subject {
 /// Imports the ACL file of a listener as the document `name`. `no_usernames`: the listener checks no usernames.
 pub(super) fn import(
     path: &Path,
-    files: &dyn Files,
+    files: &dyn ImportFiles,
     setting: &Setting,
     name: &str,
     no_usernames: bool,
     anonymous: bool,
     draft: &mut Draft,
 ) {
-    let mut document = Document::new(Kind::Acl, name);
+    let mut document = DraftDocument::new(Kind::Acl, name);
     let text = match files.read(path) {
         Ok(text) => text,
         Err(error) => {
             draft.omit(setting.line, "acl_file", format!("{}: {error}", path.display()));
-            document.decide(format!("the rules of {}; without rules, every topic is refused", setting.value));
+            document.add_decision(format!("the rules of {}; without rules, every topic is refused", setting.value));
             document.set("rules", json!([]));
             return draft.add(document);
         }
@@ -45,7 +45,7 @@ pub(super) fn import(
 /// Imports an ACL file without its `mosquitto.conf`, so without endpoints.
 pub(super) fn import_acl_file(text: &str) -> Draft {
     let mut draft = Draft::default();
-    import_rules(None, text, false, true, Document::new(Kind::Acl, "default"), &mut draft);
+    import_rules(None, text, false, true, DraftDocument::new(Kind::Acl, "default"), &mut draft);
     draft
 }
 
@@ -62,11 +62,11 @@ fn import_rules(
     text: &str,
     no_usernames: bool,
     anonymous: bool,
-    mut document: Document,
+    mut document: DraftDocument,
     draft: &mut Draft,
 ) {
     let mut rules = Vec::new();
-    let mut subject = Subject::Anonymous;
+    let mut subject = AclSubject::Anonymous;
     for (index, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -75,15 +75,15 @@ fn import_rules(
         let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let outcome = match (key, &subject) {
             ("user", _) => {
-                subject = Subject::User(value.trim().to_owned());
+                subject = AclSubject::User(value.trim().to_owned());
                 continue;
             }
-            ("topic", Subject::User(user)) => rule(value, Some(user)),
-            ("topic", Subject::Anonymous) if no_usernames => rule(value, None),
-            ("topic", Subject::Anonymous) if !anonymous => {
+            ("topic", AclSubject::User(user)) => rule(value, Some(user)),
+            ("topic", AclSubject::Anonymous) if no_usernames => rule(value, None),
+            ("topic", AclSubject::Anonymous) if !anonymous => {
                 Err("it applies to anonymous clients, and the listener admits none")
             }
-            ("topic", Subject::Anonymous) => Err("it applies to anonymous clients only; Weir has no such rule"),
+            ("topic", AclSubject::Anonymous) => Err("it applies to anonymous clients only; Weir has no such rule"),
             ("pattern", _) => rule(value, None),
             _ => Err("neither user, topic nor pattern"),
         };
@@ -91,7 +91,7 @@ fn import_rules(
             Ok(rule) => rules.push(rule),
             Err(why) => {
                 if value.trim_start().starts_with("deny") {
-                    document.decide(format!("a deny rule is missing here: {line}"));
+                    document.add_decision(format!("a deny rule is missing here: {line}"));
                 }
                 match named {
                     Some(path) => draft.omit(None, format!("{}:{}: {line}", path.display(), index + 1), why),
@@ -100,8 +100,8 @@ fn import_rules(
             }
         }
     }
-    document.note("mosquitto accepts a subscription that is wider than the rules and filters its messages;");
-    document.note("Weir refuses the subscription");
+    document.add_note("mosquitto accepts a subscription that is wider than the rules and filters its messages;");
+    document.add_note("Weir refuses the subscription");
     document.set("rules", rules);
     draft.add(document);
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::draft::{Document, Draft};
+use super::draft::{Draft, DraftDocument};
 use super::mosquitto_conf::{Section, Setting};
 use crate::config::Kind;
 
@@ -62,7 +62,7 @@ const IMPORTED: &[&str] = &[
 pub(super) fn import_bridge(section: &Section, draft: &mut Draft) -> Option<String> {
     let connection = section.get("connection")?;
     let name = draft.unique_name(&format!("bridge-{}", connection.value.replace(char::is_whitespace, "-")));
-    let mut document = Document::new(Kind::Bridge, &name);
+    let mut document = DraftDocument::new(Kind::Bridge, &name);
     let Some(addresses) = section.get("address").or_else(|| section.get("addresses")) else {
         draft.omit(connection.line, format!("connection {}", connection.value), "it has no address");
         return None;
@@ -96,7 +96,7 @@ pub(super) fn import_bridge(section: &Section, draft: &mut Draft) -> Option<Stri
     reconnect_delays(section, &mut document);
     if let Some(topic) = section.get("notification_topic").filter(|_| section.flag("notifications") != Some(false)) {
         document.set("notificationTopic", topic.value.as_str());
-        document.note("notificationTopic: published on this broker only, not on the remote one");
+        document.add_note("notificationTopic: published on this broker only, not on the remote one");
     }
     rules(section, &mut document, draft);
     for setting in section.settings.iter().filter(|setting| !IMPORTED.contains(&setting.key.as_str())) {
@@ -128,7 +128,7 @@ fn version(section: &Section, draft: &mut Draft) -> &'static str {
     }
 }
 
-fn credentials(section: &Section, name: &str, document: &mut Document) {
+fn credentials(section: &Section, name: &str, document: &mut DraftDocument) {
     let find = |keys: [&str; 2]| keys.into_iter().find_map(|key| section.get(key));
     if let Some(id) = find(["remote_clientid", "clientid"]) {
         document.set("clientId", id.value.as_str());
@@ -138,12 +138,12 @@ fn credentials(section: &Section, name: &str, document: &mut Document) {
     }
     if find(["remote_password", "password"]).is_some() {
         document.set("password", format!("file:{name}.secret"));
-        document.decide(format!("write the password into {name}.secret; declarations never contain it"));
+        document.add_decision(format!("write the password into {name}.secret; declarations never contain it"));
     }
 }
 
 /// `restart_timeout BASE CAP`, or one constant, seconds.
-fn reconnect_delays(section: &Section, document: &mut Document) {
+fn reconnect_delays(section: &Section, document: &mut DraftDocument) {
     let Some(setting) = section.get("restart_timeout") else { return };
     let numbers: Vec<u64> = setting.value.split_whitespace().filter_map(|word| word.parse().ok()).collect();
     if let (Some(first), Some(last)) = (numbers.first(), numbers.last()) {
@@ -153,7 +153,7 @@ fn reconnect_delays(section: &Section, document: &mut Document) {
 }
 
 /// `topic PATTERN [out|in|both] [QOS] [LOCAL-PREFIX] [REMOTE-PREFIX]`.
-fn rules(section: &Section, document: &mut Document, draft: &mut Draft) {
+fn rules(section: &Section, document: &mut DraftDocument, draft: &mut Draft) {
     let (mut out, mut inward) = (Vec::new(), Vec::new());
     let outgoing_retain = section.flag("bridge_outgoing_retain") != Some(false);
     for setting in section.settings.iter().filter(|setting| setting.key == "topic") {

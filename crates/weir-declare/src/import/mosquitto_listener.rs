@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::Files;
-use super::draft::{Document, Draft};
+use super::ImportFiles;
+use super::draft::{Draft, DraftDocument};
 use super::mosquitto_acl;
 use super::mosquitto_conf::{Conf, SECURITY_KEYS, Section, Setting, beside};
 use crate::config::Kind;
@@ -101,7 +101,7 @@ pub(super) fn import_listener(
     section: &Section,
     conf: &Conf,
     file: &Path,
-    files: &dyn Files,
+    files: &dyn ImportFiles,
     anonymous_by_default: bool,
     draft: &mut Draft,
 ) {
@@ -118,7 +118,7 @@ pub(super) fn import_listener(
         (_, true, true) => "wss",
     };
     let name = draft.unique_name(&if unix { scheme.to_owned() } else { format!("{scheme}-{port}") });
-    let mut document = Document::new(Kind::Endpoint, &name);
+    let mut document = DraftDocument::new(Kind::Endpoint, &name);
     let address = words.get(1).copied().or_else(|| section.get("bind_address").map(|address| address.value.as_str()));
     if unix {
         document.set("host", format!("unix:{}", address.unwrap_or_default()));
@@ -129,16 +129,16 @@ pub(super) fn import_listener(
             (Some(address), _) => document.set("host", address),
             (None, _) if anonymous_by_default => {
                 document.set("host", "127.0.0.1");
-                document.note("without a listener, mosquitto serves this machine only");
+                document.add_note("without a listener, mosquitto serves this machine only");
             }
             (None, Some("ipv4")) => {}
             (None, Some("ipv6")) => document.set("host", "::"),
-            (None, _) => document.note("mosquitto listens on IPv6, too; so does Weir with `host: \"::\"`"),
+            (None, _) => document.add_note("mosquitto listens on IPv6, too; so does Weir with `host: \"::\"`"),
         }
     }
     if websocket {
         document.set("useWebsocket", true);
-        document.decide("path: mosquitto answers on every path, Weir on this one");
+        document.add_decision("path: mosquitto answers on every path, Weir on this one");
         document.set("path", "/mqtt");
     }
     tls(section, &mut document, draft);
@@ -150,11 +150,12 @@ pub(super) fn import_listener(
     draft.add(document);
 }
 
-fn tls(section: &Section, document: &mut Document, draft: &mut Draft) {
+fn tls(section: &Section, document: &mut DraftDocument, draft: &mut Draft) {
     let Some(cert) = section.get("certfile") else {
         if section.get("psk_hint").is_some() {
             document.set("enabled", false);
-            document.decide("enabled: false, because it was encrypted by pre-shared keys: add certFile and keyFile");
+            document
+                .add_decision("enabled: false, because it was encrypted by pre-shared keys: add certFile and keyFile");
         }
         return;
     };
@@ -181,7 +182,7 @@ fn tls(section: &Section, document: &mut Document, draft: &mut Draft) {
     }
 }
 
-fn limits(section: &Section, global: &Section, document: &mut Document, draft: &mut Draft) {
+fn limits(section: &Section, global: &Section, document: &mut DraftDocument, draft: &mut Draft) {
     // 0 and -1 mean unlimited in mosquitto. Here the field is left out, or set to its maximum where Weir always has a limit.
     let fields: &[(&str, &str, Option<i64>)] = &[
         ("max_connections", "maxConnectionSize", None),
@@ -207,17 +208,17 @@ fn limits(section: &Section, global: &Section, document: &mut Document, draft: &
     }
     if let Some(limit) = global.get("message_size_limit").and_then(Setting::number).filter(|limit| *limit > 0) {
         document.set("messageMaxSize", limit);
-        document.decide("messageMaxSize counts the whole packet, message_size_limit counted the payload");
+        document.add_decision("messageMaxSize counts the whole packet, message_size_limit counted the payload");
     }
     if let Some(mount_point) = section.get("mount_point") {
         document.set("mountpoint", mount_point.value.as_str());
-        document.note("mount_point: Weir separates client ids and sessions, too, not only topics");
+        document.add_note("mount_point: Weir separates client ids and sessions, too, not only topics");
     }
     if section.flag("enable_proxy_protocol") == Some(true)
         || section.get("enable_proxy_protocol").is_some_and(|v| v.value == "2")
     {
         document.set("proxyProtocol.trustedSources", json!(["127.0.0.1/32"]));
-        document.decide("list your proxies in trustedSources; mosquitto trusts every address");
+        document.add_decision("list your proxies in trustedSources; mosquitto trusts every address");
     }
     let origins: Vec<&str> =
         section.settings.iter().filter(|s| s.key == "websockets_origin").map(|s| s.value.as_str()).collect();
@@ -232,7 +233,7 @@ fn limits(section: &Section, global: &Section, document: &mut Document, draft: &
     }
     if global.flag("persistence") == Some(true) {
         document.set("durability", "disk");
-        document.note("persistence: mosquitto saves periodically, Weir before each acknowledgement");
+        document.add_note("persistence: mosquitto saves periodically, Weir before each acknowledgement");
     }
     if let Some(setting) = global.get("persistent_client_expiration") {
         match seconds(&setting.value) {
@@ -296,7 +297,7 @@ impl<'a> Security<'a> {
     }
 
     /// Declares the authentication.
-    fn authentication(&self, endpoint: &str, document: &mut Document, draft: &mut Draft) {
+    fn authentication(&self, endpoint: &str, document: &mut DraftDocument, draft: &mut Draft) {
         let mut chain: Vec<Value> = Vec::new();
         if let Some(username) = self.certificate {
             chain.push(json!({ "clientCertificate": { "username": username } }));
@@ -306,8 +307,9 @@ impl<'a> Security<'a> {
         }
         match (self.anonymous, self.plugin) {
             (true, true) => {
-                document
-                    .decide("a plugin decided who may connect; add an authenticator, otherwise no client may connect");
+                document.add_decision(
+                    "a plugin decided who may connect; add an authenticator, otherwise no client may connect",
+                );
             }
             // Without a password file, mosquitto does not check usernames.
             (true, false) if self.password_file.is_none() => {
@@ -320,15 +322,16 @@ impl<'a> Security<'a> {
         if chain.is_empty() {
             // The endpoint must not use the `default` document of another listener.
             document.set("enabled", false);
-            document
-                .decide("enabled: false, because no client may connect: add an authenticator in an `auth` document");
+            document.add_decision(
+                "enabled: false, because no client may connect: add an authenticator in an `auth` document",
+            );
             return;
         }
         if self.own {
             document.set("auth", name.as_str());
         }
         if !draft.has(Kind::Auth, &name) {
-            let mut auth = Document::new(Kind::Auth, &name);
+            let mut auth = DraftDocument::new(Kind::Auth, &name);
             auth.set("chain", chain);
             draft.add(auth);
         }
@@ -338,13 +341,13 @@ impl<'a> Security<'a> {
     fn authorization(
         &self,
         endpoint: &str,
-        (file, files): (&Path, &dyn Files),
-        document: &mut Document,
+        (file, files): (&Path, &dyn ImportFiles),
+        document: &mut DraftDocument,
         draft: &mut Draft,
     ) {
         if self.acl_file.is_none() && !self.plugin {
             document.set("enableAcl", false);
-            document.note("enableAcl: false: mosquitto has no acl_file here, so everything is permitted");
+            document.add_note("enableAcl: false: mosquitto has no acl_file here, so everything is permitted");
             return;
         }
         let name = if self.own { format!("{endpoint}-acl") } else { "default".to_owned() };
@@ -361,8 +364,8 @@ impl<'a> Security<'a> {
                 mosquitto_acl::import(&path, files, setting, &name, no_usernames, self.anonymous, draft);
             }
             None => {
-                let mut acl = Document::new(Kind::Acl, &name);
-                acl.decide("a plugin decided about access; without rules, nothing is permitted");
+                let mut acl = DraftDocument::new(Kind::Acl, &name);
+                acl.add_decision("a plugin decided about access; without rules, nothing is permitted");
                 acl.set("rules", json!([]));
                 draft.add(acl);
             }

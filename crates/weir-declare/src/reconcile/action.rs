@@ -11,14 +11,14 @@ use crate::config::{BindAddress, Endpoint, FieldChange, Name};
 
 /// The node's settings that a plan depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node {
+pub struct NodeSettings {
     /// `--host`.
     pub default_host: IpAddr,
     /// `--node-label`; `None`: not a particular node, so the plan covers every endpoint.
     pub labels: Option<BTreeMap<String, String>>,
 }
 
-impl Node {
+impl NodeSettings {
     /// Whether the selector `nodes` of `endpoint` selects this node.
     pub fn holds(&self, endpoint: &Endpoint) -> bool {
         self.labels.as_ref().is_none_or(|labels| endpoint.matches_labels(labels))
@@ -62,7 +62,7 @@ impl ActionKind {
 
 /// The action for one endpoint.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Action {
+pub struct EndpointAction {
     pub name: Name,
     pub kind: ActionKind,
     pub changes: Vec<FieldChange>,
@@ -81,7 +81,7 @@ pub struct Action {
     pub effective: Option<EffectiveEndpoint>,
 }
 
-impl Action {
+impl EndpointAction {
     pub(super) fn is_due(&self) -> bool {
         self.waits.is_none() && !matches!(self.kind, ActionKind::None | ActionKind::Conflicted)
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::action::{ActionKind, Node};
-use super::effective::Files;
+use super::action::{ActionKind, NodeSettings};
+use super::effective::FileDigests;
 use crate::config::{self, Bridge, ChangeClass, Declared, FieldChange, Kind, Name, SecretRef};
 
 /// A bridge to run, and the files that it refers to.
@@ -20,7 +20,7 @@ pub struct EffectiveBridge {
     /// bridge's local session begins.
     pub durable: bool,
     /// The files that it reads, as of the time of [`effective_bridges`].
-    pub files: Files,
+    pub files: FileDigests,
 }
 
 /// Live or declared bridges.
@@ -51,7 +51,7 @@ pub fn bridge_files(bridge: &Bridge) -> impl Iterator<Item = (PathBuf, &Arc<str>
 
 /// The bridges that the endpoints of this node name. A bridge has the mountpoint of the first such endpoint by name;
 /// the validator refuses endpoints with another one.
-pub fn effective_bridges(declared: &Declared, node: &Node, files: &Files) -> Bridges {
+pub fn effective_bridges(declared: &Declared, node: &NodeSettings, files: &FileDigests) -> Bridges {
     let mut found = Bridges::new();
     for endpoint in declared.endpoints.values() {
         if !endpoint.enabled || !endpoint.enable_bridge || !node.holds(endpoint) {

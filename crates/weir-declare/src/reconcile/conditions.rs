@@ -43,9 +43,9 @@ macro_rules! reasons {
     ($($(#[doc = $meaning:literal])+ $reason:ident),+ $(,)?) => {
         /// The reason of a condition: one CamelCase word for machines. The message beside it is for people.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        pub enum Reason { $($(#[doc = $meaning])+ $reason),+ }
+        pub enum ConditionReason { $($(#[doc = $meaning])+ $reason),+ }
 
-        impl Reason {
+        impl ConditionReason {
             /// All reasons and their meaning.
             pub const ALL: &[(Self, &str)] = &[$((Self::$reason, concat!($($meaning),+))),+];
         }
@@ -100,7 +100,7 @@ pub struct Condition {
     #[serde(rename = "type")]
     pub kind: ConditionType,
     pub status: ConditionStatus,
-    pub reason: Reason,
+    pub reason: ConditionReason,
     pub message: String,
     /// The generation of the declaration that the condition refers to.
     pub observed_generation: u64,
@@ -119,7 +119,7 @@ impl Conditions {
         let unknown = |kind| Condition {
             kind,
             status: ConditionStatus::Unknown,
-            reason: Reason::Pending,
+            reason: ConditionReason::Pending,
             message: String::new(),
             observed_generation: 0,
             last_transition_time: now,
@@ -148,7 +148,7 @@ impl Conditions {
         &mut self,
         kind: ConditionType,
         holds: bool,
-        reason: Reason,
+        reason: ConditionReason,
         message: impl AsRef<str>,
         generation: u64,
         now: Timestamp,
@@ -208,13 +208,20 @@ mod tests {
     fn the_transition_time_changes_only_with_the_status() {
         let at = Timestamp::from_unix_ms;
         let mut conditions = Conditions::unknown(at(1));
-        assert!(conditions.set(ConditionType::Programmed, false, Reason::AddressInUse, "held by 7", 1, at(2)));
-        assert!(conditions.set(ConditionType::Programmed, false, Reason::AddressInUse, "held by 8", 2, at(3)));
-        assert!(!conditions.set(ConditionType::Programmed, false, Reason::AddressInUse, "held by 8", 3, at(4)));
+        assert!(conditions.set(ConditionType::Programmed, false, ConditionReason::AddressInUse, "held by 7", 1, at(2)));
+        assert!(conditions.set(ConditionType::Programmed, false, ConditionReason::AddressInUse, "held by 8", 2, at(3)));
+        assert!(!conditions.set(
+            ConditionType::Programmed,
+            false,
+            ConditionReason::AddressInUse,
+            "held by 8",
+            3,
+            at(4)
+        ));
         let programmed = conditions.get(ConditionType::Programmed).unwrap();
         assert_eq!(programmed.last_transition_time, at(2));
         assert_eq!(programmed.observed_generation, 3);
-        assert!(conditions.set(ConditionType::Programmed, true, Reason::AsDeclared, "", 3, at(5)));
+        assert!(conditions.set(ConditionType::Programmed, true, ConditionReason::AsDeclared, "", 3, at(5)));
         assert_eq!(conditions.get(ConditionType::Programmed).unwrap().last_transition_time, at(5));
     }
 
@@ -224,10 +231,10 @@ mod tests {
         let mut conditions = Conditions::unknown(at);
         assert!(!conditions.all_healthy());
         for kind in ConditionType::ALL {
-            conditions.set(kind, kind.healthy_when_true(), Reason::AsDeclared, "", 1, at);
+            conditions.set(kind, kind.healthy_when_true(), ConditionReason::AsDeclared, "", 1, at);
         }
         assert!(conditions.all_healthy());
-        conditions.set(ConditionType::Conflicted, true, Reason::PortHeld, "", 1, at);
+        conditions.set(ConditionType::Conflicted, true, ConditionReason::PortHeld, "", 1, at);
         assert!(!conditions.all_healthy());
     }
 }

@@ -16,7 +16,7 @@ use crate::config::{
 pub type FileDigest = Result<Arc<str>, Arc<str>>;
 
 /// Referenced files by resolved path.
-pub type Files = BTreeMap<PathBuf, FileDigest>;
+pub type FileDigests = BTreeMap<PathBuf, FileDigest>;
 
 /// All ban documents. They apply to every endpoint.
 pub type Bans = BTreeMap<Name, Arc<Ban>>;
@@ -31,14 +31,14 @@ pub struct EffectiveEndpoint {
     pub acl: Option<Arc<Acl>>,
     pub bans: Arc<Bans>,
     /// The files that it reads, as of the time of [`EffectiveEndpoint::resolve`].
-    pub files: Files,
+    pub files: FileDigests,
 }
 
 /// The role of a file, which decides the effect of new content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileRole {
     /// The server's certificates and keys.
-    Identity,
+    DocumentIdentity,
     /// CA certificates and revocation lists.
     Trust,
     /// Credentials.
@@ -48,7 +48,7 @@ pub enum FileRole {
 impl FileRole {
     fn class(self) -> ChangeClass {
         match self {
-            Self::Identity => ChangeClass::NewConnections,
+            Self::DocumentIdentity => ChangeClass::NewConnections,
             Self::Trust | Self::Credentials => ChangeClass::Drain,
         }
     }
@@ -65,7 +65,7 @@ pub struct FileReference {
 
 impl EffectiveEndpoint {
     /// Resolves the documents of `endpoint` in `declared`, and its files in `files`.
-    pub fn resolve(endpoint: &Arc<Endpoint>, declared: &Declared, bans: &Arc<Bans>, files: &Files) -> Self {
+    pub fn resolve(endpoint: &Arc<Endpoint>, declared: &Declared, bans: &Arc<Bans>, files: &FileDigests) -> Self {
         let auth = endpoint.enable_auth.then(|| declared.auths.get(endpoint.auth_name()).cloned()).flatten();
         let acl = endpoint.enable_acl.then(|| declared.acls.get(endpoint.acl_name()).cloned()).flatten();
         let own = file_references(endpoint, auth.as_deref())
@@ -172,10 +172,10 @@ pub fn file_references(endpoint: &Endpoint, auth: Option<&Auth>) -> Vec<FileRefe
     };
     if let Some(ssl) = &endpoint.ssl_config {
         for file in [&ssl.cert_file, &ssl.key_file] {
-            note(&endpoint.origin, file, FileRole::Identity);
+            note(&endpoint.origin, file, FileRole::DocumentIdentity);
         }
         for file in ssl.sni.iter().flat_map(|sni| [&sni.cert_file, &sni.key_file]) {
-            note(&endpoint.origin, file, FileRole::Identity);
+            note(&endpoint.origin, file, FileRole::DocumentIdentity);
         }
         for file in [&ssl.ca_file, &ssl.crl_file].into_iter().flatten() {
             note(&endpoint.origin, file, FileRole::Trust);
@@ -198,11 +198,11 @@ fn credential_files(authenticator: &Authenticator, note: &mut dyn FnMut(&FileRef
         }
         Authenticator::Http(authenticator) => {
             if let Some(file) = &authenticator.ca_file {
-                note(file, FileRole::Identity);
+                note(file, FileRole::DocumentIdentity);
             }
             for secret in authenticator.secrets() {
                 if let SecretRef::File(file) = secret {
-                    note(file, FileRole::Identity);
+                    note(file, FileRole::DocumentIdentity);
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::{Timestamp, lock_out};
-use crate::config::{Declared, Held, HeldCause, Identity, Kind, Name, Origin, Prune, SortedCursor};
+use crate::config::{Declared, DocumentIdentity, Held, HeldCause, Kind, Name, Origin, Prune, SortedCursor};
 
 /// Readings that must agree that a document is absent.
 const READINGS_TO_CONFIRM: u32 = 2;
@@ -16,8 +16,8 @@ const UNLIMITED_UP_TO: usize = 3;
 
 /// The state of the guard between passes: absent documents and held deletions.
 #[derive(Debug, Clone, Default)]
-pub struct Guard {
-    absent: BTreeMap<Identity, Absence>,
+pub struct DeletionGuard {
+    absent: BTreeMap<DocumentIdentity, Absence>,
     /// Endpoints whose deletion waits, and why. They are held until it is confirmed, or they are declared again.
     held: BTreeMap<Name, String>,
 }
@@ -30,11 +30,11 @@ struct Absence {
 
 /// The input of the guard: one reading of the source.
 #[derive(Debug, Clone, Copy)]
-pub struct GuardInput<'a> {
+pub struct DeletionGuardInput<'a> {
     /// The declaration, including last good declarations.
     pub declared: &'a Declared,
     /// Identities that [`crate::config::load`] refused. Their documents exist, whether or not `declared` has them.
-    pub refused: &'a BTreeSet<Identity>,
+    pub refused: &'a BTreeSet<DocumentIdentity>,
     /// Unreadable files and directories (these end in `/`), as shown. All documents from there count as present.
     pub unreadable: &'a BTreeSet<Arc<str>>,
     /// Whether the source did not change during the reading.
@@ -48,7 +48,7 @@ pub struct GuardInput<'a> {
 pub enum GuardDecision {
     /// Documents are absent that were applied: read the source again, and apply nothing of this reading.
     ReadAgain {
-        missing: Vec<Identity>,
+        missing: Vec<DocumentIdentity>,
     },
     Proceed(Guarded),
 }
@@ -59,12 +59,12 @@ pub struct Guarded {
     /// The reading's declaration, with held parts of the last applied one.
     pub declared: Declared,
     /// The held declarations, and why.
-    pub held: BTreeMap<Identity, Held>,
+    pub held: BTreeMap<DocumentIdentity, Held>,
 }
 
-impl Guard {
+impl DeletionGuard {
     /// A guard with the held deletions of an earlier one, as after a restart.
-    pub fn resume(held: &BTreeMap<Identity, Held>) -> Self {
+    pub fn resume(held: &BTreeMap<DocumentIdentity, Held>) -> Self {
         let deletions =
             held.iter().filter(|(identity, held)| identity.kind == Kind::Endpoint && held.cause == HeldCause::Deletion);
         let held = deletions.map(|(identity, held)| (identity.name.clone(), held.why.clone())).collect();
@@ -72,9 +72,9 @@ impl Guard {
     }
 
     /// Checks a reading against `last`, the declaration that is in force.
-    pub fn check(&mut self, last: &Declared, input: &GuardInput<'_>, now: Timestamp) -> GuardDecision {
+    pub fn check(&mut self, last: &Declared, input: &DeletionGuardInput<'_>, now: Timestamp) -> GuardDecision {
         let missing = self.count_missing(last, input, now);
-        let waiting: Vec<Identity> =
+        let waiting: Vec<DocumentIdentity> =
             missing.iter().filter(|identity| !self.is_confirmed(identity, input.settled, now)).cloned().collect();
         if !waiting.is_empty() {
             return GuardDecision::ReadAgain { missing: waiting };
@@ -84,7 +84,7 @@ impl Guard {
 
     /// Decides about a change from `last` to `wanted` without a second reading, for plans.
     pub fn preview(&mut self, last: &Declared, wanted: &Declared) -> Guarded {
-        let input = GuardInput {
+        let input = DeletionGuardInput {
             declared: wanted,
             refused: &BTreeSet::new(),
             unreadable: &BTreeSet::new(),
@@ -96,7 +96,12 @@ impl Guard {
     }
 
     /// Decides what to hold. `missing`: documents that are deleted for certain.
-    fn decide(&mut self, last: &Declared, input: &GuardInput<'_>, missing: &BTreeSet<Identity>) -> Guarded {
+    fn decide(
+        &mut self,
+        last: &Declared,
+        input: &DeletionGuardInput<'_>,
+        missing: &BTreeSet<DocumentIdentity>,
+    ) -> Guarded {
         self.hold_deletions(last, input, missing);
         let mut guarded = Guarded { declared: input.declared.clone(), held: BTreeMap::new() };
         let lock_outs = lock_out::find(last, input.declared);
@@ -108,7 +113,8 @@ impl Guard {
         }
         let mut declared = SortedCursor::over(&input.declared.endpoints);
         for name in last.endpoints.keys().filter(|name| declared.get(name).is_none()) {
-            if !missing.contains(&Identity::new(Kind::Endpoint, name.clone())) && !self.held.contains_key(name) {
+            if !missing.contains(&DocumentIdentity::new(Kind::Endpoint, name.clone())) && !self.held.contains_key(name)
+            {
                 guarded.keep_endpoint(last, name, HeldCause::Unreadable, "its document cannot be read");
             }
         }
@@ -119,10 +125,15 @@ impl Guard {
     }
 
     /// Updates the held deletions. Deletions that wait already count neither as deleted nor as part of the total.
-    fn hold_deletions(&mut self, last: &Declared, input: &GuardInput<'_>, missing: &BTreeSet<Identity>) {
+    fn hold_deletions(
+        &mut self,
+        last: &Declared,
+        input: &DeletionGuardInput<'_>,
+        missing: &BTreeSet<DocumentIdentity>,
+    ) {
         let prune = &input.declared.reconcile.prune;
         let empty_is_meant = input.allow_empty && input.declared.endpoints.is_empty();
-        let identity = |name: &Name| Identity::new(Kind::Endpoint, name.clone());
+        let identity = |name: &Name| DocumentIdentity::new(Kind::Endpoint, name.clone());
         self.held.retain(|name, _| {
             let declared_again =
                 input.declared.endpoints.contains_key(name) && !input.refused.contains(&identity(name));
@@ -143,8 +154,13 @@ impl Guard {
 
     /// The applied documents that are absent, without those that are refused or unreadable. Counts the readings of
     /// each.
-    fn count_missing(&mut self, last: &Declared, input: &GuardInput<'_>, now: Timestamp) -> BTreeSet<Identity> {
-        let missing: BTreeSet<Identity> = removed_documents(last, input.declared)
+    fn count_missing(
+        &mut self,
+        last: &Declared,
+        input: &DeletionGuardInput<'_>,
+        now: Timestamp,
+    ) -> BTreeSet<DocumentIdentity> {
+        let missing: BTreeSet<DocumentIdentity> = removed_documents(last, input.declared)
             .into_iter()
             .filter(|(identity, file)| !input.refused.contains(identity) && !is_unreadable(file, input.unreadable))
             .map(|(identity, _)| identity)
@@ -157,7 +173,7 @@ impl Guard {
         missing
     }
 
-    fn is_confirmed(&self, identity: &Identity, settled: bool, now: Timestamp) -> bool {
+    fn is_confirmed(&self, identity: &DocumentIdentity, settled: bool, now: Timestamp) -> bool {
         self.absent.get(identity).is_some_and(|absence| {
             absence.readings >= READINGS_TO_CONFIRM || (!settled && now.since_ms(absence.since) >= UNSETTLED_ABSENCE_MS)
         })
@@ -165,18 +181,18 @@ impl Guard {
 }
 
 /// Every document of `last` that `now` does not have, with its file.
-fn removed_documents<'a>(last: &'a Declared, now: &Declared) -> Vec<(Identity, &'a Arc<str>)> {
+fn removed_documents<'a>(last: &'a Declared, now: &Declared) -> Vec<(DocumentIdentity, &'a Arc<str>)> {
     fn collect<'a, T>(
         kind: Kind,
         last: &'a BTreeMap<Name, Arc<T>>,
         now: &BTreeMap<Name, Arc<T>>,
         origin: fn(&T) -> &Origin,
-        removed: &mut Vec<(Identity, &'a Arc<str>)>,
+        removed: &mut Vec<(DocumentIdentity, &'a Arc<str>)>,
     ) {
         let mut there = SortedCursor::over(now);
         for (name, it) in last {
             if there.get(name).is_none() {
-                removed.push((Identity::new(kind, name.clone()), &origin(it).file));
+                removed.push((DocumentIdentity::new(kind, name.clone()), &origin(it).file));
             }
         }
     }
@@ -187,10 +203,10 @@ fn removed_documents<'a>(last: &'a Declared, now: &Declared) -> Vec<(Identity, &
     collect(Kind::Bridge, &last.bridges, &now.bridges, |it| &it.origin, &mut removed);
     collect(Kind::Ban, &last.bans, &now.bans, |it| &it.origin, &mut removed);
     if let (Some(defaults), None) = (&last.defaults, &now.defaults) {
-        removed.push((Identity::single(Kind::Defaults), &defaults.origin.file));
+        removed.push((DocumentIdentity::single(Kind::Defaults), &defaults.origin.file));
     }
     if !last.reconcile.origin.file.is_empty() && now.reconcile.origin.file.is_empty() {
-        removed.push((Identity::single(Kind::Reconcile), &last.reconcile.origin.file));
+        removed.push((DocumentIdentity::single(Kind::Reconcile), &last.reconcile.origin.file));
     }
     removed
 }
@@ -200,7 +216,12 @@ fn is_unreadable(file: &str, unreadable: &BTreeSet<Arc<str>>) -> bool {
 }
 
 /// The endpoints of `deleted` to hold, and why. `had`: the number of endpoints whose deletion did not wait already.
-fn newly_held(last: &Declared, input: &GuardInput<'_>, deleted: &[&Name], had: usize) -> BTreeMap<Name, String> {
+fn newly_held(
+    last: &Declared,
+    input: &DeletionGuardInput<'_>,
+    deleted: &[&Name],
+    had: usize,
+) -> BTreeMap<Name, String> {
     let hold = |names: &[&Name], why: &str| names.iter().map(|name| ((*name).clone(), why.to_owned())).collect();
     let remains = !input.declared.endpoints.is_empty();
     if !deleted.is_empty() && !remains && !input.allow_empty {
@@ -240,15 +261,15 @@ impl Guarded {
             auth.map(|(name, _)| (Kind::Auth, name)).into_iter().chain(acl.map(|(name, _)| (Kind::Acl, name)));
         for (kind, document) in referenced.chain(bridges) {
             let why = format!("endpoint `{name}` is held and refers to it");
-            self.keep_document(last, Identity::new(kind, document.clone()), HeldCause::Needed, why);
+            self.keep_document(last, DocumentIdentity::new(kind, document.clone()), HeldCause::Needed, why);
         }
         self.declared.endpoints.insert(name.clone(), Arc::clone(endpoint));
         let held = Held { cause, why: why.to_owned() };
-        self.held.insert(Identity::new(Kind::Endpoint, name.clone()), held);
+        self.held.insert(DocumentIdentity::new(Kind::Endpoint, name.clone()), held);
     }
 
     /// Keeps a deleted document.
-    fn keep_document(&mut self, last: &Declared, identity: Identity, cause: HeldCause, why: String) {
+    fn keep_document(&mut self, last: &Declared, identity: DocumentIdentity, cause: HeldCause, why: String) {
         fn keep<T>(now: &mut BTreeMap<Name, Arc<T>>, last: &BTreeMap<Name, Arc<T>>, name: &Name) -> bool {
             let Some(document) = last.get(name).filter(|_| !now.contains_key(name)) else { return false };
             now.insert(name.clone(), Arc::clone(document));

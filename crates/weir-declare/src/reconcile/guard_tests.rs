@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::guard::{Guard, GuardDecision, GuardInput, Guarded};
+use super::guard::{DeletionGuard, DeletionGuardInput, GuardDecision, Guarded};
 use super::timestamp::Timestamp;
-use crate::config::{Declared, Endpoint, Identity, Kind, Name, Prune, Reconcile};
+use crate::config::{Declared, DocumentIdentity, Endpoint, Kind, Name, Prune, Reconcile};
 
 fn declared(names: &[&str]) -> Declared {
     let mut declared = Declared::default();
@@ -25,22 +25,29 @@ fn declared(names: &[&str]) -> Declared {
 }
 
 struct Case {
-    guard: Guard,
+    guard: DeletionGuard,
     last: Declared,
     allow_empty: bool,
     settled: bool,
-    refused: BTreeSet<Identity>,
+    refused: BTreeSet<DocumentIdentity>,
     unreadable: BTreeSet<Arc<str>>,
 }
 
 impl Case {
     fn new(names: &[&str]) -> Self {
         let (refused, unreadable) = (BTreeSet::new(), BTreeSet::new());
-        Self { guard: Guard::default(), last: declared(names), allow_empty: false, settled: true, refused, unreadable }
+        Self {
+            guard: DeletionGuard::default(),
+            last: declared(names),
+            allow_empty: false,
+            settled: true,
+            refused,
+            unreadable,
+        }
     }
 
     fn check(&mut self, declared: &Declared, at_ms: u64) -> GuardDecision {
-        let observed = GuardInput {
+        let observed = DeletionGuardInput {
             declared,
             refused: &self.refused,
             unreadable: &self.unreadable,
@@ -86,7 +93,7 @@ fn an_unsettled_source_confirms_absence_after_ten_seconds() {
 #[test]
 fn refused_and_unreadable_documents_are_not_deleted() {
     let mut case = Case::new(&["a", "b", "c/d"]);
-    case.refused.insert(Identity::new(Kind::Endpoint, Name::parse("b").unwrap()));
+    case.refused.insert(DocumentIdentity::new(Kind::Endpoint, Name::parse("b").unwrap()));
     case.unreadable.insert(Arc::from("d/c/"));
     assert_eq!(case.after(&declared(&["a"])), ["a", "b", "c/d"]);
 }
@@ -119,8 +126,8 @@ fn an_endpoint_with_prune_disabled_stays_until_it_is_confirmed() {
     assert_eq!(Case::new(&["a", "kept"]).after(&confirmed), ["a"]);
 }
 
-fn named(name: &str) -> Identity {
-    Identity::new(Kind::Endpoint, Name::parse(name).unwrap())
+fn named(name: &str) -> DocumentIdentity {
+    DocumentIdentity::new(Kind::Endpoint, Name::parse(name).unwrap())
 }
 
 fn confirming(declared: &Declared, names: &[&str]) -> Declared {
@@ -131,22 +138,22 @@ fn confirming(declared: &Declared, names: &[&str]) -> Declared {
 
 /// A guard and the declaration in force.
 struct Course {
-    guard: Guard,
+    guard: DeletionGuard,
     last: Declared,
-    refused: BTreeSet<Identity>,
+    refused: BTreeSet<DocumentIdentity>,
     at_ms: u64,
 }
 
 impl Course {
     fn new(names: &[&str]) -> Self {
-        Self { guard: Guard::default(), last: declared(names), refused: BTreeSet::new(), at_ms: 0 }
+        Self { guard: DeletionGuard::default(), last: declared(names), refused: BTreeSet::new(), at_ms: 0 }
     }
 
     /// Reads until the guard proceeds, and applies the result; returns the names of the endpoints that run.
     fn apply(&mut self, declared: &Declared) -> Vec<String> {
         loop {
             self.at_ms += 1;
-            let observed = GuardInput {
+            let observed = DeletionGuardInput {
                 declared,
                 refused: &self.refused,
                 unreadable: &BTreeSet::new(),
@@ -214,7 +221,7 @@ fn held_deletions_survive_a_restart() {
     let held = course.guard.preview(&course.last, &observed).held;
     assert_eq!(held.len(), 4);
     for held in [held, Default::default()] {
-        let mut restarted = Course { guard: Guard::resume(&held), ..Course::new(&all) };
+        let mut restarted = Course { guard: DeletionGuard::resume(&held), ..Course::new(&all) };
         let kept = restarted.apply(&declared(&["a", "b", "c"])) == all;
         assert_eq!(kept, !held.is_empty(), "two of five would be within the bound");
     }
@@ -267,7 +274,7 @@ proptest! {
                 Edit::Restart => course.guard = {
                     let names: Vec<&str> = there.iter().copied().collect();
                     let held = course.guard.clone().preview(&course.last, &declared(&names)).held;
-                    Guard::resume(&held)
+                    DeletionGuard::resume(&held)
                 },
             }
             let names: Vec<&str> = there.iter().copied().collect();

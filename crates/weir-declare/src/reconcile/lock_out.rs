@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::effective::EffectiveEndpoint;
-use crate::config::{Declared, Endpoint, Identity, Kind, Name, SortedCursor};
+use crate::config::{Declared, DocumentIdentity, Endpoint, Kind, Name, SortedCursor};
 
 /// Endpoints that a message names; it counts the others.
 const NAMES_MAX: usize = 8;
@@ -45,7 +45,7 @@ impl LockOut {
 #[derive(Debug, Default)]
 pub(super) struct LockOuts {
     /// Deleted documents to keep, and why.
-    pub(super) documents: BTreeMap<Identity, String>,
+    pub(super) documents: BTreeMap<DocumentIdentity, String>,
     /// Endpoints whose new declaration refers to a document that does not exist, and why they stay unchanged.
     pub(super) endpoints: BTreeMap<Name, String>,
 }
@@ -55,7 +55,7 @@ pub(super) struct LockOuts {
 /// revokes a right, which applies at once.
 pub(super) fn find(last: &Declared, now: &Declared) -> LockOuts {
     let mut found = LockOuts::default();
-    let mut users: BTreeMap<Identity, Vec<&Name>> = BTreeMap::new();
+    let mut users: BTreeMap<DocumentIdentity, Vec<&Name>> = BTreeMap::new();
     let confirm = &now.reconcile.prune.confirm;
     let mut before = SortedCursor::over(&last.endpoints);
     for (name, endpoint) in now.endpoints.iter().filter(|(_, endpoint)| endpoint.enabled) {
@@ -67,7 +67,7 @@ pub(super) fn find(last: &Declared, now: &Declared) -> LockOuts {
                 continue;
             }
             if had.as_str() == needs {
-                users.entry(Identity::new(kind, had.clone())).or_default().push(name);
+                users.entry(DocumentIdentity::new(kind, had.clone())).or_default().push(name);
             } else {
                 let why = format!(
                     "its {kind} document `{needs}` does not exist: {} would be refused; name the endpoint in \
@@ -102,7 +102,7 @@ fn refused(kind: Kind) -> &'static str {
     if kind == Kind::Auth { "every CONNECT" } else { "every topic" }
 }
 
-fn why_kept(identity: &Identity, users: &[&Name]) -> String {
+fn why_kept(identity: &DocumentIdentity, users: &[&Name]) -> String {
     let shown: Vec<&str> = users.iter().take(NAMES_MAX).map(|name| name.as_str()).collect();
     let more = users.len().saturating_sub(NAMES_MAX);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };

@@ -23,7 +23,7 @@ pub use action::*;
 pub use bridges::{BridgeAction, Bridges, EffectiveBridge, bridge_files, effective_bridges};
 pub use conditions::*;
 pub use effective::*;
-pub use guard::{Guard, GuardDecision, GuardInput, Guarded};
+pub use guard::{DeletionGuard, DeletionGuardInput, GuardDecision, Guarded};
 pub use guarded_plan::plan_guarded;
 pub use lock_out::LockOut;
 pub use plan::*;

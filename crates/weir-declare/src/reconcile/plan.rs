@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::action::{Action, ActionKind, Disconnects, Node};
+use super::action::{ActionKind, Disconnects, EndpointAction, NodeSettings};
 use super::bridges::{BridgeAction, Bridges, effective_bridges, plan_bridges};
-use super::effective::{Bans, EffectiveEndpoint, Files};
+use super::effective::{Bans, EffectiveEndpoint, FileDigests};
 use super::lock_out::LockOut;
 use crate::config::{BindAddress, ChangeClass, Declared, Endpoint, FieldChange, Name, PruneGuard};
 
 /// The live endpoints and bridges.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Live {
+pub struct LiveState {
     /// Endpoints that listen, or should; without those that are only draining.
     pub endpoints: BTreeMap<Name, LiveEndpoint>,
     pub bridges: Bridges,
@@ -32,7 +32,7 @@ pub struct LiveEndpoint {
 /// The actions from live to declared: one per endpoint that is declared or live, by name, and one per bridge.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
-    pub actions: Vec<Action>,
+    pub actions: Vec<EndpointAction>,
     pub bridges: Vec<BridgeAction>,
 }
 
@@ -53,13 +53,13 @@ impl Plan {
     }
 
     /// The actions that do not wait.
-    pub fn due(&self) -> impl Iterator<Item = &Action> {
+    pub fn due(&self) -> impl Iterator<Item = &EndpointAction> {
         self.actions.iter().filter(|action| action.is_due())
     }
 
     /// Whether an endpoint has an action that does not wait.
     pub fn is_due(&self, name: &str) -> bool {
-        self.get(name).is_some_and(Action::is_due)
+        self.get(name).is_some_and(EndpointAction::is_due)
     }
 
     /// The known maximum of clients that it disconnects.
@@ -68,7 +68,7 @@ impl Plan {
     }
 
     /// The action for an endpoint.
-    pub fn get(&self, name: &str) -> Option<&Action> {
+    pub fn get(&self, name: &str) -> Option<&EndpointAction> {
         let at = self.actions.binary_search_by(|action| action.name.as_str().cmp(name)).ok()?;
         self.actions.get(at)
     }
@@ -78,8 +78,8 @@ impl Plan {
 pub type Pinned = BTreeMap<Name, String>;
 
 /// Plans the actions from `live` to `declared` on `node`. `files` holds the digest of every referenced file. The guard
-/// has confirmed the deletions in `declared`; see [`super::Guard`].
-pub fn plan(declared: &Declared, live: &Live, node: &Node, files: &Files, pinned: &Pinned) -> Plan {
+/// has confirmed the deletions in `declared`; see [`super::DeletionGuard`].
+pub fn plan(declared: &Declared, live: &LiveState, node: &NodeSettings, files: &FileDigests, pinned: &Pinned) -> Plan {
     let bans = shared_bans(declared, live);
     let names: BTreeSet<&Name> = declared.endpoints.keys().chain(live.endpoints.keys()).collect();
     // An endpoint that cannot move may block another one, which cannot move either.
@@ -87,12 +87,12 @@ pub fn plan(declared: &Declared, live: &Live, node: &Node, files: &Files, pinned
     loop {
         let conflicts = conflicts(declared, live, node, &unmoved);
         let plan_one = |name: &&Name| plan_endpoint(name, declared, live, node, files, &bans, &conflicts);
-        let mut actions: Vec<Action> = names.iter().filter_map(plan_one).collect();
+        let mut actions: Vec<EndpointAction> = names.iter().filter_map(plan_one).collect();
         for action in &mut actions {
             action.waits = pinned.get(&action.name).filter(|_| action.kind != ActionKind::None).cloned();
         }
         hold_disconnects(&mut actions, declared.reconcile.max_disconnects, &declared.reconcile.prune);
-        let stays = |action: &&Action| action.waits.is_some() || action.kind == ActionKind::Conflicted;
+        let stays = |action: &&EndpointAction| action.waits.is_some() || action.kind == ActionKind::Conflicted;
         let known = unmoved.len();
         unmoved.extend(actions.iter().filter(stays).map(|action| action.name.clone()));
         if unmoved.len() == known {
@@ -105,12 +105,12 @@ pub fn plan(declared: &Declared, live: &Live, node: &Node, files: &Files, pinned
 fn plan_endpoint(
     name: &Name,
     declared: &Declared,
-    live: &Live,
-    node: &Node,
-    files: &Files,
+    live: &LiveState,
+    node: &NodeSettings,
+    files: &FileDigests,
     bans: &Arc<Bans>,
     conflicts: &BTreeMap<Name, Name>,
-) -> Option<Action> {
+) -> Option<EndpointAction> {
     let running = live.endpoints.get(name);
     let Some(endpoint) = declared.endpoints.get(name) else {
         return running.map(|running| stop_action(ActionKind::Remove, name, running, None));
@@ -128,12 +128,12 @@ fn plan_endpoint(
 }
 
 /// The declared bans. Returns the live map if it is equal, so that later comparisons compare pointers.
-fn shared_bans(declared: &Declared, live: &Live) -> Arc<Bans> {
+fn shared_bans(declared: &Declared, live: &LiveState) -> Arc<Bans> {
     let known = live.endpoints.values().map(|running| &running.effective.bans).find(|bans| ***bans == declared.bans);
     known.map_or_else(|| Arc::new(declared.bans.clone()), Arc::clone)
 }
 
-fn runs_on(endpoint: &Endpoint, node: &Node) -> bool {
+fn runs_on(endpoint: &Endpoint, node: &NodeSettings) -> bool {
     endpoint.enabled && node.holds(endpoint)
 }
 
@@ -147,7 +147,12 @@ struct AddressRequest<'a> {
 }
 
 /// Endpoints whose address another endpoint has, with that endpoint. `unmoved` endpoints keep their live address.
-fn conflicts(declared: &Declared, live: &Live, node: &Node, unmoved: &BTreeSet<Name>) -> BTreeMap<Name, Name> {
+fn conflicts(
+    declared: &Declared,
+    live: &LiveState,
+    node: &NodeSettings,
+    unmoved: &BTreeSet<Name>,
+) -> BTreeMap<Name, Name> {
     let mut requests: Vec<AddressRequest<'_>> = Vec::new();
     for (name, endpoint) in declared.endpoints.iter().filter(|(_, endpoint)| runs_on(endpoint, node)) {
         let address = endpoint.listen.bind_address(node.default_host);
@@ -186,8 +191,8 @@ fn can_share_node(declared: &Declared, a: &Name, b: &Name) -> bool {
     a.can_share_node_with(b)
 }
 
-fn empty_action(name: &Name, kind: ActionKind) -> Action {
-    Action {
+fn empty_action(name: &Name, kind: ActionKind) -> EndpointAction {
+    EndpointAction {
         name: name.clone(),
         kind,
         changes: Vec::new(),
@@ -202,7 +207,7 @@ fn empty_action(name: &Name, kind: ActionKind) -> Action {
 }
 
 /// The action for an endpoint that is declared, but not to run on this node.
-fn idle_action(endpoint: &Endpoint, running: Option<&LiveEndpoint>, node: &Node) -> Action {
+fn idle_action(endpoint: &Endpoint, running: Option<&LiveEndpoint>, node: &NodeSettings) -> EndpointAction {
     let note = if !endpoint.enabled {
         "enabled: false".to_owned()
     } else {
@@ -213,18 +218,18 @@ fn idle_action(endpoint: &Endpoint, running: Option<&LiveEndpoint>, node: &Node)
     };
     match running {
         Some(running) => stop_action(ActionKind::Drain, &endpoint.name, running, Some(note)),
-        None => Action { note: Some(note), ..empty_action(&endpoint.name, ActionKind::None) },
+        None => EndpointAction { note: Some(note), ..empty_action(&endpoint.name, ActionKind::None) },
     }
 }
 
-fn stop_action(kind: ActionKind, name: &Name, running: &LiveEndpoint, note: Option<String>) -> Action {
+fn stop_action(kind: ActionKind, name: &Name, running: &LiveEndpoint, note: Option<String>) -> EndpointAction {
     let from = Some(running.address.clone());
-    Action { from, disconnects: all_connections(running), note, ..empty_action(name, kind) }
+    EndpointAction { from, disconnects: all_connections(running), note, ..empty_action(name, kind) }
 }
 
-fn add_action(effective: EffectiveEndpoint, to: BindAddress) -> Action {
+fn add_action(effective: EffectiveEndpoint, to: BindAddress) -> EndpointAction {
     let name = effective.endpoint.name.clone();
-    Action { to: Some(to), effective: Some(effective), ..empty_action(&name, ActionKind::Add) }
+    EndpointAction { to: Some(to), effective: Some(effective), ..empty_action(&name, ActionKind::Add) }
 }
 
 fn conflicted_action(
@@ -232,12 +237,12 @@ fn conflicted_action(
     to: BindAddress,
     running: Option<&LiveEndpoint>,
     holder: &Name,
-) -> Action {
+) -> EndpointAction {
     let name = effective.endpoint.name.clone();
     let note = format!("{to} is held by endpoint {holder}");
     let from = running.map(|running| running.address.clone());
     let changes = running.map_or_else(Vec::new, |running| running.effective.changes(&effective));
-    Action {
+    EndpointAction {
         from,
         to: Some(to),
         note: Some(note),
@@ -247,7 +252,7 @@ fn conflicted_action(
     }
 }
 
-fn update_action(effective: EffectiveEndpoint, to: BindAddress, running: &LiveEndpoint) -> Action {
+fn update_action(effective: EffectiveEndpoint, to: BindAddress, running: &LiveEndpoint) -> EndpointAction {
     let mut changes = running.effective.changes(&effective);
     let moves = to != running.address;
     if !moves {
@@ -269,7 +274,7 @@ fn update_action(effective: EffectiveEndpoint, to: BindAddress, running: &LiveEn
         changes.iter().fold(Disconnects::None, |all, change| all.larger(disconnects_of(change, running)))
     };
     let name = effective.endpoint.name.clone();
-    Action {
+    EndpointAction {
         kind,
         changes,
         from: Some(running.address.clone()),
@@ -317,9 +322,10 @@ fn disconnects_of(change: &FieldChange, running: &LiveEndpoint) -> Disconnects {
 
 /// Makes all actions that disconnect clients wait, if together they disconnect more than `limit`. Endpoints in
 /// `prune.confirm` are confirmed.
-fn hold_disconnects(actions: &mut [Action], limit: Option<u32>, prune: &PruneGuard) {
+fn hold_disconnects(actions: &mut [EndpointAction], limit: Option<u32>, prune: &PruneGuard) {
     let Some(limit) = limit else { return };
-    let unconfirmed = |action: &Action| action.disconnects.at_most() > 0 && !prune.confirm.contains(&action.name);
+    let unconfirmed =
+        |action: &EndpointAction| action.disconnects.at_most() > 0 && !prune.confirm.contains(&action.name);
     let total: u64 = actions.iter().filter(|a| unconfirmed(a)).map(|a| u64::from(a.disconnects.at_most())).sum();
     if total <= u64::from(limit) {
         return;

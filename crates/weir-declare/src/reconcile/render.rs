@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::action::{Action, ActionKind, Disconnects};
+use super::action::{ActionKind, Disconnects, EndpointAction};
 use super::bridges::BridgeAction;
 use super::plan::Plan;
 use crate::config::FieldChange;
@@ -24,7 +24,8 @@ pub fn summary(plan: &Plan) -> String {
     ];
     let mut parts = Vec::new();
     for (kind, words) in KINDS {
-        let of_kind: Vec<&Action> = plan.actions.iter().filter(|a| a.kind == kind && a.waits.is_none()).collect();
+        let of_kind: Vec<&EndpointAction> =
+            plan.actions.iter().filter(|a| a.kind == kind && a.waits.is_none()).collect();
         if !of_kind.is_empty() {
             let clients = of_kind.iter().fold(Disconnects::None, |all, action| all.sum(action.disconnects));
             let clients = disconnected(clients).map_or_else(String::new, |text| format!(" ({text})"));
@@ -104,7 +105,7 @@ pub fn markdown(plan: &Plan, diff: &str) -> String {
     for (name, lock_out) in plan.lock_outs() {
         push_line(&mut text, format_args!("\nlock-out: {}", escaped(&lock_out.message(name))));
     }
-    let actions: Vec<&Action> = plan.actions.iter().filter(|action| action.kind != ActionKind::None).collect();
+    let actions: Vec<&EndpointAction> = plan.actions.iter().filter(|action| action.kind != ActionKind::None).collect();
     if !actions.is_empty() {
         push_line(
             &mut text,
@@ -201,7 +202,7 @@ fn bridge_headline(action: &BridgeAction) -> String {
     }
 }
 
-fn action_json(action: &Action) -> Value {
+fn action_json(action: &EndpointAction) -> Value {
     let (clients, bound) = match action.disconnects {
         Disconnects::None => (Some(0), "exactly"),
         Disconnects::Exactly(count) => (Some(count), "exactly"),
@@ -236,7 +237,7 @@ fn sign(kind: ActionKind) -> &'static str {
 }
 
 /// `rebind, 0.0.0.0:1883 -> 0.0.0.0:1884`.
-fn headline(action: &Action) -> String {
+fn headline(action: &EndpointAction) -> String {
     let verb = action.kind.as_str();
     match (&action.from, &action.to) {
         (Some(from), Some(to)) if from != to => format!("{verb}, {from} -> {to}"),
@@ -245,7 +246,7 @@ fn headline(action: &Action) -> String {
     }
 }
 
-fn remarks(action: &Action) -> Vec<String> {
+fn remarks(action: &EndpointAction) -> Vec<String> {
     let mut lines: Vec<String> = action.note.iter().cloned().collect();
     lines.extend(disconnected(action.disconnects));
     lines.extend(action.waits.iter().map(|why| format!("waits: {why}")));

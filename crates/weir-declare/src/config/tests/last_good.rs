@@ -12,7 +12,7 @@ fn endpoint(port: u16) -> String {
 /// `name:port` of each endpoint, with `!` before held ones.
 fn held(loaded: &Loaded) -> Vec<String> {
     let endpoints = loaded.declared.endpoints.iter().map(|(name, endpoint)| {
-        let refusal = loaded.refusals.get(&Identity::new(Kind::Endpoint, name.clone()));
+        let refusal = loaded.refusals.get(&DocumentIdentity::new(Kind::Endpoint, name.clone()));
         let mark = if refusal.is_some_and(|refusal| refusal.held) { "!" } else { "" };
         format!("{mark}{name}:{}", endpoint.listen.port().unwrap_or_default())
     });
@@ -232,7 +232,7 @@ fn an_unreadable_directory_holds_all_its_declarations() {
 fn held_declarations_survive_a_restart() {
     let mut previous = first(&[("a.yaml", &endpoint(1)), ("b.yaml", &endpoint(2))]).last_good;
     let held = |cause| Held { cause, why: "it \"was\" deleted".into() };
-    let identity = |name: &str| Identity::new(Kind::Endpoint, Name::parse(name).unwrap());
+    let identity = |name: &str| DocumentIdentity::new(Kind::Endpoint, Name::parse(name).unwrap());
     previous
         .set_held(&[(identity("a"), held(HeldCause::Deletion)), (identity("c"), held(HeldCause::Unreadable))].into());
     let mut kept = String::new();

@@ -51,7 +51,7 @@ fn valid_set(seed: u64) -> Vec<Value> {
             return false;
         };
         let name = body.get("name").and_then(Value::as_str).and_then(|name| Name::parse(name).ok());
-        let identity = name.map_or(Identity::single(kind), |name| Identity::new(kind, name));
+        let identity = name.map_or(DocumentIdentity::single(kind), |name| DocumentIdentity::new(kind, name));
         !loaded.refusals.contains_key(&identity)
     });
     documents
@@ -175,7 +175,7 @@ proptest! {
 
 fn document(endpoint: &Endpoint) -> CanonicalDocument {
     CanonicalDocument {
-        identity: Identity::new(Kind::Endpoint, endpoint.name.clone()),
+        identity: DocumentIdentity::new(Kind::Endpoint, endpoint.name.clone()),
         body: without_defaults(endpoint),
     }
 }

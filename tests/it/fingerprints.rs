@@ -1,16 +1,16 @@
-//! A directory that is looked at by stamps shows what one shows that is read anew, whatever is done to its files and
-//! however quickly.
+//! Reading a directory by file fingerprints finds the same content as reading every file, whatever changes and however
+//! quickly.
 
 use std::fs::{self, File, FileTimes};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use weirmq::source::{DirectoryReader, Reading};
+use weirmq::source::{DirectoryReader, SourceReading};
 
-use crate::chance::{self, Chance};
+use crate::seeded_random::{self, SeededRandom};
 
-fn shown(reading: &Reading) -> Vec<(String, Result<Vec<u8>, String>)> {
+fn shown(reading: &SourceReading) -> Vec<(String, Result<Vec<u8>, String>)> {
     let content = |file: &weir_declare::config::SourceFile| match &file.content {
         Ok(bytes) => Ok(bytes.to_vec()),
         Err(error) => Err(error.message.clone()),
@@ -19,10 +19,10 @@ fn shown(reading: &Reading) -> Vec<(String, Result<Vec<u8>, String>)> {
 }
 
 /// Does one thing to one of a few files; all contents have the same size.
-fn disturb(root: &Path, outside: &Path, chance: &mut Chance) -> String {
-    let path = root.join(format!("{}.yaml", chance.below(4)));
-    let text = format!("{:04}", chance.below(10_000));
-    let what = chance.below(9);
+fn disturb(root: &Path, outside: &Path, random: &mut SeededRandom) -> String {
+    let path = root.join(format!("{}.yaml", random.below(4)));
+    let text = format!("{:04}", random.below(10_000));
+    let what = random.below(9);
     let outcome = match what {
         // In place, by the same inode.
         0..=2 => fs::write(&path, &text),
@@ -50,20 +50,20 @@ fn disturb(root: &Path, outside: &Path, chance: &mut Chance) -> String {
 }
 
 #[test]
-fn what_is_looked_at_by_stamps_is_what_is_there() {
-    let seed = chance::seed();
-    let mut chance = Chance::new(seed);
+fn reading_by_fingerprints_equals_reading_every_file() {
+    let seed = seeded_random::seed();
+    let mut random = SeededRandom::new(seed);
     let tmp = tempfile::tempdir().unwrap();
     let (root, outside) = (tmp.path().join("endpoints.d"), tmp.path().join("outside"));
     fs::create_dir(&root).unwrap();
     let mut reader = DirectoryReader::new(&root);
     let mut done = Vec::new();
     for _ in 0..2_000 {
-        for _ in 0..=chance.below(2) {
-            done.push(disturb(&root, &outside, &mut chance));
+        for _ in 0..=random.below(2) {
+            done.push(disturb(&root, &outside, &mut random));
         }
         // At times long enough for a stamp to count.
-        if chance.below(20) == 0 {
+        if random.below(20) == 0 {
             std::thread::sleep(Duration::from_millis(30));
         }
         let refreshed = shown(&reader.refresh(None).unwrap());

@@ -1,4 +1,4 @@
-//! What waits to be confirmed.
+//! Deletions and disconnects that wait for confirmation.
 
 use super::broker::{Broker, at, client, endpoint};
 use crate::support::ports;
@@ -23,7 +23,7 @@ fn a_large_deletion_is_held_until_confirmed() {
         broker.remove(file);
     }
     for name in &names[2..] {
-        let told = broker.until_told(name, "Accepted", false, "DeletionHeld");
+        let told = broker.until_condition(name, "Accepted", false, "DeletionHeld");
         assert!(told.message.contains("3 of 5") && told.message.contains("reconcile.prune.confirm"), "{told:?}");
     }
     assert!(ports.iter().all(|port| listens(*port)));
@@ -57,7 +57,7 @@ fn a_held_deletion_stays_held_while_documents_are_put_back() {
     let mut residents = connect();
     files.iter().for_each(|file| broker.remove(file));
     for name in names {
-        broker.until_told(name, "Accepted", false, "DeletionHeld");
+        broker.until_condition(name, "Accepted", false, "DeletionHeld");
     }
     for (at, file) in files.iter().enumerate() {
         if at == 3 {
@@ -67,12 +67,12 @@ fn a_held_deletion_stays_held_while_documents_are_put_back() {
             broker.restart(&[]);
             names.iter().for_each(|name| broker.until_listening(name));
             for (name, known) in names.iter().zip(&known) {
-                assert_eq!(broker.until_told(name, "Accepted", known.holds, &known.reason), *known);
+                assert_eq!(broker.until_condition(name, "Accepted", known.holds, &known.reason), *known);
             }
             residents = connect();
         }
         broker.write(file, &texts[at]);
-        broker.until_told(names[at], "Accepted", true, "AsDeclared");
+        broker.until_condition(names[at], "Accepted", true, "AsDeclared");
         for name in &names[at + 1..] {
             let told = broker.condition(name, "Accepted").unwrap();
             assert!(!told.holds && told.reason == "DeletionHeld", "{name}: {told:?}");
@@ -121,13 +121,13 @@ fn documents_of_a_held_endpoint_are_held_with_it() {
         broker.remove(file);
     }
     for name in &names[1..] {
-        broker.until_told(name, "Accepted", false, "DeletionHeld");
+        broker.until_condition(name, "Accepted", false, "DeletionHeld");
     }
     broker.apply("a.yaml", &endpoint("a", ports[0], ", maxConnectionSize: 9"));
     saved(&broker);
     broker.restart(&[]);
     for (name, port) in names.iter().zip(&ports).skip(1) {
-        broker.until_told(name, "Accepted", false, "DeletionHeld");
+        broker.until_condition(name, "Accepted", false, "DeletionHeld");
         broker.until_listening(name);
         client(*port, "c").ping();
     }
@@ -143,10 +143,10 @@ fn the_last_endpoint_and_protected_ones_are_held_until_confirmed() {
     broker.until_listening("kept");
     broker.until_listening("last");
     broker.remove("kept.yaml");
-    let told = broker.until_told("kept", "Accepted", false, "DeletionHeld");
+    let told = broker.until_condition("kept", "Accepted", false, "DeletionHeld");
     assert!(told.message.contains("prune: disabled"), "{told:?}");
     broker.remove("last.yaml");
-    let told = broker.until_told("last", "Accepted", false, "DeletionHeld");
+    let told = broker.until_condition("last", "Accepted", false, "DeletionHeld");
     assert!(told.message.contains("every endpoint was deleted at once"), "{told:?}");
     assert!(listens(kept) && listens(last));
     broker.write("reconcile.yaml", "reconcile: {prune: {confirm: [kept, last]}}\n");
@@ -165,7 +165,7 @@ fn a_change_over_max_disconnects_waits_until_confirmed() {
     let mut clients: Vec<_> = (0..5).map(|n| client(from, &format!("c{n}"))).collect();
     broker.until("they are counted", || broker.connected("e") == 5);
     broker.write("e.yaml", &endpoint("e", to, ", drain: {windowS: 0}"));
-    let told = broker.until_told("e", "Programmed", false, "DisconnectsHeld");
+    let told = broker.until_condition("e", "Programmed", false, "DisconnectsHeld");
     assert!(told.message.contains("5 clients would be disconnected"), "{told:?}");
     clients.iter_mut().for_each(crate::support::client::Client::ping);
     assert!(listens(from) && !listens(to));

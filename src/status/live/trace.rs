@@ -3,11 +3,12 @@
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use super::live::{endpoint_name, names, protocol};
-use super::packets::packets;
-use super::{TraceEvent, TraceQuery};
+use super::clients::protocol;
+use super::{endpoint_name, names};
 use crate::net::{DataPlane, TraceFilter, TraceStep, Traced};
 use crate::state::{ControlState, wall_clock};
+use crate::status::packets::packets;
+use crate::status::{TraceEvent, TraceQuery};
 use weir_declare::reconcile::Timestamp;
 use weir_mqtt::Side;
 

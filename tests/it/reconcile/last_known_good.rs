@@ -1,4 +1,4 @@
-//! What was known to be good survives a restart.
+//! The last known good declaration survives a restart.
 
 use std::fs;
 
@@ -17,21 +17,21 @@ fn a_start_with_a_broken_file_serves_the_last_known_good() {
     broker.until_listening("first");
     saved(&broker);
     broker.write("first.yaml", &text(", maxConnectionSze: 3"));
-    broker.until_told("first", "Accepted", false, "Invalid");
+    broker.until_condition("first", "Accepted", false, "Invalid");
     broker.restart(&[]);
     for name in ["first", "second"] {
         broker.until_listening(name);
     }
-    let told = broker.until_told("first", "Accepted", false, "Invalid");
+    let told = broker.until_condition("first", "Accepted", false, "Invalid");
     assert!(told.message.contains("first.yaml:1:") && told.message.contains("last good"), "{told:?}");
     client(first, "c").ping();
     // And with one that is no YAML at all.
     broker.write("first.yaml", "endpoint: {\n");
     broker.restart(&[]);
     broker.until_listening("first");
-    broker.until_told("first", "Accepted", false, "Invalid");
+    broker.until_condition("first", "Accepted", false, "Invalid");
     broker.write("first.yaml", &text(""));
-    broker.until_told("first", "Accepted", true, "AsDeclared");
+    broker.until_condition("first", "Accepted", true, "AsDeclared");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn a_start_with_an_empty_mount_deletes_nothing() {
     saved(&broker);
     broker.remove("e.yaml");
     broker.restart(&[]);
-    let told = broker.until_told("e", "Accepted", false, "DeletionHeld");
+    let told = broker.until_condition("e", "Accepted", false, "DeletionHeld");
     assert!(told.message.contains("--allow-empty"), "{told:?}");
     client(port, "c").ping();
     // Meant so.
@@ -83,7 +83,7 @@ fn errors_in_documents_without_endpoint_are_reported() {
     };
     assert_eq!(checked(), "true ");
     broker.write("ban.yaml", "ban: {name: b, entries: [{user: x}]}\n");
-    broker.until("it is told", || checked().contains("ban.yaml:1:"));
+    broker.until("it is reported", || checked().contains("ban.yaml:1:"));
     broker.write("ban.yaml", "{");
     broker.until("and that it is no YAML", || checked().contains("not YAML"));
     broker.write("ban.yaml", "ban: {name: b, entries: []}\n");

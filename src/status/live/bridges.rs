@@ -1,9 +1,9 @@
 //! The broker's bridges as the status shows them.
 
-use super::{BridgeCondition, BridgeLink, BridgeView, Counts, RefusedFilter};
 use crate::net::DataPlane;
 use crate::net::bridge::{BridgePhase, BridgeStatus};
 use crate::state::{BridgeState, ControlState};
+use crate::status::{BridgeCondition, BridgeLink, BridgeView, Counts, RefusedFilter};
 use weir_bridge::FailureCause;
 use weir_broker::Dropped;
 use weir_declare::reconcile::{ConditionStatus, Timestamp};
@@ -15,7 +15,7 @@ pub(super) fn bridges(control: &ControlState, plane: &DataPlane, now: Timestamp)
         let dropped = state.endpoint.and_then(|id| plane.endpoint_stats(id)).map(|stats| stats.broker.dropped);
         BridgeView {
             name: name.clone(),
-            origin: super::live::written_origin(&state.origin),
+            origin: super::endpoints::written_origin(&state.origin),
             endpoints: state.endpoints.clone(),
             addresses: state.declared.address.iter().cloned().map(String::from).collect(),
             conditions: vec![resolved(state), connected(state, status.as_ref(), now)],

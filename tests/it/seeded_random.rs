@@ -1,8 +1,8 @@
-//! Small numbers that follow one another by chance, the same for the same seed.
+//! Random numbers that are the same for the same seed.
 
-pub struct Chance(u64);
+pub struct SeededRandom(u64);
 
-impl Chance {
+impl SeededRandom {
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -24,7 +24,7 @@ impl Chance {
         self.below(n) == 0
     }
 
-    pub fn of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
+    pub fn pick<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
         if all.is_empty() { None } else { all.get(self.below(all.len() as u64) as usize) }
     }
 }

@@ -1,4 +1,4 @@
-//! Clients are asked to leave as it is declared, and the process ends in order.
+//! Clients are disconnected as `drain` declares, and the process ends in order.
 
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ fn a_disabled_endpoint_is_drained_and_stays_declared() {
     broker.write("e.yaml", &endpoint("e", port, &format!("{at_once}, enabled: false")));
     assert_eq!(told_to_leave(&mut v5), (0x98, None));
     assert_eq!(v4.receive(), None);
-    broker.until_told("e", "Programmed", false, "Disabled");
+    broker.until_condition("e", "Programmed", false, "Disabled");
     assert!(std::net::TcpStream::connect(at(port)).is_err());
     let list = broker.get("/api/endpoints/list");
     assert_eq!(list["total"], 2);
@@ -94,7 +94,7 @@ fn clients_are_drained_at_the_declared_rate_and_wills_are_sent() {
         .collect();
     let begun = Instant::now();
     broker.write("e.yaml", &endpoint("e", port, &format!("{rate}, enabled: false")));
-    broker.until_told("e", "Draining", true, "Removed");
+    broker.until_condition("e", "Draining", true, "Removed");
     for client in &mut clients {
         assert_eq!(told_to_leave(client).0, 0x98);
     }
@@ -103,7 +103,7 @@ fn clients_are_drained_at_the_declared_rate_and_wills_are_sent() {
     for _ in 0..30 {
         assert!(matches!(watcher.receive(), Some(Packet::Publish(_))));
     }
-    broker.until_told("e", "Draining", false, "AsDeclared");
+    broker.until_condition("e", "Draining", false, "AsDeclared");
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn a_second_sigterm_does_not_wait() {
     let port = ports::free();
     let mut broker = Broker::start(&[("e.yaml", &endpoint("e", port, ""))]);
     broker.until_listening("e");
-    // Somebody has much to be told and does not listen: the end waits for them.
+    // A client has many messages waiting and does not read: the shutdown waits for it.
     let mut deaf = client(port, "deaf");
     deaf.subscribe("t", 0);
     let mut sender = client(port, "sender");

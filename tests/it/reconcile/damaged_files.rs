@@ -1,4 +1,4 @@
-//! Files that a crash, a full disk or a bad disk has damaged: the broker starts, and keeps what can be read.
+//! Files damaged by a crash, a full disk or a bad disk: the broker starts and keeps what can be read.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! Certificates and revocation lists are inputs like the documents, wherever they lie.
+//! Certificates, keys and revocation lists take effect when their files change.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -49,14 +49,14 @@ fn a_new_certificate_and_key_apply_together_and_open_connections_stay() {
     // Half of a pair, for a moment.
     fs::write(elsewhere.path().join("..1/server.key"), &second.key_pem).unwrap();
     broker.signal(Signal::HUP);
-    let told = broker.until_told("e", "ResolvedRefs", false, "BadFile");
+    let told = broker.until_condition("e", "ResolvedRefs", false, "BadFile");
     assert!(told.message.contains("do not go together"), "{told:?}");
     assert_eq!(shown(port, &ca), first.der.to_vec(), "what was good is still shown");
     symlink("..2", elsewhere.path().join("..next")).unwrap();
     fs::rename(elsewhere.path().join("..next"), elsewhere.path().join("..data")).unwrap();
     broker.signal(Signal::HUP);
     broker.until("the new one is shown", || shown(port, &ca) == second.der.to_vec());
-    broker.until_told("e", "ResolvedRefs", true, "AsDeclared");
+    broker.until_condition("e", "ResolvedRefs", true, "AsDeclared");
     open.ping();
 }
 
