@@ -8,7 +8,7 @@ use super::handshake::{Handshake, Progress, Stage, refusal_bytes};
 use super::reauthenticate::EnhancedAuth;
 use super::table::{Connection, ConnectionKey, ConnectionState};
 use super::{Shard, ShardContext, ShardEvent};
-use crate::auth::{AuthTask, Credentials, Decision, AuthRefusal};
+use crate::auth::{AuthRefusal, AuthTask, Credentials, Decision};
 use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::layers::Layers;
 use crate::net::mailbox::Mailbox;

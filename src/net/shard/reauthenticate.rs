@@ -7,7 +7,7 @@ use super::admit::spawn_auth_task;
 use super::handshake::Handshake;
 use super::table::{Connection, ConnectionKey, ConnectionState};
 use super::{Shard, ShardEvent};
-use crate::auth::{AuthExchange, Credentials, Decision, PeerCertificate, AuthRefusal};
+use crate::auth::{AuthExchange, AuthRefusal, Credentials, Decision, PeerCertificate};
 use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::policy::ListenerPolicy;
 use weir_broker::{ConnId, Principal, Reauthentication};

@@ -169,7 +169,9 @@ impl Table {
     pub(super) fn key_of(&self, id: ConnId) -> Option<ConnectionKey> {
         let slot = *self.by_core.get(id.slot.0 as usize)?;
         match self.connections.get(slot)?.state {
-            ConnectionState::Open(open) if open == id => Some(ConnectionKey { slot, generation: self.connections.generation(slot) }),
+            ConnectionState::Open(open) if open == id => {
+                Some(ConnectionKey { slot, generation: self.connections.generation(slot) })
+            }
             _ => None,
         }
     }

@@ -156,7 +156,7 @@ impl StatusProvider for Fake {
         let all = [topic("", "sensor/1/temp", 1), topic("", "$SYS/broker/version", 0), topic("eu", "sensor/1/temp", 2)];
         let TopicCursor(_, _, start) = query.after;
         let start: usize = start.parse().unwrap_or(0);
-        let wanted = all.into_iter().enumerate().skip(start as usize).filter(|(_, each)| {
+        let wanted = all.into_iter().enumerate().skip(start).filter(|(_, each)| {
             query.namespace.as_ref().is_none_or(|namespace| each.namespace == *namespace)
                 && query.filter.as_ref().is_none_or(|filter| weir_mqtt::matches(filter, &each.topic))
         });

@@ -24,7 +24,7 @@ impl QueuedBytes {
 #[derive(Debug)]
 pub(crate) struct Queue {
     /// What the first read has found so far: it goes first.
-    page: Option<Box<VecDeque<Queued>>>,
+    page: Option<FoundPage>,
     waiting: VecDeque<Waiting>,
     /// Reads among those that wait.
     reads: u32,
@@ -38,6 +38,9 @@ pub(crate) struct Queue {
     /// retained, and not counted), and other QoS 0 messages that had to queue behind them.
     ordered: u32,
 }
+
+/// Boxed: most queues have none, and spend 8 bytes for it.
+type FoundPage = Box<VecDeque<Queued>>;
 
 #[derive(Debug)]
 enum Waiting {
@@ -234,7 +237,7 @@ impl Queue {
         gone
     }
 
-    fn take_all(&mut self) -> (Option<Box<VecDeque<Queued>>>, VecDeque<Waiting>) {
+    fn take_all(&mut self) -> (Option<FoundPage>, VecDeque<Waiting>) {
         self.uncount_memory();
         (self.bytes, self.counted, self.ordered, self.reads) = (0, 0, 0, 0);
         (std::mem::take(&mut self.page), std::mem::take(&mut self.waiting))

@@ -157,6 +157,12 @@ pub struct RetainedTopic {
 pub struct CoreGauges {
     pub connections: usize,
     pub sessions: usize,
+    /// Bytes of filters, subscriptions and shared groups.
+    pub subscription_bytes: usize,
+    /// Bytes of what is remembered of the receivers of topics.
+    pub match_cache_bytes: usize,
+    /// Bytes of publishes whose receivers are searched for.
+    pub deferred_publish_bytes: usize,
     pub subscriptions: usize,
     pub retained_messages: usize,
     pub retained_bytes: usize,

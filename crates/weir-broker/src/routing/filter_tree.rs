@@ -133,6 +133,7 @@ impl<V: NodeValue> FilterTree<V> {
     }
 
     /// Nodes in use, the root not counted.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.nodes.len() - 1
     }

@@ -66,11 +66,6 @@ impl Retained {
         self.entries.get(topic.as_bytes()).map_or(RecordId::NONE, |entry| entry.record)
     }
 
-    /// What a topic has.
-    pub(crate) fn get(&self, topic: &str) -> Option<&Message> {
-        self.entries.get(topic.as_bytes()).map(|entry| &entry.message)
-    }
-
     /// Keeps `message` in place of what its topic had; an empty payload removes [MQTT-3.3.1-6] [MQTT-3.3.1-7].
     pub(crate) fn set(&mut self, message: &Message, record: RecordId) {
         if message.payload().is_empty() {
