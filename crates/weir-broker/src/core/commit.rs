@@ -9,6 +9,7 @@ use crate::delivery::queue::Queued;
 use crate::durability::recording::SessionRecord;
 use crate::ids::{ConnectionSlot, Millis, NamespaceId, RecordId, SessionId, ShardId};
 use crate::links::link::LinkMessage;
+use crate::routing::matches::Matches;
 use crate::values::message::Message;
 use crate::values::record::RecordBatch;
 use crate::{Batch, OutBuf, StoreAck};
@@ -209,11 +210,17 @@ impl Core {
     }
 
     /// Whether a message would have to be recorded somewhere.
-    pub(crate) fn wants_record(&mut self, namespace: NamespaceId, topic: &str, retained_on_disk: bool) -> bool {
+    pub(crate) fn wants_record(
+        &mut self,
+        namespace: NamespaceId,
+        topic: &str,
+        retained_on_disk: bool,
+        known: Option<&Arc<Matches>>,
+    ) -> bool {
         if retained_on_disk {
             return true;
         }
-        let matches = match &self.receivers {
+        let matches = match known {
             Some(known) => Arc::clone(known),
             None => self.routing.matches(namespace, topic),
         };

@@ -6,6 +6,7 @@ use crate::Core;
 use crate::clients::session::Session;
 use crate::clients::timers::Timer;
 use crate::core::deferred::Task;
+use crate::core::subscribe::FILTER_WORK;
 use crate::ids::{ConnId, ConnectionSlot, EndpointId, Millis, SessionId, SessionRef};
 use crate::observe::Site;
 use weir_mqtt::{Disconnect, Packet, ProtocolVersion, ReasonCode};
@@ -154,7 +155,7 @@ impl Core {
             if *work == 0 {
                 return self.deferred.push(Task::EndSession(was));
             }
-            *work -= 1;
+            *work = work.saturating_sub(FILTER_WORK);
             let namespace = session.namespace;
             if let Some(&node) = session.subscriptions.last() {
                 self.unsubscribe_node(id, namespace, node);

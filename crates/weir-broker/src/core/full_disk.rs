@@ -2,10 +2,13 @@
 //! client takes any acknowledgement as success, so its QoS 1 and 2 publishes wait here, not yet accepted; its other
 //! packets are handled, since its acknowledgements may free space.
 
+use std::sync::Arc;
+
 use crate::Core;
 use crate::delivery::out_buffer::REFUSAL_BYTES;
 use crate::ids::{ConnId, ConnectionSlot, Millis};
 use crate::limits::HELD_PUBLISH_BYTES;
+use crate::routing::matches::Matches;
 use weir_mqtt::{DecodeContext, Decoded, Packet, Publish, QoS, ReasonCode, Side, decode};
 
 impl Core {
@@ -15,8 +18,14 @@ impl Core {
         self.journal.bound(bytes);
     }
 
-    /// Whether a publish would have to be stored. A retained message without a payload only removes.
-    pub(crate) fn needs_room(&mut self, slot: ConnectionSlot, topic: &str, publish: &Publish<'_>) -> bool {
+    /// Whether a publish would have to be stored; `known`: its receivers, if they were found already. A retained message without a payload only removes.
+    pub(crate) fn needs_room(
+        &mut self,
+        slot: ConnectionSlot,
+        topic: &str,
+        publish: &Publish<'_>,
+        known: Option<&Arc<Matches>>,
+    ) -> bool {
         let Some(connection) = self.clients.connection(slot) else { return false };
         let retained_on_disk = publish.retain && connection.policy.limits.is_durable() && !publish.payload.is_empty();
         if publish.qos == QoS::AtMostOnce {
@@ -25,7 +34,7 @@ impl Core {
         let Some(namespace) = self.clients.session(connection.session).map(|session| session.namespace) else {
             return false;
         };
-        self.wants_record(namespace, topic, retained_on_disk)
+        self.wants_record(namespace, topic, retained_on_disk, known)
     }
 
     /// Keeps a publish of a 3.x client that would have to be stored, and those behind it. `false`: it goes on. A client
@@ -38,7 +47,7 @@ impl Core {
             return false;
         };
         let has_some = connection.cold.as_ref().is_some_and(|cold| !cold.held_publishes.is_empty());
-        if !has_some && !self.needs_room(id.slot, publish.topic, publish) {
+        if !has_some && !self.needs_room(id.slot, publish.topic, publish, None) {
             return false;
         }
         let Some(connection) = self.clients.connection_mut(id.slot) else { return false };

@@ -60,7 +60,7 @@ impl Core {
         match &handover.to {
             Recipients::Subscribers { namespace, durable, .. } => {
                 context.durable = *durable;
-                self.route(*namespace, &mut context, now);
+                self.route(*namespace, &mut context, None, now);
             }
             Recipients::Group { key, was_returned } => {
                 context.in_outbox = true;

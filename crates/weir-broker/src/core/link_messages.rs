@@ -134,9 +134,9 @@ impl Core {
         let before = self.journal.mark();
         match &forwarded.route {
             Route::Direct { .. } => {
-                self.fan_out(namespace, &mut context, now);
+                self.fan_out(namespace, &mut context, None, now);
             }
-            Route::ViaOwner { after } => self.route_here(namespace, &mut context, after, now),
+            Route::ViaOwner { after } => self.route_here(namespace, &mut context, (after, None), now),
         }
         self.journal.record_part(forwarded.dedup_key, before);
         self.pause_if_store_lags(&context);

@@ -49,7 +49,6 @@ use crate::links::outbox::Outbox;
 use crate::links::state::Links;
 use crate::observe::Site;
 use crate::observe::state::Observe;
-use crate::routing::matches::Matches;
 use crate::routing::state::Routing;
 use crate::{EndpointPolicy, OfflineSessions, OutBuf, Principal, TotalRates};
 use weir_mqtt::{Connect, DecodeContext, DecodeErrorKind, Decoded, Packet, ReasonCode, Side, decode};
@@ -140,8 +139,6 @@ pub struct Core {
     /// A PUBLISH may be put off: it is read from its connection. And one was: nothing more is read.
     pub(crate) may_defer: bool,
     pub(crate) stops_reading: bool,
-    /// The receivers of the message that is about to be routed.
-    pub(crate) receivers: Option<Arc<Matches>>,
     pub(crate) journal: CommitJournal,
     pub(crate) observe: Observe,
     pub(crate) poll_state: PollState,
@@ -171,7 +168,6 @@ impl Core {
             deferred: Deferred::default(),
             may_defer: false,
             stops_reading: false,
-            receivers: None,
             journal: CommitJournal::new(ShardPart { shards: config.shards, shard: config.shard.0 }),
             observe: Observe::default(),
             poll_state: PollState::default(),

@@ -1,10 +1,13 @@
 //! PUBLISH from clients, and the routing of messages.
 
+use std::sync::Arc;
+
 use crate::delivery::out_buffer::{ACKNOWLEDGEMENT_BYTES, Acknowledgement};
 use crate::delivery::publish_context::PublishContext;
 use crate::ids::{ConnId, ConnectionSlot, DedupKey, Millis, NamespaceId, Origin, SessionId};
 use crate::limits::INCOMING_QOS2_MAX;
 use crate::observe::Site;
+use crate::routing::matches::Matches;
 use crate::values::message::expires_at;
 use crate::{Core, Dropped, Subject};
 use weir_mqtt::{PacketId, ProtocolVersion, Publish, QoS, ReasonCode};
@@ -55,21 +58,19 @@ impl Core {
             return self.refuse_publish(id, publish, refusal);
         }
         if !self.may_defer {
-            return self.accept_publish(id, topic, publish, raw, now);
+            return self.accept_publish(id, topic, (publish, raw), None, now);
         }
         let session = self.clients.connection(id.slot).map(|connection| connection.session);
         let Some(namespace) = session.and_then(|id| self.clients.session(id)).map(|session| session.namespace) else {
             return self.observe.count_error(Site::SessionOfConnection);
         };
         if publish.retain && self.routing.topic_owner(namespace, topic) != self.config.shard {
-            return self.accept_publish(id, topic, publish, raw, now);
+            return self.accept_publish(id, topic, (publish, raw), None, now);
         }
-        self.receivers = self.receivers_at_once(namespace, topic);
-        if self.receivers.is_none() {
-            return self.defer_publish(id, namespace, topic, raw);
+        match self.receivers_at_once(namespace, topic) {
+            Some(receivers) => self.accept_publish(id, topic, (publish, raw), Some(receivers), now),
+            None => self.defer_publish(id, namespace, topic, raw),
         }
-        self.accept_publish(id, topic, publish, raw, now);
-        self.receivers = None;
     }
 
     pub(crate) fn refuse_publish(&mut self, id: ConnId, publish: &Publish<'_>, refusal: PublishRefusal) {
@@ -85,14 +86,21 @@ impl Core {
         }
     }
 
-    /// Routes a PUBLISH that was checked, unless it has to be stored and there is no room.
-    pub(crate) fn accept_publish(&mut self, id: ConnId, topic: &str, publish: &Publish<'_>, raw: &[u8], now: Millis) {
+    /// Routes a PUBLISH that was checked, unless it has to be stored and there is no room. `receivers`: those found already.
+    pub(crate) fn accept_publish(
+        &mut self,
+        id: ConnId,
+        topic: &str,
+        (publish, raw): (&Publish<'_>, &[u8]),
+        receivers: Option<Arc<Matches>>,
+        now: Millis,
+    ) {
         if self.journal.is_full()
-            && let Err(refusal) = self.check_store(id.slot, topic, publish)
+            && let Err(refusal) = self.check_store(id.slot, topic, publish, receivers.as_ref())
         {
             return self.refuse_publish(id, publish, refusal);
         }
-        self.publish_on(id, topic, publish, raw, now);
+        self.publish_on(id, topic, (publish, raw), receivers, now);
     }
 
     /// A QoS 2 message that was taken already: it is acknowledged again, and goes no further [MQTT-4.3.3-10].
@@ -159,9 +167,15 @@ impl Core {
 
     /// The disk is full: 5.0 has a reason code for it, and QoS 0 gets no answer. A 3.x client waits, see
     /// [`Core::hold_publish`].
-    fn check_store(&mut self, slot: ConnectionSlot, topic: &str, publish: &Publish<'_>) -> Result<(), PublishRefusal> {
+    fn check_store(
+        &mut self,
+        slot: ConnectionSlot,
+        topic: &str,
+        publish: &Publish<'_>,
+        receivers: Option<&Arc<Matches>>,
+    ) -> Result<(), PublishRefusal> {
         let waits = publish.qos > QoS::AtMostOnce && self.clients.connection(slot).is_none_or(|c| !c.is_v5());
-        if !waits && self.needs_room(slot, topic, publish) {
+        if !waits && self.needs_room(slot, topic, publish, receivers) {
             return Err(PublishRefusal::Message(ReasonCode::QuotaExceeded, Dropped::StoreFull));
         }
         Ok(())
@@ -207,7 +221,14 @@ impl Core {
         Ok(())
     }
 
-    fn publish_on(&mut self, id: ConnId, topic: &str, publish: &Publish<'_>, raw: &[u8], now: Millis) {
+    fn publish_on(
+        &mut self,
+        id: ConnId,
+        topic: &str,
+        (publish, raw): (&Publish<'_>, &[u8]),
+        receivers: Option<Arc<Matches>>,
+        now: Millis,
+    ) {
         let Some(connection) = self.clients.connection(id.slot) else {
             return self.observe.count_error(Site::ConnectionOfPacket);
         };
@@ -235,7 +256,7 @@ impl Core {
             self.acknowledge(id.slot, publish, ReasonCode::Success, None);
         }
         let mark = self.journal.mark();
-        self.route(namespace, &mut context, now);
+        self.route(namespace, &mut context, receivers, now);
         let mut epoch = None;
         if self.journal.has_dependencies(mark) {
             if let Some(dedup_key) = dedup_key {

@@ -120,9 +120,7 @@ impl Core {
         match &decode(&searched.packet, &context) {
             Ok(Decoded::Packet { packet: Packet::Publish(publish), .. }) => {
                 self.scheduler.refill_priority_budget();
-                self.receivers = Some(matches);
-                self.publish_searched(id, &searched.topic, publish, &searched.packet, now);
-                self.receivers = None;
+                self.publish_searched(id, &searched.topic, (publish, &searched.packet), matches, now);
             }
             _ => self.observe.count_error(Site::ConnectionOfPacket),
         }
@@ -130,12 +128,19 @@ impl Core {
     }
 
     /// What may have changed since the PUBLISH was checked is checked again.
-    fn publish_searched(&mut self, id: ConnId, topic: &str, publish: &Publish<'_>, raw: &[u8], now: Millis) {
+    fn publish_searched(
+        &mut self,
+        id: ConnId,
+        topic: &str,
+        (publish, raw): (&Publish<'_>, &[u8]),
+        receivers: Arc<Matches>,
+        now: Millis,
+    ) {
         if self.journal.is_full() && self.hold_publish(id, publish, raw) {
             return;
         }
         match self.authorize_publish(id.slot, topic, publish) {
-            Ok(()) => self.accept_publish(id, topic, publish, raw, now),
+            Ok(()) => self.accept_publish(id, topic, (publish, raw), Some(receivers), now),
             Err(refusal) => self.refuse_publish(id, publish, refusal),
         }
     }

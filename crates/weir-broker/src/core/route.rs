@@ -1,10 +1,13 @@
 //! Routing: to local subscribers, to a topic's owner, and to the shards with interest.
 
+use std::sync::Arc;
+
 use crate::Core;
 use crate::delivery::publish_context::PublishContext;
 use crate::ids::{Millis, NamespaceId, RecordId, ShardId};
 use crate::links::link::{ForwardedPublish, RANK_DIRECT, RANK_OWNER, Route};
 use crate::observe::Site;
+use crate::routing::matches::Matches;
 use crate::shard_set::ShardSet;
 use crate::values::delivery::Delivery;
 use weir_mqtt::QoS;
@@ -12,7 +15,13 @@ use weir_mqtt::QoS;
 impl Core {
     /// Routes a message that came in here: over its topic's owner where it is retained (so that what a subscriber is sent
     /// of it, kept and live, is one sequence), or where an earlier one of its publisher still is on that way.
-    pub(crate) fn route(&mut self, namespace: NamespaceId, context: &mut PublishContext<'_>, now: Millis) {
+    pub(crate) fn route(
+        &mut self,
+        namespace: NamespaceId,
+        context: &mut PublishContext<'_>,
+        known: Option<Arc<Matches>>,
+        now: Millis,
+    ) {
         if self.config.shards > 1 {
             let owner = self.routing.topic_owner(namespace, context.topic);
             if owner != self.config.shard && (context.publish.retain || self.is_in_transit(context.origin, owner)) {
@@ -22,7 +31,7 @@ impl Core {
                 return;
             }
         }
-        self.route_here(namespace, context, &[], now);
+        self.route_here(namespace, context, (&[], known), now);
     }
 
     /// Keeps and fans out a message as its topic's owner, or one that is not retained. `after`: see [`Route::ViaOwner`].
@@ -30,14 +39,14 @@ impl Core {
         &mut self,
         namespace: NamespaceId,
         context: &mut PublishContext<'_>,
-        after: &[u64],
+        (after, known): (&[u64], Option<Arc<Matches>>),
         now: Millis,
     ) {
         if context.publish.retain && !self.already_retained(namespace, context) {
             let message = context.store();
             self.set_retained(namespace, &message, context.durable);
         }
-        let destinations = self.fan_out(namespace, context, now);
+        let destinations = self.fan_out(namespace, context, known, now);
         for to in destinations {
             // The publisher's own shard has done with what came before.
             let is_home = to == context.origin.shard;
@@ -51,9 +60,9 @@ impl Core {
         &mut self,
         namespace: NamespaceId,
         context: &mut PublishContext<'_>,
+        known: Option<Arc<Matches>>,
         now: Millis,
     ) -> ShardSet {
-        let known = self.receivers.take();
         let matches = known.unwrap_or_else(|| self.routing.matches(namespace, context.topic));
         context.set_receivers(matches.subscribers.len());
         self.work += matches.subscribers.len() + matches.groups.len();

@@ -18,6 +18,9 @@ use weir_mqtt::{
     PacketId, ProtocolVersion, QoS, ReasonCode, RetainHandling, SharedFilter, Subscribe, SubscribeFilter, Unsubscribe,
 };
 
+/// Units of work that a filter counts as, when it is added or removed.
+pub(crate) const FILTER_WORK: usize = 4;
+
 impl Core {
     pub(crate) fn on_subscribe(&mut self, id: ConnId, subscribe: &Subscribe<'_>, now: Millis) {
         if subscribe.count > FILTERS_PER_PACKET_MAX {
@@ -36,6 +39,7 @@ impl Core {
             return self.observe.count_error(Site::ConnectionOfPacket);
         };
         let (session, version) = (connection.session, connection.version);
+        self.work += subscribe.count * FILTER_WORK;
         let identifier = subscribe.subscription_identifier.unwrap_or(0);
         let mut reads = Vec::new();
         let codes: Vec<u8> = subscribe
@@ -287,6 +291,7 @@ impl Core {
             return self.observe.count_error(Site::ConnectionOfPacket);
         };
         let (session, version) = (connection.session, connection.version);
+        self.work += unsubscribe.count * FILTER_WORK;
         let codes: Vec<u8> = unsubscribe
             .filters()
             .map(|filter| {
@@ -434,6 +439,6 @@ impl Core {
             expires_at,
             Origin::BROKER,
         );
-        self.route(namespace, &mut context, now);
+        self.route(namespace, &mut context, None, now);
     }
 }
