@@ -27,6 +27,7 @@ impl Core {
             return self.observe.count_error(Site::ConnectionOfPacket);
         };
         connection.messages_received += 1;
+        let session = connection.session;
         self.observe.endpoint(connection.endpoint).messages_received += 1;
         // An alias is learned from every PUBLISH, whatever becomes of the message.
         if let Some(alias) = publish.properties.topic_alias
@@ -40,28 +41,34 @@ impl Core {
             return self.acknowledge(id.slot, publish, ReasonCode::Success, epoch);
         }
         if !publish.topic.is_empty() {
-            return self.publish_to(id, publish.topic, publish, raw, now);
+            return self.publish_to((id, session), publish.topic, publish, raw, now);
         }
         // `learn_alias` found the alias: the name is taken out and put back, not copied.
         let Some(name) = self.alias_slot(id.slot, publish).and_then(Option::take) else {
             return self.observe.count_error(Site::TopicOfAlias);
         };
-        self.publish_to(id, &name, publish, raw, now);
+        self.publish_to((id, session), &name, publish, raw, now);
         if let Some(slot) = self.alias_slot(id.slot, publish) {
             *slot = Some(name);
         }
     }
 
     /// Checks and routes a PUBLISH whose alias is resolved to `topic`.
-    fn publish_to(&mut self, id: ConnId, topic: &str, publish: &Publish<'_>, raw: &[u8], now: Millis) {
+    fn publish_to(
+        &mut self,
+        (id, session): (ConnId, SessionId),
+        topic: &str,
+        publish: &Publish<'_>,
+        raw: &[u8],
+        now: Millis,
+    ) {
         if let Err(refusal) = self.check_publish(id, topic, publish, raw.len(), now) {
             return self.refuse_publish(id, publish, refusal);
         }
         if !self.may_defer {
             return self.accept_publish(id, topic, (publish, raw), None, now);
         }
-        let session = self.clients.connection(id.slot).map(|connection| connection.session);
-        let Some(namespace) = session.and_then(|id| self.clients.session(id)).map(|session| session.namespace) else {
+        let Some(namespace) = self.clients.session(session).map(|session| session.namespace) else {
             return self.observe.count_error(Site::SessionOfConnection);
         };
         if publish.retain && self.routing.topic_owner(namespace, topic) != self.config.shard {
