@@ -117,7 +117,7 @@ impl Core {
             && let Some(will) = due.will.take()
         {
             let (namespace, client_id, policy) = (due.namespace, due.client_id.clone(), Arc::clone(&due.policy));
-            self.send_will(session.id, (namespace, &client_id, &policy), *will, now);
+            self.send_will(session, (namespace, &client_id, &policy), *will, now);
             self.record_session(session.id);
         }
     }
@@ -144,7 +144,7 @@ impl Core {
         self.return_shared(was, was_durable, now);
         self.remove_ended(was);
         if let Some(will) = will {
-            self.send_will(id, (namespace, &client_id, &policy), *will, now);
+            self.send_will(was, (namespace, &client_id, &policy), *will, now);
         }
     }
 

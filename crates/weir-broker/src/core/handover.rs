@@ -10,6 +10,7 @@ use crate::ids::{DedupKey, Origin, RecordId, SessionId};
 use crate::links::link::StorageWait;
 use crate::links::outbox::{Handover, OutboxChange, Recipients, dedup_key_of};
 use crate::placement::home_shard;
+use crate::routing::matches::Matches;
 use crate::values::group::GroupKey;
 use crate::values::message::Message;
 use crate::values::record::ValueReader;
@@ -20,10 +21,10 @@ const FORM_DURABLE_WILL: u8 = 1;
 const FORM_GROUP: u8 = 2;
 
 impl Core {
-    /// Publishes the will of a session. Without a record the session is not durable.
-    pub(crate) fn publish_will(&mut self, will: &Handover, session: SessionId) {
+    /// Publishes the will of a session. Without a record the session is not durable. `receivers`: those found already.
+    pub(crate) fn publish_will(&mut self, will: &Handover, session: SessionId, receivers: Option<Arc<Matches>>) {
         let dedup_key = will.record.is_some().then(|| will.dedup_key());
-        let (until, recorded) = self.send_ungated(will, dedup_key, session);
+        let (until, recorded) = self.send_ungated(will, dedup_key, session, receivers);
         let Some(dedup_key) = dedup_key else { return };
         if until.is_empty() {
             return self.forget_will(will.record);
@@ -50,6 +51,7 @@ impl Core {
         handover: &Handover,
         dedup_key: Option<DedupKey>,
         session: SessionId,
+        receivers: Option<Arc<Matches>>,
     ) -> (Vec<StorageWait>, bool) {
         let (now, mark) = (self.now, self.journal.mark());
         let own = self.journal.swap_waits(Waits::default());
@@ -60,7 +62,7 @@ impl Core {
         match &handover.to {
             Recipients::Subscribers { namespace, durable, .. } => {
                 context.durable = *durable;
-                self.route(*namespace, &mut context, None, now);
+                self.route(*namespace, &mut context, receivers, now);
             }
             Recipients::Group { key, was_returned } => {
                 context.in_outbox = true;
@@ -136,7 +138,7 @@ impl Core {
                 }
                 Recipients::Group { .. } => None,
             };
-            self.send_ungated(handover, Some(handover.dedup_key()), session.unwrap_or(Origin::BROKER.session))
+            self.send_ungated(handover, Some(handover.dedup_key()), session.unwrap_or(Origin::BROKER.session), None)
         };
         if until.is_empty() {
             return self.remove_handover(*record);

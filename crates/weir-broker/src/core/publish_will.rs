@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use crate::clients::wills::{RefusedWill, WillRefusal};
-use crate::ids::{Millis, NamespaceId, SessionId};
+use crate::ids::{Millis, NamespaceId, SessionId, SessionRef};
 use crate::links::outbox::{Handover, Recipients};
 use crate::values::will::PendingWill;
 use crate::{Core, Dropped, EndpointPolicy, Subject};
@@ -20,7 +20,7 @@ impl Core {
     /// Publishes a will that is due, if its client still may.
     pub(crate) fn send_will(
         &mut self,
-        id: SessionId,
+        session: SessionRef,
         (namespace, client_id, policy): (NamespaceId, &str, &EndpointPolicy),
         will: PendingWill,
         now: Millis,
@@ -35,7 +35,11 @@ impl Core {
             // The expiry counts from the moment of publication, which is now [MQTT 5.0 section 3.1.3.2.4].
             message.expires_at = now.saturating_add(message.expires_at);
         }
-        self.publish_will(&Handover { record, to, message }, id);
+        let will = Handover { record, to, message };
+        if !record.is_some() && self.receivers_at_once(namespace, will.message.topic()).is_none() {
+            return self.defer_will(namespace, session, will);
+        }
+        self.publish_will(&will, session.id, None);
     }
 
     /// Why a will that is due may not be published; `None`: it may.

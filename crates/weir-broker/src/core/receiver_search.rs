@@ -1,30 +1,53 @@
-//! Publishes whose receivers are not found at once: their topics match the beginnings of many filters. Nothing more is read from
-//! the publisher until they are found, so its messages stay in order; others go on.
+//! Publishes and wills whose receivers are not found at once: their topics match the beginnings of many filters. Nothing more
+//! is read from the publisher until they are found, so its messages stay in order; others go on.
 
 use std::collections::BTreeMap;
 
 use crate::Core;
-use crate::ids::{ConnId, Millis, NamespaceId};
+use crate::ids::{ConnId, Millis, NamespaceId, Origin, SessionRef};
+use crate::links::outbox::Handover;
 use crate::observe::Site;
 use crate::routing::matches::Matches;
 use std::sync::Arc;
 use weir_mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Publish, Side, decode};
 
-/// A PUBLISH whose receivers are searched for.
+/// A message whose receivers are searched for.
 #[derive(Debug)]
-struct SearchedPublish {
-    connection: ConnId,
-    version: ProtocolVersion,
+struct Searched {
     namespace: NamespaceId,
     /// Its alias is resolved.
     topic: Box<str>,
-    packet: Box<[u8]>,
+    message: SearchedMessage,
 }
 
-/// Publishes that wait for their receivers, in the order in which they came. Those of one connection wait one at a time.
+#[derive(Debug)]
+enum SearchedMessage {
+    Publish {
+        connection: ConnId,
+        version: ProtocolVersion,
+        packet: Box<[u8]>,
+    },
+    /// The will of a session that is not durable.
+    Will {
+        session: SessionRef,
+        will: Handover,
+    },
+}
+
+impl Searched {
+    fn bytes(&self) -> usize {
+        let message = match &self.message {
+            SearchedMessage::Publish { packet, .. } => packet.len(),
+            SearchedMessage::Will { will, .. } => will.message.size(),
+        };
+        self.topic.len() + message
+    }
+}
+
+/// Messages that wait for their receivers, in the order in which they came. Those of one connection wait one at a time.
 #[derive(Debug, Default)]
 pub(crate) struct ReceiverSearches {
-    waiting: BTreeMap<u64, SearchedPublish>,
+    waiting: BTreeMap<u64, Searched>,
     next: u64,
     /// The first of them is searched for.
     begun: bool,
@@ -36,27 +59,27 @@ impl ReceiverSearches {
         self.waiting.is_empty()
     }
 
-    /// Bytes of the packets that wait.
+    /// Bytes of the messages that wait.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    fn add(&mut self, publish: SearchedPublish) -> u64 {
+    fn add(&mut self, searched: Searched) -> u64 {
         self.next += 1;
-        self.bytes += publish.packet.len() + publish.topic.len();
-        self.waiting.insert(self.next, publish);
+        self.bytes += searched.bytes();
+        self.waiting.insert(self.next, searched);
         self.next
     }
 
-    fn remove(&mut self, number: u64) -> Option<SearchedPublish> {
-        let publish = self.waiting.remove(&number)?;
-        self.bytes -= publish.packet.len() + publish.topic.len();
-        Some(publish)
+    fn remove(&mut self, number: u64) -> Option<Searched> {
+        let searched = self.waiting.remove(&number)?;
+        self.bytes -= searched.bytes();
+        Some(searched)
     }
 }
 
 impl Core {
-    /// The receivers of a PUBLISH that is routed here, where they are found at once; `None`: they are to be searched for.
+    /// The receivers of a message that is routed here, where they are found at once; `None`: they are to be searched for.
     pub(crate) fn receivers_at_once(&mut self, namespace: NamespaceId, topic: &str) -> Option<Arc<Matches>> {
         let at_once = self.config.work.match_at_once;
         let mut left = at_once;
@@ -71,11 +94,17 @@ impl Core {
             return self.observe.count_error(Site::ConnectionOfPacket);
         };
         connection.pauses += 1;
-        let (version, topic, packet) = (connection.version, topic.into(), raw.into());
-        let publish = SearchedPublish { connection: id, version, namespace, topic, packet };
-        let number = self.deferred.searches.add(publish);
+        let message = SearchedMessage::Publish { connection: id, version: connection.version, packet: raw.into() };
+        let number = self.deferred.searches.add(Searched { namespace, topic: topic.into(), message });
         connection.cold_mut().searched_publish = Some(number);
         self.stops_reading = true;
+    }
+
+    /// Puts off the will of a session that is not durable.
+    pub(crate) fn defer_will(&mut self, namespace: NamespaceId, session: SessionRef, will: Handover) {
+        let topic = will.message.topic().into();
+        let message = SearchedMessage::Will { session, will };
+        self.deferred.searches.add(Searched { namespace, topic, message });
     }
 
     /// A connection has ended: its PUBLISH was not accepted.
@@ -101,26 +130,40 @@ impl Core {
             let Some(matches) = self.routing.continue_search(&first.topic, &mut work) else { return };
             self.deferred.searches.begun = false;
             work = work.saturating_sub(matches.subscribers.len() + matches.groups.len());
-            if let Some(publish) = self.deferred.searches.remove(number) {
-                self.route_searched(&publish, matches, now);
+            match self.deferred.searches.remove(number) {
+                Some(Searched { message: SearchedMessage::Will { session, will }, .. }) => {
+                    // For No Local, as long as the session is the same.
+                    let is_same = self.clients.session_by_ref(session).is_some();
+                    let session = if is_same { session.id } else { Origin::BROKER.session };
+                    self.publish_will(&will, session, Some(matches));
+                }
+                Some(Searched { message: SearchedMessage::Publish { connection, version, packet }, topic, .. }) => {
+                    self.route_searched(connection, (version, &topic, &packet), matches, now);
+                }
+                None => return self.observe.count_error(Site::ConnectionOfPacket),
             }
         }
     }
 
-    fn route_searched(&mut self, searched: &SearchedPublish, matches: Arc<Matches>, now: Millis) {
-        let id = searched.connection;
+    fn route_searched(
+        &mut self,
+        id: ConnId,
+        (version, topic, packet): (ProtocolVersion, &str, &[u8]),
+        matches: Arc<Matches>,
+        now: Millis,
+    ) {
         let Some(connection) = self.clients.open(id) else {
             return self.observe.count_error(Site::ConnectionOfPacket);
         };
         if let Some(cold) = &mut connection.cold {
             cold.searched_publish = None;
         }
-        let context = DecodeContext { version: searched.version, max_packet_size: u32::MAX, from: Side::Client };
+        let context = DecodeContext { version, max_packet_size: u32::MAX, from: Side::Client };
         // It decoded when it came.
-        match &decode(&searched.packet, &context) {
+        match &decode(packet, &context) {
             Ok(Decoded::Packet { packet: Packet::Publish(publish), .. }) => {
                 self.scheduler.refill_priority_budget();
-                self.publish_searched(id, &searched.topic, (publish, &searched.packet), matches, now);
+                self.publish_searched(id, topic, (publish, packet), matches, now);
             }
             _ => self.observe.count_error(Site::ConnectionOfPacket),
         }
