@@ -50,6 +50,9 @@ pub(crate) const MATCH_CACHE_BYTES: usize = 16 << 20;
 /// Nodes of the filter tree that a PUBLISH may visit at once. One that has to visit more is continued in later turns, and
 /// nothing more is read from its publisher until then.
 pub(crate) const MATCH_NODES_AT_ONCE: usize = 4096;
+/// Units of work (packets, deliveries, nodes visited) in one read, above which the rest of what was read is put off to a later
+/// turn. Twice of what a driver's reads aim at.
+pub(crate) const READ_WORK_MAX: usize = 8192;
 /// Units of work that a core does in one turn for what it has put off: nodes visited, retained topics looked at,
 /// subscriptions removed.
 pub(crate) const DEFERRED_WORK_PER_TURN: usize = 8192;

@@ -56,7 +56,7 @@ fn budget(seed: u64) -> WorkBudget {
         _ => {
             let mut rng = rng::Rng::new(seed);
             let mut few = || 1 + rng.below(12);
-            WorkBudget { match_at_once: few(), at_once: few(), per_turn: few() }
+            WorkBudget { match_at_once: few(), at_once: few(), per_turn: few(), read: few() }
         }
     }
 }

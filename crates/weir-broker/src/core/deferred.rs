@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use crate::Core;
 use crate::core::receiver_search::ReceiverSearches;
-use crate::ids::{Millis, SessionRef};
-use crate::limits::{DEFERRED_WORK_PER_TURN, MATCH_NODES_AT_ONCE, RETAINED_READ_AT_ONCE};
+use crate::ids::{ConnId, Millis, SessionRef};
+use crate::limits::{DEFERRED_WORK_PER_TURN, MATCH_NODES_AT_ONCE, READ_WORK_MAX, RETAINED_READ_AT_ONCE};
 
 /// Units of work: nodes of the filter tree visited, retained topics looked at, subscriptions removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,17 +17,24 @@ pub struct WorkBudget {
     pub at_once: usize,
     /// For all that was put off, in one turn.
     pub per_turn: usize,
+    /// For the packets of one read, before the rest of it is put off: a packet counts with its deliveries.
+    pub read: usize,
 }
 
 impl Default for WorkBudget {
     fn default() -> Self {
-        Self { match_at_once: MATCH_NODES_AT_ONCE, at_once: RETAINED_READ_AT_ONCE, per_turn: DEFERRED_WORK_PER_TURN }
+        Self {
+            match_at_once: MATCH_NODES_AT_ONCE,
+            at_once: RETAINED_READ_AT_ONCE,
+            per_turn: DEFERRED_WORK_PER_TURN,
+            read: READ_WORK_MAX,
+        }
     }
 }
 
 impl WorkBudget {
     /// As little as possible: each turn one unit.
-    pub const LEAST: Self = Self { match_at_once: 1, at_once: 1, per_turn: 1 };
+    pub const LEAST: Self = Self { match_at_once: 1, at_once: 1, per_turn: 1, read: 1 };
 }
 
 /// What was put off.
@@ -37,6 +44,8 @@ pub(crate) enum Task {
     Drain(SessionRef),
     /// Subscriptions of a session that has ended.
     EndSession(SessionRef),
+    /// Packets that were read from a connection.
+    Read(ConnId),
 }
 
 /// All that was put off.
@@ -87,8 +96,15 @@ impl Core {
                 }
             }
             Task::EndSession(session) => self.continue_end(session, &mut left),
+            Task::Read(connection) => self.clients.resume(connection),
         }
         left
+    }
+
+    /// The rest of what was read from a connection is to be handled in a later turn.
+    pub(crate) fn defer_reading(&mut self, connection: ConnId) {
+        self.clients.pause(connection);
+        self.deferred.push(Task::Read(connection));
     }
 
     /// A session's queue is to be drained further in a later turn.

@@ -222,6 +222,10 @@ impl Core {
                     if std::mem::take(&mut self.stops_reading) {
                         break;
                     }
+                    if self.work > self.config.work.read && consumed < bytes.len() {
+                        self.defer_reading(conn);
+                        break;
+                    }
                 }
                 Ok(Decoded::Incomplete { needs: whole }) => {
                     needs = *whole;
