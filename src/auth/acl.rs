@@ -211,7 +211,9 @@ impl Pattern {
     }
 
     /// The levels with the client's own values. A value is text, never a wildcard. A value with a separator, a wildcard
-    /// or a leading `$` matches no allow rule: a client with the id `a/b` must not get the permissions of `a`.
+    /// or a leading `$` matches no allow rule: a client with the id `a/b` must not get the permissions of `a`. Neither does
+    /// a value with a character that separates it from another one in its level: of `a-b` and `c`, and `a` and `b-c`,
+    /// `${clientid}-${username}` makes the same text.
     fn filled(&self, subject: Subject<'_>, permission: Permission) -> Option<Vec<Level>> {
         let mut levels = Vec::with_capacity(self.levels.len());
         for level in &self.levels {
@@ -219,6 +221,7 @@ impl Pattern {
                 levels.push(level.clone());
                 continue;
             };
+            let separators = separators_between(parts);
             let mut text = String::new();
             for part in parts {
                 let value = match part {
@@ -226,9 +229,12 @@ impl Pattern {
                     LevelPart::ClientId => subject.client_id,
                     LevelPart::Username => subject.username?,
                 };
-                let risky = value.is_empty() || value.starts_with('$') || value.contains(['/', '+', '#']);
-                if risky && permission == Permission::Allow && !matches!(part, LevelPart::Text(_)) {
-                    return None;
+                if permission == Permission::Allow && !matches!(part, LevelPart::Text(_)) {
+                    let unsafe_text = value.is_empty() || value.starts_with('$') || value.contains(['/', '+', '#']);
+                    let ambiguous = separators.as_ref().is_none_or(|separators| value.contains(&**separators));
+                    if unsafe_text || ambiguous {
+                        return None;
+                    }
                 }
                 text.push_str(value);
             }
@@ -287,6 +293,22 @@ fn parts(text: &str) -> Vec<LevelPart> {
         rest = from.strip_prefix(name).unwrap_or_default();
     }
     parts
+}
+
+/// The characters between the placeholders of one level. `None`: two of them touch.
+fn separators_between(parts: &[LevelPart]) -> Option<Vec<char>> {
+    let is_placeholder = |part: &LevelPart| !matches!(part, LevelPart::Text(_));
+    if parts.windows(2).any(|pair| pair.iter().all(is_placeholder)) {
+        return None;
+    }
+    let first = parts.iter().position(is_placeholder)?;
+    let last = parts.iter().rposition(is_placeholder)?;
+    let between = parts.get(first..last).unwrap_or_default().iter();
+    let texts = between.filter_map(|part| match part {
+        LevelPart::Text(text) => Some(text.chars()),
+        LevelPart::ClientId | LevelPart::Username => None,
+    });
+    Some(texts.flatten().collect())
 }
 
 /// Whether `levels` match everything that `filter` does. With `literal`, `filter` is a topic name (or to be taken as
@@ -452,6 +474,37 @@ rules:
         assert!(set.may_subscribe(client, "b", QoS::AtMostOnce));
         assert!(!set.may_subscribe(client, "b", QoS::AtLeastOnce));
         assert!(set.may_receive(client, "b"));
+    }
+
+    /// Two clients must not be able to choose values that make the same topic.
+    #[test]
+    fn placeholders_in_one_level_need_a_separator_that_no_value_contains() {
+        let set = rules(
+            r##"
+name: default
+rules:
+  - {permission: deny, topics: ["deny/${clientid}-${username}"]}
+  - {permission: allow, topics: ["a/${clientid}-${username}", "b/x${clientid}--${username}y", "c/${clientid}${username}", "deny/#"]}
+"##,
+        );
+        let cases = [
+            ("a", "b", "a/a-b", true),
+            ("a-b", "c", "a/a-b-c", false),
+            ("a", "b-c", "a/a-b-c", false),
+            ("a", "b", "b/xa--by", true),
+            // Of a separator, each character counts: `a-` and `b`, `a` and `-b`.
+            ("a-", "b", "b/xa---by", false),
+            ("a", "-b", "b/xa---by", false),
+            // Touching placeholders allow nothing; the validator refuses them.
+            ("ab", "c", "c/abc", false),
+            // What denies goes on to deny.
+            ("a-b", "c", "deny/a-b-c", false),
+            ("a-b", "c", "deny/other", true),
+        ];
+        for (client_id, username, topic, allowed) in cases {
+            let permission = set.evaluate(subject(client_id, Some(username), "192.0.2.1"), publish(topic)).permission;
+            assert_eq!(permission == Permission::Allow, allowed, "{client_id} {username} {topic}");
+        }
     }
 
     /// Against the definition: every topic of a small world.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::admitted_by::AdmittedBy;
 use super::certificate::PeerCertificate;
+use super::source_key::SourceKey;
 use weir_broker::{Authorize, EndpointPolicy, Millis, Principal, StillAdmits};
 use weir_mqtt::ProtocolVersion;
 
@@ -35,6 +36,14 @@ pub struct Credentials<'a> {
     pub authentication_data: Option<&'a [u8]>,
     /// A re-authentication: the client is connected.
     pub reauthentication: bool,
+    /// `None` from a listener. The guard sets it for work that waits elsewhere than in the workers' queue.
+    pub(crate) start_check: Option<&'a Arc<dyn StartCheck>>,
+}
+
+/// Asked once more when slow work for an attempt begins: limits may have been used up while it waited.
+pub(crate) trait StartCheck: Send + Sync {
+    /// Why the work is not done any more.
+    fn refusal(&self) -> Option<AuthRefusal>;
 }
 
 /// The answer to [`Credentials`].
@@ -141,8 +150,18 @@ pub(super) trait AuthBackend: Send + Sync {
     /// As [`Authenticate::still_valid`]; `admission` says how the client was admitted.
     fn still_valid(&self, admission: &AdmittedBy<'_>, principal: &Principal) -> Recheck;
 
-    /// Takes as much time as a wrong password does. Called on a worker thread.
-    fn equalize_timing(&self, _attempt: &Attempt) {}
+    /// What takes as long for an unknown user name as a wrong password does for a known one.
+    fn decoy(&self, _username: &str) -> Option<Decoy> {
+        None
+    }
+}
+
+/// The stand-in for an unknown user. Of those of several backends, the chain runs the one with the highest score: a name
+/// that one of them knows costs one check, too.
+pub(super) struct Decoy {
+    pub(super) score: f64,
+    /// Runs on a worker thread.
+    pub(super) check: Box<dyn FnOnce(&Attempt) + Send>,
 }
 
 /// The answer of one authenticator.
@@ -150,7 +169,7 @@ pub(super) enum BackendAnswer {
     Allow(Grant),
     Deny(AuthRefusal),
     /// Not decided here: ask the next authenticator. Where the chain denies in the end and `equalize` is set,
-    /// [`AuthBackend::equalize_timing`] is called, so that the time does not reveal that the name is unknown.
+    /// [`AuthBackend::decoy`] is run, so that the time does not reveal that the name is unknown.
     Next {
         equalize: bool,
     },
@@ -209,11 +228,13 @@ pub(super) struct Attempt {
     pub(super) username: Option<Box<str>>,
     pub(super) password: Option<Box<[u8]>>,
     pub(super) peer: Option<SocketAddr>,
+    pub(super) source: SourceKey,
     pub(super) certificate: Option<PeerCertificate>,
     pub(super) tls: bool,
     /// The authentication method and data of an enhanced authentication.
     pub(super) method: Option<Box<str>>,
     pub(super) data: Option<Box<[u8]>>,
+    pub(super) start_check: Option<Arc<dyn StartCheck>>,
 }
 
 impl Attempt {
@@ -227,11 +248,21 @@ impl Attempt {
             username: credentials.username.map(Box::from),
             password: credentials.password.map(Box::from),
             peer: credentials.peer,
+            source: SourceKey::new(credentials.peer),
             certificate: credentials.certificate.cloned(),
             tls: credentials.tls,
             method: credentials.authentication_method.map(Box::from),
             data: credentials.authentication_data.map(Box::from),
+            start_check: credentials.start_check.map(Arc::clone),
         }
+    }
+
+    /// Bytes that the client chose.
+    pub(super) fn bytes(&self) -> usize {
+        let texts = [Some(&self.client_id), self.username.as_ref(), self.method.as_ref()];
+        let data = [&self.password, &self.data];
+        let of_texts: usize = texts.into_iter().flatten().map(|text| text.len()).sum();
+        of_texts + data.into_iter().flatten().map(|bytes| bytes.len()).sum::<usize>()
     }
 }
 

@@ -47,7 +47,7 @@ struct ChainRun {
     attempt: Arc<Attempt>,
     /// The authenticator that decides now.
     index: usize,
-    /// The authenticators whose timing is to be equalized where the chain denies.
+    /// The authenticators that do not know the user name: where the chain denies, a decoy of one of them is checked.
     equalize: Vec<usize>,
     on_worker: bool,
 }
@@ -115,13 +115,16 @@ impl ChainRun {
         if self.equalize.is_empty() {
             return Decision::Refuse(refusal);
         }
-        let equalize = move || {
-            for authenticator in self.equalize.iter().filter_map(|&index| self.authenticators.get(index)) {
-                authenticator.equalize_timing(&self.attempt);
+        let check_decoy = move || {
+            let username = self.attempt.username.as_deref().unwrap_or_default();
+            let backends = self.equalize.iter().filter_map(|&index| self.authenticators.get(index));
+            let decoys = backends.filter_map(|backend| backend.decoy(username));
+            if let Some(decoy) = decoys.max_by(|a, b| a.score.total_cmp(&b.score)) {
+                (decoy.check)(&self.attempt);
             }
             Decision::Refuse(refusal)
         };
-        if self.on_worker { equalize() } else { Decision::Blocking(Box::new(equalize)) }
+        if self.on_worker { check_decoy() } else { Decision::Blocking(Box::new(check_decoy)) }
     }
 }
 

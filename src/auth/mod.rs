@@ -3,6 +3,8 @@
 //! - [`api`]: what an authenticator receives and returns. It knows no documents.
 //! - `chain`: runs the authenticators of an auth document in order. `backends`: one folder or file for each of them.
 //! - `guard`: bans and rate limits before every chain. [`acl`]: access lists.
+//! - `fair_queue`: the order and the bounds of attempts that wait for a worker or a service; `source_key`: what they are
+//!   counted by; `counts`: what was dropped.
 //! - `compile`: the only part that reads declarations and the files that they refer to.
 //!
 //! Nothing here blocks: slow work is returned as a job for the data plane's workers or a task for its runtime.
@@ -14,10 +16,14 @@ mod backends;
 mod certificate;
 mod chain;
 mod compile;
+pub(crate) mod counts;
 mod digest;
+mod fair_queue;
 mod guard;
+mod keyed_hash;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+mod source_key;
 
 pub use acl::{AclDecision, AclRequest, DenyAll, RuleSet};
 pub use api::{AdmissionCheck, AuthExchange, AuthRefusal, AuthTask, Authenticate, Credentials, Decision};
@@ -26,6 +32,9 @@ pub use backends::password::{PasswordFile, PasswordHash, PasswordHashError, Reco
 pub use backends::scram::{SaslprepError, ScramRecord, ScramRecordError, check_scram_file, saslprep};
 pub use certificate::{CertificateError, PeerCertificate, SubjectAltName, validity};
 pub use compile::{AuthCompiler, AuthError, ReadFile};
+pub use counts::AuthCounts;
+pub(crate) use fair_queue::{Busy, FairQueue, QueueLimits, Ticket};
+pub(crate) use source_key::SourceKey;
 
 #[cfg(test)]
 mod tests;

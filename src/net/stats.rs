@@ -93,6 +93,10 @@ reasons! {
     Version version,
     /// Refused by authentication.
     Authentication authentication,
+    /// Too many authentications of its address or its endpoint were waiting.
+    AuthBusy auth_busy,
+    /// Too many failed attempts of its address or its user before.
+    AuthRate auth_rate,
     /// Refused by the broker core (session limit, client id, will).
     Session session,
     /// The server is shutting down.

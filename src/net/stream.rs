@@ -1,13 +1,14 @@
 //! An accepted socket, TCP or Unix.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 
 use mio::event::Source;
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
-use socket2::Socket;
+use socket2::{SockRef, Socket};
 
 pub(super) enum Stream {
     Tcp(TcpStream),
@@ -28,6 +29,19 @@ impl Stream {
         match self {
             Self::Tcp(stream) => (&mut &*stream).read(into),
             Self::Unix(stream) => (&mut &*stream).read(into),
+        }
+    }
+
+    /// Whether the socket holds at most so many bytes that are not read, or has failed. At most 63 are counted.
+    pub(super) fn holds_at_most(&self, bytes: usize) -> bool {
+        let mut buffer = [MaybeUninit::uninit(); 64];
+        let socket = match self {
+            Self::Tcp(stream) => SockRef::from(stream),
+            Self::Unix(stream) => SockRef::from(stream),
+        };
+        match socket.peek(&mut buffer) {
+            Ok(held) => held <= bytes,
+            Err(error) => !matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock),
         }
     }
 

@@ -17,6 +17,7 @@ use super::router::App;
 use super::system::Process;
 use super::traffic::GAUGES_TIMEOUT;
 use super::{BridgeView, EndpointSessionGauges, EndpointTraffic, EndpointView, Gauges, Histogram, StateView, Traffic};
+use crate::auth::AuthCounts;
 use crate::state::{Phase, SourceErrorKind};
 use crate::store::records::StoreStats;
 use crate::telemetry::TelemetryStats;
@@ -36,6 +37,7 @@ pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
         gauges,
         store: app.view.store(),
         telemetry: app.view.telemetry(),
+        auth: app.view.auth_counts(),
         process: Process::read(),
         now: app.view.now(),
     };
@@ -63,6 +65,7 @@ struct Scrape {
     gauges: Option<Gauges>,
     store: Option<Arc<StoreStats>>,
     telemetry: Option<Arc<TelemetryStats>>,
+    auth: AuthCounts,
     process: Process,
     now: Timestamp,
 }
@@ -77,6 +80,7 @@ impl Collector for Scrape {
         self.store(out)?;
         self.reconcile(out)?;
         self.telemetry(out)?;
+        self.authentication(out)?;
         self.endpoint_states(out)?;
         self.endpoint_connections(out)?;
         self.endpoint_messages(out)?;
@@ -252,6 +256,20 @@ impl Scrape {
         for (reason, count) in telemetry.dropped() {
             let labels = vec![("reason", reason)];
             dropped.encode_family(&labels)?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+        }
+        Ok(())
+    }
+
+    fn authentication(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let help = "Authentications dropped before a password was hashed or a service was asked, by reason.";
+        let mut family = out.encode_descriptor("weir_auth_attempts_dropped", help, None, MetricType::Counter)?;
+        for (reason, count) in self.auth.dropped {
+            family.encode_family(&vec![("reason", reason)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+        }
+        let help = "Entries that full tables of recent attempts gave up while they still counted, by table.";
+        let mut family = out.encode_descriptor("weir_auth_table_evictions", help, None, MetricType::Counter)?;
+        for (table, count) in self.auth.evicted {
+            family.encode_family(&vec![("table", table)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
 use super::BridgeView;
+use crate::auth::AuthCounts;
 use crate::state::NodeRecord;
 use crate::state::{HistoryEntry, Phase, SourceState};
 use crate::store::records::StoreStats;
@@ -47,6 +48,10 @@ pub trait StatusProvider: Send + Sync + 'static {
     /// Statistics of the traces. `None`: there is no collector.
     fn telemetry(&self) -> Option<Arc<TelemetryStats>> {
         None
+    }
+    /// Counters of dropped authentications.
+    fn auth_counts(&self) -> AuthCounts {
+        AuthCounts::default()
     }
     /// The static tier of the one validator.
     fn validate(&self, request: ValidateRequest) -> Validation;

@@ -1,8 +1,9 @@
-//! Checks before every endpoint's authentication: bans, failed attempts per address, clients that connect too often.
+//! Checks before every endpoint's authentication: bans, failed attempts, clients that connect too often.
 //!
 //! It owns the counters of recent attempts. It knows no authenticator, and decides about no credentials.
 
 mod bans;
+mod failures;
 mod window_counter;
 
 use std::net::IpAddr;
@@ -12,33 +13,41 @@ use time::OffsetDateTime;
 
 use self::bans::BanSubject;
 pub(super) use self::bans::Bans;
+use self::failures::FailureLimit;
 use self::window_counter::WindowCounter;
-use super::api::{AuthExchange, AuthRefusal, Authenticate, Credentials, Decision};
+use super::api::{AuthExchange, AuthRefusal, Authenticate, Credentials, Decision, StartCheck};
+use super::counts::{dropped, evicted};
+use super::keyed_hash::{Fingerprint, KeyedHash};
+use super::source_key::SourceKey;
 use weir_broker::{Millis, Principal};
 use weir_declare::config::FailureRateLimit;
 
-/// Keys of one generation of a counter; it holds two generations, about 4 MiB.
-const TABLE_KEYS: usize = 32_768;
+/// Entries of one generation of a counter; it holds two generations, about 3 MiB.
+const TABLE_ENTRIES: usize = 32_768;
 
-/// Counters of recent attempts. One for the whole node; they outlive changes of declarations.
+/// Counters of recent attempts. One for the whole node; they outlive changes of declarations. They hold hashes of what
+/// clients send, so no entry is larger than another.
 #[derive(Debug)]
 pub(super) struct AttemptCounters {
-    /// By address, IPv6 by its /64.
-    failures: WindowCounter<IpAddr>,
+    keyed_hash: KeyedHash,
+    /// Failures by source and user name.
+    user_failures: WindowCounter<Fingerprint>,
+    /// Failures by source.
+    source_failures: WindowCounter<SourceKey>,
     /// By namespace and client id.
-    connects: WindowCounter<ClientKey>,
+    connects: WindowCounter<Fingerprint>,
     /// Clients that are banned for flapping.
-    flapping_bans: WindowCounter<ClientKey>,
+    flapping_bans: WindowCounter<Fingerprint>,
 }
-
-type ClientKey = (Arc<str>, Box<str>);
 
 impl Default for AttemptCounters {
     fn default() -> Self {
         Self {
-            failures: WindowCounter::new(TABLE_KEYS),
-            connects: WindowCounter::new(TABLE_KEYS),
-            flapping_bans: WindowCounter::new(TABLE_KEYS),
+            keyed_hash: KeyedHash::default(),
+            user_failures: WindowCounter::new(TABLE_ENTRIES, &evicted::USER_FAILURES),
+            source_failures: WindowCounter::new(TABLE_ENTRIES, &evicted::SOURCE_FAILURES),
+            connects: WindowCounter::new(TABLE_ENTRIES, &evicted::CONNECTS),
+            flapping_bans: WindowCounter::new(TABLE_ENTRIES, &evicted::FLAPPING_BANS),
         }
     }
 }
@@ -54,20 +63,27 @@ pub(super) struct AttemptGuard {
 
 impl Authenticate for AttemptGuard {
     fn authenticate(&self, credentials: &Credentials<'_>) -> Decision {
+        let failures = self.failures.as_ref().and_then(|limit| FailureLimit::new(limit, &self.counters, credentials));
+        let failures = failures.map(Arc::new);
+        let namespace = Arc::clone(&credentials.endpoint.namespace);
         let attempt = GuardedAttempt {
             counters: Arc::clone(&self.counters),
             bans: self.bans.clone(),
-            failures: self.failures.clone(),
+            failures: failures.clone(),
             now: credentials.now,
             address: credentials.peer.map(|peer| peer.ip().to_canonical()),
-            client: (Arc::clone(&credentials.endpoint.namespace), credentials.client_id.into()),
+            client: self.counters.keyed_hash.hash(&[namespace.as_bytes(), credentials.client_id.as_bytes()]),
+            namespace,
+            client_id: credentials.client_id.into(),
             uncounted: credentials.client_id_assigned || credentials.reauthentication,
             reauthentication: credentials.reauthentication,
         };
-        match attempt.refusal() {
-            Some(refusal) => Decision::Refuse(refusal),
-            None => attempt.finish(self.inner.authenticate(credentials)),
+        if let Some(refusal) = attempt.refusal() {
+            return Decision::Refuse(refusal);
         }
+        let start_check = failures.map(|failures| failures as Arc<dyn StartCheck>);
+        let credentials = Credentials { start_check: start_check.as_ref(), ..*credentials };
+        attempt.finish(self.inner.authenticate(&credentials))
     }
 
     fn still_valid(&self, principal: &Principal, client_id: &str) -> bool {
@@ -80,10 +96,14 @@ impl Authenticate for AttemptGuard {
 struct GuardedAttempt {
     counters: Arc<AttemptCounters>,
     bans: Bans,
-    failures: Option<FailureRateLimit>,
+    /// `None`: failures are not limited, or there is no address to count by.
+    failures: Option<Arc<FailureLimit>>,
     now: Millis,
     address: Option<IpAddr>,
-    client: ClientKey,
+    namespace: Arc<str>,
+    client_id: Box<str>,
+    /// The hash of both.
+    client: Fingerprint,
     /// It does not count as a connect: the client id is new each time, or the client is connected.
     uncounted: bool,
     /// A re-authentication: the client is connected.
@@ -97,9 +117,7 @@ impl GuardedAttempt {
         if self.is_banned(None) || self.is_flapping() {
             return Some(AuthRefusal::Banned);
         }
-        let (limit, source) = (self.failures.as_ref()?, source(self.address?));
-        let failures = self.counters.failures.count(&source, self.now, window_ms(limit));
-        (failures >= limit.max_failures).then_some(AuthRefusal::RateExceeded)
+        self.failures.as_ref()?.refusal()
     }
 
     fn is_flapping(&self) -> bool {
@@ -108,7 +126,7 @@ impl GuardedAttempt {
     }
 
     fn is_banned(&self, username: Option<&str>) -> bool {
-        let subject = BanSubject { client_id: &self.client.1, username, address: self.address };
+        let subject = BanSubject { client_id: &self.client_id, username, address: self.address };
         self.bans.find(subject, OffsetDateTime::now_utc()).is_some()
     }
 
@@ -129,7 +147,7 @@ impl GuardedAttempt {
                 self.count_failure(refusal);
                 Decision::Refuse(refusal)
             }
-            Decision::Blocking(work) => Decision::Blocking(Box::new(move || self.finish(work()))),
+            Decision::Blocking(work) => Decision::Blocking(Box::new(move || self.start(work))),
             Decision::Task(task) => Decision::Task(Box::pin(async move { self.finish(task.await) })),
             Decision::Continue { data, exchange } => {
                 Decision::Continue { data, exchange: Box::new(GuardedExchange { attempt: self, exchange }) }
@@ -137,9 +155,19 @@ impl GuardedAttempt {
         }
     }
 
+    /// Runs slow work, unless the failures of others that waited before it have used up the limit.
+    fn start(self, work: Box<dyn FnOnce() -> Decision + Send>) -> Decision {
+        if let Some(refusal) = self.failures.as_ref().and_then(|failures| failures.refusal()) {
+            dropped::RATE_LIMIT.add(1);
+            return Decision::Refuse(refusal);
+        }
+        self.finish(work())
+    }
+
     /// The authenticator gave the client an id that stays the same.
     fn set_client_id(&mut self, client_id: &str) {
-        self.client.1 = client_id.into();
+        self.client_id = client_id.into();
+        self.client = self.counters.keyed_hash.hash(&[self.namespace.as_bytes(), client_id.as_bytes()]);
         self.uncounted = self.reauthentication;
     }
 
@@ -149,9 +177,9 @@ impl GuardedAttempt {
             return Err(AuthRefusal::Banned);
         }
         if let Some(rule) = self.bans.flapping().filter(|_| !self.uncounted) {
-            let connects = self.counters.connects.add(self.client.clone(), self.now, rule.window_ms());
+            let connects = self.counters.connects.add(self.client, self.now, rule.window_ms());
             if connects > rule.max_connects {
-                self.counters.flapping_bans.add(self.client.clone(), self.now, rule.ban_ms());
+                self.counters.flapping_bans.add(self.client, self.now, rule.ban_ms());
                 return Err(AuthRefusal::Banned);
             }
         }
@@ -160,8 +188,8 @@ impl GuardedAttempt {
 
     fn count_failure(&self, refusal: AuthRefusal) {
         let guessed = matches!(refusal, AuthRefusal::BadCredentials | AuthRefusal::NotAuthorized);
-        if let (true, Some(limit), Some(address)) = (guessed, &self.failures, self.address) {
-            self.counters.failures.add(source(address), self.now, window_ms(limit));
+        if let (true, Some(failures)) = (guessed, &self.failures) {
+            failures.count();
         }
     }
 }
@@ -175,17 +203,5 @@ impl AuthExchange for GuardedExchange {
     fn step(self: Box<Self>, data: &[u8]) -> Decision {
         let decision = self.exchange.step(data);
         self.attempt.finish(decision)
-    }
-}
-
-fn window_ms(limit: &FailureRateLimit) -> Millis {
-    Millis::from(limit.window_s) * 1000
-}
-
-/// What one party is assumed to hold: one IPv4 address, or a /64 of IPv6.
-fn source(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) & (u128::MAX << 64)).into()),
     }
 }

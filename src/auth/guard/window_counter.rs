@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::auth::counts::Count;
 use weir_broker::Millis;
 
 /// Two generations of at most `capacity` keys each: when the younger is full it replaces the older, which is dropped. A
-/// flood of keys costs neither memory nor a scan; at worst, counts are lost.
+/// flood of keys costs no more memory; at worst, counts are lost, and `evicted` counts them.
 #[derive(Debug)]
 pub(super) struct WindowCounter<K> {
     capacity: usize,
+    evicted: &'static Count,
     generations: Mutex<Generations<K>>,
 }
 
@@ -27,9 +29,9 @@ struct Window {
 }
 
 impl<K: Eq + Hash> WindowCounter<K> {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(capacity: usize, evicted: &'static Count) -> Self {
         let generations = Mutex::new(Generations { young: HashMap::new(), old: HashMap::new() });
-        Self { capacity: capacity.max(1), generations }
+        Self { capacity: capacity.max(1), evicted, generations }
     }
 
     /// The count of `key` in the current window.
@@ -48,7 +50,10 @@ impl<K: Eq + Hash> WindowCounter<K> {
             None => Window { since: now, count: 1 },
         };
         if generations.young.len() >= self.capacity && !generations.young.contains_key(&key) {
-            generations.old = std::mem::take(&mut generations.young);
+            let full = std::mem::take(&mut generations.young);
+            let lost = std::mem::replace(&mut generations.old, full);
+            let is_running = |window: &&Window| now.saturating_sub(window.since) < window_ms;
+            self.evicted.add(lost.values().filter(is_running).count() as u64);
         }
         generations.young.insert(key, window);
         window.count
@@ -63,10 +68,11 @@ impl<K: Eq + Hash> WindowCounter<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::counts::evicted::CONNECTS;
 
     #[test]
     fn counts_within_a_window_and_restarts_after_it() {
-        let counter = WindowCounter::new(10);
+        let counter = WindowCounter::new(10, &CONNECTS);
         assert_eq!([counter.add("a", 0, 100), counter.add("a", 50, 100), counter.add("b", 60, 100)], [1, 2, 1]);
         assert_eq!(
             [counter.count(&"a", 99, 100), counter.count(&"a", 100, 100), counter.count(&"c", 0, 100)],
@@ -77,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_keys_stays_within_the_bound() {
-        let counter = WindowCounter::new(100);
+        let counter = WindowCounter::new(100, &CONNECTS);
         for key in 0..100_000 {
             counter.add(key, 0, 100);
         }
@@ -87,7 +93,7 @@ mod tests {
 
     #[test]
     fn an_active_key_survives_a_change_of_generations() {
-        let counter = WindowCounter::new(2);
+        let counter = WindowCounter::new(2, &CONNECTS);
         for (count, other) in (1..).zip(0..20) {
             assert_eq!(counter.add(1000, 0, 100), count);
             counter.add(other, 0, 100);

@@ -1,4 +1,9 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
+use crate::auth::admitted_by::AdmittedBy;
+use crate::auth::api::{Attempt, AuthBackend, BackendAnswer, Decoy, Recheck};
+use crate::auth::chain::Chain;
 
 const PEOPLE: &str = "{passwordFile: {file: people}}";
 
@@ -96,4 +101,43 @@ fn endpoints_with_the_same_document_share_one_chain() {
     assert_eq!((chains.len(), fixture.compiler.chains_in_force()), (3, 1));
     drop(chains);
     assert_eq!(fixture.compiler.chains_in_force(), 0);
+}
+
+/// A password file that does not know the user, and counts the decoys that are checked.
+struct CountedFile {
+    score: f64,
+    checks: Arc<AtomicUsize>,
+}
+
+impl AuthBackend for CountedFile {
+    fn authenticate(&self, _attempt: &Arc<Attempt>) -> BackendAnswer {
+        BackendAnswer::Next { equalize: true }
+    }
+
+    fn still_valid(&self, _admission: &AdmittedBy<'_>, _principal: &Principal) -> Recheck {
+        Recheck::Next
+    }
+
+    fn decoy(&self, _username: &str) -> Option<Decoy> {
+        let checks = Arc::clone(&self.checks);
+        let check = move |_: &Attempt| {
+            checks.fetch_add(1, Ordering::SeqCst);
+        };
+        Some(Decoy { score: self.score, check: Box::new(check) })
+    }
+}
+
+/// A known name costs one hash, whichever file it is in; so does an unknown one.
+#[test]
+fn an_unknown_name_costs_one_check_in_a_chain_of_files() {
+    let files: Vec<_> = [0.5, 2.0, 1.0].map(|score| (score, Arc::<AtomicUsize>::default())).into();
+    let backend = |(score, checks): &(f64, Arc<AtomicUsize>)| -> Box<dyn AuthBackend> {
+        Box::new(CountedFile { score: *score, checks: Arc::clone(checks) })
+    };
+    let chain = TestChain(Arc::new(Chain::new(files.iter().map(backend).collect())));
+    for _ in 0..3 {
+        assert_eq!(chain.answer(&user("unknown", "wrong")), "BadCredentials");
+    }
+    let checks: Vec<usize> = files.iter().map(|(_, checks)| checks.load(Ordering::SeqCst)).collect();
+    assert_eq!(checks, [0, 3, 0], "the one with the highest score, once for each attempt");
 }

@@ -89,7 +89,12 @@ fn only_a_clear_answer_admits_a_client() {
         ("200 OK", "", "Unavailable"),
         ("201 Created", r#"{"result": "allow"}"#, "Unavailable"),
         ("302 Found", r#"{"result": "allow"}"#, "Unavailable"),
-        ("404 Not Found", r#"{"result": "allow"}"#, "Unavailable"),
+        ("400 Bad Request", "", "BadCredentials"),
+        ("404 Not Found", r#"{"result": "allow"}"#, "BadCredentials"),
+        ("422 Unprocessable Content", r#"{"result": "allow"}"#, "BadCredentials"),
+        ("408 Request Timeout", "", "Unavailable"),
+        ("429 Too Many Requests", "", "Unavailable"),
+        ("503 Service Unavailable", "", "Unavailable"),
         ("500 Oops", r#"{"result": "allow"}"#, "Unavailable"),
     ];
     for (status, body, expected) in cases {
@@ -137,6 +142,91 @@ fn a_service_that_does_not_answer_denies_clients_and_opens_the_circuit() {
     }
     // The first is still being answered; the third and fourth never went out.
     assert!(hanging.asked() <= 2, "{}", hanging.asked());
+}
+
+/// The attack: CONNECTs that the service answers with 422 opened the circuit, and no client was admitted meanwhile.
+#[test]
+fn statuses_and_nonsense_about_one_client_do_not_open_the_circuit() {
+    let cases = [
+        "400 Bad Request",
+        "404 Not Found",
+        "422 Unprocessable Content",
+        "429 Too Many Requests",
+        "302 Found",
+        "200 OK",
+    ];
+    for status in cases {
+        let service = TestService::start(move |request| {
+            let good = request.contains(r#""password":"secret""#);
+            if good { response("200 OK", r#"{"result": "allow"}"#) } else { response(status, "") }
+        });
+        let chain = chain(&service, ", circuitBreaker: {failures: 2, openS: 60}");
+        for number in 0..5 {
+            let refused = chain.log_in(&Login { password: None, ..user(&format!("user{number}"), "") });
+            assert!(refused.is_err(), "{status}");
+        }
+        assert_eq!((chain.answer(&user("alice", "secret")), service.asked()), ("in as alice".into(), 6), "{status}");
+    }
+}
+
+#[test]
+fn a_denying_status_counts_as_a_failure_of_its_client() {
+    let service = TestService::start(|_| response("422 Unprocessable Content", ""));
+    let chain = Fixture::default().chain(&format!(
+        "{{chain: [{{http: {{url: \"{}\"}}}}], rateLimit: {{maxFailures: 2, windowS: 60}}}}",
+        service.url
+    ));
+    let answers: Vec<_> = (0..3).map(|_| chain.answer(&user("alice", "x"))).collect();
+    assert_eq!(
+        (answers, service.asked()),
+        (vec!["BadCredentials".into(), "BadCredentials".into(), "RateExceeded".to_owned()], 2)
+    );
+}
+
+/// A client that sends what fits into no request costs itself, not the service's circuit.
+#[test]
+fn a_request_that_cannot_be_made_denies_its_client() {
+    let service = TestService::start(|_| response("200 OK", r#"{"result": "allow"}"#));
+    let chain = chain(&service, ", method: GET, circuitBreaker: {failures: 1, openS: 60}");
+    for _ in 0..3 {
+        assert_eq!(chain.answer(&user(&"x".repeat(65_535), "secret")), "BadCredentials");
+    }
+    assert_eq!((chain.answer(&user("alice", "secret")), service.asked()), ("in as alice".into(), 1));
+}
+
+#[test]
+fn timeouts_of_one_address_do_not_close_the_service_to_others() {
+    let service = TestService::start(|request| {
+        if request.contains("slow") {
+            std::thread::sleep(std::time::Duration::from_millis(700));
+        }
+        response("200 OK", r#"{"result": "allow"}"#)
+    });
+    let chain = chain(&service, ", timeoutMs: 500, circuitBreaker: {failures: 2, openS: 60}");
+    let at =
+        |address: &str, login: Login| Login { peer: Some(SocketAddr::new(address.parse().unwrap(), 4000)), ..login };
+    for _ in 0..3 {
+        assert_eq!(chain.answer(&at("198.51.100.1", user("slow", "x"))), "Unavailable");
+    }
+    std::thread::sleep(std::time::Duration::from_millis(600));
+    assert_eq!(chain.answer(&at("198.51.100.1", user("alice", "secret"))), "Unavailable", "its own circuit is open");
+    assert_eq!(chain.answer(&at("198.51.100.2", user("alice", "secret"))), "in as alice");
+}
+
+/// A user name that the service did not get is not confirmed by its answer.
+#[test]
+fn a_service_that_gets_no_user_name_confirms_none() {
+    let cases = [
+        ("", r#"{"result": "allow"}"#, "in as admin"),
+        (", fields: {user: \"${username}\", password: \"${password}\"}", r#"{"result": "allow"}"#, "in as admin"),
+        (", fields: {user: \"id-${USERNAME}\"}", r#"{"result": "allow"}"#, "in as admin"),
+        (", fields: {token: \"${password}\"}", r#"{"result": "allow"}"#, "in as anonymous"),
+        (", fields: {token: \"${password}\"}", r#"{"result": "allow", "username": "device"}"#, "in as device"),
+    ];
+    for (fields, answer, expected) in cases {
+        let service = TestService::start(move |_| response("200 OK", answer));
+        assert_eq!(chain(&service, fields).answer(&user("admin", "secret")), expected, "{fields} {answer}");
+    }
 }
 
 #[test]

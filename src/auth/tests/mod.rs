@@ -128,6 +128,7 @@ impl TestChain {
             authentication_method: login.method.as_deref(),
             authentication_data: login.data.as_deref(),
             reauthentication: false,
+            start_check: None,
         })
     }
 

@@ -95,6 +95,29 @@ fn an_unknown_user_gets_a_stable_challenge_like_a_known_one() {
     assert_ne!(bob.0, ask("carol").0);
 }
 
+/// A file of several costs: those of unknown names are the file's, too, and a new user changes none of them.
+#[test]
+fn unknown_users_get_costs_and_salt_lengths_of_the_file() {
+    let keys = STANDARD.encode([7; 32]);
+    let line = |user: &str, iterations: u32, salt_bytes: usize| {
+        format!("{user}:SCRAM-SHA-256${iterations}:{}${keys}:{keys}\n", STANDARD.encode(vec![1; salt_bytes]))
+    };
+    let mut file: String = (0..9).map(|n| line(&format!("old{n}"), 4096, 48)).collect();
+    file.extend((0..3).map(|n| line(&format!("new{n}"), 15_000, 16)));
+    let chain = Fixture::with(&[("keys", &file)]).chain(SCRAM);
+    let ask = |chain: &TestChain, username: &str| salt_and_iterations(&challenge(chain.begin(&first(username))).0);
+    let names: Vec<String> = (0..200).map(|n| format!("unknown{n}")).collect();
+    let found: Vec<_> = names.iter().map(|name| ask(&chain, name)).collect();
+    let costs: Vec<(usize, u32)> = found.iter().map(|(salt, iterations)| (salt.len(), *iterations)).collect();
+    assert!(costs.iter().all(|cost| matches!(cost, (48, 4096) | (16, 15_000))), "{costs:?}");
+    let old = costs.iter().filter(|cost| **cost == (48, 4096)).count();
+    assert!((120..180).contains(&old), "{old} of 200, expected 150");
+    assert_eq!(found, names.iter().map(|name| ask(&chain, name)).collect::<Vec<_>>());
+    let more = Fixture::with(&[("keys", &(file + &line("one", 4096, 48)))]).chain(SCRAM);
+    let changed = names.iter().zip(&found).filter(|(name, found)| ask(&more, name) != **found).count();
+    assert!(changed < 20, "{changed} of 200 changed with one more user");
+}
+
 #[test]
 fn a_connect_without_data_gets_an_empty_auth() {
     let chain = fixture().chain(SCRAM);

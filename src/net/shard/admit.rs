@@ -8,15 +8,17 @@ use super::handshake::{Handshake, Progress, Stage, refusal_bytes};
 use super::reauthenticate::EnhancedAuth;
 use super::table::{Connection, ConnectionKey, ConnectionState};
 use super::{Shard, ShardContext, ShardEvent};
-use crate::auth::{AuthRefusal, AuthTask, Credentials, Decision};
+use crate::auth::{AuthRefusal, AuthTask, Busy, Credentials, Decision, SourceKey};
+use crate::log_value::log_value;
 use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::layers::Layers;
 use crate::net::mailbox::Mailbox;
 use crate::net::plane::ConnectionFacts;
 use crate::net::stats::{CloseReason, ConnectionGuard};
 use crate::net::stream::Stream;
+use crate::net::workers::{JobFate, QueuedJob};
 use weir_bridge::LOCAL_ID_PREFIX;
-use weir_broker::{Admission, EndpointPolicy, Principal, Site, home_shard};
+use weir_broker::{Admission, EndpointId, EndpointPolicy, Principal, Site, home_shard};
 use weir_mqtt::{
     Auth, Connect, DecodeContext, DecodeError, Decoded, Packet, ProtocolVersion, ReasonCode, Side, auth, decode,
     decode_connect, return_code,
@@ -106,6 +108,7 @@ impl Shard {
             authentication_method: properties.authentication_method,
             authentication_data: properties.authentication_data,
             reauthentication: false,
+            start_check: None,
         });
         let (principal, authentication_data, given_id) = match decision {
             Decision::Admit(principal) => (principal, None, None),
@@ -152,17 +155,16 @@ impl Shard {
             Decision::Admit(principal) => (principal, None, None),
             Decision::AdmitWith { principal, data, client_id } => (principal, data, client_id),
             Decision::Task(task) => {
-                let auth_task = spawn_auth_task(&self.shared, &self.mailbox, key, task);
-                handshake.stage = Stage::Authenticating { _auth_task: auth_task };
+                let task = spawn_auth_task(&self.shared, &self.mailbox, key, task);
+                handshake.stage = Stage::Authenticating { _work: task.map(AuthWork::Task) };
                 return Progress::Wait;
             }
-            Decision::Blocking(job) => {
-                handshake.stage = Stage::Authenticating { _auth_task: None };
-                let endpoint = handshake.policy.endpoint.id;
-                let mailbox = Arc::clone(&self.mailbox);
-                let job = Box::new(move || mailbox.send(ShardEvent::AuthDecision { key, decision: job() }));
-                if self.shared.workers.submit(endpoint, job).is_err() {
-                    return self.refuse_authentication(key, AuthRefusal::Busy);
+            Decision::Blocking(work) => {
+                let (endpoint, bytes) = (handshake.policy.endpoint.id, handshake.connect.len());
+                let client = AuthClient { key, endpoint, peer: connection.peer, bytes };
+                match queue_auth_job(&self.shared, &self.mailbox, client, work) {
+                    Ok(job) => handshake.stage = Stage::Authenticating { _work: Some(AuthWork::Job(job)) },
+                    Err(Busy) => return self.refuse_authentication(key, AuthRefusal::Busy),
                 }
                 return Progress::Wait;
             }
@@ -206,8 +208,14 @@ impl Shard {
         };
         let endpoint = &*handshake.policy.endpoint.name;
         let peer = self.table.get(key).and_then(|connection| connection.peer);
+        let client_id = &*log_value(client_id);
         tracing::info!(endpoint, peer = peer.map(tracing::field::display), client_id, why = ?refusal, "authentication failed: client refused");
-        self.refuse(key, CloseReason::Authentication, &refusal_packet(version, refusal));
+        let reason = match refusal {
+            AuthRefusal::Busy => CloseReason::AuthBusy,
+            AuthRefusal::RateExceeded => CloseReason::AuthRate,
+            _ => CloseReason::Authentication,
+        };
+        self.refuse(key, reason, &refusal_packet(version, refusal));
         Progress::Done
     }
 
@@ -280,7 +288,7 @@ impl Shard {
             }
         };
         handshake.input = input.split_off(len);
-        let authenticating = Stage::Authenticating { _auth_task: None };
+        let authenticating = Stage::Authenticating { _work: None };
         let Stage::EnhancedAuth(exchange) = std::mem::replace(&mut handshake.stage, authenticating) else {
             return self.abort_handshake(key);
         };
@@ -435,6 +443,43 @@ impl Shard {
         };
         self.drain_decision(policy.id, connection.sequence, &facts)
     }
+}
+
+/// Slow work of an authentication, which dropping this cancels.
+pub(super) enum AuthWork {
+    Task(#[expect(dead_code, reason = "dropping it cancels the task")] AuthTaskHandle),
+    Job(#[expect(dead_code, reason = "dropping it takes the job out of the queue")] QueuedJob),
+}
+
+/// The client that slow work is for.
+pub(super) struct AuthClient {
+    pub(super) key: ConnectionKey,
+    pub(super) endpoint: EndpointId,
+    pub(super) peer: Option<SocketAddr>,
+    /// What the work holds of it, about.
+    pub(super) bytes: usize,
+}
+
+/// Queues blocking work; [`Shard::on_auth_decision`] gets its decision.
+///
+/// # Errors
+/// Too much work of the client's address or endpoint waits.
+pub(super) fn queue_auth_job(
+    shared: &ShardContext,
+    mailbox: &Arc<Mailbox<ShardEvent>>,
+    client: AuthClient,
+    work: Box<dyn FnOnce() -> Decision + Send>,
+) -> Result<QueuedJob, Busy> {
+    let AuthClient { key, endpoint, peer, bytes } = client;
+    let mailbox = Arc::clone(mailbox);
+    let job = Box::new(move |fate| {
+        let decision = match fate {
+            JobFate::Run => work(),
+            JobFate::Evicted => Decision::Refuse(AuthRefusal::Busy),
+        };
+        mailbox.send(ShardEvent::AuthDecision { key, decision });
+    });
+    shared.workers.submit(endpoint, SourceKey::new(peer), bytes, job)
 }
 
 /// Starts an authentication task; [`Shard::on_auth_decision`] gets its decision.

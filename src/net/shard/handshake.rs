@@ -5,11 +5,11 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::admit::AuthWork;
 use super::table::{ConnectionKey, ConnectionState};
 use super::{READ_BYTES, Shard};
 use crate::auth::{AuthExchange, PeerCertificate};
 use crate::net::acceptor::claim_address;
-use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::layers::{DriverOutput, Layers, WebSocket};
 use crate::net::policy::{ListenerPolicy, ProxyProtocolPolicy};
 use crate::net::proxy::{self, Parsed};
@@ -72,7 +72,7 @@ pub(super) enum Stage {
     Connect,
     /// A worker or an authentication service decides; the shard reads no bytes meanwhile.
     Authenticating {
-        _auth_task: Option<AuthTaskHandle>,
+        _work: Option<AuthWork>,
     },
     /// Waits for the client's next AUTH packet.
     EnhancedAuth(Box<dyn AuthExchange>),
@@ -107,7 +107,12 @@ impl Shard {
         while let Some(connection) = self.table.get_mut(key) {
             let ConnectionState::Pending(handshake) = &connection.state else { break };
             if matches!(handshake.stage, Stage::Authenticating { .. }) {
+                let read = handshake.input.len();
                 connection.unread = true;
+                if connection.hung_up && connection.has_nothing_left(read) {
+                    // Nothing would come of the decision: the waiting job or request is cancelled with the connection.
+                    self.refuse(key, CloseReason::PeerClosed, &[]);
+                }
                 break;
             }
             let n = match connection.stream.read(&mut buffer[..READ_BYTES]) {

@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use super::admit::spawn_auth_task;
+use super::Shard;
+use super::admit::{AuthClient, AuthWork, queue_auth_job, spawn_auth_task};
 use super::handshake::Handshake;
 use super::table::{Connection, ConnectionKey, ConnectionState};
-use super::{Shard, ShardEvent};
 use crate::auth::{AuthExchange, AuthRefusal, Credentials, Decision, PeerCertificate};
-use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::policy::ListenerPolicy;
 use weir_broker::{ConnId, Principal, Reauthentication};
 use weir_mqtt::{Connect, ProtocolVersion};
@@ -24,8 +23,8 @@ pub(super) struct EnhancedAuth {
     certificate: Option<Box<PeerCertificate>>,
     /// A re-authentication that waits for the client's next AUTH packet.
     exchange: Option<Box<dyn AuthExchange>>,
-    /// A re-authentication that waits for an authentication service.
-    auth_task: Option<AuthTaskHandle>,
+    /// A re-authentication that waits for a worker or an authentication service.
+    work: Option<AuthWork>,
 }
 
 impl EnhancedAuth {
@@ -38,7 +37,7 @@ impl EnhancedAuth {
             method: connect.properties.authentication_method?.into(),
             certificate: handshake.certificate.clone(),
             exchange: None,
-            auth_task: None,
+            work: None,
         }))
     }
 }
@@ -80,6 +79,7 @@ impl Shard {
             authentication_method: Some(&enhanced.method),
             authentication_data: data,
             reauthentication: true,
+            start_check: None,
         }))
     }
 
@@ -90,7 +90,7 @@ impl Shard {
 
     /// Handles the authenticator's decision.
     pub(super) fn on_reauthentication_decision(&mut self, key: ConnectionKey, decision: Decision) {
-        let Some(Connection { state: ConnectionState::Open(id), enhanced: Some(enhanced), .. }) =
+        let Some(Connection { state: ConnectionState::Open(id), enhanced: Some(enhanced), peer, .. }) =
             self.table.get_mut(key)
         else {
             return;
@@ -107,14 +107,14 @@ impl Shard {
             }
             Decision::Refuse(refusal) => self.fail_reauthentication(key, id, refusal),
             Decision::Task(task) => {
-                enhanced.auth_task = spawn_auth_task(&self.shared, &self.mailbox, key, task);
+                enhanced.work = spawn_auth_task(&self.shared, &self.mailbox, key, task).map(AuthWork::Task);
             }
-            Decision::Blocking(job) => {
-                let endpoint = enhanced.policy.endpoint.id;
-                let mailbox = Arc::clone(&self.mailbox);
-                let job = Box::new(move || mailbox.send(ShardEvent::AuthDecision { key, decision: job() }));
-                if self.shared.workers.submit(endpoint, job).is_err() {
-                    self.fail_reauthentication(key, id, AuthRefusal::Busy);
+            Decision::Blocking(work) => {
+                let bytes = enhanced.client_id.len() + enhanced.username.as_ref().map_or(0, |name| name.len());
+                let client = AuthClient { key, endpoint: enhanced.policy.endpoint.id, peer: *peer, bytes };
+                match queue_auth_job(&self.shared, &self.mailbox, client, work) {
+                    Ok(job) => enhanced.work = Some(AuthWork::Job(job)),
+                    Err(_) => self.fail_reauthentication(key, id, AuthRefusal::Busy),
                 }
             }
         }

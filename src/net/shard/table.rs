@@ -34,6 +34,10 @@ impl ConnectionKey {
 
 const _: () = assert!(size_of::<usize>() == 8, "a token holds a slot and a generation");
 
+/// Bytes in which no message fits: DISCONNECT, alone or in a TLS record before the record that closes TLS.
+const DISCONNECT_MAX_BYTES: usize = 4;
+const TLS_CLOSE_MAX_BYTES: usize = 48;
+
 /// The state of a connection.
 pub(super) enum ConnectionState {
     /// In its handshake.
@@ -92,6 +96,14 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// Whether a peer that has closed its side has left nothing behind that could matter, `read` bytes after CONNECT
+    /// included: a client may send CONNECT, messages and DISCONNECT, and close without waiting for CONNACK.
+    pub(super) fn has_nothing_left(&self, read: usize) -> bool {
+        let is_tls = self.layers.as_ref().is_some_and(|layers| layers.tls.is_some());
+        let ignored = if is_tls { TLS_CLOSE_MAX_BYTES } else { DISCONNECT_MAX_BYTES };
+        ignored.checked_sub(read).is_some_and(|ignored| self.stream.holds_at_most(ignored))
+    }
+
     /// A connection whose socket is not registered in the poll yet.
     pub(super) fn new(
         stream: Stream,

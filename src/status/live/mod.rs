@@ -21,6 +21,7 @@ use super::{
     ShardAnswer, StateView, StatusProvider, TopicPage, TopicQuery, TraceEvent, TraceQuery, Traffic, ValidateRequest,
     Validation,
 };
+use crate::auth::AuthCounts;
 use crate::cluster::node_convergence;
 use crate::net::{DataPlane, DeliverDurations};
 use crate::state::{ClusterView, ControlState, NodeFacts, NodeRecord, PassDurations, SharedState};
@@ -106,6 +107,10 @@ impl StatusProvider for LiveStatus {
 
     fn store(&self) -> Option<Arc<StoreStats>> {
         self.store.clone()
+    }
+
+    fn auth_counts(&self) -> AuthCounts {
+        AuthCounts::read()
     }
 
     fn telemetry(&self) -> Option<Arc<TelemetryStats>> {

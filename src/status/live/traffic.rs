@@ -5,7 +5,7 @@ use crate::status::{Counts, EndpointSessionGauges, EndpointTraffic};
 use weir_broker::{Dropped, EndpointGauges};
 
 /// Refusals that are the CONNECT's own outcome; the others are errors of the connection.
-const CONNECT_REFUSALS: [&str; 3] = ["authentication", "session", "version"];
+const CONNECT_REFUSALS: [&str; 5] = ["authentication", "auth_busy", "auth_rate", "session", "version"];
 
 pub(super) fn endpoint_traffic(stats: &EndpointStats) -> EndpointTraffic {
     let (connects, errors): (Counts, Counts) = stats
@@ -18,7 +18,7 @@ pub(super) fn endpoint_traffic(stats: &EndpointStats) -> EndpointTraffic {
         pending: stats.connections_pending.into(),
         accepted: stats.accepted_total,
         connects,
-        authentication_failures: stats.refused.authentication,
+        authentication_failures: stats.refused.authentication + stats.refused.auth_busy + stats.refused.auth_rate,
         errors,
         ..EndpointTraffic::NONE
     };

@@ -35,7 +35,7 @@ impl Broker {
     }
 
     fn serve_on(shards: u16, address: SocketAddr, documents: &str, files: &[(&str, &str)]) -> Self {
-        let weir = Weir::new().with_data().with_shards(shards).with_arguments(&["--host", "127.0.0.1"]);
+        let weir = Weir::new().with_data().with_status().with_shards(shards).with_arguments(&["--host", "127.0.0.1"]);
         let mut weir =
             weir.with_arguments(&["--resync-s", "1"]).with_files(files).with_file("documents.yaml", documents);
         weir.run_until_accepting(&[address]);

@@ -239,14 +239,18 @@ fn a_publisher_above_its_rate_is_read_later_where_declared() {
 }
 
 #[test]
-fn wrong_passwords_are_counted_by_address() {
+fn wrong_passwords_are_counted_by_user_and_by_address() {
     let people = super::reload::people();
-    let documents =
-        "auth: {name: default, chain: [{passwordFile: {file: people}}], rateLimit: {maxFailures: 3, windowS: 600}}\n";
+    let documents = "auth: {name: default, chain: [{passwordFile: {file: people}}], \
+                     rateLimit: {maxFailures: 3, maxFailuresPerAddress: 5, windowS: 600}}\n";
     let broker = Broker::start(", enableAcl: false", documents, &[("people", &people)]);
     let mut open = broker.client("open").user("alice", "secret").connected();
     let codes: Vec<u8> = (0..4).map(|n| broker.client("x").user("alice", &format!("guess{n}")).connect()).collect();
     assert_eq!(codes, [0x86, 0x86, 0x86, 0x9F]);
-    assert_eq!(broker.client("y").user("bob", "secret").connect(), 0x9F, "a valid password is refused too");
+    assert_eq!(broker.client("y").user("alice", "secret").connect(), 0x9F, "a valid password is refused too");
+    assert_eq!(broker.client("y").user("bob", "secret").connect(), 0, "another user of the same address");
+    let codes: Vec<u8> = (0..3).map(|n| broker.client("x").user(&format!("user{n}"), "guess").connect()).collect();
+    assert_eq!(codes, [0x86, 0x86, 0x9F]);
+    assert_eq!(broker.client("y").user("bob", "secret").connect(), 0x9F, "the address has its limit");
     assert!(open.received().is_empty(), "connected clients stay");
 }

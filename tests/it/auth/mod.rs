@@ -4,6 +4,7 @@ pub mod broker;
 mod client;
 mod cve;
 mod examples;
+mod floods;
 mod http;
 mod limits;
 mod methods;

@@ -18,7 +18,7 @@ pub struct Auth {
     #[serde(default)]
     pub description: Option<Arc<str>>,
     pub chain: Vec<Authenticator>,
-    /// Limit of failed attempts per source address.
+    /// Limits of failed attempts.
     #[serde(default)]
     pub rate_limit: FailureRateLimit,
 }
@@ -236,17 +236,27 @@ pub struct Anonymous {
     pub with_username: bool,
 }
 
-/// Limit of failed attempts per source address.
+/// Limits of failed attempts within a window, after which further ones are refused without a check. IPv6 addresses count
+/// by their /64.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct FailureRateLimit {
-    /// Failures within the window, after which further attempts are refused without a check.
+    /// Failures of one user name from one address. Clients without a user name count by their client id.
     pub max_failures: u32,
+    /// Failures of all users from one address; at least `max_failures`.
+    pub max_failures_per_address: u32,
     pub window_s: u32,
 }
 
 impl Default for FailureRateLimit {
     fn default() -> Self {
-        Self { max_failures: 20, window_s: 60 }
+        Self { max_failures: 20, max_failures_per_address: 200, window_s: 60 }
+    }
+}
+
+impl FailureRateLimit {
+    /// The limit of an address: a larger one of each user applies to it, too.
+    pub fn max_of_address(&self) -> u32 {
+        self.max_failures_per_address.max(self.max_failures)
     }
 }

@@ -31,6 +31,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("not-understood", "a document that the schema accepts and weir cannot use: a bug in weir"),
     ("number-too-large", "a number of more than 64 bits"),
     ("out-of-range", "a number outside its range"),
+    ("placeholders", "two placeholders in one level of an ACL rule with nothing between them"),
     ("shadowed-rule", "an ACL rule that never decides, because an earlier rule covers it"),
     ("status-port", "an endpoint on the status listener's port"),
     ("strip-prefix", "a bridge's stripPrefix that is not a prefix of every topic of the filter"),

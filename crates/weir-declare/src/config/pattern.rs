@@ -132,6 +132,17 @@ pub fn check_filter(filter: &str) -> Result<(), InvalidTopic> {
     validate_topic_filter(filter).map_err(|reason| InvalidTopic { text: filter.to_owned(), reason })
 }
 
+/// The placeholders of rules.
+const PLACEHOLDERS: [&str; 2] = ["${clientid}", "${username}"];
+
+/// A level of `filter` in which two placeholders touch: clients could choose values that join to another client's.
+pub(super) fn touching_placeholders(filter: &str) -> Option<&str> {
+    let touches = |level: &&str| {
+        PLACEHOLDERS.iter().any(|first| PLACEHOLDERS.iter().any(|second| level.contains(&format!("{first}{second}"))))
+    };
+    filter.split('/').find(touches)
+}
+
 /// Checks that `topic` is a topic name, or the prefix of one.
 ///
 /// # Errors

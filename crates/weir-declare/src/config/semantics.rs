@@ -2,6 +2,7 @@
 
 use super::document::{Body, Document};
 use super::path::InstancePath;
+use super::pattern::touching_placeholders;
 use super::unreachable_rules::unreachable_rules;
 use super::{Acl, AclRule, Bridge, Diagnostic, Related, Severity};
 
@@ -22,6 +23,21 @@ fn check_acl(document: &Document, acl: &Acl) -> Vec<Diagnostic> {
             let path = rules.index(index).key("retain");
             let message = "the rule never matches: subscriptions have no retain flag";
             found.push(document.diagnostic(Severity::Warning, "never-matches", &path, message));
+        }
+        for (number, pattern) in rule.topics.iter().flatten().enumerate() {
+            let Some(level) = touching_placeholders(pattern.as_str()) else { continue };
+            let path = rules.index(index).key("topics").index(number);
+            let message = format!(
+                "the placeholders in {level:?} have nothing between them: clients could choose values that join to \
+                 another client's"
+            );
+            let mut diagnostic = document.diagnostic(Severity::Error, "placeholders", &path, message);
+            diagnostic.help = Some(
+                "write them in levels of their own, or put a character between them that no client id and no username \
+                 contains"
+                    .into(),
+            );
+            found.push(diagnostic);
         }
     }
     for (later, earlier) in unreachable_rules(acl) {

@@ -9,7 +9,7 @@ use hyper::{Method, Request, Uri};
 use rustls::RootCertStore;
 use serde_json::{Map, Value};
 
-use super::ServiceError;
+use super::{RequestError, ServiceError};
 use crate::http_client::{HttpClient, query_value, read_body, tls_trusting};
 use weir_declare::config::HttpMethod;
 
@@ -46,19 +46,26 @@ impl Service {
     /// Status and body of the answer, within `timeout`; redirections are not followed.
     pub(super) async fn send(
         &self,
-        method: HttpMethod,
-        fields: &Map<String, Value>,
+        request: Request<Full<Bytes>>,
         timeout: Duration,
     ) -> Result<(u16, Bytes), ServiceError> {
         let exchange = async {
-            let response = self.client.send(self.request(method, fields)?).await?;
+            let response = self.client.send(request).await?;
             let status = response.status().as_u16();
             Ok((status, read_body(response.into_body(), ANSWER_BYTES_MAX).await?))
         };
         tokio::time::timeout(timeout, exchange).await.map_err(|_| ServiceError::Timeout(timeout))?
     }
 
-    fn request(&self, method: HttpMethod, fields: &Map<String, Value>) -> Result<Request<Full<Bytes>>, ServiceError> {
+    /// The request with `fields`.
+    ///
+    /// # Errors
+    /// The fields do not fit into a request.
+    pub(super) fn request(
+        &self,
+        method: HttpMethod,
+        fields: &Map<String, Value>,
+    ) -> Result<Request<Full<Bytes>>, RequestError> {
         let (method, url, body) = match method {
             HttpMethod::Post => (Method::POST, self.url.clone(), serde_json::to_vec(fields)?),
             HttpMethod::Get => (Method::GET, self.with_query(&query(fields))?, Vec::new()),
@@ -72,7 +79,7 @@ impl Service {
         Ok(request)
     }
 
-    fn with_query(&self, query: &str) -> Result<Uri, ServiceError> {
+    fn with_query(&self, query: &str) -> Result<Uri, RequestError> {
         let path = self.url.path_and_query().map_or("/", |path| path.as_str());
         let separator = if path.contains('?') { '&' } else { '?' };
         let mut parts = self.url.clone().into_parts();

@@ -28,6 +28,14 @@ impl RequestFields {
         Self { declared: fields.iter().map(|(name, template)| (Arc::clone(name), parts(template))).collect() }
     }
 
+    /// Whether the service gets the user name of CONNECT, where there is one: only then it may confirm it.
+    pub(super) fn have_username(&self) -> bool {
+        let mut parts = self.declared.iter().flat_map(|(_, parts)| parts);
+        let is_username =
+            |part: &TemplatePart| matches!(part, TemplatePart::Field(name) if name.eq_ignore_ascii_case("username"));
+        self.declared.is_empty() || parts.any(is_username)
+    }
+
     /// The fields of one attempt.
     pub(super) fn fill(&self, attempt: &Attempt) -> Map<String, Value> {
         let known = known(attempt);

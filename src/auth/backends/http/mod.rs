@@ -2,7 +2,8 @@
 //!
 //! The question is a JSON object (POST) or a query string (GET) of [`RequestFields`]. The answer is status 200 with
 //! `{"result": "allow" | "deny" | "ignore"}`, and where it allows, perhaps `username`, `acl` (as in a token) and
-//! `expiresAt` (seconds since 1970). 401 and 403 deny; 204 leaves the decision to the next authenticator.
+//! `expiresAt` (seconds since 1970). 204 leaves the decision to the next authenticator. A status of 400 to 499 denies: the
+//! service has answered about this client, and the circuit stays closed.
 
 mod cache;
 mod circuit_breaker;
@@ -25,7 +26,9 @@ use self::request_queue::RequestQueue;
 use super::jwt;
 use crate::auth::admitted_by::AdmittedBy;
 use crate::auth::api::{Attempt, AuthBackend, AuthRefusal, BackendAnswer, Grant, Recheck};
+use crate::auth::counts::dropped;
 use crate::auth::digest::version_of;
+use crate::auth::fair_queue::Busy;
 use crate::http_client::HttpError;
 use weir_broker::Principal;
 use weir_declare::config::{HttpHook, HttpMethod};
@@ -52,7 +55,7 @@ struct Hook {
 #[derive(Debug, Clone, PartialEq)]
 enum ServiceAnswer {
     Allow {
-        /// `None`: the one that the client sent.
+        /// `None`: the one that the client sent, if the service got it.
         username: Option<String>,
         acl: Option<Value>,
         expires_at_unix_s: Option<i64>,
@@ -106,25 +109,39 @@ impl AuthBackend for HttpBackend {
 
 impl Hook {
     async fn request(&self, attempt: &Attempt, key: CacheKey) -> Result<ServiceAnswer, AuthRefusal> {
-        if self.breaker.is_open(Instant::now()) {
+        if self.breaker.is_open(attempt.source, Instant::now()) {
             return Err(AuthRefusal::Unavailable);
         }
-        let permit = self.queue.acquire(&attempt.endpoint).await.ok_or(AuthRefusal::Busy)?;
-        // Another request may have filled the cache or opened the circuit while this one waited.
+        // A client that sends what fits into no request is refused, and takes no one's turn.
+        let request = self.service.request(self.method, &self.fields.fill(attempt)).map_err(|error| {
+            tracing::info!(service = %self.service.authority(), %error, "authentication request impossible: client denied");
+            AuthRefusal::BadCredentials
+        })?;
+        // The attempt, and the request that was made of it.
+        let bytes = 2 * attempt.bytes();
+        let permit =
+            self.queue.acquire(&attempt.endpoint, attempt.source, bytes).await.map_err(|Busy| AuthRefusal::Busy)?;
+        // Others may have used up the limit of failures, filled the cache or opened the circuit while this one waited.
+        if let Some(refusal) = attempt.start_check.as_ref().and_then(|check| check.refusal()) {
+            dropped::RATE_LIMIT.add(1);
+            return Err(refusal);
+        }
         if let Some(answer) = self.cache.get(&key, Instant::now()) {
             return Ok(answer);
         }
-        if !self.breaker.try_pass(Instant::now()) {
-            return Err(AuthRefusal::Unavailable);
-        }
-        let answer = self.service.send(self.method, &self.fields.fill(attempt), self.timeout).await;
+        let passage = self.breaker.try_pass(attempt.source, Instant::now()).ok_or(AuthRefusal::Unavailable)?;
+        let answer = self.service.send(request, self.timeout).await;
         drop(permit);
         let answer = answer.and_then(|(status, body)| parse(status, &body));
-        self.breaker.record(answer.is_ok(), Instant::now());
+        passage.record(!answer.as_ref().is_err_and(ServiceError::is_outage), Instant::now());
         match answer {
             Ok(answer) => {
                 self.cache.put(key, answer.clone(), Instant::now());
                 Ok(answer)
+            }
+            Err(error @ ServiceError::Denied(_)) => {
+                tracing::warn!(service = %self.service.authority(), %error, "authentication service denied a client");
+                Err(AuthRefusal::BadCredentials)
             }
             Err(error) => {
                 tracing::warn!(service = %self.service.authority(), %error, "authentication service failed");
@@ -145,7 +162,10 @@ impl Hook {
         if remaining_s.is_some_and(|left| left <= 0) || matches!(rules, Some(None)) {
             return BackendAnswer::Deny(AuthRefusal::BadCredentials);
         }
-        let username = username.as_deref().map(Box::from).or_else(|| attempt.username.clone());
+        let username = username.as_deref().map(Box::from).or_else(|| {
+            // A user name that the service did not get is not confirmed by its answer.
+            attempt.username.clone().filter(|_| self.fields.have_username())
+        });
         let remaining_ms = remaining_s.and_then(|left| u64::try_from(left).ok()).map(|left| left.saturating_mul(1000));
         BackendAnswer::Allow(Grant {
             claims_acl: rules.flatten().map(|rules| Arc::new(rules) as _),
@@ -162,10 +182,9 @@ enum ServiceError {
     Timeout(Duration),
     #[error(transparent)]
     Http(#[from] HttpError),
-    #[error("the fields are not valid in a request: {0}")]
-    Request(#[from] hyper::http::Error),
-    #[error("the fields cannot be encoded as JSON: {0}")]
-    Json(#[from] serde_json::Error),
+    /// About this client: the same request would be answered in the same way.
+    #[error("status {0}")]
+    Denied(u16),
     #[error("unexpected status {0}")]
     Status(u16),
     #[error("the answer is not a JSON object")]
@@ -174,12 +193,34 @@ enum ServiceError {
     Field(&'static str, &'static str),
 }
 
+impl ServiceError {
+    /// Whether the service is down, rather than in trouble with one request.
+    fn is_outage(&self) -> bool {
+        match self {
+            Self::Timeout(_) | Self::Http(_) => true,
+            Self::Status(status) => *status >= 500,
+            Self::Denied(_) | Self::NotJson | Self::Field(..) => false,
+        }
+    }
+}
+
+/// Why a client's fields make no request.
+#[derive(Debug, thiserror::Error)]
+enum RequestError {
+    #[error("the fields are not valid in a request: {0}")]
+    Request(#[from] hyper::http::Error),
+    #[error("the fields cannot be encoded as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
 /// Parses an answer.
 fn parse(status: u16, body: &[u8]) -> Result<ServiceAnswer, ServiceError> {
     match status {
         200 => {}
         204 => return Ok(ServiceAnswer::Ignore),
         401 | 403 => return Ok(ServiceAnswer::Deny),
+        // A request that timed out, or one too many, says nothing about the client.
+        400..500 if !matches!(status, 408 | 429) => return Err(ServiceError::Denied(status)),
         other => return Err(ServiceError::Status(other)),
     }
     let answer: Map<String, Value> = serde_json::from_slice(body).map_err(|_| ServiceError::NotJson)?;

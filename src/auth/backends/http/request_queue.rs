@@ -1,112 +1,197 @@
-//! Bounds the concurrent requests to the service. Endpoints take turns, so that a flood on one of them does not delay the
-//! others' clients.
+//! Bounds the concurrent requests to the service. Waiting requests are in a [`FairQueue`]: endpoints take turns, and the
+//! source addresses of each, so that a flood of one of them does not delay the others' clients.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio::sync::oneshot;
 
-/// Clients of one endpoint that wait; more are refused as [`AuthRefusal::Busy`](crate::auth::AuthRefusal::Busy).
-const WAITING_MAX: usize = 4096;
+use crate::auth::counts::dropped;
+use crate::auth::fair_queue::{Busy, FairQueue, QueueLimits, Ticket};
+use crate::auth::source_key::SourceKey;
 
 pub(super) struct RequestQueue {
-    /// Requests that may be sent now. Only the head of each line waits for one; they are served first come, first served.
-    permits: Semaphore,
-    /// By endpoint.
-    lines: StdMutex<HashMap<Arc<str>, Arc<Line>>>,
+    state: Arc<Mutex<QueueState>>,
 }
 
-struct Line {
-    places: Semaphore,
-    head: Mutex<()>,
+struct QueueState {
+    /// Requests that may be sent now.
+    free: usize,
+    /// By endpoint: what wakes each waiting request.
+    waiting: FairQueue<Arc<str>, oneshot::Sender<Permit>>,
+}
+
+/// Each change under the lock is one call of the queue, so a panic leaves no partial change.
+fn lock(state: &Mutex<QueueState>) -> MutexGuard<'_, QueueState> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A request that may be sent. Dropping it lets the next one go.
+pub(super) struct Permit {
+    state: Arc<Mutex<QueueState>>,
+}
+
+/// A request that waits. Dropping it takes it out of the queue.
+struct Waiting {
+    state: Arc<Mutex<QueueState>>,
+    ticket: Ticket<Arc<str>>,
+    turn: oneshot::Receiver<Permit>,
+    /// It has had its turn, or was displaced.
+    ended: bool,
 }
 
 impl RequestQueue {
     pub(super) fn new(at_once: u16) -> Self {
-        Self { permits: Semaphore::new(usize::from(at_once)), lines: StdMutex::default() }
+        Self::with_limits(at_once, QueueLimits::default())
     }
 
-    /// Waits until a request may be sent; it ends when the permit is dropped. Cancelling the wait leaves the line.
-    /// `None`: too many wait already.
-    pub(super) async fn acquire(&self, endpoint: &Arc<str>) -> Option<SemaphorePermit<'_>> {
-        let line = self.line(endpoint);
-        let _place = line.places.try_acquire().ok()?;
-        let _head = line.head.lock().await;
-        self.permits.acquire().await.ok()
+    fn with_limits(at_once: u16, limits: QueueLimits) -> Self {
+        let state = QueueState { free: usize::from(at_once.max(1)), waiting: FairQueue::new(limits) };
+        Self { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// An endpoint's line. A new endpoint's first request removes empty lines.
-    fn line(&self, endpoint: &Arc<str>) -> Arc<Line> {
-        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(line) = lines.get(endpoint) {
-            return Arc::clone(line);
+    /// Waits until a request of so many bytes may be sent. Cancelling the wait leaves the queue.
+    ///
+    /// # Errors
+    /// Too many wait already, or the queue is full and another source needed the place.
+    pub(super) async fn acquire(&self, endpoint: &Arc<str>, source: SourceKey, bytes: usize) -> Result<Permit, Busy> {
+        let mut waiting = match self.enter(endpoint, source, bytes)? {
+            Turn::Now(permit) => return Ok(permit),
+            Turn::Later(waiting) => waiting,
+        };
+        let turn = (&mut waiting.turn).await;
+        waiting.ended = true;
+        turn.map_err(|_| Busy)
+    }
+
+    fn enter(&self, endpoint: &Arc<str>, source: SourceKey, bytes: usize) -> Result<Turn, Busy> {
+        let mut state = lock(&self.state);
+        if state.free > 0 {
+            state.free -= 1;
+            return Ok(Turn::Now(Permit { state: Arc::clone(&self.state) }));
         }
-        lines.retain(|_, line| Arc::strong_count(line) > 1);
-        let line = Arc::new(Line { places: Semaphore::new(WAITING_MAX), head: Mutex::new(()) });
-        lines.insert(Arc::clone(endpoint), Arc::clone(&line));
-        line
+        let (wake, turn) = oneshot::channel();
+        let pushed = state.waiting.push(Arc::clone(endpoint), source, bytes, wake)?;
+        drop(state);
+        // Dropping its end tells a displaced request that it is refused.
+        drop(pushed.evicted);
+        Ok(Turn::Later(Waiting { state: Arc::clone(&self.state), ticket: pushed.ticket, turn, ended: false }))
+    }
+}
+
+enum Turn {
+    Now(Permit),
+    Later(Waiting),
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut state = lock(&self.state);
+        let Some(next) = state.waiting.pop() else {
+            state.free += 1;
+            return;
+        };
+        drop(state);
+        // A request that was cancelled at this moment returns the permit, whose drop passes it on.
+        let _ = next.send(Permit { state: Arc::clone(&self.state) });
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        dropped::CONNECTION_CLOSED.add(1);
+        // Where it is no longer in the queue, it has a permit that it did not look at, and that is dropped with it.
+        let removed = lock(&self.state).waiting.remove(&self.ticket);
+        drop(removed);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::pin::Pin;
     use std::task::{Context, Poll, Waker};
 
     use super::*;
 
-    type Turn<'a> = Pin<Box<dyn Future<Output = Option<SemaphorePermit<'a>>> + 'a>>;
+    type Wait<'a> = Pin<Box<dyn Future<Output = Result<Permit, Busy>> + 'a>>;
 
-    fn poll<'a>(turn: &mut Turn<'a>) -> Poll<Option<SemaphorePermit<'a>>> {
-        turn.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    fn poll<'a>(wait: &mut Wait<'a>) -> Poll<Result<Permit, Busy>> {
+        wait.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn source(number: u8) -> SourceKey {
+        SourceKey::new(Some(SocketAddr::from(([192, 0, 2, number], 4000))))
     }
 
     #[test]
-    fn requests_are_bounded_and_endpoints_take_turns() {
+    fn requests_are_bounded_and_endpoints_and_sources_take_turns() {
         let queue = RequestQueue::new(2);
         let names: [Arc<str>; 2] = ["a".into(), "b".into()];
-        let wait = |endpoint: usize| -> Turn<'_> { Box::pin(queue.acquire(&names[endpoint])) };
-        let mut turns: Vec<Turn<'_>> = [0, 0, 0, 0, 1, 1].map(wait).into();
-        let mut out = Vec::new();
-        for (index, turn) in turns.iter_mut().enumerate() {
-            match poll(turn) {
-                Poll::Ready(permit) => out.push(permit.unwrap()),
+        let wait = |(endpoint, from): (usize, u8)| -> Wait<'_> {
+            Box::pin(queue.acquire(&names[endpoint], source(from), 100))
+        };
+        let requests = [(0, 1), (0, 1), (0, 1), (0, 1), (0, 1), (0, 2), (1, 1)];
+        let mut waits: Vec<Wait<'_>> = requests.map(wait).into();
+        let mut permits = Vec::new();
+        for (index, wait) in waits.iter_mut().enumerate() {
+            match poll(wait) {
+                Poll::Ready(permit) => permits.push(permit.unwrap()),
                 Poll::Pending => assert!(index >= 2, "{index}"),
             }
         }
-        assert_eq!(out.len(), 2);
+        assert_eq!(permits.len(), 2);
         // A cancelled wait holds nothing.
-        drop(turns.remove(2));
+        drop(waits.remove(2));
         let mut order = Vec::new();
-        let mut waiting: Vec<(usize, Turn<'_>)> = (0..).zip(turns.drain(2..)).collect();
-        while let Some(permit) = out.pop() {
+        let mut waiting: Vec<(usize, Wait<'_>)> = (0..).zip(waits.drain(2..)).collect();
+        while let Some(permit) = permits.pop() {
             drop(permit);
-            waiting.retain_mut(|(index, turn)| match poll(turn) {
+            waiting.retain_mut(|(index, wait)| match poll(wait) {
                 Poll::Ready(permit) => {
                     order.push(*index);
-                    out.push(permit.unwrap());
+                    permits.push(permit.unwrap());
                     false
                 }
                 Poll::Pending => true,
             });
-            assert!(out.len() <= 2);
+            assert!(permits.len() <= 2);
         }
-        // 0 is the last of endpoint a, 1 and 2 are of b.
-        assert_eq!((order.len(), waiting.len()), (3, 0), "{order:?}");
-        assert!(order.iter().position(|index| *index == 1) < order.iter().position(|index| *index == 2), "{order:?}");
+        // 0 and 1 are of source 1 on endpoint a, 2 is of source 2, and 3 is on endpoint b.
+        assert_eq!((order, waiting.len()), (vec![0, 3, 2, 1], 0));
+        assert_eq!(lock(&queue.state).free, 2);
     }
 
     #[test]
-    fn waiting_requests_are_bounded_by_endpoint() {
+    fn a_wait_that_is_cancelled_after_its_turn_passes_the_permit_on() {
         let queue = RequestQueue::new(1);
+        let name: Arc<str> = "a".into();
+        let mut waits: Vec<Wait<'_>> =
+            (0..3).map(|_| Box::pin(queue.acquire(&name, source(1), 100)) as Wait<'_>).collect();
+        let mut states: Vec<_> = waits.iter_mut().map(poll).collect();
+        let Poll::Ready(Ok(permit)) = states.remove(0) else { panic!("no permit") };
+        drop(permit);
+        drop(waits.remove(1)); // it had the permit, and did not look
+        let Poll::Ready(Ok(permit)) = poll(&mut waits[1]) else { panic!("the permit is lost") };
+        drop(permit);
+        assert_eq!(lock(&queue.state).free, 1);
+    }
+
+    #[test]
+    fn waiting_requests_are_bounded_and_a_full_queue_makes_room_for_another_source() {
+        let queue = RequestQueue::with_limits(1, QueueLimits { per_source: 3, per_endpoint: 3 });
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
-        let mut turns: Vec<Turn<'_>> = (0..=WAITING_MAX).map(|_| Box::pin(queue.acquire(&a)) as Turn<'_>).collect();
-        let mut taken: Vec<Poll<Option<SemaphorePermit<'_>>>> = turns.iter_mut().map(poll).collect();
-        taken.retain(Poll::is_ready);
-        assert!(matches!(taken.as_slice(), [Poll::Ready(Some(_))]));
-        let mut one_more: Turn<'_> = Box::pin(queue.acquire(&a));
-        assert!(matches!(poll(&mut one_more), Poll::Ready(None)));
-        let mut other: Turn<'_> = Box::pin(queue.acquire(&b));
-        assert!(poll(&mut other).is_pending());
+        let wait = |endpoint, from| Box::pin(queue.acquire(endpoint, source(from), 100)) as Wait<'_>;
+        let mut waits: Vec<Wait<'_>> = (0..4).map(|_| wait(&a, 1)).collect();
+        let states: Vec<_> = waits.iter_mut().map(poll).collect();
+        assert!(states[0].is_ready() && states[1..].iter().all(Poll::is_pending));
+        assert!(matches!(poll(&mut wait(&a, 1)), Poll::Ready(Err(Busy))));
+        let mut other_source = wait(&a, 2);
+        assert!(poll(&mut other_source).is_pending());
+        assert!(matches!(poll(&mut waits[3]), Poll::Ready(Err(Busy))), "the newest of the source with most");
+        let mut other_endpoint = wait(&b, 1);
+        assert!(poll(&mut other_endpoint).is_pending());
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use ring::hmac;
-
+use super::hash::Scheme;
 use super::{PasswordHash, PasswordHashError};
+use crate::auth::backends::decoy::DecoyClasses;
 use crate::auth::backends::scram::{SaslprepError, ScramRecordError};
 
 /// A line `user:record`. SCRAM's file has the same form.
@@ -84,6 +84,7 @@ pub(in crate::auth) fn records(content: &[u8]) -> Result<Vec<RecordLine<'_>>, Re
 pub struct PasswordFile {
     records: Vec<(Box<str>, PasswordHash)>,
     by_user: HashMap<Box<str>, usize>,
+    decoys: DecoyClasses<Scheme>,
 }
 
 impl PasswordFile {
@@ -105,7 +106,10 @@ impl PasswordFile {
             let hash = PasswordHash::parse(line.record).map_err(|problem| error(problem.into()))?;
             hashes.push((line.user.into(), hash));
         }
-        Ok(Self { records: hashes, by_user })
+        // The first record serves as a secret.
+        let secret = hashes.first().map(|(_, hash)| hash.to_string()).unwrap_or_default();
+        let decoys = DecoyClasses::new(secret.as_bytes(), hashes.iter().map(|(_, hash)| hash.scheme()));
+        Ok(Self { records: hashes, by_user, decoys })
     }
 
     /// Users and hashes, as written.
@@ -119,13 +123,10 @@ impl PasswordFile {
         self.records.get(index).map(|(_, hash)| (index, hash))
     }
 
-    /// The hash to compute for a name that is not in the file. It is the same one for each attempt, so that the time
-    /// reveals nothing, even in files that mix kinds of hashes.
-    pub fn decoy_for(&self, user: &str) -> Option<&PasswordHash> {
-        // The first record serves as a secret key.
-        let (_, first) = self.records.first()?;
-        let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, first.to_string().as_bytes()), user.as_bytes());
-        let spread = tag.as_ref().iter().take(4).fold(0, |spread, byte| (spread << 8) | usize::from(*byte));
-        self.records.get(spread % self.records.len()).map(|(_, hash)| hash)
+    /// The hash to compute for a name that is not in the file, and its score among those of other files. Its cost is the
+    /// same for each attempt, so that the time reveals nothing, even in files that mix kinds of hashes.
+    pub(super) fn decoy_for(&self, user: &str) -> Option<(PasswordHash, f64)> {
+        let (scheme, score) = self.decoys.choose(user)?;
+        Some((PasswordHash::decoy(*scheme), score))
     }
 }

@@ -11,6 +11,7 @@ use ring::digest::{Context, SHA512};
 use ring::pbkdf2;
 use subtle::ConstantTimeEq;
 
+use crate::auth::backends::decoy::AsBytes;
 use crate::random::{self, NoRandomness};
 
 /// Bounds of what a file may ask for: one line must not take a worker's minutes or the node's memory.
@@ -34,8 +35,9 @@ pub struct PasswordHash {
     hash: Arc<[u8]>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scheme {
+/// The kind and cost of a hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Scheme {
     Argon2id {
         memory_kib: u32,
         passes: u32,
@@ -126,6 +128,19 @@ impl PasswordHash {
         Ok(Self { scheme, salt: Arc::from(salt), hash: Arc::from(hash) })
     }
 
+    pub(super) fn scheme(&self) -> Scheme {
+        self.scheme
+    }
+
+    /// A hash that costs as much as one of `scheme`. No password matches it.
+    pub(super) fn decoy(scheme: Scheme) -> Self {
+        let bytes = match scheme {
+            Scheme::Argon2id { .. } => HASH_BYTES,
+            Scheme::SaltedSha512 | Scheme::Pbkdf2Sha512 { .. } => SHA512_BYTES,
+        };
+        Self { scheme, salt: Arc::from([0; SALT_BYTES]), hash: vec![0; bytes].into() }
+    }
+
     /// Whether `password` is the one. Takes the time the hash is made to take; the comparison takes the same time
     /// whatever differs. A hash that cannot be computed matches nothing.
     pub fn verify(&self, password: &[u8]) -> bool {
@@ -144,6 +159,12 @@ impl PasswordHash {
                 pbkdf2::verify(pbkdf2::PBKDF2_HMAC_SHA512, iterations, &self.salt, password, &self.hash).is_ok()
             }
         }
+    }
+}
+
+impl AsBytes for Scheme {
+    fn as_bytes(&self) -> Vec<u8> {
+        format!("{self:?}").into_bytes()
     }
 }
 

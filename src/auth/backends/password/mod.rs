@@ -11,7 +11,7 @@ pub use hash::{PasswordHash, PasswordHashError};
 
 use super::scram;
 use crate::auth::admitted_by::AdmittedBy;
-use crate::auth::api::{Attempt, AuthBackend, AuthRefusal, BackendAnswer, Grant, Recheck};
+use crate::auth::api::{Attempt, AuthBackend, AuthRefusal, BackendAnswer, Decoy, Grant, Recheck};
 use crate::auth::digest::version_of;
 use weir_broker::Principal;
 
@@ -67,10 +67,12 @@ impl AuthBackend for PasswordBackend {
         if same { Recheck::Valid } else { Recheck::Invalid }
     }
 
-    fn equalize_timing(&self, attempt: &Attempt) {
-        let username = attempt.username.as_deref().unwrap_or_default();
-        let password = attempt.password.as_deref().unwrap_or_default();
+    fn decoy(&self, username: &str) -> Option<Decoy> {
+        let (hash, score) = self.records.decoy_for(username)?;
         // The result does not matter: the file has no such user.
-        let _matches = self.records.decoy_for(username).is_some_and(|hash| hash.verify(password));
+        let check = move |attempt: &Attempt| {
+            let _matches = hash.verify(attempt.password.as_deref().unwrap_or_default());
+        };
+        Some(Decoy { score, check: Box::new(check) })
     }
 }

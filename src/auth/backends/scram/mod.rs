@@ -20,9 +20,11 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 
 use self::exchange::{Challenge, ClientFirst};
+use record::ScramCost;
 pub use record::{ScramRecord, ScramRecordError};
 pub use saslprep::{SaslprepError, saslprep};
 
+use super::decoy::DecoyClasses;
 use super::password::{RecordError, RecordProblem, records};
 use crate::auth::admitted_by::AdmittedBy;
 use crate::auth::api::{Attempt, AuthBackend, AuthRefusal, BackendAnswer, BackendExchange, Grant, Recheck};
@@ -39,19 +41,24 @@ const NONCE_BYTES: usize = 18;
 /// The users of a SCRAM file, by their prepared names.
 pub(in crate::auth) struct ScramFile {
     records: HashMap<Box<str>, (ScramRecord, Arc<str>)>,
-    /// For names that are not in the file: the first record's cost, and salts derived from its secret.
-    decoy: ScramRecord,
+    /// For names that are not in the file: costs of its records, and salts derived from the secret of the first one.
+    decoys: DecoyClasses<ScramCost>,
+    secret: Vec<u8>,
 }
 
 impl ScramFile {
     /// Parses a whole file; the first bad line refuses all of it.
     pub(in crate::auth) fn parse(content: &[u8], predecessors: &str) -> Result<Self, RecordError> {
         let mut by_user = HashMap::new();
-        let mut first = None;
+        let mut costs = Vec::new();
+        let mut secret = Vec::new();
         for line in records(content)? {
             let error = |problem| RecordError { line: Some(line.number), problem };
             let record = ScramRecord::parse(line.record).map_err(|problem| error(problem.into()))?;
-            first.get_or_insert_with(|| record.clone());
+            if costs.is_empty() {
+                secret = record.server_key.to_vec();
+            }
+            costs.push(record.cost());
             let admitted_by = AdmittedBy::write(KIND, &version(&record), predecessors);
             let unprepared = |why| error(RecordProblem::Saslprep(line.user.to_owned(), why));
             let user = saslprep(line.user).map_err(unprepared)?;
@@ -59,8 +66,14 @@ impl ScramFile {
                 return Err(error(RecordProblem::Duplicate(line.user.to_owned())));
             }
         }
-        let decoy = first.ok_or(RecordError { line: None, problem: RecordProblem::Empty })?;
-        Ok(Self { records: by_user, decoy })
+        let decoys = DecoyClasses::new(&secret, costs.into_iter());
+        Ok(Self { records: by_user, decoys, secret })
+    }
+
+    /// `None`: the file has no records, and was refused.
+    fn decoy_for(&self, username: &str) -> Option<ScramRecord> {
+        let (cost, _) = self.decoys.choose(username)?;
+        Some(ScramRecord::decoy(&self.secret, *cost, username))
     }
 }
 
@@ -121,9 +134,12 @@ impl BackendExchange for AwaitClientFirst {
         let Some(first) = ClientFirst::parse(data) else { return BackendAnswer::Deny(AuthRefusal::BadCredentials) };
         let Ok(nonce) = random::bytes::<NONCE_BYTES>() else { return BackendAnswer::Deny(AuthRefusal::Unavailable) };
         let username = Box::from(first.username.as_str());
+        // Made for known names, too: it takes the same time.
+        let decoy = self.users.decoy_for(&username);
         let known = self.users.records.get(&username);
-        let record = known.map_or_else(|| self.users.decoy.for_unknown_user(&username), |(record, _)| record.clone());
         let admitted_by = known.map(|(_, admitted_by)| Arc::clone(admitted_by));
+        let record = known.map(|(record, _)| record.clone()).or(decoy);
+        let Some(record) = record else { return BackendAnswer::Deny(AuthRefusal::BadCredentials) };
         let (data, challenge) = exchange::challenge(&first, record, &STANDARD_NO_PAD.encode(nonce));
         BackendAnswer::Continue { data, exchange: Box::new(AwaitClientFinal { username, admitted_by, challenge }) }
     }

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ring::{digest, hmac, pbkdf2};
 
 use super::saslprep::{SaslprepError, saslprep};
+use crate::auth::backends::decoy::AsBytes;
 use crate::random::{self, NoRandomness};
 
 const KEY_BYTES: usize = 32;
@@ -105,11 +106,28 @@ impl ScramRecord {
         }
     }
 
-    /// The record for a name that has none: the same for each attempt, so that it reveals nothing. No proof matches it.
-    pub(super) fn for_unknown_user(&self, username: &str) -> Self {
-        let digest = sign(&self.server_key, &[b"unknown user ", username.as_bytes()].concat());
-        let salt = digest.get(..self.salt.len().min(KEY_BYTES)).unwrap_or(&digest).to_vec();
-        Self { iterations: self.iterations, salt, stored_key: digest, server_key: digest }
+    pub(super) fn cost(&self) -> ScramCost {
+        ScramCost { iterations: self.iterations, salt_bytes: self.salt.len() }
+    }
+
+    /// A record for a name that has none: the same for each attempt, so that it reveals nothing. No proof matches it.
+    pub(super) fn decoy(secret: &[u8], cost: ScramCost, username: &str) -> Self {
+        let block = |number: usize| sign(secret, &[&number.to_be_bytes(), username.as_bytes()].concat());
+        let salt: Vec<u8> = (1..).flat_map(block).take(cost.salt_bytes).collect();
+        Self { iterations: cost.iterations, salt, stored_key: block(0), server_key: block(0) }
+    }
+}
+
+/// What a challenge shows of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct ScramCost {
+    iterations: NonZeroU32,
+    salt_bytes: usize,
+}
+
+impl AsBytes for ScramCost {
+    fn as_bytes(&self) -> Vec<u8> {
+        [self.iterations.get().to_be_bytes().as_slice(), &self.salt_bytes.to_be_bytes()].concat()
     }
 }
 
