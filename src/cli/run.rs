@@ -15,7 +15,7 @@ use super::Exit;
 use super::etcd::EtcdArgs;
 use super::validate::parse_label;
 use crate::server::logging::{self, LogFilter, LogFormat};
-use crate::server::{Server, ServerOptions, SourceOptions, TraceOptions};
+use crate::server::{MemorySize, Server, ServerOptions, SourceOptions, TraceOptions};
 use crate::source::DirectoryOptions;
 #[cfg(feature = "etcd")]
 use crate::source::etcd::EtcdOptions;
@@ -70,6 +70,10 @@ pub(super) struct Args {
     /// Threads that serve connections, at most 255 [default: one less than there are cores]
     #[arg(long, env = "WEIR_SHARDS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
     shards: Option<u16>,
+    /// Memory that clients, sessions and messages may take together: bytes, or a part of what there is, as 60%
+    /// [default: 75% of the least of the machine's memory, its control group's and half of its address space]
+    #[arg(long, env = "WEIR_MEMORY", value_name = "BYTES|PERCENT%")]
+    memory: Option<MemorySize>,
     /// Refuse a whole snapshot for any error in it
     #[arg(long, env = "WEIR_ATOMIC")]
     atomic: bool,
@@ -170,6 +174,7 @@ fn server_options(args: Args) -> anyhow::Result<ServerOptions> {
         node_labels: args.node_labels.into_iter().collect(),
         default_host: args.host,
         shards: args.shards,
+        memory: args.memory,
         atomic: args.atomic,
         allow_empty: args.allow_empty,
         traces: TraceOptions { otlp_endpoint: args.traces.otlp_endpoint, otlp_ca: args.traces.otlp_ca },

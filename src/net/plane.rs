@@ -21,8 +21,14 @@ use super::stats::{AllEndpointMetrics, EndpointStats};
 use super::stream::Stream;
 use super::workers::Workers;
 use weir_broker::limits::SHARDS_MAX;
-use weir_broker::{CoreGauges, EndpointId, Millis, OfflineSessions, Principal, TotalRates, Waiting, home_shard};
+use weir_broker::{
+    CoreGauges, EndpointId, MemoryAccount, Millis, OfflineSessions, Principal, RetainedTotals, TotalRates, Waiting,
+    home_shard,
+};
 use weir_mqtt::ProtocolVersion;
+
+/// The memory that everything together may take where nothing is configured.
+const DEFAULT_MEMORY_BYTES: usize = 4 << 30;
 
 /// Configuration of the data plane.
 #[derive(Debug, Clone)]
@@ -34,16 +40,16 @@ pub struct DataPlaneConfig {
     /// Maximum of pending connections (accepted, not admitted yet) per shard. Above it, a pending connection is closed
     /// for each new one.
     pub max_pending_connections: u32,
-    /// Maximum of bytes in the queues of all sessions together; above it, no queue grows.
-    pub queued_max_bytes: usize,
+    /// What memory is used for, and how much of it may be.
+    pub memory: MemoryAccount,
     /// Number of threads for blocking authentication (password hashes).
     pub workers: u16,
 }
 
 impl Default for DataPlaneConfig {
     fn default() -> Self {
-        let (max_pending_connections, queued_max_bytes) = (8192, 1 << 30);
-        Self { shards: 1, max_connections: None, max_pending_connections, queued_max_bytes, workers: 2 }
+        let (max_pending_connections, memory) = (8192, MemoryAccount::new(DEFAULT_MEMORY_BYTES));
+        Self { shards: 1, max_connections: None, max_pending_connections, memory, workers: 2 }
     }
 }
 
@@ -151,6 +157,7 @@ struct Inner {
     pool: Arc<SocketPool>,
     endpoint_metrics: Arc<AllEndpointMetrics>,
     delivery_latency: Arc<DeliveryLatency>,
+    memory: MemoryAccount,
     shards: Vec<Arc<Mailbox<ShardEvent>>>,
     epoch: Instant,
     sequence: Arc<AtomicU64>,
@@ -213,6 +220,7 @@ impl DataPlane {
             auth_tasks,
             offline_sessions: OfflineSessions::default(),
             total_rates: TotalRates::default(),
+            retained: RetainedTotals::default(),
         });
         let descriptors = raise_descriptor_limit();
         let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(descriptors / 2);
@@ -226,7 +234,22 @@ impl DataPlane {
         };
         let durable_store = durable_store.map(|durable_store| (durable_store, epoch_unix_ms));
         let shards = shard::start(config, &shared, acceptor, durable_store)?;
-        Ok(Self { inner: Arc::new(Inner { pool, endpoint_metrics, delivery_latency, shards, epoch, sequence }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                pool,
+                endpoint_metrics,
+                delivery_latency,
+                memory: config.memory.clone(),
+                shards,
+                epoch,
+                sequence,
+            }),
+        })
+    }
+
+    /// What memory is used for, over all shards.
+    pub fn memory(&self) -> &MemoryAccount {
+        &self.inner.memory
     }
 
     /// The core's clock: milliseconds since the data plane started.

@@ -10,10 +10,11 @@ use super::error::ServerError;
 use super::logging::LogControl;
 use super::options::{ServerOptions, SourceOptions};
 use super::run::{ServerParts, serve_until_stopped};
-use super::{durable_store, memory_watch, signals};
+use super::{durable_store, memory_size, signals};
 use crate::apply::Signal;
 use crate::net::{DataPlane, DataPlaneConfig};
 use crate::store::records::Store;
+use weir_broker::MemoryAccount;
 use weir_broker::limits::SHARDS_MAX;
 
 /// A server whose parts are open. It listens on nothing before [`Server::run`].
@@ -41,8 +42,8 @@ impl Server {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shards = options.shards.unwrap_or_else(|| default_shards(cores));
         let mut config = DataPlaneConfig { shards, ..DataPlaneConfig::default() };
-        if let Some(bytes) = memory_watch::queued_max_bytes() {
-            config.queued_max_bytes = bytes;
+        if let Some(bytes) = memory_size::resolve(options.memory) {
+            config.memory = MemoryAccount::new(bytes);
         }
         let (plane, store) = match &options.data_dir {
             None => (DataPlane::start(&config).map_err(ServerError::DataPlane)?, None),

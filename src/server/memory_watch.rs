@@ -1,17 +1,18 @@
-//! Watches memory and shards: bounds the queues by the memory there is, returns freed pages to the system, warns before
+//! Watches memory and shards: returns freed pages to the system, reports what was refused for want of memory, warns before
 //! memory runs out and when a shard answers late.
 
 use std::time::{Duration, Instant};
 
 use crate::net::DataPlane;
 use crate::status::{memory_limit_bytes, resident_bytes};
+use weir_broker::{MemoryAccount, MemoryKind};
 
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Percent of the memory limit: a warning above the first, and another one only after use fell below the second.
 const MEMORY_HIGH: u64 = 85;
 const MEMORY_NORMAL: u64 = 75;
-/// The queues may hold one part in so many of the memory limit.
-const QUEUES_PART_OF_MEMORY: u64 = 4;
+/// Checks between two reports that a kind's share of the memory is used up: a minute.
+const REPORT_EVERY: u32 = 12;
 /// The growth above the least use, in bytes and as a part of it, from which on the allocator is trimmed.
 const TRIM_FROM_BYTES: u64 = 64 << 20;
 const TRIM_FROM_PART: u64 = 4;
@@ -19,11 +20,6 @@ const TRIM_FROM_PART: u64 = 4;
 const SKIPPED_MAX: u32 = 60;
 /// A shard that takes so long to answer delays all of its clients.
 const SHARD_SLOW: Duration = Duration::from_secs(1);
-
-/// The bytes that all queues together may hold; `None` where the memory limit is not known.
-pub(super) fn queued_max_bytes() -> Option<usize> {
-    usize::try_from(memory_limit_bytes()? / QUEUES_PART_OF_MEMORY).ok()
-}
 
 /// When to trim the allocator: once memory that had grown stops growing, then again at doubling intervals for as long
 /// as use stays high, because memory that is freed later does not show. By itself glibc keeps every page below one that
@@ -65,6 +61,35 @@ impl Trim {
     }
 }
 
+/// Reports what was refused because a kind of memory is used up, at most once in [`REPORT_EVERY`] checks for each kind.
+#[derive(Debug, Default)]
+struct Refusals {
+    reported: [u64; MemoryKind::ALL.len()],
+    skip: [u32; MemoryKind::ALL.len()],
+}
+
+impl Refusals {
+    fn check(&mut self, memory: &MemoryAccount) {
+        for kind in MemoryKind::ALL {
+            let (reported, skip) = (&mut self.reported[kind as usize], &mut self.skip[kind as usize]);
+            *skip = skip.saturating_sub(1);
+            let refusals = memory.refusals(kind);
+            if refusals == *reported || *skip > 0 {
+                continue;
+            }
+            let (refused, used_bytes, limit_bytes) = (refusals - *reported, memory.used(kind), memory.limit(kind));
+            (*reported, *skip) = (refusals, REPORT_EVERY);
+            tracing::warn!(
+                kind = kind.label(),
+                refused,
+                used_bytes,
+                limit_bytes,
+                "memory share exceeded: lower the limits of endpoints, or give the broker more memory (--memory)"
+            );
+        }
+    }
+}
+
 /// Returns free pages to the system.
 async fn trim_allocator() {
     #[cfg(target_env = "gnu")]
@@ -84,8 +109,10 @@ pub(super) async fn watch(plane: DataPlane) {
     let limit_bytes = memory_limit_bytes();
     let mut high = false;
     let mut trim = Trim::new(resident_bytes().unwrap_or_default());
+    let mut refusals = Refusals::default();
     loop {
         tokio::time::sleep(CHECK_EVERY).await;
+        refusals.check(plane.memory());
         if resident_bytes().is_some_and(|used| trim.is_due(used)) {
             trim_allocator().await;
             trim.is_done(resident_bytes().unwrap_or_default());

@@ -10,6 +10,7 @@ mod data_dir;
 mod durable_store;
 mod error;
 pub mod logging;
+mod memory_size;
 mod memory_watch;
 mod options;
 mod run;
@@ -19,5 +20,6 @@ mod traces;
 
 pub use builder::Server;
 pub use error::ServerError;
+pub use memory_size::MemorySize;
 pub use options::{ServerOptions, SourceOptions};
 pub use traces::{TraceOptions, TraceOptionsError};

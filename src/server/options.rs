@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::memory_size::MemorySize;
 use super::traces::TraceOptions;
 use crate::source::DirectoryOptions;
 #[cfg(feature = "etcd")]
@@ -29,6 +30,8 @@ pub struct ServerOptions {
     pub default_host: IpAddr,
     /// Threads that serve connections; `None`: one less than there are cores.
     pub shards: Option<u16>,
+    /// The memory that connections, sessions and messages may take together; `None`: a part of what there is.
+    pub memory: Option<MemorySize>,
     /// Refuse a whole snapshot for any error in it.
     pub atomic: bool,
     /// Apply a declaration without endpoints at the start.

@@ -21,6 +21,7 @@ use crate::auth::AuthCounts;
 use crate::state::{Phase, SourceErrorKind};
 use crate::store::records::StoreStats;
 use crate::telemetry::TelemetryStats;
+use weir_broker::{MemoryAccount, MemoryKind};
 use weir_declare::config::Severity;
 use weir_declare::reconcile::{ConditionStatus, Timestamp};
 
@@ -36,6 +37,7 @@ pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
         bridges: app.view.bridges(),
         gauges,
         store: app.view.store(),
+        memory: app.view.memory(),
         telemetry: app.view.telemetry(),
         auth: app.view.auth_counts(),
         process: Process::read(),
@@ -64,6 +66,7 @@ struct Scrape {
     bridges: Vec<BridgeView>,
     gauges: Option<Gauges>,
     store: Option<Arc<StoreStats>>,
+    memory: Option<MemoryAccount>,
     telemetry: Option<Arc<TelemetryStats>>,
     auth: AuthCounts,
     process: Process,
@@ -77,6 +80,7 @@ impl Collector for Scrape {
         let out = &mut encoder;
         self.node(out)?;
         self.sessions_and_messages(out)?;
+        self.memory(out)?;
         self.store(out)?;
         self.reconcile(out)?;
         self.telemetry(out)?;
@@ -146,6 +150,30 @@ impl Scrape {
             let labels = [("site", *site)];
             let mut metric = family.encode_family(&labels)?;
             metric.encode_counter::<NoLabelSet, u64, f64>(count, None)?;
+        }
+        Ok(())
+    }
+
+    /// What memory is used for.
+    fn memory(&self, out: &mut DescriptorEncoder) -> fmt::Result {
+        let Some(memory) = &self.memory else { return Ok(()) };
+        let (bytes, kind_of) = (Some(&Unit::Bytes), |kind: MemoryKind| [("kind", kind.label())]);
+        let help = "Memory that the broker counts, by what takes it.";
+        let mut used = out.encode_descriptor("weir_memory", help, bytes, MetricType::Gauge)?;
+        for kind in MemoryKind::ALL {
+            used.encode_family(&kind_of(kind))?.encode_gauge(&(memory.used(kind) as u64))?;
+        }
+        let help = "Memory that each kind may take: its share of --memory.";
+        let mut limit = out.encode_descriptor("weir_memory_limit", help, bytes, MetricType::Gauge)?;
+        for kind in MemoryKind::ALL {
+            limit.encode_family(&kind_of(kind))?.encode_gauge(&(memory.limit(kind) as u64))?;
+        }
+        let help = "What was refused because a kind takes as much memory as it may.";
+        let mut refusals = out.encode_descriptor("weir_memory_refusals", help, None, MetricType::Counter)?;
+        for kind in MemoryKind::ALL {
+            refusals
+                .encode_family(&kind_of(kind))?
+                .encode_counter::<NoLabelSet, u64, f64>(&memory.refusals(kind), None)?;
         }
         Ok(())
     }

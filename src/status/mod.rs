@@ -38,5 +38,5 @@ pub(crate) use live::connections;
 pub use router::paths;
 pub use secret::{Secret, SecretError, SecretReferenceError};
 pub use server::{StatusOptions, StatusServer, serve};
-pub use system::{memory_limit_bytes, resident_bytes};
+pub use system::{address_space_bytes, memory_limit_bytes, resident_bytes};
 pub use view::*;

@@ -201,6 +201,11 @@ pub fn resident_bytes() -> Option<u64> {
     kib(&read("/proc/self/status"), "VmRSS:")
 }
 
+/// The limit of this process's address space (`ulimit -v`). `None`: there is none.
+pub fn address_space_bytes() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::As).current
+}
+
 /// The memory limit of this process: the least of its control groups' limits (version 2) and the machine's memory.
 /// `None`: the system does not report it.
 pub fn memory_limit_bytes() -> Option<u64> {

@@ -16,6 +16,7 @@ use crate::state::NodeRecord;
 use crate::state::{HistoryEntry, Phase, SourceState};
 use crate::store::records::StoreStats;
 use crate::telemetry::TelemetryStats;
+use weir_broker::MemoryAccount;
 use weir_declare::config::Diagnostic;
 use weir_declare::reconcile::{Conditions, Plan, Timestamp};
 
@@ -43,6 +44,10 @@ pub trait StatusProvider: Send + Sync + 'static {
     fn ping_shards(&self) -> ShardAnswer<bool>;
     /// Statistics of the store. `None`: there is none.
     fn store(&self) -> Option<Arc<StoreStats>> {
+        None
+    }
+    /// What memory is used for. `None`: it is not known.
+    fn memory(&self) -> Option<MemoryAccount> {
         None
     }
     /// Statistics of the traces. `None`: there is no collector.

@@ -11,7 +11,7 @@ use crate::script::{Patience, Transport, TransportEvent};
 
 /// The endpoints that scripts name, as the core knows them. `process.rs` declares the same ones.
 fn endpoint(name: &str) -> Option<Arc<EndpointPolicy>> {
-    let limits = EndpointLimits::default();
+    let limits = EndpointLimits { session_expiry_max_s: None, ..EndpointLimits::default() };
     Some(match name {
         "default" => policy(1, limits),
         "small" => {

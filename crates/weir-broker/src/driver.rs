@@ -117,6 +117,7 @@ impl Core {
                 None => {
                     self.begin_pass();
                     if !progressed {
+                        self.publish_memory();
                         return None;
                     }
                 }

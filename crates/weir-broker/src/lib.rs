@@ -58,6 +58,8 @@ pub use policy::{
     Authorize, Durability, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions, PublishOverflow, QueueOverflow,
     StillAdmits, Subject,
 };
+pub use routing::retained_totals::RetainedTotals;
 pub use slab::Slab;
 pub use token_bucket::TokenBucket;
+pub use values::memory::{MemoryAccount, MemoryKind};
 pub use values::record::{RecordBatch, RecordIter, RecordKey, RecordKind, RecordSink, StoreAck, append_record};

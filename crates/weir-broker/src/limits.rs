@@ -12,10 +12,8 @@ pub(crate) const PENDING_WRITE_HIGH_BYTES: usize = 1 << 20;
 pub(crate) const PENDING_WRITE_LOW_BYTES: usize = 256 << 10;
 /// Bytes waiting for one connection above which it is closed: acknowledgements cannot be dropped.
 pub const PENDING_WRITE_MAX_BYTES: usize = 8 << 20;
-/// Bytes that the out buffers of all connections hold together, over all shards, above which each may hold less; payloads
-/// that receivers share are not among them.
-pub(crate) const BUFFERED_MAX_BYTES: usize = 256 << 20;
-/// In place of [`PENDING_WRITE_HIGH_BYTES`] then.
+/// In place of [`PENDING_WRITE_HIGH_BYTES`] while the out buffers of all connections hold more than their share of the node's
+/// memory; of a payload that receivers share, each counts its part.
 pub(crate) const CONGESTED_WRITE_HIGH_BYTES: usize = 16 << 10;
 /// In place of [`PENDING_WRITE_MAX_BYTES`] then.
 pub(crate) const CONGESTED_WRITE_MAX_BYTES: usize = 64 << 10;
@@ -45,7 +43,8 @@ pub(crate) const INCOMING_QOS2_MAX: usize = 65_535;
 pub(crate) const GROUP_MEMBERS_MAX: usize = 65_536;
 /// Members of a group that are looked at for one that is ready; where none of them is, the best of them gets the message.
 pub(crate) const GROUP_SEARCH_MAX: usize = 256;
-/// Bytes that a core remembers of the receivers of topics that were published to lately.
+/// Bytes that a core remembers of the receivers of topics that were published to lately; less, where half of its part of the
+/// memory for tables is less.
 pub(crate) const MATCH_CACHE_BYTES: usize = 16 << 20;
 /// Nodes of the filter tree that a PUBLISH may visit at once. One that has to visit more is continued in later turns, and
 /// nothing more is read from its publisher until then.
@@ -60,6 +59,8 @@ pub(crate) const DEFERRED_WORK_PER_TURN: usize = 8192;
 pub(crate) const RETAINED_READ_AT_ONCE: usize = 2048;
 /// Retained messages that a read puts into a session's queue at once; it goes on when they are sent.
 pub(crate) const RETAINED_PAGE_MESSAGES: usize = 64;
+/// The longest topic that the broker gives a topic alias, bytes.
+pub(crate) const ALIASED_TOPIC_MAX_BYTES: usize = 1024;
 /// Deliveries of one read, or of what other shards send in one turn, whose receivers are written to ahead of the bulk queue.
 pub(crate) const PRIORITY_DELIVERIES: usize = 64;
 /// Unacknowledged bytes on the way to one other shard above which publishers pause.

@@ -63,12 +63,16 @@ pub struct EndpointLimits {
     pub keep_alive_max_s: Option<u16>,
     /// Upper limit of the session expiry, seconds.
     pub session_expiry_max_s: Option<u32>,
+    /// Upper limit of the delay of a will, seconds.
+    pub max_will_delay_s: u32,
     /// Upper limit of a message's expiry, seconds.
     pub message_expiry_max_s: Option<u32>,
     /// CONNACK's Receive Maximum: QoS 1 and 2 publishes that a client may have unacknowledged.
     pub receive_maximum: u16,
     /// CONNACK's Topic Alias Maximum.
     pub topic_alias_maximum: u16,
+    /// Topic aliases that the broker uses towards a client; the client's Topic Alias Maximum applies beside it.
+    pub max_topic_alias_out: u16,
     #[serde(with = "qos_as_number")]
     pub maximum_qos: QoS,
     pub retain_available: bool,
@@ -83,6 +87,10 @@ pub struct EndpointLimits {
     pub max_subscriptions: u32,
     /// Levels of a topic name or filter.
     pub max_topic_levels: u16,
+    /// Retained messages of all the endpoint's publishers together, over all shards.
+    pub max_retained_messages: u32,
+    /// Memory of them, bytes.
+    pub max_retained_bytes: u64,
     /// Publishes per second and client; `None`: unlimited.
     pub max_publish_per_second: Option<u32>,
     /// Published bytes per second and client; `None`: unlimited.
@@ -98,21 +106,25 @@ pub struct EndpointLimits {
 impl Default for EndpointLimits {
     fn default() -> Self {
         Self {
-            max_session_size: None,
+            max_session_size: Some(100_000),
             message_max_size: 4_194_304,
             keep_alive_max_s: None,
-            session_expiry_max_s: None,
+            session_expiry_max_s: Some(30 * 86_400),
+            max_will_delay_s: 86_400,
             message_expiry_max_s: None,
             receive_maximum: 1024,
             topic_alias_maximum: 32,
+            max_topic_alias_out: 32,
             maximum_qos: QoS::ExactlyOnce,
             retain_available: true,
             max_inflight: 1024,
             max_queued_messages: 10_000,
             max_queued_bytes: 64 << 20,
             queue_overflow: QueueOverflow::DropNewest,
-            max_subscriptions: 1_000_000,
+            max_subscriptions: 10_000,
             max_topic_levels: 128,
+            max_retained_messages: 1_000_000,
+            max_retained_bytes: 256 << 20,
             max_publish_per_second: None,
             max_publish_bytes_per_second: None,
             max_total_publish_per_second: None,

@@ -47,7 +47,8 @@ use super::workers::Workers;
 use crate::auth::Decision;
 use weir_broker::{
     Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, Millis, OfflineSessions, Output, RecordSink,
-    Recording, RefusedWill, RestoredCounts, Scope, ShardId, StoreAck, StoredRecords, TotalRates, WorkBudget, drive,
+    Recording, RefusedWill, RestoredCounts, RetainedTotals, Scope, ShardId, StoreAck, StoredRecords, TotalRates,
+    WorkBudget, drive,
 };
 
 /// Events from other threads.
@@ -110,6 +111,7 @@ pub(super) struct ShardContext {
     pub(super) auth_tasks: AuthTasks,
     pub(super) offline_sessions: OfflineSessions,
     pub(super) total_rates: TotalRates,
+    pub(super) retained: RetainedTotals,
 }
 
 struct Shard {
@@ -267,8 +269,8 @@ impl Shard {
             hash_seed: crate::random::number().map_err(io::Error::other)?,
             work: WorkBudget::default(),
         });
-        core.bound_queues(config.queued_max_bytes / peers.len());
-        core.share_counts(shared.offline_sessions.clone(), shared.total_rates.clone());
+        core.share_memory(config.memory.clone());
+        core.share_counts(shared.offline_sessions.clone(), shared.total_rates.clone(), shared.retained.clone());
         let instant = shared.epoch;
         Ok(Self {
             wake_timer,

@@ -27,6 +27,7 @@ use crate::net::{DataPlane, DeliverDurations};
 use crate::state::{ClusterView, ControlState, NodeFacts, NodeRecord, PassDurations, SharedState};
 use crate::store::records::StoreStats;
 use crate::telemetry::TelemetryStats;
+use weir_broker::MemoryAccount;
 use weir_broker::{EndpointGauges, EndpointId};
 use weir_declare::config::NodeContext;
 use weir_declare::reconcile::Timestamp;
@@ -111,6 +112,10 @@ impl StatusProvider for LiveStatus {
 
     fn auth_counts(&self) -> AuthCounts {
         AuthCounts::read()
+    }
+
+    fn memory(&self) -> Option<MemoryAccount> {
+        Some(self.plane.memory().clone())
     }
 
     fn telemetry(&self) -> Option<Arc<TelemetryStats>> {

@@ -126,6 +126,23 @@ fn subscriptions_and_levels_are_bounded() {
     assert_eq!(client.subscribe("c"), 1);
 }
 
+#[test]
+fn retained_messages_of_an_endpoint_are_counted_over_all_shards() {
+    let broker = run("limits", &[]);
+    let mut client = broker.client("c").connected();
+    // Where another shard owns the topic, the answer is a success, and the message is not retained.
+    let codes: Vec<u8> = (0..20).map(|n| client.publish(&format!("r/{n}"), "x", true)).collect();
+    assert!(codes[..5].iter().all(|&code| code == 0), "{codes:?}");
+    assert!(codes[5..].contains(&QUOTA_EXCEEDED), "{codes:?}");
+    let mut kept = broker.client("d").connected();
+    kept.subscribe("r/+");
+    let received = kept.received();
+    assert_eq!(received.len(), 5, "{received:?}");
+    assert_eq!(client.publish(&received[0], "y", true), 0, "it is replaced");
+    assert_eq!(client.publish(&received[0], "", true), 0, "it is cleared");
+    assert_eq!(client.publish("r/new", "z", true), 0, "there is room again");
+}
+
 /// The topics of ten messages that a client gets that was offline meanwhile.
 fn delivered_after_offline(broker: &Broker, payload: &str) -> Vec<String> {
     let mut offline = broker.client("offline").durable().connected();

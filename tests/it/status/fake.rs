@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::json;
 use tokio::sync::watch;
+use weir_broker::{MemoryAccount, MemoryKind};
 use weir_declare::reconcile::Timestamp;
 use weirmq::status::*;
 use weirmq::store::records::StoreStats;
@@ -74,6 +75,12 @@ impl StatusProvider for Fake {
         store.records.store(40, Ordering::Relaxed);
         store.bytes.store(5_000, Ordering::Relaxed);
         Some(Arc::new(store))
+    }
+    fn memory(&self) -> Option<MemoryAccount> {
+        let memory = MemoryAccount::new(100_000_000);
+        memory.add(MemoryKind::Retained, 5_000_000);
+        memory.count_refusal(MemoryKind::Subscriptions);
+        Some(memory)
     }
     fn telemetry(&self) -> Option<Arc<TelemetryStats>> {
         let telemetry = TelemetryStats::default();

@@ -9,9 +9,15 @@ use crate::delivery::fanout_scheduler::ConnectionOutput;
 use crate::delivery::outgoing_aliases::OutgoingAliases;
 use crate::delivery::publish_context::Receiver;
 use crate::ids::{EndpointIndex, Millis, Origin, SessionId, ShardId};
+use crate::values::memory::Charge;
 use crate::values::publisher::PublisherIdentity;
 use crate::{EndpointPolicy, Principal};
 use weir_mqtt::{ProtocolVersion, QoS};
+
+/// Bytes of a connection in other tables: its timer and its socket's state.
+const CONNECTION_BYTES: usize = 256;
+/// The longest topic whose permission is remembered, bytes.
+const PERMITTED_TOPIC_MAX_BYTES: usize = 1024;
 
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -46,6 +52,8 @@ pub(crate) struct Connection {
     pub(crate) permitted: Option<Box<Permitted>>,
     /// Until when it counts as slow.
     pub(crate) slow_until: Millis,
+    /// Bytes that it was counted with.
+    pub(crate) counted_bytes: u32,
     pub(crate) cold: Option<Box<ConnectionCold>>,
 }
 
@@ -65,6 +73,10 @@ impl Connection {
 
     /// Remembers a permission of the rules in force.
     pub(crate) fn permit(&mut self, topic: &str, qos: QoS, retain: bool) {
+        if topic.len() > PERMITTED_TOPIC_MAX_BYTES {
+            self.permitted = None;
+            return;
+        }
         let permitted = self.permitted.get_or_insert_with(|| Box::new(Permitted { topic: String::new(), qos, retain }));
         permitted.topic.clear();
         permitted.topic.push_str(topic);
@@ -77,6 +89,8 @@ impl Connection {
 pub(crate) struct ConnectionCold {
     /// Topic by incoming alias less one.
     pub(crate) incoming_aliases: Vec<Option<Box<str>>>,
+    /// Of their bytes.
+    pub(crate) incoming_alias_charge: Option<Charge>,
     /// `Some` if the client accepts topic aliases.
     pub(crate) outgoing_aliases: Option<Box<OutgoingAliases>>,
     pub(crate) rates: Option<PublishRates>,
@@ -108,6 +122,12 @@ impl Connection {
             aliases: self.cold.as_mut().and_then(|cold| cold.outgoing_aliases.as_deref_mut()),
             out: &mut self.outlet.out,
         }
+    }
+
+    /// The bytes that it takes at the beginning, beside its out buffer.
+    pub(crate) fn bytes(&self) -> usize {
+        let name = self.principal.username.as_ref().map_or(0, |name| name.len());
+        size_of::<Self>() + size_of::<Principal>() + name + CONNECTION_BYTES
     }
 
     pub(crate) fn cold_mut(&mut self) -> &mut ConnectionCold {

@@ -11,13 +11,18 @@ use crate::delivery::inflight::Inflight;
 use crate::delivery::queue::Queue;
 use crate::durability::journal::DurableSession;
 use crate::hash::IdSet;
-use crate::ids::{ConnectionSlot, Millis, NamespaceId, NodeId, ShardId};
+use crate::ids::{ConnectionSlot, EndpointId, Millis, NamespaceId, NodeId, ShardId};
 use crate::routing::shared_groups::SharedSubscription;
 use crate::values::group::{GroupKey, Readiness};
 use weir_mqtt::{PacketId, QoS};
 
 /// A session that never ends by itself.
 pub(crate) const NEVER_EXPIRES: u32 = u32::MAX;
+
+/// Bytes of a session, and of its entries in other tables: by client identifier, its timers.
+pub(crate) const SESSION_BYTES: usize = size_of::<Session>() + 96;
+/// Bytes of the packet identifier of a QoS 2 publish that is not released.
+pub(crate) const INCOMING_ID_BYTES: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -80,6 +85,13 @@ impl Session {
         self.expiry_s > 0 || self.durable.is_some()
     }
 
+    /// The bytes that it takes, beside its subscriptions, its will, its queue and its window.
+    pub(crate) fn bytes(&self) -> usize {
+        let incoming = self.incoming.as_ref().map_or(0, |incoming| incoming.len() * INCOMING_ID_BYTES);
+        let durable = if self.durable.is_some() { size_of::<DurableSession>() } else { 0 };
+        SESSION_BYTES + self.client_id.len() + incoming + durable
+    }
+
     /// Its subscriptions, shared ones included.
     pub(crate) fn filters(&self) -> usize {
         self.subscriptions.len() + self.cold.as_ref().map_or(0, |cold| cold.shared.len())
@@ -99,6 +111,12 @@ impl Session {
         let (key, shared) = cold.shared.remove_entry(key)?;
         cold.forget_owner(shared.owner);
         Some((key, shared))
+    }
+
+    /// Whether a timer at `at` concerns it, while it is offline.
+    pub(crate) fn is_due_at(&self, at: Millis) -> bool {
+        let will = self.will.as_ref();
+        self.ends_at == at || will.is_some_and(|will| will.due_at == Some(at) || self.policy.id == EndpointId::RESTORED)
     }
 
     pub(crate) fn has_pending_subscribe(&self) -> bool {

@@ -13,11 +13,16 @@ use crate::clients::timers::{Timer, Timers};
 use crate::hash::HashSeed;
 use crate::ids::{ConnId, ConnectionSlot, EndpointId, Millis, NamespaceId, SessionId, SessionRef};
 use crate::limits::PENDING_WRITE_HIGH_BYTES;
+use crate::routing::shared_groups::SharedSubscription;
 use crate::slab::Slab;
-use crate::values::group::Readiness;
+use crate::values::group::{GroupKey, Readiness};
+use crate::values::memory::{ByteCount, Charge};
 use crate::values::will::PendingWill;
 use crate::{EndpointPolicy, OfflineSessions};
 use weir_mqtt::QoS;
+
+/// Timers from which on those without a reason are removed.
+const TIMERS_CHECKED_FROM: usize = 4096;
 
 /// Connections, sessions, and what is due for them.
 #[derive(Debug)]
@@ -27,8 +32,14 @@ pub(crate) struct Clients {
     by_client_id: HashTable<SessionId>,
     seed: HashSeed,
     timers: Timers,
+    /// From how many on those without a reason are removed.
+    timers_max: usize,
     offline: OfflineSessions,
     rates: RateLimits,
+    /// Bytes of connections, sessions and wills; of their shared subscriptions; of topic aliases.
+    session_bytes: ByteCount,
+    shared_bytes: ByteCount,
+    table_bytes: ByteCount,
     /// Connections to close, to read again, and to disconnect once nothing is in flight.
     closing: VecDeque<ConnId>,
     resumed: VecDeque<ConnId>,
@@ -44,8 +55,12 @@ impl Clients {
             by_client_id: HashTable::new(),
             seed,
             timers: Timers::default(),
+            timers_max: TIMERS_CHECKED_FROM,
             offline: OfflineSessions::default(),
             rates: RateLimits::default(),
+            session_bytes: ByteCount::default(),
+            shared_bytes: ByteCount::default(),
+            table_bytes: ByteCount::default(),
             closing: VecDeque::new(),
             resumed: VecDeque::new(),
             draining: Vec::new(),
@@ -57,6 +72,31 @@ impl Clients {
     pub(crate) fn share_counts(&mut self, offline: OfflineSessions, total_rates: TotalRates) {
         self.offline = offline;
         self.rates.share(total_rates);
+    }
+
+    /// Bytes of connections, sessions and their wills.
+    pub(crate) fn session_bytes(&self) -> &ByteCount {
+        &self.session_bytes
+    }
+
+    /// Bytes of topic aliases.
+    pub(crate) fn table_bytes(&self) -> &ByteCount {
+        &self.table_bytes
+    }
+
+    /// Bytes of sessions' shared subscriptions.
+    pub(crate) fn shared_bytes(&self) -> usize {
+        self.shared_bytes.get()
+    }
+
+    /// Counts a shared subscription of a session while it lasts.
+    pub(crate) fn shared_charge(&self, key: &GroupKey) -> Charge {
+        self.shared_bytes.charge(key.bytes() + size_of::<SharedSubscription>())
+    }
+
+    /// Bytes of the timers.
+    pub(crate) fn timer_bytes(&self) -> usize {
+        self.timers.bytes()
     }
 
     pub(crate) fn seed(&self) -> HashSeed {
@@ -115,13 +155,17 @@ impl Clients {
         self.connections.count()
     }
 
-    pub(crate) fn add_connection(&mut self, connection: Connection) -> ConnId {
+    pub(crate) fn add_connection(&mut self, mut connection: Connection) -> ConnId {
+        connection.counted_bytes = connection.bytes() as u32;
+        self.session_bytes.add(connection.counted_bytes as usize);
         let (slot, generation) = self.connections.insert(connection);
         ConnId { slot, generation }
     }
 
     pub(crate) fn remove_connection(&mut self, slot: ConnectionSlot) -> Option<Connection> {
-        self.connections.remove(slot)
+        let connection = self.connections.remove(slot)?;
+        self.session_bytes.subtract(connection.counted_bytes as usize);
+        Some(connection)
     }
 
     // Sessions.
@@ -156,6 +200,7 @@ impl Clients {
     /// Begins a session, to be found by its client identifier.
     pub(crate) fn add_session(&mut self, session: Session) -> SessionRef {
         let hash = self.seed.hash(session.namespace.0, &session.client_id);
+        self.session_bytes.add(session.bytes());
         let (id, generation) = self.sessions.insert(session);
         let (sessions, seed) = (&self.sessions, &self.seed);
         self.by_client_id.insert_unique(hash, id, |&id| {
@@ -175,7 +220,9 @@ impl Clients {
 
     /// Removes a session that was unlisted.
     pub(crate) fn remove_session(&mut self, id: SessionId) -> Option<Session> {
-        self.sessions.remove(id)
+        let session = self.sessions.remove(id)?;
+        self.session_bytes.subtract(session.bytes());
+        Some(session)
     }
 
     pub(crate) fn find_session(&self, namespace: NamespaceId, client_id: &str) -> Option<SessionId> {
@@ -242,11 +289,14 @@ impl Clients {
             NEVER_EXPIRES => Millis::MAX,
             seconds => now + u64::from(seconds) * 1000,
         };
-        self.timers.push(session.ends_at, Timer::session(reference));
-        if let Some(will) = session.will.as_mut() {
+        let ends_at = session.ends_at;
+        let due_at = session.will.as_mut().map(|will| {
             let due_at = now + u64::from(will.delay_s) * 1000;
-            will.due_at = Some(due_at);
-            self.timers.push(due_at, Timer::session(reference));
+            *will.due_at.insert(due_at)
+        });
+        self.set_timer(ends_at, Timer::session(reference));
+        if let Some(due_at) = due_at {
+            self.set_timer(due_at, Timer::session(reference));
         }
         true
     }
@@ -281,7 +331,28 @@ impl Clients {
     // Timers.
 
     pub(crate) fn set_timer(&mut self, at: Millis, timer: Timer) {
+        if self.timers.len() >= self.timers_max {
+            self.drop_needless_timers();
+        }
         self.timers.push(at, timer);
+    }
+
+    /// Removes timers of connections and sessions that are no more, and of earlier absences: a client that connects again and
+    /// again would leave them until they are due.
+    fn drop_needless_timers(&mut self) {
+        let (connections, sessions) = (&self.connections, &self.sessions);
+        self.timers.retain(|at, timer| match timer {
+            Timer::Session(session) => sessions
+                .get_generation(session.id, session.generation)
+                .is_some_and(|session| session.connection.is_none() && session.is_due_at(at)),
+            Timer::Credential(id) => connections
+                .get_generation(id.slot, id.generation)
+                .is_some_and(|connection| connection.principal.expires_at == Some(at)),
+            Timer::KeepAlive(id) | Timer::Pause(id) | Timer::Rate(id) | Timer::DrainDeadline(id) => {
+                connections.get_generation(id.slot, id.generation).is_some()
+            }
+        });
+        self.timers_max = TIMERS_CHECKED_FROM.max(self.timers.len() * 2);
     }
 
     pub(crate) fn pop_due(&mut self, now: Millis) -> Option<Timer> {

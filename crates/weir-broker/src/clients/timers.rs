@@ -1,4 +1,5 @@
-//! Timers. A timer is never cancelled: when it expires without a reason any more, it is skipped.
+//! Timers. A timer is not cancelled: when it expires without a reason any more, it is skipped. Where many have none, they are
+//! removed.
 
 use crate::ids::{ConnId, Millis, SessionRef};
 use std::cmp::Reverse;
@@ -46,6 +47,21 @@ impl Timers {
         }
         self.heap.pop();
         Some(timer)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.heap.len()
+    }
+
+    /// Bytes that they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.heap.len() * size_of::<Reverse<(Millis, Timer)>>()
+    }
+
+    /// Drops those that `keep` does not name.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Millis, Timer) -> bool) {
+        self.heap.retain(|&Reverse((at, timer))| keep(at, timer));
+        self.heap.shrink_to(self.heap.len() * 2);
     }
 
     pub(crate) fn next(&self) -> Option<Millis> {

@@ -1,6 +1,7 @@
 //! PUBACK, PUBREC, PUBREL, PUBCOMP and DISCONNECT from clients.
 
 use crate::Core;
+use crate::clients::session::INCOMING_ID_BYTES;
 use crate::clients::session::NEVER_EXPIRES;
 use crate::ids::{ConnId, Millis};
 use crate::observe::Site;
@@ -100,6 +101,9 @@ impl Core {
             durable.recovered.remove(&ack.packet_id);
             durable.received.remove(&ack.packet_id).then_some(durable.id)
         });
+        if known {
+            self.clients.session_bytes().subtract(INCOMING_ID_BYTES);
+        }
         if let Some(durable_id) = released {
             self.forget_received(durable_id, ack.packet_id);
         }

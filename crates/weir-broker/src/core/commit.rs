@@ -12,7 +12,7 @@ use crate::links::link::LinkMessage;
 use crate::routing::matches::Matches;
 use crate::values::message::Message;
 use crate::values::record::RecordBatch;
-use crate::{Batch, OutBuf, StoreAck};
+use crate::{Batch, Dropped, EndpointId, OutBuf, StoreAck};
 use weir_mqtt::{PacketId, QoS};
 
 impl Core {
@@ -196,6 +196,13 @@ impl Core {
 
     /// Keeps a retained message, or removes what its topic had; on disk where `durable`.
     pub(crate) fn set_retained(&mut self, namespace: NamespaceId, message: &Message, durable: bool) {
+        if !message.payload().is_empty()
+            && let Some(publisher) = &message.publisher
+            && !self.may_retain(namespace, &publisher.endpoint, message.topic(), message.size())
+        {
+            let endpoint = self.routing.policy(namespace, &publisher.endpoint).map(|policy| policy.id);
+            return self.count_dropped(endpoint.unwrap_or(EndpointId::RESTORED), Dropped::RetainedFull, 1);
+        }
         let routing = &mut self.routing;
         let before =
             if self.journal.is_on() { routing.retained_record(namespace, message.topic()) } else { RecordId::NONE };

@@ -7,16 +7,16 @@ use crate::clients::rate_limit::PublishRates;
 use crate::clients::session::{NEVER_EXPIRES, Session};
 use crate::clients::timers::Timer;
 use crate::delivery::fanout_scheduler::ConnectionOutput;
-use crate::delivery::inflight::Inflight;
 use crate::delivery::outgoing_aliases::OutgoingAliases;
 use crate::durability::journal::DurableSession;
 use crate::ids::{ConnId, ConnectionSlot, Millis, NamespaceId, RecordId, SessionId};
 use crate::limits::CLIENT_ID_MAX_BYTES;
 use crate::observe::Site;
+use crate::values::memory::ByteCount;
 use crate::values::message::{Message, expires_at};
 use crate::values::publisher::PublisherIdentity;
 use crate::values::will::PendingWill;
-use crate::{Admission, Core, Subject};
+use crate::{Admission, Core, MemoryKind, Subject};
 use weir_mqtt::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, Publish, QoS, ReasonCode, return_code};
 
 impl Core {
@@ -36,14 +36,19 @@ impl Core {
         let mark = self.journal.mark();
         let (session_id, present) = match self.clients.find_session(namespace, admission.client_id) {
             Some(old) => self.take_over(old, connect.clean_start, now),
-            None => (None, false),
+            None if self.has_room_for_session(admission) => (None, false),
+            None => {
+                self.memory.count_refusal(MemoryKind::Sessions);
+                return Err(connack_for_reason(connect.version, ReasonCode::QuotaExceeded));
+            }
         };
         let session_id = session_id.unwrap_or_else(|| self.new_session(admission, namespace, expiry_s));
         let connection = self.new_connection(admission, session_id, now);
         let id = self.clients.add_connection(connection);
         let slot = id.slot;
         let durable = self.clients.session(session_id).is_some_and(|session| session.durable.is_some());
-        let will = will(admission, || if durable { self.journal.new_id() } else { RecordId::NONE });
+        let count = self.clients.session_bytes().clone();
+        let will = will(admission, &count, || if durable { self.journal.new_id() } else { RecordId::NONE });
         self.clients.attach(session_id, slot, policy, will, expiry_s);
         self.start_timers(id, admission, now);
         self.record_session(session_id);
@@ -109,7 +114,7 @@ impl Core {
             counted_offline: false,
             policy: Arc::clone(&admission.policy),
             subscriptions: Vec::new(),
-            inflight: Inflight::new(),
+            inflight: self.scheduler.new_inflight(),
             queue: self.scheduler.new_queue(),
             incoming: None,
             will: None,
@@ -144,17 +149,20 @@ impl Core {
             waiters: Vec::new(),
             permitted: None,
             slow_until: 0,
+            counted_bytes: 0,
             cold: None,
         };
         let rates = PublishRates::new(&policy.limits, now);
-        let alias_maximum = properties.topic_alias_maximum.unwrap_or(0);
+        let alias_maximum = properties.topic_alias_maximum.unwrap_or(0).min(policy.limits.max_topic_alias_out);
         let (method, seed) = (properties.authentication_method, self.clients.seed());
+        let tables = self.clients.table_bytes().clone();
         let via_owner = self.take_saved_routes(session);
         if rates.is_some() || alias_maximum > 0 || method.is_some() || !via_owner.is_empty() {
             let cold: &mut ConnectionCold = connection.cold_mut();
             cold.via_owner = via_owner;
             cold.rates = rates;
-            cold.outgoing_aliases = (alias_maximum > 0).then(|| Box::new(OutgoingAliases::new(alias_maximum, seed)));
+            cold.outgoing_aliases =
+                (alias_maximum > 0).then(|| Box::new(OutgoingAliases::new(alias_maximum, seed, &tables)));
             cold.authentication_method = method.map(Into::into);
         }
         connection
@@ -228,7 +236,7 @@ fn server_keep_alive_s(admission: &Admission<'_>) -> Option<u16> {
 }
 
 /// The will of a CONNECT, ready to be sent. Its `expires_at` is a duration until it is published.
-fn will(admission: &Admission<'_>, record: impl FnOnce() -> RecordId) -> Option<Box<PendingWill>> {
+fn will(admission: &Admission<'_>, count: &ByteCount, record: impl FnOnce() -> RecordId) -> Option<Box<PendingWill>> {
     let will = admission.connect.will.as_ref()?;
     let publish = Publish {
         dup: false,
@@ -244,7 +252,9 @@ fn will(admission: &Admission<'_>, record: impl FnOnce() -> RecordId) -> Option<
     let publisher = will.retain.then(|| Arc::new(PublisherIdentity::new(client_id, principal, &admission.policy.name)));
     let message = Message::new(will.topic, &publish, lives).published_by(publisher);
     let (record, principal) = (record(), principal.clone());
-    Some(Box::new(PendingWill { record, message, delay_s: will.delay_s, due_at: None, principal }))
+    let delay_s = will.delay_s.min(admission.policy.limits.max_will_delay_s);
+    let charge = count.charge(PendingWill::bytes(&message, &principal));
+    Some(Box::new(PendingWill { record, message, delay_s, due_at: None, principal, charge }))
 }
 
 /// CONNACK for a client that is refused.
@@ -254,6 +264,7 @@ pub(crate) fn connack_for_reason(version: ProtocolVersion, reason: ReasonCode) -
         (_, ReasonCode::ClientIdentifierNotValid) => return_code::IDENTIFIER_REJECTED,
         (_, ReasonCode::BadUserNameOrPassword) => return_code::BAD_USER_NAME_OR_PASSWORD,
         (_, ReasonCode::NotAuthorized | ReasonCode::Banned) => return_code::NOT_AUTHORIZED,
+        (_, ReasonCode::QuotaExceeded) => return_code::SERVER_UNAVAILABLE,
         // MQTT 3.x has no return code for this: the connection is closed without CONNACK.
         _ => return Vec::new(),
     };

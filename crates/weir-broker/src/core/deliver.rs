@@ -5,10 +5,11 @@ use crate::clients::session::Session;
 use crate::delivery::fanout_scheduler::FanoutScheduler;
 use crate::delivery::publish_context::PublishContext;
 use crate::ids::{ConnId, ConnectionSlot, Millis, RecordId, SessionId};
+use crate::limits::CONGESTED_QUEUED_BYTES;
 use crate::observe::Site;
 use crate::observe::state::Observe;
 use crate::values::delivery::{Awaits, Delivery, Sent};
-use crate::{Core, Dropped};
+use crate::{Core, Dropped, MemoryKind};
 use weir_mqtt::{EncodeError, PacketId, QoS};
 
 /// How a message is sent to one receiver.
@@ -63,7 +64,11 @@ impl Core {
     /// How many messages may be unacknowledged: the client's Receive Maximum [MQTT-4.9.0-1] and the endpoint's bound.
     pub(super) fn window(&self, slot: ConnectionSlot, session: &Session) -> usize {
         let client = self.clients.connection(slot).map_or(0, |c| c.receive_maximum);
-        usize::from(client.min(session.policy.limits.max_inflight))
+        let most = usize::from(client.min(session.policy.limits.max_inflight));
+        // What is sent is kept until it is acknowledged: no more of it where all together hold too much.
+        let is_congested =
+            self.scheduler.queues_are_full() && session.inflight.memory_bytes() as u64 >= CONGESTED_QUEUED_BYTES;
+        if is_congested { most.min(1) } else { most }
     }
 
     pub(super) fn has_room(&self, slot: ConnectionSlot) -> bool {
@@ -83,6 +88,9 @@ impl Core {
                 self.drop_message(slot, Dropped::TooLarge);
             }
         } else if now < connection.slow_until || waiting >= bounds.max_bytes {
+            if self.scheduler.buffers_are_full() {
+                self.memory.count_refusal(MemoryKind::OutBuffers);
+            }
             self.drop_message(slot, Dropped::Slow);
         } else {
             self.pause_publisher(slot, context.origin, now);
@@ -142,7 +150,7 @@ impl Core {
         let awaits = if delivery.qos == QoS::ExactlyOnce { Awaits::PubRec } else { Awaits::PubAck };
         let message = keep.then(|| context.store());
         if let Some(session) = self.clients.session_mut(to) {
-            session.inflight.push(Sent { packet_id, awaits, message, delivery, unsent: false });
+            session.inflight.push(Sent::new(packet_id, awaits, message, delivery, context.receivers()));
         }
         self.report_readiness(to);
     }
@@ -178,7 +186,7 @@ impl Core {
         if let Some(connection) = self.clients.connection(slot) {
             self.observe.endpoint(connection.endpoint).dropped[why as usize] += 1;
             // The others are the publisher's loss, not this receiver's.
-            if !matches!(why, Dropped::NotAuthorized | Dropped::Invalid | Dropped::NoMember)
+            if !matches!(why, Dropped::NotAuthorized | Dropped::Invalid | Dropped::NoMember | Dropped::RetainedFull)
                 && let Some(session) = self.clients.session_mut(connection.session)
             {
                 session.dropped = session.dropped.saturating_add(1);

@@ -80,9 +80,6 @@ impl Core {
         let mut gauges = CoreGauges {
             connections: self.clients.connection_count(),
             sessions: self.clients.session_count(),
-            subscription_bytes: self.routing.subscription_bytes(),
-            match_cache_bytes: self.routing.cache_bytes(),
-            deferred_publish_bytes: self.deferred.searches.bytes(),
             retained_messages: self.routing.namespaces().iter().map(|s| s.retained().count()).sum(),
             retained_bytes: self.routing.namespaces().iter().map(|s| s.retained().bytes()).sum(),
             internal_errors: self.observe.errors(),

@@ -17,6 +17,9 @@ mod handover;
 mod incoming_aliases;
 pub(crate) mod inspect;
 mod link_messages;
+mod memory;
+#[cfg(test)]
+mod memory_tests;
 mod policy_change;
 mod publish;
 mod publish_will;
@@ -50,7 +53,8 @@ use crate::links::state::Links;
 use crate::observe::Site;
 use crate::observe::state::Observe;
 use crate::routing::state::Routing;
-use crate::{EndpointPolicy, OfflineSessions, OutBuf, Principal, TotalRates};
+use crate::values::memory::MemoryPart;
+use crate::{EndpointPolicy, OfflineSessions, OutBuf, Principal, RetainedTotals, TotalRates};
 use weir_mqtt::{Connect, DecodeContext, DecodeErrorKind, Decoded, Packet, ReasonCode, Side, decode};
 
 /// Bytes read that count as a unit of work.
@@ -108,7 +112,7 @@ pub struct CoreConfig {
 ///
 /// # The order of calls
 ///
-/// 1. Once: [`Core::new`]; then, as far as they apply, [`Core::bound_queues`], [`Core::bound_records`],
+/// 1. Once: [`Core::new`]; then, as far as they apply, [`Core::share_memory`], [`Core::bound_records`],
 ///    [`Core::share_counts`], [`Core::start_recording`] and [`Core::restore`]; and [`Core::register_policy`] for each endpoint.
 /// 2. In each turn of the driver's loop: [`Core::begin_turn`]; then inputs in any order: [`Core::admit`], [`Core::receive`],
 ///    [`Core::deliver_batch`], [`Core::on_store_ack`], [`Core::tick`] when [`Core::next_deadline`] is due, and what the
@@ -141,6 +145,7 @@ pub struct Core {
     pub(crate) stops_reading: bool,
     pub(crate) journal: CommitJournal,
     pub(crate) observe: Observe,
+    pub(crate) memory: MemoryPart,
     pub(crate) poll_state: PollState,
 }
 
@@ -157,7 +162,7 @@ impl Core {
             clients: Clients::new(seed.clone()),
             wills: Wills::default(),
             routing: Routing::new(config.shards, seed),
-            scheduler: FanoutScheduler::new(config.shards),
+            scheduler: FanoutScheduler::new(),
             held_publishes: HeldPublishes::default(),
             links: Links::new(config.shard, config.shards),
             outbox: Outbox::default(),
@@ -170,14 +175,21 @@ impl Core {
             stops_reading: false,
             journal: CommitJournal::new(ShardPart { shards: config.shards, shard: config.shard.0 }),
             observe: Observe::default(),
+            memory: MemoryPart::default(),
             poll_state: PollState::default(),
         }
     }
 
-    /// Counts sessions of offline clients, and publishes against endpoints' rates, together with the node's other
-    /// cores.
-    pub fn share_counts(&mut self, offline_sessions: OfflineSessions, total_rates: TotalRates) {
+    /// Counts sessions of offline clients, publishes against endpoints' rates, and what endpoints' publishers have retained,
+    /// together with the node's other cores.
+    pub fn share_counts(
+        &mut self,
+        offline_sessions: OfflineSessions,
+        total_rates: TotalRates,
+        retained: RetainedTotals,
+    ) {
         self.clients.share_counts(offline_sessions, total_rates);
+        self.routing.share_retained(retained);
     }
 
     /// Enables the recording of durable state; call it first if there is a store.
@@ -342,11 +354,6 @@ impl Core {
             self.scheduler.end_priority();
             self.scheduler.schedule(conn, &mut connection.outlet);
         }
-    }
-
-    /// From how many bytes on the queues of this core's sessions grow no more. Never called, they have no bound together.
-    pub fn bound_queues(&mut self, max_bytes: usize) {
-        self.scheduler.bound_queues(max_bytes);
     }
 
     /// The next connection to close once its out buffer is flushed (takeover, keep-alive, breach, drain).

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::clients::session::INCOMING_ID_BYTES;
 use crate::delivery::out_buffer::{ACKNOWLEDGEMENT_BYTES, Acknowledgement};
 use crate::delivery::publish_context::PublishContext;
 use crate::ids::{ConnId, ConnectionSlot, DedupKey, Millis, NamespaceId, Origin, SessionId};
@@ -107,6 +108,11 @@ impl Core {
         {
             return self.refuse_publish(id, publish, refusal);
         }
+        if publish.retain
+            && let Err(refusal) = self.check_retained(id.slot, topic, publish)
+        {
+            return self.refuse_publish(id, publish, refusal);
+        }
         self.publish_on(id, topic, (publish, raw), receivers, now);
     }
 
@@ -188,6 +194,31 @@ impl Core {
         Ok(())
     }
 
+    /// A further retained message may be too much. 5.0 has a reason code for it, where this shard owns the topic; otherwise
+    /// the message goes to the subscribers there are, and is not retained: see [`Core::set_retained`].
+    fn check_retained(
+        &mut self,
+        slot: ConnectionSlot,
+        topic: &str,
+        publish: &Publish<'_>,
+    ) -> Result<(), PublishRefusal> {
+        let Some(connection) = self.clients.connection(slot) else { return Ok(()) };
+        if publish.qos == QoS::AtMostOnce || publish.payload.is_empty() || !connection.is_v5() {
+            return Ok(());
+        }
+        let Some(namespace) = self.clients.session(connection.session).map(|session| session.namespace) else {
+            return Ok(());
+        };
+        let properties: usize = publish.properties.forwardable().map(<[u8]>::len).sum();
+        let size = topic.len() + properties + publish.payload.len();
+        let endpoint = Arc::clone(&connection.policy.name);
+        let is_owner = self.routing.topic_owner(namespace, topic) == self.config.shard;
+        if is_owner && !self.may_retain(namespace, &endpoint, topic, size) {
+            return Err(PublishRefusal::Message(ReasonCode::QuotaExceeded, Dropped::RetainedFull));
+        }
+        Ok(())
+    }
+
     pub(crate) fn authorize_publish(
         &mut self,
         slot: ConnectionSlot,
@@ -247,12 +278,15 @@ impl Core {
         let Some(session) = self.clients.session_mut(session_id) else {
             return self.observe.count_error(Site::SessionOfConnection);
         };
-        let mut dedup_key = None;
+        let (mut dedup_key, mut is_new_id) = (None, false);
         if let (QoS::ExactlyOnce, Some(packet_id)) = (publish.qos, publish.packet_id) {
-            session.incoming.get_or_insert_default().insert(packet_id);
+            is_new_id = session.incoming.get_or_insert_default().insert(packet_id);
             dedup_key = session.durable.as_ref().map(|durable| (durable.id, packet_id));
         }
         let namespace = session.namespace;
+        if is_new_id {
+            self.clients.session_bytes().add(INCOMING_ID_BYTES);
+        }
         let origin = Origin { shard: self.config.shard, connection: id, session: session_id };
         let mut context = PublishContext::new(topic, publish, version, raw, expires_at, origin);
         (context.publisher, context.durable, context.dedup_key) = (publisher, durable, dedup_key);
@@ -331,7 +365,10 @@ impl Core {
         if let Some(session) =
             self.clients.connection(slot).map(|c| c.session).and_then(|s| self.clients.session_mut(s))
         {
-            session.incoming.get_or_insert_default().insert(packet_id);
+            let is_new = session.incoming.get_or_insert_default().insert(packet_id);
+            if is_new {
+                self.clients.session_bytes().add(INCOMING_ID_BYTES);
+            }
         }
     }
 

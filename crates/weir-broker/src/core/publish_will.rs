@@ -7,7 +7,7 @@ use crate::clients::wills::{RefusedWill, WillRefusal};
 use crate::ids::{Millis, NamespaceId, SessionId, SessionRef};
 use crate::links::outbox::{Handover, Recipients};
 use crate::values::will::PendingWill;
-use crate::{Core, Dropped, EndpointPolicy, Subject};
+use crate::{Core, Dropped, EndpointPolicy, MemoryKind, Subject};
 
 impl Core {
     /// Wills that were dropped since the last call, the first [`REFUSED_WILLS_REPORTED_MAX`] of them.
@@ -37,6 +37,10 @@ impl Core {
         }
         let will = Handover { record, to, message };
         if !record.is_some() && self.receivers_at_once(namespace, will.message.topic()).is_none() {
+            if !self.has_memory(MemoryKind::Held, will.message.size()) {
+                self.memory.count_refusal(MemoryKind::Held);
+                return self.count_dropped(policy.id, Dropped::QueueFull, 1);
+            }
             return self.defer_will(namespace, session, will);
         }
         self.publish_will(&will, session.id, None);

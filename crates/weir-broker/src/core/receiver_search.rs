@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::Core;
 use crate::ids::{ConnId, Millis, NamespaceId, Origin, SessionRef};
 use crate::links::outbox::Handover;
 use crate::observe::Site;
 use crate::routing::matches::Matches;
+use crate::{Core, MemoryKind};
 use std::sync::Arc;
-use weir_mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Publish, Side, decode};
+use weir_mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Publish, ReasonCode, Side, decode};
 
 /// A message whose receivers are searched for.
 #[derive(Debug)]
@@ -90,6 +90,10 @@ impl Core {
 
     /// Puts a PUBLISH off that was checked.
     pub(crate) fn defer_publish(&mut self, id: ConnId, namespace: NamespaceId, topic: &str, raw: &[u8]) {
+        if !self.has_memory(MemoryKind::Held, topic.len() + raw.len()) {
+            self.memory.count_refusal(MemoryKind::Held);
+            return self.refuse(id.slot, ReasonCode::QuotaExceeded);
+        }
         let Some(connection) = self.clients.connection_mut(id.slot) else {
             return self.observe.count_error(Site::ConnectionOfPacket);
         };

@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::clients::session::{NEVER_EXPIRES, Session};
+use crate::clients::session::{INCOMING_ID_BYTES, NEVER_EXPIRES, Session};
 use crate::clients::timers::Timer;
 use crate::core::Core;
-use crate::delivery::inflight::Inflight;
 use crate::delivery::queue::Queued;
 use crate::durability::journal::{DurableSession, Waits};
 use crate::durability::recording::{
@@ -135,7 +134,8 @@ impl Core {
         let will = will.map(|(record, delay_s, due_at, principal, message)| {
             let record = if record.is_some() { record } else { self.journal.new_id() };
             let due_at = if was_connected { after_s(delay_s) } else { self.journal.core_time(due_at) };
-            Box::new(PendingWill { record, message, delay_s, due_at: Some(due_at), principal })
+            let charge = self.clients.session_bytes().charge(PendingWill::bytes(&message, &principal));
+            Box::new(PendingWill { record, message, delay_s, due_at: Some(due_at), principal, charge })
         });
         let policy = policies.entry((endpoint.into(), namespace.into()));
         let policy = policy.or_insert_with(|| Arc::new(placeholder_policy(endpoint, namespace)));
@@ -150,7 +150,7 @@ impl Core {
             counted_offline,
             policy: Arc::clone(policy),
             subscriptions: Vec::new(),
-            inflight: Inflight::new(),
+            inflight: self.scheduler.new_inflight(),
             queue: self.scheduler.new_queue(),
             incoming: None,
             will,
@@ -221,7 +221,8 @@ impl Core {
         let key = Arc::new(GroupKey { namespace, group: shared.group.into(), filter: shared.filter.into() });
         let owner = self.routing.group_owner(&key);
         let readiness = Readiness::Offline;
-        let subscription = SharedSubscription { owner, qos: options.qos, record };
+        let subscription =
+            SharedSubscription { owner, qos: options.qos, record, charge: self.clients.shared_charge(&key) };
         let reference = self.clients.session_ref(id);
         let shard = self.config.shard;
         let member = GroupMember { shard, session: reference, options, identifier };
@@ -238,7 +239,7 @@ impl Core {
         let packet_id = PacketId::new(u16::try_from(key.item()).ok()?)?;
         let Some(&id) = work.sessions.get(&key.parent()) else { return Some(()) };
         let delivery = Delivery { qos: QoS::ExactlyOnce, record: key.parent(), ..Delivery::default() };
-        let sent = Sent { packet_id, awaits: Awaits::PubComp, message: None, delivery, unsent: false };
+        let sent = Sent::new(packet_id, Awaits::PubComp, None, delivery, 1);
         self.clients.session_mut(id)?.inflight.restore(sent);
         Some(())
     }
@@ -278,7 +279,7 @@ impl Core {
         match packet_id.filter(|_| delivery.qos == QoS::ExactlyOnce || session.queue.is_empty()) {
             Some(packet_id) => {
                 let awaits = if delivery.qos == QoS::ExactlyOnce { Awaits::PubRec } else { Awaits::PubAck };
-                session.inflight.restore(Sent { packet_id, awaits, message: Some(message), delivery, unsent: false });
+                session.inflight.restore(Sent::new(packet_id, awaits, Some(message), delivery, 1));
             }
             None => session.queue.push(Queued { message, delivery, retained: false, sharers: 1 }),
         }
@@ -297,6 +298,8 @@ impl Core {
         let Some(&id) = work.sessions.get(&key.parent()) else { return Some(()) };
         let session = self.clients.session_mut(id)?;
         session.incoming.get_or_insert_default().insert(packet_id);
+        self.clients.session_bytes().add(INCOMING_ID_BYTES);
+        let session = self.clients.session_mut(id)?;
         let durable = session.durable.as_mut()?;
         durable.received.insert(packet_id);
         durable.recovered.insert(packet_id);

@@ -8,7 +8,7 @@ use crate::delivery::queue::{Next, Queued};
 use crate::ids::{ConnectionSlot, Millis, Origin, RecordId, SessionId};
 use crate::observe::Site;
 use crate::values::delivery::Delivery;
-use crate::{Core, Dropped, QueueOverflow};
+use crate::{Core, Dropped, MemoryKind, QueueOverflow};
 use weir_mqtt::QoS;
 
 impl Core {
@@ -42,6 +42,9 @@ impl Core {
             if over(&session.queue) {
                 session.dropped = session.dropped.saturating_add(1);
                 let id = session.policy.id;
+                if self.scheduler.queues_are_full() {
+                    self.memory.count_refusal(MemoryKind::Queues);
+                }
                 self.count_dropped(id, Dropped::QueueFull, dropped.len() as u64 + 1);
                 return self.forget_queued(durable_id, &dropped);
             }
@@ -138,9 +141,10 @@ impl Core {
     }
 
     pub(crate) fn send_queued(&mut self, id: SessionId, slot: ConnectionSlot, queued: Queued, now: Millis) {
-        let Queued { message, delivery, .. } = queued;
+        let Queued { message, delivery, sharers, .. } = queued;
         let publish = message.as_publish();
         let mut context = PublishContext::of_message(&message, &publish, Origin::BROKER);
+        context.set_receivers(sharers);
         if delivery.qos == QoS::AtMostOnce {
             self.append(slot, &OutgoingPublish { delivery: &delivery, packet_id: None, dup: false }, &mut context, now);
         } else {

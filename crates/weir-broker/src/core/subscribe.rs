@@ -13,13 +13,15 @@ use crate::observe::Site;
 use crate::routing::shared_groups::SharedSubscription;
 use crate::routing::subscribers::Subscriber;
 use crate::values::group::{GroupKey, GroupMember};
-use crate::{Core, Subject};
+use crate::{Core, MemoryKind, Subject};
 use weir_mqtt::{
     PacketId, ProtocolVersion, QoS, ReasonCode, RetainHandling, SharedFilter, Subscribe, SubscribeFilter, Unsubscribe,
 };
 
 /// Units of work that a filter counts as, when it is added or removed.
 pub(crate) const FILTER_WORK: usize = 4;
+/// Bytes that a subscription takes at most, beside its filter.
+const SUBSCRIPTION_MAX_BYTES: usize = 512;
 
 impl Core {
     pub(crate) fn on_subscribe(&mut self, id: ConnId, subscribe: &Subscribe<'_>, now: Millis) {
@@ -95,7 +97,11 @@ impl Core {
         if !acls.into_iter().flatten().all(|acl| acl.may_subscribe(subject, plain, qos)) {
             return Err(ReasonCode::NotAuthorized);
         }
-        let full = session.filters() >= limits.max_subscriptions as usize;
+        let most = limits.max_subscriptions as usize;
+        let count = session.filters();
+        let bytes = self.routing.subscription_bytes() + self.clients.shared_bytes();
+        let has_memory = self.memory.has_room(MemoryKind::Subscriptions, bytes, SUBSCRIPTION_MAX_BYTES + plain.len());
+        let full = count >= most || !has_memory;
         let namespace = session.namespace;
         let mut options = filter.options;
         options.qos = qos;
@@ -103,11 +109,17 @@ impl Core {
             (options.no_local, options.retain_as_published) = (true, true);
         }
         if let Some(shared) = shared {
-            self.subscribe_shared(session_id, namespace, &shared, options, identifier, full)?;
-            return Ok(qos);
+            let result = self.subscribe_shared(session_id, namespace, &shared, options, identifier, full);
+            if result.is_err() && !has_memory {
+                self.memory.count_refusal(MemoryKind::Subscriptions);
+            }
+            return result.map(|()| qos);
         }
         let subscriptions = self.routing.subscriptions_mut(namespace);
         if full && subscriptions.find(plain, session_id).is_none() {
+            if !has_memory {
+                self.memory.count_refusal(MemoryKind::Subscriptions);
+            }
             return Err(ReasonCode::QuotaExceeded);
         }
         let position = session.subscriptions.len() as u32;
@@ -167,6 +179,7 @@ impl Core {
         let (reference, shard) = (self.clients.session_ref(id), self.config.shard);
         self.report_readiness(id);
         let readiness = self.clients.readiness(id);
+        let charge = self.clients.shared_charge(&key);
         let Some(session) = self.clients.session_mut(id) else {
             self.observe.count_error(Site::SessionOfConnection);
             return Err(ReasonCode::UnspecifiedError);
@@ -177,7 +190,11 @@ impl Core {
             Some(known) => known.qos = options.qos,
             None if full => return Err(ReasonCode::QuotaExceeded),
             None => {
-                session.add_group(&key, SharedSubscription { owner, qos: options.qos, record: RecordId::NONE }, shard);
+                session.add_group(
+                    &key,
+                    SharedSubscription { owner, qos: options.qos, record: RecordId::NONE, charge },
+                    shard,
+                );
             }
         }
         let member = GroupMember { shard, session: reference, options, identifier };

@@ -92,7 +92,7 @@ fn queues_stop_growing_at_their_common_bound() {
     ids.iter().for_each(|&id| core.connection_closed(id, 0));
     let publisher = admitted(&mut core, "publisher");
     let most = 1 << 20;
-    core.bound_queues(most);
+    core.scheduler.bound_queues(most);
     (0..MESSAGES).for_each(|_| publish(&mut core, publisher));
     let entries: usize = core.clients.sessions().map(|(_, session)| session.queue.len()).sum();
     let queued_bytes = core.scheduler.queued_bytes();

@@ -5,13 +5,15 @@ use std::collections::VecDeque;
 
 use crate::EndpointLimits;
 use crate::delivery::buffer_pool::Pool;
+use crate::delivery::inflight::Inflight;
 use crate::delivery::out_buffer::OutBuf;
-use crate::delivery::queue::{Queue, QueuedBytes};
+use crate::delivery::queue::Queue;
 use crate::ids::ConnId;
 use crate::limits::{
-    BUFFERED_MAX_BYTES, CONGESTED_QUEUED_BYTES, CONGESTED_QUEUED_MESSAGES, CONGESTED_WRITE_HIGH_BYTES,
-    CONGESTED_WRITE_MAX_BYTES, PENDING_WRITE_HIGH_BYTES, PENDING_WRITE_MAX_BYTES, PRIORITY_DELIVERIES,
+    CONGESTED_QUEUED_BYTES, CONGESTED_QUEUED_MESSAGES, CONGESTED_WRITE_HIGH_BYTES, CONGESTED_WRITE_MAX_BYTES,
+    PENDING_WRITE_HIGH_BYTES, PENDING_WRITE_MAX_BYTES, PRIORITY_DELIVERIES,
 };
+use crate::values::memory::ByteCount;
 
 /// How much may wait for one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,21 +64,21 @@ pub(crate) struct FanoutScheduler {
     /// Bytes of all out buffers, and the threshold above which each may hold less.
     buffered_bytes: usize,
     buffered_max_bytes: usize,
-    /// Bytes of all queues, and the limit above which they do not grow.
-    queued_bytes: QueuedBytes,
+    /// Bytes of all queues and windows, and the limit above which they do not grow.
+    queued_bytes: ByteCount,
     queued_max_bytes: usize,
 }
 
 impl FanoutScheduler {
-    pub(crate) fn new(shards: u16) -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             pool: Pool::default(),
             flush: VecDeque::new(),
             bulk: VecDeque::new(),
             priority_budget: PRIORITY_DELIVERIES,
             buffered_bytes: 0,
-            buffered_max_bytes: BUFFERED_MAX_BYTES / usize::from(shards.max(1)),
-            queued_bytes: QueuedBytes::default(),
+            buffered_max_bytes: usize::MAX,
+            queued_bytes: ByteCount::default(),
             queued_max_bytes: usize::MAX,
         }
     }
@@ -91,16 +93,42 @@ impl FanoutScheduler {
         Queue::new(self.queued_bytes.clone())
     }
 
-    #[cfg(test)]
+    /// An empty window of a session.
+    pub(crate) fn new_inflight(&self) -> Inflight {
+        Inflight::new(self.queued_bytes.clone())
+    }
+
+    /// Above how many bytes of all out buffers each may hold less.
+    pub(crate) fn bound_buffers(&mut self, max_bytes: usize) {
+        self.buffered_max_bytes = max_bytes;
+    }
+
+    /// Bytes of all queues and windows.
     pub(crate) fn queued_bytes(&self) -> usize {
         self.queued_bytes.get()
+    }
+
+    /// Bytes of all out buffers.
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.buffered_bytes
+    }
+
+    /// Whether all queues together hold too much.
+    #[inline]
+    pub(crate) fn queues_are_full(&self) -> bool {
+        self.queued_bytes.get() > self.queued_max_bytes
+    }
+
+    /// Whether all out buffers together hold too much.
+    pub(crate) fn buffers_are_full(&self) -> bool {
+        self.buffered_bytes > self.buffered_max_bytes
     }
 
     /// How much may wait in a session's queue with a message of `size` bytes: what the endpoint declares; or, where all
     /// queues together hold too much, no more than waits already.
     pub(crate) fn queue_bounds(&self, limits: &EndpointLimits, queue: &Queue, size: u64) -> QueueBounds {
         let (messages, bytes) = (limits.max_queued_messages, limits.max_queued_bytes);
-        if self.queued_bytes.get() <= self.queued_max_bytes {
+        if !self.queues_are_full() {
             return QueueBounds { messages, bytes };
         }
         QueueBounds {
@@ -112,7 +140,7 @@ impl FanoutScheduler {
     /// How much may wait for a connection, as things are.
     #[inline]
     pub(crate) fn write_bounds(&self) -> WriteBounds {
-        if self.buffered_bytes > self.buffered_max_bytes {
+        if self.buffers_are_full() {
             WriteBounds { high_bytes: CONGESTED_WRITE_HIGH_BYTES, max_bytes: CONGESTED_WRITE_MAX_BYTES }
         } else {
             WriteBounds { high_bytes: PENDING_WRITE_HIGH_BYTES, max_bytes: PENDING_WRITE_MAX_BYTES }

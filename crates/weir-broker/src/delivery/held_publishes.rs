@@ -32,6 +32,10 @@ impl HeldPublishes {
         self.bytes > HELD_PUBLISHES_BYTES
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn subtract_bytes(&mut self, bytes: usize) {
         self.bytes -= bytes;
     }

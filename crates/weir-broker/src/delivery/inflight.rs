@@ -1,6 +1,7 @@
 //! Messages sent to a client and not yet acknowledged, in the order of sending.
 
 use crate::values::delivery::Sent;
+use crate::values::memory::ByteCount;
 use std::collections::VecDeque;
 
 use weir_mqtt::PacketId;
@@ -13,11 +14,26 @@ pub(crate) struct Inflight {
     /// Identifiers wrapped around past one still in use: they are no longer in order.
     wrapped: bool,
     unsent: usize,
+    /// Memory of what is kept to be sent again; and that of all windows and queues.
+    memory_bytes: usize,
+    total: ByteCount,
+}
+
+impl Drop for Inflight {
+    fn drop(&mut self) {
+        self.total.subtract(self.memory_bytes);
+    }
 }
 
 impl Inflight {
-    pub(crate) fn new() -> Self {
-        Self { sent: VecDeque::new(), next: PacketId::MIN, wrapped: false, unsent: 0 }
+    /// An empty one, counted in `total`.
+    pub(crate) fn new(total: ByteCount) -> Self {
+        Self { sent: VecDeque::new(), next: PacketId::MIN, wrapped: false, unsent: 0, memory_bytes: 0, total }
+    }
+
+    /// Bytes of what is kept to be sent again.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -44,6 +60,7 @@ impl Inflight {
 
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = Sent> + '_ {
         self.unsent = 0;
+        self.total.subtract(std::mem::take(&mut self.memory_bytes));
         self.sent.drain(..)
     }
 
@@ -75,6 +92,10 @@ impl Inflight {
 
     pub(crate) fn push(&mut self, sent: Sent) {
         self.unsent += usize::from(sent.unsent);
+        if sent.memory_bytes > 0 {
+            self.memory_bytes += sent.memory_bytes as usize;
+            self.total.add(sent.memory_bytes as usize);
+        }
         self.sent.push_back(sent);
     }
 
@@ -100,7 +121,13 @@ impl Inflight {
             0 => self.sent.pop_front(),
             index => self.sent.remove(index),
         };
-        self.unsent -= usize::from(removed.as_ref().is_some_and(|sent| sent.unsent));
+        if let Some(sent) = &removed {
+            self.unsent -= usize::from(sent.unsent);
+            if sent.memory_bytes > 0 {
+                self.memory_bytes -= sent.memory_bytes as usize;
+                self.total.subtract(sent.memory_bytes as usize);
+            }
+        }
         removed
     }
 
@@ -123,13 +150,7 @@ mod tests {
 
     fn send(window: &mut Inflight) -> u16 {
         let packet_id = window.allocate();
-        window.push(Sent {
-            packet_id,
-            awaits: Awaits::PubAck,
-            message: None,
-            delivery: Delivery::default(),
-            unsent: false,
-        });
+        window.push(Sent::new(packet_id, Awaits::PubAck, None, Delivery::default(), 1));
         packet_id.get()
     }
 
@@ -139,7 +160,7 @@ mod tests {
 
     #[test]
     fn identifiers_count_up_and_skip_those_in_use() {
-        let mut window = Inflight::new();
+        let mut window = Inflight::new(ByteCount::default());
         assert_eq!((send(&mut window), send(&mut window), send(&mut window)), (1, 2, 3));
         assert!(ack(&mut window, 1) && ack(&mut window, 3) && !ack(&mut window, 3));
         for _ in 4..=65535u32 {
@@ -155,7 +176,7 @@ mod tests {
 
     #[test]
     fn an_acknowledgement_is_found_across_the_wrap() {
-        let mut window = Inflight::new();
+        let mut window = Inflight::new(ByteCount::default());
         for _ in 0..65530 {
             let id = send(&mut window);
             assert!(ack(&mut window, id));

@@ -63,6 +63,7 @@ impl Acknowledgement {
 struct SharedPieces {
     pieces: VecDeque<Piece>,
     bytes: usize,
+    memory_bytes: usize,
 }
 
 #[derive(Debug)]
@@ -71,6 +72,8 @@ struct Piece {
     at: usize,
     bytes: Arc<[u8]>,
     range: Range<usize>,
+    /// This buffer's part of the bytes.
+    memory_bytes: usize,
 }
 
 impl OutBuf {
@@ -259,6 +262,7 @@ impl OutBuf {
                 if !piece.range.is_empty() {
                     return;
                 }
+                shared.memory_bytes -= piece.memory_bytes;
                 shared.pieces.pop_front();
             }
             self.shared = None;
@@ -271,17 +275,19 @@ impl OutBuf {
         &mut self.buf
     }
 
-    /// Appends shared bytes.
-    pub(crate) fn push_shared(&mut self, bytes: Arc<[u8]>, range: Range<usize>) {
+    /// Appends bytes that about `sharers` buffers share.
+    pub(crate) fn push_shared(&mut self, bytes: Arc<[u8]>, range: Range<usize>, sharers: usize) {
         let at = self.buf.len();
         let shared = self.shared.get_or_insert_default();
         shared.bytes += range.len();
-        shared.pieces.push_back(Piece { at, bytes, range });
+        let memory_bytes = size_of::<Piece>() + range.len() / sharers.max(1);
+        shared.memory_bytes += memory_bytes;
+        shared.pieces.push_back(Piece { at, bytes, range, memory_bytes });
     }
 
-    /// Memory of its own, used or not; what it shares with others is not counted.
+    /// Memory of its own, used or not, and its part of what it shares with others.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.buf.capacity()
+        self.buf.capacity() + self.shared.as_ref().map_or(0, |shared| shared.memory_bytes)
     }
 
     /// Whether it has no buffer of its own to write into yet.
@@ -340,10 +346,10 @@ mod tests {
     fn pieces_come_out_in_order_whatever_the_socket_takes() {
         for step in [1, 2, 3, 7, 100] {
             let mut out = OutBuf::default();
-            out.push_shared((*b"0123").into(), 1..3);
+            out.push_shared((*b"0123").into(), 1..3, 1);
             out.buffer().extend_from_slice(b"abc");
-            out.push_shared((*b"xyz").into(), 0..3);
-            out.push_shared((*b"w").into(), 0..1);
+            out.push_shared((*b"xyz").into(), 0..3, 1);
+            out.push_shared((*b"w").into(), 0..1, 1);
             out.buffer().extend_from_slice(b"end");
             assert_eq!(out.len(), 12);
             assert_eq!(drained(&mut out, step), b"12abcxyzwend", "step {step}");
@@ -397,7 +403,7 @@ mod tests {
             out.buffer().extend_from_slice(b"abc");
             out.gate(5, connack);
             out.buffer().extend_from_slice(b"wait");
-            out.push_shared((*b"piece").into(), 0..5);
+            out.push_shared((*b"piece").into(), 0..5, 1);
             out.acknowledge(acknowledgement(4, QoS::AtLeastOnce, 7));
             let start = out.buffer().len();
             out.buffer().extend_from_slice(b"ping");

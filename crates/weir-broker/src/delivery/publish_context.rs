@@ -188,7 +188,7 @@ impl<'a> PublishContext<'a> {
             buffer[at..at + 2].copy_from_slice(&id.get().to_be_bytes());
         }
         if shared {
-            receiver.out.push_shared(Arc::clone(&encoded.bytes), copied..length);
+            receiver.out.push_shared(Arc::clone(&encoded.bytes), copied..length, self.receivers);
         }
         Some(length)
     }

@@ -1,23 +1,12 @@
 //! Messages that wait for a session: for its window, its socket or its client.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::ids::{NodeId, ShardId};
 use crate::values::delivery::Delivery;
+use crate::values::memory::ByteCount;
 use crate::values::message::Message;
 use weir_mqtt::QoS;
-
-/// Bytes that all queues of a core hold.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct QueuedBytes(Arc<AtomicUsize>);
-
-impl QueuedBytes {
-    pub(crate) fn get(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Messages that wait for the window, the socket or the client; and reads of retained messages, each in the place of those that
 /// it will find.
@@ -30,7 +19,7 @@ pub(crate) struct Queue {
     reads: u32,
     /// Memory that it takes, entries included; and that of all.
     memory_bytes: usize,
-    total: QueuedBytes,
+    total: ByteCount,
     /// Bytes and number of those that count against the bounds.
     bytes: u64,
     counted: u32,
@@ -88,7 +77,7 @@ impl Drop for Queue {
 
 impl Queue {
     /// An empty one, counted in `total`.
-    pub(crate) fn new(total: QueuedBytes) -> Self {
+    pub(crate) fn new(total: ByteCount) -> Self {
         Self {
             page: None,
             waiting: VecDeque::new(),
@@ -102,7 +91,7 @@ impl Queue {
     }
 
     fn uncount_memory(&mut self) {
-        self.total.0.fetch_sub(std::mem::take(&mut self.memory_bytes), Ordering::Relaxed);
+        self.total.subtract(std::mem::take(&mut self.memory_bytes));
     }
 
     /// Messages.
@@ -257,10 +246,10 @@ impl Queue {
         let memory_bytes = queued.memory_bytes();
         if comes {
             self.memory_bytes += memory_bytes;
-            self.total.0.fetch_add(memory_bytes, Ordering::Relaxed);
+            self.total.add(memory_bytes);
         } else {
             self.memory_bytes -= memory_bytes;
-            self.total.0.fetch_sub(memory_bytes, Ordering::Relaxed);
+            self.total.subtract(memory_bytes);
         }
         if queued.retained || queued.delivery.qos == QoS::AtMostOnce {
             self.ordered = if comes { self.ordered + 1 } else { self.ordered - 1 };

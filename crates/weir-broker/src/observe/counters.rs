@@ -29,11 +29,13 @@ pub enum Dropped {
     Invalid,
     /// The disk that it had to be kept on is full.
     StoreFull,
+    /// Its endpoint's publishers, or all of the node's, have retained as much as they may.
+    RetainedFull,
 }
 
 impl Dropped {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Slow,
         Self::QueueFull,
         Self::Expired,
@@ -43,6 +45,7 @@ impl Dropped {
         Self::NoMember,
         Self::Invalid,
         Self::StoreFull,
+        Self::RetainedFull,
     ];
 
     /// The metric's label.
@@ -57,6 +60,7 @@ impl Dropped {
             Self::NoMember => "no_member",
             Self::Invalid => "invalid",
             Self::StoreFull => "store_full",
+            Self::RetainedFull => "retained_full",
         }
     }
 }
@@ -157,12 +161,6 @@ pub struct RetainedTopic {
 pub struct CoreGauges {
     pub connections: usize,
     pub sessions: usize,
-    /// Bytes of filters, subscriptions and shared groups.
-    pub subscription_bytes: usize,
-    /// Bytes of what is remembered of the receivers of topics.
-    pub match_cache_bytes: usize,
-    /// Bytes of publishes whose receivers are searched for.
-    pub deferred_publish_bytes: usize,
     pub subscriptions: usize,
     pub retained_messages: usize,
     pub retained_bytes: usize,

@@ -30,12 +30,18 @@ impl CachedMatches {
 pub(crate) struct MatchCache {
     slots: Vec<Option<Box<CachedMatches>>>,
     bytes: usize,
+    max_bytes: usize,
     seed: HashSeed,
 }
 
 impl MatchCache {
     pub(crate) fn new(seed: HashSeed) -> Self {
-        Self { slots: Vec::new(), bytes: 0, seed }
+        Self { slots: Vec::new(), bytes: 0, max_bytes: MATCH_CACHE_BYTES, seed }
+    }
+
+    /// It takes no more than `bytes`.
+    pub(crate) fn bound(&mut self, bytes: usize) {
+        self.max_bytes = bytes.min(MATCH_CACHE_BYTES);
     }
 
     #[inline]
@@ -59,10 +65,10 @@ impl MatchCache {
     pub(crate) fn insert(&mut self, namespace: NamespaceId, topic: &str, stamp: u64, matches: &Arc<Matches>) {
         let cached = CachedMatches { namespace, topic: topic.into(), stamp, matches: Arc::clone(matches) };
         let bytes = cached.bytes();
-        if bytes > MATCH_CACHE_BYTES / 2 {
+        if bytes > self.max_bytes / 2 {
             return;
         }
-        if self.bytes + bytes > MATCH_CACHE_BYTES {
+        if self.bytes + bytes > self.max_bytes {
             (self.slots, self.bytes) = (Vec::new(), 0);
         }
         if self.slots.is_empty() {

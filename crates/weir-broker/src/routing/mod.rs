@@ -11,6 +11,7 @@ pub(crate) mod node_pages;
 pub(crate) mod retained;
 pub(crate) mod retained_acl;
 pub(crate) mod retained_filter;
+pub(crate) mod retained_totals;
 pub(crate) mod shared_groups;
 pub(crate) mod state;
 pub(crate) mod subscribers;

@@ -66,11 +66,16 @@ impl Retained {
         self.entries.get(topic.as_bytes()).map_or(RecordId::NONE, |entry| entry.record)
     }
 
+    /// What a topic has.
+    pub(crate) fn get(&self, topic: &str) -> Option<&Message> {
+        self.entries.get(topic.as_bytes()).map(|entry| &entry.message)
+    }
+
     /// Keeps `message` in place of what its topic had; an empty payload removes [MQTT-3.3.1-6] [MQTT-3.3.1-7].
-    pub(crate) fn set(&mut self, message: &Message, record: RecordId) {
+    /// Returns what the topic had.
+    pub(crate) fn set(&mut self, message: &Message, record: RecordId) -> Option<Message> {
         if message.payload().is_empty() {
-            self.remove(message.topic());
-            return;
+            return self.remove(message.topic()).map(|(old, _)| old);
         }
         self.sequence += 1;
         let (message, sequence) = (message.clone().unrecorded(), self.sequence);
@@ -78,9 +83,9 @@ impl Retained {
         if message.expires_at != Millis::MAX {
             self.expiring.insert((message.expires_at, sequence), message.clone());
         }
-        if let Some(old) = self.entries.replace(Entry { message, record, sequence }) {
-            self.forget(&old);
-        }
+        let old = self.entries.replace(Entry { message, record, sequence })?;
+        self.forget(&old);
+        Some(old.message)
     }
 
     /// Removes what a topic has; returns it with its record.
@@ -187,5 +192,10 @@ impl Retained {
 
 /// Bytes that a retained message takes.
 pub(crate) fn memory_bytes(message: &Message) -> usize {
-    message.size() + ENTRY_BYTES
+    memory_bytes_of(message.size())
+}
+
+/// The same, of a message whose topic, properties and payload have `size` bytes.
+pub(crate) fn memory_bytes_of(size: usize) -> usize {
+    size + ENTRY_BYTES
 }

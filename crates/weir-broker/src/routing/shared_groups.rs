@@ -6,6 +6,7 @@ use crate::hash::IdMap;
 use crate::ids::{RecordId, SessionRef, ShardId};
 use crate::limits::{GROUP_MEMBERS_MAX, GROUP_SEARCH_MAX};
 use crate::values::group::{GroupKey, GroupMember, Readiness};
+use crate::values::memory::Charge;
 use weir_mqtt::QoS;
 
 /// A group this large gets an index of its members, so that joining and leaving cost no search.
@@ -19,6 +20,9 @@ pub(crate) struct SharedSubscription {
     pub(crate) qos: QoS,
     /// Its record, where the session is durable.
     pub(crate) record: RecordId,
+    /// Of its bytes.
+    #[expect(dead_code, reason = "it counts while it lives")]
+    pub(crate) charge: Charge,
 }
 
 /// A session of this shard or of another one.

@@ -11,8 +11,9 @@ use crate::placement::owner_shard;
 use crate::routing::filter_tree::Walk;
 use crate::routing::match_cache::MatchCache;
 use crate::routing::matches::Matches;
-use crate::routing::retained::Retained;
+use crate::routing::retained::{Retained, memory_bytes as retained_bytes, memory_bytes_of as retained_bytes_of};
 use crate::routing::retained_acl::RetainedAcl;
+use crate::routing::retained_totals::{RetainedByEndpoint, RetainedTotals};
 use crate::routing::shared_groups::{Group, GroupJoin, MemberId};
 use crate::routing::subscriptions::Subscriptions;
 use crate::slab::Slab;
@@ -21,11 +22,16 @@ use crate::values::message::Message;
 use crate::values::retained::ReadPosition;
 use weir_mqtt::QoS;
 
+/// Bytes of a member of a group, in its list and index.
+const MEMBER_BYTES: usize = size_of::<GroupMember>() + 48;
+
 /// A namespace: a mountpoint's own topics.
 #[derive(Debug)]
 pub(crate) struct Namespace {
     name: Arc<str>,
     subscriptions: Subscriptions,
+    /// Bytes of the subscriptions that are in the sum of all namespaces.
+    summed_bytes: usize,
     retained: Retained,
 }
 
@@ -51,7 +57,14 @@ pub(crate) struct Routing {
     /// Members of groups owned here that are sessions of other shards.
     remote_members: IdMap<MemberId, RemoteMember>,
     acl: RetainedAcl,
+    retained_by_endpoint: RetainedByEndpoint,
     cache: MatchCache,
+    /// Bytes of all namespaces' subscriptions, but for changes of the one that was changed last; of groups; of retained
+    /// messages.
+    subscription_bytes: usize,
+    touched: Option<NamespaceId>,
+    group_bytes: usize,
+    retained_bytes: usize,
     /// The search of a topic's receivers that is not interrupted; and the one that is, with its namespace.
     walk: Walk,
     suspended: Option<(NamespaceId, Walk)>,
@@ -83,7 +96,12 @@ impl Routing {
             by_key: BTreeMap::new(),
             remote_members: IdMap::default(),
             acl: RetainedAcl::default(),
+            retained_by_endpoint: RetainedByEndpoint::default(),
             cache: MatchCache::new(seed.clone()),
+            subscription_bytes: 0,
+            touched: None,
+            group_bytes: 0,
+            retained_bytes: 0,
             walk: Walk::default(),
             suspended: None,
             seed,
@@ -100,7 +118,9 @@ impl Routing {
         let (id, name) = (NamespaceId(self.namespaces.len() as u32), Arc::<str>::from(name));
         self.by_name.insert(Arc::clone(&name), id);
         let (subscriptions, retained) = (Subscriptions::new(self.seed.clone()), Retained::default());
-        self.namespaces.push(Namespace { name, subscriptions, retained });
+        let summed_bytes = subscriptions.bytes();
+        self.subscription_bytes += summed_bytes;
+        self.namespaces.push(Namespace { name, subscriptions, summed_bytes, retained });
         id
     }
 
@@ -122,7 +142,24 @@ impl Routing {
     }
 
     pub(crate) fn subscriptions_mut(&mut self, id: NamespaceId) -> &mut Subscriptions {
+        self.touch(id);
         &mut self.namespaces[id.index()].subscriptions
+    }
+
+    /// A namespace's subscriptions may change.
+    fn touch(&mut self, id: NamespaceId) {
+        if self.touched != Some(id) {
+            self.sum_touched();
+            self.touched = Some(id);
+        }
+    }
+
+    fn sum_touched(&mut self) {
+        if let Some(namespace) = self.touched.take().and_then(|id| self.namespaces.get_mut(id.index())) {
+            let bytes = namespace.subscriptions.bytes();
+            self.subscription_bytes = self.subscription_bytes + bytes - namespace.summed_bytes;
+            namespace.summed_bytes = bytes;
+        }
     }
 
     #[inline]
@@ -158,7 +195,7 @@ impl Routing {
         self.end_search();
         let mut walk = Walk::default();
         walk.begin();
-        self.namespaces[id.index()].subscriptions.pin();
+        self.subscriptions_mut(id).pin();
         self.suspended = Some((id, walk));
     }
 
@@ -177,7 +214,7 @@ impl Routing {
     /// Ends the search, whether it has found all or not.
     pub(crate) fn end_search(&mut self) {
         if let Some((id, _)) = self.suspended.take() {
-            self.namespaces[id.index()].subscriptions.unpin();
+            self.subscriptions_mut(id).unpin();
         }
     }
 
@@ -195,7 +232,27 @@ impl Routing {
 
     /// Keeps a message in place of what its topic had; an empty payload removes that.
     pub(crate) fn set_retained(&mut self, id: NamespaceId, message: &Message, record: RecordId) {
-        self.namespaces[id.index()].retained.set(message, record);
+        if !message.payload().is_empty() {
+            self.retained_by_endpoint.add(message);
+            self.retained_bytes += retained_bytes(message);
+        }
+        if let Some(old) = self.namespaces[id.index()].retained.set(message, record) {
+            self.retained_by_endpoint.subtract(&old);
+            self.retained_bytes -= retained_bytes(&old);
+        }
+    }
+
+    /// Counts what endpoints' publishers have retained together with the node's other cores.
+    pub(crate) fn share_retained(&mut self, totals: RetainedTotals) {
+        self.retained_by_endpoint.share(totals);
+    }
+
+    /// Whether a message whose topic, properties and payload have `size` bytes may be retained within the limits of the
+    /// endpoint that it came in by.
+    pub(crate) fn may_retain(&self, id: NamespaceId, endpoint: &str, topic: &str, size: usize) -> bool {
+        let Some(policy) = self.policy(id, endpoint) else { return true };
+        let old = self.retained(id).get(topic).map(retained_bytes);
+        self.retained_by_endpoint.has_room(endpoint, &policy.limits, retained_bytes_of(size), old)
     }
 
     /// What a topic has.
@@ -221,8 +278,13 @@ impl Routing {
 
     /// Removes retained messages that expired; `gone` gets the record each had.
     pub(crate) fn expire_retained(&mut self, now: Millis, mut gone: impl FnMut(RecordId)) {
+        let (by_endpoint, bytes) = (&mut self.retained_by_endpoint, &mut self.retained_bytes);
         for namespace in &mut self.namespaces {
-            namespace.retained.expire(now, |_, record| gone(record));
+            namespace.retained.expire(now, |message, record| {
+                by_endpoint.subtract(&message);
+                *bytes -= retained_bytes(&message);
+                gone(record);
+            });
         }
     }
 
@@ -287,6 +349,9 @@ impl Routing {
             remote.readiness = readiness;
             remote.groups += u32::from(joined == GroupJoin::New);
         }
+        if joined == GroupJoin::New {
+            self.group_bytes += MEMBER_BYTES;
+        }
         match new_interest {
             _ if joined == GroupJoin::Full => Joined::Full,
             Some(namespace) => Joined::NewInterest(namespace),
@@ -295,6 +360,7 @@ impl Routing {
     }
 
     fn add_group(&mut self, key: &Arc<GroupKey>) -> (GroupId, Option<NamespaceId>) {
+        self.group_bytes += size_of::<Group>() + key.bytes();
         let (id, _) = self.groups.insert(Group::new(Arc::clone(key)));
         self.by_key.insert(Arc::clone(key), id);
         let namespace = self.namespace(&key.namespace);
@@ -310,9 +376,11 @@ impl Routing {
     pub(crate) fn leave(&mut self, key: &GroupKey, member: MemberId) -> Option<NamespaceId> {
         let id = self.group_id(key)?;
         let group = self.groups.get_mut(id)?;
-        if group.leave(member)
-            && let Some(remote) = self.remote_members.get_mut(&member)
-        {
+        let was_member = group.leave(member);
+        if was_member {
+            self.group_bytes -= MEMBER_BYTES;
+        }
+        if was_member && let Some(remote) = self.remote_members.get_mut(&member) {
             remote.groups -= 1;
             if remote.groups == 0 {
                 self.remote_members.remove(&member);
@@ -322,6 +390,7 @@ impl Routing {
             return None;
         }
         let position = self.groups.remove(id)?.position;
+        self.group_bytes -= size_of::<Group>() + key.bytes();
         self.by_key.remove(key);
         let namespace = self.namespace(&key.namespace);
         let removed = self.subscriptions_mut(namespace).remove_group(&key.filter, position);
@@ -364,10 +433,21 @@ impl Routing {
         Some((member, group.len()))
     }
 
-    /// Bytes of the subscriptions of all namespaces, and of what is remembered of their topics.
+    /// Bytes of the subscriptions of all namespaces, and of the groups that are owned here.
     pub(crate) fn subscription_bytes(&self) -> usize {
-        let groups = self.groups.count() * (size_of::<Group>() + 2 * size_of::<usize>());
-        self.namespaces.iter().map(|namespace| namespace.subscriptions.bytes()).sum::<usize>() + groups
+        let touched = self.touched.and_then(|id| self.namespaces.get(id.index()));
+        let (more, less) = touched.map_or((0, 0), |touched| (touched.subscriptions.bytes(), touched.summed_bytes));
+        self.subscription_bytes + self.group_bytes + more - less
+    }
+
+    /// Bytes of all retained messages.
+    pub(crate) fn retained_bytes(&self) -> usize {
+        self.retained_bytes
+    }
+
+    /// The most that is remembered of topics, bytes.
+    pub(crate) fn bound_cache(&mut self, bytes: usize) {
+        self.cache.bound(bytes);
     }
 
     /// Bytes of what is remembered of topics that were published to lately.

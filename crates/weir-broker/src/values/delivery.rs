@@ -40,4 +40,21 @@ pub(crate) struct Sent {
     pub(crate) delivery: Delivery,
     /// After a reconnect: not sent again yet, for want of room in the client's new Receive Maximum.
     pub(crate) unsent: bool,
+    /// Memory of what is kept of it; 0 where nothing is.
+    pub(crate) memory_bytes: u32,
+}
+
+impl Sent {
+    /// One that is sent now. `sharers`: estimated number of sessions that share the bytes of the message.
+    pub(crate) fn new(
+        packet_id: PacketId,
+        awaits: Awaits,
+        message: Option<Message>,
+        delivery: Delivery,
+        sharers: usize,
+    ) -> Self {
+        let bytes = message.as_ref().map_or(0, |message| size_of::<Self>() + message.size() / sharers.max(1));
+        let memory_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        Self { packet_id, awaits, message, delivery, unsent: false, memory_bytes }
+    }
 }

@@ -14,6 +14,11 @@ pub(crate) struct GroupKey {
 }
 
 impl GroupKey {
+    /// The bytes that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Self>() + self.group.len() + self.filter.len() + 32
+    }
+
     /// The strings whose hash selects its owner.
     pub(crate) fn names(&self) -> [&str; 4] {
         [&self.namespace, "$share", &self.group, &self.filter]

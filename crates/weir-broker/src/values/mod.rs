@@ -4,6 +4,7 @@
 
 pub(crate) mod delivery;
 pub(crate) mod group;
+pub(crate) mod memory;
 pub(crate) mod message;
 pub(crate) mod publisher;
 pub(crate) mod record;
