@@ -17,6 +17,7 @@
 //! - [`telemetry`]: traces of passes, for an OpenTelemetry collector.
 //! - `random`: random bytes from the crypto provider.
 //! - `log_value`: values of clients in log lines, bounded.
+//! - [`references`]: which files and variables documents may refer to.
 //! - [`http_client`]: HTTP requests to others, over kept connections.
 //! - [`cluster`]: the fleet's members, and which of them have converged.
 //! - [`state`]: what the control plane publishes of itself.
@@ -35,6 +36,7 @@ pub mod http_client;
 mod log_value;
 pub mod net;
 mod random;
+pub mod references;
 pub mod server;
 pub mod source;
 pub mod state;

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[&str] = &[
     "random",
     "log_value",
+    "references",
     "http_client",
     "telemetry",
     "store",

@@ -274,10 +274,7 @@ fn password(bridge: &Bridge, contents: &FileContents) -> Result<Option<Box<[u8]>
             let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
             Ok(Some(text.strip_suffix(b"\r").unwrap_or(text).into()))
         }
-        Some(SecretRef::Env(name)) => match std::env::var(&**name) {
-            Ok(value) => Ok(Some(value.into_bytes().into())),
-            Err(_) => Err(CompileError::Variable(Arc::from(&**name))),
-        },
+        Some(SecretRef::Env(name)) => Ok(Some(contents.variable(name)?.into_bytes().into())),
     }
 }
 

@@ -18,8 +18,8 @@ use crate::net::bridge::probe;
 use weir_bridge::FailureCause;
 use weir_broker::EndpointId;
 use weir_declare::config::{
-    Auth, BindAddress, Bridge, Declared, DocumentIdentity, Endpoint, FileRef, Kind, NodeContext, Origin, SecretRef,
-    Severity,
+    Auth, BindAddress, Bridge, Declared, DocumentIdentity, Endpoint, FileRef, Kind, Name, NodeContext, Origin,
+    SecretRef, Severity,
 };
 use weir_declare::reconcile::{EffectiveBridge, bridge_files};
 
@@ -38,12 +38,18 @@ pub struct EnvironmentProblem {
 }
 
 /// Every problem of `declared` on this machine for a node such as `node`.
-pub fn environment_problems(declared: &Declared, node: &NodeContext, now: OffsetDateTime) -> Vec<EnvironmentProblem> {
+/// `system`: the files and variables that the node's documents may refer to.
+pub fn environment_problems(
+    declared: &Declared,
+    node: &NodeContext,
+    system: &FileSystem,
+    now: OffsetDateTime,
+) -> Vec<EnvironmentProblem> {
     let mut found = Vec::new();
     let held = declared.endpoints.values().filter(|endpoint| endpoint.enabled && endpoint.matches_labels(&node.labels));
     let (mut auths, mut bridges) = (BTreeSet::new(), BTreeSet::new());
     for endpoint in held {
-        let mut findings = Findings::new(Kind::Endpoint, &endpoint.name, &mut found);
+        let mut findings = Findings::new(Kind::Endpoint, &endpoint.name, system, &mut found);
         address(&mut findings, endpoint, node);
         certificates(&mut findings, endpoint, now);
         if endpoint.enable_auth {
@@ -54,10 +60,10 @@ pub fn environment_problems(declared: &Declared, node: &NodeContext, now: Offset
         }
     }
     for auth in auths.into_iter().filter_map(|name| declared.auths.get(name)) {
-        credentials(&mut Findings::new(Kind::Auth, &auth.name, &mut found), auth);
+        credentials(&mut Findings::new(Kind::Auth, &auth.name, system, &mut found), auth);
     }
     for bridge in bridges.into_iter().filter_map(|name| declared.bridges.get(name)).filter(|bridge| bridge.enabled) {
-        remote(&mut Findings::new(Kind::Bridge, &bridge.name, &mut found), bridge);
+        remote(&mut Findings::new(Kind::Bridge, &bridge.name, system, &mut found), bridge);
     }
     found
 }
@@ -65,12 +71,13 @@ pub fn environment_problems(declared: &Declared, node: &NodeContext, now: Offset
 /// Collects the problems of one declaration.
 struct Findings<'a> {
     identity: DocumentIdentity,
+    system: FileSystem,
     found: &'a mut Vec<EnvironmentProblem>,
 }
 
 impl<'a> Findings<'a> {
-    fn new(kind: Kind, name: &weir_declare::config::Name, found: &'a mut Vec<EnvironmentProblem>) -> Self {
-        Self { identity: DocumentIdentity::new(kind, name.clone()), found }
+    fn new(kind: Kind, name: &Name, system: &FileSystem, found: &'a mut Vec<EnvironmentProblem>) -> Self {
+        Self { identity: DocumentIdentity::new(kind, name.clone()), system: system.clone(), found }
     }
 
     fn add(&mut self, severity: Severity, pointer: &str, message: String, help: Option<&str>) {
@@ -90,7 +97,8 @@ impl<'a> Findings<'a> {
     /// Reads a file; adds a problem where it cannot be read.
     fn file(&mut self, origin: &Origin, pointer: &str, file: &FileRef) -> Option<Vec<u8>> {
         let path = origin.resolve(file);
-        FileSystem.read(&path).map_err(|why| self.error(pointer, format!("{}: {why}", path.display()), HELP_FILE)).ok()
+        let read = self.system.read(&path);
+        read.map_err(|why| self.error(pointer, format!("{}: {why}", path.display()), HELP_FILE)).ok()
     }
 }
 
@@ -165,7 +173,7 @@ fn certificates(findings: &mut Findings<'_>, endpoint: &Endpoint, now: OffsetDat
     if !complete {
         return;
     }
-    let contents = FileContents::read(&mut FileSystem, paths.iter());
+    let contents = FileContents::read(&mut findings.system, paths.iter());
     if let Err(why) = tls::load(endpoint, ssl, &contents) {
         findings.error("/endpoint/sslConfig", why.to_string(), "`openssl x509 -in FILE -text` shows what a file holds");
     }
@@ -189,11 +197,13 @@ fn time_left(findings: &mut Findings<'_>, pointer: &str, pem: &[u8], now: Offset
 
 /// Compiles an auth document with its files.
 fn credentials(findings: &mut Findings<'_>, auth: &Arc<Auth>) {
+    let system = findings.system.clone();
     let read = |path: &Path| {
-        let content = FileSystem.read(path).map(Arc::from);
+        let content = system.clone().read(path).map(Arc::from);
         content.map_err(|why| format!("{}: {why}", path.display()))
     };
-    let compiled = AuthCompiler::default().compile(true, Some(auth), &Default::default(), &read);
+    let compiled =
+        AuthCompiler::with_variables(findings.system.variables()).compile(true, Some(auth), &Default::default(), &read);
     let why = compiled.err().map(|error| error.to_string()).unwrap_or_default();
     for line in why.lines() {
         findings.error("/auth/chain", line, HELP_FILE);
@@ -212,11 +222,13 @@ fn remote(findings: &mut Findings<'_>, bridge: &Arc<Bridge>) {
     }
     match &bridge.password {
         Some(SecretRef::File(file)) => drop(findings.file(&bridge.origin, "/bridge/password", file)),
-        Some(SecretRef::Env(name)) if std::env::var_os(&**name).is_none() => {
-            let message = format!("the environment has no variable {name}");
-            findings.error("/bridge/password", message, "set it for the broker; here it may rightly be absent");
+        Some(SecretRef::Env(name)) => {
+            if let Err(why) = findings.system.variables.read(name) {
+                let help = "set it for the broker; here it may rightly be absent";
+                findings.error("/bridge/password", why.to_string(), help);
+            }
         }
-        Some(SecretRef::Env(_)) | None => {}
+        None => {}
     }
     // Unreadable files are reported above.
     if findings.found.len() == before {
@@ -227,7 +239,7 @@ fn remote(findings: &mut Findings<'_>, bridge: &Arc<Bridge>) {
 /// Connects as the bridge would, under another client id.
 fn connects(findings: &mut Findings<'_>, bridge: &Arc<Bridge>) {
     let paths: Vec<_> = bridge_files(bridge).map(|(path, _)| path).collect();
-    let contents = FileContents::read(&mut FileSystem, paths.iter());
+    let contents = FileContents::read(&mut findings.system, paths.iter());
     let effective = EffectiveBridge {
         bridge: Arc::clone(bridge),
         namespace: Arc::from(""),

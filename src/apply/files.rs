@@ -1,7 +1,6 @@
 //! Files that declarations refer to: certificates, keys, password files. Inputs like the documents themselves.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::sync::Arc;
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
+use crate::references::{AllowedFiles, AllowedVariables, OpenError, VariableError};
 use weir_declare::reconcile::{FileDigest, FileDigests};
 
 /// Bytes of one file: a password file of a million users is about 100 MiB.
@@ -21,6 +21,11 @@ pub trait ReadFiles: Send + 'static {
     /// # Errors
     /// See [`FileError`].
     fn read(&mut self, path: &Path) -> Result<Vec<u8>, FileError>;
+
+    /// The environment variables that documents may refer to.
+    fn variables(&self) -> AllowedVariables {
+        AllowedVariables::default()
+    }
 }
 
 /// Why a file cannot be read.
@@ -38,6 +43,15 @@ pub enum FileError {
     Other(String),
 }
 
+impl From<OpenError> for FileError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Io(error) => error.into(),
+            refused => Self::Other(refused.to_string()),
+        }
+    }
+}
+
 impl From<std::io::Error> for FileError {
     fn from(error: std::io::Error) -> Self {
         match error.kind() {
@@ -53,8 +67,8 @@ impl From<std::io::Error> for FileError {
 pub(super) enum CompileError {
     #[error("{}: {error}", path.display())]
     File { path: PathBuf, error: FileError },
-    #[error("the environment has no variable {0}")]
-    Variable(Arc<str>),
+    #[error(transparent)]
+    Variable(#[from] VariableError),
     /// TLS material or credentials that were read and cannot be used.
     #[error("{0}")]
     Content(String),
@@ -66,21 +80,29 @@ impl CompileError {
     }
 }
 
-/// The file system.
-#[derive(Debug, Default)]
-pub struct FileSystem;
+/// The file system and the environment, as far as documents may refer to them.
+#[derive(Debug, Clone)]
+pub struct FileSystem {
+    pub files: AllowedFiles,
+    pub variables: AllowedVariables,
+}
 
 impl ReadFiles for FileSystem {
     fn read(&mut self, path: &Path) -> Result<Vec<u8>, FileError> {
-        if !std::fs::metadata(path)?.is_file() {
+        let file = self.files.open(path)?;
+        if !file.metadata()?.is_file() {
             return Err(FileError::NotAFile);
         }
         let mut bytes = Vec::new();
-        File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
+        file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > FILE_BYTES_MAX {
             return Err(FileError::TooLarge);
         }
         Ok(bytes)
+    }
+
+    fn variables(&self) -> AllowedVariables {
+        self.variables.clone()
     }
 }
 
@@ -89,12 +111,13 @@ impl ReadFiles for FileSystem {
 pub(super) struct FileContents {
     pub(super) digests: FileDigests,
     bytes: BTreeMap<PathBuf, Result<Arc<[u8]>, FileError>>,
+    variables: AllowedVariables,
 }
 
 impl FileContents {
     /// Reads every path.
     pub(super) fn read<'a>(reader: &mut impl ReadFiles, paths: impl Iterator<Item = &'a PathBuf>) -> Self {
-        let mut contents = Self::default();
+        let mut contents = Self { variables: reader.variables(), ..Self::default() };
         for path in paths {
             let bytes: Result<Arc<[u8]>, FileError> = reader.read(path).map(Arc::from);
             let digest: FileDigest = match &bytes {
@@ -105,6 +128,11 @@ impl FileContents {
             contents.bytes.insert(path.clone(), bytes);
         }
         contents
+    }
+
+    /// A variable of the environment.
+    pub(super) fn variable(&self, name: &str) -> Result<String, CompileError> {
+        Ok(self.variables.read(name)?)
     }
 
     /// A file's content. All files that a declaration refers to are read before it is compiled.

@@ -14,6 +14,7 @@ use super::running::{ActionFailure, EndpointIds, RunningEndpoint};
 use super::{compile, drain_plan, tls};
 use crate::auth::AuthCompiler;
 use crate::net::{ListenerPolicy, ListenerStatus, SocketKey, SocketOptions};
+use crate::references::AllowedVariables;
 use crate::telemetry::SpanHandle;
 use weir_broker::EndpointId;
 use weir_declare::config::{ChangeClass, Declared, Name};
@@ -51,10 +52,10 @@ pub(super) struct Listeners<P: Plane> {
 
 impl<P: Plane> Listeners<P> {
     /// Nothing listens yet. The receiver yields the drains that ended.
-    pub(super) fn new(plane: Arc<P>) -> (Self, mpsc::UnboundedReceiver<DrainReport>) {
+    pub(super) fn new(plane: Arc<P>, variables: AllowedVariables) -> (Self, mpsc::UnboundedReceiver<DrainReport>) {
         let (drains, ended) = Drains::new(Arc::clone(&plane));
         let (running, generations) = (BTreeMap::new(), BTreeMap::new());
-        (Self { plane, auth_compiler: AuthCompiler::default(), running, generations, drains }, ended)
+        (Self { plane, auth_compiler: AuthCompiler::with_variables(variables), running, generations, drains }, ended)
     }
 
     pub(super) fn running(&self) -> &BTreeMap<Name, RunningEndpoint> {

@@ -97,7 +97,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         let declaration = Declaration::resume(start.last_known_good, start.now);
         let mut history = start.history;
         history.start_from(declaration.applied());
-        let (listeners, ended) = Listeners::new(Arc::new(plane));
+        let (listeners, ended) = Listeners::new(Arc::new(plane), files.variables());
         let reconciler = Self {
             publisher: Publisher::new(start.options.node_name.clone(), &source, start.now),
             options: start.options,

@@ -19,6 +19,7 @@ use super::backends::scram::{ScramBackend, ScramFile};
 use super::chain::Chain;
 use super::digest::version_of;
 use super::guard::{AttemptCounters, AttemptGuard, Bans};
+use crate::references::{AllowedVariables, VariableError};
 use weir_broker::Principal;
 use weir_declare::config::{self, Auth, Ban, FileRef, HeaderValue, HttpHook, Jwt, JwtAlgorithm, Name, SecretRef};
 
@@ -74,8 +75,8 @@ enum BackendError {
     NotRead(String),
     #[error("{0} is not UTF-8")]
     NotUtf8(String),
-    #[error("the environment variable {0} is not set")]
-    EnvNotSet(String),
+    #[error(transparent)]
+    Variable(#[from] VariableError),
 }
 
 /// Compiles auth documents, and keeps what must outlive a change of them: the counters of attempts. One for the node.
@@ -84,6 +85,7 @@ pub struct AuthCompiler {
     counters: Arc<AttemptCounters>,
     /// Chains in use: endpoints that name the same auth document share one, so a large password file is held once.
     chains: Mutex<BTreeMap<Name, Compiled>>,
+    variables: AllowedVariables,
 }
 
 struct Compiled {
@@ -95,6 +97,11 @@ struct Compiled {
 type Contents = BTreeMap<PathBuf, Arc<[u8]>>;
 
 impl AuthCompiler {
+    /// A compiler of documents that may refer to `variables` of the environment.
+    pub fn with_variables(variables: AllowedVariables) -> Self {
+        Self { variables, ..Self::default() }
+    }
+
     /// Compiles the authentication of an endpoint: `enable_auth` as declared, the `auth` document that it names (`None`: it
     /// does not exist, and every client is rejected), and all `bans`.
     ///
@@ -134,7 +141,7 @@ impl AuthCompiler {
         if let Some(chain) = known.and_then(|known| known.chain.upgrade()) {
             return Ok(chain);
         }
-        let chain = Arc::new(build_chain(auth, &contents).map_err(AuthError::Chain)?);
+        let chain = Arc::new(build_chain(auth, &contents, &self.variables).map_err(AuthError::Chain)?);
         let compiled = Compiled { auth: Arc::clone(auth), contents, chain: Arc::downgrade(&chain) };
         chains.insert(auth.name.clone(), compiled);
         Ok(chain)
@@ -145,8 +152,8 @@ impl AuthCompiler {
 ///
 /// # Errors
 /// One for each authenticator that cannot be used.
-fn build_chain(auth: &Auth, contents: &Contents) -> Result<Chain, Vec<ChainError>> {
-    let references = References { auth, contents };
+fn build_chain(auth: &Auth, contents: &Contents, variables: &AllowedVariables) -> Result<Chain, Vec<ChainError>> {
+    let references = References { auth, contents, variables };
     let mut backends: Vec<Box<dyn AuthBackend>> = Vec::new();
     let mut errors = Vec::new();
     // The authenticators so far whose answer cannot be computed again without the client's password.
@@ -269,6 +276,7 @@ fn files(auth: &Auth) -> Vec<PathBuf> {
 struct References<'a> {
     auth: &'a Auth,
     contents: &'a Contents,
+    variables: &'a AllowedVariables,
 }
 
 impl References<'_> {
@@ -289,7 +297,7 @@ impl References<'_> {
                 let (name, content) = self.file(file)?;
                 String::from_utf8(content.to_vec()).map_err(|_| BackendError::NotUtf8(name))?
             }
-            SecretRef::Env(name) => std::env::var(&**name).map_err(|_| BackendError::EnvNotSet(name.to_string()))?,
+            SecretRef::Env(name) => self.variables.read(name)?,
         };
         let text = text.strip_suffix('\n').unwrap_or(&text);
         Ok(text.strip_suffix('\r').unwrap_or(text).to_owned())

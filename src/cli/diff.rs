@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use super::input::read_operand;
-use super::print::{Format, has_color, print};
+use super::print::{Format, has_color, print, print_styled, printable};
 use super::render::valid;
 use super::{Exit, broker};
-use weir_declare::config::{BuiltInDefaults, canonical, diff_documents};
+use weir_declare::config::{BuiltInDefaults, canonical, diff_documents, masked};
 
 /// Show how two sets of declarations differ in meaning.
 ///
@@ -33,13 +33,21 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let old = valid(&read_operand(&args.old, beside(&args.new).as_deref())?)?;
     let new = valid(&read_operand(&args.new, beside(&args.old).as_deref())?)?;
+    // A broker shows its declaration masked.
+    let (old, new) =
+        if broker::is_url(&args.old) || broker::is_url(&args.new) { (masked(&old), masked(&new)) } else { (old, new) };
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
     let diff = diff_documents(&form(&old), &form(&new));
     print(&match args.format {
         Format::Json => format!("{:#}\n", serde_json::json!({"same": diff.is_empty(), "diff": diff})),
-        Format::Human if has_color() => colored(&diff),
+        Format::Human if has_color() => return print_colored(&diff),
         Format::Human => diff.clone(),
     })?;
+    Ok(if diff.is_empty() { Exit::Success } else { Exit::Failure })
+}
+
+fn print_colored(diff: &str) -> anyhow::Result<Exit> {
+    print_styled(&colored(&printable(diff)))?;
     Ok(if diff.is_empty() { Exit::Success } else { Exit::Failure })
 }
 

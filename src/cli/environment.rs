@@ -2,12 +2,13 @@
 
 use time::OffsetDateTime;
 
-use crate::apply::environment_problems;
+use crate::apply::{FileSystem, environment_problems};
 use weir_declare::config::{Diagnostic, Loaded, NodeContext};
 
 /// The problems of the loaded declaration on this machine.
-pub(super) fn check(loaded: &Loaded, node: &NodeContext) -> Vec<Diagnostic> {
-    let found = environment_problems(&loaded.declared, node, OffsetDateTime::now_utc());
+/// `system`: the files and variables that documents may refer to.
+pub(super) fn check(loaded: &Loaded, node: &NodeContext, system: &FileSystem) -> Vec<Diagnostic> {
+    let found = environment_problems(&loaded.declared, node, system, OffsetDateTime::now_utc());
     let placed = found.into_iter().filter_map(|problem| {
         let place = (&problem.identity, problem.severity, problem.pointer.as_str());
         let mut diagnostic = loaded.last_good.diagnostic(place.0, place.1, "environment", place.2, problem.message)?;

@@ -21,6 +21,7 @@ mod plan;
 mod print;
 #[cfg(feature = "etcd")]
 mod push;
+mod references;
 mod render;
 mod report;
 mod run;
@@ -115,7 +116,7 @@ pub fn main() -> ExitCode {
         Err(error) => match error.downcast::<clap::Error>() {
             Ok(usage) => refuse_usage(&usage),
             Err(error) => {
-                eprintln!("error: {error:#}");
+                eprintln!("error: {}", print::printable(&format!("{error:#}")));
                 Exit::Failure.into()
             }
         },

@@ -17,6 +17,7 @@ use super::validate::{StatusAddr, parse_label, parse_status_addr};
 use super::{Exit, broker, wrong_usage};
 use weir_declare::config::{
     BindAddress, BuiltInDefaults, Declared, DocumentIdentity, Held, HeldCause, Kind, Name, canonical, diff_documents,
+    masked,
 };
 use weir_declare::reconcile::{
     EffectiveEndpoint, FileDigests, LiveEndpoint, LiveState, NodeSettings, Plan, effective_bridges, plan_guarded,
@@ -102,6 +103,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     // A broker that answers has its status where it answers.
     let status_addr = broker::address(&args.against).or(args.status_addr.0);
     let wanted = valid_for(&read_all(std::slice::from_ref(&args.path))?, status_addr)?;
+    // A broker shows its declaration masked.
+    let wanted = if broker::is_url(&args.against) { masked(&wanted) } else { wanted };
     let present = if broker::is_url(&args.against) {
         fetch_base(&args.against)?
     } else {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::etcd::EtcdArgs;
 use super::plan::{Labels, given, has_selectors, planned, with_labels};
 use super::print::{Format, print};
+use super::references::linked_directories;
 use super::validate::parse_label;
 use super::{Exit, wrong_usage};
 use crate::source::etcd::{
@@ -102,7 +103,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 
 /// Reads the directory; an invalid one is not pushed.
 fn read(args: &Args) -> anyhow::Result<Wanted> {
-    let reading = DirectoryReader::new(&args.directory).read(None)?;
+    let reading = DirectoryReader::new(&args.directory).with_linked(linked_directories()).read(None)?;
     if let Some(why) = reading.unsettled {
         bail!("{}: {why}; push again when it is at rest", args.directory.display());
     }

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::print::{Format, print};
 use super::{Exit, broker};
 use crate::state::wall_clock;
+use weir_declare::config::{mask_text, mask_value};
 
 /// Write a support bundle.
 ///
@@ -134,20 +135,27 @@ fn tail(path: &Path) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Takes user names and passwords out of URLs: the one place where an operator may have put a secret into a
-/// declaration.
+/// Masks the places where an operator may have put a secret into a declaration or a log line: user information and
+/// queries of URLs, and values of headers.
 fn redacted(text: &str) -> String {
-    let mut parts = text.split("://");
-    let mut clean = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        clean.push_str("://");
-        let authority = part.find(['/', '"', '\'', ' ', '\n', '?', '#']).unwrap_or(part.len());
-        match part[..authority].rfind('@') {
-            Some(at) => clean.extend(["***", &part[at..]]),
-            None => clean.push_str(part),
+    match serde_json::from_str::<Value>(text) {
+        Ok(mut answer) => {
+            mask_value(&mut answer);
+            mask_strings(&mut answer);
+            format!("{answer:#}\n")
         }
+        Err(_) => mask_text(text),
     }
-    clean
+}
+
+/// Texts within an answer may hold documents, too: diffs, changed values.
+fn mask_strings(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = mask_text(text),
+        Value::Array(items) => items.iter_mut().for_each(mask_strings),
+        Value::Object(fields) => fields.values_mut().for_each(mask_strings),
+        _ => {}
+    }
 }
 
 /// The plainest tar (ustar, POSIX.1-1988): regular files, no owner, no time.
@@ -180,10 +188,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_in_urls_are_masked() {
-        let text = "{\"url\":\"http://ada:hunter2@auth.example.com/a@b\"} https://example.com mqtts://x@y";
-        let clean = "{\"url\":\"http://***@auth.example.com/a@b\"} https://example.com mqtts://***@y";
-        assert_eq!(redacted(text), clean);
+    fn credentials_in_urls_and_headers_are_masked() {
+        let answer = json!({"diff": "+    headers:\n+      x-key: hunter2\n+    url: http://a/?k=hunter2\n",
+            "after": "{\"http\":{\"headers\":{\"x-key\":\"hunter2\"}}}", "data": {"headers": {"x-key": "hunter2"}}});
+        for text in [answer.to_string(), "log: http://ada:hunter2@a/?k=hunter2 x\n".to_owned()] {
+            let clean = redacted(&text);
+            assert!(!clean.contains("hunter2") && clean.contains("***"), "{clean}");
+        }
+        assert_eq!(redacted("metric 1\n"), "metric 1\n");
     }
 
     #[test]

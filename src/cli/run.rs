@@ -13,13 +13,14 @@ use clap::builder::PossibleValue;
 use super::Exit;
 #[cfg(feature = "etcd")]
 use super::etcd::EtcdArgs;
+use super::references::ReferenceArgs;
 use super::validate::parse_label;
 use crate::server::logging::{self, LogFilter, LogFormat};
 use crate::server::{MemorySize, Server, ServerOptions, SourceOptions, TraceOptions};
 use crate::source::DirectoryOptions;
 #[cfg(feature = "etcd")]
 use crate::source::etcd::EtcdOptions;
-use crate::status::{AccessOptions, Secret, TlsFiles};
+use crate::status::{AccessOptions, Secret, TlsFiles, is_host_name};
 use weir_broker::limits::SHARDS_MAX;
 
 /// Run the broker: its listeners follow the declarations.
@@ -90,6 +91,8 @@ pub(super) struct Args {
     #[arg(long, env = "WEIR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     #[command(flatten)]
+    references: ReferenceArgs,
+    #[command(flatten)]
     traces: TraceArgs,
 }
 
@@ -106,7 +109,8 @@ struct TraceArgs {
     otlp_ca: Option<PathBuf>,
 }
 
-/// Access to the HTTP API. Without any of these, every host that reaches the address may read it.
+/// Access to the HTTP API. Without a token or client certificates, whatever shows clients, topics or documents is served
+/// on this machine only (over 127.0.0.1 or ::1), and the rest to every host that reaches the address.
 #[derive(Debug, clap::Args)]
 struct StatusAccess {
     /// Certificate chain (PEM) of the HTTP API: makes it HTTPS; read again when it changes
@@ -121,6 +125,10 @@ struct StatusAccess {
     /// Callers need this bearer token; /livez and /readyz go without
     #[arg(long, env = "WEIR_STATUS_BEARER_TOKEN", value_name = "file:PATH|env:NAME")]
     status_bearer_token: Option<Secret>,
+    /// A name that callers may use for the HTTP API beside its address and localhost, as weir.example.com, or
+    /// *.example.com for all names below; may be repeated
+    #[arg(long = "status-host", env = "WEIR_STATUS_HOST", value_name = "NAME", value_delimiter = ',', value_parser = host)]
+    status_hosts: Vec<String>,
     /// An origin whose pages may read the HTTP API in a browser, as https://grafana.example.com; may be repeated
     #[arg(long = "status-cors-origin", env = "WEIR_STATUS_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',', value_parser = origin)]
     status_cors_origins: Vec<String>,
@@ -132,6 +140,7 @@ impl StatusAccess {
         AccessOptions {
             tls: tls.map(|(cert, key)| TlsFiles { cert, key, client_ca: self.status_client_ca }),
             token: self.status_bearer_token,
+            hosts: self.status_hosts,
             cors_origins: self.status_cors_origins,
         }
     }
@@ -148,6 +157,11 @@ impl ValueEnum for LogFormat {
             Self::Json => "json",
         }))
     }
+}
+
+fn host(text: &str) -> Result<String, &'static str> {
+    let problem = "a host is a name or an address without a port, or *. and a name";
+    if is_host_name(text) { Ok(text.to_owned()) } else { Err(problem) }
 }
 
 /// As browsers send it: a scheme, a host, maybe a port, nothing after them.
@@ -168,6 +182,8 @@ fn server_options(args: Args) -> anyhow::Result<ServerOptions> {
     Ok(ServerOptions {
         status_addr: status_addr(&args.status_addr)?,
         source: source_options(&args)?,
+        allow_files: args.references.allow_files,
+        allow_env: args.references.allow_env,
         status_access: args.status_access.options(),
         data_dir: args.data_dir,
         node_name: args.node_name,
@@ -187,7 +203,11 @@ fn source_options(args: &Args) -> anyhow::Result<SourceOptions> {
         (Some(directory), Some(revision)) => {
             Ok(SourceOptions::GitRef { directory: directory.clone(), revision: revision.clone(), resync })
         }
-        (Some(root), None) => Ok(SourceOptions::Directory(DirectoryOptions { root: root.clone(), resync })),
+        (Some(root), None) => Ok(SourceOptions::Directory(DirectoryOptions {
+            root: root.clone(),
+            linked: args.references.allow_files.clone(),
+            resync,
+        })),
         #[cfg(not(feature = "etcd"))]
         (None, _) => bail!("--endpoints DIR is missing"),
         #[cfg(feature = "etcd")]

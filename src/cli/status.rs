@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::Exit;
 use super::broker::{self, fetch};
-use super::print::{Format, print};
+use super::print::{self, Format, print};
 
 /// Show the declared, live and refused endpoints of a running broker.
 ///
@@ -99,9 +99,9 @@ fn word(value: &Value) -> String {
     value.as_str().map(printable).unwrap_or_default()
 }
 
-/// Replaces control characters: names and messages of others must not control the terminal.
+/// One line: names and messages of others must neither control the terminal nor begin lines of their own.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{FFFD}' } else { c }).collect()
+    print::printable(text).replace('\n', "\\n").replace('\t', "\\t")
 }
 
 fn row(endpoint: &Value) -> [String; 5] {
@@ -164,9 +164,9 @@ mod tests {
             "differences": [{"field": "host", "declared": "::", "live": null}]}]});
         let shown = human(&health, &source, &endpoints, &plan);
         let expected = "serving 0badc0ffee00 from git /etc/weir, up 2 h 1 min\n! EndpointsListening: ws\n\n\
-            ENDPOINT  ADDRESS       HEALTH   CLIENTS  DECLARED IN\n\
-            mqtt      0.0.0.0:1883  healthy  3/10     a.yaml:2\n\
-            w\u{FFFD}[31ms   0.0.0.0:1883  healthy  3        a.yaml:2\n\
+            ENDPOINT      ADDRESS       HEALTH   CLIENTS  DECLARED IN\n\
+            mqtt          0.0.0.0:1883  healthy  3/10     a.yaml:2\n\
+            w\\u001b[31ms  0.0.0.0:1883  healthy  3        a.yaml:2\n\
             \nws: down\n  waits: bind\n  AddressInUse: by 4711\n  host: declared \"::\", live null\n";
         assert_eq!(shown, expected);
     }

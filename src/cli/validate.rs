@@ -8,7 +8,8 @@ use std::sync::Arc;
 use super::Exit;
 use super::format::{Report, ReportFormat};
 use super::input::read_noting;
-use super::print::{has_color, print};
+use super::print::{has_color, print, print_styled};
+use super::references::ReferenceArgs;
 use weir_declare::config::{
     Declared, Diagnostic, Kind, LastGood, Loaded, NodeContext, Position, Severity, Snapshot, declaration_digest, load,
 };
@@ -35,6 +36,8 @@ pub(super) struct Args {
     /// How to write the findings.
     #[arg(long, value_enum, default_value = "human")]
     format: ReportFormat,
+    #[command(flatten)]
+    references: ReferenceArgs,
     #[command(flatten)]
     node: NodeArgs,
 }
@@ -86,10 +89,14 @@ impl NodeArgs {
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let mut ignored = Vec::new();
-    let snapshot = read_noting(&args.paths, &mut ignored)?;
+    let snapshot = read_noting(&args.paths, &args.references.allow_files, &mut ignored)?;
     let node = args.node.context();
     let loaded = load(&snapshot, &LastGood::default(), &node);
-    let here = if args.environment { super::environment::check(&loaded, &node) } else { Vec::new() };
+    let here = if args.environment {
+        super::environment::check(&loaded, &node, &args.references.file_system(&args.paths))
+    } else {
+        args.references.remarks(&loaded, &args.paths)
+    };
     let is_empty = loaded.last_good.paths().is_empty();
     let Loaded { declared, mut diagnostics, .. } = loaded;
     diagnostics.extend(here);
@@ -109,7 +116,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         counts: counts(&declared),
         digest: valid.then(|| declaration_digest(&declared)),
     };
-    print(&report.render(args.format, has_color()))?;
+    let color = args.format == ReportFormat::Human && has_color();
+    let text = report.render(args.format, color);
+    if color {
+        print_styled(&text)?
+    } else {
+        print(&text)?
+    }
     Ok(if valid { Exit::Success } else { Exit::Failure })
 }
 

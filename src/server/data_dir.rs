@@ -7,7 +7,7 @@ use super::error::ServerError;
 use crate::apply::{HISTORY_MAX, History, LastGoodStore};
 #[cfg(feature = "etcd")]
 use crate::source::etcd::PriorState;
-use crate::store::{Journal, LastKnownGoodFile, OpenedJournal};
+use crate::store::{Journal, LastKnownGoodFile, OpenedJournal, restrict};
 use weir_declare::config::LastGood;
 use weir_declare::reconcile::Timestamp;
 
@@ -33,6 +33,7 @@ pub(super) fn open(data_dir: Option<&Path>, source: String) -> Result<DataDir, S
     };
     std::fs::create_dir_all(data_dir)
         .map_err(|source| ServerError::DataDirectory { path: data_dir.to_owned(), source })?;
+    restrict(data_dir);
     let file = LastKnownGoodFile::new(data_dir);
     let last_known_good = load(&file, &source);
     Ok(DataDir {

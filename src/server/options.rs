@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use super::memory_size::MemorySize;
 use super::traces::TraceOptions;
+use crate::apply::FileSystem;
+use crate::references::{AllowedFiles, AllowedVariables};
 use crate::source::DirectoryOptions;
 #[cfg(feature = "etcd")]
 use crate::source::etcd::EtcdOptions;
-use crate::status::AccessOptions;
+use crate::status::{AccessOptions, Secret};
+#[cfg(feature = "etcd")]
+use weir_declare::config::SecretRef;
 
 /// Everything that a server is started with. Nothing is read from the environment but what [`TraceOptions`] names and
 /// what systemd leaves there.
@@ -20,6 +24,10 @@ pub struct ServerOptions {
     /// Address of the read-only HTTP API; `None`: there is none.
     pub status_addr: Option<SocketAddr>,
     pub status_access: AccessOptions,
+    /// Directories whose files documents may refer to, beside their own and [`crate::references::DIRECTORIES`].
+    pub allow_files: Vec<PathBuf>,
+    /// Environment variables that documents may refer to; see [`crate::references::AllowedVariables`].
+    pub allow_env: Vec<String>,
     /// Directory for what outlives a restart: durable sessions, last known good, history. `None`: nothing does.
     pub data_dir: Option<PathBuf>,
     /// This broker's name; `None`: the host's.
@@ -52,6 +60,38 @@ pub enum SourceOptions {
     },
     #[cfg(feature = "etcd")]
     Etcd(EtcdOptions),
+}
+
+impl ServerOptions {
+    /// What documents may refer to.
+    pub(super) fn file_system(&self) -> FileSystem {
+        let mut own: Vec<PathBuf> = self.data_dir.iter().cloned().collect();
+        let mut own_variables = Vec::new();
+        match &self.status_access.token {
+            Some(Secret::File(path)) => own.push(path.clone()),
+            Some(Secret::Environment(name)) => own_variables.push(name.clone()),
+            None => {}
+        }
+        own.extend(self.status_access.tls.as_ref().map(|tls| tls.key.clone()));
+        let documents = match &self.source {
+            SourceOptions::Directory(options) => options.root.clone(),
+            SourceOptions::GitRef { directory, .. } => directory.clone(),
+            #[cfg(feature = "etcd")]
+            SourceOptions::Etcd(options) => {
+                own.extend(options.access.identity.as_ref().map(|(_, key)| key.clone()));
+                match options.access.user.as_ref().map(|(_, password)| password) {
+                    Some(SecretRef::File(file)) => own.push(PathBuf::from(&*file.0)),
+                    Some(SecretRef::Env(name)) => own_variables.push(name.to_string()),
+                    None => {}
+                }
+                options.files.clone()
+            }
+        };
+        FileSystem {
+            files: AllowedFiles::new(&[documents], &self.allow_files, own),
+            variables: AllowedVariables::new(self.allow_env.clone(), own_variables),
+        }
+    }
 }
 
 impl SourceOptions {

@@ -11,9 +11,9 @@ use super::error::ServerError;
 use super::logging::{self, LogControl};
 use super::options::{ServerOptions, SourceOptions};
 use super::{memory_watch, signals, systemd};
-use crate::apply::{
-    FileSystem, History, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics, run as reconcile,
-};
+#[cfg(feature = "etcd")]
+use crate::apply::FileSystem;
+use crate::apply::{History, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics, run as reconcile};
 #[cfg(feature = "etcd")]
 use crate::cluster::{ClusterMember, MemberHandle, spawn_member};
 use crate::net::DataPlane;
@@ -25,7 +25,7 @@ use crate::source::{SourceHandle, spawn_directory, spawn_git_ref};
 use crate::state::{NodeFacts, check_node_name, wall_clock};
 #[cfg(feature = "etcd")]
 use crate::status::connections;
-use crate::status::{LiveStatus, StatusOptions, StatusServer, serve};
+use crate::status::{LiveStatus, StatusOptions, StatusServer, is_host_name, serve};
 use crate::store::records::StoreStats;
 use crate::telemetry::Exporter;
 use weir_declare::config::NodeContext;
@@ -67,7 +67,7 @@ pub(super) async fn serve_until_stopped(
     let source = start_source(&options.source, last_known_good.as_ref());
     let start = start_of_reconciler(&options, node_name, &context, &source, store.is_some(), last_known_good, history);
     log_start(&options, shards, &source);
-    let (mut reconciler, drained) = Reconciler::new(start, plane.clone(), FileSystem);
+    let (mut reconciler, drained) = Reconciler::new(start, plane.clone(), options.file_system());
     reconciler.run_bridges_on(BridgeHost::start(plane.clone()).map_err(ServerError::Bridges)?);
     if let Some(exporter) = &exporter {
         reconciler.trace_with(exporter.tracer());
@@ -159,21 +159,46 @@ fn start_source(source: &SourceOptions, last_known_good: Option<&data_dir::Start
         SourceOptions::Directory(options) => spawn_directory(options.clone()),
         SourceOptions::GitRef { directory, revision, resync } => spawn_git_ref(directory, revision, *resync),
         #[cfg(feature = "etcd")]
-        SourceOptions::Etcd(options) => spawn_etcd(options.clone(), last_known_good.and_then(data_dir::known)),
+        SourceOptions::Etcd(options) => {
+            for url in options.access.in_clear_text() {
+                tracing::warn!(
+                    etcd = url,
+                    "credentials in clear text: the etcd password goes over the network without TLS; write https:// and \
+                     --etcd-ca"
+                );
+            }
+            spawn_etcd(options.clone(), last_known_good.and_then(data_dir::known))
+        }
     }
 }
 
 fn start_status(socket: TcpListener, view: LiveStatus, options: &ServerOptions) -> Result<StatusServer, ServerError> {
-    let access = options.status_access.clone();
+    if access_in_clear_text(options) {
+        tracing::warn!(
+            status = options.status_addr.map(tracing::field::display),
+            "credentials in clear text: the status token goes over the network without TLS; set --status-tls-cert and \
+             --status-tls-key"
+        );
+    }
+    let mut access = options.status_access.clone();
+    // Other brokers find this one by its host's name where it listens on all addresses.
+    access.hosts.extend(Some(host_name()).filter(|name| is_host_name(name)));
     if access.is_open() && options.status_addr.is_some_and(|address| !address.ip().is_loopback()) {
         tracing::warn!(
             status = options.status_addr.map(tracing::field::display),
-            "status address is open: every host that reaches it can read who is connected; set --status-bearer-token or \
-             --status-client-ca"
+            "status address is open: every host that reaches it can read endpoints and metrics; clients, topics and \
+             documents are shown over loopback only; set --status-bearer-token or --status-client-ca"
         );
     }
     let options = StatusOptions { access, ..StatusOptions::default() };
     serve(socket, Arc::new(view), options).map_err(ServerError::Status)
+}
+
+/// A token that other machines send is read by whoever reads the network.
+fn access_in_clear_text(options: &ServerOptions) -> bool {
+    let access = &options.status_access;
+    let reachable = options.status_addr.is_some_and(|address| !address.ip().is_loopback());
+    access.token.is_some() && access.tls.is_none() && reachable
 }
 
 /// Brokers that follow one etcd know one another there.

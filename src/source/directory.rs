@@ -24,6 +24,8 @@ const IGNORED_SHOWN_MAX: usize = 200;
 pub struct DirectoryOptions {
     /// As configured; may be a symbolic link, and is resolved in every pass.
     pub root: PathBuf,
+    /// Directories that symbolic links may lead to, beside the root itself.
+    pub linked: Vec<PathBuf>,
     /// About how long without an event until everything is read all the same (half of it to one and a half).
     pub resync: Duration,
 }
@@ -32,6 +34,7 @@ pub struct DirectoryOptions {
 #[derive(Debug)]
 pub struct DirectoryReader {
     root: PathBuf,
+    linked: Vec<PathBuf>,
     shown: String,
     cache: FileCache,
     work_tree: WorkTree,
@@ -46,11 +49,18 @@ impl DirectoryReader {
         let shown = if shown.len() > 1 { shown.trim_end_matches('/').to_owned() } else { shown };
         Self {
             root: root.to_path_buf(),
+            linked: Vec::new(),
             shown,
             cache: FileCache::default(),
             work_tree: WorkTree::default(),
             repository: None,
         }
+    }
+
+    /// Has symbolic links lead to places below `linked`, too.
+    #[must_use]
+    pub fn with_linked(self, linked: Vec<PathBuf>) -> Self {
+        Self { linked, ..self }
     }
 
     /// Reads everything. With `watch`, every directory is watched from before it is read, and others no longer.
@@ -84,7 +94,8 @@ impl DirectoryReader {
                 watch.add(directory);
             }
         };
-        let walked = walk(&root, &self.shown, mode, &mut self.cache, &mut on_directory).map_err(|e| fail(&e))?;
+        let walked =
+            walk(&root, &self.shown, &self.linked, mode, &mut self.cache, &mut on_directory).map_err(|e| fail(&e))?;
         self.repository = Repository::discover(&root);
         if let Some(repository) = &self.repository {
             on_directory(&repository.git_dir);
@@ -140,7 +151,7 @@ pub fn spawn_directory(options: DirectoryOptions) -> SourceHandle {
     let (sender, events) = mpsc::channel(1);
     let resync_requested = Arc::new(Notify::new());
     let location = options.root.display().to_string();
-    let mut reader = DirectoryReader::new(&options.root);
+    let mut reader = DirectoryReader::new(&options.root).with_linked(options.linked);
     let lock_reader = options.root.clone();
     let read = move |watch: &mut Watch, mode: ReadMode| reader.read_in(Some(watch), mode);
     let lock = move || {

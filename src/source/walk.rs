@@ -58,19 +58,23 @@ struct WalkedFile {
 }
 
 /// Reads everything below `root`. `shown_root` is how messages call it. `entering` is called before a directory is
-/// listed: the moment to watch it, so that nothing happens between the watch and the listing.
+/// listed: the moment to watch it, so that nothing happens between the watch and the listing. Symbolic links may lead to
+/// places below `root` and below the directories `linked`.
 ///
 /// # Errors
 /// The root itself cannot be listed.
 pub(super) fn walk(
     root: &Path,
     shown_root: &str,
+    linked: &[PathBuf],
     mode: ReadMode,
     cache: &mut FileCache,
     on_directory: &mut dyn FnMut(&Path),
 ) -> io::Result<WalkResult> {
+    let reachable = std::iter::once(root).chain(linked.iter().map(PathBuf::as_path));
     let mut walker = Walker {
         result: WalkResult::default(),
+        reachable: reachable.filter_map(|directory| directory.canonicalize().ok()).collect(),
         mode,
         now: fingerprint::now(),
         next_cache: HashMap::with_capacity(cache.by_path.len()),
@@ -88,6 +92,8 @@ pub(super) fn walk(
 
 struct Walker<'a> {
     result: WalkResult,
+    /// Where symbolic links may lead, themselves without links.
+    reachable: Vec<PathBuf>,
     mode: ReadMode,
     /// When the walk began, by [`fingerprint::now`]: nothing was read before.
     now: Duration,
@@ -171,6 +177,16 @@ impl Walker<'_> {
         let is_link = fs::symlink_metadata(path).is_ok_and(|own| own.file_type().is_symlink());
         if is_link {
             self.link_directories(path);
+            if (meta.is_dir() || meta.is_file()) && !self.is_reachable(path) {
+                if !wanted && !meta.is_dir() {
+                    self.result.ignored.push(shown);
+                    return Ok(());
+                }
+                let below = if wanted { below } else { format!("{below}/") };
+                let message =
+                    "a symbolic link that leads out of the directory; --allow-files DIR allows what is below DIR";
+                return self.unreadable(base, below, shown, message.to_owned());
+            }
         }
         if meta.is_dir() {
             if wanted {
@@ -269,6 +285,10 @@ impl Walker<'_> {
         }
         self.result.files.push(file);
         Ok(())
+    }
+
+    fn is_reachable(&self, link: &Path) -> bool {
+        link.canonicalize().is_ok_and(|real| self.reachable.iter().any(|directory| real.starts_with(directory)))
     }
 
     fn link_directories(&mut self, link: &Path) {

@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::sync::watch;
 
+use super::connections::Activity;
 use super::http::Problem;
 use super::secret::Secret;
 
@@ -25,6 +26,8 @@ pub struct AccessOptions {
     pub tls: Option<TlsFiles>,
     /// The bearer token. The probes and the page's own files need none, because they reveal nothing.
     pub token: Option<Secret>,
+    /// Names that a Host header may have, beside loopback and the own address; see [`super::is_host_name`].
+    pub hosts: Vec<String>,
     /// Origins whose pages may read the answers in a browser; empty: only the server's own page.
     pub cors_origins: Vec<String>,
 }
@@ -50,6 +53,17 @@ pub struct TlsFiles {
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct AccessError(String);
+
+/// What an answer reveals, which decides who gets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Nothing about this broker but whether it is alive: probes, the page's own files.
+    Public,
+    /// The broker, its endpoints and its counters; no client.
+    Broker,
+    /// Clients, topics, payloads, or documents, which may name clients.
+    Clients,
+}
 
 /// How often the files are checked for changes.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
@@ -109,25 +123,24 @@ impl Access {
         self.token.is_some() || self.options.tls.as_ref().is_some_and(|files| files.client_ca.is_some())
     }
 
-    /// Checks the caller's right to `path`; `identified`: the caller showed a certificate.
-    pub(super) fn admit(&self, path: &str, headers: &HeaderMap, identified: bool) -> Result<(), Problem> {
-        // These reveal only whether the broker is alive.
-        const OPEN: &[&str] = &[
-            "/livez",
-            "/readyz",
-            "/",
-            "/app.css",
-            "/app.js",
-            "/access.js",
-            "/elements.js",
-            "/lists.js",
-            "/favicon.svg",
-            "/openapi.json",
-        ];
-        let certified = self.options.tls.as_ref().is_some_and(|files| files.client_ca.is_some());
-        if (self.token.is_none() && !certified) || identified || OPEN.contains(&path) {
+    /// Checks the caller's right to `path`, whose answer has `content`.
+    pub(super) fn admit(
+        &self,
+        path: &str,
+        content: Content,
+        headers: &HeaderMap,
+        caller: &Activity,
+    ) -> Result<(), Problem> {
+        if content == Content::Public {
             return Ok(());
         }
+        if !self.is_guarded() {
+            return if content == Content::Broker || caller.over_loopback { Ok(()) } else { Err(needs_guard(path)) };
+        }
+        if caller.is_identified() {
+            return Ok(());
+        }
+        let certified = self.options.tls.as_ref().is_some_and(|files| files.client_ca.is_some());
         let wanted = match (&self.token, certified) {
             (Some(token), _) if knows(headers, &token.load()) => return Ok(()),
             (Some(_), true) => "a bearer token or a client certificate",
@@ -149,6 +162,16 @@ impl Access {
     pub(super) fn varies(&self) -> bool {
         !self.options.cors_origins.is_empty()
     }
+}
+
+/// Where no credentials are declared, data about clients stays on this machine.
+fn needs_guard(path: &str) -> Problem {
+    let message = format!(
+        "{path} shows clients, topics or documents, and is served to other machines only with credentials: start the \
+         broker with --status-bearer-token file:PATH or --status-client-ca FILE, or ask on the broker's machine over \
+         127.0.0.1"
+    );
+    Problem::new(StatusCode::FORBIDDEN, message)
 }
 
 fn knows(headers: &HeaderMap, token: &[u8; 32]) -> bool {

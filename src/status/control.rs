@@ -9,7 +9,7 @@ use super::http::{Answer, Problem, Reply};
 use super::query::Query;
 use super::router::App;
 use super::{DocumentView, StateView, endpoints};
-use weir_declare::config::Kind;
+use weir_declare::config::{Kind, document_yaml};
 use weir_declare::reconcile::render;
 
 const YAML: &str = "application/yaml; charset=utf-8";
@@ -133,19 +133,17 @@ pub(super) fn export(app: &App, query: &Query, _: &HeaderMap) -> Answer {
             let documents: Vec<Value> = state.documents.iter().map(whole).collect();
             Answer::reply(Ok(json!({"apiVersion": "weir/v1", "documents": documents, "total": documents.len()})))
         }
-        Some("yaml") => match yaml(&state) {
-            Ok(text) => Answer { tagged: true, ..Answer::new(StatusCode::OK, YAML, text) },
-            Err(error) => {
-                tracing::error!(%error, "declaration export failed");
-                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the declaration could not be written as YAML").into()
-            }
-        },
+        Some("yaml") => Answer { tagged: true, ..Answer::new(StatusCode::OK, YAML, yaml(&state)) },
         Some(other) => Problem::bad_request(format!("format {other:?} is neither json nor yaml")).into(),
     }
 }
 
 /// The document under its kind, with its name.
 fn whole(document: &DocumentView) -> Value {
+    json!({document.kind: body(document)})
+}
+
+fn body(document: &DocumentView) -> Map<String, Value> {
     let mut body = Map::new();
     if let Some(name) = &document.name {
         body.insert("name".to_owned(), json!(name));
@@ -153,16 +151,9 @@ fn whole(document: &DocumentView) -> Value {
     if let Value::Object(fields) = &document.body {
         body.extend(fields.clone());
     }
-    json!({document.kind: body})
+    body
 }
 
-fn yaml(state: &StateView) -> Result<String, serde_yaml::Error> {
-    let mut text = String::new();
-    for document in &state.documents {
-        if !text.is_empty() {
-            text.push_str("---\n");
-        }
-        text.push_str(&serde_yaml::to_string(&whole(document))?);
-    }
-    Ok(text)
+fn yaml(state: &StateView) -> String {
+    state.documents.iter().map(|document| document_yaml(document.kind, &body(document))).collect()
 }

@@ -14,11 +14,13 @@ use hyper::body::Frame;
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
+use super::budget::Charge;
+use super::connections::Activity;
+use super::counters::Refused;
 use super::http::{Body, Problem, common_headers};
 use super::router::App;
-use super::server::Activity;
 use weir_declare::reconcile::Timestamp;
 
 /// A comment is sent after so long without an event, so that proxies keep the stream and dead peers are noticed.
@@ -42,10 +44,13 @@ pub(super) fn stream(
     activity: Arc<Activity>,
     events: Option<mpsc::Receiver<Bytes>>,
 ) -> Result<Response<Body>, Problem> {
-    let place = app.streams.clone().try_acquire_owned().map_err(|_| {
-        let message = format!("{} event streams are open, the maximum", app.options.max_streams);
-        Problem::new(StatusCode::SERVICE_UNAVAILABLE, message)
-    })?;
+    let mut place = app.streams.open(activity.source);
+    if !place.extend(1) {
+        app.counters.count(Refused::StreamLimit);
+        let most = app.options.max_streams;
+        let message = format!("too many event streams are open: {most} at most, and a quarter of them for one address");
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, message));
+    }
     let body = match events {
         None => http_body_util::Empty::new().boxed_unsync(),
         Some(receiver) => EventBody { receiver, _open: Open::new(activity), _place: place }.boxed_unsync(),
@@ -77,7 +82,7 @@ impl Drop for Open {
 struct EventBody {
     receiver: mpsc::Receiver<Bytes>,
     _open: Open,
-    _place: OwnedSemaphorePermit,
+    _place: Charge,
 }
 
 impl hyper::body::Body for EventBody {

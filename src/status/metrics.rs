@@ -12,10 +12,10 @@ use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::counters::StatusCounters;
 use super::http::{Answer, Problem};
 use super::router::App;
 use super::system::Process;
-use super::traffic::GAUGES_TIMEOUT;
 use super::{BridgeView, EndpointSessionGauges, EndpointTraffic, EndpointView, Gauges, Histogram, StateView, Traffic};
 use crate::auth::AuthCounts;
 use crate::state::{Phase, SourceErrorKind};
@@ -30,7 +30,7 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// `GET /metrics`
 pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
-    let gauges = tokio::time::timeout(GAUGES_TIMEOUT, app.view.gauges()).await.ok().flatten();
+    let gauges = app.gauges().await;
     let scrape = Scrape {
         state: app.view.state(),
         traffic: app.view.traffic(),
@@ -41,6 +41,7 @@ pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
         telemetry: app.view.telemetry(),
         auth: app.view.auth_counts(),
         process: Process::read(),
+        refused: Arc::clone(&app.counters),
         now: app.view.now(),
     };
     let mut registry = Registry::default();
@@ -70,6 +71,7 @@ struct Scrape {
     telemetry: Option<Arc<TelemetryStats>>,
     auth: AuthCounts,
     process: Process,
+    refused: Arc<StatusCounters>,
     now: Timestamp,
 }
 
@@ -89,6 +91,7 @@ impl Collector for Scrape {
         self.endpoint_connections(out)?;
         self.endpoint_messages(out)?;
         super::bridges::encode(out, &self.bridges)?;
+        self.refused.encode(out)?;
         self.process(out)
     }
 }

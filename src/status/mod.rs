@@ -6,10 +6,14 @@
 
 mod access;
 mod bridges;
+mod budget;
 mod clients;
+mod connections;
 mod control;
+mod counters;
 mod endpoints;
 mod events;
+mod hosts;
 mod http;
 mod live;
 mod method_not_allowed;
@@ -32,6 +36,7 @@ mod view;
 
 pub use access::{AccessError, AccessOptions, TlsFiles};
 pub use bridges::{BridgeCondition, BridgeLink, BridgeView, RefusedFilter};
+pub use hosts::is_host_name;
 pub use live::LiveStatus;
 #[cfg(feature = "etcd")]
 pub(crate) use live::connections;

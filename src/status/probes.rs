@@ -12,6 +12,21 @@ use super::query::Query;
 use super::router::App;
 use crate::state::Phase;
 
+/// Whether a path answers orchestrators, who call the broker by any name and have no credentials.
+pub(super) fn is_probe(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz")
+}
+
+/// A probe's answer without the reason.
+pub(super) fn brief(app: &App, path: &str) -> Answer {
+    let whole = match path {
+        "/readyz" => readyz(app, &Query::default(), &HeaderMap::new()),
+        _ => livez(app, &Query::default(), &HeaderMap::new()),
+    };
+    let text = if whole.status == StatusCode::OK { "ok\n" } else { "not ok\n" };
+    Answer::new(whole.status, TEXT, text)
+}
+
 /// The process serves requests, and every shard has answered within the time-out.
 pub(super) fn livez(app: &App, _: &Query, _: &HeaderMap) -> Answer {
     let since_ping = app.last_ping.lock().unwrap_or_else(PoisonError::into_inner).elapsed();

@@ -5,38 +5,51 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt as _;
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::{Semaphore, watch};
 
-use super::access::Access;
+use super::access::{Access, Content};
+use super::budget::{ByteBudget, ChargedBody, charged, receive};
+use super::connections::{Activity, Source};
+use super::counters::{Refused, StatusCounters};
+use super::hosts::KnownHosts;
 use super::http::{Answer, Body, Problem, Reply};
 use super::query::Query;
 use super::sampler::Sampler;
-use super::server::{Activity, StatusOptions};
+use super::server::StatusOptions;
 use super::{
-    ShardAnswer, StatusProvider, bridges, clients, control, endpoints, events, method_not_allowed, metrics, page,
-    probes, system, topics, trace, traffic, validate,
+    Gauges, ShardAnswer, StatusProvider, bridges, clients, control, endpoints, events, method_not_allowed, metrics,
+    page, probes, system, topics, trace, traffic, validate,
 };
 use weir_declare::reconcile::Timestamp;
 
-/// A body of so many times the bound is not read to its end.
-const DISCARD_FACTOR: usize = 4;
+/// How long the shards have to report their gauges; after that, the answer leaves them out.
+const GAUGES_TIMEOUT: Duration = Duration::from_secs(1);
+/// Gauges are at most so old.
+const GAUGES_AGE: Duration = Duration::from_millis(500);
+/// Answers up to so many bytes are not charged.
+const SMALL_ANSWER_BYTES: usize = 4 << 10;
 
 /// The state that handlers share.
 pub(super) struct App {
     pub(super) view: Arc<dyn StatusProvider>,
     pub(super) options: StatusOptions,
     pub(super) access: Arc<Access>,
+    hosts: KnownHosts,
+    pub(super) counters: Arc<StatusCounters>,
     /// Taken by the server itself: no endpoint can have it.
     pub(super) local_addr: SocketAddr,
     pub(super) stopping: watch::Receiver<bool>,
     /// Places for event streams.
-    pub(super) streams: Arc<Semaphore>,
+    pub(super) streams: Arc<ByteBudget>,
+    /// Bytes of bodies that are being read.
+    pub(super) bodies: Arc<ByteBudget>,
+    /// Bytes of answers that are not written yet.
+    answers: Arc<ByteBudget>,
     /// Places for traces.
     pub(super) traces: Arc<Semaphore>,
     pub(super) sampler: Sampler,
@@ -44,6 +57,8 @@ pub(super) struct App {
     pub(super) sampled: watch::Sender<Timestamp>,
     /// When all shards last answered a ping, by the monotonic clock.
     pub(super) last_ping: Mutex<Instant>,
+    /// The last gauges and when the shards counted them; `None` where they did not answer.
+    gauges: tokio::sync::Mutex<Option<(Instant, Option<Gauges>)>>,
     /// Judging a large document set takes a core for a while; never more than so many at a time.
     validations: Semaphore,
 }
@@ -53,23 +68,42 @@ impl App {
         view: Arc<dyn StatusProvider>,
         options: StatusOptions,
         access: Arc<Access>,
+        hosts: KnownHosts,
         local_addr: SocketAddr,
         stopping: watch::Receiver<bool>,
     ) -> Self {
-        let streams = Arc::new(Semaphore::new(options.max_streams));
+        let budget = |max| Arc::new(ByteBudget::new(max));
+        let (streams, bodies) = (budget(options.max_streams), budget(options.max_bodies_bytes));
+        let answers = budget(options.max_answers_bytes);
         Self {
             view,
             options,
             access,
+            hosts,
+            counters: Arc::default(),
             local_addr,
             stopping,
             streams,
+            bodies,
+            answers,
             traces: Arc::new(Semaphore::new(trace::TRACES_MAX)),
             sampler: Sampler::default(),
             sampled: watch::Sender::default(),
             last_ping: Mutex::new(Instant::now()),
+            gauges: tokio::sync::Mutex::default(),
             validations: Semaphore::new(1),
         }
+    }
+
+    /// The shards' gauges. Counting takes their time, so callers within [`GAUGES_AGE`] share an answer.
+    pub(super) async fn gauges(&self) -> Option<Gauges> {
+        let mut last = self.gauges.lock().await;
+        if let Some((_, gauges)) = last.as_ref().filter(|(at, _)| at.elapsed() < GAUGES_AGE) {
+            return gauges.clone();
+        }
+        let gauges = tokio::time::timeout(GAUGES_TIMEOUT, self.view.gauges()).await.ok().flatten();
+        *last = Some((Instant::now(), gauges.clone()));
+        gauges
     }
 
     /// Waits for an answer of the shards, up to the time-out of requests.
@@ -88,6 +122,13 @@ pub(super) struct Route {
     /// Accepted query parameters.
     pub(super) parameters: &'static [&'static str],
     pub(super) handler: Handler,
+    pub(super) content: Content,
+}
+
+impl Route {
+    const fn with(self, content: Content) -> Self {
+        Self { content, ..self }
+    }
 }
 
 /// A reply that waits for the shards.
@@ -138,7 +179,7 @@ impl Handler {
 const WHICH: &[&str] = &["port", "name"];
 
 const fn state(path: &'static str, parameters: &'static [&'static str], answer: fn(&App, &Query) -> Reply) -> Route {
-    Route { path, parameters, handler: Handler::State(answer) }
+    Route { path, parameters, handler: Handler::State(answer), content: Content::Broker }
 }
 
 const fn shards(
@@ -146,19 +187,19 @@ const fn shards(
     parameters: &'static [&'static str],
     answer: for<'a> fn(&'a App, &'a Query) -> ShardReply<'a>,
 ) -> Route {
-    Route { path, parameters, handler: Handler::Shards(answer) }
+    Route { path, parameters, handler: Handler::Shards(answer), content: Content::Broker }
 }
 
 const fn plain(path: &'static str, answer: fn(&App, &Query, &HeaderMap) -> Answer) -> Route {
-    Route { path, parameters: &[], handler: Handler::Plain(answer) }
+    Route { path, parameters: &[], handler: Handler::Plain(answer), content: Content::Public }
 }
 
 const fn post(path: &'static str, answer: fn(&App, &str) -> Reply) -> Route {
-    Route { path, parameters: &[], handler: Handler::Validate(answer) }
+    Route { path, parameters: &[], handler: Handler::Validate(answer), content: Content::Clients }
 }
 
 const fn write(path: &'static str, verb: &'static str) -> Route {
-    Route { path, parameters: &[], handler: Handler::Write(verb) }
+    Route { path, parameters: &[], handler: Handler::Write(verb), content: Content::Broker }
 }
 
 /// Every path there is.
@@ -173,7 +214,7 @@ pub(super) const ROUTES: &[Route] = &[
     plain("/openapi.json", page::openapi),
     plain("/livez", probes::livez),
     plain("/readyz", probes::readyz),
-    Route { path: "/metrics", parameters: &[], handler: Handler::Metrics },
+    Route { path: "/metrics", parameters: &[], handler: Handler::Metrics, content: Content::Broker },
     state("/api/endpoints/list", &[], endpoints::list),
     state("/api/endpoints/get", WHICH, endpoints::get),
     state("/api/endpoints/status", WHICH, endpoints::status),
@@ -181,8 +222,13 @@ pub(super) const ROUTES: &[Route] = &[
     state("/api/endpoints/performance", WHICH, traffic::performance),
     state("/api/endpoints/health", WHICH, traffic::health),
     state("/api/endpoints/check-port", &["port"], traffic::check_port),
-    Route { path: "/api/endpoints/export", parameters: &["format"], handler: Handler::Plain(control::export) },
-    state("/api/endpoints/history", &["port", "name", "limit"], control::history),
+    Route {
+        path: "/api/endpoints/export",
+        parameters: &["format"],
+        handler: Handler::Plain(control::export),
+        content: Content::Clients,
+    },
+    state("/api/endpoints/history", &["port", "name", "limit"], control::history).with(Content::Clients),
     post("/api/endpoints/validate", validate::endpoint),
     post("/api/endpoints/validate-config", validate::set),
     write("/api/endpoints/add", "add"),
@@ -193,17 +239,28 @@ pub(super) const ROUTES: &[Route] = &[
     state("/api/cluster/nodes", &[], system::cluster_nodes),
     state("/api/system/health", &[], system::health),
     state("/api/system/resources", &[], system::resources),
-    shards("/api/clients", clients::PARAMETERS, |app, query| Box::pin(clients::list(app, query))),
-    shards("/api/clients/slowest", &["limit"], |app, query| Box::pin(clients::slowest(app, query))),
-    Route { path: "/api/clients/trace", parameters: trace::PARAMETERS, handler: Handler::Trace },
-    shards("/api/topics", topics::PARAMETERS, |app, query| Box::pin(topics::list(app, query))),
-    state("/api/bridges", &["name"], bridges::list),
-    state("/api/declared", &["kind", "name"], control::declared),
-    state("/api/plan", &[], control::plan),
+    shards("/api/clients", clients::PARAMETERS, |app, query| Box::pin(clients::list(app, query)))
+        .with(Content::Clients),
+    shards("/api/clients/slowest", &["limit"], |app, query| Box::pin(clients::slowest(app, query)))
+        .with(Content::Clients),
+    Route {
+        path: "/api/clients/trace",
+        parameters: trace::PARAMETERS,
+        handler: Handler::Trace,
+        content: Content::Clients,
+    },
+    shards("/api/topics", topics::PARAMETERS, |app, query| Box::pin(topics::list(app, query))).with(Content::Clients),
+    state("/api/bridges", &["name"], bridges::list).with(Content::Clients),
+    state("/api/declared", &["kind", "name"], control::declared).with(Content::Clients),
+    state("/api/plan", &[], control::plan).with(Content::Clients),
     state("/api/source", &["fresh"], control::source),
     state("/api/ignite/status", &[], control::ignite),
-    Route { path: "/api/events", parameters: &[], handler: Handler::Events },
+    Route { path: "/api/events", parameters: &[], handler: Handler::Events, content: Content::Broker },
 ];
+
+fn route(path: &str) -> Option<&'static Route> {
+    ROUTES.iter().find(|route| route.path == path)
+}
 
 /// Every path that is answered.
 pub fn paths() -> impl Iterator<Item = &'static str> {
@@ -214,24 +271,56 @@ pub fn paths() -> impl Iterator<Item = &'static str> {
 pub(super) async fn answer(app: Arc<App>, activity: Arc<Activity>, request: Request<Incoming>) -> Response<Body> {
     let head = *request.method() == Method::HEAD;
     let (parts, body) = request.into_parts();
-    let access = Arc::clone(&app.access);
-    // A browser sends a preflight request without credentials.
-    let admitted = if parts.method == Method::OPTIONS {
-        Ok(())
-    } else {
-        access.admit(parts.uri.path(), &parts.headers, activity.identified)
-    };
-    let dispatched = match admitted {
-        Ok(()) => dispatch(app, activity, &parts, body).await,
+    let (access, source) = (Arc::clone(&app.access), activity.source);
+    let dispatched = match admit(&app, &activity, &parts) {
+        Ok(()) => dispatch(app.clone(), activity, &parts, body).await,
+        // Orchestrators ask by any name and without credentials.
+        Err(_) if probes::is_probe(parts.uri.path()) && (parts.method == Method::GET || head) => {
+            Ok(Dispatched::Whole(probes::brief(&app, parts.uri.path())))
+        }
         Err(problem) => Err(problem),
     };
     let mut response = match dispatched {
-        Ok(Dispatched::Whole(answer)) => answer.into_response(head, &parts.headers),
+        Ok(Dispatched::Whole(answer)) => within_budget(&app, source, answer).into_response(head, &parts.headers),
         Ok(Dispatched::Stream(response)) => response,
         Err(problem) => Answer::from(problem).into_response(head, &parts.headers),
     };
     add_cors_headers(&access, &parts, response.headers_mut());
     response
+}
+
+/// Checks the name that the broker is called by, and the caller's credentials.
+fn admit(app: &App, caller: &Activity, parts: &Parts) -> Result<(), Problem> {
+    let path = parts.uri.path();
+    app.hosts
+        .check(parts.uri.authority(), &parts.headers, caller.local)
+        .inspect_err(|_| app.counters.count(Refused::Host))?;
+    // A browser sends a preflight request without credentials.
+    if parts.method == Method::OPTIONS {
+        return Ok(());
+    }
+    // An unknown path reveals nothing but that it is unknown.
+    let content = match route(path) {
+        // Only callers who may read the state learn the reason of a failed probe.
+        Some(_) if probes::is_probe(path) => Content::Clients,
+        Some(route) => route.content,
+        None => Content::Broker,
+    };
+    app.access.admit(path, content, &parts.headers, caller).inspect_err(|_| app.counters.count(Refused::Credentials))
+}
+
+/// Charges the answer to the caller until it is written; refuses it where unread answers hold too much.
+fn within_budget(app: &App, source: Source, answer: Answer) -> Answer {
+    if answer.body.len() <= SMALL_ANSWER_BYTES {
+        return answer;
+    }
+    let mut charge = app.answers.open(source);
+    if !charge.extend(answer.body.len()) {
+        app.counters.count(Refused::AnswerBudget);
+        let message = "answers that are not read take all the memory for answers; read them, and try again";
+        return Problem::new(StatusCode::SERVICE_UNAVAILABLE, message).into();
+    }
+    Answer { body: charged(answer.body, charge), ..answer }
 }
 
 /// Lets pages of declared origins read the answer.
@@ -264,9 +353,7 @@ async fn dispatch(
     body: Incoming,
 ) -> Result<Dispatched, Problem> {
     let path = parts.uri.path();
-    let route = ROUTES
-        .iter()
-        .find(|route| route.path == path)
+    let route = route(path)
         .ok_or_else(|| Problem::not_found(format!("no such path: {path}; GET /openapi.json lists every path")))?;
     if parts.method == Method::OPTIONS {
         let mut answer = Answer::new(StatusCode::NO_CONTENT, super::http::TEXT, Bytes::new());
@@ -274,8 +361,9 @@ async fn dispatch(
         return Ok(Dispatched::Whole(answer));
     }
     if let Handler::Write(verb) = route.handler {
-        let sent = receive(&app, body).await.ok();
-        return Err(method_not_allowed::refuse(&app.view.state(), verb, sent.as_deref()));
+        let sent = receive(&app, activity.source, &parts.headers, body).await.ok();
+        let sent = sent.as_ref().map(|sent| &*sent.bytes);
+        return Err(method_not_allowed::refuse(&app.view.state(), verb, sent));
     }
     if !route.handler.permits(&parts.method) {
         let allow = route.handler.allow();
@@ -293,23 +381,21 @@ async fn dispatch(
             let head = parts.method == Method::HEAD;
             return trace::open(&app, &query, activity, head).await.map(Dispatched::Stream);
         }
-        Handler::Validate(handler) => validate_body(app, &parts.headers, body, handler).await?,
+        Handler::Validate(handler) => {
+            documents_expected(&parts.headers)?;
+            let body = receive(&app, activity.source, &parts.headers, body).await?;
+            validate_body(app, body, handler).await?
+        }
         // Refused above.
         Handler::Write(verb) => return Err(method_not_allowed::refuse(&app.view.state(), verb, None)),
     }))
 }
 
-/// Reads the documents in the body and validates them on a blocking thread.
-async fn validate_body(
-    app: Arc<App>,
-    headers: &HeaderMap,
-    body: Incoming,
-    handler: fn(&App, &str) -> Reply,
-) -> Result<Answer, Problem> {
-    documents_expected(headers)?;
-    let bytes = receive(&app, body).await?;
-    let text = String::from_utf8(bytes.into())
-        .map_err(|error| Problem::bad_request(format!("the body is not UTF-8: {error}")))?;
+/// Validates the documents in the body on a blocking thread.
+async fn validate_body(app: Arc<App>, body: ChargedBody, handler: fn(&App, &str) -> Reply) -> Result<Answer, Problem> {
+    let text = std::str::from_utf8(&body.bytes)
+        .map_err(|error| Problem::bad_request(format!("the body is not UTF-8: {error}")))?
+        .to_owned();
     let patience: Duration = app.options.request_timeout;
     let Ok(Ok(place)) = tokio::time::timeout(patience, app.validations.acquire()).await else {
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "other documents are being validated; try again"));
@@ -322,7 +408,7 @@ async fn validate_body(
         tracing::error!(%error, "validation task failed");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "validation failed; the log says why")
     })?;
-    drop(place);
+    drop((place, body));
     Ok(Answer { tagged: false, ..Answer::reply(reply) })
 }
 
@@ -340,40 +426,44 @@ fn documents_expected(headers: &HeaderMap) -> Result<(), Problem> {
     ))
 }
 
-/// The whole body, within the server's bounds of bytes and time.
-async fn receive(app: &App, body: Incoming) -> Result<Bytes, Problem> {
-    let most = app.options.max_body_bytes;
-    let collected = tokio::time::timeout(app.options.request_timeout, collect(body, most)).await;
-    match collected {
-        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
-        Ok(Ok(Some(bytes))) => Ok(bytes),
-        Ok(Ok(None)) => Err(Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("the body is larger than {most} bytes; use `weir validate` for sets of that size"),
-        )),
-        Ok(Err(error)) => Err(Problem::bad_request(format!("the body could not be read: {error}"))),
-    }
-}
-
-/// The body, or `None` where it is longer than `most` bytes. The rest is read and discarded up to a limit: over HTTP/2,
-/// a server that stops reading cancels its own answer.
-async fn collect(mut body: Incoming, most: usize) -> Result<Option<Bytes>, hyper::Error> {
-    let (mut kept, mut seen) = (BytesMut::new(), 0_usize);
-    while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
-        seen = seen.saturating_add(data.len());
-        if seen <= most {
-            kept.extend_from_slice(&data);
-        } else if seen > most.saturating_mul(DISCARD_FACTOR) {
-            break;
-        }
-    }
-    Ok((seen <= most).then(|| kept.freeze()))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::access::AccessOptions;
     use super::*;
+
+    #[test]
+    fn without_credentials_other_machines_get_nothing_about_clients() {
+        let access = Access::open(AccessOptions::default()).unwrap();
+        let ends = |peer: &str, local: &str| Activity::new(peer.parse().unwrap(), local.parse().ok());
+        let elsewhere = ends("192.0.2.1:5000", "192.0.2.7:8080");
+        let forwarded = ends("127.0.0.1:5000", "192.0.2.7:8080");
+        let here = ends("[::ffff:127.0.0.1]:5000", "[::ffff:127.0.0.1]:8080");
+        let mut refused = Vec::new();
+        for route in ROUTES {
+            let admit = |caller| access.admit(route.path, route.content, &HeaderMap::new(), caller);
+            assert!(admit(&here).is_ok(), "{}", route.path);
+            assert_eq!(admit(&elsewhere).is_ok(), admit(&forwarded).is_ok(), "{}", route.path);
+            if let Err(problem) = admit(&elsewhere) {
+                assert_eq!(problem.status, StatusCode::FORBIDDEN);
+                assert!(problem.message.contains("--status-bearer-token"), "{}", problem.message);
+                refused.push(route.path);
+            }
+        }
+        let about_clients = [
+            "/api/endpoints/export",
+            "/api/endpoints/history",
+            "/api/endpoints/validate",
+            "/api/endpoints/validate-config",
+            "/api/clients",
+            "/api/clients/slowest",
+            "/api/clients/trace",
+            "/api/topics",
+            "/api/bridges",
+            "/api/declared",
+            "/api/plan",
+        ];
+        assert_eq!(refused, about_clients);
+    }
 
     #[test]
     fn paths_are_unique() {

@@ -3,8 +3,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -12,11 +11,13 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::StatusProvider;
 use super::access::{Access, AccessOptions};
+use super::connections::{Activity, Connections};
+use super::hosts::KnownHosts;
 use super::router::{self, App};
 use super::{probes, sampler};
 
@@ -25,14 +26,20 @@ use super::{probes, sampler};
 pub struct StatusOptions {
     /// The access rules.
     pub access: AccessOptions,
-    /// Connections at a time; more wait in the listening socket's backlog.
+    /// Connections at a time. A further one closes the one that has been idle longest.
     pub max_connections: usize,
-    /// Event streams at a time, over all connections.
+    /// Connections of one address (one /64 of IPv6) at a time.
+    pub max_connections_per_source: usize,
+    /// Event streams at a time, over all connections. One address may have a quarter of them.
     pub max_streams: usize,
     /// Bytes of a request's head.
     pub max_head_bytes: usize,
     /// Bytes of a request's body.
     pub max_body_bytes: usize,
+    /// Bytes of all bodies that are being read. One address may have a quarter of them.
+    pub max_bodies_bytes: usize,
+    /// Bytes of all answers that are not written yet. One address may have a quarter of them.
+    pub max_answers_bytes: usize,
     /// Time-out of a request's head, and of an idle HTTP/1.1 connection.
     pub head_timeout: Duration,
     /// For a request's body to arrive and its answer to be made.
@@ -52,10 +59,13 @@ impl Default for StatusOptions {
         Self {
             access: AccessOptions::default(),
             max_connections: 256,
+            max_connections_per_source: 64,
             max_streams: 64,
             max_head_bytes: 16 << 10,
-            max_body_bytes: 4 << 20,
-            head_timeout: Duration::from_secs(30),
+            max_body_bytes: 1 << 20,
+            max_bodies_bytes: 8 << 20,
+            max_answers_bytes: 32 << 20,
+            head_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             ping_interval: Duration::from_secs(2),
@@ -64,6 +74,11 @@ impl Default for StatusOptions {
         }
     }
 }
+
+/// Requests at a time over one HTTP/2 connection.
+const HTTP2_STREAMS_MAX: u32 = 16;
+/// Bytes of bodies that an HTTP/2 connection holds before they are read.
+const HTTP2_WINDOW_BYTES: u32 = 64 << 10;
 
 /// A running status server; dropping it leaves it running until the runtime ends.
 #[derive(Debug)]
@@ -103,7 +118,8 @@ pub fn serve(
     let (stop, stopping) = watch::channel(false);
     let access = Arc::new(Access::open(options.access.clone()).map_err(std::io::Error::other)?);
     tokio::spawn(Arc::clone(&access).follow(stopping.clone()));
-    let app = Arc::new(App::new(view, options.clone(), access, local_addr, stopping.clone()));
+    let hosts = KnownHosts::new(&options.access.hosts, local_addr.ip());
+    let app = Arc::new(App::new(view, options.clone(), access, hosts, local_addr, stopping.clone()));
     tokio::spawn(sample(app.clone(), stopping.clone()));
     tokio::spawn(probes::watch(app.clone(), stopping.clone()));
     let task = tokio::spawn(accept_loop(listener, app, options, stopping));
@@ -132,19 +148,25 @@ async fn accept_loop(
     mut stopping: watch::Receiver<bool>,
 ) {
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(options.max_connections));
+    let (most, most_per_source) = (options.max_connections, options.max_connections_per_source);
+    let connections = Arc::new(Connections::new(most, most_per_source, Arc::clone(&app.counters)));
     let mut accept_failed = false;
     loop {
         let accepted = tokio::select! {
             _ = stopping.wait_for(|stop| *stop) => break,
-            accepted = accept(&listener, &places) => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, place)) => {
+            Ok((stream, peer)) => {
                 accept_failed = false;
-                let connection = connection(stream, app.clone(), &options, graceful.watcher());
+                let activity = Arc::new(Activity::new(peer, stream.local_addr().ok()));
+                let place = connections.admit(&activity);
+                let connection = connection(stream, app.clone(), &options, Arc::clone(&activity), graceful.watcher());
                 tokio::spawn(async move {
-                    connection.await;
+                    tokio::select! {
+                        () = connection => {}
+                        () = activity.evicted() => tracing::debug!(%peer, "status connection closed for a newer one"),
+                    }
                     drop(place);
                 });
             }
@@ -163,50 +185,11 @@ async fn accept_loop(
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let place = places.clone().acquire_owned().await.map_err(std::io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
-}
-
-/// State of a connection for its idle time-out, and whether its client is identified.
-pub(super) struct Activity {
-    opened: Instant,
-    /// Milliseconds after `opened` of the last request.
-    last_request_ms: AtomicU64,
-    /// Event streams open on it.
-    pub(super) streams: AtomicUsize,
-    /// Whether the caller showed a certificate.
-    pub(super) identified: bool,
-}
-
-impl Activity {
-    fn new(identified: bool) -> Self {
-        Self { opened: Instant::now(), last_request_ms: AtomicU64::new(0), streams: AtomicUsize::new(0), identified }
-    }
-
-    fn touch(&self) {
-        let elapsed_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_request_ms.store(elapsed_ms, Ordering::Relaxed);
-    }
-
-    fn idle(&self) -> Duration {
-        let last = Duration::from_millis(self.last_request_ms.load(Ordering::Relaxed));
-        if self.streams.load(Ordering::Relaxed) > 0 {
-            Duration::ZERO
-        } else {
-            self.opened.elapsed().saturating_sub(last)
-        }
-    }
-}
-
 fn connection(
     stream: TcpStream,
     app: Arc<App>,
     options: &StatusOptions,
+    activity: Arc<Activity>,
     watcher: Watcher,
 ) -> impl Future<Output = ()> + Send + use<> {
     let (idle_timeout, handshake_timeout) = (options.idle_timeout, options.head_timeout);
@@ -216,13 +199,15 @@ fn connection(
     }
     async move {
         let Some(tls) = app.access.tls() else {
-            return serve_connection(TokioIo::new(stream), builder, app, false, watcher, idle_timeout).await;
+            return serve_connection(TokioIo::new(stream), builder, app, activity, watcher, idle_timeout).await;
         };
         let handshake = tokio_rustls::TlsAcceptor::from(tls).accept(stream);
         match tokio::time::timeout(handshake_timeout, handshake).await {
             Ok(Ok(stream)) => {
-                let identified = stream.get_ref().1.peer_certificates().is_some();
-                serve_connection(TokioIo::new(stream), builder, app, identified, watcher, idle_timeout).await;
+                if stream.get_ref().1.peer_certificates().is_some() {
+                    activity.set_identified();
+                }
+                serve_connection(TokioIo::new(stream), builder, app, activity, watcher, idle_timeout).await;
             }
             Ok(Err(error)) => tracing::debug!(%error, "status TLS handshake failed"),
             Err(_) => tracing::debug!("status TLS handshake timed out"),
@@ -235,18 +220,20 @@ async fn serve_connection<S>(
     stream: S,
     builder: auto::Builder<TokioExecutor>,
     app: Arc<App>,
-    identified: bool,
+    activity: Arc<Activity>,
     watcher: Watcher,
     idle_timeout: Duration,
 ) where
     S: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
-    let activity = Arc::new(Activity::new(identified));
     let seen = activity.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
-        seen.touch();
-        let (app, activity) = (app.clone(), seen.clone());
-        async move { Ok::<_, Infallible>(router::answer(app, activity, request).await) }
+        let (app, activity, open) = (app.clone(), seen.clone(), seen.begin_request());
+        async move {
+            let response = router::answer(app, activity, request).await;
+            drop(open);
+            Ok::<_, Infallible>(response)
+        }
     });
     let served = watcher.watch(builder.serve_connection(stream, service).into_owned());
     tokio::select! {
@@ -295,7 +282,10 @@ fn builder(options: &StatusOptions) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_header_list_size(u32::try_from(head_bytes).unwrap_or(u32::MAX))
-        .max_concurrent_streams(32)
+        .max_concurrent_streams(HTTP2_STREAMS_MAX)
+        .initial_stream_window_size(HTTP2_WINDOW_BYTES)
+        .initial_connection_window_size(HTTP2_WINDOW_BYTES)
+        .max_send_buf_size(HTTP2_WINDOW_BYTES as usize)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
     builder

@@ -1,7 +1,5 @@
 //! `/api/endpoints/metrics`, `performance`, `health` and `check-port`: load and health of endpoints.
 
-use std::time::Duration;
-
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
@@ -12,16 +10,12 @@ use super::sampler::Rates;
 use super::{EndpointView, endpoints};
 use weir_declare::reconcile::ConditionStatus;
 
-/// How long the shards have to report their gauges; after that, the answer leaves them out.
-pub(super) const GAUGES_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// Seconds over which rates are averaged.
 const RATE_WINDOW_S: u64 = 60;
 
 /// `GET /api/endpoints/metrics`: counters since start and rates over the last minute.
 pub(super) async fn metrics(app: &App, query: &Query) -> Reply {
-    let held = app.view.gauges();
-    let gauges = tokio::time::timeout(GAUGES_TIMEOUT, held).await.ok().flatten();
+    let gauges = app.gauges().await;
     let state = app.view.state();
     let traffic = app.view.traffic();
     endpoints::one_or_all(&state, query, |endpoint| {

@@ -5,6 +5,7 @@
 
 mod journal;
 mod last_known_good;
+mod permissions;
 pub mod records;
 mod write;
 
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 pub use journal::{Journal, OpenedJournal};
 pub use last_known_good::{LastKnownGoodFile, Saved};
+pub use permissions::restrict;
 
 /// An error of a file in the data directory.
 #[derive(Debug, thiserror::Error)]

@@ -1,11 +1,12 @@
 //! Crash-safe file writes: a crash, a full disk or a failed write leaves the previous content.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::StoreError;
+use super::permissions::private;
 
 /// Replaces the content of `path` by `bytes`: a reader, also after a crash, sees the old or the new content.
 ///
@@ -27,7 +28,7 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
 /// The write failed; the file is truncated to its previous length.
 pub(super) fn append(path: &Path, lines: &[u8]) -> Result<(), StoreError> {
     let fail = |source| StoreError::Io { path: path.to_path_buf(), source };
-    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path).map_err(fail)?;
+    let mut file = private().create(true).read(true).append(true).open(path).map_err(fail)?;
     let before = file.metadata().map_err(fail)?.len();
     if let Err(error) = append_synced(&mut file, before, lines) {
         if let Err(error) = file.set_len(before) {
@@ -40,7 +41,7 @@ pub(super) fn append(path: &Path, lines: &[u8]) -> Result<(), StoreError> {
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
+    let mut file = private().create(true).truncate(true).write(true).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }

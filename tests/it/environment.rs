@@ -26,7 +26,7 @@ fn findings(directory: &Path, text: &str) -> Vec<String> {
     fs::write(directory.join("a.yaml"), text).unwrap();
     let output = weir::command()
         .args(["validate", "--environment", "--status-addr", "none", "--format", "json", "a.yaml"])
-        .env_remove("WEIR_TEST_NO_SUCH_VARIABLE")
+        .env_remove("WEIR_SECRET_NOT_SET_IN_TESTS")
         .current_dir(directory)
         .output()
         .unwrap();
@@ -107,8 +107,8 @@ fn credentials_are_read() {
     let damaged = with("auth: {name: default, chain: [{passwordFile: {file: users}}]}");
     assert!(damaged.len() == 1 && damaged.iter().all(|line| line.contains("users:1: ")), "{damaged:?}");
     let bridge = "bridge: {name: cloud, address: ['mqtts://a'], out: [{filter: a}], tls: {caFile: ca}, \
-                  username: u, password: 'env:WEIR_TEST_NO_SUCH_VARIABLE'}";
+                  username: u, password: 'env:WEIR_SECRET_NOT_SET_IN_TESTS'}";
     let found = findings(place.path(), &format!("{}---\n{bridge}", endpoint(", enableBridge: true, bridges: [cloud]")));
-    let variable = "bridge.password: the environment has no variable WEIR_TEST_NO_SUCH_VARIABLE";
+    let variable = "bridge.password: the environment has no variable WEIR_SECRET_NOT_SET_IN_TESTS";
     assert_eq!(found, ["bridge.tls.caFile: ca: no such file", variable]);
 }

@@ -34,6 +34,7 @@ mod seeded_random;
 mod source;
 mod statements;
 mod status;
+mod supply_chain;
 mod support;
 mod systemd;
 mod tcp;

@@ -46,7 +46,13 @@ struct Follower {
 
 impl Follower {
     fn directory(root: &Path) -> Self {
-        Self { source: spawn_directory(DirectoryOptions { root: root.to_path_buf(), resync: NO_RESYNC }) }
+        Self::with_linked(root, &[])
+    }
+
+    /// Links may lead to `linked`, too.
+    fn with_linked(root: &Path, linked: &[&Path]) -> Self {
+        let linked = linked.iter().map(|path| path.to_path_buf()).collect();
+        Self { source: spawn_directory(DirectoryOptions { root: root.to_path_buf(), linked, resync: NO_RESYNC }) }
     }
 
     async fn event(&mut self) -> SourceEvent {
@@ -121,7 +127,7 @@ fn every_entry_of_a_directory_is_read_or_listed_as_ignored() {
         ("team/", "leads nowhere"),
         ("device.yaml", "a device"),
         ("pipe.yaml", "a pipe"),
-        ("unreadable.yaml", "error"),
+        ("unreadable.yaml", "leads out of the directory"),
     ] {
         let problem = contents[path].as_ref().unwrap_err();
         assert!(problem.contains(words), "{path}: {problem}");
@@ -243,11 +249,29 @@ fn a_file_that_is_a_link_is_followed_at_its_target() {
     write(tmp.path().join("elsewhere/real.yaml"), "one");
     symlink("../elsewhere/real.yaml", root.join("a.yaml")).unwrap();
     runtime().block_on(async {
-        let mut follower = Follower::directory(&root);
+        let mut follower = Follower::with_linked(&root, &[&tmp.path().join("elsewhere")]);
         follower.until_text("a.yaml", "one").await;
         write(tmp.path().join("elsewhere/real.yaml"), "two");
         follower.until_text("a.yaml", "two").await;
     });
+}
+
+#[test]
+fn a_link_out_of_the_directory_is_an_error_and_not_followed() {
+    let (tmp, root) = directory();
+    write(tmp.path().join("elsewhere/secret.yaml"), "root: hash");
+    symlink("../elsewhere/secret.yaml", root.join("a.yaml")).unwrap();
+    symlink("../elsewhere", root.join("below")).unwrap();
+    write(root.join("real/b.yaml"), "b");
+    symlink("real/b.yaml", root.join("b.yaml")).unwrap();
+    let found = contents(&read(&root));
+    for path in ["a.yaml", "below/"] {
+        assert!(found[path].as_ref().unwrap_err().contains("--allow-files"), "{found:?}");
+    }
+    assert_eq!(found["b.yaml"], Ok("b".to_owned()), "a link within the directory is followed");
+    let linked = vec![tmp.path().join("elsewhere")];
+    let reading = DirectoryReader::new(&root).with_linked(linked).read(None).unwrap();
+    assert_eq!(contents(&reading)["below/secret.yaml"], Ok("root: hash".to_owned()));
 }
 
 #[test]
@@ -276,7 +300,8 @@ fn a_resync_request_and_the_periodic_pass_read_without_an_event() {
         follower.source.request_resync();
         follower.until_text("a.yaml", "one").await;
         let resync = Duration::from_millis(50);
-        let mut periodic = Follower { source: spawn_directory(DirectoryOptions { root: root.clone(), resync }) };
+        let mut periodic =
+            Follower { source: spawn_directory(DirectoryOptions { root: root.clone(), linked: Vec::new(), resync }) };
         for _ in 0..3 {
             periodic.until_text("a.yaml", "one").await;
         }

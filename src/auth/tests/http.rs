@@ -284,7 +284,8 @@ fn declarations_that_cannot_work_are_refused_with_a_reason() {
         ("url: \"ftp://127.0.0.1/\"", "is not an http or https URL"),
         ("url: \"http://u:p@127.0.0.1/\"", "must not hold a user name"),
         ("url: \"http://127.0.0.1/\", headers: {x: \"file:none\"}", "no such file"),
-        ("url: \"http://127.0.0.1/\", headers: {x: \"env:WEIR_TEST_UNSET\"}", "WEIR_TEST_UNSET is not set"),
+        ("url: \"http://127.0.0.1/\", headers: {x: \"env:WEIR_SECRET_UNSET\"}", "no variable WEIR_SECRET_UNSET"),
+        ("url: \"http://127.0.0.1/\", headers: {x: \"env:HOME\"}", "--allow-env HOME"),
     ];
     for (declared, expected) in cases {
         let fixture = Fixture::with(&[("ca", "")]);

@@ -4,6 +4,7 @@ use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::Report;
+use crate::cli::print::printable;
 use weir_declare::config::{Diagnostic, Position, Severity, SourceFile};
 
 pub(super) fn render(report: &Report<'_>, color: bool) -> String {
@@ -21,18 +22,20 @@ pub(super) fn render(report: &Report<'_>, color: bool) -> String {
 }
 
 fn finding(report: &Report<'_>, diagnostic: &Diagnostic, color: bool) -> String {
-    let Diagnostic { severity, file, position, path, message, .. } = diagnostic;
-    let path = if path.is_empty() { String::new() } else { format!("{path}: ") };
+    let Diagnostic { severity, file, position, path, .. } = diagnostic;
+    let path = if path.is_empty() { String::new() } else { format!("{}: ", printable(path)) };
+    let (shown_file, message) = (printable(file), printable(&diagnostic.message));
     let shown = painted(&severity.to_string(), style(*severity), color);
-    let mut text = format!("{file}:{}:{}: {shown}: {path}{message}\n", position.line, position.col);
+    let mut text = format!("{shown_file}:{}:{}: {shown}: {path}{message}\n", position.line, position.col);
     text.push_str(&excerpt(report, file, *position, diagnostic.severity, None, color));
     for related in &diagnostic.related {
         let at = related.position;
-        text.push_str(&format!("  {} at {}:{}:{}\n", related.message, related.file, at.line, at.col));
+        let (said, file) = (printable(&related.message), printable(&related.file));
+        text.push_str(&format!("  {said} at {file}:{}:{}\n", at.line, at.col));
         text.push_str(&excerpt(report, &related.file, at, Severity::Note, None, color));
     }
     if let Some(help) = &diagnostic.help {
-        text.push_str(&format!("  {}: {help}\n", painted("help", "36;1", color)));
+        text.push_str(&format!("  {}: {}\n", painted("help", "36;1", color), printable(help)));
     }
     text
 }

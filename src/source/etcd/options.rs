@@ -41,6 +41,12 @@ pub struct EtcdAccess {
 }
 
 impl EtcdAccess {
+    /// The servers that get the password in clear text: `http://`, and not on this machine.
+    pub fn in_clear_text(&self) -> impl Iterator<Item = &str> {
+        let urls = self.urls.iter().filter(|_| self.user.is_some());
+        urls.filter(|url| url.strip_prefix("http://").is_some_and(|rest| !names_loopback(rest))).map(String::as_str)
+    }
+
     /// The servers' addresses, for people.
     pub fn shown(&self) -> String {
         self.urls.join(",")
@@ -150,6 +156,13 @@ impl EtcdRoot {
     pub fn nodes(&self) -> String {
         format!("{}{NODES}", self.0)
     }
+}
+
+/// Whether a URL's `HOST:PORT` is on this machine.
+fn names_loopback(authority: &str) -> bool {
+    let authority = authority.trim_end_matches('/');
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@ use serde_json::{Map, Value};
 
 use crate::state::{ControlState, EndpointState};
 use crate::status::{DocumentView, EndpointView, OriginView};
-use weir_declare::config::{self, BuiltInDefaults, Declared, Diagnostic, NodeContext, canonical, fields_of};
+use weir_declare::config::{
+    self, BuiltInDefaults, Declared, Diagnostic, NodeContext, canonical, fields_of, mask_value,
+};
 
 pub(super) fn endpoint(
     name: &str,
@@ -89,6 +91,9 @@ pub(super) fn documents(declared: &Declared) -> Vec<DocumentView> {
         let body = Map::from_iter([("endpoint".to_owned(), Value::Object(defaults.endpoint.clone()))]);
         let kind = config::Kind::Defaults.key();
         documents.push(DocumentView { kind, name: None, origin: origin(&defaults.origin), body: Value::Object(body) });
+    }
+    for document in &mut documents {
+        mask_value(&mut document.body);
     }
     documents
 }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
 use rustix::io::Errno;
 
+use crate::store::permissions::private;
+
 /// A directory of numbered append-only files.
 pub trait Disk: Send {
     type File: SegmentFile;
@@ -85,7 +87,7 @@ impl Disk for Directory {
 
     fn create(&self, number: u64) -> io::Result<AppendFile> {
         // A file that a crash left empty is reused.
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(self.file(number))?;
+        let file = private().write(true).create(true).truncate(true).open(self.file(number))?;
         Ok(AppendFile { file })
     }
 
@@ -124,7 +126,7 @@ impl Disk for Directory {
     }
 
     fn reserve(&self, bytes: u64) -> io::Result<()> {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(self.path.join(RESERVE))?;
+        let file = private().write(true).create(true).truncate(false).open(self.path.join(RESERVE))?;
         let before = file.metadata()?.len();
         if bytes <= before {
             // Some file systems free the space only after a sync.

@@ -16,7 +16,7 @@ mod space;
 mod tests;
 mod writer;
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ pub use space::LogLimits;
 pub use writer::{OnFailure, StoreStats, StoreWriter, WriterError};
 
 use super::StoreError;
+use super::permissions::{private, restrict};
 use weir_broker::StoredRecords;
 
 /// The store's directory in a data directory.
@@ -64,8 +65,9 @@ pub fn open(data_dir: &Path) -> Result<OpenedStore, StoreError> {
         move |source| StoreError::Io { path, source }
     };
     fs::create_dir_all(&path).map_err(io(&path))?;
+    restrict(&path);
     let lock = path.join(LOCK);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock).map_err(io(&lock))?;
+    let file = private().create(true).truncate(false).write(true).open(&lock).map_err(io(&lock))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path }),

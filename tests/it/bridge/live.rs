@@ -127,6 +127,11 @@ fn certificates(at: &Path) {
 fn credentials_and_certificates_are_sent_and_verified() {
     let files = tempfile::tempdir().unwrap();
     certificates(files.path());
+    // An authority that did not sign the other broker's certificate.
+    let other = tempfile::tempdir().unwrap();
+    certificates(other.path());
+    let directories = format!("{},{}", files.path().display(), other.path().display());
+    let allowed = ["--allow-files", directories.as_str()];
     let at = |name: &str| files.path().join(name).display().to_string();
     fs::write(at("users"), format!("site1:{}\n", weirmq::auth::PasswordHash::create(b"secret").unwrap())).unwrap();
     let tls = format!(
@@ -136,17 +141,18 @@ fn credentials_and_certificates_are_sent_and_verified() {
         at("ca.pem")
     );
     let users = format!("auth: {{name: default, chain: [{{passwordFile: {{file: {}}}}}]}}\n", at("users"));
-    let there = Weir::start("there", &tls, &users);
+    let there = Weir::start_with("there", &tls, &users, &allowed);
     fs::write(at("cloud.secret"), "wrong\n").unwrap();
     let trust =
         format!("tls: {{caFile: {}, certFile: {}, keyFile: {}}}", at("ca.pem"), at("site1.pem"), at("site1.key"));
     let rest = format!("username: site1, password: \"file:{}\", out: [{{filter: a}}]", at("cloud.secret"));
     let address = format!("address: [\"mqtts://localhost:{}\"]", there.port);
     let documents = cloud(&format!("{address}, {trust}, {rest}"));
-    let here = Weir::start("here", NAMES_IT, &documents);
+    let here = Weir::start_with("here", NAMES_IT, &documents, &allowed);
     until("the password is refused", || connected(&here) == "False Refused");
     let judged = weir::command()
         .args(["validate", "--environment", "--status-addr", "none"])
+        .args(allowed)
         .arg(here.path(""))
         .output()
         .unwrap();
@@ -156,9 +162,6 @@ fn credentials_and_certificates_are_sent_and_verified() {
     fs::write(at("cloud.secret"), "secret\n").unwrap();
     until("it is connected", || here.is_connected("cloud"));
 
-    // An authority that did not sign the other broker's certificate.
-    let other = tempfile::tempdir().unwrap();
-    certificates(other.path());
     let trust = trust.replace(&at("ca.pem"), &other.path().join("ca.pem").display().to_string());
     here.write("more.yaml", &cloud(&format!("{address}, {trust}, {rest}")));
     until("it is not trusted", || connected(&here) == "False Unreachable");

@@ -46,9 +46,14 @@ fn endpoint(port: u16, fields: &str) -> String {
 impl Weir {
     /// Starts with one endpoint, open to all, with further `fields`, and further `documents`.
     pub fn start(name: &str, fields: &str, documents: &str) -> Weir {
+        Self::start_with(name, fields, documents, &[])
+    }
+
+    /// With further arguments.
+    pub fn start_with(name: &str, fields: &str, documents: &str, arguments: &[&str]) -> Weir {
         let port = free();
         let weir = weir::Weir::new().with_data().with_status().with_shards(2);
-        let weir = weir.with_arguments(&["--node-name", name, "--resync-s", "1"]);
+        let weir = weir.with_arguments(&[&["--node-name", name, "--resync-s", "1"], arguments].concat());
         let weir = weir.with_file("mqtt.yaml", &endpoint(port, fields)).with_file("more.yaml", documents);
         let mut broker = Weir { weir, port };
         broker.weir.run_until_accepting(&[at(port)]);

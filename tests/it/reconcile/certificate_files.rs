@@ -40,8 +40,12 @@ fn a_new_certificate_and_key_apply_together_and_open_connections_stay() {
     symlink("..1", elsewhere.path().join("..data")).unwrap();
     let file = |name: &str| elsewhere.path().join("..data").join(name).display().to_string();
     let tls = format!(", sslConfig: {{certFile: '{}', keyFile: '{}'}}", file("server.pem"), file("server.key"));
+    let elsewhere_shown = elsewhere.path().display().to_string();
     // Nothing but the signal has it look there.
-    let broker = Broker::start_with(&[("e.yaml", &endpoint("e", port, &tls))], &["--resync-s", "3600"]);
+    let broker = Broker::start_with(
+        &[("e.yaml", &endpoint("e", port, &tls))],
+        &["--resync-s", "3600", "--allow-files", &elsewhere_shown],
+    );
     broker.until_listening("e");
     let config = Arc::new(stream::tls_config(&ca.der()));
     let mut open = Client::enter(stream::tls(stream::tcp(at(port)), &config, "localhost"), Version::V5, "open");

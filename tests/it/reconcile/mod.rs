@@ -13,4 +13,5 @@ mod last_known_good;
 mod lock_out;
 mod moving;
 mod references;
+mod secrets;
 mod soak;

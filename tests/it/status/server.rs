@@ -153,13 +153,8 @@ async fn oversized_and_malformed_requests_are_refused() {
 }
 
 #[tokio::test]
-async fn connections_beyond_the_bound_wait_and_idle_ones_make_room() {
-    let options = StatusOptions {
-        max_connections: 2,
-        head_timeout: Duration::from_secs(60),
-        idle_timeout: Duration::from_millis(300),
-        ..StatusOptions::default()
-    };
+async fn a_connection_beyond_the_bound_closes_the_longest_idle_one() {
+    let options = StatusOptions { max_connections: 2, ..StatusOptions::default() };
     let server = fake::serve_with(&fake::Fake::new(), options);
     let mut idle = Vec::new();
     for sent in ["", "GET /live"] {
@@ -168,7 +163,19 @@ async fn connections_beyond_the_bound_wait_and_idle_ones_make_room() {
         idle.push(stream);
     }
     assert_eq!(get(server.local_addr(), "/livez").await.status, 200);
-    for mut stream in idle {
+    let mut rest = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(20), idle[0].read_to_end(&mut rest)).await;
+    assert!(closed.is_ok(), "the longest idle connection was kept");
+}
+
+#[tokio::test]
+async fn idle_connections_are_closed_after_the_timeout() {
+    let idle_timeout = Duration::from_millis(300);
+    let options = StatusOptions { head_timeout: Duration::from_secs(60), idle_timeout, ..StatusOptions::default() };
+    let server = fake::serve_with(&fake::Fake::new(), options);
+    for sent in ["", "GET /live"] {
+        let mut stream = TcpStream::connect(server.local_addr()).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
         let mut rest = Vec::new();
         let closed = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut rest)).await;
         assert!(closed.is_ok(), "an idle connection was kept");
@@ -179,7 +186,7 @@ async fn connections_beyond_the_bound_wait_and_idle_ones_make_room() {
 async fn a_body_that_does_not_arrive_is_answered_with_408() {
     let options = StatusOptions { request_timeout: Duration::from_millis(200), ..StatusOptions::default() };
     let server = fake::serve_with(&fake::Fake::new(), options);
-    let head = "POST /api/endpoints/validate HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 9\r\n\r\nport";
+    let head = "POST /api/endpoints/validate HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 9\r\n\r\nport";
     let answer = exchange(server.local_addr(), head.as_bytes()).await;
     assert_eq!(Answered::parse(&answer).status, 408);
 }

@@ -49,10 +49,15 @@ pub(super) fn canonical_document(
 impl CanonicalDocument {
     /// The document as YAML, after a line `---`.
     pub fn to_yaml(&self) -> String {
-        let mut text = format!("---\n{}:", self.identity.kind);
-        write_map(&mut text, &self.body, 2);
-        text
+        document_yaml(self.identity.kind.key(), &self.body)
     }
+}
+
+/// A document of a kind as YAML, after a line `---`.
+pub fn document_yaml(kind: &str, fields: &Map<String, Value>) -> String {
+    let mut text = format!("---\n{kind}:");
+    write_map(&mut text, fields, 2);
+    text
 }
 
 /// All documents as one YAML stream.

@@ -10,7 +10,7 @@
 //! - `endpoint`, `transport`, `tls`, `auth`, `acl`, `bridge`, `ban`, `reconciliation`: the types of documents.
 //! - `load`, `build_endpoint`, `conflicts`, `last_good`, `held`: all documents together, and the state between passes.
 //! - `item`, `canonical`, `json_cache`, `diff`, `change_class`: the canonical form, its digest and differences.
-//! - `codes`: the codes of diagnostics. `sorted_cursor`: lookups in sorted maps.
+//! - `masking`: what a broker shows of documents. `codes`: the codes of diagnostics. `sorted_cursor`: lookups in sorted maps.
 //!
 //! No module here imports another in a circle, and none reads a file, a clock or the environment.
 
@@ -36,6 +36,7 @@ mod item;
 mod json_cache;
 mod last_good;
 mod load;
+mod masking;
 mod name;
 mod origin;
 mod parse;
@@ -62,7 +63,7 @@ pub use ban::*;
 pub use bridge::*;
 pub use build_endpoint::DeclarationError;
 pub use canonical::{
-    BuiltInDefaults, CanonicalDocument, DeclarationDigest, canonical, canonical_yaml, declaration_digest,
+    BuiltInDefaults, CanonicalDocument, DeclarationDigest, canonical, canonical_yaml, declaration_digest, document_yaml,
 };
 pub use change_class::*;
 pub use codes::*;
@@ -74,6 +75,7 @@ pub use held::*;
 pub use item::fields_of;
 pub use last_good::{LastGood, LastGoodError, LastGoodWriter};
 pub use load::*;
+pub use masking::{mask_text, mask_urls, mask_value, masked};
 pub use name::*;
 pub use origin::*;
 pub use pattern::*;

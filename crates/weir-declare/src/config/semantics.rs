@@ -4,14 +4,15 @@ use super::document::{Body, Document};
 use super::path::InstancePath;
 use super::pattern::touching_placeholders;
 use super::unreachable_rules::unreachable_rules;
-use super::{Acl, AclRule, Bridge, Diagnostic, Related, Severity};
+use super::{Acl, AclRule, Auth, Authenticator, Bridge, Diagnostic, Related, Severity};
 
 /// Errors and warnings about a document by itself. Endpoints are checked once `defaults` is applied; see `conflicts`.
 pub(super) fn check_document(document: &Document, body: &Body) -> Vec<Diagnostic> {
     match body {
         Body::Acl(acl) => check_acl(document, acl),
         Body::Bridge(bridge) => check_bridge(document, bridge),
-        Body::Endpoint(_) | Body::Auth(_) | Body::Ban(_) | Body::Defaults(_) | Body::Reconcile(_) => Vec::new(),
+        Body::Auth(auth) => check_auth(document, auth),
+        Body::Endpoint(_) | Body::Ban(_) | Body::Defaults(_) | Body::Reconcile(_) => Vec::new(),
     }
 }
 
@@ -64,6 +65,37 @@ fn permission_word(rule: Option<&AclRule>) -> &'static str {
         Some(super::Permission::Allow) => "allow",
         _ => "deny",
     }
+}
+
+/// A service that is asked over `http://` gets passwords in clear text, unless it is on this machine.
+fn check_auth(document: &Document, auth: &Auth) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for (index, each) in auth.chain.iter().enumerate() {
+        let Authenticator::Http(hook) = each else { continue };
+        let Some(host) = hook.url.strip_prefix("http://").map(host_of) else { continue };
+        if !is_loopback(host) {
+            let path = InstancePath::from_keys(&["auth", "chain"]).index(index).key("http").key("url");
+            let message = format!("clients' passwords go to {host} in clear text");
+            let mut diagnostic = document.diagnostic(Severity::Warning, "clear-text", &path, message);
+            diagnostic.help = Some("write https:// and name the service's authority in `caFile`".into());
+            found.push(diagnostic);
+        }
+    }
+    found
+}
+
+/// The host of what follows the scheme in a URL, without its port.
+fn host_of(rest: &str) -> &str {
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    match authority.strip_prefix('[') {
+        Some(address) => address.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 fn check_bridge(document: &Document, bridge: &Bridge) -> Vec<Diagnostic> {
