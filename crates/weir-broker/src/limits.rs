@@ -43,8 +43,8 @@ pub(crate) const INCOMING_QOS2_MAX: usize = 65_535;
 pub(crate) const GROUP_MEMBERS_MAX: usize = 65_536;
 /// Members of a group that are looked at for one that is ready; where none of them is, the best of them gets the message.
 pub(crate) const GROUP_SEARCH_MAX: usize = 256;
-/// Bytes that a core remembers of the receivers of topics that were published to lately; less, where half of its part of the
-/// memory for tables is less.
+/// Bytes that a core remembers of the receivers of topics that were published to lately; less, where a quarter of its part of
+/// the memory for tables is less.
 pub(crate) const MATCH_CACHE_BYTES: usize = 16 << 20;
 /// Nodes of the filter tree that a PUBLISH may visit at once. One that has to visit more is continued in later turns, and
 /// nothing more is read from its publisher until then.

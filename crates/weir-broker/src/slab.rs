@@ -6,6 +6,8 @@ use crate::ids::SlabIndex;
 /// Generations of a slot, after which they begin anew. The highest bit stays free, for a driver that marks with it what is
 /// not a connection.
 const GENERATIONS: u32 = 1 << 31;
+/// Slots from which on the free ones at the end are given back.
+const SHRINKS_FROM: usize = 1024;
 
 #[derive(Debug)]
 struct SlabSlot<T> {
@@ -18,11 +20,15 @@ struct SlabSlot<T> {
 pub struct Slab<I, T> {
     slots: Vec<SlabSlot<T>>,
     free: Vec<I>,
+    /// Of slots that are added: above those of slots that were given back.
+    first_generation: u32,
+    /// Free slots below which none are given back: the last look found one in use near the end.
+    shrinks_at: usize,
 }
 
 impl<I, T> Default for Slab<I, T> {
     fn default() -> Self {
-        Self { slots: Vec::new(), free: Vec::new() }
+        Self { slots: Vec::new(), free: Vec::new(), first_generation: 0, shrinks_at: 0 }
     }
 }
 
@@ -41,8 +47,10 @@ impl<I: SlabIndex, T> Slab<I, T> {
                 (index, slot.generation)
             }
             None => {
-                self.slots.push(SlabSlot { generation: 0, entry: Some(entry) });
-                (I::from_index((self.slots.len() - 1) as u32), 0)
+                let generation = self.first_generation;
+                self.slots.push(SlabSlot { generation, entry: Some(entry) });
+                self.shrinks_at = 0;
+                (I::from_index((self.slots.len() - 1) as u32), generation)
             }
         }
     }
@@ -53,7 +61,25 @@ impl<I: SlabIndex, T> Slab<I, T> {
         let entry = slot.entry.take()?;
         slot.generation = (slot.generation + 1) % GENERATIONS;
         self.free.push(index);
+        if self.slots.len() >= SHRINKS_FROM && self.free.len() >= self.shrinks_at.max(self.slots.len() / 8 * 7) {
+            self.shrink();
+        }
         Some(entry)
+    }
+
+    /// Gives back the free slots at the end, if they are at least half of all.
+    fn shrink(&mut self) {
+        let used = self.slots.iter().rposition(|slot| slot.entry.is_some()).map_or(0, |last| last + 1);
+        if used > self.slots.len() / 2 {
+            self.shrinks_at = self.free.len() + (self.count() / 2).max(1);
+            return;
+        }
+        let newest = self.slots[used..].iter().map(|slot| slot.generation).max().unwrap_or_default();
+        self.first_generation = self.first_generation.max(newest);
+        self.slots.truncate(used);
+        self.slots.shrink_to(used * 2);
+        self.free.retain(|index| index.index() < used);
+        self.free.shrink_to(used * 2);
     }
 
     /// The entry of a slot, whatever its generation.
@@ -120,6 +146,23 @@ mod tests {
         assert_eq!((again, newer), (slot, generation + 1));
         assert_eq!(slab.get_generation(slot, generation), None);
         assert_eq!(slab.get_generation_mut(slot, newer), Some(&mut "second"));
+    }
+
+    #[test]
+    fn slots_at_the_end_are_given_back_and_their_generations_are_not_used_again() {
+        let mut slab: Slab<u32, usize> = Slab::new();
+        let entries: Vec<(u32, u32)> = (0..10 * SHRINKS_FROM).map(|n| slab.insert(n)).collect();
+        entries[1..].iter().for_each(|&(slot, _)| assert!(slab.remove(slot).is_some()));
+        assert_eq!((slab.count(), slab.get(0)), (1, Some(&0)));
+        assert!(slab.slots.len() < SHRINKS_FROM && slab.slots.capacity() < 2 * SHRINKS_FROM);
+        let again: Vec<(u32, u32)> = (0..10 * SHRINKS_FROM).map(|n| slab.insert(n)).collect();
+        assert!(again.iter().all(|entry| !entries.contains(entry)));
+        assert!(entries[1..].iter().all(|&(slot, generation)| slab.get_generation(slot, generation).is_none()));
+        // One in use near the end keeps them all; the others are used again.
+        again[..again.len() - 1].iter().for_each(|&(slot, _)| assert!(slab.remove(slot).is_some()));
+        assert_eq!(slab.count(), 2);
+        slab.remove(again[again.len() - 1].0);
+        assert!(slab.slots.len() < SHRINKS_FROM);
     }
 
     #[test]

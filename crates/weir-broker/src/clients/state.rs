@@ -21,6 +21,8 @@ use crate::values::will::PendingWill;
 use crate::{EndpointPolicy, OfflineSessions};
 use weir_mqtt::QoS;
 
+/// Client identifiers that their table has room for, from which on it shrinks.
+const SHRINKS_FROM: usize = 4096;
 /// Timers from which on those without a reason are removed.
 const TIMERS_CHECKED_FROM: usize = 4096;
 
@@ -215,6 +217,12 @@ impl Clients {
         session.ending = true;
         let hash = self.seed.hash(session.namespace.0, &session.client_id);
         self.by_client_id.find_entry(hash, |&other| other == id).ok()?.remove();
+        if self.by_client_id.capacity() > SHRINKS_FROM.max(self.by_client_id.len() * 8) {
+            let (sessions, seed) = (&self.sessions, &self.seed);
+            self.by_client_id.shrink_to(self.by_client_id.len() * 2, |&id| {
+                sessions.get(id).map_or(0, |session| seed.hash(session.namespace.0, &session.client_id))
+            });
+        }
         Some(())
     }
 

@@ -150,7 +150,7 @@ impl Core {
         let awaits = if delivery.qos == QoS::ExactlyOnce { Awaits::PubRec } else { Awaits::PubAck };
         let message = keep.then(|| context.store());
         if let Some(session) = self.clients.session_mut(to) {
-            session.inflight.push(Sent::new(packet_id, awaits, message, delivery, context.receivers()));
+            session.inflight.push(Sent::new(packet_id, awaits, message, delivery, context.sharers()));
         }
         self.report_readiness(to);
     }

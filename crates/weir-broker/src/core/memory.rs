@@ -16,8 +16,8 @@ impl Core {
         let part = |kind: MemoryKind| account.limit(kind) / shards;
         self.scheduler.bound_queues(part(MemoryKind::Queues));
         self.scheduler.bound_buffers(part(MemoryKind::OutBuffers));
-        self.routing.bound_cache(part(MemoryKind::Tables) / 2);
-        self.clients.table_bytes().bound(part(MemoryKind::Tables) / 2);
+        self.routing.bound_cache(part(MemoryKind::Tables) / 4);
+        self.clients.table_bytes().bound(part(MemoryKind::Tables) / 4 * 3);
         self.memory = MemoryPart::of(account);
     }
 

@@ -144,7 +144,7 @@ impl Core {
         let Queued { message, delivery, sharers, .. } = queued;
         let publish = message.as_publish();
         let mut context = PublishContext::of_message(&message, &publish, Origin::BROKER);
-        context.set_receivers(sharers);
+        context.set_sharers(sharers);
         if delivery.qos == QoS::AtMostOnce {
             self.append(slot, &OutgoingPublish { delivery: &delivery, packet_id: None, dup: false }, &mut context, now);
         } else {

@@ -26,7 +26,8 @@ impl OutgoingAliases {
     }
 
     /// The alias of `topic` and whether the client knows it already; `None` where all are given, where
-    /// the topic is longer than [`ALIASED_TOPIC_MAX_BYTES`], and where tables take as much memory as they may.
+    /// the topic is longer than [`ALIASED_TOPIC_MAX_BYTES`], and where
+    /// aliases take half of the memory that they may: the other half is for those that clients set.
     pub(crate) fn get(&mut self, topic: &str) -> Option<(u16, bool)> {
         if topic.len() > ALIASED_TOPIC_MAX_BYTES {
             return None;
@@ -37,7 +38,7 @@ impl OutgoingAliases {
             return Some((index + 1, true));
         }
         let index = topics.len() as u16;
-        if index >= self.maximum || self.charge.is_full() {
+        if index >= self.maximum || self.charge.is_half_full() {
             return None;
         }
         self.charge.add(topic.len() + ALIAS_BYTES);

@@ -45,6 +45,8 @@ pub(crate) struct PublishContext<'a> {
     stored: Option<Message>,
     /// How many receivers the message has here: what is encoded for several is kept.
     receivers: usize,
+    /// How many sessions share its bytes, where those are stored and others have them still.
+    sharers: usize,
     encoded: Option<Box<[Option<Encoded>; 4]>>,
 }
 
@@ -82,6 +84,7 @@ impl<'a> PublishContext<'a> {
             in_outbox: false,
             stored: None,
             receivers: 1,
+            sharers: 1,
             encoded: None,
         }
     }
@@ -100,6 +103,15 @@ impl<'a> PublishContext<'a> {
 
     pub(crate) fn receivers(&self) -> usize {
         self.receivers
+    }
+
+    pub(crate) fn set_sharers(&mut self, sharers: usize) {
+        self.sharers = sharers;
+    }
+
+    /// Estimated number of sessions that share its bytes.
+    pub(crate) fn sharers(&self) -> usize {
+        self.receivers.max(self.sharers)
     }
 
     /// Whether it may have more than one receiver here.
@@ -188,7 +200,7 @@ impl<'a> PublishContext<'a> {
             buffer[at..at + 2].copy_from_slice(&id.get().to_be_bytes());
         }
         if shared {
-            receiver.out.push_shared(Arc::clone(&encoded.bytes), copied..length, self.receivers);
+            receiver.out.push_shared(Arc::clone(&encoded.bytes), copied..length, self.sharers());
         }
         Some(length)
     }

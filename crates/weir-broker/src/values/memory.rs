@@ -57,12 +57,12 @@ impl MemoryKind {
     /// Percent of the whole that it may take. Together they are 100.
     pub fn share_percent(self) -> usize {
         match self {
-            Self::Queues => 32,
-            Self::OutBuffers => 14,
+            Self::Queues => 30,
+            Self::OutBuffers => 13,
             Self::Retained => 20,
             Self::Subscriptions => 12,
-            Self::Sessions => 10,
-            Self::Tables => 4,
+            Self::Sessions => 11,
+            Self::Tables => 6,
             Self::Held => 2,
             Self::Handshakes => 6,
         }
@@ -226,6 +226,10 @@ impl ByteCount {
         self.get() >= self.0.limit.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.get() >= self.0.limit.load(Ordering::Relaxed) / 2
+    }
+
     /// Counts `bytes` for as long as the answer lives.
     pub(crate) fn charge(&self, bytes: usize) -> Charge {
         self.add(bytes);
@@ -241,9 +245,9 @@ pub(crate) struct Charge {
 }
 
 impl Charge {
-    /// Whether all that is counted with it is as much as it may be.
-    pub(crate) fn is_full(&self) -> bool {
-        self.count.is_full()
+    /// Whether all that is counted with it is half of what it may be.
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.count.is_half_full()
     }
 
     /// Counts `bytes` more.
