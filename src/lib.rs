@@ -18,6 +18,7 @@
 //! - `random`: random bytes from the crypto provider.
 //! - `log_value`: values of clients in log lines, bounded.
 //! - [`references`]: which files and variables documents may refer to.
+//! - `source_address`: the source of a connection, for bounds per source.
 //! - [`http_client`]: HTTP requests to others, over kept connections.
 //! - [`cluster`]: the fleet's members, and which of them have converged.
 //! - [`state`]: what the control plane publishes of itself.
@@ -39,6 +40,7 @@ mod random;
 pub mod references;
 pub mod server;
 pub mod source;
+mod source_address;
 pub mod state;
 pub mod status;
 pub mod store;

@@ -12,6 +12,7 @@ const FLOORS: &[&str] = &[
     "random",
     "log_value",
     "references",
+    "source_address",
     "http_client",
     "telemetry",
     "store",

@@ -14,6 +14,7 @@ use super::files::{CompileError, FileContents, hex};
 use super::running::EndpointIds;
 use super::spans::PassTrace;
 use crate::net::bridge::{BridgeAddress, BridgeHost, BridgeSettings, RunningBridge};
+use crate::random;
 use crate::state::BridgeState;
 use weir_bridge::{BridgeSpec, LOCAL_ID_PREFIX, LoopGuard, TopicRule};
 use weir_broker::EndpointId;
@@ -30,6 +31,8 @@ pub struct BridgeManager {
     host: Option<BridgeHost>,
     running: BTreeMap<Name, AppliedBridge>,
     failures: BTreeMap<Name, String>,
+    /// The random number in the loop guards of all bridges; drawn for the first one.
+    loop_secret: Option<u64>,
 }
 
 struct AppliedBridge {
@@ -151,7 +154,12 @@ impl BridgeManager {
         let known = self.running.get(name);
         let endpoint = known.map_or(ids.peek(), |live| live.endpoint);
         let generation = known.map_or(0, |live| live.generation) + 1;
-        let compiled = Arc::new(settings(effective, endpoint, generation, node_name, contents)?);
+        let loop_secret = match self.loop_secret {
+            Some(secret) => secret,
+            None => random::number().map_err(|error| CompileError::Content(error.to_string()))?,
+        };
+        self.loop_secret = Some(loop_secret);
+        let compiled = Arc::new(settings(effective, endpoint, generation, node_name, loop_secret, contents)?);
         match self.running.get_mut(name) {
             Some(live) => {
                 if let Some(running) = &live.running {
@@ -180,6 +188,7 @@ pub(super) fn settings(
     endpoint: EndpointId,
     generation: u64,
     node_name: &str,
+    loop_secret: u64,
     contents: &FileContents,
 ) -> Result<BridgeSettings, CompileError> {
     let EffectiveBridge { bridge, namespace, .. } = effective;
@@ -194,7 +203,7 @@ pub(super) fn settings(
         None => format!("{node_name}-{}-{namespace}", bridge.name),
     };
     let connection = connection(effective, &client_id, password.as_deref());
-    let mark = LoopGuard::new(node_name, namespace)
+    let mark = LoopGuard::new(node_name, namespace, loop_secret)
         .map_err(|error| CompileError::Content(format!("the node's name: {error}")))?;
     let spec = BridgeSpec {
         version: match bridge.protocol_version {

@@ -7,8 +7,8 @@ use super::files::{CompileError, FileContents};
 use super::tls;
 use crate::auth::{self, AuthCompiler, Authenticate};
 use crate::net::{
-    AcceptOverflow, ChildOptions, HandshakeLimits, IpRange, KeepAlive, ListenerPolicy, ProxyProtocolPolicy, SocketKey,
-    SocketOptions, Transport, WebSocketPolicy,
+    AcceptOverflow, AllowedOrigins, ChildOptions, HandshakeLimits, IpRange, KeepAlive, ListenerPolicy,
+    ProxyProtocolPolicy, SocketKey, SocketOptions, Transport, WebSocketPolicy,
 };
 use weir_broker::{Authorize, EndpointId, EndpointPolicy};
 use weir_declare::config::{self, BindAddress, Endpoint};
@@ -40,14 +40,24 @@ pub(super) fn policy(
         max_connections: endpoint.max_connection_size,
         max_connections_per_address: endpoint.max_connection_per_address,
         max_pending_connections: endpoint.max_pending_connections,
+        max_pending_per_address: Some(endpoint.max_pending_per_address),
         max_connections_per_s: endpoint.max_connection_per_second,
         accept_overflow: match endpoint.accept_overflow {
             config::AcceptOverflow::Delay => AcceptOverflow::Delay,
             config::AcceptOverflow::Refuse => AcceptOverflow::Refuse,
         },
         child: child_options(&endpoint.child_options),
-        handshake: HandshakeLimits { time_ms: endpoint.connect_timeout_ms, ..HandshakeLimits::default() },
+        handshake: handshake_limits(endpoint),
     })
+}
+
+fn handshake_limits(endpoint: &Endpoint) -> HandshakeLimits {
+    let default = HandshakeLimits::default();
+    HandshakeLimits {
+        time_ms: endpoint.connect_timeout_ms,
+        max_bytes: endpoint.max_connect_bytes.max(default.max_bytes),
+        max_connect_bytes: endpoint.max_connect_bytes,
+    }
 }
 
 fn endpoint_policy(
@@ -88,7 +98,13 @@ fn websocket(endpoint: &Endpoint) -> WebSocketPolicy {
     let origins = &endpoint.websocket.origins;
     WebSocketPolicy {
         path: endpoint.path.to_string(),
-        allowed_origins: (!origins.is_empty()).then(|| origins.iter().map(ToString::to_string).collect()),
+        allowed_origins: if origins.is_empty() {
+            AllowedOrigins::SameHost
+        } else if origins.iter().any(|origin| &**origin == "*") {
+            AllowedOrigins::Any
+        } else {
+            AllowedOrigins::Listed(origins.iter().map(ToString::to_string).collect())
+        },
         // A WebSocket message may hold several packets, and part of one.
         max_message_bytes: u64::from(endpoint.limits.message_max_size).saturating_mul(2),
     }

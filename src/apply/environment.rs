@@ -15,6 +15,7 @@ use super::files::{FileContents, FileSystem, ReadFiles};
 use super::{bridges, compile, port_holder, tls};
 use crate::auth::{AuthCompiler, validity};
 use crate::net::bridge::probe;
+use crate::net::{RSA_BITS_ADVISED, rsa_key_bits};
 use weir_bridge::FailureCause;
 use weir_broker::EndpointId;
 use weir_declare::config::{
@@ -163,7 +164,10 @@ fn certificates(findings: &mut Findings<'_>, endpoint: &Endpoint, now: OffsetDat
     for (file, field) in own.chain(by_name) {
         let pointer = format!("/endpoint/sslConfig/{field}");
         match findings.file(&endpoint.origin, &pointer, file) {
-            Some(pem) if !field.ends_with("keyFile") => time_left(findings, &pointer, &pem, now),
+            Some(pem) if !field.ends_with("keyFile") => {
+                time_left(findings, &pointer, &pem, now);
+                key_size(findings, &pointer, &pem);
+            }
             Some(_) => {}
             None => complete = false,
         }
@@ -192,6 +196,13 @@ fn time_left(findings: &mut Findings<'_>, pointer: &str, pem: &[u8], now: Offset
             let message = format!("a certificate in it expires on {}", ends.date());
             findings.add(Severity::Warning, pointer, message, Some("renew it"));
         }
+    }
+}
+
+fn key_size(findings: &mut Findings<'_>, pointer: &str, pem: &[u8]) {
+    if let Some(bits) = rsa_key_bits(pem).filter(|bits| *bits > RSA_BITS_ADVISED) {
+        let message = format!("its RSA key has {bits} bits: TLS handshakes take long, and a flood of them costs more");
+        findings.add(Severity::Warning, pointer, message, Some("use an ECDSA key (P-256), or RSA with 2048 bits"));
     }
 }
 
@@ -246,7 +257,7 @@ fn connects(findings: &mut Findings<'_>, bridge: &Arc<Bridge>) {
         durable: false,
         files: contents.digests.clone(),
     };
-    let settings = match bridges::settings(&effective, EndpointId(0), 0, "validate", &contents) {
+    let settings = match bridges::settings(&effective, EndpointId(0), 0, "validate", 0, &contents) {
         Ok(settings) => settings,
         Err(why) => {
             return findings.error(

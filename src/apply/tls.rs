@@ -8,7 +8,7 @@ use rustls::pki_types::pem::PemObject;
 
 use super::files::{CompileError, FileContents};
 use crate::auth::validity;
-use crate::net::{ClientAuth, Identity, TlsError, TlsFile, TlsPolicy, TlsSettings};
+use crate::net::{ClientAuth, Identity, RSA_BITS_ADVISED, TlsError, TlsFile, TlsPolicy, TlsSettings, rsa_key_bits};
 use weir_declare::config::{self, Endpoint, FileRef, SslConfig, TlsVersion};
 use weir_declare::reconcile::Timestamp;
 
@@ -21,6 +21,12 @@ pub(super) fn load(endpoint: &Endpoint, ssl: &SslConfig, files: &FileContents) -
     let own = Pair::read(&ssl.cert_file, &ssl.key_file, &read)?;
     let named: Vec<Pair<'_>> =
         ssl.sni.iter().map(|sni| Pair::read(&sni.cert_file, &sni.key_file, &read)).collect::<Result<_, _>>()?;
+    for pair in std::iter::once(&own).chain(&named) {
+        if let Some(bits) = rsa_key_bits(&pair.chain_pem).filter(|bits| *bits > RSA_BITS_ADVISED) {
+            let (endpoint, file) = (&endpoint.name, &*pair.cert_file.0);
+            tracing::warn!(%endpoint, file, bits, "RSA key is large: TLS handshakes take long");
+        }
+    }
     let trust = match (ssl.client_auth, &ssl.ca_file) {
         (config::ClientAuth::None, _) => None,
         (_, None) => {

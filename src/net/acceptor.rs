@@ -20,8 +20,9 @@ use super::plane::{ListenerChange, PlaneError};
 use super::policy::{AcceptOverflow, ListenerPolicy, Transport};
 use super::shard::AcceptedConnection;
 use super::socket::{ListeningSocket, SocketKey, SocketPool};
-use super::stats::{AllEndpointMetrics, CloseReason, ConnectionGuard, EndpointMetrics};
+use super::stats::{AllEndpointMetrics, CloseReason, ConnectionGuard, EndpointMetrics, PendingGuard};
 use super::stream::Stream;
+use crate::source_address::SourceAddress;
 
 /// Commands to the acceptor.
 pub(super) enum Command {
@@ -426,10 +427,14 @@ impl Acceptor {
             return metrics.count_refused(CloseReason::ConnectionLimit);
         }
         let evicts_pending = policy.max_pending_connections.is_some_and(|max| metrics.pending() >= max);
-        let (mut guard, pending) = if over_limit { metrics.open_over_limit() } else { metrics.open() };
+        let (mut guard, mut pending) = if over_limit { metrics.open_over_limit() } else { metrics.open() };
+        let mut over_source_limit = false;
         // With PROXY protocol the client's address is known later.
-        if policy.proxy_protocol.is_none() && !claim_address(&mut guard, policy, peer) {
-            return metrics.count_refused(CloseReason::AddressLimit);
+        if policy.proxy_protocol.is_none() {
+            if !claim_address(&mut guard, policy, peer) {
+                return metrics.count_refused(CloseReason::AddressLimit);
+            }
+            over_source_limit = !claim_pending_source(&mut pending, policy, peer);
         }
         let sequence = self.config.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         let policy = Arc::clone(policy);
@@ -441,6 +446,7 @@ impl Acceptor {
             pending,
             sequence,
             evicts_pending,
+            over_source_limit,
             over_limit,
             internal: false,
         });
@@ -454,6 +460,16 @@ pub(super) fn claim_address(guard: &mut ConnectionGuard, policy: &ListenerPolicy
         (Some(max), Some(peer)) => guard.claim_address(peer.ip().to_canonical(), max),
         _ => true,
     }
+}
+
+/// Counts a pending connection against the limit of its source; `false`: the limit is reached.
+pub(super) fn claim_pending_source(
+    pending: &mut PendingGuard,
+    policy: &ListenerPolicy,
+    peer: Option<SocketAddr>,
+) -> bool {
+    let max = policy.max_pending_per_address.unwrap_or(u32::MAX);
+    peer.is_none_or(|peer| pending.claim_source(SourceAddress::new(peer.ip()), max))
 }
 
 fn set_child_options(socket: &ListeningSocket, policy: &ListenerPolicy, index: usize) -> Result<(), PlaneError> {

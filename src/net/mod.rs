@@ -31,6 +31,7 @@ mod stats;
 mod stream;
 mod sync;
 mod tls;
+mod tls_handshakes;
 mod trace;
 mod wake_timer;
 mod websocket;
@@ -43,11 +44,11 @@ pub use plane::{
     PlaneError,
 };
 pub use policy::{
-    AcceptOverflow, ChildOptions, HandshakeLimits, IpRange, KeepAlive, ListenerPolicy, ProxyProtocolPolicy, TlsPolicy,
-    Transport, WebSocketPolicy,
+    AcceptOverflow, AllowedOrigins, ChildOptions, HandshakeLimits, IpRange, KeepAlive, ListenerPolicy,
+    ProxyProtocolPolicy, TlsPolicy, Transport, WebSocketPolicy,
 };
 pub use shard::DurableStore;
 pub use socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions};
 pub use stats::{EndpointStats, RefusalCounts};
-pub use tls::{ClientAuth, Identity, TlsError, TlsFile, TlsSettings};
+pub use tls::{ClientAuth, Identity, RSA_BITS_ADVISED, TlsError, TlsFile, TlsSettings, rsa_key_bits};
 pub use trace::{TraceFilter, TraceStep, TraceSteps, Traced};

@@ -1,11 +1,11 @@
 //! The control plane's handle of the data plane: it hides the threads and their mailboxes.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{io, thread};
 
 use socket2::Socket;
 use tokio::sync::oneshot;
@@ -19,6 +19,7 @@ use super::shard::{self, AcceptedConnection, Control, DurableStore, ShardContext
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
 use super::stats::{AllEndpointMetrics, EndpointStats};
 use super::stream::Stream;
+use super::tls_handshakes::TlsHandshakes;
 use super::workers::Workers;
 use weir_broker::limits::SHARDS_MAX;
 use weir_broker::{
@@ -37,19 +38,21 @@ pub struct DataPlaneConfig {
     pub shards: u16,
     /// Maximum of open connections of the node; `None`: as many as the file descriptor limit allows.
     pub max_connections: Option<u32>,
-    /// Maximum of pending connections (accepted, not admitted yet) per shard. Above it, a pending connection is closed
-    /// for each new one.
+    /// Maximum of pending connections (accepted, not admitted yet) of the node. Above it, a pending connection of the
+    /// source that has the most is closed for each new one.
     pub max_pending_connections: u32,
     /// What memory is used for, and how much of it may be.
     pub memory: MemoryAccount,
     /// Number of threads for blocking authentication (password hashes).
     pub workers: u16,
+    /// Number of threads for TLS handshakes; `None`: one for each core.
+    pub tls_threads: Option<u16>,
 }
 
 impl Default for DataPlaneConfig {
     fn default() -> Self {
         let (max_pending_connections, memory) = (8192, MemoryAccount::new(DEFAULT_MEMORY_BYTES));
-        Self { shards: 1, max_connections: None, max_pending_connections, memory, workers: 2 }
+        Self { shards: 1, max_connections: None, max_pending_connections, memory, workers: 2, tls_threads: None }
     }
 }
 
@@ -211,6 +214,9 @@ impl DataPlane {
         let sequence = Arc::new(AtomicU64::new(0));
         let workers = Workers::start(config.workers)?;
         let auth_tasks = AuthTasks::start()?;
+        let cores =
+            || thread::available_parallelism().map_or(1, |cores| u16::try_from(cores.get()).unwrap_or(u16::MAX));
+        let tls_handshakes = TlsHandshakes::start(config.tls_threads.unwrap_or_else(cores))?;
         let delivery_latency = Arc::new(DeliveryLatency::default());
         let shared = Arc::new(ShardContext {
             epoch,
@@ -218,6 +224,8 @@ impl DataPlane {
             endpoint_metrics: Arc::clone(&endpoint_metrics),
             workers,
             auth_tasks,
+            tls_handshakes,
+            pending: AtomicU32::new(0),
             offline_sessions: OfflineSessions::default(),
             total_rates: TotalRates::default(),
             retained: RetainedTotals::default(),
@@ -359,6 +367,7 @@ impl DataPlane {
             pending,
             sequence,
             evicts_pending: false,
+            over_source_limit: false,
             over_limit: false,
             internal: true,
         })));

@@ -23,8 +23,10 @@ pub struct ListenerPolicy {
     pub max_connections: Option<u32>,
     /// Maximum of open connections of the endpoint from one address; `None`: no limit.
     pub max_connections_per_address: Option<u32>,
-    /// Maximum of pending connections of the endpoint; `None`: only the limit per shard applies.
+    /// Maximum of pending connections of the endpoint; `None`: only the node's limit applies.
     pub max_pending_connections: Option<u32>,
+    /// Maximum of pending connections of the endpoint from one source (an IPv4 address, an IPv6 /64); `None`: no limit.
+    pub max_pending_per_address: Option<u32>,
     /// Maximum of accepted connections per second; the burst is one second's worth.
     pub max_connections_per_s: Option<u32>,
     /// What happens above `max_connections_per_s`.
@@ -53,11 +55,20 @@ pub struct TlsPolicy {
 pub struct WebSocketPolicy {
     /// The path of the upgrade request; any other gets 404.
     pub path: String,
-    /// Allowed origins, compared whole and case-insensitively; `None`: any. A client that sends no Origin (not a
-    /// browser) is always allowed.
-    pub allowed_origins: Option<Vec<String>>,
+    /// A client that sends no Origin (not a browser) is always allowed.
+    pub allowed_origins: AllowedOrigins,
     /// Maximum size of a message, all fragments together, bytes; a larger one closes the connection with 1009.
     pub max_message_bytes: u64,
+}
+
+/// The pages whose scripts may open a WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowedOrigins {
+    /// Those of the host that the request's `Host` header names, on any port.
+    SameHost,
+    /// Those of these origins, compared whole and case-insensitively.
+    Listed(Vec<String>),
+    Any,
 }
 
 /// PROXY protocol, v1 and v2.
@@ -155,7 +166,7 @@ pub struct HandshakeLimits {
 
 impl Default for HandshakeLimits {
     fn default() -> Self {
-        Self { time_ms: 10_000, max_bytes: 64 << 10, max_connect_bytes: 256 << 10 }
+        Self { time_ms: 10_000, max_bytes: 16 << 10, max_connect_bytes: 16 << 10 }
     }
 }
 

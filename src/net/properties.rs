@@ -1,7 +1,7 @@
 //! What must hold of everything that reads a connection's first bytes, whatever they are. The fuzz targets in `fuzz/` search
 //! for a breach; the tests below try seeded mutations of valid input.
 
-use super::policy::WebSocketPolicy;
+use super::policy::{AllowedOrigins, WebSocketPolicy};
 use super::proxy::{self, Parsed};
 use super::websocket::{FrameReader, FrameWriter, Incoming, Upgrade, upgrade};
 
@@ -30,7 +30,11 @@ pub fn proxy_header(bytes: &[u8]) {
 /// response; no request is longer than its bound.
 #[cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "`crate::fuzzing` exports it"))]
 pub fn websocket_upgrade(bytes: &[u8]) {
-    let policy = WebSocketPolicy { path: "/mqtt".into(), allowed_origins: None, max_message_bytes: MESSAGE_MAX_BYTES };
+    let policy = WebSocketPolicy {
+        path: "/mqtt".into(),
+        allowed_origins: AllowedOrigins::SameHost,
+        max_message_bytes: MESSAGE_MAX_BYTES,
+    };
     match upgrade(bytes, &policy) {
         Upgrade::Accepted { consumed, response } => {
             assert!(consumed <= bytes.len());

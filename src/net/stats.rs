@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::source_address::SourceAddress;
 use weir_broker::{EndpointCounters, EndpointId};
 
 /// A snapshot of an endpoint's counters. Totals count from the start of the process.
@@ -73,10 +74,14 @@ reasons! {
     NodeLimit node_limit,
     /// Above the accept rate, if the endpoint refuses instead of delaying.
     AcceptRate accept_rate,
-    /// Closed in favour of newer connections: too many had not yet sent their CONNECT.
+    /// Closed in favour of newer connections: too many were pending, and its source had the most of them.
     PendingLimit pending_limit,
+    /// Refused since its source had the endpoint's maximum of pending connections, or closed for a newer one of them.
+    PendingAddressLimit pending_address_limit,
     /// Not admitted before the handshake timeout.
     HandshakeTimeout handshake_timeout,
+    /// Closed since too many TLS handshakes of its source, or of the node, waited for a thread.
+    HandshakeQueue handshake_queue,
     /// More bytes before CONNECT than allowed, or a CONNECT too large.
     HandshakeSize handshake_size,
     /// The peer closed, or the network failed, before CONNECT was complete.
@@ -99,6 +104,8 @@ reasons! {
     AuthRate auth_rate,
     /// Refused by the broker core (session limit, client id, will).
     Session session,
+    /// Closed after its admission: it had a large incomplete packet, and those of all connections had no room.
+    PartialPackets partial_packets,
     /// The server is shutting down.
     Shutdown shutdown,
 }
@@ -115,6 +122,8 @@ pub(super) struct EndpointMetrics {
     refused: Refused,
     /// Open connections by address, of those accepted while a limit per address was in effect.
     addresses: Mutex<HashMap<IpAddr, u32>>,
+    /// Pending connections by source.
+    pending_by_source: Mutex<HashMap<SourceAddress, u32>>,
     /// The counters of each shard.
     shards: Mutex<Vec<EndpointCounters>>,
 }
@@ -135,6 +144,7 @@ impl EndpointMetrics {
             admitted: AtomicU64::new(0),
             refused: Refused::default(),
             addresses: Mutex::default(),
+            pending_by_source: Mutex::default(),
             shards: Mutex::default(),
         }
     }
@@ -154,18 +164,21 @@ impl EndpointMetrics {
     /// Counts an accepted connection; dropping the guards uncounts it.
     pub(super) fn open(self: &Arc<Self>) -> (ConnectionGuard, PendingGuard) {
         self.connections.fetch_add(1, Ordering::AcqRel);
-        self.pending.fetch_add(1, Ordering::AcqRel);
-        self.node.fetch_add(1, Ordering::AcqRel);
         self.accepted.fetch_add(1, Ordering::Relaxed);
-        (ConnectionGuard { metrics: Arc::clone(self), counted: true, address: None }, PendingGuard(Arc::clone(self)))
+        self.guards(true)
     }
 
     /// Counts a connection above the limit, which gets a CONNACK with the reason: it is not a connection of the
     /// endpoint.
     pub(super) fn open_over_limit(self: &Arc<Self>) -> (ConnectionGuard, PendingGuard) {
+        self.guards(false)
+    }
+
+    fn guards(self: &Arc<Self>, counted: bool) -> (ConnectionGuard, PendingGuard) {
         self.pending.fetch_add(1, Ordering::AcqRel);
         self.node.fetch_add(1, Ordering::AcqRel);
-        (ConnectionGuard { metrics: Arc::clone(self), counted: false, address: None }, PendingGuard(Arc::clone(self)))
+        let guard = ConnectionGuard { metrics: Arc::clone(self), counted, address: None };
+        (guard, PendingGuard { metrics: Arc::clone(self), source: None })
     }
 
     pub(super) fn count_refused(&self, reason: CloseReason) {
@@ -256,11 +269,49 @@ impl Drop for ConnectionGuard {
 }
 
 /// Counts a connection as not yet admitted while it lives.
-pub(super) struct PendingGuard(Arc<EndpointMetrics>);
+pub(super) struct PendingGuard {
+    metrics: Arc<EndpointMetrics>,
+    source: Option<SourceAddress>,
+}
+
+impl PendingGuard {
+    /// Counts the connection under its source too; `false`: `max` pending connections of the endpoint are from there, and
+    /// it is not counted.
+    pub(super) fn claim_source(&mut self, source: SourceAddress, max: u32) -> bool {
+        let mut by_source = lock(&self.metrics.pending_by_source);
+        let pending = by_source.entry(source).or_insert(0);
+        if *pending >= max {
+            return false;
+        }
+        *pending += 1;
+        self.source = Some(source);
+        true
+    }
+
+    /// The source under which it is counted.
+    pub(super) fn source(&self) -> Option<SourceAddress> {
+        self.source
+    }
+
+    /// The number of the endpoint's pending connections from its source; 0: it is not counted under any.
+    pub(super) fn pending_of_source(&self) -> u32 {
+        let by_source = lock(&self.metrics.pending_by_source);
+        self.source.and_then(|source| by_source.get(&source).copied()).unwrap_or(0)
+    }
+}
 
 impl Drop for PendingGuard {
     fn drop(&mut self) {
-        self.0.pending.fetch_sub(1, Ordering::AcqRel);
+        self.metrics.pending.fetch_sub(1, Ordering::AcqRel);
+        if let Some(source) = self.source {
+            let mut by_source = lock(&self.metrics.pending_by_source);
+            if let Some(pending) = by_source.get_mut(&source) {
+                *pending -= 1;
+                if *pending == 0 {
+                    by_source.remove(&source);
+                }
+            }
+        }
     }
 }
 

@@ -15,6 +15,9 @@ use rustls::server::{
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{RootCertStore, ServerConfig};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
 
 use super::policy::TlsPolicy;
 
@@ -43,6 +46,19 @@ impl Identity<'_> {
     /// See [`TlsError`].
     pub fn check(&self) -> Result<(), TlsError> {
         certified_key(*self, &default_provider()).map(|_| ())
+    }
+}
+
+/// Bits of an RSA key above which there is a warning: a handshake with 4,096 bits costs five times as much.
+pub const RSA_BITS_ADVISED: usize = 2048;
+
+/// Bits of the RSA key of the first certificate; `None`: a key of another kind, or no certificate that can be parsed.
+pub fn rsa_key_bits(chain_pem: &[u8]) -> Option<usize> {
+    let der = CertificateDer::pem_slice_iter(chain_pem).next()?.ok()?;
+    let (_, certificate) = X509Certificate::from_der(&der).ok()?;
+    match certificate.public_key().parsed().ok()? {
+        PublicKey::RSA(key) => Some(key.key_size()),
+        _ => None,
     }
 }
 

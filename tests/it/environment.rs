@@ -7,6 +7,7 @@ use std::path::Path;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 use serde_json::Value;
 
+use crate::net::floods::rsa_identity;
 use crate::support::ports;
 use crate::support::weir;
 
@@ -70,6 +71,13 @@ fn certificates_are_loaded() {
     for (cert, key, expected) in cases {
         let found = findings(at, &endpoint(&format!(", sslConfig: {{certFile: {cert}, keyFile: {key}}}")));
         assert!(found.len() == 1 && found.iter().all(|line| line.starts_with(expected)), "{expected}: {found:?}");
+    }
+    if let Some((certificate, key)) = rsa_identity(3072) {
+        fs::write(at.join("rsa.crt"), certificate).unwrap();
+        fs::write(at.join("rsa.key"), key).unwrap();
+        let found = findings(at, &endpoint(", sslConfig: {certFile: rsa.crt, keyFile: rsa.key}"));
+        let expected = "endpoint.sslConfig.certFile: its RSA key has 3072 bits";
+        assert!(found.len() == 1 && found[0].starts_with(expected), "{found:?}");
     }
     let sni = ", sslConfig: {certFile: good.crt, keyFile: good.key, sni: [{serverNames: [a], certFile: x, keyFile: good.key}]}";
     assert_eq!(findings(at, &endpoint(sni)), ["endpoint.sslConfig.sni[0].certFile: x: no such file"]);

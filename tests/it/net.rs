@@ -3,6 +3,7 @@
 mod authentication;
 pub mod client;
 mod drain;
+pub mod floods;
 mod handshake;
 mod inspect;
 mod limits;

@@ -2,8 +2,9 @@
 
 use weir_mqtt::{EncodeError, PublishProperties, UserProperties, push_user_property};
 
-/// The user property that a link adds to every message that it sends over MQTT 5. The value has the broker's name, and
-/// the namespace if there is one. A message has one for each broker that it passed through.
+/// The user property that a link adds to every message that it sends over MQTT 5. The value has the broker's name, the
+/// namespace if there is one, and a random number: a client that has not read a forwarded message cannot guess it, so it
+/// cannot keep its messages from being forwarded. A message has one for each broker that it passed through.
 pub const LOOP_GUARD_PROPERTY: &str = "weir-bridge";
 
 /// The loop-guard property of one broker.
@@ -15,12 +16,14 @@ pub struct LoopGuard {
 }
 
 impl LoopGuard {
-    /// The loop guard of a node's namespace (empty: the default one).
+    /// The loop guard of a node's namespace (empty: the default one). `secret` is a random number that all bridges of the
+    /// process have in common.
     ///
     /// # Errors
     /// The name is too long for a property.
-    pub fn new(node: &str, namespace: &str) -> Result<Self, EncodeError> {
-        let origin = if namespace.is_empty() { node.to_owned() } else { format!("{node} {namespace}") };
+    pub fn new(node: &str, namespace: &str, secret: u64) -> Result<Self, EncodeError> {
+        let namespace = if namespace.is_empty() { String::new() } else { format!(" {namespace}") };
+        let origin = format!("{node}{namespace} {secret:016x}");
         let mut block = Vec::new();
         push_user_property(&mut block, LOOP_GUARD_PROPERTY, &origin)?;
         Ok(Self { origin: origin.into(), block: block.into() })
@@ -46,11 +49,14 @@ mod tests {
 
     #[test]
     fn a_loop_guard_matches_only_its_broker_and_namespace() {
-        let (here, tenant, there) = (LoopGuard::new("a", ""), LoopGuard::new("a", "tenant/"), LoopGuard::new("b", ""));
-        let (here, tenant, there) = (here.unwrap(), tenant.unwrap(), there.unwrap());
+        let guard = |node, namespace, secret| LoopGuard::new(node, namespace, secret).unwrap();
+        let (here, tenant, there) = (guard("a", "", 1), guard("a", "tenant/", 1), guard("b", "", 1));
         let both = [there.block(), here.block()].concat();
         let on = |raw: &[u8], mark: &LoopGuard| mark.is_in(&PublishProperties { raw, ..Default::default() });
         assert!(on(&both, &here) && on(&both, &there) && !on(&both, &tenant));
         assert!(!on(&[], &here) && !on(there.block(), &here));
+        let (mut forged, other_secret) = (Vec::new(), guard("a", "", 2));
+        push_user_property(&mut forged, LOOP_GUARD_PROPERTY, "a").unwrap();
+        assert!(!on(&forged, &here) && !on(other_secret.block(), &here), "a guess");
     }
 }

@@ -69,7 +69,7 @@ impl BridgeLink {
     fn refusal(&mut self, ack: &ConnAck<'_>) -> BridgeFailure {
         if self.spec.version == ProtocolVersion::V5 {
             let name = ReasonCode::try_from(ack.code).map_or("unknown", ReasonCode::name);
-            let why = ack.properties.reason_string.map_or_else(String::new, |reason| format!(": {reason:?}"));
+            let why = shown_reason(ack.properties.reason_string);
             return BridgeFailure::new(FailureCause::Refused, format!("CONNACK 0x{:02x}, {name}{why}", ack.code));
         }
         let meaning = match ack.code {
@@ -127,8 +127,19 @@ impl BridgeLink {
     }
 }
 
+/// Characters of a reason string that the status and the log show.
+const REASON_SHOWN_CHARS: usize = 200;
+
+/// The remote broker's reason string, for an error message.
+fn shown_reason(reason: Option<&str>) -> String {
+    reason.map_or_else(String::new, |reason| {
+        let end = reason.char_indices().nth(REASON_SHOWN_CHARS).map_or(reason.len(), |(end, _)| end);
+        format!(": {:?}", reason.get(..end).unwrap_or_default())
+    })
+}
+
 fn disconnected(disconnect: &Disconnect<'_>) -> BridgeFailure {
     let name = ReasonCode::try_from(disconnect.code).map_or("unknown", ReasonCode::name);
-    let why = disconnect.reason_string.map_or_else(String::new, |reason| format!(": {reason:?}"));
+    let why = shown_reason(disconnect.reason_string);
     BridgeFailure::new(FailureCause::Lost, format!("DISCONNECT 0x{:02x}, {name}{why}", disconnect.code))
 }

@@ -71,6 +71,7 @@ pub(super) fn policy(settings: &BridgeSettings) -> Arc<ListenerPolicy> {
         max_connections: None,
         max_connections_per_address: None,
         max_pending_connections: None,
+        max_pending_per_address: None,
         max_connections_per_s: None,
         accept_overflow: AcceptOverflow::Delay,
         child: ChildOptions::default(),

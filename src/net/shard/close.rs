@@ -1,7 +1,10 @@
 //! Closing connections.
 
+use std::sync::atomic::Ordering;
+
 use super::table::{ConnectionKey, ConnectionState};
 use super::{SWEEP_MS, Shard};
+use crate::log_value::log_value;
 use crate::net::layers::{self, DriverOutput, LayerError, Outgoing};
 use crate::net::stats::CloseReason;
 use weir_broker::Millis;
@@ -9,6 +12,8 @@ use weir_broker::Millis;
 /// How long a closing connection may take to write its output, and then to wait for the peer's close, milliseconds.
 const CLOSING_MS: Millis = 5_000;
 const LINGER_MS: Millis = 2_000;
+/// Closing connections of a shard above which a refused connection is closed at once: its CONNACK may be lost.
+const CLOSING_MAX: usize = 128;
 /// Reads of discarded bytes per connection and turn.
 const DISCARDS_PER_TURN: usize = 16;
 
@@ -124,8 +129,8 @@ impl Shard {
         if let ConnectionState::Open(id) = connection.state
             && let Some(client) = self.core.client(id)
         {
-            let (endpoint, client_id) = (client.endpoint, client.client_id);
-            tracing::debug!(endpoint, client_id, shard = self.id.0, %error, "connection closed: TLS or WebSocket error");
+            let (endpoint, client_id) = (client.endpoint, log_value(client.client_id));
+            tracing::debug!(endpoint, client_id = &*client_id, shard = self.id.0, %error, "connection closed: TLS or WebSocket error");
         }
         if let Some(layers) = connection.layers.as_deref_mut() {
             layers.close_with_error(error);
@@ -140,6 +145,7 @@ impl Shard {
     /// Removes a connection from the list of pending ones.
     pub(super) fn remove_pending(&mut self, position: usize) {
         self.pending.swap_remove(position);
+        self.shared.pending.fetch_sub(1, Ordering::Relaxed);
         if let Some(&moved) = self.pending.get(position)
             && let Some(ConnectionState::Pending(handshake)) = self.table.get_mut(moved).map(|moved| &mut moved.state)
         {
@@ -169,7 +175,12 @@ impl Shard {
         let layers = connection.layers.as_deref_mut();
         let has_output = out.waiting() > 0 || layers.as_ref().is_some_and(|layers| layers.wants_write());
         // Bytes that the socket does not accept at once are dropped.
-        if has_output && !connection.blocked && layers::write(&connection.stream, layers, &mut out).is_ok() {
+        let may_linger = self.closing.len() < CLOSING_MAX;
+        if has_output
+            && may_linger
+            && !connection.blocked
+            && layers::write(&connection.stream, layers, &mut out).is_ok()
+        {
             self.linger(key);
         } else {
             self.drop_connection(key);

@@ -1,22 +1,23 @@
-//! From the first byte to a complete CONNECT: PROXY header, TLS, WebSocket upgrade, CONNECT. Each stage consumes its
-//! bytes and passes the rest to the next.
+//! From the first byte to a complete CONNECT: PROXY header, TLS (in `tls_handshake`), WebSocket upgrade, CONNECT. Each
+//! stage consumes its bytes and passes the rest to the next.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::Shard;
 use super::admit::AuthWork;
 use super::table::{ConnectionKey, ConnectionState};
-use super::{READ_BYTES, Shard};
+use super::tls_handshake::TlsProgress;
 use crate::auth::{AuthExchange, PeerCertificate};
-use crate::net::acceptor::claim_address;
+use crate::net::acceptor::{claim_address, claim_pending_source};
 use crate::net::layers::{DriverOutput, Layers, WebSocket};
 use crate::net::policy::{ListenerPolicy, ProxyProtocolPolicy};
 use crate::net::proxy::{self, Parsed};
 use crate::net::stats::{CloseReason, PendingGuard};
-use crate::net::websocket::{Incoming, Upgrade, upgrade};
+use crate::net::websocket::{Upgrade, upgrade};
 use weir_broker::Millis;
-use weir_mqtt::{Decoded, ProtocolVersion, connack, decode_connect};
+use weir_mqtt::{DecodeErrorKind, Decoded, ProtocolVersion, connack, decode_connect};
 
 /// The state of a connection before admission.
 pub(super) struct Handshake {
@@ -27,12 +28,12 @@ pub(super) struct Handshake {
     pub(super) internal: bool,
     pub(super) policy: Arc<ListenerPolicy>,
     /// Counts the connection as pending.
-    pub(super) _pending: PendingGuard,
+    pub(super) pending: PendingGuard,
     /// Its index in the shard's list of pending connections.
     pub(super) position: usize,
+    pub(super) accepted_at: Millis,
     pub(super) deadline: Millis,
-    /// Bytes received during the TLS handshake.
-    pub(super) tls_bytes: usize,
+    pub(super) tls: TlsProgress,
     /// Bytes of the current stage that are incomplete.
     pub(super) input: Vec<u8>,
     pub(super) out: DriverOutput,
@@ -46,16 +47,23 @@ pub(super) struct Handshake {
 
 impl Handshake {
     /// The state of a connection that was just accepted; `position` is its index in the shard's list.
-    pub(super) fn new(policy: Arc<ListenerPolicy>, pending: PendingGuard, position: usize, deadline: Millis) -> Self {
+    pub(super) fn new(
+        policy: Arc<ListenerPolicy>,
+        pending: PendingGuard,
+        position: usize,
+        accepted_at: Millis,
+        deadline: Millis,
+    ) -> Self {
         Self {
             stage: if policy.proxy_protocol.is_some() { Stage::Proxy } else { Stage::after_proxy(&policy) },
             over_limit: false,
             internal: false,
             policy,
-            _pending: pending,
+            pending,
             position,
+            accepted_at,
             deadline,
-            tls_bytes: 0,
+            tls: TlsProgress::default(),
             input: Vec::new(),
             out: DriverOutput::default(),
             certificate: None,
@@ -63,7 +71,16 @@ impl Handshake {
             connect: Vec::new(),
         }
     }
+
+    /// Whether a worker, an authentication service or a TLS thread has to finish first; the shard reads no bytes
+    /// meanwhile.
+    fn waits_for_other_thread(&self) -> bool {
+        matches!(self.stage, Stage::Authenticating { .. }) || self.tls.is_running()
+    }
 }
+
+/// Bytes of one read before admission.
+const HANDSHAKE_READ_BYTES: usize = 16 << 10;
 
 /// The stages of a handshake.
 pub(super) enum Stage {
@@ -106,16 +123,17 @@ impl Shard {
         let mut buffer = std::mem::take(&mut self.buffer);
         while let Some(connection) = self.table.get_mut(key) {
             let ConnectionState::Pending(handshake) = &connection.state else { break };
-            if matches!(handshake.stage, Stage::Authenticating { .. }) {
-                let read = handshake.input.len();
+            if handshake.waits_for_other_thread() {
+                let (read, authenticates) =
+                    (handshake.input.len(), matches!(handshake.stage, Stage::Authenticating { .. }));
                 connection.unread = true;
-                if connection.hung_up && connection.has_nothing_left(read) {
-                    // Nothing would come of the decision: the waiting job or request is cancelled with the connection.
+                if connection.hung_up && (!authenticates || connection.has_nothing_left(read)) {
+                    // Nothing would come of it: the waiting job or request is cancelled with the connection.
                     self.refuse(key, CloseReason::PeerClosed, &[]);
                 }
                 break;
             }
-            let n = match connection.stream.read(&mut buffer[..READ_BYTES]) {
+            let n = match connection.stream.read(&mut buffer[..HANDSHAKE_READ_BYTES]) {
                 Ok(0) => {
                     self.refuse(key, CloseReason::PeerClosed, &[]);
                     break;
@@ -131,7 +149,7 @@ impl Shard {
                     break;
                 }
             };
-            let drained = n < READ_BYTES && !connection.hung_up;
+            let drained = n < HANDSHAKE_READ_BYTES && !connection.hung_up;
             connection.unread = !drained;
             match self.on_handshake_bytes(key, &buffer[..n]) {
                 Progress::Wait if drained => break,
@@ -162,9 +180,9 @@ impl Shard {
         }
         let result = proxy_header(handshake, &mut connection.peer, raw);
         if matches!(result, StageResult::Next(_))
-            && !claim_address(&mut connection.guard, &handshake.policy, connection.peer)
+            && let Err(reason) = self.claim_proxied_address(key)
         {
-            self.refuse(key, CloseReason::AddressLimit, &[]);
+            self.refuse(key, reason, &[]);
             return Progress::Done;
         }
         match result {
@@ -178,69 +196,30 @@ impl Shard {
         }
     }
 
-    /// Handles bytes in TLS, in WebSocket frames, or both.
-    fn on_layered_bytes(&mut self, key: ConnectionKey, raw: &[u8]) -> Progress {
-        let Some(connection) = self.table.get_mut(key) else { return self.abort_handshake(key) };
-        let (ConnectionState::Pending(handshake), Some(layers)) = (&mut connection.state, &mut connection.layers)
-        else {
-            return self.abort_handshake(key);
-        };
-        let mut plain = Vec::new();
-        let handshaking = layers.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
-        let incoming = layers.decode(raw, &mut plain);
-        if handshaking {
-            handshake.tls_bytes += raw.len();
+    /// Counts a connection under the address that its PROXY header has.
+    fn claim_proxied_address(&mut self, key: ConnectionKey) -> Result<(), CloseReason> {
+        let Some(connection) = self.table.get_mut(key) else { return Ok(()) };
+        let ConnectionState::Pending(handshake) = &mut connection.state else { return Ok(()) };
+        let (peer, sequence) = (connection.peer, connection.sequence);
+        if !claim_address(&mut connection.guard, &handshake.policy, peer) {
+            return Err(CloseReason::AddressLimit);
         }
-        let still_handshaking = layers.tls.as_ref().is_some_and(|tls| tls.is_handshaking());
-        let too_long = still_handshaking && handshake.tls_bytes > handshake.policy.handshake.max_bytes as usize;
-        if handshaking && !still_handshaking {
-            let certificate = layers.tls.as_ref().and_then(|tls| tls.peer_certificates()?.first());
-            handshake.certificate = match certificate.map(|der| PeerCertificate::parse(der)) {
-                None => handshake.certificate.take(),
-                Some(Ok(certificate)) => Some(Box::new(certificate)),
-                Some(Err(error)) => {
-                    let endpoint = &*handshake.policy.endpoint.name;
-                    tracing::info!(endpoint, peer = connection.peer.map(tracing::field::display), %error, "client certificate invalid: connection refused");
-                    self.refuse(key, CloseReason::Tls, &[]);
-                    return Progress::Done;
-                }
-            };
+        if claim_pending_source(&mut handshake.pending, &handshake.policy, peer) {
+            return Ok(());
         }
-        let wants_write = layers.wants_write();
-        let websocket = layers.websocket.is_some();
-        match incoming {
-            Ok(_) if too_long => {
-                self.refuse(key, CloseReason::HandshakeSize, &[]);
-                return Progress::Done;
-            }
-            Ok(Incoming::Open) => {}
-            Ok(Incoming::Closed) if plain.is_empty() => {
-                self.refuse(key, CloseReason::PeerClosed, &[]);
-                return Progress::Done;
-            }
-            Ok(Incoming::Closed) => {}
-            Err(error) => {
-                let endpoint = &*handshake.policy.endpoint.name;
-                let peer = connection.peer.map(tracing::field::display);
-                if websocket {
-                    tracing::debug!(endpoint, peer, %error, "WebSocket handshake failed");
-                } else {
-                    tracing::debug!(endpoint, peer, %error, "TLS handshake failed");
-                }
-                layers.close_with_error(&error);
-                self.refuse(key, if websocket { CloseReason::WebSocket } else { CloseReason::Tls }, &[]);
-                return Progress::Done;
-            }
+        let policy = Arc::clone(&handshake.policy);
+        let is_displaced = self.displace_of_source(&policy, peer, sequence);
+        let Some(connection) = self.table.get_mut(key) else { return Ok(()) };
+        let ConnectionState::Pending(handshake) = &mut connection.state else { return Ok(()) };
+        if is_displaced && claim_pending_source(&mut handshake.pending, &policy, peer) {
+            return Ok(());
         }
-        if wants_write {
-            self.flush_connection(key);
-        }
-        if plain.is_empty() { Progress::Wait } else { self.on_plain_bytes(key, &plain) }
+        Err(CloseReason::PendingAddressLimit)
     }
 
     /// Handles bytes after the layers that exist so far. The connection may be closed: writing the layers' own bytes
     /// can fail.
-    fn on_plain_bytes(&mut self, key: ConnectionKey, bytes: &[u8]) -> Progress {
+    pub(super) fn on_plain_bytes(&mut self, key: ConnectionKey, bytes: &[u8]) -> Progress {
         let Some(connection) = self.table.get_mut(key) else { return Progress::Done };
         let ConnectionState::Pending(handshake) = &mut connection.state else { return Progress::Done };
         match &handshake.stage {
@@ -292,7 +271,9 @@ impl Shard {
                 let endpoint = &*policy.endpoint.name;
                 tracing::debug!(endpoint, peer = connection.peer.map(tracing::field::display), %error, "connection refused: invalid CONNECT");
                 let refusal = error.refusal.map(|refusal| refusal_bytes(refusal.version, refusal.code));
-                self.refuse(key, CloseReason::Protocol, &refusal.unwrap_or_default());
+                let is_too_large = error.kind == DecodeErrorKind::PacketTooLarge;
+                let reason = if is_too_large { CloseReason::HandshakeSize } else { CloseReason::Protocol };
+                self.refuse(key, reason, &refusal.unwrap_or_default());
                 Progress::Done
             }
         }

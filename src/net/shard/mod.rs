@@ -1,7 +1,7 @@
 //! A shard: one thread, one epoll loop, one broker core.
 //!
-//! - `table`: the connections; `accept`, `handshake`, `admit`: from accept to admission; `receive`, `send`: reading and
-//!   writing admitted connections; `reauthenticate`: their AUTH; `close`: closing them; `control`, `drain`: requests of
+//! - `table`: the connections; `accept`, `handshake`, `tls_handshake`, `admit`: from accept to admission; `receive`, `partial`, `send`:
+//!   reading and writing admitted connections; `reauthenticate`: their AUTH; `close`: closing them; `control`, `drain`: requests of
 //!   the control plane; `trace`: tracing of clients.
 //! - The shard owns its connections and its core; other threads reach it only through its mailbox.
 
@@ -12,15 +12,18 @@ mod control;
 mod drain;
 mod drive;
 mod handshake;
+mod partial;
 mod random;
 mod reauthenticate;
 mod receive;
 mod send;
 mod table;
+mod tls_handshake;
 mod trace;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -30,8 +33,10 @@ pub(super) use self::accept::AcceptedConnection;
 pub(super) use self::admit::HandOver;
 pub(super) use self::control::Control;
 pub(super) use self::table::ConnectionKey;
+pub(super) use self::tls_handshake::TlsStepResult;
 
 use self::drain::{ActiveDrain, PastDrain, Shutdown};
+use self::partial::PartialBytes;
 use self::random::ClientIds;
 use self::table::{ConnectionState, Table};
 use super::acceptor::{Acceptor, AcceptorConfig, Command};
@@ -41,14 +46,16 @@ use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::DataPlaneConfig;
 use super::policy::ListenerPolicy;
 use super::stats::AllEndpointMetrics;
+use super::tls_handshakes::TlsHandshakes;
 use super::trace::ClientTracer;
 use super::wake_timer::WakeTimer;
 use super::workers::Workers;
 use crate::auth::Decision;
+use crate::log_value::log_value;
 use weir_broker::{
-    Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, Millis, OfflineSessions, Output, RecordSink,
-    Recording, RefusedWill, RestoredCounts, RetainedTotals, Scope, ShardId, StoreAck, StoredRecords, TotalRates,
-    WorkBudget, drive,
+    Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, MemoryKind, Millis, OfflineSessions, Output,
+    RecordSink, Recording, RefusedWill, RestoredCounts, RetainedTotals, Scope, ShardId, StoreAck, StoredRecords,
+    TotalRates, WorkBudget, drive,
 };
 
 /// Events from other threads.
@@ -64,6 +71,8 @@ pub(super) enum ShardEvent {
         key: ConnectionKey,
         decision: Decision,
     },
+    /// A step of a TLS handshake that another thread has done.
+    TlsStep(Box<TlsStepResult>),
     /// Link messages from another shard's core.
     Batch {
         from: ShardId,
@@ -109,6 +118,9 @@ pub(super) struct ShardContext {
     pub(super) endpoint_metrics: Arc<AllEndpointMetrics>,
     pub(super) workers: Workers,
     pub(super) auth_tasks: AuthTasks,
+    pub(super) tls_handshakes: TlsHandshakes,
+    /// Pending connections of all shards.
+    pub(super) pending: AtomicU32,
     pub(super) offline_sessions: OfflineSessions,
     pub(super) total_rates: TotalRates,
     pub(super) retained: RetainedTotals,
@@ -153,7 +165,10 @@ struct Shard {
     /// Connections before admission, and closing ones with their deadlines.
     pending: Vec<ConnectionKey>,
     closing: Vec<(ConnectionKey, Millis)>,
-    max_pending: usize,
+    max_pending: u32,
+    /// Bytes of large incomplete packets, and their maximum.
+    partial_bytes: PartialBytes,
+    partial_max_bytes: usize,
     next_sweep: Millis,
     unflushed_bytes: usize,
     client_ids: ClientIds,
@@ -299,7 +314,9 @@ impl Shard {
             bulk_flushes: 0,
             pending: Vec::new(),
             closing: Vec::new(),
-            max_pending: config.max_pending_connections as usize,
+            max_pending: config.max_pending_connections,
+            partial_bytes: PartialBytes::new(config.memory.clone()),
+            partial_max_bytes: config.memory.limit(MemoryKind::Handshakes) / usize::from(config.shards.max(1)),
             next_sweep: Millis::MAX,
             unflushed_bytes: 0,
             client_ids: ClientIds::default(),
@@ -392,6 +409,7 @@ impl Shard {
                 ShardEvent::Accepted(accepted) => self.on_accepted(*accepted),
                 ShardEvent::HandOver(hand_over) => self.on_hand_over(*hand_over),
                 ShardEvent::AuthDecision { key, decision } => self.on_auth_decision(key, decision),
+                ShardEvent::TlsStep(result) => self.on_tls_step(*result),
                 ShardEvent::Batch { from, batch } => self.core.deliver_batch(from, batch, self.now),
                 ShardEvent::Control(control) => self.on_control(control),
                 ShardEvent::StoreAck(ack) => self.core.on_store_ack(ack, self.now),
@@ -436,7 +454,8 @@ impl Shard {
 
     fn log_refused_wills(&mut self) {
         for RefusedWill { endpoint, client_id, topic, why } in self.core.take_refused_wills() {
-            tracing::info!(%endpoint, %client_id, %topic, ?why, "will refused: client not authorized to publish it");
+            let (client_id, topic) = (log_value(&client_id), log_value(&topic));
+            tracing::info!(%endpoint, client_id = &*client_id, topic = &*topic, ?why, "will refused: client not authorized to publish it");
         }
     }
 

@@ -2,10 +2,11 @@
 
 use std::io::ErrorKind;
 
-use super::table::{Connection, ConnectionKey, ConnectionState, Partial};
+use super::partial::Partial;
+use super::table::{Connection, ConnectionKey, ConnectionState};
 use super::{DEFERRED_READ_SLICE, EARLY_FLUSH_BYTES, READ_BYTES, Shard, cpu_time, trace};
 use crate::net::websocket::Incoming;
-use weir_broker::{ConnId, ReadAction};
+use weir_broker::{ConnId, Millis, ReadAction};
 
 /// Reads per connection and turn.
 const READS_PER_TURN: usize = 4;
@@ -96,7 +97,7 @@ impl Shard {
         if std::mem::take(&mut connection.feeds_again)
             && let Some(kept) = connection.partial.take()
         {
-            match self.feed(key, id, &kept.bytes[..kept.filled]) {
+            match self.feed(key, id, &kept.bytes[..kept.filled], kept.begun) {
                 ReadOutcome::More => {}
                 reading => return self.after_reading(key, reading),
             }
@@ -106,6 +107,7 @@ impl Shard {
             if layered { self.read_layers(key, id, &mut buffer) } else { self.read_socket(key, id, &mut buffer) };
         self.buffer = buffer;
         self.after_reading(key, reading);
+        self.bound_partials(key);
     }
 
     /// Queues a connection whose packets cause much work: it is read after all other connections.
@@ -185,21 +187,21 @@ impl Shard {
     /// MQTT directly on the socket: the core decodes in the shared buffer; only the beginning of an incomplete packet
     /// is copied.
     fn read_socket(&mut self, key: ConnectionKey, id: ConnId, buffer: &mut [u8]) -> ReadOutcome {
-        let mut held = 0;
+        let (mut held, mut begun) = (0, self.now);
         for _ in 0..READS_PER_TURN {
             let Some(connection) = self.table.get_mut(key) else { return ReadOutcome::Gone };
             if let Some(partial) = connection.partial.take() {
                 if partial.needs > PARTIAL_MAX_BYTES {
                     return self.read_large(key, id, partial);
                 }
-                held = partial.filled;
+                (held, begun) = (partial.filled, partial.begun);
                 buffer[..held].copy_from_slice(&partial.bytes[..held]);
             }
             let room = connection.read_bytes as usize;
             let (n, drained) = match read(connection, &mut buffer[held..held + room]) {
                 SocketRead::Bytes { n, drained } => (n, drained),
                 SocketRead::Stop(reading) => {
-                    keep_partial(connection, &buffer[..held], 0);
+                    self.partial_bytes.keep(connection, &buffer[..held], 0, begun);
                     return reading;
                 }
             };
@@ -215,10 +217,13 @@ impl Shard {
             let consumed = received.consumed.min(filled);
             let needs = received.needs.unwrap_or(0);
             held = filled - consumed;
+            if consumed > 0 {
+                begun = self.now;
+            }
             let stops = drained || received.action == ReadAction::Pause;
             connection.feeds_again = received.action == ReadAction::Pause && held > 0;
             if stops || needs > PARTIAL_MAX_BYTES {
-                keep_partial(connection, &buffer[consumed..filled], needs);
+                self.partial_bytes.keep(connection, &buffer[consumed..filled], needs, begun);
                 held = 0;
             } else {
                 buffer.copy_within(consumed..filled, 0);
@@ -237,7 +242,7 @@ impl Shard {
         if let Some(connection) = self.table.get_mut(key)
             && connection.partial.is_none()
         {
-            keep_partial(connection, &buffer[..held], 0);
+            self.partial_bytes.keep(connection, &buffer[..held], 0, begun);
         }
         ReadOutcome::More
     }
@@ -340,14 +345,16 @@ impl Shard {
         let wants_write = layers.wants_write();
         if let Some(partial) = held.as_mut().filter(|_| is_large) {
             partial.filled = partial.bytes.len();
+            partial.count();
         }
+        let begun = held.as_ref().map_or(self.now, |partial| partial.begun);
         let reading = match held {
             Some(partial) if is_large && partial.filled < partial.needs => {
                 connection.partial = Some(partial);
                 ReadOutcome::More
             }
-            Some(partial) if is_large => self.feed(key, id, &partial.bytes),
-            _ => self.feed(key, id, &plain),
+            Some(partial) if is_large => self.feed(key, id, &partial.bytes, begun),
+            _ => self.feed(key, id, &plain, begun),
         };
         self.plain = plain;
         self.plain.shrink_to(BUFFER_KEPT_BYTES);
@@ -365,8 +372,9 @@ impl Shard {
         }
     }
 
-    /// Passes bytes to the core, and keeps the rest. `More` if the core wants more.
-    fn feed(&mut self, key: ConnectionKey, id: ConnId, bytes: &[u8]) -> ReadOutcome {
+    /// Passes bytes to the core, and keeps the rest. `begun`: when the first of them was received. `More` if the core
+    /// wants more.
+    fn feed(&mut self, key: ConnectionKey, id: ConnId, bytes: &[u8], begun: Millis) -> ReadOutcome {
         if bytes.is_empty() {
             return ReadOutcome::More;
         }
@@ -378,9 +386,9 @@ impl Shard {
             return ReadOutcome::Close;
         }
         let Some(connection) = self.table.get_mut(key) else { return ReadOutcome::Gone };
-        let rest = bytes.get(received.consumed..).unwrap_or(&[]);
-        keep_partial(connection, rest, received.needs.unwrap_or(0));
+        let (rest, needs) = (bytes.get(received.consumed..).unwrap_or(&[]), received.needs.unwrap_or(0));
         connection.feeds_again = received.action == ReadAction::Pause && !rest.is_empty();
+        self.partial_bytes.keep(connection, rest, needs, if received.consumed > 0 { self.now } else { begun });
         match received.action {
             ReadAction::Pause => ReadOutcome::Paused { drained: false },
             ReadAction::Continue | ReadAction::Close => ReadOutcome::More,
@@ -389,7 +397,7 @@ impl Shard {
 
     /// Passes the bytes that followed CONNECT to the core.
     pub(super) fn feed_first(&mut self, key: ConnectionKey, id: ConnId, bytes: &[u8]) {
-        match self.feed(key, id, bytes) {
+        match self.feed(key, id, bytes, self.now) {
             ReadOutcome::More => {}
             reading => self.after_reading(key, reading),
         }
@@ -398,41 +406,3 @@ impl Shard {
 
 /// Maximum capacity of the scratch buffer that stays allocated between turns, bytes.
 const BUFFER_KEPT_BYTES: usize = 256 << 10;
-
-/// Stores the beginning of a packet with its connection.
-fn keep_partial(connection: &mut Connection, bytes: &[u8], needs: usize) {
-    connection.partial =
-        (!bytes.is_empty()).then(|| Box::new(Partial { bytes: bytes.to_vec(), filled: bytes.len(), needs }));
-}
-
-impl Partial {
-    /// Grows the buffer for the rest of the packet, but to no more than double the received bytes.
-    fn make_room(&mut self) {
-        if self.filled == self.bytes.len() {
-            let room = self.needs.min((self.filled * 2).max(READ_BYTES));
-            self.bytes.resize(room, 0);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_buffer_grows_with_received_bytes_not_with_the_declared_length() {
-        let mut partial = Partial { bytes: vec![0; 10], filled: 10, needs: 256 << 20 };
-        partial.make_room();
-        assert_eq!(partial.bytes.len(), READ_BYTES);
-        partial.filled = READ_BYTES - 1;
-        partial.make_room();
-        assert_eq!(partial.bytes.len(), READ_BYTES, "there is still room");
-        partial.filled = READ_BYTES;
-        partial.make_room();
-        assert_eq!(partial.bytes.len(), 2 * READ_BYTES);
-        partial.needs = 2 * READ_BYTES + 5;
-        partial.filled = 2 * READ_BYTES;
-        partial.make_room();
-        assert_eq!(partial.bytes.len(), 2 * READ_BYTES + 5, "never past the packet's end");
-    }
-}

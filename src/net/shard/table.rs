@@ -10,6 +10,7 @@ use crate::net::stream::Stream;
 use weir_broker::{ConnId, Slab};
 
 use super::handshake::Handshake;
+use super::partial::Partial;
 use super::reauthenticate::EnhancedAuth;
 use super::receive::FIRST_READ_BYTES;
 
@@ -47,15 +48,6 @@ pub(super) enum ConnectionState {
     /// Shut down for writing; received bytes are discarded until the peer closes, so that a reset does not destroy the
     /// last output.
     Lingering,
-}
-
-/// The beginning of an incomplete packet.
-pub(super) struct Partial {
-    /// The received bytes, followed by zeros to read into.
-    pub(super) bytes: Vec<u8>,
-    pub(super) filled: usize,
-    /// The length of the whole packet, if its header is complete; otherwise 0.
-    pub(super) needs: usize,
 }
 
 /// One connection. Small, since there may be a million idle ones.

@@ -3,9 +3,10 @@
 use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server::{Request, create_response, write_response};
 use tungstenite::http::HeaderMap;
-use tungstenite::http::header::{HeaderName, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
+use tungstenite::http::header::{HOST, HeaderName, ORIGIN, SEC_WEBSOCKET_PROTOCOL};
+use tungstenite::http::uri::Authority;
 
-use crate::net::policy::WebSocketPolicy;
+use crate::net::policy::{AllowedOrigins, WebSocketPolicy};
 
 /// Maximum size of the request with its headers, bytes.
 const REQUEST_MAX_BYTES: usize = 8192;
@@ -61,14 +62,31 @@ pub(in crate::net) fn upgrade(bytes: &[u8], policy: &WebSocketPolicy) -> Upgrade
 }
 
 fn origin_allowed(headers: &HeaderMap, policy: &WebSocketPolicy) -> bool {
-    let Some(allowed) = &policy.allowed_origins else { return true };
     let mut origins = headers.get_all(ORIGIN).into_iter();
-    match (origins.next(), origins.next()) {
-        (None, _) => true,
-        (Some(origin), None) => {
-            allowed.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes()))
+    let origin = match (origins.next(), origins.next()) {
+        (None, _) => return true,
+        (Some(origin), None) => origin.as_bytes(),
+        (Some(_), Some(_)) => return false,
+    };
+    match &policy.allowed_origins {
+        AllowedOrigins::Any => true,
+        AllowedOrigins::Listed(allowed) => {
+            allowed.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin))
         }
-        (Some(_), Some(_)) => false,
+        AllowedOrigins::SameHost => is_same_host(origin, headers),
+    }
+}
+
+/// Whether an origin names the host of the request. Ports are not compared: a page on port 443 connects to a broker on
+/// a port of its own.
+fn is_same_host(origin: &[u8], headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).into_iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else { return false };
+    let authority = |bytes: &[u8]| Authority::try_from(bytes).ok();
+    let origin = std::str::from_utf8(origin).ok().and_then(|origin| origin.split_once("://"));
+    match (origin.and_then(|(_, origin)| authority(origin.as_bytes())), authority(host.as_bytes())) {
+        (Some(origin), Some(host)) => origin.host().eq_ignore_ascii_case(host.host()),
+        _ => false,
     }
 }
 
@@ -98,8 +116,7 @@ mod tests {
     const REQUEST: &str = "GET /mqtt HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: mqtt\r\n\r\n";
 
-    fn policy(origins: Option<&[&str]>) -> WebSocketPolicy {
-        let allowed_origins = origins.map(|origins| origins.iter().map(|origin| (*origin).to_owned()).collect());
+    fn policy(allowed_origins: AllowedOrigins) -> WebSocketPolicy {
         WebSocketPolicy { path: "/mqtt".into(), allowed_origins, max_message_bytes: 1 << 20 }
     }
 
@@ -115,7 +132,9 @@ mod tests {
     #[test]
     fn a_good_request_is_accepted_and_the_subprotocol_echoed() {
         let bytes = [REQUEST.as_bytes(), b"\x82rest"].concat();
-        let Upgrade::Accepted { consumed, response } = upgrade(&bytes, &policy(None)) else { panic!("refused") };
+        let Upgrade::Accepted { consumed, response } = upgrade(&bytes, &policy(AllowedOrigins::SameHost)) else {
+            panic!("refused")
+        };
         assert_eq!(consumed, REQUEST.len());
         let response = String::from_utf8(response).unwrap().to_lowercase();
         assert!(response.starts_with("http/1.1 101"), "{response}");
@@ -142,16 +161,19 @@ mod tests {
             ("GET", "POST", "400"),
             ("HTTP/1.1", "HTTP/1.0", "400"),
             ("GET /mqtt HTTP/1.1\r\n", "\x10\x0c\0\x04MQTT\r\n", "400"),
-            ("13\r\nSec", "13\r\nOrigin: https://evil.example\r\nSec", "101"),
         ];
         for (from, to, expected) in cases {
-            assert_eq!(status(&REQUEST.replacen(from, to, 1), &policy(None)), expected, "{from:?} -> {to:?}");
+            assert_eq!(
+                status(&REQUEST.replacen(from, to, 1), &policy(AllowedOrigins::SameHost)),
+                expected,
+                "{from:?} -> {to:?}"
+            );
         }
     }
 
     #[test]
     fn an_origin_outside_the_list_is_forbidden() {
-        let policy = policy(Some(&["https://app.example"]));
+        let policy = policy(AllowedOrigins::Listed(vec!["https://app.example".to_owned()]));
         let with = |header: &str| REQUEST.replacen("Host: h\r\n", &format!("Host: h\r\n{header}"), 1);
         assert_eq!(status(&with("Origin: https://app.example\r\n"), &policy), "101");
         assert_eq!(status(&with("Origin: HTTPS://APP.example\r\n"), &policy), "101");
@@ -164,11 +186,39 @@ mod tests {
     }
 
     #[test]
+    fn without_a_list_an_origin_must_name_the_host_of_the_request() {
+        let same_host = policy(AllowedOrigins::SameHost);
+        let with = |host: &str, origin: &str| {
+            REQUEST.replacen("Host: h\r\n", &format!("Host: {host}\r\nOrigin: {origin}\r\n"), 1)
+        };
+        let cases = [
+            ("broker.example:8083", "https://broker.example", "101"),
+            ("broker.example", "http://BROKER.example:8080", "101"),
+            ("[::1]:8083", "http://[::1]", "101"),
+            ("192.0.2.1:8083", "http://192.0.2.1:3000", "101"),
+            ("broker.example:8083", "https://evil.example", "403"),
+            ("broker.example:8083", "https://broker.example.evil.example", "403"),
+            ("broker.example:8083", "https://evil.example:8083", "403"),
+            ("broker.example:8083", "null", "403"),
+            ("broker.example:8083", "", "403"),
+            ("a, b", "https://a", "403"),
+        ];
+        for (host, origin, expected) in cases {
+            assert_eq!(status(&with(host, origin), &same_host), expected, "{host} {origin}");
+        }
+        let without_host = REQUEST.replacen("Host: h\r\n", "Origin: https://h\r\n", 1);
+        assert_eq!(status(&without_host, &same_host), "403");
+        let two_hosts = with("h\r\nHost: evil.example", "https://evil.example");
+        assert_eq!(status(&two_hosts, &same_host), "403");
+        assert_eq!(status(&with("h", "https://evil.example"), &policy(AllowedOrigins::Any)), "101");
+    }
+
+    #[test]
     fn a_request_above_8_kib_is_refused_with_431() {
         for cut in 0..REQUEST.len() {
-            assert_eq!(status(&REQUEST[..cut], &policy(None)), "incomplete", "{cut} bytes");
+            assert_eq!(status(&REQUEST[..cut], &policy(AllowedOrigins::SameHost)), "incomplete", "{cut} bytes");
         }
         let long = REQUEST.replacen("Host: h", &format!("Host: {}", "h".repeat(REQUEST_MAX_BYTES)), 1);
-        assert_eq!(status(&long, &policy(None)), "431");
+        assert_eq!(status(&long, &policy(AllowedOrigins::SameHost)), "431");
     }
 }

@@ -6,14 +6,17 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::process::{ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
 use crate::net::client::{connect_with, packet, string};
+use crate::net::floods::client_hello;
 use crate::support::GUARD;
 use crate::support::child::ChildGuard;
 
+/// Bytes of ClientHellos in a second.
+const HELLO_BYTES_PER_S: f64 = 160_000.0;
 /// What the attacker's process is told by.
 const VARIABLE: &str = "WEIR_TEST_ATTACK";
 /// What the clients do.
@@ -36,9 +39,15 @@ pub enum Kind {
     PingFlood,
     /// Try one password after the other.
     WrongPasswords,
+    /// Begin TLS handshakes without end, 160 KB a second, and finish none.
+    ClientHellos,
+    /// Begin a CONNECT that is long, and say nothing more.
+    LongConnect,
+    /// Connect, begin a long PUBLISH, and say nothing more.
+    LongPublish,
 }
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 13] = [
     Kind::Storm,
     Kind::SlowConnect,
     Kind::SlowTls,
@@ -49,6 +58,9 @@ const KINDS: [Kind; 10] = [
     Kind::NeverRead1,
     Kind::PingFlood,
     Kind::WrongPasswords,
+    Kind::ClientHellos,
+    Kind::LongConnect,
+    Kind::LongPublish,
 ];
 
 /// A process of attackers; it ends with the value.
@@ -114,6 +126,9 @@ fn process() {
         Kind::NeverRead1 => flood.never_read(1, &over),
         Kind::PingFlood => flood.ping(&over),
         Kind::WrongPasswords => flood.guess(&over),
+        Kind::ClientHellos => flood.client_hellos(&over),
+        Kind::LongConnect => flood.long_connect(&over),
+        Kind::LongPublish => flood.long_publish(&over),
     }
 }
 
@@ -228,6 +243,42 @@ impl Flood {
                 let _ = stream.write(&pings[..pings.len() & !1]);
             }
         }
+    }
+
+    fn client_hellos(&self, over: &AtomicBool) {
+        let hello = client_hello();
+        let pause = Duration::from_secs_f64(hello.len() as f64 / HELLO_BYTES_PER_S);
+        let (start, mut sent) = (Instant::now(), 0_u32);
+        while !over.load(Ordering::Relaxed) {
+            // At its limits the broker closes before it has read anything.
+            let _ = self.open(None).write_all(&hello);
+            sent += 1;
+            std::thread::sleep((start + pause * sent).saturating_duration_since(Instant::now()));
+        }
+        println!("sent {sent}");
+    }
+
+    fn long_connect(&self, over: &AtomicBool) {
+        let connect = connect_with(5, "c", &[], Some(("u", &"p".repeat(60_000))));
+        let begin = |_| {
+            let mut stream = self.open(None);
+            let _ = stream.write_all(&connect[..connect.len() - 1]);
+            stream
+        };
+        let streams: Vec<TcpStream> = (0..self.count).map(begin).collect();
+        println!("ready {}", streams.len());
+        wait(over);
+    }
+
+    fn long_publish(&self, over: &AtomicBool) {
+        let mut streams = self.enter(0, None);
+        // 4,000,000 bytes are announced, 200 KB are sent.
+        let begin = [&[0x30, 0x80, 0x92, 0xF4, 0x01][..], &string("t"), &[0; 200_000]].concat();
+        for stream in &mut streams {
+            let _ = stream.write_all(&begin);
+        }
+        println!("ready {}", streams.len());
+        wait(over);
     }
 
     /// `count` threads, each trying one password after the other.

@@ -7,6 +7,7 @@
 
 mod attacker;
 mod probe;
+mod small;
 mod target;
 
 use std::time::Duration;
@@ -89,6 +90,23 @@ fn other_endpoints_keep_working() {
             std::thread::sleep(ATTACK_TIME);
             attack.stop();
             format!("answers by code: {}", attack.hears("codes"))
+        });
+    }
+    for (what, kind, endpoint) in [
+        ("3,000 CONNECTs that stop at 60 KB", Kind::LongConnect, "slow"),
+        ("3,000 PUBLISH packets that stop at 200 KB", Kind::LongPublish, "readers"),
+        ("160 KB/s of ClientHellos, RSA", Kind::ClientHellos, "rsa"),
+    ] {
+        round(what, &|| {
+            let mut attack = Attack::start(kind, target.address(endpoint), 3000, 0);
+            if kind == Kind::ClientHellos {
+                std::thread::sleep(ATTACK_TIME);
+                attack.stop();
+                return format!("{} sent", attack.hears("sent"));
+            }
+            let ready = attack.hears("ready");
+            std::thread::sleep(Duration::from_secs(2));
+            format!("{ready} sent")
         });
     }
     let after = probe.during(|| {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::probe;
+use crate::net::floods::rsa_identity;
 use crate::net::tls::Authority;
 use crate::support::child::resident_bytes;
 use crate::support::ports;
@@ -18,6 +19,7 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ("storm", "auth: anybody, maxConnectionSize: 19000, serverOptions: {backlog: 4096}"),
     ("slow", "auth: anybody, connectTimeoutMs: 5000"),
     ("tls", "auth: anybody, connectTimeoutMs: 5000, sslConfig: {certFile: server.crt, keyFile: server.key}"),
+    ("rsa", "auth: anybody, sslConfig: {certFile: rsa.crt, keyFile: rsa.key}"),
     ("websocket", "auth: anybody, connectTimeoutMs: 5000, useWebsocket: true, path: /mqtt"),
     ("readers", "auth: anybody, maxInflight: 20, maxQueuedMessages: 100"),
     ("guarded", "auth: guarded"),
@@ -46,6 +48,8 @@ impl Target {
     /// With at most so many file descriptors; 0: as many as the system gives.
     pub fn with_descriptors(most: u32) -> Target {
         let server = Authority::new().issue("server", &["localhost"], 1);
+        let (rsa_certificate, rsa_key) =
+            rsa_identity(2048).unwrap_or_else(|| (server.chain_pem.clone(), server.key_pem.clone()));
         let mut documents = AUTHS.to_owned();
         let mut endpoints = HashMap::new();
         for (name, fields) in ENDPOINTS {
@@ -64,6 +68,8 @@ impl Target {
             ("documents.yaml", &documents),
             ("server.crt", &server.chain_pem),
             ("server.key", &server.key_pem),
+            ("rsa.crt", &rsa_certificate),
+            ("rsa.key", &rsa_key),
             ("users", &format!("alice:{hash}\n")),
         ]);
         weir.run_until_accepting(&endpoints.values().copied().collect::<Vec<_>>());

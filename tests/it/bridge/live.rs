@@ -50,7 +50,13 @@ fn a_bridge_follows_its_declaration() {
     let got = archive.wait_for(b"first");
     assert_eq!((got.topic.as_str(), got.retain, got.qos), ("site1/sensor/a", true, 1));
     assert_eq!(got.content_type.as_deref(), Some("text/plain"));
-    assert_eq!(got.user, [("weir-bridge".to_owned(), "here".to_owned())]);
+    let [(name, value)] = &got.user[..] else { panic!("{:?}", got.user) };
+    assert!(name == "weir-bridge" && value.starts_with("here ") && value.len() == "here ".len() + 16, "{value}");
+
+    // A client cannot keep a message from being forwarded: it does not know the rest of the value.
+    let forged = vec![(0x26, PropertyValue::Pair("weir-bridge".to_owned(), "here".to_owned()))];
+    publisher.publish_all([b"forged".to_vec()], "sensor/a", QOS, false, &forged);
+    archive.wait_for(b"forged");
 
     // A rule changes on the open link.
     here.write("more.yaml", &cloud(&format!("{address}, notificationTopic: state/cloud, {}", out("other/#"))));

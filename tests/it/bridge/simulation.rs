@@ -31,7 +31,7 @@ fn spec(version: ProtocolVersion, out: Vec<TopicRule>, inward: Vec<TopicRule>) -
         clean_start: false,
         session_expiry_s: 86_400,
         local_id: "$bridge/cloud".into(),
-        mark: LoopGuard::new("here", "").unwrap(),
+        mark: LoopGuard::new("here", "", 7).unwrap(),
         out,
         inward,
     })

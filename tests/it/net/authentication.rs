@@ -197,3 +197,15 @@ fn an_enhanced_authentication_completes_step_by_step() {
         }
     }
 }
+
+#[test]
+fn a_client_that_leaves_while_its_authentication_runs_is_closed() {
+    let plane = Plane::start(1);
+    let (policy, open) = gated();
+    let mut client = Client::new(stream::tcp(plane.listen_tcp(policy)), 4);
+    client.send(&connect_with(4, "c", &[], Some(("u", "p"))));
+    plane.until(1, "it waits", |stats| stats.connections_pending == 1);
+    drop(client);
+    plane.until(1, "it is closed", |stats| stats.connections_current == 0 && stats.refused.peer_closed == 1);
+    drop(open);
+}

@@ -91,6 +91,7 @@ fn a_too_large_connect_is_refused_before_its_body_arrives() {
     let large = connect_with(5, "c", &[], Some((login.0, &login.1)));
     let words = answer(address, &large[..20]);
     assert_eq!(words.get(3).copied().unwrap_or(0x95), 0x95, "packet too large, where it is told at all");
+    plane.until(1, "a refusal", |stats| stats.refused.handshake_size == 1);
     Client::enter(stream::tcp(address), 5, &"c".repeat(900));
 }
 

@@ -98,6 +98,7 @@ pub fn policy_with(id: u32, authenticate: Arc<dyn Authenticate>) -> ListenerPoli
         max_connections: None,
         max_connections_per_address: None,
         max_pending_connections: None,
+        max_pending_per_address: None,
         max_connections_per_s: None,
         accept_overflow: AcceptOverflow::Delay,
         child: ChildOptions::default(),

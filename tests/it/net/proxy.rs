@@ -123,3 +123,20 @@ fn a_proxy_verified_common_name_is_used_if_declared() {
     }
     assert_eq!(*names.0.lock().unwrap(), [Some("dev-1".to_owned()), None]);
 }
+
+#[test]
+fn pending_connections_are_bounded_by_the_address_of_the_proxy_header() {
+    let plane = Plane::start(1);
+    let limited = ListenerPolicy { max_pending_per_address: Some(2), ..behind_proxy(1, &[("127.0.0.0", 8)]) };
+    let address = plane.listen_tcp(limited);
+    let silent = |last| {
+        let mut stream = stream::tcp(address);
+        stream.write_all(&v2([192, 0, 2, last], 4000, &[])).unwrap();
+        stream
+    };
+    let _first = [silent(1), silent(1)];
+    let _unknown: Vec<_> = (0..5).map(|_| stream::tcp(address)).collect();
+    assert_eq!(silent(1).read(&mut [0]).unwrap_or(0), 0);
+    assert_eq!(plane.stats(1).refused.pending_address_limit, 1);
+    enter_behind(address, &v2([192, 0, 2, 2], 4001, &[]), "another client");
+}

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use weirmq::net::{ListenerPolicy, SocketKey, TlsSettings, Transport, WebSocketPolicy};
+use weirmq::net::{AllowedOrigins, ListenerPolicy, SocketKey, TlsSettings, Transport, WebSocketPolicy};
 
 use super::client::Client;
 use super::plane::{Plane, address, loopback, policy};
@@ -25,7 +25,11 @@ impl Everywhere {
     pub fn start(shards: u16, adjust: impl Fn(&mut ListenerPolicy)) -> Everywhere {
         let (plane, ca, directory) = (Plane::start(shards), Authority::new(), tempfile::tempdir().unwrap());
         let server = ca.issue("server", &["localhost"], 1);
-        let websocket = WebSocketPolicy { path: "/mqtt".into(), allowed_origins: None, max_message_bytes: 64 << 20 };
+        let websocket = WebSocketPolicy {
+            path: "/mqtt".into(),
+            allowed_origins: AllowedOrigins::SameHost,
+            max_message_bytes: 64 << 20,
+        };
         let listen = |(id, name): (u32, &str)| {
             let mut policy = policy(id);
             if name.starts_with("ws") {

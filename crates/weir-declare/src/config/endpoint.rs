@@ -67,6 +67,10 @@ pub struct Endpoint {
     pub accept_overflow: AcceptOverflow,
     /// Connections before CONNACK.
     pub max_pending_connections: Option<u32>,
+    /// Connections before CONNACK from one IPv4 address or IPv6 /64.
+    pub max_pending_per_address: u32,
+    /// Size of a CONNECT packet, bytes.
+    pub max_connect_bytes: u32,
     /// Time from accept to CONNECT including the TLS and WebSocket handshakes, milliseconds.
     pub connect_timeout_ms: u32,
     /// The options that the broker's core enforces.
@@ -111,6 +115,8 @@ impl Default for Endpoint {
             max_connection_per_second: None,
             accept_overflow: AcceptOverflow::Delay,
             max_pending_connections: None,
+            max_pending_per_address: 256,
+            max_connect_bytes: 16 << 10,
             connect_timeout_ms: 10_000,
             limits: EndpointLimits::default(),
             drain: Drain::default(),

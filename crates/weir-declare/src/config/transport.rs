@@ -106,7 +106,8 @@ impl Default for ChildOptions {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Websocket {
-    /// Allowed `Origin` headers; empty: every one, and requests without one.
+    /// Allowed `Origin` headers, `*` for every one; empty: those of the host that the request names. Requests without one
+    /// are admitted.
     pub origins: Vec<Arc<str>>,
 }
 
