@@ -62,7 +62,7 @@ fn a_torn_end_is_cut_off_and_logged() {
 
 #[test]
 fn an_exported_store_can_be_imported() {
-    let mut broker = DurableBroker::start(1, "");
+    let mut broker = DurableBroker::start(1, ", sessionExpiryMaxS: 4294967295");
     let mut subscriber = Client::connect(&broker, "offline");
     let filters = vec![("t".to_owned(), 1)];
     subscriber.send(&Packet::Subscribe { id: 1, properties: Vec::new(), filters });

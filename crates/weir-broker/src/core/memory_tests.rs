@@ -220,6 +220,29 @@ fn above_its_share_no_alias_is_learned() {
 }
 
 #[test]
+fn a_publish_is_counted_while_its_receivers_are_searched_for() {
+    let mut bench = Bench::new(EndpointLimits::default(), MemoryAccount::default());
+    let id = bench.connect("c");
+    (0..5).for_each(|n| assert_eq!(bench.subscribe(id, &format!("a/+/c/{n}")), 1));
+    bench.core.config.work = WorkBudget::LEAST;
+    bench.publish(id, "a/b/c/3", "x", false);
+    assert!(bench.used()[MemoryKind::Held as usize] > 0);
+    (0..1000).for_each(|_| bench.core.tick(0));
+    assert_eq!(bench.used()[MemoryKind::Held as usize], 0);
+}
+
+#[test]
+fn above_its_share_a_publish_that_needs_a_search_is_refused() {
+    let mut bench = Bench::bounded(MemoryKind::Held, 10);
+    let id = bench.connect("c");
+    (0..5).for_each(|n| assert_eq!(bench.subscribe(id, &format!("a/+/c/{n}")), 1));
+    bench.core.config.work = WorkBudget::LEAST;
+    bench.core.receive(id, &sized(0x30, &[&text("a/b/c/3")[..], &[0], b"x"].concat()), 0);
+    assert_eq!(bench.answer(id), [0xE0, 1, QUOTA_EXCEEDED]);
+    assert_eq!(bench.account.refusals(MemoryKind::Held), 1);
+}
+
+#[test]
 fn timers_of_connections_that_are_no_more_are_removed() {
     let mut bench = Bench::new(EndpointLimits::default(), MemoryAccount::default());
     for now in 0..20_000 {
