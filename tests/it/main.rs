@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test fails by panicking
 
 mod adversary;
+mod attacks;
 mod auth;
 mod bridge;
 mod broker_sim;
