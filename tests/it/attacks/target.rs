@@ -1,27 +1,27 @@
 //! The broker under attack: default declarations, one shard, 1 GiB of memory.
 
 use std::collections::HashMap;
+use std::fs;
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
-
 use super::http_service::HttpService;
 use super::probe::{PASSWORD, USER};
 use crate::support::child::resident_bytes;
 use crate::support::ports;
-use crate::support::weir::{Weir, command};
+use crate::support::weir::{PROGRAM, Weir, command};
 
 /// Memory that the broker can get: its limit of writable private memory. The address space (RLIMIT_AS) would be the wrong
 /// measure: an idle broker has 570 MiB of it and uses 20, since the allocator reserves 64 MiB for each thread's arena.
-const MEMORY_BYTES: u64 = 1 << 30;
+const MEMORY_BYTES: usize = 1 << 30;
 /// Names the broker to attack, where it is not the one that was built with the tests.
-const PROGRAM: &str = "WEIR_ATTACK_BROKER";
+const BROKER: &str = "WEIR_ATTACK_BROKER";
 /// Time between two measurements of the resident memory.
 const WATCH_EVERY: Duration = Duration::from_millis(20);
 
@@ -63,15 +63,14 @@ impl Target {
             ));
             endpoints.insert(*name, address);
         }
-        let program = std::env::var_os(PROGRAM).into_iter();
         // One shard: attackers and probes share an event loop, as on a machine with one core.
-        let mut weir = program.fold(Weir::new().with_status().with_shards(1), Weir::with_program);
+        let weir = Weir::new().with_status().with_shards(1);
+        let program = write_limiting_program(weir.directory());
+        let mut weir = weir.with_program(program.into());
         write_passwords(&weir.endpoints().join("users"));
         write_rsa_certificate(&weir.endpoints());
         weir.write("documents.yaml", &documents);
         weir.run_until_accepting(&endpoints.values().copied().collect::<Vec<_>>());
-        let pid = Pid::from_raw(weir.id().try_into().unwrap());
-        prlimit(pid, Resource::Data, Rlimit { current: Some(MEMORY_BYTES), maximum: Some(MEMORY_BYTES) }).unwrap();
         let target = Target { weir, endpoints, _service: service, peak: Arc::default(), ended: Arc::default() };
         target.watch();
         target
@@ -119,6 +118,15 @@ impl Drop for Target {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
     }
+}
+
+/// A program that limits its memory and becomes the broker, which sees the limit from its start on.
+fn write_limiting_program(directory: &Path) -> PathBuf {
+    let broker = std::env::var(BROKER).unwrap_or_else(|_| PROGRAM.to_owned());
+    let file = directory.join("limited-weir");
+    fs::write(&file, format!("#!/bin/sh\nulimit -d {}\nexec '{broker}' \"$@\"\n", MEMORY_BYTES >> 10)).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
+    file
 }
 
 /// A password file with Argon2id hashes, as an operator makes it.
