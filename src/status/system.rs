@@ -206,8 +206,8 @@ pub fn address_space_bytes() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::As).current
 }
 
-/// The memory limit of this process: the least of its control groups' limits (version 2) and the machine's memory.
-/// `None`: the system does not report it.
+/// The memory limit of this process: the least of its own (`ulimit -d`), its control groups' (version 2, or 1 in a container)
+/// and the machine's memory. `None`: the system does not report it.
 pub fn memory_limit_bytes() -> Option<u64> {
     let machine = kib(&read("/proc/meminfo"), "MemTotal:")?;
     let group = read("/proc/self/cgroup");
@@ -218,5 +218,7 @@ pub fn memory_limit_bytes() -> Option<u64> {
     });
     // `max`, or no file at all: no limit there.
     let limits = groups.filter_map(|text| text.trim().parse().ok());
-    limits.chain([machine]).min()
+    let container = std::fs::read_to_string("/sys/fs/cgroup/memory/memory.limit_in_bytes").unwrap_or_default();
+    let own = rustix::process::getrlimit(rustix::process::Resource::Data).current;
+    limits.chain(container.trim().parse().ok()).chain(own).chain([machine]).min()
 }

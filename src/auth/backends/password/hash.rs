@@ -1,10 +1,11 @@
 //! One password hash: Argon2id as PHC writes it, or what mosquitto's `mosquitto_passwd` writes.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use ring::digest::{Context, SHA512};
@@ -26,6 +27,15 @@ const OWN_LANES: u32 = 1;
 const SALT_BYTES: usize = 16;
 const HASH_BYTES: usize = 32;
 const SHA512_BYTES: usize = 64;
+
+/// Blocks (of 1 KiB) that a thread keeps for its next hash.
+const BLOCKS_KEPT_MAX: usize = 32 << 10;
+
+thread_local! {
+    /// A worker's memory for hashes. Allocated anew for each, it would lie in pieces of the allocator's between smaller
+    /// ones, and some ten hashes' memory would stay resident.
+    static BLOCKS: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A salted password hash. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
@@ -175,8 +185,20 @@ fn argon2id(
 ) -> Result<[u8; HASH_BYTES], PasswordHashError> {
     let params = Params::new(memory_kib, passes, lanes, Some(HASH_BYTES)).map_err(PasswordHashError::Argon2)?;
     let mut hash = [0; HASH_BYTES];
+    let blocks = params.block_count();
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
-    argon2.hash_password_into(password, salt, &mut hash).map_err(PasswordHashError::Argon2)?;
+    BLOCKS
+        .with_borrow_mut(|kept| {
+            if kept.len() < blocks {
+                kept.resize(blocks, Block::default());
+            }
+            let hashed = argon2.hash_password_into_with_memory(password, salt, &mut hash, &mut kept[..blocks]);
+            if kept.len() > BLOCKS_KEPT_MAX {
+                *kept = Vec::new();
+            }
+            hashed
+        })
+        .map_err(PasswordHashError::Argon2)?;
     Ok(hash)
 }
 
