@@ -189,9 +189,8 @@ fn argon2id(
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
     BLOCKS
         .with_borrow_mut(|kept| {
-            if kept.len() < blocks {
-                kept.resize(blocks, Block::default());
-            }
+            kept.try_reserve_exact(blocks.saturating_sub(kept.len())).map_err(|_| argon2::Error::OutOfMemory)?;
+            kept.resize(blocks.max(kept.len()), Block::default());
             let hashed = argon2.hash_password_into_with_memory(password, salt, &mut hash, &mut kept[..blocks]);
             if kept.len() > BLOCKS_KEPT_MAX {
                 *kept = Vec::new();
