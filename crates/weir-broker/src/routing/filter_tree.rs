@@ -68,8 +68,21 @@ enum LabelMatch {
     All,
 }
 
+/// The end of the level that begins at `at`.
+#[inline]
+fn level_end(text: &str, at: usize) -> usize {
+    text.as_bytes()[at..].iter().position(|&byte| byte == b'/').map_or(text.len(), |end| at + end)
+}
+
+#[inline]
 fn first_level(label: &str) -> &str {
-    label.split('/').next().unwrap_or(label)
+    &label[..level_end(label, 0)]
+}
+
+#[inline]
+fn begins_with_level(label: &str, level: &str) -> bool {
+    let label = label.as_bytes();
+    label.starts_with(level.as_bytes()) && label.get(level.len()).is_none_or(|&byte| byte == b'/')
 }
 
 /// Bytes of the levels that both begin with.
@@ -85,21 +98,34 @@ fn common_levels(one: &str, other: &str) -> usize {
 }
 
 fn compare(label: &str, topic: &str, mut at: usize, work: &mut usize) -> LabelMatch {
-    for level in label.split('/') {
+    let (levels, name) = (label.as_bytes(), topic.as_bytes());
+    let mut next = 0;
+    loop {
         *work += 1;
-        if level == "#" {
-            return LabelMatch::All;
+        // In a valid filter a wildcard is the whole level [MQTT-4.7.1-1] [MQTT-4.7.1-2].
+        match levels.get(next) {
+            Some(b'#') => return LabelMatch::All,
+            _ if at > name.len() => return LabelMatch::No,
+            Some(b'+') => {
+                next += 1;
+                at = level_end(topic, at);
+            }
+            _ => {
+                let end = level_end(label, next);
+                let level = &levels[next..end];
+                let is_same = name[at..].starts_with(level) && name.get(at + level.len()).is_none_or(|&b| b == b'/');
+                if !is_same {
+                    return LabelMatch::No;
+                }
+                (next, at) = (end, at + level.len());
+            }
         }
-        if at > topic.len() {
-            return LabelMatch::No;
+        at += 1;
+        if next >= levels.len() {
+            return LabelMatch::Rest(at);
         }
-        let end = topic[at..].find('/').map_or(topic.len(), |end| at + end);
-        if level != "+" && topic[at..end] != *level {
-            return LabelMatch::No;
-        }
-        at = end + 1;
+        next += 1;
     }
-    LabelMatch::Rest(at)
 }
 
 impl Walk {
@@ -150,7 +176,7 @@ impl<V: NodeValue> FilterTree<V> {
     #[inline]
     fn child(&self, parent: NodeId, level: &str) -> Option<NodeId> {
         let same = |&id: &NodeId| {
-            self.nodes.get(id).is_some_and(|node| node.parent == parent && first_level(&node.label) == level)
+            self.nodes.get(id).is_some_and(|node| node.parent == parent && begins_with_level(&node.label, level))
         };
         self.children.find(self.seed.hash(parent.0, level), same).copied()
     }
@@ -346,7 +372,7 @@ impl<V: NodeValue> FilterTree<V> {
                 }
                 continue;
             }
-            let level = first_level(&topic[at..]);
+            let level = &topic[at..level_end(topic, at)];
             let plus = if wild { node.plus } else { NONE };
             for child in [plus, self.child(id, level).unwrap_or(NONE)] {
                 let Some(below) = self.nodes.get(child) else { continue };

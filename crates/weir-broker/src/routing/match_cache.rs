@@ -6,6 +6,7 @@ use crate::hash::HashSeed;
 use crate::ids::NamespaceId;
 use crate::limits::MATCH_CACHE_BYTES;
 use crate::routing::matches::Matches;
+use crate::routing::subscriptions::StampBuckets;
 
 /// Topics that are remembered. Direct-mapped: two that collide evict each other.
 const SLOTS: usize = 4096;
@@ -14,7 +15,8 @@ const SLOTS: usize = 4096;
 struct CachedMatches {
     namespace: NamespaceId,
     topic: Box<str>,
-    /// Of the namespace's subscriptions, when it was found.
+    /// What the stamp depends on, and the stamp of the namespace's subscriptions when it was found.
+    buckets: StampBuckets,
     stamp: u64,
     matches: Arc<Matches>,
 }
@@ -50,20 +52,28 @@ impl MatchCache {
     }
 
     /// What was found for a topic, if the namespace's subscriptions have not changed for it since: `stamp` answers with their
-    /// stamp for the topic.
+    /// stamp for the topic's buckets.
     #[inline]
     pub(crate) fn get(
         &self,
         namespace: NamespaceId,
         topic: &str,
-        stamp: impl FnOnce() -> u64,
+        stamp: impl FnOnce(StampBuckets) -> u64,
     ) -> Option<&Arc<Matches>> {
         let cached = self.slots.get(self.slot(namespace, topic))?.as_ref()?;
-        (cached.namespace == namespace && *cached.topic == *topic && cached.stamp == stamp()).then_some(&cached.matches)
+        let is_valid =
+            cached.namespace == namespace && *cached.topic == *topic && cached.stamp == stamp(cached.buckets);
+        is_valid.then_some(&cached.matches)
     }
 
-    pub(crate) fn insert(&mut self, namespace: NamespaceId, topic: &str, stamp: u64, matches: &Arc<Matches>) {
-        let cached = CachedMatches { namespace, topic: topic.into(), stamp, matches: Arc::clone(matches) };
+    pub(crate) fn insert(
+        &mut self,
+        namespace: NamespaceId,
+        topic: &str,
+        (buckets, stamp): (StampBuckets, u64),
+        matches: &Arc<Matches>,
+    ) {
+        let cached = CachedMatches { namespace, topic: topic.into(), buckets, stamp, matches: Arc::clone(matches) };
         let bytes = cached.bytes();
         if bytes > self.max_bytes / 2 {
             return;
@@ -96,12 +106,12 @@ mod tests {
         let mut cache = MatchCache::new(HashSeed::new(1));
         let matches = Arc::new(Matches::default());
         for n in 0..4 * MATCH_CACHE_BYTES / 60_000 {
-            cache.insert(NamespaceId(0), &format!("{n}{}", "x".repeat(60_000)), 1, &matches);
+            cache.insert(NamespaceId(0), &format!("{n}{}", "x".repeat(60_000)), ((0, 0), 1), &matches);
             assert!(cache.bytes <= MATCH_CACHE_BYTES);
         }
-        cache.insert(NamespaceId(0), "t", 1, &matches);
-        assert!(cache.get(NamespaceId(0), "t", || 1).is_some());
-        assert!(cache.get(NamespaceId(0), "t", || 2).is_none(), "the subscriptions have changed");
-        assert!(cache.get(NamespaceId(1), "t", || 1).is_none(), "another namespace");
+        cache.insert(NamespaceId(0), "t", ((0, 0), 1), &matches);
+        assert!(cache.get(NamespaceId(0), "t", |_| 1).is_some());
+        assert!(cache.get(NamespaceId(0), "t", |_| 2).is_none(), "the subscriptions have changed");
+        assert!(cache.get(NamespaceId(1), "t", |_| 1).is_none(), "another namespace");
     }
 }

@@ -8,17 +8,13 @@ use crate::ids::{NodeId, SlabIndex};
 /// Nodes of a page.
 const PAGE: usize = 128;
 
-#[derive(Debug)]
-struct Page<T> {
-    /// Empty, or [`PAGE`] long.
-    slots: Vec<Option<T>>,
-    used: usize,
-}
-
 /// Nodes by index.
 #[derive(Debug)]
 pub(crate) struct NodePages<T> {
-    pages: Vec<Page<T>>,
+    /// Each is empty, or [`PAGE`] long.
+    pages: Vec<Box<[Option<T>]>>,
+    /// Nodes of each page.
+    used: Vec<usize>,
     /// Pages with a free slot. The first is filled first, so that later ones become empty.
     with_room: BTreeSet<usize>,
     len: usize,
@@ -26,35 +22,36 @@ pub(crate) struct NodePages<T> {
 
 impl<T> NodePages<T> {
     pub(crate) fn new() -> Self {
-        Self { pages: Vec::new(), with_room: BTreeSet::new(), len: 0 }
+        Self { pages: Vec::new(), used: Vec::new(), with_room: BTreeSet::new(), len: 0 }
     }
 
     #[inline]
     pub(crate) fn get(&self, id: NodeId) -> Option<&T> {
-        self.pages.get(id.index() / PAGE)?.slots.get(id.index() % PAGE)?.as_ref()
+        self.pages.get(id.index() / PAGE)?.get(id.index() % PAGE)?.as_ref()
     }
 
     #[inline]
     pub(crate) fn get_mut(&mut self, id: NodeId) -> Option<&mut T> {
-        self.pages.get_mut(id.index() / PAGE)?.slots.get_mut(id.index() % PAGE)?.as_mut()
+        self.pages.get_mut(id.index() / PAGE)?.get_mut(id.index() % PAGE)?.as_mut()
     }
 
     pub(crate) fn insert(&mut self, node: T) -> NodeId {
         let at = self.with_room.first().copied().unwrap_or(self.pages.len());
         if at == self.pages.len() {
-            self.pages.push(Page { slots: Vec::new(), used: 0 });
+            self.pages.push(Box::default());
+            self.used.push(0);
             self.with_room.insert(at);
         }
         let page = &mut self.pages[at];
-        if page.slots.is_empty() {
-            page.slots = std::iter::repeat_with(|| None).take(PAGE).collect();
+        if page.is_empty() {
+            *page = std::iter::repeat_with(|| None).take(PAGE).collect();
         }
         // A page that is listed has a free slot.
-        let slot = page.slots.iter().position(Option::is_none).unwrap_or_default();
-        page.slots[slot] = Some(node);
-        page.used += 1;
+        let slot = page.iter().position(Option::is_none).unwrap_or_default();
+        page[slot] = Some(node);
+        self.used[at] += 1;
         self.len += 1;
-        if page.used == PAGE {
+        if self.used[at] == PAGE {
             self.with_room.remove(&at);
         }
         NodeId((at * PAGE + slot) as u32)
@@ -63,12 +60,12 @@ impl<T> NodePages<T> {
     pub(crate) fn remove(&mut self, id: NodeId) -> Option<T> {
         let at = id.index() / PAGE;
         let page = self.pages.get_mut(at)?;
-        let node = page.slots.get_mut(id.index() % PAGE)?.take()?;
-        page.used -= 1;
+        let node = page.get_mut(id.index() % PAGE)?.take()?;
+        self.used[at] -= 1;
         self.len -= 1;
         self.with_room.insert(at);
-        if page.used == 0 {
-            page.slots = Vec::new();
+        if self.used[at] == 0 {
+            *page = Box::default();
         }
         Some(node)
     }
@@ -89,7 +86,7 @@ mod tests {
         let ids: Vec<NodeId> = (0..3 * PAGE).map(|n| nodes.insert(n)).collect();
         assert_eq!(nodes.get(ids[PAGE]), Some(&PAGE));
         ids[PAGE..2 * PAGE].iter().for_each(|&id| assert!(nodes.remove(id).is_some()));
-        assert!(nodes.pages[1].slots.capacity() == 0 && nodes.len() == 2 * PAGE);
+        assert!(nodes.pages[1].is_empty() && nodes.len() == 2 * PAGE);
         assert_eq!(nodes.get(ids[PAGE]), None);
         assert_eq!(nodes.remove(ids[PAGE]), None, "once");
         let again = nodes.insert(7);

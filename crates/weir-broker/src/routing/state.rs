@@ -165,7 +165,7 @@ impl Routing {
     #[inline]
     fn cached(&self, id: NamespaceId, topic: &str) -> Option<Arc<Matches>> {
         let subscriptions = &self.namespaces[id.index()].subscriptions;
-        self.cache.get(id, topic, || subscriptions.stamp(topic)).cloned()
+        self.cache.get(id, topic, |buckets| subscriptions.stamp(buckets)).cloned()
     }
 
     /// The subscribers, groups and shards with interest in a topic.
@@ -186,7 +186,8 @@ impl Routing {
             return None;
         }
         let matches = subscriptions.receivers(&self.walk.found);
-        self.cache.insert(id, topic, subscriptions.stamp(topic), &matches);
+        let buckets = subscriptions.buckets(topic);
+        self.cache.insert(id, topic, (buckets, subscriptions.stamp(buckets)), &matches);
         Some(matches)
     }
 

@@ -11,6 +11,9 @@ use crate::shard_set::ShardSet;
 
 /// Counters of changes, by the first one or two levels of the changed filter.
 const STAMP_BUCKETS: usize = 1024;
+/// Indexes into the counters of changes.
+pub(crate) type StampBuckets = (u16, u16);
+
 /// Bytes of a subscription beside its node: its entries there and in its session's list.
 const SUBSCRIPTION_BYTES: usize = size_of::<Subscriber>() + 24;
 /// Bytes of what nodes with groups or other shards' interest have besides.
@@ -111,14 +114,18 @@ impl Subscriptions {
         self.stamps[usize::from(bucket)] += 1;
     }
 
-    /// Changes with every change of a filter that may match the topic: one with its first level, its first two, or a wildcard
-    /// there.
-    #[inline]
-    pub(crate) fn stamp(&self, topic: &str) -> u64 {
+    /// The buckets of a topic: of its first level, and of its first two.
+    pub(crate) fn buckets(&self, topic: &str) -> StampBuckets {
         let first = topic.find('/').unwrap_or(topic.len());
         let second = topic[first..].bytes().skip(1).position(|b| b == b'/').map_or(topic.len(), |p| first + 1 + p);
-        let changes = |text: &str| self.stamps[usize::from(self.bucket(text))];
-        self.wild_stamp + changes(&topic[..first]) + changes(&topic[..second])
+        (self.bucket(&topic[..first]), self.bucket(&topic[..second]))
+    }
+
+    /// Changes with every change of a filter that may match a topic of these buckets: one with its first level, its first two,
+    /// or a wildcard there.
+    #[inline]
+    pub(crate) fn stamp(&self, (one, two): StampBuckets) -> u64 {
+        self.wild_stamp + self.stamps[usize::from(one)] + self.stamps[usize::from(two)]
     }
 
     /// Goes on with a search for the filters that match a topic; see [`FilterTree::walk`].
