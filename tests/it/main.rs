@@ -26,6 +26,7 @@ mod net;
 mod node;
 mod process;
 mod programs;
+mod public_api;
 mod reconcile;
 mod reconcile_sim;
 mod schema;
