@@ -62,7 +62,9 @@ impl Target {
         }
         let hash = weirmq::auth::PasswordHash::create(b"secret").unwrap();
         let program = std::env::var_os(PROGRAM).into_iter();
-        let weir = program.fold(Weir::new().with_shards(2), Weir::with_program);
+        // What the broker takes by itself on a machine with 1 GiB.
+        let weir = Weir::new().with_shards(2).with_arguments(&["--memory", "768MiB"]);
+        let weir = program.fold(weir, Weir::with_program);
         let weir = if most > 0 { weir.with_descriptor_limit(most) } else { weir };
         let mut weir = weir.with_files(&[
             ("documents.yaml", &documents),
