@@ -27,7 +27,7 @@ fn rules(count: usize) -> Arc<RuleSet> {
 
 fn checks(c: &mut Criterion) {
     let mut group = c.benchmark_group("acl");
-    let subject = Subject { client_id: "device7", username: Some("nobody"), address: None };
+    let subject = Subject { client_id: "device7", username: Some("user7"), address: None };
     for count in [1, 10, 100] {
         let rules = rules(count);
         group.bench_function(BenchmarkId::new("publish", count), |b| {

@@ -48,7 +48,7 @@ impl Rig {
             panic!("a CONNECT")
         };
         let principal = Principal {
-            username: Some("nobody".into()),
+            username: Some("user7".into()),
             address: None,
             admitted_by: "anonymous".into(),
             claims_acl: None,

@@ -194,7 +194,7 @@ fn start_status(socket: TcpListener, view: LiveStatus, options: &ServerOptions) 
     serve(socket, Arc::new(view), options).map_err(ServerError::Status)
 }
 
-/// A token that other machines send is read by whoever reads the network.
+/// A token that other machines send can be read on the network.
 fn access_in_clear_text(options: &ServerOptions) -> bool {
     let access = &options.status_access;
     let reachable = options.status_addr.is_some_and(|address| !address.ip().is_loopback());

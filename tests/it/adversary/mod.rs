@@ -18,7 +18,7 @@ use self::target::Target;
 
 /// Resident memory the broker must stay under, whatever comes; `docs/security.md` says what it is made of.
 const RESIDENT_MAX_BYTES: usize = 1 << 30;
-/// Part of the names of the attacks to run, for whoever looks into one.
+/// Part of the names of the attacks to run.
 const ATTACKS: &str = "WEIR_ADVERSARY_ATTACKS";
 /// What it must come down to when all is over; it looks for memory to give back every five seconds.
 const RESIDENT_AFTER_BYTES: usize = 128 << 20;

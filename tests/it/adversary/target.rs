@@ -51,15 +51,8 @@ impl Target {
         let (rsa_certificate, rsa_key) =
             rsa_identity(2048).unwrap_or_else(|| (server.chain_pem.clone(), server.key_pem.clone()));
         let mut documents = AUTHS.to_owned();
-        let mut endpoints = HashMap::new();
-        for (name, fields) in ENDPOINTS {
-            let address = ports::free_address();
-            let port = address.port();
-            documents.push_str(&format!(
-                "---\nendpoint: {{name: {name}, host: 127.0.0.1, port: {port}, enableAcl: false, {fields}}}\n"
-            ));
-            endpoints.insert(*name, address);
-        }
+        let (endpoint_documents, endpoints) = ports::endpoint_documents(ENDPOINTS);
+        documents.push_str(&endpoint_documents);
         let hash = weirmq::auth::PasswordHash::create(b"secret").unwrap();
         let program = std::env::var_os(PROGRAM).into_iter();
         // What the broker takes by itself on a machine with 1 GiB.

@@ -54,15 +54,8 @@ impl Target {
              ban: {{name: flapping, flapping: {{}}}}\n",
             service.address()
         );
-        let mut endpoints = HashMap::new();
-        for (name, fields) in ENDPOINTS {
-            let address = ports::free_address();
-            let port = address.port();
-            documents.push_str(&format!(
-                "---\nendpoint: {{name: {name}, host: 127.0.0.1, port: {port}, enableAcl: false, {fields}}}\n"
-            ));
-            endpoints.insert(*name, address);
-        }
+        let (endpoint_documents, endpoints) = ports::endpoint_documents(ENDPOINTS);
+        documents.push_str(&endpoint_documents);
         // One shard: attackers and probes share an event loop, as on a machine with one core.
         let weir = Weir::new().with_status().with_shards(1);
         let program = write_limiting_program(weir.directory());

@@ -74,7 +74,7 @@ fn a_reload_without_file_descriptors_opens_nothing() {
     let broker = Broker::start(", connectTimeoutMs: 120000", &rules("a"), &[("people", &people())]);
     let mut alice = broker.client("alice").user("alice", "secret").connected();
     // Connected before the descriptors run out; they send CONNECT later.
-    let intruders = [("", ""), ("alice", ""), ("alice", "wrong"), ("carol", "wrong"), ("nobody", "secret")];
+    let intruders = [("", ""), ("alice", ""), ("alice", "wrong"), ("carol", "wrong"), ("mallory", "secret")];
     let intruders: Vec<_> = intruders.iter().map(|(user, password)| broker.client("x").user(user, password)).collect();
     let mut bob = broker.client("bob").user("bob", "secret");
     broker.limit_descriptors(100);

@@ -52,7 +52,7 @@ fn a_pulled_change_is_in_the_history_with_its_commit() {
     let first = git(&broker.endpoints(), &["rev-parse", "HEAD"]);
     assert_eq!(broker.applied(), first[..12]);
     let other = other_work_tree(&broker);
-    // The branch moves before the files do: whoever sees the files sees the commit.
+    // The branch moves before the files do: a reader of the files sees the commit.
     let pull = |message: &str, files: &[(&str, &str)], expected: &[&str]| {
         files.iter().for_each(|(name, text)| std::fs::write(other.join(name), text).unwrap());
         let commit = commit_all(&other, message);
