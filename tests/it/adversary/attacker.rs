@@ -174,7 +174,8 @@ impl Flood {
         let mut streams: Vec<TcpStream> = (0..self.count).map(connect).collect();
         streams.retain_mut(|stream| {
             let mut connack = [0; 4];
-            stream.read_exact(&mut connack).is_ok() && connack == [0x20, 2, 0, 0]
+            // Admitted, to a session of an earlier attack or to a new one.
+            stream.read_exact(&mut connack).is_ok() && connack[0] == 0x20 && connack[3] == 0
         });
         streams
     }
