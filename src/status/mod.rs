@@ -21,6 +21,7 @@ mod metrics;
 mod packets;
 mod page;
 mod probes;
+mod prometheus_text;
 mod query;
 mod router;
 mod sampler;
