@@ -3,22 +3,20 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::auth_work::{AuthClient, AuthWork, queue_auth_job, spawn_auth_task};
 use super::drain::DrainDecision;
 use super::handshake::{Handshake, Progress, Stage, refusal_bytes};
 use super::reauthenticate::EnhancedAuth;
 use super::table::{Connection, ConnectionKey, ConnectionState};
-use super::{Shard, ShardContext, ShardEvent};
-use crate::auth::{AuthRefusal, AuthTask, Busy, Credentials, Decision, SourceKey};
+use super::{Shard, ShardEvent};
+use crate::auth::{AuthRefusal, Busy, Credentials, Decision};
 use crate::log_value::log_value;
-use crate::net::auth_tasks::AuthTaskHandle;
 use crate::net::layers::Layers;
-use crate::net::mailbox::Mailbox;
 use crate::net::plane::ConnectionFacts;
 use crate::net::stats::{CloseReason, ConnectionGuard};
 use crate::net::stream::Stream;
-use crate::net::workers::{JobFate, QueuedJob};
 use weir_bridge::LOCAL_ID_PREFIX;
-use weir_broker::{Admission, EndpointId, EndpointPolicy, Principal, Site, home_shard};
+use weir_broker::{Admission, EndpointPolicy, Principal, Site, home_shard};
 use weir_mqtt::{
     Auth, Connect, DecodeContext, DecodeError, Decoded, Packet, ProtocolVersion, ReasonCode, Side, auth, decode,
     decode_connect, return_code,
@@ -443,54 +441,6 @@ impl Shard {
         };
         self.drain_decision(policy.id, connection.sequence, &facts)
     }
-}
-
-/// Slow work of an authentication, which dropping this cancels.
-pub(super) enum AuthWork {
-    Task(#[expect(dead_code, reason = "dropping it cancels the task")] AuthTaskHandle),
-    Job(#[expect(dead_code, reason = "dropping it takes the job out of the queue")] QueuedJob),
-}
-
-/// The client that slow work is for.
-pub(super) struct AuthClient {
-    pub(super) key: ConnectionKey,
-    pub(super) endpoint: EndpointId,
-    pub(super) peer: Option<SocketAddr>,
-    /// What the work holds of it, about.
-    pub(super) bytes: usize,
-}
-
-/// Queues blocking work; [`Shard::on_auth_decision`] gets its decision.
-///
-/// # Errors
-/// Too much work of the client's address or endpoint waits.
-pub(super) fn queue_auth_job(
-    shared: &ShardContext,
-    mailbox: &Arc<Mailbox<ShardEvent>>,
-    client: AuthClient,
-    work: Box<dyn FnOnce() -> Decision + Send>,
-) -> Result<QueuedJob, Busy> {
-    let AuthClient { key, endpoint, peer, bytes } = client;
-    let mailbox = Arc::clone(mailbox);
-    let job = Box::new(move |fate| {
-        let decision = match fate {
-            JobFate::Run => work(),
-            JobFate::Evicted => Decision::Refuse(AuthRefusal::Busy),
-        };
-        mailbox.send(ShardEvent::AuthDecision { key, decision });
-    });
-    shared.workers.submit(endpoint, SourceKey::new(peer), bytes, job)
-}
-
-/// Starts an authentication task; [`Shard::on_auth_decision`] gets its decision.
-pub(super) fn spawn_auth_task(
-    shared: &ShardContext,
-    mailbox: &Arc<Mailbox<ShardEvent>>,
-    key: ConnectionKey,
-    task: AuthTask<Decision>,
-) -> Option<AuthTaskHandle> {
-    let mailbox = Arc::clone(mailbox);
-    shared.auth_tasks.submit(async move { mailbox.send(ShardEvent::AuthDecision { key, decision: task.await }) })
 }
 
 /// The authentication method of a CONNECT packet.

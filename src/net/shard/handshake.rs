@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Shard;
-use super::admit::AuthWork;
+use super::auth_work::AuthWork;
 use super::table::{ConnectionKey, ConnectionState};
 use super::tls_handshake::TlsProgress;
 use crate::auth::{AuthExchange, PeerCertificate};

@@ -7,6 +7,7 @@
 
 mod accept;
 mod admit;
+mod auth_work;
 mod close;
 mod control;
 mod drain;

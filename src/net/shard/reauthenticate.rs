@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::Shard;
-use super::admit::{AuthClient, AuthWork, queue_auth_job, spawn_auth_task};
+use super::auth_work::{AuthClient, AuthWork, queue_auth_job, spawn_auth_task};
 use super::handshake::Handshake;
 use super::table::{Connection, ConnectionKey, ConnectionState};
 use crate::auth::{AuthExchange, AuthRefusal, Credentials, Decision, PeerCertificate};
