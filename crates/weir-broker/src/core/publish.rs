@@ -94,28 +94,6 @@ impl Core {
         }
     }
 
-    /// Routes a PUBLISH that was checked, unless it has to be stored and there is no room. `receivers`: those found already.
-    pub(crate) fn accept_publish(
-        &mut self,
-        id: ConnId,
-        topic: &str,
-        (publish, raw): (&Publish<'_>, &[u8]),
-        receivers: Option<Arc<Matches>>,
-        now: Millis,
-    ) {
-        if self.journal.is_full()
-            && let Err(refusal) = self.check_store(id.slot, topic, publish, receivers.as_ref())
-        {
-            return self.refuse_publish(id, publish, refusal);
-        }
-        if publish.retain
-            && let Err(refusal) = self.check_retained(id.slot, topic, publish)
-        {
-            return self.refuse_publish(id, publish, refusal);
-        }
-        self.publish_on(id, topic, (publish, raw), receivers, now);
-    }
-
     /// A QoS 2 message that was taken already: it is acknowledged again, and goes no further [MQTT-4.3.3-10].
     pub(crate) fn is_resend(&self, slot: ConnectionSlot, packet_id: Option<PacketId>) -> bool {
         let session = self.clients.connection(slot).and_then(|c| self.clients.session(c.session));
@@ -259,7 +237,8 @@ impl Core {
         Ok(())
     }
 
-    fn publish_on(
+    /// Routes a PUBLISH that was checked, unless it has to be stored and there is no room. `receivers`: those found already.
+    pub(crate) fn accept_publish(
         &mut self,
         id: ConnId,
         topic: &str,
@@ -267,6 +246,16 @@ impl Core {
         receivers: Option<Arc<Matches>>,
         now: Millis,
     ) {
+        if self.journal.is_full()
+            && let Err(refusal) = self.check_store(id.slot, topic, publish, receivers.as_ref())
+        {
+            return self.refuse_publish(id, publish, refusal);
+        }
+        if publish.retain
+            && let Err(refusal) = self.check_retained(id.slot, topic, publish)
+        {
+            return self.refuse_publish(id, publish, refusal);
+        }
         let Some(connection) = self.clients.connection(id.slot) else {
             return self.observe.count_error(Site::ConnectionOfPacket);
         };

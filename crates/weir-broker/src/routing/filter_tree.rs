@@ -8,6 +8,7 @@ use hashbrown::HashTable;
 
 use crate::hash::HashSeed;
 use crate::ids::NodeId;
+use crate::routing::filter_label::{LabelMatch, begins_with_level, common_levels, compare, first_level, level_end};
 use crate::routing::node_pages::NodePages;
 
 /// The node above the first level. It is never removed.
@@ -28,6 +29,20 @@ struct FilterNode<V> {
     plus: NodeId,
     hash: NodeId,
     value: V,
+}
+
+impl<V: NodeValue> FilterNode<V> {
+    fn new(label: &str) -> Self {
+        Self {
+            label: label.into(),
+            parent: NONE,
+            children: 0,
+            children_xor: 0,
+            plus: NONE,
+            hash: NONE,
+            value: V::default(),
+        }
+    }
 }
 
 /// The content of a node.
@@ -59,75 +74,6 @@ pub(crate) struct Walk {
     pub(crate) found: Vec<NodeId>,
 }
 
-/// The comparison of a label with what is left of a topic.
-enum LabelMatch {
-    No,
-    /// It matches; what is left begins here.
-    Rest(usize),
-    /// It ends with `#`.
-    All,
-}
-
-/// The end of the level that begins at `at`.
-#[inline]
-fn level_end(text: &str, at: usize) -> usize {
-    text.as_bytes()[at..].iter().position(|&byte| byte == b'/').map_or(text.len(), |end| at + end)
-}
-
-#[inline]
-fn first_level(label: &str) -> &str {
-    &label[..level_end(label, 0)]
-}
-
-#[inline]
-fn begins_with_level(label: &str, level: &str) -> bool {
-    let label = label.as_bytes();
-    label.starts_with(level.as_bytes()) && label.get(level.len()).is_none_or(|&byte| byte == b'/')
-}
-
-/// Bytes of the levels that both begin with.
-fn common_levels(one: &str, other: &str) -> usize {
-    let mut common = 0;
-    for (a, b) in one.split('/').zip(other.split('/')) {
-        if a != b {
-            break;
-        }
-        common += a.len() + 1;
-    }
-    common.saturating_sub(1)
-}
-
-fn compare(label: &str, topic: &str, mut at: usize, work: &mut usize) -> LabelMatch {
-    let (levels, name) = (label.as_bytes(), topic.as_bytes());
-    let mut next = 0;
-    loop {
-        *work += 1;
-        // In a valid filter a wildcard is the whole level [MQTT-4.7.1-1] [MQTT-4.7.1-2].
-        match levels.get(next) {
-            Some(b'#') => return LabelMatch::All,
-            _ if at > name.len() => return LabelMatch::No,
-            Some(b'+') => {
-                next += 1;
-                at = level_end(topic, at);
-            }
-            _ => {
-                let end = level_end(label, next);
-                let level = &levels[next..end];
-                let is_same = name[at..].starts_with(level) && name.get(at + level.len()).is_none_or(|&b| b == b'/');
-                if !is_same {
-                    return LabelMatch::No;
-                }
-                (next, at) = (end, at + level.len());
-            }
-        }
-        at += 1;
-        if next >= levels.len() {
-            return LabelMatch::Rest(at);
-        }
-        next += 1;
-    }
-}
-
 impl Walk {
     /// A walk that has not begun.
     pub(crate) fn begin(&mut self) {
@@ -140,15 +86,7 @@ impl Walk {
 impl<V: NodeValue> FilterTree<V> {
     pub(crate) fn new(seed: HashSeed) -> Self {
         let mut nodes = NodePages::new();
-        nodes.insert(FilterNode {
-            label: Box::default(),
-            parent: NONE,
-            children: 0,
-            children_xor: 0,
-            plus: NONE,
-            hash: NONE,
-            value: V::default(),
-        });
+        nodes.insert(FilterNode::new(""));
         let (removed, joinable) = (Vec::new(), Vec::new());
         Self { nodes, children: HashTable::new(), seed, label_bytes: 0, pinned: false, removed, joinable }
     }
@@ -211,16 +149,7 @@ impl<V: NodeValue> FilterTree<V> {
 
     fn add(&mut self, parent: NodeId, label: &str) -> NodeId {
         self.label_bytes += label.len();
-        let node = FilterNode {
-            label: label.into(),
-            parent: NONE,
-            children: 0,
-            children_xor: 0,
-            plus: NONE,
-            hash: NONE,
-            value: V::default(),
-        };
-        let id = self.nodes.insert(node);
+        let id = self.nodes.insert(FilterNode::new(label));
         self.attach(parent, id);
         id
     }

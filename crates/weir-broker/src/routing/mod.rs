@@ -4,6 +4,7 @@
 //! Owns the namespaces, the groups and the access lists of publishers of retained messages. It never touches a connection's
 //! buffer or a session's queue.
 
+pub(crate) mod filter_label;
 pub(crate) mod filter_tree;
 pub(crate) mod match_cache;
 pub(crate) mod matches;
