@@ -36,8 +36,8 @@ pub(super) struct Activity {
     /// The caller showed a certificate.
     identified: AtomicBool,
     opened: Instant,
-    /// Milliseconds after `opened` of the last request.
-    last_request_ms: AtomicU64,
+    /// Microseconds after `opened` of the last request.
+    last_request_us: AtomicU64,
     /// Requests that are being answered.
     requests: AtomicUsize,
     /// Event streams open on it.
@@ -56,7 +56,7 @@ impl Activity {
             over_loopback,
             identified: AtomicBool::new(false),
             opened: Instant::now(),
-            last_request_ms: AtomicU64::new(0),
+            last_request_us: AtomicU64::new(0),
             requests: AtomicUsize::new(0),
             streams: AtomicUsize::new(0),
             evicted: Notify::new(),
@@ -79,8 +79,8 @@ impl Activity {
     }
 
     fn touch(&self) {
-        let elapsed_ms = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last_request_ms.store(elapsed_ms, Ordering::Relaxed);
+        let elapsed_us = u64::try_from(self.opened.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.last_request_us.store(elapsed_us, Ordering::Relaxed);
     }
 
     /// Time since the last request, or since the connection was opened; zero while an event stream is open.
@@ -88,11 +88,12 @@ impl Activity {
         if self.streams.load(Ordering::Relaxed) > 0 {
             return Duration::ZERO;
         }
-        self.since_request()
+        self.last_request().elapsed()
     }
 
-    fn since_request(&self) -> Duration {
-        self.opened.elapsed().saturating_sub(Duration::from_millis(self.last_request_ms.load(Ordering::Relaxed)))
+    /// The time of the last request, or at which the connection was opened.
+    fn last_request(&self) -> Instant {
+        self.opened + Duration::from_micros(self.last_request_us.load(Ordering::Relaxed))
     }
 
     fn is_busy(&self) -> bool {
@@ -169,18 +170,25 @@ impl Connections {
             source
         } else if open.len() >= self.max {
             let most = by_source.values().max().copied()?;
-            let worst = open.values().filter(|each| by_source.get(&each.source) == Some(&most));
-            worst.max_by_key(|each| (!each.is_busy(), each.since_request()))?.source
+            let largest = open.iter().filter(|(_, each)| by_source.get(&each.source) == Some(&most));
+            longest_idle(largest)?.1.source
         } else {
             return None;
         };
-        let candidates = open.iter().filter(|(_, each)| each.source == from);
-        candidates.max_by_key(|(_, each)| (!each.is_busy(), each.since_request())).map(|(number, _)| *number)
+        longest_idle(open.iter().filter(|(_, each)| each.source == from)).map(|(number, _)| *number)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Activity>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The connection whose last request is longest ago; one that is answering a request only where all are. Of two that
+/// are equal, the one that was opened first.
+fn longest_idle<'a>(
+    connections: impl Iterator<Item = (&'a u64, &'a Arc<Activity>)>,
+) -> Option<(&'a u64, &'a Arc<Activity>)> {
+    connections.min_by_key(|(number, each)| (each.is_busy(), each.last_request(), **number))
 }
 
 #[cfg(test)]
