@@ -147,7 +147,7 @@ pub trait Authenticate: Send + Sync {
 pub(super) trait AuthBackend: Send + Sync {
     fn authenticate(&self, attempt: &Arc<Attempt>) -> BackendAnswer;
 
-    /// As [`Authenticate::still_valid`]; `admission` says how the client was admitted.
+    /// As [`Authenticate::still_valid`]; `admission` is how the client was admitted.
     fn still_valid(&self, admission: &AdmittedBy<'_>, principal: &Principal) -> Recheck;
 
     /// What takes as long for an unknown user name as a wrong password does for a known one.

@@ -294,7 +294,7 @@ impl DataPlane {
         self.ask_all(|reply| Control::SetPolicy { policy: Arc::clone(&policy), reply }).await.map(|_| ())
     }
 
-    /// Disconnects connections of an endpoint as the plan says. Returns their number when DISCONNECT was sent to, or is
+    /// Disconnects connections of an endpoint as planned. Returns their number when DISCONNECT was sent to, or is
     /// scheduled for, all of them. Dropping the future does not stop the drain.
     pub async fn drain(&self, endpoint: EndpointId, plan: DrainPlan) -> Result<u32, PlaneError> {
         let chosen = match plan.which {

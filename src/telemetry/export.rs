@@ -208,7 +208,7 @@ fn warn_once(failures: u32, url: &Uri, why: &str) {
     if failures == 0 {
         tracing::warn!(
             collector = %url,
-            "trace export failed: {why}; reconciling goes on, and weir_telemetry_... metrics count the spans"
+            "trace export failed: {why}; reconciling continues, and the weir_telemetry_... metrics count the spans"
         );
     }
 }

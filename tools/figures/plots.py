@@ -52,6 +52,10 @@ def met(row):
     return got >= bound[0] if row["goal"].startswith("≥") else got <= bound[0]
 
 
+def measured(cell):
+    return cell is not None and "value" in cell
+
+
 def cell_text(cell):
     if cell is None:
         return "n/a"
@@ -119,7 +123,7 @@ def listeners_chart(report):
     names = [broker["name"] for broker in report["brokers"]]
     groups = []
     for row in report["rows"]:
-        if not row["unit"]:
+        if not row["unit"] or not all(map(measured, row["cells"])):
             continue
         top = max(cell["value"] for cell in row["cells"]) or 1
         bars = [(cell["value"] / top, f"{figure(cell['value'])} {row['unit']}   {name}", "main" if at == 0 else "other")
@@ -136,7 +140,7 @@ def images(results):
     higher = [row for row in compared if row["unit"] == "msg per CPU s"]
     stored = [row for row in compared if row["unit"] == "msg/s"]
     lower = [row for row in compared if row["better"] == "lower"]
-    own = [row for row in bench["rows"] if row not in compared and goal(row)]
+    own = [row for row in bench["rows"] if row not in compared and goal(row) and measured(row["cells"][0])]
     legend = f"{names[0]} divided by {names[1]} in the same round;"
     return {
         "performance-throughput.svg":

@@ -166,7 +166,7 @@ impl Shard {
                 } else {
                     core.begin_drain(id, code, reference, until, now)
                 };
-                // The client may have disconnected by itself.
+                // The client may have disconnected already.
                 if disconnected {
                     drain.disconnected += 1;
                     drain.credit -= 1.0;

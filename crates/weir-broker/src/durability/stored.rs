@@ -67,7 +67,7 @@ impl<'a> StoredSession<'a> {
     }
 }
 
-/// A record that says nothing this version understands.
+/// A record that this version cannot interpret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the record {key:?} cannot be understood: it is damaged, or of a newer version")]
 pub struct BadRecord {

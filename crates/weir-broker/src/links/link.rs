@@ -1,6 +1,6 @@
 //! Messages between shards, the batches that carry them, and one end of a link.
 //!
-//! A link's other end is a shard today; nothing here says that it could not be another node.
+//! The other end of a link is a shard today; the code would also work if it were another node.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

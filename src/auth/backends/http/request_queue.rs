@@ -72,7 +72,7 @@ impl RequestQueue {
         let (wake, turn) = oneshot::channel();
         let pushed = state.waiting.push(Arc::clone(endpoint), source, bytes, wake)?;
         drop(state);
-        // Dropping its end tells a displaced request that it is refused.
+        // A displaced request is refused by dropping its sender.
         drop(pushed.evicted);
         Ok(Turn::Later(Waiting { state: Arc::clone(&self.state), ticket: pushed.ticket, turn, ended: false }))
     }
