@@ -1,4 +1,4 @@
-//! What must hold of everything that reads a connection's first bytes, whatever they are. The fuzz targets in `fuzz/` search
+//! Properties of the code that reads a connection's first bytes, for every input. The fuzz targets in `fuzz/` search
 //! for a breach; the tests below try seeded mutations of valid input.
 
 use super::policy::{AllowedOrigins, WebSocketPolicy};

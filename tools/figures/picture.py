@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PICTURE = ROOT / "docs/images/weir.svg"
 EXAMPLE = {"plant": 1883, "office": 1884, "moved": 1893}
 CLIENTS = {"plant": 3, "office": 2}
+KINDS = {"+": "good", "-": "bad", "-/+": "bad", "~": "warn"}
+CHARACTER = 7.3  # width of a monospace character of 12 px
 MESSAGE = "Move the office, raise the limit of the plant"
 GIT = {"GIT_AUTHOR_NAME": "Ann", "GIT_AUTHOR_EMAIL": "ann@example.com", "GIT_AUTHOR_DATE": "2026-01-01T09:00:00Z"}
 GIT.update({key.replace("AUTHOR", "COMMITTER"): value for key, value in GIT.items()})
@@ -164,7 +166,7 @@ def terminal(x, y, width, title, command, output):
     parts = [svg.rect(x, y, width, height, "panel", 8, framed=True), svg.text(x + 14, y + 23, title, kind="main", bold=True),
              svg.text(x + 14, y + 46, f"$ {command}", mono=True, size=12)]
     for at, words in enumerate(lines):
-        kind = {"+": "good", "-": "bad", "~": "warn"}.get(words[:1], "muted")
+        kind = KINDS.get(words.strip().split(" ")[0], "muted")
         parts.append(svg.text(x + 14, y + 66 + 18 * at, words, kind=kind, mono=True, size=12))
     return parts, height
 
@@ -189,12 +191,14 @@ def arrow(x1, y1, x2, y2):
 
 
 def draw(plan, committed, endpoints):
-    width, gap, left = 960, 24, 560
+    longest = max(len(line) for line in [*plan.split("\n"), *committed.split("\n")])
+    gap, left, right = 24, max(560, round(longest * CHARACTER) + 28), 336
+    width = 20 + left + gap + right + 20
     first, tall = terminal(20, 20, left, "1  plan the change", "weir plan wanted --against http://127.0.0.1:8080", plan)
     below = 20 + tall + gap
     second, short = terminal(20, below, left, "2  commit it", f'git commit -am "{MESSAGE}"', committed)
     height = below + short + 20
-    third = page(20 + left + gap, 20, width - left - gap - 40, height - 40, re.search(r"\b[0-9a-f]{7,}\b", committed)[0], endpoints)
+    third = page(20 + left + gap, 20, right, height - 40, re.search(r"\b[0-9a-f]{7,}\b", committed)[0], endpoints)
     arrows = [arrow(300, below - gap + 3, 300, below - 3), arrow(20 + left + 3, below + short / 2, 20 + left + gap - 3, below + short / 2)]
     described = "A plan that names the affected clients, the commit that applies it, and the status page after it"
     return svg.document(width, height, "Weir: plan, commit, page", described, first + second + third + arrows)

@@ -17,7 +17,7 @@ pub struct StoredRecords {
     records: Vec<(RecordKey, Box<[u8]>)>,
 }
 
-/// What a core has restored, in numbers.
+/// The numbers of restored objects of a core.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RestoredCounts {
     pub sessions: usize,

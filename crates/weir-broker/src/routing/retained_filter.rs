@@ -3,7 +3,7 @@
 //! The topics below `a/b` are one range, from `a/b/` to before `a/b0`: `0` follows `/`. So a read skips the topics below
 //! a level that does not match, and with a wildcard it costs no more than a few looks for each value of that level.
 
-/// What a read does after it looked at a topic.
+/// The next step of a read after it visited a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     /// The filter matches the topic.

@@ -256,7 +256,7 @@ impl Routing {
         self.retained_by_endpoint.has_room(endpoint, &policy.limits, retained_bytes_of(size), old)
     }
 
-    /// What a topic has.
+    /// The retained messages of a namespace.
     pub(crate) fn retained(&self, id: NamespaceId) -> &Retained {
         &self.namespaces[id.index()].retained
     }

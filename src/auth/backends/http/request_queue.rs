@@ -102,7 +102,7 @@ impl Drop for Waiting {
             return;
         }
         dropped::CONNECTION_CLOSED.add(1);
-        // Where it is no longer in the queue, it has a permit that it did not look at, and that is dropped with it.
+        // A request that has left the queue has an unused permit, which is dropped with it.
         let removed = lock(&self.state).waiting.remove(&self.ticket);
         drop(removed);
     }
