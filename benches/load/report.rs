@@ -1,4 +1,4 @@
-//! What the rounds gave: medians, ratios, goals; as a table, as Markdown, as JSON.
+//! The results of the rounds: medians, ratios, goals; as a table, as Markdown, as JSON.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -222,7 +222,13 @@ impl Report<'_> {
             json!({
                 "id": row.id,
                 "measures": row.measures.iter()
-                    .map(|measure| json!({"key": measure.key, "title": measure.title, "unit": measure.unit}))
+                    .map(|measure| json!({
+                        "key": measure.key,
+                        "title": measure.title,
+                        "unit": measure.unit,
+                        "better": if measure.better == Better::Higher { "higher" } else { "lower" },
+                        "goal": Report::goal_text(measure),
+                    }))
                     .collect::<Vec<_>>(),
                 "runs": runs.collect::<serde_json::Map<String, Value>>(),
             })
@@ -234,6 +240,8 @@ impl Report<'_> {
             "settings": self.settings.iter().map(|(name, value)| ((*name).to_owned(), json!(value)))
                 .collect::<serde_json::Map<String, Value>>(),
             "brokers": brokers.collect::<Vec<_>>(),
+            "reference": self.reference.map(|reference| self.brokers[reference].name.clone()),
+            "remarks": self.remarks().lines().map(|line| line.trim_start_matches("- ").to_owned()).collect::<Vec<_>>(),
             "rows": rows.collect::<Vec<_>>(),
         })
     }

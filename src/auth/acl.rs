@@ -150,9 +150,9 @@ impl CompiledRule {
         let qos_is = |qos: QoS| self.qos.as_ref().is_none_or(|wanted| wanted.contains(&(qos as u8)));
         match request {
             AclRequest::Publish { qos, retain, .. } => qos_is(qos) && self.retain.is_none_or(|wanted| wanted == retain),
-            // Retaining is a publisher's act: a rule that names it says nothing of subscriptions.
+            // Only publishers retain: a rule with `retain` does not apply to subscriptions.
             AclRequest::Subscribe { qos, .. } => self.retain.is_none() && qos_is(qos),
-            // Which QoS the subscription was granted is not known: the rule that may have granted it stands.
+            // The granted QoS of the subscription is not known: the rule that may have granted it applies.
             AclRequest::Receive { .. } => {
                 self.retain.is_none() && (self.qos.is_none() || self.permission == Permission::Allow)
             }

@@ -1,4 +1,4 @@
-//! What an authenticator receives and returns.
+//! Input and output of an authenticator.
 //!
 //! [`Authenticate`] is what a listener asks; a chain implements it. [`AuthBackend`] is one element of a chain.
 
@@ -147,10 +147,10 @@ pub trait Authenticate: Send + Sync {
 pub(super) trait AuthBackend: Send + Sync {
     fn authenticate(&self, attempt: &Arc<Attempt>) -> BackendAnswer;
 
-    /// As [`Authenticate::still_valid`]; `admission` says how the client was admitted.
+    /// As [`Authenticate::still_valid`]; `admission` is how the client was admitted.
     fn still_valid(&self, admission: &AdmittedBy<'_>, principal: &Principal) -> Recheck;
 
-    /// What takes as long for an unknown user name as a wrong password does for a known one.
+    /// Work that takes as long for an unknown user name as a wrong password does for a known one.
     fn decoy(&self, _username: &str) -> Option<Decoy> {
         None
     }

@@ -169,7 +169,7 @@ fn build_chain(auth: &Auth, contents: &Contents, variables: &AllowedVariables) -
     if errors.is_empty() { Ok(Chain::new(backends)) } else { Err(errors) }
 }
 
-/// Tells authenticators apart whose answer cannot be computed again without the password; `None`: it can.
+/// Distinguishes authenticators whose answer cannot be computed again without the password; `None`: it can.
 fn identity(declared: &config::Authenticator) -> Option<String> {
     use config::Authenticator;
     match declared {

@@ -1,4 +1,4 @@
-//! What must hold of everything that reads credentials, whatever they are. The fuzz targets in `fuzz/` search for a breach;
+//! Properties of the code that reads credentials, for every input. The fuzz targets in `fuzz/` search for a breach;
 //! the tests of the parsers try seeded mutations of valid input.
 
 #[cfg(fuzzing)]

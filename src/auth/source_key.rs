@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-/// What one party is assumed to hold: one IPv4 address, or a /64 of IPv6. All Unix sockets are one source.
+/// The addresses that one party is assumed to control: one IPv4 address, or a /64 of IPv6. All Unix sockets are one source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SourceKey(Option<IpAddr>);
 

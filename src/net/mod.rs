@@ -6,7 +6,7 @@
 //!             sockets ◀─ out buffers ◀─ core of the client's home shard ◀───────────────┘
 //! ```
 //!
-//! A shard is one OS thread with its own epoll loop: no scheduler stands between a readable socket and the core. The
+//! A shard is one OS thread with its own epoll loop: there is no scheduler between a readable socket and the core. The
 //! acceptor runs in the loop of the first shard.
 //! [`DataPlane`] is the handle of the control plane.
 

@@ -41,7 +41,7 @@ pub struct DataPlaneConfig {
     /// Maximum of pending connections (accepted, not admitted yet) of the node. Above it, a pending connection of the
     /// source that has the most is closed for each new one.
     pub max_pending_connections: u32,
-    /// What memory is used for, and how much of it may be.
+    /// Memory in use by kind, and its limits.
     pub memory: MemoryAccount,
     /// Number of threads for blocking authentication (password hashes).
     pub workers: u16,
@@ -255,7 +255,7 @@ impl DataPlane {
         })
     }
 
-    /// What memory is used for, over all shards.
+    /// Memory in use by kind, over all shards.
     pub fn memory(&self) -> &MemoryAccount {
         &self.inner.memory
     }
@@ -294,7 +294,7 @@ impl DataPlane {
         self.ask_all(|reply| Control::SetPolicy { policy: Arc::clone(&policy), reply }).await.map(|_| ())
     }
 
-    /// Disconnects connections of an endpoint as the plan says. Returns their number when DISCONNECT was sent to, or is
+    /// Disconnects connections of an endpoint as planned. Returns their number when DISCONNECT was sent to, or is
     /// scheduled for, all of them. Dropping the future does not stop the drain.
     pub async fn drain(&self, endpoint: EndpointId, plan: DrainPlan) -> Result<u32, PlaneError> {
         let chosen = match plan.which {

@@ -29,7 +29,7 @@ pub struct ListenerPolicy {
     pub max_pending_per_address: Option<u32>,
     /// Maximum of accepted connections per second; the burst is one second's worth.
     pub max_connections_per_s: Option<u32>,
-    /// What happens above `max_connections_per_s`.
+    /// The treatment of connections above `max_connections_per_s`.
     pub accept_overflow: AcceptOverflow,
     pub child: ChildOptions,
     pub handshake: HandshakeLimits,

@@ -1,4 +1,4 @@
-//! What must hold of everything that reads a connection's first bytes, whatever they are. The fuzz targets in `fuzz/` search
+//! Properties of the code that reads a connection's first bytes, for every input. The fuzz targets in `fuzz/` search
 //! for a breach; the tests below try seeded mutations of valid input.
 
 use super::policy::{AllowedOrigins, WebSocketPolicy};
@@ -9,7 +9,7 @@ const MESSAGE_MAX_BYTES: u64 = 1000;
 /// Control frames that may wait for a peer that does not read: the bound, and one frame above it.
 const CONTROLS_MAX_BYTES: usize = 1024 + 127;
 
-/// An accepted PROXY header lies within the bytes, does not depend on what follows it, and none of its prefixes is one. An
+/// An accepted PROXY header is within the bytes, does not depend on the bytes after it, and none of its prefixes is one. An
 /// error stays an error.
 #[cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "`crate::fuzzing` exports it"))]
 pub fn proxy_header(bytes: &[u8]) {
@@ -26,7 +26,7 @@ pub fn proxy_header(bytes: &[u8]) {
     }
 }
 
-/// An accepted upgrade request lies within the bytes and is answered by 101 with a subprotocol of MQTT; a refusal is an HTTP
+/// An accepted upgrade request is within the bytes and is answered by 101 with a subprotocol of MQTT; a refusal is an HTTP
 /// response; no request is longer than its bound.
 #[cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "`crate::fuzzing` exports it"))]
 pub fn websocket_upgrade(bytes: &[u8]) {

@@ -9,7 +9,7 @@ use crate::auth::counts::dropped;
 use crate::auth::{Busy, FairQueue, QueueLimits, SourceKey, Ticket};
 use weir_broker::EndpointId;
 
-/// What becomes of a job.
+/// The outcome of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JobFate {
     /// A worker has taken it: do the work.

@@ -23,7 +23,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// Spans in the queue: some hours of passes without changes.
 const QUEUE_SPANS_MAX: usize = 8192;
 
-/// Where to send traces, and what identifies this process.
+/// The collector of the traces, and the identity of this process.
 #[derive(Debug, Clone)]
 pub struct ExporterOptions {
     /// The whole URL, with `/v1/traces`.
@@ -208,7 +208,7 @@ fn warn_once(failures: u32, url: &Uri, why: &str) {
     if failures == 0 {
         tracing::warn!(
             collector = %url,
-            "trace export failed: {why}; reconciling goes on, and weir_telemetry_... metrics count the spans"
+            "trace export failed: {why}; reconciling continues, and the weir_telemetry_... metrics count the spans"
         );
     }
 }

@@ -33,12 +33,12 @@ pub(super) async fn post(client: &HttpClient, url: &Uri, headers: &HeaderMap, bo
     let response = client.send(request).await;
     let response = response.map_err(|error| PostError::Retry { why: error.to_string(), after: None })?;
     let (head, body) = response.into_parts();
-    // A body that cannot be read does not change what the status says.
+    // A body that cannot be read does not change the meaning of the status.
     let body = read_body(body, ANSWER_BYTES_MAX).await.unwrap_or_default();
     classify(head.status.as_u16(), &head.headers, &body)
 }
 
-/// Classifies an answer as OTLP/HTTP says: these four statuses are retried, other errors are not.
+/// Classifies an answer as OTLP/HTTP specifies: these four statuses are retried, other errors are not.
 fn classify(status: u16, headers: &HeaderMap, body: &[u8]) -> Result<u64, PostError> {
     match status {
         200..=299 => Ok(rejected(body)),
@@ -48,8 +48,8 @@ fn classify(status: u16, headers: &HeaderMap, body: &[u8]) -> Result<u64, PostEr
             Err(PostError::Retry { why: format!("it answers {status}"), after: after.map(Duration::from_secs) })
         }
         _ => {
-            let said = String::from_utf8_lossy(&body[..body.len().min(200)]);
-            Err(PostError::Rejected(format!("it answers {status}: {}", said.escape_debug())))
+            let text = String::from_utf8_lossy(&body[..body.len().min(200)]);
+            Err(PostError::Rejected(format!("it answers {status}: {}", text.escape_debug())))
         }
     }
 }

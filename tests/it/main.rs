@@ -15,6 +15,7 @@ mod durability;
 mod environment;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod figures;
 mod fingerprints;
 mod golden;
 mod graceful_disconnect;

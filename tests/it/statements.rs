@@ -1,5 +1,4 @@
-//! Every normative statement is accounted for: by scripts, or by an exception with its reason. `docs/conformance.md` is
-//! made from the same.
+//! Every normative statement has scripts, or an exception with its reason. `docs/conformance.md` is made from the same data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -168,9 +167,10 @@ fn page(everything: &Everything, accounts: &Accounts<'_>) -> String {
     let mut page = String::from(
         "# Conformance\n\n\
          <!-- Made by tests/it/statements.rs from tests/conformance; UPDATE_GOLDEN=1 cargo test --test it statements -->\n\n\
-         Every normative statement of MQTT 3.1.1 and 5.0, in our words, with the scripts under `tests/conformance` that hold \
-         the broker to it, or the reason why there is none. The scripts are played against the broker's core in memory and \
-         against the broker over TCP, on one shard and on three.\n",
+         After reading this page you know which test covers each normative statement of MQTT 3.1.1 and 5.0. The statements \
+         are in our words; the last column has the scripts under `tests/conformance` that test the broker, or the reason \
+         why there is none. The scripts run against the broker's core in memory and against the broker over TCP, on one \
+         shard and on three:\n\n```sh\ncargo test --test it conformance\n```\n",
     );
     for (version, statements) in &everything.statements {
         let cited = statements.iter().filter(|statement| !accounts[&(*version, &*statement.id)].scripts.is_empty());
@@ -179,7 +179,7 @@ fn page(everything: &Everything, accounts: &Accounts<'_>) -> String {
         let _ = write!(
             page,
             "\n## MQTT {title}\n\n{} statements: {scripted} with scripts, {} with an exception.\n\n\
-             | statement | binds | says | held by |\n| --- | --- | --- | --- |\n",
+             | statement | binds | text | test |\n| --- | --- | --- | --- |\n",
             statements.len(),
             statements.len() - scripted,
         );

@@ -1,4 +1,4 @@
-//! The README's two minutes, as a test: the built broker, real git, an MQTT client that is to notice nothing.
+//! The tour's way through the product as a test: the built broker, real git, and an MQTT client that must stay connected.
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};

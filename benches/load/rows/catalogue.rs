@@ -241,10 +241,10 @@ fn durable_rows() -> Vec<Row> {
     let queues = |id, publishers: usize| {
         let of = |what: &str| format!("{publishers} publishers, QoS 1, {what}");
         let measures = vec![
-            higher("fill_per_s", &of("into sessions on disk, away"), "msg/s", None),
-            higher("memory_fill_per_s", &of("the same in memory"), "msg/s", None),
+            higher("fill_per_s", &of("into sessions on disk, clients offline"), "msg/s", None),
+            higher("memory_fill_per_s", &of("into sessions in memory, clients offline"), "msg/s", None),
             higher("drain_per_s", &of("out of sessions on disk"), "msg/s", None),
-            higher("memory_drain_per_s", &of("the same in memory"), "msg/s", None),
+            higher("memory_drain_per_s", &of("out of sessions in memory"), "msg/s", None),
             lower("fill_cpu_us_per_msg", &of("CPU per message stored"), "us", None),
         ];
         row(id, measures, durable::applies, move |settings, spec| durable::queues(settings, spec, publishers))

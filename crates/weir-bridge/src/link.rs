@@ -330,7 +330,7 @@ impl BridgeLink {
         if self.remote != SideState::Up {
             return Ok(());
         }
-        // Half the range away from the identifiers of current messages, so that none of them is reached before the
+        // Half the range apart from the identifiers of current messages, so that none of them is reached before the
         // answer arrives.
         let opposite = |id: PacketId| PacketId::new(id.get().wrapping_add(1 << 15)).unwrap_or(PacketId::MIN);
         let mut free = opposite(self.last_out);

@@ -1,4 +1,4 @@
-//! Identifiers. Each has a type of its own, so that the compiler tells them apart.
+//! Identifiers. Each has its own type, so that the compiler distinguishes them.
 
 use weir_mqtt::PacketId;
 

@@ -150,7 +150,7 @@ pub enum QueueOverflow {
     DropOldest,
 }
 
-/// What happens to a client that publishes above its rate, or above the rate of all clients together.
+/// The treatment of a client that publishes above its rate, or above the rate of all clients together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum PublishOverflow {
@@ -160,7 +160,7 @@ pub enum PublishOverflow {
     Disconnect,
 }
 
-/// What must have happened to a QoS 1 or 2 message before it is acknowledged.
+/// The condition for acknowledging a QoS 1 or 2 message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Durability {

@@ -1,5 +1,5 @@
-//! What an unknown user name gets in place of its record: a cost drawn from those of the file's users, always the same one
-//! for a name. So neither time nor a challenge reveals which names exist.
+//! The stand-in record of an unknown user name: a cost drawn from those of the file's users, always the same for a name.
+//! So neither time nor a challenge reveals which names exist.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -22,7 +22,7 @@ pub(super) struct AuthClient {
     pub(super) key: ConnectionKey,
     pub(super) endpoint: EndpointId,
     pub(super) peer: Option<SocketAddr>,
-    /// What the work holds of it, about.
+    /// Approximate memory that the work holds.
     pub(super) bytes: usize,
 }
 

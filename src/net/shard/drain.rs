@@ -35,7 +35,7 @@ pub(super) struct PastDrain {
     until: Millis,
 }
 
-/// What earlier drains mean for a connection that is about to be admitted.
+/// The effect of earlier drains on a connection that is about to be admitted.
 pub(super) enum DrainDecision {
     Admit,
     /// It is admitted, and gets DISCONNECT at once.
@@ -166,7 +166,7 @@ impl Shard {
                 } else {
                     core.begin_drain(id, code, reference, until, now)
                 };
-                // The client may have disconnected by itself.
+                // The client may have disconnected already.
                 if disconnected {
                     drain.disconnected += 1;
                     drain.credit -= 1.0;

@@ -33,7 +33,7 @@ pub(super) struct Partial {
     counted: Counted,
 }
 
-/// What an incomplete packet counts for.
+/// The counts of an incomplete packet.
 struct Counted {
     total: PartialBytes,
     bytes: usize,

@@ -391,7 +391,7 @@ mod tests {
         assert_eq!(writer.next(300), (&[FIN | BINARY, 126, 1, 44][..], 300));
         assert_eq!(writer.advance(3), 0);
         writer.push_control(PONG, b"p");
-        // More waits by now; the frame's length is said already.
+        // More bytes are waiting by now, but the frame's length is already written.
         assert_eq!(writer.next(1000), (&[44][..], 300));
         assert_eq!(writer.advance(101), 100);
         assert_eq!(writer.next(900), (&[][..], 200));

@@ -35,14 +35,14 @@ pub enum RecordLogError {
     #[error("file {file} was written by a newer weir (format {found}, this one supports {known}): start the newer version", known = frame::VERSION)]
     Newer { file: u64, found: u32 },
     #[error(
-        "file {file} is damaged at byte {at} (a crash does not cause this): restore a backup of the directory, or move it away"
+        "file {file} is damaged at byte {at} (a crash does not cause this): restore a backup of the directory, or move the directory to another path"
     )]
     Damaged { file: u64, at: usize },
     #[error(
-        "file {file} is damaged in its header, or is not a file of the store: restore a backup of the directory, or move it away"
+        "file {file} is damaged in its header, or is not a file of the store: restore a backup of the directory, or move the directory to another path"
     )]
     Header { file: u64 },
-    #[error("file {file} is missing: restore a backup of the directory, or move it away")]
+    #[error("file {file} is missing: restore a backup of the directory, or move the directory to another path")]
     Missing { file: u64 },
 }
 

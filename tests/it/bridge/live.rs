@@ -181,7 +181,7 @@ fn credentials_and_certificates_are_sent_and_verified() {
     assert!(here.is_connected("cloud"), "it goes on by what was last good");
 }
 
-/// `examples/bridge` and the README's lines, as written but for the ports.
+/// `examples/bridge` and the commands of `docs/bridges.md`, as written but for the ports.
 #[test]
 fn the_bridge_example_runs_unchanged() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bridge");
@@ -194,11 +194,11 @@ fn the_bridge_example_runs_unchanged() {
     site.write("more.yaml", &read("site/cloud.yaml").replace("1887", &cloud.port.to_string()));
     site.write("mqtt.yaml", &read("site/mqtt.yaml").replace("1886", &site.port.to_string()));
     until("the site is connected", || site.is_connected("cloud"));
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/bridges.md")).unwrap();
     for line in
         ["examples/bridge/cloud", "examples/bridge/site", "-p 1887 -t 'site1/#'", "-p 1886 -t sensor/room1/temp"]
     {
-        assert!(readme.contains(line), "the README has {line}");
+        assert!(page.contains(line), "docs/bridges.md has no {line}");
     }
     let archive = Listener::new(cloud.port, "archive", "site1/#");
     Peer::connect(site.port, "sensor").publish("sensor/room1/temp", b"25.5", QOS, false);

@@ -1,4 +1,4 @@
-//! How a change of each class affects clients: the README's table, row by row.
+//! How a change of each class affects clients: the table of `docs/declare.md`, row by row.
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +18,7 @@ enum Seen {
 }
 
 struct Change {
-    /// The row's beginning in the README's table.
+    /// The beginning of the row in the table of `docs/declare.md`.
     row: &'static str,
     class: &'static str,
     before: &'static str,
@@ -87,9 +87,9 @@ fn check_newcomers(class: &str, port: u16, is_after: bool) {
 
 #[test]
 fn a_change_of_each_class_affects_clients_as_documented() {
-    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/declare.md")).unwrap();
     for Change { row, class, before, after, seen } in CHANGES {
-        assert!(readme.contains(row), "the README has no row {row}");
+        assert!(page.contains(row), "docs/declare.md has no row {row}");
         let (port, bystander) = (ports::free(), ports::free());
         let to = if class == "rebind" { ports::free() } else { port };
         let text = |port, fields: &str| endpoint("e", port, &format!(", drain: {{windowS: 1}}{fields}"));

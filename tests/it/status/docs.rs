@@ -224,6 +224,69 @@ fn links_in_the_docs_have_targets() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The text outside of generated parts.
+fn written(page: &str) -> String {
+    let mut text = read(page);
+    while let Some((before, rest)) = text.split_once("<!-- begin") {
+        let after = rest.split_once("<!-- end -->").unwrap().1;
+        text = format!("{before}{after}");
+    }
+    text
+}
+
+#[test]
+fn every_page_begins_with_what_its_reader_can_do_and_has_an_example() {
+    // The schema makes docs/fields.md.
+    for page in documents().iter().filter(|page| *page != "docs/fields.md") {
+        let text = written(page);
+        let paragraphs = text.split("\n\n").filter(|part| !part.starts_with('#') && !part.starts_with("<!--"));
+        let first = paragraphs.clone().next().unwrap();
+        let good = first.starts_with("After ") || page == "docs/README.md";
+        assert!(good, "{page} does not begin with \"After reading this page you can ...\": {first}");
+        let example = text.contains("\n```") || text.contains("`tools/") || text.contains("`curl ");
+        assert!(example || page == "docs/README.md", "{page} has no example");
+    }
+}
+
+#[test]
+fn pages_avoid_words_that_readers_do_not_search_for() {
+    let avoided = [
+        "who does",
+        "who is",
+        "who may",
+        "nobody",
+        "somebody",
+        "everybody",
+        "told",
+        "said",
+        "says",
+        "stands",
+        "lies",
+        "in force",
+        "by itself",
+        "by themselves",
+        "comes of",
+        "left aside",
+    ];
+    let mut pages = documents();
+    pages.retain(|page| page != "docs/fields.md" && page != "docs/conformance.md");
+    pages.push("README.md".to_owned());
+    let mut found = Vec::new();
+    for page in pages {
+        let text = written(&page);
+        for (number, line) in text.lines().enumerate() {
+            let spaced = format!(" {} ", line.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), " "));
+            found.extend(
+                avoided
+                    .iter()
+                    .filter(|word| spaced.contains(&format!(" {word} ")))
+                    .map(|word| format!("{page}:{}: {word}: {line}", number + 1)),
+            );
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
 #[test]
 fn the_dashboard_has_a_place_for_every_panel() {
     let dashboard: serde_json::Value = serde_json::from_str(&read("examples/grafana/weir.json")).unwrap();

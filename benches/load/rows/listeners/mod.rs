@@ -237,11 +237,11 @@ impl Trial<'_> {
     /// What became of a change of which one part is wrong.
     fn outcome(&mut self, good: u16) -> Result<&'static str> {
         if !self.fleet.is_running()? {
-            return Ok("it ended");
+            return Ok("the process exited");
         }
         let rest = self.talk.probe(self.unaffected[0]).is_some();
         Ok(match (self.talk.probe(good).is_some(), rest) {
-            (true, true) => "the rest is in force",
+            (true, true) => "the rest is applied",
             (false, true) => "the whole change is refused",
             (_, false) => "the others do not answer",
         })

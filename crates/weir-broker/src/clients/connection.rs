@@ -1,4 +1,4 @@
-//! A connection: what CONNECT said, and what waits to be written to it.
+//! A connection: the values of its CONNECT, and the output that waits to be written.
 
 use std::sync::Arc;
 
@@ -66,12 +66,12 @@ pub(crate) struct Permitted {
 }
 
 impl Connection {
-    /// Whether the same publish was permitted by the rules in force.
+    /// Whether the current rules permitted the same publish before.
     pub(crate) fn was_permitted(&self, topic: &str, qos: QoS, retain: bool) -> bool {
         self.permitted.as_ref().is_some_and(|p| p.qos == qos && p.retain == retain && p.topic == topic)
     }
 
-    /// Remembers a permission of the rules in force.
+    /// Caches a permission of the current rules.
     pub(crate) fn permit(&mut self, topic: &str, qos: QoS, retain: bool) {
         if topic.len() > PERMITTED_TOPIC_MAX_BYTES {
             self.permitted = None;

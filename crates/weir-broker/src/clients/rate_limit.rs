@@ -82,7 +82,7 @@ impl Lease {
     pub(crate) const NONE: Self = Self { left: PublishCost { messages: 0, bytes: 0 } };
 }
 
-/// Portions of a second's worth: what lies unused in a shard's lease is at most one.
+/// Portions of a second's worth: at most one of them is unused in the lease of a shard.
 const PORTIONS: u64 = 100;
 
 /// The rates of a node's endpoints, all their clients together; shared by its cores.

@@ -16,7 +16,7 @@ use crate::routing::shared_groups::SharedSubscription;
 use crate::values::group::{GroupKey, Readiness};
 use weir_mqtt::{PacketId, QoS};
 
-/// A session that never ends by itself.
+/// A session that never expires.
 pub(crate) const NEVER_EXPIRES: u32 = u32::MAX;
 
 /// Bytes of a session, and of its entries in other tables: by client identifier, its timers.
@@ -37,7 +37,7 @@ pub(crate) struct Session {
     pub(crate) dropped: u32,
     /// Counted among its endpoint's sessions of offline clients.
     pub(crate) counted_offline: bool,
-    /// Of the endpoint it was last connected to; also in force while offline.
+    /// Of the endpoint it was last connected to; also applies while the client is offline.
     pub(crate) policy: Arc<EndpointPolicy>,
     /// The nodes of its filters.
     pub(crate) subscriptions: Vec<NodeId>,

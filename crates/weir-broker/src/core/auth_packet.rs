@@ -37,7 +37,7 @@ impl Core {
         self.write_auth(conn, ReasonCode::ContinueAuthentication, Some(data), ReauthenticationState::AwaitsClient);
     }
 
-    /// The client has proven again who it is: AUTH 0x00, with the method's final data. From now on `principal` counts. It
+    /// Re-authentication succeeded: AUTH 0x00, with the method's final data. From now on `principal` counts. It
     /// must have the user name it had: session and will are that user's.
     pub fn reauthenticated(&mut self, conn: ConnId, principal: Principal, data: Option<&[u8]>, now: Millis) {
         self.now = now;

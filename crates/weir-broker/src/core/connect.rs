@@ -215,7 +215,7 @@ impl Core {
     }
 }
 
-/// The session expiry in force: the client's, under the endpoint's ceiling. A 3.x session lasts with its connection or,
+/// The effective session expiry: the client's, at most the endpoint's. A 3.x session lasts with its connection or,
 /// without Clean Session, for ever.
 fn session_expiry_s(admission: &Admission<'_>) -> u32 {
     let connect = admission.connect;
@@ -227,7 +227,7 @@ fn session_expiry_s(admission: &Admission<'_>) -> u32 {
     asked_s.min(admission.policy.limits.session_expiry_max_s.unwrap_or(NEVER_EXPIRES))
 }
 
-/// The keep-alive the server sets in the client's stead, where its ceiling says so.
+/// The keep-alive that the server assigns because the client's exceeds the endpoint's maximum.
 fn server_keep_alive_s(admission: &Admission<'_>) -> Option<u16> {
     let ceiling_s = admission.policy.limits.keep_alive_max_s?;
     let asked_s = admission.connect.keep_alive_s;

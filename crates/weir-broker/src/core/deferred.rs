@@ -37,7 +37,7 @@ impl WorkBudget {
     pub const LEAST: Self = Self { match_at_once: 1, at_once: 1, per_turn: 1, read: 1 };
 }
 
-/// What was put off.
+/// Deferred work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Task {
     /// A session's queue, whose first read is not done.

@@ -1,4 +1,4 @@
-//! A client is asked to leave: at once, or once what is in flight with it has come to its end.
+//! The broker disconnects a client: at once, or when its messages in flight are acknowledged.
 
 use std::sync::Arc;
 

@@ -76,7 +76,7 @@ impl Core {
         if member.shard == here {
             self.deliver(member.session.id, delivery, context, now);
         } else if context.dedup_key.is_some() && !context.in_outbox && context.publish.qos > QoS::AtMostOnce {
-            // This shard's record "received" says that the group has the message. So this disk must hold the message, too,
+            // This shard's record "received" states that the group has the message. So this disk must hold the message, too,
             // until the member's shard has stored it.
             let message = context.store();
             self.stage(&key, message, was_returned);

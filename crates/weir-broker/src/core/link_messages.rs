@@ -153,7 +153,7 @@ impl Core {
         }
     }
 
-    /// Tells another shard what a namespace's number means, before it is used.
+    /// Sends another shard the meaning of a namespace's number, before its first use.
     pub(crate) fn define_namespace(&mut self, to: ShardId, id: NamespaceId) {
         self.links.define_namespace(to, id, self.routing.name(id));
     }

@@ -174,7 +174,7 @@ impl Core {
         self.clients.resume(id);
     }
 
-    /// What may have changed since the PUBLISH was checked is checked again.
+    /// Checks again what may have changed since the PUBLISH was checked.
     fn publish_searched(
         &mut self,
         id: ConnId,

@@ -164,8 +164,8 @@ impl Core {
         RetainedPage { messages, next }
     }
 
-    /// What a barrier asks of this shard's retained messages: the first page of what the filters find, `room` at most and
-    /// [`RETAINED_PAGE_MESSAGES`] more, and where each goes on.
+    /// Reads this shard's retained messages for a barrier: the first page of the filters' messages, at most `room` and
+    /// [`RETAINED_PAGE_MESSAGES`] more, and the position at which each filter continues.
     pub(crate) fn begin_reads(
         &mut self,
         namespace: NamespaceId,

@@ -19,7 +19,7 @@ impl Core {
         self.enqueue_message(to, queued, context.origin, now);
     }
 
-    /// Queues a message up to the limit; beyond it drops messages as `queue_overflow` says.
+    /// Queues a message up to the limit; beyond it drops messages as `queue_overflow` declares.
     pub(crate) fn enqueue_message(&mut self, to: SessionId, mut queued: Queued, origin: Origin, now: Millis) {
         let Some(session) = self.clients.session_mut(to) else {
             return self.observe.count_error(Site::SessionOfSubscription);

@@ -13,7 +13,7 @@ impl Core {
         }
         // A due will is published even if the client reconnects before its timer fires.
         self.session_is_due(self.clients.session_ref(id), now);
-        // The session may have ended, with the detached connection or by itself.
+        // The session may have ended, with the detached connection or by its expiry.
         if self.clients.session(id).is_none_or(|session| session.ending) {
             return (None, false);
         }

@@ -306,7 +306,7 @@ impl OutBuf {
         if !self.is_empty() || self.has_no_buffer() {
             return None;
         }
-        // Nothing stands behind a gate, or it would wait: what is gated begins with the next buffer.
+        // No output is behind a gate, or it would wait: gated output begins with the next buffer.
         self.gates.iter_mut().flat_map(|gates| &mut gates.list).for_each(|gate| gate.at = 0);
         self.written = 0;
         let mut buf = std::mem::take(&mut self.buf);

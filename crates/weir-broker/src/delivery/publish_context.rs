@@ -1,4 +1,4 @@
-//! A message on its way to its receivers, and its encodings: made once, used for all who can take the same bytes.
+//! A message that is being delivered, and its encodings: each is made once and used for all receivers that get the same bytes.
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use weir_mqtt::QoS;
 /// it will find.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// What the first read has found so far: it goes first.
+    /// The messages that the first read has found so far; they are sent first.
     page: Option<FoundPage>,
     waiting: VecDeque<Waiting>,
     /// Reads among those that wait.
@@ -46,7 +46,7 @@ pub(crate) struct ReadTicket {
     pub(crate) serial: u32,
 }
 
-/// What is next in a queue.
+/// The next entry of a queue.
 #[derive(Debug)]
 pub(crate) enum Next<'a> {
     Message(&'a Queued),
@@ -153,7 +153,7 @@ impl Queue {
         self.waiting.push_back(Waiting::Read(ticket));
     }
 
-    /// What the first read has found.
+    /// Adds a message that the first read has found.
     pub(crate) fn push_found(&mut self, queued: Queued) {
         self.count(&queued, true);
         self.page.get_or_insert_default().push_back(queued);

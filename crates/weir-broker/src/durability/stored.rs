@@ -17,7 +17,7 @@ pub struct StoredRecords {
     records: Vec<(RecordKey, Box<[u8]>)>,
 }
 
-/// What a core has restored, in numbers.
+/// The numbers of restored objects of a core.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RestoredCounts {
     pub sessions: usize,
@@ -67,7 +67,7 @@ impl<'a> StoredSession<'a> {
     }
 }
 
-/// A record that says nothing this version understands.
+/// A record that this version cannot interpret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the record {key:?} cannot be understood: it is damaged, or of a newer version")]
 pub struct BadRecord {

@@ -1,6 +1,6 @@
 //! Messages between shards, the batches that carry them, and one end of a link.
 //!
-//! A link's other end is a shard today; nothing here says that it could not be another node.
+//! The other end of a link is a shard today; the code would also work if it were another node.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -94,7 +94,7 @@ pub(crate) enum LinkMessage {
         reads: Option<(NamespaceId, Vec<Box<str>>)>,
         room: usize,
     },
-    /// What the barrier asked for; and whether it is complete, else a second answer follows.
+    /// The answer to a barrier, and whether it is complete; if not, a second answer follows.
     BarrierAck {
         request: BarrierId,
         retained: Option<RetainedStart>,
@@ -169,7 +169,7 @@ pub(crate) enum LinkMessage {
 pub(crate) struct RetainedStart {
     /// The number of the newest.
     pub(crate) newest: u64,
-    /// What the reads found, and where they go on, by the index of their filter. Those that are missing found nothing.
+    /// The results of the reads, and the positions at which they continue, by the index of their filter. Reads without results are absent.
     pub(crate) pages: Vec<(u32, RetainedPage)>,
 }
 

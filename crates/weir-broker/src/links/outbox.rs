@@ -1,7 +1,7 @@
 //! The outbox: messages that this shard has given up because another shard is to have them, kept on disk here until they
 //! are on disk there.
 //!
-//! A shard's records do not wait for other shards' disks. So where a record says that a message is no longer owed here
+//! A shard's records do not wait for other shards' disks. So where a record removes a message from this shard
 //! (a will is published, a session returns what it had of a shared subscription), the same epoch puts the message into the
 //! outbox. It is removed once every shard that it was sent to has stored its part. Nothing waits for that removal, so it
 //! closes no circle. After a crash the message is sent again, under the same name ([`DedupKey`]): a shard that has recorded

@@ -16,7 +16,7 @@ pub(crate) struct Links {
     here: ShardId,
     links: Vec<ShardLink>,
     pending_barriers: Vec<PendingBarrier>,
-    /// Work that messages from other shards may still come to in this turn.
+    /// Work that messages from other shards may still take in this turn.
     budget: usize,
 }
 
@@ -160,7 +160,7 @@ impl Links {
 
     // Receiving.
 
-    /// Begins a turn in which messages from other shards may come to `work`. Returns whether the last one ended for that.
+    /// Begins a turn in which messages from other shards may take `work`. Returns whether the last turn ended because of that limit.
     pub(crate) fn begin_turn(&mut self, work: usize) -> bool {
         std::mem::replace(&mut self.budget, work) == 0
     }
@@ -244,7 +244,7 @@ impl Links {
 
     // Namespaces: each shard numbers its own.
 
-    /// Tells another shard what a namespace's number means, once.
+    /// Sends another shard the meaning of a namespace's number, once.
     pub(crate) fn define_namespace(&mut self, to: ShardId, id: NamespaceId, name: &Arc<str>) {
         let Some(link) = self.links.get_mut(to.index()) else { return };
         let index = id.index();
@@ -281,7 +281,7 @@ impl Links {
         }
     }
 
-    /// A barrier has come. Returns whether all that it is for holds now; if not, the answer follows by itself.
+    /// A barrier was received. Returns whether its condition holds already; if not, the answer is sent automatically later.
     pub(crate) fn begin_barrier(&mut self, from: ShardId, request: BarrierId) -> bool {
         let until = self.links.get_mut(from.index()).map(|link| std::mem::take(&mut link.joined)).unwrap_or_default();
         let complete = self.have_acked(from, &until);

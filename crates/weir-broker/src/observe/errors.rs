@@ -1,7 +1,7 @@
 //! Internal inconsistencies: an index that must exist and does not. They fail a debug build, and are counted in a release
 //! build (`weir_internal_errors_total`).
 
-/// Where an inconsistency was found.
+/// The place in the code that found an inconsistency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(usize)]
 pub enum Site {

@@ -15,7 +15,7 @@ const SLOTS: usize = 4096;
 struct CachedMatches {
     namespace: NamespaceId,
     topic: Box<str>,
-    /// What the stamp depends on, and the stamp of the namespace's subscriptions when it was found.
+    /// The buckets on which the stamp depends, and the stamp of the namespace's subscriptions at the time of the match.
     buckets: StampBuckets,
     stamp: u64,
     matches: Arc<Matches>,
@@ -51,7 +51,7 @@ impl MatchCache {
         (self.seed.hash(namespace.0, topic) % SLOTS as u64) as usize
     }
 
-    /// What was found for a topic, if the namespace's subscriptions have not changed for it since: `stamp` answers with their
+    /// The cached match of a topic, if the namespace's subscriptions have not changed for it since: `stamp` returns their
     /// stamp for the topic's buckets.
     #[inline]
     pub(crate) fn get(

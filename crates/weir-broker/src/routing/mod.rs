@@ -1,5 +1,5 @@
 //! Which sessions, shared groups and shards a message goes to: namespaces, filter trees, subscriptions, shared
-//! subscriptions, retained messages and who may still have them delivered.
+//! subscriptions, retained messages and the clients to which they may still be delivered.
 //!
 //! Owns the namespaces, the groups and the access lists of publishers of retained messages. It never touches a connection's
 //! buffer or a session's queue.

@@ -66,7 +66,7 @@ impl Retained {
         self.entries.get(topic.as_bytes()).map_or(RecordId::NONE, |entry| entry.record)
     }
 
-    /// What a topic has.
+    /// The retained message of a topic.
     pub(crate) fn get(&self, topic: &str) -> Option<&Message> {
         self.entries.get(topic.as_bytes()).map(|entry| &entry.message)
     }

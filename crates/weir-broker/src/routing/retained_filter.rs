@@ -1,9 +1,9 @@
 //! A topic filter over topics in byte order: where the next topic that may match is.
 //!
-//! What lies below a topic `a/b` is one range, from `a/b/` to before `a/b0`: `0` follows `/`. So a read skips what lies below
+//! The topics below `a/b` are one range, from `a/b/` to before `a/b0`: `0` follows `/`. So a read skips the topics below
 //! a level that does not match, and with a wildcard it costs no more than a few looks for each value of that level.
 
-/// What a read does after it looked at a topic.
+/// The next step of a read after it visited a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     /// The filter matches the topic.
@@ -51,7 +51,7 @@ fn seek(topic: &str, at: usize, level: &str, wildcard_end: Option<usize>) -> Ste
     if *wanted > *topic {
         return Step::Seek(wanted);
     }
-    // `a-` lies between `a` and `a/`.
+    // `a-` sorts between `a` and `a/`.
     wanted.push('/');
     if *wanted > *topic {
         return Step::Seek(wanted);

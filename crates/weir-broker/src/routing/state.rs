@@ -200,7 +200,7 @@ impl Routing {
         self.suspended = Some((id, walk));
     }
 
-    /// Goes on with the search. Answers when it has ended, with those who are subscribed by then.
+    /// Continues the search. When it has ended, returns the sessions that are subscribed by then.
     pub(crate) fn continue_search(&mut self, topic: &str, work: &mut usize) -> Option<Arc<Matches>> {
         let (id, walk) = self.suspended.as_mut()?;
         let subscriptions = &self.namespaces[id.index()].subscriptions;
@@ -256,7 +256,7 @@ impl Routing {
         self.retained_by_endpoint.has_room(endpoint, &policy.limits, retained_bytes_of(size), old)
     }
 
-    /// What a topic has.
+    /// The retained messages of a namespace.
     pub(crate) fn retained(&self, id: NamespaceId) -> &Retained {
         &self.namespaces[id.index()].retained
     }

@@ -71,7 +71,7 @@ pub(crate) struct Subscriptions {
     entries: usize,
     cold: usize,
     seed: HashSeed,
-    /// Changes by bucket of the filter's literal beginning; a remembered match is valid while its sum stands still.
+    /// Changes by bucket of the filter's literal beginning; a cached match is valid while its sum does not change.
     stamps: Box<[u64; STAMP_BUCKETS]>,
     /// Changes of filters whose first level is a wildcard.
     wild_stamp: u64,

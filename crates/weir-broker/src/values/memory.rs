@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// What takes memory.
+/// Kinds of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
 pub enum MemoryKind {
@@ -76,7 +76,7 @@ struct Share {
     refusals: AtomicU64,
 }
 
-/// What a node's memory is used for; shared by its cores and its server.
+/// The memory in use of a node, by kind; shared by its cores and its server.
 #[derive(Debug, Clone)]
 pub struct MemoryAccount(Arc<[Share; MemoryKind::ALL.len()]>);
 

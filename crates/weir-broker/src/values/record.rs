@@ -61,7 +61,7 @@ impl RecordKind {
     }
 }
 
-/// Bits of [`RecordKey::parent`] that number the parent; the kind stands above them.
+/// Bits of [`RecordKey::parent`] that number the parent; the kind is in the bits above them.
 const PARENT_BITS: u32 = 56;
 
 /// Names a record. Keys sort by kind, then parent, then item: the deliveries of a session in the order they came.
@@ -117,7 +117,7 @@ impl RecordKey {
     }
 }
 
-/// A value's length in a batch that stands for: the record is removed.
+/// The length of a value in a batch that means: the record is removed.
 const REMOVED: u32 = u32::MAX;
 
 /// Records of one turn of a shard, in order.

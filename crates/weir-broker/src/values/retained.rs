@@ -2,7 +2,7 @@
 
 use crate::values::message::Message;
 
-/// Where a read goes on: at the first topic that is not less.
+/// The position at which a read continues: the first topic that is not less.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ReadPosition(Box<str>);
 

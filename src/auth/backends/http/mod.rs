@@ -219,7 +219,7 @@ fn parse(status: u16, body: &[u8]) -> Result<ServiceAnswer, ServiceError> {
         200 => {}
         204 => return Ok(ServiceAnswer::Ignore),
         401 | 403 => return Ok(ServiceAnswer::Deny),
-        // A request that timed out, or one too many, says nothing about the client.
+        // A request that timed out or exceeded the limit is no statement about the client.
         400..500 if !matches!(status, 408 | 429) => return Err(ServiceError::Denied(status)),
         other => return Err(ServiceError::Status(other)),
     }

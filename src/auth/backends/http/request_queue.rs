@@ -72,7 +72,7 @@ impl RequestQueue {
         let (wake, turn) = oneshot::channel();
         let pushed = state.waiting.push(Arc::clone(endpoint), source, bytes, wake)?;
         drop(state);
-        // Dropping its end tells a displaced request that it is refused.
+        // A displaced request is refused by dropping its sender.
         drop(pushed.evicted);
         Ok(Turn::Later(Waiting { state: Arc::clone(&self.state), ticket: pushed.ticket, turn, ended: false }))
     }
@@ -102,7 +102,7 @@ impl Drop for Waiting {
             return;
         }
         dropped::CONNECTION_CLOSED.add(1);
-        // Where it is no longer in the queue, it has a permit that it did not look at, and that is dropped with it.
+        // A request that has left the queue has an unused permit, which is dropped with it.
         let removed = lock(&self.state).waiting.remove(&self.ticket);
         drop(removed);
     }

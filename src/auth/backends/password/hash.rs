@@ -20,7 +20,7 @@ const MAX_MEMORY_KIB: u32 = 1 << 20;
 const MAX_PASSES: u32 = 64;
 const MAX_LANES: u32 = 64;
 const MAX_ITERATIONS: u32 = 10_000_000;
-/// What [`PasswordHash::create`] writes: 19 MiB, 2 passes, 1 lane (OWASP's advice for Argon2id).
+/// The cost that [`PasswordHash::create`] writes: 19 MiB, 2 passes, 1 lane (OWASP's advice for Argon2id).
 const OWN_MEMORY_KIB: u32 = 19_456;
 const OWN_PASSES: u32 = 2;
 const OWN_LANES: u32 = 1;

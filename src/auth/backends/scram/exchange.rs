@@ -16,7 +16,7 @@ const MAX_MESSAGE_BYTES: usize = 4096;
 pub(super) struct ClientFirst {
     /// Prepared.
     pub(super) username: String,
-    /// `n,,` with what stands between the commas.
+    /// `n,,` with the text between the commas.
     gs2_header: String,
     bare: String,
     nonce: String,

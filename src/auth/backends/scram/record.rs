@@ -16,7 +16,7 @@ const SALT_BYTES: usize = 16;
 /// RFC 7677 asks for at least 4096.
 const MIN_ITERATIONS: u32 = 4096;
 const MAX_ITERATIONS: u32 = 10_000_000;
-/// What [`ScramRecord::create`] writes. The client computes them, and devices are slow.
+/// The iterations that [`ScramRecord::create`] writes. The client computes them, and devices are slow.
 const OWN_ITERATIONS: u32 = 15_000;
 
 /// `SCRAM-SHA-256$iterations:salt$storedKey:serverKey`, the form PostgreSQL stores, too.
@@ -118,7 +118,7 @@ impl ScramRecord {
     }
 }
 
-/// What a challenge shows of a record.
+/// The part of a record that a challenge shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct ScramCost {
     iterations: NonZeroU32,
