@@ -18,16 +18,27 @@ pub(super) enum Authenticated {
     Everyone,
     /// As an `auth` document demands.
     ByChain,
+    /// By authenticators that cannot be imported.
+    Unknown,
 }
 
 impl Authenticated {
     pub(super) fn apply(self, document: &mut DraftDocument) {
-        if self == Self::Everyone {
-            document.set("enableAuth", false);
-            document.add_decision(
-                "enableAuth: false, because the file has no authentication, and EMQX admits every client then; what was \
-                 set up in the dashboard is in data/configs/cluster.hocon",
-            );
+        match self {
+            Self::ByChain => {}
+            Self::Everyone => {
+                document.set("enableAuth", false);
+                document.add_decision(
+                    "enableAuth: false, because the file has no authentication, and EMQX admits every client then; what \
+                     was set up in the dashboard is in data/configs/cluster.hocon",
+                );
+            }
+            Self::Unknown => {
+                document.set("enabled", false);
+                document.add_decision(
+                    "enabled: false, because no authenticator could be imported: add one in an `auth` document",
+                );
+            }
         }
     }
 }
@@ -109,6 +120,9 @@ pub(super) fn import_authentication(section: &mut Settings, name: &str, draft: &
     }
     if !any {
         return Authenticated::Everyone;
+    }
+    if chain.is_empty() {
+        return Authenticated::Unknown;
     }
     document.set("chain", chain);
     draft.add(document);

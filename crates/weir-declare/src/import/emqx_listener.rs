@@ -287,6 +287,7 @@ fn import_access(
             authenticated.apply(document);
         }
         _ if own == Authenticated::ByChain => document.set("auth", name),
+        _ if own == Authenticated::Unknown => own.apply(document),
         _ => authenticated.apply(document),
     }
     authorized.apply(document);
