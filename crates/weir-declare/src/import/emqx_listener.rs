@@ -185,7 +185,7 @@ fn import_tls(listener: &mut Settings, document: &mut DraftDocument, draft: &mut
     if let Some(old) = versions.iter().find(|version| !["tlsv1.3", "tlsv1.2"].contains(&version.as_str())) {
         tls.refuse(None, "versions", format!("{old}: the oldest version is TLS 1.2"));
     }
-    if !document.fields.get("sslConfig").is_some_and(|tls| tls.get("certFile").is_some()) {
+    if document.fields.get("sslConfig").is_none_or(|tls| tls.get("certFile").is_none()) {
         document.set("enabled", false);
         document.add_decision("enabled: false, because ssl_options names no certificate: add certFile and keyFile");
     }
