@@ -72,7 +72,15 @@ pub(super) fn import(file: &Path, text: &str) -> Result<Draft, ImportError> {
     let stem = file.file_stem().unwrap_or_default().to_string_lossy();
     for (index, document) in documents.iter().enumerate() {
         match kind_and_body(document) {
-            Some((kind, body)) => draft.add(DraftDocument::from_fields(kind, body.clone(), &stem)),
+            Some((kind, body)) => {
+                let mut document = DraftDocument::from_fields(kind, body.clone(), &stem);
+                let mut paths = Vec::new();
+                masked(kind.key(), &Value::Object(body.clone()), &mut paths);
+                for path in paths {
+                    document.add_decision(format!("{path}: write the value; a broker's export shows secrets as ***"));
+                }
+                draft.add(document);
+            }
             None => {
                 let keys: Vec<&String> = document.as_object().into_iter().flat_map(Map::keys).collect();
                 draft.omit(None, format!("document {}: {keys:?}", index + 1), "not a document of Weir");
@@ -80,4 +88,18 @@ pub(super) fn import(file: &Path, text: &str) -> Result<Draft, ImportError> {
         }
     }
     if draft.is_empty() && !draft.has_omissions() { Err(ImportError::NoDocument) } else { Ok(draft) }
+}
+
+/// The paths of values that are masked.
+fn masked(path: &str, value: &Value, paths: &mut Vec<String>) {
+    match value {
+        Value::String(text) if text.contains("***") => paths.push(path.to_owned()),
+        Value::Object(fields) => {
+            fields.iter().for_each(|(key, value)| masked(&format!("{path}.{key}"), value, paths));
+        }
+        Value::Array(items) => {
+            items.iter().enumerate().for_each(|(index, value)| masked(&format!("{path}[{index}]"), value, paths));
+        }
+        _ => {}
+    }
 }
