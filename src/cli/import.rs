@@ -17,7 +17,8 @@ use super::print::{Format, print};
 /// Exits with 0; with 2 if some settings could not be imported; with 1 if nothing could.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// FluxMQ's endpoint export (JSON) or config.yaml, EMQ X's acl.conf, mosquitto.conf, or mosquitto's ACL file.
+    /// FluxMQ's endpoint export (JSON) or config.yaml, EMQX's emqx.conf or acl.conf, mosquitto.conf or mosquitto's ACL file,
+    /// flux-mqtt's TOML, or the export of a Weir broker.
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// The broker of the file; by default, its content decides.
@@ -33,10 +34,14 @@ pub(super) struct Args {
 enum ImportedBroker {
     /// Endpoint export or config.yaml.
     Fluxmq,
-    /// acl.conf.
+    /// emqx.conf or cluster.hocon of EMQX 5, or acl.conf.
     Emqx,
+    /// TOML with an mqtt table.
+    FluxMqtt,
     /// mosquitto.conf, or an ACL file.
     Mosquitto,
+    /// The export of a broker's status API, or documents of weir render.
+    Weir,
 }
 
 impl From<ImportedBroker> for Broker {
@@ -44,7 +49,9 @@ impl From<ImportedBroker> for Broker {
         match origin {
             ImportedBroker::Fluxmq => Self::Fluxmq,
             ImportedBroker::Emqx => Self::Emqx,
+            ImportedBroker::FluxMqtt => Self::FluxMqtt,
             ImportedBroker::Mosquitto => Self::Mosquitto,
+            ImportedBroker::Weir => Self::Weir,
         }
     }
 }
@@ -69,7 +76,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         Some(origin) => origin.into(),
         None => import::detect(&args.file, &text).with_context(|| {
             format!(
-                "{shown}: the broker that this configuration is for is not clear; give --from fluxmq, emqx or mosquitto"
+                "{shown}: the broker that this configuration is for is not clear; give --from fluxmq, emqx, flux-mqtt, mosquitto or weir"
             )
         })?,
     };

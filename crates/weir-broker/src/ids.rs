@@ -122,6 +122,11 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
+    /// Whether the publisher has the session `id` of shard `shard`.
+    pub(crate) fn is_session(&self, shard: ShardId, id: SessionId) -> bool {
+        self.session == id && self.shard == shard
+    }
+
     /// The broker itself.
     pub(crate) const BROKER: Self = Self {
         shard: ShardId(u16::MAX),

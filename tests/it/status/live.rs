@@ -190,3 +190,34 @@ async fn a_trace_shows_packets_and_no_payload() {
     assert!(packet.contains("hush"), "{packet}");
     assert!(trace.wait().unwrap().success());
 }
+
+/// `weir import` and `weir validate` take what a broker exports, in both formats.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_brokers_export_is_imported_and_valid() {
+    let broker = Broker::start(&[]);
+    broker.write(
+        "more.yaml",
+        "acl: {rules: [{permission: allow, topics: [\"t/#\"]}]}\n---\ndefaults: {endpoint: {maxInflight: 7}}\n",
+    );
+    broker.until("the documents are applied", || broker.http("/api/endpoints/export").contains("maxInflight"));
+    let directory = tempfile::tempdir().unwrap();
+    for format in ["json", "yaml"] {
+        let answer = broker.http(&format!("/api/endpoints/export?format={format}"));
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        let exported = directory.path().join(format!("export.{format}"));
+        let imported = directory.path().join(format!("imported-{format}.yaml"));
+        std::fs::write(&exported, body).unwrap();
+        let run = |verb: &str, path: &std::path::Path| {
+            let output = std::process::Command::new(weir::PROGRAM).arg(verb).arg(path).output().unwrap();
+            let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+            assert!(output.status.success(), "{verb} {format}: {stdout}{stderr}");
+            stdout
+        };
+        std::fs::write(&imported, run("import", &exported)).unwrap();
+        let digests = [&exported, &imported].map(|path| {
+            let said = run("validate", path);
+            said.lines().find(|line| line.starts_with("digest ")).unwrap().to_owned()
+        });
+        assert_eq!(digests[0], digests[1], "{format}");
+    }
+}

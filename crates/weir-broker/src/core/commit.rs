@@ -75,9 +75,23 @@ impl Core {
         }
     }
 
-    /// Acknowledges a PUBLISH once its epoch is settled.
-    pub(crate) fn acknowledge_after(&mut self, slot: ConnectionSlot, acknowledgement: Acknowledgement) {
-        self.wait_for(slot, acknowledgement.epoch, |out| out.acknowledge(acknowledgement));
+    /// Acknowledges a PUBLISH once its epoch is settled; with QoS 2, before what the connection gets from `before` on.
+    pub(crate) fn acknowledge_after(&mut self, slot: ConnectionSlot, acknowledgement: Acknowledgement, before: usize) {
+        self.wait_for(slot, acknowledgement.epoch, |out| {
+            let is_new = out.acknowledge(acknowledgement);
+            if acknowledgement.qos == QoS::ExactlyOnce {
+                out.gate_from(before, acknowledgement.epoch);
+            }
+            is_new
+        });
+    }
+
+    /// Gates further output to a connection until the PUBRECs that wait there have gone out.
+    pub(crate) fn gate_behind_pubrec(&mut self, slot: ConnectionSlot) {
+        let waits = self.clients.connection(slot).and_then(|c| c.outlet.out.acknowledges(QoS::ExactlyOnce));
+        if let Some(epoch) = waits {
+            self.wait_for(slot, epoch, |out| out.gate(epoch, false));
+        }
     }
 
     fn wait_for(&mut self, slot: ConnectionSlot, epoch: u64, gate: impl FnOnce(&mut OutBuf) -> bool) {

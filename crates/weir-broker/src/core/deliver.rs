@@ -48,6 +48,10 @@ impl Core {
         match session.connection {
             _ if session.ending => {}
             Some(slot) if !session.must_queue(delivery.qos) => {
+                if context.publish.qos == QoS::ExactlyOnce && context.origin.is_session(self.config.shard, to) {
+                    self.gate_behind_pubrec(slot);
+                }
+                let Some(session) = self.clients.session(to) else { return };
                 if delivery.qos == QoS::AtMostOnce {
                     self.send_qos0(slot, &delivery, context, now);
                 } else if session.inflight.len() < self.window(slot, session) && self.has_room(slot) {
@@ -203,22 +207,23 @@ impl Core {
 
     /// Appends a packet to a connection's out buffer; closes a connection that does not read its acknowledgements.
     pub(crate) fn write(&mut self, slot: ConnectionSlot, encode: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>) {
-        self.write_out(slot, false, encode);
+        self.write_out(slot, None, encode);
     }
 
-    /// The same, for what goes out before what is gated there.
+    /// The same, for what goes out before what is gated there, and before what was appended from `before` on.
     pub(crate) fn write_past_gates(
         &mut self,
         slot: ConnectionSlot,
+        before: usize,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
     ) {
-        self.write_out(slot, true, encode);
+        self.write_out(slot, Some(before), encode);
     }
 
     fn write_out(
         &mut self,
         slot: ConnectionSlot,
-        past_gates: bool,
+        past_gates_before: Option<usize>,
         encode: impl FnOnce(&mut Vec<u8>) -> Result<(), EncodeError>,
     ) {
         let Some((generation, connection)) = self.clients.connection_entry(slot).filter(|(_, c)| !c.closing) else {
@@ -234,8 +239,8 @@ impl Core {
             buffer.truncate(start);
             return self.close(slot);
         }
-        if past_gates {
-            connection.outlet.out.move_before_gates(start);
+        if let Some(before) = past_gates_before {
+            connection.outlet.out.move_before_gates(start, before);
         }
         let waiting = connection.outlet.out.len();
         self.scheduler.appended(ConnId { slot, generation }, &mut connection.outlet);

@@ -282,7 +282,7 @@ impl Core {
             Packet::PubComp(ack) => self.on_pubcomp(id, ack, now),
             Packet::Subscribe(subscribe) => self.on_subscribe(id, subscribe, now),
             Packet::Unsubscribe(unsubscribe) => self.on_unsubscribe(id, unsubscribe),
-            Packet::PingReq => self.write_past_gates(id.slot, |out| {
+            Packet::PingReq => self.write_past_gates(id.slot, usize::MAX, |out| {
                 weir_mqtt::pingresp(out);
                 Ok(())
             }),

@@ -39,7 +39,7 @@ impl Core {
         if publish.qos == QoS::ExactlyOnce && self.is_resend(id.slot, publish.packet_id) {
             // The record of its first transmission, on another connection, may not be on disk yet.
             let epoch = self.journal.unsettled();
-            return self.acknowledge(id.slot, publish, ReasonCode::Success, epoch);
+            return self.acknowledge(id.slot, publish, ReasonCode::Success, epoch, usize::MAX);
         }
         if !publish.topic.is_empty() {
             return self.publish_to((id, session), publish.topic, publish, raw, now);
@@ -89,7 +89,7 @@ impl Core {
                 if reason == ReasonCode::NotAuthorized {
                     self.count_unauthorized(id.slot);
                 }
-                self.acknowledge(id.slot, publish, reason, None);
+                self.acknowledge(id.slot, publish, reason, None, usize::MAX);
             }
         }
     }
@@ -279,12 +279,7 @@ impl Core {
         let origin = Origin { shard: self.config.shard, connection: id, session: session_id };
         let mut context = PublishContext::new(topic, publish, version, raw, expires_at, origin);
         (context.publisher, context.durable, context.dedup_key) = (publisher, durable, dedup_key);
-        // A client that subscribes to its own topic sees PUBREC before its message, as where messages are routed at PUBREL.
-        // What may have to wait for the disk comes after.
-        let acknowledges_first = publish.qos == QoS::ExactlyOnce && !self.journal.is_on();
-        if acknowledges_first {
-            self.acknowledge(id.slot, publish, ReasonCode::Success, None);
-        }
+        let own_output = self.clients.connection(id.slot).map_or(usize::MAX, |connection| connection.outlet.out.end());
         let mark = self.journal.mark();
         self.route(namespace, &mut context, receivers, now);
         let mut epoch = None;
@@ -295,9 +290,7 @@ impl Core {
             epoch = self.journal.unsettled();
             self.pause_if_store_lags(&context);
         }
-        if !acknowledges_first {
-            self.acknowledge(id.slot, publish, ReasonCode::Success, epoch);
-        }
+        self.acknowledge(id.slot, publish, ReasonCode::Success, epoch, own_output);
     }
 
     /// A QoS 2 publish of a durable session left records, here or on other shards: its packet identifier is to be known
@@ -312,8 +305,17 @@ impl Core {
         }
     }
 
-    /// PUBACK or PUBREC, as the QoS asks; once `epoch` is settled, if there is one.
-    fn acknowledge(&mut self, slot: ConnectionSlot, publish: &Publish<'_>, reason: ReasonCode, epoch: Option<u64>) {
+    /// PUBACK or PUBREC, as the QoS asks; once `epoch` is settled, if there is one. A client that subscribes to its own topic
+    /// gets PUBREC before its message, as where messages are routed at PUBREL: `own_output` is where in the out buffer the
+    /// output that the PUBLISH caused begins.
+    fn acknowledge(
+        &mut self,
+        slot: ConnectionSlot,
+        publish: &Publish<'_>,
+        reason: ReasonCode,
+        epoch: Option<u64>,
+        own_output: usize,
+    ) {
         let Some(packet_id) = publish.packet_id else { return };
         let Some(connection) = self.clients.connection(slot) else {
             return self.observe.count_error(Site::ConnectionOfPacket);
@@ -337,9 +339,11 @@ impl Core {
                 // It could not be sent when its epoch is settled [MQTT-3.1.2-24].
                 return self.close(slot);
             }
-            return self.acknowledge_after(slot, Acknowledgement { epoch, qos: publish.qos, packet_id, code });
+            let acknowledgement = Acknowledgement { epoch, qos: publish.qos, packet_id, code };
+            return self.acknowledge_after(slot, acknowledgement, own_output);
         }
-        self.write_past_gates(slot, |out| {
+        let before = if publish.qos == QoS::ExactlyOnce { own_output } else { usize::MAX };
+        self.write_past_gates(slot, before, |out| {
             if publish.qos == QoS::ExactlyOnce {
                 weir_mqtt::pubrec(out, version, packet_id, code);
             } else {

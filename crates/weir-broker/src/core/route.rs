@@ -68,7 +68,7 @@ impl Core {
         self.work += matches.subscribers.len() + matches.groups.len();
         self.scheduler.spend_priority(matches.subscribers.len());
         for matched in &matches.subscribers {
-            let own = context.origin.session == matched.session && context.origin.shard == self.config.shard;
+            let own = context.origin.is_session(self.config.shard, matched.session);
             if !matched.audience.takes(own)
                 || (context.dedup_key.is_some() && self.session_already_received(matched.session, context))
             {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::ids::ConnId;
 use crate::limits::{CONGESTED_QUEUED_MESSAGES, PRIORITY_DELIVERIES};
 use crate::{
-    Admission, Core, CoreConfig, EndpointId, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions, ShardId,
-    WorkBudget,
+    Admission, Core, CoreConfig, Durability, EndpointId, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions,
+    Recording, ShardId, StoreAck, WorkBudget,
 };
 use weir_mqtt::{Decoded, decode_connect};
 
@@ -30,13 +30,17 @@ pub(super) fn policy() -> EndpointPolicy {
 
 /// A client of 3.1.1 whose session outlives it.
 fn admitted(core: &mut Core, client_id: &str) -> ConnId {
-    let length = client_id.len() as u8;
-    let bytes = [&[0x10, 12 + length, 0, 4][..], b"MQTT", &[4, 0, 0, 0, 0, length], client_id.as_bytes()].concat();
+    admitted_to(core, policy(), client_id, false)
+}
+
+fn admitted_to(core: &mut Core, policy: EndpointPolicy, client_id: &str, clean: bool) -> ConnId {
+    let (length, flags) = (client_id.len() as u8, u8::from(clean) << 1);
+    let bytes = [&[0x10, 12 + length, 0, 4][..], b"MQTT", &[4, flags, 0, 0, 0, length], client_id.as_bytes()].concat();
     let Ok(Decoded::Packet { packet, .. }) = decode_connect(&bytes, 1000) else { panic!("no CONNECT") };
     let principal =
         Principal { username: None, address: None, admitted_by: "test".into(), claims_acl: None, expires_at: None };
     let admission = Admission {
-        policy: Arc::new(policy()),
+        policy: Arc::new(policy),
         connect: &packet,
         client_id,
         assigned: false,
@@ -104,4 +108,67 @@ fn queues_stop_growing_at_their_common_bound() {
     );
     core.clients.clear_sessions();
     assert_eq!(core.scheduler.queued_bytes(), 0, "what ends gives back what it held");
+}
+
+/// What a connection may get now, as packet types.
+fn packet_types(core: &mut Core, id: ConnId) -> Vec<u8> {
+    let Some(out) = core.out(id) else { panic!("closed") };
+    let bytes = out.ready_from(0);
+    out.advance(bytes.len());
+    core.written(id, 0);
+    let (mut types, mut at) = (Vec::new(), 0);
+    while at < bytes.len() {
+        types.push(bytes[at] >> 4);
+        at += 2 + usize::from(bytes[at + 1]);
+    }
+    types
+}
+
+/// Writes the records to a disk that takes them at once.
+fn commit(core: &mut Core) {
+    while let Some(batch) = core.take_records() {
+        core.on_store_ack(StoreAck::UpTo(batch.number), 0);
+    }
+}
+
+#[test]
+fn a_publisher_with_its_own_topic_gets_the_same_order_from_memory_and_disk() {
+    const PUBLISH: u8 = 3;
+    for (qos, expected) in [(1, [PUBLISH, 4]), (2, [5, PUBLISH])] {
+        for case in 0..24_u8 {
+            let (own_qos, disk, clean, other) = (case % 3, case / 3 % 2 == 1, case / 6 % 2 == 1, case / 12 == 1);
+            let name =
+                format!("QoS {qos}, subscription {own_qos}, disk {disk}, clean {clean}, durable receiver {other}");
+            let mut core = core();
+            let mut limits = EndpointLimits::default();
+            if disk {
+                core.start_recording(Recording { next_id: 1, epoch_unix_ms: 0 });
+                limits.durability = Durability::Disk;
+            }
+            let policy = || EndpointPolicy { limits: limits.clone(), ..policy() };
+            if other {
+                let other = admitted_to(&mut core, policy(), "other", false);
+                core.receive(other, &[0x82, 6, 0, 1, 0, 1, b't', 2], 0);
+            }
+            let id = admitted_to(&mut core, policy(), "publisher", clean);
+            core.receive(id, &[0x82, 6, 0, 1, 0, 1, b't', own_qos], 0);
+            commit(&mut core);
+            packet_types(&mut core, id);
+            // two of them, so that the second waits behind the first
+            let publish = |packet_id| [0x30 | qos << 1, 6, 0, 1, b't', 0, packet_id, b'x'];
+            core.receive(id, &[publish(1), publish(2)].concat(), 0);
+            let mut got = packet_types(&mut core, id);
+            commit(&mut core);
+            got.extend(packet_types(&mut core, id));
+            let publishes: Vec<usize> =
+                got.iter().enumerate().filter(|(_, t)| **t == PUBLISH).map(|(at, _)| at).collect();
+            let acknowledgements: Vec<usize> =
+                got.iter().enumerate().filter(|(_, t)| **t != PUBLISH).map(|(at, _)| at).collect();
+            assert_eq!((publishes.len(), acknowledgements.len()), (2, 2), "{name}: {got:?}");
+            let acknowledgement_first = expected[0] != PUBLISH;
+            for (publish, acknowledgement) in publishes.iter().zip(&acknowledgements) {
+                assert_eq!(acknowledgement < publish, acknowledgement_first, "{name}: {got:?}");
+            }
+        }
+    }
 }

@@ -132,20 +132,23 @@ impl OutBuf {
         waiting.find(|waiting| waiting.qos == qos).map(|waiting| waiting.epoch)
     }
 
-    /// Every epoch up to `epoch` is settled.
+    /// Every epoch up to `epoch` is settled. PUBREC goes out before what the gates held back: a client that subscribes to its
+    /// own topic sees it before its message. PUBACK comes after that.
     pub(crate) fn release(&mut self, epoch: u64, version: ProtocolVersion) {
+        let Some(gates) = &mut self.gates else { return };
+        let settled = gates.acknowledgements.partition_point(|waiting| waiting.epoch <= epoch);
+        let start = self.buf.len();
+        let pubrecs = gates.acknowledgements.range(..settled).filter(|waiting| waiting.qos == QoS::ExactlyOnce);
+        pubrecs.for_each(|waiting| waiting.write(&mut self.buf, version));
+        self.move_before_gates(start, usize::MAX);
         let Some(gates) = &mut self.gates else { return };
         while gates.list.front().is_some_and(|gate| gate.epoch <= epoch) {
             gates.list.pop_front();
         }
         let start = self.buf.len();
-        while let Some(&settled) = gates.acknowledgements.front()
-            && settled.epoch <= epoch
-        {
-            gates.acknowledgements.pop_front();
-            settled.write(&mut self.buf, version);
-        }
-        self.move_before_gates(start);
+        let pubacks = gates.acknowledgements.drain(..settled).filter(|waiting| waiting.qos != QoS::ExactlyOnce);
+        pubacks.for_each(|waiting| waiting.write(&mut self.buf, version));
+        self.move_before_gates(start, usize::MAX);
         self.drop_empty_gates();
     }
 
@@ -159,7 +162,7 @@ impl OutBuf {
             }
             waiting.qos != QoS::AtLeastOnce
         });
-        self.move_before_gates(start);
+        self.move_before_gates(start, usize::MAX);
         self.drop_empty_gates();
     }
 
@@ -169,15 +172,40 @@ impl OutBuf {
         }
     }
 
-    /// Lets what was appended from `start` on go out before what is gated, unless that is CONNACK.
-    pub(crate) fn move_before_gates(&mut self, start: usize) {
+    /// Lets what was appended from `start` on go out before what is gated, unless that is CONNACK, and before what has been
+    /// appended from `before` on.
+    pub(crate) fn move_before_gates(&mut self, start: usize, before: usize) {
         let added = self.buf.len() - start;
-        let Some(gates) = &mut self.gates else { return };
-        let Some(gate_at) = gates.list.front().filter(|gate| !gate.is_connack).map(|gate| gate.at) else { return };
-        self.buf[gate_at..].rotate_right(added);
-        gates.list.iter_mut().for_each(|gate| gate.at += added);
-        let gated = self.shared.iter_mut().flat_map(|shared| &mut shared.pieces).filter(|piece| piece.at > gate_at);
-        gated.for_each(|piece| piece.at += added);
+        let gate = self.gates.as_ref().and_then(|gates| gates.list.front()).filter(|gate| !gate.is_connack);
+        let at = gate.map_or(before, |gate| gate.at.min(before));
+        if added == 0 || at >= start {
+            return;
+        }
+        self.buf[at..].rotate_right(added);
+        let gates = self.gates.iter_mut().flat_map(|gates| &mut gates.list);
+        gates.filter(|gate| gate.at >= at && !gate.is_connack).for_each(|gate| gate.at += added);
+        let pieces = self.shared.iter_mut().flat_map(|shared| &mut shared.pieces);
+        pieces.filter(|piece| piece.at > at).for_each(|piece| piece.at += added);
+    }
+
+    /// Where the next packet will be appended.
+    pub(crate) fn end(&self) -> usize {
+        self.buf.len()
+    }
+
+    /// Gates what has been appended from `start` on, if anything, until epoch `epoch` is settled. The buffer waits for that
+    /// epoch already, and `epoch` is not older than that of any gate added since.
+    pub(crate) fn gate_from(&mut self, start: usize, epoch: u64) {
+        if self.buf.len() <= start {
+            return;
+        }
+        let gates = &mut self.gates.get_or_insert_default().list;
+        while gates.back().is_some_and(|gate| gate.at > start) {
+            gates.pop_back();
+        }
+        if gates.back().is_none_or(|gate| gate.epoch < epoch) {
+            gates.push_back(Gate { at: start, epoch, is_connack: false });
+        }
     }
 
     /// Moves the acknowledgements that wait into the buffer, so that they go out before what is appended from now on.
@@ -388,7 +416,7 @@ mod tests {
         out.buffer().extend_from_slice(b"free");
         assert_eq!((out.first(), out.len()), (&b"free"[..], 16));
         out.release(1, ProtocolVersion::V5);
-        assert_eq!(drained_ready(&mut out), [&b"free"[..], &[0x40, 2, 0, 7, 0x50, 2, 0, 8]].concat());
+        assert_eq!(drained_ready(&mut out), [&b"free"[..], &[0x50, 2, 0, 8, 0x40, 2, 0, 7]].concat());
         assert_eq!(out.acknowledges(QoS::AtLeastOnce), Some(2));
         assert!(!out.is_empty());
         out.release(2, ProtocolVersion::V5);
@@ -407,7 +435,7 @@ mod tests {
             out.acknowledge(acknowledgement(4, QoS::AtLeastOnce, 7));
             let start = out.buffer().len();
             out.buffer().extend_from_slice(b"ping");
-            out.move_before_gates(start);
+            out.move_before_gates(start, usize::MAX);
             out.release(4, ProtocolVersion::V3_1_1);
             let passed = [&b"ping"[..], &[0x40, 2, 0, 7]].concat();
             if connack {
@@ -419,6 +447,49 @@ mod tests {
                 out.release(5, ProtocolVersion::V3_1_1);
                 assert_eq!(drained_ready(&mut out), b"waitpiece");
             }
+        }
+    }
+
+    #[test]
+    fn a_pubrec_goes_out_before_the_gated_message_and_a_puback_after_it() {
+        let mut out = OutBuf::default();
+        out.buffer().extend_from_slice(b"abc");
+        let start = out.end();
+        out.buffer().extend_from_slice(b"head");
+        out.push_shared((*b"payload").into(), 0..7, 1);
+        out.acknowledge(acknowledgement(2, QoS::AtLeastOnce, 7));
+        out.acknowledge(acknowledgement(2, QoS::ExactlyOnce, 8));
+        out.gate_from(start, 2);
+        out.gate_from(out.end(), 2);
+        assert_eq!(drained_ready(&mut out), b"abc");
+        out.release(2, ProtocolVersion::V3_1_1);
+        let expected = [&[0x50, 2, 0, 8][..], b"headpayload", &[0x40, 2, 0, 7]].concat();
+        assert_eq!(drained_ready(&mut out), expected);
+        assert!(out.is_empty() && out.gates.is_none());
+    }
+
+    #[test]
+    fn what_is_moved_goes_before_a_position_and_before_gates_but_not_before_connack() {
+        for (gate, expected) in [(None, "abcPUBRECown"), (Some(false), "abcPUBREC"), (Some(true), "abc")] {
+            let mut out = OutBuf::default();
+            out.buffer().extend_from_slice(b"abc");
+            if let Some(is_connack) = gate {
+                out.gate(1, is_connack);
+                out.buffer().extend_from_slice(b"gated");
+            }
+            let before = out.end();
+            out.buffer().extend_from_slice(b"own");
+            let start = out.end();
+            out.buffer().extend_from_slice(b"PUBREC");
+            out.move_before_gates(start, before);
+            assert_eq!(drained_ready(&mut out), expected.as_bytes());
+            out.release(1, ProtocolVersion::V3_1_1);
+            let rest = match gate {
+                None => "",
+                Some(false) => "gatedown",
+                Some(true) => "gatedPUBRECown",
+            };
+            assert_eq!(drained_ready(&mut out), rest.as_bytes());
         }
     }
 

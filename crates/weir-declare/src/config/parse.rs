@@ -36,7 +36,7 @@ pub(super) fn parse_file(file: &SourceFile, bytes: &[u8]) -> ParsedFile {
     };
     let mut result = ParsedFile { documents: Vec::new(), problems: Vec::new(), has_unknown: false };
     let mut named_by_file = BTreeSet::new();
-    for document in parsed {
+    for document in parsed.into_iter().flat_map(documents_of_export) {
         match kind_of(&document) {
             Ok(kind) => {
                 let document = read_document(file, kind, document, &mut named_by_file);
@@ -50,6 +50,23 @@ pub(super) fn parse_file(file: &SourceFile, bytes: &[u8]) -> ParsedFile {
         }
     }
     result
+}
+
+/// The documents in a broker's export: `{"apiVersion": "weir/v1", "documents": [...]}`, with or without the envelope of its
+/// answer. Any other document is itself.
+fn documents_of_export(document: ParsedDocument) -> Vec<ParsedDocument> {
+    let found = ["/data", ""].iter().find_map(|envelope| {
+        let version = document.value.pointer(&format!("{envelope}/apiVersion"))?.as_str()?;
+        let values = document.value.pointer(&format!("{envelope}/documents"))?.as_array()?;
+        let export = if envelope.is_empty() { &document.node } else { &document.node.entry("data")?.node };
+        let list = &export.entry("documents")?.node;
+        let parsed = values
+            .iter()
+            .enumerate()
+            .map(|(index, value)| Some(ParsedDocument { value: value.clone(), node: list.item(index)?.clone() }));
+        version.starts_with("weir/").then(|| parsed.collect::<Option<Vec<_>>>())?
+    });
+    found.unwrap_or_else(|| vec![document])
 }
 
 /// The kind of a document; or the position, message and help of an error about its top-level keys.

@@ -136,7 +136,7 @@ pub fn check_filter(filter: &str) -> Result<(), InvalidTopic> {
 const PLACEHOLDERS: [&str; 2] = ["${clientid}", "${username}"];
 
 /// A level of `filter` in which two placeholders touch: clients could choose values that join to another client's.
-pub(super) fn touching_placeholders(filter: &str) -> Option<&str> {
+pub(crate) fn touching_placeholders(filter: &str) -> Option<&str> {
     let touches = |level: &&str| {
         PLACEHOLDERS.iter().any(|first| PLACEHOLDERS.iter().any(|second| level.contains(&format!("{first}{second}"))))
     };

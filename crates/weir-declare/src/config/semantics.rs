@@ -134,6 +134,18 @@ fn check_bridge(document: &Document, bridge: &Bridge) -> Vec<Diagnostic> {
         diagnostic.help = Some("write mqtts:// in `address`".into());
         found.push(diagnostic);
     }
+    if bridge.password.is_some() {
+        for (index, address) in bridge.address.iter().enumerate() {
+            if !address.tls && !is_loopback(&address.host) {
+                let path = InstancePath::from_keys(&["bridge", "address"]).index(index);
+                let message = format!("the bridge's password goes to {} in clear text", address.host);
+                let mut diagnostic = document.diagnostic(Severity::Warning, "clear-text", &path, message);
+                diagnostic.help =
+                    Some("write mqtts://, and name the authority in `tls.caFile` if it is not public".into());
+                found.push(diagnostic);
+            }
+        }
+    }
     if bridge.reconnect.min_ms > bridge.reconnect.max_ms {
         let path = InstancePath::from_keys(&["bridge", "reconnect"]);
         let message = format!("minMs ({}) is more than maxMs ({})", bridge.reconnect.min_ms, bridge.reconnect.max_ms);

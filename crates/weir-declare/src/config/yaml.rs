@@ -106,16 +106,27 @@ pub enum InvalidYaml {
 /// # Errors
 /// `text` has errors, or several documents.
 pub fn parse_yaml(text: &str) -> Result<Value, InvalidYaml> {
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut documents = parse_text(text).map_err(|errors| {
-        let first = errors.into_iter().next();
-        let (line, message) = first.map_or_else(Default::default, |error| (error.at.line, error.message));
-        InvalidYaml::Syntax { line, message }
-    })?;
+    let mut documents = parse_documents(text)?;
     match documents.len() {
-        0 | 1 => Ok(documents.pop().map(|document| document.value).unwrap_or_default()),
+        0 | 1 => Ok(documents.pop().unwrap_or_default()),
         count => Err(InvalidYaml::SeveralDocuments(count)),
     }
+}
+
+/// The values of a text's YAML or JSON documents, of any size, without empty ones.
+///
+/// # Errors
+/// `text` has errors.
+pub fn parse_documents(text: &str) -> Result<Vec<Value>, InvalidYaml> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let documents = parse_text(text).map_err(first_of)?;
+    Ok(documents.into_iter().map(|document| document.value).collect())
+}
+
+fn first_of(errors: Vec<YamlError>) -> InvalidYaml {
+    let first = errors.into_iter().next();
+    let (line, message) = first.map_or_else(Default::default, |error| (error.at.line, error.message));
+    InvalidYaml::Syntax { line, message }
 }
 
 fn parse_text(text: &str) -> Result<Vec<ParsedDocument>, Vec<YamlError>> {

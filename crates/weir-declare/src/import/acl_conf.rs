@@ -1,9 +1,12 @@
 //! EMQ X's `acl.conf`: Erlang terms, `{allow, {user, "dashboard"}, subscribe, ["$SYS/#"]}.`
 
+use std::path::Path;
+
 use serde_json::{Map, Value, json};
 
 use super::ImportError;
 use super::draft::{Draft, DraftDocument};
+use super::mosquitto_acl::with_placeholders;
 use crate::config::Kind;
 
 /// An Erlang term of a rule.
@@ -21,22 +24,10 @@ enum Term {
 /// # Errors
 /// `text` is not a list of Erlang terms.
 pub(super) fn import(text: &str) -> Result<Draft, ImportError> {
-    let terms = TermReader::new(text).terms()?;
     let mut draft = Draft::default();
-    let mut rules = Vec::new();
     let mut document = DraftDocument::new(Kind::Acl, "default");
-    for (line, term) in &terms {
-        match rules_of(term) {
-            Ok(found) => rules.extend(found),
-            Err(error) => {
-                if matches!(term, Term::Tuple(parts) if parts.first() == Some(&Term::Atom("deny".into()))) {
-                    document.add_decision(format!("a deny rule is missing here: {}", term_text(term)));
-                }
-                draft.omit(Some(*line), term_text(term), error.to_string());
-            }
-        }
-    }
-    if rules.is_empty() && !terms.is_empty() {
+    let rules = rules(text, None, &mut document, &mut draft)?;
+    if rules.is_empty() && draft.has_omissions() {
         return Ok(draft);
     }
     let last = rules.last().and_then(Value::as_object);
@@ -48,6 +39,38 @@ pub(super) fn import(text: &str) -> Result<Draft, ImportError> {
     document.set("rules", rules);
     draft.add(document);
     Ok(draft)
+}
+
+/// The rules of an `acl.conf`; those that cannot be imported are recorded. `named`: the file, if it is not the imported file
+/// itself.
+///
+/// # Errors
+/// `text` is not a list of Erlang terms.
+pub(super) fn rules(
+    text: &str,
+    named: Option<&Path>,
+    document: &mut DraftDocument,
+    draft: &mut Draft,
+) -> Result<Vec<Value>, ImportError> {
+    let mut rules = Vec::new();
+    for (line, term) in &TermReader::new(text).terms()? {
+        match rules_of(term) {
+            Ok(found) => rules.extend(found),
+            Err(error) => {
+                if matches!(term, Term::Tuple(parts) if parts.first() == Some(&Term::Atom("deny".into()))) {
+                    document.add_decision(format!("a deny rule is missing here: {}", term_text(term)));
+                }
+                match named {
+                    Some(path) => {
+                        let what = format!("{}:{line}: {}", path.display(), term_text(term));
+                        draft.omit(None, what, error.to_string());
+                    }
+                    None => draft.omit(Some(*line), term_text(term), error.to_string()),
+                }
+            }
+        }
+    }
+    Ok(rules)
 }
 
 /// Why a rule cannot be imported.
@@ -118,13 +141,13 @@ fn insert_action(rule: &mut Map<String, Value>, action: &Term) -> Result<(), Uns
 
 fn topics_of(topics: &Term) -> Result<Value, UnsupportedRule> {
     let Term::List(topics) = topics else { return Err("its topics are not a list".into()) };
-    let topic = |text: &str| text.replace("%c", "${clientid}").replace("%u", "${username}");
+    let topic = |text: &str| with_placeholders(text).map_err(UnsupportedRule::from);
     let topics: Result<Vec<Value>, UnsupportedRule> = topics
         .iter()
         .map(|term| match term {
-            Term::Text(text) => Ok(topic(text).into()),
+            Term::Text(text) => Ok(topic(text)?.into()),
             Term::Tuple(pair) => match pair.as_slice() {
-                [Term::Atom(eq), Term::Text(text)] if eq == "eq" => Ok(json!({ "eq": topic(text) })),
+                [Term::Atom(eq), Term::Text(text)] if eq == "eq" => Ok(json!({ "eq": topic(text)? })),
                 _ => Err("one of its topics is not supported".into()),
             },
             _ => Err("one of its topics is not supported".into()),
@@ -234,7 +257,7 @@ impl<'a> TermReader<'a> {
     }
 
     fn error(&self, message: impl Into<String>) -> ImportError {
-        ImportError::AclConf { line: self.line, message: message.into() }
+        ImportError::Malformed { line: self.line, message: message.into() }
     }
 
     fn terms(mut self) -> Result<Vec<(usize, Term)>, ImportError> {

@@ -43,6 +43,18 @@ impl DraftDocument {
         Self { kind, fields, notes: Vec::new() }
     }
 
+    /// The one document of a kind that has no name.
+    pub(super) fn single(kind: Kind) -> Self {
+        Self { kind, fields: Map::new(), notes: Vec::new() }
+    }
+
+    /// A document of Weir as it is; without a name, it gets `name`.
+    pub(super) fn from_fields(kind: Kind, fields: Map<String, Value>, name: &str) -> Self {
+        let mut document = if kind.is_single() { Self::single(kind) } else { Self::new(kind, name) };
+        document.fields.extend(fields);
+        document
+    }
+
     /// Sets a field. `section.field` is a field of a mapping.
     pub(super) fn set(&mut self, path: &str, value: impl Into<Value>) {
         match path.split_once('.') {
@@ -67,10 +79,12 @@ impl DraftDocument {
     }
 
     fn to_yaml(&self) -> String {
-        let Ok(name) = Name::parse(self.fields.get("name").and_then(Value::as_str).unwrap_or_default()) else {
-            return String::new();
+        let name = Name::parse(self.fields.get("name").and_then(Value::as_str).unwrap_or_default());
+        let identity = match name {
+            _ if self.kind.is_single() => DocumentIdentity::single(self.kind),
+            Ok(name) => DocumentIdentity::new(self.kind, name),
+            Err(_) => return String::new(),
         };
-        let identity = DocumentIdentity::new(self.kind, name);
         let body = CanonicalDocument { identity, body: self.fields.clone() }.to_yaml();
         let notes: String = self.notes.iter().flat_map(|note| note.lines()).map(|line| format!("# {line}\n")).collect();
         body.replacen("---\n", &format!("---\n{notes}"), 1)
@@ -104,6 +118,11 @@ impl Draft {
         self.documents.iter_mut().find(|document| document.kind == Kind::Endpoint && wanted(document))
     }
 
+    /// Whether a setting could not be imported.
+    pub(super) fn has_omissions(&self) -> bool {
+        !self.omissions.is_empty()
+    }
+
     /// Whether nothing was imported.
     pub fn is_empty(&self) -> bool {
         self.documents.is_empty()
@@ -117,7 +136,8 @@ impl Draft {
             // Each round removes a field, an item of a list, or the document.
             loop {
                 let Some((path, problem)) = first_error(document) else { return true };
-                let name = document.fields.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+                let name =
+                    document.fields.get("name").and_then(Value::as_str).unwrap_or(document.kind.key()).to_owned();
                 let removed = remove_at(&mut document.fields, &path);
                 let of = if removed.is_some() { path } else { format!("the whole {}", document.kind) };
                 let Some(removed) = removed else {

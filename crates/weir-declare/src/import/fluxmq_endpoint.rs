@@ -62,6 +62,7 @@ pub(super) fn import_endpoint(fields: &Map<String, Value>, draft: &mut Draft) {
             known if SAME_MEANING.contains(&known) || RUNTIME_STATE.contains(&known) => {}
             "sslConfig" | "ssl" => tls(value, &what(field), &mut document, draft),
             "serverOptions" | "childOptions" => options(field, value, &what(field), &mut document, draft),
+            "host" => host(value, &mut document),
             "maxSendWindowSize" => document.set("maxInflight", value.clone()),
             "maxReceiveWindowSize" => document.set("receiveMaximum", value.clone()),
             "sessionPersistence" if *value == true => {
@@ -157,34 +158,72 @@ fn tls(value: &Value, what: &str, document: &mut DraftDocument, draft: &mut Draf
     }
 }
 
-/// Netty's options in both spellings: `soBacklog`, `SO_BACKLOG`.
+/// The address to listen on. An empty one and `*` mean all, as in Weir without `host`.
+fn host(value: &Value, document: &mut DraftDocument) {
+    match value.as_str() {
+        Some("" | "*") => {}
+        Some("localhost") => document.set("host", "127.0.0.1"),
+        _ => document.set("host", value.clone()),
+    }
+}
+
+/// Netty's options as they are spelled in FluxMQ's files, without `_` and in lower case, and Weir's.
+const SERVER_OPTIONS: &[(&str, &str)] = &[
+    ("backlog", "backlog"),
+    ("rcvbuf", "receiveBuffer"),
+    ("receivebuffer", "receiveBuffer"),
+    ("reuseport", "reusePort"),
+    ("sendbuffer", "sendBuffer"),
+    ("sndbuf", "sendBuffer"),
+];
+
+const CHILD_OPTIONS: &[(&str, &str)] = &[
+    ("keepalive", "keepAlive"),
+    ("keepalivecount", "keepAliveCount"),
+    ("keepaliveidles", "keepAliveIdleS"),
+    ("keepaliveintervals", "keepAliveIntervalS"),
+    ("keepcnt", "keepAliveCount"),
+    ("keepidle", "keepAliveIdleS"),
+    ("keepintvl", "keepAliveIntervalS"),
+    ("nodelay", "noDelay"),
+    ("rcvbuf", "receiveBuffer"),
+    ("receivebuffer", "receiveBuffer"),
+    ("sendbuffer", "sendBuffer"),
+    ("sndbuf", "sendBuffer"),
+    ("usertimeout", "userTimeoutMs"),
+    ("usertimeoutms", "userTimeoutMs"),
+];
+
+/// Options without a counterpart, and why.
+const NO_OPTION: &[(&str, &str)] = &[
+    ("allocator", "Weir has no JVM: see --memory"),
+    ("autoread", "reading pauses where a receiver does not keep up"),
+    ("connecttimeoutmillis", "see `connectTimeoutMs`, which covers handshakes, CONNECT and authentication"),
+    ("iptos", "Weir marks no packets"),
+    ("linger", "a connection is closed as the kernel does it by default"),
+    ("rcvbufallocator", "the kernel's and Weir's buffers grow with need"),
+    ("reuseaddr", "it is always set on the listening socket"),
+    ("tcpfastopen", "Weir has no TCP Fast Open"),
+    ("writebufferwatermark", "a receiver that does not keep up slows its publishers; see `maxQueuedBytes`"),
+];
+
+/// Netty's options in every spelling: `soBacklog`, `SO_BACKLOG`, `backlog`.
 fn options(field: &str, value: &Value, what: &str, document: &mut DraftDocument, draft: &mut Draft) {
-    let known: &[(&str, &str)] = if field == "serverOptions" {
-        &[
-            ("sobacklog", "backlog"),
-            ("sorcvbuf", "receiveBuffer"),
-            ("sosndbuf", "sendBuffer"),
-            ("soreuseport", "reusePort"),
-        ]
-    } else {
-        &[
-            ("tcpnodelay", "noDelay"),
-            ("sokeepalive", "keepAlive"),
-            ("sosndbuf", "sendBuffer"),
-            ("sorcvbuf", "receiveBuffer"),
-            ("tcpusertimeout", "userTimeoutMs"),
-            ("tcpkeepidle", "keepAliveIdleS"),
-            ("tcpkeepintvl", "keepAliveIntervalS"),
-            ("tcpkeepcnt", "keepAliveCount"),
-        ]
-    };
+    let known = if field == "serverOptions" { SERVER_OPTIONS } else { CHILD_OPTIONS };
     for (option, value) in value.as_object().into_iter().flatten() {
         let plain: String = option.chars().filter(|c| *c != '_').flat_map(char::to_lowercase).collect();
-        match known.iter().find(|(theirs, _)| *theirs == plain) {
+        let spelled = |name: &str| {
+            let short = plain.strip_prefix("so").or_else(|| plain.strip_prefix("tcp"));
+            plain == name || short == Some(name)
+        };
+        match known.iter().find(|(theirs, _)| spelled(theirs)) {
             Some((_, ours)) => document.set(&format!("{field}.{ours}"), value.clone()),
-            // Always set.
-            None if plain == "soreuseaddr" && *value == true => {}
-            None => draft.omit(None, format!("{what}.{option}"), "Weir has no such option there"),
+            None if spelled("reuseaddr") && *value == true => {}
+            None => {
+                let reason = NO_OPTION.iter().find(|(theirs, _)| spelled(theirs));
+                let reason = reason.map_or("Weir has no such option there", |(_, reason)| reason);
+                draft.omit(None, format!("{what}.{option}"), reason);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::ImportFiles;
 use super::draft::{Draft, DraftDocument};
 use super::mosquitto_conf::Setting;
-use crate::config::Kind;
+use crate::config::{Kind, touching_placeholders};
 
 /// Deny rules are evaluated first, as in mosquitto.
 const DENY_PRIORITY: i64 = 1;
@@ -106,6 +106,19 @@ fn import_rules(
     draft.add(document);
 }
 
+/// The filter with Weir's placeholders. Two of them in one level need a character between them, or clients could choose
+/// values that join to another client's.
+pub(super) fn with_placeholders(filter: &str) -> Result<String, &'static str> {
+    let filter = filter.replace("%c", "${clientid}").replace("%u", "${username}");
+    match touching_placeholders(&filter) {
+        None => Ok(filter),
+        Some(_) => {
+            Err("%c and %u have nothing between them: clients could choose values that join to another client's; \
+             write them in levels of their own")
+        }
+    }
+}
+
 fn rule(value: &str, username: Option<&str>) -> Result<Value, &'static str> {
     let value = value.trim();
     let (access, filter) = match value.split_once(char::is_whitespace) {
@@ -115,7 +128,7 @@ fn rule(value: &str, username: Option<&str>) -> Result<Value, &'static str> {
     if filter.is_empty() {
         return Err("it names no topic");
     }
-    let filter = filter.replace("%c", "${clientid}").replace("%u", "${username}");
+    let filter = with_placeholders(filter)?;
     let mut rule = Map::new();
     rule.insert("permission".into(), if access == "deny" { "deny" } else { "allow" }.into());
     match access {

@@ -15,6 +15,9 @@ const WILL_RETAIN: u8 = 1 << 5;
 const PASSWORD: u8 = 1 << 6;
 const USER_NAME: u8 = 1 << 7;
 
+/// The protocol name of MQTT 3.1, as a string of the wire.
+const NAME_V3_1: &[u8] = b"\x00\x06MQIsdp";
+
 /// Bit 7 of the protocol level: mosquitto's bridges.
 const BRIDGE: u8 = 0x80;
 
@@ -28,12 +31,25 @@ pub(super) fn connect(body: &[u8]) -> Result<Connect<'_>, DecodeError> {
 /// The error of a CONNECT whose fixed header is wrong. Where the bytes already tell the version, it is refused in the
 /// version's words.
 pub(super) fn refuse(broken: Broken, bytes: &[u8]) -> DecodeError {
-    let remaining_length = bytes.iter().skip(1).take(4).take_while(|&&byte| byte & 0x80 != 0).count() + 1;
-    let body = bytes.get(1 + remaining_length..).unwrap_or_default();
-    match protocol(&mut Reader::new(body)) {
+    match protocol(&mut Reader::new(body(bytes))) {
         Ok((version, _)) => broken.connect_error(version),
         Err(_) => broken.error(ProtocolVersion::V5),
     }
+}
+
+/// Whether the bytes that have been read of a CONNECT allow that it is one of MQTT 3.1: of its protocol name and level, the
+/// bytes that are there are right.
+#[cold]
+pub(super) fn may_be_v3_1(bytes: &[u8]) -> bool {
+    let read = body(bytes);
+    let name_len = read.len().min(NAME_V3_1.len());
+    read[..name_len] == NAME_V3_1[..name_len] && read.get(NAME_V3_1.len()).is_none_or(|level| level & !BRIDGE == 3)
+}
+
+/// The bytes after the fixed header, as far as they have been read.
+fn body(bytes: &[u8]) -> &[u8] {
+    let remaining_length = bytes.iter().skip(1).take(4).take_while(|&&byte| byte & 0x80 != 0).count() + 1;
+    bytes.get(1 + remaining_length..).unwrap_or_default()
 }
 
 /// The protocol name and level.
@@ -83,7 +99,8 @@ fn will_qos(flags: u8) -> u8 {
 }
 
 fn check_flags(flags: u8, version: ProtocolVersion) -> Result<(), Broken> {
-    if flags & RESERVED != 0 {
+    // MQTT 3.1 does not use the reserved bit
+    if flags & RESERVED != 0 && version != ProtocolVersion::V3_1 {
         return Err(&rule::CONNECT_RESERVED_FLAG);
     }
     // MQTT 3.1 disregards the will's flags without a will

@@ -42,7 +42,7 @@ pub enum Decoded<P> {
 /// Decodes the first packet of `bytes`.
 ///
 /// A wrong type, wrong flags, a remaining length that is no integer or is too large are refused as soon as their bytes
-/// are there; nothing waits for the body. What is refused closes the connection; `DecodeError` says with which words.
+/// are there; nothing waits for the body. (The flags of a CONNECT are judged with its protocol name and level.) What is refused closes the connection; `DecodeError` says with which words.
 #[inline]
 pub fn decode<'a>(bytes: &'a [u8], context: &DecodeContext) -> Result<Decoded<Packet<'a>>, DecodeError> {
     let frame = match frame(bytes, Some(context.version), context.from, context.max_packet_size) {
@@ -119,7 +119,7 @@ fn frame(
 ) -> Result<Framed<'_>, Broken> {
     let Some((&first, after)) = bytes.split_first() else { return Ok(Framed::Partial { needs: None }) };
     let (packet_type, flags) = (first >> 4, first & 0x0F);
-    check_first_byte(packet_type, flags, version, from)?;
+    check_first_byte(bytes, packet_type, flags, version, from)?;
     let Some((remaining, varint_len)) = varint(after)? else { return Ok(Framed::Partial { needs: None }) };
     let header_len = 1 + varint_len;
     let len = header_len + remaining as usize;
@@ -132,9 +132,15 @@ fn frame(
     }
 }
 
-/// The packet type, whether this side sends it, and the flags [MQTT-2.1.3-1].
+/// The packet type, whether this side sends it, and the flags [MQTT-2.1.3-1]. `bytes` is what has been read of the packet.
 #[inline]
-fn check_first_byte(packet_type: u8, flags: u8, version: Option<ProtocolVersion>, from: Side) -> Result<(), Broken> {
+fn check_first_byte(
+    bytes: &[u8],
+    packet_type: u8,
+    flags: u8,
+    version: Option<ProtocolVersion>,
+    from: Side,
+) -> Result<(), Broken> {
     if packet_type == PUBLISH {
         return match flags >> 1 & 0b11 {
             0b11 => Err(&rule::QOS_3),
@@ -164,9 +170,17 @@ fn check_first_byte(packet_type: u8, flags: u8, version: Option<ProtocolVersion>
         AUTH => (0, &rule::FLAGS_AUTH),
         _ => (0, &rule::FLAGS),
     };
-    // MQTT 3.1 sends those three at QoS 1, again with DUP where they are repeated
-    let dup = if wanted != 0 && version == Some(ProtocolVersion::V3_1) { 0b1000 } else { 0 };
-    if flags & !dup == wanted { Ok(()) } else { Err(broken) }
+    if flags == wanted {
+        return Ok(());
+    }
+    let v3_1 = match packet_type {
+        CONNECT => connect::may_be_v3_1(bytes),
+        _ => version == Some(ProtocolVersion::V3_1),
+    };
+    // MQTT 3.1 sends PUBREL, SUBSCRIBE and UNSUBSCRIBE at QoS 1, again with DUP where they are repeated, and does not use
+    // RETAIN. In all other packets it uses none of the flags.
+    let unused = if wanted == 0 { 0b1111 } else { 0b1001 };
+    if v3_1 && flags & !unused == wanted { Ok(()) } else { Err(broken) }
 }
 
 /// Everything but PUBLISH and CONNECT.

@@ -95,6 +95,23 @@ static OTHER_FORMS: &[(ProtocolVersion, Side, u8, &str, u8, &str)] = &[
     (V3_1, Client, 0x10, "'MQIsdp' 03 3A 0000 'c'", 0x10, "'MQIsdp' 03 02 0000 'c'"),
     (V3_1, Client, 0x10, "'MQIsdp' 03 C2 0000 'c'", 0x10, "'MQIsdp' 03 02 0000 'c'"),
     (V3_1, Client, 0x10, "'MQIsdp' 03 C2 0000 'c' 'u'", 0x10, "'MQIsdp' 03 82 0000 'c' 'u'"),
+    // MQTT 3.1 does not use bit 0 of the connect flags, RETAIN of these, and none of the flags of all others but PUBLISH
+    (V3_1, Client, 0x10, "'MQIsdp' 03 03 0000 'c'", 0x10, "'MQIsdp' 03 02 0000 'c'"),
+    (V3_1, Client, 0x10, "'MQIsdp' 83 03 0000 'c'", 0x10, "'MQIsdp' 83 02 0000 'c'"),
+    (V3_1, Client, 0x1F, "'MQIsdp' 03 02 0000 'c'", 0x10, "'MQIsdp' 03 02 0000 'c'"),
+    (V3_1, Client, 0x11, "'MQIsdp' 83 02 0000 'c'", 0x10, "'MQIsdp' 83 02 0000 'c'"),
+    (V3_1, Client, 0x63, "0001", 0x62, "0001"),
+    (V3_1, Client, 0x8B, "0001 'a' 00", 0x82, "0001 'a' 00"),
+    (V3_1, Client, 0xA3, "0001 'a'", 0xA2, "0001 'a'"),
+    (V3_1, Client, 0x4A, "0001", 0x40, "0001"),
+    (V3_1, Client, 0x5F, "0001", 0x50, "0001"),
+    (V3_1, Client, 0x71, "0001", 0x70, "0001"),
+    (V3_1, Client, 0xC2, "", 0xC0, ""),
+    (V3_1, Client, 0xEF, "", 0xE0, ""),
+    (V3_1, Server, 0x2F, "00 00", 0x20, "00 00"),
+    (V3_1, Server, 0x98, "0001 00", 0x90, "0001 00"),
+    (V3_1, Server, 0xB2, "0001", 0xB0, "0001"),
+    (V3_1, Server, 0xD1, "", 0xD0, ""),
     // MQTT 3.1 does not use CONNACK's first byte
     (V3_1, Server, 0x20, "FF 00", 0x20, "00 00"),
 ];

@@ -3,7 +3,7 @@
 use super::super::ProtocolVersion::{V3_1, V3_1_1, V5};
 use super::super::Side::{Client, Server};
 use super::super::rule::{self, ALL, Rule};
-use super::super::{DecodeError, DecodeErrorKind, ProtocolVersion, Side, decode, decode_connect};
+use super::super::{DecodeError, DecodeErrorKind, Decoded, ProtocolVersion, Side, decode, decode_connect};
 use super::{context, packet, refused_properties};
 
 /// A packet that breaks a rule.
@@ -42,7 +42,10 @@ static CASES: &[Case] = &[
     Case(&rule::FLAGS, V5, Server, 0xB8, "0001 00 00"),
     Case(&rule::FLAGS, V3_1_1, Client, 0xC1, ""),
     Case(&rule::FLAGS, V5, Server, 0xDF, ""),
-    Case(&rule::FLAGS, V3_1, Client, 0xC8, ""),
+    Case(&rule::FLAGS, V3_1_1, Client, 0xC8, ""),
+    Case(&rule::FLAGS, V3_1_1, Client, 0x18, "'MQTT' 04 02 0000 'c'"),
+    Case(&rule::FLAGS, V3_1, Client, 0x11, "'MQTT' 04 02 0000 'c'"), // the packet's version counts
+    Case(&rule::FLAGS_DISCONNECT, V3_1_1, Client, 0xE8, ""),
     Case(&rule::FLAGS_PUBREL, V3_1_1, Client, 0x60, "0001"),
     Case(&rule::FLAGS_PUBREL, V5, Server, 0x63, "0001"),
     Case(&rule::FLAGS_PUBREL, V3_1_1, Client, 0x6A, "0001"),
@@ -50,6 +53,8 @@ static CASES: &[Case] = &[
     Case(&rule::FLAGS_SUBSCRIBE, V3_1_1, Client, 0x80, "0001 'a' 00"),
     Case(&rule::FLAGS_SUBSCRIBE, V5, Client, 0x8A, "0001 00 'a' 00"),
     Case(&rule::FLAGS_SUBSCRIBE, V3_1, Client, 0x88, "0001 'a' 00"),
+    Case(&rule::FLAGS_SUBSCRIBE, V3_1_1, Client, 0x83, "0001 'a' 00"),
+    Case(&rule::FLAGS_UNSUBSCRIBE, V3_1, Client, 0xA1, "0001 'a'"),
     Case(&rule::FLAGS_UNSUBSCRIBE, V3_1_1, Client, 0xA0, "0001 'a'"),
     Case(&rule::FLAGS_UNSUBSCRIBE, V5, Client, 0xA3, "0001 00 'a'"),
     Case(&rule::FLAGS_DISCONNECT, V3_1_1, Client, 0xE1, ""),
@@ -133,7 +138,6 @@ static CASES: &[Case] = &[
     Case(&rule::PROTOCOL_LEVEL, V3_1_1, Client, 0x10, "'MQTT' 85 02 0000 00 'c'"),
     Case(&rule::PROTOCOL_LEVEL, V3_1_1, Client, 0x10, "'MQIsdp' 04 02 0000 'c'"),
     Case(&rule::PROTOCOL_LEVEL, V3_1_1, Client, 0x10, "'MQIsdp' 05 02 0000 00 'c'"),
-    Case(&rule::CONNECT_RESERVED_FLAG, V3_1, Client, 0x10, "'MQIsdp' 03 03 0000 'c'"),
     Case(&rule::CONNECT_RESERVED_FLAG, V3_1_1, Client, 0x10, "'MQTT' 04 03 0000 'c'"),
     Case(&rule::CONNECT_RESERVED_FLAG, V5, Client, 0x10, "'MQTT' 05 03 0000 00 'c'"),
     Case(&rule::WILL_QOS_WITHOUT_WILL, V3_1_1, Client, 0x10, "'MQTT' 04 0A 0000 'c'"),
@@ -263,11 +267,39 @@ fn a_wrong_fixed_header_is_refused_before_the_body_is_there() {
         assert_eq!(error(bytes, *version, *from), rule.error(*version), "{bytes:02x?}");
     }
     for Case(rule, version, from, first, _) in CASES {
-        let by_first_byte = rule.what.contains("flags are") && !rule.what.contains("CONNACK")
+        let by_first_byte = rule.what.contains("flags are") && !rule.what.contains("CONNACK") && first >> 4 != 1
             || [&rule::QOS_3, &rule::DUP_AT_QOS_0, &rule::PACKET_TYPE_ZERO, &rule::PACKET_TYPE_AUTH].contains(rule)
             || [&rule::NOT_FROM_CLIENT, &rule::NOT_FROM_SERVER].contains(rule);
         if by_first_byte {
             assert_eq!(error(&[*first], *version, *from), rule.error(*version), "{first:02x}");
+        }
+    }
+}
+
+/// Only the protocol name and level tell whether a CONNECT may have the flags that MQTT 3.1 does not use.
+#[test]
+fn a_connect_with_flags_is_refused_at_the_first_byte_that_is_not_of_mqtt_3_1() {
+    #[rustfmt::skip] // a table
+    let cases: &[(&str, usize)] = &[
+        ("'MQTT' 04 02 0000 'c'", 4),
+        ("'MQTT' 05 02 0000 00 'c'", 4),
+        ("'MQIsdq' 03 02 0000 'c'", 10),
+        ("'MQIsdp' 04 02 0000 'c'", 11),
+        ("01 'ello'", 3),
+    ];
+    for (text, refused_at) in cases {
+        let bytes = packet(0x1F, text);
+        for end in 1..=bytes.len() {
+            let decoded = decode_connect(&bytes[..end], 1000);
+            let judged = decode(&bytes[..end], &context(V3_1, Client));
+            if end < *refused_at {
+                assert!(matches!(decoded, Ok(Decoded::Incomplete { .. })), "{text}, {end}: {decoded:?}");
+                assert!(matches!(judged, Ok(Decoded::Incomplete { .. })), "{text}, {end}: {judged:?}");
+            } else {
+                let kind = rule::FLAGS.error(V3_1).kind;
+                assert_eq!(decoded.map_err(|error| error.kind).unwrap_err(), kind, "{text}, {end}");
+                assert_eq!(judged.map_err(|error| error.kind).unwrap_err(), kind, "{text}, {end}");
+            }
         }
     }
 }
@@ -326,6 +358,7 @@ fn a_bad_connect_is_refused_in_its_own_version() {
         // the fixed header is wrong, but the version can be seen
         (0x11, "'MQTT' 05 02 0000 00 'c'", Some((V5, 0x81))),
         (0x11, "'MQTT' 04 02 0000 'c'", None),
+        (0x1F, "'MQIsdp' 04 02 0000 'c'", None),
     ];
     for (first, text, refusal) in cases {
         let bytes = packet(*first, text);
