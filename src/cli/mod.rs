@@ -75,7 +75,7 @@ env:NAME), WEIR_STATUS_CA, WEIR_STATUS_CERT and WEIR_STATUS_KEY.";
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(Box<run::Args>),
-    Dev(dev::Args),
+    Dev(Box<dev::Args>),
     Init(init::Args),
     Pub(Box<publish::Args>),
     Sub(Box<subscribe::Args>),
@@ -107,7 +107,7 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.verb {
         Verb::Run(args) => run::run(*args),
-        Verb::Dev(args) => dev::run(args),
+        Verb::Dev(args) => dev::run(*args),
         Verb::Init(args) => init::run(args),
         Verb::Pub(args) => publish::run(*args),
         Verb::Sub(args) => subscribe::run(*args),

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::print::printable;
+
 /// Work that takes less is not shown.
 const SHOWN_AFTER: Duration = Duration::from_secs(2);
 const REDRAWN_EVERY: Duration = Duration::from_millis(200);
@@ -21,7 +23,8 @@ pub(super) struct Progress {
 impl Progress {
     /// `what` is done, as `importing emqx.conf`; `total` in any unit, where it is known.
     pub(super) fn start(what: impl Into<String>, total: Option<u64>) -> Self {
-        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden()).with_message(what.into());
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden())
+            .with_message(printable(&what.into()).into_owned());
         let template = match total {
             Some(_) => "{spinner} {msg}  {bar:30} {percent:>3}%  {elapsed}",
             None => "{spinner} {msg}  {elapsed}",
@@ -45,6 +48,12 @@ impl Progress {
             (sender, thread)
         });
         Self { bar, done }
+    }
+
+    /// Shows `what` while `work` runs.
+    pub(super) fn during<T>(what: impl Into<String>, work: impl FnOnce() -> T) -> T {
+        let _shown = Self::start(what, None);
+        work()
     }
 
     /// So much of the total is done.

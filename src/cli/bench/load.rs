@@ -19,6 +19,8 @@ const BATCH: u32 = 64;
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a publisher with one message in flight waits for its arrival.
 const ARRIVAL: Duration = Duration::from_secs(5);
+/// Longer latencies count as this one: an hour.
+const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
 /// Bytes at the start of a payload: the number of the message, and when it was due.
 const HEADER: usize = 16;
 
@@ -58,7 +60,7 @@ impl Load {
             refused: AtomicU64::new(0),
             last_sent_ns: AtomicU64::new(0),
             last_received_ns: AtomicU64::new(0),
-            latencies: Mutex::new(Histogram::new(3)?),
+            latencies: Mutex::new(Histogram::new_with_max(LATENCY_MAX_NS, 3)?),
         })
     }
 
@@ -232,7 +234,7 @@ pub(super) async fn subscribe(
 fn record(load: &Load, kept: &mut Vec<u64>) {
     let mut latencies = load.latencies.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for latency in kept.drain(..) {
-        // The histogram grows to what is recorded, and 0 is not a value of it.
+        // 0 is not a value of the histogram.
         latencies.saturating_record(latency.max(1));
     }
 }
