@@ -68,7 +68,7 @@ fn free_address(wanted: SocketAddr) -> anyhow::Result<SocketAddr> {
 fn announce(address: SocketAddr) {
     let mut out = io::stdout().lock();
     if let Err(error) = writeln!(out, "mqtt://{address}").and_then(|()| out.flush()) {
-        tracing::warn!(%error, url = %format_args!("mqtt://{address}"), "standard output cannot be written");
+        tracing::warn!(%error, url = %format_args!("mqtt://{address}"), "standard output write failed");
     }
 }
 

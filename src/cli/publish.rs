@@ -17,7 +17,8 @@ use super::interrupt::Interrupt;
 /// Publish messages to a broker.
 ///
 /// Exits with 0 when everything is sent, and for QoS 1 and 2 acknowledged; with 1 where the broker cannot be reached or
-/// refuses the client or a message: the reason is on standard error. A message of QoS 0 is not acknowledged, so a broker
+/// refuses the client or a message, or where a signal ends the verb before everything is sent: the reason is on standard
+/// error. A message of QoS 0 is not acknowledged, so a broker
 /// may discard it without a word.
 #[derive(Debug, clap::Args)]
 #[command(
@@ -29,8 +30,6 @@ use super::interrupt::Interrupt;
     weir pub -t ask -m ping --response-topic answer/1 --correlation-data 1 --user-property from=ann"
 )]
 pub(super) struct Args {
-    #[command(flatten)]
-    client: ClientArgs,
     /// Topic to publish to
     #[arg(long, short, value_name = "TOPIC")]
     topic: String,
@@ -48,8 +47,13 @@ pub(super) struct Args {
     /// Seconds between two of them, or between two lines
     #[arg(long, value_name = "S", value_parser = seconds)]
     repeat_delay: Option<Duration>,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
     #[command(flatten)]
     properties: PropertyArgs,
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 /// The payload, or where it is.
@@ -160,13 +164,13 @@ async fn publish(
     let mut interrupt = Interrupt::new()?;
     let mut connection = tokio::select! {
         opened = Connection::open(target, HashSet::new()) => opened?,
-        () = interrupt.received() => return Ok(Exit::Success),
+        () = interrupt.received() => return Ok(Exit::Failure),
     };
     let mut payloads = match payload {
         Some(payload) => Payloads::Repeated { payload, left: args.repeat },
         None => Payloads::Lines(read_lines()),
     };
-    let (mut due, mut refused, mut has_ended) = (Instant::now(), 0_u64, false);
+    let (mut due, mut failed, mut has_ended) = (Instant::now(), 0_u64, false);
     loop {
         if has_ended && connection.is_idle() {
             break;
@@ -178,9 +182,16 @@ async fn publish(
         };
         tokio::select! {
             biased;
-            () = interrupt.received() => break,
+            () = interrupt.received() => {
+                // A stream of lines has no other end.
+                if !args.payload.lines || !connection.is_idle() {
+                    eprintln!("error: {target}: interrupted before everything was sent");
+                    failed += 1;
+                }
+                break;
+            }
             event = connection.next() => if let Event::Published(Err(reason)) = event? {
-                refused += 1;
+                failed += 1;
                 eprintln!("error: {target}: message refused: {}", super::print::printable(&reason));
             },
             payload = next, if ready => match payload? {
@@ -197,5 +208,5 @@ async fn publish(
         }
     }
     connection.close().await;
-    Ok(if refused > 0 { Exit::Failure } else { Exit::Success })
+    Ok(if failed > 0 { Exit::Failure } else { Exit::Success })
 }

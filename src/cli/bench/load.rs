@@ -15,6 +15,8 @@ use crate::cli::client::{ClientError, Connection, Event, Outgoing, PublishExtras
 const LATENCIES_KEPT: usize = 256;
 /// Messages that a publisher queues before it looks at its connection.
 const BATCH: u32 = 64;
+/// How often a publisher looks whether it has to end.
+const LOOKS_UP_EVERY: Duration = Duration::from_millis(100);
 /// How long a subscriber waits for the next message after the last one was sent.
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a publisher with one message in flight waits for its arrival.
@@ -128,7 +130,8 @@ pub(super) async fn publish(
         let wake = match awaited {
             Some((_, until)) => Some(until),
             None if is_over || !connection.may_publish() => None,
-            None => Some(due(&load, &publisher, number)),
+            // The end of the time, or a signal, must not wait for a message that is due later.
+            None => Some(due(&load, &publisher, number).min(now + LOOKS_UP_EVERY)),
         };
         tokio::select! {
             event = connection.next() => if let Event::Published(Err(_)) = event? {

@@ -41,8 +41,6 @@ pub(super) struct Args {
     /// What is measured
     #[arg(value_enum)]
     scenario: Scenario,
-    #[command(flatten)]
-    client: ClientArgs,
     /// Pairs, or subscribers of `fanout` [default: 10, for latency 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     clients: Option<u32>,
@@ -64,9 +62,17 @@ pub(super) struct Args {
     /// Topics are below it
     #[arg(long, value_name = "TOPIC", default_value = "weir-bench")]
     topic: String,
-    /// Print one JSON object
-    #[arg(long)]
+    /// `json`: one object with the numbers of the text
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+    /// Short for --format json
+    #[arg(long, conflicts_with = "format")]
     json: bool,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -105,7 +111,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let measured = runtime.block_on(measure(&args, &target));
     let report = measured.map_err(|error| anyhow::anyhow!("{target}: {error:#}"))?;
-    let text = match if args.json { Format::Json } else { Format::Human } {
+    let text = match if args.json { Format::Json } else { args.format } {
         Format::Human => report.human(),
         Format::Json => format!("{:#}\n", report.json()),
     };
@@ -174,7 +180,9 @@ async fn follow(
                 None => return Ok(()),
                 Some(ended) => ended??,
             },
-            () = interrupt.received() => load.stop.store(true, Ordering::Relaxed),
+            () = interrupt.received() => if load.stop.swap(true, Ordering::Relaxed) {
+                bail!("interrupted twice: messages may be on their way");
+            },
             _ = ticks.tick() => {
                 let sent = load.sent.load(Ordering::Relaxed);
                 let elapsed = u64::try_from(load.start.elapsed().as_millis()).unwrap_or(u64::MAX);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::ValueEnum;
 use clap::builder::PossibleValue;
-use clap::{ArgAction, ValueEnum};
 use rustls::ClientConfig;
 use weir_mqtt::{ProtocolVersion, QoS, validate_topic_name};
 
@@ -20,6 +20,7 @@ const URL_VARIABLE: &str = "WEIR_URL";
 
 /// Where the broker is, and how this client connects.
 #[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Connection")]
 pub(in crate::cli) struct ClientArgs {
     /// The broker: mqtt://USER:PASSWORD@HOST:PORT, mqtts://, ws://HOST:PORT/PATH, wss:// or unix:PATH [env: WEIR_URL]
     /// [default: mqtt://127.0.0.1:1883]
@@ -82,9 +83,6 @@ pub(in crate::cli) struct ClientArgs {
     /// Seconds for name resolution, connect, TLS, WebSocket and CONNACK together
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     connect_timeout: u64,
-    /// Print help
-    #[arg(long, action = ArgAction::Help)]
-    help: Option<bool>,
 }
 
 /// MQTT's versions, as the flag names them.

@@ -37,8 +37,6 @@ use super::publish::seconds;
     %F payload format indicator, %S subscription identifiers; %% is a percent sign, \\n \\t \\\\ \\0 are as in C."
 )]
 pub(super) struct Args {
-    #[command(flatten)]
-    client: ClientArgs,
     /// Topic filter, with + and # and $share/GROUP/; may be repeated
     #[arg(long = "topic", short, value_name = "FILTER", required = true)]
     topics: Vec<String>,
@@ -78,6 +76,11 @@ pub(super) struct Args {
     /// Connect again where the connection is lost, and subscribe again
     #[arg(long)]
     reconnect: bool,
+    /// Print help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: Option<bool>,
+    #[command(flatten)]
+    client: ClientArgs,
 }
 
 /// Seconds between two attempts to connect again: doubled from the first to the second.
@@ -192,7 +195,10 @@ impl Subscriber<'_> {
                     }
                 }
                 Ok(Event::Message(message)) => {
-                    self.print(&message)?;
+                    if let Err(error) = self.print(&message) {
+                        connection.close().await;
+                        return Err(error);
+                    }
                     connection.acknowledge(&message);
                     if self.args.count.is_some_and(|count| self.received >= count) {
                         connection.close().await;

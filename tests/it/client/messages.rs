@@ -17,21 +17,31 @@ use crate::support::weir::Weir;
 fn every_transport_carries_messages_of_every_version() {
     let ca = Authority::new();
     let certificate = ca.issue("server", &["localhost"], 1);
+    let own = ca.issue("alice", &[], 2);
     let tls = "sslConfig: {certFile: server.crt, keyFile: server.key}";
+    let mutual = "sslConfig: {certFile: server.crt, keyFile: server.key, caFile: ca.crt, clientAuth: required}";
     let websocket = "useWebsocket: true, path: /mqtt";
-    let fields = [("tcp", ""), ("tls", tls), ("ws", websocket), ("wss", &format!("{tls}, {websocket}"))];
+    let fields =
+        [("tcp", ""), ("tls", tls), ("mutual", mutual), ("ws", websocket), ("wss", &format!("{tls}, {websocket}"))];
     let fields = fields.map(|(name, fields)| (name, format!("enableAuth: false, {fields}")));
     let fields = fields.each_ref().map(|(name, fields)| (*name, fields.as_str()));
     let (documents, addresses) = ports::endpoint_documents(&fields);
     let mut broker = Weir::new().with_files(&[
         ("server.crt", &*certificate.chain_pem),
         ("server.key", &*certificate.key_pem),
+        ("ca.crt", &*ca.pem()),
         ("mqtt.yaml", &*documents),
     ]);
     let socket = broker.directory().join("mqtt.sock").display().to_string();
     broker.write("unix.yaml", &format!("endpoint: {{host: 'unix:{socket}', enableAuth: false, enableAcl: false}}\n"));
     let ca_file = broker.directory().join("ca.crt").display().to_string();
-    std::fs::write(&ca_file, ca.pem()).unwrap();
+    let own_files = ["alice.crt", "alice.key"].map(|name| broker.directory().join(name));
+    for (path, content) in
+        [(ca_file.as_ref(), &ca.pem()), (&*own_files[0], &own.chain_pem), (&own_files[1], &own.key_pem)]
+    {
+        std::fs::write(path, content).unwrap();
+    }
+    let [cert, key] = own_files.map(|path| path.display().to_string());
     broker.run_until_accepting(&addresses.values().copied().collect::<Vec<_>>());
     broker.until_running("the Unix socket is there", |_| std::path::Path::new(&socket).exists());
     let port = |name: &str| addresses[name].port();
@@ -43,6 +53,7 @@ fn every_transport_carries_messages_of_every_version() {
         format!("--url wss://localhost:{} --cafile {ca_file}", port("wss")),
         format!("--url wss://127.0.0.1:{} --insecure", port("wss")),
         format!("--url unix:{socket}"),
+        format!("--url mqtts://localhost:{} --cafile {ca_file} --cert {cert} --key {key}", port("mutual")),
     ];
     let large = broker.directory().join("large");
     std::fs::write(&large, vec![b'x'; 300_000]).unwrap();

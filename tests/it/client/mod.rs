@@ -11,6 +11,7 @@ mod sessions;
 
 use std::io::{BufRead, BufReader};
 use std::process::{ChildStdout, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::process::Signal;
 
@@ -72,10 +73,12 @@ struct Sub {
 }
 
 impl Sub {
-    /// A retained message of `ready/1` shows that it is subscribed.
+    /// A retained message of a topic of its own shows that it is subscribed.
     fn start(url: &str, words: &str) -> Self {
-        good(&format!("pub --url {url} -t ready/1 -m ready -r -q 1"));
-        let mut command = weir(&format!("sub --url {url} -W 100 -t ready/1 {words}"));
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let topic = format!("ready/{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        good(&format!("pub --url {url} -t {topic} -m ready -r -q 1"));
+        let mut command = weir(&format!("sub --url {url} -W 100 -t {topic} {words}"));
         let mut child = ChildGuard::spawn(command.stdout(Stdio::piped()).stderr(Stdio::null()));
         let mut sub = Self { lines: BufReader::new(child.take_stdout()), child };
         assert!(sub.line().contains("ready"));

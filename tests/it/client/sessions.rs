@@ -1,10 +1,13 @@
 //! Sessions, wills, and connections that are lost.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use super::{Dev, Sub, ended, good, weir};
+use super::{Dev, Sub, ended, good, shown, weir};
+use crate::programs::run;
 use crate::support::child::ChildGuard;
 use crate::support::ports;
 use crate::support::until;
@@ -35,6 +38,66 @@ fn the_will_is_published_where_a_subscriber_is_killed_and_not_after_a_signal() {
     assert_eq!(interrupted.end(Signal::INT).code(), Some(0));
     assert_eq!(killed.end(Signal::KILL).code(), None);
     assert_eq!(watcher.line(), "will/killed=gone");
+}
+
+#[test]
+fn a_takeover_is_reported_with_its_reason() {
+    let dev = Dev::start();
+    let url = &dev.url;
+    let place = tempfile::tempdir().unwrap();
+    let errors = place.path().join("errors");
+    good(&format!("pub --url {url} -t a -m x -r -q 1"));
+    let mut command = weir(&format!("sub --url {url} -i same -t a -W 100"));
+    let mut first = ChildGuard::spawn(command.stdout(Stdio::piped()).stderr(std::fs::File::create(&errors).unwrap()));
+    // Its first message shows that it is connected.
+    first.take_stdout().read_exact(&mut [0; 2]).unwrap();
+    good(&format!("sub --url {url} -i same -t a -C 1"));
+    assert_eq!(ended(&mut first).code(), Some(1));
+    let text = std::fs::read_to_string(&errors).unwrap();
+    assert!(text.contains("the broker disconnected this client: session taken over (0x8E)"), "{text}");
+}
+
+#[test]
+fn a_signal_ends_a_publisher_with_1_and_a_stream_of_lines_with_0() {
+    let dev = Dev::start();
+    let url = &dev.url;
+    for (words, exit) in [("-l", 0), ("-m x --repeat 1000 --repeat-delay 1000", 1)] {
+        let mut sub = Sub::start(url, "-t s -F %p");
+        let mut command = weir(&format!("pub --url {url} -t s -q 1 {words}"));
+        let mut child = ChildGuard::spawn(command.stdin(Stdio::piped()).stderr(Stdio::null()));
+        let mut input = child.take_stdin();
+        input.write_all(b"x\n").unwrap();
+        assert_eq!(sub.line(), "x");
+        // The PUBACK is on its way, or there.
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        child.signal(Signal::INT);
+        assert_eq!(ended(&mut child).code(), Some(exit), "{words}");
+    }
+}
+
+#[test]
+fn a_broker_without_an_answer_to_pingreq_is_given_up() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let broker = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = [0; 1024];
+        let connect = stream.read(&mut buffer).unwrap();
+        assert!(connect > 0);
+        stream.write_all(&[0x20, 2, 0, 0]).unwrap();
+        let mut received = Vec::new();
+        while let Ok(read) = stream.read(&mut buffer) {
+            if read == 0 {
+                break;
+            }
+            received.extend_from_slice(&buffer[..read]);
+        }
+        received
+    });
+    let output = run(&mut weir(&format!("sub --url mqtt://{address} -V 3.1.1 -k 1 -t a")));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(shown(&output).contains("connection lost: no answer to PINGREQ"), "{}", shown(&output));
+    assert!(broker.join().unwrap().ends_with(&[0xC0, 0]));
 }
 
 #[test]
