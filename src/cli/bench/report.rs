@@ -74,7 +74,7 @@ impl Report {
         );
         for (name, count, seconds) in [("sent", self.sent, self.sent_s), ("received", self.received, self.received_s)] {
             text.push_str(&format!(
-                "{name:<9} {count:>12} messages in {seconds:.1} s  {:>10.0}/s  {:>8.2} MB/s\n",
+                "{name:<9} {count:>12} messages in {seconds:.2} s  {:>10.0}/s  {:>8.2} MB/s\n",
                 per_second(count, seconds),
                 per_second(count, seconds) * *size as f64 / 1e6,
             ));

@@ -57,6 +57,28 @@ fn lost_and_refused_messages_are_counted() {
     }
 }
 
+/// Queues of 1 KiB are full at once where a subscriber is slower than its publisher.
+#[test]
+fn the_lost_messages_are_those_that_the_broker_dropped() {
+    let address = ports::free_address();
+    let port = address.port();
+    let document = format!(
+        "endpoint: {{host: 127.0.0.1, port: {port}, enableAuth: false, enableAcl: false, maxQueuedBytes: 1024}}\n"
+    );
+    let mut broker = Weir::new().with_status().with_file("e.yaml", &document);
+    broker.run_until_accepting(&[address, broker.status()]);
+    let words = format!("bench pairs --url mqtt://{address} --clients 2 --count 4000 --size 1000 -q 1 --format json");
+    let output = run(&mut weir(&words));
+    let report = report(&String::from_utf8_lossy(&output.stdout));
+    let [sent, received, lost] = ["sent", "received", "lost"].map(|name| report[name].as_u64().unwrap());
+    assert_eq!((sent, received + lost), (4000, 4000), "{report}");
+    assert_eq!(output.status.code(), Some(i32::from(lost > 0)));
+    let metrics = broker.http("/metrics");
+    let dropped = metrics.lines().filter(|line| line.starts_with("weir_endpoint_messages_dropped_total{"));
+    let dropped: u64 = dropped.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum();
+    assert_eq!(dropped, lost, "{metrics}");
+}
+
 #[test]
 fn progress_is_shown_at_a_terminal_only() {
     if !is_there(Path::new("script")) {
