@@ -77,9 +77,10 @@ fn nothing_is_overwritten() {
 fn the_workflow_goes_to_the_top_of_the_repository() {
     let place = tempfile::tempdir().unwrap();
     fs::create_dir_all(place.path().join("repository/.git")).unwrap();
+    fs::create_dir_all(place.path().join("repository/site")).unwrap();
     fs::create_dir_all(place.path().join("plain")).unwrap();
     for (work, words, workflow, names) in [
-        ("repository", "site/endpoints.d", "repository/.github/workflows/weir.yaml", "\"site/endpoints.d/**\""),
+        ("repository/site", "endpoints.d", "repository/.github/workflows/weir.yaml", "\"site/endpoints.d/**\""),
         ("plain", ".", "plain/.github/workflows/weir.yaml", "\"**\""),
         ("plain", "../elsewhere", "elsewhere/.github/workflows/weir.yaml", "\"**\""),
     ] {
