@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::error::ServerError;
 use super::logging::LogControl;
 use super::options::{ServerOptions, SourceOptions};
-use super::run::{ServerParts, serve_until_stopped};
+use super::run::{OnListening, ServerParts, serve_until_stopped};
 use super::{durable_store, memory_size, signals};
 use crate::apply::Signal;
 use crate::net::{DataPlane, DataPlaneConfig};
@@ -25,6 +25,7 @@ pub struct Server {
     plane: DataPlane,
     store: Option<Store>,
     runtime: Runtime,
+    listening: Option<OnListening>,
 }
 
 impl Server {
@@ -58,13 +59,20 @@ impl Server {
             .enable_all()
             .build()
             .map_err(ServerError::ControlPlane)?;
-        Ok(Self { options, log: None, shards, plane, store, runtime })
+        Ok(Self { options, log: None, shards, plane, store, runtime, listening: None })
     }
 
     /// Keeps the levels of `log` as the endpoints declare them.
     #[must_use]
     pub fn with_log(mut self, log: Arc<LogControl>) -> Self {
         self.log = Some(log);
+        self
+    }
+
+    /// Calls `listening` once, when all declared endpoints listen. It must not block.
+    #[must_use]
+    pub fn on_listening(mut self, listening: impl FnOnce() + Send + 'static) -> Self {
+        self.listening = Some(Box::new(listening));
         self
     }
 
@@ -85,9 +93,9 @@ impl Server {
     /// # Errors
     /// See [`ServerError`].
     pub fn run_until(self, signals: mpsc::Receiver<Signal>) -> Result<(), ServerError> {
-        let Self { options, log, shards, plane, store, runtime } = self;
+        let Self { options, log, shards, plane, store, runtime, listening } = self;
         let stats = store.as_ref().map(Store::stats);
-        let parts = ServerParts { options, log, shards, plane, store: stats };
+        let parts = ServerParts { options, log, shards, plane, store: stats, listening };
         runtime.block_on(serve_until_stopped(parts, signals))?;
         if let Some(store) = store {
             store.finish();

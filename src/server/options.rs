@@ -9,9 +9,9 @@ use super::memory_size::MemorySize;
 use super::traces::TraceOptions;
 use crate::apply::FileSystem;
 use crate::references::{AllowedFiles, AllowedVariables};
-use crate::source::DirectoryOptions;
 #[cfg(feature = "etcd")]
 use crate::source::etcd::EtcdOptions;
+use crate::source::{DirectoryOptions, MEMORY, MemoryFile};
 use crate::status::{AccessOptions, Secret};
 #[cfg(feature = "etcd")]
 use weir_declare::config::SecretRef;
@@ -60,6 +60,8 @@ pub enum SourceOptions {
     },
     #[cfg(feature = "etcd")]
     Etcd(EtcdOptions),
+    /// Documents that the program holds.
+    Memory(Vec<MemoryFile>),
 }
 
 impl ServerOptions {
@@ -74,8 +76,9 @@ impl ServerOptions {
         }
         own.extend(self.status_access.tls.as_ref().map(|tls| tls.key.clone()));
         let documents = match &self.source {
-            SourceOptions::Directory(options) => options.root.clone(),
-            SourceOptions::GitRef { directory, .. } => directory.clone(),
+            SourceOptions::Directory(options) => Some(options.root.clone()),
+            SourceOptions::GitRef { directory, .. } => Some(directory.clone()),
+            SourceOptions::Memory(_) => None,
             #[cfg(feature = "etcd")]
             SourceOptions::Etcd(options) => {
                 own.extend(options.access.identity.as_ref().map(|(_, key)| key.clone()));
@@ -84,11 +87,11 @@ impl ServerOptions {
                     Some(SecretRef::Env(name)) => own_variables.push(name.to_string()),
                     None => {}
                 }
-                options.files.clone()
+                Some(options.files.clone())
             }
         };
         FileSystem {
-            files: AllowedFiles::new(&[documents], &self.allow_files, own),
+            files: AllowedFiles::new(documents.as_slice(), &self.allow_files, own),
             variables: AllowedVariables::new(self.allow_env.clone(), own_variables),
         }
     }
@@ -105,6 +108,7 @@ impl SourceOptions {
             Self::GitRef { directory, revision, .. } => {
                 format!("git {}", absolute(format!("{} at {revision}", directory.display())))
             }
+            Self::Memory(_) => MEMORY.to_owned(),
             #[cfg(feature = "etcd")]
             Self::Etcd(options) => format!("etcd {}", options.location()),
         }

@@ -21,8 +21,8 @@ use crate::net::bridge::BridgeHost;
 use crate::random::{self, NoRandomness};
 #[cfg(feature = "etcd")]
 use crate::source::etcd::spawn_etcd;
-use crate::source::{SourceHandle, spawn_directory, spawn_git_ref};
-use crate::state::{NodeFacts, check_node_name, wall_clock};
+use crate::source::{SourceHandle, spawn_directory, spawn_git_ref, spawn_memory};
+use crate::state::{ControlState, NodeFacts, SharedState, check_node_name, wall_clock};
 #[cfg(feature = "etcd")]
 use crate::status::connections;
 use crate::status::{LiveStatus, StatusOptions, StatusServer, is_host_name, serve};
@@ -43,16 +43,24 @@ pub(super) struct ServerParts {
     pub(super) shards: u16,
     pub(super) plane: DataPlane,
     pub(super) store: Option<Arc<StoreStats>>,
+    pub(super) listening: Option<OnListening>,
 }
+
+/// Called once all declared endpoints listen.
+pub(super) type OnListening = Box<dyn FnOnce() + Send>;
 
 /// Serves until the first [`Signal::Stop`], then asks clients to leave.
 pub(super) async fn serve_until_stopped(
     parts: ServerParts,
     signals: mpsc::Receiver<Signal>,
 ) -> Result<(), ServerError> {
-    let ServerParts { options, log, shards, plane, store } = parts;
+    let ServerParts { mut options, log, shards, plane, store, listening } = parts;
     // Bound before any listener: a second broker on this machine fails here.
     let status_socket = options.status_addr.map(bind_status).transpose()?;
+    if let Some(socket) = &status_socket {
+        // With port 0, the system has picked one.
+        options.status_addr = Some(socket.local_addr().map_err(ServerError::Status)?);
+    }
     let DataDir { last_known_good, history, last_good_store } =
         data_dir::open(options.data_dir.as_deref(), options.source.name())?;
     let node_name = options.node_name.clone().unwrap_or_else(host_name);
@@ -88,6 +96,9 @@ pub(super) async fn serve_until_stopped(
     #[cfg(feature = "etcd")]
     let member = join_cluster(&options.source, facts, &reconciler, &plane);
     tokio::spawn(publish_sys_topics(reconciler.state(), plane.clone()));
+    if let Some(listening) = listening {
+        tokio::spawn(call_when_listening(reconciler.state(), listening));
+    }
     if let Some(log) = log {
         tokio::spawn(logging::follow_levels(log, reconciler.state()));
     }
@@ -158,6 +169,7 @@ fn start_source(source: &SourceOptions, last_known_good: Option<&data_dir::Start
     match source {
         SourceOptions::Directory(options) => spawn_directory(options.clone()),
         SourceOptions::GitRef { directory, revision, resync } => spawn_git_ref(directory, revision, *resync),
+        SourceOptions::Memory(files) => spawn_memory(files.clone()),
         #[cfg(feature = "etcd")]
         SourceOptions::Etcd(options) => {
             for url in options.access.in_clear_text() {
@@ -170,6 +182,21 @@ fn start_source(source: &SourceOptions, last_known_good: Option<&data_dir::Start
             spawn_etcd(options.clone(), last_known_good.and_then(data_dir::known))
         }
     }
+}
+
+async fn call_when_listening(shared: Arc<SharedState>, listening: OnListening) {
+    let mut changes = shared.subscribe();
+    while !all_listen(&shared.load()) {
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+    listening();
+}
+
+fn all_listen(state: &ControlState) -> bool {
+    let mut declared = state.endpoints.values().filter(|endpoint| endpoint.declared.is_some()).peekable();
+    declared.peek().is_some() && declared.all(|endpoint| endpoint.live.is_some())
 }
 
 fn start_status(socket: TcpListener, view: LiveStatus, options: &ServerOptions) -> Result<StatusServer, ServerError> {
