@@ -144,11 +144,11 @@ impl<P: Plane> ConditionInputs<'_, P> {
     fn missing_document(&self, endpoint: &Endpoint) -> ConditionValue {
         let applied = self.declaration.applied();
         if endpoint.enable_auth && !applied.auths.contains_key(endpoint.auth_name()) {
-            let message = format!("there is no auth document `{}`: every CONNECT is refused", endpoint.auth_name());
+            let message = format!("no auth document named `{}`: every CONNECT is refused", endpoint.auth_name());
             return (false, ConditionReason::MissingReference, message);
         }
         if endpoint.enable_acl && !applied.acls.contains_key(endpoint.acl_name()) {
-            let message = format!("there is no acl document `{}`: every topic is refused", endpoint.acl_name());
+            let message = format!("no acl document named `{}`: every topic is refused", endpoint.acl_name());
             return (false, ConditionReason::MissingReference, message);
         }
         (true, ConditionReason::AsDeclared, String::new())

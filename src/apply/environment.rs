@@ -214,7 +214,7 @@ fn credentials(findings: &mut Findings<'_>, auth: &Arc<Auth>) {
         content.map_err(|why| format!("{}: {why}", path.display()))
     };
     let compiled =
-        AuthCompiler::with_variables(findings.system.variables()).compile(true, Some(auth), &Default::default(), &read);
+        AuthCompiler::with_variables(findings.system.variables()).compile(true, Ok(auth), &Default::default(), &read);
     let why = compiled.err().map(|error| error.to_string()).unwrap_or_default();
     for line in why.lines() {
         findings.error("/auth/chain", line, HELP_FILE);

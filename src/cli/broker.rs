@@ -25,6 +25,21 @@ pub(super) fn is_url(operand: &str) -> bool {
     operand.starts_with("http://") || operand.starts_with("https://")
 }
 
+/// The URL of a broker's status server: as given, or `http://` before `HOST:PORT`.
+///
+/// # Errors
+/// Neither a URL nor `HOST:PORT`.
+pub(super) fn status_url(text: &str) -> Result<String, String> {
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    match text.split_once("://") {
+        Some(("http" | "https", _)) => Ok(text.to_owned()),
+        None if text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && is_port(port)) => {
+            Ok(format!("http://{text}"))
+        }
+        _ => Err("the status address is HOST:PORT, http://HOST:PORT or https://HOST:PORT".to_owned()),
+    }
+}
+
 /// The address in a broker's URL, where it is one and no name.
 pub(super) fn address(operand: &str) -> Option<SocketAddr> {
     operand.strip_prefix("http://")?.split('/').next()?.parse().ok()

@@ -23,6 +23,8 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     match args.out_dir {
         Some(directory) => {
+            std::fs::create_dir_all(&directory)
+                .with_context(|| format!("{}: cannot create the directory", directory.display()))?;
             clap_mangen::generate_to(Cli::command(), &directory)
                 .with_context(|| format!("{}: cannot write the pages", directory.display()))?;
         }

@@ -8,7 +8,7 @@ use anyhow::Context;
 #[cfg(not(feature = "etcd"))]
 use anyhow::bail;
 use clap::ValueEnum;
-use clap::builder::PossibleValue;
+use clap::builder::{BoolishValueParser, PossibleValue};
 
 use super::Exit;
 #[cfg(feature = "etcd")]
@@ -76,10 +76,10 @@ pub(super) struct Args {
     #[arg(long, env = "WEIR_MEMORY", value_name = "BYTES|PERCENT%")]
     memory: Option<MemorySize>,
     /// Refuse a whole snapshot for any error in it
-    #[arg(long, env = "WEIR_ATOMIC")]
+    #[arg(long, env = "WEIR_ATOMIC", value_parser = BoolishValueParser::new())]
     atomic: bool,
     /// Apply an empty declaration at the start
-    #[arg(long, env = "WEIR_ALLOW_EMPTY")]
+    #[arg(long, env = "WEIR_ALLOW_EMPTY", value_parser = BoolishValueParser::new())]
     allow_empty: bool,
     /// Seconds after which the source is read even if nothing seems to have changed
     #[arg(long, env = "WEIR_RESYNC_S", value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]

@@ -82,6 +82,7 @@ pub(super) async fn serve_until_stopped(
             source.resync_requester(),
         );
         let view = view.with_store(store).with_telemetry(exporter.as_ref().map(Exporter::stats));
+        let view = view.with_directory(options.source.directory());
         start_status(socket, view, &options)
     });
     let status = status.transpose()?;

@@ -122,6 +122,17 @@ impl Repository {
         }
     }
 
+    /// Whether `commit` is `of` or one of its ancestors; `None`: the repository does not have one of them.
+    pub(super) fn is_ancestor(&self, commit: &str, of: &str) -> Result<Option<bool>, GitError> {
+        let (Some(commit), Some(of)) = (self.resolve(commit)?, self.resolve(of)?) else { return Ok(None) };
+        match self.run(&["merge-base", "--is-ancestor", &commit, &of], None) {
+            Ok(_) => Ok(Some(true)),
+            // It fails without a message where the answer is no.
+            Err(GitError::Failed { message, .. }) if message.is_empty() => Ok(Some(false)),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The names to suggest for an unknown revision: the local branches, newest first, ten at most.
     pub(super) fn branches(&self) -> Result<String, GitError> {
         let listing =

@@ -48,6 +48,15 @@ impl Query {
         }
     }
 
+    /// `true` or `false`; `false` where it is not given.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Problem> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(Problem::bad_request(format!("{name}={other:?} is neither true nor false"))),
+        }
+    }
+
     /// How many to answer with: from 1 to `most`.
     pub(super) fn limit(&self, default: usize, most: usize) -> Result<usize, Problem> {
         let Some(value) = self.get("limit") else { return Ok(default) };

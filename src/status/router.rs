@@ -176,7 +176,7 @@ impl Handler {
     }
 }
 
-const WHICH: &[&str] = &["port", "name"];
+const WHICH: &[&str] = &["port", "name", "all"];
 
 const fn state(path: &'static str, parameters: &'static [&'static str], answer: fn(&App, &Query) -> Reply) -> Route {
     Route { path, parameters, handler: Handler::State(answer), content: Content::Broker }
@@ -215,7 +215,7 @@ pub(super) const ROUTES: &[Route] = &[
     plain("/livez", probes::livez),
     plain("/readyz", probes::readyz),
     Route { path: "/metrics", parameters: &[], handler: Handler::Metrics, content: Content::Broker },
-    state("/api/endpoints/list", &[], endpoints::list),
+    state("/api/endpoints/list", &["all"], endpoints::list),
     state("/api/endpoints/get", WHICH, endpoints::get),
     state("/api/endpoints/status", WHICH, endpoints::status),
     shards("/api/endpoints/metrics", WHICH, |app, query| Box::pin(traffic::metrics(app, query))),
@@ -253,7 +253,7 @@ pub(super) const ROUTES: &[Route] = &[
     state("/api/bridges", &["name"], bridges::list).with(Content::Clients),
     state("/api/declared", &["kind", "name"], control::declared).with(Content::Clients),
     state("/api/plan", &[], control::plan).with(Content::Clients),
-    state("/api/source", &["fresh"], control::source),
+    shards("/api/source", &["fresh", "contains"], |app, query| Box::pin(control::source(app, query))),
     state("/api/ignite/status", &[], control::ignite),
     Route { path: "/api/events", parameters: &[], handler: Handler::Events, content: Content::Broker },
 ];
