@@ -52,7 +52,7 @@ fn print_colored(diff: &str) -> anyhow::Result<Exit> {
 }
 
 /// As git colours it.
-fn colored(diff: &str) -> String {
+pub(super) fn colored(diff: &str) -> String {
     let mut text = String::new();
     for line in diff.split_inclusive('\n') {
         let style = match line.as_bytes() {

@@ -12,10 +12,12 @@ mod environment;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod exit;
+mod fmt;
 mod format;
 mod import;
 mod input;
 mod man;
+mod man_documents;
 mod passwd;
 mod plan;
 mod print;
@@ -67,6 +69,7 @@ enum Verb {
     Validate(validate::Args),
     Plan(plan::Args),
     Diff(diff::Args),
+    Fmt(fmt::Args),
     Render(render::Args),
     Import(import::Args),
     Passwd(passwd::Args),
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
         Verb::Validate(args) => validate::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::Diff(args) => diff::run(args),
+        Verb::Fmt(args) => fmt::run(args),
         Verb::Render(args) => render::run(args),
         Verb::Import(args) => import::run(args),
         Verb::Passwd(args) => passwd::run(args),

@@ -7,9 +7,10 @@ use anyhow::{anyhow, bail};
 use clap::error::ErrorKind;
 use serde_json::{Value, json};
 
+use super::diff::colored;
 use super::etcd::EtcdArgs;
-use super::plan::{Labels, given, has_selectors, planned, with_labels};
-use super::print::{Format, print};
+use super::plan::{Labels, given, has_selectors, planned, shown as shown_plan, with_labels};
+use super::print::{Format, has_color, print, print_styled, printable};
 use super::references::linked_directories;
 use super::validate::parse_label;
 use super::{Exit, wrong_usage};
@@ -21,9 +22,10 @@ use crate::source::{Commit, DirectoryReader};
 use crate::state::NodeRecord;
 use crate::state::wall_clock;
 use weir_declare::config::{
-    BuiltInDefaults, Declared, LastGood, NodeContext, Revision, Snapshot, canonical, diff_documents, load,
+    BuiltInDefaults, LastGood, Loaded, NodeContext, Revision, Snapshot, canonical, diff_documents, load,
 };
-use weir_declare::reconcile::{Plan, render};
+use weir_declare::reconcile::render::{self, HumanPlan};
+use weir_declare::reconcile::{ChangeCauses, Plan};
 
 /// Put a directory's documents into etcd, all or nothing: brokers see the old set or the new one.
 ///
@@ -43,6 +45,9 @@ pub(super) struct Args {
     /// A label of the brokers to plan for, in place of those that are there; may be repeated
     #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
+    /// Leave out the diff of the documents
+    #[arg(long)]
+    no_diff: bool,
     /// Print the plan, write nothing
     #[arg(long)]
     dry_run: bool,
@@ -80,7 +85,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         Format::Json => Some(to_json(&target, &plan, &effects)),
     };
     if answer.is_none() {
-        print(&shown(&target, &plan, &effects))?;
+        print_styled(&shown(&target, &plan, &effects))?;
     }
     if args.dry_run {
         answer.map_or(Ok(()), |answer| print(&format!("{answer:#}\n")))?;
@@ -113,10 +118,10 @@ fn read(args: &Args) -> anyhow::Result<Wanted> {
     Ok(Wanted { documents, commit: reading.commit, dirty })
 }
 
-fn validated(snapshot: &Snapshot) -> anyhow::Result<Declared> {
+fn validated(snapshot: &Snapshot) -> anyhow::Result<Loaded> {
     let loaded = load(snapshot, &LastGood::default(), &no_node());
     if loaded.is_valid() {
-        return Ok(loaded.declared);
+        return Ok(loaded);
     }
     let errors: Vec<String> =
         loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).map(ToString::to_string).collect();
@@ -153,14 +158,21 @@ fn shown(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> String 
     if let Some(why) = &effects.unknown {
         text.push_str(&format!("the plan is of every endpoint, whatever its `nodes`: {why}\n\n"));
     }
+    text = printable(&text).into_owned();
     if effects.brokers.is_empty() {
-        text.push_str(&render::human(&effects.of_all, &effects.diff));
+        text.push_str(&shown_plan(&render::human(&effects.of_all, &effects.causes, &effects.diff)));
         return text;
     }
-    for group in &effects.brokers {
-        text.push_str(&format!("{}:\n{}\n", group.heading(), render::human(&group.plan, "")));
+    if !effects.diff.is_empty() {
+        let diff = printable(&effects.diff);
+        text.push_str(&if has_color() { colored(&diff) } else { diff.into_owned() });
+        text.push('\n');
     }
-    text.push_str(&effects.diff);
+    for (at, group) in effects.brokers.iter().enumerate() {
+        let plan = render::human(&group.plan, &group.causes, "");
+        let gap = if at == 0 { "" } else { "\n" };
+        text.push_str(&format!("{gap}{}:\n{}", printable(&group.heading()), shown_plan(&plan)));
+    }
     text
 }
 
@@ -169,7 +181,7 @@ fn to_json(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> Value
     let put = plan.puts.iter().map(|put| json!({"key": put.key, "new": put.is_new}));
     let brokers = effects.brokers.iter().map(|group| {
         let names: Vec<&str> = group.brokers.iter().map(|(name, _)| name.as_str()).collect();
-        json!({"names": names, "plan": render::json(&group.plan, "")})
+        json!({"names": names, "plan": render::json(&group.plan, &group.causes, "")})
     });
     json!({
         "put": put.collect::<Vec<_>>(),
@@ -178,7 +190,7 @@ fn to_json(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> Value
         "unchanged": plan.unchanged,
         "documentsDigest": plan.digest,
         "replacesHalfPushed": target.is_push_in_progress(),
-        "plan": render::json(&effects.of_all, &effects.diff),
+        "plan": render::json(&effects.of_all, &effects.causes, &effects.diff),
         "brokers": brokers.collect::<Vec<_>>(),
         "brokersUnknown": effects.unknown,
         "revision": null,
@@ -190,6 +202,7 @@ fn to_json(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> Value
 struct PushEffects {
     /// Of no broker in particular: every endpoint counts. With `--node-label`, of a broker with these labels.
     of_all: Plan,
+    causes: ChangeCauses,
     /// Plans of brokers, where they depend on the broker.
     brokers: Vec<Group>,
     /// Why the brokers cannot be listed, where the plan depends on them.
@@ -203,6 +216,7 @@ struct Group {
     /// By name.
     brokers: Vec<(String, Labels)>,
     plan: Plan,
+    causes: ChangeCauses,
 }
 
 impl Group {
@@ -225,18 +239,26 @@ async fn effects_of(
     after: &Documents,
 ) -> anyhow::Result<PushEffects> {
     // The current documents may be invalid; brokers serve the valid ones among them.
-    let old = load(&target.snapshot(before), &LastGood::default(), &no_node()).declared;
-    let new = validated(&target.snapshot(after))?;
+    let Loaded { declared: old, last_good: old_documents, .. } =
+        load(&target.snapshot(before), &LastGood::default(), &no_node());
+    let Loaded { declared: new, last_good: new_documents, .. } = validated(&target.snapshot(after))?;
+    let plan_for = |labels: Option<Labels>| {
+        let plan = planned(&old, &new, labels);
+        let causes = ChangeCauses::find(&plan, &old_documents, &new_documents);
+        (plan, causes)
+    };
+    let (of_all, causes) = plan_for(given(&args.labels));
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
     let mut effects = PushEffects {
-        of_all: planned(&old, &new, given(&args.labels)),
+        of_all,
+        causes,
         brokers: Vec::new(),
         unknown: None,
-        diff: diff_documents(&form(&old), &form(&new)),
+        diff: if args.no_diff { String::new() } else { diff_documents(&form(&old), &form(&new)) },
     };
     if args.labels.is_empty() && (has_selectors(&old) || has_selectors(&new)) {
         match brokers(target, &args.etcd.root()).await {
-            Ok(brokers) => effects.brokers = groups(brokers, |labels| planned(&old, &new, Some(labels.clone()))),
+            Ok(brokers) => effects.brokers = groups(brokers, |labels| plan_for(Some(labels.clone()))),
             Err(error) => effects.unknown = Some(error.to_string()),
         }
     }
@@ -259,16 +281,19 @@ async fn brokers(target: &PushTarget, root: &EtcdRoot) -> anyhow::Result<Vec<(St
     Ok(brokers)
 }
 
-/// Puts those together that do the same, in the order of their names.
-fn groups(brokers: Vec<(String, Labels)>, plan: impl Fn(&Labels) -> Plan) -> Vec<Group> {
-    let mut plans: BTreeMap<Labels, Plan> = BTreeMap::new();
-    let mut groups: Vec<(String, Group)> = Vec::new();
+/// Groups brokers whose plans are the same, in the order of their names.
+fn groups(brokers: Vec<(String, Labels)>, plan: impl Fn(&Labels) -> (Plan, ChangeCauses)) -> Vec<Group> {
+    let mut plans: BTreeMap<Labels, (Plan, ChangeCauses)> = BTreeMap::new();
+    let mut groups: Vec<(HumanPlan, Group)> = Vec::new();
     for (name, labels) in brokers {
-        let plan = plans.entry(labels.clone()).or_insert_with(|| plan(&labels));
-        let shown = render::human(plan, "");
+        let (plan, causes) = plans.entry(labels.clone()).or_insert_with(|| plan(&labels));
+        let shown = render::human(plan, causes, "");
         match groups.iter_mut().find(|(known, _)| *known == shown) {
             Some((_, group)) => group.brokers.push((name, labels)),
-            None => groups.push((shown, Group { plan: plan.clone(), brokers: vec![(name, labels)] })),
+            None => {
+                let group = Group { plan: plan.clone(), causes: causes.clone(), brokers: vec![(name, labels)] };
+                groups.push((shown, group));
+            }
         }
     }
     groups.into_iter().map(|(_, group)| group).collect()

@@ -10,7 +10,7 @@ use super::query::Query;
 use super::router::App;
 use super::{DocumentView, StateView, endpoints};
 use weir_declare::config::{Kind, document_yaml};
-use weir_declare::reconcile::render;
+use weir_declare::reconcile::{ChangeCauses, render};
 
 const YAML: &str = "application/yaml; charset=utf-8";
 /// Entries of `history`: without `limit`, and at most.
@@ -70,7 +70,7 @@ pub(super) fn plan(app: &App, _: &Query) -> Reply {
             })
         })
         .collect();
-    let plan = render::json(&state.plan, "");
+    let plan = render::json(&state.plan, &ChangeCauses::default(), "");
     Ok(json!({
         "converged": pending.is_empty(),
         "summary": plan["summary"],

@@ -70,6 +70,7 @@ pub use codes::*;
 pub use declared::*;
 pub use diagnostic::*;
 pub use diff::*;
+pub use document::DocumentPlace;
 pub use endpoint::*;
 pub use held::*;
 pub use item::fields_of;
@@ -87,6 +88,6 @@ pub use suggest::did_you_mean;
 pub use tls::*;
 pub use transport::*;
 pub use unreachable_rules::filter_covers;
-pub use yaml::{DEPTH_MAX, FILE_SIZE_MAX, InvalidYaml, parse_yaml};
+pub use yaml::{DEPTH_MAX, FILE_SIZE_MAX, InvalidYaml, parse_documents, parse_yaml};
 
 pub use weir_broker::{Durability, EndpointLimits, PublishOverflow, QueueOverflow};
