@@ -164,7 +164,8 @@ fn formatted(text: &str, shown: &str) -> anyhow::Result<String> {
 /// What follows each `#` that may begin a comment, without white space, sorted. A `#` in a value is there before and after, too.
 fn comments(text: &str) -> Vec<String> {
     let comment = |line: &str| {
-        let at = line.match_indices('#').find(|(at, _)| line[..*at].chars().next_back().is_none_or(char::is_whitespace))?;
+        let at =
+            line.match_indices('#').find(|(at, _)| line[..*at].chars().next_back().is_none_or(char::is_whitespace))?;
         Some(line[at.0..].split_whitespace().collect::<Vec<_>>().join(" "))
     };
     let mut found: Vec<String> = text.lines().filter_map(comment).collect();

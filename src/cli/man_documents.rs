@@ -12,7 +12,9 @@ pub(super) fn page() -> String {
     let version = format!("weir {}", env!("CARGO_PKG_VERSION"));
     roff.control("TH", ["weir-endpoints", "5", "", version.as_str(), "Weir"]);
     roff.control("SH", ["NAME"]);
-    roff.text([roman("weir-endpoints - the documents that declare endpoints, authentication, access lists and bridges")]);
+    roff.text([roman(
+        "weir-endpoints - the documents that declare endpoints, authentication, access lists and bridges",
+    )]);
     roff.control("SH", ["DESCRIPTION"]);
     roff.text([roman(
         "A file has one or more YAML or JSON documents, separated by a line with three hyphens. Each document has one key, its kind, \

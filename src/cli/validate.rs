@@ -2,17 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::Exit;
+use clap::error::ErrorKind;
+
 use super::format::{Report, ReportFormat};
 use super::input::read_noting;
-use super::print::{has_color, print, print_styled};
+use super::print::{has_color, print, print_styled, printable};
 use super::references::ReferenceArgs;
+use super::{Exit, broker, wrong_usage};
 use weir_declare::config::{
-    Declared, Diagnostic, Kind, LastGood, Loaded, NodeContext, Position, Severity, Snapshot, declaration_digest, load,
+    Declared, Diagnostic, Kind, LastGood, Loaded, NodeContext, Position, ReadError, Severity, Snapshot,
+    declaration_digest, load,
 };
+
+/// How often `--watch` looks for changes.
+const WATCH_INTERVAL: Duration = Duration::from_millis(300);
 
 /// Judge declarations: all errors of all files at once.
 ///
@@ -21,6 +28,7 @@ use weir_declare::config::{
 #[command(
     after_help = "Examples:\n  weir validate endpoints.d\n  weir validate --strict --environment /etc/weir/endpoints.d\n  \
     kubectl get configmap weir-endpoints -o jsonpath='{.data.endpoints\\.yaml}' | weir validate -\n  \
+    weir validate endpoints.d --watch    while you edit\n  \
     weir validate endpoints.d --format github    in a workflow of GitHub"
 )]
 pub(super) struct Args {
@@ -33,6 +41,9 @@ pub(super) struct Args {
     /// Make warnings errors.
     #[arg(long)]
     strict: bool,
+    /// Validate again whenever a file changes, until Ctrl-C (which exits with 0)
+    #[arg(long)]
+    watch: bool,
     /// How to write the findings.
     #[arg(long, value_enum, default_value = "human")]
     format: ReportFormat,
@@ -88,10 +99,59 @@ impl NodeArgs {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+    if args.watch {
+        return watch(&args);
+    }
+    let (snapshot, ignored) = read_paths(&args)?;
+    validate(&args, &snapshot, &ignored)
+}
+
+fn read_paths(args: &Args) -> anyhow::Result<(Snapshot, Vec<String>)> {
     let mut ignored = Vec::new();
     let snapshot = read_noting(&args.paths, &args.references.allow_files, &mut ignored)?;
+    Ok((snapshot, ignored))
+}
+
+/// Validates now and after every change. The files are read again and again: that needs no notification of the system, and a
+/// change on a network's file system is noticed, too.
+fn watch(args: &Args) -> anyhow::Result<Exit> {
+    if args.paths.iter().any(|path| path == Path::new("-")) {
+        let message = "--watch needs files: standard input is read once";
+        return Err(wrong_usage("validate", ErrorKind::ArgumentConflict, message));
+    }
+    broker::runtime()?.block_on(async {
+        let mut last = None;
+        let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
+        loop {
+            let begun = Instant::now();
+            let now = read_paths(args).map_err(|error| format!("{error:#}"));
+            let state = now.as_ref().map(|(snapshot, _)| contents(snapshot)).map_err(Clone::clone);
+            if last.as_ref() != Some(&state) {
+                match &now {
+                    Ok((snapshot, ignored)) => drop(validate(args, snapshot, ignored)?),
+                    Err(error) => eprintln!("error: {}", printable(error)),
+                }
+                last = Some(state);
+            }
+            // What takes long to read is read less often.
+            let pause = WATCH_INTERVAL.max(begun.elapsed() * 5);
+            tokio::select! {
+                interrupted = &mut interrupt => return Ok(interrupted.map(|()| Exit::Success)?),
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    })
+}
+
+/// The files of a snapshot: names, and contents or errors.
+fn contents(snapshot: &Snapshot) -> Vec<(Arc<str>, Result<Arc<[u8]>, ReadError>)> {
+    snapshot.files.iter().map(|file| (Arc::clone(&file.shown), file.content.clone())).collect()
+}
+
+/// Validates a snapshot, and prints the report.
+fn validate(args: &Args, snapshot: &Snapshot, ignored: &[String]) -> anyhow::Result<Exit> {
     let node = args.node.context();
-    let loaded = load(&snapshot, &LastGood::default(), &node);
+    let loaded = load(snapshot, &LastGood::default(), &node);
     let here = if args.environment {
         super::environment::check(&loaded, &node, &args.references.file_system(&args.paths))
     } else {
@@ -101,7 +161,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let Loaded { declared, mut diagnostics, .. } = loaded;
     diagnostics.extend(here);
     if is_empty && diagnostics.is_empty() {
-        diagnostics.push(nothing_declared(&snapshot));
+        diagnostics.push(nothing_declared(snapshot));
     }
     if args.strict {
         for diagnostic in diagnostics.iter_mut().filter(|diagnostic| diagnostic.severity == Severity::Warning) {
@@ -110,9 +170,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     }
     let valid = !diagnostics.iter().any(|diagnostic| diagnostic.is_error());
     let report = Report {
-        snapshot: &snapshot,
+        snapshot,
         diagnostics: &diagnostics,
-        ignored: &ignored,
+        ignored,
         counts: counts(&declared),
         digest: valid.then(|| declaration_digest(&declared)),
     };

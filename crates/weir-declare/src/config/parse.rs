@@ -109,7 +109,7 @@ fn kubernetes_form(document: &ParsedDocument, entries: &[MappingEntry]) -> Optio
     let fields = document.value.get("spec").and_then(Value::as_object).into_iter().flatten();
     let fields: Vec<String> =
         fields.take(3).map(|(key, value)| format!("{}: {}", key.escape_debug(), short(value))).collect();
-    let fields = if fields.is_empty() { "(the fields of spec)".to_owned() } else { fields.join(", ") };
+    let fields = if fields.is_empty() { "port: 1883".to_owned() } else { fields.join(", ") };
     Some((at, message, Some(format!("write `{kind}: {{name: {name}, {fields}}}`, and `apiVersion: weir/v1` or none"))))
 }
 

@@ -56,11 +56,12 @@ pub fn summary(plan: &Plan) -> String {
     if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") }
 }
 
-/// `37 clients will be disconnected`; `None`: none will be, or the number is unknown.
+/// `37 clients will be disconnected`; `None`: none will be.
 pub(super) fn disconnected(clients: Disconnects) -> Option<String> {
     let counted = |count: u32| if count == 1 { "1 client".to_owned() } else { format!("{count} clients") };
     match clients {
-        Disconnects::None | Disconnects::Uncounted | Disconnects::Exactly(0) | Disconnects::UpTo(0) => None,
+        Disconnects::None | Disconnects::Exactly(0) | Disconnects::UpTo(0) => None,
+        Disconnects::Uncounted => Some("clients may be disconnected".to_owned()),
         Disconnects::Exactly(count) => Some(format!("{} will be disconnected", counted(count))),
         Disconnects::UpTo(count) => Some(format!("up to {} will be disconnected", counted(count))),
     }
