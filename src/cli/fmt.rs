@@ -5,10 +5,12 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use clap::error::ErrorKind;
 use pretty_yaml::config::{FormatOptions, LanguageOptions, LayoutOptions, Quotes};
+use serde_json::json;
 
-use super::Exit;
-use super::print::print;
+use super::print::{Format, print, printable};
+use super::{Exit, wrong_usage};
 use crate::source::DirectoryReader;
 use weir_declare::config::{FILE_SIZE_MAX, parse_documents};
 
@@ -33,39 +35,37 @@ pub(super) struct Args {
     /// Write nothing; list the files that are not formatted
     #[arg(long)]
     check: bool,
+    /// `json`: `{"changed": [...], "errors": [...]}`
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
-    let mut exit = Exit::Success;
-    for path in &args.paths {
-        if path == Path::new("-") {
-            let (text, formatted) = format_stdin()?;
-            match args.check {
-                true if text != formatted => {
-                    print("<stdin>\n")?;
-                    exit = Exit::Failure;
-                }
-                true => {}
-                false => print(&formatted)?,
-            }
-            continue;
+    if args.paths.iter().any(|path| path == Path::new("-")) {
+        if args.paths.len() > 1 || args.format == Format::Json {
+            let message = "standard input (-) is formatted without other paths and without --format json";
+            return Err(wrong_usage("fmt", ErrorKind::ArgumentConflict, message));
         }
-        for file in files(path)? {
-            match format_file(&file, args.check) {
-                Ok(false) => {}
-                Ok(true) => {
-                    print(&format!("{}\n", file.display()))?;
-                    exit = if args.check { Exit::Failure } else { exit };
-                }
-                // The other files are formatted all the same.
-                Err(error) => {
-                    eprintln!("error: {}", super::print::printable(&format!("{error:#}")));
-                    exit = Exit::Failure;
-                }
-            }
+        return format_stdin(args.check);
+    }
+    let (mut changed, mut errors) = (Vec::new(), Vec::new());
+    for file in args.paths.iter().map(|path| files(path)).collect::<anyhow::Result<Vec<_>>>()?.concat() {
+        match format_file(&file, args.check) {
+            Ok(false) => {}
+            Ok(true) => changed.push(file.display().to_string()),
+            // The other files are formatted all the same.
+            Err(error) => errors.push(format!("{error:#}")),
         }
     }
-    Ok(exit)
+    match args.format {
+        Format::Json => print(&format!("{:#}\n", json!({"changed": changed, "errors": errors})))?,
+        Format::Human => {
+            errors.iter().for_each(|error| eprintln!("error: {}", printable(error)));
+            print(&changed.iter().map(|file| format!("{file}\n")).collect::<String>())?;
+        }
+    }
+    let unformatted = args.check && !changed.is_empty();
+    Ok(if errors.is_empty() && !unformatted { Exit::Success } else { Exit::Failure })
 }
 
 /// The files at `path`: itself, or the YAML files of a directory.
@@ -81,10 +81,18 @@ fn files(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn format_stdin() -> anyhow::Result<(String, String)> {
+fn format_stdin(check: bool) -> anyhow::Result<Exit> {
     let text = read(std::io::stdin().lock()).context("standard input")?;
     let formatted = formatted(&text, "<stdin>")?;
-    Ok((text, formatted))
+    if !check {
+        print(&formatted)?;
+        return Ok(Exit::Success);
+    }
+    if text == formatted {
+        return Ok(Exit::Success);
+    }
+    print("<stdin>\n")?;
+    Ok(Exit::Failure)
 }
 
 fn read(reader: impl std::io::Read) -> anyhow::Result<String> {

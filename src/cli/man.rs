@@ -79,15 +79,16 @@ fn page(command: &Command) -> anyhow::Result<String> {
         man.render_subcommands_section(&mut text)?;
     }
     let mut text = String::from_utf8(text)?;
-    text.push_str(&exit_status(exits).render());
-    text.push_str(&files(command).render());
-    text.push_str(&help(command).render());
-    text.push_str(&see_also(command).render());
+    let mut roff = Roff::new();
+    exit_status(&mut roff, exits);
+    files(&mut roff, command);
+    help(&mut roff, command);
+    see_also(&mut roff, command);
+    text.push_str(&roff.render());
     Ok(text)
 }
 
-fn exit_status(exits: &str) -> Roff {
-    let mut roff = Roff::new();
+fn exit_status(roff: &mut Roff, exits: &str) {
     roff.control("SH", ["EXIT STATUS"]);
     if exits.is_empty() {
         roff.text([roman("0: success. 1: a negative answer, or a failure. 2: success with reservations.")]);
@@ -96,20 +97,18 @@ fn exit_status(exits: &str) -> Roff {
     }
     roff.control("PP", []);
     roff.text([roman("64: wrong usage.")]);
-    roff
 }
 
 /// The files of a verb; those that all verbs share for the others.
-fn files(command: &Command) -> Roff {
+fn files(roff: &mut Roff, command: &Command) {
     const DOCUMENTS: (&str, &str) =
         ("*.yaml, *.yml, *.json", "Documents, in the directory and below it, without hidden files: weir-endpoints(5).");
     const RUN: [(&str, &str); 4] = [
         DOCUMENTS,
-        ("DATA_DIR/records/", "Durable sessions and retained messages: weir-store(1) inspects and exports them."),
+        ("DATA_DIR/store/", "Durable sessions and retained messages: weir-store(1) inspects and exports them."),
         ("DATA_DIR/last-known-good.json", "The newest declaration that was applied, for a start without its source."),
         ("DATA_DIR/history.jsonl", "The history that GET /api/endpoints/history shows."),
     ];
-    let mut roff = Roff::new();
     let of: &[(&str, &str)] = match command.get_name() {
         "run" => &RUN,
         "weir" | "validate" | "plan" | "diff" | "render" | "fmt" | "push" | "acl" | "explain" => &[DOCUMENTS],
@@ -123,11 +122,10 @@ fn files(command: &Command) -> Roff {
         roff.text([bold(*path)]);
         roff.text([roman(*meaning)]);
     }
-    roff
 }
 
 /// EXAMPLES and NOTES: the text below the options of `--help`.
-fn help(command: &Command) -> Roff {
+fn help(roff: &mut Roff, command: &Command) {
     let text = command.get_after_long_help().or_else(|| command.get_after_help());
     let text = text.map(ToString::to_string).unwrap_or_default();
     let (mut examples, mut notes) = (Vec::new(), Vec::new());
@@ -140,7 +138,6 @@ fn help(command: &Command) -> Roff {
             notes.push(paragraph.replace('\n', " "));
         }
     }
-    let mut roff = Roff::new();
     if !examples.is_empty() {
         roff.control("SH", ["EXAMPLES"]);
         roff.control("EX", []);
@@ -154,13 +151,10 @@ fn help(command: &Command) -> Roff {
         roff.control("PP", []);
         roff.text([roman(note)]);
     }
-    roff
 }
 
-fn see_also(command: &Command) -> Roff {
-    let mut roff = Roff::new();
+fn see_also(roff: &mut Roff, command: &Command) {
     roff.control("SH", ["SEE ALSO"]);
     let whole = if name(command) == "weir" { "" } else { "weir(1), " };
     roff.text([roman(format!("{whole}weir-endpoints(5)"))]);
-    roff
 }

@@ -44,7 +44,7 @@ pub use exit::Exit;
 /// An MQTT broker whose listeners are declared in git or etcd.
 ///
 /// The broker's listeners follow the declarations in a directory (or a git ref) without a restart, and a change
-/// disconnects only the clients that it concerns. No command changes a running broker; every verb but `run` only reads.
+/// disconnects only the clients that it concerns. No verb changes a running broker directly: declarations do.
 #[derive(Debug, Parser)]
 #[command(name = "weir", version, max_term_width = 100, disable_help_subcommand = true, after_help = AFTER_HELP)]
 struct Cli {

@@ -21,14 +21,14 @@ use weir_declare::config::{
 };
 use weir_declare::reconcile::{
     ChangeCauses, EffectiveEndpoint, FileDigests, LiveEndpoint, LiveState, NodeSettings, Plan, effective_bridges,
-    plan_guarded,
+    grouped_diff, plan_guarded,
     render::{self, HumanPlan},
 };
 
 /// Show what a change of declarations would do: to which endpoint, how, and to how many clients.
 ///
-/// Exits with 0; with --detailed-exitcode with 2 where there is something to do. With --max-disconnects, with 1 where
-/// more clients would be disconnected.
+/// Exits with 0; with --detailed-exitcode with 2 if there are changes. With --max-disconnects, with 1 if more clients would
+/// be disconnected.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  weir plan endpoints.d --against http://127.0.0.1:8080\n  \
     weir plan endpoints.d --against git:HEAD~1 --format markdown    for a pull request\n  \
@@ -38,8 +38,8 @@ pub(super) struct Args {
     /// The new declarations: a directory, a file, or - for standard input
     #[arg(value_name = "PATH")]
     path: PathBuf,
-    /// The current ones: a path, git:REVISION (of the same directory), git:REVISION:PATH, or a broker's
-    /// http://HOST:PORT
+    /// The current declarations: a path, git:REVISION (of the same directory), git:REVISION:PATH, or a broker's
+    /// HOST:PORT or URL
     #[arg(long, value_name = "WHAT")]
     against: String,
     #[arg(long, value_enum, default_value_t = PlanFormat::Human)]
@@ -47,7 +47,7 @@ pub(super) struct Args {
     /// Leave out the diff of the documents
     #[arg(long)]
     no_diff: bool,
-    /// Exit with 2 where there is something to do
+    /// Exit with 2 if there are changes
     #[arg(long)]
     detailed_exitcode: bool,
     /// Fail where more clients than this would be disconnected (known only against a live broker)
@@ -56,18 +56,18 @@ pub(super) struct Args {
     /// Address that endpoints without a `host` bind [default: the broker's, or 0.0.0.0]
     #[arg(long, value_name = "ADDR")]
     host: Option<IpAddr>,
-    /// A label of the broker that the plan is for, where it is not asked: endpoints with other `nodes` are not its; may
-    /// be repeated [default: every endpoint counts]
+    /// A label of the broker that the plan is for (not with a broker's URL): endpoints for other `nodes` are left out; may be
+    /// repeated [default: all endpoints]
     #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
-    /// Where the broker's status listens, or `none`; no endpoint can have that port
+    /// The address of the broker's HTTP API, or `none`: no endpoint can use its port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = parse_status_addr)]
     status_addr: StatusAddr,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PlanFormat {
-    /// A paragraph for each endpoint, then the diff
+    /// A paragraph for each endpoint, the diff, the summary
     Human,
     /// `"format": "weir/plan/v1"`
     Json,
@@ -101,7 +101,8 @@ struct Listening {
     connections: u32,
 }
 
-pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
+    args.against = broker::operand(&args.against);
     if broker::is_url(&args.against) && !args.labels.is_empty() {
         let message = "--node-label is for plans against files: the broker that is asked has its own labels";
         return Err(wrong_usage("plan", ErrorKind::ArgumentConflict, message));
@@ -124,8 +125,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let live = live(&present.declared, present.broker.as_ref().map(|broker| &broker.listening), &node);
     let plan = plan_guarded(&present.declared, &wanted, &present.held, &live, &node);
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
-    let diff = if args.no_diff { String::new() } else { diff_documents(&form(&present.declared), &form(&wanted)) };
     let causes = ChangeCauses::find(&plan, &present.documents, &loaded.last_good);
+    let diff = match args.format {
+        _ if args.no_diff => String::new(),
+        PlanFormat::Json => diff_documents(&form(&present.declared), &form(&wanted)),
+        PlanFormat::Human | PlanFormat::Markdown => {
+            grouped_diff(&plan, &causes, &form(&present.declared), &form(&wanted))
+        }
+    };
     let of = present.broker.as_ref().filter(|_| has_selectors(&wanted) || has_selectors(&present.declared));
     print_styled(&match args.format {
         PlanFormat::Human => {

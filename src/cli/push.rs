@@ -25,7 +25,7 @@ use weir_declare::config::{
     BuiltInDefaults, LastGood, Loaded, NodeContext, Revision, Snapshot, canonical, diff_documents, load,
 };
 use weir_declare::reconcile::render::{self, HumanPlan};
-use weir_declare::reconcile::{ChangeCauses, Plan};
+use weir_declare::reconcile::{ChangeCauses, Plan, grouped_diff};
 
 /// Put a directory's documents into etcd, all or nothing: brokers see the old set or the new one.
 ///
@@ -33,6 +33,9 @@ use weir_declare::reconcile::{ChangeCauses, Plan};
 /// the documents are written (or nothing had to be), with 1 if the directory is not valid, the store cannot be written,
 /// or another writer changed it meanwhile.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  weir push endpoints.d --etcd http://127.0.0.1:2379 --dry-run\n  weir push endpoints.d --etcd http://127.0.0.1:2379 --prune"
+)]
 pub(super) struct Args {
     /// Directory of declarations
     #[arg(value_name = "DIR")]
@@ -137,7 +140,7 @@ fn no_node() -> NodeContext {
 fn shown(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> String {
     let mut text = String::new();
     if target.is_push_in_progress() {
-        text.push_str("a push has begun and not ended here; this one takes its place\n");
+        text.push_str("an earlier push is incomplete; this push replaces it\n");
     }
     for put in &plan.puts {
         text.push_str(&format!("{} key {}\n", if put.is_new { "+" } else { "~" }, put.key));
@@ -149,7 +152,7 @@ fn shown(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> String 
         text.push_str(&format!("  key {key} is not in the directory and stays (--prune deletes it)\n"));
     }
     text.push_str(&format!(
-        "{} key{} to write, {} to delete, {} as they are\n\n",
+        "{} key{} to write, {} to delete, {} unchanged\n\n",
         plan.puts.len(),
         if plan.puts.len() == 1 { "" } else { "s" },
         plan.deletes.len(),
@@ -249,13 +252,12 @@ async fn effects_of(
     };
     let (of_all, causes) = plan_for(given(&args.labels));
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
-    let mut effects = PushEffects {
-        of_all,
-        causes,
-        brokers: Vec::new(),
-        unknown: None,
-        diff: if args.no_diff { String::new() } else { diff_documents(&form(&old), &form(&new)) },
+    let diff = match args.format {
+        _ if args.no_diff => String::new(),
+        Format::Json => diff_documents(&form(&old), &form(&new)),
+        Format::Human => grouped_diff(&of_all, &causes, &form(&old), &form(&new)),
     };
+    let mut effects = PushEffects { of_all, causes, brokers: Vec::new(), unknown: None, diff };
     if args.labels.is_empty() && (has_selectors(&old) || has_selectors(&new)) {
         match brokers(target, &args.etcd.root()).await {
             Ok(brokers) => effects.brokers = groups(brokers, |labels| plan_for(Some(labels.clone()))),
@@ -275,7 +277,7 @@ async fn brokers(target: &PushTarget, root: &EtcdRoot) -> anyhow::Result<Vec<(St
         brokers.push(record.map(|record| (record.name, record.labels))?);
     }
     if brokers.is_empty() {
-        bail!("no broker is there");
+        bail!("no broker is registered in etcd");
     }
     brokers.sort();
     Ok(brokers)

@@ -21,6 +21,9 @@ use weir_declare::config::{
 ///
 /// Exits with 0, or with 1 where the declarations are not valid or cannot be read.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  weir render endpoints.d\n  weir render http://127.0.0.1:8080 --all\n  weir render endpoints.d --digest"
+)]
 pub(super) struct Args {
     /// Directories (read recursively), files, - for standard input, or a broker's http://HOST:PORT.
     #[arg(required = true, value_name = "PATH")]

@@ -13,6 +13,7 @@ use weir_declare::config::schema;
 /// For editors: save it, and begin each document with the line
 /// `# yaml-language-server: $schema=endpoint.schema.json`. Exits with 0.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  weir schema > endpoint.schema.json\n  weir schema --format markdown")]
 pub(super) struct Args {
     /// `markdown`: a table of fields for each kind of document, to read
     #[arg(long, value_enum, default_value_t = SchemaFormat::Json)]

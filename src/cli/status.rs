@@ -20,7 +20,7 @@ pub(super) struct Args {
     status: String,
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
-    /// Ask only whether it is alive, or ready for clients: for health checks of containers
+    /// Check only whether it is alive, or ready for clients: for health checks of containers
     #[arg(long, value_enum, conflicts_with = "format")]
     probe: Option<Probe>,
     /// Show the endpoints that `nodes` gives to other brokers, too

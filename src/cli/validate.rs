@@ -21,7 +21,7 @@ use weir_declare::config::{
 /// How often `--watch` looks for changes.
 const WATCH_INTERVAL: Duration = Duration::from_millis(300);
 
-/// Judge declarations: all errors of all files at once.
+/// Validate declarations: all errors of all files at once.
 ///
 /// Several paths are one set of documents. Exits with 0 if the set is valid, with 1 if it is not or cannot be read.
 #[derive(Debug, clap::Args)]
@@ -35,16 +35,16 @@ pub(super) struct Args {
     /// Directories (read recursively), files, or - for standard input.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Look at this machine, too: are ports free, do certificates load, are files readable?
+    /// Check this machine, too: free ports, valid certificates, readable files
     #[arg(long)]
     environment: bool,
-    /// Make warnings errors.
+    /// Treat warnings as errors
     #[arg(long)]
     strict: bool,
     /// Validate again whenever a file changes, until Ctrl-C (which exits with 0)
     #[arg(long)]
     watch: bool,
-    /// How to write the findings.
+    /// The output format
     #[arg(long, value_enum, default_value = "human")]
     format: ReportFormat,
     #[command(flatten)]
@@ -56,13 +56,13 @@ pub(super) struct Args {
 /// The context of the broker that the declarations are for.
 #[derive(Debug, clap::Args)]
 pub(super) struct NodeArgs {
-    /// Where the broker's status listens, or `none`; no endpoint can have that port.
+    /// The address of the broker's HTTP API, or `none`: no endpoint can use its port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = parse_status_addr)]
     status_addr: StatusAddr,
-    /// Where endpoints without a host listen.
+    /// The address of endpoints without a `host`
     #[arg(long, value_name = "IP", default_value = "0.0.0.0")]
     host: IpAddr,
-    /// The node's labels, for --environment: endpoints with other `nodes` are not looked at.
+    /// The node's labels, for --environment: endpoints with other `nodes` are not checked
     #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
 }
@@ -143,8 +143,11 @@ fn watch(args: &Args) -> anyhow::Result<Exit> {
     })
 }
 
-/// The files of a snapshot: names, and contents or errors.
-fn contents(snapshot: &Snapshot) -> Vec<(Arc<str>, Result<Arc<[u8]>, ReadError>)> {
+/// A file's name, and its content or why it cannot be read.
+type FileState = (Arc<str>, Result<Arc<[u8]>, ReadError>);
+
+/// The files of a snapshot.
+fn contents(snapshot: &Snapshot) -> Vec<FileState> {
     snapshot.files.iter().map(|file| (Arc::clone(&file.shown), file.content.clone())).collect()
 }
 

@@ -20,6 +20,9 @@ const READ_EVERY: u64 = 10;
 /// Exits with 0 once it is applied, with 2 once it is applied with refusals, with 1 after the time-out: then the
 /// brokers that have not applied it are printed with the reason.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  weir wait --revision $(git rev-parse HEAD)    after a commit\n  weir wait --key tenant-a --cluster    after etcdctl put"
+)]
 #[command(group = clap::ArgGroup::new("goal").required(true).args(["revision", "digest", "key"]))]
 pub(super) struct Args {
     /// Until this revision or a later one is applied: with etcd a revision number; with git a commit, or at least 7 digits of its
@@ -145,7 +148,7 @@ fn applied(args: &Args, snapshot: &ClusterSnapshot, refusals: &[(String, String)
     if let (Some(name), Some(known)) = (&args.endpoint, &snapshot.endpoints)
         && !known.contains(name)
     {
-        bail!("applied, but no endpoint is called {name:?}");
+        bail!("applied, but no endpoint is named {name:?}");
     }
     let exit = if refusals.is_empty() { Exit::Success } else { Exit::Reserved };
     if args.format == Format::Json {

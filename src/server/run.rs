@@ -219,7 +219,7 @@ fn join_cluster(
 
 /// Asks all clients to leave; another [`Signal::Stop`] ends that at once.
 async fn shut_down(plane: &DataPlane, status: Option<StatusServer>, signals: mpsc::Receiver<Signal>) {
-    tracing::info!("shutdown started: clients are asked to leave");
+    tracing::info!("shutdown started: disconnecting clients");
     let orderly = async {
         if let Err(error) = plane.shutdown(SHUTDOWN_GRACE).await {
             tracing::error!(%error, "data plane shutdown failed");

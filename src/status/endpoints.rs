@@ -126,9 +126,9 @@ pub(super) fn select<'a>(state: &'a StateView, query: &Query) -> Result<Option<&
         (None, None, _) => Ok(None),
         (_, _, [endpoint]) => Ok(Some(endpoint)),
         (None, Some(port), []) => Err(Problem::not_found(format!("no endpoint on port {port}"))),
-        (Some(name), None, []) => Err(Problem::not_found(format!("no endpoint is called {name:?}"))),
+        (Some(name), None, []) => Err(Problem::not_found(format!("no endpoint is named {name:?}"))),
         (Some(name), Some(port), []) => {
-            Err(Problem::not_found(format!("no endpoint is called {name:?} and has port {port}")))
+            Err(Problem::not_found(format!("no endpoint is named {name:?} and has port {port}")))
         }
         // Names are unique, so only a port can mean several.
         (_, port, several) => Err(ambiguous(port.unwrap_or_default(), several)),
@@ -137,7 +137,7 @@ pub(super) fn select<'a>(state: &'a StateView, query: &Query) -> Result<Option<&
 
 fn ambiguous(port: u16, found: &[&EndpointView]) -> Problem {
     let names: Vec<&str> = found.iter().map(|endpoint| endpoint.name.as_str()).collect();
-    let message = format!("{} endpoints have port {port}: {}; ask by ?name=", names.len(), names.join(", "));
+    let message = format!("{} endpoints have port {port}: {}; select one by ?name=", names.len(), names.join(", "));
     Problem::new(StatusCode::CONFLICT, message).with_data(json!({"port": port, "names": names}))
 }
 

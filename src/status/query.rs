@@ -75,9 +75,9 @@ fn parse_decimal(value: &str) -> Option<u64> {
 fn unknown(name: &str, known: &[&str]) -> Problem {
     let closest = known.iter().max_by(|a, b| strsim::jaro(name, a).total_cmp(&strsim::jaro(name, b)));
     let hint = match closest {
-        None => "this path takes none".to_owned(),
+        None => "this path has no parameters".to_owned(),
         Some(closest) if strsim::jaro(name, closest) > 0.7 => format!("did you mean {closest}?"),
-        Some(_) => format!("this path takes {}", known.join(", ")),
+        Some(_) => format!("its parameters are {}", known.join(", ")),
     };
     Problem::bad_request(format!("unknown parameter {name:?}; {hint}"))
 }
@@ -128,7 +128,7 @@ mod tests {
             Ok(query) => query.port().unwrap_err().message,
         };
         assert_eq!(message("prot=1"), "unknown parameter \"prot\"; did you mean port?");
-        assert_eq!(message("x=1"), "unknown parameter \"x\"; this path takes port, name, limit");
+        assert_eq!(message("x=1"), "unknown parameter \"x\"; its parameters are port, name, limit");
         assert_eq!(message("port=1&port=2"), "parameter port is given twice; give it once");
         assert_eq!(message("name=%f"), "\"%f\" is not percent-encoded UTF-8");
         assert_eq!(message("name=%ff"), "\"%ff\" is not percent-encoded UTF-8");

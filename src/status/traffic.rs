@@ -108,7 +108,7 @@ pub(super) fn health(app: &App, query: &Query) -> Reply {
     if sick.is_empty() {
         return Ok(data);
     }
-    let message = format!("declared and not listening: {}; the checks say why", sick.join(", "));
+    let message = format!("declared and not listening: {}; see the checks", sick.join(", "));
     Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, message).with_data(data))
 }
 

@@ -39,6 +39,8 @@ use weir_declare::reconcile::Timestamp;
 
 /// A commit, and the revision whose ancestor it may be.
 type Ancestry = (String, String);
+/// The last such question that was answered.
+type KnownAncestry = Option<(Ancestry, Option<bool>)>;
 
 /// Shows a running broker.
 pub struct LiveStatus {
@@ -53,7 +55,7 @@ pub struct LiveStatus {
     /// The directory of the source, which may lie in a git repository.
     directory: Option<PathBuf>,
     /// The last question about an ancestor, and the answer. Its lock also keeps git to one run at a time.
-    ancestry: Arc<tokio::sync::Mutex<Option<(Ancestry, Option<bool>)>>>,
+    ancestry: Arc<tokio::sync::Mutex<KnownAncestry>>,
     /// Follows the published versions.
     version: watch::Receiver<u64>,
     /// The state made of the version beside it.

@@ -165,9 +165,12 @@ impl LastGood {
         Some(document.diagnostic(severity, code, &InstancePath::from_pointer(pointer), message))
     }
 
-    /// Where a declaration is written; `None`: there is none.
-    pub fn place(&self, identity: &DocumentIdentity) -> Option<DocumentPlace> {
+    /// Where a declaration, or the field of it at `path` (`rateLimit.windowS`), is written; `None`: there is none.
+    pub fn place(&self, identity: &DocumentIdentity, path: Option<&str>) -> Option<DocumentPlace> {
         let good = self.entries.get(identity)?;
+        if let (Some(path), Some(document)) = (path, &good.document) {
+            return Some(document.place(identity.clone(), identity.kind.key(), path));
+        }
         let origin = good.item.origin();
         Some(DocumentPlace { identity: identity.clone(), file: Arc::clone(&origin.file), line: origin.position.line })
     }

@@ -1,10 +1,11 @@
 //! Groups the actions of a plan that shared lines cause alike in several endpoints.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::action::{ActionKind, Disconnects, EndpointAction};
 use super::causes::ChangeCauses;
 use super::plan::Plan;
+use crate::config::{CanonicalDocument, Kind, diff_documents};
 
 /// Actions that differ in nothing but the endpoint.
 #[derive(Debug)]
@@ -52,6 +53,34 @@ pub fn action_groups<'a>(plan: &'a Plan, causes: &ChangeCauses) -> Vec<ActionGro
         groups.push(ActionGroup { actions: vec![action] });
     }
     groups
+}
+
+/// The diff of the documents of two sides of `plan`, with one endpoint of each group: the others differ alike.
+pub fn grouped_diff(
+    plan: &Plan,
+    causes: &ChangeCauses,
+    old: &[CanonicalDocument],
+    new: &[CanonicalDocument],
+) -> String {
+    let groups = action_groups(plan, causes);
+    let alike: BTreeSet<&str> = groups.iter().flat_map(|group| group.names().skip(1)).collect();
+    let is_left_out = |document: &CanonicalDocument| {
+        document.identity.kind == Kind::Endpoint && alike.contains(document.identity.name.as_str())
+    };
+    let shown = |side: &[CanonicalDocument]| -> Vec<CanonicalDocument> {
+        side.iter().filter(|document| !is_left_out(document)).cloned().collect()
+    };
+    let mut diff = diff_documents(&shown(old), &shown(new));
+    let own_fields = |group: &&ActionGroup<'_>| {
+        group.first().is_some_and(|action| action.changes.iter().any(|change| !change.path.contains(' ')))
+    };
+    for group in groups.iter().filter(|group| group.is_several()).filter(own_fields) {
+        let (first, count) = (group.names().next().unwrap_or_default(), group.actions.len() - 1);
+        let more =
+            if count == 1 { "1 more endpoint changes".to_owned() } else { format!("{count} more endpoints change") };
+        diff.push_str(&format!("# {more} as {first} does\n"));
+    }
+    diff
 }
 
 /// What actions of one group have in common; `None`: the action has something of its own.

@@ -57,15 +57,18 @@ impl ChangeCauses {
 fn find_cause(endpoint: &Name, path: &str, old: &LastGood, new: &LastGood) -> Option<ChangeCause> {
     let at = |place: Option<DocumentPlace>, removed| place.map(|place| ChangeCause { place, removed });
     match document_of(path) {
-        Some(identity) => at(new.place(&identity), false).or_else(|| at(old.place(&identity), true)),
+        Some((identity, field)) => {
+            at(new.place(&identity, field), false).or_else(|| at(old.place(&identity, field), true))
+        }
         None => at(new.field_place(endpoint, path), false).or_else(|| at(old.field_place(endpoint, path), true)),
     }
 }
 
-/// The document that a path names: `auth default`, `acl eu: rules`, `ban mallory`. `None`: a field of the endpoint.
-fn document_of(path: &str) -> Option<DocumentIdentity> {
+/// The document that a path names, and the field in it: `auth default`, `acl eu: rules`, `ban mallory: entries`. `None`: it is a
+/// field of the endpoint.
+fn document_of(path: &str) -> Option<(DocumentIdentity, Option<&str>)> {
     let (kind, rest) = path.split_once(' ')?;
     let kind = Kind::from_key(kind).filter(|kind| matches!(kind, Kind::Auth | Kind::Acl | Kind::Ban))?;
-    let name = rest.split(": ").next().unwrap_or(rest);
-    Some(DocumentIdentity::new(kind, Name::parse(name).ok()?))
+    let (name, field) = rest.split_once(": ").map_or((rest, None), |(name, field)| (name, Some(field)));
+    Some((DocumentIdentity::new(kind, Name::parse(name).ok()?), field))
 }

@@ -28,7 +28,7 @@ mod render_text;
 mod timestamp;
 
 pub use action::*;
-pub use action_groups::{ActionGroup, action_groups};
+pub use action_groups::{ActionGroup, action_groups, grouped_diff};
 pub use bridges::{BridgeAction, Bridges, EffectiveBridge, bridge_files, effective_bridges};
 pub use causes::{ChangeCause, ChangeCauses};
 pub use conditions::*;

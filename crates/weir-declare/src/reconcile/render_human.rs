@@ -6,7 +6,7 @@ use super::action_groups::{ActionGroup, action_groups};
 use super::causes::ChangeCauses;
 use super::plan::Plan;
 use super::render_text::{
-    bridge_headline, disconnected, headline, listed, old_to_new, push_line, remarks, shared_cause, sign, summary,
+    bridge_headline, disconnected, headline, old_to_new, push_line, remarks, shared_cause, sign, summary, wrapped,
 };
 
 /// A plan as text, in the parts that a terminal colours differently. [`fmt::Display`] joins them.
@@ -59,7 +59,9 @@ fn push_group(text: &mut String, group: &ActionGroup<'_>, causes: &ChangeCauses)
     if group.is_several() {
         let (count, verb) = (group.actions.len(), action.kind.as_str());
         push_line(text, format_args!("{sign:>3} {count} endpoints: {verb}{clients}"));
-        push_line(text, format_args!("      {}", listed(group.names())));
+        for line in wrapped(group.names()) {
+            push_line(text, format_args!("      {line}"));
+        }
     } else {
         push_line(text, format_args!("{sign:>3} endpoint {}: {}{clients}", action.name, headline(action)));
     }

@@ -14,6 +14,8 @@ use crate::config::{FieldChange, Name};
 const VALUE_CHARS_MAX: usize = 60;
 /// Names of endpoints that are listed; the others are counted.
 const NAMES_MAX: usize = 40;
+/// Characters of a line of names.
+const LINE_CHARS: usize = 90;
 
 /// `2 to add, 1 to change in place, 1 to rebind (37 clients will be disconnected), 1 to remove, 1 waiting, 1 lock-out`.
 pub fn summary(plan: &Plan) -> String {
@@ -31,7 +33,8 @@ pub fn summary(plan: &Plan) -> String {
             plan.actions.iter().filter(|a| a.kind == kind && a.waits.is_none()).collect();
         if !of_kind.is_empty() {
             let clients = of_kind.iter().fold(Disconnects::None, |all, action| all.sum(action.disconnects));
-            let clients = disconnected(clients).map_or_else(String::new, |text| format!(" ({text})"));
+            let counted = Some(clients).filter(|clients| *clients != Disconnects::Uncounted);
+            let clients = counted.and_then(disconnected).map_or_else(String::new, |text| format!(" ({text})"));
             parts.push(format!("{} {words}{clients}", of_kind.len()));
         }
     }
@@ -112,6 +115,19 @@ pub(super) fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
     format!("{}{more}", shown.join(", "))
 }
 
+/// Names as lines, separated by commas, of about [`LINE_CHARS`].
+pub(super) fn wrapped<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in listed(names).split_inclusive(", ") {
+        if let Some(line) = lines.last_mut().filter(|line| line.is_empty() || line.len() + word.len() <= LINE_CHARS) {
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines.iter().map(|line| line.trim_end().to_owned()).collect()
+}
+
 /// The note of an action, and why it waits.
 pub(super) fn remarks(action: &EndpointAction) -> Vec<String> {
     let mut lines: Vec<String> = action.note.iter().cloned().collect();
@@ -124,9 +140,15 @@ pub(super) fn shared_cause(causes: &ChangeCauses, endpoint: &Name, change: &Fiel
     causes.get(endpoint, &change.path).filter(|cause| cause.is_shared()).map(super::causes::ChangeCause::shown)
 }
 
-/// `100 -> 200`; of a whole document: `added`, `removed`.
+/// `100 -> 200`; of a mapping, the keys that differ: `tier: gold -> silver`; of a whole document: `added`, `removed`.
 pub(super) fn old_to_new(change: &FieldChange) -> String {
     match (&change.old, &change.new) {
+        (Some(Value::Object(old)), Some(Value::Object(new))) => {
+            let added = new.keys().filter(|key| !old.contains_key(*key));
+            let differing = old.keys().chain(added).filter(|key| old.get(*key) != new.get(*key));
+            let each = differing.map(|key| format!("{key}: {} -> {}", value(old.get(key)), value(new.get(key))));
+            each.collect::<Vec<_>>().join(", ")
+        }
         (None, Some(Value::Object(_))) if change.path.contains(' ') => "added".to_owned(),
         (Some(Value::Object(_)), None) if change.path.contains(' ') => "removed".to_owned(),
         (old, new) => format!("{} -> {}", value(old.as_ref()), value(new.as_ref())),
