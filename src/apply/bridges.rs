@@ -328,7 +328,7 @@ fn client_tls(bridge: &Bridge, contents: &FileContents) -> Result<ClientConfig, 
     let chain = certificates(&read(cert_file)?, &cert_file.0)?;
     let key = PrivateKeyDer::from_pem_slice(&read(key_file)?)
         .map_err(|error| CompileError::Content(format!("{}: no private key in PEM: {error}", key_file.0)))?;
-    let mismatch = |error| format!("{} and {} do not go together: {error}", cert_file.0, key_file.0);
+    let mismatch = |error| format!("{} and {} do not match: {error}", cert_file.0, key_file.0);
     builder.with_client_auth_cert(chain, key).map_err(|error| CompileError::Content(mismatch(error)))
 }
 
@@ -336,5 +336,5 @@ fn certificates(pem: &[u8], name: &str) -> Result<Vec<CertificateDer<'static>>, 
     let found = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| CompileError::Content(format!("{name}: not PEM: {error}")))?;
-    if found.is_empty() { Err(CompileError::Content(format!("{name}: no certificate in it"))) } else { Ok(found) }
+    if found.is_empty() { Err(CompileError::Content(format!("{name}: it contains no certificate"))) } else { Ok(found) }
 }

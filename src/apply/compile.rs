@@ -90,7 +90,12 @@ fn authenticate(
 ) -> Result<Arc<dyn Authenticate>, CompileError> {
     let enabled = effective.endpoint.enable_auth;
     let read = |path: &Path| files.get(path).map_err(|error| error.to_string());
-    let compiled = auth_compiler.compile(enabled, effective.auth.as_ref(), &effective.bans, &read);
+    let compiled = auth_compiler.compile(
+        enabled,
+        effective.auth.as_ref().ok_or(effective.endpoint.auth_name()),
+        &effective.bans,
+        &read,
+    );
     compiled.map_err(|error| CompileError::content(error.to_string()))
 }
 

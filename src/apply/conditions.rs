@@ -48,9 +48,10 @@ impl ConditionTable {
             let generation = generations.get(name).copied().unwrap_or_default();
             let mut conditions = before.get(name).cloned().unwrap_or_else(|| Conditions::unknown(now));
             let (holds, reason, message) = inputs.resolved(endpoint);
-            let is_logged = || conditions.get(ConditionType::ResolvedRefs).is_some_and(|known| known.message == message);
+            let is_logged =
+                || conditions.get(ConditionType::ResolvedRefs).is_some_and(|known| known.message == message);
             if inputs.unreadable.get(name).is_some_and(|why| *why == message) && !is_logged() {
-                tracing::error!(endpoint = %name, "file read failed: {message}; the content read before stays in force");
+                tracing::error!(endpoint = %name, "file read failed: {message}; the former content stays in use");
             }
             conditions.set(ConditionType::ResolvedRefs, holds, reason, message, generation, now);
             for (kind, (holds, reason, message)) in [
@@ -110,7 +111,7 @@ impl<P: Plane> ConditionInputs<'_, P> {
                     ConditionReason::Invalid
                 }
             };
-            let held = if refusal.held { " (its last good declaration is in force)" } else { "" };
+            let held = if refusal.held { " (its last good declaration stays applied)" } else { "" };
             return (false, reason, format!("{}{held}", refusal.message));
         }
         if let Some((reason, why)) = self.declaration.held_endpoint(endpoint.name) {
@@ -144,11 +145,11 @@ impl<P: Plane> ConditionInputs<'_, P> {
     fn missing_document(&self, endpoint: &Endpoint) -> ConditionValue {
         let applied = self.declaration.applied();
         if endpoint.enable_auth && !applied.auths.contains_key(endpoint.auth_name()) {
-            let message = format!("there is no auth document `{}`: every CONNECT is refused", endpoint.auth_name());
+            let message = format!("no auth document named `{}`: every CONNECT is refused", endpoint.auth_name());
             return (false, ConditionReason::MissingReference, message);
         }
         if endpoint.enable_acl && !applied.acls.contains_key(endpoint.acl_name()) {
-            let message = format!("there is no acl document `{}`: every topic is refused", endpoint.acl_name());
+            let message = format!("no acl document named `{}`: every topic is refused", endpoint.acl_name());
             return (false, ConditionReason::MissingReference, message);
         }
         (true, ConditionReason::AsDeclared, String::new())
@@ -157,7 +158,7 @@ impl<P: Plane> ConditionInputs<'_, P> {
     fn programmed(&self, endpoint: &EndpointInputs<'_>) -> ConditionValue {
         let running = endpoint.running;
         let listening = running.is_some_and(|running| running.listening);
-        let former = if listening { "; it runs by its former declaration" } else { "" };
+        let former = if listening { "; the former declaration stays applied" } else { "" };
         if let Some(failure) = self.failures.get(endpoint.name) {
             return (false, failure.reason, format!("{}{former}", failure.message));
         }
@@ -195,13 +196,13 @@ impl<P: Plane> ConditionInputs<'_, P> {
         let drains = self.listeners.drains();
         let left = drains.clients_left(name);
         if left > 0 {
-            return (true, ConditionReason::Removed, format!("{left} clients have yet to leave"));
+            return (true, ConditionReason::Removed, format!("{left} clients are still connected"));
         }
         if drains.is_active(name) {
             return (
                 true,
                 ConditionReason::AsDeclared,
-                "clients that are no longer admitted are asked to leave".to_owned(),
+                "clients that are no longer admitted are being disconnected".to_owned(),
             );
         }
         (false, ConditionReason::AsDeclared, String::new())

@@ -53,7 +53,7 @@ impl<P: Plane> Drains<P> {
 
     /// Records that a drain has ended.
     pub(super) fn ended(&mut self, report: &DrainReport) {
-        debug_assert!(self.active.contains_key(&report.name), "{}: no drain is under way", report.name);
+        debug_assert!(self.active.contains_key(&report.name), "{}: no drain is in progress", report.name);
         if let Some(count) = self.active.get_mut(&report.name) {
             *count = count.saturating_sub(1);
             if *count == 0 {
@@ -61,7 +61,7 @@ impl<P: Plane> Drains<P> {
             }
         }
         if report.count > 0 {
-            tracing::info!(endpoint = %report.name, clients = report.count, "drain finished: clients were asked to leave");
+            tracing::info!(endpoint = %report.name, clients = report.count, "drain finished: clients were disconnected");
         }
     }
 
@@ -114,7 +114,7 @@ impl<P: Plane> Drains<P> {
             match first.await {
                 Ok(asked) => count += asked,
                 Err(error) => {
-                    tracing::error!(endpoint = %name, %error, "drain failed: clients were not asked to leave")
+                    tracing::error!(endpoint = %name, %error, "drain failed: clients were not disconnected")
                 }
             }
             // Fails where the reconciler has ended.

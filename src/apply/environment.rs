@@ -103,7 +103,7 @@ impl<'a> Findings<'a> {
     }
 }
 
-const HELP_FILE: &str = "put it there, readable by the user that the broker runs as";
+const HELP_FILE: &str = "create it, readable by the user that the broker runs as";
 
 /// Binds the address for a moment.
 fn address(findings: &mut Findings<'_>, endpoint: &Endpoint, node: &NodeContext) {
@@ -114,14 +114,16 @@ fn address(findings: &mut Findings<'_>, endpoint: &Endpoint, node: &NodeContext)
             let Err(error) = TcpListener::bind(socket) else { return };
             let (pointer, message, help) = match error.kind() {
                 ErrorKind::AddrInUse => return in_use(findings, &address),
-                ErrorKind::AddrNotAvailable => {
-                    ("/endpoint/host", format!("this machine has no address {}", socket.ip()), "choose one that it has")
-                }
+                ErrorKind::AddrNotAvailable => (
+                    "/endpoint/host",
+                    format!("this machine has no address {}", socket.ip()),
+                    "use an address of this machine",
+                ),
                 ErrorKind::PermissionDenied => {
                     let help = "grant CAP_NET_BIND_SERVICE, lower net.ipv4.ip_unprivileged_port_start, or choose a port from 1024 on";
                     ("/endpoint/port", format!("{socket} is a privileged port, and this user may not bind it"), help)
                 }
-                _ => ("/endpoint/port", format!("{socket} cannot be bound: {error}"), "see what the system says"),
+                _ => ("/endpoint/port", format!("{socket} cannot be bound: {error}"), "resolve the system's error"),
             };
             findings.error(pointer, message, help);
         }
@@ -132,9 +134,9 @@ fn address(findings: &mut Findings<'_>, endpoint: &Endpoint, node: &NodeContext)
 fn in_use(findings: &mut Findings<'_>, address: &BindAddress) {
     let holder = port_holder::describe(&compile::socket_key(address)).unwrap_or_else(|| "another process".to_owned());
     let (severity, help) = if holder.ends_with("(weir)") {
-        (Severity::Warning, "fine, if it is the broker that this is declared for")
+        (Severity::Warning, "ignore this if it is the broker that these documents are for")
     } else {
-        (Severity::Error, "end what holds it, or choose another `port`")
+        (Severity::Error, "stop that process, or choose another `port`")
     };
     findings.add(severity, "/endpoint/port", format!("{address} is in use by {holder}"), Some(help));
 }
@@ -142,11 +144,11 @@ fn in_use(findings: &mut Findings<'_>, address: &BindAddress) {
 fn unix_socket(findings: &mut Findings<'_>, path: &Path) {
     let parent = path.parent().unwrap_or(Path::new("/"));
     if !parent.is_dir() {
-        let help = "make it, writable by the user that the broker runs as";
+        let help = "create it, writable by the user that the broker runs as";
         findings.error("/endpoint/host", format!("{} is no directory", parent.display()), help);
     }
     if path.symlink_metadata().is_ok_and(|meta| !meta.file_type().is_socket()) {
-        findings.error("/endpoint/host", format!("{} is there, and no socket", path.display()), "move it away");
+        findings.error("/endpoint/host", format!("{} exists and is not a socket", path.display()), "move it away");
     }
 }
 
@@ -179,7 +181,11 @@ fn certificates(findings: &mut Findings<'_>, endpoint: &Endpoint, now: OffsetDat
     }
     let contents = FileContents::read(&mut findings.system, paths.iter());
     if let Err(why) = tls::load(endpoint, ssl, &contents) {
-        findings.error("/endpoint/sslConfig", why.to_string(), "`openssl x509 -in FILE -text` shows what a file holds");
+        findings.error(
+            "/endpoint/sslConfig",
+            why.to_string(),
+            "`openssl x509 -in FILE -text` shows the content of a file",
+        );
     }
 }
 
@@ -190,8 +196,8 @@ fn time_left(findings: &mut Findings<'_>, pointer: &str, pem: &[u8], now: Offset
         if ends < now {
             findings.error(pointer, format!("a certificate in it expired on {}", ends.date()), "renew it");
         } else if begins > now {
-            let message = format!("a certificate in it holds only from {} on", begins.date());
-            findings.error(pointer, message, "wait, or mend the clock");
+            let message = format!("a certificate in it is not valid before {}", begins.date());
+            findings.error(pointer, message, "wait, or correct the clock");
         } else if (ends - now).whole_days() < EXPIRES_SOON_DAYS {
             let message = format!("a certificate in it expires on {}", ends.date());
             findings.add(Severity::Warning, pointer, message, Some("renew it"));
@@ -214,7 +220,7 @@ fn credentials(findings: &mut Findings<'_>, auth: &Arc<Auth>) {
         content.map_err(|why| format!("{}: {why}", path.display()))
     };
     let compiled =
-        AuthCompiler::with_variables(findings.system.variables()).compile(true, Some(auth), &Default::default(), &read);
+        AuthCompiler::with_variables(findings.system.variables()).compile(true, Ok(auth), &Default::default(), &read);
     let why = compiled.err().map(|error| error.to_string()).unwrap_or_default();
     for line in why.lines() {
         findings.error("/auth/chain", line, HELP_FILE);
@@ -235,7 +241,7 @@ fn remote(findings: &mut Findings<'_>, bridge: &Arc<Bridge>) {
         Some(SecretRef::File(file)) => drop(findings.file(&bridge.origin, "/bridge/password", file)),
         Some(SecretRef::Env(name)) => {
             if let Err(why) = findings.system.variables.read(name) {
-                let help = "set it for the broker; here it may rightly be absent";
+                let help = "set it for the broker; it may be unset on this machine";
                 findings.error("/bridge/password", why.to_string(), help);
             }
         }
@@ -263,13 +269,13 @@ fn connects(findings: &mut Findings<'_>, bridge: &Arc<Bridge>) {
             return findings.error(
                 "/bridge/tls",
                 why.to_string(),
-                "`openssl x509 -in FILE -text` shows what a file holds",
+                "`openssl x509 -in FILE -text` shows the content of a file",
             );
         }
     };
     let outcomes = match probe(&settings) {
         Ok(outcomes) => outcomes,
-        Err(error) => return findings.error("/bridge/address", format!("cannot be tried: {error}"), HELP_SYSTEM),
+        Err(error) => return findings.error("/bridge/address", format!("cannot be checked: {error}"), HELP_SYSTEM),
     };
     for (at, (address, outcome)) in outcomes.into_iter().enumerate() {
         let Err(failure) = outcome else { continue };
@@ -277,7 +283,7 @@ fn connects(findings: &mut Findings<'_>, bridge: &Arc<Bridge>) {
         let (severity, help) = match failure.cause {
             // The bridge and its messages wait for the other broker.
             FailureCause::Unreachable | FailureCause::TimedOut | FailureCause::Lost => {
-                (Severity::Warning, "fine, if it is up later, or can be reached from the broker's machine only")
+                (Severity::Warning, "ignore this if it starts later, or is reachable from the broker's machine only")
             }
             _ => (Severity::Error, "see the other broker's log, and `username`, `password` and `tls`"),
         };
@@ -285,4 +291,4 @@ fn connects(findings: &mut Findings<'_>, bridge: &Arc<Bridge>) {
     }
 }
 
-const HELP_SYSTEM: &str = "see what the system says";
+const HELP_SYSTEM: &str = "resolve the system's error";

@@ -133,8 +133,7 @@ impl<P: Plane> Listeners<P> {
             });
         };
         if effective.endpoint.limits.is_durable() && !has_store {
-            let message =
-                "`durability: disk` needs a place: start weir with --data-dir, or declare `durability: memory`";
+            let message = "`durability: disk` needs a data directory: start weir with --data-dir, or declare `durability: memory`";
             return Err(ActionFailure { reason: ConditionReason::NoStore, message: message.into() });
         }
         let bad_file =
@@ -342,10 +341,7 @@ fn bind_failure(key: &SocketKey, e: &std::io::Error, holder: Option<&str>) -> Ac
     let (reason, cause) = match e.kind() {
         std::io::ErrorKind::AddrInUse => {
             let holder = holder.map_or_else(String::new, |holder| format!(" by {holder}"));
-            (
-                ConditionReason::AddressInUse,
-                format!("the address is in use{holder}; it is tried again until it is free"),
-            )
+            (ConditionReason::AddressInUse, format!("the address is in use{holder}; retrying until it is free"))
         }
         std::io::ErrorKind::AddrNotAvailable => {
             (ConditionReason::BindFailed, "this machine has no such address".to_owned())

@@ -34,7 +34,7 @@ pub(super) fn describe(key: &SocketKey) -> Option<String> {
         }
     }
     // It may have closed the socket meanwhile.
-    (!inodes.is_disjoint(&listening_at(key))).then(|| "a process that is not ours to see".to_owned())
+    (!inodes.is_disjoint(&listening_at(key))).then(|| "a process of another user".to_owned())
 }
 
 /// The sockets that listen where `key` wants to, as /proc/PID/fd names them.

@@ -127,7 +127,7 @@ impl Publisher {
             let name = name.to_arc();
             let state = match before.get(&name) {
                 Some(known) if facts.are_of(known) => Arc::clone(known),
-                _ => Arc::new(facts.into_state()),
+                known => Arc::new(facts.into_state(known.map(|known| &*known.origin))),
             };
             (name, state)
         });
@@ -170,12 +170,14 @@ impl PublishFacts<'_> {
             && self.certificate_expires_at == state.certificate_expires_at
     }
 
-    fn into_state(self) -> EndpointState {
+    /// `former`: where the document was, for an endpoint that was removed.
+    fn into_state(self, former: Option<&str>) -> EndpointState {
         let origin = self.declared.or(self.live).map(|endpoint| &endpoint.origin);
+        let origin = origin.map(|origin| format!("{}:{}", origin.file, origin.position.line));
         EndpointState {
             id: self.id,
             generation: self.generation,
-            origin: origin.map(|origin| format!("{}:{}", origin.file, origin.position.line)).unwrap_or_default(),
+            origin: origin.or_else(|| former.map(ToOwned::to_owned)).unwrap_or_default(),
             declared: self.declared.cloned(),
             live: self.live.cloned(),
             conditions: self.conditions.clone(),

@@ -252,7 +252,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     fn refuse_whole(&mut self, reading: &SourceReading, loaded: &Loaded, now: Timestamp) {
         self.declaration.refuse(loaded);
         let errors = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
-        let summary = format!("refused whole (--atomic): {errors} errors");
+        let summary = format!("snapshot refused (--atomic): {errors} errors");
         if self.history.record_refusal(reading, &summary, self.source.diagnostics(), now) {
             tracing::error!(
                 revision = %reading.snapshot.revision, errors, "snapshot refused: it has errors, and --atomic is set"

@@ -77,9 +77,7 @@ pub async fn run<P: Plane, F: ReadFiles>(
             ServiceEvent::Source(SourceEvent::Read(reading)) => reconciler.read(*reading, now).await,
             ServiceEvent::Source(SourceEvent::Failed(error)) => reconciler.source_failed(&error, now).await,
             ServiceEvent::SourceEnded => {
-                tracing::error!(
-                    "source task ended: changes are not followed any longer; restart the broker and report this"
-                );
+                tracing::error!("source task ended: changes are no longer applied; restart the broker and report this");
                 source_is_there = false;
                 continue;
             }

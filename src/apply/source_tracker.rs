@@ -128,8 +128,7 @@ impl SourceTracker {
         let since = match &self.state.error {
             Some(known) if known.message == error.message => known.since,
             _ => {
-                let meanwhile =
-                    if is_serving { "the last declaration stays in force" } else { "nothing is served yet" };
+                let meanwhile = if is_serving { "the last declaration stays applied" } else { "nothing is served yet" };
                 tracing::error!(source = self.state.location, "source read failed: {error}; {meanwhile}; retrying");
                 now
             }

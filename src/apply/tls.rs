@@ -95,11 +95,11 @@ impl<'a> Pair<'a> {
     fn describe(&self, error: &TlsError) -> String {
         let (cert, key) = (&self.cert_file.0, &self.key_file.0);
         match error {
-            TlsError::Empty(TlsFile::Certificate) => format!("{cert}: no certificate in it"),
+            TlsError::Empty(TlsFile::Certificate) => format!("{cert}: it contains no certificate"),
             TlsError::Pem(TlsFile::Certificate, error) => format!("{cert}: not PEM: {error}"),
-            TlsError::Empty(_) => format!("{key}: no private key in PEM in it"),
+            TlsError::Empty(_) => format!("{key}: it contains no private key in PEM"),
             TlsError::Pem(_, error) => format!("{key}: no private key in PEM: {error}"),
-            TlsError::Key(error) => format!("{cert} and {key} do not go together: {error}"),
+            TlsError::Key(error) => format!("{cert} and {key} do not match: {error}"),
             other => format!("{cert}, {key}: {other}"),
         }
     }

@@ -88,6 +88,8 @@ pub enum AuthRefusal {
     RateExceeded,
     /// No worker is free.
     Busy,
+    /// The endpoint names an auth document that does not exist.
+    NoAuthDocument,
 }
 
 impl AuthRefusal {
@@ -97,7 +99,7 @@ impl AuthRefusal {
             AuthRefusal::ClientIdNotValid => 0x85,
             AuthRefusal::BadCredentials => 0x86,
             AuthRefusal::NotAuthorized => 0x87,
-            AuthRefusal::Unavailable => 0x88,
+            AuthRefusal::Unavailable | AuthRefusal::NoAuthDocument => 0x88,
             AuthRefusal::Busy => 0x89,
             AuthRefusal::Banned => 0x8A,
             AuthRefusal::BadAuthenticationMethod => 0x8C,
@@ -113,7 +115,7 @@ impl AuthRefusal {
             | AuthRefusal::Banned
             | AuthRefusal::ClientIdNotValid
             | AuthRefusal::BadAuthenticationMethod => 0x87,
-            AuthRefusal::Unavailable | AuthRefusal::Busy => 0x89,
+            AuthRefusal::Unavailable | AuthRefusal::NoAuthDocument | AuthRefusal::Busy => 0x89,
             AuthRefusal::RateExceeded => 0x9F,
         }
     }
@@ -125,7 +127,7 @@ impl AuthRefusal {
             AuthRefusal::ClientIdNotValid => 2,
             AuthRefusal::BadCredentials => 4,
             AuthRefusal::NotAuthorized | AuthRefusal::BadAuthenticationMethod | AuthRefusal::Banned => 5,
-            AuthRefusal::Unavailable | AuthRefusal::RateExceeded | AuthRefusal::Busy => 3,
+            AuthRefusal::Unavailable | AuthRefusal::NoAuthDocument | AuthRefusal::RateExceeded | AuthRefusal::Busy => 3,
         }
     }
 }
@@ -133,6 +135,11 @@ impl AuthRefusal {
 /// Decides which clients may connect. Shared by all shards and called on their threads: an implementation that needs more
 /// than microseconds returns [`Decision::Blocking`] (a slow hash) or [`Decision::Task`] (a request over the network).
 pub trait Authenticate: Send + Sync {
+    /// The name of the auth document that is missing, so that every client is refused.
+    fn missing_document(&self) -> Option<&str> {
+        None
+    }
+
     /// Decides about a CONNECT or a re-authentication.
     fn authenticate(&self, credentials: &Credentials<'_>) -> Decision;
 

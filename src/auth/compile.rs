@@ -110,14 +110,14 @@ impl AuthCompiler {
     pub fn compile(
         &self,
         enable_auth: bool,
-        auth: Option<&Arc<Auth>>,
+        auth: Result<&Arc<Auth>, &str>,
         bans: &BTreeMap<Name, Arc<Ban>>,
         read: &ReadFile<'_>,
     ) -> Result<Arc<dyn Authenticate>, AuthError> {
         let (inner, failures): (Arc<dyn Authenticate>, _) = match (enable_auth, auth) {
             (false, _) => (Arc::new(Anonymous::new()), None),
-            (true, None) => (Arc::new(RefuseAll), None),
-            (true, Some(auth)) => (self.chain(auth, read)?, Some(auth.rate_limit.clone())),
+            (true, Err(name)) => (Arc::new(RefuseAll { missing: name.into() }), None),
+            (true, Ok(auth)) => (self.chain(auth, read)?, Some(auth.rate_limit.clone())),
         };
         let bans = Bans::new(bans.values().cloned());
         Ok(Arc::new(AttemptGuard { counters: Arc::clone(&self.counters), bans, failures, inner }))
@@ -305,11 +305,18 @@ impl References<'_> {
 }
 
 /// Rejects every client: the endpoint names an auth document that does not exist.
-struct RefuseAll;
+struct RefuseAll {
+    /// The name of that document.
+    missing: Box<str>,
+}
 
 impl Authenticate for RefuseAll {
+    fn missing_document(&self) -> Option<&str> {
+        Some(&self.missing)
+    }
+
     fn authenticate(&self, _: &Credentials<'_>) -> Decision {
-        Decision::Refuse(AuthRefusal::BadCredentials)
+        Decision::Refuse(AuthRefusal::NoAuthDocument)
     }
 
     fn still_valid(&self, _: &Principal, _: &str) -> bool {

@@ -32,14 +32,14 @@ impl Access {
         let token = match variable("WEIR_STATUS_TOKEN") {
             None => None,
             Some(reference) => {
-                let reference = reference.to_str().context("WEIR_STATUS_TOKEN is no text")?.to_owned();
+                let reference = reference.to_str().context("WEIR_STATUS_TOKEN is not text")?.to_owned();
                 Some(reference.parse().map_err(|error| anyhow::anyhow!("WEIR_STATUS_TOKEN: {error}"))?)
             }
         };
         let own = match (variable("WEIR_STATUS_CERT"), variable("WEIR_STATUS_KEY")) {
             (Some(cert), Some(key)) => Some((cert.into(), key.into())),
             (None, None) => None,
-            _ => bail!("WEIR_STATUS_CERT and WEIR_STATUS_KEY go together"),
+            _ => bail!("WEIR_STATUS_CERT and WEIR_STATUS_KEY must be set together"),
         };
         Ok(Self { token, ca: variable("WEIR_STATUS_CA").map(Into::into), own })
     }
@@ -51,7 +51,8 @@ impl Access {
     pub(super) fn authorization(&self) -> anyhow::Result<Option<HeaderValue>> {
         let Some(token) = &self.token else { return Ok(None) };
         let token = token.read().context("WEIR_STATUS_TOKEN")?;
-        let mut value = HeaderValue::try_from(format!("Bearer {token}")).context("the token is no header's text")?;
+        let mut value =
+            HeaderValue::try_from(format!("Bearer {token}")).context("the token is not valid in a header")?;
         value.set_sensitive(true);
         Ok(Some(value))
     }

@@ -16,7 +16,7 @@ use weir_broker::Subject;
 use weir_declare::config::{Acl, Name, Permission, Snapshot, check_filter, check_topic, rule_position};
 use weir_mqtt::{QoS, SharedFilter};
 
-/// Ask what acl documents permit
+/// Show what acl documents permit
 ///
 /// Exits with 0 where it is allowed, with 1 where it is not.
 #[derive(Debug, clap::Args)]
@@ -30,9 +30,9 @@ enum Question {
     Explain(Explain),
 }
 
-/// Say whether a client may publish or subscribe, and which rule decides
+/// Show whether a client may publish or subscribe, and which rule decides
 ///
-/// Exits with 0 where it may, with 1 where it may not.
+/// Exits with 0 if it may, with 1 if it may not.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  weir acl explain --client-id c1 --topic sensor/1/temp endpoints.d\n  \
     weir acl explain --client-id c1 --username ada --topic 'sensor/#' --subscribe endpoints.d")]
@@ -47,7 +47,7 @@ struct Explain {
     /// Topic name, or the filter of a subscription
     #[arg(long, value_name = "TOPIC")]
     topic: String,
-    /// May it publish? (what is asked where nothing else is)
+    /// May it publish? (the default)
     #[arg(long, conflicts_with = "subscribe")]
     publish: bool,
     /// May it subscribe?
@@ -73,7 +73,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let snapshot = read_all(&asked.paths)?;
     let declared = valid(&snapshot)?;
     let name = Name::parse(&asked.acl).map_err(anyhow::Error::msg)?;
-    let acl = declared.acls.get(&name).with_context(|| format!("there is no acl document `{name}`"))?;
+    let acl = declared.acls.get(&name).with_context(|| format!("no acl document named `{name}`"))?;
     let subject = Subject { client_id: &asked.client_id, username: asked.username.as_deref(), address: asked.address };
     let verdict = RuleSet::compile(acl).evaluate(subject, request(&asked)?);
     let word = match verdict.permission {

@@ -25,6 +25,27 @@ pub(super) fn is_url(operand: &str) -> bool {
     operand.starts_with("http://") || operand.starts_with("https://")
 }
 
+/// The URL of a broker's status server: as given, or `http://` before `HOST:PORT`.
+///
+/// # Errors
+/// Neither a URL nor `HOST:PORT`.
+pub(super) fn status_url(text: &str) -> Result<String, String> {
+    let is_port = |port: &str| port.parse::<u16>().is_ok_and(|port| port > 0);
+    match text.split_once("://") {
+        Some(("http" | "https", _)) => Ok(text.to_owned()),
+        None if text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && is_port(port)) => {
+            Ok(format!("http://{text}"))
+        }
+        _ => Err("the status address is HOST:PORT, http://HOST:PORT or https://HOST:PORT".to_owned()),
+    }
+}
+
+/// An operand that may be a path or a broker: `HOST:PORT` becomes a URL where no file has that name.
+pub(super) fn operand(text: &str) -> String {
+    let is_path = text.starts_with("git:") || std::path::Path::new(text).exists();
+    if is_path { text.to_owned() } else { status_url(text).unwrap_or_else(|_| text.to_owned()) }
+}
+
 /// The address in a broker's URL, where it is one and no name.
 pub(super) fn address(operand: &str) -> Option<SocketAddr> {
     operand.strip_prefix("http://")?.split('/').next()?.parse().ok()
@@ -127,7 +148,7 @@ impl<'a> StatusClient<'a> {
             let said = parsed.ok().and_then(|answer| answer["message"].as_str().map(str::to_owned));
             let said = said.unwrap_or_else(|| "an error".to_owned());
             let lacks_token = said.contains("bearer token") && std::env::var_os("WEIR_STATUS_TOKEN").is_none();
-            let hint = if lacks_token { "; WEIR_STATUS_TOKEN=file:PATH says where it is" } else { "" };
+            let hint = if lacks_token { "; set WEIR_STATUS_TOKEN=file:PATH" } else { "" };
             bail!("{base}{path}: {said}{hint}");
         }
         let answer = parsed.with_context(|| format!("{base}{path}: not JSON"))?;
@@ -155,7 +176,7 @@ impl<'a> StatusClient<'a> {
         let request = request.body(Full::default()).with_context(|| url.clone())?;
         self.client.send(request).await.map_err(|error| match error {
             HttpError::Connect(why) => anyhow::anyhow!(
-                "{}: {why}: no broker's status listens there; --status or WEIR_STATUS says where one does",
+                "{}: {why}: no broker answers there; set --status or WEIR_STATUS to its status address",
                 self.base
             ),
             HttpError::Tls(why) => anyhow::anyhow!("{url}: {}", tls_hint(&why)),

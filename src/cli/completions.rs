@@ -12,6 +12,9 @@ use super::{Cli, Exit};
 ///
 /// Exits with 0.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  weir completions bash > /etc/bash_completion.d/weir\n  weir completions fish > ~/.config/fish/completions/weir.fish"
+)]
 pub(super) struct Args {
     shell: Shell,
 }

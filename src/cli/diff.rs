@@ -16,10 +16,10 @@ use weir_declare::config::{BuiltInDefaults, canonical, diff_documents, masked};
 #[command(after_help = "Examples:\n  weir diff endpoints.d http://127.0.0.1:8080\n  weir diff git:HEAD~1 endpoints.d")]
 pub(super) struct Args {
     /// A directory, a file, -, git:REVISION (of the other operand's directory), git:REVISION:PATH, or a broker's
-    /// http://HOST:PORT.
+    /// HOST:PORT or URL
     #[arg(value_name = "A")]
     old: String,
-    /// The same.
+    /// The other operand, in the same forms
     #[arg(value_name = "B")]
     new: String,
     /// `json`: `{"same": ..., "diff": "..."}`
@@ -27,7 +27,8 @@ pub(super) struct Args {
     format: Format,
 }
 
-pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
+    (args.old, args.new) = (broker::operand(&args.old), broker::operand(&args.new));
     let beside = |other: &str| {
         if other.starts_with("git:") || broker::is_url(other) { None } else { Some(Path::new(other).to_owned()) }
     };
@@ -52,7 +53,7 @@ fn print_colored(diff: &str) -> anyhow::Result<Exit> {
 }
 
 /// As git colours it.
-fn colored(diff: &str) -> String {
+pub(super) fn colored(diff: &str) -> String {
     let mut text = String::new();
     for line in diff.split_inclusive('\n') {
         let style = match line.as_bytes() {

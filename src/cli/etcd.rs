@@ -13,22 +13,22 @@ pub(super) struct EtcdArgs {
     /// etcd's servers, http:// or https://, separated by commas; one is used at a time
     #[arg(long, env = "WEIR_ETCD", value_name = "URL[,URL]", value_delimiter = ',', value_parser = url)]
     etcd: Vec<String>,
-    /// The fleet's root: documents are below `endpoints/` in it, brokers below `nodes/`
+    /// The root of the cluster's keys: documents are below `endpoints/` in it, brokers below `nodes/`
     #[arg(long, env = "WEIR_ETCD_PREFIX", value_name = "PREFIX", default_value = "/weir/", value_parser = EtcdRoot::parse)]
     etcd_prefix: EtcdRoot,
-    /// Authority of etcd's certificates (PEM)
+    /// Certificate authority of the etcd servers (PEM)
     #[arg(long, env = "WEIR_ETCD_CA", value_name = "FILE")]
     etcd_ca: Option<PathBuf>,
-    /// Our certificate for etcd (PEM)
+    /// Client certificate for etcd (PEM)
     #[arg(long, env = "WEIR_ETCD_CERT", value_name = "FILE", requires = "etcd_key")]
     etcd_cert: Option<PathBuf>,
     /// Its key (PEM)
     #[arg(long, env = "WEIR_ETCD_KEY", value_name = "FILE", requires = "etcd_cert")]
     etcd_key: Option<PathBuf>,
-    /// Our user in etcd
+    /// User name for etcd
     #[arg(long, env = "WEIR_ETCD_USER", value_name = "USER", requires = "etcd_password")]
     etcd_user: Option<String>,
-    /// Where the user's password is: file:PATH or env:NAME
+    /// The password: file:PATH or env:NAME
     #[arg(long, env = "WEIR_ETCD_PASSWORD", value_name = "REF", requires = "etcd_user", hide_env_values = true)]
     etcd_password: Option<String>,
 }

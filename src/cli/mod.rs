@@ -15,12 +15,14 @@ mod environment;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod exit;
+mod fmt;
 mod format;
 mod import;
 mod init;
 mod input;
 mod interrupt;
 mod man;
+mod man_documents;
 mod passwd;
 mod plan;
 mod print;
@@ -83,6 +85,7 @@ enum Verb {
     Validate(validate::Args),
     Plan(plan::Args),
     Diff(diff::Args),
+    Fmt(fmt::Args),
     Render(render::Args),
     Import(import::Args),
     Passwd(passwd::Args),
@@ -115,6 +118,7 @@ pub fn main() -> ExitCode {
         Verb::Validate(args) => validate::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::Diff(args) => diff::run(args),
+        Verb::Fmt(args) => fmt::run(args),
         Verb::Render(args) => render::run(args),
         Verb::Import(args) => import::run(args),
         Verb::Passwd(args) => passwd::run(args),

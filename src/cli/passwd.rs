@@ -23,12 +23,15 @@ const PASSWORD_BYTES_MAX: usize = 65_535;
 ///
 /// Exits with 0, or with 1 where nothing was changed.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  weir passwd devices.passwd sensor-7\n  weir passwd --scram devices.scram sensor-7 < password.txt\n  weir passwd --delete devices.passwd sensor-7"
+)]
 pub(super) struct Args {
     /// The password file
     file: PathBuf,
-    /// The user's name, as clients give it
+    /// The username, as clients send it
     user: String,
-    /// Take the user out
+    /// Delete the user
     #[arg(long, short = 'D')]
     delete: bool,
     /// Write a SCRAM-SHA-256 record, for `scram`; name and password are prepared with SASLprep
@@ -58,7 +61,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     };
     let known = old.lines().any(|line| user.has(line));
     if args.delete && !known {
-        bail!("{shown}: there is no user {:?}", args.user);
+        bail!("{shown}: no user named {:?}", args.user);
     }
     let record = match (args.delete, args.scram) {
         (true, _) => None,

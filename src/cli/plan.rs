@@ -11,23 +11,24 @@ use clap::error::ErrorKind;
 use serde_json::{Value, json};
 
 use super::input::{read_all, read_operand};
-use super::print::print;
-use super::render::{valid, valid_for};
+use super::print::{has_color, print_styled, printable};
+use super::render::valid_for;
 use super::validate::{StatusAddr, parse_label, parse_status_addr};
-use super::{Exit, broker, wrong_usage};
+use super::{Exit, broker, diff, wrong_usage};
 use weir_declare::config::{
-    BindAddress, BuiltInDefaults, Declared, DocumentIdentity, Held, HeldCause, Kind, Name, canonical, diff_documents,
-    masked,
+    BindAddress, BuiltInDefaults, Declared, DocumentIdentity, Held, HeldCause, Kind, LastGood, Loaded, Name, canonical,
+    diff_documents, masked,
 };
 use weir_declare::reconcile::{
-    EffectiveEndpoint, FileDigests, LiveEndpoint, LiveState, NodeSettings, Plan, effective_bridges, plan_guarded,
-    render,
+    ChangeCauses, EffectiveEndpoint, FileDigests, LiveEndpoint, LiveState, NodeSettings, Plan, effective_bridges,
+    grouped_diff, plan_guarded,
+    render::{self, HumanPlan},
 };
 
 /// Show what a change of declarations would do: to which endpoint, how, and to how many clients.
 ///
-/// Exits with 0; with --detailed-exitcode with 2 where there is something to do. With --max-disconnects, with 1 where
-/// more clients would be disconnected.
+/// Exits with 0; with --detailed-exitcode with 2 if there are changes. With --max-disconnects, with 1 if more clients would
+/// be disconnected.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  weir plan endpoints.d --against http://127.0.0.1:8080\n  \
     weir plan endpoints.d --against git:HEAD~1 --format markdown    for a pull request\n  \
@@ -37,13 +38,16 @@ pub(super) struct Args {
     /// The new declarations: a directory, a file, or - for standard input
     #[arg(value_name = "PATH")]
     path: PathBuf,
-    /// The current ones: a path, git:REVISION (of the same directory), git:REVISION:PATH, or a broker's
-    /// http://HOST:PORT
+    /// The current declarations: a path, git:REVISION (of the same directory), git:REVISION:PATH, or a broker's
+    /// HOST:PORT or URL
     #[arg(long, value_name = "WHAT")]
     against: String,
     #[arg(long, value_enum, default_value_t = PlanFormat::Human)]
     format: PlanFormat,
-    /// Exit with 2 where there is something to do
+    /// Leave out the diff of the documents
+    #[arg(long)]
+    no_diff: bool,
+    /// Exit with 2 if there are changes
     #[arg(long)]
     detailed_exitcode: bool,
     /// Fail where more clients than this would be disconnected (known only against a live broker)
@@ -52,18 +56,18 @@ pub(super) struct Args {
     /// Address that endpoints without a `host` bind [default: the broker's, or 0.0.0.0]
     #[arg(long, value_name = "ADDR")]
     host: Option<IpAddr>,
-    /// A label of the broker that the plan is for, where it is not asked: endpoints with other `nodes` are not its; may
-    /// be repeated [default: every endpoint counts]
+    /// A label of the broker that the plan is for (not with a broker's URL): endpoints for other `nodes` are left out; may be
+    /// repeated [default: all endpoints]
     #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
-    /// Where the broker's status listens, or `none`; no endpoint can have that port
+    /// The address of the broker's HTTP API, or `none`: no endpoint can use its port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080", value_parser = parse_status_addr)]
     status_addr: StatusAddr,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PlanFormat {
-    /// A paragraph for each endpoint, then the diff
+    /// A paragraph for each endpoint, the diff, the summary
     Human,
     /// `"format": "weir/plan/v1"`
     Json,
@@ -74,6 +78,8 @@ enum PlanFormat {
 /// The current declarations, of files or of a broker.
 struct PlanBase {
     declared: Declared,
+    /// Where its documents are written.
+    documents: LastGood,
     broker: Option<BrokerFacts>,
     /// Deletions that a broker holds already.
     held: BTreeMap<DocumentIdentity, Held>,
@@ -95,21 +101,23 @@ struct Listening {
     connections: u32,
 }
 
-pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
+pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
+    args.against = broker::operand(&args.against);
     if broker::is_url(&args.against) && !args.labels.is_empty() {
         let message = "--node-label is for plans against files: the broker that is asked has its own labels";
         return Err(wrong_usage("plan", ErrorKind::ArgumentConflict, message));
     }
     // A broker that answers has its status where it answers.
     let status_addr = broker::address(&args.against).or(args.status_addr.0);
-    let wanted = valid_for(&read_all(std::slice::from_ref(&args.path))?, status_addr)?;
+    let loaded = valid_for(&read_all(std::slice::from_ref(&args.path))?, status_addr)?;
     // A broker shows its declaration masked.
-    let wanted = if broker::is_url(&args.against) { masked(&wanted) } else { wanted };
+    let wanted = if broker::is_url(&args.against) { masked(&loaded.declared) } else { loaded.declared };
     let present = if broker::is_url(&args.against) {
         fetch_base(&args.against)?
     } else {
         let beside = (args.path != Path::new("-")).then_some(args.path.as_path());
-        PlanBase { declared: valid(&read_operand(&args.against, beside)?)?, broker: None, held: BTreeMap::new() }
+        let Loaded { declared, last_good, .. } = valid_for(&read_operand(&args.against, beside)?, None)?;
+        PlanBase { declared, documents: last_good, broker: None, held: BTreeMap::new() }
     };
     let default_host = args.host.or_else(|| present.default_host()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let labels = present.broker.as_ref().map(|broker| broker.labels.clone()).or_else(|| given(&args.labels));
@@ -117,23 +125,60 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let live = live(&present.declared, present.broker.as_ref().map(|broker| &broker.listening), &node);
     let plan = plan_guarded(&present.declared, &wanted, &present.held, &live, &node);
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
-    let diff = diff_documents(&form(&present.declared), &form(&wanted));
+    let causes = ChangeCauses::find(&plan, &present.documents, &loaded.last_good);
+    let diff = match args.format {
+        _ if args.no_diff => String::new(),
+        PlanFormat::Json => diff_documents(&form(&present.declared), &form(&wanted)),
+        PlanFormat::Human | PlanFormat::Markdown => {
+            grouped_diff(&plan, &causes, &form(&present.declared), &form(&wanted))
+        }
+    };
     let of = present.broker.as_ref().filter(|_| has_selectors(&wanted) || has_selectors(&present.declared));
-    print(&match args.format {
+    print_styled(&match args.format {
         PlanFormat::Human => {
             let heading = of.map(|of| format!("broker {}:\n", with_labels(&of.name, &of.labels))).unwrap_or_default();
-            format!("{heading}{}", render::human(&plan, &diff))
+            format!("{}{}", printable(&heading), shown(&render::human(&plan, &causes, &diff)))
         }
-        PlanFormat::Markdown => render::markdown(&plan, &diff),
+        PlanFormat::Markdown => printable(&render::markdown(&plan, &causes, &diff)).into_owned(),
         PlanFormat::Json => {
-            let mut json = render::json(&plan, &diff);
+            let mut json = render::json(&plan, &causes, &diff);
             if let Some(broker) = &present.broker {
                 json["broker"] = json!({"name": broker.name, "labels": broker.labels});
             }
-            format!("{json:#}\n")
+            printable(&format!("{json:#}\n")).into_owned()
         }
     })?;
     exit_code(&args, &plan)
+}
+
+/// The text of a plan: in colour where standard output is a terminal.
+pub(super) fn shown(plan: &HumanPlan) -> String {
+    let clean = |text: &str| printable(text).into_owned();
+    let plan = HumanPlan {
+        actions: clean(&plan.actions),
+        diff: clean(&plan.diff),
+        lock_outs: clean(&plan.lock_outs),
+        summary: clean(&plan.summary),
+    };
+    if has_color() { colored(&plan).to_string() } else { plan.to_string() }
+}
+
+/// As terraform colours a plan: green for what is new, red for what ends, yellow for what changes.
+fn colored(plan: &HumanPlan) -> HumanPlan {
+    let paint = |line: &str, style: &str| format!("\u{1b}[{style}m{line}\u{1b}[0m\n");
+    let action = |line: &str| match line.get(..4).unwrap_or_default() {
+        "  + " => paint(line, "32"),
+        "  - " | "  ! " => paint(line, "31"),
+        "-/+ " => paint(line, "35"),
+        "  ~ " => paint(line, "33"),
+        _ => format!("{line}\n"),
+    };
+    HumanPlan {
+        actions: plan.actions.lines().map(action).collect(),
+        diff: diff::colored(&plan.diff),
+        lock_outs: plan.lock_outs.lines().map(|line| paint(line, "1;31")).collect(),
+        summary: plan.summary.lines().map(|line| paint(line, "1")).collect(),
+    }
 }
 
 /// The plan of a broker with `labels`, without asking one. `None`: every endpoint counts.
@@ -226,7 +271,8 @@ fn fetch_base(base: &str) -> anyhow::Result<PlanBase> {
     let labels = labels.with_context(|| format!("{base}/api/cluster/nodes: the labels are not understood"))?;
     let name = this["name"].as_str().unwrap_or_default().to_owned();
     let broker = BrokerFacts { name, labels, listening: listening(&status) };
-    Ok(PlanBase { declared: valid(&snapshot)?, broker: Some(broker), held: held(&status) })
+    let Loaded { declared, last_good, .. } = valid_for(&snapshot, None)?;
+    Ok(PlanBase { declared, documents: last_good, broker: Some(broker), held: held(&status) })
 }
 
 /// The held deletions among a broker's conditions.

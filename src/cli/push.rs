@@ -7,9 +7,10 @@ use anyhow::{anyhow, bail};
 use clap::error::ErrorKind;
 use serde_json::{Value, json};
 
+use super::diff::colored;
 use super::etcd::EtcdArgs;
-use super::plan::{Labels, given, has_selectors, planned, with_labels};
-use super::print::{Format, print};
+use super::plan::{Labels, given, has_selectors, planned, shown as shown_plan, with_labels};
+use super::print::{Format, has_color, print, print_styled, printable};
 use super::progress::Progress;
 use super::references::linked_directories;
 use super::validate::parse_label;
@@ -22,9 +23,10 @@ use crate::source::{Commit, DirectoryReader};
 use crate::state::NodeRecord;
 use crate::state::wall_clock;
 use weir_declare::config::{
-    BuiltInDefaults, Declared, LastGood, NodeContext, Revision, Snapshot, canonical, diff_documents, load,
+    BuiltInDefaults, LastGood, Loaded, NodeContext, Revision, Snapshot, canonical, diff_documents, load,
 };
-use weir_declare::reconcile::{Plan, render};
+use weir_declare::reconcile::render::{self, HumanPlan};
+use weir_declare::reconcile::{ChangeCauses, Plan, grouped_diff};
 
 /// Put a directory's documents into etcd, all or nothing: brokers see the old set or the new one.
 ///
@@ -32,6 +34,9 @@ use weir_declare::reconcile::{Plan, render};
 /// the documents are written (or nothing had to be), with 1 if the directory is not valid, the store cannot be written,
 /// or another writer changed it meanwhile.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  weir push endpoints.d --etcd http://127.0.0.1:2379 --dry-run\n  weir push endpoints.d --etcd http://127.0.0.1:2379 --prune"
+)]
 pub(super) struct Args {
     /// Directory of declarations
     #[arg(value_name = "DIR")]
@@ -44,6 +49,9 @@ pub(super) struct Args {
     /// A label of the brokers to plan for, in place of those that are there; may be repeated
     #[arg(long = "node-label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
+    /// Leave out the diff of the documents
+    #[arg(long)]
+    no_diff: bool,
     /// Print the plan, write nothing
     #[arg(long)]
     dry_run: bool,
@@ -81,7 +89,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         Format::Json => Some(to_json(&target, &plan, &effects)),
     };
     if answer.is_none() {
-        print(&shown(&target, &plan, &effects))?;
+        print_styled(&shown(&target, &plan, &effects))?;
     }
     if args.dry_run {
         answer.map_or(Ok(()), |answer| print(&format!("{answer:#}\n")))?;
@@ -115,10 +123,10 @@ fn read(args: &Args) -> anyhow::Result<Wanted> {
     Ok(Wanted { documents, commit: reading.commit, dirty })
 }
 
-fn validated(snapshot: &Snapshot) -> anyhow::Result<Declared> {
+fn validated(snapshot: &Snapshot) -> anyhow::Result<Loaded> {
     let loaded = load(snapshot, &LastGood::default(), &no_node());
     if loaded.is_valid() {
-        return Ok(loaded.declared);
+        return Ok(loaded);
     }
     let errors: Vec<String> =
         loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).map(ToString::to_string).collect();
@@ -134,7 +142,7 @@ fn no_node() -> NodeContext {
 fn shown(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> String {
     let mut text = String::new();
     if target.is_push_in_progress() {
-        text.push_str("a push has begun and not ended here; this one takes its place\n");
+        text.push_str("an earlier push is incomplete; this push replaces it\n");
     }
     for put in &plan.puts {
         text.push_str(&format!("{} key {}\n", if put.is_new { "+" } else { "~" }, put.key));
@@ -146,7 +154,7 @@ fn shown(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> String 
         text.push_str(&format!("  key {key} is not in the directory and stays (--prune deletes it)\n"));
     }
     text.push_str(&format!(
-        "{} key{} to write, {} to delete, {} as they are\n\n",
+        "{} key{} to write, {} to delete, {} unchanged\n\n",
         plan.puts.len(),
         if plan.puts.len() == 1 { "" } else { "s" },
         plan.deletes.len(),
@@ -155,14 +163,21 @@ fn shown(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> String 
     if let Some(why) = &effects.unknown {
         text.push_str(&format!("the plan is of every endpoint, whatever its `nodes`: {why}\n\n"));
     }
+    text = printable(&text).into_owned();
     if effects.brokers.is_empty() {
-        text.push_str(&render::human(&effects.of_all, &effects.diff));
+        text.push_str(&shown_plan(&render::human(&effects.of_all, &effects.causes, &effects.diff)));
         return text;
     }
-    for group in &effects.brokers {
-        text.push_str(&format!("{}:\n{}\n", group.heading(), render::human(&group.plan, "")));
+    if !effects.diff.is_empty() {
+        let diff = printable(&effects.diff);
+        text.push_str(&if has_color() { colored(&diff) } else { diff.into_owned() });
+        text.push('\n');
     }
-    text.push_str(&effects.diff);
+    for (at, group) in effects.brokers.iter().enumerate() {
+        let plan = render::human(&group.plan, &group.causes, "");
+        let gap = if at == 0 { "" } else { "\n" };
+        text.push_str(&format!("{gap}{}:\n{}", printable(&group.heading()), shown_plan(&plan)));
+    }
     text
 }
 
@@ -171,7 +186,7 @@ fn to_json(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> Value
     let put = plan.puts.iter().map(|put| json!({"key": put.key, "new": put.is_new}));
     let brokers = effects.brokers.iter().map(|group| {
         let names: Vec<&str> = group.brokers.iter().map(|(name, _)| name.as_str()).collect();
-        json!({"names": names, "plan": render::json(&group.plan, "")})
+        json!({"names": names, "plan": render::json(&group.plan, &group.causes, "")})
     });
     json!({
         "put": put.collect::<Vec<_>>(),
@@ -180,7 +195,7 @@ fn to_json(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> Value
         "unchanged": plan.unchanged,
         "documentsDigest": plan.digest,
         "replacesHalfPushed": target.is_push_in_progress(),
-        "plan": render::json(&effects.of_all, &effects.diff),
+        "plan": render::json(&effects.of_all, &effects.causes, &effects.diff),
         "brokers": brokers.collect::<Vec<_>>(),
         "brokersUnknown": effects.unknown,
         "revision": null,
@@ -192,6 +207,7 @@ fn to_json(target: &PushTarget, plan: &PushPlan, effects: &PushEffects) -> Value
 struct PushEffects {
     /// Of no broker in particular: every endpoint counts. With `--node-label`, of a broker with these labels.
     of_all: Plan,
+    causes: ChangeCauses,
     /// Plans of brokers, where they depend on the broker.
     brokers: Vec<Group>,
     /// Why the brokers cannot be listed, where the plan depends on them.
@@ -205,6 +221,7 @@ struct Group {
     /// By name.
     brokers: Vec<(String, Labels)>,
     plan: Plan,
+    causes: ChangeCauses,
 }
 
 impl Group {
@@ -227,18 +244,25 @@ async fn effects_of(
     after: &Documents,
 ) -> anyhow::Result<PushEffects> {
     // The current documents may be invalid; brokers serve the valid ones among them.
-    let old = load(&target.snapshot(before), &LastGood::default(), &no_node()).declared;
-    let new = validated(&target.snapshot(after))?;
-    let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
-    let mut effects = PushEffects {
-        of_all: planned(&old, &new, given(&args.labels)),
-        brokers: Vec::new(),
-        unknown: None,
-        diff: diff_documents(&form(&old), &form(&new)),
+    let Loaded { declared: old, last_good: old_documents, .. } =
+        load(&target.snapshot(before), &LastGood::default(), &no_node());
+    let Loaded { declared: new, last_good: new_documents, .. } = validated(&target.snapshot(after))?;
+    let plan_for = |labels: Option<Labels>| {
+        let plan = planned(&old, &new, labels);
+        let causes = ChangeCauses::find(&plan, &old_documents, &new_documents);
+        (plan, causes)
     };
+    let (of_all, causes) = plan_for(given(&args.labels));
+    let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
+    let diff = match args.format {
+        _ if args.no_diff => String::new(),
+        Format::Json => diff_documents(&form(&old), &form(&new)),
+        Format::Human => grouped_diff(&of_all, &causes, &form(&old), &form(&new)),
+    };
+    let mut effects = PushEffects { of_all, causes, brokers: Vec::new(), unknown: None, diff };
     if args.labels.is_empty() && (has_selectors(&old) || has_selectors(&new)) {
         match brokers(target, &args.etcd.root()).await {
-            Ok(brokers) => effects.brokers = groups(brokers, |labels| planned(&old, &new, Some(labels.clone()))),
+            Ok(brokers) => effects.brokers = groups(brokers, |labels| plan_for(Some(labels.clone()))),
             Err(error) => effects.unknown = Some(error.to_string()),
         }
     }
@@ -255,22 +279,25 @@ async fn brokers(target: &PushTarget, root: &EtcdRoot) -> anyhow::Result<Vec<(St
         brokers.push(record.map(|record| (record.name, record.labels))?);
     }
     if brokers.is_empty() {
-        bail!("no broker is there");
+        bail!("no broker is registered in etcd");
     }
     brokers.sort();
     Ok(brokers)
 }
 
-/// Puts those together that do the same, in the order of their names.
-fn groups(brokers: Vec<(String, Labels)>, plan: impl Fn(&Labels) -> Plan) -> Vec<Group> {
-    let mut plans: BTreeMap<Labels, Plan> = BTreeMap::new();
-    let mut groups: Vec<(String, Group)> = Vec::new();
+/// Groups brokers whose plans are the same, in the order of their names.
+fn groups(brokers: Vec<(String, Labels)>, plan: impl Fn(&Labels) -> (Plan, ChangeCauses)) -> Vec<Group> {
+    let mut plans: BTreeMap<Labels, (Plan, ChangeCauses)> = BTreeMap::new();
+    let mut groups: Vec<(HumanPlan, Group)> = Vec::new();
     for (name, labels) in brokers {
-        let plan = plans.entry(labels.clone()).or_insert_with(|| plan(&labels));
-        let shown = render::human(plan, "");
+        let (plan, causes) = plans.entry(labels.clone()).or_insert_with(|| plan(&labels));
+        let shown = render::human(plan, causes, "");
         match groups.iter_mut().find(|(known, _)| *known == shown) {
             Some((_, group)) => group.brokers.push((name, labels)),
-            None => groups.push((shown, Group { plan: plan.clone(), brokers: vec![(name, labels)] })),
+            None => {
+                let group = Group { plan: plan.clone(), causes: causes.clone(), brokers: vec![(name, labels)] };
+                groups.push((shown, group));
+            }
         }
     }
     groups.into_iter().map(|(_, group)| group).collect()

@@ -18,7 +18,7 @@ pub(super) struct ReferenceArgs {
     #[arg(long = "allow-files", env = "WEIR_ALLOW_FILES", value_name = "DIR", value_delimiter = ',')]
     pub(super) allow_files: Vec<PathBuf>,
     /// An environment variable that documents may refer to as env:NAME, beside those that begin with WEIR_SECRET_;
-    /// PREFIX* for all that begin so; may be repeated
+    /// PREFIX* for all that begin with PREFIX; may be repeated
     #[arg(long = "allow-env", env = "WEIR_ALLOW_ENV", value_name = "NAME", value_delimiter = ',')]
     pub(super) allow_env: Vec<String>,
 }

@@ -10,7 +10,7 @@ use super::Exit;
 use super::input::read_all;
 use super::print::print;
 use weir_declare::config::{
-    BuiltInDefaults, Declared, Diagnostic, LastGood, NodeContext, Snapshot, canonical, canonical_yaml,
+    BuiltInDefaults, Declared, Diagnostic, LastGood, Loaded, NodeContext, Snapshot, canonical, canonical_yaml,
     declaration_digest, load,
 };
 
@@ -21,6 +21,9 @@ use weir_declare::config::{
 ///
 /// Exits with 0, or with 1 where the declarations are not valid or cannot be read.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  weir render endpoints.d\n  weir render http://127.0.0.1:8080 --all\n  weir render endpoints.d --digest"
+)]
 pub(super) struct Args {
     /// Directories (read recursively), files, - for standard input, or a broker's http://HOST:PORT.
     #[arg(required = true, value_name = "PATH")]
@@ -66,18 +69,18 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 /// # Errors
 /// The snapshot's errors, one line each.
 pub(super) fn valid(snapshot: &Snapshot) -> anyhow::Result<Declared> {
-    valid_for(snapshot, None)
+    Ok(valid_for(snapshot, None)?.declared)
 }
 
-/// The declaration of a snapshot that is valid for a broker with this status address.
+/// A snapshot that is valid for a broker with this status address.
 ///
 /// # Errors
 /// See [`valid`].
-pub(super) fn valid_for(snapshot: &Snapshot, status_addr: Option<SocketAddr>) -> anyhow::Result<Declared> {
+pub(super) fn valid_for(snapshot: &Snapshot, status_addr: Option<SocketAddr>) -> anyhow::Result<Loaded> {
     let node = NodeContext { status_addr, ..NodeContext::default() };
     let loaded = load(snapshot, &LastGood::default(), &node);
     if loaded.is_valid() {
-        return Ok(loaded.declared);
+        return Ok(loaded);
     }
     let errors: Vec<&Diagnostic> = loaded.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).collect();
     let lines: String = errors.iter().map(|error| format!("\n{error}")).collect();

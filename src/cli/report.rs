@@ -24,7 +24,7 @@ use weir_declare::config::{mask_text, mask_value};
 #[command(after_help = "Examples:\n  weir report\n  weir report --log /var/log/weir.log --output /tmp/weir.tar")]
 pub(super) struct Args {
     /// The broker's status address.
-    #[arg(long, default_value = "http://127.0.0.1:8080", env = "WEIR_STATUS", value_name = "URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8080", env = "WEIR_STATUS", value_name = "URL", value_parser = broker::status_url)]
     status: String,
     /// Where to write [default: weir-report-TIME.tar]
     #[arg(long, value_name = "FILE")]

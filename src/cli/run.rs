@@ -8,7 +8,7 @@ use anyhow::Context;
 #[cfg(not(feature = "etcd"))]
 use anyhow::bail;
 use clap::ValueEnum;
-use clap::builder::PossibleValue;
+use clap::builder::{BoolishValueParser, PossibleValue};
 
 use super::Exit;
 #[cfg(feature = "etcd")]
@@ -25,7 +25,7 @@ use weir_broker::limits::SHARDS_MAX;
 
 /// Run the broker: its listeners follow the declarations.
 ///
-/// SIGHUP reads the source now. SIGTERM asks clients to leave and exits with 0; a second one ends at once.
+/// SIGHUP reads the source now. SIGTERM disconnects the clients and exits with 0; a second one exits at once.
 ///
 /// Exits with 0 after a signal to stop, with 1 if it could not start (the reason is on standard error).
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ pub(super) struct Args {
     #[cfg_attr(feature = "etcd", arg(required_unless_present = "etcd", conflicts_with = "etcd"))]
     #[cfg_attr(not(feature = "etcd"), arg(required = true))]
     endpoints: Option<PathBuf>,
-    /// Serve what is committed at REF of the repository that DIR lies in, not the work tree
+    /// Serve what is committed at REF of the repository that contains DIR, not the work tree
     #[arg(long, env = "WEIR_GIT_REF", value_name = "REF")]
     #[cfg_attr(feature = "etcd", arg(conflicts_with = "etcd"))]
     git_ref: Option<String>,
@@ -55,7 +55,7 @@ pub(super) struct Args {
     status_addr: String,
     #[command(flatten)]
     status_access: StatusAccess,
-    /// Directory for state that survives a restart (durable sessions, last known good, history); without it, nothing
+    /// Directory for state that survives a restart (durable sessions, last known good, history); without it, none
     /// does
     #[arg(long, env = "WEIR_DATA_DIR", value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -68,26 +68,27 @@ pub(super) struct Args {
     /// Address that endpoints without a `host` bind
     #[arg(long, env = "WEIR_HOST", value_name = "ADDR", default_value = "0.0.0.0")]
     host: IpAddr,
-    /// Threads that serve connections, at most 255 [default: one less than there are cores]
+    /// Threads that serve connections, at most 255 [default: one less than the number of cores]
     #[arg(long, env = "WEIR_SHARDS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
     shards: Option<u16>,
-    /// Memory that clients, sessions and messages may take together: bytes, or a part of what there is, as 60%
-    /// [default: 75% of the least of the machine's memory, its control group's and half of its address space]
+    /// Memory that clients, sessions and messages may take together: bytes, or a share of the available memory, as
+    /// 60% [default: 75% of the least of the machine's memory, its control group's and half of its address space]
     #[arg(long, env = "WEIR_MEMORY", value_name = "BYTES|PERCENT%")]
     memory: Option<MemorySize>,
     /// Refuse a whole snapshot for any error in it
-    #[arg(long, env = "WEIR_ATOMIC")]
+    #[arg(long, env = "WEIR_ATOMIC", value_parser = BoolishValueParser::new())]
     atomic: bool,
     /// Apply an empty declaration at the start
-    #[arg(long, env = "WEIR_ALLOW_EMPTY")]
+    #[arg(long, env = "WEIR_ALLOW_EMPTY", value_parser = BoolishValueParser::new())]
     allow_empty: bool,
-    /// Seconds after which the source is read even if nothing seems to have changed
+    /// Seconds after which the source is read again, even without a notification of a change
     #[arg(long, env = "WEIR_RESYNC_S", value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
     resync_s: u32,
     /// `error`, `warn` (or `warning`), `info`, `debug`, `trace` or `off`; modules can have their own, as in
     /// `weirmq::net=debug,info`
     #[arg(long, env = "WEIR_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     log_level: LogFilter,
+    /// The form of log lines: text for people, one JSON object per line for machines
     #[arg(long, env = "WEIR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     #[command(flatten)]
@@ -113,7 +114,7 @@ struct TraceArgs {
 /// on this machine only (over 127.0.0.1 or ::1), and the rest to every host that reaches the address.
 #[derive(Debug, clap::Args)]
 struct StatusAccess {
-    /// Certificate chain (PEM) of the HTTP API: makes it HTTPS; read again when it changes
+    /// Certificate chain (PEM) of the HTTP API: makes it HTTPS; reloaded when it changes
     #[arg(long, env = "WEIR_STATUS_TLS_CERT", value_name = "FILE", requires = "status_tls_key")]
     status_tls_cert: Option<PathBuf>,
     /// Its private key (PEM)
@@ -122,7 +123,7 @@ struct StatusAccess {
     /// Callers need a certificate issued by one of these (PEM), or the token where one is declared
     #[arg(long, env = "WEIR_STATUS_CLIENT_CA", value_name = "FILE", requires = "status_tls_cert")]
     status_client_ca: Option<PathBuf>,
-    /// Callers need this bearer token; /livez and /readyz go without
+    /// Callers need this bearer token; /livez and /readyz need none
     #[arg(long, env = "WEIR_STATUS_BEARER_TOKEN", value_name = "file:PATH|env:NAME")]
     status_bearer_token: Option<Secret>,
     /// A name that callers may use for the HTTP API beside its address and localhost, as weir.example.com, or

@@ -13,6 +13,7 @@ use weir_declare::config::schema;
 /// For editors: save it, and begin each document with the line
 /// `# yaml-language-server: $schema=endpoint.schema.json`. Exits with 0.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  weir schema > endpoint.schema.json\n  weir schema --format markdown")]
 pub(super) struct Args {
     /// `markdown`: a table of fields for each kind of document, to read
     #[arg(long, value_enum, default_value_t = SchemaFormat::Json)]
@@ -49,7 +50,7 @@ fn markdown() -> String {
     let mut text = HEAD.to_owned();
     for (kind, body) in fields(schema()).filter(|(kind, _)| *kind != "apiVersion") {
         let body = deref(body);
-        text.push_str(&format!("\n## {kind}\n\n{}\n", said(body)));
+        text.push_str(&format!("\n## {kind}\n\n{}\n", description(body)));
         if let Some(example) = body["examples"].get(0) {
             text.push_str(&format!("\nExample: `{example}`\n"));
         }
@@ -60,25 +61,17 @@ fn markdown() -> String {
 }
 
 /// Objects within objects beyond this are no part of any document.
-const DEPTH_MAX: usize = 8;
+pub(super) const DEPTH_MAX: usize = 8;
 
 fn rows(text: &mut String, prefix: &str, parent: &Value, depth: usize) {
-    let required: Vec<&str> = parent["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (name, field) in fields(parent) {
         let path = format!("{prefix}{name}");
-        let default = match field.get("default").or_else(|| deref(field).get("default")) {
-            Some(Value::Object(fields)) if fields.is_empty() => "`{}`".to_owned(),
+        let default = match default_of(field) {
             Some(default) => format!("`{default}`"),
-            None if required.contains(&name) => "(required)".to_owned(),
+            None if required(parent, name) => "(required)".to_owned(),
             None => String::new(),
         };
-        let class = match &field["x-change-class"] {
-            Value::Object(ways) => {
-                ways.iter().map(|(way, class)| format!("{way}: {}", bare(class))).collect::<Vec<_>>().join(", ")
-            }
-            class => class.as_str().unwrap_or_default().to_owned(),
-        };
-        let meaning = cell(said(field));
+        let (class, meaning) = (class(field), cell(description(field)));
         text.push_str(&format!("| `{path}` | {} | {} | {class} | {meaning} |\n", cell(&range(field)), cell(&default)));
         if depth < DEPTH_MAX {
             rows(text, &format!("{path}."), deref(field), depth + 1);
@@ -87,23 +80,45 @@ fn rows(text: &mut String, prefix: &str, parent: &Value, depth: usize) {
     }
 }
 
-fn fields(parent: &Value) -> impl Iterator<Item = (&str, &Value)> {
+/// The default of a field, as JSON.
+pub(super) fn default_of(field: &Value) -> Option<&Value> {
+    field.get("default").or_else(|| deref(field).get("default"))
+}
+
+/// Whether `parent` must have the field `name`.
+pub(super) fn required(parent: &Value, name: &str) -> bool {
+    parent["required"].as_array().into_iter().flatten().any(|each| each == name)
+}
+
+/// The effect of a change: `live`; `raise: live, lower: drain`.
+pub(super) fn class(field: &Value) -> String {
+    match &field["x-change-class"] {
+        Value::Object(ways) => {
+            ways.iter().map(|(way, class)| format!("{way}: {}", bare(class))).collect::<Vec<_>>().join(", ")
+        }
+        class => class.as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+/// The fields of an object, in the schema's order.
+pub(super) fn fields(parent: &Value) -> impl Iterator<Item = (&str, &Value)> {
     parent["properties"].as_object().into_iter().flatten().map(|(name, field)| (name.as_str(), field))
 }
 
 /// The target of a reference, alone or wrapped in `allOf` beside a description.
-fn deref(part: &Value) -> &Value {
+pub(super) fn deref(part: &Value) -> &Value {
     let reference = part.get("$ref").or_else(|| part["allOf"].get(0)?.get("$ref"));
     let pointer = reference.and_then(Value::as_str).and_then(|target| target.strip_prefix('#'));
     pointer.and_then(|pointer| schema().pointer(pointer)).unwrap_or(part)
 }
 
-fn said(field: &Value) -> &str {
+/// The description of a field, its own or that of its type.
+pub(super) fn description(field: &Value) -> &str {
     field["description"].as_str().or_else(|| deref(field)["description"].as_str()).unwrap_or_default()
 }
 
 /// Type and bounds: `integer, 1 to 65535`.
-fn range(field: &Value) -> String {
+pub(super) fn range(field: &Value) -> String {
     let own = deref(field);
     let of = |key: &str| field.get(key).or_else(|| own.get(key)).filter(|value| !value.is_null());
     if let Some(values) = of("enum").and_then(Value::as_array) {

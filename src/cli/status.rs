@@ -16,13 +16,16 @@ use super::print::{self, Format, print};
     weir status --probe live    for a container's health check")]
 pub(super) struct Args {
     /// The broker's status address.
-    #[arg(long, default_value = "http://127.0.0.1:8080", env = "WEIR_STATUS", value_name = "URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8080", env = "WEIR_STATUS", value_name = "URL", value_parser = broker::status_url)]
     status: String,
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
-    /// Ask only whether it is alive, or ready for clients: for health checks of containers
+    /// Check only whether it is alive, or ready for clients: for health checks of containers
     #[arg(long, value_enum, conflicts_with = "format")]
     probe: Option<Probe>,
+    /// Show the endpoints that `nodes` gives to other brokers, too
+    #[arg(long, conflicts_with = "probe")]
+    all: bool,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -43,7 +46,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         print(&text)?;
         return Ok(if good { Exit::Success } else { Exit::Failure });
     }
-    let paths = ["/api/system/health", "/api/source", "/api/endpoints/status", "/api/plan"];
+    let endpoints = if args.all { "/api/endpoints/status?all=true" } else { "/api/endpoints/status" };
+    let paths = ["/api/system/health", "/api/source", endpoints, "/api/plan"];
     let [health, source, endpoints, plan] = fetch(&args.status, paths)?;
     let sound = health["health"] == "healthy";
     let text = match args.format {
@@ -75,6 +79,11 @@ fn human(health: &Value, source: &Value, endpoints: &Value, plan: &Value) -> Str
     let rows: Vec<[String; 5]> =
         endpoints["endpoints"].as_object().into_iter().flat_map(serde_json::Map::values).map(row).collect();
     text.push_str(&table(["ENDPOINT", "ADDRESS", "HEALTH", "CLIENTS", "DECLARED IN"], &rows));
+    let listed = |endpoint: &Value| endpoint["state"] == "notSelected";
+    let hidden = endpoints["notSelected"].as_u64().unwrap_or_default();
+    if hidden > 0 && !endpoints["endpoints"].as_object().into_iter().flat_map(serde_json::Map::values).any(listed) {
+        let _infallible = writeln!(text, "({hidden} for other brokers, by `nodes`: --all shows them)");
+    }
     for pending in list(&plan["pending"]) {
         let _infallible = write!(text, "\n{}: {}\n", word(&pending["endpoint"]), word(&pending["state"]));
         if let Some(what) = pending["pending"].as_str() {
@@ -112,11 +121,15 @@ fn row(endpoint: &Value) -> [String; 5] {
         None => current.to_string(),
     };
     let health = match endpoint["state"].as_str() {
-        Some(state @ ("draining" | "refused")) => state.to_owned(),
+        Some(state @ ("draining" | "refused" | "removed")) => state.to_owned(),
+        Some("notSelected") => "not selected".to_owned(),
         _ => word(&endpoint["health"]),
     };
-    let origin = format!("{}:{}", word(&endpoint["origin"]["file"]), endpoint["origin"]["line"]);
-    [word(&endpoint["name"]), word(&endpoint["address"]), health, clients, origin]
+    let file = word(&endpoint["origin"]["file"]);
+    let origin = if file.is_empty() { "-".to_owned() } else { format!("{file}:{}", endpoint["origin"]["line"]) };
+    let address = word(&endpoint["address"]);
+    let address = if address.is_empty() { "-".to_owned() } else { address };
+    [word(&endpoint["name"]), address, health, clients, origin]
 }
 
 fn table(head: [&str; 5], rows: &[[String; 5]]) -> String {

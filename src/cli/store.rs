@@ -103,7 +103,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
 /// An inspection must not create a store.
 fn is_there(data_dir: &std::path::Path) -> anyhow::Result<()> {
     if !records::is_store(data_dir) {
-        bail!("{}: there is no store; it is made by `weir run --data-dir`", data_dir.display());
+        bail!("{}: there is no store; `weir run --data-dir` creates it", data_dir.display());
     }
     Ok(())
 }

@@ -20,22 +20,22 @@ use crate::http_client::query_value;
 #[command(after_help = "Examples:\n  weir trace --client-id sensor-7\n  \
     weir trace --client-id sensor-7 --limit 20 --format json | jq -r 'select(.packet == \"PUBLISH\") | .topic'")]
 pub(super) struct Args {
-    /// Whose packets
+    /// The client to trace
     #[arg(long, value_name = "ID")]
     client_id: String,
-    /// Only where it is connected to this endpoint (the same id may be in use under several mountpoints)
+    /// Only its connection to this endpoint (the same id may be in use under several mountpoints)
     #[arg(long, value_name = "NAME")]
     endpoint: Option<String>,
     /// Show payloads, too: the first KiB of each
     #[arg(long)]
     payloads: bool,
-    /// End after so many packets
+    /// End after this number of packets
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
     /// The broker's status address.
-    #[arg(long, default_value = "http://127.0.0.1:8080", env = "WEIR_STATUS", value_name = "URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8080", env = "WEIR_STATUS", value_name = "URL", value_parser = broker::status_url)]
     status: String,
-    /// `json`: an object a line
+    /// `json`: one object per line
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
 }

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::Exit;
-use super::broker::fetch;
+use super::broker::{fetch, status_url};
 use super::print::{Format, print};
-use crate::cluster::{Goal, GoalStatus, RefusalFilter, SourceProgress, check_goal, check_nodes};
+use crate::cluster::{Goal, GoalStatus, RefusalFilter, SourceProgress, check_goal, check_nodes, is_commit_id};
 use crate::state::NodeRecord;
 use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};
@@ -20,10 +20,13 @@ const READ_EVERY: u64 = 10;
 /// Exits with 0 once it is applied, with 2 once it is applied with refusals, with 1 after the time-out: then the
 /// brokers that have not applied it are printed with the reason.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  weir wait --revision $(git rev-parse HEAD)    after a commit\n  weir wait --key tenant-a --cluster    after etcdctl put"
+)]
 #[command(group = clap::ArgGroup::new("goal").required(true).args(["revision", "digest", "key"]))]
 pub(super) struct Args {
-    /// Until this revision. Of a broker that follows an etcd: its number, or a later one. Of any other: the commit, or
-    /// at least 7 digits of its beginning
+    /// Until this revision or a later one is applied: with etcd a revision number; with git a commit, or at least 7 digits of its
+    /// beginning (a descendant counts as later)
     #[arg(long, value_name = "R")]
     revision: Option<String>,
     /// Until the declaration has this digest, as `weir validate` prints it
@@ -39,7 +42,7 @@ pub(super) struct Args {
     #[arg(long)]
     cluster: bool,
     /// The status address of the broker to ask
-    #[arg(long, default_value = "http://127.0.0.1:8080", env = "WEIR_STATUS", value_name = "URL")]
+    #[arg(long, default_value = "http://127.0.0.1:8080", env = "WEIR_STATUS", value_name = "URL", value_parser = status_url)]
     status: String,
     /// How long to wait, seconds
     #[arg(long, value_name = "S", default_value_t = 60)]
@@ -93,9 +96,21 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::Failure)
 }
 
+/// The path that answers about the source, and about the commit that is waited for.
+fn source_path(args: &Args, fresh: bool) -> String {
+    // A number may be a revision of etcd; the broker refuses what is neither that nor a commit.
+    let commit = args.revision.as_deref().filter(|wanted| is_commit_id(wanted));
+    match (fresh, commit) {
+        (false, None) => "/api/source".to_owned(),
+        (true, None) => "/api/source?fresh=true".to_owned(),
+        (false, Some(commit)) => format!("/api/source?contains={commit}"),
+        (true, Some(commit)) => format!("/api/source?fresh=true&contains={commit}"),
+    }
+}
+
 fn poll(args: &Args, fresh: bool) -> anyhow::Result<ClusterSnapshot> {
-    let source = if fresh { "/api/source?fresh=true" } else { "/api/source" };
-    let [source, nodes, status] = fetch(&args.status, [source, "/api/cluster/nodes", "/api/cluster/status"])?;
+    let source = source_path(args, fresh);
+    let [source, nodes, status] = fetch(&args.status, [source.as_str(), "/api/cluster/nodes", "/api/cluster/status"])?;
     let mut records = Vec::new();
     for node in nodes["nodes"].as_array().into_iter().flatten() {
         let record = serde_json::from_value(node.clone()).context("/api/cluster/nodes is not understood")?;
@@ -107,7 +122,7 @@ fn poll(args: &Args, fresh: bool) -> anyhow::Result<ClusterSnapshot> {
     let endpoints = match &args.endpoint {
         None => None,
         Some(_) => {
-            let [endpoints] = fetch(&args.status, ["/api/endpoints/status"])?;
+            let [endpoints] = fetch(&args.status, ["/api/endpoints/status?all=true"])?;
             let all = endpoints["endpoints"].as_object().into_iter().flat_map(|all| all.values());
             Some(all.filter_map(|each| each["name"].as_str().map(ToOwned::to_owned)).collect())
         }
@@ -119,6 +134,10 @@ fn poll(args: &Args, fresh: bool) -> anyhow::Result<ClusterSnapshot> {
             reads: source["reads"].as_u64().unwrap_or_default(),
             read_revision: store["readRevision"].as_i64(),
             documents: store["attemptedDocuments"].as_str().map(ToOwned::to_owned),
+            containing: source["appliedRevision"]
+                .as_str()
+                .filter(|_| source["contains"] == true)
+                .map(ToOwned::to_owned),
         },
         error: status["trouble"].as_str().filter(|_| args.cluster).map(ToOwned::to_owned),
         endpoints,
@@ -129,7 +148,7 @@ fn applied(args: &Args, snapshot: &ClusterSnapshot, refusals: &[(String, String)
     if let (Some(name), Some(known)) = (&args.endpoint, &snapshot.endpoints)
         && !known.contains(name)
     {
-        bail!("applied, but no endpoint is called {name:?}");
+        bail!("applied, but no endpoint is named {name:?}");
     }
     let exit = if refusals.is_empty() { Exit::Success } else { Exit::Reserved };
     if args.format == Format::Json {

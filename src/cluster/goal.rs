@@ -35,6 +35,8 @@ pub struct SourceProgress {
     /// Of a store: the revision up to which it is read, and the digest of its documents there.
     pub read_revision: Option<i64>,
     pub documents: Option<String>,
+    /// The applied revision that has the wanted commit among its ancestors, where the broker knows that.
+    pub containing: Option<String>,
 }
 
 /// The answer.
@@ -68,10 +70,15 @@ pub fn check_goal(goal: &Goal, progress: &SourceProgress) -> Result<(), GoalErro
         let is_number = wanted.parse::<i64>().is_ok();
         return if is_number { Ok(()) } else { Err(GoalError::NotANumber { wanted: wanted.clone() }) };
     }
-    if wanted.len() >= COMMIT_CHARS_MIN && wanted.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    if is_commit_id(wanted) {
         return Ok(());
     }
     Err(GoalError::NotACommit { wanted: wanted.clone() })
+}
+
+/// Whether a text may be the id of a commit, or its beginning.
+pub fn is_commit_id(text: &str) -> bool {
+    (COMMIT_CHARS_MIN..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Judges `nodes` by `goal`.
@@ -118,7 +125,7 @@ fn unmet(node: &NodeRecord, progress: &SourceProgress, goal: &Goal) -> Option<St
                 let is_later = wanted.is_some_and(|wanted| applied.parse().is_ok_and(|applied: i64| applied >= wanted));
                 is_later || (is_read && same_documents)
             } else {
-                is_commit(applied, wanted)
+                is_commit(applied, wanted) || progress.containing.as_ref() == Some(applied)
             };
             if reached {
                 return None;
@@ -203,6 +210,7 @@ mod tests {
             reads: 3,
             read_revision: Some(read_revision),
             documents: Some(documents.into()),
+            containing: None,
         }
     }
 
@@ -231,6 +239,11 @@ mod tests {
             let status = check_nodes(&commit, &SourceProgress::default(), &revision(wanted), &ALL);
             assert_eq!(matches!(status, GoalStatus::Applied(_)), reached, "{wanted}");
         }
+        let ancestor = SourceProgress { containing: Some("0badc0ffee00".into()), ..SourceProgress::default() };
+        let status = check_nodes(&commit, &ancestor, &revision("1234567"), &ALL);
+        assert_eq!(status, GoalStatus::Applied(vec![]), "an ancestor of the applied commit is applied");
+        let moved = SourceProgress { containing: Some("c0ffee000000".into()), ..SourceProgress::default() };
+        assert_eq!(names(check_nodes(&commit, &moved, &revision("1234567"), &ALL)), ["a"]);
         let dirty = [node("a", "0badc0ffee00+dirty", "")];
         assert_eq!(names(check_nodes(&dirty, &SourceProgress::default(), &revision("0badc0ffee00"), &ALL)), ["a"]);
     }

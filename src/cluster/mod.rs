@@ -9,6 +9,6 @@ mod goal;
 mod member;
 
 pub use convergence::{DuplicateNames, NodeConvergence, node_convergence};
-pub use goal::{Goal, GoalError, GoalStatus, RefusalFilter, SourceProgress, check_goal, check_nodes};
+pub use goal::{Goal, GoalError, GoalStatus, RefusalFilter, SourceProgress, check_goal, check_nodes, is_commit_id};
 #[cfg(feature = "etcd")]
 pub use member::{ClusterMember, MemberHandle, spawn_member};

@@ -35,9 +35,9 @@ pub struct LogFilter(Targets);
 /// Why a text is not a [`LogFilter`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LogFilterError {
-    #[error("{word:?} is no level; levels are {}, and a module has its own by MODULE=LEVEL", level_names())]
+    #[error("{word:?} is not a level; levels are {}, and a module has its own by MODULE=LEVEL", level_names())]
     Level { word: String },
-    #[error("{text:?} is no module; a module is written weirmq::net")]
+    #[error("{text:?} is not a module; a module is written weirmq::net")]
     Module { text: String },
 }
 

@@ -98,6 +98,16 @@ impl ServerOptions {
 }
 
 impl SourceOptions {
+    /// The directory of documents; with etcd there is none.
+    pub(super) fn directory(&self) -> Option<PathBuf> {
+        match self {
+            Self::Directory(options) => Some(options.root.clone()),
+            Self::GitRef { directory, .. } => Some(directory.clone()),
+            #[cfg(feature = "etcd")]
+            Self::Etcd(_) => None,
+        }
+    }
+
     /// The name that a last known good declaration is saved under: one of another source is not used.
     pub(super) fn name(&self) -> String {
         let absolute = |location: String| {

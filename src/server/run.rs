@@ -90,6 +90,7 @@ pub(super) async fn serve_until_stopped(
             source.resync_requester(),
         );
         let view = view.with_store(store).with_telemetry(exporter.as_ref().map(Exporter::stats));
+        let view = view.with_directory(options.source.directory());
         start_status(socket, view, &options)
     });
     let status = status.transpose()?;
@@ -245,7 +246,7 @@ fn join_cluster(
 
 /// Asks all clients to leave; another [`Signal::Stop`] ends that at once.
 async fn shut_down(plane: &DataPlane, status: Option<StatusServer>, signals: mpsc::Receiver<Signal>) {
-    tracing::info!("shutdown started: clients are asked to leave");
+    tracing::info!("shutdown started: disconnecting clients");
     let orderly = async {
         if let Err(error) = plane.shutdown(SHUTDOWN_GRACE).await {
             tracing::error!(%error, "data plane shutdown failed");

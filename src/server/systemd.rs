@@ -59,7 +59,7 @@ impl Manager {
     }
 
     pub(super) fn stopping(&self) {
-        self.notify("STOPPING=1\nSTATUS=clients are asked to leave");
+        self.notify("STOPPING=1\nSTATUS=disconnecting clients");
     }
 }
 
@@ -124,7 +124,7 @@ fn status_line(state: &ControlState) -> String {
         Phase::Starting => format!("waiting for a declaration in {}", state.source.location),
         Phase::Serving if live == 1 => format!("serving {revision}: 1 endpoint listens"),
         Phase::Serving => format!("serving {revision}: {live} endpoints listen"),
-        Phase::Draining => "clients are asked to leave".to_owned(),
+        Phase::Draining => "disconnecting clients".to_owned(),
     };
     if errors > 0 {
         let plural = if errors == 1 { "" } else { "s" };

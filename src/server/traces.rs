@@ -111,7 +111,7 @@ impl TraceOptions {
                     roots.add(certificate).map_err(|error| bad(error.to_string()))?;
                 }
                 if roots.is_empty() {
-                    return Err(bad("no certificate in it".to_owned()));
+                    return Err(bad("it contains no certificate".to_owned()));
                 }
             }
             None => {

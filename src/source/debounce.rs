@@ -31,7 +31,7 @@ pub(super) async fn wait_until_settled(
         match lock() {
             Some(path) if start.elapsed() >= LOCK_WAIT_MAX => {
                 return Some(format!(
-                    "{} has been there for {} s; remove it if no git is at work: until then nothing is deleted",
+                    "{} has existed for {} s; remove it if no git is running: until then nothing is deleted",
                     path.display(),
                     LOCK_WAIT_MAX.as_secs()
                 ));
@@ -48,5 +48,5 @@ pub(super) async fn wait_until_settled(
 
 /// The note for a reading made while git has locked its index.
 pub(super) fn index_locked(lock: &impl Fn() -> Option<PathBuf>) -> Option<String> {
-    lock().map(|path| format!("git is at work ({} is there)", path.display()))
+    lock().map(|path| format!("git is running ({} exists)", path.display()))
 }

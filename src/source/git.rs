@@ -73,7 +73,7 @@ impl Repository {
         common_dir.join("objects").is_dir().then_some(Repository { git_dir, common_dir, prefix })
     }
 
-    /// Whether git is at work in the index just now.
+    /// Whether git is running in the index just now.
     pub(super) fn index_lock(&self) -> Option<PathBuf> {
         let lock = self.git_dir.join("index.lock");
         fs::symlink_metadata(&lock).is_ok().then_some(lock)
@@ -119,6 +119,17 @@ impl Repository {
             // --verify with --quiet fails without a message where there is no such commit.
             Err(GitError::Failed { message, .. }) if message.is_empty() => Ok(None),
             Err(e) => Err(e),
+        }
+    }
+
+    /// Whether `commit` is `of` or one of its ancestors; `None`: the repository does not have one of them.
+    pub(super) fn is_ancestor(&self, commit: &str, of: &str) -> Result<Option<bool>, GitError> {
+        let (Some(commit), Some(of)) = (self.resolve(commit)?, self.resolve(of)?) else { return Ok(None) };
+        match self.run(&["merge-base", "--is-ancestor", &commit, &of], None) {
+            Ok(_) => Ok(Some(true)),
+            // It fails without a message where the answer is no.
+            Err(GitError::Failed { message, .. }) if message.is_empty() => Ok(Some(false)),
+            Err(error) => Err(error),
         }
     }
 
@@ -210,7 +221,7 @@ impl Repository {
         let stderr = read_apart(child.stderr.take());
         let Ok(output) = stdout.recv_timeout(RUN_TIME_MAX) else {
             let killed = child.kill().and_then(|()| child.wait());
-            let ended = killed.map_or_else(|e| format!("; it cannot be ended: {e}"), |_| String::new());
+            let ended = killed.map_or_else(|e| format!("; it cannot be killed: {e}"), |_| String::new());
             return Err(fail(format!("no answer within {} s{ended}", RUN_TIME_MAX.as_secs())));
         };
         let status = child.wait().map_err(|e| fail(e.to_string()))?;

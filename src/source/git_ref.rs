@@ -123,7 +123,7 @@ impl GitRefReader {
                     Ok(Arc::clone(bytes))
                 }
                 (Some(message), _) => Err(ReadError { message }),
-                (None, None) => Err(ReadError { message: "git did not hand it out".into() }),
+                (None, None) => Err(ReadError { message: "git did not return it".into() }),
             };
             let place = self.directory.join(&path);
             files.push(SourceFile {

@@ -16,6 +16,7 @@ mod walk;
 mod watch;
 mod work_tree;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -26,6 +27,7 @@ use tokio::sync::{Notify, mpsc};
 pub(crate) use directory::jittered;
 pub use directory::{DirectoryOptions, DirectoryReader, spawn_directory};
 pub use error::{SourceErrorCounts, SourceErrorKind};
+use git::Repository;
 pub use git_ref::{GitRefReader, spawn_git_ref};
 pub(crate) use memory::MEMORY;
 pub use memory::{MemoryFile, spawn_memory};
@@ -75,6 +77,16 @@ pub struct Commit {
     pub committed_at: Timestamp,
     /// The message's first line.
     pub subject: String,
+}
+
+/// Whether `commit` is the commit `of` or one of its ancestors, in the repository that `directory` lies in. Both are hexadecimal
+/// ids or their beginnings. `None`: there is no repository, it lacks one of the commits, or git fails. It runs git, so it blocks.
+pub fn is_ancestor(directory: &Path, commit: &str, of: &str) -> Option<bool> {
+    let answer = Repository::discover(directory)?.is_ancestor(commit, of);
+    answer.unwrap_or_else(|error| {
+        tracing::debug!(commit, of, "commit ancestry unknown: {error}");
+        None
+    })
 }
 
 /// Why a source cannot be read at all. Never a deletion.

@@ -165,7 +165,7 @@ impl Walker<'_> {
             Err(e) => {
                 self.link_directories(path);
                 let message = if e.kind() == io::ErrorKind::NotFound {
-                    "a symbolic link that leads nowhere".to_owned()
+                    "a dangling symbolic link".to_owned()
                 } else {
                     describe(&e)
                 };

@@ -1,5 +1,5 @@
 //! Access to the status server: a bearer token, a client certificate, either of them where both are declared, or none.
-//! Certificates and token are read again when their files change; where that fails, the former ones stay in force.
+//! Certificates and token are read again when their files change; where that fails, the former ones stay in use.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -102,7 +102,7 @@ impl Access {
             }
             let error = self.renew().err().map(|error| error.to_string());
             if let Some(error) = error.as_ref().filter(|_| error != failed) {
-                tracing::error!("status credentials reload failed: {error}; the former ones stay in force");
+                tracing::error!("status credentials reload failed: {error}; the former ones stay in use");
             }
             failed = error;
         }
@@ -190,7 +190,7 @@ fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, AccessError> {
     let certificates = |path: &PathBuf| -> Result<Vec<CertificateDer<'static>>, AccessError> {
         let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
         let found = found.map_err(|error| wrong(path, &error))?;
-        if found.is_empty() { Err(wrong(path, &"no certificate in it")) } else { Ok(found) }
+        if found.is_empty() { Err(wrong(path, &"it contains no certificate")) } else { Ok(found) }
     };
     let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| wrong(&files.key, &error))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());

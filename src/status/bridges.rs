@@ -83,7 +83,7 @@ pub(super) fn list(app: &App, query: &Query) -> Reply {
         all.into_iter().filter(|bridge| wanted.is_none_or(|name| bridge.name == name)).collect();
     match wanted {
         Some(name) if bridges.is_empty() => {
-            Err(Problem::not_found(format!("no bridge is called {name:?}; there are {known}")))
+            Err(Problem::not_found(format!("no bridge is named {name:?}; there are {known}")))
         }
         _ => Ok(json!({"total": bridges.len(), "bridges": bridges})),
     }
@@ -109,7 +109,7 @@ pub(super) fn encode(out: &mut DescriptorEncoder, bridges: &[BridgeView]) -> fmt
         }),
         (
             "weir_bridge_lag",
-            "Time for which messages have been waiting or in flight without a break.",
+            "Time since messages have been queued or in flight without a break.",
             Some(Unit::Seconds),
             |link| link.lag_s,
         ),
@@ -121,7 +121,7 @@ pub(super) fn encode(out: &mut DescriptorEncoder, bridges: &[BridgeView]) -> fmt
         }
     }
     let counters: [Counter; 4] = [
-        ("weir_bridge_connects", "Times that the link came up.", |link| link.connects),
+        ("weir_bridge_connects", "Times that the link was established.", |link| link.connects),
         ("weir_bridge_failures", "Attempts that failed, and links that were lost.", |link| link.failures),
         ("weir_bridge_messages_sent", "Messages sent to the other broker, repeats included.", |link| {
             link.messages_sent

@@ -112,7 +112,7 @@ pub(super) async fn receive(
         refuse(Refused::BodySize, StatusCode::PAYLOAD_TOO_LARGE, message)
     };
     let over_budget = || {
-        let message = "the bodies of other requests take all the memory for bodies; try again".to_owned();
+        let message = "the memory for request bodies is used up; retry later".to_owned();
         refuse(Refused::BodyBudget, StatusCode::SERVICE_UNAVAILABLE, message)
     };
     let declared = declared_length(headers, &body);

@@ -10,12 +10,14 @@ use super::query::Query;
 use super::router::App;
 use super::{DocumentView, StateView, endpoints};
 use weir_declare::config::{Kind, document_yaml};
-use weir_declare::reconcile::render;
+use weir_declare::reconcile::{ChangeCauses, render};
 
 const YAML: &str = "application/yaml; charset=utf-8";
 /// Entries of `history`: without `limit`, and at most.
 const HISTORY_DEFAULT: usize = 50;
 const HISTORY_MAX: usize = 1000;
+/// A commit's beginning that is shorter than this may be another's.
+const COMMIT_CHARS_MIN: usize = 7;
 
 /// `GET /api/declared?kind=&name=`
 pub(super) fn declared(app: &App, query: &Query) -> Reply {
@@ -68,7 +70,7 @@ pub(super) fn plan(app: &App, _: &Query) -> Reply {
             })
         })
         .collect();
-    let plan = render::json(&state.plan, "");
+    let plan = render::json(&state.plan, &ChangeCauses::default(), "");
     Ok(json!({
         "converged": pending.is_empty(),
         "summary": plan["summary"],
@@ -82,11 +84,9 @@ pub(super) fn plan(app: &App, _: &Query) -> Reply {
 }
 
 /// `GET /api/source?fresh=true`: requests a reading of the source; `reads` increases when it is done.
-pub(super) fn source(app: &App, query: &Query) -> Reply {
-    match query.get("fresh") {
-        None | Some("false") => {}
-        Some("true") => app.view.read_source(),
-        Some(other) => return Err(Problem::bad_request(format!("fresh={other:?} is neither true nor false"))),
+pub(super) async fn source(app: &App, query: &Query) -> Reply {
+    if query.flag("fresh")? {
+        app.view.read_source();
     }
     let state = app.view.state();
     let mut data = json!(state.source);
@@ -94,8 +94,26 @@ pub(super) fn source(app: &App, query: &Query) -> Reply {
         fields.insert("suspended".to_owned(), json!(state.suspended));
         fields.insert("declarationDigest".to_owned(), json!(state.declaration_digest));
         fields.insert("liveDigest".to_owned(), json!(state.live_digest));
+        if let Some(commit) = query.get("contains") {
+            fields.insert("contains".to_owned(), json!(contains(app, &state, commit).await?));
+        }
     }
     Ok(data)
+}
+
+/// Whether `commit` is applied: as the applied revision, or as one of its ancestors. `None`: that is not known.
+async fn contains(app: &App, state: &StateView, commit: &str) -> Result<Option<bool>, Problem> {
+    let is_id = (COMMIT_CHARS_MIN..=64).contains(&commit.len()) && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_id {
+        let message =
+            format!("contains={commit:?} is not a commit: give at least {COMMIT_CHARS_MIN} hexadecimal digits");
+        return Err(Problem::bad_request(message));
+    }
+    // A work tree with uncommitted changes has no commit.
+    let applied = state.source.applied_revision.as_deref().filter(|_| state.source.kind == "git");
+    let Some(applied) = applied.filter(|revision| !revision.contains('+')) else { return Ok(None) };
+    let answer = app.view.contains(commit.to_ascii_lowercase(), applied.to_owned());
+    Ok(tokio::time::timeout(app.options.request_timeout, answer).await.ok().flatten())
 }
 
 /// `GET /api/ignite/status`: Weir has no Ignite; names the path to use instead.

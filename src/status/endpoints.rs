@@ -46,12 +46,27 @@ impl EndpointView {
     pub(super) fn phase(&self) -> &'static str {
         match (self.listening(), self.enabled()) {
             (true, _) => "listening",
-            (false, _) if self.conditions.is_true(ConditionType::Draining) => "draining",
+            (false, _) if self.has_draining_clients() => "draining",
+            (false, _) if self.removed() => "removed",
             (false, false) if self.refused() => "refused",
             (false, true) if self.not_selected() => "notSelected",
             (false, true) => "down",
             (false, false) => "disabled",
         }
+    }
+
+    /// Whether clients of its closed listener are still connected.
+    fn has_draining_clients(&self) -> bool {
+        let draining = self.conditions.get(ConditionType::Draining);
+        draining.is_some_and(|draining| {
+            draining.status == ConditionStatus::True && draining.reason == ConditionReason::Removed
+        })
+    }
+
+    /// Whether its document was deleted.
+    fn removed(&self) -> bool {
+        let accepted = self.conditions.get(ConditionType::Accepted);
+        self.declared.is_none() && accepted.is_some_and(|accepted| accepted.reason == ConditionReason::Removed)
     }
 
     /// Whether its document has errors, and no good one is held.
@@ -61,7 +76,7 @@ impl EndpointView {
     }
 
     /// Whether `nodes` gives it to other brokers.
-    fn not_selected(&self) -> bool {
+    pub(super) fn not_selected(&self) -> bool {
         self.conditions
             .get(ConditionType::Programmed)
             .is_some_and(|condition| condition.reason == ConditionReason::NotSelected)
@@ -94,22 +109,26 @@ fn port_of(body: &Value) -> Option<u16> {
     u16::try_from(body.get("port")?.as_u64()?).ok()
 }
 
-/// Which endpoint a request speaks of: the one that `port`, `name` or both name, or (`None`) all.
+/// The endpoint that a request names: the one that `port`, `name` or both name, or (`None`) all.
 pub(super) fn select<'a>(state: &'a StateView, query: &Query) -> Result<Option<&'a EndpointView>, Problem> {
     let (name, port) = (query.get("name"), query.port()?);
-    let found: Vec<&EndpointView> = state
+    let mut found: Vec<&EndpointView> = state
         .endpoints
         .iter()
         .filter(|endpoint| name.is_none_or(|name| endpoint.name == name))
         .filter(|endpoint| port.is_none_or(|port| endpoint.has_port(port)))
         .collect();
+    // A port of this broker's endpoint does not mean one of other brokers' endpoints.
+    if found.iter().any(|endpoint| !endpoint.not_selected()) {
+        found.retain(|endpoint| !endpoint.not_selected());
+    }
     match (name, port, &found[..]) {
         (None, None, _) => Ok(None),
         (_, _, [endpoint]) => Ok(Some(endpoint)),
         (None, Some(port), []) => Err(Problem::not_found(format!("no endpoint on port {port}"))),
-        (Some(name), None, []) => Err(Problem::not_found(format!("no endpoint is called {name:?}"))),
+        (Some(name), None, []) => Err(Problem::not_found(format!("no endpoint is named {name:?}"))),
         (Some(name), Some(port), []) => {
-            Err(Problem::not_found(format!("no endpoint is called {name:?} and has port {port}")))
+            Err(Problem::not_found(format!("no endpoint is named {name:?} and has port {port}")))
         }
         // Names are unique, so only a port can mean several.
         (_, port, several) => Err(ambiguous(port.unwrap_or_default(), several)),
@@ -118,7 +137,7 @@ pub(super) fn select<'a>(state: &'a StateView, query: &Query) -> Result<Option<&
 
 fn ambiguous(port: u16, found: &[&EndpointView]) -> Problem {
     let names: Vec<&str> = found.iter().map(|endpoint| endpoint.name.as_str()).collect();
-    let message = format!("{} endpoints have port {port}: {}; ask by ?name=", names.len(), names.join(", "));
+    let message = format!("{} endpoints have port {port}: {}; select one by ?name=", names.len(), names.join(", "));
     Problem::new(StatusCode::CONFLICT, message).with_data(json!({"port": port, "names": names}))
 }
 
@@ -126,13 +145,27 @@ fn ambiguous(port: u16, found: &[&EndpointView]) -> Problem {
 pub(super) fn one_or_all(state: &StateView, query: &Query, answer: impl Fn(&EndpointView) -> Value) -> Reply {
     Ok(match select(state, query)? {
         Some(endpoint) => answer(endpoint),
-        None => json!({"endpoints": keyed(state, answer), "total": state.endpoints.len()}),
+        None => {
+            let shown = shown(state, query)?;
+            json!({"endpoints": keyed(&shown, answer), "total": shown.len(), "notSelected": not_selected(state)})
+        }
     })
 }
 
+/// The endpoints that a list shows: those of this broker; with `all=true` also those that `nodes` gives to other brokers.
+pub(super) fn shown<'a>(state: &'a StateView, query: &Query) -> Result<Vec<&'a EndpointView>, Problem> {
+    let all = query.flag("all")?;
+    Ok(state.endpoints.iter().filter(|endpoint| all || !endpoint.not_selected()).collect())
+}
+
+/// The number of declared endpoints that `nodes` gives to other brokers.
+fn not_selected(state: &StateView) -> usize {
+    state.endpoints.iter().filter(|endpoint| endpoint.phase() == "notSelected").count()
+}
+
 /// Endpoints keyed as FluxMQ keys them, by port, in its order; by `host:port` where a port occurs twice.
-pub(super) fn keyed(state: &StateView, value: impl Fn(&EndpointView) -> Value) -> Map<String, Value> {
-    let mut ordered: Vec<&EndpointView> = state.endpoints.iter().collect();
+fn keyed(endpoints: &[&EndpointView], value: impl Fn(&EndpointView) -> Value) -> Map<String, Value> {
+    let mut ordered = endpoints.to_vec();
     ordered.sort_by_key(|endpoint| (endpoint.port().is_none(), endpoint.port(), &endpoint.address, &endpoint.name));
     let mut on_port: BTreeMap<Option<u16>, usize> = BTreeMap::new();
     for endpoint in &ordered {
@@ -153,11 +186,17 @@ pub(super) fn keyed(state: &StateView, value: impl Fn(&EndpointView) -> Value) -
 }
 
 /// `GET /api/endpoints/list`
-pub(super) fn list(app: &App, _: &Query) -> Reply {
+pub(super) fn list(app: &App, query: &Query) -> Reply {
     let state = app.view.state();
+    let shown = shown(&state, query)?;
     let active: BTreeSet<u16> =
         state.endpoints.iter().filter(|endpoint| endpoint.listening()).filter_map(EndpointView::port).collect();
-    Ok(json!({"endpoints": keyed(&state, entry), "activePorts": active, "total": state.endpoints.len()}))
+    Ok(json!({
+        "endpoints": keyed(&shown, entry),
+        "activePorts": active,
+        "total": shown.len(),
+        "notSelected": not_selected(&state),
+    }))
 }
 
 /// The effective fields by FluxMQ's names, and the endpoint's name, address and state.

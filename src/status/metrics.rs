@@ -124,7 +124,7 @@ impl Scrape {
         gauge(out, "weir_sessions", "Sessions of connected and of offline clients.", held.sessions)?;
         gauge(out, "weir_subscriptions", "Subscriptions of all sessions.", held.subscriptions)?;
         gauge(out, "weir_messages_inflight", "Messages sent and not yet acknowledged.", held.inflight_messages)?;
-        gauge(out, "weir_messages_queued", "Messages waiting in sessions.", held.queued_messages)?;
+        gauge(out, "weir_messages_queued", "Messages queued in sessions.", held.queued_messages)?;
         gauge(out, "weir_retained_messages", "Retained messages.", held.retained_messages)?;
         gauge_of(
             out,
@@ -141,9 +141,9 @@ impl Scrape {
         self.held(out, "weir_endpoint_subscriptions", help, |held| held.subscriptions)?;
         let help = "Messages sent to its sessions and not yet acknowledged.";
         self.held(out, "weir_endpoint_messages_inflight", help, |held| held.inflight_messages)?;
-        let help = "Messages waiting in its sessions.";
+        let help = "Messages queued in its sessions.";
         self.held(out, "weir_endpoint_messages_queued", help, |held| held.queued_messages)?;
-        let help = "Bytes of the messages waiting in its sessions.";
+        let help = "Bytes of the messages queued in its sessions.";
         self.held(out, "weir_endpoint_queued_bytes", help, |held| held.queued_bytes)
     }
 
@@ -162,17 +162,17 @@ impl Scrape {
     fn memory(&self, out: &mut DescriptorEncoder) -> fmt::Result {
         let Some(memory) = &self.memory else { return Ok(()) };
         let (bytes, kind_of) = (Some(&Unit::Bytes), |kind: MemoryKind| [("kind", kind.label())]);
-        let help = "Memory that the broker counts, by what takes it.";
+        let help = "Memory in use, as the broker counts it, by kind.";
         let mut used = out.encode_descriptor("weir_memory", help, bytes, MetricType::Gauge)?;
         for kind in MemoryKind::ALL {
             used.encode_family(&kind_of(kind))?.encode_gauge(&(memory.used(kind) as u64))?;
         }
-        let help = "Memory that each kind may take: its share of --memory.";
+        let help = "Memory limit of each kind: its share of --memory.";
         let mut limit = out.encode_descriptor("weir_memory_limit", help, bytes, MetricType::Gauge)?;
         for kind in MemoryKind::ALL {
             limit.encode_family(&kind_of(kind))?.encode_gauge(&(memory.limit(kind) as u64))?;
         }
-        let help = "What was refused because a kind takes as much memory as it may.";
+        let help = "Refusals because the memory share of a kind was used up.";
         let mut refusals = out.encode_descriptor("weir_memory_refusals", help, None, MetricType::Counter)?;
         for kind in MemoryKind::ALL {
             refusals
@@ -187,7 +187,12 @@ impl Scrape {
         let Some(store) = &self.store else { return Ok(()) };
         let read = |value: &AtomicU64| value.load(Ordering::Relaxed);
         counter(out, "weir_store_commits", "Commits, each with one fsync.", read(&store.commits))?;
-        counter(out, "weir_store_records", "Records written, what cleaning moved not counted.", read(&store.records))?;
+        counter(
+            out,
+            "weir_store_records",
+            "Records written, without those that cleaning moved.",
+            read(&store.records),
+        )?;
         let help = "Batches of records from shards; several share a commit.";
         counter(out, "weir_store_batches", help, read(&store.batches))?;
         let spent = read(&store.commit_ns) as f64 / 1e9;
@@ -200,8 +205,8 @@ impl Scrape {
         .encode_counter::<NoLabelSet, f64, f64>(&spent, None)?;
         gauge(out, "weir_store_files", "Files of the log.", read(&store.files))?;
         gauge_of(out, "weir_store_size", "Size of the log.", Unit::Bytes, read(&store.bytes) as f64)?;
-        gauge_of(out, "weir_store_live", "Records in force.", Unit::Bytes, read(&store.live_bytes) as f64)?;
-        gauge(out, "weir_store_live_records", "Records in force.", read(&store.live_records))?;
+        gauge_of(out, "weir_store_live", "Live records.", Unit::Bytes, read(&store.live_bytes) as f64)?;
+        gauge(out, "weir_store_live_records", "Live records.", read(&store.live_records))?;
         gauge(out, "weir_store_full", "1 while the store's disk is full.", store.full.load(Ordering::Relaxed))
     }
 
@@ -258,7 +263,7 @@ impl Scrape {
             let is = source.error.as_ref().is_some_and(|error| error.kind == kind);
             error.encode_family(&vec![("kind", kind.as_str())])?.encode_gauge(&u64::from(is))?;
         }
-        let help = "Errors of the source, by kind, including those that were gone at the next attempt.";
+        let help = "Errors of the source, by kind, including those resolved by the next attempt.";
         let mut incidents = out.encode_descriptor("weir_source_incidents", help, None, MetricType::Counter)?;
         for kind in SourceErrorKind::ALL {
             let count = source.incidents.get(kind.as_str()).copied().unwrap_or_default();
@@ -280,8 +285,8 @@ impl Scrape {
     fn telemetry(&self, out: &mut DescriptorEncoder) -> fmt::Result {
         let Some(telemetry) = &self.telemetry else { return Ok(()) };
         let taken = !telemetry.failing.load(Ordering::Relaxed);
-        gauge(out, "weir_telemetry_up", "1 while the OpenTelemetry collector takes traces.", taken)?;
-        let help = "Spans that the OpenTelemetry collector took.";
+        gauge(out, "weir_telemetry_up", "1 while the OpenTelemetry collector accepts traces.", taken)?;
+        let help = "Spans that the OpenTelemetry collector accepted.";
         counter(out, "weir_telemetry_spans_exported", help, telemetry.exported.load(Ordering::Relaxed))?;
         let help = "Spans that were not exported to the OpenTelemetry collector, by reason.";
         let mut dropped = out.encode_descriptor("weir_telemetry_spans_dropped", help, None, MetricType::Counter)?;
@@ -293,12 +298,12 @@ impl Scrape {
     }
 
     fn authentication(&self, out: &mut DescriptorEncoder) -> fmt::Result {
-        let help = "Authentications dropped before a password was hashed or a service was asked, by reason.";
+        let help = "Authentications dropped before a password was hashed or a service was queried, by reason.";
         let mut family = out.encode_descriptor("weir_auth_attempts_dropped", help, None, MetricType::Counter)?;
         for (reason, count) in self.auth.dropped {
             family.encode_family(&vec![("reason", reason)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
-        let help = "Entries that full tables of recent attempts gave up while they still counted, by table.";
+        let help = "Entries evicted from full tables of recent attempts before they expired, by table.";
         let mut family = out.encode_descriptor("weir_auth_table_evictions", help, None, MetricType::Counter)?;
         for (table, count) in self.auth.evicted {
             family.encode_family(&vec![("table", table)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
@@ -327,7 +332,7 @@ impl Scrape {
                 family.encode_family(&labels)?.encode_gauge(&u64::from(endpoint.health() == word))?;
             }
         }
-        let help = "Conditions, 1 for True and 0 for False; absent while not judged.";
+        let help = "Conditions, 1 for True and 0 for False; absent while unknown.";
         let mut family = out.encode_descriptor("weir_endpoint_condition", help, None, MetricType::Gauge)?;
         for endpoint in &self.state.endpoints {
             for condition in endpoint.conditions.iter().filter(|each| each.status != ConditionStatus::Unknown) {
@@ -398,7 +403,7 @@ impl Scrape {
             gauge_of(out, "process_resident_memory", "Memory resident.", Unit::Bytes, bytes as f64)?;
         }
         if let Some(bytes) = super::memory_limit_bytes() {
-            let help = "Memory the process may have: the least of what its control groups allow and what there is.";
+            let help = "Memory limit of the process: the least of its control groups' limits and the machine's memory.";
             gauge_of(out, "process_memory_limit", help, Unit::Bytes, bytes as f64)?;
         }
         if let (Some(open), Some(most)) = (process.open_fds, process.max_fds) {

@@ -48,6 +48,15 @@ impl Query {
         }
     }
 
+    /// `true` or `false`; `false` where it is not given.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Problem> {
+        match self.get(name) {
+            None | Some("false") => Ok(false),
+            Some("true") => Ok(true),
+            Some(other) => Err(Problem::bad_request(format!("{name}={other:?} is neither true nor false"))),
+        }
+    }
+
     /// How many to answer with: from 1 to `most`.
     pub(super) fn limit(&self, default: usize, most: usize) -> Result<usize, Problem> {
         let Some(value) = self.get("limit") else { return Ok(default) };
@@ -66,9 +75,9 @@ fn parse_decimal(value: &str) -> Option<u64> {
 fn unknown(name: &str, known: &[&str]) -> Problem {
     let closest = known.iter().max_by(|a, b| strsim::jaro(name, a).total_cmp(&strsim::jaro(name, b)));
     let hint = match closest {
-        None => "this path takes none".to_owned(),
+        None => "this path has no parameters".to_owned(),
         Some(closest) if strsim::jaro(name, closest) > 0.7 => format!("did you mean {closest}?"),
-        Some(_) => format!("this path takes {}", known.join(", ")),
+        Some(_) => format!("its parameters are {}", known.join(", ")),
     };
     Problem::bad_request(format!("unknown parameter {name:?}; {hint}"))
 }
@@ -119,7 +128,7 @@ mod tests {
             Ok(query) => query.port().unwrap_err().message,
         };
         assert_eq!(message("prot=1"), "unknown parameter \"prot\"; did you mean port?");
-        assert_eq!(message("x=1"), "unknown parameter \"x\"; this path takes port, name, limit");
+        assert_eq!(message("x=1"), "unknown parameter \"x\"; its parameters are port, name, limit");
         assert_eq!(message("port=1&port=2"), "parameter port is given twice; give it once");
         assert_eq!(message("name=%f"), "\"%f\" is not percent-encoded UTF-8");
         assert_eq!(message("name=%ff"), "\"%ff\" is not percent-encoded UTF-8");

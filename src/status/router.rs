@@ -176,7 +176,7 @@ impl Handler {
     }
 }
 
-const WHICH: &[&str] = &["port", "name"];
+const WHICH: &[&str] = &["port", "name", "all"];
 
 const fn state(path: &'static str, parameters: &'static [&'static str], answer: fn(&App, &Query) -> Reply) -> Route {
     Route { path, parameters, handler: Handler::State(answer), content: Content::Broker }
@@ -215,7 +215,7 @@ pub(super) const ROUTES: &[Route] = &[
     plain("/livez", probes::livez),
     plain("/readyz", probes::readyz),
     Route { path: "/metrics", parameters: &[], handler: Handler::Metrics, content: Content::Broker },
-    state("/api/endpoints/list", &[], endpoints::list),
+    state("/api/endpoints/list", &["all"], endpoints::list),
     state("/api/endpoints/get", WHICH, endpoints::get),
     state("/api/endpoints/status", WHICH, endpoints::status),
     shards("/api/endpoints/metrics", WHICH, |app, query| Box::pin(traffic::metrics(app, query))),
@@ -253,7 +253,7 @@ pub(super) const ROUTES: &[Route] = &[
     state("/api/bridges", &["name"], bridges::list).with(Content::Clients),
     state("/api/declared", &["kind", "name"], control::declared).with(Content::Clients),
     state("/api/plan", &[], control::plan).with(Content::Clients),
-    state("/api/source", &["fresh"], control::source),
+    shards("/api/source", &["fresh", "contains"], |app, query| Box::pin(control::source(app, query))),
     state("/api/ignite/status", &[], control::ignite),
     Route { path: "/api/events", parameters: &[], handler: Handler::Events, content: Content::Broker },
 ];
@@ -317,7 +317,7 @@ fn within_budget(app: &App, source: Source, answer: Answer) -> Answer {
     let mut charge = app.answers.open(source);
     if !charge.extend(answer.body.len()) {
         app.counters.count(Refused::AnswerBudget);
-        let message = "answers that are not read take all the memory for answers; read them, and try again";
+        let message = "the memory for answers is used up by answers that clients do not read; retry later";
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, message).into();
     }
     Answer { body: charged(answer.body, charge), ..answer }
@@ -367,7 +367,7 @@ async fn dispatch(
     }
     if !route.handler.permits(&parts.method) {
         let allow = route.handler.allow();
-        let message = format!("{path} answers {allow} only; declarations change in git or etcd, never here");
+        let message = format!("{path} supports {allow} only; declarations change in git or etcd");
         return Err(Problem { allow: Some(allow), ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, message) });
     }
     let query = Query::parse(parts.uri.query(), route.parameters)?;
@@ -398,7 +398,7 @@ async fn validate_body(app: Arc<App>, body: ChargedBody, handler: fn(&App, &str)
         .to_owned();
     let patience: Duration = app.options.request_timeout;
     let Ok(Ok(place)) = tokio::time::timeout(patience, app.validations.acquire()).await else {
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "other documents are being validated; try again"));
+        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "other documents are being validated; retry later"));
     };
     let judged = tokio::task::spawn_blocking({
         let app = app.clone();
@@ -406,7 +406,7 @@ async fn validate_body(app: Arc<App>, body: ChargedBody, handler: fn(&App, &str)
     });
     let reply = judged.await.map_err(|error| {
         tracing::error!(%error, "validation task failed");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "validation failed; the log says why")
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "validation failed; see the broker's log")
     })?;
     drop((place, body));
     Ok(Answer { tagged: false, ..Answer::reply(reply) })
@@ -422,7 +422,7 @@ fn documents_expected(headers: &HeaderMap) -> Result<(), Problem> {
     }
     Err(Problem::new(
         StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        format!("Content-Type {essence:?} is not a document's; send application/json or application/yaml"),
+        format!("Content-Type {essence:?} is not supported; send application/json or application/yaml"),
     ))
 }
 

@@ -16,7 +16,7 @@ pub enum Secret {
 
 /// The text is not a reference to a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("neither file:PATH nor env:NAME; a secret is referred to, never given")]
+#[error("neither file:PATH nor env:NAME; give a reference to the secret, not the secret")]
 pub struct SecretReferenceError;
 
 impl FromStr for Secret {
@@ -46,7 +46,7 @@ impl fmt::Display for Secret {
 pub enum SecretError {
     #[error("{secret}: {error}")]
     Unreadable { secret: Secret, error: String },
-    #[error("{secret}: {bytes} bytes are too few; at least {BYTES_MIN} (`openssl rand -hex 32`)")]
+    #[error("{secret}: the secret has {bytes} bytes, and needs at least {BYTES_MIN} (`openssl rand -hex 32`)")]
     Short { secret: Secret, bytes: usize },
 }
 

@@ -1,5 +1,7 @@
 //! `/api/endpoints/metrics`, `performance`, `health` and `check-port`: load and health of endpoints.
 
+use std::net::{IpAddr, SocketAddr};
+
 use hyper::StatusCode;
 use serde_json::{Value, json};
 
@@ -106,7 +108,7 @@ pub(super) fn health(app: &App, query: &Query) -> Reply {
     if sick.is_empty() {
         return Ok(data);
     }
-    let message = format!("declared and not listening: {}; the checks say why", sick.join(", "));
+    let message = format!("declared and not listening: {}; see the checks", sick.join(", "));
     Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, message).with_data(data))
 }
 
@@ -129,24 +131,32 @@ fn checks(endpoint: &EndpointView, connections: u64) -> Vec<Value> {
     checks
 }
 
-/// `GET /api/endpoints/check-port?port=`: the endpoints of this broker that use the port. Other sockets of the machine
-/// are not probed for a remote caller.
+/// `GET /api/endpoints/check-port?port=`: whether the port can be bound, and which endpoint, or another process, has it.
 pub(super) fn check_port(app: &App, query: &Query) -> Reply {
     let port = query.port()?.ok_or_else(|| Problem::bad_request("port is missing: ?port=1884"))?;
     let state = app.view.state();
-    let mut used_by: Vec<Value> = state
-        .endpoints
+    let of_port: Vec<&EndpointView> = state.endpoints.iter().filter(|endpoint| endpoint.has_port(port)).collect();
+    let mut used_by: Vec<Value> = of_port
         .iter()
-        .filter(|endpoint| endpoint.has_port(port))
         .map(|endpoint| json!({"endpoint": endpoint.name, "address": endpoint.address, "state": endpoint.phase()}))
         .collect();
+    let mut listening = of_port.iter().any(|endpoint| endpoint.listening());
     if app.local_addr.port() == port {
+        listening = true;
         used_by.push(json!({"endpoint": null, "address": app.local_addr.to_string(), "state": "statusServer"}));
     }
-    Ok(json!({
-        "port": port,
-        "available": used_by.is_empty(),
-        "usedBy": used_by,
-        "scope": "this broker's endpoints and status server; `weir validate --environment` also asks the machine",
-    }))
+    let hosts: Vec<IpAddr> = of_port
+        .iter()
+        .filter_map(|endpoint| endpoint.address.parse::<SocketAddr>().ok())
+        .map(|address| address.ip())
+        .collect();
+    let mut error = None;
+    if let Some(failed) = app.view.bind_error(port, &hosts).filter(|_| !listening) {
+        if failed.in_use {
+            used_by.push(json!({"endpoint": null, "address": failed.address.to_string(), "state": "otherProcess"}));
+        } else {
+            error = Some(format!("{}: {}", failed.address, failed.message));
+        }
+    }
+    Ok(json!({"port": port, "available": used_by.is_empty() && error.is_none(), "usedBy": used_by, "error": error}))
 }

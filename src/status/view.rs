@@ -58,12 +58,31 @@ pub trait StatusProvider: Send + Sync + 'static {
     fn auth_counts(&self) -> AuthCounts {
         AuthCounts::default()
     }
+    /// Whether the applied revision has `commit` among its ancestors (or is it). `None`: that is not known.
+    fn contains(&self, _commit: String, _applied: String) -> ShardAnswer<Option<bool>> {
+        Box::pin(std::future::ready(None))
+    }
+    /// Tries to bind `port` for a moment: on the node's default host, and on `hosts`. The first address that cannot be bound, with
+    /// the reason. `None`: all can be bound, or it was not tried.
+    fn bind_error(&self, _port: u16, _hosts: &[IpAddr]) -> Option<BindError> {
+        None
+    }
     /// The static tier of the one validator.
     fn validate(&self, request: ValidateRequest) -> Validation;
     /// Requests a reading of the source; changes only how fresh the state is.
     fn read_source(&self);
     /// The wall clock.
     fn now(&self) -> Timestamp;
+}
+
+/// Why an address cannot be bound.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BindError {
+    pub address: SocketAddr,
+    /// Another socket listens there.
+    pub in_use: bool,
+    /// The system's message.
+    pub message: String,
 }
 
 /// An answer that the shards are asked for.

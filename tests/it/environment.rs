@@ -63,9 +63,9 @@ fn certificates_are_loaded() {
     let cases = [
         ("nowhere.crt", "good.key", "endpoint.sslConfig.certFile: nowhere.crt: no such file"),
         ("old.crt", "old.key", "endpoint.sslConfig.certFile: a certificate in it expired on 2021-01-01"),
-        ("early.crt", "early.key", "endpoint.sslConfig.certFile: a certificate in it holds only from 2089-01-01 on"),
-        ("good.crt", "other.key", "endpoint.sslConfig: good.crt and other.key do not go together"),
-        ("junk", "good.key", "endpoint.sslConfig: junk: no certificate in it"),
+        ("early.crt", "early.key", "endpoint.sslConfig.certFile: a certificate in it is not valid before 2089-01-01"),
+        ("good.crt", "other.key", "endpoint.sslConfig: good.crt and other.key do not match"),
+        ("junk", "good.key", "endpoint.sslConfig: junk: it contains no certificate"),
         ("good.crt", "junk", "endpoint.sslConfig: junk: no private key in PEM"),
     ];
     for (cert, key, expected) in cases {

@@ -43,6 +43,7 @@ mod support;
 mod systemd;
 mod tcp;
 mod tour;
+mod validate_watch;
 mod websocket;
 mod wills;
 mod wire;

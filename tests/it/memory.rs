@@ -70,7 +70,7 @@ impl MemoryTransport {
 
 impl Transport for MemoryTransport {
     fn open(&mut self, endpoint: &str) -> Result<usize, String> {
-        let policy = self::endpoint(endpoint).ok_or_else(|| format!("no endpoint is called {endpoint:?}"))?;
+        let policy = self::endpoint(endpoint).ok_or_else(|| format!("no endpoint is named {endpoint:?}"))?;
         Ok(self.node.open(policy))
     }
 

@@ -126,3 +126,16 @@ fn both_validators_agree_on_generated_documents() {
     // The generator makes enough of both.
     assert!((60..540).contains(&refused.len()), "{} of {} refused", refused.len(), files.len());
 }
+
+#[test]
+fn the_entry_for_schemastore_names_the_id_of_the_schema() {
+    let read = |name: &str| -> Value {
+        serde_json::from_str(&fs::read_to_string(root().join("schema").join(name)).unwrap()).unwrap()
+    };
+    let (schema, entry) = (read("endpoint.schema.json"), read("schemastore-catalog-entry.json"));
+    assert_eq!(schema["$id"], entry["url"]);
+    for field in ["name", "description", "url"] {
+        assert!(entry[field].as_str().is_some_and(|text| !text.is_empty()), "{field}: {entry}");
+    }
+    assert!(entry["fileMatch"].as_array().is_some_and(|patterns| !patterns.is_empty()), "{entry}");
+}

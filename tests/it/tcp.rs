@@ -27,7 +27,7 @@ impl TcpTransport {
 
 impl Transport for TcpTransport {
     fn open(&mut self, endpoint: &str) -> Result<usize, String> {
-        let address = self.endpoints.get(endpoint).ok_or_else(|| format!("no endpoint is called {endpoint:?}"))?;
+        let address = self.endpoints.get(endpoint).ok_or_else(|| format!("no endpoint is named {endpoint:?}"))?;
         let stream = TcpStream::connect_timeout(address, GUARD).map_err(|error| format!("{address}: {error}"))?;
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         self.links.push(stream);

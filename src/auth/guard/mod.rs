@@ -62,6 +62,10 @@ pub(super) struct AttemptGuard {
 }
 
 impl Authenticate for AttemptGuard {
+    fn missing_document(&self) -> Option<&str> {
+        self.inner.missing_document()
+    }
+
     fn authenticate(&self, credentials: &Credentials<'_>) -> Decision {
         let failures = self.failures.as_ref().and_then(|limit| FailureLimit::new(limit, &self.counters, credentials));
         let failures = failures.map(Arc::new);

@@ -47,9 +47,9 @@ fn the_first_authenticator_that_knows_the_client_decides_and_the_end_denies() {
 fn disabled_auth_admits_every_client_and_a_missing_document_none() {
     let compiler = AuthCompiler::default();
     let read = |_: &Path| Err("nothing to read".to_owned());
-    let open = TestChain(compiler.compile(false, None, &BTreeMap::new(), &read).unwrap());
-    let closed = TestChain(compiler.compile(true, None, &BTreeMap::new(), &read).unwrap());
-    assert_eq!([open.answer(&user("x", "y")), closed.answer(&user("x", "y"))], ["in as x", "BadCredentials"]);
+    let open = TestChain(compiler.compile(false, Err("default"), &BTreeMap::new(), &read).unwrap());
+    let closed = TestChain(compiler.compile(true, Err("default"), &BTreeMap::new(), &read).unwrap());
+    assert_eq!([open.answer(&user("x", "y")), closed.answer(&user("x", "y"))], ["in as x", "NoAuthDocument"]);
     let in_by_open = open.log_in(&user("alice", "any")).unwrap();
     assert!(open.still_valid(&in_by_open) && !closed.still_valid(&in_by_open));
     // From an open endpoint to any chain: no identity was proven.
@@ -97,7 +97,7 @@ fn endpoints_with_the_same_document_share_one_chain() {
         Ok(Arc::from(fixture.files.get(path.to_str().unwrap()).unwrap().as_slice()))
     };
     let chains: Vec<_> =
-        (0..3).map(|_| fixture.compiler.compile(true, Some(&auth), &fixture.bans, &read).unwrap()).collect();
+        (0..3).map(|_| fixture.compiler.compile(true, Ok(&auth), &fixture.bans, &read).unwrap()).collect();
     assert_eq!((chains.len(), fixture.compiler.chains_in_force()), (3, 1));
     drop(chains);
     assert_eq!(fixture.compiler.chains_in_force(), 0);

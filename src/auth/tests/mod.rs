@@ -61,7 +61,7 @@ impl Fixture {
             let content = self.files.get(path.to_str().unwrap()).map(|content| Arc::from(content.as_slice()));
             content.ok_or_else(|| format!("{}: no such file", path.display()))
         };
-        self.compiler.compile(true, Some(&Arc::new(auth)), &self.bans, &read).map(TestChain)
+        self.compiler.compile(true, Ok(&Arc::new(auth)), &self.bans, &read).map(TestChain)
     }
 
     fn chain(&self, yaml: &str) -> TestChain {

@@ -16,7 +16,7 @@ pub(super) fn render(report: &Report<'_>, color: bool) -> String {
     text.push_str(&summary(report, color));
     text.push('\n');
     if !report.ignored.is_empty() {
-        text.push_str(&format!("left aside: {}\n", report.ignored.join(", ")));
+        text.push_str(&format!("ignored: {}\n", report.ignored.join(", ")));
     }
     text
 }

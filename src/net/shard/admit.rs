@@ -207,7 +207,13 @@ impl Shard {
         let endpoint = &*handshake.policy.endpoint.name;
         let peer = self.table.get(key).and_then(|connection| connection.peer);
         let client_id = &*log_value(client_id);
-        tracing::info!(endpoint, peer = peer.map(tracing::field::display), client_id, why = ?refusal, "authentication failed: client refused");
+        let peer = peer.map(tracing::field::display);
+        match handshake.policy.authenticate.missing_document().filter(|_| refusal == AuthRefusal::NoAuthDocument) {
+            Some(name) => {
+                tracing::warn!(endpoint, peer, client_id, "authentication failed: no auth document named {name:?}");
+            }
+            None => tracing::info!(endpoint, peer, client_id, why = ?refusal, "authentication failed: client refused"),
+        }
         let reason = match refusal {
             AuthRefusal::Busy => CloseReason::AuthBusy,
             AuthRefusal::RateExceeded => CloseReason::AuthRate,

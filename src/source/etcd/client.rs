@@ -193,7 +193,7 @@ pub fn describe_error(url: &str, error: &Error) -> SourceError {
         SourceErrorKind::NoSpace => " (compact and defragment the store, then `etcdctl alarm disarm`)",
         SourceErrorKind::Unauthenticated => " (--etcd-user, --etcd-password)",
         _ if what.contains("alert: BadCertificate") || what.contains("alert: CertificateRequired") => {
-            " (it wants a certificate of ours: --etcd-cert, --etcd-key)"
+            " (it requires a client certificate: --etcd-cert, --etcd-key)"
         }
         _ if url.starts_with("http://") && what.contains("broken pipe") => " (does it speak TLS? Then https://)",
         _ => "",

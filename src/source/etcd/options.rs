@@ -120,7 +120,7 @@ pub enum EtcdRootError {
     Characters(String),
 }
 
-/// The fleet's root: documents under `endpoints/`, brokers under `nodes/`.
+/// The root of the cluster's keys: documents under `endpoints/`, brokers under `nodes/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EtcdRoot(String);
 

@@ -185,7 +185,7 @@ fn revision_of(response: &TxnResponse) -> i64 {
     response.header().map_or(0, etcd_client::ResponseHeader::revision)
 }
 
-const HALF: &str = "the push is half done, and brokers keep the former documents until a push completes: push again";
+const HALF: &str = "the push is incomplete, and brokers keep the former documents until a push completes: push again";
 
 async fn push_bracketed(
     target: &PushTarget,

@@ -66,7 +66,7 @@ fn connected(state: &BridgeState, status: Option<&BridgeStatus>, now: Timestamp)
         BridgePhase::Connected => {
             let refused: Vec<String> =
                 status.refused.iter().map(|(filter, code)| format!("{filter:?} (0x{code:02x})")).collect();
-            let message = format!("connected to {address}, which refuses to be subscribed to {}", refused.join(", "));
+            let message = format!("connected to {address}, which rejects the subscription to {}", refused.join(", "));
             (true, "SubscriptionRefused", message)
         }
         BridgePhase::Disabled => (false, "Disabled", "`enabled: false`".to_owned()),

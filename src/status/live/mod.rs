@@ -7,9 +7,13 @@ mod trace;
 mod traffic;
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use socket2::{Domain, Socket, Type};
 use tokio::sync::{Notify, mpsc, watch};
 
 use self::clients::{backlog, clients, topics};
@@ -17,13 +21,14 @@ use self::endpoints::{documents, endpoint};
 use self::traffic::{endpoint_traffic, session_gauges};
 use super::validator;
 use super::{
-    BacklogView, BridgeView, ClientPage, ClientQuery, ClusterNodeView, Gauges, Histogram, NodeView, ReconcileCounters,
-    ShardAnswer, StateView, StatusProvider, TopicPage, TopicQuery, TraceEvent, TraceQuery, Traffic, ValidateRequest,
-    Validation,
+    BacklogView, BindError, BridgeView, ClientPage, ClientQuery, ClusterNodeView, Gauges, Histogram, NodeView,
+    ReconcileCounters, ShardAnswer, StateView, StatusProvider, TopicPage, TopicQuery, TraceEvent, TraceQuery, Traffic,
+    ValidateRequest, Validation,
 };
 use crate::auth::AuthCounts;
 use crate::cluster::node_convergence;
 use crate::net::{DataPlane, DeliverDurations};
+use crate::source;
 use crate::state::{ClusterView, ControlState, NodeFacts, NodeRecord, PassDurations, SharedState};
 use crate::store::records::StoreStats;
 use crate::telemetry::TelemetryStats;
@@ -31,6 +36,11 @@ use weir_broker::MemoryAccount;
 use weir_broker::{EndpointGauges, EndpointId};
 use weir_declare::config::NodeContext;
 use weir_declare::reconcile::Timestamp;
+
+/// A commit, and the revision whose ancestor it may be.
+type Ancestry = (String, String);
+/// The last such question that was answered.
+type KnownAncestry = Option<(Ancestry, Option<bool>)>;
 
 /// Shows a running broker.
 pub struct LiveStatus {
@@ -42,6 +52,10 @@ pub struct LiveStatus {
     resync_requested: Arc<Notify>,
     store: Option<Arc<StoreStats>>,
     telemetry: Option<Arc<TelemetryStats>>,
+    /// The directory of the source, which may lie in a git repository.
+    directory: Option<PathBuf>,
+    /// The last question about an ancestor, and the answer. Its lock also keeps git to one run at a time.
+    ancestry: Arc<tokio::sync::Mutex<KnownAncestry>>,
     /// Follows the published versions.
     version: watch::Receiver<u64>,
     /// The state made of the version beside it.
@@ -69,6 +83,8 @@ impl LiveStatus {
             resync_requested,
             store: None,
             telemetry: None,
+            directory: None,
+            ancestry: Arc::default(),
             version,
             made: Mutex::new(None),
         }
@@ -78,6 +94,12 @@ impl LiveStatus {
     #[must_use]
     pub fn with_store(self, store: Option<Arc<StoreStats>>) -> Self {
         Self { store, ..self }
+    }
+
+    /// Answers questions about commits from the git repository that `directory` lies in.
+    #[must_use]
+    pub fn with_directory(self, directory: Option<PathBuf>) -> Self {
+        Self { directory, ..self }
     }
 
     /// Adds the counters of traces.
@@ -200,6 +222,30 @@ impl StatusProvider for LiveStatus {
         Box::pin(async move { plane.ping_shards().await.is_ok() })
     }
 
+    fn contains(&self, commit: String, applied: String) -> ShardAnswer<Option<bool>> {
+        let Some(directory) = self.directory.clone() else { return Box::pin(std::future::ready(None)) };
+        let ancestry = Arc::clone(&self.ancestry);
+        Box::pin(async move {
+            let question = (commit, applied);
+            let mut last = ancestry.lock_owned().await;
+            if let Some((_, answer)) = last.as_ref().filter(|(known, _)| *known == question) {
+                return *answer;
+            }
+            // The lock moves along: git runs once at a time, even where the caller gives up.
+            let work = tokio::task::spawn_blocking(move || {
+                let answer = source::is_ancestor(&directory, &question.0, &question.1);
+                *last = answer.map(|_| (question, answer));
+                answer
+            });
+            work.await.ok().flatten()
+        })
+    }
+
+    fn bind_error(&self, port: u16, hosts: &[IpAddr]) -> Option<BindError> {
+        let addresses = std::iter::once(&self.context.default_host).chain(hosts);
+        addresses.map(|host| SocketAddr::new(*host, port)).find_map(bind_error)
+    }
+
     fn validate(&self, request: ValidateRequest) -> Validation {
         validator::validate(&request, &self.control.load().declared, &self.context)
     }
@@ -212,6 +258,16 @@ impl StatusProvider for LiveStatus {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp::from_unix_ms(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
     }
+}
+
+/// Binds without listening, so that a listener of this broker is not kept from the address meanwhile.
+fn bind_error(address: SocketAddr) -> Option<BindError> {
+    let bound = Socket::new(Domain::for_address(address), Type::STREAM, None).and_then(|socket| {
+        socket.set_reuse_address(true)?;
+        socket.bind(&address.into())
+    });
+    let error = bound.err()?;
+    Some(BindError { address, in_use: error.kind() == ErrorKind::AddrInUse, message: error.to_string() })
 }
 
 fn state(control: &ControlState, context: &NodeContext, shards: u16) -> StateView {

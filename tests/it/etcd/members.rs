@@ -55,7 +55,7 @@ fn every_broker_lists_all_brokers_with_their_refusals() {
     assert_eq!(wait(&brokers[1], &["--cluster", "--key", "bad"]).0, Some(2));
     assert_eq!(wait(&brokers[1], &["--cluster", "--key", "/weir/endpoints/bad"]).0, Some(2));
     let (code, said) = wait(&brokers[1], &["--revision", &revision, "--endpoint", "goood"]);
-    assert!(code == Some(1) && said.contains("no endpoint is called"), "{said}");
+    assert!(code == Some(1) && said.contains("no endpoint is named"), "{said}");
     let record = etcd.ctl(&["get", "/weir/nodes/n2", "--print-value-only"]);
     let record: Value = serde_json::from_str(record.trim()).unwrap();
     assert_eq!(record["refusals"]["/weir/endpoints/bad"]["endpoint"], "bad", "{record:#}");

@@ -37,7 +37,7 @@ fn an_endpoint_that_cannot_move_keeps_its_listener() {
     let mut resident = client(from, "resident");
     broker.write("e.yaml", &endpoint("e", to, ", drain: {windowS: 0}"));
     let told = broker.until_condition("e", "Programmed", false, "AddressInUse");
-    assert!(told.message.contains("it runs by its former declaration"), "{told:?}");
+    assert!(told.message.contains("the former declaration stays applied"), "{told:?}");
     resident.ping();
     client(from, "newcomer").ping();
     drop(foreign);

@@ -54,7 +54,7 @@ fn a_new_certificate_and_key_apply_together_and_open_connections_stay() {
     fs::write(elsewhere.path().join("..1/server.key"), &second.key_pem).unwrap();
     broker.signal(Signal::HUP);
     let told = broker.until_condition("e", "ResolvedRefs", false, "BadFile");
-    assert!(told.message.contains("do not go together"), "{told:?}");
+    assert!(told.message.contains("do not match"), "{told:?}");
     assert_eq!(shown(port, &ca), first.der.to_vec(), "what was good is still shown");
     symlink("..2", elsewhere.path().join("..next")).unwrap();
     fs::rename(elsewhere.path().join("..next"), elsewhere.path().join("..data")).unwrap();

@@ -173,7 +173,7 @@ fn a_second_sigterm_does_not_wait() {
     sender.ping();
     drop(sender);
     broker.signal(Signal::TERM);
-    broker.until("it begins to end", || broker.log().contains("clients are asked to leave"));
+    broker.until("it begins to end", || broker.log().contains("disconnecting clients"));
     assert!(!broker.has_ended());
     broker.signal(Signal::TERM);
     assert_eq!(broker.wait().code(), Some(0));

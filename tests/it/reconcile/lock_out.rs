@@ -59,7 +59,7 @@ fn a_deleted_auth_document_is_held_until_every_endpoint_that_uses_it_is_confirme
     for name in ["one", "two"] {
         assert!(plan.contains(&format!("\nlock-out: every CONNECT to endpoint {name} will be refused\n")), "{plan}");
     }
-    assert!(plan.contains("\n2 waiting, 2 lock-outs\n"), "{plan}");
+    assert!(plan.contains("\nPlan: 2 waiting, 2 lock-outs\n"), "{plan}");
     // What else is declared of the endpoints is in force, and after a restart it is held as before.
     broker.apply("two.yaml", &guarded("two", two, ", maxConnectionSize: 9"));
     let revision = broker.applied();
@@ -79,7 +79,7 @@ fn a_deleted_auth_document_is_held_until_every_endpoint_that_uses_it_is_confirme
     let told = broker.until_condition("one", "ResolvedRefs", false, "MissingReference");
     assert!(told.message.contains("every CONNECT is refused"), "{told:?}");
     assert!(matches!(resident.receive(), Some(Packet::Disconnect { code: 0x98, .. })));
-    assert_eq!((refused(one), refused(two)), (Some(0x86), Some(0x86)));
+    assert_eq!((refused(one), refused(two)), (Some(0x88), Some(0x88)));
     broker.write("auth.yaml", AUTH);
     broker.until_condition("one", "ResolvedRefs", true, "AsDeclared");
     client(one, "c").ping();
@@ -121,5 +121,5 @@ fn an_open_endpoint_that_is_to_authenticate_closes_at_once() {
     client(port, "c").ping();
     broker.write("e.yaml", &guarded("e", port, ", enableAcl: false"));
     broker.until_condition("e", "ResolvedRefs", false, "MissingReference");
-    assert_eq!(refused(port), Some(0x86));
+    assert_eq!(refused(port), Some(0x88));
 }

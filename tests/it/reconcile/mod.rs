@@ -1,6 +1,7 @@
 //! The built broker follows its declaration: listeners, clients, status.
 
 mod address;
+mod answers;
 mod broker;
 mod certificate_files;
 mod classes;

@@ -183,7 +183,7 @@ async fn an_unusable_file_is_refused_at_start_with_its_name() {
                 tls: Some(TlsFiles { cert: files.path("short"), ..files.server(false) }),
                 ..AccessOptions::default()
             },
-            "short: no certificate in it",
+            "short: it contains no certificate",
         ),
     ];
     for (access, expected) in cases {

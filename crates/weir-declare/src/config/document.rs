@@ -44,7 +44,32 @@ pub(super) enum Body {
     Reconcile(Arc<Reconcile>),
 }
 
+/// A document, and the line at which it, or a field of it, is written.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DocumentPlace {
+    pub identity: DocumentIdentity,
+    /// As messages show it.
+    pub file: Arc<str>,
+    pub line: u32,
+}
+
+impl DocumentPlace {
+    /// The document: `defaults`, `auth default`.
+    pub fn document(&self) -> String {
+        let DocumentIdentity { kind, name } = &self.identity;
+        if kind.is_single() { kind.to_string() } else { format!("{kind} {name}") }
+    }
+}
+
 impl Document {
+    /// The place of the field at `path` below `parent`, both with `.` between keys; of the nearest value around it where the field is
+    /// not written.
+    pub(super) fn place(&self, identity: DocumentIdentity, parent: &str, path: &str) -> DocumentPlace {
+        let keys: Vec<&str> = parent.split('.').chain(path.split('.')).collect();
+        let line = InstancePath::from_keys(&keys).key_position_in(&self.node).line;
+        DocumentPlace { identity, file: Arc::clone(&self.origin.file), line }
+    }
+
     /// A diagnostic about this document.
     pub(super) fn diagnostic(
         &self,

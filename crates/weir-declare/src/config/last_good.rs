@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::build_endpoint::{self, DeclarationError};
-use super::document::{Document, ParsedFile};
+use super::document::{Body, Document, DocumentPlace, ParsedFile};
 use super::item::Item;
 use super::json_cache::JsonCache;
 use super::path::InstancePath;
 use super::{
-    Acl, Auth, Ban, Bridge, Declared, Defaults, DocumentIdentity, Endpoint, Kind, Origin, Position, Reconcile,
+    Acl, Auth, Ban, Bridge, Declared, Defaults, DocumentIdentity, Endpoint, Kind, Name, Origin, Position, Reconcile,
 };
 use super::{Diagnostic, Held, HeldCause, Severity, SourceFile};
 
@@ -163,6 +163,35 @@ impl LastGood {
     ) -> Option<Diagnostic> {
         let document = self.entries.get(identity)?.document.as_ref()?;
         Some(document.diagnostic(severity, code, &InstancePath::from_pointer(pointer), message))
+    }
+
+    /// Where a declaration, or the field of it at `path` (`rateLimit.windowS`), is written; `None`: there is none.
+    pub fn place(&self, identity: &DocumentIdentity, path: Option<&str>) -> Option<DocumentPlace> {
+        let good = self.entries.get(identity)?;
+        if let (Some(path), Some(document)) = (path, &good.document) {
+            return Some(document.place(identity.clone(), identity.kind.key(), path));
+        }
+        let origin = good.item.origin();
+        Some(DocumentPlace { identity: identity.clone(), file: Arc::clone(&origin.file), line: origin.position.line })
+    }
+
+    /// Where the field of an endpoint at `path` (`sslConfig.certFile`) is written: in its document, or else in `defaults`. `None`:
+    /// in neither, or the documents are not available.
+    pub fn field_place(&self, endpoint: &Name, path: &str) -> Option<DocumentPlace> {
+        let field = path.split('.').next().unwrap_or_default();
+        let identity = DocumentIdentity::new(Kind::Endpoint, endpoint.clone());
+        let good = self.entries.get(&identity)?;
+        let document = good.document.as_ref()?;
+        let Ok(Body::Endpoint(fields)) = &document.body else { return None };
+        // A broker shows endpoints with the fields of `defaults` written out.
+        let inherited = good.defaults.as_ref().and_then(|defaults| defaults.endpoint.get(field));
+        if fields.contains_key(field) && fields.get(field) != inherited {
+            return Some(document.place(identity, "endpoint", path));
+        }
+        inherited?;
+        let identity = DocumentIdentity::single(Kind::Defaults);
+        let document = self.entries.get(&identity)?.document.as_ref()?;
+        Some(document.place(identity, "defaults.endpoint", path))
     }
 
     /// Reads what [`LastGoodWriter::write`] wrote in an earlier run.

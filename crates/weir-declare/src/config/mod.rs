@@ -70,6 +70,7 @@ pub use codes::*;
 pub use declared::*;
 pub use diagnostic::*;
 pub use diff::*;
+pub use document::DocumentPlace;
 pub use endpoint::*;
 pub use held::*;
 pub use item::fields_of;

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::document::{Body, Document, ParsedFile};
 use super::path::InstancePath;
 use super::suggest::did_you_mean;
-use super::yaml::{self, Children, ParsedDocument};
+use super::yaml::{self, Children, MappingEntry, ParsedDocument};
 use super::{
     Acl, Auth, Ban, Bridge, Defaults, Diagnostic, DocumentIdentity, Kind, Name, Origin, Position, Reconcile, Severity,
 };
@@ -69,8 +69,11 @@ fn documents_of_export(document: ParsedDocument) -> Vec<ParsedDocument> {
     found.unwrap_or_else(|| vec![document])
 }
 
+/// The position, message and help of an error about a document's top-level keys.
+type KindError = (Position, String, Option<String>);
+
 /// The kind of a document; or the position, message and help of an error about its top-level keys.
-fn kind_of(document: &ParsedDocument) -> Result<Kind, (Position, String, Option<String>)> {
+fn kind_of(document: &ParsedDocument) -> Result<Kind, KindError> {
     let kinds = Kind::ALL.map(|kind| format!("`{kind}`")).join(", ");
     let Children::Map(entries) = &document.node.children else {
         let message = "a document must be a mapping with one of the keys ".to_owned() + &kinds;
@@ -78,6 +81,9 @@ fn kind_of(document: &ParsedDocument) -> Result<Kind, (Position, String, Option<
             document.value.as_str().filter(|text| text.contains(':')).map(|_| "put a space after the colon".into());
         return Err((document.node.at, message, help));
     };
+    if let Some(problem) = kubernetes_form(document, entries) {
+        return Err(problem);
+    }
     let mut found = entries.iter().filter_map(|entry| Kind::from_key(&entry.key).map(|kind| (kind, entry.key_at)));
     match (found.next(), found.next()) {
         (Some((kind, _)), None) => Ok(kind),
@@ -99,6 +105,37 @@ fn kind_of(document: &ParsedDocument) -> Result<Kind, (Position, String, Option<
             let given = entries.first().map(|entry| format!("; `{}` is not one of them", entry.key.escape_debug()));
             Err((at, format!("a document needs one of the keys {kinds}{}", given.unwrap_or_default()), help))
         }
+    }
+}
+
+/// The error of a document in the form of Kubernetes: `apiVersion`, `kind`, `metadata`, `spec`.
+fn kubernetes_form(document: &ParsedDocument, entries: &[MappingEntry]) -> Option<KindError> {
+    let entry = |key: &str| entries.iter().find(|entry| &*entry.key == key);
+    let at = entry("spec").or_else(|| entry("metadata")).and(entry("kind"))?.key_at;
+    let text = |pointer: &str| document.value.pointer(pointer).and_then(Value::as_str);
+    let kind = text("/kind").and_then(|word| {
+        let mut kinds = Kind::ALL.into_iter();
+        kinds.find(|kind| word.to_ascii_lowercase().ends_with(kind.key()))
+    });
+    let message =
+        "the document has Kubernetes' form (`kind`, `metadata`, `spec`); Weir's has one key, the kind, with the \
+                   fields below it"
+            .to_owned();
+    let kind = kind.map_or("endpoint", Kind::key);
+    let name = text("/metadata/name").filter(|name| Name::parse(name).is_ok()).unwrap_or("NAME");
+    let fields = document.value.get("spec").and_then(Value::as_object).into_iter().flatten();
+    let fields: Vec<String> =
+        fields.take(3).map(|(key, value)| format!("{}: {}", key.escape_debug(), short(value))).collect();
+    let fields = if fields.is_empty() { "port: 1883".to_owned() } else { fields.join(", ") };
+    Some((at, message, Some(format!("write `{kind}: {{name: {name}, {fields}}}`, and `apiVersion: weir/v1` or none"))))
+}
+
+/// A value for an example; what would be long is left out.
+fn short(value: &Value) -> String {
+    match value {
+        Value::Number(_) | Value::Bool(_) => value.to_string(),
+        Value::String(text) if text.len() < 30 && !text.contains(['\n', '`']) => value.to_string(),
+        _ => "...".to_owned(),
     }
 }
 

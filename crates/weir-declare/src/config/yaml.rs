@@ -101,6 +101,16 @@ pub enum InvalidYaml {
     SeveralDocuments(usize),
 }
 
+/// The values of the documents of a file, without empty ones.
+///
+/// # Errors
+/// `bytes` have errors: each with its line, column and message.
+pub fn parse_documents(bytes: &[u8]) -> Result<Vec<Value>, Vec<(Position, String)>> {
+    let documents =
+        parse(bytes).map_err(|errors| errors.into_iter().map(|error| (error.at, error.message)).collect::<Vec<_>>())?;
+    Ok(documents.into_iter().map(|document| document.value).collect())
+}
+
 /// The value of a text of one YAML or JSON document, of any size; null: it has none.
 ///
 /// # Errors
