@@ -79,8 +79,12 @@ mod tests {
     use super::*;
 
     fn policy(query: &'static str, host: &str) -> Option<String> {
+        policy_of(query, hyper::Request::get("/client").header("Host", host))
+    }
+
+    fn policy_of(query: &'static str, request: hyper::http::request::Builder) -> Option<String> {
         let query = Query::parse(Some(query), CLIENT_PARAMETERS).unwrap();
-        let (parts, ()) = hyper::Request::get("/client").header("Host", host).body(()).unwrap().into_parts();
+        let (parts, ()) = request.body(()).unwrap().into_parts();
         let answer = client(&query, &parts).unwrap();
         let policy = answer.headers.first()?.1.to_str().unwrap();
         policy.split("; ").find_map(|each| each.strip_prefix("connect-src ")).map(str::to_owned)
@@ -95,5 +99,8 @@ mod tests {
             assert_eq!(policy("port=8083", host), None, "{host}");
         }
         assert_eq!(policy("name=a", "localhost"), None);
+        // HTTP/2 has the name in the target.
+        let request = hyper::Request::get("https://weir.example.com:8443/client");
+        assert_eq!(policy_of("port=8084&tls=true", request).unwrap(), "'self' wss://weir.example.com:8084");
     }
 }

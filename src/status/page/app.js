@@ -81,10 +81,12 @@ function showHead({ system, source, nodes, refused }) {
   $("verdict").textContent = good
     ? "✓ All endpoints are as declared"
     : `! ${failing.map((check) => CHECKS[check.check] ?? check.check).join(", ")}`;
-  showTrouble(source.trouble ? `The ${source.kind} source cannot be read since ${ago(source.trouble.since)}: ${source.trouble.message}. The revision that was applied last keeps running.` : (refused ?? ""));
+  if (source.trouble) showTrouble(`The ${source.kind} source cannot be read since ${ago(source.trouble.since)}: ${source.trouble.message}. The revision that was applied last keeps running.`);
+  else showTrouble(refused ? `Clients, topics and documents are not shown: ${refused}` : "", "warn");
 }
 
-function showTrouble(text) {
+function showTrouble(text, kind = "bad") {
+  $("trouble").className = `banner ${kind}`;
   $("trouble").textContent = text;
   $("trouble").hidden = !text;
 }

@@ -16,7 +16,7 @@ let blocked = false; // the security policy of this page does not permit the add
 
 async function start() {
   try {
-    const list = Object.values((await fetched("/api/endpoints/list")).endpoints).filter((each) => each.useWebsocket && each.state === "listening");
+    const list = Object.values((await fetched("/api/endpoints/list")).endpoints).filter((each) => each.useWebsocket && each.port && each.state === "listening");
     const name = asked.get("name");
     endpoint = list.find((each) => each.name === name) ?? null;
     if (endpoint && asked.get("port") === String(endpoint.port) && (asked.get("tls") === "true") === Boolean(endpoint.sslConfig)) await offer();
@@ -58,6 +58,8 @@ function advice(origin) {
     return `The security policy of a page cannot name an IPv6 address, so the browser will block the WebSocket. Open this page by a host name or an IPv4 address.`;
   if (location.protocol === "https:" && !endpoint.sslConfig)
     return `This page was loaded with TLS, and browsers do not let it open a WebSocket without TLS. Declare sslConfig for the endpoint${where}.`;
+  if (endpoint.proxyProtocol)
+    return "The endpoint expects the PROXY protocol, which the load balancer in front of it sends and a browser does not.";
   const bound = endpoint.address.replace(/:\d+$/, "");
   if (isLoopback(bound) && !isLoopback(location.hostname))
     return `The endpoint listens on ${bound} only. Open this page on the machine of the broker, or declare another host${where}.`;

@@ -30,6 +30,7 @@ export function clientList(endpoint) {
     try {
       page = await fetched(`/api/clients?${query}`);
     } catch (error) {
+      list.hidden = true;
       note.textContent = error.message;
       return;
     }

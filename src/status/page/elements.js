@@ -33,6 +33,7 @@ export function visible(text) {
 }
 
 const OWN_MAX = 96;
+const REVISION_MAX = 24;
 
 // A text that a client chose, such as its id or a topic: bounded in length, its spaces visible.
 export function own(text) {
@@ -75,12 +76,10 @@ export function keyed(list, items, key, make, update, gone) {
 // A revision or digest: the short form on one line, the whole one as its title.
 export function revision(text) {
   if (!text) return el("span", { class: "quiet" }, "none");
-  const [, kind, digits] = /^([\w-]+:)?([0-9a-f]{13,})$/.exec(text) ?? [null, "", text];
-  const short = digits === text ? shortened(text, 24) : `${kind ?? ""}${digits.slice(0, 12)}`;
+  const digest = /^([\w.]+[:-])?([0-9a-f]{13,})$/.exec(text);
+  const short = digest ? `${digest[1] ?? ""}${digest[2].slice(0, 12)}` : text.length > REVISION_MAX ? `${text.slice(0, REVISION_MAX - 1)}…` : text;
   return el("code", { class: "rev", title: text }, short);
 }
-
-const shortened = (text, most) => (/^[0-9a-f]{13,}$/.test(text) ? text.slice(0, 12) : text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 export const link = (name) => el("a", { class: "name", href: `#/endpoint/${encodeURIComponent(name)}` }, own(name));
 

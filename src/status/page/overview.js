@@ -40,7 +40,8 @@ export function showOverview(data) {
   startedAt = data.system.startedAt;
   showEndpoints(data.endpoints, data.source);
   showProblems(data);
-  if (data.history) showHistory($("history-list"), data.history, `No revision has been applied yet. Commit a document to ${data.source.location}.`);
+  if (!data.history) show($("history-list"), data.refused, () => el("p", { class: "quiet" }, "Not shown: see above."));
+  else showHistory($("history-list"), data.history, `No revision has been applied yet. Commit a document to ${data.source.location}.`);
   showSource(data.source);
   showNodes(data.nodes.nodes, data.nodes.trouble);
   showTiles();

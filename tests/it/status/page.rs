@@ -247,6 +247,10 @@ async fn a_guarded_page_asks_for_the_token() {
         browser.until(outcome).await;
     }
     browser.until("document.querySelector('#connection').textContent.includes('live')").await;
+    // The other page of the tab uses the same token.
+    browser.open(&format!("http://{}/client", server.local_addr())).await;
+    browser.until("document.querySelector('#choice').textContent.includes('Choose an endpoint')").await;
+    assert_eq!(browser.evaluate("return document.querySelector('#login').hidden").await, json!(true));
     server.shutdown().await;
 }
 
