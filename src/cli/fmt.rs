@@ -12,7 +12,7 @@ use serde_json::json;
 use super::print::{Format, print, printable};
 use super::{Exit, wrong_usage};
 use crate::source::DirectoryReader;
-use weir_declare::config::{FILE_SIZE_MAX, parse_documents};
+use weir_declare::config::{FILE_SIZE_MAX, parse_file_documents};
 
 /// Characters of a line, where a list or mapping in brackets is broken.
 const WIDTH: usize = 120;
@@ -140,7 +140,7 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
 /// # Errors
 /// `text` is not YAML, or the formatted text would not have the same values and comments.
 fn formatted(text: &str, shown: &str) -> anyhow::Result<String> {
-    let values = parse_documents(text.as_bytes()).map_err(|errors| {
+    let values = parse_file_documents(text.as_bytes()).map_err(|errors| {
         let lines = errors.iter().map(|(at, message)| format!("{shown}:{}:{}: {message}", at.line, at.col));
         anyhow::anyhow!("{}", lines.collect::<Vec<_>>().join("\n"))
     })?;
@@ -162,7 +162,7 @@ fn formatted(text: &str, shown: &str) -> anyhow::Result<String> {
             break;
         }
     }
-    let same = parse_documents(formatted.as_bytes()).is_ok_and(|after| after == values);
+    let same = parse_file_documents(formatted.as_bytes()).is_ok_and(|after| after == values);
     if !same || comments(&formatted) != comments(text) {
         bail!("{shown}: stays as it is: its formatted text would not declare the same; please report this file");
     }

@@ -23,12 +23,14 @@ pub(super) enum Refused {
     AnswerBudget,
     /// Event streams were as many as they may be, in all or of this source.
     StreamLimit,
+    /// Levels of topics were read, as many as may be at a time.
+    TopicReads,
     /// A connection was closed for a newer one.
     ConnectionLimit,
 }
 
 impl Refused {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Host,
         Self::Credentials,
         Self::BodySize,
@@ -36,6 +38,7 @@ impl Refused {
         Self::BodyTimeout,
         Self::AnswerBudget,
         Self::StreamLimit,
+        Self::TopicReads,
         Self::ConnectionLimit,
     ];
 
@@ -49,6 +52,7 @@ impl Refused {
             Self::BodyTimeout => "body_timeout",
             Self::AnswerBudget => "answer_budget",
             Self::StreamLimit => "stream_limit",
+            Self::TopicReads => "topic_reads",
             Self::ConnectionLimit => "connection_limit",
         }
     }

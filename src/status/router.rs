@@ -23,7 +23,7 @@ use super::sampler::Sampler;
 use super::server::StatusOptions;
 use super::{
     Gauges, ShardAnswer, StatusProvider, bridges, clients, control, endpoints, events, method_not_allowed, metrics,
-    page, probes, system, topics, trace, traffic, validate,
+    page, probes, system, topic_tree, topics, trace, traffic, validate,
 };
 use weir_declare::reconcile::Timestamp;
 
@@ -50,6 +50,8 @@ pub(super) struct App {
     pub(super) bodies: Arc<ByteBudget>,
     /// Bytes of answers that are not written yet.
     answers: Arc<ByteBudget>,
+    /// Reads of a level of topics that take the shards' time.
+    pub(super) topic_reads: Semaphore,
     /// Places for traces.
     pub(super) traces: Arc<Semaphore>,
     pub(super) sampler: Sampler,
@@ -86,6 +88,7 @@ impl App {
             streams,
             bodies,
             answers,
+            topic_reads: Semaphore::new(topic_tree::READS_MAX),
             traces: Arc::new(Semaphore::new(trace::TRACES_MAX)),
             sampler: Sampler::default(),
             sampled: watch::Sender::default(),
@@ -140,6 +143,8 @@ pub(super) enum Handler {
     State(fn(&App, &Query) -> Reply),
     /// GET: anything else that is whole.
     Plain(fn(&App, &Query, &HeaderMap) -> Answer),
+    /// GET: the page of the MQTT client, whose security policy depends on the endpoint and on the name of the host.
+    Client,
     /// GET: everything that is counted, as a scraper reads it; the shards are asked.
     Metrics,
     /// GET: data that the shards are asked for, in the envelope.
@@ -157,9 +162,13 @@ pub(super) enum Handler {
 impl Handler {
     pub(super) const fn allow(self) -> &'static str {
         match self {
-            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Shards(_) | Self::Events | Self::Trace => {
-                "GET, HEAD, OPTIONS"
-            }
+            Self::State(_)
+            | Self::Plain(_)
+            | Self::Client
+            | Self::Metrics
+            | Self::Shards(_)
+            | Self::Events
+            | Self::Trace => "GET, HEAD, OPTIONS",
             Self::Validate(_) => "POST, OPTIONS",
             Self::Write(_) => "OPTIONS",
         }
@@ -167,9 +176,13 @@ impl Handler {
 
     fn permits(self, method: &Method) -> bool {
         match self {
-            Self::State(_) | Self::Plain(_) | Self::Metrics | Self::Shards(_) | Self::Events | Self::Trace => {
-                *method == Method::GET || *method == Method::HEAD
-            }
+            Self::State(_)
+            | Self::Plain(_)
+            | Self::Client
+            | Self::Metrics
+            | Self::Shards(_)
+            | Self::Events
+            | Self::Trace => *method == Method::GET || *method == Method::HEAD,
             Self::Validate(_) => *method == Method::POST,
             Self::Write(_) => false,
         }
@@ -205,11 +218,18 @@ const fn write(path: &'static str, verb: &'static str) -> Route {
 /// Every path there is.
 pub(super) const ROUTES: &[Route] = &[
     plain("/", page::index),
+    Route { path: "/client", parameters: page::CLIENT_PARAMETERS, handler: Handler::Client, content: Content::Public },
     plain("/app.css", page::style),
     plain("/app.js", page::script),
     plain("/access.js", page::access_script),
+    plain("/client.js", page::client_script),
+    plain("/clients.js", page::clients_script),
     plain("/elements.js", page::elements_script),
-    plain("/lists.js", page::lists_script),
+    plain("/endpoint.js", page::endpoint_script),
+    plain("/mqtt.js", page::mqtt_script),
+    plain("/overview.js", page::overview_script),
+    plain("/plots.js", page::plots_script),
+    plain("/topics.js", page::topics_script),
     plain("/favicon.svg", page::icon),
     plain("/openapi.json", page::openapi),
     plain("/livez", probes::livez),
@@ -250,6 +270,8 @@ pub(super) const ROUTES: &[Route] = &[
         content: Content::Clients,
     },
     shards("/api/topics", topics::PARAMETERS, |app, query| Box::pin(topics::list(app, query))).with(Content::Clients),
+    shards("/api/topics/tree", topic_tree::PARAMETERS, |app, query| Box::pin(topic_tree::list(app, query)))
+        .with(Content::Clients),
     state("/api/bridges", &["name"], bridges::list).with(Content::Clients),
     state("/api/declared", &["kind", "name"], control::declared).with(Content::Clients),
     state("/api/plan", &[], control::plan).with(Content::Clients),
@@ -374,6 +396,7 @@ async fn dispatch(
     Ok(Dispatched::Whole(match route.handler {
         Handler::State(handler) => Answer::reply(handler(&app, &query)),
         Handler::Plain(handler) => handler(&app, &query, &parts.headers),
+        Handler::Client => page::client(&query, parts)?,
         Handler::Metrics => metrics::metrics(&app, &parts.headers).await,
         Handler::Shards(handler) => Answer::reply(handler(&app, &query).await),
         Handler::Events => return events::open(&app, activity, parts.method == Method::HEAD).map(Dispatched::Stream),
@@ -458,6 +481,7 @@ mod tests {
             "/api/clients/slowest",
             "/api/clients/trace",
             "/api/topics",
+            "/api/topics/tree",
             "/api/bridges",
             "/api/declared",
             "/api/plan",

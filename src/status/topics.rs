@@ -1,4 +1,4 @@
-//! `/api/topics`: retained messages. Topics and sizes only; payloads are never shown.
+//! `/api/topics`: retained messages by filter, with their sizes; `topic_tree` shows payloads.
 
 use serde_json::json;
 

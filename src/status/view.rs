@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
-use super::BridgeView;
+use super::{BridgeView, TopicLevelPage, TopicLevelQuery};
 use crate::auth::AuthCounts;
 use crate::state::NodeRecord;
 use crate::state::{HistoryEntry, Phase, SourceState};
@@ -38,6 +38,8 @@ pub trait StatusProvider: Send + Sync + 'static {
     fn backlogs(&self, limit: usize) -> ShardAnswer<Option<Vec<BacklogView>>>;
     /// Retained messages. `None`: the data plane does not answer.
     fn topics(&self, query: TopicQuery) -> ShardAnswer<Option<TopicPage>>;
+    /// One level of the retained topics. `None`: the data plane does not answer.
+    fn topic_level(&self, query: TopicLevelQuery) -> ShardAnswer<Option<TopicLevelPage>>;
     /// Events of a client from now on, until the receiver is dropped. `None`: the data plane does not answer.
     fn trace(&self, query: TraceQuery) -> ShardAnswer<Option<mpsc::Receiver<TraceEvent>>>;
     /// Whether every shard has answered since the call. It may take as long as a shard hangs.

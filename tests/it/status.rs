@@ -5,6 +5,7 @@
 
 mod access;
 mod bounds;
+mod browser;
 mod client;
 mod clients;
 mod docs;
@@ -15,6 +16,7 @@ mod live;
 mod openapi;
 mod otlp;
 mod page;
+mod page_client;
 mod server;
 mod streams;
 mod tools;

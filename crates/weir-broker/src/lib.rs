@@ -37,6 +37,7 @@ mod values;
 
 pub use self::core::client_view::Client;
 pub use self::core::deferred::WorkBudget;
+pub use self::core::topic_level::{LevelEntry, LevelValue};
 pub use self::core::{Admission, Core, CoreConfig, ReadAction, ReceiveResult};
 pub use clients::offline_sessions::OfflineSessions;
 pub use clients::rate_limit::TotalRates;

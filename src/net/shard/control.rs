@@ -12,8 +12,11 @@ use super::table::{Connection, ConnectionState};
 use crate::net::find::{ClientFilter, FoundClient, RetainedFilter};
 use crate::net::plane::{ClientRow, DrainPlan};
 use crate::net::policy::ListenerPolicy;
+use crate::net::topic_level::LevelFilter;
 use crate::net::trace::ClientTracer;
-use weir_broker::{Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, RetainedPosition, RetainedTopic, Waiting};
+use weir_broker::{
+    Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, LevelEntry, RetainedPosition, RetainedTopic, Waiting,
+};
 use weir_mqtt::{Publish, PublishProperties, QoS};
 
 /// A request. The caller may have dropped the receiver of the reply; the request is carried out all the same.
@@ -68,6 +71,11 @@ pub(in crate::net) enum Control {
         from: RetainedPosition,
         limit: usize,
         reply: oneshot::Sender<(Vec<RetainedTopic>, Option<RetainedPosition>)>,
+    },
+    /// One level of the retained topics.
+    RetainedLevel {
+        filter: Arc<LevelFilter>,
+        reply: oneshot::Sender<(Vec<LevelEntry>, Option<String>)>,
     },
     /// Begins to trace a client.
     Trace {
@@ -145,6 +153,10 @@ impl Shard {
             Control::Retained { filter, from, limit, reply } => {
                 let wanted = (filter.namespace.as_deref(), filter.filter.as_deref());
                 let _ = reply.send(self.core.retained_from(from, wanted, limit, self.now));
+            }
+            Control::RetainedLevel { filter, reply } => {
+                let from = (&*filter.namespace, &*filter.prefix, filter.after.as_deref());
+                let _ = reply.send(self.core.retained_level(from, (filter.limit, filter.payload_max), self.now));
             }
             Control::Trace { tracer, reply } => {
                 self.begin_trace(*tracer);

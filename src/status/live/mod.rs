@@ -3,6 +3,7 @@
 mod bridges;
 mod clients;
 mod endpoints;
+mod topic_tree;
 mod trace;
 mod traffic;
 
@@ -22,8 +23,8 @@ use self::traffic::{endpoint_traffic, session_gauges};
 use super::validator;
 use super::{
     BacklogView, BindError, BridgeView, ClientPage, ClientQuery, ClusterNodeView, Gauges, Histogram, NodeView,
-    ReconcileCounters, ShardAnswer, StateView, StatusProvider, TopicPage, TopicQuery, TraceEvent, TraceQuery, Traffic,
-    ValidateRequest, Validation,
+    ReconcileCounters, ShardAnswer, StateView, StatusProvider, TopicLevelPage, TopicLevelQuery, TopicPage, TopicQuery,
+    TraceEvent, TraceQuery, Traffic, ValidateRequest, Validation,
 };
 use crate::auth::AuthCounts;
 use crate::cluster::node_convergence;
@@ -210,6 +211,11 @@ impl StatusProvider for LiveStatus {
     fn topics(&self, query: TopicQuery) -> ShardAnswer<Option<TopicPage>> {
         let plane = self.plane.clone();
         Box::pin(async move { topics(&plane, query).await })
+    }
+
+    fn topic_level(&self, query: TopicLevelQuery) -> ShardAnswer<Option<TopicLevelPage>> {
+        let plane = self.plane.clone();
+        Box::pin(async move { topic_tree::level(&plane, query).await })
     }
 
     fn trace(&self, query: TraceQuery) -> ShardAnswer<Option<mpsc::Receiver<TraceEvent>>> {

@@ -1,11 +1,11 @@
-// How this page asks: with the token that its reader typed in, where the broker wants one; kept for this tab only.
+// Requests to the status server, with the token that the reader entered where one is required. It is kept for this tab only.
 
-const tags = new Map(); // path -> entity tag and what it stood for
+const tags = new Map(); // path -> entity tag and data
 const KEY = "weir-token";
 
 export class Unauthorized extends Error {}
 
-export function setToken(token) {
+function setToken(token) {
   if (token) sessionStorage.setItem(KEY, token);
   else sessionStorage.removeItem(KEY);
   tags.clear();
@@ -16,7 +16,7 @@ function headers(more) {
   return token ? { ...more, Authorization: `Bearer ${token}` } : more;
 }
 
-// What is at `path`; of what is known already, only whether it has changed is asked.
+// The data at `path`. Data that is known is requested with its entity tag, so that it is sent only if it has changed.
 export async function fetched(path) {
   const known = tags.get(path);
   const answer = await fetch(path, { headers: headers(known ? { "If-None-Match": known.tag } : {}) });
@@ -25,12 +25,12 @@ export async function fetched(path) {
   if (answer.status === 401) throw new Unauthorized(body.message);
   if (!answer.ok && body.data === null) throw new Error(body.message);
   const tag = answer.headers.get("etag");
-  if (tags.size > 200) tags.clear(); // a page that is open for weeks asks for many clients
+  if (tags.size > 200) tags.clear(); // a page that is open for weeks requests many paths
   if (tag) tags.set(path, { tag, data: body.data });
   return body.data;
 }
 
-// Server-sent events by fetch, which can show a token, as EventSource cannot. Ends when the stream does.
+// Server-sent events by fetch, because EventSource cannot send a token. Returns when the stream ends.
 export async function streamed(path, opened, took) {
   const answer = await fetch(path, { headers: headers({ Accept: "text/event-stream" }) });
   if (answer.status === 401) throw new Unauthorized();
@@ -49,4 +49,19 @@ export async function streamed(path, opened, took) {
       if (field("event")) took(field("event"), JSON.parse(field("data")));
     }
   }
+}
+
+// Shows the form for the token, and calls `then` when one was entered.
+export function askToken(then) {
+  const form = document.getElementById("login");
+  const input = document.getElementById("token");
+  form.hidden = false;
+  input.focus();
+  form.onsubmit = (event) => {
+    event.preventDefault();
+    setToken(input.value.trim());
+    input.value = "";
+    form.hidden = true;
+    then();
+  };
 }

@@ -25,20 +25,22 @@ function fill(node, properties, children) {
   node.append(...there.map((child) => (typeof child === "string" ? visible(child) : child)));
 }
 
-// Characters that are not seen, or turn the reading round (a name can end in "gpj.exe" and look like "exe.jpg"), by number.
-function visible(text) {
+// Replaces characters that are invisible or change the direction of the text (a name can end in "gpj.exe" and look like
+// "exe.jpg") by their numbers.
+export function visible(text) {
   return text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, (character) =>
     character === "\n" || character === "\t" ? character : `⟨U+${character.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`);
 }
 
 const OWN_MAX = 96;
+const REVISION_MAX = 24;
 
-// What a client calls itself or its topics: however long, on a few lines, and its spaces seen.
+// A text that a client chose, such as its id or a topic: bounded in length, its spaces visible.
 export function own(text) {
-  const seen = text.replace(/^ +| +$/g, (spaces) => "⟨U+0020⟩".repeat(spaces.length)) || "(empty)";
+  const seen = text.replace(/^ +| +$/g, (spaces) => "⟨U+0020⟩".repeat(spaces.length)).replace(/[\n\t]/g, (character) => `⟨U+000${character === "\n" ? "A" : "9"}⟩`) || "(empty)";
   const characters = [...seen];
   if (characters.length <= OWN_MAX) return el("code", { class: "own" }, seen);
-  return el("span", {}, el("code", { class: "own", title: visible(text) }, `${characters.slice(0, OWN_MAX).join("")}…`), el("small", { class: "quiet" }, ` ${characters.length} characters`));
+  return el("span", {}, el("code", { class: "own", title: visible(text) }, `${characters.slice(0, OWN_MAX).join("")}…`), el("small", { class: "quiet" }, ` ${[...text].length} characters`));
 }
 
 // Replaces the children only if `data` differs from what is shown: focus, selection and open details stay.
@@ -71,6 +73,30 @@ export function keyed(list, items, key, make, update, gone) {
   }
 }
 
+// A revision or digest: the short form on one line, the whole one as its title.
+export function revision(text) {
+  if (!text) return el("span", { class: "quiet" }, "none");
+  const digest = /^([\w.]+[:-])?([0-9a-f]{13,})$/.exec(text);
+  const short = digest ? `${digest[1] ?? ""}${digest[2].slice(0, 12)}` : text.length > REVISION_MAX ? `${text.slice(0, REVISION_MAX - 1)}…` : text;
+  return el("code", { class: "rev", title: text }, short);
+}
+
+export const link = (name) => el("a", { class: "name", href: `#/endpoint/${encodeURIComponent(name)}` }, own(name));
+
+// A scrollable table: head cells by name, and rows.
+export function table(label, names, body) {
+  const head = names.map((name) => el("th", { scope: "col" }, name));
+  const rows = el("tbody", {}, ...body);
+  const whole = el("div", { class: "scroll", tabIndex: 0, role: "region", ariaLabel: label }, el("table", { ariaLabel: label }, el("thead", {}, el("tr", {}, ...head)), rows));
+  return whole;
+}
+
+export const facts = (list) =>
+  el("dl", { class: "facts" }, ...list.filter(Boolean).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, ...[value].flat())]));
+
+// An empty state: what is missing, what to do, and an example to copy.
+export const empty = (text, example) => el("div", { class: "empty" }, el("p", {}, text), example && el("pre", { tabIndex: 0, ariaLabel: "Example" }, example));
+
 export const badge = (kind, text) => el("span", { class: `badge ${kind}` }, text);
 
 export function count(value) {
@@ -96,7 +122,7 @@ export function span(seconds) {
 export const since = (time) => (Date.now() - Date.parse(time)) / 1000;
 export const ago = (time) => (time ? `${span(since(time))} ago` : "never");
 
-// A time that keeps telling how long ago it was.
+// A time as an age, which the page updates every second.
 export function when(time) {
   if (!time) return el("span", { class: "when" }, "never");
   return el("time", { class: "when", dateTime: time, title: new Date(time).toLocaleString() }, ago(time));
@@ -104,3 +130,15 @@ export function when(time) {
 
 export const written = (value) =>
   value === undefined || value === null ? "" : typeof value === "string" ? value : JSON.stringify(value);
+
+// Escape closes a <details> and moves the focus to its summary.
+export function closable(details) {
+  details.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !details.open) return;
+    event.stopPropagation();
+    details.open = false;
+    details.querySelector("summary").focus();
+  });
+}
+
+export const hex = (octets) => [...octets].map((octet) => octet.toString(16).padStart(2, "0")).join(" ");

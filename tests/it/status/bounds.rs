@@ -146,3 +146,21 @@ async fn two_hundred_endless_bodies_cost_no_more_than_the_budget() {
     // 200 bodies of a MiB would be 200 MiB; other tests of this process grow meanwhile.
     assert!(most < 100 << 20, "{} MiB", most >> 20);
 }
+
+#[tokio::test]
+async fn reads_of_topic_levels_are_bounded_and_counted() {
+    let fake = fake::Fake::new();
+    fake.hangs.store(true, std::sync::atomic::Ordering::Relaxed);
+    let options = StatusOptions { request_timeout: Duration::from_secs(8), ..StatusOptions::default() };
+    let server = fake::serve_with(&fake, options);
+    let addr = server.local_addr();
+    let reads: Vec<_> = (0..5).map(|_| tokio::spawn(async move { get(addr, "/api/topics/tree").await })).collect();
+    let mut answers = Vec::new();
+    for read in reads {
+        let answer = read.await.unwrap();
+        assert_eq!(answer.status, 503);
+        answers.push(answer.json()["message"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(answers.iter().filter(|answer| answer.starts_with("4 levels of topics are being read")).count(), 1);
+    assert_eq!(refused(addr, "topic_reads").await, 1);
+}

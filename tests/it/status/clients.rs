@@ -105,6 +105,17 @@ async fn queued_retained_and_dropped_messages_are_shown() {
     let retained = &topics["topics"][0];
     assert_eq!((&retained["topic"], &retained["payloadBytes"]), (&json!("plant/temp"), &json!(12)), "{topics}");
     assert!(!topics.to_string().contains("confidential"));
+    let level = data(&broker, "/api/topics/tree").await;
+    assert!(
+        level["entries"]
+            .as_array()
+            .unwrap()
+            .contains(&json!({"level": "plant", "topic": "plant", "branch": true, "value": null}))
+    );
+    let level = data(&broker, "/api/topics/tree?below=plant").await;
+    let value = json!({"payload": "confidential", "payloadBytes": 12, "qos": 1, "expiresInS": null});
+    let entry = json!({"level": "temp", "topic": "plant/temp", "branch": false, "value": value});
+    assert_eq!(level, json!({"entries": [entry], "next": null}));
 
     // The shards tell their counters now and then.
     let counted = || broker.get("/api/endpoints/metrics?name=b");

@@ -172,6 +172,11 @@ impl StatusProvider for Fake {
         let next = more.first().map(|(at, _)| TopicCursor(0, 0, at.to_string()));
         Box::pin(async move { Some(TopicPage { topics: wanted.into_iter().map(|(_, each)| each).collect(), next }) })
     }
+    fn topic_level(&self, query: TopicLevelQuery) -> ShardAnswer<Option<TopicLevelPage>> {
+        let page = super::fake_data::topic_level(&query);
+        let hangs = self.hangs.load(Ordering::Relaxed);
+        Box::pin(async move { if hangs { std::future::pending().await } else { Some(page) } })
+    }
     fn trace(&self, query: TraceQuery) -> ShardAnswer<Option<tokio::sync::mpsc::Receiver<TraceEvent>>> {
         let (tell, told) = tokio::sync::mpsc::channel(8);
         let packet = json!({"at": NOW, "direction": "received", "packet": "PUBLISH", "topic": query.client_id});

@@ -315,3 +315,40 @@ pub fn bridge() -> BridgeView {
         }),
     }
 }
+
+/// Retained topics; clients choose their names.
+const TOPICS: &[(&str, &[u8])] = &[
+    ("$SYS/broker/version", b"0.1.0"),
+    ("plant/line-1/temperature", b"21.5"),
+    ("plant/line-1", b"running"),
+    ("plant/line-2/temperature", "22 °C".as_bytes()),
+    ("plant/camera", b"\xff\xd8\xff\xe0"),
+    ("<img src=x onerror=alert(1)>", b"<script>alert(2)</script>"),
+    ("pump\u{202e}gpj.exe", b"line 1\nline 2\x07"),
+];
+
+pub fn topic_level(query: &TopicLevelQuery) -> TopicLevelPage {
+    let many = (0..250).map(|n| (format!("many/{n:03}"), b"1".to_vec()));
+    let long = (format!("long/{}", "x".repeat(5000)), "y".repeat(512).into_bytes());
+    let fixed = TOPICS.iter().map(|(topic, payload)| ((*topic).to_owned(), payload.to_vec()));
+    let mut entries = BTreeMap::new();
+    for (topic, payload) in fixed.chain(many).chain([long]).filter(|_| query.namespace.is_empty()) {
+        let Some(rest) = topic.strip_prefix(&*query.prefix) else { continue };
+        match rest.split_once('/') {
+            Some((level, _)) => entries.insert(format!("{level}/"), None),
+            None => entries.insert(
+                rest.to_owned(),
+                Some(TopicValueView { qos: 1, payload_bytes: payload.len() as u64, payload, expires_in_s: None }),
+            ),
+        };
+    }
+    let mut rest: Vec<TopicLevelView> = entries
+        .into_iter()
+        .filter(|(key, _)| query.after.as_ref().is_none_or(|after| key > after))
+        .map(|(key, value)| TopicLevelView { key, value })
+        .collect();
+    let more = rest.len() > query.limit;
+    rest.truncate(query.limit);
+    let next = rest.last().filter(|_| more).map(|last| last.key.clone());
+    TopicLevelPage { entries: rest, next }
+}

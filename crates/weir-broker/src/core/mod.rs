@@ -33,6 +33,7 @@ pub(crate) mod subscribe;
 mod takeover;
 #[cfg(test)]
 mod tests;
+pub(crate) mod topic_level;
 mod transit;
 
 use std::sync::Arc;

@@ -168,6 +168,11 @@ impl Retained {
         self.entries.range::<[u8], _>(bounds).map(|entry| &entry.message)
     }
 
+    /// All messages from a topic on, in order.
+    pub(crate) fn starting_at<'a>(&'a self, topic: &str) -> impl Iterator<Item = &'a Message> + use<'a> {
+        self.range(topic).map(|entry| &entry.message)
+    }
+
     fn range(&self, from: &str) -> std::collections::btree_set::Range<'_, Entry> {
         self.entries.range::<[u8], _>((Bound::Included(from.as_bytes()), Bound::Unbounded))
     }

@@ -88,6 +88,6 @@ pub use suggest::did_you_mean;
 pub use tls::*;
 pub use transport::*;
 pub use unreachable_rules::filter_covers;
-pub use yaml::{DEPTH_MAX, FILE_SIZE_MAX, InvalidYaml, parse_documents, parse_yaml};
+pub use yaml::{DEPTH_MAX, FILE_SIZE_MAX, InvalidYaml, parse_documents, parse_file_documents, parse_yaml};
 
 pub use weir_broker::{Durability, EndpointLimits, PublishOverflow, QueueOverflow};

@@ -105,7 +105,7 @@ pub enum InvalidYaml {
 ///
 /// # Errors
 /// `bytes` have errors: each with its line, column and message.
-pub fn parse_documents(bytes: &[u8]) -> Result<Vec<Value>, Vec<(Position, String)>> {
+pub fn parse_file_documents(bytes: &[u8]) -> Result<Vec<Value>, Vec<(Position, String)>> {
     let documents =
         parse(bytes).map_err(|errors| errors.into_iter().map(|error| (error.at, error.message)).collect::<Vec<_>>())?;
     Ok(documents.into_iter().map(|document| document.value).collect())
