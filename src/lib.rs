@@ -45,3 +45,5 @@ pub mod state;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+
+pub use server::{Server, ServerBuilder, ServerError, ServerHandle};

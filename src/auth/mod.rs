@@ -32,7 +32,7 @@ pub use backends::password::{PasswordFile, PasswordHash, PasswordHashError, Reco
 pub use backends::scram::{SaslprepError, ScramRecord, ScramRecordError, check_scram_file, saslprep};
 pub use certificate::{CertificateError, PeerCertificate, SubjectAltName, validity};
 pub use compile::{AuthCompiler, AuthError, ReadFile};
-pub use counts::AuthCounts;
+pub use counts::{AuthCounters, AuthCounts};
 pub(crate) use fair_queue::{Busy, FairQueue, QueueLimits, Ticket};
 pub(crate) use source_key::SourceKey;
 

@@ -30,6 +30,7 @@ mod socket;
 mod stats;
 mod stream;
 mod sync;
+mod threads;
 mod tls;
 mod tls_handshakes;
 mod trace;

@@ -19,8 +19,10 @@ use super::shard::{self, AcceptedConnection, Control, DurableStore, ShardContext
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
 use super::stats::{AllEndpointMetrics, EndpointStats};
 use super::stream::Stream;
+use super::threads::{TaskThread, Threads};
 use super::tls_handshakes::TlsHandshakes;
 use super::workers::Workers;
+use crate::auth::AuthCounters;
 use weir_broker::limits::SHARDS_MAX;
 use weir_broker::{
     CoreGauges, EndpointId, MemoryAccount, Millis, OfflineSessions, Principal, RetainedTotals, TotalRates, Waiting,
@@ -47,12 +49,22 @@ pub struct DataPlaneConfig {
     pub workers: u16,
     /// Number of threads for TLS handshakes; `None`: one for each core.
     pub tls_threads: Option<u16>,
+    /// Raise the process's limit of file descriptors to what the system allows.
+    pub raise_descriptor_limit: bool,
 }
 
 impl Default for DataPlaneConfig {
     fn default() -> Self {
         let (max_pending_connections, memory) = (8192, MemoryAccount::new(DEFAULT_MEMORY_BYTES));
-        Self { shards: 1, max_connections: None, max_pending_connections, memory, workers: 2, tls_threads: None }
+        Self {
+            shards: 1,
+            max_connections: None,
+            max_pending_connections,
+            memory,
+            workers: 2,
+            tls_threads: None,
+            raise_descriptor_limit: false,
+        }
     }
 }
 
@@ -161,7 +173,9 @@ struct Inner {
     endpoint_metrics: Arc<AllEndpointMetrics>,
     delivery_latency: Arc<DeliveryLatency>,
     memory: MemoryAccount,
+    auth_counters: AuthCounters,
     shards: Vec<Arc<Mailbox<ShardEvent>>>,
+    threads: Threads,
     epoch: Instant,
     sequence: Arc<AtomicU64>,
 }
@@ -189,7 +203,7 @@ impl Drop for Inner {
 const OTHER_DESCRIPTORS: u64 = 512;
 
 impl DataPlane {
-    /// Starts the threads. Raises the file descriptor limit to what the system allows this process.
+    /// Starts the threads.
     ///
     /// The configuration has more than [`SHARDS_MAX`] shards, or the system refused a thread or a file descriptor.
     pub fn start(config: &DataPlaneConfig) -> io::Result<DataPlane> {
@@ -212,11 +226,12 @@ impl DataPlane {
         let pool = Arc::new(SocketPool::default());
         let endpoint_metrics = Arc::new(AllEndpointMetrics::default());
         let sequence = Arc::new(AtomicU64::new(0));
-        let workers = Workers::start(config.workers)?;
-        let auth_tasks = AuthTasks::start()?;
+        let (threads, auth_counters) = (Threads::default(), AuthCounters::default());
+        let workers = Workers::start(config.workers, &threads, auth_counters.dropped.clone())?;
+        let auth_tasks = AuthTasks::start(&threads)?;
         let cores =
             || thread::available_parallelism().map_or(1, |cores| u16::try_from(cores.get()).unwrap_or(u16::MAX));
-        let tls_handshakes = TlsHandshakes::start(config.tls_threads.unwrap_or_else(cores))?;
+        let tls_handshakes = TlsHandshakes::start(config.tls_threads.unwrap_or_else(cores), &threads)?;
         let delivery_latency = Arc::new(DeliveryLatency::default());
         let shared = Arc::new(ShardContext {
             epoch,
@@ -230,7 +245,7 @@ impl DataPlane {
             total_rates: TotalRates::default(),
             retained: RetainedTotals::default(),
         });
-        let descriptors = raise_descriptor_limit();
+        let descriptors = descriptor_limit(config.raise_descriptor_limit);
         let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(descriptors / 2);
         let max_connections =
             config.max_connections.unwrap_or(u32::MAX).min(u32::try_from(affordable).unwrap_or(u32::MAX));
@@ -241,14 +256,16 @@ impl DataPlane {
             max_connections,
         };
         let durable_store = durable_store.map(|durable_store| (durable_store, epoch_unix_ms));
-        let shards = shard::start(config, &shared, acceptor, durable_store)?;
+        let shards = shard::start(config, &shared, acceptor, durable_store, &threads)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 pool,
                 endpoint_metrics,
                 delivery_latency,
                 memory: config.memory.clone(),
+                auth_counters,
                 shards,
+                threads,
                 epoch,
                 sequence,
             }),
@@ -258,6 +275,24 @@ impl DataPlane {
     /// What memory is used for, over all shards.
     pub fn memory(&self) -> &MemoryAccount {
         &self.inner.memory
+    }
+
+    /// What authentication counts.
+    pub fn auth_counters(&self) -> &AuthCounters {
+        &self.inner.auth_counters
+    }
+
+    /// Starts a thread for tasks that ends with the data plane.
+    pub(super) fn spawn_for_tasks(&self, name: &str, blocking: usize) -> io::Result<TaskThread> {
+        self.inner.threads.spawn_for_tasks(name, blocking)
+    }
+
+    /// Waits until all threads have ended, after [`DataPlane::shutdown`], or after the last handle was dropped: returns
+    /// what waits, and drops this handle.
+    pub fn into_join(self) -> impl FnOnce() + Send + 'static {
+        let threads = self.inner.threads.clone();
+        drop(self);
+        move || threads.join()
     }
 
     /// The core's clock: milliseconds since the data plane started.
@@ -480,10 +515,13 @@ fn newest(mut accepted: Vec<(u64, Option<IpAddr>)>, which: &DrainWhich) -> HashS
     }
 }
 
-/// Raises the soft limit of file descriptors to the hard limit; returns the limit in effect.
-fn raise_descriptor_limit() -> u64 {
+/// The limit of file descriptors; `raise` sets the soft limit to the hard limit first.
+fn descriptor_limit(raise: bool) -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if !raise {
+        return current.unwrap_or(u64::MAX);
+    }
     match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         Ok(()) => maximum.unwrap_or(u64::MAX),
         Err(error) => {

@@ -1,7 +1,7 @@
 //! What a server is started with.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,17 +9,16 @@ use super::memory_size::MemorySize;
 use super::traces::TraceOptions;
 use crate::apply::FileSystem;
 use crate::references::{AllowedFiles, AllowedVariables};
-use crate::source::DirectoryOptions;
 #[cfg(feature = "etcd")]
 use crate::source::etcd::EtcdOptions;
+use crate::source::{DirectoryOptions, MEMORY, MemoryFile};
 use crate::status::{AccessOptions, Secret};
 #[cfg(feature = "etcd")]
 use weir_declare::config::SecretRef;
 
-/// Everything that a server is started with. Nothing is read from the environment but what [`TraceOptions`] names and
-/// what systemd leaves there.
+/// Everything that a server is started with.
 #[derive(Debug, Clone)]
-pub struct ServerOptions {
+pub(crate) struct ServerOptions {
     pub source: SourceOptions,
     /// Address of the read-only HTTP API; `None`: there is none.
     pub status_addr: Option<SocketAddr>,
@@ -45,11 +44,37 @@ pub struct ServerOptions {
     /// Apply a declaration without endpoints at the start.
     pub allow_empty: bool,
     pub traces: TraceOptions,
+    /// The process is this server's: OpenTelemetry's variables of its environment count, and its limit of file descriptors
+    /// is raised.
+    pub owns_process: bool,
+}
+
+/// A server without declarations and without a status address, as a program embeds it.
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            source: SourceOptions::Memory(Vec::new()),
+            status_addr: None,
+            status_access: AccessOptions::default(),
+            allow_files: Vec::new(),
+            allow_env: Vec::new(),
+            data_dir: None,
+            node_name: None,
+            node_labels: BTreeMap::new(),
+            default_host: Ipv4Addr::LOCALHOST.into(),
+            shards: None,
+            memory: None,
+            atomic: false,
+            allow_empty: false,
+            traces: TraceOptions::default(),
+            owns_process: false,
+        }
+    }
 }
 
 /// Where the declarations are.
 #[derive(Debug, Clone)]
-pub enum SourceOptions {
+pub(crate) enum SourceOptions {
     Directory(DirectoryOptions),
     /// What is committed at `revision` of the repository that `directory` lies in.
     GitRef {
@@ -60,6 +85,8 @@ pub enum SourceOptions {
     },
     #[cfg(feature = "etcd")]
     Etcd(EtcdOptions),
+    /// Documents that the program holds.
+    Memory(Vec<MemoryFile>),
 }
 
 impl ServerOptions {
@@ -74,8 +101,9 @@ impl ServerOptions {
         }
         own.extend(self.status_access.tls.as_ref().map(|tls| tls.key.clone()));
         let documents = match &self.source {
-            SourceOptions::Directory(options) => options.root.clone(),
-            SourceOptions::GitRef { directory, .. } => directory.clone(),
+            SourceOptions::Directory(options) => Some(options.root.clone()),
+            SourceOptions::GitRef { directory, .. } => Some(directory.clone()),
+            SourceOptions::Memory(_) => None,
             #[cfg(feature = "etcd")]
             SourceOptions::Etcd(options) => {
                 own.extend(options.access.identity.as_ref().map(|(_, key)| key.clone()));
@@ -84,11 +112,11 @@ impl ServerOptions {
                     Some(SecretRef::Env(name)) => own_variables.push(name.to_string()),
                     None => {}
                 }
-                options.files.clone()
+                Some(options.files.clone())
             }
         };
         FileSystem {
-            files: AllowedFiles::new(&[documents], &self.allow_files, own),
+            files: AllowedFiles::new(documents.as_slice(), &self.allow_files, own),
             variables: AllowedVariables::new(self.allow_env.clone(), own_variables),
         }
     }
@@ -105,6 +133,7 @@ impl SourceOptions {
             Self::GitRef { directory, revision, .. } => {
                 format!("git {}", absolute(format!("{} at {revision}", directory.display())))
             }
+            Self::Memory(_) => MEMORY.to_owned(),
             #[cfg(feature = "etcd")]
             Self::Etcd(options) => format!("etcd {}", options.location()),
         }

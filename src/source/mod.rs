@@ -1,4 +1,4 @@
-//! Sources of snapshots: a directory, a git ref, etcd.
+//! Sources of snapshots: a directory, a git ref, etcd, the program itself.
 //!
 //! A source is a task that owns its connection to the outside. It sends whole [`SourceReading`]s, never deltas; an event, a
 //! timer or a request only makes it read again. It must never interpret a document.
@@ -11,6 +11,7 @@ pub mod etcd;
 mod fingerprint;
 mod git;
 mod git_ref;
+mod memory;
 mod walk;
 mod watch;
 mod work_tree;
@@ -26,6 +27,8 @@ pub(crate) use directory::jittered;
 pub use directory::{DirectoryOptions, DirectoryReader, spawn_directory};
 pub use error::{SourceErrorCounts, SourceErrorKind};
 pub use git_ref::{GitRefReader, spawn_git_ref};
+pub(crate) use memory::MEMORY;
+pub use memory::{MemoryFile, memory_snapshot, spawn_memory};
 pub use watch::Watch;
 
 use weir_declare::config::Snapshot;
@@ -40,6 +43,8 @@ pub struct SourceReading {
     /// `Some`: files were being written during the reading (and the reason for that belief). Its documents may be
     /// applied; a document that is missing in it is not deleted.
     pub unsettled: Option<String>,
+    /// All documents are in it: one that is not there any more was deleted on purpose.
+    pub absence_is_deletion: bool,
     /// Ignored paths: hidden files, files that are not YAML. As messages show them.
     pub ignored: Vec<String>,
     /// Other notes, logged once: for example that the revision is a content hash because git failed.
@@ -99,7 +104,7 @@ pub enum SourceEvent {
 /// The reconciler's end of a source. Dropping it ends the source's task.
 #[derive(Debug)]
 pub struct SourceHandle {
-    /// `directory`, `git` or `etcd`.
+    /// `directory`, `git`, `etcd` or `memory`.
     pub kind: &'static str,
     /// The directory, or the etcd URLs and prefix (no credentials).
     pub location: String,
