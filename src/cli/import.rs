@@ -8,6 +8,7 @@ use weir_declare::import::{self, Broker};
 
 use super::Exit;
 use super::print::{Format, print};
+use super::progress::Progress;
 
 /// Turn another broker's configuration into declarations.
 ///
@@ -73,7 +74,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
             )
         })?,
     };
-    let draft = import::import(broker, &args.file, &text, &DiskFiles).with_context(|| shown.clone())?;
+    let work = || import::import(broker, &args.file, &text, &DiskFiles);
+    let draft = Progress::during(format!("importing {shown}"), work).with_context(|| shown.clone())?;
     let omissions = draft.omissions(&shown);
     if draft.is_empty() {
         eprint!("{omissions}");

@@ -5,8 +5,11 @@
 
 mod access;
 mod acl;
+mod bench;
 mod broker;
+mod client;
 mod completions;
+mod dev;
 mod diff;
 mod environment;
 #[cfg(feature = "etcd")]
@@ -14,11 +17,15 @@ mod etcd;
 mod exit;
 mod format;
 mod import;
+mod init;
 mod input;
+mod interrupt;
 mod man;
 mod passwd;
 mod plan;
 mod print;
+mod progress;
+mod publish;
 #[cfg(feature = "etcd")]
 mod push;
 mod references;
@@ -28,6 +35,7 @@ mod run;
 mod schema;
 mod status;
 mod store;
+mod subscribe;
 mod trace;
 mod validate;
 mod wait;
@@ -52,7 +60,10 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 First steps:
-  weir run --endpoints examples/endpoints.d        a broker with those endpoints
+  weir dev                                         a broker for a try: on this machine, without passwords
+  weir sub -t '#' -v                               prints what is published; weir pub -t a -m hello publishes
+  weir init                                        endpoints.d to start from, with a user and an access list
+  weir run --endpoints endpoints.d                 a broker with those endpoints
   weir validate DIR                                all errors at once, before a commit
   weir plan DIR --against http://127.0.0.1:8080    the effect of a change, with the number of clients
   weir status                                      declared, live and refused endpoints
@@ -64,6 +75,11 @@ env:NAME), WEIR_STATUS_CA, WEIR_STATUS_CERT and WEIR_STATUS_KEY.";
 #[derive(Debug, Subcommand)]
 enum Verb {
     Run(Box<run::Args>),
+    Dev(Box<dev::Args>),
+    Init(init::Args),
+    Pub(Box<publish::Args>),
+    Sub(Box<subscribe::Args>),
+    Bench(Box<bench::Args>),
     Validate(validate::Args),
     Plan(plan::Args),
     Diff(diff::Args),
@@ -91,6 +107,11 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.verb {
         Verb::Run(args) => run::run(*args),
+        Verb::Dev(args) => dev::run(*args),
+        Verb::Init(args) => init::run(args),
+        Verb::Pub(args) => publish::run(*args),
+        Verb::Sub(args) => subscribe::run(*args),
+        Verb::Bench(args) => bench::run(*args),
         Verb::Validate(args) => validate::run(args),
         Verb::Plan(args) => plan::run(args),
         Verb::Diff(args) => diff::run(args),

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::etcd::EtcdArgs;
 use super::plan::{Labels, given, has_selectors, planned, with_labels};
 use super::print::{Format, print};
+use super::progress::Progress;
 use super::references::linked_directories;
 use super::validate::parse_label;
 use super::{Exit, wrong_usage};
@@ -90,7 +91,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         Marker::new(PushState::Complete, plan.digest.clone(), plan.documents, target.revision(), wall_clock());
     marker.commit.clone_from(&wanted.commit);
     marker.dirty = wanted.dirty;
-    let revision = runtime.block_on(push(&target, &plan, &marker))?;
+    let what = format!("pushing {} keys", plan.puts.len() + plan.deletes.len());
+    let revision = Progress::during(what, || runtime.block_on(push(&target, &plan, &marker)))?;
     if let Some(answer) = &mut answer {
         (answer["revision"], answer["commit"]) = (json!(revision), json!(wanted.commit));
         print(&format!("{answer:#}\n"))?;

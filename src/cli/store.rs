@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Exit;
 use super::print::{Format, print};
+use super::progress::Progress;
 use crate::store::records::{self, OpenedStore};
 use weir_broker::{RecordBatch, RecordKey, StoredSession, append_record};
 
@@ -89,7 +90,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
         }
         StoreVerb::Import { data_dir, format } => {
             std::fs::create_dir_all(&data_dir).with_context(|| data_dir.display().to_string())?;
-            let count = import(records::open(&data_dir)?)?;
+            let count = Progress::during("importing records", || import(records::open(&data_dir)?))?;
             print(&match format {
                 Format::Human => format!("{count} records\n"),
                 Format::Json => format!("{:#}\n", serde_json::json!({"records": count})),
@@ -214,7 +215,9 @@ impl SessionView {
 fn export(store: &OpenedStore) -> anyhow::Result<Exit> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     writeln!(out, "{}", serde_json::to_string(&ExportHeader { weir_store: EXPORT_VERSION })?)?;
-    for (key, value) in store.stored.records() {
+    let progress = Progress::start("exporting records", Some(store.stored.records().len() as u64));
+    for (n, (key, value)) in store.stored.records().iter().enumerate() {
+        progress.set(n as u64);
         let key_bytes = STANDARD.encode(key.to_bytes());
         let line = ExportLine { kind: kind(*key).to_owned(), key: key_bytes, value: STANDARD.encode(value) };
         writeln!(out, "{}", serde_json::to_string(&line)?)?;

@@ -8,6 +8,7 @@ mod auth;
 mod bridge;
 mod broker_sim;
 mod ci_examples;
+mod client;
 mod codec;
 mod conformance;
 mod cve;

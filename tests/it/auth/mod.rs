@@ -9,7 +9,7 @@ mod http;
 mod limits;
 mod methods;
 mod mtls;
-mod reload;
+pub mod reload;
 mod revocation;
 mod rules;
 mod tenants;

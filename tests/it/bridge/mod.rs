@@ -2,5 +2,5 @@
 
 mod cuts;
 mod live;
-mod peers;
+pub mod peers;
 mod simulation;

@@ -1,0 +1,498 @@
+//! MQTT over one byte stream.
+//!
+//! [`Connection::publish`] and its like only queue; [`Connection::next`] writes, reads, keeps the connection alive and
+//! runs the acknowledgements of QoS 2. So neither side waits for the other.
+
+use std::collections::HashSet;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Instant;
+use weir_mqtt::{
+    Connect, ConnectProperties, DecodeContext, Decoded, Disconnect, Packet, PacketId, ProtocolVersion,
+    PublishProperties, PublishPropsOut, QoS, ReasonCode, Side, SubscriptionOptions, UserProperties, decode, encode,
+    encode_publish_parts, pingreq, puback, pubcomp, publish_len, pubrec, pubrel,
+};
+
+use super::args::Target;
+use super::error::{ClientError, connect_reason, reason};
+use super::properties::{MessageProperties, PublishExtras};
+use super::transport::{self, ByteStream};
+
+/// Room for one read, bytes.
+const READ_BYTES: usize = 64 << 10;
+/// Bytes that may wait for the socket before another message is taken.
+const QUEUED_BYTES_MAX: usize = 256 << 10;
+/// Messages of QoS 1 and 2 without an acknowledgement, at most.
+const WINDOW: usize = 1000;
+/// The largest packet that MQTT has.
+const PACKET_BYTES_MAX: u32 = 268_435_460;
+/// How long the broker may take to close after a DISCONNECT.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A message that came in.
+#[derive(Debug)]
+pub(in crate::cli) struct Message {
+    pub(in crate::cli) topic: String,
+    pub(in crate::cli) payload: Vec<u8>,
+    pub(in crate::cli) qos: QoS,
+    pub(in crate::cli) retain: bool,
+    pub(in crate::cli) dup: bool,
+    pub(in crate::cli) packet_id: Option<PacketId>,
+    pub(in crate::cli) properties: Option<Box<MessageProperties>>,
+}
+
+/// A message that goes out.
+pub(in crate::cli) struct Outgoing<'a> {
+    pub(in crate::cli) topic: &'a str,
+    pub(in crate::cli) payload: &'a [u8],
+    pub(in crate::cli) qos: QoS,
+    pub(in crate::cli) retain: bool,
+    pub(in crate::cli) extras: &'a PublishExtras,
+}
+
+/// What happened on a connection.
+#[derive(Debug)]
+pub(in crate::cli) enum Event {
+    Message(Message),
+    /// A message of QoS 1 or 2 is finished. `Err`: the broker refused it, with the reason's name.
+    Published(Result<(), String>),
+    /// For each filter: `Err`: refused, with the reason's name.
+    Subscribed(Vec<Result<QoS, String>>),
+    /// Everything that was queued is written.
+    Written,
+}
+
+/// What the broker accepts, as its CONNACK says.
+#[derive(Debug, Clone, Copy)]
+struct BrokerLimits {
+    receive_maximum: usize,
+    maximum_qos: QoS,
+    retain: bool,
+    maximum_packet_size: Option<u32>,
+    topic_alias_maximum: u16,
+}
+
+/// A connection that the broker has accepted.
+pub(in crate::cli) struct Connection {
+    stream: Box<dyn ByteStream>,
+    version: ProtocolVersion,
+    limits: BrokerLimits,
+    /// Bytes that were read; those before `taken` are decoded.
+    input: Vec<u8>,
+    taken: usize,
+    /// Bytes to write; those before `written` are written.
+    output: Vec<u8>,
+    written: usize,
+    needs_flush: bool,
+    next_id: u16,
+    /// Messages that went out and are not finished.
+    in_flight: HashSet<PacketId>,
+    /// Messages of QoS 2 that came in and are not released.
+    unreleased: HashSet<PacketId>,
+    /// The topic that the alias is set to.
+    aliased: Option<String>,
+    keep_alive: Option<Duration>,
+    last_written: Instant,
+    /// A PINGREQ waits for its answer since then.
+    pinged: Option<Instant>,
+    /// Whether the broker had a session of this client.
+    session_present: bool,
+}
+
+/// A packet of the broker, as far as a client needs it.
+enum Received {
+    ConnAck(Result<(BrokerLimits, Option<u16>, bool), String>),
+    Message(Message),
+    PubAck(PacketId, Result<(), String>),
+    PubRec(PacketId, Result<(), String>),
+    PubRel(PacketId),
+    PubComp(PacketId),
+    SubAck(Vec<Result<QoS, String>>),
+    Nothing,
+}
+
+impl Connection {
+    /// Connects; `unreleased` has the messages of QoS 2 that an earlier connection of the session left.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub(in crate::cli) async fn open(target: &Target, unreleased: HashSet<PacketId>) -> Result<Self, ClientError> {
+        let opened = tokio::time::timeout(target.connect_timeout, Self::open_in_time(target, unreleased)).await;
+        opened.unwrap_or(Err(ClientError::ConnectTimeout(target.connect_timeout.as_secs())))
+    }
+
+    async fn open_in_time(target: &Target, unreleased: HashSet<PacketId>) -> Result<Self, ClientError> {
+        let stream = transport::open(&target.transport, target.tls.as_ref()).await?;
+        let mut connection = Self {
+            stream,
+            version: target.version,
+            limits: BrokerLimits {
+                receive_maximum: WINDOW,
+                maximum_qos: QoS::ExactlyOnce,
+                retain: true,
+                maximum_packet_size: None,
+                topic_alias_maximum: 0,
+            },
+            input: Vec::new(),
+            taken: 0,
+            output: Vec::new(),
+            written: 0,
+            needs_flush: false,
+            next_id: 0,
+            in_flight: HashSet::new(),
+            unreleased,
+            aliased: None,
+            keep_alive: None,
+            last_written: Instant::now(),
+            pinged: None,
+            session_present: false,
+        };
+        encode(&connect_packet(target), target.version, &mut connection.output)?;
+        let keep_alive_s = loop {
+            match connection.receive()? {
+                Some(Received::ConnAck(Ok((limits, keep_alive_s, session_present)))) => {
+                    connection.limits = limits;
+                    connection.session_present = session_present;
+                    break keep_alive_s.unwrap_or(target.keep_alive_s);
+                }
+                Some(Received::ConnAck(Err(reason))) => return Err(ClientError::Refused(reason)),
+                Some(_) => return Err(ClientError::Protocol("a packet before CONNACK [MQTT-3.2.0-1]".to_owned())),
+                None => poll_fn(|cx| connection.poll_io(cx)).await.map(drop)?,
+            }
+        };
+        connection.keep_alive = (keep_alive_s > 0).then(|| Duration::from_secs(keep_alive_s.into()));
+        if !connection.session_present {
+            connection.unreleased.clear();
+        }
+        Ok(connection)
+    }
+
+    /// Whether another message may be queued: the broker's window and the buffer have room.
+    pub(in crate::cli) fn may_publish(&self) -> bool {
+        self.in_flight.len() < self.limits.receive_maximum.min(WINDOW) && self.output.len() < QUEUED_BYTES_MAX
+    }
+
+    /// Whether everything is written, and all messages of QoS 1 and 2 are finished.
+    pub(in crate::cli) fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.output.is_empty() && !self.needs_flush
+    }
+
+    /// Queues a message. QoS 1 and 2 are followed by an [`Event::Published`].
+    ///
+    /// # Errors
+    /// The broker does not accept such messages, or it cannot be encoded.
+    pub(in crate::cli) fn publish(&mut self, message: &Outgoing<'_>) -> Result<(), ClientError> {
+        let limits = self.limits;
+        if message.qos > limits.maximum_qos {
+            let maximum = limits.maximum_qos as u8;
+            return Err(ClientError::Unsupported(format!("this broker accepts QoS {maximum} at most")));
+        }
+        if message.retain && !limits.retain {
+            return Err(ClientError::Unsupported("this broker keeps no retained messages".to_owned()));
+        }
+        let alias = message.extras.topic_alias;
+        if alias.is_some_and(|alias| alias > limits.topic_alias_maximum) {
+            let maximum = limits.topic_alias_maximum;
+            return Err(ClientError::Unsupported(format!("this broker accepts topic aliases up to {maximum}")));
+        }
+        let is_aliased = alias.is_some() && self.aliased.as_deref() == Some(message.topic);
+        let topic = if is_aliased { "" } else { message.topic };
+        let properties = PublishPropsOut {
+            pieces: &[&message.extras.block],
+            message_expiry_s: message.extras.message_expiry_s,
+            topic_alias: alias,
+            subscription_identifiers: &[],
+        };
+        let length = publish_len(self.version, message.qos, topic.len(), &properties, message.payload.len());
+        if let Some(maximum) = limits.maximum_packet_size.filter(|&maximum| length > maximum as usize) {
+            let text = format!("the packet has {length} bytes, and this broker accepts {maximum} at most");
+            return Err(ClientError::Unsupported(text));
+        }
+        let id = (message.qos != QoS::AtMostOnce).then(|| self.allocate_id());
+        let (out, version) = (&mut self.output, self.version);
+        let (qos, retain) = (message.qos, message.retain);
+        encode_publish_parts(out, version, false, qos, retain, topic, id, &properties, message.payload)?;
+        self.in_flight.extend(id);
+        if alias.is_some() && !is_aliased {
+            self.aliased = Some(message.topic.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Queues a SUBSCRIBE; an [`Event::Subscribed`] follows.
+    ///
+    /// # Errors
+    /// It cannot be encoded.
+    pub(in crate::cli) fn subscribe(&mut self, filters: &[(String, SubscriptionOptions)]) -> Result<(), ClientError> {
+        let mut raw = Vec::new();
+        for (filter, options) in filters {
+            let length = u16::try_from(filter.len())
+                .map_err(|_| ClientError::Unsupported("a topic filter is longer than 65,535 bytes".to_owned()))?;
+            raw.extend_from_slice(&length.to_be_bytes());
+            raw.extend_from_slice(filter.as_bytes());
+            let mut bits = options.qos as u8;
+            if self.version == ProtocolVersion::V5 {
+                bits |= u8::from(options.no_local) << 2
+                    | u8::from(options.retain_as_published) << 3
+                    | (options.retain_handling as u8) << 4;
+            }
+            raw.push(bits);
+        }
+        let packet = Packet::Subscribe(weir_mqtt::Subscribe {
+            packet_id: self.allocate_id(),
+            subscription_identifier: None,
+            user_properties: UserProperties::default(),
+            raw_filters: &raw,
+            count: filters.len(),
+        });
+        Ok(encode(&packet, self.version, &mut self.output)?)
+    }
+
+    /// Queues the acknowledgement of a message that is dealt with.
+    pub(in crate::cli) fn acknowledge(&mut self, message: &Message) {
+        match (message.qos, message.packet_id) {
+            (QoS::AtLeastOnce, Some(id)) => puback(&mut self.output, self.version, id, ReasonCode::Success),
+            (QoS::ExactlyOnce, Some(id)) => pubrec(&mut self.output, self.version, id, ReasonCode::Success),
+            _ => {}
+        }
+    }
+
+    /// The next event; writes what is queued meanwhile. Nothing is lost where the future is dropped.
+    ///
+    /// # Errors
+    /// The connection ended.
+    pub(in crate::cli) async fn next(&mut self) -> Result<Event, ClientError> {
+        loop {
+            if let Some(received) = self.receive()? {
+                if let Some(event) = self.handle(received) {
+                    return Ok(event);
+                }
+                continue;
+            }
+            let due = self.keep_alive.map(|keep_alive| match self.pinged {
+                Some(pinged) => pinged + keep_alive,
+                None => self.last_written + keep_alive * 3 / 4,
+            });
+            let io = poll_fn(|cx| self.poll_io(cx));
+            let done = match due {
+                None => io.await,
+                Some(due) => match tokio::time::timeout_at(due, io).await {
+                    Ok(done) => done,
+                    Err(_) if self.pinged.is_some() => {
+                        return Err(ClientError::Lost("no answer to PINGREQ".to_owned()));
+                    }
+                    Err(_) => {
+                        pingreq(&mut self.output);
+                        self.pinged = Some(Instant::now());
+                        continue;
+                    }
+                },
+            };
+            if done? {
+                return Ok(Event::Written);
+            }
+        }
+    }
+
+    /// Sends DISCONNECT, and waits until the broker closes. Returns what [`Connection::open`] takes.
+    pub(in crate::cli) async fn close(mut self) -> HashSet<PacketId> {
+        // Best effort: the connection ends either way.
+        let closed = async {
+            encode(&Packet::Disconnect(Disconnect::default()), self.version, &mut self.output)
+                .map_err(io::Error::other)?;
+            self.stream.write_all(&self.output[self.written..]).await?;
+            self.stream.shutdown().await?;
+            // Unread bytes would reset the connection, and the broker could lose what it has not read.
+            let mut rest = vec![0; READ_BYTES];
+            while self.stream.read(&mut rest).await? > 0 {}
+            Ok::<(), io::Error>(())
+        };
+        let _ended = tokio::time::timeout(CLOSE_TIMEOUT, closed).await;
+        self.unreleased
+    }
+
+    /// The messages of QoS 2 that a later connection of the session has to know.
+    pub(in crate::cli) fn into_unreleased(self) -> HashSet<PacketId> {
+        self.unreleased
+    }
+
+    fn allocate_id(&mut self) -> PacketId {
+        // The window is smaller than the number of identifiers.
+        loop {
+            self.next_id = self.next_id.wrapping_add(1);
+            if let Some(id) = PacketId::new(self.next_id).filter(|id| !self.in_flight.contains(id)) {
+                return id;
+            }
+        }
+    }
+
+    /// Reads and writes; `true`: everything is written, `false`: there is input.
+    fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ClientError>> {
+        while self.written < self.output.len() {
+            match Pin::new(&mut self.stream).poll_write(cx, &self.output[self.written..]) {
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(ClientError::lost(&error))),
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(ClientError::Lost("nothing can be written".to_owned()))),
+                Poll::Ready(Ok(n)) => {
+                    self.written += n;
+                    self.needs_flush = true;
+                    self.last_written = Instant::now();
+                }
+            }
+        }
+        if self.written == self.output.len() {
+            self.output.clear();
+            self.written = 0;
+        }
+        if self.needs_flush {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Pending => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(ClientError::lost(&error))),
+                Poll::Ready(Ok(())) => {
+                    self.needs_flush = false;
+                    if self.output.is_empty() {
+                        return Poll::Ready(Ok(true));
+                    }
+                }
+            }
+        }
+        self.poll_read(cx)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ClientError>> {
+        if self.taken > 0 {
+            self.input.drain(..self.taken);
+            self.taken = 0;
+        }
+        let held = self.input.len();
+        self.input.resize(held + READ_BYTES, 0);
+        let mut buffer = ReadBuf::new(&mut self.input[held..]);
+        let polled = Pin::new(&mut self.stream).poll_read(cx, &mut buffer);
+        let read = buffer.filled().len();
+        self.input.truncate(held + read);
+        match polled {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(ClientError::lost(&error))),
+            Poll::Ready(Ok(())) if read == 0 => {
+                Poll::Ready(Err(ClientError::Lost("the broker closed the connection".to_owned())))
+            }
+            Poll::Ready(Ok(())) => {
+                self.pinged = None;
+                Poll::Ready(Ok(false))
+            }
+        }
+    }
+
+    /// The next packet of the input.
+    fn receive(&mut self) -> Result<Option<Received>, ClientError> {
+        let context = DecodeContext { version: self.version, max_packet_size: PACKET_BYTES_MAX, from: Side::Server };
+        match decode(&self.input[self.taken..], &context)? {
+            Decoded::Incomplete { .. } => Ok(None),
+            Decoded::Packet { packet, len } => {
+                let received = received(&packet, self.version)?;
+                self.taken += len;
+                Ok(Some(received))
+            }
+        }
+    }
+
+    fn handle(&mut self, received: Received) -> Option<Event> {
+        match received {
+            Received::Message(message) => {
+                if let (QoS::ExactlyOnce, Some(id)) = (message.qos, message.packet_id)
+                    && !self.unreleased.insert(id)
+                {
+                    // A repetition [MQTT-4.3.3-10].
+                    self.acknowledge(&message);
+                    return None;
+                }
+                Some(Event::Message(message))
+            }
+            Received::PubRec(id, Ok(())) => {
+                pubrel(&mut self.output, self.version, id, ReasonCode::Success);
+                None
+            }
+            Received::PubAck(id, outcome) | Received::PubRec(id, outcome) => {
+                self.in_flight.remove(&id).then_some(Event::Published(outcome))
+            }
+            Received::PubComp(id) => self.in_flight.remove(&id).then_some(Event::Published(Ok(()))),
+            Received::PubRel(id) => {
+                self.unreleased.remove(&id);
+                pubcomp(&mut self.output, self.version, id, ReasonCode::Success);
+                None
+            }
+            Received::SubAck(codes) => Some(Event::Subscribed(codes)),
+            Received::ConnAck(_) | Received::Nothing => None,
+        }
+    }
+}
+
+fn connect_packet(target: &Target) -> Packet<'_> {
+    let will = target.will.as_ref().map(|will| weir_mqtt::Will {
+        qos: will.qos,
+        retain: will.retain,
+        topic: &will.topic,
+        payload: will.payload.as_bytes(),
+        delay_s: will.delay_s,
+        properties: PublishProperties::default(),
+    });
+    Packet::Connect(Box::new(Connect {
+        version: target.version,
+        bridge: false,
+        clean_start: target.clean_start,
+        keep_alive_s: target.keep_alive_s,
+        client_id: &target.client_id,
+        username: target.username.as_deref(),
+        password: target.password.as_deref(),
+        will,
+        properties: ConnectProperties { session_expiry_s: target.session_expiry_s, ..ConnectProperties::default() },
+    }))
+}
+
+/// Copies what a client needs of a packet; a DISCONNECT is an error.
+fn received(packet: &Packet<'_>, version: ProtocolVersion) -> Result<Received, ClientError> {
+    let outcome = |code: u8, text: Option<&str>| if code < 0x80 { Ok(()) } else { Err(reason(code, text)) };
+    Ok(match packet {
+        Packet::Publish(publish) => Received::Message(Message {
+            topic: publish.topic.to_owned(),
+            payload: publish.payload.to_vec(),
+            qos: publish.qos,
+            retain: publish.retain,
+            dup: publish.dup,
+            packet_id: publish.packet_id,
+            properties: MessageProperties::of(publish),
+        }),
+        Packet::ConnAck(ack) if ack.code == 0 => {
+            let properties = &ack.properties;
+            let limits = BrokerLimits {
+                receive_maximum: properties.receive_maximum.map_or(WINDOW, |maximum| maximum.get().into()),
+                maximum_qos: properties.maximum_qos.unwrap_or(QoS::ExactlyOnce),
+                retain: properties.retain_available.unwrap_or(true),
+                maximum_packet_size: properties.maximum_packet_size,
+                topic_alias_maximum: properties.topic_alias_maximum.unwrap_or(0),
+            };
+            Received::ConnAck(Ok((limits, properties.server_keep_alive_s, ack.session_present)))
+        }
+        Packet::ConnAck(ack) => Received::ConnAck(Err(connect_reason(version, ack.code, ack.properties.reason_string))),
+        Packet::PubAck(ack) => Received::PubAck(ack.packet_id, outcome(ack.code, ack.reason_string)),
+        Packet::PubRec(ack) => Received::PubRec(ack.packet_id, outcome(ack.code, ack.reason_string)),
+        Packet::PubRel(ack) => Received::PubRel(ack.packet_id),
+        Packet::PubComp(ack) => Received::PubComp(ack.packet_id),
+        Packet::SubAck(ack) => {
+            let granted = |&code: &u8| QoS::from_bits(code).ok_or_else(|| reason(code, ack.reason_string));
+            Received::SubAck(ack.codes.iter().map(granted).collect())
+        }
+        Packet::Disconnect(packet) => {
+            return Err(ClientError::Disconnected(reason(packet.code, packet.reason_string)));
+        }
+        Packet::Auth(_) => {
+            return Err(ClientError::Unsupported("the broker asks for an authentication method".to_owned()));
+        }
+        _ => Received::Nothing,
+    })
+}
