@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use weir_mqtt::{QoS, validate_topic_name};
 
 use super::Exit;
-use super::client::{ClientArgs, ClientError, Connection, Event, Outgoing, PropertyArgs, PublishExtras, Target, qos};
+use super::client::{ClientArgs, PropertyArgs, Target, qos};
+use crate::client::{ClientError, Event, Outgoing, PublishExtras};
 use super::interrupt::Interrupt;
 
 /// Publish messages to a broker.
@@ -159,7 +160,7 @@ async fn publish(
 ) -> Result<Exit, ClientError> {
     let mut interrupt = Interrupt::new()?;
     let mut connection = tokio::select! {
-        opened = Connection::open(target, HashSet::new()) => opened?,
+        opened = target.open(HashSet::new()) => opened?,
         () = interrupt.received() => return Ok(Exit::Success),
     };
     let mut payloads = match payload {
@@ -179,7 +180,7 @@ async fn publish(
         tokio::select! {
             biased;
             () = interrupt.received() => break,
-            event = connection.next() => if let Event::Published(Err(reason)) = event? {
+            event = connection.next() => if let Event::Published(_, Err(reason)) = event? {
                 refused += 1;
                 eprintln!("error: {target}: message refused: {}", super::print::printable(&reason));
             },

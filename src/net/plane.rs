@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{io, thread};
@@ -25,7 +25,7 @@ use super::workers::Workers;
 use crate::auth::AuthCounters;
 use weir_broker::limits::SHARDS_MAX;
 use weir_broker::{
-    CoreGauges, EndpointId, MemoryAccount, Millis, OfflineSessions, Principal, RetainedTotals, TotalRates, Waiting,
+    CoreGauges, EndpointId, EndpointPolicy, MemoryAccount, Millis, OfflineSessions, Principal, RetainedTotals, TotalRates, Waiting,
     home_shard,
 };
 use weir_mqtt::ProtocolVersion;
@@ -175,6 +175,9 @@ struct Inner {
     memory: MemoryAccount,
     auth_counters: AuthCounters,
     shards: Vec<Arc<Mailbox<ShardEvent>>>,
+    /// The newest policy of every endpoint that listens.
+    policies: Mutex<HashMap<EndpointId, Arc<EndpointPolicy>>>,
+    is_durable: bool,
     threads: Threads,
     epoch: Instant,
     sequence: Arc<AtomicU64>,
@@ -255,6 +258,7 @@ impl DataPlane {
             sequence: Arc::clone(&sequence),
             max_connections,
         };
+        let is_durable = durable_store.is_some();
         let durable_store = durable_store.map(|durable_store| (durable_store, epoch_unix_ms));
         let shards = shard::start(config, &shared, acceptor, durable_store, &threads)?;
         Ok(Self {
@@ -265,6 +269,8 @@ impl DataPlane {
                 memory: config.memory.clone(),
                 auth_counters,
                 shards,
+                policies: Mutex::default(),
+                is_durable,
                 threads,
                 epoch,
                 sequence,
@@ -311,6 +317,7 @@ impl DataPlane {
         // Every shard registers the endpoint's policy before any of them gets a connection of it.
         for change in &changes {
             if let ListenerChange::Add { policy, .. } | ListenerChange::SetPolicy { policy, .. } = change {
+                self.policies().insert(policy.endpoint.id, Arc::clone(&policy.endpoint));
                 for shard in &self.inner.shards {
                     shard.send(ShardEvent::Control(Control::RegisterPolicy { policy: Arc::clone(&policy.endpoint) }));
                 }
@@ -326,6 +333,7 @@ impl DataPlane {
 
     /// Applies a new policy to an endpoint's open connections; returns when every shard has applied it.
     pub async fn set_policy(&self, policy: Arc<ListenerPolicy>) -> Result<(), PlaneError> {
+        self.policies().insert(policy.endpoint.id, Arc::clone(&policy.endpoint));
         self.ask_all(|reply| Control::SetPolicy { policy: Arc::clone(&policy), reply }).await.map(|_| ())
     }
 
@@ -408,6 +416,21 @@ impl DataPlane {
         })));
     }
 
+    /// The newest policy of an endpoint that listens.
+    pub(super) fn policy(&self, endpoint: EndpointId) -> Option<Arc<EndpointPolicy>> {
+        self.policies().get(&endpoint).cloned()
+    }
+
+    /// Whether durable state is stored.
+    pub(super) fn is_durable(&self) -> bool {
+        self.inner.is_durable
+    }
+
+    /// Each change is a single operation, so a panic leaves no partial one.
+    fn policies(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<EndpointPolicy>>> {
+        self.inner.policies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn home_shard_of(&self, namespace: &str, client_id: &str) -> Option<&Mailbox<ShardEvent>> {
         let shards = &self.inner.shards;
         let home = home_shard(namespace, client_id, u16::try_from(shards.len()).unwrap_or(u16::MAX));
@@ -448,6 +471,7 @@ impl DataPlane {
 
     /// Removes the counters and the policy of an endpoint that was removed.
     pub fn forget_endpoint(&self, endpoint: EndpointId) {
+        self.policies().remove(&endpoint);
         self.inner.endpoint_metrics.remove(endpoint);
         for shard in &self.inner.shards {
             shard.send(ShardEvent::Control(Control::UnregisterPolicy { endpoint }));

@@ -13,6 +13,7 @@ use super::parts;
 use super::run::{Running, launch};
 use super::status::ServerStatus;
 use crate::apply::Signal;
+use crate::client::ClientBuilder;
 use crate::net::DataPlane;
 use crate::source::{MemoryFile, memory_snapshot};
 use crate::state::{ControlState, SharedState};
@@ -80,6 +81,30 @@ impl ServerHandle {
     /// it is a Unix socket.
     pub fn address(&self, endpoint: &str) -> Option<SocketAddr> {
         self.status().endpoints.into_iter().find(|status| status.name == endpoint)?.address
+    }
+
+    /// Describes a client in this process with this client id. Unless it is [trusted](ClientBuilder::trusted), it has the
+    /// rights of an endpoint's clients: its access list, its limits, its namespace. No password is asked.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use weirmq::client::QoS;
+    /// let server = weirmq::Server::builder()
+    ///     .documents([("mqtt.yaml", "endpoint: {name: mqtt, port: 0, enableAuth: false, enableAcl: false}")])
+    ///     .start()
+    ///     .await?;
+    /// let (client, mut messages) = server.client("billing").connect().await?;
+    /// client.subscribe("sensor/+/temp", QoS::AtLeastOnce).await?;
+    /// client.publish("sensor/room1/temp", "25.5", QoS::AtLeastOnce).await?;
+    /// let message = messages.next().await.expect("a message");
+    /// assert_eq!((message.topic(), message.text()), ("sensor/room1/temp", Some("25.5")));
+    /// message.ack();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn client(&self, client_id: impl Into<String>) -> ClientBuilder {
+        ClientBuilder::new(self.plane(), self.control(), client_id.into())
     }
 
     /// The address of the HTTP API; `None`: there is none.

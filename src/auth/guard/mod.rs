@@ -17,6 +17,7 @@ use self::failures::FailureLimit;
 use self::window_counter::WindowCounter;
 use super::api::{AuthExchange, AuthRefusal, Authenticate, Credentials, Decision, StartCheck};
 use super::counts::{AuthCounters, Count};
+use super::in_process::is_in_process;
 use super::keyed_hash::{Fingerprint, KeyedHash};
 use super::source_key::SourceKey;
 use weir_broker::{Millis, Principal};
@@ -92,7 +93,8 @@ impl Authenticate for AttemptGuard {
 
     fn still_valid(&self, principal: &Principal, client_id: &str) -> bool {
         let subject = BanSubject { client_id, username: principal.username.as_deref(), address: principal.address };
-        self.bans.find(subject, OffsetDateTime::now_utc()).is_none() && self.inner.still_valid(principal, client_id)
+        self.bans.find(subject, OffsetDateTime::now_utc()).is_none()
+            && (is_in_process(principal) || self.inner.still_valid(principal, client_id))
     }
 }
 

@@ -1,5 +1,6 @@
 //! A server inside of a program: `weirmq::Server`.
 
+mod clients;
 mod lifecycle;
 
 /// An endpoint without authentication, on a free port.
