@@ -22,6 +22,7 @@
 //! - [`http_client`]: HTTP requests to others, over kept connections.
 //! - [`cluster`]: the fleet's members, and which of them have converged.
 //! - [`state`]: what the control plane publishes of itself.
+//! - [`client`]: clients, over a byte stream or in this process.
 //! - [`status`]: HTTP, read-only.
 //! - [`server`]: the broker as a whole, as `weir run` and embedding programs start it.
 //! - `fuzzing`: properties that the fuzz targets try; in no build of the server.
@@ -30,6 +31,7 @@
 pub mod apply;
 pub mod auth;
 pub mod cli;
+pub mod client;
 pub mod cluster;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -45,3 +47,5 @@ pub mod state;
 pub mod status;
 pub mod store;
 pub mod telemetry;
+
+pub use server::{Server, ServerBuilder, ServerError, ServerHandle};

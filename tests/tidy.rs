@@ -23,6 +23,7 @@ const FLOORS: &[&str] = &[
     "cluster",
     "apply",
     "status",
+    "client",
     "server",
     "fuzzing",
     "cli",

@@ -169,7 +169,7 @@ impl BridgeManager {
             }
             None => {
                 let endpoint = ids.allocate();
-                let running = self.host.as_ref().and_then(|host| host.run(compiled));
+                let running = self.host.as_ref().map(|host| host.run(compiled));
                 let live = AppliedBridge { effective: effective.clone(), endpoint, generation, running };
                 self.running.insert(name.clone(), live);
             }

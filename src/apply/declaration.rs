@@ -84,6 +84,7 @@ impl Declaration {
             unreadable: &unreadable,
             settled: reading.unsettled.is_none(),
             allow_empty,
+            absence_is_deletion: reading.absence_is_deletion,
         };
         self.guard.check(&self.applied, &observed, now)
     }

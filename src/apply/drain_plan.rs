@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::UnixTime;
 
+use crate::auth::is_in_process;
 use crate::net::{ConnectionFacts, DrainPlan, DrainWhich, ListenerPolicy, Transport};
 use weir_declare::config::{ChangeClass, Drain, FieldChange};
 
@@ -105,7 +106,8 @@ fn before(policy: &Arc<ListenerPolicy>, goes: fn(&ListenerPolicy, &ConnectionFac
 
 /// Whether the client of an open connection would be admitted, as far as its facts show.
 fn may_connect(policy: &ListenerPolicy, facts: &ConnectionFacts<'_>) -> bool {
-    certificate_is_trusted(policy, facts) && policy.authenticate.still_valid(facts.principal, facts.client_id)
+    (is_in_process(facts.principal) || certificate_is_trusted(policy, facts))
+        && policy.authenticate.still_valid(facts.principal, facts.client_id)
 }
 
 fn certificate_is_trusted(policy: &ListenerPolicy, facts: &ConnectionFacts<'_>) -> bool {

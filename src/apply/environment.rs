@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use super::files::{FileContents, FileSystem, ReadFiles};
 use super::{bridges, compile, port_holder, tls};
-use crate::auth::{AuthCompiler, validity};
+use crate::auth::{AuthCompiler, AuthCounters, validity};
 use crate::net::bridge::probe;
 use crate::net::{RSA_BITS_ADVISED, rsa_key_bits};
 use weir_bridge::FailureCause;
@@ -219,8 +219,8 @@ fn credentials(findings: &mut Findings<'_>, auth: &Arc<Auth>) {
         let content = system.clone().read(path).map(Arc::from);
         content.map_err(|why| format!("{}: {why}", path.display()))
     };
-    let compiled =
-        AuthCompiler::with_variables(findings.system.variables()).compile(true, Ok(auth), &Default::default(), &read);
+    let compiler = AuthCompiler::new(findings.system.variables(), &AuthCounters::default());
+    let compiled = compiler.compile(true, Ok(auth), &Default::default(), &read);
     let why = compiled.err().map(|error| error.to_string()).unwrap_or_default();
     for line in why.lines() {
         findings.error("/auth/chain", line, HELP_FILE);

@@ -55,7 +55,8 @@ impl<P: Plane> Listeners<P> {
     pub(super) fn new(plane: Arc<P>, variables: AllowedVariables) -> (Self, mpsc::UnboundedReceiver<DrainReport>) {
         let (drains, ended) = Drains::new(Arc::clone(&plane));
         let (running, generations) = (BTreeMap::new(), BTreeMap::new());
-        (Self { plane, auth_compiler: AuthCompiler::with_variables(variables), running, generations, drains }, ended)
+        let auth_compiler = AuthCompiler::new(variables, &plane.auth_counters());
+        (Self { plane, auth_compiler, running, generations, drains }, ended)
     }
 
     pub(super) fn running(&self) -> &BTreeMap<Name, RunningEndpoint> {
@@ -142,7 +143,9 @@ impl<P: Plane> Listeners<P> {
         let id = known.unwrap_or_else(|| ids.peek());
         let generation = self.generations.get(&action.name).copied().unwrap_or_default() + 1;
         let policy = compile::policy(id, generation, effective, &self.auth_compiler, files).map_err(bad_file)?;
-        let key = compile::socket_key(to);
+        // An unchanged address keeps the port that the system picked for 0.
+        let unchanged = self.running.get(&action.name).filter(|running| running.address == *to);
+        let key = unchanged.map_or_else(|| compile::socket_key(to), |running| running.key.clone());
         let options = compile::socket_options(&effective.endpoint);
         let socket = if !is_restart(action) && self.has_socket(&key, &options) || self.keeps_unix_socket(&key) {
             None
@@ -151,7 +154,7 @@ impl<P: Plane> Listeners<P> {
         };
         Ok(Prepared {
             id: known.unwrap_or_else(|| ids.allocate()),
-            key,
+            key: socket.as_ref().map_or_else(|| key.clone(), |socket| P::key_of(socket, &key)),
             options,
             policy: Arc::new(policy),
             socket,
@@ -270,7 +273,7 @@ impl<P: Plane> Listeners<P> {
         let running = RunningEndpoint {
             id: new.id,
             effective,
-            shown_address: Arc::from(address.to_string()),
+            shown_address: Arc::from(new.key.to_string()),
             address,
             key: new.key,
             listening: false,
@@ -281,7 +284,7 @@ impl<P: Plane> Listeners<P> {
         };
         if action.kind == ActionKind::Add {
             tracing::info!(
-                endpoint = %action.name, address = %running.address, protocol = protocol(&policy), "listener bound"
+                endpoint = %action.name, address = %running.key, protocol = protocol(&policy), "listener bound"
             );
             self.running.insert(action.name.clone(), running);
             return;

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::port_holder;
+use crate::auth::AuthCounters;
 use crate::net::{
     BoundSocket, DataPlane, DrainPlan, ListenerChange, ListenerPolicy, ListenerStatus, PlaneError, SocketKey,
     SocketOptions,
@@ -17,6 +18,8 @@ pub trait Plane: Send + Sync + 'static {
     type Socket: Send;
 
     fn bind(&self, key: &SocketKey, options: &SocketOptions) -> io::Result<Self::Socket>;
+    /// The address that a socket has: that of `wanted`, or with port 0 the one that the system picked.
+    fn key_of(socket: &Self::Socket, wanted: &SocketKey) -> SocketKey;
     /// The process that holds an address, where it can be found.
     fn holder(&self, key: &SocketKey) -> Option<String>;
     fn install(&self, changes: Vec<SocketChange<Self::Socket>>) -> impl Future<Output = Result<(), PlaneError>> + Send;
@@ -33,6 +36,10 @@ pub trait Plane: Send + Sync + 'static {
     }
     /// Open connections of an endpoint.
     fn connections(&self, endpoint: EndpointId) -> u32;
+    /// What its authentication counts in.
+    fn auth_counters(&self) -> AuthCounters {
+        AuthCounters::default()
+    }
     fn forget(&self, endpoint: EndpointId);
 }
 
@@ -48,6 +55,10 @@ impl Plane for DataPlane {
 
     fn bind(&self, key: &SocketKey, options: &SocketOptions) -> io::Result<BoundSocket> {
         DataPlane::bind(self, key, options)
+    }
+
+    fn key_of(socket: &BoundSocket, _wanted: &SocketKey) -> SocketKey {
+        socket.key().clone()
     }
 
     fn holder(&self, key: &SocketKey) -> Option<String> {
@@ -86,6 +97,10 @@ impl Plane for DataPlane {
 
     fn connections(&self, endpoint: EndpointId) -> u32 {
         self.endpoint_stats(endpoint).map_or(0, |stats| stats.connections_current)
+    }
+
+    fn auth_counters(&self) -> AuthCounters {
+        DataPlane::auth_counters(self).clone()
     }
 
     fn forget(&self, endpoint: EndpointId) {

@@ -10,6 +10,7 @@ use super::history::History;
 use super::listeners::Listeners;
 use super::plane::Plane;
 use super::source_tracker::SourceTracker;
+use crate::net::SocketKey;
 use crate::state::{ControlState, EndpointState, PassDurations, Phase, SharedState};
 use weir_broker::EndpointId;
 use weir_declare::config::{Endpoint, SortedCursor};
@@ -120,6 +121,7 @@ impl Publisher {
                 generation: generations.get(name).copied().unwrap_or_default(),
                 declared: declared.get(name),
                 live: running.map(|running| &running.effective.endpoint),
+                address: running.map(|running| &running.key),
                 conditions,
                 pending: actions.get(name).and_then(pending),
                 certificate_expires_at: running.and_then(|running| running.certificate_expires_at),
@@ -148,6 +150,7 @@ struct PublishFacts<'a> {
     generation: u64,
     declared: Option<&'a Arc<Endpoint>>,
     live: Option<&'a Arc<Endpoint>>,
+    address: Option<&'a SocketKey>,
     conditions: &'a Conditions,
     pending: Option<String>,
     certificate_expires_at: Option<Timestamp>,
@@ -165,6 +168,7 @@ impl PublishFacts<'_> {
             && self.generation == state.generation
             && is(self.declared, &state.declared)
             && is(self.live, &state.live)
+            && self.address == state.address.as_ref()
             && self.conditions.is_same(&state.conditions)
             && self.pending == state.pending
             && self.certificate_expires_at == state.certificate_expires_at
@@ -180,6 +184,7 @@ impl PublishFacts<'_> {
             origin: origin.or_else(|| former.map(ToOwned::to_owned)).unwrap_or_default(),
             declared: self.declared.cloned(),
             live: self.live.cloned(),
+            address: self.address.cloned(),
             conditions: self.conditions.clone(),
             pending: self.pending,
             certificate_expires_at: self.certificate_expires_at,

@@ -199,7 +199,8 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 Next::Recheck
             }
             GuardDecision::Proceed(guarded) => {
-                if self.declaration.is_empty_start(&guarded.declared) && !self.options.allow_empty {
+                let empty_is_meant = self.options.allow_empty || reading.absence_is_deletion;
+                if self.declaration.is_empty_start(&guarded.declared) && !empty_is_meant {
                     self.source.record_empty();
                     return self.reconcile_once(None, now).await;
                 }

@@ -17,6 +17,7 @@ use super::backends::jwt::{JwtBackend, KeyError, KeySet, jwt_terms};
 use super::backends::password::{PasswordBackend, PasswordFile, RecordError};
 use super::backends::scram::{ScramBackend, ScramFile};
 use super::chain::Chain;
+use super::counts::{AuthCounters, DroppedCounters};
 use super::digest::version_of;
 use super::guard::{AttemptCounters, AttemptGuard, Bans};
 use crate::references::{AllowedVariables, VariableError};
@@ -80,9 +81,9 @@ enum BackendError {
 }
 
 /// Compiles auth documents, and keeps what must outlive a change of them: the counters of attempts. One for the node.
-#[derive(Default)]
 pub struct AuthCompiler {
     counters: Arc<AttemptCounters>,
+    dropped: DroppedCounters,
     /// Chains in use: endpoints that name the same auth document share one, so a large password file is held once.
     chains: Mutex<BTreeMap<Name, Compiled>>,
     variables: AllowedVariables,
@@ -96,10 +97,22 @@ struct Compiled {
 
 type Contents = BTreeMap<PathBuf, Arc<[u8]>>;
 
+#[cfg(test)]
+impl Default for AuthCompiler {
+    fn default() -> Self {
+        Self::new(AllowedVariables::default(), &AuthCounters::default())
+    }
+}
+
 impl AuthCompiler {
-    /// A compiler of documents that may refer to `variables` of the environment.
-    pub fn with_variables(variables: AllowedVariables) -> Self {
-        Self { variables, ..Self::default() }
+    /// A compiler of documents that may refer to `variables` of the environment; what it compiles counts in `counters`.
+    pub fn new(variables: AllowedVariables, counters: &AuthCounters) -> Self {
+        Self {
+            counters: Arc::new(AttemptCounters::new(counters)),
+            dropped: counters.dropped.clone(),
+            chains: Mutex::default(),
+            variables,
+        }
     }
 
     /// Compiles the authentication of an endpoint: `enable_auth` as declared, the `auth` document that it names (`None`: it
@@ -141,7 +154,7 @@ impl AuthCompiler {
         if let Some(chain) = known.and_then(|known| known.chain.upgrade()) {
             return Ok(chain);
         }
-        let chain = Arc::new(build_chain(auth, &contents, &self.variables).map_err(AuthError::Chain)?);
+        let chain = Arc::new(build_chain(auth, &contents, &self.variables, &self.dropped).map_err(AuthError::Chain)?);
         let compiled = Compiled { auth: Arc::clone(auth), contents, chain: Arc::downgrade(&chain) };
         chains.insert(auth.name.clone(), compiled);
         Ok(chain)
@@ -152,7 +165,12 @@ impl AuthCompiler {
 ///
 /// # Errors
 /// One for each authenticator that cannot be used.
-fn build_chain(auth: &Auth, contents: &Contents, variables: &AllowedVariables) -> Result<Chain, Vec<ChainError>> {
+fn build_chain(
+    auth: &Auth,
+    contents: &Contents,
+    variables: &AllowedVariables,
+    dropped: &DroppedCounters,
+) -> Result<Chain, Vec<ChainError>> {
     let references = References { auth, contents, variables };
     let mut backends: Vec<Box<dyn AuthBackend>> = Vec::new();
     let mut errors = Vec::new();
@@ -160,7 +178,7 @@ fn build_chain(auth: &Auth, contents: &Contents, variables: &AllowedVariables) -
     let mut opaque: Vec<String> = Vec::new();
     for (index, declared) in auth.chain.iter().enumerate() {
         let parts: Vec<&[u8]> = opaque.iter().map(String::as_bytes).collect();
-        match build_backend(declared, &references, &version_of(&parts)) {
+        match build_backend(declared, &references, &version_of(&parts), dropped) {
             Ok(backend) => backends.push(backend),
             Err(error) => errors.push(ChainError { auth: auth.name.clone(), index, error }),
         }
@@ -184,6 +202,7 @@ fn build_backend(
     declared: &config::Authenticator,
     references: &References<'_>,
     predecessors: &str,
+    dropped: &DroppedCounters,
 ) -> Result<Box<dyn AuthBackend>, BackendError> {
     use config::Authenticator;
     match declared {
@@ -205,7 +224,7 @@ fn build_backend(
             Ok(Box::new(JwtBackend::new(declared, keys, predecessors)))
         }
         Authenticator::Http(declared) => {
-            Ok(Box::new(HttpBackend::new(declared, build_service(declared, references)?, predecessors)))
+            Ok(Box::new(HttpBackend::new(declared, build_service(declared, references)?, predecessors, dropped)))
         }
     }
 }

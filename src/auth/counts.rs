@@ -1,62 +1,54 @@
-//! Counters of authentications that were dropped, and of full tables, over the whole process.
+//! Counters of authentications that were dropped, and of full tables, of one server.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// A counter of the process.
-#[derive(Debug)]
-pub(crate) struct Count(AtomicU64);
+/// A counter; clones count together.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Count(Arc<AtomicU64>);
 
 impl Count {
-    const fn new() -> Self {
-        Self(AtomicU64::new(0))
-    }
-
     pub(crate) fn add(&self, count: u64) {
         self.0.fetch_add(count, Ordering::Relaxed);
     }
+
+    fn read(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The counters of a server; clones count together.
+#[derive(Debug, Clone, Default)]
+pub struct AuthCounters {
+    pub(crate) dropped: DroppedCounters,
+    pub(crate) evicted: EvictedCounters,
 }
 
 /// Attempts that were dropped before a password was hashed or a service was asked.
-pub(crate) mod dropped {
-    use super::Count;
-
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DroppedCounters {
     /// Its source has too many waiting attempts.
-    pub(crate) static SOURCE_BUSY: Count = Count::new();
+    pub(crate) source_busy: Count,
     /// Its endpoint has too many waiting attempts.
-    pub(crate) static ENDPOINT_BUSY: Count = Count::new();
+    pub(crate) endpoint_busy: Count,
     /// Its connection was closed while it waited.
-    pub(crate) static CONNECTION_CLOSED: Count = Count::new();
+    pub(crate) connection_closed: Count,
     /// Its source or user reached the limit of failures while it waited.
-    pub(crate) static RATE_LIMIT: Count = Count::new();
+    pub(crate) rate_limit: Count,
 }
 
 /// Entries that full tables gave up while they still counted.
-pub(crate) mod evicted {
-    use super::Count;
-
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EvictedCounters {
     /// Failures by source and user name.
-    pub(crate) static USER_FAILURES: Count = Count::new();
+    pub(crate) user_failures: Count,
     /// Failures by source.
-    pub(crate) static SOURCE_FAILURES: Count = Count::new();
+    pub(crate) source_failures: Count,
     /// Connects by client id.
-    pub(crate) static CONNECTS: Count = Count::new();
+    pub(crate) connects: Count,
     /// Clients banned for flapping.
-    pub(crate) static FLAPPING_BANS: Count = Count::new();
+    pub(crate) flapping_bans: Count,
 }
-
-const DROPPED: [(&str, &Count); 4] = [
-    ("source_busy", &dropped::SOURCE_BUSY),
-    ("endpoint_busy", &dropped::ENDPOINT_BUSY),
-    ("connection_closed", &dropped::CONNECTION_CLOSED),
-    ("rate_limit", &dropped::RATE_LIMIT),
-];
-
-const EVICTED: [(&str, &Count); 4] = [
-    ("user_failures", &evicted::USER_FAILURES),
-    ("source_failures", &evicted::SOURCE_FAILURES),
-    ("connects", &evicted::CONNECTS),
-    ("flapping_bans", &evicted::FLAPPING_BANS),
-];
 
 /// The counters at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,17 +59,30 @@ pub struct AuthCounts {
     pub evicted: [(&'static str, u64); 4],
 }
 
-impl AuthCounts {
-    /// The counters of this process.
-    pub fn read() -> Self {
-        let read = |(name, count): (&'static str, &Count)| (name, count.0.load(Ordering::Relaxed));
-        Self { dropped: DROPPED.map(read), evicted: EVICTED.map(read) }
+impl AuthCounters {
+    /// The counters now.
+    pub fn read(&self) -> AuthCounts {
+        let Self { dropped, evicted } = self;
+        AuthCounts {
+            dropped: [
+                ("source_busy", dropped.source_busy.read()),
+                ("endpoint_busy", dropped.endpoint_busy.read()),
+                ("connection_closed", dropped.connection_closed.read()),
+                ("rate_limit", dropped.rate_limit.read()),
+            ],
+            evicted: [
+                ("user_failures", evicted.user_failures.read()),
+                ("source_failures", evicted.source_failures.read()),
+                ("connects", evicted.connects.read()),
+                ("flapping_bans", evicted.flapping_bans.read()),
+            ],
+        }
     }
 }
 
 /// All zero.
 impl Default for AuthCounts {
     fn default() -> Self {
-        Self { dropped: DROPPED.map(|(name, _)| (name, 0)), evicted: EVICTED.map(|(name, _)| (name, 0)) }
+        AuthCounters::default().read()
     }
 }

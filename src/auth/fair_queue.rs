@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::Hash;
 
-use super::counts::dropped;
+use super::counts::DroppedCounters;
 use super::source_key::SourceKey;
 
 /// Cost of the waiting entries of one source on one endpoint.
@@ -39,6 +39,7 @@ pub(crate) struct Busy;
 #[derive(Debug)]
 pub(crate) struct FairQueue<E, T> {
     limits: QueueLimits,
+    dropped: DroppedCounters,
     endpoints: HashMap<E, EndpointQueue<T>>,
     /// Endpoints with entries, in the order in which they are served.
     turns: BTreeMap<u64, E>,
@@ -81,8 +82,8 @@ struct SourceQueue<T> {
 }
 
 impl<E: Clone + Eq + Hash, T> FairQueue<E, T> {
-    pub(crate) fn new(limits: QueueLimits) -> Self {
-        Self { limits, endpoints: HashMap::new(), turns: BTreeMap::new(), next: 0 }
+    pub(crate) fn new(limits: QueueLimits, dropped: DroppedCounters) -> Self {
+        Self { limits, dropped, endpoints: HashMap::new(), turns: BTreeMap::new(), next: 0 }
     }
 
     /// Adds an entry that holds `bytes` of a client behind the others of its source.
@@ -101,13 +102,13 @@ impl<E: Clone + Eq + Hash, T> FairQueue<E, T> {
         let queue = self.endpoints.get_mut(&endpoint);
         let waiting = queue.as_ref().and_then(|queue| queue.sources.get(&source)).map_or(0, |source| source.cost);
         if waiting + cost > self.limits.per_source {
-            dropped::SOURCE_BUSY.add(1);
+            self.dropped.source_busy.add(1);
             return Err(Busy);
         }
         if let Some(queue) = queue
             && queue.cost + cost > self.limits.per_endpoint
         {
-            dropped::ENDPOINT_BUSY.add(1);
+            self.dropped.endpoint_busy.add(1);
             evicted = queue.evict(self.limits.per_endpoint.saturating_sub(cost), waiting + cost)?;
         }
         let (number, turn, endpoint_turn) = (self.next, self.next + 1, self.next + 2);
@@ -230,7 +231,7 @@ mod tests {
     type Queue = FairQueue<u32, (u32, u8, u32)>;
 
     fn queue(per_source: usize, per_endpoint: usize) -> Queue {
-        Queue::new(QueueLimits { per_source, per_endpoint })
+        Queue::new(QueueLimits { per_source, per_endpoint }, DroppedCounters::default())
     }
 
     fn push(queue: &mut Queue, endpoint: u32, from: u8, number: u32) -> Result<Pushed<u32, (u32, u8, u32)>, Busy> {

@@ -20,6 +20,7 @@ pub(crate) mod counts;
 mod digest;
 mod fair_queue;
 mod guard;
+mod in_process;
 mod keyed_hash;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
@@ -32,7 +33,8 @@ pub use backends::password::{PasswordFile, PasswordHash, PasswordHashError, Reco
 pub use backends::scram::{SaslprepError, ScramRecord, ScramRecordError, check_scram_file, saslprep};
 pub use certificate::{CertificateError, PeerCertificate, SubjectAltName, validity};
 pub use compile::{AuthCompiler, AuthError, ReadFile};
-pub use counts::AuthCounts;
+pub use in_process::{InProcessAuth, is_in_process};
+pub use counts::{AuthCounters, AuthCounts};
 pub(crate) use fair_queue::{Busy, FairQueue, QueueLimits, Ticket};
 pub(crate) use source_key::SourceKey;
 

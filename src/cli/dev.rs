@@ -1,6 +1,5 @@
 //! `weir dev`
 
-use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
@@ -8,9 +7,8 @@ use anyhow::{Context, bail};
 
 use super::Exit;
 use crate::server::logging::{self, LogFilter, LogFormat};
-use crate::server::{Server, ServerOptions, SourceOptions, TraceOptions};
+use crate::server::{ServerHandle, ServerOptions, SourceOptions, process};
 use crate::source::MemoryFile;
-use crate::status::AccessOptions;
 
 /// Run a broker for a try or a test: on this machine only, every client may use every topic, nothing is kept.
 ///
@@ -47,34 +45,38 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
             args.host
         );
     }
-    let address = free_address(SocketAddr::new(args.host, args.port))?;
+    let address = SocketAddr::new(args.host, args.port);
+    check_free(address)?;
     let log = logging::start(&args.log_level, LogFormat::Text)?;
-    let server = Server::build(options(address))?.with_log(log);
-    server.on_listening(move || announce(address)).run()?;
+    process::run(options(address), log, Some(Box::new(announce)))?;
     Ok(Exit::Success)
 }
 
-/// `wanted` with a port that nothing listens on.
-fn free_address(wanted: SocketAddr) -> anyhow::Result<SocketAddr> {
-    match TcpListener::bind(wanted).and_then(|socket| socket.local_addr()) {
-        Ok(free) => Ok(free),
+/// A broker retries where its port is in use; here nothing else could be meant than this port.
+fn check_free(address: SocketAddr) -> anyhow::Result<()> {
+    match TcpListener::bind(address) {
+        Ok(_) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            bail!("{wanted} is in use by another program; --port N takes another port, --port 0 a free one")
+            bail!("{address} is in use by another program; --port N takes another port, --port 0 a free one")
         }
-        Err(error) => Err(error).with_context(|| format!("{wanted} cannot be bound")),
+        Err(error) => Err(error).with_context(|| format!("{address} cannot be bound")),
     }
 }
 
-fn announce(address: SocketAddr) {
+fn announce(server: &ServerHandle) {
+    let Some(address) = server.address(NAME) else { return };
     let mut out = io::stdout().lock();
     if let Err(error) = writeln!(out, "mqtt://{address}").and_then(|()| out.flush()) {
         tracing::warn!(%error, url = %format_args!("mqtt://{address}"), "standard output write failed");
     }
 }
 
+/// The endpoint's name.
+const NAME: &str = "dev";
+
 fn options(address: SocketAddr) -> ServerOptions {
     let endpoint = serde_json::json!({"endpoint": {
-        "name": "dev",
+        "name": NAME,
         "host": address.ip().to_string(),
         "port": address.port(),
         "enableAuth": false,
@@ -84,17 +86,6 @@ fn options(address: SocketAddr) -> ServerOptions {
     ServerOptions {
         source: SourceOptions::Memory(vec![document]),
         status_addr: Some((Ipv4Addr::LOCALHOST, 0).into()),
-        status_access: AccessOptions::default(),
-        allow_files: Vec::new(),
-        allow_env: Vec::new(),
-        data_dir: None,
-        node_name: None,
-        node_labels: BTreeMap::new(),
-        default_host: address.ip(),
-        shards: None,
-        memory: None,
-        atomic: false,
-        allow_empty: false,
-        traces: TraceOptions::default(),
+        ..ServerOptions::default()
     }
 }

@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::client::ClientError;
+use crate::client::ClientError;
 
 /// The signals that end a verb.
 pub(super) struct Interrupt {

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use weir_mqtt::{QoS, validate_topic_name};
 
 use super::Exit;
-use super::client::{ClientArgs, ClientError, Connection, Event, Outgoing, PropertyArgs, PublishExtras, Target, qos};
+use super::client::{ClientArgs, PropertyArgs, Target, qos};
+use crate::client::{ClientError, Event, Outgoing, PublishExtras};
 use super::interrupt::Interrupt;
 
 /// Publish messages to a broker.
@@ -163,7 +164,7 @@ async fn publish(
 ) -> Result<Exit, ClientError> {
     let mut interrupt = Interrupt::new()?;
     let mut connection = tokio::select! {
-        opened = Connection::open(target, HashSet::new()) => opened?,
+        opened = target.open(HashSet::new()) => opened?,
         () = interrupt.received() => return Ok(Exit::Failure),
     };
     let mut payloads = match payload {
@@ -190,7 +191,7 @@ async fn publish(
                 }
                 break;
             }
-            event = connection.next() => if let Event::Published(Err(reason)) = event? {
+            event = connection.next() => if let Event::Published(_, Err(reason)) = event? {
                 failed += 1;
                 eprintln!("error: {target}: message refused: {}", super::print::printable(&reason));
             },

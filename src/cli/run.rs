@@ -16,7 +16,7 @@ use super::etcd::EtcdArgs;
 use super::references::ReferenceArgs;
 use super::validate::parse_label;
 use crate::server::logging::{self, LogFilter, LogFormat};
-use crate::server::{MemorySize, Server, ServerOptions, SourceOptions, TraceOptions};
+use crate::server::{MemorySize, ServerOptions, SourceOptions, TraceOptions, process};
 use crate::source::DirectoryOptions;
 #[cfg(feature = "etcd")]
 use crate::source::etcd::EtcdOptions;
@@ -175,7 +175,7 @@ fn origin(text: &str) -> Result<String, &'static str> {
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let log = logging::start(&args.log_level, args.log_format)?;
-    Server::build(server_options(args)?)?.with_log(log).run()?;
+    process::run(server_options(args)?, log, None)?;
     Ok(Exit::Success)
 }
 
@@ -195,6 +195,7 @@ fn server_options(args: Args) -> anyhow::Result<ServerOptions> {
         atomic: args.atomic,
         allow_empty: args.allow_empty,
         traces: TraceOptions { otlp_endpoint: args.traces.otlp_endpoint, otlp_ca: args.traces.otlp_ca },
+        owns_process: true,
     })
 }
 

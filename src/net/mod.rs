@@ -16,6 +16,7 @@ mod auth_tasks;
 pub mod bridge;
 mod delivery_latency;
 mod find;
+mod in_process;
 mod layers;
 mod mailbox;
 #[cfg(test)]
@@ -30,6 +31,7 @@ mod socket;
 mod stats;
 mod stream;
 mod sync;
+mod threads;
 mod tls;
 mod tls_handshakes;
 mod topic_level;
@@ -39,6 +41,7 @@ mod websocket;
 mod workers;
 
 pub use delivery_latency::DeliverDurations;
+pub use in_process::{InProcessError, InProcessRights};
 pub use find::{ClientFilter, FoundClient, RetainedCursor, RetainedFilter};
 pub use plane::{
     ClientRow, ConnectionFacts, DataPlane, DataPlaneConfig, DrainPlan, DrainPredicate, DrainWhich, ListenerChange,

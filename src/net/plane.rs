@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{io, thread};
@@ -19,11 +19,13 @@ use super::shard::{self, AcceptedConnection, Control, DurableStore, ShardContext
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
 use super::stats::{AllEndpointMetrics, EndpointStats};
 use super::stream::Stream;
+use super::threads::{TaskThread, Threads};
 use super::tls_handshakes::TlsHandshakes;
 use super::workers::Workers;
+use crate::auth::AuthCounters;
 use weir_broker::limits::SHARDS_MAX;
 use weir_broker::{
-    CoreGauges, EndpointId, MemoryAccount, Millis, OfflineSessions, Principal, RetainedTotals, TotalRates, Waiting,
+    CoreGauges, EndpointId, EndpointPolicy, MemoryAccount, Millis, OfflineSessions, Principal, RetainedTotals, TotalRates, Waiting,
     home_shard,
 };
 use weir_mqtt::ProtocolVersion;
@@ -47,12 +49,22 @@ pub struct DataPlaneConfig {
     pub workers: u16,
     /// Number of threads for TLS handshakes; `None`: one for each core.
     pub tls_threads: Option<u16>,
+    /// Raise the process's limit of file descriptors to what the system allows.
+    pub raise_descriptor_limit: bool,
 }
 
 impl Default for DataPlaneConfig {
     fn default() -> Self {
         let (max_pending_connections, memory) = (8192, MemoryAccount::new(DEFAULT_MEMORY_BYTES));
-        Self { shards: 1, max_connections: None, max_pending_connections, memory, workers: 2, tls_threads: None }
+        Self {
+            shards: 1,
+            max_connections: None,
+            max_pending_connections,
+            memory,
+            workers: 2,
+            tls_threads: None,
+            raise_descriptor_limit: false,
+        }
     }
 }
 
@@ -161,7 +173,12 @@ struct Inner {
     endpoint_metrics: Arc<AllEndpointMetrics>,
     delivery_latency: Arc<DeliveryLatency>,
     memory: MemoryAccount,
+    auth_counters: AuthCounters,
     shards: Vec<Arc<Mailbox<ShardEvent>>>,
+    /// The newest policy of every endpoint that listens.
+    policies: Mutex<HashMap<EndpointId, Arc<EndpointPolicy>>>,
+    is_durable: bool,
+    threads: Threads,
     epoch: Instant,
     sequence: Arc<AtomicU64>,
 }
@@ -189,7 +206,7 @@ impl Drop for Inner {
 const OTHER_DESCRIPTORS: u64 = 512;
 
 impl DataPlane {
-    /// Starts the threads. Raises the file descriptor limit to what the system allows this process.
+    /// Starts the threads.
     ///
     /// The configuration has more than [`SHARDS_MAX`] shards, or the system refused a thread or a file descriptor.
     pub fn start(config: &DataPlaneConfig) -> io::Result<DataPlane> {
@@ -212,11 +229,12 @@ impl DataPlane {
         let pool = Arc::new(SocketPool::default());
         let endpoint_metrics = Arc::new(AllEndpointMetrics::default());
         let sequence = Arc::new(AtomicU64::new(0));
-        let workers = Workers::start(config.workers)?;
-        let auth_tasks = AuthTasks::start()?;
+        let (threads, auth_counters) = (Threads::default(), AuthCounters::default());
+        let workers = Workers::start(config.workers, &threads, auth_counters.dropped.clone())?;
+        let auth_tasks = AuthTasks::start(&threads)?;
         let cores =
             || thread::available_parallelism().map_or(1, |cores| u16::try_from(cores.get()).unwrap_or(u16::MAX));
-        let tls_handshakes = TlsHandshakes::start(config.tls_threads.unwrap_or_else(cores))?;
+        let tls_handshakes = TlsHandshakes::start(config.tls_threads.unwrap_or_else(cores), &threads)?;
         let delivery_latency = Arc::new(DeliveryLatency::default());
         let shared = Arc::new(ShardContext {
             epoch,
@@ -230,7 +248,7 @@ impl DataPlane {
             total_rates: TotalRates::default(),
             retained: RetainedTotals::default(),
         });
-        let descriptors = raise_descriptor_limit();
+        let descriptors = descriptor_limit(config.raise_descriptor_limit);
         let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(descriptors / 2);
         let max_connections =
             config.max_connections.unwrap_or(u32::MAX).min(u32::try_from(affordable).unwrap_or(u32::MAX));
@@ -240,15 +258,20 @@ impl DataPlane {
             sequence: Arc::clone(&sequence),
             max_connections,
         };
+        let is_durable = durable_store.is_some();
         let durable_store = durable_store.map(|durable_store| (durable_store, epoch_unix_ms));
-        let shards = shard::start(config, &shared, acceptor, durable_store)?;
+        let shards = shard::start(config, &shared, acceptor, durable_store, &threads)?;
         Ok(Self {
             inner: Arc::new(Inner {
                 pool,
                 endpoint_metrics,
                 delivery_latency,
                 memory: config.memory.clone(),
+                auth_counters,
                 shards,
+                policies: Mutex::default(),
+                is_durable,
+                threads,
                 epoch,
                 sequence,
             }),
@@ -258,6 +281,24 @@ impl DataPlane {
     /// Memory in use by kind, over all shards.
     pub fn memory(&self) -> &MemoryAccount {
         &self.inner.memory
+    }
+
+    /// What authentication counts.
+    pub fn auth_counters(&self) -> &AuthCounters {
+        &self.inner.auth_counters
+    }
+
+    /// Starts a thread for tasks that ends with the data plane.
+    pub(super) fn spawn_for_tasks(&self, name: &str, blocking: usize) -> io::Result<TaskThread> {
+        self.inner.threads.spawn_for_tasks(name, blocking)
+    }
+
+    /// Waits until all threads have ended, after [`DataPlane::shutdown`], or after the last handle was dropped: returns
+    /// what waits, and drops this handle.
+    pub fn into_join(self) -> impl FnOnce() + Send + 'static {
+        let threads = self.inner.threads.clone();
+        drop(self);
+        move || threads.join()
     }
 
     /// The core's clock: milliseconds since the data plane started.
@@ -276,6 +317,7 @@ impl DataPlane {
         // Every shard registers the endpoint's policy before any of them gets a connection of it.
         for change in &changes {
             if let ListenerChange::Add { policy, .. } | ListenerChange::SetPolicy { policy, .. } = change {
+                self.policies().insert(policy.endpoint.id, Arc::clone(&policy.endpoint));
                 for shard in &self.inner.shards {
                     shard.send(ShardEvent::Control(Control::RegisterPolicy { policy: Arc::clone(&policy.endpoint) }));
                 }
@@ -291,6 +333,7 @@ impl DataPlane {
 
     /// Applies a new policy to an endpoint's open connections; returns when every shard has applied it.
     pub async fn set_policy(&self, policy: Arc<ListenerPolicy>) -> Result<(), PlaneError> {
+        self.policies().insert(policy.endpoint.id, Arc::clone(&policy.endpoint));
         self.ask_all(|reply| Control::SetPolicy { policy: Arc::clone(&policy), reply }).await.map(|_| ())
     }
 
@@ -373,6 +416,21 @@ impl DataPlane {
         })));
     }
 
+    /// The newest policy of an endpoint that listens.
+    pub(super) fn policy(&self, endpoint: EndpointId) -> Option<Arc<EndpointPolicy>> {
+        self.policies().get(&endpoint).cloned()
+    }
+
+    /// Whether durable state is stored.
+    pub(super) fn is_durable(&self) -> bool {
+        self.inner.is_durable
+    }
+
+    /// Each change is a single operation, so a panic leaves no partial one.
+    fn policies(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<EndpointPolicy>>> {
+        self.inner.policies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn home_shard_of(&self, namespace: &str, client_id: &str) -> Option<&Mailbox<ShardEvent>> {
         let shards = &self.inner.shards;
         let home = home_shard(namespace, client_id, u16::try_from(shards.len()).unwrap_or(u16::MAX));
@@ -413,6 +471,7 @@ impl DataPlane {
 
     /// Removes the counters and the policy of an endpoint that was removed.
     pub fn forget_endpoint(&self, endpoint: EndpointId) {
+        self.policies().remove(&endpoint);
         self.inner.endpoint_metrics.remove(endpoint);
         for shard in &self.inner.shards {
             shard.send(ShardEvent::Control(Control::UnregisterPolicy { endpoint }));
@@ -480,10 +539,13 @@ fn newest(mut accepted: Vec<(u64, Option<IpAddr>)>, which: &DrainWhich) -> HashS
     }
 }
 
-/// Raises the soft limit of file descriptors to the hard limit; returns the limit in effect.
-fn raise_descriptor_limit() -> u64 {
+/// The limit of file descriptors; `raise` sets the soft limit to the hard limit first.
+fn descriptor_limit(raise: bool) -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if !raise {
+        return current.unwrap_or(u64::MAX);
+    }
     match setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         Ok(()) => maximum.unwrap_or(u64::MAX),
         Err(error) => {

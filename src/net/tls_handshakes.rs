@@ -6,10 +6,11 @@
 //! messages.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::{io, thread};
 
+use super::threads::Threads;
 use crate::source_address::SourceAddress;
 use weir_broker::EndpointId;
 
@@ -142,11 +143,11 @@ impl SourceQueues {
 }
 
 impl TlsHandshakes {
-    pub(super) fn start(threads: u16) -> io::Result<Self> {
+    pub(super) fn start(count: u16, threads: &Threads) -> io::Result<Self> {
         let handshakes = Self(Arc::default());
-        for number in 0..threads.max(1) {
+        for number in 0..count.max(1) {
             let pool = Arc::clone(&handshakes.0);
-            thread::Builder::new().name(format!("weir-tls-{number}")).spawn(move || pool.run())?;
+            threads.spawn(&format!("weir-tls-{number}"), move || pool.run())?;
         }
         Ok(handshakes)
     }

@@ -1,11 +1,12 @@
 //! Threads for blocking authentication: password hashes. Jobs wait in a [`FairQueue`], so a flood of attempts of one source
 //! or on one endpoint does not delay the clients of the others.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::{io, thread};
 
-use crate::auth::counts::dropped;
+use super::threads::Threads;
+use crate::auth::counts::DroppedCounters;
 use crate::auth::{Busy, FairQueue, QueueLimits, SourceKey, Ticket};
 use weir_broker::EndpointId;
 
@@ -33,6 +34,7 @@ pub(super) struct QueuedJob {
 struct Pool {
     state: Mutex<PoolState>,
     changed: Condvar,
+    dropped: DroppedCounters,
 }
 
 struct PoolState {
@@ -41,12 +43,12 @@ struct PoolState {
 }
 
 impl Workers {
-    pub(super) fn start(threads: u16) -> io::Result<Self> {
-        let state = PoolState { queue: FairQueue::new(QueueLimits::default()), stopped: false };
-        let workers = Self(Arc::new(Pool { state: Mutex::new(state), changed: Condvar::new() }));
-        for number in 0..threads.max(1) {
+    pub(super) fn start(count: u16, threads: &Threads, dropped: DroppedCounters) -> io::Result<Self> {
+        let state = PoolState { queue: FairQueue::new(QueueLimits::default(), dropped.clone()), stopped: false };
+        let workers = Self(Arc::new(Pool { state: Mutex::new(state), changed: Condvar::new(), dropped }));
+        for number in 0..count.max(1) {
             let pool = Arc::clone(&workers.0);
-            thread::Builder::new().name(format!("weir-worker-{number}")).spawn(move || {
+            threads.spawn(&format!("weir-worker-{number}"), move || {
                 while let Some(job) = pool.next() {
                     // The client of the job gets the handshake timeout; the worker must go on for others.
                     if catch_unwind(AssertUnwindSafe(|| job(JobFate::Run))).is_err() {
@@ -90,7 +92,7 @@ impl Drop for QueuedJob {
         // The job is dropped after the lock is released: it owns credentials and handles, whose drops are not known here.
         let removed = self.pool.lock().queue.remove(&self.ticket);
         if removed.is_some() {
-            dropped::CONNECTION_CLOSED.add(1);
+            self.pool.dropped.connection_closed.add(1);
         }
     }
 }
@@ -151,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_dropped_job_is_not_run_and_another_source_does_not_wait_for_a_flood() {
-        let workers = Workers::start(1).unwrap();
+        let workers = Workers::start(1, &Threads::default(), DroppedCounters::default()).unwrap();
         let release = occupy(&workers);
         let (to, fates) = mpsc::channel();
         let submit =
@@ -168,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_answers_the_newest_job_of_the_longest_source() {
-        let workers = Workers::start(1).unwrap();
+        let workers = Workers::start(1, &Threads::default(), DroppedCounters::default()).unwrap();
         let release = occupy(&workers);
         let (to, fates) = mpsc::channel();
         let limits = QueueLimits::default();

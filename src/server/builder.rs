@@ -1,123 +1,154 @@
-//! Opens everything that can fail before the broker serves: the store, the data plane, the runtime of the control
-//! plane.
+//! What a program says of the server that it starts.
 
-use std::sync::Arc;
-
-use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use super::error::ServerError;
-use super::logging::LogControl;
+use super::handle::ServerHandle;
+use super::memory_size::MemorySize;
 use super::options::{ServerOptions, SourceOptions};
-use super::run::{OnListening, ServerParts, serve_until_stopped};
-use super::{durable_store, memory_size, signals};
-use crate::apply::Signal;
-use crate::net::{DataPlane, DataPlaneConfig};
-use crate::store::records::Store;
-use weir_broker::MemoryAccount;
-use weir_broker::limits::SHARDS_MAX;
+#[cfg(feature = "etcd")]
+use crate::source::etcd::EtcdOptions;
+use crate::source::{DirectoryOptions, MemoryFile};
 
-/// A server whose parts are open. It listens on nothing before [`Server::run`].
-pub struct Server {
-    options: ServerOptions,
-    log: Option<Arc<LogControl>>,
-    shards: u16,
-    plane: DataPlane,
-    store: Option<Store>,
-    runtime: Runtime,
-    listening: Option<OnListening>,
-}
+/// How often a directory or a git ref is read without an event.
+const RESYNC: Duration = Duration::from_secs(20);
+
+/// A broker inside of a program; the binary `weir` is one, too.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), weirmq::ServerError> {
+/// let server = weirmq::Server::builder()
+///     .documents([("mqtt.yaml", "endpoint: {name: mqtt, port: 0, enableAuth: false, enableAcl: false}")])
+///     .start()
+///     .await?;
+/// println!("MQTT at {}", server.address("mqtt").expect("a declared endpoint"));
+/// server.shutdown().await
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Server;
 
 impl Server {
-    /// Opens the store, with which durable sessions are back, and starts the threads that serve connections.
-    ///
-    /// # Errors
-    /// See [`ServerError`].
-    pub fn build(options: ServerOptions) -> Result<Self, ServerError> {
-        if let SourceOptions::Directory(directory) = &options.source
-            && !directory.root.is_dir()
-            && options.data_dir.is_none()
-        {
-            return Err(ServerError::NoSuchDirectory(directory.root.clone()));
-        }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let shards = options.shards.unwrap_or_else(|| default_shards(cores));
-        let mut config = DataPlaneConfig { shards, ..DataPlaneConfig::default() };
-        if let Some(bytes) = memory_size::resolve(options.memory) {
-            config.memory = MemoryAccount::new(bytes);
-        }
-        let (plane, store) = match &options.data_dir {
-            None => (DataPlane::start(&config).map_err(ServerError::DataPlane)?, None),
-            Some(data_dir) => {
-                let (plane, store) = durable_store::start(&config, data_dir)?;
-                (plane, Some(store))
-            }
-        };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("weir-control")
-            .enable_all()
-            .build()
-            .map_err(ServerError::ControlPlane)?;
-        Ok(Self { options, log: None, shards, plane, store, runtime, listening: None })
-    }
-
-    /// Keeps the levels of `log` as the endpoints declare them.
-    #[must_use]
-    pub fn with_log(mut self, log: Arc<LogControl>) -> Self {
-        self.log = Some(log);
-        self
-    }
-
-    /// Calls `listening` once, when all declared endpoints listen. It must not block.
-    #[must_use]
-    pub fn on_listening(mut self, listening: impl FnOnce() + Send + 'static) -> Self {
-        self.listening = Some(Box::new(listening));
-        self
-    }
-
-    /// Serves until SIGTERM or SIGINT. SIGHUP reads the source; a second SIGTERM ends without waiting for clients.
-    ///
-    /// # Errors
-    /// See [`ServerError`].
-    pub fn run(self) -> Result<(), ServerError> {
-        let signals = {
-            let _inside = self.runtime.enter();
-            signals::receive().map_err(ServerError::Signals)?
-        };
-        self.run_until(signals)
-    }
-
-    /// Serves until `signals` yields [`Signal::Stop`]; for programs that handle the process's signals themselves.
-    ///
-    /// # Errors
-    /// See [`ServerError`].
-    pub fn run_until(self, signals: mpsc::Receiver<Signal>) -> Result<(), ServerError> {
-        let Self { options, log, shards, plane, store, runtime, listening } = self;
-        let stats = store.as_ref().map(Store::stats);
-        let parts = ServerParts { options, log, shards, plane, store: stats, listening };
-        runtime.block_on(serve_until_stopped(parts, signals))?;
-        if let Some(store) = store {
-            store.finish();
-        }
-        Ok(())
+    /// A server without documents, data directory and status address. Its endpoints listen on `127.0.0.1` unless they or
+    /// [`ServerBuilder::host`] say otherwise.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder { options: ServerOptions::default() }
     }
 }
 
-/// One core is left to everything that is not a shard.
-fn default_shards(cores: usize) -> u16 {
-    u16::try_from(cores.saturating_sub(1)).unwrap_or(u16::MAX).clamp(1, SHARDS_MAX)
+/// The options of a server; see [`Server::builder`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct ServerBuilder {
+    options: ServerOptions,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_number_of_shards_is_one_less_than_the_cores_within_the_bound() {
-        let cases = [(0, 1), (1, 1), (2, 1), (8, 7), (256, 255), (257, 255), (1000, 255), (usize::MAX, 255)];
-        for (cores, shards) in cases {
-            assert_eq!(default_shards(cores), shards, "{cores} cores");
-        }
+impl ServerBuilder {
+    /// Serves these files of documents: path and text of each. [`ServerHandle::apply`] replaces them.
+    pub fn documents<P: Into<String>, T: Into<String>>(mut self, files: impl IntoIterator<Item = (P, T)>) -> Self {
+        self.options.source = SourceOptions::Memory(memory_files(files));
+        self
     }
+
+    /// Follows the documents in a directory.
+    pub fn directory(mut self, root: impl Into<PathBuf>) -> Self {
+        let (root, linked) = (root.into(), Vec::new());
+        self.options.source = SourceOptions::Directory(DirectoryOptions { root, linked, resync: RESYNC });
+        self
+    }
+
+    /// Follows what is committed at `revision` of the git repository that `directory` lies in.
+    pub fn git_ref(mut self, directory: impl Into<PathBuf>, revision: impl Into<String>) -> Self {
+        let (directory, revision) = (directory.into(), revision.into());
+        self.options.source = SourceOptions::GitRef { directory, revision, resync: RESYNC };
+        self
+    }
+
+    /// Follows a prefix of an etcd.
+    #[cfg(feature = "etcd")]
+    pub fn etcd(mut self, etcd: EtcdOptions) -> Self {
+        self.options.source = SourceOptions::Etcd(etcd);
+        self
+    }
+
+    /// Stores persistent sessions, retained messages, the last good declaration and the history here. Without it, nothing
+    /// outlives the server.
+    pub fn data_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.options.data_dir = Some(path.into());
+        self
+    }
+
+    /// Serves the read-only HTTP API at this address; [`ServerHandle::status_address`] has the port that was picked for 0.
+    pub fn status_address(mut self, address: SocketAddr) -> Self {
+        self.options.status_addr = Some(address);
+        self
+    }
+
+    /// The name of this node; otherwise the host's.
+    pub fn node_name(mut self, name: impl Into<String>) -> Self {
+        self.options.node_name = Some(name.into());
+        self
+    }
+
+    /// A label that `nodes:` selectors of endpoints are matched against.
+    pub fn node_label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.options.node_labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// Address of endpoints that declare no `host`.
+    pub fn host(mut self, host: IpAddr) -> Self {
+        self.options.default_host = host;
+        self
+    }
+
+    /// Threads that serve connections, 1 to 255; otherwise one less than there are cores.
+    pub fn shards(mut self, shards: u16) -> Self {
+        self.options.shards = Some(shards);
+        self
+    }
+
+    /// The memory that connections, sessions and messages may take together; otherwise 75% of what there is.
+    pub fn memory(mut self, memory: MemorySize) -> Self {
+        self.options.memory = Some(memory);
+        self
+    }
+
+    /// Rejects all documents where one has an error.
+    pub fn atomic(mut self, atomic: bool) -> Self {
+        self.options.atomic = atomic;
+        self
+    }
+
+    /// A directory whose files documents may refer to, beside their own and `/etc/weir`.
+    pub fn allow_files(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.options.allow_files.push(directory.into());
+        self
+    }
+
+    /// An environment variable that documents may refer to, beside those that begin with `WEIR_SECRET_`.
+    pub fn allow_env(mut self, name: impl Into<String>) -> Self {
+        self.options.allow_env.push(name.into());
+        self
+    }
+
+    /// Starts the server on the present tokio runtime, and returns when its first documents are applied. Connections are
+    /// served by threads of the server's own.
+    ///
+    /// # Errors
+    /// See [`ServerError`]. With documents in memory, also where one is not valid, or cannot be applied: a port that is in
+    /// use, a file that is missing. (With other sources such errors are in [`ServerHandle::status`], and the server goes on.)
+    pub async fn start(self) -> Result<ServerHandle, ServerError> {
+        ServerHandle::start(self.options).await
+    }
+}
+
+/// Documents in memory.
+pub(super) fn memory_files<P: Into<String>, T: Into<String>>(
+    files: impl IntoIterator<Item = (P, T)>,
+) -> Vec<MemoryFile> {
+    files.into_iter().map(|(path, text)| MemoryFile { path: path.into(), text: text.into() }).collect()
 }

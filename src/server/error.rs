@@ -8,6 +8,7 @@ use super::traces::TraceOptionsError;
 use crate::random::NoRandomness;
 use crate::state::NodeNameError;
 use crate::store::StoreError;
+use crate::store::records::RecordLogError;
 
 /// Why a server could not start, or not stop in order. Options are called by the flags of `weir run`.
 #[derive(Debug, thiserror::Error)]
@@ -20,8 +21,18 @@ pub enum ServerError {
     Store(#[source] StoreError),
     #[error("the data plane cannot be started")]
     DataPlane(#[source] io::Error),
-    #[error("the control plane cannot be started")]
-    ControlPlane(#[source] io::Error),
+    #[error("the runtime of the control plane cannot be started")]
+    Runtime(#[source] io::Error),
+    #[error("store write failed: what the disk holds is unknown until the next start")]
+    StoreFailed(#[source] RecordLogError),
+    #[error("a task of the server failed")]
+    Task(#[source] tokio::task::JoinError),
+    #[error("the documents are not valid:\n{}", .0.join("\n"))]
+    Invalid(Vec<String>),
+    #[error("not everything that the documents declare is live:\n{}", .0.join("\n"))]
+    NotLive(Vec<String>),
+    #[error("the server's documents are not in memory; commit a change to its source")]
+    NotInMemory,
     #[error("the status address {address} cannot be bound (--status-addr)")]
     StatusAddress { address: SocketAddr, source: io::Error },
     #[error("the status server cannot be started")]
@@ -30,8 +41,6 @@ pub enum ServerError {
     Bridges(#[source] io::Error),
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),
-    #[error("the task that receives signals failed")]
-    SignalTask(#[source] tokio::task::JoinError),
     #[error("--node-name: {0}")]
     NodeName(#[from] NodeNameError),
     #[error(transparent)]

@@ -22,7 +22,7 @@ use weir_declare::config::LogLevel;
 
 /// The form of the log's lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     Text,
     Json,
 }
@@ -30,11 +30,11 @@ pub enum LogFormat {
 /// A level, and levels of single modules: `info`, `weirmq::net=debug,info`. Without a level of its own, a module logs
 /// errors.
 #[derive(Debug, Clone)]
-pub struct LogFilter(Targets);
+pub(crate) struct LogFilter(Targets);
 
 /// Why a text is not a [`LogFilter`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LogFilterError {
+pub(crate) enum LogFilterError {
     #[error("{word:?} is not a level; levels are {}, and a module has its own by MODULE=LEVEL", level_names())]
     Level { word: String },
     #[error("{text:?} is not a module; a module is written weirmq::net")]
@@ -44,7 +44,7 @@ pub enum LogFilterError {
 /// Why the log could not be started.
 #[derive(Debug, thiserror::Error)]
 #[error("the log cannot be started: {0}")]
-pub struct LogError(#[from] tracing_subscriber::util::TryInitError);
+pub(crate) struct LogError(#[from] tracing_subscriber::util::TryInitError);
 
 /// The names of the levels.
 const LEVELS: [(&str, LevelFilter); 7] = [
@@ -66,7 +66,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(5);
 
 /// What can change while the log is written: the levels of endpoints, and which lines are over the rate limit.
 #[derive(Debug, Default)]
-pub struct LogControl {
+pub(crate) struct LogControl {
     levels: ArcSwap<LogLevels>,
     /// By place in the source and endpoint.
     rate_limits: Mutex<HashMap<(usize, String), LogRateLimit>>,
@@ -93,7 +93,7 @@ struct LogRateLimit {
 ///
 /// # Errors
 /// The process has a log already.
-pub fn start(filter: &LogFilter, format: LogFormat) -> Result<Arc<LogControl>, LogError> {
+pub(crate) fn start(filter: &LogFilter, format: LogFormat) -> Result<Arc<LogControl>, LogError> {
     use std::io::IsTerminal;
     let control = Arc::new(LogControl::default());
     let filter = ByEndpoint { base: filter.0.clone(), control: Arc::clone(&control) };

@@ -1,25 +1,31 @@
 //! The server as a whole: what `weir run` does, for the command line and for programs that embed a broker.
 //!
 //! Owns the order in which the parts start and stop: store, data plane, status server, source, reconciler.
-//! [`ServerOptions`] go in, [`Server::build`] opens what can fail, [`Server::run`] serves until a signal to stop.
-//! [`logging`] writes the log; a program with a log of its own leaves it out.
+//! `builder` takes the options, `parts` opens what can fail, `run` serves, `handle` is what a program holds; `process` is
+//! what only a server with a process of its own does (signals, systemd, the log).
 //! Must never parse a command line, and never decide what a part decides by itself.
 
 mod builder;
 mod data_dir;
 mod durable_store;
 mod error;
-pub mod logging;
+mod handle;
+pub(crate) mod logging;
 mod memory_size;
 mod memory_watch;
 mod options;
+mod parts;
+pub(crate) mod process;
 mod run;
 mod signals;
+mod status;
 mod systemd;
 mod traces;
 
-pub use builder::Server;
+pub use builder::{Server, ServerBuilder};
 pub use error::ServerError;
+pub use handle::ServerHandle;
 pub use memory_size::MemorySize;
-pub use options::{ServerOptions, SourceOptions};
+pub(crate) use options::{ServerOptions, SourceOptions};
+pub use status::{EndpointStatus, ServerStatus};
 pub use traces::{TraceOptions, TraceOptionsError};

@@ -1,7 +1,7 @@
 //! What a server is started with.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,10 +16,9 @@ use crate::status::{AccessOptions, Secret};
 #[cfg(feature = "etcd")]
 use weir_declare::config::SecretRef;
 
-/// Everything that a server is started with. Nothing is read from the environment but what [`TraceOptions`] names and
-/// what systemd leaves there.
+/// Everything that a server is started with.
 #[derive(Debug, Clone)]
-pub struct ServerOptions {
+pub(crate) struct ServerOptions {
     pub source: SourceOptions,
     /// Address of the read-only HTTP API; `None`: there is none.
     pub status_addr: Option<SocketAddr>,
@@ -45,11 +44,37 @@ pub struct ServerOptions {
     /// Apply a declaration without endpoints at the start.
     pub allow_empty: bool,
     pub traces: TraceOptions,
+    /// The process is this server's: OpenTelemetry's variables of its environment count, and its limit of file descriptors
+    /// is raised.
+    pub owns_process: bool,
+}
+
+/// A server without declarations and without a status address, as a program embeds it.
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            source: SourceOptions::Memory(Vec::new()),
+            status_addr: None,
+            status_access: AccessOptions::default(),
+            allow_files: Vec::new(),
+            allow_env: Vec::new(),
+            data_dir: None,
+            node_name: None,
+            node_labels: BTreeMap::new(),
+            default_host: Ipv4Addr::LOCALHOST.into(),
+            shards: None,
+            memory: None,
+            atomic: false,
+            allow_empty: false,
+            traces: TraceOptions::default(),
+            owns_process: false,
+        }
+    }
 }
 
 /// Where the declarations are.
 #[derive(Debug, Clone)]
-pub enum SourceOptions {
+pub(crate) enum SourceOptions {
     Directory(DirectoryOptions),
     /// What is committed at `revision` of the repository that `directory` lies in.
     GitRef {
@@ -98,11 +123,12 @@ impl ServerOptions {
 }
 
 impl SourceOptions {
-    /// The directory of documents; with etcd there is none.
+    /// The directory of documents; with etcd and in memory there is none.
     pub(super) fn directory(&self) -> Option<PathBuf> {
         match self {
             Self::Directory(options) => Some(options.root.clone()),
             Self::GitRef { directory, .. } => Some(directory.clone()),
+            Self::Memory(_) => None,
             #[cfg(feature = "etcd")]
             Self::Etcd(_) => None,
         }

@@ -4,16 +4,19 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::data_dir::{self, DataDir};
+use super::durable_store::OpenStore;
 use super::error::ServerError;
-use super::logging::{self, LogControl};
+use super::memory_watch;
 use super::options::{ServerOptions, SourceOptions};
-use super::{memory_watch, signals, systemd};
-#[cfg(feature = "etcd")]
-use crate::apply::FileSystem;
-use crate::apply::{History, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics, run as reconcile};
+use super::parts::Parts;
+use crate::apply::{
+    DrainReport, FileSystem, History, LastGoodStore, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics,
+    run as reconcile,
+};
 #[cfg(feature = "etcd")]
 use crate::cluster::{ClusterMember, MemberHandle, spawn_member};
 use crate::net::DataPlane;
@@ -21,40 +24,55 @@ use crate::net::bridge::BridgeHost;
 use crate::random::{self, NoRandomness};
 #[cfg(feature = "etcd")]
 use crate::source::etcd::spawn_etcd;
-use crate::source::{SourceHandle, spawn_directory, spawn_git_ref, spawn_memory};
-use crate::state::{ControlState, NodeFacts, SharedState, check_node_name, wall_clock};
+use crate::source::{MemoryFile, SourceHandle, spawn_directory, spawn_git_ref, spawn_memory};
+use crate::state::{NodeFacts, SharedState, check_node_name, wall_clock};
 #[cfg(feature = "etcd")]
 use crate::status::connections;
 use crate::status::{LiveStatus, StatusOptions, StatusServer, is_host_name, serve};
-use crate::store::records::StoreStats;
 use crate::telemetry::Exporter;
 use weir_declare::config::NodeContext;
 use weir_declare::reconcile::NodeSettings;
 
-/// How long a shutdown waits for clients to leave; the first half of it for what is in flight with them.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
+/// How long a shutdown waits for clients to disconnect; the first half of it for what is in flight with them.
+pub(super) const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 /// How long it waits for a collector to take the last traces.
 const TRACES_GRACE: Duration = Duration::from_secs(2);
 
-/// What a server runs on.
-pub(super) struct ServerParts {
-    pub(super) options: ServerOptions,
-    pub(super) log: Option<Arc<LogControl>>,
-    pub(super) shards: u16,
+/// A server that runs in a task of its own.
+pub(super) struct Running {
     pub(super) plane: DataPlane,
-    pub(super) store: Option<Arc<StoreStats>>,
-    pub(super) listening: Option<OnListening>,
+    pub(super) state: Arc<SharedState>,
+    pub(super) context: NodeContext,
+    pub(super) status_addr: Option<SocketAddr>,
+    /// The documents of [`SourceOptions::Memory`].
+    pub(super) documents: Option<watch::Sender<Vec<MemoryFile>>>,
+    /// How long clients have to disconnect when the server stops.
+    pub(super) grace: watch::Sender<Duration>,
+    pub(super) task: JoinHandle<Result<(), ServerError>>,
 }
 
-/// Called once all declared endpoints listen.
-pub(super) type OnListening = Box<dyn FnOnce() + Send>;
+/// What the task of a server owns.
+struct Serving {
+    plane: DataPlane,
+    store: Option<OpenStore>,
+    reconciler: Reconciler<DataPlane, FileSystem>,
+    source: SourceHandle,
+    drained: mpsc::UnboundedReceiver<DrainReport>,
+    last_good_store: Option<LastGoodStore>,
+    status: Option<StatusServer>,
+    exporter: Option<Exporter>,
+    #[cfg(feature = "etcd")]
+    member: Option<MemberHandle>,
+    /// Ends with the server.
+    background: JoinSet<()>,
+}
 
-/// Serves until the first [`Signal::Stop`], then asks clients to leave.
-pub(super) async fn serve_until_stopped(
-    parts: ServerParts,
-    signals: mpsc::Receiver<Signal>,
-) -> Result<(), ServerError> {
-    let ServerParts { mut options, log, shards, plane, store, listening } = parts;
+/// Starts the control plane on the present runtime. The server stops when the sender is dropped.
+///
+/// # Errors
+/// See [`ServerError`].
+pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), ServerError> {
+    let Parts { mut options, shards, plane, store } = parts;
     // Bound before any listener: a second broker on this machine fails here.
     let status_socket = options.status_addr.map(bind_status).transpose()?;
     if let Some(socket) = &status_socket {
@@ -65,14 +83,16 @@ pub(super) async fn serve_until_stopped(
         data_dir::open(options.data_dir.as_deref(), options.source.name())?;
     let node_name = options.node_name.clone().unwrap_or_else(host_name);
     check_node_name(&node_name)?;
-    let exporter = options.traces.exporter(&node_name, |name| std::env::var(name).ok())?.map(Exporter::start);
+    let owns_process = options.owns_process;
+    let variable = |name: &str| std::env::var(name).ok().filter(|_| owns_process);
+    let exporter = options.traces.exporter(&node_name, variable)?.map(Exporter::start);
     let facts = node_facts(&options)?;
     let context = NodeContext {
         status_addr: options.status_addr,
         default_host: options.default_host,
         labels: options.node_labels.clone(),
     };
-    let source = start_source(&options.source, last_known_good.as_ref());
+    let (source, documents) = start_source(&options.source, last_known_good.as_ref());
     let start = start_of_reconciler(&options, node_name, &context, &source, store.is_some(), last_known_good, history);
     log_start(&options, shards, &source);
     let (mut reconciler, drained) = Reconciler::new(start, plane.clone(), options.file_system());
@@ -80,51 +100,95 @@ pub(super) async fn serve_until_stopped(
     if let Some(exporter) = &exporter {
         reconciler.trace_with(exporter.tracer());
     }
+    let stats = store.as_ref().map(|open| open.store.stats());
     let status = status_socket.map(|socket| {
-        let view = LiveStatus::new(
-            reconciler.state(),
-            plane.clone(),
-            context,
-            shards,
-            facts.clone(),
-            source.resync_requester(),
-        );
-        let view = view.with_store(store).with_telemetry(exporter.as_ref().map(Exporter::stats));
+        let (state, resync) = (reconciler.state(), source.resync_requester());
+        let view = LiveStatus::new(state, plane.clone(), context.clone(), shards, facts.clone(), resync);
+        let view = view.with_store(stats).with_telemetry(exporter.as_ref().map(Exporter::stats));
         let view = view.with_directory(options.source.directory());
         start_status(socket, view, &options)
     });
     let status = status.transpose()?;
     #[cfg(feature = "etcd")]
     let member = join_cluster(&options.source, facts, &reconciler, &plane);
-    tokio::spawn(publish_sys_topics(reconciler.state(), plane.clone()));
-    if let Some(listening) = listening {
-        tokio::spawn(call_when_listening(reconciler.state(), listening));
+    let state = reconciler.state();
+    let mut background = JoinSet::new();
+    let topics = publish_sys_topics(Arc::clone(&state), plane.clone());
+    background.spawn(async { drop(topics.await) });
+    background.spawn(memory_watch::watch(plane.clone()));
+    let (signals, control) = mpsc::channel(4);
+    let (grace, graces) = watch::channel(SHUTDOWN_GRACE);
+    let serving = Serving {
+        plane: plane.clone(),
+        store,
+        reconciler,
+        source,
+        drained,
+        last_good_store,
+        status,
+        exporter,
+        #[cfg(feature = "etcd")]
+        member,
+        background,
+    };
+    let task = tokio::spawn(serving.run(control, graces));
+    let running = Running { plane, state, context, status_addr: options.status_addr, documents, grace, task };
+    Ok((running, signals))
+}
+
+impl Serving {
+    /// Serves until the signals end, then disconnects the clients.
+    async fn run(self, control: mpsc::Receiver<Signal>, grace: watch::Receiver<Duration>) -> Result<(), ServerError> {
+        let Self {
+            plane, mut store, reconciler, source, drained, last_good_store, status, exporter, background, ..
+        } = self;
+        let served = reconcile(reconciler, source, drained, control, last_good_store);
+        let mut reconciler = tokio::select! {
+            reconciler = served => reconciler,
+            Some(error) = store_failure(store.as_mut()) => {
+                // What the disk holds is unknown from here on: a broker that went on would acknowledge messages that may be
+                // lost. A restart reads what the disk holds.
+                tracing::error!(%error, "store write failed: the server stops");
+                return Err(ServerError::StoreFailed(error));
+            }
+        };
+        reconciler.begin_shutdown();
+        #[cfg(feature = "etcd")]
+        if let Some(member) = self.member {
+            member.leave().await;
+        }
+        reconciler.pause_bridges().await;
+        if let Some(exporter) = exporter {
+            exporter.finish(TRACES_GRACE).await;
+        }
+        tracing::info!("shutdown started: disconnecting clients");
+        let grace = *grace.borrow();
+        if let Err(error) = plane.shutdown(grace).await {
+            tracing::error!(%error, "data plane shutdown failed");
+        }
+        if let Some(status) = status {
+            status.shutdown().await;
+        }
+        drop((reconciler, background));
+        let join = plane.into_join();
+        let ended = tokio::task::spawn_blocking(move || {
+            join();
+            if let Some(open) = store {
+                open.store.finish();
+            }
+        });
+        ended.await.map_err(ServerError::Task)?;
+        tracing::info!("shutdown complete");
+        Ok(())
     }
-    if let Some(log) = log {
-        tokio::spawn(logging::follow_levels(log, reconciler.state()));
+}
+
+/// Yields when the store has failed; `None`: there is none, or it has ended.
+async fn store_failure(store: Option<&mut OpenStore>) -> Option<crate::store::records::RecordLogError> {
+    match store {
+        Some(open) => (&mut open.failed).await.ok(),
+        None => None,
     }
-    tokio::spawn(memory_watch::watch(plane.clone()));
-    let signals = signals::forward(signals);
-    let manager = systemd::Manager::from_environment()?.map(Arc::new);
-    if let Some(manager) = &manager {
-        tokio::spawn(systemd::follow(manager.clone(), reconciler.state(), plane.clone(), signals.reloads));
-    }
-    let mut reconciler = reconcile(reconciler, source, drained, signals.control, last_good_store).await;
-    reconciler.begin_shutdown();
-    if let Some(manager) = &manager {
-        manager.stopping();
-    }
-    #[cfg(feature = "etcd")]
-    if let Some(member) = member {
-        member.leave().await;
-    }
-    reconciler.pause_bridges().await;
-    if let Some(exporter) = exporter {
-        exporter.finish(TRACES_GRACE).await;
-    }
-    let signals = signals.rest.await.map_err(ServerError::SignalTask)?;
-    shut_down(&plane, status, signals).await;
-    Ok(())
 }
 
 /// The inputs of the reconciler's first pass.
@@ -165,12 +229,19 @@ fn log_start(options: &ServerOptions, shards: u16, source: &SourceHandle) {
     );
 }
 
+/// The source, and where its documents are replaced, if they are in memory.
 #[cfg_attr(not(feature = "etcd"), allow(unused_variables))]
-fn start_source(source: &SourceOptions, last_known_good: Option<&data_dir::StartDeclaration>) -> SourceHandle {
-    match source {
+fn start_source(
+    source: &SourceOptions,
+    last_known_good: Option<&data_dir::StartDeclaration>,
+) -> (SourceHandle, Option<watch::Sender<Vec<MemoryFile>>>) {
+    let source = match source {
         SourceOptions::Directory(options) => spawn_directory(options.clone()),
         SourceOptions::GitRef { directory, revision, resync } => spawn_git_ref(directory, revision, *resync),
-        SourceOptions::Memory(files) => spawn_memory(files.clone()),
+        SourceOptions::Memory(files) => {
+            let (documents, receiver) = watch::channel(files.clone());
+            return (spawn_memory(receiver), Some(documents));
+        }
         #[cfg(feature = "etcd")]
         SourceOptions::Etcd(options) => {
             for url in options.access.in_clear_text() {
@@ -182,22 +253,8 @@ fn start_source(source: &SourceOptions, last_known_good: Option<&data_dir::Start
             }
             spawn_etcd(options.clone(), last_known_good.and_then(data_dir::known))
         }
-    }
-}
-
-async fn call_when_listening(shared: Arc<SharedState>, listening: OnListening) {
-    let mut changes = shared.subscribe();
-    while !all_listen(&shared.load()) {
-        if changes.changed().await.is_err() {
-            return;
-        }
-    }
-    listening();
-}
-
-fn all_listen(state: &ControlState) -> bool {
-    let mut declared = state.endpoints.values().filter(|endpoint| endpoint.declared.is_some()).peekable();
-    declared.peek().is_some() && declared.all(|endpoint| endpoint.live.is_some())
+    };
+    (source, None)
 }
 
 fn start_status(socket: TcpListener, view: LiveStatus, options: &ServerOptions) -> Result<StatusServer, ServerError> {
@@ -242,23 +299,6 @@ fn join_cluster(
     let connections = Box::new(move || connections(&plane));
     let (access, root, shared) = (etcd.access.clone(), etcd.root.clone(), reconciler.state());
     Some(spawn_member(ClusterMember { access, root, facts, shared, connections }))
-}
-
-/// Asks all clients to leave; another [`Signal::Stop`] ends that at once.
-async fn shut_down(plane: &DataPlane, status: Option<StatusServer>, signals: mpsc::Receiver<Signal>) {
-    tracing::info!("shutdown started: disconnecting clients");
-    let orderly = async {
-        if let Err(error) = plane.shutdown(SHUTDOWN_GRACE).await {
-            tracing::error!(%error, "data plane shutdown failed");
-        }
-        if let Some(status) = status {
-            status.shutdown().await;
-        }
-    };
-    tokio::select! {
-        () = orderly => tracing::info!("shutdown complete"),
-        () = signals::next_stop(signals) => tracing::warn!("shutdown aborted by a second signal: ending at once"),
-    }
 }
 
 fn bind_status(address: SocketAddr) -> Result<TcpListener, ServerError> {

@@ -2,7 +2,6 @@
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
 use crate::apply::Signal;
 
@@ -28,37 +27,6 @@ pub(super) fn receive() -> std::io::Result<mpsc::Receiver<Signal>> {
         }
     });
     Ok(signals)
-}
-
-/// The signals of a server that runs, for its two readers.
-pub(super) struct Forwarded {
-    /// For the reconciler: all of them, up to the first [`Signal::Stop`].
-    pub(super) control: mpsc::Receiver<Signal>,
-    /// For the service manager: one per reload.
-    pub(super) reloads: mpsc::Receiver<()>,
-    /// Yields what comes after the first [`Signal::Stop`].
-    pub(super) rest: JoinHandle<mpsc::Receiver<Signal>>,
-}
-
-/// Hands `signals` on until the first [`Signal::Stop`].
-pub(super) fn forward(mut signals: mpsc::Receiver<Signal>) -> Forwarded {
-    let (reload, reloads) = mpsc::channel(4);
-    let (sender, control) = mpsc::channel(4);
-    let rest = tokio::spawn(async move {
-        while let Some(signal) = signals.recv().await {
-            if signal == Signal::Reload {
-                // Several reloads at once are one; without a service manager the channel is closed.
-                let _full_or_closed = reload.try_send(());
-            }
-            if signal == Signal::Stop || sender.send(signal).await.is_err() {
-                break;
-            }
-        }
-        // Fails where the reconciler has ended by itself.
-        let _ended = sender.send(Signal::Stop).await;
-        signals
-    });
-    Forwarded { control, reloads, rest }
 }
 
 /// Returns at the next [`Signal::Stop`]; never, where the signals end.

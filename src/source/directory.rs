@@ -112,6 +112,7 @@ impl DirectoryReader {
             snapshot: Snapshot { origin: Arc::from(self.shown.as_str()), revision, files: walked.files },
             commit,
             unsettled: walked.changed_while_read.or_else(|| index_locked(&|| self.lock())),
+            absence_is_deletion: false,
             ignored: shortened(walked.ignored),
             notes,
             store: None,

@@ -79,6 +79,7 @@ impl GitRefReader {
             },
             commit: Some(commit.clone()),
             unsettled: None,
+            absence_is_deletion: false,
             ignored: ignored.clone(),
             notes: Vec::new(),
             store: None,

@@ -30,7 +30,7 @@ pub use error::{SourceErrorCounts, SourceErrorKind};
 use git::Repository;
 pub use git_ref::{GitRefReader, spawn_git_ref};
 pub(crate) use memory::MEMORY;
-pub use memory::{MemoryFile, spawn_memory};
+pub use memory::{MemoryFile, memory_snapshot, spawn_memory};
 pub use watch::Watch;
 
 use weir_declare::config::Snapshot;
@@ -45,6 +45,8 @@ pub struct SourceReading {
     /// `Some`: files were being written during the reading (and the reason for that belief). Its documents may be
     /// applied; a document that is missing in it is not deleted.
     pub unsettled: Option<String>,
+    /// All documents are in it: one that is not there any more was deleted on purpose.
+    pub absence_is_deletion: bool,
     /// Ignored paths: hidden files, files that are not YAML. As messages show them.
     pub ignored: Vec<String>,
     /// Other notes, logged once: for example that the revision is a content hash because git failed.

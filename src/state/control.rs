@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::node::ClusterView;
+use crate::net::SocketKey;
 use crate::net::bridge::BridgeStatusReader;
 pub use crate::source::{Commit, SourceErrorKind};
 use weir_broker::EndpointId;
@@ -179,6 +180,8 @@ pub struct EndpointState {
     pub declared: Option<Arc<Endpoint>>,
     /// The endpoint as the listener serves it; `None` where nothing listens.
     pub live: Option<Arc<Endpoint>>,
+    /// The address of its listener.
+    pub address: Option<SocketKey>,
     pub conditions: Conditions,
     /// The planned action that could not be done yet.
     pub pending: Option<String>,

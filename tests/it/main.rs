@@ -13,6 +13,7 @@ mod codec;
 mod conformance;
 mod cve;
 mod durability;
+mod embed;
 mod environment;
 #[cfg(feature = "etcd")]
 mod etcd;

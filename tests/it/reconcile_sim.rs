@@ -113,6 +113,7 @@ impl Simulation {
             },
             commit: None,
             unsettled: (!settled).then(|| "writing".to_owned()),
+            absence_is_deletion: false,
             ignored: Vec::new(),
             notes: Vec::new(),
             store: None,

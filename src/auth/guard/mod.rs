@@ -16,7 +16,8 @@ pub(super) use self::bans::Bans;
 use self::failures::FailureLimit;
 use self::window_counter::WindowCounter;
 use super::api::{AuthExchange, AuthRefusal, Authenticate, Credentials, Decision, StartCheck};
-use super::counts::{dropped, evicted};
+use super::counts::{AuthCounters, Count};
+use super::in_process::is_in_process;
 use super::keyed_hash::{Fingerprint, KeyedHash};
 use super::source_key::SourceKey;
 use weir_broker::{Millis, Principal};
@@ -38,16 +39,20 @@ pub(super) struct AttemptCounters {
     connects: WindowCounter<Fingerprint>,
     /// Clients that are banned for flapping.
     flapping_bans: WindowCounter<Fingerprint>,
+    /// Attempts that were dropped because the limit of failures was reached while they waited.
+    rate_limited: Count,
 }
 
-impl Default for AttemptCounters {
-    fn default() -> Self {
+impl AttemptCounters {
+    pub(super) fn new(counters: &AuthCounters) -> Self {
+        let evicted = counters.evicted.clone();
         Self {
             keyed_hash: KeyedHash::default(),
-            user_failures: WindowCounter::new(TABLE_ENTRIES, &evicted::USER_FAILURES),
-            source_failures: WindowCounter::new(TABLE_ENTRIES, &evicted::SOURCE_FAILURES),
-            connects: WindowCounter::new(TABLE_ENTRIES, &evicted::CONNECTS),
-            flapping_bans: WindowCounter::new(TABLE_ENTRIES, &evicted::FLAPPING_BANS),
+            user_failures: WindowCounter::new(TABLE_ENTRIES, evicted.user_failures),
+            source_failures: WindowCounter::new(TABLE_ENTRIES, evicted.source_failures),
+            connects: WindowCounter::new(TABLE_ENTRIES, evicted.connects),
+            flapping_bans: WindowCounter::new(TABLE_ENTRIES, evicted.flapping_bans),
+            rate_limited: counters.dropped.rate_limit.clone(),
         }
     }
 }
@@ -92,7 +97,8 @@ impl Authenticate for AttemptGuard {
 
     fn still_valid(&self, principal: &Principal, client_id: &str) -> bool {
         let subject = BanSubject { client_id, username: principal.username.as_deref(), address: principal.address };
-        self.bans.find(subject, OffsetDateTime::now_utc()).is_none() && self.inner.still_valid(principal, client_id)
+        self.bans.find(subject, OffsetDateTime::now_utc()).is_none()
+            && (is_in_process(principal) || self.inner.still_valid(principal, client_id))
     }
 }
 
@@ -162,7 +168,7 @@ impl GuardedAttempt {
     /// Runs slow work, unless the failures of others that waited before it have used up the limit.
     fn start(self, work: Box<dyn FnOnce() -> Decision + Send>) -> Decision {
         if let Some(refusal) = self.failures.as_ref().and_then(|failures| failures.refusal()) {
-            dropped::RATE_LIMIT.add(1);
+            self.counters.rate_limited.add(1);
             return Decision::Refuse(refusal);
         }
         self.finish(work())

@@ -12,7 +12,7 @@ use weir_broker::Millis;
 #[derive(Debug)]
 pub(super) struct WindowCounter<K> {
     capacity: usize,
-    evicted: &'static Count,
+    evicted: Count,
     generations: Mutex<Generations<K>>,
 }
 
@@ -29,7 +29,7 @@ struct Window {
 }
 
 impl<K: Eq + Hash> WindowCounter<K> {
-    pub(super) fn new(capacity: usize, evicted: &'static Count) -> Self {
+    pub(super) fn new(capacity: usize, evicted: Count) -> Self {
         let generations = Mutex::new(Generations { young: HashMap::new(), old: HashMap::new() });
         Self { capacity: capacity.max(1), evicted, generations }
     }
@@ -68,11 +68,10 @@ impl<K: Eq + Hash> WindowCounter<K> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::counts::evicted::CONNECTS;
 
     #[test]
     fn counts_within_a_window_and_restarts_after_it() {
-        let counter = WindowCounter::new(10, &CONNECTS);
+        let counter = WindowCounter::new(10, Count::default());
         assert_eq!([counter.add("a", 0, 100), counter.add("a", 50, 100), counter.add("b", 60, 100)], [1, 2, 1]);
         assert_eq!(
             [counter.count(&"a", 99, 100), counter.count(&"a", 100, 100), counter.count(&"c", 0, 100)],
@@ -83,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_keys_stays_within_the_bound() {
-        let counter = WindowCounter::new(100, &CONNECTS);
+        let counter = WindowCounter::new(100, Count::default());
         for key in 0..100_000 {
             counter.add(key, 0, 100);
         }
@@ -93,7 +92,7 @@ mod tests {
 
     #[test]
     fn an_active_key_survives_a_change_of_generations() {
-        let counter = WindowCounter::new(2, &CONNECTS);
+        let counter = WindowCounter::new(2, Count::default());
         for (count, other) in (1..).zip(0..20) {
             assert_eq!(counter.add(1000, 0, 100), count);
             counter.add(other, 0, 100);

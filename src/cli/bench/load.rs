@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use weir_mqtt::QoS;
 
-use crate::cli::client::{ClientError, Connection, Event, Outgoing, PublishExtras};
+use crate::client::{ClientError, Connection, Event, Outgoing, PublishExtras};
 
 /// Latencies that a client keeps before it adds them to the histogram of all.
 const LATENCIES_KEPT: usize = 256;
@@ -134,7 +134,7 @@ pub(super) async fn publish(
             None => Some(due(&load, &publisher, number).min(now + LOOKS_UP_EVERY)),
         };
         tokio::select! {
-            event = connection.next() => if let Event::Published(Err(_)) = event? {
+            event = connection.next() => if let Event::Published(_, Err(_)) = event? {
                 refused += 1;
                 load.refused.fetch_add(1, Ordering::Relaxed);
                 awaited = None;

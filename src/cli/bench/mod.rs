@@ -15,7 +15,8 @@ use weir_mqtt::{QoS, SubscriptionOptions, validate_topic_name};
 use self::load::{Load, Publisher, Subscriber, publish, subscribe};
 use self::report::Report;
 use super::Exit;
-use super::client::{ClientArgs, ClientError, Connection, Event, Target, qos};
+use super::client::{ClientArgs, Target, qos};
+use crate::client::{ClientError, Connection, Event};
 use super::interrupt::Interrupt;
 use super::print::{Format, print};
 use super::progress::Progress;
@@ -209,11 +210,11 @@ async fn connect(
         let room = Arc::clone(&room);
         tasks.spawn(async move {
             let _permit = room.acquire_owned().await;
-            let mut connection = Connection::open(&target, Default::default()).await?;
+            let mut connection = target.open(Default::default()).await?;
             let Some((filter, qos)) = subscription else { return Ok((n, connection)) };
             connection.subscribe(&[(filter, SubscriptionOptions { qos, ..Default::default() })])?;
             loop {
-                if let Event::Subscribed(codes) = connection.next().await? {
+                if let Event::Subscribed(_, codes) = connection.next().await? {
                     let refused = codes.into_iter().find_map(Result::err);
                     return match refused {
                         None => Ok((n, connection)),

@@ -1,5 +1,6 @@
 //! The flags of every client verb, and the connection that they describe. Letters are those of mosquitto's clients.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +9,12 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use rustls::ClientConfig;
-use weir_mqtt::{ProtocolVersion, QoS, validate_topic_name};
+use weir_mqtt::{PacketId, ProtocolVersion, QoS, validate_topic_name};
 
 use super::address::{BrokerUrl, Transport};
 use super::tls::TlsArgs;
+use super::transport;
+use crate::client::{ClientError, ConnectOptions, Connection, Will};
 use crate::random;
 
 /// The broker that is connected to without a flag.
@@ -110,32 +113,29 @@ impl ValueEnum for MqttVersion {
 /// A broker, and everything that a CONNECT to it needs.
 #[derive(Debug, Clone)]
 pub(in crate::cli) struct Target {
-    pub(super) transport: Transport,
-    pub(super) tls: Option<Arc<ClientConfig>>,
-    pub(in crate::cli) version: ProtocolVersion,
-    pub(in crate::cli) client_id: String,
-    pub(super) username: Option<String>,
-    pub(super) password: Option<Vec<u8>>,
-    pub(super) keep_alive_s: u16,
-    pub(super) clean_start: bool,
-    pub(super) session_expiry_s: Option<u32>,
-    pub(super) will: Option<Will>,
-    pub(super) connect_timeout: Duration,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Will {
-    pub(super) topic: String,
-    pub(super) payload: String,
-    pub(super) qos: QoS,
-    pub(super) retain: bool,
-    pub(super) delay_s: u32,
+    transport: Transport,
+    tls: Option<Arc<ClientConfig>>,
+    pub(in crate::cli) connect: ConnectOptions,
+    connect_timeout: Duration,
 }
 
 impl Target {
     /// The same with another client id.
     pub(in crate::cli) fn with_client_id(&self, client_id: String) -> Self {
-        Self { client_id, ..self.clone() }
+        Self { connect: ConnectOptions { client_id, ..self.connect.clone() }, ..self.clone() }
+    }
+
+    /// Connects; see [`Connection::open`].
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub(in crate::cli) async fn open(&self, unreleased: HashSet<PacketId>) -> Result<Connection, ClientError> {
+        let connected = async {
+            let stream = transport::open(&self.transport, self.tls.as_ref()).await?;
+            Connection::open(stream, &self.connect, unreleased).await
+        };
+        let connected = tokio::time::timeout(self.connect_timeout, connected).await;
+        connected.unwrap_or(Err(ClientError::ConnectTimeout(self.connect_timeout.as_secs())))
     }
 }
 
@@ -181,9 +181,7 @@ impl ClientArgs {
             Some(id) => id.clone(),
             None => format!("weir-{:016x}", random::number()?),
         };
-        Ok(Target {
-            transport: url.transport,
-            tls,
+        let connect = ConnectOptions {
             version,
             client_id,
             username,
@@ -191,7 +189,13 @@ impl ClientArgs {
             keep_alive_s: self.keepalive,
             clean_start: !self.resume,
             session_expiry_s: self.session_expiry.or((self.resume && self.is_v5()).then_some(u32::MAX)),
+            receive_maximum: None,
             will: self.will()?,
+        };
+        Ok(Target {
+            transport: url.transport,
+            tls,
+            connect,
             connect_timeout: Duration::from_secs(self.connect_timeout),
         })
     }

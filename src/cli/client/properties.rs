@@ -1,7 +1,9 @@
-//! What a PUBLISH carries besides topic and payload: the flags of `weir pub`, and what `weir sub` shows.
+//! The flags for the properties of a message.
 
-use anyhow::bail;
-use weir_mqtt::{Publish, PublishProperties, push_user_property, validate_topic_name};
+use anyhow::{Context, bail};
+use weir_mqtt::validate_topic_name;
+
+use crate::client::PublishExtras;
 
 /// MQTT 5.0's properties of a message.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -35,83 +37,34 @@ fn pair(text: &str) -> Result<(String, String), &'static str> {
     Ok((name.to_owned(), value.to_owned()))
 }
 
-/// The properties of messages that go out.
-#[derive(Debug, Clone, Default)]
-pub(in crate::cli) struct PublishExtras {
-    /// Encoded: what stays the same in every message.
-    pub(super) block: Vec<u8>,
-    pub(super) message_expiry_s: Option<u32>,
-    pub(super) topic_alias: Option<u16>,
-}
-
 impl PropertyArgs {
     /// # Errors
     /// A value that is too long, a response topic with a wildcard, properties of 5.0 for another version.
     pub(in crate::cli) fn extras(&self, is_v5: bool) -> anyhow::Result<PublishExtras> {
-        let mut block = Vec::new();
+        let mut extras = PublishExtras {
+            message_expiry_s: self.message_expiry,
+            topic_alias: self.topic_alias,
+            ..PublishExtras::default()
+        };
         if self.utf8 {
-            block.extend_from_slice(&[PAYLOAD_FORMAT_INDICATOR, 1]);
+            extras.set_utf8();
+        }
+        if let Some(content_type) = &self.content_type {
+            extras.set_content_type(content_type).context("--content-type")?;
         }
         if let Some(topic) = &self.response_topic {
             validate_topic_name(topic).map_err(|problem| anyhow::anyhow!("--response-topic {topic:?} {problem}"))?;
+            extras.set_response_topic(topic).context("--response-topic")?;
         }
-        for (id, flag, value) in [
-            (CONTENT_TYPE, "--content-type", &self.content_type),
-            (RESPONSE_TOPIC, "--response-topic", &self.response_topic),
-            (CORRELATION_DATA, "--correlation-data", &self.correlation_data),
-        ] {
-            let Some(value) = value else { continue };
-            let Ok(length) = u16::try_from(value.len()) else { bail!("{flag} is longer than 65,535 bytes") };
-            block.push(id);
-            block.extend_from_slice(&length.to_be_bytes());
-            block.extend_from_slice(value.as_bytes());
+        if let Some(data) = &self.correlation_data {
+            extras.set_correlation_data(data.as_bytes()).context("--correlation-data")?;
         }
         for (name, value) in &self.user_properties {
-            push_user_property(&mut block, name, value)?;
+            extras.push_user_property(name, value).context("--user-property")?;
         }
-        let extras = PublishExtras { block, message_expiry_s: self.message_expiry, topic_alias: self.topic_alias };
-        let is_empty = extras.block.is_empty() && extras.message_expiry_s.is_none() && extras.topic_alias.is_none();
-        if !is_v5 && !is_empty {
+        if !is_v5 && !extras.is_empty() {
             bail!("properties of messages need MQTT 5.0: -V 5");
         }
         Ok(extras)
-    }
-}
-
-// Property identifiers: MQTT 5.0, table 2-4.
-const PAYLOAD_FORMAT_INDICATOR: u8 = 0x01;
-const CONTENT_TYPE: u8 = 0x03;
-const RESPONSE_TOPIC: u8 = 0x08;
-const CORRELATION_DATA: u8 = 0x09;
-
-/// The properties of a message that came in.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::cli) struct MessageProperties {
-    pub(in crate::cli) payload_format_indicator: Option<u8>,
-    pub(in crate::cli) message_expiry_s: Option<u32>,
-    pub(in crate::cli) content_type: Option<String>,
-    pub(in crate::cli) response_topic: Option<String>,
-    pub(in crate::cli) correlation_data: Option<Vec<u8>>,
-    pub(in crate::cli) user_properties: Vec<(String, String)>,
-    pub(in crate::cli) subscription_identifiers: Vec<u32>,
-}
-
-impl MessageProperties {
-    /// `None`: the message has none.
-    pub(super) fn of(publish: &Publish<'_>) -> Option<Box<Self>> {
-        let properties: &PublishProperties<'_> = &publish.properties;
-        if properties.raw.is_empty() {
-            return None;
-        }
-        let user = properties.user_properties();
-        Some(Box::new(Self {
-            payload_format_indicator: properties.payload_format_indicator,
-            message_expiry_s: properties.message_expiry_s,
-            content_type: properties.content_type.map(str::to_owned),
-            response_topic: properties.response_topic.map(str::to_owned),
-            correlation_data: properties.correlation_data.map(<[u8]>::to_vec),
-            user_properties: user.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            subscription_identifiers: properties.subscription_identifiers().collect(),
-        }))
     }
 }

@@ -16,13 +16,8 @@ use tungstenite::http::HeaderValue;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Bytes, Message};
 
-use super::ClientError;
 use super::address::Transport;
-
-/// A connection's bytes in both directions.
-pub(super) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
+use crate::client::{ByteStream, ClientError};
 
 /// Bytes that wait for a WebSocket's socket, at most.
 const WEBSOCKET_BUFFER_BYTES: usize = 1 << 20;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::cli::client::Message;
+use crate::client::ReceivedMessage;
 use crate::cli::print::printable;
 
 /// The form of a line.
@@ -85,7 +85,7 @@ impl Template {
     }
 
     /// Appends the line of a message. `escapes`: texts of the message are [`printable`].
-    pub(super) fn write(&self, message: &Message, escapes: bool, line: &mut Vec<u8>) {
+    pub(super) fn write(&self, message: &ReceivedMessage, escapes: bool, line: &mut Vec<u8>) {
         for part in &self.0 {
             match part {
                 Part::Text(text) => line.extend_from_slice(text.as_bytes()),
@@ -102,7 +102,7 @@ impl Template {
     }
 }
 
-fn field_of(field: char, message: &Message) -> Vec<u8> {
+fn field_of(field: char, message: &ReceivedMessage) -> Vec<u8> {
     let properties = message.properties.as_deref();
     let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
     let text = match field {
@@ -139,7 +139,7 @@ fn field_of(field: char, message: &Message) -> Vec<u8> {
     text.into_bytes()
 }
 
-fn json_of(message: &Message) -> Value {
+fn json_of(message: &ReceivedMessage) -> Value {
     let mut line = Map::new();
     line.insert("topic".to_owned(), json!(message.topic));
     match std::str::from_utf8(&message.payload) {
@@ -188,7 +188,7 @@ mod tests {
     use weir_mqtt::QoS;
 
     fn line(template: &str, payload: &[u8], escapes: bool) -> String {
-        let message = Message {
+        let message = ReceivedMessage {
             topic: "a/b".to_owned(),
             payload: payload.to_vec(),
             qos: QoS::AtLeastOnce,

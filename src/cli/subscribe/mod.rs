@@ -12,7 +12,8 @@ use weir_mqtt::{PacketId, RetainHandling, SharedFilter, SubscriptionOptions};
 
 use self::format::{MessageFormat, Template};
 use super::Exit;
-use super::client::{ClientArgs, ClientError, Connection, Event, Message, Target, qos};
+use super::client::{ClientArgs, Target, qos};
+use crate::client::{ClientError, Event, ReceivedMessage};
 use super::interrupt::Interrupt;
 use super::publish::seconds;
 
@@ -159,7 +160,7 @@ impl Subscriber<'_> {
     async fn connection(&mut self, interrupt: &mut Interrupt, unreleased: HashSet<PacketId>) -> anyhow::Result<Ended> {
         let carried = unreleased.clone();
         let opened = tokio::select! {
-            opened = Connection::open(self.target, unreleased) => opened,
+            opened = self.target.open(unreleased) => opened,
             () = interrupt.received() => return Ok(Ended::Done(Exit::Success)),
             () = due(self.deadline) => return Ok(Ended::Done(self.timed_out())),
         };
@@ -184,7 +185,7 @@ impl Subscriber<'_> {
             };
             match event {
                 Err(error) => return Ok(Ended::Failed(error, connection.into_unreleased())),
-                Ok(Event::Subscribed(codes)) => {
+                Ok(Event::Subscribed(_, codes)) => {
                     if self.report_refusals(&codes) {
                         connection.close().await;
                         return Ok(Ended::Done(Exit::Failure));
@@ -205,7 +206,7 @@ impl Subscriber<'_> {
                         return Ok(Ended::Done(Exit::Success));
                     }
                 }
-                Ok(Event::Published(_) | Event::Written) => {}
+                Ok(Event::Published(..) | Event::Unsubscribed(_) | Event::Written) => {}
             }
         }
     }
@@ -232,7 +233,7 @@ impl Subscriber<'_> {
         any
     }
 
-    fn print(&mut self, message: &Message) -> anyhow::Result<()> {
+    fn print(&mut self, message: &ReceivedMessage) -> anyhow::Result<()> {
         // MQTT 3.x cannot ask for no retained messages.
         if self.args.no_retained && !self.args.client.is_v5() && message.retain {
             return Ok(());

@@ -1,34 +1,14 @@
-//! The local connection of a bridge: a socket pair, one end of which a shard serves like an accepted connection.
+//! The local connection of a bridge: its rights and limits.
 
-use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-
-use socket2::Socket;
 
 use super::BridgeSettings;
 use crate::auth::{AuthRefusal, Authenticate, Credentials, Decision};
-use crate::net::policy::{AcceptOverflow, ChildOptions, HandshakeLimits, ListenerPolicy, Transport};
+use crate::net::in_process::internal_policy;
+use crate::net::policy::ListenerPolicy;
 use weir_bridge::LOCAL_ID_PREFIX;
 use weir_broker::{Durability, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions};
 use weir_mqtt::QoS;
-
-/// Send buffer of either end, bytes.
-const SOCKET_BUFFER_BYTES: usize = 512 << 10;
-
-/// A connected socket pair: the bridge's end, for tokio, and the shard's end.
-pub(super) fn pair() -> io::Result<(tokio::net::UnixStream, Socket)> {
-    let (ours, theirs) = UnixStream::pair()?;
-    ours.set_nonblocking(true)?;
-    theirs.set_nonblocking(true)?;
-    let theirs = Socket::from(OwnedFd::from(theirs));
-    let ours = Socket::from(OwnedFd::from(ours));
-    for end in [&ours, &theirs] {
-        end.set_send_buffer_size(SOCKET_BUFFER_BYTES)?;
-    }
-    Ok((tokio::net::UnixStream::from_std(OwnedFd::from(ours).into())?, theirs))
-}
 
 /// The policy of a bridge's local session: everything is allowed, since the declaration selects what is bridged; only
 /// the queue is limited.
@@ -62,21 +42,7 @@ pub(super) fn policy(settings: &BridgeSettings) -> Arc<ListenerPolicy> {
         acl: None,
         admission: None,
     };
-    Arc::new(ListenerPolicy {
-        endpoint: Arc::new(endpoint),
-        transport: Transport::Plain,
-        websocket: None,
-        proxy_protocol: None,
-        authenticate: Arc::new(InternalAuth),
-        max_connections: None,
-        max_connections_per_address: None,
-        max_pending_connections: None,
-        max_pending_per_address: None,
-        max_connections_per_s: None,
-        accept_overflow: AcceptOverflow::Delay,
-        child: ChildOptions::default(),
-        handshake: HandshakeLimits::default(),
-    })
+    internal_policy(Arc::new(endpoint), Arc::new(InternalAuth))
 }
 
 /// Admits the broker's own bridges. Only they hold the other end of the socket pair.

@@ -9,6 +9,7 @@ use super::local_connection;
 use super::relay::poll_local;
 use super::wire::Wire;
 use crate::net::find::ClientFilter;
+use crate::net::in_process::socket_pair;
 use crate::net::plane::DataPlane;
 use weir_bridge::{BridgeFailure, BridgeLink, FailureCause};
 
@@ -27,7 +28,7 @@ pub(super) enum LocalTask {
 impl BridgeDriver {
     /// Opens the connection to this broker.
     pub(super) fn open_local(&mut self) -> Result<Wire, BridgeFailure> {
-        let pair = local_connection::pair();
+        let pair = socket_pair();
         let (ours, theirs) = pair
             .map_err(|error| BridgeFailure::new(FailureCause::Local, format!("local socket pair failed: {error}")))?;
         self.plane.open_internal(theirs, local_connection::policy(&self.settings), &self.settings.spec.local_id);

@@ -18,7 +18,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -28,6 +27,7 @@ pub use status::{BridgePhase, BridgeStatus};
 use self::driver::BridgeDriver;
 use self::status::StatusCell;
 use super::plane::DataPlane;
+use super::threads::TaskThread;
 use weir_bridge::BridgeSpec;
 use weir_broker::{EndpointId, QueueOverflow};
 
@@ -100,40 +100,30 @@ enum Stop {
 /// Runs bridges. Dropping it stops them at once, without draining.
 pub struct BridgeHost {
     plane: DataPlane,
-    /// `None` only while it is dropped.
-    runtime: Option<Runtime>,
+    thread: TaskThread,
 }
+
+/// Maximum of threads for name resolution.
+const LOOKUPS_MAX: usize = 4;
 
 impl BridgeHost {
     /// Starts the thread.
     ///
     /// The system refused a thread.
     pub fn start(plane: DataPlane) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("weir-bridge")
-            .enable_all()
-            .build()?;
-        Ok(Self { plane, runtime: Some(runtime) })
+        let thread = plane.spawn_for_tasks("weir-bridge", LOOKUPS_MAX)?;
+        Ok(Self { plane, thread })
     }
 
     /// Starts a bridge.
-    pub fn run(&self, settings: Arc<BridgeSettings>) -> Option<RunningBridge> {
-        let runtime = self.runtime.as_ref()?;
+    pub fn run(&self, settings: Arc<BridgeSettings>) -> RunningBridge {
         let status = Arc::new(StatusCell::new(self.plane.now()));
         let (desired, receiver) = watch::channel(DesiredState { settings: Arc::clone(&settings), stop: None });
         let driver = BridgeDriver::new(self.plane.clone(), receiver, Arc::clone(&status));
-        let task = runtime.spawn(driver.run());
-        let queue_poller = runtime.spawn(status::poll_queue(self.plane.clone(), settings, Arc::clone(&status)));
-        Some(RunningBridge { plane: self.plane.clone(), desired, status, task, queue_poller })
-    }
-}
-
-impl Drop for BridgeHost {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
+        let task = self.thread.tasks.spawn(driver.run());
+        let queue_poller =
+            self.thread.tasks.spawn(status::poll_queue(self.plane.clone(), settings, Arc::clone(&status)));
+        RunningBridge { plane: self.plane.clone(), desired, status, task, queue_poller }
     }
 }
 

@@ -154,7 +154,7 @@ impl Shard {
             Decision::AdmitWith { principal, data, client_id } => (principal, data, client_id),
             Decision::Task(task) => {
                 let task = spawn_auth_task(&self.shared, &self.mailbox, key, task);
-                handshake.stage = Stage::Authenticating { _work: task.map(AuthWork::Task) };
+                handshake.stage = Stage::Authenticating { _work: Some(AuthWork::Task(task)) };
                 return Progress::Wait;
             }
             Decision::Blocking(work) => {

@@ -54,7 +54,7 @@ pub(super) fn spawn_auth_task(
     mailbox: &Arc<Mailbox<ShardEvent>>,
     key: ConnectionKey,
     task: AuthTask<Decision>,
-) -> Option<AuthTaskHandle> {
+) -> AuthTaskHandle {
     let mailbox = Arc::clone(mailbox);
     shared.auth_tasks.submit(async move { mailbox.send(ShardEvent::AuthDecision { key, decision: task.await }) })
 }

@@ -47,6 +47,7 @@ use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::DataPlaneConfig;
 use super::policy::ListenerPolicy;
 use super::stats::AllEndpointMetrics;
+use super::threads::Threads;
 use super::tls_handshakes::TlsHandshakes;
 use super::trace::ClientTracer;
 use super::wake_timer::WakeTimer;
@@ -198,6 +199,7 @@ pub(super) fn start(
     shared: &Arc<ShardContext>,
     acceptor: AcceptorConfig,
     durable_store: Option<(DurableStore, u64)>,
+    threads: &Threads,
 ) -> io::Result<Vec<Arc<Mailbox<ShardEvent>>>> {
     let polls: Vec<Poll> = (0..config.shards.max(1)).map(|_| Poll::new()).collect::<io::Result<_>>()?;
     let peers: Vec<Arc<Mailbox<ShardEvent>>> = polls
@@ -226,7 +228,7 @@ pub(super) fn start(
         restore(&mut shards, &durable_store, epoch_unix_ms)?;
     }
     for mut shard in shards {
-        thread::Builder::new().name(format!("weir-shard-{}", shard.id.0)).spawn(move || {
+        threads.spawn(&format!("weir-shard-{}", shard.id.0), move || {
             let _closes = CloseOnEnd(Arc::clone(&shard.mailbox));
             let mut events = Events::with_capacity(EVENTS);
             while !shard.stopped {

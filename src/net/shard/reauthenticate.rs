@@ -107,7 +107,7 @@ impl Shard {
             }
             Decision::Refuse(refusal) => self.fail_reauthentication(key, id, refusal),
             Decision::Task(task) => {
-                enhanced.work = spawn_auth_task(&self.shared, &self.mailbox, key, task).map(AuthWork::Task);
+                enhanced.work = Some(AuthWork::Task(spawn_auth_task(&self.shared, &self.mailbox, key, task)));
             }
             Decision::Blocking(work) => {
                 let bytes = enhanced.client_id.len() + enhanced.username.as_ref().map_or(0, |name| name.len());

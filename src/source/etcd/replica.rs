@@ -289,6 +289,7 @@ impl Replica {
             },
             commit,
             unsettled: None,
+            absence_is_deletion: false,
             ignored: self.ignored_keys(),
             notes,
             store: Some(StoreFacts {

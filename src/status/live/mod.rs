@@ -134,7 +134,7 @@ impl StatusProvider for LiveStatus {
     }
 
     fn auth_counts(&self) -> AuthCounts {
-        AuthCounts::read()
+        self.plane.auth_counters().read()
     }
 
     fn memory(&self) -> Option<MemoryAccount> {

@@ -89,6 +89,7 @@ impl Script {
                 snapshot,
                 commit: None,
                 unsettled: None,
+                absence_is_deletion: false,
                 ignored: Vec::new(),
                 notes: Vec::new(),
                 store: None,

@@ -141,6 +141,10 @@ impl Plane for World {
         Ok(Bound::new(key.clone()))
     }
 
+    fn key_of(socket: &Bound, _: &SocketKey) -> SocketKey {
+        socket.0.clone()
+    }
+
     fn holder(&self, _: &SocketKey) -> Option<String> {
         None
     }

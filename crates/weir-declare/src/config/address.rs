@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU16;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -82,7 +81,8 @@ pub enum Listen {
     /// `host` is `None`: the node's `--host` applies.
     Tcp {
         host: Option<IpAddr>,
-        port: NonZeroU16,
+        /// 0: the system picks a free one.
+        port: u16,
     },
     Unix {
         path: Arc<Path>,
@@ -93,7 +93,7 @@ impl Listen {
     /// The address to bind on a node whose `--host` is `default_host`.
     pub fn bind_address(&self, default_host: IpAddr) -> BindAddress {
         match self {
-            Self::Tcp { host, port } => BindAddress::Tcp(SocketAddr::new(host.unwrap_or(default_host), port.get())),
+            Self::Tcp { host, port } => BindAddress::Tcp(SocketAddr::new(host.unwrap_or(default_host), *port)),
             Self::Unix { path } => BindAddress::Unix(Arc::clone(path)),
         }
     }
@@ -101,7 +101,7 @@ impl Listen {
     /// The TCP port; `None` for a Unix socket.
     pub fn port(&self) -> Option<u16> {
         match self {
-            Self::Tcp { port, .. } => Some(port.get()),
+            Self::Tcp { port, .. } => Some(*port),
             Self::Unix { .. } => None,
         }
     }
@@ -115,11 +115,12 @@ pub enum BindAddress {
 }
 
 impl BindAddress {
-    /// Whether the two addresses cannot be bound at the same time. `::` is bound for both address families.
+    /// Whether the two addresses cannot be bound at the same time. `::` is bound for both address families; port 0 is a
+    /// free one.
     pub fn overlaps(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Unix(a), Self::Unix(b)) => a == b,
-            (Self::Tcp(a), Self::Tcp(b)) => a.port() == b.port() && ips_overlap(a.ip(), b.ip()),
+            (Self::Tcp(a), Self::Tcp(b)) => a.port() == b.port() && a.port() != 0 && ips_overlap(a.ip(), b.ip()),
             _ => false,
         }
     }

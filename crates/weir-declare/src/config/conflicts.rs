@@ -117,7 +117,7 @@ fn address_conflicts(candidates: &Candidates, node: &NodeContext, found: &mut Ve
     let mut by_port_or_path: Vec<(PortOrPath<'_>, (&Name, &Candidate))> = Vec::with_capacity(candidates.len());
     for (name, candidate) in candidates.iter().filter(|(_, candidate)| candidate.endpoint.enabled) {
         let port_or_path = match &candidate.endpoint.listen {
-            super::Listen::Tcp { port, .. } => (Some(port.get()), None),
+            super::Listen::Tcp { port, .. } => (Some(*port), None),
             super::Listen::Unix { path } => (None, Some(&**path)),
         };
         by_port_or_path.push((port_or_path, (name, candidate)));

@@ -1,7 +1,6 @@
 //! `endpoint`: a declared listener and its options. `schema/endpoint.schema.json` describes each field.
 
 use std::collections::BTreeMap;
-use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -21,7 +20,7 @@ pub struct Endpoint {
     /// The address of `host` and `port`.
     #[serde(skip)]
     pub listen: Listen,
-    pub(super) port: Option<NonZeroU16>,
+    pub(super) port: Option<u16>,
     pub(super) host: Option<Host>,
 
     pub description: Option<Arc<str>>,
@@ -84,7 +83,7 @@ impl Default for Endpoint {
         Self {
             name: Name::default(),
             origin: Origin::default(),
-            listen: Listen::Tcp { host: None, port: NonZeroU16::MIN },
+            listen: Listen::Tcp { host: None, port: 0 },
             port: None,
             host: None,
             description: None,

@@ -41,6 +41,8 @@ pub struct DeletionGuardInput<'a> {
     pub settled: bool,
     /// Whether an empty declaration is intended (`--allow-empty`).
     pub allow_empty: bool,
+    /// Whether a document that is absent is certainly meant to be: the program that runs the broker has given all documents.
+    pub absence_is_deletion: bool,
 }
 
 /// The guard's decision about a reading.
@@ -76,7 +78,7 @@ impl DeletionGuard {
         let missing = self.count_missing(last, input, now);
         let waiting: Vec<DocumentIdentity> =
             missing.iter().filter(|identity| !self.is_confirmed(identity, input.settled, now)).cloned().collect();
-        if !waiting.is_empty() {
+        if !waiting.is_empty() && !input.absence_is_deletion {
             return GuardDecision::ReadAgain { missing: waiting };
         }
         GuardDecision::Proceed(self.decide(last, input, &missing))
@@ -90,6 +92,7 @@ impl DeletionGuard {
             unreadable: &BTreeSet::new(),
             settled: true,
             allow_empty: false,
+            absence_is_deletion: false,
         };
         let missing = removed_documents(last, wanted).into_iter().map(|(identity, _)| identity).collect();
         self.decide(last, &input, &missing)
@@ -131,6 +134,10 @@ impl DeletionGuard {
         input: &DeletionGuardInput<'_>,
         missing: &BTreeSet<DocumentIdentity>,
     ) {
+        if input.absence_is_deletion {
+            self.held.clear();
+            return;
+        }
         let prune = &input.declared.reconcile.prune;
         let empty_is_meant = input.allow_empty && input.declared.endpoints.is_empty();
         let identity = |name: &Name| DocumentIdentity::new(Kind::Endpoint, name.clone());

@@ -53,6 +53,7 @@ impl Case {
             unreadable: &self.unreadable,
             settled: self.settled,
             allow_empty: self.allow_empty,
+            absence_is_deletion: false,
         };
         self.guard.check(&self.last, &observed, Timestamp::from_unix_ms(at_ms))
     }
@@ -159,6 +160,7 @@ impl Course {
                 unreadable: &BTreeSet::new(),
                 settled: true,
                 allow_empty: false,
+                absence_is_deletion: false,
             };
             match self.guard.check(&self.last, &observed, Timestamp::from_unix_ms(self.at_ms)) {
                 GuardDecision::ReadAgain { .. } => {}

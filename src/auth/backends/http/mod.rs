@@ -26,7 +26,7 @@ use self::request_queue::RequestQueue;
 use super::jwt;
 use crate::auth::admitted_by::AdmittedBy;
 use crate::auth::api::{Attempt, AuthBackend, AuthRefusal, BackendAnswer, Grant, Recheck};
-use crate::auth::counts::dropped;
+use crate::auth::counts::{Count, DroppedCounters};
 use crate::auth::digest::version_of;
 use crate::auth::fair_queue::Busy;
 use crate::http_client::HttpError;
@@ -46,6 +46,8 @@ struct Hook {
     fields: RequestFields,
     timeout: Duration,
     queue: RequestQueue,
+    /// Attempts that were dropped because the limit of failures was reached while they waited.
+    rate_limited: Count,
     breaker: CircuitBreaker,
     cache: AnswerCache,
     admitted_by: Arc<str>,
@@ -65,7 +67,12 @@ enum ServiceAnswer {
 }
 
 impl HttpBackend {
-    pub(in crate::auth) fn new(declared: &HttpHook, service: Service, predecessors: &str) -> Self {
+    pub(in crate::auth) fn new(
+        declared: &HttpHook,
+        service: Service,
+        predecessors: &str,
+        dropped: &DroppedCounters,
+    ) -> Self {
         let version = version_of(&[declared.url.as_bytes()]);
         let breaker = &declared.circuit_breaker;
         Self {
@@ -74,7 +81,8 @@ impl HttpBackend {
                 method: declared.method,
                 fields: RequestFields::new(&declared.fields),
                 timeout: Duration::from_millis(u64::from(declared.timeout_ms)),
-                queue: RequestQueue::new(declared.max_concurrent),
+                queue: RequestQueue::new(declared.max_concurrent, dropped),
+                rate_limited: dropped.rate_limit.clone(),
                 breaker: CircuitBreaker::new(breaker.failures, Duration::from_secs(u64::from(breaker.open_s))),
                 cache: AnswerCache::new(Duration::from_secs(u64::from(declared.cache_ttl_s))),
                 admitted_by: AdmittedBy::write(KIND, &version, predecessors),
@@ -123,7 +131,7 @@ impl Hook {
             self.queue.acquire(&attempt.endpoint, attempt.source, bytes).await.map_err(|Busy| AuthRefusal::Busy)?;
         // Others may have used up the limit of failures, filled the cache or opened the circuit while this one waited.
         if let Some(refusal) = attempt.start_check.as_ref().and_then(|check| check.refusal()) {
-            dropped::RATE_LIMIT.add(1);
+            self.rate_limited.add(1);
             return Err(refusal);
         }
         if let Some(answer) = self.cache.get(&key, Instant::now()) {

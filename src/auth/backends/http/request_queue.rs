@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::auth::counts::dropped;
+use crate::auth::counts::{Count, DroppedCounters};
 use crate::auth::fair_queue::{Busy, FairQueue, QueueLimits, Ticket};
 use crate::auth::source_key::SourceKey;
 
 pub(super) struct RequestQueue {
     state: Arc<Mutex<QueueState>>,
+    connection_closed: Count,
 }
 
 struct QueueState {
@@ -34,19 +35,21 @@ pub(super) struct Permit {
 struct Waiting {
     state: Arc<Mutex<QueueState>>,
     ticket: Ticket<Arc<str>>,
+    connection_closed: Count,
     turn: oneshot::Receiver<Permit>,
     /// It has had its turn, or was displaced.
     ended: bool,
 }
 
 impl RequestQueue {
-    pub(super) fn new(at_once: u16) -> Self {
-        Self::with_limits(at_once, QueueLimits::default())
+    pub(super) fn new(at_once: u16, dropped: &DroppedCounters) -> Self {
+        Self::with_limits(at_once, QueueLimits::default(), dropped)
     }
 
-    fn with_limits(at_once: u16, limits: QueueLimits) -> Self {
-        let state = QueueState { free: usize::from(at_once.max(1)), waiting: FairQueue::new(limits) };
-        Self { state: Arc::new(Mutex::new(state)) }
+    fn with_limits(at_once: u16, limits: QueueLimits, dropped: &DroppedCounters) -> Self {
+        let waiting = FairQueue::new(limits, dropped.clone());
+        let state = QueueState { free: usize::from(at_once.max(1)), waiting };
+        Self { state: Arc::new(Mutex::new(state)), connection_closed: dropped.connection_closed.clone() }
     }
 
     /// Waits until a request of so many bytes may be sent. Cancelling the wait leaves the queue.
@@ -74,7 +77,13 @@ impl RequestQueue {
         drop(state);
         // A displaced request is refused by dropping its sender.
         drop(pushed.evicted);
-        Ok(Turn::Later(Waiting { state: Arc::clone(&self.state), ticket: pushed.ticket, turn, ended: false }))
+        Ok(Turn::Later(Waiting {
+            state: Arc::clone(&self.state),
+            ticket: pushed.ticket,
+            connection_closed: self.connection_closed.clone(),
+            turn,
+            ended: false,
+        }))
     }
 }
 
@@ -101,7 +110,7 @@ impl Drop for Waiting {
         if self.ended {
             return;
         }
-        dropped::CONNECTION_CLOSED.add(1);
+        self.connection_closed.add(1);
         // A request that has left the queue has an unused permit, which is dropped with it.
         let removed = lock(&self.state).waiting.remove(&self.ticket);
         drop(removed);
@@ -128,7 +137,7 @@ mod tests {
 
     #[test]
     fn requests_are_bounded_and_endpoints_and_sources_take_turns() {
-        let queue = RequestQueue::new(2);
+        let queue = RequestQueue::new(2, &DroppedCounters::default());
         let names: [Arc<str>; 2] = ["a".into(), "b".into()];
         let wait = |(endpoint, from): (usize, u8)| -> Wait<'_> {
             Box::pin(queue.acquire(&names[endpoint], source(from), 100))
@@ -166,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_wait_that_is_cancelled_after_its_turn_passes_the_permit_on() {
-        let queue = RequestQueue::new(1);
+        let queue = RequestQueue::new(1, &DroppedCounters::default());
         let name: Arc<str> = "a".into();
         let mut waits: Vec<Wait<'_>> =
             (0..3).map(|_| Box::pin(queue.acquire(&name, source(1), 100)) as Wait<'_>).collect();
@@ -181,7 +190,8 @@ mod tests {
 
     #[test]
     fn waiting_requests_are_bounded_and_a_full_queue_makes_room_for_another_source() {
-        let queue = RequestQueue::with_limits(1, QueueLimits { per_source: 3, per_endpoint: 3 });
+        let queue =
+            RequestQueue::with_limits(1, QueueLimits { per_source: 3, per_endpoint: 3 }, &DroppedCounters::default());
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         let wait = |endpoint, from| Box::pin(queue.acquire(endpoint, source(from), 100)) as Wait<'_>;
         let mut waits: Vec<Wait<'_>> = (0..4).map(|_| wait(&a, 1)).collect();

@@ -69,6 +69,7 @@ fn addresses_that_cannot_be_bound_together_overlap() {
         ("[::1]:1", "0.0.0.0:1", false),
         ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", true),
         ("[::1]:1", "[::1]:1", true),
+        ("127.0.0.1:0", "127.0.0.1:0", false),
     ];
     for (a, b, overlap) in cases {
         assert_eq!(bind(a).overlaps(&bind(b)), overlap, "{a} {b}");

@@ -6,8 +6,9 @@
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::io;
+use std::num::NonZeroU16;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -18,10 +19,8 @@ use weir_mqtt::{
     encode_publish_parts, pingreq, puback, pubcomp, publish_len, pubrec, pubrel,
 };
 
-use super::args::Target;
 use super::error::{ClientError, connect_reason, reason};
 use super::properties::{MessageProperties, PublishExtras};
-use super::transport::{self, ByteStream};
 
 /// Room for one read, bytes.
 const READ_BYTES: usize = 64 << 10;
@@ -34,35 +33,66 @@ const PACKET_BYTES_MAX: u32 = 268_435_460;
 /// How long the broker may take to close after a DISCONNECT.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// A connection's bytes in both directions.
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for T {}
+
+/// What a CONNECT says.
+#[derive(Debug, Clone)]
+pub(crate) struct ConnectOptions {
+    pub(crate) version: ProtocolVersion,
+    pub(crate) client_id: String,
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<Vec<u8>>,
+    pub(crate) keep_alive_s: u16,
+    pub(crate) clean_start: bool,
+    pub(crate) session_expiry_s: Option<u32>,
+    pub(crate) receive_maximum: Option<NonZeroU16>,
+    pub(crate) will: Option<Will>,
+}
+
+/// The message that the broker publishes when the client is lost.
+#[derive(Debug, Clone)]
+pub(crate) struct Will {
+    pub(crate) topic: String,
+    pub(crate) payload: String,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) delay_s: u32,
+}
+
 /// A message that came in.
 #[derive(Debug)]
-pub(in crate::cli) struct Message {
-    pub(in crate::cli) topic: String,
-    pub(in crate::cli) payload: Vec<u8>,
-    pub(in crate::cli) qos: QoS,
-    pub(in crate::cli) retain: bool,
-    pub(in crate::cli) dup: bool,
-    pub(in crate::cli) packet_id: Option<PacketId>,
-    pub(in crate::cli) properties: Option<Box<MessageProperties>>,
+pub(crate) struct Message {
+    pub(crate) topic: String,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) dup: bool,
+    pub(crate) packet_id: Option<PacketId>,
+    pub(crate) properties: Option<Box<MessageProperties>>,
 }
 
 /// A message that goes out.
-pub(in crate::cli) struct Outgoing<'a> {
-    pub(in crate::cli) topic: &'a str,
-    pub(in crate::cli) payload: &'a [u8],
-    pub(in crate::cli) qos: QoS,
-    pub(in crate::cli) retain: bool,
-    pub(in crate::cli) extras: &'a PublishExtras,
+pub(crate) struct Outgoing<'a> {
+    pub(crate) topic: &'a str,
+    pub(crate) payload: &'a [u8],
+    pub(crate) qos: QoS,
+    pub(crate) retain: bool,
+    pub(crate) extras: &'a PublishExtras,
 }
 
 /// What happened on a connection.
 #[derive(Debug)]
-pub(in crate::cli) enum Event {
+pub(crate) enum Event {
     Message(Message),
     /// A message of QoS 1 or 2 is finished. `Err`: the broker refused it, with the reason's name.
-    Published(Result<(), String>),
+    Published(PacketId, Result<(), String>),
     /// For each filter: `Err`: refused, with the reason's name.
-    Subscribed(Vec<Result<QoS, String>>),
+    Subscribed(PacketId, Vec<Result<QoS, String>>),
+    /// The broker has removed the subscriptions.
+    Unsubscribed(PacketId),
     /// Everything that was queued is written.
     Written,
 }
@@ -78,7 +108,7 @@ struct BrokerLimits {
 }
 
 /// A connection that the broker has accepted.
-pub(in crate::cli) struct Connection {
+pub(crate) struct Connection {
     stream: Box<dyn ByteStream>,
     version: ProtocolVersion,
     limits: BrokerLimits,
@@ -102,6 +132,7 @@ pub(in crate::cli) struct Connection {
     pinged: Option<Instant>,
     /// Whether the broker had a session of this client.
     session_present: bool,
+    is_disconnecting: bool,
 }
 
 /// A packet of the broker, as far as a client needs it.
@@ -112,25 +143,24 @@ enum Received {
     PubRec(PacketId, Result<(), String>),
     PubRel(PacketId),
     PubComp(PacketId),
-    SubAck(Vec<Result<QoS, String>>),
+    SubAck(PacketId, Vec<Result<QoS, String>>),
+    UnsubAck(PacketId),
     Nothing,
 }
 
 impl Connection {
-    /// Connects; `unreleased` has the messages of QoS 2 that an earlier connection of the session left.
+    /// Connects over `stream`; `unreleased` has the messages of QoS 2 that an earlier connection of the session left.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub(in crate::cli) async fn open(target: &Target, unreleased: HashSet<PacketId>) -> Result<Self, ClientError> {
-        let opened = tokio::time::timeout(target.connect_timeout, Self::open_in_time(target, unreleased)).await;
-        opened.unwrap_or(Err(ClientError::ConnectTimeout(target.connect_timeout.as_secs())))
-    }
-
-    async fn open_in_time(target: &Target, unreleased: HashSet<PacketId>) -> Result<Self, ClientError> {
-        let stream = transport::open(&target.transport, target.tls.as_ref()).await?;
+    pub(crate) async fn open(
+        stream: Box<dyn ByteStream>,
+        options: &ConnectOptions,
+        unreleased: HashSet<PacketId>,
+    ) -> Result<Self, ClientError> {
         let mut connection = Self {
             stream,
-            version: target.version,
+            version: options.version,
             limits: BrokerLimits {
                 receive_maximum: WINDOW,
                 maximum_qos: QoS::ExactlyOnce,
@@ -151,14 +181,15 @@ impl Connection {
             last_written: Instant::now(),
             pinged: None,
             session_present: false,
+            is_disconnecting: false,
         };
-        encode(&connect_packet(target), target.version, &mut connection.output)?;
+        encode(&connect_packet(options), options.version, &mut connection.output)?;
         let keep_alive_s = loop {
             match connection.receive()? {
                 Some(Received::ConnAck(Ok((limits, keep_alive_s, session_present)))) => {
                     connection.limits = limits;
                     connection.session_present = session_present;
-                    break keep_alive_s.unwrap_or(target.keep_alive_s);
+                    break keep_alive_s.unwrap_or(options.keep_alive_s);
                 }
                 Some(Received::ConnAck(Err(reason))) => return Err(ClientError::Refused(reason)),
                 Some(_) => return Err(ClientError::Protocol("a packet before CONNACK [MQTT-3.2.0-1]".to_owned())),
@@ -173,20 +204,20 @@ impl Connection {
     }
 
     /// Whether another message may be queued: the broker's window and the buffer have room.
-    pub(in crate::cli) fn may_publish(&self) -> bool {
+    pub(crate) fn may_publish(&self) -> bool {
         self.in_flight.len() < self.limits.receive_maximum.min(WINDOW) && self.output.len() < QUEUED_BYTES_MAX
     }
 
     /// Whether everything is written, and all messages of QoS 1 and 2 are finished.
-    pub(in crate::cli) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.in_flight.is_empty() && self.output.is_empty() && !self.needs_flush
     }
 
-    /// Queues a message. QoS 1 and 2 are followed by an [`Event::Published`].
+    /// Queues a message. QoS 1 and 2 have an identifier, and are followed by an [`Event::Published`] with it.
     ///
     /// # Errors
     /// The broker does not accept such messages, or it cannot be encoded.
-    pub(in crate::cli) fn publish(&mut self, message: &Outgoing<'_>) -> Result<(), ClientError> {
+    pub(crate) fn publish(&mut self, message: &Outgoing<'_>) -> Result<Option<PacketId>, ClientError> {
         let limits = self.limits;
         if message.qos > limits.maximum_qos {
             let maximum = limits.maximum_qos as u8;
@@ -221,20 +252,17 @@ impl Connection {
         if alias.is_some() && !is_aliased {
             self.aliased = Some(message.topic.to_owned());
         }
-        Ok(())
+        Ok(id)
     }
 
-    /// Queues a SUBSCRIBE; an [`Event::Subscribed`] follows.
+    /// Queues a SUBSCRIBE; an [`Event::Subscribed`] with the returned identifier follows.
     ///
     /// # Errors
     /// It cannot be encoded.
-    pub(in crate::cli) fn subscribe(&mut self, filters: &[(String, SubscriptionOptions)]) -> Result<(), ClientError> {
+    pub(crate) fn subscribe(&mut self, filters: &[(String, SubscriptionOptions)]) -> Result<PacketId, ClientError> {
         let mut raw = Vec::new();
         for (filter, options) in filters {
-            let length = u16::try_from(filter.len())
-                .map_err(|_| ClientError::Unsupported("a topic filter is longer than 65,535 bytes".to_owned()))?;
-            raw.extend_from_slice(&length.to_be_bytes());
-            raw.extend_from_slice(filter.as_bytes());
+            push_filter(&mut raw, filter)?;
             let mut bits = options.qos as u8;
             if self.version == ProtocolVersion::V5 {
                 bits |= u8::from(options.no_local) << 2
@@ -243,64 +271,122 @@ impl Connection {
             }
             raw.push(bits);
         }
+        let packet_id = self.allocate_id();
         let packet = Packet::Subscribe(weir_mqtt::Subscribe {
-            packet_id: self.allocate_id(),
+            packet_id,
             subscription_identifier: None,
             user_properties: UserProperties::default(),
             raw_filters: &raw,
             count: filters.len(),
         });
-        Ok(encode(&packet, self.version, &mut self.output)?)
+        encode(&packet, self.version, &mut self.output)?;
+        Ok(packet_id)
+    }
+
+    /// Queues an UNSUBSCRIBE; an [`Event::Unsubscribed`] with the returned identifier follows.
+    ///
+    /// # Errors
+    /// It cannot be encoded.
+    pub(crate) fn unsubscribe(&mut self, filter: &str) -> Result<PacketId, ClientError> {
+        let mut raw = Vec::new();
+        push_filter(&mut raw, filter)?;
+        let packet_id = self.allocate_id();
+        let user_properties = UserProperties::default();
+        let packet =
+            Packet::Unsubscribe(weir_mqtt::Unsubscribe { packet_id, user_properties, raw_filters: &raw, count: 1 });
+        encode(&packet, self.version, &mut self.output)?;
+        Ok(packet_id)
+    }
+
+    /// Queues a DISCONNECT; the broker closes after it.
+    ///
+    /// # Errors
+    /// It cannot be encoded.
+    pub(crate) fn disconnect(&mut self) -> Result<(), ClientError> {
+        self.is_disconnecting = true;
+        Ok(encode(&Packet::Disconnect(Disconnect::default()), self.version, &mut self.output)?)
+    }
+
+    /// Whether a DISCONNECT was queued.
+    pub(crate) fn is_disconnecting(&self) -> bool {
+        self.is_disconnecting
+    }
+
+    /// Whether nothing waits to be written.
+    pub(crate) fn is_written(&self) -> bool {
+        self.output.is_empty() && !self.needs_flush
+    }
+
+    /// Whether the broker had a session of this client.
+    pub(crate) fn session_present(&self) -> bool {
+        self.session_present
     }
 
     /// Queues the acknowledgement of a message that is dealt with.
-    pub(in crate::cli) fn acknowledge(&mut self, message: &Message) {
-        match (message.qos, message.packet_id) {
-            (QoS::AtLeastOnce, Some(id)) => puback(&mut self.output, self.version, id, ReasonCode::Success),
-            (QoS::ExactlyOnce, Some(id)) => pubrec(&mut self.output, self.version, id, ReasonCode::Success),
-            _ => {}
+    pub(crate) fn acknowledge(&mut self, message: &Message) {
+        if let Some(id) = message.packet_id {
+            self.acknowledge_id(message.qos, id);
         }
+    }
+
+    /// As [`Connection::acknowledge`], for a message of this QoS and identifier.
+    pub(crate) fn acknowledge_id(&mut self, qos: QoS, id: PacketId) {
+        match qos {
+            QoS::AtLeastOnce => puback(&mut self.output, self.version, id, ReasonCode::Success),
+            QoS::ExactlyOnce => pubrec(&mut self.output, self.version, id, ReasonCode::Success),
+            QoS::AtMostOnce => {}
+        }
+    }
+
+    /// The next event, without a keep-alive; writes what is queued meanwhile.
+    ///
+    /// # Errors
+    /// The connection ended.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Event, ClientError>> {
+        loop {
+            if let Some(received) = self.receive()? {
+                if let Some(event) = self.handle(received) {
+                    return Poll::Ready(Ok(event));
+                }
+            } else if ready!(self.poll_io(cx))? {
+                return Poll::Ready(Ok(Event::Written));
+            }
+        }
+    }
+
+    /// Writes what is queued, and reads nothing.
+    ///
+    /// # Errors
+    /// The connection ended.
+    pub(crate) fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
+        self.poll_output(cx)
     }
 
     /// The next event; writes what is queued meanwhile. Nothing is lost where the future is dropped.
     ///
     /// # Errors
     /// The connection ended.
-    pub(in crate::cli) async fn next(&mut self) -> Result<Event, ClientError> {
+    pub(crate) async fn next(&mut self) -> Result<Event, ClientError> {
         loop {
-            if let Some(received) = self.receive()? {
-                if let Some(event) = self.handle(received) {
-                    return Ok(event);
-                }
-                continue;
-            }
             let due = self.keep_alive.map(|keep_alive| match self.pinged {
                 Some(pinged) => pinged + keep_alive,
                 None => self.last_written + keep_alive * 3 / 4,
             });
-            let io = poll_fn(|cx| self.poll_io(cx));
-            let done = match due {
-                None => io.await,
-                Some(due) => match tokio::time::timeout_at(due, io).await {
-                    Ok(done) => done,
-                    Err(_) if self.pinged.is_some() => {
-                        return Err(ClientError::Lost("no answer to PINGREQ".to_owned()));
-                    }
-                    Err(_) => {
-                        pingreq(&mut self.output);
-                        self.pinged = Some(Instant::now());
-                        continue;
-                    }
-                },
-            };
-            if done? {
-                return Ok(Event::Written);
+            let next = poll_fn(|cx| self.poll_next(cx));
+            let Some(due) = due else { return next.await };
+            if let Ok(event) = tokio::time::timeout_at(due, next).await {
+                return event;
             }
+            if self.pinged.is_some() {
+                return Err(ClientError::Lost("no answer to PINGREQ".to_owned()));
+            }
+            pingreq(&mut self.output);
+            self.pinged = Some(Instant::now());
         }
     }
 
     /// Sends DISCONNECT, and waits until the broker closes. Returns what [`Connection::open`] takes.
-    pub(in crate::cli) async fn close(mut self) -> HashSet<PacketId> {
+    pub(crate) async fn close(mut self) -> HashSet<PacketId> {
         // Best effort: the connection ends either way.
         let closed = async {
             encode(&Packet::Disconnect(Disconnect::default()), self.version, &mut self.output)
@@ -317,7 +403,7 @@ impl Connection {
     }
 
     /// The messages of QoS 2 that a later connection of the session has to know.
-    pub(in crate::cli) fn into_unreleased(self) -> HashSet<PacketId> {
+    pub(crate) fn into_unreleased(self) -> HashSet<PacketId> {
         self.unreleased
     }
 
@@ -333,6 +419,15 @@ impl Connection {
 
     /// Reads and writes; `true`: everything is written, `false`: there is input.
     fn poll_io(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ClientError>> {
+        let wrote = !self.is_written();
+        if self.poll_output(cx)?.is_ready() && wrote {
+            return Poll::Ready(Ok(true));
+        }
+        self.poll_read(cx)
+    }
+
+    /// Writes; ready when everything is written.
+    fn poll_output(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ClientError>> {
         while self.written < self.output.len() {
             match Pin::new(&mut self.stream).poll_write(cx, &self.output[self.written..]) {
                 Poll::Pending => break,
@@ -353,15 +448,10 @@ impl Connection {
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Pending => {}
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(ClientError::lost(&error))),
-                Poll::Ready(Ok(())) => {
-                    self.needs_flush = false;
-                    if self.output.is_empty() {
-                        return Poll::Ready(Ok(true));
-                    }
-                }
+                Poll::Ready(Ok(())) => self.needs_flush = false,
             }
         }
-        self.poll_read(cx)
+        if self.is_written() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, ClientError>> {
@@ -418,22 +508,32 @@ impl Connection {
                 None
             }
             Received::PubAck(id, outcome) | Received::PubRec(id, outcome) => {
-                self.in_flight.remove(&id).then_some(Event::Published(outcome))
+                self.in_flight.remove(&id).then_some(Event::Published(id, outcome))
             }
-            Received::PubComp(id) => self.in_flight.remove(&id).then_some(Event::Published(Ok(()))),
+            Received::PubComp(id) => self.in_flight.remove(&id).then_some(Event::Published(id, Ok(()))),
             Received::PubRel(id) => {
                 self.unreleased.remove(&id);
                 pubcomp(&mut self.output, self.version, id, ReasonCode::Success);
                 None
             }
-            Received::SubAck(codes) => Some(Event::Subscribed(codes)),
+            Received::SubAck(id, codes) => Some(Event::Subscribed(id, codes)),
+            Received::UnsubAck(id) => Some(Event::Unsubscribed(id)),
             Received::ConnAck(_) | Received::Nothing => None,
         }
     }
 }
 
-fn connect_packet(target: &Target) -> Packet<'_> {
-    let will = target.will.as_ref().map(|will| weir_mqtt::Will {
+/// Appends a topic filter with its length.
+fn push_filter(raw: &mut Vec<u8>, filter: &str) -> Result<(), ClientError> {
+    let length = u16::try_from(filter.len())
+        .map_err(|_| ClientError::Unsupported("a topic filter is longer than 65,535 bytes".to_owned()))?;
+    raw.extend_from_slice(&length.to_be_bytes());
+    raw.extend_from_slice(filter.as_bytes());
+    Ok(())
+}
+
+fn connect_packet(options: &ConnectOptions) -> Packet<'_> {
+    let will = options.will.as_ref().map(|will| weir_mqtt::Will {
         qos: will.qos,
         retain: will.retain,
         topic: &will.topic,
@@ -442,15 +542,15 @@ fn connect_packet(target: &Target) -> Packet<'_> {
         properties: PublishProperties::default(),
     });
     Packet::Connect(Box::new(Connect {
-        version: target.version,
+        version: options.version,
         bridge: false,
-        clean_start: target.clean_start,
-        keep_alive_s: target.keep_alive_s,
-        client_id: &target.client_id,
-        username: target.username.as_deref(),
-        password: target.password.as_deref(),
+        clean_start: options.clean_start,
+        keep_alive_s: options.keep_alive_s,
+        client_id: &options.client_id,
+        username: options.username.as_deref(),
+        password: options.password.as_deref(),
         will,
-        properties: ConnectProperties { session_expiry_s: target.session_expiry_s, ..ConnectProperties::default() },
+        properties: ConnectProperties { session_expiry_s: options.session_expiry_s, receive_maximum: options.receive_maximum, ..ConnectProperties::default() },
     }))
 }
 
@@ -485,8 +585,9 @@ fn received(packet: &Packet<'_>, version: ProtocolVersion) -> Result<Received, C
         Packet::PubComp(ack) => Received::PubComp(ack.packet_id),
         Packet::SubAck(ack) => {
             let granted = |&code: &u8| QoS::from_bits(code).ok_or_else(|| reason(code, ack.reason_string));
-            Received::SubAck(ack.codes.iter().map(granted).collect())
+            Received::SubAck(ack.packet_id, ack.codes.iter().map(granted).collect())
         }
+        Packet::UnsubAck(ack) => Received::UnsubAck(ack.packet_id),
         Packet::Disconnect(packet) => {
             return Err(ClientError::Disconnected(reason(packet.code, packet.reason_string)));
         }

@@ -4,29 +4,52 @@ use std::io;
 
 use weir_mqtt::{DecodeError, EncodeError, ProtocolVersion, ReasonCode};
 
-/// Why a connection could not be opened, or ended. The address is not in the message: the verb names it.
-#[derive(Debug, thiserror::Error)]
-pub(in crate::cli) enum ClientError {
+/// Why a client could not connect or do something, or why its connection ended. The broker's address is not in the message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// No connection to the broker.
     #[error("connect failed: {0}")]
     Connect(String),
+    /// The TLS handshake failed.
     #[error("TLS handshake failed: {0}")]
     Tls(String),
+    /// The WebSocket upgrade failed.
     #[error("WebSocket upgrade failed: {0}")]
     WebSocket(String),
+    /// The broker did not answer in time, seconds.
     #[error("no connection within {0} s")]
     ConnectTimeout(u64),
+    /// CONNACK has this reason.
     #[error("the broker refused the connection: {0}")]
     Refused(String),
+    /// The broker sent DISCONNECT with this reason.
     #[error("the broker disconnected this client: {0}")]
     Disconnected(String),
+    /// The acknowledgement of a PUBLISH or SUBSCRIBE has this reason.
+    #[error("the broker rejected it: {0}")]
+    Rejected(String),
+    /// This client has disconnected.
+    #[error("the client has disconnected")]
+    Closed,
+    /// The connection ended without a DISCONNECT.
     #[error("connection lost: {0}")]
     Lost(String),
+    /// The broker sent what MQTT does not allow.
     #[error("the broker broke the protocol: {0}")]
     Protocol(String),
+    /// What was asked for is impossible, or this broker does not support it.
     #[error("{0}")]
     Unsupported(String),
+    /// A packet would have more than MQTT allows.
     #[error("the packet cannot be encoded: {0}")]
-    Encode(#[from] EncodeError),
+    Encode(String),
+}
+
+impl From<EncodeError> for ClientError {
+    fn from(error: EncodeError) -> Self {
+        Self::Encode(error.to_string())
+    }
 }
 
 impl From<DecodeError> for ClientError {
@@ -36,13 +59,13 @@ impl From<DecodeError> for ClientError {
 }
 
 impl ClientError {
-    pub(super) fn lost(error: &io::Error) -> Self {
+    pub(crate) fn lost(error: &io::Error) -> Self {
         Self::Lost(error.to_string())
     }
 }
 
 /// A reason code with its name, and the reason string of the broker.
-pub(super) fn reason(code: u8, text: Option<&str>) -> String {
+pub(crate) fn reason(code: u8, text: Option<&str>) -> String {
     let name = ReasonCode::try_from(code).map_or_else(|_| format!("reason code 0x{code:02X}"), |code| code.to_string());
     match text {
         Some(text) => format!("{name}: {text}"),
@@ -51,7 +74,7 @@ pub(super) fn reason(code: u8, text: Option<&str>) -> String {
 }
 
 /// The code of a CONNACK.
-pub(super) fn connect_reason(version: ProtocolVersion, code: u8, text: Option<&str>) -> String {
+pub(crate) fn connect_reason(version: ProtocolVersion, code: u8, text: Option<&str>) -> String {
     if version == ProtocolVersion::V5 {
         return reason(code, text);
     }

@@ -1,0 +1,63 @@
+//! Opens everything that can fail before the broker serves: the store and the data plane.
+
+use super::durable_store::{self, OpenStore};
+use super::error::ServerError;
+use super::memory_size;
+use super::options::{ServerOptions, SourceOptions};
+use crate::net::{DataPlane, DataPlaneConfig};
+use weir_broker::MemoryAccount;
+use weir_broker::limits::SHARDS_MAX;
+
+/// What a server runs on.
+pub(super) struct Parts {
+    pub(super) options: ServerOptions,
+    pub(super) shards: u16,
+    pub(super) plane: DataPlane,
+    pub(super) store: Option<OpenStore>,
+}
+
+/// Opens the store, with which durable sessions are back, and starts the threads that serve connections. Blocks.
+///
+/// # Errors
+/// See [`ServerError`].
+pub(super) fn open(options: ServerOptions) -> Result<Parts, ServerError> {
+    if let SourceOptions::Directory(directory) = &options.source
+        && !directory.root.is_dir()
+        && options.data_dir.is_none()
+    {
+        return Err(ServerError::NoSuchDirectory(directory.root.clone()));
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let shards = options.shards.unwrap_or_else(|| default_shards(cores));
+    let mut config =
+        DataPlaneConfig { shards, raise_descriptor_limit: options.owns_process, ..DataPlaneConfig::default() };
+    if let Some(bytes) = memory_size::resolve(options.memory) {
+        config.memory = MemoryAccount::new(bytes);
+    }
+    let (plane, store) = match &options.data_dir {
+        None => (DataPlane::start(&config).map_err(ServerError::DataPlane)?, None),
+        Some(data_dir) => {
+            let (plane, store) = durable_store::start(&config, data_dir)?;
+            (plane, Some(store))
+        }
+    };
+    Ok(Parts { options, shards, plane, store })
+}
+
+/// One core is left to everything that is not a shard.
+fn default_shards(cores: usize) -> u16 {
+    u16::try_from(cores.saturating_sub(1)).unwrap_or(u16::MAX).clamp(1, SHARDS_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_number_of_shards_is_one_less_than_the_cores_within_the_bound() {
+        let cases = [(0, 1), (1, 1), (2, 1), (8, 7), (256, 255), (257, 255), (1000, 255), (usize::MAX, 255)];
+        for (cores, shards) in cases {
+            assert_eq!(default_shards(cores), shards, "{cores} cores");
+        }
+    }
+}
