@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn wrong_urls_are_refused_without_repeating_a_password() {
         for (text, expected) in [
-            ("localhost:1883", "not a scheme of MQTT"),
+            ("localhost:1883", "the URL has no scheme"),
             ("http://a", "http:// is not a scheme"),
             ("mqtt://a:secret@h:99999", "the port is not in 1 to 65535"),
             ("mqtt://a:secret@h:0", "the port is not in 1 to 65535"),
