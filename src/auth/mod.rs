@@ -33,9 +33,9 @@ pub use backends::password::{PasswordFile, PasswordHash, PasswordHashError, Reco
 pub use backends::scram::{SaslprepError, ScramRecord, ScramRecordError, check_scram_file, saslprep};
 pub use certificate::{CertificateError, PeerCertificate, SubjectAltName, validity};
 pub use compile::{AuthCompiler, AuthError, ReadFile};
-pub use in_process::{InProcessAuth, is_in_process};
 pub use counts::{AuthCounters, AuthCounts};
 pub(crate) use fair_queue::{Busy, FairQueue, QueueLimits, Ticket};
+pub use in_process::{InProcessAuth, is_in_process};
 pub(crate) use source_key::SourceKey;
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use weir_mqtt::{QoS, validate_topic_name};
 
 use super::Exit;
 use super::client::{ClientArgs, PropertyArgs, Target, qos};
-use crate::client::{ClientError, Event, Outgoing, PublishExtras};
 use super::interrupt::Interrupt;
+use crate::client::{ClientError, Event, Outgoing, PublishExtras};
 
 /// Publish messages to a broker.
 ///

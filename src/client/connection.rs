@@ -550,7 +550,11 @@ fn connect_packet(options: &ConnectOptions) -> Packet<'_> {
         username: options.username.as_deref(),
         password: options.password.as_deref(),
         will,
-        properties: ConnectProperties { session_expiry_s: options.session_expiry_s, receive_maximum: options.receive_maximum, ..ConnectProperties::default() },
+        properties: ConnectProperties {
+            session_expiry_s: options.session_expiry_s,
+            receive_maximum: options.receive_maximum,
+            ..ConnectProperties::default()
+        },
     }))
 }
 

@@ -291,10 +291,10 @@ impl State {
 
     /// Writes everything and DISCONNECT, and waits until the broker closes.
     fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Option<ClientError>> {
-        if !self.connection.is_disconnecting() {
-            if let Err(error) = self.connection.disconnect() {
-                return Poll::Ready(Some(error));
-            }
+        if !self.connection.is_disconnecting()
+            && let Err(error) = self.connection.disconnect()
+        {
+            return Poll::Ready(Some(error));
         }
         loop {
             match self.connection.poll_next(cx) {

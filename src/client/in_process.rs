@@ -40,7 +40,10 @@ pub struct ClientBuilder {
 #[derive(Debug, Clone)]
 enum Access {
     /// `endpoint` is `None`: that of the only one.
-    Endpoint { endpoint: Option<String>, username: Option<Box<str>> },
+    Endpoint {
+        endpoint: Option<String>,
+        username: Option<Box<str>>,
+    },
     Trusted,
 }
 

@@ -13,8 +13,8 @@ mod in_process;
 mod message;
 mod properties;
 
-pub(crate) use connection::{ByteStream, ConnectOptions, Connection, Event, Outgoing, Will};
 pub(crate) use connection::Message as ReceivedMessage;
+pub(crate) use connection::{ByteStream, ConnectOptions, Connection, Event, Outgoing, Will};
 pub use error::ClientError;
 pub use in_process::{Client, ClientBuilder, Messages};
 pub use message::{Message, Publish};

@@ -41,8 +41,8 @@ mod websocket;
 mod workers;
 
 pub use delivery_latency::DeliverDurations;
-pub use in_process::{InProcessError, InProcessRights};
 pub use find::{ClientFilter, FoundClient, RetainedCursor, RetainedFilter};
+pub use in_process::{InProcessError, InProcessRights};
 pub use plane::{
     ClientRow, ConnectionFacts, DataPlane, DataPlaneConfig, DrainPlan, DrainPredicate, DrainWhich, ListenerChange,
     PlaneError,

@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{io, thread};
 
@@ -25,8 +25,8 @@ use super::workers::Workers;
 use crate::auth::AuthCounters;
 use weir_broker::limits::SHARDS_MAX;
 use weir_broker::{
-    CoreGauges, EndpointId, EndpointPolicy, MemoryAccount, Millis, OfflineSessions, Principal, RetainedTotals, TotalRates, Waiting,
-    home_shard,
+    CoreGauges, EndpointId, EndpointPolicy, MemoryAccount, Millis, OfflineSessions, Principal, RetainedTotals,
+    TotalRates, Waiting, home_shard,
 };
 use weir_mqtt::ProtocolVersion;
 

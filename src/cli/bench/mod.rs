@@ -16,11 +16,11 @@ use self::load::{Load, Publisher, Subscriber, publish, subscribe};
 use self::report::Report;
 use super::Exit;
 use super::client::{ClientArgs, Target, qos};
-use crate::client::{ClientError, Connection, Event};
 use super::interrupt::Interrupt;
 use super::print::{Format, print};
 use super::progress::Progress;
 use super::publish::seconds;
+use crate::client::{ClientError, Connection, Event};
 use crate::random;
 
 /// Measure a broker: messages per second, and how long they take from publisher to subscriber.

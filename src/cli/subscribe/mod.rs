@@ -13,9 +13,9 @@ use weir_mqtt::{PacketId, RetainHandling, SharedFilter, SubscriptionOptions};
 use self::format::{MessageFormat, Template};
 use super::Exit;
 use super::client::{ClientArgs, Target, qos};
-use crate::client::{ClientError, Event, ReceivedMessage};
 use super::interrupt::Interrupt;
 use super::publish::seconds;
+use crate::client::{ClientError, Event, ReceivedMessage};
 
 /// Subscribe to topics, and print the messages that come in.
 ///

@@ -126,8 +126,7 @@ async fn a_persistent_session_keeps_unacknowledged_messages() {
 async fn what_the_program_does_not_acknowledge_stays_with_the_broker() {
     let server = server().await;
     let receive_maximum = NonZeroU16::new(3).unwrap();
-    let (client, mut messages) =
-        server.client("slow").receive_maximum(receive_maximum).connect().await.unwrap();
+    let (client, mut messages) = server.client("slow").receive_maximum(receive_maximum).connect().await.unwrap();
     client.subscribe("q", QoS::AtLeastOnce).await.unwrap();
     let (publisher, _) = server.client("publisher").connect().await.unwrap();
     for number in 0..20 {
