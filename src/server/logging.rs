@@ -387,7 +387,7 @@ mod tests {
         ] {
             let error = text.parse::<LogFilter>().unwrap_err().to_string();
             assert!(
-                error.contains("levels are off, error, warn, warning, info") || error.contains("no module"),
+                error.contains("levels are off, error, warn, warning, info") || error.contains("is not a module"),
                 "{error}"
             );
         }

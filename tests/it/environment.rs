@@ -66,7 +66,7 @@ fn certificates_are_loaded() {
         ("early.crt", "early.key", "endpoint.sslConfig.certFile: a certificate in it is not valid before 2089-01-01"),
         ("good.crt", "other.key", "endpoint.sslConfig: good.crt and other.key do not match"),
         ("junk", "good.key", "endpoint.sslConfig: junk: it contains no certificate"),
-        ("good.crt", "junk", "endpoint.sslConfig: junk: no private key in PEM"),
+        ("good.crt", "junk", "endpoint.sslConfig: junk: it contains no private key in PEM"),
     ];
     for (cert, key, expected) in cases {
         let found = findings(at, &endpoint(&format!(", sslConfig: {{certFile: {cert}, keyFile: {key}}}")));

@@ -169,7 +169,7 @@ async fn an_unusable_file_is_refused_at_start_with_its_name() {
     let cases = [
         (
             AccessOptions { token: Some(Secret::File(files.path("short"))), ..AccessOptions::default() },
-            "short: 7 bytes",
+            "short: the secret has 7 bytes",
         ),
         (
             AccessOptions {
