@@ -103,6 +103,7 @@ pub(super) fn snapshot(base: &str, answer: &Value) -> anyhow::Result<Snapshot> {
     let documents = answer.pointer("/documents").and_then(Value::as_array);
     let documents = documents.with_context(|| format!("{base}: not weir's answer"))?;
     let files = documents.iter().enumerate().map(|(at, document)| SourceFile {
+        free_ports: false,
         path: Arc::from(format!("{at}.json")),
         shown: Arc::from(format!("{base} document {at}")),
         base: Arc::from(Path::new("")),

@@ -64,6 +64,7 @@ fn read(path: &Path, linked: &[PathBuf], ignored: &mut Vec<String>) -> anyhow::R
     }
     let content = bounded(file).map_err(|error| ReadError { message: error.to_string() });
     Ok(vec![SourceFile {
+        free_ports: false,
         path: Arc::from(&*name),
         shown: Arc::from(path.display().to_string()),
         base: Arc::from(path.parent().unwrap_or(Path::new(""))),
@@ -81,6 +82,7 @@ fn stays_beside(file: &std::fs::File, path: &Path, linked: &[PathBuf]) -> anyhow
 fn read_stdin() -> anyhow::Result<SourceFile> {
     let content = bounded(std::io::stdin().lock()).context("standard input")?;
     Ok(SourceFile {
+        free_ports: false,
         path: Arc::from("stdin.yaml"),
         shown: Arc::from("<stdin>"),
         base: Arc::from(Path::new("")),

@@ -128,6 +128,7 @@ impl GitRefReader {
             };
             let place = self.directory.join(&path);
             files.push(SourceFile {
+                free_ports: false,
                 shown: Arc::from(place.display().to_string()),
                 base: Arc::from(place.parent().unwrap_or(&self.directory)),
                 path: Arc::from(path),

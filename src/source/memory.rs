@@ -53,7 +53,13 @@ pub fn memory_snapshot(files: &[MemoryFile]) -> Snapshot {
         }
         let path: Arc<str> = file.path.as_str().into();
         let content = Ok(file.text.as_bytes().into());
-        SourceFile { shown: format!("{MEMORY}/{path}").into(), path, base: Arc::from(Path::new("")), content }
+        SourceFile {
+            free_ports: true,
+            shown: format!("{MEMORY}/{path}").into(),
+            path,
+            base: Arc::from(Path::new("")),
+            content,
+        }
     });
     let files: Vec<SourceFile> = files.collect();
     let revision = Revision::Content { hash: HEXLOWER.encode(&hash.finalize()) };

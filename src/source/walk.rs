@@ -254,6 +254,7 @@ impl Walker<'_> {
                 SourceFile { base: same_base(&file.base, base), ..file }
             }
             _ => SourceFile {
+                free_ports: false,
                 path: Arc::from(below),
                 shown: Arc::from(shown),
                 base: Arc::clone(base),
@@ -272,6 +273,7 @@ impl Walker<'_> {
     /// Records an unreadable path. A `path` that ends in a slash stands for everything below it.
     fn unreadable(&mut self, base: &Arc<Path>, path: String, shown: String, message: String) -> io::Result<()> {
         self.push(SourceFile {
+            free_ports: false,
             path: Arc::from(path),
             shown: Arc::from(shown),
             base: Arc::clone(base),

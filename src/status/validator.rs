@@ -95,6 +95,7 @@ fn declared_file(document: &CanonicalDocument) -> SourceFile {
 
 fn file(path: &str, shown: &str, text: &str) -> SourceFile {
     SourceFile {
+        free_ports: false,
         path: path.into(),
         shown: shown.into(),
         base: Arc::from(Path::new("")),

@@ -100,6 +100,7 @@ impl Simulation {
 
     fn reading(&self, settled: bool) -> SourceReading {
         let files = self.files.iter().map(|(name, file)| SourceFile {
+            free_ports: false,
             path: Arc::from(format!("{name}.yaml")),
             shown: Arc::from(format!("d/{name}.yaml")),
             base: Arc::from(Path::new("/nowhere")),

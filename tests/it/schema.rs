@@ -45,6 +45,7 @@ fn refused_by_other(mut other: Command, files: &[PathBuf]) -> BTreeSet<PathBuf> 
 /// Whether weir accepts a document by itself. What is beyond any schema does not count.
 fn accepted(document: &Value) -> bool {
     let file = SourceFile {
+        free_ports: false,
         path: Arc::from("a.json"),
         shown: Arc::from("a.json"),
         base: Arc::from(Path::new("")),

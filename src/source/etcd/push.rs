@@ -77,6 +77,7 @@ impl PushTarget {
     /// `documents` as a snapshot, for validation and comparison.
     pub fn snapshot(&self, documents: &Documents) -> Snapshot {
         let files = documents.iter().map(|(key, bytes)| SourceFile {
+            free_ports: false,
             path: Arc::from(key.as_str()),
             shown: Arc::from(format!("{}{key}", self.prefix)),
             base: Arc::from(Path::new("")),

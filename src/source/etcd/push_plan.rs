@@ -165,6 +165,7 @@ mod tests {
 
     fn file(path: &str, content: Result<&str, &str>) -> SourceFile {
         SourceFile {
+            free_ports: false,
             path: Arc::from(path),
             shown: Arc::from(format!("d/{path}")),
             base: Arc::from(Path::new("d")),

@@ -320,13 +320,14 @@ impl Replica {
             let empty =
                 || ReadError { message: "the value is empty; delete the key to delete what it declared".into() };
             Some(SourceFile {
+                free_ports: false,
                 path: Arc::clone(stored.path.as_ref()?),
                 shown: Arc::clone(&stored.shown),
                 base: Arc::clone(&self.base),
                 content: if blank { Err(empty()) } else { Ok(Arc::clone(&stored.bytes)) },
             })
         });
-        let lost = self.lost.iter().map(|path| SourceFile {
+        let lost = self.lost.iter().map(|path| SourceFile { free_ports: false,
             path: Arc::clone(path),
             shown: Arc::from(format!("{}{path}", self.prefix)),
             base: Arc::clone(&self.base),

@@ -75,6 +75,7 @@ impl Script {
         for _ in 0..3 {
             self.now += 300;
             let files = self.documents.iter().map(|(name, text)| SourceFile {
+                free_ports: false,
                 path: Arc::from(format!("{name}.yaml")),
                 shown: Arc::from(format!("d/{name}.yaml")),
                 base: Arc::from(Path::new("/nowhere")),

@@ -81,7 +81,7 @@ pub enum Listen {
     /// `host` is `None`: the node's `--host` applies.
     Tcp {
         host: Option<IpAddr>,
-        /// 0: the system picks a free one.
+        /// 0: the system picks a free one; see [`SourceFile::free_ports`](super::SourceFile::free_ports).
         port: u16,
     },
     Unix {

@@ -1,5 +1,6 @@
 //! Parses files: the documents of a file, their identities and their errors.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -139,6 +140,15 @@ fn short(value: &Value) -> String {
     }
 }
 
+/// The document as the schema checks it: with any port in place of 0, where that is allowed.
+fn as_checked<'a>(file: &SourceFile, value: &'a Value) -> Cow<'a, Value> {
+    let mut value = Cow::Borrowed(value);
+    if file.free_ports && value.pointer("/endpoint/port").and_then(Value::as_u64) == Some(0) {
+        value.to_mut()["endpoint"]["port"] = 1.into();
+    }
+    value
+}
+
 fn read_document(
     file: &SourceFile,
     kind: Kind,
@@ -146,7 +156,7 @@ fn read_document(
     named_by_file: &mut BTreeSet<Kind>,
 ) -> Document {
     let ParsedDocument { mut value, node } = parsed;
-    let findings = schema_check::check(&value);
+    let findings = schema_check::check(&as_checked(file, &value));
     let key_at = node.entry(kind.key()).map_or(node.at, |entry| entry.key_at);
     let origin = Origin { file: Arc::clone(&file.shown), position: key_at, base: Arc::clone(&file.base) };
     let body = value.get_mut(kind.key()).map(Value::take).unwrap_or_default();

@@ -27,6 +27,8 @@ pub struct SourceFile {
     /// The directory that file references are relative to: the file's own, in etcd the node's `--files`.
     pub base: Arc<Path>,
     pub content: Result<Arc<[u8]>, ReadError>,
+    /// Whether an endpoint may have port 0, a free one: in the documents of a program, which asks for the address.
+    pub free_ports: bool,
 }
 
 /// A file that exists and could not be read. Its declarations are held, never deleted.

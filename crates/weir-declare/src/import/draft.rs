@@ -215,6 +215,7 @@ fn remove_at(fields: &mut Map<String, Value>, path: &str) -> Option<Value> {
 /// The path and message of the first error of a document by itself.
 fn first_error(document: &DraftDocument) -> Option<(String, String)> {
     let files = vec![SourceFile {
+        free_ports: false,
         path: Arc::from("import.yaml"),
         shown: Arc::from("import.yaml"),
         base: Arc::from(Path::new("")),

@@ -17,6 +17,7 @@ use crate::config;
 /// A snapshot of files, each a path and its content.
 fn snapshot(files: &[(&str, &str)]) -> Snapshot {
     let files = files.iter().map(|(path, text)| SourceFile {
+        free_ports: false,
         path: Arc::from(*path),
         shown: Arc::from(*path),
         base: Arc::from(Path::new("/etc/weir")),
