@@ -21,12 +21,7 @@ pub(super) struct Parts {
 /// # Errors
 /// See [`ServerError`].
 pub(super) fn open(options: ServerOptions) -> Result<Parts, ServerError> {
-    if let SourceOptions::Directory(directory) = &options.source
-        && !directory.root.is_dir()
-        && options.data_dir.is_none()
-    {
-        return Err(ServerError::NoSuchDirectory(directory.root.clone()));
-    }
+    check_directory(&options)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let shards = options.shards.unwrap_or_else(|| default_shards(cores));
     let mut config =
@@ -42,6 +37,19 @@ pub(super) fn open(options: ServerOptions) -> Result<Parts, ServerError> {
         }
     };
     Ok(Parts { options, shards, plane, store })
+}
+
+/// A missing directory is a mistake, unless an earlier run has left what to serve.
+///
+/// # Errors
+/// [`ServerError::NoSuchDirectory`].
+pub(super) fn check_directory(options: &ServerOptions) -> Result<(), ServerError> {
+    match &options.source {
+        SourceOptions::Directory(directory) if !directory.root.is_dir() && options.data_dir.is_none() => {
+            Err(ServerError::NoSuchDirectory(directory.root.clone()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// One core is left to everything that is not a shard.

@@ -9,6 +9,7 @@ use super::error::ServerError;
 use super::handle::{ServerHandle, listens};
 use super::logging::{self, LogControl};
 use super::options::ServerOptions;
+use super::parts::check_directory;
 use super::signals::{self, next_stop};
 use super::systemd;
 use crate::apply::Signal;
@@ -26,6 +27,8 @@ pub(crate) fn run(
     log: Arc<LogControl>,
     on_listening: Option<OnListening>,
 ) -> Result<(), ServerError> {
+    // Before a runtime logs anything.
+    check_directory(&options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("weir-control")
