@@ -49,3 +49,5 @@ pub mod store;
 pub mod telemetry;
 
 pub use server::{Server, ServerBuilder, ServerError, ServerHandle};
+/// Whether a topic filter matches a topic name; a wildcard at the start does not match `$`.
+pub use weir_mqtt::matches as topic_matches;

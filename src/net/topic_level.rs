@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::plane::{DataPlane, PlaneError};
 use super::shard::Control;
-use weir_broker::LevelEntry;
+use weir_broker::{LevelEntry, LevelValue};
 
 /// The part of a level to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +29,21 @@ impl DataPlane {
         let filter = Arc::new(filter);
         let parts = self.ask_all(|reply| Control::RetainedLevel { filter: Arc::clone(&filter), reply }).await?;
         Ok(merge(parts, filter.limit))
+    }
+}
+
+impl DataPlane {
+    /// The retained message of a topic, with its whole payload.
+    ///
+    /// # Errors
+    /// The data plane was shut down.
+    pub async fn retained_value(&self, namespace: &str, topic: &str) -> Result<Option<LevelValue>, PlaneError> {
+        let (namespace, topic): (Arc<str>, Arc<str>) = (namespace.into(), topic.into());
+        let asked = self.ask_all(|reply| {
+            let (namespace, topic) = (Arc::clone(&namespace), Arc::clone(&topic));
+            Control::RetainedValue { namespace, topic, reply }
+        });
+        Ok(asked.await?.into_iter().flatten().next())
     }
 }
 

@@ -31,6 +31,12 @@ pub enum ServerError {
     Invalid(Vec<String>),
     #[error("not everything that the documents declare is live:\n{}", .0.join("\n"))]
     NotLive(Vec<String>),
+    #[error("the server has ended")]
+    Ended,
+    #[error("{topic:?} {problem}")]
+    Topic { topic: String, problem: String },
+    #[error("the metrics could not be written")]
+    Metrics,
     #[error("the server's documents are not in memory; commit a change to its source")]
     NotInMemory,
     #[error("the status address {address} cannot be bound (--status-addr)")]

@@ -17,6 +17,7 @@ use crate::client::ClientBuilder;
 use crate::net::DataPlane;
 use crate::source::{MemoryFile, memory_snapshot};
 use crate::state::{ControlState, SharedState};
+use crate::status::LiveStatus;
 use weir_declare::config::{Diagnostic, LastGood, NodeContext, load};
 
 /// A running server. Dropping it stops the server without waiting for its clients; [`ServerHandle::shutdown`] disconnects
@@ -134,6 +135,11 @@ impl ServerHandle {
         (&mut self.running.task).await.map_err(ServerError::Task)?
     }
 
+    /// What this server serves in its HTTP API.
+    pub(super) fn view(&self) -> &LiveStatus {
+        &self.running.view
+    }
+
     /// The published state of the control plane.
     pub(super) fn control(&self) -> Arc<SharedState> {
         Arc::clone(&self.running.state)
@@ -142,6 +148,11 @@ impl ServerHandle {
     /// The data plane.
     pub(super) fn plane(&self) -> DataPlane {
         self.running.plane.clone()
+    }
+
+    /// The data plane, for a question.
+    pub(super) fn data_plane(&self) -> &DataPlane {
+        &self.running.plane
     }
 
     async fn wait_for(&self, condition: impl Fn(&ControlState) -> bool) {

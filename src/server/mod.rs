@@ -21,6 +21,7 @@ mod signals;
 mod status;
 mod systemd;
 mod traces;
+mod views;
 
 pub use builder::{Server, ServerBuilder};
 pub use error::ServerError;
@@ -29,3 +30,4 @@ pub use memory_size::MemorySize;
 pub(crate) use options::{ServerOptions, SourceOptions};
 pub use status::{EndpointStatus, ServerStatus};
 pub use traces::{TraceOptions, TraceOptionsError};
+pub use views::{ClientInfo, Metrics, Retained, RetainedCursor, RetainedMessage};

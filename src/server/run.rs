@@ -43,6 +43,7 @@ pub(super) struct Running {
     pub(super) plane: DataPlane,
     pub(super) state: Arc<SharedState>,
     pub(super) context: NodeContext,
+    pub(super) view: Arc<LiveStatus>,
     pub(super) status_addr: Option<SocketAddr>,
     /// The documents of [`SourceOptions::Memory`].
     pub(super) documents: Option<watch::Sender<Vec<MemoryFile>>>,
@@ -101,13 +102,11 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
         reconciler.trace_with(exporter.tracer());
     }
     let stats = store.as_ref().map(|open| open.store.stats());
-    let status = status_socket.map(|socket| {
-        let (state, resync) = (reconciler.state(), source.resync_requester());
-        let view = LiveStatus::new(state, plane.clone(), context.clone(), shards, facts.clone(), resync);
-        let view = view.with_store(stats).with_telemetry(exporter.as_ref().map(Exporter::stats));
-        let view = view.with_directory(options.source.directory());
-        start_status(socket, view, &options)
-    });
+    let (state, resync) = (reconciler.state(), source.resync_requester());
+    let view = LiveStatus::new(state, plane.clone(), context.clone(), shards, facts.clone(), resync);
+    let view = view.with_store(stats).with_telemetry(exporter.as_ref().map(Exporter::stats));
+    let view = Arc::new(view.with_directory(options.source.directory()));
+    let status = status_socket.map(|socket| start_status(socket, Arc::clone(&view), &options));
     let status = status.transpose()?;
     #[cfg(feature = "etcd")]
     let member = join_cluster(&options.source, facts, &reconciler, &plane);
@@ -132,7 +131,7 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
         background,
     };
     let task = tokio::spawn(serving.run(control, graces));
-    let running = Running { plane, state, context, status_addr: options.status_addr, documents, grace, task };
+    let running = Running { plane, state, context, view, status_addr: options.status_addr, documents, grace, task };
     Ok((running, signals))
 }
 
@@ -257,7 +256,11 @@ fn start_source(
     (source, None)
 }
 
-fn start_status(socket: TcpListener, view: LiveStatus, options: &ServerOptions) -> Result<StatusServer, ServerError> {
+fn start_status(
+    socket: TcpListener,
+    view: Arc<LiveStatus>,
+    options: &ServerOptions,
+) -> Result<StatusServer, ServerError> {
     if access_in_clear_text(options) {
         tracing::warn!(
             status = options.status_addr.map(tracing::field::display),
@@ -276,7 +279,7 @@ fn start_status(socket: TcpListener, view: LiveStatus, options: &ServerOptions) 
         );
     }
     let options = StatusOptions { access, ..StatusOptions::default() };
-    serve(socket, Arc::new(view), options).map_err(ServerError::Status)
+    serve(socket, view, options).map_err(ServerError::Status)
 }
 
 /// A token that other machines send can be read on the network.

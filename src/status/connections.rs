@@ -183,12 +183,19 @@ impl Connections {
     }
 }
 
-/// The connection whose last request is longest ago; one that is answering a request only where all are. Of two that
-/// are equal, the one that was opened first.
+/// A connection counts as busy for so long after it was opened or had a request: a probe that has just connected is not
+/// closed before its request arrives.
+const NEW_FOR: Duration = Duration::from_secs(1);
+
+/// The connection whose last request is longest ago; a busy one only where all are. Of two that are equal, the one that was
+/// opened first.
 fn longest_idle<'a>(
     connections: impl Iterator<Item = (&'a u64, &'a Arc<Activity>)>,
 ) -> Option<(&'a u64, &'a Arc<Activity>)> {
-    connections.min_by_key(|(number, each)| (each.is_busy(), each.last_request(), **number))
+    connections.min_by_key(|(number, each)| {
+        let last_request = each.last_request();
+        (each.is_busy() || last_request.elapsed() < NEW_FOR, last_request, **number)
+    })
 }
 
 #[cfg(test)]
@@ -215,6 +222,18 @@ mod tests {
         let open: Vec<bool> = places.iter().map(|place| table.lock().contains_key(&place.number)).collect();
         assert_eq!(open, [true, false, true], "the first is answering, the second has been idle longest");
         assert_eq!(table.lock().len(), 4);
+    }
+
+    #[test]
+    fn a_connection_that_has_just_been_opened_is_not_closed_for_another_one() {
+        let table = table(100, 2);
+        let upload = from("192.0.2.1:1");
+        let uploading = table.admit(&upload);
+        let _body = upload.begin_request();
+        let probe = table.admit(&from("192.0.2.1:2"));
+        let _third = table.admit(&from("192.0.2.1:3"));
+        let open: Vec<bool> = [&uploading, &probe].map(|place| table.lock().contains_key(&place.number)).to_vec();
+        assert_eq!(open, [false, true], "the upload has gone on for longer");
     }
 
     #[test]

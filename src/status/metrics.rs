@@ -17,7 +17,10 @@ use super::http::{Answer, Problem};
 use super::prometheus_text::prometheus_text;
 use super::router::App;
 use super::system::Process;
-use super::{BridgeView, EndpointSessionGauges, EndpointTraffic, EndpointView, Gauges, Histogram, StateView, Traffic};
+use super::{
+    BridgeView, EndpointSessionGauges, EndpointTraffic, EndpointView, Gauges, Histogram, StateView, StatusProvider,
+    Traffic,
+};
 use crate::auth::AuthCounts;
 use crate::state::{Phase, SourceErrorKind};
 use crate::store::records::StoreStats;
@@ -32,32 +35,53 @@ const PROMETHEUS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// `GET /metrics`
 pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
     let gauges = app.gauges().await;
-    let scrape = Scrape {
-        state: app.view.state(),
-        traffic: app.view.traffic(),
-        bridges: app.view.bridges(),
-        gauges,
-        store: app.view.store(),
-        memory: app.view.memory(),
-        telemetry: app.view.telemetry(),
-        auth: app.view.auth_counts(),
-        process: Process::read(),
-        refused: Arc::clone(&app.counters),
-        now: app.view.now(),
+    let text = match openmetrics(&*app.view, gauges, Arc::clone(&app.counters)) {
+        Ok(text) => text,
+        Err(error) => {
+            tracing::error!(%error, "metrics encoding failed");
+            return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written").into();
+        }
     };
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(scrape));
-    let mut text = String::new();
-    if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &registry) {
-        tracing::error!(%error, "metrics encoding failed");
-        return Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written").into();
-    }
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     if accepted.into_iter().any(|value| value.contains("application/openmetrics-text")) {
         Answer::new(StatusCode::OK, OPENMETRICS, text)
     } else {
         Answer::new(StatusCode::OK, PROMETHEUS_TEXT, prometheus_text(&text))
     }
+}
+
+/// The metrics of `view`, without those of the HTTP API, in Prometheus's text format.
+///
+/// # Errors
+/// They cannot be encoded.
+pub async fn prometheus_metrics(view: &dyn StatusProvider) -> Result<String, fmt::Error> {
+    let gauges = view.gauges().await;
+    openmetrics(view, gauges, Arc::default()).map(|text| prometheus_text(&text))
+}
+
+fn openmetrics(
+    view: &dyn StatusProvider,
+    gauges: Option<Gauges>,
+    refused: Arc<StatusCounters>,
+) -> Result<String, fmt::Error> {
+    let scrape = Scrape {
+        state: view.state(),
+        traffic: view.traffic(),
+        bridges: view.bridges(),
+        gauges,
+        store: view.store(),
+        memory: view.memory(),
+        telemetry: view.telemetry(),
+        auth: view.auth_counts(),
+        process: Process::read(),
+        refused,
+        now: view.now(),
+    };
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(scrape));
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry)?;
+    Ok(text)
 }
 
 /// All that one scrape shows, read at one moment.

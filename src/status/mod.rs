@@ -42,6 +42,7 @@ pub use hosts::is_host_name;
 pub use live::LiveStatus;
 #[cfg(feature = "etcd")]
 pub(crate) use live::connections;
+pub use metrics::prometheus_metrics;
 pub use router::paths;
 pub use secret::{Secret, SecretError, SecretReferenceError};
 pub use server::{StatusOptions, StatusServer, serve};

@@ -15,7 +15,8 @@ use crate::net::policy::ListenerPolicy;
 use crate::net::topic_level::LevelFilter;
 use crate::net::trace::ClientTracer;
 use weir_broker::{
-    Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, LevelEntry, RetainedPosition, RetainedTopic, Waiting,
+    Backlog, ConnId, CoreGauges, EndpointId, EndpointPolicy, LevelEntry, LevelValue, RetainedPosition, RetainedTopic,
+    Waiting,
 };
 use weir_mqtt::{Publish, PublishProperties, QoS};
 
@@ -76,6 +77,12 @@ pub(in crate::net) enum Control {
     RetainedLevel {
         filter: Arc<LevelFilter>,
         reply: oneshot::Sender<(Vec<LevelEntry>, Option<String>)>,
+    },
+    /// The retained message of a topic.
+    RetainedValue {
+        namespace: Arc<str>,
+        topic: Arc<str>,
+        reply: oneshot::Sender<Option<LevelValue>>,
     },
     /// Begins to trace a client.
     Trace {
@@ -157,6 +164,9 @@ impl Shard {
             Control::RetainedLevel { filter, reply } => {
                 let from = (&*filter.namespace, &*filter.prefix, filter.after.as_deref());
                 let _ = reply.send(self.core.retained_level(from, (filter.limit, filter.payload_max), self.now));
+            }
+            Control::RetainedValue { namespace, topic, reply } => {
+                let _ = reply.send(self.core.retained_value(&namespace, &topic, self.now));
             }
             Control::Trace { tracer, reply } => {
                 self.begin_trace(*tracer);

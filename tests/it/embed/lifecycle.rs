@@ -69,7 +69,10 @@ async fn two_servers_in_one_process_are_independent() {
 #[tokio::test]
 async fn a_directory_is_followed_without_a_process_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
-    std::fs::write(directory.path().join("a.yaml"), endpoint("a")).unwrap();
+    // Port 0 is for documents in memory.
+    let port = crate::support::ports::free();
+    std::fs::write(directory.path().join("a.yaml"), endpoint("a").replace("port: 0", &format!("port: {port}")))
+        .unwrap();
     let server = Server::builder()
         .directory(directory.path())
         .status_address("127.0.0.1:0".parse().unwrap())

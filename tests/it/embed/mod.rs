@@ -2,6 +2,7 @@
 
 mod clients;
 mod lifecycle;
+mod views;
 
 /// An endpoint without authentication, on a free port.
 pub(crate) fn endpoint(name: &str) -> String {

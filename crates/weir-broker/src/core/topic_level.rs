@@ -49,6 +49,14 @@ impl Core {
         let Some(namespace) = namespace else { return (Vec::new(), None) };
         read(namespace.retained(), (prefix, after), (limit, payload_max), now)
     }
+
+    /// The retained message of a topic, with its whole payload; `None`: there is none on this shard.
+    pub fn retained_value(&self, namespace: &str, topic: &str, now: Millis) -> Option<LevelValue> {
+        let namespace = self.routing.find_namespace(namespace)?;
+        let retained = self.routing.namespaces().get(namespace.index())?.retained();
+        let message = retained.starting_at(topic).next().filter(|message| message.topic() == topic)?;
+        (!message.is_expired(now)).then(|| value(message, usize::MAX, now))
+    }
 }
 
 fn read(
