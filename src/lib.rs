@@ -48,4 +48,5 @@ pub mod status;
 pub mod store;
 pub mod telemetry;
 
+pub use auth::{AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator};
 pub use server::{Server, ServerBuilder, ServerError, ServerHandle};

@@ -96,7 +96,10 @@ fn authenticate(
         &effective.bans,
         &read,
     );
-    compiled.map_err(|error| CompileError::content(error.to_string()))
+    compiled.map_err(|error| match error.is_unregistered() {
+        true => CompileError::Unregistered(error.to_string()),
+        false => CompileError::content(error.to_string()),
+    })
 }
 
 fn websocket(endpoint: &Endpoint) -> WebSocketPolicy {

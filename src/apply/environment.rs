@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use super::files::{FileContents, FileSystem, ReadFiles};
 use super::{bridges, compile, port_holder, tls};
-use crate::auth::{AuthCompiler, AuthCounters, validity};
+use crate::auth::{AuthCompiler, AuthCounters, AuthError, validity};
 use crate::net::bridge::probe;
 use crate::net::{RSA_BITS_ADVISED, rsa_key_bits};
 use weir_bridge::FailureCause;
@@ -221,9 +221,15 @@ fn credentials(findings: &mut Findings<'_>, auth: &Arc<Auth>) {
     };
     let compiler = AuthCompiler::new(findings.system.variables(), &AuthCounters::default());
     let compiled = compiler.compile(true, Ok(auth), &Default::default(), &read);
-    let why = compiled.err().map(|error| error.to_string()).unwrap_or_default();
-    for line in why.lines() {
-        findings.error("/auth/chain", line, HELP_FILE);
+    let Err(error) = compiled else { return };
+    let AuthError::Chain(errors) = error else { return findings.error("/auth/chain", error.to_string(), HELP_FILE) };
+    for error in errors {
+        if error.is_unregistered() {
+            // The program that embeds the broker has it; this one cannot know.
+            findings.add(Severity::Note, "/auth/chain", error.to_string(), None);
+        } else {
+            findings.error("/auth/chain", error.to_string(), HELP_FILE);
+        }
     }
 }
 

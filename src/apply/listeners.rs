@@ -8,11 +8,11 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::draining::{DrainReport, Drains};
-use super::files::{CompileError, FileContents, hex};
+use super::files::{FileContents, hex};
 use super::plane::{Plane, SocketChange};
 use super::running::{ActionFailure, EndpointIds, RunningEndpoint};
 use super::{compile, drain_plan, tls};
-use crate::auth::AuthCompiler;
+use crate::auth::{AuthCompiler, Authenticators};
 use crate::net::{ListenerPolicy, ListenerStatus, SocketKey, SocketOptions};
 use crate::references::AllowedVariables;
 use crate::telemetry::SpanHandle;
@@ -57,6 +57,11 @@ impl<P: Plane> Listeners<P> {
         let (running, generations) = (BTreeMap::new(), BTreeMap::new());
         let auth_compiler = AuthCompiler::new(variables, &plane.auth_counters());
         (Self { plane, auth_compiler, running, generations, drains }, ended)
+    }
+
+    /// Documents may name these authenticators.
+    pub(super) fn register(&mut self, authenticators: Authenticators) {
+        self.auth_compiler.register(authenticators);
     }
 
     pub(super) fn running(&self) -> &BTreeMap<Name, RunningEndpoint> {
@@ -137,12 +142,11 @@ impl<P: Plane> Listeners<P> {
             let message = "`durability: disk` needs a data directory: start weir with --data-dir, or declare `durability: memory`";
             return Err(ActionFailure { reason: ConditionReason::NoStore, message: message.into() });
         }
-        let bad_file =
-            |error: CompileError| ActionFailure { reason: ConditionReason::BadFile, message: error.to_string() };
         let known = self.running.get(&action.name).map(|running| running.id);
         let id = known.unwrap_or_else(|| ids.peek());
         let generation = self.generations.get(&action.name).copied().unwrap_or_default() + 1;
-        let policy = compile::policy(id, generation, effective, &self.auth_compiler, files).map_err(bad_file)?;
+        let policy = compile::policy(id, generation, effective, &self.auth_compiler, files)
+            .map_err(ActionFailure::of_compilation)?;
         // An unchanged address keeps the port that the system picked for 0.
         let unchanged = self.running.get(&action.name).filter(|running| running.address == *to);
         let key = unchanged.map_or_else(|| compile::socket_key(to), |running| running.key.clone());

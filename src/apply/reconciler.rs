@@ -20,6 +20,7 @@ use super::record::PassRecord;
 use super::running::{ActionFailure, EndpointIds};
 use super::source_tracker::SourceTracker;
 use super::spans::{PassOutcome, PassTrace};
+use crate::auth::Authenticators;
 use crate::net::bridge::BridgeHost;
 use crate::source::{SourceError, SourceErrorCounts, SourceReading};
 use crate::state::SharedState;
@@ -116,6 +117,11 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             begun: false,
         };
         (reconciler, ended)
+    }
+
+    /// Documents may name these authenticators.
+    pub(crate) fn register(&mut self, authenticators: Authenticators) {
+        self.listeners.register(authenticators);
     }
 
     /// Has declared bridges run by `host`. Without one they are only declared.

@@ -135,6 +135,12 @@ impl Remarks<'_> {
                         }
                     }
                 }
+                Authenticator::Custom(each) => {
+                    let message =
+                        format!("the program that embeds the broker must register the authenticator `{}`", each.name);
+                    let pointer = format!("/auth/chain/{at}/custom/name");
+                    self.add(&id, &pointer, message, "`weir run` registers none: there the endpoint does not start");
+                }
                 Authenticator::ClientCertificate(_) | Authenticator::Anonymous(_) => {}
             }
         }
