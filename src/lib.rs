@@ -50,3 +50,4 @@ pub mod telemetry;
 
 pub use auth::{AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator};
 pub use server::{Server, ServerBuilder, ServerError, ServerHandle};
+pub use weir_broker::{DenyReason, InterceptedPublish, Interceptor, Subject, Verdict};

@@ -12,6 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
 use super::files::{FileContents, FileSystem, ReadFiles};
+use super::interceptors::InterceptorRegistry;
 use super::{bridges, compile, port_holder, tls};
 use crate::auth::{AuthCompiler, AuthCounters, AuthError, validity};
 use crate::net::bridge::probe;
@@ -53,6 +54,7 @@ pub fn environment_problems(
         let mut findings = Findings::new(Kind::Endpoint, &endpoint.name, system, &mut found);
         address(&mut findings, endpoint, node);
         certificates(&mut findings, endpoint, now);
+        interceptors(&mut findings, endpoint);
         if endpoint.enable_auth {
             auths.insert(endpoint.auth_name());
         }
@@ -209,6 +211,13 @@ fn key_size(findings: &mut Findings<'_>, pointer: &str, pem: &[u8]) {
     if let Some(bits) = rsa_key_bits(pem).filter(|bits| *bits > RSA_BITS_ADVISED) {
         let message = format!("its RSA key has {bits} bits: TLS handshakes take long, and a flood of them costs more");
         findings.add(Severity::Warning, pointer, message, Some("use an ECDSA key (P-256), or RSA with 2048 bits"));
+    }
+}
+
+/// The program that embeds the broker registers them; this one cannot know.
+fn interceptors(findings: &mut Findings<'_>, endpoint: &Endpoint) {
+    if let Err(why) = InterceptorRegistry::default().resolve(&endpoint.interceptors) {
+        findings.add(Severity::Note, "/endpoint/interceptors", why.to_string(), None);
     }
 }
 

@@ -13,6 +13,7 @@ use super::declaration::Declaration;
 use super::draining::DrainReport;
 use super::files::ReadFiles;
 use super::history::History;
+use super::interceptors::InterceptorRegistry;
 use super::listeners::Listeners;
 use super::plane::Plane;
 use super::publish::{PassStats, PublishInputs, Publisher};
@@ -119,9 +120,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         (reconciler, ended)
     }
 
-    /// Documents may name these authenticators.
-    pub(crate) fn register(&mut self, authenticators: Authenticators) {
-        self.listeners.register(authenticators);
+    /// Documents may name these authenticators and interceptors.
+    pub(crate) fn register(&mut self, authenticators: Authenticators, interceptors: InterceptorRegistry) {
+        self.listeners.register(authenticators, interceptors);
     }
 
     /// Has declared bridges run by `host`. Without one they are only declared.

@@ -12,6 +12,7 @@ use crate::auth::Authenticator;
 #[cfg(feature = "etcd")]
 use crate::source::etcd::EtcdOptions;
 use crate::source::{DirectoryOptions, MemoryFile};
+use weir_broker::Interceptor;
 
 /// How often a directory or a git ref is read without an event.
 const RESYNC: Duration = Duration::from_secs(20);
@@ -161,6 +162,36 @@ impl ServerBuilder {
     /// ```
     pub fn authenticator(mut self, name: impl Into<String>, authenticator: impl Authenticator) -> Self {
         self.options.authenticators.register(name.into().into(), authenticator);
+        self
+    }
+
+    /// Registers an interceptor that endpoints may name: `interceptors: [audit]`. One that was registered under the same name
+    /// is replaced.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), weirmq::ServerError> {
+    /// use weirmq::{DenyReason, InterceptedPublish, Interceptor, Subject, Verdict};
+    ///
+    /// struct NoSecrets;
+    ///
+    /// impl Interceptor for NoSecrets {
+    ///     fn on_publish(&self, _: Subject<'_>, publish: &mut InterceptedPublish<'_>) -> Verdict {
+    ///         let is_secret = publish.payload().starts_with(b"BEGIN PRIVATE KEY");
+    ///         if is_secret { Verdict::Deny(DenyReason::NotAuthorized) } else { Verdict::Allow }
+    ///     }
+    /// }
+    /// let endpoint = "endpoint: {name: mqtt, port: 0, enableAuth: false, enableAcl: false, interceptors: [no-secrets]}";
+    /// let server = weirmq::Server::builder()
+    ///     .interceptor("no-secrets", NoSecrets)
+    ///     .documents([("mqtt.yaml", endpoint)])
+    ///     .start()
+    ///     .await?;
+    /// server.shutdown().await
+    /// # }
+    /// ```
+    pub fn interceptor(mut self, name: impl Into<String>, interceptor: impl Interceptor) -> Self {
+        self.options.interceptors.register(name.into().into(), interceptor);
         self
     }
 

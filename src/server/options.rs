@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::memory_size::MemorySize;
 use super::traces::TraceOptions;
-use crate::apply::FileSystem;
+use crate::apply::{FileSystem, InterceptorRegistry};
 use crate::auth::Authenticators;
 use crate::references::{AllowedFiles, AllowedVariables};
 #[cfg(feature = "etcd")]
@@ -47,6 +47,8 @@ pub(crate) struct ServerOptions {
     pub traces: TraceOptions,
     /// The authenticators that documents may name.
     pub authenticators: Authenticators,
+    /// The interceptors that documents may name.
+    pub interceptors: InterceptorRegistry,
     /// The process is this server's: OpenTelemetry's variables of its environment count, and its limit of file descriptors
     /// is raised.
     pub owns_process: bool,
@@ -71,6 +73,7 @@ impl Default for ServerOptions {
             allow_empty: false,
             traces: TraceOptions::default(),
             authenticators: Authenticators::default(),
+            interceptors: InterceptorRegistry::default(),
             owns_process: false,
         }
     }

@@ -1,14 +1,13 @@
 //! Authenticators that the program registers.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Semaphore;
 use weirmq::{AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator, Server, ServerError, ServerHandle};
 
-use super::remote;
+use super::{metric, remote};
 use crate::support::client::{Client, clean_connect, publish};
 use crate::wire::{Packet, Properties, Version};
 
@@ -48,17 +47,7 @@ async fn answer(server: &ServerHandle, username: &'static str) -> u8 {
 
 /// The failures that the metrics count.
 async fn failures(server: &ServerHandle, reason: &str) -> String {
-    let address = server.status_address().unwrap();
-    let text = remote(move || {
-        let mut stream = TcpStream::connect(address).unwrap();
-        write!(stream, "GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        text
-    })
-    .await;
-    let name = format!("weir_auth_custom_failures_total{{reason=\"{reason}\"}} ");
-    text.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or("absent").to_owned()
+    metric(server, &format!("weir_auth_custom_failures_total{{reason=\"{reason}\"}} ")).await
 }
 
 struct Devices;
@@ -115,7 +104,6 @@ async fn a_registered_authenticator_decides_about_each_client() {
             }
         })
     });
-    // 0x10: no subscriber.
     assert_eq!(reasons.await.map(|code| code >= 0x80), [false, true], "the rights under the granted user name");
     server.shutdown().await.unwrap();
 }
