@@ -30,6 +30,7 @@ impl Rig {
             versions: ProtocolVersions::ALL,
             limits: EndpointLimits::default(),
             acl,
+            interceptors: None,
             admission: None,
         };
         let policy = Arc::new(policy);

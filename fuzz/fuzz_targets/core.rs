@@ -50,6 +50,7 @@ impl Node {
             versions: ProtocolVersions::ALL,
             limits,
             acl: None,
+            interceptors: None,
             admission: None,
         };
         let policy = Arc::new(policy);

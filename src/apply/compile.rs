@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::files::{CompileError, FileContents};
+use super::interceptors::InterceptorRegistry;
 use super::tls;
 use crate::auth::{self, AuthCompiler, Authenticate};
 use crate::net::{
@@ -23,6 +24,7 @@ pub(super) fn policy(
     generation: u64,
     effective: &EffectiveEndpoint,
     auth_compiler: &AuthCompiler,
+    registered: &InterceptorRegistry,
     files: &FileContents,
 ) -> Result<ListenerPolicy, CompileError> {
     let endpoint = &*effective.endpoint;
@@ -31,8 +33,12 @@ pub(super) fn policy(
         Some(ssl) => Transport::Tls(tls::load(endpoint, ssl, files)?),
     };
     let authenticate = authenticate(auth_compiler, effective, files)?;
+    let interceptors = registered.resolve(&endpoint.interceptors)?;
     Ok(ListenerPolicy {
-        endpoint: Arc::new(endpoint_policy(id, generation, effective, &authenticate)),
+        endpoint: Arc::new(EndpointPolicy {
+            interceptors,
+            ..endpoint_policy(id, generation, effective, &authenticate)
+        }),
         transport,
         websocket: endpoint.use_websocket.then(|| websocket(endpoint)),
         proxy_protocol: endpoint.proxy_protocol.as_ref().map(proxy_protocol),
@@ -79,6 +85,7 @@ fn endpoint_policy(
         versions: endpoint.protocol_versions.0,
         limits: endpoint.limits.clone(),
         acl,
+        interceptors: None,
         admission: Some(Arc::new(auth::AdmissionCheck(Arc::clone(authenticate)))),
     }
 }
@@ -96,7 +103,10 @@ fn authenticate(
         &effective.bans,
         &read,
     );
-    compiled.map_err(|error| CompileError::content(error.to_string()))
+    compiled.map_err(|error| match error.is_unregistered() {
+        true => CompileError::Unregistered(error.to_string()),
+        false => CompileError::content(error.to_string()),
+    })
 }
 
 fn websocket(endpoint: &Endpoint) -> WebSocketPolicy {

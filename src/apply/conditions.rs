@@ -124,10 +124,9 @@ impl<P: Plane> ConditionInputs<'_, P> {
     }
 
     fn resolved(&self, endpoint: &EndpointInputs<'_>) -> ConditionValue {
-        if let Some(failure) =
-            self.failures.get(endpoint.name).filter(|failure| failure.reason == ConditionReason::BadFile)
-        {
-            return (false, ConditionReason::BadFile, failure.message.clone());
+        let is_reference = |reason| matches!(reason, ConditionReason::BadFile | ConditionReason::MissingReference);
+        if let Some(failure) = self.failures.get(endpoint.name).filter(|failure| is_reference(failure.reason)) {
+            return (false, failure.reason, failure.message.clone());
         }
         if let Some(message) = self.unreadable.get(endpoint.name) {
             return (false, ConditionReason::BadFile, message.clone());

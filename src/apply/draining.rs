@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::files::FileContents;
+use super::interceptors::InterceptorRegistry;
 use super::plane::Plane;
 use super::running::RunningEndpoint;
 use super::{compile, drain_plan};
@@ -135,7 +136,7 @@ impl<P: Plane> Drains<P> {
     pub(super) async fn apply_revocations(
         &mut self,
         declared: &Declared,
-        auth_compiler: &AuthCompiler,
+        (auth_compiler, interceptors): (&AuthCompiler, &InterceptorRegistry),
         contents: &FileContents,
     ) {
         let bans = Arc::new(declared.bans.clone());
@@ -155,7 +156,7 @@ impl<P: Plane> Drains<P> {
             let generation = closed.running.policy.endpoint.generation + 1;
             // A file that cannot be read revokes nothing; it is read again in the next pass.
             if !changes.is_empty()
-                && let Ok(policy) = compile::policy(closed.id, generation, &now, auth_compiler, contents)
+                && let Ok(policy) = compile::policy(closed.id, generation, &now, auth_compiler, interceptors, contents)
             {
                 let policy = Arc::new(policy);
                 (closed.running.effective, closed.running.policy) = (now, Arc::clone(&policy));

@@ -12,8 +12,9 @@ use rustls::pki_types::pem::PemObject;
 use time::OffsetDateTime;
 
 use super::files::{FileContents, FileSystem, ReadFiles};
+use super::interceptors::InterceptorRegistry;
 use super::{bridges, compile, port_holder, tls};
-use crate::auth::{AuthCompiler, AuthCounters, validity};
+use crate::auth::{AuthCompiler, AuthCounters, AuthError, validity};
 use crate::net::bridge::probe;
 use crate::net::{RSA_BITS_ADVISED, rsa_key_bits};
 use weir_bridge::FailureCause;
@@ -53,6 +54,7 @@ pub fn environment_problems(
         let mut findings = Findings::new(Kind::Endpoint, &endpoint.name, system, &mut found);
         address(&mut findings, endpoint, node);
         certificates(&mut findings, endpoint, now);
+        interceptors(&mut findings, endpoint);
         if endpoint.enable_auth {
             auths.insert(endpoint.auth_name());
         }
@@ -212,6 +214,13 @@ fn key_size(findings: &mut Findings<'_>, pointer: &str, pem: &[u8]) {
     }
 }
 
+/// The program that embeds the broker registers them; this one cannot know.
+fn interceptors(findings: &mut Findings<'_>, endpoint: &Endpoint) {
+    if let Err(why) = InterceptorRegistry::default().resolve(&endpoint.interceptors) {
+        findings.add(Severity::Note, "/endpoint/interceptors", why.to_string(), None);
+    }
+}
+
 /// Compiles an auth document with its files.
 fn credentials(findings: &mut Findings<'_>, auth: &Arc<Auth>) {
     let system = findings.system.clone();
@@ -221,9 +230,15 @@ fn credentials(findings: &mut Findings<'_>, auth: &Arc<Auth>) {
     };
     let compiler = AuthCompiler::new(findings.system.variables(), &AuthCounters::default());
     let compiled = compiler.compile(true, Ok(auth), &Default::default(), &read);
-    let why = compiled.err().map(|error| error.to_string()).unwrap_or_default();
-    for line in why.lines() {
-        findings.error("/auth/chain", line, HELP_FILE);
+    let Err(error) = compiled else { return };
+    let AuthError::Chain(errors) = error else { return findings.error("/auth/chain", error.to_string(), HELP_FILE) };
+    for error in errors {
+        if error.is_unregistered() {
+            // The program that embeds the broker has it; this one cannot know.
+            findings.add(Severity::Note, "/auth/chain", error.to_string(), None);
+        } else {
+            findings.error("/auth/chain", error.to_string(), HELP_FILE);
+        }
     }
 }
 

@@ -72,6 +72,9 @@ pub(super) enum CompileError {
     /// TLS material or credentials that were read and cannot be used.
     #[error("{0}")]
     Content(String),
+    /// The document names an extension that the program has not registered.
+    #[error("{0}")]
+    Unregistered(String),
 }
 
 impl CompileError {

@@ -8,11 +8,12 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use super::draining::{DrainReport, Drains};
-use super::files::{CompileError, FileContents, hex};
+use super::files::{FileContents, hex};
+use super::interceptors::InterceptorRegistry;
 use super::plane::{Plane, SocketChange};
 use super::running::{ActionFailure, EndpointIds, RunningEndpoint};
 use super::{compile, drain_plan, tls};
-use crate::auth::AuthCompiler;
+use crate::auth::{AuthCompiler, Authenticators};
 use crate::net::{ListenerPolicy, ListenerStatus, SocketKey, SocketOptions};
 use crate::references::AllowedVariables;
 use crate::telemetry::SpanHandle;
@@ -44,6 +45,7 @@ pub(super) struct Listeners<P: Plane> {
     plane: Arc<P>,
     /// Compiles auth documents; remembers failed authentications of clients across policies.
     auth_compiler: AuthCompiler,
+    interceptors: InterceptorRegistry,
     running: BTreeMap<Name, RunningEndpoint>,
     /// Counts the applied changes of each endpoint.
     generations: BTreeMap<Name, u64>,
@@ -56,7 +58,14 @@ impl<P: Plane> Listeners<P> {
         let (drains, ended) = Drains::new(Arc::clone(&plane));
         let (running, generations) = (BTreeMap::new(), BTreeMap::new());
         let auth_compiler = AuthCompiler::new(variables, &plane.auth_counters());
-        (Self { plane, auth_compiler, running, generations, drains }, ended)
+        let interceptors = InterceptorRegistry::default();
+        (Self { plane, auth_compiler, interceptors, running, generations, drains }, ended)
+    }
+
+    /// Documents may name these authenticators and interceptors.
+    pub(super) fn register(&mut self, authenticators: Authenticators, interceptors: InterceptorRegistry) {
+        self.auth_compiler.register(authenticators);
+        self.interceptors = interceptors;
     }
 
     pub(super) fn running(&self) -> &BTreeMap<Name, RunningEndpoint> {
@@ -82,7 +91,7 @@ impl<P: Plane> Listeners<P> {
 
     /// Applies revocations to the clients of closed listeners.
     pub(super) async fn apply_revocations(&mut self, declared: &Declared, contents: &FileContents) {
-        self.drains.apply_revocations(declared, &self.auth_compiler, contents).await;
+        self.drains.apply_revocations(declared, (&self.auth_compiler, &self.interceptors), contents).await;
     }
 
     /// Records which endpoints listen, as the sockets report it.
@@ -137,12 +146,11 @@ impl<P: Plane> Listeners<P> {
             let message = "`durability: disk` needs a data directory: start weir with --data-dir, or declare `durability: memory`";
             return Err(ActionFailure { reason: ConditionReason::NoStore, message: message.into() });
         }
-        let bad_file =
-            |error: CompileError| ActionFailure { reason: ConditionReason::BadFile, message: error.to_string() };
         let known = self.running.get(&action.name).map(|running| running.id);
         let id = known.unwrap_or_else(|| ids.peek());
         let generation = self.generations.get(&action.name).copied().unwrap_or_default() + 1;
-        let policy = compile::policy(id, generation, effective, &self.auth_compiler, files).map_err(bad_file)?;
+        let policy = compile::policy(id, generation, effective, &self.auth_compiler, &self.interceptors, files)
+            .map_err(ActionFailure::of_compilation)?;
         // An unchanged address keeps the port that the system picked for 0.
         let unchanged = self.running.get(&action.name).filter(|running| running.address == *to);
         let key = unchanged.map_or_else(|| compile::socket_key(to), |running| running.key.clone());

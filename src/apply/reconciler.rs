@@ -13,6 +13,7 @@ use super::declaration::Declaration;
 use super::draining::DrainReport;
 use super::files::ReadFiles;
 use super::history::History;
+use super::interceptors::InterceptorRegistry;
 use super::listeners::Listeners;
 use super::plane::Plane;
 use super::publish::{PassStats, PublishInputs, Publisher};
@@ -20,6 +21,7 @@ use super::record::PassRecord;
 use super::running::{ActionFailure, EndpointIds};
 use super::source_tracker::SourceTracker;
 use super::spans::{PassOutcome, PassTrace};
+use crate::auth::Authenticators;
 use crate::net::bridge::BridgeHost;
 use crate::source::{SourceError, SourceErrorCounts, SourceReading};
 use crate::state::SharedState;
@@ -116,6 +118,11 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             begun: false,
         };
         (reconciler, ended)
+    }
+
+    /// Documents may name these authenticators and interceptors.
+    pub(crate) fn register(&mut self, authenticators: Authenticators, interceptors: InterceptorRegistry) {
+        self.listeners.register(authenticators, interceptors);
     }
 
     /// Has declared bridges run by `host`. Without one they are only declared.

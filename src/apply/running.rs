@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::files::CompileError;
 use crate::net::{ListenerPolicy, SocketKey, SocketOptions};
 use weir_broker::EndpointId;
 use weir_declare::config::BindAddress;
@@ -32,6 +33,15 @@ pub(super) struct ActionFailure {
 }
 
 impl ActionFailure {
+    /// The failure of an action whose declaration cannot be compiled.
+    pub(super) fn of_compilation(error: CompileError) -> Self {
+        let reason = match error {
+            CompileError::Unregistered(_) => ConditionReason::MissingReference,
+            _ => ConditionReason::BadFile,
+        };
+        Self { reason, message: error.to_string() }
+    }
+
     /// The beginning of the failure's log line.
     pub(super) fn headline(&self) -> &'static str {
         match self.reason {

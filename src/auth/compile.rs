@@ -12,12 +12,14 @@ use rustls::pki_types::pem::{self, PemObject};
 use super::api::{AuthBackend, AuthRefusal, Authenticate, Credentials, Decision};
 use super::backends::anonymous::{Anonymous, AnonymousBackend};
 use super::backends::client_certificate::CertificateBackend;
+use super::backends::custom::{self, CustomBackend};
 use super::backends::http::{HttpBackend, Service, UrlError, parse_url};
 use super::backends::jwt::{JwtBackend, KeyError, KeySet, jwt_terms};
 use super::backends::password::{PasswordBackend, PasswordFile, RecordError};
 use super::backends::scram::{ScramBackend, ScramFile};
 use super::chain::Chain;
-use super::counts::{AuthCounters, DroppedCounters};
+use super::counts::AuthCounters;
+use super::custom::Authenticators;
 use super::digest::version_of;
 use super::guard::{AttemptCounters, AttemptGuard, Bans};
 use crate::references::{AllowedVariables, VariableError};
@@ -38,6 +40,13 @@ pub enum AuthError {
     Chain(Vec<ChainError>),
 }
 
+impl AuthError {
+    /// Whether authenticators that the program has not registered are all that is missing.
+    pub(crate) fn is_unregistered(&self) -> bool {
+        matches!(self, Self::Chain(errors) if errors.iter().all(ChainError::is_unregistered))
+    }
+}
+
 /// Why one element of a chain cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("auth {auth}: chain[{index}]: {error}")]
@@ -45,6 +54,13 @@ pub struct ChainError {
     auth: Name,
     index: usize,
     error: BackendError,
+}
+
+impl ChainError {
+    /// Whether the document names an authenticator that the program has not registered.
+    pub(crate) fn is_unregistered(&self) -> bool {
+        matches!(self.error, BackendError::Unregistered { .. })
+    }
 }
 
 /// Why an authenticator cannot be made of its declaration.
@@ -78,12 +94,25 @@ enum BackendError {
     NotUtf8(String),
     #[error(transparent)]
     Variable(#[from] VariableError),
+    #[error("no authenticator is registered as `{name}`; {}", described(registered))]
+    Unregistered { name: Name, registered: Vec<String> },
+}
+
+/// What is registered, for an error.
+fn described(registered: &[String]) -> String {
+    if registered.is_empty() {
+        return "this program registers none (the binary weir never does; a program that embeds the broker calls \
+                ServerBuilder::authenticator)"
+            .to_owned();
+    }
+    format!("registered: {}", registered.join(", "))
 }
 
 /// Compiles auth documents, and keeps what must outlive a change of them: the counters of attempts. One for the node.
 pub struct AuthCompiler {
     counters: Arc<AttemptCounters>,
-    dropped: DroppedCounters,
+    shared: AuthCounters,
+    authenticators: Authenticators,
     /// Chains in use: endpoints that name the same auth document share one, so a large password file is held once.
     chains: Mutex<BTreeMap<Name, Compiled>>,
     variables: AllowedVariables,
@@ -109,10 +138,16 @@ impl AuthCompiler {
     pub fn new(variables: AllowedVariables, counters: &AuthCounters) -> Self {
         Self {
             counters: Arc::new(AttemptCounters::new(counters)),
-            dropped: counters.dropped.clone(),
+            shared: counters.clone(),
+            authenticators: Authenticators::default(),
             chains: Mutex::default(),
             variables,
         }
+    }
+
+    /// Documents may name these authenticators.
+    pub(crate) fn register(&mut self, authenticators: Authenticators) {
+        self.authenticators = authenticators;
     }
 
     /// Compiles the authentication of an endpoint: `enable_auth` as declared, the `auth` document that it names (`None`: it
@@ -154,31 +189,28 @@ impl AuthCompiler {
         if let Some(chain) = known.and_then(|known| known.chain.upgrade()) {
             return Ok(chain);
         }
-        let chain = Arc::new(build_chain(auth, &contents, &self.variables, &self.dropped).map_err(AuthError::Chain)?);
+        let (variables, authenticators) = (&self.variables, &self.authenticators);
+        let references = References { auth, contents: &contents, variables, authenticators };
+        let chain = Arc::new(build_chain(&references, &self.shared).map_err(AuthError::Chain)?);
         let compiled = Compiled { auth: Arc::clone(auth), contents, chain: Arc::downgrade(&chain) };
         chains.insert(auth.name.clone(), compiled);
         Ok(chain)
     }
 }
 
-/// Compiles an auth document, given the contents of its files by path.
+/// Compiles an auth document.
 ///
 /// # Errors
 /// One for each authenticator that cannot be used.
-fn build_chain(
-    auth: &Auth,
-    contents: &Contents,
-    variables: &AllowedVariables,
-    dropped: &DroppedCounters,
-) -> Result<Chain, Vec<ChainError>> {
-    let references = References { auth, contents, variables };
+fn build_chain(references: &References<'_>, counters: &AuthCounters) -> Result<Chain, Vec<ChainError>> {
+    let auth = references.auth;
     let mut backends: Vec<Box<dyn AuthBackend>> = Vec::new();
     let mut errors = Vec::new();
     // The authenticators so far whose answer cannot be computed again without the client's password.
     let mut opaque: Vec<String> = Vec::new();
     for (index, declared) in auth.chain.iter().enumerate() {
         let parts: Vec<&[u8]> = opaque.iter().map(String::as_bytes).collect();
-        match build_backend(declared, &references, &version_of(&parts), dropped) {
+        match build_backend(declared, references, &version_of(&parts), counters) {
             Ok(backend) => backends.push(backend),
             Err(error) => errors.push(ChainError { auth: auth.name.clone(), index, error }),
         }
@@ -195,6 +227,7 @@ fn identity(declared: &config::Authenticator) -> Option<String> {
         Authenticator::Http(declared) => Some(format!("http {}", declared.url)),
         Authenticator::Jwt(declared) => Some(format!("jwt {}", jwt_terms(declared))),
         Authenticator::ClientCertificate(declared) => Some(format!("{declared:?}")),
+        Authenticator::Custom(declared) => Some(custom::identity(declared)),
     }
 }
 
@@ -202,7 +235,7 @@ fn build_backend(
     declared: &config::Authenticator,
     references: &References<'_>,
     predecessors: &str,
-    dropped: &DroppedCounters,
+    counters: &AuthCounters,
 ) -> Result<Box<dyn AuthBackend>, BackendError> {
     use config::Authenticator;
     match declared {
@@ -223,8 +256,20 @@ fn build_backend(
             let keys = jwt_keys(declared, references)?;
             Ok(Box::new(JwtBackend::new(declared, keys, predecessors)))
         }
-        Authenticator::Http(declared) => {
-            Ok(Box::new(HttpBackend::new(declared, build_service(declared, references)?, predecessors, dropped)))
+        Authenticator::Http(declared) => Ok(Box::new(HttpBackend::new(
+            declared,
+            build_service(declared, references)?,
+            predecessors,
+            &counters.dropped,
+        ))),
+        Authenticator::Custom(declared) => {
+            let registered = references.authenticators.get(declared.name.as_str());
+            let unregistered = || BackendError::Unregistered {
+                name: declared.name.clone(),
+                registered: references.authenticators.names().map(str::to_owned).collect(),
+            };
+            let registered = registered.ok_or_else(unregistered)?;
+            Ok(Box::new(CustomBackend::new(declared, registered, predecessors, counters)))
         }
     }
 }
@@ -285,7 +330,7 @@ fn files(auth: &Auth) -> Vec<PathBuf> {
                     SecretRef::Env(_) => None,
                 }));
             }
-            Authenticator::ClientCertificate(_) | Authenticator::Anonymous(_) => {}
+            Authenticator::ClientCertificate(_) | Authenticator::Custom(_) | Authenticator::Anonymous(_) => {}
         }
     }
     found.into_iter().map(|file| auth.origin.resolve(file)).collect()
@@ -296,6 +341,7 @@ struct References<'a> {
     auth: &'a Auth,
     contents: &'a Contents,
     variables: &'a AllowedVariables,
+    authenticators: &'a Authenticators,
 }
 
 impl References<'_> {

@@ -22,6 +22,16 @@ impl Count {
 pub struct AuthCounters {
     pub(crate) dropped: DroppedCounters,
     pub(crate) evicted: EvictedCounters,
+    pub(crate) custom_failures: CustomFailureCounters,
+}
+
+/// Calls of authenticators of the program that failed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CustomFailureCounters {
+    /// The authenticator panicked.
+    pub(crate) panic: Count,
+    /// The authenticator did not answer in time.
+    pub(crate) timeout: Count,
 }
 
 /// Attempts that were dropped before a password was hashed or a service was asked.
@@ -57,12 +67,14 @@ pub struct AuthCounts {
     pub dropped: [(&'static str, u64); 4],
     /// Entries that full tables of recent attempts gave up while they still counted, by table.
     pub evicted: [(&'static str, u64); 4],
+    /// Calls of authenticators of the program that failed, by reason.
+    pub custom_failures: [(&'static str, u64); 2],
 }
 
 impl AuthCounters {
     /// The counters now.
     pub fn read(&self) -> AuthCounts {
-        let Self { dropped, evicted } = self;
+        let Self { dropped, evicted, custom_failures } = self;
         AuthCounts {
             dropped: [
                 ("source_busy", dropped.source_busy.read()),
@@ -76,6 +88,7 @@ impl AuthCounters {
                 ("connects", evicted.connects.read()),
                 ("flapping_bans", evicted.flapping_bans.read()),
             ],
+            custom_failures: [("panic", custom_failures.panic.read()), ("timeout", custom_failures.timeout.read())],
         }
     }
 }

@@ -5,6 +5,7 @@
 //! - `guard`: bans and rate limits before every chain. [`acl`]: access lists.
 //! - `fair_queue`: the order and the bounds of attempts that wait for a worker or a service; `source_key`: what they are
 //!   counted by; `counts`: what was dropped.
+//! - `custom`: authenticators of the program that embeds the broker. `request_queue`: the bound of calls at the same time.
 //! - `compile`: the only part that reads declarations and the files that they refer to.
 //!
 //! Nothing here blocks: slow work is returned as a job for the data plane's workers or a task for its runtime.
@@ -17,6 +18,7 @@ mod certificate;
 mod chain;
 mod compile;
 pub(crate) mod counts;
+mod custom;
 mod digest;
 mod fair_queue;
 mod guard;
@@ -24,6 +26,7 @@ mod in_process;
 mod keyed_hash;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+mod request_queue;
 mod source_key;
 
 pub use acl::{AclDecision, AclRequest, DenyAll, RuleSet};
@@ -34,6 +37,8 @@ pub use backends::scram::{SaslprepError, ScramRecord, ScramRecordError, check_sc
 pub use certificate::{CertificateError, PeerCertificate, SubjectAltName, validity};
 pub use compile::{AuthCompiler, AuthError, ReadFile};
 pub use counts::{AuthCounters, AuthCounts};
+pub(crate) use custom::Authenticators;
+pub use custom::{AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator};
 pub(crate) use fair_queue::{Busy, FairQueue, QueueLimits, Ticket};
 pub use in_process::{InProcessAuth, is_in_process};
 pub(crate) use source_key::SourceKey;

@@ -3,8 +3,8 @@
 use std::path::{Component, Path, PathBuf};
 
 use weir_declare::config::{
-    Auth, Authenticator, Bridge, Diagnostic, DocumentIdentity, FileRef, HeaderValue, Kind, Loaded, Origin, SecretRef,
-    Severity,
+    Auth, Authenticator, Bridge, Diagnostic, DocumentIdentity, Endpoint, FileRef, HeaderValue, Kind, Loaded, Origin,
+    SecretRef, Severity,
 };
 
 use crate::apply::FileSystem;
@@ -56,6 +56,7 @@ impl ReferenceArgs {
             remarks.auth(auth);
         }
         for endpoint in loaded.declared.endpoints.values() {
+            remarks.interceptors(endpoint);
             let Some(ssl) = &endpoint.ssl_config else { continue };
             let id = DocumentIdentity::new(Kind::Endpoint, endpoint.name.clone());
             let own = [("certFile", Some(&ssl.cert_file)), ("keyFile", Some(&ssl.key_file))];
@@ -91,6 +92,9 @@ fn normal(path: &Path) -> PathBuf {
     clean
 }
 
+/// The help where a document names what programs register.
+const NONE_REGISTERED: &str = "`weir run` registers none: there the endpoint does not start";
+
 struct Remarks<'a> {
     loaded: &'a Loaded,
     directories: Vec<PathBuf>,
@@ -109,6 +113,14 @@ impl Remarks<'_> {
         }
         if let Some(secret) = &bridge.password {
             self.secret(&id, &bridge.origin, "/bridge/password", secret);
+        }
+    }
+
+    fn interceptors(&mut self, endpoint: &Endpoint) {
+        let id = DocumentIdentity::new(Kind::Endpoint, endpoint.name.clone());
+        for (at, name) in endpoint.interceptors.iter().enumerate() {
+            let message = format!("the program that embeds the broker must register the interceptor `{name}`");
+            self.add(&id, &format!("/endpoint/interceptors/{at}"), message, NONE_REGISTERED);
         }
     }
 
@@ -134,6 +146,12 @@ impl Remarks<'_> {
                             self.secret(&id, &auth.origin, &format!("/auth/chain/{at}/http/headers/{name}"), secret);
                         }
                     }
+                }
+                Authenticator::Custom(each) => {
+                    let message =
+                        format!("the program that embeds the broker must register the authenticator `{}`", each.name);
+                    let pointer = format!("/auth/chain/{at}/custom/name");
+                    self.add(&id, &pointer, message, NONE_REGISTERED);
                 }
                 Authenticator::ClientCertificate(_) | Authenticator::Anonymous(_) => {}
             }

@@ -196,6 +196,7 @@ fn server_options(args: Args) -> anyhow::Result<ServerOptions> {
         allow_empty: args.allow_empty,
         traces: TraceOptions { otlp_endpoint: args.traces.otlp_endpoint, otlp_ca: args.traces.otlp_ca },
         owns_process: true,
+        ..ServerOptions::default()
     })
 }
 

@@ -110,6 +110,7 @@ impl DataPlane {
             versions: ProtocolVersions::ALL,
             limits,
             acl: None,
+            interceptors: None,
             admission: None,
         }
     }

@@ -8,9 +8,11 @@ use super::error::ServerError;
 use super::handle::ServerHandle;
 use super::memory_size::MemorySize;
 use super::options::{ServerOptions, SourceOptions};
+use crate::auth::Authenticator;
 #[cfg(feature = "etcd")]
 use crate::source::etcd::EtcdOptions;
 use crate::source::{DirectoryOptions, MemoryFile};
+use weir_broker::Interceptor;
 
 /// How often a directory or a git ref is read without an event.
 const RESYNC: Duration = Duration::from_secs(20);
@@ -132,6 +134,64 @@ impl ServerBuilder {
     /// An environment variable that documents may refer to, beside those that begin with `WEIR_SECRET_`.
     pub fn allow_env(mut self, name: impl Into<String>) -> Self {
         self.options.allow_env.push(name.into());
+        self
+    }
+
+    /// Registers an authenticator that auth documents may name: `chain: [{custom: {name: device-db}}]`. It runs on the
+    /// tokio runtime that starts the server. One that was registered under the same name is replaced.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), weirmq::ServerError> {
+    /// use weirmq::{AuthDenial, AuthGrant, AuthRequest, AuthResponse};
+    ///
+    /// let devices = async |request: AuthRequest| match (request.username(), request.password()) {
+    ///     (Some("meter-7"), Some(b"s3cret")) => AuthResponse::Allow(AuthGrant::new()),
+    ///     _ => AuthResponse::Deny(AuthDenial::BadCredentials),
+    /// };
+    /// let server = weirmq::Server::builder()
+    ///     .authenticator("device-db", devices)
+    ///     .documents([
+    ///         ("mqtt.yaml", "endpoint: {name: mqtt, port: 0, enableAcl: false}"),
+    ///         ("auth.yaml", "auth: {name: default, chain: [{custom: {name: device-db}}]}"),
+    ///     ])
+    ///     .start()
+    ///     .await?;
+    /// server.shutdown().await
+    /// # }
+    /// ```
+    pub fn authenticator(mut self, name: impl Into<String>, authenticator: impl Authenticator) -> Self {
+        self.options.authenticators.register(name.into().into(), authenticator);
+        self
+    }
+
+    /// Registers an interceptor that endpoints may name: `interceptors: [audit]`. One that was registered under the same name
+    /// is replaced.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), weirmq::ServerError> {
+    /// use weirmq::{DenyReason, InterceptedPublish, Interceptor, Subject, Verdict};
+    ///
+    /// struct NoSecrets;
+    ///
+    /// impl Interceptor for NoSecrets {
+    ///     fn on_publish(&self, _: Subject<'_>, publish: &mut InterceptedPublish<'_>) -> Verdict {
+    ///         let is_secret = publish.payload().starts_with(b"BEGIN PRIVATE KEY");
+    ///         if is_secret { Verdict::Deny(DenyReason::NotAuthorized) } else { Verdict::Allow }
+    ///     }
+    /// }
+    /// let endpoint = "endpoint: {name: mqtt, port: 0, enableAuth: false, enableAcl: false, interceptors: [no-secrets]}";
+    /// let server = weirmq::Server::builder()
+    ///     .interceptor("no-secrets", NoSecrets)
+    ///     .documents([("mqtt.yaml", endpoint)])
+    ///     .start()
+    ///     .await?;
+    /// server.shutdown().await
+    /// # }
+    /// ```
+    pub fn interceptor(mut self, name: impl Into<String>, interceptor: impl Interceptor) -> Self {
+        self.options.interceptors.register(name.into().into(), interceptor);
         self
     }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::memory_size::MemorySize;
 use super::traces::TraceOptions;
-use crate::apply::FileSystem;
+use crate::apply::{FileSystem, InterceptorRegistry};
+use crate::auth::Authenticators;
 use crate::references::{AllowedFiles, AllowedVariables};
 #[cfg(feature = "etcd")]
 use crate::source::etcd::EtcdOptions;
@@ -44,6 +45,10 @@ pub(crate) struct ServerOptions {
     /// Apply a declaration without endpoints at the start.
     pub allow_empty: bool,
     pub traces: TraceOptions,
+    /// The authenticators that documents may name.
+    pub authenticators: Authenticators,
+    /// The interceptors that documents may name.
+    pub interceptors: InterceptorRegistry,
     /// The process is this server's: OpenTelemetry's variables of its environment count, and its limit of file descriptors
     /// is raised.
     pub owns_process: bool,
@@ -67,6 +72,8 @@ impl Default for ServerOptions {
             atomic: false,
             allow_empty: false,
             traces: TraceOptions::default(),
+            authenticators: Authenticators::default(),
+            interceptors: InterceptorRegistry::default(),
             owns_process: false,
         }
     }

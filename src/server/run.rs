@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -97,6 +98,7 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
     let start = start_of_reconciler(&options, node_name, &context, &source, store.is_some(), last_known_good, history);
     log_start(&options, shards, &source);
     let (mut reconciler, drained) = Reconciler::new(start, plane.clone(), options.file_system());
+    reconciler.register(options.authenticators.clone().run_on(Handle::current()), options.interceptors.clone());
     reconciler.run_bridges_on(BridgeHost::start(plane.clone()).map_err(ServerError::Bridges)?);
     if let Some(exporter) = &exporter {
         reconciler.trace_with(exporter.tracer());

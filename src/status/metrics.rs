@@ -332,6 +332,11 @@ impl Scrape {
         for (table, count) in self.auth.evicted {
             family.encode_family(&vec![("table", table)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
+        let help = "Calls of authenticators of the embedding program that failed, by reason.";
+        let mut family = out.encode_descriptor("weir_auth_custom_failures", help, None, MetricType::Counter)?;
+        for (reason, count) in self.auth.custom_failures {
+            family.encode_family(&vec![("reason", reason)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+        }
         Ok(())
     }
 

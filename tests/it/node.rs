@@ -23,6 +23,7 @@ pub fn policy(id: u32, limits: EndpointLimits) -> Arc<EndpointPolicy> {
         versions: ProtocolVersions::ALL,
         limits,
         acl: None,
+        interceptors: None,
         admission: None,
     })
 }

@@ -58,6 +58,7 @@ fn later(generation: u64, acl: Option<&'static str>, admission: Option<Bans>) ->
     Arc::new(EndpointPolicy {
         generation,
         acl: acl.map(|prefix| Arc::new(Denies(prefix)) as Arc<dyn Authorize>),
+        interceptors: None,
         admission: admission.map(|bans| Arc::new(bans) as Arc<dyn StillAdmits>),
         ..plain
     })

@@ -12,6 +12,7 @@
 //! - `durability`: records of what outlives the process, their commit and their restore;
 //! - `observe`: counters, and what the status shows;
 //! - `values`: plain values that the parts pass to each other;
+//! - `interceptor`: code of the embedding program that is called before access lists;
 //! - `ids`, `placement`, [`limits`], `policy`: identifiers, which shard owns what, the node's bounds, an endpoint's;
 //! - `slab`, `shard_set`, `hash`, `token_bucket`: storage, and rates.
 
@@ -22,6 +23,7 @@ mod driver;
 mod durability;
 mod hash;
 mod ids;
+mod interceptor;
 pub mod limits;
 mod links;
 mod observe;
@@ -48,6 +50,7 @@ pub use driver::{Driver, Output, Scope, drive};
 pub use durability::journal::Recording;
 pub use durability::stored::{BadRecord, RestoredCounts, StoredRecords, StoredSession};
 pub use ids::{ConnId, ConnectionSlot, EndpointId, Millis, RecordId, ShardId, SlabIndex};
+pub use interceptor::{DenyReason, InterceptedPublish, Interceptor, Interceptors, Verdict};
 pub use links::link::Batch;
 pub use observe::counters::{
     Backlog, ConnectionDetail, CoreGauges, Dropped, EndpointCounters, EndpointGauges, RetainedPosition, RetainedTopic,

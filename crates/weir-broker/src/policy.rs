@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{EndpointId, Millis};
+use crate::interceptor::Interceptors;
 use weir_mqtt::{ProtocolVersion, QoS};
 
 /// The limits and rules that the core enforces for an endpoint's connections.
@@ -21,6 +22,8 @@ pub struct EndpointPolicy {
     pub limits: EndpointLimits,
     /// `None`: `enableAcl: false`, everything is permitted.
     pub acl: Option<Arc<dyn Authorize>>,
+    /// Called before `acl` is checked. `None`: there are none.
+    pub interceptors: Option<Interceptors>,
     /// Checks whether a disconnected client would still be admitted. `None`: always.
     pub admission: Option<Arc<dyn StillAdmits>>,
 }

@@ -5,6 +5,7 @@
 
 pub(super) mod anonymous;
 pub(super) mod client_certificate;
+pub(super) mod custom;
 mod decoy;
 pub(super) mod http;
 pub(super) mod jwt;

@@ -112,6 +112,7 @@ impl TestChain {
             versions: ProtocolVersions::ALL,
             limits: EndpointLimits::default(),
             acl: None,
+            interceptors: None,
             admission: None,
         };
         self.0.authenticate(&Credentials {

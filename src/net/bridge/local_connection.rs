@@ -40,6 +40,7 @@ pub(super) fn policy(settings: &BridgeSettings) -> Arc<ListenerPolicy> {
         versions: ProtocolVersions::ALL,
         limits,
         acl: None,
+        interceptors: None,
         admission: None,
     };
     internal_policy(Arc::new(endpoint), Arc::new(InternalAuth))

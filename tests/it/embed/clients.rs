@@ -6,7 +6,7 @@ use std::time::Duration;
 use weirmq::client::{ClientError, Message, Messages, Publish, QoS};
 use weirmq::{Server, ServerHandle};
 
-use super::endpoint;
+use super::{endpoint, remote};
 use crate::support::client::{Client as Remote, publish};
 use crate::wire::Version;
 
@@ -18,11 +18,6 @@ async fn server() -> ServerHandle {
 async fn next(messages: &mut Messages) -> Message {
     let next = tokio::time::timeout(Duration::from_secs(30), messages.next()).await;
     next.expect("a message in time").expect("an open connection")
-}
-
-/// Runs blocking code of a remote client beside the runtime.
-async fn remote<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(run).await.unwrap()
 }
 
 #[tokio::test]

@@ -79,6 +79,7 @@ pub fn endpoint(id: u32) -> EndpointPolicy {
         versions: ProtocolVersions::ALL,
         limits: EndpointLimits { message_max_size: 16 << 20, ..EndpointLimits::default() },
         acl: None,
+        interceptors: None,
         admission: None,
     }
 }

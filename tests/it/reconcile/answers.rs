@@ -1,7 +1,7 @@
 //! Answers of the status API and of the verbs that ask it: ancestors, removed and unselected endpoints, ports, missing documents.
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
 use serde_json::Value;
@@ -156,4 +156,17 @@ fn boolean_variables_accept_the_usual_words() {
         let word = if atomic { "refused" } else { "listener bound" };
         weir.until_running(&format!("WEIR_ATOMIC={value}: {word}"), |weir| weir.log().contains(word));
     }
+}
+
+#[test]
+fn the_binary_names_no_registered_authenticator_and_does_not_start_the_endpoint() {
+    let port = ports::free();
+    let auth = "auth: {name: default, chain: [{custom: {name: device-db}}]}\n";
+    let document = format!("endpoint: {{name: e, host: 127.0.0.1, port: {port}, enableAcl: false}}\n");
+    let broker = Broker::start(&[("e.yaml", &document), ("auth.yaml", auth)]);
+    let refused = broker.until_condition("e", "ResolvedRefs", false, "MissingReference");
+    let expected =
+        "no authenticator is registered as `device-db`; this program registers none (the binary weir never does";
+    assert!(refused.message.contains(expected), "{}", refused.message);
+    assert!(TcpStream::connect(at(port)).is_err());
 }

@@ -10,20 +10,21 @@ use crate::delivery::fanout_scheduler::ConnectionOutput;
 use crate::delivery::outgoing_aliases::OutgoingAliases;
 use crate::durability::journal::DurableSession;
 use crate::ids::{ConnId, ConnectionSlot, Millis, NamespaceId, RecordId, SessionId};
+use crate::interceptor::Panicked;
 use crate::limits::CLIENT_ID_MAX_BYTES;
 use crate::observe::Site;
 use crate::values::memory::ByteCount;
 use crate::values::message::{Message, expires_at};
 use crate::values::publisher::PublisherIdentity;
 use crate::values::will::PendingWill;
-use crate::{Admission, Core, MemoryKind, Subject};
+use crate::{Admission, Core, Dropped, MemoryKind, Subject, Verdict};
 use weir_mqtt::{ConnAck, ConnAckProperties, Packet, ProtocolVersion, Publish, QoS, ReasonCode, return_code};
 
 impl Core {
     /// See [`Core::admit`].
     pub(crate) fn admit_client(&mut self, admission: &Admission<'_>, now: Millis) -> Result<ConnId, Vec<u8>> {
         let connect = admission.connect;
-        if let Some(reason) = self.refusal(admission) {
+        if let Some(reason) = self.refusal(admission).or_else(|| self.denial_of_interceptor(admission)) {
             if reason == ReasonCode::NotAuthorized {
                 let index = self.observe.index_of(admission.policy.id);
                 self.observe.endpoint(index).authorization_failures += 1;
@@ -96,6 +97,25 @@ impl Core {
         let allowed = !will.topic.starts_with("$SYS/")
             && acls.into_iter().flatten().all(|acl| acl.may_publish(subject, will.topic, will.qos, will.retain));
         (!allowed).then_some(ReasonCode::NotAuthorized)
+    }
+
+    /// Why an interceptor denies a CONNECT; `None`: none does.
+    fn denial_of_interceptor(&mut self, admission: &Admission<'_>) -> Option<ReasonCode> {
+        let (policy, principal) = (&admission.policy, &admission.principal);
+        let subject = Subject {
+            client_id: admission.client_id,
+            username: principal.username.as_deref(),
+            address: principal.address,
+        };
+        let is_v5 = admission.connect.version == ProtocolVersion::V5;
+        match policy.interceptors.as_ref()?.connect(subject) {
+            Ok(Verdict::Allow) => None,
+            Ok(Verdict::Deny(reason)) => Some(if is_v5 { reason.of_message() } else { ReasonCode::NotAuthorized }),
+            Err(Panicked) => {
+                self.count_dropped(policy.id, Dropped::InterceptorPanic, 1);
+                Some(ReasonCode::ImplementationSpecificError)
+            }
+        }
     }
 
     fn new_session(&mut self, admission: &Admission<'_>, namespace: NamespaceId, expiry_s: u32) -> SessionId {

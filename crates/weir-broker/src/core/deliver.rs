@@ -190,9 +190,16 @@ impl Core {
         if let Some(connection) = self.clients.connection(slot) {
             self.observe.endpoint(connection.endpoint).dropped[why as usize] += 1;
             // The others are the publisher's loss, not this receiver's.
-            if !matches!(why, Dropped::NotAuthorized | Dropped::Invalid | Dropped::NoMember | Dropped::RetainedFull)
-                && let Some(session) = self.clients.session_mut(connection.session)
-            {
+            let is_publishers = matches!(
+                why,
+                Dropped::NotAuthorized
+                    | Dropped::Invalid
+                    | Dropped::NoMember
+                    | Dropped::RetainedFull
+                    | Dropped::Intercepted
+                    | Dropped::InterceptorPanic
+            );
+            if !is_publishers && let Some(session) = self.clients.session_mut(connection.session) {
                 session.dropped = session.dropped.saturating_add(1);
             }
         }

@@ -16,6 +16,9 @@ pub(crate) mod group_delivery;
 mod handover;
 mod incoming_aliases;
 pub(crate) mod inspect;
+mod intercept;
+#[cfg(test)]
+mod intercept_tests;
 mod link_messages;
 mod memory;
 #[cfg(test)]

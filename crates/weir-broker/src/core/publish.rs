@@ -42,20 +42,20 @@ impl Core {
             return self.acknowledge(id.slot, publish, ReasonCode::Success, epoch, usize::MAX);
         }
         if !publish.topic.is_empty() {
-            return self.publish_to((id, session), publish.topic, publish, raw, now);
+            return self.intercept_publish((id, session), publish.topic, publish, raw, now);
         }
         // `learn_alias` found the alias: the name is taken out and put back, not copied.
         let Some(name) = self.alias_slot(id.slot, publish).and_then(Option::take) else {
             return self.observe.count_error(Site::TopicOfAlias);
         };
-        self.publish_to((id, session), &name, publish, raw, now);
+        self.intercept_publish((id, session), &name, publish, raw, now);
         if let Some(slot) = self.alias_slot(id.slot, publish) {
             *slot = Some(name);
         }
     }
 
     /// Checks and routes a PUBLISH whose alias is resolved to `topic`.
-    fn publish_to(
+    pub(crate) fn publish_to(
         &mut self,
         (id, session): (ConnId, SessionId),
         topic: &str,

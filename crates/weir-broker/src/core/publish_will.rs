@@ -25,6 +25,7 @@ impl Core {
         will: PendingWill,
         now: Millis,
     ) {
+        let Some(will) = self.intercept_will((namespace, client_id, policy), will) else { return };
         if let Some(why) = self.will_refusal(namespace, client_id, &policy.name, &will) {
             return self.refuse_will(namespace, client_id, policy, &will, why);
         }

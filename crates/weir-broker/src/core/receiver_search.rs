@@ -183,7 +183,9 @@ impl Core {
         receivers: Arc<Matches>,
         now: Millis,
     ) {
-        if self.journal.is_full() && self.hold_publish(id, publish, raw) {
+        // One that is held is shown to the interceptors when it is released, and this one was shown to them.
+        let is_intercepted = self.clients.connection(id.slot).is_some_and(|c| c.policy.interceptors.is_some());
+        if self.journal.is_full() && !is_intercepted && self.hold_publish(id, publish, raw) {
             return;
         }
         match self.authorize_publish(id.slot, topic, publish) {

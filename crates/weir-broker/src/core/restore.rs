@@ -374,6 +374,7 @@ fn placeholder_policy(endpoint: &str, namespace: &str) -> EndpointPolicy {
         versions: ProtocolVersions::ALL,
         limits: EndpointLimits { durability: crate::Durability::Disk, ..EndpointLimits::default() },
         acl: None,
+        interceptors: None,
         admission: None,
     }
 }

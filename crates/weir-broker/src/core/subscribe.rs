@@ -7,13 +7,14 @@ use crate::hash::IdSet;
 use crate::ids::{
     ConnId, ConnectionSlot, Millis, NamespaceId, NodeId, Origin, RecordId, SessionId, SessionRef, ShardId,
 };
+use crate::interceptor::Panicked;
 use crate::limits::FILTERS_PER_PACKET_MAX;
 use crate::links::link::{BarrierId, LinkMessage, RetainedStart};
 use crate::observe::Site;
 use crate::routing::shared_groups::SharedSubscription;
 use crate::routing::subscribers::Subscriber;
 use crate::values::group::{GroupKey, GroupMember};
-use crate::{Core, MemoryKind, Subject};
+use crate::{Core, MemoryKind, Subject, Verdict};
 use weir_mqtt::{
     PacketId, ProtocolVersion, QoS, ReasonCode, RetainHandling, SharedFilter, Subscribe, SubscribeFilter, Unsubscribe,
 };
@@ -93,6 +94,16 @@ impl Core {
             username: connection.principal.username.as_deref(),
             address: connection.principal.address,
         };
+        if let Some(interceptors) = &connection.policy.interceptors {
+            match interceptors.subscribe(subject, plain, qos) {
+                Ok(Verdict::Allow) => {}
+                Ok(Verdict::Deny(reason)) => return Err(reason.of_subscription()),
+                Err(Panicked) => {
+                    self.end_after_panic(slot);
+                    return Err(ReasonCode::ImplementationSpecificError);
+                }
+            }
+        }
         let acls = [&connection.policy.acl, &connection.principal.claims_acl];
         if !acls.into_iter().flatten().all(|acl| acl.may_subscribe(subject, plain, qos)) {
             return Err(ReasonCode::NotAuthorized);

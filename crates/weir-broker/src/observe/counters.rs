@@ -31,11 +31,15 @@ pub enum Dropped {
     StoreFull,
     /// Its endpoint's publishers, or all of the node's, have retained as much as they may.
     RetainedFull,
+    /// An interceptor rejected it.
+    Intercepted,
+    /// An interceptor panicked: about a message, or about a CONNECT or a subscription, which count here, too.
+    InterceptorPanic,
 }
 
 impl Dropped {
     /// Every reason.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Slow,
         Self::QueueFull,
         Self::Expired,
@@ -46,6 +50,8 @@ impl Dropped {
         Self::Invalid,
         Self::StoreFull,
         Self::RetainedFull,
+        Self::Intercepted,
+        Self::InterceptorPanic,
     ];
 
     /// The metric's label.
@@ -61,6 +67,8 @@ impl Dropped {
             Self::Invalid => "invalid",
             Self::StoreFull => "store_full",
             Self::RetainedFull => "retained_full",
+            Self::Intercepted => "intercepted",
+            Self::InterceptorPanic => "interceptor_panic",
         }
     }
 }
@@ -80,7 +88,7 @@ pub struct EndpointCounters {
     pub dropped: [u64; Dropped::ALL.len()],
     /// Connections ended for breaking the protocol.
     pub protocol_errors: u64,
-    /// Publishes, subscriptions and wills that an acl refused.
+    /// Publishes, subscriptions and wills that an acl refused, and what an interceptor rejected as not authorized.
     pub authorization_failures: u64,
 }
 

@@ -32,6 +32,7 @@ pub enum Authenticator {
     Jwt(Jwt),
     Http(Box<HttpHook>),
     Scram(Scram),
+    Custom(Custom),
     Anonymous(Anonymous),
 }
 
@@ -44,6 +45,7 @@ impl Authenticator {
             Self::Jwt(_) => "jwt",
             Self::Http(_) => "http",
             Self::Scram(_) => "scram",
+            Self::Custom(_) => "custom",
             Self::Anonymous(_) => "anonymous",
         }
     }
@@ -226,6 +228,32 @@ impl Default for CircuitBreaker {
 pub struct Scram {
     /// Lines of `username:SCRAM-SHA-256$iterations:salt$storedKey:serverKey`.
     pub file: FileRef,
+}
+
+/// Calls an authenticator of the program that embeds the broker. Denies if it does not answer in time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Custom {
+    /// The name that the program has registered it under.
+    pub name: Name,
+    /// Time for one answer, milliseconds.
+    #[serde(default = "Custom::default_timeout_ms")]
+    pub timeout_ms: u32,
+    /// Concurrent calls.
+    #[serde(default = "Custom::default_max_concurrent")]
+    pub max_concurrent: u16,
+    /// Values for the authenticator. The broker does not interpret them.
+    #[serde(default)]
+    pub options: BTreeMap<Arc<str>, serde_json::Value>,
+}
+
+impl Custom {
+    fn default_timeout_ms() -> u32 {
+        5000
+    }
+    fn default_max_concurrent() -> u16 {
+        100
+    }
 }
 
 /// Allows all clients without a username; with `withUsername`, also clients with one, unchecked.

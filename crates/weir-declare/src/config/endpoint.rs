@@ -51,6 +51,8 @@ pub struct Endpoint {
     pub enable_acl: bool,
     /// Name of an acl document; `None`: `default`.
     pub acl: Option<Name>,
+    /// Interceptors that the program which embeds the broker has registered, in the order of their calls.
+    pub interceptors: Vec<Name>,
     pub enable_bridge: bool,
     pub bridges: Vec<Name>,
     /// The namespace of topics, client ids and sessions; `None`: the shared namespace.
@@ -105,6 +107,7 @@ impl Default for Endpoint {
             auth: None,
             enable_acl: true,
             acl: None,
+            interceptors: Vec::new(),
             enable_bridge: false,
             bridges: Vec::new(),
             mountpoint: None,

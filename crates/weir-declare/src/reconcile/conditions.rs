@@ -69,7 +69,7 @@ reasons! {
     LockOutHeld,
     /// `reconcile.suspend` is set, so nothing is applied.
     Suspended,
-    /// A document that the endpoint refers to does not exist.
+    /// A document, or an authenticator or interceptor of the program, that the endpoint refers to does not exist.
     MissingReference,
     /// A file that the endpoint refers to cannot be read, or its content is not valid.
     BadFile,

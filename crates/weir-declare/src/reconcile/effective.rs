@@ -206,6 +206,6 @@ fn credential_files(authenticator: &Authenticator, note: &mut dyn FnMut(&FileRef
                 }
             }
         }
-        Authenticator::ClientCertificate(_) | Authenticator::Anonymous(_) => {}
+        Authenticator::ClientCertificate(_) | Authenticator::Custom(_) | Authenticator::Anonymous(_) => {}
     }
 }

@@ -10,7 +10,7 @@ mod writer;
 
 pub use acks::{auth, disconnect, pingreq, pingresp, puback, pubcomp, pubrec, pubrel, suback, unsuback};
 pub use connect::connack;
-pub use publish::{PublishPropsOut, encode_publish_parts, publish_len};
+pub use publish::{PublishPropsOut, encode_publish_parts, publish_len, push_publish_properties};
 pub use writer::{MAX_REMAINING_LENGTH, push_user_property};
 
 use super::{EncodeError, Packet, ProtocolVersion};

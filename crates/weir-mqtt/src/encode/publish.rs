@@ -1,8 +1,8 @@
 //! PUBLISH: the packet whose encoding counts.
 
 use super::writer::{
-    MAX_REMAINING_LENGTH, Writer, Written, check_subscription_identifier, field_len, header, packet, varint_bytes,
-    varint_len,
+    MAX_REMAINING_LENGTH, Writer, Written, append, check_subscription_identifier, field_len, header, packet,
+    varint_bytes, varint_len,
 };
 use crate::property::id;
 use crate::{EncodeError, PacketId, ProtocolVersion, Publish, PublishProperties, QoS, Will};
@@ -153,6 +153,16 @@ pub(super) fn publish(out: &mut Vec<u8>, version: ProtocolVersion, publish: &Pub
         writer.bytes(publish.payload);
         Ok(())
     })
+}
+
+/// Appends the properties of a PUBLISH to a block that will be its `raw`: those that `properties` has as fields, without
+/// user properties (see [`push_user_property`](crate::push_user_property)). Its `raw` is not read.
+///
+/// # Errors
+/// A text or the correlation data is longer than MQTT allows.
+pub fn push_publish_properties(block: &mut Vec<u8>, properties: &PublishProperties<'_>) -> Result<(), EncodeError> {
+    let fields = PublishProperties { raw: &[], ..properties.clone() };
+    append(block, |writer| publish_properties(writer, &fields))
 }
 
 fn publish_properties(writer: &mut Writer<'_>, properties: &PublishProperties<'_>) -> Written {

@@ -181,6 +181,11 @@ pub fn push_user_property(block: &mut Vec<u8>, name: &str, value: &str) -> Resul
         writer.property_str(id::USER_PROPERTY, Some(name))?;
         writer.binary(value.as_bytes())
     };
-    measure(&pair)?;
-    pair(&mut Writer { out: Some(block), len: 0 })
+    append(block, pair)
+}
+
+/// Appends what `write` writes, or nothing.
+pub(super) fn append(block: &mut Vec<u8>, write: impl Fn(&mut Writer<'_>) -> Written) -> Written {
+    measure(&write)?;
+    write(&mut Writer { out: Some(block), len: 0 })
 }

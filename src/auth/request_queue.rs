@@ -1,4 +1,4 @@
-//! Bounds the concurrent requests to the service. Waiting requests are in a [`FairQueue`]: endpoints take turns, and the
+//! Bounds the concurrent requests to a service, or calls of an authenticator. Waiting requests are in a [`FairQueue`]: endpoints take turns, and the
 //! source addresses of each, so that a flood of one of them does not delay the others' clients.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use crate::auth::counts::{Count, DroppedCounters};
 use crate::auth::fair_queue::{Busy, FairQueue, QueueLimits, Ticket};
 use crate::auth::source_key::SourceKey;
 
-pub(super) struct RequestQueue {
+pub(in crate::auth) struct RequestQueue {
     state: Arc<Mutex<QueueState>>,
     connection_closed: Count,
 }
@@ -27,7 +27,7 @@ fn lock(state: &Mutex<QueueState>) -> MutexGuard<'_, QueueState> {
 }
 
 /// A request that may be sent. Dropping it lets the next one go.
-pub(super) struct Permit {
+pub(in crate::auth) struct Permit {
     state: Arc<Mutex<QueueState>>,
 }
 
@@ -42,7 +42,7 @@ struct Waiting {
 }
 
 impl RequestQueue {
-    pub(super) fn new(at_once: u16, dropped: &DroppedCounters) -> Self {
+    pub(in crate::auth) fn new(at_once: u16, dropped: &DroppedCounters) -> Self {
         Self::with_limits(at_once, QueueLimits::default(), dropped)
     }
 
@@ -56,7 +56,12 @@ impl RequestQueue {
     ///
     /// # Errors
     /// Too many wait already, or the queue is full and another source needed the place.
-    pub(super) async fn acquire(&self, endpoint: &Arc<str>, source: SourceKey, bytes: usize) -> Result<Permit, Busy> {
+    pub(in crate::auth) async fn acquire(
+        &self,
+        endpoint: &Arc<str>,
+        source: SourceKey,
+        bytes: usize,
+    ) -> Result<Permit, Busy> {
         let mut waiting = match self.enter(endpoint, source, bytes)? {
             Turn::Now(permit) => return Ok(permit),
             Turn::Later(waiting) => waiting,

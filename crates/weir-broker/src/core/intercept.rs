@@ -1,0 +1,114 @@
+//! What the interceptors of an endpoint make of messages: they are called before the access list.
+
+use crate::clients::connection::Connection;
+use crate::core::publish::PublishRefusal;
+use crate::ids::{ConnId, ConnectionSlot, Millis, NamespaceId, SessionId};
+use crate::interceptor::{InterceptedPublish, Panicked};
+use crate::values::message::{Message, expires_at};
+use crate::values::will::PendingWill;
+use crate::{Core, Dropped, EndpointPolicy, Subject, Verdict};
+use weir_mqtt::{DecodeContext, Decoded, Packet, PacketId, ProtocolVersion, Publish, ReasonCode, Side, decode, encode};
+
+/// As the client of `connection`.
+pub(crate) fn subject<'a>(connection: &'a Connection, client_id: &'a str) -> Subject<'a> {
+    Subject { client_id, username: connection.principal.username.as_deref(), address: connection.principal.address }
+}
+
+/// The PUBLISH that `packet` is.
+fn decoded(packet: &[u8], version: ProtocolVersion) -> Option<Publish<'_>> {
+    let context = DecodeContext { version, max_packet_size: u32::MAX, from: Side::Client };
+    match decode(packet, &context) {
+        Ok(Decoded::Packet { packet: Packet::Publish(publish), .. }) => Some(publish),
+        _ => None,
+    }
+}
+
+impl Core {
+    /// Shows a PUBLISH, whose alias is resolved to `topic`, to the endpoint's interceptors, and goes on with what they leave.
+    pub(crate) fn intercept_publish(
+        &mut self,
+        (id, session): (ConnId, SessionId),
+        topic: &str,
+        publish: &Publish<'_>,
+        raw: &[u8],
+        now: Millis,
+    ) {
+        let connection = self.clients.connection(id.slot);
+        let Some((connection, interceptors)) = connection.and_then(|c| Some((c, c.policy.interceptors.as_ref()?)))
+        else {
+            return self.publish_to((id, session), topic, publish, raw, now);
+        };
+        let Some(client_id) = self.clients.session(session).map(|session| &*session.client_id) else { return };
+        let version = connection.version;
+        let mut intercepted = InterceptedPublish::new(topic, publish);
+        match interceptors.publish(subject(connection, client_id), &mut intercepted) {
+            Ok(Verdict::Allow) if !intercepted.is_changed() => {
+                self.publish_to((id, session), topic, publish, raw, now);
+            }
+            Ok(Verdict::Allow) => {
+                let packet = intercepted.encode(version).unwrap_or_default();
+                match decoded(&packet, version).filter(|changed| !changed.topic.is_empty()) {
+                    Some(changed) => self.publish_to((id, session), changed.topic, &changed, &packet, now),
+                    // The new topic is none, or something is longer than MQTT allows.
+                    None => self.deny_publish(id, publish, ReasonCode::ImplementationSpecificError),
+                }
+            }
+            Ok(Verdict::Deny(reason)) => self.deny_publish(id, publish, reason.of_message()),
+            Err(Panicked) => self.end_after_panic(id.slot),
+        }
+    }
+
+    fn deny_publish(&mut self, id: ConnId, publish: &Publish<'_>, reason: ReasonCode) {
+        self.refuse_publish(id, publish, PublishRefusal::Message(reason, Dropped::Intercepted));
+    }
+
+    /// An interceptor panicked about something that the client did.
+    pub(crate) fn end_after_panic(&mut self, slot: ConnectionSlot) {
+        self.drop_message(slot, Dropped::InterceptorPanic);
+        self.disconnect_with(slot, ReasonCode::ImplementationSpecificError);
+    }
+
+    /// Shows a will that is due to the interceptors of its endpoint. `None`: they drop it.
+    pub(crate) fn intercept_will(
+        &mut self,
+        (namespace, client_id, policy): (NamespaceId, &str, &EndpointPolicy),
+        mut will: PendingWill,
+    ) -> Option<PendingWill> {
+        let current = self.routing.policy(namespace, &policy.name);
+        let Some(interceptors) = current.map_or(&policy.interceptors, |current| &current.interceptors) else {
+            return Some(will);
+        };
+        let principal = &will.principal;
+        let subject = Subject { client_id, username: principal.username.as_deref(), address: principal.address };
+        // A PUBLISH of QoS 1 or 2 has a packet identifier; that of a will means nothing.
+        let packet_id = (will.message.qos as u8 > 0).then_some(PacketId::MIN);
+        let whole = Packet::Publish(Publish { packet_id, ..will.message.as_publish() });
+        let mut packet = Vec::new();
+        let encoded = encode(&whole, ProtocolVersion::V5, &mut packet);
+        let original = encoded.ok().and_then(|()| decoded(&packet, ProtocolVersion::V5))?;
+        let mut intercepted = InterceptedPublish::new(original.topic, &original);
+        let why = match interceptors.publish(subject, &mut intercepted) {
+            Ok(Verdict::Allow) if !intercepted.is_changed() => None,
+            Ok(Verdict::Allow) => {
+                let packet = intercepted.encode(ProtocolVersion::V5).unwrap_or_default();
+                let ceiling_s = policy.limits.message_expiry_max_s;
+                let lives = intercepted.changed_expiry_s().map(|expiry_s| expires_at(expiry_s, ceiling_s, 0));
+                match decoded(&packet, ProtocolVersion::V5).filter(|changed| !changed.topic.is_empty()) {
+                    Some(changed) => {
+                        let publisher = will.message.publisher.clone();
+                        let lives = lives.unwrap_or(will.message.expires_at);
+                        will.message = Message::new(changed.topic, &changed, lives).published_by(publisher);
+                        None
+                    }
+                    None => Some(Dropped::Intercepted),
+                }
+            }
+            Ok(Verdict::Deny(_)) => Some(Dropped::Intercepted),
+            Err(Panicked) => Some(Dropped::InterceptorPanic),
+        };
+        let Some(why) = why else { return Some(will) };
+        let id = current.map_or(policy.id, |current| current.id);
+        self.count_dropped(id, why, 1);
+        None
+    }
+}

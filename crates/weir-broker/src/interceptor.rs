@@ -1,0 +1,263 @@
+//! Interceptors of an endpoint: code of the embedding program that sees, rejects and changes what clients do.
+
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::Subject;
+use weir_mqtt::{
+    EncodeError, ProtocolVersion, Publish, PublishProperties, PublishPropsOut, QoS, ReasonCode, encode_publish_parts,
+    push_publish_properties, push_user_property,
+};
+
+/// Sees what the clients of an endpoint do before the broker acts on it, and rejects or changes it.
+///
+/// A shard calls it on its own thread, between two packets: it must be quick and must not block. All shards share it. Every
+/// method has a default that allows. A panic ends the connection with 0x83 (implementation specific error) and is counted;
+/// other connections go on. (A program that is built with `panic = "abort"` ends.)
+///
+/// Where several are declared, each sees what those before it left; the first that denies decides. The endpoint's access list
+/// is checked after them, on the changed topic.
+pub trait Interceptor: Send + Sync + 'static {
+    /// A client that authentication has admitted, before CONNACK. A denial is its reason code; before MQTT 5.0 return code 5
+    /// (not authorized).
+    fn on_connect(&self, client: Subject<'_>) -> Verdict {
+        let _ = client;
+        Verdict::Allow
+    }
+
+    /// One filter of a SUBSCRIBE; of `$share/group/filter` the filter. A denial is its code in SUBACK.
+    fn on_subscribe(&self, client: Subject<'_>, filter: &str, qos: QoS) -> Verdict {
+        let _ = (client, filter, qos);
+        Verdict::Allow
+    }
+
+    /// A PUBLISH, or a will that is due. A denial is the code of PUBACK or PUBREC; at QoS 0 and before MQTT 5.0 the message is
+    /// dropped silently.
+    fn on_publish(&self, client: Subject<'_>, publish: &mut InterceptedPublish<'_>) -> Verdict {
+        let _ = (client, publish);
+        Verdict::Allow
+    }
+}
+
+/// The answer of an [`Interceptor`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The broker goes on.
+    Allow,
+    /// The broker rejects it with this reason.
+    Deny(DenyReason),
+}
+
+/// Why an [`Interceptor`] rejects something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DenyReason {
+    /// 0x80.
+    Unspecified,
+    /// 0x83.
+    ImplementationSpecific,
+    /// 0x87. Counts as an authorization failure.
+    NotAuthorized,
+    /// 0x90 for a message, 0x8F for a subscription.
+    TopicInvalid,
+    /// 0x97.
+    QuotaExceeded,
+    /// 0x99 for a message, 0x80 for a subscription.
+    PayloadFormatInvalid,
+}
+
+impl DenyReason {
+    /// The reason code in CONNACK, PUBACK and PUBREC.
+    pub(crate) fn of_message(self) -> ReasonCode {
+        match self {
+            Self::Unspecified => ReasonCode::UnspecifiedError,
+            Self::ImplementationSpecific => ReasonCode::ImplementationSpecificError,
+            Self::NotAuthorized => ReasonCode::NotAuthorized,
+            Self::TopicInvalid => ReasonCode::TopicNameInvalid,
+            Self::QuotaExceeded => ReasonCode::QuotaExceeded,
+            Self::PayloadFormatInvalid => ReasonCode::PayloadFormatInvalid,
+        }
+    }
+
+    /// The reason code in SUBACK.
+    pub(crate) fn of_subscription(self) -> ReasonCode {
+        match self {
+            Self::TopicInvalid => ReasonCode::TopicFilterInvalid,
+            Self::PayloadFormatInvalid => ReasonCode::UnspecifiedError,
+            other => other.of_message(),
+        }
+    }
+}
+
+/// A message on its way to an [`Interceptor`] and back.
+#[derive(Debug)]
+pub struct InterceptedPublish<'a> {
+    topic: Cow<'a, str>,
+    payload: Cow<'a, [u8]>,
+    publish: &'a Publish<'a>,
+    content_type: Option<Option<Box<str>>>,
+    message_expiry_s: Option<Option<u32>>,
+    user_properties: Vec<(Box<str>, Box<str>)>,
+    is_changed: bool,
+}
+
+impl<'a> InterceptedPublish<'a> {
+    pub(crate) fn new(topic: &'a str, publish: &'a Publish<'a>) -> Self {
+        Self {
+            topic: Cow::Borrowed(topic),
+            payload: Cow::Borrowed(publish.payload),
+            publish,
+            content_type: None,
+            message_expiry_s: None,
+            user_properties: Vec::new(),
+            is_changed: false,
+        }
+    }
+
+    /// The topic; never empty, a topic alias is resolved.
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// The quality of service that the client chose.
+    pub fn qos(&self) -> QoS {
+        self.publish.qos
+    }
+
+    /// Whether the broker is to retain it.
+    pub fn retain(&self) -> bool {
+        self.publish.retain
+    }
+
+    /// The properties as the client sent them; before MQTT 5.0 there are none.
+    pub fn properties(&self) -> &PublishProperties<'a> {
+        &self.publish.properties
+    }
+
+    /// Changes the topic. A text that is no topic name, or more than the access list permits, rejects the message.
+    pub fn set_topic(&mut self, topic: impl Into<String>) {
+        self.topic = Cow::Owned(topic.into());
+        self.is_changed = true;
+    }
+
+    /// Changes the payload. It may be larger than the endpoint's `messageMaxSize`; it should not.
+    pub fn set_payload(&mut self, payload: impl Into<Vec<u8>>) {
+        self.payload = Cow::Owned(payload.into());
+        self.is_changed = true;
+    }
+
+    /// Changes or removes the content type, if the client speaks MQTT 5.0.
+    pub fn set_content_type(&mut self, content_type: Option<&str>) {
+        self.content_type = Some(content_type.map(Box::from));
+        self.is_changed = true;
+    }
+
+    /// Changes or removes the message expiry interval, seconds, if the client speaks MQTT 5.0.
+    pub fn set_message_expiry_s(&mut self, seconds: Option<u32>) {
+        self.message_expiry_s = Some(seconds);
+        self.is_changed = true;
+    }
+
+    /// Adds a user property, if the client speaks MQTT 5.0.
+    pub fn push_user_property(&mut self, name: &str, value: &str) {
+        self.user_properties.push((name.into(), value.into()));
+        self.is_changed = true;
+    }
+
+    pub(crate) fn is_changed(&self) -> bool {
+        self.is_changed
+    }
+
+    /// The changed expiry; `None`: it is as it was.
+    pub(crate) fn changed_expiry_s(&self) -> Option<Option<u32>> {
+        self.message_expiry_s
+    }
+
+    /// The changed message as a PUBLISH packet.
+    pub(crate) fn encode(&self, version: ProtocolVersion) -> Result<Vec<u8>, EncodeError> {
+        let Publish { dup, qos, retain, packet_id, properties, .. } = self.publish;
+        let content_type = self.content_type.as_ref().map_or(properties.content_type, Option::as_deref);
+        let fields = PublishProperties {
+            payload_format_indicator: properties.payload_format_indicator,
+            response_topic: properties.response_topic,
+            correlation_data: properties.correlation_data,
+            content_type,
+            ..PublishProperties::default()
+        };
+        let mut block = Vec::new();
+        push_publish_properties(&mut block, &fields)?;
+        for (name, value) in properties.user_properties().iter() {
+            push_user_property(&mut block, name, value)?;
+        }
+        for (name, value) in &self.user_properties {
+            push_user_property(&mut block, name, value)?;
+        }
+        let message_expiry_s = self.message_expiry_s.unwrap_or(properties.message_expiry_s);
+        let properties = PublishPropsOut { pieces: &[&block], message_expiry_s, ..PublishPropsOut::default() };
+        let mut packet = Vec::with_capacity(self.topic.len() + block.len() + self.payload.len() + 16);
+        encode_publish_parts(
+            &mut packet,
+            version,
+            *dup,
+            *qos,
+            *retain,
+            &self.topic,
+            *packet_id,
+            &properties,
+            &self.payload,
+        )?;
+        Ok(packet)
+    }
+}
+
+/// An interceptor panicked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Panicked;
+
+/// The interceptors of an endpoint, in declared order.
+#[derive(Clone)]
+pub struct Interceptors(Arc<[Arc<dyn Interceptor>]>);
+
+impl Interceptors {
+    /// `None`: there are none, so nothing is called.
+    pub fn new(interceptors: Vec<Arc<dyn Interceptor>>) -> Option<Self> {
+        (!interceptors.is_empty()).then(|| Self(interceptors.into()))
+    }
+
+    fn ask(&self, mut call: impl FnMut(&dyn Interceptor) -> Verdict) -> Result<Verdict, Panicked> {
+        // What a panic leaves half done is the interceptor's own; the publish is dropped.
+        let asked = catch_unwind(AssertUnwindSafe(|| {
+            let mut verdicts = self.0.iter().map(|interceptor| call(&**interceptor));
+            verdicts.find(|verdict| *verdict != Verdict::Allow).unwrap_or(Verdict::Allow)
+        }));
+        asked.map_err(|_| Panicked)
+    }
+
+    pub(crate) fn connect(&self, client: Subject<'_>) -> Result<Verdict, Panicked> {
+        self.ask(|interceptor| interceptor.on_connect(client))
+    }
+
+    pub(crate) fn subscribe(&self, client: Subject<'_>, filter: &str, qos: QoS) -> Result<Verdict, Panicked> {
+        self.ask(|interceptor| interceptor.on_subscribe(client, filter, qos))
+    }
+
+    pub(crate) fn publish(
+        &self,
+        client: Subject<'_>,
+        publish: &mut InterceptedPublish<'_>,
+    ) -> Result<Verdict, Panicked> {
+        self.ask(|interceptor| interceptor.on_publish(client, publish))
+    }
+}
+
+impl std::fmt::Debug for Interceptors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Interceptors({})", self.0.len())
+    }
+}

@@ -1,0 +1,29 @@
+//! The programs in `examples/`, run to their end.
+
+#[path = "../../../examples/custom_authenticator.rs"]
+mod custom_authenticator;
+#[path = "../../../examples/interceptor.rs"]
+mod interceptor;
+
+#[tokio::test]
+async fn custom_authenticator_admits_one_client_and_refuses_another() {
+    let lines = custom_authenticator::run().await.unwrap();
+    assert_eq!(
+        lines,
+        [
+            "meter-7 with the password s3cret: admitted",
+            "meter-7 with the password guessed: refused (BadUserNamePassword)"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn interceptor_rejects_and_changes_messages() {
+    let lines = interceptor::run().await.unwrap();
+    let expected = [
+        "a subscription to # is rejected: topic filter invalid (0x8F)",
+        "devices/meter-7/kwh arrives as plant/1/meter-7/kwh from Some(\"meter-7\")",
+        "a command is rejected: not authorized (0x87)",
+    ];
+    assert_eq!(lines, expected);
+}
