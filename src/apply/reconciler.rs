@@ -11,6 +11,7 @@ use super::conditions::{ConditionInputs, ConditionTable};
 use super::converge::{ConvergePass, Converged};
 use super::declaration::Declaration;
 use super::draining::DrainReport;
+use super::event_topics::EventPublisher;
 use super::files::ReadFiles;
 use super::history::History;
 use super::listeners::Listeners;
@@ -62,6 +63,7 @@ pub struct Reconciler<P: Plane, F: ReadFiles> {
     declaration: Declaration,
     listeners: Listeners<P>,
     bridges: BridgeManager,
+    events: Option<EventPublisher>,
     ids: EndpointIds,
     conditions: ConditionTable,
     history: History,
@@ -106,6 +108,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             declaration,
             listeners,
             bridges: BridgeManager::default(),
+            events: None,
             ids: EndpointIds::default(),
             conditions: ConditionTable::default(),
             history,
@@ -121,6 +124,11 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Has declared bridges run by `host`. Without one they are only declared.
     pub fn run_bridges_on(&mut self, host: BridgeHost) {
         self.bridges.run_on(host);
+    }
+
+    /// Has declared events published by `publisher`. Without one they are only declared.
+    pub fn publish_events_with(&mut self, publisher: EventPublisher) {
+        self.events = Some(publisher);
     }
 
     /// Drains and disconnects every bridge; their sessions stay.
@@ -273,6 +281,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             self.listeners.refresh();
             Converged::default()
         } else {
+            if let Some(events) = &mut self.events {
+                events.apply(self.declaration.applied().events.as_ref());
+            }
             self.converge().await
         };
         self.plan = Arc::new(plan);

@@ -41,6 +41,7 @@ pub(super) async fn metrics(app: &App, headers: &HeaderMap) -> Answer {
         memory: app.view.memory(),
         telemetry: app.view.telemetry(),
         auth: app.view.auth_counts(),
+        events_missed: app.view.events_missed(),
         process: Process::read(),
         refused: Arc::clone(&app.counters),
         now: app.view.now(),
@@ -71,6 +72,7 @@ struct Scrape {
     memory: Option<MemoryAccount>,
     telemetry: Option<Arc<TelemetryStats>>,
     auth: AuthCounts,
+    events_missed: u64,
     process: Process,
     refused: Arc<StatusCounters>,
     now: Timestamp,
@@ -308,7 +310,8 @@ impl Scrape {
         for (table, count) in self.auth.evicted {
             family.encode_family(&vec![("table", table)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
-        Ok(())
+        let help = "Events that a stream or the document `events` missed, because they were not read fast enough.";
+        counter(out, "weir_events_missed", help, self.events_missed)
     }
 
     fn cluster(&self, out: &mut DescriptorEncoder) -> fmt::Result {

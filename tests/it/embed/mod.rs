@@ -1,6 +1,7 @@
 //! A server inside of a program: `weirmq::Server`.
 
 mod clients;
+mod events;
 mod lifecycle;
 
 /// An endpoint without authentication, on a free port.
