@@ -10,6 +10,10 @@ use super::endpoint;
 use crate::support::client::{Client as Remote, disconnect};
 use crate::wire::Version;
 
+#[allow(dead_code)]
+#[path = "../../../examples/event_bus.rs"]
+mod event_bus;
+
 async fn server(documents: &str) -> ServerHandle {
     Server::builder().documents([("a.yaml", documents)]).start().await.unwrap()
 }
@@ -213,5 +217,133 @@ async fn endpoints_and_passes_are_reported() {
             assert!(message.contains(&port.to_string()), "{message}");
             break;
         }
+    }
+}
+
+/// A server with the document `events`, an endpoint that permits `monitor` to read events, and one without access lists.
+const PUBLISHED: &str = "endpoint: {name: ruled, port: 0, enableAuth: false}\n---\n\
+     endpoint: {name: open, port: 0, enableAuth: false, enableAcl: false}\n---\n\
+     acl: {name: default, rules: [{permission: allow, clientId: monitor}, {permission: allow, topics: [a]}]}\n---\n\
+     events: {topics: [client/connected, message/dropped], retainS: 60}";
+
+#[tokio::test]
+async fn events_are_messages_for_clients_that_an_access_list_permits() {
+    let server = server(PUBLISHED).await;
+    let ruled = server.address("ruled").unwrap();
+    let mut monitor = tokio::task::spawn_blocking(move || {
+        let mut monitor = Remote::connect(ruled, Version::V5, "monitor");
+        monitor.subscribe("$events/client/+", 0);
+        monitor
+    })
+    .await
+    .unwrap();
+    for (endpoint, client_id) in [("ruled", "other"), ("open", "monitor2")] {
+        let (client, _messages) = server.client(client_id).endpoint(endpoint).connect().await.unwrap();
+        for filter in ["$events/#", "$events/client/connected", "$share/g/$events/#"] {
+            let refused = client.subscribe(filter, QoS::AtMostOnce).await;
+            assert!(matches!(refused, Err(ClientError::Rejected(_))), "{endpoint} {filter}: {refused:?}");
+        }
+    }
+    let (permitted, _messages) = server.client("monitor").endpoint("open").connect().await.unwrap();
+    let forged = permitted.publish("$events/client/connected", "{}", QoS::AtLeastOnce).await;
+    assert!(matches!(forged, Err(ClientError::Rejected(_))), "{forged:?}");
+    let received = tokio::task::spawn_blocking(move || {
+        let mut payloads = Vec::new();
+        while let Some(crate::wire::Packet::Publish(publish)) = monitor.receive() {
+            assert_eq!(publish.topic, "$events/client/connected");
+            payloads.push(String::from_utf8(publish.payload).unwrap());
+            if payloads.iter().any(|json| json.contains("monitor2")) {
+                break;
+            }
+        }
+        payloads
+    })
+    .await
+    .unwrap();
+    assert!(received.iter().any(|json| json.contains("\"clientId\":\"other\"")), "{received:?}");
+    assert!(received.iter().all(|json| !json.contains("{}")), "{received:?}");
+    // The newest one is retained.
+    let (trusted, mut messages) = server.client("trusted").trusted().connect().await.unwrap();
+    trusted.subscribe("$events/#", QoS::AtMostOnce).await.unwrap();
+    let message = tokio::time::timeout(Duration::from_secs(30), messages.next()).await.unwrap().unwrap();
+    assert_eq!((message.topic(), message.retain()), ("$events/client/connected", true));
+    // Without the document, nothing is made.
+    server.apply([("a.yaml", PUBLISHED.split("---\nevents:").next().unwrap())]).await.unwrap();
+    let (_late, _messages) = server.client("late").endpoint("open").connect().await.unwrap();
+    trusted.publish("end", "", QoS::AtMostOnce).await.unwrap();
+    while let Ok(Some(message)) = tokio::time::timeout(Duration::from_millis(300), messages.next()).await {
+        assert!(!message.text().unwrap().contains("\"late\""), "{:?}", message.text());
+    }
+}
+
+#[tokio::test]
+async fn a_topic_that_names_no_kind_of_event_is_an_error_that_lists_them() {
+    let documents = [("a.yaml", "events: {topics: [client/conected]}")];
+    let Err(weirmq::ServerError::Invalid(errors)) = Server::builder().documents(documents).start().await else {
+        panic!("it started")
+    };
+    assert!(errors[0].contains("client/connected") && errors[0].contains("message/dropped"), "{errors:?}");
+}
+
+/// The schema, and the validator of it.
+fn schema() -> (serde_json::Value, jsonschema::Validator) {
+    let text = include_str!("../../../schema/events.schema.json");
+    let schema: serde_json::Value = serde_json::from_str(text).unwrap();
+    let validator = jsonschema::options().with_draft(jsonschema::Draft::Draft7).build(&schema).unwrap();
+    (schema, validator)
+}
+
+#[tokio::test]
+async fn the_json_of_events_is_as_the_schema_describes_it() {
+    let (schema, validator) = schema();
+    let described: Vec<&str> =
+        schema["oneOf"].as_array().unwrap().iter().map(|kind| kind["title"].as_str().unwrap()).collect();
+    assert_eq!(described, EventKind::ALL.iter().map(|kind| kind.topic()).collect::<Vec<_>>());
+    let page = include_str!("../../../docs/events.md");
+    for kind in EventKind::ALL {
+        assert!(page.contains(&format!("| `$events/{kind}` |")), "{kind}");
+    }
+    let document = "endpoint: {name: a, port: 0, enableAuth: false, maxQueuedMessages: 1}\n---\n\
+                    acl: {name: default, rules: [{permission: allow, topics: [a]}]}";
+    let server = server(document).await;
+    let mut events = server.events(EventFilter::all());
+    let connect = || server.client("one").persistent(Duration::from_secs(1)).connect();
+    let (first, _messages) = connect().await.unwrap();
+    first.subscribe("a", QoS::AtLeastOnce).await.unwrap();
+    assert!(first.publish("b", "", QoS::AtLeastOnce).await.is_err());
+    let (second, _messages) = connect().await.unwrap();
+    second.disconnect().await;
+    let (publisher, _messages) = server.client("publisher").connect().await.unwrap();
+    for _ in 0..2 {
+        publisher.publish("a", "", QoS::AtLeastOnce).await.unwrap();
+    }
+    let (third, _messages) = connect().await.unwrap();
+    third.unsubscribe("a").await.unwrap();
+    let (fourth, _messages) = server.client("one").connect().await.unwrap();
+    fourth.disconnect().await;
+    server.apply([("a.yaml", endpoint("b"))]).await.unwrap();
+    server.apply([("a.yaml", format!("{}\n---\n{}", endpoint("b"), "endpoint: {name: c, port: 0}"))]).await.unwrap();
+    server.shutdown().await.unwrap();
+    let mut seen = std::collections::BTreeSet::new();
+    while let Some(event) = events.next().await {
+        let json: serde_json::Value = serde_json::from_str(&event.to_json()).unwrap();
+        let errors: Vec<String> = validator.iter_errors(&json).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{json}: {errors:?}");
+        assert_eq!(json["event"], event.kind().topic());
+        seen.insert(event.kind());
+    }
+    assert!(seen.len() >= 12, "{seen:?}");
+}
+
+#[tokio::test]
+async fn the_example_of_an_event_bus_runs() {
+    let lines = event_bus::run().await.unwrap();
+    assert_eq!(
+        lines[..3],
+        ["received sensor/room1/temp 25.5", "sensor-1 connected", "sensor-1 disconnected: normal disconnection"]
+    );
+    assert!(lines[3].starts_with("$events/client/connected {\"event\":\"client/connected\","), "{lines:?}");
+    if let Some(line) = lines.get(4) {
+        assert!(line.contains("\"event\":\"client/disconnected\""), "{line}");
     }
 }
