@@ -11,6 +11,7 @@
 //!
 //! - [`net`]: listeners, the shards' event loops, TLS, WebSocket, PROXY protocol.
 //! - [`auth`]: authentication and access lists.
+//! - [`events`]: what happens, as a stream.
 //! - [`source`]: directory, git, etcd: where snapshots come from.
 //! - [`apply`]: executes a plan: binds, installs and drains listeners.
 //! - [`store`]: what outlives the process.
@@ -33,6 +34,7 @@ pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod cluster;
+pub mod events;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod http_client;

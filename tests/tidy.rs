@@ -13,6 +13,7 @@ const FLOORS: &[&str] = &[
     "log_value",
     "references",
     "source_address",
+    "events",
     "http_client",
     "telemetry",
     "store",

@@ -284,4 +284,5 @@ fn same(a: &Declared, b: &Declared) -> bool {
         && equal(&a.bans, &b.bans)
         && a.defaults == b.defaults
         && a.reconcile == b.reconcile
+        && a.events == b.events
 }

@@ -2,16 +2,18 @@
 //!
 //! [`run`] is the loop, [`Reconciler`] its body. The body only sequences the parts, each with its own state: `declaration`
 //! (what is accepted and held), `source_tracker`, `listeners` with `draining`, `bridges`, `conditions`, `history`,
-//! `publish`. `converge` is a pass over listeners and bridges, `spans` its trace. Must never serve a client itself.
+//! `publish`, `event_topics`. `converge` is a pass over listeners and bridges, `spans` its trace. Must never serve a client itself.
 
 mod bridges;
 mod compile;
 mod conditions;
+mod control_events;
 mod converge;
 mod declaration;
 mod drain_plan;
 mod draining;
 mod environment;
+mod event_topics;
 mod files;
 mod history;
 mod interceptors;
@@ -30,8 +32,10 @@ mod tls;
 
 pub use bridges::BridgeManager;
 pub(crate) use bridges::system_authorities;
+pub use control_events::report_control_events;
 pub use draining::DrainReport;
 pub use environment::{EnvironmentProblem, environment_problems};
+pub use event_topics::EventPublisher;
 pub use files::{FileError, FileSystem, ReadFiles};
 pub use history::{HISTORY_MAX, History};
 pub(crate) use interceptors::InterceptorRegistry;

@@ -11,6 +11,7 @@ use super::conditions::{ConditionInputs, ConditionTable};
 use super::converge::{ConvergePass, Converged};
 use super::declaration::Declaration;
 use super::draining::DrainReport;
+use super::event_topics::EventPublisher;
 use super::files::ReadFiles;
 use super::history::History;
 use super::interceptors::InterceptorRegistry;
@@ -64,6 +65,7 @@ pub struct Reconciler<P: Plane, F: ReadFiles> {
     declaration: Declaration,
     listeners: Listeners<P>,
     bridges: BridgeManager,
+    events: Option<EventPublisher>,
     ids: EndpointIds,
     conditions: ConditionTable,
     history: History,
@@ -108,6 +110,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             declaration,
             listeners,
             bridges: BridgeManager::default(),
+            events: None,
             ids: EndpointIds::default(),
             conditions: ConditionTable::default(),
             history,
@@ -128,6 +131,11 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Has declared bridges run by `host`. Without one they are only declared.
     pub fn run_bridges_on(&mut self, host: BridgeHost) {
         self.bridges.run_on(host);
+    }
+
+    /// Has declared events published by `publisher`. Without one they are only declared.
+    pub fn publish_events_with(&mut self, publisher: EventPublisher) {
+        self.events = Some(publisher);
     }
 
     /// Drains and disconnects every bridge; their sessions stay.
@@ -280,6 +288,9 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             self.listeners.refresh();
             Converged::default()
         } else {
+            if let Some(events) = &mut self.events {
+                events.apply(self.declaration.applied().events.as_ref());
+            }
             self.converge().await
         };
         self.plan = Arc::new(plan);

@@ -11,7 +11,8 @@ use socket2::Socket;
 use super::plane::DataPlane;
 use super::policy::{AcceptOverflow, ChildOptions, HandshakeLimits, ListenerPolicy, Transport};
 use crate::auth::{Authenticate, InProcessAuth};
-use weir_broker::{Durability, EndpointId, EndpointLimits, EndpointPolicy, ProtocolVersions};
+use weir_broker::{Authorize, Durability, EndpointId, EndpointLimits, EndpointPolicy, ProtocolVersions, Subject};
+use weir_mqtt::QoS;
 
 /// Send buffer of either end, bytes.
 const SOCKET_BUFFER_BYTES: usize = 512 << 10;
@@ -52,6 +53,24 @@ pub(in crate::net) fn internal_policy(
         child: ChildOptions::default(),
         handshake: HandshakeLimits::default(),
     })
+}
+
+/// The access list of clients whose rights nothing restricts: they may read events, too.
+#[derive(Debug)]
+pub(in crate::net) struct PermitAll;
+
+impl Authorize for PermitAll {
+    fn may_publish(&self, _: Subject<'_>, _: &str, _: QoS, _: bool) -> bool {
+        true
+    }
+
+    fn may_subscribe(&self, _: Subject<'_>, _: &str, _: QoS) -> bool {
+        true
+    }
+
+    fn may_receive(&self, _: Subject<'_>, _: &str) -> bool {
+        true
+    }
 }
 
 /// Which rights a client in the process has.
@@ -109,7 +128,7 @@ impl DataPlane {
             namespace: "".into(),
             versions: ProtocolVersions::ALL,
             limits,
-            acl: None,
+            acl: Some(Arc::new(PermitAll)),
             interceptors: None,
             admission: None,
         }

@@ -15,6 +15,7 @@ mod acceptor;
 mod auth_tasks;
 pub mod bridge;
 mod delivery_latency;
+mod events;
 mod find;
 mod in_process;
 mod layers;

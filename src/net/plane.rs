@@ -23,6 +23,7 @@ use super::threads::{TaskThread, Threads};
 use super::tls_handshakes::TlsHandshakes;
 use super::workers::Workers;
 use crate::auth::AuthCounters;
+use crate::events::EventHub;
 use weir_broker::limits::SHARDS_MAX;
 use weir_broker::{
     CoreGauges, EndpointId, EndpointPolicy, MemoryAccount, Millis, OfflineSessions, Principal, RetainedTotals,
@@ -179,6 +180,7 @@ struct Inner {
     policies: Mutex<HashMap<EndpointId, Arc<EndpointPolicy>>>,
     is_durable: bool,
     threads: Threads,
+    events: Arc<EventHub>,
     epoch: Instant,
     sequence: Arc<AtomicU64>,
 }
@@ -236,6 +238,7 @@ impl DataPlane {
             || thread::available_parallelism().map_or(1, |cores| u16::try_from(cores.get()).unwrap_or(u16::MAX));
         let tls_handshakes = TlsHandshakes::start(config.tls_threads.unwrap_or_else(cores), &threads)?;
         let delivery_latency = Arc::new(DeliveryLatency::default());
+        let events = Arc::<EventHub>::default();
         let shared = Arc::new(ShardContext {
             epoch,
             delivery_latency: Arc::clone(&delivery_latency),
@@ -247,6 +250,7 @@ impl DataPlane {
             offline_sessions: OfflineSessions::default(),
             total_rates: TotalRates::default(),
             retained: RetainedTotals::default(),
+            events: Arc::clone(&events),
         });
         let descriptors = descriptor_limit(config.raise_descriptor_limit);
         let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(descriptors / 2);
@@ -272,6 +276,7 @@ impl DataPlane {
                 policies: Mutex::default(),
                 is_durable,
                 threads,
+                events,
                 epoch,
                 sequence,
             }),
@@ -281,6 +286,11 @@ impl DataPlane {
     /// Memory in use by kind, over all shards.
     pub fn memory(&self) -> &MemoryAccount {
         &self.inner.memory
+    }
+
+    /// The streams of events.
+    pub(super) fn event_hub(&self) -> &Arc<EventHub> {
+        &self.inner.events
     }
 
     /// What authentication counts.
@@ -296,9 +306,12 @@ impl DataPlane {
     /// Waits until all threads have ended, after [`DataPlane::shutdown`], or after the last handle was dropped: returns
     /// what waits, and drops this handle.
     pub fn into_join(self) -> impl FnOnce() + Send + 'static {
-        let threads = self.inner.threads.clone();
+        let (threads, events) = (self.inner.threads.clone(), Arc::clone(&self.inner.events));
         drop(self);
-        move || threads.join()
+        move || {
+            threads.join();
+            events.close();
+        }
     }
 
     /// The core's clock: milliseconds since the data plane started.
@@ -374,9 +387,20 @@ impl DataPlane {
 
     /// Publishes a message of the broker itself at QoS 0. `topic` must be a valid topic name.
     pub fn publish(&self, namespace: &str, topic: &str, payload: Vec<u8>, retain: bool) {
+        self.publish_internal(namespace, topic, payload, (retain, None));
+    }
+
+    /// The same; `expiry_s`: when it expires, seconds.
+    pub(super) fn publish_internal(
+        &self,
+        namespace: &str,
+        topic: &str,
+        payload: Vec<u8>,
+        (retain, expiry_s): (bool, Option<u32>),
+    ) {
         let (namespace, topic) = (namespace.into(), topic.to_owned());
         if let Some(shard) = self.inner.shards.first() {
-            shard.send(ShardEvent::Control(Control::Publish { namespace, topic, payload, retain }));
+            shard.send(ShardEvent::Control(Control::Publish { namespace, topic, payload, retain, expiry_s }));
         }
     }
 

@@ -14,6 +14,7 @@ use super::run::{Running, launch};
 use super::status::ServerStatus;
 use crate::apply::Signal;
 use crate::client::ClientBuilder;
+use crate::events::{EventFilter, Events};
 use crate::net::DataPlane;
 use crate::source::{MemoryFile, memory_snapshot};
 use crate::state::{ControlState, SharedState};
@@ -106,6 +107,28 @@ impl ServerHandle {
     /// ```
     pub fn client(&self, client_id: impl Into<String>) -> ClientBuilder {
         ClientBuilder::new(self.plane(), self.control(), client_id.into())
+    }
+
+    /// A stream of what happens from now on, of the kinds that `filter` selects. It is bounded, and nothing waits for its
+    /// reader: [`Events::missed`] counts what it was too slow for.
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use weirmq::events::{Event, EventFilter};
+    /// let server = weirmq::Server::builder()
+    ///     .documents([("mqtt.yaml", "endpoint: {name: mqtt, port: 0, enableAuth: false, enableAcl: false}")])
+    ///     .start()
+    ///     .await?;
+    /// let mut events = server.events(EventFilter::topics(["client/#"])?);
+    /// let (_client, _messages) = server.client("billing").connect().await?;
+    /// let Some(Event::ClientConnected { client, protocol, .. }) = events.next().await else { panic!() };
+    /// assert_eq!((client.client_id.as_str(), client.endpoint.as_str(), protocol.as_str()), ("billing", "mqtt", "5.0"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn events(&self, filter: EventFilter) -> Events {
+        self.running.plane.events(&filter)
     }
 
     /// The address of the HTTP API; `None`: there is none.

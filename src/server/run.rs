@@ -15,8 +15,8 @@ use super::memory_watch;
 use super::options::{ServerOptions, SourceOptions};
 use super::parts::Parts;
 use crate::apply::{
-    DrainReport, FileSystem, History, LastGoodStore, Reconciler, ReconcilerOptions, Signal, Start, publish_sys_topics,
-    run as reconcile,
+    DrainReport, EventPublisher, FileSystem, History, LastGoodStore, Reconciler, ReconcilerOptions, Signal, Start,
+    publish_sys_topics, report_control_events, run as reconcile,
 };
 #[cfg(feature = "etcd")]
 use crate::cluster::{ClusterMember, MemberHandle, spawn_member};
@@ -100,6 +100,7 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
     let (mut reconciler, drained) = Reconciler::new(start, plane.clone(), options.file_system());
     reconciler.register(options.authenticators.clone().run_on(Handle::current()), options.interceptors.clone());
     reconciler.run_bridges_on(BridgeHost::start(plane.clone()).map_err(ServerError::Bridges)?);
+    reconciler.publish_events_with(EventPublisher::new(plane.clone()));
     if let Some(exporter) = &exporter {
         reconciler.trace_with(exporter.tracer());
     }
@@ -116,6 +117,7 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
     let mut background = JoinSet::new();
     let topics = publish_sys_topics(Arc::clone(&state), plane.clone());
     background.spawn(async { drop(topics.await) });
+    background.spawn(report_control_events(Arc::clone(&state), plane.clone()));
     background.spawn(memory_watch::watch(plane.clone()));
     let (signals, control) = mpsc::channel(4);
     let (grace, graces) = watch::channel(SHUTDOWN_GRACE);

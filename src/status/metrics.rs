@@ -73,6 +73,7 @@ fn openmetrics(
         memory: view.memory(),
         telemetry: view.telemetry(),
         auth: view.auth_counts(),
+        events_missed: view.events_missed(),
         process: Process::read(),
         refused,
         now: view.now(),
@@ -95,6 +96,7 @@ struct Scrape {
     memory: Option<MemoryAccount>,
     telemetry: Option<Arc<TelemetryStats>>,
     auth: AuthCounts,
+    events_missed: u64,
     process: Process,
     refused: Arc<StatusCounters>,
     now: Timestamp,
@@ -337,7 +339,8 @@ impl Scrape {
         for (reason, count) in self.auth.custom_failures {
             family.encode_family(&vec![("reason", reason)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
         }
-        Ok(())
+        let help = "Events that a stream or the document `events` missed, because they were not read fast enough.";
+        counter(out, "weir_events_missed", help, self.events_missed)
     }
 
     fn cluster(&self, out: &mut DescriptorEncoder) -> fmt::Result {

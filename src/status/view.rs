@@ -56,6 +56,10 @@ pub trait StatusProvider: Send + Sync + 'static {
     fn telemetry(&self) -> Option<Arc<TelemetryStats>> {
         None
     }
+    /// Events that streams missed because they were not read fast enough.
+    fn events_missed(&self) -> u64 {
+        0
+    }
     /// Counters of dropped authentications.
     fn auth_counts(&self) -> AuthCounts {
         AuthCounts::default()

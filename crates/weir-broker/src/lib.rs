@@ -56,6 +56,9 @@ pub use observe::counters::{
     Backlog, ConnectionDetail, CoreGauges, Dropped, EndpointCounters, EndpointGauges, RetainedPosition, RetainedTopic,
     Waiting,
 };
+pub use observe::events::{
+    CoreEvent, CoreEventDetail, CoreEventKind, CoreEvents, Ended, EventClient, EventMask, RefusedAction,
+};
 pub use observe::{InternalErrors, Site};
 pub use placement::home_shard;
 pub use policy::{

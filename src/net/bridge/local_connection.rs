@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::BridgeSettings;
 use crate::auth::{AuthRefusal, Authenticate, Credentials, Decision};
-use crate::net::in_process::internal_policy;
+use crate::net::in_process::{PermitAll, internal_policy};
 use crate::net::policy::ListenerPolicy;
 use weir_bridge::LOCAL_ID_PREFIX;
 use weir_broker::{Durability, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions};
@@ -39,7 +39,7 @@ pub(super) fn policy(settings: &BridgeSettings) -> Arc<ListenerPolicy> {
         namespace: Arc::clone(&settings.namespace),
         versions: ProtocolVersions::ALL,
         limits,
-        acl: None,
+        acl: Some(Arc::new(PermitAll)),
         interceptors: None,
         admission: None,
     };

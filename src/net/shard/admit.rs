@@ -200,12 +200,16 @@ impl Shard {
         let Some(ConnectionState::Pending(handshake)) = self.table.get(key).map(|connection| &connection.state) else {
             return self.abort_handshake(key);
         };
-        let (version, client_id) = match decode_connect(&handshake.connect, u32::MAX) {
-            Ok(Decoded::Packet { packet, .. }) => (packet.version, packet.client_id),
-            _ => (ProtocolVersion::V5, ""),
+        let connect = match decode_connect(&handshake.connect, u32::MAX) {
+            Ok(Decoded::Packet { packet, .. }) => Some(packet),
+            _ => None,
         };
+        let version = connect.as_ref().map_or(ProtocolVersion::V5, |connect| connect.version);
+        let client_id = connect.as_ref().map_or("", |connect| connect.client_id);
         let endpoint = &*handshake.policy.endpoint.name;
         let peer = self.table.get(key).and_then(|connection| connection.peer);
+        let assigned_id = handshake.assigned_id.as_deref();
+        self.report_authentication_refused(&handshake.policy.endpoint, peer, connect.as_ref(), assigned_id, refusal);
         let client_id = &*log_value(client_id);
         let peer = peer.map(tracing::field::display);
         match handshake.policy.authenticate.missing_document().filter(|_| refusal == AuthRefusal::NoAuthDocument) {

@@ -52,6 +52,8 @@ pub(in crate::net) enum Control {
         topic: String,
         payload: Vec<u8>,
         retain: bool,
+        /// When it expires, seconds.
+        expiry_s: Option<u32>,
     },
     /// Clients that match a filter.
     Find {
@@ -136,14 +138,14 @@ impl Shard {
             Control::Clients { endpoint, limit, reply } => {
                 let _ = reply.send(self.clients(endpoint, limit));
             }
-            Control::Publish { namespace, topic, payload, retain } => {
+            Control::Publish { namespace, topic, payload, retain, expiry_s } => {
                 let publish = Publish {
                     dup: false,
                     qos: QoS::AtMostOnce,
                     retain,
                     topic: &topic,
                     packet_id: None,
-                    properties: PublishProperties::default(),
+                    properties: PublishProperties { message_expiry_s: expiry_s, ..PublishProperties::default() },
                     payload: &payload,
                 };
                 self.core.publish_internal(&namespace, &publish, self.now);

@@ -12,6 +12,7 @@ mod close;
 mod control;
 mod drain;
 mod drive;
+mod events;
 mod handshake;
 mod partial;
 mod random;
@@ -53,6 +54,7 @@ use super::trace::ClientTracer;
 use super::wake_timer::WakeTimer;
 use super::workers::Workers;
 use crate::auth::Decision;
+use crate::events::EventHub;
 use crate::log_value::log_value;
 use weir_broker::{
     Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, MemoryKind, Millis, OfflineSessions, Output,
@@ -126,6 +128,7 @@ pub(super) struct ShardContext {
     pub(super) offline_sessions: OfflineSessions,
     pub(super) total_rates: TotalRates,
     pub(super) retained: RetainedTotals,
+    pub(super) events: Arc<EventHub>,
 }
 
 struct Shard {
@@ -289,6 +292,7 @@ impl Shard {
         });
         core.share_memory(config.memory.clone());
         core.share_counts(shared.offline_sessions.clone(), shared.total_rates.clone(), shared.retained.clone());
+        core.share_events(shared.events.core_mask());
         let instant = shared.epoch;
         Ok(Self {
             wake_timer,
@@ -382,6 +386,7 @@ impl Shard {
             self.publish_counters();
         }
         self.check_shutdown();
+        self.publish_events();
     }
 
     fn messages_sent(&self) -> u64 {

@@ -133,6 +133,10 @@ impl StatusProvider for LiveStatus {
         self.store.clone()
     }
 
+    fn events_missed(&self) -> u64 {
+        self.plane.events_missed()
+    }
+
     fn auth_counts(&self) -> AuthCounts {
         self.plane.auth_counters().read()
     }

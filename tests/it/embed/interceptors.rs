@@ -64,7 +64,8 @@ impl Interceptor for Append {
     }
 }
 
-const ACL: &str = "acl: {name: default, rules: [{permission: deny, action: publish, topics: [closed]}, {permission: allow}]}";
+const ACL: &str =
+    "acl: {name: default, rules: [{permission: deny, action: publish, topics: [closed]}, {permission: allow}]}";
 
 fn documents(interceptors: &str) -> [(&'static str, String); 2] {
     let endpoint = format!("endpoint: {{name: a, port: 0, enableAuth: false, interceptors: [{interceptors}]}}");

@@ -7,6 +7,7 @@ use weirmq::ServerHandle;
 
 mod authenticators;
 mod clients;
+mod events;
 mod examples;
 mod interceptors;
 mod lifecycle;

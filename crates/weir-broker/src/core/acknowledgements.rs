@@ -5,6 +5,7 @@ use crate::clients::session::INCOMING_ID_BYTES;
 use crate::clients::session::NEVER_EXPIRES;
 use crate::ids::{ConnId, Millis};
 use crate::observe::Site;
+use crate::observe::events::Ended;
 use crate::values::delivery::Awaits;
 use weir_mqtt::{Ack, Disconnect, ProtocolVersion, ReasonCode};
 
@@ -135,6 +136,6 @@ impl Core {
         if disconnect.code == ReasonCode::Success as u8 {
             session.will = None;
         }
-        self.close(id.slot);
+        self.close(id.slot, Ended::ByClient(disconnect.code));
     }
 }

@@ -215,6 +215,7 @@ impl Core {
             && !self.may_retain(namespace, &publisher.endpoint, message.topic(), message.size())
         {
             let endpoint = self.routing.policy(namespace, &publisher.endpoint).map(|policy| policy.id);
+            self.not_retained_event(namespace, publisher, message.topic());
             return self.count_dropped(endpoint.unwrap_or(EndpointId::RESTORED), Dropped::RetainedFull, 1);
         }
         let routing = &mut self.routing;

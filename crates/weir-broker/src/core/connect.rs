@@ -6,6 +6,7 @@ use crate::clients::connection::{Connection, ConnectionCold};
 use crate::clients::rate_limit::PublishRates;
 use crate::clients::session::{NEVER_EXPIRES, Session};
 use crate::clients::timers::Timer;
+use crate::core::events::is_reserved;
 use crate::delivery::fanout_scheduler::ConnectionOutput;
 use crate::delivery::outgoing_aliases::OutgoingAliases;
 use crate::durability::journal::DurableSession;
@@ -28,6 +29,7 @@ impl Core {
             if reason == ReasonCode::NotAuthorized {
                 let index = self.observe.index_of(admission.policy.id);
                 self.observe.endpoint(index).authorization_failures += 1;
+                self.will_refused_event(admission);
             }
             return Err(connack_for_reason(connect.version, reason));
         }
@@ -58,6 +60,7 @@ impl Core {
             self.gate_connack(slot);
         }
         self.write_connack(slot, admission, expiry_s, present);
+        self.connected_event(session_id, connect, expiry_s, present);
         if present {
             // Subscriptions granted by an earlier endpoint or rule set are checked against the present one.
             self.reauthorize_session(session_id);
@@ -94,7 +97,7 @@ impl Core {
             address: principal.address,
         };
         let acls = [&policy.acl, &principal.claims_acl];
-        let allowed = !will.topic.starts_with("$SYS/")
+        let allowed = !is_reserved(will.topic)
             && acls.into_iter().flatten().all(|acl| acl.may_publish(subject, will.topic, will.qos, will.retain));
         (!allowed).then_some(ReasonCode::NotAuthorized)
     }

@@ -7,10 +7,11 @@ use crate::delivery::publish_context::PublishContext;
 use crate::ids::{ConnId, ConnectionSlot, Millis, RecordId, SessionId};
 use crate::limits::CONGESTED_QUEUED_BYTES;
 use crate::observe::Site;
+use crate::observe::events::{CoreEventDetail, CoreEventKind, Ended, RefusedAction};
 use crate::observe::state::Observe;
 use crate::values::delivery::{Awaits, Delivery, Sent};
 use crate::{Core, Dropped, MemoryKind};
-use weir_mqtt::{EncodeError, PacketId, QoS};
+use weir_mqtt::{EncodeError, PacketId, QoS, ReasonCode};
 
 /// How a message is sent to one receiver.
 pub(super) struct OutgoingPublish<'a> {
@@ -89,13 +90,13 @@ impl Core {
             let packet = OutgoingPublish { delivery, packet_id: None, dup: false };
             let to = (ConnId { slot, generation }, connection);
             if !append_to(to, &packet, context, (&mut self.scheduler, &mut self.observe), now) {
-                self.drop_message(slot, Dropped::TooLarge);
+                self.drop_message(slot, context.topic, Dropped::TooLarge);
             }
         } else if now < connection.slow_until || waiting >= bounds.max_bytes {
             if self.scheduler.buffers_are_full() {
                 self.memory.count_refusal(MemoryKind::OutBuffers);
             }
-            self.drop_message(slot, Dropped::Slow);
+            self.drop_message(slot, context.topic, Dropped::Slow);
         } else {
             self.pause_publisher(slot, context.origin, now);
             self.append(slot, &OutgoingPublish { delivery, packet_id: None, dup: false }, context, now);
@@ -117,7 +118,7 @@ impl Core {
         let to = (ConnId { slot, generation }, connection);
         let fits = append_to(to, packet, context, (&mut self.scheduler, &mut self.observe), now);
         if !fits {
-            self.drop_message(slot, Dropped::TooLarge);
+            self.drop_message(slot, context.topic, Dropped::TooLarge);
         }
         fits
     }
@@ -186,8 +187,9 @@ impl Core {
     }
 
     /// Counts a message that a connection did not get.
-    pub(crate) fn drop_message(&mut self, slot: ConnectionSlot, why: Dropped) {
+    pub(crate) fn drop_message(&mut self, slot: ConnectionSlot, topic: &str, why: Dropped) {
         if let Some(connection) = self.clients.connection(slot) {
+            let id = connection.session;
             self.observe.endpoint(connection.endpoint).dropped[why as usize] += 1;
             // The others are the publisher's loss, not this receiver's.
             let is_publishers = matches!(
@@ -199,17 +201,22 @@ impl Core {
                     | Dropped::Intercepted
                     | Dropped::InterceptorPanic
             );
-            if !is_publishers && let Some(session) = self.clients.session_mut(connection.session) {
+            if !is_publishers && let Some(session) = self.clients.session_mut(id) {
                 session.dropped = session.dropped.saturating_add(1);
             }
+            self.dropped_event(id, topic, why);
         }
     }
 
-    /// Counts what an acl refused a connection.
-    pub(crate) fn count_unauthorized(&mut self, slot: ConnectionSlot) {
+    /// Counts what an acl refused a connection. `topic`: or a filter.
+    pub(crate) fn count_unauthorized(&mut self, slot: ConnectionSlot, action: RefusedAction, topic: &str) {
         if let Some(connection) = self.clients.connection(slot) {
             self.observe.endpoint(connection.endpoint).authorization_failures += 1;
         }
+        self.connection_event(CoreEventKind::AuthorizationRefused, slot, || CoreEventDetail::AuthorizationRefused {
+            action,
+            topic: topic.into(),
+        });
     }
 
     /// Appends a packet to a connection's out buffer; closes a connection that does not read its acknowledgements.
@@ -244,7 +251,7 @@ impl Core {
         let unfit = encode(buffer).is_err() || buffer.len() - start > connection.maximum_packet_size as usize;
         if unfit {
             buffer.truncate(start);
-            return self.close(slot);
+            return self.close(slot, Ended::ByServer(ReasonCode::PacketTooLarge as u8));
         }
         if let Some(before) = past_gates_before {
             connection.outlet.out.move_before_gates(start, before);
@@ -252,7 +259,7 @@ impl Core {
         let waiting = connection.outlet.out.len();
         self.scheduler.appended(ConnId { slot, generation }, &mut connection.outlet);
         if waiting > self.scheduler.write_bounds().max_bytes {
-            self.close(slot);
+            self.close(slot, Ended::ByServer(ReasonCode::QuotaExceeded as u8));
         }
     }
 }

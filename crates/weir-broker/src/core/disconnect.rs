@@ -9,6 +9,7 @@ use crate::core::deferred::Task;
 use crate::core::subscribe::FILTER_WORK;
 use crate::ids::{ConnId, ConnectionSlot, EndpointId, Millis, SessionId, SessionRef};
 use crate::observe::Site;
+use crate::observe::events::{CoreEventDetail, CoreEventKind, Ended};
 use weir_mqtt::{Disconnect, Packet, ProtocolVersion, ReasonCode};
 
 impl Core {
@@ -36,7 +37,7 @@ impl Core {
             let disconnect = Packet::Disconnect(Disconnect { code, server_reference, ..Disconnect::default() });
             self.write_packet(slot, &disconnect, ProtocolVersion::V5);
         }
-        self.close(slot);
+        self.close(slot, Ended::ByServer(code));
     }
 
     /// The final packet of a connection follows the acknowledgements that wait for the disk.
@@ -47,7 +48,7 @@ impl Core {
     }
 
     /// Marks the connection as closing and detaches its session; the socket closes after its output is written.
-    pub(crate) fn close(&mut self, slot: ConnectionSlot) {
+    pub(crate) fn close(&mut self, slot: ConnectionSlot, ended: Ended) {
         let generation = self.clients.generation(slot);
         if let Some(connection) = self.clients.connection_mut(slot)
             && !connection.closing
@@ -55,7 +56,7 @@ impl Core {
             connection.closing = true;
             connection.outlet.out.append_acknowledgements(connection.version);
             self.clients.push_closing(ConnId { slot, generation });
-            self.detach(slot, self.now);
+            self.detach(slot, ended, self.now);
         }
     }
 
@@ -64,7 +65,7 @@ impl Core {
         if self.clients.open(id).is_none() {
             return;
         }
-        self.detach(id.slot, now);
+        self.detach(id.slot, Ended::Lost, now);
         self.resume_waiters(id.slot);
         self.drop_held_publishes(id);
         self.drop_searched_publish(id);
@@ -75,21 +76,22 @@ impl Core {
 
     /// Parts a connection from its session. The will, if there still is one, is sent at once or when its delay is over
     /// [MQTT-3.1.2-8]. The session ends, now or when its expiry is over.
-    fn detach(&mut self, slot: ConnectionSlot, now: Millis) {
+    fn detach(&mut self, slot: ConnectionSlot, ended: Ended, now: Millis) {
         let Some(connection) = self.clients.connection_mut(slot) else { return };
         connection.closing = true;
         let id = connection.session;
-        let Some(session) = self.clients.session_mut(id) else { return };
-        if session.connection != Some(slot) {
+        if self.clients.session(id).is_none_or(|session| session.connection != Some(slot)) {
             return;
         }
+        self.disconnected_event(id, ended);
+        let Some(session) = self.clients.session_mut(id) else { return };
         session.connection = None;
         if let Some(cold) = &mut session.cold {
             cold.pending.clear();
         }
         self.save_routes(slot, id);
         if !self.clients.keep_offline(id, now) {
-            return self.end_session(id, now);
+            return self.expire_session(id, now);
         }
         let reference = self.clients.session_ref(id);
         self.report_readiness(id);
@@ -111,7 +113,7 @@ impl Core {
             return self.clients.set_timer(restored_wait_until, Timer::session(session));
         }
         if due.ends_at <= now {
-            return self.end_session(session.id, now);
+            return self.expire_session(session.id, now);
         }
         if due.will.as_ref().is_some_and(|will| will.due_at.is_some_and(|at| at <= now))
             && let Some(will) = due.will.take()
@@ -120,6 +122,11 @@ impl Core {
             self.send_will(session, (namespace, &client_id, &policy), *will, now);
             self.record_session(session.id);
         }
+    }
+
+    fn expire_session(&mut self, id: SessionId, now: Millis) {
+        self.session_event(CoreEventKind::SessionExpired, id, || CoreEventDetail::SessionExpired);
+        self.end_session(id, now);
     }
 
     /// Ends a session that has no connection: its will is sent if it still has one, its messages go, and its subscriptions

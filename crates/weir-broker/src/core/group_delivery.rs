@@ -61,7 +61,7 @@ impl Core {
         };
         let Some(member) = member else {
             if let Some(connection) = self.origin_connection(context.origin) {
-                self.drop_message(connection, Dropped::NoMember);
+                self.drop_message(connection, context.topic, Dropped::NoMember);
             }
             return;
         };

@@ -50,21 +50,21 @@ impl Core {
                 match decoded(&packet, version).filter(|changed| !changed.topic.is_empty()) {
                     Some(changed) => self.publish_to((id, session), changed.topic, &changed, &packet, now),
                     // The new topic is none, or something is longer than MQTT allows.
-                    None => self.deny_publish(id, publish, ReasonCode::ImplementationSpecificError),
+                    None => self.deny_publish((id, topic), publish, ReasonCode::ImplementationSpecificError),
                 }
             }
-            Ok(Verdict::Deny(reason)) => self.deny_publish(id, publish, reason.of_message()),
-            Err(Panicked) => self.end_after_panic(id.slot),
+            Ok(Verdict::Deny(reason)) => self.deny_publish((id, topic), publish, reason.of_message()),
+            Err(Panicked) => self.end_after_panic(id.slot, topic),
         }
     }
 
-    fn deny_publish(&mut self, id: ConnId, publish: &Publish<'_>, reason: ReasonCode) {
-        self.refuse_publish(id, publish, PublishRefusal::Message(reason, Dropped::Intercepted));
+    fn deny_publish(&mut self, (id, topic): (ConnId, &str), publish: &Publish<'_>, reason: ReasonCode) {
+        self.refuse_publish(id, topic, publish, PublishRefusal::Message(reason, Dropped::Intercepted));
     }
 
-    /// An interceptor panicked about something that the client did.
-    pub(crate) fn end_after_panic(&mut self, slot: ConnectionSlot) {
-        self.drop_message(slot, Dropped::InterceptorPanic);
+    /// An interceptor panicked about a PUBLISH to this topic, or a SUBSCRIBE of this filter.
+    pub(crate) fn end_after_panic(&mut self, slot: ConnectionSlot, topic: &str) {
+        self.drop_message(slot, topic, Dropped::InterceptorPanic);
         self.disconnect_with(slot, ReasonCode::ImplementationSpecificError);
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod deferred;
 mod deliver;
 mod disconnect;
 mod drain;
+mod events;
 mod flow_control;
 mod full_disk;
 pub(crate) mod group_delivery;

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use crate::clients::session::INCOMING_ID_BYTES;
+use crate::core::events::is_reserved;
 use crate::delivery::out_buffer::{ACKNOWLEDGEMENT_BYTES, Acknowledgement};
 use crate::delivery::publish_context::PublishContext;
 use crate::ids::{ConnId, ConnectionSlot, DedupKey, Millis, NamespaceId, Origin, SessionId};
 use crate::limits::INCOMING_QOS2_MAX;
 use crate::observe::Site;
+use crate::observe::events::{Ended, RefusedAction};
 use crate::routing::matches::Matches;
 use crate::values::message::expires_at;
 use crate::{Core, Dropped, Subject};
@@ -64,7 +66,7 @@ impl Core {
         now: Millis,
     ) {
         if let Err(refusal) = self.check_publish(id, topic, publish, raw.len(), now) {
-            return self.refuse_publish(id, publish, refusal);
+            return self.refuse_publish(id, topic, publish, refusal);
         }
         if !self.may_defer {
             return self.accept_publish(id, topic, (publish, raw), None, now);
@@ -81,13 +83,13 @@ impl Core {
         }
     }
 
-    pub(crate) fn refuse_publish(&mut self, id: ConnId, publish: &Publish<'_>, refusal: PublishRefusal) {
+    pub(crate) fn refuse_publish(&mut self, id: ConnId, topic: &str, publish: &Publish<'_>, refusal: PublishRefusal) {
         match refusal {
             PublishRefusal::Disconnect(reason) => self.refuse(id.slot, reason),
             PublishRefusal::Message(reason, why) => {
-                self.drop_message(id.slot, why);
+                self.drop_message(id.slot, topic, why);
                 if reason == ReasonCode::NotAuthorized {
-                    self.count_unauthorized(id.slot);
+                    self.count_unauthorized(id.slot, RefusedAction::Publish, topic);
                 }
                 self.acknowledge(id.slot, publish, reason, None, usize::MAX);
             }
@@ -211,8 +213,7 @@ impl Core {
         if connection.was_permitted(topic, publish.qos, publish.retain) {
             return Ok(());
         }
-        // $SYS is the broker's own to write.
-        if topic.starts_with("$SYS/") {
+        if is_reserved(topic) {
             return refused;
         }
         if connection.policy.acl.is_none() && connection.principal.claims_acl.is_none() {
@@ -249,12 +250,12 @@ impl Core {
         if self.journal.is_full()
             && let Err(refusal) = self.check_store(id.slot, topic, publish, receivers.as_ref())
         {
-            return self.refuse_publish(id, publish, refusal);
+            return self.refuse_publish(id, topic, publish, refusal);
         }
         if publish.retain
             && let Err(refusal) = self.check_retained(id.slot, topic, publish)
         {
-            return self.refuse_publish(id, publish, refusal);
+            return self.refuse_publish(id, topic, publish, refusal);
         }
         let Some(connection) = self.clients.connection(id.slot) else {
             return self.observe.count_error(Site::ConnectionOfPacket);
@@ -337,7 +338,7 @@ impl Core {
         if let Some(epoch) = epoch {
             if maximum_packet_size < ACKNOWLEDGEMENT_BYTES {
                 // It could not be sent when its epoch is settled [MQTT-3.1.2-24].
-                return self.close(slot);
+                return self.close(slot, Ended::ByServer(ReasonCode::PacketTooLarge as u8));
             }
             let acknowledgement = Acknowledgement { epoch, qos: publish.qos, packet_id, code };
             return self.acknowledge_after(slot, acknowledgement, own_output);

@@ -40,6 +40,7 @@ impl Core {
         if !record.is_some() && self.receivers_at_once(namespace, will.message.topic()).is_none() {
             if !self.has_memory(MemoryKind::Held, will.message.size()) {
                 self.memory.count_refusal(MemoryKind::Held);
+                self.will_dropped_event((namespace, client_id, policy), will.message.topic(), Dropped::QueueFull);
                 return self.count_dropped(policy.id, Dropped::QueueFull, 1);
             }
             return self.defer_will(namespace, session, will);
@@ -83,6 +84,7 @@ impl Core {
         let id = self.routing.policy(namespace, &policy.name).map_or(policy.id, |current| current.id);
         let index = self.observe.index_of(id);
         self.observe.count_dropped(index, Dropped::Revoked, 1);
+        self.will_dropped_event((namespace, client_id, policy), will.message.topic(), Dropped::Revoked);
         self.wills.report(|| RefusedWill {
             endpoint: Arc::clone(&policy.name),
             client_id: client_id.into(),

@@ -190,7 +190,7 @@ impl Core {
         }
         match self.authorize_publish(id.slot, topic, publish) {
             Ok(()) => self.accept_publish(id, topic, (publish, raw), Some(receivers), now),
-            Err(refusal) => self.refuse_publish(id, publish, refusal),
+            Err(refusal) => self.refuse_publish(id, topic, publish, refusal),
         }
     }
 }

@@ -46,6 +46,10 @@ impl Core {
                     self.memory.count_refusal(MemoryKind::Queues);
                 }
                 self.count_dropped(id, Dropped::QueueFull, dropped.len() as u64 + 1);
+                dropped
+                    .iter()
+                    .chain([&queued])
+                    .for_each(|q| self.dropped_event(to, q.message.topic(), Dropped::QueueFull));
                 return self.forget_queued(durable_id, &dropped);
             }
         }
@@ -53,6 +57,7 @@ impl Core {
             self.forget_queued(durable_id, &dropped);
             self.record_queued(to, &mut queued);
         }
+        dropped.iter().for_each(|oldest| self.dropped_event(to, oldest.message.topic(), Dropped::QueueFull));
         let dropped = dropped.len() as u64;
         let Some(session) = self.clients.session_mut(to) else {
             return self.observe.count_error(Site::SessionOfSubscription);
@@ -117,13 +122,13 @@ impl Core {
             }
             let Some(queued) = self.clients.session_mut(id).and_then(|s| s.queue.pop()) else { return };
             if queued.message.is_expired(now) {
-                self.drop_message(slot, Dropped::Expired);
+                self.drop_message(slot, queued.message.topic(), Dropped::Expired);
                 let durable_id = self.durable_id(slot);
                 self.forget_queued(durable_id, &[queued]);
                 continue;
             }
             if !self.routing.may_deliver(namespace, &queued.message) {
-                self.drop_message(slot, Dropped::Revoked);
+                self.drop_message(slot, queued.message.topic(), Dropped::Revoked);
                 let durable_id = self.durable_id(slot);
                 self.forget_queued(durable_id, &[queued]);
                 continue;

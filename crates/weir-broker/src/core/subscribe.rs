@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::clients::pending_subscribe::PendingSubscribe;
+use crate::core::events::is_of_events;
 use crate::hash::IdSet;
 use crate::ids::{
     ConnId, ConnectionSlot, Millis, NamespaceId, NodeId, Origin, RecordId, SessionId, SessionRef, ShardId,
@@ -11,10 +12,11 @@ use crate::interceptor::Panicked;
 use crate::limits::FILTERS_PER_PACKET_MAX;
 use crate::links::link::{BarrierId, LinkMessage, RetainedStart};
 use crate::observe::Site;
+use crate::observe::events::{CoreEventKind, RefusedAction};
 use crate::routing::shared_groups::SharedSubscription;
 use crate::routing::subscribers::Subscriber;
 use crate::values::group::{GroupKey, GroupMember};
-use crate::{Core, MemoryKind, Subject, Verdict};
+use crate::{Authorize, Core, MemoryKind, Subject, Verdict};
 use weir_mqtt::{
     PacketId, ProtocolVersion, QoS, ReasonCode, RetainHandling, SharedFilter, Subscribe, SubscribeFilter, Unsubscribe,
 };
@@ -23,6 +25,17 @@ use weir_mqtt::{
 pub(crate) const FILTER_WORK: usize = 4;
 /// Bytes that a subscription takes at most, beside its filter.
 const SUBSCRIPTION_MAX_BYTES: usize = 512;
+
+/// Whether all access lists permit a subscription. Events name other clients: without an access list, none may be read.
+fn permit_subscription<'a>(
+    acls: impl Iterator<Item = &'a Arc<dyn Authorize>>,
+    subject: Subject<'_>,
+    filter: &str,
+    qos: QoS,
+) -> bool {
+    let mut acls = acls.peekable();
+    (acls.peek().is_some() || !is_of_events(filter)) && acls.all(|acl| acl.may_subscribe(subject, filter, qos))
+}
 
 impl Core {
     pub(crate) fn on_subscribe(&mut self, id: ConnId, subscribe: &Subscribe<'_>, now: Millis) {
@@ -48,10 +61,13 @@ impl Core {
         let codes: Vec<u8> = subscribe
             .filters()
             .map(|filter| match self.subscribe_one(id.slot, session, filter, identifier, &mut reads) {
-                Ok(qos) => qos as u8,
+                Ok(qos) => {
+                    self.subscribed_event(session, filter.filter, qos);
+                    qos as u8
+                }
                 Err(reason) => {
                     if reason == ReasonCode::NotAuthorized {
-                        self.count_unauthorized(id.slot);
+                        self.count_unauthorized(id.slot, RefusedAction::Subscribe, filter.filter);
                     }
                     if version == ProtocolVersion::V5 { reason as u8 } else { 0x80 }
                 }
@@ -99,13 +115,13 @@ impl Core {
                 Ok(Verdict::Allow) => {}
                 Ok(Verdict::Deny(reason)) => return Err(reason.of_subscription()),
                 Err(Panicked) => {
-                    self.end_after_panic(slot);
+                    self.end_after_panic(slot, plain);
                     return Err(ReasonCode::ImplementationSpecificError);
                 }
             }
         }
         let acls = [&connection.policy.acl, &connection.principal.claims_acl];
-        if !acls.into_iter().flatten().all(|acl| acl.may_subscribe(subject, plain, qos)) {
+        if !permit_subscription(acls.into_iter().flatten(), subject, plain, qos) {
             return Err(ReasonCode::NotAuthorized);
         }
         let most = limits.max_subscriptions as usize;
@@ -327,6 +343,9 @@ impl Core {
                     Ok(Some(shared)) => self.unsubscribe_shared(session, &shared),
                     _ => self.unsubscribe(session, filter),
                 };
+                if existed {
+                    self.unsubscribed_event(session, filter, true);
+                }
                 if existed { ReasonCode::Success as u8 } else { ReasonCode::NoSubscriptionExisted as u8 }
             })
             .collect();
@@ -421,10 +440,11 @@ impl Core {
         };
         let acls = [connection.policy.acl.clone(), connection.principal.claims_acl.clone()];
         let acls: Vec<_> = acls.into_iter().flatten().collect();
-        if acls.is_empty() {
+        let namespace = session.namespace;
+        if acls.is_empty() && !self.reads_events(id) {
             return;
         }
-        let namespace = session.namespace;
+        let Some(session) = self.clients.session(id) else { return };
         let client_id = session.client_id.clone();
         let principal = connection.principal.clone();
         let address = principal.address;
@@ -434,24 +454,41 @@ impl Core {
                 self.observe.count_error(Site::SubscriptionOfSession);
                 continue;
             };
-            if !acls.iter().all(|acl| acl.may_subscribe(subject, &filter, subscriber.options.qos)) {
+            if !permit_subscription(acls.iter(), subject, &filter, subscriber.options.qos) {
                 self.unsubscribe_node(id, namespace, node);
+                self.unsubscribed_event(id, &filter, false);
             }
         }
         let Some(session) = self.clients.session_mut(id) else { return };
         let refused = |(key, shared): &(&Arc<GroupKey>, &SharedSubscription)| {
-            !acls.iter().all(|acl| acl.may_subscribe(subject, &key.filter, shared.qos))
+            !permit_subscription(acls.iter(), subject, &key.filter, shared.qos)
         };
         let shared = session.cold.iter().flat_map(|cold| &cold.shared);
         let refused: Vec<Arc<GroupKey>> = shared.filter(refused).map(|(key, _)| Arc::clone(key)).collect();
         let left: Vec<_> = refused.iter().filter_map(|key| session.remove_group(key)).collect();
-        let may_receive = |topic: &str| acls.iter().all(|acl| acl.may_receive(subject, topic));
+        let may_receive = |topic: &str| {
+            (!acls.is_empty() || !is_of_events(topic)) && acls.iter().all(|acl| acl.may_receive(subject, topic))
+        };
         let dropped = session.queue.retain(|q| may_receive(q.message.topic()));
         let durable_id = session.durable.as_ref().map(|durable| durable.id);
         self.forget_queued(durable_id, &dropped);
         let generation = self.clients.session_ref(id).generation;
-        left.iter().for_each(|(key, shared)| self.leave_group(key, shared, SessionRef { id, generation }));
-        dropped.iter().for_each(|_| self.drop_message(slot, crate::Dropped::Revoked));
+        for (key, shared) in &left {
+            self.leave_group(key, shared, SessionRef { id, generation });
+            if self.observe.wants(CoreEventKind::SessionUnsubscribed) {
+                self.unsubscribed_event(id, &format!("$share/{}/{}", key.group, key.filter), false);
+            }
+        }
+        dropped.iter().for_each(|q| self.drop_message(slot, q.message.topic(), crate::Dropped::Revoked));
+    }
+
+    /// Whether a session has subscribed to events.
+    fn reads_events(&self, id: SessionId) -> bool {
+        let Some(session) = self.clients.session(id) else { return false };
+        let subscriptions = self.routing.subscriptions(session.namespace);
+        let mut shared = session.cold.iter().flat_map(|cold| cold.shared.keys());
+        session.subscriptions.iter().any(|&node| is_of_events(&subscriptions.filter(node)))
+            || shared.any(|key| is_of_events(&key.filter))
     }
 
     /// Publishes for the broker itself: `$SYS`, and what comes in over bridges.

@@ -2,6 +2,7 @@
 
 use crate::Core;
 use crate::ids::{Millis, SessionId};
+use crate::observe::events::{CoreEventDetail, CoreEventKind};
 use weir_mqtt::ReasonCode;
 
 impl Core {
@@ -9,6 +10,7 @@ impl Core {
     /// [MQTT-3.1.2-4]. Returns what is left of it, and whether that is to be called present.
     pub(crate) fn take_over(&mut self, id: SessionId, clean_start: bool, now: Millis) -> (Option<SessionId>, bool) {
         if let Some(slot) = self.clients.session(id).and_then(|s| s.connection) {
+            self.session_event(CoreEventKind::SessionTakenOver, id, || CoreEventDetail::SessionTakenOver);
             self.disconnect_with(slot, ReasonCode::SessionTakenOver);
         }
         // A due will is published even if the client reconnects before its timer fires.
@@ -18,6 +20,7 @@ impl Core {
             return (None, false);
         }
         if clean_start {
+            self.session_event(CoreEventKind::SessionDiscarded, id, || CoreEventDetail::SessionDiscarded);
             self.end_session(id, now);
             return (None, false);
         }

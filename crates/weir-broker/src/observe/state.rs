@@ -5,13 +5,15 @@ use std::collections::BTreeMap;
 use crate::ids::{EndpointId, EndpointIndex, SlabIndex};
 use crate::observe::counters::{Dropped, EndpointCounters};
 use crate::observe::errors::{InternalErrors, Site};
+use crate::observe::events::{CoreEventKind, EventLog};
 
-/// Counters of each endpoint, and of internal errors.
+/// Counters of each endpoint and of internal errors, and events.
 #[derive(Debug, Default)]
 pub(crate) struct Observe {
     by_endpoint: BTreeMap<EndpointId, EndpointIndex>,
     counters: Vec<EndpointCounters>,
     errors: InternalErrors,
+    pub(crate) events: EventLog,
 }
 
 impl Observe {
@@ -44,6 +46,12 @@ impl Observe {
     #[track_caller]
     pub(crate) fn count_error(&mut self, site: Site) {
         self.errors.count_error(site);
+    }
+
+    /// Whether events of the kind are wanted.
+    #[inline]
+    pub(crate) fn wants(&self, kind: CoreEventKind) -> bool {
+        self.events.mask.wants(kind.bit())
     }
 
     pub(crate) fn errors(&self) -> InternalErrors {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Acl, Auth, Ban, Bridge, DocumentIdentity, Endpoint, Kind, Name, Reconcile};
+use super::{Acl, Auth, Ban, Bridge, DocumentIdentity, Endpoint, EventTopics, Kind, Name, Reconcile};
 
 /// All valid declarations of a snapshot, and the last good declarations of held identities.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -19,6 +19,7 @@ pub struct Declared {
     /// Applied to `endpoints` already; kept for display.
     pub defaults: Option<Arc<Defaults>>,
     pub reconcile: Arc<Reconcile>,
+    pub events: Option<Arc<EventTopics>>,
 }
 
 impl Declared {
@@ -32,6 +33,7 @@ impl Declared {
             Kind::Ban => self.bans.contains_key(&identity.name),
             Kind::Defaults => self.defaults.is_some(),
             Kind::Reconcile => !self.reconcile.origin.file.is_empty(),
+            Kind::Events => self.events.is_some(),
         }
     }
 }

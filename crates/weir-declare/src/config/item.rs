@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Acl, Auth, Ban, Bridge, Declared, Defaults, DocumentIdentity, Endpoint, Kind, Name, Origin, Reconcile};
+use super::{
+    Acl, Auth, Ban, Bridge, Declared, Defaults, DocumentIdentity, Endpoint, EventTopics, Kind, Name, Origin, Reconcile,
+};
 
 /// A declaration of any kind.
 #[derive(Debug, Clone)]
@@ -18,6 +20,7 @@ pub(super) enum Item {
     Ban(Arc<Ban>),
     Defaults(Arc<Defaults>),
     Reconcile(Arc<Reconcile>),
+    Events(Arc<EventTopics>),
 }
 
 impl Item {
@@ -32,6 +35,7 @@ impl Item {
             Self::Ban(ban) => drop(declared.bans.insert(name, Arc::clone(ban))),
             Self::Defaults(defaults) => declared.defaults = Some(Arc::clone(defaults)),
             Self::Reconcile(reconcile) => declared.reconcile = Arc::clone(reconcile),
+            Self::Events(events) => declared.events = Some(Arc::clone(events)),
         }
     }
 
@@ -45,6 +49,7 @@ impl Item {
             (Self::Ban(a), Self::Ban(b)) => Arc::ptr_eq(a, b),
             (Self::Defaults(a), Self::Defaults(b)) => Arc::ptr_eq(a, b),
             (Self::Reconcile(a), Self::Reconcile(b)) => Arc::ptr_eq(a, b),
+            (Self::Events(a), Self::Events(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }
@@ -59,6 +64,7 @@ impl Item {
             Self::Ban(ban) => &ban.origin,
             Self::Defaults(defaults) => &defaults.origin,
             Self::Reconcile(reconcile) => &reconcile.origin,
+            Self::Events(events) => &events.origin,
         }
     }
 }
@@ -78,6 +84,9 @@ pub(super) fn all_items(declared: &Declared) -> impl Iterator<Item = (DocumentId
         .chain(each(Kind::Bridge, &declared.bridges, Item::Bridge))
         .chain(each(Kind::Ban, &declared.bans, Item::Ban))
         .chain([(DocumentIdentity::single(Kind::Reconcile), Item::Reconcile(Arc::clone(&declared.reconcile)))])
+        .chain(
+            declared.events.iter().map(|one| (DocumentIdentity::single(Kind::Events), Item::Events(Arc::clone(one)))),
+        )
 }
 
 /// The fields of a declaration that have a value.
@@ -89,6 +98,7 @@ pub(super) fn all_fields(item: &Item) -> Map<String, Value> {
         Item::Bridge(bridge) => fields_of(&**bridge),
         Item::Ban(ban) => fields_of(&**ban),
         Item::Reconcile(reconcile) => fields_of(&**reconcile),
+        Item::Events(events) => fields_of(&**events),
         Item::Defaults(defaults) => {
             [("endpoint".to_owned(), Value::Object(defaults.endpoint.clone()))].into_iter().collect()
         }

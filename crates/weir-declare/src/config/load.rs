@@ -228,6 +228,7 @@ impl SnapshotLoader<'_> {
                 Body::Ban(ban) => Item::Ban(Arc::clone(ban)),
                 Body::Defaults(defaults) => Item::Defaults(Arc::clone(defaults)),
                 Body::Reconcile(reconcile) => Item::Reconcile(Arc::clone(reconcile)),
+                Body::Events(events) => Item::Events(Arc::clone(events)),
                 Body::Endpoint(_) => continue,
             };
             self.accept(identity, LastGoodEntry { path, document: Some(document), defaults: None, item });

@@ -7,7 +7,8 @@
 //! - `snapshot`: the input of [`load`]. `yaml`, `path`: bytes to bounded values and their positions.
 //! - `schema`, `formats`, `schema_check`, `explain`, `suggest`: the JSON Schema, and messages about violations of it.
 //! - `parse`, `document`, `semantics`, `unreachable_rules`: one document by itself.
-//! - `endpoint`, `transport`, `tls`, `auth`, `acl`, `bridge`, `ban`, `reconciliation`: the types of documents.
+//! - `endpoint`, `transport`, `tls`, `auth`, `acl`, `bridge`, `ban`, `reconciliation`, `event_topics`: the types of documents.
+//!   `event_kind`: the kinds of events.
 //! - `load`, `build_endpoint`, `conflicts`, `last_good`, `held`: all documents together, and the state between passes.
 //! - `item`, `canonical`, `json_cache`, `diff`, `change_class`: the canonical form, its digest and differences.
 //! - `masking`: what a broker shows of documents. `codes`: the codes of diagnostics. `sorted_cursor`: lookups in sorted maps.
@@ -29,6 +30,8 @@ mod diagnostic;
 mod diff;
 mod document;
 mod endpoint;
+mod event_kind;
+mod event_topics;
 mod explain;
 mod formats;
 mod held;
@@ -72,6 +75,8 @@ pub use diagnostic::*;
 pub use diff::*;
 pub use document::DocumentPlace;
 pub use endpoint::*;
+pub use event_kind::*;
+pub use event_topics::*;
 pub use held::*;
 pub use item::fields_of;
 pub use last_good::{LastGood, LastGoodError, LastGoodWriter};

@@ -92,12 +92,13 @@ pub enum Kind {
     Ban,
     Defaults,
     Reconcile,
+    Events,
 }
 
 impl Kind {
     /// Every kind, in the order of the canonical form.
-    pub const ALL: [Self; 7] =
-        [Self::Endpoint, Self::Auth, Self::Acl, Self::Bridge, Self::Ban, Self::Defaults, Self::Reconcile];
+    pub const ALL: [Self; 8] =
+        [Self::Endpoint, Self::Auth, Self::Acl, Self::Bridge, Self::Ban, Self::Defaults, Self::Reconcile, Self::Events];
 
     /// The top-level key.
     pub fn key(self) -> &'static str {
@@ -109,6 +110,7 @@ impl Kind {
             Self::Bridge => "bridge",
             Self::Ban => "ban",
             Self::Reconcile => "reconcile",
+            Self::Events => "events",
         }
     }
 
@@ -119,7 +121,7 @@ impl Kind {
 
     /// Whether there is at most one document of this kind. It has no name.
     pub fn is_single(self) -> bool {
-        matches!(self, Self::Defaults | Self::Reconcile)
+        matches!(self, Self::Defaults | Self::Reconcile | Self::Events)
     }
 }
 

@@ -11,7 +11,8 @@ use super::path::InstancePath;
 use super::suggest::did_you_mean;
 use super::yaml::{self, Children, MappingEntry, ParsedDocument};
 use super::{
-    Acl, Auth, Ban, Bridge, Defaults, Diagnostic, DocumentIdentity, Kind, Name, Origin, Position, Reconcile, Severity,
+    Acl, Auth, Ban, Bridge, Defaults, Diagnostic, DocumentIdentity, EventTopics, Kind, Name, Origin, Position,
+    Reconcile, Severity,
 };
 use super::{SourceFile, schema_check, semantics};
 
@@ -253,6 +254,7 @@ fn deserialize_body(kind: Kind, body: Value, name: &Name, origin: &Origin) -> Re
         Kind::Bridge => Body::Bridge(parse(body, |bridge: &mut Bridge| (bridge.name, bridge.origin) = (name, origin))?),
         Kind::Ban => Body::Ban(parse(body, |ban: &mut Ban| (ban.name, ban.origin) = (name, origin))?),
         Kind::Reconcile => Body::Reconcile(parse(body, |reconcile: &mut Reconcile| reconcile.origin = origin)?),
+        Kind::Events => Body::Events(parse(body, |events: &mut EventTopics| events.origin = origin)?),
         Kind::Defaults => {
             let mut fields: Map<String, Value> = serde_json::from_value(body)?;
             let endpoint = fields.remove("endpoint").map(serde_json::from_value).transpose()?.unwrap_or_default();

@@ -12,7 +12,7 @@ pub(super) fn check_document(document: &Document, body: &Body) -> Vec<Diagnostic
         Body::Acl(acl) => check_acl(document, acl),
         Body::Bridge(bridge) => check_bridge(document, bridge),
         Body::Auth(auth) => check_auth(document, auth),
-        Body::Endpoint(_) | Body::Ban(_) | Body::Defaults(_) | Body::Reconcile(_) => Vec::new(),
+        Body::Endpoint(_) | Body::Ban(_) | Body::Defaults(_) | Body::Reconcile(_) | Body::Events(_) => Vec::new(),
     }
 }
 

@@ -215,6 +215,9 @@ fn removed_documents<'a>(last: &'a Declared, now: &Declared) -> Vec<(DocumentIde
     if !last.reconcile.origin.file.is_empty() && now.reconcile.origin.file.is_empty() {
         removed.push((DocumentIdentity::single(Kind::Reconcile), &last.reconcile.origin.file));
     }
+    if let (Some(events), None) = (&last.events, &now.events) {
+        removed.push((DocumentIdentity::single(Kind::Events), &events.origin.file));
+    }
     removed
 }
 
@@ -287,7 +290,7 @@ impl Guarded {
             Kind::Auth => keep(&mut now.auths, &last.auths, name),
             Kind::Acl => keep(&mut now.acls, &last.acls, name),
             Kind::Bridge => keep(&mut now.bridges, &last.bridges, name),
-            Kind::Endpoint | Kind::Ban | Kind::Defaults | Kind::Reconcile => false,
+            Kind::Endpoint | Kind::Ban | Kind::Defaults | Kind::Reconcile | Kind::Events => false,
         };
         if kept {
             self.held.insert(identity, Held { cause, why });

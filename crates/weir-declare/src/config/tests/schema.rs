@@ -129,6 +129,18 @@ fn every_code_is_documented() {
 }
 
 #[test]
+fn the_schema_has_each_kind_of_event_and_each_group() {
+    let listed = field_schema(kind_schema(Kind::Events), "topics").unwrap()["items"]["enum"].as_array().unwrap();
+    let listed: Vec<&str> = listed.iter().filter_map(Value::as_str).collect();
+    let topics: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.topic()).collect();
+    let mut groups: Vec<String> =
+        topics.iter().map(|topic| format!("{}/#", topic.split('/').next().unwrap())).collect();
+    groups.dedup();
+    assert_eq!(listed, ["#"].into_iter().chain(groups.iter().map(String::as_str)).chain(topics).collect::<Vec<_>>());
+    assert!(listed.iter().all(|topic| EventPattern::parse(topic).is_ok()));
+}
+
+#[test]
 fn the_schema_uses_known_change_classes() {
     let known: Vec<&str> = ChangeClass::ALL.iter().map(|class| class.as_str()).collect();
     every_field(&mut |path, field| match field.get("x-change-class") {
@@ -155,6 +167,7 @@ fn minimal(kind: Kind) -> Map<String, Value> {
         Kind::Bridge => "bridge: {name: x, address: ['mqtt://a'], in: [{filter: a}], out: [{filter: a}]}",
         Kind::Ban => "ban: {name: x, entries: [{clientId: a}], flapping: {}}",
         Kind::Reconcile => "reconcile: {}",
+        Kind::Events => "events: {topics: ['#']}",
         Kind::Defaults => "defaults: {endpoint: {}}",
     };
     let loaded = first(&[("x.yaml", text)]);
@@ -166,6 +179,7 @@ fn minimal(kind: Kind) -> Map<String, Value> {
         Kind::Bridge => declared.bridges.values().map(|bridge| fields_of(&**bridge)).next(),
         Kind::Ban => declared.bans.values().map(|ban| fields_of(&**ban)).next(),
         Kind::Reconcile => Some(fields_of(&*declared.reconcile)),
+        Kind::Events => declared.events.as_ref().map(|events| fields_of(&**events)),
         Kind::Defaults => Some(Map::new()),
     }
     .unwrap_or_else(|| panic!("{text}: {:?}", codes(&loaded)))
@@ -189,7 +203,8 @@ fn compare(path: &str, part: &'static Value, body: &Map<String, Value>, wrong: &
             }
             value => {
                 let given = ["x", "mqtt://a:1883", "http://a", "RS256", "k", "a", "allow"];
-                let given = given.iter().any(|text| value == text) || *value == serde_json::json!(["mqtt://a:1883"]);
+                let lists = [serde_json::json!(["mqtt://a:1883"]), serde_json::json!(["#"])];
+                let given = given.iter().any(|text| value == text) || lists.contains(value);
                 if rule.get("default") != Some(value) && !(given || path == "endpoint.port") {
                     wrong
                         .push(format!("{path}: the schema's default is {:?}, the type's {value}", rule.get("default")));

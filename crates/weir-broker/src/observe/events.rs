@@ -1,0 +1,222 @@
+//! Events: what happened to clients, sessions and messages, for those kinds that are wanted.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::observe::counters::Dropped;
+use weir_mqtt::{ProtocolVersion, QoS};
+
+/// Events that wait until they are taken, and their bytes; more are counted as missed.
+const PENDING_MAX: usize = 8192;
+const PENDING_MAX_BYTES: usize = 4 << 20;
+
+/// The kinds of events of a core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum CoreEventKind {
+    ClientConnected,
+    ClientDisconnected,
+    SessionCreated,
+    SessionResumed,
+    SessionTakenOver,
+    SessionExpired,
+    SessionDiscarded,
+    SessionSubscribed,
+    SessionUnsubscribed,
+    AuthorizationRefused,
+    MessageDropped,
+}
+
+impl CoreEventKind {
+    /// Every kind.
+    pub const ALL: [Self; 11] = [
+        Self::ClientConnected,
+        Self::ClientDisconnected,
+        Self::SessionCreated,
+        Self::SessionResumed,
+        Self::SessionTakenOver,
+        Self::SessionExpired,
+        Self::SessionDiscarded,
+        Self::SessionSubscribed,
+        Self::SessionUnsubscribed,
+        Self::AuthorizationRefused,
+        Self::MessageDropped,
+    ];
+
+    /// The kind's bit in an [`EventMask`].
+    pub fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+/// The kinds that are wanted, as bits. Shared with those who change them.
+#[derive(Debug, Clone, Default)]
+pub struct EventMask(Arc<AtomicU32>);
+
+impl EventMask {
+    /// Sets the wanted kinds.
+    pub fn set(&self, bits: u32) {
+        self.0.store(bits, Ordering::Release);
+    }
+
+    /// Whether any of the kinds is wanted.
+    #[inline]
+    pub fn wants(&self, bits: u32) -> bool {
+        self.0.load(Ordering::Acquire) & bits != 0
+    }
+}
+
+/// The client that an event concerns.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventClient {
+    pub client_id: Box<str>,
+    /// The endpoint's name.
+    pub endpoint: Arc<str>,
+    /// Empty: the shared namespace.
+    pub namespace: Arc<str>,
+    /// Known while it is connected, as is its address.
+    pub username: Option<Box<str>>,
+    pub address: Option<IpAddr>,
+}
+
+/// What ended a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// DISCONNECT of the client, with its reason code.
+    ByClient(u8),
+    /// The broker, for this reason.
+    ByServer(u8),
+    /// The socket closed without DISCONNECT.
+    Lost,
+}
+
+/// What a client was not authorized to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusedAction {
+    Publish,
+    Subscribe,
+    /// To have the will of its CONNECT.
+    Will,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CoreEventDetail {
+    ClientConnected {
+        version: ProtocolVersion,
+        clean_start: bool,
+        session_present: bool,
+        /// Seconds; 0: none.
+        keep_alive_s: u16,
+        /// Seconds; `u32::MAX`: never.
+        session_expiry_s: u32,
+    },
+    ClientDisconnected(Ended),
+    SessionCreated,
+    SessionResumed,
+    /// By another connection with the same client id.
+    SessionTakenOver,
+    /// Its expiry is over; or it was 0, and its client is gone.
+    SessionExpired,
+    /// By a CONNECT with Clean Start.
+    SessionDiscarded,
+    /// A shared filter as `$share/group/filter`.
+    SessionSubscribed {
+        filter: Box<str>,
+        qos: QoS,
+    },
+    /// By the client, or because the rules do not permit it any more.
+    SessionUnsubscribed {
+        filter: Box<str>,
+        by_client: bool,
+    },
+    /// `topic`: of the PUBLISH or the will, or the filter.
+    AuthorizationRefused {
+        action: RefusedAction,
+        topic: Box<str>,
+    },
+    /// The client is the receiver; where the publisher lost the message, the publisher.
+    MessageDropped {
+        topic: Box<str>,
+        why: Dropped,
+    },
+}
+
+impl CoreEventDetail {
+    /// The kind of the event.
+    pub fn kind(&self) -> CoreEventKind {
+        match self {
+            Self::ClientConnected { .. } => CoreEventKind::ClientConnected,
+            Self::ClientDisconnected(_) => CoreEventKind::ClientDisconnected,
+            Self::SessionCreated => CoreEventKind::SessionCreated,
+            Self::SessionResumed => CoreEventKind::SessionResumed,
+            Self::SessionTakenOver => CoreEventKind::SessionTakenOver,
+            Self::SessionExpired => CoreEventKind::SessionExpired,
+            Self::SessionDiscarded => CoreEventKind::SessionDiscarded,
+            Self::SessionSubscribed { .. } => CoreEventKind::SessionSubscribed,
+            Self::SessionUnsubscribed { .. } => CoreEventKind::SessionUnsubscribed,
+            Self::AuthorizationRefused { .. } => CoreEventKind::AuthorizationRefused,
+            Self::MessageDropped { .. } => CoreEventKind::MessageDropped,
+        }
+    }
+
+    fn text_bytes(&self) -> usize {
+        match self {
+            Self::SessionSubscribed { filter, .. } | Self::SessionUnsubscribed { filter, .. } => filter.len(),
+            Self::AuthorizationRefused { topic, .. } | Self::MessageDropped { topic, .. } => topic.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// An event of a core.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoreEvent {
+    pub client: EventClient,
+    pub detail: CoreEventDetail,
+}
+
+/// The events since the last call of [`Core::take_events`](crate::Core::take_events), oldest first.
+#[derive(Debug, Default)]
+pub struct CoreEvents {
+    pub events: Vec<CoreEvent>,
+    /// Events that there was no room for, by kind.
+    pub missed: [u64; CoreEventKind::ALL.len()],
+}
+
+impl CoreEvents {
+    /// Whether nothing happened.
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty() && self.missed.iter().all(|&count| count == 0)
+    }
+}
+
+/// The wanted kinds, and the events that wait to be taken.
+#[derive(Debug, Default)]
+pub(crate) struct EventLog {
+    pub(crate) mask: EventMask,
+    pending: CoreEvents,
+    bytes: usize,
+}
+
+impl EventLog {
+    pub(crate) fn push(&mut self, client: EventClient, detail: CoreEventDetail) {
+        let user = client.username.as_ref().map_or(0, |name| name.len());
+        let bytes = size_of::<CoreEvent>() + client.client_id.len() + user + detail.text_bytes();
+        if self.pending.events.len() >= PENDING_MAX || self.bytes + bytes > PENDING_MAX_BYTES {
+            self.pending.missed[detail.kind() as usize] += 1;
+            return;
+        }
+        self.bytes += bytes;
+        self.pending.events.push(CoreEvent { client, detail });
+    }
+
+    pub(crate) fn take(&mut self) -> Option<CoreEvents> {
+        if self.pending.is_empty() {
+            return None;
+        }
+        self.bytes = 0;
+        Some(std::mem::take(&mut self.pending))
+    }
+}
