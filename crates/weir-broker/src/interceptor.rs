@@ -1,6 +1,5 @@
 //! Interceptors of an endpoint: code of the embedding program that sees, rejects and changes what clients do.
 
-use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -93,36 +92,41 @@ impl DenyReason {
 /// A message on its way to an [`Interceptor`] and back.
 #[derive(Debug)]
 pub struct InterceptedPublish<'a> {
-    topic: Cow<'a, str>,
-    payload: Cow<'a, [u8]>,
+    topic: &'a str,
     publish: &'a Publish<'a>,
+    /// `None`: it is as it came. Boxed, because most messages are not changed.
+    changes: Option<Box<Changes>>,
+}
+
+/// What interceptors have changed.
+#[derive(Debug, Default)]
+struct Changes {
+    topic: Option<String>,
+    payload: Option<Vec<u8>>,
     content_type: Option<Option<Box<str>>>,
     message_expiry_s: Option<Option<u32>>,
     user_properties: Vec<(Box<str>, Box<str>)>,
-    is_changed: bool,
 }
 
 impl<'a> InterceptedPublish<'a> {
     pub(crate) fn new(topic: &'a str, publish: &'a Publish<'a>) -> Self {
-        Self {
-            topic: Cow::Borrowed(topic),
-            payload: Cow::Borrowed(publish.payload),
-            publish,
-            content_type: None,
-            message_expiry_s: None,
-            user_properties: Vec::new(),
-            is_changed: false,
-        }
+        Self { topic, publish, changes: None }
+    }
+
+    fn changes_mut(&mut self) -> &mut Changes {
+        self.changes.get_or_insert_default()
     }
 
     /// The topic; never empty, a topic alias is resolved.
     pub fn topic(&self) -> &str {
-        &self.topic
+        let changed = self.changes.as_ref().and_then(|changes| changes.topic.as_deref());
+        changed.unwrap_or(self.topic)
     }
 
     /// The payload.
     pub fn payload(&self) -> &[u8] {
-        &self.payload
+        let changed = self.changes.as_ref().and_then(|changes| changes.payload.as_deref());
+        changed.unwrap_or(self.publish.payload)
     }
 
     /// The quality of service that the client chose.
@@ -142,47 +146,44 @@ impl<'a> InterceptedPublish<'a> {
 
     /// Changes the topic. A text that is no topic name, or more than the access list permits, rejects the message.
     pub fn set_topic(&mut self, topic: impl Into<String>) {
-        self.topic = Cow::Owned(topic.into());
-        self.is_changed = true;
+        self.changes_mut().topic = Some(topic.into());
     }
 
     /// Changes the payload. It may be larger than the endpoint's `messageMaxSize`; it should not.
     pub fn set_payload(&mut self, payload: impl Into<Vec<u8>>) {
-        self.payload = Cow::Owned(payload.into());
-        self.is_changed = true;
+        self.changes_mut().payload = Some(payload.into());
     }
 
     /// Changes or removes the content type, if the client speaks MQTT 5.0.
     pub fn set_content_type(&mut self, content_type: Option<&str>) {
-        self.content_type = Some(content_type.map(Box::from));
-        self.is_changed = true;
+        self.changes_mut().content_type = Some(content_type.map(Box::from));
     }
 
     /// Changes or removes the message expiry interval, seconds, if the client speaks MQTT 5.0.
     pub fn set_message_expiry_s(&mut self, seconds: Option<u32>) {
-        self.message_expiry_s = Some(seconds);
-        self.is_changed = true;
+        self.changes_mut().message_expiry_s = Some(seconds);
     }
 
     /// Adds a user property, if the client speaks MQTT 5.0.
     pub fn push_user_property(&mut self, name: &str, value: &str) {
-        self.user_properties.push((name.into(), value.into()));
-        self.is_changed = true;
+        self.changes_mut().user_properties.push((name.into(), value.into()));
     }
 
     pub(crate) fn is_changed(&self) -> bool {
-        self.is_changed
+        self.changes.is_some()
     }
 
     /// The changed expiry; `None`: it is as it was.
     pub(crate) fn changed_expiry_s(&self) -> Option<Option<u32>> {
-        self.message_expiry_s
+        self.changes.as_ref()?.message_expiry_s
     }
 
     /// The changed message as a PUBLISH packet.
     pub(crate) fn encode(&self, version: ProtocolVersion) -> Result<Vec<u8>, EncodeError> {
         let Publish { dup, qos, retain, packet_id, properties, .. } = self.publish;
-        let content_type = self.content_type.as_ref().map_or(properties.content_type, Option::as_deref);
+        let nothing = Changes::default();
+        let changes = self.changes.as_deref().unwrap_or(&nothing);
+        let content_type = changes.content_type.as_ref().map_or(properties.content_type, Option::as_deref);
         let fields = PublishProperties {
             payload_format_indicator: properties.payload_format_indicator,
             response_topic: properties.response_topic,
@@ -195,22 +196,22 @@ impl<'a> InterceptedPublish<'a> {
         for (name, value) in properties.user_properties().iter() {
             push_user_property(&mut block, name, value)?;
         }
-        for (name, value) in &self.user_properties {
+        for (name, value) in &changes.user_properties {
             push_user_property(&mut block, name, value)?;
         }
-        let message_expiry_s = self.message_expiry_s.unwrap_or(properties.message_expiry_s);
+        let message_expiry_s = changes.message_expiry_s.unwrap_or(properties.message_expiry_s);
         let properties = PublishPropsOut { pieces: &[&block], message_expiry_s, ..PublishPropsOut::default() };
-        let mut packet = Vec::with_capacity(self.topic.len() + block.len() + self.payload.len() + 16);
+        let mut packet = Vec::with_capacity(self.topic().len() + block.len() + self.payload().len() + 16);
         encode_publish_parts(
             &mut packet,
             version,
             *dup,
             *qos,
             *retain,
-            &self.topic,
+            self.topic(),
             *packet_id,
             &properties,
-            &self.payload,
+            self.payload(),
         )?;
         Ok(packet)
     }
