@@ -2,8 +2,10 @@
 
 mod rig;
 
+use std::sync::Arc;
+
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use weir_broker::ConnId;
+use weir_broker::{ConnId, Interceptor, Interceptors};
 
 use self::rig::{MESSAGES_PER_READ, Rig, publish};
 
@@ -26,6 +28,30 @@ fn pairs(c: &mut Criterion) {
         rig.drain();
         group.throughput(Throughput::Elements(MESSAGES_PER_READ as u64));
         group.bench_function(BenchmarkId::new(format!("qos{qos}"), payload), |b| {
+            b.iter(|| {
+                rig.core.receive(publisher, &read, 0);
+                rig.drain();
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Does nothing.
+struct Nothing;
+
+impl Interceptor for Nothing {}
+
+fn interceptors(c: &mut Criterion) {
+    let mut group = c.benchmark_group("interceptors");
+    for count in [0, 1, 4] {
+        let interceptors = Interceptors::new(vec![Arc::new(Nothing) as Arc<dyn Interceptor>; count]);
+        let mut rig = Rig::with_interceptors(None, interceptors);
+        let publisher = rig.connect("publisher");
+        let read: Vec<u8> = (0..MESSAGES_PER_READ).flat_map(|_| publish("bench/topic/1", 0, 64, 0)).collect();
+        rig.drain();
+        group.throughput(Throughput::Elements(MESSAGES_PER_READ as u64));
+        group.bench_function(BenchmarkId::from_parameter(count), |b| {
             b.iter(|| {
                 rig.core.receive(publisher, &read, 0);
                 rig.drain();
@@ -89,5 +115,5 @@ fn subscriptions(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, pairs, fan_out, wildcards, subscriptions);
+criterion_group!(benches, pairs, interceptors, fan_out, wildcards, subscriptions);
 criterion_main!(benches);

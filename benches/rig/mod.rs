@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use weir_broker::{
     Admission, Authorize, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy,
-    Principal, ProtocolVersions, Reauthentication, RecordBatch, ShardId, WorkBudget, drive,
+    Interceptors, Principal, ProtocolVersions, Reauthentication, RecordBatch, ShardId, WorkBudget, drive,
 };
 use weir_mqtt::{DecodeContext, Decoded, Packet, ProtocolVersion, Side, decode};
 
@@ -22,6 +22,10 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new(acl: Option<Arc<dyn Authorize>>) -> Self {
+        Self::with_interceptors(acl, None)
+    }
+
+    pub(crate) fn with_interceptors(acl: Option<Arc<dyn Authorize>>, interceptors: Option<Interceptors>) -> Self {
         let policy = EndpointPolicy {
             id: EndpointId(1),
             name: "bench".into(),
@@ -30,7 +34,7 @@ impl Rig {
             versions: ProtocolVersions::ALL,
             limits: EndpointLimits::default(),
             acl,
-            interceptors: None,
+            interceptors,
             admission: None,
         };
         let policy = Arc::new(policy);

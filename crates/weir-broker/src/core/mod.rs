@@ -18,8 +18,6 @@ mod handover;
 mod incoming_aliases;
 pub(crate) mod inspect;
 mod intercept;
-#[cfg(test)]
-mod intercept_tests;
 mod link_messages;
 mod memory;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::{
 };
 use weir_mqtt::{Decoded, decode_connect};
 
-pub(super) fn core() -> Core {
+fn core() -> Core {
     Core::new(CoreConfig { shard: ShardId(0), shards: 1, hash_seed: 0, work: WorkBudget::default() })
 }
 
@@ -34,7 +34,7 @@ fn admitted(core: &mut Core, client_id: &str) -> ConnId {
     admitted_to(core, policy(), client_id, false)
 }
 
-pub(super) fn admitted_to(core: &mut Core, policy: EndpointPolicy, client_id: &str, clean: bool) -> ConnId {
+fn admitted_to(core: &mut Core, policy: EndpointPolicy, client_id: &str, clean: bool) -> ConnId {
     let (length, flags) = (client_id.len() as u8, u8::from(clean) << 1);
     let bytes = [&[0x10, 12 + length, 0, 4][..], b"MQTT", &[4, flags, 0, 0, 0, length], client_id.as_bytes()].concat();
     let Ok(Decoded::Packet { packet, .. }) = decode_connect(&bytes, 1000) else { panic!("no CONNECT") };
