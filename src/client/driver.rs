@@ -10,9 +10,10 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::{Notify, oneshot};
 use weir_mqtt::{PacketId, QoS, SubscriptionOptions};
 
-use super::connection::{self, Connection, Event, Outgoing};
+use super::connection::{Connection, Event};
 use super::error::ClientError;
 use super::message::{Message, Publish};
+use super::packets::{self, Outgoing};
 
 /// Messages that wait for the program; more stay with the broker.
 const WAITING_MESSAGES_MAX: usize = 256;
@@ -33,7 +34,7 @@ struct State {
     /// What waits for the acknowledgement of a packet.
     pending: HashMap<PacketId, Pending>,
     /// Messages for the program.
-    messages: VecDeque<connection::Message>,
+    messages: VecDeque<packets::Message>,
     message_bytes: usize,
     /// Messages of QoS 1 and 2 in the order in which they came, which is that of their acknowledgements [MQTT-4.6.0-2], and
     /// whether the program has acknowledged them.

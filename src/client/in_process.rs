@@ -11,10 +11,11 @@ use std::time::Duration;
 use futures_core::Stream;
 use weir_mqtt::{ProtocolVersion, QoS, SubscriptionOptions};
 
-use super::connection::{ConnectOptions, Connection};
+use super::connection::Connection;
 use super::driver::{Driven, drive};
 use super::error::ClientError;
 use super::message::{Message, Publish};
+use super::packets::ConnectOptions;
 use crate::net::{DataPlane, InProcessError, InProcessRights};
 use crate::state::SharedState;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use weir_mqtt::{PacketId, QoS};
 
-use super::connection;
 use super::driver::Driven;
+use super::packets;
 use super::properties::{MessageProperties, PublishExtras, TooLong};
 
 /// A message to publish.
@@ -72,13 +72,13 @@ impl<'a> Publish<'a> {
 /// A message of a subscription.
 #[derive(Debug)]
 pub struct Message {
-    received: connection::Message,
+    received: packets::Message,
     payload: Bytes,
     client: Arc<Driven>,
 }
 
 impl Message {
-    pub(super) fn new(mut received: connection::Message, client: Arc<Driven>) -> Self {
+    pub(super) fn new(mut received: packets::Message, client: Arc<Driven>) -> Self {
         let payload = Bytes::from(std::mem::take(&mut received.payload));
         Self { received, payload, client }
     }
