@@ -29,6 +29,11 @@
 //! - `fuzzing`: properties that the fuzz targets try; in no build of the server.
 //! - [`cli`]: the verbs of the command line.
 
+/// The code of `docs/library.md` compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/library.md")]
+pub struct LibraryPage;
+
 pub mod apply;
 pub mod auth;
 pub mod cli;

@@ -2,6 +2,8 @@
 
 #[path = "../../../examples/custom_authenticator.rs"]
 mod custom_authenticator;
+#[path = "../../../examples/embed.rs"]
+mod embed;
 #[path = "../../../examples/interceptor.rs"]
 mod interceptor;
 
@@ -15,6 +17,11 @@ async fn custom_authenticator_admits_one_client_and_refuses_another() {
             "meter-7 with the password guessed: refused (BadUserNamePassword)"
         ]
     );
+}
+
+#[tokio::test]
+async fn embed_receives_what_a_client_outside_publishes() {
+    assert_eq!(embed::run().await.unwrap(), "received sensor/room1/temp 25.5");
 }
 
 #[tokio::test]
