@@ -21,6 +21,7 @@ mod core;
 mod delivery;
 mod driver;
 mod durability;
+pub mod gateway;
 mod hash;
 mod ids;
 mod interceptor;

@@ -1,0 +1,61 @@
+//! What nodes of a cluster send each other, in order, over a node link.
+
+use std::net::IpAddr;
+
+use weir_mqtt::ProtocolVersion;
+
+/// One message from a node to a peer. The wire format is that of `weir-cluster`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerMessage<'a> {
+    /// From now on, the sender's number `id` means this namespace.
+    Namespace { id: u32, name: &'a str },
+    /// The sender has subscribers for `filter`.
+    AddInterest { namespace: u32, filter: &'a str },
+    /// It no longer has.
+    RemoveInterest { namespace: u32, filter: &'a str },
+    /// The sender has members of a shared group: how many, and how many of them are ready. No members: the group is gone.
+    Group { namespace: u32, group: &'a str, filter: &'a str, members: u32, ready: u32 },
+    /// Everything that the sender had interest in when the link came up has been sent.
+    SnapshotEnd,
+    /// A message for all subscribers of the receiver, but for its shared groups.
+    Publish(PeerPublish<'a>),
+    /// A message for one member of a shared group. `returned`: another node could not deliver it.
+    GroupPublish { group: &'a str, filter: &'a str, publish: PeerPublish<'a>, returned: bool },
+}
+
+/// A PUBLISH between nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerPublish<'a> {
+    /// The sender's number of the namespace.
+    pub namespace: u32,
+    /// The protocol version in which `packet` is encoded.
+    pub version: ProtocolVersion,
+    /// Milliseconds until the message expires; `None`: it does not.
+    pub expires_in: Option<u64>,
+    /// The whole PUBLISH packet.
+    pub packet: &'a [u8],
+}
+
+/// An entry of the log of retained messages, which every node applies in order. It has no numbers of one node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetainedEntry<'a> {
+    pub namespace: &'a str,
+    /// The protocol version in which `packet` is encoded.
+    pub version: ProtocolVersion,
+    /// Milliseconds until the message expires, from when it was appended; `None`: it does not.
+    pub expires_in: Option<u64>,
+    /// `None`: the broker itself.
+    pub publisher: Option<RetainedPublisher<'a>>,
+    /// The whole PUBLISH packet. It may be one without RETAIN: a later message of the same publisher, which must not overtake.
+    pub packet: &'a [u8],
+}
+
+/// The publisher of a retained message: it is delivered only while this publisher may publish it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetainedPublisher<'a> {
+    pub client_id: &'a str,
+    pub username: Option<&'a str>,
+    pub address: Option<IpAddr>,
+    /// Name of the endpoint it came in by.
+    pub endpoint: &'a str,
+}
