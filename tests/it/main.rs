@@ -9,6 +9,7 @@ mod bridge;
 mod broker_sim;
 mod ci_examples;
 mod client;
+mod cluster;
 mod codec;
 mod conformance;
 mod cve;

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::cluster::Cluster;
 use weir_broker::{
     Admission, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy, Principal,
     ProtocolVersions, ReadAction, Reauthentication, RecordBatch, Scope, ShardId, WorkBudget, drive, home_shard,
@@ -52,7 +53,11 @@ struct Link {
 
 /// The broker.
 pub struct Node {
+    /// Of all nodes, where it is a cluster: those of a node follow each other.
     pub cores: Vec<Core>,
+    cluster: Option<Cluster>,
+    /// Shards of each node.
+    shards: usize,
     pub now: u64,
     links: Vec<Link>,
     /// Batches on their way, by sender and receiver.
@@ -73,14 +78,30 @@ impl Node {
 
     /// The same, with cores that do no more work at once than that.
     pub fn with_budget(shards: u16, work: WorkBudget) -> Node {
-        let cores: Vec<Core> = (0..shards)
-            .map(|shard| Core::new(CoreConfig { shard: ShardId(shard), shards, hash_seed: 0, work }))
+        Self::build(1, shards, work, false)
+    }
+
+    /// A cluster of `nodes` nodes with `shards` shards each. A client is on the node that its name hashes to.
+    pub fn cluster(nodes: u16, shards: u16, work: WorkBudget) -> Node {
+        Self::build(nodes, shards, work, true)
+    }
+
+    fn build(nodes: u16, shards: u16, work: WorkBudget, is_cluster: bool) -> Node {
+        let mut cores: Vec<Core> = (0..nodes * shards)
+            .map(|core| Core::new(CoreConfig { shard: ShardId(core % shards), shards, hash_seed: 0, work }))
             .collect();
-        let count = cores.len();
+        if is_cluster {
+            cores.iter_mut().for_each(Core::join_cluster);
+        }
+        let cluster = is_cluster.then(|| Cluster::new(nodes, shards));
+        // Of each node: its shards, then its gateway.
+        let count = usize::from(nodes) * (usize::from(shards) + usize::from(is_cluster));
         let in_transit = (0..count).map(|_| (0..count).map(|_| VecDeque::new()).collect()).collect();
         // Time does not start at zero: an early instant must have room below it.
         Node {
             cores,
+            cluster,
+            shards: usize::from(shards),
             now: 1_000_000,
             links: Vec::new(),
             in_transit,
@@ -159,6 +180,7 @@ impl Node {
             self.collect();
             match self.pairs().find(|&(from, to)| !self.in_transit[from][to].is_empty()) {
                 Some((from, to)) => self.deliver(from, to),
+                None if self.cluster_steps() > 0 => self.cluster_step(0),
                 None if self.has_deferred() => self.tick(),
                 None => return,
             }
@@ -195,26 +217,72 @@ impl Node {
     /// Delivers one of the batches on their way, if there is any; what comes of it is not collected yet.
     pub fn deliver_one(&mut self, choose: impl FnOnce(usize) -> usize) -> bool {
         let waiting: Vec<_> = self.pairs().filter(|&(from, to)| !self.in_transit[from][to].is_empty()).collect();
-        if waiting.is_empty() {
+        let steps = self.cluster_steps();
+        if waiting.is_empty() && steps == 0 {
             let has_deferred = self.has_deferred();
             if has_deferred {
                 self.tick();
             }
             return has_deferred;
         }
-        let (from, to) = waiting[choose(waiting.len()) % waiting.len()];
-        self.deliver(from, to);
+        let chosen = choose(waiting.len() + steps) % (waiting.len() + steps);
+        match waiting.get(chosen) {
+            Some(&(from, to)) => self.deliver(from, to),
+            None => self.cluster_step(chosen - waiting.len()),
+        }
         true
     }
 
+    /// How many things the gateways could do next.
+    fn cluster_steps(&self) -> usize {
+        self.cluster.as_ref().map_or(0, |cluster| cluster.steps().len())
+    }
+
+    /// Does one of them.
+    fn cluster_step(&mut self, chosen: usize) {
+        if let Some(cluster) = &mut self.cluster {
+            let step = cluster.steps()[chosen];
+            cluster.carry_out(step, self.now);
+        }
+        self.collect_gateways();
+    }
+
+    /// Takes the batches of the gateways for their shards.
+    fn collect_gateways(&mut self) {
+        let Some(cluster) = &mut self.cluster else { return };
+        let stride = self.shards + 1;
+        for node in 0..cluster.gateways() {
+            cluster.run(node, self.now);
+            for shard in 0..self.shards {
+                while let Some(batch) = cluster.take_batch(node, shard) {
+                    self.in_transit[node * stride + self.shards][node * stride + shard].push_back(batch);
+                }
+            }
+        }
+    }
+
     fn pairs(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
-        let count = self.cores.len();
+        let count = self.in_transit.len();
         (0..count).flat_map(move |from| (0..count).map(move |to| (from, to)))
     }
 
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.cores.len() / self.shards
+    }
+
+    /// How many shards a node has, its gateway included.
+    fn stride(&self) -> usize {
+        self.shards + usize::from(self.cluster.is_some())
+    }
+
     fn deliver(&mut self, from: usize, to: usize) {
-        if let Some(batch) = self.in_transit[from][to].pop_front() {
-            self.cores[to].deliver_batch(ShardId(from as u16), batch, self.now);
+        let Some(batch) = self.in_transit[from][to].pop_front() else { return };
+        let stride = self.stride();
+        let (node, shard, from) = (to / stride, to % stride, ShardId((from % stride) as u16));
+        match &mut self.cluster {
+            Some(cluster) if shard == self.shards => cluster.accept_batch(node, from, batch),
+            _ => self.cores[node * self.shards + shard].deliver_batch(from, batch, self.now),
         }
     }
 
@@ -224,6 +292,7 @@ impl Node {
         for shard in 0..self.cores.len() {
             drive(&mut Shard { node: self, shard, scope });
         }
+        self.collect_gateways();
     }
 
     /// What a shard does at the end of a turn of its loop: hand over records and batches, flush, close, read on. Answers
@@ -317,7 +386,11 @@ impl Node {
         } else {
             connect.client_id.to_owned()
         };
-        let shard = usize::from(home_shard(&policy.namespace, &client_id, self.cores.len() as u16).0);
+        let home = |shards: usize| usize::from(home_shard(&policy.namespace, &client_id, shards as u16).0);
+        // The number of nodes and that of shards must not select by the same bits.
+        let nodes = self.cores.len() / self.shards;
+        let node = usize::from(home_shard("node", &client_id, nodes as u16).0);
+        let shard = node * self.shards + home(self.shards);
         let principal = Principal {
             username: connect.username.map(Into::into),
             address: None,
@@ -347,6 +420,7 @@ impl Drop for Node {
     /// No index led nowhere: debug builds find that at once, release builds count it.
     fn drop(&mut self) {
         let errors: u64 = self.cores.iter().map(|core| core.gauges().internal_errors.total()).sum();
+        let errors = errors + self.cluster.as_ref().map_or(0, Cluster::errors);
         assert!(std::thread::panicking() || errors == 0, "{errors} internal errors");
     }
 }
@@ -376,7 +450,9 @@ impl Driver for Shard<'_> {
     }
 
     fn send(&mut self, to: ShardId, batch: Batch) {
-        self.node.in_transit[self.shard][usize::from(to.0)].push_back(batch);
+        let (stride, node) = (self.node.stride(), self.shard / self.node.shards);
+        let from = node * stride + self.shard % self.node.shards;
+        self.node.in_transit[from][node * stride + usize::from(to.0)].push_back(batch);
     }
 
     fn flush(&mut self, conn: ConnId) {

@@ -139,7 +139,7 @@ impl Core {
                 self.take_records().map(Output::Records).or_else(|| self.output_of(OutputStage::Batches, scope))
             }
             OutputStage::Batches => {
-                while self.poll_state.link < self.config.shards {
+                while self.poll_state.link < self.links.count() {
                     let to = ShardId(self.poll_state.link);
                     self.poll_state.link += 1;
                     if to != self.config.shard

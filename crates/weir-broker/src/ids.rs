@@ -89,6 +89,10 @@ impl EndpointId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u16);
 
+/// Another node of the cluster, by its slot on this node. A slot is used again when its peer is out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerSlot(pub u16);
+
 impl ShardId {
     #[inline]
     pub(crate) fn index(self) -> usize {

@@ -65,6 +65,10 @@ pub(crate) const ALIASED_TOPIC_MAX_BYTES: usize = 1024;
 pub(crate) const PRIORITY_DELIVERIES: usize = 64;
 /// Unacknowledged bytes on the way to one other shard above which publishers pause.
 pub(crate) const LINK_HIGH_BYTES: u64 = 8 << 20;
+/// Bytes of peers' messages on the way to one shard above which no more are taken from the peers.
+pub(crate) const GATEWAY_INCOMING_BYTES: u64 = 4 << 20;
+/// Members of a shared group that a peer counts as at most, when a member is chosen over all nodes.
+pub(crate) const PEER_MEMBERS_MAX: u32 = 64;
 /// Bytes of records that are not on disk yet, of one shard, above which publishers that make more pause.
 pub(crate) const RECORDS_HIGH_BYTES: u64 = 32 << 20;
 /// Bytes of publishes that wait for a full disk, of one connection and of all on a shard, above which a connection that

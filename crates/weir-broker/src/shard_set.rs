@@ -28,6 +28,31 @@ impl ShardSet {
         }
     }
 
+    /// The shards from one number on, to below another.
+    pub(super) fn range(from: u16, to: u16) -> Self {
+        let mut set = Self::default();
+        (from..to.min(SHARDS_MAX)).for_each(|shard| set.insert(ShardId(shard)));
+        set
+    }
+
+    /// The shards that are in both.
+    pub(super) fn and(&self, other: &Self) -> Self {
+        let mut both = *self;
+        for (word, mask) in both.0.iter_mut().zip(other.0) {
+            *word &= mask;
+        }
+        both
+    }
+
+    /// Whether any shard is in both.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        !self.and(other).is_empty()
+    }
+
+    pub(super) fn contains(&self, shard: ShardId) -> bool {
+        self.0[usize::from(shard.0 / BITS)] & (1 << (shard.0 % BITS)) != 0
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.iter().fold(0, |all, word| all | word) == 0
     }

@@ -48,8 +48,7 @@ fn name(client: usize) -> String {
 
 impl Exact {
     /// `work`: what the cores do at once; the rest is put off.
-    pub fn new(seed: u64, shards: u16, work: WorkBudget) -> Exact {
-        let node = Node::with_budget(shards, work);
+    pub fn new(seed: u64, node: Node, work: WorkBudget) -> Exact {
         let model = Model::new(node.now);
         Exact {
             node,
@@ -334,7 +333,9 @@ impl Exact {
                 [gauges.sessions, gauges.subscriptions, gauges.retained_messages, gauges.inflight, gauges.queued];
             found.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
-        let wanted = self.model.counts();
+        let mut wanted = self.model.counts();
+        // Every node has all retained messages.
+        wanted[2] *= self.node.nodes();
         if found != wanted {
             return Err(format!(
                 "sessions, subscriptions, retained, in flight, queued: {found:?} instead of {wanted:?}"

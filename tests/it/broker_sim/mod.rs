@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use weir_broker::WorkBudget;
 
+use crate::node::Node;
+
 fn variable(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name}: a number")))
 }
@@ -62,10 +64,14 @@ fn budget(seed: u64) -> WorkBudget {
 }
 
 fn simulate_exactly(seed: u64) {
-    let _running = Running(seed);
     let shards = if seed.is_multiple_of(2) { 1 } else { 3 };
+    run_exactly(seed, shards, Node::with_budget(shards, budget(seed)));
+}
+
+fn run_exactly(seed: u64, shards: u16, node: Node) {
+    let _running = Running(seed);
     let work = budget(seed);
-    let mut exact = exact::Exact::new(seed, shards, work);
+    let mut exact = exact::Exact::new(seed, node, work);
     if let Err(error) = exact.run(300) {
         let tail = exact.log.len().saturating_sub(60);
         panic!("{shards} shards, {work:?}: {error}\n{}", exact.log[tail..].join("\n"));
@@ -77,10 +83,36 @@ fn the_broker_does_what_the_model_says() {
     for_seeds(150, simulate_exactly);
 }
 
+/// The brokers of a seed: one node, or a cluster of two to four.
+fn cluster(seed: u64) -> (u16, Node) {
+    let (nodes, shards) = (2 + (seed % 3) as u16, 1 + (seed / 3 % 2) as u16);
+    (shards, Node::cluster(nodes, shards, budget(seed)))
+}
+
+#[test]
+fn a_cluster_does_what_the_model_of_one_broker_says() {
+    for_seeds(100, |seed| {
+        let (shards, node) = cluster(seed);
+        run_exactly(seed, shards, node);
+    });
+}
+
+#[test]
+fn races_between_nodes_lose_duplicate_and_reorder_nothing() {
+    for_seeds(60, |seed| {
+        let (shards, node) = cluster(seed);
+        run_races(seed, shards, node);
+    });
+}
+
 fn simulate_races(seed: u64) {
-    let _running = Running(seed);
     let shards = [1, 2, 3, 4][seed as usize % 4];
-    let mut races = races::Races::new(seed, shards, budget(seed));
+    run_races(seed, shards, Node::with_budget(shards, budget(seed)));
+}
+
+fn run_races(seed: u64, shards: u16, node: Node) {
+    let _running = Running(seed);
+    let mut races = races::Races::new(seed, node);
     if let Err(error) = races.run(1500) {
         let tail = races.log.len().saturating_sub(60);
         panic!("{shards} shards: {error}\n{}", races.log[tail..].join("\n"));
@@ -96,7 +128,8 @@ fn races_between_shards_lose_duplicate_and_reorder_nothing() {
 fn a_seed_replays_byte_for_byte() {
     for seed in 0..8 {
         let [first, second] = [(); 2].map(|()| {
-            let mut races = races::Races::new(seed, [1, 2, 3, 4][seed as usize % 4], budget(seed));
+            let node = Node::with_budget([1, 2, 3, 4][seed as usize % 4], budget(seed));
+            let mut races = races::Races::new(seed, node);
             races.run(1500).expect("the simulation holds");
             races
         });

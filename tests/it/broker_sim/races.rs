@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
-use weir_broker::{EndpointLimits, EndpointPolicy, WorkBudget};
+use weir_broker::{EndpointLimits, EndpointPolicy};
 
 use super::rng::Rng;
 use crate::node::{LinkId, Node, policy};
@@ -71,9 +71,9 @@ pub struct Races {
 }
 
 impl Races {
-    pub fn new(seed: u64, shards: u16, work: WorkBudget) -> Races {
+    pub fn new(seed: u64, node: Node) -> Races {
         let mut races = Races {
-            node: Node::with_budget(shards, work),
+            node,
             rng: Rng::new(seed),
             policy: policy(1, EndpointLimits::default()),
             clients: Vec::new(),
@@ -430,7 +430,8 @@ impl Races {
         let mut highest: BTreeMap<(String, u8), u64> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         for received in client.received.iter().filter(|received| received.0.starts_with("t/")) {
-            if !seen.insert(received) {
+            // What was published before the subscription, and sent again after it, is no message of the past for the subscriber.
+            if !seen.insert(received) || self.is_older_than(received, client.subscribed_at) {
                 continue;
             }
             let qos = self.qos_of(received);
@@ -441,6 +442,11 @@ impl Races {
             *last = received.1;
         }
         Ok(())
+    }
+
+    fn is_older_than(&self, received: &Received, subscribed_at: Option<u64>) -> bool {
+        let mut repeated = self.published.iter().filter(|published| published.repeated);
+        repeated.any(|p| p.topic == received.0 && p.number == received.1 && subscribed_at.is_none_or(|at| p.at <= at))
     }
 
     fn qos_of(&self, received: &Received) -> u8 {

@@ -18,6 +18,9 @@ use weir_mqtt::{PacketId, QoS};
 impl Core {
     /// Takes the batch for another shard; `None`: nothing is to be sent.
     pub(crate) fn take_batch(&mut self, to: ShardId) -> Option<Batch> {
+        if !self.touched_groups.is_empty() && Some(to) == self.gateway {
+            self.send_group_states();
+        }
         self.links.take_batch(to)
     }
 

@@ -34,11 +34,13 @@ impl Core {
         if let Joined::NewInterest(namespace) = joined {
             self.add_interest(namespace, &key.filter);
         }
+        self.touch_group(key);
         joined != Joined::Full
     }
 
     /// A member leaves a group owned here; an empty group is removed.
-    pub(crate) fn leave(&mut self, key: &GroupKey, shard: ShardId, session: SessionRef) {
+    pub(crate) fn leave(&mut self, key: &Arc<GroupKey>, shard: ShardId, session: SessionRef) {
+        self.touch_group(key);
         if let Some(namespace) = self.routing.leave(key, (shard, session)) {
             self.remove_interest(namespace, &key.filter);
         }
@@ -50,12 +52,18 @@ impl Core {
     }
 
     /// Chooses a member. `was_returned`: one has returned the message already.
-    fn assign(&mut self, id: GroupId, context: &mut PublishContext<'_>, was_returned: bool, now: Millis) {
+    pub(crate) fn assign(&mut self, id: GroupId, context: &mut PublishContext<'_>, was_returned: bool, now: Millis) {
         let here = self.config.shard;
         let clients = &self.clients;
         let local = |session| clients.member_readiness(session);
         let key = self.routing.group_key(id).cloned();
-        let chosen = self.routing.choose(id, context.publish.qos, here, local).zip(key);
+        // What a peer has sent here goes to a member of this node, if there is one.
+        let but = self.gateway.filter(|_| context.is_of_peer);
+        let mut chosen = self.routing.choose(id, context.publish.qos, (here, but), local);
+        if but.is_some() && chosen.as_ref().is_some_and(|(member, _)| member.is_none()) {
+            chosen = self.routing.choose(id, context.publish.qos, (here, None), local);
+        }
+        let chosen = chosen.zip(key);
         let Some(((member, members), key)) = chosen else {
             return self.observe.count_error(Site::GroupOfFilter);
         };
@@ -88,6 +96,10 @@ impl Core {
             let assign =
                 LinkMessage::Assign { session, message, delivery, origin, dedup_key, may_return, was_returned };
             self.links.push(member.shard, assign);
+            if context.is_of_peer && Some(member.shard) == self.gateway {
+                // The peer that has sent it does not wait for a third node, which could be waiting for it.
+                return;
+            }
             self.depend_on(member.shard, if was_returned { RANK_REASSIGN } else { RANK_ASSIGN }, false);
         }
     }
@@ -142,6 +154,7 @@ impl Core {
                 self.assign(id, context, was_returned, now);
             }
         } else if context.publish.qos > QoS::AtMostOnce
+            && self.journal.is_on()
             && self.journal.any_durable()
             && !self.journal.may_wait_for(RANK_RETURN)
         {
@@ -197,7 +210,13 @@ impl Core {
 
     /// Reports a session's readiness to the shards that own groups of it, if it changed.
     pub(crate) fn report_readiness(&mut self, id: SessionId) {
-        let has_groups = |session: &Session| session.cold.as_ref().is_some_and(|cold| !cold.remote_groups.is_empty());
+        let has_peers = self.gateway.is_some();
+        let has_groups = |session: &Session| {
+            session
+                .cold
+                .as_ref()
+                .is_some_and(|cold| !cold.remote_groups.is_empty() || (has_peers && !cold.shared.is_empty()))
+        };
         if !self.clients.session(id).is_some_and(has_groups) {
             return;
         }
@@ -209,5 +228,6 @@ impl Core {
         for &owner in cold.remote_groups.keys() {
             self.links.push(owner, LinkMessage::Readiness { session, readiness });
         }
+        self.touch_groups_of(id);
     }
 }

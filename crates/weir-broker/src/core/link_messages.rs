@@ -103,11 +103,19 @@ impl Core {
             LinkMessage::Leave { group, session } => self.leave(&group, from, session),
             LinkMessage::Readiness { session, readiness } => {
                 self.routing.set_readiness((from, session), readiness);
+                self.touch_groups_of_member((from, session));
             }
             LinkMessage::Assign { session, message, delivery, origin, dedup_key, may_return, .. } => {
                 self.on_assigned(session, &message, delivery, (origin, dedup_key), may_return, now);
             }
             LinkMessage::Return { group, message, dedup_key } => self.on_returned(&group, &message, dedup_key, now),
+            LinkMessage::GroupPublish { group, message, peer, may_return } => {
+                self.on_peer_group_publish(&group, message, peer, may_return, now);
+            }
+            // The gateway alone is sent these.
+            LinkMessage::GroupState { .. } | LinkMessage::GroupReturn { .. } => {
+                self.observe.count_error(Site::ShardOfBatch);
+            }
             LinkMessage::Pause(id) => self.clients.pause(id),
             LinkMessage::Resume(id) => self.clients.resume(id),
             LinkMessage::HasDurableSessions => self.journal.set_remote_durable(),
@@ -131,6 +139,7 @@ impl Core {
         let mut context = PublishContext::new(publish.topic, &publish, forwarded.version, raw, expires_at, origin);
         context.publisher.clone_from(&forwarded.publisher);
         (context.durable, context.dedup_key) = (forwarded.durable, forwarded.dedup_key);
+        (context.is_of_peer, context.is_of_gateway) = (forwarded.is_of_peer, Some(from) == self.gateway);
         let before = self.journal.mark();
         match &forwarded.route {
             Route::Direct { .. } => {

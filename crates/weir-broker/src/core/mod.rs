@@ -4,6 +4,7 @@ mod acknowledgements;
 mod auth_packet;
 mod charge_publish;
 pub(crate) mod client_view;
+mod cluster_groups;
 mod commit;
 mod connect;
 pub(crate) mod deferred;
@@ -38,6 +39,7 @@ mod tests;
 pub(crate) mod topic_level;
 mod transit;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::clients::state::Clients;
@@ -48,14 +50,16 @@ use crate::delivery::fanout_scheduler::FanoutScheduler;
 use crate::delivery::held_publishes::HeldPublishes;
 use crate::driver::PollState;
 use crate::durability::journal::{CommitJournal, Recording, ShardPart};
+use crate::gateway::is_of_node;
 use crate::hash::HashSeed;
-use crate::ids::{ConnId, Millis, ShardId};
+use crate::ids::{ConnId, Millis, NamespaceId, ShardId};
 use crate::limits::SHARDS_MAX;
 use crate::links::outbox::Outbox;
 use crate::links::state::Links;
 use crate::observe::Site;
 use crate::observe::state::Observe;
 use crate::routing::state::Routing;
+use crate::values::group::GroupKey;
 use crate::values::memory::MemoryPart;
 use crate::{EndpointPolicy, OfflineSessions, OutBuf, Principal, RetainedTotals, TotalRates};
 use weir_mqtt::{Connect, DecodeContext, DecodeErrorKind, Decoded, Packet, ReasonCode, Side, decode};
@@ -134,6 +138,10 @@ pub struct Core {
     pub(crate) held_publishes: HeldPublishes,
     pub(crate) links: Links,
     pub(crate) outbox: Outbox,
+    /// The shard that is the way to the other nodes, where there are any.
+    pub(crate) gateway: Option<ShardId>,
+    /// Groups owned here whose members have changed in this turn, for the gateway.
+    pub(crate) touched_groups: BTreeSet<Arc<GroupKey>>,
     /// Numbers the SUBSCRIBEs that wait for other shards.
     pub(crate) serial: u32,
     /// Positions of disconnected clients' messages in transit over a topic's owner, by [`Core::client_hash`].
@@ -169,6 +177,8 @@ impl Core {
             held_publishes: HeldPublishes::default(),
             links: Links::new(config.shard, config.shards),
             outbox: Outbox::default(),
+            gateway: None,
+            touched_groups: BTreeSet::new(),
             serial: 0,
             routes_of_disconnected: Vec::new(),
             now: 0,
@@ -198,6 +208,22 @@ impl Core {
     /// Enables the recording of durable state; call it first if there is a store.
     pub fn start_recording(&mut self, recording: Recording) {
         self.journal.start(recording);
+    }
+
+    /// The node is one of a cluster: one more shard, behind all others, is its [`Gateway`](crate::gateway::Gateway). To be called
+    /// before anything is restored or admitted.
+    pub fn join_cluster(&mut self) {
+        self.gateway = Some(self.links.add());
+        self.journal.wait_for_peers();
+    }
+
+    /// The shard that is the next hop of a retained message of a topic: the gateway, from where it comes back in the one
+    /// order that all nodes have, or the topic's owner.
+    pub(crate) fn retained_route(&self, namespace: NamespaceId, topic: &str) -> ShardId {
+        match self.gateway {
+            Some(gateway) if !is_of_node(topic) => gateway,
+            _ => self.routing.topic_owner(namespace, topic),
+        }
     }
 
     /// Admits a client: takeover, session, will, CONNACK (in its out buffer). The driver keeps its socket

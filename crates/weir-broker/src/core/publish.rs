@@ -74,7 +74,7 @@ impl Core {
         let Some(namespace) = self.clients.session(session).map(|session| session.namespace) else {
             return self.observe.count_error(Site::SessionOfConnection);
         };
-        if publish.retain && self.routing.topic_owner(namespace, topic) != self.config.shard {
+        if publish.retain && self.retained_route(namespace, topic) != self.config.shard {
             return self.accept_publish(id, topic, (publish, raw), None, now);
         }
         match self.receivers_at_once(namespace, topic) {

@@ -13,6 +13,7 @@ use crate::durability::recording::{
 use crate::durability::stored::{
     BadRecord, RestoredCounts, StoredRecords, StoredSession, read_message, read_principal,
 };
+use crate::gateway::is_of_node;
 use crate::hash::{IdMap, IdSet};
 use crate::ids::{EndpointId, Millis, NodeId, RecordId, SessionId, SessionRef, ShardId};
 use crate::limits::RESTORED_WILL_WAIT_MS;
@@ -313,6 +314,10 @@ impl Core {
         }
         message.expires_at = self.journal.core_time(message.expires_at);
         let record = RecordId(key.item());
+        if self.gateway.is_some() && !is_of_node(message.topic()) {
+            // The cluster's log has what is retained. The record stays for a later start without a cluster.
+            return Some(());
+        }
         if message.is_expired(work.now) {
             self.journal.remove(key);
             return Some(());

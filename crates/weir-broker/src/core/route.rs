@@ -22,8 +22,8 @@ impl Core {
         known: Option<Arc<Matches>>,
         now: Millis,
     ) {
-        if self.config.shards > 1 {
-            let owner = self.routing.topic_owner(namespace, context.topic);
+        if self.links.count() > 1 {
+            let owner = self.retained_route(namespace, context.topic);
             if owner != self.config.shard && (context.publish.retain || self.is_in_transit(context.origin, owner)) {
                 let after = self.links.positions().into();
                 self.forward_publish(owner, namespace, Route::ViaOwner { after }, context);
@@ -48,6 +48,9 @@ impl Core {
         }
         let destinations = self.fan_out(namespace, context, known, now);
         for to in destinations {
+            if context.is_of_gateway && Some(to) == self.gateway {
+                continue;
+            }
             // The publisher's own shard has done with what came before.
             let is_home = to == context.origin.shard;
             let after = after.get(to.index()).copied().filter(|_| !is_home).unwrap_or(0);
@@ -86,7 +89,8 @@ impl Core {
             };
             self.deliver(matched.session, delivery, context, now);
         }
-        for &group in &matches.groups {
+        let groups = if context.is_of_peer { &[][..] } else { &matches.groups };
+        for &group in groups {
             if context.dedup_key.is_some() && self.group_already_received(group, context) {
                 continue;
             }
@@ -119,6 +123,7 @@ impl Core {
                 expires_at,
                 durable,
                 dedup_key,
+                is_of_peer: context.is_of_peer,
                 start,
                 end,
             };

@@ -74,7 +74,7 @@ impl Core {
             })
             .collect();
         let granted = codes.iter().any(|&code| code < 0x80);
-        if self.config.shards > 1 && granted {
+        if self.links.count() > 1 && granted {
             self.begin_barrier(session, subscribe.packet_id, codes, reads, now);
         } else {
             self.queue_retained(session, &reads, now);
@@ -160,6 +160,9 @@ impl Core {
         self.record_plain_subscription(session_id, known, plain, options, identifier);
         if added.first {
             self.add_interest(namespace, plain);
+        }
+        if added.first_subscriber {
+            self.add_gateway_interest(namespace, plain);
         }
         let wanted = match options.retain_handling {
             RetainHandling::Always => true,
@@ -268,7 +271,7 @@ impl Core {
         now: Millis,
     ) {
         self.serial = self.serial.wrapping_add(1);
-        let (serial, here, shards) = (self.serial, self.config.shard, self.config.shards);
+        let serial = self.serial;
         let request = BarrierId { session: self.clients.session_ref(id), serial };
         let Some(namespace) = self.clients.session(id).map(|session| session.namespace) else { return };
         let mut seen = IdSet::default();
@@ -277,7 +280,7 @@ impl Core {
         let room = self.room_for_retained(id);
         let subscriptions = self.routing.subscriptions(namespace);
         let filters: Vec<Box<str>> = reads.iter().map(|&node| subscriptions.filter(node).into()).collect();
-        for shard in (0..shards).map(ShardId).filter(|&shard| shard != here) {
+        for shard in self.links.others() {
             if !filters.is_empty() {
                 self.define_namespace(shard, namespace);
             }
@@ -285,7 +288,7 @@ impl Core {
             self.links.push(shard, LinkMessage::Barrier { request, reads, room });
         }
         if let Some(session) = self.clients.session_mut(id) {
-            let pending = PendingSubscribe { serial, packet_id, codes, awaits: shards - 1, reads };
+            let pending = PendingSubscribe { serial, packet_id, codes, awaits: self.links.count() - 1, reads };
             session.cold.get_or_insert_default().pending.push_back(pending);
         }
     }
@@ -363,9 +366,10 @@ impl Core {
     /// Removes a session's subscription at a node, on both sides.
     pub(crate) fn unsubscribe_node(&mut self, id: SessionId, namespace: NamespaceId, node: NodeId) {
         let subscriptions = self.routing.subscriptions_mut(namespace);
-        let Some((position, gone)) = subscriptions.remove(node, id) else {
+        let Some(removed) = subscriptions.remove(node, id) else {
             return self.observe.count_error(Site::SubscriptionOfSession);
         };
+        let position = removed.position;
         let mut record = None;
         if let Some(session) = self.clients.session_mut(id) {
             if let Some(cold) = &mut session.cold {
@@ -377,8 +381,11 @@ impl Core {
                 subscriptions.set_position(moved, id, position);
             }
         }
-        if let Some(filter) = gone {
-            self.remove_interest(namespace, &filter);
+        if removed.gone {
+            self.remove_interest(namespace, &removed.filter);
+        }
+        if removed.last_subscriber {
+            self.remove_gateway_interest(namespace, &removed.filter);
         }
         if let Some((durable_id, record)) = record {
             self.journal.forget_subscription(durable_id, record);
@@ -423,10 +430,25 @@ impl Core {
     }
 
     fn send_to_all_shards(&mut self, namespace: NamespaceId, item: impl Fn(NamespaceId) -> LinkMessage) {
-        let (here, shards) = (self.config.shard, self.config.shards);
-        for shard in (0..shards).map(ShardId).filter(|&shard| shard != here) {
+        let gateway = self.gateway;
+        for shard in self.links.others().filter(|shard| Some(*shard) != gateway) {
             self.define_namespace(shard, namespace);
             self.links.push(shard, item(namespace));
+        }
+    }
+
+    /// Sessions of this shard have subscribed to `filter`: the gateway learns it. It learns groups apart.
+    fn add_gateway_interest(&mut self, namespace: NamespaceId, filter: &str) {
+        if let Some(gateway) = self.gateway {
+            self.define_namespace(gateway, namespace);
+            self.links.push(gateway, LinkMessage::AddInterest { namespace, filter: filter.into() });
+        }
+    }
+
+    /// They no longer have.
+    fn remove_gateway_interest(&mut self, namespace: NamespaceId, filter: &str) {
+        if let Some(gateway) = self.gateway {
+            self.links.push(gateway, LinkMessage::RemoveInterest { namespace, filter: filter.into() });
         }
     }
 

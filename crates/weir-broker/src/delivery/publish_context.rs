@@ -42,6 +42,10 @@ pub(crate) struct PublishContext<'a> {
     pub(crate) dedup_key: Option<DedupKey>,
     /// This shard's outbox keeps it until the member of a group has it that it goes to.
     pub(crate) in_outbox: bool,
+    /// It came from another node: shared groups get nothing, since that node chooses their members.
+    pub(crate) is_of_peer: bool,
+    /// It came from the gateway, which has sent the other nodes their copies.
+    pub(crate) is_of_gateway: bool,
     stored: Option<Message>,
     /// How many receivers the message has here: what is encoded for several is kept.
     receivers: usize,
@@ -82,6 +86,8 @@ impl<'a> PublishContext<'a> {
             durable: false,
             dedup_key: None,
             in_outbox: false,
+            is_of_peer: false,
+            is_of_gateway: false,
             stored: None,
             receivers: 1,
             sharers: 1,

@@ -81,6 +81,8 @@ pub(crate) struct Mark {
 pub(crate) struct CommitJournal {
     /// Whether there is a store. Without one nothing is durable.
     pub(super) on: bool,
+    /// Whether there are other nodes, for which acknowledgements wait as for a store.
+    has_peers: bool,
     /// Some shard has a durable session; whether this one has reported its own.
     any_durable: bool,
     announced: bool,
@@ -131,6 +133,13 @@ impl CommitJournal {
         self.number = 1;
     }
 
+    /// Acknowledgements wait for other nodes from now on, whether there is a store or not.
+    pub(crate) fn wait_for_peers(&mut self) {
+        self.has_peers = true;
+        self.any_durable = true;
+        self.number = self.number.max(1);
+    }
+
     /// Whether there is a store. Without one nothing is durable.
     #[inline]
     pub(crate) fn is_on(&self) -> bool {
@@ -165,7 +174,7 @@ impl CommitJournal {
     /// Whether a message for another shard may be recorded there, or farther on, so that this epoch waits for it. `retained_on_disk`: it
     /// is retained on disk in any case.
     pub(crate) fn depends_on_others(&self, rank: usize, retained_on_disk: bool) -> bool {
-        self.on && (self.any_durable || retained_on_disk) && self.may_wait_for(rank)
+        (self.on || self.has_peers) && (self.any_durable || retained_on_disk) && self.may_wait_for(rank)
     }
 
     /// Whether any shard has a durable session.

@@ -15,6 +15,8 @@ pub enum PeerMessage<'a> {
     RemoveInterest { namespace: u32, filter: &'a str },
     /// The sender has members of a shared group: how many, and how many of them are ready. No members: the group is gone.
     Group { namespace: u32, group: &'a str, filter: &'a str, members: u32, ready: u32 },
+    /// The sender has applied the log of retained messages up to this sequence.
+    LogApplied { sequence: u64 },
     /// Everything that the sender had interest in when the link came up has been sent.
     SnapshotEnd,
     /// A message for all subscribers of the receiver, but for its shared groups.
@@ -39,6 +41,12 @@ pub struct PeerPublish<'a> {
 /// An entry of the log of retained messages, which every node applies in order. It has no numbers of one node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetainedEntry<'a> {
+    /// The incarnation of the node that appended it, and its number there.
+    pub node: u64,
+    pub number: u64,
+    /// What that node had sent each of its peers by then: incarnation, and number of the last message. A peer that has not
+    /// taken that yet waits, so that a publisher's earlier messages are not overtaken [MQTT-4.6.0-5].
+    pub after: &'a [(u64, u64)],
     pub namespace: &'a str,
     /// The protocol version in which `packet` is encoded.
     pub version: ProtocolVersion,

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::ids::{ConnId, DedupKey, Millis, NamespaceId, NodeId, Origin, SessionRef, ShardId};
+use crate::ids::{ConnId, DedupKey, Millis, NamespaceId, NodeId, Origin, PeerSlot, SessionRef, ShardId};
 use crate::values::delivery::Delivery;
 use crate::values::group::{GroupKey, GroupMember, Readiness};
 use crate::values::message::Message;
@@ -149,6 +149,25 @@ pub(crate) enum LinkMessage {
         message: Message,
         dedup_key: Option<DedupKey>,
     },
+    /// To the gateway: a group that is owned at the sender has so many members on this node, of which so many are ready.
+    GroupState {
+        group: Arc<GroupKey>,
+        members: u32,
+        ready: u32,
+    },
+    /// From the gateway: a peer's message for a member on this node. `may_return`: another node may have it instead.
+    GroupPublish {
+        group: Arc<GroupKey>,
+        message: Message,
+        peer: PeerSlot,
+        may_return: bool,
+    },
+    /// To the gateway: the answer where no member on this node is ready.
+    GroupReturn {
+        group: Arc<GroupKey>,
+        message: Message,
+        peer: PeerSlot,
+    },
     /// A receiver at the sender is slow: pause its publisher.
     Pause(ConnId),
     Resume(ConnId),
@@ -187,6 +206,8 @@ pub(crate) struct ForwardedPublish {
     pub(crate) durable: bool,
     /// See [`DedupKey`].
     pub(crate) dedup_key: Option<DedupKey>,
+    /// It came from another node, which chooses the members of shared groups itself.
+    pub(crate) is_of_peer: bool,
     /// Range in the batch's bytes.
     pub(crate) start: u32,
     pub(crate) end: u32,
@@ -206,6 +227,8 @@ pub(crate) struct ForwardedBatch {
     pub(crate) end: u64,
     /// The positions of our links after it; empty if nothing was forwarded.
     pub(crate) until: Vec<u64>,
+    /// Of the gateway: the number of the newest entry of the log of retained messages that was appended by then.
+    pub(crate) entries: u64,
 }
 
 /// A SUBSCRIBE elsewhere that waits until every shard has processed what it was sent.
@@ -278,9 +301,9 @@ impl LinkMessage {
     pub(crate) fn rank(&self) -> Option<usize> {
         match self {
             Self::Publish(ForwardedPublish { route: Route::ViaOwner { .. }, .. }) => Some(RANK_OWNER),
-            Self::Publish(ForwardedPublish { route: Route::Direct { .. }, .. }) | Self::StoreBarrier => {
-                Some(RANK_DIRECT)
-            }
+            Self::Publish(ForwardedPublish { route: Route::Direct { .. }, .. })
+            | Self::StoreBarrier
+            | Self::GroupPublish { .. } => Some(RANK_DIRECT),
             Self::Assign { was_returned: false, .. } => Some(RANK_ASSIGN),
             Self::Return { .. } => Some(RANK_RETURN),
             Self::Assign { was_returned: true, .. } => Some(RANK_REASSIGN),

@@ -16,6 +16,9 @@ pub(crate) struct Links {
     here: ShardId,
     links: Vec<ShardLink>,
     pending_barriers: Vec<PendingBarrier>,
+    /// Of the gateway: how many entries of the log of retained messages are appended, and how many are settled.
+    entries: u64,
+    settled_entries: u64,
     /// Work that messages from other shards may still take in this turn.
     budget: usize,
 }
@@ -23,7 +26,18 @@ pub(crate) struct Links {
 impl Links {
     pub(crate) fn new(here: ShardId, shards: u16) -> Self {
         let links = (0..shards).map(|_| ShardLink::default()).collect();
-        Self { here, links, pending_barriers: Vec::new(), budget: usize::MAX }
+        Self { here, links, pending_barriers: Vec::new(), entries: 0, settled_entries: 0, budget: usize::MAX }
+    }
+
+    /// How many shards there are, this one included.
+    pub(crate) fn count(&self) -> u16 {
+        self.links.len() as u16
+    }
+
+    /// Adds the link to one more shard, the gateway; returns that shard.
+    pub(crate) fn add(&mut self) -> ShardId {
+        self.links.push(ShardLink::default());
+        ShardId(self.links.len() as u16 - 1)
     }
 
     /// Every other shard.
@@ -147,13 +161,14 @@ impl Links {
     /// Finds how far what came from a shard has been processed by those it was forwarded to.
     fn settle(&mut self, from: ShardId) {
         while let Some(forwarded) = self.links.get(from.index()).and_then(|link| link.forwarded.front()) {
-            if self.links.iter().zip(&forwarded.until).any(|(link, until)| link.acked < *until) {
+            let is_behind = self.links.iter().zip(&forwarded.until).any(|(link, until)| link.acked < *until);
+            if is_behind || forwarded.entries > self.settled_entries {
                 return;
             }
             let Some(link) = self.links.get_mut(from.index()) else { return };
             if let Some(forwarded) = link.forwarded.pop_front() {
                 link.their_settled = forwarded.end;
-                link.owes_ack |= !forwarded.until.is_empty();
+                link.owes_ack |= !forwarded.until.is_empty() || forwarded.entries > 0;
             }
         }
     }
@@ -233,13 +248,58 @@ impl Links {
         }
         let end = batch.end;
         link.received = end;
-        link.forwarded.push_back(ForwardedBatch { end, until });
+        link.forwarded.push_back(ForwardedBatch { end, until, entries: self.entries });
         link.owes_ack |= batch.wants_ack;
         let wanted = batch.stored_until.into_iter().enumerate().filter(|(rank, _)| batch.wants_stored[*rank]);
         for (rank, until) in wanted {
             link.storing[rank].push_back(PendingStorage { end, batch: unstored, until });
         }
         true
+    }
+
+    // The gateway's additions.
+
+    /// An entry of the log of retained messages was appended because of the message that is being processed: its batch is not
+    /// settled before the entry is. Returns its number.
+    pub(crate) fn add_entry(&mut self) -> u64 {
+        self.entries += 1;
+        self.entries
+    }
+
+    /// Every node has applied the entries up to a number.
+    pub(crate) fn settle_entries(&mut self, number: u64) {
+        self.settled_entries = self.settled_entries.max(number);
+    }
+
+    /// Bytes on the way to a shard.
+    pub(crate) fn unacked_bytes(&self, to: ShardId) -> u64 {
+        self.links.get(to.index()).map_or(0, |link| link.sent - link.acked)
+    }
+
+    /// The position up to which what a shard sent is processed.
+    pub(crate) fn received(&self, from: ShardId) -> u64 {
+        self.links.get(from.index()).map_or(0, |link| link.received)
+    }
+
+    /// The position up to which a shard has processed what it was sent.
+    pub(crate) fn acked(&self, to: ShardId) -> u64 {
+        self.links.get(to.index()).map_or(0, |link| link.acked)
+    }
+
+    /// Asks a shard to acknowledge what it was sent as soon as it has processed it.
+    pub(crate) fn request_ack(&mut self, to: ShardId) {
+        let Some(link) = self.links.get_mut(to.index()).filter(|link| link.acked < link.sent) else { return };
+        if link.batch.messages.is_empty() {
+            link.batch.messages.push_back(LinkMessage::Ack);
+        }
+        link.batch.wants_ack = true;
+    }
+
+    /// A shard is sent the watermarks, even if nothing else is.
+    pub(crate) fn owe_ack(&mut self, to: ShardId) {
+        if let Some(link) = self.links.get_mut(to.index()) {
+            link.owes_ack = true;
+        }
     }
 
     // Namespaces: each shard numbers its own.

@@ -102,6 +102,11 @@ impl<V: NodeValue> FilterTree<V> {
         self.nodes.len() - 1
     }
 
+    /// The nodes in use.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.nodes.ids()
+    }
+
     /// The value of a node; `None`: it is no node.
     pub(crate) fn value(&self, id: NodeId) -> Option<&V> {
         self.nodes.get(id).map(|node| &node.value)

@@ -30,6 +30,14 @@ impl<T> NodePages<T> {
         self.pages.get(id.index() / PAGE)?.get(id.index() % PAGE)?.as_ref()
     }
 
+    /// The indexes of all nodes.
+    pub(crate) fn ids(&self) -> impl Iterator<Item = NodeId> + '_ {
+        let slots = self.pages.iter().enumerate().flat_map(|(at, page)| {
+            page.iter().enumerate().filter(|(_, node)| node.is_some()).map(move |(slot, _)| at * PAGE + slot)
+        });
+        slots.map(|index| NodeId(index as u32))
+    }
+
     #[inline]
     pub(crate) fn get_mut(&mut self, id: NodeId) -> Option<&mut T> {
         self.pages.get_mut(id.index() / PAGE)?.get_mut(id.index() % PAGE)?.as_mut()

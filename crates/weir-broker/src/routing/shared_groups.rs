@@ -61,6 +61,10 @@ impl Group {
         self.members.len()
     }
 
+    pub(crate) fn members(&self) -> impl Iterator<Item = &GroupMember> {
+        self.members.iter()
+    }
+
     fn find(&self, id: MemberId) -> Option<usize> {
         match &self.index {
             Some(index) => index.get(&id).map(|&at| at as usize),

@@ -7,6 +7,7 @@ use crate::EndpointPolicy;
 use crate::hash::HashSeed;
 use crate::hash::IdMap;
 use crate::ids::{EndpointId, GroupId, Millis, NamespaceId, RecordId, SessionId, ShardId, SlabIndex};
+use crate::limits::GROUP_SEARCH_MAX;
 use crate::placement::owner_shard;
 use crate::routing::filter_tree::Walk;
 use crate::routing::match_cache::MatchCache;
@@ -74,7 +75,7 @@ pub(crate) struct Routing {
 #[derive(Debug)]
 struct RemoteMember {
     readiness: Readiness,
-    groups: u32,
+    groups: Vec<GroupId>,
 }
 
 /// The result of adding a member.
@@ -346,9 +347,11 @@ impl Routing {
         let member_id = member.id();
         let joined = self.groups.get_mut(id).map_or(GroupJoin::Full, |group| group.join(member));
         if let (Some(readiness), false) = (readiness, joined == GroupJoin::Full) {
-            let remote = self.remote_members.entry(member_id).or_insert(RemoteMember { readiness, groups: 0 });
+            let remote = self.remote_members.entry(member_id).or_insert(RemoteMember { readiness, groups: Vec::new() });
             remote.readiness = readiness;
-            remote.groups += u32::from(joined == GroupJoin::New);
+            if joined == GroupJoin::New {
+                remote.groups.push(id);
+            }
         }
         if joined == GroupJoin::New {
             self.group_bytes += MEMBER_BYTES;
@@ -382,8 +385,8 @@ impl Routing {
             self.group_bytes -= MEMBER_BYTES;
         }
         if was_member && let Some(remote) = self.remote_members.get_mut(&member) {
-            remote.groups -= 1;
-            if remote.groups == 0 {
+            remote.groups.retain(|group| *group != id);
+            if remote.groups.is_empty() {
                 self.remote_members.remove(&member);
             }
         }
@@ -414,12 +417,13 @@ impl Routing {
     }
 
     /// The member that gets a group's next message, and how many members there are; `None`: there is no such group. `local`:
-    /// the readiness of this shard's sessions, `None` of one that is about to leave.
+    /// the readiness of this shard's sessions, `None` of one that is about to leave. `but`: a shard whose members are not
+    /// chosen.
     pub(crate) fn choose(
         &mut self,
         id: GroupId,
         qos: QoS,
-        here: ShardId,
+        (here, but): (ShardId, Option<ShardId>),
         local: impl Fn(SessionId) -> Option<Readiness>,
     ) -> Option<(Option<GroupMember>, usize)> {
         let remote = &self.remote_members;
@@ -427,11 +431,42 @@ impl Routing {
             if member.shard == here {
                 return local(member.session.id);
             }
+            if Some(member.shard) == but {
+                return None;
+            }
             Some(remote.get(&member.id()).map_or(Readiness::Offline, |remote| remote.readiness))
         };
         let group = self.groups.get_mut(id)?;
         let member = group.choose(qos, readiness_of);
         Some((member, group.len()))
+    }
+
+    /// How many members a group has without those behind the gateway, and how many of them are ready, as far as looked at.
+    pub(crate) fn count_members(
+        &self,
+        id: GroupId,
+        here: ShardId,
+        gateway: ShardId,
+        local: impl Fn(SessionId) -> Option<Readiness>,
+    ) -> (u32, u32) {
+        let Some(group) = self.groups.get(id) else { return (0, 0) };
+        let is_ready = |member: &GroupMember| {
+            let readiness = if member.shard == here {
+                local(member.session.id)
+            } else {
+                self.remote_members.get(&member.id()).map(|remote| remote.readiness)
+            };
+            readiness == Some(Readiness::Ready)
+        };
+        let members = || group.members().filter(|member| member.shard != gateway);
+        let ready = members().take(GROUP_SEARCH_MAX).filter(|member| is_ready(member)).count();
+        (members().count() as u32, ready as u32)
+    }
+
+    /// The groups owned here that have a member of another shard.
+    pub(crate) fn groups_of(&self, member: MemberId) -> Vec<Arc<GroupKey>> {
+        let groups = self.remote_members.get(&member).map_or(&[][..], |remote| &remote.groups);
+        groups.iter().filter_map(|&group| self.group_key(group).cloned()).collect()
     }
 
     /// Bytes of the subscriptions of all namespaces, and of the groups that are owned here.

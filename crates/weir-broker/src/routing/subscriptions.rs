@@ -53,6 +53,19 @@ pub(crate) struct Added {
     pub(crate) replaced: Option<Subscriber>,
     /// This shard had no interest in the filter before: other shards have to learn it.
     pub(crate) first: bool,
+    /// It had no subscribers, but perhaps groups: the gateway, which knows groups apart, has to learn it.
+    pub(crate) first_subscriber: bool,
+}
+
+/// The result of removing a subscriber.
+pub(crate) struct Removed {
+    /// The position of the subscription in its session's list.
+    pub(crate) position: u32,
+    pub(crate) filter: String,
+    /// This shard has no interest in the filter any more.
+    pub(crate) gone: bool,
+    /// It has no subscribers any more, but perhaps groups.
+    pub(crate) last_subscriber: bool,
 }
 
 /// The result of removing a group from a filter.
@@ -163,16 +176,19 @@ impl Subscriptions {
     pub(crate) fn add(&mut self, filter: &str, mut subscriber: Subscriber) -> Added {
         self.touch(filter);
         let node = self.tree.insert(filter);
-        let Some(interest) = self.tree.value_mut(node) else { return Added { node, replaced: None, first: false } };
+        let Some(interest) = self.tree.value_mut(node) else {
+            return Added { node, replaced: None, first: false, first_subscriber: false };
+        };
         let first = !interest.is_local();
+        let first_subscriber = matches!(interest.subscribers, Subscribers::None);
         if let Some(old) = interest.subscribers.get_mut(subscriber.session) {
             subscriber.position = old.position;
             let replaced = std::mem::replace(old, subscriber);
-            return Added { node, replaced: Some(replaced), first };
+            return Added { node, replaced: Some(replaced), first, first_subscriber };
         }
         interest.subscribers.push(subscriber);
         self.entries += 1;
-        Added { node, replaced: None, first }
+        Added { node, replaced: None, first, first_subscriber }
     }
 
     fn subscriber_mut(&mut self, node: NodeId, session: SessionId) -> Option<&mut Subscriber> {
@@ -196,16 +212,17 @@ impl Subscriptions {
         Some((self.tree.path(node), subscriber))
     }
 
-    /// Removes a session from a node. Returns its position, and with the filter where this shard has no interest in it any more.
-    pub(crate) fn remove(&mut self, node: NodeId, session: SessionId) -> Option<(u32, Option<String>)> {
+    /// Removes a session from a node.
+    pub(crate) fn remove(&mut self, node: NodeId, session: SessionId) -> Option<Removed> {
         let filter = self.tree.path(node);
         let interest = self.tree.value_mut(node)?;
         let removed = interest.subscribers.remove(session)?;
         let gone = !interest.is_local();
+        let last_subscriber = matches!(interest.subscribers, Subscribers::None);
         self.entries -= 1;
         self.touch(&filter);
         self.tree.prune(node);
-        Some((removed.position, gone.then_some(filter)))
+        Some(Removed { position: removed.position, filter, gone, last_subscriber })
     }
 
     /// A session's list of nodes moved: the subscription at `node` is now named at `position`.
@@ -251,6 +268,22 @@ impl Subscriptions {
             }
             self.drop_empty_rest(node);
         }
+    }
+
+    /// The destinations that want `filter`.
+    pub(crate) fn destinations(&self, filter: &str) -> ShardSet {
+        self.tree.find(filter).map_or_else(ShardSet::default, |node| self.destinations_at(node))
+    }
+
+    fn destinations_at(&self, node: NodeId) -> ShardSet {
+        let rest = self.tree.value(node).and_then(|interest| interest.rest.as_ref());
+        rest.map_or_else(ShardSet::default, |rest| rest.destinations)
+    }
+
+    /// The filters that any of some destinations wants.
+    pub(crate) fn filters_of(&self, destinations: &ShardSet) -> Vec<String> {
+        let wanted = self.tree.ids().filter(|&node| self.destinations_at(node).meets(destinations));
+        wanted.map(|node| self.tree.path(node)).collect()
     }
 
     /// A shared group is owned here. Returns its position among the filter's groups, and whether this shard had no interest in

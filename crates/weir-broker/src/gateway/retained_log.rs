@@ -1,0 +1,115 @@
+//! This node's part of the log of retained messages: its own entries, and how far the log has been applied.
+
+use std::collections::VecDeque;
+
+use crate::ids::{Origin, ShardId};
+
+/// An entry of this node that has not come back in the log's order.
+#[derive(Debug)]
+pub(super) struct OwnEntry {
+    pub(super) number: u64,
+    /// Its publisher, and the positions of its shard's links by then.
+    pub(super) origin: Origin,
+    pub(super) after: Box<[u64]>,
+}
+
+/// An entry that was handed to its topic's owner.
+#[derive(Debug)]
+struct Applying {
+    sequence: u64,
+    /// Its number, where it is this node's.
+    number: Option<u64>,
+    owner: ShardId,
+    position: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct RetainedLog {
+    own: VecDeque<OwnEntry>,
+    /// Up to which number the log has stored this node's entries.
+    stored: u64,
+    applying: VecDeque<Applying>,
+    /// Up to which sequence entries were handed to the shards, and these have processed them.
+    handed: u64,
+    applied: u64,
+    /// This node's entries that it has applied, and peers may not have.
+    applied_here: VecDeque<(u64, u64)>,
+}
+
+impl RetainedLog {
+    pub(super) fn add(&mut self, entry: OwnEntry) {
+        self.own.push_back(entry);
+    }
+
+    /// The log has stored this node's entries up to a number.
+    pub(super) fn set_stored(&mut self, number: u64) {
+        self.stored = self.stored.max(number);
+    }
+
+    pub(super) fn stored(&self) -> u64 {
+        self.stored
+    }
+
+    /// This node's entry of that number; it is forgotten with those before it.
+    pub(super) fn take_own(&mut self, number: u64) -> Option<OwnEntry> {
+        while let Some(entry) = self.own.pop_front() {
+            if entry.number == number {
+                return Some(entry);
+            }
+            if entry.number > number {
+                self.own.push_front(entry);
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Up to which sequence entries were handed to the shards.
+    pub(super) fn handed(&self) -> u64 {
+        self.handed
+    }
+
+    /// An entry was handed to its topic's owner, whose link has come to `position`.
+    pub(super) fn hand(&mut self, sequence: u64, number: Option<u64>, owner: ShardId, position: u64) {
+        self.handed = sequence;
+        self.applying.push_back(Applying { sequence, number, owner, position });
+    }
+
+    /// An entry was not for any shard.
+    pub(super) fn skip(&mut self, sequence: u64) {
+        self.handed = sequence;
+        if self.applying.is_empty() {
+            self.applied = sequence;
+        }
+    }
+
+    /// Up to which sequence the shards have processed entries.
+    pub(super) fn applied(&self) -> u64 {
+        self.applied
+    }
+
+    /// Finds what the shards have processed. Returns the newest sequence where there is a newer one.
+    pub(super) fn advance(&mut self, is_settled: impl Fn(ShardId, u64) -> bool) -> Option<u64> {
+        let before = self.applied;
+        while let Some(first) = self.applying.front().filter(|first| is_settled(first.owner, first.position)) {
+            self.applied = first.sequence;
+            self.applied_here.extend(first.number.map(|number| (first.sequence, number)));
+            self.applying.pop_front();
+        }
+        if self.applying.is_empty() {
+            self.applied = self.applied.max(self.handed);
+        }
+        (self.applied > before).then_some(self.applied)
+    }
+
+    /// All peers have applied the log up to `sequence`. Returns the number of this node's newest entry that is settled by
+    /// that, where there is a newer one.
+    pub(super) fn settle(&mut self, sequence: u64) -> Option<u64> {
+        let mut settled = None;
+        while let Some(&(_, number)) = self.applied_here.front().filter(|(at, _)| *at <= sequence) {
+            settled = Some(number);
+            self.applied_here.pop_front();
+        }
+        settled
+    }
+}

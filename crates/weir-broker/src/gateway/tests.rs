@@ -1,0 +1,1 @@
+//! The gateway alone; whole clusters are in the simulation of `tests/it`.

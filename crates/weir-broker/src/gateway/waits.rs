@@ -1,0 +1,200 @@
+//! What shards wait for: acknowledgements of peers, and the log of retained messages.
+
+use std::collections::VecDeque;
+
+use super::peers::Peers;
+use super::retained_log::RetainedLog;
+use super::{Gateway, Outside};
+use crate::ids::{PeerSlot, ShardId};
+use crate::links::link::{BarrierId, LinkMessage};
+
+/// Something that has to happen outside of the node. What a peer that is out has not done is not waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// The peer has stored the message of that number on the link to it.
+    Stored { peer: PeerSlot, incarnation: u64, number: u64 },
+    /// The peer has processed it.
+    Processed { peer: PeerSlot, incarnation: u64, number: u64 },
+    /// The log has stored this node's entry of that number.
+    Entry(u64),
+}
+
+impl Wait {
+    fn is_over(self, peers: &Peers, log: &RetainedLog) -> bool {
+        let of = |slot, incarnation| peers.get(slot).filter(|peer| peer.incarnation == incarnation);
+        match self {
+            Wait::Stored { peer, incarnation, number } => {
+                of(peer, incarnation).is_none_or(|peer| peer.stored >= number)
+            }
+            Wait::Processed { peer, incarnation, number } => {
+                of(peer, incarnation).is_none_or(|peer| peer.processed >= number)
+            }
+            Wait::Entry(number) => log.stored() >= number,
+        }
+    }
+
+    /// The peer and the kind, of which the highest number alone matters.
+    fn key(self) -> (u8, u16, u64) {
+        match self {
+            Wait::Stored { peer, incarnation, .. } => (0, peer.0, incarnation),
+            Wait::Processed { peer, incarnation, .. } => (1, peer.0, incarnation),
+            Wait::Entry(_) => (2, 0, 0),
+        }
+    }
+}
+
+/// The waits of what shards have sent, in order: for them, the gateway's store.
+#[derive(Debug, Default)]
+pub(super) struct Epochs {
+    /// The number of the last epoch that ended.
+    ended: u64,
+    settled: u64,
+    /// Of the epoch that has not ended.
+    waits: Vec<Wait>,
+    waiting: VecDeque<(u64, Vec<Wait>)>,
+}
+
+impl Epochs {
+    /// The epoch waits for something more.
+    pub(super) fn wait_for(&mut self, wait: Wait) {
+        match self.waits.iter_mut().find(|known| known.key() == wait.key()) {
+            // Numbers grow.
+            Some(known) => *known = wait,
+            None => self.waits.push(wait),
+        }
+    }
+
+    /// Ends the epoch. Returns the number of the newest that is not settled; 0: all are.
+    pub(super) fn end(&mut self) -> u64 {
+        if !self.waits.is_empty() {
+            self.ended += 1;
+            self.waiting.push_back((self.ended, std::mem::take(&mut self.waits)));
+        }
+        if self.waiting.is_empty() { 0 } else { self.ended }
+    }
+}
+
+/// A SUBSCRIBE that waits until every peer knows of it.
+#[derive(Debug)]
+pub(super) struct WaitingBarrier {
+    from: ShardId,
+    request: BarrierId,
+    waits: Vec<Wait>,
+}
+
+/// A message of a shard that does not count as processed before every peer has processed what was sent because of it.
+#[derive(Debug)]
+pub(super) struct Hold {
+    /// The position of the shard's link before that message.
+    position: u64,
+    waits: Vec<Wait>,
+}
+
+impl Hold {
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+}
+
+impl Gateway {
+    /// Waits for all peers to have processed what they were sent of this node's interest.
+    fn interest_waits(&self) -> Vec<Wait> {
+        let number = |slot, peer: &super::peers::Peer| Wait::Processed {
+            peer: slot,
+            incarnation: peer.incarnation,
+            number: peer.last_interest,
+        };
+        let waits = self.peers.iter().map(|(slot, peer)| number(slot, peer));
+        waits.filter(|wait| !wait.is_over(&self.peers, &self.log)).collect()
+    }
+
+    /// A SUBSCRIBE on a shard: its SUBACK waits until every peer forwards what it matches.
+    pub(super) fn begin_barrier(&mut self, from: ShardId, request: BarrierId) {
+        let waits = self.interest_waits();
+        if waits.is_empty() {
+            self.links.push(from, LinkMessage::BarrierAck { request, retained: None, complete: true });
+        } else {
+            self.barriers.push(WaitingBarrier { from, request, waits });
+        }
+    }
+
+    /// The message of `from` at `position` counts as processed when every peer knows of this node's interest.
+    pub(super) fn hold(&mut self, from: ShardId, position: u64) {
+        let waits = self.interest_waits();
+        if !waits.is_empty()
+            && let Some(holds) = self.holds.get_mut(from.index())
+        {
+            holds.push_back(Hold { position, waits });
+        }
+    }
+
+    pub(super) fn answer_barriers(&mut self) {
+        let (peers, log, links) = (&self.peers, &self.log, &mut self.links);
+        self.barriers.retain_mut(|barrier| {
+            barrier.waits.retain(|wait| !wait.is_over(peers, log));
+            let WaitingBarrier { from, request, .. } = *barrier;
+            let is_over = barrier.waits.is_empty();
+            if is_over {
+                links.push(from, LinkMessage::BarrierAck { request, retained: None, complete: true });
+            }
+            !is_over
+        });
+    }
+
+    pub(super) fn release_holds(&mut self) {
+        for (shard, holds) in self.holds.iter_mut().enumerate() {
+            let is_over = |wait: &Wait| wait.is_over(&self.peers, &self.log);
+            while holds.front().is_some_and(|hold| hold.waits.iter().all(is_over)) {
+                holds.pop_front();
+                self.links.owe_ack(ShardId(shard as u16));
+            }
+        }
+    }
+
+    /// Settles epochs, and tells shards what is stored because of that.
+    pub(super) fn advance_epochs(&mut self) {
+        while let Some((number, waits)) = self.epochs.waiting.front()
+            && waits.iter().all(|wait| wait.is_over(&self.peers, &self.log))
+        {
+            self.epochs.settled = *number;
+            self.epochs.waiting.pop_front();
+        }
+        let settled = self.epochs.settled;
+        self.links.settle_storage(|number| number <= settled);
+    }
+
+    /// Finds how far shards have processed, and stored, what peers have sent.
+    pub(super) fn advance_peers(&mut self) {
+        let links = &self.links;
+        for peer in self.peers.iter_mut() {
+            let is_processed = |until: &[u64]| {
+                until.iter().enumerate().all(|(shard, position)| links.acked(ShardId(shard as u16)) >= *position)
+            };
+            while let Some(taken) = peer.processing.front().filter(|taken| is_processed(&taken.until)) {
+                peer.own_processed = taken.number;
+                peer.processing.pop_front();
+            }
+            let is_stored = |taken: &super::peers::Taken| {
+                is_processed(&taken.until) && taken.stored.iter().all(|wait| links.has_stored(wait))
+            };
+            while let Some(taken) = peer.unstored.front().filter(|taken| is_stored(taken)) {
+                peer.own_stored = taken.number;
+                peer.unstored.pop_front();
+            }
+        }
+    }
+
+    /// Finds how far the log has been applied here and everywhere.
+    pub(super) fn advance_log(&mut self, outside: &mut impl Outside) {
+        let links = &self.links;
+        if let Some(sequence) = self.log.advance(|shard, position| links.settled(shard) >= position) {
+            let slots = self.peers.slots();
+            slots.for_each(|slot| self.push(slot, &super::PeerMessage::LogApplied { sequence }, outside));
+        }
+        let applied = self.peers.iter().map(|(_, peer)| peer.applied).min().unwrap_or(u64::MAX);
+        if let Some(number) = self.log.settle(applied) {
+            self.links.settle_entries(number);
+            (0..self.shards).for_each(|shard| self.links.owe_ack(ShardId(shard)));
+        }
+    }
+}
