@@ -34,7 +34,9 @@ impl Core {
         if let Joined::NewInterest(namespace) = joined {
             self.add_interest(namespace, &key.filter);
         }
+        // Before the barrier of the SUBSCRIBE, which waits until peers know it.
         self.touch_group(key);
+        self.send_group_states();
         joined != Joined::Full
     }
 
