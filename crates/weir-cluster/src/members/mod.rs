@@ -25,6 +25,8 @@ pub const OWN_TIMEOUT: Millis = 2000;
 pub const PEER_TIMEOUT: Millis = 3000;
 /// The stream works while reads, and this node's own heartbeats in it, are at most this far apart.
 pub const STREAM_GAP: Millis = 1500;
+/// Two nodes have one name when the older incarnation moves for so long after it was replaced.
+const DUPLICATE_AFTER: Millis = 1500;
 /// Two nodes have one name as long as the older incarnation moved within this time.
 const DUPLICATE_TIMEOUT: Millis = 5000;
 

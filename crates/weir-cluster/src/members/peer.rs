@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use weir_broker::Millis;
 
-use super::{DUPLICATE_TIMEOUT, HEARTBEAT_INTERVAL, Member, MemberEvent, Refusal, SuspectReason};
+use super::{DUPLICATE_AFTER, DUPLICATE_TIMEOUT, HEARTBEAT_INTERVAL, Member, MemberEvent, Refusal, SuspectReason};
 use crate::Incarnation;
 use crate::wire::{Heartbeat, WireVersions};
 
@@ -30,9 +30,14 @@ pub enum PeerState {
 struct Replaced {
     incarnation: Incarnation,
     sequence: u64,
-    /// How often it moved since.
-    moves: u32,
-    moved_at: Millis,
+    /// When it moved for the first time since, and the last time.
+    moved: Option<(Millis, Millis)>,
+}
+
+impl Replaced {
+    const fn of(heartbeat: &Heartbeat) -> Self {
+        Self { incarnation: heartbeat.incarnation, sequence: heartbeat.sequence, moved: None }
+    }
 }
 
 #[derive(Debug)]
@@ -56,8 +61,7 @@ impl Peer {
 
     /// Another process with the name of this node, whose incarnation is `own`.
     pub(super) fn namesake(own: Incarnation, heartbeat: Heartbeat, now: Millis) -> Self {
-        let replaced =
-            Replaced { incarnation: heartbeat.incarnation, sequence: heartbeat.sequence, moves: 0, moved_at: now };
+        let replaced = Replaced::of(&heartbeat);
         let mut peer = Self::first_seen(Heartbeat { incarnation: own, ..heartbeat }, now);
         peer.replaced = Some(replaced);
         peer
@@ -83,12 +87,7 @@ impl Peer {
             if self.replaced.as_ref().is_some_and(|replaced| replaced.incarnation == heartbeat.incarnation) {
                 return self.on_replaced_moved(&heartbeat, now, events);
             }
-            self.replaced = Some(Replaced {
-                incarnation: self.heartbeat.incarnation,
-                sequence: self.heartbeat.sequence,
-                moves: 0,
-                moved_at: now,
-            });
+            self.replaced = Some(Replaced::of(&self.heartbeat));
         } else if heartbeat.sequence <= self.heartbeat.sequence {
             return; // read again
         }
@@ -100,23 +99,24 @@ impl Peer {
     /// A record with this node's name, of another process.
     pub(super) fn on_namesake(&mut self, heartbeat: Heartbeat, now: Millis, events: &mut Events) {
         if self.replaced.as_ref().is_none_or(|replaced| replaced.incarnation != heartbeat.incarnation) {
-            let (incarnation, sequence) = (heartbeat.incarnation, heartbeat.sequence);
-            self.replaced = Some(Replaced { incarnation, sequence, moves: 0, moved_at: now });
+            self.is_duplicate = false;
+            self.replaced = Some(Replaced::of(&heartbeat));
         } else {
             self.on_replaced_moved(&heartbeat, now, events);
         }
     }
 
-    /// The older of two incarnations moves. Once may be an append that was under way when its process ended.
+    /// The older of two incarnations moves. Appends that were under way when its process ended may come at once, after an
+    /// election; a process that runs moves for longer.
     fn on_replaced_moved(&mut self, heartbeat: &Heartbeat, now: Millis, events: &mut Events) {
         let Some(replaced) = &mut self.replaced else { return };
         if heartbeat.sequence <= replaced.sequence {
             return;
         }
         replaced.sequence = heartbeat.sequence;
-        replaced.moves += 1;
-        replaced.moved_at = now;
-        if replaced.moves >= 2 && !self.is_duplicate {
+        let first = replaced.moved.map_or(now, |(first, _)| first);
+        replaced.moved = Some((first, now));
+        if now >= first + DUPLICATE_AFTER && !self.is_duplicate {
             self.is_duplicate = true;
             let incarnations = [replaced.incarnation, self.heartbeat.incarnation];
             events.push_back(MemberEvent::DuplicateName { node: self.heartbeat.node.clone(), incarnations });
@@ -183,13 +183,13 @@ impl Peer {
     }
 
     pub(super) fn update_duplicate(&mut self, now: Millis, events: &mut Events) {
-        let moves = self.replaced.as_ref().is_some_and(|replaced| now <= replaced.moved_at + DUPLICATE_TIMEOUT);
-        if self.is_duplicate && !moves {
-            self.is_duplicate = false;
+        let Some(replaced) = &mut self.replaced else { return };
+        if replaced.moved.is_none_or(|(_, last)| now <= last + DUPLICATE_TIMEOUT) {
+            return;
+        }
+        replaced.moved = None;
+        if std::mem::take(&mut self.is_duplicate) {
             events.push_back(MemberEvent::DuplicateNameResolved { node: self.heartbeat.node.clone() });
-            if let Some(replaced) = &mut self.replaced {
-                replaced.moves = 0;
-            }
         }
     }
 
