@@ -97,7 +97,7 @@ impl ReceiveStream {
         let mut event = None;
         if envelope.generation > self.generation {
             event = (self.generation > 0).then_some(LinkEvent::Reset);
-            self.begin_generation(envelope.generation, now);
+            self.begin_generation(envelope.generation);
         }
         counters.envelopes_received += 1;
         if self.failure.is_none() {
@@ -118,7 +118,7 @@ impl ReceiveStream {
         false
     }
 
-    fn begin_generation(&mut self, generation: u32, now: Millis) {
+    fn begin_generation(&mut self, generation: u32) {
         #[cfg(test)]
         let fault = self.fault;
         *self = Self { generation, ..Self::new(self.max_frame, self.limit) };
@@ -126,7 +126,6 @@ impl ReceiveStream {
         {
             self.fault = fault;
         }
-        self.acknowledge_at(now + ACK_DELAY);
     }
 
     fn accept_payload(&mut self, envelope: &Envelope<'_>, now: Millis, counters: &mut LinkCounters) {

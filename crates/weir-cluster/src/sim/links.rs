@@ -9,8 +9,8 @@ use crate::link::{LinkConfig, LinkEvent, PeerLink};
 use crate::wire::Envelope;
 
 const MAX_ENVELOPE: usize = 1500;
-const TROUBLE: Millis = 15_000;
-const QUIET: Millis = 15_000;
+const TROUBLE: Millis = 10_000;
+const QUIET: Millis = 8_000;
 
 /// What the receiver of one stream knows: incarnation and generation of the stream, and frames so far.
 #[derive(Debug, Default)]
@@ -86,6 +86,8 @@ struct Network {
     /// Until when each direction is cut.
     cut: [Millis; 2],
     flights: Vec<Flight>,
+    /// Some of what was sent, to arrive again at any time.
+    history: Vec<(usize, Vec<u8>)>,
 }
 
 pub(super) struct LinkSim {
@@ -104,7 +106,7 @@ impl LinkSim {
     pub(super) fn new(seed: u64, fault: Option<Fault>) -> Self {
         let mut rng = Rng::new(seed);
         let nodes = [Node::new(1, 2, fault), Node::new(2, 1, fault)];
-        let network = Network { loss: 3 + rng.below(60), cut: [0; 2], flights: Vec::new() };
+        let network = Network { loss: 3 + rng.below(60), cut: [0; 2], flights: Vec::new(), history: Vec::new() };
         let consumes = 1 + rng.below(20);
         Self { rng, now: 0, nodes, network, incarnations: 2, fault, news: None, consumes }
     }
@@ -137,7 +139,12 @@ impl LinkSim {
             16 if self.news.is_none() => self.crash(node),
             17..40 => (0..200).for_each(|_| self.nodes[node].push(&mut self.rng)),
             40..400 => self.nodes[node].push(&mut self.rng),
-            400..420 => self.nodes[node].link.request_acknowledgement(),
+            400..600 if !self.network.history.is_empty() => {
+                let old = self.rng.below(self.network.history.len() as u64) as usize;
+                let (to, bytes) = self.network.history[old].clone();
+                self.network.flights.push(Flight { at: self.now, to, bytes });
+            }
+            600..620 => self.nodes[node].link.request_acknowledgement(),
             _ => {}
         }
     }
@@ -254,10 +261,11 @@ impl LinkSim {
             return;
         }
         let mut bytes = bytes.to_vec();
-        if self.rng.one_in(40) {
-            // an old one that arrives much later
-            let delay = self.rng.below(3000);
-            fly(&mut self.rng, delay, bytes.clone());
+        if self.network.history.len() < 100 {
+            self.network.history.push((1 - from, bytes.clone()));
+        } else if self.rng.one_in(5) {
+            let old = self.rng.below(100) as usize;
+            self.network.history[old] = (1 - from, bytes.clone());
         }
         if self.rng.one_in(50) {
             let at = self.rng.below(bytes.len() as u64) as usize;
