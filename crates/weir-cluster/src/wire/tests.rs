@@ -237,7 +237,8 @@ fn a_longer_header_of_an_envelope_is_skipped() {
 #[test]
 fn errors_say_what_is_wrong() {
     let field = |kind, field, problem: FieldProblem| Err(FrameError::Field { kind, error: problem.of(field) });
-    let cases: [(&[u8], Result<Option<(Frame<'_>, usize)>, FrameError>); 7] = [
+    type Decoded<'a> = Result<Option<(Frame<'a>, usize)>, FrameError>;
+    let cases: [(&[u8], Decoded<'_>); 7] = [
         (&[6, 0xff, 1], Err(FrameError::TooLong { kind: 6, len: 255, max: 100 })),
         (&[0xff; 12], Err(FrameError::Header(FieldProblem::TooLarge.of("kind")))),
         (&[1, 3, 1, 9, b'a'], field(1, "name", FieldProblem::Truncated)),
