@@ -12,6 +12,7 @@ const INTERFACES: &[(&str, &str)] = &[
     ("weir-mqtt", "crates/weir-mqtt/src"),
     ("weir-broker", "crates/weir-broker/src"),
     ("weir-bridge", "crates/weir-bridge/src"),
+    ("weir-cluster", "crates/weir-cluster/src"),
     ("weir-declare", "crates/weir-declare/src"),
     ("weirmq-server", "src/server"),
 ];

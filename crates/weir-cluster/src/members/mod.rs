@@ -1,0 +1,487 @@
+//! Which nodes of the cluster are in, from the heartbeats in the stream of members. Only this node's monotonic clock counts.
+//!
+//! This node is in while its newest acknowledged append was sent at most 2 s ago. A peer is out when its heartbeat has not
+//! moved for 3 s in which the stream worked: reads worked, and this node's own heartbeats came back through it. So an
+//! election in the engine takes no peer out.
+
+mod peer;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use weir_broker::Millis;
+
+use self::peer::Peer;
+pub use self::peer::PeerState;
+use crate::Incarnation;
+use crate::wire::{Heartbeat, Load, WireVersions};
+
+/// Time between two heartbeats of a node.
+pub const HEARTBEAT_INTERVAL: Millis = 1000;
+/// This node is out when its newest acknowledged append was sent longer ago.
+pub const OWN_TIMEOUT: Millis = 2000;
+/// A peer is out when it has not moved for so long while the stream worked.
+pub const PEER_TIMEOUT: Millis = 3000;
+/// The stream works while reads, and this node's own heartbeats in it, are at most this far apart.
+pub const STREAM_GAP: Millis = 1500;
+/// Two nodes have one name when the older incarnation moves for so long after it was replaced.
+const DUPLICATE_AFTER: Millis = 1500;
+/// Two nodes have one name as long as the older incarnation moved within this time.
+const DUPLICATE_TIMEOUT: Millis = 5000;
+
+/// This node, as its heartbeats describe it.
+#[derive(Debug, Clone)]
+pub struct MembersConfig {
+    /// Its name.
+    pub node: String,
+    /// This start of its process.
+    pub incarnation: Incarnation,
+    /// Versions of the wire format that it reads and writes.
+    pub wire: WireVersions,
+    /// Version of Weir.
+    pub weir_version: String,
+    /// Addresses for clients and operators.
+    pub addresses: Vec<String>,
+}
+
+/// A change of the members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemberEvent {
+    /// This node is in: it may acknowledge.
+    SelfIn,
+    /// This node is out: it must not acknowledge, nor accept clients.
+    SelfOut,
+    /// A peer is in for the first time.
+    Joined {
+        /// Its name.
+        node: String,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// Version of the wire format for the link to it.
+        wire: u8,
+    },
+    /// A peer is in with a new incarnation. What the old one had told, and the link to it, are void.
+    Restarted {
+        /// Its name.
+        node: String,
+        /// The incarnation that ended.
+        old: Incarnation,
+        /// The new one.
+        incarnation: Incarnation,
+        /// Version of the wire format for the link to it.
+        wire: u8,
+    },
+    /// A peer does not move.
+    Out {
+        /// Its name.
+        node: String,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// A peer that was out moves again, with the same incarnation.
+    BackIn {
+        /// Its name.
+        node: String,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// A peer shuts down: it is still in, and should own no slots.
+    Leaving {
+        /// Its name.
+        node: String,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// A peer has left as it announced, or its record was removed.
+    Left {
+        /// Its name.
+        node: String,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// A peer cannot take part.
+    Refused {
+        /// Its name.
+        node: String,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// Why.
+        reason: Refusal,
+    },
+    /// Two running processes have one name; it may be this node's.
+    DuplicateName {
+        /// The name.
+        node: String,
+        /// Both incarnations, the one that appeared first, first.
+        incarnations: [Incarnation; 2],
+    },
+    /// One of the two has ended.
+    DuplicateNameResolved {
+        /// The name.
+        node: String,
+    },
+}
+
+/// Why a node cannot take part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No version of the wire format is common.
+    #[error(
+        "its wire versions are {} to {}, this node's are {} to {}: upgrade one version at a time",
+        peer.min, peer.max, own.min, own.max
+    )]
+    WireVersions {
+        /// This node's versions.
+        own: WireVersions,
+        /// The peer's versions.
+        peer: WireVersions,
+    },
+    /// The cluster document names it as removed.
+    #[error("the cluster document removes it")]
+    Removed,
+}
+
+/// A node that an operator should look at, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspect {
+    /// Its name.
+    pub node: String,
+    /// Why.
+    pub reason: SuspectReason,
+}
+
+/// Why a node is suspected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SuspectReason {
+    /// This node itself is out.
+    #[error("this node's appends to the engine are not acknowledged")]
+    NotAcknowledged,
+    /// A record from before this node started, which has not moved yet.
+    #[error("its heartbeat has not moved since this node started")]
+    Unconfirmed,
+    /// It is in, but late.
+    #[error("no heartbeat for {ms} ms")]
+    Late {
+        /// Time without a heartbeat.
+        ms: Millis,
+    },
+    /// It is out.
+    #[error("out: no heartbeat for {ms} ms")]
+    Out {
+        /// Time without a heartbeat.
+        ms: Millis,
+    },
+    /// It cannot take part.
+    #[error("refused: {0}")]
+    Refused(Refusal),
+    /// Two processes have its name.
+    #[error("two running nodes have this name: incarnations {:016x} and {:016x}", .0[0], .0[1])]
+    DuplicateName([Incarnation; 2]),
+}
+
+/// A peer, as status and links need it.
+#[derive(Debug, Clone, Copy)]
+pub struct Member<'a> {
+    /// Its newest heartbeat.
+    pub heartbeat: &'a Heartbeat,
+    /// Whether it is in.
+    pub state: PeerState,
+    /// When its heartbeat moved last.
+    pub moved_at: Millis,
+}
+
+/// The members of the cluster, as this node sees them.
+#[derive(Debug)]
+pub struct Members {
+    config: MembersConfig,
+    load: Load,
+    leaving: bool,
+    sequence: u64,
+    heartbeat_at: Millis,
+    /// When the newest acknowledged append was sent.
+    acknowledged: Option<Millis>,
+    is_in: bool,
+    stream: StreamHealth,
+    caught_up: bool,
+    removed: BTreeSet<String>,
+    /// Other processes with this node's name.
+    namesake: Option<Peer>,
+    peers: BTreeMap<String, Peer>,
+    events: VecDeque<MemberEvent>,
+    #[cfg(test)]
+    fault: Option<crate::sim::Fault>,
+}
+
+/// Since when, and until when, the stream of members is known to have worked.
+#[derive(Debug, Default)]
+struct StreamHealth {
+    read: Option<Millis>,
+    own: Option<Millis>,
+    own_sequence: u64,
+    since: Millis,
+}
+
+impl StreamHealth {
+    fn on_read(&mut self, now: Millis) {
+        Self::on_evidence(&mut self.read, &mut self.since, now);
+    }
+
+    fn on_own_heartbeat(&mut self, sequence: u64, now: Millis) {
+        if sequence <= self.own_sequence {
+            return; // read again
+        }
+        self.own_sequence = sequence;
+        Self::on_evidence(&mut self.own, &mut self.since, now);
+    }
+
+    fn on_evidence(last: &mut Option<Millis>, since: &mut Millis, now: Millis) {
+        if last.is_none_or(|last| now > last + STREAM_GAP) {
+            *since = now; // silence before a gap proves nothing
+        }
+        *last = Some(now);
+    }
+
+    /// The last moment at which the stream is known to have worked.
+    fn until(&self) -> Option<Millis> {
+        Some(self.read?.min(self.own?))
+    }
+
+    /// How long a peer that moved at `moved` has not moved while the stream worked.
+    fn silence(&self, moved: Millis) -> Millis {
+        self.until().map_or(0, |until| until.saturating_sub(moved.max(self.since)))
+    }
+}
+
+impl Members {
+    /// A node that is out, knows no peers, and has a heartbeat due.
+    pub fn new(config: MembersConfig, now: Millis) -> Self {
+        Self {
+            config,
+            load: Load::default(),
+            leaving: false,
+            sequence: 0,
+            heartbeat_at: now,
+            acknowledged: None,
+            is_in: false,
+            stream: StreamHealth::default(),
+            caught_up: false,
+            removed: BTreeSet::new(),
+            namesake: None,
+            peers: BTreeMap::new(),
+            events: VecDeque::new(),
+            #[cfg(test)]
+            fault: None,
+        }
+    }
+
+    /// The heartbeat to append now. `None`: none is due. Heartbeats of one incarnation must be appended in order.
+    pub fn next_heartbeat(&mut self, now: Millis) -> Option<Heartbeat> {
+        if now < self.heartbeat_at {
+            return None;
+        }
+        self.heartbeat_at = now + HEARTBEAT_INTERVAL;
+        self.sequence += 1;
+        Some(Heartbeat {
+            node: self.config.node.clone(),
+            incarnation: self.config.incarnation,
+            sequence: self.sequence,
+            wire: self.config.wire,
+            weir_version: self.config.weir_version.clone(),
+            addresses: self.config.addresses.clone(),
+            load: self.load,
+            leaving: self.leaving,
+        })
+    }
+
+    /// What the following heartbeats say about load.
+    pub const fn set_load(&mut self, load: Load) {
+        self.load = load;
+    }
+
+    /// The node shuts down: a heartbeat that says so is due now.
+    pub const fn set_leaving(&mut self, now: Millis) {
+        self.leaving = true;
+        self.heartbeat_at = now;
+    }
+
+    /// The engine acknowledged a heartbeat of this node that was sent at `sent`. It brings the node in.
+    pub fn on_heartbeat_acked(&mut self, sent: Millis, now: Millis) {
+        self.acknowledged = self.acknowledged.max(Some(sent));
+        if !self.is_in && now <= sent + OWN_TIMEOUT {
+            self.is_in = true;
+            self.events.push_back(MemberEvent::SelfIn);
+        }
+        self.update_own(now);
+    }
+
+    /// The engine acknowledged another append of this node, to any stream, that was sent at `sent`. It keeps the node in.
+    pub fn on_append_acked(&mut self, sent: Millis, now: Millis) {
+        self.update_own(now);
+        if self.is_in {
+            self.acknowledged = self.acknowledged.max(Some(sent));
+        }
+    }
+
+    /// A read of the stream of members worked, with or without records. At least one per second is expected.
+    pub fn on_read(&mut self, now: Millis) {
+        self.stream.on_read(now);
+        self.poll(now);
+    }
+
+    /// All records that were in the stream when this node started have been given. Nodes that appear later are running.
+    pub const fn on_caught_up(&mut self) {
+        self.caught_up = true;
+    }
+
+    /// A record of the stream of members, in the order of the stream, this node's own records too.
+    pub fn on_heartbeat(&mut self, heartbeat: Heartbeat, now: Millis) {
+        self.stream.on_read(now);
+        if heartbeat.node == self.config.node {
+            self.on_own_name(heartbeat, now);
+        } else {
+            self.on_peer(heartbeat, now);
+        }
+        self.poll(now);
+    }
+
+    fn on_own_name(&mut self, heartbeat: Heartbeat, now: Millis) {
+        if heartbeat.incarnation == self.config.incarnation {
+            self.stream.on_own_heartbeat(heartbeat.sequence, now);
+        } else if self.caught_up && self.sequence > 0 {
+            // The previous incarnation's last record may still arrive: one that moves is a second node.
+            let own = self.config.incarnation;
+            let namesake = self.namesake.get_or_insert_with(|| Peer::namesake(own, heartbeat.clone(), now));
+            namesake.on_namesake(heartbeat, now, &mut self.events);
+        }
+    }
+
+    fn on_peer(&mut self, heartbeat: Heartbeat, now: Millis) {
+        let refusal = self.refusal(&heartbeat);
+        match self.peers.get_mut(&heartbeat.node) {
+            Some(peer) => peer.on_heartbeat(heartbeat, refusal, self.config.wire, now, &mut self.events),
+            None => {
+                let name = heartbeat.node.clone();
+                let mut peer = Peer::first_seen(heartbeat, now);
+                if self.caught_up || refusal.is_some() {
+                    peer.on_moved(refusal, self.config.wire, &mut self.events);
+                }
+                self.peers.insert(name, peer);
+            }
+        }
+    }
+
+    fn refusal(&self, heartbeat: &Heartbeat) -> Option<Refusal> {
+        if self.removed.contains(&heartbeat.node) {
+            return Some(Refusal::Removed);
+        }
+        let (own, peer) = (self.config.wire, heartbeat.wire);
+        own.common(peer).is_none().then_some(Refusal::WireVersions { own, peer })
+    }
+
+    /// The record of a node was removed from the stream.
+    pub fn on_removed(&mut self, node: &str) {
+        if let Some(peer) = self.peers.remove(node) {
+            peer.on_removed(&mut self.events);
+        }
+    }
+
+    /// The nodes that the cluster document removes: they are refused from now on, the others no longer.
+    pub fn set_removed(&mut self, nodes: impl IntoIterator<Item = String>) {
+        self.removed = nodes.into_iter().collect();
+        for (name, peer) in &mut self.peers {
+            if self.removed.contains(name) {
+                peer.refuse(Refusal::Removed, &mut self.events);
+            }
+        }
+    }
+
+    /// Applies the time that has passed. To be called at [`Self::next_deadline`].
+    pub fn poll(&mut self, now: Millis) {
+        self.update_own(now);
+        for peer in self.peers.values_mut() {
+            let silence = self.stream.silence(peer.moved_at());
+            #[cfg(test)]
+            let silence = match self.fault {
+                Some(crate::sim::Fault::ElectionCountsAsAbsence) => now - peer.moved_at(),
+                _ => silence,
+            };
+            if silence >= PEER_TIMEOUT {
+                peer.on_silent(&mut self.events);
+            }
+            peer.update_duplicate(now, &mut self.events);
+        }
+        if let Some(namesake) = &mut self.namesake {
+            namesake.update_duplicate(now, &mut self.events);
+        }
+    }
+
+    fn update_own(&mut self, now: Millis) {
+        if self.is_in && !self.is_in(now) {
+            self.is_in = false;
+            self.events.push_back(MemberEvent::SelfOut);
+        }
+    }
+
+    /// Whether this node is in. To be asked, with the time of that moment, before anything is acknowledged to a client.
+    pub fn is_in(&self, now: Millis) -> bool {
+        self.is_in && self.acknowledged.is_some_and(|sent| now <= sent + OWN_TIMEOUT)
+    }
+
+    /// When [`Self::next_heartbeat`] or [`Self::poll`] has something to do next, if nothing else happens.
+    pub fn next_deadline(&self) -> Millis {
+        let out = self.acknowledged.filter(|_| self.is_in).map(|sent| sent + OWN_TIMEOUT + 1);
+        out.map_or(self.heartbeat_at, |at| at.min(self.heartbeat_at))
+    }
+
+    /// The next change.
+    pub fn next_event(&mut self) -> Option<MemberEvent> {
+        self.events.pop_front()
+    }
+
+    /// All peers that have a record, in order of their names.
+    pub fn peers(&self) -> impl Iterator<Item = Member<'_>> {
+        self.peers.values().map(Peer::member)
+    }
+
+    /// A peer by name.
+    pub fn peer(&self, node: &str) -> Option<Member<'_>> {
+        self.peers.get(node).map(Peer::member)
+    }
+
+    /// Whether every record from before the start has moved or proved to be old, so that all live peers are known.
+    pub fn is_settled(&self) -> bool {
+        self.caught_up && self.peers.values().all(|peer| peer.member().state != PeerState::Unconfirmed)
+    }
+
+    /// Names of the nodes that may own slots: those that are in and not leaving, this node among them, in order.
+    pub fn placement(&self, now: Millis) -> Vec<&str> {
+        let own = (self.is_in(now) && !self.leaving).then_some(self.config.node.as_str());
+        let peers = self.peers().filter(|peer| peer.state == PeerState::In).map(|peer| peer.heartbeat.node.as_str());
+        let mut names: Vec<&str> = peers.chain(own).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Nodes with trouble, and why.
+    pub fn suspects(&self, now: Millis) -> Vec<Suspect> {
+        let own = |reason| Suspect { node: self.config.node.clone(), reason };
+        let mut suspects = Vec::new();
+        if !self.is_in(now) {
+            suspects.push(own(SuspectReason::NotAcknowledged));
+        }
+        if let Some(incarnations) = self.namesake.as_ref().and_then(Peer::duplicate) {
+            suspects.push(own(SuspectReason::DuplicateName(incarnations)));
+        }
+        for peer in self.peers.values() {
+            let reasons = peer.suspect_reasons(now);
+            suspects.extend(reasons.map(|reason| Suspect { node: peer.member().heartbeat.node.clone(), reason }));
+        }
+        suspects
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn plant(&mut self, fault: crate::sim::Fault) {
+        self.fault = Some(fault);
+    }
+}

@@ -1,0 +1,110 @@
+//! Heartbeats: what a node says about itself in the stream of members.
+
+use super::WireVersions;
+use super::field::{FieldError, FieldProblem, text};
+use super::record::{RecordError, decode_record, encode_record, number, put_field, put_number};
+use crate::Incarnation;
+
+const NODE: u64 = 1;
+const INCARNATION: u64 = 2;
+const SEQUENCE: u64 = 3;
+const WIRE_MIN: u64 = 4;
+const WIRE_MAX: u64 = 5;
+const WEIR_VERSION: u64 = 6;
+const ADDRESS: u64 = 7;
+const CLIENTS: u64 = 8;
+const SESSIONS: u64 = 9;
+const LEAVING: u64 = 10;
+
+/// Addresses of a node at most.
+const ADDRESSES_MAX: usize = 64;
+
+/// A node's record in the stream of members. The stream keeps the newest of each node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heartbeat {
+    /// Name of the node.
+    pub node: String,
+    /// The start of its process that writes this.
+    pub incarnation: Incarnation,
+    /// Counts the heartbeats of the incarnation.
+    pub sequence: u64,
+    /// Versions of the wire format that it reads and writes.
+    pub wire: WireVersions,
+    /// Version of Weir, as text.
+    pub weir_version: String,
+    /// Addresses for clients and operators, as text.
+    pub addresses: Vec<String>,
+    /// How much the node serves.
+    pub load: Load,
+    /// The node is shutting down and hands over its sessions.
+    pub leaving: bool,
+}
+
+/// How much a node serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Connected clients.
+    pub clients: u64,
+    /// Persistent sessions.
+    pub sessions: u64,
+}
+
+impl Heartbeat {
+    /// Appends the record's bytes.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        encode_record(out, |out| {
+            put_field(out, NODE, self.node.as_bytes());
+            put_number(out, INCARNATION, self.incarnation);
+            put_number(out, SEQUENCE, self.sequence);
+            put_number(out, WIRE_MIN, u64::from(self.wire.min));
+            put_number(out, WIRE_MAX, u64::from(self.wire.max));
+            put_field(out, WEIR_VERSION, self.weir_version.as_bytes());
+            self.addresses.iter().for_each(|address| put_field(out, ADDRESS, address.as_bytes()));
+            put_number(out, CLIENTS, self.load.clients);
+            put_number(out, SESSIONS, self.load.sessions);
+            put_number(out, LEAVING, u64::from(self.leaving));
+        });
+    }
+
+    /// Decodes a record. Name, incarnation, sequence and wire versions are required.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        let (mut node, mut incarnation, mut sequence, mut wire_min, mut wire_max) = (None, None, None, None, None);
+        let (mut weir_version, mut addresses, mut load, mut leaving) = ("", Vec::new(), Load::default(), false);
+        for field in decode_record(bytes)? {
+            let (tag, value) = field?;
+            match tag {
+                NODE => node = Some(text(value, "node")?),
+                INCARNATION => incarnation = Some(number(value, "incarnation")?),
+                SEQUENCE => sequence = Some(number(value, "sequence")?),
+                WIRE_MIN => wire_min = Some(wire_version(value)?),
+                WIRE_MAX => wire_max = Some(wire_version(value)?),
+                WEIR_VERSION => weir_version = text(value, "weir version")?,
+                ADDRESS if addresses.len() == ADDRESSES_MAX => return Err(FieldProblem::TooMany.of("address").into()),
+                ADDRESS => addresses.push(text(value, "address")?.to_owned()),
+                CLIENTS => load.clients = number(value, "clients")?,
+                SESSIONS => load.sessions = number(value, "sessions")?,
+                LEAVING => leaving = number(value, "leaving")? != 0,
+                _ => {} // of a newer version
+            }
+        }
+        let missing = |field: &'static str| FieldProblem::Missing.of(field);
+        Ok(Self {
+            node: node.ok_or(missing("node"))?.to_owned(),
+            incarnation: incarnation.ok_or(missing("incarnation"))?,
+            sequence: sequence.ok_or(missing("sequence"))?,
+            wire: WireVersions {
+                min: wire_min.ok_or(missing("least wire version"))?,
+                max: wire_max.ok_or(missing("greatest wire version"))?,
+            },
+            weir_version: weir_version.to_owned(),
+            addresses,
+            load,
+            leaving,
+        })
+    }
+}
+
+fn wire_version(value: &[u8]) -> Result<u8, FieldError> {
+    let field = "wire version";
+    u8::try_from(number(value, field)?).map_err(|_| FieldProblem::TooLarge.of(field))
+}

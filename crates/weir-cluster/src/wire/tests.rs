@@ -1,0 +1,366 @@
+#![allow(clippy::unwrap_used)]
+
+use std::net::IpAddr;
+
+use weir_broker::gateway::{PeerMessage, PeerPublish, RetainedEntry, RetainedPublisher};
+use weir_mqtt::ProtocolVersion;
+
+use super::field::{Length, Reader, Sink, varint_len};
+use super::*;
+use crate::sim::Rng;
+
+const SEEDS: u64 = 2000;
+
+/// What a message borrows from.
+struct Parts {
+    group: String,
+    filter: String,
+    packet: Vec<u8>,
+}
+
+impl Parts {
+    fn new(rng: &mut Rng) -> Self {
+        Self { group: rng.text(20), filter: rng.text(200), packet: rng.bytes(300) }
+    }
+
+    fn message(&self, rng: &mut Rng) -> PeerMessage<'_> {
+        let (group, filter) = (self.group.as_str(), self.filter.as_str());
+        let namespace = rng.any() as u32;
+        match rng.below(7) {
+            0 => PeerMessage::Namespace { id: namespace, name: group },
+            1 => PeerMessage::AddInterest { namespace, filter },
+            2 => PeerMessage::RemoveInterest { namespace, filter },
+            3 => PeerMessage::Group { namespace, group, filter, members: rng.any() as u32, ready: rng.any() as u32 },
+            4 => PeerMessage::SnapshotEnd,
+            5 => PeerMessage::Publish(self.publish(rng)),
+            _ => PeerMessage::GroupPublish { group, filter, publish: self.publish(rng), returned: rng.one_in(2) },
+        }
+    }
+
+    fn publish(&self, rng: &mut Rng) -> PeerPublish<'_> {
+        let expires_in = rng.one_in(2).then(|| rng.any().min(u64::MAX - 1));
+        PeerPublish { namespace: rng.any() as u32, version: version(rng), expires_in, packet: &self.packet }
+    }
+
+    fn entry(&self, rng: &mut Rng) -> RetainedEntry<'_> {
+        let address = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([7_u16; 8])][rng.below(2) as usize];
+        let publisher = RetainedPublisher {
+            client_id: &self.group,
+            username: rng.one_in(2).then_some(self.filter.as_str()),
+            address: rng.one_in(2).then_some(address),
+            endpoint: &self.group,
+        };
+        RetainedEntry {
+            namespace: &self.group,
+            version: version(rng),
+            expires_in: rng.one_in(2).then(|| rng.any().min(u64::MAX - 1)),
+            publisher: rng.one_in(2).then_some(publisher),
+            packet: &self.packet,
+        }
+    }
+}
+
+fn version(rng: &mut Rng) -> ProtocolVersion {
+    [ProtocolVersion::V3_1, ProtocolVersion::V3_1_1, ProtocolVersion::V5][rng.below(3) as usize]
+}
+
+fn heartbeat(rng: &mut Rng) -> Heartbeat {
+    Heartbeat {
+        node: rng.text(20),
+        incarnation: rng.next(),
+        sequence: rng.any(),
+        wire: WireVersions { min: rng.next() as u8, max: rng.next() as u8 },
+        weir_version: rng.text(10),
+        addresses: (0..rng.below(4)).map(|_| rng.text(20)).collect(),
+        load: Load { clients: rng.any(), sessions: rng.any() },
+        leaving: rng.one_in(2),
+    }
+}
+
+fn envelope<'a>(rng: &mut Rng, payload: &'a [u8]) -> Envelope<'a> {
+    let acknowledgement =
+        Acknowledgement { generation: rng.any() as u32, received: rng.any(), processed: rng.any(), stored: rng.any() };
+    Envelope {
+        sender: rng.next(),
+        receiver: rng.next(),
+        wants_ack: rng.one_in(2),
+        resend: rng.one_in(2),
+        generation: (rng.any() as u32).max(1),
+        offset: rng.any(),
+        acknowledgement,
+        payload,
+    }
+}
+
+/// Bytes that are cut, changed, or extended.
+fn damaged(rng: &mut Rng, bytes: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    match rng.below(3) {
+        0 => bytes.truncate(rng.below(bytes.len() as u64 + 1) as usize),
+        1 => bytes.extend(rng.bytes(8)),
+        _ if bytes.is_empty() => {}
+        _ => {
+            let at = rng.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << rng.below(8);
+        }
+    }
+    bytes
+}
+
+#[test]
+fn varints_have_the_length_that_is_counted_and_decode_to_their_value() {
+    let mut rng = Rng::new(1);
+    for value in (0..SEEDS).map(|_| rng.any()).chain([0, 127, 128, 16383, 16384, u64::MAX]) {
+        let mut bytes = Vec::new();
+        bytes.varint(value);
+        let mut length = Length(0);
+        length.varint(value);
+        assert_eq!((bytes.len(), length.0), (varint_len(value), varint_len(value)));
+        assert_eq!(Reader(&bytes).varint("x"), Ok(value));
+    }
+    assert_eq!(Reader(&[0xff; 11]).varint("x"), Err(FieldProblem::TooLarge.of("x")));
+    assert_eq!(Reader(&[0x80; 9]).varint("x"), Err(FieldProblem::Truncated.of("x")));
+}
+
+#[test]
+fn frames_decode_to_the_messages_that_were_encoded() {
+    for seed in 0..SEEDS {
+        let mut rng = Rng::new(seed);
+        let parts: Vec<Parts> = (0..4).map(|_| Parts::new(&mut rng)).collect();
+        let messages: Vec<PeerMessage<'_>> = parts.iter().map(|parts| parts.message(&mut rng)).collect();
+        let mut bytes = Vec::new();
+        messages.iter().for_each(|message| encode_frame(message, &mut bytes));
+        let mut rest = &bytes[..];
+        for message in &messages {
+            let (frame, len) = decode_frame(rest, 4096).unwrap().unwrap();
+            assert_eq!(frame, Frame::Message(*message), "seed {seed}");
+            assert!((0..len).all(|cut| decode_frame(&rest[..cut], 4096) == Ok(None)), "seed {seed}");
+            rest = &rest[len..];
+        }
+        assert!(rest.is_empty(), "seed {seed}");
+        let damaged = damaged(&mut rng, &bytes);
+        let mut rest = &damaged[..];
+        while let Ok(Some((_, len))) = decode_frame(rest, 4096) {
+            rest = &rest[len..];
+        }
+    }
+}
+
+#[test]
+fn envelopes_decode_to_what_was_encoded_and_damage_is_found() {
+    for seed in 0..SEEDS {
+        let mut rng = Rng::new(seed);
+        let payload = rng.bytes(200);
+        let envelope = envelope(&mut rng, &payload);
+        let mut bytes = Vec::new();
+        envelope.encode(&mut bytes);
+        assert_eq!(Envelope::decode(&bytes), Ok(envelope), "seed {seed}");
+        let damaged = damaged(&mut rng, &bytes);
+        assert!(damaged == bytes || Envelope::decode(&damaged).is_err(), "seed {seed}");
+    }
+}
+
+#[test]
+fn records_decode_to_what_was_encoded_and_damage_is_found() {
+    for seed in 0..SEEDS {
+        let mut rng = Rng::new(seed);
+        let heartbeat = heartbeat(&mut rng);
+        let mut bytes = Vec::new();
+        heartbeat.encode(&mut bytes);
+        assert_eq!(Heartbeat::decode(&bytes).as_ref(), Ok(&heartbeat), "seed {seed}");
+        let spoiled = damaged(&mut rng, &bytes);
+        assert!(spoiled == bytes || Heartbeat::decode(&spoiled).is_err(), "seed {seed}");
+
+        let parts = Parts::new(&mut rng);
+        let entry = parts.entry(&mut rng);
+        bytes.clear();
+        encode_retained_entry(&entry, &mut bytes);
+        assert_eq!(decode_retained_entry(&bytes), Ok(entry), "seed {seed}");
+        let spoiled = damaged(&mut rng, &bytes);
+        assert!(spoiled == bytes || decode_retained_entry(&spoiled).is_err(), "seed {seed}");
+    }
+}
+
+/// Damage that the checksum does not hide: the fields themselves are damaged.
+#[test]
+fn damaged_fields_of_records_are_errors_or_other_values_without_panic() {
+    for seed in 0..SEEDS {
+        let mut rng = Rng::new(seed);
+        let parts = Parts::new(&mut rng);
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        heartbeat(&mut rng).encode(&mut first);
+        encode_retained_entry(&parts.entry(&mut rng), &mut second);
+        for bytes in [first, second] {
+            let fields = damaged(&mut rng, &bytes[5..]);
+            let mut record = Vec::new();
+            record::encode_record(&mut record, |out| out.extend_from_slice(&fields));
+            let _ = Heartbeat::decode(&record);
+            let _ = decode_retained_entry(&record);
+        }
+    }
+}
+
+#[test]
+fn unknown_frame_kinds_and_fields_are_skipped() {
+    let message = PeerMessage::AddInterest { namespace: 3, filter: "a/b" };
+    let mut bytes = vec![99, 3, 1, 2, 3];
+    encode_frame(&message, &mut bytes);
+    assert_eq!(decode_frame(&bytes, 100), Ok(Some((Frame::Unknown { kind: 99 }, 5))));
+    // a field at the end of a body that this version knows
+    bytes[6] += 2;
+    bytes.extend([1, 7]);
+    assert_eq!(decode_frame(&bytes[5..], 100), Ok(Some((Frame::Message(message), bytes.len() - 5))));
+
+    let heartbeat = heartbeat(&mut Rng::new(1));
+    let mut known = Vec::new();
+    heartbeat.encode(&mut known);
+    let mut record = Vec::new();
+    record::encode_record(&mut record, |out| {
+        record::put_field(out, 900, b"newer");
+        out.extend_from_slice(&known[5..]);
+    });
+    assert_eq!(Heartbeat::decode(&record), Ok(heartbeat));
+}
+
+#[test]
+fn a_longer_header_of_an_envelope_is_skipped() {
+    let mut bytes = Vec::new();
+    let mut expected = envelope(&mut Rng::new(2), b"payload");
+    expected.encode(&mut bytes);
+    bytes[1] = 64 + 3;
+    let sum = envelope::checksum(&[&bytes[..4], &bytes[8..]]);
+    bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+    expected.payload = b"load";
+    assert_eq!(Envelope::decode(&bytes), Ok(expected));
+}
+
+#[test]
+fn errors_say_what_is_wrong() {
+    let field = |kind, field, problem: FieldProblem| Err(FrameError::Field { kind, error: problem.of(field) });
+    type Decoded<'a> = Result<Option<(Frame<'a>, usize)>, FrameError>;
+    let cases: [(&[u8], Decoded<'_>); 7] = [
+        (&[6, 0xff, 1], Err(FrameError::TooLong { kind: 6, len: 255, max: 100 })),
+        (&[0xff; 12], Err(FrameError::Header(FieldProblem::TooLarge.of("kind")))),
+        (&[1, 3, 1, 9, b'a'], field(1, "name", FieldProblem::Truncated)),
+        (&[1, 3, 1, 1, 0xff], field(1, "name", FieldProblem::NotUtf8)),
+        (&[6, 2, 1, 6], field(6, "protocol version", FieldProblem::Undefined(6))),
+        (&[1, 6, 0xff, 0xff, 0xff, 0xff, 0x7f, 0], field(1, "namespace", FieldProblem::TooLarge)),
+        (&[2, 0], field(2, "namespace", FieldProblem::Truncated)),
+    ];
+    for (bytes, expected) in cases {
+        assert_eq!(decode_frame(bytes, 100), expected, "{bytes:02x?}");
+    }
+    assert_eq!(Envelope::decode(&[1; 63]), Err(EnvelopeError::TooShort { len: 63 }));
+    assert_eq!(Envelope::decode(&[2; 64]), Err(EnvelopeError::UnsupportedVersion { version: 2 }));
+    assert_eq!(Envelope::decode(&[1; 64]), Err(EnvelopeError::Checksum));
+    assert_eq!(Heartbeat::decode(&[1; 4]), Err(RecordError::TooShort { len: 4 }));
+    assert_eq!(Heartbeat::decode(&[3; 5]), Err(RecordError::UnsupportedVersion { version: 3 }));
+    assert_eq!(Heartbeat::decode(&[1; 5]), Err(RecordError::Checksum));
+    let mut empty = Vec::new();
+    record::encode_record(&mut empty, |_| {});
+    let error = Heartbeat::decode(&empty).unwrap_err();
+    assert_eq!(error.to_string(), "field `node` is missing");
+}
+
+#[test]
+fn common_wire_version_is_the_newest_of_both() {
+    let range = |min, max| WireVersions { min, max };
+    assert_eq!(range(1, 3).common(range(2, 5)), Some(3));
+    assert_eq!(range(4, 4).common(range(1, 4)), Some(4));
+    assert_eq!(range(1, 2).common(range(3, 4)), None);
+}
+
+/// Version 1 as bytes. A later version proves with them that it reads what a node before it writes: they stay.
+#[test]
+fn version_1_is_read_and_written_as_these_bytes() {
+    let publish = PeerPublish {
+        namespace: 300,
+        version: ProtocolVersion::V5,
+        expires_in: Some(4999),
+        packet: b"\x30\x03\0\x01t",
+    };
+    let group_publish = PeerMessage::GroupPublish { group: "g", filter: "t/#", publish, returned: true };
+    let no_expiry = PeerPublish { expires_in: None, version: ProtocolVersion::V3_1_1, ..publish };
+    let frames = [
+        (PeerMessage::Namespace { id: 1, name: "tenant" }, GOLDEN[0]),
+        (PeerMessage::AddInterest { namespace: 1, filter: "a/+" }, GOLDEN[1]),
+        (PeerMessage::RemoveInterest { namespace: 1, filter: "a/+" }, GOLDEN[2]),
+        (PeerMessage::Group { namespace: 1, group: "g", filter: "t/#", members: 200, ready: 2 }, GOLDEN[3]),
+        (PeerMessage::SnapshotEnd, GOLDEN[4]),
+        (PeerMessage::Publish(no_expiry), GOLDEN[5]),
+        (group_publish, GOLDEN[6]),
+    ];
+    for (message, golden) in frames {
+        let mut bytes = Vec::new();
+        encode_frame(&message, &mut bytes);
+        assert_eq!(hex(&bytes), golden, "{message:?}");
+        assert_eq!(decode_frame(&bytes, 100), Ok(Some((Frame::Message(message), bytes.len()))));
+    }
+    let acknowledgement = Acknowledgement { generation: 9, received: 70_000, processed: 12, stored: 11 };
+    let envelope = Envelope {
+        sender: 0x0102_0304_0506_0708,
+        receiver: 0x1112_1314_1516_1718,
+        wants_ack: true,
+        resend: true,
+        generation: 2,
+        offset: 65_536,
+        acknowledgement,
+        payload: b"\x05\0",
+    };
+    let mut bytes = Vec::new();
+    envelope.encode(&mut bytes);
+    assert_eq!(hex(&bytes), GOLDEN[7]);
+    assert_eq!(Envelope::decode(&unhex(GOLDEN[7])), Ok(envelope));
+
+    let heartbeat = Heartbeat {
+        node: "n1".into(),
+        incarnation: 0x0102_0304_0506_0708,
+        sequence: 300,
+        wire: WireVersions { min: 1, max: 1 },
+        weir_version: "0.1.0".into(),
+        addresses: vec!["mqtt://10.0.0.1:1883".into(), "mqtts://n1:8883".into()],
+        load: Load { clients: 1000, sessions: 10 },
+        leaving: true,
+    };
+    bytes.clear();
+    heartbeat.encode(&mut bytes);
+    assert_eq!(hex(&bytes), GOLDEN[8]);
+    assert_eq!(Heartbeat::decode(&unhex(GOLDEN[8])), Ok(heartbeat));
+
+    let address = Some(IpAddr::from([10, 0, 0, 7]));
+    let publisher = RetainedPublisher { client_id: "c", username: Some("u"), address, endpoint: "main" };
+    let entry = RetainedEntry {
+        namespace: "tenant",
+        version: ProtocolVersion::V5,
+        expires_in: Some(59_999),
+        publisher: Some(publisher),
+        packet: b"\x31\x03\0\x01t",
+    };
+    bytes.clear();
+    encode_retained_entry(&entry, &mut bytes);
+    assert_eq!(hex(&bytes), GOLDEN[9]);
+    assert_eq!(decode_retained_entry(&unhex(GOLDEN[9])), Ok(entry));
+}
+
+const GOLDEN: [&str; 10] = [
+    "0108010674656e616e74",
+    "02050103612f2b",
+    "03050103612f2b",
+    "040a01016703742f23c80102",
+    "0500",
+    "060aac020400053003000174",
+    "071201016703742f23ac02058827053003000174",
+    "0140030021c7449e080706050403020118171615141312110200000009000000000001000000000070110100000000000c00\
+     0000000000000b000000000000000500",
+    "013e8910f301026e310209888e98a8c0e08081010302ac020401010501010605302e312e3007146d7174743a2f2f31302e30\
+     2e302e313a31383833070f6d717474733a2f2f6e313a383838330802e80709010a0a0101",
+    "0122ce18de010674656e616e740201050303e0d403041201016302017503040a00000704046d61696e05053103000174",
+];
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
