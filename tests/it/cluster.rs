@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use weir_broker::gateway::{Gateway, Outside, PeerMessage, PeerPublish, PeerSlot, RetainedEntry, RetainedPublisher};
+use weir_broker::gateway::{
+    Gateway, Outside, PeerMessage, PeerPublish, PeerSlot, Positions, RetainedEntry, RetainedPublisher,
+};
 use weir_broker::{Batch, ShardId};
 use weir_mqtt::ProtocolVersion;
 
@@ -84,7 +86,7 @@ type Publisher = (String, Option<String>, Option<std::net::IpAddr>, String);
 struct Entry {
     node: u64,
     number: u64,
-    after: Vec<(u64, u64)>,
+    after: Vec<u8>,
     namespace: String,
     publish: Publish,
     publisher: Option<Publisher>,
@@ -97,7 +99,7 @@ impl Entry {
             .as_ref()
             .map(|p| (p.client_id.to_owned(), p.username.map(str::to_owned), p.address, p.endpoint.to_owned()));
         let publish = Publish { namespace: 0, version: *version, expires_in: *expires_in, packet: packet.to_vec() };
-        let (namespace, after) = ((*namespace).to_owned(), after.to_vec());
+        let (namespace, after) = ((*namespace).to_owned(), after.0.to_vec());
         Self { node: *node, number: *number, after, namespace, publish, publisher }
     }
 
@@ -105,7 +107,7 @@ impl Entry {
         RetainedEntry {
             node: self.node,
             number: self.number,
-            after: &self.after,
+            after: Positions(&self.after),
             namespace: &self.namespace,
             version: self.publish.version,
             expires_in: self.publish.expires_in,
@@ -185,7 +187,7 @@ impl Cluster {
         };
         for (node, (gateway, ends)) in cluster.nodes.iter_mut().enumerate() {
             for peer in (0..count).filter(|peer| *peer != node) {
-                gateway.add_peer(PeerSlot(peer as u16), incarnation(peer), ends);
+                gateway.add_peer(PeerSlot(peer as u16), incarnation(peer), 0, ends);
             }
         }
         cluster
@@ -255,9 +257,12 @@ impl Cluster {
             }
             Step::Append(node) => self.log.extend(self.nodes[node].1.appended.pop_front()),
             Step::Stored(node) => {
-                let newest = self.log.iter().rev().find(|entry| entry.node == incarnation(node));
-                self.stored[node] = newest.map_or(0, |entry| entry.number);
-                self.nodes[node].0.entries_stored(self.stored[node]);
+                let own = self.log.iter().filter(|entry| entry.node == incarnation(node));
+                let newest = own.map(|entry| entry.number).max().unwrap_or(0);
+                for number in self.stored[node] + 1..=newest {
+                    self.nodes[node].0.entry_stored(number);
+                }
+                self.stored[node] = newest;
             }
             Step::Apply(node) => {
                 let entry = &self.log[self.applied[node]];

@@ -4,10 +4,12 @@
 //! - [`wire`]: bytes of envelopes, frames, heartbeats and entries of the log of retained messages;
 //! - [`link`]: [`PeerLink`], a reliable and ordered stream of messages in each direction between two nodes;
 //! - [`members`]: [`Members`], which nodes are in;
+//! - [`node`]: [`ClusterNode`](node::ClusterNode), all of it as one state machine;
 //! - [`placement`]: which slot a client id has, and which member should own a slot.
 
 pub mod link;
 pub mod members;
+pub mod node;
 pub mod placement;
 #[cfg(test)]
 mod sim;

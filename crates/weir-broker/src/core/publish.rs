@@ -8,6 +8,7 @@ use crate::delivery::out_buffer::{ACKNOWLEDGEMENT_BYTES, Acknowledgement};
 use crate::delivery::publish_context::PublishContext;
 use crate::ids::{ConnId, ConnectionSlot, DedupKey, Millis, NamespaceId, Origin, SessionId};
 use crate::limits::INCOMING_QOS2_MAX;
+use crate::links::link::{RANK_DIRECT, StorageWait};
 use crate::observe::Site;
 use crate::observe::events::{Ended, RefusedAction};
 use crate::routing::matches::Matches;
@@ -283,6 +284,9 @@ impl Core {
         let own_output = self.clients.connection(id.slot).map_or(usize::MAX, |connection| connection.outlet.out.end());
         let mark = self.journal.mark();
         self.route(namespace, &mut context, receivers, now);
+        if self.journal.is_suspended() && publish.qos > QoS::AtMostOnce {
+            self.journal.wait_for(StorageWait { shard: self.config.shard.0, rank: RANK_DIRECT, position: 0 });
+        }
         let mut epoch = None;
         if self.journal.has_dependencies(mark) {
             if let Some(dedup_key) = dedup_key {

@@ -83,6 +83,8 @@ pub(crate) struct CommitJournal {
     pub(super) on: bool,
     /// Whether there are other nodes, for which acknowledgements wait as for a store.
     has_peers: bool,
+    /// This node is out of its cluster: no epoch settles.
+    suspended: bool,
     /// Some shard has a durable session; whether this one has reported its own.
     any_durable: bool,
     announced: bool,
@@ -138,6 +140,17 @@ impl CommitJournal {
         self.has_peers = true;
         self.any_durable = true;
         self.number = self.number.max(1);
+    }
+
+    /// While the node is out, nothing is acknowledged.
+    pub(crate) fn set_suspended(&mut self, suspended: bool) {
+        self.suspended = suspended;
+    }
+
+    /// Whether the node is out of its cluster.
+    #[inline]
+    pub(crate) fn is_suspended(&self) -> bool {
+        self.suspended
     }
 
     /// Whether there is a store. Without one nothing is durable.
@@ -370,6 +383,9 @@ impl CommitJournal {
     /// where there is a newer one.
     pub(crate) fn settle(&mut self, has_settled: impl Fn(&StorageWait) -> bool) -> Option<u64> {
         let before = self.settled;
+        if self.suspended {
+            return None;
+        }
         while let Some(epoch) = self.epochs.front() {
             let on_disk = epoch.bytes == 0 || epoch.number <= self.stored;
             if !on_disk || !epoch.until.iter().all(&has_settled) {

@@ -28,9 +28,11 @@ fn identity(publisher: &RetainedPublisher<'_>) -> Arc<PublisherIdentity> {
 }
 
 impl Gateway {
-    /// A peer is in: it is sent what this node has interest in. `slot` is not in use.
-    pub fn add_peer(&mut self, slot: PeerSlot, incarnation: u64, outside: &mut impl Outside) {
-        self.peers.insert(slot, Peer::new(incarnation));
+    /// A peer is in: it is sent what this node has interest in. `slot` is not in use; `generation` is that of the link to the
+    /// peer, on which nothing was sent yet.
+    pub fn add_peer(&mut self, slot: PeerSlot, incarnation: u64, generation: u32, outside: &mut impl Outside) {
+        self.last_key += 1;
+        self.peers.insert(slot, Peer::new(incarnation, self.last_key, generation));
         let shards = self.shard_destinations();
         for namespace in (0..self.routing.namespaces().len() as u32).map(NamespaceId) {
             for filter in self.routing.subscriptions(namespace).filters_of(&shards) {
@@ -51,10 +53,11 @@ impl Gateway {
         self.peers.remove(slot);
     }
 
-    /// The link from a peer begins anew: it sends its interest again.
-    pub fn reset_peer(&mut self, slot: PeerSlot) {
+    /// The link from a peer begins anew, with another generation: it sends its interest again.
+    pub fn reset_peer(&mut self, slot: PeerSlot, generation: u32) {
         self.forget_peer(slot);
         if let Some(peer) = self.peers.get_mut(slot) {
+            peer.their_generation = generation;
             peer.namespaces.clear();
             (peer.taken, peer.own_processed, peer.own_stored, peer.is_known) = (0, 0, 0, false);
             peer.storing.clear();
@@ -270,8 +273,8 @@ impl Gateway {
         }
     }
 
-    /// The log has stored this node's entries up to a number.
-    pub fn entries_stored(&mut self, number: u64) {
+    /// The log has stored this node's entry of that number.
+    pub fn entry_stored(&mut self, number: u64) {
         self.log.set_stored(number);
     }
 
@@ -279,8 +282,31 @@ impl Gateway {
     /// sent does not come any more.
     pub fn may_apply(&self, entry: &RetainedEntry<'_>) -> bool {
         let sender = self.peers.iter().find(|(_, peer)| peer.incarnation == entry.node);
-        let here = entry.after.iter().find(|(incarnation, _)| *incarnation == self.incarnation);
-        sender.zip(here).is_none_or(|((_, peer), (_, number))| peer.taken >= *number)
+        let here = entry.after.of(self.incarnation);
+        sender.zip(here).is_none_or(|((_, peer), (generation, number))| {
+            peer.their_generation > generation || (peer.their_generation == generation && peer.taken >= number)
+        })
+    }
+
+    /// An entry that cannot be decoded is passed over.
+    pub fn skip(&mut self, sequence: u64) {
+        self.log.skip(sequence);
+    }
+
+    /// The log begins anew: its sequences count from 1 again. What the node retains stays until an entry replaces it.
+    pub fn reset_log(&mut self) {
+        self.log.reset();
+        self.peers.iter_mut().for_each(|peer| peer.applied = 0);
+    }
+
+    /// Up to which sequence this node has applied the log; and every node.
+    pub fn log_applied(&self) -> u64 {
+        self.log.applied()
+    }
+
+    /// See [`Gateway::log_applied`].
+    pub fn log_applied_everywhere(&self) -> u64 {
+        self.peers.iter().map(|(_, peer)| peer.applied).fold(self.log.applied(), u64::min)
     }
 
     /// Applies an entry of the log: its topic's owner retains the message and delivers it to the subscribers of this node.
@@ -295,7 +321,7 @@ impl Gateway {
         let namespace = self.routing.namespace(entry.namespace);
         let owner = owner_shard(&[entry.namespace, topic], self.shards);
         let own = if entry.node == self.incarnation { self.log.take_own(entry.number) } else { None };
-        let (number, is_of_peer) = (own.as_ref().map(|own| own.number), own.is_none());
+        let (number, is_of_peer) = (own.as_ref().map(|_| entry.number), own.is_none());
         let (origin, after) = own.map_or((self.origin(), Box::default()), |own| (own.origin, own.after));
         let publisher = entry.publisher.as_ref().map(identity);
         let message = (entry.packet, entry.version, expires_at(entry.expires_in, now), publisher);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::retained_log::OwnEntry;
 use super::waits::Wait;
-use super::{Gateway, Outside, PeerMessage, PeerPublish, RetainedEntry, RetainedPublisher, is_of_node};
+use super::{Gateway, Outside, PeerMessage, PeerPublish, Positions, RetainedEntry, RetainedPublisher, is_of_node};
 use crate::delivery::publish_context::PublishContext;
 use crate::ids::{Millis, NamespaceId, Origin, PeerSlot, SessionRef, ShardId};
 use crate::links::link::{ForwardedPublish, LinkMessage, Route};
@@ -173,7 +173,7 @@ impl Gateway {
     /// The epoch waits until a peer has stored what it was sent last.
     fn wait_for_peer(&mut self, slot: PeerSlot) {
         if let Some(peer) = self.peers.get(slot) {
-            self.epochs.wait_for(Wait::Stored { peer: slot, incarnation: peer.incarnation, number: peer.sent });
+            self.epochs.wait_for(Wait::Stored { peer: slot, key: peer.key, number: peer.sent });
         }
     }
 
@@ -210,8 +210,11 @@ impl Gateway {
         now: Millis,
     ) {
         let number = self.links.add_entry();
-        self.log.add(OwnEntry { number, origin: publish.origin, after: after.into() });
-        let after: Vec<(u64, u64)> = self.peers.iter().map(|(_, peer)| (peer.incarnation, peer.sent)).collect();
+        self.log.add(number, OwnEntry { origin: publish.origin, after: after.into() });
+        let mut after = Vec::new();
+        for (_, peer) in self.peers.iter() {
+            Positions::put(&mut after, peer.incarnation, peer.generation, peer.sent);
+        }
         let publisher = publish.publisher.as_ref().map(|publisher| RetainedPublisher {
             client_id: &publisher.client_id,
             username: publisher.username.as_deref(),
@@ -221,7 +224,7 @@ impl Gateway {
         let entry = RetainedEntry {
             node: self.incarnation,
             number,
-            after: &after,
+            after: Positions(&after),
             namespace: self.routing.name(namespace),
             version: publish.version,
             expires_in: expires_in(publish.expires_at, now),

@@ -46,7 +46,8 @@ pub struct RetainedEntry<'a> {
     pub number: u64,
     /// What that node had sent each of its peers by then: incarnation, and number of the last message. A peer that has not
     /// taken that yet waits, so that a publisher's earlier messages are not overtaken [MQTT-4.6.0-5].
-    pub after: &'a [(u64, u64)],
+    /// See [`Positions`].
+    pub after: Positions<'a>,
     pub namespace: &'a str,
     /// The protocol version in which `packet` is encoded.
     pub version: ProtocolVersion,
@@ -56,6 +57,29 @@ pub struct RetainedEntry<'a> {
     pub publisher: Option<RetainedPublisher<'a>>,
     /// The whole PUBLISH packet. It may be one without RETAIN: a later message of the same publisher, which must not overtake.
     pub packet: &'a [u8],
+}
+
+/// Positions of links to peers, in bytes as they are sent: of each the peer's incarnation, the link's generation, and the
+/// number of the last message, little-endian.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Positions<'a>(pub &'a [u8]);
+
+impl Positions<'_> {
+    const BYTES: usize = 20;
+
+    pub(super) fn put(into: &mut Vec<u8>, incarnation: u64, generation: u32, number: u64) {
+        into.extend_from_slice(&incarnation.to_le_bytes());
+        into.extend_from_slice(&generation.to_le_bytes());
+        into.extend_from_slice(&number.to_le_bytes());
+    }
+
+    /// Generation and number of the link to a peer.
+    pub fn of(&self, incarnation: u64) -> Option<(u32, u64)> {
+        let mut found = self.0.chunks_exact(Self::BYTES).filter(|chunk| chunk[..8] == incarnation.to_le_bytes());
+        let chunk = found.next()?;
+        let generation = u32::from_le_bytes(chunk[8..12].try_into().ok()?);
+        Some((generation, u64::from_le_bytes(chunk[12..].try_into().ok()?)))
+    }
 }
 
 /// The publisher of a retained message: it is delivered only while this publisher may publish it.

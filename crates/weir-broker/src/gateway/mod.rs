@@ -16,7 +16,7 @@ mod tests;
 mod waits;
 
 pub use crate::ids::PeerSlot;
-pub use message::{PeerMessage, PeerPublish, RetainedEntry, RetainedPublisher};
+pub use message::{PeerMessage, PeerPublish, Positions, RetainedEntry, RetainedPublisher};
 
 use std::collections::VecDeque;
 
@@ -65,6 +65,8 @@ pub struct Gateway {
     /// What holds back the acknowledgement of each shard's messages.
     holds: Vec<VecDeque<Hold>>,
     log: RetainedLog,
+    /// The key that was given to a peer last.
+    last_key: u64,
     /// Messages that contradict what this node knows.
     errors: u64,
 }
@@ -89,6 +91,7 @@ impl Gateway {
             barriers: Vec::new(),
             holds: (0..shards).map(|_| VecDeque::new()).collect(),
             log: RetainedLog::default(),
+            last_key: 0,
             errors: 0,
         }
     }
@@ -113,6 +116,11 @@ impl Gateway {
 
     fn peer_of(&self, destination: ShardId) -> PeerSlot {
         PeerSlot(destination.0 - self.shards - 1)
+    }
+
+    /// While the node is out (`suspended`), its shards acknowledge no PUBLISH of QoS 1 and 2.
+    pub fn set_suspended(&mut self, suspended: bool) {
+        (0..self.shards).for_each(|shard| self.links.push(ShardId(shard), LinkMessage::Suspend(suspended)));
     }
 
     /// Takes a shard's batch. What it holds is processed by [`Gateway::run`].

@@ -20,6 +20,11 @@ pub(super) struct Taken {
 #[derive(Debug)]
 pub(super) struct Peer {
     pub(super) incarnation: u64,
+    /// Unique on this node: a peer that is in again is another one for what waited.
+    pub(super) key: u64,
+    /// The generations of the link to the peer, and from it.
+    pub(super) generation: u32,
+    pub(super) their_generation: u32,
     /// The number of the last message that was put on the link to it, and of the last one of interest.
     pub(super) sent: u64,
     pub(super) last_interest: u64,
@@ -46,9 +51,12 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(incarnation: u64) -> Self {
+    pub(super) fn new(incarnation: u64, key: u64, generation: u32) -> Self {
         Self {
             incarnation,
+            key,
+            generation,
+            their_generation: 0,
             sent: 0,
             last_interest: 0,
             processed: 0,

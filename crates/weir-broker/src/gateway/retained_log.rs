@@ -1,13 +1,12 @@
 //! This node's part of the log of retained messages: its own entries, and how far the log has been applied.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::ids::{Origin, ShardId};
 
 /// An entry of this node that has not come back in the log's order.
 #[derive(Debug)]
 pub(super) struct OwnEntry {
-    pub(super) number: u64,
     /// Its publisher, and the positions of its shard's links by then.
     pub(super) origin: Origin,
     pub(super) after: Box<[u64]>,
@@ -25,9 +24,12 @@ struct Applying {
 
 #[derive(Debug, Default)]
 pub(super) struct RetainedLog {
-    own: VecDeque<OwnEntry>,
-    /// Up to which number the log has stored this node's entries.
-    stored: u64,
+    /// This node's entries that have not come back. The log may have them in another order, by topic.
+    own: BTreeMap<u64, OwnEntry>,
+    /// The number of the last one; those that the log has not stored, and those that are not settled.
+    last: u64,
+    unstored: BTreeSet<u64>,
+    unsettled: BTreeSet<u64>,
     applying: VecDeque<Applying>,
     /// Up to which sequence entries were handed to the shards, and these have processed them.
     handed: u64,
@@ -37,36 +39,42 @@ pub(super) struct RetainedLog {
 }
 
 impl RetainedLog {
-    pub(super) fn add(&mut self, entry: OwnEntry) {
-        self.own.push_back(entry);
+    pub(super) fn add(&mut self, number: u64, entry: OwnEntry) {
+        self.last = number;
+        self.own.insert(number, entry);
+        self.unstored.insert(number);
+        self.unsettled.insert(number);
     }
 
-    /// The log has stored this node's entries up to a number.
+    /// The log has stored this node's entry of that number.
     pub(super) fn set_stored(&mut self, number: u64) {
-        self.stored = self.stored.max(number);
+        self.unstored.remove(&number);
     }
 
+    /// Up to which number the log has stored this node's entries.
     pub(super) fn stored(&self) -> u64 {
-        self.stored
+        self.unstored.first().map_or(self.last, |first| first - 1)
     }
 
-    /// This node's entry of that number; it is forgotten with those before it.
+    /// This node's entry of that number.
     pub(super) fn take_own(&mut self, number: u64) -> Option<OwnEntry> {
-        while let Some(entry) = self.own.pop_front() {
-            if entry.number == number {
-                return Some(entry);
-            }
-            if entry.number > number {
-                self.own.push_front(entry);
-                return None;
-            }
-        }
-        None
+        // What the log has, it has stored.
+        self.unstored.remove(&number);
+        self.own.remove(&number)
     }
 
     /// Up to which sequence entries were handed to the shards.
     pub(super) fn handed(&self) -> u64 {
         self.handed
+    }
+
+    /// The log begins anew. Entries of this node that it had stored count as settled: nothing more comes of them.
+    pub(super) fn reset(&mut self) {
+        self.applying.clear();
+        self.applied_here.clear();
+        (self.handed, self.applied) = (0, 0);
+        let is_open = |number: &u64| self.own.contains_key(number);
+        self.unsettled.retain(is_open);
     }
 
     /// An entry was handed to its topic's owner, whose link has come to `position`.
@@ -102,14 +110,14 @@ impl RetainedLog {
         (self.applied > before).then_some(self.applied)
     }
 
-    /// All peers have applied the log up to `sequence`. Returns the number of this node's newest entry that is settled by
-    /// that, where there is a newer one.
+    /// All peers have applied the log up to `sequence`. Returns up to which number this node's entries are settled by that,
+    /// where there is news.
     pub(super) fn settle(&mut self, sequence: u64) -> Option<u64> {
-        let mut settled = None;
+        let before = self.unsettled.len();
         while let Some(&(_, number)) = self.applied_here.front().filter(|(at, _)| *at <= sequence) {
-            settled = Some(number);
+            self.unsettled.remove(&number);
             self.applied_here.pop_front();
         }
-        settled
+        (self.unsettled.len() < before).then(|| self.unsettled.first().map_or(self.last, |first| first - 1))
     }
 }

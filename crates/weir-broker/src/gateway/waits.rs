@@ -12,23 +12,19 @@ use crate::links::link::{BarrierId, LinkMessage};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
     /// The peer has stored the message of that number on the link to it.
-    Stored { peer: PeerSlot, incarnation: u64, number: u64 },
+    Stored { peer: PeerSlot, key: u64, number: u64 },
     /// The peer has processed it.
-    Processed { peer: PeerSlot, incarnation: u64, number: u64 },
+    Processed { peer: PeerSlot, key: u64, number: u64 },
     /// The log has stored this node's entry of that number.
     Entry(u64),
 }
 
 impl Wait {
     fn is_over(self, peers: &Peers, log: &RetainedLog) -> bool {
-        let of = |slot, incarnation| peers.get(slot).filter(|peer| peer.incarnation == incarnation);
+        let of = |slot, key| peers.get(slot).filter(|peer| peer.key == key);
         match self {
-            Wait::Stored { peer, incarnation, number } => {
-                of(peer, incarnation).is_none_or(|peer| peer.stored >= number)
-            }
-            Wait::Processed { peer, incarnation, number } => {
-                of(peer, incarnation).is_none_or(|peer| peer.processed >= number)
-            }
+            Wait::Stored { peer, key, number } => of(peer, key).is_none_or(|peer| peer.stored >= number),
+            Wait::Processed { peer, key, number } => of(peer, key).is_none_or(|peer| peer.processed >= number),
             Wait::Entry(number) => log.stored() >= number,
         }
     }
@@ -36,8 +32,8 @@ impl Wait {
     /// The peer and the kind, of which the highest number alone matters.
     fn key(self) -> (u8, u16, u64) {
         match self {
-            Wait::Stored { peer, incarnation, .. } => (0, peer.0, incarnation),
-            Wait::Processed { peer, incarnation, .. } => (1, peer.0, incarnation),
+            Wait::Stored { peer, key, .. } => (0, peer.0, key),
+            Wait::Processed { peer, key, .. } => (1, peer.0, key),
             Wait::Entry(_) => (2, 0, 0),
         }
     }
@@ -99,11 +95,8 @@ impl Hold {
 impl Gateway {
     /// Waits for all peers to have processed what they were sent of this node's interest.
     fn interest_waits(&self) -> Vec<Wait> {
-        let number = |slot, peer: &super::peers::Peer| Wait::Processed {
-            peer: slot,
-            incarnation: peer.incarnation,
-            number: peer.last_interest,
-        };
+        let number =
+            |slot, peer: &super::peers::Peer| Wait::Processed { peer: slot, key: peer.key, number: peer.last_interest };
         let waits = self.peers.iter().map(|(slot, peer)| number(slot, peer));
         waits.filter(|wait| !wait.is_over(&self.peers, &self.log)).collect()
     }

@@ -168,6 +168,8 @@ pub(crate) enum LinkMessage {
         message: Message,
         peer: PeerSlot,
     },
+    /// From the gateway: the node is out, or in again. While it is out no PUBLISH of QoS 1 and 2 is acknowledged.
+    Suspend(bool),
     /// A receiver at the sender is slow: pause its publisher.
     Pause(ConnId),
     Resume(ConnId),

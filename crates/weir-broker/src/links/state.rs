@@ -204,15 +204,17 @@ impl Links {
         self.budget == 0 && self.links.iter().any(|link| !link.queued.is_empty())
     }
 
-    /// Whether a batch's first message need not wait. A PUBLISH that came over its topic's owner does, until what its
-    /// publisher's shard sent here before has been processed [MQTT-4.6.0-5]. `docs/links.md` shows that this cannot deadlock.
+    /// Whether a batch's first message need not wait. A PUBLISH that did not come from its publisher's shard does, until what
+    /// that shard sent here before has been processed [MQTT-4.6.0-5]. `docs/links.md` shows that this cannot deadlock.
     fn is_deliverable(&self, batch: &Batch) -> bool {
-        let Some(LinkMessage::Publish(ForwardedPublish { route: Route::Direct { after }, origin, .. })) =
-            batch.messages.front()
-        else {
+        let Some(LinkMessage::Publish(ForwardedPublish { route, origin, .. })) = batch.messages.front() else {
             return true;
         };
-        self.links.get(origin.shard.index()).is_none_or(|link| link.received >= *after)
+        let after = match route {
+            Route::Direct { after } => *after,
+            Route::ViaOwner { after } => after.get(self.here.index()).copied().unwrap_or(0),
+        };
+        self.links.get(origin.shard.index()).is_none_or(|link| link.received >= after)
     }
 
     /// The first batch from a shard, to be drained by [`Links::next_message`].

@@ -120,6 +120,16 @@ impl PeerLink {
         self.receive.acknowledge(processed, stored, now);
     }
 
+    /// The generation of this node's stream, from 1.
+    pub const fn generation(&self) -> u32 {
+        self.send.generation()
+    }
+
+    /// The generation of the peer's stream. 0: nothing has come.
+    pub const fn peer_generation(&self) -> u32 {
+        self.receive.generation()
+    }
+
     /// The number of the last frame that was taken. 0: none.
     pub const fn taken(&self) -> u64 {
         self.receive.taken()

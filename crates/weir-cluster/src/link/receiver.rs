@@ -110,6 +110,10 @@ impl ReceiveStream {
         event
     }
 
+    pub(super) const fn generation(&self) -> u32 {
+        self.generation
+    }
+
     const fn accepts_old_generations(&self) -> bool {
         #[cfg(test)]
         if matches!(self.fault, Some(crate::sim::Fault::NoGenerationCheck)) {

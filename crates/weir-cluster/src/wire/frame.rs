@@ -13,6 +13,7 @@ const GROUP: u64 = 4;
 const SNAPSHOT_END: u64 = 5;
 const PUBLISH: u64 = 6;
 const GROUP_PUBLISH: u64 = 7;
+const LOG_APPLIED: u64 = 8;
 
 const RETURNED: u8 = 1;
 
@@ -67,7 +68,7 @@ pub(crate) struct FrameHeader {
 impl FrameHeader {
     /// Whether this build knows the kind.
     pub(crate) const fn is_known(&self) -> bool {
-        matches!(self.kind, NAMESPACE..=GROUP_PUBLISH)
+        matches!(self.kind, NAMESPACE..=LOG_APPLIED)
     }
 
     /// Bytes of the whole frame.
@@ -97,6 +98,7 @@ const fn kind(message: &PeerMessage<'_>) -> u64 {
         PeerMessage::SnapshotEnd => SNAPSHOT_END,
         PeerMessage::Publish(_) => PUBLISH,
         PeerMessage::GroupPublish { .. } => GROUP_PUBLISH,
+        PeerMessage::LogApplied { .. } => LOG_APPLIED,
     }
 }
 
@@ -119,6 +121,7 @@ fn write_body(message: &PeerMessage<'_>, out: &mut impl Sink) {
             out.varint(u64::from(*ready));
         }
         PeerMessage::SnapshotEnd => {}
+        PeerMessage::LogApplied { sequence } => out.varint(*sequence),
         PeerMessage::Publish(publish) => write_publish(publish, out),
         PeerMessage::GroupPublish { group, filter, publish, returned } => {
             out.byte(u8::from(*returned) * RETURNED);
@@ -212,6 +215,7 @@ fn read_body<'a>(kind: u64, body: &mut Reader<'a>) -> Result<PeerMessage<'a>, Fi
             ready: body.u32("ready")?,
         },
         SNAPSHOT_END => PeerMessage::SnapshotEnd,
+        LOG_APPLIED => PeerMessage::LogApplied { sequence: body.varint("sequence")? },
         other => return Err(FieldProblem::Undefined(other).of("kind")),
     })
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use weir_broker::gateway::{RetainedEntry, RetainedPublisher};
+use weir_broker::gateway::{Positions, RetainedEntry, RetainedPublisher};
 
 use super::field::{FieldError, FieldProblem, Reader, text};
 use super::frame::{expiry_from_wire, expiry_to_wire, protocol_version};
@@ -13,6 +13,9 @@ const VERSION: u64 = 2;
 const EXPIRY: u64 = 3;
 const PUBLISHER: u64 = 4;
 const PACKET: u64 = 5;
+const NODE: u64 = 6;
+const ENTRY_NUMBER: u64 = 7;
+const AFTER: u64 = 8;
 
 const CLIENT_ID: u64 = 1;
 const USERNAME: u64 = 2;
@@ -31,6 +34,11 @@ pub fn encode_retained_entry(entry: &RetainedEntry<'_>, out: &mut Vec<u8>) {
             let mut fields = Vec::new();
             encode_publisher(publisher, &mut fields);
             put_field(out, PUBLISHER, &fields);
+        }
+        put_number(out, NODE, entry.node);
+        put_number(out, ENTRY_NUMBER, entry.number);
+        if !entry.after.0.is_empty() {
+            put_field(out, AFTER, entry.after.0);
         }
         put_field(out, PACKET, entry.packet);
     });
@@ -52,6 +60,7 @@ fn encode_publisher(publisher: &RetainedPublisher<'_>, out: &mut Vec<u8>) {
 /// Decodes an entry, which borrows from `bytes`. It allocates nothing.
 pub fn decode_retained_entry(bytes: &[u8]) -> Result<RetainedEntry<'_>, RecordError> {
     let (mut namespace, mut version, mut expires_in, mut publisher, mut packet) = (None, None, None, None, None);
+    let (mut node, mut entry_number, mut after) = (None, None, Positions::default());
     for field in decode_record(bytes)? {
         let (tag, value) = field?;
         match tag {
@@ -64,11 +73,17 @@ pub fn decode_retained_entry(bytes: &[u8]) -> Result<RetainedEntry<'_>, RecordEr
             EXPIRY => expires_in = expiry_from_wire(number(value, "expiry")?),
             PUBLISHER => publisher = Some(decode_publisher(value)?),
             PACKET => packet = Some(value),
+            NODE => node = Some(number(value, "node")?),
+            ENTRY_NUMBER => entry_number = Some(number(value, "number")?),
+            AFTER => after = Positions(value),
             _ => {} // of a newer version
         }
     }
     let missing = |field: &'static str| FieldProblem::Missing.of(field);
     Ok(RetainedEntry {
+        node: node.ok_or(missing("node"))?,
+        number: entry_number.ok_or(missing("number"))?,
+        after,
         namespace: namespace.ok_or(missing("namespace"))?,
         version: version.ok_or(missing("protocol version"))?,
         expires_in,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use weir_broker::gateway::{PeerMessage, PeerPublish, RetainedEntry, RetainedPublisher};
+use weir_broker::gateway::{PeerMessage, PeerPublish, Positions, RetainedEntry, RetainedPublisher};
 use weir_mqtt::ProtocolVersion;
 
 use super::field::{Length, Reader, Sink, varint_len};
@@ -50,7 +50,11 @@ impl Parts {
             address: rng.one_in(2).then_some(address),
             endpoint: &self.group,
         };
+        let after = &self.packet[..self.packet.len() / 20 * 20];
         RetainedEntry {
+            node: rng.next(),
+            number: rng.any(),
+            after: Positions(after),
             namespace: &self.group,
             version: version(rng),
             expires_in: rng.one_in(2).then(|| rng.any().min(u64::MAX - 1)),
@@ -330,6 +334,9 @@ fn version_1_is_read_and_written_as_these_bytes() {
     let address = Some(IpAddr::from([10, 0, 0, 7]));
     let publisher = RetainedPublisher { client_id: "c", username: Some("u"), address, endpoint: "main" };
     let entry = RetainedEntry {
+        node: 0x0102_0304_0506_0708,
+        number: 300,
+        after: Positions(&[7; 20]),
         namespace: "tenant",
         version: ProtocolVersion::V5,
         expires_in: Some(59_999),
@@ -354,7 +361,7 @@ const GOLDEN: [&str; 10] = [
      0000000000000b000000000000000500",
     "013e8910f301026e310209888e98a8c0e08081010302ac020401010501010605302e312e3007146d7174743a2f2f31302e30\
      2e302e313a31383833070f6d717474733a2f2f6e313a383838330802e80709010a0a0101",
-    "0122ce18de010674656e616e740201050303e0d403041201016302017503040a00000704046d61696e05053103000174",
+    "01f0218873010674656e616e740201050303e0d403041201016302017503040a00000704046d61696e0609888e98a8c0e08081010702ac020814070707070707070707070707070707070707070705053103000174",
 ];
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,0 +1,231 @@
+//! A node of a cluster: its gateway, its links, the members and its part of the log of retained messages, as one state
+//! machine. A driver feeds it what the engine and the shards report, calls [`ClusterNode::run`], and carries out what the
+//! `next_*` methods answer.
+
+mod compaction;
+mod log;
+mod outputs;
+mod peers;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+
+use weir_broker::gateway::Gateway;
+use weir_broker::{Batch, Millis, ShardId};
+
+pub use self::log::LogMessage;
+pub use self::outputs::{Append, Purge};
+pub use self::status::{LinkStatus, NodeStatus, PeerStatus};
+
+use self::compaction::Compaction;
+use self::log::Log;
+use self::outputs::Ends;
+use self::peers::PeerLinks;
+use crate::wire::{Envelope, Heartbeat};
+use crate::{Incarnation, MemberEvent, Members, MembersConfig};
+
+/// Bytes of appends that the engine has not stored above which publishers wait.
+const APPENDS_HIGH_BYTES: usize = 8 << 20;
+/// Messages of one peer that are taken in one run, so that no peer and no shard waits long for another.
+const MESSAGES_PER_RUN: usize = 4096;
+
+/// How a node is set up.
+#[derive(Debug, Clone)]
+pub struct NodeConfig {
+    /// How the node describes itself.
+    pub members: MembersConfig,
+    /// Shards with clients.
+    pub shards: u16,
+    /// The seed of the hash tables of filters and topics.
+    pub hash_seed: u64,
+    /// Bytes of a frame's body at most: the largest packet, and room for names.
+    pub max_frame: usize,
+    /// Bytes that wait to be taken from one peer at most.
+    pub receive_limit: usize,
+    /// Bytes on the way to one peer above which publishers wait.
+    pub link_high_bytes: u64,
+}
+
+/// A node of a cluster.
+#[derive(Debug)]
+pub struct ClusterNode {
+    config: NodeConfig,
+    gateway: Gateway,
+    members: Members,
+    peers: PeerLinks,
+    log: Log,
+    compaction: Compaction,
+    appends: VecDeque<Append>,
+    /// Bytes of appends that are not stored.
+    unstored_bytes: usize,
+    /// Whether the shards were told that this node is in.
+    is_in: bool,
+    events: VecDeque<MemberEvent>,
+    /// Heartbeats and envelopes that could not be decoded.
+    undecodable: u64,
+}
+
+impl ClusterNode {
+    /// A node that is out and knows no peers.
+    pub fn new(config: NodeConfig, now: Millis) -> Self {
+        let incarnation = config.members.incarnation;
+        let mut gateway = Gateway::new(config.shards, config.hash_seed, incarnation);
+        gateway.set_suspended(true);
+        Self {
+            gateway,
+            members: Members::new(config.members.clone(), now),
+            peers: PeerLinks::new(incarnation, config.max_frame, config.receive_limit),
+            log: Log::default(),
+            compaction: Compaction::default(),
+            appends: VecDeque::new(),
+            unstored_bytes: 0,
+            is_in: false,
+            events: VecDeque::new(),
+            undecodable: 0,
+            config,
+        }
+    }
+
+    /// This start of the node.
+    pub fn incarnation(&self) -> Incarnation {
+        self.config.members.incarnation
+    }
+
+    /// The members, for what the engine reports of heartbeats. Call [`ClusterNode::run`] afterwards.
+    pub fn members_mut(&mut self) -> &mut Members {
+        &mut self.members
+    }
+
+    /// A heartbeat from the stream of members.
+    pub fn on_heartbeat(&mut self, bytes: &[u8], now: Millis) {
+        match Heartbeat::decode(bytes) {
+            Ok(heartbeat) => self.members.on_heartbeat(heartbeat, now),
+            Err(_) => self.undecodable += 1,
+        }
+    }
+
+    /// An envelope from a peer.
+    pub fn on_envelope(&mut self, bytes: &[u8], now: Millis) {
+        let Ok(envelope) = Envelope::decode(bytes) else { return self.undecodable += 1 };
+        let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
+        PeerLinks::receive(&envelope, &mut self.gateway, &mut ends, now);
+    }
+
+    /// A batch from a shard.
+    pub fn accept_batch(&mut self, from: ShardId, batch: Batch) {
+        self.gateway.accept_batch(from, batch);
+    }
+
+    /// A message of the log of retained messages, in its order.
+    pub fn on_log_message(&mut self, message: LogMessage) {
+        self.log.push(message);
+    }
+
+    /// The last sequence of the log when the node came in.
+    pub fn on_log_head(&mut self, sequence: u64) {
+        self.log.set_head(sequence);
+    }
+
+    /// The log begins anew, from sequence 1.
+    pub fn on_log_reset(&mut self) {
+        self.log.reset();
+        self.gateway.reset_log();
+    }
+
+    /// The log has stored this node's entry of that number.
+    pub fn on_append_stored(&mut self, number: u64, bytes: usize) {
+        self.unstored_bytes = self.unstored_bytes.saturating_sub(bytes);
+        self.gateway.entry_stored(number);
+    }
+
+    /// Does what can be done: takes members' changes, peers' messages and entries of the log, and processes what shards have
+    /// sent. Returns whether there is more to do at once.
+    pub fn run(&mut self, now: Millis) -> bool {
+        self.members.poll(now);
+        self.apply_member_events(now);
+        let more = self.peers.take_messages(&mut self.gateway, MESSAGES_PER_RUN, now);
+        let applied = self.log.apply(&mut self.gateway, &mut self.compaction, now);
+        self.peers.report_progress(&mut self.gateway);
+        let congested =
+            self.unstored_bytes > APPENDS_HIGH_BYTES || self.peers.unacknowledged_bytes() > self.config.link_high_bytes;
+        let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
+        self.gateway.run(congested, &mut ends, now);
+        self.peers.acknowledge(&self.gateway, now);
+        more || applied
+    }
+
+    fn apply_member_events(&mut self, now: Millis) {
+        while let Some(event) = self.members.next_event() {
+            let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
+            PeerLinks::apply(&event, &mut self.gateway, &mut ends, now);
+            self.events.push_back(event);
+        }
+        let is_in = self.members.is_in(now);
+        if is_in != self.is_in {
+            self.is_in = is_in;
+            self.gateway.set_suspended(!is_in);
+        }
+    }
+
+    /// The node begins to leave: the next heartbeat says so.
+    pub fn leave(&mut self, now: Millis) {
+        self.members.set_leaving(now);
+    }
+
+    /// Whether this node is in: it acknowledges.
+    pub fn is_in(&self) -> bool {
+        self.is_in
+    }
+
+    /// Whether clients may be served: the node is in, has every peer's interest, and has applied the log.
+    pub fn is_ready(&self) -> bool {
+        self.is_in
+            && self.members.is_settled()
+            && self.log.head().is_some_and(|head| self.gateway.is_ready(head) || head == 0 && self.gateway.is_ready(0))
+    }
+
+    /// When [`ClusterNode::run`] is next needed, if nothing is reported.
+    pub fn next_deadline(&self) -> Millis {
+        let links = self.peers.next_deadline().unwrap_or(Millis::MAX);
+        self.members.next_deadline().min(links)
+    }
+
+    // What the driver carries out.
+
+    /// The batch for a shard; `None`: nothing is to be sent.
+    pub fn next_batch(&mut self, to: ShardId) -> Option<Batch> {
+        self.gateway.take_batch(to)
+    }
+
+    /// The heartbeat to append, and its bytes.
+    pub fn next_heartbeat(&mut self, now: Millis) -> Option<(u64, Vec<u8>)> {
+        let heartbeat = self.members.next_heartbeat(now)?;
+        let mut bytes = Vec::new();
+        heartbeat.encode(&mut bytes);
+        Some((heartbeat.sequence, bytes))
+    }
+
+    /// Replaces `out` by the next envelope, and answers the incarnation it is for.
+    pub fn next_envelope(&mut self, max_bytes: usize, out: &mut Vec<u8>, now: Millis) -> Option<Incarnation> {
+        self.peers.next_envelope(max_bytes, out, now)
+    }
+
+    /// The next entry to append to the log of retained messages.
+    pub fn next_append(&mut self) -> Option<Append> {
+        self.appends.pop_front()
+    }
+
+    /// The next superseded entries to remove from the log. One node does it for all.
+    pub fn next_purge(&mut self, now: Millis) -> Option<Purge> {
+        let placement = self.members.placement(now);
+        let is_first = placement.first() == Some(&self.config.members.node.as_str());
+        self.compaction.next(is_first, self.gateway.log_applied_everywhere())
+    }
+
+    /// The next change of the members, for the log and the metrics.
+    pub fn next_event(&mut self) -> Option<MemberEvent> {
+        self.events.pop_front()
+    }
+}

@@ -1,0 +1,204 @@
+//! The links to peers, by the slots that the gateway knows them by.
+
+use weir_broker::Millis;
+use weir_broker::gateway::{Gateway, PeerSlot};
+
+use super::outputs::Ends;
+use crate::link::{LinkConfig, PeerLink};
+use crate::wire::Envelope;
+use crate::{Incarnation, MemberEvent};
+
+/// A node with a link.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) node: String,
+    pub(super) incarnation: Incarnation,
+    pub(super) link: PeerLink,
+    /// Whether the gateway has it.
+    pub(super) is_in: bool,
+    /// The generation of its stream that the gateway knows of.
+    generation: u32,
+}
+
+#[derive(Debug)]
+pub(super) struct PeerLinks {
+    own: Incarnation,
+    max_frame: usize,
+    receive_limit: usize,
+    slots: Vec<Option<Peer>>,
+    /// The slot whose envelopes come next.
+    next: usize,
+}
+
+impl PeerLinks {
+    pub(super) fn new(own: Incarnation, max_frame: usize, receive_limit: usize) -> Self {}
+
+    pub(super) fn link_mut(&mut self, slot: PeerSlot) -> Option<&mut PeerLink> {
+        self.slots.get_mut(usize::from(slot.0))?.as_mut().map(|peer| &mut peer.link)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Peer> {
+        self.slots.iter().flatten()
+    }
+
+    fn find(&self, incarnation: Incarnation) -> Option<PeerSlot> {
+        let is_it = |peer: &Option<Peer>| peer.as_ref().is_some_and(|peer| peer.incarnation == incarnation);
+        self.slots.iter().position(is_it).map(|slot| PeerSlot(slot as u16))
+    }
+
+    fn get_mut(&mut self, slot: PeerSlot) -> Option<&mut Peer> {
+        self.slots.get_mut(usize::from(slot.0))?.as_mut()
+    }
+
+    /// A change of the members: links come and go.
+    pub(super) fn apply(event: &MemberEvent, gateway: &mut Gateway, ends: &mut Ends<'_>, now: Millis) {
+        match event {
+            MemberEvent::Joined { node, incarnation, .. } => Self::add(node, *incarnation, gateway, ends),
+            MemberEvent::Restarted { node, old, incarnation, .. } => {
+                ends.peers.remove(*old, gateway);
+                Self::add(node, *incarnation, gateway, ends);
+            }
+            MemberEvent::Out { incarnation, .. } => {
+                if let Some(slot) = ends.peers.find(*incarnation) {
+                    gateway.remove_peer(slot);
+                    if let Some(peer) = ends.peers.get_mut(slot) {
+                        peer.is_in = false;
+                    }
+                }
+            }
+            MemberEvent::BackIn { node, incarnation } => match ends.peers.find(*incarnation) {
+                Some(slot) => Self::begin_anew(slot, gateway, ends, now),
+                None => Self::add(node, *incarnation, gateway, ends),
+            },
+            MemberEvent::Left { incarnation, .. } | MemberEvent::Refused { incarnation, .. } => {
+                ends.peers.remove(*incarnation, gateway);
+            }
+            MemberEvent::SelfIn
+            | MemberEvent::SelfOut
+            | MemberEvent::Leaving { .. }
+            | MemberEvent::DuplicateName { .. }
+            | MemberEvent::DuplicateNameResolved { .. } => {}
+        }
+    }
+
+    fn add(node: &str, incarnation: Incarnation, gateway: &mut Gateway, ends: &mut Ends<'_>) {
+        let peers = &mut *ends.peers;
+        if peers.find(incarnation).is_some() {
+            return;
+        }
+        let (max_frame, receive_limit) = (peers.max_frame, peers.receive_limit);
+        let link = PeerLink::new(LinkConfig { own: peers.own, peer: incarnation, max_frame, receive_limit });
+        let generation = link.generation();
+        let peer = Peer { node: node.to_owned(), incarnation, link, is_in: true, generation: 0 };
+        let free = peers.slots.iter().position(Option::is_none);
+        let index = free.unwrap_or(peers.slots.len());
+        if index == peers.slots.len() {
+            peers.slots.push(None);
+        }
+        peers.slots[index] = Some(peer);
+        gateway.add_peer(PeerSlot(index as u16), incarnation, generation, ends);
+    }
+
+    fn remove(&mut self, incarnation: Incarnation, gateway: &mut Gateway) {
+        if let Some(slot) = self.find(incarnation) {
+            gateway.remove_peer(slot);
+            self.slots[usize::from(slot.0)] = None;
+        }
+    }
+
+    /// This node's stream to a peer begins anew.
+    fn begin_anew(slot: PeerSlot, gateway: &mut Gateway, ends: &mut Ends<'_>, now: Millis) {
+        gateway.remove_peer(slot);
+        let Some(peer) = ends.peers.get_mut(slot) else { return };
+        peer.link.reset(now);
+        peer.is_in = true;
+        peer.generation = peer.link.peer_generation();
+        let (incarnation, generation, theirs) = (peer.incarnation, peer.link.generation(), peer.generation);
+        gateway.add_peer(slot, incarnation, generation, ends);
+        gateway.reset_peer(slot, theirs);
+    }
+
+    /// An envelope of a peer. One of a node that is no member yet is sent again.
+    pub(super) fn receive(envelope: &Envelope<'_>, gateway: &mut Gateway, ends: &mut Ends<'_>, now: Millis) {
+        let Some(slot) = ends.peers.find(envelope.sender) else { return };
+        let Some(peer) = ends.peers.get_mut(slot) else { return };
+        peer.link.receive(envelope, now);
+        let theirs = peer.link.peer_generation();
+        if theirs == peer.generation || !peer.is_in {
+            return;
+        }
+        peer.generation = theirs;
+        if peer.link.generation() < theirs {
+            // The peer has taken this node for out, and has forgotten its interest.
+            Self::begin_anew(slot, gateway, ends, now);
+        } else {
+            gateway.reset_peer(slot, theirs);
+        }
+    }
+
+    /// Takes messages of peers, while shards have room. Returns whether there is more to do at once.
+    pub(super) fn take_messages(&mut self, gateway: &mut Gateway, max: usize, now: Millis) -> bool {
+        let mut more = false;
+        for (index, peer) in self.slots.iter_mut().enumerate() {
+            let Some(peer) = peer.as_mut().filter(|peer| peer.is_in) else { continue };
+            let slot = PeerSlot(index as u16);
+            // What a peer sent before it knew that it was out belongs to nothing here.
+            let is_of_now = peer.link.peer_generation() >= peer.link.generation();
+            let mut taken = 0;
+            while taken < max && gateway.has_room() {
+                let Some((number, message)) = peer.link.next_message() else { break };
+                if is_of_now {
+                    gateway.take_message(slot, number, &message, now);
+                }
+                taken += 1;
+            }
+            more |= taken == max;
+            if taken > 0 && is_of_now {
+                gateway.end_messages(slot);
+            }
+        }
+        more
+    }
+
+    /// Tells the gateway how far peers have come.
+    pub(super) fn report_progress(&self, gateway: &mut Gateway) {
+        for (index, peer) in self.slots.iter().enumerate() {
+            if let Some(peer) = peer {
+                gateway.peer_progress(PeerSlot(index as u16), peer.link.peer_processed(), peer.link.peer_stored());
+            }
+        }
+    }
+
+    /// Tells peers how far this node has come.
+    pub(super) fn acknowledge(&mut self, gateway: &Gateway, now: Millis) {
+        for (index, peer) in self.slots.iter_mut().enumerate() {
+            if let Some(peer) = peer.as_mut().filter(|peer| peer.link.peer_generation() >= peer.link.generation()) {
+                let (processed, stored) = gateway.progress(PeerSlot(index as u16));
+                peer.link.acknowledge(processed, stored, now);
+            }
+        }
+    }
+
+    /// The most that is on the way to one peer.
+    pub(super) fn unacknowledged_bytes(&self) -> u64 {
+        self.iter().filter(|peer| peer.is_in).map(|peer| peer.link.unacknowledged_bytes()).max().unwrap_or(0)
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Millis> {
+        self.iter().filter_map(|peer| peer.link.next_deadline()).min()
+    }
+
+    pub(super) fn next_envelope(&mut self, max_bytes: usize, out: &mut Vec<u8>, now: Millis) -> Option<Incarnation> {
+        let count = self.slots.len();
+        for step in 0..count {
+            let at = (self.next + step) % count;
+            if let Some(peer) = &mut self.slots[at]
+                && peer.link.poll(now, max_bytes, out)
+            {
+                self.next = at + 1;
+                return Some(peer.incarnation);
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,111 @@
+//! What operators see of a node.
+
+use weir_broker::Millis;
+
+use super::ClusterNode;
+use crate::link::LinkCounters;
+use crate::members::PeerState;
+use crate::{Incarnation, members::Suspect};
+
+/// The link to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// Bytes that the peer has not processed.
+    pub unacknowledged_bytes: u64,
+    /// Bytes that are kept until the peer has received them.
+    pub buffered_bytes: u64,
+    /// What the link has done.
+    pub counters: LinkCounters,
+    /// A frame of the peer could not be decoded.
+    pub is_failed: bool,
+}
+
+/// Another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Its name.
+    pub node: String,
+    /// The start of its process.
+    pub incarnation: Incarnation,
+    /// Whether it is in.
+    pub state: PeerState,
+    /// Its version of Weir.
+    pub weir_version: String,
+    /// Its addresses.
+    pub addresses: Vec<String>,
+    /// Its clients, as it said last.
+    pub clients: u64,
+    /// Its sessions, as it said last.
+    pub sessions: u64,
+    /// Time since its last heartbeat, milliseconds.
+    pub silent_ms: Millis,
+    /// The link; `None`: there is none.
+    pub link: Option<LinkStatus>,
+}
+
+/// A node and its peers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// This node's name.
+    pub node: String,
+    /// This start of its process.
+    pub incarnation: Incarnation,
+    /// Whether it is in.
+    pub is_in: bool,
+    /// Whether it may serve clients.
+    pub is_ready: bool,
+    /// The other nodes.
+    pub peers: Vec<PeerStatus>,
+    /// Nodes with trouble.
+    pub suspects: Vec<Suspect>,
+    /// Up to which sequence this node has applied the log of retained messages, and its entries that wait.
+    pub log_applied: u64,
+    /// See `log_applied`.
+    pub log_waiting: usize,
+    /// Bytes of this node's entries that the log has not stored.
+    pub log_unstored_bytes: usize,
+    /// Messages of peers that contradict what this node knows.
+    pub errors: u64,
+    /// Heartbeats, envelopes and entries that could not be decoded.
+    pub undecodable: u64,
+}
+
+impl ClusterNode {
+    /// What operators see.
+    pub fn status(&self, now: Millis) -> NodeStatus {
+        let link_of = |incarnation| {
+            let peer = self.peers.iter().find(|peer| peer.incarnation == incarnation)?;
+            let link = &peer.link;
+            Some(LinkStatus {
+                unacknowledged_bytes: link.unacknowledged_bytes(),
+                buffered_bytes: link.buffered_bytes() as u64,
+                counters: *link.counters(),
+                is_failed: link.failure().is_some(),
+            })
+        };
+        let peers = self.members.peers().map(|member| PeerStatus {
+            node: member.heartbeat.node.clone(),
+            incarnation: member.heartbeat.incarnation,
+            state: member.state,
+            weir_version: member.heartbeat.weir_version.clone(),
+            addresses: member.heartbeat.addresses.clone(),
+            clients: member.heartbeat.load.clients,
+            sessions: member.heartbeat.load.sessions,
+            silent_ms: now.saturating_sub(member.moved_at),
+            link: link_of(member.heartbeat.incarnation),
+        });
+        NodeStatus {
+            node: self.config.members.node.clone(),
+            incarnation: self.incarnation(),
+            is_in: self.is_in,
+            is_ready: self.is_ready(),
+            peers: peers.collect(),
+            suspects: self.members.suspects(now),
+            log_applied: self.gateway.log_applied(),
+            log_waiting: self.log.waiting(),
+            log_unstored_bytes: self.unstored_bytes,
+            errors: self.gateway.errors(),
+            undecodable: self.undecodable + self.log.undecodable(),
+        }
+    }
+}

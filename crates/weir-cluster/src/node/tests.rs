@@ -1,0 +1,1 @@
+//! Whole nodes over a model of the engine.
