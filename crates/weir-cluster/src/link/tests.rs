@@ -145,6 +145,50 @@ fn a_new_generation_begins_anew_and_older_ones_are_ignored() {
 }
 
 #[test]
+fn acknowledgements_of_an_older_generation_are_ignored() {
+    let (mut a, mut b) = pair();
+    a.push(&interest(1));
+    deliver(&mut b, &poll(&mut a, 0).unwrap(), 0);
+    take_all(&mut b);
+    b.acknowledge(1, 1, 0);
+    let old = poll(&mut b, 50).unwrap();
+    a.reset(60);
+    a.push(&interest(1));
+    poll(&mut a, 60).unwrap();
+    deliver(&mut a, &old, 60);
+    assert_eq!((a.peer_processed(), a.peer_stored()), (0, 0));
+    assert!(a.buffered_bytes() > 0);
+}
+
+#[test]
+fn an_answer_to_a_probe_sends_everything_behind_it_again() {
+    let (mut a, mut b) = pair();
+    a.push(&interest(1));
+    poll(&mut a, 0).unwrap();
+    let mut out = Vec::new();
+    (0..9).for_each(|number| _ = a.push(&interest(number)));
+    while a.poll(0, Envelope::HEADER + 20, &mut out) {}
+    // all of it was lost, and the probe arrives
+    assert!(a.poll(200, Envelope::HEADER + 20, &mut out));
+    deliver(&mut b, &out, 200);
+    deliver(&mut a, &poll(&mut b, 200).unwrap(), 200);
+    deliver(&mut b, &poll(&mut a, 200).unwrap(), 200);
+    assert_eq!(take_all(&mut b).len(), 10);
+}
+
+#[test]
+fn envelopes_that_overlap_give_each_byte_once() {
+    let mut stream = Vec::new();
+    (0..5).for_each(|number| crate::wire::encode_frame(&interest(number), &mut stream));
+    let mut b = link(B, A);
+    for (from, to) in [(0, 9), (3, 7), (4, 20), (0, 20), (20, 20), (10, stream.len())] {
+        b.receive(&raw(1, from as u64, &stream[from..to]), 0);
+    }
+    assert_eq!(take_all(&mut b), [1, 2, 3, 4, 5]);
+    assert_eq!(b.counters().duplicates, 2);
+}
+
+#[test]
 fn envelopes_of_other_incarnations_change_nothing() {
     let (mut a, mut b) = pair();
     a.push(&interest(1));

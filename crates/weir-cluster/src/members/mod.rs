@@ -315,12 +315,11 @@ impl Members {
         self.update_own(now);
     }
 
-    /// The engine acknowledged another append of this node, to any stream, that was sent at `sent`. It keeps the node in.
+    /// The engine acknowledged another append of this node, to any stream, that was sent at `sent`. It keeps the node in, and does not bring
+    /// it in.
     pub fn on_append_acked(&mut self, sent: Millis, now: Millis) {
         self.update_own(now);
-        if self.is_in {
-            self.acknowledged = self.acknowledged.max(Some(sent));
-        }
+        self.acknowledged = self.acknowledged.max(Some(sent));
     }
 
     /// A read of the stream of members worked, with or without records. At least one per second is expected.

@@ -94,6 +94,7 @@ fn time_without_reads_or_appends_takes_no_peer_out() {
             members.next_heartbeat(now);
             if reads_work {
                 members.on_read(now);
+                members.on_heartbeat(record("own", OWN, 2), now); // read again
             }
         }
         assert_eq!(events(&mut members), [MemberEvent::SelfOut]);

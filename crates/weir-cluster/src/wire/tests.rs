@@ -119,6 +119,8 @@ fn varints_have_the_length_that_is_counted_and_decode_to_their_value() {
         assert_eq!(Reader(&bytes).varint("x"), Ok(value));
     }
     assert_eq!(Reader(&[0xff; 11]).varint("x"), Err(FieldProblem::TooLarge.of("x")));
+    let beyond = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2];
+    assert_eq!(Reader(&beyond).varint("x"), Err(FieldProblem::TooLarge.of("x")));
     assert_eq!(Reader(&[0x80; 9]).varint("x"), Err(FieldProblem::Truncated.of("x")));
 }
 
