@@ -55,7 +55,7 @@ fn messages_are_acknowledged_after_50_ms_or_at_once_when_asked() {
     assert_eq!(poll(&mut b, 54), None);
     deliver(&mut a, &poll(&mut b, 55).unwrap(), 60);
     assert_eq!((a.peer_processed(), a.peer_stored(), a.unacknowledged_bytes()), (2, 1, 0));
-    assert_eq!((a.next_deadline(), b.next_deadline()), (None, None));
+    assert_eq!((a.next_deadline(), b.next_deadline()), (Some(260), None));
 
     a.push(&interest(3));
     a.request_acknowledgement();
@@ -174,6 +174,24 @@ fn an_answer_to_a_probe_sends_everything_behind_it_again() {
     deliver(&mut a, &poll(&mut b, 200).unwrap(), 200);
     deliver(&mut b, &poll(&mut a, 200).unwrap(), 200);
     assert_eq!(take_all(&mut b).len(), 10);
+}
+
+#[test]
+fn a_lost_acknowledgement_of_received_frames_is_asked_for() {
+    let (mut a, mut b) = pair();
+    a.push(&interest(1));
+    deliver(&mut b, &poll(&mut a, 0).unwrap(), 0);
+    deliver(&mut a, &poll(&mut b, 50).unwrap(), 50);
+    assert_eq!((a.buffered_bytes(), a.peer_processed()), (0, 0));
+    take_all(&mut b);
+    b.acknowledge(1, 1, 60);
+    poll(&mut b, 110).unwrap();
+    let now = a.next_deadline().unwrap();
+    let question = poll(&mut a, now).unwrap();
+    assert_eq!(question.len(), Envelope::HEADER);
+    deliver(&mut b, &question, now);
+    deliver(&mut a, &poll(&mut b, now).unwrap(), now);
+    assert_eq!((now, a.peer_processed(), a.peer_stored(), a.next_deadline()), (250, 1, 1, None));
 }
 
 #[test]

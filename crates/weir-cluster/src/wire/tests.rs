@@ -258,6 +258,14 @@ fn errors_say_what_is_wrong() {
     assert_eq!(Heartbeat::decode(&[1; 4]), Err(RecordError::TooShort { len: 4 }));
     assert_eq!(Heartbeat::decode(&[3; 5]), Err(RecordError::UnsupportedVersion { version: 3 }));
     assert_eq!(Heartbeat::decode(&[1; 5]), Err(RecordError::Checksum));
+    let many = Heartbeat { addresses: vec!["a".into(); 65], ..heartbeat(&mut Rng::new(3)) };
+    let mut bytes = Vec::new();
+    many.encode(&mut bytes);
+    assert_eq!(Heartbeat::decode(&bytes).unwrap().addresses.len(), 64);
+    let fields = [&bytes[5..], b"\x07\x01a"].concat();
+    bytes.clear();
+    record::encode_record(&mut bytes, |out| out.extend_from_slice(&fields));
+    assert_eq!(Heartbeat::decode(&bytes), Err(RecordError::Field(FieldProblem::TooMany.of("address"))));
     let mut empty = Vec::new();
     record::encode_record(&mut empty, |_| {});
     let error = Heartbeat::decode(&empty).unwrap_err();
