@@ -13,7 +13,7 @@ use weir_broker::Millis;
 use weir_broker::gateway::PeerMessage;
 
 use self::receiver::ReceiveStream;
-use self::sender::SendStream;
+use self::sender::{Piece, SendStream};
 use crate::Incarnation;
 use crate::wire::{Envelope, FrameError};
 
@@ -115,7 +115,8 @@ impl PeerLink {
     }
 
     /// The peer may be told that all of its frames up to number `processed` have been processed, and up to `stored` stored.
-    /// Frames that were not taken do not count. Numbers are of the peer's present generation.
+    /// Where nothing is stored, both are the same: the peer asks until all of its frames are acknowledged to both. Frames that were not taken do not count. Numbers are of the peer's present
+    /// generation.
     pub fn acknowledge(&mut self, processed: u64, stored: u64, now: Millis) {
         self.receive.acknowledge(processed, stored, now);
     }
@@ -185,12 +186,13 @@ impl PeerLink {
         if piece.is_none() && !self.receive.is_acknowledgement_due(now) {
             return false;
         }
-        let (offset, len) = piece.unwrap_or((self.send.next_offset(), 0));
+        let bare = Piece { offset: self.send.next_offset(), len: 0, wants_ack: false };
+        let Piece { offset, len, wants_ack } = piece.unwrap_or(bare);
         let (acknowledgement, resend) = self.receive.acknowledgement();
         let envelope = Envelope {
             sender: self.config.own,
             receiver: self.config.peer,
-            wants_ack: len > 0 && self.send.wants_acknowledgement(),
+            wants_ack,
             resend,
             generation: self.send.generation(),
             offset,

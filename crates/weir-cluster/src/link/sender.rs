@@ -123,10 +123,6 @@ impl SendStream {
         self.wanted = self.frames;
     }
 
-    pub(super) const fn wants_acknowledgement(&self) -> bool {
-        self.probing || self.processed < self.wanted || self.stored < self.wanted
-    }
-
     pub(super) fn bytes(&self, offset: u64, len: usize) -> &[u8] {
         if len == 0 {
             return &[];
@@ -135,25 +131,12 @@ impl SendStream {
         &self.buffer[from..from + len]
     }
 
-    /// Offset and length of the bytes to send now.
-    pub(super) fn next_piece(
-        &mut self,
-        now: Millis,
-        max_payload: usize,
-        counters: &mut LinkCounters,
-    ) -> Option<(u64, usize)> {
-        let end = self.end();
+    /// The bytes to send now.
+    pub(super) fn next_piece(&mut self, now: Millis, max_payload: usize, counters: &mut LinkCounters) -> Option<Piece> {
         if self.resend_at.is_some_and(|at| at <= now) {
-            self.timeout = if self.probing { (self.timeout * 2).min(RESEND_MAX) } else { RESEND_MIN };
-            self.probing = true;
-            self.resend_at = Some(now + self.timeout);
-            counters.resends += 1;
-            #[cfg(test)]
-            if self.fault == Some(crate::sim::Fault::NoResend) {
-                return None;
-            }
-            return Some((self.acked, piece(self.acked, self.sent, max_payload)));
+            return self.on_timeout(now, max_payload, counters);
         }
+        let end = self.end();
         if self.probing || self.next == end {
             return None;
         }
@@ -161,7 +144,24 @@ impl SendStream {
         self.next += len as u64;
         self.sent = self.sent.max(self.next);
         self.resend_at.get_or_insert(now + self.timeout);
-        Some((offset, len))
+        Some(Piece { offset, len, wants_ack: self.processed < self.wanted || self.stored < self.wanted })
+    }
+
+    /// The acknowledgement is late: sends the first bytes that the peer may not have, or nothing but the question if it has
+    /// them all, as the acknowledgement of what it processed since may be lost.
+    fn on_timeout(&mut self, now: Millis, max_payload: usize, counters: &mut LinkCounters) -> Option<Piece> {
+        self.resend_at = Some(now + self.timeout);
+        self.timeout = (self.timeout * 2).min(RESEND_MAX);
+        if self.acked == self.sent {
+            return Some(Piece { offset: self.next, len: 0, wants_ack: true });
+        }
+        self.probing = true;
+        counters.resends += 1;
+        #[cfg(test)]
+        if self.fault == Some(crate::sim::Fault::NoResend) {
+            return None;
+        }
+        Some(Piece { offset: self.acked, len: piece(self.acked, self.sent, max_payload), wants_ack: true })
     }
 
     pub(super) fn next_deadline(&self) -> Option<Millis> {
@@ -187,13 +187,22 @@ impl SendStream {
                 self.probing = false;
                 self.next = self.acked;
             }
-            self.timeout = RESEND_MIN;
-            self.resend_at = (self.acked < self.sent).then_some(now + self.timeout);
+            self.restart_timer(now);
         }
         if resend && ack.received == self.acked && self.acked < self.sent {
             self.rewind(now, counters);
         }
-        self.raise_watermarks(ack);
+        if ack.processed > self.processed || ack.stored > self.stored {
+            self.raise_watermarks(ack);
+            self.restart_timer(now);
+        }
+    }
+
+    /// The peer made progress.
+    fn restart_timer(&mut self, now: Millis) {
+        let is_complete = self.acked == self.sent && self.processed == self.frames && self.stored == self.frames;
+        self.timeout = RESEND_MIN;
+        self.resend_at = (!is_complete).then_some(now + self.timeout);
     }
 
     /// Sends again from the first byte that is not acknowledged. Repeated requests for one offset count once in a while, as
@@ -209,17 +218,14 @@ impl SendStream {
         self.rewound = Some((self.acked, now));
         self.next = self.acked;
         self.probing = false;
-        self.resend_at = Some(now + self.timeout);
+        self.resend_at = Some(now + RESEND_MIN);
         counters.resends += 1;
     }
 
     fn raise_watermarks(&mut self, ack: &Acknowledgement) {
         self.stored = self.stored.max(ack.stored.min(self.frames));
-        if ack.processed <= self.processed {
-            return;
-        }
-        self.processed = ack.processed;
-        while let Some((_, end)) = self.marks.front().copied().filter(|(frame, _)| *frame <= ack.processed) {
+        self.processed = self.processed.max(ack.processed);
+        while let Some((_, end)) = self.marks.front().copied().filter(|(frame, _)| *frame <= self.processed) {
             self.processed_offset = end;
             self.marks.pop_front();
         }
@@ -256,6 +262,13 @@ impl SendStream {
             ..Self::default()
         };
     }
+}
+
+/// A part of the stream, and whether the peer shall answer at once.
+pub(super) struct Piece {
+    pub(super) offset: u64,
+    pub(super) len: usize,
+    pub(super) wants_ack: bool,
 }
 
 fn piece(from: u64, to: u64, max: usize) -> usize {

@@ -55,7 +55,7 @@ fn messages_are_acknowledged_after_50_ms_or_at_once_when_asked() {
     assert_eq!(poll(&mut b, 54), None);
     deliver(&mut a, &poll(&mut b, 55).unwrap(), 60);
     assert_eq!((a.peer_processed(), a.peer_stored(), a.unacknowledged_bytes()), (2, 1, 0));
-    assert_eq!((a.next_deadline(), b.next_deadline()), (None, None));
+    assert_eq!((a.next_deadline(), b.next_deadline()), (Some(260), None));
 
     a.push(&interest(3));
     a.request_acknowledgement();
@@ -142,6 +142,68 @@ fn a_new_generation_begins_anew_and_older_ones_are_ignored() {
     assert_eq!(b.next_message(), Some((1, interest(9))));
     assert_eq!(b.next_message(), None);
     assert_eq!(b.counters().ignored, 1);
+}
+
+#[test]
+fn acknowledgements_of_an_older_generation_are_ignored() {
+    let (mut a, mut b) = pair();
+    a.push(&interest(1));
+    deliver(&mut b, &poll(&mut a, 0).unwrap(), 0);
+    take_all(&mut b);
+    b.acknowledge(1, 1, 0);
+    let old = poll(&mut b, 50).unwrap();
+    a.reset(60);
+    a.push(&interest(1));
+    poll(&mut a, 60).unwrap();
+    deliver(&mut a, &old, 60);
+    assert_eq!((a.peer_processed(), a.peer_stored()), (0, 0));
+    assert!(a.buffered_bytes() > 0);
+}
+
+#[test]
+fn an_answer_to_a_probe_sends_everything_behind_it_again() {
+    let (mut a, mut b) = pair();
+    a.push(&interest(1));
+    poll(&mut a, 0).unwrap();
+    let mut out = Vec::new();
+    (0..9).for_each(|number| _ = a.push(&interest(number)));
+    while a.poll(0, Envelope::HEADER + 20, &mut out) {}
+    // all of it was lost, and the probe arrives
+    assert!(a.poll(200, Envelope::HEADER + 20, &mut out));
+    deliver(&mut b, &out, 200);
+    deliver(&mut a, &poll(&mut b, 200).unwrap(), 200);
+    deliver(&mut b, &poll(&mut a, 200).unwrap(), 200);
+    assert_eq!(take_all(&mut b).len(), 10);
+}
+
+#[test]
+fn a_lost_acknowledgement_of_received_frames_is_asked_for() {
+    let (mut a, mut b) = pair();
+    a.push(&interest(1));
+    deliver(&mut b, &poll(&mut a, 0).unwrap(), 0);
+    deliver(&mut a, &poll(&mut b, 50).unwrap(), 50);
+    assert_eq!((a.buffered_bytes(), a.peer_processed()), (0, 0));
+    take_all(&mut b);
+    b.acknowledge(1, 1, 60);
+    poll(&mut b, 110).unwrap();
+    let now = a.next_deadline().unwrap();
+    let question = poll(&mut a, now).unwrap();
+    assert_eq!(question.len(), Envelope::HEADER);
+    deliver(&mut b, &question, now);
+    deliver(&mut a, &poll(&mut b, now).unwrap(), now);
+    assert_eq!((now, a.peer_processed(), a.peer_stored(), a.next_deadline()), (250, 1, 1, None));
+}
+
+#[test]
+fn envelopes_that_overlap_give_each_byte_once() {
+    let mut stream = Vec::new();
+    (0..5).for_each(|number| crate::wire::encode_frame(&interest(number), &mut stream));
+    let mut b = link(B, A);
+    for (from, to) in [(0, 9), (3, 7), (4, 20), (0, 20), (20, 20), (10, stream.len())] {
+        b.receive(&raw(1, from as u64, &stream[from..to]), 0);
+    }
+    assert_eq!(take_all(&mut b), [1, 2, 3, 4, 5]);
+    assert_eq!(b.counters().duplicates, 2);
 }
 
 #[test]

@@ -315,15 +315,15 @@ impl Members {
         self.update_own(now);
     }
 
-    /// The engine acknowledged another append of this node, to any stream, that was sent at `sent`. It keeps the node in.
+    /// The engine acknowledged another append of this node, to any stream, that was sent at `sent`. It keeps the node in, and does not bring
+    /// it in.
     pub fn on_append_acked(&mut self, sent: Millis, now: Millis) {
         self.update_own(now);
-        if self.is_in {
-            self.acknowledged = self.acknowledged.max(Some(sent));
-        }
+        self.acknowledged = self.acknowledged.max(Some(sent));
     }
 
-    /// A read of the stream of members worked, with or without records. At least one per second is expected.
+    /// A read of the stream of members worked, and its records, if there were any, have been given. At least one per second
+    /// is expected.
     pub fn on_read(&mut self, now: Millis) {
         self.stream.on_read(now);
         self.poll(now);
@@ -336,7 +336,6 @@ impl Members {
 
     /// A record of the stream of members, in the order of the stream, this node's own records too.
     pub fn on_heartbeat(&mut self, heartbeat: Heartbeat, now: Millis) {
-        self.stream.on_read(now);
         if heartbeat.node == self.config.node {
             self.on_own_name(heartbeat, now);
         } else {

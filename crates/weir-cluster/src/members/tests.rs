@@ -82,6 +82,16 @@ fn a_peer_that_does_not_move_for_3_s_is_out_and_moves_back_in() {
 }
 
 #[test]
+fn silence_is_judged_after_all_records_of_a_read() {
+    let mut members = members();
+    members.on_caught_up();
+    second(&mut members, 0, [record("n", 1, 1)]);
+    second(&mut members, 1000, []);
+    second(&mut members, 2000, []);
+    assert_eq!(second(&mut members, 3000, [record("n", 1, 2)]), [], "this node's own record comes first");
+}
+
+#[test]
 fn time_without_reads_or_appends_takes_no_peer_out() {
     for reads_work in [false, true] {
         let mut members = members();
@@ -94,6 +104,7 @@ fn time_without_reads_or_appends_takes_no_peer_out() {
             members.next_heartbeat(now);
             if reads_work {
                 members.on_read(now);
+                members.on_heartbeat(record("own", OWN, 2), now); // read again
             }
         }
         assert_eq!(events(&mut members), [MemberEvent::SelfOut]);

@@ -32,7 +32,7 @@ pub struct Heartbeat {
     pub wire: WireVersions,
     /// Version of Weir, as text.
     pub weir_version: String,
-    /// Addresses for clients and operators, as text.
+    /// Addresses for clients and operators, as text. At most 64 are written.
     pub addresses: Vec<String>,
     /// How much the node serves.
     pub load: Load,
@@ -59,7 +59,7 @@ impl Heartbeat {
             put_number(out, WIRE_MIN, u64::from(self.wire.min));
             put_number(out, WIRE_MAX, u64::from(self.wire.max));
             put_field(out, WEIR_VERSION, self.weir_version.as_bytes());
-            self.addresses.iter().for_each(|address| put_field(out, ADDRESS, address.as_bytes()));
+            self.addresses.iter().take(ADDRESSES_MAX).for_each(|address| put_field(out, ADDRESS, address.as_bytes()));
             put_number(out, CLIENTS, self.load.clients);
             put_number(out, SESSIONS, self.load.sessions);
             put_number(out, LEAVING, u64::from(self.leaving));

@@ -123,6 +123,8 @@ fn varints_have_the_length_that_is_counted_and_decode_to_their_value() {
         assert_eq!(Reader(&bytes).varint("x"), Ok(value));
     }
     assert_eq!(Reader(&[0xff; 11]).varint("x"), Err(FieldProblem::TooLarge.of("x")));
+    let beyond = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2];
+    assert_eq!(Reader(&beyond).varint("x"), Err(FieldProblem::TooLarge.of("x")));
     assert_eq!(Reader(&[0x80; 9]).varint("x"), Err(FieldProblem::Truncated.of("x")));
 }
 
@@ -260,6 +262,14 @@ fn errors_say_what_is_wrong() {
     assert_eq!(Heartbeat::decode(&[1; 4]), Err(RecordError::TooShort { len: 4 }));
     assert_eq!(Heartbeat::decode(&[3; 5]), Err(RecordError::UnsupportedVersion { version: 3 }));
     assert_eq!(Heartbeat::decode(&[1; 5]), Err(RecordError::Checksum));
+    let many = Heartbeat { addresses: vec!["a".into(); 65], ..heartbeat(&mut Rng::new(3)) };
+    let mut bytes = Vec::new();
+    many.encode(&mut bytes);
+    assert_eq!(Heartbeat::decode(&bytes).unwrap().addresses.len(), 64);
+    let fields = [&bytes[5..], b"\x07\x01a"].concat();
+    bytes.clear();
+    record::encode_record(&mut bytes, |out| out.extend_from_slice(&fields));
+    assert_eq!(Heartbeat::decode(&bytes), Err(RecordError::Field(FieldProblem::TooMany.of("address"))));
     let mut empty = Vec::new();
     record::encode_record(&mut empty, |_| {});
     let error = Heartbeat::decode(&empty).unwrap_err();
