@@ -322,7 +322,9 @@ impl Gateway {
         let owner = owner_shard(&[entry.namespace, topic], self.shards);
         let own = if entry.node == self.incarnation { self.log.take_own(entry.number) } else { None };
         let (number, is_of_peer) = (own.as_ref().map(|_| entry.number), own.is_none());
-        let (origin, after) = own.map_or((self.origin(), Box::default()), |own| (own.origin, own.after));
+        // Of a peer's publisher, what this shard has sent before must not be overtaken.
+        let of_peer = || (self.origin(), self.links.positions().into());
+        let (origin, after) = own.map_or_else(of_peer, |own| (own.origin, own.after));
         let publisher = entry.publisher.as_ref().map(identity);
         let message = (entry.packet, entry.version, expires_at(entry.expires_in, now), publisher);
         self.forward(owner, (namespace, Route::ViaOwner { after }, origin), message, is_of_peer);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weir_broker::gateway::RetainedEntry;
 
-use super::outputs::{Purge, retained_topic};
+use super::outputs::{Purge, is_removal};
 
 #[derive(Debug, Default)]
 pub(super) struct Compaction {
@@ -16,9 +16,8 @@ pub(super) struct Compaction {
 
 impl Compaction {
     pub(super) fn on_entry(&mut self, subject: [u8; 16], sequence: u64, entry: &RetainedEntry<'_>) {
-        let Some(retained) = retained_topic(entry) else { return };
-        let before =
-            if retained.is_removal { self.newest.remove(&subject) } else { self.newest.insert(subject, sequence) };
+        let Some(is_removal) = is_removal(entry) else { return };
+        let before = if is_removal { self.newest.remove(&subject) } else { self.newest.insert(subject, sequence) };
         if let Some(before) = before {
             self.replaced.remove(&(before, subject));
             self.replaced.insert((sequence, subject));

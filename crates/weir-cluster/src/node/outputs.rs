@@ -37,17 +37,10 @@ pub struct Purge {
     pub below: u64,
 }
 
-/// An entry of a retained message.
-pub(super) struct RetainedTopic<'a> {
-    pub(super) topic: &'a str,
-    /// It removes what its topic has.
-    pub(super) is_removal: bool,
-}
-
-/// The topic of an entry; `None`: its message is not retained.
-pub(super) fn retained_topic<'a>(entry: &RetainedEntry<'a>) -> Option<RetainedTopic<'a>> {
-    let (topic, retain, is_empty) = packet_of(entry)?;
-    retain.then_some(RetainedTopic { topic, is_removal: is_empty })
+/// Whether an entry removes what its topic has retained; `None`: its message is not retained.
+pub(super) fn is_removal(entry: &RetainedEntry<'_>) -> Option<bool> {
+    let (_, retain, is_empty) = packet_of(entry)?;
+    retain.then_some(is_empty)
 }
 
 /// Topic of an entry's packet, whether it has the RETAIN flag, and whether its payload is empty.

@@ -11,7 +11,6 @@ use crate::{Incarnation, MemberEvent};
 /// A node with a link.
 #[derive(Debug)]
 pub(super) struct Peer {
-    pub(super) node: String,
     pub(super) incarnation: Incarnation,
     pub(super) link: PeerLink,
     /// Whether the gateway has it.
@@ -31,7 +30,9 @@ pub(super) struct PeerLinks {
 }
 
 impl PeerLinks {
-    pub(super) fn new(own: Incarnation, max_frame: usize, receive_limit: usize) -> Self {}
+    pub(super) fn new(own: Incarnation, max_frame: usize, receive_limit: usize) -> Self {
+        Self { own, max_frame, receive_limit, slots: Vec::new(), next: 0 }
+    }
 
     pub(super) fn link_mut(&mut self, slot: PeerSlot) -> Option<&mut PeerLink> {
         self.slots.get_mut(usize::from(slot.0))?.as_mut().map(|peer| &mut peer.link)
@@ -53,10 +54,10 @@ impl PeerLinks {
     /// A change of the members: links come and go.
     pub(super) fn apply(event: &MemberEvent, gateway: &mut Gateway, ends: &mut Ends<'_>, now: Millis) {
         match event {
-            MemberEvent::Joined { node, incarnation, .. } => Self::add(node, *incarnation, gateway, ends),
-            MemberEvent::Restarted { node, old, incarnation, .. } => {
+            MemberEvent::Joined { incarnation, .. } => Self::add(*incarnation, gateway, ends),
+            MemberEvent::Restarted { old, incarnation, .. } => {
                 ends.peers.remove(*old, gateway);
-                Self::add(node, *incarnation, gateway, ends);
+                Self::add(*incarnation, gateway, ends);
             }
             MemberEvent::Out { incarnation, .. } => {
                 if let Some(slot) = ends.peers.find(*incarnation) {
@@ -66,9 +67,9 @@ impl PeerLinks {
                     }
                 }
             }
-            MemberEvent::BackIn { node, incarnation } => match ends.peers.find(*incarnation) {
+            MemberEvent::BackIn { incarnation, .. } => match ends.peers.find(*incarnation) {
                 Some(slot) => Self::begin_anew(slot, gateway, ends, now),
-                None => Self::add(node, *incarnation, gateway, ends),
+                None => Self::add(*incarnation, gateway, ends),
             },
             MemberEvent::Left { incarnation, .. } | MemberEvent::Refused { incarnation, .. } => {
                 ends.peers.remove(*incarnation, gateway);
@@ -81,7 +82,7 @@ impl PeerLinks {
         }
     }
 
-    fn add(node: &str, incarnation: Incarnation, gateway: &mut Gateway, ends: &mut Ends<'_>) {
+    fn add(incarnation: Incarnation, gateway: &mut Gateway, ends: &mut Ends<'_>) {
         let peers = &mut *ends.peers;
         if peers.find(incarnation).is_some() {
             return;
@@ -89,7 +90,7 @@ impl PeerLinks {
         let (max_frame, receive_limit) = (peers.max_frame, peers.receive_limit);
         let link = PeerLink::new(LinkConfig { own: peers.own, peer: incarnation, max_frame, receive_limit });
         let generation = link.generation();
-        let peer = Peer { node: node.to_owned(), incarnation, link, is_in: true, generation: 0 };
+        let peer = Peer { incarnation, link, is_in: true, generation: 0 };
         let free = peers.slots.iter().position(Option::is_none);
         let index = free.unwrap_or(peers.slots.len());
         if index == peers.slots.len() {
