@@ -22,6 +22,7 @@ const FLOORS: &[&str] = &[
     "net",
     "state",
     "cluster",
+    "cluster_engine",
     "apply",
     "status",
     "client",

@@ -1,0 +1,122 @@
+//! Reads the retained log, and tells when all of it was read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::context::Context;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::counters::Counters;
+use super::events::{EngineEvent, EventSender, ReceiverEnded};
+use super::reader::{ReadEvent, ReadMessage, Reader};
+use super::subjects::Names;
+
+/// How often reading is checked, and the head is asked for while it is not reached.
+const CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Reads the log until the receiver of events ends.
+pub(super) struct RetainedLog {
+    pub(super) source: HeadSource,
+    pub(super) reader: Reader,
+    /// The node asks for the head.
+    pub(super) head_wanted: Arc<Notify>,
+    pub(super) report: Report,
+}
+
+/// Tells where the log ends.
+pub(super) struct HeadSource {
+    pub(super) jetstream: Context,
+    pub(super) names: Names,
+}
+
+/// Reports what was read.
+pub(super) struct Report {
+    pub(super) events: EventSender,
+    pub(super) counters: Arc<Counters>,
+}
+
+/// How far the log must be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Head {
+    /// It is not known yet.
+    Unknown,
+    At(u64),
+    Reached,
+}
+
+impl RetainedLog {
+    pub(super) async fn run(self) -> Result<(), ReceiverEnded> {
+        let Self { source, mut reader, head_wanted, report } = self;
+        let mut head = Head::Unknown;
+        loop {
+            if head == Head::Unknown
+                && let Some(sequence) = source.head().await
+            {
+                head = Head::At(sequence);
+                report.events.message(EngineEvent::RetainedHead { sequence }).await?;
+            }
+            if let Head::At(sequence) = head
+                && reader.last() >= sequence
+            {
+                head = Head::Reached;
+                report.events.message(EngineEvent::RetainedSynced { sequence }).await?;
+            }
+            let read = tokio::select! {
+                read = timeout(CHECK_INTERVAL, reader.next()) => read,
+                () = head_wanted.notified() => {
+                    head = Head::Unknown;
+                    continue;
+                }
+            };
+            reader.check();
+            match read {
+                Ok(ReadEvent::Message(message)) => report.message(message).await?,
+                Ok(ReadEvent::Reset { last_read }) => {
+                    head = Head::Unknown;
+                    report.events.message(EngineEvent::RetainedReset { last_read }).await?;
+                }
+                Ok(ReadEvent::Opened) => {}
+                // The message at the head may have expired meanwhile: then there is nothing to read up to it.
+                Err(_) if matches!(head, Head::At(_)) => {
+                    if let Some(sequence) = source.head().await
+                        && sequence <= reader.last()
+                    {
+                        head = Head::At(sequence);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+impl HeadSource {
+    /// The sequence of the last message that the leader of the stream has; 0: the log is empty.
+    async fn head(&self) -> Option<u64> {
+        let stream = self.jetstream.get_stream_no_info(self.names.retained_stream()).await.ok()?;
+        match stream.get_last_raw_message_by_subject(&self.names.all_retained()).await {
+            Ok(message) => Some(message.sequence),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Some(0),
+            Err(error) => {
+                tracing::debug!(%error, "engine head of the retained log is not known");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                None
+            }
+        }
+    }
+}
+
+impl Report {
+    async fn message(&self, message: ReadMessage) -> Result<(), ReceiverEnded> {
+        let ReadMessage { sequence, subject, payload: bytes, server_time_ms, .. } = message;
+        let Some(subject) = Names::hash_of(&subject) else {
+            tracing::warn!(subject, "engine message of no topic ignored");
+            return Ok(());
+        };
+        self.counters.retained_read.one();
+        self.counters.retained_bytes_read.add(bytes.len() as u64);
+        self.events.message(EngineEvent::Retained { sequence, subject, bytes, server_time_ms }).await
+    }
+}
