@@ -21,8 +21,8 @@
 //! - [`references`]: which files and variables documents may refer to.
 //! - `source_address`: the source of a connection, for bounds per source.
 //! - [`http_client`]: HTTP requests to others, over kept connections.
-//! - [`cluster`]: the fleet's members, and which of them have converged.
-//! - `cluster_engine`: NATS, which carries what the nodes of one broker send each other; with the feature `cluster`.
+//! - [`fleet`]: the brokers that follow one etcd, and which of them have converged.
+//! - `cluster`: the nodes of one broker, and NATS, which carries what they send each other; with the feature `cluster`.
 //! - [`state`]: what the control plane publishes of itself.
 //! - [`client`]: clients, over a byte stream or in this process.
 //! - [`status`]: HTTP, read-only.
@@ -39,9 +39,9 @@ pub mod apply;
 pub mod auth;
 pub mod cli;
 pub mod client;
-pub mod cluster;
+pub mod fleet;
 #[cfg(feature = "cluster")]
-pub mod cluster_engine;
+pub mod cluster;
 pub mod events;
 #[cfg(fuzzing)]
 pub mod fuzzing;

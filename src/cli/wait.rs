@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Exit;
 use super::broker::{fetch, status_url};
 use super::print::{Format, print};
-use crate::cluster::{Goal, GoalStatus, RefusalFilter, SourceProgress, check_goal, check_nodes, is_commit_id};
+use crate::fleet::{Goal, GoalStatus, RefusalFilter, SourceProgress, check_goal, check_nodes, is_commit_id};
 use crate::state::NodeRecord;
 use anyhow::{Context, anyhow, bail};
 use serde_json::{Value, json};

@@ -1,14 +1,11 @@
-//! The brokers of one etcd: their records, and whether they have converged.
-//!
-//! Each broker keeps a record of itself under a lease (`member`). `convergence` and `goal` (for `weir wait`) evaluate
-//! the records and are pure. Must never change a declaration.
+//! The nodes of one broker. [`engine`] is NATS, which carries what they send each other; `weir_cluster::ClusterNode` decides
+//! everything, and the thread of this module drives it between the engine and the shards.
 
-mod convergence;
-mod goal;
-#[cfg(feature = "etcd")]
-mod member;
+mod driver;
+pub mod engine;
+mod inbox;
+mod report;
+mod start;
 
-pub use convergence::{DuplicateNames, NodeConvergence, node_convergence};
-pub use goal::{Goal, GoalError, GoalStatus, RefusalFilter, SourceProgress, check_goal, check_nodes, is_commit_id};
-#[cfg(feature = "etcd")]
-pub use member::{ClusterMember, MemberHandle, spawn_member};
+pub use driver::ClusterView;
+pub use start::{Cluster, ClusterError, ClusterOptions, ClusterPort, StartedCluster};

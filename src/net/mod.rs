@@ -17,6 +17,7 @@ pub mod bridge;
 mod delivery_latency;
 mod events;
 mod find;
+mod gateway_port;
 mod in_process;
 mod layers;
 mod mailbox;
@@ -43,6 +44,7 @@ mod workers;
 
 pub use delivery_latency::DeliverDurations;
 pub use find::{ClientFilter, FoundClient, RetainedCursor, RetainedFilter};
+pub use gateway_port::GatewayPort;
 pub use in_process::{InProcessError, InProcessRights};
 pub use plane::{
     ClientRow, ConnectionFacts, DataPlane, DataPlaneConfig, DrainPlan, DrainPredicate, DrainWhich, ListenerChange,

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{io, thread};
@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::acceptor::{AcceptorConfig, Command};
 use super::auth_tasks::AuthTasks;
 use super::delivery_latency::{DeliverDurations, DeliveryLatency};
+use super::gateway_port::GatewayPort;
 use super::mailbox::Mailbox;
 use super::policy::ListenerPolicy;
 use super::shard::{self, AcceptedConnection, Control, DurableStore, ShardContext, ShardEvent};
@@ -26,8 +27,8 @@ use crate::auth::AuthCounters;
 use crate::events::EventHub;
 use weir_broker::limits::SHARDS_MAX;
 use weir_broker::{
-    CoreGauges, EndpointId, EndpointPolicy, MemoryAccount, Millis, OfflineSessions, Principal, RetainedTotals,
-    TotalRates, Waiting, home_shard,
+    Batch, CoreGauges, EndpointId, EndpointPolicy, MemoryAccount, Millis, OfflineSessions, Principal, RetainedTotals,
+    ShardId, TotalRates, Waiting, home_shard,
 };
 use weir_mqtt::ProtocolVersion;
 
@@ -50,6 +51,8 @@ pub struct DataPlaneConfig {
     pub workers: u16,
     /// Number of threads for TLS handshakes; `None`: one for each core.
     pub tls_threads: Option<u16>,
+    /// Where batches for the gateway of a cluster go; `None`: the node is alone.
+    pub gateway: Option<Arc<dyn GatewayPort>>,
     /// Raise the process's limit of file descriptors to what the system allows.
     pub raise_descriptor_limit: bool,
 }
@@ -64,6 +67,7 @@ impl Default for DataPlaneConfig {
             memory,
             workers: 2,
             tls_threads: None,
+            gateway: None,
             raise_descriptor_limit: false,
         }
     }
@@ -183,6 +187,7 @@ struct Inner {
     events: Arc<EventHub>,
     epoch: Instant,
     sequence: Arc<AtomicU64>,
+    accepts_clients: Arc<AtomicBool>,
 }
 
 impl Inner {
@@ -239,6 +244,7 @@ impl DataPlane {
         let tls_handshakes = TlsHandshakes::start(config.tls_threads.unwrap_or_else(cores), &threads)?;
         let delivery_latency = Arc::new(DeliveryLatency::default());
         let events = Arc::<EventHub>::default();
+        let accepts_clients = Arc::new(AtomicBool::new(config.gateway.is_none()));
         let shared = Arc::new(ShardContext {
             epoch,
             delivery_latency: Arc::clone(&delivery_latency),
@@ -251,6 +257,8 @@ impl DataPlane {
             total_rates: TotalRates::default(),
             retained: RetainedTotals::default(),
             events: Arc::clone(&events),
+            // A node of a cluster accepts clients when it knows what the others have subscribed to.
+            accepts_clients: Arc::clone(&accepts_clients),
         });
         let descriptors = descriptor_limit(config.raise_descriptor_limit);
         let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(descriptors / 2);
@@ -279,8 +287,22 @@ impl DataPlane {
                 events,
                 epoch,
                 sequence,
+                accepts_clients,
             }),
         })
+    }
+
+    /// Sends a batch of the gateway to a shard; see [`DataPlaneConfig::gateway`].
+    pub fn deliver_from_gateway(&self, to: ShardId, batch: Batch) {
+        let from = ShardId(u16::try_from(self.inner.shards.len()).unwrap_or(u16::MAX));
+        if let Some(shard) = self.inner.shards.get(usize::from(to.0)) {
+            shard.send(ShardEvent::Batch { from, batch });
+        }
+    }
+
+    /// Whether new clients are accepted. Where they are not, CONNECT is answered with 0x88 (Server unavailable).
+    pub fn set_accepts_clients(&self, accepts: bool) {
+        self.inner.accepts_clients.store(accepts, Ordering::Release);
     }
 
     /// Memory in use by kind, over all shards.

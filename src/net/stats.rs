@@ -78,6 +78,8 @@ reasons! {
     PendingLimit pending_limit,
     /// Refused since its source had the endpoint's maximum of pending connections, or closed for a newer one of them.
     PendingAddressLimit pending_address_limit,
+    /// The node is not in its cluster, or not ready there.
+    NodeOut node_out,
     /// Not admitted before the handshake timeout.
     HandshakeTimeout handshake_timeout,
     /// Closed since too many TLS handshakes of its source, or of the node, waited for a thread.

@@ -19,7 +19,7 @@ use crate::apply::{
     publish_sys_topics, report_control_events, run as reconcile,
 };
 #[cfg(feature = "etcd")]
-use crate::cluster::{ClusterMember, MemberHandle, spawn_member};
+use crate::fleet::{ClusterMember, MemberHandle, spawn_member};
 use crate::net::DataPlane;
 use crate::net::bridge::BridgeHost;
 use crate::random::{self, NoRandomness};

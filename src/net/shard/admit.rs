@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::auth_work::{AuthClient, AuthWork, queue_auth_job, spawn_auth_task};
 use super::drain::DrainDecision;
@@ -325,6 +326,13 @@ impl Shard {
                 _ => return_code::IDENTIFIER_REJECTED,
             };
             return self.refuse(key, CloseReason::Session, &refusal_bytes(connect.version, code));
+        }
+        if !handshake.internal && !self.shared.accepts_clients.load(Ordering::Acquire) {
+            let code = match connect.version {
+                ProtocolVersion::V5 => ReasonCode::ServerUnavailable.as_u8(),
+                _ => return_code::SERVER_UNAVAILABLE,
+            };
+            return self.refuse(key, CloseReason::NodeOut, &refusal_bytes(connect.version, code));
         }
         let home = home_shard(&policy.namespace, client_id, self.peers.len() as u16);
         if home == self.id {

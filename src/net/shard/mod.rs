@@ -25,7 +25,7 @@ mod trace;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -44,6 +44,7 @@ use self::table::{ConnectionState, Table};
 use super::acceptor::{Acceptor, AcceptorConfig, Command};
 use super::auth_tasks::AuthTasks;
 use super::delivery_latency::{DeliveryLatency, ONE_TURN_IN};
+use super::gateway_port::GatewayPort;
 use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::DataPlaneConfig;
 use super::policy::ListenerPolicy;
@@ -129,6 +130,8 @@ pub(super) struct ShardContext {
     pub(super) total_rates: TotalRates,
     pub(super) retained: RetainedTotals,
     pub(super) events: Arc<EventHub>,
+    /// Whether CONNECT is accepted.
+    pub(super) accepts_clients: Arc<AtomicBool>,
 }
 
 struct Shard {
@@ -145,6 +148,8 @@ struct Shard {
     mailbox: Arc<Mailbox<ShardEvent>>,
     /// The mailboxes of all shards, this one included.
     peers: Vec<Arc<Mailbox<ShardEvent>>>,
+    /// The way to the gateway of a cluster, which is one shard more.
+    gateway: Option<Arc<dyn GatewayPort>>,
     /// Events for the other shards, sent once per turn.
     outgoing: Vec<Vec<ShardEvent>>,
     table: Table,
@@ -261,7 +266,10 @@ fn restore(shards: &mut [Shard], durable_store: &DurableStore, epoch_unix_ms: u6
             while let Some(output) = shards[from].core.poll(Scope::All) {
                 quiet = false;
                 match output {
-                    Output::Batch(to, batch) => shards[usize::from(to.0)].core.deliver_batch(id, batch, 0),
+                    Output::Batch(to, batch) => match shards.get_mut(usize::from(to.0)) {
+                        Some(shard) => shard.core.deliver_batch(id, batch, 0),
+                        None => shards[from].to_gateway(batch),
+                    },
                     Output::Records(records) => durable_store.sink.append(id, records),
                     // There are no connections yet.
                     _ => {}
@@ -275,6 +283,13 @@ fn restore(shards: &mut [Shard], durable_store: &DurableStore, epoch_unix_ms: u6
 }
 
 impl Shard {
+    fn to_gateway(&mut self, batch: Batch) {
+        match &self.gateway {
+            Some(gateway) => gateway.deliver(self.id, batch),
+            None => self.core.count_internal_error(Site::ShardOfBatch),
+        }
+    }
+
     fn new(
         id: ShardId,
         config: &DataPlaneConfig,
@@ -290,6 +305,9 @@ impl Shard {
             hash_seed: crate::random::number().map_err(io::Error::other)?,
             work: WorkBudget::default(),
         });
+        if config.gateway.is_some() {
+            core.join_cluster();
+        }
         core.share_memory(config.memory.clone());
         core.share_counts(shared.offline_sessions.clone(), shared.total_rates.clone(), shared.retained.clone());
         core.share_events(shared.events.core_mask());
@@ -306,6 +324,7 @@ impl Shard {
             mailbox: Arc::clone(&peers[usize::from(id.0)]),
             outgoing: peers.iter().map(|_| Vec::new()).collect(),
             peers,
+            gateway: config.gateway.clone(),
             table: Table::default(),
             buffer: vec![0; BUFFER_BYTES],
             plain: Vec::new(),

@@ -27,7 +27,7 @@ use super::{
     TraceEvent, TraceQuery, Traffic, ValidateRequest, Validation,
 };
 use crate::auth::AuthCounts;
-use crate::cluster::node_convergence;
+use crate::fleet::node_convergence;
 use crate::net::{DataPlane, DeliverDurations};
 use crate::source;
 use crate::state::{ClusterView, ControlState, NodeFacts, NodeRecord, PassDurations, SharedState};

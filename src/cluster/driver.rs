@@ -1,0 +1,352 @@
+//! The thread that drives a node of a cluster: it feeds it what the engine and the shards report, and carries out what it asks
+//! for.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::watch;
+
+use super::engine::{Engine, EngineCounts, EngineEvent, EngineEvents, RetainedAppend, SendError, SubjectHash};
+use super::inbox::{Inbox, Received};
+use super::report::Reporter;
+use crate::net::DataPlane;
+use weir_broker::{Millis, ShardId};
+use weir_cluster::Incarnation;
+use weir_cluster::node::{Append, ClusterNode, LogMessage, NodeStatus};
+
+/// How often what operators see is published, at most.
+const PUBLISH_EVERY_MS: Millis = 500;
+/// Engine events that are taken in one turn.
+const EVENTS_PER_TURN: usize = 512;
+/// How long an append that failed waits until it is tried again.
+const RETRY_AFTER_MS: Millis = 200;
+/// Bytes of an envelope at most. Smaller ones than the server allows share its connection better.
+const ENVELOPE_BYTES: usize = 256 << 10;
+/// How long the thread sleeps at most.
+const SLEEP_MAX: Duration = Duration::from_millis(250);
+
+/// What operators see of a cluster.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterView {
+    /// `None`: nothing is known yet.
+    pub node: Option<NodeStatus>,
+    /// What the connection to the engine has done.
+    pub engine: EngineCounts,
+    /// The node has told the others that it leaves.
+    pub has_left: bool,
+}
+
+impl ClusterView {
+    /// Whether clients may be served.
+    pub fn is_ready(&self) -> bool {
+        self.node.as_ref().is_some_and(|node| node.is_ready)
+    }
+}
+
+/// An append that the engine has not acknowledged.
+struct Appending {
+    append: Append,
+    sent: Millis,
+}
+
+pub(super) struct Driver {
+    node: ClusterNode,
+    engine: Engine,
+    events: EngineEvents,
+    plane: DataPlane,
+    shards: u16,
+    publish: watch::Sender<ClusterView>,
+    reporter: Reporter,
+    epoch: Instant,
+    now: Millis,
+    next_publish: Millis,
+    /// Entries that are being appended, by number; and those to be tried again, by subject, in order.
+    appending: HashMap<u64, Appending>,
+    again: HashMap<SubjectHash, Vec<u64>>,
+    retry_at: Option<Millis>,
+    /// The engine's clock in milliseconds since 1970, less this node's.
+    clock: Option<i128>,
+    heartbeats: HashMap<u64, Millis>,
+    /// An envelope that the engine's client had no room for.
+    unsent: Option<(Incarnation, Bytes)>,
+    envelope: Vec<u8>,
+    accepts_clients: bool,
+    leaving: bool,
+    has_left: bool,
+}
+
+/// The subject of a topic: no client can choose two topics that have the same one.
+fn subject(namespace: &str, topic: &str) -> SubjectHash {
+    let mut hash = Sha256::new();
+    hash.update((namespace.len() as u64).to_le_bytes());
+    hash.update(namespace);
+    hash.update(topic);
+    let digest = hash.finalize();
+    let mut subject = [0; 16];
+    subject.copy_from_slice(&digest[..16]);
+    SubjectHash(subject)
+}
+
+impl Driver {
+    pub(super) fn new(
+        node: ClusterNode,
+        engine: Engine,
+        events: EngineEvents,
+        plane: DataPlane,
+        shards: u16,
+        publish: watch::Sender<ClusterView>,
+    ) -> Self {
+        Self {
+            node,
+            engine,
+            events,
+            plane,
+            shards,
+            publish,
+            reporter: Reporter::default(),
+            epoch: Instant::now(),
+            now: 0,
+            next_publish: 0,
+            appending: HashMap::new(),
+            again: HashMap::new(),
+            retry_at: None,
+            clock: None,
+            heartbeats: HashMap::new(),
+            unsent: None,
+            envelope: Vec::new(),
+            accepts_clients: false,
+            leaving: false,
+            has_left: false,
+        }
+    }
+
+    /// Runs until it is stopped.
+    pub(super) fn run(&mut self, inbox: &Inbox) {
+        let mut more = false;
+        loop {
+            let within = if more { Duration::ZERO } else { self.sleep() };
+            let Received { batches, leave, stop } = inbox.receive(within);
+            if stop {
+                return;
+            }
+            self.now = Millis::try_from(self.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX);
+            if leave && !self.leaving {
+                self.leaving = true;
+                self.plane.set_accepts_clients(false);
+                self.node.leave(self.now);
+            }
+            batches.into_iter().for_each(|(from, batch)| self.node.accept_batch(from, batch));
+            more = self.take_engine_events();
+            more |= self.node.run(self.now);
+            self.retry_appends();
+            self.carry_out();
+            self.publish();
+        }
+    }
+
+    /// Closes the connection to the engine.
+    pub(super) async fn finish(self) {
+        self.engine.shutdown().await;
+    }
+
+    /// How long nothing is to be done, unless something comes.
+    fn sleep(&self) -> Duration {
+        if self.unsent.is_some() {
+            return Duration::from_millis(1);
+        }
+        let now = Millis::try_from(self.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX);
+        let deadline = self.retry_at.into_iter().chain([self.node.next_deadline(), self.next_publish]).min();
+        Duration::from_millis(deadline.unwrap_or(now).saturating_sub(now)).min(SLEEP_MAX)
+    }
+
+    /// Takes what the engine reports. Returns whether there is more.
+    fn take_engine_events(&mut self) -> bool {
+        for _ in 0..EVENTS_PER_TURN {
+            let Some(event) = self.events.try_next() else { return false };
+            self.on_engine_event(event);
+        }
+        true
+    }
+
+    fn on_engine_event(&mut self, event: EngineEvent) {
+        let now = self.now;
+        match event {
+            EngineEvent::Envelope(bytes) => self.node.on_envelope(&bytes, now),
+            EngineEvent::HeartbeatAcked { token, .. } => {
+                let sent = self.heartbeats.remove(&token).unwrap_or(now);
+                self.heartbeats.retain(|known, _| *known > token);
+                self.node.members_mut().on_heartbeat_acked(sent, now);
+                self.has_left |= self.leaving;
+            }
+            EngineEvent::HeartbeatFailed { token, reason } => {
+                self.heartbeats.remove(&token);
+                self.reporter.heartbeat_failed(&reason);
+            }
+            EngineEvent::Heartbeat { bytes, server_time_ms, .. } => {
+                let offset = i128::from(server_time_ms) - i128::from(now);
+                self.clock = Some(self.clock.map_or(offset, |known| known.max(offset)));
+                self.node.on_heartbeat(&bytes, now);
+            }
+            EngineEvent::MembersRead { .. } => {
+                self.node.members_mut().on_read(now);
+                self.node.members_mut().on_caught_up();
+            }
+            EngineEvent::MembersReset { .. } => self.reporter.members_reset(),
+            EngineEvent::MemberPurged { node, error } => match error {
+                None => self.node.members_mut().on_removed(&node),
+                Some(error) => self.reporter.member_not_removed(&node, &error),
+            },
+            EngineEvent::RetainedAcked { token, .. } => self.on_append_stored(token),
+            EngineEvent::RetainedFailed { token, retry, reason, .. } => self.on_append_failed(token, retry, &reason),
+            EngineEvent::RetainedHead { sequence } => self.node.on_log_head(sequence),
+            EngineEvent::RetainedSynced { .. } => {}
+            EngineEvent::Retained { sequence, subject, bytes, server_time_ms } => {
+                let engine_now = self.clock.map_or(i128::from(server_time_ms), |offset| i128::from(now) + offset);
+                let age = engine_now - i128::from(server_time_ms);
+                let age_ms = u64::try_from(age).unwrap_or(0);
+                self.node.on_log_message(LogMessage { sequence, subject: subject.0, bytes: bytes.to_vec(), age_ms });
+            }
+            EngineEvent::RetainedReset { .. } => {
+                self.reporter.log_reset();
+                self.node.on_log_reset();
+            }
+            EngineEvent::Connection { connection, change } => self.reporter.connection(connection, &change),
+        }
+    }
+
+    fn on_append_stored(&mut self, number: u64) {
+        let Some(appending) = self.appending.remove(&number) else { return };
+        self.node.members_mut().on_append_acked(appending.sent, self.now);
+        self.node.on_append_stored(number, appending.append.payload.len());
+    }
+
+    /// The engine has not stored an entry. It is tried again, with all later ones of its topic behind it.
+    fn on_append_failed(&mut self, number: u64, retry: bool, reason: &str) {
+        let Some(appending) = self.appending.get(&number) else { return };
+        let subject = subject(&appending.append.namespace, &appending.append.topic);
+        self.reporter.append_failed(retry, reason);
+        if retry {
+            self.again.entry(subject).or_default().push(number);
+            self.retry_at.get_or_insert(self.now + RETRY_AFTER_MS);
+        } else {
+            // The engine will never take it: it is as if it had been stored and removed.
+            self.on_append_stored(number);
+        }
+    }
+
+    fn retry_appends(&mut self) {
+        if self.retry_at.is_none_or(|at| at > self.now) {
+            return;
+        }
+        self.retry_at = None;
+        for (subject, mut numbers) in std::mem::take(&mut self.again) {
+            numbers.sort_unstable();
+            // While a later one of the topic is unanswered, the first must not be sent.
+            let unanswered = self.appending.values().any(|appending| {
+                self::subject(&appending.append.namespace, &appending.append.topic) == subject
+                    && !numbers.contains(&appending.append.number)
+            });
+            if unanswered {
+                self.again.insert(subject, numbers);
+                self.retry_at = Some(self.now + RETRY_AFTER_MS);
+                continue;
+            }
+            let mut is_first = true;
+            for number in numbers {
+                if let Some(appending) = self.appending.remove(&number) {
+                    self.send_append(appending.append, is_first);
+                    is_first = false;
+                }
+            }
+        }
+    }
+
+    fn send_append(&mut self, append: Append, again: bool) {
+        let subject = subject(&append.namespace, &append.topic);
+        let request = RetainedAppend {
+            token: append.number,
+            subject,
+            payload: Bytes::from(append.payload.clone()),
+            ttl: append.ttl_ms.map(|ms| Duration::from_millis(ms).max(Duration::from_secs(1))),
+            again,
+        };
+        let number = append.number;
+        self.appending.insert(number, Appending { append, sent: self.now });
+        if self.engine.append_retained(request).is_err() {
+            self.again.entry(subject).or_default().push(number);
+            self.retry_at.get_or_insert(self.now + RETRY_AFTER_MS);
+        }
+    }
+
+    fn carry_out(&mut self) {
+        while let Some((token, bytes)) = self.node.next_heartbeat(self.now) {
+            self.heartbeats.insert(token, self.now);
+            if self.engine.heartbeat(token, bytes.into()).is_err() {
+                self.heartbeats.remove(&token);
+            }
+        }
+        for shard in (0..self.shards).map(ShardId) {
+            while let Some(batch) = self.node.next_batch(shard) {
+                self.plane.deliver_from_gateway(shard, batch);
+            }
+        }
+        self.send_envelopes();
+        while let Some(append) = self.node.next_append() {
+            let waits = self.again.contains_key(&subject(&append.namespace, &append.topic));
+            if waits {
+                let (number, sent) = (append.number, self.now);
+                let subject = subject(&append.namespace, &append.topic);
+                self.appending.insert(number, Appending { append, sent });
+                self.again.entry(subject).or_default().push(number);
+            } else {
+                self.send_append(append, false);
+            }
+        }
+        while let Some(purge) = self.node.next_purge(self.now) {
+            self.engine.purge_retained(SubjectHash(purge.subject), purge.below);
+        }
+        while let Some(event) = self.node.next_event() {
+            self.reporter.member(&event);
+        }
+        let accepts = self.node.is_ready() && !self.leaving;
+        if accepts != self.accepts_clients {
+            self.accepts_clients = accepts;
+            self.plane.set_accepts_clients(accepts);
+            self.reporter.ready(accepts);
+            self.next_publish = 0;
+        }
+    }
+
+    fn send_envelopes(&mut self) {
+        if let Some((receiver, envelope)) = self.unsent.take()
+            && let Err(SendError::Full) = self.engine.send(receiver, envelope.clone())
+        {
+            self.unsent = Some((receiver, envelope));
+            return;
+        }
+        let max_bytes = self.engine.envelope_bytes_max().min(ENVELOPE_BYTES);
+        while let Some(receiver) = self.node.next_envelope(max_bytes, &mut self.envelope, self.now) {
+            let envelope = Bytes::from(std::mem::take(&mut self.envelope));
+            // One that is lost is sent again by the link.
+            if let Err(SendError::Full) = self.engine.send(receiver, envelope.clone()) {
+                self.unsent = Some((receiver, envelope));
+                return;
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        if self.now < self.next_publish {
+            return;
+        }
+        self.next_publish = self.now + PUBLISH_EVERY_MS;
+        let view = ClusterView {
+            node: Some(self.node.status(self.now)),
+            engine: self.engine.counts(),
+            has_left: self.has_left,
+        };
+        self.publish.send_replace(view);
+    }
+}

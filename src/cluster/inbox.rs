@@ -1,0 +1,89 @@
+//! What wakes the thread of the gateway: batches of shards, events of the engine, and commands.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::net::GatewayPort;
+use weir_broker::{Batch, ShardId};
+
+#[derive(Debug, Default)]
+struct Contents {
+    batches: Vec<(ShardId, Batch)>,
+    /// The engine has events.
+    engine: bool,
+    leave: bool,
+    stop: bool,
+    sleeping: bool,
+}
+
+/// The inbox of the gateway's thread.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    contents: Mutex<Contents>,
+    filled: Condvar,
+}
+
+/// What has come since the last look.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    pub(super) batches: Vec<(ShardId, Batch)>,
+    /// The node is to leave its cluster.
+    pub(super) leave: bool,
+    /// The thread is to end.
+    pub(super) stop: bool,
+}
+
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        // Each change is whole.
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Contents)) {
+        let mut contents = self.lock();
+        change(&mut contents);
+        let sleeping = std::mem::take(&mut contents.sleeping);
+        drop(contents);
+        if sleeping {
+            self.filled.notify_one();
+        }
+    }
+
+    /// The engine has events.
+    pub(super) fn wake(&self) {
+        self.change(|contents| contents.engine = true);
+    }
+
+    pub(super) fn leave(&self) {
+        self.change(|contents| contents.leave = true);
+    }
+
+    pub(super) fn stop(&self) {
+        self.change(|contents| contents.stop = true);
+    }
+
+    /// Waits until something has come, at most for a time, and takes it.
+    pub(super) fn receive(&self, within: Duration) -> Received {
+        let mut contents = self.lock();
+        let is_empty = |c: &Contents| c.batches.is_empty() && !c.engine && !c.leave && !c.stop;
+        if is_empty(&contents) && !within.is_zero() {
+            contents.sleeping = true;
+            let waited = self.filled.wait_timeout_while(contents, within, |contents| is_empty(contents));
+            contents = waited.unwrap_or_else(PoisonError::into_inner).0;
+            contents.sleeping = false;
+        }
+        contents.engine = false;
+        let leave = std::mem::take(&mut contents.leave);
+        Received { batches: std::mem::take(&mut contents.batches), leave, stop: contents.stop }
+    }
+}
+
+/// Where shards send what is for the gateway.
+#[derive(Debug)]
+pub(super) struct Port(pub(super) Arc<Inbox>);
+
+impl GatewayPort for Port {
+    fn deliver(&self, from: ShardId, batch: Batch) {
+        self.0.change(|contents| contents.batches.push((from, batch)));
+    }
+}

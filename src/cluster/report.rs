@@ -1,0 +1,94 @@
+//! Log lines about a cluster, each once for what it is about.
+
+use super::engine::{ConnectionChange, EngineConnection};
+use weir_cluster::MemberEvent;
+
+/// Says what changes, and repeats nothing.
+#[derive(Debug, Default)]
+pub(super) struct Reporter {
+    heartbeat_failing: bool,
+    append_failing: bool,
+}
+
+impl Reporter {
+    pub(super) fn heartbeat_failed(&mut self, reason: &str) {
+        if !std::mem::replace(&mut self.heartbeat_failing, true) {
+            tracing::warn!(reason, "cluster heartbeat failed: the engine did not store it");
+        }
+    }
+
+    pub(super) fn append_failed(&mut self, retry: bool, reason: &str) {
+        if !retry {
+            tracing::error!(reason, "retained message not stored: the engine refuses it");
+        } else if !std::mem::replace(&mut self.append_failing, true) {
+            tracing::warn!(reason, "retained message not stored yet: the engine is asked again");
+        }
+    }
+
+    pub(super) fn members_reset(&mut self) {
+        tracing::warn!("cluster stream of members was created anew");
+    }
+
+    pub(super) fn log_reset(&mut self) {
+        tracing::error!(
+            "cluster stream of retained messages was created anew: what it had is gone from the engine; this node keeps \
+             what it has in memory"
+        );
+    }
+
+    pub(super) fn member_not_removed(&mut self, node: &str, error: &str) {
+        tracing::warn!(peer = node, error, "cluster member record not removed");
+    }
+
+    pub(super) fn connection(&mut self, connection: EngineConnection, change: &ConnectionChange) {
+        let connection = connection.as_str();
+        match change {
+            ConnectionChange::Connected { server, version } => {
+                tracing::info!(connection, server, version, "cluster engine connected");
+            }
+            ConnectionChange::Disconnected => tracing::warn!(connection, "cluster engine disconnected"),
+            ConnectionChange::Failed { reason } => tracing::warn!(connection, reason, "cluster engine connect failed"),
+        }
+    }
+
+    pub(super) fn ready(&mut self, ready: bool) {
+        if ready {
+            tracing::info!("cluster joined: clients are accepted");
+        } else {
+            tracing::warn!("cluster left: new clients are refused with 0x88");
+        }
+    }
+
+    pub(super) fn member(&mut self, event: &MemberEvent) {
+        match event {
+            MemberEvent::SelfIn => {
+                (self.heartbeat_failing, self.append_failing) = (false, false);
+                tracing::info!("cluster member is in: heartbeats are stored");
+            }
+            MemberEvent::SelfOut => tracing::error!(
+                "cluster member is out: no heartbeat was stored for 2 s; QoS 1 and 2 are not acknowledged until one is"
+            ),
+            MemberEvent::Joined { node, incarnation, .. } => {
+                tracing::info!(peer = node, incarnation = format!("{incarnation:016x}"), "cluster peer joined");
+            }
+            MemberEvent::Restarted { node, incarnation, .. } => {
+                tracing::info!(peer = node, incarnation = format!("{incarnation:016x}"), "cluster peer restarted");
+            }
+            MemberEvent::Out { node, .. } => tracing::warn!(peer = node, "cluster peer is out: no heartbeat for 3 s"),
+            MemberEvent::BackIn { node, .. } => tracing::info!(peer = node, "cluster peer is in again"),
+            MemberEvent::Leaving { node, .. } => tracing::info!(peer = node, "cluster peer is leaving"),
+            MemberEvent::Left { node, .. } => tracing::info!(peer = node, "cluster peer left"),
+            MemberEvent::Refused { node, reason, .. } => {
+                tracing::error!(peer = node, %reason, "cluster peer refused");
+            }
+            MemberEvent::DuplicateName { node, incarnations } => tracing::error!(
+                peer = node,
+                incarnations = format!("{:016x} {:016x}", incarnations[0], incarnations[1]),
+                "cluster node name is used twice: give each node its own --node-name"
+            ),
+            MemberEvent::DuplicateNameResolved { node } => {
+                tracing::info!(peer = node, "cluster node name is used once again");
+            }
+        }
+    }
+}
