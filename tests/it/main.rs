@@ -9,6 +9,8 @@ mod bridge;
 mod broker_sim;
 mod ci_examples;
 mod client;
+#[cfg(feature = "cluster")]
+mod cluster_engine;
 mod codec;
 mod conformance;
 mod cve;
