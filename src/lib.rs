@@ -39,10 +39,10 @@ pub mod apply;
 pub mod auth;
 pub mod cli;
 pub mod client;
-pub mod fleet;
 #[cfg(feature = "cluster")]
 pub mod cluster;
 pub mod events;
+pub mod fleet;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod http_client;

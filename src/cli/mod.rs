@@ -8,6 +8,8 @@ mod acl;
 mod bench;
 mod broker;
 mod client;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod completions;
 mod dev;
 mod diff;

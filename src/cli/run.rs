@@ -11,6 +11,8 @@ use clap::ValueEnum;
 use clap::builder::{BoolishValueParser, PossibleValue};
 
 use super::Exit;
+#[cfg(feature = "cluster")]
+use super::cluster::ClusterArgs;
 #[cfg(feature = "etcd")]
 use super::etcd::EtcdArgs;
 use super::references::ReferenceArgs;
@@ -91,6 +93,9 @@ pub(super) struct Args {
     /// The form of log lines: text for people, one JSON object per line for machines
     #[arg(long, env = "WEIR_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    cluster: ClusterArgs,
     #[command(flatten)]
     references: ReferenceArgs,
     #[command(flatten)]
@@ -183,6 +188,8 @@ fn server_options(args: Args) -> anyhow::Result<ServerOptions> {
     Ok(ServerOptions {
         status_addr: status_addr(&args.status_addr)?,
         source: source_options(&args)?,
+        #[cfg(feature = "cluster")]
+        cluster: args.cluster.options(Vec::new())?,
         allow_files: args.references.allow_files,
         allow_env: args.references.allow_env,
         status_access: args.status_access.options(),

@@ -14,7 +14,7 @@ use super::report::Reporter;
 use crate::net::DataPlane;
 use weir_broker::{Millis, ShardId};
 use weir_cluster::Incarnation;
-use weir_cluster::node::{Append, ClusterNode, LogMessage, NodeStatus};
+use weir_cluster::node::{Append, ClusterNode, LogMessage, NodeStatus, Purge};
 
 /// How often what operators see is published, at most.
 const PUBLISH_EVERY_MS: Millis = 500;
@@ -72,6 +72,8 @@ pub(super) struct Driver {
     /// An envelope that the engine's client had no room for.
     unsent: Option<(Incarnation, Bytes)>,
     envelope: Vec<u8>,
+    /// A purge that the engine had no room for.
+    unpurged: Option<Purge>,
     accepts_clients: bool,
     leaving: bool,
     has_left: bool,
@@ -116,6 +118,7 @@ impl Driver {
             heartbeats: HashMap::new(),
             unsent: None,
             envelope: Vec::new(),
+            unpurged: None,
             accepts_clients: false,
             leaving: false,
             has_left: false,
@@ -201,7 +204,7 @@ impl Driver {
             EngineEvent::RetainedAcked { token, .. } => self.on_append_stored(token),
             EngineEvent::RetainedFailed { token, retry, reason, .. } => self.on_append_failed(token, retry, &reason),
             EngineEvent::RetainedHead { sequence } => self.node.on_log_head(sequence),
-            EngineEvent::RetainedSynced { .. } => {}
+            EngineEvent::RetainedSynced { .. } | EngineEvent::RetainedPurged { .. } => {}
             EngineEvent::Retained { sequence, subject, bytes, server_time_ms } => {
                 let engine_now = self.clock.map_or(i128::from(server_time_ms), |offset| i128::from(now) + offset);
                 let age = engine_now - i128::from(server_time_ms);
@@ -304,8 +307,11 @@ impl Driver {
                 self.send_append(append, false);
             }
         }
-        while let Some(purge) = self.node.next_purge(self.now) {
-            self.engine.purge_retained(SubjectHash(purge.subject), purge.below);
+        while let Some(purge) = self.unpurged.take().or_else(|| self.node.next_purge(self.now)) {
+            if self.engine.purge_retained(SubjectHash(purge.subject), purge.below).is_err() {
+                self.unpurged = Some(purge);
+                break;
+            }
         }
         while let Some(event) = self.node.next_event() {
             self.reporter.member(&event);

@@ -55,6 +55,14 @@ pub enum ServerError {
     NotifySocketName,
     #[error("NOTIFY_SOCKET {name}")]
     NotifySocket { name: String, source: io::Error },
+    /// The engine of the cluster cannot be used.
+    #[cfg(feature = "cluster")]
+    #[error("cluster not joined")]
+    Cluster(#[from] crate::cluster::ClusterError),
+    /// A node of a cluster has one shard less at most.
+    #[cfg(feature = "cluster")]
+    #[error("a node of a cluster has at most 254 shards: use fewer")]
+    ClusterShards,
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
 }

@@ -10,10 +10,14 @@ use super::builder::memory_files;
 use super::error::ServerError;
 use super::options::{ServerOptions, SourceOptions};
 use super::parts;
+#[cfg(feature = "cluster")]
+use super::run::node_name;
 use super::run::{Running, launch};
 use super::status::ServerStatus;
 use crate::apply::Signal;
 use crate::client::ClientBuilder;
+#[cfg(feature = "cluster")]
+use crate::cluster::Cluster;
 use crate::events::{EventFilter, Events};
 use crate::net::DataPlane;
 use crate::source::{MemoryFile, memory_snapshot};
@@ -49,7 +53,19 @@ impl ServerHandle {
 
     /// Starts a server, without waiting for its first pass.
     pub(super) async fn launch(options: ServerOptions) -> Result<Self, ServerError> {
-        let opened = tokio::task::spawn_blocking(move || parts::open(options)).await;
+        #[cfg(feature = "cluster")]
+        let cluster = match &options.cluster {
+            Some(cluster) => Some(Cluster::connect(cluster.clone(), &node_name(&options)?).await?),
+            None => None,
+        };
+        let open = move || {
+            parts::open(
+                options,
+                #[cfg(feature = "cluster")]
+                cluster,
+            )
+        };
+        let opened = tokio::task::spawn_blocking(open).await;
         let (running, signals) = launch(opened.map_err(ServerError::Task)??)?;
         Ok(Self { running, signals: Some(signals) })
     }

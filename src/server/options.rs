@@ -9,6 +9,8 @@ use super::memory_size::MemorySize;
 use super::traces::TraceOptions;
 use crate::apply::{FileSystem, InterceptorRegistry};
 use crate::auth::Authenticators;
+#[cfg(feature = "cluster")]
+use crate::cluster::ClusterOptions;
 use crate::references::{AllowedFiles, AllowedVariables};
 #[cfg(feature = "etcd")]
 use crate::source::etcd::EtcdOptions;
@@ -49,6 +51,9 @@ pub(crate) struct ServerOptions {
     pub authenticators: Authenticators,
     /// The interceptors that documents may name.
     pub interceptors: InterceptorRegistry,
+    /// The cluster that the broker is a node of; `None`: it is alone.
+    #[cfg(feature = "cluster")]
+    pub cluster: Option<ClusterOptions>,
     /// The process is this server's: OpenTelemetry's variables of its environment count, and its limit of file descriptors
     /// is raised.
     pub owns_process: bool,
@@ -74,6 +79,8 @@ impl Default for ServerOptions {
             traces: TraceOptions::default(),
             authenticators: Authenticators::default(),
             interceptors: InterceptorRegistry::default(),
+            #[cfg(feature = "cluster")]
+            cluster: None,
             owns_process: false,
         }
     }

@@ -4,6 +4,8 @@ use super::durable_store::{self, OpenStore};
 use super::error::ServerError;
 use super::memory_size;
 use super::options::{ServerOptions, SourceOptions};
+#[cfg(feature = "cluster")]
+use crate::cluster::{Cluster, StartedCluster};
 use crate::net::{DataPlane, DataPlaneConfig};
 use weir_broker::MemoryAccount;
 use weir_broker::limits::SHARDS_MAX;
@@ -14,13 +16,18 @@ pub(super) struct Parts {
     pub(super) shards: u16,
     pub(super) plane: DataPlane,
     pub(super) store: Option<OpenStore>,
+    #[cfg(feature = "cluster")]
+    pub(super) cluster: Option<StartedCluster>,
 }
 
 /// Opens the store, with which durable sessions are back, and starts the threads that serve connections. Blocks.
 ///
 /// # Errors
 /// See [`ServerError`].
-pub(super) fn open(options: ServerOptions) -> Result<Parts, ServerError> {
+pub(super) fn open(
+    options: ServerOptions,
+    #[cfg(feature = "cluster")] cluster: Option<Cluster>,
+) -> Result<Parts, ServerError> {
     check_directory(&options)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let shards = options.shards.unwrap_or_else(|| default_shards(cores));
@@ -29,6 +36,13 @@ pub(super) fn open(options: ServerOptions) -> Result<Parts, ServerError> {
     if let Some(bytes) = memory_size::resolve(options.memory) {
         config.memory = MemoryAccount::new(bytes);
     }
+    #[cfg(feature = "cluster")]
+    if let Some(cluster) = &cluster {
+        if shards == SHARDS_MAX {
+            return Err(ServerError::ClusterShards);
+        }
+        config.gateway = Some(cluster.port());
+    }
     let (plane, store) = match &options.data_dir {
         None => (DataPlane::start(&config).map_err(ServerError::DataPlane)?, None),
         Some(data_dir) => {
@@ -36,7 +50,16 @@ pub(super) fn open(options: ServerOptions) -> Result<Parts, ServerError> {
             (plane, Some(store))
         }
     };
-    Ok(Parts { options, shards, plane, store })
+    #[cfg(feature = "cluster")]
+    let cluster = cluster.map(|cluster| cluster.start(plane.clone(), shards)).transpose()?;
+    Ok(Parts {
+        options,
+        shards,
+        plane,
+        store,
+        #[cfg(feature = "cluster")]
+        cluster,
+    })
 }
 
 /// A missing directory is a mistake, unless an earlier run has left what to serve.

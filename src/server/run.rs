@@ -18,6 +18,8 @@ use crate::apply::{
     DrainReport, EventPublisher, FileSystem, History, LastGoodStore, Reconciler, ReconcilerOptions, Signal, Start,
     publish_sys_topics, report_control_events, run as reconcile,
 };
+#[cfg(feature = "cluster")]
+use crate::cluster::StartedCluster;
 #[cfg(feature = "etcd")]
 use crate::fleet::{ClusterMember, MemberHandle, spawn_member};
 use crate::net::DataPlane;
@@ -65,6 +67,8 @@ struct Serving {
     exporter: Option<Exporter>,
     #[cfg(feature = "etcd")]
     member: Option<MemberHandle>,
+    #[cfg(feature = "cluster")]
+    cluster: Option<StartedCluster>,
     /// Ends with the server.
     background: JoinSet<()>,
 }
@@ -74,7 +78,14 @@ struct Serving {
 /// # Errors
 /// See [`ServerError`].
 pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), ServerError> {
-    let Parts { mut options, shards, plane, store } = parts;
+    let Parts {
+        mut options,
+        shards,
+        plane,
+        store,
+        #[cfg(feature = "cluster")]
+        cluster,
+    } = parts;
     // Bound before any listener: a second broker on this machine fails here.
     let status_socket = options.status_addr.map(bind_status).transpose()?;
     if let Some(socket) = &status_socket {
@@ -83,8 +94,7 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
     }
     let DataDir { last_known_good, history, last_good_store } =
         data_dir::open(options.data_dir.as_deref(), options.source.name())?;
-    let node_name = options.node_name.clone().unwrap_or_else(host_name);
-    check_node_name(&node_name)?;
+    let node_name = node_name(&options)?;
     let owns_process = options.owns_process;
     let variable = |name: &str| std::env::var(name).ok().filter(|_| owns_process);
     let exporter = options.traces.exporter(&node_name, variable)?.map(Exporter::start);
@@ -132,6 +142,8 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
         exporter,
         #[cfg(feature = "etcd")]
         member,
+        #[cfg(feature = "cluster")]
+        cluster,
         background,
     };
     let task = tokio::spawn(serving.run(control, graces));
@@ -160,6 +172,12 @@ impl Serving {
         if let Some(member) = self.member {
             member.leave().await;
         }
+        #[cfg(feature = "cluster")]
+        let mut cluster = self.cluster;
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = &mut cluster {
+            cluster.leave().await;
+        }
         reconciler.pause_bridges().await;
         if let Some(exporter) = exporter {
             exporter.finish(TRACES_GRACE).await;
@@ -168,6 +186,10 @@ impl Serving {
         let grace = *grace.borrow();
         if let Err(error) = plane.shutdown(grace).await {
             tracing::error!(%error, "data plane shutdown failed");
+        }
+        #[cfg(feature = "cluster")]
+        if let Some(cluster) = cluster {
+            cluster.stop().await;
         }
         if let Some(status) = status {
             status.shutdown().await;
@@ -310,6 +332,16 @@ fn join_cluster(
 
 fn bind_status(address: SocketAddr) -> Result<TcpListener, ServerError> {
     TcpListener::bind(address).map_err(|source| ServerError::StatusAddress { address, source })
+}
+
+/// The name of this node.
+///
+/// # Errors
+/// It is not valid.
+pub(super) fn node_name(options: &ServerOptions) -> Result<String, ServerError> {
+    let name = options.node_name.clone().unwrap_or_else(host_name);
+    check_node_name(&name)?;
+    Ok(name)
 }
 
 fn node_facts(options: &ServerOptions) -> Result<NodeFacts, ServerError> {

@@ -10,6 +10,8 @@ mod broker_sim;
 mod ci_examples;
 mod client;
 mod cluster;
+#[cfg(feature = "cluster")]
+mod cluster_engine;
 mod codec;
 mod conformance;
 mod cve;

@@ -33,11 +33,18 @@ pub(super) const WAITING_BYTES_MAX: usize = 64 << 20;
 const STORE_WITHIN: Duration = DUPLICATE_WINDOW.saturating_sub(Duration::from_secs(20));
 
 /// A message for the retained log.
-pub(super) struct Append {
-    pub(super) token: u64,
-    pub(super) subject: SubjectHash,
-    pub(super) payload: Bytes,
-    pub(super) ttl: Option<Duration>,
+#[derive(Debug, Clone)]
+pub struct RetainedAppend {
+    /// Comes back with the answer.
+    pub token: u64,
+    pub subject: SubjectHash,
+    /// What the log keeps for the subject. An empty one deletes; give it a time to live.
+    pub payload: Bytes,
+    /// After so long, in whole seconds, the engine forgets the message.
+    pub ttl: Option<Duration>,
+    /// The first message of a topic after a failure with `retry`. Until it comes, every message of that topic fails, so
+    /// that none overtakes the one that failed first. Send it when no message of the topic is unanswered.
+    pub again: bool,
 }
 
 /// Runs until the engine drops its sender.
@@ -45,7 +52,7 @@ pub(super) struct Appender {
     pub(super) client: Client,
     pub(super) names: Names,
     pub(super) incarnation: u64,
-    pub(super) queue: mpsc::Receiver<Append>,
+    pub(super) queue: mpsc::Receiver<RetainedAppend>,
     pub(super) queued_bytes: Arc<AtomicUsize>,
     pub(super) acknowledged: Acknowledged,
     pub(super) events: EventSender,
@@ -65,14 +72,23 @@ struct Sent {
 #[derive(Default)]
 struct Waiting {
     /// Topics with a message in flight or in `ready`, with the messages that wait for it.
-    topics: HashMap<SubjectHash, VecDeque<Append>>,
+    topics: HashMap<SubjectHash, VecDeque<RetainedAppend>>,
     /// The first message of topics, in the order in which they can be sent.
-    ready: VecDeque<Append>,
+    ready: VecDeque<RetainedAppend>,
     count: usize,
+    /// Topics that failed and wait for the node.
+    failed: HashMap<SubjectHash, String>,
 }
 
 impl Waiting {
-    fn add(&mut self, append: Append) {
+    /// `Err`: the topic has failed, and the node has not answered to that yet.
+    fn add(&mut self, append: RetainedAppend) -> Result<(), (RetainedAppend, String)> {
+        if append.again {
+            self.failed.remove(&append.subject);
+        } else if let Some(reason) = self.failed.get(&append.subject) {
+            let reason = reason.clone();
+            return Err((append, reason));
+        }
         self.count += 1;
         match self.topics.get_mut(&append.subject) {
             Some(behind) => behind.push_back(append),
@@ -81,9 +97,10 @@ impl Waiting {
                 self.ready.push_back(append);
             }
         }
+        Ok(())
     }
 
-    fn take(&mut self) -> Option<Append> {
+    fn take(&mut self) -> Option<RetainedAppend> {
         let append = self.ready.pop_front()?;
         self.count -= 1;
         Some(append)
@@ -101,7 +118,8 @@ impl Waiting {
     }
 
     /// The message in flight failed: what waited behind it.
-    fn abandon(&mut self, subject: SubjectHash) -> VecDeque<Append> {
+    fn abandon(&mut self, subject: SubjectHash, reason: &str) -> VecDeque<RetainedAppend> {
+        self.failed.insert(subject, reason.to_owned());
         let behind = self.topics.remove(&subject).unwrap_or_default();
         self.count -= behind.len();
         behind
@@ -126,7 +144,11 @@ impl Appender {
                     Err(error) => tracing::error!(%error, "engine append task failed"),
                 },
                 append = self.queue.recv(), if waiting.count < WAITING_MAX => match append {
-                    Some(append) => waiting.add(append),
+                    Some(append) => {
+                        if let Err((append, reason)) = waiting.add(append) {
+                            self.not_sent(&append, &reason).await?;
+                        }
+                    }
                     None => return Ok(()),
                 },
             }
@@ -134,7 +156,7 @@ impl Appender {
     }
 
     /// Sends one message; the future owns all that it needs.
-    fn send(&self, append: Append, number: u64) -> impl Future<Output = Sent> + use<> {
+    fn send(&self, append: RetainedAppend, number: u64) -> impl Future<Output = Sent> + use<> {
         let client = self.client.clone();
         let subject = self.names.retained(append.subject);
         let id = format!("{:016x}-{number}", self.incarnation);
@@ -171,13 +193,17 @@ impl Appender {
                     waiting.advance(sent.subject);
                     return Ok(());
                 }
-                for behind in waiting.abandon(sent.subject) {
-                    self.queued_bytes.fetch_sub(behind.payload.len(), Ordering::Relaxed);
-                    self.failed(behind.token, true, false, reason.clone()).await?;
+                for behind in waiting.abandon(sent.subject, &reason) {
+                    self.not_sent(&behind, &reason).await?;
                 }
                 Ok(())
             }
         }
+    }
+
+    async fn not_sent(&self, append: &RetainedAppend, reason: &str) -> Result<(), ReceiverEnded> {
+        self.queued_bytes.fetch_sub(append.payload.len(), Ordering::Relaxed);
+        self.failed(append.token, true, false, reason.to_owned()).await
     }
 
     async fn failed(&self, token: u64, retry: bool, unknown: bool, reason: String) -> Result<(), ReceiverEnded> {
@@ -190,8 +216,8 @@ impl Appender {
 mod tests {
     use super::*;
 
-    fn append(token: u64, topic: u8) -> Append {
-        Append { token, subject: SubjectHash([topic; 16]), payload: Bytes::new(), ttl: None }
+    fn append(token: u64, topic: u8) -> RetainedAppend {
+        RetainedAppend { token, subject: SubjectHash([topic; 16]), payload: Bytes::new(), ttl: None, again: false }
     }
 
     fn tokens(waiting: &mut Waiting) -> Vec<u64> {
@@ -202,12 +228,12 @@ mod tests {
     fn a_topic_has_one_message_in_flight_and_keeps_its_order() {
         let mut waiting = Waiting::default();
         for (token, topic) in [(1, 1), (2, 1), (3, 2), (4, 1)] {
-            waiting.add(append(token, topic));
+            waiting.add(append(token, topic)).unwrap();
         }
         assert_eq!(tokens(&mut waiting), [1, 3]);
         waiting.advance(SubjectHash([1; 16]));
         assert_eq!(tokens(&mut waiting), [2]);
-        waiting.add(append(5, 1));
+        waiting.add(append(5, 1)).unwrap();
         waiting.advance(SubjectHash([1; 16]));
         waiting.advance(SubjectHash([2; 16]));
         assert_eq!(tokens(&mut waiting), [4]);
@@ -221,13 +247,19 @@ mod tests {
     fn a_failed_message_takes_those_behind_it_along_in_their_order() {
         let mut waiting = Waiting::default();
         for (token, topic) in [(1, 1), (2, 1), (3, 2), (4, 1)] {
-            waiting.add(append(token, topic));
+            waiting.add(append(token, topic)).unwrap();
         }
         assert_eq!(tokens(&mut waiting), [1, 3]);
-        let behind: Vec<u64> = waiting.abandon(SubjectHash([1; 16])).iter().map(|append| append.token).collect();
+        let behind: Vec<u64> =
+            waiting.abandon(SubjectHash([1; 16]), "full").iter().map(|append| append.token).collect();
         assert_eq!(behind, [2, 4]);
         assert_eq!(waiting.count, 0);
-        waiting.add(append(5, 1));
-        assert_eq!(tokens(&mut waiting), [5]);
+        // The node did not know of the failure yet.
+        assert!(waiting.add(append(5, 1)).is_err());
+        waiting.add(append(6, 2)).unwrap();
+        for (token, again) in [(1, true), (2, false), (4, false), (5, false)] {
+            waiting.add(RetainedAppend { again, ..append(token, 1) }).unwrap();
+        }
+        assert_eq!(tokens(&mut waiting), [1]);
     }
 }

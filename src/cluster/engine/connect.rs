@@ -242,7 +242,7 @@ mod tests {
     #[test]
     fn addresses_are_checked_and_their_passwords_hidden() {
         let refused = |url: &str| addresses(&[url.to_owned()]).unwrap_err().to_string();
-        assert!(refused("http://a:4222").contains("its scheme is neither nats nor tls"));
+        assert!(refused("http://a:4222").contains("`http://a:4222` is not a server of the engine"));
         assert!(refused("http://me:secret@a").contains("http://...@a"), "{}", refused("http://me:secret@a"));
         assert!(matches!(addresses(&[]), Err(EngineError::NoServers)));
         let good = addresses(&["nats://a:1".to_owned(), "tls://b".to_owned(), "c:4222".to_owned()]).unwrap();

@@ -1,9 +1,11 @@
 //! Where the engine's servers are.
 
-#[cfg(feature = "etcd")]
-use crate::source::etcd;
+use std::net::SocketAddr;
 
 use super::error::EngineError;
+use super::srv;
+#[cfg(feature = "etcd")]
+use crate::source::etcd;
 
 /// How the servers are found. A name of a server may have many addresses: all are tried, and the name is resolved again
 /// for each connection.
@@ -11,6 +13,8 @@ use super::error::EngineError;
 pub enum Discovery {
     /// `nats://HOST:PORT`, `tls://HOST:PORT`.
     Servers(Vec<String>),
+    /// A name with SRV records, such as `_nats._tcp.example.org`. Without `name_servers`, the system's are asked.
+    Srv { name: String, name_servers: Vec<SocketAddr> },
     /// A key in etcd, whose value is such a list with commas, blanks or line ends between.
     #[cfg(feature = "etcd")]
     EtcdKey { access: etcd::EtcdAccess, key: String },
@@ -20,10 +24,15 @@ impl Discovery {
     /// The servers' URLs.
     ///
     /// # Errors
-    /// Etcd cannot be read, or has no such key.
+    /// DNS or etcd cannot be read, or has no such name or key.
     pub(super) async fn urls(&self) -> Result<Vec<String>, EngineError> {
         match self {
             Self::Servers(urls) => Ok(urls.clone()),
+            Self::Srv { name, name_servers } => {
+                let targets = srv::lookup(name, name_servers).await;
+                let targets = targets.map_err(|reason| EngineError::Discovery(format!("DNS SRV {name}: {reason}")))?;
+                Ok(targets.iter().map(|target| format!("nats://{}:{}", target.host, target.port)).collect())
+            }
             #[cfg(feature = "etcd")]
             Self::EtcdKey { access, key } => {
                 let value = etcd_value(access, key).await?;

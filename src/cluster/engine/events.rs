@@ -34,9 +34,9 @@ pub enum EngineEvent {
     MemberPurged { node: String, error: Option<String> },
     /// A quorum has stored the message with this token.
     RetainedAcked { token: u64, sequence: u64 },
-    /// The message with this token was not acknowledged. With `retry`, all later messages of its topic that were not
-    /// sent yet failed too, in their order, and the same messages may be appended again in that order. The message may
-    /// still be stored when `unknown` is set.
+    /// The message with this token was not acknowledged. With `retry`, it may be appended again, and all later messages
+    /// of its topic fail too, in their order, until that begins: see
+    /// [`RetainedAppend::again`](super::RetainedAppend). With `unknown`, the message may be stored all the same.
     RetainedFailed { token: u64, retry: bool, unknown: bool, reason: String },
     /// The last sequence that the log has: at the start, after a reset, and when it was asked for.
     RetainedHead { sequence: u64 },
@@ -44,6 +44,8 @@ pub enum EngineEvent {
     RetainedSynced { sequence: u64 },
     /// A message of the retained log, in the order of the log. An empty payload deletes.
     Retained { sequence: u64, subject: SubjectHash, bytes: Bytes, server_time_ms: u64 },
+    /// Messages of a topic that newer ones have replaced are removed, or could not be.
+    RetainedPurged { error: Option<String> },
     /// The retained log is another one, or has lost its end: it is read from its beginning again.
     RetainedReset { last_read: u64 },
     /// A connection to the engine changed.

@@ -14,7 +14,7 @@ use super::counters::Counters;
 use super::events::{EngineEvent, EventSender, ReceiverEnded};
 use super::reader::{Acknowledged, ReadEvent, ReadMessage, Reader};
 use super::store::{self, StoreFailure, Stored};
-use super::subjects::Names;
+use super::subjects::{Names, SubjectHash};
 
 /// The header of a heartbeat that names the incarnation that sent it, in hexadecimal.
 const INCARNATION: &str = "Weir-Incarnation";
@@ -29,6 +29,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(500);
 pub(super) enum MembersCommand {
     Heartbeat { token: u64, bytes: Bytes },
     Purge { node: String },
+    PurgeRetained { subject: SubjectHash, below: u64 },
 }
 
 /// Stores heartbeats, until the engine drops its sender.
@@ -65,6 +66,9 @@ impl Heartbeats {
                     }
                     Some(MembersCommand::Heartbeat { token, bytes }) => {
                         in_flight.spawn(self.send(token, bytes));
+                    }
+                    Some(MembersCommand::PurgeRetained { subject, below }) => {
+                        purges.spawn(purge_retained(self.jetstream.clone(), self.names.clone(), subject, below));
                     }
                     Some(MembersCommand::Purge { node }) => {
                         purges.spawn(purge(self.jetstream.clone(), self.names.clone(), node));
@@ -116,6 +120,17 @@ async fn purge(jetstream: Context, names: Names, node: String) -> EngineEvent {
     };
     let error = purged.await.err();
     EngineEvent::MemberPurged { node, error }
+}
+
+/// Removes messages of a topic that newer ones have replaced. What fails is left to the next start of a node.
+async fn purge_retained(jetstream: Context, names: Names, subject: SubjectHash, below: u64) -> EngineEvent {
+    let purged = async {
+        let stream = jetstream.get_stream_no_info(names.retained_stream()).await.map_err(|error| error.to_string())?;
+        let purge = stream.purge().filter(names.retained(subject)).sequence(below);
+        purge.await.map_err(|error| error.to_string())
+    };
+    let error = purged.await.err();
+    EngineEvent::RetainedPurged { error }
 }
 
 /// Reports the heartbeats of all nodes.

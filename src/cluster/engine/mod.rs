@@ -8,7 +8,7 @@
 //! | --- | --- | --- |
 //! | `weir.CLUSTER.link.INCARNATION` | | envelopes for a node |
 //! | `weir.CLUSTER.members.NODE` | `weir_CLUSTER_members` | heartbeats; one kept per node; `=` stands for a dot of the name |
-//! | `weir.CLUSTER.retained.HASH` | `weir_CLUSTER_retained` | retained messages; one kept per topic, with a time to live |
+//! | `weir.CLUSTER.retained.HASH` | `weir_CLUSTER_retained` | retained messages by topic, with a time to live; the nodes remove what a newer one replaces |
 //!
 //! A user of the engine needs to publish and subscribe to `weir.CLUSTER.>`, to publish to `$JS.API.>`, and to subscribe to
 //! `_INBOX.>`.
@@ -25,6 +25,7 @@ mod monitor;
 mod options;
 mod reader;
 mod retained;
+mod srv;
 mod store;
 mod streams;
 mod subjects;
@@ -41,7 +42,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use appender::{Append, Appender, WAITING_BYTES_MAX, WAITING_MAX};
+use appender::{Appender, WAITING_BYTES_MAX, WAITING_MAX};
 use connect::Connected;
 use counters::Counters;
 use events::{EventSender, ReceiverEnded};
@@ -52,6 +53,7 @@ use reader::{Acknowledged, Reader};
 use retained::{HeadSource, Report, RetainedLog};
 use subjects::Names;
 
+pub use appender::RetainedAppend;
 pub use counters::EngineCounts;
 pub use discovery::Discovery;
 pub use error::EngineError;
@@ -81,7 +83,7 @@ pub struct Engine {
     links: LinkSender,
     streams: Client,
     members: mpsc::Sender<MembersCommand>,
-    appends: mpsc::Sender<Append>,
+    appends: mpsc::Sender<RetainedAppend>,
     queued_bytes: Arc<AtomicUsize>,
     head_wanted: Arc<Notify>,
     counters: Arc<Counters>,
@@ -114,7 +116,8 @@ impl Engine {
         self.links.client.max_payload()
     }
 
-    /// Stores this node's heartbeat. [`EngineEvent::HeartbeatAcked`] or [`EngineEvent::HeartbeatFailed`] follows.
+    /// Stores this node's heartbeat. [`EngineEvent::HeartbeatAcked`] or [`EngineEvent::HeartbeatFailed`] follows. A
+    /// heartbeat that is sent while another is not answered may be stored before it.
     ///
     /// # Errors
     /// Too many wait, or the engine was shut down.
@@ -130,28 +133,26 @@ impl Engine {
         self.members.try_send(MembersCommand::Purge { node: node.to_owned() }).map_err(refused)
     }
 
+    /// Removes the messages of a topic with a sequence lower than `below` from the retained log.
+    /// [`EngineEvent::RetainedPurged`] follows.
+    ///
+    /// # Errors
+    /// Too many wait, or the engine was shut down.
+    pub fn purge_retained(&self, subject: SubjectHash, below: u64) -> Result<(), AppendError> {
+        self.members.try_send(MembersCommand::PurgeRetained { subject, below }).map_err(refused)
+    }
+
     /// Appends to the retained log. Messages of one topic are stored in the order of the calls;
-    /// [`EngineEvent::RetainedAcked`] or [`EngineEvent::RetainedFailed`] follows. After `ttl`, in whole seconds, the
-    /// engine forgets the message.
+    /// [`EngineEvent::RetainedAcked`] or [`EngineEvent::RetainedFailed`] follows.
     ///
     /// # Errors
     /// Too many messages or bytes wait, or the engine was shut down.
-    pub fn append_retained(
-        &self,
-        token: u64,
-        subject: SubjectHash,
-        payload: Bytes,
-        ttl: Option<Duration>,
-    ) -> Result<(), AppendError> {
-        let bytes = payload.len();
+    pub fn append_retained(&self, append: RetainedAppend) -> Result<(), AppendError> {
+        let bytes = append.payload.len();
         let before = self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         // One message is taken whatever its size.
         let fits = before == 0 || before + bytes <= WAITING_BYTES_MAX;
-        let taken = if fits {
-            self.appends.try_send(Append { token, subject, payload, ttl }).map_err(refused)
-        } else {
-            Err(AppendError::Full)
-        };
+        let taken = if fits { self.appends.try_send(append).map_err(refused) } else { Err(AppendError::Full) };
         if taken.is_err() {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
         }

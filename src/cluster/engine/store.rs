@@ -19,7 +19,7 @@ const ACK_WITHIN: Duration = Duration::from_secs(2);
 /// Between two attempts.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(800));
 /// How often a lost connection is looked at.
-const CONNECTION_CHECK: Duration = Duration::from_millis(20);
+const CONNECTION_CHECK: Duration = Duration::from_millis(50);
 
 /// Why a message is not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]

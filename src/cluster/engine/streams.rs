@@ -45,7 +45,7 @@ fn base(name: String, subject: String, options: &EngineOptions) -> Config {
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
         num_replicas: usize::from(options.replicas),
-        max_messages_per_subject: 1,
+        max_messages_per_subject: -1,
         max_messages: -1,
         max_bytes: -1,
         discard: DiscardPolicy::Old,

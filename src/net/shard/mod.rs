@@ -59,7 +59,7 @@ use crate::events::EventHub;
 use crate::log_value::log_value;
 use weir_broker::{
     Batch, ConnId, Core, CoreConfig, EndpointCounters, EndpointId, MemoryKind, Millis, OfflineSessions, Output,
-    RecordSink, Recording, RefusedWill, RestoredCounts, RetainedTotals, Scope, ShardId, StoreAck, StoredRecords,
+    RecordSink, Recording, RefusedWill, RestoredCounts, RetainedTotals, Scope, ShardId, Site, StoreAck, StoredRecords,
     TotalRates, WorkBudget, drive,
 };
 

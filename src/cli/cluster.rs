@@ -1,0 +1,100 @@
+//! How `weir run` joins a cluster.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+
+use crate::cluster::ClusterOptions;
+use crate::cluster::engine::{Credentials, Discovery, EngineOptions, TlsFiles};
+use crate::status::Secret;
+
+/// One broker made of many nodes. The nodes find each other through nats-servers with JetStream.
+#[derive(Debug, clap::Args)]
+pub(super) struct ClusterArgs {
+    /// The nats-servers of the cluster, as nats://n1:4222,nats://n2:4222; tls:// for TLS; or srv:NAME for a name with SRV
+    /// records, as srv:_nats._tcp.nats.default.svc.cluster.local. Without it, this broker is alone
+    #[arg(long, env = "WEIR_CLUSTER", value_name = "URL", value_delimiter = ',')]
+    cluster: Vec<String>,
+    /// The cluster's name: nodes with the same name and nats-servers are one broker
+    #[arg(long, env = "WEIR_CLUSTER_NAME", value_name = "NAME", default_value = "weir", requires = "cluster")]
+    cluster_name: String,
+    /// Copies that the nats-servers keep of what the cluster stores there: 1, 3 or 5
+    #[arg(long, env = "WEIR_CLUSTER_REPLICAS", value_name = "N", default_value_t = 3)]
+    cluster_replicas: u8,
+    /// User for the nats-servers
+    #[arg(long, env = "WEIR_CLUSTER_USER", value_name = "USER", requires_all = ["cluster", "cluster_password"])]
+    cluster_user: Option<String>,
+    /// The user's password
+    #[arg(long, env = "WEIR_CLUSTER_PASSWORD", value_name = "file:PATH|env:NAME", requires = "cluster_user")]
+    cluster_password: Option<Secret>,
+    /// Token for the nats-servers
+    #[arg(long, env = "WEIR_CLUSTER_TOKEN", value_name = "file:PATH|env:NAME", conflicts_with = "cluster_user")]
+    cluster_token: Option<Secret>,
+    /// File with the seed of an nkey
+    #[arg(long, env = "WEIR_CLUSTER_NKEY", value_name = "FILE", conflicts_with_all = ["cluster_user", "cluster_token"])]
+    cluster_nkey: Option<PathBuf>,
+    /// File with a JWT and a seed, as nsc writes it
+    #[arg(long, env = "WEIR_CLUSTER_CREDS", value_name = "FILE", conflicts_with_all = ["cluster_user", "cluster_token", "cluster_nkey"])]
+    cluster_creds: Option<PathBuf>,
+    /// Authorities that may have issued the certificates of tls:// servers (PEM) [default: the system's]
+    #[arg(long, env = "WEIR_CLUSTER_CA", value_name = "FILE")]
+    cluster_ca: Option<PathBuf>,
+    /// This node's certificate for the nats-servers (PEM)
+    #[arg(long, env = "WEIR_CLUSTER_CERT", value_name = "FILE", requires = "cluster_key")]
+    cluster_cert: Option<PathBuf>,
+    /// Its private key (PEM)
+    #[arg(long, env = "WEIR_CLUSTER_KEY", value_name = "FILE", requires = "cluster_cert")]
+    cluster_key: Option<PathBuf>,
+}
+
+/// Where the servers are.
+fn discovery(urls: &[String]) -> anyhow::Result<Discovery> {
+    match urls {
+        [one] if one.starts_with("srv:") => {
+            Ok(Discovery::Srv { name: one["srv:".len()..].to_owned(), name_servers: Vec::<SocketAddr>::new() })
+        }
+        many if many.iter().any(|url| url.starts_with("srv:")) => {
+            bail!("--cluster: write either srv:NAME, or a list of servers")
+        }
+        many => Ok(Discovery::Servers(many.to_vec())),
+    }
+}
+
+fn secret(secret: &Secret, flag: &str) -> anyhow::Result<String> {
+    let text = match secret {
+        Secret::File(path) => {
+            std::fs::read_to_string(path).with_context(|| format!("{flag} file:{}", path.display()))?
+        }
+        Secret::Environment(name) => std::env::var(name).with_context(|| format!("{flag} env:{name}"))?,
+    };
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+impl ClusterArgs {
+    /// The options; `None`: the broker is alone.
+    pub(super) fn options(self, addresses: Vec<String>) -> anyhow::Result<Option<ClusterOptions>> {
+        if self.cluster.is_empty() {
+            return Ok(None);
+        }
+        let credentials = if let Some((user, password)) = self.cluster_user.zip(self.cluster_password.as_ref()) {
+            Credentials::User { user, password: secret(password, "--cluster-password")? }
+        } else if let Some(token) = &self.cluster_token {
+            Credentials::Token(secret(token, "--cluster-token")?)
+        } else if let Some(seed) = self.cluster_nkey {
+            Credentials::NkeySeedFile(seed)
+        } else if let Some(creds) = self.cluster_creds {
+            Credentials::CredsFile(creds)
+        } else {
+            Credentials::None
+        };
+        let tls = TlsFiles { ca_file: self.cluster_ca, identity: self.cluster_cert.zip(self.cluster_key) };
+        let engine = EngineOptions {
+            credentials,
+            tls,
+            replicas: self.cluster_replicas,
+            ..EngineOptions::new(&self.cluster_name, "", 0, discovery(&self.cluster)?)
+        };
+        Ok(Some(ClusterOptions { engine, addresses }))
+    }
+}

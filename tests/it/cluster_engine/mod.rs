@@ -1,0 +1,8 @@
+//! The engine of a cluster against real nats-servers. Each test starts its servers on free ports and ends them.
+
+mod connect;
+mod faults;
+mod log;
+mod members;
+mod nats;
+mod node;
