@@ -26,7 +26,7 @@ const READ_EVERY: u64 = 10;
 #[command(group = clap::ArgGroup::new("goal").required(true).args(["revision", "digest", "key"]))]
 pub(super) struct Args {
     /// Until this revision or a later one is applied: with etcd a revision number; with git a commit, or at least 7 digits of its
-    /// beginning (a descendant counts as later)
+    /// beginning (a descendant counts as later, unless it rolled the commit back)
     #[arg(long, value_name = "R")]
     revision: Option<String>,
     /// Until the declaration has this digest, as `weir validate` prints it
@@ -119,6 +119,7 @@ fn poll(args: &Args, fresh: bool) -> anyhow::Result<ClusterSnapshot> {
         }
     }
     let store = &source["store"];
+    let applied = source["appliedRevision"].as_str().map(ToOwned::to_owned);
     let endpoints = match &args.endpoint {
         None => None,
         Some(_) => {
@@ -134,10 +135,8 @@ fn poll(args: &Args, fresh: bool) -> anyhow::Result<ClusterSnapshot> {
             reads: source["reads"].as_u64().unwrap_or_default(),
             read_revision: store["readRevision"].as_i64(),
             documents: store["attemptedDocuments"].as_str().map(ToOwned::to_owned),
-            containing: source["appliedRevision"]
-                .as_str()
-                .filter(|_| source["contains"] == true)
-                .map(ToOwned::to_owned),
+            containing: applied.clone().filter(|_| source["contains"] == true && source["rolledBack"] != true),
+            rolled_back_in: applied.filter(|_| source["rolledBack"] == true),
         },
         error: status["trouble"].as_str().filter(|_| args.cluster).map(ToOwned::to_owned),
         endpoints,

@@ -37,6 +37,8 @@ pub struct SourceProgress {
     pub documents: Option<String>,
     /// The applied revision that has the wanted commit among its ancestors, where the broker knows that.
     pub containing: Option<String>,
+    /// The applied revision that has the wanted commit among its ancestors, and earlier contents of all files that it changed.
+    pub rolled_back_in: Option<String>,
 }
 
 /// The answer.
@@ -58,9 +60,14 @@ pub enum GoalError {
          status` shows), or at least {COMMIT_CHARS_MIN} digits of its beginning"
     )]
     NotACommit { wanted: String },
+    #[error(
+        "{wanted} was rolled back: the applied revision {applied} is later, but every file that {wanted} changed has an \
+         earlier content again. Wait for {applied} instead"
+    )]
+    RolledBack { wanted: String, applied: String },
 }
 
-/// Whether a source with such revisions can ever reach `goal`.
+/// Whether a source with such revisions can reach `goal`.
 ///
 /// # Errors
 /// See [`GoalError`].
@@ -70,10 +77,12 @@ pub fn check_goal(goal: &Goal, progress: &SourceProgress) -> Result<(), GoalErro
         let is_number = wanted.parse::<i64>().is_ok();
         return if is_number { Ok(()) } else { Err(GoalError::NotANumber { wanted: wanted.clone() }) };
     }
-    if is_commit_id(wanted) {
-        return Ok(());
+    let wanted = wanted.clone();
+    match &progress.rolled_back_in {
+        _ if !is_commit_id(&wanted) => Err(GoalError::NotACommit { wanted }),
+        Some(applied) => Err(GoalError::RolledBack { wanted, applied: applied.clone() }),
+        None => Ok(()),
     }
-    Err(GoalError::NotACommit { wanted: wanted.clone() })
 }
 
 /// Whether a text may be the id of a commit, or its beginning.
@@ -210,7 +219,7 @@ mod tests {
             reads: 3,
             read_revision: Some(read_revision),
             documents: Some(documents.into()),
-            containing: None,
+            ..SourceProgress::default()
         }
     }
 
@@ -242,6 +251,13 @@ mod tests {
         let ancestor = SourceProgress { containing: Some("0badc0ffee00".into()), ..SourceProgress::default() };
         let status = check_nodes(&commit, &ancestor, &revision("1234567"), &ALL);
         assert_eq!(status, GoalStatus::Applied(vec![]), "an ancestor of the applied commit is applied");
+        let undone = SourceProgress { rolled_back_in: Some("0badc0ffee00".into()), ..SourceProgress::default() };
+        assert_eq!(
+            names(check_nodes(&commit, &undone, &revision("1234567"), &ALL)),
+            ["a"],
+            "its content is not applied"
+        );
+        assert!(matches!(check_goal(&revision("1234567"), &undone), Err(GoalError::RolledBack { .. })));
         let moved = SourceProgress { containing: Some("c0ffee000000".into()), ..SourceProgress::default() };
         assert_eq!(names(check_nodes(&commit, &moved, &revision("1234567"), &ALL)), ["a"]);
         let dirty = [node("a", "0badc0ffee00+dirty", "")];

@@ -1,11 +1,15 @@
-//! Queries of the status API: clients, backlogs, retained messages.
+//! Queries of the status API: clients, queues, backlogs, retained messages, gauges.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::plane::{ClientRow, DataPlane, PlaneError};
-use super::shard::Control;
-use weir_broker::{Backlog, ConnectionDetail, EndpointId, RetainedPosition, RetainedTopic};
+use tokio::sync::oneshot;
+
+use super::plane::{DataPlane, PlaneError};
+use super::shard::{Control, ShardEvent};
+use weir_broker::{
+    Backlog, ConnectionDetail, CoreGauges, EndpointId, Millis, RetainedPosition, RetainedTopic, Waiting,
+};
 
 /// A filter of connected clients; all its conditions must hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -33,6 +37,24 @@ impl ClientFilter {
     }
 }
 
+/// One connected client, for the status API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientRow {
+    pub client_id: String,
+    pub username: Option<String>,
+    /// `None` on a Unix socket.
+    pub peer: Option<SocketAddr>,
+    /// Milliseconds since admission.
+    pub connected_ms: Millis,
+    /// CONNECT's protocol level: 3, 4 or 5.
+    pub protocol_level: u8,
+    pub tls: bool,
+    pub websocket: bool,
+    pub shard: u16,
+    /// The connection's sequence number, counted over the process; rows are sorted by it.
+    pub sequence: u64,
+}
+
 /// A client that matches a filter.
 #[derive(Debug, Clone)]
 pub struct FoundClient {
@@ -58,6 +80,30 @@ pub struct RetainedCursor {
 }
 
 impl DataPlane {
+    /// Connected clients of an endpoint, in the order in which they were accepted: `limit` of them, from index `offset`
+    /// on.
+    pub async fn clients(
+        &self,
+        endpoint: EndpointId,
+        offset: usize,
+        limit: usize,
+    ) -> Result<Vec<ClientRow>, PlaneError> {
+        let first = offset.saturating_add(limit);
+        let mut rows = self.ask_all(|reply| Control::Clients { endpoint, limit: first, reply }).await?.concat();
+        rows.sort_unstable_by_key(|row| row.sequence);
+        Ok(rows.into_iter().skip(offset).take(limit).collect())
+    }
+
+    /// The queue of a client's session, connected or not; `None`: it has no session.
+    pub async fn waiting_for(&self, namespace: &str, client_id: &str) -> Result<Option<Waiting>, PlaneError> {
+        let (reply, receiver) = oneshot::channel();
+        if let Some(shard) = self.home_shard_of(namespace, client_id) {
+            let (namespace, client_id) = (namespace.into(), client_id.into());
+            shard.send(ShardEvent::Control(Control::Waiting { namespace, client_id, reply }));
+        }
+        receiver.await.map_err(|_| PlaneError::Stopped)
+    }
+
     /// Finds connected clients, in the order in which they were accepted.
     ///
     /// # Errors
@@ -113,6 +159,14 @@ impl DataPlane {
                 return Ok((found, Some(cursor)));
             }
         }
+    }
+
+    /// Gauges of all cores, summed.
+    pub async fn gauges(&self) -> Result<CoreGauges, PlaneError> {
+        let each = self.ask_all(|reply| Control::Gauges { reply }).await?;
+        let mut all = CoreGauges::default();
+        each.iter().for_each(|core| all.add(core));
+        Ok(all)
     }
 
     /// Returns when every shard has completed one turn of its event loop.

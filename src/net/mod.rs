@@ -15,6 +15,7 @@ mod acceptor;
 mod auth_tasks;
 pub mod bridge;
 mod delivery_latency;
+mod drain;
 mod events;
 mod find;
 mod gateway_port;
@@ -43,13 +44,11 @@ mod websocket;
 mod workers;
 
 pub use delivery_latency::DeliverDurations;
-pub use find::{ClientFilter, FoundClient, RetainedCursor, RetainedFilter};
+pub use drain::{ConnectionFacts, DrainPlan, DrainPredicate, DrainWhich};
+pub use find::{ClientFilter, ClientRow, FoundClient, RetainedCursor, RetainedFilter};
 pub use gateway_port::GatewayPort;
 pub use in_process::{InProcessError, InProcessRights};
-pub use plane::{
-    ClientRow, ConnectionFacts, DataPlane, DataPlaneConfig, DrainPlan, DrainPredicate, DrainWhich, ListenerChange,
-    PlaneError,
-};
+pub use plane::{DataPlane, DataPlaneConfig, ListenerChange, PlaneError};
 pub use policy::{
     AcceptOverflow, AllowedOrigins, ChildOptions, HandshakeLimits, IpRange, KeepAlive, ListenerPolicy,
     ProxyProtocolPolicy, TlsPolicy, Transport, WebSocketPolicy,

@@ -1,7 +1,6 @@
 //! The control plane's handle of the data plane: it hides the threads and their mailboxes.
 
-use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,6 +12,7 @@ use tokio::sync::oneshot;
 use super::acceptor::{AcceptorConfig, Command};
 use super::auth_tasks::AuthTasks;
 use super::delivery_latency::{DeliverDurations, DeliveryLatency};
+use super::drain::{DrainPlan, DrainWhich, newest};
 use super::gateway_port::GatewayPort;
 use super::mailbox::Mailbox;
 use super::policy::ListenerPolicy;
@@ -27,10 +27,9 @@ use crate::auth::AuthCounters;
 use crate::events::EventHub;
 use weir_broker::limits::SHARDS_MAX;
 use weir_broker::{
-    Batch, CoreGauges, EndpointId, EndpointPolicy, MemoryAccount, Millis, OfflineSessions, Principal, RetainedTotals,
-    ShardId, TotalRates, Waiting, home_shard,
+    Batch, EndpointId, EndpointPolicy, MemoryAccount, Millis, OfflineSessions, RetainedTotals, ShardId, TotalRates,
+    home_shard,
 };
-use weir_mqtt::ProtocolVersion;
 
 /// The memory that everything together may take where nothing is configured.
 const DEFAULT_MEMORY_BYTES: usize = 4 << 30;
@@ -83,77 +82,6 @@ pub enum ListenerChange {
     /// with an overlapping address exists, that one takes over: it gets new connections at once, and for some seconds
     /// also those whose TCP handshake began on the removed one.
     Remove { key: SocketKey },
-}
-
-/// How a drain disconnects clients.
-#[derive(Clone)]
-pub struct DrainPlan {
-    pub which: DrainWhich,
-    /// Disconnects per second, over all shards; `None`: all at once.
-    pub per_s: Option<u32>,
-    /// Reason code of DISCONNECT (5.0); 3.x connections are closed without a packet.
-    pub reason_code: u8,
-    /// DISCONNECT's Server Reference (5.0).
-    pub server_reference: Option<Arc<str>>,
-    /// How long a client may complete QoS 1 and 2 exchanges that are in flight before it gets DISCONNECT, milliseconds;
-    /// the broker begins no new ones meanwhile. 0: DISCONNECT is sent at once.
-    pub in_flight_ms: u32,
-    /// The clients are no longer authorized: `in_flight_ms` is ignored, and wills are not published.
-    pub revokes: bool,
-    /// How long the plan applies to connections that were accepted before it and are admitted after it: the handshake
-    /// timeout, milliseconds.
-    pub handshake_ms: u32,
-}
-
-/// Which connections of an endpoint a drain disconnects. The choice is made when the drain begins; for pending
-/// connections, when they are admitted.
-#[derive(Clone)]
-pub enum DrainWhich {
-    /// All connections. Pending ones are admitted, and get DISCONNECT at once.
-    All,
-    /// Connections that were admitted under an older generation of the endpoint's policy. Pending ones as with `All`.
-    Before(u64),
-    /// This number of connections, the most recently accepted first.
-    Newest(u32),
-    /// For each client address, the connections above this number, the most recently accepted first.
-    NewestOfAddress(u32),
-    /// Connections that match the predicate, which gets the client id, the principal and, with mutual TLS, the
-    /// certificate chain. Pending connections that match are refused.
-    Matching(Arc<DrainPredicate>),
-}
-
-/// A predicate over one connection.
-pub type DrainPredicate = dyn Fn(&ConnectionFacts<'_>) -> bool + Send + Sync;
-
-/// The properties of a connection that a drain predicate gets.
-pub struct ConnectionFacts<'a> {
-    pub client_id: &'a str,
-    pub principal: &'a Principal,
-    pub peer: Option<SocketAddr>,
-    pub version: ProtocolVersion,
-    /// [`EndpointPolicy::generation`] of the policy that admitted it: tells connections from before and after a change
-    /// apart.
-    pub generation: u64,
-    /// The certificate chain, DER, the client's own certificate first; empty without mutual TLS.
-    pub certificates: &'a [rustls::pki_types::CertificateDer<'static>],
-}
-
-/// One connected client, for the status API.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientRow {
-    pub client_id: String,
-    pub username: Option<String>,
-    /// `None` on a Unix socket.
-    pub peer: Option<SocketAddr>,
-    /// Milliseconds since admission.
-    pub connected_ms: Millis,
-    /// CONNECT's protocol level: 3, 4 or 5.
-    pub protocol_level: u8,
-    pub tls: bool,
-    pub websocket: bool,
-    pub shard: u16,
-    /// The connection's sequence number, counted over the process; rows are sorted by it.
-    pub sequence: u64,
 }
 
 /// Why a request to the data plane failed.
@@ -393,20 +321,6 @@ impl DataPlane {
         Ok(drained.into_iter().sum())
     }
 
-    /// Connected clients of an endpoint, in the order in which they were accepted: `limit` of them, from index `offset`
-    /// on.
-    pub async fn clients(
-        &self,
-        endpoint: EndpointId,
-        offset: usize,
-        limit: usize,
-    ) -> Result<Vec<ClientRow>, PlaneError> {
-        let first = offset.saturating_add(limit);
-        let mut rows = self.ask_all(|reply| Control::Clients { endpoint, limit: first, reply }).await?.concat();
-        rows.sort_unstable_by_key(|row| row.sequence);
-        Ok(rows.into_iter().skip(offset).take(limit).collect())
-    }
-
     /// Publishes a message of the broker itself at QoS 0. `topic` must be a valid topic name.
     pub fn publish(&self, namespace: &str, topic: &str, payload: Vec<u8>, retain: bool) {
         self.publish_internal(namespace, topic, payload, (retain, None));
@@ -424,16 +338,6 @@ impl DataPlane {
         if let Some(shard) = self.inner.shards.first() {
             shard.send(ShardEvent::Control(Control::Publish { namespace, topic, payload, retain, expiry_s }));
         }
-    }
-
-    /// The queue of a client's session, connected or not; `None`: it has no session.
-    pub async fn waiting_for(&self, namespace: &str, client_id: &str) -> Result<Option<Waiting>, PlaneError> {
-        let (reply, receiver) = oneshot::channel();
-        if let Some(shard) = self.home_shard_of(namespace, client_id) {
-            let (namespace, client_id) = (namespace.into(), client_id.into());
-            shard.send(ShardEvent::Control(Control::Waiting { namespace, client_id, reply }));
-        }
-        receiver.await.map_err(|_| PlaneError::Stopped)
     }
 
     /// Passes one end of a socket pair to a shard, as a connection from this process. The shard serves it like an
@@ -477,18 +381,10 @@ impl DataPlane {
         self.inner.policies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn home_shard_of(&self, namespace: &str, client_id: &str) -> Option<&Mailbox<ShardEvent>> {
+    pub(super) fn home_shard_of(&self, namespace: &str, client_id: &str) -> Option<&Mailbox<ShardEvent>> {
         let shards = &self.inner.shards;
         let home = home_shard(namespace, client_id, u16::try_from(shards.len()).unwrap_or(u16::MAX));
         shards.get(usize::from(home.0)).map(|shard| &**shard)
-    }
-
-    /// Gauges of all cores, summed.
-    pub async fn gauges(&self) -> Result<CoreGauges, PlaneError> {
-        let each = self.ask_all(|reply| Control::Gauges { reply }).await?;
-        let mut all = CoreGauges::default();
-        each.iter().for_each(|core| all.add(core));
-        Ok(all)
     }
 
     /// Stops accepting, sends DISCONNECT 0x8B (server shutting down; 5.0) to each client when it has nothing in flight,
@@ -562,26 +458,6 @@ impl DataPlane {
             replies.push(receiver.await.map_err(|_| PlaneError::Stopped)?);
         }
         Ok(replies)
-    }
-}
-
-/// The sequence numbers of the connections over a limit: the highest ones.
-fn newest(mut accepted: Vec<(u64, Option<IpAddr>)>, which: &DrainWhich) -> HashSet<u64> {
-    accepted.sort_unstable();
-    match which {
-        DrainWhich::Newest(count) => {
-            accepted.iter().rev().take(*count as usize).map(|(sequence, _)| *sequence).collect()
-        }
-        DrainWhich::NewestOfAddress(limit) => {
-            let mut counts: HashMap<IpAddr, u32> = HashMap::new();
-            let is_over = |(sequence, address): (u64, Option<IpAddr>)| {
-                let count = counts.entry(address?).or_default();
-                *count += 1;
-                (*count > *limit).then_some(sequence)
-            };
-            accepted.into_iter().filter_map(is_over).collect()
-        }
-        DrainWhich::All | DrainWhich::Before(_) | DrainWhich::Matching(_) => HashSet::new(),
     }
 }
 

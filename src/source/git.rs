@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use super::Commit;
+use super::{Commit, CommitPresence};
 use weir_declare::reconcile::Timestamp;
 
 /// How long one run of `git` may take.
@@ -122,13 +122,14 @@ impl Repository {
         }
     }
 
-    /// Whether `commit` is `of` or one of its ancestors; `None`: the repository does not have one of them.
-    pub(super) fn is_ancestor(&self, commit: &str, of: &str) -> Result<Option<bool>, GitError> {
+    /// Whether `commit` is in the history of `of`; `None`: the repository does not have one of them.
+    pub(super) fn presence(&self, commit: &str, of: &str) -> Result<Option<CommitPresence>, GitError> {
         let (Some(commit), Some(of)) = (self.resolve(commit)?, self.resolve(of)?) else { return Ok(None) };
         match self.run(&["merge-base", "--is-ancestor", &commit, &of], None) {
-            Ok(_) => Ok(Some(true)),
+            Ok(_) if self.is_rolled_back(&commit, &of)? => Ok(Some(CommitPresence::RolledBack)),
+            Ok(_) => Ok(Some(CommitPresence::Contained)),
             // It fails without a message where the answer is no.
-            Err(GitError::Failed { message, .. }) if message.is_empty() => Ok(Some(false)),
+            Err(GitError::Failed { message, .. }) if message.is_empty() => Ok(Some(CommitPresence::Absent)),
             Err(error) => Err(error),
         }
     }
@@ -183,7 +184,7 @@ impl Repository {
     }
 
     /// Runs git's plumbing here. Everything that could make it execute something else is off.
-    fn run(&self, args: &[&str], input: Option<Vec<u8>>) -> Result<Vec<u8>, GitError> {
+    pub(super) fn run(&self, args: &[&str], input: Option<Vec<u8>>) -> Result<Vec<u8>, GitError> {
         let verb = args.first().copied().unwrap_or_default().to_owned();
         let fail = |message: String| GitError::Failed { verb: verb.clone(), message };
         let mut command = Command::new("git");

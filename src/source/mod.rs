@@ -12,6 +12,7 @@ mod fingerprint;
 mod git;
 mod git_ref;
 mod memory;
+mod rollback;
 mod walk;
 mod watch;
 mod work_tree;
@@ -81,10 +82,21 @@ pub struct Commit {
     pub subject: String,
 }
 
-/// Whether `commit` is the commit `of` or one of its ancestors, in the repository that `directory` lies in. Both are hexadecimal
-/// ids or their beginnings. `None`: there is no repository, it lacks one of the commits, or git fails. It runs git, so it blocks.
-pub fn is_ancestor(directory: &Path, commit: &str, of: &str) -> Option<bool> {
-    let answer = Repository::discover(directory)?.is_ancestor(commit, of);
+/// How a commit relates to another, later one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitPresence {
+    /// It is that commit or one of its ancestors.
+    Contained,
+    /// It is an ancestor, but every file that it changed has an earlier content again.
+    RolledBack,
+    /// It is neither.
+    Absent,
+}
+
+/// Whether `commit` is in the history of the commit `of`, in the repository that `directory` lies in. Both are hexadecimal ids or
+/// their beginnings. `None`: there is no repository, it lacks one of the commits, or git fails. It runs git, so it blocks.
+pub fn commit_presence(directory: &Path, commit: &str, of: &str) -> Option<CommitPresence> {
+    let answer = Repository::discover(directory)?.presence(commit, of);
     answer.unwrap_or_else(|error| {
         tracing::debug!(commit, of, "commit ancestry unknown: {error}");
         None

@@ -9,6 +9,7 @@ use super::http::{Answer, Problem, Reply};
 use super::query::Query;
 use super::router::App;
 use super::{DocumentView, StateView, endpoints};
+use crate::source::CommitPresence;
 use weir_declare::config::{Kind, document_yaml};
 use weir_declare::reconcile::{ChangeCauses, render};
 
@@ -95,14 +96,18 @@ pub(super) async fn source(app: &App, query: &Query) -> Reply {
         fields.insert("declarationDigest".to_owned(), json!(state.declaration_digest));
         fields.insert("liveDigest".to_owned(), json!(state.live_digest));
         if let Some(commit) = query.get("contains") {
-            fields.insert("contains".to_owned(), json!(contains(app, &state, commit).await?));
+            let presence = presence(app, &state, commit).await?;
+            let is_contained = presence.map(|presence| presence != CommitPresence::Absent);
+            fields.insert("contains".to_owned(), json!(is_contained));
+            let is_rolled_back = presence.map(|presence| presence == CommitPresence::RolledBack);
+            fields.insert("rolledBack".to_owned(), json!(is_rolled_back));
         }
     }
     Ok(data)
 }
 
-/// Whether `commit` is applied: as the applied revision, or as one of its ancestors. `None`: that is not known.
-async fn contains(app: &App, state: &StateView, commit: &str) -> Result<Option<bool>, Problem> {
+/// Whether `commit` is in the history of the applied revision. `None`: that is not known.
+async fn presence(app: &App, state: &StateView, commit: &str) -> Result<Option<CommitPresence>, Problem> {
     let is_id = (COMMIT_CHARS_MIN..=64).contains(&commit.len()) && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
     if !is_id {
         let message =
@@ -112,7 +117,7 @@ async fn contains(app: &App, state: &StateView, commit: &str) -> Result<Option<b
     // A work tree with uncommitted changes has no commit.
     let applied = state.source.applied_revision.as_deref().filter(|_| state.source.kind == "git");
     let Some(applied) = applied.filter(|revision| !revision.contains('+')) else { return Ok(None) };
-    let answer = app.view.contains(commit.to_ascii_lowercase(), applied.to_owned());
+    let answer = app.view.presence(commit.to_ascii_lowercase(), applied.to_owned());
     Ok(tokio::time::timeout(app.options.request_timeout, answer).await.ok().flatten())
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{BridgeView, TopicLevelPage, TopicLevelQuery};
 use crate::auth::AuthCounts;
+use crate::source::CommitPresence;
 use crate::state::NodeRecord;
 use crate::state::{HistoryEntry, Phase, SourceState};
 use crate::store::records::StoreStats;
@@ -64,8 +65,8 @@ pub trait StatusProvider: Send + Sync + 'static {
     fn auth_counts(&self) -> AuthCounts {
         AuthCounts::default()
     }
-    /// Whether the applied revision has `commit` among its ancestors (or is it). `None`: that is not known.
-    fn contains(&self, _commit: String, _applied: String) -> ShardAnswer<Option<bool>> {
+    /// Whether `commit` is in the history of the applied revision. `None`: that is not known.
+    fn presence(&self, _commit: String, _applied: String) -> ShardAnswer<Option<CommitPresence>> {
         Box::pin(std::future::ready(None))
     }
     /// Tries to bind `port` for a moment: on the node's default host, and on `hosts`. The first address that cannot be bound, with

@@ -9,8 +9,9 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::table::{Connection, ConnectionState};
+use crate::net::drain::DrainPlan;
+use crate::net::find::ClientRow;
 use crate::net::find::{ClientFilter, FoundClient, RetainedFilter};
-use crate::net::plane::{ClientRow, DrainPlan};
 use crate::net::policy::ListenerPolicy;
 use crate::net::topic_level::LevelFilter;
 use crate::net::trace::ClientTracer;

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Shard;
 use super::table::{Connection, ConnectionKey, ConnectionState};
-use crate::net::plane::{ConnectionFacts, DrainPlan, DrainWhich};
+use crate::net::drain::{ConnectionFacts, DrainPlan, DrainWhich};
 use crate::net::stats::CloseReason;
 use weir_broker::{ConnId, EndpointId, Millis};
 use weir_mqtt::ReasonCode;

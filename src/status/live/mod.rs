@@ -29,7 +29,7 @@ use super::{
 use crate::auth::AuthCounts;
 use crate::fleet::node_convergence;
 use crate::net::{DataPlane, DeliverDurations};
-use crate::source;
+use crate::source::{self, CommitPresence};
 use crate::state::{ClusterView, ControlState, NodeFacts, NodeRecord, PassDurations, SharedState};
 use crate::store::records::StoreStats;
 use crate::telemetry::TelemetryStats;
@@ -38,10 +38,10 @@ use weir_broker::{EndpointGauges, EndpointId};
 use weir_declare::config::NodeContext;
 use weir_declare::reconcile::Timestamp;
 
-/// A commit, and the revision whose ancestor it may be.
+/// A commit, and the revision that may have it in its history.
 type Ancestry = (String, String);
 /// The last such question that was answered.
-type KnownAncestry = Option<(Ancestry, Option<bool>)>;
+type KnownAncestry = Option<(Ancestry, Option<CommitPresence>)>;
 
 /// Shows a running broker.
 pub struct LiveStatus {
@@ -232,7 +232,7 @@ impl StatusProvider for LiveStatus {
         Box::pin(async move { plane.ping_shards().await.is_ok() })
     }
 
-    fn contains(&self, commit: String, applied: String) -> ShardAnswer<Option<bool>> {
+    fn presence(&self, commit: String, applied: String) -> ShardAnswer<Option<CommitPresence>> {
         let Some(directory) = self.directory.clone() else { return Box::pin(std::future::ready(None)) };
         let ancestry = Arc::clone(&self.ancestry);
         Box::pin(async move {
@@ -243,7 +243,7 @@ impl StatusProvider for LiveStatus {
             }
             // The lock moves along: git runs once at a time, even where the caller gives up.
             let work = tokio::task::spawn_blocking(move || {
-                let answer = source::is_ancestor(&directory, &question.0, &question.1);
+                let answer = source::commit_presence(&directory, &question.0, &question.1);
                 *last = answer.map(|_| (question, answer));
                 answer
             });

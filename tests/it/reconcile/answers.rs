@@ -53,6 +53,53 @@ fn a_revision_is_applied_when_a_later_commit_is() {
 }
 
 #[test]
+fn a_revision_that_was_rolled_back_is_not_applied() {
+    let (port, other) = (ports::free(), ports::free());
+    let prepare = |root: &Path| {
+        git(root, &["init", "-q"]);
+        commit_all(root, "First");
+    };
+    let broker = Broker::start_prepared(&[("e.yaml", &endpoint("e", port, ""))], prepare, &["--git-ref", "HEAD"]);
+    let root = broker.endpoints();
+    let commit = |message: &str, limit: u32| {
+        broker.write("e.yaml", &endpoint("e", port, &format!(", maxConnectionSize: {limit}")));
+        commit_all(&root, message)
+    };
+    let (second, third) = (commit("Second", 7), commit("Third", 8));
+    broker.write("other.yaml", &endpoint("other", other, ""));
+    let beside = commit_all(&root, "Beside");
+    let wait = |revision: &str| ask(&broker, "wait", &["--revision", revision, "--timeout-s", "20"]);
+    let expect = |revision: &str, is_applied: bool| {
+        let (code, shown) = wait(revision);
+        assert_eq!(code, Some(if is_applied { 0 } else { 1 }), "{revision}: {shown}");
+        assert_eq!(shown.contains("was rolled back"), !is_applied, "{shown}");
+    };
+    let revert = |commit: &str| {
+        git(&root, &["revert", "--no-edit", commit]);
+        expect(&git(&root, &["rev-parse", "HEAD"]), true);
+    };
+    expect(&beside, true);
+    expect(&second, true);
+    revert(&third);
+    expect(&third, false);
+    for applied in [&second, &beside] {
+        expect(applied, true);
+    }
+    // With two reverts the file has a content from before both commits.
+    revert(&second);
+    for undone in [&second, &third] {
+        expect(undone, false);
+    }
+    expect(&beside, true);
+    let again = commit("Again", 8);
+    expect(&again, true);
+    expect(&third, true);
+    expect(&second, true);
+    let answer = broker.get(&format!("/api/source?contains={second}"));
+    assert_eq!((&answer["contains"], &answer["rolledBack"]), (&true.into(), &false.into()), "{answer}");
+}
+
+#[test]
 fn a_removed_endpoint_without_clients_is_shown_as_removed() {
     let (keep, go) = (ports::free(), ports::free());
     let broker = Broker::start(&[("keep.yaml", &endpoint("keep", keep, "")), ("go.yaml", &endpoint("go", go, ""))]);

@@ -26,6 +26,7 @@ mod memory_tests;
 mod policy_change;
 mod publish;
 mod publish_will;
+mod reauthorize;
 mod receiver_search;
 mod resend;
 mod restore;
