@@ -55,7 +55,7 @@ pub mod status;
 pub mod store;
 pub mod telemetry;
 
-pub use auth::{AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator};
+pub use auth::{AuthChallenge, AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator};
 pub use server::{Server, ServerBuilder, ServerError, ServerHandle};
 pub use weir_broker::{DenyReason, InterceptedPublish, Interceptor, Subject, Verdict};
 /// Whether a topic filter matches a topic name; a wildcard at the start does not match `$`.
