@@ -43,6 +43,8 @@ pub(crate) struct PublishContext<'a> {
     /// This shard's outbox keeps it until the member of a group has it that it goes to.
     pub(crate) in_outbox: bool,
     stored: Option<Message>,
+    /// It was made of a stored message.
+    of_message: bool,
     /// How many receivers the message has here: what is encoded for several is kept.
     receivers: usize,
     /// How many sessions share its bytes, where those are stored and others have them still.
@@ -83,6 +85,7 @@ impl<'a> PublishContext<'a> {
             dedup_key: None,
             in_outbox: false,
             stored: None,
+            of_message: false,
             receivers: 1,
             sharers: 1,
             encoded: None,
@@ -94,6 +97,7 @@ impl<'a> PublishContext<'a> {
         let mut context = Self::new(publish.topic, publish, ProtocolVersion::V5, &[], message.expires_at, origin);
         context.publisher.clone_from(&message.publisher);
         context.stored = Some(message.clone());
+        context.of_message = true;
         context
     }
 
@@ -112,6 +116,11 @@ impl<'a> PublishContext<'a> {
     /// Estimated number of sessions that share its bytes.
     pub(crate) fn sharers(&self) -> usize {
         self.receivers.max(self.sharers)
+    }
+
+    /// Whether its properties are bytes that were not decoded: it was stored.
+    pub(crate) fn has_raw_properties(&self) -> bool {
+        self.of_message && !self.publish.properties.raw.is_empty()
     }
 
     /// Whether it may have more than one receiver here.
