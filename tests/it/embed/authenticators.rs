@@ -281,7 +281,7 @@ async fn a_client_is_challenged_until_it_is_admitted_and_authenticates_again() {
 
 #[tokio::test]
 async fn a_wrong_answer_a_panic_and_a_timeout_reject_the_client_with_their_reason() {
-    let server = server(Riddles, ", timeoutMs: 100").await;
+    let server = server(Riddles, ", timeoutMs: 3000").await;
     let address = server.address("a").unwrap();
     for (reply, expected) in [("6", 0x86), ("next", 0x8C), ("panic", 0x88), ("wait", 0x88)] {
         let answered = remote(move || {
