@@ -279,14 +279,17 @@ impl RegisteredInterceptor {
 
 /// The interceptors of an endpoint, in declared order, for each hook.
 #[derive(Clone)]
-pub struct Interceptors(Arc<[Box<[Arc<dyn Interceptor>]>; Hook::ALL.len()]>);
+pub struct Interceptors(Arc<[WithHook; Hook::ALL.len()]>);
+
+/// The interceptors that have a hook, in declared order.
+type WithHook = Box<[Arc<dyn Interceptor>]>;
 
 impl Interceptors {
     /// `None`: none has a hook, so nothing is called.
     pub fn new(interceptors: &[RegisteredInterceptor]) -> Option<Self> {
         let with = |hook: Hook| interceptors.iter().filter(move |interceptor| interceptor.hooks.contains(&hook));
         let by_hook = [Hook::Connect, Hook::Subscribe, Hook::Publish, Hook::Deliver]
-            .map(|hook| with(hook).map(|interceptor| Arc::clone(&interceptor.interceptor)).collect::<Box<[_]>>());
+            .map(|hook| with(hook).map(|interceptor| Arc::clone(&interceptor.interceptor)).collect::<WithHook>());
         by_hook.iter().any(|interceptors| !interceptors.is_empty()).then(|| Self(by_hook.into()))
     }
 
