@@ -2,10 +2,8 @@
 
 mod rig;
 
-use std::sync::Arc;
-
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use weir_broker::{ConnId, Interceptor, Interceptors};
+use weir_broker::{ConnId, Interceptor, Interceptors, RegisteredInterceptor};
 
 use self::rig::{MESSAGES_PER_READ, Rig, publish};
 
@@ -45,7 +43,7 @@ impl Interceptor for Nothing {}
 fn interceptors(c: &mut Criterion) {
     let mut group = c.benchmark_group("interceptors");
     for count in [0, 1, 4] {
-        let interceptors = Interceptors::new(vec![Arc::new(Nothing) as Arc<dyn Interceptor>; count]);
+        let interceptors = Interceptors::new(&vec![RegisteredInterceptor::new(Nothing); count]);
         let mut rig = Rig::with_interceptors(None, interceptors);
         let publisher = rig.connect("publisher");
         let read: Vec<u8> = (0..MESSAGES_PER_READ).flat_map(|_| publish("bench/topic/1", 0, 64, 0)).collect();

@@ -3,12 +3,16 @@
 use std::error::Error;
 
 use weirmq::client::{ClientError, QoS};
-use weirmq::{DenyReason, InterceptedPublish, Interceptor, Server, Subject, Verdict};
+use weirmq::{DenyReason, Hook, InterceptedPublish, Interceptor, Server, Subject, Verdict};
 
 /// Moves the devices' messages below `plant/1/`, adds the sender to them, and rejects commands of devices.
 struct Plant;
 
 impl Interceptor for Plant {
+    fn hooks(&self) -> &'static [Hook] {
+        &[Hook::Publish, Hook::Subscribe]
+    }
+
     fn on_publish(&self, client: Subject<'_>, publish: &mut InterceptedPublish<'_>) -> Verdict {
         if publish.topic().ends_with("/command") {
             return Verdict::Deny(DenyReason::NotAuthorized);

@@ -58,8 +58,8 @@ pub mod status;
 pub mod store;
 pub mod telemetry;
 
-pub use auth::{AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator};
+pub use auth::{AuthChallenge, AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator};
 pub use server::{Server, ServerBuilder, ServerError, ServerHandle};
-pub use weir_broker::{DenyReason, InterceptedPublish, Interceptor, Subject, Verdict};
+pub use weir_broker::{DenyReason, Hook, InterceptedPublish, Interceptor, Subject, Verdict};
 /// Whether a topic filter matches a topic name; a wildcard at the start does not match `$`.
 pub use weir_mqtt::matches as topic_matches;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::bridges::BridgeManager;
 use super::files::{FileContents, ReadFiles};
@@ -11,7 +12,7 @@ use super::running::{ActionFailure, EndpointIds};
 use super::spans::PassTrace;
 use crate::net::ListenerStatus;
 use crate::telemetry::SpanHandle;
-use weir_declare::config::{Declared, Name};
+use weir_declare::config::{Declared, EventTopics, Name};
 use weir_declare::reconcile::{self, ActionKind, EndpointAction, LiveState, NodeSettings, Pinned, Plan};
 
 /// The outcome of a pass.
@@ -33,6 +34,8 @@ pub(super) struct ConvergePass<'a, P: Plane> {
     pub(super) has_store: bool,
     pub(super) listeners: &'a mut Listeners<P>,
     pub(super) bridges: &'a mut BridgeManager,
+    /// The events that are published.
+    pub(super) live_events: Option<Arc<EventTopics>>,
     pub(super) ids: &'a mut EndpointIds,
     pub(super) trace: &'a mut PassTrace,
 }
@@ -57,7 +60,11 @@ impl<P: Plane> ConvergePass<'_, P> {
 
     /// Plans and prepares; an action that cannot be prepared is pinned, and the rest is planned again.
     fn prepare_all(&mut self, contents: &FileContents) -> (Plan, BTreeMap<Name, ActionFailure>, PreparedActions<P>) {
-        let live = LiveState { endpoints: self.listeners.live().collect(), bridges: self.bridges.live() };
+        let live = LiveState {
+            endpoints: self.listeners.live().collect(),
+            bridges: self.bridges.live(),
+            events: self.live_events.clone(),
+        };
         let mut pinned = Pinned::new();
         let mut failures = BTreeMap::new();
         let mut prepared = PreparedActions::<P>::new();

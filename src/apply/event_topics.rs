@@ -28,21 +28,25 @@ impl EventPublisher {
         Self { plane, declared: None, task: JoinSet::new() }
     }
 
-    /// Publishes the events that are declared from now on.
-    pub(super) fn apply(&mut self, declared: Option<&Arc<EventTopics>>) {
-        let settings = |topics: &Arc<EventTopics>| (topics.bits(), topics.retain_s);
-        if declared.map(settings) == self.declared.as_ref().map(settings) {
-            return;
+    /// Publishes the events that are declared from now on. Returns what was declared until now.
+    pub(super) fn apply(&mut self, declared: Option<&Arc<EventTopics>>) -> Option<Arc<EventTopics>> {
+        let before = self.declared.clone();
+        let settings = |topics: &Arc<EventTopics>| (topics.bits(), topics.message_topics.clone(), topics.retain_s);
+        if declared.map(settings) == before.as_ref().map(settings) {
+            return before;
         }
         self.declared = declared.cloned();
         self.task = JoinSet::new();
         if let Some(topics) = declared {
-            let events = self.plane.events(&EventFilter::bits(topics.bits()));
+            let mut filter = EventFilter::bits(topics.bits());
+            filter.limit_messages(&topics.message_topics);
+            let events = self.plane.events(&filter);
             self.task.spawn(publish(events, self.plane.clone(), topics.retain_s));
             tracing::info!(topics = topics.topics.join(" "), retain_s = topics.retain_s, "events are published");
         } else {
             tracing::info!("events are no longer published");
         }
+        before
     }
 }
 

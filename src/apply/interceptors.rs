@@ -4,17 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::files::CompileError;
-use weir_broker::{Interceptor, Interceptors};
+use weir_broker::{Interceptor, Interceptors, RegisteredInterceptor};
 use weir_declare::config::Name;
 
 /// The registered interceptors.
 #[derive(Clone, Default)]
-pub(crate) struct InterceptorRegistry(BTreeMap<Arc<str>, Arc<dyn Interceptor>>);
+pub(crate) struct InterceptorRegistry(BTreeMap<Arc<str>, RegisteredInterceptor>);
 
 impl InterceptorRegistry {
     /// Registers one; an earlier one of the same name is replaced.
     pub(crate) fn register(&mut self, name: Arc<str>, interceptor: impl Interceptor) {
-        self.0.insert(name, Arc::new(interceptor));
+        self.0.insert(name, RegisteredInterceptor::new(interceptor));
     }
 
     /// Those that an endpoint names, in its order; `None`: it names none.
@@ -23,7 +23,7 @@ impl InterceptorRegistry {
     /// One is not registered.
     pub(super) fn resolve(&self, names: &[Name]) -> Result<Option<Interceptors>, CompileError> {
         let found = names.iter().map(|name| self.0.get(name.as_str()).cloned().ok_or_else(|| self.missing(name)));
-        Ok(Interceptors::new(found.collect::<Result<_, _>>()?))
+        Ok(Interceptors::new(&found.collect::<Result<Vec<_>, _>>()?))
     }
 
     fn missing(&self, name: &Name) -> CompileError {

@@ -143,7 +143,8 @@ impl<P: Plane> Listeners<P> {
             });
         };
         if effective.endpoint.limits.is_durable() && !has_store {
-            let message = "`durability: disk` needs a data directory: start weir with --data-dir, or declare `durability: memory`";
+            let message = "`durability: disk` needs a data directory (`weir run --data-dir`, `ServerBuilder::data_dir`); or declare \
+                           `durability: memory`";
             return Err(ActionFailure { reason: ConditionReason::NoStore, message: message.into() });
         }
         let known = self.running.get(&action.name).map(|running| running.id);

@@ -28,7 +28,7 @@ use crate::source::{SourceError, SourceErrorCounts, SourceReading};
 use crate::state::SharedState;
 use crate::store::StoreError;
 use crate::telemetry::SpanRecorder;
-use weir_declare::config::{LastGood, Loaded, Name, NodeContext};
+use weir_declare::config::{EventTopics, LastGood, Loaded, Name, NodeContext};
 use weir_declare::reconcile::{GuardDecision, NodeSettings, Plan, Timestamp};
 
 /// How this node reconciles.
@@ -288,10 +288,13 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             self.listeners.refresh();
             Converged::default()
         } else {
-            if let Some(events) = &mut self.events {
-                events.apply(self.declaration.applied().events.as_ref());
-            }
-            self.converge().await
+            let declared = &self.declaration.applied().events;
+            // Before the endpoints change: their events are among those that are published.
+            let live_events = match &mut self.events {
+                Some(publisher) => publisher.apply(declared.as_ref()),
+                None => declared.clone(),
+            };
+            self.converge(live_events).await
         };
         self.plan = Arc::new(plan);
         let is_fresh = self.take_failures(failures);
@@ -316,7 +319,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
         if self.failures.is_empty() { Next::Wait } else { Next::Retry }
     }
 
-    async fn converge(&mut self) -> Converged {
+    async fn converge(&mut self, live_events: Option<Arc<EventTopics>>) -> Converged {
         let pass = ConvergePass {
             declared: self.declaration.applied(),
             node: &self.options.node,
@@ -324,6 +327,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             has_store: self.options.has_store,
             listeners: &mut self.listeners,
             bridges: &mut self.bridges,
+            live_events,
             ids: &mut self.ids,
             trace: &mut self.trace,
         };
@@ -401,7 +405,7 @@ fn outcome(
         let more = if wrong.len() > 1 { format!(" (and {} more)", wrong.len() - 1) } else { String::new() };
         return outcome("appliedWithRefusals", Some(format!("{first}{more}")));
     }
-    let acted = plan.due().next().is_some() || plan.due_bridges().next().is_some();
+    let acted = plan.due().next().is_some() || plan.due_bridges().next().is_some() || plan.events.is_some();
     match (declaration.is_suspended(), acted) {
         (true, _) => outcome("suspended", None),
         (false, true) => outcome("applied", None),

@@ -102,7 +102,12 @@ impl PassRecord<'_> {
             action: action.kind.as_str().to_owned(),
             error: None,
         });
-        endpoints.chain(bridges).collect()
+        let events = self.plan.events.iter().map(|action| HistoryAction {
+            endpoint: "events".to_owned(),
+            action: action.kind.as_str().to_owned(),
+            error: None,
+        });
+        endpoints.chain(bridges).chain(events).collect()
     }
 
     /// Actions that failed in their preparation and so are not due in the final plan.

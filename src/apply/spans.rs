@@ -79,7 +79,11 @@ impl PassTrace {
         }
         if let Some(planning) = self.planning {
             self.tracer.set(planning, "weir.plan", render::summary(plan));
-            self.tracer.set(planning, "weir.actions", plan.due().count() + plan.due_bridges().count());
+            self.tracer.set(
+                planning,
+                "weir.actions",
+                plan.due().count() + plan.due_bridges().count() + usize::from(plan.events.is_some()),
+            );
             self.tracer.end(planning);
         }
         self.applying = Some(self.tracer.step(PASS, "apply"));

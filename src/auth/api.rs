@@ -241,6 +241,7 @@ pub(super) struct Attempt {
     /// The authentication method and data of an enhanced authentication.
     pub(super) method: Option<Box<str>>,
     pub(super) data: Option<Box<[u8]>>,
+    pub(super) reauthentication: bool,
     pub(super) start_check: Option<Arc<dyn StartCheck>>,
 }
 
@@ -260,6 +261,7 @@ impl Attempt {
             tls: credentials.tls,
             method: credentials.authentication_method.map(Box::from),
             data: credentials.authentication_data.map(Box::from),
+            reauthentication: credentials.reauthentication,
             start_check: credentials.start_check.map(Arc::clone),
         }
     }

@@ -22,7 +22,7 @@ use weir_mqtt::ProtocolVersion;
 /// `weir_auth_custom_failures_total`; `maxConcurrent` bounds the calls at the same time.
 ///
 /// Clients that ask for the enhanced authentication of MQTT 5.0 (AUTH packets) pass to the next element of the chain
-/// without a call.
+/// without a call, unless [`Authenticator::methods`] has their method: see [`AuthChallenge`].
 ///
 /// ```
 /// use weirmq::{AuthGrant, AuthRequest, AuthResponse, Authenticator, AuthDenial};
@@ -40,7 +40,14 @@ use weir_mqtt::ProtocolVersion;
 /// }
 /// ```
 pub trait Authenticator: Send + Sync + 'static {
-    /// Answers one CONNECT. The future is dropped where its time is over or its client has disconnected.
+    /// The methods of enhanced authentication that it knows [MQTT 5.0 section 4.12]: it is asked about clients that use one of
+    /// them, beside those that use none. The broker asks for them once, when the authenticator is registered.
+    fn methods(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Answers one CONNECT, or the AUTH packet with which a client of one of its methods begins to authenticate again
+    /// ([`AuthRequest::is_reauthentication`]). The future is dropped where its time is over or its client has disconnected.
     fn authenticate(&self, request: AuthRequest) -> impl Future<Output = AuthResponse> + Send;
 }
 
@@ -56,10 +63,16 @@ where
 
 /// [`Authenticator`] as a trait object.
 pub(super) trait CallAuthenticator: Send + Sync {
+    fn methods(&self) -> &'static [&'static str];
+
     fn call(self: Arc<Self>, request: AuthRequest) -> AuthTask<AuthResponse>;
 }
 
 impl<A: Authenticator> CallAuthenticator for A {
+    fn methods(&self) -> &'static [&'static str] {
+        Authenticator::methods(self)
+    }
+
     fn call(self: Arc<Self>, request: AuthRequest) -> AuthTask<AuthResponse> {
         Box::pin(async move { self.authenticate(request).await })
     }
@@ -113,6 +126,22 @@ impl AuthRequest {
         self.attempt.certificate.as_ref()
     }
 
+    /// The method of an enhanced authentication: one of [`Authenticator::methods`]. `None`: the client uses none.
+    pub fn method(&self) -> Option<&str> {
+        self.attempt.method.as_deref()
+    }
+
+    /// The authentication data of CONNECT, or of the AUTH packet that begins a re-authentication.
+    pub fn data(&self) -> Option<&[u8]> {
+        self.attempt.data.as_deref()
+    }
+
+    /// Whether the client is connected, and authenticates again. It has no password then, and must keep its user name: it is
+    /// disconnected with 0x87 where it is not allowed, or allowed under another name.
+    pub fn is_reauthentication(&self) -> bool {
+        self.attempt.reauthentication
+    }
+
     /// A value of `options` in the document.
     pub fn option(&self, name: &str) -> Option<&Value> {
         self.options.get(name)
@@ -132,7 +161,7 @@ impl std::fmt::Debug for AuthRequest {
 }
 
 /// The answer of an [`Authenticator`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum AuthResponse {
     /// Admit the client.
@@ -141,6 +170,62 @@ pub enum AuthResponse {
     Deny(AuthDenial),
     /// Ask the next element of the chain; the end of the chain denies.
     Next,
+    /// Send the client an AUTH packet, and decide by its answer. Only for a client with a method of enhanced authentication:
+    /// others are rejected with 0x88.
+    Challenge(AuthChallenge),
+}
+
+/// Data for a client that authenticates by AUTH packets, and what answers its reply: with a decision, or with a further
+/// challenge.
+///
+/// ```
+/// use weirmq::{AuthChallenge, AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator};
+///
+/// struct Puzzle;
+///
+/// impl Authenticator for Puzzle {
+///     fn methods(&self) -> &'static [&'static str] {
+///         &["PUZZLE"]
+///     }
+///
+///     async fn authenticate(&self, request: AuthRequest) -> AuthResponse {
+///         if request.method().is_none() {
+///             return AuthResponse::Next;
+///         }
+///         AuthResponse::Challenge(AuthChallenge::new("6 * 7", async |reply| match &*reply {
+///             b"42" => AuthResponse::Allow(AuthGrant::new().username("solver").data("welcome")),
+///             _ => AuthResponse::Deny(AuthDenial::BadCredentials),
+///         }))
+///     }
+/// }
+/// ```
+///
+/// `timeoutMs` and `maxConcurrent` hold for each answer; none of it counts while the broker waits for the client. How long a
+/// client may take to connect is bounded by the endpoint's `connectTimeoutMs`.
+pub struct AuthChallenge {
+    pub(super) data: Vec<u8>,
+    pub(super) answer: Answer,
+}
+
+/// Answers the data of the client's AUTH packet.
+pub(super) type Answer = Box<dyn FnOnce(Vec<u8>) -> AuthTask<AuthResponse> + Send>;
+
+impl AuthChallenge {
+    /// Sends `data`, and has `answer` decide about the data of the client's AUTH packet, which are empty where it has none. It
+    /// is called as [`Authenticator::authenticate`] is; it is dropped where the client disconnects.
+    pub fn new<A>(data: impl Into<Vec<u8>>, answer: impl FnOnce(Vec<u8>) -> A + Send + 'static) -> Self
+    where
+        A: Future<Output = AuthResponse> + Send + 'static,
+    {
+        Self { data: data.into(), answer: Box::new(move |reply| Box::pin(answer(reply))) }
+    }
+}
+
+/// Without the data.
+impl std::fmt::Debug for AuthChallenge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AuthChallenge").finish_non_exhaustive()
+    }
 }
 
 /// Why an [`Authenticator`] rejects a client.
@@ -179,6 +264,7 @@ pub struct AuthGrant {
     pub(super) username: Option<Box<str>>,
     publish: Option<Vec<String>>,
     subscribe: Option<Vec<String>>,
+    pub(super) data: Option<Vec<u8>>,
     pub(super) expires_at: Option<SystemTime>,
 }
 
@@ -207,6 +293,13 @@ impl AuthGrant {
         self
     }
 
+    /// The authentication data of CONNACK, or of the AUTH packet that ends a re-authentication. Clients without a method of
+    /// enhanced authentication do not get them.
+    pub fn data(mut self, data: impl Into<Vec<u8>>) -> Self {
+        self.data = Some(data.into());
+        self
+    }
+
     /// When the credential ends: the broker disconnects the client then.
     pub fn expires_at(mut self, end: SystemTime) -> Self {
         self.expires_at = Some(end);
@@ -222,10 +315,17 @@ impl AuthGrant {
     }
 }
 
+/// A registered authenticator.
+#[derive(Clone)]
+pub(super) struct Registered {
+    pub(super) authenticator: Arc<dyn CallAuthenticator>,
+    pub(super) methods: &'static [&'static str],
+}
+
 /// The authenticators that the program has registered, by name, and the runtime that they run on.
 #[derive(Clone, Default)]
 pub(crate) struct Authenticators {
-    by_name: BTreeMap<Arc<str>, Arc<dyn CallAuthenticator>>,
+    by_name: BTreeMap<Arc<str>, Registered>,
     /// `None`: the server has not started.
     runtime: Option<Handle>,
 }
@@ -233,7 +333,8 @@ pub(crate) struct Authenticators {
 impl Authenticators {
     /// Registers one; an earlier one of the same name is replaced.
     pub(crate) fn register(&mut self, name: Arc<str>, authenticator: impl Authenticator) {
-        self.by_name.insert(name, Arc::new(authenticator));
+        let authenticator: Arc<dyn CallAuthenticator> = Arc::new(authenticator);
+        self.by_name.insert(name, Registered { methods: authenticator.methods(), authenticator });
     }
 
     /// Has them run on this runtime.
@@ -243,8 +344,8 @@ impl Authenticators {
     }
 
     /// The authenticator of this name, and its runtime.
-    pub(super) fn get(&self, name: &str) -> Option<(Arc<dyn CallAuthenticator>, Handle)> {
-        Some((Arc::clone(self.by_name.get(name)?), self.runtime.clone()?))
+    pub(super) fn get(&self, name: &str) -> Option<(Registered, Handle)> {
+        Some((self.by_name.get(name)?.clone(), self.runtime.clone()?))
     }
 
     /// All names.

@@ -38,7 +38,7 @@ pub use certificate::{CertificateError, PeerCertificate, SubjectAltName, validit
 pub use compile::{AuthCompiler, AuthError, ReadFile};
 pub use counts::{AuthCounters, AuthCounts};
 pub(crate) use custom::Authenticators;
-pub use custom::{AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator};
+pub use custom::{AuthChallenge, AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator};
 pub(crate) use fair_queue::{Busy, FairQueue, QueueLimits, Ticket};
 pub use in_process::{InProcessAuth, is_in_process};
 pub(crate) use source_key::SourceKey;

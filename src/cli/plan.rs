@@ -255,6 +255,7 @@ fn live(declared: &Declared, listening: Option<&BTreeMap<String, Listening>>, no
         live.endpoints.insert(name.clone(), running);
     }
     live.bridges = effective_bridges(declared, node, &FileDigests::new());
+    live.events = declared.events.clone();
     live
 }
 

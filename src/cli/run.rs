@@ -4,9 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
 #[cfg(not(feature = "etcd"))]
 use anyhow::bail;
+use anyhow::{Context, anyhow};
 use clap::ValueEnum;
 use clap::builder::{BoolishValueParser, PossibleValue};
 
@@ -18,7 +18,7 @@ use super::etcd::EtcdArgs;
 use super::references::ReferenceArgs;
 use super::validate::parse_label;
 use crate::server::logging::{self, LogFilter, LogFormat};
-use crate::server::{MemorySize, ServerOptions, SourceOptions, TraceOptions, process};
+use crate::server::{MemorySize, ServerError, ServerOptions, SourceOptions, TraceOptions, process};
 use crate::source::DirectoryOptions;
 #[cfg(feature = "etcd")]
 use crate::source::etcd::EtcdOptions;
@@ -180,8 +180,23 @@ fn origin(text: &str) -> Result<String, &'static str> {
 
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let log = logging::start(&args.log_level, args.log_format)?;
-    process::run(server_options(args)?, log, None)?;
+    process::run(server_options(args)?, log, None).map_err(with_flag)?;
     Ok(Exit::Success)
+}
+
+/// Names the flag of `weir run` that an error is about.
+fn with_flag(error: ServerError) -> anyhow::Error {
+    match error {
+        ServerError::NoSuchDirectory(path) => anyhow!("--endpoints {}: no such directory", path.display()),
+        ServerError::DataDirectory { path, source } => {
+            anyhow::Error::new(source).context(format!("--data-dir {}", path.display()))
+        }
+        ServerError::StatusAddress { address, source } => {
+            anyhow::Error::new(source).context(format!("--status-addr {address}: the address cannot be bound"))
+        }
+        ServerError::NodeName(error) => anyhow!("--node-name: {error}"),
+        other => other.into(),
+    }
 }
 
 fn server_options(args: Args) -> anyhow::Result<ServerOptions> {

@@ -143,6 +143,46 @@ pub enum Event {
         /// The topic of the publish or the will, or the filter of the subscription.
         topic: String,
     },
+    /// See [`EventKind::MessagePublished`]. The client is the publisher.
+    #[serde(rename = "message/published")]
+    #[non_exhaustive]
+    MessagePublished {
+        #[serde(serialize_with = "timestamp")]
+        at: SystemTime,
+        #[serde(flatten)]
+        client: EventClient,
+        topic: String,
+        qos: u8,
+        retain: bool,
+        payload_bytes: usize,
+    },
+    /// See [`EventKind::MessageDelivered`]. The client is the receiver.
+    #[serde(rename = "message/delivered")]
+    #[non_exhaustive]
+    MessageDelivered {
+        #[serde(serialize_with = "timestamp")]
+        at: SystemTime,
+        #[serde(flatten)]
+        client: EventClient,
+        topic: String,
+        /// Of the delivery.
+        qos: u8,
+        retain: bool,
+        payload_bytes: usize,
+    },
+    /// See [`EventKind::MessageAcknowledged`]. The client is the receiver.
+    #[serde(rename = "message/acknowledged")]
+    #[non_exhaustive]
+    MessageAcknowledged {
+        #[serde(serialize_with = "timestamp")]
+        at: SystemTime,
+        #[serde(flatten)]
+        client: EventClient,
+        topic: String,
+        qos: u8,
+        /// Of PUBACK or PUBREC: from 0x80, the client did not accept it.
+        reason: EventReason,
+    },
     /// See [`EventKind::MessageDropped`]. Dropped events make no event.
     #[serde(rename = "message/dropped")]
     #[non_exhaustive]
@@ -150,12 +190,14 @@ pub enum Event {
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
         /// The receiver that did not get the message. With the reasons `not_authorized`, `no_member`, `invalid`,
-        /// `store_full` and `retained_full`, and for wills, the publisher.
+        /// `store_full`, `retained_full` and `intercepted`, and for wills, the publisher. With `interceptor_panic` the client
+        /// whose connection ended.
         #[serde(flatten)]
         client: EventClient,
         topic: String,
         /// As the metric `weir_messages_dropped_total` has it: `slow`, `queue_full`, `expired`, `too_large`,
-        /// `not_authorized`, `revoked`, `no_member`, `invalid`, `store_full` or `retained_full`.
+        /// `not_authorized`, `revoked`, `no_member`, `invalid`, `store_full`, `retained_full`, `intercepted`,
+        /// `delivery_intercepted` or `interceptor_panic`.
         reason: String,
     },
     /// See [`EventKind::EndpointBound`].
@@ -289,6 +331,9 @@ impl Event {
             Self::SessionUnsubscribed { .. } => EventKind::SessionUnsubscribed,
             Self::AuthenticationRefused { .. } => EventKind::AuthenticationRefused,
             Self::AuthorizationRefused { .. } => EventKind::AuthorizationRefused,
+            Self::MessagePublished { .. } => EventKind::MessagePublished,
+            Self::MessageDelivered { .. } => EventKind::MessageDelivered,
+            Self::MessageAcknowledged { .. } => EventKind::MessageAcknowledged,
             Self::MessageDropped { .. } => EventKind::MessageDropped,
             Self::EndpointBound { .. } => EventKind::EndpointBound,
             Self::EndpointClosed { .. } => EventKind::EndpointClosed,
@@ -311,11 +356,25 @@ impl Event {
             | Self::SessionUnsubscribed { client, .. }
             | Self::AuthenticationRefused { client, .. }
             | Self::AuthorizationRefused { client, .. }
+            | Self::MessagePublished { client, .. }
+            | Self::MessageDelivered { client, .. }
+            | Self::MessageAcknowledged { client, .. }
             | Self::MessageDropped { client, .. } => Some(client),
             Self::EndpointBound { .. }
             | Self::EndpointClosed { .. }
             | Self::EndpointRejected { .. }
             | Self::ReconcileCompleted { .. } => None,
+        }
+    }
+
+    /// The topic of the message that it is about; `None`: it is about none.
+    pub fn message_topic(&self) -> Option<&str> {
+        match self {
+            Self::MessagePublished { topic, .. }
+            | Self::MessageDelivered { topic, .. }
+            | Self::MessageAcknowledged { topic, .. }
+            | Self::MessageDropped { topic, .. } => Some(topic),
+            _ => None,
         }
     }
 
@@ -333,7 +392,11 @@ impl Event {
         });
         let own = match self {
             Self::SessionSubscribed { filter, .. } | Self::SessionUnsubscribed { filter, .. } => filter.len(),
-            Self::AuthorizationRefused { topic, .. } | Self::MessageDropped { topic, .. } => topic.len(),
+            Self::AuthorizationRefused { topic, .. }
+            | Self::MessagePublished { topic, .. }
+            | Self::MessageDelivered { topic, .. }
+            | Self::MessageAcknowledged { topic, .. }
+            | Self::MessageDropped { topic, .. } => topic.len(),
             Self::EndpointBound { endpoint, .. } | Self::EndpointClosed { endpoint, .. } => endpoint.len(),
             Self::EndpointRejected { endpoint, message, .. } => endpoint.len() + message.len(),
             Self::ReconcileCompleted { revision, summary, .. } => revision.len() + summary.len(),

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::event::Event;
 use super::filter::EventFilter;
 use super::of_core::kind_of_core;
-use weir_broker::{CoreEventKind, CoreEvents, EventMask};
+use weir_broker::{CoreEventKind, CoreEvents, EventMask, MessageTopics};
 use weir_declare::config::EventKind;
 
 /// The streams of a server.
@@ -34,6 +34,7 @@ pub(crate) struct EventHub {
 struct Sender {
     id: u64,
     bits: u32,
+    message_topics: MessageTopics,
     max_bytes: usize,
     events: mpsc::Sender<Event>,
     shared: Arc<Shared>,
@@ -63,7 +64,14 @@ impl EventHub {
         let (events, receiver) = mpsc::channel(filter.max_events);
         let shared = Arc::<Shared>::default();
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let sender = Sender { id, bits: filter.bits, max_bytes: filter.max_bytes, events, shared: Arc::clone(&shared) };
+        let sender = Sender {
+            id,
+            bits: filter.bits,
+            message_topics: filter.message_topics.clone(),
+            max_bytes: filter.max_bytes,
+            events,
+            shared: Arc::clone(&shared),
+        };
         self.change(|streams| streams.push(Arc::new(sender)));
         Events { id, receiver, shared, hub: Arc::downgrade(self) }
     }
@@ -84,16 +92,19 @@ impl EventHub {
         let mut streams = self.streams.load().as_ref().clone();
         change(&mut streams);
         let bits = streams.iter().fold(0, |bits, stream| bits | stream.bits);
+        let message_topics = message_topics(&streams);
         // A stream has all events from the moment that it is open: it is there before its kinds are made.
         self.streams.store(Arc::new(streams));
         self.mask.set(bits);
+        self.core_mask.set_message_topics(message_topics);
         self.core_mask.set(core_bits(bits));
     }
 
     /// Reports an event.
     pub(crate) fn publish(&self, event: &Event) {
         let (bit, bytes) = (event.kind().bit(), event.bytes());
-        for stream in self.streams.load().iter().filter(|stream| stream.bits & bit != 0) {
+        let takes = |stream: &&Arc<Sender>| stream.bits & bit != 0 && stream.takes_message(event);
+        for stream in self.streams.load().iter().filter(takes) {
             let waiting = stream.shared.bytes.fetch_add(bytes, Ordering::AcqRel);
             if waiting + bytes > stream.max_bytes || stream.events.try_send(event.clone()).is_err() {
                 stream.shared.bytes.fetch_sub(bytes, Ordering::AcqRel);
@@ -121,6 +132,21 @@ impl EventHub {
         stream.shared.missed.fetch_add(count, Ordering::Relaxed);
         self.missed.fetch_add(count, Ordering::Relaxed);
     }
+}
+
+impl Sender {
+    fn takes_message(&self, event: &Event) -> bool {
+        let filters = self.message_topics.as_ref().zip(event.message_topic());
+        filters.is_none_or(|(filters, topic)| filters.iter().any(|filter| weir_mqtt::matches(filter, topic)))
+    }
+}
+
+/// The topic filters of all streams that have events of messages; `None`: one has them of all messages.
+fn message_topics(streams: &[Arc<Sender>]) -> MessageTopics {
+    let kinds = EventFilter::topics(["message/#"]).map_or(0, |filter| filter.bits);
+    let of_messages = streams.iter().filter(|stream| stream.bits & kinds != 0);
+    let filters: Option<Vec<&[Box<str>]>> = of_messages.map(|stream| stream.message_topics.as_deref()).collect();
+    Some(filters?.concat().into())
 }
 
 /// The core's kinds among `bits`, as the core's bits.

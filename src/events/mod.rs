@@ -14,7 +14,7 @@ mod hub;
 mod of_core;
 
 pub use event::{Action, DisconnectCause, Event, EventClient, EventReason, ReconcileOutcome};
-pub use filter::EventFilter;
+pub use filter::{EventFilter, InvalidMessageTopic};
 pub(crate) use hub::EventHub;
 pub use hub::Events;
 pub use weir_declare::config::{EventKind, UnknownEventPattern};

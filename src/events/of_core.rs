@@ -21,6 +21,9 @@ pub(super) fn kind_of_core(kind: CoreEventKind) -> EventKind {
         CoreEventKind::SessionSubscribed => EventKind::SessionSubscribed,
         CoreEventKind::SessionUnsubscribed => EventKind::SessionUnsubscribed,
         CoreEventKind::AuthorizationRefused => EventKind::AuthorizationRefused,
+        CoreEventKind::MessagePublished => EventKind::MessagePublished,
+        CoreEventKind::MessageDelivered => EventKind::MessageDelivered,
+        CoreEventKind::MessageAcknowledged => EventKind::MessageAcknowledged,
         CoreEventKind::MessageDropped => EventKind::MessageDropped,
     }
 }
@@ -105,6 +108,16 @@ impl Event {
                     RefusedAction::Will => Action::Will,
                 };
                 Self::AuthorizationRefused { at, client, action, topic: topic.into() }
+            }
+            CoreEventDetail::MessagePublished { topic, qos, retain, payload_bytes } => {
+                Self::MessagePublished { at, client, topic: topic.into(), qos: qos as u8, retain, payload_bytes }
+            }
+            CoreEventDetail::MessageDelivered { topic, qos, retain, payload_bytes } => {
+                Self::MessageDelivered { at, client, topic: topic.into(), qos: qos as u8, retain, payload_bytes }
+            }
+            CoreEventDetail::MessageAcknowledged { topic, qos, code } => {
+                let reason = EventReason::of_code(code);
+                Self::MessageAcknowledged { at, client, topic: topic.into(), qos: qos as u8, reason }
             }
             CoreEventDetail::MessageDropped { topic, why } => {
                 Self::MessageDropped { at, client, topic: topic.into(), reason: why.label().to_owned() }

@@ -10,12 +10,12 @@ use crate::state::NodeNameError;
 use crate::store::StoreError;
 use crate::store::records::RecordLogError;
 
-/// Why a server could not start, or not stop in order. Options are called by the flags of `weir run`.
+/// Why a server could not start, or not stop in order.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    #[error("--endpoints {}: no such directory", .0.display())]
+    #[error("the directory of the documents does not exist: {}", .0.display())]
     NoSuchDirectory(PathBuf),
-    #[error("--data-dir {}", path.display())]
+    #[error("the data directory {} cannot be used", path.display())]
     DataDirectory { path: PathBuf, source: io::Error },
     #[error("the store cannot be opened")]
     Store(#[source] StoreError),
@@ -39,7 +39,7 @@ pub enum ServerError {
     Metrics,
     #[error("the server's documents are not in memory; commit a change to its source")]
     NotInMemory,
-    #[error("the status address {address} cannot be bound (--status-addr)")]
+    #[error("the status address {address} cannot be bound")]
     StatusAddress { address: SocketAddr, source: io::Error },
     #[error("the status server cannot be started")]
     Status(#[source] io::Error),
@@ -47,7 +47,7 @@ pub enum ServerError {
     Bridges(#[source] io::Error),
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),
-    #[error("--node-name: {0}")]
+    #[error("the node name cannot be used: {0}")]
     NodeName(#[from] NodeNameError),
     #[error(transparent)]
     Traces(#[from] TraceOptionsError),
@@ -65,4 +65,23 @@ pub enum ServerError {
     ClusterShards,
     #[error(transparent)]
     NoRandomness(#[from] NoRandomness),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_options_and_no_flags_of_the_command_line() {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let errors = [
+            ServerError::NoSuchDirectory("a".into()),
+            ServerError::DataDirectory { path: "a".into(), source: missing() },
+            ServerError::StatusAddress { address: ([127, 0, 0, 1], 8080).into(), source: missing() },
+        ];
+        let node_name = crate::state::check_node_name("").unwrap_err();
+        for text in errors.iter().map(ToString::to_string).chain([ServerError::NodeName(node_name).to_string()]) {
+            assert!(!text.is_empty() && !text.contains("--"), "{text}");
+        }
+    }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::Subject;
 use weir_mqtt::{
-    EncodeError, ProtocolVersion, Publish, PublishProperties, PublishPropsOut, QoS, ReasonCode, encode_publish_parts,
-    push_publish_properties, push_user_property,
+    EncodeError, PacketId, ProtocolVersion, Publish, PublishProperties, PublishPropsOut, QoS, ReasonCode,
+    encode_publish_parts, push_publish_properties, push_user_property,
 };
 
 /// Sees what the clients of an endpoint do before the broker acts on it, and rejects or changes it.
@@ -16,8 +16,13 @@ use weir_mqtt::{
 /// other connections go on. (A program that is built with `panic = "abort"` ends.)
 ///
 /// Where several are declared, each sees what those before it left; the first that denies decides. The endpoint's access list
-/// is checked after them, on the changed topic.
+/// is checked after them, on the changed topic; a delivery is not checked again.
 pub trait Interceptor: Send + Sync + 'static {
+    /// The methods that the broker calls. It asks once, when the interceptor is registered; the others cost nothing.
+    fn hooks(&self) -> &'static [Hook] {
+        Hook::ALL
+    }
+
     /// A client that authentication has admitted, before CONNACK. A denial is its reason code; before MQTT 5.0 return code 5
     /// (not authorized).
     fn on_connect(&self, client: Subject<'_>) -> Verdict {
@@ -37,6 +42,33 @@ pub trait Interceptor: Send + Sync + 'static {
         let _ = (client, publish);
         Verdict::Allow
     }
+
+    /// A message that is about to be sent to a client, its receiver; one that is sent again is shown again. What it changes is
+    /// changed for this receiver and this transmission. With a denial the receiver does not get the message, whatever the
+    /// reason is.
+    fn on_deliver(&self, client: Subject<'_>, delivery: &mut InterceptedPublish<'_>) -> Verdict {
+        let _ = (client, delivery);
+        Verdict::Allow
+    }
+}
+
+/// A method of an [`Interceptor`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Hook {
+    /// [`Interceptor::on_connect`].
+    Connect,
+    /// [`Interceptor::on_subscribe`].
+    Subscribe,
+    /// [`Interceptor::on_publish`].
+    Publish,
+    /// [`Interceptor::on_deliver`].
+    Deliver,
+}
+
+impl Hook {
+    /// Every method.
+    pub const ALL: &[Self] = &[Self::Connect, Self::Subscribe, Self::Publish, Self::Deliver];
 }
 
 /// The answer of an [`Interceptor`].
@@ -94,6 +126,8 @@ impl DenyReason {
 pub struct InterceptedPublish<'a> {
     topic: &'a str,
     publish: &'a Publish<'a>,
+    qos: QoS,
+    retain: bool,
     /// `None`: it is as it came. Boxed, because most messages are not changed.
     changes: Option<Box<Changes>>,
 }
@@ -110,7 +144,12 @@ struct Changes {
 
 impl<'a> InterceptedPublish<'a> {
     pub(crate) fn new(topic: &'a str, publish: &'a Publish<'a>) -> Self {
-        Self { topic, publish, changes: None }
+        Self { topic, publish, qos: publish.qos, retain: publish.retain, changes: None }
+    }
+
+    /// As one receiver gets it.
+    pub(crate) fn for_receiver(topic: &'a str, publish: &'a Publish<'a>, qos: QoS, retain: bool) -> Self {
+        Self { topic, publish, qos, retain, changes: None }
     }
 
     fn changes_mut(&mut self) -> &mut Changes {
@@ -129,22 +168,23 @@ impl<'a> InterceptedPublish<'a> {
         changed.unwrap_or(self.publish.payload)
     }
 
-    /// The quality of service that the client chose.
+    /// The quality of service that the publisher chose; of a delivery, the one that it has.
     pub fn qos(&self) -> QoS {
-        self.publish.qos
+        self.qos
     }
 
-    /// Whether the broker is to retain it.
+    /// Whether the broker is to retain it; of a delivery, the flag that the receiver gets.
     pub fn retain(&self) -> bool {
-        self.publish.retain
+        self.retain
     }
 
-    /// The properties as the client sent them; before MQTT 5.0 there are none.
+    /// The properties as the publisher sent them; before MQTT 5.0 there are none.
     pub fn properties(&self) -> &PublishProperties<'a> {
         &self.publish.properties
     }
 
-    /// Changes the topic. A text that is no topic name, or more than the access list permits, rejects the message.
+    /// Changes the topic. A text that is no topic name rejects the message, as does a topic that the access list does not
+    /// permit the publisher.
     pub fn set_topic(&mut self, topic: impl Into<String>) {
         self.changes_mut().topic = Some(topic.into());
     }
@@ -180,7 +220,9 @@ impl<'a> InterceptedPublish<'a> {
 
     /// The changed message as a PUBLISH packet.
     pub(crate) fn encode(&self, version: ProtocolVersion) -> Result<Vec<u8>, EncodeError> {
-        let Publish { dup, qos, retain, packet_id, properties, .. } = self.publish;
+        let Publish { dup, packet_id, properties, .. } = self.publish;
+        // Of a delivery that has another QoS than its PUBLISH, the packet identifier means nothing.
+        let packet_id = (self.qos > QoS::AtMostOnce).then(|| packet_id.unwrap_or(PacketId::MIN));
         let nothing = Changes::default();
         let changes = self.changes.as_deref().unwrap_or(&nothing);
         let content_type = changes.content_type.as_ref().map_or(properties.content_type, Option::as_deref);
@@ -205,11 +247,11 @@ impl<'a> InterceptedPublish<'a> {
         encode_publish_parts(
             &mut packet,
             version,
-            *dup,
-            *qos,
-            *retain,
+            *dup && self.qos > QoS::AtMostOnce,
+            self.qos,
+            self.retain,
             self.topic(),
-            *packet_id,
+            packet_id,
             &properties,
             self.payload(),
         )?;
@@ -221,31 +263,56 @@ impl<'a> InterceptedPublish<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Panicked;
 
-/// The interceptors of an endpoint, in declared order.
+/// An interceptor, and the methods of it that are called.
 #[derive(Clone)]
-pub struct Interceptors(Arc<[Arc<dyn Interceptor>]>);
+pub struct RegisteredInterceptor {
+    interceptor: Arc<dyn Interceptor>,
+    hooks: &'static [Hook],
+}
+
+impl RegisteredInterceptor {
+    /// Asks it for its hooks.
+    pub fn new(interceptor: impl Interceptor) -> Self {
+        Self { hooks: interceptor.hooks(), interceptor: Arc::new(interceptor) }
+    }
+}
+
+/// The interceptors of an endpoint, in declared order, for each hook.
+#[derive(Clone)]
+pub struct Interceptors(Arc<[WithHook; Hook::ALL.len()]>);
+
+/// The interceptors that have a hook, in declared order.
+type WithHook = Box<[Arc<dyn Interceptor>]>;
 
 impl Interceptors {
-    /// `None`: there are none, so nothing is called.
-    pub fn new(interceptors: Vec<Arc<dyn Interceptor>>) -> Option<Self> {
-        (!interceptors.is_empty()).then(|| Self(interceptors.into()))
+    /// `None`: none has a hook, so nothing is called.
+    pub fn new(interceptors: &[RegisteredInterceptor]) -> Option<Self> {
+        let with = |hook: Hook| interceptors.iter().filter(move |interceptor| interceptor.hooks.contains(&hook));
+        let by_hook = [Hook::Connect, Hook::Subscribe, Hook::Publish, Hook::Deliver]
+            .map(|hook| with(hook).map(|interceptor| Arc::clone(&interceptor.interceptor)).collect::<WithHook>());
+        by_hook.iter().any(|interceptors| !interceptors.is_empty()).then(|| Self(by_hook.into()))
     }
 
-    fn ask(&self, mut call: impl FnMut(&dyn Interceptor) -> Verdict) -> Result<Verdict, Panicked> {
+    /// Whether any of them has the hook.
+    pub(crate) fn have(&self, hook: Hook) -> bool {
+        !self.0[hook as usize].is_empty()
+    }
+
+    fn ask(&self, hook: Hook, mut call: impl FnMut(&dyn Interceptor) -> Verdict) -> Result<Verdict, Panicked> {
         // What a panic leaves half done is the interceptor's own; the publish is dropped.
         let asked = catch_unwind(AssertUnwindSafe(|| {
-            let mut verdicts = self.0.iter().map(|interceptor| call(&**interceptor));
+            let mut verdicts = self.0[hook as usize].iter().map(|interceptor| call(&**interceptor));
             verdicts.find(|verdict| *verdict != Verdict::Allow).unwrap_or(Verdict::Allow)
         }));
         asked.map_err(|_| Panicked)
     }
 
     pub(crate) fn connect(&self, client: Subject<'_>) -> Result<Verdict, Panicked> {
-        self.ask(|interceptor| interceptor.on_connect(client))
+        self.ask(Hook::Connect, |interceptor| interceptor.on_connect(client))
     }
 
     pub(crate) fn subscribe(&self, client: Subject<'_>, filter: &str, qos: QoS) -> Result<Verdict, Panicked> {
-        self.ask(|interceptor| interceptor.on_subscribe(client, filter, qos))
+        self.ask(Hook::Subscribe, |interceptor| interceptor.on_subscribe(client, filter, qos))
     }
 
     pub(crate) fn publish(
@@ -253,12 +320,20 @@ impl Interceptors {
         client: Subject<'_>,
         publish: &mut InterceptedPublish<'_>,
     ) -> Result<Verdict, Panicked> {
-        self.ask(|interceptor| interceptor.on_publish(client, publish))
+        self.ask(Hook::Publish, |interceptor| interceptor.on_publish(client, publish))
+    }
+
+    pub(crate) fn deliver(
+        &self,
+        client: Subject<'_>,
+        delivery: &mut InterceptedPublish<'_>,
+    ) -> Result<Verdict, Panicked> {
+        self.ask(Hook::Deliver, |interceptor| interceptor.on_deliver(client, delivery))
     }
 }
 
 impl std::fmt::Debug for Interceptors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Interceptors({})", self.0.len())
+        f.debug_list().entries(self.0.iter().map(|interceptors| interceptors.len())).finish()
     }
 }

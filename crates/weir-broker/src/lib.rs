@@ -51,14 +51,16 @@ pub use driver::{Driver, Output, Scope, drive};
 pub use durability::journal::Recording;
 pub use durability::stored::{BadRecord, RestoredCounts, StoredRecords, StoredSession};
 pub use ids::{ConnId, ConnectionSlot, EndpointId, Millis, RecordId, ShardId, SlabIndex};
-pub use interceptor::{DenyReason, InterceptedPublish, Interceptor, Interceptors, Verdict};
+pub use interceptor::{
+    DenyReason, Hook, InterceptedPublish, Interceptor, Interceptors, RegisteredInterceptor, Verdict,
+};
 pub use links::link::Batch;
 pub use observe::counters::{
     Backlog, ConnectionDetail, CoreGauges, Dropped, EndpointCounters, EndpointGauges, RetainedPosition, RetainedTopic,
     Waiting,
 };
 pub use observe::events::{
-    CoreEvent, CoreEventDetail, CoreEventKind, CoreEvents, Ended, EventClient, EventMask, RefusedAction,
+    CoreEvent, CoreEventDetail, CoreEventKind, CoreEvents, Ended, EventClient, EventMask, MessageTopics, RefusedAction,
 };
 pub use observe::{InternalErrors, Site};
 pub use placement::home_shard;

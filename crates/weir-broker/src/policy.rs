@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{EndpointId, Millis};
-use crate::interceptor::Interceptors;
+use crate::interceptor::{Hook, Interceptors};
 use weir_mqtt::{ProtocolVersion, QoS};
 
 /// The limits and rules that the core enforces for an endpoint's connections.
@@ -26,6 +26,13 @@ pub struct EndpointPolicy {
     pub interceptors: Option<Interceptors>,
     /// Checks whether a disconnected client would still be admitted. `None`: always.
     pub admission: Option<Arc<dyn StillAdmits>>,
+}
+
+impl EndpointPolicy {
+    /// Whether an interceptor sees what its clients are sent.
+    pub(crate) fn intercepts_deliveries(&self) -> bool {
+        self.interceptors.as_ref().is_some_and(|interceptors| interceptors.have(Hook::Deliver))
+    }
 }
 
 /// The versions an endpoint admits.

@@ -9,9 +9,9 @@ use tokio::runtime::Handle;
 
 use super::jwt;
 use crate::auth::admitted_by::AdmittedBy;
-use crate::auth::api::{Attempt, AuthBackend, AuthRefusal, BackendAnswer, Grant, Recheck};
+use crate::auth::api::{Attempt, AuthBackend, AuthRefusal, AuthTask, BackendAnswer, BackendExchange, Grant, Recheck};
 use crate::auth::counts::{AuthCounters, Count, CustomFailureCounters};
-use crate::auth::custom::{AuthGrant, AuthRequest, AuthResponse, CallAuthenticator};
+use crate::auth::custom::{Answer, AuthGrant, AuthRequest, AuthResponse, Registered};
 use crate::auth::digest::version_of;
 use crate::auth::fair_queue::Busy;
 use crate::auth::request_queue::RequestQueue;
@@ -27,7 +27,7 @@ pub(in crate::auth) struct CustomBackend {
 
 struct Calls {
     name: Arc<str>,
-    authenticator: Arc<dyn CallAuthenticator>,
+    registered: Registered,
     runtime: Handle,
     options: Arc<BTreeMap<Arc<str>, Value>>,
     timeout: Duration,
@@ -57,7 +57,7 @@ pub(in crate::auth) fn identity(declared: &Custom) -> String {
 impl CustomBackend {
     pub(in crate::auth) fn new(
         declared: &Custom,
-        (authenticator, runtime): (Arc<dyn CallAuthenticator>, Handle),
+        (registered, runtime): (Registered, Handle),
         predecessors: &str,
         counters: &AuthCounters,
     ) -> Self {
@@ -65,7 +65,7 @@ impl CustomBackend {
         Self {
             calls: Arc::new(Calls {
                 name: declared.name.to_arc(),
-                authenticator,
+                registered,
                 runtime,
                 options: Arc::new(declared.options.clone()),
                 timeout: Duration::from_millis(u64::from(declared.timeout_ms)),
@@ -80,18 +80,13 @@ impl CustomBackend {
 
 impl AuthBackend for CustomBackend {
     fn authenticate(&self, attempt: &Arc<Attempt>) -> BackendAnswer {
-        if attempt.method.is_some() {
+        if attempt.method.as_deref().is_some_and(|method| !self.calls.registered.methods.contains(&method)) {
             return BackendAnswer::Next { equalize: false };
         }
-        let (calls, attempt) = (Arc::clone(&self.calls), Arc::clone(attempt));
-        BackendAnswer::Task(Box::pin(async move {
-            match calls.call(&attempt).await {
-                Ok(AuthResponse::Allow(grant)) => calls.admit(grant, &attempt),
-                Ok(AuthResponse::Deny(denial)) => BackendAnswer::Deny(denial.into()),
-                Ok(AuthResponse::Next) => BackendAnswer::Next { equalize: false },
-                Err(refusal) => BackendAnswer::Deny(refusal),
-            }
-        }))
+        let authenticator = Arc::clone(&self.calls.registered.authenticator);
+        let request = AuthRequest { attempt: Arc::clone(attempt), options: Arc::clone(&self.calls.options) };
+        let call = move || authenticator.call(request);
+        answer_of(Arc::clone(&self.calls), Arc::clone(attempt), attempt.bytes(), call)
     }
 
     /// The authenticator cannot be asked again without the password: its answer holds as long as its name and its options
@@ -101,21 +96,64 @@ impl AuthBackend for CustomBackend {
     }
 }
 
+/// The answer that a call of `bytes` bytes leads to.
+fn answer_of(
+    calls: Arc<Calls>,
+    attempt: Arc<Attempt>,
+    bytes: usize,
+    call: impl FnOnce() -> AuthTask<AuthResponse> + Send + 'static,
+) -> BackendAnswer {
+    BackendAnswer::Task(Box::pin(async move {
+        match calls.call(&attempt, bytes, call).await {
+            Ok(AuthResponse::Allow(grant)) => calls.admit(grant, &attempt),
+            Ok(AuthResponse::Deny(denial)) => BackendAnswer::Deny(denial.into()),
+            Ok(AuthResponse::Next) => BackendAnswer::Next { equalize: false },
+            Ok(AuthResponse::Challenge(challenge)) if attempt.method.is_some() => {
+                let exchange = Box::new(CustomExchange { calls, attempt, answer: challenge.answer });
+                BackendAnswer::Continue { data: challenge.data, exchange }
+            }
+            Ok(AuthResponse::Challenge(_)) => {
+                let authenticator = &*calls.name;
+                tracing::error!(authenticator, "authenticator challenged a client without a method: client denied");
+                BackendAnswer::Deny(AuthRefusal::Unavailable)
+            }
+            Err(refusal) => BackendAnswer::Deny(refusal),
+        }
+    }))
+}
+
+/// A challenge that waits for the client's AUTH packet.
+struct CustomExchange {
+    calls: Arc<Calls>,
+    attempt: Arc<Attempt>,
+    answer: Answer,
+}
+
+impl BackendExchange for CustomExchange {
+    fn step(self: Box<Self>, data: &[u8]) -> BackendAnswer {
+        let (answer, data) = (self.answer, data.to_vec());
+        answer_of(self.calls, self.attempt, data.len(), move || answer(data))
+    }
+}
+
 impl Calls {
-    async fn call(&self, attempt: &Arc<Attempt>) -> Result<AuthResponse, AuthRefusal> {
-        let permit = self.queue.acquire(&attempt.endpoint, attempt.source, attempt.bytes()).await;
+    async fn call(
+        &self,
+        attempt: &Arc<Attempt>,
+        bytes: usize,
+        call: impl FnOnce() -> AuthTask<AuthResponse> + Send + 'static,
+    ) -> Result<AuthResponse, AuthRefusal> {
+        let permit = self.queue.acquire(&attempt.endpoint, attempt.source, bytes).await;
         let permit = permit.map_err(|Busy| AuthRefusal::Busy)?;
         // Others may have used up the limit of failures while this one waited.
         if let Some(refusal) = attempt.start_check.as_ref().and_then(|check| check.refusal()) {
             self.rate_limited.add(1);
             return Err(refusal);
         }
-        let request = AuthRequest { attempt: Arc::clone(attempt), options: Arc::clone(&self.options) };
-        let authenticator = Arc::clone(&self.authenticator);
         let mut call = Call(self.runtime.spawn(async move {
             // A call whose time is over may block its thread: it counts until it ends.
             let _permit = permit;
-            authenticator.call(request).await
+            call().await
         }));
         match tokio::time::timeout(self.timeout, &mut call.0).await {
             Ok(Ok(response)) => Ok(response),
@@ -152,6 +190,7 @@ impl Calls {
         BackendAnswer::Allow(Grant {
             claims_acl: rules.flatten().map(|rules| Arc::new(rules) as _),
             expires_at: remaining_ms.map(|left| attempt.now.saturating_add(left)),
+            data: grant.data.filter(|_| attempt.method.is_some()),
             ..Grant::new(username, Arc::clone(&self.admitted_by))
         })
     }

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::Semaphore;
-use weirmq::{AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator, Server, ServerError, ServerHandle};
+use weirmq::{
+    AuthChallenge, AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator, Server, ServerError, ServerHandle,
+};
 
 use super::{metric, remote};
-use crate::support::client::{Client, clean_connect, publish};
-use crate::wire::{Packet, Properties, Version};
+use crate::support::client::{Client, clean_connect, disconnect, publish};
+use crate::wire::{Packet, Properties, PropertyValue, Version};
 
 const ENDPOINT: &str = "endpoint: {name: a, port: 0, enableAcl: false}";
 
@@ -192,4 +194,122 @@ async fn connected_clients_stay_unless_the_name_or_the_options_change() {
     .await;
     apply(", options: {table: others}").await.unwrap();
     assert!(matches!(remote(move || client.receive()).await, Some(Packet::Disconnect { .. })));
+}
+
+/// Asks riddles: each client has to answer two, and one to authenticate again.
+struct Riddles;
+
+impl Authenticator for Riddles {
+    fn methods(&self) -> &'static [&'static str] {
+        &["RIDDLE"]
+    }
+
+    async fn authenticate(&self, request: AuthRequest) -> AuthResponse {
+        if request.method() != Some("RIDDLE") {
+            // A challenge needs a method.
+            return AuthResponse::Challenge(AuthChallenge::new("", async |_| AuthResponse::Next));
+        }
+        let username = request.username().unwrap_or_default().to_owned();
+        assert_eq!(request.data(), Some(username.as_bytes()), "the client of this test sends its name");
+        if request.is_reauthentication() {
+            return AuthResponse::Challenge(AuthChallenge::new("again?", async |reply| last(&reply, "again")));
+        }
+        AuthResponse::Challenge(AuthChallenge::new("2 + 3", async move |reply| match &*reply {
+            b"5" => AuthResponse::Challenge(AuthChallenge::new("6 * 7", async |reply| last(&reply, "welcome"))),
+            b"next" => AuthResponse::Next,
+            b"panic" => panic!("the panic of this test"),
+            b"wait" => std::future::pending().await,
+            _ => AuthResponse::Deny(AuthDenial::BadCredentials),
+        }))
+    }
+}
+
+fn last(reply: &[u8], data: &str) -> AuthResponse {
+    match reply {
+        b"42" => AuthResponse::Allow(AuthGrant::new().data(data)),
+        _ => AuthResponse::Deny(AuthDenial::NotAuthorized),
+    }
+}
+
+const METHOD: u8 = 0x15;
+const DATA: u8 = 0x16;
+
+fn enhanced(method: &str, data: &str) -> Properties {
+    vec![(METHOD, PropertyValue::String(method.to_owned())), (DATA, PropertyValue::Binary(data.into()))]
+}
+
+fn auth_packet(code: u8, data: &str) -> Packet {
+    Packet::Auth { code, properties: enhanced("RIDDLE", data) }
+}
+
+/// A connection that has sent CONNECT with a method.
+fn begin_with(address: SocketAddr, method: &str) -> Client {
+    let mut client = Client::open(address, Version::V5);
+    let mut connect = clean_connect(Version::V5, "alice", enhanced(method, "alice"));
+    connect.username = Some("alice".to_owned());
+    client.send(&Packet::Connect(connect));
+    client
+}
+
+#[tokio::test]
+async fn a_client_is_challenged_until_it_is_admitted_and_authenticates_again() {
+    let server = server(Riddles, "").await;
+    let address = server.address("a").unwrap();
+    remote(move || {
+        let mut client = begin_with(address, "RIDDLE");
+        assert_eq!(client.receive(), Some(auth_packet(0x18, "2 + 3")));
+        client.send(&auth_packet(0x18, "5"));
+        assert_eq!(client.receive(), Some(auth_packet(0x18, "6 * 7")));
+        client.send(&auth_packet(0x18, "42"));
+        let Some(Packet::ConnAck { code: 0, properties, .. }) = client.receive() else { panic!("no CONNACK") };
+        for property in enhanced("RIDDLE", "welcome") {
+            assert!(properties.contains(&property), "{properties:?}");
+        }
+        client.ping();
+        client.send(&auth_packet(0x19, "alice"));
+        assert_eq!(client.receive(), Some(auth_packet(0x18, "again?")));
+        client.ping();
+        client.send(&auth_packet(0x18, "42"));
+        assert_eq!(client.receive(), Some(auth_packet(0, "again")));
+        client.send(&auth_packet(0x19, "alice"));
+        assert_eq!(client.receive(), Some(auth_packet(0x18, "again?")));
+        client.send(&auth_packet(0x18, "41"));
+        assert_eq!(client.receive(), disconnect(0x87));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_wrong_answer_a_panic_and_a_timeout_reject_the_client_with_their_reason() {
+    let server = server(Riddles, ", timeoutMs: 3000").await;
+    let address = server.address("a").unwrap();
+    for (reply, expected) in [("6", 0x86), ("next", 0x8C), ("panic", 0x88), ("wait", 0x88)] {
+        let answered = remote(move || {
+            let mut client = begin_with(address, "RIDDLE");
+            assert_eq!(client.receive(), Some(auth_packet(0x18, "2 + 3")));
+            client.send(&auth_packet(0x18, reply));
+            code(&mut client)
+        });
+        assert_eq!(answered.await, expected, "{reply}");
+    }
+    assert_eq!(failures(&server, "panic").await, "1");
+    assert_eq!(failures(&server, "timeout").await, "1");
+    let other = remote(move || code(&mut begin_with(address, "OTHER")));
+    assert_eq!(other.await, 0x8C, "no element of the chain knows the method");
+    assert_eq!(answer(&server, "without-method").await, 0x88);
+}
+
+#[tokio::test]
+async fn waiting_for_a_client_takes_no_call_of_the_bound() {
+    let server = server(Riddles, ", maxConcurrent: 1").await;
+    let address = server.address("a").unwrap();
+    remote(move || {
+        let mut clients: Vec<Client> = (0..3).map(|_| begin_with(address, "RIDDLE")).collect();
+        for client in &mut clients {
+            assert_eq!(client.receive(), Some(auth_packet(0x18, "2 + 3")));
+        }
+        clients[2].send(&auth_packet(0x18, "5"));
+        assert_eq!(clients[2].receive(), Some(auth_packet(0x18, "6 * 7")));
+    })
+    .await;
 }

@@ -276,6 +276,137 @@ async fn events_are_messages_for_clients_that_an_access_list_permits() {
     }
 }
 
+/// The next events, each as kind, client and what is reported of the message.
+async fn messages(events: &mut Events, count: usize) -> Vec<String> {
+    let mut found = Vec::new();
+    for _ in 0..count {
+        found.push(match next(events).await {
+            Event::MessagePublished { client, topic, qos, retain, payload_bytes, .. } => {
+                format!("published {} {topic} {qos} {retain} {payload_bytes}", client.client_id)
+            }
+            Event::MessageDelivered { client, topic, qos, retain, payload_bytes, .. } => {
+                format!("delivered {} {topic} {qos} {retain} {payload_bytes}", client.client_id)
+            }
+            Event::MessageAcknowledged { client, topic, qos, reason, .. } => {
+                format!("acknowledged {} {topic} {qos} {}", client.client_id, reason.name)
+            }
+            other => panic!("{other:?}"),
+        });
+    }
+    found
+}
+
+#[tokio::test]
+async fn messages_are_published_delivered_and_acknowledged() {
+    let server = server(&endpoint("a")).await;
+    let mut events = server.events(EventFilter::topics(["message/#"]).unwrap());
+    let (subscriber, mut received) = server.client("subscriber").connect().await.unwrap();
+    subscriber.subscribe("#", QoS::ExactlyOnce).await.unwrap();
+    let (publisher, _messages) = server.client("publisher").connect().await.unwrap();
+    for (qos, expected) in [
+        (QoS::AtMostOnce, &["published publisher t 0 false 3", "delivered subscriber t 0 false 3"][..]),
+        (
+            QoS::AtLeastOnce,
+            &[
+                "published publisher t 1 false 3",
+                "delivered subscriber t 1 false 3",
+                "acknowledged subscriber t 1 success",
+            ],
+        ),
+        (
+            QoS::ExactlyOnce,
+            &[
+                "published publisher t 2 false 3",
+                "delivered subscriber t 2 false 3",
+                "acknowledged subscriber t 2 success",
+            ],
+        ),
+    ] {
+        publisher.publish("t", "abc", qos).await.unwrap();
+        received.next().await.unwrap().ack();
+        assert_eq!(messages(&mut events, expected.len()).await, expected);
+    }
+    assert_eq!(events.missed(), 0);
+}
+
+#[tokio::test]
+async fn each_stream_has_the_messages_of_its_topics() {
+    let server = server(&endpoint("a")).await;
+    let filter = |topic: &str| EventFilter::topics(["message/published"]).unwrap().message_topics([topic]).unwrap();
+    let (mut rooms, mut halls) = (server.events(filter("room/+")), server.events(filter("hall/+")));
+    let (publisher, _messages) = server.client("publisher").connect().await.unwrap();
+    for topic in ["other/1", "room/1", "hall/1", "room/2"] {
+        publisher.publish(topic, "", QoS::AtLeastOnce).await.unwrap();
+    }
+    let published = |topic: &str| format!("published publisher {topic} 1 false 0");
+    assert_eq!(messages(&mut rooms, 2).await, [published("room/1"), published("room/2")]);
+    assert_eq!(messages(&mut halls, 1).await, [published("hall/1")]);
+    let mut all = server.events(EventFilter::topics(["message/published"]).unwrap());
+    drop(rooms);
+    publisher.publish("other/1", "", QoS::AtLeastOnce).await.unwrap();
+    publisher.publish("hall/2", "", QoS::AtLeastOnce).await.unwrap();
+    assert_eq!(messages(&mut all, 2).await, [published("other/1"), published("hall/2")]);
+    assert_eq!(messages(&mut halls, 1).await, [published("hall/2")]);
+    let error = EventFilter::all().message_topics(["a/#/b"]).unwrap_err();
+    assert!(error.to_string().contains("a/#/b"), "{error}");
+}
+
+#[tokio::test]
+async fn a_will_is_published_and_events_about_events_are_not_made() {
+    let documents = "events: {topics: [message/#]}\n---\n\
+                     endpoint: {name: a, port: 0, enableAuth: false}\n---\n\
+                     acl: {name: default, rules: [{permission: allow, topics: ['#', '$events/#']}]}";
+    let server = server(documents).await;
+    let mut events = server.events(EventFilter::topics(["message/#"]).unwrap());
+    let (monitor, mut received) = server.client("monitor").connect().await.unwrap();
+    monitor.subscribe("$events/#", QoS::AtMostOnce).await.unwrap();
+    let address = server.address("a").unwrap();
+    tokio::task::spawn_blocking(move || {
+        let mut remote = Remote::open(address, Version::V5);
+        let mut connect = crate::support::client::clean_connect(Version::V5, "one", crate::wire::Properties::default());
+        let (topic, payload, properties) = ("gone".to_owned(), b"bye".to_vec(), crate::wire::Properties::new());
+        connect.will = Some(crate::wire::Will { topic, payload, qos: 1, retain: true, properties });
+        remote.send(&crate::wire::Packet::Connect(connect));
+        remote.receive().unwrap();
+    })
+    .await
+    .unwrap();
+    assert_eq!(messages(&mut events, 1).await, ["published one gone 1 true 3"]);
+    let message = received.next().await.unwrap();
+    assert_eq!(message.topic(), "$events/message/published");
+    let json: serde_json::Value = serde_json::from_str(message.text().unwrap()).unwrap();
+    assert_eq!((&json["topic"], &json["payloadBytes"]), (&"gone".into(), &3.into()), "{json}");
+    // The delivery of the event above made none.
+    let (publisher, _messages) = server.client("publisher").connect().await.unwrap();
+    publisher.publish("t", "", QoS::AtMostOnce).await.unwrap();
+    assert_eq!(messages(&mut events, 1).await, ["published publisher t 0 false 0"]);
+}
+
+#[tokio::test]
+async fn a_document_selects_the_topics_of_messages() {
+    let document = |topics: &str| {
+        format!(
+            "events: {{topics: [message/published], messageTopics: [{topics}]}}\n---\n\
+             endpoint: {{name: a, port: 0, enableAuth: false}}\n---\n\
+             acl: {{name: default, rules: [{{permission: allow, topics: ['#', '$events/#']}}]}}"
+        )
+    };
+    let server = server(&document("room/+")).await;
+    let (client, mut received) = server.client("one").connect().await.unwrap();
+    client.subscribe("$events/#", QoS::AtMostOnce).await.unwrap();
+    for (topics, other, selected) in [("room/+", "hall/1", "room/1"), ("hall/+", "room/1", "hall/1")] {
+        server.apply([("a.yaml", document(topics))]).await.unwrap();
+        client.publish(other, "", QoS::AtLeastOnce).await.unwrap();
+        client.publish(selected, "", QoS::AtLeastOnce).await.unwrap();
+        let message = received.next().await.unwrap();
+        assert!(message.text().unwrap().contains(&format!("\"topic\":\"{selected}\"")), "{:?}", message.text());
+    }
+    let Err(weirmq::ServerError::Invalid(errors)) = server.apply([("a.yaml", document("'a/#/b'"))]).await else {
+        panic!("it was applied")
+    };
+    assert!(errors[0].contains("messageTopics"), "{errors:?}");
+}
+
 #[tokio::test]
 async fn a_topic_that_names_no_kind_of_event_is_an_error_that_lists_them() {
     let documents = [("a.yaml", "events: {topics: [client/conected]}")];

@@ -4,13 +4,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use weirmq::{
-    DenyReason, InterceptedPublish, Interceptor, Server, ServerBuilder, ServerError, ServerHandle, Subject, Verdict,
+    DenyReason, Hook, InterceptedPublish, Interceptor, Server, ServerBuilder, ServerError, ServerHandle, Subject,
+    Verdict,
 };
 
 use super::{metric, remote};
 use crate::support::GUARD;
 use crate::support::client::{Client, clean_connect, connect, disconnect, publish};
-use crate::wire::{Packet, Properties, Version, Will};
+use crate::wire::{Ack, Packet, Properties, PropertyValue, Version, Will};
 
 /// Decides by the topic, the filter or the client id.
 struct Test;
@@ -64,6 +65,54 @@ impl Interceptor for Append {
     }
 }
 
+/// Decides about deliveries to the client `guest`, by the topic.
+struct Deliveries;
+
+impl Interceptor for Deliveries {
+    fn hooks(&self) -> &'static [Hook] {
+        &[Hook::Deliver]
+    }
+
+    fn on_publish(&self, _: Subject<'_>, _: &mut InterceptedPublish<'_>) -> Verdict {
+        panic!("this hook was not asked for")
+    }
+
+    fn on_deliver(&self, client: Subject<'_>, delivery: &mut InterceptedPublish<'_>) -> Verdict {
+        match (client.client_id, delivery.topic()) {
+            ("guest", "denied") => return Verdict::Deny(DenyReason::NotAuthorized),
+            ("guest", "panics") => panic!("the panic of this test"),
+            ("guest", "to-no-topic") => delivery.set_topic("a/#"),
+            ("guest", "renamed") => {
+                delivery.set_topic(format!("for/{}", client.client_id));
+                let payload = [delivery.payload(), b"!"].concat();
+                delivery.set_payload(payload);
+                let content_type = delivery.properties().content_type.unwrap_or("none").to_owned();
+                let form = format!("{content_type} {} {}", delivery.qos() as u8, delivery.retain());
+                delivery.push_user_property("form", &form);
+            }
+            _ => {}
+        }
+        Verdict::Allow
+    }
+}
+
+/// Would panic, but has no hook.
+struct WithoutHooks;
+
+impl Interceptor for WithoutHooks {
+    fn hooks(&self) -> &'static [Hook] {
+        &[]
+    }
+
+    fn on_connect(&self, _: Subject<'_>) -> Verdict {
+        panic!("this hook was not asked for")
+    }
+
+    fn on_deliver(&self, _: Subject<'_>, _: &mut InterceptedPublish<'_>) -> Verdict {
+        panic!("this hook was not asked for")
+    }
+}
+
 const ACL: &str =
     "acl: {name: default, rules: [{permission: deny, action: publish, topics: [closed]}, {permission: allow}]}";
 
@@ -74,6 +123,7 @@ fn documents(interceptors: &str) -> [(&'static str, String); 2] {
 
 fn builder() -> ServerBuilder {
     let server = Server::builder().interceptor("test", Test).interceptor("one", Append("1"));
+    let server = server.interceptor("deliveries", Deliveries).interceptor("without-hooks", WithoutHooks);
     server.interceptor("two", Append("2")).status_address("127.0.0.1:0".parse().unwrap())
 }
 
@@ -236,6 +286,123 @@ async fn a_document_that_names_an_unregistered_interceptor_is_not_applied() {
     let Err(ServerError::NotLive(problems)) = builder().documents(documents("tset")).start().await else {
         panic!("it started")
     };
-    let expected = "no interceptor is registered as `tset`; registered: one, test, two";
+    let expected = "no interceptor is registered as `tset`; registered: deliveries, one, test, two, without-hooks";
     assert!(problems[0].contains(expected), "{problems:?}");
+}
+
+fn puback(id: u16) -> Packet {
+    Packet::Ack(Ack { packet_type: 4, id, code: 0, properties: Properties::new() })
+}
+
+/// The next message, without its packet identifier, which is acknowledged: topic, payload, QoS and the property `form`.
+fn next_message(client: &mut Client) -> (String, String, u8, Option<String>) {
+    let Some(Packet::Publish(received)) = client.receive() else { panic!("no PUBLISH") };
+    if let (1, Some(id)) = (received.qos, received.id) {
+        client.send(&puback(id));
+    }
+    let form = received.properties.iter().find_map(|property| match property {
+        (0x26, PropertyValue::Pair(name, value)) if name == "form" => Some(value.clone()),
+        _ => None,
+    });
+    (received.topic, String::from_utf8(received.payload).unwrap(), received.qos, form)
+}
+
+#[tokio::test]
+async fn a_delivery_is_denied_or_changed_for_one_receiver_only() {
+    let (server, address) = server("deliveries, without-hooks").await;
+    remote(move || {
+        for version in [Version::V5, Version::V3_1_1] {
+            let mut publisher = Client::connect(address, Version::V5, "publisher");
+            let mut guest = Client::connect(address, version, "guest");
+            let mut other = Client::connect(address, version, "other");
+            guest.subscribe("#", 1);
+            other.subscribe("#", 1);
+            for qos in [0, 1] {
+                for topic in ["denied", "to-no-topic", "renamed", "open"] {
+                    publisher.send(&publish(topic, b"x", qos, (qos > 0).then_some(7)));
+                    assert_eq!(next_message(&mut other), (topic.to_owned(), "x".to_owned(), qos, None));
+                    if qos > 0 {
+                        assert!(matches!(publisher.receive(), Some(Packet::Ack(ack)) if ack.code == 0));
+                    }
+                }
+                let form = (version == Version::V5).then(|| format!("none {qos} false"));
+                assert_eq!(next_message(&mut guest), ("for/guest".to_owned(), "x!".to_owned(), qos, form));
+                assert_eq!(next_message(&mut guest), ("open".to_owned(), "x".to_owned(), qos, None));
+            }
+        }
+    })
+    .await;
+    until_dropped(&server, "delivery_intercepted", 8).await;
+}
+
+#[tokio::test]
+async fn retained_and_queued_messages_are_shown_with_their_properties_when_they_are_sent() {
+    let (_server, address) = server("deliveries").await;
+    remote(move || {
+        let mut publisher = Client::connect(address, Version::V5, "publisher");
+        let typed = |retain| {
+            let Packet::Publish(mut message) = publish("renamed", b"x", 1, Some(1)) else { panic!() };
+            message.retain = retain;
+            message.properties.push((0x03, PropertyValue::String("text/plain".into())));
+            Packet::Publish(message)
+        };
+        publisher.send(&typed(true));
+        publisher.receive().unwrap();
+        let mut guest = Client::open(address, Version::V5);
+        let mut persistent = clean_connect(Version::V5, "guest", vec![(0x11, PropertyValue::Number(60))]);
+        persistent.clean = false;
+        guest.send(&Packet::Connect(persistent.clone()));
+        guest.receive().unwrap();
+        guest.subscribe("#", 1);
+        let form = |retain: bool| Some(format!("text/plain 1 {retain}"));
+        assert_eq!(next_message(&mut guest), ("for/guest".to_owned(), "x!".to_owned(), 1, form(true)));
+        drop(guest);
+        publisher.send(&typed(false));
+        publisher.receive().unwrap();
+        let mut guest = Client::open(address, Version::V5);
+        guest.send(&Packet::Connect(persistent));
+        guest.receive().unwrap();
+        assert_eq!(next_message(&mut guest), ("for/guest".to_owned(), "x!".to_owned(), 1, form(false)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_panic_about_a_delivery_ends_the_receiver_with_0x83_and_no_other() {
+    let (server, address) = server("deliveries").await;
+    remote(move || {
+        let mut publisher = Client::connect(address, Version::V5, "publisher");
+        let mut guest = Client::connect(address, Version::V5, "guest");
+        let mut other = Client::connect(address, Version::V5, "other");
+        guest.subscribe("#", 0);
+        other.subscribe("#", 0);
+        assert_eq!(answer(&mut publisher, "panics"), 0);
+        assert_eq!(guest.receive(), disconnect(0x83));
+        assert_eq!(guest.receive(), None);
+        assert_eq!(next_message(&mut other).0, "panics");
+        assert_eq!(answer(&mut publisher, "open"), 0);
+        assert_eq!(next_message(&mut other).0, "open");
+    })
+    .await;
+    until_dropped(&server, "interceptor_panic", 1).await;
+}
+
+#[tokio::test]
+async fn an_interceptor_of_deliveries_applies_to_open_connections_once_it_is_declared() {
+    let (server, address) = server("").await;
+    let mut guest = remote(move || {
+        let mut guest = Client::connect(address, Version::V5, "guest");
+        guest.subscribe("renamed", 0);
+        guest
+    })
+    .await;
+    for (interceptors, expected) in [("deliveries", "for/guest"), ("", "renamed")] {
+        server.apply(documents(interceptors)).await.unwrap();
+        guest = remote(move || {
+            guest.send(&publish("renamed", b"x", 0, None));
+            assert_eq!(next_message(&mut guest).0, expected);
+            guest
+        })
+        .await;
+    }
 }

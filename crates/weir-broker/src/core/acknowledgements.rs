@@ -32,8 +32,11 @@ impl Core {
         match session.inflight.get_mut(ack.packet_id).map(|sent| sent.awaits) {
             Some(awaits) if awaits == awaited => {
                 let durable_id = session.durable.as_ref().map(|durable| durable.id);
-                if let (Some(sent), Some(durable_id)) = (session.inflight.remove(ack.packet_id), durable_id) {
-                    self.journal.forget_sent(durable_id, &sent);
+                if let Some(sent) = session.inflight.remove(ack.packet_id) {
+                    if let Some(durable_id) = durable_id {
+                        self.journal.forget_sent(durable_id, &sent);
+                    }
+                    self.acknowledged_event(session_id, sent.message.as_ref(), sent.delivery.qos, ack.code);
                 }
                 self.advance(session_id, now);
             }
@@ -60,14 +63,18 @@ impl Core {
             Some(sent) if sent.awaits == Awaits::PubAck => return self.refuse(id.slot, ReasonCode::ProtocolError),
             Some(sent) => {
                 if ack.code >= 0x80 && sent.awaits == Awaits::PubRec {
-                    if let (Some(sent), Some(durable_id)) = (session.inflight.remove(ack.packet_id), durable_id) {
-                        self.journal.forget_sent(durable_id, &sent);
+                    if let Some(sent) = session.inflight.remove(ack.packet_id) {
+                        if let Some(durable_id) = durable_id {
+                            self.journal.forget_sent(durable_id, &sent);
+                        }
+                        self.acknowledged_event(session_id, sent.message.as_ref(), sent.delivery.qos, ack.code);
                     }
                     return self.advance(session_id, now);
                 }
                 let received = (durable_id.is_some() && sent.awaits == Awaits::PubRec).then(|| sent.clone());
                 sent.awaits = Awaits::PubComp;
-                sent.message = None;
+                let (message, qos) = (sent.message.take(), sent.delivery.qos);
+                self.acknowledged_event(session_id, message.as_ref(), qos, ack.code);
                 if let (Some(received), Some(durable_id)) = (received, durable_id) {
                     self.journal.record_released(durable_id, &received);
                 }

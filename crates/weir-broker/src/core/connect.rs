@@ -160,6 +160,7 @@ impl Core {
             version: connect.version,
             is_bridge: connect.bridge,
             closing: false,
+            intercepts_deliveries: policy.intercepts_deliveries(),
             receive_maximum: properties.receive_maximum.map_or(u16::MAX, std::num::NonZeroU16::get),
             maximum_packet_size: properties.maximum_packet_size.unwrap_or(u32::MAX),
             keep_alive_ms: u32::from(keep_alive_s) * 1500,

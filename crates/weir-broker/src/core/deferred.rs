@@ -7,6 +7,7 @@ use crate::Core;
 use crate::core::receiver_search::ReceiverSearches;
 use crate::ids::{ConnId, Millis, SessionRef};
 use crate::limits::{DEFERRED_WORK_PER_TURN, MATCH_NODES_AT_ONCE, READ_WORK_MAX, RETAINED_READ_AT_ONCE};
+use weir_mqtt::ReasonCode;
 
 /// Units of work: nodes of the filter tree visited, retained topics looked at, subscriptions removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub(crate) enum Task {
     EndSession(SessionRef),
     /// Packets that were read from a connection.
     Read(ConnId),
+    /// A connection about whose delivery an interceptor panicked.
+    EndAfterPanic(ConnId),
 }
 
 /// All that was put off.
@@ -97,6 +100,11 @@ impl Core {
             }
             Task::EndSession(session) => self.continue_end(session, &mut left),
             Task::Read(connection) => self.clients.resume(connection),
+            Task::EndAfterPanic(connection) => {
+                if self.clients.open(connection).is_some() {
+                    self.disconnect_with(connection.slot, ReasonCode::ImplementationSpecificError);
+                }
+            }
         }
         left
     }

@@ -20,24 +20,27 @@ pub(super) struct OutgoingPublish<'a> {
     pub(super) dup: bool,
 }
 
-/// Writes a PUBLISH into a connection's out buffer. `false`: it is too large for the client.
+/// Writes a PUBLISH into a connection's out buffer.
+///
+/// # Errors
+/// It is too large for the client.
 fn append_to(
     (id, connection): (ConnId, &mut Connection),
     packet: &OutgoingPublish<'_>,
     context: &mut PublishContext<'_>,
     (scheduler, observe): (&mut FanoutScheduler, &mut Observe),
     now: Millis,
-) -> bool {
+) -> Result<(), Dropped> {
     scheduler.prepare(&mut connection.outlet);
-    let Some(length) = context.append(connection.receiver(), packet.delivery, packet.packet_id, packet.dup, now) else {
-        return false;
-    };
+    let receiver = connection.receiver();
+    let length = context.append(receiver, packet.delivery, packet.packet_id, packet.dup, now);
+    let length = length.ok_or(Dropped::TooLarge)?;
     connection.messages_sent += 1;
     let counters = observe.endpoint(connection.endpoint);
     counters.messages_sent += 1;
     counters.bytes_sent += length as u64;
     scheduler.appended(id, &mut connection.outlet);
-    true
+    Ok(())
 }
 
 impl Core {
@@ -88,9 +91,18 @@ impl Core {
         let waiting = connection.outlet.out.len();
         if waiting < bounds.high_bytes {
             let packet = OutgoingPublish { delivery, packet_id: None, dup: false };
-            let to = (ConnId { slot, generation }, connection);
-            if !append_to(to, &packet, context, (&mut self.scheduler, &mut self.observe), now) {
-                self.drop_message(slot, context.topic, Dropped::TooLarge);
+            let appended = if connection.intercepts_deliveries {
+                self.append_intercepted(slot, &packet, context, now)
+            } else {
+                let to = (ConnId { slot, generation }, connection);
+                let appended = append_to(to, &packet, context, (&mut self.scheduler, &mut self.observe), now);
+                if appended.is_ok() {
+                    self.delivered_event(slot, context, delivery);
+                }
+                appended
+            };
+            if let Err(why) = appended {
+                self.drop_message(slot, context.topic, why);
             }
         } else if now < connection.slow_until || waiting >= bounds.max_bytes {
             if self.scheduler.buffers_are_full() {
@@ -103,7 +115,8 @@ impl Core {
         }
     }
 
-    /// Writes the PUBLISH into the connection's out buffer. `false`: it is too large for the client.
+    /// Writes the PUBLISH into the connection's out buffer. `false`: it is too large for the client, or dropped by an
+    /// interceptor.
     pub(super) fn append(
         &mut self,
         slot: ConnectionSlot,
@@ -111,16 +124,33 @@ impl Core {
         context: &mut PublishContext<'_>,
         now: Millis,
     ) -> bool {
+        let appended = if self.clients.connection(slot).is_some_and(|connection| connection.intercepts_deliveries) {
+            self.append_intercepted(slot, packet, context, now)
+        } else {
+            self.append_as_it_is(slot, packet, context, now)
+        };
+        if let Err(why) = appended {
+            self.drop_message(slot, context.topic, why);
+        }
+        appended.is_ok()
+    }
+
+    /// The same, past the interceptors.
+    pub(super) fn append_as_it_is(
+        &mut self,
+        slot: ConnectionSlot,
+        packet: &OutgoingPublish<'_>,
+        context: &mut PublishContext<'_>,
+        now: Millis,
+    ) -> Result<(), Dropped> {
         let Some((generation, connection)) = self.clients.connection_entry(slot) else {
             self.observe.count_error(Site::ConnectionOfSession);
-            return false;
+            return Err(Dropped::TooLarge);
         };
         let to = (ConnId { slot, generation }, connection);
-        let fits = append_to(to, packet, context, (&mut self.scheduler, &mut self.observe), now);
-        if !fits {
-            self.drop_message(slot, context.topic, Dropped::TooLarge);
-        }
-        fits
+        append_to(to, packet, context, (&mut self.scheduler, &mut self.observe), now)?;
+        self.delivered_event(slot, context, packet.delivery);
+        Ok(())
     }
 
     pub(super) fn send_acknowledged(
@@ -153,6 +183,8 @@ impl Core {
             return;
         }
         let awaits = if delivery.qos == QoS::ExactlyOnce { Awaits::PubRec } else { Awaits::PubAck };
+        // An event of its acknowledgement names its topic.
+        let keep = keep || self.wants_message(CoreEventKind::MessageAcknowledged, context.topic);
         let message = keep.then(|| context.store());
         if let Some(session) = self.clients.session_mut(to) {
             session.inflight.push(Sent::new(packet_id, awaits, message, delivery, context.sharers()));

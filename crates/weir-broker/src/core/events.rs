@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use crate::delivery::publish_context::PublishContext;
 use crate::ids::{ConnectionSlot, NamespaceId, SessionId};
 use crate::observe::events::{
-    CoreEventDetail, CoreEventKind, CoreEvents, Ended, EventClient, EventMask, RefusedAction,
+    CoreEventDetail, CoreEventKind, CoreEvents, Ended, EventClient, EventLog, EventMask, RefusedAction,
 };
+use crate::values::delivery::Delivery;
+use crate::values::message::Message;
 use crate::values::publisher::PublisherIdentity;
 use crate::{Admission, Core, Dropped, EndpointPolicy};
-use weir_mqtt::{Connect, QoS};
+use weir_mqtt::{Connect, Publish, QoS};
 
 /// The first level of the topics that events are published to, and of those that only the broker writes.
 const EVENTS_LEVEL: &str = "$events";
@@ -31,7 +34,7 @@ pub(crate) fn is_of_events(topic: &str) -> bool {
 impl Core {
     /// Makes events of the kinds that `mask` has, from now on. They are taken with [`Core::take_events`].
     pub fn share_events(&mut self, mask: EventMask) {
-        self.observe.events.mask = mask;
+        self.observe.events = EventLog::of(mask);
     }
 
     /// The events since the last call; `None`: none. The driver takes them at the end of each turn.
@@ -127,6 +130,63 @@ impl Core {
         self.observe.events.push(client, detail);
     }
 
+    /// Whether an event of a message is wanted. Events are messages, too, and make none: they would not end.
+    #[inline]
+    pub(crate) fn wants_message(&mut self, kind: CoreEventKind, topic: &str) -> bool {
+        self.observe.wants(kind) && self.observe.events.wants_topic(topic) && !is_of_events(topic)
+    }
+
+    /// A PUBLISH of a client was accepted.
+    #[inline]
+    pub(crate) fn published_event(&mut self, id: SessionId, topic: &str, publish: &Publish<'_>) {
+        if self.wants_message(CoreEventKind::MessagePublished, topic) {
+            let Publish { qos, retain, payload, .. } = *publish;
+            let payload_bytes = payload.len();
+            let detail = CoreEventDetail::MessagePublished { topic: topic.into(), qos, retain, payload_bytes };
+            self.push_session_event(id, detail);
+        }
+    }
+
+    /// A will was published.
+    pub(crate) fn will_published_event(
+        &mut self,
+        (namespace, client_id, policy): (NamespaceId, &str, &EndpointPolicy),
+        message: &Message,
+    ) {
+        if self.wants_message(CoreEventKind::MessagePublished, message.topic()) {
+            let detail = CoreEventDetail::MessagePublished {
+                topic: message.topic().into(),
+                qos: message.qos,
+                retain: message.retain,
+                payload_bytes: message.payload().len(),
+            };
+            self.push_event_of_offline((namespace, client_id, policy), detail);
+        }
+    }
+
+    /// A message was sent to a connection.
+    #[inline]
+    pub(crate) fn delivered_event(&mut self, slot: ConnectionSlot, context: &PublishContext<'_>, delivery: &Delivery) {
+        if self.wants_message(CoreEventKind::MessageDelivered, context.topic)
+            && let Some(id) = self.clients.connection(slot).map(|connection| connection.session)
+        {
+            let (topic, payload_bytes) = (context.topic.into(), context.publish.payload.len());
+            let (qos, retain) = (delivery.qos, delivery.retain);
+            self.push_session_event(id, CoreEventDetail::MessageDelivered { topic, qos, retain, payload_bytes });
+        }
+    }
+
+    /// A message was acknowledged by its receiver; `message`: what is kept of it.
+    #[inline]
+    pub(crate) fn acknowledged_event(&mut self, id: SessionId, message: Option<&Message>, qos: QoS, code: u8) {
+        if let Some(message) = message
+            && self.wants_message(CoreEventKind::MessageAcknowledged, message.topic())
+        {
+            let topic = message.topic().into();
+            self.push_session_event(id, CoreEventDetail::MessageAcknowledged { topic, qos, code });
+        }
+    }
+
     /// A session, or the client of a connection, did not get a message. Events that are dropped make none: they would not end.
     pub(crate) fn dropped_event(&mut self, id: SessionId, topic: &str, why: Dropped) {
         if !is_of_events(topic) {
@@ -143,15 +203,25 @@ impl Core {
         why: Dropped,
     ) {
         if self.observe.wants(CoreEventKind::MessageDropped) {
-            let client = EventClient {
-                client_id: client_id.into(),
-                endpoint: Arc::clone(&policy.name),
-                namespace: Arc::clone(self.routing.name(namespace)),
-                username: None,
-                address: None,
-            };
-            self.observe.events.push(client, CoreEventDetail::MessageDropped { topic: topic.into(), why });
+            let detail = CoreEventDetail::MessageDropped { topic: topic.into(), why };
+            self.push_event_of_offline((namespace, client_id, policy), detail);
         }
+    }
+
+    #[cold]
+    fn push_event_of_offline(
+        &mut self,
+        (namespace, client_id, policy): (NamespaceId, &str, &EndpointPolicy),
+        detail: CoreEventDetail,
+    ) {
+        let client = EventClient {
+            client_id: client_id.into(),
+            endpoint: Arc::clone(&policy.name),
+            namespace: Arc::clone(self.routing.name(namespace)),
+            username: None,
+            address: None,
+        };
+        self.observe.events.push(client, detail);
     }
 
     /// A message was not retained.

@@ -1,9 +1,14 @@
-//! What the interceptors of an endpoint make of messages: they are called before the access list.
+//! What the interceptors of an endpoint make of messages: before the access list is checked, and before they are sent to a
+//! receiver.
 
 use crate::clients::connection::Connection;
+use crate::core::deferred::Task;
+use crate::core::deliver::OutgoingPublish;
 use crate::core::publish::PublishRefusal;
+use crate::delivery::publish_context::PublishContext;
 use crate::ids::{ConnId, ConnectionSlot, Millis, NamespaceId, SessionId};
-use crate::interceptor::{InterceptedPublish, Panicked};
+use crate::interceptor::{Hook, InterceptedPublish, Panicked};
+use crate::observe::Site;
 use crate::values::message::{Message, expires_at};
 use crate::values::will::PendingWill;
 use crate::{Core, Dropped, EndpointPolicy, Subject, Verdict};
@@ -34,7 +39,9 @@ impl Core {
         now: Millis,
     ) {
         let connection = self.clients.connection(id.slot);
-        let Some((connection, interceptors)) = connection.and_then(|c| Some((c, c.policy.interceptors.as_ref()?)))
+        let Some((connection, interceptors)) = connection
+            .and_then(|c| Some((c, c.policy.interceptors.as_ref()?)))
+            .filter(|(_, interceptors)| interceptors.have(Hook::Publish))
         else {
             return self.publish_to((id, session), topic, publish, raw, now);
         };
@@ -68,6 +75,61 @@ impl Core {
         self.disconnect_with(slot, ReasonCode::ImplementationSpecificError);
     }
 
+    /// Shows a message that is about to be sent to the interceptors of its receiver, and sends what they leave.
+    #[cold]
+    pub(super) fn append_intercepted(
+        &mut self,
+        slot: ConnectionSlot,
+        packet: &OutgoingPublish<'_>,
+        context: &mut PublishContext<'_>,
+        now: Millis,
+    ) -> Result<(), Dropped> {
+        // What is stored has its properties as bytes: they are decoded for the interceptors.
+        let mut bytes = Vec::new();
+        let decoded_again = if context.has_raw_properties() {
+            let version = context.encode_for_link(&mut bytes).ok();
+            version.and_then(|version| decoded(&bytes, version))
+        } else {
+            None
+        };
+        let (topic, publish) = (context.topic, decoded_again.as_ref().unwrap_or(context.publish));
+        let connection = self.clients.connection(slot).and_then(|c| Some((c, self.clients.session(c.session)?)));
+        let Some((connection, session)) = connection else {
+            self.observe.count_error(Site::SessionOfConnection);
+            return Ok(());
+        };
+        let delivery = packet.delivery;
+        let mut intercepted = InterceptedPublish::for_receiver(topic, publish, delivery.qos, delivery.retain);
+        let subject = subject(connection, &session.client_id);
+        let verdict = match &connection.policy.interceptors {
+            Some(interceptors) => interceptors.deliver(subject, &mut intercepted),
+            None => Ok(Verdict::Allow),
+        };
+        match verdict {
+            Ok(Verdict::Allow) if !intercepted.is_changed() => self.append_as_it_is(slot, packet, context, now),
+            Ok(Verdict::Allow) => {
+                let ceiling_s = connection.policy.limits.message_expiry_max_s;
+                let expiry = intercepted.changed_expiry_s().map(|expiry_s| expires_at(expiry_s, ceiling_s, now));
+                let expiry = expiry.unwrap_or(context.expires_at);
+                // In the form of 5.0, whatever the publisher's version is: the receiver gets it in its own.
+                let changed_bytes = intercepted.encode(ProtocolVersion::V5).unwrap_or_default();
+                let changed = decoded(&changed_bytes, ProtocolVersion::V5).filter(|changed| !changed.topic.is_empty());
+                let changed = changed.ok_or(Dropped::DeliveryIntercepted)?;
+                let origin = context.origin;
+                let mut context =
+                    PublishContext::new(changed.topic, &changed, ProtocolVersion::V5, &[], expiry, origin);
+                self.append_as_it_is(slot, packet, &mut context, now)
+            }
+            Ok(Verdict::Deny(_)) => Err(Dropped::DeliveryIntercepted),
+            Err(Panicked) => {
+                // Not at once: its end may publish a will, while this message is being delivered to others.
+                let id = ConnId { slot, generation: self.clients.generation(slot) };
+                self.deferred.push(Task::EndAfterPanic(id));
+                Err(Dropped::InterceptorPanic)
+            }
+        }
+    }
+
     /// Shows a will that is due to the interceptors of its endpoint. `None`: they drop it.
     pub(crate) fn intercept_will(
         &mut self,
@@ -75,7 +137,8 @@ impl Core {
         mut will: PendingWill,
     ) -> Option<PendingWill> {
         let current = self.routing.policy(namespace, &policy.name);
-        let Some(interceptors) = current.map_or(&policy.interceptors, |current| &current.interceptors) else {
+        let interceptors = current.map_or(&policy.interceptors, |current| &current.interceptors).as_ref();
+        let Some(interceptors) = interceptors.filter(|interceptors| interceptors.have(Hook::Publish)) else {
             return Some(will);
         };
         let principal = &will.principal;

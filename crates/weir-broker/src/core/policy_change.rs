@@ -55,6 +55,7 @@ impl Core {
         for id in self.connections(policy.id) {
             let Some(connection) = self.clients.connection_mut(id.slot) else { continue };
             connection.policy = Arc::clone(&policy);
+            connection.intercepts_deliveries = policy.intercepts_deliveries();
             connection.permitted = None;
             let rates = crate::clients::rate_limit::PublishRates::new(&policy.limits, now);
             if rates.is_some() || connection.cold.is_some() {

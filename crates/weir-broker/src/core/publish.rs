@@ -281,6 +281,7 @@ impl Core {
         let origin = Origin { shard: self.config.shard, connection: id, session: session_id };
         let mut context = PublishContext::new(topic, publish, version, raw, expires_at, origin);
         (context.publisher, context.durable, context.dedup_key) = (publisher, durable, dedup_key);
+        self.published_event(session_id, topic, publish);
         let own_output = self.clients.connection(id.slot).map_or(usize::MAX, |connection| connection.outlet.out.end());
         let mark = self.journal.mark();
         self.route(namespace, &mut context, receivers, now);

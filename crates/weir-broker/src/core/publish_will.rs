@@ -43,8 +43,10 @@ impl Core {
                 self.will_dropped_event((namespace, client_id, policy), will.message.topic(), Dropped::QueueFull);
                 return self.count_dropped(policy.id, Dropped::QueueFull, 1);
             }
+            self.will_published_event((namespace, client_id, policy), &will.message);
             return self.defer_will(namespace, session, will);
         }
+        self.will_published_event((namespace, client_id, policy), &will.message);
         self.publish_will(&will, session.id, None);
     }
 

@@ -47,6 +47,8 @@ pub(crate) struct PublishContext<'a> {
     /// It came from the gateway, which has sent the other nodes their copies.
     pub(crate) is_of_gateway: bool,
     stored: Option<Message>,
+    /// It was made of a stored message.
+    of_message: bool,
     /// How many receivers the message has here: what is encoded for several is kept.
     receivers: usize,
     /// How many sessions share its bytes, where those are stored and others have them still.
@@ -89,6 +91,7 @@ impl<'a> PublishContext<'a> {
             is_of_peer: false,
             is_of_gateway: false,
             stored: None,
+            of_message: false,
             receivers: 1,
             sharers: 1,
             encoded: None,
@@ -100,6 +103,7 @@ impl<'a> PublishContext<'a> {
         let mut context = Self::new(publish.topic, publish, ProtocolVersion::V5, &[], message.expires_at, origin);
         context.publisher.clone_from(&message.publisher);
         context.stored = Some(message.clone());
+        context.of_message = true;
         context
     }
 
@@ -118,6 +122,11 @@ impl<'a> PublishContext<'a> {
     /// Estimated number of sessions that share its bytes.
     pub(crate) fn sharers(&self) -> usize {
         self.receivers.max(self.sharers)
+    }
+
+    /// Whether its properties are bytes that were not decoded: it was stored.
+    pub(crate) fn has_raw_properties(&self) -> bool {
+        self.of_message && !self.publish.properties.raw.is_empty()
     }
 
     /// Whether it may have more than one receiver here.

@@ -33,13 +33,15 @@ pub enum Dropped {
     RetainedFull,
     /// An interceptor rejected it.
     Intercepted,
+    /// An interceptor rejected its delivery to a receiver.
+    DeliveryIntercepted,
     /// An interceptor panicked: about a message, or about a CONNECT or a subscription, which count here, too.
     InterceptorPanic,
 }
 
 impl Dropped {
     /// Every reason.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Slow,
         Self::QueueFull,
         Self::Expired,
@@ -51,6 +53,7 @@ impl Dropped {
         Self::StoreFull,
         Self::RetainedFull,
         Self::Intercepted,
+        Self::DeliveryIntercepted,
         Self::InterceptorPanic,
     ];
 
@@ -68,6 +71,7 @@ impl Dropped {
             Self::StoreFull => "store_full",
             Self::RetainedFull => "retained_full",
             Self::Intercepted => "intercepted",
+            Self::DeliveryIntercepted => "delivery_intercepted",
             Self::InterceptorPanic => "interceptor_panic",
         }
     }

@@ -1,8 +1,8 @@
 //! Events: what happened to clients, sessions and messages, for those kinds that are wanted.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::observe::counters::Dropped;
 use weir_mqtt::{ProtocolVersion, QoS};
@@ -25,12 +25,15 @@ pub enum CoreEventKind {
     SessionSubscribed,
     SessionUnsubscribed,
     AuthorizationRefused,
+    MessagePublished,
+    MessageDelivered,
+    MessageAcknowledged,
     MessageDropped,
 }
 
 impl CoreEventKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 14] = [
         Self::ClientConnected,
         Self::ClientDisconnected,
         Self::SessionCreated,
@@ -41,6 +44,9 @@ impl CoreEventKind {
         Self::SessionSubscribed,
         Self::SessionUnsubscribed,
         Self::AuthorizationRefused,
+        Self::MessagePublished,
+        Self::MessageDelivered,
+        Self::MessageAcknowledged,
         Self::MessageDropped,
     ];
 
@@ -50,20 +56,38 @@ impl CoreEventKind {
     }
 }
 
-/// The kinds that are wanted, as bits. Shared with those who change them.
+/// The kinds that are wanted, as bits, and the topics of the messages whose events are wanted. Shared with the control plane,
+/// which changes them.
 #[derive(Debug, Clone, Default)]
-pub struct EventMask(Arc<AtomicU32>);
+pub struct EventMask(Arc<Wanted>);
+
+#[derive(Debug, Default)]
+struct Wanted {
+    bits: AtomicU32,
+    /// Counts the changes of `topics`: a core locks them only after a change.
+    changes: AtomicU32,
+    topics: Mutex<MessageTopics>,
+}
+
+/// Topic filters of the messages whose events are wanted; `None`: all messages.
+pub type MessageTopics = Option<Arc<[Box<str>]>>;
 
 impl EventMask {
     /// Sets the wanted kinds.
     pub fn set(&self, bits: u32) {
-        self.0.store(bits, Ordering::Release);
+        self.0.bits.store(bits, Ordering::Release);
+    }
+
+    /// Sets the topics of the messages that are published, delivered and acknowledged, whose events are wanted.
+    pub fn set_message_topics(&self, topics: MessageTopics) {
+        *self.0.topics.lock().unwrap_or_else(PoisonError::into_inner) = topics;
+        self.0.changes.fetch_add(1, Ordering::Release);
     }
 
     /// Whether any of the kinds is wanted.
     #[inline]
     pub fn wants(&self, bits: u32) -> bool {
-        self.0.load(Ordering::Acquire) & bits != 0
+        self.0.bits.load(Ordering::Acquire) & bits != 0
     }
 }
 
@@ -136,6 +160,26 @@ pub enum CoreEventDetail {
         action: RefusedAction,
         topic: Box<str>,
     },
+    /// The broker has accepted it from the client.
+    MessagePublished {
+        topic: Box<str>,
+        qos: QoS,
+        retain: bool,
+        payload_bytes: usize,
+    },
+    /// It is sent to the client, or sent again.
+    MessageDelivered {
+        topic: Box<str>,
+        qos: QoS,
+        retain: bool,
+        payload_bytes: usize,
+    },
+    /// The client has acknowledged it, by PUBACK or PUBREC with this reason code.
+    MessageAcknowledged {
+        topic: Box<str>,
+        qos: QoS,
+        code: u8,
+    },
     /// The client is the receiver; where the publisher lost the message, the publisher.
     MessageDropped {
         topic: Box<str>,
@@ -157,6 +201,9 @@ impl CoreEventDetail {
             Self::SessionSubscribed { .. } => CoreEventKind::SessionSubscribed,
             Self::SessionUnsubscribed { .. } => CoreEventKind::SessionUnsubscribed,
             Self::AuthorizationRefused { .. } => CoreEventKind::AuthorizationRefused,
+            Self::MessagePublished { .. } => CoreEventKind::MessagePublished,
+            Self::MessageDelivered { .. } => CoreEventKind::MessageDelivered,
+            Self::MessageAcknowledged { .. } => CoreEventKind::MessageAcknowledged,
             Self::MessageDropped { .. } => CoreEventKind::MessageDropped,
         }
     }
@@ -164,7 +211,11 @@ impl CoreEventDetail {
     fn text_bytes(&self) -> usize {
         match self {
             Self::SessionSubscribed { filter, .. } | Self::SessionUnsubscribed { filter, .. } => filter.len(),
-            Self::AuthorizationRefused { topic, .. } | Self::MessageDropped { topic, .. } => topic.len(),
+            Self::AuthorizationRefused { topic, .. }
+            | Self::MessagePublished { topic, .. }
+            | Self::MessageDelivered { topic, .. }
+            | Self::MessageAcknowledged { topic, .. }
+            | Self::MessageDropped { topic, .. } => topic.len(),
             _ => 0,
         }
     }
@@ -195,12 +246,38 @@ impl CoreEvents {
 /// The wanted kinds, and the events that wait to be taken.
 #[derive(Debug, Default)]
 pub(crate) struct EventLog {
-    pub(crate) mask: EventMask,
+    mask: EventMask,
+    /// Of the mask, as of its change `topics_as_of`.
+    topics: MessageTopics,
+    topics_as_of: u32,
     pending: CoreEvents,
     bytes: usize,
 }
 
 impl EventLog {
+    /// An empty one of these kinds.
+    pub(crate) fn of(mask: EventMask) -> Self {
+        let topics_as_of = mask.0.changes.load(Ordering::Acquire).wrapping_sub(1);
+        Self { mask, topics_as_of, ..Self::default() }
+    }
+
+    /// Whether events of the kind are wanted.
+    #[inline]
+    pub(crate) fn wants(&self, kind: CoreEventKind) -> bool {
+        self.mask.wants(kind.bit())
+    }
+
+    /// Whether events of a message of this topic are wanted.
+    #[cold]
+    pub(crate) fn wants_topic(&mut self, topic: &str) -> bool {
+        let changes = self.mask.0.changes.load(Ordering::Acquire);
+        if changes != self.topics_as_of {
+            self.topics = self.mask.0.topics.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            self.topics_as_of = changes;
+        }
+        self.topics.as_ref().is_none_or(|filters| filters.iter().any(|filter| weir_mqtt::matches(filter, topic)))
+    }
+
     pub(crate) fn push(&mut self, client: EventClient, detail: CoreEventDetail) {
         let user = client.username.as_ref().map_or(0, |name| name.len());
         let bytes = size_of::<CoreEvent>() + client.client_id.len() + user + detail.text_bytes();

@@ -51,7 +51,7 @@ impl Observe {
     /// Whether events of the kind are wanted.
     #[inline]
     pub(crate) fn wants(&self, kind: CoreEventKind) -> bool {
-        self.events.mask.wants(kind.bit())
+        self.events.wants(kind)
     }
 
     pub(crate) fn errors(&self) -> InternalErrors {

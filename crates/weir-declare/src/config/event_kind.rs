@@ -45,6 +45,12 @@ kinds! {
     AuthenticationRefused "authentication/refused",
     /// An access list refused a publish, a subscription or a will.
     AuthorizationRefused "authorization/refused",
+    /// The broker accepted a message of a client, or its will was due.
+    MessagePublished "message/published",
+    /// A message was sent to a client, or sent again.
+    MessageDelivered "message/delivered",
+    /// A client acknowledged a message of QoS 1 (PUBACK) or 2 (PUBREC).
+    MessageAcknowledged "message/acknowledged",
     /// A message was dropped.
     MessageDropped "message/dropped",
     /// An endpoint listens, or listens at another address.

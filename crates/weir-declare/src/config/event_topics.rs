@@ -14,6 +14,9 @@ pub struct EventTopics {
     pub origin: Origin,
     /// Topic filters below `$events/`; each selects a kind of event at least.
     pub topics: Vec<Arc<str>>,
+    /// Topic filters of the messages that events of messages are about; empty: all messages.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub message_topics: Vec<Arc<str>>,
     /// How long the newest event of each kind is retained, seconds; 0: none is.
     #[serde(default)]
     pub retain_s: u32,

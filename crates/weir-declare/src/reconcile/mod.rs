@@ -14,6 +14,7 @@ mod bridges;
 mod causes;
 mod conditions;
 mod effective;
+mod events;
 mod guard;
 #[cfg(test)]
 mod guard_tests;
@@ -33,6 +34,7 @@ pub use bridges::{BridgeAction, Bridges, EffectiveBridge, bridge_files, effectiv
 pub use causes::{ChangeCause, ChangeCauses};
 pub use conditions::*;
 pub use effective::*;
+pub use events::EventsAction;
 pub use guard::{DeletionGuard, DeletionGuardInput, GuardDecision, Guarded};
 pub use guarded_plan::plan_guarded;
 pub use lock_out::LockOut;

@@ -6,15 +6,18 @@ use std::sync::Arc;
 use super::action::{ActionKind, Disconnects, EndpointAction, NodeSettings};
 use super::bridges::{BridgeAction, Bridges, effective_bridges, plan_bridges};
 use super::effective::{Bans, EffectiveEndpoint, FileDigests};
+use super::events::{EventsAction, plan_events};
 use super::lock_out::LockOut;
-use crate::config::{BindAddress, ChangeClass, Declared, Endpoint, FieldChange, Name, PruneGuard};
+use crate::config::{BindAddress, ChangeClass, Declared, Endpoint, EventTopics, FieldChange, Name, PruneGuard};
 
-/// The live endpoints and bridges.
+/// The live endpoints, bridges and events.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LiveState {
     /// Endpoints that listen, or should; without those that are only draining.
     pub endpoints: BTreeMap<Name, LiveEndpoint>,
     pub bridges: Bridges,
+    /// The events that are published; `None`: none are.
+    pub events: Option<Arc<EventTopics>>,
 }
 
 /// A live endpoint.
@@ -29,17 +32,21 @@ pub struct LiveEndpoint {
     pub connections: Option<u32>,
 }
 
-/// The actions from live to declared: one per endpoint that is declared or live, by name, and one per bridge.
+/// The actions from live to declared: one per endpoint that is declared or live, by name, one per bridge, and one for the
+/// events.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     pub actions: Vec<EndpointAction>,
     pub bridges: Vec<BridgeAction>,
+    /// `None`: there is nothing to do.
+    pub events: Option<EventsAction>,
 }
 
 impl Plan {
     /// Whether there is nothing to do, neither now nor later.
     pub fn is_empty(&self) -> bool {
-        self.actions.iter().all(|action| action.kind == ActionKind::None) && self.due_bridges().next().is_none()
+        let no_endpoint = self.actions.iter().all(|action| action.kind == ActionKind::None);
+        no_endpoint && self.due_bridges().next().is_none() && self.events.is_none()
     }
 
     /// The endpoints that will refuse all clients, by name.
@@ -97,7 +104,8 @@ pub fn plan(declared: &Declared, live: &LiveState, node: &NodeSettings, files: &
         unmoved.extend(actions.iter().filter(stays).map(|action| action.name.clone()));
         if unmoved.len() == known {
             let bridges = plan_bridges(&effective_bridges(declared, node, files), &live.bridges);
-            return Plan { actions, bridges };
+            let events = plan_events(declared.events.as_ref(), live.events.as_ref());
+            return Plan { actions, bridges, events };
         }
     }
 }

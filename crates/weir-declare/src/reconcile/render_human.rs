@@ -6,13 +6,14 @@ use super::action_groups::{ActionGroup, action_groups};
 use super::causes::ChangeCauses;
 use super::plan::Plan;
 use super::render_text::{
-    bridge_headline, disconnected, headline, old_to_new, push_line, remarks, shared_cause, sign, summary, wrapped,
+    bridge_headline, disconnected, events_headline, headline, old_to_new, push_line, remarks, shared_cause, sign,
+    summary, wrapped,
 };
 
 /// A plan as text, in the parts that a terminal colours differently. [`fmt::Display`] joins them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HumanPlan {
-    /// A paragraph for each endpoint, group of endpoints and bridge. Its first line begins with the sign, in three columns.
+    /// A paragraph for each endpoint, group of endpoints and bridge, and for the events. Its first line begins with the sign, in three columns.
     pub actions: String,
     /// The unified diff of the documents.
     pub diff: String,
@@ -40,6 +41,13 @@ pub fn human(plan: &Plan, causes: &ChangeCauses, diff: &str) -> HumanPlan {
     for action in plan.due_bridges() {
         let (sign, headline) = (sign(action.kind), bridge_headline(action));
         push_line(&mut actions, format_args!("{sign:>3} bridge {}: {headline}", action.name));
+        for change in &action.changes {
+            push_line(&mut actions, format_args!("      {}: {}  [{}]", change.path, old_to_new(change), change.class));
+        }
+    }
+    if let Some(action) = &plan.events {
+        let (sign, headline) = (sign(action.kind), events_headline(action));
+        push_line(&mut actions, format_args!("{sign:>3} events: {headline}"));
         for change in &action.changes {
             push_line(&mut actions, format_args!("      {}: {}  [{}]", change.path, old_to_new(change), change.class));
         }

@@ -34,6 +34,10 @@ pub fn json(plan: &Plan, causes: &ChangeCauses, diff: &str) -> Value {
         if !bridges.is_empty() {
             fields.insert("bridges".to_owned(), bridges.into());
         }
+        if let Some(action) = &plan.events {
+            let (kind, changes) = (action.kind.as_str(), &action.changes);
+            fields.insert("events".to_owned(), json!({"action": kind, "changes": changes, "topics": action.topics}));
+        }
         fields.insert("diff".to_owned(), diff.into());
     }
     plain

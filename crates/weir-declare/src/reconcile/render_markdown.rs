@@ -5,7 +5,8 @@ use super::action_groups::action_groups;
 use super::causes::ChangeCauses;
 use super::plan::Plan;
 use super::render_text::{
-    bridge_headline, disconnected, headline, listed, old_to_new, push_line, remarks, shared_cause, sign, summary,
+    bridge_headline, disconnected, events_headline, headline, listed, old_to_new, push_line, remarks, shared_cause,
+    sign, summary,
 };
 use crate::config::FieldChange;
 
@@ -37,6 +38,7 @@ pub fn markdown(plan: &Plan, causes: &ChangeCauses, diff: &str) -> String {
         push_line(&mut text, format_args!("| `{sign}` | {endpoint} | {verb} | {changes} | {clients} |"));
     }
     push_bridges(&mut text, plan);
+    push_events(&mut text, plan);
     if !diff.is_empty() {
         // The fence must be longer than any run of backticks in the diff.
         let fence = "`".repeat(longest_run(diff, '`').max(2) + 1);
@@ -56,6 +58,14 @@ fn push_bridges(text: &mut String, plan: &Plan) {
         let (name, headline) = (escaped(action.name.as_str()), escaped(&bridge_headline(action)));
         push_line(text, format_args!("| `{}` | {name} | {headline} | {} |", sign(action.kind), changes.join("<br>")));
     }
+}
+
+fn push_events(text: &mut String, plan: &Plan) {
+    let Some(action) = &plan.events else { return };
+    let changes: Vec<String> = action.changes.iter().map(change_text).collect();
+    let (sign, headline, changes) = (sign(action.kind), escaped(&events_headline(action)), changes.join("<br>"));
+    push_line(text, format_args!("\n| | document | action | what changes |\n| --- | --- | --- | --- |"));
+    push_line(text, format_args!("| `{sign}` | events | {headline} | {changes} |"));
 }
 
 fn changes_cell(action: &EndpointAction, causes: &ChangeCauses) -> String {

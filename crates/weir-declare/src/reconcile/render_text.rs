@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::action::{ActionKind, Disconnects, EndpointAction};
 use super::bridges::BridgeAction;
 use super::causes::ChangeCauses;
+use super::events::EventsAction;
 use super::plan::Plan;
 use crate::config::{FieldChange, Name};
 
@@ -56,6 +57,12 @@ pub fn summary(plan: &Plan) -> String {
             count => parts.push(format!("{count} bridges {words}")),
         }
     }
+    match plan.events.as_ref().map(|action| action.kind) {
+        None => {}
+        Some(ActionKind::Add) => parts.push("events to add".to_owned()),
+        Some(ActionKind::Remove) => parts.push("events to remove".to_owned()),
+        Some(_) => parts.push("events to change".to_owned()),
+    }
     if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") }
 }
 
@@ -82,6 +89,12 @@ pub(super) fn bridge_headline(action: &BridgeAction) -> String {
         _ if action.reconnects => format!("{verb}, reconnects"),
         _ => verb.to_owned(),
     }
+}
+
+/// `add, client/# message/dropped`; `update`; `remove`.
+pub(super) fn events_headline(action: &EventsAction) -> String {
+    let verb = action.kind.as_str();
+    if action.kind == ActionKind::Add { format!("{verb}, {}", action.topics.join(" ")) } else { verb.to_owned() }
 }
 
 /// The sign of an action: `-/+` closes a listener and binds another one.
