@@ -16,6 +16,8 @@
 //! - `ids`, `placement`, [`limits`], `policy`: identifiers, which shard owns what, the node's bounds, an endpoint's;
 //! - `slab`, `shard_set`, `hash`, `token_bucket`: storage, and rates.
 
+#![deny(missing_docs)]
+
 mod clients;
 mod core;
 mod delivery;
@@ -66,6 +68,7 @@ pub use policy::{
     StillAdmits, Subject,
 };
 pub use routing::retained_totals::RetainedTotals;
+pub use routing::topic_tree::TopicTree;
 pub use slab::Slab;
 pub use token_bucket::TokenBucket;
 pub use values::memory::{MemoryAccount, MemoryKind};

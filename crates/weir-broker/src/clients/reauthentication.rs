@@ -6,6 +6,7 @@ use crate::ids::ConnId;
 /// or [`Core::disconnect`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reauthentication {
+    /// The client's connection.
     pub connection: ConnId,
     /// Whether an exchange begins with it; else it answers what the client was asked.
     pub begins: bool,
