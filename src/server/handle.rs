@@ -18,6 +18,7 @@ use crate::events::{EventFilter, Events};
 use crate::net::DataPlane;
 use crate::source::{MemoryFile, memory_snapshot};
 use crate::state::{ControlState, SharedState};
+#[cfg(feature = "status")]
 use crate::status::LiveStatus;
 use weir_declare::config::{Diagnostic, LastGood, NodeContext, load};
 
@@ -159,6 +160,7 @@ impl ServerHandle {
     }
 
     /// What this server serves in its HTTP API.
+    #[cfg(feature = "status")]
     pub(super) fn view(&self) -> &LiveStatus {
         &self.running.view
     }

@@ -14,6 +14,7 @@ use crate::config::{BindAddress, ChangeClass, Declared, Endpoint, FieldChange, N
 pub struct LiveState {
     /// Endpoints that listen, or should; without those that are only draining.
     pub endpoints: BTreeMap<Name, LiveEndpoint>,
+    /// The bridges that run.
     pub bridges: Bridges,
 }
 
@@ -22,6 +23,7 @@ pub struct LiveState {
 pub struct LiveEndpoint {
     /// The declaration that is in force.
     pub effective: EffectiveEndpoint,
+    /// Where it listens.
     pub address: BindAddress,
     /// Read from the socket; `false`: the listener was lost.
     pub listening: bool,
@@ -32,7 +34,9 @@ pub struct LiveEndpoint {
 /// The actions from live to declared: one per endpoint that is declared or live, by name, and one per bridge.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
+    /// Actions on endpoints, in the order in which they are done.
     pub actions: Vec<EndpointAction>,
+    /// Actions on bridges.
     pub bridges: Vec<BridgeAction>,
 }
 
