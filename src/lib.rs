@@ -58,35 +58,35 @@
 // declaration to a plan). They do no IO and read no clock.
 #![deny(missing_docs)]
 // Without the binary, some of what its verbs use has no caller.
-#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
+#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports, unreachable_pub))]
 
 /// The code of `docs/library.md` compiles.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/library.md")]
 pub struct LibraryPage;
 
-/// Executes a plan: binds, installs and drains listeners.
+// Executes a plan: binds, installs and drains listeners.
 #[doc(hidden)]
 pub mod apply;
-/// Authentication and access lists.
+// Authentication and access lists.
 #[doc(hidden)]
 pub mod auth;
 // The certificate authorities of the system.
 #[cfg(any(feature = "bridge", feature = "http"))]
 mod authorities;
-/// The verbs of the command line.
+// The verbs of the command line.
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
 pub mod client;
-/// The fleet's members, and which of them have converged.
+// The fleet's members, and which of them have converged.
 #[doc(hidden)]
 pub mod cluster;
 pub mod events;
 // Properties that the fuzz targets try; in no build of the server.
 #[cfg(fuzzing)]
 pub mod fuzzing;
-/// HTTP requests to others, over kept connections.
+// HTTP requests to others, over kept connections.
 #[cfg(feature = "http")]
 #[doc(hidden)]
 pub mod http_client;
@@ -94,31 +94,31 @@ pub mod http_client;
 mod kernel;
 // Values of clients in log lines, bounded.
 mod log_value;
-/// Listeners, the shards' event loops, TLS, WebSocket, PROXY protocol.
+// Listeners, the shards' event loops, TLS, WebSocket, PROXY protocol.
 #[doc(hidden)]
 pub mod net;
 // Random bytes from the crypto provider.
 mod random;
-/// Which files and variables documents may refer to.
+// Which files and variables documents may refer to.
 #[doc(hidden)]
 pub mod references;
 pub mod server;
-/// Directory, git, etcd, memory: where snapshots come from.
+// Directory, git, etcd, memory: where snapshots come from.
 #[doc(hidden)]
 pub mod source;
 // The source of a connection, for bounds per source.
 mod source_address;
-/// What the control plane publishes of itself.
+// What the control plane publishes of itself.
 #[doc(hidden)]
 pub mod state;
-/// The HTTP API, read-only.
+// The HTTP API, read-only.
 #[cfg(feature = "status")]
 #[doc(hidden)]
 pub mod status;
-/// What outlives the process.
+// What outlives the process.
 #[doc(hidden)]
 pub mod store;
-/// Traces of passes, for an OpenTelemetry collector.
+// Traces of passes, for an OpenTelemetry collector.
 #[doc(hidden)]
 pub mod telemetry;
 

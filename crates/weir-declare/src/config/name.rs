@@ -14,7 +14,7 @@ impl Name {
     /// The longest name, bytes.
     pub const MAX_LEN: usize = 255;
 
-    /// Parses a name: segments separated by `/`, without white space and without the characters of [`FORBIDDEN`].
+    /// Parses a name: segments separated by `/`, without white space and without the characters of `FORBIDDEN`.
     ///
     /// # Errors
     /// `text` is not a name.
