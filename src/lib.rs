@@ -74,9 +74,10 @@ pub mod auth;
 // The certificate authorities of the system.
 #[cfg(any(feature = "bridge", feature = "http"))]
 mod authorities;
-// The verbs of the command line.
+// The verbs of the command line; their documentation is the help text, as plain text.
 #[cfg(feature = "cli")]
 #[doc(hidden)]
+#[allow(rustdoc::bare_urls)]
 pub mod cli;
 pub mod client;
 // The fleet's members, and which of them have converged.

@@ -2,7 +2,7 @@
 //!
 //! - [`api`]: what an authenticator receives and returns. It knows no documents.
 //! - `chain`: runs the authenticators of an auth document in order. `backends`: one folder or file for each of them.
-//! - `guard`: bans and rate limits before every chain. [`acl`]: access lists.
+//! - `guard`: bans and rate limits before every chain. `acl`: access lists.
 //! - `fair_queue`: the order and the bounds of attempts that wait for a worker or a service; `source_key`: what they are
 //!   counted by; `counts`: what was dropped.
 //! - `custom`: authenticators of the program that embeds the broker. `request_queue`: the bound of calls at the same time.

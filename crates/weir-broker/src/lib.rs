@@ -17,6 +17,8 @@
 //! - `slab`, `shard_set`, `hash`, `token_bucket`: storage, and rates.
 
 #![deny(missing_docs)]
+// A link to a bound names it; its value may stay private.
+#![allow(rustdoc::private_intra_doc_links)]
 
 mod clients;
 mod core;
