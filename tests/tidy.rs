@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 /// The server's modules from the lowest floor to the highest. A module names only modules of lower floors.
 const FLOORS: &[&str] = &[
+    "authorities",
+    "kernel",
     "random",
     "log_value",
     "references",

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use super::files::{CompileError, FileContents, hex};
 use super::running::EndpointIds;
 use super::spans::PassTrace;
+use crate::authorities::system_authorities;
 use crate::net::bridge::{BridgeAddress, BridgeHost, BridgeSettings, RunningBridge};
 use crate::random;
 use crate::state::BridgeState;
@@ -285,19 +286,6 @@ fn password(bridge: &Bridge, contents: &FileContents) -> Result<Option<Box<[u8]>
         }
         Some(SecretRef::Env(name)) => Ok(Some(contents.variable(name)?.into_bytes().into())),
     }
-}
-
-/// Where systems keep the certificate authorities that they trust.
-const SYSTEM_AUTHORITIES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
-/// The certificate authorities that this system trusts (PEM), where it keeps any.
-pub(crate) fn system_authorities() -> Option<Vec<u8>> {
-    SYSTEM_AUTHORITIES.iter().find_map(|path| std::fs::read(path).ok())
 }
 
 fn client_tls(bridge: &Bridge, contents: &FileContents) -> Result<ClientConfig, CompileError> {

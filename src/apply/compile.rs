@@ -28,6 +28,9 @@ pub(super) fn policy(
     files: &FileContents,
 ) -> Result<ListenerPolicy, CompileError> {
     let endpoint = &*effective.endpoint;
+    if endpoint.use_websocket && !cfg!(feature = "websocket") {
+        return Err(CompileError::Unregistered("this build has no WebSocket (feature `websocket`)".to_owned()));
+    }
     let transport = match &endpoint.ssl_config {
         None => Transport::Plain,
         Some(ssl) => Transport::Tls(tls::load(endpoint, ssl, files)?),

@@ -72,7 +72,7 @@ pub(super) enum CompileError {
     /// TLS material or credentials that were read and cannot be used.
     #[error("{0}")]
     Content(String),
-    /// The document names an extension that the program has not registered.
+    /// The document names an extension that the program has not registered, or that is not built in.
     #[error("{0}")]
     Unregistered(String),
 }

@@ -4,6 +4,7 @@
 //! (what is accepted and held), `source_tracker`, `listeners` with `draining`, `bridges`, `conditions`, `history`,
 //! `publish`, `event_topics`. `converge` is a pass over listeners and bridges, `spans` its trace. Must never serve a client itself.
 
+#[cfg_attr(not(feature = "bridge"), path = "no_bridges.rs")]
 mod bridges;
 mod compile;
 mod conditions;
@@ -12,6 +13,7 @@ mod converge;
 mod declaration;
 mod drain_plan;
 mod draining;
+#[cfg(feature = "cli")]
 mod environment;
 mod event_topics;
 mod files;
@@ -31,9 +33,9 @@ mod sys_topics;
 mod tls;
 
 pub use bridges::BridgeManager;
-pub(crate) use bridges::system_authorities;
 pub use control_events::report_control_events;
 pub use draining::DrainReport;
+#[cfg(feature = "cli")]
 pub use environment::{EnvironmentProblem, environment_problems};
 pub use event_topics::EventPublisher;
 pub use files::{FileError, FileSystem, ReadFiles};

@@ -23,6 +23,7 @@ use super::running::{ActionFailure, EndpointIds};
 use super::source_tracker::SourceTracker;
 use super::spans::{PassOutcome, PassTrace};
 use crate::auth::Authenticators;
+#[cfg(feature = "bridge")]
 use crate::net::bridge::BridgeHost;
 use crate::source::{SourceError, SourceErrorCounts, SourceReading};
 use crate::state::SharedState;
@@ -129,6 +130,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     }
 
     /// Has declared bridges run by `host`. Without one they are only declared.
+    #[cfg(feature = "bridge")]
     pub fn run_bridges_on(&mut self, host: BridgeHost) {
         self.bridges.run_on(host);
     }

@@ -1,6 +1,6 @@
 //! Input and output of an authenticator.
 //!
-//! [`Authenticate`] is what a listener asks; a chain implements it. [`AuthBackend`] is one element of a chain.
+//! [`Authenticate`] is what a listener asks; a chain implements it. `AuthBackend` is one element of a chain.
 
 use std::net::SocketAddr;
 use std::pin::Pin;

@@ -4,16 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use hyper::header::{HeaderMap, HeaderName};
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::{self, PemObject};
-
 use super::api::{AuthBackend, AuthRefusal, Authenticate, Credentials, Decision};
 use super::backends::anonymous::{Anonymous, AnonymousBackend};
 use super::backends::client_certificate::CertificateBackend;
 use super::backends::custom::{self, CustomBackend};
-use super::backends::http::{HttpBackend, Service, UrlError, parse_url};
 use super::backends::jwt::{JwtBackend, KeyError, KeySet, jwt_terms};
 use super::backends::password::{PasswordBackend, PasswordFile, RecordError};
 use super::backends::scram::{ScramBackend, ScramFile};
@@ -24,7 +18,7 @@ use super::digest::version_of;
 use super::guard::{AttemptCounters, AttemptGuard, Bans};
 use crate::references::{AllowedVariables, VariableError};
 use weir_broker::Principal;
-use weir_declare::config::{self, Auth, Ban, FileRef, HeaderValue, HttpHook, Jwt, JwtAlgorithm, Name, SecretRef};
+use weir_declare::config::{self, Auth, Ban, FileRef, Jwt, JwtAlgorithm, Name, SecretRef};
 
 /// Reads a referenced file: its content as of this pass, or an error line that names the file.
 pub type ReadFile<'a> = dyn Fn(&Path) -> Result<Arc<[u8]>, String> + 'a;
@@ -57,37 +51,31 @@ pub struct ChainError {
 }
 
 impl ChainError {
-    /// Whether the document names an authenticator that the program has not registered.
+    /// Whether the document names an authenticator that the program has not registered, or that is not built in.
     pub(crate) fn is_unregistered(&self) -> bool {
+        #[cfg(not(feature = "http"))]
+        if matches!(self.error, BackendError::NoHttp) {
+            return true;
+        }
         matches!(self.error, BackendError::Unregistered { .. })
     }
 }
 
 /// Why an authenticator cannot be made of its declaration.
 #[derive(Debug, thiserror::Error)]
-enum BackendError {
+pub(super) enum BackendError {
     #[error("{}", error.in_file(file))]
     Records { file: String, error: RecordError },
     #[error("{file}: {error}")]
     Keys { file: String, error: KeyError },
     #[error("jwt needs exactly one of `keyFile` and `jwksFile`")]
     KeyFileOrJwksFile,
+    #[cfg(feature = "http")]
     #[error(transparent)]
-    Url(#[from] UrlError),
-    #[error("{0:?} is not a header name")]
-    HeaderName(String),
-    #[error("the value of header {0} has characters that a header must not have")]
-    HeaderValue(HeaderName),
-    #[error("https needs a `caFile`; the system's is often /etc/ssl/certs/ca-certificates.crt")]
-    NoCaFile,
-    #[error("{file}: {error}")]
-    Pem { file: String, error: pem::Error },
-    #[error("{file}: {error}")]
-    Authority { file: String, error: rustls::Error },
-    #[error("{0} contains no certificate in PEM")]
-    NoAuthority(String),
-    #[error(transparent)]
-    Tls(#[from] rustls::Error),
+    Service(#[from] super::http_service::ServiceError),
+    #[cfg(not(feature = "http"))]
+    #[error("this build has no `http` authenticator (feature `http`)")]
+    NoHttp,
     #[error("{0} was not read")]
     NotRead(String),
     #[error("{0} is not UTF-8")]
@@ -256,12 +244,12 @@ fn build_backend(
             let keys = jwt_keys(declared, references)?;
             Ok(Box::new(JwtBackend::new(declared, keys, predecessors)))
         }
-        Authenticator::Http(declared) => Ok(Box::new(HttpBackend::new(
-            declared,
-            build_service(declared, references)?,
-            predecessors,
-            &counters.dropped,
-        ))),
+        #[cfg(feature = "http")]
+        Authenticator::Http(declared) => {
+            Ok(super::http_service::build_backend(declared, references, predecessors, counters)?)
+        }
+        #[cfg(not(feature = "http"))]
+        Authenticator::Http(_) => Err(BackendError::NoHttp),
         Authenticator::Custom(declared) => {
             let registered = references.authenticators.get(declared.name.as_str());
             let unregistered = || BackendError::Unregistered {
@@ -272,36 +260,6 @@ fn build_backend(
             Ok(Box::new(CustomBackend::new(declared, registered, predecessors, counters)))
         }
     }
-}
-
-fn build_service(declared: &HttpHook, references: &References<'_>) -> Result<Service, BackendError> {
-    let url = parse_url(&declared.url)?;
-    let mut headers = HeaderMap::new();
-    for (name, value) in &declared.headers {
-        let text = match value {
-            HeaderValue::Plain(text) => text.to_string(),
-            HeaderValue::Secret(secret) => references.secret(secret)?,
-        };
-        let name: HeaderName = name.parse().map_err(|_| BackendError::HeaderName(name.to_string()))?;
-        let value = text.parse().map_err(|_| BackendError::HeaderValue(name.clone()))?;
-        headers.insert(name, value);
-    }
-    let roots = match (url.scheme_str(), &declared.ca_file) {
-        (Some("https"), Some(file)) => Some(authorities(file, references)?),
-        (Some("https"), None) => return Err(BackendError::NoCaFile),
-        _ => None,
-    };
-    Ok(Service::new(url, headers, roots, declared.max_concurrent)?)
-}
-
-fn authorities(file: &FileRef, references: &References<'_>) -> Result<RootCertStore, BackendError> {
-    let (file, content) = references.file(file)?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&content) {
-        let certificate = certificate.map_err(|error| BackendError::Pem { file: file.clone(), error })?;
-        roots.add(certificate).map_err(|error| BackendError::Authority { file: file.clone(), error })?;
-    }
-    if roots.is_empty() { Err(BackendError::NoAuthority(file)) } else { Ok(roots) }
 }
 
 fn jwt_keys(declared: &Jwt, references: &References<'_>) -> Result<KeySet, BackendError> {
@@ -337,7 +295,7 @@ fn files(auth: &Auth) -> Vec<PathBuf> {
 }
 
 /// The files and secrets that an auth document refers to.
-struct References<'a> {
+pub(super) struct References<'a> {
     auth: &'a Auth,
     contents: &'a Contents,
     variables: &'a AllowedVariables,
@@ -346,7 +304,7 @@ struct References<'a> {
 
 impl References<'_> {
     /// A file's name for messages, and its content.
-    fn file(&self, file: &FileRef) -> Result<(String, Arc<[u8]>), BackendError> {
+    pub(super) fn file(&self, file: &FileRef) -> Result<(String, Arc<[u8]>), BackendError> {
         let path = self.auth.origin.resolve(file);
         let name = path.display().to_string();
         match self.contents.get(&path) {
@@ -356,7 +314,7 @@ impl References<'_> {
     }
 
     /// A secret, without a trailing line break.
-    fn secret(&self, secret: &SecretRef) -> Result<String, BackendError> {
+    pub(super) fn secret(&self, secret: &SecretRef) -> Result<String, BackendError> {
         let text = match secret {
             SecretRef::File(file) => {
                 let (name, content) = self.file(file)?;

@@ -2,11 +2,11 @@
 //!
 //! - [`api`]: what an authenticator receives and returns. It knows no documents.
 //! - `chain`: runs the authenticators of an auth document in order. `backends`: one folder or file for each of them.
-//! - `guard`: bans and rate limits before every chain. [`acl`]: access lists.
+//! - `guard`: bans and rate limits before every chain. `acl`: access lists.
 //! - `fair_queue`: the order and the bounds of attempts that wait for a worker or a service; `source_key`: what they are
 //!   counted by; `counts`: what was dropped.
 //! - `custom`: authenticators of the program that embeds the broker. `request_queue`: the bound of calls at the same time.
-//! - `compile`: the only part that reads declarations and the files that they refer to.
+//! - `compile`: the only part that reads declarations and the files that they refer to; `http_service`: that of a service.
 //!
 //! Nothing here blocks: slow work is returned as a job for the data plane's workers or a task for its runtime.
 
@@ -22,6 +22,8 @@ mod custom;
 mod digest;
 mod fair_queue;
 mod guard;
+#[cfg(feature = "http")]
+mod http_service;
 mod in_process;
 mod keyed_hash;
 #[cfg(any(test, fuzzing))]

@@ -21,12 +21,15 @@ pub enum Event {
     #[serde(rename = "client/connected")]
     #[non_exhaustive]
     ClientConnected {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The client.
         #[serde(flatten)]
         client: EventClient,
         /// `3.1`, `3.1.1` or `5.0`.
         protocol: String,
+        /// Whether the client asked for a new session.
         clean_start: bool,
         /// Whether the client has found its earlier session.
         session_present: bool,
@@ -40,10 +43,13 @@ pub enum Event {
     #[serde(rename = "client/disconnected")]
     #[non_exhaustive]
     ClientDisconnected {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The client.
         #[serde(flatten)]
         client: EventClient,
+        /// Why it ended.
         cause: DisconnectCause,
         /// The client's or the server's reason; `None`: the connection was lost.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -53,8 +59,10 @@ pub enum Event {
     #[serde(rename = "session/created")]
     #[non_exhaustive]
     SessionCreated {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The client.
         #[serde(flatten)]
         client: EventClient,
     },
@@ -62,8 +70,10 @@ pub enum Event {
     #[serde(rename = "session/resumed")]
     #[non_exhaustive]
     SessionResumed {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The client.
         #[serde(flatten)]
         client: EventClient,
     },
@@ -71,8 +81,10 @@ pub enum Event {
     #[serde(rename = "session/taken-over")]
     #[non_exhaustive]
     SessionTakenOver {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The client.
         #[serde(flatten)]
         client: EventClient,
     },
@@ -80,8 +92,10 @@ pub enum Event {
     #[serde(rename = "session/expired")]
     #[non_exhaustive]
     SessionExpired {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The client.
         #[serde(flatten)]
         client: EventClient,
     },
@@ -89,8 +103,10 @@ pub enum Event {
     #[serde(rename = "session/discarded")]
     #[non_exhaustive]
     SessionDiscarded {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The client.
         #[serde(flatten)]
         client: EventClient,
     },
@@ -98,8 +114,10 @@ pub enum Event {
     #[serde(rename = "session/subscribed")]
     #[non_exhaustive]
     SessionSubscribed {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The client.
         #[serde(flatten)]
         client: EventClient,
         /// A shared one as `$share/group/filter`.
@@ -111,8 +129,10 @@ pub enum Event {
     #[serde(rename = "session/unsubscribed")]
     #[non_exhaustive]
     SessionUnsubscribed {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The client.
         #[serde(flatten)]
         client: EventClient,
         /// A shared one as `$share/group/filter`.
@@ -124,21 +144,26 @@ pub enum Event {
     #[serde(rename = "authentication/refused")]
     #[non_exhaustive]
     AuthenticationRefused {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
         /// As the CONNECT names itself: nothing of it was confirmed.
         #[serde(flatten)]
         client: EventClient,
+        /// Why.
         reason: EventReason,
     },
     /// See [`EventKind::AuthorizationRefused`].
     #[serde(rename = "authorization/refused")]
     #[non_exhaustive]
     AuthorizationRefused {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The client.
         #[serde(flatten)]
         client: EventClient,
+        /// What was denied.
         action: Action,
         /// The topic of the publish or the will, or the filter of the subscription.
         topic: String,
@@ -147,38 +172,53 @@ pub enum Event {
     #[serde(rename = "message/published")]
     #[non_exhaustive]
     MessagePublished {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The client.
         #[serde(flatten)]
         client: EventClient,
+        /// The message's topic.
         topic: String,
+        /// Its QoS.
         qos: u8,
+        /// Whether it is retained.
         retain: bool,
+        /// Bytes of its payload.
         payload_bytes: usize,
     },
     /// See [`EventKind::MessageDelivered`]. The client is the receiver.
     #[serde(rename = "message/delivered")]
     #[non_exhaustive]
     MessageDelivered {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The client.
         #[serde(flatten)]
         client: EventClient,
+        /// The message's topic.
         topic: String,
         /// Of the delivery.
         qos: u8,
+        /// Whether it is retained.
         retain: bool,
+        /// Bytes of its payload.
         payload_bytes: usize,
     },
     /// See [`EventKind::MessageAcknowledged`]. The client is the receiver.
     #[serde(rename = "message/acknowledged")]
     #[non_exhaustive]
     MessageAcknowledged {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The client.
         #[serde(flatten)]
         client: EventClient,
+        /// The message's topic.
         topic: String,
+        /// Its QoS.
         qos: u8,
         /// Of PUBACK or PUBREC: from 0x80, the client did not accept it.
         reason: EventReason,
@@ -187,6 +227,7 @@ pub enum Event {
     #[serde(rename = "message/dropped")]
     #[non_exhaustive]
     MessageDropped {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
         /// The receiver that did not get the message. With the reasons `not_authorized`, `no_member`, `invalid`,
@@ -194,6 +235,7 @@ pub enum Event {
         /// whose connection ended.
         #[serde(flatten)]
         client: EventClient,
+        /// The topic.
         topic: String,
         /// As the metric `weir_messages_dropped_total` has it: `slow`, `queue_full`, `expired`, `too_large`,
         /// `not_authorized`, `revoked`, `no_member`, `invalid`, `store_full`, `retained_full`, `intercepted`,
@@ -204,8 +246,10 @@ pub enum Event {
     #[serde(rename = "endpoint/bound")]
     #[non_exhaustive]
     EndpointBound {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The endpoint's name.
         endpoint: String,
         /// `None`: a Unix socket.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -215,28 +259,36 @@ pub enum Event {
     #[serde(rename = "endpoint/closed")]
     #[non_exhaustive]
     EndpointClosed {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The endpoint's name.
         endpoint: String,
     },
     /// See [`EventKind::EndpointRejected`].
     #[serde(rename = "endpoint/rejected")]
     #[non_exhaustive]
     EndpointRejected {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The endpoint's name.
         endpoint: String,
         /// The reason of the condition: `Invalid`, `AddressInUse`, `MissingReference` and so on.
         condition: String,
+        /// What is wrong, as text.
         message: String,
     },
     /// See [`EventKind::ReconcileCompleted`].
     #[serde(rename = "reconcile/completed")]
     #[non_exhaustive]
     ReconcileCompleted {
+        /// When it happened.
         #[serde(serialize_with = "timestamp")]
         at: SystemTime,
+        /// The revision of the documents.
         revision: String,
+        /// Whether all of it is live.
         outcome: ReconcileOutcome,
         /// `1 to add, 2 to change in place`
         summary: String,
@@ -248,6 +300,7 @@ pub enum Event {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct EventClient {
+    /// The client id.
     pub client_id: String,
     /// `None`: it has none, or is not connected.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -280,6 +333,7 @@ pub enum DisconnectCause {
 #[serde(rename_all = "camelCase")]
 #[non_exhaustive]
 pub struct EventReason {
+    /// The reason code.
     pub code: u8,
     /// The specification's name in lower case: `session taken over`.
     pub name: String,

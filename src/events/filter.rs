@@ -29,7 +29,9 @@ pub struct EventFilter {
 #[error("topic filter {filter:?} {problem}")]
 #[non_exhaustive]
 pub struct InvalidMessageTopic {
+    /// The text.
     pub filter: String,
+    /// What is wrong with it.
     pub problem: String,
 }
 

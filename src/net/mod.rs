@@ -13,6 +13,7 @@
 mod accept_rate;
 mod acceptor;
 mod auth_tasks;
+#[cfg(feature = "bridge")]
 pub mod bridge;
 mod delivery_latency;
 mod drain;

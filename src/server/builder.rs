@@ -84,6 +84,7 @@ impl ServerBuilder {
     }
 
     /// Serves the read-only HTTP API at this address; [`ServerHandle::status_address`] has the port that was picked for 0.
+    #[cfg(feature = "status")]
     pub fn status_address(mut self, address: SocketAddr) -> Self {
         self.options.status_addr = Some(address);
         self

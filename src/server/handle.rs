@@ -22,6 +22,7 @@ use crate::events::{EventFilter, Events};
 use crate::net::DataPlane;
 use crate::source::{MemoryFile, memory_snapshot};
 use crate::state::{ControlState, SharedState};
+#[cfg(feature = "status")]
 use crate::status::LiveStatus;
 use weir_declare::config::{Diagnostic, LastGood, NodeContext, load};
 
@@ -175,6 +176,7 @@ impl ServerHandle {
     }
 
     /// What this server serves in its HTTP API.
+    #[cfg(feature = "status")]
     pub(super) fn view(&self) -> &LiveStatus {
         &self.running.view
     }

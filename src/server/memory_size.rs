@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::status::{address_space_bytes, memory_limit_bytes};
+use crate::kernel::{address_space_bytes, memory_limit_bytes};
 
 /// The part of the memory there is where nothing is configured, percent. The rest is for code, stacks, the control plane, and
 /// what the allocator does not give back at once.
@@ -13,6 +13,7 @@ const LEAST_BYTES: u64 = 16 << 20;
 /// An amount of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemorySize {
+    /// So many bytes.
     Bytes(u64),
     /// 1 to 100, of what there is.
     Percent(u8),

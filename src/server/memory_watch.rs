@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::kernel::{memory_limit_bytes, resident_bytes};
 use crate::net::DataPlane;
-use crate::status::{memory_limit_bytes, resident_bytes};
 use weir_broker::{MemoryAccount, MemoryKind};
 
 const CHECK_EVERY: Duration = Duration::from_secs(5);

@@ -10,16 +10,23 @@ mod data_dir;
 mod durable_store;
 mod error;
 mod handle;
+#[cfg_attr(not(feature = "status"), path = "no_http_api.rs")]
+mod http_api;
+#[cfg(feature = "cli")]
 pub(crate) mod logging;
 mod memory_size;
 mod memory_watch;
 mod options;
 mod parts;
+#[cfg(feature = "cli")]
 pub(crate) mod process;
 mod run;
+#[cfg(feature = "cli")]
 mod signals;
 mod status;
+#[cfg(feature = "cli")]
 mod systemd;
+#[cfg_attr(not(feature = "http"), path = "no_traces.rs")]
 mod traces;
 mod views;
 
@@ -29,5 +36,17 @@ pub use handle::ServerHandle;
 pub use memory_size::MemorySize;
 pub(crate) use options::{ServerOptions, SourceOptions};
 pub use status::{EndpointStatus, ServerStatus};
-pub use traces::{TraceOptions, TraceOptionsError};
+#[cfg(feature = "cli")]
+pub(crate) use traces::TraceOptions;
+#[cfg(feature = "http")]
+pub use traces::TraceOptionsError;
 pub use views::{ClientInfo, Metrics, Retained, RetainedCursor, RetainedMessage};
+
+pub use crate::random::NoRandomness;
+#[cfg(feature = "etcd")]
+pub use crate::source::etcd::{EtcdAccess, EtcdOptions, EtcdRoot, EtcdRootError};
+pub use crate::state::NodeNameError;
+pub use crate::store::StoreError;
+pub use crate::store::records::RecordLogError;
+#[cfg(feature = "etcd")]
+pub use weir_declare::config::SecretRef;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::http_api;
 use super::memory_size::MemorySize;
 use super::traces::TraceOptions;
 use crate::apply::{FileSystem, InterceptorRegistry};
@@ -15,7 +16,8 @@ use crate::references::{AllowedFiles, AllowedVariables};
 #[cfg(feature = "etcd")]
 use crate::source::etcd::EtcdOptions;
 use crate::source::{DirectoryOptions, MEMORY, MemoryFile};
-use crate::status::{AccessOptions, Secret};
+#[cfg(feature = "status")]
+use crate::status::AccessOptions;
 #[cfg(feature = "etcd")]
 use weir_declare::config::SecretRef;
 
@@ -25,6 +27,7 @@ pub(crate) struct ServerOptions {
     pub source: SourceOptions,
     /// Address of the read-only HTTP API; `None`: there is none.
     pub status_addr: Option<SocketAddr>,
+    #[cfg(feature = "status")]
     pub status_access: AccessOptions,
     /// Directories whose files documents may refer to, beside their own and [`crate::references::DIRECTORIES`].
     pub allow_files: Vec<PathBuf>,
@@ -65,6 +68,7 @@ impl Default for ServerOptions {
         Self {
             source: SourceOptions::Memory(Vec::new()),
             status_addr: None,
+            #[cfg(feature = "status")]
             status_access: AccessOptions::default(),
             allow_files: Vec::new(),
             allow_env: Vec::new(),
@@ -106,14 +110,9 @@ pub(crate) enum SourceOptions {
 impl ServerOptions {
     /// What documents may refer to.
     pub(super) fn file_system(&self) -> FileSystem {
-        let mut own: Vec<PathBuf> = self.data_dir.iter().cloned().collect();
-        let mut own_variables = Vec::new();
-        match &self.status_access.token {
-            Some(Secret::File(path)) => own.push(path.clone()),
-            Some(Secret::Environment(name)) => own_variables.push(name.clone()),
-            None => {}
-        }
-        own.extend(self.status_access.tls.as_ref().map(|tls| tls.key.clone()));
+        #[cfg_attr(not(feature = "etcd"), expect(unused_mut))]
+        let (mut own, mut own_variables) = http_api::secrets(self);
+        own.extend(self.data_dir.clone());
         let documents = match &self.source {
             SourceOptions::Directory(options) => Some(options.root.clone()),
             SourceOptions::GitRef { directory, .. } => Some(directory.clone()),

@@ -1,6 +1,6 @@
 //! Starts the control plane on the data plane, serves, and stops both in order.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +11,11 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::data_dir::{self, DataDir};
 use super::durable_store::OpenStore;
 use super::error::ServerError;
+use super::http_api::{self, HttpApi, View};
 use super::memory_watch;
 use super::options::{ServerOptions, SourceOptions};
 use super::parts::Parts;
+use super::traces::Traces;
 use crate::apply::{
     DrainReport, EventPublisher, FileSystem, History, LastGoodStore, Reconciler, ReconcilerOptions, Signal, Start,
     publish_sys_topics, report_control_events, run as reconcile,
@@ -23,16 +25,13 @@ use crate::cluster::StartedCluster;
 #[cfg(feature = "etcd")]
 use crate::fleet::{ClusterMember, MemberHandle, spawn_member};
 use crate::net::DataPlane;
+#[cfg(feature = "bridge")]
 use crate::net::bridge::BridgeHost;
 use crate::random::{self, NoRandomness};
 #[cfg(feature = "etcd")]
 use crate::source::etcd::spawn_etcd;
 use crate::source::{MemoryFile, SourceHandle, spawn_directory, spawn_git_ref, spawn_memory};
 use crate::state::{NodeFacts, SharedState, check_node_name, wall_clock};
-#[cfg(feature = "etcd")]
-use crate::status::connections;
-use crate::status::{LiveStatus, StatusOptions, StatusServer, is_host_name, serve};
-use crate::telemetry::Exporter;
 use weir_declare::config::NodeContext;
 use weir_declare::reconcile::NodeSettings;
 
@@ -46,7 +45,7 @@ pub(super) struct Running {
     pub(super) plane: DataPlane,
     pub(super) state: Arc<SharedState>,
     pub(super) context: NodeContext,
-    pub(super) view: Arc<LiveStatus>,
+    pub(super) view: View,
     pub(super) status_addr: Option<SocketAddr>,
     /// The documents of [`SourceOptions::Memory`].
     pub(super) documents: Option<watch::Sender<Vec<MemoryFile>>>,
@@ -63,8 +62,8 @@ struct Serving {
     source: SourceHandle,
     drained: mpsc::UnboundedReceiver<DrainReport>,
     last_good_store: Option<LastGoodStore>,
-    status: Option<StatusServer>,
-    exporter: Option<Exporter>,
+    api: HttpApi,
+    traces: Traces,
     #[cfg(feature = "etcd")]
     member: Option<MemberHandle>,
     #[cfg(feature = "cluster")]
@@ -87,17 +86,13 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
         cluster,
     } = parts;
     // Bound before any listener: a second broker on this machine fails here.
-    let status_socket = options.status_addr.map(bind_status).transpose()?;
-    if let Some(socket) = &status_socket {
-        // With port 0, the system has picked one.
-        options.status_addr = Some(socket.local_addr().map_err(ServerError::Status)?);
-    }
+    let socket = http_api::bind(&mut options)?;
     let DataDir { last_known_good, history, last_good_store } =
         data_dir::open(options.data_dir.as_deref(), options.source.name())?;
     let node_name = node_name(&options)?;
     let owns_process = options.owns_process;
     let variable = |name: &str| std::env::var(name).ok().filter(|_| owns_process);
-    let exporter = options.traces.exporter(&node_name, variable)?.map(Exporter::start);
+    let traces = Traces::start(&options.traces, &node_name, variable)?;
     let facts = node_facts(&options)?;
     let context = NodeContext {
         status_addr: options.status_addr,
@@ -109,18 +104,23 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
     log_start(&options, shards, &source);
     let (mut reconciler, drained) = Reconciler::new(start, plane.clone(), options.file_system());
     reconciler.register(options.authenticators.clone().run_on(Handle::current()), options.interceptors.clone());
+    #[cfg(feature = "bridge")]
     reconciler.run_bridges_on(BridgeHost::start(plane.clone()).map_err(ServerError::Bridges)?);
     reconciler.publish_events_with(EventPublisher::new(plane.clone()));
-    if let Some(exporter) = &exporter {
-        reconciler.trace_with(exporter.tracer());
+    if let Some(tracer) = traces.tracer() {
+        reconciler.trace_with(tracer);
     }
-    let stats = store.as_ref().map(|open| open.store.stats());
-    let (state, resync) = (reconciler.state(), source.resync_requester());
-    let view = LiveStatus::new(state, plane.clone(), context.clone(), shards, facts.clone(), resync);
-    let view = view.with_store(stats).with_telemetry(exporter.as_ref().map(Exporter::stats));
-    let view = Arc::new(view.with_directory(options.source.directory()));
-    let status = status_socket.map(|socket| start_status(socket, Arc::clone(&view), &options));
-    let status = status.transpose()?;
+    let shown = http_api::Shown {
+        control: reconciler.state(),
+        plane: plane.clone(),
+        context: context.clone(),
+        shards,
+        facts: facts.clone(),
+        resync: source.resync_requester(),
+        store: store.as_ref().map(|open| open.store.stats()),
+        directory: options.source.directory(),
+    };
+    let (api, view) = HttpApi::start(socket, shown, &traces, &options)?;
     #[cfg(feature = "etcd")]
     let member = join_cluster(&options.source, facts, &reconciler, &plane);
     let state = reconciler.state();
@@ -138,8 +138,8 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
         source,
         drained,
         last_good_store,
-        status,
-        exporter,
+        api,
+        traces,
         #[cfg(feature = "etcd")]
         member,
         #[cfg(feature = "cluster")]
@@ -154,9 +154,7 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
 impl Serving {
     /// Serves until the signals end, then disconnects the clients.
     async fn run(self, control: mpsc::Receiver<Signal>, grace: watch::Receiver<Duration>) -> Result<(), ServerError> {
-        let Self {
-            plane, mut store, reconciler, source, drained, last_good_store, status, exporter, background, ..
-        } = self;
+        let Self { plane, mut store, reconciler, source, drained, last_good_store, api, traces, background, .. } = self;
         let served = reconcile(reconciler, source, drained, control, last_good_store);
         let mut reconciler = tokio::select! {
             reconciler = served => reconciler,
@@ -179,9 +177,7 @@ impl Serving {
             cluster.leave().await;
         }
         reconciler.pause_bridges().await;
-        if let Some(exporter) = exporter {
-            exporter.finish(TRACES_GRACE).await;
-        }
+        traces.finish(TRACES_GRACE).await;
         tracing::info!("shutdown started: disconnecting clients");
         let grace = *grace.borrow();
         if let Err(error) = plane.shutdown(grace).await {
@@ -191,9 +187,7 @@ impl Serving {
         if let Some(cluster) = cluster {
             cluster.stop().await;
         }
-        if let Some(status) = status {
-            status.shutdown().await;
-        }
+        api.shutdown().await;
         drop((reconciler, background));
         let join = plane.into_join();
         let ended = tokio::task::spawn_blocking(move || {
@@ -282,39 +276,6 @@ fn start_source(
     (source, None)
 }
 
-fn start_status(
-    socket: TcpListener,
-    view: Arc<LiveStatus>,
-    options: &ServerOptions,
-) -> Result<StatusServer, ServerError> {
-    if access_in_clear_text(options) {
-        tracing::warn!(
-            status = options.status_addr.map(tracing::field::display),
-            "credentials in clear text: the status token goes over the network without TLS; set --status-tls-cert and \
-             --status-tls-key"
-        );
-    }
-    let mut access = options.status_access.clone();
-    // Other brokers find this one by its host's name where it listens on all addresses.
-    access.hosts.extend(Some(host_name()).filter(|name| is_host_name(name)));
-    if access.is_open() && options.status_addr.is_some_and(|address| !address.ip().is_loopback()) {
-        tracing::warn!(
-            status = options.status_addr.map(tracing::field::display),
-            "status address is open: every host that reaches it can read endpoints and metrics; clients, topics and \
-             documents are shown over loopback only; set --status-bearer-token or --status-client-ca"
-        );
-    }
-    let options = StatusOptions { access, ..StatusOptions::default() };
-    serve(socket, view, options).map_err(ServerError::Status)
-}
-
-/// A token that other machines send can be read on the network.
-fn access_in_clear_text(options: &ServerOptions) -> bool {
-    let access = &options.status_access;
-    let reachable = options.status_addr.is_some_and(|address| !address.ip().is_loopback());
-    access.token.is_some() && access.tls.is_none() && reachable
-}
-
 /// Brokers that follow one etcd know one another there.
 #[cfg(feature = "etcd")]
 fn join_cluster(
@@ -325,13 +286,10 @@ fn join_cluster(
 ) -> Option<MemberHandle> {
     let SourceOptions::Etcd(etcd) = source else { return None };
     let plane = plane.clone();
-    let connections = Box::new(move || connections(&plane));
+    let connections = move || plane.stats().iter().map(|stats| u64::from(stats.connections_current)).sum();
+    let connections = Box::new(connections);
     let (access, root, shared) = (etcd.access.clone(), etcd.root.clone(), reconciler.state());
     Some(spawn_member(ClusterMember { access, root, facts, shared, connections }))
-}
-
-fn bind_status(address: SocketAddr) -> Result<TcpListener, ServerError> {
-    TcpListener::bind(address).map_err(|source| ServerError::StatusAddress { address, source })
 }
 
 /// The name of this node.
@@ -345,7 +303,7 @@ pub(super) fn node_name(options: &ServerOptions) -> Result<String, ServerError> 
 }
 
 fn node_facts(options: &ServerOptions) -> Result<NodeFacts, ServerError> {
-    let secure = options.status_access.tls.is_some();
+    let secure = http_api::is_secure(options);
     Ok(NodeFacts {
         instance: random_instance()?,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -355,7 +313,8 @@ fn node_facts(options: &ServerOptions) -> Result<NodeFacts, ServerError> {
     })
 }
 
-fn host_name() -> String {
+/// The host's name.
+pub(super) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "weir".to_owned() } else { name.to_owned() }

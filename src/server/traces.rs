@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 use std::path::PathBuf;
+#[cfg(feature = "status")]
+use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::Uri;
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
@@ -10,15 +13,17 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::apply::system_authorities;
+use crate::authorities::system_authorities;
 use crate::http_client::{HttpClient, tls_trusting};
-use crate::telemetry::ExporterOptions;
+#[cfg(feature = "status")]
+use crate::telemetry::TelemetryStats;
+use crate::telemetry::{Exporter, ExporterOptions, SpanRecorder};
 
 /// The OpenTelemetry collector that reconcile passes are traced to over OTLP/HTTP. What is `None` here comes from
 /// OpenTelemetry's variables (`OTEL_EXPORTER_OTLP_ENDPOINT` and others); where they are not set either, nothing is
 /// traced.
 #[derive(Debug, Clone, Default)]
-pub struct TraceOptions {
+pub(crate) struct TraceOptions {
     /// The collector's base URL, as `http://127.0.0.1:4318`.
     pub otlp_endpoint: Option<String>,
     /// PEM file of the authorities that may have issued an `https` collector's certificate.
@@ -40,13 +45,47 @@ impl TraceOptionsError {
     }
 }
 
-impl TraceOptions {
-    /// What the exporter is started with; `None`: nothing is traced. `node` is this broker's name, `variable` reads the
-    /// environment.
+/// The export of traces, where there is a collector.
+pub(super) struct Traces(Option<Exporter>);
+
+impl Traces {
+    /// Starts the export on the present runtime. `node` is this broker's name, `variable` reads the environment.
     ///
     /// # Errors
     /// See [`TraceOptionsError`].
-    pub(super) fn exporter(
+    pub(super) fn start(
+        options: &TraceOptions,
+        node: &str,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Self, TraceOptionsError> {
+        Ok(Self(options.exporter(node, variable)?.map(Exporter::start)))
+    }
+
+    /// Records passes for the export.
+    pub(super) fn tracer(&self) -> Option<SpanRecorder> {
+        self.0.as_ref().map(Exporter::tracer)
+    }
+
+    /// The counters of the export.
+    #[cfg(feature = "status")]
+    pub(super) fn stats(&self) -> Option<Arc<TelemetryStats>> {
+        self.0.as_ref().map(Exporter::stats)
+    }
+
+    /// Exports what waits, for at most `within`, and stops.
+    pub(super) async fn finish(self, within: Duration) {
+        if let Some(exporter) = self.0 {
+            exporter.finish(within).await;
+        }
+    }
+}
+
+impl TraceOptions {
+    /// What the exporter is started with; `None`: nothing is traced.
+    ///
+    /// # Errors
+    /// See [`TraceOptionsError`].
+    fn exporter(
         &self,
         node: &str,
         variable: impl Fn(&str) -> Option<String>,

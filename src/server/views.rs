@@ -9,6 +9,7 @@ use weir_mqtt::QoS;
 use super::error::ServerError;
 use super::handle::ServerHandle;
 use crate::net::{self, ClientFilter, DataPlane, PlaneError, RetainedFilter};
+#[cfg(feature = "status")]
 use crate::status::prometheus_metrics;
 
 /// The retained messages of the shared namespace; see [`ServerHandle::retained`].
@@ -140,6 +141,7 @@ impl ServerHandle {
     ///
     /// # Errors
     /// The text cannot be made.
+    #[cfg(feature = "status")]
     pub async fn prometheus(&self) -> Result<String, ServerError> {
         prometheus_metrics(self.view()).await.map_err(|_| ServerError::Metrics)
     }

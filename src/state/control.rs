@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::node::ClusterView;
 use crate::net::SocketKey;
+#[cfg(feature = "bridge")]
 use crate::net::bridge::BridgeStatusReader;
 pub use crate::source::{Commit, SourceErrorKind};
 use weir_broker::EndpointId;
@@ -204,6 +205,7 @@ pub struct BridgeState {
     /// The id under which its local session is counted; `None`: it never ran.
     pub endpoint: Option<EndpointId>,
     /// `None` where it does not run.
+    #[cfg(feature = "bridge")]
     pub live: Option<BridgeStatusReader>,
 }
 

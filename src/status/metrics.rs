@@ -18,9 +18,9 @@ use super::counters::StatusCounters;
 use super::http::{Answer, Problem};
 use super::prometheus_text::prometheus_text;
 use super::router::App;
-use super::system::Process;
 use super::{BridgeView, Gauges, Histogram, StateView, StatusProvider, Traffic};
 use crate::auth::AuthCounts;
+use crate::kernel::{Process, memory_limit_bytes};
 use crate::state::{Phase, SourceErrorKind};
 use crate::store::records::StoreStats;
 use crate::telemetry::TelemetryStats;
@@ -347,7 +347,7 @@ impl Scrape {
         if let Some(bytes) = process.resident_bytes {
             gauge_of(out, "process_resident_memory", "Memory resident.", Unit::Bytes, bytes as f64)?;
         }
-        if let Some(bytes) = super::memory_limit_bytes() {
+        if let Some(bytes) = memory_limit_bytes() {
             let help = "Memory limit of the process: the least of its control groups' limits and the machine's memory.";
             gauge_of(out, "process_memory_limit", help, Unit::Bytes, bytes as f64)?;
         }

@@ -40,12 +40,11 @@ pub use access::{AccessError, AccessOptions, TlsFiles};
 pub use bridges::{BridgeCondition, BridgeLink, BridgeView, RefusedFilter};
 pub use hosts::is_host_name;
 pub use live::LiveStatus;
-#[cfg(feature = "etcd")]
-pub(crate) use live::connections;
 pub use metrics::prometheus_metrics;
 pub use router::paths;
 pub use secret::{Secret, SecretError, SecretReferenceError};
 pub use server::{StatusOptions, StatusServer, serve};
-pub use system::{address_space_bytes, memory_limit_bytes, resident_bytes};
 pub use topic_tree::{TopicLevelPage, TopicLevelQuery, TopicLevelView, TopicValueView};
 pub use view::*;
+
+pub use crate::kernel::resident_bytes;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use super::export::SpanQueue;
+use super::queue::SpanQueue;
 use crate::random;
 
 /// Spans of one pass. A fleet's first pass has an action for each endpoint; more than this are not useful to read.

@@ -20,6 +20,8 @@
 //!   `subscribe`: subscriptions of each side.
 //! - [`Backoff`]: when to reconnect.
 
+#![deny(missing_docs)]
+
 mod backoff;
 mod ids;
 mod link;

@@ -11,15 +11,19 @@ pub struct BridgeSpec {
     pub version: ProtocolVersion,
     /// The client id at the remote broker.
     pub client_id: Box<str>,
+    /// The user name at the remote broker.
     pub username: Option<Box<str>>,
+    /// The password at the remote broker.
     pub password: Option<Box<[u8]>>,
     /// 0: none.
     pub keep_alive_s: u16,
+    /// Whether the remote broker discards an earlier session.
     pub clean_start: bool,
     /// Session Expiry Interval at the remote broker (5.0), seconds.
     pub session_expiry_s: u32,
     /// The client id at this broker; begins with [`super::LOCAL_ID_PREFIX`].
     pub local_id: Box<str>,
+    /// Marks messages that have passed this bridge.
     pub mark: LoopGuard,
     /// Rules from this broker to the remote one.
     pub out: Vec<TopicRule>,
@@ -30,7 +34,9 @@ pub struct BridgeSpec {
 /// Why a link failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BridgeFailure {
+    /// The kind of failure.
     pub cause: FailureCause,
+    /// The failure as text.
     pub message: String,
 }
 

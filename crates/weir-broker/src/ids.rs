@@ -65,7 +65,9 @@ indexes! {
 /// A connection within one core: a slot and the slot's generation, so that a stale id never finds another connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnId {
+    /// The slot in the table of connections.
     pub slot: ConnectionSlot,
+    /// Distinguishes the connections that had this slot.
     pub generation: u32,
 }
 

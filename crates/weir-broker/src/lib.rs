@@ -16,11 +16,16 @@
 //! - `ids`, `placement`, [`limits`], `policy`: identifiers, which shard owns what, the node's bounds, an endpoint's;
 //! - `slab`, `shard_set`, `hash`, `token_bucket`: storage, and rates.
 
+#![deny(missing_docs)]
+// A link to a bound names it; its value may stay private.
+#![allow(rustdoc::private_intra_doc_links)]
+
 mod clients;
 mod core;
 mod delivery;
 mod driver;
 mod durability;
+#[doc(hidden)]
 pub mod gateway;
 mod hash;
 mod ids;
@@ -69,6 +74,7 @@ pub use policy::{
     StillAdmits, Subject,
 };
 pub use routing::retained_totals::RetainedTotals;
+pub use routing::topic_tree::TopicTree;
 pub use slab::Slab;
 pub use token_bucket::TokenBucket;
 pub use values::memory::{MemoryAccount, MemoryKind};

@@ -12,13 +12,17 @@ use weir_mqtt::{ProtocolVersion, QoS};
 /// The limits and rules that the core enforces for an endpoint's connections.
 #[derive(Debug)]
 pub struct EndpointPolicy {
+    /// The endpoint's id.
     pub id: EndpointId,
+    /// The endpoint's name.
     pub name: Arc<str>,
     /// Counts the declaration's changes; what was admitted under an older one is checked again.
     pub generation: u64,
     /// `mountpoint`: the namespace of topics, client ids and sessions. Empty: the shared one.
     pub namespace: Arc<str>,
+    /// The versions of MQTT that it accepts.
     pub versions: ProtocolVersions,
+    /// Its limits.
     pub limits: EndpointLimits,
     /// `None`: `enableAcl: false`, everything is permitted.
     pub acl: Option<Arc<dyn Authorize>>,
@@ -38,8 +42,11 @@ impl EndpointPolicy {
 /// The versions an endpoint admits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProtocolVersions {
+    /// MQTT 3.1.
     pub v3_1: bool,
+    /// MQTT 3.1.1.
     pub v3_1_1: bool,
+    /// MQTT 5.0.
     pub v5: bool,
 }
 
@@ -83,8 +90,10 @@ pub struct EndpointLimits {
     pub topic_alias_maximum: u16,
     /// Topic aliases that the broker uses towards a client; the client's Topic Alias Maximum applies beside it.
     pub max_topic_alias_out: u16,
+    /// The highest QoS that clients may use.
     #[serde(with = "qos_as_number")]
     pub maximum_qos: QoS,
+    /// Whether clients may retain messages.
     pub retain_available: bool,
     /// Messages sent and not yet acknowledged, per client. The client's Receive Maximum applies beside it.
     pub max_inflight: u16,
@@ -92,6 +101,7 @@ pub struct EndpointLimits {
     pub max_queued_messages: u32,
     /// Bytes of queued QoS 1 and 2 messages per session.
     pub max_queued_bytes: u64,
+    /// What happens to a message for a full queue.
     pub queue_overflow: QueueOverflow,
     /// Subscriptions per session.
     pub max_subscriptions: u32,
@@ -109,7 +119,9 @@ pub struct EndpointLimits {
     pub max_total_publish_per_second: Option<u32>,
     /// Published bytes per second of all clients of the endpoint together, over all shards; `None`: unlimited.
     pub max_total_publish_bytes_per_second: Option<u64>,
+    /// What happens to a publish above its rate.
     pub publish_overflow: PublishOverflow,
+    /// When a message is acknowledged.
     pub durability: Durability,
 }
 
@@ -156,7 +168,9 @@ impl EndpointLimits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum QueueOverflow {
+    /// The new message is dropped.
     DropNewest,
+    /// The oldest message is dropped.
     DropOldest,
 }
 
@@ -174,6 +188,7 @@ pub enum PublishOverflow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Durability {
+    /// As soon as it is in memory.
     Memory,
     /// Committed and fsynced.
     Disk,
@@ -198,6 +213,7 @@ mod qos_as_number {
 /// As whom a client was admitted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
+    /// The user name.
     pub username: Option<Box<str>>,
     /// `None` for a Unix socket.
     pub address: Option<IpAddr>,
@@ -212,8 +228,11 @@ pub struct Principal {
 /// The client whose permission is checked.
 #[derive(Clone, Copy)]
 pub struct Subject<'a> {
+    /// The client id.
     pub client_id: &'a str,
+    /// The user name.
     pub username: Option<&'a str>,
+    /// The client's address; `None` on a Unix socket.
     pub address: Option<IpAddr>,
 }
 

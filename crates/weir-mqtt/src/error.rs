@@ -5,6 +5,7 @@ use super::{ProtocolVersion, ReasonCode};
 /// Why bytes were refused. The connection they came from is to be closed [MQTT-4.13.1-1]; first, 5.0 is told `reason`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecodeError {
+    /// What is wrong.
     pub kind: DecodeErrorKind,
     /// What a 5.0 peer is told, in DISCONNECT (or in CONNACK: see `refusal`).
     pub reason: ReasonCode,
@@ -68,9 +69,13 @@ impl std::fmt::Display for DecodeError {
 /// Why a packet cannot be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EncodeError {
+    /// A text or binary field has so many bytes, more than 65,535.
     FieldTooLong(usize),
+    /// The packet has so many bytes, more than the protocol allows.
     PacketTooLong(usize),
+    /// A subscription identifier is 0 or above 268,435,455.
     SubscriptionIdentifier(u32),
+    /// The packet or field does not exist in this version of MQTT.
     NotInThisVersion(&'static str),
 }
 

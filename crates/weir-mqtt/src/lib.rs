@@ -8,6 +8,8 @@
 //! - [`SharedFilter`], [`matches()`], [`validate_topic_name`], [`validate_topic_filter`]: topics.
 //! - [`ReasonCode`]: names, and which packet may carry which.
 
+#![deny(missing_docs)]
+
 mod decode;
 mod encode;
 mod error;

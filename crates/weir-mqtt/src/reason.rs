@@ -7,7 +7,7 @@ macro_rules! reason_codes {
         /// A reason code of MQTT 5.0. Where the specification gives one number two names, the other name is a constant.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(u8)]
-        pub enum ReasonCode { $($(#[$doc])* $name = $value,)* }
+        pub enum ReasonCode { $(#[doc = $text] #[doc = ""] $(#[$doc])* $name = $value,)* }
 
         impl ReasonCode {
             /// Every code, in ascending order.

@@ -9,14 +9,23 @@ pub const SHARE_PREFIX: &str = "$share/";
 /// Why a string is no topic name or no topic filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TopicError {
+    /// It is empty.
     Empty,
+    /// It has more than 65,535 bytes.
     TooLong,
+    /// It has U+0000.
     Null,
+    /// A topic name has a wildcard.
     WildcardInName,
+    /// `#` is not the last level, or not alone in it.
     MultiLevelWildcard,
+    /// `+` is not alone in its level.
     SingleLevelWildcard,
+    /// The share name is empty.
     ShareNameEmpty,
+    /// The share name has a wildcard.
     ShareNameWildcard,
+    /// No filter follows the share name.
     ShareFilterMissing,
 }
 

@@ -7,6 +7,7 @@ pub(super) mod anonymous;
 pub(super) mod client_certificate;
 pub(super) mod custom;
 mod decoy;
+#[cfg(feature = "http")]
 pub(super) mod http;
 pub(super) mod jwt;
 pub(super) mod password;

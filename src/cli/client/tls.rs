@@ -10,7 +10,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use crate::apply::system_authorities;
+use crate::authorities::system_authorities;
 use crate::http_client::tls_trusting;
 
 /// How the broker's certificate is verified, and this client's own.

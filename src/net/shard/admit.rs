@@ -16,12 +16,17 @@ use crate::net::drain::ConnectionFacts;
 use crate::net::layers::Layers;
 use crate::net::stats::{CloseReason, ConnectionGuard};
 use crate::net::stream::Stream;
+#[cfg(feature = "bridge")]
 use weir_bridge::LOCAL_ID_PREFIX;
 use weir_broker::{Admission, EndpointPolicy, Principal, Site, home_shard};
 use weir_mqtt::{
     Auth, Connect, DecodeContext, DecodeError, Decoded, Packet, ProtocolVersion, ReasonCode, Side, auth, decode,
     decode_connect, return_code,
 };
+
+/// As in the crate `weir-bridge`: a data directory may have sessions of a build with bridges.
+#[cfg(not(feature = "bridge"))]
+const LOCAL_ID_PREFIX: &str = "$bridge/";
 
 /// An authenticated client on its way to its home shard.
 pub(in crate::net) struct HandOver {

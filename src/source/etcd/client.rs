@@ -130,7 +130,7 @@ pub fn prefix_end(prefix: &str) -> Vec<u8> {
 /// Lists a prefix that does not hold documents: the records of brokers.
 ///
 /// # Errors
-/// See [`list`].
+/// See `list`.
 pub async fn list_values(client: &Client, url: &str, prefix: &str) -> EtcdResult<(i64, Vec<(String, Vec<u8>)>)> {
     let listing = list(client, url, prefix, None).await?;
     let pairs = listing.keys.into_iter();

@@ -78,7 +78,7 @@ pub(super) fn content_hash(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
-/// A set of documents as bytes: over each one's path and [`content_hash`], in the order of paths. Two stores with the
+/// A set of documents as bytes: over each one's path and `content_hash`, in the order of paths. Two stores with the
 /// same digest declare the same.
 pub fn documents_digest<'a>(documents: impl Iterator<Item = (&'a str, &'a [u8; 32])>) -> String {
     let mut hash = Sha256::new();

@@ -13,7 +13,9 @@ const NODES: &str = "nodes/";
 /// How to follow an etcd.
 #[derive(Debug, Clone)]
 pub struct EtcdOptions {
+    /// Servers and credentials.
     pub access: EtcdAccess,
+    /// The keys below which documents are.
     pub root: EtcdRoot,
     /// The directory that file references of documents are relative to.
     pub files: PathBuf,
@@ -37,6 +39,7 @@ pub struct EtcdAccess {
     pub ca_file: Option<PathBuf>,
     /// The client's own certificate and key.
     pub identity: Option<(PathBuf, PathBuf)>,
+    /// User name and password.
     pub user: Option<(String, SecretRef)>,
 }
 

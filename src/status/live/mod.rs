@@ -1,5 +1,6 @@
 //! The broker itself as a [`StatusProvider`]: the published control state and the data plane's counters.
 
+#[cfg_attr(not(feature = "bridge"), path = "no_bridges.rs")]
 mod bridges;
 mod clients;
 mod endpoints;
@@ -331,7 +332,7 @@ fn nodes(control: &ControlState, cluster: &ClusterView, facts: &NodeFacts, conne
 }
 
 /// Open connections of all endpoints.
-pub(crate) fn connections(plane: &DataPlane) -> u64 {
+fn connections(plane: &DataPlane) -> u64 {
     plane.stats().iter().map(|stats| u64::from(stats.connections_current)).sum()
 }
 

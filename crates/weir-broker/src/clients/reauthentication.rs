@@ -2,10 +2,11 @@
 
 use crate::ids::ConnId;
 
-/// The authentication data of a client's AUTH: answer with [`Core::continue_authentication`], [`Core::reauthenticated`]
-/// or [`Core::disconnect`].
+/// The authentication data of a client's AUTH: answer with `Core::continue_authentication`, `Core::reauthenticated`
+/// or `Core::disconnect`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reauthentication {
+    /// The client's connection.
     pub connection: ConnId,
     /// Whether an exchange begins with it; else it answers what the client was asked.
     pub begins: bool,

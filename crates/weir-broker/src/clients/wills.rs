@@ -10,8 +10,11 @@ use crate::limits::REFUSED_WILLS_REPORTED_MAX;
 pub struct RefusedWill {
     /// Name of the endpoint that its client came in by.
     pub endpoint: Arc<str>,
+    /// The client whose will it is.
     pub client_id: Box<str>,
+    /// The will's topic.
     pub topic: Box<str>,
+    /// Why it was rejected.
     pub why: WillRefusal,
 }
 

@@ -7,11 +7,15 @@ use weir_mqtt::ProtocolVersion;
 /// One connected client.
 #[derive(Debug, Clone, Copy)]
 pub struct Client<'a> {
+    /// The client id.
     pub client_id: &'a str,
     /// The endpoint's name.
     pub endpoint: &'a str,
+    /// The client's identity.
     pub principal: &'a Principal,
+    /// The version of MQTT that it speaks.
     pub version: ProtocolVersion,
+    /// When it connected.
     pub connected_at: Millis,
 }
 

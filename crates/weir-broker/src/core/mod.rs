@@ -70,12 +70,15 @@ const BYTES_PER_WORK: usize = 1024;
 
 /// A client to be admitted: its CONNECT is decoded, its credentials were accepted, this is its home shard.
 pub struct Admission<'a> {
+    /// The policy of the endpoint.
     pub policy: Arc<EndpointPolicy>,
+    /// The CONNECT packet.
     pub connect: &'a Connect<'a>,
     /// As sent, or as assigned.
     pub client_id: &'a str,
     /// Whether the server assigned it (5.0: sent in CONNACK).
     pub assigned: bool,
+    /// The authenticated client.
     pub principal: Principal,
     /// The last AUTH data of an enhanced authentication, for CONNACK.
     pub authentication_data: Option<&'a [u8]>,
@@ -88,6 +91,7 @@ pub struct ReceiveResult {
     pub consumed: usize,
     /// The whole length of the partial packet that follows, where its header is complete: what to have room for.
     pub needs: Option<usize>,
+    /// What the driver does with the connection.
     pub action: ReadAction,
 }
 
@@ -106,6 +110,7 @@ pub enum ReadAction {
 /// How the core is set up.
 #[derive(Debug, Clone, Copy)]
 pub struct CoreConfig {
+    /// The shard whose core it is.
     pub shard: ShardId,
     /// At most [`SHARDS_MAX`].
     pub shards: u16,

@@ -25,7 +25,9 @@ pub struct LevelEntry {
 /// A retained message of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LevelValue {
+    /// The QoS at which it was published.
     pub qos: QoS,
+    /// Length of the payload, bytes.
     pub payload_bytes: usize,
     /// The first bytes of the payload.
     pub payload: Vec<u8>,

@@ -20,10 +20,13 @@ pub struct StoredRecords {
 /// The numbers of restored objects of a core.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RestoredCounts {
+    /// Sessions.
     pub sessions: usize,
+    /// Subscriptions.
     pub subscriptions: usize,
     /// Messages owed to sessions.
     pub deliveries: usize,
+    /// Retained messages.
     pub retained: usize,
 }
 
@@ -40,7 +43,9 @@ impl RestoredCounts {
 /// The content of a record of [`RecordKind::Session`], for tools that read a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredSession<'a> {
+    /// The namespace of the session.
     pub namespace: &'a str,
+    /// The client id of the session.
     pub client_id: &'a str,
     /// Name of the endpoint it was last connected to.
     pub endpoint: &'a str,
@@ -71,6 +76,7 @@ impl<'a> StoredSession<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the record {key:?} cannot be understood: it is damaged, or of a newer version")]
 pub struct BadRecord {
+    /// The key of the record.
     pub key: RecordKey,
 }
 

@@ -99,7 +99,9 @@ pub struct EndpointCounters {
 /// A connection and its session, for the status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionDetail {
+    /// The client id.
     pub client_id: String,
+    /// The keep alive in use, seconds; 0: none.
     pub keep_alive_s: u16,
     /// `u32::MAX`: never.
     pub session_expiry_s: u32,
@@ -109,6 +111,7 @@ pub struct ConnectionDetail {
     pub inflight: usize,
     /// Messages that wait.
     pub queued: usize,
+    /// Bytes of the queued messages.
     pub queued_bytes: u64,
     /// Bytes that wait for the socket.
     pub waiting_bytes: usize,
@@ -120,18 +123,24 @@ pub struct ConnectionDetail {
     pub dropped: u32,
     /// PUBLISH packets from the client and to it, since it connected.
     pub messages_received: u64,
+    /// PUBLISH packets sent to it.
     pub messages_sent: u64,
 }
 
 /// A session with messages that wait for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backlog {
+    /// The client id.
     pub client_id: String,
     /// Of the endpoint it is, or was last, connected to.
     pub endpoint: EndpointId,
+    /// Whether a client is connected to the session.
     pub connected: bool,
+    /// Messages sent and not acknowledged.
     pub inflight: usize,
+    /// Messages that wait in the queue.
     pub queued: usize,
+    /// Bytes of those in the queue.
     pub queued_bytes: u64,
     /// Bytes that wait for the socket.
     pub waiting_bytes: u64,
@@ -160,9 +169,13 @@ pub struct RetainedPosition {
 /// A retained message, without its payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetainedTopic {
+    /// The namespace.
     pub namespace: Arc<str>,
+    /// The topic.
     pub topic: String,
+    /// The QoS at which it was published.
     pub qos: QoS,
+    /// Length of the payload, bytes.
     pub payload_bytes: usize,
     /// Milliseconds until it expires; `None`: it does not.
     pub expires_in_ms: Option<Millis>,
@@ -171,27 +184,40 @@ pub struct RetainedTopic {
 /// Gauges of a core.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CoreGauges {
+    /// Open connections.
     pub connections: usize,
+    /// Sessions, with those of offline clients.
     pub sessions: usize,
+    /// Subscriptions.
     pub subscriptions: usize,
+    /// Retained messages.
     pub retained_messages: usize,
+    /// Bytes of the retained messages.
     pub retained_bytes: usize,
+    /// Messages sent and not acknowledged.
     pub inflight: usize,
+    /// Messages that wait in queues.
     pub queued: usize,
     /// Internal inconsistencies since the start: defects of the broker.
     pub internal_errors: InternalErrors,
+    /// The same by endpoint.
     pub endpoints: BTreeMap<EndpointId, EndpointGauges>,
 }
 
 /// Gauges of the sessions of one endpoint: those that are, or were last, connected to it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EndpointGauges {
+    /// Sessions, with those of offline clients.
     pub sessions: usize,
     /// Those of them whose client is offline.
     pub offline: usize,
+    /// Subscriptions.
     pub subscriptions: usize,
+    /// Messages sent and not acknowledged.
     pub inflight: usize,
+    /// Messages that wait in queues.
     pub queued: usize,
+    /// Bytes of those in queues.
     pub queued_bytes: u64,
 }
 
@@ -228,6 +254,7 @@ impl CoreGauges {
 pub struct Waiting {
     /// Messages that have not been sent, and their bytes.
     pub queued: u64,
+    /// Bytes of the queued messages.
     pub queued_bytes: u64,
     /// Messages sent and not yet acknowledged.
     pub inflight: u64,

@@ -15,19 +15,33 @@ const PENDING_MAX_BYTES: usize = 4 << 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum CoreEventKind {
+    /// A client was admitted.
     ClientConnected,
+    /// A connection ended.
     ClientDisconnected,
+    /// A session began.
     SessionCreated,
+    /// A client connected to its session.
     SessionResumed,
+    /// Another connection took a session over.
     SessionTakenOver,
+    /// A session's expiry interval has passed.
     SessionExpired,
+    /// A session was discarded by a clean start, or by the broker.
     SessionDiscarded,
+    /// A subscription was made.
     SessionSubscribed,
+    /// A subscription was removed.
     SessionUnsubscribed,
+    /// An access list denied a publish or a subscription.
     AuthorizationRefused,
+    /// A message was accepted from a client.
     MessagePublished,
+    /// A message was sent to a client.
     MessageDelivered,
+    /// A client has acknowledged a message.
     MessageAcknowledged,
+    /// A message was dropped.
     MessageDropped,
 }
 
@@ -94,6 +108,7 @@ impl EventMask {
 /// The client that an event concerns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EventClient {
+    /// The client id.
     pub client_id: Box<str>,
     /// The endpoint's name.
     pub endpoint: Arc<str>,
@@ -101,6 +116,7 @@ pub struct EventClient {
     pub namespace: Arc<str>,
     /// Known while it is connected, as is its address.
     pub username: Option<Box<str>>,
+    /// The client's address; `None` on a Unix socket.
     pub address: Option<IpAddr>,
 }
 
@@ -118,7 +134,9 @@ pub enum Ended {
 /// What a client was not authorized to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusedAction {
+    /// A publish.
     Publish,
+    /// A subscription.
     Subscribe,
     /// To have the will of its CONNECT.
     Will,
@@ -127,17 +145,24 @@ pub enum RefusedAction {
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CoreEventDetail {
+    /// A client was admitted.
     ClientConnected {
+        /// The version of MQTT that it speaks.
         version: ProtocolVersion,
+        /// Whether it asked for a new session.
         clean_start: bool,
+        /// Whether it has a session from before.
         session_present: bool,
         /// Seconds; 0: none.
         keep_alive_s: u16,
         /// Seconds; `u32::MAX`: never.
         session_expiry_s: u32,
     },
+    /// A connection ended.
     ClientDisconnected(Ended),
+    /// A session began.
     SessionCreated,
+    /// A client connected to its session.
     SessionResumed,
     /// By another connection with the same client id.
     SessionTakenOver,
@@ -147,42 +172,61 @@ pub enum CoreEventDetail {
     SessionDiscarded,
     /// A shared filter as `$share/group/filter`.
     SessionSubscribed {
+        /// The filter.
         filter: Box<str>,
+        /// The granted QoS.
         qos: QoS,
     },
     /// By the client, or because the rules do not permit it any more.
     SessionUnsubscribed {
+        /// The filter.
         filter: Box<str>,
+        /// Whether the client asked for it.
         by_client: bool,
     },
     /// `topic`: of the PUBLISH or the will, or the filter.
     AuthorizationRefused {
+        /// What was denied.
         action: RefusedAction,
+        /// The topic or filter.
         topic: Box<str>,
     },
     /// The broker has accepted it from the client.
     MessagePublished {
+        /// The message's topic.
         topic: Box<str>,
+        /// Its QoS.
         qos: QoS,
+        /// Whether it is retained.
         retain: bool,
+        /// Bytes of its payload.
         payload_bytes: usize,
     },
     /// It is sent to the client, or sent again.
     MessageDelivered {
+        /// The message's topic.
         topic: Box<str>,
+        /// Its QoS.
         qos: QoS,
+        /// Whether it is retained.
         retain: bool,
+        /// Bytes of its payload.
         payload_bytes: usize,
     },
     /// The client has acknowledged it, by PUBACK or PUBREC with this reason code.
     MessageAcknowledged {
+        /// The message's topic.
         topic: Box<str>,
+        /// Its QoS.
         qos: QoS,
+        /// The acknowledgement's reason code.
         code: u8,
     },
     /// The client is the receiver; where the publisher lost the message, the publisher.
     MessageDropped {
+        /// The message's topic.
         topic: Box<str>,
+        /// Why it was dropped.
         why: Dropped,
     },
 }
@@ -224,13 +268,16 @@ impl CoreEventDetail {
 /// An event of a core.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CoreEvent {
+    /// The client that it is about.
     pub client: EventClient,
+    /// What happened.
     pub detail: CoreEventDetail,
 }
 
 /// The events since the last call of [`Core::take_events`](crate::Core::take_events), oldest first.
 #[derive(Debug, Default)]
 pub struct CoreEvents {
+    /// The events since the last call, oldest first.
     pub events: Vec<CoreEvent>,
     /// Events that there was no room for, by kind.
     pub missed: [u64; CoreEventKind::ALL.len()],

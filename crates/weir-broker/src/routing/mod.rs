@@ -17,3 +17,4 @@ pub(crate) mod shared_groups;
 pub(crate) mod state;
 pub(crate) mod subscribers;
 pub(crate) mod subscriptions;
+pub(crate) mod topic_tree;

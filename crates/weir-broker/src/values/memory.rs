@@ -29,6 +29,7 @@ pub enum MemoryKind {
 }
 
 impl MemoryKind {
+    /// Every part.
     pub const ALL: [Self; 8] = [
         Self::Queues,
         Self::OutBuffers,

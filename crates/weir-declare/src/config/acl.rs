@@ -11,10 +11,13 @@ use super::{Cidr, Glob, Name, Origin, Position, TopicPattern, yaml};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Acl {
+    /// The document's name.
     #[serde(default)]
     pub name: Name,
+    /// Where the document is.
     #[serde(skip)]
     pub origin: Origin,
+    /// Free text for people.
     #[serde(default)]
     pub description: Option<Arc<str>>,
     /// Applies where no rule matches.
@@ -45,7 +48,9 @@ pub fn rule_position(content: &[u8], acl: &Acl, rule: usize) -> Option<Position>
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Permission {
+    /// The action is allowed.
     Allow,
+    /// The action is denied.
     #[default]
     Deny,
 }
@@ -54,8 +59,11 @@ pub enum Permission {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum AclAction {
+    /// Publishing.
     Publish,
+    /// Subscribing.
     Subscribe,
+    /// Both.
     #[default]
     All,
 }
@@ -64,13 +72,18 @@ pub enum AclAction {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AclRule {
+    /// The decision of the rule.
     pub permission: Permission,
+    /// The actions that it is about.
     #[serde(default)]
     pub action: AclAction,
+    /// The client ids that it is about; `None`: all.
     #[serde(default)]
     pub client_id: Option<Glob>,
+    /// The user name that it is about; `None`: all.
     #[serde(default)]
     pub username: Option<Arc<str>>,
+    /// The addresses that it is about; `None`: all.
     #[serde(default)]
     pub ipaddr: Option<Cidr>,
     /// `None`: every topic, including those that begin with `$`.

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Host {
+    /// An address of all or one of the network interfaces.
     Ip(IpAddr),
+    /// The path of a Unix socket.
     Unix(Arc<Path>),
 }
 
@@ -41,16 +43,33 @@ impl Host {
 /// Why a text is not a [`Host`] or not a [`Cidr`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
+    /// It is not an IP address.
     #[error("{0:?} is not an IP address")]
     NotAnIpAddress(String),
+    /// It is not an absolute path of a file.
     #[error("{0:?} is not the absolute path of a Unix socket, like `unix:/run/weir.sock`")]
     UnixPath(String),
+    /// The system allows 107 bytes.
     #[error("the path of a Unix socket has at most {} bytes", Host::UNIX_PATH_MAX)]
     UnixPathTooLong,
+    /// The prefix is longer than the address.
     #[error("the prefix length must be 0 to {bits}, not {given:?}")]
-    PrefixLength { bits: u8, given: String },
+    PrefixLength {
+        /// Bits of the address.
+        bits: u8,
+        /// The given length.
+        given: String,
+    },
+    /// Bits after the prefix are set.
     #[error("{text} has bits beyond its prefix; the network is {network}/{prefix_len}")]
-    HostBits { text: String, network: IpAddr, prefix_len: u8 },
+    HostBits {
+        /// The given text.
+        text: String,
+        /// The address of the network.
+        network: IpAddr,
+        /// The length of the prefix, bits.
+        prefix_len: u8,
+    },
 }
 
 impl TryFrom<String> for Host {
@@ -80,11 +99,14 @@ impl fmt::Display for Host {
 pub enum Listen {
     /// `host` is `None`: the node's `--host` applies.
     Tcp {
+        /// `None`: the node's default.
         host: Option<IpAddr>,
         /// 0: the system picks a free one; see [`SourceFile::free_ports`](super::SourceFile::free_ports).
         port: u16,
     },
+    /// A Unix socket.
     Unix {
+        /// Its path.
         path: Arc<Path>,
     },
 }
@@ -110,7 +132,9 @@ impl Listen {
 /// An address to bind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum BindAddress {
+    /// An address and a port.
     Tcp(SocketAddr),
+    /// The path of a Unix socket.
     Unix(Arc<Path>),
 }
 

@@ -11,12 +11,16 @@ use super::{FileRef, Name, Origin, SecretRef};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Auth {
+    /// The document's name.
     #[serde(default)]
     pub name: Name,
+    /// Where the document is.
     #[serde(skip)]
     pub origin: Origin,
+    /// Free text for people.
     #[serde(default)]
     pub description: Option<Arc<str>>,
+    /// The authenticators, in the order in which they are asked.
     pub chain: Vec<Authenticator>,
     /// Limits of failed attempts.
     #[serde(default)]
@@ -27,12 +31,19 @@ pub struct Auth {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Authenticator {
+    /// The client's certificate.
     ClientCertificate(ClientCertificate),
+    /// Names and password hashes in a file.
     PasswordFile(PasswordFile),
+    /// A token in the password.
     Jwt(Jwt),
+    /// A service, asked over HTTP.
     Http(Box<HttpHook>),
+    /// SCRAM, by the enhanced authentication of MQTT 5.0.
     Scram(Scram),
+    /// An authenticator of the program that embeds the broker.
     Custom(Custom),
+    /// Clients without credentials.
     Anonymous(Anonymous),
 }
 
@@ -63,6 +74,7 @@ pub struct ClientCertificate {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum CertificateUsername {
+    /// The common name of the subject.
     #[default]
     CommonName,
     /// The subject in the form of RFC 4514.
@@ -81,6 +93,7 @@ pub enum CertificateUsername {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PasswordFile {
+    /// The file of names and hashes.
     pub file: FileRef,
 }
 
@@ -88,6 +101,7 @@ pub struct PasswordFile {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Jwt {
+    /// The algorithm that tokens are signed with.
     pub algorithm: JwtAlgorithm,
     /// HS*: the secret; otherwise a public key or certificate, PEM.
     #[serde(default)]
@@ -128,17 +142,29 @@ fn default_true() -> bool {
 /// The signature algorithm of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JwtAlgorithm {
+    /// HMAC with SHA-256.
     HS256,
+    /// HMAC with SHA-384.
     HS384,
+    /// HMAC with SHA-512.
     HS512,
+    /// RSA, PKCS#1 v1.5, with SHA-256.
     RS256,
+    /// RSA, PKCS#1 v1.5, with SHA-384.
     RS384,
+    /// RSA, PKCS#1 v1.5, with SHA-512.
     RS512,
+    /// RSA-PSS with SHA-256.
     PS256,
+    /// RSA-PSS with SHA-384.
     PS384,
+    /// RSA-PSS with SHA-512.
     PS512,
+    /// ECDSA with P-256 and SHA-256.
     ES256,
+    /// ECDSA with P-384 and SHA-384.
     ES384,
+    /// Ed25519.
     EdDSA,
 }
 
@@ -148,8 +174,10 @@ pub enum JwtAlgorithm {
 pub struct HttpHook {
     /// `http://` or `https://`.
     pub url: Arc<str>,
+    /// The method of the requests.
     #[serde(default)]
     pub method: HttpMethod,
+    /// Headers of each request.
     #[serde(default)]
     pub headers: BTreeMap<Arc<str>, HeaderValue>,
     /// The fields of the request, with placeholders; empty: everything known about the client.
@@ -158,6 +186,7 @@ pub struct HttpHook {
     /// Certificate authorities, required for `https://`.
     #[serde(default)]
     pub ca_file: Option<FileRef>,
+    /// How long an answer may take, milliseconds.
     #[serde(default = "HttpHook::default_timeout_ms")]
     pub timeout_ms: u32,
     /// Concurrent requests.
@@ -166,6 +195,7 @@ pub struct HttpHook {
     /// How long an answer is cached for the same client id, username, password and address; 0: not cached.
     #[serde(default)]
     pub cache_ttl_s: u32,
+    /// When the service is not asked any more.
     #[serde(default)]
     pub circuit_breaker: CircuitBreaker,
 }
@@ -203,7 +233,9 @@ pub enum HttpMethod {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum HeaderValue {
+    /// In a file or a variable.
     Secret(SecretRef),
+    /// In the document.
     Plain(Arc<str>),
 }
 
@@ -212,7 +244,9 @@ pub enum HeaderValue {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct CircuitBreaker {
+    /// Failures in a row that open the circuit.
     pub failures: u16,
+    /// How long it stays open, seconds.
     pub open_s: u16,
 }
 
@@ -273,6 +307,7 @@ pub struct FailureRateLimit {
     pub max_failures: u32,
     /// Failures of all users from one address; at least `max_failures`.
     pub max_failures_per_address: u32,
+    /// The time in which failures are counted, seconds.
     pub window_s: u32,
 }
 

@@ -11,12 +11,16 @@ use super::{Cidr, Glob, Name, Origin};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ban {
+    /// The document's name.
     #[serde(default)]
     pub name: Name,
+    /// Where the document is.
     #[serde(skip)]
     pub origin: Origin,
+    /// Free text for people.
     #[serde(default)]
     pub description: Option<Arc<str>>,
+    /// The banned clients.
     #[serde(default)]
     pub entries: Vec<BanEntry>,
     /// Bans clients that connect too often, for a limited time.
@@ -28,15 +32,19 @@ pub struct Ban {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BanEntry {
+    /// Client ids; `None`: all.
     #[serde(default)]
     pub client_id: Option<Glob>,
+    /// The user name; `None`: all.
     #[serde(default)]
     pub username: Option<Arc<str>>,
+    /// Addresses; `None`: all.
     #[serde(default)]
     pub ipaddr: Option<Cidr>,
     /// The end of the ban; `None`: until it is removed from the declaration.
     #[serde(default, with = "time::serde::rfc3339::option")]
     pub until: Option<OffsetDateTime>,
+    /// Free text for people.
     #[serde(default)]
     pub reason: Option<Arc<str>>,
 }
@@ -45,8 +53,11 @@ pub struct BanEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Flapping {
+    /// Connects that are too many.
     pub max_connects: u32,
+    /// The time in which they are counted, seconds.
     pub window_s: u32,
+    /// How long the ban lasts, seconds.
     pub ban_s: u32,
 }
 

@@ -10,32 +10,42 @@ use super::{FileRef, Name, Origin, SecretRef};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Bridge {
+    /// The document's name.
     #[serde(default)]
     pub name: Name,
+    /// Where the document is.
     #[serde(skip)]
     pub origin: Origin,
+    /// Free text for people.
     #[serde(default)]
     pub description: Option<Arc<str>>,
+    /// Whether it connects.
     #[serde(default = "default_true")]
     pub enabled: bool,
     /// Addresses of the remote broker, tried in order.
     pub address: Vec<RemoteAddress>,
+    /// The version of MQTT that it speaks.
     #[serde(default)]
     pub protocol_version: BridgeVersion,
     /// `None`: derived from the names of the node and of the bridge.
     #[serde(default)]
     pub client_id: Option<Arc<str>>,
+    /// The user name at the remote broker.
     #[serde(default)]
     pub username: Option<Arc<str>>,
+    /// The password at the remote broker.
     #[serde(default)]
     pub password: Option<SecretRef>,
+    /// The keep alive, seconds.
     #[serde(default = "Bridge::default_keep_alive_s")]
     pub keep_alive_s: u16,
+    /// Whether the remote broker discards an earlier session.
     #[serde(default)]
     pub clean_start: bool,
     /// Session expiry at the remote broker, seconds (MQTT 5).
     #[serde(default = "Bridge::default_session_expiry_s")]
     pub session_expiry_s: u32,
+    /// Files for TLS.
     #[serde(default)]
     pub tls: BridgeTls,
     /// Rules for messages to the remote broker.
@@ -44,8 +54,10 @@ pub struct Bridge {
     /// Rules for messages from the remote broker.
     #[serde(default, rename = "in")]
     pub inward: Vec<BridgeRule>,
+    /// The bounds of its queue.
     #[serde(default)]
     pub queue: BridgeQueue,
+    /// The pauses between attempts to connect.
     #[serde(default)]
     pub reconnect: Reconnect,
     /// A local topic with the retained state: `1` while connected, otherwise `0`.
@@ -70,9 +82,11 @@ impl Bridge {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RemoteAddress {
+    /// Whether the connection has TLS.
     pub tls: bool,
     /// A name or an IP address, without brackets.
     pub host: Arc<str>,
+    /// The port.
     pub port: u16,
 }
 
@@ -111,14 +125,19 @@ impl RemoteAddress {
 /// Why a text is not a [`RemoteAddress`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RemoteAddressError {
+    /// It is not `mqtt://HOST:PORT` or `mqtts://HOST:PORT`.
     #[error("an address is written mqtt://host:port or mqtts://host:port, not {0:?}")]
     Form(String),
+    /// The scheme is unknown.
     #[error("{0:?} is neither mqtt nor mqtts")]
     Scheme(String),
+    /// It has a user name or a password.
     #[error("the address must not contain a username or a password; use `username` and `password`")]
     Credentials,
+    /// The host is not a name or an address.
     #[error("{0:?} is not a host")]
     Host(String),
+    /// The port is not 1 to 65535.
     #[error("{0:?} is not a port; ports are 1 to 65535")]
     Port(String),
 }
@@ -152,7 +171,9 @@ impl From<RemoteAddress> for String {
 /// The protocol version towards the remote broker.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum BridgeVersion {
+    /// MQTT 3.1.1.
     V3_1_1,
+    /// MQTT 5.0.
     #[default]
     V5,
 }
@@ -184,7 +205,9 @@ impl<'de> Deserialize<'de> for BridgeVersion {
 pub struct BridgeTls {
     /// Certificate authorities; `None`: those of the system.
     pub ca_file: Option<FileRef>,
+    /// The client's certificate.
     pub cert_file: Option<FileRef>,
+    /// The client's private key.
     pub key_file: Option<FileRef>,
     /// The server name that the certificate must have; `None`: the host of the address.
     pub server_name: Option<Arc<str>>,
@@ -196,8 +219,10 @@ pub struct BridgeTls {
 pub struct BridgeRule {
     /// A topic filter at the source of the messages.
     pub filter: Arc<str>,
+    /// What is removed from the beginning of topics.
     #[serde(default)]
     pub strip_prefix: Option<Arc<str>>,
+    /// What is put before topics.
     #[serde(default)]
     pub add_prefix: Option<Arc<str>>,
     /// The maximum QoS; messages with a higher one are downgraded.
@@ -221,8 +246,11 @@ impl BridgeRule {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct BridgeQueue {
+    /// Messages at most.
     pub max_messages: u32,
+    /// Bytes of messages at most.
     pub max_bytes: u64,
+    /// What happens to a message for a full queue.
     pub overflow: super::QueueOverflow,
 }
 
@@ -236,7 +264,9 @@ impl Default for BridgeQueue {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Reconnect {
+    /// The first pause, milliseconds.
     pub min_ms: u32,
+    /// The longest pause, milliseconds.
     pub max_ms: u32,
 }
 

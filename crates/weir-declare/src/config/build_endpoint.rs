@@ -11,10 +11,13 @@ use super::{ClientAuth, Defaults, Diagnostic, Endpoint, Host, Listen, Name, Orig
 /// Why fields do not make a declaration.
 #[derive(Debug, thiserror::Error)]
 pub enum DeclarationError {
+    /// A field has another shape than its type.
     #[error(transparent)]
     Fields(#[from] serde_json::Error),
+    /// A Unix socket has no port.
     #[error("a Unix socket has no port; remove `port`")]
     UnixPort,
+    /// A TCP endpoint needs a port.
     #[error("`port` is missing")]
     PortMissing,
 }

@@ -14,14 +14,18 @@ use super::{Declared, DocumentIdentity};
 /// Whether the canonical form includes fields that have their default value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuiltInDefaults {
+    /// Fields with the built-in default are absent.
     LeftOut,
+    /// Every field is there.
     WrittenOut,
 }
 
 /// A declaration as data: `{name: ..., port: ...}`, with the fields in the schema's order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CanonicalDocument {
+    /// The document's kind and name.
     pub identity: DocumentIdentity,
+    /// Its fields, in the order of the schema.
     pub body: Map<String, Value>,
 }
 

@@ -60,7 +60,9 @@ pub struct FieldChange {
     pub path: String,
     /// `None`: absent.
     pub old: Option<Value>,
+    /// The value after the change; `None`: absent.
     pub new: Option<Value>,
+    /// What the change does to clients.
     pub class: ChangeClass,
 }
 

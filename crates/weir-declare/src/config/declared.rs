@@ -12,13 +12,19 @@ use super::{Acl, Auth, Ban, Bridge, DocumentIdentity, Endpoint, EventTopics, Kin
 pub struct Declared {
     /// All endpoints, also those for other nodes; see [`Endpoint::matches_labels`].
     pub endpoints: BTreeMap<Name, Arc<Endpoint>>,
+    /// Auth documents by name.
     pub auths: BTreeMap<Name, Arc<Auth>>,
+    /// Access lists by name.
     pub acls: BTreeMap<Name, Arc<Acl>>,
+    /// Bridges by name.
     pub bridges: BTreeMap<Name, Arc<Bridge>>,
+    /// Bans by name.
     pub bans: BTreeMap<Name, Arc<Ban>>,
     /// Applied to `endpoints` already; kept for display.
     pub defaults: Option<Arc<Defaults>>,
+    /// The options of reconciling.
     pub reconcile: Arc<Reconcile>,
+    /// Which events are published.
     pub events: Option<Arc<EventTopics>>,
 }
 
@@ -41,6 +47,7 @@ impl Declared {
 /// `defaults`: fields of endpoints that do not set them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
+    /// Where the document is.
     pub origin: super::Origin,
     /// As written.
     pub endpoint: Map<String, Value>,

@@ -32,7 +32,9 @@ impl fmt::Display for Severity {
 /// A position in a file. Lines and columns count from 1, columns in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Position {
+    /// The line, from 1.
     pub line: u32,
+    /// The column in characters, from 1.
     pub col: u32,
     /// Characters to underline, at least 1.
     pub len: u32,
@@ -46,9 +48,12 @@ impl Position {
 /// Another position that a diagnostic refers to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Related {
+    /// The file.
     pub file: Arc<str>,
+    /// Where in the file.
     #[serde(flatten)]
     pub position: Position,
+    /// What is there.
     pub message: String,
 }
 
@@ -56,18 +61,23 @@ pub struct Related {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Diagnostic {
+    /// Whether the document can be applied.
     pub severity: Severity,
     /// Stable, for machines: `unknown-field`.
     pub code: &'static str,
     /// The file's path as messages show it.
     pub file: Arc<str>,
+    /// Where in the file.
     #[serde(flatten)]
     pub position: Position,
     /// The instance path in the document: `endpoint.sslConfig.certFile`, `acl.rules[2].topics[0]`; empty: the whole
     /// document.
     pub path: String,
+    /// What is wrong.
     pub message: String,
+    /// What to write instead.
     pub help: Option<String>,
+    /// Other places that belong to it.
     pub related: Vec<Related>,
     /// The declaration, where it is known.
     #[serde(skip)]

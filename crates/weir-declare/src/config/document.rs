@@ -48,9 +48,11 @@ pub(super) enum Body {
 /// A document, and the line at which it, or a field of it, is written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DocumentPlace {
+    /// The document's kind and name.
     pub identity: DocumentIdentity,
     /// As messages show it.
     pub file: Arc<str>,
+    /// The line on which it begins.
     pub line: u32,
 }
 

@@ -14,7 +14,9 @@ use weir_broker::EndpointLimits;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Endpoint {
+    /// The document's name.
     pub name: Name,
+    /// Where the document is.
     #[serde(skip)]
     pub origin: Origin,
     /// The address of `host` and `port`.
@@ -23,40 +25,56 @@ pub struct Endpoint {
     pub(super) port: Option<u16>,
     pub(super) host: Option<Host>,
 
+    /// Free text for people.
     pub description: Option<Arc<str>>,
+    /// Labels, for selections.
     pub labels: BTreeMap<Arc<str>, Arc<str>>,
     /// Label selector: only nodes with all of these labels run the endpoint.
     pub nodes: BTreeMap<Arc<str>, Arc<str>>,
+    /// Whether it listens.
     pub enabled: bool,
+    /// Whether it is the default endpoint.
     pub is_default: bool,
+    /// A change of this text binds the socket again.
     pub restarted_at: Option<Arc<str>>,
     /// Level of log lines about this endpoint; `None`: the node's level.
     pub log_level: Option<LogLevel>,
+    /// Whether it is removed with its document.
     pub prune: Prune,
 
+    /// Whether clients connect over WebSocket.
     pub use_websocket: bool,
     /// WebSocket path.
     pub path: Arc<str>,
+    /// The options of WebSocket.
     pub websocket: Websocket,
     /// `None`: no TLS.
     #[serde(deserialize_with = "super::tls::empty_is_none")]
     pub ssl_config: Option<SslConfig>,
+    /// The PROXY protocol; `None`: not used.
     pub proxy_protocol: Option<ProxyProtocol>,
+    /// Options of the listening socket.
     pub server_options: ServerOptions,
+    /// Options of the sockets of connections.
     pub child_options: ChildOptions,
 
+    /// Whether clients have to authenticate.
     pub enable_auth: bool,
     /// Name of an auth document; `None`: `default`.
     pub auth: Option<Name>,
+    /// Whether an access list applies.
     pub enable_acl: bool,
     /// Name of an acl document; `None`: `default`.
     pub acl: Option<Name>,
     /// Interceptors that the program which embeds the broker has registered, in the order of their calls.
     pub interceptors: Vec<Name>,
+    /// Whether its bridges run.
     pub enable_bridge: bool,
+    /// The bridges of this endpoint.
     pub bridges: Vec<Name>,
     /// The namespace of topics, client ids and sessions; `None`: the shared namespace.
     pub mountpoint: Option<Arc<str>>,
+    /// The versions of MQTT that it accepts.
     pub protocol_versions: Versions,
 
     /// Open connections; `None`: the node's limit.
@@ -65,6 +83,7 @@ pub struct Endpoint {
     pub max_connection_per_address: Option<u32>,
     /// Accepted connections per second.
     pub max_connection_per_second: Option<u32>,
+    /// What happens to a connection above the rate.
     pub accept_overflow: AcceptOverflow,
     /// Connections before CONNACK.
     pub max_pending_connections: Option<u32>,
@@ -77,6 +96,7 @@ pub struct Endpoint {
     /// The options that the broker's core enforces.
     #[serde(flatten)]
     pub limits: EndpointLimits,
+    /// How its clients are disconnected.
     pub drain: Drain,
 }
 
@@ -155,7 +175,9 @@ pub const DEFAULT_NAME: &str = "default";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Prune {
+    /// It is removed.
     Enabled,
+    /// It stays until its removal is confirmed.
     Disabled,
 }
 
@@ -173,10 +195,15 @@ pub enum AcceptOverflow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum LogLevel {
+    /// Errors.
     Error,
+    /// Errors and warnings.
     Warn,
+    /// Also what happens to endpoints and clients.
     Info,
+    /// Also details for the search of an error.
     Debug,
+    /// Everything.
     Trace,
 }
 

@@ -10,6 +10,7 @@ use super::{EventPattern, Origin};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct EventTopics {
+    /// Where the document is.
     #[serde(skip)]
     pub origin: Origin,
     /// Topic filters below `$events/`; each selects a kind of event at least.

@@ -1,12 +1,11 @@
 //! Explains violations of the schema: what is wrong, and what to write instead.
 
-use jsonschema::ValidationError;
-use jsonschema::error::ValidationErrorKind as Kind;
 use serde_json::Value;
 
 use super::formats::format_problem;
-use super::path::{InstancePath, PathSegment};
-use super::schema::{field_schema, schema};
+use super::json_schema::Violation;
+use super::path::InstancePath;
+use super::schema::field_schema;
 use super::suggest::did_you_mean;
 
 /// One violation of the schema.
@@ -38,106 +37,80 @@ fn is_about_text(code: &str) -> bool {
     matches!(code, "format" | "pattern" | "empty" | "too-long")
 }
 
-/// The findings of one error of the validator. An error about several fields gives a finding each, `max + 1` at most.
-pub(super) fn explain(error: &ValidationError<'_>, max: usize) -> Vec<Finding> {
-    let path = path_of(error);
-    let rule = SchemaPart::violated_by(error);
-    let value = error.instance().as_ref();
-    if let Kind::AdditionalProperties { unexpected } = error.kind() {
-        return unexpected.iter().take(max + 1).map(|field| unknown_field(&path, field, &rule)).collect();
+/// The findings of one violation. One about several fields gives a finding each, `max + 1` at most.
+pub(super) fn explain(violation: &Violation<'_>, max: usize) -> Vec<Finding> {
+    let Violation { path, value, keyword, limit, keys, .. } = violation;
+    let rule = SchemaPart(violation.rule);
+    if *keyword == "additionalProperties" {
+        return keys.iter().take(max + 1).map(|field| unknown_field(path, field, &rule)).collect();
     }
     // The parser counts the top-level keys of a document itself.
-    if path.0.is_empty() && matches!(error.kind(), Kind::MinProperties { .. } | Kind::MaxProperties { .. }) {
+    if path.0.is_empty() && matches!(*keyword, "minProperties" | "maxProperties") {
         return Vec::new();
     }
-    let (code, message, help) = match error.kind() {
+    let key = keys.first().copied().unwrap_or_default();
+    let (code, message, help) = match *keyword {
         _ if rule.text("errorMessage").is_some() => {
             ("not-allowed", rule.text("errorMessage").unwrap_or_default().to_owned(), rule.first_sentence())
         }
-        Kind::Required { property } => {
-            let property = property.as_str().unwrap_or_default();
-            let help = SchemaPart::fields_around(error).property(property).and_then(|field| field.first_sentence());
-            let allowed = SchemaPart::fields_around(error).property(property).and_then(|field| field.allowed());
-            let help = help.map(|sentence| format!("{property}: {sentence}{}", allowed.unwrap_or_default()));
-            ("missing-field", format!("`{property}` is missing"), help)
+        "required" | "dependencies" => {
+            let field = SchemaPart(violation.fields).property(key);
+            let help = field.as_ref().and_then(SchemaPart::first_sentence);
+            let allowed = field.and_then(|field| field.allowed());
+            let help = help.map(|sentence| format!("{key}: {sentence}{}", allowed.unwrap_or_default()));
+            ("missing-field", format!("`{key}` is missing"), help)
         }
-        Kind::Type { .. } => type_mismatch(&path, value, &rule),
-        Kind::Enum { options } => not_in_enum(value, options),
-        Kind::Constant { expected_value } => (
+        "type" => type_mismatch(path, value, &rule),
+        "enum" => not_in_enum(value, limit),
+        "const" => (
             "not-allowed",
             format!("{} is not a known value", display_value(value)),
-            Some(format!("write {}", display_value(expected_value))),
+            Some(format!("write {}", display_value(limit))),
         ),
-        Kind::Maximum { limit } => {
-            ("out-of-range", format!("{} is more than {limit}", display_value(value)), rule.range())
-        }
-        Kind::Minimum { limit } => {
-            ("out-of-range", format!("{} is less than {limit}", display_value(value)), rule.range())
-        }
-        Kind::Format { format } => {
+        "maximum" => ("out-of-range", format!("{} is more than {limit}", display_value(value)), rule.range()),
+        "minimum" => ("out-of-range", format!("{} is less than {limit}", display_value(value)), rule.range()),
+        "format" => {
+            let format = limit.as_str().unwrap_or_default();
             invalid_text(value, format_problem(format, value.as_str().unwrap_or_default()), &rule)
         }
-        Kind::Pattern { .. } => {
+        "pattern" => {
             let (_, message, help) = invalid_text(value, None, &rule);
             ("pattern", message, help)
         }
-        Kind::PropertyNames { error: inner } => {
-            let key = inner.instance().as_str().unwrap_or_default();
-            let path = path.key(key);
-            let message = format!("{} is not a valid key here", display_value(inner.instance()));
-            return vec![Finding { path, at_key: true, code: "bad-key", message, help: None }];
+        "propertyNames" => {
+            let message = format!("{} is not a valid key here", display_value(&Value::from(key)));
+            return vec![Finding { path: path.key(key), at_key: true, code: "bad-key", message, help: None }];
         }
-        _ => explain_keyword(error.kind(), &rule),
+        _ => explain_keyword(keyword, limit, &rule),
     };
-    let at_key = matches!(error.kind(), Kind::Required { .. });
-    vec![Finding { path, at_key, code, message, help }]
+    let at_key = matches!(*keyword, "required" | "dependencies");
+    vec![Finding { path: path.clone(), at_key, code, message, help }]
 }
 
-fn explain_keyword(kind: &Kind, rule: &SchemaPart) -> (&'static str, String, Option<String>) {
-    match kind {
-        Kind::MinItems { limit } => ("too-few", format!("at least {limit} must be given"), rule.if_absent()),
-        Kind::MaxItems { limit } => ("too-many", format!("at most {limit} are allowed"), None),
-        Kind::UniqueItems => ("duplicate-item", "an item is given twice".into(), None),
-        Kind::MinLength { .. } => ("empty", "must not be empty".into(), rule.first_sentence()),
-        Kind::MaxLength { limit } => ("too-long", format!("has more than {limit} characters"), None),
-        Kind::MinProperties { .. } => ("empty", "is empty".into(), rule.fields().map(|f| format!("give one of {f}"))),
-        Kind::MaxProperties { limit } => (
+fn explain_keyword(keyword: &str, limit: &Value, rule: &SchemaPart) -> (&'static str, String, Option<String>) {
+    match keyword {
+        "minItems" => ("too-few", format!("at least {limit} must be given"), rule.if_absent()),
+        "maxItems" => ("too-many", format!("at most {limit} are allowed"), None),
+        "uniqueItems" => ("duplicate-item", "an item is given twice".into(), None),
+        "minLength" => ("empty", "must not be empty".into(), rule.first_sentence()),
+        "maxLength" => ("too-long", format!("has more than {limit} characters"), None),
+        "minProperties" => ("empty", "is empty".into(), rule.fields().map(|f| format!("give one of {f}"))),
+        "maxProperties" => (
             "too-many",
-            format!("has more than {limit} field{}", if *limit == 1 { "" } else { "s" }),
+            format!("has more than {limit} field{}", if limit == 1 { "" } else { "s" }),
             rule.fields().map(|fields| format!("give one of {fields}; begin the next item with `- `")),
         ),
-        // The schema uses no other keyword.
-        kind => ("not-allowed", format!("the schema's `{}` is violated", kind.keyword()), rule.first_sentence()),
+        // `not` and `anyOf`, which the schema explains by `errorMessage`.
+        keyword => ("not-allowed", format!("the schema's `{keyword}` is violated"), rule.first_sentence()),
     }
-}
-
-fn path_of(error: &ValidationError<'_>) -> InstancePath {
-    let segments = error.instance_path().segments().map(|segment| match segment {
-        jsonschema::paths::LocationSegment::Property(key) => PathSegment::Key(key.into_owned()),
-        jsonschema::paths::LocationSegment::Index(index) => PathSegment::Index(index),
-    });
-    InstancePath(segments.collect())
 }
 
 /// The part of the schema that contains the violated keyword.
-struct SchemaPart(Option<&'static Value>);
+struct SchemaPart(&'static Value);
 
 impl SchemaPart {
-    fn violated_by(error: &ValidationError<'_>) -> Self {
-        Self(schema().pointer(parent(error.schema_path().as_str())))
-    }
-
-    /// The part that describes the fields of the `then` or `else` that was violated.
-    fn fields_around(error: &ValidationError<'_>) -> Self {
-        let mut pointer = parent(error.schema_path().as_str());
-        while pointer.ends_with("/then") || pointer.ends_with("/else") {
-            pointer = parent(pointer);
-        }
-        Self(schema().pointer(pointer))
-    }
-
     fn get(&self, key: &str) -> Option<&'static Value> {
-        self.0?.get(key)
+        self.0.get(key)
     }
 
     fn text(&self, key: &str) -> Option<&'static str> {
@@ -145,7 +118,7 @@ impl SchemaPart {
     }
 
     fn property(&self, name: &str) -> Option<SchemaPart> {
-        self.0.and_then(|rule| field_schema(rule, name)).map(|field| SchemaPart(Some(field)))
+        field_schema(self.0, name).map(SchemaPart)
     }
 
     fn first_sentence(&self) -> Option<String> {
@@ -187,11 +160,6 @@ impl SchemaPart {
         let names: Vec<_> = self.field_names().map(|name| format!("`{name}`")).collect();
         (!names.is_empty()).then(|| names.join(", "))
     }
-}
-
-/// A JSON pointer without its last step.
-fn parent(pointer: &str) -> &str {
-    pointer.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
 /// Names of other brokers for weir's fields.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Held {
+    /// Why it is held.
     pub cause: HeldCause,
     /// A message for people, with what to do.
     pub why: String,

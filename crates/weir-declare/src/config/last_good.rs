@@ -264,8 +264,10 @@ pub enum LastGoodError {
     /// Holds the format that was found.
     #[error("the format is {}, not {}", .0, FORMAT)]
     Format(Value),
+    /// It is not JSON of the expected shape.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
+    /// A document in it is not valid.
     #[error("{0}: {1}")]
     Declaration(DocumentIdentity, DeclarationError),
 }

@@ -18,6 +18,7 @@ use super::{Snapshot, SourceFile, build_endpoint};
 /// The result of [`load`].
 #[derive(Debug, Clone, Default)]
 pub struct Loaded {
+    /// The declaration.
     pub declared: Declared,
     /// Sorted by file and position.
     pub diagnostics: Vec<Diagnostic>,
@@ -37,6 +38,7 @@ impl Loaded {
 /// Why the declaration of an identity is not the snapshot's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentRefusal {
+    /// Why it was rejected.
     pub reason: RefusalReason,
     /// One line, with the position of the error.
     pub message: String,
@@ -54,7 +56,11 @@ pub enum RefusalReason {
     /// The file could not be read.
     Unreadable,
     /// Another endpoint has the address.
-    Conflicted { holder: Name },
+    /// Another document has the address or the name.
+    Conflicted {
+        /// The other document.
+        holder: Name,
+    },
     /// The document was removed, but a held declaration refers to it.
     StillReferenced,
 }

@@ -37,6 +37,7 @@ mod formats;
 mod held;
 mod item;
 mod json_cache;
+mod json_schema;
 mod last_good;
 mod load;
 mod masking;

@@ -14,7 +14,7 @@ impl Name {
     /// The longest name, bytes.
     pub const MAX_LEN: usize = 255;
 
-    /// Parses a name: segments separated by `/`, without white space and without the characters of [`FORBIDDEN`].
+    /// Parses a name: segments separated by `/`, without white space and without the characters of `FORBIDDEN`.
     ///
     /// # Errors
     /// `text` is not a name.
@@ -48,13 +48,16 @@ impl Name {
 /// Why a text is not a [`Name`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
+    /// It is empty.
     #[error("a name must not be empty")]
     Empty,
     /// Holds the length in bytes.
     #[error("a name has at most {} bytes, this one has {}", Name::MAX_LEN, .0)]
     TooLong(usize),
+    /// This segment is `.` or `..`, or empty.
     #[error("a name's segments must not be empty, `.` or `..`: {0:?}")]
     Segment(String),
+    /// It has a character that a name must not have.
     #[error("a name must not contain {0:?}: {1:?}")]
     Character(char, String),
 }
@@ -85,13 +88,21 @@ impl std::borrow::Borrow<str> for Name {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Kind {
+    /// A listener.
     Endpoint,
+    /// How clients authenticate.
     Auth,
+    /// What clients may publish and subscribe.
     Acl,
+    /// A connection to another broker.
     Bridge,
+    /// Clients that are rejected.
     Ban,
+    /// Defaults for endpoints.
     Defaults,
+    /// How the broker reconciles.
     Reconcile,
+    /// Which events are published as messages.
     Events,
 }
 
@@ -134,7 +145,9 @@ impl fmt::Display for Kind {
 /// A declaration's identity. For the kinds with one document, the name is the kind's key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DocumentIdentity {
+    /// The kind of document.
     pub kind: Kind,
+    /// Its name.
     pub name: Name,
 }
 

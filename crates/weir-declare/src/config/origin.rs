@@ -12,6 +12,7 @@ use super::Position;
 pub struct Origin {
     /// The file's path as messages show it.
     pub file: Arc<str>,
+    /// Where in the file.
     pub position: Position,
     /// The directory that relative file references start from.
     pub base: Arc<Path>,
@@ -65,10 +66,13 @@ impl FileRef {
 /// Why a text is not a [`FileRef`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FileRefError {
+    /// It is empty.
     #[error("a path must not be empty")]
     Empty,
+    /// It is a secret itself, not the path of one.
     #[error("a path is wanted, not the file's content")]
     Content,
+    /// It has a control character.
     #[error("a path must not contain control characters")]
     ControlCharacter,
 }
@@ -112,8 +116,10 @@ pub enum SecretRefError {
     /// The text may be the secret itself, so the error does not hold it.
     #[error("a secret must not stand in a declaration")]
     Literal,
+    /// It is not the name of a variable.
     #[error("{0:?} is not the name of an environment variable")]
     VariableName(String),
+    /// It is not the path of a file.
     #[error(transparent)]
     File(#[from] FileRefError),
 }

@@ -120,7 +120,9 @@ impl fmt::Display for TopicPattern {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} {reason}")]
 pub struct InvalidTopic {
+    /// The text.
     pub text: String,
+    /// What is wrong.
     pub reason: TopicError,
 }
 

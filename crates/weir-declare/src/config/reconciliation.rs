@@ -8,10 +8,12 @@ use super::Origin;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Reconcile {
+    /// Where the document is.
     #[serde(skip)]
     pub origin: Origin,
     /// While `true`, the reconciler applies nothing.
     pub suspend: bool,
+    /// How much may be removed without a confirmation.
     pub prune: PruneGuard,
     /// Connections that one change may close without confirmation; `None`: any number.
     pub max_disconnects: Option<u32>,

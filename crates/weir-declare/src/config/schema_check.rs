@@ -1,31 +1,20 @@
 //! Validates a document against the schema.
 
-use std::sync::LazyLock;
-
-use jsonschema::Validator;
 use serde_json::Value;
 
 use super::explain::{Finding, explain};
-use super::formats::FORMATS;
-use super::schema::schema;
-
-#[allow(clippy::expect_used)] // compiled in; every test would fail
-static VALIDATOR: LazyLock<Validator> = LazyLock::new(|| {
-    let mut options = jsonschema::options().with_draft(jsonschema::Draft::Draft7).should_validate_formats(true);
-    for &(format, check) in FORMATS {
-        options = options.with_format(format, move |text: &str| check(text).is_none());
-    }
-    options.build(schema()).expect("the schema is a schema")
-});
+use super::json_schema::violations;
 
 /// Findings of one document at most.
 const FINDINGS_MAX: usize = 100;
+/// Violations that are looked at: several may make one finding.
+const VIOLATIONS_MAX: usize = 10 * FINDINGS_MAX;
 
 /// All violations of the schema in `document`.
 pub(super) fn check(document: &Value) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
-    for error in VALIDATOR.iter_errors(document) {
-        for finding in explain(&error, FINDINGS_MAX) {
+    for violation in violations(document, VIOLATIONS_MAX) {
+        for finding in explain(&violation, FINDINGS_MAX) {
             if findings.len() >= FINDINGS_MAX {
                 findings.push(Finding::too_many(FINDINGS_MAX));
                 return findings;

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct Snapshot {
     /// The source, for messages: `endpoints.d`, `etcd http://127.0.0.1:2379 /weir/`.
     pub origin: Arc<str>,
+    /// Which state of the source it is.
     pub revision: Revision,
     /// In any order; [`super::load`] sorts them by path.
     pub files: Vec<SourceFile>,
@@ -26,6 +27,7 @@ pub struct SourceFile {
     pub shown: Arc<str>,
     /// The directory that file references are relative to: the file's own, in etcd the node's `--files`.
     pub base: Arc<Path>,
+    /// Its bytes, or why they could not be read.
     pub content: Result<Arc<[u8]>, ReadError>,
     /// Whether an endpoint may have port 0, a free one: in the documents of a program, which asks for the address.
     pub free_ports: bool,
@@ -43,13 +45,31 @@ pub struct ReadError {
 #[serde(tag = "kind", rename_all = "camelCase")]
 pub enum Revision {
     /// A work tree at a commit. `dirty`: files differ from the commit, and `content` is their hash.
+    /// A commit; `dirty`: the work tree differs, and `content` is a hash of it.
     #[serde(rename_all = "camelCase")]
-    Git { commit: String, dirty: bool, content: Option<String> },
+    Git {
+        /// The commit id.
+        commit: String,
+        /// Whether the work tree differs from it.
+        dirty: bool,
+        /// A hash of the files of the work tree.
+        content: Option<String>,
+    },
     /// A hash of all files' contents, hexadecimal.
-    Content { hash: String },
+    /// A hash of the files.
+    Content {
+        /// The hash.
+        hash: String,
+    },
     /// An etcd store's revision.
+    /// A revision of an etcd.
     #[serde(rename_all = "camelCase")]
-    Etcd { cluster_id: u64, revision: i64 },
+    Etcd {
+        /// The id of the cluster.
+        cluster_id: u64,
+        /// The revision of its store.
+        revision: i64,
+    },
 }
 
 impl fmt::Display for Revision {

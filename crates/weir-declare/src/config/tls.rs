@@ -13,6 +13,7 @@ use super::FileRef;
 pub struct SslConfig {
     /// Certificate chain, the server's own first.
     pub cert_file: FileRef,
+    /// The private key.
     pub key_file: FileRef,
     /// Further certificates, by server name (SNI).
     #[serde(default)]
@@ -23,8 +24,10 @@ pub struct SslConfig {
     /// Revoked client certificates.
     #[serde(default)]
     pub crl_file: Option<FileRef>,
+    /// Whether clients need a certificate.
     #[serde(default)]
     pub client_auth: ClientAuth,
+    /// The oldest version of TLS that is accepted.
     #[serde(default)]
     pub min_version: TlsVersion,
 }
@@ -35,7 +38,9 @@ pub struct SslConfig {
 pub struct SniCertificate {
     /// DNS names; `*.example.com` stands for one label.
     pub server_names: Vec<Arc<str>>,
+    /// The certificate, and those between it and the authority.
     pub cert_file: FileRef,
+    /// The private key.
     pub key_file: FileRef,
 }
 
@@ -43,18 +48,22 @@ pub struct SniCertificate {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ClientAuth {
+    /// No certificate is asked for.
     #[default]
     None,
     /// It asks; a certificate that a client sends must be valid.
     Optional,
+    /// Clients without a valid certificate are rejected.
     Required,
 }
 
 /// The minimum version.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TlsVersion {
+    /// TLS 1.2.
     #[default]
     V1_2,
+    /// TLS 1.3.
     V1_3,
 }
 

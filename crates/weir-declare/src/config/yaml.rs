@@ -98,8 +98,15 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Vec<ParsedDocument>, Vec<YamlError>>
 /// Why a text is not one YAML document.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidYaml {
+    /// The text is not YAML.
     #[error("line {line}: {message}")]
-    Syntax { line: u32, message: String },
+    Syntax {
+        /// The line, from 1.
+        line: u32,
+        /// What is wrong.
+        message: String,
+    },
+    /// It has so many documents where one is expected.
     #[error("it has {0} documents, not one")]
     SeveralDocuments(usize),
 }

@@ -66,23 +66,35 @@ pub trait ImportFiles {
 /// Why nothing could be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
+    /// It is not YAML.
     #[error("neither JSON nor YAML: {0}")]
     Syntax(#[from] InvalidYaml),
+    /// It declares no listener.
     #[error("no endpoint in it: neither an export nor a config.yaml with `mqtt` or `endpoint`")]
     NoEndpoint,
+    /// It has no document.
     #[error("no documents in it: neither a list `documents` nor a document of Weir")]
     NoDocument,
+    /// It has no table `mqtt`.
     #[error("no table `mqtt` in it")]
     NoMqttTable,
+    /// It is of an EMQX before version 5.
     #[error(
         "this is a configuration of EMQX 4 (`listener.tcp.external`); import its acl.conf, and the configuration of EMQX 5 \
          that its migration tool writes"
     )]
     OldEmqx,
+    /// It is an export of a store, not a configuration.
     #[error("this is an export of sessions and messages; `weir store import DIR` reads it")]
     StoreExport,
+    /// A line is not understood.
     #[error("line {line}: {message}")]
-    Malformed { line: usize, message: String },
+    Malformed {
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        message: String,
+    },
 }
 
 /// Imports `text`, the content of `file`. Fields that weir would refuse are left out of the documents.

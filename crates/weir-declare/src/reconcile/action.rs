@@ -63,13 +63,17 @@ impl ActionKind {
 /// The action for one endpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EndpointAction {
+    /// The endpoint.
     pub name: Name,
+    /// What is done.
     pub kind: ActionKind,
+    /// The fields that change.
     pub changes: Vec<FieldChange>,
     /// The live address.
     pub from: Option<BindAddress>,
     /// The declared address.
     pub to: Option<BindAddress>,
+    /// Which clients are disconnected.
     pub disconnects: Disconnects,
     /// What the endpoint will refuse to all clients after the action, and does not refuse now.
     pub lock_out: Option<LockOut>,
@@ -90,8 +94,10 @@ impl EndpointAction {
 /// The number of clients that an action disconnects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Disconnects {
+    /// None.
     #[default]
     None,
+    /// So many.
     Exactly(u32),
     /// Each connection is checked during the action.
     UpTo(u32),

@@ -13,6 +13,7 @@ use crate::config::{self, Bridge, ChangeClass, Declared, FieldChange, Kind, Name
 /// A bridge to run, and the files that it refers to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EffectiveBridge {
+    /// The declaration.
     pub bridge: Arc<Bridge>,
     /// The mountpoint of the endpoints that name it; empty: the shared namespace.
     pub namespace: Arc<str>,
@@ -29,9 +30,11 @@ pub type Bridges = BTreeMap<Name, EffectiveBridge>;
 /// The action for one bridge.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BridgeAction {
+    /// The bridge.
     pub name: Name,
     /// `Add`, `Update`, `Remove` or `None`.
     pub kind: ActionKind,
+    /// The fields that change.
     pub changes: Vec<FieldChange>,
     /// Whether the bridge disconnects and connects again.
     pub reconnects: bool,

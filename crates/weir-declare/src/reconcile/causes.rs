@@ -8,6 +8,7 @@ use crate::config::{DocumentIdentity, DocumentPlace, Kind, LastGood, Name};
 /// The line that causes a change.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ChangeCause {
+    /// Where the document is.
     pub place: DocumentPlace,
     /// The line is in the former documents: it was removed.
     pub removed: bool,

@@ -31,9 +31,12 @@ impl ConditionType {
     }
 }
 
+/// Whether a condition holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ConditionStatus {
+    /// It holds.
     True,
+    /// It does not hold.
     False,
     /// Not known yet.
     Unknown,
@@ -97,10 +100,14 @@ reasons! {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Condition {
+    /// Which condition it is.
     #[serde(rename = "type")]
     pub kind: ConditionType,
+    /// Whether it holds.
     pub status: ConditionStatus,
+    /// Why, as one word.
     pub reason: ConditionReason,
+    /// Why, as text.
     pub message: String,
     /// The generation of the declaration that the condition refers to.
     pub observed_generation: u64,

@@ -24,11 +24,13 @@ pub type Bans = BTreeMap<Name, Arc<Ban>>;
 /// An endpoint, and the documents and files that it refers to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EffectiveEndpoint {
+    /// The declaration.
     pub endpoint: Arc<Endpoint>,
     /// `None`: `enableAuth: false`, or no such document (then every CONNECT is refused).
     pub auth: Option<Arc<Auth>>,
     /// `None`: `enableAcl: false`, or no such document (then every topic is refused).
     pub acl: Option<Arc<Acl>>,
+    /// The bans that apply.
     pub bans: Arc<Bans>,
     /// The files that it reads, as of the time of [`EffectiveEndpoint::resolve`].
     pub files: FileDigests,
@@ -59,7 +61,9 @@ impl FileRole {
 pub struct FileReference {
     /// As written.
     pub written: Arc<str>,
+    /// The file.
     pub path: PathBuf,
+    /// What it is for.
     pub role: FileRole,
 }
 

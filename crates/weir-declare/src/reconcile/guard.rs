@@ -50,8 +50,10 @@ pub struct DeletionGuardInput<'a> {
 pub enum GuardDecision {
     /// Documents are absent that were applied: read the source again, and apply nothing of this reading.
     ReadAgain {
+        /// The documents that are missing.
         missing: Vec<DocumentIdentity>,
     },
+    /// The rest may be applied.
     Proceed(Guarded),
 }
 

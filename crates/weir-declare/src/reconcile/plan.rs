@@ -15,6 +15,7 @@ use crate::config::{BindAddress, ChangeClass, Declared, Endpoint, EventTopics, F
 pub struct LiveState {
     /// Endpoints that listen, or should; without those that are only draining.
     pub endpoints: BTreeMap<Name, LiveEndpoint>,
+    /// The bridges that run.
     pub bridges: Bridges,
     /// The events that are published; `None`: none are.
     pub events: Option<Arc<EventTopics>>,
@@ -25,6 +26,7 @@ pub struct LiveState {
 pub struct LiveEndpoint {
     /// The declaration that is in force.
     pub effective: EffectiveEndpoint,
+    /// Where it listens.
     pub address: BindAddress,
     /// Read from the socket; `false`: the listener was lost.
     pub listening: bool,
@@ -36,7 +38,9 @@ pub struct LiveEndpoint {
 /// events.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
+    /// Actions on endpoints, in the order in which they are done.
     pub actions: Vec<EndpointAction>,
+    /// Actions on bridges.
     pub bridges: Vec<BridgeAction>,
     /// `None`: there is nothing to do.
     pub events: Option<EventsAction>,

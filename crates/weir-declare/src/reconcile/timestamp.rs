@@ -9,6 +9,7 @@ use time::format_description::well_known::Rfc3339;
 /// Milliseconds since the Unix epoch; shown and serialised as RFC 3339 in UTC (`2026-11-21T03:47:00.123Z`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp {
+    /// Milliseconds since 1970.
     pub unix_ms: u64,
 }
 

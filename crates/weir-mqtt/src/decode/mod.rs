@@ -15,7 +15,9 @@ use super::{Connect, DecodeError, Packet, ProtocolVersion};
 /// Who sent what is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
+    /// The sender is a client.
     Client,
+    /// The sender is a server.
     Server,
 }
 
@@ -34,9 +36,19 @@ pub struct DecodeContext {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decoded<P> {
     /// A whole packet, and how many bytes it took.
-    Packet { packet: P, len: usize },
+    /// A packet of `len` bytes.
+    Packet {
+        /// The packet.
+        packet: P,
+        /// Its length, bytes.
+        len: usize,
+    },
     /// More bytes are needed: `needs` in all, where the fixed header is complete.
-    Incomplete { needs: Option<usize> },
+    /// The bytes are the beginning of a packet that has at least `needs` bytes; `None`: the fixed header is incomplete.
+    Incomplete {
+        /// `None`: the length is not known yet.
+        needs: Option<usize>,
+    },
 }
 
 /// Decodes the first packet of `bytes`.

@@ -2,6 +2,7 @@
 
 mod generate;
 mod hostile;
+mod json_schema;
 mod last_good;
 mod properties;
 mod schema;
