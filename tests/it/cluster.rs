@@ -15,6 +15,7 @@ enum Message {
     Interest(bool, u32, String),
     Group(u32, String, String, u32, u32),
     LogApplied(u64),
+    Client(u32, String, u64, bool),
     SnapshotEnd,
     Publish(Publish),
     GroupPublish(String, String, Publish, bool),
@@ -52,6 +53,9 @@ impl Message {
                 Self::Group(*namespace, (*group).to_owned(), (*filter).to_owned(), *members, *ready)
             }
             PeerMessage::LogApplied { sequence } => Self::LogApplied(*sequence),
+            PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
+                Self::Client(*namespace, (*client_id).to_owned(), *stamp, *clean_start)
+            }
             PeerMessage::SnapshotEnd => Self::SnapshotEnd,
             PeerMessage::Publish(publish) => Self::Publish(Publish::of(publish)),
             PeerMessage::GroupPublish { group, filter, publish, returned } => {
@@ -69,6 +73,12 @@ impl Message {
                 PeerMessage::Group { namespace: *namespace, group, filter, members: *members, ready: *ready }
             }
             Self::LogApplied(sequence) => PeerMessage::LogApplied { sequence: *sequence },
+            Self::Client(namespace, client_id, stamp, clean_start) => PeerMessage::ClientConnected {
+                namespace: *namespace,
+                client_id,
+                stamp: *stamp,
+                clean_start: *clean_start,
+            },
             Self::SnapshotEnd => PeerMessage::SnapshotEnd,
             Self::Publish(publish) => PeerMessage::Publish(publish.borrow()),
             Self::GroupPublish(group, filter, publish, returned) => {

@@ -10,6 +10,7 @@ mod broker_sim;
 mod ci_examples;
 mod client;
 mod cluster;
+mod cluster_clients;
 #[cfg(feature = "cluster")]
 mod cluster_engine;
 mod codec;

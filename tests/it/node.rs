@@ -45,6 +45,8 @@ enum Stage {
 
 struct Link {
     policy: Arc<EndpointPolicy>,
+    /// The node of a cluster that the client has chosen; `None`: by its name.
+    node: Option<usize>,
     stage: Stage,
     to_client: Vec<u8>,
     /// Whether the client reads: what it does not take stays with the core.
@@ -115,8 +117,16 @@ impl Node {
     /// A client opens a connection to an endpoint.
     pub fn open(&mut self, policy: Arc<EndpointPolicy>) -> LinkId {
         self.cores.iter_mut().for_each(|core| core.register_policy(&policy, self.now));
-        self.links.push(Link { policy, stage: Stage::Waiting(Vec::new()), to_client: Vec::new(), reads: true });
+        let stage = Stage::Waiting(Vec::new());
+        self.links.push(Link { policy, node: None, stage, to_client: Vec::new(), reads: true });
         self.links.len() - 1
+    }
+
+    /// A client opens a connection to a node of a cluster.
+    pub fn open_at(&mut self, node: usize, policy: Arc<EndpointPolicy>) -> LinkId {
+        let link = self.open(policy);
+        self.links[link].node = Some(node);
+        link
     }
 
     /// A client sends bytes. What the core answers is only there after [`Node::settle`] or [`Node::step`].
@@ -389,7 +399,8 @@ impl Node {
         let home = |shards: usize| usize::from(home_shard(&policy.namespace, &client_id, shards as u16).0);
         // The number of nodes and that of shards must not select by the same bits.
         let nodes = self.cores.len() / self.shards;
-        let node = usize::from(home_shard("node", &client_id, nodes as u16).0);
+        let by_name = usize::from(home_shard("node", &client_id, nodes as u16).0);
+        let node = self.links[link].node.unwrap_or(by_name);
         let shard = node * self.shards + home(self.shards);
         let principal = Principal {
             username: connect.username.map(Into::into),

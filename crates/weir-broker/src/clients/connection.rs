@@ -41,6 +41,8 @@ pub(crate) struct Connection {
     pub(crate) keep_alive_ms: u32,
     pub(crate) last_received: Millis,
     pub(crate) connected_at: Millis,
+    /// Of a node of a cluster: orders the connections of one client identifier over all nodes.
+    pub(crate) stamp: u64,
     /// PUBLISH packets from the client, and to it.
     pub(crate) messages_received: u64,
     pub(crate) messages_sent: u64,

@@ -59,6 +59,7 @@ impl Core {
             // CONNACK's session present flag must still be true after a crash; everything else follows CONNACK.
             self.gate_connack(slot);
         }
+        self.announce_client(slot, admission.client_id, connect.clean_start);
         self.write_connack(slot, admission, expiry_s, present);
         self.connected_event(session_id, connect, expiry_s, present);
         if present {
@@ -166,6 +167,7 @@ impl Core {
             keep_alive_ms: u32::from(keep_alive_s) * 1500,
             last_received: now,
             connected_at: now,
+            stamp: self.next_stamp(),
             messages_received: 0,
             messages_sent: 0,
             outlet: ConnectionOutput::default(),

@@ -112,9 +112,13 @@ impl Core {
             LinkMessage::GroupPublish { group, message, peer, may_return } => {
                 self.on_peer_group_publish(&group, message, peer, may_return, now);
             }
+            LinkMessage::ClientElsewhere { namespace, client_id, stamp, wins_ties, clean_start } => {
+                let namespace = self.namespace_of(from, namespace);
+                self.on_client_elsewhere(namespace, &client_id, (stamp, wins_ties, clean_start), now);
+            }
             LinkMessage::Suspend(suspended) => self.journal.set_suspended(suspended),
             // The gateway alone is sent these.
-            LinkMessage::GroupState { .. } | LinkMessage::GroupReturn { .. } => {
+            LinkMessage::GroupState { .. } | LinkMessage::GroupReturn { .. } | LinkMessage::ClientConnected { .. } => {
                 self.observe.count_error(Site::ShardOfBatch);
             }
             LinkMessage::Pause(id) => self.clients.pause(id),

@@ -4,6 +4,7 @@ mod acknowledgements;
 mod auth_packet;
 mod charge_publish;
 pub(crate) mod client_view;
+mod cluster_clients;
 mod cluster_groups;
 mod commit;
 mod connect;
@@ -146,6 +147,8 @@ pub struct Core {
     pub(crate) outbox: Outbox,
     /// The shard that is the way to the other nodes, where there are any.
     pub(crate) gateway: Option<ShardId>,
+    /// The newest stamp of a connection that this shard knows of, here or on another node.
+    pub(crate) stamp: u64,
     /// Groups owned here whose members have changed in this turn, for the gateway.
     pub(crate) touched_groups: BTreeSet<Arc<GroupKey>>,
     /// Numbers the SUBSCRIBEs that wait for other shards.
@@ -184,6 +187,7 @@ impl Core {
             links: Links::new(config.shard, config.shards),
             outbox: Outbox::default(),
             gateway: None,
+            stamp: 0,
             touched_groups: BTreeSet::new(),
             serial: 0,
             routes_of_disconnected: Vec::new(),

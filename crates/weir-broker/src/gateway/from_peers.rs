@@ -7,7 +7,7 @@ use super::peers::{Peer, Taken};
 use super::{Gateway, Outside, PeerMessage, PeerPublish, RetainedEntry, RetainedPublisher};
 use crate::ids::{DedupKey, Millis, NamespaceId, Origin, PeerSlot, ShardId};
 use crate::links::link::{ForwardedPublish, LinkMessage, RANK_DIRECT, Route};
-use crate::placement::owner_shard;
+use crate::placement::{home_shard, owner_shard};
 use crate::shard_set::ShardSet;
 use crate::values::group::GroupKey;
 use crate::values::message::Message;
@@ -123,6 +123,12 @@ impl Gateway {
                     self.on_peer_group(from, key, *members, *ready);
                 }
             }
+            PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
+                let wins_ties = peer.incarnation > self.incarnation;
+                if let Some(namespace) = self.peer_namespace(from, *namespace) {
+                    self.on_client_elsewhere(namespace, client_id, (*stamp, wins_ties, *clean_start));
+                }
+            }
             PeerMessage::SnapshotEnd => peer.is_known = true,
             PeerMessage::LogApplied { sequence } => peer.applied = peer.applied.max(*sequence),
             PeerMessage::Publish(publish) => self.publish(from, publish, now),
@@ -185,6 +191,19 @@ impl Gateway {
             self.links.define_namespace(shard, namespace, self.routing.name(namespace));
             self.links.push(shard, message(namespace));
         }
+    }
+
+    /// A client has connected to a peer: its home shard here ends an older connection.
+    fn on_client_elsewhere(
+        &mut self,
+        namespace: NamespaceId,
+        client_id: &str,
+        (stamp, wins_ties, clean_start): (u64, bool, bool),
+    ) {
+        let home = home_shard(self.routing.name(namespace), client_id, self.shards);
+        self.links.define_namespace(home, namespace, self.routing.name(namespace));
+        let client_id = client_id.into();
+        self.links.push(home, LinkMessage::ClientElsewhere { namespace, client_id, stamp, wins_ties, clean_start });
     }
 
     /// A peer's message for the subscribers of this node.

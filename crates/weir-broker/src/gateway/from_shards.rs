@@ -88,6 +88,15 @@ impl Gateway {
             LinkMessage::Assign { session, message, delivery, was_returned, .. } => {
                 self.assign((session, delivery.group.as_ref()), &message, was_returned, outside, now);
             }
+            LinkMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
+                let Some(namespace) = self.shard_namespace(from, namespace) else { return };
+                for peer in self.peers.slots() {
+                    self.define_namespace(peer, namespace, outside);
+                    let (namespace, client_id) = (namespace.0, &*client_id);
+                    let message = PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start };
+                    self.push(peer, &message, outside);
+                }
+            }
             LinkMessage::GroupReturn { group, message, peer } => {
                 if self.peers.get(peer).is_some() {
                     self.send_to_group(peer, &group, &message, true, outside, now);

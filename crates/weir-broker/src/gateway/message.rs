@@ -15,6 +15,8 @@ pub enum PeerMessage<'a> {
     RemoveInterest { namespace: u32, filter: &'a str },
     /// The sender has members of a shared group: how many, and how many of them are ready. No members: the group is gone.
     Group { namespace: u32, group: &'a str, filter: &'a str, members: u32, ready: u32 },
+    /// A client has connected to the sender. `stamp` orders the connections of one client identifier.
+    ClientConnected { namespace: u32, client_id: &'a str, stamp: u64, clean_start: bool },
     /// The sender has applied the log of retained messages up to this sequence.
     LogApplied { sequence: u64 },
     /// Everything that the sender had interest in when the link came up has been sent.

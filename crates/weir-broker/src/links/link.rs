@@ -170,6 +170,21 @@ pub(crate) enum LinkMessage {
     },
     /// From the gateway: the node is out, or in again. While it is out no PUBLISH of QoS 1 and 2 is acknowledged.
     Suspend(bool),
+    /// To the gateway: a client has connected.
+    ClientConnected {
+        namespace: NamespaceId,
+        client_id: Box<str>,
+        stamp: u64,
+        clean_start: bool,
+    },
+    /// From the gateway: a client has connected to another node.
+    ClientElsewhere {
+        namespace: NamespaceId,
+        client_id: Box<str>,
+        stamp: u64,
+        wins_ties: bool,
+        clean_start: bool,
+    },
     /// A receiver at the sender is slow: pause its publisher.
     Pause(ConnId),
     Resume(ConnId),

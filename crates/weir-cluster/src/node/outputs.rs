@@ -67,6 +67,7 @@ fn is_waited_for(message: &PeerMessage<'_>) -> bool {
     match message {
         PeerMessage::Publish(publish) | PeerMessage::GroupPublish { publish, .. } => qos(publish),
         PeerMessage::AddInterest { .. } | PeerMessage::Group { .. } | PeerMessage::SnapshotEnd => true,
+        PeerMessage::ClientConnected { .. } => true,
         PeerMessage::Namespace { .. } | PeerMessage::RemoveInterest { .. } | PeerMessage::LogApplied { .. } => false,
     }
 }

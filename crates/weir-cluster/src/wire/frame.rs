@@ -14,6 +14,9 @@ const SNAPSHOT_END: u64 = 5;
 const PUBLISH: u64 = 6;
 const GROUP_PUBLISH: u64 = 7;
 const LOG_APPLIED: u64 = 8;
+const CLIENT_CONNECTED: u64 = 9;
+
+const CLEAN_START: u8 = 1;
 
 const RETURNED: u8 = 1;
 
@@ -68,7 +71,7 @@ pub(crate) struct FrameHeader {
 impl FrameHeader {
     /// Whether this build knows the kind.
     pub(crate) const fn is_known(&self) -> bool {
-        matches!(self.kind, NAMESPACE..=LOG_APPLIED)
+        matches!(self.kind, NAMESPACE..=CLIENT_CONNECTED)
     }
 
     /// Bytes of the whole frame.
@@ -99,6 +102,7 @@ const fn kind(message: &PeerMessage<'_>) -> u64 {
         PeerMessage::Publish(_) => PUBLISH,
         PeerMessage::GroupPublish { .. } => GROUP_PUBLISH,
         PeerMessage::LogApplied { .. } => LOG_APPLIED,
+        PeerMessage::ClientConnected { .. } => CLIENT_CONNECTED,
     }
 }
 
@@ -122,6 +126,12 @@ fn write_body(message: &PeerMessage<'_>, out: &mut impl Sink) {
         }
         PeerMessage::SnapshotEnd => {}
         PeerMessage::LogApplied { sequence } => out.varint(*sequence),
+        PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
+            out.byte(u8::from(*clean_start) * CLEAN_START);
+            out.varint(u64::from(*namespace));
+            out.bytes(client_id.as_bytes());
+            out.varint(*stamp);
+        }
         PeerMessage::Publish(publish) => write_publish(publish, out),
         PeerMessage::GroupPublish { group, filter, publish, returned } => {
             out.byte(u8::from(*returned) * RETURNED);
@@ -215,6 +225,11 @@ fn read_body<'a>(kind: u64, body: &mut Reader<'a>) -> Result<PeerMessage<'a>, Fi
             ready: body.u32("ready")?,
         },
         SNAPSHOT_END => PeerMessage::SnapshotEnd,
+        CLIENT_CONNECTED => {
+            let clean_start = body.byte("flags")? & CLEAN_START != 0;
+            let (namespace, client_id) = (body.u32("namespace")?, body.text("client id")?);
+            PeerMessage::ClientConnected { namespace, client_id, stamp: body.varint("stamp")?, clean_start }
+        }
         LOG_APPLIED => PeerMessage::LogApplied { sequence: body.varint("sequence")? },
         other => return Err(FieldProblem::Undefined(other).of("kind")),
     })

@@ -1,0 +1,57 @@
+//! Client identifiers over nodes: a client that connects to one node is disconnected from the others [MQTT-3.1.4-3].
+//!
+//! Each connection has a stamp of a logical clock (Lamport's): a node that has heard of a connection gives its next one a
+//! higher stamp. Of two connections that did not know of each other, the higher incarnation of the node decides, so that
+//! every node keeps the same one.
+
+use crate::Core;
+use crate::ids::{ConnectionSlot, Millis, NamespaceId};
+use crate::links::link::LinkMessage;
+use crate::observe::events::{CoreEventDetail, CoreEventKind};
+use weir_mqtt::ReasonCode;
+
+/// Client identifiers that begin so are of a node itself: its bridges. No client may choose one.
+const OF_NODE_PREFIX: &str = "$bridge/";
+
+impl Core {
+    pub(crate) fn next_stamp(&mut self) -> u64 {
+        self.stamp += 1;
+        self.stamp
+    }
+
+    /// Tells the other nodes of a client that has connected.
+    pub(crate) fn announce_client(&mut self, slot: ConnectionSlot, client_id: &str, clean_start: bool) {
+        let Some(gateway) = self.gateway.filter(|_| !client_id.starts_with(OF_NODE_PREFIX)) else { return };
+        let Some(connection) = self.clients.connection(slot) else { return };
+        let (stamp, session) = (connection.stamp, connection.session);
+        let Some(namespace) = self.clients.session(session).map(|session| session.namespace) else { return };
+        self.define_namespace(gateway, namespace);
+        let client_id = client_id.into();
+        self.links.push(gateway, LinkMessage::ClientConnected { namespace, client_id, stamp, clean_start });
+    }
+
+    /// A client has connected to another node. `wins_ties`: that node's connection is kept where neither is newer.
+    pub(crate) fn on_client_elsewhere(
+        &mut self,
+        namespace: NamespaceId,
+        client_id: &str,
+        (stamp, wins_ties, clean_start): (u64, bool, bool),
+        now: Millis,
+    ) {
+        self.stamp = self.stamp.max(stamp);
+        let Some(id) = self.clients.find_session(namespace, client_id) else { return };
+        let slot = self.clients.session(id).and_then(|session| session.connection);
+        if let Some(slot) = slot {
+            let is_older = |own: u64| own < stamp || (own == stamp && wins_ties);
+            if !self.clients.connection(slot).is_some_and(|connection| is_older(connection.stamp)) {
+                return;
+            }
+            self.session_event(CoreEventKind::SessionTakenOver, id, || CoreEventDetail::SessionTakenOver);
+            self.disconnect_with(slot, ReasonCode::SessionTakenOver);
+        }
+        if clean_start && self.clients.session(id).is_some_and(|session| !session.ending) {
+            self.session_event(CoreEventKind::SessionDiscarded, id, || CoreEventDetail::SessionDiscarded);
+            self.end_session(id, now);
+        }
+    }
+}
