@@ -26,13 +26,18 @@ impl Parts {
     fn message(&self, rng: &mut Rng) -> PeerMessage<'_> {
         let (group, filter) = (self.group.as_str(), self.filter.as_str());
         let namespace = rng.any() as u32;
-        match rng.below(7) {
+        match rng.below(9) {
             0 => PeerMessage::Namespace { id: namespace, name: group },
             1 => PeerMessage::AddInterest { namespace, filter },
             2 => PeerMessage::RemoveInterest { namespace, filter },
             3 => PeerMessage::Group { namespace, group, filter, members: rng.any() as u32, ready: rng.any() as u32 },
             4 => PeerMessage::SnapshotEnd,
             5 => PeerMessage::Publish(self.publish(rng)),
+            6 => PeerMessage::LogApplied { sequence: rng.any() },
+            7 => {
+                let (stamp, clean_start) = (rng.any(), rng.one_in(2));
+                PeerMessage::ClientConnected { namespace, client_id: group, stamp, clean_start }
+            }
             _ => PeerMessage::GroupPublish { group, filter, publish: self.publish(rng), returned: rng.one_in(2) },
         }
     }
@@ -303,6 +308,11 @@ fn version_1_is_read_and_written_as_these_bytes() {
         (PeerMessage::SnapshotEnd, GOLDEN[4]),
         (PeerMessage::Publish(no_expiry), GOLDEN[5]),
         (group_publish, GOLDEN[6]),
+        (PeerMessage::LogApplied { sequence: 300 }, "0802ac02"),
+        (
+            PeerMessage::ClientConnected { namespace: 1, client_id: "c", stamp: 200, clean_start: true },
+            "090601010163c801",
+        ),
     ];
     for (message, golden) in frames {
         let mut bytes = Vec::new();
