@@ -83,13 +83,13 @@ fn play_one_over_tcp(run: &Run, endpoints: &HashMap<String, SocketAddr>, prefix:
     play(&steps, run.version, &run.script.endpoint, &names, &mut transport)
 }
 
-fn play_in_memory(shards: u16) {
+fn play_in_memory(broker: impl Fn() -> MemoryTransport) {
     let mut scripts = scripts();
     scripts.retain(|script| script.tcp_only.is_none());
     let runs = runs(scripts);
     let mut failures = Vec::new();
     for run in &runs {
-        let mut transport = MemoryTransport::new(shards);
+        let mut transport = broker();
         let played = run
             .script
             .steps(&run.case)
@@ -103,12 +103,18 @@ fn play_in_memory(shards: u16) {
 
 #[test]
 fn in_memory_on_one_shard() {
-    play_in_memory(1);
+    play_in_memory(|| MemoryTransport::new(1));
 }
 
 #[test]
 fn in_memory_on_three_shards() {
-    play_in_memory(3);
+    play_in_memory(|| MemoryTransport::new(3));
+}
+
+/// The clients of a script are on different nodes.
+#[test]
+fn in_memory_over_three_nodes() {
+    play_in_memory(|| MemoryTransport::cluster(3));
 }
 
 fn play_against_the_broker(shards: u16) {

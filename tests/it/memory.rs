@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weir_broker::{Authorize, EndpointLimits, EndpointPolicy, Subject, home_shard};
+use weir_broker::{Authorize, EndpointLimits, EndpointPolicy, Subject, WorkBudget, home_shard};
 use weir_mqtt::QoS;
 
 use crate::node::{Node, policy};
@@ -57,14 +57,22 @@ impl Authorize for DeniedTopics {
 /// A [`Node`] of its own for each script.
 pub struct MemoryTransport {
     node: Node,
-    shards: u16,
+    /// How many places sessions have, and the name by which a client's place is chosen: shards of a broker, or nodes of a
+    /// cluster.
+    places: (u16, &'static str),
     client_ids: HashMap<String, String>,
 }
 
 impl MemoryTransport {
     /// A broker of `shards` shards.
     pub fn new(shards: u16) -> MemoryTransport {
-        MemoryTransport { node: Node::new(shards), shards, client_ids: HashMap::new() }
+        MemoryTransport { node: Node::new(shards), places: (shards, ""), client_ids: HashMap::new() }
+    }
+
+    /// A cluster of `nodes` nodes with one shard each.
+    pub fn cluster(nodes: u16) -> MemoryTransport {
+        let node = Node::cluster(nodes, 1, WorkBudget::default());
+        MemoryTransport { node, places: (nodes, "node"), client_ids: HashMap::new() }
     }
 }
 
@@ -103,12 +111,12 @@ impl Transport for MemoryTransport {
         true
     }
 
-    /// Each further client of a script lives on the next shard.
+    /// Each further client of a script lives on the next shard, or node.
     fn client_id(&mut self, id: &str) -> String {
-        let next = (self.client_ids.len() % usize::from(self.shards)) as u16;
-        let shards = self.shards;
+        let (places, name) = self.places;
+        let next = (self.client_ids.len() % usize::from(places)) as u16;
         let chosen = self.client_ids.entry(id.to_owned()).or_insert_with(|| {
-            let lives_there = |candidate: &String| home_shard("", candidate, shards).0 == next;
+            let lives_there = |candidate: &String| home_shard(name, candidate, places).0 == next;
             (0..1000).map(|salt| format!("{id}{}", "z".repeat(salt))).find(lives_there).expect("some salt fits")
         });
         chosen.clone()
