@@ -26,7 +26,7 @@ pub(super) async fn wait_until_settled(
     loop {
         let busy = tokio::select! {
             quiet = timeout(DEBOUNCE, events.happened()) => quiet.is_ok(),
-            () = resync_requested.notified() => return index_locked(lock).or(Some("a pass was asked for amid changes".into())),
+            () = resync_requested.notified() => return index_locked(lock).or(Some("a read was requested while files changed; they are read again".into())),
         };
         match lock() {
             Some(path) if start.elapsed() >= LOCK_WAIT_MAX => {

@@ -206,7 +206,7 @@ pub(super) async fn follow<R, L>(
         let event = match outcome {
             Ok(mut reading) => {
                 if unsettled.is_none() && events.count() != before {
-                    unsettled = Some("files changed while they were read".into());
+                    unsettled = Some("files changed during the read; they are read again".into());
                 }
                 reading.unsettled = unsettled.take().or(reading.unsettled);
                 is_unsettled = reading.unsettled.is_some();
