@@ -77,8 +77,8 @@ proptest! {
                 prop_assert_eq!(node.is_some(), index.is_some());
                 if let (Some(node), Some(index)) = (node, index) {
                     model.swap_remove(index);
-                    let (_, gone) = tree.remove(node, SessionId(session)).expect("it was found");
-                    prop_assert_eq!(gone.is_some(), !model.iter().any(|(f, _)| *f == filter));
+                    let removed = tree.remove(node, SessionId(session)).expect("it was found");
+                    prop_assert_eq!(removed.gone, !model.iter().any(|(f, _)| *f == filter));
                 }
             }
             for topic in &topics {

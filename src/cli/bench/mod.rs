@@ -60,6 +60,9 @@ pub(super) struct Args {
     /// Messages per second in all [default: as fast as the broker takes them]
     #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<f64>,
+    /// Subscribers connect here, for the way over two brokers, as two nodes of a cluster [default: where publishers connect]
+    #[arg(long, value_name = "URL")]
+    subscribe_url: Option<String>,
     /// Topics are below it
     #[arg(long, value_name = "TOPIC", default_value = "weir-bench")]
     topic: String,
@@ -109,8 +112,12 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     validate_topic_name(&args.topic).map_err(|problem| anyhow::anyhow!("--topic {:?} {problem}", args.topic))?;
     let target = args.client.target()?;
+    let subscribers = match &args.subscribe_url {
+        Some(url) => args.client.clone().at(url).target()?,
+        None => target.clone(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let measured = runtime.block_on(measure(&args, &target));
+    let measured = runtime.block_on(measure(&args, &target, &subscribers));
     let report = measured.map_err(|error| anyhow::anyhow!("{target}: {error:#}"))?;
     let text = match if args.json { Format::Json } else { args.format } {
         Format::Human => report.human(),
@@ -120,7 +127,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     Ok(if report.is_good() { Exit::Success } else { Exit::Failure })
 }
 
-async fn measure(args: &Args, target: &Target) -> anyhow::Result<Report> {
+async fn measure(args: &Args, target: &Target, subscribers_target: &Target) -> anyhow::Result<Report> {
     let mut interrupt = Interrupt::new()?;
     let clients = args.clients.unwrap_or(if args.scenario == Scenario::Latency { 1 } else { 10 });
     let publishers = if args.scenario == Scenario::Fanout { 1 } else { clients };
@@ -128,7 +135,8 @@ async fn measure(args: &Args, target: &Target) -> anyhow::Result<Report> {
     let qos = qos(args.qos);
     let topic = |n: u32| format!("{}/{run:08x}/{}", args.topic, n % publishers);
     let connected = async {
-        let subscribers = connect(target, run, 's', (0..clients).map(|n| Some((topic(n), qos))).collect()).await?;
+        let subscribers =
+            connect(subscribers_target, run, 's', (0..clients).map(|n| Some((topic(n), qos))).collect()).await?;
         let publishers = connect(target, run, 'p', vec![None; publishers as usize]).await?;
         Ok::<_, ClientError>((subscribers, publishers))
     };

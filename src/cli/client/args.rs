@@ -154,6 +154,11 @@ impl ClientArgs {
 
     /// # Errors
     /// Flags that contradict one another, a wrong URL, a file or variable that cannot be read.
+    /// The same client, of the broker at a URL.
+    pub(in crate::cli) fn at(self, url: &str) -> Self {
+        Self { url: Some(url.to_owned()), host: None, port: None, unix: None, ..self }
+    }
+
     pub(in crate::cli) fn target(&self) -> anyhow::Result<Target> {
         let url = self.broker()?;
         let tls = match &url.transport {
