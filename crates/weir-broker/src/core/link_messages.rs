@@ -112,7 +112,7 @@ impl Core {
             LinkMessage::GroupPublish { group, message, peer, may_return } => {
                 self.on_peer_group_publish(&group, message, peer, may_return, now);
             }
-            LinkMessage::Suspend(suspended) => self.journal.set_suspended(suspended),
+            LinkMessage::InUntil(until) => self.journal.set_in_until(until),
             // The gateway alone is sent these.
             LinkMessage::GroupState { .. } | LinkMessage::GroupReturn { .. } => {
                 self.observe.count_error(Site::ShardOfBatch);

@@ -431,6 +431,16 @@ impl Members {
     pub fn next_deadline(&self) -> Millis {
         let out = self.acknowledged.filter(|_| self.is_in).map(|sent| sent + OWN_TIMEOUT + 1);
         out.map_or(self.heartbeat_at, |at| at.min(self.heartbeat_at))
+    /// Whether this node has read the stream up to when it came in: it knows all members of that moment.
+    pub const fn is_current(&self) -> bool {
+        self.stream.own_sequence >= self.in_sequence
+    }
+
+    /// Until when this node is in, if nothing more is acknowledged. `None`: it is out.
+    pub fn in_until(&self, now: Millis) -> Option<Millis> {
+        self.acknowledged.filter(|_| self.is_in(now)).map(|sent| sent + OWN_TIMEOUT)
+    }
+
     }
 
     /// The next change.

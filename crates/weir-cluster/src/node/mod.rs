@@ -28,6 +28,8 @@ use crate::{Incarnation, MemberEvent, Members, MembersConfig};
 
 /// Bytes of appends that the engine has not stored above which publishers wait.
 const APPENDS_HIGH_BYTES: usize = 8 << 20;
+/// Acknowledged appends tell the shards no more often that this node is in.
+const RENEWAL_INTERVAL: Millis = 250;
 /// Messages of one peer that are taken in one run, so that no peer and no shard waits long for another.
 const MESSAGES_PER_RUN: usize = 4096;
 
@@ -61,6 +63,8 @@ pub struct ClusterNode {
     /// Bytes of appends that are not stored.
     unstored_bytes: usize,
     /// Whether the shards were told that this node is in.
+    /// Until when this node is in, as the shards know it; 0: it is out.
+    in_until: Millis,
     is_in: bool,
     events: VecDeque<MemberEvent>,
     /// Heartbeats and envelopes that could not be decoded.
@@ -71,8 +75,7 @@ impl ClusterNode {
     /// A node that is out and knows no peers.
     pub fn new(config: NodeConfig, now: Millis) -> Self {
         let incarnation = config.members.incarnation;
-        let mut gateway = Gateway::new(config.shards, config.hash_seed, incarnation);
-        gateway.set_suspended(true);
+        let gateway = Gateway::new(config.shards, config.hash_seed, incarnation);
         Self {
             gateway,
             members: Members::new(config.members.clone(), now),
@@ -81,6 +84,7 @@ impl ClusterNode {
             compaction: Compaction::default(),
             appends: VecDeque::new(),
             unstored_bytes: 0,
+            in_until: 0,
             is_in: false,
             events: VecDeque::new(),
             undecodable: 0,
@@ -163,9 +167,25 @@ impl ClusterNode {
             self.events.push_back(event);
         }
         let is_in = self.members.is_in(now);
-        if is_in != self.is_in {
-            self.is_in = is_in;
-            self.gateway.set_suspended(!is_in);
+        if is_in && !self.is_in {
+            let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
+            self.gateway.confirm(&mut ends);
+        }
+        self.is_in = is_in;
+    }
+
+    /// Whether what this node knows of its peers, and they of it, is of after it came in.
+    fn is_confirmed(&self) -> bool {
+        self.members.is_current() && self.gateway.is_confirmed()
+    }
+
+    /// Tells the shards until when they may acknowledge.
+    fn renew(&mut self, now: Millis) {
+        let until = self.members.in_until(now).filter(|_| self.is_confirmed()).unwrap_or(0);
+        let is_late = now > self.in_until || until >= self.in_until + RENEWAL_INTERVAL;
+        if until == 0 && self.in_until > 0 || until > self.in_until && is_late {
+            self.in_until = until;
+            self.gateway.set_in_until(until);
         }
     }
 
