@@ -67,6 +67,30 @@ impl Gateway {
     }
 
     /// Forgets what a peer has interest in.
+    /// This node is in again: it acknowledges nothing until every peer has answered. One that has taken it for out, and forgotten
+    /// its interest, does not take what it sends, and begins anew; so its interest comes again first.
+    pub fn confirm(&mut self, outside: &mut impl Outside) {
+        let sequence = self.log.applied();
+        for slot in self.peers.slots() {
+            self.push(slot, &PeerMessage::LogApplied { sequence }, outside);
+            if let Some(peer) = self.peers.get_mut(slot) {
+                peer.confirm = peer.sent;
+            }
+        }
+    }
+
+    /// The links to and from a known peer begin anew: nothing is acknowledged until both have the other's interest.
+    pub fn confirm_peer(&mut self, slot: PeerSlot) {
+        if let Some(peer) = self.peers.get_mut(slot) {
+            (peer.confirm, peer.must_be_known) = (peer.last_interest, true);
+        }
+    }
+
+    /// Whether the peers have this node's interest, and it has theirs, as far as they had it before.
+    pub fn is_confirmed(&self) -> bool {
+        self.peers.iter().all(|(_, peer)| peer.processed >= peer.confirm && (peer.is_known || !peer.must_be_known))
+    }
+
     fn forget_peer(&mut self, slot: PeerSlot) {
         self.remove_peer_groups(slot);
         let mut its = ShardSet::default();

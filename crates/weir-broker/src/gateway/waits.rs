@@ -123,6 +123,9 @@ impl Gateway {
 
     pub(super) fn answer_barriers(&mut self) {
         let (peers, log, links) = (&self.peers, &self.log, &mut self.links);
+        if !self.is_confirmed() {
+            return; // a peer that began anew is another one for what waits
+        }
         self.barriers.retain_mut(|barrier| {
             barrier.waits.retain(|wait| !wait.is_over(peers, log));
             let WaitingBarrier { from, request, .. } = *barrier;
@@ -136,6 +139,9 @@ impl Gateway {
 
     pub(super) fn release_holds(&mut self) {
         for (shard, holds) in self.holds.iter_mut().enumerate() {
+        if !self.is_confirmed() {
+            return;
+        }
             let is_over = |wait: &Wait| wait.is_over(&self.peers, &self.log);
             while holds.front().is_some_and(|hold| hold.waits.iter().all(is_over)) {
                 holds.pop_front();

@@ -202,6 +202,8 @@ pub struct Members {
     /// When the newest acknowledged append was sent.
     acknowledged: Option<Millis>,
     is_in: bool,
+    /// The newest heartbeat when this node came in.
+    in_sequence: u64,
     stream: StreamHealth,
     caught_up: bool,
     removed: BTreeSet<String>,
@@ -264,6 +266,7 @@ impl Members {
             heartbeat_at: now,
             acknowledged: None,
             is_in: false,
+            in_sequence: 0,
             stream: StreamHealth::default(),
             caught_up: false,
             removed: BTreeSet::new(),
@@ -310,6 +313,7 @@ impl Members {
         self.acknowledged = self.acknowledged.max(Some(sent));
         if !self.is_in && now <= sent + OWN_TIMEOUT {
             self.is_in = true;
+            self.in_sequence = self.sequence;
             self.events.push_back(MemberEvent::SelfIn);
         }
         self.update_own(now);

@@ -154,6 +154,9 @@ impl ClusterNode {
         self.peers.report_progress(&mut self.gateway);
         let congested =
             self.unstored_bytes > APPENDS_HIGH_BYTES || self.peers.unacknowledged_bytes() > self.config.link_high_bytes;
+        self.renew(now);
+        // What is sent to a peer that begins anew is lost.
+        let waits = self.is_in && !self.is_confirmed();
         let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
         self.gateway.run(congested, &mut ends, now);
         self.peers.acknowledge(&self.gateway, now);
@@ -203,6 +206,7 @@ impl ClusterNode {
     pub fn is_ready(&self) -> bool {
         self.is_in
             && self.members.is_settled()
+            && self.is_confirmed()
             && self.log.head().is_some_and(|head| self.gateway.is_ready(head) || head == 0 && self.gateway.is_ready(0))
     }
 

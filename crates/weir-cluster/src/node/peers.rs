@@ -119,6 +119,7 @@ impl PeerLinks {
         gateway.reset_peer(slot, theirs);
     }
 
+        gateway.confirm_peer(slot);
     /// An envelope of a peer. One of a node that is no member yet is sent again.
     pub(super) fn receive(envelope: &Envelope<'_>, gateway: &mut Gateway, ends: &mut Ends<'_>, now: Millis) {
         let Some(slot) = ends.peers.find(envelope.sender) else { return };
