@@ -60,13 +60,13 @@ impl Gateway {
             peer.their_generation = generation;
             peer.namespaces.clear();
             (peer.taken, peer.own_processed, peer.own_stored, peer.is_known) = (0, 0, 0, false);
+            peer.behind = 0;
             peer.storing.clear();
             peer.processing.clear();
             peer.unstored.clear();
         }
     }
 
-    /// Forgets what a peer has interest in.
     /// This node is in again: it acknowledges nothing until every peer has answered. One that has taken it for out, and forgotten
     /// its interest, does not take what it sends, and begins anew; so its interest comes again first.
     pub fn confirm(&mut self, outside: &mut impl Outside) {
@@ -91,6 +91,7 @@ impl Gateway {
         self.peers.iter().all(|(_, peer)| peer.processed >= peer.confirm && (peer.is_known || !peer.must_be_known))
     }
 
+    /// Forgets what a peer has interest in.
     fn forget_peer(&mut self, slot: PeerSlot) {
         self.remove_peer_groups(slot);
         let mut its = ShardSet::default();
@@ -121,6 +122,12 @@ impl Gateway {
         self.log.applied() >= head && self.peers.iter().all(|(_, peer)| peer.is_known)
     }
 
+    /// Whether messages of a peer may be taken. While this node was out, the peer did not wait for it before it sent directly
+    /// what follows entries of the log: so the log is applied first [MQTT-4.6.0-5].
+    pub fn may_take(&self, from: PeerSlot) -> bool {
+        self.peers.get(from).is_none_or(|peer| self.log.applied() >= peer.behind)
+    }
+
     /// Takes a peer's message of that number on its link.
     pub fn take_message(&mut self, from: PeerSlot, number: u64, message: &PeerMessage<'_>, now: Millis) {
         let Some(peer) = self.peers.get_mut(from) else { return };
@@ -147,7 +154,7 @@ impl Gateway {
                     self.on_peer_group(from, key, *members, *ready);
                 }
             }
-            PeerMessage::SnapshotEnd => peer.is_known = true,
+            PeerMessage::SnapshotEnd => (peer.is_known, peer.behind) = (true, peer.applied),
             PeerMessage::LogApplied { sequence } => peer.applied = peer.applied.max(*sequence),
             PeerMessage::Publish(publish) => self.publish(from, publish, now),
             PeerMessage::GroupPublish { group, filter, publish, returned } => {
@@ -297,9 +304,9 @@ impl Gateway {
         }
     }
 
-    /// The log has stored this node's entry of that number.
-    pub fn entry_stored(&mut self, number: u64) {
-        self.log.set_stored(number);
+    /// The log has stored this node's entry of that number, at that sequence; `None`: it never will.
+    pub fn entry_stored(&mut self, number: u64, sequence: Option<u64>) {
+        self.log.set_stored(number, sequence);
     }
 
     /// Whether an entry may be applied: what its node had sent here before it has been taken. What a node that is out has
@@ -320,7 +327,7 @@ impl Gateway {
     /// The log begins anew: its sequences count from 1 again. What the node retains stays until an entry replaces it.
     pub fn reset_log(&mut self) {
         self.log.reset();
-        self.peers.iter_mut().for_each(|peer| peer.applied = 0);
+        self.peers.iter_mut().for_each(|peer| (peer.applied, peer.behind) = (0, 0));
     }
 
     /// Up to which sequence this node has applied the log; and every node.

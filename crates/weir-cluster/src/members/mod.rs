@@ -431,10 +431,6 @@ impl Members {
         self.is_in && self.acknowledged.is_some_and(|sent| now <= sent + OWN_TIMEOUT)
     }
 
-    /// When [`Self::next_heartbeat`] or [`Self::poll`] has something to do next, if nothing else happens.
-    pub fn next_deadline(&self) -> Millis {
-        let out = self.acknowledged.filter(|_| self.is_in).map(|sent| sent + OWN_TIMEOUT + 1);
-        out.map_or(self.heartbeat_at, |at| at.min(self.heartbeat_at))
     /// Whether this node has read the stream up to when it came in: it knows all members of that moment.
     pub const fn is_current(&self) -> bool {
         self.stream.own_sequence >= self.in_sequence
@@ -445,6 +441,10 @@ impl Members {
         self.acknowledged.filter(|_| self.is_in(now)).map(|sent| sent + OWN_TIMEOUT)
     }
 
+    /// When [`Self::next_heartbeat`] or [`Self::poll`] has something to do next, if nothing else happens.
+    pub fn next_deadline(&self) -> Millis {
+        let out = self.acknowledged.filter(|_| self.is_in).map(|sent| sent + OWN_TIMEOUT + 1);
+        out.map_or(self.heartbeat_at, |at| at.min(self.heartbeat_at))
     }
 
     /// The next change.

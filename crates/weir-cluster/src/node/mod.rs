@@ -62,10 +62,9 @@ pub struct ClusterNode {
     appends: VecDeque<Append>,
     /// Bytes of appends that are not stored.
     unstored_bytes: usize,
-    /// Whether the shards were told that this node is in.
+    is_in: bool,
     /// Until when this node is in, as the shards know it; 0: it is out.
     in_until: Millis,
-    is_in: bool,
     events: VecDeque<MemberEvent>,
     /// Heartbeats and envelopes that could not be decoded.
     undecodable: u64,
@@ -84,8 +83,8 @@ impl ClusterNode {
             compaction: Compaction::default(),
             appends: VecDeque::new(),
             unstored_bytes: 0,
-            in_until: 0,
             is_in: false,
+            in_until: 0,
             events: VecDeque::new(),
             undecodable: 0,
             config,
@@ -138,10 +137,11 @@ impl ClusterNode {
         self.gateway.reset_log();
     }
 
-    /// The log has stored this node's entry of that number.
-    pub fn on_append_stored(&mut self, number: u64, bytes: usize) {
+    /// The log has stored this node's entry of that number, whose payload has so many bytes, at that sequence; `None`: it never
+    /// will.
+    pub fn on_append_stored(&mut self, number: u64, sequence: Option<u64>, bytes: usize) {
         self.unstored_bytes = self.unstored_bytes.saturating_sub(bytes);
-        self.gateway.entry_stored(number);
+        self.gateway.entry_stored(number, sequence);
     }
 
     /// Does what can be done: takes members' changes, peers' messages and entries of the log, and processes what shards have
@@ -158,9 +158,9 @@ impl ClusterNode {
         // What is sent to a peer that begins anew is lost.
         let waits = self.is_in && !self.is_confirmed();
         let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
-        self.gateway.run(congested, &mut ends, now);
+        self.gateway.run(congested || waits, &mut ends, now);
         self.peers.acknowledge(&self.gateway, now);
-        more || applied
+        more || applied || self.peers.is_released(&self.gateway)
     }
 
     fn apply_member_events(&mut self, now: Millis) {
@@ -243,6 +243,9 @@ impl ClusterNode {
 
     /// The next superseded entries to remove from the log. One node does it for all.
     pub fn next_purge(&mut self, now: Millis) -> Option<Purge> {
+        if !self.is_ready() {
+            return None; // it may not know all nodes that have to apply the log
+        }
         let placement = self.members.placement(now);
         let is_first = placement.first() == Some(&self.config.members.node.as_str());
         self.compaction.next(is_first, self.gateway.log_applied_everywhere())
