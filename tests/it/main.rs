@@ -10,6 +10,7 @@ mod broker_sim;
 mod ci_examples;
 mod client;
 mod cluster;
+mod cluster_sim;
 mod codec;
 mod conformance;
 mod cve;
