@@ -187,6 +187,7 @@ impl Cluster {
             heard: vec![vec![(0, 0); count]; count],
         };
         for (node, (gateway, ends)) in cluster.nodes.iter_mut().enumerate() {
+            gateway.set_in_until(u64::MAX);
             for peer in (0..count).filter(|peer| *peer != node) {
                 gateway.add_peer(PeerSlot(peer as u16), incarnation(peer), 0, ends);
             }
