@@ -104,11 +104,11 @@ impl Driver {
             node,
             engine,
             events,
-            plane,
             shards,
             publish,
             reporter: Reporter::default(),
-            epoch: Instant::now(),
+            epoch: plane.epoch(),
+            plane,
             now: 0,
             next_publish: 0,
             appending: HashMap::new(),
@@ -201,7 +201,7 @@ impl Driver {
                 None => self.node.members_mut().on_removed(&node),
                 Some(error) => self.reporter.member_not_removed(&node, &error),
             },
-            EngineEvent::RetainedAcked { token, .. } => self.on_append_stored(token),
+            EngineEvent::RetainedAcked { token, sequence } => self.on_append_stored(token, Some(sequence)),
             EngineEvent::RetainedFailed { token, retry, reason, .. } => self.on_append_failed(token, retry, &reason),
             EngineEvent::RetainedHead { sequence } => self.node.on_log_head(sequence),
             EngineEvent::RetainedSynced { .. } | EngineEvent::RetainedPurged { .. } => {}
@@ -219,10 +219,10 @@ impl Driver {
         }
     }
 
-    fn on_append_stored(&mut self, number: u64) {
+    fn on_append_stored(&mut self, number: u64, sequence: Option<u64>) {
         let Some(appending) = self.appending.remove(&number) else { return };
         self.node.members_mut().on_append_acked(appending.sent, self.now);
-        self.node.on_append_stored(number, appending.append.payload.len());
+        self.node.on_append_stored(number, sequence, appending.append.payload.len());
     }
 
     /// The engine has not stored an entry. It is tried again, with all later ones of its topic behind it.
@@ -235,7 +235,7 @@ impl Driver {
             self.retry_at.get_or_insert(self.now + RETRY_AFTER_MS);
         } else {
             // The engine will never take it: it is as if it had been stored and removed.
-            self.on_append_stored(number);
+            self.on_append_stored(number, None);
         }
     }
 

@@ -220,6 +220,11 @@ impl DataPlane {
         })
     }
 
+    /// When the time of the shards was 0: the gateway has the same clock.
+    pub fn epoch(&self) -> Instant {
+        self.inner.epoch
+    }
+
     /// Sends a batch of the gateway to a shard; see [`DataPlaneConfig::gateway`].
     pub fn deliver_from_gateway(&self, to: ShardId, batch: Batch) {
         let from = ShardId(u16::try_from(self.inner.shards.len()).unwrap_or(u16::MAX));

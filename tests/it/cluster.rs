@@ -6,6 +6,7 @@ use weir_broker::gateway::{
     Gateway, Outside, PeerMessage, PeerPublish, PeerSlot, Positions, RetainedEntry, RetainedPublisher,
 };
 use weir_broker::{Batch, ShardId};
+use weir_cluster::node::ClusterNode;
 use weir_mqtt::ProtocolVersion;
 
 /// A message between nodes that owns what it names.
@@ -196,6 +197,7 @@ impl Cluster {
             heard: vec![vec![(0, 0); count]; count],
         };
         for (node, (gateway, ends)) in cluster.nodes.iter_mut().enumerate() {
+            gateway.set_in_until(u64::MAX);
             for peer in (0..count).filter(|peer| *peer != node) {
                 gateway.add_peer(PeerSlot(peer as u16), incarnation(peer), 0, ends);
             }
@@ -270,7 +272,9 @@ impl Cluster {
                 let own = self.log.iter().filter(|entry| entry.node == incarnation(node));
                 let newest = own.map(|entry| entry.number).max().unwrap_or(0);
                 for number in self.stored[node] + 1..=newest {
-                    self.nodes[node].0.entry_stored(number);
+                    let is_it = |entry: &Entry| entry.node == incarnation(node) && entry.number == number;
+                    let sequence = self.log.iter().position(is_it).map(|at| at as u64 + 1);
+                    self.nodes[node].0.entry_stored(number, sequence);
                 }
                 self.stored[node] = newest;
             }
@@ -279,6 +283,64 @@ impl Cluster {
                 self.applied[node] += 1;
                 self.nodes[node].0.apply(self.applied[node] as u64, &entry.borrow(), now);
             }
+        }
+    }
+}
+
+/// The gateways of a [`Node`](crate::node::Node): those of a whole cluster with perfect links, or that of one node, which a
+/// simulation connects to others.
+pub enum Gateways {
+    Perfect(Cluster),
+    Real(Box<ClusterNode>),
+}
+
+impl Gateways {
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Perfect(cluster) => cluster.gateways(),
+            Self::Real(_) => 1,
+        }
+    }
+
+    pub fn errors(&self) -> u64 {
+        match self {
+            Self::Perfect(cluster) => cluster.errors(),
+            Self::Real(node) => node.status(0).errors,
+        }
+    }
+
+    pub fn accept_batch(&mut self, node: usize, from: ShardId, batch: Batch) {
+        match self {
+            Self::Perfect(cluster) => cluster.accept_batch(node, from, batch),
+            Self::Real(node) => node.accept_batch(from, batch),
+        }
+    }
+
+    pub fn run(&mut self, node: usize, now: u64) {
+        match self {
+            Self::Perfect(cluster) => cluster.run(node, now),
+            Self::Real(node) => while node.run(now) {},
+        }
+    }
+
+    pub fn take_batch(&mut self, node: usize, shard: usize) -> Option<Batch> {
+        match self {
+            Self::Perfect(cluster) => cluster.take_batch(node, shard),
+            Self::Real(node) => node.next_batch(ShardId(shard as u16)),
+        }
+    }
+
+    /// What could be done next; the steps of a real node are its simulation's.
+    pub fn steps(&self) -> Vec<Step> {
+        match self {
+            Self::Perfect(cluster) => cluster.steps(),
+            Self::Real(_) => Vec::new(),
+        }
+    }
+
+    pub fn carry_out(&mut self, step: Step, now: u64) {
+        if let Self::Perfect(cluster) = self {
+            cluster.carry_out(step, now);
         }
     }
 }

@@ -13,6 +13,7 @@ mod cluster;
 mod cluster_clients;
 #[cfg(feature = "cluster")]
 mod cluster_engine;
+mod cluster_sim;
 mod codec;
 mod conformance;
 mod cve;

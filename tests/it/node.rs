@@ -4,11 +4,12 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Gateways};
 use weir_broker::{
     Admission, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy, Principal,
     ProtocolVersions, ReadAction, Reauthentication, RecordBatch, Scope, ShardId, WorkBudget, drive, home_shard,
 };
+use weir_cluster::node::ClusterNode;
 use weir_mqtt::{ConnAck, ConnAckProperties, ConnAckRefusal, Decoded, Packet, ReasonCode, decode_connect, encode};
 
 /// A connection of a [`Node`].
@@ -57,7 +58,7 @@ struct Link {
 pub struct Node {
     /// Of all nodes, where it is a cluster: those of a node follow each other.
     pub cores: Vec<Core>,
-    cluster: Option<Cluster>,
+    cluster: Option<Gateways>,
     /// Shards of each node.
     shards: usize,
     pub now: u64,
@@ -80,22 +81,35 @@ impl Node {
 
     /// The same, with cores that do no more work at once than that.
     pub fn with_budget(shards: u16, work: WorkBudget) -> Node {
-        Self::build(1, shards, work, false)
+        Self::build(1, shards, work, None)
     }
 
     /// A cluster of `nodes` nodes with `shards` shards each. A client is on the node that its name hashes to.
     pub fn cluster(nodes: u16, shards: u16, work: WorkBudget) -> Node {
-        Self::build(nodes, shards, work, true)
+        Self::build(nodes, shards, work, Some(Gateways::Perfect(Cluster::new(nodes, shards))))
     }
 
-    fn build(nodes: u16, shards: u16, work: WorkBudget, is_cluster: bool) -> Node {
+    /// One node of a cluster, whose driver connects it to the others.
+    pub fn of_cluster(shards: u16, work: WorkBudget, gateway: ClusterNode) -> Node {
+        Self::build(1, shards, work, Some(Gateways::Real(Box::new(gateway))))
+    }
+
+    /// The node that [`Node::of_cluster`] was given.
+    pub fn gateway(&mut self) -> &mut ClusterNode {
+        match &mut self.cluster {
+            Some(Gateways::Real(gateway)) => gateway,
+            _ => panic!("not one node of a cluster"),
+        }
+    }
+
+    fn build(nodes: u16, shards: u16, work: WorkBudget, cluster: Option<Gateways>) -> Node {
+        let is_cluster = cluster.is_some();
         let mut cores: Vec<Core> = (0..nodes * shards)
             .map(|core| Core::new(CoreConfig { shard: ShardId(core % shards), shards, hash_seed: 0, work }))
             .collect();
         if is_cluster {
             cores.iter_mut().for_each(Core::join_cluster);
         }
-        let cluster = is_cluster.then(|| Cluster::new(nodes, shards));
         // Of each node: its shards, then its gateway.
         let count = usize::from(nodes) * (usize::from(shards) + usize::from(is_cluster));
         let in_transit = (0..count).map(|_| (0..count).map(|_| VecDeque::new()).collect()).collect();
@@ -261,7 +275,7 @@ impl Node {
     fn collect_gateways(&mut self) {
         let Some(cluster) = &mut self.cluster else { return };
         let stride = self.shards + 1;
-        for node in 0..cluster.gateways() {
+        for node in 0..cluster.count() {
             cluster.run(node, self.now);
             for shard in 0..self.shards {
                 while let Some(batch) = cluster.take_batch(node, shard) {
@@ -431,7 +445,7 @@ impl Drop for Node {
     /// No index led nowhere: debug builds find that at once, release builds count it.
     fn drop(&mut self) {
         let errors: u64 = self.cores.iter().map(|core| core.gauges().internal_errors.total()).sum();
-        let errors = errors + self.cluster.as_ref().map_or(0, Cluster::errors);
+        let errors = errors + self.cluster.as_ref().map_or(0, Gateways::errors);
         assert!(std::thread::panicking() || errors == 0, "{errors} internal errors");
     }
 }

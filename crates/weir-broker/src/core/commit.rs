@@ -52,7 +52,7 @@ impl Core {
         self.links.settle_storage(|batch| journal.is_stored(batch));
         self.drain_outbox();
         let links = &self.links;
-        let Some(settled) = self.journal.settle(|wait| links.has_stored(wait)) else { return };
+        let Some(settled) = self.journal.settle(self.now, |wait| links.has_stored(wait)) else { return };
         while let Some(id) = self.journal.next_ungated(settled) {
             if let Some(connection) = self.clients.open(id) {
                 connection.outlet.out.release(settled, connection.version);

@@ -116,7 +116,7 @@ impl Core {
                 let namespace = self.namespace_of(from, namespace);
                 self.on_client_elsewhere(namespace, &client_id, (stamp, wins_ties, clean_start), now);
             }
-            LinkMessage::Suspend(suspended) => self.journal.set_suspended(suspended),
+            LinkMessage::InUntil(until) => self.journal.set_in_until(until),
             // The gateway alone is sent these.
             LinkMessage::GroupState { .. } | LinkMessage::GroupReturn { .. } | LinkMessage::ClientConnected { .. } => {
                 self.observe.count_error(Site::ShardOfBatch);

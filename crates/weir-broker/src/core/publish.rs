@@ -285,7 +285,7 @@ impl Core {
         let own_output = self.clients.connection(id.slot).map_or(usize::MAX, |connection| connection.outlet.out.end());
         let mark = self.journal.mark();
         self.route(namespace, &mut context, receivers, now);
-        if self.journal.is_suspended() && publish.qos > QoS::AtMostOnce {
+        if self.journal.is_suspended(now) && publish.qos > QoS::AtMostOnce {
             self.journal.wait_for(StorageWait { shard: self.config.shard.0, rank: RANK_DIRECT, position: 0 });
         }
         let mut epoch = None;

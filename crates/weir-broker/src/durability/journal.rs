@@ -83,8 +83,8 @@ pub(crate) struct CommitJournal {
     pub(super) on: bool,
     /// Whether there are other nodes, for which acknowledgements wait as for a store.
     has_peers: bool,
-    /// This node is out of its cluster: no epoch settles.
-    suspended: bool,
+    /// In a cluster: until when this node is in. Later, no epoch settles.
+    in_until: Option<Millis>,
     /// Some shard has a durable session; whether this one has reported its own.
     any_durable: bool,
     announced: bool,
@@ -138,19 +138,20 @@ impl CommitJournal {
     /// Acknowledgements wait for other nodes from now on, whether there is a store or not.
     pub(crate) fn wait_for_peers(&mut self) {
         self.has_peers = true;
+        self.in_until = Some(0);
         self.any_durable = true;
         self.number = self.number.max(1);
     }
 
-    /// While the node is out, nothing is acknowledged.
-    pub(crate) fn set_suspended(&mut self, suspended: bool) {
-        self.suspended = suspended;
+    /// The node is in its cluster until that moment. Afterwards nothing is acknowledged.
+    pub(crate) fn set_in_until(&mut self, until: Millis) {
+        self.in_until = Some(until);
     }
 
     /// Whether the node is out of its cluster.
     #[inline]
-    pub(crate) fn is_suspended(&self) -> bool {
-        self.suspended
+    pub(crate) fn is_suspended(&self, now: Millis) -> bool {
+        self.in_until.is_some_and(|until| now > until)
     }
 
     /// Whether there is a store. Without one nothing is durable.
@@ -381,9 +382,9 @@ impl CommitJournal {
 
     /// Finds which epochs are settled, by how far each other shard has settled its link. Returns the newest number
     /// where there is a newer one.
-    pub(crate) fn settle(&mut self, has_settled: impl Fn(&StorageWait) -> bool) -> Option<u64> {
+    pub(crate) fn settle(&mut self, now: Millis, has_settled: impl Fn(&StorageWait) -> bool) -> Option<u64> {
         let before = self.settled;
-        if self.suspended {
+        if self.is_suspended(now) {
             return None;
         }
         while let Some(epoch) = self.epochs.front() {
@@ -446,11 +447,11 @@ mod tests {
         // An epoch without records waits for the other shard alone, and for the epochs before it.
         journal.wait_for(wait(90));
         assert_eq!((journal.end_epoch(), journal.unsettled()), (None, Some(2)));
-        assert_eq!(journal.settle(|wait| wait.position <= 90), None, "the first is not on disk");
+        assert_eq!(journal.settle(0, |wait| wait.position <= 90), None, "the first is not on disk");
         journal.on_store_ack(StoreAck::UpTo(1));
-        assert_eq!(journal.settle(|wait| wait.position <= 69), None, "the other shard has not settled");
-        assert_eq!(journal.settle(|wait| wait.position <= 70), Some(1));
-        assert_eq!(journal.settle(|wait| wait.position <= 90), Some(2));
+        assert_eq!(journal.settle(0, |wait| wait.position <= 69), None, "the other shard has not settled");
+        assert_eq!(journal.settle(0, |wait| wait.position <= 70), Some(1));
+        assert_eq!(journal.settle(0, |wait| wait.position <= 90), Some(2));
         assert_eq!((journal.unsettled(), journal.backlog_bytes()), (None, 0));
     }
 

@@ -60,10 +60,35 @@ impl Gateway {
             peer.their_generation = generation;
             peer.namespaces.clear();
             (peer.taken, peer.own_processed, peer.own_stored, peer.is_known) = (0, 0, 0, false);
+            peer.behind = 0;
             peer.storing.clear();
             peer.processing.clear();
             peer.unstored.clear();
         }
+    }
+
+    /// This node is in again: it acknowledges nothing until every peer has answered. One that has taken it for out, and forgotten
+    /// its interest, does not take what it sends, and begins anew; so its interest comes again first.
+    pub fn confirm(&mut self, outside: &mut impl Outside) {
+        let sequence = self.log.applied();
+        for slot in self.peers.slots() {
+            self.push(slot, &PeerMessage::LogApplied { sequence }, outside);
+            if let Some(peer) = self.peers.get_mut(slot) {
+                peer.confirm = peer.sent;
+            }
+        }
+    }
+
+    /// The links to and from a known peer begin anew: nothing is acknowledged until both have the other's interest.
+    pub fn confirm_peer(&mut self, slot: PeerSlot) {
+        if let Some(peer) = self.peers.get_mut(slot) {
+            (peer.confirm, peer.must_be_known) = (peer.last_interest, true);
+        }
+    }
+
+    /// Whether the peers have this node's interest, and it has theirs, as far as they had it before.
+    pub fn is_confirmed(&self) -> bool {
+        self.peers.iter().all(|(_, peer)| peer.processed >= peer.confirm && (peer.is_known || !peer.must_be_known))
     }
 
     /// Forgets what a peer has interest in.
@@ -95,6 +120,12 @@ impl Gateway {
     /// served.
     pub fn is_ready(&self, head: u64) -> bool {
         self.log.applied() >= head && self.peers.iter().all(|(_, peer)| peer.is_known)
+    }
+
+    /// Whether messages of a peer may be taken. While this node was out, the peer did not wait for it before it sent directly
+    /// what follows entries of the log: so the log is applied first [MQTT-4.6.0-5].
+    pub fn may_take(&self, from: PeerSlot) -> bool {
+        self.peers.get(from).is_none_or(|peer| self.log.applied() >= peer.behind)
     }
 
     /// Takes a peer's message of that number on its link.
@@ -129,7 +160,7 @@ impl Gateway {
                     self.on_client_elsewhere(namespace, client_id, (*stamp, wins_ties, *clean_start));
                 }
             }
-            PeerMessage::SnapshotEnd => peer.is_known = true,
+            PeerMessage::SnapshotEnd => (peer.is_known, peer.behind) = (true, peer.applied),
             PeerMessage::LogApplied { sequence } => peer.applied = peer.applied.max(*sequence),
             PeerMessage::Publish(publish) => self.publish(from, publish, now),
             PeerMessage::GroupPublish { group, filter, publish, returned } => {
@@ -292,9 +323,9 @@ impl Gateway {
         }
     }
 
-    /// The log has stored this node's entry of that number.
-    pub fn entry_stored(&mut self, number: u64) {
-        self.log.set_stored(number);
+    /// The log has stored this node's entry of that number, at that sequence; `None`: it never will.
+    pub fn entry_stored(&mut self, number: u64, sequence: Option<u64>) {
+        self.log.set_stored(number, sequence);
     }
 
     /// Whether an entry may be applied: what its node had sent here before it has been taken. What a node that is out has
@@ -315,7 +346,7 @@ impl Gateway {
     /// The log begins anew: its sequences count from 1 again. What the node retains stays until an entry replaces it.
     pub fn reset_log(&mut self) {
         self.log.reset();
-        self.peers.iter_mut().for_each(|peer| peer.applied = 0);
+        self.peers.iter_mut().for_each(|peer| (peer.applied, peer.behind) = (0, 0));
     }
 
     /// Up to which sequence this node has applied the log; and every node.

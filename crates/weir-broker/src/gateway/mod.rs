@@ -118,9 +118,10 @@ impl Gateway {
         PeerSlot(destination.0 - self.shards - 1)
     }
 
-    /// While the node is out (`suspended`), its shards acknowledge no PUBLISH of QoS 1 and 2.
-    pub fn set_suspended(&mut self, suspended: bool) {
-        (0..self.shards).for_each(|shard| self.links.push(ShardId(shard), LinkMessage::Suspend(suspended)));
+    /// The node is in until that moment, by the clock of its shards; 0: it is out. Later, and before the first call, its shards
+    /// acknowledge no PUBLISH of QoS 1 and 2.
+    pub fn set_in_until(&mut self, until: Millis) {
+        (0..self.shards).for_each(|shard| self.links.push(ShardId(shard), LinkMessage::InUntil(until)));
     }
 
     /// Takes a shard's batch. What it holds is processed by [`Gateway::run`].

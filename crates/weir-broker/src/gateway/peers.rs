@@ -43,6 +43,12 @@ pub(super) struct Peer {
     pub(super) own_stored: u64,
     /// Up to where the peer has applied the log of retained messages.
     pub(super) applied: u64,
+    /// This node acknowledges nothing until the peer has processed the message of that number, and all of its interest has come,
+    /// if that is needed: see [`Gateway::confirm`](super::Gateway::confirm).
+    pub(super) confirm: u64,
+    pub(super) must_be_known: bool,
+    /// How far it had applied the log when it sent its snapshot: what it sends behind that must not overtake the log here.
+    pub(super) behind: u64,
     /// All of the peer's interest has come.
     pub(super) is_known: bool,
     /// Namespaces that are defined at the peer; and its numbers of namespaces, as ours.
@@ -68,6 +74,9 @@ impl Peer {
             own_processed: 0,
             own_stored: 0,
             applied: 0,
+            confirm: 0,
+            must_be_known: false,
+            behind: 0,
             is_known: false,
             defined: Vec::new(),
             namespaces: Vec::new(),

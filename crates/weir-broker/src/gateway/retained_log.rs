@@ -30,6 +30,10 @@ pub(super) struct RetainedLog {
     last: u64,
     unstored: BTreeSet<u64>,
     unsettled: BTreeSet<u64>,
+    /// Those that are stored and have not come back, by their sequence.
+    stored_at: BTreeMap<u64, u64>,
+    /// Up to which number entries were reported as settled.
+    reported: u64,
     applying: VecDeque<Applying>,
     /// Up to which sequence entries were handed to the shards, and these have processed them.
     handed: u64,
@@ -46,14 +50,36 @@ impl RetainedLog {
         self.unsettled.insert(number);
     }
 
-    /// The log has stored this node's entry of that number.
-    pub(super) fn set_stored(&mut self, number: u64) {
+    /// The log has stored this node's entry of that number, at that sequence; `None`: it never will.
+    pub(super) fn set_stored(&mut self, number: u64, sequence: Option<u64>) {
         self.unstored.remove(&number);
+        match sequence {
+            Some(sequence) if self.own.contains_key(&number) => {
+                self.stored_at.insert(sequence, number);
+                self.drop_missed();
+            }
+            Some(_) => {}
+            None => {
+                self.own.remove(&number);
+                self.unsettled.remove(&number);
+            }
+        }
     }
 
-    /// Up to which number the log has stored this node's entries.
-    pub(super) fn stored(&self) -> u64 {
-        self.unstored.first().map_or(self.last, |first| first - 1)
+    /// Entries of this node that the log has passed were replaced by newer ones, and removed, while this node was out: all others
+    /// have applied them.
+    fn drop_missed(&mut self) {
+        while let Some(first) = self.stored_at.first_entry().filter(|first| *first.key() <= self.handed) {
+            let number = first.remove();
+            if self.own.remove(&number).is_some() {
+                self.unsettled.remove(&number);
+            }
+        }
+    }
+
+    /// Up to which number every node has applied this node's entries.
+    pub(super) fn settled(&self) -> u64 {
+        self.unsettled.first().map_or(self.last, |first| first - 1)
     }
 
     /// This node's entry of that number.
@@ -72,15 +98,17 @@ impl RetainedLog {
     pub(super) fn reset(&mut self) {
         self.applying.clear();
         self.applied_here.clear();
+        self.stored_at.clear();
         (self.handed, self.applied) = (0, 0);
-        let is_open = |number: &u64| self.own.contains_key(number);
-        self.unsettled.retain(is_open);
+        self.own.retain(|number, _| self.unstored.contains(number));
+        self.unsettled.retain(|number| self.own.contains_key(number));
     }
 
     /// An entry was handed to its topic's owner, whose link has come to `position`.
     pub(super) fn hand(&mut self, sequence: u64, number: Option<u64>, owner: ShardId, position: u64) {
         self.handed = sequence;
         self.applying.push_back(Applying { sequence, number, owner, position });
+        self.drop_missed();
     }
 
     /// An entry was not for any shard.
@@ -89,6 +117,7 @@ impl RetainedLog {
         if self.applying.is_empty() {
             self.applied = sequence;
         }
+        self.drop_missed();
     }
 
     /// Up to which sequence the shards have processed entries.
@@ -113,11 +142,12 @@ impl RetainedLog {
     /// All peers have applied the log up to `sequence`. Returns up to which number this node's entries are settled by that,
     /// where there is news.
     pub(super) fn settle(&mut self, sequence: u64) -> Option<u64> {
-        let before = self.unsettled.len();
         while let Some(&(_, number)) = self.applied_here.front().filter(|(at, _)| *at <= sequence) {
             self.unsettled.remove(&number);
             self.applied_here.pop_front();
         }
-        (self.unsettled.len() < before).then(|| self.unsettled.first().map_or(self.last, |first| first - 1))
+        let settled = self.settled();
+        let before = std::mem::replace(&mut self.reported, settled);
+        (settled > before).then_some(settled)
     }
 }

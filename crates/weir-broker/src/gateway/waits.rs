@@ -15,7 +15,8 @@ pub(super) enum Wait {
     Stored { peer: PeerSlot, key: u64, number: u64 },
     /// The peer has processed it.
     Processed { peer: PeerSlot, key: u64, number: u64 },
-    /// The log has stored this node's entry of that number.
+    /// Every node has applied this node's entry of that number. An entry that is stored may be removed, replaced by a newer one,
+    /// before a node that is out has read it.
     Entry(u64),
 }
 
@@ -25,7 +26,7 @@ impl Wait {
         match self {
             Wait::Stored { peer, key, number } => of(peer, key).is_none_or(|peer| peer.stored >= number),
             Wait::Processed { peer, key, number } => of(peer, key).is_none_or(|peer| peer.processed >= number),
-            Wait::Entry(number) => log.stored() >= number,
+            Wait::Entry(number) => log.settled() >= number,
         }
     }
 
@@ -122,6 +123,9 @@ impl Gateway {
     }
 
     pub(super) fn answer_barriers(&mut self) {
+        if !self.is_confirmed() {
+            return; // a peer that began anew is another one for what waits
+        }
         let (peers, log, links) = (&self.peers, &self.log, &mut self.links);
         self.barriers.retain_mut(|barrier| {
             barrier.waits.retain(|wait| !wait.is_over(peers, log));
@@ -135,6 +139,9 @@ impl Gateway {
     }
 
     pub(super) fn release_holds(&mut self) {
+        if !self.is_confirmed() {
+            return;
+        }
         for (shard, holds) in self.holds.iter_mut().enumerate() {
             let is_over = |wait: &Wait| wait.is_over(&self.peers, &self.log);
             while holds.front().is_some_and(|hold| hold.waits.iter().all(is_over)) {

@@ -168,8 +168,6 @@ pub(crate) enum LinkMessage {
         message: Message,
         peer: PeerSlot,
     },
-    /// From the gateway: the node is out, or in again. While it is out no PUBLISH of QoS 1 and 2 is acknowledged.
-    Suspend(bool),
     /// To the gateway: a client has connected.
     ClientConnected {
         namespace: NamespaceId,
@@ -185,6 +183,9 @@ pub(crate) enum LinkMessage {
         wins_ties: bool,
         clean_start: bool,
     },
+    /// From the gateway: the node is in until that moment. Later no PUBLISH of QoS 1 and 2 is acknowledged. So a process that
+    /// was stopped acknowledges nothing before its gateway has run.
+    InUntil(Millis),
     /// A receiver at the sender is slow: pause its publisher.
     Pause(ConnId),
     Resume(ConnId),

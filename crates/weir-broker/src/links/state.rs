@@ -19,6 +19,8 @@ pub(crate) struct Links {
     /// Of the gateway: how many entries of the log of retained messages are appended, and how many are settled.
     entries: u64,
     settled_entries: u64,
+    /// Of a shard of a cluster: the gateway.
+    gateway: Option<ShardId>,
     /// Work that messages from other shards may still take in this turn.
     budget: usize,
 }
@@ -26,7 +28,15 @@ pub(crate) struct Links {
 impl Links {
     pub(crate) fn new(here: ShardId, shards: u16) -> Self {
         let links = (0..shards).map(|_| ShardLink::default()).collect();
-        Self { here, links, pending_barriers: Vec::new(), entries: 0, settled_entries: 0, budget: usize::MAX }
+        Self {
+            here,
+            links,
+            pending_barriers: Vec::new(),
+            entries: 0,
+            settled_entries: 0,
+            gateway: None,
+            budget: usize::MAX,
+        }
     }
 
     /// How many shards there are, this one included.
@@ -37,7 +47,9 @@ impl Links {
     /// Adds the link to one more shard, the gateway; returns that shard.
     pub(crate) fn add(&mut self) -> ShardId {
         self.links.push(ShardLink::default());
-        ShardId(self.links.len() as u16 - 1)
+        let gateway = ShardId(self.links.len() as u16 - 1);
+        self.gateway = Some(gateway);
+        gateway
     }
 
     /// Every other shard.
@@ -242,19 +254,27 @@ impl Links {
     /// A batch is drained, or its next message has to wait: then it is the first one again. `unstored`: the newest batch of
     /// records that is not on disk. Returns whether it is drained.
     pub(crate) fn end_batch(&mut self, from: ShardId, batch: Batch, unstored: u64) -> bool {
-        let until = if batch.forwarded && batch.messages.is_empty() { self.positions() } else { Vec::new() };
+        let mut until = if batch.forwarded && batch.messages.is_empty() { self.positions() } else { Vec::new() };
+        if let Some(gateway) = self.gateway.and_then(|gateway| until.get_mut(gateway.index())) {
+            *gateway = 0; // a topic's owner forwards nothing to it
+        }
         let Some(link) = self.links.get_mut(from.index()) else { return false };
         if !batch.messages.is_empty() {
             link.queued.push_front(batch);
             return false;
         }
         let end = batch.end;
+        let wants_settled = batch.wants_ack && !until.is_empty();
         link.received = end;
         link.forwarded.push_back(ForwardedBatch { end, until, entries: self.entries });
         link.owes_ack |= batch.wants_ack;
         let wanted = batch.stored_until.into_iter().enumerate().filter(|(rank, _)| batch.wants_stored[*rank]);
         for (rank, until) in wanted {
             link.storing[rank].push_back(PendingStorage { end, batch: unstored, until });
+        }
+        if wants_settled {
+            // Its sender waits for those that it was forwarded to: a gateway for entries of the log.
+            self.others().for_each(|shard| self.request_ack(shard));
         }
         true
     }

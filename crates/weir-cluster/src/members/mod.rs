@@ -202,6 +202,8 @@ pub struct Members {
     /// When the newest acknowledged append was sent.
     acknowledged: Option<Millis>,
     is_in: bool,
+    /// The newest heartbeat when this node came in.
+    in_sequence: u64,
     stream: StreamHealth,
     caught_up: bool,
     removed: BTreeSet<String>,
@@ -264,6 +266,7 @@ impl Members {
             heartbeat_at: now,
             acknowledged: None,
             is_in: false,
+            in_sequence: 0,
             stream: StreamHealth::default(),
             caught_up: false,
             removed: BTreeSet::new(),
@@ -310,6 +313,7 @@ impl Members {
         self.acknowledged = self.acknowledged.max(Some(sent));
         if !self.is_in && now <= sent + OWN_TIMEOUT {
             self.is_in = true;
+            self.in_sequence = self.sequence;
             self.events.push_back(MemberEvent::SelfIn);
         }
         self.update_own(now);
@@ -425,6 +429,16 @@ impl Members {
     /// Whether this node is in. To be asked, with the time of that moment, before anything is acknowledged to a client.
     pub fn is_in(&self, now: Millis) -> bool {
         self.is_in && self.acknowledged.is_some_and(|sent| now <= sent + OWN_TIMEOUT)
+    }
+
+    /// Whether this node has read the stream up to when it came in: it knows all members of that moment.
+    pub const fn is_current(&self) -> bool {
+        self.stream.own_sequence >= self.in_sequence
+    }
+
+    /// Until when this node is in, if nothing more is acknowledged. `None`: it is out.
+    pub fn in_until(&self, now: Millis) -> Option<Millis> {
+        self.acknowledged.filter(|_| self.is_in(now)).map(|sent| sent + OWN_TIMEOUT)
     }
 
     /// When [`Self::next_heartbeat`] or [`Self::poll`] has something to do next, if nothing else happens.

@@ -84,9 +84,15 @@ impl Peer {
         events: &mut Events,
     ) {
         if heartbeat.incarnation != self.heartbeat.incarnation {
-            if self.replaced.as_ref().is_some_and(|replaced| replaced.incarnation == heartbeat.incarnation) {
+            let is_late = |replaced: &Replaced| {
+                replaced.incarnation == heartbeat.incarnation
+                    && (heartbeat.sequence <= replaced.sequence
+                        || !matches!(self.state, PeerState::Out | PeerState::Left))
+            };
+            if self.replaced.as_ref().is_some_and(is_late) {
                 return self.on_replaced_moved(&heartbeat, now, events);
             }
+            // A new one; or one whose successor does not move: an append of an older process was stored late.
             self.replaced = Some(Replaced::of(&self.heartbeat));
         } else if heartbeat.sequence <= self.heartbeat.sequence {
             return; // read again

@@ -225,3 +225,17 @@ fn two_running_nodes_with_one_name_are_found_and_the_end_of_one_too() {
         assert!(later.contains(&MemberEvent::DuplicateNameResolved { node: name.into() }), "{later:?}");
     }
 }
+
+#[test]
+fn heartbeat_of_an_older_process_that_is_stored_late_does_not_replace_the_newer_one_for_long() {
+    let mut members = members();
+    members.on_caught_up();
+    second(&mut members, 0, [record("n", 1, 1)]);
+    let restarted = |old, incarnation| MemberEvent::Restarted { node: "n".into(), old, incarnation, wire: 1 };
+    assert_eq!(second(&mut members, 1000, [record("n", 3, 1)]), [restarted(1, 3)]);
+    assert_eq!(second(&mut members, 2000, [record("n", 2, 1)]), [restarted(3, 2)], "it died before 3 started");
+    second(&mut members, 3000, [record("n", 3, 2)]);
+    second(&mut members, 4000, [record("n", 3, 3)]);
+    second(&mut members, 5000, [record("n", 3, 4)]);
+    assert_eq!(second(&mut members, 6000, [record("n", 3, 5)]).last(), Some(&restarted(2, 3)));
+}

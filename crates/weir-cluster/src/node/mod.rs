@@ -28,6 +28,8 @@ use crate::{Incarnation, MemberEvent, Members, MembersConfig};
 
 /// Bytes of appends that the engine has not stored above which publishers wait.
 const APPENDS_HIGH_BYTES: usize = 8 << 20;
+/// Acknowledged appends tell the shards no more often that this node is in.
+const RENEWAL_INTERVAL: Millis = 250;
 /// Messages of one peer that are taken in one run, so that no peer and no shard waits long for another.
 const MESSAGES_PER_RUN: usize = 4096;
 
@@ -60,8 +62,9 @@ pub struct ClusterNode {
     appends: VecDeque<Append>,
     /// Bytes of appends that are not stored.
     unstored_bytes: usize,
-    /// Whether the shards were told that this node is in.
     is_in: bool,
+    /// Until when this node is in, as the shards know it; 0: it is out.
+    in_until: Millis,
     events: VecDeque<MemberEvent>,
     /// Heartbeats and envelopes that could not be decoded.
     undecodable: u64,
@@ -71,8 +74,7 @@ impl ClusterNode {
     /// A node that is out and knows no peers.
     pub fn new(config: NodeConfig, now: Millis) -> Self {
         let incarnation = config.members.incarnation;
-        let mut gateway = Gateway::new(config.shards, config.hash_seed, incarnation);
-        gateway.set_suspended(true);
+        let gateway = Gateway::new(config.shards, config.hash_seed, incarnation);
         Self {
             gateway,
             members: Members::new(config.members.clone(), now),
@@ -82,6 +84,7 @@ impl ClusterNode {
             appends: VecDeque::new(),
             unstored_bytes: 0,
             is_in: false,
+            in_until: 0,
             events: VecDeque::new(),
             undecodable: 0,
             config,
@@ -134,10 +137,11 @@ impl ClusterNode {
         self.gateway.reset_log();
     }
 
-    /// The log has stored this node's entry of that number.
-    pub fn on_append_stored(&mut self, number: u64, bytes: usize) {
+    /// The log has stored this node's entry of that number, whose payload has so many bytes, at that sequence; `None`: it never
+    /// will.
+    pub fn on_append_stored(&mut self, number: u64, sequence: Option<u64>, bytes: usize) {
         self.unstored_bytes = self.unstored_bytes.saturating_sub(bytes);
-        self.gateway.entry_stored(number);
+        self.gateway.entry_stored(number, sequence);
     }
 
     /// Does what can be done: takes members' changes, peers' messages and entries of the log, and processes what shards have
@@ -150,10 +154,13 @@ impl ClusterNode {
         self.peers.report_progress(&mut self.gateway);
         let congested =
             self.unstored_bytes > APPENDS_HIGH_BYTES || self.peers.unacknowledged_bytes() > self.config.link_high_bytes;
+        self.renew(now);
+        // What is sent to a peer that begins anew is lost.
+        let waits = self.is_in && !self.is_confirmed();
         let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
-        self.gateway.run(congested, &mut ends, now);
+        self.gateway.run(congested || waits, &mut ends, now);
         self.peers.acknowledge(&self.gateway, now);
-        more || applied
+        more || applied || self.peers.is_released(&self.gateway)
     }
 
     fn apply_member_events(&mut self, now: Millis) {
@@ -163,9 +170,25 @@ impl ClusterNode {
             self.events.push_back(event);
         }
         let is_in = self.members.is_in(now);
-        if is_in != self.is_in {
-            self.is_in = is_in;
-            self.gateway.set_suspended(!is_in);
+        if is_in && !self.is_in {
+            let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
+            self.gateway.confirm(&mut ends);
+        }
+        self.is_in = is_in;
+    }
+
+    /// Whether what this node knows of its peers, and they of it, is of after it came in.
+    fn is_confirmed(&self) -> bool {
+        self.members.is_current() && self.gateway.is_confirmed()
+    }
+
+    /// Tells the shards until when they may acknowledge.
+    fn renew(&mut self, now: Millis) {
+        let until = self.members.in_until(now).filter(|_| self.is_confirmed()).unwrap_or(0);
+        let is_late = now > self.in_until || until >= self.in_until + RENEWAL_INTERVAL;
+        if until == 0 && self.in_until > 0 || until > self.in_until && is_late {
+            self.in_until = until;
+            self.gateway.set_in_until(until);
         }
     }
 
@@ -183,6 +206,7 @@ impl ClusterNode {
     pub fn is_ready(&self) -> bool {
         self.is_in
             && self.members.is_settled()
+            && self.is_confirmed()
             && self.log.head().is_some_and(|head| self.gateway.is_ready(head) || head == 0 && self.gateway.is_ready(0))
     }
 
@@ -219,6 +243,9 @@ impl ClusterNode {
 
     /// The next superseded entries to remove from the log. One node does it for all.
     pub fn next_purge(&mut self, now: Millis) -> Option<Purge> {
+        if !self.is_ready() {
+            return None; // it may not know all nodes that have to apply the log
+        }
         let placement = self.members.placement(now);
         let is_first = placement.first() == Some(&self.config.members.node.as_str());
         self.compaction.next(is_first, self.gateway.log_applied_everywhere())

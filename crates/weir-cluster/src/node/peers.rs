@@ -17,6 +17,8 @@ pub(super) struct Peer {
     pub(super) is_in: bool,
     /// The generation of its stream that the gateway knows of.
     generation: u32,
+    /// Its messages wait for the log.
+    is_held: bool,
 }
 
 #[derive(Debug)]
@@ -90,7 +92,7 @@ impl PeerLinks {
         let (max_frame, receive_limit) = (peers.max_frame, peers.receive_limit);
         let link = PeerLink::new(LinkConfig { own: peers.own, peer: incarnation, max_frame, receive_limit });
         let generation = link.generation();
-        let peer = Peer { incarnation, link, is_in: true, generation: 0 };
+        let peer = Peer { incarnation, link, is_in: true, generation: 0, is_held: false };
         let free = peers.slots.iter().position(Option::is_none);
         let index = free.unwrap_or(peers.slots.len());
         if index == peers.slots.len() {
@@ -117,6 +119,7 @@ impl PeerLinks {
         let (incarnation, generation, theirs) = (peer.incarnation, peer.link.generation(), peer.generation);
         gateway.add_peer(slot, incarnation, generation, ends);
         gateway.reset_peer(slot, theirs);
+        gateway.confirm_peer(slot);
     }
 
     /// An envelope of a peer. One of a node that is no member yet is sent again.
@@ -146,7 +149,12 @@ impl PeerLinks {
             // What a peer sent before it knew that it was out belongs to nothing here.
             let is_of_now = peer.link.peer_generation() >= peer.link.generation();
             let mut taken = 0;
+            peer.is_held = false;
             while taken < max && gateway.has_room() {
+                if is_of_now && !gateway.may_take(slot) {
+                    peer.is_held = true;
+                    break;
+                }
                 let Some((number, message)) = peer.link.next_message() else { break };
                 if is_of_now {
                     gateway.take_message(slot, number, &message, now);
@@ -159,6 +167,14 @@ impl PeerLinks {
             }
         }
         more
+    }
+
+    /// Whether messages that waited for the log may be taken now.
+    pub(super) fn is_released(&self, gateway: &Gateway) -> bool {
+        let is_released = |(slot, peer): (usize, &Option<Peer>)| {
+            peer.as_ref().is_some_and(|peer| peer.is_held) && gateway.may_take(PeerSlot(slot as u16))
+        };
+        self.slots.iter().enumerate().any(is_released)
     }
 
     /// Tells the gateway how far peers have come.
