@@ -62,6 +62,9 @@ pub struct ClusterNode {
     unstored_bytes: usize,
     /// Whether the shards were told that this node is in.
     is_in: bool,
+    /// It has come in and then known all peers' interest and the log. A peer that comes later serves no client before this
+    /// node has its interest, so this node need not wait for it.
+    is_joined: bool,
     events: VecDeque<MemberEvent>,
     /// Heartbeats and envelopes that could not be decoded.
     undecodable: u64,
@@ -82,6 +85,7 @@ impl ClusterNode {
             appends: VecDeque::new(),
             unstored_bytes: 0,
             is_in: false,
+            is_joined: false,
             events: VecDeque::new(),
             undecodable: 0,
             config,
@@ -153,6 +157,7 @@ impl ClusterNode {
         let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
         self.gateway.run(congested, &mut ends, now);
         self.peers.acknowledge(&self.gateway, now);
+        self.is_joined = self.is_in && (self.is_joined || self.knows_all());
         more || applied
     }
 
@@ -181,9 +186,17 @@ impl ClusterNode {
 
     /// Whether clients may be served: the node is in, has every peer's interest, and has applied the log.
     pub fn is_ready(&self) -> bool {
-        self.is_in
-            && self.members.is_settled()
-            && self.log.head().is_some_and(|head| self.gateway.is_ready(head) || head == 0 && self.gateway.is_ready(0))
+        self.is_joined
+    }
+
+    /// Whether this node has every peer's interest and has applied the log.
+    fn knows_all(&self) -> bool {
+        self.members.is_settled() && self.log.head().is_some_and(|head| self.gateway.is_ready(head))
+    }
+
+    /// The node has shut down: the next heartbeat is its last.
+    pub fn end(&mut self, now: Millis) {
+        self.members.set_gone(now);
     }
 
     /// When [`ClusterNode::run`] is next needed, if nothing is reported.
