@@ -12,6 +12,8 @@ mod client;
 mod cluster;
 #[cfg(feature = "cluster")]
 mod cluster_engine;
+#[cfg(feature = "cluster")]
+mod cluster_nodes;
 mod codec;
 mod conformance;
 mod cve;
