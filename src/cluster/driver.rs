@@ -24,6 +24,8 @@ const EVENTS_PER_TURN: usize = 512;
 const RETRY_AFTER_MS: Millis = 200;
 /// Bytes of an envelope at most. Smaller ones than the server allows share its connection better.
 const ENVELOPE_BYTES: usize = 256 << 10;
+/// How long a node that is gone waits until that is stored.
+const GONE_WITHIN: Duration = Duration::from_secs(1);
 /// How long the thread sleeps at most.
 const SLEEP_MAX: Duration = Duration::from_millis(250);
 
@@ -132,7 +134,7 @@ impl Driver {
             let within = if more { Duration::ZERO } else { self.sleep() };
             let Received { batches, leave, stop } = inbox.receive(within);
             if stop {
-                return;
+                return self.say_gone(inbox);
             }
             self.now = Millis::try_from(self.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX);
             if leave && !self.leaving {
@@ -146,6 +148,20 @@ impl Driver {
             self.retry_appends();
             self.carry_out();
             self.publish();
+        }
+    }
+
+    /// Tells the others, where the node leaves, that it is gone, so that they do not wait for it.
+    fn say_gone(&mut self, inbox: &Inbox) {
+        if !self.has_left {
+            return;
+        }
+        let until = Instant::now() + GONE_WITHIN;
+        self.node.end(self.now);
+        self.carry_out();
+        while !self.heartbeats.is_empty() && Instant::now() < until {
+            inbox.receive(SLEEP_MAX);
+            self.take_engine_events();
         }
     }
 
@@ -284,6 +300,10 @@ impl Driver {
     }
 
     fn carry_out(&mut self) {
+        // Before what they release: a PUBACK that waited for a peer comes after the line that it is out.
+        while let Some(event) = self.node.next_event() {
+            self.reporter.member(&event);
+        }
         while let Some((token, bytes)) = self.node.next_heartbeat(self.now) {
             self.heartbeats.insert(token, self.now);
             if self.engine.heartbeat(token, bytes.into()).is_err() {
@@ -312,9 +332,6 @@ impl Driver {
                 self.unpurged = Some(purge);
                 break;
             }
-        }
-        while let Some(event) = self.node.next_event() {
-            self.reporter.member(&event);
         }
         let accepts = self.node.is_ready() && !self.leaving;
         if accepts != self.accepts_clients {

@@ -74,7 +74,7 @@ impl Inbox {
         }
         contents.engine = false;
         let leave = std::mem::take(&mut contents.leave);
-        Received { batches: std::mem::take(&mut contents.batches), leave, stop: contents.stop }
+        Received { batches: std::mem::take(&mut contents.batches), leave, stop: std::mem::take(&mut contents.stop) }
     }
 }
 

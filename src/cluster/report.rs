@@ -8,6 +8,8 @@ use weir_cluster::MemberEvent;
 pub(super) struct Reporter {
     heartbeat_failing: bool,
     append_failing: bool,
+    /// Connections whose failure is logged, until they are there again.
+    connect_failing: Vec<EngineConnection>,
 }
 
 impl Reporter {
@@ -41,6 +43,13 @@ impl Reporter {
     }
 
     pub(super) fn connection(&mut self, connection: EngineConnection, change: &ConnectionChange) {
+        let is_known = self.connect_failing.contains(&connection);
+        match change {
+            ConnectionChange::Connected { .. } => self.connect_failing.retain(|failing| *failing != connection),
+            ConnectionChange::Failed { .. } if is_known => return,
+            ConnectionChange::Failed { .. } => self.connect_failing.push(connection),
+            ConnectionChange::Disconnected => {}
+        }
         let connection = connection.as_str();
         match change {
             ConnectionChange::Connected { server, version } => {

@@ -57,6 +57,9 @@ const LEVELS: [(&str, LevelFilter); 7] = [
     ("trace", LevelFilter::TRACE),
 ];
 
+/// The client library of the cluster's engine. What it reports is logged by `weirmq::cluster`: its own lines repeat that.
+const ENGINE_CLIENT: &str = "async_nats";
+
 /// Lines per second of one place in the source and one endpoint, of those that clients cause.
 const LIMITED_LINES_PER_S: u32 = 10;
 /// Places and endpoints that are counted; beyond, counting begins anew.
@@ -138,7 +141,11 @@ impl FromStr for LogFilter {
                 Some((module, word)) => modules.push((module_path(module.trim())?.to_owned(), level(word.trim())?)),
             }
         }
-        Ok(Self(modules.into_iter().collect::<Targets>().with_default(default.unwrap_or(LevelFilter::ERROR))))
+        let default = default.unwrap_or(LevelFilter::ERROR);
+        if default <= LevelFilter::INFO && !modules.iter().any(|(module, _)| module.starts_with(ENGINE_CLIENT)) {
+            modules.push((ENGINE_CLIENT.to_owned(), LevelFilter::OFF));
+        }
+        Ok(Self(modules.into_iter().collect::<Targets>().with_default(default)))
     }
 }
 

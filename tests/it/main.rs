@@ -13,6 +13,8 @@ mod cluster;
 mod cluster_clients;
 #[cfg(feature = "cluster")]
 mod cluster_engine;
+#[cfg(feature = "cluster")]
+mod cluster_nodes;
 mod cluster_sim;
 mod codec;
 mod conformance;

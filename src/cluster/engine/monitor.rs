@@ -45,7 +45,6 @@ impl Monitor {
                 }
                 Event::Disconnected => {
                     self.counters.disconnections.one();
-                    tracing::warn!(connection = connection.as_str(), "engine disconnected");
                     ConnectionChange::Disconnected
                 }
                 Event::SlowConsumer(_) => {
@@ -73,16 +72,10 @@ async fn connected(client: &Client, connection: EngineConnection) -> ConnectionC
     if !is_new_enough(&info.version) {
         tracing::error!(server = info.server_name, version = info.version, "engine server too old: upgrade it");
     }
-    tracing::info!(
-        connection = connection.as_str(),
-        server = info.server_name,
-        version = info.version,
-        "engine connected"
-    );
     ConnectionChange::Connected { server: info.server_name, version: info.version }
 }
 
 fn failed(connection: EngineConnection, reason: String) -> ConnectionChange {
-    tracing::debug!(connection = connection.as_str(), reason, "engine connection failed");
+    tracing::debug!(connection = connection.as_str(), reason, "cluster engine connection failed");
     ConnectionChange::Failed { reason }
 }

@@ -4,5 +4,5 @@ mod connect;
 mod faults;
 mod log;
 mod members;
-mod nats;
+pub mod nats;
 mod node;

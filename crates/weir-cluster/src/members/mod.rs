@@ -197,6 +197,7 @@ pub struct Members {
     config: MembersConfig,
     load: Load,
     leaving: bool,
+    gone: bool,
     sequence: u64,
     heartbeat_at: Millis,
     /// When the newest acknowledged append was sent.
@@ -262,6 +263,7 @@ impl Members {
             config,
             load: Load::default(),
             leaving: false,
+            gone: false,
             sequence: 0,
             heartbeat_at: now,
             acknowledged: None,
@@ -294,6 +296,7 @@ impl Members {
             addresses: self.config.addresses.clone(),
             load: self.load,
             leaving: self.leaving,
+            gone: self.gone,
         })
     }
 
@@ -306,6 +309,12 @@ impl Members {
     pub const fn set_leaving(&mut self, now: Millis) {
         self.leaving = true;
         self.heartbeat_at = now;
+    }
+
+    /// The node has shut down: its last heartbeat, which says so, is due now.
+    pub const fn set_gone(&mut self, now: Millis) {
+        self.gone = true;
+        self.set_leaving(now);
     }
 
     /// The engine acknowledged a heartbeat of this node that was sent at `sent`. It brings the node in.
@@ -366,7 +375,7 @@ impl Members {
             None => {
                 let name = heartbeat.node.clone();
                 let mut peer = Peer::first_seen(heartbeat, now);
-                if self.caught_up || refusal.is_some() {
+                if (self.caught_up || refusal.is_some()) && peer.member().state != PeerState::Left {
                     peer.on_moved(refusal, self.config.wire, &mut self.events);
                 }
                 self.peers.insert(name, peer);

@@ -55,7 +55,7 @@ type Events = VecDeque<MemberEvent>;
 
 impl Peer {
     pub(super) const fn first_seen(heartbeat: Heartbeat, now: Millis) -> Self {
-        let state = PeerState::Unconfirmed;
+        let state = if heartbeat.gone { PeerState::Left } else { PeerState::Unconfirmed };
         Self { heartbeat, moved_at: now, state, known: None, replaced: None, is_duplicate: false }
     }
 
@@ -149,6 +149,9 @@ impl Peer {
         self.state = if self.heartbeat.leaving { PeerState::Leaving } else { PeerState::In };
         if self.heartbeat.leaving && !was_leaving {
             events.push_back(MemberEvent::Leaving { node: self.heartbeat.node.clone(), incarnation });
+        }
+        if self.heartbeat.gone {
+            self.on_silent(events);
         }
     }
 

@@ -21,6 +21,7 @@ fn record(node: &str, incarnation: Incarnation, sequence: u64) -> Heartbeat {
         addresses: Vec::new(),
         load: Load::default(),
         leaving: false,
+        gone: false,
     }
 }
 
@@ -168,13 +169,34 @@ fn a_leaving_peer_owns_nothing_and_leaves_without_alarm() {
 }
 
 #[test]
+fn a_peer_that_is_gone_has_left_at_once_and_is_not_waited_for_by_a_node_that_starts() {
+    let mut members = members();
+    second(&mut members, 0, [Heartbeat { leaving: true, gone: true, ..record("old", 7, 9) }]);
+    members.on_caught_up();
+    assert!(members.is_settled());
+    assert_eq!(events(&mut members), []);
+    second(&mut members, 500, [record("n", 1, 1)]);
+    let leaving = Heartbeat { leaving: true, ..record("n", 1, 2) };
+    second(&mut members, 1000, [leaving.clone()]);
+    let left = MemberEvent::Left { node: "n".into(), incarnation: 1 };
+    assert_eq!(second(&mut members, 1100, [Heartbeat { sequence: 3, gone: true, ..leaving }]), [left]);
+    assert_eq!(second(&mut members, 5000, []), []);
+    assert_eq!(
+        second(&mut members, 6000, [record("old", 8, 1), record("n", 2, 1)]),
+        [joined("old", 8), joined("n", 2)]
+    );
+}
+
+#[test]
 fn a_node_that_leaves_says_so_at_once() {
     let mut members = members();
     second(&mut members, 0, []);
     members.set_load(Load { clients: 3, sessions: 4 });
     members.set_leaving(100);
     let heartbeat = members.next_heartbeat(100).unwrap();
-    assert!(heartbeat.leaving && heartbeat.load.clients == 3);
+    assert!(heartbeat.leaving && !heartbeat.gone && heartbeat.load.clients == 3);
+    members.set_gone(200);
+    assert!(members.next_heartbeat(200).is_some_and(|last| last.leaving && last.gone));
     assert!(members.is_in(100) && members.placement(100).is_empty());
 }
 

@@ -65,6 +65,9 @@ pub struct ClusterNode {
     is_in: bool,
     /// Until when this node is in, as the shards know it; 0: it is out.
     in_until: Millis,
+    /// It has come in and then known all peers' interest and the log. A peer that comes later serves no client before this
+    /// node has its interest, so this node need not wait for it.
+    is_joined: bool,
     events: VecDeque<MemberEvent>,
     /// Heartbeats and envelopes that could not be decoded.
     undecodable: u64,
@@ -85,6 +88,7 @@ impl ClusterNode {
             unstored_bytes: 0,
             is_in: false,
             in_until: 0,
+            is_joined: false,
             events: VecDeque::new(),
             undecodable: 0,
             config,
@@ -160,6 +164,7 @@ impl ClusterNode {
         let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
         self.gateway.run(congested || waits, &mut ends, now);
         self.peers.acknowledge(&self.gateway, now);
+        self.is_joined = self.is_in && (self.is_joined || self.knows_all());
         more || applied || self.peers.is_released(&self.gateway)
     }
 
@@ -204,10 +209,19 @@ impl ClusterNode {
 
     /// Whether clients may be served: the node is in, has every peer's interest, and has applied the log.
     pub fn is_ready(&self) -> bool {
-        self.is_in
-            && self.members.is_settled()
+        self.is_joined
+    }
+
+    /// Whether this node has every peer's interest and has applied the log.
+    fn knows_all(&self) -> bool {
+        self.members.is_settled()
             && self.is_confirmed()
-            && self.log.head().is_some_and(|head| self.gateway.is_ready(head) || head == 0 && self.gateway.is_ready(0))
+            && self.log.head().is_some_and(|head| self.gateway.is_ready(head))
+    }
+
+    /// The node has shut down: the next heartbeat is its last.
+    pub fn end(&mut self, now: Millis) {
+        self.members.set_gone(now);
     }
 
     /// When [`ClusterNode::run`] is next needed, if nothing is reported.

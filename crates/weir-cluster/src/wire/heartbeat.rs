@@ -16,6 +16,9 @@ const CLIENTS: u64 = 8;
 const SESSIONS: u64 = 9;
 const LEAVING: u64 = 10;
 
+/// The value of `LEAVING` in a node's last heartbeat.
+const GONE: u64 = 2;
+
 /// Addresses of a node at most.
 const ADDRESSES_MAX: usize = 64;
 
@@ -38,6 +41,8 @@ pub struct Heartbeat {
     pub load: Load,
     /// The node is shutting down and hands over its sessions.
     pub leaving: bool,
+    /// The last heartbeat of a node that leaves: it serves no client any more, and is not waited for.
+    pub gone: bool,
 }
 
 /// How much a node serves.
@@ -62,14 +67,14 @@ impl Heartbeat {
             self.addresses.iter().take(ADDRESSES_MAX).for_each(|address| put_field(out, ADDRESS, address.as_bytes()));
             put_number(out, CLIENTS, self.load.clients);
             put_number(out, SESSIONS, self.load.sessions);
-            put_number(out, LEAVING, u64::from(self.leaving));
+            put_number(out, LEAVING, if self.gone { GONE } else { u64::from(self.leaving) });
         });
     }
 
     /// Decodes a record. Name, incarnation, sequence and wire versions are required.
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let (mut node, mut incarnation, mut sequence, mut wire_min, mut wire_max) = (None, None, None, None, None);
-        let (mut weir_version, mut addresses, mut load, mut leaving) = ("", Vec::new(), Load::default(), false);
+        let (mut weir_version, mut addresses, mut load, mut leaving) = ("", Vec::new(), Load::default(), 0);
         for field in decode_record(bytes)? {
             let (tag, value) = field?;
             match tag {
@@ -83,7 +88,7 @@ impl Heartbeat {
                 ADDRESS => addresses.push(text(value, "address")?.to_owned()),
                 CLIENTS => load.clients = number(value, "clients")?,
                 SESSIONS => load.sessions = number(value, "sessions")?,
-                LEAVING => leaving = number(value, "leaving")? != 0,
+                LEAVING => leaving = number(value, "leaving")?,
                 _ => {} // of a newer version
             }
         }
@@ -99,7 +104,8 @@ impl Heartbeat {
             weir_version: weir_version.to_owned(),
             addresses,
             load,
-            leaving,
+            leaving: leaving != 0,
+            gone: leaving == GONE,
         })
     }
 }

@@ -74,6 +74,7 @@ fn version(rng: &mut Rng) -> ProtocolVersion {
 }
 
 fn heartbeat(rng: &mut Rng) -> Heartbeat {
+    let leaving = rng.one_in(2);
     Heartbeat {
         node: rng.text(20),
         incarnation: rng.next(),
@@ -82,7 +83,8 @@ fn heartbeat(rng: &mut Rng) -> Heartbeat {
         weir_version: rng.text(10),
         addresses: (0..rng.below(4)).map(|_| rng.text(20)).collect(),
         load: Load { clients: rng.any(), sessions: rng.any() },
-        leaving: rng.one_in(2),
+        leaving,
+        gone: leaving && rng.one_in(2),
     }
 }
 
@@ -345,6 +347,7 @@ fn version_1_is_read_and_written_as_these_bytes() {
         addresses: vec!["mqtt://10.0.0.1:1883".into(), "mqtts://n1:8883".into()],
         load: Load { clients: 1000, sessions: 10 },
         leaving: true,
+        gone: false,
     };
     bytes.clear();
     heartbeat.encode(&mut bytes);

@@ -1,0 +1,13 @@
+//! Clusters of real brokers and real nats-servers. Each test starts its own on free ports and ends them.
+
+mod delivery;
+mod large;
+mod load;
+mod membership;
+mod nodes;
+mod pressure;
+mod refusals;
+mod retained;
+mod rounds;
+mod shared;
+mod traffic;
