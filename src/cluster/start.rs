@@ -38,9 +38,9 @@ pub struct ClusterOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     /// See [`EngineError`].
-    #[error("{0}")]
+    #[error(transparent)]
     Engine(#[from] EngineError),
-    #[error("{0}")]
+    #[error(transparent)]
     Random(#[from] NoRandomness),
     #[error("thread of the cluster not started: {0}")]
     Thread(io::Error),
