@@ -236,6 +236,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             && let Some(restored) = self.declaration.serve_restored(now)
         {
             self.source.serve_last_known_good(restored);
+            self.publisher.set_serving();
         }
         let next = self.reconcile_once(None, now).await;
         self.end_pass(next);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, bail};
 
 use crate::cluster::ClusterOptions;
-use crate::cluster::engine::{Credentials, Discovery, EngineOptions, TlsFiles};
+use crate::cluster::engine::{Credentials, Discovery, EngineOptions, TlsFiles, check_cluster_name};
 use crate::status::Secret;
 
 /// One broker made of many nodes. The nodes find each other through nats-servers with JetStream.
@@ -16,11 +16,11 @@ pub(super) struct ClusterArgs {
     /// records, as srv:_nats._tcp.nats.default.svc.cluster.local. Without it, this broker is alone
     #[arg(long, env = "WEIR_CLUSTER", value_name = "URL", value_delimiter = ',')]
     cluster: Vec<String>,
-    /// The cluster's name: nodes with the same name and nats-servers are one broker
-    #[arg(long, env = "WEIR_CLUSTER_NAME", value_name = "NAME", default_value = "weir", requires = "cluster")]
+    /// The cluster's name, of A-Z a-z 0-9 _ -: nodes with the same name and nats-servers are one broker
+    #[arg(long, env = "WEIR_CLUSTER_NAME", value_name = "NAME", default_value = "weir", requires = "cluster", value_parser = cluster_name)]
     cluster_name: String,
-    /// Copies that the nats-servers keep of what the cluster stores there: 1, 3 or 5
-    #[arg(long, env = "WEIR_CLUSTER_REPLICAS", value_name = "N", default_value_t = 3)]
+    /// Copies that the nats-servers keep of what the cluster stores there: 1, 3 or 5, and at least so many servers
+    #[arg(long, env = "WEIR_CLUSTER_REPLICAS", value_name = "N", default_value_t = 3, requires = "cluster", value_parser = replicas)]
     cluster_replicas: u8,
     /// User for the nats-servers
     #[arg(long, env = "WEIR_CLUSTER_USER", value_name = "USER", requires_all = ["cluster", "cluster_password"])]
@@ -29,23 +29,42 @@ pub(super) struct ClusterArgs {
     #[arg(long, env = "WEIR_CLUSTER_PASSWORD", value_name = "file:PATH|env:NAME", requires = "cluster_user")]
     cluster_password: Option<Secret>,
     /// Token for the nats-servers
-    #[arg(long, env = "WEIR_CLUSTER_TOKEN", value_name = "file:PATH|env:NAME", conflicts_with = "cluster_user")]
+    #[arg(
+        long,
+        env = "WEIR_CLUSTER_TOKEN",
+        value_name = "file:PATH|env:NAME",
+        requires = "cluster",
+        conflicts_with = "cluster_user"
+    )]
     cluster_token: Option<Secret>,
     /// File with the seed of an nkey
-    #[arg(long, env = "WEIR_CLUSTER_NKEY", value_name = "FILE", conflicts_with_all = ["cluster_user", "cluster_token"])]
+    #[arg(long, env = "WEIR_CLUSTER_NKEY", value_name = "FILE", requires = "cluster", conflicts_with_all = ["cluster_user", "cluster_token"])]
     cluster_nkey: Option<PathBuf>,
     /// File with a JWT and a seed, as nsc writes it
-    #[arg(long, env = "WEIR_CLUSTER_CREDS", value_name = "FILE", conflicts_with_all = ["cluster_user", "cluster_token", "cluster_nkey"])]
+    #[arg(long, env = "WEIR_CLUSTER_CREDS", value_name = "FILE", requires = "cluster", conflicts_with_all = ["cluster_user", "cluster_token", "cluster_nkey"])]
     cluster_creds: Option<PathBuf>,
     /// Authorities that may have issued the certificates of tls:// servers (PEM) [default: the system's]
-    #[arg(long, env = "WEIR_CLUSTER_CA", value_name = "FILE")]
+    #[arg(long, env = "WEIR_CLUSTER_CA", value_name = "FILE", requires = "cluster")]
     cluster_ca: Option<PathBuf>,
     /// This node's certificate for the nats-servers (PEM)
-    #[arg(long, env = "WEIR_CLUSTER_CERT", value_name = "FILE", requires = "cluster_key")]
+    #[arg(long, env = "WEIR_CLUSTER_CERT", value_name = "FILE", requires_all = ["cluster", "cluster_key"])]
     cluster_cert: Option<PathBuf>,
     /// Its private key (PEM)
-    #[arg(long, env = "WEIR_CLUSTER_KEY", value_name = "FILE", requires = "cluster_cert")]
+    #[arg(long, env = "WEIR_CLUSTER_KEY", value_name = "FILE", requires_all = ["cluster", "cluster_cert"])]
     cluster_key: Option<PathBuf>,
+}
+
+fn cluster_name(text: &str) -> Result<String, String> {
+    check_cluster_name(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
+fn replicas(text: &str) -> Result<u8, &'static str> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        "5" => Ok(5),
+        _ => Err("the number of copies is 1, 3 or 5"),
+    }
 }
 
 /// Where the servers are.

@@ -25,6 +25,7 @@ mod input;
 mod interrupt;
 mod man;
 mod man_documents;
+mod members;
 mod passwd;
 mod plan;
 mod print;
@@ -96,6 +97,7 @@ enum Verb {
     Push(push::Args),
     Wait(wait::Args),
     Status(status::Args),
+    Cluster(members::Args),
     Trace(trace::Args),
     Report(report::Args),
     Store(store::Args),
@@ -129,6 +131,7 @@ pub fn main() -> ExitCode {
         Verb::Push(args) => push::run(args),
         Verb::Wait(args) => wait::run(args),
         Verb::Status(args) => status::run(args),
+        Verb::Cluster(args) => members::run(args),
         Verb::Trace(args) => trace::run(args),
         Verb::Report(args) => report::run(args),
         Verb::Store(args) => store::run(args),

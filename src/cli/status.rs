@@ -67,7 +67,7 @@ fn human(health: &Value, source: &Value, endpoints: &Value, plan: &Value) -> Str
         text,
         "{} {} from {} {}, up {}",
         word(&health["phase"]),
-        source["appliedRevision"].as_str().map_or("nothing yet".to_owned(), printable),
+        revision(source),
         word(&source["kind"]),
         word(&source["location"]),
         duration(health["uptimeS"].as_u64().unwrap_or_default()),
@@ -98,6 +98,18 @@ fn human(health: &Value, source: &Value, endpoints: &Value, plan: &Value) -> Str
         }
     }
     text
+}
+
+/// What is served.
+fn revision(source: &Value) -> String {
+    let good = &source["lastKnownGood"];
+    match (source["appliedRevision"].as_str(), good["revision"].as_str()) {
+        (Some(revision), _) => printable(revision),
+        (None, Some(revision)) => {
+            format!("the last known good ({}, saved {})", printable(revision), word(&good["savedAt"]))
+        }
+        (None, None) => "nothing yet".to_owned(),
+    }
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {

@@ -8,13 +8,17 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
-use super::engine::{Engine, EngineCounts, EngineEvent, EngineEvents, RetainedAppend, SendError, SubjectHash};
+use super::engine::{
+    ConnectionChange, Engine, EngineConnection, EngineCounts, EngineEvent, EngineEvents, RetainedAppend, SendError,
+    SubjectHash,
+};
 use super::inbox::{Inbox, Received};
 use super::report::Reporter;
 use crate::net::DataPlane;
 use weir_broker::{Millis, ShardId};
 use weir_cluster::Incarnation;
 use weir_cluster::node::{Append, ClusterNode, LogMessage, NodeStatus, Purge};
+use weir_cluster::wire::Load;
 
 /// How often what operators see is published, at most.
 const PUBLISH_EVERY_MS: Millis = 500;
@@ -29,6 +33,13 @@ const GONE_WITHIN: Duration = Duration::from_secs(1);
 /// How long the thread sleeps at most.
 const SLEEP_MAX: Duration = Duration::from_millis(250);
 
+/// The nats-server of each connection; `None`: it is not connected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EngineServers {
+    pub links: Option<String>,
+    pub streams: Option<String>,
+}
+
 /// What operators see of a cluster.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterView {
@@ -36,6 +47,8 @@ pub struct ClusterView {
     pub node: Option<NodeStatus>,
     /// What the connection to the engine has done.
     pub engine: EngineCounts,
+    /// What it is connected to.
+    pub servers: EngineServers,
     /// The node has told the others that it leaves.
     pub has_left: bool,
 }
@@ -61,6 +74,7 @@ pub(super) struct Driver {
     shards: u16,
     publish: watch::Sender<ClusterView>,
     reporter: Reporter,
+    servers: EngineServers,
     epoch: Instant,
     now: Millis,
     next_publish: Millis,
@@ -109,6 +123,7 @@ impl Driver {
             shards,
             publish,
             reporter: Reporter::default(),
+            servers: EngineServers::default(),
             epoch: plane.epoch(),
             plane,
             now: 0,
@@ -231,8 +246,22 @@ impl Driver {
                 self.reporter.log_reset();
                 self.node.on_log_reset();
             }
-            EngineEvent::Connection { connection, change } => self.reporter.connection(connection, &change),
+            EngineEvent::Connection { connection, change } => self.on_connection(connection, &change),
         }
+    }
+
+    fn on_connection(&mut self, connection: EngineConnection, change: &ConnectionChange) {
+        let server = match connection {
+            EngineConnection::Links => &mut self.servers.links,
+            EngineConnection::Streams => &mut self.servers.streams,
+        };
+        match change {
+            ConnectionChange::Connected { server: name, .. } => *server = Some(name.clone()),
+            ConnectionChange::Disconnected => *server = None,
+            ConnectionChange::Failed { .. } => {}
+        }
+        self.reporter.connection(connection, change);
+        self.next_publish = 0;
     }
 
     fn on_append_stored(&mut self, number: u64, sequence: Option<u64>) {
@@ -365,9 +394,12 @@ impl Driver {
             return;
         }
         self.next_publish = self.now + PUBLISH_EVERY_MS;
+        let clients = self.plane.stats().iter().map(|stats| u64::from(stats.connections_current)).sum();
+        self.node.members_mut().set_load(Load { clients, sessions: 0 });
         let view = ClusterView {
             node: Some(self.node.status(self.now)),
             engine: self.engine.counts(),
+            servers: self.servers.clone(),
             has_left: self.has_left,
         };
         self.publish.send_replace(view);

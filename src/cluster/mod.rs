@@ -7,5 +7,5 @@ mod inbox;
 mod report;
 mod start;
 
-pub use driver::ClusterView;
+pub use driver::{ClusterView, EngineServers};
 pub use start::{Cluster, ClusterError, ClusterOptions, ClusterPort, StartedCluster};

@@ -62,9 +62,9 @@ impl Reporter {
 
     pub(super) fn ready(&mut self, ready: bool) {
         if ready {
-            tracing::info!("cluster joined: clients are accepted");
+            tracing::info!("cluster node ready: clients are accepted");
         } else {
-            tracing::warn!("cluster left: new clients are refused with 0x88");
+            tracing::warn!("cluster node not ready: new clients are refused with 0x88");
         }
     }
 

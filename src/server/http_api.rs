@@ -29,6 +29,8 @@ pub(super) struct Shown {
     pub(super) resync: Arc<Notify>,
     pub(super) store: Option<Arc<StoreStats>>,
     pub(super) directory: Option<PathBuf>,
+    #[cfg(feature = "cluster")]
+    pub(super) cluster: Option<tokio::sync::watch::Receiver<crate::cluster::ClusterView>>,
 }
 
 /// The API, where there is one.
@@ -45,8 +47,10 @@ impl HttpApi {
         traces: &Traces,
         options: &ServerOptions,
     ) -> Result<(Self, View), ServerError> {
-        let Shown { control, plane, context, shards, facts, resync, store, directory } = shown;
+        let Shown { control, plane, context, shards, facts, resync, store, directory, .. } = shown;
         let view = LiveStatus::new(control, plane, context, shards, facts, resync);
+        #[cfg(feature = "cluster")]
+        let view = view.with_cluster(shown.cluster);
         let view = Arc::new(view.with_store(store).with_telemetry(traces.stats()).with_directory(directory));
         let server = socket.map(|socket| start_status(socket, Arc::clone(&view), options)).transpose()?;
         Ok((Self(server), view))

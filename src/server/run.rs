@@ -119,6 +119,8 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
         resync: source.resync_requester(),
         store: store.as_ref().map(|open| open.store.stats()),
         directory: options.source.directory(),
+        #[cfg(feature = "cluster")]
+        cluster: cluster.as_ref().map(StartedCluster::view),
     };
     let (api, view) = HttpApi::start(socket, shown, &traces, &options)?;
     #[cfg(feature = "etcd")]

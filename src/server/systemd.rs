@@ -117,7 +117,11 @@ async fn at(instant: Option<tokio::time::Instant>) {
 
 /// The line that `systemctl status` shows.
 fn status_line(state: &ControlState) -> String {
-    let revision = state.source.applied_revision.as_deref().unwrap_or("nothing yet");
+    let revision = match (&state.source.applied_revision, &state.source.last_known_good) {
+        (Some(revision), _) => revision.clone(),
+        (None, Some(good)) => format!("the last known good ({})", good.revision),
+        (None, None) => "nothing yet".to_owned(),
+    };
     let live = state.endpoints.values().filter(|endpoint| endpoint.live.is_some()).count();
     let errors = state.diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
     let mut line = match state.phase {

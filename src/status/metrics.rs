@@ -18,7 +18,7 @@ use super::counters::StatusCounters;
 use super::http::{Answer, Problem};
 use super::prometheus_text::prometheus_text;
 use super::router::App;
-use super::{BridgeView, Gauges, Histogram, StateView, StatusProvider, Traffic};
+use super::{BridgeView, ClusterMembersView, Gauges, Histogram, StateView, StatusProvider, Traffic};
 use crate::auth::AuthCounts;
 use crate::kernel::{Process, memory_limit_bytes};
 use crate::state::{Phase, SourceErrorKind};
@@ -67,6 +67,7 @@ fn openmetrics(
         state: view.state(),
         traffic: view.traffic(),
         bridges: view.bridges(),
+        members: view.cluster_members(),
         gauges,
         store: view.store(),
         memory: view.memory(),
@@ -90,6 +91,7 @@ struct Scrape {
     state: Arc<StateView>,
     traffic: Traffic,
     bridges: Vec<BridgeView>,
+    members: Option<ClusterMembersView>,
     gauges: Option<Gauges>,
     store: Option<Arc<StoreStats>>,
     memory: Option<MemoryAccount>,
@@ -115,6 +117,9 @@ impl Collector for Scrape {
         self.endpoint_connections(out)?;
         self.endpoint_messages(out)?;
         super::bridges::encode(out, &self.bridges)?;
+        if let Some(members) = &self.members {
+            super::members::encode(out, members)?;
+        }
         self.refused.encode(out)?;
         self.process(out)
     }
@@ -359,7 +364,7 @@ impl Scrape {
     }
 }
 
-fn gauge(out: &mut DescriptorEncoder, name: &str, help: &str, value: impl Into<u64>) -> fmt::Result {
+pub(super) fn gauge(out: &mut DescriptorEncoder, name: &str, help: &str, value: impl Into<u64>) -> fmt::Result {
     out.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value.into())
 }
 
@@ -368,7 +373,7 @@ fn gauge_of(out: &mut DescriptorEncoder, name: &str, help: &str, unit: Unit, val
     out.encode_descriptor(name, help, Some(&unit), MetricType::Gauge)?.encode_gauge(&value)
 }
 
-fn counter(out: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
+pub(super) fn counter(out: &mut DescriptorEncoder, name: &str, help: &str, value: u64) -> fmt::Result {
     let mut metric = out.encode_descriptor(name, help, None, MetricType::Counter)?;
     metric.encode_counter::<NoLabelSet, u64, f64>(&value, None)
 }

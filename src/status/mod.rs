@@ -16,6 +16,7 @@ mod events;
 mod hosts;
 mod http;
 mod live;
+mod members;
 mod method_not_allowed;
 mod metrics;
 mod packets;
@@ -40,6 +41,10 @@ pub use access::{AccessError, AccessOptions, TlsFiles};
 pub use bridges::{BridgeCondition, BridgeLink, BridgeView, RefusedFilter};
 pub use hosts::is_host_name;
 pub use live::LiveStatus;
+pub use members::{
+    ClusterEngineView, ClusterLinkView, ClusterLogView, ClusterMembersView, ClusterPeerView, ClusterSuspectView,
+    PEER_STATES,
+};
 pub use metrics::prometheus_metrics;
 pub use router::paths;
 pub use secret::{Secret, SecretError, SecretReferenceError};

@@ -55,11 +55,15 @@ pub(super) async fn watch(app: Arc<App>, mut stopping: watch::Receiver<bool>) {
     }
 }
 
-/// A first snapshot has been applied. A document refused later does not take a broker out of service.
+/// A declaration is applied, which may be the last known good one, and a node of a cluster may serve clients. A document
+/// refused later does not take a broker out of service.
 pub(super) fn readyz(app: &App, _: &Query, _: &HeaderMap) -> Answer {
     let state = app.view.state();
     let why = match (state.phase, &state.source.error) {
-        (Phase::Serving, _) => return Answer::new(StatusCode::OK, TEXT, "ok\n"),
+        (Phase::Serving, _) => match app.view.cluster_members().and_then(|members| members.not_ready) {
+            None => return Answer::new(StatusCode::OK, TEXT, "ok\n"),
+            Some(reason) => format!("not ready: {reason}\n"),
+        },
         (Phase::Draining, _) => "not ready: the broker is shutting down\n".to_owned(),
         (Phase::Starting, None) => "not ready: no declaration is applied yet\n".to_owned(),
         (Phase::Starting, Some(error)) => format!("not ready: no declaration is applied yet: {}\n", error.message),

@@ -22,8 +22,8 @@ use super::query::Query;
 use super::sampler::Sampler;
 use super::server::StatusOptions;
 use super::{
-    Gauges, ShardAnswer, StatusProvider, bridges, clients, control, endpoints, events, method_not_allowed, metrics,
-    page, probes, system, topic_tree, topics, trace, traffic, validate,
+    Gauges, ShardAnswer, StatusProvider, bridges, clients, control, endpoints, events, members, method_not_allowed,
+    metrics, page, probes, system, topic_tree, topics, trace, traffic, validate,
 };
 use weir_declare::reconcile::Timestamp;
 
@@ -257,6 +257,7 @@ pub(super) const ROUTES: &[Route] = &[
     write("/api/endpoints/import", "import"),
     state("/api/cluster/status", &[], system::cluster_status),
     state("/api/cluster/nodes", &[], system::cluster_nodes),
+    state("/api/cluster/members", &[], members::list),
     state("/api/system/health", &[], system::health),
     state("/api/system/resources", &[], system::resources),
     shards("/api/clients", clients::PARAMETERS, |app, query| Box::pin(clients::list(app, query)))

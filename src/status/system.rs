@@ -32,10 +32,11 @@ fn checks(state: &StateView) -> Vec<Value> {
     let listening = named(state, "unhealthy");
     let as_declared = named(state, "degraded");
     let refused = refused_documents(state);
-    let (serving, phase) = match state.phase {
-        Phase::Starting => (false, "no declaration is applied yet"),
-        Phase::Serving => (true, "a declaration is applied"),
-        Phase::Draining => (false, "the broker is shutting down"),
+    let (serving, phase) = match (state.phase, &state.source.last_known_good) {
+        (Phase::Starting, _) => (false, "no declaration is applied yet"),
+        (Phase::Serving, None) => (true, "a declaration is applied"),
+        (Phase::Serving, Some(_)) => (true, "the last known good declaration is applied"),
+        (Phase::Draining, _) => (false, "the broker is shutting down"),
     };
     let source = match &state.source.error {
         Some(error) => check("SourceReadable", false, &error.message),

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
-use super::{BridgeView, TopicLevelPage, TopicLevelQuery};
+use super::{BridgeView, ClusterMembersView, TopicLevelPage, TopicLevelQuery};
 use crate::auth::AuthCounts;
 use crate::source::CommitPresence;
 use crate::state::NodeRecord;
@@ -51,6 +51,10 @@ pub trait StatusProvider: Send + Sync + 'static {
     }
     /// What memory is used for. `None`: it is not known.
     fn memory(&self) -> Option<MemoryAccount> {
+        None
+    }
+    /// The cluster that this broker is a node of. `None`: it is alone.
+    fn cluster_members(&self) -> Option<ClusterMembersView> {
         None
     }
     /// Statistics of the traces. `None`: there is no collector.

@@ -60,7 +60,7 @@ pub use error::EngineError;
 pub use events::{ConnectionChange, EngineConnection, EngineEvent, EngineEvents};
 pub use links::SendError;
 pub use options::{Credentials, EngineOptions, TlsFiles, Wake};
-pub use subjects::{NameError, SubjectHash};
+pub use subjects::{NameError, SubjectHash, check_cluster_name};
 
 /// How long a request to JetStream may take.
 const REQUEST_WITHIN: Duration = Duration::from_secs(2);

@@ -34,14 +34,23 @@ pub(super) struct Names {
     cluster: String,
 }
 
+/// Checks the name of a cluster.
+///
+/// # Errors
+/// It has another character, or another length.
+pub fn check_cluster_name(name: &str) -> Result<(), NameError> {
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    if name.is_empty() || name.len() > CLUSTER_NAME_MAX || !name.chars().all(is_valid) {
+        return Err(NameError::Cluster(name.to_owned()));
+    }
+    Ok(())
+}
+
 impl Names {
     /// # Errors
-    /// The name has another character, or another length.
+    /// See [`check_cluster_name`].
     pub(super) fn new(cluster: &str) -> Result<Self, NameError> {
-        let is_valid = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        if cluster.is_empty() || cluster.len() > CLUSTER_NAME_MAX || !cluster.chars().all(is_valid) {
-            return Err(NameError::Cluster(cluster.to_owned()));
-        }
+        check_cluster_name(cluster)?;
         Ok(Self { cluster: cluster.to_owned() })
     }
 

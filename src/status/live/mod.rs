@@ -4,6 +4,8 @@
 mod bridges;
 mod clients;
 mod endpoints;
+#[cfg(feature = "cluster")]
+mod members;
 mod topic_tree;
 mod trace;
 mod traffic;
@@ -28,6 +30,8 @@ use super::{
     TraceEvent, TraceQuery, Traffic, ValidateRequest, Validation,
 };
 use crate::auth::AuthCounts;
+#[cfg(feature = "cluster")]
+use crate::cluster;
 use crate::fleet::node_convergence;
 use crate::net::{DataPlane, DeliverDurations};
 use crate::source::{self, CommitPresence};
@@ -54,6 +58,8 @@ pub struct LiveStatus {
     resync_requested: Arc<Notify>,
     store: Option<Arc<StoreStats>>,
     telemetry: Option<Arc<TelemetryStats>>,
+    #[cfg(feature = "cluster")]
+    cluster: Option<watch::Receiver<cluster::ClusterView>>,
     /// The directory of the source, which may lie in a git repository.
     directory: Option<PathBuf>,
     /// The last question about an ancestor, and the answer. Its lock also keeps git to one run at a time.
@@ -85,6 +91,8 @@ impl LiveStatus {
             resync_requested,
             store: None,
             telemetry: None,
+            #[cfg(feature = "cluster")]
+            cluster: None,
             directory: None,
             ancestry: Arc::default(),
             version,
@@ -102,6 +110,13 @@ impl LiveStatus {
     #[must_use]
     pub fn with_directory(self, directory: Option<PathBuf>) -> Self {
         Self { directory, ..self }
+    }
+
+    /// Shows the cluster that this broker is a node of.
+    #[cfg(feature = "cluster")]
+    #[must_use]
+    pub fn with_cluster(self, cluster: Option<watch::Receiver<cluster::ClusterView>>) -> Self {
+        Self { cluster, ..self }
     }
 
     /// Adds the counters of traces.
@@ -148,6 +163,12 @@ impl StatusProvider for LiveStatus {
 
     fn telemetry(&self) -> Option<Arc<TelemetryStats>> {
         self.telemetry.clone()
+    }
+
+    #[cfg(feature = "cluster")]
+    fn cluster_members(&self) -> Option<super::ClusterMembersView> {
+        let view = self.cluster.as_ref()?.borrow();
+        Some(members::members(&view, &self.control.load().node_name))
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -13,7 +13,7 @@ use crate::programs;
 use crate::support::child::ChildGuard;
 use crate::support::{ports, until};
 
-fn program() -> PathBuf {
+pub fn program() -> PathBuf {
     programs::tools().join("nats/bin/nats-server")
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::broker::{Broker, at, client, endpoint};
-use crate::support::ports;
+use crate::support::{ports, weir};
 
 fn saved(broker: &Broker) {
     broker.until("it is kept", || broker.endpoints().join("../data/last-known-good.json").exists());
@@ -49,6 +49,12 @@ fn a_start_without_the_mount_serves_the_last_known_good_and_reports_it() {
     assert_eq!(source["lastKnownGood"]["revision"], revision, "{source}");
     assert!(source["lastKnownGood"]["since"].is_string(), "{source}");
     assert!(source["trouble"]["message"].as_str().is_some_and(|why| why.contains("no such file")), "{source}");
+    let url = format!("http://{}", broker.status());
+    let probe = weir::command().args(["status", "--probe", "ready", "--status", &url]).output().unwrap();
+    assert_eq!(String::from_utf8(probe.stdout).unwrap(), "ok\n");
+    let shown = weir::command().args(["status", "--status", &url]).output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.starts_with(&format!("serving the last known good ({revision}, saved ")), "{shown}");
     fs::rename(broker.endpoints().with_extension("away"), broker.endpoints()).unwrap();
     broker.until("the source is read again", || broker.get("/api/source")["lastKnownGood"].is_null());
     assert!(broker.get("/api/source")["trouble"].is_null());

@@ -13,7 +13,7 @@ use weirmq::status::*;
 use weirmq::store::records::StoreStats;
 use weirmq::telemetry::TelemetryStats;
 
-use super::fake_data::{bridge, clients, diagnostic, state, traffic};
+use super::fake_data::{bridge, clients, diagnostic, members, state, traffic};
 
 pub const NOW: Timestamp = Timestamp::from_unix_ms(1_795_233_600_000);
 
@@ -24,6 +24,7 @@ pub struct Fake {
     pub changes: watch::Sender<u64>,
     pub now: Mutex<Timestamp>,
     pub clients: Vec<ClientView>,
+    pub members: Mutex<ClusterMembersView>,
     /// Whether a shard hangs.
     pub hangs: AtomicBool,
 }
@@ -36,6 +37,7 @@ impl Fake {
             changes: watch::Sender::new(7),
             now: Mutex::new(NOW),
             clients: clients(),
+            members: Mutex::new(members()),
             hangs: AtomicBool::new(false),
         })
     }
@@ -68,6 +70,9 @@ impl StatusProvider for Fake {
     }
     fn bridges(&self) -> Vec<BridgeView> {
         vec![bridge()]
+    }
+    fn cluster_members(&self) -> Option<ClusterMembersView> {
+        Some(self.members.lock().unwrap().clone())
     }
     fn store(&self) -> Option<Arc<StoreStats>> {
         let store = StoreStats::default();

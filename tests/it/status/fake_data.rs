@@ -198,6 +198,54 @@ pub fn state() -> StateView {
     }
 }
 
+/// A node of a cluster with one peer that is late.
+pub fn members() -> ClusterMembersView {
+    let link = ClusterLinkView {
+        unacknowledged_bytes: 640,
+        buffered_bytes: 128,
+        envelopes_sent: 70,
+        bytes_sent: 9_000,
+        envelopes_received: 65,
+        resends: 2,
+        gaps: 1,
+        duplicates: 1,
+        ..ClusterLinkView::default()
+    };
+    let peer = ClusterPeerView {
+        node: "n2".to_owned(),
+        incarnation: "00000000000000b2".to_owned(),
+        state: "in",
+        version: "0.0.0-test".to_owned(),
+        clients: 4,
+        silent_ms: 1_700,
+        link: Some(link),
+    };
+    let left = ClusterPeerView { node: "n3".to_owned(), state: "left", link: None, ..peer.clone() };
+    ClusterMembersView {
+        node: "n1".to_owned(),
+        incarnation: "00000000000000a1".to_owned(),
+        is_in: true,
+        ready: true,
+        not_ready: None,
+        peers: vec![peer, left],
+        suspects: vec![ClusterSuspectView { node: "n2".to_owned(), reason: "no heartbeat for 1700 ms".to_owned() }],
+        log: ClusterLogView { applied: 12, waiting: 1, unstored_bytes: 64 },
+        engine: ClusterEngineView {
+            servers: BTreeMap::from([("links", Some("nats-1".to_owned())), ("streams", None)]),
+            connects: 3,
+            disconnects: 1,
+            heartbeats_stored: 120,
+            heartbeats_failed: 2,
+            heartbeat_seconds: 0.5,
+            retained_stored: 8,
+            retained_seconds: 0.25,
+            ..ClusterEngineView::default()
+        },
+        errors: 0,
+        undecodable: 0,
+    }
+}
+
 /// This broker and another one.
 fn nodes() -> Vec<ClusterNodeView> {
     let record = NodeRecord {

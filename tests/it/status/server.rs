@@ -70,6 +70,19 @@ async fn ready_after_the_first_declaration_and_not_while_draining() {
 }
 
 #[tokio::test]
+async fn a_node_that_is_not_ready_in_its_cluster_is_not_ready() {
+    let fake = fake::Fake::new();
+    let server = fake::serve(&fake);
+    let addr = server.local_addr();
+    let why = "the node is out, because no nats-server stores its heartbeats";
+    fake.members.lock().unwrap().not_ready = Some(why.to_owned());
+    let answer = get(addr, "/readyz").await;
+    assert_eq!((answer.status, answer.text()), (503, &*format!("not ready: {why}\n")));
+    fake.members.lock().unwrap().not_ready = None;
+    assert_eq!(get(addr, "/readyz").await.status, 200);
+}
+
+#[tokio::test]
 async fn health_of_healthy_endpoints_is_200() {
     let fake = fake::Fake::new();
     let server = fake::serve(&fake);

@@ -1,0 +1,119 @@
+//! The node of a cluster as the status shows it.
+
+use std::collections::BTreeMap;
+
+use crate::cluster::ClusterView;
+use crate::status::{
+    ClusterEngineView, ClusterLinkView, ClusterLogView, ClusterMembersView, ClusterPeerView, ClusterSuspectView,
+};
+use weir_cluster::members::{PeerState, Suspect};
+use weir_cluster::node::{LinkStatus, NodeStatus, PeerStatus};
+
+/// The node, its peers, and its connections to the engine.
+pub(super) fn members(view: &ClusterView, name: &str) -> ClusterMembersView {
+    let engine = engine(view);
+    let not_ready = not_ready(view);
+    let Some(node) = &view.node else {
+        return ClusterMembersView { node: name.to_owned(), not_ready, engine, ..ClusterMembersView::default() };
+    };
+    let mut peers: Vec<ClusterPeerView> = node.peers.iter().map(peer).collect();
+    peers.sort_by(|a, b| a.node.cmp(&b.node));
+    ClusterMembersView {
+        node: node.node.clone(),
+        incarnation: format!("{:016x}", node.incarnation),
+        is_in: node.is_in,
+        ready: node.is_ready,
+        not_ready,
+        peers,
+        suspects: suspects(node),
+        log: ClusterLogView {
+            applied: node.log_applied,
+            waiting: node.log_waiting as u64,
+            unstored_bytes: node.log_unstored_bytes as u64,
+        },
+        engine,
+        errors: node.errors,
+        undecodable: node.undecodable,
+    }
+}
+
+/// Why clients may not be served; `None`: they may.
+fn not_ready(view: &ClusterView) -> Option<String> {
+    let Some(node) = &view.node else { return Some("the node joins its cluster".to_owned()) };
+    if node.is_ready {
+        return None;
+    }
+    let disconnected = view.servers.links.is_none() || view.servers.streams.is_none();
+    let mut reason = match (node.is_in, disconnected) {
+        (false, true) => "the node is out, because it is not connected to a nats-server".to_owned(),
+        (false, false) => "the node is out, because no nats-server stores its heartbeats".to_owned(),
+        (true, _) => {
+            let waiting = node.log_waiting;
+            format!("the node waits for the other nodes and for the log of retained messages ({waiting} entries wait)")
+        }
+    };
+    for suspect in suspects(node).into_iter().filter(|suspect| suspect.node != node.node) {
+        reason.push_str(&format!("; {}: {}", suspect.node, suspect.reason));
+    }
+    Some(reason)
+}
+
+fn suspects(node: &NodeStatus) -> Vec<ClusterSuspectView> {
+    let view =
+        |suspect: &Suspect| ClusterSuspectView { node: suspect.node.clone(), reason: suspect.reason.to_string() };
+    node.suspects.iter().map(view).collect()
+}
+
+fn peer(peer: &PeerStatus) -> ClusterPeerView {
+    ClusterPeerView {
+        node: peer.node.clone(),
+        incarnation: format!("{:016x}", peer.incarnation),
+        state: match peer.state {
+            PeerState::Unconfirmed => "unconfirmed",
+            PeerState::In => "in",
+            PeerState::Leaving => "leaving",
+            PeerState::Out => "out",
+            PeerState::Left => "left",
+            PeerState::Refused(_) => "refused",
+        },
+        version: peer.weir_version.clone(),
+        clients: peer.clients,
+        silent_ms: peer.silent_ms,
+        link: peer.link.as_ref().map(link),
+    }
+}
+
+fn link(link: &LinkStatus) -> ClusterLinkView {
+    let counters = &link.counters;
+    ClusterLinkView {
+        unacknowledged_bytes: link.unacknowledged_bytes,
+        buffered_bytes: link.buffered_bytes,
+        envelopes_sent: counters.envelopes_sent,
+        bytes_sent: counters.bytes_sent,
+        envelopes_received: counters.envelopes_received,
+        resends: counters.resends,
+        gaps: counters.gaps,
+        duplicates: counters.duplicates,
+        overflows: counters.overflows,
+        failed: link.is_failed,
+    }
+}
+
+fn engine(view: &ClusterView) -> ClusterEngineView {
+    let counts = &view.engine;
+    let seconds = |us: u64| us as f64 / 1e6;
+    ClusterEngineView {
+        servers: BTreeMap::from([("links", view.servers.links.clone()), ("streams", view.servers.streams.clone())]),
+        connects: counts.connections,
+        disconnects: counts.disconnections,
+        envelopes_refused: counts.envelopes_refused,
+        slow_consumer_drops: counts.slow_consumer_drops,
+        heartbeats_stored: counts.heartbeats_acked,
+        heartbeats_failed: counts.heartbeats_failed,
+        heartbeat_seconds: seconds(counts.heartbeat_us_sum),
+        retained_stored: counts.retained_acked,
+        retained_failed: counts.retained_failed,
+        retained_retries: counts.retained_retries,
+        retained_seconds: seconds(counts.retained_us_sum),
+    }
+}
