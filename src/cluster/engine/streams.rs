@@ -25,11 +25,13 @@ pub(super) fn members(names: &Names, options: &EngineOptions) -> Config {
     base(names.members_stream(), names.all_members(), options)
 }
 
-/// The retained log: one message is kept per topic, each with its own time to live. A log that is full refuses new
+/// The retained log: the messages of each topic, each with its own time to live. A log that is full refuses new
 /// topics: if it discarded old messages instead, nodes would have different sets. A message that replaces another of at
 /// least its size, and a deletion, are stored in a full log too.
 pub(super) fn retained(names: &Names, options: &EngineOptions) -> Config {
     Config {
+        // A node that is behind needs every message, not only the newest of each topic: the nodes remove what all have applied.
+        max_messages_per_subject: -1,
         discard: DiscardPolicy::New,
         allow_message_ttl: true,
         duplicate_window: DUPLICATE_WINDOW,
@@ -45,7 +47,7 @@ fn base(name: String, subject: String, options: &EngineOptions) -> Config {
         retention: RetentionPolicy::Limits,
         storage: StorageType::File,
         num_replicas: usize::from(options.replicas),
-        max_messages_per_subject: -1,
+        max_messages_per_subject: 1,
         max_messages: -1,
         max_bytes: -1,
         discard: DiscardPolicy::Old,

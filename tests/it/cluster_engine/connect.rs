@@ -67,7 +67,7 @@ fn wrong_credentials_are_an_authorization_violation() {
         return;
     }
     let server = Nats::start_with(
-        "jetstream { store_dir: STORE }\nauthorization { users: [ { user: me, password: right } \
+        "jetstream { store_dir: STORE }\nauthorization { users: [ { user: me, password: right }, \
          { nkey: UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4 } ] }\n",
     );
     let url = server.url();
