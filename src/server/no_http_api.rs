@@ -25,6 +25,8 @@ pub(super) struct Shown {
     pub(super) resync: Arc<Notify>,
     pub(super) store: Option<Arc<StoreStats>>,
     pub(super) directory: Option<PathBuf>,
+    #[cfg(feature = "cluster")]
+    pub(super) cluster: Option<tokio::sync::watch::Receiver<crate::cluster::ClusterView>>,
 }
 
 pub(super) struct HttpApi;

@@ -132,6 +132,8 @@ pub(super) fn list(app: &App, _: &Query) -> Reply {
 }
 
 type Value<T> = fn(&T) -> f64;
+/// Name, help, unit, value.
+type LinkCounter = (&'static str, &'static str, Option<Unit>, fn(&ClusterLinkView) -> u64);
 
 pub(super) fn encode(out: &mut DescriptorEncoder, view: &ClusterMembersView) -> fmt::Result {
     let help = "1 while the engine stores this node's heartbeats. A node that is out acknowledges no QoS 1 and 2.";
@@ -161,7 +163,7 @@ fn links(out: &mut DescriptorEncoder, peers: &[ClusterPeerView]) -> fmt::Result 
     for (peer, link) in linked() {
         family.encode_family(&peer)?.encode_gauge(&link.unacknowledged_bytes)?;
     }
-    let counters: [(&str, &str, Option<Unit>, fn(&ClusterLinkView) -> u64); 6] = [
+    let counters: [LinkCounter; 6] = [
         ("weir_cluster_link_envelopes_sent", "Envelopes sent to another node.", None, |link| link.envelopes_sent),
         ("weir_cluster_link_sent", "Bytes of envelopes sent to another node.", Some(Unit::Bytes), |link| {
             link.bytes_sent
