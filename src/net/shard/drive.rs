@@ -32,7 +32,7 @@ impl Driver for Shard {
     fn send(&mut self, to: ShardId, batch: Batch) {
         let index = usize::from(to.0);
         if index == self.peers.len() {
-            return self.to_gateway(batch);
+            return self.send_to_gateway(batch);
         }
         let (Some(peer), Some(events)) = (self.peers.get(index), self.outgoing.get_mut(index)) else {
             return self.core.count_internal_error(Site::ShardOfBatch);

@@ -268,7 +268,7 @@ fn restore(shards: &mut [Shard], durable_store: &DurableStore, epoch_unix_ms: u6
                 match output {
                     Output::Batch(to, batch) => match shards.get_mut(usize::from(to.0)) {
                         Some(shard) => shard.core.deliver_batch(id, batch, 0),
-                        None => shards[from].to_gateway(batch),
+                        None => shards[from].send_to_gateway(batch),
                     },
                     Output::Records(records) => durable_store.sink.append(id, records),
                     // There are no connections yet.
@@ -283,7 +283,7 @@ fn restore(shards: &mut [Shard], durable_store: &DurableStore, epoch_unix_ms: u6
 }
 
 impl Shard {
-    fn to_gateway(&mut self, batch: Batch) {
+    fn send_to_gateway(&mut self, batch: Batch) {
         match &self.gateway {
             Some(gateway) => gateway.deliver(self.id, batch),
             None => self.core.count_internal_error(Site::ShardOfBatch),
