@@ -93,6 +93,7 @@ fn a_stopped_node_is_out_and_serves_its_clients_again_when_it_continues() {
     cluster.nodes[0].weir.signal(Signal::STOP);
     publish_all(&mut publisher, &[Message::new("t/1", "1", 1)]);
     assert!(cluster.nodes[2].has_logged(&["cluster peer is out", "n1"]));
+    cluster.nodes[1].until_logged(&["cluster peer is out", "n1"]);
     assert_eq!(number(&collect(&mut lives, 1)[0]), 1);
     cluster.nodes[0].weir.signal(Signal::CONT);
     for node in &cluster.nodes[1..] {
