@@ -28,8 +28,8 @@ const EVENTS_PER_TURN: usize = 512;
 const RETRY_AFTER_MS: Millis = 200;
 /// Bytes of an envelope at most. Smaller ones than the server allows share its connection better.
 const ENVELOPE_BYTES: usize = 256 << 10;
-/// How long a node that is gone waits until that is stored.
-const GONE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a node that leaves waits at the end for its peers and the engine.
+const END_WITHIN: Duration = Duration::from_secs(1);
 /// How long the thread sleeps at most.
 const SLEEP_MAX: Duration = Duration::from_millis(250);
 
@@ -93,6 +93,9 @@ pub(super) struct Driver {
     accepts_clients: bool,
     leaving: bool,
     has_left: bool,
+    /// When the node ends at the latest, and whether its last heartbeat is sent.
+    end_by: Option<Instant>,
+    is_gone: bool,
 }
 
 /// The subject of a topic: no client can choose two topics that have the same one.
@@ -139,18 +142,18 @@ impl Driver {
             accepts_clients: false,
             leaving: false,
             has_left: false,
+            end_by: None,
+            is_gone: false,
         }
     }
 
     /// Runs until it is stopped.
     pub(super) fn run(&mut self, inbox: &Inbox) {
-        let mut more = false;
+        let (mut more, mut is_stopped) = (false, false);
         loop {
             let within = if more { Duration::ZERO } else { self.sleep() };
             let Received { batches, leave, stop } = inbox.receive(within);
-            if stop {
-                return self.say_gone(inbox);
-            }
+            is_stopped |= stop;
             self.now = Millis::try_from(self.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX);
             if leave && !self.leaving {
                 self.leaving = true;
@@ -163,21 +166,25 @@ impl Driver {
             self.retry_appends();
             self.carry_out();
             self.publish();
+            if is_stopped && self.may_end() {
+                return;
+            }
         }
     }
 
-    /// Tells the others, where the node leaves, that it is gone, so that they do not wait for it.
-    fn say_gone(&mut self, inbox: &Inbox) {
+    /// Whether nothing more is to be done at the end. A node that leaves waits until its peers and the log have what its
+    /// clients sent, and tells the others that it is gone, so that they do not wait for it.
+    fn may_end(&mut self) -> bool {
         if !self.has_left {
-            return;
+            return true;
         }
-        let until = Instant::now() + GONE_WITHIN;
-        self.node.end(self.now);
-        self.carry_out();
-        while !self.heartbeats.is_empty() && Instant::now() < until {
-            inbox.receive(SLEEP_MAX);
-            self.take_engine_events();
+        let is_late = Instant::now() >= *self.end_by.get_or_insert_with(|| Instant::now() + END_WITHIN);
+        if !self.is_gone && (is_late || self.node.is_flushed()) {
+            self.is_gone = true;
+            self.node.end(self.now);
+            self.carry_out();
         }
+        self.is_gone && (is_late || self.heartbeats.is_empty())
     }
 
     /// Closes the connection to the engine.

@@ -5,9 +5,9 @@ use rustix::process::Signal;
 use super::nodes::{Node, Nodes, connect_code};
 use super::traffic::{Message, collect, collect_until_ping, number, publish_all};
 use crate::cluster_engine::nats;
-use crate::support::client::Client;
+use crate::support::client::{Client, clean_connect};
 use crate::support::until;
-use crate::wire::{Ack, Packet, Version, packet_type};
+use crate::wire::{Ack, Connect, Packet, Version, Will, packet_type};
 
 fn subscriber(node: &Node, id: &str) -> Client {
     let mut client = node.client(Version::V5, id);
@@ -23,7 +23,13 @@ fn a_node_that_gets_sigterm_leaves_at_once_and_is_not_waited_for() {
     let mut cluster = Nodes::start(3);
     let mut on_leaving = subscriber(&cluster.nodes[0], "leaving");
     let mut stays = subscriber(&cluster.nodes[1], "stays");
+    let mut with_will = Client::open(cluster.nodes[0].address, Version::V5);
+    let will = Will { topic: "t/will".into(), payload: b"7".into(), qos: 1, retain: false, properties: Vec::new() };
+    with_will
+        .send(&Packet::Connect(Connect { will: Some(will), ..clean_connect(Version::V5, "with-will", Vec::new()) }));
+    assert!(matches!(with_will.receive(), Some(Packet::ConnAck { code: 0, .. })));
     assert!(cluster.nodes[0].weir.stop().success());
+    assert_eq!(number(&collect(&mut stays, 1)[0]), 7);
     // Its client is told that the server shuts down.
     assert!(matches!(on_leaving.receive(), Some(Packet::Disconnect { code: 0x8b, .. })));
     for node in &cluster.nodes[1..] {
@@ -87,6 +93,7 @@ fn a_stopped_node_is_out_and_serves_its_clients_again_when_it_continues() {
     cluster.nodes[0].weir.signal(Signal::STOP);
     publish_all(&mut publisher, &[Message::new("t/1", "1", 1)]);
     assert!(cluster.nodes[2].has_logged(&["cluster peer is out", "n1"]));
+    cluster.nodes[1].until_logged(&["cluster peer is out", "n1"]);
     assert_eq!(number(&collect(&mut lives, 1)[0]), 1);
     cluster.nodes[0].weir.signal(Signal::CONT);
     for node in &cluster.nodes[1..] {

@@ -219,6 +219,11 @@ impl ClusterNode {
             && self.log.head().is_some_and(|head| self.gateway.is_ready(head))
     }
 
+    /// Whether all peers that are in have processed what they were sent, and the log has stored this node's entries.
+    pub fn is_flushed(&self) -> bool {
+        self.unstored_bytes == 0 && self.peers.unacknowledged_bytes() == 0
+    }
+
     /// The node has shut down: the next heartbeat is its last.
     pub fn end(&mut self, now: Millis) {
         self.members.set_gone(now);
