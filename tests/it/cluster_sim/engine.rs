@@ -171,7 +171,6 @@ impl Network {
 /// An entry of the log of retained messages.
 pub struct LogEntry {
     pub subject: [u8; 16],
-    pub topic: String,
     pub bytes: Vec<u8>,
     /// It was removed: nobody reads it any more.
     pub is_purged: bool,
@@ -196,7 +195,6 @@ pub struct AppendRequest {
 #[derive(Clone)]
 pub struct HeartbeatRequest {
     pub node: String,
-    pub sequence: u64,
     pub bytes: Vec<u8>,
 }
 
@@ -235,7 +233,7 @@ impl Engine {
 
     pub fn heartbeat(&mut self, from: (usize, u64), bytes: Vec<u8>, now: u64, rng: &mut Rng) {
         let Ok(heartbeat) = Heartbeat::decode(&bytes) else { panic!("a heartbeat that cannot be decoded") };
-        let request = HeartbeatRequest { node: heartbeat.node, sequence: heartbeat.sequence, bytes };
+        let request = HeartbeatRequest { node: heartbeat.node, bytes };
         self.members.append(from, request, now, rng);
     }
 
@@ -270,8 +268,7 @@ impl Engine {
             let mut subject = [0; 16];
             subject[..8].copy_from_slice(&(subjects.len() as u64).to_le_bytes());
             let subject = *subjects.entry(request.topic.clone()).or_insert(subject);
-            let entry =
-                LogEntry { subject, topic: request.topic.clone(), bytes: request.bytes.clone(), is_purged: false };
+            let entry = LogEntry { subject, bytes: request.bytes.clone(), is_purged: false };
             (sequence, (is_new || twice).then_some(entry))
         });
     }

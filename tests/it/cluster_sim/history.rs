@@ -186,6 +186,9 @@ fn check_order(session: &Session, index: &BTreeMap<Key, &Published>) -> Result<(
     Ok(())
 }
 
+/// By topic and QoS, the newest message that a subscriber has received, and its place in the log.
+type Newest<'a> = BTreeMap<(&'a str, u8), (usize, &'a Received)>;
+
 /// What went by the log comes in its order, per topic; what a SUBSCRIBE brought is not older than what came before.
 fn check_log_order(
     session: &Session,
@@ -193,7 +196,7 @@ fn check_log_order(
     index: &BTreeMap<Key, &Published>,
 ) -> Result<(), String> {
     // Of live messages, and of those that the topic retained.
-    let mut last: [BTreeMap<(&str, u8), (usize, &Received)>; 2] = Default::default();
+    let mut last: [Newest<'_>; 2] = Default::default();
     for received in session.received.iter().filter(|received| !received.is_dup) {
         let Some(published) = index.get(&key(received)).filter(|published| !published.is_repeated) else { continue };
         let Some(place) = places.get(&key(received)) else { continue };
