@@ -150,7 +150,7 @@ fn mountpoints_keep_topics_apart_on_all_nodes() {
         assert_eq!(collect_until_ping(client), []);
     }
     for (address, expected) in [(second.address, 1), (second.apart, 2)] {
-        let mut late = Client::connect(address, Version::V5, "late");
+        let mut late = Client::connect(address, Version::V5, &format!("late-{}", address.port()));
         late.subscribe("#", 1);
         assert_eq!(collect(&mut late, 1).iter().map(number).collect::<Vec<_>>(), [expected]);
         assert_eq!(collect_until_ping(&mut late), []);

@@ -181,3 +181,14 @@ fn two_nodes_with_one_name_are_reported_by_all_nodes_and_the_newer_one_takes_par
     publish_all(&mut cluster.nodes[1].client(Version::V5, "publisher"), &[Message::new("t/1", "1", 1)]);
     assert_eq!(number(&collect(&mut on_newer, 1)[0]), 1);
 }
+
+#[test]
+fn a_client_that_connects_to_another_node_is_disconnected_from_the_first() {
+    if !nats::is_there() {
+        return;
+    }
+    let cluster = Nodes::start(3);
+    let mut first = Client::connect(cluster.nodes[0].address, Version::V5, "moving");
+    let _second = Client::connect(cluster.nodes[1].address, Version::V5, "moving");
+    assert!(matches!(first.receive(), Some(Packet::Disconnect { code: 0x8E, .. })));
+}

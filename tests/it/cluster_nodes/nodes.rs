@@ -79,7 +79,8 @@ impl Node {
 
     /// A client that was admitted.
     pub fn client(&self, version: Version, id: &str) -> Client {
-        Client::connect(self.address, version, id)
+        // A client id has one connection in the whole cluster.
+        Client::connect(self.address, version, &format!("{id}-{}", self.address.port()))
     }
 }
 

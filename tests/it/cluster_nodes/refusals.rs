@@ -21,11 +21,15 @@ fn says(arguments: &[&str], words: &str) {
 
 #[test]
 fn a_cluster_that_cannot_be_joined_says_why_and_what_to_do() {
-    says(
-        &["--cluster", "nats://127.0.0.1:1", "--cluster-name", "a.b"],
-        "the cluster name `a.b` is not valid: use 1 to 32 of A-Z, a-z, 0-9, `_` and `-`",
-    );
-    says(&["--cluster", "nats://127.0.0.1:1", "--cluster-replicas", "2"], "replicas: 2 is not possible: use 1, 3 or 5");
+    for (flag, value, words) in [
+        ("--cluster-name", "a.b", "the cluster name `a.b` is not valid: use 1 to 32 of A-Z, a-z, 0-9, `_` and `-`"),
+        ("--cluster-replicas", "2", "the number of copies is 1, 3 or 5"),
+    ] {
+        let (code, text) = refusal(&["--cluster", "nats://127.0.0.1:1", flag, value]);
+        assert_eq!(code, Some(64), "{text}");
+        assert!(text.starts_with(&format!("error: invalid value '{value}' for '{flag} ")), "{text}");
+        assert!(text.contains(words), "{text}");
+    }
     says(
         &["--cluster", "http://127.0.0.1:1"],
         "`http://127.0.0.1:1` is not a server of the engine (invalid scheme for NATS server URL: http): write nats://HOST:PORT, or tls://HOST:PORT",

@@ -12,7 +12,7 @@ use crate::wire::{Packet, PropertyValue, Version};
 
 /// What a node has retained, by topic.
 pub fn retained(address: SocketAddr) -> BTreeMap<String, Vec<u8>> {
-    let mut client = Client::connect(address, Version::V5, "retained-reader");
+    let mut client = Client::connect(address, Version::V5, &format!("retained-reader-{}", address.port()));
     client.send(&Packet::Subscribe { id: 1, properties: Vec::new(), filters: vec![("#".to_owned(), 0)] });
     let mut messages = BTreeMap::new();
     // Other clients' messages may come first; the SUBACK too.
