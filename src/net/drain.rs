@@ -53,7 +53,7 @@ pub struct ConnectionFacts<'a> {
     pub principal: &'a Principal,
     pub peer: Option<SocketAddr>,
     pub version: ProtocolVersion,
-    /// [`EndpointPolicy::generation`] of the policy that admitted it: tells connections from before and after a change
+    /// [`EndpointPolicy::generation`](weir_broker::EndpointPolicy::generation) of the policy that admitted it: tells connections from before and after a change
     /// apart.
     pub generation: u64,
     /// The certificate chain, DER, the client's own certificate first; empty without mutual TLS.
