@@ -18,7 +18,7 @@ fn cluster_status(address: &str, more: &[&str]) -> Output {
     weir::command().args(["cluster", "status", "--status", address]).args(more).output().unwrap()
 }
 
-// Its twelve ports are the same on three addresses, where a broker of a test beside it may have one of them.
+// It takes four ports on each of three addresses. A broker of a test beside it may have one of them.
 #[test]
 #[ignore = "must run alone: tests/run --all"]
 fn the_example_starts_one_broker_of_three_nodes_and_stops_all_of_it() {
