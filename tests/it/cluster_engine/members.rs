@@ -76,7 +76,7 @@ fn envelopes_reach_the_incarnation_that_they_are_for() {
     let first = Node::connect(&runtime, options("a", 1, &servers, 1));
     let mut second = Node::connect(&runtime, options("b", 2, &servers, 1));
     // Nothing tells that this one does not exist.
-    first.engine.send(3, Bytes::from_static(b"nobody")).unwrap();
+    first.engine.send(3, Bytes::from_static(b"absent")).unwrap();
     for number in 0..100_u8 {
         first.engine.send(2, Bytes::from(vec![number; 1000])).unwrap();
     }

@@ -172,7 +172,7 @@ impl Network {
 pub struct LogEntry {
     pub subject: [u8; 16],
     pub bytes: Vec<u8>,
-    /// It was removed: nobody reads it any more.
+    /// It was removed: no node reads it any more.
     pub is_purged: bool,
 }
 
