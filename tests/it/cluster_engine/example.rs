@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -13,6 +14,23 @@ use crate::support::child::ChildGuard;
 use crate::support::client::{Client, publish};
 use crate::support::{ports, until, weir};
 use crate::wire::{Packet, Version};
+
+/// The running example. It stops what it has started when it gets INT, so it gets one where the test fails, too.
+struct Example(ChildGuard);
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        for attempt in 0..100 {
+            if self.0.exit_status().is_some() {
+                return;
+            }
+            if attempt == 0 {
+                self.0.signal(Signal::INT);
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
 
 fn cluster_status(address: &str, more: &[&str]) -> Output {
     weir::command().args(["cluster", "status", "--status", address]).args(more).output().unwrap()
@@ -41,7 +59,7 @@ fn the_example_starts_one_broker_of_three_nodes_and_stops_all_of_it() {
         .stdin(Stdio::null())
         .stdout(File::create(&log).unwrap())
         .stderr(File::options().append(true).open(&log).unwrap());
-    let mut example = ChildGuard::spawn(&mut command);
+    let mut example = Example(ChildGuard::spawn(&mut command));
     until("all nodes are ready", said, || said().contains("Ctrl-C stops everything"));
 
     let at = |node: u8, port: u16| SocketAddr::from(([127, 0, 0, node], port));
@@ -61,8 +79,8 @@ fn the_example_starts_one_broker_of_three_nodes_and_stops_all_of_it() {
     let shown = String::from_utf8(cluster_status(&address, &[]).stdout).unwrap();
     assert!(shown.starts_with("node2 is in, ready; nats-servers: nats"), "{shown}");
 
-    example.signal(Signal::INT);
-    until("the example ends", said, || example.exit_status().is_some());
+    example.0.signal(Signal::INT);
+    until("the example ends", said, || example.0.exit_status().is_some());
     assert!(std::net::TcpStream::connect(at(1, mqtt)).is_err() && std::net::TcpStream::connect(at(2, nats)).is_err());
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "the example leaves files behind");
 }
