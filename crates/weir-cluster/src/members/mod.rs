@@ -15,7 +15,7 @@ use weir_broker::Millis;
 use self::peer::Peer;
 pub use self::peer::PeerState;
 use crate::Incarnation;
-use crate::wire::{Heartbeat, Load, WireVersions};
+use crate::wire::{Heartbeat, HeartbeatSlots, Load, WireVersions};
 
 /// Time between two heartbeats of a node.
 pub const HEARTBEAT_INTERVAL: Millis = 1000;
@@ -43,6 +43,8 @@ pub struct MembersConfig {
     pub weir_version: String,
     /// Addresses for clients and operators.
     pub addresses: Vec<String>,
+    /// It keeps sessions in a data directory.
+    pub has_data_dir: bool,
 }
 
 /// A change of the members.
@@ -196,6 +198,9 @@ pub struct Member<'a> {
 pub struct Members {
     config: MembersConfig,
     load: Load,
+    started: Millis,
+    /// Founding and version of the slot table that this node has applied.
+    slots_applied: (Incarnation, u64),
     leaving: bool,
     gone: bool,
     sequence: u64,
@@ -210,6 +215,8 @@ pub struct Members {
     removed: BTreeSet<String>,
     /// Other processes with this node's name.
     namesake: Option<Peer>,
+    /// When one of them that started later than this one moved last.
+    successor_at: Option<Millis>,
     peers: BTreeMap<String, Peer>,
     events: VecDeque<MemberEvent>,
     #[cfg(test)]
@@ -262,6 +269,8 @@ impl Members {
         Self {
             config,
             load: Load::default(),
+            started: now,
+            slots_applied: (0, 0),
             leaving: false,
             gone: false,
             sequence: 0,
@@ -273,6 +282,7 @@ impl Members {
             caught_up: false,
             removed: BTreeSet::new(),
             namesake: None,
+            successor_at: None,
             peers: BTreeMap::new(),
             events: VecDeque::new(),
             #[cfg(test)]
@@ -297,7 +307,38 @@ impl Members {
             load: self.load,
             leaving: self.leaving,
             gone: self.gone,
+            uptime_ms: self.uptime(now),
+            slots: Some(HeartbeatSlots {
+                has_data_dir: self.config.has_data_dir,
+                founded: self.slots_applied.0,
+                applied: self.slots_applied.1,
+            }),
         })
+    }
+
+    /// How long this node has run.
+    pub const fn uptime(&self, now: Millis) -> Millis {
+        now.saturating_sub(self.started)
+    }
+
+    /// What the following heartbeats say about the slot table that this node has applied. A heartbeat that says so is due now.
+    pub fn set_slots_applied(&mut self, founded: Incarnation, version: u64, now: Millis) {
+        if self.slots_applied != (founded, version) {
+            self.slots_applied = (founded, version);
+            self.heartbeat_at = now;
+        }
+    }
+
+    /// A heartbeat is due now. Returns its sequence: when this node has read it, it has read every heartbeat that was stored
+    /// before this call.
+    pub const fn request_heartbeat(&mut self, now: Millis) -> u64 {
+        self.heartbeat_at = now;
+        self.sequence + 1
+    }
+
+    /// The sequence of the newest of its heartbeats that this node has read.
+    pub const fn own_read(&self) -> u64 {
+        self.stream.own_sequence
     }
 
     /// What the following heartbeats say about load.
@@ -362,6 +403,9 @@ impl Members {
             self.stream.on_own_heartbeat(heartbeat.sequence, now);
         } else if self.caught_up && self.sequence > 0 {
             // The previous incarnation's last record may still arrive: one that moves is a second node.
+            if heartbeat.slots.is_some() && heartbeat.uptime_ms < self.uptime(now) {
+                self.successor_at = Some(now);
+            }
             let own = self.config.incarnation;
             let namesake = self.namesake.get_or_insert_with(|| Peer::namesake(own, heartbeat.clone(), now));
             namesake.on_namesake(heartbeat, now, &mut self.events);
@@ -474,6 +518,31 @@ impl Members {
     /// Whether every record from before the start has moved or proved to be old, so that all live peers are known.
     pub fn is_settled(&self) -> bool {
         self.caught_up && self.peers.values().all(|peer| peer.member().state != PeerState::Unconfirmed)
+    }
+
+    /// How this node describes itself.
+    pub const fn config(&self) -> &MembersConfig {
+        &self.config
+    }
+
+    /// Whether this node shuts down.
+    pub const fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// Whether the cluster document removes a node.
+    pub fn is_removed(&self, node: &str) -> bool {
+        self.removed.contains(node)
+    }
+
+    /// Whether a peer has not moved for so long while the stream worked that it is out, whatever its state is.
+    pub fn is_silent(&self, peer: &Member<'_>) -> bool {
+        self.stream.silence(peer.moved_at) >= PEER_TIMEOUT
+    }
+
+    /// Whether a process with this node's name that started later runs.
+    pub fn is_superseded(&self, now: Millis) -> bool {
+        self.successor_at.is_some_and(|at| now <= at + DUPLICATE_TIMEOUT)
     }
 
     /// Names of the nodes that may own slots: those that are in and not leaving, this node among them, in order.

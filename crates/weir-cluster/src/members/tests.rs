@@ -7,7 +7,14 @@ const OWN: Incarnation = 100;
 
 fn members() -> Members {
     let (node, weir_version) = ("own".to_owned(), "0.1.0".to_owned());
-    let config = MembersConfig { node, incarnation: OWN, wire: WIRE_VERSIONS, weir_version, addresses: Vec::new() };
+    let config = MembersConfig {
+        node,
+        incarnation: OWN,
+        wire: WIRE_VERSIONS,
+        weir_version,
+        addresses: Vec::new(),
+        has_data_dir: false,
+    };
     Members::new(config, 0)
 }
 
@@ -22,6 +29,8 @@ fn record(node: &str, incarnation: Incarnation, sequence: u64) -> Heartbeat {
         load: Load::default(),
         leaving: false,
         gone: false,
+        uptime_ms: 0,
+        slots: None,
     }
 }
 

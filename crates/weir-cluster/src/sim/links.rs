@@ -6,7 +6,7 @@ use weir_mqtt::ProtocolVersion;
 
 use super::{Fault, Rng};
 use crate::link::{LinkConfig, LinkEvent, PeerLink};
-use crate::wire::Envelope;
+use crate::wire::{Envelope, Frame};
 
 const MAX_ENVELOPE: usize = 1500;
 const TROUBLE: Millis = 10_000;
@@ -54,8 +54,10 @@ impl Node {
     /// Takes the next message, which must be the next one of the peer's stream.
     fn take(&mut self) -> Result<bool, String> {
         let peer = self.link.config().peer;
-        let Some((number, message)) = self.link.next_message() else { return Ok(false) };
-        let PeerMessage::Publish(PeerPublish { packet, .. }) = message else { return Err(format!("{message:?}")) };
+        let Some((number, frame)) = self.link.next_frame() else { return Ok(false) };
+        let Frame::Message(PeerMessage::Publish(PeerPublish { packet, .. })) = frame else {
+            return Err(format!("{frame:?}"));
+        };
         let (incarnation, rest) = packet.split_first_chunk().ok_or("too short")?;
         let (generation, rest) = rest.split_first_chunk().ok_or("too short")?;
         let (frame, _) = rest.split_first_chunk().ok_or("too short")?;

@@ -15,6 +15,14 @@ const ADDRESS: u64 = 7;
 const CLIENTS: u64 = 8;
 const SESSIONS: u64 = 9;
 const LEAVING: u64 = 10;
+const SLOTS: u64 = 11;
+const UPTIME: u64 = 12;
+const SLOTS_FOUNDED: u64 = 13;
+const SLOTS_APPLIED: u64 = 14;
+
+/// Flags of `SLOTS`.
+const OWNS_SLOTS: u64 = 1;
+const HAS_DATA_DIR: u64 = 2;
 
 /// The value of `LEAVING` in a node's last heartbeat.
 const GONE: u64 = 2;
@@ -43,6 +51,21 @@ pub struct Heartbeat {
     pub leaving: bool,
     /// The last heartbeat of a node that leaves: it serves no client any more, and is not waited for.
     pub gone: bool,
+    /// How long its process has run, in milliseconds of its clock.
+    pub uptime_ms: u64,
+    /// What it does with slots. `None`: its version does not know them.
+    pub slots: Option<HeartbeatSlots>,
+}
+
+/// What a node does with slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HeartbeatSlots {
+    /// It has a data directory: it can own slots of sessions on disk.
+    pub has_data_dir: bool,
+    /// The slot table that it has applied: the sessions of slots that it had lost by then have ended. Of that founding...
+    pub founded: u64,
+    /// ... the version. 0: none.
+    pub applied: u64,
 }
 
 /// How much a node serves.
@@ -68,6 +91,14 @@ impl Heartbeat {
             put_number(out, CLIENTS, self.load.clients);
             put_number(out, SESSIONS, self.load.sessions);
             put_number(out, LEAVING, if self.gone { GONE } else { u64::from(self.leaving) });
+            if self.uptime_ms > 0 {
+                put_number(out, UPTIME, self.uptime_ms);
+            }
+            if let Some(slots) = &self.slots {
+                put_number(out, SLOTS, OWNS_SLOTS | (u64::from(slots.has_data_dir) * HAS_DATA_DIR));
+                put_number(out, SLOTS_FOUNDED, slots.founded);
+                put_number(out, SLOTS_APPLIED, slots.applied);
+            }
         });
     }
 
@@ -75,6 +106,7 @@ impl Heartbeat {
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let (mut node, mut incarnation, mut sequence, mut wire_min, mut wire_max) = (None, None, None, None, None);
         let (mut weir_version, mut addresses, mut load, mut leaving) = ("", Vec::new(), Load::default(), 0);
+        let (mut uptime_ms, mut flags, mut founded, mut applied) = (0, 0, 0, 0);
         for field in decode_record(bytes)? {
             let (tag, value) = field?;
             match tag {
@@ -89,9 +121,14 @@ impl Heartbeat {
                 CLIENTS => load.clients = number(value, "clients")?,
                 SESSIONS => load.sessions = number(value, "sessions")?,
                 LEAVING => leaving = number(value, "leaving")?,
+                SLOTS => flags = number(value, "slots")?,
+                UPTIME => uptime_ms = number(value, "uptime")?,
+                SLOTS_FOUNDED => founded = number(value, "founding of the slots")?,
+                SLOTS_APPLIED => applied = number(value, "applied version of the slots")?,
                 _ => {} // of a newer version
             }
         }
+        let has_data_dir = flags & HAS_DATA_DIR != 0;
         let missing = |field: &'static str| FieldProblem::Missing.of(field);
         Ok(Self {
             node: node.ok_or(missing("node"))?.to_owned(),
@@ -106,6 +143,8 @@ impl Heartbeat {
             load,
             leaving: leaving != 0,
             gone: leaving == GONE,
+            uptime_ms,
+            slots: (flags & OWNS_SLOTS != 0).then_some(HeartbeatSlots { has_data_dir, founded, applied }),
         })
     }
 }
