@@ -14,6 +14,7 @@ use super::engine::{
 };
 use super::inbox::{Inbox, Received};
 use super::report::Reporter;
+use super::sessions::Sessions;
 use crate::net::DataPlane;
 use weir_broker::{Millis, ShardId};
 use weir_cluster::Incarnation;
@@ -67,16 +68,16 @@ struct Appending {
 }
 
 pub(super) struct Driver {
-    node: ClusterNode,
-    engine: Engine,
+    pub(super) node: ClusterNode,
+    pub(super) engine: Engine,
     events: EngineEvents,
-    plane: DataPlane,
+    pub(super) plane: DataPlane,
     shards: u16,
     publish: watch::Sender<ClusterView>,
-    reporter: Reporter,
+    pub(super) reporter: Reporter,
     servers: EngineServers,
     epoch: Instant,
-    now: Millis,
+    pub(super) now: Millis,
     next_publish: Millis,
     /// Entries that are being appended, by number; and those to be tried again, by subject, in order.
     appending: HashMap<u64, Appending>,
@@ -90,6 +91,7 @@ pub(super) struct Driver {
     envelope: Vec<u8>,
     /// A purge that the engine had no room for.
     unpurged: Option<Purge>,
+    pub(super) sessions: Sessions,
     accepts_clients: bool,
     leaving: bool,
     has_left: bool,
@@ -118,6 +120,7 @@ impl Driver {
         plane: DataPlane,
         shards: u16,
         publish: watch::Sender<ClusterView>,
+        sessions: Sessions,
     ) -> Self {
         Self {
             node,
@@ -139,6 +142,7 @@ impl Driver {
             unsent: None,
             envelope: Vec::new(),
             unpurged: None,
+            sessions,
             accepts_clients: false,
             leaving: false,
             has_left: false,
@@ -253,10 +257,13 @@ impl Driver {
                 self.reporter.log_reset();
                 self.node.on_log_reset();
             }
-            EngineEvent::Slots { .. }
-            | EngineEvent::SlotsHead { .. }
-            | EngineEvent::SlotsWritten(_)
-            | EngineEvent::SlotsReset { .. } => {}
+            EngineEvent::Slots { version, bytes } => self.node.on_slots(version, &bytes, now),
+            EngineEvent::SlotsHead { token, version } => self.node.on_slots_head(token, version),
+            EngineEvent::SlotsWritten(written) => self.on_slots_written(written),
+            EngineEvent::SlotsReset { .. } => {
+                self.reporter.slots_reset();
+                self.node.on_slots_reset();
+            }
             EngineEvent::Connection { connection, change } => self.on_connection(connection, &change),
         }
     }
@@ -373,6 +380,8 @@ impl Driver {
                 break;
             }
         }
+        self.carry_out_slots();
+        self.carry_out_relays();
         let accepts = self.node.is_ready() && !self.leaving;
         if accepts != self.accepts_clients {
             self.accepts_clients = accepts;
