@@ -63,13 +63,12 @@ pub(crate) struct SlotManager {
     empty: u128,
     /// When a slot with sessions is next tried to be given away, by slot.
     give_at: Vec<Millis>,
-    /// The candidates for which `give_at` is of.
     sent: Sent,
     /// The version of the table that the cores have applied, with its founding.
     applied: (Incarnation, u64),
     /// When the heartbeat of this sequence was read, all heartbeats from before this version of the table was known were read.
     fence: Option<(u64, u64)>,
-    planned: Option<SlotTable>,
+    planned: Option<Planned>,
     view: SlotView,
     is_dirty: bool,
     check_at: Millis,
@@ -78,9 +77,20 @@ pub(crate) struct SlotManager {
     fault: Option<crate::sim::Fault>,
 }
 
+/// What this node should write.
+#[derive(Debug)]
+struct Planned {
+    /// The version on which the table is based.
+    version: u64,
+    table: SlotTable,
+    /// The slots that it gives to other nodes.
+    gives: u128,
+}
+
 /// What the cores were told last.
 #[derive(Debug, Default)]
 struct Sent {
+    per_class: u16,
     owned: u128,
     releasing: u128,
     number: u64,
@@ -153,13 +163,33 @@ impl SlotManager {
     }
 
     pub(crate) fn next_write(&mut self) -> Option<SlotsWrite> {
-        let table = self.planned.take()?;
-        Some(self.register.begin_write(table))
+        let Planned { version, table, gives } = self.planned.take()?;
+        (version == self.register.version()).then(|| self.register.begin_write(table, gives))
     }
 
     /// Whether this node knows which slots it owns: it has read the table since it came in.
     pub(crate) fn is_current(&self) -> bool {
+        #[cfg(test)]
+        if self.fault == Some(crate::sim::Fault::ServesUnread) {
+            return true;
+        }
         self.register.is_current()
+    }
+
+    const fn ignores_fence(&self) -> bool {
+        #[cfg(test)]
+        if matches!(self.fault, Some(crate::sim::Fault::OldMembers)) {
+            return true;
+        }
+        false
+    }
+
+    const fn serves_at_once(&self) -> bool {
+        #[cfg(test)]
+        if matches!(self.fault, Some(crate::sim::Fault::ServesBeforeApplied)) {
+            return true;
+        }
+        false
     }
 
     pub(crate) const fn view(&self) -> &SlotView {
@@ -183,6 +213,7 @@ impl SlotManager {
         }
         (self.is_dirty, self.last, self.check_at) = (false, state, with.now + CHECK_INTERVAL);
         self.drop_lost();
+        self.tell_cores(with);
         self.settle(with);
         self.take_over(with);
         self.give(with);
@@ -228,9 +259,7 @@ impl SlotManager {
         for slot in (0..self.give_at.len()).filter(|slot| given_up & bit(*slot) != 0) {
             self.give_at[slot] = with.now + GIVE_AGAIN;
         }
-        if !self.register.is_uncertain() {
-            self.releasing &= !given_up;
-        }
+        self.releasing &= !given_up | self.register.gives();
         self.empty = self.sent.releasing & self.releasing & !occupied;
         if self.sent.version.1 > 0 && self.applied != self.sent.version {
             self.applied = self.sent.version;
@@ -247,13 +276,13 @@ impl SlotManager {
     fn take_over<C: Cores>(&mut self, with: &mut Surroundings<'_, C>) {
         let Some(table) = self.register.table().filter(|_| self.may_serve(with)) else { return };
         for (slot, row) in table.rows.iter().enumerate() {
-            let is_own = row.incarnation == self.own && row.node == self.node;
+            let is_own = row.incarnation == self.own && row.node == self.node && self.register.gives() & bit(slot) == 0;
             if !is_own || self.held[slot].is_some() || self.applied.0 != table.founded || self.applied.1 < row.since {
                 continue;
             }
             match self.fence {
                 Some((version, sequence)) if version >= row.since => {
-                    if with.members.own_read() < sequence {
+                    if with.members.own_read() < sequence && !self.ignores_fence() {
                         continue;
                     }
                 }
@@ -264,7 +293,8 @@ impl SlotManager {
                 }
             }
             let members = &*with.members;
-            if !members.peers().any(|peer| blocks(members, &peer, row, table.founded)) {
+            let is_blocked = members.peers().any(|peer| blocks(members, &peer, row, table.founded));
+            if !is_blocked || self.serves_at_once() {
                 self.held[slot] = Some(row.since);
             }
         }
@@ -274,12 +304,12 @@ impl SlotManager {
     fn give<C: Cores>(&mut self, with: &Surroundings<'_, C>) {
         let Some(table) = self.register.table().filter(|_| with.is_ready && self.may_serve(with)) else { return };
         let candidates = Candidates::new(with.members, with.now);
-        let is_uncertain = self.register.is_uncertain();
+        let given = self.register.gives();
         for slot in (0..table.rows.len()).filter(|slot| self.held[*slot].is_some()) {
             let goes = candidates.preferred(slot as u16, table).is_some_and(|(node, _)| node != self.node);
             if goes && with.now >= self.give_at[slot] {
                 self.releasing |= bit(slot);
-            } else if !goes && !is_uncertain {
+            } else if !goes && given & bit(slot) == 0 {
                 self.releasing &= !bit(slot);
                 self.give_at[slot] = 0;
             }
@@ -291,9 +321,10 @@ impl SlotManager {
         let held = self.held.iter().enumerate().filter(|(_, held)| held.is_some());
         let held = held.fold(0, |held, (slot, _)| held | bit(slot));
         let (owned, releasing) = (held & !self.releasing, held & self.releasing);
-        if (owned, releasing) != (self.sent.owned, self.sent.releasing) {
-            let number = with.cores.set_slots(self.basis.1, owned, releasing);
-            self.sent = Sent { owned, releasing, number, version: (0, 0) };
+        let per_class = self.basis.1;
+        if (per_class, owned, releasing) != (self.sent.per_class, self.sent.owned, self.sent.releasing) {
+            let number = with.cores.set_slots(per_class, owned, releasing);
+            self.sent = Sent { per_class, owned, releasing, number, version: (0, 0) };
             self.served &= owned;
         }
         if let Some(table) = self.register.table() {
@@ -311,22 +342,24 @@ impl SlotManager {
         let candidates = Candidates::new(with.members, with.now);
         let basis = self.register.basis(self.per_class, self.own);
         let since = self.register.version() + 1;
-        let mut table = basis.clone();
+        let (mut table, mut gives) = (basis.clone(), 0);
         for (at, row) in table.rows.iter_mut().enumerate() {
             let slot = at as u16;
-            let new = if row.incarnation == self.own && row.node == self.node {
+            let is_own = row.incarnation == self.own && row.node == self.node;
+            let new = if is_own {
                 let is_free = self.held.get(at).is_none_or(Option::is_none) || self.empty & bit(at) != 0;
                 candidates.preferred(slot, &basis).filter(|(node, _)| is_free && *node != self.node)
             } else {
                 candidates.should_claim(slot, &basis).then_some((self.node.as_str(), self.own))
             };
             if let Some((node, incarnation)) = new {
+                gives |= if is_own { bit(at) } else { 0 };
                 *row = SlotRow { node: node.to_owned(), incarnation, from: row.incarnation, since };
             }
         }
         let is_founding = self.register.table().is_none() && candidates.has_own();
         if is_founding || self.register.table().is_some() && (table != basis || self.register.must_write()) {
-            self.planned = Some(table);
+            self.planned = Some(Planned { version: self.register.version(), table, gives });
         }
     }
 

@@ -14,15 +14,15 @@ pub(super) struct Register {
     /// The newest table cannot be decoded: this node does not know what it owns.
     is_unreadable: bool,
     undecodable: u64,
-    /// How often this node has come in, and the head since then.
+    /// The number of the question for the head, and the answer: since this node has come in.
     request: u64,
     head: Option<u64>,
     /// How often the register was created again.
     resets: u64,
     /// The write that is not answered.
     write: Option<Write>,
-    /// A write with this expected sequence may still be stored.
-    uncertain: Option<u64>,
+    /// Writes with this expected sequence may still be stored, and the slots that they give to other nodes.
+    uncertain: Option<(u64, u128)>,
     /// A write with this expected sequence has failed: there is a newer table.
     conflict: Option<u64>,
 }
@@ -31,6 +31,8 @@ pub(super) struct Register {
 struct Write {
     expected: u64,
     table: SlotTable,
+    /// The slots that it gives to other nodes.
+    gives: u128,
     resets: u64,
 }
 
@@ -94,7 +96,7 @@ impl Register {
             return false; // read again
         }
         let is_over = |expected: &u64| version > *expected || is_other;
-        self.uncertain = self.uncertain.filter(|expected| !is_over(expected));
+        self.uncertain = self.uncertain.filter(|(expected, _)| !is_over(expected));
         self.conflict = self.conflict.filter(|expected| !is_over(expected));
         (self.version, self.table, self.is_unreadable) = (version, Some(table), false);
         self.lost = None;
@@ -105,6 +107,7 @@ impl Register {
     pub(super) fn on_reset(&mut self) {
         self.lost = self.table.take().or(self.lost.take());
         self.head = self.head.map(|_| 0);
+        self.request += u64::from(self.request > 0); // an answer that is on its way is of the old one
         self.resets += 1;
         (self.version, self.is_unreadable, self.uncertain, self.conflict) = (0, false, None, None);
     }
@@ -113,9 +116,10 @@ impl Register {
         self.write.is_none() && !self.is_unreadable && self.conflict.is_none()
     }
 
-    /// Whether a write that was sent may still be stored.
-    pub(super) fn is_uncertain(&self) -> bool {
-        self.write.is_some() || self.uncertain.is_some()
+    /// The slots that a write which was sent gives to other nodes, and that may still be stored.
+    pub(super) fn gives(&self) -> u128 {
+        let written = self.write.as_ref().map_or(0, |write| write.gives);
+        written | self.uncertain.map_or(0, |(_, gives)| gives)
     }
 
     /// A write whose answer was lost must not be stored later: another one has to follow, though nothing changed.
@@ -129,15 +133,16 @@ impl Register {
             return table.clone();
         }
         let mut table = self.lost.clone().unwrap_or_else(|| SlotTable::new(per_class, own));
-        table.founded = own;
+        // Unique: one node may write the first table of several registers.
+        table.founded = own ^ self.resets.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         table.rows.iter_mut().filter(|row| !row.node.is_empty()).for_each(|row| row.since = 1);
         table
     }
 
-    pub(super) fn begin_write(&mut self, table: SlotTable) -> SlotsWrite {
+    pub(super) fn begin_write(&mut self, table: SlotTable, gives: u128) -> SlotsWrite {
         let mut bytes = Vec::new();
         table.encode(&mut bytes);
-        self.write = Some(Write { expected: self.version, table, resets: self.resets });
+        self.write = Some(Write { expected: self.version, table, gives, resets: self.resets });
         SlotsWrite { expected: self.version, bytes }
     }
 
@@ -153,7 +158,10 @@ impl Register {
                 return self.accept(version, write.table);
             }
             SlotsWritten::Stored(_) | SlotsWritten::Conflict if is_pending => self.conflict = Some(write.expected),
-            SlotsWritten::Failed if is_pending => self.uncertain = Some(write.expected),
+            SlotsWritten::Failed if is_pending => {
+                let before = self.uncertain.map_or(0, |(_, gives)| gives);
+                self.uncertain = Some((write.expected, before | write.gives));
+            }
             _ => {}
         }
         false

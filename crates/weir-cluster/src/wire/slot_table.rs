@@ -34,15 +34,15 @@ pub struct SlotRow {
 pub struct SlotTable {
     /// Slots of each class, [`SLOTS_MIN`] to [`SLOTS_MAX`].
     pub per_class: u16,
-    /// The incarnation that wrote the first version. Versions of different foundings cannot be compared.
-    pub founded: Incarnation,
+    /// A number of the first version that no other register has. Versions of different foundings cannot be compared.
+    pub founded: u64,
     /// `2 * per_class` rows.
     pub rows: Vec<SlotRow>,
 }
 
 impl SlotTable {
     /// A table without owners. `per_class` is limited to what is allowed.
-    pub fn new(per_class: u16, founded: Incarnation) -> Self {
+    pub fn new(per_class: u16, founded: u64) -> Self {
         let per_class = per_class.clamp(SLOTS_MIN, SLOTS_MAX);
         Self { per_class, founded, rows: vec![SlotRow::default(); usize::from(per_class) * 2] }
     }
