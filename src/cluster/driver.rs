@@ -156,7 +156,7 @@ impl Driver {
         let (mut more, mut is_stopped) = (false, false);
         loop {
             let within = if more { Duration::ZERO } else { self.sleep() };
-            let Received { batches, leave, stop } = inbox.receive(within);
+            let Received { batches, relays, leave, stop } = inbox.receive(within);
             is_stopped |= stop;
             self.now = Millis::try_from(self.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX);
             if leave && !self.leaving {
@@ -165,6 +165,7 @@ impl Driver {
                 self.node.leave(self.now);
             }
             batches.into_iter().for_each(|(from, batch)| self.node.accept_batch(from, batch));
+            self.send_relays(relays);
             more = self.take_engine_events();
             more |= self.node.run(self.now);
             self.retry_appends();

@@ -4,11 +4,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::net::GatewayPort;
+use crate::net::relay::RelayMessage;
 use weir_broker::{Batch, ShardId};
 
 #[derive(Debug, Default)]
 struct Contents {
     batches: Vec<(ShardId, Batch)>,
+    /// Messages about relayed connections, for peers.
+    relays: Vec<(u64, RelayMessage)>,
     /// The engine has events.
     engine: bool,
     leave: bool,
@@ -27,6 +30,7 @@ pub(super) struct Inbox {
 #[derive(Debug, Default)]
 pub(super) struct Received {
     pub(super) batches: Vec<(ShardId, Batch)>,
+    pub(super) relays: Vec<(u64, RelayMessage)>,
     /// The node is to leave its cluster.
     pub(super) leave: bool,
     /// The thread is to end.
@@ -54,6 +58,10 @@ impl Inbox {
         self.change(|contents| contents.engine = true);
     }
 
+    pub(super) fn relay(&self, peer: u64, message: RelayMessage) {
+        self.change(|contents| contents.relays.push((peer, message)));
+    }
+
     pub(super) fn leave(&self) {
         self.change(|contents| contents.leave = true);
     }
@@ -65,7 +73,7 @@ impl Inbox {
     /// Waits until something has come, at most for a time, and takes it.
     pub(super) fn receive(&self, within: Duration) -> Received {
         let mut contents = self.lock();
-        let is_empty = |c: &Contents| c.batches.is_empty() && !c.engine && !c.leave && !c.stop;
+        let is_empty = |c: &Contents| c.batches.is_empty() && c.relays.is_empty() && !c.engine && !c.leave && !c.stop;
         if is_empty(&contents) && !within.is_zero() {
             contents.sleeping = true;
             let waited = self.filled.wait_timeout_while(contents, within, |contents| is_empty(contents));
@@ -74,7 +82,8 @@ impl Inbox {
         }
         contents.engine = false;
         let leave = std::mem::take(&mut contents.leave);
-        Received { batches: std::mem::take(&mut contents.batches), leave, stop: std::mem::take(&mut contents.stop) }
+        let (batches, relays) = (std::mem::take(&mut contents.batches), std::mem::take(&mut contents.relays));
+        Received { batches, relays, leave, stop: std::mem::take(&mut contents.stop) }
     }
 }
 

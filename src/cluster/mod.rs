@@ -5,6 +5,7 @@ mod driver;
 pub mod engine;
 mod inbox;
 mod report;
+mod sessions;
 mod start;
 
 pub use driver::{ClusterView, EngineServers};

@@ -5,10 +5,14 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use super::driver::Driver;
 use super::engine::SlotsWritten;
-use crate::net::relay::{Owner, RelayMessage, SlotLookup};
-use weir_broker::{Durability, session_slot};
+use super::inbox::Inbox;
+use crate::net::relay::{Owner, RelayEnd, RelayMessage, RelayPort, SlotLookup};
+use weir_broker::Durability;
+use weir_broker::placement::session_slot;
 use weir_cluster::node::RelayEvent;
-use weir_cluster::{Incarnation, SlotOwner, SlotView};
+use weir_cluster::slots::{SlotOwner, SlotView};
+use weir_cluster::wire::{RelayClose, RelayFrame};
+use weir_cluster::{Incarnation, slots};
 
 /// The slot view, as the data plane asks it for each CONNECT that continues a session.
 #[derive(Debug, Default)]
@@ -21,16 +25,16 @@ impl SharedSlots {
 }
 
 impl SlotLookup for SharedSlots {
-    fn owner(&self, durability: Durability, namespace: &str, client_id: &str) -> Owner {
+    fn owner(&self, durability: Durability, namespace: &str, client_id: &str) -> (u16, Owner) {
         let view = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if view.per_class == 0 {
-            return Owner::Unknown;
-        }
-        match view.owner(session_slot(durability, namespace, client_id, view.per_class)) {
+        let slot = session_slot(durability, namespace, client_id, view.per_class);
+        // Where no table is known, nobody owns anything.
+        let owner = match view.owner(slot) {
             SlotOwner::Here => Owner::Here,
             SlotOwner::Peer(incarnation) => Owner::Peer(incarnation),
             SlotOwner::Unknown => Owner::Unknown,
-        }
+        };
+        (slot, owner)
     }
 }
 
@@ -50,9 +54,57 @@ impl Sessions {
     }
 }
 
+/// Sends what the relay thread has for peers to the thread of the cluster.
+#[derive(Debug)]
+pub(super) struct RelaySender(pub(super) Arc<Inbox>);
+
+impl RelayPort for RelaySender {
+    fn send(&self, peer: u64, message: RelayMessage) {
+        self.0.relay(peer, message);
+    }
+}
+
+fn frame(message: &RelayMessage) -> RelayFrame<'_> {
+    match *message {
+        RelayMessage::Open { relay, slot, ref admission } => RelayFrame::Open { relay, slot, admission },
+        RelayMessage::Data { relay, from_opener, ref bytes } => RelayFrame::Data { relay, from_opener, bytes },
+        RelayMessage::Credit { relay, from_opener, bytes } => RelayFrame::Credit { relay, from_opener, bytes },
+        RelayMessage::Close { relay, from_opener, reason } => {
+            let reason = match reason {
+                RelayEnd::Ended => RelayClose::Ended,
+                RelayEnd::NotOwner => RelayClose::NotOwner,
+                RelayEnd::Refused => RelayClose::Refused,
+                RelayEnd::Full => RelayClose::Full,
+            };
+            RelayFrame::Close { relay, from_opener, reason }
+        }
+    }
+}
+
+fn message(frame: &RelayFrame<'_>) -> RelayMessage {
+    match *frame {
+        RelayFrame::Open { relay, slot, admission } => {
+            RelayMessage::Open { relay, slot, admission: admission.to_vec() }
+        }
+        RelayFrame::Data { relay, from_opener, bytes } => {
+            RelayMessage::Data { relay, from_opener, bytes: bytes.to_vec() }
+        }
+        RelayFrame::Credit { relay, from_opener, bytes } => RelayMessage::Credit { relay, from_opener, bytes },
+        RelayFrame::Close { relay, from_opener, reason } => {
+            let reason = match reason {
+                RelayClose::Ended => RelayEnd::Ended,
+                RelayClose::NotOwner => RelayEnd::NotOwner,
+                RelayClose::Refused => RelayEnd::Refused,
+                RelayClose::Full => RelayEnd::Full,
+            };
+            RelayMessage::Close { relay, from_opener, reason }
+        }
+    }
+}
+
 impl Driver {
     pub(super) fn on_slots_written(&mut self, written: SlotsWritten) {
-        use weir_cluster::SlotsWritten as Result;
+        use slots::SlotsWritten as Result;
         let result = match written {
             SlotsWritten::Stored { version } => {
                 self.reporter.slots_written();
@@ -77,7 +129,7 @@ impl Driver {
         if let Some(write) = self.node.next_slots_write()
             && self.engine.write_slots(write.expected, write.bytes.into()).is_err()
         {
-            self.node.on_slots_written(weir_cluster::SlotsWritten::Failed, self.now);
+            self.node.on_slots_written(slots::SlotsWritten::Failed, self.now);
         }
         if self.node.take_slot_view_changed() {
             self.sessions.view.set(self.node.slot_view());

@@ -11,6 +11,8 @@ use tokio::sync::watch;
 use super::driver::{ClusterView, Driver};
 use super::engine::{Engine, EngineError, EngineEvents, EngineOptions, Wake};
 use super::inbox::{Inbox, Port};
+use super::sessions::{RelaySender, Sessions, SharedSlots};
+use crate::net::relay::{RelayConfig, SlotLookup};
 use crate::net::{DataPlane, GatewayPort};
 use crate::random::{self, NoRandomness};
 use weir_cluster::MembersConfig;
@@ -22,6 +24,8 @@ const FRAME_MAX_BYTES: usize = (256 << 20) + (1 << 20);
 const RECEIVE_LIMIT_BYTES: usize = 16 << 20;
 /// Bytes on the way to one peer above which this node's publishers wait.
 const LINK_HIGH_BYTES: u64 = 8 << 20;
+/// Slots of each class, where this node founds the cluster.
+const SLOTS_PER_CLASS: u16 = 16;
 /// How long a node that leaves waits for its last heartbeat.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 
@@ -53,10 +57,16 @@ pub struct Cluster {
     events: EngineEvents,
     options: ClusterOptions,
     runtime: Handle,
+    slots: Arc<SharedSlots>,
 }
 
 /// What the data plane needs to know of a cluster.
-pub type ClusterPort = Arc<dyn GatewayPort>;
+pub struct ClusterPort {
+    /// Where its shards send what is for the gateway.
+    pub gateway: Arc<dyn GatewayPort>,
+    /// How its clients reach sessions of other nodes.
+    pub relay: RelayConfig,
+}
 
 /// A node of a cluster. Dropping it stops the gateway at once.
 #[derive(Debug)]
@@ -80,12 +90,16 @@ impl Cluster {
         options.engine.wake = Some(wake);
         let runtime = Handle::current();
         let (engine, events) = Engine::connect(options.engine.clone(), &runtime).await?;
-        Ok(Self { inbox, engine, events, options, runtime })
+        Ok(Self { inbox, engine, events, options, runtime, slots: Arc::default() })
     }
 
-    /// Where the data plane sends what is for the gateway.
+    /// What the data plane is to be started with.
     pub fn port(&self) -> ClusterPort {
-        Arc::new(Port(Arc::clone(&self.inbox)))
+        let relay = RelayConfig {
+            lookup: Arc::clone(&self.slots) as Arc<dyn SlotLookup>,
+            port: Arc::new(RelaySender(Arc::clone(&self.inbox))),
+        };
+        ClusterPort { gateway: Arc::new(Port(Arc::clone(&self.inbox))), relay }
     }
 
     /// Starts the gateway of a data plane that was started with [`Cluster::port`].
@@ -93,7 +107,7 @@ impl Cluster {
     /// # Errors
     /// The system refused a thread, or random bytes.
     pub fn start(self, plane: DataPlane, shards: u16) -> Result<StartedCluster, ClusterError> {
-        let Self { inbox, engine, events, options, runtime } = self;
+        let Self { inbox, engine, events, options, runtime, slots } = self;
         let node = ClusterNode::new(
             NodeConfig {
                 members: MembersConfig {
@@ -102,7 +116,9 @@ impl Cluster {
                     wire: weir_cluster::wire::WIRE_VERSIONS,
                     weir_version: env!("CARGO_PKG_VERSION").to_owned(),
                     addresses: options.addresses,
+                    has_data_dir: plane.is_durable(),
                 },
+                slots_per_class: SLOTS_PER_CLASS,
                 shards,
                 hash_seed: random::number()?,
                 max_frame: FRAME_MAX_BYTES,
@@ -112,7 +128,7 @@ impl Cluster {
             0,
         );
         let (publish, view) = watch::channel(ClusterView::default());
-        let mut driver = Driver::new(node, engine, events, plane, shards, publish);
+        let mut driver = Driver::new(node, engine, events, plane, shards, publish, Sessions::new(slots));
         let received = Arc::clone(&inbox);
         let run = move || {
             driver.run(&received);

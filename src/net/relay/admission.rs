@@ -42,7 +42,7 @@ pub(super) struct Admission {
 
 /// Why an admission cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::net) enum AdmissionError {
+pub(super) enum AdmissionError {
     #[error("the admission is not of a form that this version knows: {0}")]
     Form(#[from] serde_json::Error),
     #[error("bytes of the admission are not base64: {0}")]
@@ -68,7 +68,7 @@ impl Admission {
         };
         Ok(serde_json::to_vec(&Self {
             endpoint: hand_over.policy.name.to_string(),
-            client_id: hand_over.client_id().unwrap_or_default().to_owned(),
+            client_id: hand_over.client_id.to_string(),
             peer: hand_over.peer,
             username: principal.username.clone(),
             address: principal.address,

@@ -8,8 +8,8 @@
 //! first credit, so until then it can look for another owner.
 
 mod admission;
+mod openings;
 mod pump;
-mod relays;
 mod thread;
 
 use std::fmt;
@@ -19,8 +19,7 @@ use weir_broker::Durability;
 
 use super::shard::HandOver;
 
-pub(super) use admission::relayed_admission;
-pub(super) use thread::{RelayHandle, start};
+pub(super) use thread::{RelayHandle, RelayThread};
 
 /// Bytes of one direction of a connection that the other side has not taken, at most.
 pub(super) const WINDOW_BYTES: usize = 64 << 10;

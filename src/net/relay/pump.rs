@@ -35,9 +35,13 @@ pub(super) struct RelayKey {
 enum Phase {
     Open,
     /// The peer has ended it: what is left goes to the socket.
-    Flushing { deadline: Millis },
+    Flushing {
+        deadline: Millis,
+    },
     /// Closed for writing; what comes is discarded.
-    Lingering { deadline: Millis },
+    Lingering {
+        deadline: Millis,
+    },
 }
 
 /// What a step of a connection has found.

@@ -6,8 +6,9 @@ use serde_json::{Map, Value};
 
 use crate::auth::RuleSet;
 use crate::auth::api::Attempt;
-use weir_broker::Authorize;
+use weir_broker::{Authorize, Subject};
 use weir_declare::config::{Acl, AclAction, AclRule, Jwt, Name, Origin, Permission, TopicPattern};
+use weir_mqtt::QoS;
 
 /// A token's payload.
 pub(super) struct Claims(Map<String, Value>);
