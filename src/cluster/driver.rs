@@ -253,6 +253,10 @@ impl Driver {
                 self.reporter.log_reset();
                 self.node.on_log_reset();
             }
+            EngineEvent::Slots { .. }
+            | EngineEvent::SlotsHead { .. }
+            | EngineEvent::SlotsWritten(_)
+            | EngineEvent::SlotsReset { .. } => {}
             EngineEvent::Connection { connection, change } => self.on_connection(connection, &change),
         }
     }
