@@ -1,7 +1,7 @@
 //! Slots and relayed connections of a node.
 
 use weir_broker::Millis;
-use weir_broker::gateway::Gateway;
+use weir_broker::gateway::{Gateway, Slots};
 
 use super::{ClusterNode, RelayEvent};
 use crate::Incarnation;
@@ -9,12 +9,13 @@ use crate::slots::{Cores, SlotView, SlotsWrite, SlotsWritten, Surroundings};
 use crate::wire::RelayFrame;
 
 impl Cores for Gateway {
-    fn set_slots(&mut self, _per_class: u16, _owned: u128, _releasing: u128) -> u64 {
-        0
+    fn set_slots(&mut self, per_class: u16, owned: u128, releasing: u128) -> u64 {
+        Gateway::set_slots(self, per_class, Slots(owned | releasing), Slots(releasing))
     }
 
     fn slots_applied(&self) -> (u64, u128) {
-        (0, 0)
+        let (number, occupied) = Gateway::slots_applied(self);
+        (number, occupied.0)
     }
 }
 

@@ -195,6 +195,8 @@ pub(super) struct SlotsSim {
     /// How often the register was created again.
     generation: u64,
     may_reset: bool,
+    /// Nodes read late.
+    is_slow: bool,
     nodes: Vec<Node>,
     incarnations: u64,
     writes: u64,
@@ -210,7 +212,7 @@ impl SlotsSim {
         let has_data_dir = |number: usize| with_disk == 0 || with_disk == 1 && number.is_multiple_of(2);
         let nodes =
             (0..count).map(|number| Node::new(number, number as u64 + 1, has_data_dir(number), 0, fault)).collect();
-        let may_reset = rng.one_in(5);
+        let (may_reset, is_slow) = (rng.one_in(5), rng.one_in(3));
         Self {
             rng,
             now: 0,
@@ -218,6 +220,7 @@ impl SlotsSim {
             register: Stream::new(),
             generation: 0,
             may_reset,
+            is_slow,
             nodes,
             incarnations: count as u64,
             writes: 0,
@@ -256,7 +259,9 @@ impl SlotsSim {
 
     fn trouble(&mut self) {
         let at = self.rng.below(self.nodes.len() as u64) as usize;
-        let (now, until) = (self.now, self.now + self.rng.below(8000));
+        // Of a node that is late, others may not see for a while that it is in again.
+        let long = if self.is_slow && self.rng.one_in(2) { 2800 + self.rng.below(2000) } else { self.rng.below(8000) };
+        let (now, until) = (self.now, self.now + long);
         let chance = self.rng.below(3000);
         let node = &mut self.nodes[at];
         match chance {
@@ -285,8 +290,9 @@ impl SlotsSim {
             44..46 => node.members.set_leaving(node.clock + now),
             46 => node.runs = false,
             47..50 => node.cores.delay = self.rng.below(400),
-            150..153 => node.members_lag = self.rng.below(1300),
-            153..156 => node.slots_lag = self.rng.below(2500),
+            150..170 if self.is_slow => {
+                (node.members_lag, node.slots_lag) = (self.rng.below(1300), self.rng.below(3000));
+            }
             50..150 => {
                 // A client begins a session, or ends it.
                 let slot = 1 << self.rng.below(u64::from(PER_CLASS) * 2);

@@ -237,8 +237,9 @@ impl SlotManager {
         }
         for (slot, (held, row)) in self.held.iter_mut().zip(&table.rows).enumerate() {
             let is_own = row.incarnation == self.own && row.node == self.node;
-            // Who writes the first table of a new register keeps the owners of the one before.
-            let is_same = is_own && held.is_some_and(|since| since == row.since || is_new && row.since == 1);
+            // The first table of a new register has the owners of the one before.
+            let is_carried = is_new && self.register.is_carried() && row.since == 1;
+            let is_same = is_own && held.is_some_and(|since| since == row.since && !is_new || is_carried);
             *held = is_same.then_some(row.since);
             if !is_same {
                 self.releasing &= !bit(slot);
@@ -272,7 +273,11 @@ impl SlotManager {
 
     /// Whether this node may serve what it owns: it is in, and knows all others that are.
     fn may_serve<C: Cores>(&self, with: &Surroundings<'_, C>) -> bool {
-        with.members.is_in(with.now) && with.members.is_current() && with.members.is_settled() && self.is_current()
+        Self::knows_members(with) && self.is_current()
+    }
+
+    fn knows_members<C: Cores>(with: &Surroundings<'_, C>) -> bool {
+        with.members.is_in(with.now) && with.members.is_current() && with.members.is_settled()
     }
 
     /// Begins to serve slots that this node has got.
@@ -341,11 +346,15 @@ impl SlotManager {
     /// What this node should write.
     fn plan<C: Cores>(&mut self, with: &Surroundings<'_, C>) {
         self.planned = None;
-        let is_known = self.register.table().is_some() || self.register.version() == 0;
-        if !(with.is_ready && is_known && self.register.may_write() && self.may_serve(with)) {
+        let is_founding = self.register.is_empty() && Self::knows_members(with);
+        let may_change = self.register.table().is_some() && with.is_ready && self.may_serve(with);
+        if !self.register.may_write() || !(is_founding || may_change) {
             return;
         }
         let candidates = Candidates::new(with.members, with.now);
+        if is_founding && !candidates.has_own() {
+            return;
+        }
         let basis = self.register.basis(self.per_class, self.own);
         let since = self.register.version() + 1;
         let (mut table, mut gives) = (basis.clone(), 0);
@@ -365,8 +374,7 @@ impl SlotManager {
                 *row = SlotRow { node: node.to_owned(), incarnation, from: row.incarnation, since };
             }
         }
-        let is_founding = self.register.table().is_none() && candidates.has_own();
-        if is_founding || self.register.table().is_some() && (table != basis || self.register.must_write()) {
+        if is_founding || table != basis || self.register.must_write() {
             self.planned = Some(Planned { version: self.register.version(), table, gives });
         }
     }
