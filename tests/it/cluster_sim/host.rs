@@ -45,8 +45,10 @@ impl Process {
             wire: WIRE_VERSIONS,
             weir_version: String::new(),
             addresses: Vec::new(),
+            has_data_dir: false,
         };
         let config = NodeConfig {
+            slots_per_class: 16,
             members,
             shards,
             hash_seed: 0,
