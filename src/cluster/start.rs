@@ -24,11 +24,7 @@ const FRAME_MAX_BYTES: usize = (256 << 20) + (1 << 20);
 const RECEIVE_LIMIT_BYTES: usize = 16 << 20;
 /// Bytes on the way to one peer above which this node's publishers wait.
 const LINK_HIGH_BYTES: u64 = 8 << 20;
-<<<<<<< HEAD
-/// Slots of each class, where this node founds the cluster.
-=======
 /// Slots of each class where this node founds a cluster.
->>>>>>> 022943af7c984d416bc021a0208a07c6b02f44b6
 const SLOTS_PER_CLASS: u16 = 16;
 /// How long a node that leaves waits for its last heartbeat.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
@@ -120,11 +116,7 @@ impl Cluster {
                     wire: weir_cluster::wire::WIRE_VERSIONS,
                     weir_version: env!("CARGO_PKG_VERSION").to_owned(),
                     addresses: options.addresses,
-<<<<<<< HEAD
                     has_data_dir: plane.is_durable(),
-=======
-                    has_data_dir: false,
->>>>>>> 022943af7c984d416bc021a0208a07c6b02f44b6
                 },
                 slots_per_class: SLOTS_PER_CLASS,
                 shards,
@@ -132,7 +124,6 @@ impl Cluster {
                 max_frame: FRAME_MAX_BYTES,
                 receive_limit: RECEIVE_LIMIT_BYTES,
                 link_high_bytes: LINK_HIGH_BYTES,
-                slots_per_class: SLOTS_PER_CLASS,
             },
             0,
         );
