@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 use weir_broker::gateway::{
     Gateway, Outside, PeerMessage, PeerPublish, PeerSlot, Positions, RetainedEntry, RetainedPublisher, Slots,
 };
-use weir_broker::{Batch, ShardId};
+use weir_broker::placement::session_slot;
+use weir_broker::{Batch, Durability, ShardId};
 use weir_cluster::node::ClusterNode;
 use weir_mqtt::ProtocolVersion;
 
@@ -17,6 +18,9 @@ enum Message {
     Group(u32, String, String, u32, u32),
     LogApplied(u64),
     Client(u32, String, u64, bool),
+    Will(u32, String, u64, Option<Vec<u8>>),
+    WillsEnd,
+    WillPublished(u32, String, u64),
     SnapshotEnd,
     Publish(Publish),
     GroupPublish(String, String, Publish, bool),
@@ -57,6 +61,13 @@ impl Message {
             PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
                 Self::Client(*namespace, (*client_id).to_owned(), *stamp, *clean_start)
             }
+            PeerMessage::ClientWill { namespace, client_id, stamp, will } => {
+                Self::Will(*namespace, (*client_id).to_owned(), *stamp, will.map(<[u8]>::to_vec))
+            }
+            PeerMessage::WillsEnd => Self::WillsEnd,
+            PeerMessage::WillPublished { namespace, client_id, stamp } => {
+                Self::WillPublished(*namespace, (*client_id).to_owned(), *stamp)
+            }
             PeerMessage::SnapshotEnd => Self::SnapshotEnd,
             PeerMessage::Publish(publish) => Self::Publish(Publish::of(publish)),
             PeerMessage::GroupPublish { group, filter, publish, returned } => {
@@ -80,6 +91,13 @@ impl Message {
                 stamp: *stamp,
                 clean_start: *clean_start,
             },
+            Self::Will(namespace, client_id, stamp, will) => {
+                PeerMessage::ClientWill { namespace: *namespace, client_id, stamp: *stamp, will: will.as_deref() }
+            }
+            Self::WillsEnd => PeerMessage::WillsEnd,
+            Self::WillPublished(namespace, client_id, stamp) => {
+                PeerMessage::WillPublished { namespace: *namespace, client_id, stamp: *stamp }
+            }
             Self::SnapshotEnd => PeerMessage::SnapshotEnd,
             Self::Publish(publish) => PeerMessage::Publish(publish.borrow()),
             Self::GroupPublish(group, filter, publish, returned) => {
@@ -211,6 +229,7 @@ impl Cluster {
                 gateway.add_peer(PeerSlot(peer as u16), incarnation(peer), 0, ends);
             }
         }
+        (0..count).for_each(|node| cluster.set_will_keeper(node, (node + 1) % count));
         cluster
     }
 
@@ -238,6 +257,44 @@ impl Cluster {
 
     pub fn take_batch(&mut self, node: usize, shard: usize) -> Option<Batch> {
         self.nodes[node].0.take_batch(ShardId(shard as u16))
+    }
+
+    /// The other nodes declare a node out: what is on the way from and to it is lost.
+    pub fn declare_out(&mut self, node: usize, now: u64) {
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            let gateway = &mut self.nodes[other].0;
+            gateway.publish_wills(PeerSlot(node as u16), now);
+            gateway.remove_peer(PeerSlot(node as u16));
+            self.nodes[other].1.links[node].1.clear();
+            self.nodes[node].1.links[other].1.clear();
+        }
+    }
+
+    /// A node that was declared out is in again, and never stopped.
+    pub fn back_in(&mut self, node: usize) {
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            for (at, peer) in [(node, other), (other, node)] {
+                let (gateway, ends) = &mut self.nodes[at];
+                gateway.remove_peer(PeerSlot(peer as u16));
+                ends.links[peer].1.clear();
+                gateway.add_peer(PeerSlot(peer as u16), incarnation(peer), 0, ends);
+            }
+        }
+        (0..self.nodes.len()).for_each(|node| self.set_will_keeper(node, (node + 1) % self.nodes.len()));
+    }
+
+    pub fn set_will_keeper(&mut self, node: usize, keeper: usize) {
+        let (gateway, ends) = &mut self.nodes[node];
+        gateway.set_will_keeper(Some(PeerSlot(keeper as u16)), ends);
+    }
+
+    /// The node that serves the persistent sessions in memory of a client.
+    pub fn owner_of_client(&self, client_id: &str) -> usize {
+        self.owner(session_slot(Durability::Memory, "", client_id, SLOTS))
+    }
+
+    pub fn gateway(&self, node: usize) -> &Gateway {
+        &self.nodes[node].0
     }
 
     /// What could be done next.

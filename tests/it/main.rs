@@ -16,6 +16,7 @@ mod cluster_engine;
 #[cfg(feature = "cluster")]
 mod cluster_nodes;
 mod cluster_sim;
+mod cluster_wills;
 mod codec;
 mod conformance;
 mod cve;

@@ -69,6 +69,14 @@ impl Node {
         node
     }
 
+    /// The gateways of [`Node::cluster`].
+    pub fn gateways(&mut self) -> &mut Cluster {
+        match &mut self.cluster {
+            Some(Gateways::Perfect(cluster)) => cluster,
+            _ => panic!("not a cluster in memory"),
+        }
+    }
+
     /// One node of a cluster, whose driver connects it to the others.
     pub fn of_cluster(shards: u16, work: WorkBudget, gateway: ClusterNode) -> Node {
         Self::build(1, shards, work, Some(Gateways::Real(Box::new(gateway))))

@@ -10,6 +10,11 @@ pub fn owner_of<'a>(slot: u16, members: impl IntoIterator<Item = &'a str>) -> Op
     members.into_iter().max_by_key(|name| (hash([&slot.to_le_bytes(), name.as_bytes()]), *name))
 }
 
+/// The peer that should keep the wills of a node's clients: the one with the highest hash of both names.
+pub fn keeper_of<'a>(node: &str, peers: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    peers.into_iter().max_by_key(|name| (hash([node.as_bytes(), name.as_bytes()]), *name))
+}
+
 /// The owners of all slots, in order of the slots. Empty without members.
 pub fn owners<'a>(slots: u16, members: &[&'a str]) -> Vec<&'a str> {
     (0..slots).filter_map(|slot| owner_of(slot, members.iter().copied())).collect()

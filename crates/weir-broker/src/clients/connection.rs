@@ -31,6 +31,8 @@ pub(crate) struct Connection {
     pub(crate) is_bridge: bool,
     /// To be closed once its buffer is written; takes and sends nothing more.
     pub(crate) closing: bool,
+    /// Another node keeps its will.
+    pub(crate) is_will_kept: bool,
     /// Its endpoint has an interceptor of deliveries.
     pub(crate) intercepts_deliveries: bool,
     /// The client's Receive Maximum; 0 once it drains.

@@ -68,6 +68,7 @@ impl Core {
         }
         // The node that serves a session knows that it is the only one: what others have of it is older.
         self.announce_client(slot, admission.client_id, !present);
+        self.entrust_will(slot);
         self.write_connack(slot, admission, expiry_s, present);
         self.connected_event(session_id, connect, expiry_s, present);
         if present {
@@ -170,6 +171,7 @@ impl Core {
             version: connect.version,
             is_bridge: connect.bridge,
             closing: false,
+            is_will_kept: false,
             intercepts_deliveries: policy.intercepts_deliveries(),
             receive_maximum: properties.receive_maximum.map_or(u16::MAX, std::num::NonZeroU16::get),
             maximum_packet_size: properties.maximum_packet_size.unwrap_or(u32::MAX),

@@ -84,6 +84,14 @@ impl Core {
             return;
         }
         self.disconnected_event(id, ended);
+        let withdrawal = self.withdrawal_of_will(slot);
+        self.detach_session(id, slot, now);
+        if let (Some(gateway), Some(withdrawal)) = (self.gateway, withdrawal) {
+            self.links.push(gateway, withdrawal);
+        }
+    }
+
+    fn detach_session(&mut self, id: SessionId, slot: ConnectionSlot, now: Millis) {
         let Some(session) = self.clients.session_mut(id) else { return };
         session.connection = None;
         if let Some(cold) = &mut session.cold {

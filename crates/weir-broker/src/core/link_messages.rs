@@ -116,6 +116,14 @@ impl Core {
                 let namespace = self.namespace_of(from, namespace);
                 self.on_client_elsewhere(namespace, &client_id, (stamp, wins_ties, clean_start), now);
             }
+            LinkMessage::PublishWill { namespace, client_id, will } => {
+                let namespace = self.namespace_of(from, namespace);
+                self.publish_kept_will(namespace, &client_id, &will, now);
+            }
+            LinkMessage::WillPublished { namespace, client_id, stamp } => {
+                let namespace = self.namespace_of(from, namespace);
+                self.on_will_published(namespace, &client_id, stamp);
+            }
             LinkMessage::InUntil(until) => self.journal.set_in_until(until),
             LinkMessage::Slots { number, per_class, owned, releasing } => {
                 self.set_slots(number, (per_class, owned, releasing), now);
@@ -124,6 +132,7 @@ impl Core {
             LinkMessage::GroupState { .. }
             | LinkMessage::GroupReturn { .. }
             | LinkMessage::ClientConnected { .. }
+            | LinkMessage::ClientWill { .. }
             | LinkMessage::SlotsApplied { .. } => {
                 self.observe.count_error(Site::ShardOfBatch);
             }

@@ -20,6 +20,7 @@ mod handover;
 mod incoming_aliases;
 pub(crate) mod inspect;
 mod intercept;
+mod kept_wills;
 mod link_messages;
 mod memory;
 #[cfg(test)]

@@ -4,5 +4,6 @@
 //! connections, paused publishers). It never writes to a disk: batches go to the driver.
 
 pub(crate) mod journal;
+pub(crate) mod kept_will;
 pub(crate) mod recording;
 pub(crate) mod stored;

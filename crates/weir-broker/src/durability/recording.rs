@@ -259,7 +259,7 @@ pub(crate) const WILL_FORM: u8 = 2;
 
 /// Writes into a record as whom a will is published. Rules that a credential carried are not among it: they were applied at
 /// CONNECT, and no declaration changes them.
-fn write_principal(fields: &mut ValueWriter<'_>, principal: &Principal) {
+pub(super) fn write_principal(fields: &mut ValueWriter<'_>, principal: &Principal) {
     write_identity(fields, principal.username.as_deref(), principal.address);
     fields.sized(principal.admitted_by.as_bytes());
 }
@@ -290,7 +290,7 @@ fn write_delivery(fields: &mut ValueWriter<'_>, delivery: &Delivery, packet_id: 
 }
 
 /// Writes a message at the end of a value; `expires_at` by the wall clock.
-fn write_message<'a, 'b>(
+pub(super) fn write_message<'a, 'b>(
     fields: &'b mut ValueWriter<'a>,
     message: &Message,
     expires_at: u64,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::from_shards::topic_of;
 use super::peers::{Peer, Taken};
+use super::wills::KeptWills;
 use super::{Gateway, Outside, PeerMessage, PeerPublish, RetainedEntry, RetainedPublisher};
 use crate::ids::{DedupKey, Millis, NamespaceId, Origin, PeerSlot, ShardId};
 use crate::links::link::{ForwardedPublish, LinkMessage, RANK_DIRECT, Route};
@@ -42,6 +43,7 @@ impl Gateway {
             }
         }
         self.send_groups(slot, outside);
+        self.send_published_wills(slot, incarnation, outside);
         let sequence = self.log.applied();
         self.push(slot, &PeerMessage::LogApplied { sequence }, outside);
         self.push_interest(slot, &PeerMessage::SnapshotEnd, outside);
@@ -51,6 +53,7 @@ impl Gateway {
     pub fn remove_peer(&mut self, slot: PeerSlot) {
         self.forget_peer(slot);
         self.peers.remove(slot);
+        self.wills.lose_keeper(slot);
     }
 
     /// The link from a peer begins anew, with another generation: it sends its interest again.
@@ -61,6 +64,7 @@ impl Gateway {
             peer.namespaces.clear();
             (peer.taken, peer.own_processed, peer.own_stored, peer.is_known) = (0, 0, 0, false);
             peer.behind = 0;
+            peer.wills = KeptWills::default();
             peer.storing.clear();
             peer.processing.clear();
             peer.unstored.clear();
@@ -162,7 +166,19 @@ impl Gateway {
             PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
                 let wins_ties = peer.incarnation > self.incarnation;
                 if let Some(namespace) = self.peer_namespace(from, *namespace) {
+                    self.drop_delayed_will(namespace, client_id, *stamp);
                     self.on_client_elsewhere(namespace, client_id, (*stamp, wins_ties, *clean_start));
+                }
+            }
+            PeerMessage::ClientWill { namespace, client_id, stamp, will } => {
+                if let Some(namespace) = self.peer_namespace(from, *namespace) {
+                    self.on_peer_will(from, (namespace, (*client_id).into()), *stamp, *will);
+                }
+            }
+            PeerMessage::WillsEnd => self.on_wills_end(from),
+            PeerMessage::WillPublished { namespace, client_id, stamp } => {
+                if let Some(namespace) = self.peer_namespace(from, *namespace) {
+                    self.on_will_published(namespace, client_id, *stamp);
                 }
             }
             PeerMessage::SnapshotEnd => (peer.is_known, peer.behind) = (true, peer.applied),

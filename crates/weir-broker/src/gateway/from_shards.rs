@@ -90,12 +90,17 @@ impl Gateway {
             }
             LinkMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
                 let Some(namespace) = self.shard_namespace(from, namespace) else { return };
+                self.drop_delayed_will(namespace, &client_id, stamp);
                 for peer in self.peers.slots() {
                     self.define_namespace(peer, namespace, outside);
                     let (namespace, client_id) = (namespace.0, &*client_id);
                     let message = PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start };
                     self.push(peer, &message, outside);
                 }
+            }
+            LinkMessage::ClientWill { namespace, client_id, stamp, will } => {
+                let Some(namespace) = self.shard_namespace(from, namespace) else { return };
+                self.on_client_will((namespace, client_id), stamp, will, outside);
             }
             LinkMessage::SlotsApplied { number, occupied } => self.slots.on_applied(from, number, occupied),
             LinkMessage::GroupReturn { group, message, peer } => {

@@ -17,6 +17,12 @@ pub enum PeerMessage<'a> {
     Group { namespace: u32, group: &'a str, filter: &'a str, members: u32, ready: u32 },
     /// A client has connected to the sender. `stamp` orders the connections of one client identifier.
     ClientConnected { namespace: u32, client_id: &'a str, stamp: u64, clean_start: bool },
+    /// A connection of the sender has a will, which the receiver publishes if the sender dies. `None`: it has ended.
+    ClientWill { namespace: u32, client_id: &'a str, stamp: u64, will: Option<&'a [u8]> },
+    /// Another node keeps the wills of the sender's clients now.
+    WillsEnd,
+    /// The sender took the receiver for dead, and has published the will of that connection.
+    WillPublished { namespace: u32, client_id: &'a str, stamp: u64 },
     /// The sender has applied the log of retained messages up to this sequence.
     LogApplied { sequence: u64 },
     /// Everything that the sender had interest in when the link came up has been sent.

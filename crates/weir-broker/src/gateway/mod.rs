@@ -15,10 +15,12 @@ mod slots;
 #[cfg(test)]
 mod tests;
 mod waits;
+mod wills;
 
 pub use crate::ids::PeerSlot;
 pub use crate::placement::Slots;
 pub use message::{PeerMessage, PeerPublish, Positions, RetainedEntry, RetainedPublisher};
+pub use wills::WillCounts;
 
 use std::collections::VecDeque;
 
@@ -27,6 +29,7 @@ use crate::gateway::peers::Peers;
 use crate::gateway::retained_log::RetainedLog;
 use crate::gateway::slots::SlotReports;
 use crate::gateway::waits::{Epochs, Hold, WaitingBarrier};
+use crate::gateway::wills::Wills;
 use crate::hash::HashSeed;
 use crate::ids::{ConnId, ConnectionSlot, Millis, Origin, SessionId, ShardId};
 use crate::limits::GATEWAY_INCOMING_BYTES;
@@ -70,6 +73,7 @@ pub struct Gateway {
     log: RetainedLog,
     /// What the shards have made of this node's slots.
     slots: SlotReports,
+    wills: Wills,
     /// The key that was given to a peer last.
     last_key: u64,
     /// Messages that contradict what this node knows.
@@ -97,6 +101,7 @@ impl Gateway {
             holds: (0..shards).map(|_| VecDeque::new()).collect(),
             log: RetainedLog::default(),
             slots: SlotReports::new(shards),
+            wills: Wills::default(),
             last_key: 0,
             errors: 0,
         }
@@ -142,6 +147,7 @@ impl Gateway {
         if !congested {
             self.drain_shards(outside, now);
         }
+        self.publish_delayed_wills(now);
         self.advance_peers();
         self.advance_log(outside);
         self.advance_epochs();

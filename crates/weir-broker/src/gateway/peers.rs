@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::wills::KeptWills;
 use crate::ids::{NamespaceId, PeerSlot, SlabIndex};
 use crate::links::link::StorageWait;
 
@@ -51,6 +52,8 @@ pub(super) struct Peer {
     pub(super) behind: u64,
     /// All of the peer's interest has come.
     pub(super) is_known: bool,
+    /// Wills of its clients.
+    pub(super) wills: KeptWills,
     /// Namespaces that are defined at the peer; and its numbers of namespaces, as ours.
     pub(super) defined: Vec<bool>,
     pub(super) namespaces: Vec<Option<NamespaceId>>,
@@ -78,6 +81,7 @@ impl Peer {
             must_be_known: false,
             behind: 0,
             is_known: false,
+            wills: KeptWills::default(),
             defined: Vec::new(),
             namespaces: Vec::new(),
         }

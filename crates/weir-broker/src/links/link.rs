@@ -184,6 +184,25 @@ pub(crate) enum LinkMessage {
         wins_ties: bool,
         clean_start: bool,
     },
+    /// To the gateway: a connection has a will that another node should keep; or, `None`, it has ended.
+    ClientWill {
+        namespace: NamespaceId,
+        client_id: Box<str>,
+        stamp: u64,
+        will: Option<Box<[u8]>>,
+    },
+    /// From the gateway: publish the will of a client whose node died.
+    PublishWill {
+        namespace: NamespaceId,
+        client_id: Box<str>,
+        will: Box<[u8]>,
+    },
+    /// From the gateway: another node has published the will of that connection.
+    WillPublished {
+        namespace: NamespaceId,
+        client_id: Box<str>,
+        stamp: u64,
+    },
     /// From the gateway: the node is in until that moment. Later no PUBLISH of QoS 1 and 2 is acknowledged. So a process that
     /// was stopped acknowledges nothing before its gateway has run.
     InUntil(Millis),

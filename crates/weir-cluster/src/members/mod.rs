@@ -555,6 +555,12 @@ impl Members {
         names
     }
 
+    /// The incarnation of a peer that is in.
+    pub fn incarnation_in(&self, node: &str) -> Option<Incarnation> {
+        let mut peers = self.peers().filter(|peer| peer.state == PeerState::In);
+        peers.find(|peer| peer.heartbeat.node == node).map(|peer| peer.heartbeat.incarnation)
+    }
+
     /// Nodes with trouble, and why.
     pub fn suspects(&self, now: Millis) -> Vec<Suspect> {
         let own = |reason| Suspect { node: self.config.node.clone(), reason };

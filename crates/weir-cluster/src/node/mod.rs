@@ -29,7 +29,7 @@ use self::peers::PeerLinks;
 use self::relays::Relays;
 use crate::slots::SlotManager;
 use crate::wire::{Envelope, Heartbeat};
-use crate::{Incarnation, MemberEvent, Members, MembersConfig};
+use crate::{Incarnation, MemberEvent, Members, MembersConfig, placement};
 
 /// Bytes of appends that the engine has not stored above which publishers wait.
 const APPENDS_HIGH_BYTES: usize = 8 << 20;
@@ -77,6 +77,9 @@ pub struct ClusterNode {
     is_joined: bool,
     slots: SlotManager,
     slot_view_changed: bool,
+    members_changed: bool,
+    /// The peer that keeps the wills of this node's clients.
+    will_keeper: Option<Incarnation>,
     relays: Relays,
     events: VecDeque<MemberEvent>,
     /// Heartbeats and envelopes that could not be decoded.
@@ -101,6 +104,8 @@ impl ClusterNode {
             is_joined: false,
             slots: SlotManager::new(&config.members, config.slots_per_class),
             slot_view_changed: false,
+            members_changed: false,
+            will_keeper: None,
             relays: Relays::default(),
             events: VecDeque::new(),
             undecodable: 0,
@@ -175,6 +180,7 @@ impl ClusterNode {
         let congested =
             self.unstored_bytes > APPENDS_HIGH_BYTES || self.peers.unacknowledged_bytes() > self.config.link_high_bytes;
         self.step_slots(now);
+        self.choose_will_keeper(now);
         self.renew(now);
         // What is sent to a peer that begins anew is lost.
         let waits = self.is_in && !self.is_confirmed();
@@ -191,6 +197,7 @@ impl ClusterNode {
             let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
             PeerLinks::apply(&event, &mut self.gateway, &mut ends, &mut self.relays, now);
             self.slots.on_members();
+            self.members_changed = true;
             came_in |= event == MemberEvent::SelfIn;
             self.events.push_back(event);
         }
@@ -200,6 +207,19 @@ impl ClusterNode {
             self.slots.on_in();
         }
         self.is_in = self.members.is_in(now);
+    }
+
+    /// Gives the wills of this node's clients to the peer that rendezvous hashing prefers.
+    fn choose_will_keeper(&mut self, now: Millis) {
+        if std::mem::take(&mut self.members_changed) {
+            let own = self.config.members.node.as_str();
+            let others = self.members.placement(now).into_iter().filter(|name| *name != own);
+            let keeper = placement::keeper_of(own, others).map(str::to_owned);
+            self.will_keeper = keeper.and_then(|name| self.members.incarnation_in(&name));
+        }
+        let keeper = self.will_keeper.and_then(|incarnation| self.peers.find_in(incarnation));
+        let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
+        self.gateway.set_will_keeper(keeper, &mut ends);
     }
 
     /// Whether what this node knows of its peers, and they of it, is of after it came in.

@@ -68,7 +68,12 @@ fn is_waited_for(message: &PeerMessage<'_>) -> bool {
         PeerMessage::Publish(publish) | PeerMessage::GroupPublish { publish, .. } => qos(publish),
         PeerMessage::AddInterest { .. } | PeerMessage::Group { .. } | PeerMessage::SnapshotEnd => true,
         PeerMessage::ClientConnected { .. } => true,
-        PeerMessage::Namespace { .. } | PeerMessage::RemoveInterest { .. } | PeerMessage::LogApplied { .. } => false,
+        PeerMessage::Namespace { .. }
+        | PeerMessage::RemoveInterest { .. }
+        | PeerMessage::LogApplied { .. }
+        | PeerMessage::ClientWill { .. }
+        | PeerMessage::WillsEnd
+        | PeerMessage::WillPublished { .. } => false,
     }
 }
 

@@ -51,6 +51,11 @@ impl PeerLinks {
         peers.find(|peer| peer.incarnation == incarnation && peer.is_in).map(|peer| &mut peer.link)
     }
 
+    /// The peer of an incarnation, while it is in.
+    pub(super) fn find_in(&self, incarnation: Incarnation) -> Option<PeerSlot> {
+        self.find(incarnation).filter(|slot| self.slots[usize::from(slot.0)].as_ref().is_some_and(|peer| peer.is_in))
+    }
+
     fn find(&self, incarnation: Incarnation) -> Option<PeerSlot> {
         let is_it = |peer: &Option<Peer>| peer.as_ref().is_some_and(|peer| peer.incarnation == incarnation);
         self.slots.iter().position(is_it).map(|slot| PeerSlot(slot as u16))
@@ -71,11 +76,15 @@ impl PeerLinks {
         match event {
             MemberEvent::Joined { incarnation, .. } => Self::add(*incarnation, gateway, ends),
             MemberEvent::Restarted { old, incarnation, .. } => {
+                if let Some(slot) = ends.peers.find(*old) {
+                    gateway.publish_wills(slot, now);
+                }
                 ends.peers.remove(*old, gateway, relays);
                 Self::add(*incarnation, gateway, ends);
             }
             MemberEvent::Out { incarnation, .. } => {
                 if let Some(slot) = ends.peers.find(*incarnation) {
+                    gateway.publish_wills(slot, now);
                     gateway.remove_peer(slot);
                     relays.on_reset(*incarnation);
                     if let Some(peer) = ends.peers.get_mut(slot) {
@@ -120,6 +129,7 @@ impl PeerLinks {
         if let Some(slot) = self.find(incarnation) {
             relays.on_reset(incarnation);
             gateway.remove_peer(slot);
+            gateway.forget_published_wills(incarnation);
             self.slots[usize::from(slot.0)] = None;
         }
     }

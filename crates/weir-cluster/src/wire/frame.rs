@@ -16,10 +16,16 @@ const PUBLISH: u64 = 6;
 const GROUP_PUBLISH: u64 = 7;
 const LOG_APPLIED: u64 = 8;
 const CLIENT_CONNECTED: u64 = 9;
+// 10 to 13 are those of relayed connections.
+const CLIENT_WILL: u64 = 14;
+const WILLS_END: u64 = 15;
+const WILL_PUBLISHED: u64 = 16;
 
 const CLEAN_START: u8 = 1;
 
 const RETURNED: u8 = 1;
+
+const HAS_WILL: u8 = 1;
 
 /// A frame of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +80,7 @@ pub(crate) struct FrameHeader {
 impl FrameHeader {
     /// Whether this build knows the kind.
     pub(crate) const fn is_known(&self) -> bool {
-        matches!(self.kind, NAMESPACE..=CLIENT_CONNECTED | relay::OPEN..=relay::CLOSE)
+        matches!(self.kind, NAMESPACE..=CLIENT_CONNECTED | relay::OPEN..=relay::CLOSE | CLIENT_WILL..=WILL_PUBLISHED)
     }
 
     /// Whether it is a frame of a relayed connection, of which the gateway does not know.
@@ -127,6 +133,9 @@ const fn kind(message: &PeerMessage<'_>) -> u64 {
         PeerMessage::GroupPublish { .. } => GROUP_PUBLISH,
         PeerMessage::LogApplied { .. } => LOG_APPLIED,
         PeerMessage::ClientConnected { .. } => CLIENT_CONNECTED,
+        PeerMessage::ClientWill { .. } => CLIENT_WILL,
+        PeerMessage::WillsEnd => WILLS_END,
+        PeerMessage::WillPublished { .. } => WILL_PUBLISHED,
     }
 }
 
@@ -148,10 +157,24 @@ fn write_body(message: &PeerMessage<'_>, out: &mut impl Sink) {
             out.varint(u64::from(*members));
             out.varint(u64::from(*ready));
         }
-        PeerMessage::SnapshotEnd => {}
+        PeerMessage::SnapshotEnd | PeerMessage::WillsEnd => {}
         PeerMessage::LogApplied { sequence } => out.varint(*sequence),
         PeerMessage::ClientConnected { namespace, client_id, stamp, clean_start } => {
             out.byte(u8::from(*clean_start) * CLEAN_START);
+            out.varint(u64::from(*namespace));
+            out.bytes(client_id.as_bytes());
+            out.varint(*stamp);
+        }
+        PeerMessage::ClientWill { namespace, client_id, stamp, will } => {
+            out.byte(u8::from(will.is_some()) * HAS_WILL);
+            out.varint(u64::from(*namespace));
+            out.bytes(client_id.as_bytes());
+            out.varint(*stamp);
+            if let Some(will) = will {
+                out.bytes(will);
+            }
+        }
+        PeerMessage::WillPublished { namespace, client_id, stamp } => {
             out.varint(u64::from(*namespace));
             out.bytes(client_id.as_bytes());
             out.varint(*stamp);
@@ -259,6 +282,19 @@ fn read_body<'a>(kind: u64, body: &mut Reader<'a>) -> Result<PeerMessage<'a>, Fi
             let (namespace, client_id) = (body.u32("namespace")?, body.text("client id")?);
             PeerMessage::ClientConnected { namespace, client_id, stamp: body.varint("stamp")?, clean_start }
         }
+        CLIENT_WILL => {
+            let has_will = body.byte("flags")? & HAS_WILL != 0;
+            let (namespace, client_id, stamp) =
+                (body.u32("namespace")?, body.text("client id")?, body.varint("stamp")?);
+            let will = if has_will { Some(body.bytes("will")?) } else { None };
+            PeerMessage::ClientWill { namespace, client_id, stamp, will }
+        }
+        WILLS_END => PeerMessage::WillsEnd,
+        WILL_PUBLISHED => PeerMessage::WillPublished {
+            namespace: body.u32("namespace")?,
+            client_id: body.text("client id")?,
+            stamp: body.varint("stamp")?,
+        },
         LOG_APPLIED => PeerMessage::LogApplied { sequence: body.varint("sequence")? },
         other => return Err(FieldProblem::Undefined(other).of("kind")),
     })

@@ -26,7 +26,7 @@ impl Parts {
     fn message(&self, rng: &mut Rng) -> PeerMessage<'_> {
         let (group, filter) = (self.group.as_str(), self.filter.as_str());
         let namespace = rng.any() as u32;
-        match rng.below(9) {
+        match rng.below(12) {
             0 => PeerMessage::Namespace { id: namespace, name: group },
             1 => PeerMessage::AddInterest { namespace, filter },
             2 => PeerMessage::RemoveInterest { namespace, filter },
@@ -38,6 +38,12 @@ impl Parts {
                 let (stamp, clean_start) = (rng.any(), rng.one_in(2));
                 PeerMessage::ClientConnected { namespace, client_id: group, stamp, clean_start }
             }
+            8 => {
+                let will = rng.one_in(2).then_some(self.packet.as_slice());
+                PeerMessage::ClientWill { namespace, client_id: group, stamp: rng.any(), will }
+            }
+            9 => PeerMessage::WillsEnd,
+            10 => PeerMessage::WillPublished { namespace, client_id: group, stamp: rng.any() },
             _ => PeerMessage::GroupPublish { group, filter, publish: self.publish(rng), returned: rng.one_in(2) },
         }
     }
@@ -414,6 +420,13 @@ fn version_1_is_read_and_written_as_these_bytes() {
             PeerMessage::ClientConnected { namespace: 1, client_id: "c", stamp: 200, clean_start: true },
             "090601010163c801",
         ),
+        (
+            PeerMessage::ClientWill { namespace: 1, client_id: "c", stamp: 200, will: Some(b"w") },
+            "0e0801010163c8010177",
+        ),
+        (PeerMessage::ClientWill { namespace: 1, client_id: "c", stamp: 200, will: None }, "0e0600010163c801"),
+        (PeerMessage::WillsEnd, "0f00"),
+        (PeerMessage::WillPublished { namespace: 1, client_id: "c", stamp: 200 }, "1005010163c801"),
     ];
     for (message, golden) in frames {
         let mut bytes = Vec::new();
