@@ -293,6 +293,11 @@ impl Cluster {
         self.owner(session_slot(Durability::Memory, "", client_id, SLOTS))
     }
 
+    /// Until when a node is in; 0: it is out.
+    pub fn set_in_until(&mut self, node: usize, until: u64) {
+        self.nodes[node].0.set_in_until(until);
+    }
+
     pub fn gateway(&self, node: usize) -> &Gateway {
         &self.nodes[node].0
     }

@@ -188,3 +188,29 @@ fn a_node_that_comes_back_closes_connections_whose_wills_were_published() {
     assert_eq!(counts(&mut node, &witnesses), [1; 2], "of the new connection");
     assert!(!node.is_closed(again));
 }
+
+#[test]
+fn a_connection_that_ends_while_its_node_is_out_has_its_will_published_once() {
+    for is_declared_out in [false, true] {
+        let mut node = cluster();
+        let witnesses = witnesses(&mut node);
+        let client = connect(&mut node, DEAD, "c", 0, Some(will(1, 0)));
+        node.gateways().set_in_until(DEAD, 0);
+        node.settle();
+        if is_declared_out {
+            declare_out(&mut node, DEAD);
+        }
+        node.close(client);
+        node.settle();
+        assert_eq!(counts(&mut node, &witnesses), [usize::from(is_declared_out); 2], "its keeper decides");
+        if is_declared_out {
+            node.gateways().back_in(DEAD);
+            node.settle();
+        }
+        node.gateways().set_in_until(DEAD, u64::MAX);
+        node.settle();
+        assert_eq!(counts(&mut node, &witnesses), [usize::from(!is_declared_out); 2]);
+        let (own, keeper) = (node.gateways().gateway(DEAD).will_counts(), node.gateways().gateway(1).will_counts());
+        assert_eq!((own.entrusted, keeper.kept), (0, 0));
+    }
+}

@@ -122,7 +122,8 @@ pub fn needs_owner(connect: &Connect<'_>, client_id: &str) -> bool {
         ProtocolVersion::V5 => connect.properties.session_expiry_s.unwrap_or(0) == 0,
         _ => true,
     };
-    !(connect.clean_start && ends_with_connection) && !client_id.starts_with(OF_NODE_PREFIX)
+    let is_transient = connect.clean_start && ends_with_connection;
+    !is_transient && !client_id.starts_with(OF_NODE_PREFIX)
 }
 
 /// FNV-1a of the parts, each with its length, and the finalizer of splitmix64, as FNV alone does not mix its high bits. The

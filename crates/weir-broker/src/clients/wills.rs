@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::ids::Millis;
+use crate::EndpointPolicy;
+use crate::ids::{Millis, NamespaceId, SessionRef};
 use crate::limits::REFUSED_WILLS_REPORTED_MAX;
+use crate::values::will::PendingWill;
 
 /// A will that was dropped when it was due.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,11 +32,26 @@ pub enum WillRefusal {
     Revoked,
 }
 
+/// The will of a connection that ended while the node was out of its cluster.
+#[derive(Debug)]
+pub(crate) struct HeldWill {
+    pub(crate) namespace: NamespaceId,
+    pub(crate) client_id: Box<str>,
+    pub(crate) policy: Arc<EndpointPolicy>,
+    /// Of the connection.
+    pub(crate) stamp: u64,
+    pub(crate) session: SessionRef,
+    pub(crate) due_at: Millis,
+    pub(crate) will: Box<PendingWill>,
+}
+
 /// Wills of all sessions of a core.
 #[derive(Debug, Default)]
 pub(crate) struct Wills {
     restored_wait_until: Millis,
     refused: Vec<RefusedWill>,
+    /// At most one for each connection that was there when the node went out.
+    held: Vec<HeldWill>,
 }
 
 impl Wills {
@@ -45,6 +62,21 @@ impl Wills {
 
     pub(crate) fn wait_for_policies_until(&mut self, at: Millis) {
         self.restored_wait_until = at;
+    }
+
+    pub(crate) fn hold(&mut self, will: HeldWill) {
+        self.held.push(will);
+    }
+
+    pub(crate) fn take_held(&mut self) -> Vec<HeldWill> {
+        std::mem::take(&mut self.held)
+    }
+
+    /// `false`: there is none.
+    pub(crate) fn drop_held(&mut self, namespace: NamespaceId, client_id: &str, stamp: u64) -> bool {
+        let before = self.held.len();
+        self.held.retain(|held| held.stamp != stamp || held.namespace != namespace || *held.client_id != *client_id);
+        self.held.len() < before
     }
 
     /// Keeps a refused will to be reported, if there are not too many.

@@ -84,6 +84,9 @@ impl Core {
             return;
         }
         self.disconnected_event(id, ended);
+        if self.hold_will(slot, now) {
+            return self.detach_session(id, slot, now);
+        }
         let withdrawal = self.withdrawal_of_will(slot);
         self.detach_session(id, slot, now);
         if let (Some(gateway), Some(withdrawal)) = (self.gateway, withdrawal) {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::Core;
-use crate::clients::wills::{RefusedWill, WillRefusal};
+use crate::clients::timers::Timer;
+use crate::clients::wills::{HeldWill, RefusedWill, WillRefusal};
 use crate::durability::kept_will::{read_kept_will, write_kept_will};
 use crate::ids::{ConnectionSlot, Millis, NamespaceId, RecordId, SessionId, SessionRef};
 use crate::links::link::LinkMessage;
@@ -41,6 +42,56 @@ impl Core {
         Some(LinkMessage::ClientWill { namespace, client_id, stamp, will: None })
     }
 
+    /// A connection ends while this node is out. Its keeper may have published its will: it waits until this node is in again, and
+    /// knows that. `false`: there is no reason to wait.
+    pub(crate) fn hold_will(&mut self, slot: ConnectionSlot, now: Millis) -> bool {
+        if !self.journal.is_suspended(now) {
+            return false;
+        }
+        let Some((connection, Some(session))) = self.clients.connection_and_session(slot) else { return false };
+        let (stamp, id, is_kept) = (connection.stamp, connection.session, connection.is_will_kept);
+        let Some(will) = session.will.take_if(|_| is_kept) else { return false };
+        let due_at = now + u64::from(will.delay_s.min(session.expiry_s)) * 1000;
+        let (namespace, client_id, policy) =
+            (session.namespace, session.client_id.clone(), Arc::clone(&session.policy));
+        let session = self.clients.session_ref(id);
+        self.wills.hold(HeldWill { namespace, client_id, policy, stamp, session, due_at, will });
+        true
+    }
+
+    /// The node is in again, and knows which wills its keeper has published.
+    pub(crate) fn release_held_wills(&mut self, now: Millis) {
+        if self.journal.is_suspended(now) {
+            return;
+        }
+        for held in self.wills.take_held() {
+            let HeldWill { namespace, client_id, policy, stamp, session, due_at, mut will } = held;
+            match self.clients.session_by_ref(session).filter(|session| !session.ending && due_at > now) {
+                Some(offline) if offline.connection.is_none() => {
+                    will.due_at = Some(due_at);
+                    offline.will = Some(will);
+                    self.clients.set_timer(due_at, Timer::session(session));
+                }
+                // The client is back before its will was due [MQTT-3.1.3-9].
+                Some(_) => {}
+                None => self.send_will(session, (namespace, &client_id, &policy), *will, now),
+            }
+            self.withdraw_will(namespace, client_id, stamp);
+        }
+    }
+
+    fn drop_held_will(&mut self, namespace: NamespaceId, client_id: &str, stamp: u64) {
+        if self.wills.drop_held(namespace, client_id, stamp) {
+            self.withdraw_will(namespace, client_id.into(), stamp);
+        }
+    }
+
+    fn withdraw_will(&mut self, namespace: NamespaceId, client_id: Box<str>, stamp: u64) {
+        if let Some(gateway) = self.gateway {
+            self.links.push(gateway, LinkMessage::ClientWill { namespace, client_id, stamp, will: None });
+        }
+    }
+
     /// Publishes the will of a client of a node that died, if the client still might.
     pub(crate) fn publish_kept_will(&mut self, namespace: NamespaceId, client_id: &str, bytes: &[u8], now: Millis) {
         let Some(kept) = read_kept_will(bytes) else { return self.observe.count_error(Site::ForwardedPublish) };
@@ -67,6 +118,7 @@ impl Core {
     /// Another node took this one for dead, and published the will of a connection that still is here: the connection ends
     /// without it.
     pub(crate) fn on_will_published(&mut self, namespace: NamespaceId, client_id: &str, stamp: u64) {
+        self.drop_held_will(namespace, client_id, stamp);
         let Some(id) = self.clients.find_session(namespace, client_id) else { return };
         let Some(slot) = self.clients.session(id).and_then(|session| session.connection) else { return };
         if self.clients.connection(slot).is_none_or(|connection| connection.stamp != stamp) {

@@ -124,7 +124,10 @@ impl Core {
                 let namespace = self.namespace_of(from, namespace);
                 self.on_will_published(namespace, &client_id, stamp);
             }
-            LinkMessage::InUntil(until) => self.journal.set_in_until(until),
+            LinkMessage::InUntil(until) => {
+                self.journal.set_in_until(until);
+                self.release_held_wills(now);
+            }
             LinkMessage::Slots { number, per_class, owned, releasing } => {
                 self.set_slots(number, (per_class, owned, releasing), now);
             }

@@ -1,6 +1,7 @@
 //! What operators see of a node.
 
 use weir_broker::Millis;
+use weir_broker::gateway::WillCounts;
 
 use super::{ClusterNode, RelayCounters};
 use crate::link::LinkCounters;
@@ -108,6 +109,8 @@ pub struct NodeStatus {
     pub slots: SlotsStatus,
     /// What was sent and received of relayed connections.
     pub relays: RelayCounters,
+    /// Wills that nodes keep for each other.
+    pub wills: WillCounts,
     /// Messages of peers that contradict what this node knows.
     pub errors: u64,
     /// Heartbeats, envelopes, slot tables and entries that could not be decoded.
@@ -150,6 +153,7 @@ impl ClusterNode {
             log_unstored_bytes: self.unstored_bytes,
             slots: self.slots_status(),
             relays: *self.relays.counters(),
+            wills: self.gateway.will_counts(),
             errors: self.gateway.errors(),
             undecodable: self.undecodable + self.log.undecodable() + self.slots.undecodable(),
         }
