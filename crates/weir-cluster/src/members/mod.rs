@@ -4,6 +4,7 @@
 //! moved for 3 s in which the stream worked: reads worked, and this node's own heartbeats came back through it. So an
 //! election in the engine takes no peer out.
 
+mod name_check;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use weir_broker::Millis;
 
+pub use self::name_check::{NAME_WATCH, NameCheck, NameUse};
 use self::peer::Peer;
 pub use self::peer::PeerState;
 use crate::Incarnation;
@@ -198,6 +200,7 @@ pub struct Members {
     load: Load,
     leaving: bool,
     gone: bool,
+    evacuating: bool,
     sequence: u64,
     heartbeat_at: Millis,
     /// When the newest acknowledged append was sent.
@@ -264,6 +267,7 @@ impl Members {
             load: Load::default(),
             leaving: false,
             gone: false,
+            evacuating: false,
             sequence: 0,
             heartbeat_at: now,
             acknowledged: None,
@@ -286,6 +290,9 @@ impl Members {
             return None;
         }
         self.heartbeat_at = now + HEARTBEAT_INTERVAL;
+        if self.is_removed() {
+            return None; // the others expect nothing of it
+        }
         self.sequence += 1;
         Some(Heartbeat {
             node: self.config.node.clone(),
@@ -297,12 +304,21 @@ impl Members {
             load: self.load,
             leaving: self.leaving,
             gone: self.gone,
+            evacuating: self.evacuating,
         })
     }
 
     /// What the following heartbeats say about load.
     pub const fn set_load(&mut self, load: Load) {
         self.load = load;
+    }
+
+    /// Whether the node is evacuated: it should own no slots, and stays a member. A heartbeat that says so is due now.
+    pub const fn set_evacuating(&mut self, evacuating: bool, now: Millis) {
+        if self.evacuating != evacuating {
+            self.evacuating = evacuating;
+            self.heartbeat_at = now;
+        }
     }
 
     /// The node shuts down: a heartbeat that says so is due now.
@@ -398,6 +414,11 @@ impl Members {
         }
     }
 
+    /// Whether the cluster document removes this node: it writes no heartbeats, and so is out.
+    pub fn is_removed(&self) -> bool {
+        self.removed.contains(&self.config.node)
+    }
+
     /// The nodes that the cluster document removes: they are refused from now on, the others no longer.
     pub fn set_removed(&mut self, nodes: impl IntoIterator<Item = String>) {
         self.removed = nodes.into_iter().collect();
@@ -478,7 +499,7 @@ impl Members {
 
     /// Names of the nodes that may own slots: those that are in and not leaving, this node among them, in order.
     pub fn placement(&self, now: Millis) -> Vec<&str> {
-        let own = (self.is_in(now) && !self.leaving).then_some(self.config.node.as_str());
+        let own = (self.is_in(now) && !self.leaving && !self.evacuating).then_some(self.config.node.as_str());
         let peers = self.peers().filter(|peer| peer.state == PeerState::In).map(|peer| peer.heartbeat.node.as_str());
         let mut names: Vec<&str> = peers.chain(own).collect();
         names.sort_unstable();

@@ -18,6 +18,8 @@ const LEAVING: u64 = 10;
 
 /// The value of `LEAVING` in a node's last heartbeat.
 const GONE: u64 = 2;
+/// The value of `LEAVING` of a node that is evacuated. A node that does not know it takes it for one that leaves.
+const EVACUATING: u64 = 3;
 
 /// Addresses of a node at most.
 const ADDRESSES_MAX: usize = 64;
@@ -43,6 +45,8 @@ pub struct Heartbeat {
     pub leaving: bool,
     /// The last heartbeat of a node that leaves: it serves no client any more, and is not waited for.
     pub gone: bool,
+    /// The node is evacuated: it serves no clients, should own no slots, and stays a member.
+    pub evacuating: bool,
 }
 
 /// How much a node serves.
@@ -67,7 +71,13 @@ impl Heartbeat {
             self.addresses.iter().take(ADDRESSES_MAX).for_each(|address| put_field(out, ADDRESS, address.as_bytes()));
             put_number(out, CLIENTS, self.load.clients);
             put_number(out, SESSIONS, self.load.sessions);
-            put_number(out, LEAVING, if self.gone { GONE } else { u64::from(self.leaving) });
+            let leaving = match self {
+                Self { gone: true, .. } => GONE,
+                Self { leaving: true, .. } => 1,
+                Self { evacuating: true, .. } => EVACUATING,
+                _ => 0,
+            };
+            put_number(out, LEAVING, leaving);
         });
     }
 
@@ -104,8 +114,9 @@ impl Heartbeat {
             weir_version: weir_version.to_owned(),
             addresses,
             load,
-            leaving: leaving != 0,
+            leaving: !matches!(leaving, 0 | EVACUATING),
             gone: leaving == GONE,
+            evacuating: leaving == EVACUATING,
         })
     }
 }

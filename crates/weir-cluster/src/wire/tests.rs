@@ -85,6 +85,7 @@ fn heartbeat(rng: &mut Rng) -> Heartbeat {
         load: Load { clients: rng.any(), sessions: rng.any() },
         leaving,
         gone: leaving && rng.one_in(2),
+        evacuating: !leaving && rng.one_in(2),
     }
 }
 
@@ -348,6 +349,7 @@ fn version_1_is_read_and_written_as_these_bytes() {
         load: Load { clients: 1000, sessions: 10 },
         leaving: true,
         gone: false,
+        evacuating: false,
     };
     bytes.clear();
     heartbeat.encode(&mut bytes);
