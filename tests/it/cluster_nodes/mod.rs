@@ -1,6 +1,9 @@
 //! Clusters of real brokers and real nats-servers. Each test starts its own on free ports and ends them.
 
 mod delivery;
+#[cfg(feature = "etcd")]
+mod discovery;
+mod document;
 mod large;
 mod load;
 mod membership;
