@@ -10,7 +10,7 @@ use super::etcd::EtcdArgs;
 use crate::cluster::ClusterOptions;
 use crate::cluster::engine::{Credentials, Discovery, EngineOptions, TlsFiles, check_cluster_name};
 #[cfg(feature = "etcd")]
-use crate::source::etcd::check_url;
+use crate::source::etcd::{EtcdUrlError, check_url};
 use crate::status::Secret;
 
 /// One broker made of many nodes. The nodes find each other through nats-servers with JetStream.
@@ -95,30 +95,33 @@ fn is_etcd(url: &str) -> bool {
     url.starts_with("etcd://") || url.starts_with("etcds://")
 }
 
-/// A key of etcd: `etcd://HOST:PORT/KEY`, of each server of etcd the same key.
+/// A key of etcd: `etcd://HOST:PORT/KEY`, of each server of etcd the same key. A text that has a password is not repeated.
 #[cfg(feature = "etcd")]
 fn etcd_key(urls: &[String], etcd: &EtcdArgs) -> anyhow::Result<Discovery> {
     let (mut servers, mut keys) = (Vec::new(), Vec::new());
     for url in urls {
-        let parts = match (url.strip_prefix("etcd://"), url.strip_prefix("etcds://")) {
-            (Some(rest), _) => Some(("http", rest)),
-            (_, Some(rest)) => Some(("https", rest)),
-            _ => None,
-        };
-        let Some((scheme, rest)) = parts else {
-            bail!("--cluster: write either etcd://HOST:PORT/KEY, or a list of servers");
+        let (scheme, rest) = match (url.strip_prefix("etcd://"), url.strip_prefix("etcds://")) {
+            (Some(rest), _) => ("http", rest),
+            (_, Some(rest)) => ("https", rest),
+            _ => bail!("--cluster: write either etcd://HOST:PORT/KEY, or a list of servers"),
         };
         let Some((authority, key)) = rest.split_once('/').filter(|(_, key)| !key.is_empty()) else {
-            bail!("--cluster {url}: the key is missing: write etcd://HOST:PORT/KEY, as etcd://etcd1:2379/weir/nats");
+            bail!("--cluster: the key is missing: write etcd://HOST:PORT/KEY, as etcd://etcd1:2379/weir/nats");
         };
         let server = format!("{scheme}://{authority}");
-        check_url(&server).with_context(|| format!("--cluster {scheme}://.../{key}"))?;
+        match check_url(&server) {
+            Ok(()) => {}
+            Err(error @ EtcdUrlError::Password) => bail!("--cluster: {error}"),
+            Err(_) => bail!("--cluster: write etcd://HOST:PORT/KEY, as etcd://etcd1:2379/weir/nats"),
+        }
         servers.push(server);
         keys.push(format!("/{key}"));
     }
     keys.dedup();
-    let [key] = &keys[..] else { bail!("--cluster: the etcd servers are of one cluster, so each has the same key") };
-    Ok(Discovery::EtcdKey { access: etcd.access_to(servers).context("--cluster etcd://")?, key: key.clone() })
+    let [key] = &keys[..] else {
+        bail!("--cluster: servers of one etcd have the same keys: write the same key for each of them");
+    };
+    Ok(Discovery::EtcdKey { access: etcd.access_to(servers).context("--cluster")?, key: key.clone() })
 }
 
 fn secret(secret: &Secret, flag: &str) -> anyhow::Result<String> {

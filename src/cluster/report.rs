@@ -3,6 +3,7 @@
 use super::engine::{ConnectionChange, EngineConnection};
 use super::settings::Role;
 use weir_cluster::MemberEvent;
+use weir_cluster::members::Refusal;
 
 /// Says what changes, and repeats nothing.
 #[derive(Debug, Default)]
@@ -108,6 +109,9 @@ impl Reporter {
             MemberEvent::BackIn { node, .. } => tracing::info!(peer = node, "cluster peer is in again"),
             MemberEvent::Leaving { node, .. } => tracing::info!(peer = node, "cluster peer is leaving"),
             MemberEvent::Left { node, .. } => tracing::info!(peer = node, "cluster peer left"),
+            MemberEvent::Refused { node, reason: Refusal::Removed, .. } => {
+                tracing::info!(peer = node, "cluster peer removed: the cluster document names it in `removed`");
+            }
             MemberEvent::Refused { node, reason, .. } => {
                 tracing::error!(peer = node, %reason, "cluster peer refused");
             }

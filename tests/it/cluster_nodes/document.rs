@@ -101,7 +101,7 @@ fn an_evacuated_node_sends_its_clients_elsewhere_and_serves_again_when_its_name_
 }
 
 #[test]
-fn a_removed_node_serves_nobody_even_after_a_restart_and_the_others_forget_it() {
+fn a_removed_node_serves_no_clients_even_after_a_restart_and_the_others_forget_it() {
     if !nats::is_there() {
         return;
     }
@@ -118,7 +118,7 @@ fn a_removed_node_serves_nobody_even_after_a_restart_and_the_others_forget_it() 
         assert!(status(&n2).contains("! not ready: the cluster document removes this node"), "{}", status(&n2));
         n1.weir.until("its record is removed", || peer(&n1, "n2").is_null());
         assert!(status(&n1).contains("removed nodes: n2"), "{}", status(&n1));
-        // Nobody waits for it.
+        // The other node does not wait for it.
         publish_all(&mut n1.client(Version::V5, "publisher"), &[Message::new("t/1", "1", 1)]);
         if start == 1 {
             assert!(n1.has_logged(&["cluster member record removed", "n2", "the cluster document removes it"]));
