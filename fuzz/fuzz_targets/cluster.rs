@@ -48,7 +48,7 @@ fn link(mut bytes: &[u8]) {
         link.receive(&envelope, now);
         assert!(link.untaken_bytes() <= RECEIVE_LIMIT);
         if flags & 8 != 0 {
-            while link.next_message().is_some() {}
+            while link.next_frame().is_some() {}
             link.acknowledge(link.taken(), link.taken(), now);
         }
         if flags & 16 != 0 {

@@ -28,12 +28,14 @@ mod in_process;
 mod keyed_hash;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+mod relayed;
 mod request_queue;
 mod source_key;
 
 pub use acl::{AclDecision, AclRequest, DenyAll, RuleSet};
 pub use api::{AdmissionCheck, AuthExchange, AuthRefusal, AuthTask, Authenticate, Credentials, Decision};
 pub use backends::anonymous::Anonymous;
+pub use backends::jwt::ClaimedRules;
 pub use backends::password::{PasswordFile, PasswordHash, PasswordHashError, RecordError, RecordProblem};
 pub use backends::scram::{SaslprepError, ScramRecord, ScramRecordError, check_scram_file, saslprep};
 pub use certificate::{CertificateError, PeerCertificate, SubjectAltName, validity};
@@ -43,6 +45,7 @@ pub(crate) use custom::Authenticators;
 pub use custom::{AuthChallenge, AuthDenial, AuthGrant, AuthRequest, AuthResponse, Authenticator};
 pub(crate) use fair_queue::{Busy, FairQueue, QueueLimits, Ticket};
 pub use in_process::{InProcessAuth, is_in_process};
+pub use relayed::RelayedAuth;
 pub(crate) use source_key::SourceKey;
 
 #[cfg(test)]

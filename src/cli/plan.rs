@@ -280,7 +280,7 @@ fn fetch_base(base: &str) -> anyhow::Result<PlanBase> {
     let labels = labels.with_context(|| format!("{base}/api/cluster/nodes: the labels are not understood"))?;
     let name = this["name"].as_str().unwrap_or_default().to_owned();
     let cluster = &members["cluster"];
-    let founded_slots = cluster["slots"].as_u64().and_then(|slots| u16::try_from(slots).ok());
+    let founded_slots = cluster["slotsPerClass"].as_u64().and_then(|slots| u16::try_from(slots).ok());
     let broker =
         BrokerFacts { name, labels, listening: listening(&status), clients: clients_by_node(cluster), founded_slots };
     let Loaded { declared, last_good, .. } = valid_for(&snapshot, None)?;

@@ -14,6 +14,7 @@ use super::engine::{
 };
 use super::inbox::{Inbox, Received};
 use super::report::Reporter;
+use super::sessions::Sessions;
 use super::settings::{Role, Settings, SettingsView};
 use crate::net::DataPlane;
 use weir_broker::{Millis, ShardId};
@@ -75,7 +76,7 @@ pub(super) struct Driver {
     pub(super) node: ClusterNode,
     pub(super) engine: Engine,
     events: EngineEvents,
-    plane: DataPlane,
+    pub(super) plane: DataPlane,
     shards: u16,
     publish: watch::Sender<ClusterView>,
     pub(super) reporter: Reporter,
@@ -96,6 +97,7 @@ pub(super) struct Driver {
     envelope: Vec<u8>,
     /// A purge that the engine had no room for.
     unpurged: Option<Purge>,
+    pub(super) sessions: Sessions,
     accepts_clients: bool,
     pub(super) leaving: bool,
     pub(super) has_left: bool,
@@ -125,6 +127,7 @@ impl Driver {
         shards: u16,
         publish: watch::Sender<ClusterView>,
         settings: Settings,
+        sessions: Sessions,
     ) -> Self {
         Self {
             node,
@@ -147,6 +150,7 @@ impl Driver {
             unsent: None,
             envelope: Vec::new(),
             unpurged: None,
+            sessions,
             accepts_clients: false,
             leaving: false,
             has_left: false,
@@ -160,7 +164,7 @@ impl Driver {
         let (mut more, mut is_stopped) = (false, false);
         loop {
             let within = if more { Duration::ZERO } else { self.sleep() };
-            let Received { batches, leave, stop, spec } = inbox.receive(within);
+            let Received { batches, relays, leave, stop, spec } = inbox.receive(within);
             is_stopped |= stop;
             self.now = Millis::try_from(self.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX);
             if leave && !self.leaving {
@@ -173,6 +177,7 @@ impl Driver {
                 self.apply_spec(spec);
             }
             batches.into_iter().for_each(|(from, batch)| self.node.accept_batch(from, batch));
+            self.send_relays(relays);
             more = self.take_engine_events();
             more |= self.node.run(self.now);
             self.retry_appends();
@@ -265,6 +270,13 @@ impl Driver {
             EngineEvent::RetainedReset { .. } => {
                 self.reporter.log_reset();
                 self.node.on_log_reset();
+            }
+            EngineEvent::Slots { version, bytes } => self.node.on_slots(version, &bytes, now),
+            EngineEvent::SlotsHead { token, version } => self.node.on_slots_head(token, version),
+            EngineEvent::SlotsWritten(written) => self.on_slots_written(written),
+            EngineEvent::SlotsReset { .. } => {
+                self.reporter.slots_reset();
+                self.node.on_slots_reset();
             }
             EngineEvent::Connection { connection, change } => self.on_connection(connection, &change),
         }
@@ -382,6 +394,8 @@ impl Driver {
                 break;
             }
         }
+        self.carry_out_slots();
+        self.carry_out_relays();
         let accepts = self.node.is_ready() && !self.leaving && self.settings.admits_clients();
         if accepts != self.accepts_clients {
             self.accepts_clients = accepts;
@@ -427,7 +441,7 @@ impl Driver {
             servers: self.servers.clone(),
             has_left: self.has_left,
             settings: self.settings.view(clients),
-            founded_slots: None,
+            founded_slots: Some(self.node.slot_view().per_class).filter(|slots| *slots > 0),
         };
         self.publish.send_replace(view);
     }

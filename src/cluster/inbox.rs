@@ -4,6 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::net::GatewayPort;
+use crate::net::relay::RelayMessage;
 use weir_broker::{Batch, ShardId};
 use weir_declare::config::ClusterSpec;
 
@@ -13,6 +14,8 @@ type DeclaredSpec = Option<Arc<ClusterSpec>>;
 #[derive(Debug, Default)]
 struct Contents {
     batches: Vec<(ShardId, Batch)>,
+    /// Messages about relayed connections, for peers.
+    relays: Vec<(u64, RelayMessage)>,
     /// The engine has events.
     engine: bool,
     leave: bool,
@@ -32,6 +35,7 @@ pub(super) struct Inbox {
 #[derive(Debug, Default)]
 pub(super) struct Received {
     pub(super) batches: Vec<(ShardId, Batch)>,
+    pub(super) relays: Vec<(u64, RelayMessage)>,
     /// The node is to leave its cluster.
     pub(super) leave: bool,
     /// The thread is to end.
@@ -61,6 +65,10 @@ impl Inbox {
         self.change(|contents| contents.engine = true);
     }
 
+    pub(super) fn relay(&self, peer: u64, message: RelayMessage) {
+        self.change(|contents| contents.relays.push((peer, message)));
+    }
+
     pub(super) fn leave(&self) {
         self.change(|contents| contents.leave = true);
     }
@@ -76,7 +84,9 @@ impl Inbox {
     /// Waits until something has come, at most for a time, and takes it.
     pub(super) fn receive(&self, within: Duration) -> Received {
         let mut contents = self.lock();
-        let is_empty = |c: &Contents| c.batches.is_empty() && !c.engine && !c.leave && !c.stop && c.spec.is_none();
+        let is_empty = |c: &Contents| {
+            c.batches.is_empty() && c.relays.is_empty() && !c.engine && !c.leave && !c.stop && c.spec.is_none()
+        };
         if is_empty(&contents) && !within.is_zero() {
             contents.sleeping = true;
             let waited = self.filled.wait_timeout_while(contents, within, |contents| is_empty(contents));
@@ -85,8 +95,9 @@ impl Inbox {
         }
         contents.engine = false;
         let leave = std::mem::take(&mut contents.leave);
+        let (batches, relays) = (std::mem::take(&mut contents.batches), std::mem::take(&mut contents.relays));
         let (stop, spec) = (std::mem::take(&mut contents.stop), contents.spec.take());
-        Received { batches: std::mem::take(&mut contents.batches), leave, stop, spec }
+        Received { batches, relays, leave, stop, spec }
     }
 }
 

@@ -7,6 +7,7 @@ pub mod engine;
 mod inbox;
 mod name_check;
 mod report;
+mod sessions;
 mod settings;
 mod start;
 

@@ -12,6 +12,7 @@ pub(super) struct Reporter {
     append_failing: bool,
     /// This node takes part no more.
     is_removed: bool,
+    slots_failing: bool,
     /// Connections whose failure is logged, until they are there again.
     connect_failing: Vec<EngineConnection>,
 }
@@ -40,6 +41,20 @@ impl Reporter {
             "cluster stream of retained messages was created anew: what it had is gone from the engine; this node keeps \
              what it has in memory"
         );
+    }
+
+    pub(super) fn slots_reset(&mut self) {
+        tracing::error!("cluster slot table was created anew: the nodes write it again, and may take other sessions");
+    }
+
+    pub(super) fn slots_failed(&mut self, reason: &str) {
+        if !std::mem::replace(&mut self.slots_failing, true) {
+            tracing::warn!(reason, "cluster slot table not written yet: the engine is asked again");
+        }
+    }
+
+    pub(super) fn slots_written(&mut self) {
+        self.slots_failing = false;
     }
 
     pub(super) fn member_not_removed(&mut self, node: &str, error: &str) {

@@ -188,9 +188,9 @@ impl Driver {
             spec if spec.evacuates(&settings.node) => Role::Evacuated,
             _ => Role::Member,
         };
-        let members = self.node.members_mut();
-        members.set_removed(settings.spec.removed.iter().map(ToString::to_string));
-        members.set_evacuating(role == Role::Evacuated, self.now);
+        self.node.set_slots_per_class(settings.spec.slots);
+        self.node.set_removed(settings.spec.removed.iter().map(ToString::to_string));
+        self.node.set_evacuating(role == Role::Evacuated, self.now);
         if role != std::mem::replace(&mut settings.role, role) {
             self.reporter.role(role);
             match role {

@@ -13,7 +13,9 @@ use super::driver::{ClusterView, Driver};
 use super::engine::{Engine, EngineError, EngineEvents, EngineOptions, Wake};
 use super::inbox::{Inbox, Port};
 use super::name_check::check_name;
+use super::sessions::{RelaySender, Sessions, SharedSlots};
 use super::settings::Settings;
+use crate::net::relay::{RelayConfig, SlotLookup};
 use crate::net::{DataPlane, GatewayPort};
 use crate::random::{self, NoRandomness};
 use weir_cluster::MembersConfig;
@@ -62,10 +64,16 @@ pub struct Cluster {
     events: EngineEvents,
     options: ClusterOptions,
     runtime: Handle,
+    slots: Arc<SharedSlots>,
 }
 
 /// What the data plane needs to know of a cluster.
-pub type ClusterPort = Arc<dyn GatewayPort>;
+pub struct ClusterPort {
+    /// Where its shards send what is for the gateway.
+    pub gateway: Arc<dyn GatewayPort>,
+    /// How its clients reach sessions of other nodes.
+    pub relay: RelayConfig,
+}
 
 /// A node of a cluster. Dropping it stops the gateway at once.
 #[derive(Debug)]
@@ -95,12 +103,16 @@ impl Cluster {
             engine.shutdown().await;
             return Err(error);
         }
-        Ok(Self { inbox, engine, events, options, runtime })
+        Ok(Self { inbox, engine, events, options, runtime, slots: Arc::default() })
     }
 
-    /// Where the data plane sends what is for the gateway.
+    /// What the data plane is to be started with.
     pub fn port(&self) -> ClusterPort {
-        Arc::new(Port(Arc::clone(&self.inbox)))
+        let relay = RelayConfig {
+            lookup: Arc::clone(&self.slots) as Arc<dyn SlotLookup>,
+            port: Arc::new(RelaySender(Arc::clone(&self.inbox))),
+        };
+        ClusterPort { gateway: Arc::new(Port(Arc::clone(&self.inbox))), relay }
     }
 
     /// Starts the gateway of a data plane that was started with [`Cluster::port`].
@@ -108,7 +120,7 @@ impl Cluster {
     /// # Errors
     /// The system refused a thread, or random bytes.
     pub fn start(self, plane: DataPlane, shards: u16) -> Result<StartedCluster, ClusterError> {
-        let Self { inbox, engine, events, options, runtime } = self;
+        let Self { inbox, engine, events, options, runtime, slots } = self;
         let node = ClusterNode::new(
             NodeConfig {
                 members: MembersConfig {
@@ -117,7 +129,10 @@ impl Cluster {
                     wire: weir_cluster::wire::WIRE_VERSIONS,
                     weir_version: env!("CARGO_PKG_VERSION").to_owned(),
                     addresses: options.addresses,
+                    has_data_dir: plane.is_durable(),
                 },
+                // Known when the documents are read.
+                slots_per_class: 0,
                 shards,
                 hash_seed: random::number()?,
                 max_frame: FRAME_MAX_BYTES,
@@ -130,7 +145,7 @@ impl Cluster {
         let (requested, requests) = mpsc::unbounded_channel();
         let counts = Arc::default();
         let settings = Settings::new(&options.engine.node, requested, Arc::clone(&counts));
-        let mut driver = Driver::new(node, engine, events, plane, shards, publish, settings);
+        let mut driver = Driver::new(node, engine, events, plane, shards, publish, settings, Sessions::new(slots));
         let received = Arc::clone(&inbox);
         let run = move || {
             driver.run(&received);

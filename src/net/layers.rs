@@ -153,6 +153,9 @@ impl Outgoing for OutBuf {
     }
 }
 
+/// Sent bytes that are kept at most.
+const FORGET_BYTES: usize = 64 << 10;
+
 /// Outgoing bytes of the shard itself: CONNACKs that refuse, HTTP responses.
 #[derive(Debug, Default)]
 pub(super) struct DriverOutput {
@@ -162,6 +165,10 @@ pub(super) struct DriverOutput {
 
 impl DriverOutput {
     pub(super) fn push(&mut self, bytes: &[u8]) {
+        if self.sent == self.bytes.len() || self.sent >= FORGET_BYTES {
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
+        }
         self.bytes.extend_from_slice(bytes);
     }
 }

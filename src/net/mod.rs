@@ -30,6 +30,7 @@ mod policy;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 mod proxy;
+pub mod relay;
 mod shard;
 mod socket;
 mod stats;

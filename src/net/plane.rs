@@ -1,8 +1,9 @@
 //! The control plane's handle of the data plane: it hides the threads and their mailboxes.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{io, thread};
 
@@ -16,7 +17,8 @@ use super::drain::{DrainPlan, DrainWhich, newest};
 use super::gateway_port::GatewayPort;
 use super::mailbox::Mailbox;
 use super::policy::ListenerPolicy;
-use super::shard::{self, AcceptedConnection, Control, DurableStore, ShardContext, ShardEvent};
+use super::relay::{RelayConfig, RelayEvent, RelayHandle, RelayMessage, RelayThread};
+use super::shard::{self, AcceptedConnection, Control, DurableStore, HandOver, ShardContext, ShardEvent};
 use super::socket::{BoundSocket, ListenerStatus, SocketKey, SocketOptions, SocketPool};
 use super::stats::{AllEndpointMetrics, EndpointStats};
 use super::stream::Stream;
@@ -52,6 +54,8 @@ pub struct DataPlaneConfig {
     pub tls_threads: Option<u16>,
     /// Where batches for the gateway of a cluster go; `None`: the node is alone.
     pub gateway: Option<Arc<dyn GatewayPort>>,
+    /// How sessions of other nodes of a cluster are reached; `None`: this node has every session.
+    pub relay: Option<RelayConfig>,
     /// Raise the process's limit of file descriptors to what the system allows.
     pub raise_descriptor_limit: bool,
 }
@@ -67,6 +71,7 @@ impl Default for DataPlaneConfig {
             workers: 2,
             tls_threads: None,
             gateway: None,
+            relay: None,
             raise_descriptor_limit: false,
         }
     }
@@ -95,6 +100,15 @@ pub enum PlaneError {
     Install { index: usize, error: String },
 }
 
+/// A data plane that may have ended: for its own threads, which must not keep it.
+pub(super) struct PlaneRef(Weak<Inner>);
+
+impl PlaneRef {
+    pub(super) fn get(&self) -> Option<DataPlane> {
+        self.0.upgrade().map(|inner| DataPlane { inner })
+    }
+}
+
 /// The listening sockets, the acceptor and the shards. Cheap to clone; all clones refer to the same data plane.
 #[derive(Clone)]
 pub struct DataPlane {
@@ -109,16 +123,23 @@ struct Inner {
     auth_counters: AuthCounters,
     shards: Vec<Arc<Mailbox<ShardEvent>>>,
     /// The newest policy of every endpoint that listens.
-    policies: Mutex<HashMap<EndpointId, Arc<EndpointPolicy>>>,
+    policies: Mutex<HashMap<EndpointId, Arc<ListenerPolicy>>>,
     is_durable: bool,
     threads: Threads,
     events: Arc<EventHub>,
     epoch: Instant,
     sequence: Arc<AtomicU64>,
     accepts_clients: Arc<AtomicBool>,
+    relay: Option<RelayHandle>,
 }
 
 impl Inner {
+    fn tell_relay(&self, event: RelayEvent) {
+        if let Some(relay) = &self.relay {
+            relay.send(event);
+        }
+    }
+
     fn send_to_acceptor(&self, command: Command) {
         if let Some(first) = self.shards.first() {
             first.send(ShardEvent::Listeners(command));
@@ -134,6 +155,7 @@ impl Drop for Inner {
             let reply = oneshot::channel().0;
             shard.send(ShardEvent::Control(Control::Shutdown { grace: Duration::ZERO, reply }));
         }
+        self.tell_relay(RelayEvent::Stop);
     }
 }
 
@@ -173,6 +195,8 @@ impl DataPlane {
         let delivery_latency = Arc::new(DeliveryLatency::default());
         let events = Arc::<EventHub>::default();
         let accepts_clients = Arc::new(AtomicBool::new(config.gateway.is_none()));
+        let relay = config.relay.clone().map(RelayThread::new).transpose()?;
+        let relay_handle = relay.as_ref().map(RelayThread::handle);
         let shared = Arc::new(ShardContext {
             epoch,
             delivery_latency: Arc::clone(&delivery_latency),
@@ -187,6 +211,7 @@ impl DataPlane {
             events: Arc::clone(&events),
             // A node of a cluster accepts clients when it knows what the others have subscribed to.
             accepts_clients: Arc::clone(&accepts_clients),
+            relay: relay_handle.clone(),
         });
         let descriptors = descriptor_limit(config.raise_descriptor_limit);
         let affordable = descriptors.saturating_sub(OTHER_DESCRIPTORS).max(descriptors / 2);
@@ -201,7 +226,7 @@ impl DataPlane {
         let is_durable = durable_store.is_some();
         let durable_store = durable_store.map(|durable_store| (durable_store, epoch_unix_ms));
         let shards = shard::start(config, &shared, acceptor, durable_store, &threads)?;
-        Ok(Self {
+        let plane = Self {
             inner: Arc::new(Inner {
                 pool,
                 endpoint_metrics,
@@ -216,8 +241,46 @@ impl DataPlane {
                 epoch,
                 sequence,
                 accepts_clients,
+                relay: relay_handle,
             }),
-        })
+        };
+        if let Some(relay) = relay {
+            let (plane, threads) = (Arc::downgrade(&plane.inner), plane.inner.threads.clone());
+            relay.start(PlaneRef(plane), &threads)?;
+        }
+        Ok(plane)
+    }
+
+    /// Brings an authenticated client to its home shard.
+    pub(super) fn hand_over(&self, hand_over: HandOver) {
+        if let Some(shard) = self.home_shard_of(&hand_over.policy.namespace, &hand_over.client_id) {
+            shard.send(ShardEvent::HandOver(Box::new(hand_over)));
+        }
+    }
+
+    /// Gives the relay thread a message of a peer.
+    pub fn relay_message(&self, peer: u64, message: RelayMessage) {
+        self.inner.tell_relay(RelayEvent::Message { peer, message });
+    }
+
+    /// Closes, gradually, the connections of clients whose sessions are at other nodes, so that they connect to other nodes.
+    pub fn close_relayed_clients(&self) {
+        self.inner.tell_relay(RelayEvent::CloseClients);
+    }
+
+    /// Everything that was relayed to and from a peer is lost.
+    pub fn relay_peer_lost(&self, peer: u64) {
+        self.inner.tell_relay(RelayEvent::PeerLost(peer));
+    }
+
+    /// Whether so much is on the way to a peer that nothing more should be read for it.
+    pub fn relay_congested(&self, peer: u64, congested: bool) {
+        self.inner.tell_relay(RelayEvent::Congested { peer, congested });
+    }
+
+    /// Sessions may have other owners.
+    pub fn slots_changed(&self) {
+        self.inner.tell_relay(RelayEvent::SlotsChanged);
     }
 
     /// When the time of the shards was 0: the gateway has the same clock.
@@ -285,7 +348,7 @@ impl DataPlane {
         // Every shard registers the endpoint's policy before any of them gets a connection of it.
         for change in &changes {
             if let ListenerChange::Add { policy, .. } | ListenerChange::SetPolicy { policy, .. } = change {
-                self.policies().insert(policy.endpoint.id, Arc::clone(&policy.endpoint));
+                self.policies().insert(policy.endpoint.id, Arc::clone(policy));
                 for shard in &self.inner.shards {
                     shard.send(ShardEvent::Control(Control::RegisterPolicy { policy: Arc::clone(&policy.endpoint) }));
                 }
@@ -301,7 +364,7 @@ impl DataPlane {
 
     /// Applies a new policy to an endpoint's open connections; returns when every shard has applied it.
     pub async fn set_policy(&self, policy: Arc<ListenerPolicy>) -> Result<(), PlaneError> {
-        self.policies().insert(policy.endpoint.id, Arc::clone(&policy.endpoint));
+        self.policies().insert(policy.endpoint.id, Arc::clone(&policy));
         self.ask_all(|reply| Control::SetPolicy { policy: Arc::clone(&policy), reply }).await.map(|_| ())
     }
 
@@ -348,6 +411,17 @@ impl DataPlane {
     /// Passes one end of a socket pair to a shard, as a connection from this process. The shard serves it like an
     /// accepted connection; its client id may be a reserved one.
     pub(super) fn open_internal(&self, end: Socket, policy: Arc<ListenerPolicy>, client_id: &str) {
+        self.open_relayed(end, policy, client_id, None);
+    }
+
+    /// The same, for a client of another node, which has connected from `peer`.
+    pub(super) fn open_relayed(
+        &self,
+        end: Socket,
+        policy: Arc<ListenerPolicy>,
+        client_id: &str,
+        peer: Option<SocketAddr>,
+    ) {
         let (guard, pending) = self.inner.endpoint_metrics.get_or_create(policy.endpoint.id).open();
         let sequence = self.inner.sequence.fetch_add(1, Ordering::AcqRel) + 1;
         for shard in &self.inner.shards {
@@ -359,7 +433,7 @@ impl DataPlane {
         };
         shard.send(ShardEvent::Accepted(Box::new(AcceptedConnection {
             stream: Stream::new(end, true),
-            peer: None,
+            peer,
             policy,
             guard,
             pending,
@@ -373,16 +447,21 @@ impl DataPlane {
 
     /// The newest policy of an endpoint that listens.
     pub(super) fn policy(&self, endpoint: EndpointId) -> Option<Arc<EndpointPolicy>> {
-        self.policies().get(&endpoint).cloned()
+        self.policies().get(&endpoint).map(|policy| Arc::clone(&policy.endpoint))
+    }
+
+    /// The newest policy of the endpoint with this name, if it listens.
+    pub(super) fn policy_named(&self, name: &str) -> Option<Arc<ListenerPolicy>> {
+        self.policies().values().find(|policy| &*policy.endpoint.name == name).cloned()
     }
 
     /// Whether durable state is stored.
-    pub(super) fn is_durable(&self) -> bool {
+    pub(crate) fn is_durable(&self) -> bool {
         self.inner.is_durable
     }
 
     /// Each change is a single operation, so a panic leaves no partial one.
-    fn policies(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<EndpointPolicy>>> {
+    fn policies(&self) -> MutexGuard<'_, HashMap<EndpointId, Arc<ListenerPolicy>>> {
         self.inner.policies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -398,7 +477,9 @@ impl DataPlane {
         let (reply, receiver) = oneshot::channel();
         self.inner.send_to_acceptor(Command::Stop { reply });
         receiver.await.map_err(|_| PlaneError::Stopped)?;
-        self.ask_all(|reply| Control::Shutdown { grace, reply }).await.map(|_| ())
+        let closed = self.ask_all(|reply| Control::Shutdown { grace, reply }).await.map(|_| ());
+        self.inner.tell_relay(RelayEvent::Stop);
+        closed
     }
 
     /// Every endpoint's counters, by id.

@@ -41,7 +41,8 @@ pub(super) fn open(
         if shards == SHARDS_MAX {
             return Err(ServerError::ClusterShards);
         }
-        config.gateway = Some(cluster.port());
+        let port = cluster.port();
+        (config.gateway, config.relay) = (Some(port.gateway), Some(port.relay));
     }
     let (plane, store) = match &options.data_dir {
         None => (DataPlane::start(&config).map_err(ServerError::DataPlane)?, None),

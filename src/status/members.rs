@@ -34,8 +34,8 @@ pub struct ClusterMembersView {
     pub isolated: bool,
     /// Connected clients.
     pub clients: u64,
-    /// The slots with which the cluster was founded; `None`: not known.
-    pub slots: Option<u16>,
+    /// The slots of each class with which the cluster was founded; `None`: not known.
+    pub slots_per_class: Option<u16>,
     /// The nodes that the document `cluster` removes.
     pub removed: Vec<String>,
     /// Clients that were disconnected to connect to other nodes, by reason.

@@ -1,4 +1,5 @@
-// MQTT.js against a broker: mqttjs_client.mjs URL 3|4|5. Prints what failed and exits 1, else "ok".
+// MQTT.js against a broker: mqttjs_client.mjs URL[,URL...] 3|4|5. Prints what failed and exits 1, else "ok".
+// With several URLs, of the nodes of a cluster, each connection goes to the next one.
 // MQTTJS_ROOT is where the package is installed; MQTTJS_CA, a certificate authority to trust for wss and mqtts.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -6,7 +7,9 @@ import { createRequire } from "node:module";
 
 const require = createRequire(process.env.MQTTJS_ROOT + "/");
 const mqtt = require("mqtt");
-const [url, level] = [process.argv[2], Number(process.argv[3])];
+const [urls, level] = [process.argv[2].split(","), Number(process.argv[3])];
+const url = urls[0];
+let connections = 0;
 const protocol = level === 3 ? { protocolId: "MQIsdp", protocolVersion: 3 } : { protocolVersion: level };
 const trust = process.env.MQTTJS_CA ? { ca: readFileSync(process.env.MQTTJS_CA) } : {};
 const prefix = `js/${url.slice(0, 2)}/${level}`;
@@ -14,7 +17,7 @@ const prefix = `js/${url.slice(0, 2)}/${level}`;
 setTimeout(() => { console.error("no answer in 60 s"); process.exit(1); }, 60_000).unref();
 
 async function peer(name, options = {}) {
-  const client = mqtt.connect(url, {
+  const client = mqtt.connect(urls[connections++ % urls.length], {
     clientId: `js${url.slice(0, 2)}${level}-${name}`, reconnectPeriod: 0, ...trust, ...protocol, ...options,
   });
   // Before the connection stands: what waits for a session comes right behind CONNACK.

@@ -1,5 +1,9 @@
-"""paho-mqtt against a broker: paho_client.py tcp|websockets PORT 3|4|5. Prints what failed and exits 1, else "ok"."""
+"""paho-mqtt against a broker: paho_client.py tcp|websockets PORT[,PORT...] 3|4|5. Prints what failed and exits 1, else "ok".
 
+With several ports, of the nodes of a cluster, each connection goes to the next one.
+"""
+
+import itertools
 import queue
 import socket
 import sys
@@ -10,7 +14,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-transport, port, version = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+transport, ports, version = sys.argv[1], itertools.cycle(map(int, sys.argv[2].split(","))), int(sys.argv[3])
 protocol = {3: mqtt.MQTTv31, 4: mqtt.MQTTv311, 5: mqtt.MQTTv5}[version]
 prefix = f"paho/{transport}/{version}"
 GUARD = 20
@@ -37,7 +41,7 @@ class Peer:
             if not clean:
                 options["properties"] = Properties(PacketTypes.CONNECT)
                 options["properties"].SessionExpiryInterval = 60
-        self.client.connect("127.0.0.1", port, keepalive=30, **options)
+        self.client.connect("127.0.0.1", next(ports), keepalive=30, **options)
         self.client.loop_start()
         self.flags, code = self.connected.get(timeout=GUARD)
         assert not code.is_failure, f"{name}: {code}"

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use weir_broker::gateway::{
-    Gateway, Outside, PeerMessage, PeerPublish, PeerSlot, Positions, RetainedEntry, RetainedPublisher,
+    Gateway, Outside, PeerMessage, PeerPublish, PeerSlot, Positions, RetainedEntry, RetainedPublisher, Slots,
 };
 use weir_broker::{Batch, ShardId};
 use weir_cluster::node::ClusterNode;
@@ -154,6 +154,9 @@ impl Outside for Ends {
     }
 }
 
+/// Slots of each class that a cluster in memory has.
+pub const SLOTS: u16 = 16;
+
 /// Something that a cluster can do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -180,6 +183,11 @@ pub struct Cluster {
     heard: Vec<Vec<(u64, u64)>>,
 }
 
+/// The node that owns a slot.
+fn owner(slot: u16, nodes: usize) -> usize {
+    usize::from(slot) % nodes
+}
+
 /// The incarnation of a node.
 fn incarnation(node: usize) -> u64 {
     1000 + node as u64
@@ -197,6 +205,7 @@ impl Cluster {
             heard: vec![vec![(0, 0); count]; count],
         };
         for (node, (gateway, ends)) in cluster.nodes.iter_mut().enumerate() {
+            gateway.set_slots(SLOTS, (0..SLOTS * 2).filter(|slot| owner(*slot, count) == node).collect(), Slots::NONE);
             gateway.set_in_until(u64::MAX);
             for peer in (0..count).filter(|peer| *peer != node) {
                 gateway.add_peer(PeerSlot(peer as u16), incarnation(peer), 0, ends);
@@ -207,6 +216,11 @@ impl Cluster {
 
     pub fn gateways(&self) -> usize {
         self.nodes.len()
+    }
+
+    /// The node that serves the sessions of a slot.
+    pub fn owner(&self, slot: u16) -> usize {
+        owner(slot, self.nodes.len())
     }
 
     pub fn errors(&self) -> u64 {
@@ -299,6 +313,14 @@ impl Gateways {
         match self {
             Self::Perfect(cluster) => cluster.gateways(),
             Self::Real(_) => 1,
+        }
+    }
+
+    /// The node that serves the sessions of a slot; `None`: it is not known here.
+    pub fn owner(&self, slot: u16) -> Option<usize> {
+        match self {
+            Self::Perfect(cluster) => Some(cluster.owner(slot)),
+            Self::Real(_) => None,
         }
     }
 

@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use weir_broker::placement::slot_of;
 use weir_broker::{Authorize, EndpointLimits, EndpointPolicy, Subject, WorkBudget, home_shard};
 use weir_mqtt::QoS;
 
+use crate::cluster::SLOTS;
 use crate::node::{Node, policy};
 use crate::script::{Patience, Transport, TransportEvent};
 
@@ -57,29 +59,35 @@ impl Authorize for DeniedTopics {
 /// A [`Node`] of its own for each script.
 pub struct MemoryTransport {
     node: Node,
-    /// How many places sessions have, and the name by which a client's place is chosen: shards of a broker, or nodes of a
-    /// cluster.
-    places: (u16, &'static str),
+    /// How many places sessions have: shards of a broker, or nodes of a cluster.
+    places: u16,
+    is_cluster: bool,
+    opened: usize,
     client_ids: HashMap<String, String>,
 }
 
 impl MemoryTransport {
     /// A broker of `shards` shards.
     pub fn new(shards: u16) -> MemoryTransport {
-        MemoryTransport { node: Node::new(shards), places: (shards, ""), client_ids: HashMap::new() }
+        Self { node: Node::new(shards), places: shards, is_cluster: false, opened: 0, client_ids: HashMap::new() }
     }
 
-    /// A cluster of `nodes` nodes with one shard each.
+    /// A cluster of `nodes` nodes with one shard each. Each connection is to the next node.
     pub fn cluster(nodes: u16) -> MemoryTransport {
         let node = Node::cluster(nodes, 1, WorkBudget::default());
-        MemoryTransport { node, places: (nodes, "node"), client_ids: HashMap::new() }
+        Self { node, places: nodes, is_cluster: true, opened: 0, client_ids: HashMap::new() }
     }
 }
 
 impl Transport for MemoryTransport {
     fn open(&mut self, endpoint: &str) -> Result<usize, String> {
         let policy = self::endpoint(endpoint).ok_or_else(|| format!("no endpoint is named {endpoint:?}"))?;
-        Ok(self.node.open(policy))
+        self.opened += 1;
+        Ok(if self.is_cluster {
+            self.node.open_at(self.opened % usize::from(self.places), policy)
+        } else {
+            self.node.open(policy)
+        })
     }
 
     fn send(&mut self, link: usize, bytes: &[u8]) {
@@ -111,12 +119,14 @@ impl Transport for MemoryTransport {
         true
     }
 
-    /// Each further client of a script lives on the next shard, or node.
+    /// The session of each further client of a script lives on the next shard, or node.
     fn client_id(&mut self, id: &str) -> String {
-        let (places, name) = self.places;
+        let (places, is_cluster) = (self.places, self.is_cluster);
         let next = (self.client_ids.len() % usize::from(places)) as u16;
         let chosen = self.client_ids.entry(id.to_owned()).or_insert_with(|| {
-            let lives_there = |candidate: &String| home_shard(name, candidate, places).0 == next;
+            let place =
+                |id: &str| if is_cluster { slot_of("", id, SLOTS) % places } else { home_shard("", id, places).0 };
+            let lives_there = |candidate: &String| place(candidate) == next;
             (0..1000).map(|salt| format!("{id}{}", "z".repeat(salt))).find(lives_there).expect("some salt fits")
         });
         chosen.clone()

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::cluster::{Cluster, Gateways};
+use crate::cluster::{Cluster, Gateways, SLOTS};
+use weir_broker::placement::{needs_owner, session_slot};
 use weir_broker::{
     Admission, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy, Principal,
     ProtocolVersions, ReadAction, Reauthentication, RecordBatch, Scope, ShardId, WorkBudget, drive, home_shard,
@@ -84,9 +85,12 @@ impl Node {
         Self::build(1, shards, work, None)
     }
 
-    /// A cluster of `nodes` nodes with `shards` shards each. A client is on the node that its name hashes to.
+    /// A cluster of `nodes` nodes with `shards` shards each. A client whose session belongs to its slot is relayed to the node
+    /// that owns that; another one is on the node that it chose, or that its name hashes to.
     pub fn cluster(nodes: u16, shards: u16, work: WorkBudget) -> Node {
-        Self::build(nodes, shards, work, Some(Gateways::Perfect(Cluster::new(nodes, shards))))
+        let mut node = Self::build(nodes, shards, work, Some(Gateways::Perfect(Cluster::new(nodes, shards))));
+        node.settle();
+        node
     }
 
     /// One node of a cluster, whose driver connects it to the others.
@@ -414,7 +418,11 @@ impl Node {
         // The number of nodes and that of shards must not select by the same bits.
         let nodes = self.cores.len() / self.shards;
         let by_name = usize::from(home_shard("node", &client_id, nodes as u16).0);
-        let node = self.links[link].node.unwrap_or(by_name);
+        let owner = || {
+            let slot = session_slot(policy.limits.durability, &policy.namespace, &client_id, SLOTS);
+            self.cluster.as_ref()?.owner(slot).filter(|_| needs_owner(&connect, &client_id))
+        };
+        let node = owner().unwrap_or_else(|| self.links[link].node.unwrap_or(by_name));
         let shard = node * self.shards + home(self.shards);
         let principal = Principal {
             username: connect.username.map(Into::into),

@@ -33,7 +33,8 @@ mod interceptor;
 pub mod limits;
 mod links;
 mod observe;
-mod placement;
+#[doc(hidden)]
+pub mod placement;
 mod policy;
 mod routing;
 mod shard_set;

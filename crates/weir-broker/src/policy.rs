@@ -244,6 +244,10 @@ pub trait Authorize: Send + Sync + std::fmt::Debug {
     fn may_subscribe(&self, subject: Subject<'_>, filter: &str, qos: QoS) -> bool;
     /// May `subject` be sent a message of `topic`? Asked for what was queued before the rules changed.
     fn may_receive(&self, subject: Subject<'_>, topic: &str) -> bool;
+    /// The rules as JSON, where they belong to a client and can be compiled at another node again.
+    fn source(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// Checks whether a disconnected client would still be admitted; asked when its will is due.

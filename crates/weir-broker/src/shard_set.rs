@@ -30,8 +30,14 @@ impl ShardSet {
 
     /// The shards from one number on, to below another.
     pub(super) fn range(from: u16, to: u16) -> Self {
-        let mut set = Self::default();
-        (from..to.min(SHARDS_MAX)).for_each(|shard| set.insert(ShardId(shard)));
+        let below = |limit: u16| {
+            std::array::from_fn(|word| {
+                let bits = limit.saturating_sub(word as u16 * BITS).min(BITS);
+                u64::MAX.checked_shr(u32::from(BITS - bits)).unwrap_or(0)
+            })
+        };
+        let (skipped, mut set): ([u64; WORDS], _) = (below(from), Self(below(to.min(SHARDS_MAX))));
+        set.0.iter_mut().zip(skipped).for_each(|(word, skipped)| *word &= !skipped);
         set
     }
 
@@ -125,6 +131,16 @@ mod tests {
             assert_eq!(shards(all), (0..SHARDS_MAX).filter(|shard| *shard != removed).collect::<Vec<_>>());
             all.insert(ShardId(removed));
             assert_eq!(shards(all).len(), usize::from(SHARDS_MAX));
+        }
+    }
+
+    #[test]
+    fn a_range_holds_every_shard_from_its_start_to_below_its_end() {
+        for from in [0, 1, 63, 64, 65, 200, 254, SHARDS_MAX] {
+            for to in [0, 1, 63, 64, 128, 129, SHARDS_MAX, SHARDS_MAX + 9] {
+                let expected: Vec<u16> = (from..to.min(SHARDS_MAX)).collect();
+                assert_eq!(shards(ShardSet::range(from, to)), expected, "{from}..{to}");
+            }
         }
     }
 

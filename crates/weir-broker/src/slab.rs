@@ -126,6 +126,11 @@ impl<I: SlabIndex, T> Slab<I, T> {
         self.slots.iter().enumerate().filter_map(|(i, slot)| Some((I::from_index(i as u32), slot.entry.as_ref()?)))
     }
 
+    /// No entry has this index, or a higher one.
+    pub fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
     /// How many entries there are.
     pub fn count(&self) -> usize {
         self.slots.len() - self.free.len()

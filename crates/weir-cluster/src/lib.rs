@@ -5,6 +5,7 @@
 //! - [`link`]: [`PeerLink`], a reliable and ordered stream of messages in each direction between two nodes;
 //! - [`members`]: [`Members`], which nodes are in;
 //! - [`node`]: [`ClusterNode`](node::ClusterNode), all of it as one state machine;
+//! - [`slots`]: which node serves which persistent sessions;
 //! - [`placement`]: which slot a client id has, and which member should own a slot.
 
 pub mod link;
@@ -13,6 +14,7 @@ pub mod node;
 pub mod placement;
 #[cfg(test)]
 mod sim;
+pub mod slots;
 pub mod wire;
 
 pub use link::{LinkConfig, LinkCounters, LinkEvent, PeerLink};

@@ -43,6 +43,8 @@ counters! {
     retained_us_sum,
     retained_read,
     retained_bytes_read,
+    /// Slot tables that were not stored: another node was first, or the engine did not answer.
+    slots_writes_failed,
     /// Times that reading a stream began, the first time of each stream included.
     readers_opened,
     /// Connections that were made, the first of each client included.

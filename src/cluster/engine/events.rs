@@ -48,8 +48,30 @@ pub enum EngineEvent {
     RetainedPurged { error: Option<String> },
     /// The retained log is another one, or has lost its end: it is read from its beginning again.
     RetainedReset { last_read: u64 },
+    /// A slot table, in the order of the register.
+    Slots { version: u64, bytes: Bytes },
+    /// The last version that the register has, as asked for with this token; 0: it is empty.
+    SlotsHead { token: u64, version: u64 },
+    /// The answer to a slot table that was to be written.
+    SlotsWritten(SlotsWritten),
+    /// The register is another one, or has lost its end: versions begin again.
+    SlotsReset { last_read: u64 },
     /// A connection to the engine changed.
     Connection { connection: EngineConnection, change: ConnectionChange },
+}
+
+/// What became of a slot table that was to be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SlotsWritten {
+    Stored {
+        version: u64,
+    },
+    /// Another table was stored before.
+    Conflict,
+    /// It was not acknowledged; it may be stored all the same.
+    Failed {
+        reason: String,
+    },
 }
 
 /// The two connections of a node to the engine: envelopes do not delay heartbeats.

@@ -1,5 +1,5 @@
-//! The engine of a cluster: NATS. Core NATS carries envelopes between nodes, JetStream holds heartbeats and the retained
-//! log.
+//! The engine of a cluster: NATS. Core NATS carries envelopes between nodes, JetStream holds heartbeats, the slot table
+//! and the retained log.
 //!
 //! It owns the connections, the subjects and the streams, and reports everything as [`EngineEvent`]s. It does not know
 //! what envelopes, heartbeats and retained messages mean, and never decides which node is in.
@@ -8,6 +8,7 @@
 //! | --- | --- | --- |
 //! | `weir.CLUSTER.link.INCARNATION` | | envelopes for a node |
 //! | `weir.CLUSTER.members.NODE` | `weir_CLUSTER_members` | heartbeats; one kept per node; `=` stands for a dot of the name |
+//! | `weir.CLUSTER.slots` | `weir_CLUSTER_slots` | the slot table: which node has which sessions |
 //! | `weir.CLUSTER.retained.HASH` | `weir_CLUSTER_retained` | retained messages by topic, with a time to live; the nodes remove what a newer one replaces |
 //!
 //! A user of the engine needs to publish and subscribe to `weir.CLUSTER.>`, to publish to `$JS.API.>`, and to subscribe to
@@ -25,6 +26,7 @@ mod monitor;
 mod options;
 mod reader;
 mod retained;
+mod slots;
 mod srv;
 mod store;
 mod streams;
@@ -51,13 +53,14 @@ use members::{Heartbeats, MembersCommand};
 use monitor::Monitor;
 use reader::{Acknowledged, Reader};
 use retained::{HeadSource, Report, RetainedLog};
+use slots::{SlotsCommand, SlotsWriter};
 use subjects::Names;
 
 pub use appender::RetainedAppend;
 pub use counters::EngineCounts;
 pub use discovery::Discovery;
 pub use error::EngineError;
-pub use events::{ConnectionChange, EngineConnection, EngineEvent, EngineEvents};
+pub use events::{ConnectionChange, EngineConnection, EngineEvent, EngineEvents, SlotsWritten};
 pub use links::SendError;
 pub use options::{Credentials, EngineOptions, TlsFiles, Wake};
 pub use subjects::{NameError, SubjectHash, check_cluster_name};
@@ -84,6 +87,7 @@ pub struct Engine {
     streams: Client,
     members: mpsc::Sender<MembersCommand>,
     appends: mpsc::Sender<RetainedAppend>,
+    slots: mpsc::Sender<SlotsCommand>,
     queued_bytes: Arc<AtomicUsize>,
     head_wanted: Arc<Notify>,
     counters: Arc<Counters>,
@@ -174,6 +178,22 @@ impl Engine {
         self.head_wanted.notify_one();
     }
 
+    /// Writes the slot table, if the register's last version is `expected`. [`EngineEvent::SlotsWritten`] follows.
+    ///
+    /// # Errors
+    /// Too many wait, or the engine was shut down.
+    pub fn write_slots(&self, expected: u64, bytes: Bytes) -> Result<(), AppendError> {
+        self.slots.try_send(SlotsCommand::Write { expected, bytes }).map_err(refused)
+    }
+
+    /// Asks for the last version of the slot table. [`EngineEvent::SlotsHead`] with the same token follows.
+    ///
+    /// # Errors
+    /// Too many wait, or the engine was shut down.
+    pub fn request_slots_head(&self, token: u64) -> Result<(), AppendError> {
+        self.slots.try_send(SlotsCommand::Head { token }).map_err(refused)
+    }
+
     /// What was counted since the start.
     pub fn counts(&self) -> EngineCounts {
         self.counters.read()
@@ -183,8 +203,8 @@ impl Engine {
     pub async fn shutdown(mut self) {
         self.stop.send_replace(true);
         while self.tasks.join_next().await.is_some() {}
-        let Self { links, streams, appends, members, mut monitors, .. } = self;
-        drop((links, streams, appends, members));
+        let Self { links, streams, appends, members, slots, mut monitors, .. } = self;
+        drop((links, streams, appends, members, slots));
         // A monitor ends when its client has. A client without a connection ends only when it gets one.
         let ended = async { while monitors.join_next().await.is_some() {} };
         if tokio::time::timeout(CLOSE_WITHIN, ended).await.is_err() {
@@ -229,6 +249,7 @@ async fn prepare(options: &EngineOptions) -> Result<Ready, EngineError> {
     let jetstream = ContextBuilder::new().timeout(REQUEST_WITHIN).build(streams.client.clone());
     streams::check_jetstream(&jetstream).await?;
     streams::ensure(&jetstream, &streams::members(&names, options), deadline).await?;
+    streams::ensure(&jetstream, &streams::slots(&names, options), deadline).await?;
     streams::ensure(&jetstream, &streams::retained(&names, options), deadline).await?;
     let subject = names.link(options.incarnation);
     let envelopes = links.client.subscribe(subject.clone()).await;
@@ -242,6 +263,8 @@ fn assemble(options: &EngineOptions, ready: Ready, events: &EventSender, counter
     let mut tasks = Tasks { set: JoinSet::new(), stopped };
     let (members, commands) = mpsc::channel(MEMBERS_COMMANDS_MAX);
     let (appends, queue) = mpsc::channel(WAITING_MAX);
+    let (slots, slots_commands) = mpsc::channel(slots::COMMANDS_MAX);
+    let slots_acknowledged = Acknowledged::default();
     let (heartbeats_acknowledged, appends_acknowledged) = (Acknowledged::default(), Acknowledged::default());
     let queued_bytes = Arc::new(AtomicUsize::new(0));
     let head_wanted = Arc::new(Notify::new());
@@ -251,6 +274,7 @@ fn assemble(options: &EngineOptions, ready: Ready, events: &EventSender, counter
     };
     let heartbeats = reader(streams::members(&names, options), "members", &heartbeats_acknowledged);
     let retained = reader(streams::retained(&names, options), "retained", &appends_acknowledged);
+    let tables = reader(streams::slots(&names, options), "slots", &slots_acknowledged);
 
     tasks.spawn(links::receive(envelopes, events.clone(), Arc::clone(counters)));
     tasks.spawn(members::read(heartbeats, options.incarnation, events.clone()));
@@ -265,6 +289,17 @@ fn assemble(options: &EngineOptions, ready: Ready, events: &EventSender, counter
         counters: Arc::clone(counters),
     };
     tasks.spawn(heartbeats.run());
+    tasks.spawn(slots::read(tables, events.clone()));
+    let writer = SlotsWriter {
+        client: streams.client.clone(),
+        jetstream: jetstream.clone(),
+        names: names.clone(),
+        commands: slots_commands,
+        acknowledged: slots_acknowledged,
+        events: events.clone(),
+        counters: Arc::clone(counters),
+    };
+    tasks.spawn(writer.run());
     let log = RetainedLog {
         source: HeadSource { jetstream: jetstream.clone(), names: names.clone() },
         reader: retained,
@@ -296,6 +331,7 @@ fn assemble(options: &EngineOptions, ready: Ready, events: &EventSender, counter
         streams: streams.client,
         members,
         appends,
+        slots,
         queued_bytes,
         head_wanted,
         counters: Arc::clone(counters),

@@ -56,6 +56,7 @@ pub(super) async fn store(
                     unknown = true;
                     reason
                 }
+                Err(Answer::Conflict) => "another message was stored before".to_owned(),
                 Err(Answer::Busy(reason)) => reason,
             }
         } else {
@@ -80,13 +81,24 @@ fn is_connected(client: &Client) -> bool {
 }
 
 /// Why one attempt did not store, or did not say so.
-enum Answer {
-    Refused { retry: bool, reason: String },
+pub(super) enum Answer {
+    /// The stream's last sequence is another one than was expected.
+    Conflict,
+    Refused {
+        retry: bool,
+        reason: String,
+    },
     Busy(String),
     None(String),
 }
 
-async fn attempt(client: &Client, subject: &str, headers: &HeaderMap, payload: &Bytes) -> Result<u64, Answer> {
+/// Makes one attempt to store a message; returns its sequence.
+pub(super) async fn attempt(
+    client: &Client,
+    subject: &str,
+    headers: &HeaderMap,
+    payload: &Bytes,
+) -> Result<u64, Answer> {
     let request = Request::new().headers(headers.clone()).payload(payload.clone()).timeout(None);
     let answer = match timeout(ACK_WITHIN, client.send_request(subject.to_owned(), request)).await {
         Ok(Ok(answer)) => answer.payload,
@@ -109,7 +121,9 @@ async fn attempt(client: &Client, subject: &str, headers: &HeaderMap, payload: &
 }
 
 fn classify(code: ErrorCode, reason: String) -> Answer {
-    if is_full(code) {
+    if code == ErrorCode::STREAM_WRONG_LAST_SEQUENCE {
+        Answer::Conflict
+    } else if is_full(code) {
         Answer::Refused { retry: true, reason }
     } else if is_invalid(code) {
         Answer::Refused { retry: false, reason }

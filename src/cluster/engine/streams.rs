@@ -1,4 +1,4 @@
-//! The two streams: their configuration, and creating them.
+//! The streams: their configuration, and creating them.
 
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use super::subjects::Names;
 
 /// How long the engine recognises a message that was stored already.
 pub(super) const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+/// Versions of the slot table that are kept.
+const SLOT_TABLES_KEPT: i64 = 64;
 /// Between two attempts to create or read a stream.
 const PAUSE: Duration = Duration::from_millis(250);
 /// How long a server without JetStream is asked: its neighbours may have it, and be connected in a moment.
@@ -23,6 +25,11 @@ const JETSTREAM_WITHIN: Duration = Duration::from_secs(3);
 /// server that restarts, and then its sequences begin again.
 pub(super) fn members(names: &Names, options: &EngineOptions) -> Config {
     base(names.members_stream(), names.all_members(), options)
+}
+
+/// The register of the slot table: the newest table counts. Earlier ones are kept for a node that is a little behind.
+pub(super) fn slots(names: &Names, options: &EngineOptions) -> Config {
+    Config { max_messages_per_subject: SLOT_TABLES_KEPT, ..base(names.slots_stream(), names.slots(), options) }
 }
 
 /// The retained log: the messages of each topic, each with its own time to live. A log that is full refuses new

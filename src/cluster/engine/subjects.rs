@@ -1,4 +1,4 @@
-//! The names that a cluster has in NATS: subjects of links, members and retained messages, and the two streams.
+//! The names that a cluster has in NATS: subjects of links, members, slots and retained messages, and the streams.
 
 use std::fmt;
 
@@ -76,6 +76,15 @@ impl Names {
     pub(super) fn node_of(subject: &str) -> Option<String> {
         let (_, token) = subject.rsplit_once('.')?;
         Some(token.replace(DOT, "."))
+    }
+
+    pub(super) fn slots_stream(&self) -> String {
+        format!("weir_{}_slots", self.cluster)
+    }
+
+    /// Where the slot table is.
+    pub(super) fn slots(&self) -> String {
+        format!("weir.{}.slots", self.cluster)
     }
 
     pub(super) fn retained_stream(&self) -> String {

@@ -14,6 +14,7 @@ use crate::auth::{AuthRefusal, Busy, Credentials, Decision};
 use crate::log_value::log_value;
 use crate::net::drain::ConnectionFacts;
 use crate::net::layers::Layers;
+use crate::net::relay::RelayEvent;
 use crate::net::stats::{CloseReason, ConnectionGuard};
 use crate::net::stream::Stream;
 #[cfg(feature = "bridge")]
@@ -30,31 +31,34 @@ const LOCAL_ID_PREFIX: &str = "$bridge/";
 
 /// An authenticated client on its way to its home shard.
 pub(in crate::net) struct HandOver {
-    stream: Stream,
-    layers: Option<Box<Layers>>,
-    guard: ConnectionGuard,
-    peer: Option<SocketAddr>,
+    pub(in crate::net) stream: Stream,
+    pub(in crate::net) layers: Option<Box<Layers>>,
+    pub(in crate::net) guard: ConnectionGuard,
+    pub(in crate::net) peer: Option<SocketAddr>,
     sequence: u64,
     unread: bool,
     hung_up: bool,
     watches_writable: bool,
-    policy: Arc<EndpointPolicy>,
+    pub(in crate::net) policy: Arc<EndpointPolicy>,
+    pub(in crate::net) version: ProtocolVersion,
+    /// As sent, or as assigned.
+    pub(in crate::net) client_id: Box<str>,
     /// The CONNECT packet, and the bytes after it.
-    bytes: Vec<u8>,
-    outcome: AuthOutcome,
+    pub(in crate::net) bytes: Vec<u8>,
+    pub(in crate::net) outcome: AuthOutcome,
 }
 
 /// The result of a successful authentication.
-struct AuthOutcome {
+pub(in crate::net) struct AuthOutcome {
     /// The client id, if the server assigned it.
-    assigned_id: Option<Box<str>>,
-    principal: Principal,
-    authentication_data: Option<Vec<u8>>,
+    pub(in crate::net) assigned_id: Option<Box<str>>,
+    pub(in crate::net) principal: Principal,
+    pub(in crate::net) authentication_data: Option<Vec<u8>>,
     enhanced: Option<Box<EnhancedAuth>>,
 }
 
 /// The CONNACK of a refusal.
-fn refusal_packet(version: ProtocolVersion, refusal: AuthRefusal) -> Vec<u8> {
+pub(in crate::net) fn refusal_packet(version: ProtocolVersion, refusal: AuthRefusal) -> Vec<u8> {
     let is_v5 = version == ProtocolVersion::V5;
     refusal_bytes(version, if is_v5 { refusal.reason_code() } else { refusal.return_code() })
 }
@@ -340,9 +344,12 @@ impl Shard {
             return self.refuse(key, CloseReason::NodeOut, &refusal_bytes(connect.version, code));
         }
         let home = home_shard(&policy.namespace, client_id, self.peers.len() as u16);
-        if home == self.id {
+        let is_elsewhere =
+            self.shared.relay.as_ref().is_some_and(|relay| relay.is_elsewhere(&policy, connect, client_id));
+        if home == self.id && !is_elsewhere {
             return self.admit(key, policy, connect, &bytes[len..], outcome);
         }
+        let client_id = client_id.into();
         let position = handshake.position;
         let Some(mut connection) = self.table.remove(key) else {
             self.abort_handshake(key);
@@ -365,9 +372,14 @@ impl Shard {
             hung_up: connection.hung_up,
             watches_writable: connection.watches_writable,
             policy,
+            version: connect.version,
+            client_id,
             bytes: bytes.to_vec(),
             outcome,
         };
+        if let Some(relay) = self.shared.relay.as_ref().filter(|_| is_elsewhere) {
+            return relay.send(RelayEvent::HandOver(Box::new(hand_over)));
+        }
         self.outgoing[usize::from(home.0)].push(ShardEvent::HandOver(Box::new(hand_over)));
     }
 

@@ -32,7 +32,7 @@ use std::{io, thread};
 use mio::{Events, Poll, Token, Waker};
 
 pub(super) use self::accept::AcceptedConnection;
-pub(super) use self::admit::HandOver;
+pub(super) use self::admit::{HandOver, refusal_packet};
 pub(super) use self::control::Control;
 pub(super) use self::table::ConnectionKey;
 pub(super) use self::tls_handshake::TlsStepResult;
@@ -48,6 +48,7 @@ use super::gateway_port::GatewayPort;
 use super::mailbox::{CloseOnEnd, Mailbox};
 use super::plane::DataPlaneConfig;
 use super::policy::ListenerPolicy;
+use super::relay::RelayHandle;
 use super::stats::AllEndpointMetrics;
 use super::threads::Threads;
 use super::tls_handshakes::TlsHandshakes;
@@ -132,6 +133,8 @@ pub(super) struct ShardContext {
     pub(super) events: Arc<EventHub>,
     /// Whether CONNECT is accepted.
     pub(super) accepts_clients: Arc<AtomicBool>,
+    /// The way to sessions that other nodes of a cluster have.
+    pub(super) relay: Option<RelayHandle>,
 }
 
 struct Shard {

@@ -28,7 +28,7 @@ pub(super) fn members(view: &ClusterView, name: &str) -> ClusterMembersView {
         role: role(view.settings.role),
         isolated: view.settings.is_isolated,
         clients: view.settings.clients,
-        slots: view.founded_slots,
+        slots_per_class: view.founded_slots,
         removed: view.settings.removed.iter().map(ToString::to_string).collect(),
         disconnects: DisconnectCause::ALL
             .into_iter()

@@ -135,13 +135,15 @@ impl Exact {
                 properties.push((0x22, PropertyValue::Number(2)));
             }
         }
+        // To any node: a client finds its session wherever it connects.
+        let at = self.rng.below(self.node.nodes());
         self.log(format!(
-            "{} connects, {} clean {clean} expiry {expiry_s} keep-alive {keep_alive_s} receive maximum {receive_maximum} \
+            "{} connects at {at}, {} clean {clean} expiry {expiry_s} keep-alive {keep_alive_s} receive maximum {receive_maximum} \
              will {will:?}",
             name(client),
             version.name()
         ));
-        let link = self.node.open(Arc::clone(&self.policy));
+        let link = self.node.open_at(at, Arc::clone(&self.policy));
         self.links.insert(link, Link { client, version, observer: Observer::new(version), received: Vec::new() });
         let packet = Packet::Connect(Connect {
             version,

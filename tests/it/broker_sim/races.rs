@@ -165,7 +165,8 @@ impl Races {
 
     fn connect(&mut self, index: usize) {
         let persistent = self.clients[index].role != Role::TransientMember;
-        let link = self.node.open(Arc::clone(&self.policy));
+        let at = self.rng.below(self.node.nodes());
+        let link = self.node.open_at(at, Arc::clone(&self.policy));
         let receive_maximum = self.rng.pick(&[1, 2, 20, 65_535]);
         let expiry = if persistent { u32::MAX } else { 0 };
         let client = &mut self.clients[index];
@@ -186,7 +187,7 @@ impl Races {
             will: None,
             properties: vec![(0x11, PropertyValue::Number(expiry)), (0x21, PropertyValue::Number(receive_maximum))],
         });
-        self.log.push(format!("{:>5} {} connects", self.clock, client.name));
+        self.log.push(format!("{:>5} {} connects at {at}", self.clock, client.name));
         self.send(index, &packet);
         // A SUBSCRIBE that was not answered is sent again as a new one; only transient members unsubscribe, who start anew.
         let client = &mut self.clients[index];

@@ -7,3 +7,4 @@ mod log;
 mod members;
 pub mod nats;
 mod node;
+mod slots;

@@ -42,6 +42,8 @@ pub struct Node {
     /// Sequences of acknowledged messages by token.
     pub acked: BTreeMap<u64, u64>,
     pub log: Vec<Entry>,
+    /// Slot tables by version.
+    pub tables: BTreeMap<u64, String>,
     pub others: Vec<EngineEvent>,
     pub head: Option<u64>,
     pub synced: Option<u64>,
@@ -66,6 +68,7 @@ impl Node {
             failed: BTreeMap::new(),
             acked: BTreeMap::new(),
             log: Vec::new(),
+            tables: BTreeMap::new(),
             others: Vec::new(),
             head: None,
             synced: None,
@@ -98,6 +101,9 @@ impl Node {
                     eprintln!("{}: append {token} failed: {reason}", self.name);
                     self.answered(token);
                     self.failed.entry(token % self.topics).or_default().push_back(token);
+                }
+                EngineEvent::Slots { version, bytes } => {
+                    self.tables.insert(version, String::from_utf8(bytes.to_vec()).unwrap());
                 }
                 EngineEvent::RetainedHead { sequence } => self.head = Some(sequence),
                 EngineEvent::RetainedSynced { sequence } => self.synced = Some(sequence),

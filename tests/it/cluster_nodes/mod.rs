@@ -1,5 +1,6 @@
 //! Clusters of real brokers and real nats-servers. Each test starts its own on free ports and ends them.
 
+mod clients;
 mod delivery;
 #[cfg(feature = "etcd")]
 mod discovery;
@@ -12,5 +13,6 @@ mod pressure;
 mod refusals;
 mod retained;
 mod rounds;
+mod sessions;
 mod shared;
 mod traffic;

@@ -27,6 +27,16 @@ pub struct Node {
 impl Node {
     /// A broker that uses these servers. It does not run yet.
     pub fn new(name: &str, servers: &[Nats]) -> Self {
+        Self::with_durability(name, servers, "memory")
+    }
+
+    /// As [`Node::new`], with a data directory: sessions and messages are on disk.
+    pub fn durable(name: &str, servers: &[Nats]) -> Self {
+        let node = Self::with_durability(name, servers, "disk");
+        Self { weir: node.weir.with_data(), ..node }
+    }
+
+    fn with_durability(name: &str, servers: &[Nats], durability: &str) -> Self {
         let urls: Vec<String> = servers.iter().map(Nats::url).collect();
         let replicas = servers.len().to_string();
         let mut addresses = Vec::new();
@@ -35,7 +45,7 @@ impl Node {
             let address = ports::free_address();
             documents.push_str(&format!(
                 "---\nendpoint: {{name: {endpoint}, host: 127.0.0.1, port: {}, enableAuth: false, enableAcl: false, \
-                 {fields}messageMaxSize: 16777216}}\n",
+                 {fields}durability: {durability}, messageMaxSize: 16777216}}\n",
                 address.port()
             ));
             addresses.push(address);
@@ -117,7 +127,12 @@ impl Nodes {
 
     /// So many brokers on these servers.
     pub fn start_on(servers: Vec<Nats>, count: usize) -> Self {
-        let mut nodes: Vec<Node> = (1..=count).map(|number| Node::new(&format!("n{number}"), &servers)).collect();
+        let nodes = (1..=count).map(|number| Node::new(&format!("n{number}"), &servers)).collect();
+        Self::start_nodes(servers, nodes)
+    }
+
+    /// These brokers on these servers.
+    pub fn start_nodes(servers: Vec<Nats>, mut nodes: Vec<Node>) -> Self {
         nodes.iter_mut().for_each(|node| node.weir.run());
         nodes.iter_mut().for_each(Node::until_serving);
         Self { nodes, servers }

@@ -230,7 +230,7 @@ pub fn members() -> ClusterMembersView {
         role: "member",
         isolated: false,
         clients: 3,
-        slots: Some(16),
+        slots_per_class: Some(16),
         removed: vec!["n4".to_owned()],
         disconnects: BTreeMap::from([("evacuated", 0), ("isolated", 7), ("removed", 0)]),
         peers: vec![peer, left],

@@ -4,7 +4,6 @@ use crate::values::will::PendingWill;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use crate::EndpointPolicy;
 use crate::clients::pending_subscribe::PendingSubscribe;
 use crate::clients::retained_reads::RetainedReads;
 use crate::delivery::inflight::Inflight;
@@ -14,6 +13,7 @@ use crate::hash::IdSet;
 use crate::ids::{ConnectionSlot, EndpointId, Millis, NamespaceId, NodeId, ShardId};
 use crate::routing::shared_groups::SharedSubscription;
 use crate::values::group::{GroupKey, Readiness};
+use crate::{Durability, EndpointPolicy};
 use weir_mqtt::{PacketId, QoS};
 
 /// A session that never expires.
@@ -49,6 +49,8 @@ pub(crate) struct Session {
     pub(crate) cold: Option<Box<SessionCold>>,
     /// It has ended, and its subscriptions are being removed: it gets nothing more.
     pub(crate) ending: bool,
+    /// The class of its slot in a cluster; `None`: it lives where its connection is, and ends with it.
+    pub(crate) slot_class: Option<Durability>,
     /// `Some` if the session is durable.
     pub(crate) durable: Option<Box<DurableSession>>,
 }

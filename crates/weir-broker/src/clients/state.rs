@@ -199,6 +199,11 @@ impl Clients {
         self.sessions.count()
     }
 
+    /// No session has this number, or a higher one.
+    pub(crate) fn session_slots(&self) -> usize {
+        self.sessions.slots()
+    }
+
     /// Begins a session, to be found by its client identifier.
     pub(crate) fn add_session(&mut self, session: Session) -> SessionRef {
         let hash = self.seed.hash(session.namespace.0, &session.client_id);

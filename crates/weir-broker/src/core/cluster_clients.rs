@@ -8,10 +8,8 @@ use crate::Core;
 use crate::ids::{ConnectionSlot, Millis, NamespaceId};
 use crate::links::link::LinkMessage;
 use crate::observe::events::{CoreEventDetail, CoreEventKind};
+use crate::placement::OF_NODE_PREFIX;
 use weir_mqtt::ReasonCode;
-
-/// Client identifiers that begin so are of a node itself: its bridges. No client may choose one.
-const OF_NODE_PREFIX: &str = "$bridge/";
 
 impl Core {
     pub(crate) fn next_stamp(&mut self) -> u64 {

@@ -7,6 +7,7 @@ use crate::clients::rate_limit::PublishRates;
 use crate::clients::session::{NEVER_EXPIRES, Session};
 use crate::clients::timers::Timer;
 use crate::core::events::is_reserved;
+use crate::core::slots::slot_class;
 use crate::delivery::fanout_scheduler::ConnectionOutput;
 use crate::delivery::outgoing_aliases::OutgoingAliases;
 use crate::durability::journal::DurableSession;
@@ -25,6 +26,9 @@ impl Core {
     /// See [`Core::admit`].
     pub(crate) fn admit_client(&mut self, admission: &Admission<'_>, now: Millis) -> Result<ConnId, Vec<u8>> {
         let connect = admission.connect;
+        if self.must_be_served_elsewhere(admission) {
+            return Err(connack_for_reason(connect.version, ReasonCode::ServerUnavailable));
+        }
         if let Some(reason) = self.refusal(admission).or_else(|| self.denial_of_interceptor(admission)) {
             if reason == ReasonCode::NotAuthorized {
                 let index = self.observe.index_of(admission.policy.id);
@@ -53,13 +57,17 @@ impl Core {
         let count = self.clients.session_bytes().clone();
         let will = will(admission, &count, || if durable { self.journal.new_id() } else { RecordId::NONE });
         self.clients.attach(session_id, slot, policy, will, expiry_s);
+        if let Some(session) = self.clients.session_mut(session_id) {
+            session.slot_class = slot_class(admission);
+        }
         self.start_timers(id, admission, now);
         self.record_session(session_id);
         if self.journal.has_recorded(mark) {
             // CONNACK's session present flag must still be true after a crash; everything else follows CONNACK.
             self.gate_connack(slot);
         }
-        self.announce_client(slot, admission.client_id, connect.clean_start);
+        // The node that serves a session knows that it is the only one: what others have of it is older.
+        self.announce_client(slot, admission.client_id, !present);
         self.write_connack(slot, admission, expiry_s, present);
         self.connected_event(session_id, connect, expiry_s, present);
         if present {
@@ -144,6 +152,7 @@ impl Core {
             will: None,
             cold: None,
             ending: false,
+            slot_class: None,
             durable,
         };
         self.clients.add_session(session).id
@@ -290,7 +299,7 @@ pub(crate) fn connack_for_reason(version: ProtocolVersion, reason: ReasonCode) -
         (_, ReasonCode::ClientIdentifierNotValid) => return_code::IDENTIFIER_REJECTED,
         (_, ReasonCode::BadUserNameOrPassword) => return_code::BAD_USER_NAME_OR_PASSWORD,
         (_, ReasonCode::NotAuthorized | ReasonCode::Banned) => return_code::NOT_AUTHORIZED,
-        (_, ReasonCode::QuotaExceeded) => return_code::SERVER_UNAVAILABLE,
+        (_, ReasonCode::QuotaExceeded | ReasonCode::ServerUnavailable) => return_code::SERVER_UNAVAILABLE,
         // MQTT 3.x has no return code for this: the connection is closed without CONNACK.
         _ => return Vec::new(),
     };

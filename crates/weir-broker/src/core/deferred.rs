@@ -47,6 +47,8 @@ pub(crate) enum Task {
     EndSession(SessionRef),
     /// Packets that were read from a connection.
     Read(ConnId),
+    /// Sessions are looked at, after a change of the node's slots.
+    SweepSlots,
     /// A connection about whose delivery an interceptor panicked.
     EndAfterPanic(ConnId),
 }
@@ -99,6 +101,7 @@ impl Core {
                 }
             }
             Task::EndSession(session) => self.continue_end(session, &mut left),
+            Task::SweepSlots => self.sweep_slots(&mut left, now),
             Task::Read(connection) => self.clients.resume(connection),
             Task::EndAfterPanic(connection) => {
                 if self.clients.open(connection).is_some() {

@@ -93,6 +93,7 @@ impl Core {
             of_endpoint.inflight += session.inflight.len();
             of_endpoint.queued += session.queue.len();
             of_endpoint.queued_bytes += session.queue.bytes();
+            gauges.unowned_sessions += usize::from(self.is_unowned(session));
         }
         for of_endpoint in gauges.endpoints.values() {
             gauges.subscriptions += of_endpoint.subscriptions;

@@ -117,8 +117,14 @@ impl Core {
                 self.on_client_elsewhere(namespace, &client_id, (stamp, wins_ties, clean_start), now);
             }
             LinkMessage::InUntil(until) => self.journal.set_in_until(until),
+            LinkMessage::Slots { number, per_class, owned, releasing } => {
+                self.set_slots(number, (per_class, owned, releasing), now);
+            }
             // The gateway alone is sent these.
-            LinkMessage::GroupState { .. } | LinkMessage::GroupReturn { .. } | LinkMessage::ClientConnected { .. } => {
+            LinkMessage::GroupState { .. }
+            | LinkMessage::GroupReturn { .. }
+            | LinkMessage::ClientConnected { .. }
+            | LinkMessage::SlotsApplied { .. } => {
                 self.observe.count_error(Site::ShardOfBatch);
             }
             LinkMessage::Pause(id) => self.clients.pause(id),

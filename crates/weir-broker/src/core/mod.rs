@@ -34,6 +34,7 @@ mod restore;
 mod retained_read;
 mod route;
 mod session_queue;
+pub(crate) mod slots;
 pub(crate) mod subscribe;
 mod takeover;
 #[cfg(test)]
@@ -48,6 +49,7 @@ use crate::clients::state::Clients;
 use crate::clients::timers::Timer;
 use crate::clients::wills::Wills;
 use crate::core::deferred::{Deferred, WorkBudget};
+use crate::core::slots::SlotState;
 use crate::delivery::fanout_scheduler::FanoutScheduler;
 use crate::delivery::held_publishes::HeldPublishes;
 use crate::driver::PollState;
@@ -149,6 +151,8 @@ pub struct Core {
     pub(crate) gateway: Option<ShardId>,
     /// The newest stamp of a connection that this shard knows of, here or on another node.
     pub(crate) stamp: u64,
+    /// In a cluster: which sessions this node serves.
+    pub(crate) slots: SlotState,
     /// Groups owned here whose members have changed in this turn, for the gateway.
     pub(crate) touched_groups: BTreeSet<Arc<GroupKey>>,
     /// Numbers the SUBSCRIBEs that wait for other shards.
@@ -188,6 +192,7 @@ impl Core {
             outbox: Outbox::default(),
             gateway: None,
             stamp: 0,
+            slots: SlotState::default(),
             touched_groups: BTreeSet::new(),
             serial: 0,
             routes_of_disconnected: Vec::new(),

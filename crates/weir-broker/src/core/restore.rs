@@ -27,7 +27,7 @@ use crate::values::group::{GroupKey, GroupMember, Readiness};
 use crate::values::message::Message;
 use crate::values::record::{RecordKey, RecordKind, ValueReader, append_record};
 use crate::values::will::PendingWill;
-use crate::{EndpointLimits, EndpointPolicy, ProtocolVersions};
+use crate::{Durability, EndpointLimits, EndpointPolicy, ProtocolVersions};
 use std::collections::BTreeMap;
 use weir_mqtt::{PacketId, QoS, RetainHandling, SharedFilter, SubscriptionOptions};
 
@@ -158,6 +158,7 @@ impl Core {
             cold: None,
             dropped: 0,
             ending: false,
+            slot_class: Some(Durability::Disk),
             durable: Some(Box::new(DurableSession::new(key.parent(), was_connected))),
         };
         let SessionRef { id, generation } = self.clients.add_session(session);

@@ -153,6 +153,11 @@ impl OutBuf {
         self.written = (self.written + n).min(self.buf.len());
     }
 
+    /// Drops what was not taken, with the acknowledgements that wait. The rest of a packet that was taken in part goes, too.
+    pub(crate) fn discard(&mut self) {
+        *self = Self::default();
+    }
+
     /// The buffer to append whole packets to.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.buf

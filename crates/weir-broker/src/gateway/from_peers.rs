@@ -70,6 +70,7 @@ impl Gateway {
     /// This node is in again: it acknowledges nothing until every peer has answered. One that has taken it for out, and forgotten
     /// its interest, does not take what it sends, and begins anew; so its interest comes again first.
     pub fn confirm(&mut self, outside: &mut impl Outside) {
+        self.slots.set_stale();
         let sequence = self.log.applied();
         for slot in self.peers.slots() {
             self.push(slot, &PeerMessage::LogApplied { sequence }, outside);
@@ -86,9 +87,13 @@ impl Gateway {
         }
     }
 
-    /// Whether the peers have this node's interest, and it has theirs, as far as they had it before.
+    /// Whether the peers have this node's interest, and it has theirs, as far as they had it before; and it knows its slots.
     pub fn is_confirmed(&self) -> bool {
-        self.peers.iter().all(|(_, peer)| peer.processed >= peer.confirm && (peer.is_known || !peer.must_be_known))
+        !self.slots.is_stale()
+            && self
+                .peers
+                .iter()
+                .all(|(_, peer)| peer.processed >= peer.confirm && (peer.is_known || !peer.must_be_known))
     }
 
     /// Forgets what a peer has interest in.

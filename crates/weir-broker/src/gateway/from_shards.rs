@@ -97,6 +97,7 @@ impl Gateway {
                     self.push(peer, &message, outside);
                 }
             }
+            LinkMessage::SlotsApplied { number, occupied } => self.slots.on_applied(from, number, occupied),
             LinkMessage::GroupReturn { group, message, peer } => {
                 if self.peers.get(peer).is_some() {
                     self.send_to_group(peer, &group, &message, true, outside, now);

@@ -11,11 +11,13 @@ mod groups;
 mod message;
 mod peers;
 mod retained_log;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod waits;
 
 pub use crate::ids::PeerSlot;
+pub use crate::placement::Slots;
 pub use message::{PeerMessage, PeerPublish, Positions, RetainedEntry, RetainedPublisher};
 
 use std::collections::VecDeque;
@@ -23,6 +25,7 @@ use std::collections::VecDeque;
 use crate::gateway::groups::Groups;
 use crate::gateway::peers::Peers;
 use crate::gateway::retained_log::RetainedLog;
+use crate::gateway::slots::SlotReports;
 use crate::gateway::waits::{Epochs, Hold, WaitingBarrier};
 use crate::hash::HashSeed;
 use crate::ids::{ConnId, ConnectionSlot, Millis, Origin, SessionId, ShardId};
@@ -65,6 +68,8 @@ pub struct Gateway {
     /// What holds back the acknowledgement of each shard's messages.
     holds: Vec<VecDeque<Hold>>,
     log: RetainedLog,
+    /// What the shards have made of this node's slots.
+    slots: SlotReports,
     /// The key that was given to a peer last.
     last_key: u64,
     /// Messages that contradict what this node knows.
@@ -91,6 +96,7 @@ impl Gateway {
             barriers: Vec::new(),
             holds: (0..shards).map(|_| VecDeque::new()).collect(),
             log: RetainedLog::default(),
+            slots: SlotReports::new(shards),
             last_key: 0,
             errors: 0,
         }

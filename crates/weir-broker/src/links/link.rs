@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::ids::{ConnId, DedupKey, Millis, NamespaceId, NodeId, Origin, PeerSlot, SessionRef, ShardId};
+use crate::placement::Slots;
 use crate::values::delivery::Delivery;
 use crate::values::group::{GroupKey, GroupMember, Readiness};
 use crate::values::message::Message;
@@ -186,6 +187,20 @@ pub(crate) enum LinkMessage {
     /// From the gateway: the node is in until that moment. Later no PUBLISH of QoS 1 and 2 is acknowledged. So a process that
     /// was stopped acknowledges nothing before its gateway has run.
     InUntil(Millis),
+    /// From the gateway: the slots that this node serves, of so many per class. `releasing` are those of them that it gives
+    /// away when they have no session: no session may begin there. `number` grows.
+    Slots {
+        number: u64,
+        per_class: u16,
+        owned: Slots,
+        releasing: Slots,
+    },
+    /// To the gateway: the answer. Nothing is left of slots that are not served any more but sessions on disk. `occupied` are
+    /// those of the slots that are not served, or released, that have sessions.
+    SlotsApplied {
+        number: u64,
+        occupied: Slots,
+    },
     /// A receiver at the sender is slow: pause its publisher.
     Pause(ConnId),
     Resume(ConnId),

@@ -188,6 +188,8 @@ pub struct CoreGauges {
     pub connections: usize,
     /// Sessions, with those of offline clients.
     pub sessions: usize,
+    /// Those of them on disk whose slots another node of the cluster owns, or none: their clients cannot reach them.
+    pub unowned_sessions: usize,
     /// Subscriptions.
     pub subscriptions: usize,
     /// Retained messages.
@@ -237,6 +239,7 @@ impl CoreGauges {
     pub fn add(&mut self, other: &Self) {
         self.connections += other.connections;
         self.sessions += other.sessions;
+        self.unowned_sessions += other.unowned_sessions;
         self.subscriptions += other.subscriptions;
         self.retained_messages += other.retained_messages;
         self.retained_bytes += other.retained_bytes;

@@ -15,7 +15,7 @@ use weir_broker::gateway::PeerMessage;
 use self::receiver::ReceiveStream;
 use self::sender::{Piece, SendStream};
 use crate::Incarnation;
-use crate::wire::{Envelope, FrameError};
+use crate::wire::{Envelope, Frame, FrameError, RelayFrame};
 
 /// Between two nodes.
 #[derive(Debug, Clone, Copy)]
@@ -102,16 +102,17 @@ impl PeerLink {
         self.receive.accept(envelope, now, &mut self.counters)
     }
 
-    /// The next message and the number of its frame. It counts as taken; [`Self::acknowledge`] tells the peer.
+    /// Appends a frame of a relayed connection. `false`: it is longer than the link's frames may be.
     #[inline]
-    pub fn next_message(&mut self) -> Option<(u64, PeerMessage<'_>)> {
-        self.receive.next_message(true)
+    pub fn push_relay(&mut self, frame: &RelayFrame<'_>) -> bool {
+        self.send.push_relay(frame, self.config.max_frame)
     }
 
-    /// The message that [`Self::next_message`] would give, which stays.
+    /// The next frame of a known kind and its number. It counts as taken. [`Self::acknowledge`] tells the peer of messages;
+    /// frames of relayed connections are acknowledged with the message before them.
     #[inline]
-    pub fn peek_message(&mut self) -> Option<(u64, PeerMessage<'_>)> {
-        self.receive.next_message(false)
+    pub fn next_frame(&mut self) -> Option<(u64, Frame<'_>)> {
+        self.receive.next_frame()
     }
 
     /// The peer may be told that all of its frames up to number `processed` have been processed, and up to `stored` stored.

@@ -1,10 +1,9 @@
 //! The direction from the peer: bytes that were received and not yet taken, and what to acknowledge.
 
 use weir_broker::Millis;
-use weir_broker::gateway::PeerMessage;
 
 use super::{LinkCounters, LinkEvent};
-use crate::wire::{Acknowledgement, Envelope, FrameError, FrameHeader, decode_body, frame_header};
+use crate::wire::{Acknowledgement, Envelope, Frame, FrameError, FrameHeader, decode_body, frame_header};
 
 /// An acknowledgement is sent after so many bytes, and after this time.
 const ACK_BYTES: usize = 256 << 10;
@@ -28,8 +27,8 @@ pub(super) struct ReceiveStream {
     received: u64,
     /// Frames taken, with those of unknown kinds.
     taken: u64,
-    /// The last taken frame of a known kind. Behind it, unknown ones may have been skipped.
-    last_known: u64,
+    /// The last taken message. Behind it, frames may have been taken that count as processed when they are taken.
+    last_message: u64,
     processed: u64,
     stored: u64,
     failure: Option<FrameError>,
@@ -41,6 +40,8 @@ pub(super) struct ReceiveStream {
     acknowledge_at: Option<Millis>,
     /// Bytes received since the last acknowledgement.
     unacknowledged: usize,
+    /// When an envelope was accepted last.
+    accepted_at: Millis,
     /// The peer waits until everything so far is acknowledged.
     urgent: bool,
     #[cfg(test)]
@@ -57,7 +58,7 @@ impl ReceiveStream {
             start: 0,
             received: 0,
             taken: 0,
-            last_known: 0,
+            last_message: 0,
             processed: 0,
             stored: 0,
             failure: None,
@@ -66,6 +67,7 @@ impl ReceiveStream {
             overflowed: false,
             acknowledge_at: None,
             unacknowledged: 0,
+            accepted_at: 0,
             urgent: false,
             #[cfg(test)]
             fault: None,
@@ -100,6 +102,7 @@ impl ReceiveStream {
             self.begin_generation(envelope.generation);
         }
         counters.envelopes_received += 1;
+        self.accepted_at = now;
         if self.failure.is_none() {
             self.accept_payload(envelope, now, counters);
         }
@@ -184,20 +187,21 @@ impl ReceiveStream {
         self.acknowledge_at = Some(self.acknowledge_at.map_or(at, |due| due.min(at)));
     }
 
-    /// The next message of a known kind. With `take`, the stream goes on behind it.
+    /// The next frame of a known kind, which is taken.
     #[inline]
-    pub(super) fn next_message(&mut self, take: bool) -> Option<(u64, PeerMessage<'_>)> {
+    pub(super) fn next_frame(&mut self) -> Option<(u64, Frame<'_>)> {
         let header = self.next_known()?;
         let body = self.start + header.header;
-        let number = self.taken + 1;
-        if take {
-            self.last_known = number;
-            self.taken = number;
+        if header.is_relay() {
+            self.skip(header.len(), self.accepted_at + ACK_DELAY);
+        } else {
+            self.taken += 1;
+            self.last_message = self.taken;
             self.start += header.len();
             self.ask_when_there_is_room();
         }
-        match decode_body(header.kind, &self.buffer[body..body + header.body]) {
-            Ok(message) => Some((number, message)),
+        match decode_body(&header, &self.buffer[body..body + header.body]) {
+            Ok(frame) => Some((self.taken, frame)),
             Err(error) => {
                 self.failure = Some(error);
                 None
@@ -226,12 +230,13 @@ impl ReceiveStream {
             if header.is_known() {
                 return Some(header);
             }
-            self.skip(header.len());
+            self.skip(header.len(), 0);
         }
     }
 
-    /// A skipped frame counts as processed and stored as soon as the one before it does.
-    fn skip(&mut self, len: usize) {
+    /// A frame that is not a message counts as processed and stored as soon as the one before it does. The peer is to know of
+    /// it at `at` at the latest.
+    fn skip(&mut self, len: usize, at: Millis) {
         let before = self.taken;
         self.start += len;
         self.taken += 1;
@@ -240,7 +245,7 @@ impl ReceiveStream {
                 *watermark = self.taken;
             }
         }
-        self.acknowledge_at = Some(0);
+        self.acknowledge_at(at);
         self.ask_when_there_is_room();
     }
 
@@ -254,7 +259,7 @@ impl ReceiveStream {
     }
 
     pub(super) fn acknowledge(&mut self, processed: u64, stored: u64, now: Millis) {
-        let with_skipped = |number: u64| if number >= self.last_known { self.taken } else { number };
+        let with_skipped = |number: u64| if number >= self.last_message { self.taken } else { number };
         let (processed, stored) = (with_skipped(processed), with_skipped(stored));
         if processed <= self.processed && stored <= self.stored {
             return;

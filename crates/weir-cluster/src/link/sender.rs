@@ -6,7 +6,7 @@ use weir_broker::Millis;
 use weir_broker::gateway::PeerMessage;
 
 use super::LinkCounters;
-use crate::wire::{Acknowledgement, encode_frame};
+use crate::wire::{Acknowledgement, RelayFrame, encode_frame, encode_relay_frame};
 
 /// The first wait for an acknowledgement, and the longest.
 const RESEND_MIN: Millis = 200;
@@ -77,6 +77,19 @@ impl SendStream {
     #[inline]
     pub(super) fn push(&mut self, message: &PeerMessage<'_>) -> u64 {
         encode_frame(message, &mut self.buffer);
+        self.count_frame()
+    }
+
+    #[inline]
+    pub(super) fn push_relay(&mut self, frame: &RelayFrame<'_>, max_frame: usize) -> bool {
+        let is_pushed = encode_relay_frame(frame, max_frame, &mut self.buffer);
+        if is_pushed {
+            self.count_frame();
+        }
+        is_pushed
+    }
+
+    fn count_frame(&mut self) -> u64 {
         self.frames += 1;
         let end = self.end();
         if end - self.last_mark >= MARK_BYTES {

@@ -17,7 +17,7 @@ pub use self::name_check::{NAME_WATCH, NameCheck, NameUse};
 use self::peer::Peer;
 pub use self::peer::PeerState;
 use crate::Incarnation;
-use crate::wire::{Heartbeat, Load, WireVersions};
+use crate::wire::{Heartbeat, HeartbeatSlots, Load, WireVersions};
 
 /// Time between two heartbeats of a node.
 pub const HEARTBEAT_INTERVAL: Millis = 1000;
@@ -45,6 +45,8 @@ pub struct MembersConfig {
     pub weir_version: String,
     /// Addresses for clients and operators.
     pub addresses: Vec<String>,
+    /// It keeps sessions in a data directory.
+    pub has_data_dir: bool,
 }
 
 /// A change of the members.
@@ -198,6 +200,9 @@ pub struct Member<'a> {
 pub struct Members {
     config: MembersConfig,
     load: Load,
+    started: Millis,
+    /// Founding and version of the slot table that this node has applied.
+    slots_applied: (Incarnation, u64),
     leaving: bool,
     gone: bool,
     evacuating: bool,
@@ -213,6 +218,8 @@ pub struct Members {
     removed: BTreeSet<String>,
     /// Other processes with this node's name.
     namesake: Option<Peer>,
+    /// When one of them that started later than this one moved last.
+    successor_at: Option<Millis>,
     peers: BTreeMap<String, Peer>,
     events: VecDeque<MemberEvent>,
     #[cfg(test)]
@@ -265,6 +272,8 @@ impl Members {
         Self {
             config,
             load: Load::default(),
+            started: now,
+            slots_applied: (0, 0),
             leaving: false,
             gone: false,
             evacuating: false,
@@ -277,6 +286,7 @@ impl Members {
             caught_up: false,
             removed: BTreeSet::new(),
             namesake: None,
+            successor_at: None,
             peers: BTreeMap::new(),
             events: VecDeque::new(),
             #[cfg(test)]
@@ -290,7 +300,7 @@ impl Members {
             return None;
         }
         self.heartbeat_at = now + HEARTBEAT_INTERVAL;
-        if self.is_removed() {
+        if self.is_removed(&self.config.node) {
             return None; // the others expect nothing of it
         }
         self.sequence += 1;
@@ -305,7 +315,38 @@ impl Members {
             leaving: self.leaving,
             gone: self.gone,
             evacuating: self.evacuating,
+            uptime_ms: self.uptime(now),
+            slots: Some(HeartbeatSlots {
+                has_data_dir: self.config.has_data_dir,
+                founded: self.slots_applied.0,
+                applied: self.slots_applied.1,
+            }),
         })
+    }
+
+    /// How long this node has run.
+    pub const fn uptime(&self, now: Millis) -> Millis {
+        now.saturating_sub(self.started)
+    }
+
+    /// What the following heartbeats say about the slot table that this node has applied. A heartbeat that says so is due now.
+    pub fn set_slots_applied(&mut self, founded: Incarnation, version: u64, now: Millis) {
+        if self.slots_applied != (founded, version) {
+            self.slots_applied = (founded, version);
+            self.heartbeat_at = now;
+        }
+    }
+
+    /// A heartbeat is due now. Returns its sequence: when this node has read it, it has read every heartbeat that was stored
+    /// before this call.
+    pub const fn request_heartbeat(&mut self, now: Millis) -> u64 {
+        self.heartbeat_at = now;
+        self.sequence + 1
+    }
+
+    /// The sequence of the newest of its heartbeats that this node has read.
+    pub const fn own_read(&self) -> u64 {
+        self.stream.own_sequence
     }
 
     /// What the following heartbeats say about load.
@@ -378,6 +419,9 @@ impl Members {
             self.stream.on_own_heartbeat(heartbeat.sequence, now);
         } else if self.caught_up && self.sequence > 0 {
             // The previous incarnation's last record may still arrive: one that moves is a second node.
+            if heartbeat.slots.is_some() && heartbeat.uptime_ms < self.uptime(now) {
+                self.successor_at = Some(now);
+            }
             let own = self.config.incarnation;
             let namesake = self.namesake.get_or_insert_with(|| Peer::namesake(own, heartbeat.clone(), now));
             namesake.on_namesake(heartbeat, now, &mut self.events);
@@ -412,11 +456,6 @@ impl Members {
         if let Some(peer) = self.peers.remove(node) {
             peer.on_removed(&mut self.events);
         }
-    }
-
-    /// Whether the cluster document removes this node: it writes no heartbeats, and so is out.
-    pub fn is_removed(&self) -> bool {
-        self.removed.contains(&self.config.node)
     }
 
     /// The nodes that the cluster document removes: they are refused from now on, the others no longer.
@@ -495,6 +534,36 @@ impl Members {
     /// Whether every record from before the start has moved or proved to be old, so that all live peers are known.
     pub fn is_settled(&self) -> bool {
         self.caught_up && self.peers.values().all(|peer| peer.member().state != PeerState::Unconfirmed)
+    }
+
+    /// How this node describes itself.
+    pub const fn config(&self) -> &MembersConfig {
+        &self.config
+    }
+
+    /// Whether this node is evacuated.
+    pub const fn is_evacuating(&self) -> bool {
+        self.evacuating
+    }
+
+    /// Whether this node shuts down.
+    pub const fn is_leaving(&self) -> bool {
+        self.leaving
+    }
+
+    /// Whether the cluster document removes a node.
+    pub fn is_removed(&self, node: &str) -> bool {
+        self.removed.contains(node)
+    }
+
+    /// Whether a peer has not moved for so long while the stream worked that it is out, whatever its state is.
+    pub fn is_silent(&self, peer: &Member<'_>) -> bool {
+        self.stream.silence(peer.moved_at) >= PEER_TIMEOUT
+    }
+
+    /// Whether a process with this node's name that started later runs.
+    pub fn is_superseded(&self, now: Millis) -> bool {
+        self.successor_at.is_some_and(|at| now <= at + DUPLICATE_TIMEOUT)
     }
 
     /// Names of the nodes that may own slots: those that are in and not leaving, this node among them, in order.

@@ -7,7 +7,14 @@ const OWN: Incarnation = 100;
 
 fn members() -> Members {
     let (node, weir_version) = ("own".to_owned(), "0.1.0".to_owned());
-    let config = MembersConfig { node, incarnation: OWN, wire: WIRE_VERSIONS, weir_version, addresses: Vec::new() };
+    let config = MembersConfig {
+        node,
+        incarnation: OWN,
+        wire: WIRE_VERSIONS,
+        weir_version,
+        addresses: Vec::new(),
+        has_data_dir: false,
+    };
     Members::new(config, 0)
 }
 
@@ -23,6 +30,8 @@ pub(super) fn record(node: &str, incarnation: Incarnation, sequence: u64) -> Hea
         leaving: false,
         gone: false,
         evacuating: false,
+        uptime_ms: 0,
+        slots: None,
     }
 }
 

@@ -6,6 +6,8 @@ mod compaction;
 mod log;
 mod outputs;
 mod peers;
+mod relays;
+mod slots;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -17,12 +19,15 @@ use weir_broker::{Batch, Millis, ShardId};
 
 pub use self::log::LogMessage;
 pub use self::outputs::{Append, Purge};
-pub use self::status::{LinkStatus, NodeStatus, PeerStatus};
+pub use self::relays::{RelayCounters, RelayEvent};
+pub use self::status::{LinkStatus, NodeStatus, PeerStatus, SlotClass, SlotStatus, SlotsStatus};
 
 use self::compaction::Compaction;
 use self::log::Log;
 use self::outputs::Ends;
 use self::peers::PeerLinks;
+use self::relays::Relays;
+use crate::slots::SlotManager;
 use crate::wire::{Envelope, Heartbeat};
 use crate::{Incarnation, MemberEvent, Members, MembersConfig};
 
@@ -48,6 +53,8 @@ pub struct NodeConfig {
     pub receive_limit: usize,
     /// Bytes on the way to one peer above which publishers wait.
     pub link_high_bytes: u64,
+    /// Slots of each class, 8 to 64, where this node writes the first slot table. Otherwise, what that table has counts.
+    pub slots_per_class: u16,
 }
 
 /// A node of a cluster.
@@ -68,6 +75,9 @@ pub struct ClusterNode {
     /// It has come in and then known all peers' interest and the log. A peer that comes later serves no client before this
     /// node has its interest, so this node need not wait for it.
     is_joined: bool,
+    slots: SlotManager,
+    slot_view_changed: bool,
+    relays: Relays,
     events: VecDeque<MemberEvent>,
     /// Heartbeats and envelopes that could not be decoded.
     undecodable: u64,
@@ -89,6 +99,9 @@ impl ClusterNode {
             is_in: false,
             in_until: 0,
             is_joined: false,
+            slots: SlotManager::new(&config.members, config.slots_per_class),
+            slot_view_changed: false,
+            relays: Relays::default(),
             events: VecDeque::new(),
             undecodable: 0,
             config,
@@ -108,7 +121,10 @@ impl ClusterNode {
     /// A heartbeat from the stream of members.
     pub fn on_heartbeat(&mut self, bytes: &[u8], now: Millis) {
         match Heartbeat::decode(bytes) {
-            Ok(heartbeat) => self.members.on_heartbeat(heartbeat, now),
+            Ok(heartbeat) => {
+                self.members.on_heartbeat(heartbeat, now);
+                self.slots.on_members();
+            }
             Err(_) => self.undecodable += 1,
         }
     }
@@ -117,7 +133,7 @@ impl ClusterNode {
     pub fn on_envelope(&mut self, bytes: &[u8], now: Millis) {
         let Ok(envelope) = Envelope::decode(bytes) else { return self.undecodable += 1 };
         let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
-        PeerLinks::receive(&envelope, &mut self.gateway, &mut ends, now);
+        PeerLinks::receive(&envelope, &mut self.gateway, &mut ends, &mut self.relays, now);
     }
 
     /// A batch from a shard.
@@ -153,11 +169,12 @@ impl ClusterNode {
     pub fn run(&mut self, now: Millis) -> bool {
         self.members.poll(now);
         self.apply_member_events(now);
-        let more = self.peers.take_messages(&mut self.gateway, MESSAGES_PER_RUN, now);
+        let more = self.peers.take_messages(&mut self.gateway, &mut self.relays, MESSAGES_PER_RUN, now);
         let applied = self.log.apply(&mut self.gateway, &mut self.compaction, now);
         self.peers.report_progress(&mut self.gateway);
         let congested =
             self.unstored_bytes > APPENDS_HIGH_BYTES || self.peers.unacknowledged_bytes() > self.config.link_high_bytes;
+        self.step_slots(now);
         self.renew(now);
         // What is sent to a peer that begins anew is lost.
         let waits = self.is_in && !self.is_confirmed();
@@ -171,13 +188,15 @@ impl ClusterNode {
     fn apply_member_events(&mut self, now: Millis) {
         while let Some(event) = self.members.next_event() {
             let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
-            PeerLinks::apply(&event, &mut self.gateway, &mut ends, now);
+            PeerLinks::apply(&event, &mut self.gateway, &mut ends, &mut self.relays, now);
+            self.slots.on_members();
             self.events.push_back(event);
         }
         let is_in = self.members.is_in(now);
         if is_in && !self.is_in {
             let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
             self.gateway.confirm(&mut ends);
+            self.slots.on_in();
         }
         self.is_in = is_in;
     }
@@ -189,7 +208,7 @@ impl ClusterNode {
 
     /// Tells the shards until when they may acknowledge.
     fn renew(&mut self, now: Millis) {
-        let until = self.members.in_until(now).filter(|_| self.is_confirmed()).unwrap_or(0);
+        let until = self.members.in_until(now).filter(|_| self.is_confirmed() && self.slots.is_current()).unwrap_or(0);
         let is_late = now > self.in_until || until >= self.in_until + RENEWAL_INTERVAL;
         if until == 0 && self.in_until > 0 || until > self.in_until && is_late {
             self.in_until = until;
@@ -207,15 +226,16 @@ impl ClusterNode {
         self.is_in
     }
 
-    /// Whether clients may be served: the node is in, has every peer's interest, and has applied the log.
+    /// Whether clients may be served: the node is in, has every peer's interest, has applied the log, and has read the slot table.
     pub fn is_ready(&self) -> bool {
         self.is_joined
     }
 
-    /// Whether this node has every peer's interest and has applied the log.
+    /// Whether this node has every peer's interest, has applied the log, and has read the slot table.
     fn knows_all(&self) -> bool {
         self.members.is_settled()
             && self.is_confirmed()
+            && self.slots.is_current()
             && self.log.head().is_some_and(|head| self.gateway.is_ready(head))
     }
 

@@ -4,8 +4,9 @@ use weir_broker::Millis;
 use weir_broker::gateway::{Gateway, PeerSlot};
 
 use super::outputs::Ends;
+use super::relays::Relays;
 use crate::link::{LinkConfig, PeerLink};
-use crate::wire::Envelope;
+use crate::wire::{Envelope, Frame};
 use crate::{Incarnation, MemberEvent};
 
 /// A node with a link.
@@ -44,6 +45,12 @@ impl PeerLinks {
         self.slots.iter().flatten()
     }
 
+    /// The link to a peer that is in.
+    pub(super) fn in_link_mut(&mut self, incarnation: Incarnation) -> Option<&mut PeerLink> {
+        let mut peers = self.slots.iter_mut().flatten();
+        peers.find(|peer| peer.incarnation == incarnation && peer.is_in).map(|peer| &mut peer.link)
+    }
+
     fn find(&self, incarnation: Incarnation) -> Option<PeerSlot> {
         let is_it = |peer: &Option<Peer>| peer.as_ref().is_some_and(|peer| peer.incarnation == incarnation);
         self.slots.iter().position(is_it).map(|slot| PeerSlot(slot as u16))
@@ -54,16 +61,23 @@ impl PeerLinks {
     }
 
     /// A change of the members: links come and go.
-    pub(super) fn apply(event: &MemberEvent, gateway: &mut Gateway, ends: &mut Ends<'_>, now: Millis) {
+    pub(super) fn apply(
+        event: &MemberEvent,
+        gateway: &mut Gateway,
+        ends: &mut Ends<'_>,
+        relays: &mut Relays,
+        now: Millis,
+    ) {
         match event {
             MemberEvent::Joined { incarnation, .. } => Self::add(*incarnation, gateway, ends),
             MemberEvent::Restarted { old, incarnation, .. } => {
-                ends.peers.remove(*old, gateway);
+                ends.peers.remove(*old, gateway, relays);
                 Self::add(*incarnation, gateway, ends);
             }
             MemberEvent::Out { incarnation, .. } => {
                 if let Some(slot) = ends.peers.find(*incarnation) {
                     gateway.remove_peer(slot);
+                    relays.on_reset(*incarnation);
                     if let Some(peer) = ends.peers.get_mut(slot) {
                         peer.is_in = false;
                     }
@@ -74,7 +88,7 @@ impl PeerLinks {
                 None => Self::add(*incarnation, gateway, ends),
             },
             MemberEvent::Left { incarnation, .. } | MemberEvent::Refused { incarnation, .. } => {
-                ends.peers.remove(*incarnation, gateway);
+                ends.peers.remove(*incarnation, gateway, relays);
             }
             MemberEvent::SelfIn
             | MemberEvent::SelfOut
@@ -102,8 +116,9 @@ impl PeerLinks {
         gateway.add_peer(PeerSlot(index as u16), incarnation, generation, ends);
     }
 
-    fn remove(&mut self, incarnation: Incarnation, gateway: &mut Gateway) {
+    fn remove(&mut self, incarnation: Incarnation, gateway: &mut Gateway, relays: &mut Relays) {
         if let Some(slot) = self.find(incarnation) {
+            relays.on_reset(incarnation);
             gateway.remove_peer(slot);
             self.slots[usize::from(slot.0)] = None;
         }
@@ -123,7 +138,13 @@ impl PeerLinks {
     }
 
     /// An envelope of a peer. One of a node that is no member yet is sent again.
-    pub(super) fn receive(envelope: &Envelope<'_>, gateway: &mut Gateway, ends: &mut Ends<'_>, now: Millis) {
+    pub(super) fn receive(
+        envelope: &Envelope<'_>,
+        gateway: &mut Gateway,
+        ends: &mut Ends<'_>,
+        relays: &mut Relays,
+        now: Millis,
+    ) {
         let Some(slot) = ends.peers.find(envelope.sender) else { return };
         let Some(peer) = ends.peers.get_mut(slot) else { return };
         peer.link.receive(envelope, now);
@@ -134,6 +155,7 @@ impl PeerLinks {
         peer.generation = theirs;
         if peer.link.generation() < theirs {
             // The peer has taken this node for out, and has forgotten its interest.
+            relays.on_reset(envelope.sender);
             Self::begin_anew(slot, gateway, ends, now);
         } else {
             gateway.reset_peer(slot, theirs);
@@ -141,28 +163,39 @@ impl PeerLinks {
     }
 
     /// Takes messages of peers, while shards have room. Returns whether there is more to do at once.
-    pub(super) fn take_messages(&mut self, gateway: &mut Gateway, max: usize, now: Millis) -> bool {
+    pub(super) fn take_messages(
+        &mut self,
+        gateway: &mut Gateway,
+        relays: &mut Relays,
+        max: usize,
+        now: Millis,
+    ) -> bool {
         let mut more = false;
         for (index, peer) in self.slots.iter_mut().enumerate() {
             let Some(peer) = peer.as_mut().filter(|peer| peer.is_in) else { continue };
             let slot = PeerSlot(index as u16);
             // What a peer sent before it knew that it was out belongs to nothing here.
             let is_of_now = peer.link.peer_generation() >= peer.link.generation();
-            let mut taken = 0;
+            let (mut taken, mut messages) = (0, 0);
             peer.is_held = false;
-            while taken < max && gateway.has_room() {
+            while taken < max && gateway.has_room() && relays.has_room() {
                 if is_of_now && !gateway.may_take(slot) {
                     peer.is_held = true;
                     break;
                 }
-                let Some((number, message)) = peer.link.next_message() else { break };
-                if is_of_now {
-                    gateway.take_message(slot, number, &message, now);
-                }
+                let Some((number, frame)) = peer.link.next_frame() else { break };
                 taken += 1;
+                match frame {
+                    Frame::Message(message) if is_of_now => {
+                        gateway.take_message(slot, number, &message, now);
+                        messages += 1;
+                    }
+                    Frame::Relay(frame) if is_of_now => relays.on_frame(peer.incarnation, &frame),
+                    Frame::Message(_) | Frame::Relay(_) | Frame::Unknown { .. } => {}
+                }
             }
             more |= taken == max;
-            if taken > 0 && is_of_now {
+            if messages > 0 {
                 gateway.end_messages(slot);
             }
         }

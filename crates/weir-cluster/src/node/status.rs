@@ -2,9 +2,10 @@
 
 use weir_broker::Millis;
 
-use super::ClusterNode;
+use super::{ClusterNode, RelayCounters};
 use crate::link::LinkCounters;
 use crate::members::PeerState;
+use crate::slots::SlotOwner;
 use crate::{Incarnation, members::Suspect};
 
 /// The link to a peer.
@@ -43,6 +44,45 @@ pub struct PeerStatus {
     pub link: Option<LinkStatus>,
 }
 
+/// Which sessions a slot has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SlotClass {
+    /// Those of endpoints with `durability: memory`.
+    Memory,
+    /// Those of endpoints with `durability: disk`.
+    Disk,
+}
+
+/// A slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotStatus {
+    /// Its number. Those of the second class follow those of the first.
+    pub number: u16,
+    /// Which sessions it has.
+    pub class: SlotClass,
+    /// The name of its owner. `None`: it has none.
+    pub node: Option<String>,
+    /// The owner's incarnation.
+    pub incarnation: Incarnation,
+    /// The version of the slot table with which the owner got it.
+    pub since: u64,
+    /// The node that serves it, as this node knows: this one, or its owner, if that is in.
+    pub served: SlotOwner,
+}
+
+/// All slots.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SlotsStatus {
+    /// The version of the slot table that this node has read. 0: none.
+    pub version: u64,
+    /// Slots of each class. 0: there is no table.
+    pub per_class: u16,
+    /// This node has read the table up to its head since it came in.
+    pub is_current: bool,
+    /// All slots, by number.
+    pub slots: Vec<SlotStatus>,
+}
+
 /// A node and its peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NodeStatus {
@@ -64,9 +104,13 @@ pub struct NodeStatus {
     pub log_waiting: usize,
     /// Bytes of this node's entries that the log has not stored.
     pub log_unstored_bytes: usize,
+    /// Which node owns which persistent sessions.
+    pub slots: SlotsStatus,
+    /// What was sent and received of relayed connections.
+    pub relays: RelayCounters,
     /// Messages of peers that contradict what this node knows.
     pub errors: u64,
-    /// Heartbeats, envelopes and entries that could not be decoded.
+    /// Heartbeats, envelopes, slot tables and entries that could not be decoded.
     pub undecodable: u64,
 }
 
@@ -104,8 +148,28 @@ impl ClusterNode {
             log_applied: self.gateway.log_applied(),
             log_waiting: self.log.waiting(),
             log_unstored_bytes: self.unstored_bytes,
+            slots: self.slots_status(),
+            relays: *self.relays.counters(),
             errors: self.gateway.errors(),
-            undecodable: self.undecodable + self.log.undecodable(),
+            undecodable: self.undecodable + self.log.undecodable() + self.slots.undecodable(),
+        }
+    }
+
+    fn slots_status(&self) -> SlotsStatus {
+        let view = self.slots.view();
+        let slots = (0..).zip(&view.slots).map(|(number, place)| SlotStatus {
+            number,
+            class: if number < view.per_class { SlotClass::Memory } else { SlotClass::Disk },
+            node: view.node(number).map(str::to_owned),
+            incarnation: place.incarnation,
+            since: place.since,
+            served: place.owner,
+        });
+        SlotsStatus {
+            version: view.version,
+            per_class: view.per_class,
+            is_current: self.slots.is_current(),
+            slots: slots.collect(),
         }
     }
 }

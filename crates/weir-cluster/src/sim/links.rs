@@ -6,7 +6,7 @@ use weir_mqtt::ProtocolVersion;
 
 use super::{Fault, Rng};
 use crate::link::{LinkConfig, LinkEvent, PeerLink};
-use crate::wire::Envelope;
+use crate::wire::{Envelope, Frame, RelayFrame};
 
 const MAX_ENVELOPE: usize = 1500;
 const TROUBLE: Millis = 10_000;
@@ -47,15 +47,23 @@ impl Node {
         packet.extend((self.link.pushed() + 1).to_le_bytes());
         let filler = if rng.one_in(50) { 5000 } else { rng.below(200) };
         packet.resize(packet.len() + filler as usize, 7);
-        let publish = PeerPublish { namespace: 1, version: ProtocolVersion::V5, expires_in: None, packet: &packet };
-        self.link.push(&PeerMessage::Publish(publish));
+        if rng.one_in(3) {
+            assert!(self.link.push_relay(&RelayFrame::Data { relay: 9, from_opener: true, bytes: &packet }));
+        } else {
+            let publish = PeerPublish { namespace: 1, version: ProtocolVersion::V5, expires_in: None, packet: &packet };
+            self.link.push(&PeerMessage::Publish(publish));
+        }
     }
 
     /// Takes the next message, which must be the next one of the peer's stream.
     fn take(&mut self) -> Result<bool, String> {
         let peer = self.link.config().peer;
-        let Some((number, message)) = self.link.next_message() else { return Ok(false) };
-        let PeerMessage::Publish(PeerPublish { packet, .. }) = message else { return Err(format!("{message:?}")) };
+        let Some((number, frame)) = self.link.next_frame() else { return Ok(false) };
+        let (packet, is_relay) = match frame {
+            Frame::Message(PeerMessage::Publish(PeerPublish { packet, .. })) => (packet, false),
+            Frame::Relay(RelayFrame::Data { bytes, .. }) => (bytes, true),
+            other => return Err(format!("{other:?}")),
+        };
         let (incarnation, rest) = packet.split_first_chunk().ok_or("too short")?;
         let (generation, rest) = rest.split_first_chunk().ok_or("too short")?;
         let (frame, _) = rest.split_first_chunk().ok_or("too short")?;
@@ -71,6 +79,11 @@ impl Node {
             return Err(format!("message {frame} as number {number} after {}", self.taken.frames));
         }
         self.taken.frames = frame;
+        for watermark in [&mut self.taken.processed, &mut self.taken.stored] {
+            if is_relay && *watermark == frame - 1 {
+                *watermark = frame; // it is acknowledged with the message before it
+            }
+        }
         Ok(true)
     }
 }

@@ -76,6 +76,7 @@ impl Node {
             wire: WIRE_VERSIONS,
             weir_version: String::new(),
             addresses: Vec::new(),
+            has_data_dir: false,
         };
         let mut members = Members::new(config, clock + now);
         if let Some(fault) = fault {

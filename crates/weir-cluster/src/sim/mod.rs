@@ -1,4 +1,4 @@
-//! Links and members over models of the network and the engine, with faults. `WEIR_SIM_SEEDS=5000 cargo test -p weir-cluster
+//! Links, members and slots over models of the network and the engine, with faults. `WEIR_SIM_SEEDS=5000 cargo test -p weir-cluster
 //! sim::` builds and runs with as many seeds, `WEIR_SIM_SEED=17` plays that one alone.
 
 #![allow(clippy::panic)]
@@ -6,11 +6,13 @@
 mod links;
 mod members;
 mod rng;
+mod slots;
 
 pub(crate) use rng::Rng;
 
 use self::links::LinkSim;
 use self::members::MembersSim;
+use self::slots::SlotsSim;
 
 /// A defect that a test plants, to prove that the simulation finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +25,16 @@ pub(crate) enum Fault {
     NoGenerationCheck,
     /// A peer is out after 3 s without a heartbeat, though the stream did not work.
     ElectionCountsAsAbsence,
+    /// The register stores tables that are based on an older one.
+    NoFence,
+    /// A slot is served before the other nodes have applied the table.
+    ServesBeforeApplied,
+    /// A node that has come in serves what it owned before, and has not read the table.
+    ServesUnread,
+    /// A slot is served because of what was known of the members before the table was stored.
+    OldMembers,
+    /// A core serves although its node is out.
+    NoLease,
 }
 
 /// The seeds to play. The variables are read at build time, as a pure crate reads no environment.
@@ -68,4 +80,22 @@ fn planted_faults_of_links_are_found() {
 fn planted_fault_of_members_is_found() {
     let found = found(Fault::ElectionCountsAsAbsence, |seed, fault| MembersSim::new(seed, fault).run());
     assert!(found > 0);
+}
+
+#[test]
+fn no_slot_is_served_twice_and_every_slot_is_served_again() {
+    for seed in seeds() {
+        if let Err(error) = SlotsSim::new(seed, None).run() {
+            panic!("WEIR_SIM_SEED={seed}: {error}");
+        }
+    }
+}
+
+#[test]
+fn planted_faults_of_slots_are_found() {
+    let faults = [Fault::NoFence, Fault::ServesBeforeApplied, Fault::ServesUnread, Fault::OldMembers, Fault::NoLease];
+    for fault in faults {
+        let is_found = |seed| SlotsSim::new(seed, Some(fault)).run().is_err();
+        assert!((0..400).any(is_found), "{fault:?}");
+    }
 }

@@ -5,6 +5,7 @@ use weir_broker::gateway::{PeerMessage, PeerPublish};
 use weir_mqtt::ProtocolVersion;
 
 use super::field::{FieldError, FieldProblem, Length, Reader, Sink};
+use super::relay::{self, RelayFrame};
 
 const NAMESPACE: u64 = 1;
 const ADD_INTEREST: u64 = 2;
@@ -25,6 +26,8 @@ const RETURNED: u8 = 1;
 pub enum Frame<'a> {
     /// A message.
     Message(PeerMessage<'a>),
+    /// Of a relayed connection.
+    Relay(RelayFrame<'a>),
     /// A kind that this build does not know. It is skipped.
     Unknown {
         /// The kind's number.
@@ -71,7 +74,12 @@ pub(crate) struct FrameHeader {
 impl FrameHeader {
     /// Whether this build knows the kind.
     pub(crate) const fn is_known(&self) -> bool {
-        matches!(self.kind, NAMESPACE..=CLIENT_CONNECTED)
+        matches!(self.kind, NAMESPACE..=CLIENT_CONNECTED | relay::OPEN..=relay::CLOSE)
+    }
+
+    /// Whether it is a frame of a relayed connection, of which the gateway does not know.
+    pub(crate) const fn is_relay(&self) -> bool {
+        matches!(self.kind, relay::OPEN..=relay::CLOSE)
     }
 
     /// Bytes of the whole frame.
@@ -83,13 +91,29 @@ impl FrameHeader {
 /// Appends a frame. It allocates nothing but what `out` needs to grow.
 #[inline]
 pub fn encode_frame(message: &PeerMessage<'_>, out: &mut Vec<u8>) {
-    let kind = kind(message);
     let mut body = Length(0);
     write_body(message, &mut body);
+    write_header(kind(message), body, out);
+    write_body(message, out);
+}
+
+/// Appends a frame of a relayed connection, unless its body is longer than `max_body`: the peer would not take it.
+#[inline]
+pub fn encode_relay_frame(frame: &RelayFrame<'_>, max_body: usize, out: &mut Vec<u8>) -> bool {
+    let mut body = Length(0);
+    frame.write_body(&mut body);
+    let fits = body.0 <= max_body;
+    if fits {
+        write_header(frame.kind(), body, out);
+        frame.write_body(out);
+    }
+    fits
+}
+
+fn write_header(kind: u64, body: Length, out: &mut Vec<u8>) {
     out.reserve(body.0 + 11);
     out.varint(kind);
     out.varint(body.0 as u64);
-    write_body(message, out);
 }
 
 const fn kind(message: &PeerMessage<'_>) -> u64 {
@@ -176,8 +200,7 @@ pub fn decode_frame(bytes: &[u8], max_body: usize) -> Result<Option<(Frame<'_>, 
     if !header.is_known() {
         return Ok(Some((Frame::Unknown { kind: header.kind }, header.len())));
     }
-    let message = decode_body(header.kind, body)?;
-    Ok(Some((Frame::Message(message), header.len())))
+    Ok(Some((decode_body(&header, body)?, header.len())))
 }
 
 /// The header of the first frame. `None`: it has not arrived as a whole.
@@ -199,8 +222,14 @@ pub(crate) fn frame_header(bytes: &[u8], max_body: usize) -> Result<Option<Frame
 
 /// Decodes the body of a known kind.
 #[inline]
-pub(crate) fn decode_body(kind: u64, body: &[u8]) -> Result<PeerMessage<'_>, FrameError> {
-    read_body(kind, &mut Reader(body)).map_err(|error| FrameError::Field { kind, error })
+pub(crate) fn decode_body<'a>(header: &FrameHeader, body: &'a [u8]) -> Result<Frame<'a>, FrameError> {
+    let (kind, mut body) = (header.kind, Reader(body));
+    let frame = if header.is_relay() {
+        relay::read_body(kind, &mut body).map(Frame::Relay)
+    } else {
+        read_body(kind, &mut body).map(Frame::Message)
+    };
+    frame.map_err(|error| FrameError::Field { kind, error })
 }
 
 #[inline]

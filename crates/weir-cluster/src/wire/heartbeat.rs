@@ -15,6 +15,14 @@ const ADDRESS: u64 = 7;
 const CLIENTS: u64 = 8;
 const SESSIONS: u64 = 9;
 const LEAVING: u64 = 10;
+const SLOTS: u64 = 11;
+const UPTIME: u64 = 12;
+const SLOTS_FOUNDED: u64 = 13;
+const SLOTS_APPLIED: u64 = 14;
+
+/// Flags of `SLOTS`.
+const OWNS_SLOTS: u64 = 1;
+const HAS_DATA_DIR: u64 = 2;
 
 /// The value of `LEAVING` in a node's last heartbeat.
 const GONE: u64 = 2;
@@ -47,6 +55,21 @@ pub struct Heartbeat {
     pub gone: bool,
     /// The node is evacuated: it serves no clients, should own no slots, and stays a member.
     pub evacuating: bool,
+    /// How long its process has run, in milliseconds of its clock.
+    pub uptime_ms: u64,
+    /// What it does with slots. `None`: its version does not know them.
+    pub slots: Option<HeartbeatSlots>,
+}
+
+/// What a node does with slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HeartbeatSlots {
+    /// It has a data directory: it can own slots of sessions on disk.
+    pub has_data_dir: bool,
+    /// The slot table that it has applied: the sessions of slots that it had lost by then have ended. Of that founding...
+    pub founded: u64,
+    /// ... the version. 0: none.
+    pub applied: u64,
 }
 
 /// How much a node serves.
@@ -78,6 +101,14 @@ impl Heartbeat {
                 _ => 0,
             };
             put_number(out, LEAVING, leaving);
+            if self.uptime_ms > 0 {
+                put_number(out, UPTIME, self.uptime_ms);
+            }
+            if let Some(slots) = &self.slots {
+                put_number(out, SLOTS, OWNS_SLOTS | (u64::from(slots.has_data_dir) * HAS_DATA_DIR));
+                put_number(out, SLOTS_FOUNDED, slots.founded);
+                put_number(out, SLOTS_APPLIED, slots.applied);
+            }
         });
     }
 
@@ -85,6 +116,7 @@ impl Heartbeat {
     pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
         let (mut node, mut incarnation, mut sequence, mut wire_min, mut wire_max) = (None, None, None, None, None);
         let (mut weir_version, mut addresses, mut load, mut leaving) = ("", Vec::new(), Load::default(), 0);
+        let (mut uptime_ms, mut flags, mut founded, mut applied) = (0, 0, 0, 0);
         for field in decode_record(bytes)? {
             let (tag, value) = field?;
             match tag {
@@ -99,9 +131,14 @@ impl Heartbeat {
                 CLIENTS => load.clients = number(value, "clients")?,
                 SESSIONS => load.sessions = number(value, "sessions")?,
                 LEAVING => leaving = number(value, "leaving")?,
+                SLOTS => flags = number(value, "slots")?,
+                UPTIME => uptime_ms = number(value, "uptime")?,
+                SLOTS_FOUNDED => founded = number(value, "founding of the slots")?,
+                SLOTS_APPLIED => applied = number(value, "applied version of the slots")?,
                 _ => {} // of a newer version
             }
         }
+        let has_data_dir = flags & HAS_DATA_DIR != 0;
         let missing = |field: &'static str| FieldProblem::Missing.of(field);
         Ok(Self {
             node: node.ok_or(missing("node"))?.to_owned(),
@@ -117,6 +154,8 @@ impl Heartbeat {
             leaving: !matches!(leaving, 0 | EVACUATING),
             gone: leaving == GONE,
             evacuating: leaving == EVACUATING,
+            uptime_ms,
+            slots: (flags & OWNS_SLOTS != 0).then_some(HeartbeatSlots { has_data_dir, founded, applied }),
         })
     }
 }

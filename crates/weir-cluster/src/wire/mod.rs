@@ -1,9 +1,10 @@
 //! The bytes that nodes exchange. Decoding borrows from its input, and never panics.
 //!
 //! - [`Envelope`]: what core NATS carries: a piece of a link's byte stream, and acknowledgements of the other direction;
-//! - [`encode_frame`], [`decode_frame`]: the messages in that stream;
+//! - [`encode_frame`], [`encode_relay_frame`], [`decode_frame`]: the messages in that stream;
 //! - [`Heartbeat`]: a record in the stream of members;
-//! - [`encode_retained_entry`], [`decode_retained_entry`]: an entry of the log of retained messages.
+//! - [`encode_retained_entry`], [`decode_retained_entry`]: an entry of the log of retained messages;
+//! - [`SlotTable`]: which node owns which slot.
 //!
 //! A change that an older node can skip adds a frame kind, a field at the end of a frame, or a field of a record. Any
 //! other change needs a new version of the wire format.
@@ -13,17 +14,21 @@ mod field;
 mod frame;
 mod heartbeat;
 mod record;
+mod relay;
 mod retained;
+mod slot_table;
 #[cfg(test)]
 mod tests;
 
 pub use envelope::{Acknowledgement, Envelope, EnvelopeError};
 pub use field::{FieldError, FieldProblem};
-pub use frame::{Frame, FrameError, decode_frame, encode_frame};
+pub use frame::{Frame, FrameError, decode_frame, encode_frame, encode_relay_frame};
 pub(crate) use frame::{FrameHeader, decode_body, frame_header};
-pub use heartbeat::{Heartbeat, Load};
+pub use heartbeat::{Heartbeat, HeartbeatSlots, Load};
 pub use record::RecordError;
+pub use relay::{RelayClose, RelayFrame};
 pub use retained::{decode_retained_entry, encode_retained_entry};
+pub use slot_table::{SLOTS_MAX, SLOTS_MIN, SlotRow, SlotTable};
 
 /// The versions of the wire format that this build reads and writes.
 pub const WIRE_VERSIONS: WireVersions = WireVersions { min: 1, max: 1 };

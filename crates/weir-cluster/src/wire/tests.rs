@@ -69,6 +69,32 @@ impl Parts {
     }
 }
 
+fn relay_frame<'a>(rng: &mut Rng, bytes: &'a [u8]) -> RelayFrame<'a> {
+    let (relay, from_opener) = (rng.any(), rng.one_in(2));
+    match rng.below(4) {
+        0 => RelayFrame::Open { relay, slot: rng.any() as u16, admission: bytes },
+        1 => RelayFrame::Data { relay, from_opener, bytes },
+        2 => RelayFrame::Credit { relay, from_opener, bytes: rng.any() as u32 },
+        _ => {
+            let reasons = [RelayClose::Ended, RelayClose::NotOwner, RelayClose::Refused, RelayClose::Full];
+            RelayFrame::Close { relay, from_opener, reason: reasons[rng.below(4) as usize] }
+        }
+    }
+}
+
+fn slot_table(rng: &mut Rng) -> SlotTable {
+    let mut table = SlotTable::new(8 + rng.below(57) as u16, rng.any());
+    let owners: Vec<(String, u64)> = (0..3).map(|_| (rng.text(20), rng.any())).collect();
+    for row in &mut table.rows {
+        let (node, incarnation) = &owners[rng.below(3) as usize];
+        (row.from, row.since) = (rng.any(), rng.any());
+        if !node.is_empty() && !rng.one_in(4) {
+            (row.node, row.incarnation) = (node.clone(), *incarnation);
+        }
+    }
+    table
+}
+
 fn version(rng: &mut Rng) -> ProtocolVersion {
     [ProtocolVersion::V3_1, ProtocolVersion::V3_1_1, ProtocolVersion::V5][rng.below(3) as usize]
 }
@@ -86,6 +112,12 @@ fn heartbeat(rng: &mut Rng) -> Heartbeat {
         leaving,
         gone: leaving && rng.one_in(2),
         evacuating: !leaving && rng.one_in(2),
+        uptime_ms: rng.any(),
+        slots: rng.one_in(2).then(|| HeartbeatSlots {
+            has_data_dir: rng.one_in(2),
+            founded: rng.any(),
+            applied: rng.any(),
+        }),
     }
 }
 
@@ -141,13 +173,25 @@ fn frames_decode_to_the_messages_that_were_encoded() {
     for seed in 0..SEEDS {
         let mut rng = Rng::new(seed);
         let parts: Vec<Parts> = (0..4).map(|_| Parts::new(&mut rng)).collect();
-        let messages: Vec<PeerMessage<'_>> = parts.iter().map(|parts| parts.message(&mut rng)).collect();
+        let frames: Vec<Frame<'_>> = parts
+            .iter()
+            .map(|parts| match rng.one_in(3) {
+                true => Frame::Relay(relay_frame(&mut rng, &parts.packet)),
+                false => Frame::Message(parts.message(&mut rng)),
+            })
+            .collect();
         let mut bytes = Vec::new();
-        messages.iter().for_each(|message| encode_frame(message, &mut bytes));
+        for frame in &frames {
+            match frame {
+                Frame::Message(message) => encode_frame(message, &mut bytes),
+                Frame::Relay(frame) => assert!(encode_relay_frame(frame, 4096, &mut bytes)),
+                Frame::Unknown { .. } => unreachable!(),
+            }
+        }
         let mut rest = &bytes[..];
-        for message in &messages {
+        for expected in &frames {
             let (frame, len) = decode_frame(rest, 4096).unwrap().unwrap();
-            assert_eq!(frame, Frame::Message(*message), "seed {seed}");
+            assert_eq!(frame, *expected, "seed {seed}");
             assert!((0..len).all(|cut| decode_frame(&rest[..cut], 4096) == Ok(None)), "seed {seed}");
             rest = &rest[len..];
         }
@@ -192,6 +236,13 @@ fn records_decode_to_what_was_encoded_and_damage_is_found() {
         assert_eq!(decode_retained_entry(&bytes), Ok(entry), "seed {seed}");
         let spoiled = damaged(&mut rng, &bytes);
         assert!(spoiled == bytes || decode_retained_entry(&spoiled).is_err(), "seed {seed}");
+
+        let table = slot_table(&mut rng);
+        bytes.clear();
+        table.encode(&mut bytes);
+        assert_eq!(SlotTable::decode(&bytes).as_ref(), Ok(&table), "seed {seed}");
+        let spoiled = damaged(&mut rng, &bytes);
+        assert!(spoiled == bytes || SlotTable::decode(&spoiled).is_err(), "seed {seed}");
     }
 }
 
@@ -201,15 +252,19 @@ fn damaged_fields_of_records_are_errors_or_other_values_without_panic() {
     for seed in 0..SEEDS {
         let mut rng = Rng::new(seed);
         let parts = Parts::new(&mut rng);
-        let (mut first, mut second) = (Vec::new(), Vec::new());
+        let (mut first, mut second, mut third) = (Vec::new(), Vec::new(), Vec::new());
         heartbeat(&mut rng).encode(&mut first);
         encode_retained_entry(&parts.entry(&mut rng), &mut second);
-        for bytes in [first, second] {
+        slot_table(&mut rng).encode(&mut third);
+        for bytes in [first, second, third] {
             let fields = damaged(&mut rng, &bytes[5..]);
             let mut record = Vec::new();
             record::encode_record(&mut record, |out| out.extend_from_slice(&fields));
             let _ = Heartbeat::decode(&record);
             let _ = decode_retained_entry(&record);
+            if let Ok(table) = SlotTable::decode(&record) {
+                assert_eq!(table.rows.len(), usize::from(table.per_class) * 2);
+            }
         }
     }
 }
@@ -234,6 +289,50 @@ fn unknown_frame_kinds_and_fields_are_skipped() {
         out.extend_from_slice(&known[5..]);
     });
     assert_eq!(Heartbeat::decode(&record), Ok(heartbeat));
+}
+
+#[test]
+fn unknown_fields_of_a_slot_table_and_its_rows_are_skipped_and_bounds_are_kept() {
+    let mut table = SlotTable::new(8, 7);
+    table.rows[3] = SlotRow { node: "n1".into(), incarnation: 5, from: 4, since: 3 };
+    let record = |per_class: u64, rows: usize, owner: &[u8], row: &[u8]| {
+        let mut bytes = Vec::new();
+        record::encode_record(&mut bytes, |out| {
+            record::put_field(out, 900, b"newer");
+            record::put_number(out, 1, per_class);
+            record::put_number(out, 2, 7);
+            record::put_field(out, 3, owner);
+            for at in 0..rows {
+                record::put_field(out, 4, if at == 3 { row } else { &[0, 0, 0] });
+            }
+        });
+        SlotTable::decode(&bytes)
+    };
+    let problem = |field, problem: FieldProblem| Err(RecordError::Field(problem.of(field)));
+    let owner = b"\x05\x02n1newer";
+    let long = [b"\x05\x81\x02", [b'n'; 257].as_slice()].concat();
+    let cases: [(u64, usize, &[u8], &[u8], Result<SlotTable, RecordError>); 9] = [
+        (8, 16, owner, &[1, 4, 3, 99, 99], Ok(table)),
+        (8, 16, owner, &[2, 4, 3], problem("owner", FieldProblem::Undefined(2))),
+        (8, 16, owner, &[1, 4], problem("since", FieldProblem::Truncated)),
+        (8, 15, owner, &[1, 4, 3], problem("slot", FieldProblem::Missing)),
+        (8, 17, owner, &[1, 4, 3], problem("slot", FieldProblem::TooMany)),
+        (7, 14, owner, &[1, 4, 3], problem("slots of a class", FieldProblem::Undefined(7))),
+        (65, 130, owner, &[1, 4, 3], problem("slots of a class", FieldProblem::Undefined(65))),
+        (8, 16, b"\x05\x00", &[1, 4, 3], problem("owner", FieldProblem::Missing)),
+        (8, 16, &long, &[1, 4, 3], problem("owner", FieldProblem::TooLarge)),
+    ];
+    for (per_class, rows, owner, row, expected) in cases {
+        assert_eq!(record(per_class, rows, owner, row), expected, "{per_class} {rows} {owner:?} {row:?}");
+    }
+}
+
+#[test]
+fn relay_frame_that_is_too_long_is_not_written() {
+    let mut out = Vec::new();
+    let frame = RelayFrame::Data { relay: 1, from_opener: false, bytes: &[0; 97] };
+    assert!(encode_relay_frame(&frame, 100, &mut out) && out.len() == 102);
+    assert!(!encode_relay_frame(&frame, 99, &mut out) && out.len() == 102);
 }
 
 #[test]
@@ -323,6 +422,18 @@ fn version_1_is_read_and_written_as_these_bytes() {
         assert_eq!(hex(&bytes), golden, "{message:?}");
         assert_eq!(decode_frame(&bytes, 100), Ok(Some((Frame::Message(message), bytes.len()))));
     }
+    let relays = [
+        (RelayFrame::Open { relay: 300, slot: 130, admission: b"a" }, "0a06ac0282010161"),
+        (RelayFrame::Data { relay: 300, from_opener: true, bytes: b"\xc0\0" }, "0b0601ac0202c000"),
+        (RelayFrame::Credit { relay: 300, from_opener: false, bytes: 65_536 }, "0c0600ac02808004"),
+        (RelayFrame::Close { relay: 1, from_opener: true, reason: RelayClose::NotOwner }, "0d03010101"),
+    ];
+    for (frame, golden) in relays {
+        let mut bytes = Vec::new();
+        assert!(encode_relay_frame(&frame, 100, &mut bytes));
+        assert_eq!(hex(&bytes), golden, "{frame:?}");
+        assert_eq!(decode_frame(&bytes, 100), Ok(Some((Frame::Relay(frame), bytes.len()))));
+    }
     let acknowledgement = Acknowledgement { generation: 9, received: 70_000, processed: 12, stored: 11 };
     let envelope = Envelope {
         sender: 0x0102_0304_0506_0708,
@@ -350,6 +461,8 @@ fn version_1_is_read_and_written_as_these_bytes() {
         leaving: true,
         gone: false,
         evacuating: false,
+        uptime_ms: 0,
+        slots: None,
     };
     bytes.clear();
     heartbeat.encode(&mut bytes);

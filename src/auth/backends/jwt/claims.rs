@@ -6,8 +6,9 @@ use serde_json::{Map, Value};
 
 use crate::auth::RuleSet;
 use crate::auth::api::Attempt;
-use weir_broker::Authorize;
+use weir_broker::{Authorize, Subject};
 use weir_declare::config::{Acl, AclAction, AclRule, Jwt, Name, Origin, Permission, TopicPattern};
+use weir_mqtt::QoS;
 
 /// A token's payload.
 pub(super) struct Claims(Map<String, Value>);
@@ -128,10 +129,47 @@ fn numeric_date(value: &Value) -> Option<i64> {
         .or_else(|| value.as_f64().filter(|seconds| seconds.abs() < 1e15).map(|seconds| seconds.floor() as i64))
 }
 
+/// The rules that a credential carries. They are kept as they came, too: they travel with a client to the node that has its
+/// session.
+#[derive(Debug)]
+pub struct ClaimedRules {
+    rules: RuleSet,
+    source: Box<str>,
+}
+
+impl ClaimedRules {
+    /// Compiles rules as [`Authorize::source`] has answered them. `None`: they have another form.
+    pub fn compile(claim: &Value) -> Option<Self> {
+        rules(claim)
+    }
+}
+
+impl Authorize for ClaimedRules {
+    fn may_publish(&self, subject: Subject<'_>, topic: &str, qos: QoS, retain: bool) -> bool {
+        self.rules.may_publish(subject, topic, qos, retain)
+    }
+
+    fn may_subscribe(&self, subject: Subject<'_>, filter: &str, qos: QoS) -> bool {
+        self.rules.may_subscribe(subject, filter, qos)
+    }
+
+    fn may_receive(&self, subject: Subject<'_>, topic: &str) -> bool {
+        self.rules.may_receive(subject, topic)
+    }
+
+    fn source(&self) -> Option<&str> {
+        Some(&self.source)
+    }
+}
+
 /// The rules of a claim: `{publish: [filter, ...], subscribe: [...], all: [...]}` (EMQX's `pub` and `sub` mean the
 /// same), or a list of rules in the form of an acl document. They deny everything that they do not allow. `None`: the
 /// claim has another form, and the token is rejected.
-pub(in crate::auth) fn rules(claim: &Value) -> Option<RuleSet> {
+pub(in crate::auth) fn rules(claim: &Value) -> Option<ClaimedRules> {
+    Some(ClaimedRules { rules: compile(claim)?, source: claim.to_string().into() })
+}
+
+fn compile(claim: &Value) -> Option<RuleSet> {
     let rules = match claim {
         Value::Object(lists) => {
             let mut rules = Vec::new();

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
+pub use self::claims::ClaimedRules;
 pub(super) use self::claims::rules;
 use self::claims::{Accepted, Claims, Rejected};
 pub(in crate::auth) use self::key::{KeyError, KeySet};

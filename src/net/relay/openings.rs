@@ -1,0 +1,78 @@
+//! Clients whose session was not reached yet: their owner is not known, or has not answered.
+
+use std::collections::HashMap;
+
+use super::pump::RelayKey;
+use crate::net::shard::HandOver;
+use weir_broker::Millis;
+
+/// How long a client waits for its session's owner, milliseconds.
+const OWNER_WITHIN_MS: Millis = 5000;
+/// Clients that wait at most.
+const OPENINGS_MAX: usize = 65_536;
+
+/// A client that waits.
+pub(super) struct Opening {
+    pub(super) hand_over: Box<HandOver>,
+    deadline: Millis,
+}
+
+impl Opening {
+    pub(super) fn new(hand_over: Box<HandOver>, now: Millis) -> Self {
+        Self { hand_over, deadline: now + OWNER_WITHIN_MS }
+    }
+}
+
+/// All clients that wait.
+#[derive(Default)]
+pub(super) struct Openings {
+    /// They wait for an owner.
+    waiting: Vec<Opening>,
+    /// They wait for the answer of an owner.
+    asked: HashMap<RelayKey, Opening>,
+}
+
+impl Openings {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.asked.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() + self.asked.len() >= OPENINGS_MAX
+    }
+
+    pub(super) fn wait(&mut self, opening: Opening) {
+        self.waiting.push(opening);
+    }
+
+    pub(super) fn ask(&mut self, key: RelayKey, opening: Opening) {
+        self.asked.insert(key, opening);
+    }
+
+    /// The owner has answered.
+    pub(super) fn answered(&mut self, key: &RelayKey) -> Option<Opening> {
+        self.asked.remove(key)
+    }
+
+    /// Those that wait for an owner, to be looked up again.
+    pub(super) fn take_waiting(&mut self) -> Vec<Opening> {
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// A peer will not answer.
+    pub(super) fn peer_lost(&mut self, peer: u64) {
+        self.waiting.extend(self.asked.extract_if(|key, _| key.peer == peer).map(|(_, opening)| opening));
+    }
+
+    /// Those that have waited too long; with the key where an owner was asked.
+    pub(super) fn take_late(&mut self, now: Millis) -> Vec<(Option<RelayKey>, Opening)> {
+        let asked = self.asked.extract_if(|_, opening| opening.deadline <= now);
+        let mut late: Vec<_> = asked.map(|(key, opening)| (Some(key), opening)).collect();
+        late.extend(self.waiting.extract_if(.., |opening| opening.deadline <= now).map(|opening| (None, opening)));
+        late
+    }
+
+    pub(super) fn take_all(&mut self) -> Vec<(Option<RelayKey>, Opening)> {
+        self.take_late(Millis::MAX)
+    }
+}

@@ -1,0 +1,474 @@
+//! The thread that copies the bytes of relayed connections.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mio::{Events, Poll, Token, Waker};
+use socket2::Socket;
+
+use super::admission::{Admission, AdmissionError};
+use super::openings::{Opening, Openings};
+use super::pump::{Pump, RelayKey, Step};
+use super::{Owner, RelayConfig, RelayEnd, RelayEvent, RelayMessage, WINDOW_BYTES};
+use crate::auth::AuthRefusal;
+use crate::log_value::log_value;
+use crate::net::in_process::internal_policy;
+use crate::net::mailbox::{CloseOnEnd, Mailbox};
+use crate::net::plane::PlaneRef;
+use crate::net::shard::{HandOver, refusal_packet};
+use crate::net::stats::CloseReason;
+use crate::net::stream::Stream;
+use crate::net::threads::Threads;
+use weir_broker::placement::needs_owner;
+use weir_broker::{EndpointPolicy, Millis, Slab};
+use weir_mqtt::Connect;
+
+const WAKER: Token = Token(usize::MAX);
+const EVENTS: usize = 1024;
+/// Interval of the check for deadlines, milliseconds.
+const SWEEP_MS: u64 = 50;
+/// How long it takes to close the connections of a node whose clients are to connect to others, milliseconds.
+const CLOSE_CLIENTS_MS: u64 = 10_000;
+/// Connections that this node serves for others at most: each has two descriptors, and at most a window of bytes.
+const SERVED_MAX: usize = 100_000;
+
+/// The way to the thread.
+#[derive(Clone)]
+pub(in crate::net) struct RelayHandle {
+    mailbox: Arc<Mailbox<RelayEvent>>,
+    config: RelayConfig,
+}
+
+impl RelayHandle {
+    pub(in crate::net) fn send(&self, event: RelayEvent) {
+        self.mailbox.send(event);
+    }
+
+    /// Whether another node has the session that a CONNECT continues, or begins.
+    pub(in crate::net) fn is_elsewhere(&self, policy: &EndpointPolicy, connect: &Connect<'_>, client_id: &str) -> bool {
+        needs_owner(connect, client_id) && self.owner(policy, client_id).1 != Owner::Here
+    }
+
+    fn owner(&self, policy: &EndpointPolicy, client_id: &str) -> (u16, Owner) {
+        self.config.lookup.owner(policy.limits.durability, &policy.namespace, client_id)
+    }
+}
+
+/// The thread, before it runs and while it does.
+pub(in crate::net) struct RelayThread {
+    handle: RelayHandle,
+    poll: Poll,
+    plane: Option<PlaneRef>,
+    pumps: Slab<u32, Pump>,
+    slots: HashMap<RelayKey, u32>,
+    openings: Openings,
+    /// Peers to which too much is on the way.
+    congested: HashSet<u64>,
+    served: usize,
+    /// Connections of clients that are to connect to other nodes, and how many of them are closed in one sweep.
+    leaving: Vec<Token>,
+    leaving_per_sweep: usize,
+    /// When the last sweep was.
+    swept: Millis,
+    last_relay: u64,
+    /// Connections with something to do for which no event comes.
+    ready: Vec<Token>,
+    buffer: Vec<u8>,
+    now: Millis,
+    is_stopped: bool,
+}
+
+impl RelayThread {
+    pub(in crate::net) fn new(config: RelayConfig) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mailbox = Arc::new(Mailbox::new(Waker::new(poll.registry(), WAKER)?));
+        Ok(Self {
+            handle: RelayHandle { mailbox, config },
+            poll,
+            plane: None,
+            pumps: Slab::default(),
+            slots: HashMap::new(),
+            openings: Openings::default(),
+            congested: HashSet::new(),
+            served: 0,
+            leaving: Vec::new(),
+            leaving_per_sweep: 0,
+            swept: 0,
+            last_relay: 0,
+            ready: Vec::new(),
+            buffer: vec![0; WINDOW_BYTES],
+            now: 0,
+            is_stopped: false,
+        })
+    }
+
+    pub(in crate::net) fn handle(&self) -> RelayHandle {
+        self.handle.clone()
+    }
+
+    /// # Errors
+    /// The system refused the thread.
+    pub(in crate::net) fn start(mut self, plane: PlaneRef, threads: &Threads) -> io::Result<()> {
+        self.plane = Some(plane);
+        threads.spawn("weir-relay", move || {
+            let _closes = CloseOnEnd(Arc::clone(&self.handle.mailbox));
+            let (mut events, mut mail) = (Events::with_capacity(EVENTS), Vec::new());
+            while !self.is_stopped {
+                self.turn(&mut events, &mut mail);
+            }
+        })
+    }
+
+    fn turn(&mut self, events: &mut Events, mail: &mut Vec<RelayEvent>) {
+        let may_sleep = self.ready.is_empty() && self.handle.mailbox.may_sleep();
+        let timeout = if may_sleep { self.sleep() } else { Some(Duration::ZERO) };
+        if let Err(error) = self.poll.poll(events, timeout)
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            tracing::error!(%error, "relay event loop failed");
+        }
+        self.handle.mailbox.awake();
+        let Some(plane) = self.plane.as_ref().and_then(PlaneRef::get) else { return self.is_stopped = true };
+        self.now = plane.now();
+        drop(plane);
+        self.handle.mailbox.take_all(mail);
+        mail.drain(..).for_each(|event| self.on_event(event));
+        for event in events.iter().filter(|event| event.token() != WAKER) {
+            if let Some(pump) = self.pump_mut(event.token()) {
+                pump.set_unread();
+                self.ready.push(event.token());
+            }
+        }
+        for token in std::mem::take(&mut self.ready) {
+            self.run_pump(token);
+        }
+        self.sweep();
+    }
+
+    fn sleep(&self) -> Option<Duration> {
+        let is_timed = !self.openings.is_empty() || !self.leaving.is_empty() || self.pumps.iter().any(|(_, pump)| pump.is_closing());
+        is_timed.then(|| Duration::from_millis(SWEEP_MS))
+    }
+
+    fn pump_mut(&mut self, token: Token) -> Option<&mut Pump> {
+        let bits = token.0 as u64;
+        self.pumps.get_generation_mut(bits as u32, (bits >> 32) as u32)
+    }
+
+    fn token(&self, slot: u32) -> Token {
+        Token(((u64::from(self.pumps.generation(slot)) << 32) | u64::from(slot)) as usize)
+    }
+
+    fn on_event(&mut self, event: RelayEvent) {
+        match event {
+            RelayEvent::HandOver(hand_over) => self.open(Opening::new(hand_over, self.now)),
+            RelayEvent::Message { peer, message } => self.on_message(peer, message),
+            RelayEvent::PeerLost(peer) => self.on_peer_lost(peer),
+            RelayEvent::Congested { peer, congested: true } => {
+                self.congested.insert(peer);
+            }
+            RelayEvent::Congested { peer, congested: false } => {
+                self.congested.remove(&peer);
+                let of_peer = self.slots.iter().filter(|(key, _)| key.peer == peer);
+                let tokens: Vec<Token> = of_peer.map(|(_, slot)| self.token(*slot)).collect();
+                self.ready.extend(tokens);
+            }
+            RelayEvent::CloseClients => self.begin_to_close(),
+            RelayEvent::SlotsChanged => self.look_again(),
+            RelayEvent::Stop => self.stop(),
+        }
+    }
+
+    /// Closes the connections that have their socket here, over [`CLOSE_CLIENTS_MS`].
+    fn begin_to_close(&mut self) {
+        let opened = self.slots.iter().filter(|(key, _)| key.is_opener).map(|(_, slot)| self.token(*slot));
+        self.leaving = opened.collect();
+        self.leaving_per_sweep = self.leaving.len().div_ceil((CLOSE_CLIENTS_MS / SWEEP_MS) as usize);
+        tracing::info!(clients = self.leaving.len(), "relayed clients are disconnected, to connect to other nodes");
+    }
+
+    /// The next ones, which have their turn in this sweep.
+    fn close_next(&mut self) {
+        let now = self.now;
+        let count = self.leaving_per_sweep.min(self.leaving.len());
+        for token in self.leaving.split_off(self.leaving.len() - count) {
+            let Some(pump) = self.pump_mut(token) else { continue };
+            pump.finish(&[], now);
+            let key = pump.key;
+            if self.slots.remove(&key).is_some() {
+                self.close(&key, RelayEnd::Ended);
+            }
+            self.ready.push(token);
+        }
+    }
+
+    fn look_again(&mut self) {
+        for opening in self.openings.take_waiting() {
+            self.open(opening);
+        }
+    }
+
+    /// Brings a client to the node that has its session.
+    fn open(&mut self, opening: Opening) {
+        if self.openings.is_full() {
+            return self.refuse(*opening.hand_over, "too many clients wait for their sessions");
+        }
+        let hand_over = &opening.hand_over;
+        let (slot, owner) = self.handle.owner(&hand_over.policy, &hand_over.client_id);
+        let peer = match owner {
+            Owner::Unknown => return self.openings.wait(opening),
+            Owner::Here => return self.serve_here(*opening.hand_over),
+            Owner::Peer(peer) => peer,
+        };
+        match Admission::encode(hand_over, self.now) {
+            Ok(admission) => {
+                self.last_relay += 1;
+                let key = RelayKey { peer, relay: self.last_relay, is_opener: true };
+                self.send(peer, RelayMessage::Open { relay: key.relay, slot, admission });
+                self.openings.ask(key, opening);
+            }
+            Err(error) => self.refuse(*opening.hand_over, &error.to_string()),
+        }
+    }
+
+    fn serve_here(&self, hand_over: HandOver) {
+        if let Some(plane) = self.plane.as_ref().and_then(PlaneRef::get) {
+            plane.hand_over(hand_over);
+        }
+    }
+
+    fn send(&self, peer: u64, message: RelayMessage) {
+        self.handle.config.port.send(peer, message);
+    }
+
+    /// Answers CONNECT with 0x88 (3.x: 3).
+    fn refuse(&mut self, hand_over: HandOver, why: &str) {
+        let HandOver { stream, layers, guard, version, client_id, policy, .. } = hand_over;
+        guard.metrics().count_refused(CloseReason::NodeOut);
+        let (endpoint, client_id) = (&*policy.name, log_value(&client_id));
+        tracing::info!(endpoint, client_id = &*client_id, why, "session not reached: client refused with 0x88");
+        let key = RelayKey { peer: 0, relay: 0, is_opener: true };
+        let mut pump = Pump::new(key, stream, layers, Some(guard), 0);
+        pump.finish(&refusal_packet(version, AuthRefusal::Unavailable), self.now);
+        self.insert(pump, false);
+    }
+
+    /// Begins to copy. `is_known`: messages of the peer find it by its key.
+    fn insert(&mut self, pump: Pump, is_known: bool) {
+        let key = pump.key;
+        let (slot, _) = self.pumps.insert(pump);
+        let token = self.token(slot);
+        if is_known {
+            self.slots.insert(key, slot);
+        }
+        let registry = self.poll.registry();
+        if let Some(pump) = self.pumps.get_mut(slot)
+            && let Err(error) = pump.register(registry, token)
+        {
+            tracing::error!(%error, "relayed connection not registered: closing it");
+            return self.remove(token, true);
+        }
+        self.ready.push(token);
+    }
+
+    fn remove(&mut self, token: Token, tell_peer: bool) {
+        let slot = token.0 as u64 as u32;
+        let Some(pump) = self.pumps.remove(slot) else { return };
+        let key = pump.key;
+        if self.slots.get(&key) == Some(&slot) {
+            self.slots.remove(&key);
+            self.served -= usize::from(!key.is_opener);
+            if tell_peer {
+                self.close(&key, RelayEnd::Ended);
+            }
+        }
+    }
+
+    fn close(&self, key: &RelayKey, reason: RelayEnd) {
+        self.send(key.peer, RelayMessage::Close { relay: key.relay, from_opener: key.is_opener, reason });
+    }
+
+    fn run_pump(&mut self, token: Token) {
+        let (mut step, mut buffer) = (Step::default(), std::mem::take(&mut self.buffer));
+        let (registry, now) = (self.poll.registry(), self.now);
+        let bits = token.0 as u64;
+        let Some(pump) = self.pumps.get_generation_mut(bits as u32, (bits >> 32) as u32) else {
+            self.buffer = buffer;
+            return;
+        };
+        let key = pump.key;
+        pump.read(!self.congested.contains(&key.peer), &mut buffer, &mut step);
+        if step.ended.is_none() {
+            pump.flush(registry, token, now, &mut step);
+        }
+        self.buffer = buffer;
+        for bytes in step.data {
+            self.send(key.peer, RelayMessage::Data { relay: key.relay, from_opener: key.is_opener, bytes });
+        }
+        if let Some(tell_peer) = step.ended {
+            return self.remove(token, tell_peer);
+        }
+        if step.credit > 0 {
+            let bytes = u32::try_from(step.credit).unwrap_or(u32::MAX);
+            self.send(key.peer, RelayMessage::Credit { relay: key.relay, from_opener: key.is_opener, bytes });
+        }
+        if step.more {
+            self.ready.push(token);
+        }
+    }
+
+    fn on_message(&mut self, peer: u64, message: RelayMessage) {
+        let key = |relay, from_opener: bool| RelayKey { peer, relay, is_opener: !from_opener };
+        match message {
+            RelayMessage::Open { relay, slot, admission } => {
+                let key = key(relay, true);
+                if let Err(reason) = self.serve(key, slot, &admission) {
+                    self.close(&key, reason);
+                }
+            }
+            RelayMessage::Data { relay, from_opener, bytes } => {
+                let key = key(relay, from_opener);
+                let Some(token) = self.known(&key) else { return };
+                if self.pump_mut(token).is_some_and(|pump| !pump.push(&bytes)) {
+                    tracing::error!(peer = format!("{peer:016x}"), "relayed connection closed: the peer sent too much");
+                    return self.remove(token, true);
+                }
+                self.ready.push(token);
+            }
+            RelayMessage::Credit { relay, from_opener, bytes } => {
+                let key = key(relay, from_opener);
+                if let Some(opening) = self.openings.answered(&key) {
+                    let HandOver { stream, layers, guard, .. } = *opening.hand_over;
+                    guard.metrics().count_admitted();
+                    self.insert(Pump::new(key, stream, layers, Some(guard), 0), true);
+                }
+                let Some(token) = self.known(&key) else { return };
+                if let Some(pump) = self.pump_mut(token) {
+                    pump.add_credit(bytes);
+                }
+                self.ready.push(token);
+            }
+            RelayMessage::Close { relay, from_opener, reason } => self.on_close(&key(relay, from_opener), reason),
+        }
+    }
+
+    fn known(&self, key: &RelayKey) -> Option<Token> {
+        self.slots.get(key).map(|slot| self.token(*slot))
+    }
+
+    fn on_close(&mut self, key: &RelayKey, reason: RelayEnd) {
+        if let Some(opening) = self.openings.answered(key) {
+            return match reason {
+                RelayEnd::NotOwner => self.openings.wait(opening),
+                RelayEnd::Full => self.refuse(*opening.hand_over, "its node has too many relayed connections"),
+                RelayEnd::Refused | RelayEnd::Ended => self.refuse(*opening.hand_over, "its node cannot serve it"),
+            };
+        }
+        let now = self.now;
+        let Some(token) = self.known(key) else { return };
+        if let Some(pump) = self.pump_mut(token) {
+            pump.finish(&[], now);
+        }
+        self.ready.push(token);
+    }
+
+    /// Serves a client of a peer.
+    fn serve(&mut self, key: RelayKey, slot: u16, admission: &[u8]) -> Result<(), RelayEnd> {
+        if self.served >= SERVED_MAX || self.slots.contains_key(&key) {
+            return Err(RelayEnd::Full);
+        }
+        let refused = |error: AdmissionError| {
+            tracing::error!(%error, "relayed client refused: its admission cannot be used");
+            RelayEnd::Refused
+        };
+        let admission = Admission::decode(admission).map_err(refused)?;
+        let plane = self.plane.as_ref().and_then(PlaneRef::get).ok_or(RelayEnd::Refused)?;
+        let Some(policy) = plane.policy_named(&admission.endpoint) else {
+            let endpoint = &*log_value(&admission.endpoint);
+            tracing::warn!(endpoint, "relayed client refused: this node has no such endpoint");
+            return Err(RelayEnd::Refused);
+        };
+        if self.handle.owner(&policy.endpoint, &admission.client_id) != (slot, Owner::Here) {
+            return Err(RelayEnd::NotOwner);
+        }
+        let authenticator = admission.authenticator(Arc::clone(&policy.authenticate), self.now).map_err(refused)?;
+        let sent = admission.sent().map_err(refused)?;
+        let (ours, theirs) = pair().map_err(|error| {
+            tracing::error!(%error, "relayed client refused: no socket pair");
+            RelayEnd::Full
+        })?;
+        let internal = internal_policy(Arc::clone(&policy.endpoint), Arc::new(authenticator));
+        plane.open_relayed(theirs, internal, &admission.client_id, admission.peer);
+        let mut pump = Pump::new(key, ours, None, None, WINDOW_BYTES);
+        pump.push(&sent);
+        self.served += 1;
+        self.insert(pump, true);
+        // The opener may send when these bytes are taken, too.
+        let credit = WINDOW_BYTES.saturating_sub(sent.len());
+        let bytes = u32::try_from(credit).unwrap_or(u32::MAX);
+        self.send(key.peer, RelayMessage::Credit { relay: key.relay, from_opener: false, bytes });
+        Ok(())
+    }
+
+    fn on_peer_lost(&mut self, peer: u64) {
+        self.congested.remove(&peer);
+        self.openings.peer_lost(peer);
+        let lost: Vec<(RelayKey, u32)> = self.slots.extract_if(|key, _| key.peer == peer).collect();
+        for (key, slot) in lost {
+            let token = self.token(slot);
+            let now = self.now;
+            if key.is_opener {
+                if let Some(pump) = self.pump_mut(token) {
+                    pump.finish(&[], now);
+                }
+                self.ready.push(token);
+            } else {
+                self.served -= 1;
+                self.pumps.remove(slot);
+            }
+        }
+    }
+
+    fn sweep(&mut self) {
+        if !self.openings.is_empty() {
+            self.look_again();
+            for (key, opening) in self.openings.take_late(self.now) {
+                if let Some(key) = key {
+                    self.close(&key, RelayEnd::Ended);
+                }
+                self.refuse(*opening.hand_over, "no node has it now");
+            }
+        }
+        if self.now >= self.swept + SWEEP_MS {
+            self.swept = self.now;
+            self.close_next();
+        }
+        let now = self.now;
+        let late: Vec<u32> = self.pumps.iter().filter(|(_, pump)| pump.is_late(now)).map(|(slot, _)| slot).collect();
+        late.into_iter().for_each(|slot| self.remove(self.token(slot), false));
+    }
+
+    fn stop(&mut self) {
+        for (key, _) in self.openings.take_all() {
+            if let Some(key) = key {
+                self.close(&key, RelayEnd::Ended);
+            }
+        }
+        for key in self.slots.keys() {
+            self.close(key, RelayEnd::Ended);
+        }
+        self.is_stopped = true;
+    }
+}
+
+/// A connected socket pair: the relay's end, and the shard's.
+fn pair() -> io::Result<(Stream, Socket)> {
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    theirs.set_nonblocking(true)?;
+    Ok((Stream::new(OwnedFd::from(ours).into(), true), OwnedFd::from(theirs).into()))
+}
