@@ -150,7 +150,9 @@ impl RelayThread {
     }
 
     fn sleep(&self) -> Option<Duration> {
-        let is_timed = !self.openings.is_empty() || !self.leaving.is_empty() || self.pumps.iter().any(|(_, pump)| pump.is_closing());
+        let is_timed = !self.openings.is_empty()
+            || !self.leaving.is_empty()
+            || self.pumps.iter().any(|(_, pump)| pump.is_closing());
         is_timed.then(|| Duration::from_millis(SWEEP_MS))
     }
 

@@ -7,10 +7,10 @@ use serde_json::Value;
 use super::nodes::{Node, Nodes, connect_code};
 use super::traffic::{Message, collect, number, publish_all};
 use crate::cluster_engine::nats::{self, Nats};
-use crate::support::client::Client;
+use crate::support::client::{Client, clean_connect};
 use crate::support::weir::{Weir, command};
 use crate::support::{ports, until};
-use crate::wire::{Packet, PropertyRow, PropertyValue, Version};
+use crate::wire::{Connect, Packet, PropertyRow, PropertyValue, Version};
 
 /// A node with one endpoint more, whose clients are told where to go.
 fn node(name: &str, servers: &[Nats]) -> (Node, SocketAddr) {
@@ -98,6 +98,42 @@ fn an_evacuated_node_sends_its_clients_elsewhere_and_serves_again_when_its_name_
     until_peer_is(&n2, "n1", "in");
     publish_all(&mut n1.client(Version::V5, "publisher"), &[Message::new("t/2", "2", 1)]);
     assert_eq!(number(&collect(&mut stays, 1)[0]), 2);
+}
+
+/// A client that continues its session, and whether it was present.
+fn enter(node: &Node, id: &str) -> (Client, bool) {
+    let mut client = Client::open(node.address, Version::V3_1_1);
+    client.send(&Packet::Connect(Connect { clean: false, ..clean_connect(Version::V3_1_1, id, Vec::new()) }));
+    match client.receive() {
+        Some(Packet::ConnAck { code: 0, session_present, .. }) => (client, session_present),
+        other => panic!("not admitted: {other:?}"),
+    }
+}
+
+#[test]
+fn clients_of_an_evacuated_node_find_their_sessions_at_other_nodes_whichever_node_owns_them() {
+    if !nats::is_there() {
+        return;
+    }
+    let servers = vec![Nats::start()];
+    let ((mut n1, _), (mut n2, _)) = (node("n1", &servers), node("n2", &servers));
+    declare(&[&n1, &n2], "{slots: 8}");
+    n1.start();
+    n2.start();
+    let per_class = || n2.weir.get("/api/cluster/members")["cluster"]["slotsPerClass"].clone();
+    n2.weir.until("the cluster is founded with the declared number of slots", || per_class() == 8);
+    // Of both nodes' slots.
+    let ids: Vec<String> = (0..12).map(|client| format!("session-{client}")).collect();
+    let clients: Vec<Client> = ids.iter().map(|id| enter(&n1, id).0).collect();
+    declare(&[&n1, &n2], "{slots: 8, evacuate: [n1]}");
+    for mut client in clients {
+        assert_eq!(client.receive(), None);
+    }
+    until_peer_is(&n2, "n1", "evacuating");
+    for id in &ids {
+        let (_, present) = enter(&n2, id);
+        assert!(present, "{id}");
+    }
 }
 
 #[test]
@@ -200,6 +236,10 @@ fn a_plan_counts_the_clients_of_the_nodes_that_it_evacuates() {
     assert!(
         status(&cluster.nodes[0]).contains("! document cluster: not Programmed (Founded): replicas: 3 is declared")
     );
+    declare(&[&cluster.nodes[0]], "{slots: 32}");
+    let words = "slots: 32 is declared, and the cluster was founded with 16, which it keeps";
+    let says = || document()["message"].as_str().is_some_and(|text| text.starts_with(words));
+    cluster.nodes[0].weir.until("and for slots", says);
 }
 
 #[test]
