@@ -3,7 +3,7 @@
 mod rig;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use weir_broker::{ConnId, Interceptor, Interceptors, RegisteredInterceptor};
+use weir_broker::{ConnId, Hook, Interceptor, Interceptors, RegisteredInterceptor};
 
 use self::rig::{MESSAGES_PER_READ, Rig, publish};
 
@@ -35,26 +35,38 @@ fn pairs(c: &mut Criterion) {
     group.finish();
 }
 
-/// Does nothing.
-struct Nothing;
+/// Does nothing, where it is called at this hook.
+struct Nothing(&'static [Hook]);
 
-impl Interceptor for Nothing {}
+impl Interceptor for Nothing {
+    fn hooks(&self) -> &'static [Hook] {
+        self.0
+    }
+}
 
+/// A message without a subscriber, and one to one subscriber, by the number of interceptors that see it.
 fn interceptors(c: &mut Criterion) {
     let mut group = c.benchmark_group("interceptors");
-    for count in [0, 1, 4] {
-        let interceptors = Interceptors::new(&vec![RegisteredInterceptor::new(Nothing); count]);
-        let mut rig = Rig::with_interceptors(None, interceptors);
-        let publisher = rig.connect("publisher");
-        let read: Vec<u8> = (0..MESSAGES_PER_READ).flat_map(|_| publish("bench/topic/1", 0, 64, 0)).collect();
-        rig.drain();
-        group.throughput(Throughput::Elements(MESSAGES_PER_READ as u64));
-        group.bench_function(BenchmarkId::from_parameter(count), |b| {
-            b.iter(|| {
-                rig.core.receive(publisher, &read, 0);
-                rig.drain();
+    let hooks: [(&str, &'static [Hook]); 2] = [("publish", &[Hook::Publish]), ("deliver", &[Hook::Deliver])];
+    for (name, hook) in hooks {
+        for count in [0, 1, 4] {
+            let interceptors = Interceptors::new(&vec![RegisteredInterceptor::new(Nothing(hook)); count]);
+            let mut rig = Rig::with_interceptors(None, interceptors);
+            let publisher = rig.connect("publisher");
+            if hook == [Hook::Deliver] {
+                let subscriber = rig.connect("subscriber");
+                subscribe(&mut rig, subscriber, "bench/topic/1", 0);
+            }
+            let read: Vec<u8> = (0..MESSAGES_PER_READ).flat_map(|_| publish("bench/topic/1", 0, 64, 0)).collect();
+            rig.drain();
+            group.throughput(Throughput::Elements(MESSAGES_PER_READ as u64));
+            group.bench_function(BenchmarkId::new(name, count), |b| {
+                b.iter(|| {
+                    rig.core.receive(publisher, &read, 0);
+                    rig.drain();
+                });
             });
-        });
+        }
     }
     group.finish();
 }

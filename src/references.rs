@@ -29,7 +29,7 @@ pub enum OpenError {
          --allow-files DIR", .0.iter().map(|each| each.display().to_string()).collect::<Vec<_>>().join(", ")
     )]
     Outside(Vec<PathBuf>),
-    #[error("it is the broker's own, and documents must not refer to it")]
+    #[error("it is the broker's own, and documents must not refer to it: name another file")]
     Own,
 }
 

@@ -7,7 +7,7 @@ use weir_declare::config::{Acl, Permission};
 use weir_mqtt::QoS;
 use weirmq::auth::{AclRequest, RuleSet};
 
-/// The first line is a filter, the second fills its wildcards, the others are rules: an action and a pattern.
+// The first line is a filter, the second fills its wildcards, the others are rules: an action and a pattern.
 fuzz_target!(|text: &str| {
     let mut lines = text.lines();
     let (Some(filter), Some(fill)) = (lines.next(), lines.next()) else { return };

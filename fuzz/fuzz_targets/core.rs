@@ -6,7 +6,10 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
-use weir_broker::{Admission, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy, Principal, ProtocolVersions, ReadAction, Reauthentication, RecordBatch, ShardId, drive, home_shard, limits, WorkBudget};
+use weir_broker::{
+    Admission, Batch, ConnId, Core, CoreConfig, Driver, EndpointId, EndpointLimits, EndpointPolicy, Principal,
+    ProtocolVersions, ReadAction, Reauthentication, RecordBatch, ShardId, WorkBudget, drive, home_shard, limits,
+};
 use weir_mqtt::decode_connect;
 
 const CONNECTIONS: usize = 4;
@@ -55,18 +58,23 @@ impl Node {
         };
         let policy = Arc::new(policy);
         let core = |shard| {
-            let mut core = Core::new(CoreConfig { shard: ShardId(shard), shards, hash_seed: 0, work: WorkBudget::default() });
+            let mut core =
+                Core::new(CoreConfig { shard: ShardId(shard), shards, hash_seed: 0, work: WorkBudget::default() });
             core.register_policy(&policy, 0);
             core
         };
-        Self { cores: (0..shards).map(core).collect(), connections: [None; CONNECTIONS], policy, batches: Vec::new(), now: 0 }
+        Self {
+            cores: (0..shards).map(core).collect(),
+            connections: [None; CONNECTIONS],
+            policy,
+            batches: Vec::new(),
+            now: 0,
+        }
     }
 
     fn connect(&mut self, connection: usize, bytes: &[u8]) {
         self.close_connection(connection);
-        let Ok(weir_mqtt::Decoded::Packet { packet: connect, .. }) =
-            decode_connect(bytes, u32::MAX)
-        else {
+        let Ok(weir_mqtt::Decoded::Packet { packet: connect, .. }) = decode_connect(bytes, u32::MAX) else {
             return;
         };
         let client_id = if connect.client_id.is_empty() { "assigned" } else { connect.client_id };

@@ -1,6 +1,6 @@
 //! Our decoder against mqttbytes: where it is right, both agree; else the difference has a name.
 #![no_main]
-#![allow(dead_code)] // the tests use more of these modules
+#![allow(dead_code, unused_imports)] // the tests use more of these modules
 
 #[path = "../../tests/it/codec/differential.rs"]
 mod differential;

@@ -8,8 +8,8 @@ use std::io;
 use std::rc::Rc;
 
 use libfuzzer_sys::fuzz_target;
-use weir_broker::{RecordKey, RecordBatch, append_record};
-use weirmq::store::records::{Disk, RecordLog, LogLimits, SegmentFile};
+use weir_broker::{RecordBatch, RecordKey, append_record};
+use weirmq::store::records::{Disk, LogLimits, RecordLog, SegmentFile};
 
 type Files = Rc<RefCell<BTreeMap<u64, Vec<u8>>>>;
 
@@ -97,7 +97,8 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((mut log, mut model)) = open(&disk) else { panic!("an empty log opens") };
     let mut before_last = (0, 0);
     for (number, change) in (1..).zip(commits.chunks(4)) {
-        let (key, value) = (RecordKey::from_bytes([7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, change[0] % 8]), &change[1..]);
+        let (key, value) =
+            (RecordKey::from_bytes([7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, change[0] % 8]), &change[1..]);
         let value = (!value.is_empty()).then_some(value);
         let mut records = Vec::new();
         append_record(&mut records, key, value);

@@ -8,7 +8,8 @@ use libfuzzer_sys::fuzz_target;
 use weir_declare::config::{self, LastGood, NodeContext, Revision, Snapshot, SourceFile};
 
 fuzz_target!(|bytes: &[u8]| {
-    let file = SourceFile { free_ports: false,
+    let file = SourceFile {
+        free_ports: false,
         path: Arc::from("a.yaml"),
         shown: Arc::from("a.yaml"),
         base: Arc::from(Path::new("")),

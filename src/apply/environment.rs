@@ -1,5 +1,6 @@
 //! Checks this machine against a declaration: the environment tier of `weir validate`. Read-only.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::net::TcpListener;
@@ -101,11 +102,13 @@ impl<'a> Findings<'a> {
     fn file(&mut self, origin: &Origin, pointer: &str, file: &FileRef) -> Option<Vec<u8>> {
         let path = origin.resolve(file);
         let read = self.system.read(&path);
-        read.map_err(|why| self.error(pointer, format!("{}: {why}", path.display()), HELP_FILE)).ok()
+        read.map_err(|why| {
+            let message = format!("{}: {why}", path.display());
+            self.add(Severity::Error, pointer, message, why.help());
+        })
+        .ok()
     }
 }
-
-const HELP_FILE: &str = "create it, readable by the user that the broker runs as";
 
 /// Binds the address for a moment.
 fn address(findings: &mut Findings<'_>, endpoint: &Endpoint, node: &NodeContext) {
@@ -224,20 +227,26 @@ fn interceptors(findings: &mut Findings<'_>, endpoint: &Endpoint) {
 /// Compiles an auth document with its files.
 fn credentials(findings: &mut Findings<'_>, auth: &Arc<Auth>) {
     let system = findings.system.clone();
+    let help = Cell::new(None);
     let read = |path: &Path| {
         let content = system.clone().read(path).map(Arc::from);
-        content.map_err(|why| format!("{}: {why}", path.display()))
+        content.map_err(|why| {
+            help.set(why.help());
+            format!("{}: {why}", path.display())
+        })
     };
     let compiler = AuthCompiler::new(findings.system.variables(), &AuthCounters::default());
     let compiled = compiler.compile(true, Ok(auth), &Default::default(), &read);
     let Err(error) = compiled else { return };
-    let AuthError::Chain(errors) = error else { return findings.error("/auth/chain", error.to_string(), HELP_FILE) };
+    let AuthError::Chain(errors) = error else {
+        return findings.add(Severity::Error, "/auth/chain", error.to_string(), help.get());
+    };
     for error in errors {
         if error.is_unregistered() {
             // The program that embeds the broker has it; this one cannot know.
             findings.add(Severity::Note, "/auth/chain", error.to_string(), None);
         } else {
-            findings.error("/auth/chain", error.to_string(), HELP_FILE);
+            findings.add(Severity::Error, "/auth/chain", error.to_string(), None);
         }
     }
 }

@@ -39,15 +39,31 @@ pub enum FileError {
     NotAFile,
     #[error("larger than {FILE_BYTES_MAX} bytes")]
     TooLarge,
+    /// Documents may not refer to it; the text says what to do.
+    #[error("{0}")]
+    NotAllowed(String),
     #[error("{0}")]
     Other(String),
+}
+
+impl FileError {
+    /// What to do, where the text does not say so.
+    pub(super) fn help(&self) -> Option<&'static str> {
+        match self {
+            Self::NotFound => Some("create it, readable by the user that the broker runs as"),
+            Self::PermissionDenied => Some("let the user that the broker runs as read it and enter its directories"),
+            Self::NotAFile => Some("name a file"),
+            Self::TooLarge => Some("use a smaller file"),
+            Self::NotAllowed(_) | Self::Other(_) => None,
+        }
+    }
 }
 
 impl From<OpenError> for FileError {
     fn from(error: OpenError) -> Self {
         match error {
             OpenError::Io(error) => error.into(),
-            refused => Self::Other(refused.to_string()),
+            refused => Self::NotAllowed(refused.to_string()),
         }
     }
 }

@@ -22,8 +22,8 @@ fn certificate(directory: &Path, name: &str, from: i32, to: i32) {
     fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
 }
 
-/// The findings about one file: `path: message` each.
-fn findings(directory: &Path, text: &str) -> Vec<String> {
+/// The diagnostics of one file.
+fn diagnostics(directory: &Path, text: &str) -> Vec<Value> {
     fs::write(directory.join("a.yaml"), text).unwrap();
     let output = weir::command()
         .args(["validate", "--environment", "--status-addr", "none", "--format", "json", "a.yaml"])
@@ -33,8 +33,13 @@ fn findings(directory: &Path, text: &str) -> Vec<String> {
         .unwrap();
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(i32::from(report["valid"] == false)));
-    let found = report["diagnostics"].as_array().unwrap().iter();
-    found.map(|d| format!("{}: {}", d["path"].as_str().unwrap(), d["message"].as_str().unwrap())).collect()
+    report["diagnostics"].as_array().unwrap().clone()
+}
+
+/// The findings about one file: `path: message` each.
+fn findings(directory: &Path, text: &str) -> Vec<String> {
+    let found = diagnostics(directory, text);
+    found.iter().map(|d| format!("{}: {}", d["path"].as_str().unwrap(), d["message"].as_str().unwrap())).collect()
 }
 
 /// An endpoint with further fields, open to all, on a port that is free, and what follows it.
@@ -81,6 +86,33 @@ fn certificates_are_loaded() {
     }
     let sni = ", sslConfig: {certFile: good.crt, keyFile: good.key, sni: [{serverNames: [a], certFile: x, keyFile: good.key}]}";
     assert_eq!(findings(at, &endpoint(sni)), ["endpoint.sslConfig.sni[0].certFile: x: no such file"]);
+}
+
+#[test]
+fn help_about_a_file_says_to_create_it_only_where_it_is_missing() {
+    let place = tempfile::tempdir().unwrap();
+    fs::create_dir(place.path().join("directory")).unwrap();
+    fs::write(place.path().join("users"), "alice\n").unwrap();
+    let outside = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let cases = [
+        ("nowhere", "no such file", Some("create it, readable by the user that the broker runs as")),
+        ("directory", "not a file", Some("name a file")),
+        (outside, "start the broker with --allow-files DIR", None),
+        ("users", "users:1: ", None),
+    ];
+    for (file, message, help) in cases {
+        let auth = format!("auth: {{name: default, chain: [{{passwordFile: {{file: {file}}}}}]}}");
+        let with_auth = endpoint("").replace("enableAuth: false, ", "");
+        let found = diagnostics(place.path(), &format!("{with_auth}---\n{auth}"));
+        assert_eq!((found.len(), found[0]["help"].as_str()), (1, help), "{file}: {found:?}");
+        assert!(found[0]["message"].as_str().unwrap().contains(message), "{file}: {found:?}");
+        // A certificate is read the same way.
+        if file != "users" {
+            let tls = format!(", sslConfig: {{certFile: {file}, keyFile: {file}}}");
+            let found = diagnostics(place.path(), &endpoint(&tls));
+            assert!(found.iter().all(|found| found["help"].as_str() == help), "{file}: {found:?}");
+        }
+    }
 }
 
 #[test]

@@ -48,7 +48,8 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64) -> Self {
         let world = World::default();
-        let (reconciler, ended) = Reconciler::new(start(None, Timestamp::from_unix_ms(0)), world.clone(), NoFiles);
+        let (reconciler, ended) =
+            Reconciler::new(start(None, History::default(), Timestamp::from_unix_ms(0)), world.clone(), NoFiles);
         let state = reconciler.state();
         Self {
             random: SeededRandom::new(seed),
@@ -76,7 +77,7 @@ impl Simulation {
         });
         let world = World::default();
         world.lock().taken.clone_from(&self.world.lock().taken);
-        let (reconciler, ended) = Reconciler::new(start(kept, now), world.clone(), NoFiles);
+        let (reconciler, ended) = Reconciler::new(start(kept, History::default(), now), world.clone(), NoFiles);
         self.state = reconciler.state();
         (self.reconciler, self.ended, self.world) = (reconciler, ended, world);
     }
@@ -303,7 +304,7 @@ impl Simulation {
     }
 }
 
-fn start(last_known_good: Option<(String, Timestamp, LastGood)>, now: Timestamp) -> Start {
+fn start(last_known_good: Option<(String, Timestamp, LastGood)>, history: History, now: Timestamp) -> Start {
     Start {
         options: ReconcilerOptions {
             node_name: "sim".into(),
@@ -317,7 +318,7 @@ fn start(last_known_good: Option<(String, Timestamp, LastGood)>, now: Timestamp)
         source_location: "sim".into(),
         incidents: Arc::default(),
         last_known_good,
-        history: History::default(),
+        history,
         now,
     }
 }

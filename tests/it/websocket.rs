@@ -5,7 +5,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::process::Broker;
-use crate::wire::{Connect, Packet, Publish, Version, decode_server_packet};
+use crate::support::client;
+use crate::wire::{Packet, Publish, Version, decode_server_packet};
 
 const BINARY: u8 = 2;
 const TEXT: u8 = 1;
@@ -106,17 +107,7 @@ impl WebSocket {
 }
 
 fn connect(client_id: &str) -> Vec<u8> {
-    let connect = Connect {
-        version: Version::V5,
-        clean: true,
-        keep_alive_s: 0,
-        client_id: client_id.to_owned(),
-        username: None,
-        password: None,
-        will: None,
-        properties: Vec::new(),
-    };
-    Packet::Connect(connect).encode(Version::V5)
+    client::connect(Version::V5, client_id, Vec::new()).encode(Version::V5)
 }
 
 #[test]

@@ -58,6 +58,11 @@ pub enum EngineError {
          to _INBOX.>, and that the servers have elected a leader (`nats server report jetstream`)"
     )]
     Stream { stream: String, reason: String },
+    #[error(
+        "{server} does not deliver messages to {subject}: {reason}: check that the user may publish and subscribe to \
+         weir.CLUSTER.>"
+    )]
+    Links { server: String, subject: String, reason: String },
     #[error("the runtime of the engine has ended")]
     RuntimeEnded,
 }

@@ -5,11 +5,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use async_nats::connection::State;
-use async_nats::{Client, PublishErrorKind, Subscriber};
+use async_nats::{Client, Message, PublishErrorKind, Subscriber};
 use bytes::Bytes;
 use futures_core::Stream as _;
+use tokio::time::{Instant, timeout};
 
+use super::REQUEST_WITHIN;
+use super::connect::server_of;
 use super::counters::Counters;
+use super::error::EngineError;
 use super::events::{EngineEvent, EventSender, ReceiverEnded};
 use super::subjects::Names;
 
@@ -63,6 +67,32 @@ impl LinkSender {
     }
 }
 
+/// Subscribes to the envelopes for a node, and waits until the server has the subscription: a message that the client sends
+/// to itself comes back, and the server takes what a connection sends in its order. A flush of the client only writes.
+///
+/// # Errors
+/// Nothing comes back until the deadline.
+pub(super) async fn subscribe(client: &Client, subject: &str, deadline: Instant) -> Result<Subscriber, EngineError> {
+    let echo = format!("{subject}.echo");
+    let fails = |reason: String| EngineError::Links { server: server_of(client), subject: subject.to_owned(), reason };
+    let envelopes = client.subscribe(subject.to_owned()).await.map_err(|error| fails(error.to_string()))?;
+    let mut echoes = client.subscribe(echo.clone()).await.map_err(|error| fails(error.to_string()))?;
+    loop {
+        client.publish(echo.clone(), Bytes::new()).await.map_err(|error| fails(error.to_string()))?;
+        match timeout(REQUEST_WITHIN, next(&mut echoes)).await {
+            Ok(Some(_)) => return Ok(envelopes),
+            Ok(None) => return Err(fails("the connection was closed".to_owned())),
+            // The connection was lost meanwhile, or the user may not do this.
+            Err(_) if Instant::now() < deadline => {}
+            Err(_) => return Err(fails(format!("no message came back in {} s", REQUEST_WITHIN.as_secs()))),
+        }
+    }
+}
+
+async fn next(subscriber: &mut Subscriber) -> Option<Message> {
+    std::future::poll_fn(|cx| std::pin::Pin::new(&mut *subscriber).poll_next(cx)).await
+}
+
 /// Reports the envelopes of other nodes.
 pub(super) async fn receive(
     mut subscriber: Subscriber,
@@ -70,8 +100,7 @@ pub(super) async fn receive(
     counters: Arc<Counters>,
 ) -> Result<(), ReceiverEnded> {
     loop {
-        let next = std::future::poll_fn(|cx| std::pin::Pin::new(&mut subscriber).poll_next(cx)).await;
-        let Some(message) = next else { return Ok(()) };
+        let Some(message) = next(&mut subscriber).await else { return Ok(()) };
         counters.envelopes_received.one();
         counters.envelope_bytes_received.add(message.payload.len() as u64);
         events.message(EngineEvent::Envelope(message.payload)).await?;

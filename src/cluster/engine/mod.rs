@@ -97,8 +97,8 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Connects, checks the servers, creates the streams where they do not exist, and begins to read them. All tasks run
-    /// on `runtime`.
+    /// Connects, checks the servers, creates the streams where they do not exist, and begins to read them. The server that
+    /// it is connected to delivers envelopes to it from here on. All tasks run on `runtime`.
     ///
     /// # Errors
     /// A name is not valid, no server can be reached or is good enough, the credentials are refused, or a stream cannot
@@ -251,9 +251,7 @@ async fn prepare(options: &EngineOptions) -> Result<Ready, EngineError> {
     streams::ensure(&jetstream, &streams::members(&names, options), deadline).await?;
     streams::ensure(&jetstream, &streams::slots(&names, options), deadline).await?;
     streams::ensure(&jetstream, &streams::retained(&names, options), deadline).await?;
-    let subject = names.link(options.incarnation);
-    let envelopes = links.client.subscribe(subject.clone()).await;
-    let envelopes = envelopes.map_err(|error| EngineError::Unreachable(vec![format!("{subject}: {error}")]))?;
+    let envelopes = links::subscribe(&links.client, &names.link(options.incarnation), deadline).await?;
     Ok(Ready { names, links, streams, jetstream, envelopes })
 }
 

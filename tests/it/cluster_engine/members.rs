@@ -20,13 +20,7 @@ fn heartbeats_are_acknowledged_and_seen_by_another_engine() {
     }
     let (runtime, servers) = (runtime(), [Nats::start()]);
     let mut first = Node::connect(&runtime, options("node.a", 1, &servers, 1));
-    for (number, text) in [(1, "one"), (2, "two")] {
-        first.engine.heartbeat(number, Bytes::from(text)).unwrap();
-        first.expect(
-            "the heartbeat is acknowledged",
-            |event| matches!(event, EngineEvent::HeartbeatAcked { token, .. } if *token == number),
-        );
-    }
+    let failed: u64 = ["one", "two"].map(|text| first.heartbeat(text)).iter().sum();
     // A node that comes later sees the newest.
     let mut second = Node::connect(&runtime, options("b", 2, &servers, 1));
     let seen = second.expect("the heartbeat is seen", is_heartbeat_of("node.a"));
@@ -34,12 +28,12 @@ fn heartbeats_are_acknowledged_and_seen_by_another_engine() {
     assert_eq!(&bytes[..], b"two");
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
     assert!(now.abs_diff(server_time_ms) < 600_000, "{server_time_ms} is not about {now}");
-    second.engine.heartbeat(7, Bytes::from_static(b"three")).unwrap();
+    second.heartbeat("three");
     let seen = first.expect("the other heartbeat is seen", is_heartbeat_of("b"));
     assert!(matches!(seen, EngineEvent::Heartbeat { sequence: later, .. } if later > sequence));
     second.expect("its own heartbeat is read", |event| matches!(event, EngineEvent::MembersRead { .. }));
     let counts = first.engine.counts();
-    assert_eq!((counts.heartbeats_acked, counts.heartbeats_failed), (2, 0));
+    assert_eq!((counts.heartbeats_acked, counts.heartbeats_failed), (2, failed));
     first.shut_down(&runtime);
     second.shut_down(&runtime);
 }
@@ -53,14 +47,13 @@ fn a_purged_member_is_not_seen_by_engines_that_come_later() {
     let mut first = Node::connect(&runtime, options("a", 1, &servers, 1));
     let mut second = Node::connect(&runtime, options("b.c", 2, &servers, 1));
     for node in [&mut first, &mut second] {
-        node.engine.heartbeat(1, Bytes::from_static(b"x")).unwrap();
-        node.expect("the heartbeat is acknowledged", |event| matches!(event, EngineEvent::HeartbeatAcked { .. }));
+        node.heartbeat("x");
     }
     first.engine.purge_member("b.c").unwrap();
     let purged = first.expect("the record is deleted", |event| matches!(event, EngineEvent::MemberPurged { .. }));
     assert_eq!(purged, EngineEvent::MemberPurged { node: "b.c".to_owned(), error: None });
     let mut third = Node::connect(&runtime, options("d", 3, &servers, 1));
-    third.engine.heartbeat(1, Bytes::new()).unwrap();
+    third.heartbeat("");
     third.expect("its own heartbeat is read", |event| {
         assert!(!is_heartbeat_of("b.c")(event), "the purged member is seen");
         matches!(event, EngineEvent::MembersRead { .. })
@@ -113,7 +106,7 @@ fn envelopes_for_a_slow_receiver_are_dropped_and_counted() {
     let first = Node::connect(&runtime, options("a", 1, &servers, 1));
     let second = Node::connect(&runtime, options("b", 2, &servers, 1));
     let mut full = 0;
-    until("a message is dropped", String::new, || {
+    until("a message is dropped by the receiver, and one is not taken by the sender", String::new, || {
         for _ in 0..2000 {
             match first.engine.send(2, Bytes::from(vec![0; 4096])) {
                 Ok(()) => {}
@@ -121,9 +114,9 @@ fn envelopes_for_a_slow_receiver_are_dropped_and_counted() {
                 Err(error) => panic!("{error}"),
             }
         }
-        second.engine.counts().slow_consumer_drops > 0
+        second.engine.counts().slow_consumer_drops > 0 && full > 0
     });
     let counts = first.engine.counts();
     assert_eq!(counts.envelopes_refused, full);
-    assert!(full > 0 && counts.envelopes_sent > 0, "{counts:?}");
+    assert!(counts.envelopes_sent > 0, "{counts:?}");
 }

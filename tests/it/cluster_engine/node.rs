@@ -37,6 +37,7 @@ pub struct Node {
     /// Messages for each topic in turn.
     topics: u64,
     next: u64,
+    heartbeats: u64,
     unanswered: HashMap<u64, usize>,
     failed: BTreeMap<u64, VecDeque<u64>>,
     /// Sequences of acknowledged messages by token.
@@ -64,6 +65,7 @@ impl Node {
             name,
             topics: 1,
             next: 0,
+            heartbeats: 0,
             unanswered: HashMap::new(),
             failed: BTreeMap::new(),
             acked: BTreeMap::new(),
@@ -162,6 +164,31 @@ impl Node {
             found.is_some()
         });
         self.others.drain(..=found.unwrap()).next_back().unwrap()
+    }
+
+    /// Stores a heartbeat, and sends it again where the engine did not store it in time. Returns how often that was. Other
+    /// events stay.
+    pub fn heartbeat(&mut self, text: &'static str) -> u64 {
+        let mut failed = 0;
+        loop {
+            self.heartbeats += 1;
+            let number = self.heartbeats;
+            self.engine.heartbeat(number, Bytes::from(text)).unwrap();
+            let mut answer = None;
+            until("the heartbeat is answered", String::new, || {
+                self.pump();
+                answer = self.others.iter().position(|event| {
+                    matches!(event, EngineEvent::HeartbeatAcked { token, .. } | EngineEvent::HeartbeatFailed { token, .. }
+                        if *token == number)
+                });
+                answer.is_some()
+            });
+            match self.others.remove(answer.unwrap()) {
+                EngineEvent::HeartbeatFailed { reason, .. } => eprintln!("{}: heartbeat failed: {reason}", self.name),
+                _ => return failed,
+            }
+            failed += 1;
+        }
     }
 
     /// The server that a connection was made to last.

@@ -178,6 +178,7 @@ fn sys_topics_are_those_of_the_node() {
     let mut reader = second.client(Version::V5, "watcher");
     reader.subscribe("$SYS/broker/clients/connected", 0);
     for publish in collect(&mut reader, 3) {
-        assert!(number(&publish) <= 2, "{publish:?}");
+        // Readers from above may still be counted; the other node has 5 clients at least.
+        assert!(number(&publish) < 5, "{publish:?}");
     }
 }

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::traffic::{Message, ack};
+use crate::support::GUARD;
 use crate::support::client::connect;
 use crate::wire::{Ack, Packet, Publish, Version, decode_server_packet, packet_type};
 
@@ -35,7 +36,7 @@ impl Connection {
     }
 
     fn wait_for(mut self, is_it: impl Fn(&Packet) -> bool) -> Option<Self> {
-        let until = Instant::now() + Duration::from_secs(10);
+        let until = Instant::now() + GUARD;
         while Instant::now() < until {
             match self.receive() {
                 Ok(Some(packet)) => return is_it(&packet).then_some(self),

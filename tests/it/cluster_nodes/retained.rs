@@ -106,7 +106,7 @@ fn an_expired_retained_message_is_gone_everywhere_also_for_a_node_that_joins_lat
     let mut publisher = cluster.nodes[0].client(Version::V5, "publisher");
     let message = Message::retained("brief", "x", 1);
     let Packet::Publish(mut publish) = message.packet(1) else { unreachable!() };
-    publish.properties.push((0x02, PropertyValue::Number(3)));
+    publish.properties.push((0x02, PropertyValue::Number(10)));
     publisher.send(&Packet::Publish(publish));
     assert!(matches!(publisher.receive(), Some(Packet::Ack(_))));
     publish_all(&mut publisher, &[Message::retained("stays", "y", 1)]);

@@ -222,7 +222,7 @@ fn round(cluster: &mut Nodes, random: &mut SeededRandom, number: usize) {
     if is_all {
         std::thread::sleep(SILENT_AFTER);
         for node in &cluster.nodes {
-            assert_eq!(connect_code(node.address), Some(0x88), "{story}: {}", node.name);
+            until("clients are refused", || story.clone(), || connect_code(node.address) == Some(0x88));
         }
     }
     std::thread::sleep(lasts.saturating_sub(began.elapsed()));

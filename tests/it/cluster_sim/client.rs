@@ -107,6 +107,11 @@ impl Client {
         std::mem::take(&mut self.open).into_values().filter_map(|open| open.publish).collect()
     }
 
+    /// Whether its session ends with its connection: then any node serves it.
+    pub fn is_clean(&self) -> bool {
+        self.role == Role::Testator || self.name.starts_with("check")
+    }
+
     pub fn connect(&mut self, link: LinkId) -> Vec<u8> {
         self.link = Some(link);
         self.observer = Observer::new(Version::V5);
@@ -116,10 +121,11 @@ impl Client {
             let (topic, payload) = (format!("t/{}", self.name), format!("{}:{}", self.name, self.wills));
             Will { topic, payload: payload.into_bytes(), qos: 1, retain: false, properties: Properties::new() }
         });
-        let expiry = if is_testator { 0 } else { u32::MAX };
+        let is_clean = self.is_clean();
+        let expiry = if is_clean { 0 } else { u32::MAX };
         self.encode(&Packet::Connect(Connect {
             version: Version::V5,
-            clean: is_testator,
+            clean: is_clean,
             keep_alive_s: 0,
             client_id: self.name.clone(),
             username: None,

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use weir_cluster::node::{Append, LogMessage, Purge};
+use weir_cluster::slots::SlotsWrite;
 use weir_cluster::wire::Heartbeat;
 
 use crate::broker_sim::rng::Rng;
@@ -42,7 +43,7 @@ pub struct Answer<T> {
     incarnation: u64,
     pub sent: u64,
     at: u64,
-    /// Where it is stored.
+    /// Where it is stored; 0: it was refused.
     pub sequence: u64,
     pub what: T,
 }
@@ -202,6 +203,8 @@ pub struct HeartbeatRequest {
 pub struct Engine {
     pub members: Stream<HeartbeatRequest, (String, Vec<u8>)>,
     pub log: Stream<AppendRequest, LogEntry>,
+    /// The register of slots.
+    pub slots: Stream<SlotsWrite, Vec<u8>>,
     pub network: Network,
     /// The sequences of what is stored, by incarnation and number.
     numbers: BTreeMap<(u64, u64), u64>,
@@ -217,6 +220,7 @@ impl Engine {
         Self {
             members: Stream::new(nodes),
             log: Stream::new(nodes),
+            slots: Stream::new(nodes),
             network,
             numbers: BTreeMap::new(),
             subjects: BTreeMap::new(),
@@ -257,10 +261,24 @@ impl Engine {
         }
     }
 
+    /// A node writes to the register of slots.
+    pub fn write_slots(&mut self, from: (usize, u64), write: SlotsWrite, now: u64, rng: &mut Rng) {
+        self.slots.append(from, write, now, rng);
+    }
+
+    /// The tables of the register from a position on.
+    pub fn read_slots(&self, from: u64, before: u64) -> impl Iterator<Item = &[u8]> {
+        let stored = self.slots.stored.iter().skip(from as usize);
+        stored.take_while(move |(at, _)| *at <= before).map(|(_, bytes)| &bytes[..])
+    }
+
     /// Lets the engine work until `now`.
     pub fn run(&mut self, now: u64, rng: &mut Rng) {
         let heartbeat = |request: &HeartbeatRequest| (request.node.clone(), request.bytes.clone());
         self.members.store(now, rng, |request, _, next| (next, Some(heartbeat(request))));
+        self.slots.store(now, rng, |write, _, next| {
+            if write.expected + 1 == next { (next, Some(write.bytes.clone())) } else { (0, None) }
+        });
         let (numbers, subjects, twice) = (&mut self.numbers, &mut self.subjects, self.stores_twice);
         self.log.store(now, rng, |request, incarnation, next| {
             let sequence = *numbers.entry((incarnation, request.number)).or_insert(next);

@@ -13,6 +13,8 @@ use super::host::Host;
 #[derive(Debug)]
 pub struct Published {
     pub publisher: usize,
+    /// The node to which it was sent.
+    pub host: usize,
     /// The publisher's session: that of a node that died ends.
     pub session: usize,
     pub topic: String,
@@ -88,7 +90,7 @@ impl History {
                     .and_then(|()| check_log_order(session, &places, &index));
                 check.map_err(|error| format!("{}: {error}", client.name))?;
             }
-            self.check_delivered(client, clients, hosts).map_err(|error| format!("{}: {error}", client.name))?;
+            self.check_delivered(client, hosts).map_err(|error| format!("{}: {error}", client.name))?;
         }
         self.check_group(clients, hosts)
     }
@@ -102,12 +104,12 @@ impl History {
             && (healed || host.was_in(subscribed, acked) && publisher.was_in(published.at, acked))
     }
 
-    fn check_delivered(&self, client: &Client, clients: &[Client], hosts: &[Host]) -> Result<(), String> {
+    fn check_delivered(&self, client: &Client, hosts: &[Host]) -> Result<(), String> {
         let Some(session) = client.sessions.last() else { return Ok(()) };
         let Some(since) = session.subscribed_at else { return Err("has no SUBACK".to_owned()) };
         let received: std::collections::BTreeSet<Key> = session.received.iter().map(key).collect();
         for published in &self.published {
-            let publisher = &hosts[clients[published.publisher].host];
+            let publisher = &hosts[published.host];
             if self.is_promised(published, publisher, &hosts[client.host], since)
                 && !published.payload.is_empty()
                 && !received.contains(&(published.topic.clone(), published.payload.clone()))
@@ -136,7 +138,7 @@ impl History {
                 return Err(format!("{count} members received {published:?}"));
             }
             let promised = since.is_some_and(|since| {
-                let publisher = &hosts[clients[published.publisher].host];
+                let publisher = &hosts[published.host];
                 members.iter().all(|m| self.is_promised(published, publisher, &hosts[m.host], since))
                     && members.iter().all(|m| hosts[m.host].was_in(published.at, u64::MAX - 1))
             });

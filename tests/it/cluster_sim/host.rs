@@ -1,7 +1,9 @@
 //! A node of the simulated cluster: real cores and a real `ClusterNode`, driven as a server drives them.
 
-use weir_broker::WorkBudget;
+use weir_broker::placement::session_slot;
+use weir_broker::{Durability, WorkBudget};
 use weir_cluster::node::{ClusterNode, NodeConfig};
+use weir_cluster::slots::{SlotOwner, SlotsWritten};
 use weir_cluster::wire::WIRE_VERSIONS;
 use weir_cluster::{MemberEvent, MembersConfig};
 
@@ -11,6 +13,8 @@ use crate::broker_sim::rng::Rng;
 use crate::node::Node;
 
 const MAX_ENVELOPE: usize = 2000;
+/// After this time, the answer to a write to the register of slots is lost.
+const WRITE_MS: u64 = 1500;
 
 /// A process. A new one has another incarnation.
 pub struct Process {
@@ -24,6 +28,11 @@ pub struct Process {
     is_caught_up: bool,
     log_read: u64,
     wants_head: bool,
+    slots_read: u64,
+    /// The question for the head of the register of slots that was asked last.
+    slots_head: u64,
+    /// When the register was written; the answer is not there.
+    slots_write: Option<u64>,
 }
 
 /// The place of a process.
@@ -45,26 +54,47 @@ impl Process {
             wire: WIRE_VERSIONS,
             weir_version: String::new(),
             addresses: Vec::new(),
+            has_data_dir: false,
         };
         let config = NodeConfig {
+            slots_per_class: 16,
             members,
             shards,
             hash_seed: 0,
             max_frame: 1 << 16,
             receive_limit: 1 << 16,
             link_high_bytes: 1 << 15,
+            slots_per_class: 8,
         };
         let gateway = ClusterNode::new(config, clock + now);
         let mut node = Node::of_cluster(shards, work, gateway);
         node.now = clock + now;
         let (members_head, is_caught_up, log_read) = (None, false, 0);
-        Self { node, incarnation, clock, members_read: 0, members_head, is_caught_up, log_read, wants_head: true }
+        Self {
+            node,
+            incarnation,
+            clock,
+            members_read: 0,
+            members_head,
+            is_caught_up,
+            log_read,
+            wants_head: true,
+            slots_read: 0,
+            slots_head: 0,
+            slots_write: None,
+        }
     }
 
     /// Whether it may acknowledge at that moment.
     pub fn is_in(&mut self, now: u64) -> bool {
         let local = self.clock + now;
         self.node.gateway().members_mut().is_in(local)
+    }
+
+    /// The node that serves a client's session, as this one sees it.
+    pub fn owner_of(&mut self, client_id: &str) -> SlotOwner {
+        let view = self.node.gateway().slot_view();
+        view.owner(session_slot(Durability::Memory, "", client_id, view.per_class))
     }
 
     /// Its clock.
@@ -84,6 +114,15 @@ impl Process {
                 gateway.on_append_stored(answer.what.number, Some(answer.sequence), bytes);
             }
             gateway.members_mut().on_append_acked(clock + answer.sent, clock + now);
+        }
+        let answers = engine.slots.take_answers(self.incarnation, now);
+        let result = answers.into_iter().rfind(|answer| Some(answer.sent) == self.slots_write).map(|answer| {
+            if answer.sequence == 0 { SlotsWritten::Conflict } else { SlotsWritten::Stored(answer.sequence) }
+        });
+        let is_lost = self.slots_write.is_some_and(|sent| now > sent + WRITE_MS);
+        if let Some(result) = result.or(is_lost.then_some(SlotsWritten::Failed)) {
+            self.slots_write = None;
+            gateway.on_slots_written(result, clock + now);
         }
     }
 
@@ -121,6 +160,18 @@ impl Process {
             let (end, messages) = engine.read_log(self.log_read, now.saturating_sub(delay as u64), now);
             self.log_read = end;
             messages.into_iter().for_each(|message| self.node.gateway().on_log_message(message));
+        }
+        if engine.slots.can_read(number, now) {
+            let gateway = self.node.gateway();
+            if let Some(request) = gateway.slots_head_wanted().filter(|request| *request != self.slots_head) {
+                self.slots_head = request;
+                gateway.on_slots_head(request, engine.slots.head());
+            }
+            let delay = if rng.one_in(8) { rng.below(120) } else { rng.below(10) };
+            for bytes in engine.read_slots(self.slots_read, now.saturating_sub(delay as u64)) {
+                self.slots_read += 1;
+                gateway.on_slots(self.slots_read, bytes, local);
+            }
         }
         self.node.collect();
     }
@@ -164,6 +215,12 @@ impl Process {
         }
         while let Some(purge) = gateway.next_purge(local) {
             engine.purge(purge);
+        }
+        if self.slots_write.is_none()
+            && let Some(write) = gateway.next_slots_write()
+        {
+            self.slots_write = Some(now);
+            engine.write_slots(from, write, now, rng);
         }
         let events: Vec<MemberEvent> = std::iter::from_fn(|| gateway.next_event()).collect();
         self.wants_head |= events.contains(&MemberEvent::SelfIn);

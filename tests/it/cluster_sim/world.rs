@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use weir_broker::{EndpointLimits, EndpointPolicy, WorkBudget};
+use weir_cluster::slots::SlotOwner;
 use weir_cluster::wire::decode_retained_entry;
 use weir_mqtt::{DecodeContext, Decoded, Packet as Decode, Side, decode};
 
@@ -177,6 +178,25 @@ impl World {
             let acts = self.now < TROUBLE_MS + HEALED_MS + PROBES_MS;
             self.turn(number, acts)?;
         }
+        self.check_one_owner()
+    }
+
+    /// No two nodes serve one slot.
+    fn check_one_owner(&mut self) -> Result<(), String> {
+        let now = self.now;
+        let mut served: BTreeMap<u16, usize> = BTreeMap::new();
+        for host in self.hosts.iter_mut().filter(|host| host.runs(now)) {
+            let Some(process) = &mut host.process else { continue };
+            if !process.is_in(now) {
+                continue;
+            }
+            let view = process.node.gateway().slot_view();
+            for slot in (0..view.per_class * 2).filter(|slot| view.owner(*slot) == SlotOwner::Here) {
+                if let Some(other) = served.insert(slot, host.number) {
+                    return Err(format!("n{} and n{other} serve slot {slot}", host.number));
+                }
+            }
+        }
         Ok(())
     }
 
@@ -290,7 +310,7 @@ impl World {
         }
         if client.link.is_none() {
             if host.is_ready(self.now) && self.rng.one_in(10) {
-                self.connect(number);
+                self.find_owner(number);
             }
             return Ok(());
         }
@@ -321,6 +341,7 @@ impl World {
             self.wills.push(self.history.published.len());
             self.history.published.push(Published {
                 publisher: number,
+                host: client.host,
                 session: 0,
                 topic: format!("t/{}", client.name),
                 payload: format!("{}:{}", client.name, client.wills),
@@ -337,6 +358,26 @@ impl World {
             process.node.close(link);
         }
         self.note(|| format!("client {number} on n{host} loses its connection"));
+    }
+
+    /// Connects a client to the node that serves its session; what a load balancer cannot know, relayed connections do.
+    fn find_owner(&mut self, number: usize) {
+        let client = &mut self.clients[number];
+        let Some(process) = &mut self.hosts[client.host].process else { return };
+        let owner = if client.is_clean() { SlotOwner::Here } else { process.owner_of(&client.name) };
+        match owner {
+            SlotOwner::Here => self.connect(number),
+            SlotOwner::Unknown => {}
+            SlotOwner::Peer(incarnation) => {
+                let is_it =
+                    |host: &Host| host.process.as_ref().is_some_and(|process| process.incarnation == incarnation);
+                if let Some(host) = self.hosts.iter().position(is_it) {
+                    // A session in memory does not move.
+                    client.session_lost();
+                    client.host = host;
+                }
+            }
+        }
     }
 
     fn connect(&mut self, number: usize) {
@@ -420,6 +461,7 @@ impl World {
         self.note(|| format!("n{host}: {topic} {payload:?} qos {qos} retain {retain}"));
         self.history.published.push(Published {
             publisher: number,
+            host,
             session: self.clients[number].sessions.len(),
             topic,
             payload,
@@ -462,6 +504,8 @@ impl World {
                 self.note(|| format!("{name} is subscribed"));
             }
             Packet::ConnAck { code: 0, session_present, .. } => self.connected(number, session_present),
+            // The slot of its session goes to another node.
+            Packet::ConnAck { code: 0x88, .. } | Packet::Disconnect { .. } => {}
             other => return Err(format!("{} was sent {other:?}", client.name)),
         }
         Ok(())

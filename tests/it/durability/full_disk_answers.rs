@@ -1,13 +1,11 @@
 //! While the disk is full, connections are answered what can be answered; cores in memory, and a real broker on a small
 //! disk.
 
-use std::fs;
 use std::sync::Arc;
 
 use weir_broker::{EndpointLimits, EndpointPolicy, RecordBatch, Recording, ShardId, StoreAck, home_shard};
 
-use super::process::DurableBroker;
-use super::small_disk::{Client, Mounted, mount};
+use super::small_disk::{Client, mount, on_small_disk};
 use crate::node::{LinkId, Node, policy};
 use crate::wire::{Connect, Packet, PropertyValue, Publish, Version, decode_server_packet, packet_type};
 
@@ -259,15 +257,7 @@ fn publishers_that_are_not_read_for_the_disk_are_read_again_to_be_refused() {
 
 #[test]
 fn a_connection_whose_message_meets_a_full_disk_is_served_on() {
-    let mut broker = DurableBroker::start(2, "");
-    broker.stop();
-    fs::remove_dir_all(broker.data()).unwrap();
-    fs::create_dir(broker.data()).unwrap();
-    if !mount(&["-t", "tmpfs", "-o", "size=512k", "tmpfs"], &broker.data()) {
-        println!("skipped: this process may not mount a small disk");
-        return;
-    }
-    let mounted = Mounted(broker.data());
+    let Some((mut broker, mounted)) = on_small_disk("512k", 2) else { return };
     broker.run_until_ready();
     // The publisher's shard has no records of its own.
     let on = |shard: u16| move |name: &String| home_shard("", name, 2) == ShardId(shard);

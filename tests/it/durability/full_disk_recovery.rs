@@ -7,7 +7,7 @@ use weir_broker::{EndpointLimits, RecordKey, Recording, StoreAck};
 
 use super::data_directory::refused;
 use super::process::DurableBroker;
-use super::small_disk::{Client, Mounted, mount};
+use super::small_disk::{Client, on_small_disk};
 use crate::node::{LinkId, Node, policy};
 use crate::support::weir;
 use crate::wire::{Ack, Connect, Packet, Properties, PropertyValue, Publish, Version, decode_server_packet};
@@ -181,20 +181,6 @@ fn what_adds_nothing_passes_a_full_disk() {
     broker.send(client, V5, &publish(1, true, 4, b""));
     assert!(matches!(&broker.receive(client, V5)[..], [Packet::Ack(ack)] if ack.code == 0));
     assert_eq!(broker.recorded(), (0, 1));
-}
-
-/// A broker whose data is on a small disk of its own; `None`: this process may not mount one.
-fn on_small_disk(size: &str, shards: u16) -> Option<(DurableBroker, Mounted)> {
-    let mut broker = DurableBroker::start(shards, "");
-    broker.stop();
-    std::fs::remove_dir_all(broker.data()).unwrap();
-    std::fs::create_dir(broker.data()).unwrap();
-    if !mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"], &broker.data()) {
-        println!("skipped: this process may not mount a small disk");
-        return None;
-    }
-    let mounted = Mounted(broker.data());
-    Some((broker, mounted))
 }
 
 /// Publishes until it is refused; answers with the numbers that were acknowledged.

@@ -90,11 +90,11 @@ impl Broker {
         self.settle();
     }
 
-    fn subscribe(&mut self, name: &str, filter: &str) -> LinkId {
+    fn subscribe_and_leave(&mut self, name: &str, filter: &str) {
         let link = self.connect(name, None);
         let filters = vec![(filter.to_owned(), 2)];
         self.send(link, &Packet::Subscribe { id: 1, properties: Vec::new(), filters });
-        link
+        self.node.close(link);
     }
 
     /// The messages that a client finds when it comes back.
@@ -123,10 +123,7 @@ fn a_will_is_published_once_whichever_disk_is_ahead() {
     for (qos, stored) in [1, 2].into_iter().flat_map(|qos| CUTS.map(|stored| (qos, stored))) {
         let mut broker = Broker::new();
         let (here, elsewhere, will_client) = (at_home(0, "here"), at_home(1, "there"), at_home(0, "will client"));
-        for name in [&here, &elsewhere] {
-            let link = broker.subscribe(name, "will");
-            broker.node.close(link);
-        }
+        [&here, &elsewhere].into_iter().for_each(|name| broker.subscribe_and_leave(name, "will"));
         let (topic, payload, properties) = ("will".to_owned(), b"x".to_vec(), Vec::new());
         let link = broker.connect(&will_client, Some(Will { topic, payload, qos, retain: false, properties }));
         broker.settle();
@@ -144,10 +141,7 @@ fn a_will_is_published_once_whichever_disk_is_ahead() {
 fn a_will_is_published_though_its_client_is_back_before_the_broker_came_to_it() {
     let mut broker = Broker::new();
     let (here, elsewhere, will_client) = (at_home(0, "here"), at_home(1, "there"), at_home(0, "will client"));
-    for name in [&here, &elsewhere] {
-        let link = broker.subscribe(name, "will");
-        broker.node.close(link);
-    }
+    [&here, &elsewhere].into_iter().for_each(|name| broker.subscribe_and_leave(name, "will"));
     let (topic, payload, properties) = ("will".to_owned(), b"x".to_vec(), Vec::new());
     broker.connect(&will_client, Some(Will { topic, payload, qos: 1, retain: false, properties }));
     broker.settle();
@@ -164,8 +158,7 @@ fn a_returned_message_of_a_group_is_there_once_whichever_disk_is_ahead() {
             let mut broker = Broker::new();
             let (leaves, stays) = (at_home(leaves, "leaves"), at_home(stays, "stays"));
             let publisher = broker.connect("publisher", None);
-            let link = broker.subscribe(&leaves, filter);
-            broker.node.close(link);
+            broker.subscribe_and_leave(&leaves, filter);
             let publish = Publish {
                 dup: false,
                 qos: 2,
@@ -176,8 +169,7 @@ fn a_returned_message_of_a_group_is_there_once_whichever_disk_is_ahead() {
                 payload: b"x".to_vec(),
             };
             broker.send(publisher, &Packet::Publish(publish));
-            let link = broker.subscribe(&stays, filter);
-            broker.node.close(link);
+            broker.subscribe_and_leave(&stays, filter);
             broker.settle();
             // It comes back for a new session.
             let link = broker.node.open(Arc::clone(&broker.policy));

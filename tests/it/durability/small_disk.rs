@@ -65,7 +65,7 @@ impl Client {
 }
 
 /// Ends a mount.
-pub(super) struct Mounted(pub(super) std::path::PathBuf);
+pub(super) struct Mounted(std::path::PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
@@ -78,17 +78,23 @@ pub(super) fn mount(arguments: &[&str], at: &std::path::Path) -> bool {
     status.is_ok_and(|status| status.success())
 }
 
-#[test]
-fn a_publish_to_a_full_disk_is_refused_and_nothing_acknowledged_is_lost() {
-    let mut broker = DurableBroker::start(1, "");
+/// A broker whose data is on a small disk of its own; `None`: this process may not mount one.
+pub(super) fn on_small_disk(size: &str, shards: u16) -> Option<(DurableBroker, Mounted)> {
+    let mut broker = DurableBroker::start(shards, "");
     broker.stop();
     fs::remove_dir_all(broker.data()).unwrap();
     fs::create_dir(broker.data()).unwrap();
-    if !mount(&["-t", "tmpfs", "-o", "size=512k", "tmpfs"], &broker.data()) {
+    if !mount(&["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"], &broker.data()) {
         println!("skipped: this process may not mount a small disk");
-        return;
+        return None;
     }
     let mounted = Mounted(broker.data());
+    Some((broker, mounted))
+}
+
+#[test]
+fn a_publish_to_a_full_disk_is_refused_and_nothing_acknowledged_is_lost() {
+    let Some((mut broker, mounted)) = on_small_disk("512k", 1) else { return };
     broker.run_until_ready();
     let mut subscriber = Client::connect(&broker, "offline");
     let filters = vec![("t".to_owned(), 1)];
@@ -138,15 +144,7 @@ fn a_publish_to_a_full_disk_is_refused_and_nothing_acknowledged_is_lost() {
 
 #[test]
 fn sigterm_on_a_full_disk_ends_with_0_and_says_what_is_not_saved() {
-    let mut broker = DurableBroker::start(1, "");
-    broker.stop();
-    fs::remove_dir_all(broker.data()).unwrap();
-    fs::create_dir(broker.data()).unwrap();
-    if !mount(&["-t", "tmpfs", "-o", "size=512k", "tmpfs"], &broker.data()) {
-        println!("skipped: this process may not mount a small disk");
-        return;
-    }
-    let mounted = Mounted(broker.data());
+    let Some((mut broker, mounted)) = on_small_disk("512k", 1) else { return };
     broker.run_until_ready();
     let known = broker.data().join("last-known-good.json");
     broker.until("the last known good is saved", || known.exists());

@@ -8,13 +8,15 @@ mod embed;
 mod interceptor;
 
 #[tokio::test]
-async fn custom_authenticator_admits_one_client_and_refuses_another() {
+async fn custom_authenticator_admits_clients_by_password_and_by_challenge_and_refuses_others() {
     let lines = custom_authenticator::run().await.unwrap();
     assert_eq!(
         lines,
         [
             "meter-7 with the password s3cret: admitted",
-            "meter-7 with the password guessed: refused (BadUserNamePassword)"
+            "meter-7 with the password guessed: refused (BadUserNamePassword)",
+            "meter-7, asked \"your code?\", answers 271828: admitted",
+            "meter-7, asked \"your code?\", answers 000000: refused (0x86)"
         ]
     );
 }

@@ -6,9 +6,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use weir_declare::config::{NodeContext, Revision, Snapshot, SourceFile};
-use weir_declare::reconcile::{NodeSettings, Timestamp};
-use weirmq::apply::{History, Next, Reconciler, ReconcilerOptions, Start};
+use weir_declare::config::{Revision, Snapshot, SourceFile};
+use weir_declare::reconcile::Timestamp;
+use weirmq::apply::{History, Next, Reconciler};
 use weirmq::net::SocketKey;
 use weirmq::source::{SourceError, SourceErrorKind, SourceReading};
 use weirmq::state::SharedState;
@@ -30,23 +30,8 @@ struct Script {
 
 fn reconciler(place: &Path, world: &World, history: History, now: u64) -> Reconciler<World, NoFiles> {
     let saved = LastKnownGoodFile::new(place).load().unwrap();
-    let host = std::net::Ipv4Addr::UNSPECIFIED.into();
-    let start = Start {
-        options: ReconcilerOptions {
-            node_name: "sim".into(),
-            node: NodeSettings { default_host: host, labels: Some(BTreeMap::new()) },
-            context: NodeContext { status_addr: None, ..NodeContext::default() },
-            atomic: false,
-            allow_empty: false,
-            has_store: true,
-        },
-        source_kind: "directory",
-        source_location: "sim".into(),
-        incidents: Arc::default(),
-        last_known_good: saved.map(|saved| (saved.revision, saved.saved_at, saved.previous)),
-        history,
-        now: Timestamp::from_unix_ms(now),
-    };
+    let last_known_good = saved.map(|saved| (saved.revision, saved.saved_at, saved.previous));
+    let start = super::start(last_known_good, history, Timestamp::from_unix_ms(now));
     Reconciler::new(start, world.clone(), NoFiles).0
 }
 

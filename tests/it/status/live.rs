@@ -156,14 +156,15 @@ async fn a_trace_shows_packets_and_no_payload() {
     client.set_read_timeout(Some(GUARD)).unwrap();
     client.write_all(b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x00\x00\x02c1").unwrap();
     client.read_exact(&mut [0; 4]).unwrap();
-    let mut trace = weir::command()
-        .args(["trace", "--client-id", "c1", "--limit", "1", "--format", "json"])
-        .args(["--status", &format!("http://{}", broker.status())])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(trace.stdout.take().unwrap()).lines();
+    let trace = |more: &[&str]| {
+        let mut command = weir::command();
+        command.args(["trace", "--client-id", "c1", "--limit", "1"]).args(more);
+        command.args(["--status", &format!("http://{}", broker.status())]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut trace = command.spawn().unwrap();
+        let lines = BufReader::new(trace.stdout.take().unwrap()).lines();
+        (trace, lines)
+    };
+    let (mut json, mut lines) = trace(&["--format", "json"]);
     let mut next = || -> serde_json::Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
     assert_eq!(next()["event"], "connected");
     client.write_all(b"\x30\x09\x00\x03t/1hush").unwrap();
@@ -174,21 +175,14 @@ async fn a_trace_shows_packets_and_no_payload() {
     assert_eq!((&known["messagesReceived"], &known["messagesSent"]), (&1.into(), &0.into()), "{known}");
     assert!(known["messagesReceivedPerS"].as_f64().unwrap() > 0.0, "{known}");
     assert_eq!(next()["event"], "end");
-    assert!(trace.wait().unwrap().success());
+    assert!(json.wait().unwrap().success());
 
-    let mut trace = weir::command()
-        .args(["trace", "--client-id", "c1", "--limit", "1", "--payloads"])
-        .args(["--status", &format!("http://{}", broker.status())])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(trace.stdout.take().unwrap()).lines();
+    let (mut text, mut lines) = trace(&["--payloads"]);
     lines.next().unwrap().unwrap();
     client.write_all(b"\x30\x09\x00\x03t/1hush").unwrap();
     let packet = lines.next().unwrap().unwrap();
     assert!(packet.contains("hush"), "{packet}");
-    assert!(trace.wait().unwrap().success());
+    assert!(text.wait().unwrap().success());
 }
 
 /// `weir import` and `weir validate` take what a broker exports, in both formats.

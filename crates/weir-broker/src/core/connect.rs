@@ -26,7 +26,7 @@ impl Core {
     /// See [`Core::admit`].
     pub(crate) fn admit_client(&mut self, admission: &Admission<'_>, now: Millis) -> Result<ConnId, Vec<u8>> {
         let connect = admission.connect;
-        if self.must_be_served_elsewhere(admission) {
+        if self.must_be_served_elsewhere(admission, now) {
             return Err(connack_for_reason(connect.version, ReasonCode::ServerUnavailable));
         }
         if let Some(reason) = self.refusal(admission).or_else(|| self.denial_of_interceptor(admission)) {

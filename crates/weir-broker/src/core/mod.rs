@@ -35,6 +35,8 @@ mod retained_read;
 mod route;
 mod session_queue;
 pub(crate) mod slots;
+#[cfg(test)]
+mod slots_tests;
 pub(crate) mod subscribe;
 mod takeover;
 #[cfg(test)]

@@ -42,8 +42,9 @@ pub(crate) fn slot_class(admission: &Admission<'_>) -> Option<Durability> {
 }
 
 impl Core {
-    /// Whether a CONNECT has to be served by another node; or by this one, but not now, as it gives the slot away.
-    pub(crate) fn must_be_served_elsewhere(&self, admission: &Admission<'_>) -> bool {
+    /// Whether a CONNECT has to be served by another node; or by this one, but not now: it is out of its cluster, or gives the
+    /// slot away.
+    pub(crate) fn must_be_served_elsewhere(&self, admission: &Admission<'_>, now: Millis) -> bool {
         let Some(durability) = self.gateway.and(slot_class(admission)) else { return false };
         let namespace = &admission.policy.namespace;
         let slot = session_slot(durability, namespace, admission.client_id, self.slots.per_class);
@@ -52,7 +53,10 @@ impl Core {
             let session = namespace.and_then(|id| self.clients.find_session(id, admission.client_id));
             session.is_some() && !admission.connect.clean_start
         };
-        !self.slots.serves(slot) || (self.slots.releasing.contains(slot) && !resumes())
+        // The lease may be over although its end was not processed yet: then another node may own the slot.
+        self.journal.is_suspended(now)
+            || !self.slots.serves(slot)
+            || (self.slots.releasing.contains(slot) && !resumes())
     }
 
     /// The slot of a session that belongs to its owner.

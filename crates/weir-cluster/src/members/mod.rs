@@ -376,6 +376,7 @@ impl Members {
 
     /// The engine acknowledged a heartbeat of this node that was sent at `sent`. It brings the node in.
     pub fn on_heartbeat_acked(&mut self, sent: Millis, now: Millis) {
+        self.update_own(now); // it may have been out since it was polled
         self.acknowledged = self.acknowledged.max(Some(sent));
         if !self.is_in && now <= sent + OWN_TIMEOUT {
             self.is_in = true;

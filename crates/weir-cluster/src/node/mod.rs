@@ -186,19 +186,20 @@ impl ClusterNode {
     }
 
     fn apply_member_events(&mut self, now: Millis) {
+        let mut came_in = false;
         while let Some(event) = self.members.next_event() {
             let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
             PeerLinks::apply(&event, &mut self.gateway, &mut ends, &mut self.relays, now);
             self.slots.on_members();
+            came_in |= event == MemberEvent::SelfIn;
             self.events.push_back(event);
         }
-        let is_in = self.members.is_in(now);
-        if is_in && !self.is_in {
+        if came_in {
             let mut ends = Ends { peers: &mut self.peers, appends: &mut self.appends, bytes: &mut self.unstored_bytes };
             self.gateway.confirm(&mut ends);
             self.slots.on_in();
         }
-        self.is_in = is_in;
+        self.is_in = self.members.is_in(now);
     }
 
     /// Whether what this node knows of its peers, and they of it, is of after it came in.

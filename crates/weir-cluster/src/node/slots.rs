@@ -1,8 +1,7 @@
 //! Slots and relayed connections of a node.
 
 use weir_broker::Millis;
-use weir_broker::gateway::Gateway;
-use weir_broker::placement::Slots;
+use weir_broker::gateway::{Gateway, Slots};
 
 use super::{ClusterNode, RelayEvent};
 use crate::Incarnation;
@@ -11,7 +10,7 @@ use crate::wire::RelayFrame;
 
 impl Cores for Gateway {
     fn set_slots(&mut self, per_class: u16, owned: u128, releasing: u128) -> u64 {
-        Gateway::set_slots(self, per_class, Slots(owned), Slots(releasing))
+        Gateway::set_slots(self, per_class, Slots(owned | releasing), Slots(releasing))
     }
 
     fn slots_applied(&self) -> (u64, u128) {

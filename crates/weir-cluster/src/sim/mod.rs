@@ -96,6 +96,6 @@ fn planted_faults_of_slots_are_found() {
     let faults = [Fault::NoFence, Fault::ServesBeforeApplied, Fault::ServesUnread, Fault::OldMembers, Fault::NoLease];
     for fault in faults {
         let is_found = |seed| SlotsSim::new(seed, Some(fault)).run().is_err();
-        assert!((0..400).any(is_found), "{fault:?}");
+        assert!((0..600).any(is_found), "{fault:?}");
     }
 }

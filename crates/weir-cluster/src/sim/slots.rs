@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use weir_broker::Millis;
 
 use super::{Fault, Rng};
-use crate::members::{Members, MembersConfig};
+use crate::members::{MemberEvent, Members, MembersConfig};
 use crate::placement::owner_of;
 use crate::slots::{Cores, SlotManager, SlotOwner, SlotsWritten, Surroundings};
 use crate::wire::{Heartbeat, SlotTable, WIRE_VERSIONS};
@@ -98,12 +98,12 @@ impl Cores for CoreModel {
 }
 
 impl CoreModel {
-    /// Slots that had sessions and were dropped.
+    /// Slots that were kept without new sessions, had sessions and were dropped.
     fn apply(&mut self, now: Millis) -> u128 {
         let mut lost = 0;
         while let Some((_, number, owned, releasing)) = self.queue.pop_front_if(|(at, ..)| *at <= now) {
+            lost |= self.sessions & self.releasing & !(owned | releasing);
             (self.applied, self.owned, self.releasing) = (number, owned, releasing);
-            lost |= self.sessions & !(owned | releasing);
             self.sessions &= owned | releasing;
         }
         lost
@@ -119,7 +119,6 @@ struct Node {
     slots: SlotManager,
     cores: CoreModel,
     is_joined: bool,
-    was_in: bool,
     members_read: usize,
     slots_read: (u64, usize),
     acks: Vec<(Millis, Millis)>,
@@ -133,6 +132,9 @@ struct Node {
     members_cut: Millis,
     slots_cut: Millis,
     answers_cut: Millis,
+    /// How old what it reads of the members and of the register is.
+    members_lag: Millis,
+    slots_lag: Millis,
 }
 
 impl Node {
@@ -159,7 +161,6 @@ impl Node {
             slots,
             cores: CoreModel::default(),
             is_joined: false,
-            was_in: false,
             members_read: 0,
             slots_read: (0, 0),
             acks: Vec::new(),
@@ -173,6 +174,8 @@ impl Node {
             members_cut: 0,
             slots_cut: 0,
             answers_cut: 0,
+            members_lag: 0,
+            slots_lag: 0,
         }
     }
 
@@ -192,6 +195,8 @@ pub(super) struct SlotsSim {
     /// How often the register was created again.
     generation: u64,
     may_reset: bool,
+    /// Nodes read late.
+    is_slow: bool,
     nodes: Vec<Node>,
     incarnations: u64,
     writes: u64,
@@ -207,7 +212,7 @@ impl SlotsSim {
         let has_data_dir = |number: usize| with_disk == 0 || with_disk == 1 && number.is_multiple_of(2);
         let nodes =
             (0..count).map(|number| Node::new(number, number as u64 + 1, has_data_dir(number), 0, fault)).collect();
-        let may_reset = rng.one_in(5);
+        let (may_reset, is_slow) = (rng.one_in(5), rng.one_in(3));
         Self {
             rng,
             now: 0,
@@ -215,6 +220,7 @@ impl SlotsSim {
             register: Stream::new(),
             generation: 0,
             may_reset,
+            is_slow,
             nodes,
             incarnations: count as u64,
             writes: 0,
@@ -231,6 +237,7 @@ impl SlotsSim {
         for node in &mut self.nodes {
             (node.paused_until, node.appends_cut, node.members_cut) = (0, 0, 0);
             (node.slots_cut, node.answers_cut, node.cores.delay) = (0, 0, 0);
+            (node.members_lag, node.slots_lag) = (0, 0);
         }
         if self.rng.one_in(2) {
             self.removed = self.nodes.iter().filter(|node| !node.runs).map(|node| node.name.clone()).collect();
@@ -252,7 +259,9 @@ impl SlotsSim {
 
     fn trouble(&mut self) {
         let at = self.rng.below(self.nodes.len() as u64) as usize;
-        let (now, until) = (self.now, self.now + self.rng.below(8000));
+        // Of a node that is late, others may not see for a while that it is in again.
+        let long = if self.is_slow && self.rng.one_in(2) { 2800 + self.rng.below(2000) } else { self.rng.below(8000) };
+        let (now, until) = (self.now, self.now + long);
         let chance = self.rng.below(3000);
         let node = &mut self.nodes[at];
         match chance {
@@ -281,6 +290,9 @@ impl SlotsSim {
             44..46 => node.members.set_leaving(node.clock + now),
             46 => node.runs = false,
             47..50 => node.cores.delay = self.rng.below(400),
+            150..170 if self.is_slow => {
+                (node.members_lag, node.slots_lag) = (self.rng.below(1300), self.rng.below(3000));
+            }
             50..150 => {
                 // A client begins a session, or ends it.
                 let slot = 1 << self.rng.below(u64::from(PER_CLASS) * 2);
@@ -356,14 +368,13 @@ impl SlotsSim {
         let node = &mut self.nodes[at];
         let own = node.clock + now;
         node.members.poll(own);
-        while node.members.next_event().is_some() {
+        while let Some(event) = node.members.next_event() {
             node.slots.on_members();
+            if event == MemberEvent::SelfIn {
+                node.slots.on_in();
+            }
         }
         let is_in = node.members.is_in(own);
-        if is_in && !node.was_in {
-            node.slots.on_in();
-        }
-        node.was_in = is_in;
         let is_confirmed = node.members.is_current();
         let mut with = Surroundings {
             members: &mut node.members,
@@ -408,6 +419,7 @@ impl SlotsSim {
         let delay = if self.rng.one_in(8) { self.rng.below(300) } else { 0 };
         let seen = |at: Millis| at + delay <= now;
         if node.members_cut <= now && now >= self.members.election_until {
+            let seen = |at: Millis| at + node.members_lag <= now && seen(at);
             while let Some((_, heartbeat)) = self.members.stored.get(node.members_read).filter(|(at, _)| seen(*at)) {
                 let is_replaced = || {
                     self.members.stored[node.members_read + 1..].iter().any(|(_, newer)| newer.node == heartbeat.node)
@@ -428,6 +440,7 @@ impl SlotsSim {
                 node.slots_read = (self.generation, 0);
                 node.slots.on_reset();
             }
+            let seen = |at: Millis| at + node.slots_lag <= now && seen(at);
             while let Some((_, (_, bytes))) = self.register.stored.get(node.slots_read.1).filter(|(at, _)| seen(*at)) {
                 node.slots_read.1 += 1;
                 node.slots.on_slots(node.slots_read.1 as u64, bytes);

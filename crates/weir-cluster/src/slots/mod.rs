@@ -27,8 +27,8 @@ const CHECK_INTERVAL: Millis = 250;
 
 /// The cores of a node.
 pub(crate) trait Cores {
-    /// Tells the cores which slots to serve, and which to keep without new sessions. Slots in neither have no sessions
-    /// any more. Returns a number that grows.
+    /// Tells the cores which slots to serve, and which to keep without new sessions, none of which is in both. Slots in neither
+    /// have no sessions any more. Returns a number that grows.
     fn set_slots(&mut self, per_class: u16, owned: u128, releasing: u128) -> u64;
     /// The newest number that all cores have applied, and which of the slots that they keep have sessions.
     fn slots_applied(&self) -> (u64, u128);
@@ -68,6 +68,8 @@ pub(crate) struct SlotManager {
     applied: (Incarnation, u64),
     /// When the heartbeat of this sequence was read, all heartbeats from before this version of the table was known were read.
     fence: Option<(u64, u64)>,
+    /// The node has come in: the cores are told again what they serve, before they are told that the node is in.
+    tell_again: bool,
     planned: Option<Planned>,
     view: SlotView,
     is_dirty: bool,
@@ -118,6 +120,7 @@ impl SlotManager {
             sent: Sent::default(),
             applied: (0, 0),
             fence: None,
+            tell_again: false,
             planned: None,
             view: SlotView::default(),
             is_dirty: true,
@@ -140,7 +143,7 @@ impl SlotManager {
 
     pub(crate) fn on_in(&mut self) {
         self.register.on_in();
-        self.is_dirty = true;
+        (self.is_dirty, self.tell_again) = (true, true);
     }
 
     pub(crate) fn head_wanted(&self) -> Option<u64> {
@@ -240,8 +243,9 @@ impl SlotManager {
         }
         for (slot, (held, row)) in self.held.iter_mut().zip(&table.rows).enumerate() {
             let is_own = row.incarnation == self.own && row.node == self.node;
-            // Who writes the first table of a new register keeps the owners of the one before.
-            let is_same = is_own && held.is_some_and(|since| since == row.since || is_new && row.since == 1);
+            // The first table of a new register has the owners of the one before.
+            let is_carried = is_new && self.register.is_carried() && row.since == 1;
+            let is_same = is_own && held.is_some_and(|since| since == row.since && !is_new || is_carried);
             *held = is_same.then_some(row.since);
             if !is_same {
                 self.releasing &= !bit(slot);
@@ -275,7 +279,11 @@ impl SlotManager {
 
     /// Whether this node may serve what it owns: it is in, and knows all others that are.
     fn may_serve<C: Cores>(&self, with: &Surroundings<'_, C>) -> bool {
-        with.members.is_in(with.now) && with.members.is_current() && with.members.is_settled() && self.is_current()
+        Self::knows_members(with) && self.is_current()
+    }
+
+    fn knows_members<C: Cores>(with: &Surroundings<'_, C>) -> bool {
+        with.members.is_in(with.now) && with.members.is_current() && with.members.is_settled()
     }
 
     /// Begins to serve slots that this node has got.
@@ -328,7 +336,10 @@ impl SlotManager {
         let held = held.fold(0, |held, (slot, _)| held | bit(slot));
         let (owned, releasing) = (held & !self.releasing, held & self.releasing);
         let per_class = self.basis.1;
-        if (per_class, owned, releasing) != (self.sent.per_class, self.sent.owned, self.sent.releasing) {
+        let is_same = (per_class, owned, releasing) == (self.sent.per_class, self.sent.owned, self.sent.releasing);
+        let again = self.tell_again && self.is_current();
+        if !is_same || again {
+            self.tell_again &= !again;
             let number = with.cores.set_slots(per_class, owned, releasing);
             self.sent = Sent { per_class, owned, releasing, number, version: (0, 0) };
             self.served &= owned;
@@ -341,11 +352,15 @@ impl SlotManager {
     /// What this node should write.
     fn plan<C: Cores>(&mut self, with: &Surroundings<'_, C>) {
         self.planned = None;
-        let is_known = self.register.table().is_some() || self.register.version() == 0 && self.per_class > 0;
-        if !(with.is_ready && is_known && self.register.may_write() && self.may_serve(with)) {
+        let is_founding = self.per_class > 0 && self.register.is_empty() && Self::knows_members(with);
+        let may_change = self.register.table().is_some() && with.is_ready && self.may_serve(with);
+        if !self.register.may_write() || !(is_founding || may_change) {
             return;
         }
         let candidates = Candidates::new(with.members, with.now);
+        if is_founding && !candidates.has_own() {
+            return;
+        }
         let basis = self.register.basis(self.per_class, self.own);
         let since = self.register.version() + 1;
         let (mut table, mut gives) = (basis.clone(), 0);
@@ -353,7 +368,9 @@ impl SlotManager {
             let slot = at as u16;
             let is_own = row.incarnation == self.own && row.node == self.node;
             let new = if is_own {
-                let is_free = self.held.get(at).is_none_or(Option::is_none) || self.empty & bit(at) != 0;
+                // Of a slot on disk that is not served yet, it is not known whether it has sessions.
+                let is_unused = slot < basis.per_class && self.held.get(at).is_none_or(Option::is_none);
+                let is_free = is_unused || self.empty & bit(at) != 0;
                 candidates.preferred(slot, &basis).filter(|(node, _)| is_free && *node != self.node)
             } else {
                 candidates.should_claim(slot, &basis).then_some((self.node.as_str(), self.own))
@@ -363,8 +380,7 @@ impl SlotManager {
                 *row = SlotRow { node: node.to_owned(), incarnation, from: row.incarnation, since };
             }
         }
-        let is_founding = self.register.table().is_none() && candidates.has_own();
-        if is_founding || self.register.table().is_some() && (table != basis || self.register.must_write()) {
+        if is_founding || table != basis || self.register.must_write() {
             self.planned = Some(Planned { version: self.register.version(), table, gives });
         }
     }

@@ -11,6 +11,8 @@ pub(super) struct Register {
     table: Option<SlotTable>,
     /// The table before the register was created again.
     lost: Option<SlotTable>,
+    /// This node has been in, and current, since before that: what it served it may go on serving.
+    is_carried: bool,
     /// The newest table cannot be decoded: this node does not know what it owns.
     is_unreadable: bool,
     undecodable: u64,
@@ -57,7 +59,7 @@ impl Register {
     /// The node has come in: what it has read may be old.
     pub(super) const fn on_in(&mut self) {
         self.request += 1;
-        self.head = None;
+        (self.head, self.is_carried) = (None, false);
     }
 
     pub(super) fn head_wanted(&self) -> Option<u64> {
@@ -70,9 +72,21 @@ impl Register {
         }
     }
 
-    /// Whether the table was read up to its head since the node came in.
+    /// Whether the table was read up to its head since the node came in. An empty register says nothing about what a node
+    /// owned in the one before.
     pub(super) fn is_current(&self) -> bool {
-        self.head.is_some_and(|head| self.version >= head) && !self.is_unreadable
+        let is_known = self.table.is_some() || self.lost.is_none() || self.is_carried;
+        self.head.is_some_and(|head| self.version >= head) && !self.is_unreadable && is_known
+    }
+
+    /// Whether this node goes on with what it served before the register was created again.
+    pub(super) const fn is_carried(&self) -> bool {
+        self.is_carried
+    }
+
+    /// Whether there is no table.
+    pub(super) fn is_empty(&self) -> bool {
+        self.table.is_none() && self.version == 0 && self.head == Some(0)
     }
 
     /// Returns whether the table is another one.
@@ -95,7 +109,10 @@ impl Register {
         if version <= self.version && !is_other {
             return false; // read again
         }
-        let is_over = |expected: &u64| version > *expected || is_other;
+        if is_other {
+            self.on_reset();
+        }
+        let is_over = |expected: &u64| version > *expected;
         self.uncertain = self.uncertain.filter(|(expected, _)| !is_over(expected));
         self.conflict = self.conflict.filter(|expected| !is_over(expected));
         (self.version, self.table, self.is_unreadable) = (version, Some(table), false);
@@ -105,6 +122,7 @@ impl Register {
 
     /// The register begins anew. A node that was current still is: the new register is empty.
     pub(super) fn on_reset(&mut self) {
+        self.is_carried = self.is_current();
         self.lost = self.table.take().or(self.lost.take());
         self.head = self.head.map(|_| 0);
         self.request += u64::from(self.request > 0); // an answer that is on its way is of the old one

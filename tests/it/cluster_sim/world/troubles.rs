@@ -31,6 +31,9 @@ impl World {
             4 if self.troubles.elections => {
                 let end = self.now + 4000 + self.rng.below(5000) as u64;
                 let which = self.rng.below(3);
+                if self.rng.one_in(2) {
+                    self.engine.slots.elections.begin(end);
+                }
                 if which != 0 {
                     self.engine.members.elections.begin(end);
                 }
@@ -50,14 +53,17 @@ impl World {
         if what & 1 == 0 {
             self.engine.members.appends_cut[node] = until;
             self.engine.log.appends_cut[node] = until;
+            self.engine.slots.appends_cut[node] = until;
         }
         if what & 2 == 0 {
             self.engine.members.answers_cut[node] = until;
             self.engine.log.answers_cut[node] = until;
+            self.engine.slots.answers_cut[node] = until;
         }
         if what & 4 == 0 {
             self.engine.members.reads_cut[node] = until;
             self.engine.log.reads_cut[node] = until;
+            self.engine.slots.reads_cut[node] = until;
         }
         self.note(|| format!("n{node} is cut from the engine ({what}) until {until}"));
     }
@@ -66,7 +72,7 @@ impl World {
         self.note(|| "faults end".to_owned());
         self.engine.network.cut.iter_mut().flatten().for_each(|until| *until = 0);
         self.engine.network.loss = 1_000_000;
-        (self.engine.members.is_calm, self.engine.log.is_calm) = (true, true);
+        (self.engine.members.is_calm, self.engine.log.is_calm, self.engine.slots.is_calm) = (true, true, true);
         for host in &mut self.hosts {
             host.paused_until = 0;
         }
@@ -76,8 +82,11 @@ impl World {
             &mut self.engine.members.answers_cut,
             &mut self.engine.members.reads_cut,
             &mut self.engine.log.appends_cut,
+            &mut self.engine.slots.appends_cut,
             &mut self.engine.log.answers_cut,
+            &mut self.engine.slots.answers_cut,
             &mut self.engine.log.reads_cut,
+            &mut self.engine.slots.reads_cut,
         ] {
             cut.iter_mut().for_each(|until| *until = now.min(*until));
         }
