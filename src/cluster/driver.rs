@@ -126,8 +126,7 @@ impl Driver {
         plane: DataPlane,
         shards: u16,
         publish: watch::Sender<ClusterView>,
-        settings: Settings,
-        sessions: Sessions,
+        (settings, sessions): (Settings, Sessions),
     ) -> Self {
         Self {
             node,

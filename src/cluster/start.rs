@@ -145,7 +145,7 @@ impl Cluster {
         let (requested, requests) = mpsc::unbounded_channel();
         let counts = Arc::default();
         let settings = Settings::new(&options.engine.node, requested, Arc::clone(&counts));
-        let mut driver = Driver::new(node, engine, events, plane, shards, publish, settings, Sessions::new(slots));
+        let mut driver = Driver::new(node, engine, events, plane, shards, publish, (settings, Sessions::new(slots)));
         let received = Arc::clone(&inbox);
         let run = move || {
             driver.run(&received);

@@ -57,7 +57,6 @@ impl Process {
             has_data_dir: false,
         };
         let config = NodeConfig {
-            slots_per_class: 16,
             members,
             shards,
             hash_seed: 0,
