@@ -13,7 +13,7 @@ use super::spans::PassTrace;
 use crate::net::ListenerStatus;
 use crate::telemetry::SpanHandle;
 use weir_declare::config::{Declared, EventTopics, Name};
-use weir_declare::reconcile::{self, ActionKind, EndpointAction, LiveState, NodeSettings, Pinned, Plan};
+use weir_declare::reconcile::{self, ActionKind, EndpointAction, LiveCluster, LiveState, NodeSettings, Pinned, Plan};
 
 /// The outcome of a pass.
 #[derive(Debug, Default)]
@@ -36,6 +36,8 @@ pub(super) struct ConvergePass<'a, P: Plane> {
     pub(super) bridges: &'a mut BridgeManager,
     /// The events that are published.
     pub(super) live_events: Option<Arc<EventTopics>>,
+    /// The settings of the cluster that held.
+    pub(super) live_cluster: LiveCluster,
     pub(super) ids: &'a mut EndpointIds,
     pub(super) trace: &'a mut PassTrace,
 }
@@ -64,6 +66,7 @@ impl<P: Plane> ConvergePass<'_, P> {
             endpoints: self.listeners.live().collect(),
             bridges: self.bridges.live(),
             events: self.live_events.clone(),
+            cluster: self.live_cluster.clone(),
         };
         let mut pinned = Pinned::new();
         let mut failures = BTreeMap::new();

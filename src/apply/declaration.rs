@@ -285,4 +285,5 @@ fn same(a: &Declared, b: &Declared) -> bool {
         && a.defaults == b.defaults
         && a.reconcile == b.reconcile
         && a.events == b.events
+        && a.cluster == b.cluster
 }

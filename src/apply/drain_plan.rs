@@ -51,6 +51,19 @@ pub(super) fn all_clients(policy: &ListenerPolicy, drain: &Drain, connections: u
     paced(DrainWhich::All, policy, drain, connections, for_good)
 }
 
+/// All clients but those in this process, because they are to connect to other nodes of the cluster. `in_flight`: there is
+/// time for what is in flight.
+#[cfg(feature = "cluster")]
+pub(super) fn to_other_nodes(policy: &ListenerPolicy, drain: &Drain, connections: u32, in_flight: bool) -> DrainPlan {
+    let which = DrainWhich::Matching(Arc::new(|facts| !is_in_process(facts.principal)));
+    let mut plan = paced(which, policy, drain, connections, false);
+    plan.reason_code = USE_ANOTHER_SERVER;
+    if !in_flight {
+        plan.in_flight_ms = 0;
+    }
+    plan
+}
+
 /// The drains after a change of an endpoint, revoked clients first. `anew`: the socket was replaced, and all clients of
 /// the former one are drained.
 pub(super) fn after_change(

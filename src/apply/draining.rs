@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::cluster_document::DisconnectCause;
 use super::files::FileContents;
 use super::interceptors::InterceptorRegistry;
 use super::plane::Plane;
@@ -34,6 +35,8 @@ struct ClosedEndpoint {
 pub struct DrainReport {
     name: Name,
     count: u32,
+    /// The cluster wanted it.
+    cause: Option<DisconnectCause>,
 }
 
 /// All drains of this node.
@@ -52,8 +55,8 @@ impl<P: Plane> Drains<P> {
         (Self { plane, closed: Vec::new(), active: BTreeMap::new(), reports }, ended)
     }
 
-    /// Records that a drain has ended.
-    pub(super) fn ended(&mut self, report: &DrainReport) {
+    /// Records that a drain has ended. Returns how many clients were disconnected, where the cluster wanted it.
+    pub(super) fn ended(&mut self, report: &DrainReport) -> Option<(DisconnectCause, u32)> {
         debug_assert!(self.active.contains_key(&report.name), "{}: no drain is in progress", report.name);
         if let Some(count) = self.active.get_mut(&report.name) {
             *count = count.saturating_sub(1);
@@ -64,6 +67,7 @@ impl<P: Plane> Drains<P> {
         if report.count > 0 {
             tracing::info!(endpoint = %report.name, clients = report.count, "drain finished: clients were disconnected");
         }
+        report.cause.map(|cause| (cause, report.count))
     }
 
     /// Whether clients are still being asked to leave.
@@ -119,7 +123,7 @@ impl<P: Plane> Drains<P> {
                 }
             }
             // Fails where the reconciler has ended.
-            drop(reports.send(DrainReport { name: name.clone(), count }));
+            drop(reports.send(DrainReport { name: name.clone(), count, cause: None }));
             let Some(again) = again else { return };
             // By then, clients that were in their handshake under the former policy are connected.
             tokio::time::sleep(Duration::from_millis(handshake_ms)).await;
@@ -128,6 +132,21 @@ impl<P: Plane> Drains<P> {
             {
                 tracing::info!(endpoint = %name, clients = late, "drain finished for clients that connected meanwhile");
             }
+        });
+    }
+
+    /// Starts a drain that the cluster wants, of the clients of this moment.
+    #[cfg(feature = "cluster")]
+    pub(super) fn start_once(&mut self, name: &Name, id: EndpointId, plan: DrainPlan, cause: DisconnectCause) {
+        *self.active.entry(name.clone()).or_default() += 1;
+        let (drain, name, reports) = (self.plane.drain(id, plan), name.clone(), self.reports.clone());
+        tokio::spawn(async move {
+            let count = drain.await.unwrap_or_else(|error| {
+                tracing::error!(endpoint = %name, %error, "drain failed: clients were not disconnected");
+                0
+            });
+            // Fails where the reconciler has ended.
+            drop(reports.send(DrainReport { name, count, cause: Some(cause) }));
         });
     }
 

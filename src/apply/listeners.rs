@@ -7,6 +7,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
+use super::cluster_document::DisconnectCause;
 use super::draining::{DrainReport, Drains};
 use super::files::{FileContents, hex};
 use super::interceptors::InterceptorRegistry;
@@ -82,6 +83,25 @@ impl<P: Plane> Listeners<P> {
 
     pub(super) fn drains_mut(&mut self) -> &mut Drains<P> {
         &mut self.drains
+    }
+
+    /// Disconnects the clients of every endpoint, so that they connect to other nodes of the cluster.
+    #[cfg(feature = "cluster")]
+    pub(super) fn disconnect_all(&mut self, cause: DisconnectCause) {
+        self.plane.close_relayed_clients();
+        for (name, running) in &self.running {
+            let connections = self.plane.connections(running.id);
+            let drain = &running.effective.endpoint.drain;
+            // Nothing that is in flight can be acknowledged by a node that is out, or has no part in the cluster.
+            let in_flight = cause == DisconnectCause::Evacuated;
+            let plan = drain_plan::to_other_nodes(&running.policy, drain, connections, in_flight);
+            self.drains.start_once(name, running.id, plan, cause);
+        }
+    }
+
+    #[cfg(not(feature = "cluster"))]
+    pub(super) fn disconnect_all(&mut self, cause: DisconnectCause) {
+        match cause {}
     }
 
     /// Files that closed listeners refer to.

@@ -2,10 +2,11 @@
 //!
 //! [`run`] is the loop, [`Reconciler`] its body. The body only sequences the parts, each with its own state: `declaration`
 //! (what is accepted and held), `source_tracker`, `listeners` with `draining`, `bridges`, `conditions`, `history`,
-//! `publish`, `event_topics`. `converge` is a pass over listeners and bridges, `spans` its trace. Must never serve a client itself.
+//! `publish`, `event_topics`, `cluster_document`. `converge` is a pass over listeners and bridges, `spans` its trace. Must never serve a client itself.
 
 #[cfg_attr(not(feature = "bridge"), path = "no_bridges.rs")]
 mod bridges;
+mod cluster_document;
 mod compile;
 mod conditions;
 mod control_events;

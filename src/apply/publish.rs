@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::bridges::BridgeManager;
+use super::cluster_document::ClusterDocument;
 use super::conditions::ConditionTable;
 use super::declaration::Declaration;
 use super::history::History;
@@ -52,6 +53,7 @@ pub(super) struct PublishInputs<'a, P: Plane> {
     pub(super) declaration: &'a Declaration,
     pub(super) listeners: &'a Listeners<P>,
     pub(super) bridges: &'a BridgeManager,
+    pub(super) cluster: &'a ClusterDocument,
     pub(super) conditions: &'a ConditionTable,
     pub(super) history: &'a History,
     pub(super) plan: &'a Arc<Plan>,
@@ -96,6 +98,7 @@ impl Publisher {
             diagnostics: Arc::clone(parts.source.diagnostics()),
             endpoints: self.endpoints(parts),
             bridges: parts.bridges.states(parts.declaration.applied()),
+            cluster_document: parts.cluster.conditions().cloned(),
             plan: Arc::clone(parts.plan),
             history: parts.history.entries(),
             passes: parts.passes.count,

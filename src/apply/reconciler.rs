@@ -7,6 +7,7 @@ use std::time::Instant;
 use tokio::sync::mpsc;
 
 use super::bridges::BridgeManager;
+use super::cluster_document::{ClusterDocument, DisconnectCause};
 use super::conditions::{ConditionInputs, ConditionTable};
 use super::converge::{ConvergePass, Converged};
 use super::declaration::Declaration;
@@ -30,7 +31,7 @@ use crate::state::SharedState;
 use crate::store::StoreError;
 use crate::telemetry::SpanRecorder;
 use weir_declare::config::{EventTopics, LastGood, Loaded, Name, NodeContext};
-use weir_declare::reconcile::{GuardDecision, NodeSettings, Plan, Timestamp};
+use weir_declare::reconcile::{GuardDecision, LiveCluster, NodeSettings, Plan, Timestamp};
 
 /// How this node reconciles.
 #[derive(Debug, Clone)]
@@ -67,6 +68,7 @@ pub struct Reconciler<P: Plane, F: ReadFiles> {
     listeners: Listeners<P>,
     bridges: BridgeManager,
     events: Option<EventPublisher>,
+    cluster: ClusterDocument,
     ids: EndpointIds,
     conditions: ConditionTable,
     history: History,
@@ -112,6 +114,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             listeners,
             bridges: BridgeManager::default(),
             events: None,
+            cluster: ClusterDocument::default(),
             ids: EndpointIds::default(),
             conditions: ConditionTable::default(),
             history,
@@ -138,6 +141,12 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
     /// Has declared events published by `publisher`. Without one they are only declared.
     pub fn publish_events_with(&mut self, publisher: EventPublisher) {
         self.events = Some(publisher);
+    }
+
+    /// Has the document `cluster` hold in this cluster. Without one it has no effect.
+    #[cfg(feature = "cluster")]
+    pub fn control_cluster(&mut self, control: crate::cluster::ClusterControl) {
+        self.cluster.control(control);
     }
 
     /// Drains and disconnects every bridge; their sessions stay.
@@ -259,7 +268,20 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
 
     /// Records that a drain has ended.
     pub fn drain_ended(&mut self, report: &DrainReport) {
-        self.listeners.drains_mut().ended(report);
+        if let Some((cause, clients)) = self.listeners.drains_mut().ended(report) {
+            self.cluster.count_disconnects(cause, clients);
+        }
+        self.publish();
+    }
+
+    /// Yields when all clients are to connect to other nodes of the cluster.
+    pub(super) async fn next_disconnect(&mut self) -> DisconnectCause {
+        self.cluster.next_disconnect().await
+    }
+
+    /// Disconnects all clients, so that they connect to other nodes of the cluster.
+    pub(super) fn disconnect_all(&mut self, cause: DisconnectCause) {
+        self.listeners.disconnect_all(cause);
         self.publish();
     }
 
@@ -297,7 +319,8 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
                 Some(publisher) => publisher.apply(declared.as_ref()),
                 None => declared.clone(),
             };
-            self.converge(live_events).await
+            let live_cluster = self.cluster.apply(self.declaration.applied().cluster.as_ref());
+            self.converge(live_events, live_cluster).await
         };
         self.plan = Arc::new(plan);
         let is_fresh = self.take_failures(failures);
@@ -318,11 +341,12 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             unreadable: &unreadable,
         };
         self.conditions.update(&inputs, now);
+        self.cluster.update_conditions(&self.declaration, now);
         self.publish();
         if self.failures.is_empty() { Next::Wait } else { Next::Retry }
     }
 
-    async fn converge(&mut self, live_events: Option<Arc<EventTopics>>) -> Converged {
+    async fn converge(&mut self, live_events: Option<Arc<EventTopics>>, live_cluster: LiveCluster) -> Converged {
         let pass = ConvergePass {
             declared: self.declaration.applied(),
             node: &self.options.node,
@@ -331,6 +355,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             listeners: &mut self.listeners,
             bridges: &mut self.bridges,
             live_events,
+            live_cluster,
             ids: &mut self.ids,
             trace: &mut self.trace,
         };
@@ -366,6 +391,7 @@ impl<P: Plane, F: ReadFiles> Reconciler<P, F> {
             declaration: &self.declaration,
             listeners: &self.listeners,
             bridges: &self.bridges,
+            cluster: &self.cluster,
             conditions: &self.conditions,
             history: &self.history,
             plan: &self.plan,
@@ -408,7 +434,8 @@ fn outcome(
         let more = if wrong.len() > 1 { format!(" (and {} more)", wrong.len() - 1) } else { String::new() };
         return outcome("appliedWithRefusals", Some(format!("{first}{more}")));
     }
-    let acted = plan.due().next().is_some() || plan.due_bridges().next().is_some() || plan.events.is_some();
+    let acted = plan.due().next().is_some() || plan.due_bridges().next().is_some();
+    let acted = acted || plan.events.is_some() || plan.cluster.is_some();
     match (declaration.is_suspended(), acted) {
         (true, _) => outcome("suspended", None),
         (false, true) => outcome("applied", None),

@@ -107,7 +107,12 @@ impl PassRecord<'_> {
             action: action.kind.as_str().to_owned(),
             error: None,
         });
-        endpoints.chain(bridges).chain(events).collect()
+        let cluster = self.plan.cluster.iter().map(|action| HistoryAction {
+            endpoint: "cluster".to_owned(),
+            action: action.kind.as_str().to_owned(),
+            error: None,
+        });
+        endpoints.chain(bridges).chain(events).chain(cluster).collect()
     }
 
     /// Actions that failed in their preparation and so are not due in the final plan.

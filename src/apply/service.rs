@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::cluster_document::DisconnectCause;
 use super::draining::DrainReport;
 use super::files::ReadFiles;
 use super::plane::Plane;
@@ -45,6 +46,7 @@ enum ServiceEvent {
     Source(SourceEvent),
     SourceEnded,
     DrainEnded(DrainReport),
+    Disconnect(DisconnectCause),
     Signal(Signal),
     Recheck,
     Retry,
@@ -68,6 +70,7 @@ pub async fn run<P: Plane, F: ReadFiles>(
             signal = signals.recv() => ServiceEvent::Signal(signal.unwrap_or(Signal::Stop)),
             event = source.events.recv(), if source_is_there => event.map_or(ServiceEvent::SourceEnded, ServiceEvent::Source),
             Some(ended) = drained.recv() => ServiceEvent::DrainEnded(ended),
+            cause = reconciler.next_disconnect() => ServiceEvent::Disconnect(cause),
             () = due(timers.recheck) => ServiceEvent::Recheck,
             () = due(timers.retry) => ServiceEvent::Retry,
             () = due(saving.due) => ServiceEvent::Save,
@@ -83,6 +86,10 @@ pub async fn run<P: Plane, F: ReadFiles>(
             }
             ServiceEvent::DrainEnded(ended) => {
                 reconciler.drain_ended(&ended);
+                continue;
+            }
+            ServiceEvent::Disconnect(cause) => {
+                reconciler.disconnect_all(cause);
                 continue;
             }
             ServiceEvent::Signal(Signal::Reload) | ServiceEvent::Recheck => {

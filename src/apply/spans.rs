@@ -82,7 +82,10 @@ impl PassTrace {
             self.tracer.set(
                 planning,
                 "weir.actions",
-                plan.due().count() + plan.due_bridges().count() + usize::from(plan.events.is_some()),
+                plan.due().count()
+                    + plan.due_bridges().count()
+                    + usize::from(plan.events.is_some())
+                    + usize::from(plan.cluster.is_some()),
             );
             self.tracer.end(planning);
         }

@@ -5,15 +5,20 @@ use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
+#[cfg(feature = "etcd")]
+use super::etcd::EtcdArgs;
 use crate::cluster::ClusterOptions;
 use crate::cluster::engine::{Credentials, Discovery, EngineOptions, TlsFiles, check_cluster_name};
+#[cfg(feature = "etcd")]
+use crate::source::etcd::{EtcdUrlError, check_url};
 use crate::status::Secret;
 
 /// One broker made of many nodes. The nodes find each other through nats-servers with JetStream.
 #[derive(Debug, clap::Args)]
 pub(super) struct ClusterArgs {
     /// The nats-servers of the cluster, as nats://n1:4222,nats://n2:4222; tls:// for TLS; or srv:NAME for a name with SRV
-    /// records, as srv:_nats._tcp.nats.default.svc.cluster.local. Without it, this broker is alone
+    /// records, as srv:_nats._tcp.nats.default.svc.cluster.local; or etcd://HOST:PORT/KEY for a key of etcd that has such a
+    /// list (etcds:// for TLS; credentials as --etcd-user, --etcd-ca say). Without it, this broker is alone
     #[arg(long, env = "WEIR_CLUSTER", value_name = "URL", value_delimiter = ',')]
     cluster: Vec<String>,
     /// The cluster's name, of A-Z a-z 0-9 _ -: nodes with the same name and nats-servers are one broker
@@ -68,7 +73,13 @@ fn replicas(text: &str) -> Result<u8, &'static str> {
 }
 
 /// Where the servers are.
-fn discovery(urls: &[String]) -> anyhow::Result<Discovery> {
+fn discovery(urls: &[String], #[cfg(feature = "etcd")] etcd: &EtcdArgs) -> anyhow::Result<Discovery> {
+    if urls.iter().any(|url| is_etcd(url)) {
+        #[cfg(not(feature = "etcd"))]
+        bail!("--cluster etcd://: this build of weir has no etcd: give the list of nats-servers, or srv:NAME");
+        #[cfg(feature = "etcd")]
+        return etcd_key(urls, etcd);
+    }
     match urls {
         [one] if one.starts_with("srv:") => {
             Ok(Discovery::Srv { name: one["srv:".len()..].to_owned(), name_servers: Vec::<SocketAddr>::new() })
@@ -78,6 +89,39 @@ fn discovery(urls: &[String]) -> anyhow::Result<Discovery> {
         }
         many => Ok(Discovery::Servers(many.to_vec())),
     }
+}
+
+fn is_etcd(url: &str) -> bool {
+    url.starts_with("etcd://") || url.starts_with("etcds://")
+}
+
+/// A key of etcd: `etcd://HOST:PORT/KEY`, of each server of etcd the same key. A text that has a password is not repeated.
+#[cfg(feature = "etcd")]
+fn etcd_key(urls: &[String], etcd: &EtcdArgs) -> anyhow::Result<Discovery> {
+    let (mut servers, mut keys) = (Vec::new(), Vec::new());
+    for url in urls {
+        let (scheme, rest) = match (url.strip_prefix("etcd://"), url.strip_prefix("etcds://")) {
+            (Some(rest), _) => ("http", rest),
+            (_, Some(rest)) => ("https", rest),
+            _ => bail!("--cluster: write either etcd://HOST:PORT/KEY, or a list of servers"),
+        };
+        let Some((authority, key)) = rest.split_once('/').filter(|(_, key)| !key.is_empty()) else {
+            bail!("--cluster: the key is missing: write etcd://HOST:PORT/KEY, as etcd://etcd1:2379/weir/nats");
+        };
+        let server = format!("{scheme}://{authority}");
+        match check_url(&server) {
+            Ok(()) => {}
+            Err(error @ EtcdUrlError::Password) => bail!("--cluster: {error}"),
+            Err(_) => bail!("--cluster: write etcd://HOST:PORT/KEY, as etcd://etcd1:2379/weir/nats"),
+        }
+        servers.push(server);
+        keys.push(format!("/{key}"));
+    }
+    keys.dedup();
+    let [key] = &keys[..] else {
+        bail!("--cluster: servers of one etcd have the same keys: write the same key for each of them");
+    };
+    Ok(Discovery::EtcdKey { access: etcd.access_to(servers).context("--cluster")?, key: key.clone() })
 }
 
 fn secret(secret: &Secret, flag: &str) -> anyhow::Result<String> {
@@ -92,7 +136,11 @@ fn secret(secret: &Secret, flag: &str) -> anyhow::Result<String> {
 
 impl ClusterArgs {
     /// The options; `None`: the broker is alone.
-    pub(super) fn options(self, addresses: Vec<String>) -> anyhow::Result<Option<ClusterOptions>> {
+    pub(super) fn options(
+        self,
+        addresses: Vec<String>,
+        #[cfg(feature = "etcd")] etcd: &EtcdArgs,
+    ) -> anyhow::Result<Option<ClusterOptions>> {
         if self.cluster.is_empty() {
             return Ok(None);
         }
@@ -108,11 +156,16 @@ impl ClusterArgs {
             Credentials::None
         };
         let tls = TlsFiles { ca_file: self.cluster_ca, identity: self.cluster_cert.zip(self.cluster_key) };
+        let servers = discovery(
+            &self.cluster,
+            #[cfg(feature = "etcd")]
+            etcd,
+        )?;
         let engine = EngineOptions {
             credentials,
             tls,
             replicas: self.cluster_replicas,
-            ..EngineOptions::new(&self.cluster_name, "", 0, discovery(&self.cluster)?)
+            ..EngineOptions::new(&self.cluster_name, "", 0, servers)
         };
         Ok(Some(ClusterOptions { engine, addresses }))
     }

@@ -48,13 +48,21 @@ impl EtcdArgs {
     /// # Errors
     /// Options that contradict one another.
     pub(super) fn access(&self) -> anyhow::Result<EtcdAccess> {
+        self.access_to(self.etcd.clone())
+    }
+
+    /// Other servers, with these credentials.
+    ///
+    /// # Errors
+    /// Options that contradict one another.
+    pub(super) fn access_to(&self, urls: Vec<String>) -> anyhow::Result<EtcdAccess> {
         let password = self.etcd_password.as_deref().map(|text| {
             // The value may be the password itself, so it is not repeated.
             SecretRef::parse(text).map_err(|_| anyhow!("--etcd-password is a reference: file:PATH or env:NAME"))
         });
         let password = password.transpose()?;
         let access = EtcdAccess {
-            urls: self.etcd.clone(),
+            urls,
             ca_file: self.etcd_ca.clone(),
             identity: self.etcd_cert.clone().zip(self.etcd_key.clone()),
             user: self.etcd_user.clone().zip(password),

@@ -38,20 +38,35 @@ enum ClusterVerb {
 pub(super) fn run(args: Args) -> anyhow::Result<Exit> {
     let ClusterVerb::Status { status, format } = args.verb;
     let [answer] = fetch(&status, ["/api/cluster/members"])?;
+    let document = document_problems(&answer["document"]);
     let cluster = &answer["cluster"];
-    let sound = cluster["ready"] == Value::Bool(true) && list(&cluster["suspects"]).next().is_none();
+    let sound =
+        cluster["ready"] == Value::Bool(true) && list(&cluster["suspects"]).next().is_none() && document.is_empty();
     let text = match format {
         Format::Json => format!("{cluster:#}\n"),
         Format::Human if cluster.is_null() => {
-            "this broker is alone: `weir run --cluster nats://HOST:4222` makes it a node of a cluster\n".to_owned()
+            format!(
+                "{document}this broker is alone: `weir run --cluster nats://HOST:4222` makes it a node of a cluster\n"
+            )
         }
-        Format::Human => human(cluster),
+        Format::Human => human(cluster, &document),
     };
     print(&text)?;
     Ok(if sound { Exit::Success } else { Exit::Failure })
 }
 
-fn human(cluster: &Value) -> String {
+/// What is not as the document `cluster` declares, a line each.
+fn document_problems(document: &Value) -> String {
+    let conditions = list(&document["conditions"]).filter(|condition| condition["status"] != "True");
+    conditions
+        .map(|condition| {
+            let (kind, reason) = (word(&condition["type"]), word(&condition["reason"]));
+            format!("! document cluster: not {kind} ({reason}): {}\n", word(&condition["message"]))
+        })
+        .collect()
+}
+
+fn human(cluster: &Value, document: &str) -> String {
     let mut text = String::new();
     let servers = &cluster["engine"]["servers"];
     let server = |connection: &str| servers[connection].as_str().map_or("not connected".to_owned(), printable);
@@ -66,6 +81,11 @@ fn human(cluster: &Value) -> String {
     );
     if let Some(reason) = cluster["notReady"].as_str() {
         let _infallible = writeln!(text, "! not ready: {}", printable(reason));
+    }
+    text.push_str(document);
+    let removed: Vec<String> = list(&cluster["removed"]).map(word).collect();
+    if !removed.is_empty() {
+        let _infallible = writeln!(text, "removed nodes: {}", removed.join(", "));
     }
     for suspect in list(&cluster["suspects"]) {
         let _infallible = writeln!(text, "! {}: {}", word(&suspect["node"]), word(&suspect["reason"]));
@@ -158,6 +178,6 @@ mod tests {
             PEER      STATE  VERSION  CLIENTS  HEARTBEAT   UNACKED  SENT  RESENDS  GAPS\n\
             n2        in     1.0.0    3        1.7 s ago   64       1234  1        0\n\
             n\\u001b3  left   1.0.0    0        60.0 s ago  -        -     -        -\n";
-        assert_eq!(human(&cluster), expected);
+        assert_eq!(human(&cluster, ""), expected);
     }
 }

@@ -91,6 +91,9 @@ struct BrokerFacts {
     labels: Labels,
     /// The addresses of its endpoints, and the numbers of their clients.
     listening: BTreeMap<String, Listening>,
+    /// The clients of each node of its cluster, and the slots with which that was founded.
+    clients: BTreeMap<Arc<str>, u64>,
+    founded_slots: Option<u16>,
 }
 
 /// A node's labels.
@@ -122,7 +125,10 @@ pub(super) fn run(mut args: Args) -> anyhow::Result<Exit> {
     let default_host = args.host.or_else(|| present.default_host()).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let labels = present.broker.as_ref().map(|broker| broker.labels.clone()).or_else(|| given(&args.labels));
     let node = NodeSettings { default_host, labels };
-    let live = live(&present.declared, present.broker.as_ref().map(|broker| &broker.listening), &node);
+    let mut live = live(&present.declared, present.broker.as_ref().map(|broker| &broker.listening), &node);
+    if let Some(broker) = &present.broker {
+        (live.cluster.clients, live.cluster.founded_slots) = (broker.clients.clone(), broker.founded_slots);
+    }
     let plan = plan_guarded(&present.declared, &wanted, &present.held, &live, &node);
     let form = |declared| canonical(declared, BuiltInDefaults::LeftOut);
     let causes = ChangeCauses::find(&plan, &present.documents, &loaded.last_good);
@@ -208,6 +214,7 @@ pub(super) fn with_labels(name: &str, labels: &Labels) -> String {
 fn exit_code(args: &Args, plan: &Plan) -> anyhow::Result<Exit> {
     // Actions that wait for a confirmation disconnect clients too, once they are confirmed.
     let disconnects: u64 = plan.actions.iter().map(|action| u64::from(action.disconnects.at_most())).sum();
+    let disconnects = disconnects + plan.cluster.as_ref().map_or(0, |action| action.disconnects);
     if let Some(limit) = args.max_disconnects
         && disconnects > limit
     {
@@ -256,13 +263,14 @@ fn live(declared: &Declared, listening: Option<&BTreeMap<String, Listening>>, no
     }
     live.bridges = effective_bridges(declared, node, &FileDigests::new());
     live.events = declared.events.clone();
+    live.cluster.spec = declared.cluster.clone();
     live
 }
 
 /// Queries a broker's declaration, labels, addresses and numbers of clients.
 fn fetch_base(base: &str) -> anyhow::Result<PlanBase> {
-    let paths = [broker::EXPORT, "/api/endpoints/status", "/api/cluster/nodes"];
-    let [documents, status, nodes] = broker::fetch(base, paths)?;
+    let paths = [broker::EXPORT, "/api/endpoints/status", "/api/cluster/nodes", "/api/cluster/members"];
+    let [documents, status, nodes, members] = broker::fetch(base, paths)?;
     let snapshot = broker::snapshot(base, &documents)?;
     let mut nodes = nodes["nodes"].as_array().into_iter().flatten();
     let this = nodes
@@ -271,7 +279,10 @@ fn fetch_base(base: &str) -> anyhow::Result<PlanBase> {
     let labels = serde_json::from_value(this["labels"].clone());
     let labels = labels.with_context(|| format!("{base}/api/cluster/nodes: the labels are not understood"))?;
     let name = this["name"].as_str().unwrap_or_default().to_owned();
-    let broker = BrokerFacts { name, labels, listening: listening(&status) };
+    let cluster = &members["cluster"];
+    let founded_slots = cluster["slotsPerClass"].as_u64().and_then(|slots| u16::try_from(slots).ok());
+    let broker =
+        BrokerFacts { name, labels, listening: listening(&status), clients: clients_by_node(cluster), founded_slots };
     let Loaded { declared, last_good, .. } = valid_for(&snapshot, None)?;
     Ok(PlanBase { declared, documents: last_good, broker: Some(broker), held: held(&status) })
 }
@@ -287,6 +298,14 @@ fn held(status: &Value) -> BTreeMap<DocumentIdentity, Held> {
         Some((DocumentIdentity::new(Kind::Endpoint, name), Held { cause: HeldCause::Deletion, why }))
     };
     endpoints.into_iter().flat_map(|endpoints| endpoints.values()).filter_map(of).collect()
+}
+
+/// The clients of each node that is in a broker's cluster, that broker included.
+fn clients_by_node(cluster: &Value) -> BTreeMap<Arc<str>, u64> {
+    let peers = cluster["peers"].as_array().into_iter().flatten();
+    let live = peers.filter(|peer| matches!(peer["state"].as_str(), Some("in" | "evacuating" | "leaving")));
+    let clients = |node: &Value| Some((Arc::from(node["node"].as_str()?), node["clients"].as_u64()?));
+    live.chain([cluster]).filter_map(clients).collect()
 }
 
 fn listening(status: &Value) -> BTreeMap<String, Listening> {

@@ -204,7 +204,11 @@ fn server_options(args: Args) -> anyhow::Result<ServerOptions> {
         status_addr: status_addr(&args.status_addr)?,
         source: source_options(&args)?,
         #[cfg(feature = "cluster")]
-        cluster: args.cluster.options(Vec::new())?,
+        cluster: args.cluster.options(
+            Vec::new(),
+            #[cfg(feature = "etcd")]
+            &args.etcd,
+        )?,
         allow_files: args.references.allow_files,
         allow_env: args.references.allow_env,
         status_access: args.status_access.options(),

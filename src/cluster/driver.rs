@@ -15,6 +15,7 @@ use super::engine::{
 use super::inbox::{Inbox, Received};
 use super::report::Reporter;
 use super::sessions::Sessions;
+use super::settings::{Role, Settings, SettingsView};
 use crate::net::DataPlane;
 use weir_broker::{Millis, ShardId};
 use weir_cluster::Incarnation;
@@ -52,12 +53,16 @@ pub struct ClusterView {
     pub servers: EngineServers,
     /// The node has told the others that it leaves.
     pub has_left: bool,
+    /// What the document `cluster` makes of this node.
+    pub settings: SettingsView,
+    /// The slots with which the cluster was founded; `None`: not known.
+    pub founded_slots: Option<u16>,
 }
 
 impl ClusterView {
     /// Whether clients may be served.
     pub fn is_ready(&self) -> bool {
-        self.node.as_ref().is_some_and(|node| node.is_ready)
+        self.settings.role == Role::Member && self.node.as_ref().is_some_and(|node| node.is_ready)
     }
 }
 
@@ -75,6 +80,7 @@ pub(super) struct Driver {
     shards: u16,
     publish: watch::Sender<ClusterView>,
     pub(super) reporter: Reporter,
+    pub(super) settings: Settings,
     servers: EngineServers,
     epoch: Instant,
     pub(super) now: Millis,
@@ -93,8 +99,8 @@ pub(super) struct Driver {
     unpurged: Option<Purge>,
     pub(super) sessions: Sessions,
     accepts_clients: bool,
-    leaving: bool,
-    has_left: bool,
+    pub(super) leaving: bool,
+    pub(super) has_left: bool,
     /// When the node ends at the latest, and whether its last heartbeat is sent.
     end_by: Option<Instant>,
     is_gone: bool,
@@ -120,7 +126,7 @@ impl Driver {
         plane: DataPlane,
         shards: u16,
         publish: watch::Sender<ClusterView>,
-        sessions: Sessions,
+        (settings, sessions): (Settings, Sessions),
     ) -> Self {
         Self {
             node,
@@ -129,6 +135,7 @@ impl Driver {
             shards,
             publish,
             reporter: Reporter::default(),
+            settings,
             servers: EngineServers::default(),
             epoch: plane.epoch(),
             plane,
@@ -156,13 +163,17 @@ impl Driver {
         let (mut more, mut is_stopped) = (false, false);
         loop {
             let within = if more { Duration::ZERO } else { self.sleep() };
-            let Received { batches, relays, leave, stop } = inbox.receive(within);
+            let Received { batches, relays, leave, stop, spec } = inbox.receive(within);
             is_stopped |= stop;
             self.now = Millis::try_from(self.epoch.elapsed().as_millis()).unwrap_or(Millis::MAX);
             if leave && !self.leaving {
                 self.leaving = true;
                 self.plane.set_accepts_clients(false);
                 self.node.leave(self.now);
+                self.has_left |= !self.settings.is_member();
+            }
+            if let Some(spec) = spec {
+                self.apply_spec(spec);
             }
             batches.into_iter().for_each(|(from, batch)| self.node.accept_batch(from, batch));
             self.send_relays(relays);
@@ -170,6 +181,7 @@ impl Driver {
             more |= self.node.run(self.now);
             self.retry_appends();
             self.carry_out();
+            self.run_settings();
             self.publish();
             if is_stopped && self.may_end() {
                 return;
@@ -241,7 +253,7 @@ impl Driver {
             }
             EngineEvent::MembersReset { .. } => self.reporter.members_reset(),
             EngineEvent::MemberPurged { node, error } => match error {
-                None => self.node.members_mut().on_removed(&node),
+                None => self.on_member_purged(&node),
                 Some(error) => self.reporter.member_not_removed(&node, &error),
             },
             EngineEvent::RetainedAcked { token, sequence } => self.on_append_stored(token, Some(sequence)),
@@ -383,7 +395,7 @@ impl Driver {
         }
         self.carry_out_slots();
         self.carry_out_relays();
-        let accepts = self.node.is_ready() && !self.leaving;
+        let accepts = self.node.is_ready() && !self.leaving && self.settings.admits_clients();
         if accepts != self.accepts_clients {
             self.accepts_clients = accepts;
             self.plane.set_accepts_clients(accepts);
@@ -410,6 +422,11 @@ impl Driver {
         }
     }
 
+    /// Has what operators see published in this turn.
+    pub(super) fn publish_soon(&mut self) {
+        self.next_publish = 0;
+    }
+
     fn publish(&mut self) {
         if self.now < self.next_publish {
             return;
@@ -422,6 +439,8 @@ impl Driver {
             engine: self.engine.counts(),
             servers: self.servers.clone(),
             has_left: self.has_left,
+            settings: self.settings.view(clients),
+            founded_slots: Some(self.node.slot_view().per_class).filter(|slots| *slots > 0),
         };
         self.publish.send_replace(view);
     }

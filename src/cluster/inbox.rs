@@ -6,6 +6,10 @@ use std::time::Duration;
 use crate::net::GatewayPort;
 use crate::net::relay::RelayMessage;
 use weir_broker::{Batch, ShardId};
+use weir_declare::config::ClusterSpec;
+
+/// Settings of the document `cluster`; `None`: there is none.
+type DeclaredSpec = Option<Arc<ClusterSpec>>;
 
 #[derive(Debug, Default)]
 struct Contents {
@@ -16,6 +20,7 @@ struct Contents {
     engine: bool,
     leave: bool,
     stop: bool,
+    spec: Option<DeclaredSpec>,
     sleeping: bool,
 }
 
@@ -35,6 +40,8 @@ pub(super) struct Received {
     pub(super) leave: bool,
     /// The thread is to end.
     pub(super) stop: bool,
+    /// The declared settings have changed.
+    pub(super) spec: Option<DeclaredSpec>,
 }
 
 impl Inbox {
@@ -66,6 +73,10 @@ impl Inbox {
         self.change(|contents| contents.leave = true);
     }
 
+    pub(super) fn set_spec(&self, spec: DeclaredSpec) {
+        self.change(|contents| contents.spec = Some(spec));
+    }
+
     pub(super) fn stop(&self) {
         self.change(|contents| contents.stop = true);
     }
@@ -73,7 +84,9 @@ impl Inbox {
     /// Waits until something has come, at most for a time, and takes it.
     pub(super) fn receive(&self, within: Duration) -> Received {
         let mut contents = self.lock();
-        let is_empty = |c: &Contents| c.batches.is_empty() && c.relays.is_empty() && !c.engine && !c.leave && !c.stop;
+        let is_empty = |c: &Contents| {
+            c.batches.is_empty() && c.relays.is_empty() && !c.engine && !c.leave && !c.stop && c.spec.is_none()
+        };
         if is_empty(&contents) && !within.is_zero() {
             contents.sleeping = true;
             let waited = self.filled.wait_timeout_while(contents, within, |contents| is_empty(contents));
@@ -83,7 +96,8 @@ impl Inbox {
         contents.engine = false;
         let leave = std::mem::take(&mut contents.leave);
         let (batches, relays) = (std::mem::take(&mut contents.batches), std::mem::take(&mut contents.relays));
-        Received { batches, relays, leave, stop: std::mem::take(&mut contents.stop) }
+        let (stop, spec) = (std::mem::take(&mut contents.stop), contents.spec.take());
+        Received { batches, relays, leave, stop, spec }
     }
 }
 

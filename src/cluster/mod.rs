@@ -1,12 +1,17 @@
 //! The nodes of one broker. [`engine`] is NATS, which carries what they send each other; `weir_cluster::ClusterNode` decides
 //! everything, and the thread of this module drives it between the engine and the shards.
 
+mod control;
 mod driver;
 pub mod engine;
 mod inbox;
+mod name_check;
 mod report;
 mod sessions;
+mod settings;
 mod start;
 
+pub use control::ClusterControl;
 pub use driver::{ClusterView, EngineServers};
+pub use settings::{DisconnectCause, Role, SettingsView};
 pub use start::{Cluster, ClusterError, ClusterOptions, ClusterPort, StartedCluster};

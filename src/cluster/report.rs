@@ -1,13 +1,17 @@
 //! Log lines about a cluster, each once for what it is about.
 
 use super::engine::{ConnectionChange, EngineConnection};
+use super::settings::Role;
 use weir_cluster::MemberEvent;
+use weir_cluster::members::Refusal;
 
 /// Says what changes, and repeats nothing.
 #[derive(Debug, Default)]
 pub(super) struct Reporter {
     heartbeat_failing: bool,
     append_failing: bool,
+    /// This node takes part no more.
+    is_removed: bool,
     slots_failing: bool,
     /// Connections whose failure is logged, until they are there again.
     connect_failing: Vec<EngineConnection>,
@@ -83,8 +87,26 @@ impl Reporter {
         }
     }
 
+    /// The document `cluster` makes something else of this node.
+    pub(super) fn role(&mut self, role: Role) {
+        self.is_removed = role == Role::Removed;
+        match role {
+            Role::Member => {
+                tracing::info!("cluster node serves clients again: the cluster document names it no longer")
+            }
+            Role::Evacuated => tracing::warn!(
+                "cluster node evacuated: its clients are disconnected gradually, and new ones are refused"
+            ),
+            Role::Removed => tracing::error!(
+                "cluster node removed: the cluster document names it in `removed`, so it takes part no more and serves no \
+                 clients; stop it, or take its name from the list"
+            ),
+        }
+    }
+
     pub(super) fn member(&mut self, event: &MemberEvent) {
         match event {
+            MemberEvent::SelfOut if self.is_removed => {}
             MemberEvent::SelfIn => {
                 (self.heartbeat_failing, self.append_failing) = (false, false);
                 tracing::info!("cluster member is in: heartbeats are stored");
@@ -102,6 +124,9 @@ impl Reporter {
             MemberEvent::BackIn { node, .. } => tracing::info!(peer = node, "cluster peer is in again"),
             MemberEvent::Leaving { node, .. } => tracing::info!(peer = node, "cluster peer is leaving"),
             MemberEvent::Left { node, .. } => tracing::info!(peer = node, "cluster peer left"),
+            MemberEvent::Refused { node, reason: Refusal::Removed, .. } => {
+                tracing::info!(peer = node, "cluster peer removed: the cluster document names it in `removed`");
+            }
             MemberEvent::Refused { node, reason, .. } => {
                 tracing::error!(peer = node, %reason, "cluster peer refused");
             }

@@ -6,17 +6,21 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use super::control::ClusterControl;
 use super::driver::{ClusterView, Driver};
 use super::engine::{Engine, EngineError, EngineEvents, EngineOptions, Wake};
 use super::inbox::{Inbox, Port};
+use super::name_check::check_name;
 use super::sessions::{RelaySender, Sessions, SharedSlots};
+use super::settings::Settings;
 use crate::net::relay::{RelayConfig, SlotLookup};
 use crate::net::{DataPlane, GatewayPort};
 use crate::random::{self, NoRandomness};
 use weir_cluster::MembersConfig;
 use weir_cluster::node::{ClusterNode, NodeConfig};
+use weir_declare::config::ClusterSpec;
 
 /// Bytes of a frame's body at most: the largest packet of MQTT, and room for names.
 const FRAME_MAX_BYTES: usize = (256 << 20) + (1 << 20);
@@ -24,8 +28,6 @@ const FRAME_MAX_BYTES: usize = (256 << 20) + (1 << 20);
 const RECEIVE_LIMIT_BYTES: usize = 16 << 20;
 /// Bytes on the way to one peer above which this node's publishers wait.
 const LINK_HIGH_BYTES: u64 = 8 << 20;
-/// Slots of each class where this node founds a cluster.
-const SLOTS_PER_CLASS: u16 = 16;
 /// How long a node that leaves waits for its last heartbeat.
 const LEAVE_WITHIN: Duration = Duration::from_secs(3);
 
@@ -46,6 +48,11 @@ pub enum ClusterError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Random(#[from] NoRandomness),
+    /// Each node needs its own name.
+    #[error(
+        "a node named {node} runs in this cluster (incarnation {incarnation:016x}): give each node its own --node-name, or stop that one"
+    )]
+    NameTaken { node: String, incarnation: u64 },
     #[error("thread of the cluster not started: {0}")]
     Thread(io::Error),
 }
@@ -74,6 +81,7 @@ pub struct StartedCluster {
     inbox: Arc<Inbox>,
     view: watch::Receiver<ClusterView>,
     thread: Option<JoinHandle<()>>,
+    control: Option<ClusterControl>,
 }
 
 impl Cluster {
@@ -90,6 +98,11 @@ impl Cluster {
         options.engine.wake = Some(wake);
         let runtime = Handle::current();
         let (engine, events) = Engine::connect(options.engine.clone(), &runtime).await?;
+        let EngineOptions { incarnation, ready_within, .. } = options.engine;
+        if let Err(error) = check_name(&engine, node, incarnation, ready_within).await {
+            engine.shutdown().await;
+            return Err(error);
+        }
         Ok(Self { inbox, engine, events, options, runtime, slots: Arc::default() })
     }
 
@@ -118,7 +131,8 @@ impl Cluster {
                     addresses: options.addresses,
                     has_data_dir: plane.is_durable(),
                 },
-                slots_per_class: SLOTS_PER_CLASS,
+                // Known when the documents are read.
+                slots_per_class: 0,
                 shards,
                 hash_seed: random::number()?,
                 max_frame: FRAME_MAX_BYTES,
@@ -128,14 +142,19 @@ impl Cluster {
             0,
         );
         let (publish, view) = watch::channel(ClusterView::default());
-        let mut driver = Driver::new(node, engine, events, plane, shards, publish, Sessions::new(slots));
+        let (requested, requests) = mpsc::unbounded_channel();
+        let counts = Arc::default();
+        let settings = Settings::new(&options.engine.node, requested, Arc::clone(&counts));
+        let mut driver = Driver::new(node, engine, events, plane, shards, publish, (settings, Sessions::new(slots)));
         let received = Arc::clone(&inbox);
         let run = move || {
             driver.run(&received);
             runtime.block_on(driver.finish());
         };
         let thread = thread::Builder::new().name("weir-cluster".to_owned()).spawn(run).map_err(ClusterError::Thread)?;
-        Ok(StartedCluster { inbox, view, thread: Some(thread) })
+        let replicas = options.engine.replicas;
+        let control = ClusterControl { inbox: Arc::clone(&inbox), requests, counts, view: view.clone(), replicas };
+        Ok(StartedCluster { inbox, view, thread: Some(thread), control: Some(control) })
     }
 }
 
@@ -143,6 +162,16 @@ impl StartedCluster {
     /// What the node knows of its cluster; changes about once a second.
     pub fn view(&self) -> watch::Receiver<ClusterView> {
         self.view.clone()
+    }
+
+    /// The settings that hold from now on; `None`: the defaults.
+    pub fn set_spec(&self, spec: Option<Arc<ClusterSpec>>) {
+        self.inbox.set_spec(spec);
+    }
+
+    /// The control plane's end, once.
+    pub fn take_control(&mut self) -> Option<ClusterControl> {
+        self.control.take()
     }
 
     /// Waits until clients may be served: this node knows every peer's interest, and has applied the log of retained messages.

@@ -263,6 +263,11 @@ impl DataPlane {
         self.inner.tell_relay(RelayEvent::Message { peer, message });
     }
 
+    /// Closes, gradually, the connections of clients whose sessions are at other nodes, so that they connect to other nodes.
+    pub fn close_relayed_clients(&self) {
+        self.inner.tell_relay(RelayEvent::CloseClients);
+    }
+
     /// Everything that was relayed to and from a peer is lost.
     pub fn relay_peer_lost(&self, peer: u64) {
         self.inner.tell_relay(RelayEvent::PeerLost(peer));

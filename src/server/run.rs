@@ -83,7 +83,7 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
         plane,
         store,
         #[cfg(feature = "cluster")]
-        cluster,
+        mut cluster,
     } = parts;
     // Bound before any listener: a second broker on this machine fails here.
     let socket = http_api::bind(&mut options)?;
@@ -107,6 +107,10 @@ pub(super) fn launch(parts: Parts) -> Result<(Running, mpsc::Sender<Signal>), Se
     #[cfg(feature = "bridge")]
     reconciler.run_bridges_on(BridgeHost::start(plane.clone()).map_err(ServerError::Bridges)?);
     reconciler.publish_events_with(EventPublisher::new(plane.clone()));
+    #[cfg(feature = "cluster")]
+    if let Some(control) = cluster.as_mut().and_then(StartedCluster::take_control) {
+        reconciler.control_cluster(control);
+    }
     if let Some(tracer) = traces.tracer() {
         reconciler.trace_with(tracer);
     }

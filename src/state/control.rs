@@ -50,6 +50,8 @@ pub struct ControlState {
     pub endpoints: BTreeMap<Arc<str>, Arc<EndpointState>>,
     /// By name: every declared bridge, and those that run.
     pub bridges: BTreeMap<String, BridgeState>,
+    /// The conditions of the document `cluster`; `None`: there is none.
+    pub cluster_document: Option<Conditions>,
     /// The last plan, with the actions that wait.
     pub plan: Arc<Plan>,
     /// Newest last.
@@ -95,6 +97,7 @@ impl ControlState {
             diagnostics: Arc::from([]),
             endpoints: BTreeMap::new(),
             bridges: BTreeMap::new(),
+            cluster_document: None,
             plan: Arc::default(),
             history: Arc::default(),
             passes: 0,

@@ -28,6 +28,18 @@ pub struct ClusterMembersView {
     pub ready: bool,
     /// Why clients may not be served.
     pub not_ready: Option<String>,
+    /// What the document `cluster` makes of this node: `member`, `evacuated` or `removed`.
+    pub role: &'static str,
+    /// It has disconnected its clients because it is out.
+    pub isolated: bool,
+    /// Connected clients.
+    pub clients: u64,
+    /// The slots of each class with which the cluster was founded; `None`: not known.
+    pub slots_per_class: Option<u16>,
+    /// The nodes that the document `cluster` removes.
+    pub removed: Vec<String>,
+    /// Clients that were disconnected to connect to other nodes, by reason.
+    pub disconnects: BTreeMap<&'static str, u64>,
     /// The other nodes, by name.
     pub peers: Vec<ClusterPeerView>,
     /// Nodes with a problem, this one included.
@@ -60,7 +72,7 @@ pub struct ClusterPeerView {
 }
 
 /// The states of a peer.
-pub const PEER_STATES: [&str; 6] = ["in", "leaving", "left", "out", "refused", "unconfirmed"];
+pub const PEER_STATES: [&str; 7] = ["in", "evacuating", "leaving", "left", "out", "refused", "unconfirmed"];
 
 /// The link to another node. Totals count from its start.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -128,7 +140,8 @@ pub struct ClusterEngineView {
 
 /// `GET /api/cluster/members`
 pub(super) fn list(app: &App, _: &Query) -> Reply {
-    Ok(json!({ "cluster": app.view.cluster_members() }))
+    let document = app.view.cluster_document().map(|conditions| json!({ "conditions": conditions }));
+    Ok(json!({ "cluster": app.view.cluster_members(), "document": document }))
 }
 
 type Value<T> = fn(&T) -> f64;
@@ -145,6 +158,11 @@ pub(super) fn encode(out: &mut DescriptorEncoder, view: &ClusterMembersView) -> 
     for state in PEER_STATES {
         let count = view.peers.iter().filter(|peer| peer.state == state).count();
         family.encode_family(&[("state", state)])?.encode_gauge(&(count as u64))?;
+    }
+    let help = "Clients that were disconnected so that they connect to other nodes, by reason.";
+    let mut family = out.encode_descriptor("weir_cluster_disconnects", help, None, MetricType::Counter)?;
+    for (reason, count) in &view.disconnects {
+        family.encode_family(&[("reason", *reason)])?.encode_counter::<NoLabelSet, u64, f64>(count, None)?;
     }
     links(out, &view.peers)?;
     log(out, &view.log)?;

@@ -57,6 +57,10 @@ pub trait StatusProvider: Send + Sync + 'static {
     fn cluster_members(&self) -> Option<ClusterMembersView> {
         None
     }
+    /// The conditions of the document `cluster`. `None`: there is none.
+    fn cluster_document(&self) -> Option<Conditions> {
+        None
+    }
     /// Statistics of the traces. `None`: there is no collector.
     fn telemetry(&self) -> Option<Arc<TelemetryStats>> {
         None

@@ -35,6 +35,13 @@ impl Discovery {
             }
             #[cfg(feature = "etcd")]
             Self::EtcdKey { access, key } => {
+                for url in access.in_clear_text() {
+                    tracing::warn!(
+                        etcd = url,
+                        "credentials in clear text: the etcd password goes over the network without TLS; write etcds:// and \
+                         --etcd-ca"
+                    );
+                }
                 let value = etcd_value(access, key).await?;
                 Ok(value.split([',', ' ', '\n', '\r', '\t']).filter(|url| !url.is_empty()).map(str::to_owned).collect())
             }

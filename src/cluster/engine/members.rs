@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::Context;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -111,6 +112,18 @@ impl Heartbeats {
 
 fn incarnation_header(incarnation: u64) -> String {
     format!("{incarnation:016x}")
+}
+
+/// The newest heartbeat of a node, with the stream and the reason where it cannot be read.
+pub(super) async fn newest(jetstream: &Context, names: &Names, node: &str) -> Result<Option<Bytes>, (String, String)> {
+    let name = names.members_stream();
+    let failed = |reason: String| (name.clone(), reason);
+    let stream = jetstream.get_stream_no_info(&name).await.map_err(|error| failed(error.to_string()))?;
+    match stream.get_last_raw_message_by_subject(&names.member(node)).await {
+        Ok(message) => Ok(Some(message.payload)),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(failed(error.to_string())),
+    }
 }
 
 async fn purge(jetstream: Context, names: Names, node: String) -> EngineEvent {

@@ -129,6 +129,15 @@ impl Engine {
         self.members.try_send(MembersCommand::Heartbeat { token, bytes }).map_err(refused)
     }
 
+    /// The newest heartbeat of a node, read from the leader of the stream; `None`: it has none.
+    ///
+    /// # Errors
+    /// The stream, and why it cannot be read.
+    pub async fn newest_heartbeat(&self, node: &str) -> Result<Option<Bytes>, (String, String)> {
+        let jetstream = ContextBuilder::new().timeout(REQUEST_WITHIN).build(self.streams.clone());
+        members::newest(&jetstream, &self.links.names, node).await
+    }
+
     /// Deletes the member record of a node. [`EngineEvent::MemberPurged`] follows.
     ///
     /// # Errors

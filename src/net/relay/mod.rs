@@ -97,6 +97,8 @@ pub(super) enum RelayEvent {
         peer: u64,
         congested: bool,
     },
+    /// Clients of this node whose sessions are elsewhere are to connect to other nodes.
+    CloseClients,
     /// Sessions may have other owners.
     SlotsChanged,
     /// The server shuts down.

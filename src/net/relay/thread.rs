@@ -31,6 +31,8 @@ const WAKER: Token = Token(usize::MAX);
 const EVENTS: usize = 1024;
 /// Interval of the check for deadlines, milliseconds.
 const SWEEP_MS: u64 = 50;
+/// How long it takes to close the connections of a node whose clients are to connect to others, milliseconds.
+const CLOSE_CLIENTS_MS: u64 = 10_000;
 /// Connections that this node serves for others at most: each has two descriptors, and at most a window of bytes.
 const SERVED_MAX: usize = 100_000;
 
@@ -67,6 +69,11 @@ pub(in crate::net) struct RelayThread {
     /// Peers to which too much is on the way.
     congested: HashSet<u64>,
     served: usize,
+    /// Connections of clients that are to connect to other nodes, and how many of them are closed in one sweep.
+    leaving: Vec<Token>,
+    leaving_per_sweep: usize,
+    /// When the last sweep was.
+    swept: Millis,
     last_relay: u64,
     /// Connections with something to do for which no event comes.
     ready: Vec<Token>,
@@ -88,6 +95,9 @@ impl RelayThread {
             openings: Openings::default(),
             congested: HashSet::new(),
             served: 0,
+            leaving: Vec::new(),
+            leaving_per_sweep: 0,
+            swept: 0,
             last_relay: 0,
             ready: Vec::new(),
             buffer: vec![0; WINDOW_BYTES],
@@ -140,7 +150,9 @@ impl RelayThread {
     }
 
     fn sleep(&self) -> Option<Duration> {
-        let is_timed = !self.openings.is_empty() || self.pumps.iter().any(|(_, pump)| pump.is_closing());
+        let is_timed = !self.openings.is_empty()
+            || !self.leaving.is_empty()
+            || self.pumps.iter().any(|(_, pump)| pump.is_closing());
         is_timed.then(|| Duration::from_millis(SWEEP_MS))
     }
 
@@ -167,8 +179,32 @@ impl RelayThread {
                 let tokens: Vec<Token> = of_peer.map(|(_, slot)| self.token(*slot)).collect();
                 self.ready.extend(tokens);
             }
+            RelayEvent::CloseClients => self.begin_to_close(),
             RelayEvent::SlotsChanged => self.look_again(),
             RelayEvent::Stop => self.stop(),
+        }
+    }
+
+    /// Closes the connections that have their socket here, over [`CLOSE_CLIENTS_MS`].
+    fn begin_to_close(&mut self) {
+        let opened = self.slots.iter().filter(|(key, _)| key.is_opener).map(|(_, slot)| self.token(*slot));
+        self.leaving = opened.collect();
+        self.leaving_per_sweep = self.leaving.len().div_ceil((CLOSE_CLIENTS_MS / SWEEP_MS) as usize);
+        tracing::info!(clients = self.leaving.len(), "relayed clients are disconnected, to connect to other nodes");
+    }
+
+    /// The next ones, which have their turn in this sweep.
+    fn close_next(&mut self) {
+        let now = self.now;
+        let count = self.leaving_per_sweep.min(self.leaving.len());
+        for token in self.leaving.split_off(self.leaving.len() - count) {
+            let Some(pump) = self.pump_mut(token) else { continue };
+            pump.finish(&[], now);
+            let key = pump.key;
+            if self.slots.remove(&key).is_some() {
+                self.close(&key, RelayEnd::Ended);
+            }
+            self.ready.push(token);
         }
     }
 
@@ -408,6 +444,10 @@ impl RelayThread {
                 }
                 self.refuse(*opening.hand_over, "no node has it now");
             }
+        }
+        if self.now >= self.swept + SWEEP_MS {
+            self.swept = self.now;
+            self.close_next();
         }
         let now = self.now;
         let late: Vec<u32> = self.pumps.iter().filter(|(_, pump)| pump.is_late(now)).map(|(slot, _)| slot).collect();

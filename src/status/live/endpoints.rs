@@ -77,6 +77,7 @@ pub(super) fn documents(declared: &Declared) -> Vec<DocumentView> {
                 config::Kind::Bridge => declared.bridges.get(name).map(|each| origin(&each.origin)),
                 config::Kind::Ban => declared.bans.get(name).map(|each| origin(&each.origin)),
                 config::Kind::Events => declared.events.as_ref().map(|each| origin(&each.origin)),
+                config::Kind::Cluster => declared.cluster.as_ref().map(|each| origin(&each.origin)),
                 config::Kind::Reconcile | config::Kind::Defaults => None,
             };
             let single = document.identity.kind.is_single();

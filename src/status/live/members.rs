@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cluster::ClusterView;
+use crate::cluster::{ClusterView, DisconnectCause, Role};
 use crate::status::{
     ClusterEngineView, ClusterLinkView, ClusterLogView, ClusterMembersView, ClusterPeerView, ClusterSuspectView,
 };
@@ -14,7 +14,8 @@ pub(super) fn members(view: &ClusterView, name: &str) -> ClusterMembersView {
     let engine = engine(view);
     let not_ready = not_ready(view);
     let Some(node) = &view.node else {
-        return ClusterMembersView { node: name.to_owned(), not_ready, engine, ..ClusterMembersView::default() };
+        let role = role(Role::Member);
+        return ClusterMembersView { node: name.to_owned(), not_ready, role, engine, ..ClusterMembersView::default() };
     };
     let mut peers: Vec<ClusterPeerView> = node.peers.iter().map(peer).collect();
     peers.sort_by(|a, b| a.node.cmp(&b.node));
@@ -22,8 +23,18 @@ pub(super) fn members(view: &ClusterView, name: &str) -> ClusterMembersView {
         node: node.node.clone(),
         incarnation: format!("{:016x}", node.incarnation),
         is_in: node.is_in,
-        ready: node.is_ready,
+        ready: view.is_ready(),
         not_ready,
+        role: role(view.settings.role),
+        isolated: view.settings.is_isolated,
+        clients: view.settings.clients,
+        slots_per_class: view.founded_slots,
+        removed: view.settings.removed.iter().map(ToString::to_string).collect(),
+        disconnects: DisconnectCause::ALL
+            .into_iter()
+            .map(DisconnectCause::as_str)
+            .zip(view.settings.disconnects)
+            .collect(),
         peers,
         suspects: suspects(node),
         log: ClusterLogView {
@@ -40,8 +51,11 @@ pub(super) fn members(view: &ClusterView, name: &str) -> ClusterMembersView {
 /// Why clients may not be served; `None`: they may.
 fn not_ready(view: &ClusterView) -> Option<String> {
     let Some(node) = &view.node else { return Some("the node joins its cluster".to_owned()) };
-    if node.is_ready {
-        return None;
+    match view.settings.role {
+        Role::Removed => return Some("the cluster document removes this node".to_owned()),
+        Role::Evacuated => return Some("the cluster document evacuates this node".to_owned()),
+        Role::Member if node.is_ready => return None,
+        Role::Member => {}
     }
     let disconnected = view.servers.links.is_none() || view.servers.streams.is_none();
     let mut reason = match (node.is_in, disconnected) {
@@ -58,6 +72,14 @@ fn not_ready(view: &ClusterView) -> Option<String> {
     Some(reason)
 }
 
+const fn role(role: Role) -> &'static str {
+    match role {
+        Role::Member => "member",
+        Role::Evacuated => "evacuated",
+        Role::Removed => "removed",
+    }
+}
+
 fn suspects(node: &NodeStatus) -> Vec<ClusterSuspectView> {
     let view =
         |suspect: &Suspect| ClusterSuspectView { node: suspect.node.clone(), reason: suspect.reason.to_string() };
@@ -71,6 +93,7 @@ fn peer(peer: &PeerStatus) -> ClusterPeerView {
         state: match peer.state {
             PeerState::Unconfirmed => "unconfirmed",
             PeerState::In => "in",
+            PeerState::Evacuating => "evacuating",
             PeerState::Leaving => "leaving",
             PeerState::Out => "out",
             PeerState::Left => "left",

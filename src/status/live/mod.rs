@@ -41,7 +41,7 @@ use crate::telemetry::TelemetryStats;
 use weir_broker::MemoryAccount;
 use weir_broker::{EndpointGauges, EndpointId};
 use weir_declare::config::NodeContext;
-use weir_declare::reconcile::Timestamp;
+use weir_declare::reconcile::{Conditions, Timestamp};
 
 /// A commit, and the revision that may have it in its history.
 type Ancestry = (String, String);
@@ -169,6 +169,10 @@ impl StatusProvider for LiveStatus {
     fn cluster_members(&self) -> Option<super::ClusterMembersView> {
         let view = self.cluster.as_ref()?.borrow();
         Some(members::members(&view, &self.control.load().node_name))
+    }
+
+    fn cluster_document(&self) -> Option<Conditions> {
+        self.control.load().cluster_document.clone()
     }
 
     fn changes(&self) -> watch::Receiver<u64> {

@@ -164,22 +164,30 @@ fn without_the_engine_a_node_acknowledges_nothing_refuses_clients_and_heals() {
 }
 
 #[test]
-fn two_nodes_with_one_name_are_reported_by_all_nodes_and_the_newer_one_takes_part() {
+fn a_node_with_the_name_of_one_that_runs_does_not_start_and_the_running_one_stays() {
     if !nats::is_there() {
         return;
     }
-    let cluster = Nodes::start(2);
+    let mut cluster = Nodes::start(2);
+    let mut on_first = subscriber(&cluster.nodes[0], "on-first");
     let mut second = Node::new("n1", &cluster.servers);
-    second.start();
-    let words = ["cluster node name is used twice: give each node its own --node-name", "peer=\"n1\""];
-    for node in cluster.nodes.iter().chain([&second]) {
-        node.until_logged(&words);
-        assert_eq!(node.logged(&words), 1);
-    }
-    cluster.nodes[1].until_logged(&["cluster peer restarted", "n1"]);
-    let mut on_newer = subscriber(&second, "on-newer");
+    second.weir.run();
+    assert_eq!(second.weir.wait().code(), Some(1));
+    let words = ["cluster not joined: a node named n1 runs in this cluster", "give each node its own --node-name"];
+    assert!(second.has_logged(&words), "{}", second.weir.log());
     publish_all(&mut cluster.nodes[1].client(Version::V5, "publisher"), &[Message::new("t/1", "1", 1)]);
-    assert_eq!(number(&collect(&mut on_newer, 1)[0]), 1);
+    assert_eq!(number(&collect(&mut on_first, 1)[0]), 1);
+    for node in &cluster.nodes {
+        assert!(
+            !node.has_logged(&["used twice"]) && !node.has_logged(&["cluster peer restarted"]),
+            "{}",
+            node.weir.log()
+        );
+    }
+    // When it has died, the name is free, whoever takes it.
+    cluster.nodes[0].weir.kill();
+    second.start();
+    assert!(second.has_logged(&["cluster node name was used before"]), "{}", second.weir.log());
 }
 
 #[test]

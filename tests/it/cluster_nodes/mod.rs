@@ -2,6 +2,9 @@
 
 mod clients;
 mod delivery;
+#[cfg(feature = "etcd")]
+mod discovery;
+mod document;
 mod large;
 mod load;
 mod membership;

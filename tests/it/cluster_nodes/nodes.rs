@@ -11,6 +11,9 @@ use crate::wire::{Packet, Version};
 /// Endpoints of each node: one of the shared namespace, and one with a mountpoint of its own.
 const NODE_ENDPOINTS: [(&str, &str); 2] = [("default", ""), ("apart", "mountpoint: apart/, ")];
 
+/// Elections of the engine take some seconds: the clients of a test stay connected.
+const CLUSTER_DOCUMENT: &str = "cluster: {isolation: {disconnectAfterS: 60}}\n";
+
 /// A broker of a cluster.
 pub struct Node {
     pub weir: Weir,
@@ -47,16 +50,20 @@ impl Node {
             ));
             addresses.push(address);
         }
-        let weir = Weir::new().with_status().with_file("endpoints.yaml", &documents).with_arguments(&[
-            "--node-name",
-            name,
-            "--cluster",
-            &urls.join(","),
-            "--cluster-name",
-            "test",
-            "--cluster-replicas",
-            &replicas,
-        ]);
+        let weir = Weir::new()
+            .with_status()
+            .with_file("endpoints.yaml", &documents)
+            .with_file("cluster.yaml", CLUSTER_DOCUMENT)
+            .with_arguments(&[
+                "--node-name",
+                name,
+                "--cluster",
+                &urls.join(","),
+                "--cluster-name",
+                "test",
+                "--cluster-replicas",
+                &replicas,
+            ]);
         Self { weir, name: name.to_owned(), address: addresses[0], apart: addresses[1] }
     }
 

@@ -9,7 +9,7 @@ mod members;
 mod pushing;
 mod servers;
 mod speed;
-mod store;
+pub mod store;
 
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -22,7 +22,7 @@ fn until(what: &str, condition: impl FnMut() -> bool) {
 }
 
 /// Whether etcd is there. Where it is not, the test fails, unless nothing may be installed.
-fn is_there() -> bool {
+pub fn is_there() -> bool {
     ["etcd", "etcdctl"].iter().all(|program| crate::programs::is_there(Path::new(program)))
 }
 

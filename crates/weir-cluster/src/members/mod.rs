@@ -4,6 +4,7 @@
 //! moved for 3 s in which the stream worked: reads worked, and this node's own heartbeats came back through it. So an
 //! election in the engine takes no peer out.
 
+mod name_check;
 mod peer;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use weir_broker::Millis;
 
+pub use self::name_check::{NAME_WATCH, NameCheck, NameUse};
 use self::peer::Peer;
 pub use self::peer::PeerState;
 use crate::Incarnation;
@@ -203,6 +205,7 @@ pub struct Members {
     slots_applied: (Incarnation, u64),
     leaving: bool,
     gone: bool,
+    evacuating: bool,
     sequence: u64,
     heartbeat_at: Millis,
     /// When the newest acknowledged append was sent.
@@ -273,6 +276,7 @@ impl Members {
             slots_applied: (0, 0),
             leaving: false,
             gone: false,
+            evacuating: false,
             sequence: 0,
             heartbeat_at: now,
             acknowledged: None,
@@ -296,6 +300,9 @@ impl Members {
             return None;
         }
         self.heartbeat_at = now + HEARTBEAT_INTERVAL;
+        if self.is_removed(&self.config.node) {
+            return None; // the others expect nothing of it
+        }
         self.sequence += 1;
         Some(Heartbeat {
             node: self.config.node.clone(),
@@ -307,6 +314,7 @@ impl Members {
             load: self.load,
             leaving: self.leaving,
             gone: self.gone,
+            evacuating: self.evacuating,
             uptime_ms: self.uptime(now),
             slots: Some(HeartbeatSlots {
                 has_data_dir: self.config.has_data_dir,
@@ -344,6 +352,14 @@ impl Members {
     /// What the following heartbeats say about load.
     pub const fn set_load(&mut self, load: Load) {
         self.load = load;
+    }
+
+    /// Whether the node is evacuated: it should own no slots, and stays a member. A heartbeat that says so is due now.
+    pub const fn set_evacuating(&mut self, evacuating: bool, now: Millis) {
+        if self.evacuating != evacuating {
+            self.evacuating = evacuating;
+            self.heartbeat_at = now;
+        }
     }
 
     /// The node shuts down: a heartbeat that says so is due now.
@@ -526,6 +542,11 @@ impl Members {
         &self.config
     }
 
+    /// Whether this node is evacuated.
+    pub const fn is_evacuating(&self) -> bool {
+        self.evacuating
+    }
+
     /// Whether this node shuts down.
     pub const fn is_leaving(&self) -> bool {
         self.leaving
@@ -548,7 +569,7 @@ impl Members {
 
     /// Names of the nodes that may own slots: those that are in and not leaving, this node among them, in order.
     pub fn placement(&self, now: Millis) -> Vec<&str> {
-        let own = (self.is_in(now) && !self.leaving).then_some(self.config.node.as_str());
+        let own = (self.is_in(now) && !self.leaving && !self.evacuating).then_some(self.config.node.as_str());
         let peers = self.peers().filter(|peer| peer.state == PeerState::In).map(|peer| peer.heartbeat.node.as_str());
         let mut names: Vec<&str> = peers.chain(own).collect();
         names.sort_unstable();

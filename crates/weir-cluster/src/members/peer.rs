@@ -17,6 +17,8 @@ pub enum PeerState {
     In,
     /// It takes part, shuts down, and should own no slots.
     Leaving,
+    /// It takes part, serves no clients, and should own no slots.
+    Evacuating,
     /// It does not move.
     Out,
     /// It has left as it announced.
@@ -140,13 +142,17 @@ impl Peer {
             (Some(old), _) if old != incarnation => {
                 events.push_back(MemberEvent::Restarted { node, old, incarnation, wire });
             }
-            (Some(_), PeerState::In | PeerState::Leaving) => {}
+            (Some(_), PeerState::In | PeerState::Leaving | PeerState::Evacuating) => {}
             (Some(_), PeerState::Out) => events.push_back(MemberEvent::BackIn { node, incarnation }),
             _ => events.push_back(MemberEvent::Joined { node, incarnation, wire }),
         }
         let was_leaving = self.state == PeerState::Leaving && self.known == Some(incarnation);
         self.known = Some(incarnation);
-        self.state = if self.heartbeat.leaving { PeerState::Leaving } else { PeerState::In };
+        self.state = match &self.heartbeat {
+            Heartbeat { leaving: true, .. } => PeerState::Leaving,
+            Heartbeat { evacuating: true, .. } => PeerState::Evacuating,
+            _ => PeerState::In,
+        };
         if self.heartbeat.leaving && !was_leaving {
             events.push_back(MemberEvent::Leaving { node: self.heartbeat.node.clone(), incarnation });
         }
@@ -160,7 +166,7 @@ impl Peer {
         let (node, incarnation) = (self.heartbeat.node.clone(), self.heartbeat.incarnation);
         match self.state {
             PeerState::Unconfirmed => self.state = PeerState::Out,
-            PeerState::In => {
+            PeerState::In | PeerState::Evacuating => {
                 self.state = PeerState::Out;
                 events.push_back(MemberEvent::Out { node, incarnation });
             }
@@ -176,7 +182,8 @@ impl Peer {
     /// Its record was removed.
     pub(super) fn on_removed(self, events: &mut Events) {
         let is_known =
-            matches!(self.state, PeerState::In | PeerState::Leaving | PeerState::Out) && self.known.is_some();
+            matches!(self.state, PeerState::In | PeerState::Leaving | PeerState::Evacuating | PeerState::Out)
+                && self.known.is_some();
         if is_known {
             let Heartbeat { node, incarnation, .. } = self.heartbeat;
             events.push_back(MemberEvent::Left { node, incarnation });
@@ -212,7 +219,7 @@ impl Peer {
         let ms = now.saturating_sub(self.moved_at);
         let reason = match self.state {
             PeerState::Unconfirmed => Some(SuspectReason::Unconfirmed),
-            PeerState::In | PeerState::Leaving => {
+            PeerState::In | PeerState::Leaving | PeerState::Evacuating => {
                 (ms > HEARTBEAT_INTERVAL * 3 / 2).then_some(SuspectReason::Late { ms })
             }
             PeerState::Out => Some(SuspectReason::Out { ms }),

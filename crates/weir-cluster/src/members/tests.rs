@@ -18,7 +18,7 @@ fn members() -> Members {
     Members::new(config, 0)
 }
 
-fn record(node: &str, incarnation: Incarnation, sequence: u64) -> Heartbeat {
+pub(super) fn record(node: &str, incarnation: Incarnation, sequence: u64) -> Heartbeat {
     Heartbeat {
         node: node.to_owned(),
         incarnation,
@@ -29,6 +29,7 @@ fn record(node: &str, incarnation: Incarnation, sequence: u64) -> Heartbeat {
         load: Load::default(),
         leaving: false,
         gone: false,
+        evacuating: false,
         uptime_ms: 0,
         slots: None,
     }
@@ -207,6 +208,39 @@ fn a_node_that_leaves_says_so_at_once() {
     members.set_gone(200);
     assert!(members.next_heartbeat(200).is_some_and(|last| last.leaving && last.gone));
     assert!(members.is_in(100) && members.placement(100).is_empty());
+}
+
+#[test]
+fn a_node_that_is_evacuated_stays_in_and_is_not_among_those_that_may_own_slots() {
+    let mut members = members();
+    members.on_caught_up();
+    second(&mut members, 0, [record("n", 1, 1)]);
+    let evacuating = |sequence| Heartbeat { evacuating: true, ..record("n", 1, sequence) };
+    assert_eq!(second(&mut members, 1000, [evacuating(2)]), []);
+    assert_eq!(members.peer("n").unwrap().state, PeerState::Evacuating);
+    assert_eq!(members.placement(1000), ["own"]);
+    members.set_evacuating(true, 1100);
+    assert!(members.next_heartbeat(1100).is_some_and(|heartbeat| heartbeat.evacuating && !heartbeat.leaving));
+    assert!(members.is_in(1100) && members.placement(1100).is_empty());
+    members.set_evacuating(false, 1200);
+    assert_eq!(second(&mut members, 2200, [record("n", 1, 3)]), []);
+    assert_eq!(members.placement(2200), ["n", "own"]);
+    // It is not one that leaves: when it dies, it is out.
+    second(&mut members, 3200, [evacuating(4)]);
+    let all: Vec<MemberEvent> = (4..9).flat_map(|s| second(&mut members, s * 1000, [])).collect();
+    assert_eq!(all, [MemberEvent::Out { node: "n".into(), incarnation: 1 }]);
+}
+
+#[test]
+fn a_node_that_is_removed_writes_no_heartbeats_and_is_out() {
+    let mut members = members();
+    second(&mut members, 0, []);
+    members.set_removed(["own".to_owned()]);
+    assert_eq!((members.next_heartbeat(1000), members.next_deadline()), (None, 2000));
+    members.poll(2001);
+    assert_eq!(events(&mut members), [MemberEvent::SelfOut]);
+    members.set_removed([]);
+    assert_eq!(second(&mut members, 3000, []), [MemberEvent::SelfIn]);
 }
 
 #[test]

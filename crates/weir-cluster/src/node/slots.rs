@@ -75,6 +75,17 @@ impl ClusterNode {
         self.slots.on_members();
     }
 
+    /// Whether the cluster document evacuates this node: it should own no slots, and stays a member.
+    pub fn set_evacuating(&mut self, evacuating: bool, now: Millis) {
+        self.members.set_evacuating(evacuating, now);
+        self.slots.on_members();
+    }
+
+    /// Slots of each class, where this node founds the cluster: see [`NodeConfig`](super::NodeConfig).
+    pub const fn set_slots_per_class(&mut self, slots: u16) {
+        self.slots.set_per_class(slots);
+    }
+
     /// Applies what has changed to the slots.
     pub(super) fn step_slots(&mut self, now: Millis) {
         let is_confirmed = self.is_confirmed();

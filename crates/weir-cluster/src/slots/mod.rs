@@ -131,6 +131,12 @@ impl SlotManager {
         }
     }
 
+    /// Slots of each class, where this node founds the cluster. 0: not known yet, so it does not.
+    pub(crate) const fn set_per_class(&mut self, per_class: u16) {
+        self.per_class = per_class;
+        self.is_dirty = true;
+    }
+
     pub(crate) fn on_slots(&mut self, version: u64, bytes: &[u8]) {
         self.is_dirty |= self.register.on_slots(version, bytes);
     }
@@ -346,7 +352,7 @@ impl SlotManager {
     /// What this node should write.
     fn plan<C: Cores>(&mut self, with: &Surroundings<'_, C>) {
         self.planned = None;
-        let is_founding = self.register.is_empty() && Self::knows_members(with);
+        let is_founding = self.per_class > 0 && self.register.is_empty() && Self::knows_members(with);
         let may_change = self.register.table().is_some() && with.is_ready && self.may_serve(with);
         if !self.register.may_write() || !(is_founding || may_change) {
             return;
@@ -387,7 +393,7 @@ impl SlotManager {
             } else if row.node == self.node && row.incarnation == self.own {
                 if self.served & bit(slot) != 0 { SlotOwner::Here } else { SlotOwner::Unknown }
             } else if members.peer(&row.node).is_some_and(|peer| {
-                matches!(peer.state, PeerState::In | PeerState::Leaving)
+                matches!(peer.state, PeerState::In | PeerState::Leaving | PeerState::Evacuating)
                     && peer.heartbeat.incarnation == row.incarnation
                     && is_live(members, row)
             }) {

@@ -31,7 +31,11 @@ impl<'a> Candidates<'a> {
     pub(super) fn new(members: &'a Members, now: Millis) -> Self {
         let own = members.config();
         let mut all = Vec::new();
-        if members.is_in(now) && !members.is_leaving() && !members.is_superseded(now) && !members.is_removed(&own.node)
+        if members.is_in(now)
+            && !members.is_leaving()
+            && !members.is_evacuating()
+            && !members.is_superseded(now)
+            && !members.is_removed(&own.node)
         {
             let (node, incarnation, has_data_dir) = (own.node.as_str(), own.incarnation, own.has_data_dir);
             all.push(Candidate { node, incarnation, uptime: members.uptime(now), has_data_dir });
@@ -102,7 +106,7 @@ pub(super) fn is_live(members: &Members, row: &SlotRow) -> bool {
 /// Whether a peer may serve slots: it moved so lately that its lease may not have ended.
 fn may_run(members: &Members, peer: &Member<'_>) -> bool {
     match peer.state {
-        PeerState::In | PeerState::Leaving | PeerState::Unconfirmed => true,
+        PeerState::In | PeerState::Leaving | PeerState::Evacuating | PeerState::Unconfirmed => true,
         PeerState::Refused(Refusal::WireVersions { .. } | Refusal::Removed) => !members.is_silent(peer),
         PeerState::Out | PeerState::Left => false,
     }
@@ -113,7 +117,7 @@ fn may_run(members: &Members, peer: &Member<'_>) -> bool {
 pub(super) fn blocks(members: &Members, peer: &Member<'_>, row: &SlotRow, founded: Incarnation) -> bool {
     let Some(slots) = &peer.heartbeat.slots else { return false };
     match peer.state {
-        PeerState::In | PeerState::Leaving | PeerState::Unconfirmed => {
+        PeerState::In | PeerState::Leaving | PeerState::Evacuating | PeerState::Unconfirmed => {
             slots.founded != founded || slots.applied < row.since
         }
         // There is no link to it, and it may never have read the table.

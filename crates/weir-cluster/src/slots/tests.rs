@@ -149,6 +149,7 @@ fn peer(node: &str, incarnation: Incarnation, uptime_ms: Millis, applied: u64) -
         load: Load::default(),
         leaving: false,
         gone: false,
+        evacuating: false,
         uptime_ms,
         slots: Some(HeartbeatSlots { has_data_dir: true, founded: 7, applied }),
     }

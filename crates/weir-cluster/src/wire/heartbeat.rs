@@ -26,6 +26,8 @@ const HAS_DATA_DIR: u64 = 2;
 
 /// The value of `LEAVING` in a node's last heartbeat.
 const GONE: u64 = 2;
+/// The value of `LEAVING` of a node that is evacuated. A node that does not know it takes it for one that leaves.
+const EVACUATING: u64 = 3;
 
 /// Addresses of a node at most.
 const ADDRESSES_MAX: usize = 64;
@@ -51,6 +53,8 @@ pub struct Heartbeat {
     pub leaving: bool,
     /// The last heartbeat of a node that leaves: it serves no client any more, and is not waited for.
     pub gone: bool,
+    /// The node is evacuated: it serves no clients, should own no slots, and stays a member.
+    pub evacuating: bool,
     /// How long its process has run, in milliseconds of its clock.
     pub uptime_ms: u64,
     /// What it does with slots. `None`: its version does not know them.
@@ -90,7 +94,13 @@ impl Heartbeat {
             self.addresses.iter().take(ADDRESSES_MAX).for_each(|address| put_field(out, ADDRESS, address.as_bytes()));
             put_number(out, CLIENTS, self.load.clients);
             put_number(out, SESSIONS, self.load.sessions);
-            put_number(out, LEAVING, if self.gone { GONE } else { u64::from(self.leaving) });
+            let leaving = match self {
+                Self { gone: true, .. } => GONE,
+                Self { leaving: true, .. } => 1,
+                Self { evacuating: true, .. } => EVACUATING,
+                _ => 0,
+            };
+            put_number(out, LEAVING, leaving);
             if self.uptime_ms > 0 {
                 put_number(out, UPTIME, self.uptime_ms);
             }
@@ -141,8 +151,9 @@ impl Heartbeat {
             weir_version: weir_version.to_owned(),
             addresses,
             load,
-            leaving: leaving != 0,
+            leaving: !matches!(leaving, 0 | EVACUATING),
             gone: leaving == GONE,
+            evacuating: leaving == EVACUATING,
             uptime_ms,
             slots: (flags & OWNS_SLOTS != 0).then_some(HeartbeatSlots { has_data_dir, founded, applied }),
         })

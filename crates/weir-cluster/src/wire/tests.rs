@@ -117,6 +117,7 @@ fn heartbeat(rng: &mut Rng) -> Heartbeat {
         load: Load { clients: rng.any(), sessions: rng.any() },
         leaving,
         gone: leaving && rng.one_in(2),
+        evacuating: !leaving && rng.one_in(2),
         uptime_ms: rng.any(),
         slots: rng.one_in(2).then(|| HeartbeatSlots {
             has_data_dir: rng.one_in(2),
@@ -472,6 +473,7 @@ fn version_1_is_read_and_written_as_these_bytes() {
         load: Load { clients: 1000, sessions: 10 },
         leaving: true,
         gone: false,
+        evacuating: false,
         uptime_ms: 0,
         slots: None,
     };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::{Acl, Auth, Ban, Bridge, DocumentIdentity, Endpoint, EventTopics, Kind, Name, Reconcile};
+use super::{Acl, Auth, Ban, Bridge, ClusterSpec, DocumentIdentity, Endpoint, EventTopics, Kind, Name, Reconcile};
 
 /// All valid declarations of a snapshot, and the last good declarations of held identities.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -26,6 +26,8 @@ pub struct Declared {
     pub reconcile: Arc<Reconcile>,
     /// Which events are published.
     pub events: Option<Arc<EventTopics>>,
+    /// What the nodes of a cluster have in common.
+    pub cluster: Option<Arc<ClusterSpec>>,
 }
 
 impl Declared {
@@ -40,6 +42,7 @@ impl Declared {
             Kind::Defaults => self.defaults.is_some(),
             Kind::Reconcile => !self.reconcile.origin.file.is_empty(),
             Kind::Events => self.events.is_some(),
+            Kind::Cluster => self.cluster.is_some(),
         }
     }
 }

@@ -6,7 +6,10 @@ use serde_json::{Map, Value};
 
 use super::path::InstancePath;
 use super::yaml::SourceNode;
-use super::{Acl, Auth, Ban, Bridge, Defaults, Diagnostic, DocumentIdentity, EventTopics, Origin, Reconcile, Severity};
+use super::{
+    Acl, Auth, Ban, Bridge, ClusterSpec, Defaults, Diagnostic, DocumentIdentity, EventTopics, Origin, Reconcile,
+    Severity,
+};
 
 /// The documents of a file. Depends on the bytes alone, so it is cached while these stay the same.
 #[derive(Debug)]
@@ -43,6 +46,7 @@ pub(super) enum Body {
     Defaults(Arc<Defaults>),
     Reconcile(Arc<Reconcile>),
     Events(Arc<EventTopics>),
+    Cluster(Arc<ClusterSpec>),
 }
 
 /// A document, and the line at which it, or a field of it, is written.

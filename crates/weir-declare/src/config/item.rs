@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    Acl, Auth, Ban, Bridge, Declared, Defaults, DocumentIdentity, Endpoint, EventTopics, Kind, Name, Origin, Reconcile,
+    Acl, Auth, Ban, Bridge, ClusterSpec, Declared, Defaults, DocumentIdentity, Endpoint, EventTopics, Kind, Name,
+    Origin, Reconcile,
 };
 
 /// A declaration of any kind.
@@ -21,6 +22,7 @@ pub(super) enum Item {
     Defaults(Arc<Defaults>),
     Reconcile(Arc<Reconcile>),
     Events(Arc<EventTopics>),
+    Cluster(Arc<ClusterSpec>),
 }
 
 impl Item {
@@ -36,6 +38,7 @@ impl Item {
             Self::Defaults(defaults) => declared.defaults = Some(Arc::clone(defaults)),
             Self::Reconcile(reconcile) => declared.reconcile = Arc::clone(reconcile),
             Self::Events(events) => declared.events = Some(Arc::clone(events)),
+            Self::Cluster(cluster) => declared.cluster = Some(Arc::clone(cluster)),
         }
     }
 
@@ -50,6 +53,7 @@ impl Item {
             (Self::Defaults(a), Self::Defaults(b)) => Arc::ptr_eq(a, b),
             (Self::Reconcile(a), Self::Reconcile(b)) => Arc::ptr_eq(a, b),
             (Self::Events(a), Self::Events(b)) => Arc::ptr_eq(a, b),
+            (Self::Cluster(a), Self::Cluster(b)) => Arc::ptr_eq(a, b),
             _ => false,
         }
     }
@@ -65,6 +69,7 @@ impl Item {
             Self::Defaults(defaults) => &defaults.origin,
             Self::Reconcile(reconcile) => &reconcile.origin,
             Self::Events(events) => &events.origin,
+            Self::Cluster(cluster) => &cluster.origin,
         }
     }
 }
@@ -87,6 +92,12 @@ pub(super) fn all_items(declared: &Declared) -> impl Iterator<Item = (DocumentId
         .chain(
             declared.events.iter().map(|one| (DocumentIdentity::single(Kind::Events), Item::Events(Arc::clone(one)))),
         )
+        .chain(
+            declared
+                .cluster
+                .iter()
+                .map(|one| (DocumentIdentity::single(Kind::Cluster), Item::Cluster(Arc::clone(one)))),
+        )
 }
 
 /// The fields of a declaration that have a value.
@@ -99,6 +110,7 @@ pub(super) fn all_fields(item: &Item) -> Map<String, Value> {
         Item::Ban(ban) => fields_of(&**ban),
         Item::Reconcile(reconcile) => fields_of(&**reconcile),
         Item::Events(events) => fields_of(&**events),
+        Item::Cluster(cluster) => fields_of(&**cluster),
         Item::Defaults(defaults) => {
             [("endpoint".to_owned(), Value::Object(defaults.endpoint.clone()))].into_iter().collect()
         }

@@ -13,8 +13,8 @@ use super::item::Item;
 use super::json_cache::JsonCache;
 use super::path::InstancePath;
 use super::{
-    Acl, Auth, Ban, Bridge, Declared, Defaults, DocumentIdentity, Endpoint, EventTopics, Kind, Name, Origin, Position,
-    Reconcile,
+    Acl, Auth, Ban, Bridge, ClusterSpec, Declared, Defaults, DocumentIdentity, Endpoint, EventTopics, Kind, Name,
+    Origin, Position, Reconcile,
 };
 use super::{Diagnostic, Held, HeldCause, Severity, SourceFile};
 
@@ -322,6 +322,7 @@ impl StoredEntry {
             Kind::Ban => Item::Ban(parse(body, |ban: &mut Ban| (ban.name, ban.origin) = (name, origin))?),
             Kind::Reconcile => Item::Reconcile(parse(body, |reconcile: &mut Reconcile| reconcile.origin = origin)?),
             Kind::Events => Item::Events(parse(body, |events: &mut EventTopics| events.origin = origin)?),
+            Kind::Cluster => Item::Cluster(parse(body, |cluster: &mut ClusterSpec| cluster.origin = origin)?),
             Kind::Defaults => {
                 let mut body = body;
                 let endpoint = match body.remove("endpoint") {

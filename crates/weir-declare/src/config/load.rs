@@ -235,6 +235,7 @@ impl SnapshotLoader<'_> {
                 Body::Defaults(defaults) => Item::Defaults(Arc::clone(defaults)),
                 Body::Reconcile(reconcile) => Item::Reconcile(Arc::clone(reconcile)),
                 Body::Events(events) => Item::Events(Arc::clone(events)),
+                Body::Cluster(cluster) => Item::Cluster(Arc::clone(cluster)),
                 Body::Endpoint(_) => continue,
             };
             self.accept(identity, LastGoodEntry { path, document: Some(document), defaults: None, item });

@@ -7,7 +7,7 @@
 //! - `snapshot`: the input of [`load`]. `yaml`, `path`: bytes to bounded values and their positions.
 //! - `schema`, `formats`, `schema_check`, `explain`, `suggest`: the JSON Schema, and messages about violations of it.
 //! - `parse`, `document`, `semantics`, `unreachable_rules`: one document by itself.
-//! - `endpoint`, `transport`, `tls`, `auth`, `acl`, `bridge`, `ban`, `reconciliation`, `event_topics`: the types of documents.
+//! - `endpoint`, `transport`, `tls`, `auth`, `acl`, `bridge`, `ban`, `reconciliation`, `event_topics`, `cluster_spec`: the types of documents.
 //!   `event_kind`: the kinds of events.
 //! - `load`, `build_endpoint`, `conflicts`, `last_good`, `held`: all documents together, and the state between passes.
 //! - `item`, `canonical`, `json_cache`, `diff`, `change_class`: the canonical form, its digest and differences.
@@ -23,6 +23,7 @@ mod bridge;
 mod build_endpoint;
 mod canonical;
 mod change_class;
+mod cluster_spec;
 mod codes;
 mod conflicts;
 mod declared;
@@ -70,6 +71,7 @@ pub use canonical::{
     BuiltInDefaults, CanonicalDocument, DeclarationDigest, canonical, canonical_yaml, declaration_digest, document_yaml,
 };
 pub use change_class::*;
+pub use cluster_spec::*;
 pub use codes::*;
 pub use declared::*;
 pub use diagnostic::*;

@@ -104,12 +104,23 @@ pub enum Kind {
     Reconcile,
     /// Which events are published as messages.
     Events,
+    /// What the nodes of a cluster have in common.
+    Cluster,
 }
 
 impl Kind {
     /// Every kind, in the order of the canonical form.
-    pub const ALL: [Self; 8] =
-        [Self::Endpoint, Self::Auth, Self::Acl, Self::Bridge, Self::Ban, Self::Defaults, Self::Reconcile, Self::Events];
+    pub const ALL: [Self; 9] = [
+        Self::Endpoint,
+        Self::Auth,
+        Self::Acl,
+        Self::Bridge,
+        Self::Ban,
+        Self::Defaults,
+        Self::Reconcile,
+        Self::Events,
+        Self::Cluster,
+    ];
 
     /// The top-level key.
     pub fn key(self) -> &'static str {
@@ -122,6 +133,7 @@ impl Kind {
             Self::Ban => "ban",
             Self::Reconcile => "reconcile",
             Self::Events => "events",
+            Self::Cluster => "cluster",
         }
     }
 
@@ -132,7 +144,7 @@ impl Kind {
 
     /// Whether there is at most one document of this kind. It has no name.
     pub fn is_single(self) -> bool {
-        matches!(self, Self::Defaults | Self::Reconcile | Self::Events)
+        matches!(self, Self::Defaults | Self::Reconcile | Self::Events | Self::Cluster)
     }
 }
 

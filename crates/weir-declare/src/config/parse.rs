@@ -11,8 +11,8 @@ use super::path::InstancePath;
 use super::suggest::did_you_mean;
 use super::yaml::{self, Children, MappingEntry, ParsedDocument};
 use super::{
-    Acl, Auth, Ban, Bridge, Defaults, Diagnostic, DocumentIdentity, EventTopics, Kind, Name, Origin, Position,
-    Reconcile, Severity,
+    Acl, Auth, Ban, Bridge, ClusterSpec, Defaults, Diagnostic, DocumentIdentity, EventTopics, Kind, Name, Origin,
+    Position, Reconcile, Severity,
 };
 use super::{SourceFile, schema_check, semantics};
 
@@ -255,6 +255,7 @@ fn deserialize_body(kind: Kind, body: Value, name: &Name, origin: &Origin) -> Re
         Kind::Ban => Body::Ban(parse(body, |ban: &mut Ban| (ban.name, ban.origin) = (name, origin))?),
         Kind::Reconcile => Body::Reconcile(parse(body, |reconcile: &mut Reconcile| reconcile.origin = origin)?),
         Kind::Events => Body::Events(parse(body, |events: &mut EventTopics| events.origin = origin)?),
+        Kind::Cluster => Body::Cluster(parse(body, |cluster: &mut ClusterSpec| cluster.origin = origin)?),
         Kind::Defaults => {
             let mut fields: Map<String, Value> = serde_json::from_value(body)?;
             let endpoint = fields.remove("endpoint").map(serde_json::from_value).transpose()?.unwrap_or_default();

@@ -4,7 +4,7 @@ use super::document::{Body, Document};
 use super::path::InstancePath;
 use super::pattern::touching_placeholders;
 use super::unreachable_rules::unreachable_rules;
-use super::{Acl, AclRule, Auth, Authenticator, Bridge, Diagnostic, Related, Severity};
+use super::{Acl, AclRule, Auth, Authenticator, Bridge, ClusterSpec, Diagnostic, Related, Severity};
 
 /// Errors and warnings about a document by itself. Endpoints are checked once `defaults` is applied; see `conflicts`.
 pub(super) fn check_document(document: &Document, body: &Body) -> Vec<Diagnostic> {
@@ -12,8 +12,22 @@ pub(super) fn check_document(document: &Document, body: &Body) -> Vec<Diagnostic
         Body::Acl(acl) => check_acl(document, acl),
         Body::Bridge(bridge) => check_bridge(document, bridge),
         Body::Auth(auth) => check_auth(document, auth),
+        Body::Cluster(cluster) => check_cluster(document, cluster),
         Body::Endpoint(_) | Body::Ban(_) | Body::Defaults(_) | Body::Reconcile(_) | Body::Events(_) => Vec::new(),
     }
+}
+
+/// A node that is removed has no clients to disconnect gradually.
+fn check_cluster(document: &Document, cluster: &ClusterSpec) -> Vec<Diagnostic> {
+    let both = cluster.evacuate.iter().enumerate().filter(|(_, name)| cluster.removes(name));
+    both.map(|(index, name)| {
+        let path = InstancePath::from_keys(&["cluster", "evacuate"]).index(index);
+        let message = format!("{name} is in `removed` too, so it is not a member that could be evacuated");
+        let mut diagnostic = document.diagnostic(Severity::Warning, "no-effect", &path, message);
+        diagnostic.help = Some("remove it from one of the two lists".into());
+        diagnostic
+    })
+    .collect()
 }
 
 fn check_acl(document: &Document, acl: &Acl) -> Vec<Diagnostic> {

@@ -94,6 +94,10 @@ reasons! {
     Removed,
     /// The broker is shutting down.
     ShuttingDown,
+    /// The broker runs without `--cluster`, so the document `cluster` has no effect on it.
+    NotInCluster,
+    /// The cluster was founded with another value, which it keeps.
+    Founded,
 }
 
 /// One condition of one endpoint.
@@ -115,7 +119,7 @@ pub struct Condition {
     pub last_transition_time: Timestamp,
 }
 
-/// An endpoint's conditions: one of each type. Clones share them until one changes.
+/// An endpoint's conditions: one of each type; or those of the document `cluster`: `Accepted` and `Programmed`. Clones share them until one changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Conditions(Arc<Vec<Condition>>);
@@ -123,6 +127,11 @@ pub struct Conditions(Arc<Vec<Condition>>);
 impl Conditions {
     /// Conditions whose status is `Unknown`.
     pub fn unknown(now: Timestamp) -> Self {
+        Self::unknown_of(&ConditionType::ALL, now)
+    }
+
+    /// Conditions of these types, whose status is `Unknown`.
+    pub fn unknown_of(kinds: &[ConditionType], now: Timestamp) -> Self {
         let unknown = |kind| Condition {
             kind,
             status: ConditionStatus::Unknown,
@@ -131,7 +140,7 @@ impl Conditions {
             observed_generation: 0,
             last_transition_time: now,
         };
-        Self(Arc::new(ConditionType::ALL.into_iter().map(unknown).collect()))
+        Self(Arc::new(kinds.iter().copied().map(unknown).collect()))
     }
 
     /// All conditions, in the order of [`ConditionType::ALL`].

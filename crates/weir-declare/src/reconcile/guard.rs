@@ -220,6 +220,9 @@ fn removed_documents<'a>(last: &'a Declared, now: &Declared) -> Vec<(DocumentIde
     if let (Some(events), None) = (&last.events, &now.events) {
         removed.push((DocumentIdentity::single(Kind::Events), &events.origin.file));
     }
+    if let (Some(cluster), None) = (&last.cluster, &now.cluster) {
+        removed.push((DocumentIdentity::single(Kind::Cluster), &cluster.origin.file));
+    }
     removed
 }
 
@@ -292,7 +295,7 @@ impl Guarded {
             Kind::Auth => keep(&mut now.auths, &last.auths, name),
             Kind::Acl => keep(&mut now.acls, &last.acls, name),
             Kind::Bridge => keep(&mut now.bridges, &last.bridges, name),
-            Kind::Endpoint | Kind::Ban | Kind::Defaults | Kind::Reconcile | Kind::Events => false,
+            Kind::Endpoint | Kind::Ban | Kind::Defaults | Kind::Reconcile | Kind::Events | Kind::Cluster => false,
         };
         if kept {
             self.held.insert(identity, Held { cause, why });

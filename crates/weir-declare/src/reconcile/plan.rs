@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use super::action::{ActionKind, Disconnects, EndpointAction, NodeSettings};
 use super::bridges::{BridgeAction, Bridges, effective_bridges, plan_bridges};
+use super::cluster::{ClusterAction, LiveCluster, plan_cluster};
 use super::effective::{Bans, EffectiveEndpoint, FileDigests};
 use super::events::{EventsAction, plan_events};
 use super::lock_out::LockOut;
 use crate::config::{BindAddress, ChangeClass, Declared, Endpoint, EventTopics, FieldChange, Name, PruneGuard};
 
-/// The live endpoints, bridges and events.
+/// The live endpoints, bridges, events and settings of the cluster.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LiveState {
     /// Endpoints that listen, or should; without those that are only draining.
@@ -19,6 +20,8 @@ pub struct LiveState {
     pub bridges: Bridges,
     /// The events that are published; `None`: none are.
     pub events: Option<Arc<EventTopics>>,
+    /// The cluster, as far as it is known.
+    pub cluster: LiveCluster,
 }
 
 /// A live endpoint.
@@ -34,8 +37,8 @@ pub struct LiveEndpoint {
     pub connections: Option<u32>,
 }
 
-/// The actions from live to declared: one per endpoint that is declared or live, by name, one per bridge, and one for the
-/// events.
+/// The actions from live to declared: one per endpoint that is declared or live, by name, one per bridge, one for the
+/// events, and one for the cluster.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     /// Actions on endpoints, in the order in which they are done.
@@ -44,13 +47,15 @@ pub struct Plan {
     pub bridges: Vec<BridgeAction>,
     /// `None`: there is nothing to do.
     pub events: Option<EventsAction>,
+    /// `None`: there is nothing to do.
+    pub cluster: Option<ClusterAction>,
 }
 
 impl Plan {
     /// Whether there is nothing to do, neither now nor later.
     pub fn is_empty(&self) -> bool {
         let no_endpoint = self.actions.iter().all(|action| action.kind == ActionKind::None);
-        no_endpoint && self.due_bridges().next().is_none() && self.events.is_none()
+        no_endpoint && self.due_bridges().next().is_none() && self.events.is_none() && self.cluster.is_none()
     }
 
     /// The endpoints that will refuse all clients, by name.
@@ -109,7 +114,8 @@ pub fn plan(declared: &Declared, live: &LiveState, node: &NodeSettings, files: &
         if unmoved.len() == known {
             let bridges = plan_bridges(&effective_bridges(declared, node, files), &live.bridges);
             let events = plan_events(declared.events.as_ref(), live.events.as_ref());
-            return Plan { actions, bridges, events };
+            let cluster = plan_cluster(declared.cluster.as_ref(), &live.cluster);
+            return Plan { actions, bridges, events, cluster };
         }
     }
 }

@@ -13,7 +13,7 @@ use super::render_text::{
 /// A plan as text, in the parts that a terminal colours differently. [`fmt::Display`] joins them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HumanPlan {
-    /// A paragraph for each endpoint, group of endpoints and bridge, and for the events. Its first line begins with the sign, in three columns.
+    /// A paragraph for each endpoint, group of endpoints and bridge, for the events and for the cluster. Its first line begins with the sign, in three columns.
     pub actions: String,
     /// The unified diff of the documents.
     pub diff: String,
@@ -50,6 +50,15 @@ pub fn human(plan: &Plan, causes: &ChangeCauses, diff: &str) -> HumanPlan {
         push_line(&mut actions, format_args!("{sign:>3} events: {headline}"));
         for change in &action.changes {
             push_line(&mut actions, format_args!("      {}: {}  [{}]", change.path, old_to_new(change), change.class));
+        }
+    }
+    if let Some(action) = &plan.cluster {
+        push_line(&mut actions, format_args!("{:>3} cluster: {}", sign(action.kind), action.kind.as_str()));
+        for change in &action.changes {
+            push_line(&mut actions, format_args!("      {}: {}  [{}]", change.path, old_to_new(change), change.class));
+        }
+        for effect in &action.effects {
+            push_line(&mut actions, format_args!("      {effect}"));
         }
     }
     let mut lock_outs = String::new();

@@ -38,6 +38,12 @@ pub fn json(plan: &Plan, causes: &ChangeCauses, diff: &str) -> Value {
             let (kind, changes) = (action.kind.as_str(), &action.changes);
             fields.insert("events".to_owned(), json!({"action": kind, "changes": changes, "topics": action.topics}));
         }
+        if let Some(action) = &plan.cluster {
+            let (kind, changes, effects) = (action.kind.as_str(), &action.changes, &action.effects);
+            let cluster =
+                json!({"action": kind, "changes": changes, "effects": effects, "disconnects": action.disconnects});
+            fields.insert("cluster".to_owned(), cluster);
+        }
         fields.insert("diff".to_owned(), diff.into());
     }
     plain

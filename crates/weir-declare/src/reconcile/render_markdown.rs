@@ -39,6 +39,7 @@ pub fn markdown(plan: &Plan, causes: &ChangeCauses, diff: &str) -> String {
     }
     push_bridges(&mut text, plan);
     push_events(&mut text, plan);
+    push_cluster(&mut text, plan);
     if !diff.is_empty() {
         // The fence must be longer than any run of backticks in the diff.
         let fence = "`".repeat(longest_run(diff, '`').max(2) + 1);
@@ -66,6 +67,14 @@ fn push_events(text: &mut String, plan: &Plan) {
     let (sign, headline, changes) = (sign(action.kind), escaped(&events_headline(action)), changes.join("<br>"));
     push_line(text, format_args!("\n| | document | action | what changes |\n| --- | --- | --- | --- |"));
     push_line(text, format_args!("| `{sign}` | events | {headline} | {changes} |"));
+}
+
+fn push_cluster(text: &mut String, plan: &Plan) {
+    let Some(action) = &plan.cluster else { return };
+    let changes = action.changes.iter().map(change_text).chain(action.effects.iter().map(|effect| escaped(effect)));
+    let (sign, verb, changes) = (sign(action.kind), action.kind.as_str(), changes.collect::<Vec<_>>().join("<br>"));
+    push_line(text, format_args!("\n| | document | action | what changes |\n| --- | --- | --- | --- |"));
+    push_line(text, format_args!("| `{sign}` | cluster | {verb} | {changes} |"));
 }
 
 fn changes_cell(action: &EndpointAction, causes: &ChangeCauses) -> String {

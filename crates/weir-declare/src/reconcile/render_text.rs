@@ -57,11 +57,15 @@ pub fn summary(plan: &Plan) -> String {
             count => parts.push(format!("{count} bridges {words}")),
         }
     }
-    match plan.events.as_ref().map(|action| action.kind) {
-        None => {}
-        Some(ActionKind::Add) => parts.push("events to add".to_owned()),
-        Some(ActionKind::Remove) => parts.push("events to remove".to_owned()),
-        Some(_) => parts.push("events to change".to_owned()),
+    let events = plan.events.as_ref().map(|action| ("events", action.kind));
+    let cluster = plan.cluster.as_ref().map(|action| ("cluster", action.kind));
+    for (document, kind) in events.into_iter().chain(cluster) {
+        let verb = match kind {
+            ActionKind::Add => "add",
+            ActionKind::Remove => "remove",
+            _ => "change",
+        };
+        parts.push(format!("{document} to {verb}"));
     }
     if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") }
 }

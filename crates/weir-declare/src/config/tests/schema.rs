@@ -168,6 +168,7 @@ fn minimal(kind: Kind) -> Map<String, Value> {
         Kind::Ban => "ban: {name: x, entries: [{clientId: a}], flapping: {}}",
         Kind::Reconcile => "reconcile: {}",
         Kind::Events => "events: {topics: ['#']}",
+        Kind::Cluster => "cluster: {}",
         Kind::Defaults => "defaults: {endpoint: {}}",
     };
     let loaded = first(&[("x.yaml", text)]);
@@ -180,6 +181,7 @@ fn minimal(kind: Kind) -> Map<String, Value> {
         Kind::Ban => declared.bans.values().map(|ban| fields_of(&**ban)).next(),
         Kind::Reconcile => Some(fields_of(&*declared.reconcile)),
         Kind::Events => declared.events.as_ref().map(|events| fields_of(&**events)),
+        Kind::Cluster => declared.cluster.as_ref().map(|cluster| fields_of(&**cluster)),
         Kind::Defaults => Some(Map::new()),
     }
     .unwrap_or_else(|| panic!("{text}: {:?}", codes(&loaded)))
