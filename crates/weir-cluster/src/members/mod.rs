@@ -6,6 +6,7 @@
 
 mod name_check;
 mod peer;
+mod stream_health;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use weir_broker::Millis;
 pub use self::name_check::{NAME_WATCH, NameCheck, NameUse};
 use self::peer::Peer;
 pub use self::peer::PeerState;
+use self::stream_health::StreamHealth;
 use crate::Incarnation;
 use crate::wire::{Heartbeat, HeartbeatSlots, Load, WireVersions};
 
@@ -224,46 +226,6 @@ pub struct Members {
     events: VecDeque<MemberEvent>,
     #[cfg(test)]
     fault: Option<crate::sim::Fault>,
-}
-
-/// Since when, and until when, the stream of members is known to have worked.
-#[derive(Debug, Default)]
-struct StreamHealth {
-    read: Option<Millis>,
-    own: Option<Millis>,
-    own_sequence: u64,
-    since: Millis,
-}
-
-impl StreamHealth {
-    fn on_read(&mut self, now: Millis) {
-        Self::on_evidence(&mut self.read, &mut self.since, now);
-    }
-
-    fn on_own_heartbeat(&mut self, sequence: u64, now: Millis) {
-        if sequence <= self.own_sequence {
-            return; // read again
-        }
-        self.own_sequence = sequence;
-        Self::on_evidence(&mut self.own, &mut self.since, now);
-    }
-
-    fn on_evidence(last: &mut Option<Millis>, since: &mut Millis, now: Millis) {
-        if last.is_none_or(|last| now > last + STREAM_GAP) {
-            *since = now; // silence before a gap proves nothing
-        }
-        *last = Some(now);
-    }
-
-    /// The last moment at which the stream is known to have worked.
-    fn until(&self) -> Option<Millis> {
-        Some(self.read?.min(self.own?))
-    }
-
-    /// How long a peer that moved at `moved` has not moved while the stream worked.
-    fn silence(&self, moved: Millis) -> Millis {
-        self.until().map_or(0, |until| until.saturating_sub(moved.max(self.since)))
-    }
 }
 
 impl Members {
