@@ -1,5 +1,6 @@
 //! `weir cluster`
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde_json::Value;
@@ -93,11 +94,12 @@ fn human(cluster: &Value, document: &str) -> String {
     let log = &cluster["log"];
     let _infallible = writeln!(
         text,
-        "retained log: applied to {}, {} entries wait, {} bytes not stored\n",
+        "retained log: applied to {}, {} entries wait, {} bytes not stored",
         number(&log["applied"]),
         number(&log["waiting"]),
         number(&log["unstoredBytes"]),
     );
+    text.push_str(&slots(&cluster["slots"]));
     let rows: Vec<Vec<String>> = list(&cluster["peers"]).map(row).collect();
     if rows.is_empty() {
         text.push_str("no other node is known\n");
@@ -105,6 +107,27 @@ fn human(cluster: &Value, document: &str) -> String {
         let head = ["PEER", "STATE", "VERSION", "CLIENTS", "HEARTBEAT", "UNACKED", "SENT", "RESENDS", "GAPS"];
         text.push_str(&table(&head, &rows));
     }
+    text
+}
+
+/// How many slots each node has, a line for each durability, and an empty line behind them.
+fn slots(all: &Value) -> String {
+    let mut text = String::new();
+    for durability in ["memory", "disk"] {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        let mut unserved = 0;
+        for slot in list(all).filter(|slot| slot["durability"] == durability) {
+            *counts.entry(slot["node"].as_str().map_or("no node".to_owned(), printable)).or_default() += 1;
+            unserved += usize::from(slot["served"] == Value::Bool(false));
+        }
+        if counts.is_empty() || (counts.len() == 1 && counts.contains_key("no node")) {
+            continue;
+        }
+        let counts: Vec<String> = counts.into_iter().map(|(node, count)| format!("{node} {count}")).collect();
+        let unserved = if unserved > 0 { format!("; {unserved} not served now") } else { String::new() };
+        let _infallible = writeln!(text, "sessions ({durability}), slots by node: {}{unserved}", counts.join(", "));
+    }
+    text.push('\n');
     text
 }
 
@@ -168,13 +191,18 @@ mod tests {
             "engine": {"servers": {"links": "s1", "streams": null}},
             "suspects": [{"node": "n2", "reason": "no heartbeat for 1700 ms"}],
             "log": {"applied": 7, "waiting": 0, "unstoredBytes": 12},
+            "slots": [{"slot": 0, "durability": "memory", "node": "n1", "served": false},
+                {"slot": 1, "durability": "memory", "node": "n2", "served": true},
+                {"slot": 2, "durability": "memory", "node": "n2", "served": true},
+                {"slot": 3, "durability": "disk", "node": null, "served": false}],
             "peers": [
                 {"node": "n2", "state": "in", "version": "1.0.0", "clients": 3, "silentMs": 1700,
                     "link": {"unacknowledgedBytes": 64, "bytesSent": 1234, "resends": 1, "gaps": 0}},
                 {"node": "n\u{1b}3", "state": "left", "version": "1.0.0", "clients": 0, "silentMs": 60_000, "link": null}]});
         let expected = "n1 is out, not ready; nats-servers: s1 (links), not connected (streams)\n\
             ! not ready: the node is out\n! n2: no heartbeat for 1700 ms\n\
-            retained log: applied to 7, 0 entries wait, 12 bytes not stored\n\n\
+            retained log: applied to 7, 0 entries wait, 12 bytes not stored\n\
+            sessions (memory), slots by node: n1 1, n2 2; 1 not served now\n\n\
             PEER      STATE  VERSION  CLIENTS  HEARTBEAT   UNACKED  SENT  RESENDS  GAPS\n\
             n2        in     1.0.0    3        1.7 s ago   64       1234  1        0\n\
             n\\u001b3  left   1.0.0    0        60.0 s ago  -        -     -        -\n";

@@ -44,6 +44,10 @@ pub struct ClusterMembersView {
     pub peers: Vec<ClusterPeerView>,
     /// Nodes with a problem, this one included.
     pub suspects: Vec<ClusterSuspectView>,
+    /// Which node has which persistent sessions, by slot.
+    pub slots: Vec<ClusterSlotView>,
+    /// Connections that nodes relay to the node that has their session.
+    pub relays: ClusterRelaysView,
     /// The log of retained messages.
     pub log: ClusterLogView,
     /// The connections to the nats-servers.
@@ -105,6 +109,33 @@ pub struct ClusterSuspectView {
     pub reason: String,
 }
 
+/// A slot: a part of the persistent sessions.
+#[derive(Debug, Clone, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterSlotView {
+    pub slot: u16,
+    /// The durability of its sessions' endpoints: `memory` or `disk`.
+    pub durability: &'static str,
+    /// The node that owns it; `None`: none does.
+    pub node: Option<String>,
+    /// Whether that node serves it, as far as this one knows.
+    pub served: bool,
+}
+
+/// Relayed connections. Totals count from the process's start.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterRelaysView {
+    /// Connections of this node's sockets that it asked other nodes to serve.
+    pub opened: u64,
+    /// Connections that other nodes asked this one to serve.
+    pub accepted: u64,
+    pub bytes_sent: u64,
+    pub bytes_received: u64,
+    /// How often all connections of a peer were lost.
+    pub resets: u64,
+}
+
 /// The log of retained messages, as this node has applied it.
 #[derive(Debug, Clone, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -164,6 +195,7 @@ pub(super) fn encode(out: &mut DescriptorEncoder, view: &ClusterMembersView) -> 
     for (reason, count) in &view.disconnects {
         family.encode_family(&[("reason", *reason)])?.encode_counter::<NoLabelSet, u64, f64>(count, None)?;
     }
+    slots(out, view)?;
     links(out, &view.peers)?;
     log(out, &view.log)?;
     engine(out, &view.engine)?;
@@ -209,6 +241,34 @@ fn links(out: &mut DescriptorEncoder, peers: &[ClusterPeerView]) -> fmt::Result 
         }
     }
     Ok(())
+}
+
+fn slots(out: &mut DescriptorEncoder, view: &ClusterMembersView) -> fmt::Result {
+    let help = "Slots of persistent sessions, by the node that owns them; without a name: nobody does.";
+    let mut family = out.encode_descriptor("weir_cluster_slots", help, None, MetricType::Gauge)?;
+    let mut counts: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for slot in &view.slots {
+        *counts.entry((slot.node.as_deref().unwrap_or_default(), slot.durability)).or_default() += 1;
+    }
+    for ((node, durability), count) in counts {
+        family.encode_family(&[("node", node), ("durability", durability)])?.encode_gauge(&count)?;
+    }
+    let help = "Slots of persistent sessions that no node serves, as far as this one knows: their clients get 0x88.";
+    let unserved = view.slots.iter().filter(|slot| !slot.served).count() as u64;
+    super::metrics::gauge(out, "weir_cluster_slots_unserved", help, unserved)?;
+    let help = "Clients whose connection was relayed to the node with their session.";
+    let mut family = out.encode_descriptor("weir_cluster_relays", help, None, MetricType::Counter)?;
+    for (role, count) in [("socket", view.relays.opened), ("session", view.relays.accepted)] {
+        family.encode_family(&[("role", role)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+    }
+    let help = "Bytes of relayed connections to and from other nodes.";
+    let mut family =
+        out.encode_descriptor("weir_cluster_relay", help, Some(&Unit::Bytes), MetricType::Counter)?;
+    for (direction, count) in [("sent", view.relays.bytes_sent), ("received", view.relays.bytes_received)] {
+        family.encode_family(&[("direction", direction)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
+    }
+    let help = "Times that all connections relayed to and from another node were lost.";
+    super::metrics::counter(out, "weir_cluster_relay_resets", help, view.relays.resets)
 }
 
 fn log(out: &mut DescriptorEncoder, log: &ClusterLogView) -> fmt::Result {

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::cluster::{ClusterView, DisconnectCause, Role};
 use crate::status::{
-    ClusterEngineView, ClusterLinkView, ClusterLogView, ClusterMembersView, ClusterPeerView, ClusterSuspectView,
+    ClusterEngineView, ClusterLinkView, ClusterLogView, ClusterMembersView, ClusterPeerView, ClusterRelaysView,
+    ClusterSlotView, ClusterSuspectView,
 };
 use weir_cluster::members::{PeerState, Suspect};
-use weir_cluster::node::{LinkStatus, NodeStatus, PeerStatus};
+use weir_cluster::node::{LinkStatus, NodeStatus, PeerStatus, SlotClass, SlotStatus};
+use weir_cluster::slots::SlotOwner;
 
 /// The node, its peers, and its connections to the engine.
 pub(super) fn members(view: &ClusterView, name: &str) -> ClusterMembersView {
@@ -37,6 +39,14 @@ pub(super) fn members(view: &ClusterView, name: &str) -> ClusterMembersView {
             .collect(),
         peers,
         suspects: suspects(node),
+        slots: node.slots.slots.iter().map(slot).collect(),
+        relays: ClusterRelaysView {
+            opened: node.relays.opened,
+            accepted: node.relays.accepted,
+            bytes_sent: node.relays.bytes_sent,
+            bytes_received: node.relays.bytes_received,
+            resets: node.relays.resets,
+        },
         log: ClusterLogView {
             applied: node.log_applied,
             waiting: node.log_waiting as u64,
@@ -45,6 +55,18 @@ pub(super) fn members(view: &ClusterView, name: &str) -> ClusterMembersView {
         engine,
         errors: node.errors,
         undecodable: node.undecodable,
+    }
+}
+
+fn slot(slot: &SlotStatus) -> ClusterSlotView {
+    ClusterSlotView {
+        slot: slot.number,
+        durability: match slot.class {
+            SlotClass::Memory => "memory",
+            SlotClass::Disk => "disk",
+        },
+        node: slot.node.clone(),
+        served: slot.served != SlotOwner::Unknown,
     }
 }
 

@@ -235,6 +235,15 @@ pub fn members() -> ClusterMembersView {
         disconnects: BTreeMap::from([("evacuated", 0), ("isolated", 7), ("removed", 0)]),
         peers: vec![peer, left],
         suspects: vec![ClusterSuspectView { node: "n2".to_owned(), reason: "no heartbeat for 1700 ms".to_owned() }],
+        slots: [(0, "memory", Some("n1"), true), (1, "memory", Some("n2"), false), (2, "disk", None, false)]
+            .map(|(slot, durability, node, served)| ClusterSlotView {
+                slot,
+                durability,
+                node: node.map(str::to_owned),
+                served,
+            })
+            .into(),
+        relays: ClusterRelaysView { opened: 5, accepted: 6, bytes_sent: 700, bytes_received: 800, resets: 1 },
         log: ClusterLogView { applied: 12, waiting: 1, unstored_bytes: 64 },
         engine: ClusterEngineView {
             servers: BTreeMap::from([("links", Some("nats-1".to_owned())), ("streams", None)]),
