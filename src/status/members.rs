@@ -262,8 +262,7 @@ fn slots(out: &mut DescriptorEncoder, view: &ClusterMembersView) -> fmt::Result 
         family.encode_family(&[("role", role)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
     }
     let help = "Bytes of relayed connections to and from other nodes.";
-    let mut family =
-        out.encode_descriptor("weir_cluster_relay", help, Some(&Unit::Bytes), MetricType::Counter)?;
+    let mut family = out.encode_descriptor("weir_cluster_relay", help, Some(&Unit::Bytes), MetricType::Counter)?;
     for (direction, count) in [("sent", view.relays.bytes_sent), ("received", view.relays.bytes_received)] {
         family.encode_family(&[("direction", direction)])?.encode_counter::<NoLabelSet, u64, f64>(&count, None)?;
     }

@@ -10,5 +10,6 @@ mod limits;
 mod listeners;
 mod plane;
 mod proxy;
+mod relay;
 pub mod tls;
 mod transports;

@@ -15,4 +15,4 @@ mod retained;
 mod rounds;
 mod sessions;
 mod shared;
-mod traffic;
+pub mod traffic;

@@ -11,7 +11,7 @@ use super::plane::{Plane, address, loopback, policy};
 use super::tls::{Authority, settings};
 use crate::support::stream::{self, Stream};
 
-const TRANSPORTS: [&str; 5] = ["tcp", "unix", "tls", "ws", "wss"];
+pub const TRANSPORTS: [&str; 5] = ["tcp", "unix", "tls", "ws", "wss"];
 
 /// One listener per transport, and how clients reach it.
 pub struct Everywhere {
@@ -23,7 +23,11 @@ pub struct Everywhere {
 
 impl Everywhere {
     pub fn start(shards: u16, adjust: impl Fn(&mut ListenerPolicy)) -> Everywhere {
-        let (plane, ca, directory) = (Plane::start(shards), Authority::new(), tempfile::tempdir().unwrap());
+        Self::on(Plane::start(shards), adjust)
+    }
+
+    pub fn on(plane: Plane, adjust: impl Fn(&mut ListenerPolicy)) -> Everywhere {
+        let (ca, directory) = (Authority::new(), tempfile::tempdir().unwrap());
         let server = ca.issue("server", &["localhost"], 1);
         let websocket = WebSocketPolicy {
             path: "/mqtt".into(),
