@@ -317,7 +317,8 @@ fn unknown_fields_of_a_slot_table_and_its_rows_are_skipped_and_bounds_are_kept()
     let problem = |field, problem: FieldProblem| Err(RecordError::Field(problem.of(field)));
     let owner = b"\x05\x02n1newer";
     let long = [b"\x05\x81\x02", [b'n'; 257].as_slice()].concat();
-    let cases: [(u64, usize, &[u8], &[u8], Result<SlotTable, RecordError>); 9] = [
+    type Case<'a> = (u64, usize, &'a [u8], &'a [u8], Result<SlotTable, RecordError>);
+    let cases: [Case<'_>; 9] = [
         (8, 16, owner, &[1, 4, 3, 99, 99], Ok(table)),
         (8, 16, owner, &[2, 4, 3], problem("owner", FieldProblem::Undefined(2))),
         (8, 16, owner, &[1, 4], problem("since", FieldProblem::Truncated)),
