@@ -215,7 +215,8 @@ impl PeerLinks {
     /// Whether messages that waited for the log may be taken now.
     pub(super) fn is_released(&self, gateway: &Gateway) -> bool {
         let is_released = |(slot, peer): (usize, &Option<Peer>)| {
-            peer.as_ref().is_some_and(|peer| peer.is_held) && gateway.may_take(PeerSlot(slot as u16))
+            // Nothing is taken from a peer that is out.
+            peer.as_ref().is_some_and(|peer| peer.is_held && peer.is_in) && gateway.may_take(PeerSlot(slot as u16))
         };
         self.slots.iter().enumerate().any(is_released)
     }
