@@ -25,6 +25,8 @@ const TROUBLE_MS: u64 = 25_000;
 const HEALED_MS: u64 = 12_000;
 const PROBES_MS: u64 = 3_000;
 const ANSWERED_MS: u64 = 30_000;
+/// For how long before and after a client is lost another node's failure may make its will come twice.
+const KEEPERS_MS: u64 = 10_000;
 const GROUP: &str = "$share/g/t/#";
 const PUBLISHERS: usize = 3;
 
@@ -120,7 +122,14 @@ impl World {
             }
         }
         self.quiesce()?;
-        self.wills.iter().for_each(|will| self.history.published[*will].acked_at = Some(u64::MAX - 1));
+        self.wills.iter().for_each(|will| {
+            let will = &mut self.history.published[*will];
+            will.acked_at = Some(u64::MAX - 1);
+            // A keeper that fails as well may publish it, and the next one too.
+            let (from, to) = (will.at.saturating_sub(KEEPERS_MS), will.at + KEEPERS_MS);
+            let others = self.hosts.iter().filter(|host| host.number != will.host);
+            will.is_repeated = others.into_iter().any(|host| !host.was_in(from, to));
+        });
         self.history.check(&self.clients, &self.hosts, &self.engine)?;
         self.check_retained()
     }
