@@ -25,7 +25,7 @@ const TROUBLE_MS: u64 = 25_000;
 const HEALED_MS: u64 = 12_000;
 const PROBES_MS: u64 = 3_000;
 const ANSWERED_MS: u64 = 30_000;
-/// For how long before and after a client is lost another node's failure may make its will come twice.
+/// For how long before and after a client is lost another node's failure may make its will come twice, or not at all.
 const KEEPERS_MS: u64 = 10_000;
 const GROUP: &str = "$share/g/t/#";
 const PUBLISHERS: usize = 3;
@@ -124,11 +124,11 @@ impl World {
         self.quiesce()?;
         self.wills.iter().for_each(|will| {
             let will = &mut self.history.published[*will];
-            will.acked_at = Some(u64::MAX - 1);
-            // A keeper that fails as well may publish it, and the next one too.
+            // A keeper that fails as well may publish it, and the next one too, or neither.
             let (from, to) = (will.at.saturating_sub(KEEPERS_MS), will.at + KEEPERS_MS);
             let others = self.hosts.iter().filter(|host| host.number != will.host);
             will.is_repeated = others.into_iter().any(|host| !host.was_in(from, to));
+            will.acked_at = (!will.is_repeated).then_some(u64::MAX - 1);
         });
         self.history.check(&self.clients, &self.hosts, &self.engine)?;
         self.check_retained()
